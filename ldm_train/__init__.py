@@ -1,0 +1,1 @@
+"""Train noise predictors on captioned pictures: encode once, corrupt, predict the noise, and run it backwards."""

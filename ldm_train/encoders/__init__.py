@@ -1,0 +1,1 @@
+"""Pictures and captions to what a network trains on, and back: autoencoders, latents' scale, conditioners."""

@@ -1,0 +1,64 @@
+"""`ldm-train VERB [overrides]`: find the verb, compose its config, run it; say what is wrong in one message.
+
+Nothing heavier than Hydra is imported before the config is known to be right, so a typo is answered at once.
+"""
+
+import importlib
+import sys
+
+from omegaconf import DictConfig
+
+from ldm_train.tasks.config import ConfigError, compose, nearest
+
+VERBS = {
+    "check": "read everything that encoding will read, and list what cannot be used",
+    "encode": "encode captioned pictures into a latent cache",
+    "train": "train a noise predictor on a latent cache",
+    "sample": "draw pictures for prompts with a trained run",
+    "evaluate": "measure a trained run on what it never saw",
+    "train_autoencoder": "train a KL autoencoder on pictures",
+}
+
+
+def usage() -> str:
+    lines = [f"  {verb:<18} {what}" for verb, what in VERBS.items()]
+    return "\n".join(
+        ["usage: ldm-train VERB [key=value ...]", "", *lines, "", "`ldm-train VERB --help` shows a verb's settings and groups."]
+    )
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command line; exits with 0, 1 (refused or failed, with a message) or 2 (not understood)."""
+    words = sys.argv[1:] if arguments is None else arguments
+    if not words or words[0] in ("-h", "--help"):
+        print(usage())
+        raise SystemExit(0 if words else 2)
+    verb, *overrides = words
+    if verb not in VERBS:
+        _fail(f"unknown verb {verb!r}{nearest(verb, VERBS)}\n\n{usage()}", code=2)
+    try:
+        if any(word in ("-h", "--help") for word in overrides):
+            from ldm_train.tasks.config import describe
+
+            print(describe(verb))
+            raise SystemExit(0)
+        config = compose(verb, overrides)
+    except ConfigError as error:
+        _fail(str(error), code=2)
+    _run(verb, config)
+
+
+def _run(verb: str, config: DictConfig) -> None:
+    task = importlib.import_module(f"ldm_train.tasks.{verb}")
+    try:
+        code = task.run(config)
+    except (ValueError, OSError) as error:
+        if config.get("debug"):
+            raise
+        _fail(f"{error}\n(debug=true shows where this came from)", code=1)
+    raise SystemExit(code or 0)
+
+
+def _fail(message: str, *, code: int) -> None:
+    print(f"ldm-train: {message}", file=sys.stderr)
+    raise SystemExit(code)

@@ -1,0 +1,133 @@
+"""Configs: composed by Hydra from `conf/`, checked, and turned into objects of an allowed list of packages."""
+
+import difflib
+import importlib
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+ALLOWED = ("ldm_train.", "torch.optim.", "pytorch_lightning.loggers.")
+
+
+class ConfigError(Exception):
+    """A command line that does not make a config: the message says which word and what is accepted."""
+
+
+def folder() -> Path:
+    """Where the configs lie: `conf/` of the repository, or `ldm_train/conf` of an installed wheel."""
+    return Path(next(iter(importlib.import_module("ldm_train.conf").__path__)))
+
+
+def compose(verb: str, overrides: list[str]) -> DictConfig:
+    """The config of one verb with these overrides, interpolations resolved, no mandatory value missing.
+
+    Raises:
+        ConfigError: an unknown key, group or option (with the nearest name), a wrong type, or a value that is missing.
+    """
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(folder()), version_base="1.3"):
+            config = hydra_compose(verb, overrides)
+        missing = sorted(OmegaConf.missing_keys(config))
+        if missing:
+            raise ConfigError(f"{verb} needs {', '.join(f'{key}=…' for key in missing)} (see `ldm-train {verb} --help`)")
+        OmegaConf.resolve(config)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_explain(verb, overrides, error)) from error
+    return config
+
+
+def describe(verb: str) -> str:
+    """A verb's settings with their comments, and the options of each group it uses."""
+    text = (folder() / f"{verb}.yaml").read_text(encoding="utf-8")
+    options = "\n".join(f"  {group}={'|'.join(names)}" for group, names in groups().items() if re.search(rf"\b{group}\b", text))
+    return f"{text}\nGroups:\n{options}"
+
+
+def groups() -> dict[str, list[str]]:
+    """Every config group and its options."""
+    found = {p: sorted(f.stem for f in p.glob("*.yaml")) for p in sorted(folder().iterdir()) if p.is_dir()}
+    return {p.name: names for p, names in found.items() if names}
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A suggestion to end a message with, or nothing."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _explain(verb: str, overrides: list[str], error: Exception) -> str:
+    """The first override that is not known, with the nearest name; else Hydra's own words."""
+    plain = compose_keys(verb)
+    for word in overrides:
+        key, _, value = word.lstrip("+~").partition("=")
+        if key in groups() and value not in groups()[key] and isinstance(error, HydraException) and "Could not find" in str(error):
+            return f"{key}={value} is no option; there are: {', '.join(groups()[key])}{nearest(value, groups()[key])}"
+        parent = key.rpartition(".")[0]
+        if key not in plain and key not in groups() and parent.split(".")[0] not in groups():
+            return f"unknown setting {key!r} of {verb}{nearest(key, plain)} (`ldm-train {verb} --help` lists them)"
+    known = re.search(r"Key '(\w+)' is not in struct\s+full_key: ([\w.]+)", f"{error} {error.__cause__}")
+    if known:
+        return f"unknown setting {known[2]!r} of {verb}{nearest(known[2], plain)} (`ldm-train {verb} --help` lists them)"
+    return str(error.__cause__ or error).strip()
+
+
+def compose_keys(verb: str) -> list[str]:
+    """Every key of a verb's default config, dotted."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(folder()), version_base="1.3"):
+        config = hydra_compose(verb, [])
+    return list(_dotted(config))
+
+
+def _dotted(config: DictConfig, prefix: str = "") -> Iterator[str]:
+    for key in config:
+        yield f"{prefix}{key}"
+        node = config._get_node(key)
+        if isinstance(node, DictConfig) and not node._is_none():
+            yield from _dotted(node, f"{prefix}{key}.")
+
+
+def build(config: DictConfig, **values: object) -> Any:  # noqa: ANN401
+    """The object that a config's `_target_` names, with further arguments; nested targets are built first.
+
+    A config with `_partial_: true` gives the constructor with its arguments bound.
+
+    Raises:
+        ValueError: a name outside the allowed packages, or arguments that the constructor does not take.
+    """
+    from hydra.errors import InstantiationException
+    from hydra.utils import instantiate
+
+    for target in targets(config):
+        if not target.startswith(ALLOWED):
+            raise ValueError(f"_target_: {target} is outside what a config may build ({', '.join(ALLOWED)}); nothing was run")
+    try:
+        return instantiate(config, **values)
+    except InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, ValueError | OSError):
+            raise cause from error
+        raise ValueError(f"{config.get('_target_')}: {cause or error}") from error
+
+
+def targets(config: object) -> Iterator[str]:
+    """Every `_target_` in a config."""
+    if isinstance(config, DictConfig):
+        config = OmegaConf.to_container(config, resolve=True)
+    if isinstance(config, dict):
+        if "_target_" in config:
+            yield str(config["_target_"])
+        for value in config.values():
+            yield from targets(value)
+    elif isinstance(config, list):
+        for value in config:
+            yield from targets(value)

@@ -1,0 +1,69 @@
+"""`ldm-train train_autoencoder`: pictures to a KL autoencoder in diffusers' layout, with its measured scale."""
+
+import json
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from ldm_train.data.datamodules import Pictures
+from ldm_train.encoders.latents import Scaling
+from ldm_train.tasks.config import build
+from ldm_train.tasks.run_directory import prepare, set_threads
+from ldm_train.training.autoencoder import AutoencoderTraining, psnr
+from ldm_train.training.callbacks.reconstructions import Reconstructions
+from ldm_train.training.run import run as fit
+
+
+def run(config: DictConfig) -> None:
+    items = [item for item in build(config.source) if item.problem is None]
+    resumed = prepare(config)
+    set_threads(config.threads)
+    run_dir = Path(config.run_dir)
+    data = Pictures(
+        items,
+        size=config.image_size,
+        batch_size=config.batch_size,
+        micro_batch_size=config.micro_batch_size,
+        seed=config.seed,
+        workers=config.workers,
+        flip=config.flip,
+    )
+    module = AutoencoderTraining(
+        build(config.architecture).initialise(config.seed),
+        optimizer=build(config.optimizer),
+        lr_schedule=build(config.lr_schedule),
+        mse_weight=config.mse_weight,
+        kl_weight=config.kl_weight,
+        seed=config.seed,
+    )
+    fit(
+        module,
+        data,
+        run_dir=run_dir,
+        max_steps=config.max_steps,
+        checkpoint_every=config.checkpoint.every,
+        callbacks=[Reconstructions(run_dir, every=config.pictures.every)],
+        loggers=[],
+        options=dict(OmegaConf.to_container(config.trainer)),  # type: ignore[arg-type]
+        resume=resumed,
+    )
+    if module.global_rank == 0:
+        save(module, data, run_dir)
+
+
+@torch.no_grad()
+def save(module: AutoencoderTraining, data: Pictures, run_dir: Path) -> None:
+    """Write the autoencoder with the scale measured on training pictures, and `report.json` with the PSNR, dB."""
+    module.eval().cpu()
+    sample = data.train_items[:: max(1, len(data.train_items) // 256)]
+    means = [module.autoencoder.encode(data.images(sample[i : i + 32])).mean for i in range(0, len(sample), 32)]
+    scaling = Scaling.measured(torch.cat(means))
+    module.autoencoder.save(run_dir / "autoencoder", shift=scaling.shift, scale=scaling.scale)
+    report = {"scale": scaling.scale, "shift": scaling.shift}
+    for name, items in {"train_psnr": sample, "held_out_psnr": data.held_out_items}.items():
+        if items:
+            batches = [data.images(items[i : i + 32]) for i in range(0, len(items), 32)]
+            report[name] = torch.cat([psnr(module.reconstruct(images), images) for images in batches]).mean().item()
+    (run_dir / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    print(f"autoencoder in {run_dir / 'autoencoder'}: {report}")

@@ -1,0 +1,76 @@
+"""Training a KL autoencoder: L1 and MSE between picture and reconstruction, plus the posterior's divergence from N(0, 1)."""
+
+from collections.abc import Callable, Iterable
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch.nn import functional as F
+from torch.optim import Optimizer
+
+from ldm_train import draws
+from ldm_train.encoders.autoencoder import KLAutoencoder
+from ldm_train.training.lr_schedules import LRSchedule
+from ldm_train.training.optimization import optimizer_and_schedule
+from ldm_train.types import ImageBatch, Moments
+
+
+def kl_divergence(moments: Moments) -> Tensor:
+    """KL(N(mean, var) || N(0, 1)) per latent value, averaged per example, (B,) (Kingma and Welling 2014, arXiv 1312.6114, B)."""
+    assert moments.log_variance is not None
+    terms = 0.5 * (moments.mean.square() + moments.log_variance.exp() - 1 - moments.log_variance)
+    return terms.flatten(1).mean(1)
+
+
+def psnr(images: Tensor, reference: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio of images in [-1, 1], dB, (B,)."""
+    error = (images.clamp(-1, 1) - reference).square().flatten(1).mean(1)
+    return 10 * torch.log10(4 / error.clamp_min(1e-12))
+
+
+class AutoencoderTraining(pl.LightningModule):
+    """The Trainer's view of the autoencoder.
+
+    Args:
+        autoencoder: trained in place.
+        optimizer: parameters to optimizer.
+        lr_schedule: factor of the rate by step.
+        mse_weight, kl_weight: of the terms beside the L1 error; the KL is per latent value.
+        seed: of the posterior draws.
+    """
+
+    def __init__(
+        self,
+        autoencoder: KLAutoencoder,
+        *,
+        optimizer: Callable[[Iterable[Tensor]], Optimizer],
+        lr_schedule: LRSchedule,
+        mse_weight: float = 1.0,
+        kl_weight: float = 1e-3,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.autoencoder = autoencoder
+        self.make_optimizer = optimizer
+        self.lr_schedule = lr_schedule
+        self.mse_weight = mse_weight
+        self.kl_weight = kl_weight
+        self.seed = seed
+
+    def training_step(self, batch: ImageBatch, batch_idx: int) -> dict[str, Tensor]:
+        moments = self.autoencoder.encode(batch.images)
+        noise = draws.normal(self.seed, "posterior", batch.positions, moments.mean.shape[1:])
+        decoded = self.autoencoder.decode(moments.draw(noise.to(moments.mean)))
+        l1, mse = F.l1_loss(decoded, batch.images), F.mse_loss(decoded, batch.images)
+        kl = kl_divergence(moments).mean()
+        loss = l1 + self.mse_weight * mse + self.kl_weight * kl
+        return {"loss": loss, "l1": l1.detach(), "mse": mse.detach(), "kl": kl.detach()}
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        return optimizer_and_schedule(self, self.make_optimizer, self.lr_schedule)
+
+    @torch.no_grad()
+    def reconstruct(self, images: Tensor) -> Tensor:
+        """Images through the posterior's mean, (B, 3, H, W) in [-1, 1]."""
+        return self.autoencoder.decode(self.autoencoder.encode(images).mean).clamp(-1, 1)

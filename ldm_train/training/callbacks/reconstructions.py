@@ -1,0 +1,55 @@
+"""Held-out pictures above their reconstructions, and how near they come, while an autoencoder trains."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning import Callback
+from torch import Tensor
+
+from ldm_train.data.datamodules import Pictures
+from ldm_train.data.images import save_png, to_bytes
+from ldm_train.data.sources import Item
+from ldm_train.training.autoencoder import AutoencoderTraining, psnr
+from ldm_train.training.callbacks.pictures import grid, log_image
+from ldm_train.training.callbacks.step_log import log_everywhere, step_ended
+
+
+class Reconstructions(Callback):
+    """Logs the mean PSNR of held-out pictures, dB, and a grid of the first sixteen over their reconstructions.
+
+    Without held-out pictures the first of the training's stand in, and the metric is named accordingly.
+    """
+
+    def __init__(self, run_dir: Path, *, every: int, batch_size: int = 32) -> None:
+        self.run_dir = run_dir
+        self.every = every
+        self.batch_size = batch_size
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: object, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        if trainer.is_global_zero and step_ended(trainer, batch_idx) and (step % self.every == 0 or step == trainer.max_steps):
+            assert isinstance(pl_module, AutoencoderTraining)
+            data = trainer.datamodule  # type: ignore[attr-defined]
+            items, name = (data.held_out_items, "held_out_psnr") if data.held_out_items else (data.train_items[:64], "train_psnr")
+            values, pair = self._compare(pl_module, data, items)
+            log_everywhere(trainer, {name: values.mean().item()})
+            path = self.run_dir / "samples" / f"step-{step:08d}.png"
+            save_png(pair, path)
+            log_image(trainer, "reconstructions", pair)
+
+    @torch.no_grad()
+    def _compare(self, module: AutoencoderTraining, data: Pictures, items: Sequence[Item]) -> tuple[Tensor, Tensor]:
+        module.eval()
+        values, pair = [], torch.empty(0)
+        for start in range(0, len(items), self.batch_size):
+            images = data.images(items[start : start + self.batch_size]).to(module.device)
+            decoded = module.reconstruct(images)
+            values.append(psnr(decoded, images).cpu())
+            if start == 0:
+                pair = grid(to_bytes(torch.cat([images[:16], decoded[:16]])), columns=min(16, len(images)))
+        module.train()
+        return torch.cat(values), pair

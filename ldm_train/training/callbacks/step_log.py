@@ -1,0 +1,79 @@
+"""The log of a step: every value that the training step returns, as its mean over the global batch."""
+
+import time
+from collections.abc import Mapping
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning import Callback
+from torch import Tensor
+
+
+def step_ended(trainer: pl.Trainer, batch_idx: int) -> bool:
+    """Whether this micro-batch completed an optimizer step."""
+    return (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+
+
+def mean_over_ranks(values: Tensor) -> Tensor:
+    """The mean of every rank's values, on every rank."""
+    if torch.distributed.is_initialized():
+        torch.distributed.all_reduce(values)
+        values = values / torch.distributed.get_world_size()
+    return values
+
+
+def log_everywhere(trainer: pl.Trainer, metrics: Mapping[str, float]) -> None:
+    """Hand metrics to every logger at the Trainer's step."""
+    for logger in trainer.loggers:
+        logger.log_metrics(dict(metrics), step=trainer.global_step)
+
+
+class StepLog(Callback):
+    """Logs each returned value's mean over the global batch, the gradient's norm, the learning rate and the speed.
+
+    Values stay on the device and are fetched only at a logged step (`trainer.log_every_n_steps`).
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._grad_norm: Tensor | None = None
+        self._since = (0, time.perf_counter())
+        self.latest: dict[str, float] = {}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._since = (trainer.global_step, time.perf_counter())
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        if self._logs(trainer.global_step + 1, trainer):
+            gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
+            self._grad_norm = torch.nn.utils.get_total_norm(gradients)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: object, batch_idx: int
+    ) -> None:
+        assert isinstance(outputs, Mapping)
+        for name, value in outputs.items():
+            # Lightning divides the returned loss by the accumulation for the backward pass.
+            share = value.detach() if name == "loss" else value.detach() / trainer.accumulate_grad_batches
+            self._sums[name] = self._sums[name] + share if name in self._sums else share
+        if step_ended(trainer, batch_idx):
+            if self._logs(trainer.global_step, trainer):
+                self._log(trainer)
+            self._sums = {}
+
+    def _logs(self, step: int, trainer: pl.Trainer) -> bool:
+        return step % trainer.log_every_n_steps == 0 or step in (1, trainer.max_steps)
+
+    def _log(self, trainer: pl.Trainer) -> None:
+        means = mean_over_ranks(torch.stack([value.double() for value in self._sums.values()])).tolist()
+        step, now = trainer.global_step, time.perf_counter()
+        rate = trainer.optimizers[0].param_groups[0]["lr"]
+        self.latest = dict(zip(self._sums, means, strict=True)) | {"lr": rate}
+        if self._grad_norm is not None:
+            self.latest["grad_norm"] = self._grad_norm.item()
+        geometry = trainer.datamodule.geometry  # type: ignore[attr-defined]
+        speed = (step - self._since[0]) * geometry.batch_size / max(1e-9, now - self._since[1])
+        self._since = (step, now)
+        log_everywhere(trainer, self.latest | {"time/samples_per_second": speed})

@@ -1,0 +1,76 @@
+"""`metrics.jsonl`: a line a logged step, of values that the same run gives again; what the clock says goes to `timing.jsonl`."""
+
+import json
+from pathlib import Path
+
+from pytorch_lightning.loggers.logger import Logger
+from pytorch_lightning.utilities import rank_zero_only
+
+CLOCK = "time/"
+
+
+class JsonLinesLogger(Logger):
+    """Lightning's logger interface over two JSON-lines files in the run directory.
+
+    What is logged at one step shares a line, written when the next step comes, at a checkpoint, or at the end.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        super().__init__()
+        self.run_dir = run_dir
+        self._line: dict[str, float] = {}
+
+    @property
+    def name(self) -> str:
+        return "jsonl"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @rank_zero_only
+    def log_hyperparams(self, *args: object, **kwargs: object) -> None:
+        """The run directory's config.yaml holds them."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        assert step is not None
+        clock = {name.removeprefix(CLOCK): value for name, value in metrics.items() if name.startswith(CLOCK)}
+        if clock:
+            self._append("timing.jsonl", {"step": step, **clock})
+        kept = {name: value for name, value in metrics.items() if not name.startswith(CLOCK)}
+        if kept:
+            if self._line.get("step") != step:
+                self.save()
+                self._line = {"step": step}
+            self._line.update(kept)
+
+    @rank_zero_only
+    def save(self) -> None:
+        if self._line:
+            self._append("metrics.jsonl", self._line)
+            self._line = {}
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        self.save()
+
+    @rank_zero_only
+    def cut_back(self, step: int) -> None:
+        """Drop the lines of steps after `step`, and one that was cut off in the middle: a resumed run writes them again."""
+        for name in ("metrics.jsonl", "timing.jsonl"):
+            path = self.run_dir / name
+            if path.is_file():
+                kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step(line) <= step]
+                path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+    def _append(self, name: str, line: dict[str, float]) -> None:
+        with (self.run_dir / name).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def _step(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError):
+        return float("inf")

@@ -1,0 +1,64 @@
+"""A run: the Trainer with its loggers and callbacks around one run directory, started or continued."""
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning import Callback
+from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.loggers.logger import Logger
+
+from ldm_train.data.datamodules import EndlessData
+from ldm_train.training.callbacks.checkpoint import LastCheckpoint, last_checkpoint
+from ldm_train.training.callbacks.progress import StepProgress
+from ldm_train.training.callbacks.step_log import StepLog
+from ldm_train.training.jsonl import JsonLinesLogger
+
+TrainerOption = str | int | float | bool | None
+
+
+def run(
+    module: pl.LightningModule,
+    data: EndlessData,
+    *,
+    run_dir: Path,
+    max_steps: int,
+    checkpoint_every: int,
+    callbacks: Sequence[Callback],
+    loggers: Sequence[Logger],
+    options: dict[str, TrainerOption],
+    resume: bool,
+) -> None:
+    """Train to `max_steps`, from the run directory's last checkpoint where there is one and `resume` allows it.
+
+    Args:
+        callbacks: called before the step's checkpoint is written.
+        loggers: beside TensorBoard's and the JSON-lines one.
+        options: the Trainer's own (devices, accelerator, strategy, precision, ...).
+    """
+    checkpoint = last_checkpoint(run_dir)
+    resumed = resume and checkpoint.is_file()
+    lines = JsonLinesLogger(run_dir)
+    if resumed:
+        step = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"]
+        lines.cut_back(step)
+        print(f"continuing {run_dir} at step {step}")
+    step_log = StepLog()
+    # A reference cycle of the Trainer's warns about workers that cached data does not want.
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*")
+    trainer = pl.Trainer(
+        max_steps=max_steps,
+        max_epochs=-1,
+        logger=[TensorBoardLogger(run_dir, name="tensorboard", version=""), lines, *loggers],
+        callbacks=[step_log, StepProgress(step_log), *callbacks, LastCheckpoint(run_dir, every=checkpoint_every)],
+        use_distributed_sampler=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+        **options,  # type: ignore[arg-type]
+    )
+    trainer.fit(module, data, ckpt_path=checkpoint if resumed else None, weights_only=True)

@@ -1,0 +1,112 @@
+"""The vocabulary that the rooms share: batches, conditioning, and the protocols by which they know each other.
+
+Shapes are written in these letters: B examples, C channels, H W height and width (of the tensor at hand), L tokens,
+D width of an embedding. Images are float, in [-1, 1]. Raw latents are what an autoencoder gives; (model) latents are
+those shifted and scaled to a deviation near 1. What travels in a batch is not frozen: Lightning moves it to its device in place.
+"""
+
+from dataclasses import dataclass, fields
+from typing import Protocol, Self
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Moments:
+    """A diagonal Gaussian over raw latents: mean (B, C, H, W), and log-variance alike or None where there is no posterior."""
+
+    mean: Tensor
+    log_variance: Tensor | None
+
+    def draw(self, noise: Tensor) -> Tensor:
+        """The posterior sample mean + deviation * noise, (B, C, H, W); the mean itself where there is no posterior."""
+        return self.mean if self.log_variance is None else self.mean + (0.5 * self.log_variance).exp() * noise
+
+
+@dataclass
+class Conditioning:
+    """What a network is told beside the noisy latents; each part may be absent.
+
+    Args:
+        tokens: embeddings for cross-attention, (B, L, D).
+        mask: True where a token counts, (B, L).
+        vector: added to the time embedding, (B, D).
+        maps: concatenated to the input, (B, C, H, W).
+    """
+
+    tokens: Tensor | None = None
+    mask: Tensor | None = None
+    vector: Tensor | None = None
+    maps: Tensor | None = None
+
+    def cat(self, other: Self) -> Self:
+        """Both along the batch; both must have the same parts."""
+        parts = {f.name: (getattr(self, f.name), getattr(other, f.name)) for f in fields(self)}
+        return type(self)(**{name: None if a is None else torch.cat([a, b]) for name, (a, b) in parts.items()})
+
+    def where(self, keep: Tensor, other: Self) -> Self:
+        """This where `keep` (B,) is True, `other` elsewhere."""
+        parts = {f.name: (getattr(self, f.name), getattr(other, f.name)) for f in fields(self)}
+        choose = {
+            name: None if a is None else torch.where(keep.view(-1, *[1] * (a.ndim - 1)), a, b) for name, (a, b) in parts.items()
+        }
+        return type(self)(**choose)
+
+
+@dataclass
+class Captions:
+    """Captions as a conditioner takes them: token ids (B, L), or embeddings (B, L, D) of a frozen text encoder with their mask."""
+
+    tokens: Tensor
+    embeddings: Tensor | None = None
+
+
+@dataclass
+class LatentBatch:
+    """All that the training of a noise predictor sees.
+
+    Args:
+        positions: each example's place in the run, or its index among the held-out examples, (B,) int64.
+        moments: raw latents' moments.
+        captions: tokens, or the frozen text encoder's embeddings.
+    """
+
+    positions: Tensor
+    moments: Moments
+    captions: Captions
+
+
+@dataclass
+class ImageBatch:
+    """All that the training of an autoencoder sees: positions (B,) and images (B, 3, H, W) in [-1, 1]."""
+
+    positions: Tensor
+    images: Tensor
+
+
+class Network(Protocol):
+    """Anything that maps noisy latents (B, C, H, W), timesteps (B,) and conditioning to an output like the latents."""
+
+    def __call__(self, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor: ...
+
+
+class Autoencoder(Protocol):
+    """Images to raw latents and back; `shift` and `scale` make model latents of raw ones."""
+
+    channels: int
+    factor: int
+    shift: float
+    scale: float
+
+    def encode(self, images: Tensor) -> Moments: ...
+
+    def decode(self, raw_latents: Tensor) -> Tensor: ...
+
+
+class Conditioner(Protocol):
+    """Captions to conditioning. `tokenize` gives ids (B, L); `null` is the conditioning of the empty caption."""
+
+    def tokenize(self, captions: list[str]) -> Tensor: ...
+
+    def __call__(self, captions: Captions) -> Conditioning: ...
