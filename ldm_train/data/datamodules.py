@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 
 from ldm_train import draws
 from ldm_train.data.batches import Geometry, endless_loader
+from ldm_train.data.cache import Entry, LatentCache
 from ldm_train.data.images import read_image, to_signed
 from ldm_train.data.sources import Item
 from ldm_train.types import ImageBatch, LatentBatch
@@ -83,3 +84,58 @@ class Pictures(EndlessData):
             mirrored = draws.uniform(self.seed, "flip", positions) < 0.5
             images = torch.where(mirrored.view(-1, 1, 1, 1), images.flip(-1), images)
         return ImageBatch(positions, images)
+
+
+class CachedLatents(EndlessData):
+    """Batches from a latent cache: the caption among several, and whether it is dropped, are drawn here.
+
+    Args:
+        caption_dropout: share of examples whose caption is replaced by the empty one, for classifier-free guidance.
+        held_out: share of the entries to keep from training where the source names none itself.
+
+    Raises:
+        ValueError: nothing is left to train on.
+    """
+
+    def __init__(
+        self,
+        cache: LatentCache,
+        *,
+        batch_size: int,
+        micro_batch_size: int | None = None,
+        seed: int = 0,
+        caption_dropout: float = 0.1,
+        held_out: float = 0.0,
+    ) -> None:
+        # Reading a memory map is faster in the main process than from workers.
+        super().__init__(batch_size=batch_size, micro_batch_size=micro_batch_size, seed=seed, workers=0)
+        self.cache = cache
+        self.caption_dropout = caption_dropout
+        self.train_entries, self.held_out_entries = split(cache.entries, held_out)
+        if not self.train_entries:
+            raise ValueError(f"cache {cache.folder} has no entry to train on: all {len(cache.entries)} are held out")
+
+    def fetch(self, positions: Tensor) -> LatentBatch:
+        indices = draws.order(self.seed, positions, len(self.train_entries))
+        entries = [self.train_entries[index] for index in indices.tolist()]
+        chosen = draws.uniform(self.seed, "caption", positions)
+        dropped = draws.uniform(self.seed, "caption dropout", positions) < self.caption_dropout
+        numbers = [entry.captions[int(u * len(entry.captions))] for entry, u in zip(entries, chosen.tolist(), strict=True)]
+        captions = self.cache.captions(torch.tensor(numbers).masked_fill(dropped, 0))
+        return LatentBatch(positions, self.cache.moments(entries), captions)
+
+    def held_out_batch(self, indices: Tensor) -> LatentBatch:
+        """Held-out examples by index (B,), with their first caption; the positions are the indices."""
+        entries = [self.held_out_entries[index] for index in indices.tolist()]
+        captions = self.cache.captions(torch.tensor([entry.captions[0] for entry in entries]))
+        return LatentBatch(indices, self.cache.moments(entries), captions)
+
+
+def split(entries: Sequence[Entry], share: float) -> tuple[list[Entry], list[Entry]]:
+    """Entries to train on and held-out ones: as the source says, else by a hash of the picture, so that copies stay together."""
+    if any(entry.held_out for entry in entries):
+        held_out = [entry for entry in entries if entry.held_out]
+    else:
+        held_out = [entry for entry in entries if int(entry.picture[:8], 16) / 2**32 < share]
+    kept = {entry.key for entry in held_out}
+    return [entry for entry in entries if entry.key not in kept], held_out

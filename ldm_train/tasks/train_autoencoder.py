@@ -9,15 +9,18 @@ from omegaconf import DictConfig, OmegaConf
 from ldm_train.data.datamodules import Pictures
 from ldm_train.encoders.latents import Scaling
 from ldm_train.tasks.config import build
+from ldm_train.tasks.lightning import quiet
 from ldm_train.tasks.run_directory import prepare, set_threads
-from ldm_train.training.autoencoder import AutoencoderTraining, psnr
+from ldm_train.metrics.drawings import psnr
+from ldm_train.training.autoencoder import AutoencoderTraining
 from ldm_train.training.callbacks.reconstructions import Reconstructions
 from ldm_train.training.run import run as fit
 
 
 def run(config: DictConfig) -> None:
     items = [item for item in build(config.source) if item.problem is None]
-    resumed = prepare(config)
+    resumed = prepare(config, identity={})
+    quiet()
     set_threads(config.threads)
     run_dir = Path(config.run_dir)
     data = Pictures(

@@ -23,11 +23,6 @@ def kl_divergence(moments: Moments) -> Tensor:
     return terms.flatten(1).mean(1)
 
 
-def psnr(images: Tensor, reference: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio of images in [-1, 1], dB, (B,)."""
-    error = (images.clamp(-1, 1) - reference).square().flatten(1).mean(1)
-    return 10 * torch.log10(4 / error.clamp_min(1e-12))
-
 
 class AutoencoderTraining(pl.LightningModule):
     """The Trainer's view of the autoencoder.

@@ -1,6 +1,5 @@
 """A run: the Trainer with its loggers and callbacks around one run directory, started or continued."""
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -46,9 +45,6 @@ def run(
         lines.cut_back(step)
         print(f"continuing {run_dir} at step {step}")
     step_log = StepLog()
-    # A reference cycle of the Trainer's warns about workers that cached data does not want.
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*")
     trainer = pl.Trainer(
         max_steps=max_steps,
         max_epochs=-1,

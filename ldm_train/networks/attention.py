@@ -1,0 +1,75 @@
+"""Transformer blocks over the positions of a feature map: attention to one another, to the tokens, and a gated layer."""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ldm_train.networks.blocks import group_norm, zero
+
+
+class Attention(nn.Module):
+    """Multi-head attention (arXiv 1706.03762, section 3.2) of (B, N, width) to itself or to a context (B, L, context_width).
+
+    Args:
+        head_size: width of a head; must divide `width`.
+        context_width: None for self-attention.
+    """
+
+    def __init__(self, width: int, *, head_size: int, context_width: int | None = None) -> None:
+        super().__init__()
+        self.head_size = head_size
+        self.to_q = nn.Linear(width, width, bias=False)
+        self.to_kv = nn.Linear(context_width or width, 2 * width, bias=False)
+        self.to_out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """mask: True where the context counts, (B, L)."""
+        k, v = self.to_kv(x if context is None else context).chunk(2, dim=-1)
+        q, k, v = (part.unflatten(-1, (-1, self.head_size)).transpose(1, 2) for part in (self.to_q(x), k, v))
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=None if mask is None else mask[:, None, None])
+        return self.to_out(attended.transpose(1, 2).flatten(2))
+
+
+class GatedFeedForward(nn.Module):
+    """value * gelu(gate), GEGLU (Shazeer 2020, arXiv 2002.05202, eq. 6), and back to the width."""
+
+    def __init__(self, width: int, *, expansion: int) -> None:
+        super().__init__()
+        self.to_hidden = nn.Linear(width, 2 * expansion * width)
+        self.to_out = nn.Linear(expansion * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value, gate = self.to_hidden(x).chunk(2, dim=-1)
+        return self.to_out(value * F.gelu(gate))
+
+
+class SpatialTransformer(nn.Module):
+    """Self-attention, cross-attention where there is a context, feed-forward; added to the map (arXiv 2112.10752, appendix E.2.1).
+
+    Args:
+        width: channels of the map.
+        head_size: width of an attention head.
+        context_width: D of the tokens; None leaves cross-attention out.
+        expansion: of the feed-forward layer.
+    """
+
+    def __init__(self, width: int, *, head_size: int, context_width: int | None, expansion: int = 4) -> None:
+        super().__init__()
+        self.norm = group_norm(width, eps=1e-6)
+        self.proj_in = nn.Linear(width, width)
+        self.norm_self, self.self_attention = nn.LayerNorm(width), Attention(width, head_size=head_size)
+        self.cross_attention = None
+        if context_width is not None:
+            self.norm_cross = nn.LayerNorm(width)
+            self.cross_attention = Attention(width, head_size=head_size, context_width=context_width)
+        self.norm_feed, self.feed_forward = nn.LayerNorm(width), GatedFeedForward(width, expansion=expansion)
+        self.proj_out = zero(nn.Linear(width, width))
+
+    def forward(self, x: Tensor, context: Tensor | None, mask: Tensor | None) -> Tensor:
+        h = self.proj_in(self.norm(x).flatten(2).transpose(1, 2))
+        h = h + self.self_attention(self.norm_self(h))
+        if self.cross_attention is not None:
+            if context is None:
+                raise ValueError("this network attends to tokens, and the conditioning has none; set network.context_width=null")
+            h = h + self.cross_attention(self.norm_cross(h), context, mask)
+        h = h + self.feed_forward(self.norm_feed(h))
+        return x + self.proj_out(h).transpose(1, 2).unflatten(2, x.shape[2:])

@@ -1,0 +1,116 @@
+"""`ldm-train train`: a latent cache to a trained noise predictor."""
+
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from ldm_train.data.cache import LatentCache, refuse_other
+from ldm_train.data.datamodules import CachedLatents
+from ldm_train.encoders.fingerprint import fingerprint
+from ldm_train.encoders.latents import Scaling
+from ldm_train.tasks.assemble import Parts, build_parts, load_weights
+from ldm_train.tasks.config import build
+from ldm_train.tasks.lightning import quiet
+from ldm_train.tasks.run_directory import prepare, set_threads
+from ldm_train.training.callbacks.samples import Drawing, Samples
+from ldm_train.training.callbacks.validation import Validation
+from ldm_train.training.ema import EMA
+from ldm_train.training.module import NoisePredictorTraining
+from ldm_train.training.run import run as fit
+from ldm_train.types import Autoencoder
+
+
+def run(config: DictConfig) -> None:
+    set_threads(config.threads)
+    quiet()
+    cache = LatentCache(config.cache)
+    complete(config, cache)
+    torch.manual_seed(config.seed)
+    parts = build_parts(config)
+    refuse_other(cache.manifest, expectations(config, parts), cache=cache.folder)
+    cache.verify()
+    data = CachedLatents(cache, **data_settings(config))
+    resumed = prepare(config, identity={"cache": cache.manifest.fingerprint})
+    if config.network.weights is not None and not resumed:
+        step = load_weights(Path(config.network.weights), parts)
+        print(f"starting from the averaged weights of {config.network.weights} at its step {step}")
+    module = training_module(config, parts.network, parts.text_encoder, parts.autoencoder)
+    run_dir, ema = Path(config.run_dir), EMA(decay=config.ema.decay)
+    fit(
+        module,
+        data,
+        run_dir=run_dir,
+        max_steps=config.max_steps,
+        checkpoint_every=config.checkpoint.every,
+        callbacks=[
+            ema,
+            Validation(ema, every=config.validation.every, repeats=config.validation.repeats),
+            Samples(
+                run_dir,
+                ema,
+                lambda trained: parts.generation(trained.network, trained.text_encoder, trained.device),
+                drawing(config, data),
+                every=config.pictures.every,
+            ),
+        ],
+        loggers=[] if config.get("logger") is None else [build(config.logger, save_dir=config.run_dir)],
+        options=dict(OmegaConf.to_container(config.trainer)),  # type: ignore[arg-type]
+        resume=resumed,
+    )
+
+
+def complete(config: DictConfig, cache: LatentCache) -> None:
+    """Fill in what the config leaves to the cache: the autoencoder, the text encoder, the size."""
+    with open_dict(config):
+        for part in ("autoencoder", "text_encoder"):
+            if config.get(part) is None:
+                config[part] = getattr(cache.manifest, part)["config"]
+        if config.image_size is None:
+            config.image_size = cache.manifest.image_size
+
+
+def expectations(config: DictConfig, parts: Parts) -> dict[str, str | int | None]:
+    """What this run needs its cache to be."""
+    text = parts.text_encoder
+    return {
+        "image_size": config.image_size,
+        "autoencoder.fingerprint": fingerprint(parts.autoencoder),  # type: ignore[arg-type]
+        "text_encoder.context_length": text.context_length,
+        "text_encoder.pad_token": text.pad_token,
+        "text_encoder.fingerprint": None if text.trained else fingerprint(text),
+    }
+
+
+def data_settings(config: DictConfig) -> dict[str, int | float | None]:
+    """What the config says of the batches."""
+    names = ("batch_size", "micro_batch_size", "seed", "caption_dropout", "held_out")
+    return {name: config[name] for name in names}
+
+
+def training_module(
+    config: DictConfig, network: torch.nn.Module, text_encoder: torch.nn.Module, autoencoder: Autoencoder
+) -> NoisePredictorTraining:
+    """The Trainer's view of these parts."""
+    return NoisePredictorTraining(
+        network,
+        text_encoder,
+        scaling=Scaling.of(autoencoder),
+        schedule=build(config.schedule),
+        prediction=build(config.prediction),
+        timesteps=build(config.timesteps),
+        weighting=build(config.weighting),
+        optimizer=build(config.optimizer),
+        lr_schedule=build(config.lr_schedule),
+        batch_size=config.batch_size,
+        seed=config.seed,
+    )
+
+
+def drawing(config: DictConfig, data: CachedLatents) -> Drawing:
+    """The pictures to draw while training: of the config's prompts, or of held-out (else training) captions."""
+    pictures = config.pictures
+    entries = (data.held_out_entries or data.train_entries)[:: max(1, len(data.held_out_entries) // pictures.count)]
+    captions = [data.cache.caption_texts[entry.captions[0]] for entry in entries[: pictures.count]]
+    prompts = captions if pictures.prompts is None else list(pictures.prompts)
+    return Drawing(prompts, build(config.sampler), pictures.steps, pictures.guidance, pictures.seed)

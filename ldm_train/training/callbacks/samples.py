@@ -1,0 +1,98 @@
+"""Pictures of fixed prompts while a run trains, and the reverse and the forward process of one as film strips."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning import Callback
+from torch import Tensor
+
+from ldm_train.data.datamodules import CachedLatents
+from ldm_train.data.images import save_png, to_bytes
+from ldm_train.generation import Generation
+from ldm_train.samplers.base import Sampler
+from ldm_train.training.callbacks.pictures import grid, log_image
+from ldm_train.training.callbacks.step_log import step_ended
+from ldm_train.training.ema import EMA
+from ldm_train.training.module import NoisePredictorTraining
+
+FRAMES = 8
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How the pictures of a run are drawn."""
+
+    prompts: list[str]
+    sampler: Sampler
+    steps: int
+    guidance: float
+    seed: int
+
+
+class Samples(Callback):
+    """Draws the prompts with the averaged weights: `samples/step-….png`, beside it the film strips, and all dashboards.
+
+    Args:
+        generation: makes the pictures of the module's network and text encoder.
+        every: optimizer steps; also at the end of the run.
+    """
+
+    def __init__(
+        self, run_dir: Path, ema: EMA, generation: Callable[[NoisePredictorTraining], Generation], drawing: Drawing, *, every: int
+    ) -> None:
+        self.folder = run_dir / "samples"
+        self.ema = ema
+        self.generation = generation
+        self.drawing = drawing
+        self.every = every
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: object, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        due = step % self.every == 0 or step == trainer.max_steps
+        if trainer.is_global_zero and self.drawing.prompts and step_ended(trainer, batch_idx) and due:
+            assert isinstance(pl_module, NoisePredictorTraining)
+            pl_module.eval()
+            with self.ema.swapped(pl_module):
+                pictures = self._draw(self.generation(pl_module))
+            pictures["forward"] = self._forward(pl_module, trainer.datamodule)  # type: ignore[attr-defined]
+            pl_module.train()
+            for name, picture in pictures.items():
+                save_png(picture, self.folder / f"{name if name != 'samples' else ''}{'-' if name != 'samples' else ''}step-{step:08d}.png")
+                log_image(trainer, name, picture)
+
+    def _draw(self, generation: Generation) -> dict[str, Tensor]:
+        drawing = self.drawing
+        strip: list[Tensor] = []
+        shown = frames(drawing.steps)
+
+        def watch(number: int, noisy: Tensor, clean: Tensor) -> None:
+            if number in shown:
+                strip.append(torch.cat([noisy[:1], clean[:1]]))
+
+        images = generation(
+            drawing.prompts, sampler=drawing.sampler, steps=drawing.steps, guidance=drawing.guidance, seed=drawing.seed, watch=watch
+        )
+        rows = torch.stack(strip, dim=1).flatten(0, 1)
+        columns = min(8, len(images))
+        return {"samples": grid(to_bytes(images), columns=columns), "reverse": grid(to_bytes(rows), columns=len(strip))}
+
+    @torch.no_grad()
+    def _forward(self, module: NoisePredictorTraining, data: CachedLatents) -> Tensor:
+        """The first training picture at evenly spaced t, from clean to noise."""
+        generation = self.generation(module)
+        schedule = generation.schedule
+        latents = module.scaling.to_model(data.cache.moments(data.train_entries[:1]).mean.to(module.device))
+        t = torch.linspace(0, schedule.num_steps, FRAMES, device=module.device).round().long()
+        noise = torch.randn(latents.shape[1:], generator=torch.Generator().manual_seed(self.drawing.seed)).to(latents)
+        noisy = schedule.corrupt(latents.expand(FRAMES, -1, -1, -1), noise.expand(FRAMES, -1, -1, -1), t)
+        return grid(to_bytes(generation.decode(noisy)), columns=FRAMES)
+
+
+def frames(steps: int) -> set[int]:
+    """The numbers of the steps that a film strip shows: up to `FRAMES`, the last one always."""
+    return {round((steps - 1) * (i + 1) / FRAMES) for i in range(FRAMES)}

@@ -1,0 +1,92 @@
+"""Training a noise predictor, on one page: latents and captions in, a weighted error out."""
+
+from collections.abc import Callable, Iterable
+
+import pytorch_lightning as pl
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ldm_train import draws
+from ldm_train.diffusion.denoiser import Denoiser
+from ldm_train.diffusion.objective import Losses, Objective
+from ldm_train.diffusion.prediction import Prediction
+from ldm_train.diffusion.schedule import NoiseSchedule
+from ldm_train.diffusion.timesteps import Timesteps
+from ldm_train.diffusion.weighting import Weighting
+from ldm_train.encoders.latents import Scaling
+from ldm_train.training.lr_schedules import LRSchedule
+from ldm_train.training.optimization import optimizer_and_schedule
+from ldm_train.types import LatentBatch
+
+
+class NoisePredictorTraining(pl.LightningModule):
+    """The Trainer's view of a network and its text encoder.
+
+    Args:
+        network: called as types.Network says.
+        text_encoder: captions to conditioning; trained along where its parameters want gradients.
+        scaling: raw latents to model latents.
+        timesteps, weighting: of the training loss.
+        optimizer: parameters to optimizer.
+        lr_schedule: factor of the rate by step.
+        batch_size: the global batch, which stratified timesteps divide.
+        seed: of every draw.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        text_encoder: nn.Module,
+        *,
+        scaling: Scaling,
+        schedule: NoiseSchedule,
+        prediction: Prediction,
+        timesteps: Timesteps,
+        weighting: Weighting,
+        optimizer: Callable[[Iterable[Tensor]], Optimizer],
+        lr_schedule: LRSchedule,
+        batch_size: int,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.text_encoder = text_encoder
+        self.scaling = scaling
+        self.timesteps = timesteps
+        self.objective = Objective(Denoiser(network, schedule, prediction), weighting)
+        self.make_optimizer = optimizer
+        self.lr_schedule = lr_schedule
+        self.batch_size = batch_size
+        self.seed = seed
+
+    def training_step(self, batch: LatentBatch, batch_idx: int) -> dict[str, Tensor]:
+        num_steps = self.objective.denoiser.schedule.num_steps
+        t = self.timesteps(batch.positions, num_steps=num_steps, seed=self.seed, batch_size=self.batch_size)
+        losses = self.losses(batch, t, stream="")
+        return {"loss": losses.loss.mean(), "noise_mse": losses.noise_mse.mean()}
+
+    def losses(self, batch: LatentBatch, t: Tensor, *, stream: str) -> Losses:
+        """Losses (B,) of a batch at t (B,), with draws keyed by the batch's positions in streams of this prefix."""
+        shape = batch.moments.mean.shape[1:]
+        posterior, noise = (
+            draws.normal(self.seed, stream + name, batch.positions, shape).to(batch.moments.mean) for name in ("posterior", "noise")
+        )
+        latents = self.scaling.to_model(batch.moments.draw(posterior))
+        return self.objective(latents, noise, t, self.text_encoder(batch.captions))
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        return optimizer_and_schedule(self, self.make_optimizer, self.lr_schedule)
+
+    def trained_parameters(self) -> dict[str, nn.Parameter]:
+        """What the optimizer changes, by name."""
+        return {name: p for name, p in self.named_parameters() if p.requires_grad}
+
+    def state_dict(self, *args: object, **kwargs: object) -> dict[str, Tensor]:  # type: ignore[override]
+        """Without frozen parts, which are loaded from where they came from."""
+        frozen = {name for name, p in self.named_parameters() if not p.requires_grad}
+        return {name: value for name, value in super().state_dict(*args, **kwargs).items() if name not in frozen}  # type: ignore[arg-type]
+
+    def load_state_dict(self, state_dict: dict[str, Tensor], strict: bool = True, assign: bool = False) -> None:  # type: ignore[override]
+        frozen = {name: p for name, p in self.named_parameters() if not p.requires_grad}
+        super().load_state_dict({**frozen, **state_dict}, strict=strict, assign=assign)
