@@ -2,7 +2,7 @@
 
 Shapes are written in these letters: B examples, C channels, H W height and width (of the tensor at hand), L tokens,
 D width of an embedding. Images are float, in [-1, 1]. Raw latents are what an autoencoder gives; (model) latents are
-those shifted and scaled to a deviation near 1. What travels in a batch is not frozen: Lightning moves it to its device in place.
+those shifted and scaled to a deviation near 1. What travels in a batch is not frozen, since Lightning moves it in place.
 """
 
 from dataclasses import dataclass, fields
@@ -14,7 +14,7 @@ from torch import Tensor
 
 @dataclass
 class Moments:
-    """A diagonal Gaussian over raw latents: mean (B, C, H, W), and log-variance alike or None where there is no posterior."""
+    """A diagonal Gaussian over raw latents: mean (B, C, H, W); log-variance alike, or None where there is no posterior."""
 
     mean: Tensor
     log_variance: Tensor | None
@@ -49,14 +49,15 @@ class Conditioning:
         """This where `keep` (B,) is True, `other` elsewhere."""
         parts = {f.name: (getattr(self, f.name), getattr(other, f.name)) for f in fields(self)}
         choose = {
-            name: None if a is None else torch.where(keep.view(-1, *[1] * (a.ndim - 1)), a, b) for name, (a, b) in parts.items()
+            name: None if a is None else torch.where(keep.view(-1, *[1] * (a.ndim - 1)), a, b)
+            for name, (a, b) in parts.items()
         }
         return type(self)(**choose)
 
 
 @dataclass
 class Captions:
-    """Captions as a conditioner takes them: token ids (B, L), or embeddings (B, L, D) of a frozen text encoder with their mask."""
+    """Captions as a conditioner takes them: token ids (B, L), and their embeddings (B, L, D) by a frozen text encoder."""
 
     tokens: Tensor
     embeddings: Tensor | None = None
@@ -102,6 +103,8 @@ class Autoencoder(Protocol):
     def encode(self, images: Tensor) -> Moments: ...
 
     def decode(self, raw_latents: Tensor) -> Tensor: ...
+
+    def to(self, device: torch.device, /) -> Self: ...
 
 
 class Conditioner(Protocol):

@@ -123,7 +123,9 @@ def main() -> None:
             draw(glyph, colour, font, arguments.size).save(arguments.out / file_name)
             split = "held_out" if (glyph, name) in held_out else "train"
             text = f"{spoken_name(glyph)} on a {name} background"
-            rows.append({"file_name": file_name, "text": text, "glyph": f"{ord(glyph):X}", "background": name, "split": split})
+            rows.append(
+                {"file_name": file_name, "text": text, "glyph": f"{ord(glyph):X}", "background": name, "split": split}
+            )
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     (arguments.out / "metadata.jsonl").write_text(lines, encoding="utf-8")
     notice = "Glyphs: OpenMoji (https://openmoji.org), licence CC BY-SA 4.0. Scenes drawn from them share the licence.\n"

@@ -1,4 +1,4 @@
-"""Which examples make the batches of a run: a pure function of the position, so nothing is stored and any resume is exact."""
+"""Which examples make the batches of a run: a function of the position alone, so nothing is stored and a resume is exact."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -77,5 +77,8 @@ def endless_loader(
 ) -> DataLoader[Batch]:
     """A loader that never ends, of what `fetch` makes of each micro-batch's positions."""
     return DataLoader(
-        FetchByPosition(fetch), batch_sampler=RunPositions(geometry, first_step), num_workers=workers, collate_fn=lambda batch: batch
+        FetchByPosition(fetch),
+        batch_sampler=RunPositions(geometry, first_step),
+        num_workers=workers,
+        collate_fn=lambda batch: batch,
     )

@@ -1,11 +1,11 @@
 """The latent cache on disk: what it holds, what made it, and how to read it.
 
-    manifest.json            what made the cache, counts, statistics, checksums of the other files
-    entries.jsonl            one line per picture: its key, bucket, row, captions' numbers, split, further fields
-    captions.jsonl           every distinct caption once; number 0 is the empty one
-    captions.safetensors     their tokens (N, L), and embeddings (N, L, D) where the text encoder is frozen
-    latents-HxW.safetensors  a bucket's raw moments: mean and, where there is a posterior, log_variance, (rows, C, H, W)
-    report.json              the pictures that were left out, and why
+manifest.json            what made the cache, counts, statistics, checksums of the other files
+entries.jsonl            one line per picture: its key, bucket, row, captions' numbers, split, further fields
+captions.jsonl           every distinct caption once; number 0 is the empty one
+captions.safetensors     their tokens (N, L), and embeddings (N, L, D) where the text encoder is frozen
+latents-HxW.safetensors  a bucket's raw moments: mean and, where there is a posterior, log_variance, (rows, C, H, W)
+report.json              the pictures that were left out, and why
 """
 
 import hashlib
@@ -130,7 +130,9 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / "manifest.json"
     if not path.is_file():
-        raise ValueError(f"{folder} is not a latent cache (it has no manifest.json); `ldm-train encode … cache={folder}` makes one")
+        raise ValueError(
+            f"{folder} is not a latent cache (it has no manifest.json); `ldm-train encode … cache={folder}` makes one"
+        )
     values = json.loads(path.read_text(encoding="utf-8"))
     if values.get("format") != FORMAT:
         raise ValueError(f"cache {folder} has format {values.get('format')}, this version reads {FORMAT}; encode it again")
@@ -161,4 +163,6 @@ def refuse_other(manifest: Manifest, expected: Mapping[str, Json], *, cache: Pat
             differences.append(f"{name}: the cache has {has}, this run expects {value}")
     if differences:
         lines = "\n  ".join(differences)
-        raise ValueError(f"cache {cache} was made by something else:\n  {lines}\nencode into another cache, or change the settings")
+        raise ValueError(
+            f"cache {cache} was made by something else:\n  {lines}\nencode into another cache, or change the settings"
+        )

@@ -32,7 +32,7 @@ class CacheWriter:
         (self.writing / "parts").mkdir(parents=True)
 
     def write_part(self, number: int, moments: dict[str, Tensor], digests: Sequence[str], problems: dict[str, str]) -> None:
-        """One batch: its moments' tensors (rows, C, H, W), the pictures' digests by row ("" for a row without), the problems by key."""
+        """One batch: its moments (rows, C, H, W), a digest per row ("" where there is no picture), the problems by key."""
         part = self.writing / "parts" / f"{number:08d}"
         save_file(moments, part.with_suffix(".safetensors"))
         part.with_suffix(".json").write_text(json.dumps({"digests": list(digests), "problems": problems}), encoding="utf-8")
@@ -83,7 +83,7 @@ class CacheWriter:
                     )
         self._write_lines("report.json", [json.dumps(_report(len(entries), problems), indent=2)])
         if not entries:
-            raise ValueError(f"no picture could be encoded; {self.writing / 'report.json'} says why for each, and {self.folder} is untouched")
+            raise ValueError(f"no picture could be encoded, {self.writing / 'report.json'} says why; {self.folder} stays")
         stacked = {name: torch.stack(tensors) for name, tensors in rows.items()}
         save_file(stacked, self.writing / f"latents-{entries[0].bucket}.safetensors")
         save_file(caption_tensors, self.writing / "captions.safetensors")

@@ -132,7 +132,7 @@ class CachedLatents(EndlessData):
 
 
 def split(entries: Sequence[Entry], share: float) -> tuple[list[Entry], list[Entry]]:
-    """Entries to train on and held-out ones: as the source says, else by a hash of the picture, so that copies stay together."""
+    """Entries to train on, and held-out ones: as the source says, else by the picture's hash, so copies stay together."""
     if any(entry.held_out for entry in entries):
         held_out = [entry for entry in entries if entry.held_out]
     else:

@@ -8,7 +8,9 @@ from ldm_train.data.sources import Item
 
 def usable(items: Sequence[Item]) -> tuple[list[Item], dict[str, str]]:
     """The items that a source found nothing wrong with, and the others' problems by key."""
-    return [item for item in items if item.problem is None], {item.key: item.problem for item in items if item.problem is not None}
+    return [item for item in items if item.problem is None], {
+        item.key: item.problem for item in items if item.problem is not None
+    }
 
 
 def undecodable(items: Sequence[Item], size: int, *, progress: Callable[[], None]) -> dict[str, str]:

@@ -55,7 +55,9 @@ class Folder(Source):
             raise ValueError(f"source.path={path} is not a folder; give the folder that holds the pictures")
 
     def __iter__(self) -> Iterator[Item]:
-        pictures = {p.relative_to(self.path).as_posix(): p for p in sorted(self.path.rglob("*")) if p.suffix.lower() in SUFFIXES}
+        pictures = {
+            p.relative_to(self.path).as_posix(): p for p in sorted(self.path.rglob("*")) if p.suffix.lower() in SUFFIXES
+        }
         if not pictures:
             known = " ".join(sorted(SUFFIXES))
             raise ValueError(f"no picture in {self.path} (looked at every depth for {known}); is it the right folder?")
@@ -72,7 +74,9 @@ class Folder(Source):
                 if line.strip():
                     item = self._from_line(line, f"{metadata.name} line {number}", pictures)
                     if item.key in rows:
-                        item = Item(f"{metadata.name}:{number}", item.path, (), problem=f"{item.key} stands in {metadata.name} twice")
+                        item = Item(
+                            f"{metadata.name}:{number}", item.path, (), problem=f"{item.key} stands in {metadata.name} twice"
+                        )
                     rows[item.key] = item
         unnamed = {key: Item(key, path, (), problem=f"not named in {metadata.name}") for key, path in pictures.items()}
         yield from (item for _, item in sorted((unnamed | rows).items()))
@@ -84,7 +88,9 @@ class Folder(Source):
             if not isinstance(key, str):
                 raise TypeError("file_name is not a text")
         except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
-            return Item(place.replace(" line ", ":"), self.path, (), problem=f"{place}: not a JSON object with file_name ({error})")
+            return Item(
+                place.replace(" line ", ":"), self.path, (), problem=f"{place}: not a JSON object with file_name ({error})"
+            )
         if key not in pictures:
             return Item(key, self.path / key, (), problem=f"{place} names {key}, which is no picture in the folder")
         text = row.get(self.caption_column)

@@ -69,7 +69,7 @@ def scaled_linear(*, num_steps: int = 1000, beta_start: float = 0.00085, beta_en
 
 
 def cosine(*, num_steps: int = 1000, offset: float = 0.008, max_beta: float = 0.999) -> NoiseSchedule:
-    """alpha_t = cos((t/T + offset) / (1 + offset) pi/2), betas clipped (Nichol and Dhariwal 2021, arXiv 2102.09672, eq. 17)."""
+    """alpha_t = cos((t/T + offset) / (1 + offset) pi/2), betas clipped (Nichol, Dhariwal 2021, arXiv 2102.09672, eq. 17)."""
     t = torch.arange(num_steps + 1, dtype=torch.float64) / num_steps
     table = torch.cos((t + offset) / (1 + offset) * math.pi / 2).square()
     return from_betas((1 - table[1:] / table[:-1]).clamp_max(max_beta))

@@ -25,7 +25,7 @@ class KLAutoencoder(nn.Module):
     """A diffusers `AutoencoderKL` (Rombach et al. 2022, arXiv 2112.10752, section 3.1) as raw moments and images.
 
     Args:
-        model: the network, with `scaling_factor` (and `shift_factor`, if any) in its config: latents = (raw - shift) * scale.
+        model: the network, with `scaling_factor` (and `shift_factor`) in its config: latents = (raw - shift) * scale.
     """
 
     def __init__(self, model: AutoencoderKL) -> None:
@@ -69,7 +69,9 @@ class IdentityAutoencoder(nn.Module):
         return raw_latents
 
 
-def pretrained(weights: str, *, subfolder: str | None = None, scale: float | None = None, shift: float | None = None) -> KLAutoencoder:
+def pretrained(
+    weights: str, *, subfolder: str | None = None, scale: float | None = None, shift: float | None = None
+) -> KLAutoencoder:
     """A trained autoencoder.
 
     Args:
@@ -86,8 +88,8 @@ def pretrained(weights: str, *, subfolder: str | None = None, scale: float | Non
     except (OSError, ValueError) as error:
         shipped = ", ".join(sorted(p.name for p in SHIPPED.glob("*/")))
         raise ValueError(
-            f"autoencoder.weights={weights} is neither shipped ({shipped}), nor a folder in diffusers' layout, nor to be had from "
-            f"the hub: {str(error).splitlines()[0]}"
+            f"autoencoder.weights={weights} is neither shipped ({shipped}), nor a folder in diffusers' layout, "
+            f"nor to be had from the hub: {str(error).splitlines()[0]}"
         ) from error
     given = {"scaling_factor": scale, "shift_factor": shift}
     model.register_to_config(**{name: value for name, value in given.items() if value is not None})

@@ -1,4 +1,4 @@
-"""Captions to conditioning, by open_clip's tokenizer and text transformers: published and frozen, or small and trained along."""
+"""Captions to conditioning, by open_clip's tokenizer and text transformers: published and frozen, or small and trained."""
 
 from pathlib import Path
 from typing import Literal
@@ -69,7 +69,11 @@ class TextEncoder(nn.Module):
 
     def forward(self, captions: Captions) -> Conditioning:
         """Conditioning of tokens (B, L), or of their cached embeddings."""
-        states = self.embed(captions.tokens) if captions.embeddings is None else captions.embeddings.to(self.tower.ln_final.weight.dtype)
+        states = (
+            self.embed(captions.tokens)
+            if captions.embeddings is None
+            else captions.embeddings.to(self.tower.ln_final.weight.dtype)
+        )
         if self.vector_width is None:
             return Conditioning(tokens=states)
         # The end token has the largest id, and is the first to have it where padding repeats it.
@@ -114,7 +118,9 @@ def clip(
     try:
         tower = open_clip.create_model(model, pretrained=weights, force_custom_text=True).text
     except Exception as error:  # whatever the download or the file's reader raises
-        raise ValueError(f"cannot load text_encoder.weights={weights}: {str(error).splitlines()[0]}; give a local file") from error
+        raise ValueError(
+            f"cannot load text_encoder.weights={weights}: {str(error).splitlines()[0]}; give a local file"
+        ) from error
     return TextEncoder(
         tower, context_length=tower.context_length, pad_token=pad_token, trained=trained, pooled=pooled, layer=layer
     )

@@ -43,7 +43,7 @@ class GatedFeedForward(nn.Module):
 
 
 class SpatialTransformer(nn.Module):
-    """Self-attention, cross-attention where there is a context, feed-forward; added to the map (arXiv 2112.10752, appendix E.2.1).
+    """Self-attention, cross-attention where there is a context, feed-forward; added to the map (arXiv 2112.10752, E.2.1).
 
     Args:
         width: channels of the map.
@@ -69,7 +69,9 @@ class SpatialTransformer(nn.Module):
         h = h + self.self_attention(self.norm_self(h))
         if self.cross_attention is not None:
             if context is None:
-                raise ValueError("this network attends to tokens, and the conditioning has none; set network.context_width=null")
+                raise ValueError(
+                    "this network attends to tokens, and the conditioning has none; set network.context_width=null"
+                )
             h = h + self.cross_attention(self.norm_cross(h), context, mask)
         h = h + self.feed_forward(self.norm_feed(h))
         return x + self.proj_out(h).transpose(1, 2).unflatten(2, x.shape[2:])

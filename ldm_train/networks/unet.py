@@ -26,7 +26,7 @@ class Block(nn.Module):
 
 
 class UNet(nn.Module):
-    """Ho et al. 2020 (arXiv 2006.11239, appendix B) with cross-attention (Rombach et al. 2022, arXiv 2112.10752, section 3.3).
+    """Ho et al. 2020 (arXiv 2006.11239, appendix B) with cross-attention (Rombach et al. 2022, arXiv 2112.10752, 3.3).
 
     Args:
         in_channels: C of the latents and of the output.
@@ -113,11 +113,15 @@ class UNet(nn.Module):
             ValueError: a side that the levels cannot halve evenly.
         """
         if x_t.shape[-1] % self.divisor or x_t.shape[-2] % self.divisor:
-            raise ValueError(f"latents of {x_t.shape[-2]}x{x_t.shape[-1]} do not fit this network: it needs multiples of {self.divisor}")
+            raise ValueError(
+                f"latents of {x_t.shape[-2]}x{x_t.shape[-1]} do not fit this network: it needs multiples of {self.divisor}"
+            )
         embedding = self.time(t)
         if self.vector is not None:
             if conditioning.vector is None:
-                raise ValueError("this network is told a vector, and the conditioning has none; set network.vector_width=null")
+                raise ValueError(
+                    "this network is told a vector, and the conditioning has none; set network.vector_width=null"
+                )
             embedding = embedding + self.vector(conditioning.vector)
         embedding = F.silu(embedding)
         if conditioning.maps is not None:

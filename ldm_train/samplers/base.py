@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -27,7 +28,9 @@ class Sampler(ABC):
     """A method of going from x_T to x_0. Subclasses write one step."""
 
     @abstractmethod
-    def step(self, x_t: Tensor, estimate: Estimate, t: tuple[Tensor, Tensor], s: tuple[Tensor, Tensor], noise: Tensor) -> Tensor:
+    def step(
+        self, x_t: Tensor, estimate: Estimate, t: tuple[Tensor, Tensor], s: tuple[Tensor, Tensor], noise: Tensor
+    ) -> Tensor:
         """x_s from x_t (B, C, H, W) and its estimate; t and s are (alpha, sigma), scalars; noise is standard normal."""
 
     @torch.no_grad()
@@ -48,7 +51,7 @@ class Sampler(ABC):
             callback: called after each step with its number, x_s and the estimate.
         """
         timesteps = trailing(denoiser.schedule.num_steps, steps)
-        for number, (t, s) in enumerate(zip(timesteps, timesteps[1:], strict=False)):
+        for number, (t, s) in enumerate(pairwise(timesteps)):
             batch_t = torch.full((len(x_t),), t, device=x_t.device)
             estimate = denoiser(x_t, batch_t, conditioning)
             at_t, at_s = (tuple(v.to(x_t)[0] for v in denoiser.schedule(torch.tensor([u]))) for u in (t, s))

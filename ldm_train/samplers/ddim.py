@@ -18,7 +18,9 @@ class DDIM(Sampler):
             raise ValueError(f"eta={eta} must be from 0 (deterministic) to 1 (DDPM's variance)")
         self.eta = eta
 
-    def step(self, x_t: Tensor, estimate: Estimate, t: tuple[Tensor, Tensor], s: tuple[Tensor, Tensor], noise: Tensor) -> Tensor:
+    def step(
+        self, x_t: Tensor, estimate: Estimate, t: tuple[Tensor, Tensor], s: tuple[Tensor, Tensor], noise: Tensor
+    ) -> Tensor:
         (alpha_t, sigma_t), (alpha_s, sigma_s) = t, s
         variance = (sigma_s / sigma_t).square() * (1 - (alpha_t / alpha_s).square())
         deviation = self.eta * variance.clamp_min(0).sqrt()

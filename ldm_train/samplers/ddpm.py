@@ -9,7 +9,9 @@ from ldm_train.samplers.base import Sampler
 class DDPM(Sampler):
     """Ho et al. 2020 (arXiv 2006.11239, eq. 6 and 7), for neighbours t > s of any spacing."""
 
-    def step(self, x_t: Tensor, estimate: Estimate, t: tuple[Tensor, Tensor], s: tuple[Tensor, Tensor], noise: Tensor) -> Tensor:
+    def step(
+        self, x_t: Tensor, estimate: Estimate, t: tuple[Tensor, Tensor], s: tuple[Tensor, Tensor], noise: Tensor
+    ) -> Tensor:
         (alpha_t, sigma_t), (alpha_s, sigma_s) = t, s
         ratio = alpha_t / alpha_s
         step_variance = sigma_t.square() - (ratio * sigma_s).square()

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -31,8 +31,9 @@ class Parts:
 
     def generation(self, network: torch.nn.Module, text_encoder: torch.nn.Module, device: torch.device) -> Generation:
         """Pictures by these weights, on this device."""
-        for module in (self.autoencoder, network, text_encoder):
-            module.to(device)  # type: ignore[union-attr]
+        self.autoencoder.to(device)
+        network.to(device)
+        text_encoder.to(device)
         return Generation(
             network=network,
             conditioner=text_encoder,  # type: ignore[arg-type]
@@ -82,7 +83,7 @@ def load_weights(run_dir: Path, parts: Parts, *, weights: Weights = "ema") -> in
     return checkpoint["global_step"]
 
 
-def read_checkpoint(run_dir: Path) -> dict:  # type: ignore[type-arg]
+def read_checkpoint(run_dir: Path) -> dict[str, Any]:
     """A run's last checkpoint, on the CPU.
 
     Raises:
@@ -109,16 +110,6 @@ def read_config(run_dir: str) -> DictConfig:
     config = OmegaConf.load(path)
     assert isinstance(config, DictConfig)
     return config
-
-
-def load_generation(run_dir: str, *, weights: Weights, device: str) -> tuple[Generation, DictConfig, int]:
-    """A run's pictures, its config, and the step of its weights."""
-    config = read_config(run_dir)
-    parts = build_parts(config)
-    step = load_weights(Path(run_dir), parts, weights=weights)
-    parts.network.eval().requires_grad_(False)
-    parts.text_encoder.eval().requires_grad_(False)
-    return parts.generation(parts.network, parts.text_encoder, choose_device(device)), config, step
 
 
 def choose_device(name: str) -> torch.device:

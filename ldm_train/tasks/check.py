@@ -22,7 +22,10 @@ def run(config: DictConfig) -> int:
     captions = Counter(caption for item in good for caption in item.captions)
     held_out = sum(item.held_out for item in good)
     print(f"{len(everything)} pictures: {len(good)} can be used ({held_out} held out), {len(problems)} cannot")
-    print(f"{len(captions)} distinct captions" + (f", the longest has {max(map(len, captions))} characters" if captions else ""))
+    print(
+        f"{len(captions)} distinct captions"
+        + (f", the longest has {max(map(len, captions))} characters" if captions else "")
+    )
     if config.cache is not None and good:
         print(_compare(Path(config.cache), len(good)))
     return 1 if problems or not good else 0

@@ -23,7 +23,13 @@ VERBS = {
 def usage() -> str:
     lines = [f"  {verb:<18} {what}" for verb, what in VERBS.items()]
     return "\n".join(
-        ["usage: ldm-train VERB [key=value ...]", "", *lines, "", "`ldm-train VERB --help` shows a verb's settings and groups."]
+        [
+            "usage: ldm-train VERB [key=value ...]",
+            "",
+            *lines,
+            "",
+            "`ldm-train VERB --help` shows a verb's settings and groups.",
+        ]
     )
 
 

@@ -48,7 +48,9 @@ def compose(verb: str, overrides: list[str]) -> DictConfig:
 def describe(verb: str) -> str:
     """A verb's settings with their comments, and the options of each group it uses."""
     text = (folder() / f"{verb}.yaml").read_text(encoding="utf-8")
-    options = "\n".join(f"  {group}={'|'.join(names)}" for group, names in groups().items() if re.search(rf"\b{group}\b", text))
+    options = "\n".join(
+        f"  {group}={'|'.join(names)}" for group, names in groups().items() if re.search(rf"\b{group}\b", text)
+    )
     return f"{text}\nGroups:\n{options}"
 
 
@@ -69,7 +71,12 @@ def _explain(verb: str, overrides: list[str], error: Exception) -> str:
     plain = compose_keys(verb)
     for word in overrides:
         key, _, value = word.lstrip("+~").partition("=")
-        if key in groups() and value not in groups()[key] and isinstance(error, HydraException) and "Could not find" in str(error):
+        if (
+            key in groups()
+            and value not in groups()[key]
+            and isinstance(error, HydraException)
+            and "Could not find" in str(error)
+        ):
             return f"{key}={value} is no option; there are: {', '.join(groups()[key])}{nearest(value, groups()[key])}"
         parent = key.rpartition(".")[0]
         if key not in plain and key not in groups() and parent.split(".")[0] not in groups():
@@ -89,14 +96,14 @@ def compose_keys(verb: str) -> list[str]:
 
 
 def _dotted(config: DictConfig, prefix: str = "") -> Iterator[str]:
-    for key in config:
+    for key in map(str, config):
         yield f"{prefix}{key}"
         node = config._get_node(key)
         if isinstance(node, DictConfig) and not node._is_none():
             yield from _dotted(node, f"{prefix}{key}.")
 
 
-def build(config: DictConfig, **values: object) -> Any:  # noqa: ANN401
+def build(config: DictConfig, **values: object) -> Any:
     """The object that a config's `_target_` names, with further arguments; nested targets are built first.
 
     A config with `_partial_: true` gives the constructor with its arguments bound.
@@ -109,7 +116,9 @@ def build(config: DictConfig, **values: object) -> Any:  # noqa: ANN401
 
     for target in targets(config):
         if not target.startswith(ALLOWED):
-            raise ValueError(f"_target_: {target} is outside what a config may build ({', '.join(ALLOWED)}); nothing was run")
+            raise ValueError(
+                f"_target_: {target} is outside what a config may build ({', '.join(ALLOWED)}); nothing was run"
+            )
     try:
         return instantiate(config, **values)
     except InstantiationException as error:

@@ -14,7 +14,7 @@ from ldm_train.data.inspection import usable
 from ldm_train.encoders.conditioner import TextEncoder
 from ldm_train.encoders.fingerprint import fingerprint
 from ldm_train.tasks.config import build
-from ldm_train.tasks.lightning import quiet
+from ldm_train.tasks.lightning import options, quiet
 from ldm_train.training.encoding import Encoding, EncodingData, PictureBatches, WriteParts
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -31,7 +31,9 @@ def run(config: DictConfig) -> int:
         print(f"left out {key}: {problem}")
     autoencoder, text_encoder = build(config.autoencoder), build(config.text_encoder)
     if config.image_size % autoencoder.factor:
-        raise ValueError(f"image_size={config.image_size} must be a multiple of {autoencoder.factor}, the autoencoder's factor")
+        raise ValueError(
+            f"image_size={config.image_size} must be a multiple of {autoencoder.factor}, the autoencoder's factor"
+        )
     batches = [items[i : i + config.batch_size] for i in range(0, len(items), config.batch_size)]
     cache = Path(config.cache)
     cache.parent.mkdir(parents=True, exist_ok=True)
@@ -43,7 +45,7 @@ def run(config: DictConfig) -> int:
         enable_progress_bar=False,
         use_distributed_sampler=False,
         inference_mode=True,
-        **OmegaConf.to_container(config.trainer),  # type: ignore[arg-type]
+        **options(config.trainer),  # type: ignore[arg-type]
     )
     pictures = PictureBatches(batches, rows=config.batch_size, size=config.image_size)
     trainer.predict(Encoding(autoencoder), EncodingData(pictures, workers=config.workers), return_predictions=False)
@@ -96,5 +98,8 @@ def summarise(cache: Path, manifest: Manifest, *, strict: bool) -> int:
         f"the latents' deviation after scaling is {deviation:.2f}"
     )
     if left_out:
-        print(f"{len(left_out)} left out; {cache / 'report.json'} names them" + (" (strict=true: exit code 1)" if strict else ""))
+        print(
+            f"{len(left_out)} left out; {cache / 'report.json'} names them"
+            + (" (strict=true: exit code 1)" if strict else "")
+        )
     return 1 if strict and left_out else 0

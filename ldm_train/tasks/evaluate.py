@@ -6,27 +6,31 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from ldm_train.data.cache import LatentCache
-from ldm_train.data.datamodules import CachedLatents
-from ldm_train.tasks.assemble import load_generation
+from ldm_train.tasks.assemble import build_parts, choose_device, load_weights, read_config
 from ldm_train.tasks.config import build
 from ldm_train.tasks.evaluations import Subject
-from ldm_train.tasks.train import data_settings, training_module
+from ldm_train.tasks.train import batches, training_module
 from ldm_train.training.callbacks.validation import validation_losses
 
 
 def run(config: DictConfig) -> None:
-    generation, trained, step = load_generation(config.run_dir, weights=config.weights, device=config.device)
+    trained = read_config(config.run_dir)
+    parts = build_parts(trained)
+    step = load_weights(Path(config.run_dir), parts, weights=config.weights)
+    generation = parts.generation(parts.network.eval(), parts.text_encoder.eval(), choose_device(config.device))
     settings = trained.evaluation if config.get("evaluation") is None else config.evaluation
     guidance = trained.pictures.guidance if config.guidance is None else config.guidance
     out = Path(config.out)
     out.parent.mkdir(parents=True, exist_ok=True)
     subject = Subject(generation, build(config.sampler), config.steps, guidance, config.seed, out)
     numbers = build(settings)(subject)
-    data = CachedLatents(LatentCache(config.cache or trained.cache), **data_settings(trained))
+    data = batches(trained, LatentCache(config.cache or trained.cache))
     if data.held_out_entries:
-        module = training_module(trained, generation.network, generation.conditioner, generation.autoencoder).to(generation.device)
+        module = training_module(trained, parts).to(generation.device)
         losses = validation_losses(module, data, batch_size=64, repeats=16)
-        numbers |= {f"validation_{name}": value for name, value in losses.items()} | {"held_out_examples": len(data.held_out_entries)}
+        numbers |= {f"validation_{name}": value for name, value in losses.items()} | {
+            "held_out_examples": len(data.held_out_entries)
+        }
     numbers |= {
         "step": step,
         "weights": config.weights,

@@ -33,7 +33,12 @@ class Subject:
         starts = range(0, len(prompts), batch_size)
         batches = [
             self.generation(
-                prompts[i : i + batch_size], sampler=self.sampler, steps=self.steps, guidance=self.guidance, seed=self.seed, first=i
+                prompts[i : i + batch_size],
+                sampler=self.sampler,
+                steps=self.steps,
+                guidance=self.guidance,
+                seed=self.seed,
+                first=i,
             ).cpu()
             for i in track(starts, "drawing held-out pictures")
         ]
@@ -77,7 +82,9 @@ class Drawings:
         items = [item for item in Folder(self.source) if item.problem is None]
         asked = [index for index, item in enumerate(items) if item.held_out]
         if not asked or any("background" not in item.fields for item in items):
-            raise ValueError(f"evaluation.source={self.source} needs held-out pictures, and a background for each, in its metadata.jsonl")
+            raise ValueError(
+                f"evaluation.source={self.source} needs held-out pictures, and a background for each, in its metadata.jsonl"
+            )
         truth = self._read(items, subject.generation.size)
         order = torch.tensor(asked).repeat(self.seeds)
         pictures = subject.draw([items[index].captions[0] for index in order.tolist()], batch_size=self.batch_size)
@@ -118,5 +125,7 @@ class Drawings:
 
     def _show(self, pictures: Tensor, references: Tensor, path: Path) -> None:
         columns = min(20, len(pictures) // self.seeds)
-        rows = [part for i in range(0, 3 * columns, columns) for part in (references[i : i + columns], pictures[i : i + columns])]
+        rows = [
+            part for i in range(0, 3 * columns, columns) for part in (references[i : i + columns], pictures[i : i + columns])
+        ]
         save_png(grid(to_bytes(torch.cat(rows)), columns=columns), path)

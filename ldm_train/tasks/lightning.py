@@ -1,7 +1,9 @@
-"""What Lightning says at every start and nobody needs to read."""
+"""Lightning's settings from a config, without what it says at every start and nobody needs to read."""
 
 import logging
 import warnings
+
+from omegaconf import DictConfig
 
 
 def quiet() -> None:
@@ -11,3 +13,8 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", message="Couldn't infer the batch indices.*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*")
+
+
+def options(trainer: DictConfig) -> dict[str, str | int | float | bool | None]:
+    """The settings that go to the Trainer as they are."""
+    return {str(name): value for name, value in trainer.items() if name != "log_every_n_steps"}

@@ -19,21 +19,27 @@ def prepare(config: DictConfig, *, identity: Mapping[str, str]) -> bool:
         identity: what must be the same when the run is continued, such as the cache's fingerprint.
 
     Raises:
-        ValueError: `resume` is neither auto nor never, it is never and a checkpoint is there, or the checkpoint's run had another
-            identity.
+        ValueError: `resume` is neither auto nor never, it is never and a checkpoint is there, or the checkpoint's run had
+            another identity.
     """
     if config.resume not in ("auto", "never"):
-        raise ValueError(f"resume={config.resume} is not known; auto continues a run directory, never refuses one with a checkpoint")
+        raise ValueError(
+            f"resume={config.resume} is not known; auto continues a run directory, never refuses one with a checkpoint"
+        )
     run_dir = Path(config.run_dir)
     found = (run_dir / LAST).is_file()
     if found and config.resume == "never":
         raise ValueError(f"{run_dir / LAST} is already there; resume=auto continues it, or choose another run_dir")
     if found:
         before = json.loads((run_dir / IDENTITY).read_text(encoding="utf-8"))
-        changed = [f"{name}: then {before.get(name)}, now {value}" for name, value in identity.items() if before.get(name) != value]
+        changed = [
+            f"{name}: then {before.get(name)}, now {value}" for name, value in identity.items() if before.get(name) != value
+        ]
         if changed:
             listed = "\n  ".join(changed)
-            raise ValueError(f"{run_dir} cannot be continued, it was started on something else:\n  {listed}\nchoose another run_dir")
+            raise ValueError(
+                f"{run_dir} cannot be continued, it was started on something else:\n  {listed}\nchoose another run_dir"
+            )
     run_dir.mkdir(parents=True, exist_ok=True)
     if int(os.environ.get("LOCAL_RANK", "0")) == 0:
         OmegaConf.save(config, run_dir / "config.yaml")

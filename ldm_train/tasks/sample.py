@@ -7,14 +7,16 @@ from omegaconf import DictConfig, ListConfig
 from rich.progress import track
 
 from ldm_train.data.images import save_png, to_bytes
-from ldm_train.tasks.assemble import load_generation
+from ldm_train.tasks.assemble import build_parts, choose_device, load_weights, read_config
 from ldm_train.tasks.config import build
 from ldm_train.training.callbacks.pictures import grid
 
 
 def run(config: DictConfig) -> None:
     prompts = read_prompts(config.prompts)
-    generation, _, step = load_generation(config.run_dir, weights=config.weights, device=config.device)
+    parts = build_parts(read_config(config.run_dir))
+    step = load_weights(Path(config.run_dir), parts, weights=config.weights)
+    generation = parts.generation(parts.network.eval(), parts.text_encoder.eval(), choose_device(config.device))
     sampler, out = build(config.sampler), Path(config.out)
     pictures = []
     for start in track(range(0, len(prompts), config.batch_size), "drawing"):

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 
 from ldm_train.data.cache import LatentCache, refuse_other
 from ldm_train.data.datamodules import CachedLatents
@@ -11,14 +11,13 @@ from ldm_train.encoders.fingerprint import fingerprint
 from ldm_train.encoders.latents import Scaling
 from ldm_train.tasks.assemble import Parts, build_parts, load_weights
 from ldm_train.tasks.config import build
-from ldm_train.tasks.lightning import quiet
+from ldm_train.tasks.lightning import options, quiet
 from ldm_train.tasks.run_directory import prepare, set_threads
 from ldm_train.training.callbacks.samples import Drawing, Samples
 from ldm_train.training.callbacks.validation import Validation
 from ldm_train.training.ema import EMA
 from ldm_train.training.module import NoisePredictorTraining
 from ldm_train.training.run import run as fit
-from ldm_train.types import Autoencoder
 
 
 def run(config: DictConfig) -> None:
@@ -30,12 +29,12 @@ def run(config: DictConfig) -> None:
     parts = build_parts(config)
     refuse_other(cache.manifest, expectations(config, parts), cache=cache.folder)
     cache.verify()
-    data = CachedLatents(cache, **data_settings(config))
+    data = batches(config, cache)
     resumed = prepare(config, identity={"cache": cache.manifest.fingerprint})
     if config.network.weights is not None and not resumed:
         step = load_weights(Path(config.network.weights), parts)
         print(f"starting from the averaged weights of {config.network.weights} at its step {step}")
-    module = training_module(config, parts.network, parts.text_encoder, parts.autoencoder)
+    module = training_module(config, parts)
     run_dir, ema = Path(config.run_dir), EMA(decay=config.ema.decay)
     fit(
         module,
@@ -55,7 +54,8 @@ def run(config: DictConfig) -> None:
             ),
         ],
         loggers=[] if config.get("logger") is None else [build(config.logger, save_dir=config.run_dir)],
-        options=dict(OmegaConf.to_container(config.trainer)),  # type: ignore[arg-type]
+        log_every=config.trainer.log_every_n_steps,
+        options=options(config.trainer),
         resume=resumed,
     )
 
@@ -82,22 +82,26 @@ def expectations(config: DictConfig, parts: Parts) -> dict[str, str | int | None
     }
 
 
-def data_settings(config: DictConfig) -> dict[str, int | float | None]:
-    """What the config says of the batches."""
-    names = ("batch_size", "micro_batch_size", "seed", "caption_dropout", "held_out")
-    return {name: config[name] for name in names}
+def batches(config: DictConfig, cache: LatentCache) -> CachedLatents:
+    """The batches that the config asks of a cache."""
+    return CachedLatents(
+        cache,
+        batch_size=config.batch_size,
+        micro_batch_size=config.micro_batch_size,
+        seed=config.seed,
+        caption_dropout=config.caption_dropout,
+        held_out=config.held_out,
+    )
 
 
-def training_module(
-    config: DictConfig, network: torch.nn.Module, text_encoder: torch.nn.Module, autoencoder: Autoencoder
-) -> NoisePredictorTraining:
+def training_module(config: DictConfig, parts: Parts) -> NoisePredictorTraining:
     """The Trainer's view of these parts."""
     return NoisePredictorTraining(
-        network,
-        text_encoder,
-        scaling=Scaling.of(autoencoder),
-        schedule=build(config.schedule),
-        prediction=build(config.prediction),
+        parts.network,
+        parts.text_encoder,
+        scaling=Scaling.of(parts.autoencoder),
+        schedule=parts.schedule,
+        prediction=parts.prediction,
         timesteps=build(config.timesteps),
         weighting=build(config.weighting),
         optimizer=build(config.optimizer),

@@ -4,14 +4,14 @@ import json
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from ldm_train.data.datamodules import Pictures
 from ldm_train.encoders.latents import Scaling
-from ldm_train.tasks.config import build
-from ldm_train.tasks.lightning import quiet
-from ldm_train.tasks.run_directory import prepare, set_threads
 from ldm_train.metrics.drawings import psnr
+from ldm_train.tasks.config import build
+from ldm_train.tasks.lightning import options, quiet
+from ldm_train.tasks.run_directory import prepare, set_threads
 from ldm_train.training.autoencoder import AutoencoderTraining
 from ldm_train.training.callbacks.reconstructions import Reconstructions
 from ldm_train.training.run import run as fit
@@ -48,7 +48,8 @@ def run(config: DictConfig) -> None:
         checkpoint_every=config.checkpoint.every,
         callbacks=[Reconstructions(run_dir, every=config.pictures.every)],
         loggers=[],
-        options=dict(OmegaConf.to_container(config.trainer)),  # type: ignore[arg-type]
+        log_every=config.trainer.log_every_n_steps,
+        options=options(config.trainer),
         resume=resumed,
     )
     if module.global_rank == 0:

@@ -17,11 +17,10 @@ from ldm_train.types import ImageBatch, Moments
 
 
 def kl_divergence(moments: Moments) -> Tensor:
-    """KL(N(mean, var) || N(0, 1)) per latent value, averaged per example, (B,) (Kingma and Welling 2014, arXiv 1312.6114, B)."""
+    """KL(N(mean, var) || N(0, 1)) per latent value, mean per example, (B,) (Kingma, Welling 2014, arXiv 1312.6114, B)."""
     assert moments.log_variance is not None
     terms = 0.5 * (moments.mean.square() + moments.log_variance.exp() - 1 - moments.log_variance)
     return terms.flatten(1).mean(1)
-
 
 
 class AutoencoderTraining(pl.LightningModule):

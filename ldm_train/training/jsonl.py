@@ -1,4 +1,4 @@
-"""`metrics.jsonl`: a line a logged step, of values that the same run gives again; what the clock says goes to `timing.jsonl`."""
+"""`metrics.jsonl`: a line a logged step, of values that the same run gives again; the clock's go to `timing.jsonl`."""
 
 import json
 from pathlib import Path

@@ -1,6 +1,7 @@
 """Training a noise predictor, on one page: latents and captions in, a weighted error out."""
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
@@ -70,7 +71,8 @@ class NoisePredictorTraining(pl.LightningModule):
         """Losses (B,) of a batch at t (B,), with draws keyed by the batch's positions in streams of this prefix."""
         shape = batch.moments.mean.shape[1:]
         posterior, noise = (
-            draws.normal(self.seed, stream + name, batch.positions, shape).to(batch.moments.mean) for name in ("posterior", "noise")
+            draws.normal(self.seed, stream + name, batch.positions, shape).to(batch.moments.mean)
+            for name in ("posterior", "noise")
         )
         latents = self.scaling.to_model(batch.moments.draw(posterior))
         return self.objective(latents, noise, t, self.text_encoder(batch.captions))
@@ -82,11 +84,11 @@ class NoisePredictorTraining(pl.LightningModule):
         """What the optimizer changes, by name."""
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
 
-    def state_dict(self, *args: object, **kwargs: object) -> dict[str, Tensor]:  # type: ignore[override]
-        """Without frozen parts, which are loaded from where they came from."""
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave frozen parts out; they are loaded from where they came from."""
         frozen = {name for name, p in self.named_parameters() if not p.requires_grad}
-        return {name: value for name, value in super().state_dict(*args, **kwargs).items() if name not in frozen}  # type: ignore[arg-type]
+        checkpoint["state_dict"] = {name: value for name, value in checkpoint["state_dict"].items() if name not in frozen}
 
-    def load_state_dict(self, state_dict: dict[str, Tensor], strict: bool = True, assign: bool = False) -> None:  # type: ignore[override]
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         frozen = {name: p for name, p in self.named_parameters() if not p.requires_grad}
-        super().load_state_dict({**frozen, **state_dict}, strict=strict, assign=assign)
+        checkpoint["state_dict"] = {**frozen, **checkpoint["state_dict"]}

@@ -25,6 +25,7 @@ def run(
     run_dir: Path,
     max_steps: int,
     checkpoint_every: int,
+    log_every: int,
     callbacks: Sequence[Callback],
     loggers: Sequence[Logger],
     options: dict[str, TrainerOption],
@@ -35,6 +36,7 @@ def run(
     Args:
         callbacks: called before the step's checkpoint is written.
         loggers: beside TensorBoard's and the JSON-lines one.
+        log_every: optimizer steps between lines of metrics.
         options: the Trainer's own (devices, accelerator, strategy, precision, ...).
     """
     checkpoint = last_checkpoint(run_dir)
@@ -44,9 +46,10 @@ def run(
         step = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"]
         lines.cut_back(step)
         print(f"continuing {run_dir} at step {step}")
-    step_log = StepLog()
+    step_log = StepLog(every=log_every)
     trainer = pl.Trainer(
         max_steps=max_steps,
+        log_every_n_steps=log_every,
         max_epochs=-1,
         logger=[TensorBoardLogger(run_dir, name="tensorboard", version=""), lines, *loggers],
         callbacks=[step_log, StepProgress(step_log), *callbacks, LastCheckpoint(run_dir, every=checkpoint_every)],

@@ -27,7 +27,9 @@ class LastCheckpoint(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
-        if step_ended(trainer, batch_idx) and (trainer.global_step % self.every == 0 or trainer.global_step == trainer.max_steps):
+        if step_ended(trainer, batch_idx) and (
+            trainer.global_step % self.every == 0 or trainer.global_step == trainer.max_steps
+        ):
             self._save(trainer)
 
     def _save(self, trainer: pl.Trainer) -> None:
@@ -35,7 +37,7 @@ class LastCheckpoint(Callback):
             if isinstance(logger, JsonLinesLogger):
                 logger.save()
         writing = self.path.with_suffix(".writing")
-        trainer.save_checkpoint(writing)
+        trainer.save_checkpoint(writing, weights_only=False)
         if trainer.is_global_zero:
             with writing.open("rb") as file:
                 os.fsync(file.fileno())

@@ -1,4 +1,4 @@
-"""The progress of a run by optimizer steps: a bar with loss, speed and time left; a line now and then where nobody watches."""
+"""The progress of a run by optimizer steps: a bar with loss, speed and time left; a line now and then elsewhere."""
 
 import sys
 import time

@@ -32,10 +32,16 @@ class Reconstructions(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         step = trainer.global_step
-        if trainer.is_global_zero and step_ended(trainer, batch_idx) and (step % self.every == 0 or step == trainer.max_steps):
+        if (
+            trainer.is_global_zero
+            and step_ended(trainer, batch_idx)
+            and (step % self.every == 0 or step == trainer.max_steps)
+        ):
             assert isinstance(pl_module, AutoencoderTraining)
             data = trainer.datamodule  # type: ignore[attr-defined]
-            items, name = (data.held_out_items, "held_out_psnr") if data.held_out_items else (data.train_items[:64], "train_psnr")
+            items, name = (
+                (data.held_out_items, "held_out_psnr") if data.held_out_items else (data.train_items[:64], "train_psnr")
+            )
             values, pair = self._compare(pl_module, data, items)
             log_everywhere(trainer, {name: values.mean().item()})
             path = self.run_dir / "samples" / f"step-{step:08d}.png"

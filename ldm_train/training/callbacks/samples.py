@@ -19,6 +19,7 @@ from ldm_train.training.ema import EMA
 from ldm_train.training.module import NoisePredictorTraining
 
 FRAMES = 8
+PREFIXES = {"samples": "", "reverse": "reverse-", "forward": "forward-"}
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,13 @@ class Samples(Callback):
     """
 
     def __init__(
-        self, run_dir: Path, ema: EMA, generation: Callable[[NoisePredictorTraining], Generation], drawing: Drawing, *, every: int
+        self,
+        run_dir: Path,
+        ema: EMA,
+        generation: Callable[[NoisePredictorTraining], Generation],
+        drawing: Drawing,
+        *,
+        every: int,
     ) -> None:
         self.folder = run_dir / "samples"
         self.ema = ema
@@ -62,7 +69,7 @@ class Samples(Callback):
             pictures["forward"] = self._forward(pl_module, trainer.datamodule)  # type: ignore[attr-defined]
             pl_module.train()
             for name, picture in pictures.items():
-                save_png(picture, self.folder / f"{name if name != 'samples' else ''}{'-' if name != 'samples' else ''}step-{step:08d}.png")
+                save_png(picture, self.folder / f"{PREFIXES[name]}step-{step:08d}.png")
                 log_image(trainer, name, picture)
 
     def _draw(self, generation: Generation) -> dict[str, Tensor]:
@@ -75,7 +82,12 @@ class Samples(Callback):
                 strip.append(torch.cat([noisy[:1], clean[:1]]))
 
         images = generation(
-            drawing.prompts, sampler=drawing.sampler, steps=drawing.steps, guidance=drawing.guidance, seed=drawing.seed, watch=watch
+            drawing.prompts,
+            sampler=drawing.sampler,
+            steps=drawing.steps,
+            guidance=drawing.guidance,
+            seed=drawing.seed,
+            watch=watch,
         )
         rows = torch.stack(strip, dim=1).flatten(0, 1)
         columns = min(8, len(images))

@@ -31,10 +31,14 @@ def log_everywhere(trainer: pl.Trainer, metrics: Mapping[str, float]) -> None:
 class StepLog(Callback):
     """Logs each returned value's mean over the global batch, the gradient's norm, the learning rate and the speed.
 
-    Values stay on the device and are fetched only at a logged step (`trainer.log_every_n_steps`).
+    Values stay on the device and are fetched only at a logged step.
+
+    Args:
+        every: optimizer steps; the first and the last are logged too.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, every: int) -> None:
+        self.every = every
         self._sums: dict[str, Tensor] = {}
         self._grad_norm: Tensor | None = None
         self._since = (0, time.perf_counter())
@@ -64,7 +68,7 @@ class StepLog(Callback):
             self._sums = {}
 
     def _logs(self, step: int, trainer: pl.Trainer) -> bool:
-        return step % trainer.log_every_n_steps == 0 or step in (1, trainer.max_steps)
+        return step % self.every == 0 or step in (1, trainer.max_steps)
 
     def _log(self, trainer: pl.Trainer) -> None:
         means = mean_over_ranks(torch.stack([value.double() for value in self._sums.values()])).tolist()

@@ -37,7 +37,12 @@ class Validation(Callback):
         if data.held_out_entries:
             with self.ema.swapped(pl_module):
                 losses = validation_losses(
-                    pl_module, data, batch_size=self.batch_size, repeats=self.repeats, rank=trainer.global_rank, world=trainer.world_size
+                    pl_module,
+                    data,
+                    batch_size=self.batch_size,
+                    repeats=self.repeats,
+                    rank=trainer.global_rank,
+                    world=trainer.world_size,
                 )
             log_everywhere(trainer, {f"validation_{name}": value for name, value in losses.items()})
 

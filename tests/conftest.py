@@ -1,0 +1,145 @@
+"""What the tests share: a folder of drawn pictures, a cache of them, a trained run, and a way to call the command."""
+
+import contextlib
+import io
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+os.environ |= {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline"}  # read when their libraries are imported
+
+import pytest
+from PIL import Image, ImageDraw
+
+SIDE = 16
+BACKGROUNDS = ("red", "lime", "blue", "white")
+SHAPES = ("circle", "square", "triangle")
+HELD_OUT = {("circle", "red"), ("square", "blue"), ("triangle", "white")}
+
+PICTURES = ["autoencoder=identity", f"image_size={SIDE}"]
+TEXT = ["text_encoder.width=32", "text_encoder.layers=1", "text_encoder.heads=4"]
+NETWORK = ["network.channels=[16,32]", "network.head_size=8", "network.expansion=1"]
+SHORT = [
+    "trainer.accelerator=cpu",
+    "trainer.log_every_n_steps=1",
+    "threads=1",
+    "batch_size=4",
+    "max_steps=8",
+    "optimizer.lr=1e-3",
+    "lr_schedule.warmup_steps=2",
+    "checkpoint.every=3",
+    "pictures.every=4",
+]
+WATCHED = ["pictures.steps=4", "pictures.count=2", "validation.every=4", "validation.repeats=2"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command line came to."""
+
+    code: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Answer]
+
+
+def _command(*words: str | Path) -> Answer:
+    from ldm_train.tasks.command import main
+
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as ended:
+        main([str(word) for word in words])
+    assert isinstance(ended.value.code, int)
+    return Answer(ended.value.code, out.getvalue(), err.getvalue())
+
+
+@pytest.fixture(scope="session")
+def ldm_train() -> Command:
+    """`ldm_train("train", "cache=…")` runs a command line in this process and gives its exit code, stdout and stderr."""
+    return _command
+
+
+def draw(shape: str, background: str) -> Image.Image:
+    """A black shape in the middle of a coloured square; the corners show the background."""
+    picture = Image.new("RGB", (SIDE, SIDE), background)
+    pen, box = ImageDraw.Draw(picture), (4, 4, SIDE - 5, SIDE - 5)
+    if shape == "circle":
+        pen.ellipse(box, fill="black")
+    elif shape == "square":
+        pen.rectangle(box, fill="black")
+    else:
+        pen.polygon([(SIDE // 2, 4), (4, SIDE - 5), (SIDE - 5, SIDE - 5)], fill="black")
+    return picture
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve captioned PNG files, three of them held out, with metadata.jsonl; one has two captions."""
+    folder = tmp_path_factory.mktemp("pictures")
+    rows = []
+    for shape in SHAPES:
+        for background in BACKGROUNDS:
+            name = f"{shape}-{background}.png"
+            draw(shape, background).save(folder / name)
+            caption = f"a black {shape} on a {background} background"
+            split = {"split": "held_out"} if (shape, background) in HELD_OUT else {}
+            text = [caption, f"{shape}, {background}"] if name == "circle-blue.png" else caption
+            rows.append({"file_name": name, "text": text, "background": background} | split)
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def encode(ldm_train: Command) -> Callable[..., Answer]:
+    """`encode(source, cache, *overrides)`: encode with the identity and a tiny text encoder."""
+    return lambda source, cache, *more: ldm_train(
+        "encode", f"source.path={source}", f"cache={cache}", *PICTURES, *TEXT, *more
+    )
+
+
+@pytest.fixture(scope="session")
+def cache(pictures: Path, encode: Callable[..., Answer], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pictures encoded as they are, in float32."""
+    folder = tmp_path_factory.mktemp("caches") / "identity"
+    answer = encode(pictures, folder, "dtype=float32")
+    assert answer.code == 0, answer.err
+    return folder
+
+
+@pytest.fixture(scope="session")
+def train(ldm_train: Command) -> Callable[..., Answer]:
+    """`train(cache, run_dir, *overrides)`: eight steps of a tiny network."""
+    settings = [*NETWORK, *SHORT, *WATCHED]
+    return lambda cache, run_dir, *more: ldm_train("train", f"cache={cache}", f"run_dir={run_dir}", *settings, *more)
+
+
+@pytest.fixture(scope="session")
+def run_with(cache: Path, train: Callable[..., Answer], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """`run_with(*overrides)`: the directory of a run on the cache, trained once for each distinct list of overrides."""
+    runs: dict[tuple[str, ...], Path] = {}
+
+    def run(*overrides: str) -> Path:
+        if overrides not in runs:
+            run_dir = tmp_path_factory.mktemp("runs") / "run"
+            answer = train(cache, run_dir, *overrides)
+            assert answer.code == 0, answer.err
+            runs[overrides] = run_dir
+        return runs[overrides]
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def trained(run_with: Callable[..., Path]) -> Path:
+    """The directory of a tiny run, to read only."""
+    return run_with()
+
+
+@pytest.fixture(scope="session")
+def autoencoder_settings() -> list[str]:
+    """Overrides of `train_autoencoder` for a tiny architecture and a few steps."""
+    return ["architecture.channels=[8,16]", "architecture.groups=4", f"image_size={SIDE}", *SHORT]

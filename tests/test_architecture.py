@@ -1,0 +1,163 @@
+"""Who may import whom, and the other rules that reading the source can check."""
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import ldm_train
+
+PACKAGE = Path(ldm_train.__file__).parent
+FILES = sorted(PACKAGE.rglob("*.py"))
+TREES = {path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
+
+BASE = {"types", "draws"}
+MAY_IMPORT: dict[str, set[str]] = {
+    "types": set(),
+    "draws": set(),
+    "diffusion": BASE,
+    "data": BASE,
+    "networks": {"types"},
+    "encoders": {"types"},
+    "metrics": {"types"},
+    "reports": {"types"},
+    "weights": set(),
+    "samplers": BASE | {"diffusion"},
+    "generation": BASE | {"diffusion", "samplers", "encoders"},
+}
+MAY_IMPORT["training"] = set(MAY_IMPORT)
+MAY_IMPORT["tasks"] = set(MAY_IMPORT) | {"conf"}
+MAY_IMPORT["__main__"] = {"tasks"}
+MAY_IMPORT["__init__"] = set()
+
+# A library to the rooms (or files) that may use it; what is not here may be used anywhere but in the rooms of TORCH_ONLY.
+LIBRARIES: dict[str, set[str]] = {
+    "hydra": {"tasks"},
+    "omegaconf": {"tasks"},
+    "pytorch_lightning": {"training", "tasks", "data/datamodules.py"},
+    "lightning_fabric": {"training", "tasks", "data/datamodules.py"},
+    "open_clip": {"encoders"},
+    "diffusers": {"encoders"},
+    "transformers": {"encoders"},
+    "datasets": {"data"},
+    "webdataset": {"data"},
+    "peft": {"networks/adapters.py"},
+    "torchmetrics": {"metrics", "reports"},
+    "rich": set(MAY_IMPORT) - {"types", "draws", "diffusion", "networks", "samplers"},
+}
+TORCH_ONLY = {"types", "draws", "diffusion", "samplers"}
+SILENT = ("diffusion", "networks", "samplers", "encoders", "metrics")
+
+
+def room_of(file: str) -> str:
+    return file.partition("/")[0].removesuffix(".py")
+
+
+def imports(tree: ast.AST) -> Iterator[tuple[str, list[str]]]:
+    """Every imported module with the names taken from it, at any depth of the file."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, []) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: relative imports are not read here; write the full name"
+            yield node.module or "", [alias.name for alias in node.names]
+
+
+def breaches(file: str, tree: ast.AST) -> list[str]:
+    """What the imports of one file break of the tables above."""
+    room, found = room_of(file), []
+    for module, names in imports(tree):
+        library, *rest = module.split(".")
+        if library in sys.stdlib_module_names:
+            continue
+        if library == "ldm_train":
+            for other in [rest[0]] if rest else names:
+                if other not in MAY_IMPORT[room] | {room}:
+                    found.append(f"{room} may not import {other}")
+                elif other != room and any(part.startswith("_") for part in [*rest, *names]):
+                    found.append(f"{room} imports a private name of {other}: {', '.join([*rest, *names])}")
+        elif room in TORCH_ONLY and library != "torch":
+            found.append(f"{room} may use no library but torch, and imports {library}")
+        elif library in LIBRARIES and not {room, file} & LIBRARIES[library]:
+            found.append(f"{file} may not use {library}")
+    return found
+
+
+def functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    return (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+
+
+def calls_of(tree: ast.AST, name: str) -> list[int]:
+    """Lines that call something of this name, plain or as an attribute."""
+    return [
+        node.lineno
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and name == getattr(node.func, "attr", getattr(node.func, "id", None))
+    ]
+
+
+def test_every_room_is_in_the_table() -> None:
+    assert {room_of(file) for file in TREES} <= set(MAY_IMPORT)
+
+
+@pytest.mark.parametrize("file", TREES)
+def test_imports_keep_to_the_table(file: str) -> None:
+    assert breaches(file, TREES[file]) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "line"),
+    [
+        ("types.py", "from ldm_train import draws"),
+        ("diffusion/denoiser.py", "from ldm_train.networks.unet import UNet"),
+        ("diffusion/denoiser.py", "import numpy"),
+        ("networks/unet.py", "import ldm_train.diffusion.schedule"),
+        ("networks/unet.py", "def late():\n    from ldm_train.draws import normal"),
+        ("networks/unet.py", "import peft"),
+        ("encoders/latents.py", "from omegaconf import DictConfig"),
+        ("data/cache.py", "import pytorch_lightning as pl"),
+        ("data/cache.py", "from diffusers import AutoencoderKL"),
+        ("samplers/ddim.py", "from rich.progress import track"),
+        ("generation.py", "from ldm_train.training.ema import EMA"),
+        ("training/run.py", "import hydra.utils"),
+        ("training/run.py", "from ldm_train.tasks.config import build"),
+        ("tasks/train.py", "from ldm_train.training.ema import _trained"),
+        ("weights/files.py", "from ldm_train.types import Network"),
+    ],
+)
+def test_a_forbidden_import_is_seen(file: str, line: str) -> None:
+    assert len(breaches(file, ast.parse(line))) == 1
+
+
+@pytest.mark.parametrize(
+    ("file", "line"),
+    [
+        ("networks/adapters.py", "import peft"),
+        ("data/datamodules.py", "import pytorch_lightning as pl"),
+        ("training/ema.py", "from ldm_train.training.module import _own"),
+        ("tasks/train.py", "from ldm_train.generation import Generation"),
+        ("diffusion/denoiser.py", "import math, torch.nn.functional"),
+    ],
+)
+def test_an_allowed_import_passes(file: str, line: str) -> None:
+    assert breaches(file, ast.parse(line)) == []
+
+
+def test_only_the_denoiser_calls_the_network() -> None:
+    callers = {file: calls_of(tree, "network") for file, tree in TREES.items() if calls_of(tree, "network")}
+    assert list(callers) == ["diffusion/denoiser.py"]
+    assert len(callers["diffusion/denoiser.py"]) == 1
+
+
+@pytest.mark.parametrize("file", TREES)
+def test_files_and_functions_are_short(file: str) -> None:
+    assert len((PACKAGE / file).read_text(encoding="utf-8").splitlines()) <= 300
+    long = {node.name: node.end_lineno - node.lineno + 1 for node in functions(TREES[file]) if node.end_lineno is not None}
+    assert {name: lines for name, lines in long.items() if lines > 60} == {}
+
+
+@pytest.mark.parametrize("file", [file for file in TREES if room_of(file) in SILENT])
+def test_the_core_is_silent(file: str) -> None:
+    assert calls_of(TREES[file], "print") == []

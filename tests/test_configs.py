@@ -1,0 +1,179 @@
+"""Every shipped config composes, names a real constructor, and fits its signature."""
+
+import inspect
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.utils import get_object
+from omegaconf import DictConfig, OmegaConf
+
+from ldm_train.tasks.command import VERBS
+from ldm_train.tasks.config import ALLOWED, build, compose, folder, groups, targets
+
+FILES = sorted(folder().rglob("*.yaml"))
+NAMES = [path.relative_to(folder()).as_posix() for path in FILES]
+WITH_TARGET = [name for name in NAMES if "_target_" in OmegaConf.load(folder() / name)]
+EXPERIMENTS = groups().get("experiment", [])
+MAX_EXPERIMENT_LINES = 25
+
+# What the assembly passes beside a config's own keys, and the keys that it keeps for itself.
+PASSED = {"network": {"in_channels", "context_width", "vector_width"}, "logger": {"save_dir"}}
+KEPT = {"network": {"weights"}}
+RUN_PASSES = {"max_steps", "max_epochs", "logger", "callbacks", "use_distributed_sampler", "enable_checkpointing"}
+
+
+def dummies(verb: str, overrides: list[str]) -> list[str]:
+    """A value for each mandatory key of a verb with these overrides."""
+    with initialize_config_dir(str(folder()), version_base="1.3"):
+        missing = OmegaConf.missing_keys(hydra_compose(verb, overrides))
+    return [f"{key}=x" for key in sorted(missing)]
+
+
+def groups_of(verb: str) -> list[str]:
+    """The groups in a verb's defaults list."""
+    config = OmegaConf.load(folder() / f"{verb}.yaml")
+    assert isinstance(config, DictConfig)
+    entries = [str(key) for entry in config.defaults if isinstance(entry, DictConfig) for key in entry]
+    return [key.removeprefix("optional ").removeprefix("override ") for key in entries]
+
+
+CHOICES = [(verb, group, option) for verb in VERBS for group in groups_of(verb) for option in groups()[group]]
+
+
+def test_every_verb_has_a_config_and_every_config_a_verb() -> None:
+    assert {name.removesuffix(".yaml") for name in NAMES if "/" not in name} == set(VERBS)
+
+
+def test_every_group_is_used() -> None:
+    assert {group for _, group, _ in CHOICES} == set(groups())
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_verb_composes(verb: str) -> None:
+    config = compose(verb, dummies(verb, []))
+    assert not OmegaConf.missing_keys(config)
+    assert config.debug is False
+
+
+@pytest.mark.parametrize(("verb", "group", "option"), CHOICES)
+def test_option_composes_and_arrives(verb: str, group: str, option: str) -> None:
+    choice = [f"{group}={option}"]
+    config = compose(verb, choice + dummies(verb, choice))
+    if group != "experiment":
+        own = OmegaConf.load(folder() / group / f"{option}.yaml")
+        assert isinstance(own, DictConfig)
+        assert set(own) <= set(config[group])
+        assert config[group].get("_target_") == own.get("_target_")
+
+
+@pytest.mark.parametrize("name", WITH_TARGET)
+def test_target_is_allowed_and_its_arguments_fit(name: str) -> None:
+    config = OmegaConf.load(folder() / name)
+    assert isinstance(config, DictConfig)
+    assert config._target_.startswith(ALLOWED)
+    group = name.partition("/")[0]
+    keys = {str(key) for key in config if key not in ("_target_", "_partial_")} - KEPT.get(group, set())
+    arguments: dict[str, object] = dict.fromkeys(keys | PASSED.get(group, set()))
+    signature = inspect.signature(get_object(config._target_))
+    bind = signature.bind_partial if config.get("_partial_") else signature.bind
+    bind(**arguments)  # raises TypeError where a key is unknown, or an argument has no value
+
+
+@pytest.mark.parametrize("option", groups()["trainer"])
+def test_trainer_settings_are_lightnings(option: str) -> None:
+    config = OmegaConf.load(folder() / "trainer" / f"{option}.yaml")
+    assert isinstance(config, DictConfig)
+    known = set(inspect.signature(pl.Trainer).parameters)
+    assert set(config) <= known
+    assert not set(config) & RUN_PASSES, "these are set by the run itself"
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith("experiment/")])
+def test_options_with_settings_have_no_target_missing(name: str) -> None:
+    """A group's option is an object's settings, so it names the object; the Trainer alone is made in code."""
+    group, _, option = name.partition("/")
+    assert (name in WITH_TARGET) == bool(option and group != "trainer")
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_experiment_is_short_and_says_its_command(experiment: str) -> None:
+    lines = (folder() / "experiment" / f"{experiment}.yaml").read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= MAX_EXPERIMENT_LINES
+    header = "\n".join(line for line in lines[:8] if line.startswith("#"))
+    found = re.search(rf"ldm-train (.*experiment={experiment}.*)", header)
+    assert found, f"the header should hold a command with experiment={experiment}"
+    verb, *overrides = shlex.split(found[1])
+    config = compose(verb, overrides)
+    assert not OmegaConf.missing_keys(config)
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_experiment_overrules_the_defaults_and_the_command_line_overrules_both(experiment: str) -> None:
+    own = OmegaConf.load(folder() / "experiment" / f"{experiment}.yaml")
+    needed = [f"experiment={experiment}", *dummies("train", [f"experiment={experiment}"])]
+    assert compose("train", needed).max_steps == own.max_steps
+    assert compose("train", [*needed, "max_steps=7"]).max_steps == 7
+
+
+class Nowhere:
+    """Configs that would make a file if they were carried out."""
+
+    @staticmethod
+    def touching(target: str, mark: Path) -> DictConfig:
+        return OmegaConf.create({"_target_": target, "_args_": [f"touch {mark}"]})
+
+
+@pytest.mark.parametrize(
+    "target", ["os.system", "subprocess.getoutput", "builtins.eval", "ldm_trainer.anything", "torch.hub.load", "torch.load"]
+)
+@pytest.mark.parametrize("nested", ["plain", "in a value", "in a list", "partial"])
+def test_a_target_outside_the_allowed_packages_is_refused(target: str, nested: str, tmp_path: Path) -> None:
+    bad = Nowhere.touching(target, tmp_path / "mark")
+    config = {
+        "plain": bad,
+        "in a value": OmegaConf.create({"_target_": "ldm_train.samplers.ddim.DDIM", "eta": bad}),
+        "in a list": OmegaConf.create({"_target_": "ldm_train.samplers.ddim.DDIM", "eta": [bad]}),
+        "partial": OmegaConf.merge(bad, {"_partial_": True}),
+    }[nested]
+    assert isinstance(config, DictConfig)
+    with pytest.raises(ValueError, match=re.escape(target)):
+        build(config)
+    assert not (tmp_path / "mark").exists()
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["ldm_train.data.cache_writer.os.system", "ldm_train.data.cache_writer.shutil.rmtree", "torch.optim.sgd.torch.load"],
+)
+def test_an_allowed_module_is_no_way_to_what_it_imports(target: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=re.escape(target)):
+        build(Nowhere.touching(target, tmp_path / "mark"))
+    assert not (tmp_path / "mark").exists()
+
+
+def test_a_refused_target_on_the_command_line_names_the_allowed_packages(trained: Path, ldm_train, tmp_path: Path) -> None:
+    words = ["sample", f"run_dir={trained}", "prompts=[x]", f"out={tmp_path}/out"]
+    answer = ldm_train(*words, "sampler._target_=os.system")
+    assert answer.code == 1
+    assert "os.system" in answer.err
+    assert all(package in answer.err for package in ALLOWED)
+
+
+def test_targets_are_found_at_any_depth() -> None:
+    config = OmegaConf.create({"_target_": "a", "b": {"c": [{"_target_": "d"}, {"e": {"_target_": "f"}}]}, "g": 1})
+    assert list(targets(config)) == ["a", "d", "f"]
+
+
+def test_a_constructor_that_refuses_says_so_in_its_own_words() -> None:
+    with pytest.raises(ValueError, match="eta=2"):
+        build(OmegaConf.create({"_target_": "ldm_train.samplers.ddim.DDIM", "eta": 2}))
+
+
+def test_an_argument_that_is_unknown_is_named() -> None:
+    with pytest.raises(ValueError, match="etta"):
+        build(OmegaConf.create({"_target_": "ldm_train.samplers.ddim.DDIM", "etta": 1}))
