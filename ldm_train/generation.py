@@ -1,18 +1,17 @@
 """Prompts to pictures, on one page: captions to conditioning, noise through a sampler, latents to images."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ldm_train import draws
-from ldm_train.diffusion.denoiser import Denoiser, Estimate
+from ldm_train.diffusion.denoiser import Denoiser
 from ldm_train.diffusion.guidance import ClassifierFreeGuidance
 from ldm_train.diffusion.prediction import Prediction
 from ldm_train.diffusion.schedule import NoiseSchedule
 from ldm_train.encoders.latents import Scaling
-from ldm_train.samplers.base import Sampler
+from ldm_train.samplers.base import Sampler, StepCallback
 from ldm_train.types import Autoencoder, Captions, Conditioner, Network
 
 
@@ -43,14 +42,14 @@ class Generation:
         guidance: float,
         seed: int,
         first: int = 0,
-        watch: Callable[[int, Tensor, Tensor], None] | None = None,
+        callback: StepCallback | None = None,
     ) -> Tensor:
         """One picture for each prompt, (B, 3, size, size) in [-1, 1].
 
         Args:
             guidance: scale; 1 is none.
             seed: with the picture's number, counted from `first`, it fixes the noise: batches do not matter.
-            watch: called after each step with its number, the noisy pictures and the clean estimates, decoded.
+            callback: called after each step with its number, the latents x_s and the estimate.
         """
         side = self.size // self.autoencoder.factor
         shape = (self.autoencoder.channels, side, side)
@@ -58,10 +57,6 @@ class Generation:
 
         def draw(step: int) -> Tensor:
             return draws.normal(seed, f"step {step}", numbers, shape).to(self.device)
-
-        def callback(number: int, x_s: Tensor, estimate: Estimate) -> None:
-            if watch is not None:
-                watch(number, self.decode(x_s), self.decode(estimate.clean))
 
         conditioning, null = (self.conditioner(Captions(self.tokenize(texts))) for texts in (prompts, [""] * len(prompts)))
         denoiser = ClassifierFreeGuidance(Denoiser(self.network, self.schedule, self.prediction), null, guidance)

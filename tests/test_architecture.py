@@ -85,8 +85,15 @@ def breaches(file: str, tree: ast.AST) -> list[str]:
     return found
 
 
-def functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
-    return (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+def body_lines(tree: ast.AST) -> dict[str, int]:
+    """How many lines each function's body has, without its docstring."""
+    found = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            body = node.body[1:] if ast.get_docstring(node, clean=False) is not None else node.body
+            assert node.end_lineno is not None
+            found[node.name] = node.end_lineno - body[0].lineno + 1 if body else 0
+    return found
 
 
 def calls_of(tree: ast.AST, name: str) -> list[int]:
@@ -154,8 +161,7 @@ def test_only_the_denoiser_calls_the_network() -> None:
 @pytest.mark.parametrize("file", TREES)
 def test_files_and_functions_are_short(file: str) -> None:
     assert len((PACKAGE / file).read_text(encoding="utf-8").splitlines()) <= 300
-    long = {node.name: node.end_lineno - node.lineno + 1 for node in functions(TREES[file]) if node.end_lineno is not None}
-    assert {name: lines for name, lines in long.items() if lines > 60} == {}
+    assert {name: lines for name, lines in body_lines(TREES[file]).items() if lines > 60} == {}
 
 
 @pytest.mark.parametrize("file", [file for file in TREES if room_of(file) in SILENT])

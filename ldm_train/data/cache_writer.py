@@ -115,6 +115,7 @@ class CacheWriter:
     def _put_in_place(self) -> None:
         old = self.folder.with_name(self.folder.name + ".old")
         if self.folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
             self.folder.rename(old)
         self.writing.rename(self.folder)
         shutil.rmtree(old, ignore_errors=True)

@@ -14,6 +14,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+PATHS = {"cache", "run_dir", "out"}
+ACCEPTED: dict[type, str] = {bool: "true or false", int: "a whole number", float: "a number"}
+FREE = {"trainer.devices"}  # Lightning takes a number, a list or "auto"
 ALLOWED = ("ldm_train.", "torch.optim.", "pytorch_lightning.loggers.")
 
 
@@ -32,17 +35,49 @@ def compose(verb: str, overrides: list[str]) -> DictConfig:
     Raises:
         ConfigError: an unknown key, group or option (with the nearest name), a wrong type, or a value that is missing.
     """
-    GlobalHydra.instance().clear()
+    _refuse_unknown_options(overrides)
     try:
-        with initialize_config_dir(str(folder()), version_base="1.3"):
-            config = hydra_compose(verb, overrides)
+        config = _hydra(verb, overrides)
         missing = sorted(OmegaConf.missing_keys(config))
         if missing:
             raise ConfigError(f"{verb} needs {', '.join(f'{key}=…' for key in missing)} (see `ldm-train {verb} --help`)")
         OmegaConf.resolve(config)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_explain(verb, overrides, error)) from error
+    for key in PATHS & config.keys():
+        config[key] = None if config[key] is None else str(config[key])
+    _refuse_wrong_types(_hydra(verb, []), config)
     return config
+
+
+def _hydra(verb: str, overrides: list[str]) -> DictConfig:
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(folder()), version_base="1.3"):
+        return hydra_compose(verb, overrides)
+
+
+def _refuse_unknown_options(overrides: list[str]) -> None:
+    """Hydra passes over an unknown option of an optional group in silence."""
+    known = groups()
+    for word in overrides:
+        key, _, value = word.partition("=")
+        if key in known and value not in {*known[key], "null"}:
+            raise ConfigError(f"{key}={value} is no option; there are: {', '.join(known[key])}{nearest(value, known[key])}")
+
+
+def _refuse_wrong_types(defaults: DictConfig, config: DictConfig, prefix: str = "") -> None:
+    """Where the default is a number or a switch, the value must be one too."""
+    for key in map(str, config):
+        default = None if key not in defaults or OmegaConf.is_missing(defaults, key) else defaults[key]
+        value = config[key]
+        if isinstance(default, DictConfig) and isinstance(value, DictConfig):
+            _refuse_wrong_types(default, value, f"{prefix}{key}.")
+        elif isinstance(default, bool | int | float) and value is not None:
+            accepted = next(words for kind, words in ACCEPTED.items() if isinstance(default, kind))
+            whole = isinstance(value, int) or not isinstance(default, int)
+            right = isinstance(value, bool) == isinstance(default, bool) and isinstance(value, int | float) and whole
+            if not right and prefix + key not in FREE:
+                raise ConfigError(f"{prefix}{key}={value} is not {accepted}, such as its default {default}")
 
 
 def describe(verb: str) -> str:
@@ -68,7 +103,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 def _explain(verb: str, overrides: list[str], error: Exception) -> str:
     """The first override that is not known, with the nearest name; else Hydra's own words."""
-    plain = compose_keys(verb)
+    plain = list(_dotted(_hydra(verb, [])))
     for word in overrides:
         key, _, value = word.lstrip("+~").partition("=")
         if (
@@ -85,14 +120,6 @@ def _explain(verb: str, overrides: list[str], error: Exception) -> str:
     if known:
         return f"unknown setting {known[2]!r} of {verb}{nearest(known[2], plain)} (`ldm-train {verb} --help` lists them)"
     return str(error.__cause__ or error).strip()
-
-
-def compose_keys(verb: str) -> list[str]:
-    """Every key of a verb's default config, dotted."""
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(folder()), version_base="1.3"):
-        config = hydra_compose(verb, [])
-    return list(_dotted(config))
 
 
 def _dotted(config: DictConfig, prefix: str = "") -> Iterator[str]:

@@ -2,6 +2,8 @@
 
 import json
 import os
+import shlex
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,10 +12,11 @@ from omegaconf import DictConfig, OmegaConf
 
 LAST = Path("checkpoints") / "last.ckpt"
 IDENTITY = "identity.json"
+COMMANDS = "commands.txt"
 
 
 def prepare(config: DictConfig, *, identity: Mapping[str, str]) -> bool:
-    """Make the run directory and write its `config.yaml`; True where a checkpoint is to be continued.
+    """Make the run directory, write its `config.yaml`, and add the command to `commands.txt`; True where a checkpoint is to be continued.
 
     Args:
         identity: what must be the same when the run is continued, such as the cache's fingerprint.
@@ -46,12 +49,14 @@ def prepare(config: DictConfig, *, identity: Mapping[str, str]) -> bool:
         (run_dir / IDENTITY).write_text(json.dumps(dict(identity), indent=2) + "\n", encoding="utf-8")
         if not found:
             _start_anew(run_dir)
+        with (run_dir / COMMANDS).open("a", encoding="utf-8") as file:
+            file.write(shlex.join(["ldm-train", *sys.argv[1:]]) + "\n")
     return found
 
 
 def _start_anew(run_dir: Path) -> None:
     """Without a checkpoint nothing is continued: an earlier start's lines would be doubled."""
-    for name in ("metrics.jsonl", "timing.jsonl"):
+    for name in ("metrics.jsonl", "timing.jsonl", COMMANDS):
         (run_dir / name).unlink(missing_ok=True)
 
 

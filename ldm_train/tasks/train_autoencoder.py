@@ -11,7 +11,7 @@ from ldm_train.encoders.latents import Scaling
 from ldm_train.metrics.drawings import psnr
 from ldm_train.tasks.config import build
 from ldm_train.tasks.lightning import options, quiet
-from ldm_train.tasks.run_directory import prepare, set_threads
+from ldm_train.tasks.run_directory import COMMANDS, prepare, set_threads
 from ldm_train.training.autoencoder import AutoencoderTraining
 from ldm_train.training.callbacks.reconstructions import Reconstructions
 from ldm_train.training.run import run as fit
@@ -58,7 +58,7 @@ def run(config: DictConfig) -> None:
 
 @torch.no_grad()
 def save(module: AutoencoderTraining, data: Pictures, run_dir: Path) -> None:
-    """Write the autoencoder with the scale measured on training pictures, and `report.json` with the PSNR, dB."""
+    """Write the autoencoder with the scale measured on training pictures, and `training.json`: commands, PSNR in dB, curve."""
     module.eval().cpu()
     sample = data.train_items[:: max(1, len(data.train_items) // 256)]
     means = [module.autoencoder.encode(data.images(sample[i : i + 32])).mean for i in range(0, len(sample), 32)]
@@ -69,5 +69,13 @@ def save(module: AutoencoderTraining, data: Pictures, run_dir: Path) -> None:
         if items:
             batches = [data.images(items[i : i + 32]) for i in range(0, len(items), 32)]
             report[name] = torch.cat([psnr(module.reconstruct(images), images) for images in batches]).mean().item()
-    (run_dir / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    told = {"commands": (run_dir / COMMANDS).read_text(encoding="utf-8").splitlines(), **report, "curve": curve(run_dir)}
+    (run_dir / "autoencoder" / "training.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
     print(f"autoencoder in {run_dir / 'autoencoder'}: {report}")
+
+
+def curve(run_dir: Path) -> list[dict[str, float]]:
+    """The lines of `metrics.jsonl` at which held-out (or training) pictures were measured, without the rate and the gradient."""
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    measured = [line for line in lines if any(name.endswith("_psnr") for name in line)]
+    return [{name: round(value, 5) for name, value in line.items() if name not in ("lr", "grad_norm")} for line in measured]

@@ -1,5 +1,7 @@
 """For Gaussian data the ideal denoiser is known in closed form, and every sampler must recover the data's moments."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from diffusers import DDIMScheduler
@@ -170,7 +172,7 @@ def test_timesteps_fall_from_the_last_to_0(data):
     timesteps = trailing(num_steps, steps := data.draw(st.integers(1, num_steps)))
     assert len(timesteps) == steps + 1
     assert (timesteps[0], timesteps[-1]) == (num_steps, 0)
-    assert all(t > s for t, s in zip(timesteps, timesteps[1:], strict=False))
+    assert all(t > s for t, s in pairwise(timesteps))
 
 
 @pytest.mark.parametrize("eta", [-0.1, 1.5])

@@ -54,5 +54,5 @@ class StepProgress(Callback):
         step_time = (now - self._started[1]) / max(1, steps)
         geometry = trainer.datamodule.geometry  # type: ignore[attr-defined]
         minutes = (trainer.max_steps - trainer.global_step) * step_time / 60
-        loss = self.step_log.latest.get("loss", float("nan"))
-        return f"loss {loss:.4f}  {geometry.batch_size / step_time:.1f} samples/s  {minutes:.1f} min left"
+        loss = f"loss {self.step_log.latest['loss']:.4f}  " if self.step_log.latest else ""
+        return f"{loss}{geometry.batch_size / step_time:.1f} samples/s  {minutes:.1f} min left"

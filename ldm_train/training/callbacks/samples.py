@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ldm_train.data.datamodules import CachedLatents
 from ldm_train.data.images import save_png, to_bytes
+from ldm_train.diffusion.denoiser import Estimate
 from ldm_train.generation import Generation
 from ldm_train.samplers.base import Sampler
 from ldm_train.training.callbacks.pictures import grid, log_image
@@ -77,9 +78,9 @@ class Samples(Callback):
         strip: list[Tensor] = []
         shown = frames(drawing.steps)
 
-        def watch(number: int, noisy: Tensor, clean: Tensor) -> None:
+        def watch(number: int, x_s: Tensor, estimate: Estimate) -> None:
             if number in shown:
-                strip.append(torch.cat([noisy[:1], clean[:1]]))
+                strip.append(generation.decode(torch.cat([x_s[:1], estimate.clean[:1]])))
 
         images = generation(
             drawing.prompts,
@@ -87,7 +88,7 @@ class Samples(Callback):
             steps=drawing.steps,
             guidance=drawing.guidance,
             seed=drawing.seed,
-            watch=watch,
+            callback=watch,
         )
         rows = torch.stack(strip, dim=1).flatten(0, 1)
         columns = min(8, len(images))
