@@ -16,7 +16,7 @@ COMMANDS = "commands.txt"
 
 
 def prepare(config: DictConfig, *, identity: Mapping[str, str]) -> bool:
-    """Make the run directory, write its `config.yaml`, and add the command to `commands.txt`; True where a checkpoint is to be continued.
+    """Make the run directory with `config.yaml` and `commands.txt`; True where a checkpoint is to be continued.
 
     Args:
         identity: what must be the same when the run is continued, such as the cache's fingerprint.

@@ -58,7 +58,7 @@ def run(config: DictConfig) -> None:
 
 @torch.no_grad()
 def save(module: AutoencoderTraining, data: Pictures, run_dir: Path) -> None:
-    """Write the autoencoder with the scale measured on training pictures, and `training.json`: commands, PSNR in dB, curve."""
+    """Write the autoencoder with its measured scale, and `training.json`: commands, PSNR in dB, curve."""
     module.eval().cpu()
     sample = data.train_items[:: max(1, len(data.train_items) // 256)]
     means = [module.autoencoder.encode(data.images(sample[i : i + 32])).mean for i in range(0, len(sample), 32)]
@@ -75,7 +75,7 @@ def save(module: AutoencoderTraining, data: Pictures, run_dir: Path) -> None:
 
 
 def curve(run_dir: Path) -> list[dict[str, float]]:
-    """The lines of `metrics.jsonl` at which held-out (or training) pictures were measured, without the rate and the gradient."""
+    """The lines of `metrics.jsonl` with a PSNR, without the rate and the gradient."""
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     measured = [line for line in lines if any(name.endswith("_psnr") for name in line)]
     return [{name: round(value, 5) for name, value in line.items() if name not in ("lr", "grad_norm")} for line in measured]
