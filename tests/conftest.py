@@ -4,14 +4,18 @@ import contextlib
 import io
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline"}  # read when their libraries are imported
 
 import pytest
 from PIL import Image, ImageDraw
+
+if TYPE_CHECKING:
+    from pytorch_lightning import Trainer
 
 SIDE = 16
 BACKGROUNDS = ("red", "lime", "blue", "white")
@@ -111,10 +115,15 @@ def cache(pictures: Path, encode: Callable[..., Answer], tmp_path_factory: pytes
 
 
 @pytest.fixture(scope="session")
-def train(ldm_train: Command) -> Callable[..., Answer]:
+def train_words() -> list[str]:
+    """Overrides of `train` for eight steps of a tiny network."""
+    return [*NETWORK, *SHORT, *WATCHED]
+
+
+@pytest.fixture(scope="session")
+def train(ldm_train: Command, train_words: list[str]) -> Callable[..., Answer]:
     """`train(cache, run_dir, *overrides)`: eight steps of a tiny network."""
-    settings = [*NETWORK, *SHORT, *WATCHED]
-    return lambda cache, run_dir, *more: ldm_train("train", f"cache={cache}", f"run_dir={run_dir}", *settings, *more)
+    return lambda cache, run_dir, *more: ldm_train("train", f"cache={cache}", f"run_dir={run_dir}", *train_words, *more)
 
 
 @pytest.fixture(scope="session")
@@ -143,3 +152,29 @@ def trained(run_with: Callable[..., Path]) -> Path:
 def autoencoder_settings() -> list[str]:
     """Overrides of `train_autoencoder` for a tiny architecture and a few steps."""
     return ["architecture.channels=[8,16]", "architecture.groups=4", f"image_size={SIDE}", *SHORT]
+
+
+class PowerCutError(Exception):
+    """What ends a run in the middle."""
+
+
+@pytest.fixture(scope="session")
+def power_cut() -> Callable[[int], contextlib.AbstractContextManager[None]]:
+    """`with power_cut(5): …` ends a run after its fifth step and all that was due then."""
+    from ldm_train.training.callbacks.checkpoint import LastCheckpoint
+
+    original = LastCheckpoint.on_train_batch_end
+
+    @contextlib.contextmanager
+    def cut(at: int) -> Iterator[None]:
+        def then_fail(self: LastCheckpoint, trainer: "Trainer", *rest: object) -> None:
+            original(self, trainer, *rest)  # type: ignore[arg-type]
+            if trainer.global_step == at:
+                raise PowerCutError
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(LastCheckpoint, "on_train_batch_end", then_fail)
+            with pytest.raises(PowerCutError):
+                yield
+
+    return cut

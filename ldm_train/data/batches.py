@@ -23,7 +23,8 @@ class Geometry:
     def __post_init__(self) -> None:
         share = self.micro_batch_size or self.batch_size // self.world_size
         if share < 1 or self.batch_size % (share * self.world_size):
-            fits = [n for n in range(1, 4 * self.batch_size) if n % (self.world_size * (self.micro_batch_size or 1)) == 0]
+            unit = self.world_size * (self.micro_batch_size or 1)
+            fits = range(unit, max(0, self.batch_size) + 3 * unit, unit)
             near = sorted(fits, key=lambda n: abs(n - self.batch_size))[:3]
             micro = f" and micro_batch_size={self.micro_batch_size}" if self.micro_batch_size else ""
             raise ValueError(

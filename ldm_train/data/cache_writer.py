@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -34,7 +35,7 @@ class CacheWriter:
     def write_part(self, number: int, moments: dict[str, Tensor], digests: Sequence[str], problems: dict[str, str]) -> None:
         """One batch: its moments (rows, C, H, W), a digest per row ("" where there is no picture), the problems by key."""
         part = self.writing / "parts" / f"{number:08d}"
-        save_file(moments, part.with_suffix(".safetensors"))
+        _save(moments, part.with_suffix(".safetensors"))
         part.with_suffix(".json").write_text(json.dumps({"digests": list(digests), "problems": problems}), encoding="utf-8")
 
     def finish(
@@ -85,8 +86,8 @@ class CacheWriter:
         if not entries:
             raise ValueError(f"no picture could be encoded, {self.writing / 'report.json'} says why; {self.folder} stays")
         stacked = {name: torch.stack(tensors) for name, tensors in rows.items()}
-        save_file(stacked, self.writing / f"latents-{entries[0].bucket}.safetensors")
-        save_file(caption_tensors, self.writing / "captions.safetensors")
+        _save(stacked, self.writing / f"latents-{entries[0].bucket}.safetensors")
+        _save(caption_tensors, self.writing / "captions.safetensors")
         self._write_lines("captions.jsonl", [json.dumps(caption) for caption in captions])
         self._write_lines("entries.jsonl", [json.dumps(asdict(entry)) for entry in entries])
         shutil.rmtree(self.writing / "parts")
@@ -119,6 +120,14 @@ class CacheWriter:
             self.folder.rename(old)
         self.writing.rename(self.folder)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _save(tensors: dict[str, Tensor], path: Path) -> None:
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:
+        free = shutil.disk_usage(path.parent).free / 2**20
+        raise OSError(f"cannot write {path} ({free:.0f} MiB are free there): {error}; an older cache stays") from error
 
 
 def _report(used: int, problems: dict[str, str]) -> dict[str, Json]:

@@ -28,7 +28,8 @@ class NoiseSchedule:
 
     def __post_init__(self) -> None:
         table = self.alphas_squared
-        if table.ndim != 1 or table[0] >= 1 or table[-1] < 0 or (table.diff() >= 0).any():
+        falls = table.ndim == 1 and len(table) > 0 and table[0] < 1 and table[-1] >= 0 and (table.diff() < 0).all()
+        if not falls:
             raise ValueError(f"a noise schedule's alpha^2 must fall strictly from below 1 to at least 0; got {table}")
 
     @property

@@ -84,7 +84,9 @@ def pretrained(
     """
     folder = SHIPPED / weights if (SHIPPED / weights).is_dir() else Path(weights)
     try:
-        model = AutoencoderKL.from_pretrained(str(folder) if folder.is_dir() else weights, subfolder=subfolder)
+        model = AutoencoderKL.from_pretrained(
+            str(folder) if folder.is_dir() else weights, subfolder=subfolder, use_safetensors=True
+        )
     except (OSError, ValueError) as error:
         shipped = ", ".join(sorted(p.name for p in SHIPPED.glob("*/")))
         raise ValueError(
@@ -93,7 +95,7 @@ def pretrained(
         ) from error
     given = {"scaling_factor": scale, "shift_factor": shift}
     model.register_to_config(**{name: value for name, value in given.items() if value is not None})
-    return KLAutoencoder(model.eval().requires_grad_(False))
+    return KLAutoencoder(model.requires_grad_(False)).eval()
 
 
 class NewKLAutoencoder(KLAutoencoder):
@@ -123,6 +125,7 @@ class NewKLAutoencoder(KLAutoencoder):
         for name, module in model.named_modules():
             if name.endswith("conv2") and isinstance(module, nn.Conv2d):
                 nn.init.zeros_(module.weight)
+                nn.init.zeros_(module.bias)
         super().__init__(model)
 
     def initialise(self, seed: int) -> Self:

@@ -109,8 +109,7 @@ def clip(
     Raises:
         ValueError: an unknown architecture or weights, or no way to get them.
     """
-    known = {name for pair in open_clip.list_pretrained() for name in pair} | set(open_clip.list_models())
-    if model not in known:
+    if model not in open_clip.list_models():
         raise ValueError(f"text_encoder.model={model} is not known to open_clip; `open_clip.list_models()` names them")
     if not Path(weights).is_file() and (model, weights) not in open_clip.list_pretrained():
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "none"
@@ -121,6 +120,10 @@ def clip(
         raise ValueError(
             f"cannot load text_encoder.weights={weights}: {str(error).splitlines()[0]}; give a local file"
         ) from error
+    if not isinstance(tower, TextTransformer) or tower.vocab_size != VOCABULARY:
+        raise ValueError(
+            f"text_encoder.model={model} has no text transformer with CLIP's vocabulary; choose one that has"
+        )
     return TextEncoder(
         tower, context_length=tower.context_length, pad_token=pad_token, trained=trained, pooled=pooled, layer=layer
     )

@@ -10,8 +10,8 @@ Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
 
 
 def group_norm(channels: int, *, eps: float = 1e-5) -> nn.GroupNorm:
-    """32 groups, or as many as divide the channels."""
-    return nn.GroupNorm(math.gcd(32, channels), channels, eps=eps)
+    """32 groups, or as many as divide the channels and leave two in each."""
+    return nn.GroupNorm(math.gcd(32, channels if channels > 32 else channels // 2), channels, eps=eps)
 
 
 def zero(layer: Layer) -> Layer:

@@ -71,6 +71,7 @@ class UNet(nn.Module):
         if uneven:
             raise ValueError(f"network.head_size={head_size} does not divide the width {uneven[0]}; choose a divisor of it")
         self.patch_size = patch_size
+        self.map_channels = map_channels
         self.divisor = patch_size * 2 ** (len(channels) - 1)
         embedding_width = 4 * channels[0]
 
@@ -128,6 +129,8 @@ class UNet(nn.Module):
                 )
             embedding = embedding + self.vector(conditioning.vector)
         embedding = F.silu(embedding)
+        if (0 if conditioning.maps is None else conditioning.maps.shape[1]) != self.map_channels:
+            raise ValueError(f"the conditioning's maps do not have the {self.map_channels} channels of network.map_channels")
         if conditioning.maps is not None:
             x_t = torch.cat([x_t, conditioning.maps], dim=1)
         x = self.conv_in(F.pixel_unshuffle(x_t, self.patch_size))

@@ -41,7 +41,7 @@ def test_rows_and_accumulation_describe_the_pieces(world_size, micro_batch_size)
         (12, 1, 5),
         (12, 2, 4),
         (12, 8, 4),
-        pytest.param(1, 8, None, marks=pytest.mark.xfail(strict=True, reason="names none where all are far")),
+        (1, 8, None),
     ],
 )
 def test_a_batch_that_cannot_be_shared_out_is_refused_with_sizes_that_can(batch_size, world_size, micro_batch_size):

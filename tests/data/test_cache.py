@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -321,8 +322,6 @@ def test_what_the_source_holds_out_is_never_trained_on(cache: Path) -> None:
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 def test_without_a_split_copies_of_a_picture_stay_together(share: float, cache: Path) -> None:
-    from dataclasses import replace
-
     entries = [replace(entry, held_out=False) for entry in LatentCache(cache).entries]
     twice = entries + [replace(entry, key=f"copy of {entry.key}") for entry in entries]
     train, held_out = split(twice, share)
@@ -331,7 +330,9 @@ def test_without_a_split_copies_of_a_picture_stay_together(share: float, cache: 
     assert share not in (0.0, 1.0) or len(held_out) == 24 * share
 
 
-def test_a_cache_that_is_all_held_out_cannot_be_trained_on(pictures: Path, encode: Callable, train: Callable, tmp_path: Path) -> None:
+def test_a_cache_that_is_all_held_out_cannot_be_trained_on(
+    pictures: Path, encode: Callable, train: Callable, tmp_path: Path
+) -> None:
     folder = copy(pictures, tmp_path / "source")
     rows = [json.loads(line) | {"split": "test"} for line in (folder / "metadata.jsonl").read_text().splitlines()]
     (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

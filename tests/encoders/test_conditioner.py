@@ -147,7 +147,7 @@ def test_clip_loads_a_local_file_and_says_what_open_clip_says(published):
     "model",
     [
         "ViT-of-nowhere",
-        pytest.param("openai", marks=pytest.mark.xfail(strict=True, reason="names of weights pass for models")),
+        "openai",
     ],
 )
 def test_an_unknown_model_is_refused_by_name(model):

@@ -16,7 +16,9 @@ from ldm_train.tasks.config import folder, groups
 def groups_of(verb: str) -> set[str]:
     """The groups in a verb's defaults list."""
     config = OmegaConf.load(folder() / f"{verb}.yaml")
-    return {str(key).removeprefix("optional ") for entry in config.defaults if isinstance(entry, DictConfig) for key in entry}
+    return {
+        str(key).removeprefix("optional ") for entry in config.defaults if isinstance(entry, DictConfig) for key in entry
+    }
 
 
 @pytest.mark.parametrize(("words", "code"), [([], 2), (["--help"], 0), (["-h"], 0)])
@@ -52,6 +54,10 @@ def test_without_a_verb_the_verbs_are_listed(words: list[str], code: int, ldm_tr
         (["sample"], "sample needs out=…, prompts=…, run_dir=…"),
         (["encode", "cache=x"], "encode needs source.path=…"),
         (["encode", "source.path=x", "cache=y", "autoencoder=pretrained"], "encode needs autoencoder.weights=…"),
+        (["train", "cache=x", "run_dir=y", "batch_size=many"], "batch_size=many is not a whole number"),
+        (["train", "cache=x", "run_dir=y", "batch_size=2.5"], "batch_size=2.5 is not a whole number"),
+        (["train", "cache=x", "run_dir=y", "optimizer.lr=fast"], "optimizer.lr=fast is not a number"),
+        (["train", "cache=x", "run_dir=y", "debug=1"], "debug=1 is not true or false"),
         (["train", "cache=x", "run_dir=y", "nonsense"], "nonsense"),
         (["train", "cache=x", "run_dir=y", "network.channels=[1"], "network.channels"),
     ],
@@ -71,7 +77,9 @@ def test_help_of_a_verb_shows_settings_and_groups(verb: str, ldm_train: Callable
     assert f"ldm-train {verb} " in answer.out, "its command"
     assert "debug: false" in answer.out, "its settings"
     shown = [line.strip().partition("=") for line in answer.out.partition("Groups:")[2].strip().splitlines()]
-    assert {group: options.split("|") for group, _, options in shown} == {group: groups()[group] for group in groups_of(verb)}
+    assert {group: options.split("|") for group, _, options in shown} == {
+        group: groups()[group] for group in groups_of(verb)
+    }
 
 
 @pytest.mark.parametrize(
@@ -103,11 +111,11 @@ def test_a_typo_is_answered_before_anything_heavy_is_imported(words: list[str], 
             "autoencoder.weights={tmp}/empty is neither shipped",
         ),
         (
-            "encode source.path={pictures} cache={tmp}/c autoencoder=identity text_encoder=clip_vit_l_14 text_encoder.model=ViT-X",
+            "encode source.path={pictures} cache=x autoencoder=identity text_encoder=clip_vit_l_14 text_encoder.model=ViT-X",
             "text_encoder.model=ViT-X is not known",
         ),
         (
-            "encode source.path={pictures} cache={tmp}/c autoencoder=identity text_encoder=clip_vit_l_14 text_encoder.weights=x",
+            "encode source.path={pictures} cache=x autoencoder=identity text_encoder=clip_vit_l_14 text_encoder.weights=x",
             "text_encoder.weights=x is neither a file nor",
         ),
         ("train cache={tmp}/empty run_dir={tmp}/r", "{tmp}/empty is not a latent cache"),
@@ -119,12 +127,20 @@ def test_a_typo_is_answered_before_anything_heavy_is_imported(words: list[str], 
         ("train cache={cache} run_dir={tmp}/r ema.decay=1", "ema.decay=1"),
         ("train cache={cache} run_dir={tmp}/r batch_size=5 micro_batch_size=2", "batch_size=5"),
         ("train cache={cache} run_dir={tmp}/r checkpoint.every=0", "checkpoint.every=0"),
+        ("train cache={cache} run_dir={tmp}/r validation.every=0", "validation.every=0"),
+        ("train cache={cache} run_dir={tmp}/r pictures.every=0", "pictures.every=0"),
+        ("train cache={cache} run_dir={tmp}/r trainer.log_every_n_steps=0", "log_every_n_steps=0"),
+        ("train cache={cache} run_dir={tmp}/r batch_size=0", "batch_size=0"),
+        ("train cache={cache} run_dir={tmp}/r pictures.steps=0", "steps=0 must be from 1"),
+        ("train cache={cache} run_dir={tmp}/r pictures.steps=2000", "steps=2000 must be from 1"),
         ("train cache={cache} run_dir={tmp}/r weighting=min_snr weighting.gamma=0", "gamma=0 must be above 0"),
         ("sample run_dir={tmp}/empty prompts=[a] out={tmp}/o", "run_dir={tmp}/empty is not a run directory"),
         ("sample run_dir={trained} prompts={tmp}/missing.txt out={tmp}/o", "prompts={tmp}/missing.txt is not a text file"),
         ("sample run_dir={trained} prompts=[] out={tmp}/o", "holds no prompt"),
         ("sample run_dir={trained} prompts=[a] out={tmp}/o weights=best", "weights=best is not known"),
         ("sample run_dir={trained} prompts=[a] out={tmp}/o steps=2000", "steps=2000 must be from 1 to"),
+        ("sample run_dir={trained} prompts=[a] out={tmp}/o batch_size=0", "batch_size=0"),
+        ("encode source.path={pictures} cache={tmp}/c autoencoder=identity batch_size=0", "batch_size=0"),
         ("evaluate run_dir={tmp}/empty out={tmp}/o.json", "run_dir={tmp}/empty is not a run directory"),
         ("evaluate run_dir={trained} out={tmp}/o.json cache={tmp}/empty", "{tmp}/empty is not a latent cache"),
         (

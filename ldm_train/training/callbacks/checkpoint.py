@@ -1,6 +1,7 @@
 """Checkpoints that are whole or absent: written under another name, flushed, and renamed onto `checkpoints/last.ckpt`."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -37,7 +38,11 @@ class LastCheckpoint(Callback):
             if isinstance(logger, JsonLinesLogger):
                 logger.save()
         writing = self.path.with_suffix(".writing")
-        trainer.save_checkpoint(writing, weights_only=False)
+        try:
+            trainer.save_checkpoint(writing, weights_only=False)
+        except RuntimeError as error:  # how torch's writer reports a failed write
+            free = shutil.disk_usage(self.path.parent).free / 2**20
+            raise OSError(f"cannot write {writing} ({free:.0f} MiB are free there); {self.path} is as it was") from error
         if trainer.is_global_zero:
             with writing.open("rb") as file:
                 os.fsync(file.fileno())
