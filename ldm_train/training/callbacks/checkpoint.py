@@ -40,7 +40,8 @@ class LastCheckpoint(Callback):
         writing = self.path.with_suffix(".writing")
         try:
             trainer.save_checkpoint(writing, weights_only=False)
-        except RuntimeError as error:  # how torch's writer reports a failed write
+        except (RuntimeError, OSError) as error:  # torch's writer reports a failed write by the first
+            writing.unlink(missing_ok=True)
             free = shutil.disk_usage(self.path.parent).free / 2**20
             raise OSError(f"cannot write {writing} ({free:.0f} MiB are free there); {self.path} is as it was") from error
         if trainer.is_global_zero:
