@@ -6,6 +6,7 @@ Training and sampling both go through here; nothing else calls a network.
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from ldm_train.diffusion.broadcast import per_example
@@ -38,6 +39,11 @@ class Denoiser:
         self.network = network
         self.schedule = schedule
         self.prediction = prediction
+
+    def terminal_amplification(self) -> float:
+        """By how much an error of the output grows in the clean estimate at t = T, where sampling starts."""
+        alpha, sigma = self.schedule(torch.tensor([self.schedule.num_steps]))
+        return self.prediction.clean_error_per_output_error(alpha, sigma).sqrt().item()
 
     def __call__(self, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Estimate:
         """Estimates for noisy latents (B, C, H, W) at t (B,) from 1 to T."""

@@ -85,7 +85,7 @@ def pretrained(
     folder = SHIPPED / weights if (SHIPPED / weights).is_dir() else Path(weights)
     try:
         model = AutoencoderKL.from_pretrained(
-            str(folder) if folder.is_dir() else weights, subfolder=subfolder, use_safetensors=True
+            str(folder) if folder.is_dir() else weights, subfolder=subfolder, use_safetensors=True, low_cpu_mem_usage=False
         )
     except (OSError, ValueError) as error:
         shipped = ", ".join(sorted(p.name for p in SHIPPED.glob("*/")))

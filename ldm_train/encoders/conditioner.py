@@ -121,9 +121,7 @@ def clip(
             f"cannot load text_encoder.weights={weights}: {str(error).splitlines()[0]}; give a local file"
         ) from error
     if not isinstance(tower, TextTransformer) or tower.vocab_size != VOCABULARY:
-        raise ValueError(
-            f"text_encoder.model={model} has no text transformer with CLIP's vocabulary; choose one that has"
-        )
+        raise ValueError(f"text_encoder.model={model} has no text transformer with CLIP's vocabulary; choose one that has")
     return TextEncoder(
         tower, context_length=tower.context_length, pad_token=pad_token, trained=trained, pooled=pooled, layer=layer
     )

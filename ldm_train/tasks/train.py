@@ -7,6 +7,7 @@ from omegaconf import DictConfig, open_dict
 
 from ldm_train.data.cache import LatentCache, refuse_other
 from ldm_train.data.datamodules import CachedLatents
+from ldm_train.diffusion.denoiser import Denoiser
 from ldm_train.encoders.fingerprint import fingerprint
 from ldm_train.encoders.latents import Scaling
 from ldm_train.tasks.assemble import Parts, build_parts, load_weights
@@ -35,6 +36,7 @@ def run(config: DictConfig) -> None:
         step = load_weights(Path(config.network.weights), parts)
         print(f"starting from the averaged weights of {config.network.weights} at its step {step}")
     module = training_module(config, parts)
+    warn_of_amplification(module.objective.denoiser)
     run_dir, ema = Path(config.run_dir), EMA(decay=config.ema.decay)
     fit(
         module,
@@ -58,6 +60,16 @@ def run(config: DictConfig) -> None:
         options=options(config.trainer),
         resume=resumed,
     )
+
+
+def warn_of_amplification(denoiser: Denoiser) -> None:
+    """Noise prediction on a schedule that ends in pure noise trains well and then draws badly; say so at the start."""
+    amplification = denoiser.terminal_amplification()
+    if amplification > 1000:
+        print(
+            "warning: with this prediction and schedule, sampling starts where a network's error counts "
+            f"{amplification:.0f} times in the picture; not so with prediction=velocity, nor with schedule=scaled_linear"
+        )
 
 
 def complete(config: DictConfig, cache: LatentCache) -> None:

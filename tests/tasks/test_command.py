@@ -122,18 +122,6 @@ def test_a_typo_is_answered_before_anything_heavy_is_imported(words: list[str], 
         ("train cache={pictures} run_dir={tmp}/r", "{pictures} is not a latent cache"),
         ("train cache={cache} run_dir={tmp}/r resume=perhaps", "resume=perhaps is not known"),
         ("train cache={cache} run_dir={tmp}/r network.weights={tmp}/empty", "{tmp}/empty is not a trained run"),
-        ("train cache={cache} run_dir={tmp}/r network.channels=[8,16,32]", "network.attention has 2 flags for 3 levels"),
-        ("train cache={cache} run_dir={tmp}/r network.head_size=7", "network.head_size=7 does not divide"),
-        ("train cache={cache} run_dir={tmp}/r ema.decay=1", "ema.decay=1"),
-        ("train cache={cache} run_dir={tmp}/r batch_size=5 micro_batch_size=2", "batch_size=5"),
-        ("train cache={cache} run_dir={tmp}/r checkpoint.every=0", "checkpoint.every=0"),
-        ("train cache={cache} run_dir={tmp}/r validation.every=0", "validation.every=0"),
-        ("train cache={cache} run_dir={tmp}/r pictures.every=0", "pictures.every=0"),
-        ("train cache={cache} run_dir={tmp}/r trainer.log_every_n_steps=0", "log_every_n_steps=0"),
-        ("train cache={cache} run_dir={tmp}/r batch_size=0", "batch_size=0"),
-        ("train cache={cache} run_dir={tmp}/r pictures.steps=0", "steps=0 must be from 1"),
-        ("train cache={cache} run_dir={tmp}/r pictures.steps=2000", "steps=2000 must be from 1"),
-        ("train cache={cache} run_dir={tmp}/r weighting=min_snr weighting.gamma=0", "gamma=0 must be above 0"),
         ("sample run_dir={tmp}/empty prompts=[a] out={tmp}/o", "run_dir={tmp}/empty is not a run directory"),
         ("sample run_dir={trained} prompts={tmp}/missing.txt out={tmp}/o", "prompts={tmp}/missing.txt is not a text file"),
         ("sample run_dir={trained} prompts=[] out={tmp}/o", "holds no prompt"),
@@ -161,6 +149,32 @@ def test_bad_input_ends_with_a_message_and_no_traceback(
     assert told.format(**places) in answer.err
     assert "Traceback" not in answer.err
     assert "debug=true" in answer.err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("network.channels=[8,16,32]", "network.attention has 2 flags for 3 levels"),
+        ("network.head_size=7", "network.head_size=7 does not divide"),
+        ("ema.decay=1", "ema.decay=1"),
+        ("batch_size=5 micro_batch_size=2", "batch_size=5"),
+        ("checkpoint.every=0", "checkpoint.every=0"),
+        ("validation.every=0", "validation.every=0"),
+        ("pictures.every=0", "pictures.every=0"),
+        ("trainer.log_every_n_steps=0", "log_every_n_steps=0"),
+        ("batch_size=0", "batch_size=0"),
+        ("pictures.steps=0", "steps=0 must be from 1"),
+        ("pictures.steps=2000", "steps=2000 must be from 1"),
+        ("weighting=min_snr weighting.gamma=0", "gamma=0 must be above 0"),
+    ],
+)
+def test_a_bad_setting_ends_training_before_its_first_step(
+    words: str, told: str, train: Callable, cache: Path, tmp_path: Path
+) -> None:
+    answer = train(cache, tmp_path / "run", "max_steps=1", *words.split())
+    assert answer.code == 1
+    assert told in answer.err
+    assert not (tmp_path / "run/metrics.jsonl").exists()
 
 
 def test_debug_shows_where_an_error_came_from(tmp_path: Path) -> None:
