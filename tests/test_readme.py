@@ -102,6 +102,11 @@ def test_the_table_holds_the_measured_figures(name: str) -> None:
     assert shown == [f"{result[name]:.{DIGITS[name]}f}" for result in RESULTS]
 
 
+def test_the_second_data_set_s_figure_is_its_evaluation_s() -> None:
+    measured = json.loads((ROOT / "docs" / "results" / "noto.json").read_text())
+    assert f"the validation loss is {measured['validation_loss']:.3f}" in README
+
+
 def test_the_autoencoder_s_figure_is_its_training_s() -> None:
     folder = ROOT / "ldm_train" / "encoders" / "pretrained" / "openmoji"
     training = json.loads((folder / "training.json").read_text())

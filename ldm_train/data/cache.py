@@ -75,16 +75,21 @@ class Manifest:
 class LatentCache:
     """A cache opened for reading: memory-mapped, random access by entry.
 
+    Args:
+        verify: compare every file with its checksum first, which reads them all.
+
     Raises:
-        ValueError: no cache there, an unknown format, or a file missing or of another size than its tensors need.
+        ValueError: no cache there, an unknown format, or a file that is missing, unreadable or, if verified, changed.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, *, verify: bool = False) -> None:
         self.folder = Path(folder)
         self.manifest = read_manifest(self.folder)
         missing = [name for name in self.manifest.files if not (self.folder / name).is_file()]
         if missing:
             raise ValueError(f"cache {self.folder} lacks {', '.join(missing)}; encode it again")
+        if verify:
+            self._verify()
         self.entries = [Entry(**json.loads(line)) for line in self._text("entries.jsonl")]
         self.caption_texts: list[str] = [json.loads(line) for line in self._text("captions.jsonl")]
         captions = self._tensors("captions.safetensors")
@@ -102,12 +107,7 @@ class LatentCache:
         """Captions by number, (B,)."""
         return Captions(self.tokens[numbers], None if self.embeddings is None else self.embeddings[numbers].float())
 
-    def verify(self) -> None:
-        """Compare every file with its checksum.
-
-        Raises:
-            ValueError: naming the files that have changed.
-        """
+    def _verify(self) -> None:
         changed = [name for name, digest in self.manifest.files.items() if file_digest(self.folder / name) != digest]
         if changed:
             raise ValueError(f"cache {self.folder}: {', '.join(changed)} changed since encoding; encode it again")
@@ -133,10 +133,13 @@ def read_manifest(folder: Path) -> Manifest:
         raise ValueError(
             f"{folder} is not a latent cache (it has no manifest.json); `ldm-train encode … cache={folder}` makes one"
         )
-    values = json.loads(path.read_text(encoding="utf-8"))
-    if values.get("format") != FORMAT:
-        raise ValueError(f"cache {folder} has format {values.get('format')}, this version reads {FORMAT}; encode it again")
-    return Manifest(**values)
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if values["format"] != FORMAT:
+            raise ValueError(f"it has format {values['format']}, and this version reads {FORMAT}")
+        return Manifest(**values)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} cannot be used ({error}); encode it again") from error
 
 
 def file_digest(path: Path) -> str:

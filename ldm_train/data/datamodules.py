@@ -54,6 +54,9 @@ class Pictures(EndlessData):
         items: the usable items of a source.
         size: side of the square pictures, pixels.
         flip: mirror half of them.
+
+    Raises:
+        ValueError: nothing is left to train on.
     """
 
     def __init__(
@@ -70,6 +73,8 @@ class Pictures(EndlessData):
         super().__init__(batch_size=batch_size, micro_batch_size=micro_batch_size, seed=seed, workers=workers)
         self.train_items = [item for item in items if not item.held_out]
         self.held_out_items = [item for item in items if item.held_out]
+        if not self.train_items:
+            raise ValueError(f"no picture to train on: of {len(items)} usable ones all are held out")
         self.size = size
         self.flip = flip
 

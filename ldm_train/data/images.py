@@ -20,6 +20,8 @@ def read_image(path: Path, size: int) -> Tensor:
         upright = ImageOps.exif_transpose(picture)
         if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
             upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright.convert("RGBA"))
+        if upright.mode.startswith("I"):  # 16 bits of grey, which convert() would clip
+            upright = Image.fromarray((np.asarray(upright) / 257).clip(0, 255).round().astype(np.uint8))
         colour = upright.convert("RGB")
         if colour.size != (size, size):
             colour = ImageOps.fit(colour, (size, size), Image.Resampling.BICUBIC)

@@ -125,6 +125,7 @@ class NewKLAutoencoder(KLAutoencoder):
         for name, module in model.named_modules():
             if name.endswith("conv2") and isinstance(module, nn.Conv2d):
                 nn.init.zeros_(module.weight)
+                assert module.bias is not None
                 nn.init.zeros_(module.bias)
         super().__init__(model)
 

@@ -10,6 +10,7 @@ from typing import Any
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -83,9 +84,13 @@ def _refuse_wrong_types(defaults: DictConfig, config: DictConfig, prefix: str = 
 def describe(verb: str) -> str:
     """A verb's settings with their comments, and the options of each group it uses."""
     text = (folder() / f"{verb}.yaml").read_text(encoding="utf-8")
-    options = "\n".join(
-        f"  {group}={'|'.join(names)}" for group, names in groups().items() if re.search(rf"\b{group}\b", text)
-    )
+    used = [
+        key.split()[-1].lstrip("/")
+        for entry in OmegaConf.create(text).defaults
+        if not isinstance(entry, str)
+        for key in entry
+    ]
+    options = "\n".join(f"  {group}={'|'.join(names)}" for group, names in groups().items() if group in used)
     return f"{text}\nGroups:\n{options}"
 
 
@@ -104,7 +109,12 @@ def nearest(word: str, known: Iterable[str]) -> str:
 def _explain(verb: str, overrides: list[str], error: Exception) -> str:
     """The first override that is not known, with the nearest name; else Hydra's own words."""
     plain = list(_dotted(_hydra(verb, [])))
+    parser = OverridesParser.create()
     for word in overrides:
+        try:
+            parser.parse_override(word)
+        except HydraException:
+            return f"{word!r} cannot be read as key=value; quote lists and texts as in 'prompts=[\"a fox\"]'"
         key, _, value = word.lstrip("+~").partition("=")
         if (
             key in groups()
@@ -142,7 +152,7 @@ def build(config: DictConfig, **values: object) -> Any:
     from hydra.utils import instantiate
 
     for target in targets(config):
-        if not target.startswith(ALLOWED):
+        if not target.startswith(ALLOWED) or not _home(target).startswith(ALLOWED):
             raise ValueError(
                 f"_target_: {target} is outside what a config may build ({', '.join(ALLOWED)}); nothing was run"
             )
@@ -153,6 +163,24 @@ def build(config: DictConfig, **values: object) -> Any:
         if isinstance(cause, ValueError | OSError):
             raise cause from error
         raise ValueError(f"{config.get('_target_')}: {cause or error}") from error
+
+
+def _home(target: str) -> str:
+    """The module in which a target is defined: an allowed module is no way to what it imports."""
+    from hydra.utils import get_object
+
+    try:
+        return str(getattr(get_object(target), "__module__", "")) + "."
+    except (HydraException, ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"_target_: {target} is not there ({error})") from error
+
+
+def at_least_one(config: DictConfig, *names: str) -> None:
+    """Refuse counts below 1, by their dotted names."""
+    for name in names:
+        value = OmegaConf.select(config, name)
+        if value is not None and value < 1:
+            raise ValueError(f"{name}={value} must be at least 1")
 
 
 def targets(config: object) -> Iterator[str]:

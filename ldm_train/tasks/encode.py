@@ -13,7 +13,7 @@ from ldm_train.data.cache_writer import CacheWriter
 from ldm_train.data.inspection import usable
 from ldm_train.encoders.conditioner import TextEncoder
 from ldm_train.encoders.fingerprint import fingerprint
-from ldm_train.tasks.config import build
+from ldm_train.tasks.config import at_least_one, build
 from ldm_train.tasks.lightning import options, quiet
 from ldm_train.training.encoding import Encoding, EncodingData, PictureBatches, WriteParts
 
@@ -21,6 +21,7 @@ DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch
 
 
 def run(config: DictConfig) -> int:
+    at_least_one(config, "batch_size")
     if config.dtype not in DTYPES:
         raise ValueError(f"dtype={config.dtype} is not a type to store latents in; accepted: {', '.join(DTYPES)}")
     items, problems = usable(list(build(config.source)))

@@ -8,11 +8,12 @@ from rich.progress import track
 
 from ldm_train.data.images import save_png, to_bytes
 from ldm_train.tasks.assemble import build_parts, choose_device, load_weights, read_config
-from ldm_train.tasks.config import build
+from ldm_train.tasks.config import at_least_one, build
 from ldm_train.training.callbacks.pictures import grid
 
 
 def run(config: DictConfig) -> None:
+    at_least_one(config, "batch_size")
     prompts = read_prompts(config.prompts)
     parts = build_parts(read_config(config.run_dir))
     step = load_weights(Path(config.run_dir), parts, weights=config.weights)

@@ -10,10 +10,11 @@ from ldm_train.data.datamodules import CachedLatents
 from ldm_train.diffusion.denoiser import Denoiser
 from ldm_train.encoders.fingerprint import fingerprint
 from ldm_train.encoders.latents import Scaling
+from ldm_train.samplers.base import trailing
 from ldm_train.tasks.assemble import Parts, build_parts, load_weights
-from ldm_train.tasks.config import build
+from ldm_train.tasks.config import at_least_one, build
 from ldm_train.tasks.lightning import options, quiet
-from ldm_train.tasks.run_directory import prepare, set_threads
+from ldm_train.tasks.run_directory import LAST, prepare, set_threads
 from ldm_train.training.callbacks.samples import Drawing, Samples
 from ldm_train.training.callbacks.validation import Validation
 from ldm_train.training.ema import EMA
@@ -22,15 +23,17 @@ from ldm_train.training.run import run as fit
 
 
 def run(config: DictConfig) -> None:
+    at_least_one(config, "validation.every", "pictures.every", "trainer.log_every_n_steps", "batch_size")
     set_threads(config.threads)
     quiet()
-    cache = LatentCache(config.cache)
+    cache = LatentCache(config.cache, verify=True)
     complete(config, cache)
     torch.manual_seed(config.seed)
     parts = build_parts(config)
     refuse_other(cache.manifest, expectations(config, parts), cache=cache.folder)
-    cache.verify()
     data = batches(config, cache)
+    if config.resume == "auto" and (Path(config.run_dir) / LAST).is_file():
+        load_weights(Path(config.run_dir), parts, weights="raw")  # refuses a run of another network before it is touched
     resumed = prepare(config, identity={"cache": cache.manifest.fingerprint})
     if config.network.weights is not None and not resumed:
         step = load_weights(Path(config.network.weights), parts)
@@ -126,6 +129,7 @@ def training_module(config: DictConfig, parts: Parts) -> NoisePredictorTraining:
 def drawing(config: DictConfig, data: CachedLatents) -> Drawing:
     """The pictures to draw while training: of the config's prompts, or of held-out (else training) captions."""
     pictures = config.pictures
+    trailing(config.schedule.get("num_steps", 1000), pictures.steps)  # refuses what the sampler would, before training
     entries = (data.held_out_entries or data.train_entries)[:: max(1, len(data.held_out_entries) // pictures.count)]
     captions = [data.cache.caption_texts[entry.captions[0]] for entry in entries[: pictures.count]]
     prompts = captions if pictures.prompts is None else list(pictures.prompts)

@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from ldm_train.data.datamodules import Pictures
 from ldm_train.encoders.latents import Scaling
 from ldm_train.metrics.drawings import psnr
-from ldm_train.tasks.config import build
+from ldm_train.tasks.config import at_least_one, build
 from ldm_train.tasks.lightning import options, quiet
 from ldm_train.tasks.run_directory import COMMANDS, prepare, set_threads
 from ldm_train.training.autoencoder import AutoencoderTraining
@@ -18,13 +18,14 @@ from ldm_train.training.run import run as fit
 
 
 def run(config: DictConfig) -> None:
-    items = [item for item in build(config.source) if item.problem is None]
-    resumed = prepare(config, identity={})
+    at_least_one(config, "pictures.every", "trainer.log_every_n_steps", "batch_size")
     quiet()
     set_threads(config.threads)
-    run_dir = Path(config.run_dir)
+    autoencoder = build(config.architecture).initialise(config.seed)
+    if config.image_size % autoencoder.factor:
+        raise ValueError(f"image_size={config.image_size} must be a multiple of {autoencoder.factor} for this architecture")
     data = Pictures(
-        items,
+        [item for item in build(config.source) if item.problem is None],
         size=config.image_size,
         batch_size=config.batch_size,
         micro_batch_size=config.micro_batch_size,
@@ -33,13 +34,15 @@ def run(config: DictConfig) -> None:
         flip=config.flip,
     )
     module = AutoencoderTraining(
-        build(config.architecture).initialise(config.seed),
+        autoencoder,
         optimizer=build(config.optimizer),
         lr_schedule=build(config.lr_schedule),
         mse_weight=config.mse_weight,
         kl_weight=config.kl_weight,
         seed=config.seed,
     )
+    resumed = prepare(config, identity={})
+    run_dir = Path(config.run_dir)
     fit(
         module,
         data,

@@ -103,7 +103,7 @@ class WriteParts(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        moments = {name: tensor.to("cpu", self.dtype) for name, tensor in prediction.items()}
+        moments = {name: tensor.to("cpu", self.dtype).contiguous() for name, tensor in prediction.items()}
         self.writer.write_part(batch.number, moments, batch.digests, batch.problems)
         for key, problem in batch.problems.items():
             print(f"left out {key}: {problem}")

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -60,6 +61,12 @@ class NoisePredictorTraining(pl.LightningModule):
         self.lr_schedule = lr_schedule
         self.batch_size = batch_size
         self.seed = seed
+
+    def on_train_batch_start(self, batch: LatentBatch, batch_idx: int) -> None:
+        """Key the networks' own dropout, if any: it draws from the global generator, which nothing else uses."""
+        if any(isinstance(module, nn.Dropout) and module.p > 0 for module in self.modules()):
+            stream = f"dropout, rank {self.global_rank}, micro-batch {batch_idx % self.trainer.accumulate_grad_batches}"
+            torch.manual_seed(draws.generator(self.seed, stream, self.global_step).initial_seed())
 
     def training_step(self, batch: LatentBatch, batch_idx: int) -> dict[str, Tensor]:
         num_steps = self.objective.denoiser.schedule.num_steps

@@ -181,7 +181,7 @@ def test_perfect_drawings_get_perfect_numbers(pictures: Path, tmp_path: Path) ->
     numbers = measured(Truth(pictures), pictures, tmp_path / "o.json")
     assert numbers["retrieval_at_1"] == 1
     assert numbers["background_accuracy"] == 1
-    assert numbers["drawing_psnr"] == numbers["autoencoder_psnr"] > 100
+    assert numbers["drawing_psnr"] > 100
 
 
 @pytest.mark.parametrize(

@@ -136,10 +136,10 @@ def test_accumulation_changes_rounding_alone(trained_autoencoder: Path, train_au
 
 
 def test_it_learns(train_autoencoder: Callable, tmp_path: Path) -> None:
-    answer = train_autoencoder(tmp_path / "run", "max_steps=80", "batch_size=9", "optimizer.lr=5e-3", "pictures.every=1000")
+    answer = train_autoencoder(tmp_path / "run", "max_steps=50", "batch_size=9", "optimizer.lr=5e-3", "pictures.every=1000")
     assert answer.code == 0, answer.err
     losses = [line["l1"] for line in lines(tmp_path / "run")]
-    assert sum(losses[-10:]) < 0.5 * sum(losses[:10])
+    assert sum(losses[-5:]) < 0.6 * sum(losses[:5])
 
 
 def test_flips_are_a_setting_of_their_own(trained_autoencoder: Path, train_autoencoder: Callable, tmp_path: Path) -> None:

@@ -43,7 +43,9 @@ class LastCheckpoint(Callback):
         except (RuntimeError, OSError) as error:  # torch's writer reports a failed write by the first
             writing.unlink(missing_ok=True)
             free = shutil.disk_usage(self.path.parent).free / 2**20
-            raise OSError(f"cannot write {writing} ({free:.0f} MiB are free there); {self.path} is as it was") from error
+            raise OSError(
+                f"cannot write {writing} ({free:.0f} MiB are free there): {error}; {self.path.name} is as it was"
+            ) from error
         if trainer.is_global_zero:
             with writing.open("rb") as file:
                 os.fsync(file.fileno())
