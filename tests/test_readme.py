@@ -74,7 +74,8 @@ def test_the_quick_start_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert metrics["pictures"] == 3 * 4
     assert {"retrieval_at_1", "background_accuracy", "drawing_psnr", "autoencoder_psnr"} <= metrics.keys()
     assert metrics["autoencoder_psnr"] > 28
-    assert Image.open("outputs/quickstart/pictures/0000.png").size == (64, 64)
+    with Image.open("outputs/quickstart/pictures/0000.png") as picture:
+        assert picture.size == (64, 64)
 
 
 def test_your_own_pictures_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
