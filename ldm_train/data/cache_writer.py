@@ -21,9 +21,18 @@ class CacheWriter:
 
     Args:
         folder: where the finished cache will lie.
+
+    Raises:
+        ValueError: something lies there that is no cache, which replacing would destroy.
     """
 
     def __init__(self, folder: Path) -> None:
+        if (
+            folder.exists()
+            and not (folder / "manifest.json").is_file()
+            and not (folder.is_dir() and not any(folder.iterdir()))
+        ):
+            raise ValueError(f"cache={folder} is there and is no latent cache; nothing was touched, choose another folder")
         self.folder = folder
         self.writing = folder.with_name(folder.name + ".writing")
 

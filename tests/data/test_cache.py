@@ -206,6 +206,22 @@ def test_a_new_cache_replaces_the_old_one_even_after_a_crash_while_doing_so(
     assert [path.name for path in tmp_path.iterdir()] == ["cache"]
 
 
+@pytest.mark.parametrize("place", ["the source itself", "a folder above it", "somebody's file"])
+def test_what_is_no_cache_is_never_replaced(place: str, pictures: Path, encode: Callable, tmp_path: Path) -> None:
+    source = copy(pictures, tmp_path / "above/source")
+    target = {"the source itself": source, "a folder above it": source.parent}.get(place, source / "metadata.jsonl")
+    answer = encode(source, target)
+    assert answer.code == 1
+    assert f"{target} is there and is no latent cache" in answer.err
+    assert contents(source) == contents(pictures)
+
+
+def test_an_empty_folder_may_become_a_cache(pictures: Path, encode: Callable, tmp_path: Path) -> None:
+    (tmp_path / "cache").mkdir()
+    assert encode(pictures, tmp_path / "cache").code == 0
+    assert LatentCache(tmp_path / "cache").manifest.entries == 12
+
+
 @pytest.mark.parametrize("name", DATA_FILES)
 def test_a_flipped_bit_is_refused_by_name(name: str, cache: Path, train: Callable, tmp_path: Path) -> None:
     folder = copy(cache, tmp_path / "cache")
