@@ -39,7 +39,7 @@ LIBRARIES: dict[str, set[str]] = {
     "pytorch_lightning": {"training", "tasks", "data/datamodules.py"},
     "lightning_fabric": {"training", "tasks", "data/datamodules.py"},
     "open_clip": {"encoders"},
-    "diffusers": {"encoders"},
+    "diffusers": {"encoders", "networks/diffusers_unet.py"},
     "transformers": {"encoders"},
     "datasets": {"data"},
     "webdataset": {"data"},
@@ -123,6 +123,7 @@ def test_imports_keep_to_the_table(file: str) -> None:
         ("networks/unet.py", "import ldm_train.diffusion.schedule"),
         ("networks/unet.py", "def late():\n    from ldm_train.draws import normal"),
         ("networks/unet.py", "import peft"),
+        ("networks/unet.py", "from diffusers import UNet2DConditionModel"),
         ("encoders/latents.py", "from omegaconf import DictConfig"),
         ("data/cache.py", "import pytorch_lightning as pl"),
         ("data/cache.py", "from diffusers import AutoencoderKL"),
@@ -162,6 +163,30 @@ def test_only_the_denoiser_calls_the_network() -> None:
 def test_files_and_functions_are_short(file: str) -> None:
     assert len((PACKAGE / file).read_text(encoding="utf-8").splitlines()) <= 300
     assert {name: lines for name, lines in body_lines(TREES[file]).items() if lines > 60} == {}
+
+
+def test_the_u_net_is_small() -> None:
+    files = ("unet", "blocks", "attention", "embeddings")
+    sizes = {name: len((PACKAGE / "networks" / f"{name}.py").read_text(encoding="utf-8").splitlines()) for name in files}
+    assert sum(sizes.values()) < 450, sizes
+
+
+SAMPLERS = [file for file in TREES if room_of(file) == "samplers" and "step" in body_lines(TREES[file])]
+
+
+@pytest.mark.parametrize("file", [file for file in SAMPLERS if file != "samplers/base.py"])
+def test_a_sampler_is_one_step_and_keeps_nothing(file: str) -> None:
+    """Its own attributes are settings: what a call must remember travels in the `Step`."""
+    [sampler] = [node for node in TREES[file].body if isinstance(node, ast.ClassDef)]
+    methods = {node.name: node for node in sampler.body if isinstance(node, ast.FunctionDef)}
+    assert methods.keys() <= {"__init__", "step"}
+    assert [
+        node.attr for node in ast.walk(methods["step"]) if isinstance(node, ast.Attribute) and _is_set_on_self(node)
+    ] == []
+
+
+def _is_set_on_self(node: ast.Attribute) -> bool:
+    return isinstance(node.ctx, ast.Store) and isinstance(node.value, ast.Name) and node.value.id == "self"
 
 
 @pytest.mark.parametrize("file", [file for file in TREES if room_of(file) in SILENT])

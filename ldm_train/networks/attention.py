@@ -1,9 +1,9 @@
 """Transformer blocks over the positions of a feature map: attention to one another, to the tokens, and a gated layer."""
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ldm_train.networks.blocks import group_norm, zero
+from ldm_train.networks.products import Linear, attention, gated_gelu
 
 
 class Attention(nn.Module):
@@ -17,16 +17,15 @@ class Attention(nn.Module):
     def __init__(self, width: int, *, head_size: int, context_width: int | None = None) -> None:
         super().__init__()
         self.head_size = head_size
-        self.to_q = nn.Linear(width, width, bias=False)
-        self.to_kv = nn.Linear(context_width or width, 2 * width, bias=False)
-        self.to_out = nn.Linear(width, width)
+        self.to_q = Linear(width, width, bias=False)
+        self.to_kv = Linear(context_width or width, 2 * width, bias=False)
+        self.to_out = Linear(width, width)
 
     def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """mask: True where the context counts, (B, L)."""
         k, v = self.to_kv(x if context is None else context).chunk(2, dim=-1)
         q, k, v = (part.unflatten(-1, (-1, self.head_size)).transpose(1, 2) for part in (self.to_q(x), k, v))
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=None if mask is None else mask[:, None, None])
-        return self.to_out(attended.transpose(1, 2).flatten(2))
+        return self.to_out(attention(q, k, v, mask).transpose(1, 2).flatten(2))
 
 
 class GatedFeedForward(nn.Module):
@@ -34,16 +33,18 @@ class GatedFeedForward(nn.Module):
 
     def __init__(self, width: int, *, expansion: int) -> None:
         super().__init__()
-        self.to_hidden = nn.Linear(width, 2 * expansion * width)
-        self.to_out = nn.Linear(expansion * width, width)
+        self.to_hidden = Linear(width, 2 * expansion * width)
+        self.to_out = Linear(expansion * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        value, gate = self.to_hidden(x).chunk(2, dim=-1)
-        return self.to_out(value * F.gelu(gate))
+        return self.to_out(gated_gelu(self.to_hidden(x)))
 
 
 class SpatialTransformer(nn.Module):
     """Self-attention, cross-attention where there is a context, feed-forward; added to the map (arXiv 2112.10752, E.2.1).
+
+    Published models project in and out by 1x1 convolutions or by linear layers, which are the same map: here it is always
+    the linear layer, and a convolution's weight (out, in, 1, 1) fits it as (out, in).
 
     Args:
         width: channels of the map.
@@ -55,23 +56,20 @@ class SpatialTransformer(nn.Module):
     def __init__(self, width: int, *, head_size: int, context_width: int | None, expansion: int = 4) -> None:
         super().__init__()
         self.norm = group_norm(width, eps=1e-6)
-        self.proj_in = nn.Linear(width, width)
+        self.proj_in = Linear(width, width)
         self.norm_self, self.self_attention = nn.LayerNorm(width), Attention(width, head_size=head_size)
         self.cross_attention = None
         if context_width is not None:
             self.norm_cross = nn.LayerNorm(width)
             self.cross_attention = Attention(width, head_size=head_size, context_width=context_width)
         self.norm_feed, self.feed_forward = nn.LayerNorm(width), GatedFeedForward(width, expansion=expansion)
-        self.proj_out = zero(nn.Linear(width, width))
+        self.proj_out = zero(Linear(width, width))
 
     def forward(self, x: Tensor, context: Tensor | None, mask: Tensor | None) -> Tensor:
         h = self.proj_in(self.norm(x).flatten(2).transpose(1, 2))
         h = h + self.self_attention(self.norm_self(h))
         if self.cross_attention is not None:
-            if context is None:
-                raise ValueError(
-                    "this network attends to tokens, and the conditioning has none; set network.context_width=null"
-                )
+            assert context is not None
             h = h + self.cross_attention(self.norm_cross(h), context, mask)
         h = h + self.feed_forward(self.norm_feed(h))
         return x + self.proj_out(h).transpose(1, 2).unflatten(2, x.shape[2:])

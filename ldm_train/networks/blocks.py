@@ -23,18 +23,23 @@ def zero(layer: Layer) -> Layer:
 
 
 class ResidualBlock(nn.Module):
-    """Norm, SiLU, convolution, twice; the embedding scales and shifts the second norm (arXiv 2102.09672, section 3.1).
+    """Norm, SiLU, convolution, twice, told the embedding in between.
 
     Args:
         in_channels, out_channels: a 1x1 convolution on the shortcut where they differ.
         embedding_width: D of the time (and vector) embedding.
+        scale_shift: the embedding scales and shifts the second norm (Nichol and Dhariwal 2021, arXiv 2102.09672, section
+            3.1); without, it is added before that norm (Ho et al. 2020, arXiv 2006.11239, appendix B).
     """
 
-    def __init__(self, in_channels: int, out_channels: int, *, embedding_width: int, dropout: float = 0.0) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, *, embedding_width: int, scale_shift: bool = True, dropout: float = 0.0
+    ) -> None:
         super().__init__()
+        self.scale_shift = scale_shift
         self.norm_1 = group_norm(in_channels)
         self.conv_1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        self.embedding = nn.Linear(embedding_width, 2 * out_channels)
+        self.embedding = nn.Linear(embedding_width, 2 * out_channels if scale_shift else out_channels)
         self.norm_2 = group_norm(out_channels)
         self.dropout = nn.Dropout(dropout)
         self.conv_2 = zero(nn.Conv2d(out_channels, out_channels, 3, padding=1))
@@ -43,8 +48,12 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """x (B, C, H, W) and the activated embedding (B, D)."""
         h = self.conv_1(F.silu(self.norm_1(x)))
-        scale, shift = self.embedding(embedding)[:, :, None, None].chunk(2, dim=1)
-        h = self.norm_2(h) * (1 + scale) + shift
+        told = self.embedding(embedding)[:, :, None, None]
+        if self.scale_shift:
+            scale, shift = told.chunk(2, dim=1)
+            h = self.norm_2(h) * (1 + scale) + shift
+        else:
+            h = self.norm_2(h + told)
         return self.shortcut(x) + self.conv_2(self.dropout(F.silu(h)))
 
 

@@ -1,10 +1,11 @@
 """The U-Net: levels of falling resolution and back, with shortcuts between, told the timestep and the conditioning."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from ldm_train.networks.attention import SpatialTransformer
 from ldm_train.networks.blocks import Downsample, ResidualBlock, Upsample, group_norm, zero
@@ -12,15 +13,71 @@ from ldm_train.networks.embeddings import TimeEmbedding
 from ldm_train.types import Conditioning
 
 
-class Block(nn.Module):
-    """A residual block and, where the level has it, a transformer."""
+def check_settings(
+    channels: Sequence[int],
+    attention: Sequence[bool],
+    *,
+    middle_attention: bool,
+    heads: int | None,
+    head_size: int,
+    counts: Mapping[str, int],
+) -> None:
+    """Refuse widths, flags, heads and counts of which no network can be made."""
+    if len(attention) != len(channels):
+        raise ValueError(f"network.attention has {len(attention)} flags for {len(channels)} levels of network.channels")
+    if not channels or min(channels) < 2 or channels[0] % 2:
+        raise ValueError(
+            f"network.channels={list(channels)} must be widths of at least 2, and the first even: the time embedding "
+            "has as many sines as cosines"
+        )
+    name, divisor = ("head_size", head_size) if heads is None else ("heads", heads)
+    for setting, value in {**counts, name: divisor}.items():
+        if value < 1:
+            raise ValueError(f"network.{setting}={value} must be at least 1")
+    for width, attends in zip([*channels, channels[-1]], [*attention, middle_attention], strict=True):
+        if attends and width % divisor:
+            raise ValueError(f"network.{name}={divisor} does not divide the width {width}; choose a divisor of it")
 
-    def __init__(self, residual: ResidualBlock, transformer: SpatialTransformer | None) -> None:
+
+def check_conditioning(
+    conditioning: Conditioning, *, context_width: int | None, vector_width: int | None, map_channels: int
+) -> None:
+    """Refuse conditioning without a part that the network was made for, and one that it would ignore."""
+    tokens, vector, maps = conditioning.tokens, conditioning.vector, conditioning.maps
+    if conditioning.mask is not None and tokens is None:
+        raise ValueError("the conditioning has a mask, and no tokens that it would hide; give both or neither")
+    for setting, made_for, part, given in (
+        ("context_width", context_width, "tokens", None if tokens is None else tokens.shape[-1]),
+        ("vector_width", vector_width, "vector", None if vector is None else vector.shape[-1]),
+        ("map_channels", map_channels, "maps", 0 if maps is None else maps.shape[1]),
+    ):
+        if given != made_for:
+            found = f"has {part} of width {given}" if given else f"has no {part}"
+            own, fitting = ("null" if width is None else width for width in (made_for, given))
+            raise ValueError(
+                f"this network has network.{setting}={own}, and the conditioning {found}; set network.{setting}={fitting}"
+            )
+
+
+class Block(nn.Module):
+    """A residual block and, where the level has it, a transformer.
+
+    Args:
+        recompute: keep the input alone for the backward pass, and compute the rest again there.
+    """
+
+    def __init__(self, residual: ResidualBlock, transformer: SpatialTransformer | None, *, recompute: bool = False) -> None:
         super().__init__()
         self.residual = residual
         self.transformer = transformer
+        self.recompute = recompute
 
     def forward(self, x: Tensor, embedding: Tensor, conditioning: Conditioning) -> Tensor:
+        if self.recompute and self.training and torch.is_grad_enabled():
+            return checkpoint(self._compute, x, embedding, conditioning, use_reentrant=False)
+        return self._compute(x, embedding, conditioning)
+
+    def _compute(self, x: Tensor, embedding: Tensor, conditioning: Conditioning) -> Tensor:
         x = self.residual(x, embedding)
         return x if self.transformer is None else self.transformer(x, conditioning.tokens, conditioning.mask)
 
@@ -36,16 +93,21 @@ class UNet(nn.Module):
         blocks: residual blocks of a level on the way down.
         extra_up_block: one more on the way up, with shortcuts from the first convolution and the halvings too, as published
             models have it; without, shortcuts join equal blocks alone, for a third less work.
-        attention: which levels have transformers, one flag each; the middle has one where the last level does.
+        attention: which levels have transformers, one flag each.
+        middle_attention: whether the middle has one; None for as the last level.
         head_size: width of an attention head; must divide the widths of the levels with attention.
+        heads: number of attention heads at every level, whose size then grows with the width; overrules `head_size`.
         patch_size: side of the squares of latents that are folded into channels first, and unfolded last; with 2 a quarter
             of the positions remains, for almost nothing lost on small latents.
         map_channels: C of the conditioning's maps, concatenated to the input.
         expansion: of the transformers' feed-forward layers.
+        scale_shift: how the residual blocks are told the embedding; False as in Stable Diffusion.
         dropout: inside the residual blocks.
+        gradient_checkpointing: compute each block again in the backward pass, for the same gradients (Chen et al. 2016,
+            arXiv 1604.06174): about a third more time, and the memory of the blocks' inputs instead of all between.
 
     Raises:
-        ValueError: widths, flags and head size do not fit each other.
+        ValueError: widths, flags and heads do not fit each other.
     """
 
     def __init__(
@@ -58,31 +120,39 @@ class UNet(nn.Module):
         blocks: int = 2,
         extra_up_block: bool = True,
         attention: Sequence[bool],
+        middle_attention: bool | None = None,
         head_size: int = 64,
+        heads: int | None = None,
         patch_size: int = 1,
         map_channels: int = 0,
         expansion: int = 4,
+        scale_shift: bool = True,
         dropout: float = 0.0,
+        gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        if len(attention) != len(channels):
-            raise ValueError(f"network.attention has {len(attention)} flags for {len(channels)} levels of network.channels")
-        uneven = [width for width, has in zip(channels, attention, strict=True) if has and width % head_size]
-        if uneven:
-            raise ValueError(f"network.head_size={head_size} does not divide the width {uneven[0]}; choose a divisor of it")
+        check_settings(
+            channels,
+            attention,
+            middle_attention=bool(middle_attention),
+            heads=heads,
+            head_size=head_size,
+            counts={"in_channels": in_channels, "blocks": blocks, "patch_size": patch_size, "expansion": expansion},
+        )
         self.patch_size = patch_size
-        self.map_channels = map_channels
+        self.context_width, self.vector_width, self.map_channels = context_width, vector_width, map_channels
         self.divisor = patch_size * 2 ** (len(channels) - 1)
         embedding_width = 4 * channels[0]
 
         def block(in_width: int, out_width: int, *, attends: bool) -> Block:
-            residual = ResidualBlock(in_width, out_width, embedding_width=embedding_width, dropout=dropout)
-            if not attends:
-                return Block(residual, None)
-            return Block(
-                residual,
-                SpatialTransformer(out_width, head_size=head_size, context_width=context_width, expansion=expansion),
+            residual = ResidualBlock(
+                in_width, out_width, embedding_width=embedding_width, scale_shift=scale_shift, dropout=dropout
             )
+            transformer = None
+            if attends:
+                size = head_size if heads is None else out_width // heads
+                transformer = SpatialTransformer(out_width, head_size=size, context_width=context_width, expansion=expansion)
+            return Block(residual, transformer, recompute=gradient_checkpointing)
 
         self.time = TimeEmbedding(channels[0], embedding_width)
         self.vector = None if vector_width is None else nn.Linear(vector_width, embedding_width)
@@ -98,8 +168,9 @@ class UNet(nn.Module):
                 self.down.append(block(width, out_width, attends=attends))
                 width = out_width
                 widths.append(width)
+        middle_attends = attention[-1] if middle_attention is None else middle_attention
         self.middle = nn.ModuleList(
-            [block(width, width, attends=attention[-1]), block(width, width, attends=False)],
+            [block(width, width, attends=middle_attends), block(width, width, attends=False)],
         )
         self.up = nn.ModuleList()
         for level, (out_width, attends) in reversed(list(enumerate(zip(channels, attention, strict=True)))):
@@ -115,22 +186,22 @@ class UNet(nn.Module):
         """Noisy latents (B, C, H, W), timesteps (B,) and conditioning to an output (B, C, H, W).
 
         Raises:
-            ValueError: a side that the levels cannot halve evenly.
+            ValueError: a side that the levels cannot halve evenly, or conditioning that the network was not made for.
         """
         if x_t.shape[-1] % self.divisor or x_t.shape[-2] % self.divisor:
             raise ValueError(
                 f"latents of {x_t.shape[-2]}x{x_t.shape[-1]} do not fit this network: it needs multiples of {self.divisor}"
             )
+        check_conditioning(
+            conditioning,
+            context_width=self.context_width,
+            vector_width=self.vector_width,
+            map_channels=self.map_channels,
+        )
         embedding = self.time(t)
         if self.vector is not None:
-            if conditioning.vector is None:
-                raise ValueError(
-                    "this network is told a vector, and the conditioning has none; set network.vector_width=null"
-                )
             embedding = embedding + self.vector(conditioning.vector)
         embedding = F.silu(embedding)
-        if (0 if conditioning.maps is None else conditioning.maps.shape[1]) != self.map_channels:
-            raise ValueError(f"the conditioning's maps do not have the {self.map_channels} channels of network.map_channels")
         if conditioning.maps is not None:
             x_t = torch.cat([x_t, conditioning.maps], dim=1)
         x = self.conv_in(F.pixel_unshuffle(x_t, self.patch_size))

@@ -1,0 +1,57 @@
+"""The U-Net of diffusers as a network: to train a published model as it is published, and to measure ours against."""
+
+from diffusers import UNet2DConditionModel
+from torch import Tensor, cat, nn
+
+from ldm_train.networks.unet import check_conditioning
+from ldm_train.types import Conditioning
+
+
+class DiffusersUNet(nn.Module):
+    """diffusers' UNet2DConditionModel, its class embedding a linear layer of the conditioning's vector.
+
+    Args:
+        in_channels: C of the latents and of the output.
+        context_width: D of the tokens to attend to; None is refused, since theirs always attends.
+        vector_width: D of the conditioning's vector; None for none.
+        map_channels: C of the conditioning's maps, concatenated to the input.
+        settings: further arguments of UNet2DConditionModel.
+
+    Raises:
+        ValueError: no tokens to attend to.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        context_width: int | None,
+        vector_width: int | None,
+        map_channels: int = 0,
+        **settings: object,
+    ) -> None:
+        super().__init__()
+        if context_width is None:
+            raise ValueError("diffusers' U-Net attends to tokens, and network.context_width=null; choose one of our U-Nets")
+        self.context_width, self.vector_width, self.map_channels = context_width, vector_width, map_channels
+        self.unet = UNet2DConditionModel(
+            in_channels=in_channels + map_channels,
+            out_channels=in_channels,
+            cross_attention_dim=context_width,
+            class_embed_type=None if vector_width is None else "simple_projection",
+            projection_class_embeddings_input_dim=vector_width,
+            **settings,
+        )
+
+    def forward(self, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+        """Noisy latents (B, C, H, W), timesteps (B,) and conditioning to an output (B, C, H, W)."""
+        check_conditioning(
+            conditioning,
+            context_width=self.context_width,
+            vector_width=self.vector_width,
+            map_channels=self.map_channels,
+        )
+        maps = [] if conditioning.maps is None else [conditioning.maps]
+        tokens, mask, vector = conditioning.tokens, conditioning.mask, conditioning.vector
+        arguments = {"class_labels": vector, "encoder_attention_mask": mask, "return_dict": False}
+        return self.unet(cat([x_t, *maps], dim=1), t, tokens, **arguments)[0]
