@@ -49,18 +49,11 @@ class Folder(Source):
     """
 
     def __init__(self, path: str, *, caption_column: str = "text") -> None:
-        self.path = Path(path)
+        self.path = existing_folder(path)
         self.caption_column = caption_column
-        if not self.path.is_dir():
-            raise ValueError(f"source.path={path} is not a folder; give the folder that holds the pictures")
 
     def __iter__(self) -> Iterator[Item]:
-        pictures = {
-            p.relative_to(self.path).as_posix(): p for p in sorted(self.path.rglob("*")) if p.suffix.lower() in SUFFIXES
-        }
-        if not pictures:
-            known = " ".join(sorted(SUFFIXES))
-            raise ValueError(f"no picture in {self.path} (looked at every depth for {known}); is it the right folder?")
+        pictures = find_pictures(self.path)
         metadata = self.path / "metadata.jsonl"
         if metadata.is_file():
             yield from self._from_metadata(metadata, pictures)
@@ -109,3 +102,43 @@ class Folder(Source):
             return Item(key, path, (), problem=f"no caption: {sidecar.name} cannot be read ({error})")
         problem = None if captions else f"no caption: {sidecar.name} is empty"
         return Item(key, path, captions, problem=problem)
+
+
+class ClassFolders(Source):
+    """A folder of folders of pictures, one for each class, whose name is the caption of all in it, at any depth.
+
+    Args:
+        path: the folder.
+
+    Raises:
+        ValueError: no such folder, or no picture in it.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = existing_folder(path)
+
+    def __iter__(self) -> Iterator[Item]:
+        for key, path in find_pictures(self.path).items():
+            label, _, rest = key.partition("/")
+            if rest:
+                yield Item(key, path, (label,))
+            else:
+                yield Item(
+                    key, path, (), problem=f"in no class: it lies in {self.path} itself, not in a folder of its class"
+                )
+
+
+def existing_folder(path: str) -> Path:
+    """A folder of pictures that a config names."""
+    if not Path(path).is_dir():
+        raise ValueError(f"source.path={path} is not a folder; give the folder that holds the pictures")
+    return Path(path)
+
+
+def find_pictures(folder: Path) -> dict[str, Path]:
+    """Every picture in a folder, at any depth, by its path in it, in the order of these."""
+    pictures = {p.relative_to(folder).as_posix(): p for p in sorted(folder.rglob("*")) if p.suffix.lower() in SUFFIXES}
+    if not pictures:
+        known = " ".join(sorted(SUFFIXES))
+        raise ValueError(f"no picture in {folder} (looked at every depth for {known}); is it the right folder?")
+    return pictures

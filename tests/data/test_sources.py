@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ldm_train.data.sources import Folder, Item
+from ldm_train.data.sources import ClassFolders, Folder, Item
 
 
 def picture(path: Path) -> Path:
@@ -178,3 +178,24 @@ def test_no_folder_or_no_picture_is_an_error(make: str, tmp_path: Path) -> None:
         folder.mkdir()
     with pytest.raises(ValueError, match="no picture in" if make == "empty" else "is not a folder"):
         list(Folder(str(folder)))
+
+
+def test_a_folder_of_class_folders_gives_their_names_as_captions(tmp_path: Path) -> None:
+    for name in ("dog/b.png", "cat/deep/a.png", "cat/b.png", "stray.png"):
+        picture(tmp_path / name)
+    items = list(ClassFolders(str(tmp_path)))
+    assert [(item.key, item.captions) for item in items] == [
+        ("cat/b.png", ("cat",)),
+        ("cat/deep/a.png", ("cat",)),
+        ("dog/b.png", ("dog",)),
+        ("stray.png", ()),
+    ]
+    assert "not in a folder of its class" in str(items[-1].problem)
+
+
+@pytest.mark.parametrize("source", [Folder, ClassFolders])
+def test_no_folder_and_no_picture_are_told(source: type, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is not a folder"):
+        source(str(tmp_path / "nowhere"))
+    with pytest.raises(ValueError, match="no picture in"):
+        list(source(str(tmp_path)))
