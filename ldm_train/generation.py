@@ -7,12 +7,31 @@ from torch import Tensor
 
 from ldm_train import draws
 from ldm_train.diffusion.denoiser import Denoiser
-from ldm_train.diffusion.guidance import ClassifierFreeGuidance
+from ldm_train.diffusion.guidance import Conditioned, Guidance
 from ldm_train.diffusion.prediction import Prediction
 from ldm_train.diffusion.schedule import NoiseSchedule
 from ldm_train.encoders.latents import Scaling
-from ldm_train.samplers.base import Sampler, StepCallback
-from ldm_train.types import Autoencoder, Captions, Conditioner, Network
+from ldm_train.samplers.base import Picture, Sampler, StepCallback
+from ldm_train.samplers.spacings import Spacing
+from ldm_train.types import Autoencoder, Captions, Conditioner, Conditioning, Network
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How pictures are drawn.
+
+    Args:
+        steps, spacing: how many, and where in time.
+        seed: with a picture's number it fixes the noise: batches do not matter.
+        negative_prompt: what guidance leads away from; the empty caption unless given.
+    """
+
+    sampler: Sampler
+    steps: int
+    spacing: Spacing
+    guidance: Guidance
+    seed: int
+    negative_prompt: str = ""
 
 
 @dataclass(frozen=True)
@@ -22,6 +41,7 @@ class Generation:
     Args:
         size: side of the pictures, pixels.
         device: where the network and the conditioner are.
+        weak: a weaker model on the same schedule, for autoguidance.
     """
 
     network: Network
@@ -31,40 +51,55 @@ class Generation:
     prediction: Prediction
     size: int
     device: torch.device
+    weak: "Generation | None" = None
 
     @torch.no_grad()
     def __call__(
         self,
         prompts: list[str],
+        recipe: Recipe,
         *,
-        sampler: Sampler,
-        steps: int,
-        guidance: float,
-        seed: int,
         first: int = 0,
+        picture: Picture | None = None,
         callback: StepCallback | None = None,
     ) -> Tensor:
         """One picture for each prompt, (B, 3, size, size) in [-1, 1].
 
         Args:
-            guidance: scale; 1 is none.
-            seed: with the picture's number, counted from `first`, it fixes the noise: batches do not matter.
+            first: the number of the first picture.
+            picture: what to start from instead of noise alone.
             callback: called after each step with its number, the latents x_s and the estimate.
         """
         side = self.size // self.autoencoder.factor
         shape = (self.autoencoder.channels, side, side)
         numbers = torch.arange(first, first + len(prompts))
 
-        def draw(step: int) -> Tensor:
-            return draws.normal(seed, f"step {step}", numbers, shape).to(self.device)
+        def draw(stream: str) -> Tensor:
+            return draws.normal(recipe.seed, stream, numbers, shape).to(self.device)
 
-        conditioning, null = (self.conditioner(Captions(self.tokenize(texts))) for texts in (prompts, [""] * len(prompts)))
-        denoiser = ClassifierFreeGuidance(Denoiser(self.network, self.schedule, self.prediction), null, guidance)
-        noise = draws.normal(seed, "initial noise", numbers, shape).to(self.device)
-        return self.decode(sampler(denoiser, noise, conditioning, steps=steps, draw=draw, callback=callback))
+        conditioning, null = (self.condition(texts) for texts in (prompts, [recipe.negative_prompt] * len(prompts)))
+        weak = None if self.weak is None else Conditioned(self.weak.denoiser(), self.weak.condition(prompts))
+        latents = recipe.sampler(
+            recipe.guidance(self.denoiser(), null, weak),
+            draw("initial noise"),
+            conditioning,
+            steps=recipe.steps,
+            spacing=recipe.spacing,
+            generator=lambda step: draw(f"step {step}"),
+            picture=picture,
+            callback=callback,
+        )
+        return self.decode(latents)
 
-    def tokenize(self, texts: list[str]) -> Tensor:
-        return self.conditioner.tokenize(texts).to(self.device)
+    def denoiser(self) -> Denoiser:
+        return Denoiser(self.network, self.schedule, self.prediction)
+
+    def condition(self, texts: list[str]) -> Conditioning:
+        return self.conditioner(Captions(self.conditioner.tokenize(texts).to(self.device)))
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [-1, 1] to latents (B, C, H/factor, W/factor), the posterior's mean."""
+        return Scaling.of(self.autoencoder).to_model(self.autoencoder.encode(images.to(self.device)).mean)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (B, C, H, W) to images (B, 3, H*factor, W*factor) in [-1, 1]."""

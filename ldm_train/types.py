@@ -108,7 +108,16 @@ class Autoencoder(Protocol):
 
 
 class Conditioner(Protocol):
-    """Captions to conditioning. `tokenize` gives ids (B, L); `null` is the conditioning of the empty caption."""
+    """Captions to conditioning: of tokens `context_width` wide, of a vector `vector_width` wide, None for none.
+
+    `tokenize` gives ids (B, L), as `tokenization` says in plain values; a `trained` one learns with the network, a frozen
+    one `embed`s each caption once.
+    """
+
+    context_width: int | None
+    vector_width: int | None
+    tokenization: dict[str, int | list[str]]
+    trained: bool
 
     def tokenize(self, captions: list[str]) -> Tensor: ...
 

@@ -1,5 +1,6 @@
 """The README's commands do what they say, at a small size; its figures are those of the files beside it."""
 
+import importlib.util
 import json
 import re
 import shlex
@@ -101,6 +102,15 @@ def test_the_table_holds_the_measured_figures(name: str) -> None:
     row = next(line for line in README.splitlines() if line.startswith(f"| `{name}`"))
     shown = [cell.strip() for cell in row.split("|")[2:4]]
     assert shown == [f"{result[name]:.{DIGITS[name]}f}" for result in RESULTS]
+
+
+def test_the_table_of_options_is_that_of_the_configs() -> None:
+    spec = importlib.util.spec_from_file_location("describe_options", ROOT / "scripts" / "describe_options.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.renewed(README) == README, "python scripts/describe_options.py renews it"
 
 
 def test_the_second_data_set_s_figure_is_its_evaluation_s() -> None:

@@ -161,7 +161,7 @@ def refuse_other(manifest: Manifest, expected: Mapping[str, Json], *, cache: Pat
     differences = []
     for name, value in expected.items():
         section, _, key = name.partition(".")
-        has = found[section][key] if key else found[section]
+        has = found[section].get(key) if key else found[section]
         if value is not None and value != has:
             differences.append(f"{name}: the cache has {has}, this run expects {value}")
     if differences:

@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from typing import TypeVar
 
 import pytorch_lightning as pl
 import torch
@@ -14,6 +15,8 @@ from ldm_train.data.cache import Entry, LatentCache
 from ldm_train.data.images import read_image, to_signed
 from ldm_train.data.sources import Item
 from ldm_train.types import ImageBatch, LatentBatch
+
+EitherBatch = TypeVar("EitherBatch", LatentBatch, ImageBatch)
 
 
 class EndlessData(pl.LightningDataModule):
@@ -40,6 +43,13 @@ class EndlessData(pl.LightningDataModule):
         assert self.trainer is not None
         self.geometry = Geometry(self.batch_size, self.trainer.world_size, self.trainer.global_rank, self.micro_batch_size)
         self.trainer.accumulate_grad_batches = self.geometry.accumulation
+
+    def transfer_batch_to_device(self, batch: EitherBatch, device: torch.device, dataloader_idx: int) -> EitherBatch:
+        """All but the positions, from which the CPU draws: reading them from a GPU would wait for it."""
+        positions = batch.positions
+        moved: EitherBatch = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        moved.positions = positions
+        return moved
 
     def train_dataloader(self) -> DataLoader[LatentBatch | ImageBatch]:
         trainer = self.trainer

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ldm_train.diffusion.broadcast import per_example
+from ldm_train.diffusion.broadcast import on_device
 from ldm_train.diffusion.denoiser import Denoiser
 from ldm_train.diffusion.weighting import Weighting
 from ldm_train.types import Conditioning
@@ -25,13 +25,20 @@ class Objective:
         self.denoiser = denoiser
         self.weighting = weighting
 
-    def __call__(self, x: Tensor, noise: Tensor, t: Tensor, conditioning: Conditioning) -> Losses:
-        """Losses for clean latents and noise (B, C, H, W) at t (B,) from 1 to T."""
-        schedule, prediction = self.denoiser.schedule, self.denoiser.prediction
-        estimate = self.denoiser(schedule.corrupt(x, noise, t), t, conditioning)
-        alpha, sigma = schedule(t)
-        target = prediction.target(x, noise, per_example(alpha, x), per_example(sigma, x))
-        weight = self.weighting(alpha, sigma, prediction).to(x.dtype)
-        error = (estimate.output.to(x.dtype) - target).square().flatten(1).mean(1)
+    def __call__(
+        self, x: Tensor, noise: Tensor, t: Tensor, conditioning: Conditioning, *, shown_noise: Tensor | None = None
+    ) -> Losses:
+        """Losses for clean latents and noise (B, C, H, W) at t (B,).
+
+        Args:
+            shown_noise: what corrupts x, where that is not the noise to predict.
+        """
+        denoiser = self.denoiser
+        x_t = denoiser.schedule.corrupt(x, noise if shown_noise is None else shown_noise, t)
+        estimate = denoiser(x_t, t, conditioning)
+        error = (estimate.output.to(x.dtype) - denoiser.target(x, noise, t)).square().flatten(1).mean(1)
+        snr, clean_error = (
+            on_device(values, x.device) for values in (denoiser.schedule.snr(t), denoiser.clean_error_per_output_error(t))
+        )
         noise_mse = (estimate.noise.detach() - noise).square().flatten(1).mean(1)
-        return Losses(weight * error, noise_mse)
+        return Losses(self.weighting.loss(error, snr, clean_error), noise_mse)

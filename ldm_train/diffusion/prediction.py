@@ -1,10 +1,13 @@
 """What a network predicts of x_t = alpha x + sigma noise, and how clean picture and noise follow from it.
 
-Every prediction is a rotation of (x, noise) in the plane that x_t spans with it, so each has an exact way back.
+Every prediction is one more direction in the plane of x and noise: with x_t it says both, and `target` of both says it
+again, so any prediction becomes any other. Velocity and flow divide by what is nowhere small; noise only by alpha, and the
+clean picture only by sigma, where they must.
 """
 
 from abc import ABC, abstractmethod
 
+import torch
 from torch import Tensor
 
 
@@ -45,19 +48,22 @@ class Noise(Prediction):
 
 
 class Velocity(Prediction):
-    """v = alpha noise - sigma x (Salimans and Ho 2022, arXiv 2202.00512, section 4); defined at every t."""
+    """v = alpha noise - sigma x (Salimans and Ho 2022, arXiv 2202.00512, section 4); defined at every t.
+
+    Divided by alpha^2 + sigma^2, which is 1 where the variance is preserved, it goes with any schedule.
+    """
 
     def target(self, x: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         return alpha * noise - sigma * x
 
     def to_clean(self, output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        return alpha * x_t - sigma * output
+        return (alpha * x_t - sigma * output) / (alpha.square() + sigma.square())
 
     def to_noise(self, output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        return sigma * x_t + alpha * output
+        return (sigma * x_t + alpha * output) / (alpha.square() + sigma.square())
 
     def clean_error_per_output_error(self, alpha: Tensor, sigma: Tensor) -> Tensor:
-        return sigma.square()
+        return (sigma / (alpha.square() + sigma.square())).square()
 
 
 class Clean(Prediction):
@@ -73,4 +79,20 @@ class Clean(Prediction):
         return (x_t - alpha * output) / sigma
 
     def clean_error_per_output_error(self, alpha: Tensor, sigma: Tensor) -> Tensor:
-        return alpha.new_ones(()).expand_as(alpha)
+        return torch.ones_like(alpha)
+
+
+class Flow(Prediction):
+    """u = noise - x (Liu et al. 2022, arXiv 2209.03003, eq. 1): dx_t / dt of rectified flow; defined at every t."""
+
+    def target(self, x: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        return noise - x
+
+    def to_clean(self, output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        return (x_t - sigma * output) / (alpha + sigma)
+
+    def to_noise(self, output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        return (x_t + alpha * output) / (alpha + sigma)
+
+    def clean_error_per_output_error(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        return (sigma / (alpha + sigma)).square()

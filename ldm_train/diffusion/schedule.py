@@ -1,10 +1,11 @@
-"""The forward process q(x_t | x) = N(alpha_t x, sigma_t^2 I): noise schedules as values, t -> (alpha_t, sigma_t).
+"""The forward process q(x_t | x) = N(alpha_t x, sigma_t^2 I) as a value, t -> (alpha_t, sigma_t).
 
-Here t is an integer from 0 (clean: alpha 1, sigma 0) to T (noise), and all schedules preserve the variance:
-alpha_t^2 + sigma_t^2 = 1.
+t runs from 0 (clean: alpha 1, sigma 0) to `end` (noise): to T for a table of T steps, to 1 for rectified flow, to sigma_max
+for EDM. Schedules compute in float64 and where t is, which is on the CPU: nothing waits for a GPU.
 """
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -13,18 +14,76 @@ from torch import Tensor
 from ldm_train.diffusion.broadcast import per_example
 
 
+class NoiseSchedule(ABC):
+    """An immutable map from t to (alpha_t, sigma_t), whose signal-to-noise ratio falls strictly.
+
+    `start` is the least noisy t that is trained on, `end` the noisiest; `discrete` says that only whole t are trained on;
+    `sigma_data`, where it is a number, has the denoiser bring the network's input to unit variance.
+    """
+
+    start: float
+    end: float
+    discrete: bool = False
+    sigma_data: float | None = None
+
+    @abstractmethod
+    def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """(alpha_t, sigma_t), each (B,) float64, for t (B,) from 0 to `end`."""
+
+    @abstractmethod
+    def time_of(self, ratio: Tensor) -> Tensor:
+        """The t, (B,) float64, at which sigma_t / alpha_t is `ratio` (B,)."""
+
+    @abstractmethod
+    def told(self, t: Tensor) -> Tensor:
+        """What a network is told of t (B,): near 0 to 1000, as networks with sinusoidal embeddings expect it."""
+
+    def ratio(self, t: Tensor) -> Tensor:
+        """sigma_t / alpha_t, (B,) float64: 0 where clean, infinite where nothing of the picture is left."""
+        alpha, sigma = self(t)
+        return sigma / alpha
+
+    def snr(self, t: Tensor) -> Tensor:
+        """Signal-to-noise ratio alpha_t^2 / sigma_t^2, (B,) float64; infinite at t = 0."""
+        return self.ratio(t).pow(-2)
+
+    def log_snr(self, t: Tensor) -> Tensor:
+        """Its natural logarithm, (B,) float64."""
+        return -2 * self.ratio(t).log()
+
+    def corrupt(self, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """x_t = alpha_t x + sigma_t noise, like x (B, ...), for t (B,)."""
+        alpha, sigma = self(t)
+        return per_example(alpha, x) * x + per_example(sigma, x) * noise
+
+    def trained(self, t: Tensor) -> Tensor:
+        """Any t (B,) brought to the nearest one that is trained on."""
+        return (t.round().long() if self.discrete else t).clamp(self.start, self.end)
+
+    def quantile(self, u: Tensor) -> Tensor:
+        """The t (B,) below which a share u (B,) in [0, 1) of all t lies."""
+        if self.discrete:
+            return 1 + (u * self.end).long().clamp_max(int(self.end) - 1)
+        return self.start + u * (self.end - self.start)
+
+
 @dataclass(frozen=True, eq=False)
-class NoiseSchedule:
-    """A table of alpha_t^2 for t = 1 ... T, strictly falling; immutable.
+class VariancePreserving(NoiseSchedule):
+    """A table of alpha_t^2 for t = 1 ... T, strictly falling, with sigma_t^2 = 1 - alpha_t^2.
+
+    Between whole t the angle atan(sigma / alpha) is interpolated linearly.
 
     Args:
         alphas_squared: (T,), float64, the cumulative products "alpha bar" of Ho et al. 2020 (arXiv 2006.11239, eq. 4).
+        discrete: train at whole t alone.
 
     Raises:
         ValueError: not one-dimensional, not within [0, 1], or not falling.
     """
 
     alphas_squared: Tensor
+    discrete: bool = True
+    start = 1
 
     def __post_init__(self) -> None:
         table = self.alphas_squared
@@ -33,44 +92,29 @@ class NoiseSchedule:
             raise ValueError(f"a noise schedule's alpha^2 must fall strictly from below 1 to at least 0; got {table}")
 
     @property
-    def num_steps(self) -> int:
-        """T."""
+    def end(self) -> int:  # type: ignore[override]
         return len(self.alphas_squared)
 
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """(alpha_t, sigma_t), each (B,) float64, for integer t (B,) from 0 to T."""
-        clean = self.alphas_squared.new_ones(1)
-        alpha_squared = torch.cat([clean, self.alphas_squared]).to(t.device)[t]
+        if t.is_floating_point():
+            below = t.floor().clamp(0, self.end - 1).long()
+            angle = torch.lerp(self._angles(below), self._angles(below + 1), t.double() - below)
+            return (math.pi / 2 - angle).sin(), angle.sin()  # unlike the cosine, exactly 0 at pure noise
+        alpha_squared = self._table()[t]
         return alpha_squared.sqrt(), (1 - alpha_squared).sqrt()
 
-    def snr(self, t: Tensor) -> Tensor:
-        """Signal-to-noise ratio alpha_t^2 / sigma_t^2, (B,) float64; infinite at t = 0."""
-        alpha, sigma = self(t)
-        return alpha.square() / sigma.square()
+    def time_of(self, ratio: Tensor) -> Tensor:
+        angle = ratio.double().atan()
+        angles = self._angles(torch.arange(self.end + 1))
+        above = torch.searchsorted(angles, angle).clamp(1, self.end)
+        return above - (angles[above] - angle) / (angles[above] - angles[above - 1])
 
-    def corrupt(self, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """x_t = alpha_t x + sigma_t noise, like x (B, ...), for t (B,)."""
-        alpha, sigma = self(t)
-        return per_example(alpha, x) * x + per_example(sigma, x) * noise
+    def told(self, t: Tensor) -> Tensor:
+        """t - 1, from 0 to T - 1, as published models count."""
+        return t - 1
 
+    def _table(self) -> Tensor:
+        return torch.cat([self.alphas_squared.new_ones(1), self.alphas_squared])
 
-def from_betas(betas: Tensor) -> NoiseSchedule:
-    """alpha_t^2 = prod_{s <= t} (1 - beta_s), for betas (T,) (arXiv 2006.11239, eq. 4)."""
-    return NoiseSchedule(torch.cumprod(1 - betas.double(), 0))
-
-
-def linear(*, num_steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> NoiseSchedule:
-    """Betas rising linearly: DDPM's schedule (Ho et al. 2020, arXiv 2006.11239, section 4)."""
-    return from_betas(torch.linspace(beta_start, beta_end, num_steps, dtype=torch.float64))
-
-
-def scaled_linear(*, num_steps: int = 1000, beta_start: float = 0.00085, beta_end: float = 0.012) -> NoiseSchedule:
-    """Square roots of the betas rising linearly: Stable Diffusion's schedule (Rombach et al. 2022, arXiv 2112.10752)."""
-    return from_betas(torch.linspace(math.sqrt(beta_start), math.sqrt(beta_end), num_steps, dtype=torch.float64).square())
-
-
-def cosine(*, num_steps: int = 1000, offset: float = 0.008, max_beta: float = 0.999) -> NoiseSchedule:
-    """alpha_t = cos((t/T + offset) / (1 + offset) pi/2), betas clipped (Nichol, Dhariwal 2021, arXiv 2102.09672, eq. 17)."""
-    t = torch.arange(num_steps + 1, dtype=torch.float64) / num_steps
-    table = torch.cos((t + offset) / (1 + offset) * math.pi / 2).square()
-    return from_betas((1 - table[1:] / table[:-1]).clamp_max(max_beta))
+    def _angles(self, t: Tensor) -> Tensor:
+        return self._table()[t].sqrt().acos()

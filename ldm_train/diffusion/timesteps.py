@@ -1,4 +1,4 @@
-"""Which t to train on: integers from 1 to T, keyed by the example's position in the run."""
+"""Which t to train on: a distribution over a schedule's t, drawn by the example's position in the run."""
 
 from abc import ABC, abstractmethod
 
@@ -6,37 +6,69 @@ import torch
 from torch import Tensor
 
 from ldm_train import draws
+from ldm_train.diffusion.schedule import NoiseSchedule
 
 
 class Timesteps(ABC):
-    """Timesteps of a batch, uniform over 1 ... T unless a subclass says otherwise."""
+    """A distribution over t, given as its quantiles.
 
-    @abstractmethod
-    def quantiles(self, positions: Tensor, *, seed: int, batch_size: int) -> Tensor:
-        """Numbers in [0, 1), (B,), for positions (B,) of a run whose global batch is `batch_size`."""
-
-    def __call__(self, positions: Tensor, *, num_steps: int, seed: int, batch_size: int) -> Tensor:
-        """t, (B,) int64 from 1 to `num_steps`, on the positions' device."""
-        quantiles = self.quantiles(positions, seed=seed, batch_size=batch_size)
-        return (1 + (quantiles * num_steps).long().clamp_max(num_steps - 1)).to(positions.device)
-
-
-class Uniform(Timesteps):
-    """Each example its own draw (arXiv 2006.11239, algorithm 1)."""
-
-    def quantiles(self, positions: Tensor, *, seed: int, batch_size: int) -> Tensor:
-        return draws.uniform(seed, "timestep", positions).double()
-
-
-class Stratified(Timesteps):
-    """One draw per global batch, shifted by k / batch_size for its k-th example, so that a batch covers 1 ... T evenly.
-
-    Kingma et al. 2021 (arXiv 2107.00630, appendix I.1): the same expectation, less variance. Which example gets which
-    stratum is shuffled by the order of the run.
+    Args:
+        stratified: one draw per global batch, shifted by k / batch_size for its k-th example, so that a batch covers the
+            distribution evenly (Kingma et al. 2021, arXiv 2107.00630, appendix I.1): the same expectation, less variance.
+            Which example gets which stratum is shuffled by the order of the run. Else each example has its own draw.
     """
 
-    def quantiles(self, positions: Tensor, *, seed: int, batch_size: int) -> Tensor:
+    def __init__(self, *, stratified: bool = True) -> None:
+        self.stratified = stratified
+
+    @abstractmethod
+    def at(self, quantiles: Tensor, schedule: NoiseSchedule) -> Tensor:
+        """The t of a schedule, (B,), below which shares (B,) in [0, 1) of the draws lie."""
+
+    def __call__(self, positions: Tensor, *, schedule: NoiseSchedule, seed: int, batch_size: int) -> Tensor:
+        """t, (B,) on the CPU, for positions (B,) of a run whose global batch is `batch_size`."""
+        if not self.stratified:
+            return self.at(draws.uniform(seed, "timestep", positions).double(), schedule)
         steps, slots = positions // batch_size, positions % batch_size
         offsets = {step: draws.uniform(seed, "timestep", torch.tensor([step]))[0].item() for step in steps.unique().tolist()}
         start = torch.tensor([offsets[step] for step in steps.tolist()], dtype=torch.float64)
-        return (start + slots.cpu().double() / batch_size) % 1
+        return self.at((start + slots.cpu().double() / batch_size) % 1, schedule)
+
+
+class Uniform(Timesteps):
+    """Every t alike (Ho et al. 2020, arXiv 2006.11239, algorithm 1)."""
+
+    def at(self, quantiles: Tensor, schedule: NoiseSchedule) -> Tensor:
+        return schedule.quantile(quantiles)
+
+
+class LogitNormal(Timesteps):
+    """t / end = 1 / (1 + exp(-N(mean, std^2))): more of the middle (Esser et al. 2024, arXiv 2403.03206, eq. 19).
+
+    Exactly, t - start is that share of end - start.
+    """
+
+    def __init__(self, *, mean: float = 0.0, std: float = 1.0, stratified: bool = True) -> None:
+        super().__init__(stratified=stratified)
+        self.mean, self.std = mean, _positive(std)
+
+    def at(self, quantiles: Tensor, schedule: NoiseSchedule) -> Tensor:
+        return schedule.quantile(torch.sigmoid(self.mean + self.std * torch.special.ndtri(quantiles)))
+
+
+class LogNormal(Timesteps):
+    """ln(sigma / alpha) ~ N(mean, std^2) (Karras et al. 2022, arXiv 2206.00364, table 1), on any schedule."""
+
+    def __init__(self, *, mean: float = -1.2, std: float = 1.2, stratified: bool = True) -> None:
+        super().__init__(stratified=stratified)
+        self.mean, self.std = mean, _positive(std)
+
+    def at(self, quantiles: Tensor, schedule: NoiseSchedule) -> Tensor:
+        ratio = (self.mean + self.std * torch.special.ndtri(quantiles)).exp()
+        return schedule.trained(schedule.time_of(ratio))
+
+
+def _positive(std: float) -> float:
+    if std <= 0:
+        raise ValueError(f"timesteps.std={std} must be above 0")
+    return std

@@ -1,26 +1,33 @@
 """The weight of an example's loss, as a function of its signal-to-noise ratio."""
 
+import math
 from abc import ABC, abstractmethod
 
 import torch
-from torch import Tensor
-
-from ldm_train.diffusion.prediction import Prediction
+from torch import Tensor, nn
 
 
 class Weighting(ABC):
-    """A factor for the squared error of the network's output."""
+    """Squared errors of the network's output to losses.
+
+    `clean_error` is the squared error of the clean estimate that an output's squared error of 1 makes, so that a weight
+    written for one prediction is right for all.
+    """
 
     @abstractmethod
-    def __call__(self, alpha: Tensor, sigma: Tensor, prediction: Prediction) -> Tensor:
-        """Weights (B,) for alpha and sigma (B,)."""
+    def weights(self, snr: Tensor, clean_error: Tensor) -> Tensor:
+        """Weights (B,) for signal-to-noise ratios (B,)."""
+
+    def loss(self, error: Tensor, snr: Tensor, clean_error: Tensor) -> Tensor:
+        """Losses (B,) of errors (B,)."""
+        return self.weights(snr, clean_error).to(error) * error
 
 
 class UniformWeight(Weighting):
     """1: the plain error of the output (arXiv 2006.11239, eq. 14)."""
 
-    def __call__(self, alpha: Tensor, sigma: Tensor, prediction: Prediction) -> Tensor:
-        return torch.ones_like(alpha)
+    def weights(self, snr: Tensor, clean_error: Tensor) -> Tensor:
+        return torch.ones_like(snr)
 
 
 class MinSNR(Weighting):
@@ -34,6 +41,56 @@ class MinSNR(Weighting):
             raise ValueError(f"gamma={gamma} must be above 0; the paper uses 5")
         self.gamma = gamma
 
-    def __call__(self, alpha: Tensor, sigma: Tensor, prediction: Prediction) -> Tensor:
-        snr = (alpha / sigma).square()
-        return snr.clamp_max(self.gamma) * prediction.clean_error_per_output_error(alpha, sigma)
+    def weights(self, snr: Tensor, clean_error: Tensor) -> Tensor:
+        return snr.clamp_max(self.gamma) * clean_error
+
+
+class EDMWeight(Weighting):
+    """(sigma^2 + s^2) / (sigma s)^2 = SNR + 1 / s^2 on the error of the clean estimate (arXiv 2206.00364, table 1).
+
+    With EDM's schedule and velocity prediction that comes to 1, the plain error of the output.
+
+    Args:
+        sigma_data: s, the deviation of what is corrupted.
+    """
+
+    def __init__(self, *, sigma_data: float = 1.0) -> None:
+        if sigma_data <= 0:
+            raise ValueError(f"weighting.sigma_data={sigma_data} must be above 0; model latents have 1")
+        self.sigma_data = sigma_data
+
+    def weights(self, snr: Tensor, clean_error: Tensor) -> Tensor:
+        return (snr + self.sigma_data**-2) * clean_error
+
+
+class LearnedLogVariance(nn.Module, Weighting):
+    """error exp(-u) + u with a trained u(SNR) (Karras et al. 2024, arXiv 2312.02696, eq. 14): at its best, u is ln(error).
+
+    Every noise level then counts by how much of its error is left to learn. u is a cosine series in the log-SNR from -20 to
+    20, which starts at 0; it is a module, trained beside the network.
+
+    Args:
+        terms: of the series.
+        base: weighs the error before.
+    """
+
+    LIMIT = 20.0
+
+    def __init__(self, *, terms: int = 32, base: Weighting | None = None) -> None:
+        super().__init__()
+        if terms < 1:
+            raise ValueError(f"weighting.terms={terms} must be at least 1")
+        self.base = base or UniformWeight()
+        self.coefficients = nn.Parameter(torch.zeros(terms))
+
+    def log_variance(self, snr: Tensor) -> Tensor:
+        """u, (B,), for signal-to-noise ratios (B,)."""
+        place = (snr.log().clamp(-self.LIMIT, self.LIMIT) / self.LIMIT + 1) / 2
+        harmonics = torch.arange(len(self.coefficients), device=snr.device)
+        return torch.cos(math.pi * place[:, None] * harmonics).to(self.coefficients) @ self.coefficients
+
+    def weights(self, snr: Tensor, clean_error: Tensor) -> Tensor:
+        return self.base.weights(snr, clean_error) * (-self.log_variance(snr)).exp().to(snr)
+
+    def loss(self, error: Tensor, snr: Tensor, clean_error: Tensor) -> Tensor:
+        return super().loss(error, snr, clean_error) + self.log_variance(snr).to(error)

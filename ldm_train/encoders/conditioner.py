@@ -42,8 +42,9 @@ class TextEncoder(nn.Module):
         self.context_length = context_length
         self.pad_token = pad_token
         self.trained = trained
-        self.width: int = tower.width
-        self.vector_width = self.width if pooled else None
+        self.context_width: int = tower.width
+        self.vector_width = self.context_width if pooled else None
+        self.tokenization = {"context_length": context_length, "pad_token": pad_token}
         self.layer = layer
         # Its output would be the similarity space of CLIP, which nothing here uses.
         self.tower.text_projection = None

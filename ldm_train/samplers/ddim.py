@@ -1,13 +1,14 @@
 """DDIM: x_s = alpha_s clean + sqrt(sigma_s^2 - v^2) noise + v z, with v = eta times DDPM's deviation."""
 
+import math
+
 from torch import Tensor
 
-from ldm_train.diffusion.denoiser import Estimate
-from ldm_train.samplers.base import Sampler
+from ldm_train.samplers.base import Point, Sampler, Step
 
 
 class DDIM(Sampler):
-    """Song et al. 2021 (arXiv 2010.02502, eq. 12 and 16).
+    """Denoising diffusion implicit models (Song et al. 2021, arXiv 2010.02502, eq. 12 and 16), on any schedule.
 
     Args:
         eta: 0 is deterministic, 1 has DDPM's posterior variance.
@@ -18,11 +19,13 @@ class DDIM(Sampler):
             raise ValueError(f"eta={eta} must be from 0 (deterministic) to 1 (DDPM's variance)")
         self.eta = eta
 
-    def step(
-        self, x_t: Tensor, estimate: Estimate, t: tuple[Tensor, Tensor], s: tuple[Tensor, Tensor], noise: Tensor
-    ) -> Tensor:
-        (alpha_t, sigma_t), (alpha_s, sigma_s) = t, s
-        variance = (sigma_s / sigma_t).square() * (1 - (alpha_t / alpha_s).square())
-        deviation = self.eta * variance.clamp_min(0).sqrt()
-        direction = (sigma_s.square() - deviation.square()).clamp_min(0).sqrt()
-        return alpha_s * estimate.clean + direction * estimate.noise + deviation * noise
+    def step(self, step: Step) -> Tensor:
+        s, deviation = step.s, self.eta * posterior_deviation(step.t, step.s)
+        direction = math.sqrt(max(0.0, s.sigma**2 - deviation**2))
+        x_s = s.alpha * step.estimate.clean + direction * step.estimate.noise
+        return x_s + deviation * step.draw() if self.eta > 0 else x_s
+
+
+def posterior_deviation(t: Point, s: Point) -> float:
+    """The deviation of q(x_s | x_t, x): sigma_s / sigma_t sqrt(sigma_t^2 - (alpha_t / alpha_s)^2 sigma_s^2)."""
+    return s.sigma / t.sigma * math.sqrt(max(0.0, t.sigma**2 - (t.alpha / s.alpha * s.sigma) ** 2))

@@ -2,18 +2,16 @@
 
 from torch import Tensor
 
-from ldm_train.diffusion.denoiser import Estimate
-from ldm_train.samplers.base import Sampler
+from ldm_train.samplers.base import Sampler, Step
+from ldm_train.samplers.ddim import posterior_deviation
 
 
 class DDPM(Sampler):
-    """Ho et al. 2020 (arXiv 2006.11239, eq. 6 and 7), for neighbours t > s of any spacing."""
+    """Ancestral sampling (Ho et al. 2020, arXiv 2006.11239, eq. 6 and 7), on any schedule, over steps of any length."""
 
-    def step(
-        self, x_t: Tensor, estimate: Estimate, t: tuple[Tensor, Tensor], s: tuple[Tensor, Tensor], noise: Tensor
-    ) -> Tensor:
-        (alpha_t, sigma_t), (alpha_s, sigma_s) = t, s
-        ratio = alpha_t / alpha_s
-        step_variance = sigma_t.square() - (ratio * sigma_s).square()
-        mean = (ratio * sigma_s.square() * x_t + alpha_s * step_variance * estimate.clean) / sigma_t.square()
-        return mean + (step_variance.clamp_min(0).sqrt() * sigma_s / sigma_t) * noise
+    def step(self, step: Step) -> Tensor:
+        t, s = step.t, step.s
+        ratio = t.alpha / s.alpha
+        step_variance = t.sigma**2 - (ratio * s.sigma) ** 2
+        mean = (ratio * s.sigma**2 * step.x_t + s.alpha * step_variance * step.estimate.clean) / t.sigma**2
+        return mean + posterior_deviation(t, s) * step.draw()

@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from ldm_train.diffusion.prediction import Prediction
 from ldm_train.diffusion.schedule import NoiseSchedule
+from ldm_train.diffusion.weighting import Weighting
+from ldm_train.encoders.class_labels import ClassLabels
 from ldm_train.encoders.conditioner import TextEncoder
-from ldm_train.generation import Generation
+from ldm_train.generation import Generation, Recipe
 from ldm_train.tasks.config import build
 from ldm_train.tasks.run_directory import LAST
 from ldm_train.types import Autoencoder
@@ -20,17 +22,29 @@ Weights = Literal["ema", "raw"]
 
 @dataclass(frozen=True)
 class Parts:
-    """What a run's config names, built; `network` and `text_encoder` are modules yet to be given weights."""
+    """What a run's config names, built; `network`, `text_encoder` and a trained `weighting` are yet to be given weights."""
 
     network: torch.nn.Module
-    text_encoder: TextEncoder
+    text_encoder: TextEncoder | ClassLabels
     autoencoder: Autoencoder
     schedule: NoiseSchedule
     prediction: Prediction
+    weighting: Weighting
     size: int
 
-    def generation(self, network: torch.nn.Module, text_encoder: torch.nn.Module, device: torch.device) -> Generation:
-        """Pictures by these weights, on this device."""
+    def trained(self) -> dict[str, torch.nn.Module]:
+        """What may have trained weights, by their prefix in a checkpoint."""
+        modules = {"network.": self.network, "text_encoder.": self.text_encoder, "weighting.": self.weighting}
+        return {prefix: module for prefix, module in modules.items() if isinstance(module, torch.nn.Module)}
+
+    def generation(
+        self,
+        network: torch.nn.Module,
+        text_encoder: torch.nn.Module,
+        device: torch.device,
+        weak: Generation | None = None,
+    ) -> Generation:
+        """Pictures by these weights, on this device, guided by a weaker model where there is one."""
         self.autoencoder.to(device)
         network.to(device)
         text_encoder.to(device)
@@ -42,6 +56,7 @@ class Parts:
             prediction=self.prediction,
             size=self.size,
             device=device,
+            weak=weak,
         )
 
 
@@ -52,11 +67,46 @@ def build_parts(config: DictConfig) -> Parts:
     network = build(
         OmegaConf.create(settings),
         in_channels=autoencoder.channels,
-        context_width=text_encoder.width,
+        context_width=text_encoder.context_width,
         vector_width=text_encoder.vector_width,
     )
     schedule, prediction = build(config.schedule), build(config.prediction)
-    return Parts(network, text_encoder, autoencoder, schedule, prediction, config.image_size)
+    weighting = build(config.weighting)
+    return Parts(network, text_encoder, autoencoder, schedule, prediction, weighting, config.image_size)
+
+
+def fill_from_run(config: DictConfig, trained: DictConfig) -> None:
+    """Fill in what the config leaves to the run: where its pictures are guided to, and through which points in time."""
+    with open_dict(config):
+        if config.get("spacing") is None:
+            config.spacing = trained.spacing
+        if config.guidance.scale is None:
+            config.guidance = trained.guidance
+
+
+def build_recipe(config: DictConfig, *, steps: int, seed: int, negative_prompt: str = "") -> Recipe:
+    """How to draw, from the groups `sampler`, `spacing` and `guidance` of a config."""
+    settings = {name: value for name, value in config.guidance.items() if name != "weak"}
+    guidance = build(OmegaConf.create(settings))
+    return Recipe(build(config.sampler), steps, build(config.spacing), guidance, seed, negative_prompt)
+
+
+def build_weak(config: DictConfig, schedule: NoiseSchedule, device: torch.device) -> Generation | None:
+    """The weaker model that `guidance.weak` names, a run directory.
+
+    Raises:
+        ValueError: it is on another schedule.
+    """
+    run_dir = config.guidance.get("weak")
+    if run_dir is None:
+        return None
+    parts = build_parts(read_config(run_dir))
+    load_weights(Path(run_dir), parts)
+    shares = torch.linspace(0, 0.999, 10, dtype=torch.float64)
+    times = [s.quantile(shares).double() for s in (schedule, parts.schedule)]
+    if not torch.equal(times[0], times[1]) or not torch.equal(schedule.ratio(times[0]), parts.schedule.ratio(times[1])):
+        raise ValueError(f"guidance.weak={run_dir} was trained on another noise schedule; it must be on the same one")
+    return parts.generation(parts.network.eval(), parts.text_encoder.eval(), device)
 
 
 def load_weights(run_dir: Path, parts: Parts, *, weights: Weights = "ema") -> int:
@@ -69,8 +119,10 @@ def load_weights(run_dir: Path, parts: Parts, *, weights: Weights = "ema") -> in
     if weights not in ("ema", "raw"):
         raise ValueError(f"weights={weights} is not known; a checkpoint holds ema (averaged) and raw")
     state = checkpoint["callbacks"]["EMA"]["average"] if weights == "ema" else checkpoint["state_dict"]
-    for prefix, module in {"network.": parts.network, "text_encoder.": parts.text_encoder}.items():
+    for prefix, module in parts.trained().items():
         own = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+        if not own and prefix == "weighting.":
+            continue  # a run that starts from another one's weights may weigh its loss in another way
         expected = {name: p.shape for name, p in module.named_parameters() if p.requires_grad}
         wrong = sorted({n for n in expected if n not in own or own[n].shape != expected[n]} | (own.keys() - expected.keys()))
         if wrong:

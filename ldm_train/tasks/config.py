@@ -63,7 +63,10 @@ def _refuse_unknown_options(overrides: list[str]) -> None:
     for word in overrides:
         key, _, value = word.partition("=")
         if key in known and value not in {*known[key], "null"}:
-            raise ConfigError(f"{key}={value} is no option; there are: {', '.join(known[key])}{nearest(value, known[key])}")
+            raise ConfigError(
+                f"{key}={value} is no option; there are: {', '.join(known[key])}{nearest(value, known[key])} "
+                f"(a setting of it is {key}.NAME=VALUE)"
+            )
 
 
 def _refuse_wrong_types(defaults: DictConfig, config: DictConfig, prefix: str = "") -> None:

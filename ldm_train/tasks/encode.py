@@ -11,6 +11,7 @@ from torch import Tensor
 from ldm_train.data.cache import Json, Manifest
 from ldm_train.data.cache_writer import CacheWriter
 from ldm_train.data.inspection import usable
+from ldm_train.encoders.class_labels import ClassLabels
 from ldm_train.encoders.conditioner import TextEncoder
 from ldm_train.encoders.fingerprint import fingerprint
 from ldm_train.tasks.config import at_least_one, build
@@ -30,6 +31,8 @@ def run(config: DictConfig) -> int:
         raise ValueError(f"nothing in the source can be used:\n{listed}")
     for key, problem in problems.items():
         print(f"left out {key}: {problem}")
+    captions = sorted({caption for item in items for caption in item.captions})
+    name_classes(config.text_encoder, captions)
     autoencoder, text_encoder = build(config.autoencoder), build(config.text_encoder)
     if config.image_size % autoencoder.factor:
         raise ValueError(
@@ -52,7 +55,7 @@ def run(config: DictConfig) -> int:
     trainer.predict(Encoding(autoencoder), EncodingData(pictures, workers=config.workers), return_predictions=False)
     if not trainer.is_global_zero:
         return 0
-    captions = ["", *sorted({caption for item in items for caption in item.captions})]
+    captions = ["", *captions]
     made_by: dict[str, Json] = {
         "image_size": config.image_size,
         "autoencoder": describe(config.autoencoder, fingerprint=fingerprint(autoencoder)),
@@ -64,27 +67,32 @@ def run(config: DictConfig) -> int:
     return summarise(cache, manifest, strict=config.strict)
 
 
+def name_classes(config: DictConfig, captions: list[str]) -> None:
+    """Where captions are labels, and the config names no classes: those of the source."""
+    if "classes" in config and config.classes is None:
+        config.classes = captions
+        print(f"{len(captions)} classes: {', '.join(captions[:20])}{', …' if len(captions) > 20 else ''}")
+
+
 def describe(config: DictConfig, **more: Json) -> dict[str, Json]:
     """A part's settings for the manifest."""
     return {"config": OmegaConf.to_container(config), **more}  # type: ignore[dict-item]
 
 
-def describe_text(config: DictConfig, text_encoder: TextEncoder) -> dict[str, Json]:
-    """How captions were cut into tokens, and what embedded them where that is frozen."""
-    return describe(
-        config,
-        context_length=text_encoder.context_length,
-        pad_token=text_encoder.pad_token,
-        fingerprint=None if text_encoder.trained else fingerprint(text_encoder),
-    )
+def describe_text(config: DictConfig, text_encoder: TextEncoder | ClassLabels) -> dict[str, Json]:
+    """How captions become tokens, and what embedded them where that is frozen."""
+    frozen = None if text_encoder.trained else fingerprint(text_encoder)
+    return describe(config, **text_encoder.tokenization, fingerprint=frozen)
 
 
 @torch.inference_mode()
-def encode_captions(text_encoder: TextEncoder, captions: list[str], *, batch_size: int = 64) -> dict[str, Tensor]:
+def encode_captions(
+    text_encoder: TextEncoder | ClassLabels, captions: list[str], *, batch_size: int = 64
+) -> dict[str, Tensor]:
     """Tokens (N, L) int32, and a frozen text encoder's embeddings (N, L, D) float16."""
     tokens = text_encoder.tokenize(captions)
     tensors = {"tokens": tokens.int()}
-    if not text_encoder.trained:
+    if isinstance(text_encoder, TextEncoder) and not text_encoder.trained:
         text_encoder.eval()
         tensors["embeddings"] = torch.cat([text_encoder.embed(part).half() for part in tokens.split(batch_size)])
     return tensors

@@ -6,7 +6,15 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from ldm_train.data.cache import LatentCache
-from ldm_train.tasks.assemble import build_parts, choose_device, load_weights, read_config
+from ldm_train.tasks.assemble import (
+    build_parts,
+    build_recipe,
+    build_weak,
+    choose_device,
+    fill_from_run,
+    load_weights,
+    read_config,
+)
 from ldm_train.tasks.config import build
 from ldm_train.tasks.evaluations import Subject
 from ldm_train.tasks.train import batches, training_module
@@ -15,14 +23,16 @@ from ldm_train.training.callbacks.validation import validation_losses
 
 def run(config: DictConfig) -> None:
     trained = read_config(config.run_dir)
-    parts = build_parts(trained)
+    parts, device = build_parts(trained), choose_device(config.device)
     step = load_weights(Path(config.run_dir), parts, weights=config.weights)
-    generation = parts.generation(parts.network.eval(), parts.text_encoder.eval(), choose_device(config.device))
+    fill_from_run(config, trained)
+    weak = build_weak(config, parts.schedule, device)
+    generation = parts.generation(parts.network.eval(), parts.text_encoder.eval(), device, weak)
     settings = trained.evaluation if config.get("evaluation") is None else config.evaluation
-    guidance = trained.pictures.guidance if config.guidance is None else config.guidance
+    recipe = build_recipe(config, steps=config.steps, seed=config.seed)
     out = Path(config.out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    subject = Subject(generation, build(config.sampler), config.steps, guidance, config.seed, out)
+    subject = Subject(generation, recipe, out)
     numbers = build(settings)(subject)
     data = batches(trained, LatentCache(config.cache or trained.cache))
     if data.held_out_entries:
@@ -36,7 +46,8 @@ def run(config: DictConfig) -> None:
         "weights": config.weights,
         "sampler": config.sampler._target_.rpartition(".")[2],
         "steps": config.steps,
-        "guidance": guidance,
+        "spacing": config.spacing._target_.rpartition(".")[2],
+        "guidance": {name: value for name, value in config.guidance.items() if not name.startswith("_")},
         "seed": config.seed,
     }
     out.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")

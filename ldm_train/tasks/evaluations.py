@@ -11,9 +11,8 @@ from torch import Tensor
 
 from ldm_train.data.images import read_image, save_png, to_bytes, to_signed
 from ldm_train.data.sources import Folder, Item
-from ldm_train.generation import Generation
+from ldm_train.generation import Generation, Recipe
 from ldm_train.metrics.drawings import corner_colours, nearest, psnr
-from ldm_train.samplers.base import Sampler
 from ldm_train.training.callbacks.pictures import grid
 
 
@@ -22,24 +21,14 @@ class Subject:
     """A trained run to measure, and how its pictures are drawn."""
 
     generation: Generation
-    sampler: Sampler
-    steps: int
-    guidance: float
-    seed: int
+    recipe: Recipe
     out: Path
 
     def draw(self, prompts: list[str], *, batch_size: int) -> Tensor:
         """A picture of each prompt, (B, 3, H, W) in [-1, 1]; the i-th has noise number i."""
         starts = range(0, len(prompts), batch_size)
         batches = [
-            self.generation(
-                prompts[i : i + batch_size],
-                sampler=self.sampler,
-                steps=self.steps,
-                guidance=self.guidance,
-                seed=self.seed,
-                first=i,
-            ).cpu()
+            self.generation(prompts[i : i + batch_size], self.recipe, first=i).cpu()
             for i in track(starts, "drawing held-out pictures")
         ]
         return torch.cat(batches)

@@ -6,32 +6,70 @@ import torch
 from omegaconf import DictConfig, ListConfig
 from rich.progress import track
 
-from ldm_train.data.images import save_png, to_bytes
-from ldm_train.tasks.assemble import build_parts, choose_device, load_weights, read_config
-from ldm_train.tasks.config import at_least_one, build
+from ldm_train.data.images import read_image, save_png, to_bytes, to_signed
+from ldm_train.generation import Generation
+from ldm_train.samplers.base import Picture
+from ldm_train.tasks.assemble import (
+    build_parts,
+    build_recipe,
+    build_weak,
+    choose_device,
+    fill_from_run,
+    load_weights,
+    read_config,
+)
+from ldm_train.tasks.config import at_least_one
 from ldm_train.training.callbacks.pictures import grid
 
 
 def run(config: DictConfig) -> None:
     at_least_one(config, "batch_size")
     prompts = read_prompts(config.prompts)
-    parts = build_parts(read_config(config.run_dir))
+    trained, device = read_config(config.run_dir), choose_device(config.device)
+    fill_from_run(config, trained)
+    parts = build_parts(trained)
+    recipe = build_recipe(config, steps=config.steps, seed=config.seed, negative_prompt=config.negative_prompt)
+    recipe.spacing(parts.schedule, config.steps)
     step = load_weights(Path(config.run_dir), parts, weights=config.weights)
-    generation = parts.generation(parts.network.eval(), parts.text_encoder.eval(), choose_device(config.device))
-    sampler, out = build(config.sampler), Path(config.out)
+    weak = build_weak(config, parts.schedule, device)
+    generation = parts.generation(parts.network.eval(), parts.text_encoder.eval(), device, weak)
+    start, out = read_start(config, generation), Path(config.out)
     pictures = []
-    for start in track(range(0, len(prompts), config.batch_size), "drawing"):
-        batch = prompts[start : start + config.batch_size]
-        images = generation(
-            batch, sampler=sampler, steps=config.steps, guidance=config.guidance, seed=config.seed, first=start
-        )
-        pictures.append(to_bytes(images).cpu())
-        for number, picture in enumerate(pictures[-1], start=start):
+    for first in track(range(0, len(prompts), config.batch_size), "drawing"):
+        batch = prompts[first : first + config.batch_size]
+        pictures.append(to_bytes(generation(batch, recipe, first=first, picture=start)).cpu())
+        for number, picture in enumerate(pictures[-1], start=first):
             save_png(picture, out / f"{number:04d}.png")
     columns = min(8, len(prompts))
     save_png(grid(torch.cat(pictures), columns=columns), out / "grid.png")
     (out / "prompts.txt").write_text("".join(f"{prompt}\n" for prompt in prompts), encoding="utf-8")
     print(f"{len(prompts)} pictures of step {step} in {out}, all together in {out / 'grid.png'}")
+
+
+def read_start(config: DictConfig, generation: Generation) -> Picture | None:
+    """The picture to start from, encoded, and the mask (white where to draw) at the size of its latents.
+
+    Raises:
+        ValueError: a mask without a picture, a strength without one, or a file that cannot be read.
+    """
+    if config.picture is None:
+        if config.mask is not None or config.strength != 1:
+            raise ValueError(f"mask={config.mask} and strength={config.strength} need a picture=FILE to start from")
+        return None
+    latents = generation.encode(read_signed(config.picture, generation.size))
+    if config.mask is None:
+        return Picture(latents, config.strength)
+    white = read_signed(config.mask, generation.size).mean(1, keepdim=True).to(generation.device)
+    mask = torch.nn.functional.interpolate(white, size=latents.shape[2:], mode="area") > 0
+    return Picture(latents, config.strength, mask.to(latents))
+
+
+def read_signed(path: str, size: int) -> torch.Tensor:
+    """A picture file, cropped and scaled as encoding does, (1, 3, size, size) in [-1, 1]."""
+    try:
+        return to_signed(read_image(Path(path), size)[None])
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read as a picture: {error}") from error
 
 
 def read_prompts(prompts: object) -> list[str]:

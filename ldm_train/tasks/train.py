@@ -1,17 +1,19 @@
 """`ldm-train train`: a latent cache to a trained noise predictor."""
 
+from functools import cache as cache_results
 from pathlib import Path
 
 import torch
 from omegaconf import DictConfig, open_dict
 
-from ldm_train.data.cache import LatentCache, refuse_other
+from ldm_train.data.cache import Json, LatentCache, refuse_other
 from ldm_train.data.datamodules import CachedLatents
 from ldm_train.diffusion.denoiser import Denoiser
+from ldm_train.diffusion.perturbations import Perturbations
+from ldm_train.diffusion.schedule import NoiseSchedule
 from ldm_train.encoders.fingerprint import fingerprint
 from ldm_train.encoders.latents import Scaling
-from ldm_train.samplers.base import trailing
-from ldm_train.tasks.assemble import Parts, build_parts, load_weights
+from ldm_train.tasks.assemble import Parts, build_parts, build_recipe, build_weak, load_weights
 from ldm_train.tasks.config import at_least_one, build
 from ldm_train.tasks.lightning import options, quiet
 from ldm_train.tasks.run_directory import LAST, prepare, set_threads
@@ -39,7 +41,12 @@ def run(config: DictConfig) -> None:
         step = load_weights(Path(config.network.weights), parts)
         print(f"starting from the averaged weights of {config.network.weights} at its step {step}")
     module = training_module(config, parts)
+    if config.channels_last:
+        module.to(memory_format=torch.channels_last)
+    if config.compile:
+        module.network.compile(fullgraph=True)
     warn_of_amplification(module.objective.denoiser)
+    weak = cache_results(lambda device: build_weak(config, parts.schedule, device))
     run_dir, ema = Path(config.run_dir), EMA(decay=config.ema.decay)
     fit(
         module,
@@ -53,8 +60,10 @@ def run(config: DictConfig) -> None:
             Samples(
                 run_dir,
                 ema,
-                lambda trained: parts.generation(trained.network, trained.text_encoder, trained.device),
-                drawing(config, data),
+                lambda trained: parts.generation(
+                    trained.network, trained.text_encoder, trained.device, weak(trained.device)
+                ),
+                drawing(config, parts.schedule, data),
                 every=config.pictures.every,
             ),
         ],
@@ -85,14 +94,13 @@ def complete(config: DictConfig, cache: LatentCache) -> None:
             config.image_size = cache.manifest.image_size
 
 
-def expectations(config: DictConfig, parts: Parts) -> dict[str, str | int | None]:
+def expectations(config: DictConfig, parts: Parts) -> dict[str, Json]:
     """What this run needs its cache to be."""
     text = parts.text_encoder
     return {
         "image_size": config.image_size,
         "autoencoder.fingerprint": fingerprint(parts.autoencoder),  # type: ignore[arg-type]
-        "text_encoder.context_length": text.context_length,
-        "text_encoder.pad_token": text.pad_token,
+        **{f"text_encoder.{name}": value for name, value in text.tokenization.items()},  # type: ignore[misc]
         "text_encoder.fingerprint": None if text.trained else fingerprint(text),
     }
 
@@ -118,7 +126,8 @@ def training_module(config: DictConfig, parts: Parts) -> NoisePredictorTraining:
         schedule=parts.schedule,
         prediction=parts.prediction,
         timesteps=build(config.timesteps),
-        weighting=build(config.weighting),
+        weighting=parts.weighting,
+        perturbations=Perturbations(config.offset_noise, config.input_perturbation),
         optimizer=build(config.optimizer),
         lr_schedule=build(config.lr_schedule),
         batch_size=config.batch_size,
@@ -126,11 +135,12 @@ def training_module(config: DictConfig, parts: Parts) -> NoisePredictorTraining:
     )
 
 
-def drawing(config: DictConfig, data: CachedLatents) -> Drawing:
+def drawing(config: DictConfig, schedule: NoiseSchedule, data: CachedLatents) -> Drawing:
     """The pictures to draw while training: of the config's prompts, or of held-out (else training) captions."""
     pictures = config.pictures
-    trailing(config.schedule.get("num_steps", 1000), pictures.steps)  # refuses what the sampler would, before training
+    recipe = build_recipe(config, steps=pictures.steps, seed=pictures.seed)
+    recipe.spacing(schedule, pictures.steps)  # refuses what the sampler would, before training
     entries = (data.held_out_entries or data.train_entries)[:: max(1, len(data.held_out_entries) // pictures.count)]
     captions = [data.cache.caption_texts[entry.captions[0]] for entry in entries[: pictures.count]]
     prompts = captions if pictures.prompts is None else list(pictures.prompts)
-    return Drawing(prompts, build(config.sampler), pictures.steps, pictures.guidance, pictures.seed)
+    return Drawing(prompts, recipe)

@@ -30,18 +30,26 @@ class EMA(Callback):
         self.average: dict[str, Tensor] = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.start(pl_module)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: object, batch_idx: int
+    ) -> None:
+        if step_ended(trainer, batch_idx):
+            self.update(pl_module)
+
+    def start(self, pl_module: pl.LightningModule) -> None:
+        """Start from the weights as they are, or go on from the average that was loaded."""
         weights = _trained(pl_module)
         started = self.average or weights
         self.average = {name: started[name].detach().to(p.device, copy=True) for name, p in weights.items()}
 
     @torch.no_grad()
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: object, batch_idx: int
-    ) -> None:
-        if step_ended(trainer, batch_idx):
-            self.updates += 1
-            decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-            torch._foreach_lerp_(list(self.average.values()), list(_trained(pl_module).values()), 1 - decay)
+    def update(self, pl_module: pl.LightningModule) -> None:
+        """Follow the weights after an optimizer step."""
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        torch._foreach_lerp_(list(self.average.values()), list(_trained(pl_module).values()), 1 - decay)
 
     @contextmanager
     def swapped(self, pl_module: pl.LightningModule) -> Iterator[None]:

@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ldm_train import draws
+from ldm_train.diffusion.broadcast import on_device
 from ldm_train.diffusion.denoiser import Denoiser
 from ldm_train.diffusion.objective import Losses, Objective
+from ldm_train.diffusion.perturbations import NONE, Perturbations
 from ldm_train.diffusion.prediction import Prediction
 from ldm_train.diffusion.schedule import NoiseSchedule
 from ldm_train.diffusion.timesteps import Timesteps
@@ -29,7 +31,7 @@ class NoisePredictorTraining(pl.LightningModule):
         network: called as types.Network says.
         text_encoder: captions to conditioning; trained along where its parameters want gradients.
         scaling: raw latents to model latents.
-        timesteps, weighting: of the training loss.
+        timesteps, weighting, perturbations: of the training loss; a weighting that is a module is trained along.
         optimizer: parameters to optimizer.
         lr_schedule: factor of the rate by step.
         batch_size: the global batch, which stratified timesteps divide.
@@ -46,6 +48,7 @@ class NoisePredictorTraining(pl.LightningModule):
         prediction: Prediction,
         timesteps: Timesteps,
         weighting: Weighting,
+        perturbations: Perturbations = NONE,
         optimizer: Callable[[Iterable[Tensor]], Optimizer],
         lr_schedule: LRSchedule,
         batch_size: int,
@@ -56,6 +59,8 @@ class NoisePredictorTraining(pl.LightningModule):
         self.text_encoder = text_encoder
         self.scaling = scaling
         self.timesteps = timesteps
+        self.weighting = weighting
+        self.perturbations = perturbations
         self.objective = Objective(Denoiser(network, schedule, prediction), weighting)
         self.make_optimizer = optimizer
         self.lr_schedule = lr_schedule
@@ -69,20 +74,21 @@ class NoisePredictorTraining(pl.LightningModule):
             torch.manual_seed(draws.generator(self.seed, stream, self.global_step).initial_seed())
 
     def training_step(self, batch: LatentBatch, batch_idx: int) -> dict[str, Tensor]:
-        num_steps = self.objective.denoiser.schedule.num_steps
-        t = self.timesteps(batch.positions, num_steps=num_steps, seed=self.seed, batch_size=self.batch_size)
-        losses = self.losses(batch, t, stream="")
+        schedule = self.objective.denoiser.schedule
+        t = self.timesteps(batch.positions, schedule=schedule, seed=self.seed, batch_size=self.batch_size)
+        losses = self.losses(batch, t, stream="", perturbations=self.perturbations)
         return {"loss": losses.loss.mean(), "noise_mse": losses.noise_mse.mean()}
 
-    def losses(self, batch: LatentBatch, t: Tensor, *, stream: str) -> Losses:
+    def losses(self, batch: LatentBatch, t: Tensor, *, stream: str, perturbations: Perturbations = NONE) -> Losses:
         """Losses (B,) of a batch at t (B,), with draws keyed by the batch's positions in streams of this prefix."""
-        shape = batch.moments.mean.shape[1:]
+        mean = batch.moments.mean
         posterior, noise = (
-            draws.normal(self.seed, stream + name, batch.positions, shape).to(batch.moments.mean)
-            for name in ("posterior", "noise")
+            draws.normal(self.seed, stream + name, batch.positions, mean.shape[1:]) for name in ("posterior", "noise")
         )
+        noise, shown = perturbations(noise, batch.positions, seed=self.seed)
+        posterior, noise, shown = (on_device(drawn.to(mean.dtype), mean.device) for drawn in (posterior, noise, shown))
         latents = self.scaling.to_model(batch.moments.draw(posterior))
-        return self.objective(latents, noise, t, self.text_encoder(batch.captions))
+        return self.objective(latents, noise, t, self.text_encoder(batch.captions), shown_noise=shown)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         return optimizer_and_schedule(self, self.make_optimizer, self.lr_schedule)

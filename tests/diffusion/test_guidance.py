@@ -1,13 +1,19 @@
-"""Classifier-free guidance: a line through the null output (0) and the conditional one (1)."""
+"""Classifier-free guidance: a line through the null output (0) and the conditional one (1), where it is wanted."""
 
 import pytest
 import torch
 from torch.testing import assert_close
 
 from ldm_train.diffusion.denoiser import Denoiser
-from ldm_train.diffusion.guidance import ClassifierFreeGuidance
-from ldm_train.diffusion.prediction import Clean, Noise, Velocity
-from ldm_train.diffusion.schedule import linear
+from ldm_train.diffusion.guidance import (
+    ClassifierFreeGuidance,
+    Conditioned,
+    LimitedGuidance,
+    classifier_free,
+    limited,
+)
+from ldm_train.diffusion.prediction import Clean, Flow, Noise, Velocity
+from ldm_train.diffusion.schedules import EDM, RectifiedFlow, linear
 from ldm_train.types import Conditioning
 
 x_t = torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(0))
@@ -27,19 +33,20 @@ class Recorder:
         return torch.tanh(x_t * conditioning.vector[:, :, None, None]) + t.view(-1, 1, 1, 1) / 1000
 
 
-def guided(scale, *, network=None, prediction=None):
+def guided(scale, *, network=None, prediction=None, rescale=0.0):
     plain = Denoiser(network or Recorder(), linear(), prediction or Noise())
-    return ClassifierFreeGuidance(plain, NULL, scale)(x_t, t, PROMPT)
+    return ClassifierFreeGuidance(plain, NULL, scale=scale, rescale=rescale)(x_t, t, PROMPT)
 
 
 def plain(conditioning):
     return Denoiser(Recorder(), linear(), Noise())(x_t, t, conditioning)
 
 
+@pytest.mark.parametrize("rescale", [0.0, 0.7])
 @pytest.mark.parametrize(("scale", "batches"), [(1, [3]), (1.0, [3]), (0.0, [6]), (7.5, [6])])
-def test_one_call_and_no_null_where_it_has_no_effect(scale, batches):
+def test_one_call_and_no_null_where_it_has_no_effect(scale, batches, rescale):
     network = Recorder()
-    guided(scale, network=network)
+    guided(scale, network=network, rescale=rescale)
     assert network.batches == batches
 
 
@@ -57,13 +64,90 @@ def test_the_output_is_linear_in_the_scale(scale):
     assert_close(guided(scale).output, null + scale * (conditional - null))
 
 
-@pytest.mark.parametrize("prediction", [Noise(), Velocity(), Clean()], ids=["noise", "velocity", "clean"])
-def test_the_estimates_fit_the_noisy_input(prediction):
-    estimate = guided(4.0, prediction=prediction)
+@pytest.mark.parametrize("rescale", [0.0, 0.7])
+@pytest.mark.parametrize("prediction", [Noise(), Velocity(), Clean(), Flow()], ids=["noise", "velocity", "clean", "flow"])
+def test_the_estimates_fit_the_noisy_input(prediction, rescale):
+    """In float32, through a division by alpha of 0.006 or sigma of 0.03."""
+    estimate = guided(4.0, prediction=prediction, rescale=rescale)
     alpha, sigma = (value.float().view(-1, 1, 1, 1) for value in linear()(t))
     assert_close(alpha * estimate.clean + sigma * estimate.noise, x_t, rtol=0, atol=1e-4)
 
 
-def test_a_sampler_finds_the_schedule():
+@pytest.mark.parametrize("scale", [0.0, 3.0, 7.5])
+def test_a_rescale_of_1_has_the_conditional_output_s_deviation(scale):
+    found = guided(scale, rescale=1.0).output
+    assert_close(found.std(dim=(1, 2, 3)), plain(PROMPT).output.std(dim=(1, 2, 3)))
+
+
+@pytest.mark.parametrize("rescale", [0.3, 0.7])
+def test_a_rescale_between_is_between(rescale):
+    """arXiv 2305.08891, eq. 16."""
+    none, all_, some = (guided(5.0, rescale=share).output for share in (0.0, 1.0, rescale))
+    assert_close(some, rescale * all_ + (1 - rescale) * none)
+
+
+@pytest.mark.parametrize("rescale", [-0.1, 1.1])
+def test_a_rescale_out_of_range_is_refused(rescale):
+    with pytest.raises(ValueError, match=rf"guidance\.rescale={rescale} must be from 0 \(off\) to 1"):
+        guided(2.0, rescale=rescale)
+
+
+LEVELS = {
+    "linear": (linear(), torch.tensor([200, 400, 600, 800])),
+    "flow": (RectifiedFlow(), torch.tensor([0.2, 0.4, 0.6, 0.8])),
+    "edm": (EDM(), torch.tensor([0.1, 1.0, 10.0, 40.0])),
+}
+
+
+@pytest.mark.parametrize(("schedule", "times"), LEVELS.values(), ids=LEVELS)
+@pytest.mark.parametrize(("index", "calls"), [(0, "plain"), (1, "plain"), (2, "guided"), (3, "plain")])
+def test_an_interval_is_open_below_and_closed_above(schedule, times, index, calls):
+    """Of four noise levels it goes from the second, which is not in it, to the third, which is."""
+    _, low, high, _ = schedule.ratio(times).tolist()
+    called = []
+    limits = LimitedGuidance(
+        lambda *asked: called.append("guided"), Denoiser(Recorder(), schedule, Velocity()), low=low, high=high
+    )
+    limits.plain = lambda *asked: called.append("plain")
+    limits(x_t, times[index].expand(3), PROMPT)
+    assert called == [calls]
+
+
+@pytest.mark.parametrize(("low", "high"), [(-1.0, 2.0), (2.0, 2.0), (3.0, 2.0)])
+def test_an_interval_that_does_not_rise_is_refused(low, high):
+    plain = Denoiser(Recorder(), linear(), Noise())
+    with pytest.raises(ValueError, match="must be two rising noise levels"):
+        LimitedGuidance(plain, plain, low=low, high=high)
+
+
+@pytest.mark.parametrize("interval", [[], [1.0], [1.0, 2.0, 3.0]])
+def test_an_interval_of_other_than_two_levels_is_refused(interval):
+    plain = Denoiser(Recorder(), linear(), Noise())
+    with pytest.raises(ValueError, match=r"must be two noise levels sigma / alpha: \[low, high\]"):
+        limited(plain, plain, interval)
+
+
+@pytest.mark.parametrize("at", [100, 500, 900])
+def test_classifier_free_guidance_is_made_with_its_interval(at):
+    """From a sigma / alpha of 1 to one of 5, about t = 260 and t = 570 of the linear schedule."""
+    denoiser, times = Denoiser(Recorder(), linear(), Noise()), torch.full((3,), at)
+    found = classifier_free(denoiser, NULL, scale=4.0, interval=[1.0, 5.0])(x_t, times, PROMPT)
+    everywhere = ClassifierFreeGuidance(denoiser, NULL, scale=4.0)
+    assert_close(found.output, (everywhere if at == 500 else denoiser)(x_t, times, PROMPT).output)
+
+
+def test_no_interval_is_everywhere():
+    guidance = classifier_free(Denoiser(Recorder(), linear(), Noise()), NULL, scale=4.0, rescale=0.5)
+    assert_close(guidance(x_t, t, PROMPT).output, guided(4.0, rescale=0.5).output)
+
+
+def test_a_conditioning_of_its_own_is_what_counts():
+    denoiser = Denoiser(Recorder(), linear(), Noise())
+    assert_close(Conditioned(denoiser, NULL)(x_t, t, PROMPT).output, plain(NULL).output)
+    assert Conditioned(denoiser, NULL).schedule is denoiser.schedule
+
+
+@pytest.mark.parametrize("interval", [None, [0.0, 1.0]])
+def test_a_sampler_finds_the_schedule(interval):
     schedule = linear(num_steps=7)
-    assert ClassifierFreeGuidance(Denoiser(Recorder(), schedule, Noise()), NULL, 2.0).schedule is schedule
+    assert classifier_free(Denoiser(Recorder(), schedule, Noise()), NULL, scale=2.0, interval=interval).schedule is schedule

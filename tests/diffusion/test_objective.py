@@ -7,12 +7,15 @@ from torch.testing import assert_close
 
 from ldm_train.diffusion.denoiser import Denoiser
 from ldm_train.diffusion.objective import Objective
-from ldm_train.diffusion.prediction import Clean, Noise, Velocity
-from ldm_train.diffusion.schedule import cosine
-from ldm_train.diffusion.weighting import MinSNR, UniformWeight
+from ldm_train.diffusion.prediction import Clean, Flow, Noise, Velocity
+from ldm_train.diffusion.schedules import EDM, RectifiedFlow, cosine
+from ldm_train.diffusion.weighting import EDMWeight, LearnedLogVariance, MinSNR, UniformWeight
 from ldm_train.types import Conditioning
 
 SCHEDULE = cosine()
+PREDICTIONS = {"noise": Noise(), "velocity": Velocity(), "clean": Clean(), "flow": Flow()}
+EVERY = pytest.mark.parametrize("prediction", PREDICTIONS.values(), ids=PREDICTIONS)
+
 x, noise, error = torch.randn(3, 5, 2, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 t = torch.tensor([1, 100, 400, 800, 990])
 
@@ -22,8 +25,8 @@ def says(output):
     return lambda x_t, t, conditioning: output
 
 
-def losses(network, prediction, weighting):
-    return Objective(Denoiser(network, SCHEDULE, prediction), weighting)(x, noise, t, Conditioning())
+def losses(network, prediction, weighting, **kwargs):
+    return Objective(Denoiser(network, SCHEDULE, prediction), weighting)(x, noise, t, Conditioning(), **kwargs)
 
 
 def test_unweighted_noise_prediction_is_the_plain_squared_error():
@@ -33,7 +36,7 @@ def test_unweighted_noise_prediction_is_the_plain_squared_error():
     assert_close(found.noise_mse, expected)
 
 
-@pytest.mark.parametrize("prediction", [Noise(), Velocity(), Clean()], ids=["noise", "velocity", "clean"])
+@EVERY
 def test_the_same_estimate_has_the_same_noise_error_and_min_snr_loss_in_every_prediction(prediction):
     alpha, sigma = (value.view(-1, 1, 1, 1) for value in SCHEDULE(t))
     estimated_noise = noise + error
@@ -43,12 +46,45 @@ def test_the_same_estimate_has_the_same_noise_error_and_min_snr_loss_in_every_pr
     assert_close(found.loss, SCHEDULE.snr(t).clamp_max(5) * (clean - x).square().mean((1, 2, 3)))
 
 
-@pytest.mark.parametrize("prediction", [Noise(), Velocity(), Clean()], ids=["noise", "velocity", "clean"])
+@EVERY
 def test_the_target_has_no_loss(prediction):
     alpha, sigma = (value.view(-1, 1, 1, 1) for value in SCHEDULE(t))
     found = losses(says(prediction.target(x, noise, alpha, sigma)), prediction, UniformWeight())
     assert_close(found.loss, torch.zeros_like(found.loss))
     assert_close(found.noise_mse, torch.zeros_like(found.noise_mse))
+
+
+@pytest.mark.parametrize("sigma_data", [0.5, 1.0])
+def test_edm_s_loss_is_the_paper_s(sigma_data):
+    """lambda |D - x|^2 with lambda = (sigma^2 + s^2) / (sigma s)^2, where lambda c_out^2 = 1 (arXiv 2206.00364, eq. 8)."""
+    sigma = torch.tensor([0.01, 0.1, 1.0, 10.0, 80.0], dtype=torch.float64)
+    denoiser = Denoiser(says(error), EDM(sigma_data=sigma_data), Velocity())
+    found = Objective(denoiser, EDMWeight(sigma_data=sigma_data))(x, noise, sigma, Conditioning())
+    clean = denoiser(denoiser.schedule.corrupt(x, noise, sigma), sigma, Conditioning()).clean
+    weight = (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
+    assert_close(found.loss, weight * (clean - x).square().mean((1, 2, 3)))
+    plain = Objective(denoiser, UniformWeight())(x, noise, sigma, Conditioning())
+    assert_close(found.loss, plain.loss)
+
+
+@pytest.mark.parametrize("weighting", [UniformWeight(), MinSNR()], ids=["uniform", "min-snr"])
+@EVERY
+def test_the_shown_noise_changes_what_is_shown_and_nothing_else(prediction, weighting):
+    """A network that says the target of the other noise has no loss."""
+    seen = []
+    shown = noise + 0.1 * error
+    target = Denoiser(says(None), SCHEDULE, prediction).target(x, noise, t)
+    found = losses(lambda *asked: seen.append(asked) or target, prediction, weighting, shown_noise=shown)
+    assert_close(seen[0][0], SCHEDULE.corrupt(x, shown, t))
+    assert_close(found.loss, torch.zeros_like(found.loss))
+
+
+def test_a_learned_weighting_is_trained_by_the_loss_beside_the_network():
+    weighting = LearnedLogVariance(terms=4)
+    output = torch.zeros_like(x, requires_grad=True)
+    losses(says(output), Velocity(), weighting).loss.mean().backward()
+    assert output.grad.abs().max() > 0
+    assert weighting.coefficients.grad.abs().max() > 0
 
 
 def test_the_network_sees_noisy_latents_the_published_timestep_and_the_conditioning():
@@ -77,3 +113,30 @@ def test_a_half_precision_network_is_judged_in_full_precision():
     found = losses(says(noise.bfloat16()), Noise(), UniformWeight())
     assert found.loss.dtype == x.dtype
     assert_close(found.loss, (noise.bfloat16().double() - noise).square().mean((1, 2, 3)))
+
+
+REAL = torch.tensor([0.01, 0.2, 0.5, 0.9, 1.0], dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "times"),
+    [(cosine(), t), (cosine(discrete=False), 1000 * REAL), (RectifiedFlow(), REAL), (EDM(sigma_data=0.5), 80 * REAL)],
+    ids=["table", "continuous", "flow", "edm"],
+)
+@pytest.mark.parametrize(
+    "weighting",
+    [UniformWeight(), MinSNR(), EDMWeight(), LearnedLogVariance(terms=4)],
+    ids=["uniform", "min-snr", "edm", "learned"],
+)
+def test_it_compiles_as_one_graph(schedule, times, weighting):
+    torch.compiler.reset()
+    network = torch.nn.Conv2d(2, 2, 3, padding=1, dtype=torch.float64)
+    denoiser = Denoiser(lambda x_t, told, conditioning: network(x_t) * told.view(-1, 1, 1, 1), schedule, Velocity())
+    objective = Objective(denoiser, weighting)
+
+    def call(x, noise, t, shown):
+        found = objective(x, noise, t, Conditioning(), shown_noise=shown)
+        return found.loss, found.noise_mse
+
+    compiled = torch.compile(call, fullgraph=True, backend="eager")
+    assert_close(compiled(x, noise, times, noise + error), call(x, noise, times, noise + error))

@@ -46,7 +46,7 @@ def test_long_captions_are_cut_and_keep_the_end(pad_token):
 def test_hidden_states_are_one_per_token():
     text_encoder = encoder()
     assert text_encoder.embed(text_encoder.tokenize(CAPTIONS)).shape == (3, 8, 16)
-    assert (text_encoder.width, text_encoder.vector_width) == (16, 16)
+    assert (text_encoder.context_width, text_encoder.vector_width) == (16, 16)
 
 
 @pytest.mark.parametrize(("layer", "block"), [("last", -1), ("penultimate", -2)])

@@ -1,83 +1,48 @@
-"""For Gaussian data the ideal denoiser is known in closed form, and every sampler must recover the data's moments."""
+"""What holds for every sampler, whatever the denoiser."""
 
-from itertools import pairwise
+import math
+from itertools import combinations
 
 import pytest
 import torch
-from diffusers import DDIMScheduler
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from ldm_train.diffusion.denoiser import Denoiser
-from ldm_train.diffusion.prediction import Clean, Noise, Velocity
-from ldm_train.diffusion.schedule import cosine, linear, scaled_linear
-from ldm_train.samplers.base import trailing
+from ldm_train.diffusion.prediction import Clean, Flow, Noise, Velocity
+from ldm_train.diffusion.schedules import EDM, RectifiedFlow, cosine, linear, scaled_linear
+from ldm_train.samplers.base import Point, drawn
 from ldm_train.samplers.ddim import DDIM
 from ldm_train.samplers.ddpm import DDPM
+from ldm_train.samplers.dpm_solver import DPMSolver
+from ldm_train.samplers.euler import Euler
+from ldm_train.samplers.euler_ancestral import EulerAncestral
+from ldm_train.samplers.heun import Heun
+from ldm_train.samplers.spacings import Karras
+from ldm_train.samplers.unipc import UniPC
 from ldm_train.types import Conditioning
 
-PREDICTIONS = pytest.mark.parametrize("prediction", [Noise(), Velocity(), Clean()], ids=["noise", "velocity", "clean"])
-SAMPLERS = pytest.mark.parametrize("sampler", [DDIM(), DDIM(eta=1.0), DDPM()], ids=["ddim", "ddim-eta1", "ddpm"])
-
-# The data: two channels of one pixel, N(MEAN, diag(DEVIATION^2)).
-MEAN = torch.tensor([1.5, -0.5], dtype=torch.float64).view(2, 1, 1)
-DEVIATION = torch.tensor([0.5, 2.0], dtype=torch.float64).view(2, 1, 1)
-
-
-def ideal_network(schedule, prediction):
-    """E[target | x_t] for the Gaussian data; every target is linear in clean and noise, so their means make up its own."""
-
-    def network(x_t, told_t, conditioning):
-        alpha, sigma = (value.view(-1, 1, 1, 1) for value in schedule(told_t + 1))
-        clean = MEAN + alpha * DEVIATION**2 * (x_t - alpha * MEAN) / (alpha**2 * DEVIATION**2 + sigma**2)
-        return prediction.target(clean, (x_t - alpha * clean) / sigma, alpha, sigma)
-
-    return network
-
-
-def moments_of_samples(sampler, denoiser, *, steps):
-    """The exact mean and deviation of the samples, (C, 1, 1) each, when x_T follows the data's own q(x_T).
-
-    With the ideal denoiser, a sample is affine in x_T and in the noise of every step. Row 0 gets zeros in place of all
-    of these, and each further row a single one: its distance from row 0 is what that noise contributes.
-    """
-    alpha, sigma = denoiser.schedule(torch.tensor(denoiser.schedule.num_steps))
-    rows = torch.eye(steps + 2, dtype=torch.float64)[:, 1:, None, None, None].expand(-1, -1, 2, 1, 1)
-    x_t = alpha * MEAN + (alpha**2 * DEVIATION**2 + sigma**2).sqrt() * rows[:, 0]
-    samples = sampler(denoiser, x_t, Conditioning(), steps=steps, draw=lambda number: rows[:, number + 1])
-    return samples[0], (samples[1:] - samples[0]).square().sum(0).sqrt()
+DETERMINISTIC = {
+    "ddim": DDIM(),
+    "euler": Euler(),
+    "ancestral-eta0": EulerAncestral(eta=0.0),
+    "heun": Heun(),
+    "heun-ratio": Heun(over_ratio=True),
+    "dpm": DPMSolver(),
+    "unipc1": UniPC(order=1),
+    "unipc2": UniPC(),
+    "unipc3": UniPC(order=3),
+}
+STOCHASTIC = {
+    "ddim-eta1": DDIM(eta=1.0),
+    "ddpm": DDPM(),
+    "ancestral": EulerAncestral(),
+    "dpm-stochastic": DPMSolver(stochastic=True),
+}
+ALL = DETERMINISTIC | STOCHASTIC
 
 
-@SAMPLERS
-@PREDICTIONS
-@pytest.mark.parametrize("make", [linear, scaled_linear, cosine])
-def test_the_samples_have_the_data_s_moments(make, prediction, sampler):
-    schedule = make()
-    mean, deviation = moments_of_samples(
-        sampler, Denoiser(ideal_network(schedule, prediction), schedule, prediction), steps=250
-    )
-    assert_close(mean, MEAN, rtol=0, atol=1e-6)
-    assert_close(deviation, DEVIATION, rtol=0.03, atol=0)
-
-
-@SAMPLERS
-def test_more_steps_come_nearer(sampler):
-    schedule = cosine()
-    denoiser = Denoiser(ideal_network(schedule, Velocity()), schedule, Velocity())
-    errors = [(moments_of_samples(sampler, denoiser, steps=steps)[1] - DEVIATION).abs().max() for steps in (10, 40, 160)]
-    assert errors[0] > 2 * errors[1] > 4 * errors[2]
-
-
-def test_pure_noise_is_mapped_to_the_data_in_a_line():
-    """What DDIM does to N(0, 1): three points tell its mean, its deviation, and that it bends nothing."""
-    schedule = linear()
-    denoiser = Denoiser(ideal_network(schedule, Noise()), schedule, Noise())
-    points = torch.tensor([0.0, 1.0, 2.0], dtype=torch.float64).view(3, 1, 1, 1).expand(3, 2, 1, 1)
-    samples = DDIM()(denoiser, points, Conditioning(), steps=500, draw=lambda number: torch.zeros_like(points))
-    assert_close(samples[0], MEAN, rtol=0, atol=0.05)
-    assert_close(samples[1] - samples[0], DEVIATION, rtol=0.02, atol=0)
-    assert_close(samples[2] - samples[1], samples[1] - samples[0])
+def samplers(which):
+    return pytest.mark.parametrize("sampler", which.values(), ids=which)
 
 
 def wavy(x_t, told_t, conditioning):
@@ -85,97 +50,144 @@ def wavy(x_t, told_t, conditioning):
     return torch.tanh(1.3 * x_t.roll(1, dims=-1) - 0.4 * x_t) + 0.2 * torch.cos(told_t / 100.0).view(-1, 1, 1, 1)
 
 
-def noise_of(shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+def noise(seed=0):
+    return torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(seed))
 
 
-def step_noise(number):
-    return noise_of((3, 2, 4, 4), seed=100 + number)
+def sample(sampler, denoiser=None, x=None, **kwargs):
+    denoiser = denoiser or Denoiser(wavy, linear(), Velocity())
+    settings = {"steps": 8, "generator": noise, "spacing": Karras()} | kwargs
+    return sampler(denoiser, noise(-1) if x is None else x, Conditioning(), **settings)
 
 
-@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
-@pytest.mark.parametrize(("prediction", "name"), [(Noise(), "epsilon"), (Velocity(), "v_prediction"), (Clean(), "sample")])
-@pytest.mark.parametrize(
-    ("make", "beta_schedule"), [(linear, "linear"), (cosine, "squaredcos_cap_v2")], ids=["linear", "cosine"]
-)
-def test_ddim_follows_diffusers(make, beta_schedule, prediction, name, eta):
-    """20 steps divide 1000: elsewhere their step before t is not the next one of their own list."""
-    reference = DDIMScheduler(
-        beta_schedule=beta_schedule,
-        prediction_type=name,
-        timestep_spacing="trailing",
-        set_alpha_to_one=True,
-        clip_sample=False,
-    )
-    reference.set_timesteps(20)
-    x = noise_of((3, 2, 4, 4))
-    trajectory = []
-    denoiser = Denoiser(wavy, make(), prediction)
-    DDIM(eta=eta)(
-        denoiser, x, Conditioning(), steps=20, draw=step_noise, callback=lambda number, x_s, estimate: trajectory.append(x_s)
-    )
-    for number, index in enumerate(reference.timesteps):
-        output = wavy(x, index.expand(3), Conditioning())
-        kwargs = {"variance_noise": step_noise(number)} if eta else {}
-        x = reference.step(output, index, x, eta=eta, **kwargs).prev_sample
-        assert_close(trajectory[number], x, rtol=1e-4, atol=1e-4)
-
-
-@PREDICTIONS
-@pytest.mark.parametrize("steps", [1, 7, 50])
-def test_ddim_with_eta_1_is_ddpm(prediction, steps):
-    denoiser = Denoiser(wavy, linear(), prediction)
-    samples = [
-        s(denoiser, step_noise(-1).double(), Conditioning(), steps=steps, draw=step_noise) for s in (DDIM(eta=1.0), DDPM())
-    ]
-    assert_close(samples[0], samples[1])
-
-
-@SAMPLERS
+@samplers(ALL)
 def test_a_picture_does_not_depend_on_its_batch(sampler):
-    denoiser = Denoiser(wavy, linear(), Velocity())
-    x_t = step_noise(-1)
-    together = sampler(denoiser, x_t, Conditioning(), steps=10, draw=step_noise)
-    alone = sampler(denoiser, x_t[1:2], Conditioning(), steps=10, draw=lambda number: step_noise(number)[1:2])
-    assert_close(together[1:2], alone)
+    """To float32's rounding: a batch of one may be summed in another order."""
+    alone = sample(sampler, x=noise(-1)[1:2], generator=lambda number: noise(number)[1:2])
+    assert_close(sample(sampler)[1:2], alone)
 
 
-@SAMPLERS
-@pytest.mark.parametrize("steps", [1, 3, 10])
+@samplers(ALL)
+@pytest.mark.parametrize("steps", [1, 2, 3, 8])
 def test_the_callback_sees_every_step(sampler, steps):
     seen = []
-    sample = sampler(
-        Denoiser(wavy, linear(), Noise()),
-        step_noise(-1),
-        Conditioning(),
-        steps=steps,
-        draw=step_noise,
-        callback=lambda number, x_s, estimate: seen.append((number, x_s, estimate.clean)),
-    )
+    found = sample(sampler, steps=steps, callback=lambda *step: seen.append(step))
     assert [number for number, _, _ in seen] == list(range(steps))
-    assert_close(seen[-1][1], sample)
-    # The last step goes to t = 0, where the clean estimate is all there is.
-    assert_close(seen[-1][2], sample)
+    assert_close(seen[-1][1], found, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("steps", [-1, 0, 11])
-def test_steps_that_the_schedule_does_not_have_are_refused(steps):
-    denoiser = Denoiser(wavy, linear(num_steps=10), Noise())
-    with pytest.raises(ValueError, match=f"steps={steps} must be from 1 to the schedule's 10"):
-        DDIM()(denoiser, step_noise(0), Conditioning(), steps=steps, draw=step_noise)
+@samplers({name: sampler for name, sampler in ALL.items() if name != "heun-ratio"})
+@pytest.mark.parametrize(
+    "schedule", [scaled_linear(zero_terminal_snr=True), RectifiedFlow(), EDM()], ids=["vp", "flow", "edm"]
+)
+def test_the_last_step_leaves_the_clean_estimate(sampler, schedule):
+    """Also from pure noise, and where that is the only step."""
+    seen = []
+    denoiser = Denoiser(wavy, schedule, Flow())
+    found = sample(
+        sampler, denoiser, steps=1, spacing=None, callback=lambda number, x_s, estimate: seen.append(estimate.clean)
+    )
+    assert_close(found, seen[-1])
 
 
-@settings(max_examples=50, deadline=None, derandomize=True)
-@given(st.data())
-def test_timesteps_fall_from_the_last_to_0(data):
-    num_steps = data.draw(st.integers(1, 1000))
-    timesteps = trailing(num_steps, steps := data.draw(st.integers(1, num_steps)))
-    assert len(timesteps) == steps + 1
-    assert (timesteps[0], timesteps[-1]) == (num_steps, 0)
-    assert all(t > s for t, s in pairwise(timesteps))
+@samplers(STOCHASTIC)
+def test_a_generator_makes_it_reproducible(sampler):
+    first, again, other = (sample(sampler, generator=torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
+    assert_close(first, again, rtol=0, atol=0)
+    assert not torch.allclose(first, other)
 
 
+@samplers(STOCHASTIC)
+def test_a_stochastic_method_without_a_generator_is_refused(sampler):
+    with pytest.raises(ValueError, match="adds noise and needs a `generator`"):
+        sample(sampler, generator=None)
+
+
+@samplers(DETERMINISTIC)
+def test_a_deterministic_method_draws_nothing(sampler):
+    def refuse(number):
+        raise AssertionError("drawn")
+
+    assert_close(sample(sampler, generator=refuse), sample(sampler, generator=None), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_drawn_noise_is_like_the_latents(dtype):
+    found = drawn(torch.Generator().manual_seed(0), 3, noise().to(dtype))
+    assert (found.shape, found.dtype) == (noise().shape, dtype)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    list(combinations([DDPM(), DDIM(eta=1.0), EulerAncestral()], 2)),
+    ids=["ddpm-ddim", "ddpm-ancestral", "ddim-ancestral"],
+)
+@pytest.mark.parametrize("prediction", [Velocity(), Clean(), Flow()], ids=["velocity", "clean", "flow"])
+@pytest.mark.parametrize("schedule", [cosine(), RectifiedFlow(), EDM()], ids=["cosine", "flow", "edm"])
+def test_methods_with_ddpm_s_variance_are_one(one, other, schedule, prediction):
+    denoiser = Denoiser(wavy, schedule, prediction)
+    settings = {"spacing": None, "generator": lambda number: noise(number).double()}
+    assert_close(*(sample(sampler, denoiser, noise(-1).double(), **settings) for sampler in (one, other)))
+
+
+@pytest.mark.parametrize("sampler", [Euler(), EulerAncestral(eta=0.0)], ids=["euler", "ancestral"])
+def test_methods_without_variance_are_ddim(sampler):
+    assert_close(sample(sampler), sample(DDIM()), rtol=1e-4, atol=1e-5)
+
+
+def test_rectified_flow_s_steps_are_euler_s_in_its_own_coordinates():
+    """x_s = x_t + (s - t) u (arXiv 2209.03003, section 2.1)."""
+    denoiser, x, reached = Denoiser(wavy, RectifiedFlow(), Flow()), noise(-1).double(), []
+    sample(Euler(), denoiser, x, spacing=None, callback=lambda number, x_s, estimate: reached.append(x_s))
+    expected = []
+    for number in range(8):
+        t = (8 - number) / 8
+        x = x - wavy(x, torch.full((3,), 1000 * t), None) / 8
+        expected.append(x)
+    assert_close(torch.stack(reached), torch.stack(expected))
+
+
+def test_heun_calls_the_network_twice_a_step_and_once_in_the_last():
+    calls = []
+    denoiser = Denoiser(lambda x_t, t, conditioning: calls.append(t) or x_t, linear(), Noise())
+    sample(Heun(), denoiser, steps=5)
+    assert len(calls) == 9
+
+
+@samplers({name: sampler for name, sampler in ALL.items() if "heun" not in name})
+def test_the_others_call_it_once_a_step(sampler):
+    calls = []
+    sample(sampler, Denoiser(lambda x_t, t, conditioning: calls.append(t) or x_t, linear(), Noise()), steps=5)
+    assert len(calls) == 5
+
+
+def test_heun_over_the_ratio_is_refused_at_pure_noise():
+    with pytest.raises(ValueError, match="over_ratio=true needs a schedule that does not end in pure noise"):
+        sample(Heun(over_ratio=True), Denoiser(wavy, RectifiedFlow(), Flow()), spacing=None)
+
+
+@pytest.mark.parametrize("discrete", [True, False])
+def test_pure_noise_is_an_infinite_ratio(discrete):
+    """Whether t is a whole number or a real one."""
+    schedule = scaled_linear(zero_terminal_snr=True, discrete=discrete)
+    point = Point.of(schedule, schedule.end if discrete else float(schedule.end))
+    assert (point.alpha, point.sigma) == (0.0, 1.0)
+    assert (point.ratio, point.log_ratio) == (math.inf, -math.inf)
+
+
+def test_clean_is_a_ratio_of_0():
+    point = Point.of(linear(), 0)
+    assert (point.alpha, point.sigma, point.ratio, point.log_ratio) == (1.0, 0.0, 0.0, math.inf)
+
+
+@pytest.mark.parametrize("make", [DDIM, EulerAncestral])
 @pytest.mark.parametrize("eta", [-0.1, 1.5])
-def test_eta_out_of_range_is_refused(eta):
-    with pytest.raises(ValueError, match=f"eta={eta}"):
-        DDIM(eta=eta)
+def test_eta_out_of_range_is_refused(make, eta):
+    with pytest.raises(ValueError, match=f"eta={eta} must be from 0"):
+        make(eta=eta)
+
+
+@pytest.mark.parametrize("order", [0, 4, 2.5])
+def test_an_order_that_unipc_lacks_is_refused(order):
+    with pytest.raises(ValueError, match=f"order={order} must be 1, 2 or 3"):
+        UniPC(order=order)

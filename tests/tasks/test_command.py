@@ -40,7 +40,7 @@ def test_without_a_verb_the_verbs_are_listed(words: list[str], code: int, ldm_tr
         (["train", "cache=x", "run_dir=y", "pictures.evry=3"], "did you mean 'pictures.every'"),
         (["train", "cache=x", "run_dir=y", "network.chanels=[8]"], "did you mean 'network.channels'"),
         (["train", "cache=x", "run_dir=y", "checkpiont.every=3"], "did you mean 'checkpoint.every'"),
-        (["train", "cache=x", "run_dir=y", "schedule=cosin"], "schedule=cosin is no option; there are: cosine, linear"),
+        (["train", "cache=x", "run_dir=y", "schedule=cosin"], "schedule=cosin is no option; there are: betas, cosine, edm"),
         (["train", "cache=x", "run_dir=y", "schedule=cosin"], "did you mean 'cosine'"),
         (["train", "cache=x", "run_dir=y", "experiment=openmojis"], "did you mean 'openmoji'"),
         (["train", "cache=x", "run_dir=y", "autoencoder=identty"], "did you mean 'identity'"),

@@ -23,6 +23,7 @@ COMMON = {
     "weights",
     "sampler",
     "steps",
+    "spacing",
     "guidance",
     "seed",
     "validation_loss",
@@ -83,9 +84,84 @@ def test_a_picture_depends_on_seed_and_number_not_on_the_batch(sampler: str, sam
 def test_seed_prompt_guidance_and_weights_matter(drawn: Path, sample: Callable) -> None:
     plain = pixels(drawn)
     assert (pixels(sample(AS_LIST, "seed=0")) == plain).all()
-    for other in ("seed=1", "guidance=8", "weights=raw", "steps=5"):
+    for other in ("seed=1", "guidance.scale=8", "weights=raw", "steps=5"):
         assert (pixels(sample(AS_LIST, other)) != plain).any(), other
     assert (pixels(sample('prompts=["a cat"]'), 1)[0] != plain[0]).any(), "the same noise, another prompt"
+
+
+@pytest.fixture(scope="module")
+def weak(run_with: Callable) -> Path:
+    """A run that ended earlier, on the same schedule."""
+    return run_with("max_steps=2")
+
+
+def test_negative_prompts_and_autoguidance_matter(drawn: Path, weak: Path, sample: Callable) -> None:
+    for other in (
+        ["negative_prompt=a cat"],
+        ["guidance=autoguidance", f"guidance.weak={weak}"],
+        ["guidance.interval=[1,2]"],
+    ):
+        assert (pixels(sample(AS_LIST, *other)) != pixels(drawn)).any(), other
+
+
+def test_autoguidance_by_oneself_is_none(trained: Path, sample: Callable) -> None:
+    plain = pixels(sample(AS_LIST, "guidance.scale=1"))
+    by_itself = pixels(sample(AS_LIST, "guidance=autoguidance", f"guidance.weak={trained}", "guidance.scale=3"))
+    assert abs(plain - by_itself).max() <= 1, "to rounding of a pixel"
+
+
+def test_a_weak_model_on_another_schedule_is_refused(
+    run_with: Callable, trained: Path, ldm_train: Callable, tmp_path: Path
+) -> None:
+    other = run_with("schedule=cosine", "prediction=velocity", "max_steps=1")
+    words = ["guidance=autoguidance", f"guidance.weak={other}", f"out={tmp_path}/out", AS_LIST, "device=cpu"]
+    answer = ldm_train("sample", f"run_dir={trained}", *words)
+    assert answer.code == 1
+    assert "was trained on another noise schedule" in answer.err
+
+
+@pytest.fixture(scope="module")
+def start(pictures: Path) -> Path:
+    return pictures / "circle-red.png"
+
+
+def test_a_weak_change_stays_near_the_picture_it_starts_from(start: Path, sample: Callable) -> None:
+    picture = np.asarray(Image.open(start)).astype(int)
+    near, far = (
+        abs(pixels(sample("prompts=[x]", f"picture={start}", f"strength={strength}", "steps=20"), 1)[0] - picture).mean()
+        for strength in (0.05, 1.0)
+    )
+    assert near < 30 < far, "of 255; the untrained network leaves what noise there was"
+
+
+def test_a_mask_keeps_the_rest_of_the_picture(start: Path, sample: Callable, tmp_path: Path) -> None:
+    mask = Image.new("L", (16, 16))
+    mask.paste(255, (8, 0, 16, 16))
+    mask.save(tmp_path / "mask.png")
+    [drawn_anew] = pixels(sample("prompts=[x]", f"picture={start}", f"mask={tmp_path}/mask.png"), 1)
+    picture = np.asarray(Image.open(start)).astype(int)
+    assert (drawn_anew[:, :8] == picture[:, :8]).all()
+    assert (drawn_anew[:, 8:] != picture[:, 8:]).any()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["strength=0.5"], "need a picture=FILE to start from"),
+        (["picture=nowhere.png"], "nowhere.png cannot be read as a picture"),
+        (["picture={start}", "strength=0"], "strength=0 must be above 0"),
+        (["guidance=autoguidance", "guidance.weak=nowhere"], "run_dir=nowhere is not a run directory"),
+        (["steps=2000"], "steps=2000 must be from 1 to the schedule's 1000"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(
+    words: list[str], message: str, start: Path, trained: Path, ldm_train: Callable, tmp_path: Path
+) -> None:
+    words = [word.format(start=start) for word in words]
+    answer = ldm_train("sample", f"run_dir={trained}", f"out={tmp_path}/out", AS_LIST, "device=cpu", *words)
+    assert answer.code == 1
+    assert message in answer.err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +191,7 @@ def test_held_out_numbers(held_out: dict) -> None:
     assert held_out["step"] == 8
     assert held_out["held_out_examples"] == 3
     assert (held_out["weights"], held_out["sampler"], held_out["steps"], held_out["seed"]) == ("ema", "DDIM", 4, 0)
-    assert held_out["guidance"] == 2.0, "that of the run's pictures"
+    assert held_out["guidance"]["scale"] == 2.0, "that of the run's pictures"
     assert 0 < held_out["validation_loss"] < 1.5
     assert held_out["validation_noise_mse"] == pytest.approx(held_out["validation_loss"]), (
         "of a noise prediction, unweighted"
@@ -133,9 +209,11 @@ def test_raw_weights_are_other_weights(held_out: dict, evaluate: Callable) -> No
 
 
 def test_drawings_are_measured_and_shown(held_out: dict, evaluate: Callable, pictures: Path) -> None:
-    numbers, out = evaluate("evaluation=drawings", f"evaluation.source={pictures}", "evaluation.seeds=2", "guidance=1.5")
+    numbers, out = evaluate(
+        "evaluation=drawings", f"evaluation.source={pictures}", "evaluation.seeds=2", "guidance.scale=1.5"
+    )
     assert set(numbers) == COMMON | DRAWINGS
-    assert (numbers["pictures"], numbers["held_out_pairs"], numbers["guidance"]) == (6, 3, 1.5)
+    assert (numbers["pictures"], numbers["held_out_pairs"], numbers["guidance"]["scale"]) == (6, 3, 1.5)
     assert 0 <= numbers["retrieval_at_1"] <= 1
     assert 0 <= numbers["background_accuracy"] <= 1
     assert 0 < numbers["drawing_psnr"] < 30, "eight steps draw nothing"
@@ -168,12 +246,12 @@ class Truth:
         self.images = {item.captions[0]: to_signed(read_image(item.path, 16)) for item in Folder(str(folder))}
         self.instead = instead or {}
 
-    def __call__(self, prompts: list[str], **_: object) -> Tensor:
+    def __call__(self, prompts: list[str], recipe: None, **_: object) -> Tensor:
         return torch.stack([self.images[self.instead.get(prompt, prompt)] for prompt in prompts])
 
 
 def measured(truth: Truth, folder: Path, out: Path) -> dict:
-    subject = Subject(truth, sampler=None, steps=1, guidance=1.0, seed=0, out=out)  # type: ignore[arg-type]
+    subject = Subject(truth, recipe=None, out=out)  # type: ignore[arg-type]
     return Drawings(source=str(folder), seeds=2, batch_size=4)(subject)
 
 

@@ -8,7 +8,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from ldm_train.diffusion.prediction import Noise
-from ldm_train.diffusion.schedule import linear
+from ldm_train.diffusion.schedules import linear
 from ldm_train.diffusion.timesteps import Uniform
 from ldm_train.diffusion.weighting import UniformWeight
 from ldm_train.encoders.latents import Scaling

@@ -12,8 +12,7 @@ from torch import Tensor
 from ldm_train.data.datamodules import CachedLatents
 from ldm_train.data.images import save_png, to_bytes
 from ldm_train.diffusion.denoiser import Estimate
-from ldm_train.generation import Generation
-from ldm_train.samplers.base import Sampler
+from ldm_train.generation import Generation, Recipe
 from ldm_train.training.callbacks.pictures import grid, log_image
 from ldm_train.training.callbacks.step_log import step_ended
 from ldm_train.training.ema import EMA
@@ -25,13 +24,10 @@ PREFIXES = {"samples": "", "reverse": "reverse-", "forward": "forward-"}
 
 @dataclass(frozen=True)
 class Drawing:
-    """How the pictures of a run are drawn."""
+    """Which pictures of a run are drawn, and how."""
 
     prompts: list[str]
-    sampler: Sampler
-    steps: int
-    guidance: float
-    seed: int
+    recipe: Recipe
 
 
 class Samples(Callback):
@@ -76,20 +72,13 @@ class Samples(Callback):
     def _draw(self, generation: Generation) -> dict[str, Tensor]:
         drawing = self.drawing
         strip: list[Tensor] = []
-        shown = frames(drawing.steps)
+        shown = frames(drawing.recipe.steps)
 
         def watch(number: int, x_s: Tensor, estimate: Estimate) -> None:
             if number in shown:
                 strip.append(generation.decode(torch.cat([x_s[:1], estimate.clean[:1]])))
 
-        images = generation(
-            drawing.prompts,
-            sampler=drawing.sampler,
-            steps=drawing.steps,
-            guidance=drawing.guidance,
-            seed=drawing.seed,
-            callback=watch,
-        )
+        images = generation(drawing.prompts, drawing.recipe, callback=watch)
         rows = torch.stack(strip, dim=1).flatten(0, 1)
         columns = min(8, len(images))
         return {"samples": grid(to_bytes(images), columns=columns), "reverse": grid(to_bytes(rows), columns=len(strip))}
@@ -100,8 +89,10 @@ class Samples(Callback):
         generation = self.generation(module)
         schedule = generation.schedule
         latents = module.scaling.to_model(data.cache.moments(data.train_entries[:1]).mean.to(module.device))
-        t = torch.linspace(0, schedule.num_steps, FRAMES, device=module.device).round().long()
-        noise = torch.randn(latents.shape[1:], generator=torch.Generator().manual_seed(self.drawing.seed)).to(latents)
+        shares = torch.linspace(0, 1, FRAMES, dtype=torch.float64)
+        t = module.timesteps.at(shares, schedule) * (shares > 0)
+        generator = torch.Generator().manual_seed(self.drawing.recipe.seed)
+        noise = torch.randn(latents.shape[1:], generator=generator).to(latents)
         noisy = schedule.corrupt(latents.expand(FRAMES, -1, -1, -1), noise.expand(FRAMES, -1, -1, -1), t)
         return grid(to_bytes(generation.decode(noisy)), columns=FRAMES)
 

@@ -17,7 +17,7 @@ class Validation(Callback):
     Args:
         every: optimizer steps; also at the end of the run.
         batch_size: examples of one forward pass, over which the loss does not depend.
-        repeats: timesteps per example, evenly spread over 1 ... T.
+        repeats: timesteps per example, evenly spread over those of the training.
     """
 
     def __init__(self, ema: EMA, *, every: int, batch_size: int = 64, repeats: int = 4) -> None:
@@ -60,7 +60,7 @@ def validation_losses(
     for repeat in range(repeats):
         mine = torch.arange(rank, count, world)
         for indices in mine.split(batch_size):
-            batch = module.transfer_batch_to_device(data.held_out_batch(indices), module.device, 0)
+            batch = data.transfer_batch_to_device(data.held_out_batch(indices), module.device, 0)
             losses = module.losses(batch, spread(indices, repeat, repeats, module), stream=f"held out {repeat} ")
             sums += torch.stack([losses.loss.double().sum(), losses.noise_mse.double().sum()])
     module.train(training)
@@ -71,8 +71,7 @@ def validation_losses(
 
 
 def spread(indices: Tensor, repeat: int, repeats: int, module: NoisePredictorTraining) -> Tensor:
-    """A timestep for each example (B,), from 1 to T: all examples and repeats together cover the range evenly."""
+    """A timestep for each example (B,): all examples and repeats together cover the training's distribution evenly."""
     # A stride near the golden ratio keeps neighbouring examples far apart in t.
     quantiles = ((indices.double() * 0.6180339887498949) % 1 + repeat) / repeats
-    num_steps = module.objective.denoiser.schedule.num_steps
-    return (1 + (quantiles * num_steps).long().clamp_max(num_steps - 1)).to(module.device)
+    return module.timesteps.at(quantiles, module.objective.denoiser.schedule)

@@ -1,0 +1,110 @@
+"""Which points in time a sampler stops at: from noise to clean, in the schedule's t."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+
+from ldm_train.diffusion.schedule import NoiseSchedule
+
+
+class Spacing(ABC):
+    """A rule for the points of a given number of steps, on any schedule."""
+
+    @abstractmethod
+    def points(self, schedule: NoiseSchedule, steps: int) -> list[float]:
+        """`steps` points t, falling, without the 0 at the end; whole numbers on a discrete schedule, where they may be."""
+
+    def __call__(self, schedule: NoiseSchedule, steps: int) -> list[float]:
+        """`steps` + 1 points t, falling strictly, the last one 0.
+
+        Raises:
+            ValueError: fewer than one step, more than the schedule has, or points that do not fall from its end.
+        """
+        if steps < 1 or (schedule.discrete and steps > schedule.end):
+            accepted = f"from 1 to the schedule's {schedule.end}" if schedule.discrete else "at least 1"
+            raise ValueError(f"steps={steps} must be {accepted}")
+        points = [*self.points(schedule, steps), 0]
+        if points[0] > schedule.end or not all(t > s for t, s in pairwise(points)):
+            shown = f"{points}" if len(points) < 12 else f"{points[:4]} … {points[-4:]}"
+            raise ValueError(f"{type(self).__name__} gives {shown}, which does not fall from {schedule.end} to 0")
+        return points
+
+
+class Trailing(Spacing):
+    """Evenly from the end (Lin et al. 2024, arXiv 2305.08891, table 2): sampling starts at what was trained as noise."""
+
+    def points(self, schedule: NoiseSchedule, steps: int) -> list[float]:
+        return [_whole(schedule, schedule.end * (steps - i) / steps) for i in range(steps)]
+
+
+class Leading(Spacing):
+    """Evenly up from the start, without the end: what Stable Diffusion's samplers did.
+
+    Args:
+        offset: added to each t of a discrete schedule; Stable Diffusion uses 1.
+    """
+
+    def __init__(self, *, offset: int = 0) -> None:
+        self.offset = offset
+
+    def points(self, schedule: NoiseSchedule, steps: int) -> list[float]:
+        if schedule.discrete:
+            stride = int(schedule.end) // steps
+            return [1 + self.offset + stride * (steps - 1 - i) for i in range(steps)]
+        width = (schedule.end - schedule.start) / steps
+        return [schedule.start + width * (steps - 1 - i) for i in range(steps)]
+
+
+class Linspace(Spacing):
+    """Evenly from the end to the start, both included."""
+
+    def points(self, schedule: NoiseSchedule, steps: int) -> list[float]:
+        width = schedule.end - schedule.start
+        # On a table, what is rounded is t - 1, as by published samplers.
+        return [schedule.start + _whole(schedule, width - width / max(1, steps - 1) * i) for i in range(steps)]
+
+
+class Karras(Spacing):
+    """Evenly in (sigma / alpha)^(1 / rho) (Karras et al. 2022, arXiv 2206.00364, eq. 5): most steps where noise is low.
+
+    Args:
+        rho: the higher, the more of them.
+        sigma_min, sigma_max: the ends, as sigma / alpha; the schedule's own unless given.
+    """
+
+    def __init__(self, *, rho: float = 7.0, sigma_min: float | None = None, sigma_max: float | None = None) -> None:
+        if rho <= 0:
+            raise ValueError(f"spacing.rho={rho} must be above 0; the paper uses 7")
+        self.rho = rho
+        self.sigma_min = sigma_min
+        self.sigma_max = sigma_max
+
+    def points(self, schedule: NoiseSchedule, steps: int) -> list[float]:
+        ends = schedule.ratio(torch.tensor([schedule.end, schedule.start], dtype=torch.float64)).tolist()
+        high, low = self.sigma_max or ends[0], self.sigma_min or ends[1]
+        if not 0 < low < high < float("inf"):
+            raise ValueError(
+                f"spacing=karras needs noise levels 0 < sigma_min < sigma_max < infinity, got {low} and {high}; on a "
+                "schedule that ends in pure noise set spacing.sigma_max, or choose spacing=trailing"
+            )
+        share = torch.linspace(0, 1, steps, dtype=torch.float64)
+        roots = (1 - share) * high ** (1 / self.rho) + share * low ** (1 / self.rho)
+        return schedule.time_of(roots.pow(self.rho)).clamp(schedule.start, schedule.end).tolist()
+
+
+class Listed(Spacing):
+    """These points, in the schedule's t (1 to T where it is discrete), from noise on, without the 0 at the end."""
+
+    def __init__(self, *, timesteps: Sequence[float]) -> None:
+        self.timesteps = list(timesteps)
+
+    def points(self, schedule: NoiseSchedule, steps: int) -> list[float]:
+        if steps != len(self.timesteps):
+            raise ValueError(f"steps={steps}, but spacing.timesteps lists {len(self.timesteps)}; set steps to that")
+        return self.timesteps
+
+
+def _whole(schedule: NoiseSchedule, t: float) -> float:
+    return round(t) if schedule.discrete else t
