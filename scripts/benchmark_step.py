@@ -1,0 +1,390 @@
+"""Our training step, guided sampling and full-size network beside diffusers', as ratios in one interleaved run.
+
+    python scripts/benchmark_step.py step                  # the same architecture and weights, four cases
+    python scripts/benchmark_step.py preset                # our small preset beside diffusers' default layout of its size
+    python scripts/benchmark_step.py sampling              # classifier-free guidance, DDIM
+    python scripts/benchmark_step.py full                  # Stable Diffusion 1.5's size: 15 GB of memory
+
+Theirs has the settings of diffusers' train_text_to_image.py: AdamW as it comes, gradients clipped to 1, their EMA. Ours is
+what a run of this project does for a batch: keyed draws, objective, clipping, fused AdamW, EMA. Rounds alternate between the
+two; the figures are medians over rounds, and the ratio is the median of the rounds' ratios, with its quartiles. The share of
+the machine that other processes took meanwhile stands beside them. Peak memory is of a process of its own for each, without
+what it held before the network was built.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler, UNet2DConditionModel
+from diffusers.training_utils import EMAModel
+from omegaconf import OmegaConf
+from torch import nn
+from torch.nn import functional as F
+
+from ldm_train.diffusion.denoiser import Denoiser
+from ldm_train.diffusion.guidance import ClassifierFreeGuidance
+from ldm_train.diffusion.prediction import Noise
+from ldm_train.diffusion.schedules import scaled_linear
+from ldm_train.diffusion.timesteps import Uniform
+from ldm_train.diffusion.weighting import UniformWeight
+from ldm_train.encoders.latents import Scaling
+from ldm_train.networks.unet import UNet
+from ldm_train.samplers.ddim import DDIM
+from ldm_train.training.ema import EMA
+from ldm_train.training.lr_schedules import Constant
+from ldm_train.training.module import NoisePredictorTraining
+from ldm_train.types import Captions, Conditioning, LatentBatch, Moments
+from ldm_train.weights.unet_layout import from_diffusers
+
+ATTENDING = ("CrossAttnDownBlock2D", "CrossAttnUpBlock2D")
+PLAIN = ("DownBlock2D", "UpBlock2D")
+SCHEDULE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One architecture and batch: `heads` (their number at every level) or, where that is 0, `head_size`."""
+
+    name: str
+    side: int
+    batch: int = 4
+    channels: tuple[int, ...] = (64, 128, 256)
+    attention: tuple[bool, ...] = (True, True, True)
+    heads: int = 0
+    head_size: int = 64
+    tokens: int = 77
+    width: int = 256
+
+    def inputs(self) -> LatentBatch:
+        """A batch of latents and of captions' embeddings."""
+        generator = torch.Generator().manual_seed(1)
+        latents = torch.randn(self.batch, 4, self.side, self.side, generator=generator)
+        embeddings = torch.randn(self.batch, self.tokens, self.width, generator=generator)
+        captions = Captions(torch.zeros(self.batch, self.tokens, dtype=torch.long), embeddings)
+        return LatentBatch(torch.arange(self.batch), Moments(latents, None), captions)
+
+
+CASES = [
+    Case("8 heads, 32x32", 32, heads=8),
+    Case("8 heads, 16x16", 16, heads=8, batch=8),
+    Case("head size 64, 32x32", 32),
+    Case("head size 64, 16x16", 16, batch=8),
+]
+FULL = Case("Stable Diffusion 1.5", 32, 1, (320, 640, 1280, 1280), (True, True, True, False), heads=8, width=768)
+# diffusers' default layout, 8 heads a level, which our preset of the same size to 5% is compared with, on the quick start's
+# latents and captions.
+DEFAULT = Case("diffusers' default layout", 16, 24, (32, 64, 128), heads=8, tokens=16, width=128)
+PRESET = "unet_folded"
+
+
+class Embedded(nn.Module):
+    """A text encoder whose captions are embedded already."""
+
+    def forward(self, captions: Captions) -> Conditioning:
+        return Conditioning(tokens=captions.embeddings)
+
+
+def their_network(case: Case) -> UNet2DConditionModel:
+    torch.manual_seed(0)
+    blocks = [ATTENDING if attends else PLAIN for attends in case.attention]
+    heads = case.heads or tuple(width // case.head_size for width in case.channels)
+    return UNet2DConditionModel(
+        sample_size=case.side,
+        block_out_channels=case.channels,
+        layers_per_block=2,
+        down_block_types=tuple(down for down, _ in blocks),
+        up_block_types=tuple(up for _, up in reversed(blocks)),
+        cross_attention_dim=case.width,
+        attention_head_dim=heads,
+    )
+
+
+def our_network(case: Case, like: UNet2DConditionModel | None = None) -> UNet:
+    network = UNet(
+        in_channels=4,
+        context_width=case.width,
+        vector_width=None,
+        channels=case.channels,
+        attention=case.attention,
+        middle_attention=True,
+        heads=case.heads or None,
+        head_size=case.head_size,
+        scale_shift=False,
+    )
+    if like is not None:
+        network.load_state_dict(from_diffusers(like.state_dict(), network.state_dict()))
+    return network
+
+
+Step = Callable[[], None]
+
+
+def our_step(network: nn.Module, case: Case, *, ema: bool = True) -> tuple[Step, Step]:
+    """A whole step of ours, and its forward and backward pass alone."""
+    module = NoisePredictorTraining(
+        network,
+        Embedded(),
+        scaling=Scaling(shift=0.0, scale=1.0),
+        schedule=scaled_linear(),
+        prediction=Noise(),
+        timesteps=Uniform(),
+        weighting=UniformWeight(),
+        optimizer=torch.optim.AdamW,
+        lr_schedule=Constant(),
+        batch_size=case.batch,
+    )
+    parameters = list(network.parameters())
+    optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=True)
+    average = EMA()
+    if ema:
+        average.start(module)
+    batch = case.inputs()
+
+    def forward_backward() -> None:
+        module.training_step(batch, 0)["loss"].backward()
+
+    def step() -> None:
+        forward_backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        if ema:
+            average.update(module)
+
+    def without_update() -> None:
+        forward_backward()
+        optimizer.zero_grad()
+
+    return step, without_update
+
+
+def their_step(network: nn.Module, case: Case, *, ema: bool = True) -> tuple[Step, Step]:
+    """A whole step of diffusers' train_text_to_image.py from latents on, and its forward and backward pass alone."""
+    parameters = list(network.parameters())
+    optimizer = torch.optim.AdamW(parameters, lr=1e-4)
+    scheduler = DDPMScheduler(num_train_timesteps=1000, **SCHEDULE)
+    average = EMAModel(parameters) if ema else None
+    batch = case.inputs()
+    latents, embeddings = batch.moments.mean, batch.captions.embeddings
+
+    def forward_backward() -> None:
+        noise = torch.randn_like(latents)
+        t = torch.randint(0, 1000, (len(latents),))
+        predicted = network(scheduler.add_noise(latents, noise, t), t, embeddings, return_dict=False)[0]
+        F.mse_loss(predicted.float(), noise.float(), reduction="mean").backward()
+
+    def step() -> None:
+        forward_backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        if average is not None:
+            average.step(parameters)
+
+    def without_update() -> None:
+        forward_backward()
+        optimizer.zero_grad()
+
+    return step, without_update
+
+
+def sampling(case: Case, *, steps: int = 10, scale: float = 5.0) -> tuple[Step, Step]:
+    """Guided DDIM sampling of a batch: ours and theirs."""
+    theirs = their_network(case).eval()
+    ours = our_network(case, theirs).eval()
+    batch = case.inputs()
+    noise, embeddings = batch.moments.mean, batch.captions.embeddings
+    assert embeddings is not None
+    null = torch.zeros_like(embeddings)
+    denoiser = ClassifierFreeGuidance(Denoiser(ours, scaled_linear(), Noise()), Conditioning(tokens=null), scale=scale)
+    scheduler = DDIMScheduler(**SCHEDULE, timestep_spacing="trailing", clip_sample=False, set_alpha_to_one=True)
+
+    def we_sample() -> None:
+        DDIM()(denoiser, noise, Conditioning(tokens=embeddings), steps=steps)
+
+    @torch.no_grad()
+    def they_sample() -> None:
+        scheduler.set_timesteps(steps)
+        latents, both = noise, torch.cat([null, embeddings])
+        for t in scheduler.timesteps:
+            plain, told = theirs(torch.cat([latents] * 2), t, both, return_dict=False)[0].chunk(2)
+            latents = scheduler.step(plain + scale * (told - plain), t, latents).prev_sample
+
+    return we_sample, they_sample
+
+
+def others_share(before: list[float], after: list[float]) -> float:
+    """The share of the machine's time, between two readings, that other processes took."""
+    total, busy, own = (b - a for a, b in zip(before, after, strict=True))
+    return max(0.0, (busy - own) / total)
+
+
+def machine_times() -> list[float]:
+    """Seconds of all cores so far: in all, busy, and of this process."""
+    values = [int(word) / os.sysconf("SC_CLK_TCK") for word in Path("/proc/stat").read_text().split("\n")[0].split()[1:9]]
+    own = os.times()
+    return [sum(values), sum(values) - values[3] - values[4], own.user + own.system]
+
+
+def seconds(step: Step, repeats: int) -> float:
+    start = time.perf_counter()
+    for _ in range(repeats):
+        step()
+    return (time.perf_counter() - start) / repeats
+
+
+def compare(ours: Step, theirs: Step, *, rounds: int, repeats: int = 1) -> dict[str, float]:
+    """Medians of both, seconds, and of theirs / ours with its quartiles; rounds alternate in which comes first."""
+    ours()
+    theirs()
+    pairs, before = [], machine_times()
+    for number in range(rounds):
+        if number % 2:
+            second = seconds(theirs, repeats)
+            pairs.append((seconds(ours, repeats), second))
+        else:
+            first = seconds(ours, repeats)
+            pairs.append((first, seconds(theirs, repeats)))
+    low, ratio, high = statistics.quantiles([b / a for a, b in pairs], n=4)
+    return {
+        "ours_s": statistics.median(a for a, _ in pairs),
+        "theirs_s": statistics.median(b for _, b in pairs),
+        "ratio": ratio,
+        "ratio_quartile_1": low,
+        "ratio_quartile_3": high,
+        "others_share": others_share(before, machine_times()),
+    }
+
+
+def status_bytes(name: str) -> int:
+    """A line of this process's memory in /proc, bytes."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
+    return int(line.split()[1]) * 1024
+
+
+def measure_alone(case: Case, who: str, *, mode: str, repeats: int = 2) -> dict[str, float]:
+    """Peak memory, bytes, and seconds a step (or forward pass), in this process."""
+    held = status_bytes("VmRSS")
+    network: nn.Module = our_network(case) if who == "ours" else their_network(case)
+    if mode == "forward":
+        step = forward_of(network, case)
+    else:
+        step, _ = (our_step if who == "ours" else their_step)(network, case, ema=mode == "step with EMA")
+    step()
+    taken = [seconds(step, 1) for _ in range(repeats)]
+    return {"peak_bytes": status_bytes("VmHWM") - held, "step_s": statistics.median(taken)}
+
+
+def forward_of(network: nn.Module, case: Case) -> Step:
+    """A forward pass without gradients."""
+    batch = case.inputs()
+    latents, tokens, t = batch.moments.mean, batch.captions.embeddings, torch.full((case.batch,), 500)
+
+    @torch.no_grad()
+    def forward() -> None:
+        network(latents, t, Conditioning(tokens=tokens) if isinstance(network, UNet) else tokens)
+
+    return forward
+
+
+def in_own_process(case: Case, who: str, *, mode: str = "step with EMA") -> dict[str, float]:
+    settings = json.dumps({"case": asdict(case), "who": who, "mode": mode})
+    command = [sys.executable, __file__, "child", "--settings", settings, "--threads", str(torch.get_num_threads())]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+
+
+def show(name: str, figures: dict[str, float]) -> None:
+    print(
+        f"{name:42}  ours {figures['ours_s']:7.3f} s  theirs {figures['theirs_s']:7.3f} s  ratio {figures['ratio']:.2f} "
+        f"({figures['ratio_quartile_1']:.2f} to {figures['ratio_quartile_3']:.2f}), "
+        f"others took {figures['others_share']:.0%}",
+        flush=True,
+    )
+
+
+def run_step(rounds: int) -> dict[str, dict[str, float]]:
+    results = {}
+    for case in CASES:
+        theirs = their_network(case)
+        (ours, ours_alone), (step, alone) = our_step(our_network(case, theirs), case), their_step(theirs, case)
+        results[case.name] = compare(ours, step, rounds=rounds)
+        show(f"{case.name}: step", results[case.name])
+        results[f"{case.name}, forward and backward"] = compare(ours_alone, alone, rounds=rounds)
+        show(f"{case.name}: forward and backward", results[f"{case.name}, forward and backward"])
+        peaks = {who: in_own_process(case, who)["peak_bytes"] for who in ("ours", "theirs")}
+        results[case.name] |= {f"{who}_peak_bytes": peak for who, peak in peaks.items()}
+        print(f"{case.name}: peak memory, ours {peaks['ours'] / 2**20:.0f} MiB, theirs {peaks['theirs'] / 2**20:.0f} MiB")
+    return results
+
+
+def run_sampling(rounds: int) -> dict[str, dict[str, float]]:
+    results = {}
+    for case in CASES:
+        results[case.name] = compare(*sampling(case), rounds=max(3, rounds // 3))
+        show(f"{case.name}: guided sampling, 10 steps", results[case.name])
+    return results
+
+
+def run_preset(rounds: int) -> dict[str, dict[str, float]]:
+    settings = OmegaConf.load(Path(__file__).parent.parent / "conf" / "network" / f"{PRESET}.yaml")
+    plain = {str(name): value for name, value in settings.items() if name not in ("_target_", "weights")}
+    ours = UNet(in_channels=4, context_width=DEFAULT.width, vector_width=None, **plain)
+    theirs = their_network(DEFAULT)
+    sizes = [sum(p.numel() for p in network.parameters()) for network in (ours, theirs)]
+    print(f"parameters: network={PRESET} {sizes[0]:,}, {DEFAULT.name} {sizes[1]:,}: {sizes[0] / sizes[1] - 1:+.1%}")
+    figures = compare(our_step(ours, DEFAULT)[0], their_step(theirs, DEFAULT)[0], rounds=rounds)
+    show(f"network={PRESET} / {DEFAULT.name}", figures)
+    return {PRESET: figures | {"our_parameters": sizes[0], "their_parameters": sizes[1]}}
+
+
+def run_full(rounds: int) -> dict[str, dict[str, float]]:
+    """By turns in processes of their own, since both do not fit together: forward at 64x64, steps at 32x32 without EMA."""
+    results = {}
+    forward = replace(FULL, side=64)
+    for name, case, mode in (("forward at 64x64", forward, "forward"), ("step at 32x32", FULL, "step")):
+        runs = [(in_own_process(case, "ours", mode=mode), in_own_process(case, "theirs", mode=mode)) for _ in range(rounds)]
+        ours, theirs = ({key: statistics.median(run[i][key] for run in runs) for key in runs[0][0]} for i in (0, 1))
+        results[name] = {f"ours_{key}": value for key, value in ours.items()}
+        results[name] |= {f"theirs_{key}": value for key, value in theirs.items()}
+        results[name]["ratio"] = statistics.median(b["step_s"] / a["step_s"] for a, b in runs)
+        print(
+            f"{FULL.name}, {name}: ours {ours['step_s']:.2f} s, {ours['peak_bytes'] / 2**30:.2f} GiB; theirs "
+            f"{theirs['step_s']:.2f} s, {theirs['peak_bytes'] / 2**30:.2f} GiB; ratio {results[name]['ratio']:.2f}",
+            flush=True,
+        )
+    return results
+
+
+MODES = {"step": run_step, "preset": run_preset, "sampling": run_sampling, "full": run_full}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("mode", choices=["step", "preset", "sampling", "full", "child"])
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--settings", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    if arguments.mode == "child":
+        settings = json.loads(arguments.settings)
+        print(json.dumps(measure_alone(Case(**settings.pop("case")), settings.pop("who"), **settings)))
+        return
+    print(f"torch {torch.__version__}, {arguments.threads} threads, {arguments.rounds} rounds")
+    results = MODES[arguments.mode](arguments.rounds)
+    if arguments.out:
+        arguments.out.write_text(json.dumps({"threads": arguments.threads, **results}, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
