@@ -2,6 +2,7 @@
 
     python scripts/benchmark_step.py step                  # the same architecture and weights, four cases
     python scripts/benchmark_step.py preset                # our small preset beside diffusers' default layout of its size
+    python scripts/benchmark_step.py loss                  # their validation losses: trains both on caches/openmoji
     python scripts/benchmark_step.py sampling              # classifier-free guidance, DDIM
     python scripts/benchmark_step.py full                  # Stable Diffusion 1.5's size: 15 GB of memory
 
@@ -83,7 +84,7 @@ FULL = Case("Stable Diffusion 1.5", 32, 1, (320, 640, 1280, 1280), (True, True, 
 # diffusers' default layout, 8 heads a level, which our preset of the same size to 5% is compared with, on the quick start's
 # latents and captions.
 DEFAULT = Case("diffusers' default layout", 16, 24, (32, 64, 128), heads=8, tokens=16, width=128)
-PRESET = "unet_folded"
+PRESET = "unet_compact"
 
 
 class Embedded(nn.Module):
@@ -346,6 +347,25 @@ def run_preset(rounds: int) -> dict[str, dict[str, float]]:
     return {PRESET: figures | {"our_parameters": sizes[0], "their_parameters": sizes[1]}}
 
 
+def run_loss(rounds: int) -> dict[str, dict[str, float]]:
+    """The validation loss of both after the same 600 steps of the quick start, with the same draws."""
+    attending = ",".join(ATTENDING[:1] * 3), ",".join(ATTENDING[1:] * 3)
+    layout = [f"block_out_channels={list(DEFAULT.channels)}", "layers_per_block=2", f"attention_head_dim={DEFAULT.heads}"]
+    layout += [f"down_block_types=[{attending[0]}]", f"up_block_types=[{attending[1]}]"]
+    networks = {PRESET: [PRESET], DEFAULT.name: ["diffusers_unet", *layout]}
+    results = {}
+    for name, (network, *changes) in networks.items():
+        words = [f"network={network}", *(f"network.{word}".replace(" ", "") for word in changes)]
+        run_dir = Path("outputs") / "benchmark" / network
+        every = [f"{what}.every=600" for what in ("pictures", "checkpoint")]
+        words += ["experiment=openmoji", "cache=caches/openmoji", f"run_dir={run_dir}", "max_steps=600", *every]
+        subprocess.run([sys.executable, "-m", "ldm_train", "train", *words, "validation.every=150"], check=True)
+        lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+        results[name] = {str(line["step"]): line["validation_loss"] for line in lines if "validation_loss" in line}
+        print(f"{name}: validation loss by step {results[name]}", flush=True)
+    return results
+
+
 def run_full(rounds: int) -> dict[str, dict[str, float]]:
     """By turns in processes of their own, since both do not fit together: forward at 64x64, steps at 32x32 without EMA."""
     results = {}
@@ -364,12 +384,12 @@ def run_full(rounds: int) -> dict[str, dict[str, float]]:
     return results
 
 
-MODES = {"step": run_step, "preset": run_preset, "sampling": run_sampling, "full": run_full}
+MODES = {"step": run_step, "preset": run_preset, "loss": run_loss, "sampling": run_sampling, "full": run_full}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("mode", choices=["step", "preset", "sampling", "full", "child"])
+    parser.add_argument("mode", choices=[*MODES, "child"])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path)

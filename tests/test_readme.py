@@ -85,9 +85,13 @@ def test_your_own_pictures_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     for number in range(6):
         Image.new("RGB", (20, 16), (40 * number, 100, 200)).save(f"DIR/{number}.png")
         Path(f"DIR/{number}.txt").write_text(f"a flat picture number {number}\n")
+    for name in ("cat/1.png", "dog/1.png"):
+        (Path("CLASSES") / name).parent.mkdir(parents=True)
+        Image.new("RGB", (20, 16), "red").save(Path("CLASSES") / name)
     for words in commands(README.split("## Your own pictures")[1].split("**A second data set**")[0]):
         run(words, SMALL[words[1]])
     assert Path("outputs/mine/pictures/grid.png").is_file()
+    assert Path("outputs/classes/pictures/0001.png").is_file()
     assert Path("autoencoders/mine/autoencoder/config.json").is_file()
 
 
@@ -104,13 +108,13 @@ def test_the_table_holds_the_measured_figures(name: str) -> None:
     assert shown == [f"{result[name]:.{DIGITS[name]}f}" for result in RESULTS]
 
 
-def test_the_table_of_options_is_that_of_the_configs() -> None:
-    spec = importlib.util.spec_from_file_location("describe_options", ROOT / "scripts" / "describe_options.py")
+def test_the_tables_are_those_of_the_configs_and_results() -> None:
+    spec = importlib.util.spec_from_file_location("renew_readme", ROOT / "scripts" / "renew_readme.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    assert module.renewed(README) == README, "python scripts/describe_options.py renews it"
+    assert module.renewed(README) == README, "python scripts/renew_readme.py renews it"
 
 
 def test_the_second_data_set_s_figure_is_its_evaluation_s() -> None:

@@ -75,6 +75,34 @@ def build_parts(config: DictConfig) -> Parts:
     return Parts(network, text_encoder, autoencoder, schedule, prediction, weighting, config.image_size)
 
 
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run directory as a command asks for it: the run's config and parts with their weights, ready to draw by a recipe."""
+
+    config: DictConfig
+    parts: Parts
+    step: int
+    generation: Generation
+    recipe: Recipe
+
+
+def open_run(config: DictConfig) -> TrainedRun:
+    """The run that a command's `run_dir`, `weights`, `device`, `sampler`, `spacing`, `guidance`, `steps` and `seed` name.
+
+    Raises:
+        ValueError: no run there, no weights, or points in time that its schedule does not have.
+    """
+    trained, device = read_config(config.run_dir), choose_device(config.device)
+    fill_from_run(config, trained)
+    parts = build_parts(trained)
+    recipe = build_recipe(config, steps=config.steps, seed=config.seed, negative_prompt=config.get("negative_prompt", ""))
+    recipe.spacing(parts.schedule, recipe.steps)
+    step = load_weights(Path(config.run_dir), parts, weights=config.weights)
+    weak = build_weak(config, parts.schedule, device)
+    generation = parts.generation(parts.network.eval(), parts.text_encoder.eval(), device, weak)
+    return TrainedRun(trained, parts, step, generation, recipe)
+
+
 def fill_from_run(config: DictConfig, trained: DictConfig) -> None:
     """Fill in what the config leaves to the run: where its pictures are guided to, and through which points in time."""
     with open_dict(config):

@@ -6,15 +6,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from ldm_train.data.cache import LatentCache
-from ldm_train.tasks.assemble import (
-    build_parts,
-    build_recipe,
-    build_weak,
-    choose_device,
-    fill_from_run,
-    load_weights,
-    read_config,
-)
+from ldm_train.tasks.assemble import open_run
 from ldm_train.tasks.config import build
 from ldm_train.tasks.evaluations import Subject
 from ldm_train.tasks.train import batches, training_module
@@ -22,27 +14,19 @@ from ldm_train.training.callbacks.validation import validation_losses
 
 
 def run(config: DictConfig) -> None:
-    trained = read_config(config.run_dir)
-    parts, device = build_parts(trained), choose_device(config.device)
-    step = load_weights(Path(config.run_dir), parts, weights=config.weights)
-    fill_from_run(config, trained)
-    weak = build_weak(config, parts.schedule, device)
-    generation = parts.generation(parts.network.eval(), parts.text_encoder.eval(), device, weak)
-    settings = trained.evaluation if config.get("evaluation") is None else config.evaluation
-    recipe = build_recipe(config, steps=config.steps, seed=config.seed)
-    out = Path(config.out)
+    trained, out = open_run(config), Path(config.out)
+    settings = trained.config.evaluation if config.get("evaluation") is None else config.evaluation
     out.parent.mkdir(parents=True, exist_ok=True)
-    subject = Subject(generation, recipe, out)
-    numbers = build(settings)(subject)
-    data = batches(trained, LatentCache(config.cache or trained.cache))
+    numbers = build(settings)(Subject(trained.generation, trained.recipe, out))
+    data = batches(trained.config, LatentCache(config.cache or trained.config.cache))
     if data.held_out_entries:
-        module = training_module(trained, parts).to(generation.device)
+        module = training_module(trained.config, trained.parts).to(trained.generation.device)
         losses = validation_losses(module, data, batch_size=64, repeats=16)
         numbers |= {f"validation_{name}": value for name, value in losses.items()} | {
             "held_out_examples": len(data.held_out_entries)
         }
     numbers |= {
-        "step": step,
+        "step": trained.step,
         "weights": config.weights,
         "sampler": config.sampler._target_.rpartition(".")[2],
         "steps": config.steps,

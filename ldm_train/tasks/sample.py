@@ -9,15 +9,7 @@ from rich.progress import track
 from ldm_train.data.images import read_image, save_png, to_bytes, to_signed
 from ldm_train.generation import Generation
 from ldm_train.samplers.base import Picture
-from ldm_train.tasks.assemble import (
-    build_parts,
-    build_recipe,
-    build_weak,
-    choose_device,
-    fill_from_run,
-    load_weights,
-    read_config,
-)
+from ldm_train.tasks.assemble import open_run
 from ldm_train.tasks.config import at_least_one
 from ldm_train.training.callbacks.pictures import grid
 
@@ -25,25 +17,18 @@ from ldm_train.training.callbacks.pictures import grid
 def run(config: DictConfig) -> None:
     at_least_one(config, "batch_size")
     prompts = read_prompts(config.prompts)
-    trained, device = read_config(config.run_dir), choose_device(config.device)
-    fill_from_run(config, trained)
-    parts = build_parts(trained)
-    recipe = build_recipe(config, steps=config.steps, seed=config.seed, negative_prompt=config.negative_prompt)
-    recipe.spacing(parts.schedule, config.steps)
-    step = load_weights(Path(config.run_dir), parts, weights=config.weights)
-    weak = build_weak(config, parts.schedule, device)
-    generation = parts.generation(parts.network.eval(), parts.text_encoder.eval(), device, weak)
-    start, out = read_start(config, generation), Path(config.out)
+    trained = open_run(config)
+    start, out = read_start(config, trained.generation), Path(config.out)
     pictures = []
     for first in track(range(0, len(prompts), config.batch_size), "drawing"):
         batch = prompts[first : first + config.batch_size]
-        pictures.append(to_bytes(generation(batch, recipe, first=first, picture=start)).cpu())
+        pictures.append(to_bytes(trained.generation(batch, trained.recipe, first=first, picture=start)).cpu())
         for number, picture in enumerate(pictures[-1], start=first):
             save_png(picture, out / f"{number:04d}.png")
     columns = min(8, len(prompts))
     save_png(grid(torch.cat(pictures), columns=columns), out / "grid.png")
     (out / "prompts.txt").write_text("".join(f"{prompt}\n" for prompt in prompts), encoding="utf-8")
-    print(f"{len(prompts)} pictures of step {step} in {out}, all together in {out / 'grid.png'}")
+    print(f"{len(prompts)} pictures of step {trained.step} in {out}, all together in {out / 'grid.png'}")
 
 
 def read_start(config: DictConfig, generation: Generation) -> Picture | None:

@@ -293,6 +293,14 @@ def test_the_unet_of_diffusers_hides_masked_tokens():
     assert_close(network(x_t, t, conditioning), network(x_t, t, short), rtol=1e-4, atol=1e-5)
 
 
+@EACH_CONFIG
+def test_it_compiles_as_one_graph(changes):
+    network = unet(randomised=True, **changes)
+    arguments = inputs(**changes)
+    compiled = torch.compile(network, fullgraph=True, backend="eager")
+    assert_close(compiled(*arguments), network(*arguments), rtol=1e-4, atol=1e-5)
+
+
 def test_parameter_names_are_frozen():
     """They are a file format: a renamed attribute would leave trained weights unreadable."""
     names = sorted(unet(attention=[True, True]).state_dict())

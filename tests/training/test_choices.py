@@ -74,6 +74,7 @@ def test_another_network_trains_by_one_word(
         (("pictures.steps=2000",), "steps=2000 must be from 1 to the schedule's 1000"),
         (("schedule.zero_terminal_snr=true", "prediction=flow", "spacing=karras"), "spacing=karras needs noise levels"),
         (("offset_noise=-1",), "offset_noise=-1 must be 0"),
+        (("compile=fast",), "compile=fast is no backend of torch.compile; there are:"),
         (("guidance=3",), "a setting of it is guidance.NAME=VALUE"),
     ],
 )
@@ -117,6 +118,16 @@ def test_perturbations_leave_the_validation_alone(cache: Path, train: Callable, 
     plain, offset = (lines(run) for run in runs.values())
     assert plain[0]["loss"] != offset[0]["loss"]
     assert plain[-1]["validation_loss"] == pytest.approx(offset[-1]["validation_loss"], rel=1e-6)
+
+
+def test_a_compiled_network_is_the_same(cache: Path, train: Callable, trained: Path, tmp_path: Path) -> None:
+    """As one graph, by a backend that leaves it as it is; compiled, it multiplies as PyTorch does, to rounding."""
+    answer = train(cache, tmp_path / "run", "compile=eager")
+    assert answer.code == 0, answer.err
+    compiled, plain = (torch.load(run / "checkpoints/last.ckpt", weights_only=True) for run in (tmp_path / "run", trained))
+    assert compiled["state_dict"].keys() == plain["state_dict"].keys()
+    losses = [[line["loss"] for line in lines(run)] for run in (tmp_path / "run", trained)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
 def test_positions_stay_on_the_cpu(cache: Path) -> None:

@@ -1,0 +1,148 @@
+"""Write the README's table of options from the configs, its tables of speed from docs/results, and plot the schedules.
+
+    python scripts/renew_readme.py
+
+What the README says of an option is the first paragraph of its constructor's docstring.
+"""
+
+import inspect
+import json
+from pathlib import Path
+
+import matplotlib
+import torch
+from hydra.utils import get_object
+from omegaconf import DictConfig, OmegaConf
+
+from ldm_train.diffusion.schedule import NoiseSchedule
+from ldm_train.tasks.config import build, folder, groups
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+ROOT = Path(__file__).parent.parent
+README, PLOT = ROOT / "README.md", ROOT / "docs" / "pictures" / "schedules.png"
+GROUPS = ("schedule", "prediction", "timesteps", "weighting", "sampler", "spacing", "guidance")
+RESULTS = ROOT / "docs" / "results"
+
+
+def option(group: str, name: str) -> DictConfig:
+    config = OmegaConf.load(folder() / group / f"{name}.yaml")
+    assert isinstance(config, DictConfig)
+    return config
+
+
+def first_paragraph(target: str) -> str:
+    """Of a constructor's docstring, in one line."""
+    text = inspect.getdoc(get_object(target)) or ""
+    return " ".join(text.split("\n\n")[0].split()).replace("|", r"\|")
+
+
+def settings(config: DictConfig) -> str:
+    """An option's settings with their defaults; `???` must be given."""
+    names = [str(name) for name in config if not str(name).startswith("_")]
+    values = ["???" if OmegaConf.is_missing(config, name) else config[name] for name in names]
+    shown = ("null" if value is None else str(value).lower() for value in values)
+    return ", ".join(f"`{name}={value}`" for name, value in zip(names, shown, strict=True))
+
+
+def options() -> str:
+    lines = ["| option | what it is | settings |", "|---|---|---|"]
+    for group in GROUPS:
+        for name in groups()[group]:
+            config = option(group, name)
+            lines.append(f"| `{group}={name}` | {first_paragraph(config._target_)} | {settings(config)} |")
+    return "\n".join(lines)
+
+
+def figures(name: str) -> dict[str, dict[str, float]]:
+    """What a benchmark measured."""
+    measured = json.loads((RESULTS / f"benchmark_{name}.json").read_text(encoding="utf-8"))
+    return {case: values for case, values in measured.items() if isinstance(values, dict)}
+
+
+def ratio(values: dict[str, float]) -> str:
+    return f"{values['ratio']:.2f}x ({values['ratio_quartile_1']:.2f} to {values['ratio_quartile_3']:.2f})"
+
+
+def speed() -> str:
+    lines = ["| case | step, ours and theirs | step | forward and backward alone | peak memory |", "|---|---|---|---|---|"]
+    measured = figures("step")
+    for case, values in measured.items():
+        if "ours_peak_bytes" in values:
+            alone = measured[f"{case}, forward and backward"]
+            memory = " and ".join(f"{values[f'{who}_peak_bytes'] / 2**20:.0f}" for who in ("ours", "theirs"))
+            times = f"{values['ours_s']:.3f} s and {values['theirs_s']:.3f} s"
+            lines.append(f"| {case} | {times} | **{ratio(values)}** | {ratio(alone)} | {memory} MiB |")
+    return "\n".join(lines)
+
+
+def sampling() -> str:
+    lines = ["| case | ours and theirs | ratio |", "|---|---|---|"]
+    for case, values in figures("sampling").items():
+        lines.append(f"| {case} | {values['ours_s']:.2f} s and {values['theirs_s']:.2f} s | **{ratio(values)}** |")
+    return "\n".join(lines)
+
+
+def preset() -> str:
+    [(name, values)], losses = figures("preset").items(), figures("loss")
+    ours, theirs = (losses[key] for key in losses)
+    lines = ["| | network=" + name + " | diffusers' default layout |", "|---|---|---|"]
+    lines.append(f"| parameters | {values['our_parameters']:,} | {values['their_parameters']:,} |")
+    lines.append(f"| step | {values['ours_s']:.3f} s: **{ratio(values)}** | {values['theirs_s']:.3f} s |")
+    for step in ours:
+        lines.append(f"| validation loss after {step} steps | {ours[step]:.3f} | {theirs[step]:.3f} |")
+    return "\n".join(lines)
+
+
+def full() -> str:
+    lines = ["| | ours | theirs | ratio |", "|---|---|---|---|"]
+    for case, values in figures("full").items():
+        shown = [
+            f"{values[f'{who}_step_s']:.1f} s, {values[f'{who}_peak_bytes'] / 2**30:.1f} GiB" for who in ("ours", "theirs")
+        ]
+        lines.append(f"| {case} | {' | '.join(shown)} | **{values['ratio']:.2f}x** |")
+    return "\n".join(lines)
+
+
+SECTIONS = {"options": options, "speed": speed, "sampling": sampling, "preset": preset, "full": full}
+
+
+def renewed(readme: str) -> str:
+    """A README with its tables as they should be."""
+    for name, section in SECTIONS.items():
+        start, end = f"<!-- {name}: made by scripts/renew_readme.py -->\n", f"<!-- end of {name} -->\n"
+        before, found, rest = readme.partition(start)
+        assert found, f"the README has no {start}"
+        readme = before + start + "\n" + section() + "\n\n" + end + rest.partition(end)[2]
+    return readme
+
+
+def schedules() -> dict[str, NoiseSchedule]:
+    """Every schedule that needs no further setting, and the zero-terminal-SNR form of the default."""
+    complete = [name for name in groups()["schedule"] if not OmegaConf.missing_keys(option("schedule", name))]
+    found = {name: build(option("schedule", name)) for name in complete}
+    default = option("schedule", "scaled_linear")
+    return found | {"scaled_linear, zero_terminal_snr": build(OmegaConf.merge(default, {"zero_terminal_snr": True}))}  # type: ignore[arg-type]
+
+
+def plot(path: Path) -> None:
+    """log-SNR over t, from clean (left) to noise (right)."""
+    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    for name, schedule in schedules().items():
+        t = torch.linspace(schedule.start, schedule.end, 1000, dtype=torch.float64)
+        axes.plot(t / schedule.end, schedule.log_snr(t).clamp(-25, 15), label=name)
+    axes.set(xlabel="t / end", ylabel="log-SNR", ylim=(-22, 14), title="Noise schedules")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    README.write_text(renewed(README.read_text(encoding="utf-8")), encoding="utf-8")
+    plot(PLOT)
+    print(f"renewed {README} and {PLOT}")
+
+
+if __name__ == "__main__":
+    main()
