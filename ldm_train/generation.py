@@ -11,7 +11,7 @@ from ldm_train.diffusion.guidance import Conditioned, Guidance
 from ldm_train.diffusion.prediction import Prediction
 from ldm_train.diffusion.schedule import NoiseSchedule
 from ldm_train.encoders.latents import Scaling
-from ldm_train.samplers.base import Picture, Sampler, StepCallback
+from ldm_train.samplers.base import Picture, Point, Sampler, StepCallback
 from ldm_train.samplers.spacings import Spacing
 from ldm_train.types import Autoencoder, Captions, Conditioner, Conditioning, Network
 
@@ -90,6 +90,16 @@ class Generation:
             callback=callback,
         )
         return self.decode(latents)
+
+    def check(self, prompts: list[str], recipe: Recipe) -> None:
+        """Refuse what drawing these would refuse, without drawing.
+
+        Raises:
+            ValueError: points in time, a sampler or guidance that do not go with the schedule, or captions unknown.
+        """
+        recipe.sampler.check(Point.of(self.schedule, recipe.spacing(self.schedule, recipe.steps)[0]))
+        recipe.guidance(self.denoiser(), Conditioning(), None if self.weak is None else self.weak.denoiser())
+        self.conditioner.tokenize([*prompts, recipe.negative_prompt])
 
     def denoiser(self) -> Denoiser:
         return Denoiser(self.network, self.schedule, self.prediction)

@@ -12,8 +12,18 @@ import torch
 from torch import Tensor
 
 
+class Pinned:
+    """A dataclass of tensors that a loader can put into page-locked memory, from where it travels to a GPU unattended."""
+
+    def pin_memory(self) -> Self:
+        for name, part in vars(self).items():
+            if isinstance(part, Tensor | Pinned):
+                setattr(self, name, part.pin_memory())
+        return self
+
+
 @dataclass
-class Moments:
+class Moments(Pinned):
     """A diagonal Gaussian over raw latents: mean (B, C, H, W); log-variance alike, or None where there is no posterior."""
 
     mean: Tensor
@@ -56,7 +66,7 @@ class Conditioning:
 
 
 @dataclass
-class Captions:
+class Captions(Pinned):
     """Captions as a conditioner takes them: token ids (B, L), and their embeddings (B, L, D) by a frozen text encoder."""
 
     tokens: Tensor
@@ -64,7 +74,7 @@ class Captions:
 
 
 @dataclass
-class LatentBatch:
+class LatentBatch(Pinned):
     """All that the training of a noise predictor sees.
 
     Args:
@@ -79,7 +89,7 @@ class LatentBatch:
 
 
 @dataclass
-class ImageBatch:
+class ImageBatch(Pinned):
     """All that the training of an autoencoder sees: positions (B,) and images (B, 3, H, W) in [-1, 1]."""
 
     positions: Tensor

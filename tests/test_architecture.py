@@ -179,7 +179,7 @@ def test_a_sampler_is_one_step_and_keeps_nothing(file: str) -> None:
     """Its own attributes are settings: what a call must remember travels in the `Step`."""
     [sampler] = [node for node in TREES[file].body if isinstance(node, ast.ClassDef)]
     methods = {node.name: node for node in sampler.body if isinstance(node, ast.FunctionDef)}
-    assert methods.keys() <= {"__init__", "step"}
+    assert methods.keys() <= {"__init__", "check", "step"}
     assert [
         node.attr for node in ast.walk(methods["step"]) if isinstance(node, ast.Attribute) and _is_set_on_self(node)
     ] == []

@@ -82,4 +82,5 @@ def endless_loader(
         batch_sampler=RunPositions(geometry, first_step),
         num_workers=workers,
         collate_fn=lambda batch: batch,
+        pin_memory=torch.cuda.is_available(),
     )

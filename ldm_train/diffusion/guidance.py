@@ -44,7 +44,7 @@ class ClassifierFreeGuidance:
 
 
 class Autoguidance:
-    """weak + scale (strong - weak): away from a weaker network's mistakes (Karras et al. 2024, arXiv 2406.02507, eq. 5).
+    """weak + scale (strong - weak): away from a weaker network's mistakes (Karras et al. 2024, arXiv 2406.02507).
 
     Args:
         denoiser: the strong one.
@@ -133,6 +133,6 @@ def limited(guided: Denoises, plain: Denoises, interval: Sequence[float] | None)
     """Guided within [low, high], or everywhere where that is None."""
     if interval is None:
         return guided
-    if len(interval) != 2:
-        raise ValueError(f"guidance.interval={list(interval)} must be two noise levels sigma / alpha: [low, high]")
+    if not isinstance(interval, Sequence) or [type(level) in (int, float) for level in interval] != [True, True]:
+        raise ValueError(f"guidance.interval={interval} must be two noise levels sigma / alpha: [low, high]")
     return LimitedGuidance(guided, plain, low=interval[0], high=interval[1])

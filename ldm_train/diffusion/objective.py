@@ -38,7 +38,8 @@ class Objective:
         estimate = denoiser(x_t, t, conditioning)
         error = (estimate.output.to(x.dtype) - denoiser.target(x, noise, t)).square().flatten(1).mean(1)
         snr, clean_error = (
-            on_device(values, x.device) for values in (denoiser.schedule.snr(t), denoiser.clean_error_per_output_error(t))
+            on_device(values.float(), x.device)
+            for values in (denoiser.schedule.snr(t), denoiser.clean_error_per_output_error(t))
         )
         noise_mse = (estimate.noise.detach() - noise).square().flatten(1).mean(1)
         return Losses(self.weighting.loss(error, snr, clean_error), noise_mse)

@@ -60,6 +60,10 @@ class NoiseSchedule(ABC):
         """Any t (B,) brought to the nearest one that is trained on."""
         return (t.round().long() if self.discrete else t).clamp(self.start, self.end)
 
+    def along(self, share: float) -> float:
+        """The t that lies a share in (0, 1] of the way from clean to the end."""
+        return self.end * share
+
     def quantile(self, u: Tensor) -> Tensor:
         """The t (B,) below which a share u (B,) in [0, 1) of all t lies."""
         if self.discrete:
@@ -89,7 +93,9 @@ class VariancePreserving(NoiseSchedule):
         table = self.alphas_squared
         falls = table.ndim == 1 and len(table) > 0 and table[0] < 1 and table[-1] >= 0 and (table.diff() < 0).all()
         if not falls:
-            raise ValueError(f"a noise schedule's alpha^2 must fall strictly from below 1 to at least 0; got {table}")
+            raise ValueError(
+                f"a noise schedule's alpha^2 must fall strictly from below 1 to at least 0; got {_shown(table)}"
+            )
 
     @property
     def end(self) -> int:  # type: ignore[override]
@@ -118,3 +124,9 @@ class VariancePreserving(NoiseSchedule):
 
     def _angles(self, t: Tensor) -> Tensor:
         return self._table()[t].sqrt().acos()
+
+
+def _shown(table: Tensor) -> str:
+    """A table, or the ends of a long one."""
+    values = table.flatten().tolist()
+    return f"{values}" if len(values) <= 10 else f"{values[:4]} … {values[-4:]}"

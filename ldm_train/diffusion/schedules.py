@@ -21,6 +21,8 @@ def from_betas(
             eq. 4), since neighbouring pixels average noise away.
         discrete: train at whole t alone.
     """
+    if not isinstance(betas, Tensor) and not all(isinstance(beta, int | float) for beta in betas):
+        raise ValueError(f"schedule.betas={list(betas)} must be numbers")
     table = torch.as_tensor(list(betas) if not isinstance(betas, Tensor) else betas, dtype=torch.float64)
     if table.ndim != 1 or not ((table > 0) & (table <= 1)).all():
         raise ValueError(f"schedule.betas must be numbers above 0 and at most 1; got {table.tolist()}")
@@ -37,6 +39,7 @@ def linear(
     discrete: bool = True,
 ) -> VariancePreserving:
     """Betas rising linearly: DDPM's schedule (Ho et al. 2020, arXiv 2006.11239, section 4)."""
+    _shares(beta_start, beta_end)
     betas = torch.linspace(beta_start, beta_end, num_steps, dtype=torch.float64)
     return from_betas(betas, zero_terminal_snr=zero_terminal_snr, shift=shift, discrete=discrete)
 
@@ -51,6 +54,7 @@ def scaled_linear(
     discrete: bool = True,
 ) -> VariancePreserving:
     """Square roots of the betas rising linearly: Stable Diffusion's schedule (Rombach et al. 2022, arXiv 2112.10752)."""
+    _shares(beta_start, beta_end)
     betas = torch.linspace(math.sqrt(beta_start), math.sqrt(beta_end), num_steps, dtype=torch.float64).square()
     return from_betas(betas, zero_terminal_snr=zero_terminal_snr, shift=shift, discrete=discrete)
 
@@ -82,12 +86,13 @@ def sigmoid(
     shift: float = 1.0,
     discrete: bool = True,
 ) -> VariancePreserving:
-    """alpha_t^2 falling as a sigmoid from 1 to `minimum` (Jabri et al. 2022, arXiv 2212.11972, algorithm 1, gamma).
+    """alpha_t^2 falling as a sigmoid from 1 to `minimum` (Jabri et al. 2022, arXiv 2212.11972).
 
     Args:
         first, last: the part of the sigmoid that is used.
         temperature: the smaller, the steeper in the middle.
     """
+    _positive("schedule.temperature", temperature)
     t = torch.arange(1, num_steps + 1, dtype=torch.float64) / num_steps
     ends = torch.tensor([first, last], dtype=torch.float64).div(temperature).sigmoid()
     falling = ends[1] - ((t * (last - first) + first) / temperature).sigmoid()
@@ -135,6 +140,8 @@ class RectifiedFlow(NoiseSchedule):
 class EDM(NoiseSchedule):
     """alpha = 1, sigma = t (Karras et al. 2022, arXiv 2206.00364, table 1, last column), for t from 0 to sigma_max.
 
+    Where t is asked for evenly, it is even in ln(sigma).
+
     Args:
         sigma_min, sigma_max: the noise that is trained on; sampling ends with a step from sigma_min to 0.
         sigma_data: the deviation of what is corrupted; 1 for model latents.
@@ -164,9 +171,21 @@ class EDM(NoiseSchedule):
     def time_of(self, ratio: Tensor) -> Tensor:
         return ratio.double()
 
+    def along(self, share: float) -> float:
+        return self.sigma_max * (self.sigma_max / self.sigma_min) ** (share - 1)
+
+    def quantile(self, u: Tensor) -> Tensor:
+        return (self.sigma_max * ((u - 1) * math.log(self.sigma_max / self.sigma_min)).exp()).clamp_min(self.sigma_min)
+
     def told(self, t: Tensor) -> Tensor:
         """250 ln(sigma), a thousand times the paper's c_noise."""
         return 250 * t.log()
+
+
+def _shares(beta_start: float, beta_end: float) -> None:
+    for name, value in (("beta_start", beta_start), ("beta_end", beta_end)):
+        if not 0 < value <= 1:
+            raise ValueError(f"schedule.{name}={value} must be above 0 and at most 1")
 
 
 def _positive(name: str, value: float) -> None:

@@ -33,7 +33,8 @@ class UniformWeight(Weighting):
 class MinSNR(Weighting):
     """min(SNR, gamma) on the error of the clean estimate (Hang et al. 2023, arXiv 2303.09556, eq. 8), for any prediction.
 
-    In terms of the output's error that is min(SNR, gamma) / SNR for noise, and min(SNR, gamma) / (SNR + 1) for velocity.
+    In terms of the output's error that is min(SNR, gamma) / SNR for noise, and min(SNR, gamma) / (SNR + 1) for velocity. It
+    falls to 0 where nothing of the picture is left.
     """
 
     def __init__(self, *, gamma: float = 5.0) -> None:
@@ -64,7 +65,7 @@ class EDMWeight(Weighting):
 
 
 class LearnedLogVariance(nn.Module, Weighting):
-    """error exp(-u) + u with a trained u(SNR) (Karras et al. 2024, arXiv 2312.02696, eq. 14): at its best, u is ln(error).
+    """error exp(-u) + u with a trained u(SNR) (Karras et al. 2024, arXiv 2312.02696, eq. 21): at its best, u is ln(error).
 
     Every noise level then counts by how much of its error is left to learn. u is a cosine series in the log-SNR from -20 to
     20, which starts at 0; it is a module, trained beside the network.
@@ -80,6 +81,8 @@ class LearnedLogVariance(nn.Module, Weighting):
         super().__init__()
         if terms < 1:
             raise ValueError(f"weighting.terms={terms} must be at least 1")
+        if base is not None and not isinstance(base, Weighting):
+            raise ValueError(f"weighting.base={base} is no weighting; give null, or one's settings with its _target_")
         self.base = base or UniformWeight()
         self.coefficients = nn.Parameter(torch.zeros(terms))
 

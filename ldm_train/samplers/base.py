@@ -97,6 +97,9 @@ class Sampler(ABC):
     def step(self, step: Step) -> Tensor:
         """x_s, (B, C, H, W)."""
 
+    def check(self, start: Point) -> None:  # noqa: B027
+        """Refuse a start from which the method is undefined, by a ValueError."""
+
     @torch.no_grad()
     def __call__(
         self,
@@ -124,6 +127,7 @@ class Sampler(ABC):
         """
         schedule = denoiser.schedule
         points = [Point.of(schedule, t) for t in (spacing or Trailing())(schedule, steps)]
+        self.check(points[0])
         if picture is not None:
             points = points[-1 - max(1, round(picture.strength * steps)) :]
 

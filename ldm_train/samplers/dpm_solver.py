@@ -8,7 +8,7 @@ from ldm_train.samplers.base import Sampler, Step
 
 
 class DPMSolver(Sampler):
-    """DPM-Solver++ 2M (Lu et al. 2022, arXiv 2211.01095, algorithm 2), or its SDE form (there, section 4.3).
+    """DPM-Solver++ 2M (Lu et al. 2022, arXiv 2211.01095, algorithm 2), or its SDE form.
 
     x_s = sigma_s / sigma_t d^k x_t + alpha_s (1 - d^(1 + k)) D + k sigma_s sqrt(1 - d^2) z, for d = e^(lambda_t - lambda_s),
     k = 1 for the SDE and 0 for the ODE, and D extrapolated from this clean estimate and the previous one to the middle of

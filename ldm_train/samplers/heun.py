@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from ldm_train.samplers.base import Sampler, Step
+from ldm_train.samplers.base import Point, Sampler, Step
 
 
 class Heun(Sampler):
@@ -19,13 +19,15 @@ class Heun(Sampler):
     def __init__(self, *, over_ratio: bool = False) -> None:
         self.over_ratio = over_ratio
 
+    def check(self, start: Point) -> None:
+        if self.over_ratio and start.alpha == 0:
+            raise ValueError("sampler.over_ratio=true needs a start from less than pure noise; set it or spacing.sigma_max")
+
     def step(self, step: Step) -> Tensor:
         t, s, now = step.t, step.s, step.estimate
         x_s = s.alpha * now.clean + s.sigma * now.noise
         if s.sigma == 0:
             return x_s
-        if self.over_ratio and t.alpha == 0:
-            raise ValueError("sampler.over_ratio=true needs a schedule that does not end in pure noise; set it to false")
         then = step.denoise(x_s, s)
         if self.over_ratio:
             return x_s + s.alpha * (s.ratio - t.ratio) / 2 * (then.noise - now.noise)

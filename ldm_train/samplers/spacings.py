@@ -36,7 +36,7 @@ class Trailing(Spacing):
     """Evenly from the end (Lin et al. 2024, arXiv 2305.08891, table 2): sampling starts at what was trained as noise."""
 
     def points(self, schedule: NoiseSchedule, steps: int) -> list[float]:
-        return [_whole(schedule, schedule.end * (steps - i) / steps) for i in range(steps)]
+        return [_whole(schedule, schedule.along((steps - i) / steps)) for i in range(steps)]
 
 
 class Leading(Spacing):
@@ -53,17 +53,17 @@ class Leading(Spacing):
         if schedule.discrete:
             stride = int(schedule.end) // steps
             return [1 + self.offset + stride * (steps - 1 - i) for i in range(steps)]
-        width = (schedule.end - schedule.start) / steps
-        return [schedule.start + width * (steps - 1 - i) for i in range(steps)]
+        return schedule.quantile(torch.arange(steps - 1, -1, -1, dtype=torch.float64) / steps).tolist()
 
 
 class Linspace(Spacing):
     """Evenly from the end to the start, both included."""
 
     def points(self, schedule: NoiseSchedule, steps: int) -> list[float]:
-        width = schedule.end - schedule.start
-        # On a table, what is rounded is t - 1, as by published samplers.
-        return [schedule.start + _whole(schedule, width - width / max(1, steps - 1) * i) for i in range(steps)]
+        shares = [1 - i / max(1, steps - 1) for i in range(steps)]
+        if schedule.discrete:  # what is rounded is t - 1, as by published samplers
+            return [1 + round((schedule.end - 1) * share) for share in shares]
+        return schedule.quantile(torch.tensor(shares, dtype=torch.float64)).tolist()
 
 
 class Karras(Spacing):
@@ -83,7 +83,12 @@ class Karras(Spacing):
 
     def points(self, schedule: NoiseSchedule, steps: int) -> list[float]:
         ends = schedule.ratio(torch.tensor([schedule.end, schedule.start], dtype=torch.float64)).tolist()
-        high, low = self.sigma_max or ends[0], self.sigma_min or ends[1]
+        high = ends[0] if self.sigma_max is None else self.sigma_max
+        low = ends[1] if self.sigma_min is None else self.sigma_min
+        if low < ends[1] * (1 - 1e-6):
+            raise ValueError(f"spacing.sigma_min={low} is below the schedule's own {ends[1]}; set it to null for that")
+        if high > ends[0] * (1 + 1e-6):
+            raise ValueError(f"spacing.sigma_max={high} is above the schedule's own {ends[0]}; set it to null for that")
         if not 0 < low < high < float("inf"):
             raise ValueError(
                 f"spacing=karras needs noise levels 0 < sigma_min < sigma_max < infinity, got {low} and {high}; on a "
@@ -99,6 +104,8 @@ class Listed(Spacing):
 
     def __init__(self, *, timesteps: Sequence[float]) -> None:
         self.timesteps = list(timesteps)
+        if not all(isinstance(t, int | float) for t in self.timesteps):
+            raise ValueError(f"spacing.timesteps={self.timesteps} must be numbers")
 
     def points(self, schedule: NoiseSchedule, steps: int) -> list[float]:
         if steps != len(self.timesteps):

@@ -12,6 +12,7 @@ from ldm_train.diffusion.schedule import NoiseSchedule
 from ldm_train.diffusion.weighting import Weighting
 from ldm_train.encoders.class_labels import ClassLabels
 from ldm_train.encoders.conditioner import TextEncoder
+from ldm_train.encoders.fingerprint import fingerprint
 from ldm_train.generation import Generation, Recipe
 from ldm_train.tasks.config import build
 from ldm_train.tasks.run_directory import LAST
@@ -72,6 +73,9 @@ def build_parts(config: DictConfig) -> Parts:
     )
     schedule, prediction = build(config.schedule), build(config.prediction)
     weighting = build(config.weighting)
+    deviation = getattr(weighting, "sigma_data", schedule.sigma_data)
+    if schedule.sigma_data not in (None, deviation):
+        raise ValueError(f"weighting.sigma_data={deviation} and schedule.sigma_data={schedule.sigma_data} must be the same")
     return Parts(network, text_encoder, autoencoder, schedule, prediction, weighting, config.image_size)
 
 
@@ -96,10 +100,10 @@ def open_run(config: DictConfig) -> TrainedRun:
     fill_from_run(config, trained)
     parts = build_parts(trained)
     recipe = build_recipe(config, steps=config.steps, seed=config.seed, negative_prompt=config.get("negative_prompt", ""))
-    recipe.spacing(parts.schedule, recipe.steps)
     step = load_weights(Path(config.run_dir), parts, weights=config.weights)
-    weak = build_weak(config, parts.schedule, device)
+    weak = build_weak(config, parts, device)
     generation = parts.generation(parts.network.eval(), parts.text_encoder.eval(), device, weak)
+    generation.check([], recipe)
     return TrainedRun(trained, parts, step, generation, recipe)
 
 
@@ -108,7 +112,7 @@ def fill_from_run(config: DictConfig, trained: DictConfig) -> None:
     with open_dict(config):
         if config.get("spacing") is None:
             config.spacing = trained.spacing
-        if config.guidance.scale is None:
+        if config.get("guidance") is None:
             config.guidance = trained.guidance
 
 
@@ -119,17 +123,20 @@ def build_recipe(config: DictConfig, *, steps: int, seed: int, negative_prompt: 
     return Recipe(build(config.sampler), steps, build(config.spacing), guidance, seed, negative_prompt)
 
 
-def build_weak(config: DictConfig, schedule: NoiseSchedule, device: torch.device) -> Generation | None:
+def build_weak(config: DictConfig, strong: Parts, device: torch.device) -> Generation | None:
     """The weaker model that `guidance.weak` names, a run directory.
 
     Raises:
-        ValueError: it is on another schedule.
+        ValueError: it is on another schedule, or on another autoencoder's latents.
     """
     run_dir = config.guidance.get("weak")
     if run_dir is None:
         return None
+    schedule, latents = strong.schedule, fingerprint(strong.autoencoder)  # type: ignore[arg-type]
     parts = build_parts(read_config(run_dir))
     load_weights(Path(run_dir), parts)
+    if fingerprint(parts.autoencoder) != latents:  # type: ignore[arg-type]
+        raise ValueError(f"guidance.weak={run_dir} was trained on another autoencoder's latents; they must be the same")
     shares = torch.linspace(0, 0.999, 10, dtype=torch.float64)
     times = [s.quantile(shares).double() for s in (schedule, parts.schedule)]
     if not torch.equal(times[0], times[1]) or not torch.equal(schedule.ratio(times[0]), parts.schedule.ratio(times[1])):
@@ -189,6 +196,8 @@ def read_config(run_dir: str) -> DictConfig:
         raise ValueError(f"run_dir={run_dir} is not a run directory: it has no config.yaml")
     config = OmegaConf.load(path)
     assert isinstance(config, DictConfig)
+    if "guidance" not in config and "network" in config:
+        raise ValueError(f"run_dir={run_dir} was trained by an older version, whose configs this one does not read")
     return config
 
 

@@ -15,6 +15,15 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", message=".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*")
 
 
+def refuse_scaled_clipping(config: DictConfig) -> None:
+    """A fused optimizer undoes the scaling of 16-bit gradients in its step, after they would have been clipped."""
+    if config.trainer.precision == "16-mixed" and config.optimizer.get("fused") and config.trainer.gradient_clip_val:
+        raise ValueError(
+            "trainer.precision=16-mixed cannot clip the gradients of a fused optimizer; choose "
+            "trainer.precision=bf16-mixed, optimizer.fused=false or trainer.gradient_clip_val=null"
+        )
+
+
 def options(trainer: DictConfig) -> dict[str, str | int | float | bool | None]:
     """The settings that go to the Trainer as they are."""
     return {str(name): value for name, value in trainer.items() if name != "log_every_n_steps"}

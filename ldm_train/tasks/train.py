@@ -1,21 +1,20 @@
 """`ldm-train train`: a latent cache to a trained noise predictor."""
 
-from functools import cache as cache_results
+import json
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from ldm_train.data.cache import Json, LatentCache, refuse_other
 from ldm_train.data.datamodules import CachedLatents
 from ldm_train.diffusion.denoiser import Denoiser
 from ldm_train.diffusion.perturbations import Perturbations
-from ldm_train.diffusion.schedule import NoiseSchedule
 from ldm_train.encoders.fingerprint import fingerprint
 from ldm_train.encoders.latents import Scaling
-from ldm_train.tasks.assemble import Parts, build_parts, build_recipe, build_weak, load_weights
+from ldm_train.tasks.assemble import Parts, build_parts, build_recipe, build_weak, choose_device, load_weights
 from ldm_train.tasks.config import at_least_one, build
-from ldm_train.tasks.lightning import options, quiet
+from ldm_train.tasks.lightning import options, quiet, refuse_scaled_clipping
 from ldm_train.tasks.run_directory import LAST, prepare, set_threads
 from ldm_train.training.callbacks.samples import Drawing, Samples
 from ldm_train.training.callbacks.validation import Validation
@@ -26,6 +25,7 @@ from ldm_train.training.run import run as fit
 
 def run(config: DictConfig) -> None:
     at_least_one(config, "validation.every", "pictures.every", "trainer.log_every_n_steps", "batch_size")
+    refuse_scaled_clipping(config)
     set_threads(config.threads)
     quiet()
     cache = LatentCache(config.cache, verify=True)
@@ -34,9 +34,12 @@ def run(config: DictConfig) -> None:
     parts = build_parts(config)
     refuse_other(cache.manifest, expectations(config, parts), cache=cache.folder)
     data = batches(config, cache)
+    shown = drawing(config, data)
+    weak = build_weak(config, parts, choose_device("cpu" if config.trainer.accelerator == "cpu" else "auto"))
+    parts.generation(parts.network, parts.text_encoder, torch.device("cpu"), weak).check(shown.prompts, shown.recipe)
     if config.resume == "auto" and (Path(config.run_dir) / LAST).is_file():
         load_weights(Path(config.run_dir), parts, weights="raw")  # refuses a run of another network before it is touched
-    resumed = prepare(config, identity={"cache": cache.manifest.fingerprint})
+    resumed = prepare(config, identity=identity(config, cache))
     if config.network.weights is not None and not resumed:
         step = load_weights(Path(config.network.weights), parts)
         print(f"starting from the averaged weights of {config.network.weights} at its step {step}")
@@ -46,7 +49,6 @@ def run(config: DictConfig) -> None:
     if config.compile is not None:
         compile_network(module.network, backend=config.compile)
     warn_of_amplification(module.objective.denoiser)
-    weak = cache_results(lambda device: build_weak(config, parts.schedule, device))
     run_dir, ema = Path(config.run_dir), EMA(decay=config.ema.decay)
     fit(
         module,
@@ -60,10 +62,8 @@ def run(config: DictConfig) -> None:
             Samples(
                 run_dir,
                 ema,
-                lambda trained: parts.generation(
-                    trained.network, trained.text_encoder, trained.device, weak(trained.device)
-                ),
-                drawing(config, parts.schedule, data),
+                lambda trained: parts.generation(trained.network, trained.text_encoder, trained.device, weak),
+                shown,
                 every=config.pictures.every,
             ),
         ],
@@ -72,6 +72,13 @@ def run(config: DictConfig) -> None:
         options=options(config.trainer),
         resume=resumed,
     )
+
+
+def identity(config: DictConfig, cache: LatentCache) -> dict[str, str]:
+    """What a run must keep when it is continued, in plain words."""
+    parts = {name: config[name] for name in ("schedule", "prediction", "weighting")}
+    settings = {name: json.dumps(OmegaConf.to_container(part), sort_keys=True) for name, part in parts.items()}
+    return {"cache": cache.manifest.fingerprint, **settings}
 
 
 def compile_network(network: torch.nn.Module, *, backend: str) -> None:
@@ -143,11 +150,10 @@ def training_module(config: DictConfig, parts: Parts) -> NoisePredictorTraining:
     )
 
 
-def drawing(config: DictConfig, schedule: NoiseSchedule, data: CachedLatents) -> Drawing:
+def drawing(config: DictConfig, data: CachedLatents) -> Drawing:
     """The pictures to draw while training: of the config's prompts, or of held-out (else training) captions."""
     pictures = config.pictures
     recipe = build_recipe(config, steps=pictures.steps, seed=pictures.seed)
-    recipe.spacing(schedule, pictures.steps)  # refuses what the sampler would, before training
     entries = (data.held_out_entries or data.train_entries)[:: max(1, len(data.held_out_entries) // pictures.count)]
     captions = [data.cache.caption_texts[entry.captions[0]] for entry in entries[: pictures.count]]
     prompts = captions if pictures.prompts is None else list(pictures.prompts)

@@ -10,9 +10,10 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from ldm_train import draws
+from ldm_train.diffusion.broadcast import on_device
 from ldm_train.encoders.autoencoder import KLAutoencoder
 from ldm_train.training.lr_schedules import LRSchedule
-from ldm_train.training.optimization import optimizer_and_schedule
+from ldm_train.training.optimization import clip_gradients, optimizer_and_schedule
 from ldm_train.types import ImageBatch, Moments
 
 
@@ -55,11 +56,19 @@ class AutoencoderTraining(pl.LightningModule):
     def training_step(self, batch: ImageBatch, batch_idx: int) -> dict[str, Tensor]:
         moments = self.autoencoder.encode(batch.images)
         noise = draws.normal(self.seed, "posterior", batch.positions, moments.mean.shape[1:])
-        decoded = self.autoencoder.decode(moments.draw(noise.to(moments.mean)))
+        decoded = self.autoencoder.decode(moments.draw(on_device(noise.to(moments.mean.dtype), moments.mean.device)))
         l1, mse = F.l1_loss(decoded, batch.images), F.mse_loss(decoded, batch.images)
         kl = kl_divergence(moments).mean()
         loss = l1 + self.mse_weight * mse + self.kl_weight * kl
         return {"loss": loss, "l1": l1.detach(), "mse": mse.detach(), "kl": kl.detach()}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        clip_gradients(self, optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         return optimizer_and_schedule(self, self.make_optimizer, self.lr_schedule)

@@ -20,7 +20,7 @@ from ldm_train.diffusion.timesteps import Timesteps
 from ldm_train.diffusion.weighting import Weighting
 from ldm_train.encoders.latents import Scaling
 from ldm_train.training.lr_schedules import LRSchedule
-from ldm_train.training.optimization import optimizer_and_schedule
+from ldm_train.training.optimization import clip_gradients, optimizer_and_schedule
 from ldm_train.types import LatentBatch
 
 
@@ -89,6 +89,14 @@ class NoisePredictorTraining(pl.LightningModule):
         posterior, noise, shown = (on_device(drawn.to(mean.dtype), mean.device) for drawn in (posterior, noise, shown))
         latents = self.scaling.to_model(batch.moments.draw(posterior))
         return self.objective(latents, noise, t, self.text_encoder(batch.captions), shown_noise=shown)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        clip_gradients(self, optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         return optimizer_and_schedule(self, self.make_optimizer, self.lr_schedule)

@@ -45,7 +45,10 @@ def cdf(kind, parameters, schedule, t):
         share = normal_cdf((schedule.ratio(edge).log() - mean) / std)
         return torch.where(t >= schedule.end, 1.0, share)
     first = 0 if schedule.discrete else schedule.start
-    place = (t - first) / (schedule.end - first)
+    if isinstance(schedule, EDM):  # even in ln(sigma)
+        place = (t / first).log() / math.log(schedule.end / first)
+    else:
+        place = (t - first) / (schedule.end - first)
     return place if kind is Uniform else normal_cdf((place.logit() - mean) / std)
 
 

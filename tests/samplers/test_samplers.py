@@ -162,7 +162,7 @@ def test_the_others_call_it_once_a_step(sampler):
 
 
 def test_heun_over_the_ratio_is_refused_at_pure_noise():
-    with pytest.raises(ValueError, match="over_ratio=true needs a schedule that does not end in pure noise"):
+    with pytest.raises(ValueError, match="over_ratio=true needs a start from less than pure noise"):
         sample(Heun(over_ratio=True), Denoiser(wavy, RectifiedFlow(), Flow()), spacing=None)
 
 

@@ -210,7 +210,11 @@ def test_raw_weights_are_other_weights(held_out: dict, evaluate: Callable) -> No
 
 def test_drawings_are_measured_and_shown(held_out: dict, evaluate: Callable, pictures: Path) -> None:
     numbers, out = evaluate(
-        "evaluation=drawings", f"evaluation.source={pictures}", "evaluation.seeds=2", "guidance.scale=1.5"
+        "evaluation=drawings",
+        f"evaluation.source={pictures}",
+        "evaluation.seeds=2",
+        "guidance=classifier_free",
+        "guidance.scale=1.5",
     )
     assert set(numbers) == COMMON | DRAWINGS
     assert (numbers["pictures"], numbers["held_out_pairs"], numbers["guidance"]["scale"]) == (6, 3, 1.5)

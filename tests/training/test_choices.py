@@ -26,7 +26,7 @@ CHOICES = [
     ("schedule=rectified_flow", "prediction=flow", "timesteps=logit_normal", "sampler=unipc", "weighting=learned"),
     ("schedule=edm", "prediction=velocity", "timesteps=log_normal", "spacing=karras", "weighting=edm", "sampler=heun"),
     ("spacing=listed", "spacing.timesteps=[1000,600,300,20]", "guidance.rescale=0.7", "guidance.interval=[0.1,5]"),
-    ("trainer.precision=bf16-mixed", "trainer.gradient_clip_val=null", "channels_last=true"),
+    ("trainer.precision=bf16-mixed", "channels_last=true", "trainer.gradient_clip_val=0.01"),
     (
         "network.heads=2",
         "network.scale_shift=false",
@@ -74,6 +74,19 @@ def test_another_network_trains_by_one_word(
         (("pictures.steps=2000",), "steps=2000 must be from 1 to the schedule's 1000"),
         (("schedule.zero_terminal_snr=true", "prediction=flow", "spacing=karras"), "spacing=karras needs noise levels"),
         (("offset_noise=-1",), "offset_noise=-1 must be 0"),
+        (("trainer.precision=16-mixed",), "trainer.precision=16-mixed cannot clip the gradients of a fused optimizer"),
+        (("guidance.rescale=7",), "guidance.rescale=7 must be from 0"),
+        (("guidance.interval=3",), "guidance.interval=3 must be two noise levels"),
+        (("guidance.interval=[5,1]",), "guidance.interval=[5, 1] must be two rising noise levels"),
+        (("guidance=autoguidance", "guidance.weak=nowhere"), "nowhere is not a run directory"),
+        (
+            ("sampler=heun", "sampler.over_ratio=true", "schedule=rectified_flow", "prediction=flow"),
+            "sampler.over_ratio=true needs a start",
+        ),
+        (("weighting=learned", "weighting.base=min_snr"), "weighting.base=min_snr is no weighting"),
+        (("schedule=edm", "schedule.sigma_data=0.5", "prediction=velocity", "weighting=edm"), "weighting.sigma_data=1.0"),
+        (("schedule.beta_start=-0.1",), "schedule.beta_start=-0.1"),
+        (("spacing=karras", "spacing.sigma_min=0.0001"), "spacing.sigma_min=0.0001 is below the schedule's own"),
         (("compile=fast",), "compile=fast is no backend of torch.compile; there are:"),
         (("guidance=3",), "a setting of it is guidance.NAME=VALUE"),
     ],
@@ -120,6 +133,7 @@ def test_perturbations_leave_the_validation_alone(cache: Path, train: Callable, 
     assert plain[-1]["validation_loss"] == pytest.approx(offset[-1]["validation_loss"], rel=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # the compiler's own
 def test_a_compiled_network_is_the_same(cache: Path, train: Callable, trained: Path, tmp_path: Path) -> None:
     """As one graph, by a backend that leaves it as it is; compiled, it multiplies as PyTorch does, to rounding."""
     answer = train(cache, tmp_path / "run", "compile=eager")
