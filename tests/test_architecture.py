@@ -2,6 +2,7 @@
 
 import ast
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -103,6 +104,15 @@ def calls_of(tree: ast.AST, name: str) -> list[int]:
         for node in ast.walk(tree)
         if isinstance(node, ast.Call) and name == getattr(node.func, "attr", getattr(node.func, "id", None))
     ]
+
+
+def test_every_package_is_installed() -> None:
+    """setuptools is told their names; an editable installation would not miss one."""
+    settings = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    named = set(settings["tool"]["setuptools"]["packages"]) - {"ldm_train.conf"}
+    found = {".".join(path.parent.relative_to(PACKAGE.parent).parts) for path in FILES if path.name == "__init__.py"}
+    assert named == found
+    assert {path.parent for path in FILES} == {PACKAGE.parent.joinpath(*name.split(".")) for name in found}
 
 
 def test_every_room_is_in_the_table() -> None:

@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from ldm_train.data.cache import Json, LatentCache, refuse_other
 from ldm_train.data.datamodules import CachedLatents
-from ldm_train.diffusion.denoiser import Denoiser
+from ldm_train.diffusion.objective import Objective
 from ldm_train.diffusion.perturbations import Perturbations
 from ldm_train.encoders.fingerprint import fingerprint
 from ldm_train.encoders.latents import Scaling
@@ -48,7 +48,7 @@ def run(config: DictConfig) -> None:
         module.to(memory_format=torch.channels_last)
     if config.compile is not None:
         compile_network(module.network, backend=config.compile)
-    warn_of_amplification(module.objective.denoiser)
+    warn_of_the_end(module.objective)
     run_dir, ema = Path(config.run_dir), EMA(decay=config.ema.decay)
     fit(
         module,
@@ -89,13 +89,20 @@ def compile_network(network: torch.nn.Module, *, backend: str) -> None:
     network.compile(fullgraph=True, backend=backend)
 
 
-def warn_of_amplification(denoiser: Denoiser) -> None:
-    """Noise prediction on a schedule that ends in pure noise trains well and then draws badly; say so at the start."""
+def warn_of_the_end(objective: Objective) -> None:
+    """Say what trains well and then draws badly: errors that grow, or that do not count, where sampling starts."""
+    denoiser = objective.denoiser
     amplification = denoiser.terminal_amplification()
     if amplification > 1000:
         print(
             "warning: with this prediction and schedule, sampling starts where a network's error counts "
             f"{amplification:.0f} times in the picture; not so with prediction=velocity, nor with schedule=scaled_linear"
+        )
+    end = torch.tensor([denoiser.schedule.end])
+    if objective.weighting.weights(denoiser.schedule.snr(end), denoiser.clean_error_per_output_error(end)).item() == 0:
+        print(
+            "warning: this weighting gives no weight to the end of this schedule, where sampling starts; "
+            "not so weighting=uniform"
         )
 
 

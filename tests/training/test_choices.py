@@ -100,6 +100,23 @@ def test_what_cannot_be_is_refused_before_training(
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "warning"),
+    [
+        (("schedule=cosine",), "sampling starts where a network's error counts"),
+        (("schedule=rectified_flow", "prediction=flow", "weighting=min_snr"), "no weight to the end of this schedule"),
+        ((), None),
+    ],
+)
+def test_what_will_draw_badly_is_warned_of(
+    words: tuple[str, ...], warning: str | None, cache: Path, train: Callable, tmp_path: Path
+) -> None:
+    answer = train(cache, tmp_path / "run", "max_steps=1", *words)
+    assert answer.code == 0, answer.err
+    assert ("warning:" in answer.out) == (warning is not None)
+    assert warning is None or warning in answer.out
+
+
 def test_a_learned_weighting_is_stored_resumed_and_evaluated(
     cache: Path, ldm_train: Callable, train: Callable, power_cut: Callable, tmp_path: Path
 ) -> None:
