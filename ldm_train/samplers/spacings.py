@@ -36,7 +36,8 @@ class Trailing(Spacing):
     """Evenly from the end (Lin et al. 2024, arXiv 2305.08891, table 2): sampling starts at what was trained as noise."""
 
     def points(self, schedule: NoiseSchedule, steps: int) -> list[float]:
-        return [_whole(schedule, schedule.along((steps - i) / steps)) for i in range(steps)]
+        points = [schedule.along((steps - i) / steps) for i in range(steps)]
+        return [round(t) for t in points] if schedule.discrete else points
 
 
 class Leading(Spacing):
@@ -111,7 +112,3 @@ class Listed(Spacing):
         if steps != len(self.timesteps):
             raise ValueError(f"steps={steps}, but spacing.timesteps lists {len(self.timesteps)}; set steps to that")
         return self.timesteps
-
-
-def _whole(schedule: NoiseSchedule, t: float) -> float:
-    return round(t) if schedule.discrete else t

@@ -37,10 +37,7 @@ def assert_same_to_rounding(function: Callable[..., Tensor], reference: Callable
         assert error <= 3 * allowed + 1e-6
 
 
-@pytest.fixture(autouse=True)
-def _here() -> None:
-    if not products.ONE_DNN:
-        pytest.skip("this build of PyTorch has no oneDNN")
+ONE_DNN = pytest.mark.skipif(not products.ONE_DNN, reason="without oneDNN there are PyTorch's own functions alone")
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -58,6 +55,7 @@ def test_attention_with_a_mask() -> None:
     assert_close(attention(q[1:], k[1:], v[1:], mask[1:]), attention(q[1:], k[1:, :, :100], v[1:, :, :100], None))
 
 
+@ONE_DNN
 @pytest.mark.parametrize("lead", [(7,), (2, 300), (1, 1)])
 @pytest.mark.parametrize(("width", "out"), [(12, 5), (64, 512), (300, 320)])
 @pytest.mark.parametrize("bias", [True, False])
@@ -92,6 +90,7 @@ def test_gated_gelu() -> None:
     assert_same_to_rounding(gated_gelu, reference, [normal(2, 30, 48)])
 
 
+@ONE_DNN
 def test_only_float32_of_the_cpu_outside_autocast_and_compilation() -> None:
     x = torch.ones(2, 2)
     assert ours(x)

@@ -1,0 +1,58 @@
+"""Seconds of two things by turns, how busy the machine was meanwhile, and a process's memory."""
+
+import os
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+Step = Callable[[], None]
+
+
+def others_share(before: list[float], after: list[float]) -> float:
+    """The share of the machine's time, between two readings, that other processes took."""
+    total, busy, own = (b - a for a, b in zip(before, after, strict=True))
+    return max(0.0, (busy - own) / total)
+
+
+def machine_times() -> list[float]:
+    """Seconds of all cores so far: in all, busy, and of this process."""
+    values = [int(word) / os.sysconf("SC_CLK_TCK") for word in Path("/proc/stat").read_text().split("\n")[0].split()[1:9]]
+    own = os.times()
+    return [sum(values), sum(values) - values[3] - values[4], own.user + own.system]
+
+
+def seconds(step: Step, repeats: int) -> float:
+    start = time.perf_counter()
+    for _ in range(repeats):
+        step()
+    return (time.perf_counter() - start) / repeats
+
+
+def compare(ours: Step, theirs: Step, *, rounds: int, repeats: int = 1) -> dict[str, float]:
+    """Medians of both, seconds, and of theirs / ours with its quartiles; rounds alternate in which comes first."""
+    ours()
+    theirs()
+    pairs, before = [], machine_times()
+    for number in range(rounds):
+        if number % 2:
+            second = seconds(theirs, repeats)
+            pairs.append((seconds(ours, repeats), second))
+        else:
+            first = seconds(ours, repeats)
+            pairs.append((first, seconds(theirs, repeats)))
+    low, ratio, high = statistics.quantiles([b / a for a, b in pairs], n=4)
+    return {
+        "ours_s": statistics.median(a for a, _ in pairs),
+        "theirs_s": statistics.median(b for _, b in pairs),
+        "ratio": ratio,
+        "ratio_quartile_1": low,
+        "ratio_quartile_3": high,
+        "others_share": others_share(before, machine_times()),
+    }
+
+
+def status_bytes(name: str) -> int:
+    """A line of this process's memory in /proc, bytes."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
+    return int(line.split()[1]) * 1024
