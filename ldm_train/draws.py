@@ -6,16 +6,20 @@ on leaves the others alone; a position counts examples (or steps) from the start
 
 import hashlib
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 
+def _hash(seed: int, stream: str, position: int) -> int:
+    """64 bits that depend on these three alone."""
+    digest = hashlib.blake2b(f"{seed}/{stream}/{position}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little")
+
+
 def generator(seed: int, stream: str, position: int) -> torch.Generator:
     """A CPU generator whose state depends on these three alone."""
-    digest = hashlib.blake2b(f"{seed}/{stream}/{position}".encode(), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+    return torch.Generator().manual_seed(_hash(seed, stream, position) >> 1)
 
 
 def _draw(draw: Callable[..., Tensor], seed: int, stream: str, positions: Tensor, shape: Sequence[int]) -> Tensor:
@@ -28,20 +32,44 @@ def normal(seed: int, stream: str, positions: Tensor, shape: Sequence[int]) -> T
 
 
 def uniform(seed: int, stream: str, positions: Tensor, shape: Sequence[int] = ()) -> Tensor:
-    """Uniform numbers in [0, 1), (B, *shape) for positions (B,), float32 on the CPU."""
-    return _draw(torch.rand, seed, stream, positions, shape)
+    """Uniform numbers in [0, 1), (B, *shape) for positions (B,), float32 on the CPU.
+
+    A single number for each position is its hash itself, which spares it a generator.
+    """
+    if len(shape) > 0:
+        return _draw(torch.rand, seed, stream, positions, shape)
+    # 24 bits are what float32 holds exactly: with more, the largest would round to 1.
+    bits = [_hash(seed, stream, position) >> 40 for position in positions.tolist()]
+    return torch.tensor(bits, dtype=torch.float32) / 2**24
 
 
-@lru_cache(maxsize=4)
 def permutation(seed: int, stream: str, epoch: int, size: int) -> Tensor:
     """The order of `size` examples in one epoch, (size,) int64."""
     return torch.randperm(size, generator=generator(seed, stream, epoch))
 
 
-def order(seed: int, positions: Tensor, size: int) -> Tensor:
-    """Which of `size` examples stands at each position of an endless shuffled run, (B,) int64.
+class Shuffle:
+    """Which of `size` examples stands at each position of an endless shuffled run: every epoch is a permutation of its own.
 
-    Every epoch is a permutation of its own; a batch may span two.
+    The last two epochs' permutations are kept, since a batch may span two.
     """
-    chosen = [permutation(seed, "order", p // size, size)[p % size] for p in positions.tolist()]
-    return torch.stack(chosen)
+
+    def __init__(self, seed: int, stream: str, size: int) -> None:
+        self.seed = seed
+        self.stream = stream
+        self.size = size
+        self._recent: dict[int, Tensor] = {}
+
+    def __call__(self, positions: Tensor) -> Tensor:
+        """The examples at positions (B,), (B,) int64."""
+        epochs, places, chosen = positions // self.size, positions % self.size, torch.empty_like(positions)
+        for epoch in epochs.unique().tolist():
+            mask = epochs == epoch
+            chosen[mask] = self._permutation(epoch)[places[mask]]
+        return chosen
+
+    def _permutation(self, epoch: int) -> Tensor:
+        if epoch not in self._recent:
+            self._recent = {e: p for e, p in self._recent.items() if abs(e - epoch) == 1}
+            self._recent[epoch] = permutation(self.seed, self.stream, epoch, self.size)
+        return self._recent[epoch]

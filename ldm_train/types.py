@@ -24,14 +24,16 @@ class Pinned:
 
 @dataclass
 class Moments(Pinned):
-    """A diagonal Gaussian over raw latents: mean (B, C, H, W); log-variance alike, or None where there is no posterior."""
+    """A diagonal Gaussian over raw latents, as stored: mean (B, C, H, W); log-variance alike, None where there is none."""
 
     mean: Tensor
     log_variance: Tensor | None
 
     def draw(self, noise: Tensor) -> Tensor:
-        """The posterior sample mean + deviation * noise, (B, C, H, W); the mean itself where there is no posterior."""
-        return self.mean if self.log_variance is None else self.mean + (0.5 * self.log_variance).exp() * noise
+        """The posterior sample mean + deviation * noise, (B, C, H, W), in the noise's type; the mean where there is no
+        posterior."""
+        mean = self.mean.to(noise.dtype)
+        return mean if self.log_variance is None else mean + (0.5 * self.log_variance.to(noise.dtype)).exp() * noise
 
 
 @dataclass
@@ -121,14 +123,17 @@ class Conditioner(Protocol):
     """Captions to conditioning: of tokens `context_width` wide, of a vector `vector_width` wide, None for none.
 
     `tokenize` gives ids (B, L), as `tokenization` says in plain values; a `trained` one learns with the network, a frozen
-    one `embed`s each caption once.
+    one `embed`s each caption once. `count` says how many tokens a caption has of its own, before it is cut to `capacity`.
     """
 
     context_width: int | None
     vector_width: int | None
     tokenization: dict[str, int | list[str]]
+    capacity: int
     trained: bool
 
     def tokenize(self, captions: list[str]) -> Tensor: ...
+
+    def count(self, captions: list[str]) -> list[int]: ...
 
     def __call__(self, captions: Captions) -> Conditioning: ...

@@ -1,10 +1,16 @@
-"""Seconds of two things by turns, how busy the machine was meanwhile, and a process's memory."""
+"""Seconds of two things by turns, how busy the machine was meanwhile, a process's memory, and pictures to measure with."""
 
+import json
 import os
+import resource
 import statistics
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+
+import numpy as np
+from PIL import Image
 
 Step = Callable[[], None]
 
@@ -56,3 +62,26 @@ def status_bytes(name: str) -> int:
     """A line of this process's memory in /proc, bytes."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
     return int(line.split()[1]) * 1024
+
+
+def cpu_seconds() -> float:
+    """Of this process and of those it waited for, in all threads."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(u.ru_utime + u.ru_stime for u in used)
+
+
+def drawn(number: int, side: int) -> Image.Image:
+    """A picture of its own for each number: smooth waves under a camera's noise."""
+    random = np.random.default_rng(number)
+    frequency, phase = random.uniform(-3, 3, (3, 2, 1, 1)), random.uniform(0, 1, (3, 1, 1))
+    y, x = np.mgrid[:side, :side] / side
+    waves = np.sin(2 * np.pi * (frequency[:, 0] * y + frequency[:, 1] * x + phase)).transpose(1, 2, 0)
+    values = 128 + 90 * waves + random.normal(0, 4, waves.shape)
+    return Image.fromarray(values.clip(0, 255).astype(np.uint8))
+
+
+def write_results(path: Path | None, results: Mapping[str, object]) -> None:
+    """With the command that made them."""
+    if path is not None:
+        command = f"python {Path(sys.argv[0]).parent.name}/{Path(sys.argv[0]).name} {' '.join(sys.argv[1:])}"
+        path.write_text(json.dumps({"command": command.strip(), **results}, indent=2) + "\n", encoding="utf-8")

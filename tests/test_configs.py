@@ -22,7 +22,7 @@ EXPERIMENTS = groups().get("experiment", [])
 MAX_EXPERIMENT_LINES = 25
 
 # What the assembly passes beside a config's own keys, and the keys that it keeps for itself.
-PASSED = {"network": {"in_channels", "context_width", "vector_width"}, "logger": {"save_dir"}}
+PASSED = {"crop": {"image_size"}, "network": {"in_channels", "context_width", "vector_width"}, "logger": {"save_dir"}}
 KEPT = {"network": {"weights"}}
 RUN_PASSES = {"max_steps", "max_epochs", "logger", "callbacks", "use_distributed_sampler", "enable_checkpointing"}
 

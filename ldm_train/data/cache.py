@@ -1,79 +1,67 @@
-"""The latent cache on disk: what it holds, what made it, and how to read it.
+"""Latent caches opened for reading: memory-mapped, random access by example, several as one."""
 
-manifest.json            what made the cache, counts, statistics, checksums of the other files
-entries.jsonl            one line per picture: its key, bucket, row, captions' numbers, split, further fields
-captions.jsonl           every distinct caption once; number 0 is the empty one
-captions.safetensors     their tokens (N, L), and embeddings (N, L, D) where the text encoder is frozen
-latents-HxW.safetensors  a bucket's raw moments: mean and, where there is a posterior, log_variance, (rows, C, H, W)
-report.json              the pictures that were left out, and why
-"""
-
-import hashlib
-import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
+from ldm_train.data.index import Index, joined
+from ldm_train.data.manifest import (
+    Entry,
+    Json,
+    Manifest,
+    damaged_files,
+    differences,
+    read_captions,
+    read_entries,
+    read_manifest,
+)
+from ldm_train.data.shards import Rows, load
 from ldm_train.types import Captions, Moments
 
-FORMAT = 1
-Json = str | int | float | bool | None | list["Json"] | dict[str, "Json"]
+
+class Rowset:
+    """The rows of one kind, in files one after the other."""
+
+    def __init__(self, files: Sequence[Rows]) -> None:
+        self.files = files
+        self.ends = torch.tensor([len(next(iter(rows.values()))) for rows in files]).cumsum(0)
+
+    def gather(self, numbers: Tensor, views: Tensor | None = None) -> Rows:
+        """Rows (B, …) by number (B,); of rows with views, one view each (B,)."""
+        files = torch.searchsorted(self.ends, numbers, right=True).tolist()
+        starts = [0, *self.ends.tolist()]
+        places = [(self.files[f], n - starts[f]) for f, n in zip(files, numbers.tolist(), strict=True)]
+        chosen = [None] * len(places) if views is None else views.tolist()
+        return {
+            key: torch.stack(
+                [rows[key][n] if v is None else rows[key][n, v] for (rows, n), v in zip(places, chosen, strict=True)]
+            )
+            for key in self.files[0]
+        }
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One encoded picture: where its moments lie and which captions it has (numbers into captions.jsonl)."""
+class Latents(Protocol):
+    """What batches are made of: examples by number, one bucket at a time; `sets` are the data sets' numbers of examples."""
 
-    key: str
-    picture: str
-    bucket: str
-    row: int
-    captions: list[int]
-    held_out: bool
-    fields: dict[str, str] = field(default_factory=dict)
+    index: Index
+    sets: list[int]
 
+    def moments(self, examples: Tensor, views: Tensor) -> Moments:
+        """Raw moments (B, C, H, W), as stored, of examples (B,) of one bucket, each in one view (B,)."""
 
-@dataclass(frozen=True)
-class Manifest:
-    """What made a cache and what is in it.
+    def captions(self, examples: Tensor, chosen: Tensor, dropped: Tensor) -> Captions:
+        """One caption of each example (B,), chosen (B,) in [0, 1) among its captions; the empty one where dropped (B,)."""
 
-    Args:
-        image_size: side of the pictures, pixels.
-        autoencoder, text_encoder: their configs, with the fingerprint of what they compute.
-        shift, scale: of the autoencoder; the cache itself holds raw latents.
-        mean, std: of the raw latents' means, per channel.
-        files: SHA-256 of each other file.
-    """
-
-    format: int
-    image_size: int
-    autoencoder: dict[str, Json]
-    text_encoder: dict[str, Json]
-    shift: float
-    scale: float
-    channels: int
-    entries: int
-    held_out: int
-    captions: int
-    mean: list[float]
-    std: list[float]
-    files: dict[str, str]
-
-    @property
-    def fingerprint(self) -> str:
-        """One name for the whole content."""
-        return hashlib.sha256(self.text().encode()).hexdigest()
-
-    def text(self) -> str:
-        return json.dumps(asdict(self), indent=2, sort_keys=True) + "\n"
+    def first_caption(self, example: int) -> str:
+        """In words."""
 
 
 class LatentCache:
-    """A cache opened for reading: memory-mapped, random access by entry.
+    """A cache opened for reading.
 
     Args:
         verify: compare every file with its checksum first, which reads them all.
@@ -85,87 +73,108 @@ class LatentCache:
     def __init__(self, folder: str | Path, *, verify: bool = False) -> None:
         self.folder = Path(folder)
         self.manifest = read_manifest(self.folder)
-        missing = [name for name in self.manifest.files if not (self.folder / name).is_file()]
-        if missing:
-            raise ValueError(f"cache {self.folder} lacks {', '.join(missing)}; encode it again")
-        if verify:
-            self._verify()
-        self.entries = [Entry(**json.loads(line)) for line in self._text("entries.jsonl")]
-        self.caption_texts: list[str] = [json.loads(line) for line in self._text("captions.jsonl")]
-        captions = self._tensors("captions.safetensors")
-        self.tokens, self.embeddings = captions["tokens"].long(), captions.get("embeddings")
-        self.buckets = {n: self._tensors(n) for n in sorted(self.manifest.files) if n.startswith("latents-")}
+        missing = [name for name in self.manifest.digests() if not (self.folder / name).is_file()]
+        wrong = damaged_files(self.folder, self.manifest) if verify and not missing else {}
+        if missing or wrong:
+            told = f"lacks {', '.join(missing)}" if missing else f"has {', '.join(wrong)}, which changed since encoding"
+            raise ValueError(f"cache {self.folder} {told}; encode it again, which mends what is broken")
+        self.index = Index(**load(self.folder / "index.safetensors"))
+        self.sets = [len(self.index)]
+        self.buckets = [self._rows(f"latents-{bucket}") for bucket in sorted(self.manifest.buckets)]
+        self.caption_rows = self._rows("captions")
 
-    def moments(self, entries: list[Entry]) -> Moments:
-        """Raw moments of entries of one bucket, (B, C, H, W) float32."""
-        tensors = self.buckets[f"latents-{entries[0].bucket}.safetensors"]
-        rows = torch.tensor([entry.row for entry in entries])
-        log_variance = tensors.get("log_variance")
-        return Moments(tensors["mean"][rows].float(), None if log_variance is None else log_variance[rows].float())
+    def _rows(self, prefix: str) -> Rowset:
+        return Rowset([load(self.folder / s) for s in sorted(self.manifest.shards) if s.rpartition("-")[0] == prefix])
 
-    def captions(self, numbers: Tensor) -> Captions:
+    def moments(self, examples: Tensor, views: Tensor) -> Moments:
+        bucket = self.buckets[int(self.index.bucket[examples[0]])]
+        rows = bucket.gather(self.index.row[examples], views)
+        return Moments(rows["mean"], rows.get("log_variance"))
+
+    def captions(self, examples: Tensor, chosen: Tensor, dropped: Tensor) -> Captions:
+        return self.numbered(self.index.caption_of(examples, chosen).masked_fill(dropped, self.manifest.empty))
+
+    def numbered(self, numbers: Tensor) -> Captions:
         """Captions by number, (B,)."""
-        return Captions(self.tokens[numbers], None if self.embeddings is None else self.embeddings[numbers].float())
+        rows = self.caption_rows.gather(numbers)
+        return Captions(rows["tokens"].long(), rows.get("embeddings"))
 
-    def _verify(self) -> None:
-        changed = [name for name, digest in self.manifest.files.items() if file_digest(self.folder / name) != digest]
-        if changed:
-            raise ValueError(f"cache {self.folder}: {', '.join(changed)} changed since encoding; encode it again")
+    @cached_property
+    def entries(self) -> list[Entry]:
+        """What people want to know of each example; training reads the index alone."""
+        return read_entries(self.folder)
 
-    def _text(self, name: str) -> list[str]:
-        return (self.folder / name).read_text(encoding="utf-8").splitlines()
+    @cached_property
+    def caption_texts(self) -> list[str]:
+        return read_captions(self.folder)
 
-    def _tensors(self, name: str) -> dict[str, Tensor]:
-        try:
-            return load_file(self.folder / name)
-        except Exception as error:  # safetensors' own error class says what is wrong with the file
-            raise ValueError(f"cache {self.folder}: {name} cannot be read ({error}); encode it again") from error
-
-
-def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a cache.
-
-    Raises:
-        ValueError: there is none, or one of another format.
-    """
-    path = folder / "manifest.json"
-    if not path.is_file():
-        raise ValueError(
-            f"{folder} is not a latent cache (it has no manifest.json); `ldm-train encode … cache={folder}` makes one"
-        )
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        if values["format"] != FORMAT:
-            raise ValueError(f"it has format {values['format']}, and this version reads {FORMAT}")
-        return Manifest(**values)
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} cannot be used ({error}); encode it again") from error
+    def first_caption(self, example: int) -> str:
+        first = self.index.caption_of(torch.tensor([example]), torch.zeros(1))
+        return self.caption_texts[int(first)]
 
 
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def refuse_other(manifest: Manifest, expected: Mapping[str, Json], *, cache: Path) -> None:
-    """Compare what a run expects with what made the cache; None expects nothing.
-
-    Args:
-        expected: dotted names ("image_size", "autoencoder.fingerprint") to values.
+class JoinedCaches:
+    """Several caches as one, their examples one after the other; none is copied but for the numbers of its index.
 
     Raises:
-        ValueError: listing every difference.
+        ValueError: they were not made by the same autoencoder, text encoder and storage type.
     """
-    found = asdict(manifest)
-    differences = []
-    for name, value in expected.items():
-        section, _, key = name.partition(".")
-        has = found[section].get(key) if key else found[section]
-        if value is not None and value != has:
-            differences.append(f"{name}: the cache has {has}, this run expects {value}")
-    if differences:
-        lines = "\n  ".join(differences)
-        raise ValueError(
-            f"cache {cache} was made by something else:\n  {lines}\nencode into another cache, or change the settings"
-        )
+
+    def __init__(self, caches: Sequence[LatentCache]) -> None:
+        self.caches = caches
+        self.sets = [len(cache.index) for cache in caches]
+        self.starts = torch.tensor([0, *self.sets[:-1]]).cumsum(0)
+        first = caches[0].manifest
+        for cache in caches[1:]:
+            told = differences(_common(cache.manifest), _common(first))
+            if told:
+                listed = "\n  ".join(told)
+                raise ValueError(f"{cache.folder} does not go with {caches[0].folder}:\n  {listed}\nencode both alike")
+        names = sorted({bucket for cache in caches for bucket in cache.manifest.buckets})
+        self.index = joined([(cache.index, sorted(cache.manifest.buckets)) for cache in caches], names)
+
+    def moments(self, examples: Tensor, views: Tensor) -> Moments:
+        parts = [(mask, cache.moments(examples[mask] - start, views[mask])) for cache, start, mask in self._shares(examples)]
+        mean = _scattered([(mask, part.mean) for mask, part in parts])
+        variances = [(mask, part.log_variance) for mask, part in parts if part.log_variance is not None]
+        return Moments(mean, _scattered(variances) if variances else None)
+
+    def captions(self, examples: Tensor, chosen: Tensor, dropped: Tensor) -> Captions:
+        parts = [
+            (mask, cache.captions(examples[mask] - start, chosen[mask], dropped[mask]))
+            for cache, start, mask in self._shares(examples)
+        ]
+        embeddings = [(mask, part.embeddings) for mask, part in parts if part.embeddings is not None]
+        tokens = _scattered([(mask, part.tokens) for mask, part in parts])
+        return Captions(tokens, _scattered(embeddings) if embeddings else None)
+
+    def first_caption(self, example: int) -> str:
+        number = int(torch.searchsorted(self.starts, torch.tensor(example), right=True)) - 1
+        return self.caches[number].first_caption(example - int(self.starts[number]))
+
+    def _shares(self, examples: Tensor) -> list[tuple[LatentCache, Tensor, Tensor]]:
+        """The caches that have some of these examples, where theirs start, and a mask (B,) of which."""
+        owner = torch.searchsorted(self.starts, examples, right=True) - 1
+        return [(self.caches[n], self.starts[n], owner == n) for n in owner.unique().tolist()]
+
+
+def _common(manifest: Manifest) -> dict[str, Json]:
+    """What caches must share to be trained on together."""
+    text = {name: value for name, value in manifest.text_encoder.items() if name not in ("config", "files")}
+    encoder = {"fingerprint": manifest.autoencoder["fingerprint"], "shift": manifest.shift, "scale": manifest.scale}
+    return {"autoencoder": encoder, "text_encoder": text, "dtype": manifest.encoding["pictures"]["dtype"]}  # type: ignore
+
+
+def _scattered(parts: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """Rows (B, …) of which each part has those of its mask (B,)."""
+    mask, rows = parts[0]
+    whole = rows.new_empty(len(mask), *rows.shape[1:])
+    for mask, rows in parts:
+        whole[mask] = rows
+    return whole
+
+
+def open_caches(folders: str | Sequence[str], *, verify: bool = False) -> LatentCache | JoinedCaches:
+    """The cache of one folder, or several as one."""
+    caches = [LatentCache(folder, verify=verify) for folder in ([folders] if isinstance(folders, str) else folders)]
+    return caches[0] if len(caches) == 1 else JoinedCaches(caches)

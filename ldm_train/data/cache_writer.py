@@ -1,144 +1,116 @@
-"""Writing a cache: beside the old one, under another name, and put in its place when it is whole."""
+"""Writing a cache: encoded batches as parts, then parts and what the older cache holds as a new one.
 
-import json
+A part is named by its rows, so whatever an interrupted encoding left is used by the next.
+"""
+
 import os
 import shutil
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
-
-from ldm_train.data.cache import FORMAT, Entry, Json, Manifest, file_digest
-from ldm_train.data.sources import Item
+from ldm_train.data.index import columns
+from ldm_train.data.manifest import FORMAT, Json, Manifest, Shard, file_digest
+from ldm_train.data.plan import Plan, bucket_name
+from ldm_train.data.shards import Rows, load, pooled_statistics, save, split, told_in, write_shard
+from ldm_train.data.workplace import Known, Place
 
 
-class CacheWriter:
-    """Collects parts of encoded batches in `CACHE.writing` and merges them.
-
-    Args:
-        folder: where the finished cache will lie.
+def write_part(folder: Path, batch: str, rows: Rows, names: Sequence[str], problems: Mapping[str, str]) -> None:
+    """One encoded batch: tensors whose rows have these names, and by name the problems of those that have none.
 
     Raises:
-        ValueError: something lies there that is no cache, which replacing would destroy.
+        OSError: the disk is full, or the like.
     """
-
-    def __init__(self, folder: Path) -> None:
-        if (
-            folder.exists()
-            and not (folder / "manifest.json").is_file()
-            and not (folder.is_dir() and not any(folder.iterdir()))
-        ):
-            raise ValueError(f"cache={folder} is there and is no latent cache; nothing was touched, choose another folder")
-        self.folder = folder
-        self.writing = folder.with_name(folder.name + ".writing")
-
-    def start(self) -> None:
-        """Clear what an interrupted encoding left."""
-        shutil.rmtree(self.writing, ignore_errors=True)
-        (self.writing / "parts").mkdir(parents=True)
-
-    def write_part(self, number: int, moments: dict[str, Tensor], digests: Sequence[str], problems: dict[str, str]) -> None:
-        """One batch: its moments (rows, C, H, W), a digest per row ("" where there is no picture), the problems by key."""
-        part = self.writing / "parts" / f"{number:08d}"
-        _save(moments, part.with_suffix(".safetensors"))
-        part.with_suffix(".json").write_text(json.dumps({"digests": list(digests), "problems": problems}), encoding="utf-8")
-
-    def finish(
-        self,
-        batches: Sequence[Sequence[Item]],
-        left_out: dict[str, str],
-        captions: Sequence[str],
-        caption_tensors: dict[str, Tensor],
-        made_by: dict[str, Json],
-    ) -> Manifest:
-        """Merge the parts of these batches into a cache, put it in place, and give its manifest.
-
-        Args:
-            left_out: keys and problems known before encoding.
-            captions: every distinct caption, "" first; `caption_tensors` go with them.
-            made_by: the manifest's settings.
-
-        Raises:
-            ValueError: no picture could be encoded; the old cache stays.
-        """
-        numbers = {caption: number for number, caption in enumerate(captions)}
-        entries: list[Entry] = []
-        rows: dict[str, list[Tensor]] = {}
-        problems = dict(left_out)
-        for number, batch in enumerate(batches):
-            part = self.writing / "parts" / f"{number:08d}"
-            tensors = load_file(part.with_suffix(".safetensors"))
-            told = json.loads(part.with_suffix(".json").read_text(encoding="utf-8"))
-            problems |= told["problems"]
-            height, width = tensors["mean"].shape[-2:]
-            for row, (item, digest) in enumerate(zip(batch, told["digests"], strict=True)):
-                if digest:
-                    place = len(rows.setdefault("mean", []))
-                    for name, tensor in tensors.items():
-                        rows.setdefault(name, []).append(tensor[row])
-                    entries.append(
-                        Entry(
-                            key=item.key,
-                            picture=digest,
-                            bucket=f"{height}x{width}",
-                            row=place,
-                            captions=[numbers[caption] for caption in item.captions],
-                            held_out=item.held_out,
-                            fields=item.fields,
-                        )
-                    )
-        self._write_lines("report.json", [json.dumps(_report(len(entries), problems), indent=2)])
-        if not entries:
-            raise ValueError(f"no picture could be encoded, {self.writing / 'report.json'} says why; {self.folder} stays")
-        stacked = {name: torch.stack(tensors) for name, tensors in rows.items()}
-        _save(stacked, self.writing / f"latents-{entries[0].bucket}.safetensors")
-        _save(caption_tensors, self.writing / "captions.safetensors")
-        self._write_lines("captions.jsonl", [json.dumps(caption) for caption in captions])
-        self._write_lines("entries.jsonl", [json.dumps(asdict(entry)) for entry in entries])
-        shutil.rmtree(self.writing / "parts")
-        means = stacked["mean"].float()
-        manifest = Manifest(
-            **made_by,  # type: ignore[arg-type]
-            format=FORMAT,
-            channels=means.shape[1],
-            entries=len(entries),
-            held_out=sum(entry.held_out for entry in entries),
-            captions=len(captions),
-            mean=means.mean((0, 2, 3)).tolist(),
-            std=means.std((0, 2, 3)).tolist(),
-            files={path.name: file_digest(path) for path in sorted(self.writing.iterdir())},
-        )
-        self._write_lines("manifest.json", [manifest.text().rstrip()])
-        self._put_in_place()
-        return manifest
-
-    def _write_lines(self, name: str, lines: Sequence[str]) -> None:
-        with (self.writing / name).open("w", encoding="utf-8") as file:
-            file.writelines(f"{line}\n" for line in lines)
-            file.flush()
-            os.fsync(file.fileno())
-
-    def _put_in_place(self) -> None:
-        old = self.folder.with_name(self.folder.name + ".old")
-        if self.folder.exists():
-            shutil.rmtree(old, ignore_errors=True)
-            self.folder.rename(old)
-        self.writing.rename(self.folder)
-        shutil.rmtree(old, ignore_errors=True)
+    save(rows, folder / f"{batch}.safetensors", told={"names": list(names), "problems": dict(problems)})
 
 
-def _save(tensors: dict[str, Tensor], path: Path) -> None:
+def read_parts(folder: Path) -> tuple[dict[str, Place], dict[str, str]]:
+    """The rows in all parts by name, and by name the problems of those that could not be encoded."""
+    places: dict[str, Place] = {}
+    problems: dict[str, str] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            told = told_in(path)
+        except ValueError:  # a disk that lost what it had said was written
+            path.unlink()
+            continue
+        places |= {name: Place(path, number) for number, name in enumerate(told["names"])}
+        problems |= told["problems"]
+    return places, problems
+
+
+def merge(
+    plan: Plan,
+    places: Mapping[str, Place],
+    known: Known,
+    made_by: Mapping[str, Json],
+    folder: Path,
+    *,
+    progress: Callable[[int], None] = lambda rows: None,
+) -> Manifest:
+    """Write a whole cache into an empty folder, and give its manifest.
+
+    Args:
+        places: where the rows of the plan lie, by name.
+        known: the older cache, whose files of rows are linked where they hold the same rows.
+        made_by: the manifest's settings.
+        progress: told how many rows were written.
+
+    Raises:
+        OSError: the disk is full, or the like.
+    """
+    open_file = lru_cache(maxsize=64)(load)
+
+    def fetch(name: str) -> Rows:
+        place = places[name]
+        return {key: rows[place.number] for key, rows in open_file(place.path).items()}
+
+    families = {f"latents-{bucket_name(shape)}": names for shape, names in plan.rows.items()}
+    families["captions"] = [plan.caption_rows[text] for text in plan.texts]
+    shards: dict[str, Shard] = {}
+    for prefix, names in families.items():
+        row_bytes = sum(tensor.nbytes for tensor in fetch(names[0]).values())
+        for file, part in split(names, row_bytes, prefix):
+            if known.manifest is not None and known.shards.get(file) == part:
+                shards[file] = known.manifest.shards[file]
+                _link(known.places[part[0]].path, folder / file)
+            else:
+                shards[file] = write_shard(folder / file, part, fetch, statistics=prefix != "captions")
+            progress(len(part))
+    mean, std = pooled_statistics([shard for shard in shards.values() if shard.mean])
+    for file, text in plan.texts_on_disk().items():
+        _write(folder / file, text)
+    entries, buckets = plan.entries(), {bucket_name(shape): len(names) for shape, names in plan.rows.items()}
+    save(columns(entries, sorted(buckets)), folder / "index.safetensors")
+    manifest = Manifest(
+        **made_by,  # type: ignore[arg-type]
+        format=FORMAT,
+        channels=len(mean),
+        views=plan.crop.views,
+        entries=len(entries),
+        held_out=sum(entry.held_out for entry in entries),
+        captions=len(plan.texts),
+        empty=plan.texts.index(""),
+        mean=mean,
+        std=std,
+        buckets=buckets,
+        shards=shards,
+        files={path.name: file_digest(path) for path in sorted(folder.iterdir()) if path.name not in shards},
+    )
+    _write(folder / "manifest.json", manifest.text())
+    return manifest
+
+
+def _link(old: Path, new: Path) -> None:
     try:
-        save_file(tensors, path)
-    except SafetensorError as error:
-        free = shutil.disk_usage(path.parent).free / 2**20
-        raise OSError(f"cannot write {path} ({free:.0f} MiB are free there): {error}; an older cache stays") from error
+        os.link(old, new)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(old, new)
 
 
-def _report(used: int, problems: dict[str, str]) -> dict[str, Json]:
-    left_out: list[Json] = [{"key": key, "problem": problem} for key, problem in sorted(problems.items())]
-    return {"used": used, "left_out": left_out}
+def _write(path: Path, text: str) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())

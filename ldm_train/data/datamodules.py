@@ -1,7 +1,7 @@
 """The datamodules: what the Trainer asks for batches."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 import pytorch_lightning as pl
@@ -11,9 +11,11 @@ from torch.utils.data import DataLoader
 
 from ldm_train import draws
 from ldm_train.data.batches import Geometry, endless_loader
-from ldm_train.data.cache import Entry, LatentCache
+from ldm_train.data.cache import Latents
 from ldm_train.data.images import read_image, to_signed
-from ldm_train.data.sources import Item
+from ldm_train.data.index import Index
+from ldm_train.data.items import Item
+from ldm_train.data.order import Order, Pool
 from ldm_train.types import ImageBatch, LatentBatch
 
 EitherBatch = TypeVar("EitherBatch", LatentBatch, ImageBatch)
@@ -87,14 +89,15 @@ class Pictures(EndlessData):
             raise ValueError(f"no picture to train on: of {len(items)} usable ones all are held out")
         self.size = size
         self.flip = flip
+        self.order = draws.Shuffle(seed, "order", len(self.train_items))
 
     def images(self, items: Sequence[Item]) -> Tensor:
         """(B, 3, size, size) in [-1, 1]."""
-        return to_signed(torch.stack([read_image(item.path, self.size) for item in items]))
+        contents = [item.picture.read() for item in items if item.picture]
+        return to_signed(torch.stack([read_image(content, self.size) for content in contents]))
 
     def fetch(self, positions: Tensor) -> ImageBatch:
-        indices = draws.order(self.seed, positions, len(self.train_items))
-        images = self.images([self.train_items[index] for index in indices.tolist()])
+        images = self.images([self.train_items[index] for index in self.order(positions).tolist()])
         if self.flip:
             mirrored = draws.uniform(self.seed, "flip", positions) < 0.5
             images = torch.where(mirrored.view(-1, 1, 1, 1), images.flip(-1), images)
@@ -102,55 +105,114 @@ class Pictures(EndlessData):
 
 
 class CachedLatents(EndlessData):
-    """Batches from a latent cache: the caption among several, and whether it is dropped, are drawn here.
+    """Batches of encoded examples, one bucket each: the view, the caption among several, and whether it is dropped, are
+    drawn here.
 
     Args:
+        latents: a cache, or several as one.
         caption_dropout: share of examples whose caption is replaced by the empty one, for classifier-free guidance.
-        held_out: share of the entries to keep from training where the source names none itself.
+        held_out: share of the entries to keep from training, of each data set that names none itself.
+        repeats: how often an epoch has each data set; once unless given.
+        shares: of each data set in an epoch, instead of repeats.
 
     Raises:
-        ValueError: nothing is left to train on.
+        ValueError: nothing is left to train on, or repeats or shares that do not go with the data sets.
     """
 
     def __init__(
         self,
-        cache: LatentCache,
+        latents: Latents,
         *,
         batch_size: int,
         micro_batch_size: int | None = None,
         seed: int = 0,
         caption_dropout: float = 0.1,
         held_out: float = 0.0,
+        repeats: Sequence[float] | None = None,
+        shares: Sequence[float] | None = None,
     ) -> None:
         # Reading a memory map is faster in the main process than from workers.
         super().__init__(batch_size=batch_size, micro_batch_size=micro_batch_size, seed=seed, workers=0)
-        self.cache = cache
+        self.latents = latents
         self.caption_dropout = caption_dropout
-        self.train_entries, self.held_out_entries = split(cache.entries, held_out)
-        if not self.train_entries:
-            raise ValueError(f"cache {cache.folder} has no entry to train on: all {len(cache.entries)} are held out")
+        self.train, self.held_out = split(latents, held_out)
+        counts = [len(examples) for examples in self.train]
+        if not sum(counts):
+            raise ValueError(f"there is no example to train on: all {len(latents.index)} are held out")
+        factors = passes(counts, repeats, shares)
+        self.order = Order(pools(latents.index, self.train, factors), batch_size=batch_size, seed=seed)
 
     def fetch(self, positions: Tensor) -> LatentBatch:
-        indices = draws.order(self.seed, positions, len(self.train_entries))
-        entries = [self.train_entries[index] for index in indices.tolist()]
+        examples = self.readable(self.order(positions))
         chosen = draws.uniform(self.seed, "caption", positions)
         dropped = draws.uniform(self.seed, "caption dropout", positions) < self.caption_dropout
-        numbers = [entry.captions[int(u * len(entry.captions))] for entry, u in zip(entries, chosen.tolist(), strict=True)]
-        captions = self.cache.captions(torch.tensor(numbers).masked_fill(dropped, 0))
-        return LatentBatch(positions, self.cache.moments(entries), captions)
+        captions = self.latents.captions(examples, chosen, dropped)
+        return LatentBatch(positions, self.latents.moments(examples, self.views(examples, positions)), captions)
+
+    def readable(self, examples: Tensor) -> Tensor:
+        """The examples (B,), or others in the place of those that cannot be had; of a cache, all can."""
+        return examples
+
+    def views(self, examples: Tensor, positions: Tensor) -> Tensor:
+        """Which of its views each example shows, (B,)."""
+        counts = self.latents.index.num_views[examples]
+        if (counts == 1).all():
+            return torch.zeros_like(examples)
+        return (draws.uniform(self.seed, "view", positions) * counts).long()
 
     def held_out_batch(self, indices: Tensor) -> LatentBatch:
-        """Held-out examples by index (B,), with their first caption; the positions are the indices."""
-        entries = [self.held_out_entries[index] for index in indices.tolist()]
-        captions = self.cache.captions(torch.tensor([entry.captions[0] for entry in entries]))
-        return LatentBatch(indices, self.cache.moments(entries), captions)
+        """Held-out examples of one bucket by index (B,): first view, first caption; the positions are the indices."""
+        examples, first = self.readable(self.held_out[indices]), torch.zeros(len(indices))
+        captions = self.latents.captions(examples, first, first.bool())
+        return LatentBatch(indices, self.latents.moments(examples, first.long()), captions)
+
+    def portions(self, indices: Tensor, count: int) -> Iterator[Tensor]:
+        """Indices of held-out examples in portions of one bucket, (count,) at most."""
+        buckets = self.latents.index.bucket[self.held_out[indices]]
+        for bucket in buckets.unique():
+            yield from indices[buckets == bucket].split(count)
 
 
-def split(entries: Sequence[Entry], share: float) -> tuple[list[Entry], list[Entry]]:
-    """Entries to train on, and held-out ones: as the source says, else by the picture's hash, so copies stay together."""
-    if any(entry.held_out for entry in entries):
-        held_out = [entry for entry in entries if entry.held_out]
-    else:
-        held_out = [entry for entry in entries if int(entry.picture[:8], 16) / 2**32 < share]
-    kept = {entry.key for entry in held_out}
-    return [entry for entry in entries if entry.key not in kept], held_out
+def split(latents: Latents, share: float) -> tuple[list[Tensor], Tensor]:
+    """The examples to train on of each data set, and all that are held out.
+
+    They are as the source says, else by the picture's hash, so copies stay together.
+    """
+    index, train, held_out, start = latents.index, [], [], 0
+    for count in latents.sets:
+        own = slice(start, start + count)
+        out = index.held_out[own] if index.held_out[own].any() else index.picture[own].double() / 2**32 < share
+        train.append(start + (~out).nonzero()[:, 0])
+        held_out.append(start + out.nonzero()[:, 0])
+        start += count
+    return train, torch.cat(held_out)
+
+
+def passes(counts: Sequence[int], repeats: Sequence[float] | None, shares: Sequence[float] | None) -> list[float]:
+    """How often an epoch draws each example of the data sets that have so many.
+
+    Raises:
+        ValueError: both are given, or not one for each, or none above 0.
+    """
+    given = repeats if shares is None else shares
+    if given is None:
+        return [1.0] * len(counts)
+    name = "repeats" if shares is None else "shares"
+    if (repeats is not None and shares is not None) or len(given) != len(counts) or min(given) < 0 or sum(given) <= 0:
+        raise ValueError(
+            f"{name}={list(given)} must be a number of at least 0 for each of {len(counts)} caches; or repeats, or shares"
+        )
+    if shares is None:
+        return list(given)
+    return [share / sum(given) * sum(counts) / max(1, count) for share, count in zip(given, counts, strict=True)]
+
+
+def pools(index: Index, train: Sequence[Tensor], factors: Sequence[float]) -> list[tuple[str, list[Pool]]]:
+    """The buckets of the training examples by number, with a pool for each data set that has some in it."""
+    found: dict[int, list[Pool]] = {}
+    for examples, factor in zip(train, factors, strict=True):
+        buckets = index.bucket[examples]
+        for bucket in buckets.unique().tolist() if factor else []:
+            own = examples[buckets == bucket]
+            found.setdefault(bucket, []).append(Pool(own, max(1, round(len(own) * factor))))
+    return [(str(bucket), found[bucket]) for bucket in sorted(found)]

@@ -1,31 +1,27 @@
-"""Picture files to tensors: decode, turn upright, put on white, resize with antialiasing, crop the centre."""
+"""Pictures as tensors: read, changed to the values a network sees and back, written."""
 
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
-DECODE_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+from ldm_train.data.crops import CentreCrop
+from ldm_train.data.decoding import DECODE_ERRORS, decode, decode_problem, render
+
+__all__ = ["DECODE_ERRORS", "decode_problem", "read_image", "save_png", "to_bytes", "to_signed"]
 
 
-def read_image(path: Path, size: int) -> Tensor:
-    """The picture as (3, size, size), uint8: shorter side resized to `size` (area-weighted bicubic), centre cropped.
+def read_image(content_or_path: Path | bytes, size: int) -> Tensor:
+    """The picture as (3, size, size), uint8: on white, shorter side resized to `size`, centre cropped.
 
     Raises:
-        OSError, SyntaxError, ValueError, DecompressionBombError: the file cannot be decoded (`DECODE_ERRORS`).
+        OSError, SyntaxError, ValueError, DecompressionBombError: it cannot be decoded (`DECODE_ERRORS`).
     """
-    with Image.open(path) as picture:
-        upright = ImageOps.exif_transpose(picture)
-        if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
-            upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright.convert("RGBA"))
-        if upright.mode.startswith("I"):  # 16 bits of grey, which convert() would clip
-            upright = Image.fromarray((np.asarray(upright) / 257).clip(0, 255).round().astype(np.uint8))
-        colour = upright.convert("RGB")
-        if colour.size != (size, size):
-            colour = ImageOps.fit(colour, (size, size), Image.Resampling.BICUBIC)
-    return torch.from_numpy(np.array(colour)).permute(2, 0, 1)
+    content = content_or_path if isinstance(content_or_path, bytes) else content_or_path.read_bytes()
+    picture = decode(content)
+    (view,) = CentreCrop(size)((picture.height, picture.width), "")
+    return torch.from_numpy(render(picture, view)).permute(2, 0, 1)
 
 
 def to_signed(images: Tensor) -> Tensor:

@@ -53,7 +53,8 @@ class LogitNormal(Timesteps):
         self.mean, self.std = mean, _positive(std)
 
     def at(self, quantiles: Tensor, schedule: NoiseSchedule) -> Tensor:
-        return schedule.quantile(torch.sigmoid(self.mean + self.std * torch.special.ndtri(quantiles)))
+        # torch.sigmoid rounds one number otherwise than many.
+        return schedule.quantile(1 / (1 + (-self.mean - self.std * torch.special.ndtri(quantiles)).exp()))
 
 
 class LogNormal(Timesteps):

@@ -7,9 +7,8 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
+from ldm_train.encoders.fingerprint import SHIPPED
 from ldm_train.types import Moments
-
-SHIPPED = Path(__file__).parent / "pretrained"
 
 
 class _DiffusersConfig(Protocol):

@@ -23,6 +23,7 @@ class ClassLabels(nn.Module):
 
     trained = True
     context_width = None
+    capacity = 1
 
     def __init__(self, *, classes: Sequence[str] | None, width: int = 128) -> None:
         super().__init__()
@@ -46,6 +47,10 @@ class ClassLabels(nn.Module):
             known = ", ".join(self.classes[:20]) + (", …" if len(self.classes) > 20 else "")
             raise ValueError(f"{unknown[0]!r} is no class of this model; it knows {known}")
         return torch.tensor([[self.numbers[caption]] for caption in captions])
+
+    def count(self, captions: list[str]) -> list[int]:
+        """One each: a caption is one label, of which nothing is cut."""
+        return [1] * len(captions)
 
     def forward(self, captions: Captions) -> Conditioning:
         """Conditioning with a vector (B, D)."""

@@ -8,6 +8,7 @@ import torch
 from open_clip.transformer import TextTransformer
 from torch import Tensor, nn
 
+from ldm_train.encoders.tokenizer import Tokenizer
 from ldm_train.types import Captions, Conditioning
 
 VOCABULARY = 49408
@@ -18,11 +19,16 @@ class TextEncoder(nn.Module):
 
     Args:
         tower: open_clip's text transformer.
-        context_length: L, tokens of a caption; longer ones are cut, the end token kept.
+        context_length: tokens that the tower takes at once, start and end among them.
+        chunks: a caption is split into up to so many pieces of what the tower takes, each with a start and an end of its
+            own, and the pieces' hidden states are concatenated; a longer caption is cut. L = chunks * context_length.
         pad_token: what fills the rest; 0 as Stable Diffusion 2 was trained, 49407 (the end token) as Stable Diffusion 1.
         trained: whether a run trains it along with the network; a frozen one's embeddings are cached.
-        pooled: also give the end token's embedding, as the conditioning's vector.
+        pooled: also give the end token's embedding, of the first chunk, as the conditioning's vector.
         layer: which hidden states become tokens, both through the final norm.
+
+    Attributes:
+        capacity: how many tokens of a caption are kept, those of start and end not counted.
     """
 
     def __init__(
@@ -34,39 +40,67 @@ class TextEncoder(nn.Module):
         trained: bool,
         pooled: bool,
         layer: Literal["last", "penultimate"] = "last",
+        chunks: int = 1,
     ) -> None:
         super().__init__()
+        if chunks < 1:
+            raise ValueError(f"text_encoder.chunks={chunks} must be at least 1, which cuts captions at the tower's length")
+        if context_length < 3:
+            raise ValueError(
+                f"text_encoder.context_length={context_length} must be at least 3: a start, an end, and a caption's token"
+            )
         if layer not in ("last", "penultimate"):
             raise ValueError(f"text_encoder.layer={layer} must be last or penultimate")
         self.tower = tower
         self.context_length = context_length
+        self.chunks = chunks
+        self.capacity = chunks * (context_length - 2)
         self.pad_token = pad_token
         self.trained = trained
         self.context_width: int = tower.width
         self.vector_width = self.context_width if pooled else None
-        self.tokenization = {"context_length": context_length, "pad_token": pad_token}
+        self.tokenization = {"context_length": context_length, "pad_token": pad_token, "chunks": chunks}
         self.layer = layer
         # Its output would be the similarity space of CLIP, which nothing here uses.
         self.tower.text_projection = None
         self.requires_grad_(trained)
         if layer == "penultimate":
             self.tower.transformer.resblocks[-1].requires_grad_(False)
-        self._tokenizer = open_clip.SimpleTokenizer(context_length=context_length)
+        self._tokenizer = Tokenizer(context_length=context_length)
 
     def tokenize(self, captions: list[str]) -> Tensor:
         """Token ids, (B, L) int64."""
-        tokens = self._tokenizer(captions, context_length=self.context_length)
-        ends = tokens.argmax(dim=1, keepdim=True)
-        after_end = torch.arange(self.context_length) > ends
-        return tokens.masked_fill(after_end, self.pad_token)
+        rows = [self._row(self._ids(caption)) for caption in captions]
+        return torch.tensor(rows, dtype=torch.int64).view(len(rows), self.chunks * self.context_length)
+
+    def count(self, captions: list[str]) -> list[int]:
+        """How many tokens each caption has before it is cut, without start and end."""
+        return [len(self._ids(caption)) for caption in captions]
+
+    def _ids(self, caption: str) -> list[int]:
+        """The whole caption's, without start and end; what spells the end token ends it."""
+        ids = self._tokenizer.encode(caption)
+        end = self._tokenizer.eot_token_id
+        return ids[: ids.index(end)] if end in ids else ids
+
+    def _row(self, ids: list[int]) -> list[int]:
+        """All chunks of one caption, one after another."""
+        start, end, size = self._tokenizer.sot_token_id, self._tokenizer.eot_token_id, self.context_length - 2
+        pieces = [ids[number * size : (number + 1) * size] for number in range(self.chunks)]
+        rows = [[start, *piece, end] + [self.pad_token] * (size - len(piece)) for piece in pieces]
+        return [token for row in rows for token in row]
 
     def embed(self, tokens: Tensor) -> Tensor:
-        """Hidden states (B, L, D) of token ids (B, L), through the final norm."""
+        """Hidden states (B, L, D) of token ids (B, L), each chunk's by itself, through the final norm."""
         last_layers = 1 if self.layer == "last" else 2
         states = self.tower.forward_intermediates(
-            tokens, indices=last_layers, normalize_intermediates=True, intermediates_only=True, output_fmt="NLC"
+            tokens.reshape(-1, self.context_length),
+            indices=last_layers,
+            normalize_intermediates=True,
+            intermediates_only=True,
+            output_fmt="NLC",
         )
-        return states["text_intermediates"][0]
+        return states["text_intermediates"][0].reshape(*tokens.shape, self.context_width)
 
     def forward(self, captions: Captions) -> Conditioning:
         """Conditioning of tokens (B, L), or of their cached embeddings."""
@@ -77,19 +111,26 @@ class TextEncoder(nn.Module):
         )
         if self.vector_width is None:
             return Conditioning(tokens=states)
-        # The end token has the largest id, and is the first to have it where padding repeats it.
+        # The end token has the largest id, and is the first to have it where padding or another chunk repeats it.
         ends = captions.tokens.argmax(dim=1)
         return Conditioning(tokens=states, vector=states[torch.arange(len(ends), device=ends.device), ends])
 
 
 def small(
-    *, width: int = 128, layers: int = 2, heads: int = 4, context_length: int = 16, trained: bool = True, pooled: bool = True
+    *,
+    width: int = 128,
+    layers: int = 2,
+    heads: int = 4,
+    context_length: int = 16,
+    chunks: int = 1,
+    trained: bool = True,
+    pooled: bool = True,
 ) -> TextEncoder:
     """A small untrained text transformer, to be trained with the network (as arXiv 2112.10752, section 4.3.1, did)."""
     tower = TextTransformer(
         context_length=context_length, vocab_size=VOCABULARY, width=width, heads=heads, layers=layers, output_dim=width
     )
-    return TextEncoder(tower, context_length=context_length, pad_token=0, trained=trained, pooled=pooled)
+    return TextEncoder(tower, context_length=context_length, chunks=chunks, pad_token=0, trained=trained, pooled=pooled)
 
 
 def clip(
@@ -97,6 +138,7 @@ def clip(
     model: str,
     weights: str,
     pad_token: int,
+    chunks: int = 1,
     layer: Literal["last", "penultimate"] = "last",
     trained: bool = False,
     pooled: bool = False,
@@ -124,5 +166,11 @@ def clip(
     if not isinstance(tower, TextTransformer) or tower.vocab_size != VOCABULARY:
         raise ValueError(f"text_encoder.model={model} has no text transformer with CLIP's vocabulary; choose one that has")
     return TextEncoder(
-        tower, context_length=tower.context_length, pad_token=pad_token, trained=trained, pooled=pooled, layer=layer
+        tower,
+        context_length=tower.context_length,
+        chunks=chunks,
+        pad_token=pad_token,
+        trained=trained,
+        pooled=pooled,
+        layer=layer,
     )

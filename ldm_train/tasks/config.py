@@ -12,7 +12,7 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 PATHS = {"cache", "run_dir", "out"}
@@ -46,7 +46,9 @@ def compose(verb: str, overrides: list[str]) -> DictConfig:
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_explain(verb, overrides, error)) from error
     for key in PATHS & config.keys():
-        config[key] = None if config[key] is None else str(config[key])
+        if config[key] is not None:
+            value = config[key]
+            config[key] = [str(path) for path in value] if isinstance(value, ListConfig) else str(value)
     _refuse_wrong_types(_hydra(verb, []), config)
     return config
 
@@ -101,6 +103,19 @@ def groups() -> dict[str, list[str]]:
     """Every config group and its options."""
     found = {p: sorted(f.stem for f in p.glob("*.yaml")) for p in sorted(folder().iterdir()) if p.is_dir()}
     return {p.name: names for p, names in found.items() if names}
+
+
+def words(group: str, config: DictConfig) -> list[str]:
+    """The command line that makes a group's part of a config: the nearest option, and what differs from it."""
+    part = {str(key): value for key, value in config[group].items()}
+    options = {name: OmegaConf.load(folder() / group / f"{name}.yaml") for name in groups()[group]}
+    differing = {
+        name: {key: value for key, value in part.items() if key not in option or option[key] != value}
+        for name, option in ((n, OmegaConf.to_container(o)) for n, o in options.items())
+        if isinstance(option, dict) and option.get("_target_") == part["_target_"]
+    }
+    name = min(differing, key=lambda name: len(differing[name]))
+    return [f"{group}={name}", *(f"{group}.{key}={value}" for key, value in differing[name].items())]
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

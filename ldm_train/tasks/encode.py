@@ -1,114 +1,175 @@
-"""`ldm-train encode`: captioned pictures to a latent cache."""
+"""`ldm-train encode`: captioned pictures to a latent cache; what it holds already is kept, and what is gone is dropped."""
 
-import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import pytorch_lightning as pl
-import torch
-from omegaconf import DictConfig, OmegaConf
-from torch import Tensor
+from omegaconf import DictConfig
+from rich.progress import Progress
 
-from ldm_train.data.cache import Json, Manifest
-from ldm_train.data.cache_writer import CacheWriter
-from ldm_train.data.inspection import usable
-from ldm_train.encoders.class_labels import ClassLabels
-from ldm_train.encoders.conditioner import TextEncoder
-from ldm_train.encoders.fingerprint import fingerprint
+from ldm_train.data.colour import background_colour
+from ldm_train.data.crops import Crop
+from ldm_train.data.items import Picture, PictureFile, shown
+from ldm_train.data.manifest import Json, Manifest, differences, read_entries
+from ldm_train.data.plan import Batch, Plan, known_bad, read_batches, write_batches
+from ldm_train.data.survey import Memory, Survey
+from ldm_train.data.workplace import Known, Workplace
 from ldm_train.tasks.config import at_least_one, build
-from ldm_train.tasks.lightning import options, quiet
-from ldm_train.training.encoding import Encoding, EncodingData, PictureBatches, WriteParts
+from ldm_train.tasks.describe import DTYPES, Encoders, describe
+from ldm_train.tasks.lightning import launched_rank
+from ldm_train.tasks.source import look, refuse_shapes
 
-DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+MOST_DROPPED = 0.1
 
 
 def run(config: DictConfig) -> int:
-    at_least_one(config, "batch_size")
+    at_least_one(config, "batch_size", "max_pixels", "image_size")
     if config.dtype not in DTYPES:
         raise ValueError(f"dtype={config.dtype} is not a type to store latents in; accepted: {', '.join(DTYPES)}")
-    items, problems = usable(list(build(config.source)))
-    if not items:
-        listed = "\n".join(f"  {key}: {problem}" for key, problem in list(problems.items())[:10])
-        raise ValueError(f"nothing in the source can be used:\n{listed}")
-    for key, problem in problems.items():
-        print(f"left out {key}: {problem}")
-    captions = sorted({caption for item in items for caption in item.captions})
-    name_classes(config.text_encoder, captions)
-    autoencoder, text_encoder = build(config.autoencoder), build(config.text_encoder)
-    if config.image_size % autoencoder.factor:
-        raise ValueError(
-            f"image_size={config.image_size} must be a multiple of {autoencoder.factor}, the autoencoder's factor"
-        )
-    batches = [items[i : i + config.batch_size] for i in range(0, len(items), config.batch_size)]
-    cache = Path(config.cache)
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    writer = CacheWriter(cache)
-    quiet()
-    trainer = pl.Trainer(
-        logger=False,
-        callbacks=[WriteParts(writer, dtype=DTYPES[config.dtype], total=len(batches))],
-        enable_progress_bar=False,
-        use_distributed_sampler=False,
-        inference_mode=True,
-        **options(config.trainer),  # type: ignore[arg-type]
-    )
-    pictures = PictureBatches(batches, rows=config.batch_size, size=config.image_size)
-    trainer.predict(Encoding(autoencoder), EncodingData(pictures, workers=config.workers), return_predictions=False)
-    if not trainer.is_global_zero:
-        return 0
-    captions = ["", *captions]
-    made_by: dict[str, Json] = {
-        "image_size": config.image_size,
-        "autoencoder": describe(config.autoencoder, fingerprint=fingerprint(autoencoder)),
-        "text_encoder": describe_text(config.text_encoder, text_encoder),
-        "shift": autoencoder.shift,
-        "scale": autoencoder.scale,
-    }
-    manifest = writer.finish(batches, problems, captions, encode_captions(text_encoder, captions), made_by)
-    return summarise(cache, manifest, strict=config.strict)
+    if config.trust not in ("content", "stat"):
+        raise ValueError(f"trust={config.trust} is not known; content reads every picture's bytes, stat their size and time")
+    background_colour(config.background)
+    place = Workplace(Path(config.cache))
+    crop = build(config.crop, image_size=config.image_size)
+    if launched_rank() > 0:
+        return follow(config, place, crop)
+    with place.locked():
+        place.start()
+        return lead(config, place, crop)
 
 
-def name_classes(config: DictConfig, captions: list[str]) -> None:
-    """Where captions are labels, and the config names no classes: those of the source."""
-    if "classes" in config and config.classes is None:
-        config.classes = captions
-        print(f"{len(captions)} classes: {', '.join(captions[:20])}{', …' if len(captions) > 20 else ''}")
+@dataclass(frozen=True)
+class Job:
+    """What is to become a cache."""
+
+    config: DictConfig
+    place: Workplace
+    crop: Crop
+    known: Known
+    found: Survey
+    encoders: Encoders
+
+    def plan(self, bad: Mapping[str, str]) -> Plan:
+        """The cache's rows and entries, without the pictures of these digests."""
+        pictures, captions = self.encoders.pictures(self.config), self.encoders.captions()
+        return Plan(self.found, self.crop, pictures=pictures, captions=captions, bad=bad)
+
+    @property
+    def made_by(self) -> dict[str, Json]:
+        return self.encoders.made_by(self.config)
 
 
-def describe(config: DictConfig, **more: Json) -> dict[str, Json]:
-    """A part's settings for the manifest."""
-    return {"config": OmegaConf.to_container(config), **more}  # type: ignore[dict-item]
-
-
-def describe_text(config: DictConfig, text_encoder: TextEncoder | ClassLabels) -> dict[str, Json]:
-    """How captions become tokens, and what embedded them where that is frozen."""
-    frozen = None if text_encoder.trained else fingerprint(text_encoder)
-    return describe(config, **text_encoder.tokenization, fingerprint=frozen)
-
-
-@torch.inference_mode()
-def encode_captions(
-    text_encoder: TextEncoder | ClassLabels, captions: list[str], *, batch_size: int = 64
-) -> dict[str, Tensor]:
-    """Tokens (N, L) int32, and a frozen text encoder's embeddings (N, L, D) float16."""
-    tokens = text_encoder.tokenize(captions)
-    tensors = {"tokens": tokens.int()}
-    if isinstance(text_encoder, TextEncoder) and not text_encoder.trained:
-        text_encoder.eval()
-        tensors["embeddings"] = torch.cat([text_encoder.embed(part).half() for part in tokens.split(batch_size)])
-    return tensors
-
-
-def summarise(cache: Path, manifest: Manifest, *, strict: bool) -> int:
-    """Tell what was encoded; the exit code."""
-    left_out = json.loads((cache / "report.json").read_text(encoding="utf-8"))["left_out"]
-    deviation = manifest.scale * torch.tensor(manifest.std).square().mean().sqrt().item()
-    print(
-        f"{manifest.entries} pictures in {cache} ({manifest.held_out} held out, {manifest.captions - 1} captions); "
-        f"the latents' deviation after scaling is {deviation:.2f}"
-    )
-    if left_out:
+def lead(config: DictConfig, place: Workplace, crop: Crop) -> int:
+    """What the first process does: look, decide, encode with the others, merge."""
+    known = Known.of(place.folder)
+    for name, problem in known.damaged.items():
+        print(f"{place.folder / name} {problem}: what it held is encoded again")
+    memory = Memory(place.folder.with_name(place.folder.name + ".stat.json")) if config.trust == "stat" else None
+    found = look(config, memory=memory, spool=place.spool)
+    job = Job(config, place, crop, known, found, describe(config, known.manifest, cache=place.folder))
+    refuse_shapes(crop, job.encoders.factor)
+    same_version = known.manifest is not None and not changes(known.manifest, job.made_by, "version")
+    bad = known_bad(place.folder / "report.json") if same_version else {}
+    plan = job.plan(bad)
+    refuse_emptying(known, plan, place.folder, prune=config.prune)
+    pictures = max(1, config.batch_size // crop.views)
+    batches = plan.batches(known.places, pictures=pictures)
+    if not batches and unchanged(known, plan, job.made_by, place.folder):
+        place.clear()
+        print(f"{len(plan.seen)} pictures in {place.folder}: nothing changed, nothing to encode")
+    else:
+        plan, manifest = encode(job, plan, batches, bad)
+        summarise(place.folder, plan, manifest)
+    if plan.problems:
         print(
-            f"{len(left_out)} left out; {cache / 'report.json'} names them"
-            + (" (strict=true: exit code 1)" if strict else "")
+            f"{len(plan.problems)} left out; {place.folder / 'report.json'} names them"
+            + (" (strict=true: exit code 1)" if config.strict else "")
         )
-    return 1 if strict and left_out else 0
+    return 1 if config.strict and plan.problems else 0
+
+
+def encode(job: Job, plan: Plan, batches: list[Batch], bad: Mapping[str, str]) -> tuple[Plan, Manifest]:
+    """Encode these batches, but for what an interrupted encoding left, and put the new cache in the old one's place."""
+    from ldm_train.data.cache_writer import merge, read_parts
+    from ldm_train.tasks.encode_batches import encode_batches, refuse_scale
+
+    place, known = job.place, job.known
+    if known.manifest is not None and (told := changes(known.manifest, job.made_by)):
+        print("encoded anew, since these changed: " + "; ".join(told))
+    left, problems = read_parts(place.parts)
+    todo = [batch for batch in batches if not set(batch.names) <= left.keys() | problems.keys()]
+    if len(todo) < len(batches):
+        print(f"{len(batches) - len(todo)} of {len(batches)} batches were encoded before an interruption")
+    write_batches(place.batches, todo)
+    pictures = {seen.item.key: seen.item.picture for seen in plan.first.values() if seen.item.picture}
+    encode_batches(job.config, place, job.crop, todo, lambda: pictures)
+    left, problems = read_parts(place.parts)
+    digests = {name: digest for digest, name in plan.named.items()}
+    undecodable = {digests[name]: problem for name, problem in problems.items() if name in digests}
+    plan = job.plan({**bad, **undecodable})
+    for key in sorted(plan.problems):
+        print(f"left out {shown(key)}: {plan.problems[key]}")
+    if not plan.seen:
+        place.clear()
+        raise ValueError(f"none of {len(plan.problems)} pictures could be encoded; {place.folder} is as it was")
+    rows = len(plan.named) + len(plan.texts)
+    with Progress() as progress:
+        task = progress.add_task("writing the cache", total=rows)
+        manifest = merge(
+            plan, {**known.places, **left}, known, job.made_by, place.new, progress=lambda n: progress.advance(task, n)
+        )
+    if job.config.scale_check:
+        refuse_scale(manifest)
+    place.put_in_place()
+    return plan, manifest
+
+
+def follow(config: DictConfig, place: Workplace, crop: Crop) -> int:
+    """What every further process does: encode its share of the batches that the first one found."""
+    from ldm_train.tasks.encode_batches import encode_batches
+
+    def pictures() -> dict[str, Picture]:
+        rows = {row.key: row.digest for batch in read_batches(place.batches) for row in batch.pictures}
+        found = {item.key: item.picture for item in build(config.source) if item.key in rows and item.picture}
+        return {key: picture if picture.lasting else PictureFile(place.spool / rows[key]) for key, picture in found.items()}
+
+    encode_batches(config, place, crop, None, pictures)
+    return 0
+
+
+def refuse_emptying(known: Known, plan: Plan, folder: Path, *, prune: bool) -> None:
+    """A share of a disk that is not mounted must not cost what was encoded."""
+    if known.manifest is None or {"entries.jsonl"} & known.damaged.keys():
+        return
+    before = {entry.key for entry in read_entries(folder)}
+    gone = sorted(before - {seen.item.key for seen in plan.seen})
+    if len(gone) > MOST_DROPPED * len(before) and not prune:
+        some = "".join(f"\n  {shown(key)}: {plan.problems.get(key, 'not in the source any more')}" for key in gone[:5])
+        raise ValueError(
+            f"{len(gone)} of {len(before)} pictures in {folder} can no longer be had:{some}\n"
+            "prune=true drops them; nothing was touched"
+        )
+
+
+def unchanged(known: Known, plan: Plan, made_by: Mapping[str, Json], folder: Path) -> bool:
+    """Whether the cache on disk is the one that would be written."""
+    if known.manifest is None or known.damaged or changes(known.manifest, made_by):
+        return False
+    return all((folder / name).read_text(encoding="utf-8") == text for name, text in plan.texts_on_disk().items())
+
+
+def changes(manifest: Manifest, made_by: Mapping[str, Json], of: str = "") -> list[str]:
+    """What made a cache and is different now, in words; of these names alone, if asked."""
+    told = differences(asdict(manifest), {"encoding": made_by["encoding"]})
+    return [line.replace("the cache has ", "").replace(", this run expects ", " -> ") for line in told if of in line]
+
+
+def summarise(folder: Path, plan: Plan, manifest: Manifest) -> None:
+    """Tell what is in the cache now."""
+    print(
+        f"{manifest.entries} pictures in {folder} ({manifest.held_out} held out, {manifest.captions - 1} captions); "
+        f"the latents' deviation after scaling is {manifest.deviation:.2f}"
+    )
+    lost = plan.lost()
+    for bucket, (count, share) in lost.items() if len(lost) > 1 else []:
+        print(f"  {bucket}: {count} pictures, of which the crop cuts away {share:.1%}")

@@ -5,11 +5,12 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from ldm_train.data.cache import LatentCache
+from ldm_train.data.cache import open_caches
 from ldm_train.tasks.assemble import open_run
 from ldm_train.tasks.config import build
 from ldm_train.tasks.evaluations import Subject
-from ldm_train.tasks.train import batches, training_module
+from ldm_train.tasks.train import training_module
+from ldm_train.tasks.train_data import batches
 from ldm_train.training.callbacks.validation import validation_losses
 
 
@@ -18,12 +19,13 @@ def run(config: DictConfig) -> None:
     settings = trained.config.evaluation if config.get("evaluation") is None else config.evaluation
     out.parent.mkdir(parents=True, exist_ok=True)
     numbers = build(settings)(Subject(trained.generation, trained.recipe, out))
-    data = batches(trained.config, LatentCache(config.cache or trained.config.cache))
-    if data.held_out_entries:
+    cache = config.cache or trained.config.cache
+    data = None if cache is None else batches(trained.config, open_caches(cache))
+    if data is not None and len(data.held_out):
         module = training_module(trained.config, trained.parts).to(trained.generation.device)
         losses = validation_losses(module, data, batch_size=64, repeats=16)
         numbers |= {f"validation_{name}": value for name, value in losses.items()} | {
-            "held_out_examples": len(data.held_out_entries)
+            "held_out_examples": len(data.held_out)
         }
     numbers |= {
         "step": trained.step,

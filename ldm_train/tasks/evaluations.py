@@ -10,7 +10,8 @@ from rich.progress import track
 from torch import Tensor
 
 from ldm_train.data.images import read_image, save_png, to_bytes, to_signed
-from ldm_train.data.sources import Folder, Item
+from ldm_train.data.items import Item
+from ldm_train.data.sources.folder import Folder
 from ldm_train.generation import Generation, Recipe
 from ldm_train.metrics.drawings import corner_colours, nearest, psnr
 from ldm_train.training.callbacks.pictures import grid
@@ -93,7 +94,7 @@ class Drawings:
         }
 
     def _read(self, items: Sequence[Item], size: int) -> Tensor:
-        return to_signed(torch.stack([read_image(item.path, size) for item in items]))
+        return to_signed(torch.stack([read_image(item.picture.read(), size) for item in items if item.picture]))
 
     def _retrieval(self, pictures: Tensor, order: Tensor, truth: Tensor, backgrounds: list[str]) -> float:
         found = 0

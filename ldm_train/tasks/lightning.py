@@ -1,6 +1,7 @@
 """Lightning's settings from a config, without what it says at every start and nobody needs to read."""
 
 import logging
+import os
 import warnings
 
 from omegaconf import DictConfig
@@ -27,3 +28,12 @@ def refuse_scaled_clipping(config: DictConfig) -> None:
 def options(trainer: DictConfig) -> dict[str, str | int | float | bool | None]:
     """The settings that go to the Trainer as they are."""
     return {str(name): value for name, value in trainer.items() if name != "log_every_n_steps"}
+
+
+def launched_rank() -> int:
+    """This process's number among those that Lightning, torchrun or SLURM started, before any of them is set up."""
+    if "RANK" in os.environ:
+        return int(os.environ["RANK"])
+    if int(os.environ.get("SLURM_NTASKS", "1")) > 1:
+        return int(os.environ.get("SLURM_PROCID", "0"))
+    return int(os.environ.get("NODE_RANK", "0")) or int(os.environ.get("LOCAL_RANK", "0"))

@@ -4,18 +4,17 @@ import json
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 
-from ldm_train.data.cache import Json, LatentCache, refuse_other
 from ldm_train.data.datamodules import CachedLatents
 from ldm_train.diffusion.objective import Objective
 from ldm_train.diffusion.perturbations import Perturbations
-from ldm_train.encoders.fingerprint import fingerprint
 from ldm_train.encoders.latents import Scaling
-from ldm_train.tasks.assemble import Parts, build_parts, build_recipe, build_weak, choose_device, load_weights
+from ldm_train.tasks.assemble import Parts, build_recipe, build_weak, choose_device, load_weights
 from ldm_train.tasks.config import at_least_one, build
 from ldm_train.tasks.lightning import options, quiet, refuse_scaled_clipping
 from ldm_train.tasks.run_directory import LAST, prepare, set_threads
+from ldm_train.tasks.train_data import open_data
 from ldm_train.training.callbacks.samples import Drawing, Samples
 from ldm_train.training.callbacks.validation import Validation
 from ldm_train.training.ema import EMA
@@ -28,18 +27,14 @@ def run(config: DictConfig) -> None:
     refuse_scaled_clipping(config)
     set_threads(config.threads)
     quiet()
-    cache = LatentCache(config.cache, verify=True)
-    complete(config, cache)
     torch.manual_seed(config.seed)
-    parts = build_parts(config)
-    refuse_other(cache.manifest, expectations(config, parts), cache=cache.folder)
-    data = batches(config, cache)
+    parts, data, content = open_data(config)
     shown = drawing(config, data)
     weak = build_weak(config, parts, choose_device("cpu" if config.trainer.accelerator == "cpu" else "auto"))
     parts.generation(parts.network, parts.text_encoder, torch.device("cpu"), weak).check(shown.prompts, shown.recipe)
     if config.resume == "auto" and (Path(config.run_dir) / LAST).is_file():
         load_weights(Path(config.run_dir), parts, weights="raw")  # refuses a run of another network before it is touched
-    resumed = prepare(config, identity=identity(config, cache))
+    resumed = prepare(config, identity=identity(config, content))
     if config.network.weights is not None and not resumed:
         step = load_weights(Path(config.network.weights), parts)
         print(f"starting from the averaged weights of {config.network.weights} at its step {step}")
@@ -74,11 +69,11 @@ def run(config: DictConfig) -> None:
     )
 
 
-def identity(config: DictConfig, cache: LatentCache) -> dict[str, str]:
+def identity(config: DictConfig, content: str) -> dict[str, str]:
     """What a run must keep when it is continued, in plain words."""
     parts = {name: config[name] for name in ("schedule", "prediction", "weighting")}
     settings = {name: json.dumps(OmegaConf.to_container(part), sort_keys=True) for name, part in parts.items()}
-    return {"cache": cache.manifest.fingerprint, **settings}
+    return {"cache": content, **settings}
 
 
 def compile_network(network: torch.nn.Module, *, backend: str) -> None:
@@ -106,39 +101,6 @@ def warn_of_the_end(objective: Objective) -> None:
         )
 
 
-def complete(config: DictConfig, cache: LatentCache) -> None:
-    """Fill in what the config leaves to the cache: the autoencoder, the text encoder, the size."""
-    with open_dict(config):
-        for part in ("autoencoder", "text_encoder"):
-            if config.get(part) is None:
-                config[part] = getattr(cache.manifest, part)["config"]
-        if config.image_size is None:
-            config.image_size = cache.manifest.image_size
-
-
-def expectations(config: DictConfig, parts: Parts) -> dict[str, Json]:
-    """What this run needs its cache to be."""
-    text = parts.text_encoder
-    return {
-        "image_size": config.image_size,
-        "autoencoder.fingerprint": fingerprint(parts.autoencoder),  # type: ignore[arg-type]
-        **{f"text_encoder.{name}": value for name, value in text.tokenization.items()},  # type: ignore[misc]
-        "text_encoder.fingerprint": None if text.trained else fingerprint(text),
-    }
-
-
-def batches(config: DictConfig, cache: LatentCache) -> CachedLatents:
-    """The batches that the config asks of a cache."""
-    return CachedLatents(
-        cache,
-        batch_size=config.batch_size,
-        micro_batch_size=config.micro_batch_size,
-        seed=config.seed,
-        caption_dropout=config.caption_dropout,
-        held_out=config.held_out,
-    )
-
-
 def training_module(config: DictConfig, parts: Parts) -> NoisePredictorTraining:
     """The Trainer's view of these parts."""
     return NoisePredictorTraining(
@@ -161,7 +123,8 @@ def drawing(config: DictConfig, data: CachedLatents) -> Drawing:
     """The pictures to draw while training: of the config's prompts, or of held-out (else training) captions."""
     pictures = config.pictures
     recipe = build_recipe(config, steps=pictures.steps, seed=pictures.seed)
-    entries = (data.held_out_entries or data.train_entries)[:: max(1, len(data.held_out_entries) // pictures.count)]
-    captions = [data.cache.caption_texts[entry.captions[0]] for entry in entries[: pictures.count]]
+    examples = data.held_out if len(data.held_out) else torch.cat(data.train)
+    examples = examples[:: max(1, len(data.held_out) // pictures.count)][: pictures.count]
+    captions = [data.latents.first_caption(example) for example in examples.tolist()]
     prompts = captions if pictures.prompts is None else list(pictures.prompts)
     return Drawing(prompts, recipe)

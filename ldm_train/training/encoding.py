@@ -1,7 +1,12 @@
-"""Encoding as prediction: the Trainer shares batches of pictures among devices; a callback writes what comes back."""
+"""Encoding as prediction: the Trainer shares batches of pictures and captions among devices; a callback writes the parts."""
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
+from os import cpu_count
+from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
@@ -10,88 +15,179 @@ from rich.progress import Progress
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ldm_train.data.cache import file_digest
-from ldm_train.data.cache_writer import CacheWriter
-from ldm_train.data.images import DECODE_ERRORS, read_image, to_signed
-from ldm_train.data.inspection import decode_problem
-from ldm_train.data.sources import Item
+from ldm_train.data.cache_writer import write_part
+from ldm_train.data.crops import Crop, View
+from ldm_train.data.decoding import DECODE_ERRORS, decode, decode_problem, render
+from ldm_train.data.images import to_signed
+from ldm_train.data.items import Picture
+from ldm_train.data.plan import CAPTIONS, Batch, PictureRow
+from ldm_train.encoders.class_labels import ClassLabels
+from ldm_train.encoders.conditioner import TextEncoder
 from ldm_train.types import Autoencoder
+
+CHUNK = 2
 
 
 @dataclass
-class PictureBatch:
-    """A batch to encode: images (B, 3, H, W), a digest per row ("" where the picture did not decode), and those problems."""
+class Loaded:
+    """A batch to encode: its rows' names, and either images (B, V, 3, H, W) uint8 or texts; some rows may be padding.
 
-    number: int
-    images: Tensor
-    digests: list[str]
+    `problems` are those of pictures that could not be decoded, by name; their rows are black.
+    """
+
+    name: str
+    names: list[str]
+    images: Tensor | None
+    texts: list[str]
     problems: dict[str, str]
 
 
-class PictureBatches(Dataset[PictureBatch]):
-    """Batches of decoded pictures, all of one shape; a picture that does not decode leaves a black row and its problem."""
+class Rendering:
+    """A picture's bytes to its views.
 
-    def __init__(self, batches: Sequence[Sequence[Item]], *, rows: int, size: int) -> None:
+    Args:
+        pictures: the bytes by key.
+        background: what shows through, a colour's name.
+    """
+
+    def __init__(self, pictures: Mapping[str, Picture], crop: Crop, *, background: str, max_pixels: int) -> None:
+        self.pictures = pictures
+        self.crop = crop
+        self.background = background
+        self.max_pixels = max_pixels
+
+    def __call__(self, row: PictureRow) -> Tensor:
+        """(V, 3, H, W) uint8.
+
+        Raises:
+            DECODE_ERRORS: it cannot be read, or not any more as it was when it was listed.
+        """
+        picture = self.pictures.get(row.key)
+        if picture is None:
+            raise OSError("it is not in the source any more")
+        content = picture.read()
+        if hashlib.sha256(content).hexdigest() != row.digest:
+            raise OSError("it changed while it was being encoded; encode again")
+        decoded = decode(content, background=self.background, max_pixels=self.max_pixels)
+        views = [torch.from_numpy(render(decoded, view)) for view in self.views(row)]
+        return torch.stack(views).permute(0, 3, 1, 2)
+
+    def views(self, row: PictureRow) -> list[View]:
+        height, width = row.size
+        return self.crop((height, width), row.digest)
+
+
+class Batches(Dataset[Loaded]):
+    """Batches of pictures of one shape, and of captions, each padded to one size."""
+
+    def __init__(self, batches: Sequence[Batch], rendering: Rendering, *, pictures: int) -> None:
         self.batches = batches
-        self.rows = rows
-        self.size = size
+        self.rendering = rendering
+        self.pictures = pictures
 
-    def __getitem__(self, number: int) -> PictureBatch:
-        images = torch.zeros(self.rows, 3, self.size, self.size, dtype=torch.uint8)
-        digests, problems = [], {}
-        for row, item in enumerate(self.batches[number]):
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, number: int) -> Loaded:
+        batch = self.batches[number]
+        if not batch.pictures:
+            texts = [row.text for row in batch.captions]
+            return Loaded(batch.name, batch.names, None, texts + [""] * (CAPTIONS - len(texts)), {})
+        first = self.rendering.views(batch.pictures[0])
+        images = torch.zeros(self.pictures, len(first), 3, first[0].height, first[0].width, dtype=torch.uint8)
+        problems = {}
+        for place, row in enumerate(batch.pictures):
             try:
-                images[row] = read_image(item.path, self.size)
-                digests.append(file_digest(item.path))
+                images[place] = self.rendering(row)
             except DECODE_ERRORS as error:
-                digests.append("")
-                problems[item.key] = decode_problem(error)
-        return PictureBatch(number, to_signed(images), digests, problems)
+                problems[row.name] = decode_problem(error)
+        return Loaded(batch.name, batch.names, images, [], problems)
 
 
 class Encoding(pl.LightningModule):
-    """Pictures to raw moments."""
+    """Pictures to raw moments, captions to tokens and, where the text encoder is frozen, embeddings.
 
-    def __init__(self, autoencoder: Autoencoder) -> None:
+    On a CPU the pictures go through in chunks of one size, each on one thread: as fast as any way, and the same bits for
+    any number of threads and processes.
+    """
+
+    def __init__(self, autoencoder: Autoencoder, text_encoder: TextEncoder | ClassLabels, *, dtype: torch.dtype) -> None:
         super().__init__()
         self.autoencoder = autoencoder
+        self.text_encoder = text_encoder
+        self.kept = dtype
 
-    def predict_step(self, batch: PictureBatch, batch_idx: int) -> dict[str, Tensor]:
-        moments = self.autoencoder.encode(batch.images)
+    def predict_step(self, batch: Loaded, batch_idx: int) -> dict[str, Tensor]:
+        if batch.images is None:
+            return self.captions(batch.texts)
+        rows, views = batch.images.shape[:2]
+        encoded = self.pictures(to_signed(batch.images.flatten(0, 1)))
+        return {key: tensor.unflatten(0, (rows, views)) for key, tensor in encoded.items()}
+
+    def pictures(self, images: Tensor) -> dict[str, Tensor]:
+        """Images (B, 3, H, W) in [-1, 1] to mean and, where there is a posterior, log_variance, (B, C, H, W) as stored."""
+        chunks = [self._moments(images)] if images.is_cuda else list(self._threads.map(self._moments, images.split(CHUNK)))
+        return {key: torch.cat([chunk[key] for chunk in chunks]) for key in chunks[0]}
+
+    def captions(self, texts: list[str]) -> dict[str, Tensor]:
+        """Tokens (B, L) int32, and a frozen text encoder's embeddings (B, L, D) float16."""
+        tokens = self.text_encoder.tokenize(texts)
+        encoded = {"tokens": tokens.int()}
+        if isinstance(self.text_encoder, TextEncoder) and not self.text_encoder.trained:
+            embed, on_gpu = self.text_encoder.embed, self.device.type == "cuda"
+            parts = [tokens] if on_gpu else tokens.split(CHUNK)
+            encoded["embeddings"] = torch.cat(list(self._threads.map(lambda part: self._embeddings(embed, part), parts)))
+        return encoded
+
+    @torch.inference_mode()
+    def _moments(self, images: Tensor) -> dict[str, Tensor]:
+        moments = self.autoencoder.encode(images)
         kept = {"mean": moments.mean, "log_variance": moments.log_variance}
-        return {name: tensor for name, tensor in kept.items() if tensor is not None}
+        return {key: tensor.to(self.kept) for key, tensor in kept.items() if tensor is not None}
+
+    @torch.inference_mode()
+    def _embeddings(self, embed: Callable[[Tensor], Tensor], tokens: Tensor) -> Tensor:
+        return embed(tokens.to(self.device)).half()
+
+    @cached_property
+    def _threads(self) -> ThreadPoolExecutor:
+        world = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+        count = max(1, (cpu_count() or 1) // world)
+        return ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
 
 
 class EncodingData(pl.LightningDataModule):
-    """Every rank's share of the batches: one in world size."""
+    """Every rank's share of the batches: one in world size.
 
-    def __init__(self, batches: PictureBatches, *, workers: int) -> None:
+    Args:
+        batches: read once all ranks are there, when the first has said what there is to do.
+    """
+
+    def __init__(self, batches: Callable[[], Batches], *, workers: int) -> None:
         super().__init__()
-        self.batches = batches
+        self.read = batches
         self.workers = workers
 
-    def predict_dataloader(self) -> DataLoader[PictureBatch]:
+    def predict_dataloader(self) -> DataLoader[Loaded]:
         assert self.trainer is not None
-        mine = range(self.trainer.global_rank, len(self.batches.batches), self.trainer.world_size)
-        return DataLoader(self.batches, batch_size=None, sampler=mine, num_workers=self.workers)
+        batches = self.read()
+        mine = range(self.trainer.global_rank, len(batches), self.trainer.world_size)
+        return DataLoader(batches, batch_size=None, sampler=mine, num_workers=self.workers)
 
 
 class WriteParts(BasePredictionWriter):
-    """Hands each encoded batch to the cache's writer in its storage type, names what did not decode, and shows progress."""
+    """Writes each encoded batch as a part, tells what did not decode, and shows progress."""
 
-    def __init__(self, writer: CacheWriter, *, dtype: torch.dtype, total: int) -> None:
+    def __init__(self, folder: Path, *, total: int) -> None:
         super().__init__(write_interval="batch")
-        self.writer = writer
-        self.dtype = dtype
+        self.folder = folder
         self.total = total
         self._progress = Progress()
         self._task = self._progress.add_task("encoding", total=total)
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.is_global_zero:
-            self.writer.start()
+        if trainer.is_global_zero and self.total:
             self._progress.start()
-        trainer.strategy.barrier()
 
     def write_on_batch_end(
         self,
@@ -99,14 +195,13 @@ class WriteParts(BasePredictionWriter):
         pl_module: pl.LightningModule,
         prediction: dict[str, Tensor],
         batch_indices: Sequence[int] | None,
-        batch: PictureBatch,
+        batch: Loaded,
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        moments = {name: tensor.to("cpu", self.dtype).contiguous() for name, tensor in prediction.items()}
-        self.writer.write_part(batch.number, moments, batch.digests, batch.problems)
-        for key, problem in batch.problems.items():
-            print(f"left out {key}: {problem}")
+        good = [place for place, name in enumerate(batch.names) if name not in batch.problems]
+        rows = {key: tensor[good].to("cpu").contiguous() for key, tensor in prediction.items()}
+        write_part(self.folder, batch.name, rows, [batch.names[place] for place in good], batch.problems)
         self._progress.update(self._task, completed=min(self.total, (batch_idx + 1) * trainer.world_size))
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -82,11 +82,12 @@ class NoisePredictorTraining(pl.LightningModule):
     def losses(self, batch: LatentBatch, t: Tensor, *, stream: str, perturbations: Perturbations = NONE) -> Losses:
         """Losses (B,) of a batch at t (B,), with draws keyed by the batch's positions in streams of this prefix."""
         mean = batch.moments.mean
+        dtype = torch.promote_types(mean.dtype, torch.float32)  # the stored type is for storage alone
         posterior, noise = (
             draws.normal(self.seed, stream + name, batch.positions, mean.shape[1:]) for name in ("posterior", "noise")
         )
         noise, shown = perturbations(noise, batch.positions, seed=self.seed)
-        posterior, noise, shown = (on_device(drawn.to(mean.dtype), mean.device) for drawn in (posterior, noise, shown))
+        posterior, noise, shown = (on_device(drawn.to(dtype), mean.device) for drawn in (posterior, noise, shown))
         latents = self.scaling.to_model(batch.moments.draw(posterior))
         return self.objective(latents, noise, t, self.text_encoder(batch.captions), shown_noise=shown)
 

@@ -11,12 +11,21 @@ import torch
 from PIL import Image
 from torch.testing import assert_close
 
-from ldm_train.data.cache import LatentCache, file_digest, read_manifest, refuse_other
+from ldm_train.data.cache import LatentCache
 from ldm_train.data.datamodules import CachedLatents, split
 from ldm_train.data.images import read_image, to_signed
+from ldm_train.data.index import joined
+from ldm_train.data.manifest import file_digest, read_manifest, refuse_other
 from ldm_train.training.encoding import Encoding
 
-DATA_FILES = ["captions.jsonl", "captions.safetensors", "entries.jsonl", "latents-16x16.safetensors", "report.json"]
+LATENTS = "latents-16x16-00000.safetensors"
+DATA_FILES = ["captions-00000.safetensors", "captions.jsonl", "entries.jsonl", "index.safetensors", LATENTS, "report.json"]
+
+
+def means(cache: LatentCache) -> torch.Tensor:
+    """The first view of every example, as stored, in the order of the entries."""
+    every = torch.arange(len(cache.index))
+    return cache.moments(every, torch.zeros_like(every)).mean
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -50,11 +59,12 @@ def test_what_comes_back_equals_encoding_directly(cache: Path, pictures: Path) -
     read = LatentCache(cache)
     assert sorted(entry.key for entry in read.entries) == sorted(path.name for path in pictures.glob("*.png"))
     direct = torch.stack([to_signed(read_image(pictures / entry.key, 16)) for entry in read.entries])
-    moments = read.moments(read.entries)
+    assert means(read).dtype == torch.float32
+    assert torch.equal(means(read), direct)
+    some = torch.tensor([4, 3])
+    moments = read.moments(some, torch.zeros_like(some))
     assert moments.log_variance is None
-    assert moments.mean.dtype == torch.float32
-    assert torch.equal(moments.mean, direct)
-    assert torch.equal(read.moments(read.entries[3:5]).mean, direct[3:5])
+    assert torch.equal(moments.mean, direct[some])
 
 
 def test_entries_hold_captions_split_fields_and_the_pictures_digest(cache: Path, pictures: Path) -> None:
@@ -73,15 +83,15 @@ def test_entries_hold_captions_split_fields_and_the_pictures_digest(cache: Path,
 
 def test_manifest_counts_and_statistics(cache: Path) -> None:
     manifest, read = read_manifest(cache), LatentCache(cache)
-    means = read.moments(read.entries).mean
+    stored = means(read)
     assert (manifest.image_size, manifest.channels) == (16, 3)
     assert (manifest.entries, manifest.held_out) == (12, 3)
     assert manifest.captions == 14, "twelve, a second one, and the empty one"
     assert (manifest.shift, manifest.scale) == (0.0, 1.0)
-    assert_close(torch.tensor(manifest.mean), means.mean((0, 2, 3)))
-    assert_close(torch.tensor(manifest.std), means.std((0, 2, 3)))
-    assert sorted(manifest.files) == DATA_FILES
-    assert manifest.files == {name: file_digest(cache / name) for name in DATA_FILES}
+    assert_close(torch.tensor(manifest.mean), stored.mean((0, 2, 3)))
+    assert_close(torch.tensor(manifest.std), stored.std((0, 2, 3), correction=0))
+    assert_close(manifest.deviation, stored.square().mean().sqrt().item())
+    assert manifest.digests() == {name: file_digest(cache / name) for name in DATA_FILES}
 
 
 @pytest.mark.parametrize(("dtype", "error"), [("float16", 2**-11), ("bfloat16", 2**-8)])
@@ -90,8 +100,8 @@ def test_storage_types_round_and_no_more(
 ) -> None:
     assert encode(pictures, tmp_path / "cache", f"dtype={dtype}").code == 0
     rounded, exact = LatentCache(tmp_path / "cache"), LatentCache(cache)
-    assert rounded.buckets["latents-16x16.safetensors"]["mean"].dtype == getattr(torch, dtype)
-    assert_close(rounded.moments(rounded.entries).mean, exact.moments(exact.entries).mean, rtol=error, atol=error)
+    assert means(rounded).dtype == getattr(torch, dtype)
+    assert_close(means(rounded).float(), means(exact), rtol=error, atol=error)
 
 
 def test_two_encodings_are_the_same_bytes_whatever_the_batch(
@@ -116,17 +126,16 @@ def test_a_cache_of_every_distinct_caption_once_with_frozen_embeddings(
     (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert encode(folder, tmp_path / "cache", "text_encoder.trained=false", "dtype=float32").code == 0
     read = LatentCache(tmp_path / "cache")
-    assert read.caption_texts == ["", "a blue thing", "a lime thing", "a red thing", "a shape", "a white thing"]
-    assert read.embeddings is not None
-    assert read.embeddings.shape == (6, 16, 32)
-    assert read.embeddings.isfinite().all()
-    assert len({row.numpy().tobytes() for row in read.embeddings}) == 6, "each caption has an embedding of its own"
+    assert sorted(read.caption_texts) == ["", "a blue thing", "a lime thing", "a red thing", "a shape", "a white thing"]
+    every = read.numbered(torch.arange(6)).embeddings
+    assert every is not None
+    assert every.shape == (6, 16, 32)
+    assert every.isfinite().all()
+    assert len({row.numpy().tobytes() for row in every}) == 6, "each caption has an embedding of its own"
     assert read.manifest.text_encoder["fingerprint"] is not None
-    numbers = torch.tensor([4, 0, 4])
-    captions = read.captions(numbers)
+    captions = read.numbered(torch.tensor([4, 0, 4]))
     assert captions.embeddings is not None
-    assert captions.embeddings.dtype == torch.float32
-    assert torch.equal(captions.embeddings[0], captions.embeddings[2])
+    assert torch.equal(captions.embeddings, every[[4, 0, 4]])
     batch = CachedLatents(read, batch_size=4, caption_dropout=0).fetch(torch.arange(4))
     assert batch.captions.embeddings is not None
     assert batch.captions.embeddings.shape == (4, 16, 32)
@@ -134,8 +143,10 @@ def test_a_cache_of_every_distinct_caption_once_with_frozen_embeddings(
 
 def test_a_trained_text_encoder_leaves_tokens_alone(cache: Path) -> None:
     read = LatentCache(cache)
-    assert read.embeddings is None
-    assert read.tokens.shape == (14, 16)
+    captions = read.numbered(torch.arange(14))
+    assert captions.embeddings is None
+    assert captions.tokens.shape == (14, 16)
+    assert read.caption_texts[read.manifest.empty] == ""
     assert read.manifest.text_encoder["fingerprint"] is None
 
 
@@ -151,7 +162,7 @@ def test_what_cannot_be_used_is_left_out_and_named(damaged: Path, encode: Callab
     read = LatentCache(tmp_path / "cache")
     assert not {entry.key for entry in read.entries} & set(LEFT_OUT)
     direct = torch.stack([to_signed(read_image(damaged / entry.key, 16)) for entry in read.entries])
-    assert_close(read.moments(read.entries).mean, direct, rtol=2**-11, atol=2**-11)
+    assert_close(means(read).float(), direct, rtol=2**-11, atol=2**-11)
     assert len(read.entries) == len(direct) == 10
 
 
@@ -186,7 +197,7 @@ def test_an_encoding_that_fails_leaves_the_old_cache(
             path.unlink()
         elif fault == "all corrupt" and path.suffix == ".png":
             path.write_bytes(b"no picture")
-    answer = encode(folder, old, "dtype=float32")
+    answer = encode(folder, old, "dtype=float32", *(["background=black"] if fault == "interrupted" else []))
     assert answer.code == 1
     assert "Traceback" not in answer.err
     assert contents(old) == contents(cache)
@@ -202,7 +213,7 @@ def test_a_new_cache_replaces_the_old_one_even_after_a_crash_while_doing_so(
     copy(cache, tmp_path / "cache.old")
     (tmp_path / "cache.writing").mkdir()
     assert encode(pictures, tmp_path / "cache", "dtype=float16").code == 0
-    assert LatentCache(tmp_path / "cache").buckets["latents-16x16.safetensors"]["mean"].dtype == torch.float16
+    assert means(LatentCache(tmp_path / "cache")).dtype == torch.float16
     assert [path.name for path in tmp_path.iterdir()] == ["cache"]
 
 
@@ -248,9 +259,9 @@ def test_a_missing_file_is_refused_by_name(name: str, cache: Path, train: Callab
 
 def test_a_file_cut_short_is_refused_by_name(cache: Path, tmp_path: Path) -> None:
     folder = copy(cache, tmp_path / "cache")
-    path = folder / "latents-16x16.safetensors"
+    path = folder / LATENTS
     path.write_bytes(path.read_bytes()[:-8])
-    with pytest.raises(ValueError, match=r"latents-16x16\.safetensors cannot be read"):
+    with pytest.raises(ValueError, match=f"{LATENTS} cannot be read"):
         LatentCache(folder)
 
 
@@ -277,23 +288,23 @@ def test_an_unknown_format_is_refused(cache: Path, tmp_path: Path) -> None:
     ("expected", "told"),
     [
         ({"image_size": 32}, "image_size: the cache has 16, this run expects 32"),
-        ({"autoencoder.fingerprint": "abc"}, "autoencoder.fingerprint: the cache has"),
-        ({"text_encoder.pad_token": 49407}, "text_encoder.pad_token: the cache has 0, this run expects 49407"),
-        ({"text_encoder.context_length": 77}, "text_encoder.context_length: the cache has 16, this run expects 77"),
+        ({"autoencoder": {"fingerprint": "abc"}}, "autoencoder.fingerprint: the cache has"),
+        ({"text_encoder": {"pad_token": 49407}}, "text_encoder.pad_token: the cache has 0, this run expects 49407"),
+        ({"text_encoder": {"context_length": 77}}, "text_encoder.context_length: the cache has 16, this run expects 77"),
     ],
 )
 def test_another_origin_is_refused_naming_the_difference(expected: dict, told: str, cache: Path) -> None:
     with pytest.raises(ValueError, match=told):
-        refuse_other(read_manifest(cache), {"image_size": 16} | expected, cache=cache)
+        refuse_other(read_manifest(cache), {"image_size": 16} | expected, cache=cache, mend=[])
 
 
 def test_the_same_origin_passes_and_nothing_expected_is_anything(cache: Path) -> None:
-    refuse_other(read_manifest(cache), {"image_size": 16, "autoencoder.fingerprint": None}, cache=cache)
+    refuse_other(read_manifest(cache), {"image_size": 16, "autoencoder": {"fingerprint": None}}, cache=cache, mend=[])
 
 
 def test_all_differences_are_told_at_once(cache: Path) -> None:
     with pytest.raises(ValueError, match=r"(?s)image_size.*pad_token"):
-        refuse_other(read_manifest(cache), {"image_size": 32, "text_encoder.pad_token": 1}, cache=cache)
+        refuse_other(read_manifest(cache), {"image_size": 32, "text_encoder": {"pad_token": 1}}, cache=cache, mend=[])
 
 
 @pytest.mark.parametrize(
@@ -325,24 +336,26 @@ def test_fingerprints_differ_where_contents_do(cache: Path, pictures: Path, enco
 
 
 def test_what_the_source_holds_out_is_never_trained_on(cache: Path) -> None:
-    data = CachedLatents(LatentCache(cache), batch_size=4, held_out=0.5)
-    assert len(data.train_entries) == 9
-    assert len(data.held_out_entries) == 3
-    held_out = {entry.row for entry in data.held_out_entries}
+    read = LatentCache(cache)
+    data = CachedLatents(read, batch_size=9, held_out=0.5)
+    assert {read.entries[example].key for example in data.held_out} == {e.key for e in read.entries if e.held_out}
+    assert sorted(data.order(torch.arange(9)).tolist()) == torch.cat(data.train).tolist()
     latents = data.held_out_batch(torch.arange(3)).moments.mean
+    assert torch.equal(latents, means(read)[data.held_out])
     for positions in torch.arange(36).split(9):
         batch = data.fetch(positions).moments.mean
         assert not any(torch.equal(one, other) for one in batch for other in latents)
-    assert held_out == {entry.row for entry in LatentCache(cache).entries if entry.held_out}
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 def test_without_a_split_copies_of_a_picture_stay_together(share: float, cache: Path) -> None:
-    entries = [replace(entry, held_out=False) for entry in LatentCache(cache).entries]
-    twice = entries + [replace(entry, key=f"copy of {entry.key}") for entry in entries]
-    train, held_out = split(twice, share)
-    assert len(train) + len(held_out) == 24
-    assert not {entry.picture for entry in train} & {entry.picture for entry in held_out}
+    read = LatentCache(cache)
+    twice = [joined([(read.index, ["16x16"])] * 2, ["16x16"])]
+    read.index = replace(twice[0], held_out=torch.zeros(24, dtype=torch.bool))
+    read.sets = [24]
+    [train], held_out = split(read, share)
+    assert sorted([*train.tolist(), *held_out.tolist()]) == list(range(24))
+    assert not set((train % 12).tolist()) & set((held_out % 12).tolist())
     assert share not in (0.0, 1.0) or len(held_out) == 24 * share
 
 
@@ -355,4 +368,4 @@ def test_a_cache_that_is_all_held_out_cannot_be_trained_on(
     assert encode(folder, tmp_path / "cache").code == 0
     answer = train(tmp_path / "cache", tmp_path / "run")
     assert answer.code == 1
-    assert "no entry to train on: all 12 are held out" in answer.err
+    assert "no example to train on: all 12 are held out" in answer.err

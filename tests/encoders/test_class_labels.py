@@ -21,6 +21,13 @@ def test_each_class_has_a_vector_and_none_has_one_too() -> None:
     assert len(conditioning.vector.unique(dim=0)) == 3
 
 
+def test_each_caption_is_one_label_and_fits() -> None:
+    labels = ClassLabels(classes=["a red cat", "dog"])
+    assert labels.count(["dog", "", "a red cat"]) == [1, 1, 1]
+    assert labels.count([]) == []
+    assert labels.capacity == 1
+
+
 def test_every_vector_is_trained() -> None:
     labels = ClassLabels(classes=["cat", "dog"], width=5)
     labels(Captions(labels.tokenize(["cat", "dog", ""]))).vector.sum().backward()

@@ -1,20 +1,30 @@
 """Captions to conditioning: what is padded, cut and pooled, and that a cached embedding is as good as its caption."""
 
+import re
+from random import Random
+from time import process_time
+from types import SimpleNamespace
+
 import open_clip
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from open_clip.transformer import TextTransformer
 from torch.testing import assert_close
 
-from ldm_train.encoders.conditioner import VOCABULARY, TextEncoder, clip, small
+from ldm_train.encoders.conditioner import VOCABULARY, TextEncoder, Tokenizer, clip, merge, small
 from ldm_train.types import Captions
 
 START, END = 49406, 49407
 CAPTIONS = ["a red apple", "", "two cats and a dog under the old oak tree"]
+LONG = " ".join(["two cats and a dog, under the 1 old oak tree."] * 12)
+OPEN_CLIP = open_clip.SimpleTokenizer(context_length=8)
+TOKENIZER = Tokenizer(context_length=8)
 PADS = pytest.mark.parametrize("pad_token", [0, END])
 
 
-def encoder(*, pad_token=0, pooled=True, layer="last", trained=True, context_length=8):
+def encoder(*, pad_token=0, pooled=True, layer="last", trained=True, context_length=8, chunks=1):
     """Always of the same weights."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -22,7 +32,13 @@ def encoder(*, pad_token=0, pooled=True, layer="last", trained=True, context_len
             context_length=context_length, vocab_size=VOCABULARY, width=16, heads=2, layers=3, output_dim=16
         ).eval()
     return TextEncoder(
-        tower, context_length=context_length, pad_token=pad_token, trained=trained, pooled=pooled, layer=layer
+        tower,
+        context_length=context_length,
+        chunks=chunks,
+        pad_token=pad_token,
+        trained=trained,
+        pooled=pooled,
+        layer=layer,
     )
 
 
@@ -41,6 +57,158 @@ def test_long_captions_are_cut_and_keep_the_end(pad_token):
     [whole] = encoder(pad_token=pad_token, context_length=20).tokenize(CAPTIONS[2:])
     [cut] = encoder(pad_token=pad_token).tokenize(CAPTIONS[2:])
     assert cut.tolist() == [*whole[:7].tolist(), END]
+
+
+@pytest.mark.parametrize("context_length", [3, 8, 77])
+@pytest.mark.parametrize(
+    "caption",
+    [
+        *CAPTIONS,
+        LONG,
+        "an <end_of_text> inside, and <start_of_text>",
+        "It's caf\u00e9 &amp; th\u00e9,  12 \u6f22\u5b57!",
+        "\U0001f600\U0001f44d\U0001f3fd" * 9,
+        "a\0b\0",
+        "half a pair \ud83d, \udfff",
+        "h" * 999,
+    ],
+    ids=range(10),
+)
+def test_one_chunk_is_what_open_clip_says(caption, context_length):
+    tokens = encoder(context_length=context_length).tokenize([caption, "a cat"])
+    expected = OPEN_CLIP([caption, "a cat"], context_length=context_length)
+    ends = expected.argmax(dim=1, keepdim=True)
+    expected = expected.masked_fill(torch.arange(context_length) > ends, 0)
+    assert_close(tokens, expected, rtol=0, atol=0)
+
+
+def test_one_chunk_s_states_are_the_tower_s():
+    text_encoder = encoder()
+    tokens = text_encoder.tokenize([*CAPTIONS, LONG])
+    states = text_encoder.tower.forward_intermediates(
+        tokens, indices=1, normalize_intermediates=True, intermediates_only=True, output_fmt="NLC"
+    )["text_intermediates"][0]
+    assert_close(text_encoder.embed(tokens), states, rtol=0, atol=0)
+
+
+@PADS
+@pytest.mark.parametrize("chunks", [2, 3, 30])
+def test_chunks_hold_a_caption_s_tokens_in_order(chunks, pad_token):
+    captions = [*CAPTIONS, LONG]
+    tokens = encoder(chunks=chunks, pad_token=pad_token).tokenize(captions)
+    assert tokens.shape == (4, chunks * 8)
+    for caption, row in zip(captions, tokens.view(4, chunks, 8).tolist(), strict=True):
+        ends = [piece.index(END) for piece in row]
+        assert [piece[0] for piece in row] == [START] * chunks
+        assert [piece[end + 1 :] for piece, end in zip(row, ends, strict=True)] == [[pad_token] * (7 - end) for end in ends]
+        kept = [token for piece, end in zip(row, ends, strict=True) for token in piece[1:end]]
+        assert kept == OPEN_CLIP.encode(caption)[: chunks * 6]
+
+
+def test_the_first_chunk_is_the_cut_caption():
+    captions = [*CAPTIONS, LONG]
+    assert_close(encoder(chunks=3).tokenize(captions)[:, :8], encoder().tokenize(captions), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("layer", ["last", "penultimate"])
+def test_each_chunk_is_embedded_by_itself(layer):
+    text_encoder = encoder(chunks=3, layer=layer)
+    tokens = text_encoder.tokenize([*CAPTIONS, LONG])
+    states = text_encoder.embed(tokens)
+    assert states.shape == (4, 24, 16)
+    alone = torch.cat([encoder(layer=layer).embed(piece) for piece in tokens.split(8, dim=1)], dim=1)
+    assert_close(states, alone)
+
+
+def test_the_pooled_vector_is_the_first_chunk_s():
+    captions = [*CAPTIONS, LONG]
+    whole, cut = encoder(chunks=3, pad_token=END), encoder(pad_token=END)
+    tokens = whole.tokenize(captions)
+    expected = cut(Captions(cut.tokenize(captions))).vector
+    assert_close(whole(Captions(tokens)).vector, expected)
+    assert_close(whole(Captions(tokens, whole.embed(tokens))).vector, expected)
+
+
+@pytest.mark.parametrize("chunks", [1, 3])
+def test_no_captions_are_no_tokens(chunks):
+    text_encoder = encoder(chunks=chunks)
+    tokens = text_encoder.tokenize([])
+    assert tokens.shape == (0, chunks * 8)
+    assert tokens.dtype == torch.int64
+    assert text_encoder.count([]) == []
+
+
+def test_tokens_are_counted_before_the_cut():
+    captions = [*CAPTIONS, LONG, "a cat <end_of_text> unseen"]
+    numbers = [3, 0, 10, 12 * 13, 2]
+    for chunks in (1, 2):
+        text_encoder = encoder(chunks=chunks)
+        assert text_encoder.count(captions) == numbers
+        assert text_encoder.capacity == chunks * 6
+        kept = [min(number, text_encoder.capacity) for number in numbers]
+        inner = ~torch.isin(text_encoder.tokenize(captions), torch.tensor([START, END, 0]))
+        assert inner.sum(dim=1).tolist() == kept
+
+
+@pytest.mark.parametrize("chunks", [1, 2])
+def test_tokenization_names_all_that_decides_the_ids(chunks):
+    assert encoder(chunks=chunks).tokenization == {"context_length": 8, "pad_token": 0, "chunks": chunks}
+
+
+@pytest.mark.parametrize("chunks", [0, -1])
+def test_fewer_than_one_chunk_is_refused(chunks):
+    with pytest.raises(ValueError, match=re.escape(f"text_encoder.chunks={chunks} must be at least 1")):
+        encoder(chunks=chunks)
+
+
+def test_a_length_without_room_for_a_token_is_refused():
+    with pytest.raises(ValueError, match=re.escape("text_encoder.context_length=2 must be at least 3")):
+        encoder(context_length=2)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(st.text(max_size=80) | st.text("abcdeo' ", max_size=80) | st.text(st.characters(categories=["L"]), max_size=80))
+def test_every_text_has_open_clip_s_ids(caption):
+    assert TOKENIZER.encode(caption) == OPEN_CLIP.encode(caption)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(st.text("ab", min_size=1, max_size=40), st.permutations([("a", "b"), ("b", "a"), ("a", "a"), ("b", "b")]))
+def test_merging_by_queue_is_merging_rank_by_rank(word, pairs):
+    """Over tables unlike CLIP's, where pairs overlap and symbols repeat."""
+    ranks = {pair: rank for rank, pair in enumerate([*pairs, ("aa", "aa"), ("ab", "ab"), ("ab", "a"), ("bb", "a")])}
+    ranks |= {(a, b + "</w>"): len(ranks) + rank for (a, b), rank in ranks.items()}
+    plain = SimpleNamespace(bpe_ranks=ranks, cache={})
+    assert merge([*word[:-1], word[-1] + "</w>"], ranks) == open_clip.SimpleTokenizer.bpe(plain, word).split(" ")
+
+
+def test_every_symbol_s_own_pair_ranks_below_the_pairs_that_it_is_part_of():
+    """Which makes merging by queue and merging rank by rank the same."""
+    made = {"".join(pair): rank for pair, rank in TOKENIZER.bpe_ranks.items()}
+    assert len(made) == len(TOKENIZER.bpe_ranks)
+    assert [pair for pair, rank in TOKENIZER.bpe_ranks.items() if max(made.get(part, -1) for part in pair) >= rank] == []
+
+
+@pytest.mark.parametrize(
+    "caption",
+    [
+        "a" * 100_000,
+        "".join(Random(0).choices("abcdefghijklmnopqrstuvwxyz", k=100_000)),
+        "\U0001f600\U0001f44d" * 50_000,
+        "\0" * 100_000,
+        "\ud800" * 100_000,
+        "7" * 100_000,
+    ],
+    ids=["one letter", "letters", "emoji", "NUL", "lone surrogates", "digits"],
+)
+def test_a_caption_of_100000_characters_takes_seconds_at_most(caption):
+    """open_clip's own merges take a minute and a half for such a word of letters."""
+    text_encoder = encoder()
+    start = process_time()
+    [row] = text_encoder.tokenize([caption])
+    assert process_time() - start < 10  # about one on an idle core
+    assert row[0] == START
+    assert END in row
 
 
 def test_hidden_states_are_one_per_token():
@@ -85,8 +253,9 @@ def test_without_pooling_there_is_no_vector():
 
 @PADS
 @pytest.mark.parametrize("pooled", [False, True])
-def test_cached_embeddings_give_the_conditioning_of_their_tokens(pooled, pad_token):
-    text_encoder = encoder(pad_token=pad_token, pooled=pooled)
+@pytest.mark.parametrize("chunks", [1, 2])
+def test_cached_embeddings_give_the_conditioning_of_their_tokens(pooled, pad_token, chunks):
+    text_encoder = encoder(pad_token=pad_token, pooled=pooled, chunks=chunks)
     tokens = text_encoder.tokenize(CAPTIONS)
     fresh, cached = text_encoder(Captions(tokens)), text_encoder(Captions(tokens, text_encoder.embed(tokens)))
     assert_close(vars(cached), vars(fresh), rtol=0, atol=0)
@@ -120,6 +289,13 @@ def test_the_small_encoder_has_defaults_that_work():
     assert text_encoder.trained
 
 
+def test_the_small_encoder_takes_chunks():
+    text_encoder = small(chunks=2)
+    conditioning = text_encoder(Captions(text_encoder.tokenize(CAPTIONS)))
+    assert conditioning.tokens.shape == (3, 32, 128)
+    assert text_encoder.capacity == 28
+
+
 @pytest.fixture(scope="module")
 def published(tmp_path_factory):
     """An open_clip model, and a file of its weights."""
@@ -141,6 +317,12 @@ def test_clip_loads_a_local_file_and_says_what_open_clip_says(published):
         # CLIP's own use of the tower ends in a projection, which the conditioner goes without.
         projected = text_encoder(Captions(tokens)).vector @ model.text_projection
         assert_close(projected, model.encode_text(tokens), rtol=1e-4, atol=1e-5)
+
+
+def test_clip_takes_chunks_of_its_own_length(published):
+    text_encoder = clip(model="ViT-S-32-alt", weights=str(published[1]), pad_token=0, chunks=2)
+    assert text_encoder.capacity == 2 * (text_encoder.tower.context_length - 2)
+    assert text_encoder.tokenize(CAPTIONS).shape == (3, 2 * text_encoder.tower.context_length)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from ldm_train.data.images import read_image, to_signed
-from ldm_train.data.sources import Folder
+from ldm_train.data.sources.folder import Folder
 from ldm_train.encoders.autoencoder import IdentityAutoencoder
 from ldm_train.tasks.evaluations import Drawings, Subject
 
@@ -247,7 +247,7 @@ class Truth:
 
     def __init__(self, folder: Path, instead: dict[str, str] | None = None) -> None:
         self.size, self.device, self.autoencoder = 16, torch.device("cpu"), IdentityAutoencoder()
-        self.images = {item.captions[0]: to_signed(read_image(item.path, 16)) for item in Folder(str(folder))}
+        self.images = {item.captions[0]: to_signed(read_image(item.picture.read(), 16)) for item in Folder(str(folder))}
         self.instead = instead or {}
 
     def __call__(self, prompts: list[str], recipe: None, **_: object) -> Tensor:

@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 from ldm_train.data.cache import LatentCache
 from ldm_train.data.images import read_image, to_signed
-from ldm_train.data.sources import Folder
+from ldm_train.data.sources.folder import Folder
 from ldm_train.encoders.autoencoder import pretrained
 from ldm_train.encoders.latents import Scaling
 from ldm_train.training.autoencoder import kl_divergence
@@ -40,7 +40,7 @@ def lines(run_dir: Path) -> list[dict[str, float]]:
 
 
 def images(pictures: Path, *, held_out: bool) -> torch.Tensor:
-    return torch.stack([to_signed(read_image(item.path, 16)) for item in Folder(str(pictures)) if item.held_out is held_out])
+    return torch.stack([to_signed(read_image(item.picture.read(), 16)) for item in Folder(str(pictures)) if item.held_out is held_out])
 
 
 def test_metrics_and_reconstructions(trained_autoencoder: Path) -> None:
@@ -104,7 +104,8 @@ def test_encoding_with_it_and_decoding_again(
     assert answer.code == 0, answer.err
     cache, autoencoder = LatentCache(tmp_path / "cache"), pretrained(str(weights))
     assert (cache.manifest.scale, cache.manifest.shift) == (autoencoder.scale, autoencoder.shift)
-    moments = cache.moments(cache.entries)
+    every = torch.arange(len(cache.index))
+    moments = cache.moments(every, torch.zeros_like(every))
     with torch.no_grad():
         direct = autoencoder.encode(torch.stack([to_signed(read_image(pictures / e.key, 16)) for e in cache.entries]))
     assert moments.log_variance is not None

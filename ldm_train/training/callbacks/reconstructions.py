@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ldm_train.data.datamodules import Pictures
 from ldm_train.data.images import save_png, to_bytes
-from ldm_train.data.sources import Item
+from ldm_train.data.items import Item
 from ldm_train.metrics.drawings import psnr
 from ldm_train.training.autoencoder import AutoencoderTraining
 from ldm_train.training.callbacks.pictures import grid, log_image

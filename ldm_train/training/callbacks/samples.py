@@ -88,7 +88,9 @@ class Samples(Callback):
         """The first training picture at evenly spaced t, from clean to noise."""
         generation = self.generation(module)
         schedule = generation.schedule
-        latents = module.scaling.to_model(data.cache.moments(data.train_entries[:1]).mean.to(module.device))
+        first = data.readable(torch.cat(data.train)[:1])
+        mean = data.latents.moments(first, torch.zeros_like(first)).mean
+        latents = module.scaling.to_model(mean.to(module.device, torch.promote_types(mean.dtype, torch.float32)))
         shares = torch.linspace(0, 1, FRAMES, dtype=torch.float64)
         t = module.timesteps.at(shares, schedule) * (shares > 0)
         generator = torch.Generator().manual_seed(self.drawing.recipe.seed)

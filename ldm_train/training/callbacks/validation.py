@@ -34,7 +34,7 @@ class Validation(Callback):
             return
         assert isinstance(pl_module, NoisePredictorTraining)
         data = trainer.datamodule  # type: ignore[attr-defined]
-        if data.held_out_entries:
+        if len(data.held_out):
             with self.ema.swapped(pl_module):
                 losses = validation_losses(
                     pl_module,
@@ -52,14 +52,14 @@ def validation_losses(
     module: NoisePredictorTraining, data: CachedLatents, *, batch_size: int, repeats: int, rank: int = 0, world: int = 1
 ) -> dict[str, float]:
     """Mean `loss` and `noise_mse` over all held-out examples, each at `repeats` timesteps; shared among the ranks."""
-    count = len(data.held_out_entries)
+    count = len(data.held_out)
     # Sums in float64: the grouping into batches and ranks must not show.
     sums = torch.zeros(2, dtype=torch.float64, device=module.device)
     training = module.training
     module.eval()
     for repeat in range(repeats):
         mine = torch.arange(rank, count, world)
-        for indices in mine.split(batch_size):
+        for indices in data.portions(mine, batch_size):
             batch = data.transfer_batch_to_device(data.held_out_batch(indices), module.device, 0)
             losses = module.losses(batch, spread(indices, repeat, repeats, module), stream=f"held out {repeat} ")
             sums += torch.stack([losses.loss.double().sum(), losses.noise_mse.double().sum()])

@@ -1,0 +1,219 @@
+"""What a latent cache says of itself, in plain text: what made it, what is in it, and the checksum of every file.
+
+manifest.json                what made the cache, counts, statistics, checksums
+entries.jsonl                one line per picture: name, digest, bucket, row, captions' numbers, split, further fields
+captions.jsonl               every distinct caption once, in the order of their numbers
+index.safetensors            the entries' numbers as columns, which is all that training reads of them
+captions-NNN.safetensors     tokens (rows, L), and embeddings (rows, L, D) where the text encoder is frozen
+latents-HxW-NNN.safetensors  a bucket's raw moments: mean and, where there is a posterior, log_variance, (rows, V, C, H, W)
+report.json                  the pictures that were left out, and why
+
+A row is named by what made it: rows are sorted by that name, and its first bits choose the shard. So the files depend on the
+set of entries alone, and what changes a few entries leaves most shards as they are.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+FORMAT = 2
+Json = str | int | float | bool | None | list["Json"] | dict[str, "Json"]
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What turns something into a stored row; whatever changes the row's values must be in `settings`."""
+
+    settings: Mapping[str, Json]
+
+    def name(self, content: str) -> str:
+        """The row's name, SHA-256 hexadecimal, for the picture's digest or the caption's text."""
+        return hashlib.sha256(f"{canonical(dict(self.settings))}\n{content}".encode("utf-8", "surrogatepass")).hexdigest()
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One encoded picture: where its moments lie and which captions it has (numbers into captions.jsonl).
+
+    Args:
+        key: its name in the source.
+        picture: SHA-256 of its bytes.
+        size: (height, width) of the upright original, pixels.
+        bucket, row: where its moments are; copies of a picture share a row.
+        views: how each view was cut: [resized height, resized width, top, left, mirrored].
+    """
+
+    key: str
+    picture: str
+    size: list[int]
+    bucket: str
+    row: int
+    views: list[list[int]]
+    captions: list[int]
+    held_out: bool
+    fields: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file of rows; the latents' have the mean and deviation of their raw means per channel."""
+
+    rows: int
+    sha256: str
+    mean: list[float] = field(default_factory=list)
+    std: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What made a cache and what is in it.
+
+    Args:
+        encoding: what rows are named by; pictures': their settings, the autoencoder's fingerprint, storage type, version.
+        autoencoder, text_encoder: their configs, with the fingerprint of what they compute.
+        shift, scale: of the autoencoder; the cache itself holds raw latents.
+        views: stored for each picture.
+        empty: the number of the empty caption.
+        mean, std: of the raw latents' means, per channel.
+        buckets: pictures (distinct) of each shape of the pictures, by "HxW".
+        shards: the files of rows, in their order.
+        files: SHA-256 of each other file.
+    """
+
+    format: int
+    image_size: int
+    encoding: dict[str, Json]
+    autoencoder: dict[str, Json]
+    text_encoder: dict[str, Json]
+    shift: float
+    scale: float
+    channels: int
+    factor: int
+    views: int
+    entries: int
+    held_out: int
+    captions: int
+    empty: int
+    mean: list[float]
+    std: list[float]
+    buckets: dict[str, int]
+    shards: dict[str, Shard]
+    files: dict[str, str]
+
+    @property
+    def fingerprint(self) -> str:
+        """One name for the whole content."""
+        return hashlib.sha256(self.text().encode()).hexdigest()
+
+    @property
+    def deviation(self) -> float:
+        """Of the model latents, shifted and scaled, around 0: 1 where shift and scale fit the pictures."""
+        squares = [s**2 + (m - self.shift) ** 2 for m, s in zip(self.mean, self.std, strict=True)]
+        return self.scale * (sum(squares) / len(squares)) ** 0.5
+
+    def text(self) -> str:
+        return json.dumps(asdict(self), indent=2, sort_keys=True) + "\n"
+
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of every file but the manifest."""
+        return self.files | {name: shard.sha256 for name, shard in self.shards.items()}
+
+
+def canonical(value: Json) -> str:
+    """The one text of a JSON value."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def lines_of(values: Iterable[Json]) -> str:
+    """JSON lines, in ASCII: whatever is in a name or a caption, a line is a line."""
+    return "".join(f"{json.dumps(value)}\n" for value in values)
+
+
+class OtherFormatError(ValueError):
+    """A cache of another version of this project."""
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a cache.
+
+    Raises:
+        ValueError: there is none, or it is damaged; an OtherFormatError, of another format.
+    """
+    path = folder / "manifest.json"
+    if not path.is_file():
+        raise ValueError(
+            f"{folder} is not a latent cache (it has no manifest.json); `ldm-train encode … cache={folder}` makes one"
+        )
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if values["format"] != FORMAT:
+            raise OtherFormatError(f"{path} has format {values['format']}, and this version reads {FORMAT}; encode it again")
+        values["shards"] = {name: Shard(**shard) for name, shard in values["shards"].items()}
+        return Manifest(**values)
+    except OtherFormatError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} cannot be used ({error}); remove {folder} and encode it again") from error
+
+
+def read_entries(folder: Path) -> list[Entry]:
+    """All entries of a cache."""
+    with (folder / "entries.jsonl").open(encoding="utf-8") as lines:
+        return [Entry(**json.loads(line)) for line in lines]
+
+
+def read_captions(folder: Path) -> list[str]:
+    """All captions of a cache, by number."""
+    with (folder / "captions.jsonl").open(encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def damaged_files(folder: Path, manifest: Manifest) -> dict[str, str]:
+    """What is wrong with a cache's files, by name, after reading them all."""
+    wrong = {}
+    for name, digest in manifest.digests().items():
+        if not (folder / name).is_file():
+            wrong[name] = "is missing"
+        elif file_digest(folder / name) != digest:
+            wrong[name] = "changed since encoding"
+    return wrong
+
+
+def differences(found: Mapping[str, Json], expected: Mapping[str, Json], prefix: str = "") -> list[str]:
+    """The names under which two nested settings differ, each with both values, where something is expected."""
+    told = []
+    for name, value in expected.items():
+        has = found.get(name)
+        if isinstance(value, dict) and isinstance(has, dict):
+            told += differences(has, value, f"{prefix}{name}.")
+        elif value is not None and value != has:
+            told.append(f"{prefix}{name}: the cache has {has}, this run expects {value}")
+    return told
+
+
+def refuse_other(manifest: Manifest, expected: Mapping[str, Json], *, cache: Path, mend: Sequence[str]) -> None:
+    """Compare what a run expects with what made the cache; None expects nothing.
+
+    Args:
+        expected: names ("image_size", "autoencoder") to values or to further names.
+        mend: the settings of the run, with which encoding again would mend it.
+
+    Raises:
+        ValueError: listing every difference, and the command that mends them.
+    """
+    told = differences(asdict(manifest), expected)
+    if told:
+        listed = "\n  ".join(told)
+        raise ValueError(
+            f"cache {cache} was made by something else:\n  {listed}\n"
+            f"change the settings of this run, or encode with them (source=… as before):\n"
+            f"  ldm-train encode source.path=… cache={cache} {' '.join(mend)}"
+        )

@@ -1,0 +1,76 @@
+"""What the columns of a dataset of `datasets` hold, and the bytes of pictures in them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ldm_train.data.sources.hub import one_line
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+@dataclass(frozen=True)
+class Fetch:
+    """Reads the bytes of a row's picture, in any process."""
+
+    data: "Dataset"
+    column: str
+
+    def __call__(self, row: int) -> bytes:
+        return encoded_bytes(self.data[row][self.column])
+
+
+def encoded_bytes(value: object) -> bytes:
+    """A picture that was not decoded: its bytes, or those of the file that it names. Raises OSError without either."""
+    content, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (None, None)
+    if isinstance(content, bytes):
+        return content
+    if not isinstance(path, str):
+        raise OSError("the row holds no picture")
+    return _from_afar(path) if "://" in path else Path(path).read_bytes()
+
+
+def _from_afar(address: str) -> bytes:
+    from datasets.utils.file_utils import xopen
+
+    try:
+        with xopen(address, "rb") as file:
+            return bytes(file.read())
+    except Exception as error:  # each protocol has its own
+        raise OSError(f"{address} cannot be read: {one_line(error)}") from error
+
+
+def holds_pictures(feature: object) -> bool:
+    """Whether a column may hold pictures: encoded ones, or the paths of files."""
+    import datasets
+
+    if isinstance(feature, dict):
+        return not {"bytes", "path"}.isdisjoint(feature)
+    return isinstance(feature, datasets.Image) or _is_value(feature, "string", "large_string", "binary", "large_binary")
+
+
+def is_small(feature: object) -> bool:
+    """Whether a column is read at little cost: numbers, texts, names of classes, and lists of them."""
+    import datasets
+
+    if isinstance(feature, datasets.List | datasets.LargeList):
+        return is_small(feature.feature)
+    return isinstance(feature, datasets.Value | datasets.ClassLabel) and not _is_value(feature, "binary", "large_binary")
+
+
+def named(feature: object, value: object) -> object:
+    """A class's name in place of its number."""
+    import datasets
+
+    return (
+        feature.int2str(value)
+        if isinstance(feature, datasets.ClassLabel) and isinstance(value, int) and value >= 0
+        else value
+    )
+
+
+def _is_value(feature: object, *kinds: str) -> bool:
+    import datasets
+
+    return isinstance(feature, datasets.Value) and feature.dtype in kinds

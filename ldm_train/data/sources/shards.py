@@ -1,0 +1,118 @@
+"""Shards of tar files: which ones a setting means, and fetching those that lie elsewhere."""
+
+import glob
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlparse
+from urllib.request import url2pathname
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A tar file, there now or once it is fetched from its `url`; `name` begins its pictures' keys."""
+
+    name: str
+    path: Path
+    url: str | None = None
+
+
+def find_shards(setting: str | Sequence[str], download: str | None) -> list[Shard]:
+    """The shards that a path, a glob, a brace list, a URL, or a list of these means, in that order.
+
+    Raises:
+        ValueError: one that is not there, nothing that matches, one given twice, or a URL without a folder to download to.
+    """
+    settings = [setting] if isinstance(setting, str) else list(setting)
+    places = [found for one in settings for place in _expanded(one) for found in _matching(place)]
+    if not places:
+        raise ValueError("source.path is an empty list; give a glob, a brace list or a list of tar files, or URLs of them")
+    twice = [place for place, count in Counter(places).items() if count > 1]
+    if twice:
+        raise ValueError(f"source.path names {twice[0]} twice; give each shard once")
+    remote = [place for place in places if is_remote(place)]
+    if remote and download is None:
+        raise ValueError(
+            f"source.path={remote[0]} lies elsewhere; set source.download to a folder, to fetch the shards into"
+        )
+    local = [os.path.abspath(place) for place in places if not is_remote(place)]
+    common = os.path.commonpath([os.path.dirname(path) for path in local]) if local else ""
+    stems = Counter(_stem(place) for place in remote)
+    shards = []
+    for place in places:
+        if is_remote(place):
+            unique = f"{_stem(place)}-{hashlib.sha256(place.encode()).hexdigest()[:12]}"
+            name = _stem(place) if stems[_stem(place)] == 1 else unique
+            shards.append(Shard(name, Path(download or "") / f"{unique}.tar", place))
+        else:
+            name = Path(os.path.relpath(place, common)).as_posix()
+            shards.append(Shard(name.removesuffix(".tar"), Path(place)))
+    return shards
+
+
+def fetch(shard: Shard) -> None:
+    """Bring a shard here, once; an interrupted try leaves nothing. Raises ValueError where it cannot be had."""
+    if shard.url is None or shard.path.exists():
+        return
+    from webdataset.gopen import gopen
+
+    shard.path.parent.mkdir(parents=True, exist_ok=True)
+    handle, partial = tempfile.mkstemp(prefix=f".{shard.path.stem}-", suffix=".part", dir=shard.path.parent)
+    try:
+        with open(handle, "wb") as file, gopen(shard.url) as stream:
+            shutil.copyfileobj(stream, file)
+        os.chmod(partial, 0o644)
+        os.replace(partial, shard.path)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"source.path: {shard.url} cannot be fetched ({error}); shards that were are kept in {shard.path.parent}"
+        ) from error
+    finally:
+        Path(partial).unlink(missing_ok=True)
+
+
+def is_remote(place: str) -> bool:
+    return place.startswith("pipe:") or "://" in place
+
+
+def _expanded(setting: str) -> list[str]:
+    """Braces, several separated by `::`, and ${…} of the environment, as webdataset has them."""
+    from webdataset.shardlists import expand_urls
+
+    if os.path.lexists(setting):
+        return [setting]
+    try:
+        places = list(expand_urls(setting))
+    except (ValueError, AssertionError) as error:
+        raise ValueError(
+            f"source.path={setting} cannot be expanded: {error}; such as shard-{{0000..0009}}.tar can"
+        ) from error
+    return [url2pathname(urlparse(place).path) if place.startswith("file:") else place for place in places]
+
+
+def _matching(place: str) -> list[str]:
+    """A URL itself, a file that is there, or the files that match."""
+    if is_remote(place) or os.path.isfile(place):
+        return [place]
+    if os.path.isdir(place):
+        raise ValueError(f"source.path={place} is a folder; name its shards: {place.rstrip('/')}/*.tar")
+    if not glob.has_magic(place):
+        raise ValueError(f"source.path: the shard {place} is not there")
+    found = sorted(path for path in glob.glob(place, recursive=True) if os.path.isfile(path))
+    if not found:
+        raise ValueError(f"source.path={place} matches no file; name tar files")
+    return found
+
+
+def _stem(url: str) -> str:
+    """A name for what a URL or a command gives: the last part that looks like a file."""
+    path = url if url.startswith("pipe:") else urlparse(url).path
+    parts = re.findall(r"[\w.-]+", path)
+    tars = [part for part in parts if part.endswith(".tar")]
+    return (tars or parts or ["shard"])[-1].removesuffix(".tar").lstrip(".") or "shard"

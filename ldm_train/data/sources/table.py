@@ -1,0 +1,97 @@
+"""Pictures and captions that a table names."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from ldm_train.data.items import Item, PictureFile, shown
+from ldm_train.data.sources.base import Source
+from ldm_train.data.sources.rows import READERS, Row, read_rows
+from ldm_train.data.sources.told import by_values, choice_of, lasting_key
+
+
+class Table(Source):
+    """A picture a row, in the table's order: `.jsonl`, `.csv`, `.tsv` or `.parquet`.
+
+    A column `split` ("held_out", "validation", "val", "test") keeps from training; the further columns are kept.
+
+    Args:
+        path: the table.
+        path_column: the pictures' paths, relative to `root`, or absolute.
+        caption_column: the caption, or a list of them.
+        key_column: names that are unique and lasting; None takes the path relative to `root`.
+        root: a folder; None takes the table's own.
+        prefix, suffix: put around every caption.
+
+    Raises:
+        ValueError: no such table, folder or column, or no row.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        path_column: str = "file_name",
+        caption_column: str = "text",
+        key_column: str | None = None,
+        root: str | None = None,
+        prefix: str = "",
+        suffix: str = "",
+    ) -> None:
+        super().__init__(prefix=prefix, suffix=suffix)
+        self.path = Path(str(path))
+        if not self.path.is_file():
+            raise ValueError(f"source.path={path} is not a file; give a table: {', '.join(READERS)}")
+        if self.path.suffix.lower() not in READERS:
+            raise ValueError(f"source.path={path} is no table that can be read here; accepted are {', '.join(READERS)}")
+        if root is not None and not Path(root).is_dir():
+            raise ValueError(f"source.root={root} is not a folder; give the one that {path_column} is relative to")
+        self.path_column = path_column
+        self.caption_column = caption_column
+        self.key_column = key_column
+        self.root = Path(root) if root is not None else self.path.parent
+
+    def items(self) -> Iterator[Item]:
+        wanted = {"path_column": self.path_column, "caption_column": self.caption_column, "key_column": self.key_column}
+        for setting, column in wanted.items():
+            if column is not None:
+                self._require(column, setting)
+        for row in read_rows(self.path, self.path.name):
+            yield Item(row.key, None, (), row.origin, problem=row.problem) if row.problem else self._item(row)
+
+    def _require(self, column: str, setting: str) -> None:
+        """Refuse a column that no row has; most often the first row shows that it is there."""
+        known: dict[str, None] = {}
+        bad_rows = False
+        for row in read_rows(self.path, self.path.name):
+            if column in row.values:
+                return
+            known |= dict.fromkeys(row.values)
+            bad_rows |= row.problem is not None
+        if known:
+            raise ValueError(f"{self.path} has no column {column!r} (source.{setting}): {choice_of(column, known, setting)}")
+        if not bad_rows:
+            raise ValueError(f"source.path={self.path} has no row; is it the right table?")
+
+    def _item(self, row: Row) -> Item:
+        apart = [self.path_column, *([self.key_column] if self.key_column is not None else [])]
+        told = by_values(row.values, column=self.caption_column, origin=row.origin, apart=apart)
+        name = row.values.get(self.path_column)
+        if not isinstance(name, str) or not name.strip():
+            return self._problem(row, f"names no picture: {self.path_column} is {shown(repr(name)[:40])}")
+        path = self.root / name
+        key = self._key(row, path)
+        if key is None:
+            return self._problem(row, f"has no name of its own: {self.key_column} is empty or an absolute path")
+        if not path.is_file():
+            hint = "download it first" if "://" in name else f"it is looked for in {self.root}, see source.root"
+            return Item(key, None, (), row.origin, problem=f"{row.origin} names {shown(name)}, which is no file; {hint}")
+        return Item(key, PictureFile(path), told.captions, told.origin, told.held_out, told.fields, told.problem)
+
+    def _key(self, row: Row, path: Path) -> str | None:
+        if self.key_column is None:
+            return Path(os.path.relpath(path, self.root)).as_posix()
+        return lasting_key(row.values.get(self.key_column))
+
+    def _problem(self, row: Row, words: str) -> Item:
+        return Item(row.key, None, (), row.origin, problem=f"{row.origin} {words}")

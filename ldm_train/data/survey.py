@@ -1,0 +1,128 @@
+"""The first look at a source: every picture's digest and size, each item's problem, and nothing held in memory."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+
+from ldm_train.data.decoding import DECODE_ERRORS, decode_problem, upright_size
+from ldm_train.data.items import Item, Picture, PictureFile
+
+AT_ONCE = 256
+
+
+@dataclass(frozen=True)
+class Seen:
+    """An item whose bytes were read: their SHA-256, and the upright picture's (height, width) in pixels."""
+
+    item: Item
+    digest: str
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a source holds: the items that can be used as far as a header tells, and the others' problems by key."""
+
+    seen: list[Seen] = field(default_factory=list)
+    problems: dict[str, str] = field(default_factory=dict)
+
+
+class Memory:
+    """Digests and sizes of files that were read before, believed while a file's length and time of change stay.
+
+    It lies beside the cache, not in it, for it holds times.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        self.known: dict[str, list[int | str]] = known
+        self.met: dict[str, list[int | str]] = {}
+
+    def recall(self, item: Item) -> tuple[str, tuple[int, int]] | None:
+        known, stamp = self.known.get(item.key), item.picture.stamp() if item.picture else None
+        if known is None or stamp is None or list(stamp) != known[:2]:
+            return None
+        _, _, digest, height, width = known
+        return str(digest), (int(height), int(width))
+
+    def keep(self, seen: Seen) -> None:
+        stamp = seen.item.picture.stamp() if seen.item.picture else None
+        if stamp is not None:
+            self.met[seen.item.key] = [*stamp, seen.digest, *seen.size]
+
+    def save(self) -> None:
+        writing = self.path.with_name(self.path.name + ".writing")
+        writing.write_text(json.dumps(self.met), encoding="utf-8")
+        writing.replace(self.path)
+
+
+def survey(
+    items: Iterable[Item],
+    *,
+    max_pixels: int,
+    memory: Memory | None = None,
+    spool: Path | None = None,
+    progress: Callable[[], None] = lambda: None,
+) -> Survey:
+    """Read every picture's bytes once, in threads, a few at a time.
+
+    Args:
+        spool: a folder where pictures of a stream are put, so that they can be read again; without it they are let go.
+        progress: called for each item.
+    """
+    found = Survey()
+
+    def look(item: Item) -> Seen | str:
+        recalled = memory.recall(item) if memory else None
+        if recalled is not None:
+            return Seen(item, *recalled)
+        assert item.picture is not None
+        content = item.picture.read()
+        digest, size = hashlib.sha256(content).hexdigest(), upright_size(content, max_pixels=max_pixels)
+        return Seen(replace(item, picture=_lasting(item.picture, content, digest, spool)), digest, size)
+
+    def attempt(item: Item) -> Seen | str:
+        if item.problem is not None or item.picture is None:
+            return item.problem or "no picture"
+        try:
+            return look(item)
+        except DECODE_ERRORS as error:
+            return decode_problem(error)
+
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        for some in _portions(items):
+            for item, answer in zip(some, threads.map(attempt, some), strict=True):
+                if isinstance(answer, Seen):
+                    found.seen.append(answer)
+                    if memory:
+                        memory.keep(answer)
+                else:
+                    found.problems[item.key] = answer
+                progress()
+    if memory:
+        memory.save()
+    return found
+
+
+def _portions(items: Iterable[Item]) -> Iterator[list[Item]]:
+    rest = iter(items)
+    while some := list(islice(rest, AT_ONCE)):
+        yield some
+
+
+def _lasting(picture: Picture, content: bytes, digest: str, spool: Path | None) -> Picture | None:
+    """The picture, or a copy of a passing one in the spool."""
+    if picture.lasting or spool is None:
+        return picture if picture.lasting else None
+    kept = spool / digest
+    if not kept.is_file():
+        writing = spool / f"{digest}.{os.getpid()}.writing"
+        writing.write_bytes(content)
+        writing.replace(kept)
+    return PictureFile(kept)

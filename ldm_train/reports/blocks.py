@@ -1,0 +1,100 @@
+"""What a section of a page can hold. All text is plain text: the page escapes it, and cuts what does not end."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from PIL import Image
+
+from ldm_train.reports.charts import Bars, Histogram
+
+Strings = list[str] | tuple[str, ...]  # no Sequence[str]: a string is one too, of letters
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Names and their values."""
+
+    kind: ClassVar[str] = "facts"
+    rows: Sequence[tuple[str, str]]
+
+    @property
+    def empty(self) -> bool:
+        return not self.rows
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table whose first column names the row.
+
+    Args:
+        columns: their names.
+        rows: a text for each column.
+        numeric: names of the columns to align right.
+        max_rows: how many are in sight; the rest is folded.
+        max_folded: how many the fold holds; of the rest only the number is told, for a browser must open the page.
+    """
+
+    kind: ClassVar[str] = "table"
+    columns: Strings
+    rows: Sequence[Strings]
+    numeric: Strings = ()
+    max_rows: int = 20
+    max_folded: int = 1000
+    caption: str = ""
+
+    def __post_init__(self) -> None:
+        assert set(self.numeric) <= set(self.columns), f"numeric columns {self.numeric} of {self.columns}"
+        assert all(len(row) == len(self.columns) for row in self.rows), f"each row has {len(self.columns)} cells"
+
+    @property
+    def empty(self) -> bool:
+        return not self.rows
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """A picture, as a file's bytes or decoded; None, or what does not decode, is shown as a box that says so."""
+
+    picture: bytes | Image.Image | None
+    caption: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Thumbnails:
+    """Pictures side by side."""
+
+    kind: ClassVar[str] = "thumbnails"
+    pictures: Sequence[Thumbnail]
+
+    @property
+    def empty(self) -> bool:
+        return not self.pictures
+
+
+@dataclass(frozen=True)
+class Text:
+    """Paragraphs, with their line ends."""
+
+    kind: ClassVar[str] = "text"
+    paragraphs: Strings
+
+    @property
+    def empty(self) -> bool:
+        return not any(self.paragraphs)
+
+
+@dataclass(frozen=True)
+class Command:
+    """What to type into a terminal: one click selects all of it."""
+
+    kind: ClassVar[str] = "command"
+    text: str
+
+    @property
+    def empty(self) -> bool:
+        return not self.text
+
+
+Block = Facts | Table | Bars | Histogram | Thumbnails | Text | Command

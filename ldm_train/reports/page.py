@@ -1,0 +1,85 @@
+"""One self-contained HTML page for every report: `render(Page(...))`. The same inputs give the same bytes."""
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+
+from jinja2 import Environment, StrictUndefined, Template
+
+from ldm_train.reports.blocks import Block, Strings
+from ldm_train.reports.pictures import embedded
+from ldm_train.reports.text import line, prose
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """The banner at the top: whether all is well, in a sentence, and the reasons if it is not."""
+
+    ok: bool
+    text: str
+    reasons: Strings = ()
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading with its blocks. Without a block that holds something it is left out, and its note with it."""
+
+    title: str
+    blocks: Sequence[Block]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Page:
+    """A report: the verdict first, then the summary's names and values, then the sections."""
+
+    title: str
+    verdict: Verdict | None = None
+    summary: Sequence[tuple[str, str]] = ()
+    sections: Sequence[Section] = ()
+
+
+def render(page: Page) -> str:
+    """The page as HTML that needs no other file, encodable in UTF-8 whatever the texts hold."""
+    filled = [
+        Section(section.title, [block for block in section.blocks if not block.empty], section.note)
+        for section in page.sections
+        if any(not block.empty for block in section.blocks)
+    ]
+    anchors = _anchors([section.title for section in filled])
+    return _template().render(page=page, sections=list(zip(anchors, filled, strict=True))).lstrip()
+
+
+def write(page: Page, path: Path) -> None:
+    """The page as a file, whole or not at all."""
+    content = render(page).encode()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writing = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        writing.write_bytes(content)
+        writing.replace(path)
+    finally:
+        writing.unlink(missing_ok=True)
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        autoescape=True, finalize=line, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"line": line, "prose": prose, "embedded": embedded}
+    return environment.from_string(files("ldm_train.reports").joinpath("page.html").read_text(encoding="utf-8"))
+
+
+def _anchors(titles: list[str]) -> list[str]:
+    """A different id for each title, made of its letters."""
+    found: list[str] = []
+    for title in titles:
+        name = re.sub(r"[^a-z0-9]+", "-", title[:80].lower()).strip("-") or "section"
+        number = 1 + sum(other == name or re.fullmatch(rf"{name}-\d+", other) is not None for other in found)
+        found.append(name if number == 1 else f"{name}-{number}")
+    return found

@@ -1,0 +1,58 @@
+"""The part of `ldm-train encode` that needs models: batches through the autoencoder and the text encoder, on all devices."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig
+
+from ldm_train.data.crops import Crop
+from ldm_train.data.items import Picture
+from ldm_train.data.manifest import Manifest
+from ldm_train.data.plan import Batch, read_batches
+from ldm_train.data.workplace import Workplace
+from ldm_train.encoders.latents import Scaling
+from ldm_train.tasks.config import build
+from ldm_train.tasks.lightning import options, quiet
+from ldm_train.training.encoding import Batches, Encoding, EncodingData, Rendering, WriteParts
+
+
+def encode_batches(
+    config: DictConfig,
+    place: Workplace,
+    crop: Crop,
+    todo: Sequence[Batch] | None,
+    pictures: Callable[[], Mapping[str, Picture]],
+) -> None:
+    """Encode the batches that the first process wrote down, each process its share, as parts.
+
+    Args:
+        todo: the batches, as the first process knows them already.
+        pictures: called once all processes are there.
+    """
+    if todo == [] and config.trainer.devices == 1 and config.trainer.num_nodes == 1:
+        return
+    quiet()
+    rows = max(1, config.batch_size // crop.views)
+
+    def read() -> Batches:
+        rendering = Rendering(pictures(), crop, background=config.background, max_pixels=config.max_pixels)
+        return Batches(read_batches(place.batches), rendering, pictures=rows)
+
+    encoding = Encoding(build(config.autoencoder), build(config.text_encoder), dtype=getattr(torch, config.dtype)).eval()
+    trainer = pl.Trainer(
+        logger=False,
+        callbacks=[WriteParts(place.parts, total=len(todo or []))],
+        enable_progress_bar=False,
+        use_distributed_sampler=False,
+        inference_mode=True,
+        **options(config.trainer),  # type: ignore[arg-type]
+    )
+    trainer.predict(encoding, EncodingData(read, workers=config.workers), return_predictions=False)
+
+
+def refuse_scale(manifest: Manifest) -> None:
+    """Refuse a cache on whose latents a network would train badly, and name the usual cause."""
+    problem = Scaling(manifest.shift, manifest.scale).problem(manifest.mean, manifest.std)
+    if problem is not None and manifest.factor > 1:
+        raise ValueError(f"{problem}\nscale_check=false encodes nevertheless; what is encoded is kept for that")

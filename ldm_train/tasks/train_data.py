@@ -1,0 +1,103 @@
+"""What a run trains on: caches that it was checked to fit, or a source that is encoded on the fly."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, open_dict
+
+from ldm_train.data.cache import JoinedCaches, LatentCache, open_caches
+from ldm_train.data.datamodules import CachedLatents
+from ldm_train.data.items import shown
+from ldm_train.data.manifest import Json, canonical, refuse_other
+from ldm_train.data.plan import Plan
+from ldm_train.encoders.fingerprint import fingerprint
+from ldm_train.encoders.latents import Scaling
+from ldm_train.tasks.assemble import Parts, build_parts
+from ldm_train.tasks.config import build, words
+from ldm_train.tasks.describe import describe, restore
+from ldm_train.tasks.source import look, refuse_shapes
+from ldm_train.training.encoding import Encoding, Rendering
+from ldm_train.training.on_the_fly import LivePictures, OnTheFly
+
+
+def open_data(config: DictConfig) -> tuple[Parts, CachedLatents, str]:
+    """A run's parts, its batches, and one name for the content that it trains on; the config is filled in from a cache.
+
+    Raises:
+        ValueError: there is no cache and no source, a cache is damaged, or something else made it than the run expects.
+    """
+    if config.cache is None:
+        return open_source(config)
+    latents = open_caches(config.cache, verify=True)
+    caches = [latents] if isinstance(latents, LatentCache) else latents.caches
+    complete(config, caches[0])
+    parts = build_parts(config)
+    refuse_unfit(config, parts, caches)
+    return parts, batches(config, latents), " ".join(cache.manifest.fingerprint for cache in caches)
+
+
+def complete(config: DictConfig, cache: LatentCache) -> None:
+    """Fill in what the config leaves to the cache: the autoencoder, the text encoder, the size."""
+    with open_dict(config):
+        for part in ("autoencoder", "text_encoder"):
+            if config.get(part) is None:
+                config[part] = restore(cache.manifest, part, cache=cache.folder)
+        if config.image_size is None:
+            config.image_size = cache.manifest.image_size
+
+
+def refuse_unfit(config: DictConfig, parts: Parts, caches: Sequence[LatentCache]) -> None:
+    """Refuse caches that something else made than this run expects, and latents of a wrong scale."""
+    text, autoencoder = parts.text_encoder, parts.autoencoder
+    expected: dict[str, Json] = {
+        "image_size": config.image_size,
+        "autoencoder": {"fingerprint": fingerprint(autoencoder)},  # type: ignore[arg-type]
+        "shift": autoencoder.shift,
+        "scale": autoencoder.scale,
+        "text_encoder": {**text.tokenization, "fingerprint": None if text.trained else fingerprint(text)},  # type: ignore[dict-item]
+    }
+    mend = [f"image_size={config.image_size}", *words("autoencoder", config), *words("text_encoder", config)]
+    for cache in caches:
+        refuse_other(cache.manifest, expected, cache=cache.folder, mend=mend)
+        problem = Scaling.of(autoencoder).problem(cache.manifest.mean, cache.manifest.std)
+        if config.scale_check and autoencoder.factor > 1 and problem is not None:
+            raise ValueError(f"cache {cache.folder}: {problem}\nscale_check=false trains nevertheless")
+
+
+def batches(config: DictConfig, latents: LatentCache | JoinedCaches) -> CachedLatents:
+    """The batches that the config asks of a cache, or of several."""
+    return CachedLatents(latents, **settings(config), repeats=config.cache_repeats, shares=config.cache_shares)
+
+
+def settings(config: DictConfig) -> dict[str, Any]:
+    """How a config makes batches of examples."""
+    names = ("batch_size", "micro_batch_size", "seed", "caption_dropout", "held_out")
+    return {name: config[name] for name in names}
+
+
+def open_source(config: DictConfig) -> tuple[Parts, CachedLatents, str]:
+    """The same without a cache, from the config's source."""
+    needed = [name for name in ("source", "autoencoder", "text_encoder", "image_size") if config.get(name) is None]
+    if needed:
+        raise ValueError(f"without a cache, train encodes on the fly and needs {', '.join(f'{name}=…' for name in needed)}")
+    crop = build(config.crop, image_size=config.image_size)
+    found = look(config)
+    passing = next((seen for seen in found.seen if seen.item.picture is None), None)
+    if passing is not None:
+        raise ValueError(f"{passing.item.key} passes only once, in a stream; encode a cache, or set source.streaming=false")
+    parts = build_parts(config)
+    refuse_shapes(crop, parts.autoencoder.factor)
+    encoders = describe(config, None, cache=Path.cwd())
+    plan = Plan(found, crop, pictures=encoders.pictures(config), captions=encoders.captions(), bad={})
+    for key, problem in sorted(plan.problems.items()):
+        print(f"left out {shown(key)}: {problem}")
+    pictures = {seen.item.key: seen.item.picture for seen in plan.seen if seen.item.picture}
+    rendering = Rendering(pictures, crop, background=config.background, max_pixels=config.max_pixels)
+    # Its own encoders: the network's text encoder may be in training.
+    encoding = Encoding(build(config.autoencoder), build(config.text_encoder), dtype=getattr(torch, config.dtype)).eval()
+    live = LivePictures(plan, rendering, encoding)
+    content = hashlib.sha256((canonical(encoders.made_by(config)) + plan.texts_on_disk()["entries.jsonl"]).encode())
+    return parts, OnTheFly(live, **settings(config)), content.hexdigest()
