@@ -39,7 +39,7 @@ class Generation:
     """All that it takes to draw pictures.
 
     Args:
-        size: side of the pictures, pixels.
+        size: side of the pictures, or (height, width), pixels.
         device: where the network and the conditioner are.
         weak: a weaker model on the same schedule, for autoguidance.
     """
@@ -49,7 +49,7 @@ class Generation:
     autoencoder: Autoencoder
     schedule: NoiseSchedule
     prediction: Prediction
-    size: int
+    size: int | tuple[int, int]
     device: torch.device
     weak: "Generation | None" = None
 
@@ -63,15 +63,15 @@ class Generation:
         picture: Picture | None = None,
         callback: StepCallback | None = None,
     ) -> Tensor:
-        """One picture for each prompt, (B, 3, size, size) in [-1, 1].
+        """One picture for each prompt, (B, 3, H, W) in [-1, 1].
 
         Args:
             first: the number of the first picture.
             picture: what to start from instead of noise alone.
             callback: called after each step with its number, the latents x_s and the estimate.
         """
-        side = self.size // self.autoencoder.factor
-        shape = (self.autoencoder.channels, side, side)
+        height, width = (self.size, self.size) if isinstance(self.size, int) else self.size
+        shape = (self.autoencoder.channels, height // self.autoencoder.factor, width // self.autoencoder.factor)
         numbers = torch.arange(first, first + len(prompts))
 
         def draw(stream: str) -> Tensor:

@@ -183,7 +183,7 @@ def changes(encoding: Encoding, fresh: Encoding, pictures: int) -> dict[str, obj
 def damages(source: Path, room: Path) -> tuple[Digests, dict[str, object]]:
     """A lost file of rows, a flipped byte and a second writer; gives the bytes that the cache must have, too."""
     encoding = Encoding(source, room / "cache")
-    encoding.finish()
+    Encoding(source, room / "cache", 1).finish()
     whole, [latents] = digests(encoding.cache), encoding.cache.glob("latents-*")
     (encoding.cache / "captions-00000.safetensors").unlink()
     first = encoding.start()
@@ -202,33 +202,35 @@ def damages(source: Path, room: Path) -> tuple[Digests, dict[str, object]]:
     return whole, {"second_writer": refused, "lost_shard": lost, "flipped_byte": told and flipped}
 
 
-def full_disk(source: Path, whole: Digests, room: int, name: str) -> bool:
-    """Encode onto a disk with this much room, bytes, then give it more; its caller must be root."""
-    disk, filling = source.with_name(f"disk, full while {name}"), 64 << 20
-    disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={room + filling}", "tmpfs", disk], check=True)
-    try:
-        (disk / "filler").write_bytes(bytes(filling))
-        encoding = Encoding(source, disk / "cache")
-        ended = encoding.finish()
-        told = check(f"disk full while {name}: told by name", ended.code == 1 and "are free there" in ended.said)
-        (disk / "filler").unlink()
-        kept = len(encoding.listed("parts"))
-        encoding.finish()
-        return told and check(f"with room again, from {kept} parts that were kept: whole", digests(encoding.cache) == whole)
-    finally:
-        subprocess.run(["umount", disk], check=True)
+def full_disk(source: Path, whole: Digests, disk: Path, *, room: int, merging: bool) -> bool:
+    """Encode where this much room is left, bytes, then give it more."""
+    encoding, name = Encoding(source, disk / "cache"), "merging" if merging else "encoding"
+    if merging:
+        encoding.kill(moment(encoding, "merge", 1))
+    filler = disk / "filler"
+    filler.write_bytes(bytes(shutil.disk_usage(disk).free - room))
+    ended = encoding.finish()
+    told = check(f"disk full while {name}: told by name", ended.code == 1 and "are free there" in ended.said)
+    filler.unlink()
+    kept = len(encoding.listed("parts"))
+    encoding.finish()
+    return told and check(f"with room again, from {kept} parts that were kept: whole", digests(encoding.cache) == whole)
 
 
-def full_disks(source: Path, room: Path) -> dict[str, object]:
-    """Where a small disk can be mounted."""
-    whole, found = damages(source, room)
+def full_disks(source: Path, room: Path, whole: Digests) -> dict[str, object]:
+    """While encoding and while merging, on a small disk, where one can be mounted; only root can."""
+    found: dict[str, object] = {}
     rows = sum(path.stat().st_size for path in (room / "cache").glob("*-*.safetensors"))
-    for name, share in (("encoding", 0.5), ("merging", 4.0)):
-        try:
-            found[f"full_disk_{name}"] = full_disk(source, whole, int(share * rows), name)
-        except subprocess.CalledProcessError:
+    for merging in (False, True):
+        disk = room / f"disk{merging:d}"
+        disk.mkdir()
+        if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", disk]).returncode != 0:
             print("no small disk can be mounted here: what happens on a full one was not tried")
+            break
+        try:
+            found["merging" if merging else "encoding"] = full_disk(source, whole, disk, room=rows // 2, merging=merging)
+        finally:
+            subprocess.run(["umount", disk], check=True)
     return found
 
 
@@ -236,7 +238,7 @@ def run(arguments: argparse.Namespace, room: Path) -> dict[str, object]:
     few, source = max(40, arguments.pictures // 10), room / "pictures"
     draw(source, few)
     killed = Encoding(source, room / "killed" / "cache")
-    killed.finish()
+    Encoding(source, killed.cache, 1).finish()
     draw(source, arguments.pictures)
     whole = {}
     for processes in (1, 2):
@@ -248,9 +250,11 @@ def run(arguments: argparse.Namespace, room: Path) -> dict[str, object]:
     parts = (ended.encoded - few) // BATCH
     results: dict[str, object] = {"pictures": arguments.pictures, "distinct_pictures": ended.encoded, "processes": 2}
     results["campaign"] = campaign(killed, arguments.kills, whole[2], seed=arguments.seed, parts=parts)
-    results["ten_changed"] = changes(killed, Encoding(source, room / "fresh"), arguments.pictures)
+    results["ten_changed"] = changes(killed, Encoding(source, room / "fresh", 1), arguments.pictures)
     draw(room / "few" / "pictures", few)
-    results["damage"] = full_disks(room / "few" / "pictures", room / "few" / "caches")
+    few_source, caches = room / "few" / "pictures", room / "few" / "caches"
+    few_whole, results["damage"] = damages(few_source, caches)
+    results["full_disk"] = full_disks(few_source, caches, few_whole)
     return results | {"failures": failures}
 
 

@@ -163,6 +163,49 @@ def test_an_allowed_import_passes(file: str, line: str) -> None:
     assert breaches(file, ast.parse(line)) == []
 
 
+HEAVY = {"torch", "pytorch_lightning", "diffusers", "open_clip", "transformers", "datasets", "webdataset", "pyarrow"}
+
+
+def at_once(file: str) -> set[str]:
+    """What importing a file imports with it: libraries, and our own files, at any distance."""
+    found: set[str] = set()
+    waiting = [file]
+    while waiting:
+        file = waiting.pop()
+        found.add(file)
+        top = ast.Module([n for n in TREES[file].body if isinstance(n, ast.Import | ast.ImportFrom)], [])
+        for module, names in imports(top):
+            own = [f"{module}.{name}" for name in names] + [module] if module.startswith("ldm_train") else []
+            files = {".".join(Path(f).with_suffix("").parts): f for f in TREES}
+            waiting += [f for name in own if (f := files.get(name.removeprefix("ldm_train."))) and f not in found]
+            if not own:
+                found.add(module.partition(".")[0])
+    return found
+
+
+@pytest.mark.parametrize("file", ["tasks/command.py", "tasks/encode.py", "data/sources/folder.py"])
+def test_what_must_answer_at_once_imports_nothing_heavy(file: str) -> None:
+    """A typo is told, and a cache to which nothing changed is left alone, in a second."""
+    assert at_once(file) & HEAVY == set()
+
+
+def test_heavy_imports_are_seen_at_a_distance() -> None:
+    assert {"data/decoding.py", "PIL"} <= at_once("tasks/encode.py")
+    assert "torch" in at_once("data/cache_writer.py")
+
+
+def test_shift_and_scale_are_applied_in_one_place() -> None:
+    """Raw latents become model latents in encoders/latents.py alone."""
+    using = {
+        file
+        for file, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.BinOp) and {"scale", "shift"} & {getattr(n, "attr", "") for n in (node.left, node.right)}
+        if room_of(file) not in ("diffusion", "samplers", "networks")  # theirs are guidance's and time's
+    }
+    assert using == {"encoders/latents.py"}
+
+
 def test_only_the_denoiser_calls_the_network() -> None:
     callers = {file: calls_of(tree, "network") for file, tree in TREES.items() if calls_of(tree, "network")}
     assert list(callers) == ["diffusion/denoiser.py"]

@@ -1,6 +1,6 @@
 """Latent caches opened for reading: memory-mapped, random access by example, several as one."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -21,6 +21,8 @@ from ldm_train.data.manifest import (
 )
 from ldm_train.data.shards import Rows, load
 from ldm_train.types import Captions, Moments
+
+MEND = "encode it again, which mends what is broken and keeps the rest"
 
 
 class Rowset:
@@ -63,25 +65,30 @@ class Latents(Protocol):
 class LatentCache:
     """A cache opened for reading.
 
-    Args:
-        verify: compare every file with its checksum first, which reads them all.
-
     Raises:
-        ValueError: no cache there, an unknown format, or a file that is missing, unreadable or, if verified, changed.
+        ValueError: no cache there, an unknown format, or a file that is missing or unreadable.
     """
 
-    def __init__(self, folder: str | Path, *, verify: bool = False) -> None:
+    def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.manifest = read_manifest(self.folder)
         missing = [name for name in self.manifest.digests() if not (self.folder / name).is_file()]
-        wrong = damaged_files(self.folder, self.manifest) if verify and not missing else {}
-        if missing or wrong:
-            told = f"lacks {', '.join(missing)}" if missing else f"has {', '.join(wrong)}, which changed since encoding"
-            raise ValueError(f"cache {self.folder} {told}; encode it again, which mends what is broken")
+        if missing:
+            raise ValueError(f"cache {self.folder} lacks {', '.join(missing)}; {MEND}")
         self.index = Index(**load(self.folder / "index.safetensors"))
         self.sets = [len(self.index)]
         self.buckets = [self._rows(f"latents-{bucket}") for bucket in sorted(self.manifest.buckets)]
         self.caption_rows = self._rows("captions")
+
+    def verify(self, *, progress: Callable[[int], None] = lambda count: None) -> None:
+        """Compare every file with its checksum, which reads them all; `progress` is told the bytes of each.
+
+        Raises:
+            ValueError: naming what changed.
+        """
+        wrong = damaged_files(self.folder, self.manifest, progress=progress)
+        if wrong:
+            raise ValueError(f"cache {self.folder}: {', '.join(wrong)} changed since encoding; {MEND}")
 
     def _rows(self, prefix: str) -> Rowset:
         return Rowset([load(self.folder / s) for s in sorted(self.manifest.shards) if s.rpartition("-")[0] == prefix])
@@ -174,7 +181,11 @@ def _scattered(parts: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
     return whole
 
 
-def open_caches(folders: str | Sequence[str], *, verify: bool = False) -> LatentCache | JoinedCaches:
-    """The cache of one folder, or several as one."""
-    caches = [LatentCache(folder, verify=verify) for folder in ([folders] if isinstance(folders, str) else folders)]
+def open_caches(folders: str | Sequence[str]) -> list[LatentCache]:
+    """The cache of one folder, or of each."""
+    return [LatentCache(folder) for folder in ([folders] if isinstance(folders, str) else folders)]
+
+
+def together(caches: Sequence[LatentCache]) -> Latents:
+    """Several caches as one, or the only one."""
     return caches[0] if len(caches) == 1 else JoinedCaches(caches)

@@ -171,6 +171,12 @@ def covering(size: Size, shape: Size) -> Size:
     return (2 * height * shape_width + width) // (2 * width), shape_width
 
 
+def centred(size: Size, shape: Size) -> View:
+    """The picture resized to cover the shape, which is cut from its centre."""
+    (height, width), (shape_height, shape_width) = covering(size, shape), shape
+    return View(height, width, (height - shape_height) // 2, (width - shape_width) // 2, *shape)
+
+
 def require_whole(name: str, value: int, *, multiple_of: int = 1) -> None:
     if value <= 0 or value % multiple_of:
         kind = "positive" if multiple_of == 1 else f"a positive multiple of crop.step={multiple_of}"

@@ -6,21 +6,21 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ldm_train.data.crops import CentreCrop
+from ldm_train.data.crops import centred
 from ldm_train.data.decoding import DECODE_ERRORS, decode, decode_problem, render
 
 __all__ = ["DECODE_ERRORS", "decode_problem", "read_image", "save_png", "to_bytes", "to_signed"]
 
 
-def read_image(content_or_path: Path | bytes, size: int) -> Tensor:
-    """The picture as (3, size, size), uint8: on white, shorter side resized to `size`, centre cropped.
+def read_image(content_or_path: Path | bytes, size: int | tuple[int, int]) -> Tensor:
+    """The picture as (3, H, W), uint8: on white, resized to cover a square's side or (height, width), centre cropped.
 
     Raises:
         OSError, SyntaxError, ValueError, DecompressionBombError: it cannot be decoded (`DECODE_ERRORS`).
     """
     content = content_or_path if isinstance(content_or_path, bytes) else content_or_path.read_bytes()
     picture = decode(content)
-    (view,) = CentreCrop(size)((picture.height, picture.width), "")
+    view = centred((picture.height, picture.width), (size, size) if isinstance(size, int) else size)
     return torch.from_numpy(render(picture, view)).permute(2, 0, 1)
 
 

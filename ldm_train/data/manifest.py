@@ -14,7 +14,9 @@ set of entries alone, and what changes a few entries leaves most shards as they 
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -107,12 +109,6 @@ class Manifest:
         """One name for the whole content."""
         return hashlib.sha256(self.text().encode()).hexdigest()
 
-    @property
-    def deviation(self) -> float:
-        """Of the model latents, shifted and scaled, around 0: 1 where shift and scale fit the pictures."""
-        squares = [s**2 + (m - self.shift) ** 2 for m, s in zip(self.mean, self.std, strict=True)]
-        return self.scale * (sum(squares) / len(squares)) ** 0.5
-
     def text(self) -> str:
         return json.dumps(asdict(self), indent=2, sort_keys=True) + "\n"
 
@@ -176,15 +172,23 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def damaged_files(folder: Path, manifest: Manifest) -> dict[str, str]:
-    """What is wrong with a cache's files, by name, after reading them all."""
-    wrong = {}
-    for name, digest in manifest.digests().items():
-        if not (folder / name).is_file():
-            wrong[name] = "is missing"
-        elif file_digest(folder / name) != digest:
-            wrong[name] = "changed since encoding"
-    return wrong
+def damaged_files(
+    folder: Path, manifest: Manifest, *, progress: Callable[[int], None] = lambda count: None
+) -> dict[str, str]:
+    """What is wrong with a cache's files, by name, after reading them all; `progress` is told the bytes of each."""
+
+    def problem(name: str) -> str | None:
+        path = folder / name
+        if not path.is_file():
+            return "is missing"
+        changed = file_digest(path) != digests[name]
+        progress(path.stat().st_size)
+        return "changed since encoding" if changed else None
+
+    digests = manifest.digests()
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        problems = zip(digests, threads.map(problem, digests), strict=True)
+        return {name: told for name, told in problems if told is not None}
 
 
 def differences(found: Mapping[str, Json], expected: Mapping[str, Json], prefix: str = "") -> list[str]:

@@ -114,6 +114,8 @@ class Workplace:
                 self.old.rename(self.folder)  # killed between the two renames
             yield
         finally:
+            if not any(self.parts.glob("*.safetensors")):
+                shutil.rmtree(self.writing, ignore_errors=True)
             path.unlink(missing_ok=True)
             lock.release()
 

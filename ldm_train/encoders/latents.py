@@ -33,31 +33,32 @@ class Scaling:
     def to_raw(self, latents: Tensor) -> Tensor:
         return latents / self.scale + self.shift
 
+    def deviation(self, mean: Sequence[float], std: Sequence[float]) -> float:
+        """Of model latents around 0, for raw latents of these means and deviations per channel; 1 is right."""
+        return self.scale * _rms([(m - self.shift, s) for m, s in zip(mean, std, strict=True)])
+
     def problem(self, mean: Sequence[float], std: Sequence[float]) -> str | None:
         """What is clearly wrong with this scaling for raw latents of these means and deviations per channel; None if nothing.
 
         A network learns to tell noise of deviation 1 from latents of a deviation near 1; on others it trains, and draws badly.
         """
-        raw = _rms([*std, *(m - self.shift for m in mean)]) * 2**0.5
-        deviation, own = self.scale * raw, _rms([*std, *(m - _average(mean) for m in mean)]) * 2**0.5
+        deviation = self.deviation(mean, std)
         if LEAST < deviation < MOST:
             return None
-        if deviation <= LEAST and 0.7 < raw < 1.4:
+        if deviation <= LEAST and 0.7 < deviation / self.scale < 1.4:
             cause = "these raw latents look scaled already, so that the scale counts twice"
         elif deviation <= LEAST:
             cause = "an autoencoder that was trained on pictures in another range than [-1, 1], or pictures of no contrast"
         else:
             cause = "a scale that was left out, or that of another autoencoder"
+        middle = sum(mean) / len(mean)
+        right = 1 / max(_rms([(m - middle, s) for m, s in zip(mean, std, strict=True)]), 1e-8)
         return (
             f"the latents have a deviation of {deviation:.3g} after (raw - {self.shift:.4g}) * {self.scale:.4g}, where near 1 "
-            f"is right: usually {cause}. On these pictures {_average(mean):.4g} and {1 / max(own, 1e-8):.4g} would give 1 "
-            f"(autoencoder.shift=… autoencoder.scale=…)"
+            f"is right: usually {cause}. On these pictures autoencoder.shift={middle:.4g} autoencoder.scale={right:.4g} give 1"
         )
 
 
-def _average(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
-
-
-def _rms(values: Sequence[float]) -> float:
-    return _average([value**2 for value in values]) ** 0.5
+def _rms(parts: Sequence[tuple[float, float]]) -> float:
+    """Around 0, of channels of these (mean, deviation)."""
+    return (sum(mean**2 + std**2 for mean, std in parts) / len(parts)) ** 0.5

@@ -1,40 +1,123 @@
-"""`ldm-train check`: read what encoding will read, and list what cannot be used."""
+"""`ldm-train check`: read all that training will read, measure what it will cost, and list what would go wrong."""
 
-from collections import Counter
+import json
+from collections.abc import Iterable
 from pathlib import Path
 
 from omegaconf import DictConfig
-from rich.progress import Progress
+from rich.progress import MofNCompleteColumn, Progress
 
-from ldm_train.data.inspection import undecodable, usable
+from ldm_train.data.colour import background_colour
+from ldm_train.data.crops import Crop
+from ldm_train.data.inspection import Decoding, Looked, inspect, surveyed
+from ldm_train.data.manifest import Provenance
+from ldm_train.data.plan import Plan
+from ldm_train.data.survey import Survey
+from ldm_train.reports.page import write
+from ldm_train.tasks.assemble import Parts, choose_device
+from ldm_train.tasks.check_cache import compare
+from ldm_train.tasks.check_cost import disk, encoding_seconds, row_shapes, training
+from ldm_train.tasks.check_facts import caption_facts, picture_facts
+from ldm_train.tasks.check_latents import try_latents
+from ldm_train.tasks.check_page import page
+from ldm_train.tasks.check_parts import Attempts, devices, try_parts, try_settings, try_together, warnings_of
+from ldm_train.tasks.check_report import Report, judge
+from ldm_train.tasks.check_text import lines
 from ldm_train.tasks.config import build
+from ldm_train.tasks.lightning import quiet
+from ldm_train.tasks.run_directory import set_threads
+from ldm_train.tasks.source import name_classes
+from ldm_train.training.cost import free_memory
 
 
 def run(config: DictConfig) -> int:
-    everything = list(build(config.source))
-    items, problems = usable(everything)
-    with Progress() as progress:
-        task = progress.add_task("reading pictures", total=len(items))
-        problems |= undecodable(items, config.image_size, progress=lambda: progress.advance(task))
-    good = [item for item in items if item.key not in problems]
-    for key, problem in sorted(problems.items()):
-        print(f"{key}: {problem}")
-    captions = Counter(caption for item in good for caption in item.captions)
-    held_out = sum(item.held_out for item in good)
-    print(f"{len(everything)} pictures: {len(good)} can be used ({held_out} held out), {len(problems)} cannot")
-    print(
-        f"{len(captions)} distinct captions"
-        + (f", the longest has {max(map(len, captions))} characters" if captions else "")
+    quiet()
+    set_threads(config.threads)
+    attempt = Attempts()
+    try_settings(config, attempt)
+    white = attempt(background_colour, config.background) is None
+    crop = attempt(build, config.crop, image_size=config.image_size)
+    looked, notes = look(config, Decoding("white" if white else config.background, config.max_pixels))
+    found = surveyed(looked)
+    captions = sorted({text for seen in found.seen for text in seen.item.captions})
+    name_classes(config.text_encoder, captions)
+    plan = None
+    if crop is not None:
+        plan = Plan(found, crop, pictures=Provenance({}), captions=Provenance({}), bad={})
+    report = Report(picture_facts(looked, plan), notes)
+    parts = try_parts(config, attempt)
+    if parts is not None and plan is not None and found.seen:
+        attempt(examine, config, report, plan, parts, attempt)
+    if crop is not None:
+        compare_caches(config, report, found, crop, attempt)
+    length = None if parts is None else parts.text_encoder.tokenization.get("context_length")
+    judge(
+        report,
+        strict=config.strict,
+        scale_check=config.scale_check and (parts is None or parts.autoencoder.factor > 1),
+        chunk=length - 2 if isinstance(length, int) else None,
     )
-    if config.cache is not None and good:
-        print(_compare(Path(config.cache), len(good)))
-    return 1 if problems or not good else 0
+    report.reasons += attempt.reasons
+    for line in lines(report):
+        print(line)
+    if config.out is not None:
+        save(report, looked, plan, Path(config.out), background=config.background)
+    return 1 if report.reasons else 0
 
 
-def _compare(cache: Path, usable_pictures: int) -> str:
-    from ldm_train.data.cache import read_manifest
+def look(config: DictConfig, decoding: Decoding) -> tuple[list[Looked], list[str]]:
+    """Every item of the source, and what the source noted on the way."""
+    source = build(config.source)
+    with Progress(*Progress.get_default_columns(), MofNCompleteColumn()) as progress:
+        task = progress.add_task("reading the source", total=None)
+        looked = list(inspect(source, decoding, progress=lambda: progress.advance(task)))
+        progress.update(task, total=len(looked))
+    return looked, source.notes
 
-    if not (cache / "manifest.json").is_file():
-        return f"{cache} is not there yet: `ldm-train encode` makes it"
-    manifest = read_manifest(cache)
-    return f"{cache} holds {manifest.entries} of these {usable_pictures} pictures, at {manifest.image_size} pixels"
+
+def examine(config: DictConfig, report: Report, plan: Plan, parts: Parts, attempt: Attempts) -> None:
+    """Captions, latents and cost, with the config's own parts."""
+    device = choose_device("cpu" if config.trainer.accelerator == "cpu" else "auto")
+    items = [seen.item for seen in plan.seen]
+    report.captions = caption_facts(items, parts.text_encoder.count, parts.text_encoder.capacity)
+    module = try_together(config, parts, plan.rows, attempt)
+    if attempt.reasons:
+        return
+    rows = row_shapes(config, parts)
+    report.disk = disk(config, plan, rows)
+    if config.measure and parts.autoencoder.factor > 1:
+        tried = try_latents(config, plan, parts.autoencoder, device)
+        if tried is not None:
+            report.latents, pace = tried
+            report.encoding_seconds = encoding_seconds(config, plan, pace)
+    if module is None:
+        return
+    report.warnings += warnings_of(module)
+    report.free_memory = free_memory(device)
+    report.training = training(config, parts, module, plan, rows, device)
+    if report.training.seconds is not None:
+        report.training_seconds = report.training.seconds * config.max_steps
+        report.price = price(config, report)
+
+
+def price(config: DictConfig, report: Report) -> float | None:
+    """Of the hours of all devices."""
+    if config.price_per_hour is None or report.training_seconds is None:
+        return None
+    seconds = (report.encoding_seconds or 0) + report.training_seconds
+    return round(config.price_per_hour * seconds / 3600 * devices(config), 2)
+
+
+def compare_caches(config: DictConfig, report: Report, found: Survey, crop: Crop, attempt: Attempts) -> None:
+    folders = [config.cache] if isinstance(config.cache, str) else list(config.cache or [])
+    for folder in folders if found.seen else []:
+        compared = attempt(compare, config, Path(folder), found, crop, alone=len(folders) == 1)
+        report.caches += [] if compared is None else [compared]
+
+
+def save(report: Report, looked: Iterable[Looked], plan: Plan | None, folder: Path, *, background: str) -> None:
+    """`check.json` and `check.html`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "check.json").write_text(json.dumps(report.told(), indent=2) + "\n", encoding="utf-8")
+    write(page(report, list(looked), plan), folder / "check.html")
+    print(f"{folder / 'check.html'} shows it all")

@@ -78,8 +78,7 @@ def lead(config: DictConfig, place: Workplace, crop: Crop) -> int:
         place.clear()
         print(f"{len(plan.seen)} pictures in {place.folder}: nothing changed, nothing to encode")
     else:
-        plan, manifest = encode(job, plan, batches, bad)
-        summarise(place.folder, plan, manifest)
+        plan = encode(job, plan, batches, bad)
     if plan.problems:
         print(
             f"{len(plan.problems)} left out; {place.folder / 'report.json'} names them"
@@ -88,10 +87,10 @@ def lead(config: DictConfig, place: Workplace, crop: Crop) -> int:
     return 1 if config.strict and plan.problems else 0
 
 
-def encode(job: Job, plan: Plan, batches: list[Batch], bad: Mapping[str, str]) -> tuple[Plan, Manifest]:
+def encode(job: Job, plan: Plan, batches: list[Batch], bad: Mapping[str, str]) -> Plan:
     """Encode these batches, but for what an interrupted encoding left, and put the new cache in the old one's place."""
     from ldm_train.data.cache_writer import merge, read_parts
-    from ldm_train.tasks.encode_batches import encode_batches, refuse_scale
+    from ldm_train.tasks.encode_batches import encode_batches, refuse_scale, summarise
 
     place, known = job.place, job.known
     if known.manifest is not None and (told := changes(known.manifest, job.made_by)):
@@ -121,7 +120,8 @@ def encode(job: Job, plan: Plan, batches: list[Batch], bad: Mapping[str, str]) -
     if job.config.scale_check:
         refuse_scale(manifest)
     place.put_in_place()
-    return plan, manifest
+    summarise(place.folder, plan, manifest)
+    return plan
 
 
 def follow(config: DictConfig, place: Workplace, crop: Crop) -> int:
@@ -162,14 +162,3 @@ def changes(manifest: Manifest, made_by: Mapping[str, Json], of: str = "") -> li
     """What made a cache and is different now, in words; of these names alone, if asked."""
     told = differences(asdict(manifest), {"encoding": made_by["encoding"]})
     return [line.replace("the cache has ", "").replace(", this run expects ", " -> ") for line in told if of in line]
-
-
-def summarise(folder: Path, plan: Plan, manifest: Manifest) -> None:
-    """Tell what is in the cache now."""
-    print(
-        f"{manifest.entries} pictures in {folder} ({manifest.held_out} held out, {manifest.captions - 1} captions); "
-        f"the latents' deviation after scaling is {manifest.deviation:.2f}"
-    )
-    lost = plan.lost()
-    for bucket, (count, share) in lost.items() if len(lost) > 1 else []:
-        print(f"  {bucket}: {count} pictures, of which the crop cuts away {share:.1%}")

@@ -1,6 +1,7 @@
 """The part of `ldm-train encode` that needs models: batches through the autoencoder and the text encoder, on all devices."""
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
@@ -9,7 +10,7 @@ from omegaconf import DictConfig
 from ldm_train.data.crops import Crop
 from ldm_train.data.items import Picture
 from ldm_train.data.manifest import Manifest
-from ldm_train.data.plan import Batch, read_batches
+from ldm_train.data.plan import Batch, Plan, read_batches
 from ldm_train.data.workplace import Workplace
 from ldm_train.encoders.latents import Scaling
 from ldm_train.tasks.config import build
@@ -56,3 +57,17 @@ def refuse_scale(manifest: Manifest) -> None:
     problem = Scaling(manifest.shift, manifest.scale).problem(manifest.mean, manifest.std)
     if problem is not None and manifest.factor > 1:
         raise ValueError(f"{problem}\nscale_check=false encodes nevertheless; what is encoded is kept for that")
+
+
+def summarise(folder: Path, plan: Plan, manifest: Manifest) -> None:
+    """Tell what is in the cache now."""
+    deviation = Scaling(manifest.shift, manifest.scale).deviation(manifest.mean, manifest.std)
+    print(
+        f"{manifest.entries} pictures in {folder} ({manifest.held_out} held out, {manifest.captions - 1} captions); "
+        f"the latents' deviation after scaling is {deviation:.2f}"
+    )
+    if len(plan.named) < len(plan.seen):
+        print(f"  {len(plan.seen) - len(plan.named)} of them are copies of others, byte for byte, and share their latents")
+    lost = plan.lost()
+    for bucket, (count, share) in lost.items() if len(lost) > 1 else []:
+        print(f"  {bucket}: {count} pictures, of which the crop cuts away {share:.1%}")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from ldm_train.data.cache import open_caches
+from ldm_train.data.cache import open_caches, together
 from ldm_train.tasks.assemble import open_run
 from ldm_train.tasks.config import build
 from ldm_train.tasks.evaluations import Subject
@@ -20,7 +20,7 @@ def run(config: DictConfig) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     numbers = build(settings)(Subject(trained.generation, trained.recipe, out))
     cache = config.cache or trained.config.cache
-    data = None if cache is None else batches(trained.config, open_caches(cache))
+    data = None if cache is None else batches(trained.config, together(open_caches(cache)))
     if data is not None and len(data.held_out):
         module = training_module(trained.config, trained.parts).to(trained.generation.device)
         losses = validation_losses(module, data, batch_size=64, repeats=16)

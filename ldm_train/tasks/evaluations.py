@@ -93,7 +93,7 @@ class Drawings:
             "held_out_pairs": len(asked),
         }
 
-    def _read(self, items: Sequence[Item], size: int) -> Tensor:
+    def _read(self, items: Sequence[Item], size: int | tuple[int, int]) -> Tensor:
         return to_signed(torch.stack([read_image(item.picture.read(), size) for item in items if item.picture]))
 
     def _retrieval(self, pictures: Tensor, order: Tensor, truth: Tensor, backgrounds: list[str]) -> float:

@@ -1,12 +1,14 @@
 """`ldm-train sample`: prompts to PNG files."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from omegaconf import DictConfig, ListConfig
 from rich.progress import track
 
-from ldm_train.data.images import read_image, save_png, to_bytes, to_signed
+from ldm_train.data.images import DECODE_ERRORS, read_image, save_png, to_bytes, to_signed
 from ldm_train.generation import Generation
 from ldm_train.samplers.base import Picture
 from ldm_train.tasks.assemble import open_run
@@ -18,17 +20,32 @@ def run(config: DictConfig) -> None:
     at_least_one(config, "batch_size")
     prompts = read_prompts(config.prompts)
     trained = open_run(config)
-    start, out = read_start(config, trained.generation), Path(config.out)
+    generation = resized(trained.generation, config.size)
+    start, out = read_start(config, generation), Path(config.out)
     pictures = []
     for first in track(range(0, len(prompts), config.batch_size), "drawing"):
         batch = prompts[first : first + config.batch_size]
-        pictures.append(to_bytes(trained.generation(batch, trained.recipe, first=first, picture=start)).cpu())
+        pictures.append(to_bytes(generation(batch, trained.recipe, first=first, picture=start)).cpu())
         for number, picture in enumerate(pictures[-1], start=first):
             save_png(picture, out / f"{number:04d}.png")
     columns = min(8, len(prompts))
     save_png(grid(torch.cat(pictures), columns=columns), out / "grid.png")
     (out / "prompts.txt").write_text("".join(f"{prompt}\n" for prompt in prompts), encoding="utf-8")
     print(f"{len(prompts)} pictures of step {trained.step} in {out}, all together in {out / 'grid.png'}")
+
+
+def resized(generation: Generation, size: Sequence[int] | None) -> Generation:
+    """For pictures of another (height, width) than the run's squares.
+
+    Raises:
+        ValueError: not two numbers, or none that the autoencoder and the network can divide.
+    """
+    if size is None:
+        return generation
+    unit = generation.autoencoder.factor * getattr(generation.network, "divisor", 1)
+    if len(size) != 2 or any(side < 1 or side % unit for side in size):
+        raise ValueError(f"size={list(size)} must be a height and a width, multiples of {unit} pixels for this run")
+    return replace(generation, size=(size[0], size[1]))
 
 
 def read_start(config: DictConfig, generation: Generation) -> Picture | None:
@@ -49,11 +66,11 @@ def read_start(config: DictConfig, generation: Generation) -> Picture | None:
     return Picture(latents, config.strength, mask.to(latents))
 
 
-def read_signed(path: str, size: int) -> torch.Tensor:
-    """A picture file, cropped and scaled as encoding does, (1, 3, size, size) in [-1, 1]."""
+def read_signed(path: str, size: int | tuple[int, int]) -> torch.Tensor:
+    """A picture file, cropped and scaled as encoding does, (1, 3, H, W) in [-1, 1]."""
     try:
         return to_signed(read_image(Path(path), size)[None])
-    except OSError as error:
+    except DECODE_ERRORS as error:
         raise ValueError(f"{path} cannot be read as a picture: {error}") from error
 
 

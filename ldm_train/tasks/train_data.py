@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig, open_dict
+from rich.progress import DownloadColumn, Progress
 
-from ldm_train.data.cache import JoinedCaches, LatentCache, open_caches
+from ldm_train.data.cache import LatentCache, Latents, open_caches, together
 from ldm_train.data.datamodules import CachedLatents
 from ldm_train.data.items import shown
 from ldm_train.data.manifest import Json, canonical, refuse_other
@@ -18,6 +19,7 @@ from ldm_train.encoders.latents import Scaling
 from ldm_train.tasks.assemble import Parts, build_parts
 from ldm_train.tasks.config import build, words
 from ldm_train.tasks.describe import describe, restore
+from ldm_train.tasks.lightning import launched_rank
 from ldm_train.tasks.source import look, refuse_shapes
 from ldm_train.training.encoding import Encoding, Rendering
 from ldm_train.training.on_the_fly import LivePictures, OnTheFly
@@ -31,12 +33,22 @@ def open_data(config: DictConfig) -> tuple[Parts, CachedLatents, str]:
     """
     if config.cache is None:
         return open_source(config)
-    latents = open_caches(config.cache, verify=True)
-    caches = [latents] if isinstance(latents, LatentCache) else latents.caches
+    caches = open_caches(config.cache)
+    if launched_rank() == 0:
+        verify(caches)
     complete(config, caches[0])
     parts = build_parts(config)
     refuse_unfit(config, parts, caches)
-    return parts, batches(config, latents), " ".join(cache.manifest.fingerprint for cache in caches)
+    return parts, batches(config, together(caches)), " ".join(cache.manifest.fingerprint for cache in caches)
+
+
+def verify(caches: Sequence[LatentCache]) -> None:
+    """Read all files before training relies on them, with a bar where that takes a while."""
+    size = sum((cache.folder / name).stat().st_size for cache in caches for name in cache.manifest.digests())
+    with Progress(*Progress.get_default_columns(), DownloadColumn(), disable=size < 2**30) as progress:
+        task = progress.add_task("verifying the cache", total=size)
+        for cache in caches:
+            cache.verify(progress=lambda count: progress.advance(task, count))
 
 
 def complete(config: DictConfig, cache: LatentCache) -> None:
@@ -67,7 +79,7 @@ def refuse_unfit(config: DictConfig, parts: Parts, caches: Sequence[LatentCache]
             raise ValueError(f"cache {cache.folder}: {problem}\nscale_check=false trains nevertheless")
 
 
-def batches(config: DictConfig, latents: LatentCache | JoinedCaches) -> CachedLatents:
+def batches(config: DictConfig, latents: Latents) -> CachedLatents:
     """The batches that the config asks of a cache, or of several."""
     return CachedLatents(latents, **settings(config), repeats=config.cache_repeats, shares=config.cache_shares)
 

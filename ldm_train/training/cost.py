@@ -17,9 +17,9 @@ from ldm_train.training.ema import EMA
 from ldm_train.training.module import NoisePredictorTraining
 from ldm_train.types import LatentBatch
 
-SECONDS = 20.0  # that trying a step may take, about
+SECONDS = 4.0  # that trying a step may take, about
 TIMED = 3
-AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+GROWTH = 4
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class RowShapes:
 
 @dataclass(frozen=True)
 class CacheBytes:
-    """A cache on disk: rows of latents and of captions, and what is told of them; `while_encoding` is what both need then."""
+    """A cache on disk: rows of latents and of captions, and what is told of them."""
 
     latents: int
     captions: int
@@ -90,6 +90,10 @@ class StepBytes:
     @property
     def total(self) -> int:
         return self.weights + self.gradients + self.optimizer + self.ema
+
+    def of_numbers(self, size: int) -> "StepBytes":
+        """The same, of numbers of so many bytes instead of float32's four."""
+        return StepBytes(*(value * size // 4 for value in (self.weights, self.gradients, self.optimizer, self.ema)))
 
 
 def step_bytes(module: nn.Module, make_optimizer: Callable[[Iterable[Tensor]], Optimizer]) -> StepBytes:
@@ -132,11 +136,24 @@ def saved_bytes(forward: Callable[[], Tensor], weights: Iterable[Tensor]) -> tup
 
 @dataclass(frozen=True)
 class Tried:
-    """A step that was tried: with how many examples, what these took in memory, and the seconds of the step."""
+    """Passes forward and back that were tried with so many examples.
+
+    Args:
+        activations: bytes that these take in memory.
+        seconds: of both passes.
+        each: seconds of one example more.
+        update: seconds of the optimizer and the average of the weights, whatever the batch.
+    """
 
     examples: int
     activations: int
     seconds: float
+    each: float
+    update: float
+
+    def step(self, rows: int, accumulation: int) -> float:
+        """Seconds of an optimizer step of so many passes, each of so many examples."""
+        return accumulation * (self.seconds + self.each * (rows - self.examples)) + self.update
 
 
 def try_step(
@@ -146,42 +163,75 @@ def try_step(
     rows: int,
     memory: int,
     precision: str,
-    optimize: bool = True,
+    update: bool = True,
 ) -> Tried:
-    """Train a few steps of a forward pass each, of as many of the wanted examples as memory and patience allow.
+    """Train a few steps, of ever more examples as far as memory and patience allow.
 
     Args:
         batch: so many examples, on the module's device.
         rows: how many are wanted.
         memory: what their activations may take, bytes.
         precision: the Trainer's.
-        optimize: False for the gradients alone, of one example, where the optimizer's state would not fit.
+        update: False for the gradients of one example alone, where the optimizer's state would not fit.
     """
-    device = next(module.network.parameters()).device
-    half = torch.autocast(device.type, AUTOCAST[precision]) if precision in AUTOCAST else nullcontext()
-    optimizer = module.make_optimizer([p for p in module.parameters() if p.requires_grad]) if optimize else None
-    ema = EMA()
-    if optimize:
-        ema.start(module)
+    began = perf_counter()
+    passes = Passes(module, batch, precision)
+    updates = Updates(module) if update else None
+    passes(1)
+    if updates is not None:
+        updates()  # what happens once alone takes the first of each its time
+    kept, seconds = passes(1)
+    tried = {1: seconds}
+    while updates is not None and (size := min(rows, GROWTH * max(tried))) > max(tried):
+        longest = tried[max(tried)] * size / max(tried)
+        if size * kept > memory or perf_counter() - began + longest > SECONDS:
+            break
 
-    def step(count: int) -> tuple[int, float]:
-        examples = batch(count)
-        start = now(device)
-        with half:
-            loss, kept = saved_bytes(lambda: module.training_step(examples, 0)["loss"], module.parameters())
+        activations, tried[size] = passes(size)
+        kept = max(kept, activations // size)
+    examples = max(tried)
+    timed = [passes(examples) for _ in range(TIMED)]
+    tried[examples] = median(seconds for _, seconds in timed)
+    less = max((size for size in tried if size < examples), default=0)
+    each = max(0.0, tried[examples] - tried.get(less, 0.0)) / (examples - less)
+    spent = median(updates() for _ in range(TIMED)) if updates is not None else 0.0
+    return Tried(examples, timed[-1][0], tried[examples], each, spent)
+
+
+class Passes:
+    """Forward and back with so many examples: the bytes that are kept between, and the seconds."""
+
+    def __init__(self, module: NoisePredictorTraining, batch: Callable[[int], LatentBatch], precision: str) -> None:
+        self.module = module.train()
+        self.batch = batch
+        self.device = next(module.network.parameters()).device
+        kind = torch.float16 if precision == "16-mixed" and self.device.type == "cuda" else torch.bfloat16
+        self.half = torch.autocast(self.device.type, kind) if precision.endswith("-mixed") else nullcontext()
+
+    def __call__(self, count: int) -> tuple[int, float]:
+        examples = self.batch(count)
+        start = now(self.device)
+        with self.half:
+            loss, kept = saved_bytes(lambda: self.module.training_step(examples, 0)["loss"], self.module.parameters())
         loss.backward()
-        if optimizer is not None:
-            optimizer.step()
-            ema.update(module)
-        module.zero_grad()
-        return kept, now(device) - start
+        return kept, now(self.device) - start
 
-    module.train()
-    step(1)  # what happens once alone takes the first its time
-    kept, seconds = step(1)
-    examples = max(1, min(rows, memory // max(1, kept), int(SECONDS / (TIMED + 1) / seconds))) if optimize else 1
-    tried = [step(examples) for _ in range(1 + TIMED)]
-    return Tried(examples, tried[0][0], median(seconds for _, seconds in tried[1:]))
+
+class Updates:
+    """The optimizer's step and that of the averaged weights, on whatever gradients there are: the seconds."""
+
+    def __init__(self, module: NoisePredictorTraining) -> None:
+        self.module = module
+        self.optimizer = module.make_optimizer([p for p in module.parameters() if p.requires_grad])
+        self.ema = EMA()
+        self.ema.start(module)
+
+    def __call__(self) -> float:
+        device = next(self.module.network.parameters()).device
+        start = now(device)
+        self.optimizer.step()
+        self.ema.update(self.module)
+        return now(device) - start
 
 
 def now(device: torch.device) -> float:

@@ -26,6 +26,7 @@ from ldm_train.encoders.conditioner import TextEncoder
 from ldm_train.types import Autoencoder
 
 CHUNK = 2
+NOT_FINITE = "its output is not finite as stored; dtype=bfloat16 or float32 holds larger values, else the weights are broken"
 
 
 @dataclass
@@ -175,6 +176,12 @@ class EncodingData(pl.LightningDataModule):
         return DataLoader(batches, batch_size=None, sampler=mine, num_workers=self.workers)
 
 
+def not_finite(rows: Mapping[str, Tensor], names: Sequence[str]) -> list[str]:
+    """The names of rows that hold a value that is no number, or too large for the type in which they are stored."""
+    finite = torch.stack([tensor.flatten(1).isfinite().all(1) for tensor in rows.values()]).all(0)
+    return [name for name, fine in zip(names, finite.tolist(), strict=True) if not fine]
+
+
 class WriteParts(BasePredictionWriter):
     """Writes each encoded batch as a part, tells what did not decode, and shows progress."""
 
@@ -199,9 +206,14 @@ class WriteParts(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        good = [place for place, name in enumerate(batch.names) if name not in batch.problems]
-        rows = {key: tensor[good].to("cpu").contiguous() for key, tensor in prediction.items()}
-        write_part(self.folder, batch.name, rows, [batch.names[place] for place in good], batch.problems)
+        rows = {key: tensor[: len(batch.names)].cpu() for key, tensor in prediction.items()}
+        problems = dict.fromkeys(not_finite(rows, batch.names), NOT_FINITE) | batch.problems
+        if batch.texts and problems:
+            text = batch.texts[batch.names.index(next(iter(problems)))]
+            raise ValueError(f"the text encoder's {NOT_FINITE.removeprefix('its ')} for the caption {text[:100]!r}")
+        good = [place for place, name in enumerate(batch.names) if name not in problems]
+        kept = {key: tensor[good].contiguous() for key, tensor in rows.items()}
+        write_part(self.folder, batch.name, kept, [batch.names[place] for place in good], problems)
         self._progress.update(self._task, completed=min(self.total, (batch_idx + 1) * trainer.world_size))
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -18,6 +18,7 @@ from pyarrow import parquet
 from ldm_train.data.items import Item, PassingPicture
 from ldm_train.data.sources import columns
 from ldm_train.data.sources.huggingface import HuggingFace
+from ldm_train.data.sources.rows import one_by_one
 from ldm_train.tasks.config import build, folder
 
 Row = dict[str, object]
@@ -124,8 +125,14 @@ def test_the_listing_reads_no_picture(tmp_path: Path, monkeypatch: pytest.Monkey
     encoded = columns.encoded_bytes
     monkeypatch.setattr(columns, "encoded_bytes", lambda value: asked.append(value) or encoded(value))
     monkeypatch.setattr(datasets.Image, "decode_example", lambda *_, **__: pytest.fail("a picture was decoded"))
+    columns_read: list[list[str]] = []
+    monkeypatch.setattr(
+        "ldm_train.data.sources.huggingface.one_by_one",
+        lambda table: columns_read.append(table.column_names) or one_by_one(table),
+    )
     items = list(source_of(path, tmp_path))
     assert asked == []
+    assert columns_read == [["text", "size"]]
     assert read(items[1]) == png(1)
     assert len(asked) == 1
 

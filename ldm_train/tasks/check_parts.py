@@ -1,0 +1,165 @@
+"""All that `train` would build of a config, each part tried by itself, so that one look lists every contradiction."""
+
+import contextlib
+import io
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from ldm_train.data.batches import Geometry
+from ldm_train.data.crops import Size
+from ldm_train.diffusion.denoiser import Denoiser
+from ldm_train.encoders.class_labels import ClassLabels
+from ldm_train.encoders.conditioner import TextEncoder
+from ldm_train.generation import Generation
+from ldm_train.tasks.assemble import Parts, build_parts, build_recipe, build_weak, load_weights
+from ldm_train.tasks.config import at_least_one, build
+from ldm_train.tasks.describe import DTYPES
+from ldm_train.tasks.lightning import refuse_scaled_clipping
+from ldm_train.tasks.train import compile_network, training_module, warn_of_the_end
+from ldm_train.training.ema import EMA
+from ldm_train.training.module import NoisePredictorTraining
+from ldm_train.types import Autoencoder, Captions, Conditioning
+
+P = ParamSpec("P")
+T = TypeVar("T")
+COUNTS = ("image_size", "batch_size", "encode_batch_size", "max_pixels", "max_steps", "validation.every", "pictures.every")
+PARTS = ("autoencoder", "text_encoder", "schedule", "prediction", "weighting")
+CPU = torch.device("cpu")
+META = torch.device("meta")  # shapes without numbers
+
+
+@dataclass
+class Attempts:
+    """Calls whose refusals are kept instead of ending everything."""
+
+    reasons: list[str] = field(default_factory=list)
+
+    def __call__(self, make: Callable[P, T], *args: P.args, **values: P.kwargs) -> T | None:
+        """What the call gives; None where it refuses."""
+        try:
+            return make(*args, **values)
+        except (ValueError, OSError) as error:
+            if str(error) not in self.reasons:
+                self.reasons.append(str(error))
+            return None
+
+
+def try_settings(config: DictConfig, attempt: Attempts) -> None:
+    """What needs no part to be seen."""
+    for name in COUNTS:
+        attempt(at_least_one, config, name)
+    attempt(refuse_dtype, config.dtype)
+    attempt(refuse_scaled_clipping, config)
+    attempt(EMA, decay=config.ema.decay)
+    attempt(geometry, config)
+    if config.compile is not None:
+        attempt(compile_network, nn.Identity(), backend=config.compile)
+
+
+def refuse_dtype(dtype: str) -> None:
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype={dtype} is not a type to store latents in; accepted: {', '.join(DTYPES)}")
+
+
+def devices(config: DictConfig) -> int:
+    """How many share a batch; those of this machine where the config leaves it open."""
+    named, here = config.trainer.devices, max(1, torch.cuda.device_count())
+    count = named if isinstance(named, int) else len(named) if OmegaConf.is_list(named) else -1
+    return config.trainer.num_nodes * (here if count < 1 else count)
+
+
+def geometry(config: DictConfig) -> Geometry:
+    return Geometry(config.batch_size, devices(config), 0, config.micro_batch_size)
+
+
+def try_parts(config: DictConfig, attempt: Attempts) -> Parts | None:
+    """The parts as training has them, but for the network, which is on the meta device; None where one is refused."""
+    autoencoder, text_encoder, schedule, prediction, weighting = (attempt(build, config[name]) for name in PARTS)
+    attempt(build_parts, with_least(config))  # whether the weighting goes with the schedule
+    for name in ("timesteps", "lr_schedule"):
+        attempt(build, config[name])
+    attempt(lambda: build(config.optimizer)([nn.Parameter(torch.zeros(1))]))
+    network = None
+    if autoencoder is not None and text_encoder is not None:
+        network = attempt(build_network, config, autoencoder, text_encoder, device=META)
+    if not (network and text_encoder and autoencoder and schedule and prediction and weighting):
+        return None
+    return Parts(network, text_encoder, autoencoder, schedule, prediction, weighting, config.image_size)
+
+
+def with_least(config: DictConfig) -> DictConfig:
+    """The config with the smallest encoders and network that there can be."""
+    least = {
+        "autoencoder": {"_target_": "ldm_train.encoders.autoencoder.IdentityAutoencoder"},
+        "text_encoder": {"_target_": "ldm_train.encoders.class_labels.ClassLabels", "classes": ["any"], "width": 1},
+        "network": {"_target_": "ldm_train.networks.unet.UNet", "channels": [2], "attention": [False]},
+    }
+    kept = {name: config[name] for name in ("schedule", "prediction", "weighting", "image_size")}
+    return OmegaConf.create({**kept, **least})
+
+
+def build_network(
+    config: DictConfig, autoencoder: Autoencoder, text_encoder: TextEncoder | ClassLabels, *, device: torch.device
+) -> nn.Module:
+    """The config's network, between these encoders."""
+    settings = {name: value for name, value in config.network.items() if name != "weights"}
+    widths = {"context_width": text_encoder.context_width, "vector_width": text_encoder.vector_width}
+    with device:
+        return build(OmegaConf.create(settings), in_channels=autoencoder.channels, **widths)
+
+
+def try_together(
+    config: DictConfig, parts: Parts, shapes: Iterable[Size], attempt: Attempts
+) -> NoisePredictorTraining | None:
+    """What only whole parts can refuse; the training module, its network on the meta device."""
+    for shape in sorted({*shapes, (parts.size, parts.size)}):
+        attempt(try_shape, parts, shape)
+    recipe = attempt(build_recipe, config, steps=config.pictures.steps, seed=config.pictures.seed)
+    weak = attempt(build_weak, config, parts, CPU)
+    if recipe is not None:
+        generation = Generation(
+            parts.network,
+            parts.text_encoder,  # type: ignore[arg-type]
+            parts.autoencoder,
+            parts.schedule,
+            parts.prediction,
+            parts.size,
+            CPU,
+            weak,
+        )
+        attempt(generation.check, list(config.pictures.prompts or []), recipe)
+    if config.network.weights is not None:
+        with warnings.catch_warnings(action="ignore"):  # that nothing is copied to the meta device
+            attempt(load_weights, Path(config.network.weights), parts)
+    return attempt(training_module, config, parts)
+
+
+@torch.no_grad()
+def try_shape(parts: Parts, shape: Size) -> None:
+    """One forward pass of latents of pictures of this (height, width), in shapes alone."""
+    factor, schedule = parts.autoencoder.factor, parts.schedule
+    if any(side % factor for side in shape):
+        raise ValueError(
+            f"pictures of {shape[0]}x{shape[1]} pixels: the sides must be multiples of {factor}, the autoencoder's factor"
+        )
+    told = parts.text_encoder(Captions(parts.text_encoder.tokenize([""])))
+    conditioning = Conditioning(**{name: None if part is None else part.to(META) for name, part in vars(told).items()})
+    latents = torch.empty(1, parts.autoencoder.channels, *(side // factor for side in shape), device=META)
+    try:
+        Denoiser(parts.network, schedule, parts.prediction)(latents, torch.tensor([schedule.end]), conditioning)
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(f"pictures of {shape[0]}x{shape[1]} pixels: {error}") from error
+
+
+def warnings_of(module: NoisePredictorTraining) -> list[str]:
+    """What `train` warns of at its start."""
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        warn_of_the_end(module.objective)
+    return [line.removeprefix("warning: ") for line in said.getvalue().splitlines()]
