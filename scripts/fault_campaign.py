@@ -25,10 +25,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import NamedTuple
 
 from measuring import drawn, write_results
 
 SIDE, BATCH = 64, 4
+FILES = 7  # of a cache of one bucket, each kind in one file of rows
 Digests = dict[str, str]
 failures: list[str] = []
 
@@ -40,9 +42,8 @@ def check(what: str, good: bool) -> bool:
     return good
 
 
-@dataclass(frozen=True)
-class Ended:
-    """How an encoding ended: what it printed, and the pictures it had to encode."""
+class Ended(NamedTuple):
+    """How an encoding ended: what it printed, and how many pictures it had to encode."""
 
     code: int
     said: str
@@ -120,23 +121,20 @@ def draw(folder: Path, pictures: int) -> None:
 
 def stages(kills: int, draws: random.Random, parts: int) -> list[tuple[str, float]]:
     """When to kill, in the order in which an encoding comes there; at least one kill each while it encodes and merges."""
-    counts = {"survey": kills // 7, "merge": max(1, kills // 7), "rename": kills // 7}
-    encoding = sorted(draws.sample(range(1, parts), kills - sum(counts.values())))
-    found = [("survey", draws.uniform(0, 3)) for _ in range(counts["survey"])] + [("encoding", n) for n in encoding]
-    found += [("merge", n) for n in sorted(draws.randint(1, 5) for _ in range(counts["merge"]))]
-    return found + [("rename", 0)] * counts["rename"]
+    some, merging = kills // 7, max(1, kills // 7)
+    found = [("survey", draws.uniform(0, 3)) for _ in range(some)]
+    found += [("encoding", n) for n in sorted(draws.sample(range(1, parts), kills - 2 * some - merging))]
+    return found + [("merge", draws.randint(1, FILES - 2)) for _ in range(merging)] + [("rename", FILES)] * some
 
 
 def moment(encoding: Encoding, stage: str, number: float) -> Callable[[], bool]:
-    """Whether a started encoding has come to a stage."""
+    """Whether a started encoding has come to a stage: seconds of looking, parts, or files of the new cache."""
     left, began = len(encoding.listed("parts")), time.perf_counter()
     waits = {
         "survey": lambda: time.perf_counter() - began > 0.5 + number,
         "encoding": lambda: len(encoding.listed("parts")) >= max(left + 1, number),
-        "merge": lambda: time.perf_counter() - began > 1 and len(encoding.listed("new")) >= number,
-        "rename": lambda: time.perf_counter() - began > 1 and "manifest.json" in encoding.listed("new"),
     }
-    return waits[stage]
+    return waits.get(stage, lambda: time.perf_counter() - began > 1 and len(encoding.listed("new")) >= number)
 
 
 def campaign(encoding: Encoding, kills: int, whole: Digests, *, seed: int, parts: int) -> dict[str, object]:
@@ -180,11 +178,9 @@ def changes(encoding: Encoding, fresh: Encoding, pictures: int) -> dict[str, obj
     return {"encoded": ended.encoded, "s": ended.seconds, "fresh_s": anew.seconds, "unchanged_s": again.seconds}
 
 
-def damages(source: Path, room: Path) -> tuple[Digests, dict[str, object]]:
-    """A lost file of rows, a flipped byte and a second writer; gives the bytes that the cache must have, too."""
-    encoding = Encoding(source, room / "cache")
-    Encoding(source, room / "cache", 1).finish()
-    whole, [latents] = digests(encoding.cache), encoding.cache.glob("latents-*")
+def damages(encoding: Encoding, whole: Digests) -> dict[str, object]:
+    """A lost file of rows and a second writer meanwhile, a flipped byte, a death between the two renames."""
+    [latents] = encoding.cache.glob("latents-*")
     (encoding.cache / "captions-00000.safetensors").unlink()
     first = encoding.start()
     while first.poll() is None and not encoding.beside(".writing").joinpath("batches.json").exists():
@@ -199,38 +195,42 @@ def damages(source: Path, room: Path) -> tuple[Digests, dict[str, object]]:
     ended = encoding.finish()
     told = check("a flipped byte is told by name", f"{latents.name} changed since encoding" in " ".join(ended.said.split()))
     flipped = check("a flipped byte: whole again", digests(encoding.cache) == whole)
-    return whole, {"second_writer": refused, "lost_shard": lost, "flipped_byte": told and flipped}
-
-
-def full_disk(source: Path, whole: Digests, disk: Path, *, room: int, merging: bool) -> bool:
-    """Encode where this much room is left, bytes, then give it more."""
-    encoding, name = Encoding(source, disk / "cache"), "merging" if merging else "encoding"
-    if merging:
-        encoding.kill(moment(encoding, "merge", 1))
-    filler = disk / "filler"
-    filler.write_bytes(bytes(shutil.disk_usage(disk).free - room))
-    ended = encoding.finish()
-    told = check(f"disk full while {name}: told by name", ended.code == 1 and "are free there" in ended.said)
-    filler.unlink()
-    kept = len(encoding.listed("parts"))
+    encoding.cache.rename(encoding.beside(".old"))
     encoding.finish()
-    return told and check(f"with room again, from {kept} parts that were kept: whole", digests(encoding.cache) == whole)
+    between = check("as if killed between the two renames: whole", digests(encoding.cache) == whole)
+    return {"second_writer": refused, "lost_shard": lost, "flipped_byte": told and flipped, "between_renames": between}
 
 
-def full_disks(source: Path, room: Path, whole: Digests) -> dict[str, object]:
-    """While encoding and while merging, on a small disk, where one can be mounted; only root can."""
-    found: dict[str, object] = {}
-    rows = sum(path.stat().st_size for path in (room / "cache").glob("*-*.safetensors"))
-    for merging in (False, True):
-        disk = room / f"disk{merging:d}"
-        disk.mkdir()
-        if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", disk]).returncode != 0:
-            print("no small disk can be mounted here: what happens on a full one was not tried")
-            break
+def full_disk(source: Path, disk: Path, whole: Digests, *, merging: bool) -> bool:
+    """Encode onto a small disk that is nearly full, then make room; `disk` must be a new folder, and the caller root."""
+    encoding, name, filler = Encoding(source, disk / "cache"), "merging" if merging else "encoding", disk / "filler"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", disk], check=True)
+    try:
+        if merging:
+            encoding.kill(moment(encoding, "merge", 1))
+            shutil.rmtree(encoding.beside(".writing") / "new")  # as the next start does, which would make room
+        filler.write_bytes(bytes(shutil.disk_usage(disk).free - (80 << 10)))
+        ended = encoding.finish()
+        told = check(f"disk full while {name}: told by name", ended.code == 1 and "are free there" in ended.said)
+        filler.unlink()
+        kept = len(encoding.listed("parts"))
+        encoding.finish()
+        return told and check(f"with room again, from {kept} parts that were kept: whole", digests(encoding.cache) == whole)
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def faults(source: Path, room: Path) -> dict[str, object]:
+    """What can happen to a small cache; a full disk only where one can be mounted."""
+    Encoding(source, room / "cache", 1).finish()
+    whole = digests(room / "cache")
+    found = damages(Encoding(source, room / "cache"), whole)
+    for name, merging in (("full_disk_encoding", False), ("full_disk_merging", True)):
+        (room / name).mkdir()
         try:
-            found["merging" if merging else "encoding"] = full_disk(source, whole, disk, room=rows // 2, merging=merging)
-        finally:
-            subprocess.run(["umount", disk], check=True)
+            found[name] = full_disk(source, room / name, whole, merging=merging)
+        except subprocess.CalledProcessError:
+            print("no small disk can be mounted here: what happens on a full one was not tried")
     return found
 
 
@@ -240,21 +240,19 @@ def run(arguments: argparse.Namespace, room: Path) -> dict[str, object]:
     killed = Encoding(source, room / "killed" / "cache")
     Encoding(source, killed.cache, 1).finish()
     draw(source, arguments.pictures)
-    whole = {}
+    whole = []
     for processes in (1, 2):
         encoding = Encoding(source, room / f"undisturbed{processes}", processes)
         ended = encoding.finish()
         print(f"{processes} processes, undisturbed: {ended.seconds:.0f} s, {ended.encoded} pictures encoded", flush=True)
-        whole[processes] = digests(encoding.cache)
-    check("one process and two: the same bytes", whole[1] == whole[2] and "manifest.json" in whole[1])
+        whole.append(digests(encoding.cache))
+    check("one process and two: the same bytes", whole[0] == whole[1] and "manifest.json" in whole[0])
     parts = (ended.encoded - few) // BATCH
     results: dict[str, object] = {"pictures": arguments.pictures, "distinct_pictures": ended.encoded, "processes": 2}
-    results["campaign"] = campaign(killed, arguments.kills, whole[2], seed=arguments.seed, parts=parts)
+    results["campaign"] = campaign(killed, arguments.kills, whole[1], seed=arguments.seed, parts=parts)
     results["ten_changed"] = changes(killed, Encoding(source, room / "fresh", 1), arguments.pictures)
     draw(room / "few" / "pictures", few)
-    few_source, caches = room / "few" / "pictures", room / "few" / "caches"
-    few_whole, results["damage"] = damages(few_source, caches)
-    results["full_disk"] = full_disks(few_source, caches, few_whole)
+    results["faults"] = faults(room / "few" / "pictures", room / "few" / "caches")
     return results | {"failures": failures}
 
 

@@ -42,7 +42,7 @@ def settings(config: DictConfig) -> str:
     """An option's settings with their defaults; `???` must be given."""
     names = [str(name) for name in config if not str(name).startswith("_")]
     values = ["???" if OmegaConf.is_missing(config, name) else config[name] for name in names]
-    shown = ("null" if value is None else str(value).lower() for value in values)
+    shown = ("null" if value is None else str(value).lower() if isinstance(value, bool) else str(value) for value in values)
     return ", ".join(f"`{name}={value}`" for name, value in zip(names, shown, strict=True))
 
 
@@ -52,6 +52,16 @@ def options() -> str:
         for name in groups()[group]:
             config = option(group, name)
             lines.append(f"| `{group}={name}` | {first_paragraph(config._target_)} | {settings(config)} |")
+    return "\n".join(lines)
+
+
+def data() -> str:
+    """The ways to give pictures, by the first lines of their configs."""
+    lines = ["| option | what it is | settings |", "|---|---|---|"]
+    for group in ("source", "crop"):
+        for name in groups()[group]:
+            header = (folder() / group / f"{name}.yaml").read_text(encoding="utf-8").splitlines()[0]
+            lines.append(f"| `{group}={name}` | {header.removeprefix('# ')} | {settings(option(group, name))} |")
     return "\n".join(lines)
 
 
@@ -105,7 +115,7 @@ def full() -> str:
     return "\n".join(lines)
 
 
-SECTIONS = {"options": options, "speed": speed, "sampling": sampling, "preset": preset, "full": full}
+SECTIONS = {"data": data, "options": options, "speed": speed, "sampling": sampling, "preset": preset, "full": full}
 
 
 def renewed(readme: str) -> str:

@@ -38,9 +38,9 @@ class Scaling:
         return self.scale * _rms([(m - self.shift, s) for m, s in zip(mean, std, strict=True)])
 
     def problem(self, mean: Sequence[float], std: Sequence[float]) -> str | None:
-        """What is clearly wrong with this scaling for raw latents of these means and deviations per channel; None if nothing.
+        """What is clearly wrong with this scaling for raw latents of these means and deviations per channel; else None.
 
-        A network learns to tell noise of deviation 1 from latents of a deviation near 1; on others it trains, and draws badly.
+        A network learns to tell noise of deviation 1 from latents of one near 1; on others it trains, and draws badly.
         """
         deviation = self.deviation(mean, std)
         if LEAST < deviation < MOST:
@@ -54,8 +54,9 @@ class Scaling:
         middle = sum(mean) / len(mean)
         right = 1 / max(_rms([(m - middle, s) for m, s in zip(mean, std, strict=True)]), 1e-8)
         return (
-            f"the latents have a deviation of {deviation:.3g} after (raw - {self.shift:.4g}) * {self.scale:.4g}, where near 1 "
-            f"is right: usually {cause}. On these pictures autoencoder.shift={middle:.4g} autoencoder.scale={right:.4g} give 1"
+            f"the latents have a deviation of {deviation:.3g} after (raw - {self.shift:.4g}) * {self.scale:.4g}, where near "
+            f"1 is right: usually {cause}. On these pictures autoencoder.shift={middle:.4g} autoencoder.scale={right:.4g} "
+            "would give 1"
         )
 
 

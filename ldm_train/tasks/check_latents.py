@@ -1,9 +1,10 @@
 """A few pictures through the config's own autoencoder and back: whether training would see latents as it should."""
 
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
-from time import perf_counter
+from time import perf_counter, process_time
 
 import torch
 from omegaconf import DictConfig
@@ -17,8 +18,12 @@ from ldm_train.training.encoding import Rendering
 from ldm_train.types import Autoencoder
 
 SAMPLE = 32  # pictures
-SECONDS = 20.0  # of which as many as this allows
+SECONDS = 8.0  # of which as many as this allows, and one batch at least
 WRONG, POOR = 10.0, 18.0  # dB
+CAUSE = (
+    "wrong weights, weights made for pictures in another range ([0, 1] instead of [-1, 1]), or pictures much smaller than "
+    "the autoencoder was trained on"
+)
 
 
 @dataclass(frozen=True)
@@ -69,22 +74,30 @@ def try_latents(
     if not rows:
         return None
     autoencoder.to(device)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as encoding has it on a CPU, of whose cores each takes a batch
     means, errors, seconds, done = [], [], [], 0
     for some in batches(images, config.encode_batch_size if device.type == "cuda" else 2):
-        start = now(device)
+        start = worked(device)
         given = some.to(device)
         mean = autoencoder.encode(given).mean
-        seconds.append((now(device) - start) / len(some))
+        seconds.append((worked(device) - start) / len(some))
         decoded = autoencoder.decode(mean).clamp(-1, 1)
         errors += (decoded - given).square().flatten(1).mean(1).tolist()
         means.append(mean.double().cpu().transpose(0, 1).flatten(1))
         done += len(some)
         if now(device) - began > SECONDS:
             break
+    torch.set_num_threads(threads)
     autoencoder.to(torch.device("cpu"))
     seen = images[:done]
-    pace = Pace(reading, min(seconds))
+    pace = Pace(reading, min(seconds) / (1 if device.type == "cuda" else os.cpu_count() or 1))
     return latents_of(torch.cat(means, dim=1), seen, sum(errors) / len(errors), Scaling.of(autoencoder)), pace
+
+
+def worked(device: torch.device) -> float:
+    """Seconds of work so far: of a GPU by the clock, of a CPU without what others take of it."""
+    return now(device) if device.type == "cuda" else process_time()
 
 
 def batches(images: Iterable[Tensor], size: int) -> Iterator[Tensor]:
@@ -114,10 +127,10 @@ def findings(latents: Latents) -> tuple[list[str], list[str]]:
     wrong = [latents.problem] if latents.problem else []
     if latents.psnr >= POOR:
         return wrong, []
-    told = f"decoded from their latents, {latents.pictures} pictures come back at {latents.psnr:.1f} dB"
+    told = f"decoded from their latents, pictures come back at {latents.psnr:.1f} dB ({latents.pictures} tried)"
     if latents.psnr < WRONG:
         return [
             *wrong,
-            f"{told}: usually wrong weights, or weights of pictures in another range ([0, 1] instead of [-1, 1])",
+            f"{told}: usually {CAUSE}",
         ], []
     return wrong, [f"{told}: this autoencoder was made for other pictures, or for larger ones; no network can draw better"]

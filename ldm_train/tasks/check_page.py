@@ -29,7 +29,7 @@ def page(report: Report, looked: Sequence[Looked], plan: Plan | None) -> Page:
         Verdict(ok=not count, text=text, reasons=report.reasons),
         summary(report),
         [
-            Section("Warnings", [Table(["warning"], [[warning] for warning in report.warnings])]),
+            Section("Warnings", [Text(report.warnings)]),
             Section("Pictures that cannot be used", rejected(report.pictures, pictures)),
             Section("Shapes", shapes(report.pictures, plan)),
             Section("Pictures to look at", odd(report.pictures, pictures)),
@@ -71,10 +71,12 @@ def shapes(facts: PictureFacts, plan: Plan | None) -> list[Block]:
     if plan is None or not facts.buckets:
         return []
     rows = [[bucket, f"{count:,}", f"{share:.1%}"] for bucket, (count, share) in facts.buckets.items()]
+    sides = [min(seen.size) for seen in plan.seen]
+    bars = [(bucket, count, f"{count:,}") for bucket, (count, _) in facts.buckets.items()]
     blocks: list[Block] = [
-        Bars([(bucket, count, f"{count:,}") for bucket, (count, _) in facts.buckets.items()], unit="pictures"),
+        Bars(bars if len(bars) > 1 else [], unit="pictures"),
         Table(["shape", "pictures", "cut away"], rows, numeric=["pictures", "cut away"]),
-        Histogram.of((min(seen.size) for seen in plan.seen), unit="pixels", caption="Shorter side"),
+        Histogram.of(sides if len(set(sides)) > 1 else [], unit="pixels", caption="Shorter side"),
     ]
     for shape in plan.rows:
         some = first((seen for seen in plan.seen if plan.shapes[seen.digest] == shape), EXAMPLES)

@@ -94,28 +94,26 @@ def of_pictures(facts: PictureFacts, unusable: list[str], wrong: list[str], odd:
     elif facts.usable == facts.held_out:
         wrong.append(f"all {facts.usable:,} usable pictures are held out: none is left to train on")
     if facts.unusable:
-        unusable.append(f"{len(facts.unusable):,} of {facts.items:,} pictures cannot be used: {some(facts.unusable)}")
-    split = [group for group in facts.copies if group.split_differs]
+        unusable.append(f"cannot be used: {len(facts.unusable):,} of {facts.items:,} pictures ({some(facts.unusable)})")
+    split = [" = ".join(shown(key) for key in group.keys[:SOME]) for group in facts.copies if group.split_differs]
     if split:
-        pairs = [" = ".join(shown(key) for key in group.keys[:SOME]) for group in split]
-        wrong.append(f"{len(split):,} held-out pictures are among those to train on too, byte for byte: {some(pairs)}")
+        wrong.append(f"held out, and to be trained on as a copy, byte for byte: {len(split):,} ({some(split)})")
     if facts.copies:
         differ = sum(group.captions_differ for group in facts.copies)
         odd.append(
-            f"{sum(len(group.keys) - 1 for group in facts.copies):,} pictures are copies of {len(facts.copies):,} others, "
-            f"which are so seen more often" + (f"; {differ:,} of these have copies of another caption" if differ else "")
+            f"copies: {sum(len(group.keys) - 1 for group in facts.copies):,}, of {len(facts.copies):,} different pictures, "
+            "which training sees more often for them" + (f"; with other captions: those of {differ:,}" if differ else "")
         )
     if facts.enlarged:
         worst = max(facts.enlarged.values())
-        odd.append(
-            f"{len(facts.enlarged):,} pictures are smaller than what is trained on, and enlarged up to {worst:.3g} times"
-        )
-    if facts.tiny:
-        odd.append(f"{len(facts.tiny):,} pictures are enlarged more than {TINY} times: {some(facts.tiny)}")
-    if facts.profiles:
-        odd.append(f"{len(facts.profiles):,} pictures have a colour profile that is ignored: {some(facts.profiles)}")
-    if facts.flat:
-        odd.append(f"{len(facts.flat):,} pictures are of one colour: {some(facts.flat)}")
+        odd.append(f"smaller than what is trained on: {len(facts.enlarged):,} pictures, enlarged up to {worst:.3g} times")
+    for what, keys in (
+        (f"enlarged more than {TINY} times", facts.tiny),
+        ("with a colour profile that is ignored", facts.profiles),
+        ("all of one colour", facts.flat),
+    ):
+        if keys:
+            odd.append(f"{what}: {len(keys):,} ({some(keys)})")
 
 
 def of_captions(facts: CaptionFacts, pictures: int, chunk: int | None) -> list[str]:

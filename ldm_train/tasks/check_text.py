@@ -18,13 +18,13 @@ def lines(report: Report) -> Iterator[str]:
     if report.captions is not None:
         facts = report.captions
         yield (
-            f"{facts.distinct:,} distinct captions, the longest of {facts.longest:,} tokens where {facts.capacity} are kept"
-            f"; {facts.several:,} pictures have several"
+            f"{facts.distinct:,} distinct captions; tokens of the longest: {facts.longest:,} ({facts.capacity} are kept); "
+            f"pictures with several: {facts.several:,}"
         )
     if report.latents is not None:
         latents = report.latents
         yield (
-            f"latents of {latents.pictures} pictures in [{latents.low:.2f}, {latents.high:.2f}]: deviation "
+            f"latents ({latents.pictures} tried, pictures from {latents.low:.2f} to {latents.high:.2f}): deviation "
             f"{latents.deviation:.2f} after scaling, decoded at {latents.psnr:.1f} dB"
         )
     yield from of_cost(report)

@@ -28,6 +28,11 @@ def run(config: DictConfig) -> int:
         raise ValueError(f"dtype={config.dtype} is not a type to store latents in; accepted: {', '.join(DTYPES)}")
     if config.trust not in ("content", "stat"):
         raise ValueError(f"trust={config.trust} is not known; content reads every picture's bytes, stat their size and time")
+    if config.trainer.precision != "32-true":
+        raise ValueError(
+            f"trainer.precision={config.trainer.precision}: encoding computes in 32-true alone, so that a cache has one "
+            "meaning; dtype sets the type that is stored"
+        )
     background_colour(config.background)
     place = Workplace(Path(config.cache))
     crop = build(config.crop, image_size=config.image_size)

@@ -17,9 +17,9 @@ from ldm_train.training.ema import EMA
 from ldm_train.training.module import NoisePredictorTraining
 from ldm_train.types import LatentBatch
 
-SECONDS = 4.0  # that trying a step may take, about
+SECONDS = 5.0  # that trying a step may take, about
 TIMED = 3
-GROWTH = 4
+GROWTH = 4  # of the examples, from one try to the next
 
 
 @dataclass(frozen=True)
@@ -174,28 +174,28 @@ def try_step(
         precision: the Trainer's.
         update: False for the gradients of one example alone, where the optimizer's state would not fit.
     """
-    began = perf_counter()
     passes = Passes(module, batch, precision)
     updates = Updates(module) if update else None
-    passes(1)
+    passes(1)  # what happens once alone takes the first its time
     if updates is not None:
-        updates()  # what happens once alone takes the first of each its time
+        updates()
+    began = perf_counter()
     kept, seconds = passes(1)
-    tried = {1: seconds}
+    tried = {1: [seconds]}
     while updates is not None and (size := min(rows, GROWTH * max(tried))) > max(tried):
-        longest = tried[max(tried)] * size / max(tried)
-        if size * kept > memory or perf_counter() - began + longest > SECONDS:
+        if size * kept > memory or (size > GROWTH and perf_counter() - began > SECONDS / 2) or seconds > SECONDS:
             break
-
-        activations, tried[size] = passes(size)
+        activations, seconds = passes(size)
+        tried[size] = [seconds]
         kept = max(kept, activations // size)
     examples = max(tried)
-    timed = [passes(examples) for _ in range(TIMED)]
-    tried[examples] = median(seconds for _, seconds in timed)
-    less = max((size for size in tried if size < examples), default=0)
-    each = max(0.0, tried[examples] - tried.get(less, 0.0)) / (examples - less)
+    while len(tried[examples]) < 1 + TIMED and perf_counter() - began < SECONDS:
+        tried[examples].append(passes(examples)[1])
+    best = {size: min(measured) for size, measured in tried.items()}
+    less = max((size for size in best if size < examples), default=0)
+    each = max(0.0, best[examples] - best.get(less, 0.0)) / (examples - less)
     spent = median(updates() for _ in range(TIMED)) if updates is not None else 0.0
-    return Tried(examples, timed[-1][0], tried[examples], each, spent)
+    return Tried(examples, kept * examples, best[examples], each, spent)
 
 
 class Passes:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from os import cpu_count
 from pathlib import Path
+from typing import TypeVar
 
 import pytorch_lightning as pl
 import torch
@@ -26,6 +27,7 @@ from ldm_train.encoders.conditioner import TextEncoder
 from ldm_train.types import Autoencoder
 
 CHUNK = 2
+Result = TypeVar("Result")
 NOT_FINITE = "its output is not finite as stored; dtype=bfloat16 or float32 holds larger values, else the weights are broken"
 
 
@@ -127,7 +129,7 @@ class Encoding(pl.LightningModule):
 
     def pictures(self, images: Tensor) -> dict[str, Tensor]:
         """Images (B, 3, H, W) in [-1, 1] to mean and, where there is a posterior, log_variance, (B, C, H, W) as stored."""
-        chunks = [self._moments(images)] if images.is_cuda else list(self._threads.map(self._moments, images.split(CHUNK)))
+        chunks = self._each(self._moments, images)
         return {key: torch.cat([chunk[key] for chunk in chunks]) for key in chunks[0]}
 
     def captions(self, texts: list[str]) -> dict[str, Tensor]:
@@ -135,10 +137,13 @@ class Encoding(pl.LightningModule):
         tokens = self.text_encoder.tokenize(texts)
         encoded = {"tokens": tokens.int()}
         if isinstance(self.text_encoder, TextEncoder) and not self.text_encoder.trained:
-            embed, on_gpu = self.text_encoder.embed, self.device.type == "cuda"
-            parts = [tokens] if on_gpu else tokens.split(CHUNK)
-            encoded["embeddings"] = torch.cat(list(self._threads.map(lambda part: self._embeddings(embed, part), parts)))
+            embed = self.text_encoder.embed
+            encoded["embeddings"] = torch.cat(self._each(lambda part: self._embeddings(embed, part), tokens.to(self.device)))
         return encoded
+
+    def _each(self, work: Callable[[Tensor], Result], rows: Tensor) -> list[Result]:
+        """The work on all rows at once on a GPU, on a CPU in chunks."""
+        return [work(rows)] if rows.is_cuda else list(self._threads.map(work, rows.split(CHUNK)))
 
     @torch.inference_mode()
     def _moments(self, images: Tensor) -> dict[str, Tensor]:
@@ -148,7 +153,7 @@ class Encoding(pl.LightningModule):
 
     @torch.inference_mode()
     def _embeddings(self, embed: Callable[[Tensor], Tensor], tokens: Tensor) -> Tensor:
-        return embed(tokens.to(self.device)).half()
+        return embed(tokens).half()
 
     @cached_property
     def _threads(self) -> ThreadPoolExecutor:

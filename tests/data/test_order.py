@@ -1,6 +1,7 @@
 """The order of examples: each drawn as often as it should be, one bucket a batch, a function of seed and position alone."""
 
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 import torch
@@ -28,10 +29,14 @@ def bucket_of(sizes: list[int]) -> Tensor:
 def index_of(buckets: Tensor) -> Index:
     """An index that says of its entries their bucket alone."""
     none = torch.empty(0)
-    return Index(bucket=buckets, row=buckets, **dict.fromkeys(("caption_ends", "captions", "held_out", "picture", "size", "num_views", "views"), none))
+    return Index(
+        bucket=buckets,
+        row=buckets,
+        **dict.fromkeys(("caption_ends", "captions", "held_out", "picture", "size", "num_views", "views"), none),
+    )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(sizes=SIZES, batch_size=st.integers(1, 12), seed=st.integers(0, 3), epochs=st.integers(1, 3))
 def test_after_whole_epochs_every_example_was_drawn_as_often(
     sizes: list[int], batch_size: int, seed: int, epochs: int
@@ -42,7 +47,7 @@ def test_after_whole_epochs_every_example_was_drawn_as_often(
     assert drawn.bincount(minlength=sum(sizes)).tolist() == [batch_size * epochs] * sum(sizes)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(sizes=SIZES, batch_size=st.integers(1, 12), epochs=st.integers(1, 5))
 def test_at_every_moment_no_bucket_is_more_than_a_batch_behind(sizes: list[int], batch_size: int, epochs: int) -> None:
     """In the middle of an epoch its shuffling may be ahead by that epoch; at its end by less than one batch."""
@@ -58,7 +63,7 @@ def test_at_every_moment_no_bucket_is_more_than_a_batch_behind(sizes: list[int],
         assert own.max() - own.min() <= 1, "no example is drawn again before all of its bucket were"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(sizes=SIZES, batch_size=st.integers(1, 12))
 def test_a_batch_is_of_one_bucket(sizes: list[int], batch_size: int) -> None:
     order = one_pool_each(sizes, batch_size=batch_size)
@@ -66,18 +71,18 @@ def test_a_batch_is_of_one_bucket(sizes: list[int], batch_size: int) -> None:
     assert (buckets == buckets[:, :1]).all()
 
 
-@settings(max_examples=60, deadline=None)
-@given(sizes=SIZES, batch_size=st.integers(1, 12), cuts=st.lists(st.integers(0, 300), max_size=6), data=st.data())
+@settings(max_examples=15, deadline=None)
+@given(sizes=SIZES, batch_size=st.integers(1, 12), cuts=st.lists(st.integers(0, 150), max_size=6), data=st.data())
 def test_any_split_into_calls_and_any_order_of_them_gives_the_same(
     sizes: list[int], batch_size: int, cuts: list[int], data: st.DataObject
 ) -> None:
-    whole = one_pool_each(sizes, batch_size=batch_size)(torch.arange(300))
-    parts = list(torch.arange(300).tensor_split(sorted(cuts)))
+    whole = one_pool_each(sizes, batch_size=batch_size)(torch.arange(150))
+    parts = list(torch.arange(150).tensor_split(sorted(cuts)))
     shuffled = data.draw(st.permutations(parts))
     order = one_pool_each(sizes, batch_size=batch_size)
     for part in shuffled:
         assert torch.equal(order(part), whole[part])
-    assert torch.equal(order(torch.arange(299, -1, -1)), whole.flip(0))
+    assert torch.equal(order(torch.arange(149, -1, -1)), whole.flip(0))
 
 
 def test_seeds_differ_and_so_do_epochs() -> None:
@@ -90,7 +95,7 @@ def test_the_batches_of_all_buckets_are_shuffled() -> None:
     order = one_pool_each([40, 40], batch_size=4)
     buckets = [order.batch(step)[0] for step in range(200)]
     assert Counter(buckets) == {0: 100, 1: 100}
-    turns = sum(one != other for one, other in zip(buckets, buckets[1:], strict=False))
+    turns = sum(one != other for one, other in pairwise(buckets))
     assert 75 < turns < 130, "about every second time, as at random"
 
 
@@ -111,11 +116,9 @@ def test_a_late_position_costs_no_more_than_an_early_one() -> None:
 POOLS = st.lists(st.tuples(st.integers(1, 12), st.integers(1, 30)), min_size=1, max_size=3)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(buckets=st.lists(POOLS, min_size=1, max_size=3), batch_size=st.integers(1, 9))
-def test_each_pool_gets_its_draws_and_shares_them_out_equally(
-    buckets: list[list[tuple[int, int]]], batch_size: int
-) -> None:
+def test_each_pool_gets_its_draws_and_shares_them_out_equally(buckets: list[list[tuple[int, int]]], batch_size: int) -> None:
     made, start = [], 0
     for number, sizes in enumerate(buckets):
         made.append((f"{number}", [Pool(torch.arange(s, s + n), per_epoch) for s, n, per_epoch in _starts(sizes, start)]))
@@ -140,7 +143,7 @@ def _starts(sizes: list[tuple[int, int]], start: int) -> list[tuple[int, int, in
 SETS = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=40), min_size=2, max_size=3)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(sets=SETS, data=st.data(), kind=st.sampled_from(["repeats", "shares"]))
 def test_data_sets_get_their_share_within_rounding(sets: list[list[int]], data: st.DataObject, kind: str) -> None:
     """Whatever their buckets: one rounding for a data set, not one for each of its buckets."""
@@ -183,9 +186,7 @@ def test_a_data_set_repeated_no_times_is_left_out() -> None:
         (None, [float("inf"), 1], "shares"),
     ],
 )
-def test_what_is_no_number_for_each_is_refused(
-    repeats: list[float] | None, shares: list[float] | None, told: str
-) -> None:
+def test_what_is_no_number_for_each_is_refused(repeats: list[float] | None, shares: list[float] | None, told: str) -> None:
     with pytest.raises(ValueError, match=told):
         passes([3, 4], repeats, shares)
 

@@ -91,7 +91,11 @@ FAULTS: dict[str, tuple[dict[str, object], dict[str, str], str]] = {
     "number": ({"file_name": 3, "text": "x"}, {}, "names no picture: file_name is 3"),
     "no caption": ({"file_name": "b.png"}, {}, "no caption: t.jsonl line 2 has no 'text'; it has file_name"),
     "empty caption": ({"file_name": "b.png", "text": " "}, {}, "no caption: t.jsonl line 2 has no text in 'text'"),
-    "twice": ({"file_name": "./good.png", "text": "y"}, {}, "the name good.png is taken by an earlier picture"),
+    "another split": (
+        {"file_name": "./good.png", "text": "y", "split": "test"},
+        {},
+        "the name good.png is taken by an earlier picture",
+    ),
     "no key": ({"file_name": "b.png", "text": "x"}, {"key_column": "id"}, "has no name of its own: id is empty"),
     "absolute key": ({"file_name": "b.png", "text": "x", "id": "/b"}, {"key_column": "id"}, "or an absolute path"),
     "same key": ({"file_name": "b.png", "text": "x", "id": "g"}, {"key_column": "id"}, "the name g is taken"),
@@ -109,6 +113,15 @@ def test_faults_are_told_and_spare_the_others(fault: str, tmp_path: Path) -> Non
     assert words in str(bad.problem)
     assert (bad.captions, bad.origin) == ((), "t.jsonl line 2")
     assert not os.path.isabs(bad.key)
+
+
+def test_rows_of_one_picture_are_its_captions(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        picture(tmp_path / name)
+    rows = [("a.png", "one"), ("b.png", "x"), ("./a.png", "two"), ("a.png", ["one", "three"]), ("a.png", " ")]
+    path = table(tmp_path / "t.jsonl", [{"file_name": name, "text": text} for name, text in rows])
+    items = [(item.key, item.captions) for item in Table(str(path))]
+    assert items == [("a.png", ("one", "two", "three")), ("b.png", ("x",)), ("a.png#2", ())]
 
 
 def test_a_malformed_line_is_a_problem_of_its_own(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from open_clip.transformer import TextTransformer
 from torch.testing import assert_close
 
-from ldm_train.encoders.conditioner import VOCABULARY, TextEncoder, Tokenizer, clip, merge, small
+from ldm_train.encoders.conditioner import VOCABULARY, TextEncoder, clip, small
+from ldm_train.encoders.tokenizer import Tokenizer, merge
 from ldm_train.types import Captions
 
 START, END = 49406, 49407

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ldm_train.tasks.command import VERBS
 from ldm_train.tasks.config import folder, groups
+from tests.conftest import PICTURES, TEXT
 
 
 def groups_of(verb: str) -> set[str]:
@@ -195,11 +196,13 @@ def test_a_damaged_checkpoint_is_a_message(ldm_train: Callable, trained: Path, t
 
 
 def test_check_lists_everything_and_compares_with_a_cache(ldm_train: Callable, pictures: Path, cache: Path) -> None:
-    answer = ldm_train("check", f"source.path={pictures}", "image_size=16", f"cache={cache}")
+    words = [*PICTURES, *TEXT, "dtype=float32", "measure=false"]
+    answer = ldm_train("check", f"source.path={pictures}", f"cache={cache}", *words)
     assert answer.code == 0
     assert "12 pictures: 12 can be used (3 held out), 0 cannot" in answer.out
     assert "13 distinct captions" in answer.out
-    assert f"{cache} holds 12 of these 12 pictures, at 16 pixels" in answer.out
+    assert f"{cache} holds 12 of these 12 pictures" in answer.out
+    assert "nothing here keeps from training" in answer.out
 
 
 def test_check_names_every_problem(ldm_train: Callable, tmp_path: Path, pictures: Path) -> None:
@@ -211,7 +214,7 @@ def test_check_names_every_problem(ldm_train: Callable, tmp_path: Path, pictures
     (folder / rows[0]["file_name"]).write_bytes(b"no picture")
     rows[1]["text"] = ""
     (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    answer = ldm_train("check", f"source.path={folder}", "image_size=16")
+    answer = ldm_train("check", f"source.path={folder}", "image_size=16", "measure=false")
     assert answer.code == 1
     assert f"{rows[0]['file_name']}: the picture does not decode" in answer.out
     assert f"{rows[1]['file_name']}: no caption" in answer.out

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from ldm_train.data.items import Item, PictureFile, shown
@@ -11,9 +12,9 @@ from ldm_train.data.sources.told import by_values, choice_of, lasting_key
 
 
 class Table(Source):
-    """A picture a row, in the table's order: `.jsonl`, `.csv`, `.tsv` or `.parquet`.
+    """A picture a row, or a caption a row, in the table's order: `.jsonl`, `.csv`, `.tsv` or `.parquet`.
 
-    A column `split` ("held_out", "validation", "val", "test") keeps from training; the further columns are kept.
+    Rows that name the same picture are one item with all their captions, if they agree on the split. A column `split` ("held_out", "validation", "val", "test") keeps from training; the further columns are kept.
 
     Args:
         path: the table.
@@ -56,8 +57,18 @@ class Table(Source):
         for setting, column in wanted.items():
             if column is not None:
                 self._require(column, setting)
+        found: dict[str, Item] = {}
+        others = []
         for row in read_rows(self.path, self.path.name):
-            yield Item(row.key, None, (), row.origin, problem=row.problem) if row.problem else self._item(row)
+            item = Item(row.key, None, (), row.origin, problem=row.problem) if row.problem else self._item(row)
+            first = found.setdefault(item.key, item)
+            if first is not item and mergeable(first, item):
+                further = tuple(text for text in item.captions if text not in first.captions)
+                found[item.key] = replace(first, captions=first.captions + further)
+            elif first is not item:
+                others.append(item)
+        yield from found.values()
+        yield from others
 
     def _require(self, column: str, setting: str) -> None:
         """Refuse a column that no row has; most often the first row shows that it is there."""
@@ -95,3 +106,9 @@ class Table(Source):
 
     def _problem(self, row: Row, words: str) -> Item:
         return Item(row.key, None, (), row.origin, problem=f"{row.origin} {words}")
+
+
+def mergeable(first: Item, other: Item) -> bool:
+    """Whether two rows are captions of one picture."""
+    sound = first.problem is None and other.problem is None
+    return sound and (first.picture, first.held_out) == (other.picture, other.held_out)
