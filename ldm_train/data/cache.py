@@ -182,7 +182,13 @@ def _scattered(parts: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
 
 
 def open_caches(folders: str | Sequence[str]) -> list[LatentCache]:
-    """The cache of one folder, or of each."""
+    """The cache of one folder, or of each.
+
+    Raises:
+        ValueError: there is none, or one that cannot be opened.
+    """
+    if not folders:
+        raise ValueError("cache=[] names no cache; give a folder, or a list of them")
     return [LatentCache(folder) for folder in ([folders] if isinstance(folders, str) else folders)]
 
 

@@ -6,6 +6,7 @@ A part is named by its rows, so whatever an interrupted encoding left is used by
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
@@ -16,28 +17,51 @@ from ldm_train.data.shards import Rows, load, pooled_statistics, save, split, to
 from ldm_train.data.workplace import Known, Place
 
 
-def write_part(folder: Path, batch: str, rows: Rows, names: Sequence[str], problems: Mapping[str, str]) -> None:
-    """One encoded batch: tensors whose rows have these names, and by name the problems of those that have none.
+@dataclass(frozen=True)
+class Parts:
+    """All that is in the parts, by rows' names: where they are, or why they are not.
+
+    `problems` are of pictures that cannot be decoded, `unread` of those whose bytes could not be had, which may pass.
+    """
+
+    places: dict[str, Place] = field(default_factory=dict)
+    problems: dict[str, str] = field(default_factory=dict)
+    unread: dict[str, str] = field(default_factory=dict)
+
+
+def write_part(
+    folder: Path,
+    batch: str,
+    rows: Rows,
+    names: Sequence[str],
+    problems: Mapping[str, str],
+    unread: Mapping[str, str],
+) -> None:
+    """One encoded batch: tensors whose rows have these names, and by name why others have none.
 
     Raises:
         OSError: the disk is full, or the like.
     """
-    save(rows, folder / f"{batch}.safetensors", told={"names": list(names), "problems": dict(problems)})
+    save(
+        rows,
+        folder / f"{batch}.safetensors",
+        told={"names": list(names), "problems": dict(problems), "unread": dict(unread)},
+    )
 
 
-def read_parts(folder: Path) -> tuple[dict[str, Place], dict[str, str]]:
-    """The rows in all parts by name, and by name the problems of those that could not be encoded."""
-    places: dict[str, Place] = {}
-    problems: dict[str, str] = {}
+def read_parts(folder: Path) -> Parts:
+    """What is in a folder of parts."""
+    parts = Parts()
     for path in sorted(folder.glob("*.safetensors")):
         try:
             told = told_in(path)
         except ValueError:  # a disk that lost what it had said was written
             path.unlink()
             continue
-        places |= {name: Place(path, number) for number, name in enumerate(told["names"])}
-        problems |= told["problems"]
-    return places, problems
+        parts.places.update({name: Place(path, number) for number, name in enumerate(told["names"])})
+        parts.problems.update(told["problems"])
+        parts.unread.update(told["unread"])
+    return parts
 
 
 def merge(

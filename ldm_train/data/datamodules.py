@@ -1,7 +1,9 @@
 """The datamodules: what the Trainer asks for batches."""
 
+import math
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
+from fractions import Fraction
 from typing import TypeVar
 
 import pytorch_lightning as pl
@@ -188,31 +190,35 @@ def split(latents: Latents, share: float) -> tuple[list[Tensor], Tensor]:
     return train, torch.cat(held_out)
 
 
-def passes(counts: Sequence[int], repeats: Sequence[float] | None, shares: Sequence[float] | None) -> list[float]:
+def passes(counts: Sequence[int], repeats: Sequence[float] | None, shares: Sequence[float] | None) -> list[Fraction]:
     """How often an epoch draws each example of the data sets that have so many.
 
     Raises:
-        ValueError: both are given, or not one for each, or none above 0.
+        ValueError: both are given, or not a number for each, or none above 0.
     """
     given = repeats if shares is None else shares
     if given is None:
-        return [1.0] * len(counts)
+        return [Fraction(1)] * len(counts)
     name = "repeats" if shares is None else "shares"
-    if (repeats is not None and shares is not None) or len(given) != len(counts) or min(given) < 0 or sum(given) <= 0:
+    values = [float(value) for value in given] if isinstance(given, Sequence) else []
+    fine = all(math.isfinite(value) and value >= 0 for value in values) and sum(values) > 0
+    if (repeats is not None and shares is not None) or len(values) != len(counts) or not fine:
         raise ValueError(
-            f"{name}={list(given)} must be a number of at least 0 for each of {len(counts)} caches; or repeats, or shares"
+            f"cache_{name}={given} must be a list of {len(counts)} numbers of at least 0, one for each cache, not all 0; "
+            "and there are repeats or shares, not both"
         )
+    exact = [Fraction(str(value)) for value in values]
     if shares is None:
-        return list(given)
-    return [share / sum(given) * sum(counts) / max(1, count) for share, count in zip(given, counts, strict=True)]
+        return exact
+    return [share / sum(exact) * sum(counts) / max(1, count) for share, count in zip(exact, counts, strict=True)]
 
 
-def pools(index: Index, train: Sequence[Tensor], factors: Sequence[float]) -> list[tuple[str, list[Pool]]]:
+def pools(index: Index, train: Sequence[Tensor], factors: Sequence[Fraction]) -> list[tuple[str, list[Pool]]]:
     """The buckets of the training examples by number, with a pool for each data set that has some in it."""
     found: dict[int, list[Pool]] = {}
     for examples, factor in zip(train, factors, strict=True):
         buckets = index.bucket[examples]
         for bucket in buckets.unique().tolist() if factor else []:
             own = examples[buckets == bucket]
-            found.setdefault(bucket, []).append(Pool(own, max(1, round(len(own) * factor))))
+            found.setdefault(bucket, []).append(Pool(own, len(own) * factor))
     return [(str(bucket), found[bucket]) for bucket in sorted(found)]

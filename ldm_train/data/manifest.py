@@ -192,19 +192,19 @@ def damaged_files(
 
 
 def differences(found: Mapping[str, Json], expected: Mapping[str, Json], prefix: str = "") -> list[str]:
-    """The names under which two nested settings differ, each with both values, where something is expected."""
+    """The names under which nested settings differ from what is expected, each with both values."""
     told = []
     for name, value in expected.items():
         has = found.get(name)
         if isinstance(value, dict) and isinstance(has, dict):
             told += differences(has, value, f"{prefix}{name}.")
-        elif value is not None and value != has:
+        elif value != has:
             told.append(f"{prefix}{name}: the cache has {has}, this run expects {value}")
     return told
 
 
 def refuse_other(manifest: Manifest, expected: Mapping[str, Json], *, cache: Path, mend: Sequence[str]) -> None:
-    """Compare what a run expects with what made the cache; None expects nothing.
+    """Compare what a run expects with what made the cache.
 
     Args:
         expected: names ("image_size", "autoencoder") to values or to further names.

@@ -1,11 +1,14 @@
 """The order of examples: which of them make the batch of a step, computed from (seed, step) alone, one bucket a batch.
 
-Each bucket is an endless sequence of draws, cut into batches; in epoch e it gives floor((e+1) m/B) - floor(e m/B) of them,
-for its m draws an epoch, so that its remainder carries into the next. An epoch's batches of all buckets are shuffled.
+Each bucket is an endless sequence of draws, which its data sets take turns to give; cut into batches, those take turns with
+the other buckets'. Of a source with rate m, round r has floor((r + 1) m) - floor(r m) turns: what is left over carries on.
 """
 
+import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import torch
 from torch import Tensor
@@ -18,7 +21,42 @@ class Pool:
     """Examples of one data set in one bucket, (n,), and how many of them an epoch draws; each is drawn equally often."""
 
     examples: Tensor
-    per_epoch: int
+    per_epoch: int | Fraction
+
+
+class Turns:
+    """An endless sequence of turns among sources, as many of each in every round as its rate says, in random order."""
+
+    def __init__(self, rates: Sequence[int | Fraction], *, seed: int, stream: str) -> None:
+        exact = [Fraction(rate) for rate in rates]
+        self.unit = math.lcm(*(rate.denominator for rate in exact))
+        self.rates = [int(rate * self.unit) for rate in exact]  # whole numbers are exact, and fast
+        self.seed = seed
+        self.stream = stream
+        self._order: tuple[int, Tensor] = (-1, torch.empty(0))
+
+    def __call__(self, number: int) -> tuple[int, int]:
+        """Whose turn it is, and how many turns that source had before."""
+        if len(self.rates) == 1:
+            return 0, number
+        # The floors take less than one turn of each source from number = round * rates.
+        first, last = (count * self.unit // sum(self.rates) for count in (number, number + len(self.rates)))
+        rounds = range(first, last + 2)
+        turn = rounds[bisect_right(rounds, number, key=lambda turn: sum(self._before(turn))) - 1]
+        before = self._before(turn)
+        counts = [after - b for after, b in zip(self._before(turn + 1), before, strict=True)]
+        if self._order[0] != turn:
+            self._order = turn, draws.permutation(self.seed, self.stream, turn, sum(counts))
+        place = int(self._order[1][number - sum(before)])
+        for source, count in enumerate(counts):
+            if place < count:
+                return source, before[source] + place
+            place -= count
+        raise AssertionError("a turn lies in its round")
+
+    def _before(self, turn: int) -> list[int]:
+        """Turns of each source before a round."""
+        return [turn * rate // self.unit for rate in self.rates]
 
 
 class Order:
@@ -32,7 +70,8 @@ class Order:
     def __init__(self, buckets: Sequence[tuple[str, Sequence[Pool]]], *, batch_size: int, seed: int) -> None:
         self.buckets = [_Bucket(name, pools, seed) for name, pools in buckets]
         self.batch_size = batch_size
-        self.seed = seed
+        rates = [bucket.per_epoch / Fraction(batch_size) for bucket in self.buckets]
+        self.batch = Turns(rates, seed=seed, stream="order of batches")
 
     def __call__(self, positions: Tensor) -> Tensor:
         """The examples at positions (B,) of the run."""
@@ -44,47 +83,23 @@ class Order:
             examples[mask] = self.buckets[bucket](batch * self.batch_size + positions[mask] % self.batch_size)
         return examples
 
-    def batch(self, step: int) -> tuple[int, int]:
-        """The bucket of a step, and which of its batches."""
-        if len(self.buckets) == 1:
-            return 0, step
-        epoch = step * self.batch_size // sum(bucket.per_epoch for bucket in self.buckets)
-        while sum(self._before(epoch)) > step:
-            epoch -= 1
-        while sum(self._before(epoch + 1)) <= step:
-            epoch += 1
-        before = self._before(epoch)
-        counts = [after - b for after, b in zip(self._before(epoch + 1), before, strict=True)]
-        order = draws.permutation(self.seed, "order of batches", epoch, sum(counts))
-        place = int(order[step - sum(before)])
-        for bucket, count in enumerate(counts):
-            if place < count:
-                return bucket, before[bucket] + place
-            place -= count
-        raise AssertionError("a step lies in its epoch")
-
-    def _before(self, epoch: int) -> list[int]:
-        """Batches of each bucket before an epoch."""
-        return [epoch * bucket.per_epoch // self.batch_size for bucket in self.buckets]
-
 
 class _Bucket:
-    """One bucket's endless draws: its pools take turns at random, and each gives its examples in an order of its own."""
+    """One bucket's endless draws, in which its pools take turns; each gives its examples in an order of its own."""
 
     def __init__(self, name: str, pools: Sequence[Pool], seed: int) -> None:
         self.pools = pools
-        self.per_epoch = sum(pool.per_epoch for pool in pools)
-        self.turns = draws.Shuffle(seed, f"order {name}", self.per_epoch)
+        self.per_epoch = sum((Fraction(pool.per_epoch) for pool in pools), Fraction())
+        self.turns = Turns([pool.per_epoch for pool in pools], seed=seed, stream=f"order {name}")
         self.orders = [draws.Shuffle(seed, f"order {name} {i}", len(pool.examples)) for i, pool in enumerate(pools)]
 
     def __call__(self, numbers: Tensor) -> Tensor:
         """The examples that are the draws of these numbers, (B,)."""
         if len(self.pools) == 1:
             return self.pools[0].examples[self.orders[0](numbers)]
-        turns, examples, start = self.turns(numbers), torch.empty_like(numbers), 0
-        for pool, order in zip(self.pools, self.orders, strict=True):
-            mask = (turns >= start) & (turns < start + pool.per_epoch)
-            own = numbers[mask] // self.per_epoch * pool.per_epoch + turns[mask] - start
-            examples[mask] = pool.examples[order(own)]
-            start += pool.per_epoch
+        turns = torch.tensor([self.turns(number) for number in numbers.tolist()])
+        examples = torch.empty_like(numbers)
+        for number, (pool, order) in enumerate(zip(self.pools, self.orders, strict=True)):
+            mask = turns[:, 0] == number
+            examples[mask] = pool.examples[order(turns[mask, 1])]
         return examples

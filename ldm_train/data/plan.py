@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from ldm_train.data.crops import Crop, View
 from ldm_train.data.manifest import Entry, Json, Provenance, lines_of
@@ -49,6 +50,11 @@ def bucket_name(shape: tuple[int, int]) -> str:
     return f"{shape[0]}x{shape[1]}"
 
 
+def shape_of(bucket: str) -> tuple[int, int]:
+    height, width = bucket.split("x")
+    return int(height), int(width)
+
+
 class Plan:
     """The rows and entries of a cache.
 
@@ -57,6 +63,7 @@ class Plan:
         crop: the views of each picture.
         pictures, captions: what rows of moments and of captions are named by.
         bad: digests of pictures that are known not to decode, with their problems.
+        unread: digests of those whose bytes could not be had this time, with their problems.
 
     `rows` are the names of each bucket's rows, sorted; `texts` the captions by number, which are in the order of their rows.
     """
@@ -69,10 +76,12 @@ class Plan:
         pictures: Provenance,
         captions: Provenance,
         bad: Mapping[str, str],
+        unread: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.crop = crop
-        self.seen = sorted((seen for seen in survey.seen if seen.digest not in bad), key=lambda seen: seen.item.key)
-        self.problems = survey.problems | {s.item.key: bad[s.digest] for s in survey.seen if s.digest in bad}
+        missing = {**unread, **bad}
+        self.seen = sorted((seen for seen in survey.seen if seen.digest not in missing), key=lambda seen: seen.item.key)
+        self.problems = survey.problems | {s.item.key: missing[s.digest] for s in survey.seen if s.digest in missing}
         self.bad = {s.item.key: s.digest for s in survey.seen if s.digest in bad}
         self.named = {seen.digest: pictures.name(seen.digest) for seen in self.seen}
         self.first = {seen.digest: seen for seen in reversed(self.seen)}

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -40,8 +41,10 @@ class Memory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        self.known: dict[str, list[int | str]] = known
+        try:
+            self.known: dict[str, list[int | str]] = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # none yet, or damaged: everything is read
+            self.known = {}
         self.met: dict[str, list[int | str]] = {}
 
     def recall(self, item: Item) -> tuple[str, tuple[int, int]] | None:
@@ -80,7 +83,7 @@ def survey(
 
     def look(item: Item) -> Seen | str:
         recalled = memory.recall(item) if memory else None
-        if recalled is not None:
+        if recalled is not None and math.prod(recalled[1]) <= max_pixels:
             return Seen(item, *recalled)
         assert item.picture is not None
         content = item.picture.read()

@@ -33,6 +33,11 @@ class Parts:
     weighting: Weighting
     size: int
 
+    @property
+    def divisor(self) -> int:
+        """What the sides of pictures must be multiples of, pixels."""
+        return self.autoencoder.factor * getattr(self.network, "divisor", 1)
+
     def trained(self) -> dict[str, torch.nn.Module]:
         """What may have trained weights, by their prefix in a checkpoint."""
         modules = {"network.": self.network, "text_encoder.": self.text_encoder, "weighting.": self.weighting}

@@ -1,4 +1,4 @@
-"""What a config's autoencoder and text encoder are, in plain values for a manifest: without building them if it knows them."""
+"""What a config's autoencoder and text encoder are, in plain values for a manifest; not built where it knows them."""
 
 import os
 from collections.abc import Mapping
@@ -88,7 +88,11 @@ def described(config: DictConfig, *, cache: Path) -> dict[str, Json]:
 
 
 def same(part: Mapping[str, Json], before: Mapping[str, Json]) -> bool:
-    return part["files"] is not None and all(before.get(name) == value for name, value in part.items())
+    """Whether a part is known to compute what it did; a frozen one without weights is another one each time."""
+    config = part["config"]
+    assert isinstance(config, dict)
+    drawn = part["files"] == "" and config.get("trained") is False
+    return part["files"] is not None and not drawn and all(before.get(name) == value for name, value in part.items())
 
 
 def restore(manifest: Manifest, part: str, *, cache: Path) -> DictConfig:

@@ -1,8 +1,9 @@
 """`ldm-train encode`: captioned pictures to a latent cache; what it holds already is kept, and what is gone is dropped."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from omegaconf import DictConfig
 from rich.progress import Progress
@@ -34,7 +35,7 @@ def run(config: DictConfig) -> int:
             "meaning; dtype sets the type that is stored"
         )
     background_colour(config.background)
-    place = Workplace(Path(config.cache))
+    place = Workplace(Path(config.cache).resolve())
     crop = build(config.crop, image_size=config.image_size)
     if launched_rank() > 0:
         return follow(config, place, crop)
@@ -54,10 +55,14 @@ class Job:
     found: Survey
     encoders: Encoders
 
-    def plan(self, bad: Mapping[str, str]) -> Plan:
+    def plan(self, bad: Mapping[str, str], unread: Mapping[str, str] = MappingProxyType({})) -> Plan:
         """The cache's rows and entries, without the pictures of these digests."""
         pictures, captions = self.encoders.pictures(self.config), self.encoders.captions()
-        return Plan(self.found, self.crop, pictures=pictures, captions=captions, bad=bad)
+        return Plan(self.found, self.crop, pictures=pictures, captions=captions, bad=bad, unread=unread)
+
+    def missing(self, plan: Plan, known: Collection[str]) -> list[Batch]:
+        """The batches that are yet to be encoded where rows of these names are known."""
+        return plan.batches(known, pictures=max(1, self.config.batch_size // self.crop.views))
 
     @property
     def made_by(self) -> dict[str, Json]:
@@ -72,18 +77,16 @@ def lead(config: DictConfig, place: Workplace, crop: Crop) -> int:
     memory = Memory(place.folder.with_name(place.folder.name + ".stat.json")) if config.trust == "stat" else None
     found = look(config, memory=memory, spool=place.spool)
     job = Job(config, place, crop, known, found, describe(config, known.manifest, cache=place.folder))
-    refuse_shapes(crop, job.encoders.factor)
+    refuse_shapes(crop.shapes, job.encoders.factor)
     same_version = known.manifest is not None and not changes(known.manifest, job.made_by, "version")
-    bad = known_bad(place.folder / "report.json") if same_version else {}
+    bad = known_bad(place.folder / "report.json") if same_version and "report.json" not in known.damaged else {}
     plan = job.plan(bad)
     refuse_emptying(known, plan, place.folder, prune=config.prune)
-    pictures = max(1, config.batch_size // crop.views)
-    batches = plan.batches(known.places, pictures=pictures)
-    if not batches and unchanged(known, plan, job.made_by, place.folder):
+    if not job.missing(plan, known.places) and unchanged(known, plan, job.made_by, place.folder):
         place.clear()
         print(f"{len(plan.seen)} pictures in {place.folder}: nothing changed, nothing to encode")
     else:
-        plan = encode(job, plan, batches, bad)
+        plan = encode(job, plan, bad)
     if plan.problems:
         print(
             f"{len(plan.problems)} left out; {place.folder / 'report.json'} names them"
@@ -92,35 +95,43 @@ def lead(config: DictConfig, place: Workplace, crop: Crop) -> int:
     return 1 if config.strict and plan.problems else 0
 
 
-def encode(job: Job, plan: Plan, batches: list[Batch], bad: Mapping[str, str]) -> Plan:
-    """Encode these batches, but for what an interrupted encoding left, and put the new cache in the old one's place."""
+def encode(job: Job, plan: Plan, bad: Mapping[str, str]) -> Plan:
+    """Encode what neither the cache nor an interrupted encoding has, and put the new cache in the old one's place."""
     from ldm_train.data.cache_writer import merge, read_parts
     from ldm_train.tasks.encode_batches import encode_batches, refuse_scale, summarise
 
     place, known = job.place, job.known
     if known.manifest is not None and (told := changes(known.manifest, job.made_by)):
         print("encoded anew, since these changed: " + "; ".join(told))
-    left, problems = read_parts(place.parts)
-    todo = [batch for batch in batches if not set(batch.names) <= left.keys() | problems.keys()]
-    if len(todo) < len(batches):
-        print(f"{len(batches) - len(todo)} of {len(batches)} batches were encoded before an interruption")
+    parts = read_parts(place.parts)
+    if parts.places:
+        print(f"{len(parts.places)} pictures and captions were encoded before an interruption")
+    todo = job.missing(plan, known.places.keys() | parts.places.keys() | parts.problems.keys())
     write_batches(place.batches, todo)
     pictures = {seen.item.key: seen.item.picture for seen in plan.first.values() if seen.item.picture}
     encode_batches(job.config, place, job.crop, todo, lambda: pictures)
-    left, problems = read_parts(place.parts)
-    digests = {name: digest for digest, name in plan.named.items()}
-    undecodable = {digests[name]: problem for name, problem in problems.items() if name in digests}
-    plan = job.plan({**bad, **undecodable})
+    parts = read_parts(place.parts)
+    names = {digest: name for digest, name in plan.named.items() if name not in parts.places}
+    plan = job.plan(
+        {**bad, **{digest: parts.problems[name] for digest, name in names.items() if name in parts.problems}},
+        {digest: parts.unread[name] for digest, name in names.items() if name in parts.unread},
+    )
     for key in sorted(plan.problems):
         print(f"left out {shown(key)}: {plan.problems[key]}")
     if not plan.seen:
         place.clear()
         raise ValueError(f"none of {len(plan.problems)} pictures could be encoded; {place.folder} is as it was")
+    refuse_emptying(known, plan, place.folder, prune=job.config.prune)
     rows = len(plan.named) + len(plan.texts)
     with Progress() as progress:
         task = progress.add_task("writing the cache", total=rows)
         manifest = merge(
-            plan, {**known.places, **left}, known, job.made_by, place.new, progress=lambda n: progress.advance(task, n)
+            plan,
+            {**known.places, **parts.places},
+            known,
+            job.made_by,
+            place.new,
+            progress=lambda n: progress.advance(task, n),
         )
     if job.config.scale_check:
         refuse_scale(manifest)
@@ -146,8 +157,9 @@ def refuse_emptying(known: Known, plan: Plan, folder: Path, *, prune: bool) -> N
     """A share of a disk that is not mounted must not cost what was encoded."""
     if known.manifest is None or {"entries.jsonl"} & known.damaged.keys():
         return
-    before = {entry.key for entry in read_entries(folder)}
-    gone = sorted(before - {seen.item.key for seen in plan.seen})
+    before = {entry.key: entry.picture for entry in read_entries(folder)}
+    keys = {seen.item.key for seen in plan.seen}
+    gone = sorted(key for key, digest in before.items() if key not in keys and digest not in plan.named)
     if len(gone) > MOST_DROPPED * len(before) and not prune:
         some = "".join(f"\n  {shown(key)}: {plan.problems.get(key, 'not in the source any more')}" for key in gone[:5])
         raise ValueError(
@@ -158,7 +170,7 @@ def refuse_emptying(known: Known, plan: Plan, folder: Path, *, prune: bool) -> N
 
 def unchanged(known: Known, plan: Plan, made_by: Mapping[str, Json], folder: Path) -> bool:
     """Whether the cache on disk is the one that would be written."""
-    if known.manifest is None or known.damaged or changes(known.manifest, made_by):
+    if known.manifest is None or known.damaged or any(getattr(known.manifest, k) != v for k, v in made_by.items()):
         return False
     return all((folder / name).read_text(encoding="utf-8") == text for name, text in plan.texts_on_disk().items())
 

@@ -1,11 +1,11 @@
 """The config's source, looked at: what encoding, training without a cache, and `check` begin with."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig
 from rich.progress import MofNCompleteColumn, Progress
 
-from ldm_train.data.crops import Crop
 from ldm_train.data.items import shown
 from ldm_train.data.survey import Memory, Survey, survey
 from ldm_train.tasks.config import build
@@ -40,11 +40,11 @@ def name_classes(config: DictConfig, captions: list[str]) -> None:
         print(f"{len(captions)} classes: {', '.join(captions[:20])}{', …' if len(captions) > 20 else ''}")
 
 
-def refuse_shapes(crop: Crop, factor: int) -> None:
-    """Refuse pictures whose sides the autoencoder cannot divide."""
-    wrong = [shape for shape in crop.shapes if any(side % factor for side in shape)]
+def refuse_shapes(shapes: Sequence[tuple[int, int]], divisor: int) -> None:
+    """Refuse pictures whose sides the autoencoder, or the network after it, cannot divide."""
+    wrong = [shape for shape in shapes if any(side % divisor for side in shape)]
     if wrong:
         raise ValueError(
             f"image_size and crop make pictures of {wrong[0][0]}x{wrong[0][1]} pixels; their sides must be multiples of "
-            f"{factor}, the autoencoder's factor"
+            f"{divisor} here (of the autoencoder's factor, and in training of the network's)"
         )

@@ -13,7 +13,7 @@ from ldm_train.data.cache import LatentCache, Latents, open_caches, together
 from ldm_train.data.datamodules import CachedLatents
 from ldm_train.data.items import shown
 from ldm_train.data.manifest import Json, canonical, refuse_other
-from ldm_train.data.plan import Plan
+from ldm_train.data.plan import Plan, shape_of
 from ldm_train.encoders.fingerprint import fingerprint
 from ldm_train.encoders.latents import Scaling
 from ldm_train.tasks.assemble import Parts, build_parts
@@ -39,6 +39,7 @@ def open_data(config: DictConfig) -> tuple[Parts, CachedLatents, str]:
     complete(config, caches[0])
     parts = build_parts(config)
     refuse_unfit(config, parts, caches)
+    refuse_shapes([shape_of(bucket) for cache in caches for bucket in cache.manifest.buckets], parts.divisor)
     return parts, batches(config, together(caches)), " ".join(cache.manifest.fingerprint for cache in caches)
 
 
@@ -101,7 +102,7 @@ def open_source(config: DictConfig) -> tuple[Parts, CachedLatents, str]:
     if passing is not None:
         raise ValueError(f"{passing.item.key} passes only once, in a stream; encode a cache, or set source.streaming=false")
     parts = build_parts(config)
-    refuse_shapes(crop, parts.autoencoder.factor)
+    refuse_shapes(crop.shapes, parts.divisor)
     encoders = describe(config, None, cache=Path.cwd())
     plan = Plan(found, crop, pictures=encoders.pictures(config), captions=encoders.captions(), bad={})
     for key, problem in sorted(plan.problems.items()):
@@ -111,5 +112,8 @@ def open_source(config: DictConfig) -> tuple[Parts, CachedLatents, str]:
     # Its own encoders: the network's text encoder may be in training.
     encoding = Encoding(build(config.autoencoder), build(config.text_encoder), dtype=getattr(torch, config.dtype)).eval()
     live = LivePictures(plan, rendering, encoding)
-    content = hashlib.sha256((canonical(encoders.made_by(config)) + plan.texts_on_disk()["entries.jsonl"]).encode())
-    return parts, OnTheFly(live, **settings(config)), content.hexdigest()
+    made_by = {
+        name: value for name, value in encoders.made_by(config).items() if name not in ("autoencoder", "text_encoder")
+    }
+    content = canonical(made_by) + "".join(plan.texts_on_disk().values())
+    return parts, OnTheFly(live, **settings(config)), hashlib.sha256(content.encode()).hexdigest()

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from os import cpu_count
 from pathlib import Path
@@ -35,14 +35,20 @@ NOT_FINITE = "its output is not finite as stored; dtype=bfloat16 or float32 hold
 class Loaded:
     """A batch to encode: its rows' names, and either images (B, V, 3, H, W) uint8 or texts; some rows may be padding.
 
-    `problems` are those of pictures that could not be decoded, by name; their rows are black.
+    `problems` are those of pictures that could not be decoded, by name, `unread` those of pictures whose bytes could not be
+    had; their rows are black.
     """
 
     name: str
     names: list[str]
     images: Tensor | None
     texts: list[str]
-    problems: dict[str, str]
+    problems: dict[str, str] = field(default_factory=dict)
+    unread: dict[str, str] = field(default_factory=dict)
+
+
+class UnreadError(Exception):
+    """A picture's bytes could not be had this time, which says nothing of the picture."""
 
 
 class Rendering:
@@ -63,14 +69,18 @@ class Rendering:
         """(V, 3, H, W) uint8.
 
         Raises:
-            DECODE_ERRORS: it cannot be read, or not any more as it was when it was listed.
+            UnreadError: its bytes cannot be had, or are not those that were listed.
+            DECODE_ERRORS: it cannot be decoded.
         """
         picture = self.pictures.get(row.key)
         if picture is None:
-            raise OSError("it is not in the source any more")
-        content = picture.read()
+            raise UnreadError("it is not in the source any more")
+        try:
+            content = picture.read()
+        except OSError as error:
+            raise UnreadError(f"it could not be read: {error}") from error
         if hashlib.sha256(content).hexdigest() != row.digest:
-            raise OSError("it changed while it was being encoded; encode again")
+            raise UnreadError("it changed since it was listed")
         decoded = decode(content, background=self.background, max_pixels=self.max_pixels)
         views = [torch.from_numpy(render(decoded, view)) for view in self.views(row)]
         return torch.stack(views).permute(0, 3, 1, 2)
@@ -95,16 +105,18 @@ class Batches(Dataset[Loaded]):
         batch = self.batches[number]
         if not batch.pictures:
             texts = [row.text for row in batch.captions]
-            return Loaded(batch.name, batch.names, None, texts + [""] * (CAPTIONS - len(texts)), {})
+            return Loaded(batch.name, batch.names, None, texts + [""] * (CAPTIONS - len(texts)))
         first = self.rendering.views(batch.pictures[0])
         images = torch.zeros(self.pictures, len(first), 3, first[0].height, first[0].width, dtype=torch.uint8)
-        problems = {}
+        problems, unread = {}, {}
         for place, row in enumerate(batch.pictures):
             try:
                 images[place] = self.rendering(row)
             except DECODE_ERRORS as error:
                 problems[row.name] = decode_problem(error)
-        return Loaded(batch.name, batch.names, images, [], problems)
+            except UnreadError as error:
+                unread[row.name] = f"{error}; encode again"
+        return Loaded(batch.name, batch.names, images, [], problems, unread)
 
 
 class Encoding(pl.LightningModule):
@@ -130,7 +142,7 @@ class Encoding(pl.LightningModule):
     def pictures(self, images: Tensor) -> dict[str, Tensor]:
         """Images (B, 3, H, W) in [-1, 1] to mean and, where there is a posterior, log_variance, (B, C, H, W) as stored."""
         chunks = self._each(self._moments, images)
-        return {key: torch.cat([chunk[key] for chunk in chunks]) for key in chunks[0]}
+        return {key: torch.cat([chunk[key] for chunk in chunks])[: len(images)] for key in chunks[0]}
 
     def captions(self, texts: list[str]) -> dict[str, Tensor]:
         """Tokens (B, L) int32, and a frozen text encoder's embeddings (B, L, D) float16."""
@@ -138,12 +150,17 @@ class Encoding(pl.LightningModule):
         encoded = {"tokens": tokens.int()}
         if isinstance(self.text_encoder, TextEncoder) and not self.text_encoder.trained:
             embed = self.text_encoder.embed
-            encoded["embeddings"] = torch.cat(self._each(lambda part: self._embeddings(embed, part), tokens.to(self.device)))
+            encoded["embeddings"] = torch.cat(
+                self._each(lambda part: self._embeddings(embed, part), tokens.to(self.device))
+            )[: len(tokens)]
         return encoded
 
     def _each(self, work: Callable[[Tensor], Result], rows: Tensor) -> list[Result]:
         """The work on all rows at once on a GPU, on a CPU in chunks."""
-        return [work(rows)] if rows.is_cuda else list(self._threads.map(work, rows.split(CHUNK)))
+        if rows.is_cuda:
+            return [work(rows)]
+        padded = torch.cat([rows, rows.new_zeros(-len(rows) % CHUNK, *rows.shape[1:])])
+        return list(self._threads.map(work, padded.split(CHUNK)))
 
     @torch.inference_mode()
     def _moments(self, images: Tensor) -> dict[str, Tensor]:
@@ -216,9 +233,9 @@ class WriteParts(BasePredictionWriter):
         if batch.texts and problems:
             text = batch.texts[batch.names.index(next(iter(problems)))]
             raise ValueError(f"the text encoder's {NOT_FINITE.removeprefix('its ')} for the caption {text[:100]!r}")
-        good = [place for place, name in enumerate(batch.names) if name not in problems]
+        good = [place for place, name in enumerate(batch.names) if name not in problems.keys() | batch.unread.keys()]
         kept = {key: tensor[good].contiguous() for key, tensor in rows.items()}
-        write_part(self.folder, batch.name, kept, [batch.names[place] for place in good], problems)
+        write_part(self.folder, batch.name, kept, [batch.names[place] for place in good], problems, batch.unread)
         self._progress.update(self._task, completed=min(self.total, (batch_idx + 1) * trainer.world_size))
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

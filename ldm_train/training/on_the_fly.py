@@ -1,6 +1,7 @@
 """Encoding at every step instead of once: the same batches as from a cache, for data too large or short-lived for one."""
 
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
 from os import cpu_count
 
 import torch
@@ -12,7 +13,7 @@ from ldm_train.data.images import to_signed
 from ldm_train.data.index import Index, columns
 from ldm_train.data.items import shown
 from ldm_train.data.plan import PictureRow, Plan, bucket_name
-from ldm_train.training.encoding import Encoding, Rendering
+from ldm_train.training.encoding import Encoding, Rendering, UnreadError
 from ldm_train.types import Captions, LatentBatch, Moments
 
 
@@ -59,25 +60,39 @@ class LivePictures:
         for example in examples.tolist():
             self._decoded(example)
 
-    def readable(self, examples: Tensor) -> Tensor:
-        """The examples (B,), each that does not decode replaced by the next one of its bucket, which is told once.
+    def readable(self, examples: Tensor, among: Tensor) -> Tensor:
+        """The examples (B,), each that cannot be had replaced by the next one of its bucket `among` these; told once.
 
         Raises:
-            ValueError: none of a bucket decodes.
+            ValueError: none of a bucket can be had.
         """
-        return torch.tensor([self._readable(example) for example in examples.tolist()])
+        return torch.tensor([self._readable(example, among) for example in examples.tolist()])
 
-    def _readable(self, example: int) -> int:
-        count = len(self.entries)
-        for other in ((example + step) % count for step in range(count)):
-            if self.index.bucket[other] == self.index.bucket[example] and other not in self.unreadable:
-                try:
-                    self._decoded(other).result()
-                    return other
-                except DECODE_ERRORS as error:
-                    self.unreadable.add(other)
-                    print(f"{shown(self.entries[other].key)} is replaced by another: {decode_problem(error)}")
-        raise ValueError("no picture of the source decodes; `ldm-train check` says why")
+    def _readable(self, example: int, among: Tensor) -> int:
+        if self._can_be_had(example):
+            return example
+        alike = among[self.index.bucket[among] == self.index.bucket[example]]
+        after = torch.cat([alike[alike > example], alike[alike < example]]).tolist()
+        for other in after:
+            if self._can_be_had(other):
+                return other
+        raise ValueError("no picture of one shape decodes; `ldm-train check` says why")
+
+    def _can_be_had(self, example: int) -> bool:
+        if example in self.unreadable:
+            return False
+        try:
+            self._decoded(example).result()
+        except DECODE_ERRORS as error:
+            return self._refuse(example, decode_problem(error))
+        except UnreadError as error:
+            return self._refuse(example, str(error))
+        return True
+
+    def _refuse(self, example: int, problem: str) -> bool:
+        self.unreadable.add(example)
+        print(f"{shown(self.entries[example].key)} is replaced by another: {problem}")
+        return False
 
     def _decoded(self, example: int) -> "Future[Tensor]":
         """All views of an example, (V, 3, H, W) uint8, to come."""
@@ -103,4 +118,9 @@ class OnTheFly(CachedLatents):
         return super().fetch(positions)
 
     def readable(self, examples: Tensor) -> Tensor:
-        return self.latents.readable(examples)
+        held_out = torch.isin(examples[:1], self.held_out).all()
+        return self.latents.readable(examples, self.held_out if held_out else self._trained_on)
+
+    @cached_property
+    def _trained_on(self) -> Tensor:
+        return torch.cat(self.train)

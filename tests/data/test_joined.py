@@ -73,17 +73,17 @@ def test_each_cache_holds_out_as_it_says_or_by_share(cache: Path, other: Path) -
     ("kind", "given", "counts"),
     [
         ("repeats", [1, 3], (9, 24)),
-        ("repeats", [0.5, 1], (4, 8)),
-        ("shares", [0.25, 0.75], (4, 13)),
+        ("repeats", [0.5, 1], (4.5, 8)),
+        ("shares", [0.25, 0.75], (4.25, 12.75)),
         ("repeats", [0, 1], (0, 8)),
     ],
 )
 def test_repeats_and_shares_are_obeyed(
-    kind: str, given: list[float], counts: tuple[int, int], cache: Path, other: Path
+    kind: str, given: list[float], counts: tuple[float, float], cache: Path, other: Path
 ) -> None:
     both = JoinedCaches([LatentCache(cache), LatentCache(other)])
     data = CachedLatents(both, batch_size=1, **{kind: given})  # type: ignore[arg-type]
-    drawn = data.order(torch.arange(sum(counts) * 72))
+    drawn = data.order(torch.arange(int(sum(counts) * 72)))
     first = int((drawn < 12).sum())
     assert (first, len(drawn) - first) == (counts[0] * 72, counts[1] * 72)
     times = drawn.bincount(minlength=20)

@@ -176,11 +176,11 @@ def test_a_data_set_repeated_no_times_is_left_out() -> None:
 @pytest.mark.parametrize(
     ("repeats", "shares", "told"),
     [
-        ([1], None, "repeats=\\[1\\] must be a number of at least 0 for each of 2 caches"),
+        ([1], None, "cache_repeats=\\[1\\] must be a list of 2 numbers of at least 0"),
         ([1, -1], None, "repeats"),
         ([0, 0], None, "repeats"),
         (None, [1, 1, 1], "shares"),
-        ([1, 1], [0.5, 0.5], "or repeats, or shares"),
+        ([1, 1], [0.5, 0.5], "repeats or shares, not both"),
         ([], None, "repeats"),
         ([float("nan"), 1], None, "repeats"),
         (None, [float("inf"), 1], "shares"),

@@ -15,6 +15,7 @@ from pyarrow import parquet
 
 from ldm_train.data.cache import LatentCache
 from ldm_train.data.items import Item, PassingPicture, PictureFile
+from ldm_train.data.plan import PictureRow
 from ldm_train.data.survey import AT_ONCE, Memory, survey
 from ldm_train.encoders.autoencoder import NewKLAutoencoder
 from ldm_train.training.encoding import Rendering
@@ -148,13 +149,18 @@ def test_a_picture_that_could_not_be_read_once_is_tried_again(
     """A network disk that stumbles says nothing of the picture's bytes."""
     original = Rendering.__call__
 
-    def stumble(self: Rendering, row: object) -> torch.Tensor:
-        if row.key == "square-lime.png":  # type: ignore[attr-defined]
+    class Stale(PictureFile):
+        def read(self) -> bytes:
             raise OSError("Stale file handle")
-        return original(self, row)  # type: ignore[arg-type]
+
+    def stumble(self: Rendering, row: PictureRow) -> torch.Tensor:
+        self.pictures = {**self.pictures, "square-lime.png": Stale(Path("square-lime.png"))}
+        return original(self, row)
 
     monkeypatch.setattr(Rendering, "__call__", stumble)
-    assert encode(pictures, tmp_path / "cache", EXACT).code == 0
+    answer = encode(pictures, tmp_path / "cache", EXACT)
+    assert answer.code == 0
+    assert "left out square-lime.png: it could not be read: Stale file handle; encode again" in answer.out
     assert LatentCache(tmp_path / "cache").manifest.entries == 11
     monkeypatch.undo()
     assert encode(pictures, tmp_path / "cache", EXACT).code == 0

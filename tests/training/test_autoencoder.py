@@ -40,7 +40,8 @@ def lines(run_dir: Path) -> list[dict[str, float]]:
 
 
 def images(pictures: Path, *, held_out: bool) -> torch.Tensor:
-    return torch.stack([to_signed(read_image(item.picture.read(), 16)) for item in Folder(str(pictures)) if item.held_out is held_out])
+    items = [item for item in Folder(str(pictures)) if item.held_out is held_out]
+    return torch.stack([to_signed(read_image(item.picture.read(), 16)) for item in items])
 
 
 def test_metrics_and_reconstructions(trained_autoencoder: Path) -> None:

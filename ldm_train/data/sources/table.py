@@ -14,7 +14,8 @@ from ldm_train.data.sources.told import by_values, choice_of, lasting_key
 class Table(Source):
     """A picture a row, or a caption a row, in the table's order: `.jsonl`, `.csv`, `.tsv` or `.parquet`.
 
-    Rows that name the same picture are one item with all their captions, if they agree on the split. A column `split` ("held_out", "validation", "val", "test") keeps from training; the further columns are kept.
+    Rows that name the same picture are one item with all their captions, if they agree on the split. A column `split`
+    ("held_out", "validation", "val", "test") keeps from training; the further columns are kept.
 
     Args:
         path: the table.
