@@ -17,7 +17,7 @@ from ldm_train.data.survey import Memory, Survey
 from ldm_train.data.workplace import Known, Workplace
 from ldm_train.tasks.config import at_least_one, build
 from ldm_train.tasks.describe import DTYPES, Encoders, describe
-from ldm_train.tasks.lightning import launched_rank
+from ldm_train.tasks.lightning import launched_rank, launched_world
 from ldm_train.tasks.source import look, refuse_shapes
 
 MOST_DROPPED = 0.1
@@ -83,6 +83,8 @@ def lead(config: DictConfig, place: Workplace, crop: Crop) -> int:
     plan = job.plan(bad)
     refuse_emptying(known, plan, place.folder, prune=config.prune)
     if not job.missing(plan, known.places) and unchanged(known, plan, job.made_by, place.folder):
+        if launched_world() > 1:
+            release(config, place, crop)
         place.clear()
         print(f"{len(plan.seen)} pictures in {place.folder}: nothing changed, nothing to encode")
     else:
@@ -138,6 +140,14 @@ def encode(job: Job, plan: Plan, bad: Mapping[str, str]) -> Plan:
     place.put_in_place()
     summarise(place.folder, plan, manifest)
     return plan
+
+
+def release(config: DictConfig, place: Workplace, crop: Crop) -> None:
+    """Tell the processes that were started along that there is nothing to encode."""
+    from ldm_train.tasks.encode_batches import encode_batches
+
+    write_batches(place.batches, [])
+    encode_batches(config, place, crop, [], dict)
 
 
 def follow(config: DictConfig, place: Workplace, crop: Crop) -> int:

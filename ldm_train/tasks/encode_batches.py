@@ -14,7 +14,7 @@ from ldm_train.data.plan import Batch, Plan, read_batches
 from ldm_train.data.workplace import Workplace
 from ldm_train.encoders.latents import Scaling
 from ldm_train.tasks.config import build
-from ldm_train.tasks.lightning import options, quiet
+from ldm_train.tasks.lightning import launched_world, options, quiet
 from ldm_train.training.encoding import Batches, Encoding, EncodingData, Rendering, WriteParts
 
 
@@ -31,7 +31,7 @@ def encode_batches(
         todo: the batches, as the first process knows them already.
         pictures: called once all processes are there.
     """
-    if todo == [] and config.trainer.devices == 1 and config.trainer.num_nodes == 1:
+    if todo == [] and launched_world() == 1:
         return
     quiet()
     rows = max(1, config.batch_size // crop.views)

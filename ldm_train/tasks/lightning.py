@@ -30,6 +30,11 @@ def options(trainer: DictConfig) -> dict[str, str | int | float | bool | None]:
     return {str(name): value for name, value in trainer.items() if name != "log_every_n_steps"}
 
 
+def launched_world() -> int:
+    """How many processes torchrun or SLURM started; 1 where Lightning starts them itself, if there is work for them."""
+    return int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_NTASKS") or 1)
+
+
 def launched_rank() -> int:
     """This process's number among those that Lightning, torchrun or SLURM started, before any of them is set up."""
     if "RANK" in os.environ:

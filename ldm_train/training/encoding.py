@@ -194,7 +194,9 @@ class EncodingData(pl.LightningDataModule):
     def predict_dataloader(self) -> DataLoader[Loaded]:
         assert self.trainer is not None
         batches = self.read()
-        mine = range(self.trainer.global_rank, len(batches), self.trainer.world_size)
+        # Lightning wants a batch for every process: a spare one encodes one again, and writes the same part.
+        first = self.trainer.global_rank % max(1, len(batches))
+        mine = range(first, len(batches), self.trainer.world_size)
         return DataLoader(batches, batch_size=None, sampler=mine, num_workers=self.workers)
 
 
