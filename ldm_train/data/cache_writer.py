@@ -87,6 +87,8 @@ def merge(
     open_file = lru_cache(maxsize=64)(load)
 
     def fetch(name: str) -> Rows:
+        if name not in places:
+            raise ValueError(f"a part of {folder.parent} was lost while encoding; encode again, which makes it anew")
         place = places[name]
         return {key: rows[place.number] for key, rows in open_file(place.path).items()}
 

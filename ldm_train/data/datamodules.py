@@ -142,7 +142,12 @@ class CachedLatents(EndlessData):
         if not sum(counts):
             raise ValueError(f"there is no example to train on: all {len(latents.index)} are held out")
         factors = passes(counts, repeats, shares)
-        self.order = Order(pools(latents.index, self.train, factors), batch_size=batch_size, seed=seed)
+        buckets = pools(latents.index, self.train, factors)
+        if not buckets:
+            raise ValueError(
+                "no data set that an epoch draws from has an example to train on; see cache_repeats, cache_shares"
+            )
+        self.order = Order(buckets, batch_size=batch_size, seed=seed)
 
     def fetch(self, positions: Tensor) -> LatentBatch:
         examples = self.readable(self.order(positions))

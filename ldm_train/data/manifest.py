@@ -145,7 +145,7 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         if values["format"] != FORMAT:
-            raise OtherFormatError(f"{path} has format {values['format']}, and this version reads {FORMAT}; encode it again")
+            raise OtherFormatError(f"{path} has format {values['format']}, and this version reads {FORMAT}")
         values["shards"] = {name: Shard(**shard) for name, shard in values["shards"].items()}
         return Manifest(**values)
     except OtherFormatError:

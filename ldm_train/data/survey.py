@@ -1,4 +1,4 @@
-"""The first look at a source: every picture's digest and size, each item's problem, and nothing held in memory."""
+"""The first look at a source: every picture's digest and size, each item's problem, and no picture held in memory."""
 
 import hashlib
 import json
@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
+from threading import get_ident
 
 from ldm_train.data.decoding import DECODE_ERRORS, decode_problem, upright_size
 from ldm_train.data.items import Item, Picture, PictureFile
@@ -47,15 +48,16 @@ class Memory:
             self.known = {}
         self.met: dict[str, list[int | str]] = {}
 
-    def recall(self, item: Item) -> tuple[str, tuple[int, int]] | None:
-        known, stamp = self.known.get(item.key), item.picture.stamp() if item.picture else None
+    def recall(self, item: Item, stamp: tuple[int, int] | None) -> tuple[str, tuple[int, int]] | None:
+        """Digest and size of a file that still has this stamp."""
+        known = self.known.get(item.key)
         if known is None or stamp is None or list(stamp) != known[:2]:
             return None
         _, _, digest, height, width = known
         return str(digest), (int(height), int(width))
 
-    def keep(self, seen: Seen) -> None:
-        stamp = seen.item.picture.stamp() if seen.item.picture else None
+    def keep(self, seen: Seen, stamp: tuple[int, int] | None) -> None:
+        """What was read of a file that had this stamp before."""
         if stamp is not None:
             self.met[seen.item.key] = [*stamp, seen.digest, *seen.size]
 
@@ -82,29 +84,31 @@ def survey(
     found = Survey()
 
     def look(item: Item) -> Seen | str:
-        recalled = memory.recall(item) if memory else None
-        if recalled is not None and math.prod(recalled[1]) <= max_pixels:
-            return Seen(item, *recalled)
-        assert item.picture is not None
-        content = item.picture.read()
-        digest, size = hashlib.sha256(content).hexdigest(), upright_size(content, max_pixels=max_pixels)
-        return Seen(replace(item, picture=_lasting(item.picture, content, digest, spool)), digest, size)
-
-    def attempt(item: Item) -> Seen | str:
         if item.problem is not None or item.picture is None:
             return item.problem or "no picture"
         try:
-            return look(item)
+            stamp = item.picture.stamp() if memory else None
+            recalled = memory.recall(item, stamp) if memory else None
+            content = item.picture.read() if recalled is None or math.prod(recalled[1]) > max_pixels else b""
+        except (OSError, ValueError) as error:
+            return f"it cannot be read: {error}"
+        try:
+            digest, size = (None if content else recalled) or (
+                hashlib.sha256(content).hexdigest(),
+                upright_size(content, max_pixels=max_pixels),
+            )
         except DECODE_ERRORS as error:
             return decode_problem(error)
+        seen = Seen(replace(item, picture=_lasting(item.picture, content, digest, spool)), digest, size)
+        if memory:
+            memory.keep(seen, stamp)
+        return seen
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         for some in _portions(items):
-            for item, answer in zip(some, threads.map(attempt, some), strict=True):
+            for item, answer in zip(some, threads.map(look, some), strict=True):
                 if isinstance(answer, Seen):
                     found.seen.append(answer)
-                    if memory:
-                        memory.keep(answer)
                 else:
                     found.problems[item.key] = answer
                 progress()
@@ -125,7 +129,7 @@ def _lasting(picture: Picture, content: bytes, digest: str, spool: Path | None) 
         return picture if picture.lasting else None
     kept = spool / digest
     if not kept.is_file():
-        writing = spool / f"{digest}.{os.getpid()}.writing"
+        writing = spool / f"{digest}.{os.getpid()}.{get_ident()}.writing"
         writing.write_bytes(content)
         writing.replace(kept)
     return PictureFile(kept)

@@ -3,6 +3,7 @@
 Nothing of the old cache is touched before the new one is whole.
 """
 
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -46,7 +47,8 @@ class Known:
             return cls()
         try:
             manifest = read_manifest(folder)
-        except OtherFormatError:
+        except OtherFormatError as error:
+            print(f"{error}: everything is encoded anew")
             return cls()
         known = cls(manifest, damaged=damaged_files(folder, manifest))
         if not {"entries.jsonl", "captions.jsonl"} & known.damaged.keys():
@@ -89,6 +91,8 @@ class Workplace:
         known = (folder / "manifest.json").is_file() or (folder.is_dir() and not any(folder.iterdir()))
         if folder.exists() and not known:
             raise ValueError(f"cache={folder} is there and is no latent cache; nothing was touched, choose another folder")
+        if os.path.ismount(folder):
+            raise ValueError(f"cache={folder} is a mount point, which cannot be replaced as a whole; name a folder in it")
         self.folder = folder
         self.writing = folder.with_name(folder.name + ".writing")
         self.old = folder.with_name(folder.name + ".old")

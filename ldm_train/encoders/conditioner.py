@@ -1,5 +1,6 @@
 """Captions to conditioning, by open_clip's tokenizer and text transformers: published and frozen, or small and trained."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Literal
 
@@ -126,10 +127,16 @@ def small(
     trained: bool = True,
     pooled: bool = True,
 ) -> TextEncoder:
-    """A small untrained text transformer, to be trained with the network (as arXiv 2112.10752, section 4.3.1, did)."""
-    tower = TextTransformer(
-        context_length=context_length, vocab_size=VOCABULARY, width=width, heads=heads, layers=layers, output_dim=width
-    )
+    """A small untrained text transformer, to be trained with the network (as arXiv 2112.10752, section 4.3.1, did).
+
+    A frozen one has the same weights each time, since a cache must be of one text encoder.
+    """
+    with nullcontext() if trained else torch.random.fork_rng(devices=[]):
+        if not trained:
+            torch.manual_seed(0)
+        tower = TextTransformer(
+            context_length=context_length, vocab_size=VOCABULARY, width=width, heads=heads, layers=layers, output_dim=width
+        )
     return TextEncoder(tower, context_length=context_length, chunks=chunks, pad_token=0, trained=trained, pooled=pooled)
 
 

@@ -37,13 +37,14 @@ class Scaling:
         """Of model latents around 0, for raw latents of these means and deviations per channel; 1 is right."""
         return self.scale * _rms([(m - self.shift, s) for m, s in zip(mean, std, strict=True)])
 
-    def problem(self, mean: Sequence[float], std: Sequence[float]) -> str | None:
+    def problem(self, mean: Sequence[float], std: Sequence[float], *, slack: float = 1.0) -> str | None:
         """What is clearly wrong with this scaling for raw latents of these means and deviations per channel; else None.
 
         A network learns to tell noise of deviation 1 from latents of one near 1; on others it trains, and draws badly.
+        `slack` widens what passes, where there are few pictures.
         """
         deviation = self.deviation(mean, std)
-        if LEAST < deviation < MOST:
+        if LEAST / slack < deviation < MOST * slack:
             return None
         if deviation <= LEAST and 0.7 < deviation / self.scale < 1.4:
             cause = "these raw latents look scaled already, so that the scale counts twice"

@@ -13,7 +13,7 @@ from ldm_train.tasks.config import ConfigError, compose, nearest
 VERBS = {
     "check": "read everything that encoding will read, and list what cannot be used",
     "encode": "encode captioned pictures into a latent cache",
-    "train": "train a noise predictor on a latent cache",
+    "train": "train a noise predictor on latent caches, or on pictures that are encoded on the fly",
     "sample": "draw pictures for prompts with a trained run",
     "evaluate": "measure a trained run on what it never saw",
     "train_autoencoder": "train a KL autoencoder on pictures",

@@ -88,11 +88,8 @@ def described(config: DictConfig, *, cache: Path) -> dict[str, Json]:
 
 
 def same(part: Mapping[str, Json], before: Mapping[str, Json]) -> bool:
-    """Whether a part is known to compute what it did; a frozen one without weights is another one each time."""
-    config = part["config"]
-    assert isinstance(config, dict)
-    drawn = part["files"] == "" and config.get("trained") is False
-    return part["files"] is not None and not drawn and all(before.get(name) == value for name, value in part.items())
+    """Whether a part is known to compute what it did."""
+    return part["files"] is not None and all(before.get(name) == value for name, value in part.items())
 
 
 def restore(manifest: Manifest, part: str, *, cache: Path) -> DictConfig:

@@ -8,7 +8,6 @@ from types import MappingProxyType
 from omegaconf import DictConfig
 from rich.progress import Progress
 
-from ldm_train.data.colour import background_colour
 from ldm_train.data.crops import Crop
 from ldm_train.data.items import Picture, PictureFile, shown
 from ldm_train.data.manifest import Json, Manifest, differences, read_entries
@@ -16,17 +15,16 @@ from ldm_train.data.plan import Batch, Plan, known_bad, read_batches, write_batc
 from ldm_train.data.survey import Memory, Survey
 from ldm_train.data.workplace import Known, Workplace
 from ldm_train.tasks.config import at_least_one, build
-from ldm_train.tasks.describe import DTYPES, Encoders, describe
-from ldm_train.tasks.lightning import launched_rank, launched_world
-from ldm_train.tasks.source import look, refuse_shapes
+from ldm_train.tasks.describe import Encoders, describe
+from ldm_train.tasks.lightning import alone, launched_rank
+from ldm_train.tasks.source import look, refuse_settings, refuse_shapes
 
 MOST_DROPPED = 0.1
 
 
 def run(config: DictConfig) -> int:
-    at_least_one(config, "batch_size", "max_pixels", "image_size")
-    if config.dtype not in DTYPES:
-        raise ValueError(f"dtype={config.dtype} is not a type to store latents in; accepted: {', '.join(DTYPES)}")
+    at_least_one(config, "batch_size")
+    refuse_settings(config)
     if config.trust not in ("content", "stat"):
         raise ValueError(f"trust={config.trust} is not known; content reads every picture's bytes, stat their size and time")
     if config.trainer.precision != "32-true":
@@ -34,7 +32,8 @@ def run(config: DictConfig) -> int:
             f"trainer.precision={config.trainer.precision}: encoding computes in 32-true alone, so that a cache has one "
             "meaning; dtype sets the type that is stored"
         )
-    background_colour(config.background)
+    if config.text_encoder.get("classes", ()) is None and (config.trainer.devices != 1 or not alone(config.trainer)):
+        raise ValueError("several processes must agree on the classes before they look: give text_encoder.classes=[…]")
     place = Workplace(Path(config.cache).resolve())
     crop = build(config.crop, image_size=config.image_size)
     if launched_rank() > 0:
@@ -83,7 +82,7 @@ def lead(config: DictConfig, place: Workplace, crop: Crop) -> int:
     plan = job.plan(bad)
     refuse_emptying(known, plan, place.folder, prune=config.prune)
     if not job.missing(plan, known.places) and unchanged(known, plan, job.made_by, place.folder):
-        if launched_world() > 1:
+        if not alone(config.trainer):
             release(config, place, crop)
         place.clear()
         print(f"{len(plan.seen)} pictures in {place.folder}: nothing changed, nothing to encode")
@@ -156,8 +155,12 @@ def follow(config: DictConfig, place: Workplace, crop: Crop) -> int:
 
     def pictures() -> dict[str, Picture]:
         rows = {row.key: row.digest for batch in read_batches(place.batches) for row in batch.pictures}
-        found = {item.key: item.picture for item in build(config.source) if item.key in rows and item.picture}
-        return {key: picture if picture.lasting else PictureFile(place.spool / rows[key]) for key, picture in found.items()}
+        passed: dict[str, Picture] = {
+            key: PictureFile(place.spool / digest) for key, digest in rows.items() if (place.spool / digest).is_file()
+        }
+        items = build(config.source) if len(passed) < len(rows) else []
+        lasting = {item.key: item.picture for item in items if item.key in rows and item.picture and item.picture.lasting}
+        return {**lasting, **passed}
 
     encode_batches(config, place, crop, None, pictures)
     return 0

@@ -11,10 +11,11 @@ from ldm_train.data.crops import Crop
 from ldm_train.data.items import Picture
 from ldm_train.data.manifest import Manifest
 from ldm_train.data.plan import Batch, Plan, read_batches
+from ldm_train.data.shards import channel_statistics
 from ldm_train.data.workplace import Workplace
 from ldm_train.encoders.latents import Scaling
 from ldm_train.tasks.config import build
-from ldm_train.tasks.lightning import launched_world, options, quiet
+from ldm_train.tasks.lightning import alone, options, quiet
 from ldm_train.training.encoding import Batches, Encoding, EncodingData, Rendering, WriteParts
 
 
@@ -31,19 +32,26 @@ def encode_batches(
         todo: the batches, as the first process knows them already.
         pictures: called once all processes are there.
     """
-    if todo == [] and launched_world() == 1:
+    if todo == [] and alone(config.trainer):
         return
     quiet()
     rows = max(1, config.batch_size // crop.views)
+
+    def judge(means: torch.Tensor) -> None:
+        """A few pictures may be unlike the others, but not that unlike."""
+        problem = Scaling.of(autoencoder).problem(*channel_statistics(means), slack=2)
+        if config.scale_check and autoencoder.factor > 1 and problem is not None:
+            raise ValueError(f"{problem}\nscale_check=false encodes nevertheless")
 
     def read() -> Batches:
         rendering = Rendering(pictures(), crop, background=config.background, max_pixels=config.max_pixels)
         return Batches(read_batches(place.batches), rendering, pictures=rows)
 
-    encoding = Encoding(build(config.autoencoder), build(config.text_encoder), dtype=getattr(torch, config.dtype)).eval()
+    autoencoder = build(config.autoencoder)
+    encoding = Encoding(autoencoder, build(config.text_encoder), dtype=getattr(torch, config.dtype)).eval()
     trainer = pl.Trainer(
         logger=False,
-        callbacks=[WriteParts(place.parts, total=len(todo or []))],
+        callbacks=[WriteParts(place.parts, total=len(todo or []), judge=judge)],
         enable_progress_bar=False,
         use_distributed_sampler=False,
         inference_mode=True,

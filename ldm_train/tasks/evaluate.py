@@ -20,6 +20,8 @@ def run(config: DictConfig) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     numbers = build(settings)(Subject(trained.generation, trained.recipe, out))
     cache = config.cache or trained.config.cache
+    if cache is None:
+        print("the run was encoded on the fly: without cache=… there is no validation loss")
     data = None if cache is None else batches(trained.config, together(open_caches(cache)))
     if data is not None and len(data.held_out):
         module = training_module(trained.config, trained.parts).to(trained.generation.device)

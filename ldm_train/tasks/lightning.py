@@ -30,15 +30,16 @@ def options(trainer: DictConfig) -> dict[str, str | int | float | bool | None]:
     return {str(name): value for name, value in trainer.items() if name != "log_every_n_steps"}
 
 
-def launched_world() -> int:
-    """How many processes torchrun or SLURM started; 1 where Lightning starts them itself, if there is work for them."""
-    return int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_NTASKS") or 1)
+def alone(trainer: DictConfig) -> bool:
+    """Whether no other process was started along that waits for this one; Lightning starts its own when there is work."""
+    launched = int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_NTASKS") or 1)
+    return launched == 1 and trainer.num_nodes == 1
 
 
 def launched_rank() -> int:
     """This process's number among those that Lightning, torchrun or SLURM started, before any of them is set up."""
     if "RANK" in os.environ:
         return int(os.environ["RANK"])
-    if int(os.environ.get("SLURM_NTASKS", "1")) > 1:
+    if "LOCAL_RANK" not in os.environ and int(os.environ.get("SLURM_NTASKS", "1")) > 1:
         return int(os.environ.get("SLURM_PROCID", "0"))
     return int(os.environ.get("NODE_RANK", "0")) or int(os.environ.get("LOCAL_RANK", "0"))

@@ -6,9 +6,11 @@ from pathlib import Path
 from omegaconf import DictConfig
 from rich.progress import MofNCompleteColumn, Progress
 
+from ldm_train.data.colour import background_colour
 from ldm_train.data.items import shown
 from ldm_train.data.survey import Memory, Survey, survey
-from ldm_train.tasks.config import build
+from ldm_train.tasks.config import at_least_one, build
+from ldm_train.tasks.describe import DTYPES
 
 
 def look(config: DictConfig, *, memory: Memory | None = None, spool: Path | None = None) -> Survey:
@@ -31,6 +33,14 @@ def look(config: DictConfig, *, memory: Memory | None = None, spool: Path | None
         raise ValueError(f"nothing in the source can be used:\n{listed}")
     name_classes(config.text_encoder, sorted({text for seen in found.seen for text in seen.item.captions}))
     return found
+
+
+def refuse_settings(config: DictConfig) -> None:
+    """Refuse what every picture would stumble over, before the first."""
+    at_least_one(config, "max_pixels", "image_size")
+    if config.dtype not in DTYPES:
+        raise ValueError(f"dtype={config.dtype} is not a type to store latents in; accepted: {', '.join(DTYPES)}")
+    background_colour(config.background)
 
 
 def name_classes(config: DictConfig, captions: list[str]) -> None:

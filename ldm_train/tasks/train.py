@@ -1,4 +1,4 @@
-"""`ldm-train train`: a latent cache to a trained noise predictor."""
+"""`ldm-train train`: latents, of caches or encoded on the fly, to a trained noise predictor."""
 
 import json
 from pathlib import Path

@@ -6,23 +6,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.progress import DownloadColumn, Progress
 
 from ldm_train.data.cache import LatentCache, Latents, open_caches, together
 from ldm_train.data.datamodules import CachedLatents
 from ldm_train.data.items import shown
-from ldm_train.data.manifest import Json, canonical, refuse_other
+from ldm_train.data.manifest import Json, Manifest, canonical, refuse_other
 from ldm_train.data.plan import Plan, shape_of
+from ldm_train.data.shards import channel_statistics
 from ldm_train.encoders.fingerprint import fingerprint
 from ldm_train.encoders.latents import Scaling
 from ldm_train.tasks.assemble import Parts, build_parts
 from ldm_train.tasks.config import build, words
 from ldm_train.tasks.describe import describe, restore
 from ldm_train.tasks.lightning import launched_rank
-from ldm_train.tasks.source import look, refuse_shapes
+from ldm_train.tasks.source import look, refuse_settings, refuse_shapes
 from ldm_train.training.encoding import Encoding, Rendering
 from ldm_train.training.on_the_fly import LivePictures, OnTheFly
+
+FEW = 16  # pictures of one forward pass, where a GPU's memory is the network's
 
 
 def open_data(config: DictConfig) -> tuple[Parts, CachedLatents, str]:
@@ -33,6 +36,8 @@ def open_data(config: DictConfig) -> tuple[Parts, CachedLatents, str]:
     """
     if config.cache is None:
         return open_source(config)
+    if config.get("source") is not None:
+        raise ValueError("train takes a cache, or with cache=null a source that it encodes on the fly; not both")
     caches = open_caches(config.cache)
     if launched_rank() == 0:
         verify(caches)
@@ -74,10 +79,17 @@ def refuse_unfit(config: DictConfig, parts: Parts, caches: Sequence[LatentCache]
     }
     mend = [f"image_size={config.image_size}", *words("autoencoder", config), *words("text_encoder", config)]
     for cache in caches:
-        refuse_other(cache.manifest, expected, cache=cache.folder, mend=mend)
+        refuse_other(cache.manifest, expected, cache=cache.folder, mend=mend + as_before(cache.manifest))
         problem = Scaling.of(autoencoder).problem(cache.manifest.mean, cache.manifest.std)
         if config.scale_check and autoencoder.factor > 1 and problem is not None:
             raise ValueError(f"cache {cache.folder}: {problem}\nscale_check=false trains nevertheless")
+
+
+def as_before(manifest: Manifest) -> list[str]:
+    """The words of `encode` with which the pictures of a cache were prepared."""
+    made = OmegaConf.create(manifest.encoding["pictures"])  # type: ignore[arg-type]
+    assert isinstance(made, DictConfig)
+    return [*words("crop", made), f"background={made.background}", f"dtype={made.dtype}"]
 
 
 def batches(config: DictConfig, latents: Latents) -> CachedLatents:
@@ -96,11 +108,13 @@ def open_source(config: DictConfig) -> tuple[Parts, CachedLatents, str]:
     needed = [name for name in ("source", "autoencoder", "text_encoder", "image_size") if config.get(name) is None]
     if needed:
         raise ValueError(f"without a cache, train encodes on the fly and needs {', '.join(f'{name}=…' for name in needed)}")
+    if config.cache_repeats is not None or config.cache_shares is not None:
+        raise ValueError("cache_repeats and cache_shares are of caches; there is none")
+    if config.source.get("streaming"):
+        raise ValueError("source.streaming=true: a stream passes only once; encode a cache, or set source.streaming=false")
+    refuse_settings(config)
     crop = build(config.crop, image_size=config.image_size)
     found = look(config)
-    passing = next((seen for seen in found.seen if seen.item.picture is None), None)
-    if passing is not None:
-        raise ValueError(f"{passing.item.key} passes only once, in a stream; encode a cache, or set source.streaming=false")
     parts = build_parts(config)
     refuse_shapes(crop.shapes, parts.divisor)
     encoders = describe(config, None, cache=Path.cwd())
@@ -110,10 +124,24 @@ def open_source(config: DictConfig) -> tuple[Parts, CachedLatents, str]:
     pictures = {seen.item.key: seen.item.picture for seen in plan.seen if seen.item.picture}
     rendering = Rendering(pictures, crop, background=config.background, max_pixels=config.max_pixels)
     # Its own encoders: the network's text encoder may be in training.
-    encoding = Encoding(build(config.autoencoder), build(config.text_encoder), dtype=getattr(torch, config.dtype)).eval()
+    encoding = Encoding(
+        build(config.autoencoder), build(config.text_encoder), dtype=getattr(torch, config.dtype), at_once=FEW
+    ).eval()
     live = LivePictures(plan, rendering, encoding)
+    if config.scale_check and parts.autoencoder.factor > 1:
+        refuse_live_scale(live, Scaling.of(parts.autoencoder))
     made_by = {
         name: value for name, value in encoders.made_by(config).items() if name not in ("autoencoder", "text_encoder")
     }
     content = canonical(made_by) + "".join(plan.texts_on_disk().values())
     return parts, OnTheFly(live, **settings(config)), hashlib.sha256(content.encode()).hexdigest()
+
+
+def refuse_live_scale(live: LivePictures, scaling: Scaling) -> None:
+    """Refuse what a few pictures show to be far off; there is no cache to have measured all."""
+    alike = (live.index.bucket == live.index.bucket[0]).nonzero()[:FEW, 0]
+    examples = live.readable(alike, alike)
+    means = live.moments(examples, torch.zeros_like(examples)).mean
+    problem = scaling.problem(*channel_statistics(means[:, None]), slack=2)
+    if problem is not None:
+        raise ValueError(f"{problem}\nscale_check=false trains nevertheless")

@@ -57,6 +57,7 @@ class Rendering:
     Args:
         pictures: the bytes by key.
         background: what shows through, a colour's name.
+        max_pixels: larger pictures are refused.
     """
 
     def __init__(self, pictures: Mapping[str, Picture], crop: Crop, *, background: str, max_pixels: int) -> None:
@@ -77,7 +78,7 @@ class Rendering:
             raise UnreadError("it is not in the source any more")
         try:
             content = picture.read()
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise UnreadError(f"it could not be read: {error}") from error
         if hashlib.sha256(content).hexdigest() != row.digest:
             raise UnreadError("it changed since it was listed")
@@ -124,13 +125,25 @@ class Encoding(pl.LightningModule):
 
     On a CPU the pictures go through in chunks of one size, each on one thread: as fast as any way, and the same bits for
     any number of threads and processes.
+
+    Args:
+        dtype: of the moments, as stored.
+        at_once: rows of one forward pass on a GPU; None for all that are asked for.
     """
 
-    def __init__(self, autoencoder: Autoencoder, text_encoder: TextEncoder | ClassLabels, *, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        autoencoder: Autoencoder,
+        text_encoder: TextEncoder | ClassLabels,
+        *,
+        dtype: torch.dtype,
+        at_once: int | None = None,
+    ) -> None:
         super().__init__()
         self.autoencoder = autoencoder
         self.text_encoder = text_encoder
         self.kept = dtype
+        self.at_once = at_once
 
     def predict_step(self, batch: Loaded, batch_idx: int) -> dict[str, Tensor]:
         if batch.images is None:
@@ -156,9 +169,9 @@ class Encoding(pl.LightningModule):
         return encoded
 
     def _each(self, work: Callable[[Tensor], Result], rows: Tensor) -> list[Result]:
-        """The work on all rows at once on a GPU, on a CPU in chunks."""
+        """The work on all rows, on a CPU in chunks, the last of them padded."""
         if rows.is_cuda:
-            return [work(rows)]
+            return [work(some) for some in rows.split(self.at_once or len(rows))]
         padded = torch.cat([rows, rows.new_zeros(-len(rows) % CHUNK, *rows.shape[1:])])
         return list(self._threads.map(work, padded.split(CHUNK)))
 
@@ -207,12 +220,17 @@ def not_finite(rows: Mapping[str, Tensor], names: Sequence[str]) -> list[str]:
 
 
 class WriteParts(BasePredictionWriter):
-    """Writes each encoded batch as a part, tells what did not decode, and shows progress."""
+    """Writes each encoded batch as a part, and shows progress.
 
-    def __init__(self, folder: Path, *, total: int) -> None:
+    Args:
+        judge: called with the first batch's means, (B, V, C, H, W); what is far off should not wait for the end.
+    """
+
+    def __init__(self, folder: Path, *, total: int, judge: Callable[[Tensor], None]) -> None:
         super().__init__(write_interval="batch")
         self.folder = folder
         self.total = total
+        self.judge = judge
         self._progress = Progress()
         self._task = self._progress.add_task("encoding", total=total)
 
@@ -231,13 +249,16 @@ class WriteParts(BasePredictionWriter):
         dataloader_idx: int,
     ) -> None:
         rows = {key: tensor[: len(batch.names)].cpu() for key, tensor in prediction.items()}
-        problems = dict.fromkeys(not_finite(rows, batch.names), NOT_FINITE) | batch.problems
-        if batch.texts and problems:
-            text = batch.texts[batch.names.index(next(iter(problems)))]
+        infinite = not_finite(rows, batch.names)
+        if batch.texts and infinite:
+            text = batch.texts[batch.names.index(infinite[0])]
             raise ValueError(f"the text encoder's {NOT_FINITE.removeprefix('its ')} for the caption {text[:100]!r}")
-        good = [place for place, name in enumerate(batch.names) if name not in problems.keys() | batch.unread.keys()]
+        unread = dict.fromkeys(infinite, NOT_FINITE) | batch.unread  # not the picture's fault, either
+        good = [place for place, name in enumerate(batch.names) if name not in batch.problems.keys() | unread.keys()]
         kept = {key: tensor[good].contiguous() for key, tensor in rows.items()}
-        write_part(self.folder, batch.name, kept, [batch.names[place] for place in good], problems, batch.unread)
+        write_part(self.folder, batch.name, kept, [batch.names[place] for place in good], batch.problems, unread)
+        if batch.images is not None and trainer.is_global_zero and batch_idx == 0 and good:
+            self.judge(kept["mean"])
         self._progress.update(self._task, completed=min(self.total, (batch_idx + 1) * trainer.world_size))
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
