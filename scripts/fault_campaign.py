@@ -67,8 +67,8 @@ class Encoding:
         words = [f"source.path={self.source}", f"cache={self.cache}", f"image_size={SIDE}", f"batch_size={BATCH}"]
         words += [f"trainer.devices={self.processes}", *several, "trainer.accelerator=cpu", "scale_check=false"]
         command = [sys.executable, "-m", "ldm_train", "encode", *words]
-        log = self.source.with_name("log").open("wb")
-        return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        with self.source.with_name("log").open("wb") as log:
+            return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
 
     def finish(self) -> Ended:
         """Run it to its end."""
