@@ -10,7 +10,7 @@ SECONDS=0
 out=outputs/quickstart
 
 run python scripts/prepare_openmoji.py data/openmoji
-run ldm-train check source=folder source.path=data/openmoji image_size=64
+run ldm-train check source=folder source.path=data/openmoji experiment=openmoji out=outputs/check
 run ldm-train encode source=folder source.path=data/openmoji image_size=64 cache=caches/openmoji autoencoder=openmoji text_encoder=small
 run ldm-train train cache=caches/openmoji run_dir=$out experiment=openmoji
 run ldm-train evaluate run_dir=$out out=$out/metrics.json
@@ -20,6 +20,7 @@ run ldm-train sample run_dir=$out out=$out/pictures guidance.scale=1.25 \
 cat <<END
 
 Done in $((SECONDS / 60)) min $((SECONDS % 60)) s after installation.
+  check         outputs/check/check.html    (what was read before, and what it would cost)
   pictures      $out/pictures/grid.png      (the prompts above, left to right)
                 $out/metrics.png            (held-out drawings: true above, drawn below)
                 $out/samples/               (while it trained; reverse-* and forward-* are film strips)

@@ -8,6 +8,7 @@ What the README says of an option is the first paragraph of its constructor's do
 import inspect
 import json
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import torch
@@ -75,6 +76,49 @@ def ratio(values: dict[str, float]) -> str:
     return f"{values['ratio']:.2f}x ({values['ratio_quartile_1']:.2f} to {values['ratio_quartile_3']:.2f})"
 
 
+def results(name: str) -> dict[str, Any]:
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def caches() -> str:
+    """What scripts/benchmark_data.py and scripts/fault_campaign.py measured."""
+    lines = ["| what | measured | by |", "|---|---|---|"]
+    for name, mode, what in (
+        ("data_encode", "encode", "the quick start's autoencoder"),
+        ("data_encode_large", "large", "an autoencoder of Stable Diffusion's size"),
+    ):
+        found = results(name)
+        shares = f"{found['share']:.1%} ({min(found['shares']):.1%} to {max(found['shares']):.1%})"
+        lines.append(
+            f"| decoding and {what} alone, as a share of the CPU time of encoding {found['pictures']:,} pictures of 512x512 "
+            "at 256 "
+            f"| {shares} | [`benchmark_data.py {mode}`](docs/results/{name}.json) |"
+        )
+    reading = results("data_read")
+    few, many = (reading[f"{count} records"]["warm"] for count in (1_000, 100_000))
+    grown = (many["after_bytes"] - few["after_bytes"]) / 2**20
+    lines.append(
+        "| latents of 4x32x32 and embeddings of 77x768, shuffled, in batches of 64, one process, 100,000 records (13.5 GB) "
+        "that the page cache holds "
+        f"| {many['samples_per_s']:,.0f} examples/s | [`benchmark_data.py read`](docs/results/data_read.json) |"
+    )
+    lines.append(
+        "| the same, first time from the disk | "
+        f"{reading['100000 records']['cold']['samples_per_s']:,.0f} examples/s | the same |"
+    )
+    lines.append(f"| anonymous memory, 100,000 records against 1,000 | {grown:+.1f} MiB | the same |")
+    faults = results("data_faults")
+    ten, kills = faults["ten_changed"], sum(faults["campaign"]["kills"].values())
+    failed = f"; {len(faults['failures'])} failures" if faults["failures"] else ""
+    lines.append(
+        f"| {kills} kills of two processes encoding {faults['pictures']:,} pictures, then the undisturbed run's bytes "
+        f"| {'yes' if not faults['failures'] else 'no'}{failed} | [`fault_campaign.py`](docs/results/data_faults.json) |"
+    )
+    lines.append(f"| ten of them changed | {ten['encoded']} encoded, a fresh cache's bytes | the same |")
+    lines.append(f"| nothing changed | 0 encoded, {ten['unchanged_s']:.1f} s | the same |")
+    return "\n".join(lines)
+
+
 def speed() -> str:
     lines = ["| case | step, ours and theirs | step | forward and backward alone | peak memory |", "|---|---|---|---|---|"]
     measured = figures("step")
@@ -115,7 +159,15 @@ def full() -> str:
     return "\n".join(lines)
 
 
-SECTIONS = {"data": data, "options": options, "speed": speed, "sampling": sampling, "preset": preset, "full": full}
+SECTIONS = {
+    "data": data,
+    "caches": caches,
+    "options": options,
+    "speed": speed,
+    "sampling": sampling,
+    "preset": preset,
+    "full": full,
+}
 
 
 def renewed(readme: str) -> str:
