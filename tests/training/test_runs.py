@@ -346,11 +346,11 @@ def test_without_held_out_examples(pictures: Path, encode: Callable, train: Call
 def test_a_frozen_text_encoder_is_neither_trained_nor_stored(
     pictures: Path, encode: Callable, train: Callable, tmp_path: Path
 ) -> None:
-    torch.manual_seed(0)  # the run draws the same frozen weights from its seed
     assert encode(pictures, tmp_path / "cache", "text_encoder.trained=false").code == 0
-    answer = train(tmp_path / "cache", tmp_path / "run", "max_steps=2", "seed=0")
+    answer = train(tmp_path / "cache", tmp_path / "run", "max_steps=2", "seed=5")
     assert answer.code == 0, answer.err
     assert {name.partition(".")[0] for name in raw(tmp_path / "run")} == {"network"}
-    answer = train(tmp_path / "cache", tmp_path / "other", "max_steps=2", "seed=1")
+    other = ["text_encoder=small", "text_encoder.width=32", "text_encoder.layers=2", "text_encoder.trained=false"]
+    answer = train(tmp_path / "cache", tmp_path / "other", "max_steps=2", *other)
     assert answer.code == 1
     assert "text_encoder.fingerprint" in answer.err
