@@ -161,19 +161,19 @@ class PowerCutError(Exception):
 @pytest.fixture(scope="session")
 def power_cut() -> Callable[[int], contextlib.AbstractContextManager[None]]:
     """`with power_cut(5): …` ends a run after its fifth step and all that was due then."""
-    from ldm_train.training.callbacks.checkpoint import LastCheckpoint
+    from ldm_train.training.callbacks.checkpoints import Checkpoints
 
-    original = LastCheckpoint.on_train_batch_end
+    original = Checkpoints.on_train_batch_end
 
     @contextlib.contextmanager
     def cut(at: int) -> Iterator[None]:
-        def then_fail(self: LastCheckpoint, trainer: "Trainer", *rest: object) -> None:
+        def then_fail(self: Checkpoints, trainer: "Trainer", *rest: object) -> None:
             original(self, trainer, *rest)  # type: ignore[arg-type]
             if trainer.global_step == at:
                 raise PowerCutError
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(LastCheckpoint, "on_train_batch_end", then_fail)
+            patch.setattr(Checkpoints, "on_train_batch_end", then_fail)
             with pytest.raises(PowerCutError):
                 yield
 

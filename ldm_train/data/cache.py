@@ -66,6 +66,9 @@ class Latents(Protocol):
     def first_caption(self, example: int) -> str:
         """In words."""
 
+    def name(self, example: int) -> str:
+        """What its source calls it."""
+
 
 class LatentCache:
     """A cache opened for reading.
@@ -124,6 +127,9 @@ class LatentCache:
         first = self.index.caption_of(torch.tensor([example]), torch.zeros(1))
         return self.caption_texts[int(first)]
 
+    def name(self, example: int) -> str:
+        return self.entries[example].key
+
 
 class JoinedCaches:
     """Several caches as one, their examples one after the other; none is copied but for the numbers of its index.
@@ -161,8 +167,17 @@ class JoinedCaches:
         return Captions(tokens, _scattered(embeddings) if embeddings else None)
 
     def first_caption(self, example: int) -> str:
+        cache, own = self._own(example)
+        return cache.first_caption(own)
+
+    def name(self, example: int) -> str:
+        cache, own = self._own(example)
+        return f"{cache.folder}: {cache.name(own)}"
+
+    def _own(self, example: int) -> tuple[LatentCache, int]:
+        """The cache that has an example, and its number there."""
         number = int(torch.searchsorted(self.starts, torch.tensor(example), right=True)) - 1
-        return self.caches[number].first_caption(example - int(self.starts[number]))
+        return self.caches[number], example - int(self.starts[number])
 
     def _shares(self, examples: Tensor) -> list[tuple[LatentCache, Tensor, Tensor]]:
         """The caches that have some of these examples, where theirs start, and a mask (B,) of which."""

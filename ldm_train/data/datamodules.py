@@ -4,7 +4,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import pytorch_lightning as pl
 import torch
@@ -20,7 +20,8 @@ from ldm_train.data.items import Item
 from ldm_train.data.order import Order, Pool
 from ldm_train.types import ImageBatch, LatentBatch
 
-EitherBatch = TypeVar("EitherBatch", LatentBatch, ImageBatch)
+EitherBatch = TypeVar("EitherBatch", bound=LatentBatch | ImageBatch)
+MicroBatchSize = int | Literal["auto"] | None
 
 
 class EndlessData(pl.LightningDataModule):
@@ -28,12 +29,21 @@ class EndlessData(pl.LightningDataModule):
 
     Args:
         batch_size: examples of one optimizer step, over all devices.
-        micro_batch_size: examples of one forward pass; None for the whole share of a device.
+        micro_batch_size: examples of one forward pass; None for the whole share of a device, "auto" for what is yet to be
+            found to fit.
         seed: of the order.
+        workers: processes that make batches; 0 for the training's own.
+
+    Raises:
+        ValueError: a size that is neither a number of at least 1 nor "auto".
     """
 
-    def __init__(self, *, batch_size: int, micro_batch_size: int | None, seed: int, workers: int) -> None:
+    geometry: Geometry
+
+    def __init__(self, *, batch_size: int, micro_batch_size: MicroBatchSize, seed: int, workers: int) -> None:
         super().__init__()
+        if micro_batch_size not in (None, "auto") and not (isinstance(micro_batch_size, int) and micro_batch_size >= 1):
+            raise ValueError(f"micro_batch_size={micro_batch_size} must be a number of at least 1, auto, or null")
         self.batch_size = batch_size
         self.micro_batch_size = micro_batch_size
         self.seed = seed
@@ -43,10 +53,19 @@ class EndlessData(pl.LightningDataModule):
     def fetch(self, positions: Tensor) -> LatentBatch | ImageBatch:
         """The training examples at these positions of the run."""
 
+    @abstractmethod
+    def names(self, positions: Tensor) -> list[str]:
+        """What people call the training examples at these positions (B,)."""
+
     def setup(self, stage: str) -> None:
-        assert self.trainer is not None
-        self.geometry = Geometry(self.batch_size, self.trainer.world_size, self.trainer.global_rank, self.micro_batch_size)
-        self.trainer.accumulate_grad_batches = self.geometry.accumulation
+        self.divide(None if self.micro_batch_size == "auto" else self.micro_batch_size)
+
+    def divide(self, micro_batch_size: int | None) -> None:
+        """Share the global batch among the devices that the Trainer has, in micro-batches of this size."""
+        trainer = self.trainer
+        assert trainer is not None
+        self.geometry = Geometry(self.batch_size, trainer.world_size, trainer.global_rank, micro_batch_size)
+        trainer.accumulate_grad_batches = self.geometry.accumulation
 
     def transfer_batch_to_device(self, batch: EitherBatch, device: torch.device, dataloader_idx: int) -> EitherBatch:
         """All but the positions, from which the CPU draws: reading them from a GPU would wait for it."""
@@ -79,7 +98,7 @@ class Pictures(EndlessData):
         *,
         size: int,
         batch_size: int,
-        micro_batch_size: int | None = None,
+        micro_batch_size: MicroBatchSize = None,
         seed: int = 0,
         workers: int = 0,
         flip: bool = False,
@@ -97,6 +116,9 @@ class Pictures(EndlessData):
         """(B, 3, size, size) in [-1, 1]."""
         contents = [item.picture.read() for item in items if item.picture]
         return to_signed(torch.stack([read_image(content, self.size) for content in contents]))
+
+    def names(self, positions: Tensor) -> list[str]:
+        return [str(self.train_items[index].key) for index in self.order(positions).tolist()]
 
     def fetch(self, positions: Tensor) -> ImageBatch:
         images = self.images([self.train_items[index] for index in self.order(positions).tolist()])
@@ -126,15 +148,15 @@ class CachedLatents(EndlessData):
         latents: Latents,
         *,
         batch_size: int,
-        micro_batch_size: int | None = None,
+        micro_batch_size: MicroBatchSize = None,
         seed: int = 0,
         caption_dropout: float = 0.1,
         held_out: float = 0.0,
+        workers: int = 0,
         repeats: Sequence[float] | None = None,
         shares: Sequence[float] | None = None,
     ) -> None:
-        # Reading a memory map is faster in the main process than from workers.
-        super().__init__(batch_size=batch_size, micro_batch_size=micro_batch_size, seed=seed, workers=0)
+        super().__init__(batch_size=batch_size, micro_batch_size=micro_batch_size, seed=seed, workers=workers)
         self.latents = latents
         self.caption_dropout = caption_dropout
         self.train, self.held_out = split(latents, held_out)
@@ -148,6 +170,9 @@ class CachedLatents(EndlessData):
                 "no data set that an epoch draws from has an example to train on; see cache_repeats, cache_shares"
             )
         self.order = Order(buckets, batch_size=batch_size, seed=seed)
+
+    def names(self, positions: Tensor) -> list[str]:
+        return [self.latents.name(example) for example in self.readable(self.order(positions)).tolist()]
 
     def fetch(self, positions: Tensor) -> LatentBatch:
         examples = self.readable(self.order(positions))

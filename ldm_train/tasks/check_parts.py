@@ -21,7 +21,7 @@ from ldm_train.generation import Generation
 from ldm_train.tasks.assemble import Parts, build_parts, build_recipe, build_weak, load_weights
 from ldm_train.tasks.config import at_least_one, build
 from ldm_train.tasks.describe import DTYPES
-from ldm_train.tasks.lightning import refuse_scaled_clipping
+from ldm_train.tasks.lightning import refuse_fused_scaling
 from ldm_train.tasks.train import compile_network, training_module, warn_of_the_end
 from ldm_train.training.ema import EMA
 from ldm_train.training.module import NoisePredictorTraining
@@ -56,7 +56,7 @@ def try_settings(config: DictConfig, attempt: Attempts) -> None:
     for name in COUNTS:
         attempt(at_least_one, config, name)
     attempt(refuse_dtype, config.dtype)
-    attempt(refuse_scaled_clipping, config)
+    attempt(refuse_fused_scaling, config)
     attempt(EMA, decay=config.ema.decay)
     attempt(geometry, config)
     if config.compile is not None:
@@ -76,7 +76,8 @@ def devices(config: DictConfig) -> int:
 
 
 def geometry(config: DictConfig) -> Geometry:
-    return Geometry(config.batch_size, devices(config), 0, config.micro_batch_size)
+    size = config.micro_batch_size
+    return Geometry(config.batch_size, devices(config), 0, None if size == "auto" else size)
 
 
 def try_parts(config: DictConfig, attempt: Attempts) -> Parts | None:

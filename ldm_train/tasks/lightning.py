@@ -16,12 +16,12 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", message=".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*")
 
 
-def refuse_scaled_clipping(config: DictConfig) -> None:
-    """A fused optimizer undoes the scaling of 16-bit gradients in its step, after they would have been clipped."""
-    if config.trainer.precision == "16-mixed" and config.optimizer.get("fused") and config.trainer.gradient_clip_val:
+def refuse_fused_scaling(config: DictConfig) -> None:
+    """A fused optimizer undoes the scaling of 16-bit gradients in its step, when they were measured and clipped."""
+    if config.trainer.precision == "16-mixed" and config.optimizer.get("fused"):
         raise ValueError(
-            "trainer.precision=16-mixed cannot clip the gradients of a fused optimizer; choose "
-            "trainer.precision=bf16-mixed, optimizer.fused=false or trainer.gradient_clip_val=null"
+            "trainer.precision=16-mixed does not go with a fused optimizer; choose trainer.precision=bf16-mixed, or "
+            "optimizer.fused=false"
         )
 
 

@@ -3,60 +3,204 @@
 import json
 import os
 import shlex
+import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
+import ldm_train
+from ldm_train.tasks.lightning import launched_rank
+
 LAST = Path("checkpoints") / "last.ckpt"
-IDENTITY = "identity.json"
-COMMANDS = "commands.txt"
+CONFIG = "config.yaml"
+RECORD = "run.json"
+PACKAGES = (
+    "ldm-train",
+    "torch",
+    "pytorch-lightning",
+    "open_clip_torch",
+    "diffusers",
+    "transformers",
+    "safetensors",
+    "numpy",
+)
+INTERRUPTED = 75  # the exit code of a run that was saved and left before its end: EX_TEMPFAIL, "try again"
+
+# What a continued run may have otherwise: it does not change what is trained, or not by more than rounding.
+FREE = {
+    *("run_dir", "resume", "debug", "max_steps", "max_time", "max_nonfinite_steps", "threads", "workers"),
+    *("cache", "source", "scale_check", "max_pixels", "micro_batch_size", "channels_last", "compile"),
+    *("checkpoint", "validation", "pictures", "logger", "evaluation", "sampler", "spacing", "guidance"),
+    *("network.gradient_checkpointing", "autoencoder.weights", "text_encoder.weights", "optimizer.fused"),
+    *(f"trainer.{name}" for name in ("accelerator", "devices", "num_nodes", "strategy", "log_every_n_steps", "benchmark")),
+    "trainer.deterministic",
+}
+
+Plain = dict[str, object]
 
 
-def prepare(config: DictConfig, *, identity: Mapping[str, str]) -> bool:
-    """Make the run directory with `config.yaml` and `commands.txt`; True where a checkpoint is to be continued.
+def prepare(config: DictConfig, *, content: str) -> bool:
+    """Record this start in the run directory, which must be `locked`; True where a checkpoint is to be continued.
 
     Args:
-        identity: what must be the same when the run is continued, such as the cache's fingerprint.
+        content: one name for all that is trained on, such as the cache's fingerprint.
 
     Raises:
-        ValueError: `resume` is neither auto nor never, it is never and a checkpoint is there, or the checkpoint's run had
-            another identity.
+        ValueError: `resume` is neither auto nor never, it is never and a checkpoint is there, or the run there
+            differs in what matters: the differences are told.
     """
     if config.resume not in ("auto", "never"):
         raise ValueError(
             f"resume={config.resume} is not known; auto continues a run directory, never refuses one with a checkpoint"
         )
     run_dir = Path(config.run_dir)
-    found = (run_dir / LAST).is_file()
+    if launched_rank() > 0:
+        return (run_dir / LAST).is_file()
+    found = any((run_dir / LAST).parent.glob("*.ckpt"))
     if found and config.resume == "never":
         raise ValueError(f"{run_dir / LAST} is already there; resume=auto continues it, or choose another run_dir")
+    record: Plain = read_record(run_dir) if found else {"content": content, "starts": []}
     if found:
-        before = json.loads((run_dir / IDENTITY).read_text(encoding="utf-8"))
-        changed = [
-            f"{name}: then {before.get(name)}, now {value}" for name, value in identity.items() if before.get(name) != value
-        ]
-        if changed:
-            listed = "\n  ".join(changed)
-            raise ValueError(
-                f"{run_dir} cannot be continued, it was started on something else:\n  {listed}\nchoose another run_dir"
-            )
-    run_dir.mkdir(parents=True, exist_ok=True)
-    if int(os.environ.get("LOCAL_RANK", "0")) == 0:
-        OmegaConf.save(config, run_dir / "config.yaml")
-        (run_dir / IDENTITY).write_text(json.dumps(dict(identity), indent=2) + "\n", encoding="utf-8")
-        if not found:
-            _start_anew(run_dir)
-        with (run_dir / COMMANDS).open("a", encoding="utf-8") as file:
-            file.write(shlex.join(["ldm-train", *sys.argv[1:]]) + "\n")
+        refuse_other(config, content, run_dir, record)
+    else:
+        _start_anew(run_dir)
+    OmegaConf.save(config, run_dir / CONFIG)
+    starts = record["starts"]
+    assert isinstance(starts, list)
+    this = this_start(config)
+    if starts:
+        tell_changes(starts[-1], this)
+    starts.append(this)
+    writing = run_dir / f"{RECORD}.writing"
+    writing.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    writing.replace(run_dir / RECORD)
     return found
+
+
+@contextmanager
+def locked(config: DictConfig) -> Iterator[None]:
+    """Keep every other process out of the run directory, until this one leaves it or ends, however it ends.
+
+    Raises:
+        ValueError: another one has it.
+    """
+    run_dir = Path(config.run_dir)
+    own = FileLock(run_dir / ".lock")
+    if launched_rank() == 0:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        try:
+            own.acquire(timeout=0)
+        except Timeout:
+            raise ValueError(
+                f"run_dir={run_dir} belongs to a run that is still going; wait for its end, or choose another run_dir"
+            ) from None
+    try:
+        yield
+    finally:
+        own.release()
+
+
+def read_record(run_dir: Path) -> Plain:
+    """What the starts of a run wrote down.
+
+    Raises:
+        ValueError: it is not there, or unreadable.
+    """
+    try:
+        return json.loads((run_dir / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{run_dir} has a checkpoint, but {RECORD}, which says what it is of, cannot be read ({error}); "
+            "choose another run_dir"
+        ) from error
+
+
+def commands(run_dir: Path) -> list[str]:
+    """The command lines that a run was started and continued by."""
+    starts = read_record(run_dir)["starts"]
+    assert isinstance(starts, list)
+    return [start["command"] for start in starts]
+
+
+def refuse_other(config: DictConfig, content: str, run_dir: Path, record: Plain) -> None:
+    """Refuse to continue a run whose config or data were others, in what matters; max_steps may be others.
+
+    Raises:
+        ValueError: listing what differs.
+    """
+    before = OmegaConf.load(run_dir / CONFIG)
+    assert isinstance(before, DictConfig)
+    then, now = (dict(_settings(OmegaConf.to_container(c))) for c in (before, config))
+    names = sorted(name for name in then | now if then.get(name) != now.get(name) and not _is_free(name))
+    told = [f"{name}: then {json.dumps(then.get(name))}, now {json.dumps(now.get(name))}" for name in names]
+    if record["content"] != content:
+        told.insert(0, f"the data: then {record['content']}, now {content}")
+    if told:
+        listed = "\n  ".join(told)
+        raise ValueError(
+            f"{run_dir} cannot be continued, for its run differs:\n  {listed}\n"
+            "give these as they were then, or choose another run_dir"
+        )
+    if before.max_steps != config.max_steps:
+        print(f"max_steps was {before.max_steps} and is {config.max_steps}: the LR schedule follows it from here on")
+
+
+def _settings(value: object, name: str = "") -> Iterator[tuple[str, object]]:
+    """Dotted names and values of a plain config."""
+    if isinstance(value, Mapping) and value:
+        for key, part in value.items():
+            yield from _settings(part, f"{name}.{key}" if name else str(key))
+    else:
+        yield name, value
+
+
+def _is_free(name: str) -> bool:
+    words = name.split(".")
+    return any(".".join(words[:count]) in FREE for count in range(1, len(words) + 1))
+
+
+def this_start(config: DictConfig) -> Plain:
+    """What this process is: its command, versions, sources and machine."""
+    return {
+        "command": shlex.join(["ldm-train", *sys.argv[1:]]),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "packages": {name: version(name) for name in PACKAGES} | {"python": sys.version.split()[0]},
+        "git": {"ldm_train": git_state(Path(ldm_train.__file__).parent), "working_directory": git_state(Path.cwd())},
+        "devices": {"nodes": config.trainer.num_nodes, "each": config.trainer.devices, "batch": config.micro_batch_size},
+        "threads": torch.get_num_threads(),
+        "machine": [os.uname().machine, torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"],
+    }
+
+
+def tell_changes(before: Plain, now: Plain) -> None:
+    """Say why a continued run will not be, bit for bit, what it would have been."""
+    changed = [name for name in ("packages", "git", "devices", "threads", "machine") if before.get(name) != now[name]]
+    if changed:
+        print(f"note: {', '.join(changed)} changed since the last start, so it goes on to rounding, not bit for bit")
+
+
+def git_state(folder: Path) -> dict[str, str | bool] | None:
+    """The commit that a folder is at, and whether files differ from it; None where git keeps none of its files."""
+    try:
+        _, commit, status = (
+            subprocess.run(["git", "-C", folder, *words], capture_output=True, text=True, check=True, timeout=30).stdout
+            for words in (["ls-files", "--error-unmatch", "."], ["rev-parse", "HEAD"], ["status", "--porcelain", "-uno"])
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return {"commit": commit.strip(), "modified": bool(status.strip())}
 
 
 def _start_anew(run_dir: Path) -> None:
     """Without a checkpoint nothing is continued: an earlier start's lines would be doubled."""
-    for name in ("metrics.jsonl", "timing.jsonl", COMMANDS):
+    for name in ("metrics.jsonl", "timing.jsonl", RECORD):
         (run_dir / name).unlink(missing_ok=True)
 
 

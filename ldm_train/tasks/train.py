@@ -1,10 +1,9 @@
 """`ldm-train train`: latents, of caches or encoded on the fly, to a trained noise predictor."""
 
-import json
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from ldm_train.data.datamodules import CachedLatents
 from ldm_train.diffusion.objective import Objective
@@ -12,29 +11,38 @@ from ldm_train.diffusion.perturbations import Perturbations
 from ldm_train.encoders.latents import Scaling
 from ldm_train.tasks.assemble import Parts, build_recipe, build_weak, choose_device, load_weights
 from ldm_train.tasks.config import at_least_one, build
-from ldm_train.tasks.lightning import options, quiet, refuse_scaled_clipping
-from ldm_train.tasks.run_directory import LAST, prepare, set_threads
+from ldm_train.tasks.ending import ending, told_ending
+from ldm_train.tasks.lightning import launched_rank, options, quiet, refuse_fused_scaling
+from ldm_train.tasks.run_directory import locked, prepare, set_threads
 from ldm_train.tasks.train_data import open_data
+from ldm_train.training.callbacks.checkpoints import Keeping
 from ldm_train.training.callbacks.samples import Drawing, Samples
 from ldm_train.training.callbacks.validation import Validation
 from ldm_train.training.ema import EMA
 from ldm_train.training.module import NoisePredictorTraining
+from ldm_train.training.run import Limits
 from ldm_train.training.run import run as fit
 
 
-def run(config: DictConfig) -> None:
+def run(config: DictConfig) -> int:
+    """Train; the exit code is 0 for a finished run, and INTERRUPTED for one that was saved before."""
     at_least_one(config, "validation.every", "pictures.every", "trainer.log_every_n_steps", "batch_size")
-    refuse_scaled_clipping(config)
+    refuse_fused_scaling(config)
+    limits, keeping = ending(config), Keeping(**config.checkpoint)
     set_threads(config.threads)
     quiet()
+    with locked(config):
+        return told_ending(config, train(config, limits, keeping))
+
+
+def train(config: DictConfig, limits: Limits, keeping: Keeping) -> str | None:
+    """Why the run was left before its end, if it was."""
     torch.manual_seed(config.seed)
     parts, data, content = open_data(config)
     shown = drawing(config, data)
     weak = build_weak(config, parts, choose_device("cpu" if config.trainer.accelerator == "cpu" else "auto"))
     parts.generation(parts.network, parts.text_encoder, torch.device("cpu"), weak).check(shown.prompts, shown.recipe)
-    if config.resume == "auto" and (Path(config.run_dir) / LAST).is_file():
-        load_weights(Path(config.run_dir), parts, weights="raw")  # refuses a run of another network before it is touched
-    resumed = prepare(config, identity=identity(config, content))
+    resumed = prepare(config, content=content)
     if config.network.weights is not None and not resumed:
         step = load_weights(Path(config.network.weights), parts)
         print(f"starting from the averaged weights of {config.network.weights} at its step {step}")
@@ -45,12 +53,12 @@ def run(config: DictConfig) -> None:
         compile_network(module.network, backend=config.compile)
     warn_of_the_end(module.objective)
     run_dir, ema = Path(config.run_dir), EMA(decay=config.ema.decay)
-    fit(
+    return fit(
         module,
         data,
         run_dir=run_dir,
-        max_steps=config.max_steps,
-        checkpoint_every=config.checkpoint.every,
+        limits=limits,
+        keeping=keeping,
         callbacks=[
             ema,
             Validation(ema, every=config.validation.every, repeats=config.validation.repeats),
@@ -65,15 +73,8 @@ def run(config: DictConfig) -> None:
         loggers=[] if config.get("logger") is None else [build(config.logger, save_dir=config.run_dir)],
         log_every=config.trainer.log_every_n_steps,
         options=options(config.trainer),
-        resume=resumed,
+        first_rank=launched_rank() == 0,
     )
-
-
-def identity(config: DictConfig, content: str) -> dict[str, str]:
-    """What a run must keep when it is continued, in plain words."""
-    parts = {name: config[name] for name in ("schedule", "prediction", "weighting")}
-    settings = {name: json.dumps(OmegaConf.to_container(part), sort_keys=True) for name, part in parts.items()}
-    return {"cache": content, **settings}
 
 
 def compile_network(network: torch.nn.Module, *, backend: str) -> None:

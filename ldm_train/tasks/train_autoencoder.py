@@ -10,18 +10,29 @@ from ldm_train.data.datamodules import Pictures
 from ldm_train.encoders.latents import Scaling
 from ldm_train.metrics.drawings import psnr
 from ldm_train.tasks.config import at_least_one, build
-from ldm_train.tasks.lightning import options, quiet, refuse_scaled_clipping
-from ldm_train.tasks.run_directory import COMMANDS, prepare, set_threads
+from ldm_train.tasks.ending import ending, told_ending
+from ldm_train.tasks.lightning import launched_rank, options, quiet, refuse_fused_scaling
+from ldm_train.tasks.run_directory import commands, locked, prepare, set_threads
 from ldm_train.training.autoencoder import AutoencoderTraining
+from ldm_train.training.callbacks.checkpoints import Keeping
 from ldm_train.training.callbacks.reconstructions import Reconstructions
+from ldm_train.training.run import Limits
 from ldm_train.training.run import run as fit
 
 
-def run(config: DictConfig) -> None:
+def run(config: DictConfig) -> int:
+    """Train; the exit code is 0 for a finished run, and INTERRUPTED for one that was saved before."""
     at_least_one(config, "pictures.every", "trainer.log_every_n_steps", "batch_size")
-    quiet()
-    refuse_scaled_clipping(config)
+    refuse_fused_scaling(config)
+    limits, keeping = ending(config), Keeping(**config.checkpoint)
     set_threads(config.threads)
+    quiet()
+    with locked(config):
+        return told_ending(config, train(config, limits, keeping))
+
+
+def train(config: DictConfig, limits: Limits, keeping: Keeping) -> str | None:
+    """Why the run was left before its end, if it was; its autoencoder is written at its end."""
     autoencoder = build(config.architecture).initialise(config.seed)
     if config.image_size % autoencoder.factor:
         raise ValueError(f"image_size={config.image_size} must be a multiple of {autoencoder.factor} for this architecture")
@@ -42,22 +53,23 @@ def run(config: DictConfig) -> None:
         kl_weight=config.kl_weight,
         seed=config.seed,
     )
-    resumed = prepare(config, identity={})
+    prepare(config, content="")
     run_dir = Path(config.run_dir)
-    fit(
+    reason = fit(
         module,
         data,
         run_dir=run_dir,
-        max_steps=config.max_steps,
-        checkpoint_every=config.checkpoint.every,
+        limits=limits,
+        keeping=keeping,
         callbacks=[Reconstructions(run_dir, every=config.pictures.every)],
         loggers=[],
         log_every=config.trainer.log_every_n_steps,
         options=options(config.trainer),
-        resume=resumed,
+        first_rank=launched_rank() == 0,
     )
-    if module.global_rank == 0:
+    if reason is None and module.global_rank == 0:
         save(module, data, run_dir)
+    return reason
 
 
 @torch.no_grad()
@@ -73,7 +85,7 @@ def save(module: AutoencoderTraining, data: Pictures, run_dir: Path) -> None:
         if items:
             batches = [data.images(items[i : i + 32]) for i in range(0, len(items), 32)]
             report[name] = torch.cat([psnr(module.reconstruct(images), images) for images in batches]).mean().item()
-    told = {"commands": (run_dir / COMMANDS).read_text(encoding="utf-8").splitlines(), **report, "curve": curve(run_dir)}
+    told = {"commands": commands(run_dir), **report, "curve": curve(run_dir)}
     (run_dir / "autoencoder" / "training.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
     print(f"autoencoder in {run_dir / 'autoencoder'}: {report}")
 

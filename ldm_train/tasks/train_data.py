@@ -99,7 +99,7 @@ def batches(config: DictConfig, latents: Latents) -> CachedLatents:
 
 def settings(config: DictConfig) -> dict[str, Any]:
     """How a config makes batches of examples."""
-    names = ("batch_size", "micro_batch_size", "seed", "caption_dropout", "held_out")
+    names = ("batch_size", "micro_batch_size", "seed", "caption_dropout", "held_out", "workers")
     return {name: config[name] for name in names}
 
 
@@ -110,6 +110,8 @@ def open_source(config: DictConfig) -> tuple[Parts, CachedLatents, str]:
         raise ValueError(f"without a cache, train encodes on the fly and needs {', '.join(f'{name}=…' for name in needed)}")
     if config.cache_repeats is not None or config.cache_shares is not None:
         raise ValueError("cache_repeats and cache_shares are of caches; there is none")
+    if config.workers:
+        raise ValueError(f"workers={config.workers} are of a cache; pictures encoded on the fly are decoded by threads")
     if config.source.get("streaming"):
         raise ValueError("source.streaming=true: a stream passes only once; encode a cache, or set source.streaming=false")
     refuse_settings(config)

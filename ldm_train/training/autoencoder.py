@@ -2,9 +2,7 @@
 
 from collections.abc import Callable, Iterable
 
-import pytorch_lightning as pl
 import torch
-from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.nn import functional as F
 from torch.optim import Optimizer
@@ -12,8 +10,8 @@ from torch.optim import Optimizer
 from ldm_train import draws
 from ldm_train.diffusion.broadcast import on_device
 from ldm_train.encoders.autoencoder import KLAutoencoder
+from ldm_train.training.base import Examined, Training
 from ldm_train.training.lr_schedules import LRSchedule
-from ldm_train.training.optimization import clip_gradients, optimizer_and_schedule
 from ldm_train.types import ImageBatch, Moments
 
 
@@ -24,15 +22,13 @@ def kl_divergence(moments: Moments) -> Tensor:
     return terms.flatten(1).mean(1)
 
 
-class AutoencoderTraining(pl.LightningModule):
+class AutoencoderTraining(Training):
     """The Trainer's view of the autoencoder.
 
     Args:
         autoencoder: trained in place.
-        optimizer: parameters to optimizer.
-        lr_schedule: factor of the rate by step.
         mse_weight, kl_weight: of the terms beside the L1 error; the KL is per latent value.
-        seed: of the posterior draws.
+        optimizer, lr_schedule, seed: as Training has them.
     """
 
     def __init__(
@@ -45,13 +41,10 @@ class AutoencoderTraining(pl.LightningModule):
         kl_weight: float = 1e-3,
         seed: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(optimizer=optimizer, lr_schedule=lr_schedule, seed=seed)
         self.autoencoder = autoencoder
-        self.make_optimizer = optimizer
-        self.lr_schedule = lr_schedule
         self.mse_weight = mse_weight
         self.kl_weight = kl_weight
-        self.seed = seed
 
     def training_step(self, batch: ImageBatch, batch_idx: int) -> dict[str, Tensor]:
         moments = self.autoencoder.encode(batch.images)
@@ -60,18 +53,8 @@ class AutoencoderTraining(pl.LightningModule):
         l1, mse = F.l1_loss(decoded, batch.images), F.mse_loss(decoded, batch.images)
         kl = kl_divergence(moments).mean()
         loss = l1 + self.mse_weight * mse + self.kl_weight * kl
+        self.examined = Examined(batch.positions, (decoded.detach() - batch.images).square().flatten(1).mean(1))
         return {"loss": loss, "l1": l1.detach(), "mse": mse.detach(), "kl": kl.detach()}
-
-    def configure_gradient_clipping(
-        self,
-        optimizer: Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        clip_gradients(self, optimizer, gradient_clip_val, gradient_clip_algorithm)
-
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        return optimizer_and_schedule(self, self.make_optimizer, self.lr_schedule)
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor) -> Tensor:

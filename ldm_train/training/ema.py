@@ -49,7 +49,10 @@ class EMA(Callback):
         """Follow the weights after an optimizer step."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        torch._foreach_lerp_(list(self.average.values()), list(_trained(pl_module).values()), 1 - decay)
+        assert isinstance(pl_module, NoisePredictorTraining)
+        averages, weights = list(self.average.values()), [p.detach() for p in _trained(pl_module).values()]
+        share = ((1 - decay) * pl_module.applied.double()).to(averages[0])  # 0 where the step was left out
+        torch._foreach_lerp_(averages, weights, [share] * len(weights))  # type: ignore[arg-type]
 
     @contextmanager
     def swapped(self, pl_module: pl.LightningModule) -> Iterator[None]:

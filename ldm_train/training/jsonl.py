@@ -1,6 +1,7 @@
 """`metrics.jsonl`: a line a logged step, of values that the same run gives again; the clock's go to `timing.jsonl`."""
 
 import json
+import os
 from pathlib import Path
 
 from pytorch_lightning.loggers.logger import Logger
@@ -12,12 +13,14 @@ CLOCK = "time/"
 class JsonLinesLogger(Logger):
     """Lightning's logger interface over two JSON-lines files in the run directory.
 
-    What is logged at one step shares a line, written when the next step comes, at a checkpoint, or at the end.
+    What is logged at one step shares a line, written when the next step comes, at a checkpoint, or at the end. `latest` has
+    each metric's last step and value, on every rank.
     """
 
     def __init__(self, run_dir: Path) -> None:
         super().__init__()
         self.run_dir = run_dir
+        self.latest: dict[str, tuple[int, float]] = {}
         self._line: dict[str, float] = {}
 
     @property
@@ -32,9 +35,13 @@ class JsonLinesLogger(Logger):
     def log_hyperparams(self, *args: object, **kwargs: object) -> None:
         """The run directory's config.yaml holds them."""
 
-    @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         assert step is not None
+        self.latest |= {name: (step, value) for name, value in metrics.items()}
+        self._write(metrics, step)
+
+    @rank_zero_only
+    def _write(self, metrics: dict[str, float], step: int) -> None:
         clock = {name.removeprefix(CLOCK): value for name, value in metrics.items() if name.startswith(CLOCK)}
         if clock:
             self._append("timing.jsonl", {"step": step, **clock})
@@ -52,17 +59,28 @@ class JsonLinesLogger(Logger):
             self._line = {}
 
     @rank_zero_only
+    def flush(self) -> None:
+        """Have all lines on the disk."""
+        self.save()
+        for path in self._files():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+
+    @rank_zero_only
     def finalize(self, status: str) -> None:
         self.save()
 
     @rank_zero_only
     def cut_back(self, step: int) -> None:
         """Drop the lines of steps after `step`, and one that was cut off in the middle: a resumed run writes them again."""
-        for name in ("metrics.jsonl", "timing.jsonl"):
-            path = self.run_dir / name
-            if path.is_file():
-                kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step(line) <= step]
-                path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        for path in self._files():
+            kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step(line) <= step]
+            writing = path.with_suffix(".writing")
+            writing.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+            writing.replace(path)
+
+    def _files(self) -> list[Path]:
+        return [path for name in ("metrics.jsonl", "timing.jsonl") if (path := self.run_dir / name).is_file()]
 
     def _append(self, name: str, line: dict[str, float]) -> None:
         with (self.run_dir / name).open("a", encoding="utf-8") as file:

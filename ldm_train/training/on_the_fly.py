@@ -55,6 +55,9 @@ class LivePictures:
     def first_caption(self, example: int) -> str:
         return self.texts[self.entries[example].captions[0]]
 
+    def name(self, example: int) -> str:
+        return self.entries[example].key
+
     def expect(self, examples: Tensor) -> None:
         """Start to decode what will be asked for."""
         for example in examples.tolist():

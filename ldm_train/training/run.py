@@ -1,6 +1,9 @@
 """A run: the Trainer with its loggers and callbacks around one run directory, started or continued."""
 
-from collections.abc import Sequence
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -8,51 +11,90 @@ import torch
 from pytorch_lightning import Callback
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.loggers.logger import Logger
+from pytorch_lightning.strategies import Strategy
 
 from ldm_train.data.datamodules import EndlessData
-from ldm_train.training.callbacks.checkpoint import LastCheckpoint, last_checkpoint
+from ldm_train.training.base import Training
+from ldm_train.training.callbacks.checkpoints import Checkpoints, Keeping
+from ldm_train.training.callbacks.finite import NonFinite
 from ldm_train.training.callbacks.progress import StepProgress
 from ldm_train.training.callbacks.step_log import StepLog
+from ldm_train.training.callbacks.stop import Stop
+from ldm_train.training.checkpoint_files import WholeFiles, last_checkpoint, newest_whole, read_step
 from ldm_train.training.jsonl import JsonLinesLogger
+from ldm_train.training.micro_batch import MicroBatch
 
-TrainerOption = str | int | float | bool | None
+TrainerOption = str | int | float | bool | None | Strategy
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When a run ends.
+
+    Args:
+        max_steps: of the optimizer, in all.
+        max_time: of this process, from `started` on the clock of `time.monotonic`; None for no limit.
+        max_nonfinite_steps: so many steps in a row that are not finite are an error.
+    """
+
+    max_steps: int
+    started: float
+    max_time: timedelta | None = None
+    max_nonfinite_steps: int = 20
 
 
 def run(
-    module: pl.LightningModule,
+    module: Training,
     data: EndlessData,
     *,
     run_dir: Path,
-    max_steps: int,
-    checkpoint_every: int,
+    limits: Limits,
+    keeping: Keeping,
     log_every: int,
     callbacks: Sequence[Callback],
     loggers: Sequence[Logger],
-    options: dict[str, TrainerOption],
-    resume: bool,
-) -> None:
-    """Train to `max_steps`, from the run directory's last checkpoint where there is one and `resume` allows it.
+    options: Mapping[str, TrainerOption],
+    first_rank: bool,
+) -> str | None:
+    """Train to the end, from the run directory's last checkpoint where there is one.
 
     Args:
         callbacks: called before the step's checkpoint is written.
         loggers: beside TensorBoard's and the JSON-lines one.
         log_every: optimizer steps between lines of metrics.
         options: the Trainer's own (devices, accelerator, strategy, precision, ...).
+        first_rank: whether this process is the one that writes.
+
+    Returns:
+        Why the run was saved and left before its end: a signal's name, or "max_time"; None where it is finished.
     """
-    checkpoint = last_checkpoint(run_dir)
-    resumed = resume and checkpoint.is_file()
+    checkpoint = to_continue(run_dir) if first_rank else last_checkpoint(run_dir)
+    resumed = checkpoint is not None and checkpoint.is_file()
     lines = JsonLinesLogger(run_dir)
-    if resumed:
-        step = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"]
+    purge_step = None
+    if resumed and checkpoint is not None:
+        step = read_step(checkpoint)
         lines.cut_back(step)
-        print(f"continuing {run_dir} at step {step}")
-    step_log = StepLog(every=log_every)
+        purge_step = step + 1  # what a dashboard has of later steps comes again
+        if first_rank:
+            print(f"continuing {run_dir} at step {step}")
+    micro_batch, step_log = MicroBatch(), StepLog(every=log_every)
+    stop = Stop(max_time=limits.max_time, started=limits.started)
     trainer = pl.Trainer(
-        max_steps=max_steps,
+        max_steps=limits.max_steps,
         log_every_n_steps=log_every,
         max_epochs=-1,
-        logger=[TensorBoardLogger(run_dir, name="tensorboard", version=""), lines, *loggers],
-        callbacks=[step_log, StepProgress(step_log), *callbacks, LastCheckpoint(run_dir, every=checkpoint_every)],
+        logger=[TensorBoardLogger(run_dir, name="tensorboard", version="", purge_step=purge_step), lines, *loggers],
+        callbacks=[
+            micro_batch,
+            stop,
+            NonFinite(run_dir, limit=limits.max_nonfinite_steps),
+            step_log,
+            StepProgress(step_log),
+            *callbacks,
+            Checkpoints(run_dir, keeping, lines),
+        ],
+        plugins=[WholeFiles()],
         use_distributed_sampler=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -60,4 +102,18 @@ def run(
         limit_val_batches=0,
         **options,  # type: ignore[arg-type]
     )
-    trainer.fit(module, data, ckpt_path=checkpoint if resumed else None, weights_only=True)
+    try:
+        trainer.fit(module, data, ckpt_path=checkpoint if resumed else None, weights_only=True)
+    except torch.OutOfMemoryError as error:
+        raise ValueError(micro_batch.advice) from error
+    return stop.reason if trainer.global_step < limits.max_steps else None
+
+
+def to_continue(run_dir: Path) -> Path | None:
+    """The checkpoint to continue from, which is the last one, or becomes it where that is damaged."""
+    last, whole = last_checkpoint(run_dir), newest_whole(run_dir)
+    if whole not in (None, last):
+        print(f"continuing from {whole} instead")
+        shutil.copyfile(whole, last.with_suffix(".writing"))
+        last.with_suffix(".writing").replace(last)
+    return None if whole is None else last

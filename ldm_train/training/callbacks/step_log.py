@@ -8,6 +8,8 @@ import torch
 from pytorch_lightning import Callback
 from torch import Tensor
 
+from ldm_train.training.base import Training
+
 
 def step_ended(trainer: pl.Trainer, batch_idx: int) -> bool:
     """Whether this micro-batch completed an optimizer step."""
@@ -40,19 +42,11 @@ class StepLog(Callback):
     def __init__(self, *, every: int) -> None:
         self.every = every
         self._sums: dict[str, Tensor] = {}
-        self._grad_norm: Tensor | None = None
         self._since = (0, time.perf_counter())
         self.latest: dict[str, float] = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._since = (trainer.global_step, time.perf_counter())
-
-    def on_before_optimizer_step(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
-    ) -> None:
-        if self._logs(trainer.global_step + 1, trainer):
-            gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
-            self._grad_norm = torch.nn.utils.get_total_norm(gradients)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: object, batch_idx: int
@@ -64,19 +58,18 @@ class StepLog(Callback):
             self._sums[name] = self._sums[name] + share if name in self._sums else share
         if step_ended(trainer, batch_idx):
             if self._logs(trainer.global_step, trainer):
-                self._log(trainer)
+                self._log(trainer, pl_module)
             self._sums = {}
 
     def _logs(self, step: int, trainer: pl.Trainer) -> bool:
         return step % self.every == 0 or step in (1, trainer.max_steps)
 
-    def _log(self, trainer: pl.Trainer) -> None:
+    def _log(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, Training)
         means = mean_over_ranks(torch.stack([value.double() for value in self._sums.values()])).tolist()
         step, now = trainer.global_step, time.perf_counter()
         rate = trainer.optimizers[0].param_groups[0]["lr"]
-        self.latest = dict(zip(self._sums, means, strict=True)) | {"lr": rate}
-        if self._grad_norm is not None:
-            self.latest["grad_norm"] = self._grad_norm.item()
+        self.latest = dict(zip(self._sums, means, strict=True)) | {"lr": rate, "grad_norm": pl_module.grad_norm.item()}
         geometry = trainer.datamodule.geometry  # type: ignore[attr-defined]
         speed = (step - self._since[0]) * geometry.batch_size / max(1e-9, now - self._since[1])
         self._since = (step, now)

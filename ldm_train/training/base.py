@@ -1,0 +1,117 @@
+"""What every training shares: an optimizer that takes no step that is not finite, an LR schedule, dropout by position."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loops.progress import _ProcessedTracker
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ldm_train import draws
+from ldm_train.training.gradients import agreed, clip, leave_out, total_norm
+from ldm_train.training.lr_schedules import LRSchedule
+from ldm_train.training.optimization import optimizer_and_schedule
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What a step saw, to be told where it went wrong: positions (B,), losses (B,), and t (B,) of a noise predictor."""
+
+    positions: Tensor
+    losses: Tensor
+    t: Tensor | None = None
+
+
+class Training(pl.LightningModule):
+    """The Trainer's view of what is trained.
+
+    After each backward pass the norm of all gradients is at hand as `grad_norm`, (); where it or the loss is not finite on
+    any rank, `applied`, (), is 0 and the optimizer leaves everything as it was, without the host having to know.
+
+    Args:
+        optimizer: parameters to optimizer.
+        lr_schedule: factor of the rate by step.
+        seed: of every draw.
+    """
+
+    grad_norm: Tensor
+    applied: Tensor
+    examined: Examined
+
+    def __init__(self, *, optimizer: Callable[[Iterable[Tensor]], Optimizer], lr_schedule: LRSchedule, seed: int) -> None:
+        super().__init__()
+        self.make_optimizer = optimizer
+        self.lr_schedule = lr_schedule
+        self.seed = seed
+        self.applied = torch.ones(())
+        self._loss: Tensor | None = None
+        self._dropout = False
+
+    def on_fit_start(self) -> None:
+        self._dropout = any(drops_out(module) for module in self.modules())
+        if self._dropout and self.global_rank == 0:
+            print(
+                "note: dropout in networks is drawn by (seed, step, device, micro-batch): the same after a resume, "
+                "another run on another number of devices or with another micro_batch_size"
+            )
+
+    def on_train_start(self) -> None:
+        """Count micro-batches as this division of the global batch would have had them: the one before may differ."""
+        progress = self.trainer.fit_loop.epoch_loop.batch_progress
+        done = self.global_step * self.trainer.accumulate_grad_batches
+        for counts in (progress.current, progress.total) if done else ():
+            assert isinstance(counts, _ProcessedTracker)
+            counts.ready = counts.started = counts.processed = done
+            counts.completed = done - 1  # as in a checkpoint of the step's end, from where Lightning goes on
+
+    def on_train_batch_start(self, batch: object, batch_idx: int) -> None:
+        """Key the networks' own dropout, which draws from the global generator, as nothing else does."""
+        if self._dropout:
+            stream = f"dropout, rank {self.global_rank}, micro-batch {batch_idx % self.trainer.accumulate_grad_batches}"
+            torch.manual_seed(draws.generator(self.seed, stream, self.global_step).initial_seed())
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        self._loss = loss.detach() if self._loss is None else self._loss + loss.detach()
+        super().backward(loss, *args, **kwargs)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Called once a step, after its last backward pass."""
+        assert self._loss is not None
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        self.grad_norm = total_norm([p.grad for p in parameters])
+        self.applied = agreed(self.grad_norm.isfinite() & self._loss.isfinite())
+        self._loss = None
+        clip(parameters, gradient_clip_val, gradient_clip_algorithm, norm=self.grad_norm)
+        leave_out(optimizer, parameters, applied=self.applied)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        return optimizer_and_schedule(self, self.make_optimizer, self.lr_schedule)
+
+    def trained_parameters(self) -> dict[str, nn.Parameter]:
+        """What the optimizer changes, by name."""
+        return {name: p for name, p in self.named_parameters() if p.requires_grad}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave frozen parts out; they are loaded from where they came from."""
+        frozen = {name for name, p in self.named_parameters() if not p.requires_grad}
+        checkpoint["state_dict"] = {name: value for name, value in checkpoint["state_dict"].items() if name not in frozen}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        frozen = {name: p for name, p in self.named_parameters() if not p.requires_grad}
+        checkpoint["state_dict"] = {**frozen, **checkpoint["state_dict"]}
+
+
+def drops_out(module: nn.Module) -> bool:
+    """Whether a module draws a mask of its own in training."""
+    if isinstance(module, nn.MultiheadAttention):
+        return module.dropout > 0
+    return isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0

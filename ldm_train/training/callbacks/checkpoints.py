@@ -1,0 +1,141 @@
+"""When a run is saved, and which of its checkpoints stay."""
+
+import math
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pytorch_lightning as pl
+from pytorch_lightning import Callback
+from pytorch_lightning.loggers import TensorBoardLogger
+
+from ldm_train.training.base import Training
+from ldm_train.training.callbacks.step_log import step_ended
+from ldm_train.training.checkpoint_files import keep_as, last_checkpoint, prune, read_step
+from ldm_train.training.jsonl import JsonLinesLogger
+
+BEST = "best.ckpt"
+COPIES = 4  # of each trained number: weight, average, two moments of the optimizer
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """Which checkpoints a run writes and keeps.
+
+    Args:
+        every: optimizer steps between them.
+        keep: the newest so many stay.
+        keep_every: those of every so many steps stay too; None for none.
+        best: the one of the best value of this metric stays too, as `best.ckpt`; None for none.
+        best_is: which value of it is best.
+
+    Raises:
+        ValueError: a number below 1, steps to keep at which none is written, or a word that is not known.
+    """
+
+    every: int
+    keep: int = 1
+    keep_every: int | None = None
+    best: str | None = None
+    best_is: Literal["lowest", "highest"] = "lowest"
+
+    def __post_init__(self) -> None:
+        for name in ("every", "keep", "keep_every"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"checkpoint.{name}={value} must be at least 1")
+        if self.keep_every is not None and self.keep_every % self.every:
+            raise ValueError(
+                f"checkpoint.keep_every={self.keep_every} must be a multiple of checkpoint.every={self.every}, "
+                "the steps at which there is one"
+            )
+        if self.best_is not in ("lowest", "highest"):
+            raise ValueError(f"checkpoint.best_is={self.best_is} is not known; it is lowest or highest")
+
+
+class Checkpoints(Callback):
+    """Saves `run_dir/checkpoints/last.ckpt` at the steps that are due, at a new best, and where the run is left.
+
+    Args:
+        lines: which has the metric to judge by; it and the dashboards are flushed before, so that what is in a checkpoint's
+            past is on the disk.
+    """
+
+    def __init__(self, run_dir: Path, keeping: Keeping, lines: JsonLinesLogger) -> None:
+        self.run_dir = run_dir
+        self.path = last_checkpoint(run_dir)
+        self.keeping = keeping
+        self.lines = lines
+        self.best = math.inf
+        self.best_step: int | None = None
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Refuse at once what a full disk would end at the first checkpoint."""
+        assert isinstance(pl_module, Training)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        size = COPIES * sum(p.nbytes for p in pl_module.trained_parameters().values())
+        # The first one; then for a moment one more than are kept.
+        wanted = size * (1 + self.keeping.keep) if trainer.max_steps > trainer.global_step else 0
+        self._refuse_full(wanted, "the run's checkpoints")
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Do what a run that was killed between saving and keeping left undone."""
+        if trainer.is_global_zero and trainer.global_step and read_step(self.path) == trainer.global_step:
+            self._keep(trainer.global_step)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: object, batch_idx: int
+    ) -> None:
+        if not step_ended(trainer, batch_idx):
+            return
+        step = trainer.global_step
+        due = step % self.keeping.every == 0 or step == trainer.max_steps or trainer.should_stop
+        if self._is_best(step) or due:
+            self._save(trainer)
+
+    def state_dict(self) -> dict[str, float | int | None]:
+        return {"best": self.best, "best_step": self.best_step}
+
+    def load_state_dict(self, state_dict: dict[str, float | int | None]) -> None:
+        best, best_step = state_dict["best"], state_dict["best_step"]
+        assert best is not None
+        self.best, self.best_step = best, None if best_step is None else int(best_step)
+
+    def _is_best(self, step: int) -> bool:
+        name = self.keeping.best
+        logged, value = self.lines.latest.get(name or "", (0, 0.0))
+        if name is None or logged != step:
+            return False
+        value = value if self.keeping.best_is == "lowest" else -value
+        if not value < self.best:
+            return False
+        self.best, self.best_step = value, step
+        return True
+
+    def _save(self, trainer: pl.Trainer) -> None:
+        self.lines.flush()
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
+                logger.experiment.flush()
+        if self.path.is_file():
+            self._refuse_full(self.path.stat().st_size, "the next checkpoint")
+        trainer.save_checkpoint(self.path, weights_only=False)
+        if trainer.is_global_zero:
+            self._keep(trainer.global_step)
+
+    def _keep(self, step: int) -> None:
+        keeping = self.keeping
+        if keeping.keep > 1 or (keeping.keep_every is not None and step % keeping.keep_every == 0):
+            keep_as(self.path, f"step-{step:08d}.ckpt")
+        if self.best_step == step:
+            keep_as(self.path, BEST)
+        prune(self.run_dir, keep=keeping.keep if keeping.keep > 1 else 0, keep_every=keeping.keep_every)
+
+    def _refuse_full(self, wanted: int, what: str) -> None:
+        free = shutil.disk_usage(self.path.parent).free
+        if wanted > free:
+            raise OSError(
+                f"{what} will take {wanted / 2**20:.0f} MiB, and {self.path.parent} has {free / 2**20:.0f} MiB left; "
+                f"make room, lower checkpoint.keep={self.keeping.keep}, or choose another run_dir"
+            )

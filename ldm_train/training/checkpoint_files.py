@@ -1,0 +1,127 @@
+"""Checkpoints as files: whole or absent, the newest found again, the older ones kept as far as one asks for it."""
+
+import os
+import re
+import shutil
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
+
+NUMBERED = re.compile(r"step-(\d{8,})\.ckpt")
+
+
+def last_checkpoint(run_dir: Path) -> Path:
+    """Where a run's newest checkpoint lies."""
+    return run_dir / "checkpoints" / "last.ckpt"
+
+
+class WholeFiles(TorchCheckpointIO):
+    """Lightning's way to files, by which a checkpoint is written under another name, flushed, read again, and renamed."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        """Raises:
+        OSError: naming the file, what went wrong, and the room there is; what was at `path` is as it was.
+        """
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        writing = path.with_suffix(".writing")
+        try:
+            with writing.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            read_step(writing)
+        except (RuntimeError, OSError, ValueError) as error:  # torch's writer reports a failed write by the first
+            writing.unlink(missing_ok=True)
+            free = shutil.disk_usage(path.parent).free / 2**20
+            raise OSError(f"cannot write {writing} ({free:.0f} MiB are free there): {error}; {path} is as it was") from error
+        writing.replace(path)
+        flush_folder(path.parent)
+
+
+def flush_folder(folder: Path) -> None:
+    """Have the names in a folder survive a power cut too."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_step(path: Path) -> int:
+    """The step of a checkpoint, whose tensors are mapped, not read.
+
+    Raises:
+        ValueError: it cannot be read, or not without running code from it.
+    """
+    try:
+        return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"])
+    except Exception as error:  # unpickling reports damage by many classes
+        raise ValueError(f"{path} cannot be read as a checkpoint of this project: {str(error).splitlines()[0]}") from error
+
+
+def damage(path: Path) -> str | None:
+    """What is wrong with a checkpoint, all of whose bytes are compared with their checksums; None where it is whole."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            wrong = archive.testzip()
+        if wrong is not None:
+            return f"{wrong} in it does not have its checksum"
+        read_step(path)
+    except (ValueError, OSError, zipfile.BadZipFile) as error:
+        return str(error)
+    return None
+
+
+def newest_whole(run_dir: Path) -> Path | None:
+    """The checkpoint to continue from: the last one, or where that is damaged, the newest that is not; None where is none.
+
+    Raises:
+        ValueError: there are some, and all are damaged.
+    """
+    last = last_checkpoint(run_dir)
+    found = [path for path in (last, *reversed(list(numbered(run_dir).values()))) if path.is_file()]
+    for path in found:
+        problem = damage(path)
+        if problem is None:
+            return path
+        print(f"warning: {path} is damaged ({problem})")
+    if found:
+        raise ValueError(f"all checkpoints in {last.parent} are damaged; remove them to start {run_dir} anew")
+    return None
+
+
+def numbered(run_dir: Path) -> dict[int, Path]:
+    """The checkpoints that are kept beside the last one, by step, in order."""
+    found = {int(match[1]): path for path, match in _matches(last_checkpoint(run_dir).parent)}
+    return dict(sorted(found.items()))
+
+
+def _matches(folder: Path) -> Iterator[tuple[Path, re.Match[str]]]:
+    for path in folder.glob("step-*.ckpt"):
+        match = NUMBERED.fullmatch(path.name)
+        if match:
+            yield path, match
+
+
+def keep_as(last: Path, name: str) -> None:
+    """Give the last checkpoint a second name, under which it stays when a newer one comes; a copy where links cannot be."""
+    target, new = last.with_name(name), last.with_name(f"{name}.writing")
+    new.unlink(missing_ok=True)
+    try:
+        os.link(last, new)
+    except OSError:
+        shutil.copyfile(last, new)
+    new.replace(target)
+
+
+def prune(run_dir: Path, *, keep: int, keep_every: int | None) -> None:
+    """Remove all but the newest `keep` checkpoints and those of every so many steps."""
+    files = numbered(run_dir)
+    for step in list(files)[: len(files) - keep]:
+        if keep_every is None or step % keep_every:
+            files[step].unlink()
