@@ -9,6 +9,7 @@ import sys
 from omegaconf import DictConfig
 
 from ldm_train.tasks.config import ConfigError, compose, nearest
+from ldm_train.tasks.launcher import end_with_launcher
 
 VERBS = {
     "check": "read everything that encoding will read, and list what cannot be used",
@@ -35,6 +36,7 @@ def usage() -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a command line; exits with 0, 1 (refused or failed, with a message) or 2 (not understood)."""
+    end_with_launcher()
     words = sys.argv[1:] if arguments is None else arguments
     if not words or words[0] in ("-h", "--help"):
         print(usage())

@@ -52,7 +52,7 @@ class EMA(Callback):
         assert isinstance(pl_module, NoisePredictorTraining)
         averages, weights = list(self.average.values()), [p.detach() for p in _trained(pl_module).values()]
         share = ((1 - decay) * pl_module.applied.double()).to(averages[0])  # 0 where the step was left out
-        torch._foreach_lerp_(averages, weights, [share] * len(weights))  # type: ignore[arg-type]
+        torch._foreach_lerp_(averages, weights, [share] * len(weights))
 
     @contextmanager
     def swapped(self, pl_module: pl.LightningModule) -> Iterator[None]:

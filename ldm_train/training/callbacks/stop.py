@@ -4,10 +4,8 @@ Lightning's own handlers broadcast from inside the signal, and wait for the devi
 they are switched off.
 """
 
-import ctypes
 import os
 import signal
-import sys
 import threading
 import time
 from datetime import timedelta
@@ -15,7 +13,6 @@ from types import FrameType
 
 import pytorch_lightning as pl
 import torch
-from lightning_fabric.plugins.environments import LightningEnvironment
 from pytorch_lightning import Callback
 from torch.distributed import Work
 
@@ -47,9 +44,6 @@ class Stop(Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         silence_lightning(trainer)
-        environment = getattr(trainer.strategy, "cluster_environment", None)
-        if isinstance(environment, LightningEnvironment) and environment.local_rank() > 0:
-            die_with_the_parent()
         if threading.current_thread() is threading.main_thread():
             self._handlers = {number: signal.signal(number, self._receive) for number in SIGNALS}
 
@@ -115,9 +109,3 @@ def silence_lightning(trainer: pl.Trainer) -> None:
     """Keep Lightning's handlers away, and its broadcast at every micro-batch."""
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
-
-
-def die_with_the_parent() -> None:
-    """Have Linux end this rank together with the one that started it, which would leave it waiting in a collective."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
