@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import importlib.util
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -18,7 +19,8 @@ from omegaconf.errors import OmegaConfBaseException
 PATHS = {"cache", "run_dir", "out"}
 ACCEPTED: dict[type, str] = {bool: "true or false", int: "a whole number", float: "a number"}
 FREE = {"trainer.devices"}  # Lightning takes a number, a list or "auto"
-ALLOWED = ("ldm_train.", "torch.optim.", "pytorch_lightning.loggers.")
+ALLOWED = ("ldm_train.", "torch.optim.", "bitsandbytes.optim.", "pytorch_lightning.loggers.")
+EXTRAS = {"bitsandbytes": "eight_bit"}  # packages that an installation may lack, and the extra that brings each
 
 
 class ConfigError(Exception):
@@ -187,6 +189,12 @@ def _home(target: str) -> str:
     """The module in which a target is defined: an allowed module is no way to what it imports."""
     from hydra.utils import get_object
 
+    package = target.partition(".")[0]
+    if package in EXTRAS and importlib.util.find_spec(package) is None:
+        raise ValueError(
+            f"_target_: {target} needs the package {package}, which is not installed: "
+            f"pip install 'ldm-train[{EXTRAS[package]}]', or choose another"
+        )
     try:
         return str(getattr(get_object(target), "__module__", "")) + "."
     except (HydraException, ImportError, AttributeError, ValueError) as error:

@@ -13,12 +13,14 @@ from ldm_train.encoders.latents import Scaling
 from ldm_train.tasks.assemble import Parts, build_recipe, build_weak, choose_device, load_weights
 from ldm_train.tasks.config import at_least_one, build
 from ldm_train.tasks.lightning import options, quiet, refuse_scaled_clipping
+from ldm_train.tasks.optimization import refuse_optimization, warn_of_warmup
 from ldm_train.tasks.run_directory import LAST, prepare, set_threads
 from ldm_train.tasks.train_data import open_data
 from ldm_train.training.callbacks.samples import Drawing, Samples
 from ldm_train.training.callbacks.validation import Validation
 from ldm_train.training.ema import EMA
 from ldm_train.training.module import NoisePredictorTraining
+from ldm_train.training.parameter_groups import ParameterGroups
 from ldm_train.training.run import run as fit
 
 
@@ -27,6 +29,7 @@ def run(config: DictConfig) -> None:
     refuse_scaled_clipping(config)
     set_threads(config.threads)
     quiet()
+    refuse_optimization(config)
     torch.manual_seed(config.seed)
     parts, data, content = open_data(config)
     shown = drawing(config, data)
@@ -43,6 +46,7 @@ def run(config: DictConfig) -> None:
         module.to(memory_format=torch.channels_last)
     if config.compile is not None:
         compile_network(module.network, backend=config.compile)
+    warn_of_warmup(config)
     warn_of_the_end(module.objective)
     run_dir, ema = Path(config.run_dir), EMA(decay=config.ema.decay)
     fit(
@@ -71,7 +75,7 @@ def run(config: DictConfig) -> None:
 
 def identity(config: DictConfig, content: str) -> dict[str, str]:
     """What a run must keep when it is continued, in plain words."""
-    parts = {name: config[name] for name in ("schedule", "prediction", "weighting")}
+    parts = {name: config[name] for name in ("schedule", "prediction", "weighting", "parameter_groups")}
     settings = {name: json.dumps(OmegaConf.to_container(part), sort_keys=True) for name, part in parts.items()}
     return {"cache": content, **settings}
 
@@ -113,6 +117,7 @@ def training_module(config: DictConfig, parts: Parts) -> NoisePredictorTraining:
         weighting=parts.weighting,
         perturbations=Perturbations(config.offset_noise, config.input_perturbation),
         optimizer=build(config.optimizer),
+        parameter_groups=ParameterGroups(**config.parameter_groups),
         lr_schedule=build(config.lr_schedule),
         batch_size=config.batch_size,
         seed=config.seed,

@@ -1,6 +1,6 @@
 """Training a KL autoencoder: L1 and MSE between picture and reconstruction, plus the posterior's divergence from N(0, 1)."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import pytorch_lightning as pl
 import torch
@@ -8,6 +8,7 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.nn import functional as F
 from torch.optim import Optimizer
+from torch.optim.optimizer import ParamsT
 
 from ldm_train import draws
 from ldm_train.diffusion.broadcast import on_device
@@ -29,7 +30,7 @@ class AutoencoderTraining(pl.LightningModule):
 
     Args:
         autoencoder: trained in place.
-        optimizer: parameters to optimizer.
+        optimizer: parameters to optimizer; all of them decay alike.
         lr_schedule: factor of the rate by step.
         mse_weight, kl_weight: of the terms beside the L1 error; the KL is per latent value.
         seed: of the posterior draws.
@@ -39,7 +40,7 @@ class AutoencoderTraining(pl.LightningModule):
         self,
         autoencoder: KLAutoencoder,
         *,
-        optimizer: Callable[[Iterable[Tensor]], Optimizer],
+        optimizer: Callable[[ParamsT], Optimizer],
         lr_schedule: LRSchedule,
         mse_weight: float = 1.0,
         kl_weight: float = 1e-3,

@@ -1,6 +1,6 @@
 """Training a noise predictor, on one page: latents and captions in, a weighted error out."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import pytorch_lightning as pl
@@ -8,6 +8,7 @@ import torch
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.optimizer import ParamsT
 
 from ldm_train import draws
 from ldm_train.diffusion.broadcast import on_device
@@ -21,6 +22,7 @@ from ldm_train.diffusion.weighting import Weighting
 from ldm_train.encoders.latents import Scaling
 from ldm_train.training.lr_schedules import LRSchedule
 from ldm_train.training.optimization import clip_gradients, optimizer_and_schedule
+from ldm_train.training.parameter_groups import DEFAULT, ParameterGroups
 from ldm_train.types import LatentBatch
 
 
@@ -33,6 +35,7 @@ class NoisePredictorTraining(pl.LightningModule):
         scaling: raw latents to model latents.
         timesteps, weighting, perturbations: of the training loss; a weighting that is a module is trained along.
         optimizer: parameters to optimizer.
+        parameter_groups: which of them have a rate or a decay of their own.
         lr_schedule: factor of the rate by step.
         batch_size: the global batch, which stratified timesteps divide.
         seed: of every draw.
@@ -49,12 +52,14 @@ class NoisePredictorTraining(pl.LightningModule):
         timesteps: Timesteps,
         weighting: Weighting,
         perturbations: Perturbations = NONE,
-        optimizer: Callable[[Iterable[Tensor]], Optimizer],
+        optimizer: Callable[[ParamsT], Optimizer],
+        parameter_groups: ParameterGroups = DEFAULT,
         lr_schedule: LRSchedule,
         batch_size: int,
         seed: int = 0,
     ) -> None:
         super().__init__()
+        parameter_groups.check(text_encoder)
         self.network = network
         self.text_encoder = text_encoder
         self.scaling = scaling
@@ -63,6 +68,7 @@ class NoisePredictorTraining(pl.LightningModule):
         self.perturbations = perturbations
         self.objective = Objective(Denoiser(network, schedule, prediction), weighting)
         self.make_optimizer = optimizer
+        self.parameter_groups = parameter_groups
         self.lr_schedule = lr_schedule
         self.batch_size = batch_size
         self.seed = seed
@@ -100,7 +106,7 @@ class NoisePredictorTraining(pl.LightningModule):
         clip_gradients(self, optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        return optimizer_and_schedule(self, self.make_optimizer, self.lr_schedule)
+        return optimizer_and_schedule(self, self.make_optimizer, self.lr_schedule, self.parameter_groups)
 
     def trained_parameters(self) -> dict[str, nn.Parameter]:
         """What the optimizer changes, by name."""
