@@ -163,7 +163,8 @@ def _dotted(config: DictConfig, prefix: str = "") -> Iterator[str]:
 def build(config: DictConfig, **values: object) -> Any:
     """The object that a config's `_target_` names, with further arguments; nested targets are built first.
 
-    A config with `_partial_: true` gives the constructor with its arguments bound.
+    A config with `_partial_: true` gives the constructor with its arguments bound. Lists and mappings arrive as Python's
+    own: an optimizer keeps what it is given, and a checkpoint with omegaconf's in it would not load.
 
     Raises:
         ValueError: a name outside the allowed packages, or arguments that the constructor does not take.
@@ -177,7 +178,7 @@ def build(config: DictConfig, **values: object) -> Any:
                 f"_target_: {target} is outside what a config may build ({', '.join(ALLOWED)}); nothing was run"
             )
     try:
-        return instantiate(config, **values)
+        return instantiate(config, _convert_="all", **values)
     except InstantiationException as error:
         cause = error.__cause__
         if isinstance(cause, ValueError | OSError):
