@@ -57,7 +57,7 @@ class LRSchedule(ABC):
         return min(1.0, (step - self.warmup_steps) / max(1, max_steps - self.warmup_steps))
 
     def check(self, max_steps: int) -> None:
-        """Refuse a cool-down that would have to begin before the warm-up is over.
+        """Refuse a cool-down that would have to begin before the warm-up is over, or to rise.
 
         Raises:
             ValueError: it would.
@@ -67,6 +67,11 @@ class LRSchedule(ABC):
                 f"lr_schedule.warmup_steps={self.warmup_steps} and lr_schedule.cooldown_steps={self.cooldown_steps} are "
                 f"{self.warmup_steps + self.cooldown_steps} steps together, more than max_steps={max_steps}; lower one of "
                 "them, or train longer"
+            )
+        if self.cooldown_steps and (reached := self.shape(max_steps - self.cooldown_steps, max_steps)) < self.final:
+            raise ValueError(
+                f"lr_schedule.final={self.final} is above the factor {reached:.2g} at which the cool-down of "
+                f"lr_schedule.cooldown_steps={self.cooldown_steps} begins; lower it"
             )
 
     def warning(self, max_steps: int) -> str | None:

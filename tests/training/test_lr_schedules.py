@@ -125,6 +125,7 @@ def test_a_cool_down_changes_no_step_before_it_and_never_rises(schedule, max_ste
         (lambda: Constant(final=0.5), "final=0.5 has no effect without a cool-down"),
         (lambda: InverseSqrt(decay_after=10, final=0.5), "final=0.5 has no effect without a cool-down"),
         (lambda: Constant(warmup_steps=60, cooldown_steps=41).check(100), "are 101 steps together, more than max_steps=100"),
+        (lambda: Decaying(cooldown_steps=400, final=0.6).check(2000), r"final=0.6 is above the factor 0.5 at which"),
     ],
 )
 def test_what_cannot_be_is_refused(make, message):

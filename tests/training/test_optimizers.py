@@ -49,17 +49,12 @@ def test_another_choice_of_groups_cannot_continue_a_run(cache: Path, train: Call
     assert train(cache, tmp_path / "run", "max_steps=3").code == 0
 
 
+PLAIN_SGD = ["optimizer._target_=torch.optim.SGD", "~optimizer.betas", "~optimizer.eps", "optimizer.fused=false"]
 OPTIMIZERS = [
     ["optimizer=sgd", "optimizer.lr=0.05"],
     ["optimizer=adam"],
     ["optimizer._target_=torch.optim.Adam", "optimizer.fused=false"],
-    [
-        "optimizer._target_=torch.optim.SGD",
-        "~optimizer.betas",
-        "~optimizer.eps",
-        "optimizer.fused=false",
-        "optimizer.lr=0.05",
-    ],
+    [*PLAIN_SGD, "+optimizer.momentum=0.9", "optimizer.lr=0.05"],
     ["optimizer._target_=torch.optim.NAdam", "~optimizer.fused", "trainer.precision=bf16-mixed"],
     ["optimizer.fused=true", "parameter_groups.text_encoder_lr=1e-4", "trainer.precision=bf16-mixed"],
 ]
