@@ -23,7 +23,10 @@ def generator(seed: int, stream: str, position: int) -> torch.Generator:
 
 
 def _draw(draw: Callable[..., Tensor], seed: int, stream: str, positions: Tensor, shape: Sequence[int]) -> Tensor:
-    return torch.stack([draw(tuple(shape), generator=generator(seed, stream, p)) for p in positions.tolist()])
+    # The type is said, for under float64 PyTorch's default would draw other numbers.
+    return torch.stack(
+        [draw(tuple(shape), generator=generator(seed, stream, p), dtype=torch.float32) for p in positions.tolist()]
+    )
 
 
 def normal(seed: int, stream: str, positions: Tensor, shape: Sequence[int]) -> Tensor:

@@ -92,7 +92,7 @@ def examine(config: DictConfig, report: Report, plan: Plan, parts: Parts, attemp
             report.encoding_seconds = encoding_seconds(config, plan, pace)
     if module is None:
         return
-    report.warnings += warnings_of(module)
+    report.warnings += warnings_of(config, module)
     report.free_memory = free_memory(device)
     report.training = training(config, parts, module, plan, rows, device)
     if report.training.seconds is not None:

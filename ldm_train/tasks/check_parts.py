@@ -22,6 +22,7 @@ from ldm_train.tasks.assemble import Parts, build_parts, build_recipe, build_wea
 from ldm_train.tasks.config import at_least_one, build
 from ldm_train.tasks.describe import DTYPES
 from ldm_train.tasks.lightning import refuse_fused_scaling
+from ldm_train.tasks.optimization import refuse_optimization, warn_of_warmup
 from ldm_train.tasks.train import compile_network, training_module, warn_of_the_end
 from ldm_train.training.ema import EMA
 from ldm_train.training.module import NoisePredictorTraining
@@ -84,9 +85,8 @@ def try_parts(config: DictConfig, attempt: Attempts) -> Parts | None:
     """The parts as training has them, but for the network, which is on the meta device; None where one is refused."""
     autoencoder, text_encoder, schedule, prediction, weighting = (attempt(build, config[name]) for name in PARTS)
     attempt(build_parts, with_least(config))  # whether the weighting goes with the schedule
-    for name in ("timesteps", "lr_schedule"):
-        attempt(build, config[name])
-    attempt(lambda: build(config.optimizer)([nn.Parameter(torch.zeros(1))]))
+    attempt(build, config.timesteps)
+    attempt(refuse_optimization, config)
     network = None
     if autoencoder is not None and text_encoder is not None:
         network = attempt(build_network, config, autoencoder, text_encoder, device=META)
@@ -159,8 +159,9 @@ def try_shape(parts: Parts, shape: Size) -> None:
         raise ValueError(f"pictures of {shape[0]}x{shape[1]} pixels: {error}") from error
 
 
-def warnings_of(module: NoisePredictorTraining) -> list[str]:
+def warnings_of(config: DictConfig, module: NoisePredictorTraining) -> list[str]:
     """What `train` warns of at its start."""
     with contextlib.redirect_stdout(io.StringIO()) as said:
+        warn_of_warmup(config)
         warn_of_the_end(module.objective)
     return [line.removeprefix("warning: ") for line in said.getvalue().splitlines()]

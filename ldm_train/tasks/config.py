@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import importlib.util
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -18,7 +19,8 @@ from omegaconf.errors import OmegaConfBaseException
 PATHS = {"cache", "run_dir", "out"}
 ACCEPTED: dict[type, str] = {bool: "true or false", int: "a whole number", float: "a number"}
 FREE = {"trainer.devices"}  # Lightning takes a number, a list or "auto"
-ALLOWED = ("ldm_train.", "torch.optim.", "pytorch_lightning.loggers.")
+ALLOWED = ("ldm_train.", "torch.optim.", "bitsandbytes.optim.", "pytorch_lightning.loggers.")
+EXTRAS = {"bitsandbytes": "eight_bit"}  # packages that an installation may lack, and the extra that brings each
 
 
 class ConfigError(Exception):
@@ -161,7 +163,8 @@ def _dotted(config: DictConfig, prefix: str = "") -> Iterator[str]:
 def build(config: DictConfig, **values: object) -> Any:
     """The object that a config's `_target_` names, with further arguments; nested targets are built first.
 
-    A config with `_partial_: true` gives the constructor with its arguments bound.
+    A config with `_partial_: true` gives the constructor with its arguments bound. Lists and mappings arrive as Python's
+    own: an optimizer keeps what it is given, and a checkpoint with omegaconf's in it would not load.
 
     Raises:
         ValueError: a name outside the allowed packages, or arguments that the constructor does not take.
@@ -175,7 +178,7 @@ def build(config: DictConfig, **values: object) -> Any:
                 f"_target_: {target} is outside what a config may build ({', '.join(ALLOWED)}); nothing was run"
             )
     try:
-        return instantiate(config, **values)
+        return instantiate(config, _convert_="all", **values)
     except InstantiationException as error:
         cause = error.__cause__
         if isinstance(cause, ValueError | OSError):
@@ -187,6 +190,12 @@ def _home(target: str) -> str:
     """The module in which a target is defined: an allowed module is no way to what it imports."""
     from hydra.utils import get_object
 
+    package = target.partition(".")[0]
+    if package in EXTRAS and importlib.util.find_spec(package) is None:
+        raise ValueError(
+            f"_target_: {target} needs the package {package}, which is not installed: "
+            f"pip install 'ldm-train[{EXTRAS[package]}]', or choose another"
+        )
     try:
         return str(getattr(get_object(target), "__module__", "")) + "."
     except (HydraException, ImportError, AttributeError, ValueError) as error:

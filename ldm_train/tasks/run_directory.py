@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -105,6 +106,8 @@ def locked(config: DictConfig) -> Iterator[None]:
         yield
     finally:
         own.release()
+        if launched_rank() == 0 and {path.name for path in run_dir.iterdir()} <= {".lock"}:
+            shutil.rmtree(run_dir)  # what was refused leaves no trace
 
 
 def read_record(run_dir: Path) -> Plain:

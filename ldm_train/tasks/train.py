@@ -13,6 +13,7 @@ from ldm_train.tasks.assemble import Parts, build_recipe, build_weak, choose_dev
 from ldm_train.tasks.config import at_least_one, build
 from ldm_train.tasks.ending import ending, told_ending
 from ldm_train.tasks.lightning import launched_rank, options, quiet, refuse_fused_scaling
+from ldm_train.tasks.optimization import refuse_optimization, warn_of_warmup
 from ldm_train.tasks.run_directory import locked, prepare, set_threads
 from ldm_train.tasks.train_data import open_data
 from ldm_train.training.callbacks.checkpoints import Keeping
@@ -20,6 +21,7 @@ from ldm_train.training.callbacks.samples import Drawing, Samples
 from ldm_train.training.callbacks.validation import Validation
 from ldm_train.training.ema import EMA
 from ldm_train.training.module import NoisePredictorTraining
+from ldm_train.training.parameter_groups import ParameterGroups
 from ldm_train.training.run import Limits
 from ldm_train.training.run import run as fit
 
@@ -31,6 +33,7 @@ def run(config: DictConfig) -> int:
     limits, keeping = ending(config), Keeping(**config.checkpoint)
     set_threads(config.threads)
     quiet()
+    refuse_optimization(config)
     with locked(config):
         return told_ending(config, train(config, limits, keeping))
 
@@ -51,6 +54,7 @@ def train(config: DictConfig, limits: Limits, keeping: Keeping) -> str | None:
         module.to(memory_format=torch.channels_last)
     if config.compile is not None:
         compile_network(module.network, backend=config.compile)
+    warn_of_warmup(config)
     warn_of_the_end(module.objective)
     run_dir, ema = Path(config.run_dir), EMA(decay=config.ema.decay)
     return fit(
@@ -114,6 +118,7 @@ def training_module(config: DictConfig, parts: Parts) -> NoisePredictorTraining:
         weighting=parts.weighting,
         perturbations=Perturbations(config.offset_noise, config.input_perturbation),
         optimizer=build(config.optimizer),
+        parameter_groups=ParameterGroups(**config.parameter_groups),
         lr_schedule=build(config.lr_schedule),
         batch_size=config.batch_size,
         seed=config.seed,

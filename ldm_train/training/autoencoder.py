@@ -1,11 +1,12 @@
 """Training a KL autoencoder: L1 and MSE between picture and reconstruction, plus the posterior's divergence from N(0, 1)."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.optim import Optimizer
+from torch.optim.optimizer import ParamsT
 
 from ldm_train import draws
 from ldm_train.diffusion.broadcast import on_device
@@ -28,14 +29,14 @@ class AutoencoderTraining(Training):
     Args:
         autoencoder: trained in place.
         mse_weight, kl_weight: of the terms beside the L1 error; the KL is per latent value.
-        optimizer, lr_schedule, seed: as Training has them.
+        optimizer, lr_schedule, seed: as Training has them; all parameters decay alike.
     """
 
     def __init__(
         self,
         autoencoder: KLAutoencoder,
         *,
-        optimizer: Callable[[Iterable[Tensor]], Optimizer],
+        optimizer: Callable[[ParamsT], Optimizer],
         lr_schedule: LRSchedule,
         mse_weight: float = 1.0,
         kl_weight: float = 1e-3,

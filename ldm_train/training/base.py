@@ -1,6 +1,6 @@
 """What every training shares: an optimizer that takes no step that is not finite, an LR schedule, dropout by position."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,11 +10,14 @@ from pytorch_lightning.loops.progress import _ProcessedTracker
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.optimizer import ParamsT
 
 from ldm_train import draws
 from ldm_train.training.gradients import agreed, clip, leave_out, total_norm
 from ldm_train.training.lr_schedules import LRSchedule
 from ldm_train.training.optimization import optimizer_and_schedule
+from ldm_train.training.parameter_groups import ALIKE, ParameterGroups
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class Training(pl.LightningModule):
 
     Args:
         optimizer: parameters to optimizer.
+        parameter_groups: which of them have a rate or a decay of their own.
         lr_schedule: factor of the rate by step.
         seed: of every draw.
     """
@@ -42,9 +46,17 @@ class Training(pl.LightningModule):
     applied: Tensor
     examined: Examined
 
-    def __init__(self, *, optimizer: Callable[[Iterable[Tensor]], Optimizer], lr_schedule: LRSchedule, seed: int) -> None:
+    def __init__(
+        self,
+        *,
+        optimizer: Callable[[ParamsT], Optimizer],
+        parameter_groups: ParameterGroups = ALIKE,
+        lr_schedule: LRSchedule,
+        seed: int,
+    ) -> None:
         super().__init__()
         self.make_optimizer = optimizer
+        self.parameter_groups = parameter_groups
         self.lr_schedule = lr_schedule
         self.seed = seed
         self.applied = torch.ones(())
@@ -60,7 +72,11 @@ class Training(pl.LightningModule):
             )
 
     def on_train_start(self) -> None:
-        """Count micro-batches as this division of the global batch would have had them: the one before may differ."""
+        """Go on as if this division of the global batch, and this length of the run, had been those from the start."""
+        for scheduler in (config.scheduler for config in self.trainer.lr_scheduler_configs):
+            assert isinstance(scheduler, LambdaLR)
+            for group, base in zip(scheduler.optimizer.param_groups, scheduler.base_lrs, strict=True):
+                group["lr"] = base * self.lr_schedule(self.global_step, self.trainer.max_steps)
         progress = self.trainer.fit_loop.epoch_loop.batch_progress
         done = self.global_step * self.trainer.accumulate_grad_batches
         for counts in (progress.current, progress.total) if done else ():
@@ -94,7 +110,7 @@ class Training(pl.LightningModule):
         leave_out(optimizer, parameters, applied=self.applied)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        return optimizer_and_schedule(self, self.make_optimizer, self.lr_schedule)
+        return optimizer_and_schedule(self, self.make_optimizer, self.lr_schedule, self.parameter_groups)
 
     def trained_parameters(self) -> dict[str, nn.Parameter]:
         """What the optimizer changes, by name."""

@@ -1,44 +1,142 @@
-"""Learning-rate schedules: the optimizer step to a factor of the base rate, in optimizer steps on any number of devices."""
+"""Learning-rate schedules: the optimizer step to a factor of the base rate, in optimizer steps on any number of devices.
+
+A step is one update of the weights, whatever number of micro-batches and devices share its batch.
+"""
 
 import math
 from abc import ABC, abstractmethod
 
 
 class LRSchedule(ABC):
-    """A factor for every step of a run of `max_steps`, after a linear warm-up.
+    """A shape between a linear warm-up and a linear cool-down.
+
+    For a run of N = max_steps updates, of which W = warmup_steps and C = cooldown_steps, the update number s (from 0) has
+
+        (s + 1) / W                                       for s < W,
+        shape(s)                                          for W <= s < N - C,
+        final + (shape(N - C) - final) (N - s) / C        for s >= N - C, and `final` from N on.
+
+    What comes before the cool-down is the same with and without one, so a run at a constant rate may be continued into it
+    (Hägele et al. 2024, arXiv 2405.18392).
 
     Args:
-        warmup_steps: over which the factor rises from near 0.
+        warmup_steps: over which the factor rises from near 0; 0 for none.
+        cooldown_steps: the last ones, over which it falls in a line from where the shape has brought it; 0 for none.
+        final: the factor at max_steps, of the cool-down, and of shapes that fall by themselves.
+
+    Raises:
+        ValueError: steps below 0, or a final factor outside 0 to 1.
     """
 
-    def __init__(self, *, warmup_steps: int = 0) -> None:
+    def __init__(self, *, warmup_steps: int = 0, cooldown_steps: int = 0, final: float = 0.0) -> None:
+        for name, steps in (("warmup_steps", warmup_steps), ("cooldown_steps", cooldown_steps)):
+            if steps < 0:
+                raise ValueError(f"lr_schedule.{name}={steps} must be at least 0, optimizer steps; 0 is none")
+        if not 0 <= final <= 1:
+            raise ValueError(f"lr_schedule.final={final} must be from 0 to 1, a factor of the base rate")
         self.warmup_steps = warmup_steps
+        self.cooldown_steps = cooldown_steps
+        self.final = final
 
     def __call__(self, step: int, max_steps: int) -> float:
         """The factor of the update number `step` (from 0)."""
+        start = max_steps - self.cooldown_steps
         if step < self.warmup_steps:
             return (step + 1) / self.warmup_steps
-        progress = (step - self.warmup_steps) / max(1, max_steps - self.warmup_steps)
-        return self.after_warmup(min(1.0, progress))
+        if self.cooldown_steps == 0 or step < start:
+            return self.shape(step, max_steps)
+        share = max(0, max_steps - step) / self.cooldown_steps
+        return self.final + (self.shape(start, max_steps) - self.final) * share
 
     @abstractmethod
-    def after_warmup(self, progress: float) -> float:
-        """The factor at this share, 0 to 1, of what follows the warm-up."""
+    def shape(self, step: int, max_steps: int) -> float:
+        """The factor of an update after the warm-up, were there no cool-down."""
+
+    def progress(self, step: int, max_steps: int) -> float:
+        """The share, 0 to 1, of what follows the warm-up."""
+        return min(1.0, (step - self.warmup_steps) / max(1, max_steps - self.warmup_steps))
+
+    def check(self, max_steps: int) -> None:
+        """Refuse a cool-down that would have to begin before the warm-up is over, or to rise.
+
+        Raises:
+            ValueError: it would.
+        """
+        if self.cooldown_steps and self.warmup_steps + self.cooldown_steps > max_steps:
+            raise ValueError(
+                f"lr_schedule.warmup_steps={self.warmup_steps} and lr_schedule.cooldown_steps={self.cooldown_steps} are "
+                f"{self.warmup_steps + self.cooldown_steps} steps together, more than max_steps={max_steps}; lower one of "
+                "them, or train longer"
+            )
+        if self.cooldown_steps and (reached := self.shape(max_steps - self.cooldown_steps, max_steps)) < self.final:
+            raise ValueError(
+                f"lr_schedule.final={self.final} is above the factor {reached:.2g} at which the cool-down of "
+                f"lr_schedule.cooldown_steps={self.cooldown_steps} begins; lower it"
+            )
+
+    def warning(self, max_steps: int) -> str | None:
+        """What is odd about a run of this length, in words; None where nothing is."""
+        if self.warmup_steps <= max_steps:
+            return None
+        return (
+            f"lr_schedule.warmup_steps={self.warmup_steps} is more than max_steps={max_steps}: the rate gets no further "
+            f"than {max_steps / self.warmup_steps:.2g} of its base; lower the warm-up, or train longer"
+        )
 
 
 class Constant(LRSchedule):
     """The base rate throughout."""
 
-    def after_warmup(self, progress: float) -> float:
+    def __init__(self, *, warmup_steps: int = 0, cooldown_steps: int = 0, final: float = 0.0) -> None:
+        super().__init__(warmup_steps=warmup_steps, cooldown_steps=cooldown_steps, final=final)
+        refuse_idle_final(self)
+
+    def shape(self, step: int, max_steps: int) -> float:
         return 1.0
 
 
 class Cosine(LRSchedule):
     """Half a cosine from 1 to `final` (Loshchilov and Hutter 2017, arXiv 1608.03983, eq. 5, without restarts)."""
 
-    def __init__(self, *, warmup_steps: int = 0, final: float = 0.0) -> None:
-        super().__init__(warmup_steps=warmup_steps)
-        self.final = final
+    def shape(self, step: int, max_steps: int) -> float:
+        return self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * self.progress(step, max_steps)))
 
-    def after_warmup(self, progress: float) -> float:
-        return self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * progress))
+
+class Linear(LRSchedule):
+    """A line from 1 to `final`: 1 - (1 - final) (s - W) / (N - W). A cool-down follows the same line, so changes nothing."""
+
+    def shape(self, step: int, max_steps: int) -> float:
+        return 1 - (1 - self.final) * self.progress(step, max_steps)
+
+
+class InverseSqrt(LRSchedule):
+    """1 / sqrt(max(s / decay_after, 1)) (Karras et al. 2024, arXiv 2312.02696, their t_ref), which no max_steps enters.
+
+    Args:
+        decay_after: optimizer steps at the base rate, the warm-up's among them; after four times as many it is halved.
+
+    Raises:
+        ValueError: fewer than 1, or than the warm-up takes.
+    """
+
+    def __init__(self, *, decay_after: int, warmup_steps: int = 0, cooldown_steps: int = 0, final: float = 0.0) -> None:
+        super().__init__(warmup_steps=warmup_steps, cooldown_steps=cooldown_steps, final=final)
+        if decay_after < max(1, warmup_steps):
+            raise ValueError(
+                f"lr_schedule.decay_after={decay_after} must be at least 1 and at least "
+                f"lr_schedule.warmup_steps={warmup_steps}, or the rate would fall before it is reached"
+            )
+        self.decay_after = decay_after
+        refuse_idle_final(self)
+
+    def shape(self, step: int, max_steps: int) -> float:
+        return 1 / math.sqrt(max(step / self.decay_after, 1))
+
+
+def refuse_idle_final(schedule: LRSchedule) -> None:
+    """A final factor that is set and never reached."""
+    if schedule.final and not schedule.cooldown_steps:
+        raise ValueError(
+            f"lr_schedule.final={schedule.final} has no effect without a cool-down; "
+            "set lr_schedule.cooldown_steps, or leave it at 0"
+        )

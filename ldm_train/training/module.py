@@ -1,10 +1,11 @@
 """Training a noise predictor, on one page: latents and captions in, a weighted error out."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.optimizer import ParamsT
 
 from ldm_train import draws
 from ldm_train.diffusion.broadcast import on_device
@@ -18,6 +19,7 @@ from ldm_train.diffusion.weighting import Weighting
 from ldm_train.encoders.latents import Scaling
 from ldm_train.training.base import Examined, Training
 from ldm_train.training.lr_schedules import LRSchedule
+from ldm_train.training.parameter_groups import DEFAULT, ParameterGroups
 from ldm_train.types import LatentBatch
 
 
@@ -30,7 +32,7 @@ class NoisePredictorTraining(Training):
         scaling: raw latents to model latents.
         timesteps, weighting, perturbations: of the training loss; a weighting that is a module is trained along.
         batch_size: the global batch, which stratified timesteps divide.
-        optimizer, lr_schedule, seed: as Training has them.
+        optimizer, parameter_groups, lr_schedule, seed: as Training has them.
     """
 
     def __init__(
@@ -44,12 +46,14 @@ class NoisePredictorTraining(Training):
         timesteps: Timesteps,
         weighting: Weighting,
         perturbations: Perturbations = NONE,
-        optimizer: Callable[[Iterable[Tensor]], Optimizer],
+        optimizer: Callable[[ParamsT], Optimizer],
+        parameter_groups: ParameterGroups = DEFAULT,
         lr_schedule: LRSchedule,
         batch_size: int,
         seed: int = 0,
     ) -> None:
-        super().__init__(optimizer=optimizer, lr_schedule=lr_schedule, seed=seed)
+        super().__init__(optimizer=optimizer, parameter_groups=parameter_groups, lr_schedule=lr_schedule, seed=seed)
+        parameter_groups.check(text_encoder)
         self.network = network
         self.text_encoder = text_encoder
         self.scaling = scaling

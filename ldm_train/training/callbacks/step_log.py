@@ -48,6 +48,11 @@ class StepLog(Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._since = (trainer.global_step, time.perf_counter())
 
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        self._rate = optimizer.param_groups[0]["lr"]  # at the step's end it is the next one's
+
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
@@ -68,8 +73,7 @@ class StepLog(Callback):
         assert isinstance(pl_module, Training)
         means = mean_over_ranks(torch.stack([value.double() for value in self._sums.values()])).tolist()
         step, now = trainer.global_step, time.perf_counter()
-        rate = trainer.optimizers[0].param_groups[0]["lr"]
-        self.latest = dict(zip(self._sums, means, strict=True)) | {"lr": rate, "grad_norm": pl_module.grad_norm.item()}
+        self.latest = dict(zip(self._sums, means, strict=True)) | {"lr": self._rate, "grad_norm": pl_module.grad_norm.item()}
         geometry = trainer.datamodule.geometry  # type: ignore[attr-defined]
         speed = (step - self._since[0]) * geometry.batch_size / max(1e-9, now - self._since[1])
         self._since = (step, now)
