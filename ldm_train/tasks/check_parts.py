@@ -23,7 +23,6 @@ from ldm_train.tasks.config import at_least_one, build
 from ldm_train.tasks.describe import DTYPES
 from ldm_train.tasks.lightning import refuse_scaled_clipping
 from ldm_train.tasks.train import compile_network, training_module, warn_of_the_end
-from ldm_train.training.ema import EMA
 from ldm_train.training.module import NoisePredictorTraining
 from ldm_train.types import Autoencoder, Captions, Conditioning
 
@@ -57,7 +56,7 @@ def try_settings(config: DictConfig, attempt: Attempts) -> None:
         attempt(at_least_one, config, name)
     attempt(refuse_dtype, config.dtype)
     attempt(refuse_scaled_clipping, config)
-    attempt(EMA, decay=config.ema.decay)
+    attempt(build, config.ema)
     attempt(geometry, config)
     if config.compile is not None:
         attempt(compile_network, nn.Identity(), backend=config.compile)

@@ -10,12 +10,13 @@ from ldm_train.data.datamodules import CachedLatents
 from ldm_train.diffusion.objective import Objective
 from ldm_train.diffusion.perturbations import Perturbations
 from ldm_train.encoders.latents import Scaling
-from ldm_train.tasks.assemble import Parts, build_recipe, build_weak, choose_device, load_weights
+from ldm_train.tasks.assemble import Parts, build_recipe, build_weak, choose_device, load_weights, read_checkpoint
 from ldm_train.tasks.config import at_least_one, build
 from ldm_train.tasks.lightning import options, quiet, refuse_scaled_clipping
 from ldm_train.tasks.run_directory import LAST, prepare, set_threads
 from ldm_train.tasks.train_data import open_data
 from ldm_train.training.callbacks.samples import Drawing, Samples
+from ldm_train.training.callbacks.snapshots import Snapshots
 from ldm_train.training.callbacks.validation import Validation
 from ldm_train.training.ema import EMA
 from ldm_train.training.module import NoisePredictorTraining
@@ -32,8 +33,10 @@ def run(config: DictConfig) -> None:
     shown = drawing(config, data)
     weak = build_weak(config, parts, choose_device("cpu" if config.trainer.accelerator == "cpu" else "auto"))
     parts.generation(parts.network, parts.text_encoder, torch.device("cpu"), weak).check(shown.prompts, shown.recipe)
+    ema: EMA = build(config.ema)
     if config.resume == "auto" and (Path(config.run_dir) / LAST).is_file():
         load_weights(Path(config.run_dir), parts, weights="raw")  # refuses a run of another network before it is touched
+        ema.refuse_other(read_checkpoint(Path(config.run_dir))["callbacks"][ema.state_key])
     resumed = prepare(config, identity=identity(config, content))
     if config.network.weights is not None and not resumed:
         step = load_weights(Path(config.network.weights), parts)
@@ -44,7 +47,7 @@ def run(config: DictConfig) -> None:
     if config.compile is not None:
         compile_network(module.network, backend=config.compile)
     warn_of_the_end(module.objective)
-    run_dir, ema = Path(config.run_dir), EMA(decay=config.ema.decay)
+    run_dir = Path(config.run_dir)
     fit(
         module,
         data,
@@ -53,6 +56,7 @@ def run(config: DictConfig) -> None:
         checkpoint_every=config.checkpoint.every,
         callbacks=[
             ema,
+            Snapshots(run_dir, ema),
             Validation(ema, every=config.validation.every, repeats=config.validation.repeats),
             Samples(
                 run_dir,

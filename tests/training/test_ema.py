@@ -12,7 +12,7 @@ from ldm_train.diffusion.schedules import linear
 from ldm_train.diffusion.timesteps import Uniform
 from ldm_train.diffusion.weighting import UniformWeight
 from ldm_train.encoders.latents import Scaling
-from ldm_train.training.ema import EMA
+from ldm_train.training.ema import EMA, decaying
 from ldm_train.training.lr_schedules import Constant
 from ldm_train.training.module import NoisePredictorTraining
 
@@ -67,7 +67,7 @@ def recursion(history, decay):
 
 @pytest.mark.parametrize("decay", [0.0, 0.5, 0.999])
 def test_it_follows_its_recursion(module, trainer, decay):
-    ema = EMA(decay=decay)
+    ema = decaying(decay=decay)
     ema.on_train_start(trainer, module)
     history = train(ema, module, trainer, range(60))
     assert_close(ema.average["network.weight"].double(), recursion(history, decay), rtol=1e-5, atol=1e-5)
@@ -89,10 +89,10 @@ def test_it_counts_optimizer_steps_not_micro_batches(module):
 
 @pytest.mark.parametrize("broken", [4, 20])
 def test_stored_and_loaded_it_goes_on_as_if_nothing_had_happened(module, trainer, broken):
-    ema = EMA(decay=0.9)
+    ema = decaying(decay=0.9)
     ema.on_train_start(trainer, module)
     history = train(ema, module, trainer, range(broken))
-    resumed = EMA(decay=0.9)
+    resumed = decaying(decay=0.9)
     resumed.load_state_dict(ema.state_dict())
     resumed.on_train_start(trainer, module)
     history += train(resumed, module, trainer, range(broken, 30))[1:]
@@ -137,4 +137,4 @@ def test_the_raw_weights_come_back(module, trainer, fails):
 @pytest.mark.parametrize("decay", [-0.1, 1.0])
 def test_a_decay_out_of_range_is_refused(decay):
     with pytest.raises(ValueError, match=f"ema.decay={decay}"):
-        EMA(decay=decay)
+        decaying(decay=decay)
