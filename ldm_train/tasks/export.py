@@ -128,9 +128,9 @@ def combined(stored: Sequence[tuple[Snapshot, float]], combination: Combination)
             prefix = name_in_snapshot(stored[-1][1], "")
             names = sorted(name.removeprefix(prefix) for name in last.keys() if name.startswith(prefix))  # noqa: SIM118
             for name in track(names, "combining"):
-                tensors = [opened[s.path].get_tensor(name_in_snapshot(length, name)) for s, length in stored]
-                dtype = torch.promote_types(tensors[0].dtype, torch.float32)
-                weights[name] = combine(combination.coefficients, tensors).to(dtype)
+                one_by_one = (opened[s.path].get_tensor(name_in_snapshot(length, name)) for s, length in stored)
+                dtype = torch.float64 if last.get_slice(prefix + name).get_dtype() == "F64" else torch.float32
+                weights[name] = combine(combination.coefficients, one_by_one).to(dtype)
     except (SafetensorError, RuntimeError) as error:
         raise ValueError(f"the snapshots in {stored[0][0].path.parent} cannot be combined: {error}") from error
     return weights

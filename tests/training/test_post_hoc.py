@@ -1,5 +1,7 @@
 """Averages that are made afterwards are those that would have been kept."""
 
+import weakref
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
@@ -147,3 +149,18 @@ def test_the_combination_is_the_nearest() -> None:
     for seed in range(10):
         change = torch.randn(len(found), generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 1e-2
         assert error(found + change - change.mean()) > error(found)
+
+
+def test_averages_are_combined_one_at_a_time() -> None:
+    """Many snapshots of a large tensor take the place of one."""
+    alive: list[weakref.ref[Tensor]] = []
+
+    def stored() -> Iterator[Tensor]:
+        for value in (1.0, 2.0, 3.0):
+            assert sum(tensor() is not None for tensor in alive) <= 1
+            tensor = torch.full((2,), value)
+            alive.append(weakref.ref(tensor))
+            yield tensor
+            del tensor
+
+    assert_close(combine(torch.tensor([0.5, 2.0, -1.0]), stored()), torch.full((2,), 1.5, dtype=torch.float64))
