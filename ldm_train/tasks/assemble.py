@@ -1,11 +1,13 @@
 """A run directory back into its parts, for every verb that needs them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
+from torch import Tensor
 
 from ldm_train.diffusion.prediction import Prediction
 from ldm_train.diffusion.schedule import NoiseSchedule
@@ -17,8 +19,7 @@ from ldm_train.generation import Generation, Recipe
 from ldm_train.tasks.config import build
 from ldm_train.tasks.run_directory import LAST
 from ldm_train.types import Autoencoder
-
-Weights = Literal["ema", "raw"]
+from ldm_train.weights.files import read, read_told
 
 
 @dataclass(frozen=True)
@@ -149,16 +150,13 @@ def build_weak(config: DictConfig, strong: Parts, device: torch.device) -> Gener
     return parts.generation(parts.network.eval(), parts.text_encoder.eval(), device)
 
 
-def load_weights(run_dir: Path, parts: Parts, *, weights: Weights = "ema") -> int:
-    """Give the parts a run's trained weights; the step they are from.
+def load_weights(run_dir: Path, parts: Parts, *, weights: str = "ema") -> int:
+    """Give the parts trained weights, a run's "ema" or "raw" ones or those of an exported file; the step they are from.
 
     Raises:
-        ValueError: no checkpoint there, one of another network, or weights neither "ema" nor "raw".
+        ValueError: no weights there, or another network's.
     """
-    checkpoint = read_checkpoint(run_dir)
-    if weights not in ("ema", "raw"):
-        raise ValueError(f"weights={weights} is not known; a checkpoint holds ema (averaged) and raw")
-    state = checkpoint["callbacks"]["EMA"]["average"] if weights == "ema" else checkpoint["state_dict"]
+    state, step, path = read_weights(run_dir, weights)
     for prefix, module in parts.trained().items():
         own = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
         if not own and prefix == "weighting.":
@@ -168,11 +166,35 @@ def load_weights(run_dir: Path, parts: Parts, *, weights: Weights = "ema") -> in
         if wrong:
             more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
             raise ValueError(
-                f"{run_dir / LAST} was trained with another {prefix.rstrip('.')}: "
+                f"{path} was trained with another {prefix.rstrip('.')}: "
                 f"missing, left over or of another shape are {', '.join(wrong[:3])}{more}"
             )
         module.load_state_dict(own, strict=False)
-    return checkpoint["global_step"]
+    return step
+
+
+def read_weights(run_dir: Path, weights: str) -> tuple[Mapping[str, Tensor], int, Path]:
+    """Trained weights by their names in a run, the step they are from, and the file that held them.
+
+    Raises:
+        ValueError: no checkpoint or file there, or weights neither "ema" nor "raw" nor a file's name.
+    """
+    if weights.endswith(".safetensors"):
+        path = Path(weights)
+        if not path.is_file():
+            raise ValueError(f"weights={weights} is not there; `ldm-train export run_dir={run_dir} out={weights}` makes it")
+        told = read_told(path)
+        if "weights" not in told:
+            raise ValueError(f"weights={weights} was not written by `ldm-train export`: it does not tell its step")
+        return read(path), told["step"], path
+    checkpoint = read_checkpoint(run_dir)
+    if weights not in ("ema", "raw"):
+        raise ValueError(
+            f"weights={weights} is not known; a checkpoint holds ema (averaged) and raw, "
+            "and `ldm-train export` writes FILE.safetensors"
+        )
+    state = checkpoint["callbacks"]["EMA"]["average"] if weights == "ema" else checkpoint["state_dict"]
+    return state, checkpoint["global_step"], run_dir / LAST
 
 
 def read_checkpoint(run_dir: Path) -> dict[str, Any]:

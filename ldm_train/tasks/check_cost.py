@@ -19,6 +19,7 @@ from ldm_train.tasks.check_parts import CPU, build_network, devices, geometry
 from ldm_train.tasks.config import build
 from ldm_train.tasks.train import training_module
 from ldm_train.training.cost import CacheBytes, RowShapes, StepBytes, Tried, cache_bytes, free_memory, step_bytes, try_step
+from ldm_train.training.ema import EMA
 from ldm_train.training.module import NoisePredictorTraining
 from ldm_train.types import Captions, LatentBatch, Moments
 
@@ -101,11 +102,12 @@ def training(
     """From shapes, and from a step on this machine where it bears one."""
     counts = [p.numel() for p in module.parameters()]
     trained = sum(p.numel() for p in module.trained_parameters().values())
+    ema: EMA = build(config.ema)
     division, bytes_each = geometry(config), TRUE_BYTES.get(config.trainer.precision, 4)
     told = Training(
         parameters=sum(counts),
         trained=trained,
-        memory=step_bytes(module, build(config.optimizer)).of_numbers(bytes_each),
+        memory=step_bytes(module, build(config.optimizer), averages=len(ema.profiles)).of_numbers(bytes_each),
         autoencoder=sum(p.nbytes for p in parts.autoencoder.parameters()),  # type: ignore[attr-defined]
         rows=division.rows,
         accumulation=division.accumulation,
@@ -125,7 +127,7 @@ def training(
         rows=division.rows,
         memory=(free - trained * WORK_BYTES) // 2,
         precision=config.trainer.precision,
-        update=whole,
+        ema=ema if whole else None,
     )
     real.to("cpu")
     return replace(told, tried=tried)

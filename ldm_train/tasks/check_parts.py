@@ -24,7 +24,6 @@ from ldm_train.tasks.describe import DTYPES
 from ldm_train.tasks.lightning import refuse_fused_scaling
 from ldm_train.tasks.optimization import refuse_optimization, warn_of_warmup
 from ldm_train.tasks.train import compile_network, training_module, warn_of_the_end
-from ldm_train.training.ema import EMA
 from ldm_train.training.module import NoisePredictorTraining
 from ldm_train.types import Autoencoder, Captions, Conditioning
 
@@ -58,7 +57,7 @@ def try_settings(config: DictConfig, attempt: Attempts) -> None:
         attempt(at_least_one, config, name)
     attempt(refuse_dtype, config.dtype)
     attempt(refuse_fused_scaling, config)
-    attempt(EMA, decay=config.ema.decay)
+    attempt(build, config.ema)
     attempt(geometry, config)
     if config.compile is not None:
         attempt(compile_network, nn.Identity(), backend=config.compile)

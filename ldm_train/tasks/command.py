@@ -17,6 +17,7 @@ VERBS = {
     "train": "train a noise predictor on latent caches, or on pictures that are encoded on the fly",
     "sample": "draw pictures for prompts with a trained run",
     "evaluate": "measure a trained run on what it never saw",
+    "export": "write a run's trained weights, or an average of any length, as a safetensors file",
     "train_autoencoder": "train a KL autoencoder on pictures",
 }
 

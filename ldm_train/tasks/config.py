@@ -51,7 +51,7 @@ def compose(verb: str, overrides: list[str]) -> DictConfig:
         if config[key] is not None:
             value = config[key]
             config[key] = [str(path) for path in value] if isinstance(value, ListConfig) else str(value)
-    _refuse_wrong_types(_hydra(verb, []), config)
+    _refuse_wrong_types(_hydra(verb, _options(overrides)), config)
     return config
 
 
@@ -59,6 +59,11 @@ def _hydra(verb: str, overrides: list[str]) -> DictConfig:
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(folder()), version_base="1.3"):
         return hydra_compose(verb, overrides)
+
+
+def _options(overrides: list[str]) -> list[str]:
+    """Those that choose groups' options, whose settings are then the known ones."""
+    return [word for word in overrides if word.partition("=")[0] in groups()]
 
 
 def _refuse_unknown_options(overrides: list[str]) -> None:
@@ -98,7 +103,7 @@ def describe(verb: str) -> str:
         for key in entry
     ]
     options = "\n".join(f"  {group}={'|'.join(names)}" for group, names in groups().items() if group in used)
-    return f"{text}\nGroups:\n{options}"
+    return f"{text}\nGroups:\n{options}" if options else text
 
 
 def groups() -> dict[str, list[str]]:
@@ -128,7 +133,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 def _explain(verb: str, overrides: list[str], error: Exception) -> str:
     """The first override that is not known, with the nearest name; else Hydra's own words."""
-    plain = list(_dotted(_hydra(verb, [])))
+    plain = list(_dotted(_hydra(verb, _options(overrides))))
     parser = OverridesParser.create()
     for word in overrides:
         try:

@@ -18,6 +18,7 @@ from ldm_train.tasks.run_directory import locked, prepare, set_threads
 from ldm_train.tasks.train_data import open_data
 from ldm_train.training.callbacks.checkpoints import Keeping
 from ldm_train.training.callbacks.samples import Drawing, Samples
+from ldm_train.training.callbacks.snapshots import Snapshots
 from ldm_train.training.callbacks.validation import Validation
 from ldm_train.training.ema import EMA
 from ldm_train.training.module import NoisePredictorTraining
@@ -45,6 +46,7 @@ def train(config: DictConfig, limits: Limits, keeping: Keeping) -> str | None:
     shown = drawing(config, data)
     weak = build_weak(config, parts, choose_device("cpu" if config.trainer.accelerator == "cpu" else "auto"))
     parts.generation(parts.network, parts.text_encoder, torch.device("cpu"), weak).check(shown.prompts, shown.recipe)
+    ema: EMA = build(config.ema)
     resumed = prepare(config, content=content)
     if config.network.weights is not None and not resumed:
         step = load_weights(Path(config.network.weights), parts)
@@ -56,7 +58,7 @@ def train(config: DictConfig, limits: Limits, keeping: Keeping) -> str | None:
         compile_network(module.network, backend=config.compile)
     warn_of_warmup(config)
     warn_of_the_end(module.objective)
-    run_dir, ema = Path(config.run_dir), EMA(decay=config.ema.decay)
+    run_dir = Path(config.run_dir)
     return fit(
         module,
         data,
@@ -65,6 +67,7 @@ def train(config: DictConfig, limits: Limits, keeping: Keeping) -> str | None:
         keeping=keeping,
         callbacks=[
             ema,
+            Snapshots(run_dir, ema),
             Validation(ema, every=config.validation.every, repeats=config.validation.repeats),
             Samples(
                 run_dir,

@@ -96,14 +96,16 @@ class StepBytes:
         return StepBytes(*(value * size // 4 for value in (self.weights, self.gradients, self.optimizer, self.ema)))
 
 
-def step_bytes(module: nn.Module, make_optimizer: Callable[[Iterable[Tensor]], Optimizer]) -> StepBytes:
-    """From the shapes of parameters and buffers, which may be on the meta device."""
+def step_bytes(
+    module: nn.Module, make_optimizer: Callable[[Iterable[Tensor]], Optimizer], *, averages: int = 1
+) -> StepBytes:
+    """From the shapes of parameters and buffers, which may be on the meta device, and how many averages are kept."""
     trained = [p for p in module.parameters() if p.requires_grad]
     weights = sum(tensor.nbytes for tensor in [*module.parameters(), *module.buffers()])
     own = sum(p.nbytes for p in trained)
     kinds = {(tuple(p.shape), p.dtype) for p in trained}
     state = {kind: state_bytes(*kind, make_optimizer) for kind in kinds}
-    return StepBytes(weights, own, sum(state[tuple(p.shape), p.dtype] for p in trained), own)
+    return StepBytes(weights, own, sum(state[tuple(p.shape), p.dtype] for p in trained), averages * own)
 
 
 def state_bytes(shape: tuple[int, ...], dtype: torch.dtype, make_optimizer: Callable[[Iterable[Tensor]], Optimizer]) -> int:
@@ -163,7 +165,7 @@ def try_step(
     rows: int,
     memory: int,
     precision: str,
-    update: bool = True,
+    ema: EMA | None,
 ) -> Tried:
     """Train a few steps, of ever more examples as far as memory and patience allow.
 
@@ -172,10 +174,11 @@ def try_step(
         rows: how many are wanted.
         memory: what their activations may take, bytes.
         precision: the Trainer's.
-        update: False for the gradients of one example alone, where the optimizer's state would not fit.
+        ema: the averages of the weights, not yet started; None for the gradients of one example alone, where the
+            optimizer's state would not fit.
     """
     passes = Passes(module, batch, precision)
-    updates = Updates(module) if update else None
+    updates = None if ema is None else Updates(module, ema)
     passes(1)  # what happens once alone takes the first its time
     if updates is not None:
         updates()
@@ -220,10 +223,10 @@ class Passes:
 class Updates:
     """The optimizer's step and that of the averaged weights, on whatever gradients there are: the seconds."""
 
-    def __init__(self, module: NoisePredictorTraining) -> None:
+    def __init__(self, module: NoisePredictorTraining, ema: EMA) -> None:
         self.module = module
         self.optimizer = module.make_optimizer([p for p in module.parameters() if p.requires_grad])
-        self.ema = EMA()
+        self.ema = ema
         self.ema.start(module)
 
     def __call__(self) -> float:

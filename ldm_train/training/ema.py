@@ -1,6 +1,6 @@
-"""The exponential moving average of the trained weights, beside the raw ones."""
+"""Moving averages of the trained weights, beside the raw ones."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import pytorch_lightning as pl
@@ -10,24 +10,47 @@ from torch import Tensor
 
 from ldm_train.training.callbacks.step_log import step_ended
 from ldm_train.training.module import NoisePredictorTraining
+from ldm_train.training.profiles import Decay, Power, Profile
+from ldm_train.training.snapshots import SnapshotSettings
+
+Weights = Mapping[str, Tensor]
 
 
 class EMA(Callback):
-    """average <- average + (1 - d) (weights - average), with d = min(decay, (1 + n) / (10 + n)) at the n-th update.
-
-    The warm-up of d is that of Polyak averaging as TensorFlow's ExponentialMovingAverage has it; it lets a short run forget
-    its start.
+    """average <- average + (1 - kept(n)) (weights - average) at the n-th update, for one or several profiles of `kept`.
 
     Args:
-        decay: the share that is kept at each optimizer step.
+        profiles: the first one's is `average`: the one that draws, validates and is sampled.
+        start_step: optimizer steps for which every average is the weights as they are; it starts from those of the last.
+        snapshots: how the averages are stored for a later reconstruction; None: not at all.
     """
 
-    def __init__(self, *, decay: float = 0.999) -> None:
-        if not 0 <= decay < 1:
-            raise ValueError(f"ema.decay={decay} must be from 0 (no averaging) to below 1")
-        self.decay = decay
+    def __init__(
+        self, profiles: Sequence[Profile] = (Decay(),), *, start_step: int = 0, snapshots: SnapshotSettings | None = None
+    ) -> None:
+        names = [profile.name for profile in profiles]
+        if not names or len(set(names)) < len(names):
+            raise ValueError(f"ema averages {names or 'nothing'}; give at least one, and none twice")
+        if start_step < 0:
+            raise ValueError(f"ema.start_step={start_step} must be 0 (from the first step on) or more optimizer steps")
+        self.profiles = tuple(profiles)
+        self.start_step = start_step
+        self.snapshots = snapshots
         self.updates = 0
-        self.average: dict[str, Tensor] = {}
+        self.averages: dict[str, Weights] = {}
+
+    @property
+    def average(self) -> Weights:
+        return self.averages[self.profiles[0].name]
+
+    @property
+    def number(self) -> int:
+        """Of the latest update since the averages started; 0 or less before."""
+        return self.updates - self.start_step
+
+    @property
+    def state_key(self) -> str:
+        return "EMA"  # a name in checkpoints, whatever the class is called
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.start(pl_module)
@@ -39,20 +62,28 @@ class EMA(Callback):
             self.update(pl_module)
 
     def start(self, pl_module: pl.LightningModule) -> None:
-        """Start from the weights as they are, or go on from the average that was loaded."""
+        """Start from the weights as they are, or go on from the averages that were loaded."""
         weights = _trained(pl_module)
-        started = self.average or weights
-        self.average = {name: started[name].detach().to(p.device, copy=True) for name, p in weights.items()}
+        loaded = self.averages or {profile.name: weights for profile in self.profiles}
+        self.averages = {
+            profile: {name: average[name].detach().to(p.device, copy=True) for name, p in weights.items()}
+            for profile, average in loaded.items()
+        }
 
     @torch.no_grad()
     def update(self, pl_module: pl.LightningModule) -> None:
         """Follow the weights after an optimizer step."""
         self.updates += 1
-        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         assert isinstance(pl_module, NoisePredictorTraining)
-        averages, weights = list(self.average.values()), [p.detach() for p in _trained(pl_module).values()]
-        share = ((1 - decay) * pl_module.applied.double()).to(averages[0])  # 0 where the step was left out
-        torch._foreach_lerp_(averages, weights, [share] * len(weights))
+        weights = [p.detach() for p in _trained(pl_module).values()]
+        for profile in self.profiles:
+            averages = list(self.averages[profile.name].values())
+            share = (self.share(profile) * pl_module.applied.double()).to(averages[0])  # 0 where the step was left out
+            torch._foreach_lerp_(averages, weights, [share] * len(weights))
+
+    def share(self, profile: Profile) -> float:
+        """Of the weights in the latest update of a profile's average; all of them, a copy, before the start."""
+        return 1 - profile.kept(self.number) if self.number > 0 else 1.0
 
     @contextmanager
     def swapped(self, pl_module: pl.LightningModule) -> Iterator[None]:
@@ -68,18 +99,50 @@ class EMA(Callback):
                 p.data = raw[name]
 
     def state_dict(self) -> dict[str, object]:
-        return {"updates": self.updates, "average": self.average}
+        first, *others = self.profiles
+        return {
+            "updates": self.updates,
+            "start_step": self.start_step,
+            "profile": first.name,
+            "average": self.average,
+            "others": {profile.name: self.averages[profile.name] for profile in others},
+        }
 
     def load_state_dict(self, state_dict: dict[str, object]) -> None:
-        updates, average = state_dict["updates"], state_dict["average"]
+        updates = state_dict["updates"]
         assert isinstance(updates, int)
-        assert isinstance(average, dict)
-        self.updates, self.average = updates, average
+        stored = _stored(state_dict)
+        self.updates, self.averages = updates, {profile.name: stored[profile.name] for profile in self.profiles}
 
 
-def ema_weights(checkpoint: Mapping[str, Mapping[str, Mapping[str, Mapping[str, Tensor]]]]) -> Mapping[str, Tensor]:
-    """The averaged weights in a loaded checkpoint, by the names of the raw ones."""
-    return checkpoint["callbacks"]["EMA"]["average"]
+def decaying(*, decay: float = 0.999, start_step: int = 0) -> EMA:
+    """One average that forgets exponentially."""
+    return EMA([Decay(decay)], start_step=start_step)
+
+
+def power(
+    *, lengths: Sequence[float] = (0.10, 0.05), start_step: int = 0, snapshot_every: int = 500, dtype: str = "float32"
+) -> EMA:
+    """Averages over a constant share of the run, stored as it goes, from which any other length can be made afterwards.
+
+    Args:
+        lengths: the averages' standard deviations as shares of the run; the first one is drawn, validated and sampled.
+        snapshot_every: optimizer steps; also at the end.
+        dtype: of the snapshots.
+    """
+    if not isinstance(lengths, Sequence):
+        raise ValueError(f"ema.lengths={lengths} must be a list, such as [0.10,0.05]")
+    return EMA(
+        [Power(length) for length in lengths], start_step=start_step, snapshots=SnapshotSettings(snapshot_every, dtype)
+    )
+
+
+def _stored(state_dict: Mapping[str, object]) -> dict[str, Weights]:
+    """The averages in a checkpoint by their profiles; older ones held one, of a decay."""
+    average, others = state_dict["average"], state_dict.get("others", {})
+    assert isinstance(average, dict)
+    assert isinstance(others, dict)
+    return {str(state_dict.get("profile", "decay")): average, **others}
 
 
 def _trained(pl_module: pl.LightningModule) -> Mapping[str, torch.nn.Parameter]:

@@ -43,6 +43,8 @@ def test_without_a_verb_the_verbs_are_listed(words: list[str], code: int, ldm_tr
         (["train", "cache=x", "run_dir=y", "checkpiont.every=3"], "did you mean 'checkpoint.every'"),
         (["train", "cache=x", "run_dir=y", "schedule=cosin"], "schedule=cosin is no option; there are: betas, cosine, edm"),
         (["train", "cache=x", "run_dir=y", "schedule=cosin"], "did you mean 'cosine'"),
+        (["train", "cache=x", "run_dir=y", "ema=power", "ema.length=0.1"], "did you mean 'ema.lengths'"),
+        (["train", "cache=x", "run_dir=y", "ema=power", "ema.snapshot_every=often"], "often is not a whole number"),
         (["train", "cache=x", "run_dir=y", "experiment=openmojis"], "did you mean 'openmoji'"),
         (["train", "cache=x", "run_dir=y", "autoencoder=identty"], "did you mean 'identity'"),
         (["train", "cache=x", "run_dir=y", "text_encoder=smal"], "did you mean 'small'"),

@@ -1,0 +1,70 @@
+"""An average of any length, afterwards, from averages of few lengths that were stored now and then.
+
+After t updates the average of exponent gamma has the profile p(s) = (gamma + 1) / t (s / t)^gamma for s from 0 to t. Two of
+them have, with m = min(t_a, t_b), the inner product
+
+    <p_a, p_b> = (gamma_a + 1) (gamma_b + 1) / (gamma_a + gamma_b + 1) / m (m / t_a)^(gamma_a + 1) (m / t_b)^(gamma_b + 1).
+
+The combination sum_i x_i p_i that is nearest to a wished profile q in the mean square solves <p_i, p_j> x = <p_i, q> (Karras
+et al. 2024, arXiv 2312.02696, section 3.2 and appendix C). Theirs sums to nearly 1; here it is held to 1 by a multiplier,
+since what the sum errs by would enter times the whole weights, which are far larger than what averaging changes of them.
+
+Discrete steps lose nothing: what `Power` gives the step s is the profile's integral from s - 1 to s.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Combination:
+    """Coefficients of the stored averages, (K,) in float64, and how far they stay from the wished profile.
+
+    Args:
+        residual: the norm of the profiles' difference as a share of the wished one's; about 1e-4 is none.
+    """
+
+    coefficients: Tensor
+    residual: float
+
+
+def inner_products(t_a: Tensor, gamma_a: Tensor, t_b: Tensor, gamma_b: Tensor) -> Tensor:
+    """Of profiles after t updates, of shapes that broadcast."""
+    m = torch.minimum(t_a, t_b)
+    scale = (gamma_a + 1) * (gamma_b + 1) / (gamma_a + gamma_b + 1) / m
+    return scale * (m / t_a) ** (gamma_a + 1) * (m / t_b) ** (gamma_b + 1)
+
+
+def solve(t: Tensor, gamma: Tensor, *, wished_t: float, wished_gamma: float) -> Combination:
+    """The combination nearest to a wished profile.
+
+    Args:
+        t, gamma: updates and exponents of the stored averages, (K,), no pair twice.
+    """
+    t, gamma = t.double() / wished_t, gamma.double()
+    one, wished = torch.ones_like(t), torch.full_like(t, wished_gamma)
+    products = inner_products(t[:, None], gamma[:, None], t, gamma)
+    with_wished = inner_products(t, gamma, one, wished)
+    # In units of each profile's norm, or the oldest, narrow and high, would drown the others.
+    norms = products.diagonal().sqrt()
+    corner = torch.zeros(1, 1, dtype=torch.float64)
+    bordered = torch.cat(
+        [torch.cat([products / norms / norms[:, None], (1 / norms)[:, None]], 1), torch.cat([(1 / norms)[None], corner], 1)]
+    )
+    right = torch.cat([with_wished / norms, one[:1]])
+    coefficients = torch.linalg.solve(bordered, right)[:-1] / norms
+    square = inner_products(one, wished, one, wished)[0]
+    difference = square - 2 * coefficients @ with_wished + coefficients @ products @ coefficients
+    return Combination(coefficients, (difference.clamp(min=0) / square).sqrt().item())
+
+
+def combine(coefficients: Tensor, tensors: Iterable[Tensor]) -> Tensor:
+    """The combination of one tensor as each stored average has it, in float64."""
+    total: Tensor | None = None
+    for coefficient, tensor in zip(coefficients.tolist(), tensors, strict=True):
+        total = tensor.double() * coefficient if total is None else total.add_(tensor.double(), alpha=coefficient)
+    assert total is not None
+    return total

@@ -1,0 +1,61 @@
+"""Named tensors in a safetensors file that is whole or absent, with what is told of them beside."""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+TOLD = "ldm_train"  # one key, because safetensors writes several in another order each time
+
+
+def write(path: Path, tensors: Mapping[str, Tensor], told: Mapping[str, object]) -> None:
+    """Tensors on the CPU, flushed to the disk under a temporary name that becomes the right one when all is there.
+
+    Raises:
+        OSError: the disk is full, or the like; what was there stays.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writing = path.with_name(f"{path.name}.writing")
+    try:
+        # Rows of pixels first, as every reader expects: a channels-last network's are not.
+        contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        save_file(contiguous, writing, metadata={TOLD: json.dumps(told)})
+        writing.chmod(0o644)  # safetensors' own are for their owner alone
+        with writing.open("rb") as file:
+            os.fsync(file.fileno())
+        writing.replace(path)
+    except (SafetensorError, OSError) as error:
+        writing.unlink(missing_ok=True)
+        free = shutil.disk_usage(path.parent).free / 2**20
+        raise OSError(f"cannot write {path} ({free:.0f} MiB are free there): {error}") from error
+
+
+def read(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file, memory-mapped.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    try:
+        return load_file(path)
+    except Exception as error:  # safetensors' own error class says what is wrong with the file
+        raise ValueError(f"{path} cannot be read as a safetensors file ({error})") from error
+
+
+def read_told(path: Path) -> dict[str, Any]:
+    """What `write` was told of the tensors; nothing in another tool's file.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            return json.loads((file.metadata() or {}).get(TOLD, "{}"))
+    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} cannot be read as a safetensors file ({error})") from error
