@@ -1,7 +1,6 @@
 """What a run directory holds beside its checkpoints, and whether a run may start or continue in it."""
 
 import json
-import os
 import shlex
 import sys
 from collections.abc import Mapping
@@ -9,6 +8,8 @@ from pathlib import Path
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+
+from ldm_train.tasks.lightning import launched_rank
 
 LAST = Path("checkpoints") / "last.ckpt"
 IDENTITY = "identity.json"
@@ -44,7 +45,7 @@ def prepare(config: DictConfig, *, identity: Mapping[str, str]) -> bool:
                 f"{run_dir} cannot be continued, it was started on something else:\n  {listed}\nchoose another run_dir"
             )
     run_dir.mkdir(parents=True, exist_ok=True)
-    if int(os.environ.get("LOCAL_RANK", "0")) == 0:
+    if launched_rank() == 0:
         OmegaConf.save(config, run_dir / "config.yaml")
         (run_dir / IDENTITY).write_text(json.dumps(dict(identity), indent=2) + "\n", encoding="utf-8")
         if not found:

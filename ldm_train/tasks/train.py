@@ -12,7 +12,7 @@ from ldm_train.diffusion.perturbations import Perturbations
 from ldm_train.encoders.latents import Scaling
 from ldm_train.tasks.assemble import Parts, build_recipe, build_weak, choose_device, load_weights
 from ldm_train.tasks.config import at_least_one, build
-from ldm_train.tasks.lightning import options, quiet, refuse_scaled_clipping
+from ldm_train.tasks.lightning import options, quiet, refuse_processes, refuse_scaled_clipping
 from ldm_train.tasks.run_directory import LAST, prepare, set_threads
 from ldm_train.tasks.train_data import open_data
 from ldm_train.training.callbacks.samples import Drawing, Samples
@@ -25,6 +25,7 @@ from ldm_train.training.run import run as fit
 def run(config: DictConfig) -> None:
     at_least_one(config, "validation.every", "pictures.every", "trainer.log_every_n_steps", "batch_size")
     refuse_scaled_clipping(config)
+    refuse_processes(config, shardable=True)
     set_threads(config.threads)
     quiet()
     torch.manual_seed(config.seed)
@@ -64,7 +65,7 @@ def run(config: DictConfig) -> None:
         ],
         loggers=[] if config.get("logger") is None else [build(config.logger, save_dir=config.run_dir)],
         log_every=config.trainer.log_every_n_steps,
-        options=options(config.trainer),
+        options=options(config.trainer, shares=config.checkpoint.shares),
         resume=resumed,
     )
 

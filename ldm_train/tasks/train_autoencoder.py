@@ -10,7 +10,7 @@ from ldm_train.data.datamodules import Pictures
 from ldm_train.encoders.latents import Scaling
 from ldm_train.metrics.drawings import psnr
 from ldm_train.tasks.config import at_least_one, build
-from ldm_train.tasks.lightning import options, quiet, refuse_scaled_clipping
+from ldm_train.tasks.lightning import options, quiet, refuse_processes, refuse_scaled_clipping
 from ldm_train.tasks.run_directory import COMMANDS, prepare, set_threads
 from ldm_train.training.autoencoder import AutoencoderTraining
 from ldm_train.training.callbacks.reconstructions import Reconstructions
@@ -21,6 +21,7 @@ def run(config: DictConfig) -> None:
     at_least_one(config, "pictures.every", "trainer.log_every_n_steps", "batch_size")
     quiet()
     refuse_scaled_clipping(config)
+    refuse_processes(config)
     set_threads(config.threads)
     autoencoder = build(config.architecture).initialise(config.seed)
     if config.image_size % autoencoder.factor:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ldm_train.training.callbacks.step_log import step_ended
 from ldm_train.training.module import NoisePredictorTraining
+from ldm_train.training.sharding import swap
 
 
 class EMA(Callback):
@@ -55,14 +56,14 @@ class EMA(Callback):
     def swapped(self, pl_module: pl.LightningModule) -> Iterator[None]:
         """The averaged weights in the raw ones' place, which come back whatever happens."""
         weights = _trained(pl_module)
-        raw = {name: p.data for name, p in weights.items()}
+        raw: dict[str, Tensor] = {}
         try:
             for name, p in weights.items():
-                p.data = self.average[name]
+                raw[name] = swap(p, self.average[name])
             yield
         finally:
-            for name, p in weights.items():
-                p.data = raw[name]
+            for name, value in raw.items():
+                swap(weights[name], value)
 
     def state_dict(self) -> dict[str, object]:
         return {"updates": self.updates, "average": self.average}

@@ -21,6 +21,7 @@ from ldm_train.diffusion.weighting import Weighting
 from ldm_train.encoders.latents import Scaling
 from ldm_train.training.lr_schedules import LRSchedule
 from ldm_train.training.optimization import clip_gradients, optimizer_and_schedule
+from ldm_train.training.sharding import shard
 from ldm_train.types import LatentBatch
 
 
@@ -66,6 +67,11 @@ class NoisePredictorTraining(pl.LightningModule):
         self.lr_schedule = lr_schedule
         self.batch_size = batch_size
         self.seed = seed
+
+    def configure_model(self) -> None:
+        """Share out the parameters, where the strategy made a mesh of the processes for that."""
+        if self.device_mesh is not None:
+            shard((self.network, self.text_encoder, self.weighting), self.device_mesh)
 
     def on_train_batch_start(self, batch: LatentBatch, batch_idx: int) -> None:
         """Key the networks' own dropout, if any: it draws from the global generator, which nothing else uses."""

@@ -1,6 +1,6 @@
 """A run: the Trainer with its loggers and callbacks around one run directory, started or continued."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -15,8 +15,6 @@ from ldm_train.training.callbacks.progress import StepProgress
 from ldm_train.training.callbacks.step_log import StepLog
 from ldm_train.training.jsonl import JsonLinesLogger
 
-TrainerOption = str | int | float | bool | None
-
 
 def run(
     module: pl.LightningModule,
@@ -28,7 +26,7 @@ def run(
     log_every: int,
     callbacks: Sequence[Callback],
     loggers: Sequence[Logger],
-    options: dict[str, TrainerOption],
+    options: Mapping[str, object],
     resume: bool,
 ) -> None:
     """Train to `max_steps`, from the run directory's last checkpoint where there is one and `resume` allows it.

@@ -9,6 +9,7 @@ from pytorch_lightning import Callback
 
 from ldm_train.training.callbacks.step_log import step_ended
 from ldm_train.training.jsonl import JsonLinesLogger
+from ldm_train.training.sharded_checkpoint import remove_unnamed_shares
 
 
 class LastCheckpoint(Callback):
@@ -50,6 +51,7 @@ class LastCheckpoint(Callback):
             with writing.open("rb") as file:
                 os.fsync(file.fileno())
             writing.replace(self.path)
+            remove_unnamed_shares(self.path.parent)
         trainer.strategy.barrier()
 
 
