@@ -15,12 +15,11 @@ def quiet() -> None:
     """Keep Lightning's warnings; drop its tips and its remarks about choices that were made here on purpose."""
     for name in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings(
-        "ignore", message="FSDP2-wrapped module .* returned a view tensor.*"
-    )  # which nothing here changes in place
     warnings.filterwarnings("ignore", message="Couldn't infer the batch indices.*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*")
+    # Nothing here changes a module's output in place.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor.*")
 
 
 def refuse_scaled_clipping(config: DictConfig) -> None:
