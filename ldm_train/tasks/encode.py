@@ -16,7 +16,7 @@ from ldm_train.data.survey import Memory, Survey
 from ldm_train.data.workplace import Known, Workplace
 from ldm_train.tasks.config import at_least_one, build
 from ldm_train.tasks.describe import Encoders, describe
-from ldm_train.tasks.lightning import alone, launched_rank
+from ldm_train.tasks.lightning import alone, launched_rank, refuse_processes
 from ldm_train.tasks.source import look, refuse_settings, refuse_shapes
 
 MOST_DROPPED = 0.1
@@ -25,6 +25,7 @@ MOST_DROPPED = 0.1
 def run(config: DictConfig) -> int:
     at_least_one(config, "batch_size")
     refuse_settings(config)
+    refuse_processes(config)
     if config.trust not in ("content", "stat"):
         raise ValueError(f"trust={config.trust} is not known; content reads every picture's bytes, stat their size and time")
     if config.trainer.precision != "32-true":

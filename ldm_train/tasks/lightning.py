@@ -3,8 +3,12 @@
 import logging
 import os
 import warnings
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
+
+if TYPE_CHECKING:
+    from lightning_fabric.plugins.environments import SLURMEnvironment
 
 
 def quiet() -> None:
@@ -15,6 +19,8 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", message="Couldn't infer the batch indices.*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*")
+    # Nothing here changes a module's output in place.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor.*")
 
 
 def refuse_fused_scaling(config: DictConfig) -> None:
@@ -26,9 +32,79 @@ def refuse_fused_scaling(config: DictConfig) -> None:
         )
 
 
-def options(trainer: DictConfig) -> dict[str, str | int | float | bool | None]:
-    """The settings that go to the Trainer as they are."""
-    return {str(name): value for name, value in trainer.items() if name != "log_every_n_steps"}
+def options(trainer: DictConfig, *, shares: bool = False) -> dict[str, object]:
+    """The settings that go to the Trainer, with the strategy that `fsdp2` names and our plugins.
+
+    Args:
+        shares: with fsdp2, each process writes its own part of a checkpoint.
+    """
+    from ldm_train.training.checkpoint_files import WholeFiles
+    from ldm_train.training.sharding import FullySharded
+
+    chosen: dict[str, object] = {str(name): value for name, value in trainer.items() if name != "log_every_n_steps"}
+    if trainer.strategy == "fsdp2":
+        chosen["strategy"] = FullySharded(shares=shares)
+    return chosen | {"plugins": [WholeFiles(), *slurm()]}
+
+
+def slurm() -> list["SLURMEnvironment"]:
+    """Lightning's view of SLURM where that started the process, without its own way to save and requeue at a signal."""
+    from lightning_fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+
+    if TorchElasticEnvironment.detect() or not SLURMEnvironment.detect():
+        return []
+    return [SLURMEnvironment(auto_requeue=False)]
+
+
+def refuse_processes(config: DictConfig, *, shardable: bool = False) -> None:
+    """Refuse other processes than were started, and settings that do not go with sharded parameters.
+
+    Args:
+        shardable: whether this verb can share out its parameters.
+    """
+    refuse_launch(config.trainer)
+    strategy, shares = str(config.trainer.strategy), bool(config.get("checkpoint", {}).get("shares"))
+    if strategy != "fsdp2":
+        if strategy.startswith("fsdp"):
+            raise ValueError(
+                f"trainer.strategy={strategy} is not made for this project's checkpoints; its successor is: fsdp2"
+            )
+        if shares:
+            raise ValueError(f"checkpoint.shares=true has no effect with trainer.strategy={strategy}, only with fsdp2")
+        return
+    if not shardable:
+        raise ValueError("trainer.strategy=fsdp2 is for train alone; use ddp here")
+    for setting, fitting in (("compile", None), ("channels_last", False)):
+        if config[setting] != fitting:
+            raise ValueError(
+                f"{setting}={str(config[setting]).lower()} does not go with trainer.strategy=fsdp2; "
+                f"set {setting}={'null' if fitting is None else 'false'} or trainer.strategy=ddp"
+            )
+    if config.trainer.precision == "16-mixed":
+        raise ValueError("trainer.precision=16-mixed does not go with trainer.strategy=fsdp2; set bf16-mixed or 32-true")
+
+
+def refuse_launch(trainer: DictConfig) -> None:
+    """Refuse settings for another number of processes than torchrun or SLURM started: they would wait for one another."""
+    environment = os.environ
+    if "TORCHELASTIC_RUN_ID" in environment:
+        launcher, total, here = "torchrun", int(environment["WORLD_SIZE"]), int(environment["LOCAL_WORLD_SIZE"])
+        nodes = total // here
+    elif "SLURM_NTASKS" in environment and environment.get("SLURM_JOB_NAME") not in ("bash", "interactive"):
+        launcher, total = "SLURM", int(environment["SLURM_NTASKS"])
+        nodes = int(environment.get("SLURM_NNODES") or environment.get("SLURM_JOB_NUM_NODES") or 1)
+        here = total // nodes
+        if total > 1 and "SLURM_NTASKS_PER_NODE" not in environment:
+            raise ValueError(f"SLURM started {total} tasks without --ntasks-per-node; give it --ntasks-per-node={here}")
+    else:
+        return
+    devices = trainer.devices if isinstance(trainer.devices, int) else here
+    if devices > 0 and (devices, trainer.num_nodes) != (here, nodes):
+        raise ValueError(
+            f"the processes that {launcher} started, {total} in all and {here} on each node, are not those of "
+            f"trainer.devices={trainer.devices} trainer.num_nodes={trainer.num_nodes}; set "
+            f"trainer.devices={here} trainer.num_nodes={nodes}, or start one process for each device"
+        )
 
 
 def alone(trainer: DictConfig) -> bool:

@@ -12,7 +12,7 @@ from ldm_train.encoders.latents import Scaling
 from ldm_train.tasks.assemble import Parts, build_recipe, build_weak, choose_device, load_weights
 from ldm_train.tasks.config import at_least_one, build
 from ldm_train.tasks.ending import ending, told_ending
-from ldm_train.tasks.lightning import launched_rank, options, quiet, refuse_fused_scaling
+from ldm_train.tasks.lightning import launched_rank, options, quiet, refuse_fused_scaling, refuse_processes
 from ldm_train.tasks.optimization import refuse_optimization, warn_of_warmup
 from ldm_train.tasks.run_directory import locked, prepare, set_threads
 from ldm_train.tasks.train_data import open_data
@@ -31,6 +31,7 @@ def run(config: DictConfig) -> int:
     """Train; the exit code is 0 for a finished run, and INTERRUPTED for one that was saved before."""
     at_least_one(config, "validation.every", "pictures.every", "trainer.log_every_n_steps", "batch_size")
     refuse_fused_scaling(config)
+    refuse_processes(config, shardable=True)
     limits, keeping = ending(config), Keeping(**config.checkpoint)
     set_threads(config.threads)
     quiet()
@@ -79,7 +80,7 @@ def train(config: DictConfig, limits: Limits, keeping: Keeping) -> str | None:
         ],
         loggers=[] if config.get("logger") is None else [build(config.logger, save_dir=config.run_dir)],
         log_every=config.trainer.log_every_n_steps,
-        options=options(config.trainer),
+        options=options(config.trainer, shares=config.checkpoint.shares),
         first_rank=launched_rank() == 0,
     )
 

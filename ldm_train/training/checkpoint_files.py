@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 
+from ldm_train.training.sharded_checkpoint import missing_shares, whole
+
 NUMBERED = re.compile(r"step-(\d{8,})\.ckpt")
 
 
@@ -42,6 +44,10 @@ class WholeFiles(TorchCheckpointIO):
         writing.replace(path)
         flush_folder(path.parent)
 
+    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None) -> dict[str, Any]:
+        """One in shares too, where the parameters are not sharded."""
+        return whole(super().load_checkpoint(path, map_location, weights_only=weights_only), Path(path))
+
 
 def flush_folder(folder: Path) -> None:
     """Have the names in a folder survive a power cut too."""
@@ -56,10 +62,14 @@ def read_step(path: Path) -> int:
     """The step of a checkpoint, whose tensors are mapped, not read.
 
     Raises:
-        ValueError: it cannot be read, or not without running code from it.
+        ValueError: it cannot be read, or not without running code from it, or its shares are not there.
     """
     try:
-        return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"])
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        missing = missing_shares(checkpoint, path)
+        if missing:
+            raise FileNotFoundError(f"its shares {', '.join(map(str, missing))} are missing")
+        return int(checkpoint["global_step"])
     except Exception as error:  # unpickling reports damage by many classes
         raise ValueError(f"{path} cannot be read as a checkpoint of this project: {str(error).splitlines()[0]}") from error
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from ldm_train.training.callbacks.step_log import step_ended
 from ldm_train.training.module import NoisePredictorTraining
 from ldm_train.training.profiles import Decay, Power, Profile
+from ldm_train.training.sharding import swap
 from ldm_train.training.snapshots import SnapshotSettings
 
 Weights = Mapping[str, Tensor]
@@ -78,7 +79,7 @@ class EMA(Callback):
         weights = [p.detach() for p in _trained(pl_module).values()]
         for profile in self.profiles:
             averages = list(self.averages[profile.name].values())
-            share = (self.share(profile) * pl_module.applied.double()).to(averages[0])  # 0 where the step was left out
+            share = (self.share(profile) * pl_module.applied.double()).to(averages[0].dtype)  # 0 where the step was left out
             torch._foreach_lerp_(averages, weights, [share] * len(weights))
 
     def share(self, profile: Profile) -> float:
@@ -89,14 +90,14 @@ class EMA(Callback):
     def swapped(self, pl_module: pl.LightningModule) -> Iterator[None]:
         """The averaged weights in the raw ones' place, which come back whatever happens."""
         weights = _trained(pl_module)
-        raw = {name: p.data for name, p in weights.items()}
+        raw: dict[str, Tensor] = {}
         try:
             for name, p in weights.items():
-                p.data = self.average[name]
+                raw[name] = swap(p, self.average[name])
             yield
         finally:
-            for name, p in weights.items():
-                p.data = raw[name]
+            for name, value in raw.items():
+                swap(weights[name], value)
 
     def state_dict(self) -> dict[str, object]:
         first, *others = self.profiles

@@ -6,12 +6,14 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
+from ldm_train.training.sharding import gathered
+
 ON_DEVICE = (Adam,)  # AdamW is one; SGD's fused kernel leaves a momentum that it never set where its first step is left out
 
 
 def total_norm(gradients: Sequence[Tensor | None]) -> Tensor:
     """The L2 norm of all gradients together, ()."""
-    return torch.nn.utils.get_total_norm([gradient for gradient in gradients if gradient is not None])
+    return gathered(torch.nn.utils.get_total_norm([gradient for gradient in gradients if gradient is not None]))
 
 
 def agreed(finite: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from pytorch_lightning import Callback
 from ldm_train.data.datamodules import EndlessData
 from ldm_train.training.base import Training
 from ldm_train.training.cost import free_memory, saved_bytes
+from ldm_train.training.sharding import is_sharded
 
 SHARE = 0.5  # of a CPU's free memory: what a backward pass takes beside what it keeps is not seen
 COPIES = 3  # of each trained number, which come with the first step: average, two moments of the optimizer
@@ -34,6 +35,8 @@ class MicroBatch(Callback):
         assert isinstance(pl_module, Training)
         if data.micro_batch_size != "auto":
             return
+        if is_sharded(pl_module):
+            raise ValueError("micro_batch_size=auto does not go with trainer.strategy=fsdp2; set a number, or null")
         if self._found.get("devices") != trainer.world_size:
             size = torch.tensor(fitting(pl_module, data, data.geometry.rows), device=pl_module.device)
             if trainer.world_size > 1:

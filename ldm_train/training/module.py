@@ -20,6 +20,7 @@ from ldm_train.encoders.latents import Scaling
 from ldm_train.training.base import Examined, Training
 from ldm_train.training.lr_schedules import LRSchedule
 from ldm_train.training.parameter_groups import DEFAULT, ParameterGroups
+from ldm_train.training.sharding import shard
 from ldm_train.types import LatentBatch
 
 
@@ -62,6 +63,11 @@ class NoisePredictorTraining(Training):
         self.perturbations = perturbations
         self.objective = Objective(Denoiser(network, schedule, prediction), weighting)
         self.batch_size = batch_size
+
+    def configure_model(self) -> None:
+        """Share out the parameters, where the strategy made a mesh of the processes for that."""
+        if self.device_mesh is not None:
+            shard((self.network, self.text_encoder, self.weighting), self.device_mesh)
 
     def training_step(self, batch: LatentBatch, batch_idx: int) -> dict[str, Tensor]:
         schedule = self.objective.denoiser.schedule

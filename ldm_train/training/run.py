@@ -11,7 +11,6 @@ import torch
 from pytorch_lightning import Callback
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.loggers.logger import Logger
-from pytorch_lightning.strategies import Strategy
 
 from ldm_train.data.datamodules import EndlessData
 from ldm_train.training.base import Training
@@ -20,11 +19,9 @@ from ldm_train.training.callbacks.finite import NonFinite
 from ldm_train.training.callbacks.progress import StepProgress
 from ldm_train.training.callbacks.step_log import StepLog
 from ldm_train.training.callbacks.stop import Stop
-from ldm_train.training.checkpoint_files import WholeFiles, last_checkpoint, newest_whole, read_step
+from ldm_train.training.checkpoint_files import last_checkpoint, newest_whole, read_step
 from ldm_train.training.jsonl import JsonLinesLogger
 from ldm_train.training.micro_batch import MicroBatch
-
-TrainerOption = str | int | float | bool | None | Strategy
 
 
 @dataclass(frozen=True)
@@ -53,7 +50,7 @@ def run(
     log_every: int,
     callbacks: Sequence[Callback],
     loggers: Sequence[Logger],
-    options: Mapping[str, TrainerOption],
+    options: Mapping[str, object],
     first_rank: bool,
 ) -> str | None:
     """Train to the end, from the run directory's last checkpoint where there is one.
@@ -62,7 +59,7 @@ def run(
         callbacks: called before the step's checkpoint is written.
         loggers: beside TensorBoard's and the JSON-lines one.
         log_every: optimizer steps between lines of metrics.
-        options: the Trainer's own (devices, accelerator, strategy, precision, ...).
+        options: the Trainer's own (devices, accelerator, strategy, precision, plugins, ...).
         first_rank: whether this process is the one that writes.
 
     Returns:
@@ -94,7 +91,6 @@ def run(
             *callbacks,
             Checkpoints(run_dir, keeping, lines),
         ],
-        plugins=[WholeFiles()],
         use_distributed_sampler=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

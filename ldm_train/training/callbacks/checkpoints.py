@@ -14,6 +14,7 @@ from ldm_train.training.base import Training
 from ldm_train.training.callbacks.step_log import step_ended
 from ldm_train.training.checkpoint_files import keep_as, last_checkpoint, prune, read_step
 from ldm_train.training.jsonl import JsonLinesLogger
+from ldm_train.training.sharded_checkpoint import remove_unnamed_shares
 
 BEST = "best.ckpt"
 COPIES = 4  # of each trained number: weight, average, two moments of the optimizer
@@ -29,6 +30,7 @@ class Keeping:
         keep_every: those of every so many steps stay too; None for none.
         best: the one of the best value of this metric stays too, as `best.ckpt`; None for none.
         best_is: which value of it is best.
+        shares: with sharded parameters, each process writes its part.
 
     Raises:
         ValueError: a number below 1, steps to keep at which none is written, or a word that is not known.
@@ -39,6 +41,7 @@ class Keeping:
     keep_every: int | None = None
     best: str | None = None
     best_is: Literal["lowest", "highest"] = "lowest"
+    shares: bool = False
 
     def __post_init__(self) -> None:
         for name in ("every", "keep", "keep_every"):
@@ -131,6 +134,7 @@ class Checkpoints(Callback):
         if self.best_step == step:
             keep_as(self.path, BEST)
         prune(self.run_dir, keep=keeping.keep if keeping.keep > 1 else 0, keep_every=keeping.keep_every)
+        remove_unnamed_shares(self.path.parent)
 
     def _refuse_full(self, wanted: int, what: str) -> None:
         free = shutil.disk_usage(self.path.parent).free

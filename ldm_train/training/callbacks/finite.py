@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from ldm_train.data.datamodules import EndlessData
 from ldm_train.training.base import Examined, Training
 from ldm_train.training.callbacks.step_log import step_ended
+from ldm_train.training.sharding import gathered
 
 
 class DivergedError(ValueError):
@@ -88,10 +89,11 @@ class NonFinite(Callback):
         told = [line for examined in attempt.examined for line in told_examples(examined, data)]
         path = self.folder / f"step-{attempt.step:08d}-rank-{trainer.global_rank}.json"
         path.write_text(json.dumps({"step": attempt.step, "examples": told}, indent=2) + "\n", encoding="utf-8")
-        if trainer.is_global_zero:
-            if self.in_a_row == 1:
-                weights = {name: p.detach().cpu().contiguous() for name, p in module.trained_parameters().items()}
+        if self.in_a_row == 1:
+            weights = {name: gathered(p.detach()).cpu().contiguous() for name, p in module.trained_parameters().items()}
+            if trainer.is_global_zero:
                 save_file(weights, self.folder / f"step-{attempt.step:08d}.safetensors")
+        if trainer.is_global_zero:
             names = ", ".join(str(line["example"]) for line in told if line["finite"] is False) or "none of them alone"
             print(f"warning: step {attempt.step} was not finite and is left out; see {path} (examples: {names})")
 

@@ -17,6 +17,7 @@ from ldm_train.training.callbacks.pictures import grid, log_image
 from ldm_train.training.callbacks.step_log import step_ended
 from ldm_train.training.ema import EMA
 from ldm_train.training.module import NoisePredictorTraining
+from ldm_train.training.sharding import is_sharded
 
 FRAMES = 8
 PREFIXES = {"samples": "", "reverse": "reverse-", "forward": "forward-"}
@@ -58,14 +59,15 @@ class Samples(Callback):
     ) -> None:
         step = trainer.global_step
         due = step % self.every == 0 or step == trainer.max_steps
-        if trainer.is_global_zero and self.drawing.prompts and step_ended(trainer, batch_idx) and due:
+        draws = trainer.is_global_zero or is_sharded(pl_module)  # sharded parameters need every rank
+        if draws and self.drawing.prompts and step_ended(trainer, batch_idx) and due:
             assert isinstance(pl_module, NoisePredictorTraining)
             pl_module.eval()
             with self.ema.swapped(pl_module):
                 pictures = self._draw(self.generation(pl_module))
             pictures["forward"] = self._forward(pl_module, trainer.datamodule)  # type: ignore[attr-defined]
             pl_module.train()
-            for name, picture in pictures.items():
+            for name, picture in pictures.items() if trainer.is_global_zero else ():
                 save_png(picture, self.folder / f"{PREFIXES[name]}step-{step:08d}.png")
                 log_image(trainer, name, picture)
 

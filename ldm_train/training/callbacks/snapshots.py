@@ -8,6 +8,7 @@ from pytorch_lightning import Callback
 from ldm_train.training.callbacks.step_log import step_ended
 from ldm_train.training.ema import EMA
 from ldm_train.training.profiles import Power
+from ldm_train.training.sharding import gathered
 from ldm_train.training.snapshots import FOLDER, drop_later, write_snapshot
 
 
@@ -32,10 +33,16 @@ class Snapshots(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         ema, settings, step = self.ema, self.ema.snapshots, trainer.global_step
-        if settings is None or not trainer.is_global_zero or not step_ended(trainer, batch_idx) or ema.number < 1:
+        if settings is None or not step_ended(trainer, batch_idx) or ema.number < 1:
             return
-        if step % settings.every == 0 or step == trainer.max_steps:
-            averages = {p.length: ema.averages[p.name] for p in ema.profiles if isinstance(p, Power)}
+        if step % settings.every and step != trainer.max_steps:
+            return
+        averages = {
+            p.length: {name: gathered(average) for name, average in ema.averages[p.name].items()}
+            for p in ema.profiles
+            if isinstance(p, Power)
+        }
+        if trainer.is_global_zero:
             write_snapshot(
                 self.run_dir / FOLDER,
                 averages,

@@ -58,11 +58,14 @@ def validation_losses(
     training = module.training
     module.eval()
     for repeat in range(repeats):
-        mine = torch.arange(rank, count, world)
-        for indices in data.portions(mine, batch_size):
+        for portion in data.portions(torch.arange(count), batch_size * world):
+            mine = portion[rank::world]
+            # Sharded parameters need every rank at every forward pass: one without examples of its own computes another's.
+            indices = mine if len(mine) else portion[:1]
             batch = data.transfer_batch_to_device(data.held_out_batch(indices), module.device, 0)
             losses = module.losses(batch, spread(indices, repeat, repeats, module), stream=f"held out {repeat} ")
-            sums += torch.stack([losses.loss.double().sum(), losses.noise_mse.double().sum()])
+            if len(mine):
+                sums += torch.stack([losses.loss.double().sum(), losses.noise_mse.double().sum()])
     module.train(training)
     if world > 1:
         torch.distributed.all_reduce(sums)
