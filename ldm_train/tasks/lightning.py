@@ -6,6 +6,8 @@ import warnings
 
 from omegaconf import DictConfig
 
+from ldm_train.tasks.ranges import MIXED_16, on_a_cpu, out_of_range
+
 
 def quiet() -> None:
     """Keep Lightning's warnings; drop its tips and its remarks about choices that were made here on purpose."""
@@ -23,6 +25,44 @@ def refuse_scaled_clipping(config: DictConfig) -> None:
             "trainer.precision=16-mixed cannot clip the gradients of a fused optimizer; choose "
             "trainer.precision=bf16-mixed, optimizer.fused=false or trainer.gradient_clip_val=null"
         )
+
+
+def refuse_at_once(verb: str, config: DictConfig) -> None:
+    """Refuse values that no run can have, and devices that are not there; `check` lists them with all else that it finds.
+
+    Raises:
+        ValueError: a line for each value.
+    """
+    if verb == "check":
+        return
+    if problems := out_of_range(config):
+        raise ValueError("\n".join(problems))
+    if "trainer" in config:
+        refuse_absent(config.trainer)
+
+
+def refuse_absent(trainer: DictConfig) -> None:
+    """Refuse devices that this machine has not, before anything is read; torch is imported only where it must be asked.
+
+    Raises:
+        ValueError: it says what there is.
+    """
+    wanted, count = trainer.accelerator, trainer.devices if isinstance(trainer.devices, int) else 1
+    mixed = trainer.precision in MIXED_16
+    if wanted not in ("auto", "gpu", "cuda", "mps") or (wanted == "auto" and count == 1 and not mixed):
+        return
+    import torch
+
+    gpus, mps = torch.cuda.device_count(), torch.backends.mps.is_available()
+    there = {"auto": True, "gpu": gpus > 0 or mps, "cuda": gpus > 0, "mps": mps}
+    if not there[wanted]:
+        raise ValueError(
+            f"trainer.accelerator={wanted}: there is none on this machine; auto takes what there is, cpu the CPU"
+        )
+    if 0 < gpus < count:
+        raise ValueError(f"trainer.devices={count}: this machine has {gpus} GPU{'s' * (gpus > 1)}")
+    if mixed and not gpus and not mps:
+        raise ValueError(on_a_cpu(trainer.precision))
 
 
 def options(trainer: DictConfig) -> dict[str, str | int | float | bool | None]:

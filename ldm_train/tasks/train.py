@@ -11,7 +11,7 @@ from ldm_train.diffusion.objective import Objective
 from ldm_train.diffusion.perturbations import Perturbations
 from ldm_train.encoders.latents import Scaling
 from ldm_train.tasks.assemble import Parts, build_recipe, build_weak, choose_device, load_weights
-from ldm_train.tasks.config import at_least_one, build
+from ldm_train.tasks.config import build
 from ldm_train.tasks.lightning import options, quiet, refuse_scaled_clipping
 from ldm_train.tasks.run_directory import LAST, prepare, set_threads
 from ldm_train.tasks.train_data import open_data
@@ -23,7 +23,6 @@ from ldm_train.training.run import run as fit
 
 
 def run(config: DictConfig) -> None:
-    at_least_one(config, "validation.every", "pictures.every", "trainer.log_every_n_steps", "batch_size")
     refuse_scaled_clipping(config)
     set_threads(config.threads)
     quiet()

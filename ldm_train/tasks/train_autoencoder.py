@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from ldm_train.data.datamodules import Pictures
 from ldm_train.encoders.latents import Scaling
 from ldm_train.metrics.drawings import psnr
-from ldm_train.tasks.config import at_least_one, build
+from ldm_train.tasks.config import build
 from ldm_train.tasks.lightning import options, quiet, refuse_scaled_clipping
 from ldm_train.tasks.run_directory import COMMANDS, prepare, set_threads
 from ldm_train.training.autoencoder import AutoencoderTraining
@@ -18,7 +18,6 @@ from ldm_train.training.run import run as fit
 
 
 def run(config: DictConfig) -> None:
-    at_least_one(config, "pictures.every", "trainer.log_every_n_steps", "batch_size")
     quiet()
     refuse_scaled_clipping(config)
     set_threads(config.threads)
