@@ -34,6 +34,7 @@ def compose(verb: str, overrides: list[str]) -> DictConfig:
     """
     own = [readable(word) for word in overrides if key_of(word) != CONFIG]
     _refuse_unknown_options(verb, own)
+    own = [f"~{key_of(word)}" if word == f"{key_of(word)}=null" and key_of(word) in groups() else word for word in own]
     files = [word.partition("=")[2].strip("'\"") for word in overrides if key_of(word) == CONFIG]
     chosen = {key_of(word) for word in own}
     given = [word for file in files for word in file_words(verb, file, chosen=chosen)] + own

@@ -44,7 +44,9 @@ def file_words(verb: str, path: str, *, chosen: Collection[str]) -> list[str]:
         if option is not None and option not in known:
             told = f"{group}: {option} in {path} is no option; there are: {', '.join(known)}"
             raise ConfigError(told + nearest(str(option), known))
-    words = [f"{group}={'null' if option is None else option}" for group, option in choices.items() if group not in chosen]
+    words = [
+        f"~{group}" if option is None else f"{group}={option}" for group, option in choices.items() if group not in chosen
+    ]
     return words + settings
 
 
@@ -77,7 +79,8 @@ def _constructor(verb: str, group: str, node: dict[str, object]) -> tuple[str | 
     name = min(unlike, key=lambda name: unlike[name], default=None)
     before = options[name].keys() if name else _default_settings(verb, group)
     gone = sorted((before | shipped(verb).get(group, {}).keys()) - node.keys())
-    return name, [*_settings(group, node), *(f"~{group}.{key}" for key in gone)]
+    # Hydra deletes nothing that is null.
+    return name, [*_settings(group, node), *(word.format(f"{group}.{key}") for key in gone for word in ("++{}=0", "~{}"))]
 
 
 def _default_settings(verb: str, group: str) -> set[str]:

@@ -66,7 +66,7 @@ def dotted(config: DictConfig, prefix: str = "") -> list[str]:
 def none_chosen(group: str, setting: str) -> str:
     """What to answer to a setting of a group of which no option is chosen."""
     return (
-        f"{setting} belongs to a {group.replace('_', ' ')}, and none is chosen; "
+        f"{setting} is of the group {group}, and no option of it is chosen; "
         f"add {group}=OPTION, one of: {', '.join(groups()[group])}"
     )
 

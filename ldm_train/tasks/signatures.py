@@ -77,17 +77,21 @@ def _base(module: str, base: str) -> Signature | None:
 
 
 def _arguments(node: ast.FunctionDef, *, method: bool = False) -> Signature:
-    arguments = [*node.args.posonlyargs, *node.args.args][method:] + node.args.kwonlyargs
-    return Signature({one.arg: _nullable(one.annotation) for one in arguments}, node.args.kwarg is not None)
+    plain = [*node.args.posonlyargs, *node.args.args]
+    defaults = [None] * (len(plain) - len(node.args.defaults)) + node.args.defaults + node.args.kw_defaults
+    every = list(zip([*plain, *node.args.kwonlyargs], defaults, strict=True))[method:]
+    return Signature({one.arg: _nullable(one.annotation, default) for one, default in every}, node.args.kwarg is not None)
 
 
 def _fields(node: ast.ClassDef) -> Iterator[tuple[str, bool]]:
     for line in node.body:
         if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and "ClassVar" not in ast.dump(line):
-            yield line.target.id, _nullable(line.annotation)
+            yield line.target.id, _nullable(line.annotation, line.value)
 
 
-def _nullable(annotation: ast.expr | None) -> bool:
+def _nullable(annotation: ast.expr | None, default: ast.expr | None) -> bool:
+    if isinstance(default, ast.Constant) and default.value is None:
+        return True
     text = "None" if annotation is None else ast.unparse(annotation)
     return any(word in text for word in ("None", "Optional", "Any", "object"))
 

@@ -22,13 +22,14 @@ from hydra.errors import HydraException
 from rich.console import Console
 from rich.table import Table
 
-from ldm_train.tasks.config import ConfigError, compose, folder, key_of, readable
+from ldm_train.tasks.config import ConfigError, compose, folder, readable
 from ldm_train.tasks.config_file import text
 from ldm_train.tasks.job import ENDED_EARLY, Jobs, job_name
 from ldm_train.tasks.lightning import refuse_at_once
 
 PLACES = {"train": "run_dir", "train_autoencoder": "run_dir", "encode": "cache"}  # of others: out
 TABLE = "sweep.json"
+WIDTH = 160  # of the table in a file
 SHOWN = 4  # metrics in the table on the terminal; all are in the file
 
 
@@ -73,7 +74,7 @@ def sweep(verb: str, arguments: list[str]) -> int:
     refuse_several_processes()
     table = Path(jobs[0].directory).parent / TABLE
     known = earlier(table, jobs)
-    code, console = 0, Console()
+    code, console = 0, Console(width=None if sys.stdout.isatty() else WIDTH)
     with Jobs() as running:
         for number, job in enumerate(jobs, start=1):
             console.rule(f"job {number} of {len(jobs)}: {Path(job.directory).name}", align="left")
@@ -97,7 +98,7 @@ def expand(verb: str, words: list[str]) -> list[Job]:
         ConfigError: a word that cannot be read, no word with several values, or a place to write that is not one.
     """
     place = PLACES.get(verb, "out")
-    words = [readable(word) for word in words]
+    words = [*{word.partition("=")[0]: readable(word) for word in words}.values()]  # of two values the later one
     swept, plain, base = [], [], None
     with initialize_config_dir(str(folder()), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
@@ -112,11 +113,6 @@ def expand(verb: str, words: list[str]) -> list[Job]:
             batches = BasicSweeper.split_arguments(swept, None)
         except HydraException as error:
             raise ConfigError(str(error)) from error
-    twice = {
-        key for key in map(key_of, words) if [*map(key_of, words)].count(key) > 1 and key in {o.key_or_group for o in swept}
-    }
-    if twice:
-        raise ConfigError(f"{', '.join(sorted(twice))} is given twice in a sweep; all its values go into one word: KEY=a,b")
     if not swept:
         raise ConfigError(f"--multirun sweeps nothing: give a setting of {verb} several values, as in seed=0,1")
     if base is None or base.is_sweep_override() or base.value() is None:
@@ -128,7 +124,7 @@ def parsed(parser: OverridesParser, words: Iterable[str]) -> list[Override]:
     overrides = []
     for word in words:
         try:
-            overrides.append(parser.parse_override(word))
+            overrides += parser.parse_overrides([word])  # which tells it the options of groups
         except HydraException as error:
             raise ConfigError(f"{word!r} cannot be read: {error}") from error
     return overrides
@@ -208,7 +204,7 @@ def shown(jobs: list[Job]) -> Table:
     names = list(
         dict.fromkeys(name for job in jobs for name, value in job.metrics.items() if isinstance(value, int | float))
     )
-    first = sorted(names, key=lambda name: (name != "step", "validation" not in name, name != "loss"))[:SHOWN]
+    first = sorted(names, key=lambda name: (name != "step", not name.endswith("loss"), "validation" not in name))[:SHOWN]
     table = Table(*jobs[0].swept, "exit code", *first, "directory", title=str(Path(jobs[0].directory).parent))
     table.columns[-1].overflow = "fold"
     for job in jobs:
