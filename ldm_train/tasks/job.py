@@ -41,9 +41,8 @@ class Jobs:
         return code
 
     def code(self, job: int) -> int:
-        """The exit code of a sweep that ended early with this of its job."""
-        if job == 0:
-            assert self.stopped is not None
+        """The exit code of a sweep that ended early with this of its job: one that tells of an interruption, in any case."""
+        if self.stopped is not None and job not in ENDED_EARLY:
             return 128 + self.stopped
         return 128 - job if job < 0 else job
 

@@ -250,6 +250,13 @@ def test_a_signal_goes_to_the_running_job(number: signal.Signals) -> None:
     assert process.returncode == 0
 
 
+@pytest.mark.parametrize(("ended", "code"), [(75, 75), (0, 143), (1, 143), (130, 130), (-signal.SIGTERM, 143)])
+def test_a_sweep_that_was_stopped_says_so_whatever_its_job_did(ended: int, code: int) -> None:
+    jobs = Jobs()
+    jobs.stopped = signal.SIGTERM
+    assert jobs.code(ended) == code
+
+
 def test_signals_are_as_they_were_afterwards() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with Jobs():
