@@ -23,7 +23,6 @@ from ldm_train.tasks.config import build
 from ldm_train.tasks.lightning import refuse_absent, refuse_scaled_clipping
 from ldm_train.tasks.ranges import out_of_range
 from ldm_train.tasks.train import compile_network, training_module, warn_of_the_end
-from ldm_train.training.ema import EMA
 from ldm_train.training.module import NoisePredictorTraining
 from ldm_train.types import Autoencoder, Captions, Conditioning
 
@@ -55,7 +54,6 @@ def try_settings(config: DictConfig, attempt: Attempts) -> None:
     attempt.reasons += out_of_range(config)
     attempt(refuse_absent, config.trainer)
     attempt(refuse_scaled_clipping, config)
-    attempt(EMA, decay=config.ema.decay)
     attempt(geometry, config)
     if config.compile is not None:
         attempt(compile_network, nn.Identity(), backend=config.compile)
