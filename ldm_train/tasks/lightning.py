@@ -20,9 +20,9 @@ def quiet() -> None:
 
 def refuse_scaled_clipping(config: DictConfig) -> None:
     """A fused optimizer undoes the scaling of 16-bit gradients in its step, after they would have been clipped."""
-    if config.trainer.precision == "16-mixed" and config.optimizer.get("fused") and config.trainer.gradient_clip_val:
+    if config.trainer.precision in MIXED_16 and config.optimizer.get("fused") and config.trainer.gradient_clip_val:
         raise ValueError(
-            "trainer.precision=16-mixed cannot clip the gradients of a fused optimizer; choose "
+            f"trainer.precision={config.trainer.precision} cannot clip the gradients of a fused optimizer; choose "
             "trainer.precision=bf16-mixed, optimizer.fused=false or trainer.gradient_clip_val=null"
         )
 

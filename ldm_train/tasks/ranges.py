@@ -40,7 +40,7 @@ RANGES: dict[str, Range] = {
     **dict.fromkeys(("checkpoint.every", "validation.every", "pictures.every"), COUNT),
     **dict.fromkeys(("validation.repeats", "pictures.count", "evaluation.seeds"), COUNT),
     **dict.fromkeys(("image_size", "max_pixels", "threads", "trainer.num_nodes"), COUNT),
-    **dict.fromkeys(("workers", "lr_schedule.warmup_steps", "seed", "pictures.seed"), NUMBER),
+    **dict.fromkeys(("workers", "lr_schedule.warmup_steps"), NUMBER),
     **dict.fromkeys(("optimizer.lr", "optimizer.weight_decay", "lr_schedule.final"), NOT_NEGATIVE),
     **dict.fromkeys(("offset_noise", "input_perturbation", "mse_weight", "kl_weight"), NOT_NEGATIVE),
     **dict.fromkeys(("trainer.gradient_clip_val", "price_per_hour"), NOT_NEGATIVE),

@@ -15,6 +15,7 @@ from ldm_train.tasks import config as configs
 from ldm_train.tasks import options
 from ldm_train.tasks.command import VERBS
 from ldm_train.tasks.config import ConfigError, compose, folder, groups
+from ldm_train.tasks.lightning import refuse_absent, refuse_scaled_clipping
 from ldm_train.tasks.ranges import CHOICES, RANGES, out_of_range
 from ldm_train.tasks.strict import SET_BY_THE_RUN, TRAINER
 
@@ -251,6 +252,15 @@ def test_they_are_refused_before_anything_is_read(words: list[str], told: str, l
     assert answer.out == ""
 
 
+@pytest.mark.parametrize("precision", ["16-mixed", "16"])
+def test_scaled_gradients_are_not_clipped_under_a_fused_optimizer(precision: str) -> None:
+    words = [*NEEDED["train"], f"trainer.precision={precision}"]
+    with pytest.raises(ValueError, match=f"trainer.precision={precision} cannot clip the gradients of a fused optimizer"):
+        refuse_scaled_clipping(compose("train", words))
+    for mended in ("optimizer.fused=false", "trainer.gradient_clip_val=null", "trainer.precision=bf16-mixed"):
+        refuse_scaled_clipping(compose("train", [*words, mended]))
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="of machines without a GPU")
 @pytest.mark.parametrize(
     ("words", "told"),
@@ -267,6 +277,27 @@ def test_devices_that_are_not_there_are_refused_before_anything_is_read(
     answer = ldm_train(verb, *NEEDED[verb], *more)
     assert answer.code == 1
     assert told in answer.err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["trainer.accelerator=gpu", "trainer.devices=4"], "trainer.devices=4: this machine has 2 GPUs"),
+        (["trainer.devices=4"], "trainer.devices=4: this machine has 2 GPUs"),
+        (["trainer.devices=2", "trainer.precision=16-mixed"], None),
+        (["trainer.precision=16-mixed"], None),
+        (["trainer.accelerator=cuda"], None),
+        (["trainer.accelerator=cpu", "trainer.devices=4"], None),
+    ],
+)
+def test_more_gpus_than_there_are_are_refused(words: list[str], told: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    config = compose("train", [*NEEDED["train"], *words])
+    if told is None:
+        refuse_absent(config.trainer)
+    else:
+        with pytest.raises(ValueError, match=told):
+            refuse_absent(config.trainer)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="of machines without a GPU")
