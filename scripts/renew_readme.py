@@ -119,6 +119,34 @@ def caches() -> str:
     return "\n".join(lines)
 
 
+def exactness() -> str:
+    """What scripts/exactness.py measured."""
+    found = results("exactness")
+    lines = ["| the same run | float32: losses, weights | float64: losses, weights |", "|---|---|---|"]
+    for case, values in found["32-true"].items():
+        like = "" if values["like"] == "one process" else f" (beside {values['like']})"
+        shown = [
+            "bit for bit" if one["bitwise"] else f"{one['loss']:.0e}, {max(one['weights'], one['averages']):.0e}"
+            for one in (values, found["64-true"][case])
+        ]
+        lines.append(f"| {case}{like} | {' | '.join(shown)} |")
+    return "\n".join(lines)
+
+
+def costs() -> str:
+    """What scripts/chaos_train.py and scripts/benchmark_train.py measured."""
+    lines = ["| what | measured | by |", "|---|---|---|"]
+    for name, who in (("chaos_train", "one process"), ("chaos_train_ddp", "two processes")):
+        found = results(name)
+        equal = "yes" if not found["failures"] and all(found["equal"].values()) else "no"
+        lines.append(
+            f"| {sum(found['kills'].values())} kills of {who} over {found['steps']} steps, then weights, averages, optimizer, "
+            f"metrics and pictures of an undisturbed run, bit for bit | {equal} "
+            f"| [`chaos_train.py`](docs/results/{name}.json) |"
+        )
+    return "\n".join(lines)
+
+
 def speed() -> str:
     lines = ["| case | step, ours and theirs | step | forward and backward alone | peak memory |", "|---|---|---|---|---|"]
     measured = figures("step")
@@ -162,6 +190,8 @@ def full() -> str:
 SECTIONS = {
     "data": data,
     "caches": caches,
+    "exactness": exactness,
+    "costs": costs,
     "options": options,
     "speed": speed,
     "sampling": sampling,

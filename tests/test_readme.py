@@ -46,12 +46,20 @@ def run(words: list[str], more: list[str]) -> None:
     assert stop.value.code == 0, words
 
 
-VERBS = [words for words in commands(README) if words[0] == "ldm-train"]
+VERBS = [words for words in commands(README) if words[0] == "ldm-train" and "--multirun" not in words]
+SWEEPS = [words for words in commands(README) if "--multirun" in words]
 
 
 @pytest.mark.parametrize("words", VERBS, ids=lambda words: " ".join(words[1:4]))
 def test_every_command_makes_a_config(words: list[str]) -> None:
     compose(words[1], words[2:])
+
+
+def test_every_sweep_makes_its_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in SWEEPS:
+        run(words, ["--dry-run"])
+        assert len(capsys.readouterr().out.splitlines()) == 4
+    assert SWEEPS
 
 
 def test_the_quick_start_is_the_script() -> None:
