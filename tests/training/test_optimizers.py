@@ -111,11 +111,8 @@ BARE = ["~optimizer.betas", "~optimizer.eps", "~optimizer.fused", "~optimizer.we
     [
         (["optimizer._target_=torch.optim.SGD"], "leave out what another constructor takes: ~optimizer.betas ~"),
         (["optimizer._target_=torch.optim.swa_utils.AveragedModel"], "unknown setting 'optimizer.lr' of AveragedModel"),
-        ([*BARE, "optimizer._target_=torch.optim.swa_utils.AveragedModel"], "optim.swa_utils.AveragedModel: "),
-        (
-            [*BARE, "optimizer._target_=ldm_train.training.parameter_groups.ParameterGroups"],
-            "is no optimizer; name one, such as torch",
-        ),
+        ([*BARE, "optimizer._target_=torch.optim.swa_utils.AveragedModel"], "optim.swa_utils.AveragedModel is no optimizer"),
+        (["+optimizer.foreach=true"], "`fused` and `foreach` cannot be `True` together.; a setting that it does not take"),
         (["optimizer._target_=torch.optim.Adan"], "torch.optim.Adan is not there"),
         (["optimizer.betas=[2,0.9]"], "Invalid beta parameter at index 0: 2"),
         (["optimizer.lr=-1"], "optimizer.lr=-1 must be at least 0"),
