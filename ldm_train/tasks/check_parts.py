@@ -20,10 +20,12 @@ from ldm_train.encoders.conditioner import TextEncoder
 from ldm_train.generation import Generation
 from ldm_train.tasks.assemble import Parts, build_parts, build_recipe, build_weak, load_weights
 from ldm_train.tasks.config import build
-from ldm_train.tasks.lightning import refuse_absent, refuse_fused_scaling
+from ldm_train.tasks.ending import duration
+from ldm_train.tasks.lightning import refuse_absent, refuse_fused_scaling, refuse_sharding
 from ldm_train.tasks.optimization import refuse_optimization
 from ldm_train.tasks.ranges import out_of_range
 from ldm_train.tasks.train import compile_network, training_module, warn_of_the_end
+from ldm_train.training.callbacks.checkpoints import Keeping
 from ldm_train.training.module import NoisePredictorTraining
 from ldm_train.types import Autoencoder, Captions, Conditioning
 
@@ -36,16 +38,21 @@ META = torch.device("meta")  # shapes without numbers
 
 @dataclass
 class Attempts:
-    """Calls whose refusals are kept instead of ending everything."""
+    """Calls whose refusals are kept instead of ending everything.
+
+    Args:
+        out_of_range: the settings that `ranges` refused, as `name=value`; what else refuses one tells nothing new.
+    """
 
     reasons: list[str] = field(default_factory=list)
+    out_of_range: set[str] = field(default_factory=set)
 
     def __call__(self, make: Callable[P, T], *args: P.args, **values: P.kwargs) -> T | None:
         """What the call gives; None where it refuses."""
         try:
             return make(*args, **values)
         except (ValueError, OSError) as error:
-            if str(error) not in self.reasons:
+            if str(error) not in self.reasons and str(error).partition(" ")[0] not in self.out_of_range:
                 self.reasons.append(str(error))
             return None
 
@@ -53,8 +60,12 @@ class Attempts:
 def try_settings(config: DictConfig, attempt: Attempts) -> None:
     """What needs no part to be seen."""
     attempt.reasons += out_of_range(config)
+    attempt.out_of_range = {reason.partition(" ")[0] for reason in attempt.reasons}
     attempt(refuse_absent, config.trainer)
     attempt(refuse_fused_scaling, config)
+    attempt(refuse_sharding, config)
+    attempt(duration, config.max_time)
+    attempt(Keeping, **config.checkpoint)
     attempt(build, config.ema)
     attempt(geometry, config)
     if config.compile is not None:
@@ -78,7 +89,8 @@ def try_parts(config: DictConfig, attempt: Attempts) -> Parts | None:
     autoencoder, text_encoder, schedule, prediction, weighting = (attempt(build, config[name]) for name in PARTS)
     attempt(build_parts, with_least(config))  # whether the weighting goes with the schedule
     attempt(build, config.timesteps)
-    attempt(refuse_optimization, config)
+    if not any(setting.startswith("optimizer.") for setting in attempt.out_of_range):  # torch names none
+        attempt(refuse_optimization, config)
     network = None
     if autoencoder is not None and text_encoder is not None:
         network = attempt(build_network, config, autoencoder, text_encoder, device=META)

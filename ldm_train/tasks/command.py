@@ -69,11 +69,18 @@ def _run(verb: str, config: DictConfig) -> None:
         refuse_at_once(verb, config)
         _tell(verb, config)
         code = importlib.import_module(f"ldm_train.tasks.{verb}").run(config)
-    except (ValueError, OSError) as error:
-        if config.get("debug"):
+    except Exception as error:
+        if config.get("debug") or not _is_message(error):
             raise
         _fail(f"{error}\n(debug=true shows where this came from)", code=1)
     raise SystemExit(code or 0)
+
+
+def _is_message(error: Exception) -> bool:
+    """Whether it was raised for a person, by us or by Lightning, which was imported if it has raised anything."""
+    lightning = sys.modules.get("lightning_fabric.utilities.exceptions")
+    refusals = (ValueError, OSError) if lightning is None else (ValueError, OSError, lightning.MisconfigurationException)
+    return isinstance(error, refusals)
 
 
 def _tell(verb: str, config: DictConfig) -> None:

@@ -52,9 +52,14 @@ def compose(verb: str, overrides: list[str]) -> DictConfig:
         if config[key] is not None:
             value = config[key]
             config[key] = [str(path) for path in value] if isinstance(value, ListConfig) else str(value)
-    options = tuple(word for word in given if key_of(word) in groups_of(verb).keys() - {"experiment"})
-    Check(verb, Origins(own, files, given))(config, defaults(verb, options))
+    options = tuple(word for word in _choices(verb, given) if key_of(word) != "experiment")
+    Check(verb, Origins(own, files, given), defaults(verb, options))(config)
     return config
+
+
+def _choices(verb: str, words: list[str]) -> tuple[str, ...]:
+    """Those of the words that choose an option of a group."""
+    return tuple(word for word in words if key_of(word) in groups_of(verb))
 
 
 class Origins:
@@ -149,7 +154,6 @@ def words(group: str, config: DictConfig) -> list[str]:
 
 def _explain(verb: str, overrides: list[str], error: Exception) -> str:
     """The first override that is not known, with the nearest name; else Hydra's own words."""
-    plain = dotted(defaults(verb))
     parser = OverridesParser.create()
     for word in overrides:
         try:
@@ -164,26 +168,29 @@ def _explain(verb: str, overrides: list[str], error: Exception) -> str:
             and "Could not find" in str(error)
         ):
             return f"{key}={value} is no option; there are: {', '.join(groups()[key])}{nearest(value, groups()[key])}"
+    chosen = defaults(verb, _choices(verb, overrides))
+    plain = dotted(chosen)
+    for word in overrides:
+        key = key_of(word)
         parent = key.rpartition(".")[0]
         if key not in plain and key not in groups() and parent.split(".")[0] not in groups():
             return f"unknown setting {key!r} of {verb}{nearest(key, plain)} (`ldm-train {verb} --help` lists them)"
     known = re.search(r"Key '(\w+)' is not in struct\s+full_key: ([\w.]+)", f"{error} {error.__cause__}")
     if known and known[2] in groups_of(verb):
         return none_chosen(known[2], next(key_of(word) for word in overrides if key_of(word).startswith(f"{known[2]}.")))
-    if known and (told := _unlisted(verb, overrides, known[2])):
+    if known and (told := _unlisted(chosen, known[2])):
         return told
     if known:
         return f"unknown setting {known[2]!r} of {verb}{nearest(known[2], plain)} (`ldm-train {verb} --help` lists them)"
     return str(error.__cause__ or error).strip()
 
 
-def _unlisted(verb: str, overrides: list[str], key: str) -> str | None:
+def _unlisted(chosen: DictConfig, key: str) -> str | None:
     """What to answer where a constructor takes what its group's option does not list."""
     group, _, name = key.partition(".")
     if group == "trainer" and name in SET_BY_THE_RUN:
         return set_by_the_run(name)
-    options = tuple(word for word in overrides if key_of(word) == group)
-    node = defaults(verb, options).get(group)
+    node = chosen.get(group)
     target = TRAINER if group == "trainer" else str(node.get("_target_", "")) if isinstance(node, DictConfig) else ""
     found = signature(target) if target.startswith(ALLOWED) or target == TRAINER else None
     if found is None or name not in found.nullable.keys() - PASSED.get(group, set()):

@@ -6,8 +6,8 @@ from datetime import timedelta
 
 from omegaconf import DictConfig
 
+from ldm_train.tasks.job import INTERRUPTED
 from ldm_train.tasks.lightning import launched_rank
-from ldm_train.tasks.run_directory import INTERRUPTED
 from ldm_train.training.run import Limits
 
 STARTED = time.monotonic() - time.process_time()  # of the process, about: importing takes seconds

@@ -65,6 +65,11 @@ def refuse_processes(config: DictConfig, *, shardable: bool = False) -> None:
         shardable: whether this verb can share out its parameters.
     """
     refuse_launch(config.trainer)
+    refuse_sharding(config, shardable=shardable)
+
+
+def refuse_sharding(config: DictConfig, *, shardable: bool = True) -> None:
+    """Refuse settings that do not go with sharded parameters, or with whole ones."""
     strategy, shares = str(config.trainer.strategy), bool(config.get("checkpoint", {}).get("shares"))
     if strategy != "fsdp2":
         if shares:
@@ -78,8 +83,11 @@ def refuse_processes(config: DictConfig, *, shardable: bool = False) -> None:
                 f"{setting}={str(config[setting]).lower()} does not go with trainer.strategy=fsdp2; "
                 f"set {setting}={'null' if fitting is None else 'false'} or trainer.strategy=ddp"
             )
-    if config.trainer.precision == "16-mixed":
-        raise ValueError("trainer.precision=16-mixed does not go with trainer.strategy=fsdp2; set bf16-mixed or 32-true")
+    if config.trainer.precision in MIXED_16:
+        raise ValueError(
+            f"trainer.precision={config.trainer.precision} does not go with trainer.strategy=fsdp2; "
+            "set bf16-mixed or 32-true"
+        )
 
 
 def refuse_launch(trainer: DictConfig) -> None:

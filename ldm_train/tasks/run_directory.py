@@ -32,7 +32,6 @@ PACKAGES = (
     "safetensors",
     "numpy",
 )
-INTERRUPTED = 75  # the exit code of a run that was saved and left before its end: EX_TEMPFAIL, "try again"
 
 # What a continued run may have otherwise: it does not change what is trained, or not by more than rounding.
 FREE = {

@@ -49,12 +49,14 @@ class Check:
 
     Args:
         origin: of a setting's full name: the file that it came from, in words that begin with a space, or nothing.
+        defaults: the config as it is shipped, with the chosen options.
     """
 
     verb: str
     origin: Callable[[str], str]
+    defaults: DictConfig
 
-    def __call__(self, config: DictConfig, defaults: DictConfig) -> None:
+    def __call__(self, config: DictConfig) -> None:
         """Refuse the first setting that nobody reads, that is missing, or whose value is of another type than its default.
 
         Raises:
@@ -71,7 +73,7 @@ class Check:
         own = {str(key) for key in reference if key not in ("defaults", *used)}
         for key in sorted((own | {group for group, optional in used.items() if not optional}) - set(config)):
             raise ConfigError(f"{self.verb} needs {key}=…: it can be neither null nor deleted")
-        self._values(config, defaults)
+        self._values(config, self.defaults)
 
     def _plain(self, key: str, reference: object, value: object) -> None:
         """A setting of the verb itself, or a section of such."""
@@ -113,18 +115,29 @@ class Check:
         """What a config tells a constructor, and the constructors in it."""
         target = str(node._target_)
         found = signature(target) if target.startswith(ALLOWED) else None  # others are refused when they would be built
-        for key in (str(key) for key in node if key not in HYDRAS_OWN | kept):
-            if key in passed:
-                raise ConfigError(f"{path}.{key}{self.origin(f'{path}.{key}')} is set by the run itself")
-            if found is not None and key not in found.nullable and not found.further:
-                names = [f"{path}.{name}" for name in sorted((found.nullable.keys() | kept) - passed)]
-                taken = f" takes {', '.join(names)}" if names else " takes no setting"
-                raise self._unknown(f"{path}.{key}", names, of=target.rpartition(".")[2], more=f", which{taken}")
+        own = [str(key) for key in node if key not in HYDRAS_OWN | kept]
+        if meant := next((key for key in own if key in passed), None):
+            raise ConfigError(f"{path}.{meant}{self.origin(f'{path}.{meant}')} is set by the run itself")
+        unknown = [] if found is None or found.further else [key for key in own if key not in found.nullable]
+        if found is not None and unknown:
+            names = [f"{path}.{name}" for name in sorted((found.nullable.keys() | kept) - passed)]
+            of = f"{target.rpartition('.')[2]}, which takes {', '.join(names) or 'no setting'}"
+            raise self._unlike(path, node, unknown, names, of)
         for name, nested in _constructors(node):
             self._arguments(f"{path}.{name}", nested, passed=set(), kept=set())
 
-    def _unknown(self, key: str, known: list[str], *, of: str = "", more: str = "") -> ConfigError:
-        told = f"{of or self.verb}{more}{self.origin(key)}{nearest(key, known)}"
+    def _unlike(self, path: str, node: DictConfig, unknown: list[str], known: list[str], of: str) -> ConfigError:
+        """What a constructor does not take: mistyped, or of the option whose constructor this one was put in place of."""
+        before = OmegaConf.select(self.defaults, path)
+        other = isinstance(before, DictConfig) and before.get("_target_") != node._target_
+        left = [key for key in unknown if other and key in before]
+        if mistyped := [key for key in unknown if key not in left]:
+            return self._unknown(f"{path}.{mistyped[0]}", known, of=of)
+        words = " ".join(f"~{path}.{key}" for key in left)
+        return ConfigError(f"unknown setting '{path}.{left[0]}' of {of}; leave out what another constructor takes: {words}")
+
+    def _unknown(self, key: str, known: list[str], *, of: str = "") -> ConfigError:
+        told = f"{of or self.verb}{self.origin(key)}{nearest(key, known)}"
         return ConfigError(f"unknown setting {key!r} of {told} (`ldm-train {self.verb} --help` lists them)")
 
     def _values(self, config: DictConfig, defaults: DictConfig, prefix: str = "", target: str = "") -> None:

@@ -232,11 +232,17 @@ def test_an_autoencoder_that_gives_other_pictures_back_is_refused(
 
 def test_every_contradiction_is_listed_at_once(pictures: Path, check: Callable) -> None:
     words = ["batch_size=5", "micro_batch_size=2", "ema.decay=1", "network.head_size=7", "dtype=int8", "pictures.steps=0"]
-    code, out, report = check(pictures, *UNTRIED, *words, "weighting=min_snr", "weighting.gamma=0", "compile=nothing")
+    words += ["weighting=min_snr", "weighting.gamma=0", "compile=nothing", "optimizer.lr=-1", "max_time=soon"]
+    words += ["checkpoint.every=3", "checkpoint.keep_every=5", "checkpoint.shares=true"]
+    code, out, report = check(pictures, *UNTRIED, *words)
     assert code == 1
     told = "\n".join(report["reasons"])
-    for of in ("batch_size=5", "ema.decay=1", "network.head_size=7", "dtype=int8", "gamma=0", "compile=nothing"):
+    for of in (
+        *("batch_size=5", "ema.decay=1", "network.head_size=7", "dtype=int8", "gamma=0", "compile=nothing"),
+        *("max_time=soon", "checkpoint.keep_every=5", "checkpoint.shares=true"),
+    ):
         assert told.count(of) == 1, of
+    assert told.count("earning rate") + told.count("optimizer.lr") == 1
     assert "12 pictures: 12 can be used" in out
 
 

@@ -187,6 +187,14 @@ def test_debug_shows_where_an_error_came_from(tmp_path: Path) -> None:
         main(["train", f"cache={tmp_path}", f"run_dir={tmp_path}/run", "debug=true"])
 
 
+def test_what_lightning_refuses_is_a_message(train: Callable, cache: Path, tmp_path: Path) -> None:
+    answer = train(cache, tmp_path / "run", "+trainer.gradient_clip_algorithm=sideways")
+    assert answer.code == 1
+    assert "`gradient_clip_algorithm` sideways is invalid" in answer.err
+    assert "Traceback" not in answer.err
+    assert "debug=true" in answer.err
+
+
 def test_a_damaged_checkpoint_is_a_message(ldm_train: Callable, trained: Path, tmp_path: Path) -> None:
     (tmp_path / "run/checkpoints").mkdir(parents=True)
     (tmp_path / "run/config.yaml").write_bytes((trained / "config.yaml").read_bytes())

@@ -15,9 +15,11 @@ from ldm_train.tasks import config as configs
 from ldm_train.tasks import options
 from ldm_train.tasks.command import VERBS
 from ldm_train.tasks.config import ConfigError, compose, folder, groups
-from ldm_train.tasks.lightning import refuse_absent, refuse_fused_scaling
+from ldm_train.tasks.lightning import options as configs_for_lightning
+from ldm_train.tasks.lightning import refuse_absent, refuse_fused_scaling, refuse_sharding
 from ldm_train.tasks.ranges import CHOICES, RANGES, out_of_range
 from ldm_train.tasks.strict import SET_BY_THE_RUN, TRAINER
+from ldm_train.training.sharding import FullySharded
 
 NEEDED = {
     "train": ["cache=x", "run_dir=y"],
@@ -26,6 +28,7 @@ NEEDED = {
     "check": ["source.path=x"],
     "sample": ["run_dir=x", "prompts=[a]", "out=y"],
     "evaluate": ["run_dir=x", "out=y"],
+    "export": ["run_dir=x", "out=y.safetensors"],
 }
 
 
@@ -40,7 +43,10 @@ def refused(verb: str, *words: str) -> str:
     [
         ("train", "+max_stepz=3", "unknown setting 'max_stepz' of train; did you mean 'max_steps'"),
         ("train", "++batchsize=3", "did you mean 'batch_size'"),
-        ("train", "+ema.decai=3", "unknown setting 'ema.decai' of train; did you mean 'ema.decay'"),
+        ("train", "+checkpoint.evry=3", "unknown setting 'checkpoint.evry' of train; did you mean 'checkpoint.every'"),
+        ("train", "+ema.decai=3", "unknown setting 'ema.decai' of decaying, which takes ema.decay, ema.start_step; did you"),
+        ("train", "+ema.decai=3", "did you mean 'ema.decay'"),
+        ("train", "ema._target_=ldm_train.training.ema.power", "leave out what another constructor takes: ~ema.decay"),
         ("train", "+optimizer.lrr=1", "did you mean 'optimizer.lr'"),
         ("train", "+network.head_sise=8", "did you mean 'network.head_size'"),
         ("train", "+network={head_sise: 8}", "did you mean 'network.head_size'"),
@@ -53,7 +59,12 @@ def refused(verb: str, *words: str) -> str:
         ("train", "+network.in_channels=4", "network.in_channels is set by the run itself"),
         ("train", "optimizer.amsgrad=true", "AdamW takes it: +optimizer.amsgrad=…"),
         ("train", "trainer.max_time=1h", "Trainer takes it: +trainer.max_time=…"),
-        ("train", "optimizer._target_=torch.optim.SGD", "unknown setting 'optimizer.betas' of SGD"),
+        ("train", "optimizer._target_=torch.optim.SGD", "unknown setting 'optimizer.betas' of SGD, which takes optimizer"),
+        (
+            "train",
+            "optimizer._target_=torch.optim.SGD",
+            "leave out what another constructor takes: ~optimizer.betas ~optimizer.eps",
+        ),
         (
             "train",
             "logger.offline=true",
@@ -65,11 +76,12 @@ def refused(verb: str, *words: str) -> str:
             "logger.offline is of the group logger, and no option of it is chosen; add logger=OPTION",
         ),
         ("train", "source.path=x", "source.path is of the group source, and no option of it is chosen"),
-        ("train", "optimizer=null", "train needs optimizer=…, one of: adamw"),
+        ("train", "optimizer=null", "train needs optimizer=…, one of: adam, adamw, "),
         ("train", "~ema", "train needs ema=…: it can be neither null nor deleted"),
-        ("train", "~ema.decay", "train needs ema.decay: it cannot be deleted"),
+        ("train", "~checkpoint.every", "train needs checkpoint.every: it cannot be deleted"),
         ("train", "~optimizer", "train needs optimizer=…: it can be neither null nor deleted"),
-        ("train", "ema=0.9", "ema=0.9 is no value: ema has the settings ema.decay"),
+        ("train", "checkpoint=5", "checkpoint=5 is no value: checkpoint has the settings checkpoint.every, checkpoint.keep"),
+        ("train", "ema=0.9", "ema=0.9 is no option; there are: decay, power (a setting of it is ema.NAME=VALUE)"),
         ("train", "hydra.run.dir=x", "has no meaning here"),
         ("train", "offset_noise=null", "offset_noise=null is not accepted; its default is 0.0"),
         ("train", "input_perturbation=null", "input_perturbation=null is not accepted; its default is 0.0"),
@@ -101,7 +113,8 @@ def test_what_nobody_would_read_is_refused_with_the_nearest(verb: str, word: str
         ["+optimizer.amsgrad=true"],
         ["trainer.gradient_clip_val=null"],
         ["+trainer.max_time=00:01:00:00"],
-        ["+trainer.deterministic=true"],
+        ["+trainer.detect_anomaly=true"],
+        ["~ema.decay"],
         ["network=diffusers_unet", "+network.dropout=0.1"],
         ["logger=wandb", "+logger.tags=[a]", "+logger.log_model=false"],
         ["network.heads=4", "network.middle_attention=null"],
@@ -123,6 +136,12 @@ def test_what_is_read_is_accepted(words: list[str]) -> None:
 def test_constructors_within_constructors_are_looked_at() -> None:
     base = "+weighting.base={_target_: ldm_train.diffusion.weighting.MinSNR, gama: 4.0}"
     assert "did you mean 'weighting.base.gamma'" in refused("train", "weighting=learned", base)
+
+
+def test_a_mistyped_setting_is_told_before_those_of_another_constructor() -> None:
+    assert "did you mean 'optimizer.momentum'" in refused(
+        "train", "optimizer._target_=torch.optim.SGD", "+optimizer.momentm=1"
+    )
 
 
 @pytest.fixture
@@ -176,7 +195,9 @@ def test_every_range_is_of_a_setting_that_there_is() -> None:
 
 
 def test_choices_are_lightnings() -> None:
-    assert set(CHOICES["trainer.strategy"]) <= {"auto", *StrategyRegistry.available_strategies()}
+    assert set(CHOICES["trainer.strategy"]) <= {"auto", "fsdp2", *StrategyRegistry.available_strategies()}
+    config = compose("train", [*NEEDED["train"], "trainer.strategy=fsdp2"])
+    assert isinstance(configs_for_lightning(config.trainer)["strategy"], FullySharded)
     assert set(CHOICES["trainer.accelerator"]) == {"auto", "gpu", *AcceleratorRegistry.available_accelerators()}
     assert {"16", "32", "64", "bf16", *_PRECISION_INPUT_STR.__args__} == set(CHOICES["trainer.precision"])
     found = configs.signature(TRAINER)
@@ -259,6 +280,14 @@ def test_scaled_gradients_are_not_for_a_fused_optimizer(precision: str) -> None:
         refuse_fused_scaling(compose("train", words))
     for mended in ("optimizer.fused=false", "trainer.precision=bf16-mixed"):
         refuse_fused_scaling(compose("train", [*words, mended]))
+
+
+@pytest.mark.parametrize("precision", ["16-mixed", "16"])
+def test_scaled_gradients_are_not_for_shared_parameters(precision: str) -> None:
+    words = [*NEEDED["train"], f"trainer.precision={precision}"]
+    with pytest.raises(ValueError, match=f"trainer.precision={precision} does not go with trainer.strategy=fsdp2"):
+        refuse_sharding(compose("train", [*words, "trainer.strategy=fsdp2"]))
+    refuse_sharding(compose("train", [*words, "trainer.strategy=ddp"]))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="of machines without a GPU")

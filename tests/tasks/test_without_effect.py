@@ -109,5 +109,6 @@ def test_nothing_is_told_of_settings_that_have_one(verb: str, words: str, tell: 
 def test_the_first_process_tells_it_and_no_other(ldm_train: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ["train", "cache=nowhere", "run_dir=y", "caption_dropout=0"]
     assert "warning: caption_dropout=0" in ldm_train(*words).out
+    monkeypatch.delenv("LDM_TRAIN_LAUNCHER")  # this process has no launcher to end with
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert ldm_train(*words).out == ""
