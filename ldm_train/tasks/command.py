@@ -4,6 +4,7 @@ Nothing heavier than Hydra is imported before the config is known to be right, s
 """
 
 import importlib
+import signal
 import sys
 
 from omegaconf import DictConfig
@@ -36,7 +37,7 @@ def usage() -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command line; exits with 0, 1 (refused or failed, with a message) or 2 (not understood)."""
+    """Run a command line; exits with 0, 1 (refused or failed, with a message), 2 (not understood) or 130 (Ctrl-C)."""
     end_with_launcher()
     words = sys.argv[1:] if arguments is None else arguments
     if not words or words[0] in ("-h", "--help"):
@@ -58,13 +59,14 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _run(verb: str, config: DictConfig) -> None:
-    task = importlib.import_module(f"ldm_train.tasks.{verb}")
     try:
-        code = task.run(config)
+        code = importlib.import_module(f"ldm_train.tasks.{verb}").run(config)
     except (ValueError, OSError) as error:
         if config.get("debug"):
             raise
         _fail(f"{error}\n(debug=true shows where this came from)", code=1)
+    except KeyboardInterrupt:
+        _fail("interrupted", code=128 + signal.SIGINT)
     raise SystemExit(code or 0)
 
 
