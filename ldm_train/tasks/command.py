@@ -4,6 +4,7 @@ Nothing heavier than Hydra is imported before the config is known to be right, s
 """
 
 import importlib
+import signal
 import sys
 
 from omegaconf import DictConfig
@@ -39,7 +40,7 @@ def usage() -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command line; exits with 0, 1 (refused or failed, with a message) or 2 (not understood)."""
+    """Run a command line; exits with 0, 1 (refused or failed, with a message), 2 (not understood) or 130 (Ctrl-C)."""
     end_with_launcher()
     words = sys.argv[1:] if arguments is None else arguments
     if not words or words[0] in ("-h", "--help"):
@@ -73,6 +74,8 @@ def _run(verb: str, config: DictConfig) -> None:
         if config.get("debug") or not _is_message(error):
             raise
         _fail(f"{error}\n(debug=true shows where this came from)", code=1)
+    except KeyboardInterrupt:
+        _fail("interrupted", code=128 + signal.SIGINT)
     raise SystemExit(code or 0)
 
 

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import ldm_train
 from ldm_train.tasks.lightning import launched_rank
+from ldm_train.training.checkpoint_files import checkpoints
 
 LAST = Path("checkpoints") / "last.ckpt"
 CONFIG = "config.yaml"
@@ -57,9 +58,9 @@ def prepare(config: DictConfig, *, content: str) -> bool:
         ValueError: `resume` is never and a checkpoint is there, or the run there differs in what matters.
     """
     run_dir = Path(config.run_dir)
+    found = bool(checkpoints(run_dir))
     if launched_rank() > 0:
-        return (run_dir / LAST).is_file()
-    found = any((run_dir / LAST).parent.glob("*.ckpt"))
+        return found
     if found and config.resume == "never":
         raise ValueError(f"{run_dir / LAST} is already there; resume=auto continues it, or choose another run_dir")
     record: Plain = read_record(run_dir) if found else {"content": content, "starts": []}
@@ -67,16 +68,14 @@ def prepare(config: DictConfig, *, content: str) -> bool:
         refuse_other(config, content, run_dir, record)
     else:
         _start_anew(run_dir)
-    OmegaConf.save(config, run_dir / CONFIG)
+    _replace(run_dir / CONFIG, OmegaConf.to_yaml(config))
     starts = record["starts"]
     assert isinstance(starts, list)
     this = this_start(config)
     if starts:
         tell_changes(starts[-1], this)
     starts.append(this)
-    writing = run_dir / f"{RECORD}.writing"
-    writing.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    writing.replace(run_dir / RECORD)
+    _replace(run_dir / RECORD, json.dumps(record, indent=2) + "\n")
     return found
 
 
@@ -112,12 +111,12 @@ def read_record(run_dir: Path) -> Plain:
         ValueError: it is not there, or unreadable.
     """
     try:
-        return json.loads((run_dir / RECORD).read_text(encoding="utf-8"))
+        record = json.loads((run_dir / RECORD).read_text(encoding="utf-8"))
+        if not isinstance(record, dict) or not isinstance(record.get("starts"), list) or "content" not in record:
+            raise ValueError("it lacks `content` or `starts`")
+        return record
     except (OSError, ValueError) as error:
-        raise ValueError(
-            f"{run_dir} has a checkpoint, but {RECORD}, which says what it is of, cannot be read ({error}); "
-            "choose another run_dir"
-        ) from error
+        raise _unreadable(run_dir, RECORD, error) from error
 
 
 def commands(run_dir: Path) -> list[str]:
@@ -133,8 +132,7 @@ def refuse_other(config: DictConfig, content: str, run_dir: Path, record: Plain)
     Raises:
         ValueError: listing what differs.
     """
-    before = OmegaConf.load(run_dir / CONFIG)
-    assert isinstance(before, DictConfig)
+    before = read_settings(run_dir)
     then, now = (dict(_settings(OmegaConf.to_container(c))) for c in (before, config))
     names = sorted(name for name in then | now if then.get(name) != now.get(name) and not _is_free(name))
     told = [f"{name}: then {json.dumps(then.get(name))}, now {json.dumps(now.get(name))}" for name in names]
@@ -148,6 +146,37 @@ def refuse_other(config: DictConfig, content: str, run_dir: Path, record: Plain)
         )
     if before.max_steps != config.max_steps:
         print(f"max_steps was {before.max_steps} and is {config.max_steps}: the LR schedule follows it from here on")
+
+
+def read_settings(run_dir: Path) -> DictConfig:
+    """The config that a run was last started with.
+
+    Raises:
+        ValueError: it is not there, or unreadable.
+    """
+    try:
+        config = OmegaConf.load(run_dir / CONFIG)
+        if not isinstance(config, DictConfig) or "max_steps" not in config:
+            raise ValueError("it is no config of a run")
+        return config
+    except Exception as error:  # YAML reports damage by classes of its own
+        raise _unreadable(run_dir, CONFIG, error) from error
+
+
+def _unreadable(run_dir: Path, name: str, error: Exception) -> ValueError:
+    return ValueError(
+        f"{run_dir} has a checkpoint, but {name}, which says what it is of, cannot be read ({error}); choose another run_dir"
+    )
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file that is at every moment either as before or as it shall be."""
+    writing = path.with_name(f"{path.name}.writing")
+    with writing.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    writing.replace(path)
 
 
 def _settings(value: object, name: str = "") -> Iterator[tuple[str, object]]:

@@ -14,6 +14,7 @@ from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from ldm_train.training.sharded_checkpoint import missing_shares, whole
 
 NUMBERED = re.compile(r"step-(\d{8,})\.ckpt")
+BEST = "best.ckpt"
 
 
 def last_checkpoint(run_dir: Path) -> Path:
@@ -71,7 +72,8 @@ def read_step(path: Path) -> int:
             raise FileNotFoundError(f"its shares {', '.join(map(str, missing))} are missing")
         return int(checkpoint["global_step"])
     except Exception as error:  # unpickling reports damage by many classes
-        raise ValueError(f"{path} cannot be read as a checkpoint of this project: {str(error).splitlines()[0]}") from error
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{path} cannot be read as a checkpoint of this project: {reason}") from error
 
 
 def damage(path: Path) -> str | None:
@@ -82,8 +84,8 @@ def damage(path: Path) -> str | None:
         if wrong is not None:
             return f"{wrong} in it does not have its checksum"
         read_step(path)
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
-        return str(error)
+    except Exception as error:  # a damaged archive is reported by many classes too
+        return str(error) or type(error).__name__
     return None
 
 
@@ -93,8 +95,7 @@ def newest_whole(run_dir: Path) -> Path | None:
     Raises:
         ValueError: there are some, and all are damaged.
     """
-    last = last_checkpoint(run_dir)
-    found = [path for path in (last, *reversed(list(numbered(run_dir).values()))) if path.is_file()]
+    last, found = last_checkpoint(run_dir), checkpoints(run_dir)
     for path in found:
         problem = damage(path)
         if problem is None:
@@ -103,6 +104,18 @@ def newest_whole(run_dir: Path) -> Path | None:
     if found:
         raise ValueError(f"all checkpoints in {last.parent} are damaged; remove them to start {run_dir} anew")
     return None
+
+
+def checkpoints(run_dir: Path) -> list[Path]:
+    """All that a run can be continued from: the last one, then the others, the newest first."""
+    last, others = last_checkpoint(run_dir), {path: step for step, path in numbered(run_dir).items()}
+    best = last.with_name(BEST)
+    if best.is_file():
+        try:
+            others[best] = read_step(best)
+        except ValueError:
+            others[best] = -1
+    return [path for path in (last, *sorted(others, key=lambda path: -others[path])) if path.is_file()]
 
 
 def numbered(run_dir: Path) -> dict[int, Path]:
@@ -132,6 +145,6 @@ def keep_as(last: Path, name: str) -> None:
 def prune(run_dir: Path, *, keep: int, keep_every: int | None) -> None:
     """Remove all but the newest `keep` checkpoints and those of every so many steps."""
     files = numbered(run_dir)
-    for step in list(files)[: len(files) - keep]:
+    for step in list(files)[: max(0, len(files) - keep)]:
         if keep_every is None or step % keep_every:
             files[step].unlink()

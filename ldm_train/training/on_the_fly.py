@@ -40,7 +40,7 @@ class LivePictures:
 
     def moments(self, examples: Tensor, views: Tensor) -> Moments:
         every = [self._decoded(example).result() for example in examples.tolist()]
-        self._ahead = {e: future for e, future in self._ahead.items() if e not in set(examples.tolist())}
+        self.let_go(examples)
         images = torch.stack([images[view] for images, view in zip(every, views.tolist(), strict=True)])
         encoded = self.encoding.pictures(to_signed(images).to(self.encoding.device))
         variance = encoded.get("log_variance")
@@ -57,6 +57,10 @@ class LivePictures:
 
     def name(self, example: int) -> str:
         return self.entries[example].key
+
+    def let_go(self, examples: Tensor) -> None:
+        """Forget what was decoded of these examples, (B,)."""
+        self._ahead = {e: future for e, future in self._ahead.items() if e not in set(examples.tolist())}
 
     def expect(self, examples: Tensor) -> None:
         """Start to decode what will be asked for."""
@@ -119,6 +123,11 @@ class OnTheFly(CachedLatents):
     def fetch(self, positions: Tensor) -> LatentBatch:
         self.latents.expect(self.order(positions + self.geometry.rows * self.geometry.world_size))
         return super().fetch(positions)
+
+    def names(self, positions: Tensor) -> list[str]:
+        examples = self.readable(self.order(positions))  # which decodes them again
+        self.latents.let_go(examples)
+        return [self.latents.name(example) for example in examples.tolist()]
 
     def readable(self, examples: Tensor) -> Tensor:
         held_out = torch.isin(examples[:1], self.held_out).all()

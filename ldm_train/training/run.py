@@ -19,7 +19,7 @@ from ldm_train.training.callbacks.finite import NonFinite
 from ldm_train.training.callbacks.progress import StepProgress
 from ldm_train.training.callbacks.step_log import StepLog
 from ldm_train.training.callbacks.stop import Stop
-from ldm_train.training.checkpoint_files import last_checkpoint, newest_whole, read_step
+from ldm_train.training.checkpoint_files import checkpoints, last_checkpoint, newest_whole, read_step
 from ldm_train.training.jsonl import JsonLinesLogger
 from ldm_train.training.micro_batch import MicroBatch
 
@@ -65,16 +65,15 @@ def run(
     Returns:
         Why the run was saved and left before its end: a signal's name, or "max_time"; None where it is finished.
     """
-    checkpoint = to_continue(run_dir) if first_rank else last_checkpoint(run_dir)
-    resumed = checkpoint is not None and checkpoint.is_file()
+    # The other ranks may not look into what the first one is about to mend.
+    checkpoint = to_continue(run_dir) if first_rank else last_checkpoint(run_dir) if checkpoints(run_dir) else None
     lines = JsonLinesLogger(run_dir)
-    purge_step = None
-    if resumed and checkpoint is not None:
+    purge_step = 0
+    if checkpoint is not None and first_rank:
         step = read_step(checkpoint)
         lines.cut_back(step)
         purge_step = step + 1  # what a dashboard has of later steps comes again
-        if first_rank:
-            print(f"continuing {run_dir} at step {step}")
+        print(f"continuing {run_dir} at step {step}")
     micro_batch, step_log = MicroBatch(), StepLog(every=log_every)
     stop = Stop(max_time=limits.max_time, started=limits.started)
     trainer = pl.Trainer(
@@ -99,7 +98,7 @@ def run(
         **options,  # type: ignore[arg-type]
     )
     try:
-        trainer.fit(module, data, ckpt_path=checkpoint if resumed else None, weights_only=True)
+        trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
     except torch.OutOfMemoryError as error:
         raise ValueError(micro_batch.advice) from error
     return stop.reason if trainer.global_step < limits.max_steps else None
@@ -107,7 +106,10 @@ def run(
 
 def to_continue(run_dir: Path) -> Path | None:
     """The checkpoint to continue from, which is the last one, or becomes it where that is damaged."""
-    last, whole = last_checkpoint(run_dir), newest_whole(run_dir)
+    last = last_checkpoint(run_dir)
+    for unfinished in last.parent.glob("*.writing"):
+        unfinished.unlink()
+    whole = newest_whole(run_dir)
     if whole not in (None, last):
         print(f"continuing from {whole} instead")
         shutil.copyfile(whole, last.with_suffix(".writing"))

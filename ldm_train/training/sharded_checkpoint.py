@@ -135,10 +135,16 @@ def reason(error: BaseException) -> str:
 
 
 def remove_unnamed_shares(folder: Path) -> None:
-    """Delete the shares that no checkpoint of a folder names: those of replaced ones, and of writing that was cut short."""
+    """Delete the shares that no checkpoint of a folder names: those of replaced ones, and of writing that was cut short.
+
+    None are while there is a checkpoint that cannot be read, for what it names is not known.
+    """
     shares = set(folder.glob(f"*{SUFFIX}"))
     for path in folder.glob("*.ckpt") if shares else ():
-        named = torch.load(path, map_location="cpu", weights_only=True, mmap=True).get(SHARES)
+        try:
+            named = torch.load(path, map_location="cpu", weights_only=True, mmap=True).get(SHARES)
+        except Exception:  # unpickling reports damage by many classes
+            return
         shares -= {folder / named["folder"]} if named else set()
     for unnamed in shares:
         shutil.rmtree(unnamed)

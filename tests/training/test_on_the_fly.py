@@ -136,6 +136,9 @@ def test_what_was_decoded_is_let_go(pictures: Path) -> None:
     for step in range(20):
         data.fetch(torch.arange(4 * step, 4 * step + 4))
         assert len(data.latents._ahead) <= 4
+    for step in range(3):
+        data.names(torch.arange(4 * step, 4 * step + 4))
+        assert len(data.latents._ahead) <= 4
 
 
 @pytest.fixture

@@ -12,11 +12,10 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 from ldm_train.training.base import Training
 from ldm_train.training.callbacks.step_log import step_ended
-from ldm_train.training.checkpoint_files import keep_as, last_checkpoint, prune, read_step
-from ldm_train.training.jsonl import JsonLinesLogger
+from ldm_train.training.checkpoint_files import BEST, keep_as, last_checkpoint, prune, read_step
+from ldm_train.training.jsonl import CLOCK, JsonLinesLogger
 from ldm_train.training.sharded_checkpoint import remove_unnamed_shares
 
-BEST = "best.ckpt"
 COPIES = 4  # of each trained number: weight, average, two moments of the optimizer
 
 
@@ -49,6 +48,8 @@ class Keeping:
                 f"checkpoint.keep_every={self.keep_every} must be a multiple of checkpoint.every={self.every}, "
                 "the steps at which there is one"
             )
+        if self.best is not None and self.best.startswith(CLOCK):
+            raise ValueError(f"checkpoint.best={self.best} is of the clock, not of the weights; see validation_loss")
 
 
 class Checkpoints(Callback):
@@ -73,9 +74,9 @@ class Checkpoints(Callback):
         assert isinstance(pl_module, Training)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         size = COPIES * sum(p.nbytes for p in pl_module.trained_parameters().values())
-        # The first one; then for a moment one more than are kept.
-        wanted = size * (1 + self.keeping.keep) if trainer.max_steps > trainer.global_step else 0
-        self._refuse_full(wanted, "the run's checkpoints")
+        # For a moment one more than are kept, of which a continued run has some.
+        kept = self.keeping.keep + (self.keeping.best is not None)
+        self._refuse_full(max(size, size * (1 + kept) - occupied(self.path.parent)), "the run's checkpoints")
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Do what a run that was killed between saving and keeping left undone."""
@@ -92,13 +93,19 @@ class Checkpoints(Callback):
         if self._is_best(step) or due:
             self._save(trainer)
 
-    def state_dict(self) -> dict[str, float | int | None]:
-        return {"best": self.best, "best_step": self.best_step}
+    def state_dict(self) -> dict[str, float | int | str | None]:
+        return {"best": self.best, "best_step": self.best_step, "best_of": self._best_of}
 
-    def load_state_dict(self, state_dict: dict[str, float | int | None]) -> None:
+    def load_state_dict(self, state_dict: dict[str, float | int | str | None]) -> None:
         best, best_step = state_dict["best"], state_dict["best_step"]
-        assert best is not None
-        self.best, self.best_step = best, None if best_step is None else int(best_step)
+        assert isinstance(best, float | int)
+        assert not isinstance(best_step, str)
+        if state_dict.get("best_of") == self._best_of:  # else it says nothing of another metric
+            self.best, self.best_step = best, None if best_step is None else int(best_step)
+
+    @property
+    def _best_of(self) -> str:
+        return f"{self.keeping.best_is} {self.keeping.best}"
 
     def _is_best(self, step: int) -> bool:
         name = self.keeping.best
@@ -124,11 +131,11 @@ class Checkpoints(Callback):
             self._keep(trainer.global_step)
 
     def _tell_unknown(self, trainer: pl.Trainer) -> None:
-        """Once, of a metric to judge by that nobody logs."""
-        name, known = self.keeping.best, self.lines.latest
-        if name is not None and name not in known and not self._told and trainer.is_global_zero:
-            self._told = True
-            print(f"warning: checkpoint.best={name} was not logged so far; there are: {', '.join(sorted(known))}")
+        """Say once, at the first checkpoint, that there may never be a best one."""
+        name, told, self._told = self.keeping.best, self._told, True
+        if name is not None and name not in self.lines.latest and not told and trainer.is_global_zero:
+            known = ", ".join(sorted(metric for metric in self.lines.latest if not metric.startswith(CLOCK)))
+            print(f"warning: checkpoint.best={name} was not logged up to step {trainer.global_step}; there are: {known}")
 
     def _keep(self, step: int) -> None:
         keeping = self.keeping
@@ -146,3 +153,8 @@ class Checkpoints(Callback):
                 f"{what} will take {wanted / 2**20:.0f} MiB, and {self.path.parent} has {free / 2**20:.0f} MiB left; "
                 f"make room, lower checkpoint.keep={self.keeping.keep}, or choose another run_dir"
             )
+
+
+def occupied(folder: Path) -> int:
+    """Bytes on the disk of all files in a folder, those of several names once."""
+    return sum({(status.st_dev, status.st_ino): status.st_size for status in (f.stat() for f in folder.rglob("*"))}.values())

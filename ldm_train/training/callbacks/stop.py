@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 import time
+from contextlib import suppress
 from datetime import timedelta
 from types import FrameType
 
@@ -19,6 +20,7 @@ from torch.distributed import Work
 from ldm_train.training.callbacks.step_log import step_ended
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)  # the last two are what SLURM warns with
+SAME = 1.0  # seconds in which a second one is the first again, sent by a terminal and by what started the process
 TIME_LIMIT = 255  # stands for the limit where a signal's number would
 
 
@@ -36,6 +38,7 @@ class Stop(Callback):
         self.deadline = float("inf") if max_time is None else started + max_time.total_seconds()
         self.reason: str | None = None
         self._signal = 0
+        self._received = 0.0
         self._process = os.getpid()
         self._handlers: dict[int, object] = {}
         self._flag = torch.zeros((), dtype=torch.int64)
@@ -90,19 +93,26 @@ class Stop(Callback):
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:
             return  # a loader's worker, which ends with this process
-        # os.write, since print may have been interrupted in its middle.
         name = signal.Signals(number).name
+        if self._signal and time.monotonic() < self._received + SAME:
+            return
         if self._signal:
-            os.write(2, f"\n{name} again: exiting at once; the last checkpoint stands\n".encode())
+            say(f"{name} again: exiting at once; the last checkpoint stands")
             os._exit(128 + number)
-        self._signal = number
+        self._signal, self._received = number, time.monotonic()
         if os.environ.get("LOCAL_RANK", "0") == "0":
-            os.write(2, f"\n{name}: saving at the end of a step and exiting; a second signal exits at once\n".encode())
+            say(f"{name}: saving at the end of a step and exiting; a second signal exits at once")
 
     def _give_back(self) -> None:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
         self._handlers = {}
+
+
+def say(words: str) -> None:
+    """To stderr past Python's own, a print to which may just have been interrupted; it does not matter who listens."""
+    with suppress(OSError):
+        os.write(2, f"\n{words}\n".encode())
 
 
 def silence_lightning(trainer: pl.Trainer) -> None:
