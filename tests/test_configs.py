@@ -15,17 +15,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from ldm_train.tasks.command import VERBS
 from ldm_train.tasks.config import ALLOWED, EXTRAS, build, compose, folder, groups, targets
+from ldm_train.tasks.strict import KEPT, PASSED, SET_BY_THE_RUN
 
 FILES = sorted(folder().rglob("*.yaml"))
 NAMES = [path.relative_to(folder()).as_posix() for path in FILES]
 WITH_TARGET = [name for name in NAMES if "_target_" in OmegaConf.load(folder() / name)]
 EXPERIMENTS = groups().get("experiment", [])
 MAX_EXPERIMENT_LINES = 25
-
-# What the assembly passes beside a config's own keys, and the keys that it keeps for itself.
-PASSED = {"crop": {"image_size"}, "network": {"in_channels", "context_width", "vector_width"}, "logger": {"save_dir"}}
-KEPT = {"network": {"weights"}}
-RUN_PASSES = {"max_steps", "max_epochs", "logger", "callbacks", "use_distributed_sampler", "enable_checkpointing"}
 
 
 def dummies(verb: str, overrides: list[str]) -> list[str]:
@@ -94,7 +90,7 @@ def test_trainer_settings_are_lightnings(option: str) -> None:
     assert isinstance(config, DictConfig)
     known = set(inspect.signature(pl.Trainer).parameters)
     assert set(config) <= known
-    assert not set(config) & RUN_PASSES, "these are set by the run itself"
+    assert not set(config) & SET_BY_THE_RUN.keys()
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith("experiment/")])

@@ -231,5 +231,15 @@ def read_config(run_dir: str) -> DictConfig:
 
 
 def choose_device(name: str) -> torch.device:
-    """ "auto" is the GPU where there is one."""
-    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+    """ "auto" is the GPU where there is one.
+
+    Raises:
+        ValueError: this machine has no such device.
+    """
+    device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+    count = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise ValueError(
+            f"device={name}: this machine has {count or 'no'} GPU{'s' * (count != 1)}; device=auto takes what there is"
+        )
+    return device

@@ -19,17 +19,16 @@ from ldm_train.encoders.class_labels import ClassLabels
 from ldm_train.encoders.conditioner import TextEncoder
 from ldm_train.generation import Generation
 from ldm_train.tasks.assemble import Parts, build_parts, build_recipe, build_weak, load_weights
-from ldm_train.tasks.config import at_least_one, build
-from ldm_train.tasks.describe import DTYPES
-from ldm_train.tasks.lightning import refuse_fused_scaling
-from ldm_train.tasks.optimization import refuse_optimization, warn_of_warmup
+from ldm_train.tasks.config import build
+from ldm_train.tasks.lightning import refuse_absent, refuse_fused_scaling
+from ldm_train.tasks.optimization import refuse_optimization
+from ldm_train.tasks.ranges import out_of_range
 from ldm_train.tasks.train import compile_network, training_module, warn_of_the_end
 from ldm_train.training.module import NoisePredictorTraining
 from ldm_train.types import Autoencoder, Captions, Conditioning
 
 P = ParamSpec("P")
 T = TypeVar("T")
-COUNTS = ("image_size", "batch_size", "encode_batch_size", "max_pixels", "max_steps", "validation.every", "pictures.every")
 PARTS = ("autoencoder", "text_encoder", "schedule", "prediction", "weighting")
 CPU = torch.device("cpu")
 META = torch.device("meta")  # shapes without numbers
@@ -53,19 +52,13 @@ class Attempts:
 
 def try_settings(config: DictConfig, attempt: Attempts) -> None:
     """What needs no part to be seen."""
-    for name in COUNTS:
-        attempt(at_least_one, config, name)
-    attempt(refuse_dtype, config.dtype)
+    attempt.reasons += out_of_range(config)
+    attempt(refuse_absent, config.trainer)
     attempt(refuse_fused_scaling, config)
     attempt(build, config.ema)
     attempt(geometry, config)
     if config.compile is not None:
         attempt(compile_network, nn.Identity(), backend=config.compile)
-
-
-def refuse_dtype(dtype: str) -> None:
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype={dtype} is not a type to store latents in; accepted: {', '.join(DTYPES)}")
 
 
 def devices(config: DictConfig) -> int:
@@ -161,6 +154,5 @@ def try_shape(parts: Parts, shape: Size) -> None:
 def warnings_of(config: DictConfig, module: NoisePredictorTraining) -> list[str]:
     """What `train` warns of at its start."""
     with contextlib.redirect_stdout(io.StringIO()) as said:
-        warn_of_warmup(config)
         warn_of_the_end(module.objective)
     return [line.removeprefix("warning: ") for line in said.getvalue().splitlines()]

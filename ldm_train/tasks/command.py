@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from ldm_train.tasks.config import ConfigError, compose, nearest
 from ldm_train.tasks.launcher import end_with_launcher
+from ldm_train.tasks.lightning import launched_rank, refuse_at_once
 
 VERBS = {
     "check": "read everything that encoding will read, and list what cannot be used",
@@ -20,6 +21,7 @@ VERBS = {
     "export": "write a run's trained weights, or an average of any length, as a safetensors file",
     "train_autoencoder": "train a KL autoencoder on pictures",
 }
+SWEEPING = {"-m", "--multirun", "--dry-run"}
 
 
 def usage() -> str:
@@ -30,7 +32,8 @@ def usage() -> str:
             "",
             *lines,
             "",
-            "`ldm-train VERB --help` shows a verb's settings and groups.",
+            "`ldm-train VERB --help` shows a verb's settings and groups;",
+            "`ldm-train VERB --multirun seed=0,1 ...` runs it with every combination of several values.",
         ]
     )
 
@@ -51,6 +54,10 @@ def main(arguments: list[str] | None = None) -> None:
 
             print(describe(verb))
             raise SystemExit(0)
+        if SWEEPING & set(overrides):
+            from ldm_train.tasks.sweep import sweep
+
+            raise SystemExit(sweep(verb, overrides))
         config = compose(verb, overrides)
     except ConfigError as error:
         _fail(str(error), code=2)
@@ -58,14 +65,24 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _run(verb: str, config: DictConfig) -> None:
-    task = importlib.import_module(f"ldm_train.tasks.{verb}")
     try:
-        code = task.run(config)
+        refuse_at_once(verb, config)
+        _tell(verb, config)
+        code = importlib.import_module(f"ldm_train.tasks.{verb}").run(config)
     except (ValueError, OSError) as error:
         if config.get("debug"):
             raise
         _fail(f"{error}\n(debug=true shows where this came from)", code=1)
     raise SystemExit(code or 0)
+
+
+def _tell(verb: str, config: DictConfig) -> None:
+    """The settings without effect, once."""
+    from ldm_train.tasks.without_effect import notes
+
+    if launched_rank() == 0:
+        for line in notes(verb, config):
+            print(line)
 
 
 def _fail(message: str, *, code: int) -> None:

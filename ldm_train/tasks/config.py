@@ -1,10 +1,9 @@
 """Configs: composed by Hydra from `conf/`, checked, and turned into objects of an allowed list of packages."""
 
-import difflib
-import importlib
 import importlib.util
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +11,21 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ldm_train.tasks.config_file import CONFIG, file_words
+from ldm_train.tasks.options import ConfigError, dotted, folder, groups, groups_of, nearest, none_chosen, read, shipped
+from ldm_train.tasks.signatures import signature
+from ldm_train.tasks.strict import ALLOWED, PASSED, SET_BY_THE_RUN, TRAINER, Check, set_by_the_run
+
+__all__ = ["ALLOWED", "ConfigError", "build", "compose", "describe", "folder", "groups", "nearest", "targets", "words"]
+
 PATHS = {"cache", "run_dir", "out"}
-ACCEPTED: dict[type, str] = {bool: "true or false", int: "a whole number", float: "a number"}
-FREE = {"trainer.devices"}  # Lightning takes a number, a list or "auto"
-ALLOWED = ("ldm_train.", "torch.optim.", "bitsandbytes.optim.", "pytorch_lightning.loggers.")
 EXTRAS = {"bitsandbytes": "eight_bit"}  # packages that an installation may lack, and the extra that brings each
-
-
-class ConfigError(Exception):
-    """A command line that does not make a config: the message says which word and what is accepted."""
-
-
-def folder() -> Path:
-    """Where the configs lie: `conf/` of the repository, or `ldm_train/conf` of an installed wheel."""
-    return Path(next(iter(importlib.import_module("ldm_train.conf").__path__)))
+PLAIN = re.compile(r"[\w./~][^\s'\"\[\](){}]*")  # a path as people type it
 
 
 def compose(verb: str, overrides: list[str]) -> DictConfig:
@@ -38,21 +34,66 @@ def compose(verb: str, overrides: list[str]) -> DictConfig:
     Raises:
         ConfigError: an unknown key, group or option (with the nearest name), a wrong type, or a value that is missing.
     """
-    _refuse_unknown_options(overrides)
+    own = [readable(word) for word in overrides if key_of(word) != CONFIG]
+    _refuse_unknown_options(verb, own)
+    own = [f"~{key_of(word)}" if word == f"{key_of(word)}=null" and key_of(word) in groups() else word for word in own]
+    files = [word.partition("=")[2].strip("'\"") for word in overrides if key_of(word) == CONFIG]
+    chosen = {key_of(word) for word in own}
+    given = [word for file in files for word in file_words(verb, file, chosen=chosen)] + own
     try:
-        config = _hydra(verb, overrides)
+        config = _hydra(verb, given)
         missing = sorted(OmegaConf.missing_keys(config))
         if missing:
             raise ConfigError(f"{verb} needs {', '.join(f'{key}=…' for key in missing)} (see `ldm-train {verb} --help`)")
         OmegaConf.resolve(config)
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(_explain(verb, overrides, error)) from error
+        raise ConfigError(_explain(verb, given, error)) from error
     for key in PATHS & config.keys():
         if config[key] is not None:
             value = config[key]
             config[key] = [str(path) for path in value] if isinstance(value, ListConfig) else str(value)
-    _refuse_wrong_types(_hydra(verb, _options(overrides)), config)
+    options = tuple(word for word in given if key_of(word) in groups_of(verb).keys() - {"experiment"})
+    Check(verb, Origins(own, files, given))(config, defaults(verb, options))
     return config
+
+
+class Origins:
+    """Which file a setting's value is from, to be told beside what is wrong with it."""
+
+    def __init__(self, words: list[str], files: list[str], given: list[str]) -> None:
+        self.words = words
+        experiments = [word.partition("=")[2] for word in given if key_of(word) == "experiment"]
+        self.files = {file: Path(file) for file in reversed(files)} | {
+            f"experiment={name}": folder() / "experiment" / f"{name}.yaml" for name in experiments if name != "null"
+        }
+
+    def __call__(self, name: str) -> str:
+        if not any(f"{name}.".startswith(f"{key_of(word)}.") for word in self.words):
+            for told, path in self.files.items():
+                if name in dotted(read(path)):
+                    return f" in {told}"
+        return ""
+
+
+def key_of(word: str) -> str:
+    """What a word of the command line sets."""
+    return word.lstrip("+~").partition("=")[0]
+
+
+def readable(word: str) -> str:
+    """A word with its value in quotes where Hydra's grammar has no other way to read it, such as a path with "=" in it."""
+    key, _, value = word.partition("=")
+    try:
+        OverridesParser.create().parse_override(word)
+    except HydraException:
+        return f"{key}={QuotedString(value, Quote.double).with_quotes()}" if PLAIN.fullmatch(value) else word
+    return word
+
+
+@cache
+def defaults(verb: str, options: tuple[str, ...] = ()) -> DictConfig:
+    """A verb's config as it is shipped, with these options of groups; not to be changed."""
+    return _hydra(verb, list(options))
 
 
 def _hydra(verb: str, overrides: list[str]) -> DictConfig:
@@ -61,61 +102,42 @@ def _hydra(verb: str, overrides: list[str]) -> DictConfig:
         return hydra_compose(verb, overrides)
 
 
-def _options(overrides: list[str]) -> list[str]:
-    """Those that choose groups' options, whose settings are then the known ones."""
-    return [word for word in overrides if word.partition("=")[0] in groups()]
-
-
-def _refuse_unknown_options(overrides: list[str]) -> None:
-    """Hydra passes over an unknown option of an optional group in silence."""
+def _refuse_unknown_options(verb: str, overrides: list[str]) -> None:
+    """Hydra passes over an unknown option of an optional group in silence, and over settings of its own."""
     known = groups()
     for word in overrides:
         key, _, value = word.partition("=")
+        if key_of(word).partition(".")[0] == "hydra":
+            raise ConfigError(f"{word} has no meaning here: Hydra composes the settings, and runs nothing")
+        if value == "null" and not groups_of(verb).get(key, True):
+            raise ConfigError(f"{verb} needs {key}=…, one of: {', '.join(known[key])}")
         if key in known and value not in {*known[key], "null"}:
             raise ConfigError(
                 f"{key}={value} is no option; there are: {', '.join(known[key])}{nearest(value, known[key])} "
-                f"(a setting of it is {key}.NAME=VALUE)"
+                f"(a setting of it is {key}.NAME=VALUE{'; a file of yours: config=FILE' * (key == 'experiment')})"
             )
 
 
-def _refuse_wrong_types(defaults: DictConfig, config: DictConfig, prefix: str = "") -> None:
-    """Where the default is a number or a switch, the value must be one too."""
-    for key in map(str, config):
-        default = None if key not in defaults or OmegaConf.is_missing(defaults, key) else defaults[key]
-        value = config[key]
-        if isinstance(default, DictConfig) and isinstance(value, DictConfig):
-            _refuse_wrong_types(default, value, f"{prefix}{key}.")
-        elif isinstance(default, bool | int | float) and value is not None:
-            accepted = next(words for kind, words in ACCEPTED.items() if isinstance(default, kind))
-            whole = isinstance(value, int) or not isinstance(default, int)
-            right = isinstance(value, bool) == isinstance(default, bool) and isinstance(value, int | float) and whole
-            if not right and prefix + key not in FREE:
-                raise ConfigError(f"{prefix}{key}={value} is not {accepted}, such as its default {default}")
+FORMS = """\
+Also on the command line:
+  config=FILE.yaml    settings from a file, before the words: `max_steps: 500`, `optimizer: {lr: 1.0e-3}`, or options of
+                      groups, `schedule: cosine`; a run's config.yaml is one
+  --multirun          every combination of several values, `seed=0,1 optimizer.lr=1e-3,1e-4`, one after the other, each in a
+                      directory of its own; with --dry-run, print their commands instead
+"""
 
 
 def describe(verb: str) -> str:
     """A verb's settings with their comments, and the options of each group it uses."""
     text = (folder() / f"{verb}.yaml").read_text(encoding="utf-8")
-    used = [
-        key.split()[-1].lstrip("/")
-        for entry in OmegaConf.create(text).defaults
-        if not isinstance(entry, str)
-        for key in entry
-    ]
-    options = "\n".join(f"  {group}={'|'.join(names)}" for group, names in groups().items() if group in used)
-    return f"{text}\nGroups:\n{options}" if options else text
-
-
-def groups() -> dict[str, list[str]]:
-    """Every config group and its options."""
-    found = {p: sorted(f.stem for f in p.glob("*.yaml")) for p in sorted(folder().iterdir()) if p.is_dir()}
-    return {p.name: names for p, names in found.items() if names}
+    options = "\n".join(f"  {group}={'|'.join(names)}" for group, names in groups().items() if group in groups_of(verb))
+    return f"{text}\n{FORMS}\nGroups:\n{options}"
 
 
 def words(group: str, config: DictConfig) -> list[str]:
     """The command line that makes a group's part of a config: the nearest option, and what differs from it."""
     part = {str(key): value for key, value in config[group].items()}
-    options = {name: OmegaConf.load(folder() / group / f"{name}.yaml") for name in groups()[group]}
+    options = {name: shipped(f"{group}/{name}") for name in groups()[group]}
     differing = {
         name: {key: value for key, value in part.items() if key not in option or option[key] != value}
         for name, option in ((n, OmegaConf.to_container(o)) for n, o in options.items())
@@ -125,15 +147,9 @@ def words(group: str, config: DictConfig) -> list[str]:
     return [f"{group}={name}", *(f"{group}.{key}={value}" for key, value in differing[name].items())]
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """A suggestion to end a message with, or nothing."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else ""
-
-
 def _explain(verb: str, overrides: list[str], error: Exception) -> str:
     """The first override that is not known, with the nearest name; else Hydra's own words."""
-    plain = list(_dotted(_hydra(verb, _options(overrides))))
+    plain = dotted(defaults(verb))
     parser = OverridesParser.create()
     for word in overrides:
         try:
@@ -152,17 +168,27 @@ def _explain(verb: str, overrides: list[str], error: Exception) -> str:
         if key not in plain and key not in groups() and parent.split(".")[0] not in groups():
             return f"unknown setting {key!r} of {verb}{nearest(key, plain)} (`ldm-train {verb} --help` lists them)"
     known = re.search(r"Key '(\w+)' is not in struct\s+full_key: ([\w.]+)", f"{error} {error.__cause__}")
+    if known and known[2] in groups_of(verb):
+        return none_chosen(known[2], next(key_of(word) for word in overrides if key_of(word).startswith(f"{known[2]}.")))
+    if known and (told := _unlisted(verb, overrides, known[2])):
+        return told
     if known:
         return f"unknown setting {known[2]!r} of {verb}{nearest(known[2], plain)} (`ldm-train {verb} --help` lists them)"
     return str(error.__cause__ or error).strip()
 
 
-def _dotted(config: DictConfig, prefix: str = "") -> Iterator[str]:
-    for key in map(str, config):
-        yield f"{prefix}{key}"
-        node = config._get_node(key)
-        if isinstance(node, DictConfig) and not node._is_none():
-            yield from _dotted(node, f"{prefix}{key}.")
+def _unlisted(verb: str, overrides: list[str], key: str) -> str | None:
+    """What to answer where a constructor takes what its group's option does not list."""
+    group, _, name = key.partition(".")
+    if group == "trainer" and name in SET_BY_THE_RUN:
+        return set_by_the_run(name)
+    options = tuple(word for word in overrides if key_of(word) == group)
+    node = defaults(verb, options).get(group)
+    target = TRAINER if group == "trainer" else str(node.get("_target_", "")) if isinstance(node, DictConfig) else ""
+    found = signature(target) if target.startswith(ALLOWED) or target == TRAINER else None
+    if found is None or name not in found.nullable.keys() - PASSED.get(group, set()):
+        return None
+    return f"{key} is not listed in {group}'s settings, but {target.rpartition('.')[2]} takes it: +{key}=…"
 
 
 def build(config: DictConfig, **values: object) -> Any:
@@ -205,14 +231,6 @@ def _home(target: str) -> str:
         return str(getattr(get_object(target), "__module__", "")) + "."
     except (HydraException, ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"_target_: {target} is not there ({error})") from error
-
-
-def at_least_one(config: DictConfig, *names: str) -> None:
-    """Refuse counts below 1, by their dotted names."""
-    for name in names:
-        value = OmegaConf.select(config, name)
-        if value is not None and value < 1:
-            raise ValueError(f"{name}={value} must be at least 1")
 
 
 def targets(config: object) -> Iterator[str]:

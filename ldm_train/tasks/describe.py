@@ -12,7 +12,6 @@ from ldm_train.data.manifest import Json, Manifest, Provenance
 from ldm_train.encoders.fingerprint import fingerprint, weights_digest
 from ldm_train.tasks.config import build
 
-DTYPES = ("float16", "bfloat16", "float32")
 HERE = "{cache}/"  # begins a path from the cache's folder: a cache holds no absolute one
 
 

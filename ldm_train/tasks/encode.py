@@ -14,7 +14,7 @@ from ldm_train.data.manifest import Json, Manifest, differences, read_entries
 from ldm_train.data.plan import Batch, Plan, known_bad, read_batches, write_batches
 from ldm_train.data.survey import Memory, Survey
 from ldm_train.data.workplace import Known, Workplace
-from ldm_train.tasks.config import at_least_one, build
+from ldm_train.tasks.config import build
 from ldm_train.tasks.describe import Encoders, describe
 from ldm_train.tasks.lightning import alone, launched_rank, refuse_processes
 from ldm_train.tasks.source import look, refuse_settings, refuse_shapes
@@ -23,11 +23,8 @@ MOST_DROPPED = 0.1
 
 
 def run(config: DictConfig) -> int:
-    at_least_one(config, "batch_size")
     refuse_settings(config)
     refuse_processes(config)
-    if config.trust not in ("content", "stat"):
-        raise ValueError(f"trust={config.trust} is not known; content reads every picture's bytes, stat their size and time")
     if config.trainer.precision != "32-true":
         raise ValueError(
             f"trainer.precision={config.trainer.precision}: encoding computes in 32-true alone, so that a cache has one "

@@ -17,10 +17,8 @@ def ending(config: DictConfig) -> Limits:
     """The limits of a config.
 
     Raises:
-        ValueError: a max_time that is no time, or a count below 1.
+        ValueError: a max_time that is no time.
     """
-    if config.max_nonfinite_steps < 1:
-        raise ValueError(f"max_nonfinite_steps={config.max_nonfinite_steps} must be at least 1")
     return Limits(config.max_steps, STARTED, duration(config.max_time), config.max_nonfinite_steps)
 
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
+from ldm_train.tasks.ranges import MIXED_16, on_a_cpu, out_of_range
+
 if TYPE_CHECKING:
     from lightning_fabric.plugins.environments import SLURMEnvironment
 
@@ -25,10 +27,10 @@ def quiet() -> None:
 
 def refuse_fused_scaling(config: DictConfig) -> None:
     """A fused optimizer undoes the scaling of 16-bit gradients in its step, when they were measured and clipped."""
-    if config.trainer.precision == "16-mixed" and config.optimizer.get("fused"):
+    if config.trainer.precision in MIXED_16 and config.optimizer.get("fused"):
         raise ValueError(
-            "trainer.precision=16-mixed does not go with a fused optimizer; choose trainer.precision=bf16-mixed, or "
-            "optimizer.fused=false"
+            f"trainer.precision={config.trainer.precision} does not go with a fused optimizer; choose "
+            "trainer.precision=bf16-mixed, or optimizer.fused=false"
         )
 
 
@@ -70,10 +72,6 @@ def refuse_processes(config: DictConfig, *, shardable: bool = False) -> None:
     refuse_launch(config.trainer)
     strategy, shares = str(config.trainer.strategy), bool(config.get("checkpoint", {}).get("shares"))
     if strategy != "fsdp2":
-        if strategy.startswith("fsdp"):
-            raise ValueError(
-                f"trainer.strategy={strategy} is not made for this project's checkpoints; its successor is: fsdp2"
-            )
         if shares:
             raise ValueError(f"checkpoint.shares=true has no effect with trainer.strategy={strategy}, only with fsdp2")
         return
@@ -110,6 +108,44 @@ def refuse_launch(trainer: DictConfig) -> None:
             f"trainer.devices={trainer.devices} trainer.num_nodes={trainer.num_nodes}; set "
             f"trainer.devices={here} trainer.num_nodes={nodes}, or start one process for each device"
         )
+
+
+def refuse_at_once(verb: str, config: DictConfig) -> None:
+    """Refuse values that no run can have, and devices that are not there; `check` lists them with all else that it finds.
+
+    Raises:
+        ValueError: a line for each value.
+    """
+    if verb == "check":
+        return
+    if problems := out_of_range(config):
+        raise ValueError("\n".join(problems))
+    if "trainer" in config:
+        refuse_absent(config.trainer)
+
+
+def refuse_absent(trainer: DictConfig) -> None:
+    """Refuse devices that this machine has not, before anything is read; torch is imported only where it must be asked.
+
+    Raises:
+        ValueError: it says what there is.
+    """
+    wanted, count = trainer.accelerator, trainer.devices if isinstance(trainer.devices, int) else 1
+    mixed = trainer.precision in MIXED_16
+    if wanted not in ("auto", "gpu", "cuda", "mps") or (wanted == "auto" and count == 1 and not mixed):
+        return
+    import torch
+
+    gpus, mps = torch.cuda.device_count(), torch.backends.mps.is_available()
+    there = {"auto": True, "gpu": gpus > 0 or mps, "cuda": gpus > 0, "mps": mps}
+    if not there[wanted]:
+        raise ValueError(
+            f"trainer.accelerator={wanted}: there is none on this machine; auto takes what there is, cpu the CPU"
+        )
+    if 0 < gpus < count:
+        raise ValueError(f"trainer.devices={count}: this machine has {gpus} GPU{'s' * (gpus > 1)}")
+    if mixed and not gpus and not mps:
+        raise ValueError(on_a_cpu(trainer.precision))
 
 
 def alone(trainer: DictConfig) -> bool:

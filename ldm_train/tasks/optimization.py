@@ -24,10 +24,3 @@ def refuse_optimization(config: DictConfig) -> None:
     if not isinstance(optimizer, Optimizer):
         raise ValueError(f"optimizer._target_={target} is no optimizer; name one, such as torch.optim.AdamW")
     build(config.lr_schedule).check(config.max_steps)
-
-
-def warn_of_warmup(config: DictConfig) -> None:
-    """Say that a run ends before its warm-up does."""
-    warning = build(config.lr_schedule).warning(config.max_steps)
-    if warning is not None:
-        print(f"warning: {warning}")

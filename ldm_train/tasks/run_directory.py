@@ -55,13 +55,8 @@ def prepare(config: DictConfig, *, content: str) -> bool:
         content: one name for all that is trained on, such as the cache's fingerprint.
 
     Raises:
-        ValueError: `resume` is neither auto nor never, it is never and a checkpoint is there, or the run there
-            differs in what matters: the differences are told.
+        ValueError: `resume` is never and a checkpoint is there, or the run there differs in what matters.
     """
-    if config.resume not in ("auto", "never"):
-        raise ValueError(
-            f"resume={config.resume} is not known; auto continues a run directory, never refuses one with a checkpoint"
-        )
     run_dir = Path(config.run_dir)
     if launched_rank() > 0:
         return (run_dir / LAST).is_file()

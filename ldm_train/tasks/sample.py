@@ -12,12 +12,10 @@ from ldm_train.data.images import DECODE_ERRORS, read_image, save_png, to_bytes,
 from ldm_train.generation import Generation
 from ldm_train.samplers.base import Picture
 from ldm_train.tasks.assemble import open_run
-from ldm_train.tasks.config import at_least_one
 from ldm_train.training.callbacks.pictures import grid
 
 
 def run(config: DictConfig) -> None:
-    at_least_one(config, "batch_size")
     prompts = read_prompts(config.prompts)
     trained = open_run(config)
     generation = resized(trained.generation, config.size)

@@ -9,8 +9,7 @@ from rich.progress import MofNCompleteColumn, Progress
 from ldm_train.data.colour import background_colour
 from ldm_train.data.items import shown
 from ldm_train.data.survey import Memory, Survey, survey
-from ldm_train.tasks.config import at_least_one, build
-from ldm_train.tasks.describe import DTYPES
+from ldm_train.tasks.config import build
 
 
 def look(config: DictConfig, *, memory: Memory | None = None, spool: Path | None = None) -> Survey:
@@ -37,9 +36,6 @@ def look(config: DictConfig, *, memory: Memory | None = None, spool: Path | None
 
 def refuse_settings(config: DictConfig) -> None:
     """Refuse what every picture would stumble over, before the first."""
-    at_least_one(config, "max_pixels", "image_size")
-    if config.dtype not in DTYPES:
-        raise ValueError(f"dtype={config.dtype} is not a type to store latents in; accepted: {', '.join(DTYPES)}")
     background_colour(config.background)
 
 

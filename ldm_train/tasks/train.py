@@ -10,10 +10,10 @@ from ldm_train.diffusion.objective import Objective
 from ldm_train.diffusion.perturbations import Perturbations
 from ldm_train.encoders.latents import Scaling
 from ldm_train.tasks.assemble import Parts, build_recipe, build_weak, choose_device, load_weights
-from ldm_train.tasks.config import at_least_one, build
+from ldm_train.tasks.config import build
 from ldm_train.tasks.ending import ending, told_ending
 from ldm_train.tasks.lightning import launched_rank, options, quiet, refuse_fused_scaling, refuse_processes
-from ldm_train.tasks.optimization import refuse_optimization, warn_of_warmup
+from ldm_train.tasks.optimization import refuse_optimization
 from ldm_train.tasks.run_directory import locked, prepare, set_threads
 from ldm_train.tasks.train_data import open_data
 from ldm_train.training.callbacks.checkpoints import Keeping
@@ -29,7 +29,6 @@ from ldm_train.training.run import run as fit
 
 def run(config: DictConfig) -> int:
     """Train; the exit code is 0 for a finished run, and INTERRUPTED for one that was saved before."""
-    at_least_one(config, "validation.every", "pictures.every", "trainer.log_every_n_steps", "batch_size")
     refuse_fused_scaling(config)
     refuse_processes(config, shardable=True)
     limits, keeping = ending(config), Keeping(**config.checkpoint)
@@ -57,7 +56,6 @@ def train(config: DictConfig, limits: Limits, keeping: Keeping) -> str | None:
         module.to(memory_format=torch.channels_last)
     if config.compile is not None:
         compile_network(module.network, backend=config.compile)
-    warn_of_warmup(config)
     warn_of_the_end(module.objective)
     run_dir = Path(config.run_dir)
     return fit(

@@ -9,10 +9,10 @@ from omegaconf import DictConfig
 from ldm_train.data.datamodules import Pictures
 from ldm_train.encoders.latents import Scaling
 from ldm_train.metrics.drawings import psnr
-from ldm_train.tasks.config import at_least_one, build
+from ldm_train.tasks.config import build
 from ldm_train.tasks.ending import ending, told_ending
 from ldm_train.tasks.lightning import launched_rank, options, quiet, refuse_fused_scaling, refuse_processes
-from ldm_train.tasks.optimization import refuse_optimization, warn_of_warmup
+from ldm_train.tasks.optimization import refuse_optimization
 from ldm_train.tasks.run_directory import commands, locked, prepare, set_threads
 from ldm_train.training.autoencoder import AutoencoderTraining
 from ldm_train.training.callbacks.checkpoints import Keeping
@@ -23,12 +23,10 @@ from ldm_train.training.run import run as fit
 
 def run(config: DictConfig) -> int:
     """Train; the exit code is 0 for a finished run, and INTERRUPTED for one that was saved before."""
-    at_least_one(config, "pictures.every", "trainer.log_every_n_steps", "batch_size")
     refuse_fused_scaling(config)
     refuse_processes(config)
     limits, keeping = ending(config), Keeping(**config.checkpoint)
     refuse_optimization(config)
-    warn_of_warmup(config)
     set_threads(config.threads)
     quiet()
     with locked(config):

@@ -74,15 +74,6 @@ class LRSchedule(ABC):
                 f"lr_schedule.cooldown_steps={self.cooldown_steps} begins; lower it"
             )
 
-    def warning(self, max_steps: int) -> str | None:
-        """What is odd about a run of this length, in words; None where nothing is."""
-        if self.warmup_steps <= max_steps:
-            return None
-        return (
-            f"lr_schedule.warmup_steps={self.warmup_steps} is more than max_steps={max_steps}: the rate gets no further "
-            f"than {max_steps / self.warmup_steps:.2g} of its base; lower the warm-up, or train longer"
-        )
-
 
 class Constant(LRSchedule):
     """The base rate throughout."""

@@ -166,7 +166,7 @@ def test_bad_input_ends_with_a_message_and_no_traceback(
         ("pictures.every=0", "pictures.every=0"),
         ("trainer.log_every_n_steps=0", "log_every_n_steps=0"),
         ("batch_size=0", "batch_size=0"),
-        ("pictures.steps=0", "steps=0 must be from 1"),
+        ("pictures.steps=0", "pictures.steps=0 must be a whole number of at least 1"),
         ("pictures.steps=2000", "steps=2000 must be from 1"),
         ("weighting=min_snr weighting.gamma=0", "gamma=0 must be above 0"),
     ],

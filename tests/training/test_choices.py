@@ -73,8 +73,7 @@ def test_another_network_trains_by_one_word(
         (("schedule.shift=0",), "schedule.shift=0 must be above 0"),
         (("pictures.steps=2000",), "steps=2000 must be from 1 to the schedule's 1000"),
         (("schedule.zero_terminal_snr=true", "prediction=flow", "spacing=karras"), "spacing=karras needs noise levels"),
-        (("offset_noise=-1",), "offset_noise=-1 must be 0"),
-        (("trainer.precision=16-mixed",), "trainer.precision=16-mixed does not go with a fused optimizer"),
+        (("offset_noise=-1",), "offset_noise=-1 must be at least 0"),
         (("guidance.rescale=7",), "guidance.rescale=7 must be from 0"),
         (("guidance.interval=3",), "guidance.interval=3 must be two noise levels"),
         (("guidance.interval=[5,1]",), "guidance.interval=[5, 1] must be two rising noise levels"),
@@ -112,7 +111,7 @@ def test_what_cannot_be_is_refused_before_training(
 def test_what_will_draw_badly_is_warned_of(
     words: tuple[str, ...], warning: str | None, cache: Path, train: Callable, tmp_path: Path
 ) -> None:
-    answer = train(cache, tmp_path / "run", "max_steps=2", *words)
+    answer = train(cache, tmp_path / "run", "max_steps=2", "lr_schedule.warmup_steps=0", *words)
     assert answer.code == 0, answer.err
     assert ("warning:" in answer.out) == (warning is not None)
     assert warning is None or warning in answer.out

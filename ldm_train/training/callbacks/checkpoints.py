@@ -33,7 +33,7 @@ class Keeping:
         shares: with sharded parameters, each process writes its part.
 
     Raises:
-        ValueError: a number below 1, steps to keep at which none is written, or a word that is not known.
+        ValueError: steps to keep at which none is written.
     """
 
     every: int
@@ -44,17 +44,11 @@ class Keeping:
     shares: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("every", "keep", "keep_every"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"checkpoint.{name}={value} must be at least 1")
         if self.keep_every is not None and self.keep_every % self.every:
             raise ValueError(
                 f"checkpoint.keep_every={self.keep_every} must be a multiple of checkpoint.every={self.every}, "
                 "the steps at which there is one"
             )
-        if self.best_is not in ("lowest", "highest"):
-            raise ValueError(f"checkpoint.best_is={self.best_is} is not known; it is lowest or highest")
 
 
 class Checkpoints(Callback):
@@ -72,6 +66,7 @@ class Checkpoints(Callback):
         self.lines = lines
         self.best = math.inf
         self.best_step: int | None = None
+        self._told = False
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuse at once what a full disk would end at the first checkpoint."""
@@ -117,6 +112,7 @@ class Checkpoints(Callback):
         return True
 
     def _save(self, trainer: pl.Trainer) -> None:
+        self._tell_unknown(trainer)
         self.lines.flush()
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
@@ -126,6 +122,13 @@ class Checkpoints(Callback):
         trainer.save_checkpoint(self.path, weights_only=False)
         if trainer.is_global_zero:
             self._keep(trainer.global_step)
+
+    def _tell_unknown(self, trainer: pl.Trainer) -> None:
+        """Once, of a metric to judge by that nobody logs."""
+        name, known = self.keeping.best, self.lines.latest
+        if name is not None and name not in known and not self._told and trainer.is_global_zero:
+            self._told = True
+            print(f"warning: checkpoint.best={name} was not logged so far; there are: {', '.join(sorted(known))}")
 
     def _keep(self, step: int) -> None:
         keeping = self.keeping

@@ -1,0 +1,127 @@
+"""What a constructor takes, read from its source: importing it would import torch, and a typo is to be told at once."""
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+NO_ARGUMENTS = {"ABC", "Protocol", "object", "nn.Module", "torch.nn.Module"}  # bases whose constructors take nothing
+# Whose own arguments a constructor's further ones become.
+FURTHER = {
+    "ldm_train.networks.diffusers_unet.DiffusersUNet": "diffusers.models.unets.unet_2d_condition.UNet2DConditionModel",
+    "pytorch_lightning.loggers.WandbLogger": "wandb.sdk.wandb_init.init",
+}
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The arguments of a constructor.
+
+    Args:
+        nullable: each argument's name, and whether it may be null (also where nothing says that it may not).
+        further: whether it takes others, whose names are not known.
+    """
+
+    nullable: dict[str, bool]
+    further: bool = False
+
+
+@cache
+def signature(target: str) -> Signature | None:
+    """Of a function or class by its full name; None where its source does not tell."""
+    found = _find(target)
+    own = None if found is None else _of(*found)
+    if own is None or not own.further or target not in FURTHER:
+        return own
+    more = signature(FURTHER[target])
+    return own if more is None else Signature({**more.nullable, **own.nullable}, more.further)
+
+
+def _find(target: str) -> tuple[str, ast.ClassDef | ast.FunctionDef] | None:
+    """The definition of a name and the module that holds it, through as many imports as it takes."""
+    module, _, name = target.rpartition(".")
+    tree = _parsed(module)
+    if tree is None:
+        return None
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
+            return module, node
+    origin = _imported(module, tree).get(name)
+    return None if origin in (None, target) else _find(origin)
+
+
+def _of(module: str, node: ast.ClassDef | ast.FunctionDef) -> Signature | None:
+    if isinstance(node, ast.FunctionDef):
+        return _arguments(node)
+    for own in node.body:
+        if isinstance(own, ast.FunctionDef) and own.name == "__init__":
+            return _arguments(own, method=True)
+    bases = [base for base in map(ast.unparse, node.bases) if base.partition("[")[0] not in NO_ARGUMENTS]
+    inherited = [_base(module, base) for base in bases[:1]]
+    if None in inherited:
+        return None
+    before = {name: value for found in inherited if found for name, value in found.nullable.items()}
+    if any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list):
+        return Signature(before | dict(_fields(node)))
+    return inherited[0] if inherited else Signature({})
+
+
+def _base(module: str, base: str) -> Signature | None:
+    tree = _parsed(module)
+    assert tree is not None
+    first, _, rest = base.partition(".")
+    origin = _imported(module, tree).get(first, f"{module}.{first}")
+    return signature(f"{origin}.{rest}" if rest else origin)
+
+
+def _arguments(node: ast.FunctionDef, *, method: bool = False) -> Signature:
+    plain = [*node.args.posonlyargs, *node.args.args]
+    defaults = [None] * (len(plain) - len(node.args.defaults)) + node.args.defaults + node.args.kw_defaults
+    every = list(zip([*plain, *node.args.kwonlyargs], defaults, strict=True))[method:]
+    return Signature({one.arg: _nullable(one.annotation, default) for one, default in every}, node.args.kwarg is not None)
+
+
+def _fields(node: ast.ClassDef) -> Iterator[tuple[str, bool]]:
+    for line in node.body:
+        if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and "ClassVar" not in ast.dump(line):
+            yield line.target.id, _nullable(line.annotation, line.value)
+
+
+def _nullable(annotation: ast.expr | None, default: ast.expr | None) -> bool:
+    if isinstance(default, ast.Constant) and default.value is None:
+        return True
+    text = "None" if annotation is None else ast.unparse(annotation)
+    return any(word in text for word in ("None", "Optional", "Any", "object"))
+
+
+def _imported(module: str, tree: ast.Module) -> dict[str, str]:
+    """What a module's own imports call what, by full names."""
+    found: dict[str, str] = {}
+    package = module if _file(module, package=True) else module.rpartition(".")[0]
+    for node in tree.body:
+        if isinstance(node, ast.Import):
+            found |= {alias.asname or alias.name: alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            above = package.rsplit(".", node.level - 1)[0] if node.level else ""
+            origin = ".".join(part for part in (above, node.module) if part)
+            found |= {alias.asname or alias.name: f"{origin}.{alias.name}" for alias in node.names}
+    return found
+
+
+@cache
+def _parsed(module: str) -> ast.Module | None:
+    path = _file(module, package=True) or _file(module, package=False)
+    return None if path is None else ast.parse(path.read_text(encoding="utf-8"))
+
+
+def _file(module: str, *, package: bool) -> Path | None:
+    """A module's source: of a package its `__init__.py`; nothing but the first name is looked up by Python."""
+    first, *rest = module.split(".")
+    spec = find_spec(first) if first else None
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    place = Path(spec.submodule_search_locations[0], *rest)
+    path = place / "__init__.py" if package else place.with_suffix(".py")
+    return path if path.is_file() else None
