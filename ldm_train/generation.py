@@ -112,5 +112,9 @@ class Generation:
         return Scaling.of(self.autoencoder).to_model(self.autoencoder.encode(images.to(self.device)).mean)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Latents (B, C, H, W) to images (B, 3, H*factor, W*factor) in [-1, 1]."""
-        return self.autoencoder.decode(Scaling.of(self.autoencoder).to_raw(latents)).clamp(-1, 1)
+        """Latents (B, C, H, W) to images (B, 3, H*factor, W*factor) in [-1, 1].
+
+        In the autoencoder's own precision, also where the network computes under autocast: half is too coarse for it.
+        """
+        with torch.autocast(self.device.type, enabled=False):
+            return self.autoencoder.decode(Scaling.of(self.autoencoder).to_raw(latents)).clamp(-1, 1)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ldm_train.diffusion.broadcast import on_device, per_example
 from ldm_train.diffusion.prediction import Prediction
@@ -39,6 +39,8 @@ class Denoises(Protocol):
 
 class Denoiser:
     """Shows the network x_t and the schedule's word for t.
+
+    The network is shown, and answers, in the precision of its weights; everything else is in that of x_t.
 
     Where the schedule names its data's deviation d (EDM), all happens in units in which both the data and x_t have one of 1:
     with n^2 = alpha^2 d^2 + sigma^2 the network is shown x_t / n = (alpha d / n) (x / d) + (sigma / n) noise, and predicts
@@ -74,7 +76,9 @@ class Denoiser:
         _, _, norm = self._shown(t)
         told = self.schedule.told(t)
         told = on_device(told.float() if told.is_floating_point() else told, x_t.device)
-        return self.estimate(self.network(x_t / per_example(norm, x_t), told, conditioning), x_t, t)
+        shown = x_t / per_example(norm, x_t)
+        output = self.network(shown.to(precision(self.network, default=x_t.dtype)), told, conditioning)
+        return self.estimate(output.to(x_t.dtype), x_t, t)
 
     def estimate(self, output: Tensor, x_t: Tensor, t: Tensor) -> Estimate:
         """What an output at x_t, (B, C, H, W), and t (B,) implies."""
@@ -99,3 +103,9 @@ class Denoiser:
             return alpha, sigma, torch.ones_like(alpha)
         norm = torch.hypot(self._deviation * alpha, sigma)
         return self._deviation * alpha / norm, sigma / norm, norm
+
+
+def precision(network: Network, *, default: torch.dtype) -> torch.dtype:
+    """The type of a network's weights; the default where it has none."""
+    parameters = network.parameters() if isinstance(network, nn.Module) else iter(())
+    return next((parameter.dtype for parameter in parameters), default)

@@ -36,7 +36,7 @@ class Objective:
         denoiser = self.denoiser
         x_t = denoiser.schedule.corrupt(x, noise if shown_noise is None else shown_noise, t)
         estimate = denoiser(x_t, t, conditioning)
-        error = (estimate.output.to(x.dtype) - denoiser.target(x, noise, t)).square().flatten(1).mean(1)
+        error = (estimate.output - denoiser.target(x, noise, t)).square().flatten(1).mean(1)
         snr, clean_error = (
             on_device(values.float(), x.device)
             for values in (denoiser.schedule.snr(t), denoiser.clean_error_per_output_error(t))

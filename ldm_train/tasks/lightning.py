@@ -40,13 +40,18 @@ def options(trainer: DictConfig, *, shares: bool = False) -> dict[str, object]:
     Args:
         shares: with fsdp2, each process writes its own part of a checkpoint.
     """
+    from pytorch_lightning.plugins import DoublePrecision
+
     from ldm_train.training.checkpoint_files import WholeFiles
     from ldm_train.training.sharding import FullySharded
 
     chosen: dict[str, object] = {str(name): value for name, value in trainer.items() if name != "log_every_n_steps"}
+    plugins: list[object] = [WholeFiles(), *slurm()]
     if trainer.strategy == "fsdp2":
         chosen["strategy"] = FullySharded(shares=shares)
-    return chosen | {"plugins": [WholeFiles(), *slurm()]}
+        if trainer.precision == "64-true":  # which Lightning takes there as a plugin alone
+            chosen["precision"], plugins = None, [*plugins, DoublePrecision()]
+    return chosen | {"plugins": plugins}
 
 
 def slurm() -> list["SLURMEnvironment"]:

@@ -77,7 +77,7 @@ def train(config: DictConfig, limits: Limits, keeping: Keeping) -> str | None:
 @torch.no_grad()
 def save(module: AutoencoderTraining, data: Pictures, run_dir: Path) -> None:
     """Write the autoencoder with its measured scale, and `training.json`: commands, PSNR in dB, curve."""
-    module.eval().cpu()
+    module.eval().cpu().float()
     sample = data.train_items[:: max(1, len(data.train_items) // 256)]
     means = [module.autoencoder.encode(data.images(sample[i : i + 32])).mean for i in range(0, len(sample), 32)]
     scaling = Scaling.measured(torch.cat(means))

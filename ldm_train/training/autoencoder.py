@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.optim import Optimizer
@@ -57,7 +56,8 @@ class AutoencoderTraining(Training):
         self.examined = Examined(batch.positions, (decoded.detach() - batch.images).square().flatten(1).mean(1))
         return {"loss": loss, "l1": l1.detach(), "mse": mse.detach(), "kl": kl.detach()}
 
-    @torch.no_grad()
     def reconstruct(self, images: Tensor) -> Tensor:
-        """Images through the posterior's mean, (B, 3, H, W) in [-1, 1]."""
-        return self.autoencoder.decode(self.autoencoder.encode(images).mean).clamp(-1, 1)
+        """Images through the posterior's mean, (B, 3, H, W) in [-1, 1]; computed in the training's precision."""
+        with self.at_rest():
+            decoded = self.autoencoder.decode(self.autoencoder.encode(images.to(self.dtype)).mean)
+        return decoded.to(images.dtype).clamp(-1, 1)

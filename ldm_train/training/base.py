@@ -1,6 +1,7 @@
 """What every training shares: an optimizer that takes no step that is not finite, an LR schedule, dropout by position."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,16 +61,25 @@ class Training(pl.LightningModule):
         self.lr_schedule = lr_schedule
         self.seed = seed
         self.applied = torch.ones(())
+        self.precision: Callable[[], AbstractContextManager[object]] = nullcontext
         self._loss: Tensor | None = None
         self._dropout = False
 
+    def setup(self, stage: str) -> None:
+        """Take the precision here: a checkpoint is read before Lightning would convert the module, and would be rounded."""
+        self.trainer.precision_plugin.convert_module(self)
+
     def on_fit_start(self) -> None:
+        self.precision = self.trainer.precision_plugin.forward_context
         self._dropout = any(drops_out(module) for module in self.modules())
         if self._dropout and self.global_rank == 0:
             print(
                 "note: dropout in networks is drawn by (seed, step, device, micro-batch): the same after a resume, "
                 "another run on another number of devices or with another micro_batch_size"
             )
+
+    def on_fit_end(self) -> None:
+        self.precision = nullcontext
 
     def on_train_start(self) -> None:
         """Go on as if this division of the global batch, and this length of the run, had been those from the start."""
@@ -111,6 +121,18 @@ class Training(pl.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         return optimizer_and_schedule(self, self.make_optimizer, self.lr_schedule, self.parameter_groups)
+
+    @contextmanager
+    def at_rest(self) -> Iterator[None]:
+        """As one looks at it while it trains: in the training's precision, without dropout and gradients."""
+        training = [module for module in self.modules() if module.training]
+        self.eval()
+        try:
+            with torch.no_grad(), self.precision():
+                yield
+        finally:
+            for module in training:
+                module.training = True
 
     def trained_parameters(self) -> dict[str, nn.Parameter]:
         """What the optimizer changes, by name."""

@@ -79,7 +79,8 @@ class NoisePredictorTraining(Training):
     def losses(self, batch: LatentBatch, t: Tensor, *, stream: str, perturbations: Perturbations = NONE) -> Losses:
         """Losses (B,) of a batch at t (B,), with draws keyed by the batch's positions in streams of this prefix."""
         mean = batch.moments.mean
-        dtype = torch.promote_types(mean.dtype, torch.float32)  # the stored type is for storage alone
+        assert isinstance(self.dtype, torch.dtype)
+        dtype = torch.promote_types(self.dtype, torch.float32)  # the stored type is for storage alone
         posterior, noise = (
             draws.normal(self.seed, stream + name, batch.positions, mean.shape[1:]) for name in ("posterior", "noise")
         )

@@ -31,6 +31,17 @@ DEFINED = pytest.mark.parametrize(
 x, noise, output = torch.randn(3, 3, 2, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
+class Convolution(torch.nn.Module):
+    """A network that looks at the latents alone."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x_t, t, conditioning):
+        return self.layer(x_t)
+
+
 def says(answer):
     """A network with this answer, whatever it is asked."""
     return lambda x_t, t, conditioning: answer
@@ -68,6 +79,16 @@ def test_the_network_is_told_the_schedule_s_word_and_the_conditioning(schedule, 
     assert told.dtype == (torch.float32 if t.is_floating_point() else torch.int64)
     assert_close(told, schedule.told(t).to(told.dtype))
     assert given is conditioning
+
+
+@pytest.mark.parametrize("weights", [torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("latents", [torch.float32, torch.float64])
+def test_a_network_computes_in_its_weights_precision_and_is_judged_in_the_latents(weights, latents):
+    network = torch.nn.Conv2d(2, 2, 3, padding=1, dtype=weights)
+    t = torch.tensor([1, 400, 1000])
+    estimate = Denoiser(Convolution(network), linear(), Velocity())(x.to(latents), t, Conditioning())
+    assert {part.dtype for part in (estimate.output, estimate.clean, estimate.noise)} == {latents}
+    assert_close(estimate.output, network(x.to(latents).to(weights)).to(latents), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("sigma_data", [0.5, 1.0, 2.0])

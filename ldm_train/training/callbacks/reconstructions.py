@@ -48,9 +48,7 @@ class Reconstructions(Callback):
             save_png(pair, path)
             log_image(trainer, "reconstructions", pair)
 
-    @torch.no_grad()
     def _compare(self, module: AutoencoderTraining, data: Pictures, items: Sequence[Item]) -> tuple[Tensor, Tensor]:
-        module.eval()
         values, pair = [], torch.empty(0)
         for start in range(0, len(items), self.batch_size):
             images = data.images(items[start : start + self.batch_size]).to(module.device)
@@ -58,5 +56,4 @@ class Reconstructions(Callback):
             values.append(psnr(decoded, images).cpu())
             if start == 0:
                 pair = grid(to_bytes(torch.cat([images[:16], decoded[:16]])), columns=min(16, len(images)))
-        module.train()
         return torch.cat(values), pair

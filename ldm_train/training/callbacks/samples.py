@@ -34,6 +34,8 @@ class Drawing:
 class Samples(Callback):
     """Draws the prompts with the averaged weights: `samples/step-….png`, beside it the film strips, and all dashboards.
 
+    The networks compute in the training's precision, such as bf16-mixed; the rest, the autoencoder too, in float32.
+
     Args:
         generation: makes the pictures of the module's network and text encoder.
         every: optimizer steps; also at the end of the run.
@@ -62,11 +64,9 @@ class Samples(Callback):
         draws = trainer.is_global_zero or is_sharded(pl_module)  # sharded parameters need every rank
         if draws and self.drawing.prompts and step_ended(trainer, batch_idx) and due:
             assert isinstance(pl_module, NoisePredictorTraining)
-            pl_module.eval()
-            with self.ema.swapped(pl_module):
+            with self.ema.swapped(pl_module), pl_module.at_rest():  # in this order: autocast remembers weights
                 pictures = self._draw(self.generation(pl_module))
             pictures["forward"] = self._forward(pl_module, trainer.datamodule)  # type: ignore[attr-defined]
-            pl_module.train()
             for name, picture in pictures.items() if trainer.is_global_zero else ():
                 save_png(picture, self.folder / f"{PREFIXES[name]}step-{step:08d}.png")
                 log_image(trainer, name, picture)
@@ -96,7 +96,7 @@ class Samples(Callback):
         shares = torch.linspace(0, 1, FRAMES, dtype=torch.float64)
         t = module.timesteps.at(shares, schedule) * (shares > 0)
         generator = torch.Generator().manual_seed(self.drawing.recipe.seed)
-        noise = torch.randn(latents.shape[1:], generator=generator).to(latents)
+        noise = torch.randn(latents.shape[1:], generator=generator, dtype=torch.float32).to(latents)
         noisy = schedule.corrupt(latents.expand(FRAMES, -1, -1, -1), noise.expand(FRAMES, -1, -1, -1), t)
         return grid(to_bytes(generation.decode(noisy)), columns=FRAMES)
 

@@ -12,7 +12,7 @@ from ldm_train.training.module import NoisePredictorTraining
 
 
 class Validation(Callback):
-    """Logs `validation_loss` and `validation_noise_mse` of the averaged weights.
+    """Logs `validation_loss` and `validation_noise_mse` of the averaged weights, computed in the training's precision.
 
     Args:
         every: optimizer steps; also at the end of the run.
@@ -47,7 +47,6 @@ class Validation(Callback):
             log_everywhere(trainer, {f"validation_{name}": value for name, value in losses.items()})
 
 
-@torch.no_grad()
 def validation_losses(
     module: NoisePredictorTraining, data: CachedLatents, *, batch_size: int, repeats: int, rank: int = 0, world: int = 1
 ) -> dict[str, float]:
@@ -55,18 +54,16 @@ def validation_losses(
     count = len(data.held_out)
     # Sums in float64: the grouping into batches and ranks must not show.
     sums = torch.zeros(2, dtype=torch.float64, device=module.device)
-    training = module.training
-    module.eval()
     for repeat in range(repeats):
         for portion in data.portions(torch.arange(count), batch_size * world):
             mine = portion[rank::world]
             # Sharded parameters need every rank at every forward pass: one without examples of its own computes another's.
             indices = mine if len(mine) else portion[:1]
             batch = data.transfer_batch_to_device(data.held_out_batch(indices), module.device, 0)
-            losses = module.losses(batch, spread(indices, repeat, repeats, module), stream=f"held out {repeat} ")
+            with module.at_rest():
+                losses = module.losses(batch, spread(indices, repeat, repeats, module), stream=f"held out {repeat} ")
             if len(mine):
                 sums += torch.stack([losses.loss.double().sum(), losses.noise_mse.double().sum()])
-    module.train(training)
     if world > 1:
         torch.distributed.all_reduce(sums)
     loss, noise_mse = (sums / (count * repeats)).tolist()
