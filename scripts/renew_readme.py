@@ -140,8 +140,8 @@ def costs() -> str:
         found = results(name)
         equal = "yes" if not found["failures"] and all(found["equal"].values()) else "no"
         lines.append(
-            f"| {sum(found['kills'].values())} kills of {who} over {found['steps']} steps, then weights, averages, optimizer, "
-            f"metrics and pictures of an undisturbed run, bit for bit | {equal} "
+            f"| {sum(found['kills'].values())} kills of {who} over {found['steps']} steps, then weights, averages, "
+            f"optimizer, metrics and pictures of an undisturbed run, bit for bit | {equal} "
             f"| [`chaos_train.py`](docs/results/{name}.json) |"
         )
     return "\n".join(lines)
