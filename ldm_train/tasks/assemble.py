@@ -107,7 +107,7 @@ def open_run(config: DictConfig) -> TrainedRun:
     fill_from_run(config, trained)
     parts = build_parts(trained)
     recipe = build_recipe(config, steps=config.steps, seed=config.seed, negative_prompt=config.get("negative_prompt", ""))
-    step = load_weights(Path(config.run_dir), parts, weights=config.weights)
+    step = load_weights(Path(config.run_dir), parts, weights=str(config.weights))
     weak = build_weak(config, parts, device)
     generation = parts.generation(parts.network.eval(), parts.text_encoder.eval(), device, weak)
     generation.check([], recipe)

@@ -63,7 +63,7 @@ def try_settings(config: DictConfig, attempt: Attempts) -> None:
     attempt.out_of_range = {reason.partition(" ")[0] for reason in attempt.reasons}
     attempt(refuse_absent, config.trainer)
     attempt(refuse_fused_scaling, config)
-    attempt(refuse_sharding, config)
+    attempt(refuse_sharding, config, shardable=True)
     attempt(duration, config.max_time)
     attempt(Keeping, **config.checkpoint)
     attempt(build, config.ema)

@@ -168,7 +168,7 @@ def _explain(verb: str, overrides: list[str], error: Exception) -> str:
             and "Could not find" in str(error)
         ):
             return f"{key}={value} is no option; there are: {', '.join(groups()[key])}{nearest(value, groups()[key])}"
-    chosen = defaults(verb, _choices(verb, overrides))
+    chosen = _with_options(verb, overrides)
     plain = dotted(chosen)
     for word in overrides:
         key = key_of(word)
@@ -183,6 +183,14 @@ def _explain(verb: str, overrides: list[str], error: Exception) -> str:
     if known:
         return f"unknown setting {known[2]!r} of {verb}{nearest(known[2], plain)} (`ldm-train {verb} --help` lists them)"
     return str(error.__cause__ or error).strip()
+
+
+def _with_options(verb: str, overrides: list[str]) -> DictConfig:
+    """A verb's config with the options that words choose; where these cannot be, without."""
+    try:
+        return defaults(verb, _choices(verb, overrides))
+    except (HydraException, OmegaConfBaseException):
+        return defaults(verb)
 
 
 def _unlisted(chosen: DictConfig, key: str) -> str | None:

@@ -64,7 +64,7 @@ def slurm() -> list["SLURMEnvironment"]:
 
 
 def refuse_processes(config: DictConfig, *, shardable: bool = False) -> None:
-    """Refuse other processes than were started, and settings that do not go with sharded parameters.
+    """Refuse other processes than were started, and settings that do not go with sharded parameters, or with whole ones.
 
     Args:
         shardable: whether this verb can share out its parameters.
@@ -73,8 +73,8 @@ def refuse_processes(config: DictConfig, *, shardable: bool = False) -> None:
     refuse_sharding(config, shardable=shardable)
 
 
-def refuse_sharding(config: DictConfig, *, shardable: bool = True) -> None:
-    """Refuse settings that do not go with sharded parameters, or with whole ones."""
+def refuse_sharding(config: DictConfig, *, shardable: bool) -> None:
+    """The same where no process was started yet."""
     strategy, shares = str(config.trainer.strategy), bool(config.get("checkpoint", {}).get("shares"))
     if strategy != "fsdp2":
         if shares:

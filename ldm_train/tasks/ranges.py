@@ -55,7 +55,6 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "trust": ("content", "stat"),
     "resume": ("auto", "never"),
     "checkpoint.best_is": ("lowest", "highest"),
-    "weights": ("ema", "raw"),
     "device": ("auto", "cpu", "cuda", "cuda:0", "mps", "xpu"),
     "trainer.accelerator": ("auto", "cpu", "gpu", "cuda", "mps", "tpu"),
     "trainer.strategy": (
@@ -67,7 +66,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
         *("transformer-engine-float16", "32", "16", "64", "bf16"),
     ),
 }
-ALSO = {"device": re.compile(r"(cuda|xpu):\d+"), "weights": re.compile(r".+\.safetensors")}  # beside the choices
+NUMBERED = {"device": re.compile(r"(cuda|xpu):\d+")}  # beside the choices
 AUTO = {"micro_batch_size"}  # may be this word instead of a number
 
 
@@ -88,7 +87,7 @@ def _numbers(config: DictConfig) -> Iterator[str]:
 def _choices(config: DictConfig) -> Iterator[str]:
     for name, known in CHOICES.items():
         value = OmegaConf.select(config, name)
-        numbered = ALSO.get(name)
+        numbered = NUMBERED.get(name)
         if value is not None and str(value) not in known and not (numbered and numbered.fullmatch(str(value))):
             yield f"{name}={value} is not known; accepted: {', '.join(known)}{nearest(str(value), known)}"
 

@@ -130,7 +130,7 @@ class Check:
         """What a constructor does not take: mistyped, or of the option whose constructor this one was put in place of."""
         before = OmegaConf.select(self.defaults, path)
         other = isinstance(before, DictConfig) and before.get("_target_") != node._target_
-        left = [key for key in unknown if other and key in before]
+        left = [key for key in unknown if other and key in before.keys()]  # noqa: SIM118
         if mistyped := [key for key in unknown if key not in left]:
             return self._unknown(f"{path}.{mistyped[0]}", known, of=of)
         words = " ".join(f"~{path}.{key}" for key in left)

@@ -260,7 +260,7 @@ def test_a_file_of_another_network_is_refused_by_name(
         (("ema_length=0.1", "step=0"), "step=0 must be a step of the averages"),
         (("step=3",), "step=3 needs ema_length"),
         (("ema_length=0.1", "weights=raw"), "weights=raw and ema_length=0.1 contradict each other"),
-        (("weights=best",), "weights=best is not known; accepted: ema, raw"),
+        (("weights=best",), "weights=best cannot be exported"),
         (("weights=other.safetensors",), "weights=other.safetensors cannot be exported"),
         (("out={tmp}/weights.pt",), "weights.pt must end in .safetensors"),
     ],

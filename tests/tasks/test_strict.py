@@ -15,7 +15,7 @@ from ldm_train.tasks import config as configs
 from ldm_train.tasks import options
 from ldm_train.tasks.command import VERBS
 from ldm_train.tasks.config import ConfigError, compose, folder, groups
-from ldm_train.tasks.lightning import options as configs_for_lightning
+from ldm_train.tasks.lightning import options as options_of_trainer
 from ldm_train.tasks.lightning import refuse_absent, refuse_fused_scaling, refuse_sharding
 from ldm_train.tasks.ranges import CHOICES, RANGES, out_of_range
 from ldm_train.tasks.strict import SET_BY_THE_RUN, TRAINER
@@ -83,6 +83,10 @@ def refused(verb: str, *words: str) -> str:
         ("train", "checkpoint=5", "checkpoint=5 is no value: checkpoint has the settings checkpoint.every, checkpoint.keep"),
         ("train", "ema=0.9", "ema=0.9 is no option; there are: decay, power (a setting of it is ema.NAME=VALUE)"),
         ("train", "hydra.run.dir=x", "has no meaning here"),
+        ("train", "+network=unet_compact", "Multiple values for network"),
+        ("train", "+network=unet", "network=unet is no option; there are: diffusers_unet, "),
+        ("train", "optimizer={lrr: 1}", "optimizer={lrr: 1} is no option"),
+        ("train", "~network=unet", "Could not delete 'network=unet'"),
         ("train", "offset_noise=null", "offset_noise=null is not accepted; its default is 0.0"),
         ("train", "input_perturbation=null", "input_perturbation=null is not accepted; its default is 0.0"),
         ("train", "background=null", "background=null is not accepted; its default is white"),
@@ -197,7 +201,7 @@ def test_every_range_is_of_a_setting_that_there_is() -> None:
 def test_choices_are_lightnings() -> None:
     assert set(CHOICES["trainer.strategy"]) <= {"auto", "fsdp2", *StrategyRegistry.available_strategies()}
     config = compose("train", [*NEEDED["train"], "trainer.strategy=fsdp2"])
-    assert isinstance(configs_for_lightning(config.trainer)["strategy"], FullySharded)
+    assert isinstance(options_of_trainer(config.trainer)["strategy"], FullySharded)
     assert set(CHOICES["trainer.accelerator"]) == {"auto", "gpu", *AcceleratorRegistry.available_accelerators()}
     assert {"16", "32", "64", "bf16", *_PRECISION_INPUT_STR.__args__} == set(CHOICES["trainer.precision"])
     found = configs.signature(TRAINER)
@@ -286,8 +290,8 @@ def test_scaled_gradients_are_not_for_a_fused_optimizer(precision: str) -> None:
 def test_scaled_gradients_are_not_for_shared_parameters(precision: str) -> None:
     words = [*NEEDED["train"], f"trainer.precision={precision}"]
     with pytest.raises(ValueError, match=f"trainer.precision={precision} does not go with trainer.strategy=fsdp2"):
-        refuse_sharding(compose("train", [*words, "trainer.strategy=fsdp2"]))
-    refuse_sharding(compose("train", [*words, "trainer.strategy=ddp"]))
+        refuse_sharding(compose("train", [*words, "trainer.strategy=fsdp2"]), shardable=True)
+    refuse_sharding(compose("train", [*words, "trainer.strategy=ddp"]), shardable=True)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="of machines without a GPU")
