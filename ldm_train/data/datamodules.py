@@ -42,7 +42,8 @@ class EndlessData(pl.LightningDataModule):
 
     def __init__(self, *, batch_size: int, micro_batch_size: MicroBatchSize, seed: int, workers: int) -> None:
         super().__init__()
-        if micro_batch_size not in (None, "auto") and not (isinstance(micro_batch_size, int) and micro_batch_size >= 1):
+        number = isinstance(micro_batch_size, int) and not isinstance(micro_batch_size, bool) and micro_batch_size >= 1
+        if not number and micro_batch_size not in (None, "auto"):
             raise ValueError(f"micro_batch_size={micro_batch_size} must be a number of at least 1, auto, or null")
         self.batch_size = batch_size
         self.micro_batch_size = micro_batch_size

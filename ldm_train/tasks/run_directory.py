@@ -23,6 +23,7 @@ from ldm_train.training.checkpoint_files import checkpoints
 LAST = Path("checkpoints") / "last.ckpt"
 CONFIG = "config.yaml"
 RECORD = "run.json"
+METRICS = "metrics.jsonl"
 PACKAGES = (
     "ldm-train",
     "torch",
@@ -87,7 +88,7 @@ def locked(config: DictConfig) -> Iterator[None]:
         ValueError: another one has it.
     """
     run_dir = Path(config.run_dir)
-    own = FileLock(run_dir / ".lock")
+    own, new = FileLock(run_dir / ".lock"), not run_dir.exists()
     if launched_rank() == 0:
         run_dir.mkdir(parents=True, exist_ok=True)
         try:
@@ -100,8 +101,10 @@ def locked(config: DictConfig) -> Iterator[None]:
         yield
     finally:
         own.release()
-        if launched_rank() == 0 and {path.name for path in run_dir.iterdir()} <= {".lock"}:
-            shutil.rmtree(run_dir)  # what was refused leaves no trace
+        if launched_rank() == 0:
+            empty = {path.name for path in run_dir.iterdir()} <= {".lock"}
+            if empty or (new and not (run_dir / METRICS).exists()):
+                shutil.rmtree(run_dir)  # what was refused, or failed before its first step, leaves no trace
 
 
 def read_record(run_dir: Path) -> Plain:
@@ -227,7 +230,7 @@ def git_state(folder: Path) -> dict[str, str | bool] | None:
 
 def _start_anew(run_dir: Path) -> None:
     """Without a checkpoint nothing is continued: an earlier start's lines would be doubled."""
-    for name in ("metrics.jsonl", "timing.jsonl", RECORD):
+    for name in (METRICS, "timing.jsonl", RECORD):
         (run_dir / name).unlink(missing_ok=True)
 
 

@@ -102,11 +102,16 @@ def told_out_of_memory(module: Training, data: EndlessData) -> str:
     """What to say when a step ran out of a GPU's memory: which size would have fit."""
     module.zero_grad()
     rows = data.geometry.rows
-    sizes = [size for size in range(rows - 1, 0, -1) if rows % size == 0]
+    sizes = [size for size in range(rows, 0, -1) if rows % size == 0]
     found = next((size for size in sizes if tried(partial(_pass, module, data, size), module)), None)
-    mend = "network.gradient_checkpointing=true or trainer.precision=bf16-mixed"
-    advice = f"micro_batch_size={found} fits, with the same results" if found else f"no smaller one fits; see {mend}"
-    return f"{module.device} ran out of memory with micro_batch_size={rows}: {advice} (micro_batch_size=auto finds it)"
+    told = f"{module.device} ran out of memory with micro_batch_size={rows}: "
+    if found is None:
+        return f"{told}no smaller one fits; see network.gradient_checkpointing=true or trainer.precision=bf16-mixed"
+    if found == rows:
+        return (
+            f"{told}micro_batch_size={rows} itself fits, so look at what else takes memory: pictures.count, other processes"
+        )
+    return f"{told}micro_batch_size={found} fits, with the same results (micro_batch_size=auto finds it)"
 
 
 def _loss(module: Training, data: EndlessData, size: int) -> torch.Tensor:
