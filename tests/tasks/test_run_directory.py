@@ -286,7 +286,7 @@ def test_resume_never_starts_where_there_is_none(cache: Path, train: Callable, t
     [
         (["resume=maybe"], "resume=maybe is not known"),
         (["cache={tmp}/nowhere"], "nowhere"),
-        (["batch_size=0"], "batch_size=0 must be at least 1"),
+        (["batch_size=0"], "batch_size=0 must be a whole number of at least 1"),
         (["micro_batch_size=3"], "batch_size=4 is the global batch and cannot be divided"),
         (["network.weights={tmp}/nowhere"], "nowhere"),
         (["lr_schedule.cooldown_steps=9"], "more than max_steps=8"),

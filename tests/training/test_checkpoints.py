@@ -143,8 +143,8 @@ def test_fewer_are_kept_when_fewer_are_asked_for(copy: Path, cache: Path, train:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["checkpoint.every=0"], "checkpoint.every=0 must be at least 1"),
-        (["checkpoint.keep=0"], "checkpoint.keep=0 must be at least 1"),
+        (["checkpoint.every=0"], "checkpoint.every=0 must be a whole number of at least 1"),
+        (["checkpoint.keep=0"], "checkpoint.keep=0 must be a whole number of at least 1"),
         (["checkpoint.keep_every=5"], "must be a multiple of checkpoint.every=3"),
         (["checkpoint.best_is=nicest"], "checkpoint.best_is=nicest is not known"),
         (["checkpoint.best=time/samples_per_second"], "is of the clock"),

@@ -302,7 +302,7 @@ def test_the_last_steps_count_too(
 def test_a_limit_below_one_is_refused(cache: Path, train: Callable, tmp_path: Path) -> None:
     answer = train(cache, tmp_path / "run", "max_nonfinite_steps=0")
     assert answer.code == 1
-    assert "max_nonfinite_steps=0 must be at least 1" in answer.err
+    assert "max_nonfinite_steps=0 must be a whole number of at least 1" in answer.err
     assert not (tmp_path / "run").exists()
 
 

@@ -221,7 +221,7 @@ def test_what_is_no_size_is_refused(
     words = [f"cache={cache}", *train_words] if verb == "train" else [f"source.path={pictures}", "image_size=16"]
     answer = ldm_train(verb, *words, f"run_dir={tmp_path / 'run'}", f"micro_batch_size={value}")
     assert answer.code == 1
-    assert re.search(r"micro_batch_size=\S+ must be a number of at least 1, auto, or null", answer.err)
+    assert re.search(r"micro_batch_size=\S+ must be a whole number of at least 1, or auto", answer.err)
     assert not (tmp_path / "run").exists()
 
 
