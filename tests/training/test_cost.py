@@ -1,12 +1,13 @@
 """Estimates of cost against what can be counted by hand."""
 
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from ldm_train.training.cost import RowShapes, StepBytes, Tried, saved_bytes, state_bytes, step_bytes
+from ldm_train.training.cost import RowShapes, StepBytes, Tried, free_memory, saved_bytes, state_bytes, step_bytes
 
 ADAM = partial(torch.optim.AdamW, lr=1e-3, fused=True)
 
@@ -78,3 +79,15 @@ def test_a_step_is_reckoned_from_its_passes_and_its_update() -> None:
     tried = Tried(examples=4, activations=100, seconds=1.0, each=0.2, update=0.5)
     assert tried.step(4, 1) == 1.5
     assert tried.step(9, 3) == pytest.approx(3 * (1 + 5 * 0.2) + 0.5)
+
+
+def test_memory_that_keeps_files_counts_as_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a cache was written and read, most of a machine's memory is such."""
+    text = "MemTotal:       24000000 kB\nMemFree:          100000 kB\nMemAvailable:   17000000 kB\nCached: 18000000 kB\n"
+    monkeypatch.setattr(Path, "read_text", lambda path, encoding: text)
+    assert free_memory(torch.device("cpu")) == 17_000_000 * 1024
+
+
+def test_where_nothing_says_so_all_memory_counts_as_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda path, encoding: "")
+    assert free_memory(torch.device("cpu")) > 2**28

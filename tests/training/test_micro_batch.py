@@ -78,7 +78,7 @@ def test_where_not_even_one_fits_that_is_told(
 def test_an_example_is_measured_by_what_a_backward_pass_keeps_of_it(
     memory: Callable, cache: Path, train: Callable, tmp_path: Path
 ) -> None:
-    """Larger pictures in the network's view, of a patch that is finer, need more."""
+    """Four times the channels are about four times the numbers."""
     found = []
     for words in (["network.channels=[16,32]"], ["network.channels=[64,128]"]):
         taken: list[int] = []
