@@ -6,7 +6,7 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +22,10 @@ def others_share(before: list[float], after: list[float]) -> float:
 
 
 def machine_times() -> list[float]:
-    """Seconds of all cores so far: in all, busy, and of this process."""
+    """Seconds of all cores so far: in all, busy, and of this process and those that it waited for."""
     values = [int(word) / os.sysconf("SC_CLK_TCK") for word in Path("/proc/stat").read_text().split("\n")[0].split()[1:9]]
     own = os.times()
-    return [sum(values), sum(values) - values[3] - values[4], own.user + own.system]
+    return [sum(values), sum(values) - values[3] - values[4], sum(own[:4])]
 
 
 def seconds(step: Step, repeats: int) -> float:
@@ -56,6 +56,12 @@ def compare(ours: Step, theirs: Step, *, rounds: int, repeats: int = 1) -> dict[
         "ratio_quartile_3": high,
         "others_share": others_share(before, machine_times()),
     }
+
+
+def spread(name: str, values: Sequence[float]) -> dict[str, float]:
+    """The median and the quartiles of two values or more."""
+    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+    return {name: median, f"{name}_quartile_1": low, f"{name}_quartile_3": high}
 
 
 def status_bytes(name: str) -> int:

@@ -116,7 +116,7 @@ class Training(pl.LightningModule):
         self.grad_norm = total_norm([p.grad for p in parameters])
         self.applied = agreed(self.grad_norm.isfinite() & self._loss.isfinite())
         self._loss = None
-        clip(parameters, gradient_clip_val, gradient_clip_algorithm, norm=self.grad_norm)
+        clip(optimizer, parameters, gradient_clip_val, gradient_clip_algorithm, norm=self.grad_norm)
         leave_out(optimizer, parameters, applied=self.applied)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:

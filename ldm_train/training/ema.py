@@ -39,6 +39,7 @@ class EMA(Callback):
         self.snapshots = snapshots
         self.updates = 0
         self.averages: dict[str, Weights] = {}
+        self._weights: list[Tensor] = []
 
     @property
     def average(self) -> Weights:
@@ -65,6 +66,7 @@ class EMA(Callback):
     def start(self, pl_module: pl.LightningModule) -> None:
         """Start from the weights as they are, or go on from the averages that were loaded."""
         weights = _trained(pl_module)
+        self._weights = list(weights.values())  # walking all modules at every step would take a CPU a percent of it
         loaded = self.averages or {profile.name: weights for profile in self.profiles}
         self.averages = {
             profile: {name: average[name].detach().to(p.device, copy=True) for name, p in weights.items()}
@@ -76,11 +78,10 @@ class EMA(Callback):
         """Follow the weights after an optimizer step."""
         self.updates += 1
         assert isinstance(pl_module, NoisePredictorTraining)
-        weights = [p.detach() for p in _trained(pl_module).values()]
         for profile in self.profiles:
             averages = list(self.averages[profile.name].values())
             share = (self.share(profile) * pl_module.applied.double()).to(averages[0].dtype)  # 0 where the step was left out
-            torch._foreach_lerp_(averages, weights, [share] * len(weights))
+            torch._foreach_lerp_(averages, self._weights, [share] * len(averages))
 
     def share(self, profile: Profile) -> float:
         """Of the weights in the latest update of a profile's average; all of them, a copy, before the start."""

@@ -27,12 +27,19 @@ def agreed(finite: Tensor) -> Tensor:
     return applied
 
 
-def clip(parameters: Sequence[nn.Parameter], limit: float | None, algorithm: str | None, *, norm: Tensor) -> None:
-    """Scale gradients of a larger norm down to `limit`, or cut their values off there (algorithm "value"); None: neither."""
+def clip(
+    optimizer: Optimizer, parameters: Sequence[nn.Parameter], limit: float | None, algorithm: str | None, *, norm: Tensor
+) -> None:
+    """Scale gradients of a larger norm down to `limit`, or cut their values off there (algorithm "value"); None: neither.
+
+    The fused Adam scales them in its own pass over them, which spares another.
+    """
     if not limit:
         return
     if algorithm == "value":
         torch.nn.utils.clip_grad_value_(parameters, limit)
+    elif on_device(optimizer):
+        optimizer.grad_scale = ((norm + 1e-6) / limit).clamp(min=1)  # type: ignore[attr-defined]
     else:
         torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
 
@@ -43,8 +50,13 @@ def leave_out(optimizer: Optimizer, parameters: Sequence[nn.Parameter], *, appli
     The fused Adam decides it on the device, as PyTorch's GradScaler has it do. Of other optimizers the host takes the
     gradients away, for which it has to wait for the device.
     """
-    if isinstance(optimizer, ON_DEVICE) and optimizer.defaults.get("fused"):
+    if on_device(optimizer):
         optimizer.found_inf = 1 - applied  # type: ignore[attr-defined]
     elif applied.item() == 0:
         for parameter in parameters:
             parameter.grad = None
+
+
+def on_device(optimizer: Optimizer) -> bool:
+    """Whether its step takes a divisor of the gradients, and a flag to do nothing, as tensors."""
+    return isinstance(optimizer, ON_DEVICE) and bool(optimizer.defaults.get("fused"))

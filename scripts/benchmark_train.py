@@ -1,0 +1,280 @@
+"""What training costs beside the step itself: in the Trainer, at the start, and in keeping two processes together.
+
+    python scripts/benchmark_train.py overhead cache=caches/openmoji   # the Trainer beside a bare loop of the same step
+    python scripts/benchmark_train.py start cache=caches/openmoji      # seconds to the first step, and to an answer
+    python scripts/benchmark_train.py ranks cache=caches/openmoji      # two ranks beside one, and beside two apart
+
+Further words change the run, which is the quick start's (its scripts/quickstart.sh makes the cache). Rounds go by turns; the
+figures are medians over rounds, with quartiles. On a machine with other work, `chrt -r 5` before the command gives
+the measured processes their full share, and --rest gives the machine back between rounds.
+
+overhead: each round is a process, in which single steps alternate: one of the real run, from one batch's start to the next
+one's, with its loggers and callbacks, and one of a bare loop on a copy: the batch, the loss, its gradients, their clipping,
+the optimizer, a moving average. In every other round the bare loop has the original and the run the copy. What the Trainer
+does before and after the steps, checkpoints, validation and pictures are not among them. Each finds the processor's caches
+full of the other's; and freed memory is kept, or either would pay for pages that the other gave back.
+ranks: real processes of one thread each, by their own logs of samples a second. Two ranks apart are the same two
+processes that never exchange anything, neither gradients nor flags: what two ranks could reach at the most.
+"""
+
+import argparse
+import copy
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from measuring import Step, machine_times, others_share, spread, write_results
+from pytorch_lightning import Callback
+from pytorch_lightning.strategies import DDPStrategy
+from torch.nn.parallel import DistributedDataParallel
+
+from ldm_train.data.datamodules import CachedLatents
+from ldm_train.tasks import train
+from ldm_train.tasks.command import main as ldm_train
+from ldm_train.tasks.config import compose
+from ldm_train.training import base
+from ldm_train.training.callbacks.stop import Stop
+from ldm_train.training.module import NoisePredictorTraining
+
+EXPERIMENT = "experiment=openmoji"
+NEVER = [f"{what}.every=1000000" for what in ("checkpoint", "validation", "pictures")]
+QUICK_END = ["validation.repeats=1", "pictures.steps=1", "pictures.count=1"]
+WARM = 10  # steps before the measured ones
+LOGGED = 10  # steps between two lines of the log, trainer.log_every_n_steps
+TWO = ["trainer.accelerator=cpu", "trainer.devices=2", "trainer.strategy=ddp"]
+KEPT = {"MALLOC_TRIM_THRESHOLD_": str(2**31), "MALLOC_MMAP_THRESHOLD_": str(2**25)}  # bytes, glibc's; the second is its most
+RANKS = {"one": [], "two": TWO, "apart": TWO}
+
+
+def bare_step(module: NoisePredictorTraining, data: CachedLatents, clip: float) -> Step:
+    """What a loop without a Trainer does for a step, each time for the next batch."""
+    optimizer = module.make_optimizer([dict(group) for group in module.parameter_groups(module.named_parameters())])
+    parameters = list(module.trained_parameters().values())
+    weights = [p.detach() for p in parameters]
+    averages = [weight.clone() for weight in weights]
+    starts = iter(range(0, sys.maxsize, data.batch_size))
+
+    def step() -> None:
+        start = next(starts)
+        batch = data.fetch(torch.arange(start, start + data.batch_size))
+        module.training_step(batch, 0)["loss"].backward()
+        torch.nn.utils.clip_grad_norm_(parameters, clip)
+        optimizer.step()
+        optimizer.zero_grad()
+        torch._foreach_lerp_(averages, weights, 0.001)
+
+    return step
+
+
+def clocks() -> tuple[float, float]:
+    """Seconds on the wall, and of this process on all processors."""
+    return time.perf_counter(), time.process_time()
+
+
+class Alternating(Callback):
+    """Takes a bare step between any two of the Trainer's, and the time of each, [steps, (wall, CPU)]."""
+
+    def __init__(self, bare: Step, steps: int) -> None:
+        self.bare = bare
+        self.steps = steps
+        self.marks: list[tuple[float, float]] = []
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: object, batch_idx: int
+    ) -> None:
+        self.marks.append(clocks())
+        self.bare()
+        self.marks.append(clocks())
+        trainer.should_stop = batch_idx == WARM + self.steps
+
+    def overhead(self) -> dict[str, float]:
+        """Seconds a step, and the Trainer's above the bare loop's as a share of these, on the wall and of the CPU."""
+        marks = torch.tensor(self.marks, dtype=torch.float64)
+        bare, trainer = (marks[1::2] - marks[::2])[WARM:-1], (marks[2::2] - marks[1:-1:2])[WARM:]
+        wall, cpu = (trainer.sum(0) / bare.sum(0) - 1).tolist()
+        times = {"trainer_s": trainer.median(0).values[0].item(), "bare_s": bare.median(0).values[0].item()}
+        return times | {"overhead": wall, "overhead_cpu": cpu}
+
+
+def child_overhead(arguments: argparse.Namespace) -> None:
+    """One round, in this process."""
+    original, watches = train.fit, []
+
+    def fit(module: NoisePredictorTraining, data: CachedLatents, *, callbacks: Sequence[Callback], **rest: object) -> object:
+        pair = [module, copy.deepcopy(module)]
+        real, bare = reversed(pair) if arguments.swapped else pair
+        watches.append(Alternating(bare_step(bare, data, config.trainer.gradient_clip_val), arguments.steps))
+        return original(real, data, callbacks=[*callbacks, *watches], **rest)  # type: ignore[arg-type]
+
+    with tempfile.TemporaryDirectory() as room:
+        words = [f"run_dir={room}/run", f"threads={arguments.threads[0]}", "trainer.accelerator=cpu", *NEVER]
+        config = compose("train", [*arguments.words, *words, f"trainer.log_every_n_steps={LOGGED}"])
+        train.fit = fit  # type: ignore[assignment]
+        train.run(config)
+    print(json.dumps(watches[0].overhead()))
+
+
+def run_overhead(arguments: argparse.Namespace) -> dict[str, object]:
+    results: dict[str, object] = {}
+    for threads in arguments.threads:
+        found = []
+        with watched() as share:
+            for number in rounds(arguments):
+                words = ["--threads", str(threads), "--steps", str(arguments.steps), *["--swapped"] * (number % 2)]
+                said = output([sys.executable, __file__, "child-overhead", *words, *arguments.words], threads, KEPT)
+                found.append(json.loads(said.splitlines()[-1]))
+                print(f"{threads} threads: {found[-1]}", flush=True)
+        results[f"{threads} threads"] = {
+            "steps": arguments.steps,
+            **{key: value for name in found[0] for key, value in spread(name, [one[name] for one in found]).items()},
+            "others_share": share(),
+        }
+    return results
+
+
+def run_start(arguments: argparse.Namespace) -> dict[str, float]:
+    """Each command in turn, once before the rounds, so that the files are in memory."""
+    commands: dict[str, Callable[[], float]] = {
+        "first_step_s": lambda: seconds_to_first_step(arguments.words),
+        "help_s": lambda: seconds_to_end(["--help"]),
+        "train_help_s": lambda: seconds_to_end(["train", "--help"]),
+    }
+    found: dict[str, list[float]] = {name: [] for name in commands}
+    for command in commands.values():
+        command()
+    with watched() as share:
+        for _ in rounds(arguments):
+            for name, command in commands.items():
+                found[name].append(command())
+            print(", ".join(f"{name} {values[-1]:.2f}" for name, values in found.items()), flush=True)
+    figures = {key: value for name, values in found.items() for key, value in spread(name, values).items()}
+    return figures | {"others_share": share()}
+
+
+def seconds_to_end(words: list[str]) -> float:
+    start = time.perf_counter()
+    output([sys.executable, "-m", "ldm_train", *words])
+    return time.perf_counter() - start
+
+
+def seconds_to_first_step(words: list[str]) -> float:
+    """Until the run tells its first step, which it then has taken."""
+    with tempfile.TemporaryDirectory() as room, (Path(room) / "errors").open("w+") as errors:
+        command = [sys.executable, "-m", "ldm_train", "train", *words, f"run_dir={room}/run", *NEVER]
+        start = time.perf_counter()
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as run:
+            assert run.stdout is not None
+            taken = next((time.perf_counter() - start for line in run.stdout if line.startswith("step 1/")), None)
+            run.kill()
+        errors.seek(0)
+        assert taken is not None, errors.read()
+    return taken
+
+
+def child_ranks(arguments: argparse.Namespace) -> None:
+    """A command line of two ranks that exchange nothing while they train."""
+    original = DDPStrategy.configure_ddp
+
+    def configure_ddp(self: DDPStrategy) -> None:
+        original(self)
+        assert isinstance(self.model, DistributedDataParallel)
+        self.model.require_backward_grad_sync = self.model.broadcast_buffers = False
+
+    DDPStrategy.configure_ddp = configure_ddp  # type: ignore[method-assign]
+    base.agreed = torch.Tensor.float  # type: ignore[assignment]
+    Stop._exchanged = lambda self, wish: wish  # type: ignore[method-assign]
+    ldm_train(["train", *arguments.words])
+
+
+def run_ranks(arguments: argparse.Namespace) -> dict[str, object]:
+    rates: dict[str, list[float]] = {kind: [] for kind in RANKS}
+    with watched() as share:
+        for number in rounds(arguments):
+            for kind in (*RANKS,) if number % 2 == 0 else reversed(RANKS):
+                rates[kind].append(samples_per_second(kind, arguments))
+            print(", ".join(f"{kind} {values[-1]:.1f} samples/s" for kind, values in rates.items()), flush=True)
+    ratios = {"share_of_apart": ("two", "apart"), "two_by_one": ("two", "one"), "apart_by_one": ("apart", "one")}
+    figures = {f"{kind}_samples_per_s": values for kind, values in rates.items()}
+    figures |= {name: [x / y for x, y in zip(rates[a], rates[b], strict=True)] for name, (a, b) in ratios.items()}
+    spreads = {key: value for name, values in figures.items() for key, value in spread(name, values).items()}
+    return {"words": arguments.words, "steps": arguments.steps, **spreads, "others_share": share()}
+
+
+def samples_per_second(kind: str, arguments: argparse.Namespace) -> float:
+    """The median of what rank 0 logs after its first steps."""
+    with tempfile.TemporaryDirectory() as room:
+        ending = [*QUICK_END, f"max_steps={WARM + arguments.steps}", f"trainer.log_every_n_steps={LOGGED}"]
+        words = [*arguments.words, f"run_dir={room}/run", "threads=1", *RANKS[kind], *NEVER, *ending]
+        start = [__file__, "child-ranks"] if kind == "apart" else ["-m", "ldm_train", "train"]
+        output([sys.executable, *start, *words], threads=1)
+        lines = (Path(room) / "run" / "timing.jsonl").read_text(encoding="utf-8").splitlines()
+    told = [json.loads(line) for line in lines]
+    return statistics.median(line["samples_per_second"] for line in told if line["step"] > WARM)
+
+
+def output(command: list[str], threads: int | None = None, environment: Mapping[str, str] | None = None) -> str:
+    """What a command prints, which must succeed."""
+    changed = {**os.environ, **(environment or {})} | ({} if threads is None else {"OMP_NUM_THREADS": str(threads)})
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, env=changed)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return ended.stdout
+
+
+def rounds(arguments: argparse.Namespace) -> Iterator[int]:
+    for number in range(arguments.rounds):
+        if number:
+            time.sleep(arguments.rest)
+        yield number
+
+
+@contextmanager
+def watched() -> Iterator[Callable[[], float]]:
+    """Gives the share of the machine's time that other processes took within."""
+    before: list[float] = machine_times()
+    after: list[float] = []
+    yield lambda: others_share(before, after)
+    after.extend(machine_times())
+
+
+MODES: dict[str, Callable[[argparse.Namespace], Mapping[str, object]]] = {
+    "overhead": run_overhead,
+    "start": run_start,
+    "ranks": run_ranks,
+}
+CHILDREN = {"child-overhead": child_overhead, "child-ranks": child_ranks}
+
+
+def main() -> None:
+    cores = len(os.sched_getaffinity(0))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("mode", choices=[*MODES, *CHILDREN], metavar="|".join(MODES))
+    parser.add_argument("words", nargs="*", help="of the run, such as cache=caches/openmoji")
+    parser.add_argument("--rounds", type=int, default=8, help="at least 2")
+    parser.add_argument("--steps", type=int, default=100, help="measured in each round")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, cores], help="of overhead alone")
+    parser.add_argument("--rest", type=float, default=0.0, help="seconds between rounds")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--swapped", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_intermixed_args()
+    if arguments.mode in CHILDREN:
+        CHILDREN[arguments.mode](arguments)
+        return
+    if not any(word.startswith("experiment=") for word in arguments.words):
+        arguments.words.append(EXPERIMENT)
+    print(f"torch {torch.__version__}, {cores} cores, {arguments.rounds} rounds", flush=True)
+    results = MODES[arguments.mode](arguments)
+    print(json.dumps(results, indent=2))
+    write_results(arguments.out, {"torch": torch.__version__, "cores": cores, "rounds": arguments.rounds, **results})
+
+
+if __name__ == "__main__":
+    main()
