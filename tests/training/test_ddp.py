@@ -1,4 +1,4 @@
-"""Two processes over gloo give the run that one process gives, to rounding."""
+"""Two processes over gloo, as the Trainer starts them, give the run that one gives, to the rounding of float64."""
 
 import json
 import os
@@ -11,21 +11,38 @@ from pathlib import Path
 import pytest
 import torch
 
+DOUBLE = "trainer.precision=64-true"
+
 
 def lines(run_dir: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
 
 
-def weights(run_dir: Path) -> torch.Tensor:
-    state = torch.load(run_dir / "checkpoints/last.ckpt", map_location="cpu", weights_only=True)["state_dict"]
+def weights(run_dir: Path, part: str) -> torch.Tensor:
+    checkpoint = torch.load(run_dir / "checkpoints/last.ckpt", map_location="cpu", weights_only=True)
+    state = checkpoint["state_dict"] if part == "raw" else checkpoint["callbacks"]["EMA"]["average"]
     return torch.cat([tensor.flatten() for tensor in state.values()])
+
+
+@pytest.fixture(scope="module")
+def one(run_with: Callable[..., Path]) -> Path:
+    """The tiny run on one process."""
+    return run_with(DOUBLE)
 
 
 @pytest.fixture(scope="module")
 def two_ranks(cache: Path, train_words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny run on two processes."""
     run_dir = tmp_path_factory.mktemp("ddp") / "run"
-    words = ["train", f"cache={cache}", f"run_dir={run_dir}", *train_words, "trainer.devices=2", "trainer.strategy=ddp"]
+    words = [
+        "train",
+        f"cache={cache}",
+        f"run_dir={run_dir}",
+        *train_words,
+        DOUBLE,
+        "trainer.devices=2",
+        "trainer.strategy=ddp",
+    ]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": str(run_dir.parent)}
     command = [sys.executable, "-m", "ldm_train", *words]
     ended = subprocess.run(
@@ -36,26 +53,28 @@ def two_ranks(cache: Path, train_words: list[str], tmp_path_factory: pytest.Temp
     return run_dir
 
 
-def test_metrics_equal_those_of_one_process(two_ranks: Path, trained: Path) -> None:
-    one, two = lines(trained), lines(two_ranks)
-    assert len(one) == len(two) == 8
-    for line, other in zip(one, two, strict=True):
-        assert other == pytest.approx(line, rel=1e-5)
+def test_metrics_equal_those_of_one_process(two_ranks: Path, one: Path) -> None:
+    """At every step, the validation's too."""
+    ours, theirs = lines(two_ranks), lines(one)
+    assert len(ours) == len(theirs) == 8
+    for line, other in zip(ours, theirs, strict=True):
+        assert line == pytest.approx(other, rel=1e-10, abs=0)
 
 
-def test_weights_equal_those_of_one_process(two_ranks: Path, trained: Path) -> None:
-    one = weights(trained)
-    assert (weights(two_ranks) - one).norm() < 1e-4 * one.norm()
+@pytest.mark.parametrize("part", ["raw", "averaged"])
+def test_weights_equal_those_of_one_process(part: str, two_ranks: Path, one: Path) -> None:
+    theirs = weights(one, part)
+    assert (weights(two_ranks, part) - theirs).norm() < 1e-10 * theirs.norm()
 
 
-def test_files_are_written_by_one_rank_alone(two_ranks: Path, trained: Path) -> None:
+def test_files_are_written_by_one_rank_alone(two_ranks: Path, one: Path) -> None:
     names = [
         sorted(
             path.relative_to(run_dir).as_posix()
             for path in run_dir.rglob("*")
             if path.is_file() and path.parent.name != "tensorboard"
         )
-        for run_dir in (trained, two_ranks)
+        for run_dir in (one, two_ranks)
     ]
     assert names[0] == names[1]
     assert len(list((two_ranks / "tensorboard").glob("events.*"))) == 1
@@ -63,7 +82,7 @@ def test_files_are_written_by_one_rank_alone(two_ranks: Path, trained: Path) -> 
 
 def test_one_process_continues_what_two_began(two_ranks: Path, cache: Path, train: Callable, tmp_path: Path) -> None:
     run_dir = Path(shutil.copytree(two_ranks, tmp_path / "run"))
-    answer = train(cache, run_dir, "max_steps=9")
+    answer = train(cache, run_dir, DOUBLE, "max_steps=9")
     assert answer.code == 0, answer.err
     assert "at step 8" in answer.out
     assert [line["step"] for line in lines(run_dir)] == list(range(1, 10))
