@@ -1,7 +1,9 @@
 """Processes that torchrun or SLURM started, on several nodes: one run of them all, or a message why not."""
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -56,10 +58,23 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Callable[[Mapping[str, str]]
 def together(commands: list[list[str]], environments: list[dict[str, str]], cwd: Path) -> None:
     """Run commands side by side, as nodes do; all must end well."""
     running = [
-        subprocess.Popen(command, env=bare() | more, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=cwd)
+        subprocess.Popen(
+            command,
+            env=bare() | more,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=cwd,
+            process_group=0,
+        )
         for command, more in zip(commands, environments, strict=True)
     ]
-    answers = [process.communicate(timeout=200)[0] for process in running]
+    try:
+        answers = [process.communicate(timeout=400)[0] for process in running]
+    finally:
+        for process in running:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # one that waits for another in vain, with those that it started
     assert [process.returncode for process in running] == [0] * len(running), "\n".join(answers)
 
 
