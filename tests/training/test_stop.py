@@ -20,6 +20,7 @@ DRIVER = Path(__file__).with_name("signalled.py")
 QUIET = ["pictures.prompts=[]", "pictures.every=1000", "validation.every=1000"]
 SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2]
 INTERRUPTED = 75
+SLOW = 300.0  # seconds that a process may take to start or end on a busy machine
 
 
 def checkpoint(run_dir: Path) -> dict[str, Any]:
@@ -230,17 +231,27 @@ def test_ctrl_c_while_loading_ends_without_a_trace(
 # Real processes
 
 
-def start(words: list[str], pids: Path, **options: Any) -> subprocess.Popen[str]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PIDS": str(pids)}
-    return subprocess.Popen(
-        [sys.executable, *words],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=pids,
-        **options,
-    )
+Start = Callable[[list[str], Path], "subprocess.Popen[str]"]
+
+
+@pytest.fixture(scope="module")
+def start() -> Iterator[Start]:
+    """`start(words, pids)`: Python with these words in a process group of its own, of which nothing outlives the tests."""
+    started: list[subprocess.Popen[str]] = []
+
+    def popen(words: list[str], pids: Path) -> "subprocess.Popen[str]":
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PIDS": str(pids)}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        command = [sys.executable, *words]
+        process = subprocess.Popen(command, env=environment, text=True, cwd=pids, start_new_session=True, **pipes)
+        started.append(process)
+        return process
+
+    yield popen
+    for process in started:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
 
 
 def ended(pid: int) -> bool:
@@ -276,14 +287,14 @@ def pid(folder: Path, rank: int) -> int:
 
 
 def test_a_second_signal_ends_at_once_and_leaves_the_last_checkpoint(
-    cache: Path, train: Callable, train_words: list[str], whole: Path, tmp_path: Path
+    start: Start, cache: Path, train: Callable, train_words: list[str], whole: Path, tmp_path: Path
 ) -> None:
     """The first at step 4, which is then being saved when the second comes."""
     run_dir = tmp_path / "run"
     words = ["train", f"cache={cache}", f"run_dir={run_dir}", *train_words, *QUIET]
     signals = [{"number": 10, "step": 4, "moment": "step"}, {"number": 15, "step": 4, "moment": "writing"}]
     process = start([str(DRIVER), json.dumps([{"words": words, "signals": signals}])], tmp_path)
-    _, err = process.communicate(timeout=100)
+    _, err = process.communicate(timeout=SLOW)
     assert process.returncode == 128 + signal.SIGTERM, err
     assert "SIGUSR1: saving at the end of a step" in err
     assert "SIGTERM again: exiting at once; the last checkpoint stands" in err
@@ -296,17 +307,17 @@ def test_a_second_signal_ends_at_once_and_leaves_the_last_checkpoint(
 
 
 def test_ctrl_c_in_a_terminal_reaches_all_processes_and_is_told_once(
-    cache: Path, train_words: list[str], tmp_path: Path
+    start: Start, cache: Path, train_words: list[str], tmp_path: Path
 ) -> None:
     """Two ranks with two loader workers each, all in one process group."""
     run_dir = tmp_path / "run"
     words = ["train", f"cache={cache}", f"run_dir={run_dir}", *train_words, *QUIET, "workers=2", "max_steps=100000"]
     more = ["trainer.devices=2", "trainer.strategy=ddp", "lr_schedule=constant"]
-    process = start(["-m", "ldm_train", *words, *more], tmp_path, start_new_session=True)
+    process = start(["-m", "ldm_train", *words, *more], tmp_path)
     metrics = run_dir / "metrics.jsonl"
-    wait_for(lambda: metrics.is_file() and len(lines(run_dir)) > 3, 100, process)
+    wait_for(lambda: metrics.is_file() and len(lines(run_dir)) > 3, SLOW, process)
     os.killpg(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=SLOW)
     assert process.returncode == INTERRUPTED, out + err
     assert err.count("SIGINT") == 1
     assert out.count("stopped by SIGINT") == 1
@@ -316,7 +327,7 @@ def test_ctrl_c_in_a_terminal_reaches_all_processes_and_is_told_once(
 
 
 @pytest.fixture(scope="module")
-def two_ranks(cache: Path, train_words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def two_ranks(start: Start, cache: Path, train_words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of runs on two processes: `whole`, and `stopped` by signals to one of them, then to the other."""
     folder = tmp_path_factory.mktemp("two")
 
@@ -331,7 +342,7 @@ def two_ranks(cache: Path, train_words: list[str], tmp_path_factory: pytest.Temp
         job("stopped"),
     ]
     process = start(["-m", "torch.distributed.run", "--nproc_per_node=2", str(DRIVER), json.dumps(jobs)], folder)
-    out, err = process.communicate(timeout=200)
+    out, err = process.communicate(timeout=SLOW)
     assert process.returncode == 0, out + err
     assert "Traceback" not in err
     (folder / "out").write_text(out)
@@ -349,7 +360,7 @@ def test_a_signal_to_any_rank_stops_all_at_the_same_step(two_ranks: Path) -> Non
 
 @pytest.mark.parametrize("killed", [1, 0])
 def test_a_killed_rank_takes_the_others_along(
-    killed: int, cache: Path, train: Callable, train_words: list[str], whole: Path, tmp_path: Path
+    killed: int, start: Start, cache: Path, train: Callable, train_words: list[str], whole: Path, tmp_path: Path
 ) -> None:
     """Within a minute, where they would wait for it for ever; the last checkpoint is continued."""
     run_dir = tmp_path / "run"
@@ -357,11 +368,11 @@ def test_a_killed_rank_takes_the_others_along(
     signals = [{"number": 9, "rank": killed, "step": 5, "moment": "step"}]
     job = {"words": [*words, "trainer.strategy=ddp"], "signals": signals}
     process = start([str(DRIVER), json.dumps([job])], tmp_path)
-    wait_for(lambda: all((tmp_path / f"rank-{rank}").is_file() for rank in (0, 1)), 100, process)
-    wait_for(lambda: ended(pid(tmp_path, killed)), 100)
+    wait_for(lambda: all((tmp_path / f"rank-{rank}").is_file() for rank in (0, 1)), SLOW, process)
+    wait_for(lambda: ended(pid(tmp_path, killed)), SLOW)
     took = wait_for(lambda: ended(pid(tmp_path, 1 - killed)), 60)
     print(f"rank {1 - killed} ended {took:.1f} s after rank {killed}")
-    process.communicate(timeout=20)
+    process.communicate(timeout=SLOW)
     assert process.returncode not in (0, INTERRUPTED)
     assert checkpoint(run_dir)["global_step"] == 3
     answer = train(cache, run_dir, *QUIET)
