@@ -35,17 +35,22 @@ def refuse_fused_scaling(config: DictConfig) -> None:
 
 
 def options(trainer: DictConfig, *, shares: bool = False) -> dict[str, object]:
-    """The settings that go to the Trainer, with the strategy that `fsdp2` names and our plugins.
+    """The settings that go to the Trainer, with the strategies that `ddp` and `fsdp2` name and our plugins.
 
     Args:
         shares: with fsdp2, each process writes its own part of a checkpoint.
     """
+    from pytorch_lightning.strategies import DDPStrategy
+
     from ldm_train.training.checkpoint_files import WholeFiles
     from ldm_train.training.sharding import FullySharded
 
     chosen: dict[str, object] = {str(name): value for name, value in trainer.items() if name != "log_every_n_steps"}
     if trainer.strategy == "fsdp2":
         chosen["strategy"] = FullySharded(shares=shares)
+    elif trainer.strategy == "ddp":
+        # Gradients stay where they were summed, which spares a copy; and no buffer of ours changes in training.
+        chosen["strategy"] = DDPStrategy(gradient_as_bucket_view=True, broadcast_buffers=False)
     return chosen | {"plugins": [WholeFiles(), *slurm()]}
 
 
