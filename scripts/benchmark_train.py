@@ -258,7 +258,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("mode", choices=[*MODES, *CHILDREN], metavar="|".join(MODES))
     parser.add_argument("words", nargs="*", help="of the run, such as cache=caches/openmoji")
-    parser.add_argument("--rounds", type=int, default=8, help="at least 2")
+    parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--steps", type=int, default=100, help="measured in each round")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, cores], help="of overhead alone")
     parser.add_argument("--rest", type=float, default=0.0, help="seconds between rounds")

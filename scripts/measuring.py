@@ -59,8 +59,8 @@ def compare(ours: Step, theirs: Step, *, rounds: int, repeats: int = 1) -> dict[
 
 
 def spread(name: str, values: Sequence[float]) -> dict[str, float]:
-    """The median and the quartiles of two values or more."""
-    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+    """The median and the quartiles."""
+    low, median, high = np.quantile(values, [0.25, 0.5, 0.75]).tolist()
     return {name: median, f"{name}_quartile_1": low, f"{name}_quartile_3": high}
 
 
