@@ -40,11 +40,8 @@ def options(trainer: DictConfig, *, shares: bool = False) -> dict[str, object]:
     Args:
         shares: with fsdp2, each process writes its own part of a checkpoint.
     """
-<<<<<<< HEAD
     from pytorch_lightning.plugins import DoublePrecision
-=======
     from pytorch_lightning.strategies import DDPStrategy
->>>>>>> wt-ema
 
     from ldm_train.training.checkpoint_files import WholeFiles
     from ldm_train.training.sharding import FullySharded
@@ -53,16 +50,12 @@ def options(trainer: DictConfig, *, shares: bool = False) -> dict[str, object]:
     plugins: list[object] = [WholeFiles(), *slurm()]
     if trainer.strategy == "fsdp2":
         chosen["strategy"] = FullySharded(shares=shares)
-<<<<<<< HEAD
         if trainer.precision == "64-true":  # which Lightning takes there as a plugin alone
             chosen["precision"], plugins = None, [*plugins, DoublePrecision()]
-    return chosen | {"plugins": plugins}
-=======
     elif trainer.strategy == "ddp":
         # Gradients stay where they were summed, which spares a copy; and no buffer of ours changes in training.
         chosen["strategy"] = DDPStrategy(gradient_as_bucket_view=True, broadcast_buffers=False)
-    return chosen | {"plugins": [WholeFiles(), *slurm()]}
->>>>>>> wt-ema
+    return chosen | {"plugins": plugins}
 
 
 def slurm() -> list["SLURMEnvironment"]:
