@@ -32,13 +32,13 @@ def clip(
 ) -> None:
     """Scale gradients of a larger norm down to `limit`, or cut their values off there (algorithm "value"); None: neither.
 
-    The fused Adam scales them in its own pass over them, which spares another.
+    The fused Adam scales them in its own pass over them, which spares another; it takes no factor but in float32.
     """
     if not limit:
         return
     if algorithm == "value":
         torch.nn.utils.clip_grad_value_(parameters, limit)
-    elif on_device(optimizer):
+    elif on_device(optimizer) and norm.dtype == torch.float32:
         optimizer.grad_scale = ((norm + 1e-6) / limit).clamp(min=1)  # type: ignore[attr-defined]
     else:
         torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
