@@ -100,9 +100,11 @@ class Run:
 
     def kill(self, death: Death) -> tuple[bool, float]:
         """Run until the death; whether it came to that, and seconds until no process of the run was left after it."""
+        first = not self.last.exists()
         process = self.start(death)
         while process.poll() is None and death.kind not in INSIDE:
-            if self.step_reached() >= death.step:
+            # Before it says where it goes on from, the metrics are those of the process before.
+            if (first or "continuing" in self.said()) and self.step_reached() >= death.step:
                 time.sleep(death.share * 0.2)
                 victim = process.pid if death.rank == 0 else child_of(process.pid)
                 if victim is not None:

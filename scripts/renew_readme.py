@@ -144,7 +144,32 @@ def costs() -> str:
             f"optimizer, metrics and pictures of an undisturbed run, bit for bit | {equal} "
             f"| [`chaos_train.py`](docs/results/{name}.json) |"
         )
+    overhead, start, ranks = (results(f"train_{mode}") for mode in ("overhead", "start", "ranks"))
+    for threads in (1, 2):
+        share = percent(overhead[f"{threads} threads"], "overhead")
+        lines.append(
+            f"| the Trainer's time above a bare loop of the quick start's step, threads={threads} "
+            f"| {share} | [`benchmark_train.py overhead`](docs/results/train_overhead.json) |"
+        )
+    lines.append(
+        f"| from the command to the first optimizer step; `--help`; `train --help` | {start['first_step_s']:.1f} s; "
+        f"{start['help_s']:.2f} s; {start['train_help_s']:.2f} s "
+        "| [`benchmark_train.py start`](docs/results/train_start.json) |"
+    )
+    lines.append(
+        "| two ranks of one thread, as a share of what the same two reach without exchanging anything "
+        f"| {percent(ranks, 'share_of_apart')} | [`benchmark_train.py ranks`](docs/results/train_ranks.json) |"
+    )
+    lines.append(
+        f"| the same two ranks beside one of one thread | {ranks['two_by_one']:.2f}x; without exchange "
+        f"{ranks['apart_by_one']:.2f}x | the same |"
+    )
     return "\n".join(lines)
+
+
+def percent(values: dict[str, float], name: str) -> str:
+    quartiles = (f"{values[f'{name}_quartile_{number}']:.1%}" for number in (1, 3))
+    return f"{values[name]:.1%} ({' to '.join(quartiles)})"
 
 
 def speed() -> str:
