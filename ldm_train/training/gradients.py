@@ -32,7 +32,7 @@ def clip(
 ) -> None:
     """Scale gradients of a larger norm down to `limit`, or cut their values off there (algorithm "value"); None: neither.
 
-    The fused Adam scales them in its own pass over them, which spares another; by a float32, as a CPU's takes it.
+    The fused Adam scales them in its own pass over them, which spares another; it takes no factor but in float32.
     """
     if not limit:
         return
