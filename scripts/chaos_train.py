@@ -24,21 +24,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from measuring import drawn, write_results
+from measuring import check, drawn, failures, write_results
 
 SIDE, PICTURES, BATCH, ACCUMULATION, EVERY = 16, 40, 8, 4, 7
 DEATH = "LDM_TRAIN_CHAOS"  # "KIND STEP RANK SHARE": where the next process is to die
 INSIDE = ("between micro-batches", "writing", "renamed")  # kinds of death that the process dies by itself
 TENSORS = ("state_dict", "callbacks", "optimizer_states", "lr_schedulers")
-
-failures: list[str] = []
-
-
-def check(what: str, passed: bool) -> bool:
-    print(f"{'ok   ' if passed else 'FAIL '} {what}", flush=True)
-    if not passed:
-        failures.append(what)
-    return passed
 
 
 @dataclass(frozen=True)

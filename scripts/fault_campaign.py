@@ -27,19 +27,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
-from measuring import drawn, write_results
+from measuring import check, drawn, failures, write_results
 
 SIDE, BATCH = 64, 4
 FILES = 7  # of a cache of one bucket, each kind in one file of rows
 Digests = dict[str, str]
-failures: list[str] = []
-
-
-def check(what: str, good: bool) -> bool:
-    print(f"{'ok' if good else 'FAILED':8}{what}", flush=True)
-    if not good:
-        failures.append(what)
-    return good
 
 
 class Ended(NamedTuple):

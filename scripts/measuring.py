@@ -1,4 +1,4 @@
-"""Seconds of two things by turns, how busy the machine was meanwhile, a process's memory, and pictures to measure with."""
+"""Seconds of two things by turns, how busy the machine was, a process's memory, pictures to measure with, and checks."""
 
 import json
 import os
@@ -13,6 +13,17 @@ import numpy as np
 from PIL import Image
 
 Step = Callable[[], None]
+
+
+failures: list[str] = []
+
+
+def check(what: str, good: bool) -> bool:
+    """Tell whether something is as it must be, and keep what is not in `failures`."""
+    print(f"{'ok' if good else 'FAILED':8}{what}", flush=True)
+    if not good:
+        failures.append(what)
+    return good
 
 
 def others_share(before: list[float], after: list[float]) -> float:
