@@ -230,8 +230,8 @@ def git_state(folder: Path) -> dict[str, str | bool] | None:
 
 def _start_anew(run_dir: Path) -> None:
     """Without a checkpoint nothing is continued: an earlier start's lines would be doubled."""
-    for name in (METRICS, "timing.jsonl", RECORD):
-        (run_dir / name).unlink(missing_ok=True)
+    for path in (run_dir / RECORD, *run_dir.glob("*.jsonl")):
+        path.unlink(missing_ok=True)
 
 
 def set_threads(threads: int | None) -> None:

@@ -2,16 +2,18 @@
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 CLOCK = "time/"
+Record = dict[str, float | int | str | list[float] | list[str]]
 
 
 class JsonLinesLogger(Logger):
-    """Lightning's logger interface over two JSON-lines files in the run directory.
+    """Lightning's logger interface over JSON-lines files in the run directory.
 
     What is logged at one step shares a line, written when the next step comes, at a checkpoint, or at the end. `latest` has
     each metric's last step and value, on every rank.
@@ -53,6 +55,11 @@ class JsonLinesLogger(Logger):
             self._line.update(kept)
 
     @rank_zero_only
+    def log_record(self, name: str, record: Record) -> None:
+        """A line of its own in `NAME.jsonl`."""
+        self._append(f"{name}.jsonl", record)
+
+    @rank_zero_only
     def save(self) -> None:
         if self._line:
             self._append("metrics.jsonl", self._line)
@@ -80,9 +87,9 @@ class JsonLinesLogger(Logger):
             writing.replace(path)
 
     def _files(self) -> list[Path]:
-        return [path for name in ("metrics.jsonl", "timing.jsonl") if (path := self.run_dir / name).is_file()]
+        return sorted(self.run_dir.glob("*.jsonl"))
 
-    def _append(self, name: str, line: dict[str, float]) -> None:
+    def _append(self, name: str, line: Mapping[str, object]) -> None:
         with (self.run_dir / name).open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 

@@ -13,8 +13,9 @@ from ldm_train.data.images import save_png, to_bytes
 from ldm_train.data.items import Item
 from ldm_train.metrics.drawings import psnr
 from ldm_train.training.autoencoder import AutoencoderTraining
-from ldm_train.training.callbacks.pictures import grid, log_image
-from ldm_train.training.callbacks.step_log import log_everywhere, step_ended
+from ldm_train.training.callbacks.pictures import grid
+from ldm_train.training.callbacks.step_log import step_ended
+from ldm_train.training.dashboards import log_picture, log_scalars
 
 
 class Reconstructions(Callback):
@@ -43,10 +44,10 @@ class Reconstructions(Callback):
                 (data.held_out_items, "held_out_psnr") if data.held_out_items else (data.train_items[:64], "train_psnr")
             )
             values, pair = self._compare(pl_module, data, items)
-            log_everywhere(trainer, {name: values.mean().item()})
+            log_scalars(trainer, {name: values.mean().item()})
             path = self.run_dir / "samples" / f"step-{step:08d}.png"
             save_png(pair, path)
-            log_image(trainer, "reconstructions", pair)
+            log_picture(trainer, "reconstructions", pair)
 
     def _compare(self, module: AutoencoderTraining, data: Pictures, items: Sequence[Item]) -> tuple[Tensor, Tensor]:
         values, pair = [], torch.empty(0)

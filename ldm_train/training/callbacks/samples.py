@@ -13,8 +13,9 @@ from ldm_train.data.datamodules import CachedLatents
 from ldm_train.data.images import save_png, to_bytes
 from ldm_train.diffusion.denoiser import Estimate
 from ldm_train.generation import Generation, Recipe
-from ldm_train.training.callbacks.pictures import grid, log_image
+from ldm_train.training.callbacks.pictures import grid
 from ldm_train.training.callbacks.step_log import step_ended
+from ldm_train.training.dashboards import log_picture
 from ldm_train.training.ema import EMA
 from ldm_train.training.module import NoisePredictorTraining
 from ldm_train.training.sharding import is_sharded
@@ -69,7 +70,7 @@ class Samples(Callback):
             pictures["forward"] = self._forward(pl_module, trainer.datamodule)  # type: ignore[attr-defined]
             for name, picture in pictures.items() if trainer.is_global_zero else ():
                 save_png(picture, self.folder / f"{PREFIXES[name]}step-{step:08d}.png")
-                log_image(trainer, name, picture)
+                log_picture(trainer, name, picture)
 
     def _draw(self, generation: Generation) -> dict[str, Tensor]:
         drawing = self.drawing

@@ -9,6 +9,7 @@ from pytorch_lightning import Callback
 from torch import Tensor
 
 from ldm_train.training.base import Training
+from ldm_train.training.dashboards import log_scalars
 
 
 def step_ended(trainer: pl.Trainer, batch_idx: int) -> bool:
@@ -22,12 +23,6 @@ def mean_over_ranks(values: Tensor) -> Tensor:
         torch.distributed.all_reduce(values)
         values = values / torch.distributed.get_world_size()
     return values
-
-
-def log_everywhere(trainer: pl.Trainer, metrics: Mapping[str, float]) -> None:
-    """Hand metrics to every logger at the Trainer's step."""
-    for logger in trainer.loggers:
-        logger.log_metrics(dict(metrics), step=trainer.global_step)
 
 
 class StepLog(Callback):
@@ -77,4 +72,4 @@ class StepLog(Callback):
         geometry = trainer.datamodule.geometry  # type: ignore[attr-defined]
         speed = (step - self._since[0]) * geometry.batch_size / max(1e-9, now - self._since[1])
         self._since = (step, now)
-        log_everywhere(trainer, self.latest | {"time/samples_per_second": speed})
+        log_scalars(trainer, self.latest | {"time/samples_per_second": speed})

@@ -6,7 +6,8 @@ from pytorch_lightning import Callback
 from torch import Tensor
 
 from ldm_train.data.datamodules import CachedLatents
-from ldm_train.training.callbacks.step_log import log_everywhere, step_ended
+from ldm_train.training.callbacks.step_log import step_ended
+from ldm_train.training.dashboards import log_scalars
 from ldm_train.training.ema import EMA
 from ldm_train.training.module import NoisePredictorTraining
 
@@ -44,7 +45,7 @@ class Validation(Callback):
                     rank=trainer.global_rank,
                     world=trainer.world_size,
                 )
-            log_everywhere(trainer, {f"validation_{name}": value for name, value in losses.items()})
+            log_scalars(trainer, {f"validation_{name}": value for name, value in losses.items()})
 
 
 def validation_losses(
