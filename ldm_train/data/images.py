@@ -1,9 +1,11 @@
 """Pictures as tensors: read, changed to the values a network sees and back, written."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from ldm_train.data.crops import centred
@@ -34,7 +36,12 @@ def to_bytes(images: Tensor) -> Tensor:
     return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
-def save_png(images: Tensor, path: Path) -> None:
-    """One uint8 picture (3, H, W) as a PNG file."""
+def save_png(images: Tensor, path: Path, texts: Mapping[str, str] | None = None) -> None:
+    """One uint8 picture (3, H, W) as a PNG file that is whole or absent, with these texts in it by their keywords."""
+    told = PngInfo()
+    for keyword, text in (texts or {}).items():
+        told.add_text(keyword, text)  # as iTXt where Latin-1 cannot hold it
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(images.permute(1, 2, 0).cpu().numpy()).save(path)
+    writing = path.with_name(f"{path.name}.writing")
+    Image.fromarray(images.permute(1, 2, 0).cpu().numpy()).save(writing, format="PNG", pnginfo=told)
+    writing.replace(path)

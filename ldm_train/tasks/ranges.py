@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from ldm_train.tasks.options import nearest
+from ldm_train.tasks.sample_axes import problems
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ RANGES: dict[str, Range] = {
     **dict.fromkeys(("max_steps", "steps", "pictures.steps", "trainer.log_every_n_steps"), COUNT),
     **dict.fromkeys(("checkpoint.every", "validation.every", "pictures.every"), COUNT),
     **dict.fromkeys(("checkpoint.keep", "checkpoint.keep_every", "max_nonfinite_steps", "ema.snapshot_every"), COUNT),
-    **dict.fromkeys(("validation.repeats", "pictures.count", "evaluation.seeds"), COUNT),
+    **dict.fromkeys(("validation.repeats", "pictures.count", "evaluation.seeds", "count"), COUNT),
+    "interpolate": Range(2, whole=True),
     **dict.fromkeys(("image_size", "max_pixels", "threads", "trainer.num_nodes"), COUNT),
     **dict.fromkeys(("workers", "lr_schedule.warmup_steps", "lr_schedule.cooldown_steps", "ema.start_step"), NUMBER),
     **dict.fromkeys(("optimizer.lr", "optimizer.weight_decay", "lr_schedule.final"), NOT_NEGATIVE),
@@ -54,6 +56,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "dtype": ("float16", "bfloat16", "float32"),
     "trust": ("content", "stat"),
     "resume": ("auto", "never"),
+    "blend": ("slerp", "lerp"),
     "checkpoint.best_is": ("lowest", "highest"),
     "device": ("auto", "cpu", "cuda", "cuda:0", "mps", "xpu"),
     "trainer.accelerator": ("auto", "cpu", "gpu", "cuda", "mps", "tpu"),
@@ -72,7 +75,7 @@ AUTO = {"micro_batch_size"}  # may be this word instead of a number
 
 def out_of_range(config: DictConfig) -> list[str]:
     """A message for each value that is refused, in the order of the tables."""
-    return [*_numbers(config), *_choices(config), *_devices(config)]
+    return [*_numbers(config), *_choices(config), *_devices(config), *problems(config)]
 
 
 def _numbers(config: DictConfig) -> Iterator[str]:
