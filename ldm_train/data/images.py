@@ -14,15 +14,19 @@ from ldm_train.data.decoding import DECODE_ERRORS, decode, decode_problem, rende
 __all__ = ["DECODE_ERRORS", "decode_problem", "read_image", "save_png", "to_bytes", "to_signed"]
 
 
-def read_image(content_or_path: Path | bytes, size: int | tuple[int, int]) -> Tensor:
+def read_image(content_or_path: Path | bytes, size: int | tuple[int, int] | None) -> Tensor:
     """The picture as (3, H, W), uint8: on white, resized to cover a square's side or (height, width), centre cropped.
+
+    Args:
+        size: None leaves it as large as it is.
 
     Raises:
         OSError, SyntaxError, ValueError, DecompressionBombError: it cannot be decoded (`DECODE_ERRORS`).
     """
     content = content_or_path if isinstance(content_or_path, bytes) else content_or_path.read_bytes()
     picture = decode(content)
-    view = centred((picture.height, picture.width), (size, size) if isinstance(size, int) else size)
+    own = (picture.height, picture.width)
+    view = centred(own, (size, size) if isinstance(size, int) else size or own)
     return torch.from_numpy(render(picture, view)).permute(2, 0, 1)
 
 

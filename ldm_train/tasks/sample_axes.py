@@ -45,7 +45,10 @@ def has_axes(config: DictConfig) -> bool:
 
 
 def problems(config: DictConfig) -> Iterator[str]:
-    """A message for each axis that cannot be drawn."""
+    """A message for each axis that cannot be drawn, of a plot or of an evaluation's sweep."""
+    for name in ("guidance", "steps") if "sweep" in config else ():
+        if config.sweep[name] is not None:
+            yield from _values(f"sweep.{name}", name, config.sweep[name])
     if "x" not in config or "y" not in config:
         return
     for axis in AXES:

@@ -99,7 +99,7 @@ RULES = (
     Rule(
         ("sample",),
         ("guidance.rescale", "guidance.interval", "negative_prompt"),
-        lambda c: c.guidance.scale == 1,
+        lambda c: c.guidance.scale == 1 and c.x.guidance is None and c.y.guidance is None,
         "guidance.scale=1 is no guidance",
     ),
     Rule(
@@ -111,8 +111,28 @@ RULES = (
     Rule(
         ("evaluate",),
         (*DRAWING, "seed"),
-        lambda c: evaluation(c).endswith("HeldOut"),
-        "evaluation=held_out draws no pictures",
+        lambda c: (
+            evaluation(c).endswith("HeldOut") and c.pictures is None and not (c.get("features") or c.get("clip_score"))
+        ),
+        "evaluation=held_out, without features and clip_score, draws no pictures",
+    ),
+    Rule(
+        ("evaluate",),
+        (*DRAWING, "seed", "weights", "samples", "batch_size", "devices", "cache"),
+        lambda c: c.pictures is not None,
+        "pictures={pictures} are there already",
+    ),
+    Rule(
+        ("evaluate",),
+        ("sampler", "spacing", "weights"),
+        lambda c: c.pipeline is not None,
+        "a pipeline brings its own",
+    ),
+    Rule(
+        ("evaluate",),
+        ("real",),
+        lambda c: c.get("features") is None,
+        "features=null compares no pictures",
     ),
 )
 
@@ -180,6 +200,8 @@ def evaluation(config: DictConfig) -> str:
     """The constructor of what `evaluate` measures: its own, or the run's."""
     if config.get("evaluation") is not None:
         return str(config.evaluation._target_)
+    if config.run_dir is None:
+        return ""
     try:
         return str(select(read(Path(config.run_dir) / "config.yaml"), "evaluation._target_"))
     except ConfigError:

@@ -70,8 +70,15 @@ def tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[
         ("check", "caption_dropout=0", "warning: caption_dropout=0 never trains"),
         ("sample", "guidance.scale=1 negative_prompt=blur", "note: negative_prompt=blur has no effect: guidance.scale=1"),
         ("sample", "guidance.scale=1 guidance.rescale=0.7", "note: guidance.rescale=0.7 has no effect: guidance.scale=1"),
-        ("evaluate", "evaluation=held_out steps=5", "note: steps=5 has no effect: evaluation=held_out draws no pictures"),
-        ("evaluate", "run_dir=measured sampler=heun", "note: sampler has no effect: evaluation=held_out draws no pictures"),
+        (
+            "evaluate",
+            "evaluation=held_out features=null steps=5",
+            "note: steps=5 has no effect: evaluation=held_out, without",
+        ),
+        ("evaluate", "run_dir=measured sampler=heun features=null", "note: sampler has no effect: evaluation=held_out"),
+        ("evaluate", "run_dir=null pictures=a real=b seed=1", "note: seed=1 has no effect: pictures=a are there already"),
+        ("evaluate", "run_dir=null pipeline=a sampler=heun", "note: sampler has no effect: a pipeline brings its own"),
+        ("evaluate", "features=null real=b", "note: real=b has no effect: features=null compares no pictures"),
     ],
 )
 def test_a_setting_without_effect_is_told(verb: str, words: str, told: str, tell: Callable) -> None:
@@ -99,6 +106,8 @@ def test_a_setting_without_effect_is_told(verb: str, words: str, told: str, tell
         ("train", "caption_dropout=0 guidance=autoguidance guidance.weak=x"),
         ("sample", "negative_prompt=blur guidance.rescale=0.7"),
         ("evaluate", "run_dir=drawn sampler=heun steps=5"),
+        ("evaluate", "run_dir=measured steps=5"),
+        ("sample", "guidance.scale=1 negative_prompt=blur x.guidance=[1,2]"),
         ("evaluate", "run_dir=nowhere steps=5"),
     ],
 )
