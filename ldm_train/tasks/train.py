@@ -67,7 +67,7 @@ def train(config: DictConfig, limits: Limits, keeping: Keeping) -> str | None:
         callbacks=[
             ema,
             Snapshots(run_dir, ema),
-            Validation(ema, every=config.validation.every, repeats=config.validation.repeats),
+            Validation(ema, **config.validation),
             Samples(
                 run_dir,
                 ema,

@@ -71,7 +71,7 @@ RULES = (
     ),
     Rule(
         ("train",),
-        ("validation.every", "validation.repeats"),
+        ("validation.every", "validation.repeats", "validation.bins", "validation.examples"),
         lambda c: c.held_out == 0 and bool(held(c)) and not any(held(c)),
         "held_out=0, and the cache's source names no held-out pictures",
     ),
