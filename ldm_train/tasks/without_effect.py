@@ -56,10 +56,9 @@ RULES = (
         lambda c: c.cache is not None and caches(c) == 1,
         "there is one cache, of which every epoch is all",
     ),
-    Rule(("train", "check"), ("pictures.count",), lambda c: bool(c.pictures.prompts), "pictures.prompts is given"),
     Rule(
         ("train",),
-        ("pictures.count", "pictures.every", "pictures.steps", "pictures.seed", "sampler"),
+        ("pictures.count", "pictures.every", "pictures.guidance", "pictures.steps", "pictures.seed", "sampler"),
         lambda c: c.pictures.prompts is not None and not c.pictures.prompts,
         "pictures.prompts=[] draws no pictures",
     ),

@@ -102,8 +102,9 @@ def test_checkpoint_holds_plain_containers_and_both_kinds_of_weights(trained: Pa
 
 def test_run_directory_holds_config_and_samples(trained: Path) -> None:
     assert "max_steps: 8" in (trained / "config.yaml").read_text()
-    names = {f"{kind}step-{step:08d}.png" for kind in ("", "reverse-", "forward-") for step in VALIDATED}
-    assert {path.name for path in (trained / "samples").iterdir()} == names
+    kinds = ("", "held-out-", "reverse-", "forward-")
+    names = {f"{kind}step-{step:08d}.png" for kind in kinds for step in VALIDATED} | {"growth.png"}
+    assert {path.name for path in (trained / "samples").iterdir()} == names | {"prompts.json"}
     for name in names:
         with Image.open(trained / "samples" / name) as picture:
             picture.load()
@@ -114,7 +115,7 @@ def test_run_directory_holds_config_and_samples(trained: Path) -> None:
 def test_dashboard_lists_curves_and_pictures(trained: Path) -> None:
     events = EventAccumulator(str(trained / "tensorboard"), size_guidance={"images": 0}).Reload()
     assert {"loss", "noise_mse", "lr", "grad_norm", "validation_loss"} <= set(events.Tags()["scalars"])
-    assert {"samples", "reverse", "forward"} <= set(events.Tags()["images"])
+    assert {"samples", "held_out", "reverse", "forward", "growth"} <= set(events.Tags()["images"])
     assert [event.step for event in events.Scalars("loss")] == list(range(1, STEPS + 1))
     assert [event.step for event in events.Images("samples")] == sorted(VALIDATED)
     logged = {line["step"]: line["loss"] for line in lines(trained)}
