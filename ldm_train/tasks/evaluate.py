@@ -17,7 +17,7 @@ from ldm_train.tasks.evaluate_report import Result, write
 from ldm_train.tasks.evaluate_settings import choose_prompts, points, refuse_contradictions
 from ldm_train.tasks.evaluations import Drawn, Evaluation, HeldOut
 from ldm_train.tasks.train import training_module
-from ldm_train.training.callbacks.validation import validation_losses
+from ldm_train.training.held_out import held_out_losses
 
 
 def run(config: DictConfig) -> None:
@@ -64,8 +64,11 @@ def of_run_dir(config: DictConfig) -> Result:
     result = of_model(config, model, evaluation, of_folder(config.real) if config.real else real)
     if data is not None:
         module = training_module(trained.config, trained.parts).to(model.device)
-        losses = validation_losses(module, data, batch_size=64, repeats=16)
-        held_out = Numbers({f"validation_{name}": value for name, value in losses.items()})
+        losses = held_out_losses(module, data, batch_size=64, repeats=16)
+        held_out = Numbers()
+        for name, total in losses.total.items():
+            ends = None if total.low is None or total.high is None else (total.low, total.high)
+            held_out.add(f"validation_{name}", total.mean, ends)
         held_out.add("held_out_examples", len(data.held_out))
         result = Result(result.numbers | held_out, result.told, result.sweep)
     return result
