@@ -17,6 +17,7 @@ from ldm_train.metrics.sets import (
 )
 
 Value = float | int | str | bool
+NORMAL = 1.96  # deviations on either side of a normal distribution's mean that hold 95 % of it
 NEIGHBOURS = 3  # of precision and recall, as published
 
 
@@ -50,6 +51,17 @@ class Numbers:
         """The mean of one number for each picture."""
         values = each.double().cpu()
         self.add(name, values.mean().item(), resampling(lambda chosen: values[chosen].mean().item(), len(values)))
+
+    def add_share(self, name: str, each: Tensor, resampling: Resampling) -> None:
+        """The share of pictures of which something holds, (M,) bool.
+
+        With Wilson's interval (1927, Journal of the American Statistical Association 22), which has a width at 0 and 1 too,
+        where resampled shares would all be alike.
+        """
+        share, count = each.double().mean().item(), len(each)
+        middle, spread = share + NORMAL**2 / (2 * count), (share * (1 - share) / count + NORMAL**2 / (4 * count**2)) ** 0.5
+        ends = [(middle + side * NORMAL * spread) / (1 + NORMAL**2 / count) for side in (-1, 1)]
+        self.add(name, share, (max(0.0, ends[0]), min(1.0, ends[1])) if resampling.resamples else None)
 
     def __or__(self, other: "Numbers") -> "Numbers":
         return Numbers(self.values | other.values, self.intervals | other.intervals)

@@ -96,8 +96,8 @@ class Drawings:
         order = torch.tensor(self.asked * self.seeds)
         backgrounds = [item.fields["background"] for item in self.items]
         numbers = Numbers()
-        numbers.add_mean("retrieval_at_1", self._found(pictures, order, truth, backgrounds), resampling)
-        numbers.add_mean("background_accuracy", self._on_background(pictures, order, truth, backgrounds), resampling)
+        numbers.add_share("retrieval_at_1", self._found(pictures, order, truth, backgrounds), resampling)
+        numbers.add_share("background_accuracy", self._on_background(pictures, order, truth, backgrounds), resampling)
         numbers.add_mean("drawing_psnr", psnr(pictures, truth[order]), resampling)
         if drawn.autoencoder is not None:
             own = truth[torch.tensor(self.asked)]
