@@ -9,14 +9,17 @@ from ldm_train.data.datamodules import CachedLatents
 from ldm_train.diffusion.objective import Objective
 from ldm_train.diffusion.perturbations import Perturbations
 from ldm_train.encoders.latents import Scaling
+from ldm_train.generation import Generation
 from ldm_train.tasks.assemble import Parts, build_recipe, build_weak, choose_device, load_weights
 from ldm_train.tasks.config import build
 from ldm_train.tasks.ending import ending, told_ending
 from ldm_train.tasks.lightning import launched_rank, options, quiet, refuse_fused_scaling, refuse_processes
+from ldm_train.tasks.measuring import build_measuring, kept_features
 from ldm_train.tasks.optimization import refuse_optimization
 from ldm_train.tasks.run_directory import locked, prepare, set_threads
 from ldm_train.tasks.train_data import open_data
 from ldm_train.training.callbacks.checkpoints import Keeping
+from ldm_train.training.callbacks.metrics import Metrics
 from ldm_train.training.callbacks.samples import Drawing, Samples
 from ldm_train.training.callbacks.snapshots import Snapshots
 from ldm_train.training.callbacks.validation import Validation
@@ -45,7 +48,11 @@ def train(config: DictConfig, limits: Limits, keeping: Keeping) -> str | None:
     parts, data, content = open_data(config)
     shown = drawing(config, data)
     weak = build_weak(config, parts, choose_device("cpu" if config.trainer.accelerator == "cpu" else "auto"))
-    parts.generation(parts.network, parts.text_encoder, torch.device("cpu"), weak).check(shown.prompts, shown.recipe)
+    generation = parts.generation(parts.network, parts.text_encoder, torch.device("cpu"), weak)
+    generation.check(shown.prompts, shown.recipe)
+    measuring = build_measuring(config)
+    if measuring is not None:
+        generation.check([], measuring.recipe)
     ema: EMA = build(config.ema)
     resumed = prepare(config, content=content)
     if config.network.weights is not None and not resumed:
@@ -58,6 +65,10 @@ def train(config: DictConfig, limits: Limits, keeping: Keeping) -> str | None:
         compile_network(module.network, backend=config.compile)
     warn_of_the_end(module.objective)
     run_dir = Path(config.run_dir)
+
+    def generation_of(trained: NoisePredictorTraining) -> Generation:
+        return parts.generation(trained.network, trained.text_encoder, trained.device, weak)
+
     return fit(
         module,
         data,
@@ -68,12 +79,11 @@ def train(config: DictConfig, limits: Limits, keeping: Keeping) -> str | None:
             ema,
             Snapshots(run_dir, ema),
             Validation(ema, every=config.validation.every, repeats=config.validation.repeats),
-            Samples(
-                run_dir,
-                ema,
-                lambda trained: parts.generation(trained.network, trained.text_encoder, trained.device, weak),
-                shown,
-                every=config.pictures.every,
+            Samples(run_dir, ema, generation_of, shown, every=config.pictures.every),
+            *(
+                [Metrics(ema, generation_of, measuring, every=config.metrics.every, kept=kept_features(config, content))]
+                if measuring is not None
+                else []
             ),
         ],
         loggers=[] if config.get("logger") is None else [build(config.logger, save_dir=config.run_dir)],
