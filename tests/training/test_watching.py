@@ -13,8 +13,8 @@ from torch.testing import assert_close
 
 from ldm_train.training.callbacks.checkpoints import Checkpoints
 from ldm_train.training.callbacks.finite import NonFinite
-from ldm_train.training.callbacks.progress import StepProgress
 from ldm_train.training.callbacks.metrics import Metrics
+from ldm_train.training.callbacks.progress import StepProgress
 from ldm_train.training.callbacks.reconstructions import Reconstructions
 from ldm_train.training.callbacks.samples import Samples
 from ldm_train.training.callbacks.snapshots import Snapshots
