@@ -32,6 +32,7 @@ ON = [
     "pictures.prompts=[]",
 ]
 DOUBLE = "trainer.precision=64-true"
+BEST = "checkpoint.best=metrics/kid_efficientnet_lite0"
 DISTANCES = {f"metrics/{name}_efficientnet_lite0" for name in ("kid", "fid", "precision", "recall")}
 
 
@@ -65,7 +66,7 @@ def own(held_out: Path, tmp_path: Path) -> Path:
 def run(held_out: Path, train: Callable, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run in float64 on one process."""
     run_dir = tmp_path_factory.mktemp("runs") / "run"
-    answer = train(held_out, run_dir, *ON, DOUBLE)
+    answer = train(held_out, run_dir, *ON, DOUBLE, BEST)
     assert answer.code == 0, answer.err
     (run_dir / "said").write_text(answer.out)
     return run_dir
@@ -109,6 +110,14 @@ def test_a_run_logs_them_at_its_steps_and_says_what_they_are_of(run: Path) -> No
     assert said.count("note: metrics/fid_efficientnet_lite0 is of 8 pictures for 1280 features") == 1
 
 
+def test_the_best_checkpoint_can_be_chosen_by_them(run: Path, two: Path) -> None:
+    """On all ranks alike, which write it together."""
+    found = {step: values["metrics/kid_efficientnet_lite0"] for step, values in lines(run).items()}
+    for run_dir in (run, two / "ddp", two / "fsdp2"):
+        best = torch.load(run_dir / "checkpoints/best.ckpt", map_location="cpu", weights_only=True)
+        assert best["global_step"] == min(found, key=lambda step: found[step])
+
+
 def test_they_are_what_the_averaged_weights_draw_against_what_is_held_out(run: Path, source: Path, held_out: Path) -> None:
     """Drawn and measured again by hand, from the last checkpoint and the picture files."""
     from ldm_train.data.images import read_image, to_signed
@@ -138,7 +147,7 @@ def two(held_out: Path, train_words: list[str], tmp_path_factory: pytest.TempPat
     jobs = []
     for strategy in ("ddp", "fsdp2"):
         cache = shutil.copytree(held_out, folder / f"caches-{strategy}/cache")
-        words = [*train_words, *ON, DOUBLE, "trainer.devices=2", f"trainer.strategy={strategy}"]
+        words = [*train_words, *ON, DOUBLE, BEST, "trainer.devices=2", f"trainer.strategy={strategy}"]
         jobs.append(["train", f"cache={cache}", f"run_dir={folder / strategy}", *words])
     script = Path(__file__).with_name("measured.py")
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", script, json.dumps(jobs), folder]

@@ -1,6 +1,7 @@
 """Metrics of sets of pictures while a run trains: those drawn from captions, against the true ones."""
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 import pytorch_lightning as pl
@@ -54,6 +55,7 @@ class Metrics(Callback):
         generation: makes the pictures of the module's network and text encoder.
         every: optimizer steps; also at the end of the run.
         kept: where the true pictures' features are kept; None for no longer than the run.
+        spent: accounts for the time that it takes, by name.
     """
 
     def __init__(
@@ -64,12 +66,14 @@ class Metrics(Callback):
         *,
         every: int,
         kept: KeptFeatures | None,
+        spent: Callable[[str], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         self.ema = ema
         self.generation = generation
         self.measuring = measuring
         self.every = every
         self.kept = kept
+        self.spent = spent
         self.extractors: list[Features] = [Pixels()] if measuring.features is None else [Pixels(), measuring.features]
         self._compared: Compared | None = None
         self._real: Mapping[str, Tensor] = {}
@@ -82,14 +86,18 @@ class Metrics(Callback):
         if not step_ended(trainer, batch_idx) or not (step % self.every == 0 or step == trainer.max_steps):
             return
         assert isinstance(pl_module, NoisePredictorTraining)
+        with self.spent("metrics"):
+            self._measure(trainer, pl_module)
+
+    def _measure(self, trainer: pl.Trainer, module: NoisePredictorTraining) -> None:
         frozen = [part for part in (*self.extractors, self.measuring.pair) if part is not None]
         for part in frozen:
-            part.to(pl_module.device)
-        generation = self.generation(pl_module)
+            part.to(module.device)
+        generation = self.generation(module)
         if not self._real:
-            self._look(trainer, pl_module, generation)
+            self._look(trainer, module, generation)
         if self._compared is not None:
-            drawn = self._draw(trainer, pl_module, generation, self._compared)
+            drawn = self._draw(trainer, module, generation, self._compared)
             self._log(trainer, self._compared, drawn)
         for part in frozen:
             part.to(torch.device("cpu"))  # until the next time, a GPU's memory is the training's
