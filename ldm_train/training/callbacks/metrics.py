@@ -13,7 +13,7 @@ from ldm_train.data.datamodules import CachedLatents
 from ldm_train.encoders.clip_score import CLIPPair
 from ldm_train.encoders.features import Features, Pixels
 from ldm_train.generation import Generation, Recipe
-from ldm_train.metrics.drawings import nearest
+from ldm_train.metrics.drawings import background_accuracy, nearest
 from ldm_train.metrics.sets import clip_score, measures, rank_deficient, retrieval_at_1
 from ldm_train.training.callbacks.step_log import step_ended
 from ldm_train.training.compared import Compared, choose, over_ranks, say
@@ -49,7 +49,8 @@ class Metrics(Callback):
     The true pictures are what their cached latents decode to: they are there when the source is gone, and the autoencoder's
     own errors do not count against the network. `metrics/kid_…` and `metrics/fid_…` are distances, precision and recall
     shares, all with the extractor in the name. Where captions are held out and distinct, `metrics/retrieval_at_1` is the
-    share of drawn pictures to which the true picture of their caption is the nearest, pixel by pixel.
+    share of drawn pictures to which the true picture of their caption is the nearest, pixel by pixel; where the source names
+    each picture's `background`, `metrics/background_accuracy` is the share that have its colour in their corners.
 
     Args:
         generation: makes the pictures of the module's network and text encoder.
@@ -170,6 +171,10 @@ class Metrics(Callback):
         if compared.held_out and len(set(compared.captions)) == len(compared.captions):
             right = nearest(drawn[PIXELS], self._real[PIXELS]) == torch.arange(len(compared.captions))
             values["retrieval_at_1"] = right.double().mean().item()
+        backgrounds = [name for name in compared.backgrounds if name is not None]
+        if len(backgrounds) == len(compared.captions) and len(set(backgrounds)) > 1:
+            images, truth = (Pixels.images(features[PIXELS]) for features in (drawn, self._real))
+            values["background_accuracy"] = background_accuracy(images, truth, backgrounds)
         return values
 
     def _deficient(self, compared: Compared) -> bool:
