@@ -10,9 +10,9 @@ from ldm_train.diffusion.objective import Objective
 from ldm_train.diffusion.perturbations import Perturbations
 from ldm_train.encoders.latents import Scaling
 from ldm_train.tasks.assemble import Parts, build_recipe, build_weak, choose_device, load_weights
-from ldm_train.tasks.config import build
+from ldm_train.tasks.config import build, plain
 from ldm_train.tasks.ending import ending, told_ending
-from ldm_train.tasks.lightning import launched_rank, options, quiet, refuse_fused_scaling, refuse_processes
+from ldm_train.tasks.lightning import build_loggers, launched_rank, options, quiet, refuse_fused_scaling, refuse_processes
 from ldm_train.tasks.optimization import refuse_optimization
 from ldm_train.tasks.run_directory import locked, prepare, set_threads
 from ldm_train.tasks.train_data import open_data
@@ -41,6 +41,7 @@ def run(config: DictConfig) -> int:
 
 def train(config: DictConfig, limits: Limits, keeping: Keeping) -> str | None:
     """Why the run was left before its end, if it was."""
+    loggers = build_loggers(config)
     torch.manual_seed(config.seed)
     parts, data, content = open_data(config)
     shown = drawing(config, data)
@@ -76,7 +77,8 @@ def train(config: DictConfig, limits: Limits, keeping: Keeping) -> str | None:
                 every=config.pictures.every,
             ),
         ],
-        loggers=[] if config.get("logger") is None else [build(config.logger, save_dir=config.run_dir)],
+        loggers=loggers,
+        settings=plain(config),
         log_every=config.trainer.log_every_n_steps,
         options=options(config.trainer, shares=config.checkpoint.shares),
         first_rank=launched_rank() == 0,

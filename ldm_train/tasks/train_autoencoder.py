@@ -9,9 +9,9 @@ from omegaconf import DictConfig
 from ldm_train.data.datamodules import Pictures
 from ldm_train.encoders.latents import Scaling
 from ldm_train.metrics.drawings import psnr
-from ldm_train.tasks.config import build
+from ldm_train.tasks.config import build, plain
 from ldm_train.tasks.ending import ending, told_ending
-from ldm_train.tasks.lightning import launched_rank, options, quiet, refuse_fused_scaling, refuse_processes
+from ldm_train.tasks.lightning import build_loggers, launched_rank, options, quiet, refuse_fused_scaling, refuse_processes
 from ldm_train.tasks.optimization import refuse_optimization
 from ldm_train.tasks.run_directory import commands, locked, prepare, set_threads
 from ldm_train.training.autoencoder import AutoencoderTraining
@@ -35,6 +35,7 @@ def run(config: DictConfig) -> int:
 
 def train(config: DictConfig, limits: Limits, keeping: Keeping) -> str | None:
     """Why the run was left before its end, if it was; its autoencoder is written at its end."""
+    loggers = build_loggers(config)
     autoencoder = build(config.architecture).initialise(config.seed)
     if config.image_size % autoencoder.factor:
         raise ValueError(f"image_size={config.image_size} must be a multiple of {autoencoder.factor} for this architecture")
@@ -64,7 +65,8 @@ def train(config: DictConfig, limits: Limits, keeping: Keeping) -> str | None:
         limits=limits,
         keeping=keeping,
         callbacks=[Reconstructions(run_dir, every=config.pictures.every)],
-        loggers=[],
+        loggers=loggers,
+        settings=plain(config),
         log_every=config.trainer.log_every_n_steps,
         options=options(config.trainer),
         first_rank=launched_rank() == 0,
