@@ -10,6 +10,7 @@ import os
 import secrets
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,6 +110,7 @@ class Wandb(Dashboard):
         if self.artifacts and self._run is not None:
             import wandb
 
+            os.environ.setdefault("WANDB_DATA_DIR", str(self.run_dir.resolve() / "wandb"))  # where it copies them to
             artifact = wandb.Artifact(f"checkpoint-{self._run.id}", type="model", metadata={"step": step})
             artifact.add_file(str(path), name="last.ckpt")  # copied, for the next one takes its place
             self._run.log_artifact(artifact, aliases=["latest", f"step-{step}"])
@@ -124,7 +126,7 @@ class Wandb(Dashboard):
         self._commit()
         run, self._run = self._run, None
         if run is not None:
-            run.finish(exit_code=int(failed))
+            finish(run, failed=failed)
             if self.mode != "online":
                 print(f"wandb: `wandb sync {self.run_dir}/wandb/*run-*` uploads this run")
 
@@ -158,9 +160,8 @@ class Wandb(Dashboard):
         except (wandb.errors.CommError, TimeoutError) as error:
             wandb.teardown()
             self.mode = "offline"
-            print(
-                f"warning: wandb cannot be reached ({str(error).splitlines()[0]}); this run is logged on the disk{self.advice}"
-            )
+            reason = str(error).splitlines()[0]
+            print(f"warning: wandb cannot be reached ({reason}); this start is logged on the disk{self.advice}")
             return self._init(identity, "offline")
 
     def _init(self, identity: str, mode: str) -> "Run":
@@ -170,6 +171,7 @@ class Wandb(Dashboard):
         quiet = wandb.Settings(
             silent=True,
             console="off",
+            reinit="create_new",
             init_timeout=INIT,
             finish_timeout=finish,
             finish_timeout_raises=True,
@@ -179,6 +181,18 @@ class Wandb(Dashboard):
         if mode == "online":
             where["resume"] = "allow"
         return wandb.init(settings=quiet, **where, **self.settings)
+
+
+def finish(run: "Run", *, failed: bool) -> None:
+    """Let wandb have the rest of a run, and be rid of its service where that is gone, for the process would stumble on it."""
+    import wandb
+
+    try:
+        run.finish(exit_code=int(failed))
+    except ConnectionError:
+        with suppress(ConnectionError):
+            wandb.teardown()
+        raise
 
 
 def refuse_stranger() -> None:
