@@ -86,12 +86,9 @@ def lines(run_dir: Path, name: str = "metrics.jsonl") -> list[dict[str, float]]:
 @pytest.fixture(scope="module")
 def killed(cache: Path, train: Callable, train_words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was killed after its fifth step, two after its last checkpoint, and then continued to its end."""
-    folder = tmp_path_factory.mktemp("wandb")
-    (folder / "tmp").mkdir()
-    run_dir = folder / "run"
+    run_dir = tmp_path_factory.mktemp("wandb") / "run"
     words = ["train", f"cache={cache}", f"run_dir={run_dir}", *train_words, *LOGGER, PICTURES]
-    environment = os.environ | {"TMPDIR": str(folder / "tmp")}  # wandb leaves folders there
-    ended = subprocess.run([sys.executable, "-c", KILLED, *words], env=environment, capture_output=True, text=True)
+    ended = subprocess.run([sys.executable, "-c", KILLED, *words], capture_output=True, text=True)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     answer = train(cache, run_dir, *LOGGER, PICTURES)
     assert answer.code == 0, answer.err

@@ -184,7 +184,7 @@ class Wandb(Dashboard):
 
 
 def finish(run: "Run", *, failed: bool) -> None:
-    """Let wandb have the rest of a run, and be rid of its service where that is gone, for the process would stumble on it."""
+    """Let wandb have the rest of a run; where its service is gone, forget that, for the process would stumble on it."""
     import wandb
 
     try:
