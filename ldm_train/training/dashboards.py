@@ -10,7 +10,7 @@ from torch import Tensor
 
 CLOCK = "time/"  # begins the names of what is the clock's or the machine's, and another in another run
 Cell = float | int | str
-Record = dict[str, float | int | str | list[float] | list[str]]
+Record = dict[str, float | int | str | list[int] | list[float] | list[float | None] | list[str]]
 Settings = Mapping[str, object]
 
 

@@ -2,7 +2,6 @@
 
 import gc
 import json
-import os
 import shutil
 import signal
 import subprocess
