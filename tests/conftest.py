@@ -13,17 +13,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline"}  # read when their libraries are imported
-# What libraries leave in the temporary directory, most of it in processes that were killed, goes with the tests.
-os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
-LEFT = tempfile.mkdtemp(prefix="ldm-train-tests-")
-os.environ["TMPDIR"] = tempfile.tempdir = LEFT
-atexit.register(shutil.rmtree, LEFT, ignore_errors=True)  # the last thing that is done at the end
 
 import pytest
 from PIL import Image, ImageDraw
 
 if TYPE_CHECKING:
     from pytorch_lightning import Trainer
+
+# What libraries leave in the temporary directory, most of it in processes that were killed, goes with the tests.
+os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
+LEFT = tempfile.mkdtemp(prefix="ldm-train-tests-")
+os.environ["TMPDIR"] = tempfile.tempdir = LEFT
+atexit.register(shutil.rmtree, LEFT, ignore_errors=True)  # the last thing that is done at the end
 
 SIDE = 16
 BACKGROUNDS = ("red", "lime", "blue", "white")

@@ -20,6 +20,7 @@ from ldm_train.tasks.train_data import open_data
 from ldm_train.training.callbacks.checkpoints import Keeping
 from ldm_train.training.callbacks.samples import Drawing, Samples
 from ldm_train.training.callbacks.snapshots import Snapshots
+from ldm_train.training.callbacks.spent import Spent
 from ldm_train.training.callbacks.validation import Validation
 from ldm_train.training.ema import EMA
 from ldm_train.training.module import NoisePredictorTraining
@@ -62,7 +63,7 @@ def train(config: DictConfig, limits: Limits, keeping: Keeping) -> str | None:
     if config.compile is not None:
         compile_network(module.network, backend=config.compile)
     warn_of_the_end(module.objective)
-    run_dir = Path(config.run_dir)
+    run_dir, spent = Path(config.run_dir), Spent()
     return fit(
         module,
         data,
@@ -72,18 +73,21 @@ def train(config: DictConfig, limits: Limits, keeping: Keeping) -> str | None:
         callbacks=[
             ema,
             Snapshots(run_dir, ema),
-            Validation(ema, **config.validation),
+            Validation(ema, **config.validation, spent=spent),
             Samples(
                 run_dir,
                 ema,
                 lambda trained: parts.generation(trained.network, trained.text_encoder, trained.device, weak),
                 shown,
                 every=config.pictures.every,
+                spent=spent,
             ),
         ],
         loggers=loggers,
         settings=plain(config),
         log_every=config.trainer.log_every_n_steps,
+        health_every=config.health.every,
+        spent=spent,
         options=options(config.trainer, shares=config.checkpoint.shares),
         first_rank=launched_rank() == 0,
     )

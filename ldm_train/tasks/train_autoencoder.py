@@ -17,6 +17,7 @@ from ldm_train.tasks.run_directory import commands, locked, prepare, set_threads
 from ldm_train.training.autoencoder import AutoencoderTraining
 from ldm_train.training.callbacks.checkpoints import Keeping
 from ldm_train.training.callbacks.reconstructions import Reconstructions
+from ldm_train.training.callbacks.spent import Spent
 from ldm_train.training.run import Limits
 from ldm_train.training.run import run as fit
 
@@ -57,17 +58,19 @@ def train(config: DictConfig, limits: Limits, keeping: Keeping) -> str | None:
         seed=config.seed,
     )
     prepare(config, content="")
-    run_dir = Path(config.run_dir)
+    run_dir, spent = Path(config.run_dir), Spent()
     reason = fit(
         module,
         data,
         run_dir=run_dir,
         limits=limits,
         keeping=keeping,
-        callbacks=[Reconstructions(run_dir, every=config.pictures.every)],
+        callbacks=[Reconstructions(run_dir, every=config.pictures.every, spent=spent)],
         loggers=loggers,
         settings=plain(config),
         log_every=config.trainer.log_every_n_steps,
+        health_every=config.health.every,
+        spent=spent,
         options=options(config.trainer),
         first_rank=launched_rank() == 0,
     )

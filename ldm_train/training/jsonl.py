@@ -25,7 +25,8 @@ class JsonLinesLogger(Dashboard):
         super().__init__()
         self.run_dir = run_dir
         self.latest: dict[str, tuple[int, float]] = {}
-        self._line: dict[str, float] = {}
+        self._step = 0
+        self._lines: dict[str, dict[str, float]] = {}  # of that step, by file
         self._waiting: dict[str, str] = {}  # text by file
 
     def attempt(self, work: Callable[[], None]) -> None:
@@ -47,15 +48,12 @@ class JsonLinesLogger(Dashboard):
 
     @rank_zero_only
     def _write(self, values: Mapping[str, float], step: int) -> None:
-        clock = {name.removeprefix(CLOCK): value for name, value in values.items() if name.startswith(CLOCK)}
-        if clock:
-            self._append("timing.jsonl", {"step": step, **clock})
-        kept = {name: value for name, value in values.items() if not name.startswith(CLOCK)}
-        if kept:
-            if self._line.get("step") != step:
-                self.save()
-                self._line = {"step": step}
-            self._line.update(kept)
+        if step != self._step:
+            self.save()
+        self._step = step
+        for name, value in values.items():
+            file = "timing.jsonl" if name.startswith(CLOCK) else "metrics.jsonl"
+            self._lines.setdefault(file, {"step": step})[name.removeprefix(CLOCK)] = value
 
     @rank_zero_only
     def record(self, name: str, record: Record, step: int) -> None:
@@ -64,9 +62,9 @@ class JsonLinesLogger(Dashboard):
 
     @rank_zero_only
     def save(self) -> None:
-        if self._line:
-            line, self._line = self._line, {}
-            self._append("metrics.jsonl", line)
+        lines, self._lines = self._lines, {}
+        for file, line in lines.items():
+            self._append(file, line)
 
     @rank_zero_only
     def flush(self) -> None:

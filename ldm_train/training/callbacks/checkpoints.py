@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 from pytorch_lightning import Callback
 
 from ldm_train.training.base import Training
+from ldm_train.training.callbacks.spent import Spent
 from ldm_train.training.callbacks.step_log import step_ended
 from ldm_train.training.checkpoint_files import BEST, keep_as, last_checkpoint, prune, read_step
 from ldm_train.training.dashboards import CLOCK, flush, log_checkpoint
@@ -60,8 +61,9 @@ class Checkpoints(Callback):
             is on the disk.
     """
 
-    def __init__(self, run_dir: Path, keeping: Keeping, lines: JsonLinesLogger) -> None:
+    def __init__(self, run_dir: Path, keeping: Keeping, lines: JsonLinesLogger, *, spent: Spent | None = None) -> None:
         self.run_dir = run_dir
+        self.spent = spent or Spent()
         self.path = last_checkpoint(run_dir)
         self.keeping = keeping
         self.lines = lines
@@ -91,7 +93,8 @@ class Checkpoints(Callback):
         step = trainer.global_step
         due = step % self.keeping.every == 0 or step == trainer.max_steps or trainer.should_stop
         if self._is_best(step) or due:
-            self._save(trainer)
+            with self.spent("checkpoints"):
+                self._save(trainer)
 
     def state_dict(self) -> dict[str, float | int | str | None]:
         return {"best": self.best, "best_step": self.best_step, "best_of": self._best_of}
