@@ -98,7 +98,8 @@ def save(module: AutoencoderTraining, data: Pictures, run_dir: Path) -> None:
 
 
 def curve(run_dir: Path) -> list[dict[str, float]]:
-    """The lines of `metrics.jsonl` with a PSNR, without the rate and the gradient."""
+    """The lines of `metrics.jsonl` with a PSNR, without the rate, the gradient and what is told of the weights."""
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     measured = [line for line in lines if any(name.endswith("_psnr") for name in line)]
-    return [{name: round(value, 5) for name, value in line.items() if name not in ("lr", "grad_norm")} for line in measured]
+    shown = [[name for name in line if name not in ("lr", "grad_norm") and "/" not in name] for line in measured]
+    return [{name: round(line[name], 5) for name in names} for line, names in zip(measured, shown, strict=True)]

@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 from resource import RUSAGE_SELF, getpagesize, getrusage
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -15,7 +16,7 @@ from ldm_train.training.blocks import by_block, distances, local, squares
 from ldm_train.training.callbacks.spent import DATA, Spent
 from ldm_train.training.callbacks.step_log import is_logged, step_ended
 from ldm_train.training.callbacks.utilisation import Utilisation
-from ldm_train.training.dashboards import log_histogram, log_scalars, log_table
+from ldm_train.training.dashboards import Cell, log_histogram, log_scalars, log_table
 from ldm_train.training.ema import EMA
 from ldm_train.training.sharding import is_sharded
 
@@ -76,18 +77,16 @@ class Health(Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """What each block's weights changed by in a step: at last, and in the mean."""
-        if self._ratios:
-            last = self._ratios[-1]
-            means = {name: sum(ratios[name] for ratios in self._ratios) / len(self._ratios) for name in last}
-            log_table(
-                trainer, "update_ratios", ["block", "last", "mean"], [[name, last[name], means[name]] for name in last]
-            )
+        if self._last:
+            rows: list[list[Cell]] = [[name, ratio, self.ratios[name] / self.lines] for name, ratio in self._last.items()]
+            log_table(trainer, "update_ratios", ["block", "last", "mean"], rows)
 
-    def state_dict(self) -> dict[str, int]:
-        return {"steps": self.steps, "clipped": int(self.clipped)}
+    def state_dict(self) -> dict[str, Any]:
+        return {"steps": self.steps, "clipped": int(self.clipped), "lines": self.lines, "ratios": dict(self.ratios)}
 
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.steps, self.clipped = state_dict["steps"], state_dict["clipped"]
+        self.lines, self.ratios = state_dict["lines"], state_dict["ratios"]
 
     def _weights(self, module: Training) -> dict[str, float]:
         """How much of its length each block of weights has moved in this step, and how far the average is from them all."""
