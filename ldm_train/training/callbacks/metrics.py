@@ -1,7 +1,6 @@
 """Metrics of sets of pictures while a run trains: those drawn from captions, against the true ones."""
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 import pytorch_lightning as pl
@@ -15,6 +14,7 @@ from ldm_train.encoders.features import Features, Pixels
 from ldm_train.generation import Generation, Recipe
 from ldm_train.metrics.drawings import background_accuracy, nearest
 from ldm_train.metrics.sets import clip_score, measures, rank_deficient, retrieval_at_1
+from ldm_train.training.callbacks.spent import Spent
 from ldm_train.training.callbacks.step_log import step_ended
 from ldm_train.training.compared import Compared, choose, over_ranks, say
 from ldm_train.training.dashboards import log_record, log_scalars
@@ -56,7 +56,7 @@ class Metrics(Callback):
         generation: makes the pictures of the module's network and text encoder.
         every: optimizer steps; also at the end of the run.
         kept: where the true pictures' features are kept; None for no longer than the run.
-        spent: accounts for the time that it takes, by name.
+        spent: what its time is added to.
     """
 
     def __init__(
@@ -67,14 +67,14 @@ class Metrics(Callback):
         *,
         every: int,
         kept: KeptFeatures | None,
-        spent: Callable[[str], AbstractContextManager[object]] = nullcontext,
+        spent: Spent | None = None,
     ) -> None:
         self.ema = ema
         self.generation = generation
         self.measuring = measuring
         self.every = every
         self.kept = kept
-        self.spent = spent
+        self.spent = spent or Spent()
         self.extractors: list[Features] = [Pixels()] if measuring.features is None else [Pixels(), measuring.features]
         self._compared: Compared | None = None
         self._real: Mapping[str, Tensor] = {}
