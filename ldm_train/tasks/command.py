@@ -20,6 +20,8 @@ VERBS = {
     "sample": "draw pictures for prompts with a trained run",
     "evaluate": "measure a trained run on what it never saw",
     "export": "write a run's trained weights, or an average of any length, as a safetensors file",
+    "report": "write one page about runs: curves, pictures, metrics, settings, what went wrong",
+    "runs": "list the runs below a folder: state, speed, best metrics, what differs",
     "train_autoencoder": "train a KL autoencoder on pictures",
 }
 SWEEPING = {"-m", "--multirun", "--dry-run"}
