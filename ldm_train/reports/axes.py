@@ -56,8 +56,8 @@ def number(value: float) -> str:
     size = abs(value)
     if value == int(value) and size < 1e6:
         return f"{int(value):,}"
-    if size >= 1e6 or size < 1e-3:
-        mantissa, _, power = f"{value:.3g}".partition("e") if size < 1e-3 else f"{value:.2e}".partition("e")
+    if size >= 1e6 or size < 1e-4:
+        mantissa, _, power = f"{value:.3g}".partition("e") if size < 1e-4 else f"{value:.2e}".partition("e")
         return f"{float(mantissa):g}e{int(power)}" if power else mantissa
     return f"{value:,.4g}" if size < 1000 else f"{value:,.0f}"
 

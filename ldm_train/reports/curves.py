@@ -87,6 +87,13 @@ class Curves:
         return "; ".join(f"{shown.line.label}: {shown.told}" for shown in self.shown if not shown.line.faint)
 
     @property
+    def legend(self) -> list["Shown"]:
+        """A line for each label, the strongest; lines of one label are hidden together. Empty for a single one."""
+        found = {shown.line.label: shown for shown in self.shown}  # faint ones come first, and are overruled
+        order = dict.fromkeys(one.label for one in self.lines)
+        return [found[label] for label in order if label in found] if len(found) > 1 else []
+
+    @property
     def cut(self) -> int:
         """How many points the longest line has, if not all of them are drawn."""
         longest = max((len(shown.line.x) for shown in self.shown), default=0)
@@ -149,6 +156,11 @@ class Shown:
                 words.append(f"{'M' if lift else 'L'}{x_axis.place(float(self.line.x[i])):.4g} {place:.4g}")
             lift = not isfinite(y)
         return "".join(words)
+
+    def marks(self, x_axis: Axis, y_axis: Axis) -> str:
+        """The path of its dots, which have no length and round ends."""
+        points = [(x, y) for x, y in zip(self.line.x.tolist(), self.line.y.tolist(), strict=True) if isfinite(y)]
+        return "".join(f"M{x_axis.place(x):.4g} {100 - y_axis.place(y):.4g}h0" for x, y in points if self.line.dots)
 
     def band(self, x_axis: Axis, y_axis: Axis) -> str:
         """The path around its band; empty where it has none."""

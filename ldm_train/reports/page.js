@@ -21,8 +21,8 @@
   const text = (value) => {
     const size = Math.abs(value);
     if (Number.isInteger(value) && size < 1e6) return value.toLocaleString("en");
-    if (size >= 1e6 || size < 1e-3) return value.toExponential(2).replace(/\.?0+e/, "e").replace("e+", "e");
-    return Number(value.toPrecision(size < 1000 ? 4 : 15)).toLocaleString("en", { maximumFractionDigits: size < 1000 ? 7 : 0 });
+    if (size >= 1e6 || size < 1e-4) return value.toExponential(2).replace(/\.?0+e/, "e").replace("e+", "e");
+    return Number(value.toPrecision(size < 1000 ? 4 : 15)).toLocaleString("en", { maximumFractionDigits: size < 1000 ? 8 : 0 });
   };
   const round = (least) => {
     const power = 10 ** Math.floor(Math.log10(least));
@@ -74,14 +74,15 @@
     }
 
     legend() {
-      this.figure.querySelectorAll(".legend li").forEach((item, i) => {
+      this.figure.querySelectorAll(".legend li").forEach((item) => {
+        const label = item.textContent;
         const key = make("button", { type: "button" });
         key.append(...item.childNodes);
         key.setAttribute("aria-pressed", "true");
         item.append(key);
         key.addEventListener("click", () => {
-          if (!this.hidden.delete(i)) this.hidden.add(i);
-          key.setAttribute("aria-pressed", String(!this.hidden.has(i)));
+          if (!this.hidden.delete(label)) this.hidden.add(label);
+          key.setAttribute("aria-pressed", String(!this.hidden.has(label)));
           this.draw();
         });
       });
@@ -103,6 +104,10 @@
       on("pointercancel", (event) => this.release(event, false));
       on("pointerleave", () => this.read(null));
       on("dblclick", () => this.show(null));
+    }
+
+    get visible() {
+      return this.lines.filter((line) => !this.hidden.has(line.label));
     }
 
     get range() {
@@ -189,7 +194,7 @@
       if (share === null) return void (this.axis.textContent = this.name);
       const wanted = this.at(share);
       const near = (line) => line.x.reduce((best, x, i) => (Math.abs(x - wanted) < Math.abs(line.x[best] - wanted) ? i : best), 0);
-      const seen = this.lines.filter((line, i) => !this.hidden.has(i) && line.x.length);
+      const seen = this.visible.filter((line, i, all) => all.findLastIndex((other) => other.label === line.label) === i);
       if (!seen.length) return;
       const closest = Math.min(...seen.map((line) => Math.abs(line.x[near(line)] - wanted)));
       const x = seen.map((line) => line.x[near(line)]).find((one) => Math.abs(one - wanted) === closest);
@@ -201,7 +206,7 @@
 
     draw() {
       const [left, right] = this.range;
-      const visible = this.lines.filter((line, i) => !this.hidden.has(i));
+      const { visible } = this;
       const strong = visible.filter((line) => !line.kind.includes("faint"));
       const values = (strong.length ? strong : visible).flatMap((line) =>
         line.y.filter((y, i) => usable(y, this.log) && line.x[i] >= left && line.x[i] <= right));
@@ -218,17 +223,19 @@
       const Y = (y) => Math.max(-50, Math.min(150, 100 - place(y, low, high, this.log))).toFixed(3);
       this.svg.replaceChildren();
       this.axes(left, right, low, high);
-      const order = this.lines.map((line, i) => [line, i]).filter(([, i]) => !this.hidden.has(i));
-      for (const [line] of order) if (line.low) drawn("path", `band c${line.colour}`, this.svg).setAttribute("d", this.band(line, X, Y));
-      for (const [line] of order) {
+      for (const line of visible) if (line.low) drawn("path", `band c${line.colour}`, this.svg).setAttribute("d", this.band(line, X, Y));
+      for (const line of visible) {
         let lift = true;
         const words = line.x.map((x, i) => {
           if (!usable(line.y[i], this.log)) return (lift = true), "";
           const word = `${lift ? "M" : "L"}${X(x)} ${Y(line.y[i])}`;
           lift = false;
-          return line.kind.includes("dots") ? `${word}h0` : word;
+          return word;
         });
         drawn("path", `line c${line.colour} ${line.kind}`, this.svg).setAttribute("d", words.join(""));
+        if (!line.kind.includes("dots")) continue;
+        const dots = words.map((word) => word.replace("L", "M") + (word && "h0")).join("");
+        drawn("path", `dot c${line.colour}`, this.svg).setAttribute("d", dots);
       }
       this.whole.hidden = !this.zoom.range;
       this.scale.setAttribute("aria-pressed", String(this.log));

@@ -54,6 +54,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "dtype": ("float16", "bfloat16", "float32"),
     "trust": ("content", "stat"),
     "resume": ("auto", "never"),
+    "format": ("table", "json"),
     "checkpoint.best_is": ("lowest", "highest"),
     "device": ("auto", "cpu", "cuda", "cuda:0", "mps", "xpu"),
     "trainer.accelerator": ("auto", "cpu", "gpu", "cuda", "mps", "tpu"),

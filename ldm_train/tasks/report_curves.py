@@ -1,7 +1,7 @@
 """A report's curves: what was logged over the steps, of one run or of several in the same plots."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,10 +13,16 @@ SMOOTHED = 40  # stretches of a run, over one of which a noisy curve is averaged
 FEW = 40  # values, which are marked each
 WIDE = 10.0  # from the lowest to the highest value times this much, a logarithmic axis shows more
 LIMITS = ("_low", "_high")
-FORMS = {"validation_loss": "validation_loss_raw", "validation_noise_mse": "validation_noise_mse_raw"}
-
-# Of which noise a step meets its loss, its gradient and the speed are as noisy.
+MEASURED = ("validation_loss", "validation_loss_raw", "validation_noise_mse", "validation_noise_mse_raw")
 LOSSES = ("loss", "noise_mse")
+METRICS = {
+    "kid": "KID",
+    "fid": "FID",
+    "precision": "Precision",
+    "recall": "Recall",
+    "clip_score": "CLIP score",
+    "clip_retrieval_at_1": "CLIP retrieval at 1",
+}
 HEALTH = {
     "grad_norm": "Gradient norm",
     "lr": "Learning rate",
@@ -54,19 +60,17 @@ def losses(shown: Sequence[Shown]) -> Charts:
 
 
 def validation(shown: Sequence[Shown]) -> Charts:
-    """What was measured on held-out examples, and what else the loss says."""
-    measured = [
-        _plot(shown, {"validation_loss": "averaged weights", "validation_loss_raw": "raw weights"}, "Validation loss"),
-        _plot(shown, {"validation_noise_mse": "averaged weights", "validation_noise_mse_raw": "raw weights"},
-              "Error of the noise, held-out examples"),
-        _noisy(shown, "noise_mse", "Error of the noise, in training"),
-    ]  # fmt: skip
-    return Charts(measured)
+    """What was measured on held-out examples, and the error of the noise that the losses imply."""
+    forms = {"validation_loss": "averaged weights", "validation_loss_raw": "raw weights"}
+    errors = {"validation_noise_mse": "held out, averaged weights", "validation_noise_mse_raw": "held out, raw weights"}
+    measured, implied = _plot(shown, forms, "Validation loss"), _noisy(shown, "noise_mse", "Error of the noise")
+    beside = _plot(shown, errors, "", beside=True)
+    return Charts([measured, replace(implied, lines=[*implied.lines, *beside.lines])])
 
 
 def metrics(shown: Sequence[Shown]) -> Charts:
     """A plot for each metric of sets of pictures."""
-    return Charts([_plot(shown, {name: ""}, name.removeprefix("metrics/")) for name in metric_names(shown)])
+    return Charts([_plot(shown, {name: ""}, metric_title(name)) for name in metric_names(shown)])
 
 
 def health(shown: Sequence[Shown]) -> Charts:
@@ -87,12 +91,13 @@ def machine(shown: Sequence[Shown]) -> Charts:
         - CLOCK.keys() - {*UNSHOWN}
     )  # fmt: skip
     titles = CLOCK | {name: _title(name.removeprefix("time/")) for name in others}
-    return Charts([_plot(shown, {name: ""}, title, log=False) for name, title in titles.items()])
+    speed, *rest = titles.items()
+    return Charts([_noisy(shown, *speed, log=False), *(_plot(shown, {name: ""}, title, log=False) for name, title in rest)])
 
 
 def others(shown: Sequence[Shown]) -> Charts:
     """Whatever else was logged."""
-    known = {*LOSSES, *HEALTH, *CLOCK, *FORMS, *FORMS.values()}
+    known = {*LOSSES, *HEALTH, *CLOCK, *MEASURED}
     found: dict[str, None] = {}
     for one in shown:
         for name in one.run.series:
@@ -106,6 +111,15 @@ def metric_names(shown: Sequence[Shown]) -> list[str]:
     """The metrics of sets of pictures that any of the runs logged."""
     found = {name for one in shown for name in one.run.series if name.startswith("metrics/")}
     return sorted(name for name in found if not any(_is_limit(name, one.run) for one in shown))
+
+
+def metric_title(name: str) -> str:
+    """As people call it, with what extracted the features or embedded the pictures behind it."""
+    own = name.removeprefix("metrics/")
+    for short in sorted(METRICS, key=len, reverse=True):
+        if own.startswith(f"{short}_"):
+            return f"{METRICS[short]} ({own.removeprefix(short)[1:]})"
+    return _title(own)
 
 
 def lower_is_better(name: str) -> bool:
@@ -122,44 +136,41 @@ def best(name: str, series: Series) -> tuple[int, float] | None:
     return int(kept.steps[at]), float(kept.values[at])
 
 
-def _noisy(shown: Sequence[Shown], name: str, title: str) -> Curves:
-    """Each logged value in the back, their running mean before it."""
-    lines, widths = [], set()
+def _noisy(shown: Sequence[Shown], name: str, title: str, *, log: bool | None = None) -> Curves:
+    """Each logged value in the back, their running mean (twice, so that no edge shows) before it."""
+    lines, spans = [], set()
     for one in (one for one in shown if name in one.run.series):
         series = one.run.series[name]
-        steps, width = series.steps.astype(np.float64), 2 * (len(series.values) // (2 * SMOOTHED)) + 1
+        steps, width = series.steps.astype(np.float64), 2 * (len(series.values) // (4 * SMOOTHED)) + 1
+        logged = Line(one.label("as logged" if one.alone else ""), steps, series.values, colour=one.number)
+        lines.append(replace(logged, faint=width > 1))
         if width > 1:
-            widths.add(width)
-            lines.append(Line(one.label("as logged"), steps, series.values, colour=one.number, faint=True))
-        label = one.label("mean") if width > 1 else one.label("" if not one.alone else "as logged")
-        lines.append(Line(label, steps, smooth(series.values, width) if width > 1 else series.values, colour=one.number))
-    told = f"means over {' or '.join(str(width) for width in sorted(widths))} logged steps" if widths else ""
-    return Curves(title, lines, log=_is_wide(lines), note=told)
+            mean = smooth(smooth(series.values, width), width)
+            lines.append(Line(one.label("mean" if one.alone else ""), steps, mean, colour=one.number))
+            spans.add(2 * width - 1)
+    told = f"running means over {' or '.join(map(str, sorted(spans)))} logged steps" if spans else ""
+    return Curves(title, lines, log=_is_wide(lines) if log is None else log, note=told)
 
 
-def _plot(shown: Sequence[Shown], named: dict[str, str], title: str, *, log: bool | None = None) -> Curves:
-    """Lines of the same unit; colours tell runs apart, or the lines of the only one."""
-    lines, bands = [], False
+def _plot(
+    shown: Sequence[Shown], named: dict[str, str], title: str, *, log: bool | None = None, beside: bool = False
+) -> Curves:
+    """Lines of the same unit; colours tell runs apart, or the lines of the only one.
+
+    Args:
+        named: what each series is called in the legend.
+        beside: they are drawn beside another line of each run.
+    """
+    lines = []
     for one in shown:
-        found = {name: words for name, words in named.items() if name in one.run.series}
-        for i, (name, words) in enumerate(found.items()):
-            low, high = _limits(one.run, name)
-            bands |= low is not None
-            series = one.run.series[name]
-            lines.append(
-                Line(
-                    one.label(words or ("value" if one.alone else "")),
-                    series.steps.astype(np.float64),
-                    series.values,
-                    low,
-                    high,
-                    colour=i if one.alone else one.number,
-                    dashed=i > 0 and not one.alone,
-                    dots=len(series.steps) <= FEW,
-                )
-            )
-    return Curves(title, lines, log=_is_wide(lines) if log is None else log and _is_positive(lines),
-                  note="bands: 95 % intervals" if bands else "")  # fmt: skip
+        found = [name for name in named if name in one.run.series]
+        for i, name in enumerate(found, start=int(beside)):
+            series, (low, high) = one.run.series[name], _limits(one.run, name)
+            label, steps = one.label(named[name] or ("value" if one.alone else "")), series.steps.astype(np.float64)
+            line = Line(label, steps, series.values, low, high, dots=len(steps) <= FEW)
+            lines.append(replace(line, colour=i if one.alone else one.number, dashed=i > 0 and not one.alone))
+    log = _is_wide(lines) if log is None else log and _is_positive(lines)
+    return Curves(title, lines, log=log, note="bands: 95 % intervals" if any(one.low is not None for one in lines) else "")
 
 
 def _limits(run: RunRead, name: str) -> tuple[NDArray[np.float64] | None, NDArray[np.float64] | None]:
@@ -186,4 +197,4 @@ def _is_positive(lines: Sequence[Line]) -> bool:
 
 
 def _title(name: str) -> str:
-    return name.replace("_", " ")
+    return name[:1].upper() + name[1:].replace("_", " ")

@@ -13,7 +13,7 @@ from ldm_train.tasks.run_reading import RunRead
 from ldm_train.tasks.run_settings import chosen, differing, every_setting, names
 from ldm_train.tasks.run_state import state_of
 
-FIRST_METRICS = 3  # in the summary
+FIRST = ("validation_loss", "held_out_psnr", "metrics/kid", "metrics/clip_score", "metrics/retrieval")  # in the summary
 HOW = (
     "Drag across a plot to see a part of it, or spread two fingers; a double click shows all again. "
     "A line's name hides and shows it."
@@ -40,7 +40,7 @@ def page(runs: Sequence[RunRead]) -> Page:
             Section(
                 "Loss by noise level",
                 report_bins.blocks(shown),
-                "The validation loss at each log-SNR: high where a picture is nearly clean, low where it is nearly noise.",
+                "The validation loss at each log-SNR, which is high where a picture is nearly clean.",
             ),
             Section("Health", [report_curves.health(shown), report_curves.others(shown)]),
             Section("Speed and time", [report_curves.machine(shown), *report_results.time_spent(shown)]),
@@ -69,17 +69,21 @@ def picture_sections(shown: Sequence[Shown], budget: Budget) -> list[Section]:
 def summary(one: Shown) -> list[tuple[str, str]]:
     """The few numbers that one asks for first."""
     run, rows = one.run, []
-    rows.append(("step", f"{run.step:,} of {run.max_steps:,}"))
+    whole = run.step == run.max_steps
+    rows.append(("steps", f"{run.step:,}") if whole else ("step", f"{run.step:,} of {run.max_steps:,}"))
     if duration := report_story.duration_of(run):
         rows.append(("took", duration))
     if "loss" in run.series and not run.of_autoencoder:
         tail = run.series["loss"].finite.values[-max(1, len(run.series["loss"].values) // 20) :]
         rows.append(("training loss, lately", number(float(tail.mean())) if len(tail) else "not finite"))
-    measured = ["validation_loss", "held_out_psnr", *report_curves.metric_names([one])[:FIRST_METRICS]]
-    for name in (name for name in measured if name in run.series):
-        found = best(name, run.series[name])
+    metrics = report_curves.metric_names([one])
+    for first in FIRST:
+        name = next((name for name in metrics if name.startswith(first)), first)
+        found = best(name, run.series[name]) if name in run.series else None
         if found is not None:
-            rows.append((f"best {name.removeprefix('metrics/').replace('_', ' ')}", number(found[1])))
+            words = report_curves.metric_title(name)
+            words = words if words[1:2].isupper() else words[:1].lower() + words[1:]
+            rows.append((f"best {words}", number(found[1])))
     if "time/samples_per_second" in run.series:
         speeds = run.series["time/samples_per_second"].finite.values
         rows += [("examples per second", number(float(f"{sorted(speeds)[len(speeds) // 2]:.3g}")))] if len(speeds) else []

@@ -89,7 +89,9 @@ def _grown(one: Shown, budget: Budget) -> Block:
         return Pictures([drawn], one.label(f"A row a step, {span}from above; a column a prompt"), prompts)
     kept = [list(steps.items())[i] for i in _evenly(len(steps), GROWTH)] if len(steps) > 1 else []
     rows = [budget.read(path, f"pictures drawn at step {step:,}", f"step {step:,}") for step, path in kept]
-    return Pictures([row for row in rows if row is not None], one.label("A row a step; a column a prompt"), prompts, rows=True)
+    return Pictures(
+        [row for row in rows if row is not None], one.label("A row a step; a column a prompt"), prompts, rows=True
+    )
 
 
 def _latest(one: Shown, budget: Budget, prefix: str, told: str, *, columns: Sequence[str] = ()) -> Pictures:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from ldm_train.reports.axes import number
 from ldm_train.reports.blocks import Block, Command, Table
 from ldm_train.reports.charts import Bars
-from ldm_train.tasks.report_curves import FORMS, SHARES, Shown, best, lower_is_better, metric_names
+from ldm_train.tasks.report_curves import MEASURED, SHARES, Shown, best, lower_is_better, metric_names, metric_title
 from ldm_train.tasks.run_settings import value
 
 ROWS = 200  # of a table in an evaluation
@@ -20,12 +20,12 @@ SHARE_WORDS = {
 def logged(shown: Sequence[Shown]) -> Table:
     """What was measured while a run trained: the last value, and the best one with its step."""
     rows = []
-    for name in [*FORMS, "held_out_psnr", "train_psnr", *metric_names(shown)]:
+    for name in [*MEASURED, "held_out_psnr", "train_psnr", *metric_names(shown)]:
         for one in (one for one in shown if name in one.run.series):
             series = one.run.series[name].finite
             found = best(name, series)
             if found is not None:
-                words = name.removeprefix("metrics/").replace("_", " ")
+                words = metric_title(name)
                 direction = "lowest" if lower_is_better(name) else "highest"
                 row = [words, number(series.last), number(found[1]), f"{found[0]:,}", direction]
                 rows.append(row if one.alone else [f"{words}, {one.name}", *row[1:]])
@@ -54,7 +54,9 @@ def time_spent(shown: Sequence[Shown]) -> list[Block]:
                   if len(s.values)}  # fmt: skip
         shares = {name: min(max(share, 0.0), 1.0) for name, share in shares.items()}
         rows = [("training", max(0.0, 1 - sum(shares.values()))), *shares.items()] if shares else []
-        found.append(Bars([(name, share, f"{share:.1%}") for name, share in rows], unit=one.label("share of the wall-clock")))
+        found.append(
+            Bars([(name, share, f"{share:.1%}") for name, share in rows], unit=one.label("share of the wall-clock"))
+        )
     return found
 
 

@@ -26,7 +26,8 @@ def troubles(run: RunRead) -> Iterator[str]:
     """What is worth a word beside the state."""
     if run.nonfinite:
         first, last = min(run.nonfinite), max(run.nonfinite)
-        yield f"{len(run.nonfinite):,} steps were not finite and were left out, from step {first:,} to {last:,}"
+        several = f"{len(run.nonfinite):,} steps were not finite and were left out, from step {first:,} to {last:,}"
+        yield several if first < last else f"step {first:,} was not finite and was left out"
     failures = [told for start in run.starts[:-1] if (told := ended(start)) and told.startswith("failed")]
     yield from (f"an earlier start {told}" for told in failures)
     if len(run.starts) > 1:

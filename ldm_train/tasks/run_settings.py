@@ -11,7 +11,7 @@ from ldm_train.tasks.config import defaults
 from ldm_train.tasks.run_reading import Plain, RunRead, settings
 
 NOT_OF_THE_RUN = {"run_dir", "resume", "debug", "max_time"}  # differ without a difference in what is trained
-ABSENT = "–"
+ABSENT = "(none)"
 
 
 def names(paths: Sequence[Path]) -> list[str]:
