@@ -93,7 +93,7 @@ def locked(config: DictConfig) -> Iterator[None]:
     if launched_rank() == 0:
         run_dir.mkdir(parents=True, exist_ok=True)
         try:
-            own.acquire(timeout=MOMENT, poll_interval=MOMENT / 10)
+            own.acquire(timeout=MOMENT, poll_interval=0.03)
         except Timeout:
             raise ValueError(
                 f"run_dir={run_dir} belongs to a run that is still going; wait for its end, or choose another run_dir"

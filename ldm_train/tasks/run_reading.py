@@ -7,6 +7,7 @@ a picture broken, the run older than what would read it.
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -196,8 +197,10 @@ def _series(path: Path, prefix: str, notes: list[str]) -> dict[str, Series]:
 
 def _is_binned(line: Plain) -> bool:
     edges, loss = line.get("edges"), line.get("loss")
-    numbers = isinstance(edges, list) and isinstance(loss, list) and all(isinstance(v, int | float) for v in edges + loss)
-    return numbers and isinstance(edges, list) and isinstance(loss, list) and len(edges) == len(loss) + 1 > 1
+    if not isinstance(edges, list) or not isinstance(loss, list) or len(edges) != len(loss) + 1 or not loss:
+        return False
+    numbers = all(isinstance(value, int | float) for value in edges + loss)
+    return numbers and all(low < high for low, high in pairwise(edges))
 
 
 def _evaluations(path: Path) -> dict[str, Plain]:

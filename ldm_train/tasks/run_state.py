@@ -35,7 +35,7 @@ def state_of(run: RunRead) -> State:
         word: Word = "interrupted" if told.startswith("interrupted") else "failed"
         return State(word, f"{told[:1].upper()}{told[1:]}, at {place}")
     if told is not None or run.step >= run.max_steps > 0:
-        return State("finished", f"Finished, after {run.step:,} steps")
+        return State("finished", f"Finished, after {run.step or run.max_steps:,} steps")
     if run.locked is None:
         return State("stopped", f"Stopped or still running, at {place}")
     if not run.series:
