@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from ldm_train.reports.curves import Charts, Curves, Line, smooth
 from ldm_train.tasks.run_reading import RunRead, Series
 
-SMOOTHED = 40  # stretches of a run, over one of which a noisy curve is averaged
+SMOOTHED = 40  # stretches of a run, over one of which the values around each are averaged, twice
 FEW = 40  # values, which are marked each
 WIDE = 10.0  # from the lowest to the highest value times this much, a logarithmic axis shows more
 LIMITS = ("_low", "_high")
@@ -141,7 +141,7 @@ def _noisy(shown: Sequence[Shown], name: str, title: str, *, log: bool | None = 
     lines, spans = [], set()
     for one in (one for one in shown if name in one.run.series):
         series = one.run.series[name]
-        steps, width = series.steps.astype(np.float64), 2 * (len(series.values) // (4 * SMOOTHED)) + 1
+        steps, width = series.steps.astype(np.float64), 2 * (len(series.values) // (2 * SMOOTHED)) + 1
         logged = Line(one.label("as logged" if one.alone else ""), steps, series.values, colour=one.number)
         lines.append(replace(logged, faint=width > 1))
         if width > 1:

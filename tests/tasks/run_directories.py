@@ -14,13 +14,13 @@ from ldm_train.tasks.config import compose
 
 MAX_STEPS = 400
 EDGES = [-8.0, -4.0, -2.0, 0.0, 2.0, 4.0, 8.0]
-METRICS = {
+METRICS: Mapping[str, Callable[[float], float]] = {
     "metrics/kid_efficientnet_lite0": lambda x: 0.2 * x + 0.01,
     "metrics/fid_efficientnet_lite0": lambda x: 80 * x + 9,
     "metrics/precision_efficientnet_lite0": lambda x: 1 - x,
     "metrics/clip_retrieval_at_1_ViT-B-32": lambda x: 0.9 - 0.9 * x,
     "metrics/retrieval_at_1": lambda x: 1 - x,
-}  # type: Mapping[str, Callable[[float], float]]
+}
 FINISHED = {"time": "2026-01-01T12:40:00+00:00", "step": MAX_STEPS, "as": "finished"}
 HOSTILE = "</script><script>alert(1)</script> \"><img src=x onerror='alert(2)'> \u202egnp"
 

@@ -175,41 +175,40 @@ def write(name: str, content: bytes) -> Callable[[Path], None]:
     return lambda run: (run / name).write_bytes(content) and None
 
 
-@pytest.mark.parametrize(
-    ("damage", "gone", "told"),
-    [
-        (remove("validation.jsonl"), "loss by noise level", ""),
-        (remove("samples"), "pictures", ""),
-        (remove("growth.png"), "", "step 200"),
-        (remove("growth.png", "samples"), "pictures over the training", ""),
-        (remove("evaluations", "nonfinite", "samples/prompts.json"), "", ""),
-        (remove("timing.jsonl"), "speed and time", ""),
-        (remove("run.json"), "starts", "run.json is not there"),
-        (remove("metrics.jsonl", "timing.jsonl", "validation.jsonl"), "loss", "Finished, after 400 steps"),
-        (remove("*.jsonl", "samples", "growth.png", "evaluations", "nonfinite"), "health", ""),
-        (append("metrics.jsonl", '{"step": 405, "lo'), "", ""),
-        (append("metrics.jsonl", 'nonsense\n{"step": 410, "loss": 1.0}\n[1]\n{"loss": 1}\n{"step": 4'), "", "3 of 85 lines"),
-        (append("validation.jsonl", '{"step": 500, "edges": [0, 1], "loss": ["x"]}\n{"step": 600, "edges": 3}\n'), "", ""),
-        (append("validation.jsonl", '{"step": 500, "weights": "ema", "edges": [1, 1], "loss": [1]}\n'), "", ""),
-        (
-            append("validation.jsonl", '{"step": 500, "weights": "ema", "edges": [-Infinity, 0, Infinity], "loss": [1, NaN]}\n'),
-            "",
-            "",
-        ),
-        (write("metrics.jsonl", b"\xff\xfe\x00nonsense\n"), "loss", "1 of 1 lines"),
-        (write("metrics.jsonl", b'{"step": 5, "loss": NaN}\n{"step": 6, "loss": -Infinity}\n'), "loss", ""),
-        (write("metrics.jsonl", b'{"step": 5, "loss": 0.5}\n'), "", "0.5"),
-        (write("metrics.jsonl", b'{"step": 5, "loss": 0}\n{"step": 9, "loss": -1e300}\n{"step": 10, "loss": 1e300}\n'), "", ""),
-        (write("growth.png", b"broken"), "", "step 200"),
-        (write("samples/step-00000400.png", b""), "", "step 200"),
-        (write("samples/prompts.json", b'{"prompts": 3}'), "", ""),
-        (write("evaluations/other.json", b"{"), "", ""),
-        (write("evaluations/other.json", b'{"kind": "evaluation", "sweep": [{}], "a": [], "b": {"c": [1.5, null]}}'), "", ""),
-        (write("nonfinite/step-00000110-rank-0.json", b'{"examples": [3]}'), "", "2 steps were not finite"),
-        (write("run.json", b'{"starts": [{"ended": 3}, 4]}'), "", ""),
-        (write("run.json", b"[]"), "starts", "run.json cannot be read"),
-    ],
-)  # fmt: skip
+DAMAGES = [
+    (remove("validation.jsonl"), "loss by noise level", ""),
+    (remove("samples"), "pictures", ""),
+    (remove("growth.png"), "", "step 200"),
+    (remove("growth.png", "samples"), "pictures over the training", ""),
+    (remove("evaluations", "nonfinite", "samples/prompts.json"), "", ""),
+    (remove("timing.jsonl"), "speed and time", ""),
+    (remove("run.json"), "starts", "run.json is not there"),
+    (remove("metrics.jsonl", "timing.jsonl", "validation.jsonl"), "loss", "Finished, after 400 steps"),
+    (remove("*.jsonl", "samples", "growth.png", "evaluations", "nonfinite"), "health", ""),
+    (append("metrics.jsonl", '{"step": 405, "lo'), "", ""),
+    (append("metrics.jsonl", 'nonsense\n{"step": 410, "loss": 1.0}\n[1]\n{"loss": 1}\n{"step": 4'), "", "3 of 85 lines"),
+    (append("validation.jsonl", '{"step": 500, "edges": [0, 1], "loss": ["x"]}\n{"step": 600, "edges": 3}\n'), "", ""),
+    (append("validation.jsonl", '{"step": 500, "weights": "ema", "edges": [1, 1], "loss": [1]}\n'), "", ""),
+    (append("validation.jsonl", '{"step": 500, "weights": "ema", "edges": [-Infinity, 0, Infinity], "loss": [1, NaN]}\n'),
+     "", ""),
+    (write("metrics.jsonl", b"\xff\xfe\x00nonsense\n"), "loss", "1 of 1 lines"),
+    (write("metrics.jsonl", b'{"step": 5, "loss": NaN}\n{"step": 6, "loss": -Infinity}\n'), "loss", ""),
+    (write("metrics.jsonl", b'{"step": 5, "loss": 0.5}\n'), "", "0.5"),
+    (write("metrics.jsonl", b'{"step": 5, "loss": 0}\n{"step": 9, "loss": -1e300}\n{"step": 11, "loss": 1e300}\n'),
+     "", ""),
+    (write("growth.png", b"broken"), "", "step 200"),
+    (write("samples/step-00000400.png", b""), "", "step 200"),
+    (write("samples/prompts.json", b'{"prompts": 3}'), "", ""),
+    (write("evaluations/other.json", b"{"), "", ""),
+    (write("evaluations/other.json", b'{"kind": "evaluation", "sweep": [{}], "a": [], "b": {"c": [1.5, null]}}'),
+     "", ""),
+    (write("nonfinite/step-00000110-rank-0.json", b'{"examples": [3]}'), "", "2 steps were not finite"),
+    (write("run.json", b'{"starts": [{"ended": 3}, 4]}'), "", ""),
+    (write("run.json", b"[]"), "starts", "run.json cannot be read"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("damage", "gone", "told"), DAMAGES)
 def test_what_is_missing_or_broken_is_left_out_or_told(
     damage: Callable[[Path], None], gone: str, told: str, run: Path, report: Callable[..., Read]
 ) -> None:
