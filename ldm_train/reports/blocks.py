@@ -107,8 +107,8 @@ class Pictures:
 
     @property
     def width(self) -> int:
-        """At which they are shown at most, pixels: twice their own."""
-        return 2 * max((one.embedded.width for one in self.pictures if one.embedded), default=160)
+        """At which they are shown at most, pixels: twice their own, so that small ones can be seen."""
+        return max([480, *(2 * one.embedded.width for one in self.pictures if one.embedded)])
 
 
 @dataclass(frozen=True)

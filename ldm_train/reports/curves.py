@@ -79,7 +79,8 @@ class Curves:
     def y_axis(self) -> Axis:
         """Of all but faint lines, unless there are no others: a single step must not flatten the rest."""
         strong = [s.line for s in self.shown if not s.line.faint] or [s.line for s in self.shown]
-        return Axis.around([float(v) for one in strong for v in one.y[np.isfinite(one.y)]], log=self.log)
+        parts = [part for one in strong for part in (one.y, one.low, one.high) if part is not None]
+        return Axis.around(np.concatenate(parts).tolist(), log=self.log)
 
     @property
     def summary(self) -> str:

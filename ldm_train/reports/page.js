@@ -209,7 +209,8 @@
       const { visible } = this;
       const strong = visible.filter((line) => !line.kind.includes("faint"));
       const values = (strong.length ? strong : visible).flatMap((line) =>
-        line.y.filter((y, i) => usable(y, this.log) && line.x[i] >= left && line.x[i] <= right));
+        [line.y, line.low || [], line.high || []].flatMap((part) =>
+          part.filter((y, i) => usable(y, this.log) && line.x[i] >= left && line.x[i] <= right)));
       let [low, high] = values.reduce(([a, b], y) => [Math.min(a, y), Math.max(b, y)], [Infinity, -Infinity]);
       if (!values.length) [low, high] = this.log ? [1, 10] : [0, 1];
       if (this.log) {

@@ -28,15 +28,7 @@ class Chromium:
         ours, its = os.pipe(), os.pipe()
         self.process = subprocess.Popen(
             # The browser reads from 3 and writes to 4.
-            [
-                "bash",
-                "-c",
-                f'exec "$@" 3<&{ours[0]} 4>&{its[1]}',
-                "-",
-                program,
-                *FLAGS,
-                profile,
-            ],
+            ["bash", "-c", f'exec "$@" 3<&{ours[0]} 4>&{its[1]}', "-", program, *FLAGS, profile],
             pass_fds=(ours[0], its[1]),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
