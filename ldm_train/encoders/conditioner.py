@@ -32,6 +32,9 @@ class TextEncoder(nn.Module):
         capacity: how many tokens of a caption are kept, those of start and end not counted.
     """
 
+    known_tokens: Tensor
+    known_states: Tensor
+
     def __init__(
         self,
         tower: TextTransformer,
@@ -52,7 +55,7 @@ class TextEncoder(nn.Module):
             )
         if layer not in ("last", "penultimate"):
             raise ValueError(f"text_encoder.layer={layer} must be last or penultimate")
-        self.tower = tower
+        self.tower: TextTransformer | None = tower
         self.context_length = context_length
         self.chunks = chunks
         self.capacity = chunks * (context_length - 2)
@@ -63,10 +66,10 @@ class TextEncoder(nn.Module):
         self.tokenization = {"context_length": context_length, "pad_token": pad_token, "chunks": chunks}
         self.layer = layer
         # Its output would be the similarity space of CLIP, which nothing here uses.
-        self.tower.text_projection = None
+        tower.text_projection = None
         self.requires_grad_(trained)
         if layer == "penultimate":
-            self.tower.transformer.resblocks[-1].requires_grad_(False)
+            tower.transformer.resblocks[-1].requires_grad_(False)
         self._tokenizer = Tokenizer(context_length=context_length)
 
     def tokenize(self, captions: list[str]) -> Tensor:
@@ -93,6 +96,8 @@ class TextEncoder(nn.Module):
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Hidden states (B, L, D) of token ids (B, L), each chunk's by itself, through the final norm."""
+        if self.tower is None:
+            return self._looked_up(tokens)
         last_layers = 1 if self.layer == "last" else 2
         states = self.tower.forward_intermediates(
             tokens.reshape(-1, self.context_length),
@@ -103,12 +108,26 @@ class TextEncoder(nn.Module):
         )
         return states["text_intermediates"][0].reshape(*tokens.shape, self.context_width)
 
+    @torch.no_grad()
+    def keep_only(self, captions: list[str]) -> None:
+        """Embed these captions once, and free the tower: all others need embeddings from a cache from here on."""
+        tokens = self.tokenize([*dict.fromkeys(["", *captions])])
+        self.register_buffer("known_states", self.embed(tokens), persistent=False)
+        self.register_buffer("known_tokens", tokens, persistent=False)
+        self.tower = None
+
+    def _looked_up(self, tokens: Tensor) -> Tensor:
+        matches = (tokens[:, None] == self.known_tokens).all(-1)
+        if not matches.any(1).all():
+            raise ValueError("the text encoder was freed, and a caption is not among those that it was to know")
+        return self.known_states[matches.int().argmax(1)]
+
     def forward(self, captions: Captions) -> Conditioning:
         """Conditioning of tokens (B, L), or of their cached embeddings."""
         states = (
             self.embed(captions.tokens)
             if captions.embeddings is None
-            else captions.embeddings.to(self.tower.ln_final.weight.dtype)
+            else captions.embeddings.to(self.known_states.dtype if self.tower is None else self.tower.ln_final.weight.dtype)
         )
         if self.vector_width is None:
             return Conditioning(tokens=states)

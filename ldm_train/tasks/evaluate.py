@@ -11,7 +11,7 @@ from ldm_train.tasks.config import build
 from ldm_train.tasks.evaluations import Subject
 from ldm_train.tasks.train import training_module
 from ldm_train.tasks.train_data import batches
-from ldm_train.training.callbacks.validation import validation_losses
+from ldm_train.training.held_out import held_out_losses
 
 
 def run(config: DictConfig) -> None:
@@ -25,8 +25,8 @@ def run(config: DictConfig) -> None:
     data = None if cache is None else batches(trained.config, together(open_caches(cache)))
     if data is not None and len(data.held_out):
         module = training_module(trained.config, trained.parts).to(trained.generation.device)
-        losses = validation_losses(module, data, batch_size=64, repeats=16)
-        numbers |= {f"validation_{name}": value for name, value in losses.items()} | {
+        losses = held_out_losses(module, data, batch_size=64, repeats=16)
+        numbers |= {f"validation_{name}": value for name, value in losses.scalars().items()} | {
             "held_out_examples": len(data.held_out)
         }
     numbers |= {

@@ -265,7 +265,7 @@ def git_state(folder: Path) -> dict[str, str | bool] | None:
 
 def _start_anew(run_dir: Path) -> None:
     """Without a checkpoint nothing is continued: an earlier start's lines would be doubled."""
-    for path in (run_dir / RECORD, *run_dir.glob("*.jsonl")):
+    for path in (run_dir / RECORD, *run_dir.glob("*.jsonl"), *(run_dir / "samples").glob("*")):
         path.unlink(missing_ok=True)
 
 

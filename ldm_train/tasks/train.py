@@ -3,11 +3,12 @@
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from ldm_train.data.datamodules import CachedLatents
 from ldm_train.diffusion.objective import Objective
 from ldm_train.diffusion.perturbations import Perturbations
+from ldm_train.encoders.conditioner import TextEncoder
 from ldm_train.encoders.latents import Scaling
 from ldm_train.tasks.assemble import Parts, build_recipe, build_weak, choose_device, load_weights
 from ldm_train.tasks.config import build
@@ -45,12 +46,15 @@ def train(config: DictConfig, limits: Limits, keeping: Keeping) -> str | None:
     parts, data, content = open_data(config)
     shown = drawing(config, data)
     weak = build_weak(config, parts, choose_device("cpu" if config.trainer.accelerator == "cpu" else "auto"))
-    parts.generation(parts.network, parts.text_encoder, torch.device("cpu"), weak).check(shown.prompts, shown.recipe)
+    for recipe in shown.recipes.values():
+        parts.generation(parts.network, parts.text_encoder, torch.device("cpu"), weak).check(shown.captions, recipe)
     ema: EMA = build(config.ema)
     resumed = prepare(config, content=content)
     if config.network.weights is not None and not resumed:
         step = load_weights(Path(config.network.weights), parts)
         print(f"starting from the averaged weights of {config.network.weights} at its step {step}")
+    if config.cache is not None and isinstance(parts.text_encoder, TextEncoder) and not parts.text_encoder.trained:
+        parts.text_encoder.keep_only(shown.captions)  # the cache has the embeddings of all others
     module = training_module(config, parts)
     if config.channels_last:
         module.to(memory_format=torch.channels_last)
@@ -67,7 +71,7 @@ def train(config: DictConfig, limits: Limits, keeping: Keeping) -> str | None:
         callbacks=[
             ema,
             Snapshots(run_dir, ema),
-            Validation(ema, every=config.validation.every, repeats=config.validation.repeats),
+            Validation(ema, **config.validation),
             Samples(
                 run_dir,
                 ema,
@@ -130,9 +134,29 @@ def training_module(config: DictConfig, parts: Parts) -> NoisePredictorTraining:
 def drawing(config: DictConfig, data: CachedLatents) -> Drawing:
     """The pictures to draw while training: of the config's prompts, or of held-out (else training) captions."""
     pictures = config.pictures
-    recipe = build_recipe(config, steps=pictures.steps, seed=pictures.seed)
+    scales = guidance_scales(config)
+    settings = [OmegaConf.merge(config, {"guidance": {"scale": scale}}) for scale in scales]
+    recipes = {
+        scale: build_recipe(one, steps=pictures.steps, seed=pictures.seed)  # type: ignore[arg-type]
+        for scale, one in zip(scales, settings, strict=True)
+    }
     examples = data.held_out if len(data.held_out) else torch.cat(data.train)
     examples = examples[:: max(1, len(data.held_out) // pictures.count)][: pictures.count]
-    captions = [data.latents.first_caption(example) for example in examples.tolist()]
-    prompts = captions if pictures.prompts is None else list(pictures.prompts)
-    return Drawing(prompts, recipe)
+    captions = {example: data.latents.first_caption(example) for example in examples.tolist()}
+    prompts = list(captions.values()) if pictures.prompts is None else list(pictures.prompts)
+    return Drawing(prompts, recipes, captions if len(data.held_out) else {})
+
+
+def guidance_scales(config: DictConfig) -> list[float]:
+    """At which the prompts' pictures are drawn.
+
+    Raises:
+        ValueError: no list of numbers, or one twice.
+    """
+    scales = config.pictures.guidance
+    if scales is None:
+        return [float(config.guidance.scale)]
+    numbers = [float(scale) for scale in scales if type(scale) in (int, float)] if isinstance(scales, ListConfig) else []
+    if not numbers or len(set(numbers)) != len(scales):
+        raise ValueError(f"pictures.guidance={scales} must be a list of different guidance scales, such as [1,2,4], or null")
+    return numbers

@@ -56,10 +56,9 @@ RULES = (
         lambda c: c.cache is not None and caches(c) == 1,
         "there is one cache, of which every epoch is all",
     ),
-    Rule(("train", "check"), ("pictures.count",), lambda c: bool(c.pictures.prompts), "pictures.prompts is given"),
     Rule(
         ("train",),
-        ("pictures.count", "pictures.every", "pictures.steps", "pictures.seed", "sampler"),
+        ("pictures.count", "pictures.every", "pictures.guidance", "pictures.steps", "pictures.seed", "sampler"),
         lambda c: c.pictures.prompts is not None and not c.pictures.prompts,
         "pictures.prompts=[] draws no pictures",
     ),
@@ -71,7 +70,7 @@ RULES = (
     ),
     Rule(
         ("train",),
-        ("validation.every", "validation.repeats"),
+        ("validation.every", "validation.repeats", "validation.bins", "validation.examples"),
         lambda c: c.held_out == 0 and bool(held(c)) and not any(held(c)),
         "held_out=0, and the cache's source names no held-out pictures",
     ),

@@ -9,7 +9,7 @@ from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 CLOCK = "time/"
-Record = dict[str, float | int | str | list[float] | list[str]]
+Record = dict[str, float | int | str | list[int] | list[float] | list[float | None] | list[str]]
 
 
 class JsonLinesLogger(Logger):

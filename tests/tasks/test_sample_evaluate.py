@@ -26,8 +26,7 @@ COMMON = {
     "spacing",
     "guidance",
     "seed",
-    "validation_loss",
-    "validation_noise_mse",
+    *(f"validation_{name}{end}" for name in ("loss", "noise_mse") for end in ("", "_low", "_high")),
     "held_out_examples",
 }
 DRAWINGS = {"retrieval_at_1", "background_accuracy", "drawing_psnr", "autoencoder_psnr", "pictures", "held_out_pairs"}

@@ -37,8 +37,8 @@ def tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[
         ("train", "cache=[a] cache_shares=[1.0]", "note: cache_shares=[1.0] has no effect: there is one cache"),
         (
             "train",
-            "pictures.count=4 pictures.prompts=[a]",
-            "note: pictures.count=4 has no effect: pictures.prompts is given",
+            "pictures.count=4 pictures.prompts=[]",
+            "note: pictures.count=4 has no effect: pictures.prompts=[] draws no pictures",
         ),
         ("train", "pictures.prompts=[] sampler=ddpm pictures.steps=5", "note: pictures.steps=5, sampler have no effect"),
         ("train", "cache=named held_out=0.1", "note: held_out=0.1 has no effect: the cache's source names its held-out"),

@@ -15,7 +15,8 @@ from ldm_train.data.crops import Buckets
 from ldm_train.data.datamodules import CachedLatents
 from ldm_train.data.decoding import decode, render
 from ldm_train.data.images import to_signed
-from ldm_train.training.callbacks.validation import Validation, validation_losses
+from ldm_train.training.callbacks.validation import Validation
+from ldm_train.training.held_out import held_out_losses
 
 SIZES = [(16, 16), (40, 20), (20, 40), (30, 31), (17, 16), (50, 34), (8, 16), (16, 64), (33, 50)]
 WORDS = ["crop=buckets", "crop.step=4", "image_size=16"]
@@ -113,8 +114,8 @@ def test_the_validation_loss_knows_no_batch_size(
 
     def at_the_end(self: Validation, trainer: object, module: object, *rest: object) -> None:
         for batch_size, world in ((1, 1), (2, 1), (64, 1)):
-            losses = validation_losses(module, trainer.datamodule, batch_size=batch_size, repeats=2, world=world)  # type: ignore[arg-type, attr-defined]
-            found.append(losses)
+            losses = held_out_losses(module, trainer.datamodule, batch_size=batch_size, repeats=2, world=world)  # type: ignore[arg-type, attr-defined]
+            found.append(losses.scalars())
 
     monkeypatch.setattr(Validation, "on_train_batch_end", at_the_end)
     assert train(bucketed, tmp_path / "run", *QUICK, "max_steps=1").code == 0

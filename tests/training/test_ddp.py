@@ -8,8 +8,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 DOUBLE = "trainer.precision=64-true"
 
@@ -65,6 +67,12 @@ def test_metrics_equal_those_of_one_process(two_ranks: Path, one: Path) -> None:
 def test_weights_equal_those_of_one_process(part: str, two_ranks: Path, one: Path) -> None:
     theirs = weights(one, part)
     assert (weights(two_ranks, part) - theirs).norm() < 1e-10 * theirs.norm()
+
+
+@pytest.mark.parametrize("name", ["step-00000008.png", "held-out-step-00000008.png", "growth.png"])
+def test_pictures_that_are_drawn_in_shares_equal_those_of_one_process(name: str, two_ranks: Path, one: Path) -> None:
+    ours, theirs = (np.asarray(Image.open(run_dir / "samples" / name)).astype(int) for run_dir in (two_ranks, one))
+    assert abs(ours - theirs).max() <= 1
 
 
 def test_files_are_written_by_one_rank_alone(two_ranks: Path, one: Path) -> None:

@@ -15,6 +15,7 @@ from torch.testing import assert_close
 
 STEPS = 8
 VALIDATED = {4, 8}
+INTERVAL = ("loss_low", "loss", "loss_high")
 CLOCK_WORDS = ("time", "second", "minute", "speed", "date")
 
 
@@ -52,6 +53,27 @@ def test_metrics_have_a_line_a_step_and_no_clock(trained: Path) -> None:
     assert {line["step"] for line in metrics if "validation_loss" in line} == VALIDATED
 
 
+def test_the_loss_is_told_by_log_snr_for_both_kinds_of_weights(trained: Path) -> None:
+    """The bins' means, weighed by what of the training falls into each, are the total."""
+    from ldm_train.diffusion.schedules import scaled_linear
+    from ldm_train.diffusion.timesteps import Uniform
+    from ldm_train.training.strata import Strata
+
+    records = lines(trained, "validation.jsonl")
+    assert [(r["step"], r["weights"]) for r in records] == [(s, w) for s in sorted(VALIDATED) for w in ("ema", "raw")]
+    totals = {line["step"]: line for line in lines(trained)}
+    strata = Strata.of(Uniform(), scaled_linear(), bins=len(records[0]["loss"]))
+    for record in records:
+        line, suffix = totals[record["step"]], "_raw" if record["weights"] == "raw" else ""
+        total = line[f"validation_loss{suffix}"]
+        assert record["edges"] == strata.edges.tolist()
+        assert (strata.shares * torch.tensor(record["loss"])).sum().item() == pytest.approx(total)
+        assert line[f"validation_loss{suffix}_low"] < total < line[f"validation_loss{suffix}_high"]
+        assert all(low <= mean <= high for low, mean, high in zip(*(record[n] for n in INTERVAL), strict=True))
+    last = totals[STEPS]
+    assert last["validation_loss"] != last["validation_loss_raw"]
+
+
 def test_timing_goes_to_a_file_of_its_own(trained: Path) -> None:
     timing = lines(trained, "timing.jsonl")
     assert [line["step"] for line in timing] == list(range(1, STEPS + 1))
@@ -80,8 +102,9 @@ def test_checkpoint_holds_plain_containers_and_both_kinds_of_weights(trained: Pa
 
 def test_run_directory_holds_config_and_samples(trained: Path) -> None:
     assert "max_steps: 8" in (trained / "config.yaml").read_text()
-    names = {f"{kind}step-{step:08d}.png" for kind in ("", "reverse-", "forward-") for step in VALIDATED}
-    assert {path.name for path in (trained / "samples").iterdir()} == names
+    kinds = ("", "held-out-", "reverse-", "forward-")
+    names = {f"{kind}step-{step:08d}.png" for kind in kinds for step in VALIDATED} | {"growth.png"}
+    assert {path.name for path in (trained / "samples").iterdir()} == names | {"prompts.json"}
     for name in names:
         with Image.open(trained / "samples" / name) as picture:
             picture.load()
@@ -92,7 +115,7 @@ def test_run_directory_holds_config_and_samples(trained: Path) -> None:
 def test_dashboard_lists_curves_and_pictures(trained: Path) -> None:
     events = EventAccumulator(str(trained / "tensorboard"), size_guidance={"images": 0}).Reload()
     assert {"loss", "noise_mse", "lr", "grad_norm", "validation_loss"} <= set(events.Tags()["scalars"])
-    assert {"samples", "reverse", "forward"} <= set(events.Tags()["images"])
+    assert {"samples", "held_out", "reverse", "forward", "growth"} <= set(events.Tags()["images"])
     assert [event.step for event in events.Scalars("loss")] == list(range(1, STEPS + 1))
     assert [event.step for event in events.Images("samples")] == sorted(VALIDATED)
     logged = {line["step"]: line["loss"] for line in lines(trained)}
@@ -165,13 +188,13 @@ def test_validation_does_not_depend_on_its_batch_size(cache: Path, trained: Path
     from ldm_train.tasks.assemble import build_parts, load_weights, read_config
     from ldm_train.tasks.train import training_module
     from ldm_train.tasks.train_data import batches
-    from ldm_train.training.callbacks.validation import validation_losses
+    from ldm_train.training.held_out import held_out_losses
 
     config = read_config(str(trained))
     parts = build_parts(config)
     load_weights(trained, parts)
     module, data = training_module(config, parts), batches(config, LatentCache(cache))
-    whole, single = (validation_losses(module, data, batch_size=size, repeats=2) for size in (64, 1))
+    whole, single = (held_out_losses(module, data, batch_size=size, repeats=2).scalars() for size in (64, 1))
     assert single == pytest.approx(whole, rel=1e-6)
     assert lines(trained)[-1]["validation_loss"] == pytest.approx(whole["loss"], rel=1e-6), "that of the averaged weights"
 

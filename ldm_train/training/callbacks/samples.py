@@ -1,7 +1,9 @@
-"""Pictures of fixed prompts while a run trains, and the reverse and the forward process of one as film strips."""
+"""Pictures while a run trains: of fixed prompts, of held-out captions beside the true ones, and one's way from noise."""
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -9,31 +11,51 @@ import torch
 from pytorch_lightning import Callback
 from torch import Tensor
 
-from ldm_train.data.datamodules import CachedLatents
 from ldm_train.data.images import save_png, to_bytes
-from ldm_train.diffusion.denoiser import Estimate
 from ldm_train.generation import Generation, Recipe
-from ldm_train.training.callbacks.pictures import grid
+from ldm_train.training.callbacks.film import Reverse, forward_strip, latents_of
+from ldm_train.training.callbacks.growth import grow
+from ldm_train.training.callbacks.pictures import draw_together, fitted, grid, pairs
 from ldm_train.training.callbacks.step_log import step_ended
 from ldm_train.training.dashboards import log_picture
 from ldm_train.training.ema import EMA
 from ldm_train.training.module import NoisePredictorTraining
-from ldm_train.training.sharding import is_sharded
 
-FRAMES = 8
-PREFIXES = {"samples": "", "reverse": "reverse-", "forward": "forward-"}
+COLUMNS = 8
+GROWTH = "growth.png"
+PREFIXES = {"samples": "", "held_out": "held-out-", "reverse": "reverse-", "forward": "forward-"}
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """Which pictures of a run are drawn, and how."""
+    """Which pictures of a run are drawn, and how.
+
+    Args:
+        prompts: the same ones every time; of the first, the way from noise is shown.
+        recipes: by guidance scale; each draws all prompts. The first one draws what else there is.
+        held_out: captions of held-out examples by the examples' numbers, drawn beside what the examples show.
+    """
 
     prompts: list[str]
-    recipe: Recipe
+    recipes: Mapping[float, Recipe]
+    held_out: Mapping[int, str]
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        return next(iter(self.recipes.values()))
+
+    @property
+    def captions(self) -> list[str]:
+        """All that is ever drawn."""
+        return [*self.prompts, *self.held_out.values(), self.recipe.negative_prompt]
+
+    def settings(self, size: tuple[int, int]) -> dict[str, object]:
+        """As plain values."""
+        return {"prompts": self.prompts, "guidance": list(self.recipes), "size": list(size), "seed": self.recipe.seed}
 
 
 class Samples(Callback):
-    """Draws the prompts with the averaged weights: `samples/step-….png`, beside it the film strips, and all dashboards.
+    """Draws with the averaged weights, on all ranks together: `samples/step-….png` and its like, and all dashboards.
 
     The networks compute in the training's precision, such as bf16-mixed; the rest, the autoencoder too, in float32.
 
@@ -56,52 +78,55 @@ class Samples(Callback):
         self.generation = generation
         self.drawing = drawing
         self.every = every
+        self._true: Tensor | None = None
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         step = trainer.global_step
         due = step % self.every == 0 or step == trainer.max_steps
-        draws = trainer.is_global_zero or is_sharded(pl_module)  # sharded parameters need every rank
-        if draws and self.drawing.prompts and step_ended(trainer, batch_idx) and due:
+        if self.drawing.prompts and step_ended(trainer, batch_idx) and due:
             assert isinstance(pl_module, NoisePredictorTraining)
             with self.ema.swapped(pl_module), pl_module.at_rest():  # in this order: autocast remembers weights
-                pictures = self._draw(self.generation(pl_module))
-            pictures["forward"] = self._forward(pl_module, trainer.datamodule)  # type: ignore[attr-defined]
-            for name, picture in pictures.items() if trainer.is_global_zero else ():
-                save_png(picture, self.folder / f"{PREFIXES[name]}step-{step:08d}.png")
-                log_picture(trainer, name, picture)
+                generation = self.generation(pl_module)
+                pictures, row = self._draw(trainer, generation)
+            if trainer.is_global_zero:
+                data = trainer.datamodule  # type: ignore[attr-defined]
+                pictures["forward"] = forward_strip(pl_module, data, generation, seed=self.drawing.recipe.seed)
+                self._keep(trainer, pictures, row)
 
-    def _draw(self, generation: Generation) -> dict[str, Tensor]:
-        drawing = self.drawing
-        strip: list[Tensor] = []
-        shown = frames(drawing.recipe.steps)
+    def _draw(self, trainer: pl.Trainer, generation: Generation) -> tuple[dict[str, Tensor], Tensor]:
+        """What is shown, by name, and the prompts' pictures (B, 3, H, W) at the first scale."""
+        drawing, prompts = self.drawing, self.drawing.prompts
+        rank, world = trainer.global_rank, trainer.world_size
+        film = Reverse(generation, drawing.recipe.steps)
+        rows = [
+            draw_together(generation, prompts, recipe, rank=rank, world=world, callback=watch if rank == 0 else None)
+            for recipe, watch in zip(drawing.recipes.values(), [film, *[None] * len(drawing.recipes)], strict=False)
+        ]
+        columns = min(COLUMNS, len(prompts)) if len(rows) == 1 else len(prompts)
+        shown = {"samples": grid(torch.cat(rows), columns=columns)}
+        captions = list(drawing.held_out.values())
+        if captions:
+            same = captions == prompts
+            drawn = rows[0] if same else draw_together(generation, captions, drawing.recipe, rank=rank, world=world)
+            shown["held_out"] = pairs(self._truth(trainer, generation, drawn), drawn, columns=min(COLUMNS, len(captions)))
+        return shown | ({"reverse": film.strip} if rank == 0 else {}), rows[0]
 
-        def watch(number: int, x_s: Tensor, estimate: Estimate) -> None:
-            if number in shown:
-                strip.append(generation.decode(torch.cat([x_s[:1], estimate.clean[:1]])))
+    def _truth(self, trainer: pl.Trainer, generation: Generation, drawn: Tensor) -> Tensor:
+        """The held-out examples as the autoencoder gives them back, at the size of what is drawn, (B, 3, H, W) uint8."""
+        if self._true is None:
+            data = trainer.datamodule  # type: ignore[attr-defined]
+            latents = [latents_of(data, example, generation) for example in self.drawing.held_out]
+            pictures = [to_bytes(generation.decode(one))[0].cpu() for one in latents]
+            self._true = torch.stack([fitted(picture, (drawn.shape[2], drawn.shape[3])) for picture in pictures])
+        return self._true
 
-        images = generation(drawing.prompts, drawing.recipe, callback=watch)
-        rows = torch.stack(strip, dim=1).flatten(0, 1)
-        columns = min(8, len(images))
-        return {"samples": grid(to_bytes(images), columns=columns), "reverse": grid(to_bytes(rows), columns=len(strip))}
-
-    @torch.no_grad()
-    def _forward(self, module: NoisePredictorTraining, data: CachedLatents) -> Tensor:
-        """The first training picture at evenly spaced t, from clean to noise."""
-        generation = self.generation(module)
-        schedule = generation.schedule
-        first = data.readable(torch.cat(data.train)[:1])
-        mean = data.latents.moments(first, torch.zeros_like(first)).mean
-        latents = module.scaling.to_model(mean.to(module.device, torch.promote_types(mean.dtype, torch.float32)))
-        shares = torch.linspace(0, 1, FRAMES, dtype=torch.float64)
-        t = module.timesteps.at(shares, schedule) * (shares > 0)
-        generator = torch.Generator().manual_seed(self.drawing.recipe.seed)
-        noise = torch.randn(latents.shape[1:], generator=generator, dtype=torch.float32).to(latents)
-        noisy = schedule.corrupt(latents.expand(FRAMES, -1, -1, -1), noise.expand(FRAMES, -1, -1, -1), t)
-        return grid(to_bytes(generation.decode(noisy)), columns=FRAMES)
-
-
-def frames(steps: int) -> set[int]:
-    """The numbers of the steps that a film strip shows: up to `FRAMES`, the last one always."""
-    return {round((steps - 1) * (i + 1) / FRAMES) for i in range(FRAMES)}
+    def _keep(self, trainer: pl.Trainer, pictures: Mapping[str, Tensor], row: Tensor) -> None:
+        """On disk and in the dashboards; `row` (B, 3, H, W) is added to the picture of the whole run."""
+        step, settings = trainer.global_step, self.drawing.settings((row.shape[2], row.shape[3]))
+        for name, picture in pictures.items():
+            save_png(picture, self.folder / f"{PREFIXES[name]}step-{step:08d}.png")
+            log_picture(trainer, name, picture)
+        log_picture(trainer, "growth", grow(self.folder / GROWTH, row, step=step, every=self.every, settings=settings))
+        (self.folder / "prompts.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")

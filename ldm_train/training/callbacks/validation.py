@@ -1,31 +1,47 @@
 """The validation loss: on held-out examples, with draws fixed per example, so that two checkpoints meet the same noise."""
 
-import pytorch_lightning as pl
-import torch
-from pytorch_lightning import Callback
-from torch import Tensor
+from contextlib import nullcontext
 
-from ldm_train.data.datamodules import CachedLatents
+import pytorch_lightning as pl
+from pytorch_lightning import Callback
+
 from ldm_train.training.callbacks.step_log import step_ended
-from ldm_train.training.dashboards import log_scalars
+from ldm_train.training.dashboards import log_record, log_scalars
 from ldm_train.training.ema import EMA
+from ldm_train.training.held_out import held_out_losses
 from ldm_train.training.module import NoisePredictorTraining
 
 
 class Validation(Callback):
-    """Logs `validation_loss` and `validation_noise_mse` of the averaged weights, computed in the training's precision.
+    """Logs `validation_loss` and `validation_noise_mse`, with intervals and by log-SNR, of the averaged and the raw weights.
+
+    They are computed in the training's precision. Names without `raw` are of the averaged weights; the bins are scalars, and
+    lines of `validation.jsonl`.
 
     Args:
         every: optimizer steps; also at the end of the run.
         batch_size: examples of one forward pass, over which the loss does not depend.
-        repeats: timesteps per example, evenly spread over those of the training.
+        repeats: timesteps per example.
+        bins: of log-SNR; fewer where there are few examples.
+        examples: at most so many, evenly spread over those held out; None for all.
     """
 
-    def __init__(self, ema: EMA, *, every: int, batch_size: int = 64, repeats: int = 4) -> None:
+    def __init__(
+        self,
+        ema: EMA,
+        *,
+        every: int,
+        batch_size: int = 64,
+        repeats: int = 4,
+        bins: int = 8,
+        examples: int | None = None,
+    ) -> None:
         self.ema = ema
         self.every = every
         self.batch_size = batch_size
         self.repeats = repeats
+        self.bins = bins
+        self.examples = examples
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: object, batch_idx: int
@@ -35,44 +51,19 @@ class Validation(Callback):
             return
         assert isinstance(pl_module, NoisePredictorTraining)
         data = trainer.datamodule  # type: ignore[attr-defined]
-        if len(data.held_out):
-            with self.ema.swapped(pl_module):
-                losses = validation_losses(
+        for weights in ("ema", "raw") if len(data.held_out) else ():
+            with self.ema.swapped(pl_module) if weights == "ema" else nullcontext():
+                found = held_out_losses(
                     pl_module,
                     data,
                     batch_size=self.batch_size,
                     repeats=self.repeats,
+                    bins=self.bins,
+                    examples=self.examples,
                     rank=trainer.global_rank,
                     world=trainer.world_size,
                 )
-            log_scalars(trainer, {f"validation_{name}": value for name, value in losses.items()})
-
-
-def validation_losses(
-    module: NoisePredictorTraining, data: CachedLatents, *, batch_size: int, repeats: int, rank: int = 0, world: int = 1
-) -> dict[str, float]:
-    """Mean `loss` and `noise_mse` over all held-out examples, each at `repeats` timesteps; shared among the ranks."""
-    count = len(data.held_out)
-    # Sums in float64: the grouping into batches and ranks must not show.
-    sums = torch.zeros(2, dtype=torch.float64, device=module.device)
-    for repeat in range(repeats):
-        for portion in data.portions(torch.arange(count), batch_size * world):
-            mine = portion[rank::world]
-            # Sharded parameters need every rank at every forward pass: one without examples of its own computes another's.
-            indices = mine if len(mine) else portion[:1]
-            batch = data.transfer_batch_to_device(data.held_out_batch(indices), module.device, 0)
-            with module.at_rest():
-                losses = module.losses(batch, spread(indices, repeat, repeats, module), stream=f"held out {repeat} ")
-            if len(mine):
-                sums += torch.stack([losses.loss.double().sum(), losses.noise_mse.double().sum()])
-    if world > 1:
-        torch.distributed.all_reduce(sums)
-    loss, noise_mse = (sums / (count * repeats)).tolist()
-    return {"loss": loss, "noise_mse": noise_mse}
-
-
-def spread(indices: Tensor, repeat: int, repeats: int, module: NoisePredictorTraining) -> Tensor:
-    """A timestep for each example (B,): all examples and repeats together cover the training's distribution evenly."""
-    # A stride near the golden ratio keeps neighbouring examples far apart in t.
-    quantiles = ((indices.double() * 0.6180339887498949) % 1 + repeat) / repeats
-    return module.timesteps.at(quantiles, module.objective.denoiser.schedule)
+            suffix = "" if weights == "ema" else "_raw"
+            log_scalars(trainer, {f"validation_{name}": value for name, value in found.scalars(suffix).items()})
+            log_scalars(trainer, found.bins(f"validation_bins{suffix}/"))
+            log_record(trainer, "validation", {"weights": weights, **found.record()})

@@ -1,0 +1,178 @@
+"""What a run draws: rows by guidance scale, pairs, shares of ranks, the picture that grows, a text encoder that is freed."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.testing import assert_close
+
+from ldm_train.training.callbacks.growth import ROWS, grow, read_rows, shown
+from ldm_train.training.callbacks.pictures import fitted, pairs
+
+SETTINGS = {"prompts": ["a", "b"], "size": [16, 16]}
+
+
+def pixels(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path))
+
+
+def plain(value: int, *, count: int = 2, side: int = 16) -> Tensor:
+    """Pictures of one grey."""
+    return torch.full((count, 3, side, side), value, dtype=torch.uint8)
+
+
+# Side by side
+
+
+def test_a_true_picture_stands_above_its_own() -> None:
+    above, below = (
+        torch.arange(start, start + 5, dtype=torch.uint8).view(5, 1, 1, 1).expand(5, 3, 4, 4) for start in (0, 10)
+    )
+    picture = pairs(above, below, columns=3)
+    values = picture[0, 3::6, 3::6]
+    assert values.tolist() == [[0, 1, 2], [10, 11, 12], [3, 4, 255], [13, 14, 255]]
+
+
+@pytest.mark.parametrize(
+    ("shape", "inner"), [((8, 16), (16, 32)), ((16, 8), (32, 16)), ((64, 64), (32, 32)), ((32, 32), (32, 32))]
+)
+def test_a_picture_of_another_shape_is_shown_whole_on_white(shape: tuple[int, int], inner: tuple[int, int]) -> None:
+    found = fitted(torch.zeros(3, *shape, dtype=torch.uint8), (32, 32))
+    assert found.shape == (3, 32, 32)
+    assert (found == 0).sum() == 3 * inner[0] * inner[1]
+    assert ((found == 0) | (found == 255)).all()
+
+
+# The picture that grows
+
+
+def test_a_row_is_added_for_each_step_and_later_ones_are_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "growth.png"
+    for step, value in ((10, 1), (20, 2), (30, 3), (20, 9)):
+        picture = grow(path, plain(value), step=step, every=10, settings=SETTINGS)
+    rows = read_rows(path, json.dumps(SETTINGS, sort_keys=True))
+    assert list(rows) == [10, 20]
+    assert [row.getpixel((70, 30))[0] for row in rows.values()] == [1, 9]
+    assert (picture.permute(1, 2, 0).numpy() == pixels(path)).all()
+
+
+@pytest.mark.parametrize("broken", [b"", b"no picture", None])
+def test_it_starts_anew_where_it_cannot_go_on(broken: bytes | None, tmp_path: Path) -> None:
+    path = tmp_path / "growth.png"
+    grow(path, plain(1), step=10, every=10, settings=SETTINGS)
+    if broken is not None:
+        path.write_bytes(broken)
+    else:
+        path.write_bytes(path.read_bytes()[:200])
+    grow(path, plain(2), step=20, every=10, settings=SETTINGS)
+    assert list(read_rows(path, json.dumps(SETTINGS, sort_keys=True))) == [20]
+    grow(path, plain(3), step=30, every=10, settings=SETTINGS | {"prompts": ["c", "d"]})
+    assert read_rows(path, json.dumps(SETTINGS, sort_keys=True)) == {}
+
+
+@pytest.mark.parametrize("last", [10, 500, 505, 2400, 100_000])
+def test_a_long_run_keeps_some_rows_whatever_interrupted_it(last: int) -> None:
+    """Adding a step at a time, and dropping what is too much, comes to the same as choosing among all of them at once."""
+    steps = [*range(10, last, 10), last]
+    grown: list[int] = []
+    for step in steps:
+        grown = shown([*grown, step], every=10)
+    assert grown == shown(steps, every=10)
+    assert min(len(steps), ROWS // 2) <= len(grown) <= ROWS + 1
+    assert grown[-1] == last
+
+
+def test_the_run_s_own_has_a_row_for_each_time(trained: Path) -> None:
+    settings = json.loads((trained / "samples/prompts.json").read_text())
+    rows = read_rows(trained / "samples/growth.png", json.dumps(settings, sort_keys=True))
+    assert list(rows) == [4, 8]
+    tile = pixels(trained / "samples/step-00000008.png")[2:18, 2:18]
+    assert (np.asarray(rows[8])[:64:4, 64:128:4] == tile).all(), "the first prompt's, four times as large"
+
+
+# What a run is asked for
+
+
+def test_each_guidance_scale_has_a_row(run_with: Callable[..., Path], trained: Path) -> None:
+    several = run_with("pictures.guidance=[2,1,5]")
+    rows = pixels(several / "samples/step-00000008.png")
+    assert rows.shape == (2 + 3 * 18, 2 + 2 * 18, 3)
+    assert (rows[:20] == pixels(trained / "samples/step-00000008.png")).all(), "the first is the run's own scale here"
+    assert (rows[18:36] != rows[:18]).any()
+    assert json.loads((several / "samples/prompts.json").read_text())["guidance"] == [2, 1, 5]
+
+
+@pytest.mark.parametrize("scales", ["3", "[]", "[a]", "[1,1]", "[true]"])
+def test_scales_that_are_none_are_refused(scales: str, cache: Path, train: Callable, tmp_path: Path) -> None:
+    answer = train(cache, tmp_path / "run", f"pictures.guidance={scales}")
+    assert answer.code != 0
+    assert "pictures.guidance=" in answer.err
+    assert "[1,2,4]" in answer.err
+
+
+def test_prompts_of_one_s_own_are_drawn_beside_held_out_examples(run_with: Callable[..., Path], trained: Path) -> None:
+    own = run_with("pictures.prompts=[a black circle on a red background,anything]")
+    assert (
+        pixels(own / "samples/held-out-step-00000008.png") == pixels(trained / "samples/held-out-step-00000008.png")
+    ).all()
+    assert (pixels(own / "samples/step-00000008.png") != pixels(trained / "samples/step-00000008.png")).any()
+
+
+def test_a_fresh_start_draws_no_rows_of_the_one_before(cache: Path, train: Callable, tmp_path: Path) -> None:
+    words = ["pictures.every=1", "checkpoint.every=100", "max_steps=2"]
+    assert train(cache, tmp_path / "run", *words).code == 0
+    (tmp_path / "run/checkpoints/last.ckpt").unlink()
+    assert train(cache, tmp_path / "run", *words, "max_steps=1").code == 0
+    assert not (tmp_path / "run/samples/step-00000002.png").exists()
+
+
+# A text encoder that is not needed any more
+
+
+def test_a_frozen_text_encoder_is_freed_and_the_run_is_the_same(
+    pictures: Path, encode: Callable, train: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ldm_train.encoders.conditioner import TextEncoder
+
+    freed = []
+    keep_only = TextEncoder.keep_only
+    assert encode(pictures, tmp_path / "cache", "text_encoder.trained=false").code == 0
+
+    def watch(self: TextEncoder, captions: list[str]) -> None:
+        keep_only(self, captions)
+        freed.append(sum(1 for _ in self.parameters()))
+
+    monkeypatch.setattr(TextEncoder, "keep_only", watch)
+    assert train(tmp_path / "cache", tmp_path / "freed", "pictures.prompts=[a red one]").code == 0
+    monkeypatch.setattr(TextEncoder, "keep_only", lambda self, captions: None)
+    assert train(tmp_path / "cache", tmp_path / "kept", "pictures.prompts=[a red one]").code == 0
+    assert freed == [0]
+    runs = tmp_path / "freed", tmp_path / "kept"
+    one, other = ((run / "metrics.jsonl").read_bytes() for run in runs)
+    assert one == other
+    for name in ("samples/step-00000008.png", "samples/held-out-step-00000008.png"):
+        one, other = (pixels(run / name).astype(int) for run in runs)
+        assert abs(one - other).max() <= 1
+    one, other = (torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for run in runs)
+    assert_close(one, other, rtol=0, atol=0)
+
+
+def test_other_captions_need_their_embeddings(pictures: Path) -> None:
+    from ldm_train.encoders.conditioner import small
+    from ldm_train.types import Captions
+
+    encoder = small(width=16, layers=1, heads=2, trained=False)
+    known, other = (Captions(encoder.tokenize([text])) for text in ("a cat", "a dog"))
+    states = [encoder(captions) for captions in (known, other)]
+    encoder.keep_only(["a cat"])
+    assert_close(encoder(known).tokens, states[0].tokens, rtol=1e-4, atol=1e-5)
+    assert_close(encoder(known).vector, states[0].vector, rtol=1e-4, atol=1e-5)
+    assert_close(encoder(Captions(other.tokens, states[1].tokens)).vector, states[1].vector)
+    with pytest.raises(ValueError, match="freed"):
+        encoder(other)
+    assert encoder.state_dict() == {}
