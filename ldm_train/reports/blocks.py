@@ -91,7 +91,7 @@ class Pictures:
     """Pictures below each other, as wide as the page at most.
 
     Args:
-        columns: what stands beneath each other in them, from the left.
+        columns: what they show, from the left, and in rows of `across`; `indent` per cent of the width are before them.
         rows: whether each one's label stands beside it.
     """
 
@@ -99,6 +99,8 @@ class Pictures:
     pictures: Sequence[Whole]
     caption: str = ""
     columns: Strings = ()
+    across: int = 0
+    indent: float = 0.0
     rows: bool = False
 
     @property

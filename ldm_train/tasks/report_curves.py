@@ -35,6 +35,7 @@ CLOCK = {
     "time/memory_gib": "Memory, GiB",
 }
 RATIO = "health/update_ratio/"
+BINS = "validation_bins"  # begins the names of what `validation.jsonl` has whole
 SHARES = ("time/share_", "time/wait_for_data")
 UNSHOWN = ("time/minutes_left",)
 
@@ -101,7 +102,7 @@ def others(shown: Sequence[Shown]) -> Charts:
     found: dict[str, None] = {}
     for one in shown:
         for name in one.run.series:
-            own = name in known or name.startswith((RATIO, "time/", "metrics/")) or _is_limit(name, one.run)
+            own = name in known or name.startswith((RATIO, BINS, "time/", "metrics/")) or _is_limit(name, one.run)
             if not own:
                 found[name] = None
     return Charts([_plot(shown, {name: ""}, _title(name.removeprefix("health/"))) for name in found])

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,9 @@ from ldm_train.tasks.report_curves import Shown
 BUDGET = 3_000_000  # characters of all pictures of a page
 SMALL = (800, 4000)  # pixels at most of a picture, once half of that is used
 GROWTH = 12  # steps of a grid that is put together here
-LISTED = 16  # prompts named beneath a grid
+LISTED = 24  # prompts named beneath a grid
+ACROSS, GROWN = 8, 12  # pictures side by side in a grid, and in the one that grows
+MARGIN = 64  # pixels of the latter, for the steps' numbers
 MAX_BYTES = 64 * 2**20  # of a picture's file
 
 
@@ -52,7 +54,17 @@ class Budget:
 
 def newest(shown: Sequence[Shown], budget: Budget) -> list[Block]:
     """Each run's last grid of pictures."""
-    return [_latest(one, budget, "", "Drawn by the averaged weights", columns=_prompts(one.run.path)) for one in shown]
+    return [_newest(one, budget) for one in shown]
+
+
+def _newest(one: Shown, budget: Budget) -> Block:
+    prompts, scales = _asked(one.run.path)
+    told = "Drawn by the averaged weights"
+    if len(scales) > 1:
+        told += f", a row for each guidance scale: {', '.join(scales)}"
+    found = _latest(one, budget, "", told)
+    across = len(prompts) if len(scales) > 1 else min(ACROSS, len(prompts))
+    return replace(found, columns=prompts if len(prompts) <= LISTED else (), across=across)
 
 
 def strips(shown: Sequence[Shown], budget: Budget) -> list[Block]:
@@ -82,35 +94,37 @@ def growth(shown: Sequence[Shown], budget: Budget) -> list[Block]:
 
 
 def _grown(one: Shown, budget: Budget) -> Block:
-    steps, prompts = one.run.samples(), _prompts(one.run.path)
-    drawn = budget.read(one.run.path / "growth.png", "a row of pictures for each of some steps, a column for each prompt")
+    steps, (prompts, scales) = one.run.samples(), _asked(one.run.path)
+    told = one.label("A row a step; a column a prompt")
+    alt = "a row of pictures for each of some steps, a column for each prompt"
+    drawn = budget.read(one.run.path / "samples" / "growth.png", alt)
     if drawn is not None and drawn.embedded is not None:
-        span = f"{min(steps):,} to {max(steps):,}, " if steps else ""
-        return Pictures([drawn], one.label(f"A row a step, {span}from above; a column a prompt"), prompts)
+        columns = prompts[:GROWN]
+        return Pictures([drawn], told, columns, across=len(columns), indent=100 * MARGIN / drawn.embedded.width)
     kept = [list(steps.items())[i] for i in _evenly(len(steps), GROWTH)] if len(steps) > 1 else []
     rows = [budget.read(path, f"pictures drawn at step {step:,}", f"step {step:,}") for step, path in kept]
-    return Pictures(
-        [row for row in rows if row is not None], one.label("A row a step; a column a prompt"), prompts, rows=True
-    )
+    aligned = len(scales) > 1 or len(prompts) <= ACROSS
+    columns = prompts if aligned and len(prompts) <= LISTED else ()
+    return Pictures([row for row in rows if row is not None], told, columns, across=len(columns), rows=True)
 
 
-def _latest(one: Shown, budget: Budget, prefix: str, told: str, *, columns: Sequence[str] = ()) -> Pictures:
+def _latest(one: Shown, budget: Budget, prefix: str, told: str) -> Pictures:
     """The newest picture with this prefix; the one before it where that is just being written."""
     for step, path in list(reversed(one.run.samples(prefix).items()))[:2]:
         found = budget.read(path, f"{told}, at step {step:,}")
         if found is not None and found.embedded is not None:
-            return Pictures([found], one.label(f"{told}; step {step:,}"), tuple(columns))
+            return Pictures([found], one.label(f"{told}; step {step:,}"))
     broken = [Whole(None, told)] if one.run.samples(prefix) and not budget.left_out else []
     return Pictures(broken, one.label(told))
 
 
-def _prompts(run_dir: Path) -> tuple[str, ...]:
-    """What was asked for, of the columns of a grid."""
+def _asked(run_dir: Path) -> tuple[tuple[str, ...], list[str]]:
+    """The prompts of a grid, and the guidance scales; of older runs neither is known."""
     try:
-        found = json.loads((run_dir / "samples" / "prompts.json").read_text(encoding="utf-8"))["prompts"]
-        return tuple(str(prompt) for prompt in found) if len(found) <= LISTED else ()
+        found = json.loads((run_dir / "samples" / "prompts.json").read_text(encoding="utf-8"))
+        return tuple(str(prompt) for prompt in found["prompts"]), [str(scale) for scale in found["guidance"]]
     except (OSError, ValueError, LookupError, TypeError):
-        return ()
+        return (), []
 
 
 def _evenly(count: int, most: int) -> list[int]:

@@ -38,11 +38,24 @@ def evaluations(shown: Sequence[Shown]) -> list[Block]:
     found: list[Block] = []
     for one in shown:
         for name, told in one.run.evaluations.items():
-            facts = [(key, _text(part)) for key, part in _flat(told) if key not in ("kind", "command")]
-            found.append(Table(["evaluation", one.label(name)], facts, max_rows=30))
+            rows = [(key, _text(part), interval(told, key)) for key, part in _flat(told) if key not in ("kind", "command")]
+            columns = ["evaluation", one.label(name), "95 % interval"]
+            some = any(ends for _, _, ends in rows)
+            found.append(
+                Table(columns, rows, max_rows=30) if some else Table(columns[:2], [row[:2] for row in rows], max_rows=30)
+            )
             found += [_rows(key, part) for key, part in told.items() if _is_table(part)]
             found.append(Command(_command(told.get("command"))))
     return found
+
+
+def interval(told: Mapping[str, object], name: str) -> str:
+    """Where a number's interval is among those of an evaluation, from its lower to its upper end."""
+    every = told.get("intervals")
+    ends = every.get(name) if isinstance(every, Mapping) else None
+    if not isinstance(ends, list) or len(ends) != 2 or not all(isinstance(end, int | float) for end in ends):
+        return ""
+    return f"{number(ends[0])} to {number(ends[1])}"
 
 
 def time_spent(shown: Sequence[Shown]) -> list[Block]:
@@ -73,6 +86,8 @@ def _command(found: object) -> str:
 def _flat(told: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
     """Values by dotted names; lists of rows are tables of their own."""
     for key, part in told.items():
+        if key == "intervals":
+            continue  # they stand beside their numbers
         if isinstance(part, Mapping):
             yield from _flat(part, f"{prefix}{key}.")
         elif not _is_table(part):
@@ -87,7 +102,10 @@ def _rows(name: str, part: object) -> Table:
     assert isinstance(part, list)
     flat = [dict(_flat(row)) for row in part[:ROWS]]
     columns = list(dict.fromkeys(key for row in flat for key in row))
-    texts = [[_text(row.get(column, "")) for column in columns] for row in flat]
+    texts = [
+        [f"{_text(row.get(column, ''))} {interval(told, column)}".strip() for column in columns]
+        for row, told in zip(flat, part, strict=False)
+    ]
     numeric = [key for key in columns if all(isinstance(row.get(key, 0), int | float) for row in flat)]
     return Table(columns or [name], texts if columns else [], numeric=numeric, caption=name)
 

@@ -36,7 +36,7 @@ def chosen(run: RunRead) -> list[tuple[str, str]]:
     verb = "train_autoencoder" if run.of_autoencoder else "train"
     shipped = dict(settings(OmegaConf.to_container(defaults(verb))))
     kept = [name for name in run.settings if name not in NOT_OF_THE_RUN and run.settings[name] != shipped.get(name)]
-    return [(_short(name), value(run.settings[name])) for name in kept]
+    return [(_short(name), _told(run.settings, name)) for name in kept]
 
 
 def every_setting(run: RunRead) -> list[tuple[str, str]]:

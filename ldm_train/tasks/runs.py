@@ -14,7 +14,7 @@ from rich.text import Text
 
 from ldm_train.reports.axes import number
 from ldm_train.tasks.options import nearest
-from ldm_train.tasks.report_curves import LIMITS, best, lower_is_better, metric_title
+from ldm_train.tasks.report_curves import BINS, LIMITS, best, lower_is_better, metric_title
 from ldm_train.tasks.run_reading import RunRead, Series, is_run, read_run
 from ldm_train.tasks.run_settings import ABSENT, differing, names
 from ldm_train.tasks.run_state import Word, state_of, time_of
@@ -120,7 +120,8 @@ def _metric(runs: Sequence[RunRead], by: str) -> str:
 def measured(run: RunRead) -> dict[str, Series]:
     """What tells how good a run is."""
     kinds = ("validation_", "metrics/", "held_out_", "train_psnr")
-    return {name: s for name, s in run.series.items() if name.startswith(kinds) and not name.endswith(LIMITS)}
+    own = {name: series for name, series in run.series.items() if name.startswith(kinds) and not name.startswith(BINS)}
+    return {name: series for name, series in own.items() if not name.endswith(LIMITS)}
 
 
 def table(runs: Sequence[RunRead], *, left_out: tuple[str, ...] = ()) -> Table:

@@ -40,7 +40,7 @@ def write_run(folder: Path, *words: str, seed: int = 0, prompts: tuple[str, ...]
     for name in ("", "reverse-", "forward-", "held-out-"):
         for step in (200, 400):
             picture(folder / "samples" / f"{name}step-{step:08d}.png", seed=step)
-    picture(folder / "growth.png", seed=1, height=32)
+    picture(folder / "samples" / "growth.png", seed=1, height=32)
     told = {"prompts": list(prompts), "guidance": [2.0], "size": [16, 16], "seed": 0}
     (folder / "samples" / "prompts.json").write_text(json.dumps(told))
     (folder / "nonfinite").mkdir()
@@ -91,9 +91,12 @@ def evaluation() -> dict[str, object]:
         "command": "ldm-train evaluate run_dir=a out=b.json",
         "samples": 300,
         "kid_efficientnet_lite0": 0.0123,
-        "kid_efficientnet_lite0_interval": [0.011, 0.0139],
+        "intervals": {"kid_efficientnet_lite0": [0.011, 0.0139]},
         "guidance": {"scale": 1.5},
-        "sweep": [{"guidance.scale": scale, "steps": 20, "kid": scale / 100} for scale in (1.0, 2.0)],
+        "sweep": [
+            {"guidance": {"scale": scale}, "steps": 20, "kid": scale / 100, "intervals": {"kid": [scale / 200, scale / 50]}}
+            for scale in (1.0, 2.0)
+        ],
     }
 
 
@@ -107,6 +110,7 @@ def _logged(step: int, rng: np.random.Generator) -> dict[str, float]:
     if step == 100:
         line["loss"] = math.nan
     if step % 100 == 0:
+        line |= {f"validation_bins/log_snr_{edge}": rest for edge in EDGES}
         for name, factor in (("validation_loss", 1.0), ("validation_loss_raw", 1.2)):
             value = factor * (0.1 + rest)
             line |= {name: value, f"{name}_low": 0.9 * value, f"{name}_high": 1.1 * value}

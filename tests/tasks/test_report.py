@@ -72,7 +72,9 @@ def test_a_run_is_shown_with_all_that_it_holds(run: Path, report: Callable[..., 
     assert "it was started 2 times" in page.text
     assert "interrupted (SIGTERM)" in page.text
     assert str(evaluation()["command"]) in page.text
+    assert {"0.011 to 0.0139", "0.01 0.005 to 0.02"} <= {word.strip() for word in page.words}, "intervals of an evaluation"
     assert "share of the wall-clock" in page.text
+    assert not any("log_snr" in title for title in titles(page)), "bins have a plot of their own"
     assert len(page.all("img")) == 5, "growth, samples, held out, two strips"
 
 
@@ -178,13 +180,13 @@ def write(name: str, content: bytes) -> Callable[[Path], None]:
 DAMAGES = [
     (remove("validation.jsonl"), "loss by noise level", ""),
     (remove("samples"), "pictures", ""),
-    (remove("growth.png"), "", "step 200"),
-    (remove("growth.png", "samples"), "pictures over the training", ""),
+    (remove("samples/growth.png"), "", "step 200"),
+    (remove("samples"), "pictures over the training", ""),
     (remove("evaluations", "nonfinite", "samples/prompts.json"), "", ""),
     (remove("timing.jsonl"), "speed and time", ""),
     (remove("run.json"), "starts", "run.json is not there"),
     (remove("metrics.jsonl", "timing.jsonl", "validation.jsonl"), "loss", "Finished, after 400 steps"),
-    (remove("*.jsonl", "samples", "growth.png", "evaluations", "nonfinite"), "health", ""),
+    (remove("*.jsonl", "samples", "evaluations", "nonfinite"), "health", ""),
     (append("metrics.jsonl", '{"step": 405, "lo'), "", ""),
     (append("metrics.jsonl", 'nonsense\n{"step": 410, "loss": 1.0}\n[1]\n{"loss": 1}\n{"step": 4'), "", "3 of 85 lines"),
     (append("validation.jsonl", '{"step": 500, "edges": [0, 1], "loss": ["x"]}\n{"step": 600, "edges": 3}\n'), "", ""),
@@ -196,7 +198,7 @@ DAMAGES = [
     (write("metrics.jsonl", b'{"step": 5, "loss": 0.5}\n'), "", "0.5"),
     (write("metrics.jsonl", b'{"step": 5, "loss": 0}\n{"step": 9, "loss": -1e300}\n{"step": 11, "loss": 1e300}\n'),
      "", ""),
-    (write("growth.png", b"broken"), "", "step 200"),
+    (write("samples/growth.png", b"broken"), "", "step 200"),
     (write("samples/step-00000400.png", b""), "", "step 200"),
     (write("samples/prompts.json", b'{"prompts": 3}'), "", ""),
     (write("evaluations/other.json", b"{"), "", ""),
@@ -219,7 +221,7 @@ def test_what_is_missing_or_broken_is_left_out_or_told(
     assert "nan" not in " ".join(str(drawing.get("d", "")) for drawing in page.all("path"))
 
 
-@pytest.mark.parametrize("name", ["growth.png", "samples/step-00000400.png", "samples/reverse-step-00000400.png"])
+@pytest.mark.parametrize("name", ["samples/growth.png", "samples/step-00000400.png", "samples/reverse-step-00000400.png"])
 def test_a_picture_that_is_just_being_written_is_passed_over(name: str, run: Path, report: Callable[..., Read]) -> None:
     whole = (run / name).read_bytes()
     (run / name).write_bytes(whole[: len(whole) // 2])
@@ -272,7 +274,7 @@ def test_a_run_that_is_going_on_is_read_without_being_touched(run: Path, report:
 @pytest.mark.parametrize("locked", [True, False])
 def test_a_run_that_has_just_begun_is_shown(locked: bool, run: Path, report: Callable[..., Read]) -> None:
     write_starts(run, None)
-    remove("*.jsonl", "samples", "growth.png", "evaluations", "nonfinite")(run)
+    remove("*.jsonl", "samples", "evaluations", "nonfinite")(run)
     with FileLock(run / ".lock") if locked else nullcontext():
         page = report(run)
     assert verdict(page) == ("neutral" if locked else "bad")
