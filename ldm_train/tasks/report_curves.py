@@ -23,6 +23,13 @@ METRICS = {
     "clip_score": "CLIP score",
     "clip_retrieval_at_1": "CLIP retrieval at 1",
 }
+AUTOENCODER = {
+    "l1": "L1 error",
+    "mse": "Squared error",
+    "kl": "KL divergence",
+    "held_out_psnr": "PSNR of held-out pictures, dB",
+    "train_psnr": "PSNR of training pictures, dB",
+}
 HEALTH = {
     "grad_norm": "Gradient norm",
     "lr": "Learning rate",
@@ -105,7 +112,7 @@ def others(shown: Sequence[Shown]) -> Charts:
             own = name in known or name.startswith((RATIO, BINS, "time/", "metrics/")) or _is_limit(name, one.run)
             if not own:
                 found[name] = None
-    return Charts([_plot(shown, {name: ""}, _title(name.removeprefix("health/"))) for name in found])
+    return Charts([_plot(shown, {name: ""}, metric_title(name.removeprefix("health/"))) for name in found])
 
 
 def metric_names(shown: Sequence[Shown]) -> list[str]:
@@ -117,6 +124,8 @@ def metric_names(shown: Sequence[Shown]) -> list[str]:
 def metric_title(name: str) -> str:
     """As people call it, with what extracted the features or embedded the pictures behind it."""
     own = name.removeprefix("metrics/")
+    if own in AUTOENCODER:
+        return AUTOENCODER[own]
     for short in sorted(METRICS, key=len, reverse=True):
         if own.startswith(f"{short}_"):
             return f"{METRICS[short]} ({own.removeprefix(short)[1:]})"

@@ -27,14 +27,15 @@ def page(runs: Sequence[RunRead]) -> Page:
     budget = Budget()
     pictures = picture_sections(shown, budget)
     metrics = report_curves.metrics(shown)
-    loss, validation = report_curves.losses(shown), report_curves.validation(shown)
+    loss, validation, others = (of(shown) for of in (report_curves.losses, report_curves.validation, report_curves.others))
+    losses, rest = ([loss, validation, others], []) if shown[0].run.of_autoencoder else ([loss, validation], [others])
     return Page(
         f"Run {called[0]}" if len(runs) == 1 else f"Runs {', '.join(called)}",
         report_story.verdict(shown),
         summary(shown[0]) if len(runs) == 1 else [],
         [
             Section("Runs", [glance(shown), differences(shown)] if len(runs) > 1 else []),
-            Section("Loss", [loss, validation], f"{HOW}{thinned([loss, validation])}"),
+            Section("Loss", losses, f"{HOW}{thinned(losses)}"),
             *pictures,
             Section("Metrics", [report_results.logged(shown), metrics, *report_results.evaluations(shown)]),
             Section(
@@ -42,7 +43,7 @@ def page(runs: Sequence[RunRead]) -> Page:
                 report_bins.blocks(shown),
                 "The validation loss at each log-SNR, which is high where a picture is nearly clean.",
             ),
-            Section("Health", [report_curves.health(shown), report_curves.others(shown)]),
+            Section("Health", [report_curves.health(shown), *rest]),
             Section("Speed and time", [report_curves.machine(shown), *report_results.time_spent(shown)]),
             Section("What went wrong", [*report_story.wrong(shown), Text(budget.told)]),
             Section("Settings", settings(shown), "Those that are not the defaults, then all."),
