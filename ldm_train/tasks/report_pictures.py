@@ -100,7 +100,7 @@ def _grown(one: Shown, budget: Budget) -> Block:
     drawn = budget.read(one.run.path / "samples" / "growth.png", alt)
     if drawn is not None and drawn.embedded is not None:
         columns = prompts[:GROWN]
-        return Pictures([drawn], told, columns, across=len(columns), indent=100 * MARGIN / drawn.embedded.width)
+        return Pictures([drawn], told, columns, across=len(columns), indent=min(50.0, 100 * MARGIN / drawn.embedded.width))
     kept = [list(steps.items())[i] for i in _evenly(len(steps), GROWTH)] if len(steps) > 1 else []
     rows = [budget.read(path, f"pictures drawn at step {step:,}", f"step {step:,}") for step, path in kept]
     aligned = len(scales) > 1 or len(prompts) <= ACROSS
