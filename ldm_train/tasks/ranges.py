@@ -61,6 +61,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "trust": ("content", "stat"),
     "resume": ("auto", "never"),
     "blend": ("slerp", "lerp"),
+    "format": ("table", "json"),
     "checkpoint.best_is": ("lowest", "highest"),
     "device": ("auto", "cpu", "cuda", "cuda:0", "mps", "xpu"),
     "trainer.accelerator": ("auto", "cpu", "gpu", "cuda", "mps", "tpu"),

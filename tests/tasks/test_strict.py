@@ -29,6 +29,8 @@ NEEDED = {
     "sample": ["run_dir=x", "prompts=[a]", "out=y"],
     "evaluate": ["run_dir=x", "out=y"],
     "export": ["run_dir=x", "out=y.safetensors"],
+    "report": ["run_dir=x", "out=y.html"],
+    "runs": [],
 }
 
 
