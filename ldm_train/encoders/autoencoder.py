@@ -15,7 +15,6 @@ from ldm_train.weights.hub import locate
 from ldm_train.weights.loading import load
 from ldm_train.weights.parts import Found, find_autoencoder
 
-
 SCALES = {(128, 256, 512, 512): 0.18215, (128, 256, 512): 0.08333}  # by the channels: Stable Diffusion's, its upscaler's
 
 

@@ -1,4 +1,4 @@
-"""A part's folder as diffusers and transformers write it: `config.json`, and weights in one file, or several and an index."""
+"""A part's folder as diffusers and transformers write it: `config.json`, weights in one file or several with an index."""
 
 import json
 from collections.abc import Mapping

@@ -26,9 +26,7 @@ def locate(weights: str, *, setting: str, subfolder: str, name: str) -> Path:
     if Path(weights).exists():
         return Path(weights)
     if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", weights) or Path(weights).suffix in FILES:
-        raise ValueError(
-            f"{setting}={weights} is not there: neither a file, nor a folder, nor a name on the hub (owner/name)"
-        )
+        raise ValueError(f"{setting}={weights} is neither a file nor a folder here, nor a name on the hub (owner/name)")
     return download(weights, setting=setting, subfolder=subfolder, name=name)
 
 

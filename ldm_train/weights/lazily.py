@@ -20,8 +20,8 @@ OPEN_FOR = 2**27  # bytes
 CONVERT = (
     "take the same weights as .safetensors where they are to be had; else convert the file where it can do no harm, such as "
     'in a container without network: python -c "import torch; from safetensors.torch import save_file; '
-    "f = torch.load('{name}', map_location='cpu', weights_only=False); f = f.get('state_dict', f); save_file({{k: v.clone() for k, v in f.items() "
-    "if torch.is_tensor(v)}}, '{stem}.safetensors')\""
+    "f = torch.load('{name}', map_location='cpu', weights_only=False); f = f.get('state_dict', f); "
+    "save_file({{k: v.clone() for k, v in f.items() if torch.is_tensor(v)}}, '{stem}.safetensors')\""
 )
 
 
@@ -184,8 +184,8 @@ def refuse_inflated(path: Path) -> None:
 
 def refusal(path: Path, error: Exception) -> str:
     """What is wrong with a pickle, by the class in it that would have to be trusted where that is it."""
-    named = re.search(r"(?:GLOBAL|global:?|class|type)[: ]+[`']?([\w.]+\.[\w.]+)[`']?", str(error))
-    if "weights_only" in str(error) and named and "Unsupported" in str(error):
+    named = re.search(r"(?:GLOBAL|Unsupported class) ([\w.]+)", str(error))
+    if named:
         return f"{path} holds {named[1]}, whose code would run on loading: refused, and nothing was run; " + convert(path)
     told = str(error).rpartition("WeightsUnpickler error:")[2] if "weights_only" in str(error) else str(error)
     return f"{path} cannot be read as a file of plain tensors ({(told.strip() or 'empty').splitlines()[0][:200]})"

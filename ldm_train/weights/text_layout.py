@@ -49,7 +49,7 @@ def reading(ours: Iterable[str], theirs: Iterable[str]) -> dict[str, Piece]:
 
 def writing(ours: Iterable[str], *, head: str = HEAD) -> dict[str, Piece]:
     """How CLIPTextModel's tensors are made of our tower's; `head` is what stands before each name."""
-    table = {}
+    table: dict[str, Piece] = {}
     for name in ours:
         names = their_names(name)
         table |= {head + one: Piece((name,), (number, len(names))) for number, one in enumerate(names)}

@@ -1,4 +1,4 @@
-"""What a published U-Net is, in the words of our settings: read from its tensors' shapes, and its config where it has one."""
+"""What a published U-Net is, in the words of our settings: by its tensors' shapes, and its config where it has one."""
 
 import re
 from collections.abc import Mapping, Sequence
