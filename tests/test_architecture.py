@@ -21,7 +21,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "diffusion": BASE,
     "data": BASE,
     "networks": {"types"},
-    "encoders": {"types"},
+    "encoders": {"types", "weights"},
     "metrics": BASE,
     "reports": {"types"},
     "weights": set(),

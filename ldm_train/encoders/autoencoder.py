@@ -9,6 +9,13 @@ from torch import Tensor, nn
 
 from ldm_train.encoders.fingerprint import SHIPPED
 from ldm_train.types import Moments
+from ldm_train.weights import autoencoder_layout
+from ldm_train.weights.folders import part_of
+from ldm_train.weights.hub import locate
+from ldm_train.weights.loading import load
+from ldm_train.weights.parts import Found, find_autoencoder
+
+SCALES = {(128, 256, 512, 512): 0.18215, (128, 256, 512): 0.08333}  # by the channels: Stable Diffusion's, its upscaler's
 
 
 class _DiffusersConfig(Protocol):
@@ -25,10 +32,14 @@ class KLAutoencoder(nn.Module):
 
     Args:
         model: the network, with `scaling_factor` (and `shift_factor`) in its config: latents = (raw - shift) * scale.
+
+    Attributes:
+        notes: what is to be told of where its weights are from.
     """
 
     def __init__(self, model: AutoencoderKL) -> None:
         super().__init__()
+        self.notes: list[str] = []
         self.model = model
         config = cast(_DiffusersConfig, model.config)
         self.channels = config.latent_channels
@@ -74,27 +85,67 @@ def pretrained(
     """A trained autoencoder.
 
     Args:
-        weights: "openmoji" (shipped), a folder in diffusers' layout, or a name on the Hugging Face hub.
-        subfolder: where in it the autoencoder lies ("vae" for a whole pipeline).
-        scale, shift: instead of those in its config.
+        weights: "openmoji" (shipped), a folder in diffusers' layout (a whole pipeline's too), a file in latent-diffusion's
+            (a whole model's too), or a name on the Hugging Face hub.
+        subfolder: where in it the autoencoder lies; of a pipeline, "vae" is found.
+        scale, shift: instead of those in its config; a file has none.
 
     Raises:
-        ValueError: nothing can be loaded from there.
+        ValueError: nothing can be loaded from there, or a file does not tell its scale.
     """
-    folder = SHIPPED / weights if (SHIPPED / weights).is_dir() else Path(weights)
+    path = _locate(weights, subfolder)
     try:
-        model = AutoencoderKL.from_pretrained(
-            str(folder) if folder.is_dir() else weights, subfolder=subfolder, use_safetensors=True, low_cpu_mem_usage=False
-        )
-    except (OSError, ValueError) as error:
+        found = find_autoencoder(path, subfolder=subfolder)
+        config = dict(found.config) if found.config is not None else _config_of_file(found, scale)
+        model = _empty(config)
+        table = autoencoder_layout.reading(model.state_dict())
+        load(model.state_dict(), table, found.tensors, found.shapes)  # nothing is copied to "meta"
+        model = model.to_empty(device="cpu")
+        load(model.state_dict(), table, found.tensors, found.shapes)
+    except ValueError as error:
+        raise ValueError(f"autoencoder.weights={weights}: {error}") from error
+    given = {"scaling_factor": scale, "shift_factor": shift}
+    model.register_to_config(**{name: value for name, value in given.items() if value is not None})
+    autoencoder = KLAutoencoder(model.requires_grad_(False)).eval()
+    told = f"{found.layout}, factor {autoencoder.factor}, scale {autoencoder.scale:.6g}"
+    autoencoder.notes = [f"autoencoder.weights={weights}: {told}"]
+    return autoencoder
+
+
+def _locate(weights: str, subfolder: str | None) -> Path:
+    """The file or folder that `autoencoder.weights` names."""
+    if (SHIPPED / weights).is_dir():
+        return SHIPPED / weights
+    try:
+        path = locate(weights, setting="autoencoder.weights", subfolder=subfolder or "vae", name="diffusion_pytorch_model")
+        folder = path / subfolder if subfolder else part_of(path, "vae")
+        if not path.is_file() and not (folder / "config.json").is_file():
+            raise ValueError(f"{folder} has no config.json")
+    except ValueError as error:
         shipped = ", ".join(sorted(p.name for p in SHIPPED.glob("*/")))
         raise ValueError(
             f"autoencoder.weights={weights} is neither shipped ({shipped}), nor a folder in diffusers' layout, "
-            f"nor to be had from the hub: {str(error).splitlines()[0]}"
+            f"nor a file of weights, nor to be had from the hub: {error}"
         ) from error
-    given = {"scaling_factor": scale, "shift_factor": shift}
-    model.register_to_config(**{name: value for name, value in given.items() if value is not None})
-    return KLAutoencoder(model.requires_grad_(False)).eval()
+    return path
+
+
+def _config_of_file(found: Found, scale: float | None) -> dict[str, object]:
+    """What a file's tensors tell of its autoencoder; their scale is known of the published shapes alone."""
+    config = autoencoder_layout.architecture(found.shapes)
+    known = SCALES.get(cast(tuple[int, ...], config["block_out_channels"]))
+    if scale is None and known is None:
+        raise ValueError("a file does not tell the scale of its latents; give it as autoencoder.scale=…")
+    return config | {"scaling_factor": scale or known}
+
+
+def _empty(config: dict[str, object]) -> AutoencoderKL:
+    """The network that a config describes, on "meta", where no size of it takes memory."""
+    try:
+        with torch.device("meta"):
+            return cast(AutoencoderKL, AutoencoderKL.from_config(config))
+    except Exception as error:  # diffusers checks its arguments by whatever fails
+        raise ValueError(f"its config.json makes no AutoencoderKL ({type(error).__name__}: {error})") from error
 
 
 class NewKLAutoencoder(KLAutoencoder):

@@ -1,7 +1,6 @@
 """Captions to conditioning, by open_clip's tokenizer and text transformers: published and frozen, or small and trained."""
 
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Literal
 
 import open_clip
@@ -9,10 +8,9 @@ import torch
 from open_clip.transformer import TextTransformer
 from torch import Tensor, nn
 
+from ldm_train.encoders.clip_tower import VOCABULARY, clip_tower, layers_of
 from ldm_train.encoders.tokenizer import Tokenizer
 from ldm_train.types import Captions, Conditioning
-
-VOCABULARY = 49408
 
 
 class TextEncoder(nn.Module):
@@ -30,6 +28,7 @@ class TextEncoder(nn.Module):
 
     Attributes:
         capacity: how many tokens of a caption are kept, those of start and end not counted.
+        notes: what is to be told of where its weights are from.
     """
 
     known_tokens: Tensor
@@ -55,6 +54,7 @@ class TextEncoder(nn.Module):
             )
         if layer not in ("last", "penultimate"):
             raise ValueError(f"text_encoder.layer={layer} must be last or penultimate")
+        self.notes: list[str] = []
         self.tower: TextTransformer | None = tower
         self.context_length = context_length
         self.chunks = chunks
@@ -169,29 +169,24 @@ def clip(
     trained: bool = False,
     pooled: bool = False,
 ) -> TextEncoder:
-    """A published open_clip text tower.
+    """A published text tower, in open_clip's.
 
     Args:
         model: open_clip's name of the architecture, such as "ViT-L-14-quickgelu".
-        weights: open_clip's name of the weights ("openai"), downloaded, or a local file.
+        weights: open_clip's name of the weights ("openai"), downloaded; or a `CLIPTextModel` folder of transformers (a whole
+            pipeline's too), a file of open_clip's or of a whole model, or a name on the Hugging Face hub.
 
     Raises:
-        ValueError: an unknown architecture or weights, or no way to get them.
+        ValueError: an unknown architecture or weights, no way to get them, or weights of another architecture.
     """
     if model not in open_clip.list_models():
         raise ValueError(f"text_encoder.model={model} is not known to open_clip; `open_clip.list_models()` names them")
-    if not Path(weights).is_file() and (model, weights) not in open_clip.list_pretrained():
-        tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "none"
-        raise ValueError(f"text_encoder.weights={weights} is neither a file nor weights of {model} (there are: {tags})")
-    try:
-        tower = open_clip.create_model(model, pretrained=weights, force_custom_text=True).text
-    except Exception as error:  # whatever the download or the file's reader raises
-        raise ValueError(
-            f"cannot load text_encoder.weights={weights}: {str(error).splitlines()[0]}; give a local file"
-        ) from error
-    if not isinstance(tower, TextTransformer) or tower.vocab_size != VOCABULARY:
-        raise ValueError(f"text_encoder.model={model} has no text transformer with CLIP's vocabulary; choose one that has")
-    return TextEncoder(
+    if (model, weights) in open_clip.list_pretrained():
+        tower, note = _downloaded(model, weights), f"text_encoder.weights={weights}: open_clip's {model}"
+    else:
+        tower, note = clip_tower(model, weights, layer=layer)
+        layer = "last" if layer == "penultimate" and len(tower.transformer.resblocks) < layers_of(model) else layer
+    encoder = TextEncoder(
         tower,
         context_length=tower.context_length,
         chunks=chunks,
@@ -200,3 +195,18 @@ def clip(
         pooled=pooled,
         layer=layer,
     )
+    encoder.notes = [note]
+    return encoder
+
+
+def _downloaded(model: str, weights: str) -> TextTransformer:
+    """The tower of open_clip's own weights of this name."""
+    try:
+        tower = open_clip.create_model(model, pretrained=weights, force_custom_text=True).text
+    except Exception as error:  # whatever the download or the file's reader raises
+        raise ValueError(
+            f"cannot load text_encoder.weights={weights}: {str(error).splitlines()[0]}; give a local file"
+        ) from error
+    if not isinstance(tower, TextTransformer) or tower.vocab_size != VOCABULARY:
+        raise ValueError(f"text_encoder.model={model} has no text transformer with CLIP's vocabulary; choose one that has")
+    return tower

@@ -43,11 +43,17 @@ def files_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def weights_digest(weights: str | None, subfolder: str | None = None) -> str | None:
-    """`files_digest` of what a config names as weights: "" where it names none, None where they are not on this machine."""
+def weights_digest(weights: str | None, subfolder: str | None = None, *, part: str = "") -> str | None:
+    """`files_digest` of what a config names as weights: "" where it names none, None where they are not on this machine.
+
+    Args:
+        part: the subfolder that is taken of a whole pipeline's folder where none is given.
+    """
     if weights is None:
         return ""
     path = (SHIPPED / weights if (SHIPPED / weights).is_dir() else Path(weights)) / (subfolder or "")
+    if part and (path / part).is_dir() and not (path / "config.json").is_file():
+        path = path / part
     try:
         return files_digest(path)
     except ValueError:

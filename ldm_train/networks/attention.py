@@ -50,14 +50,19 @@ class SpatialTransformer(nn.Module):
         width: channels of the map.
         head_size: width of an attention head.
         context_width: D of the tokens; None leaves cross-attention out.
+        only_cross: attend to the context where positions would attend to one another, too.
         expansion: of the feed-forward layer.
     """
 
-    def __init__(self, width: int, *, head_size: int, context_width: int | None, expansion: int = 4) -> None:
+    def __init__(
+        self, width: int, *, head_size: int, context_width: int | None, only_cross: bool = False, expansion: int = 4
+    ) -> None:
         super().__init__()
+        self.only_cross = only_cross
         self.norm = group_norm(width, eps=1e-6)
         self.proj_in = Linear(width, width)
-        self.norm_self, self.self_attention = nn.LayerNorm(width), Attention(width, head_size=head_size)
+        self.norm_self = nn.LayerNorm(width)
+        self.self_attention = Attention(width, head_size=head_size, context_width=context_width if only_cross else None)
         self.cross_attention = None
         if context_width is not None:
             self.norm_cross = nn.LayerNorm(width)
@@ -67,7 +72,7 @@ class SpatialTransformer(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor | None, mask: Tensor | None) -> Tensor:
         h = self.proj_in(self.norm(x).flatten(2).transpose(1, 2))
-        h = h + self.self_attention(self.norm_self(h))
+        h = h + self.self_attention(self.norm_self(h), *((context, mask) if self.only_cross else ()))
         if self.cross_attention is not None:
             assert context is not None
             h = h + self.cross_attention(self.norm_cross(h), context, mask)

@@ -18,25 +18,30 @@ def check_settings(
     attention: Sequence[bool],
     *,
     middle_attention: bool,
+    only_cross_attention: Sequence[bool] | None,
+    context_width: int | None,
     heads: int | None,
     head_size: int,
     counts: Mapping[str, int],
 ) -> None:
     """Refuse widths, flags, heads and counts of which no network can be made."""
-    if len(attention) != len(channels):
-        raise ValueError(f"network.attention has {len(attention)} flags for {len(channels)} levels of network.channels")
+    for name, flags in (("attention", attention), ("only_cross_attention", only_cross_attention)):
+        if flags is not None and len(flags) != len(channels):
+            raise ValueError(f"network.{name} has {len(flags)} flags for {len(channels)} levels of network.channels")
+    if any(only_cross_attention or []) and context_width is None:
+        raise ValueError("network.only_cross_attention is for networks that attend to tokens, and there are none")
     if not channels or min(channels) < 2 or channels[0] % 2:
         raise ValueError(
             f"network.channels={list(channels)} must be widths of at least 2, and the first even: the time embedding "
             "has as many sines as cosines"
         )
-    name, divisor = ("head_size", head_size) if heads is None else ("heads", heads)
-    for setting, value in {**counts, name: divisor}.items():
+    counted, divisor = ("head_size", head_size) if heads is None else ("heads", heads)
+    for setting, value in {**counts, counted: divisor}.items():
         if value < 1:
             raise ValueError(f"network.{setting}={value} must be at least 1")
     for width, attends in zip([*channels, channels[-1]], [*attention, middle_attention], strict=True):
         if attends and width % divisor:
-            raise ValueError(f"network.{name}={divisor} does not divide the width {width}; choose a divisor of it")
+            raise ValueError(f"network.{counted}={divisor} does not divide the width {width}; choose a divisor of it")
 
 
 def check_conditioning(
@@ -95,6 +100,8 @@ class UNet(nn.Module):
             models have it; without, shortcuts join equal blocks alone, for a third less work.
         attention: which levels have transformers, one flag each.
         middle_attention: whether the middle has one; None for as the last level.
+        only_cross_attention: which levels' transformers attend to the tokens twice, instead of to one another's positions
+            first, one flag each, as in Stable Diffusion's x4 upscaler; None for no level.
         head_size: width of an attention head; must divide the widths of the levels with attention.
         heads: number of attention heads at every level, whose size then grows with the width; overrules `head_size`.
         patch_size: side of the squares of latents that are folded into channels first, and unfolded last; with 2 a quarter
@@ -121,6 +128,7 @@ class UNet(nn.Module):
         extra_up_block: bool = True,
         attention: Sequence[bool],
         middle_attention: bool | None = None,
+        only_cross_attention: Sequence[bool] | None = None,
         head_size: int = 64,
         heads: int | None = None,
         patch_size: int = 1,
@@ -135,6 +143,8 @@ class UNet(nn.Module):
             channels,
             attention,
             middle_attention=bool(middle_attention),
+            only_cross_attention=only_cross_attention,
+            context_width=context_width,
             heads=heads,
             head_size=head_size,
             counts={"in_channels": in_channels, "blocks": blocks, "patch_size": patch_size, "expansion": expansion},
@@ -144,14 +154,18 @@ class UNet(nn.Module):
         self.divisor = patch_size * 2 ** (len(channels) - 1)
         embedding_width = 4 * channels[0]
 
-        def block(in_width: int, out_width: int, *, attends: bool) -> Block:
+        only_cross = list(only_cross_attention or [False] * len(channels))
+
+        def block(in_width: int, out_width: int, *, attends: bool, only_cross: bool = False) -> Block:
             residual = ResidualBlock(
                 in_width, out_width, embedding_width=embedding_width, scale_shift=scale_shift, dropout=dropout
             )
             transformer = None
             if attends:
                 size = head_size if heads is None else out_width // heads
-                transformer = SpatialTransformer(out_width, head_size=size, context_width=context_width, expansion=expansion)
+                transformer = SpatialTransformer(
+                    out_width, head_size=size, context_width=context_width, only_cross=only_cross, expansion=expansion
+                )
             return Block(residual, transformer, recompute=gradient_checkpointing)
 
         self.time = TimeEmbedding(channels[0], embedding_width)
@@ -165,7 +179,7 @@ class UNet(nn.Module):
                 self.down.append(Downsample(width))
                 widths += [width] if extra_up_block else []
             for _ in range(blocks):
-                self.down.append(block(width, out_width, attends=attends))
+                self.down.append(block(width, out_width, attends=attends, only_cross=only_cross[level]))
                 width = out_width
                 widths.append(width)
         middle_attends = attention[-1] if middle_attention is None else middle_attention
@@ -175,7 +189,7 @@ class UNet(nn.Module):
         self.up = nn.ModuleList()
         for level, (out_width, attends) in reversed(list(enumerate(zip(channels, attention, strict=True)))):
             for _ in range(blocks + extra_up_block):
-                self.up.append(block(width + widths.pop(), out_width, attends=attends))
+                self.up.append(block(width + widths.pop(), out_width, attends=attends, only_cross=only_cross[level]))
                 width = out_width
             if level > 0:
                 self.up.append(Upsample(width))

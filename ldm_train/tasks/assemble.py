@@ -18,6 +18,7 @@ from ldm_train.encoders.fingerprint import fingerprint
 from ldm_train.generation import Generation, Recipe
 from ldm_train.tasks.config import build
 from ldm_train.tasks.run_directory import LAST
+from ldm_train.tasks.strict import KEPT
 from ldm_train.training.sharded_checkpoint import whole
 from ldm_train.types import Autoencoder
 from ldm_train.weights.files import read, read_told
@@ -71,7 +72,7 @@ class Parts:
 def build_parts(config: DictConfig) -> Parts:
     """The parts of a run whose config knows its autoencoder, text encoder and picture size."""
     autoencoder, text_encoder = build(config.autoencoder), build(config.text_encoder)
-    settings = {name: value for name, value in config.network.items() if name != "weights"}
+    settings = {name: value for name, value in config.network.items() if name not in KEPT["network"]}
     network = build(
         OmegaConf.create(settings),
         in_channels=autoencoder.channels,
@@ -208,7 +209,7 @@ def read_checkpoint(run_dir: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"{run_dir} is not a trained run: {path} is not there")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         return whole({name: value for name, value in checkpoint.items() if name != "optimizer_states"}, path)
     except Exception as error:  # unpickling reports damage by many classes
         raise ValueError(f"{path} cannot be read as a checkpoint of this project: {str(error).splitlines()[0]}") from error

@@ -48,6 +48,10 @@ def run(config: DictConfig) -> int:
     parts = try_parts(config, attempt)
     if parts is not None and plan is not None and found.seen:
         attempt(examine, config, report, plan, parts, attempt)
+    if parts is not None:
+        attempt.told += [*getattr(parts.autoencoder, "notes", []), *getattr(parts.text_encoder, "notes", [])]
+    report.warnings += [line.removeprefix("warning: ") for line in attempt.told if line.startswith("warning: ")]
+    report.notes += [line for line in attempt.told if not line.startswith("warning: ")]
     if crop is not None:
         compare_caches(config, report, found, crop, attempt)
     length = None if parts is None else parts.text_encoder.tokenization.get("context_length")

@@ -5,7 +5,6 @@ import io
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 import torch
@@ -18,12 +17,14 @@ from ldm_train.diffusion.denoiser import Denoiser
 from ldm_train.encoders.class_labels import ClassLabels
 from ldm_train.encoders.conditioner import TextEncoder
 from ldm_train.generation import Generation
-from ldm_train.tasks.assemble import Parts, build_parts, build_recipe, build_weak, load_weights
+from ldm_train.tasks.assemble import Parts, build_parts, build_recipe, build_weak
 from ldm_train.tasks.config import build
 from ldm_train.tasks.ending import duration
 from ldm_train.tasks.lightning import refuse_absent, refuse_fused_scaling, refuse_sharding
 from ldm_train.tasks.optimization import refuse_optimization
+from ldm_train.tasks.published import start
 from ldm_train.tasks.ranges import out_of_range
+from ldm_train.tasks.strict import KEPT
 from ldm_train.tasks.train import compile_network, training_module, warn_of_the_end
 from ldm_train.tasks.watching import build_measuring
 from ldm_train.training.callbacks.checkpoints import Keeping
@@ -42,10 +43,12 @@ class Attempts:
     """Calls whose refusals are kept instead of ending everything.
 
     Args:
+        told: of what published weights were recognised as.
         out_of_range: the settings that `ranges` refused, as `name=value`; what else refuses one tells nothing new.
     """
 
     reasons: list[str] = field(default_factory=list)
+    told: list[str] = field(default_factory=list)
     out_of_range: set[str] = field(default_factory=set)
 
     def __call__(self, make: Callable[P, T], *args: P.args, **values: P.kwargs) -> T | None:
@@ -116,7 +119,7 @@ def build_network(
     config: DictConfig, autoencoder: Autoencoder, text_encoder: TextEncoder | ClassLabels, *, device: torch.device
 ) -> nn.Module:
     """The config's network, between these encoders."""
-    settings = {name: value for name, value in config.network.items() if name != "weights"}
+    settings = {name: value for name, value in config.network.items() if name not in KEPT["network"]}
     widths = {"context_width": text_encoder.context_width, "vector_width": text_encoder.vector_width}
     with device:
         return build(OmegaConf.create(settings), in_channels=autoencoder.channels, **widths)
@@ -144,7 +147,7 @@ def try_together(
         attempt(generation.check, list(config.pictures.prompts or []), recipe)
     if config.network.weights is not None:
         with warnings.catch_warnings(action="ignore"):  # that nothing is copied to the meta device
-            attempt(load_weights, Path(config.network.weights), parts)
+            attempt.told += attempt(start, config, parts) or []
     return attempt(training_module, config, parts)
 
 

@@ -12,6 +12,7 @@ from ldm_train.data.manifest import Json, Manifest, Provenance
 from ldm_train.encoders.fingerprint import fingerprint, weights_digest
 from ldm_train.tasks.config import build
 
+PARTS = {"autoencoder": "vae", "text_encoder": "text_encoder"}  # and their subfolders in a pipeline's folder
 HERE = "{cache}/"  # begins a path from the cache's folder: a cache holds no absolute one
 
 
@@ -61,7 +62,7 @@ class Encoders:
 
 def describe(config: DictConfig, manifest: Manifest | None, *, cache: Path) -> Encoders:
     """The config's encoders: as the manifest says where config and files of weights are the same, else by building them."""
-    parts = {name: described(config[name], cache=cache) for name in ("autoencoder", "text_encoder")}
+    parts = {name: described(config[name], cache=cache, part=part) for name, part in PARTS.items()}
     if manifest is not None and all(same(parts[name], getattr(manifest, name)) for name in parts):
         found = manifest.autoencoder, manifest.text_encoder
         return Encoders(*found, shift=manifest.shift, scale=manifest.scale, factor=manifest.factor)
@@ -76,11 +77,15 @@ def describe(config: DictConfig, manifest: Manifest | None, *, cache: Path) -> E
     )
 
 
-def described(config: DictConfig, *, cache: Path) -> dict[str, Json]:
-    """A part's settings, without an absolute path, and the checksum of its files of weights where they are at hand."""
+def described(config: DictConfig, *, cache: Path, part: str) -> dict[str, Json]:
+    """A part's settings, without an absolute path, and the checksum of its files of weights where they are at hand.
+
+    Args:
+        part: its subfolder in a pipeline's folder.
+    """
     settings: dict[str, Json] = OmegaConf.to_container(config)  # type: ignore[assignment]
     weights = config.get("weights")
-    digest = weights_digest(weights, config.get("subfolder"))
+    digest = weights_digest(weights, config.get("subfolder"), part=part)
     if weights is not None and Path(weights).is_absolute():
         settings["weights"] = HERE + Path(os.path.relpath(weights, cache)).as_posix()
     return {"config": settings, "files": digest}

@@ -22,7 +22,7 @@ PASSED = {
     "guidance": {"denoiser", "null"},
     "optimizer": {"params"},
 }
-KEPT = {"network": {"weights"}, "guidance": {"weak"}}
+KEPT = {"network": {"weights", "averaged", "add_input_channels"}, "guidance": {"weak"}}
 
 TRAINER = "pytorch_lightning.trainer.trainer.Trainer"
 SET_BY_THE_RUN = {

@@ -9,11 +9,12 @@ from ldm_train.diffusion.objective import Objective
 from ldm_train.diffusion.perturbations import Perturbations
 from ldm_train.encoders.conditioner import TextEncoder
 from ldm_train.encoders.latents import Scaling
-from ldm_train.tasks.assemble import Parts, load_weights
+from ldm_train.tasks.assemble import Parts
 from ldm_train.tasks.config import build, plain
 from ldm_train.tasks.ending import ending, told_ending
 from ldm_train.tasks.lightning import build_loggers, launched_rank, options, quiet, refuse_fused_scaling, refuse_processes
 from ldm_train.tasks.optimization import refuse_optimization
+from ldm_train.tasks.published import start
 from ldm_train.tasks.run_directory import locked, prepare, set_threads
 from ldm_train.tasks.train_data import open_data
 from ldm_train.tasks.watching import Watching
@@ -48,8 +49,8 @@ def train(config: DictConfig, limits: Limits, keeping: Keeping) -> str | None:
     ema: EMA = build(config.ema)
     resumed = prepare(config, content=content)
     if config.network.weights is not None and not resumed:
-        step = load_weights(Path(config.network.weights), parts)
-        print(f"starting from the averaged weights of {config.network.weights} at its step {step}")
+        for line in start(config, parts):
+            print(line)
     if config.cache is not None and isinstance(parts.text_encoder, TextEncoder) and not parts.text_encoder.trained:
         parts.text_encoder.keep_only(watching.captions(data))  # the cache has the embeddings of all others
     module = training_module(config, parts)

@@ -8,8 +8,9 @@ Theirs have separate keys and values where ours are one weight, and their transf
 import re
 from collections.abc import Iterable, Mapping
 
-import torch
-from torch import Size, Tensor
+from torch import Tensor
+
+from ldm_train.weights.pieces import Piece, refuse_differences, shapes_of
 
 Names = tuple[str, ...]
 
@@ -46,6 +47,7 @@ TRANSFORMER: dict[str, Names] = {
     "proj_out": ("proj_out",),
 }
 PROJECTIONS = ("proj_in.weight", "proj_out.weight")
+LEVELS = "class_embedding.weight"
 
 
 def from_diffusers(state: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -57,29 +59,55 @@ def from_diffusers(state: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> d
     Raises:
         ValueError: weights are missing, left over or of another shape, or the network has no counterpart in diffusers.
     """
-    table = their_names(like)
-    shapes = {name: part.shape for ours, names in table.items() for name, part in _parts(like[ours], names)}
-    found = {name: tensor.flatten(1) if _is_convolution(name, tensor) else tensor for name, tensor in state.items()}
-    refuse_differences(found, shapes)
-    return {ours: torch.cat([found[name] for name in names]) for ours, names in table.items()}
+    table = ours_of_theirs(like, state)
+    refuse_differences(table, shapes_of(state), shapes_of(like))
+    return {ours: piece(state) for ours, piece in table.items()}
 
 
-def to_diffusers(state: Mapping[str, Tensor], like: Mapping[str, Tensor], *, linear_projection: bool) -> dict[str, Tensor]:
+def to_diffusers(
+    state: Mapping[str, Tensor], like: Mapping[str, Tensor], *, linear_projection: bool, noise_levels: bool = False
+) -> dict[str, Tensor]:
     """Our weights under diffusers' names.
 
     Args:
         like: the `state_dict()` of the network that they are from, for its names and shapes; meta tensors will do.
         linear_projection: diffusers' `use_linear_projection`: True for Stable Diffusion 2.x, False for 1.x.
+        noise_levels: the vector is one of `num_class_embeds` levels, as in the x4 upscaler, and no projection.
 
     Raises:
         ValueError: weights are missing, left over or of another shape, or the network has no counterpart in diffusers.
     """
-    table = their_names(like)
-    refuse_differences(state, {name: tensor.shape for name, tensor in like.items()})
-    theirs = {name: part.clone() for ours, names in table.items() for name, part in _parts(state[ours], names)}
-    if linear_projection:
-        return theirs
-    return {name: part[:, :, None, None] if name.endswith(PROJECTIONS) else part for name, part in theirs.items()}
+    table = theirs_of_ours(like, linear_projection=linear_projection, noise_levels=noise_levels)
+    same = {name: Piece((name,)) for name in like}
+    refuse_differences(same, shapes_of(state), shapes_of(like))
+    return {theirs: piece(state).clone() for theirs, piece in table.items()}
+
+
+def ours_of_theirs(ours: Iterable[str], theirs: Iterable[str]) -> dict[str, Piece]:
+    """How each of our tensors is made of diffusers', of which these are there.
+
+    A class embedding without bias is a table of noise levels, a row each: our linear layer of one-hot vectors.
+    """
+    table = {
+        name: Piece(names, turn="matrix" if name.endswith(PROJECTIONS) else "") for name, names in their_names(ours).items()
+    }
+    there = set(theirs)
+    if "vector.weight" in table and "class_embedding.bias" not in there and LEVELS in there:
+        table |= {"vector.weight": Piece((LEVELS,), turn="transposed"), "vector.bias": Piece((LEVELS,), turn="zeros")}
+    return table
+
+
+def theirs_of_ours(ours: Iterable[str], *, linear_projection: bool, noise_levels: bool = False) -> dict[str, Piece]:
+    """How each of diffusers' tensors is made of ours; see `to_diffusers`."""
+    table = {}
+    for name, names in their_names(ours).items():
+        for number, theirs in enumerate(names):
+            convolution = theirs.endswith(PROJECTIONS) and not linear_projection
+            table[theirs] = Piece((name,), (number, len(names)), "convolution" if convolution else "")
+    if noise_levels:
+        del table["class_embedding.bias"]
+        table[LEVELS] = Piece(("vector.weight", "vector.bias"), turn="table")
+    return table
 
 
 def their_names(ours: Iterable[str]) -> dict[str, Names]:
@@ -125,25 +153,3 @@ def _is_known(name: str) -> bool:
         return module in OUTER
     residual, transformer = place.groups()
     return (residual is None or residual in RESIDUAL) and (transformer is None or transformer in TRANSFORMER)
-
-
-def _parts(tensor: Tensor, names: Names) -> Iterable[tuple[str, Tensor]]:
-    return zip(names, tensor.chunk(len(names)), strict=True)
-
-
-def _is_convolution(name: str, tensor: Tensor) -> bool:
-    return name.endswith(PROJECTIONS) and tensor.shape[2:] == (1, 1)
-
-
-def refuse_differences(state: Mapping[str, Tensor], shapes: Mapping[str, Size]) -> None:
-    """Refuse weights whose names and shapes are not these."""
-    wrong = [f"{name} (missing)" for name in sorted(shapes.keys() - state.keys())]
-    wrong += [f"{name} (left over)" for name in sorted(state.keys() - shapes.keys())]
-    wrong += [
-        f"{name} ({tuple(state[name].shape)} where the network has {tuple(shape)})"
-        for name, shape in shapes.items()
-        if name in state and state[name].shape != shape
-    ]
-    if wrong:
-        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-        raise ValueError(f"the weights are not those of this network: {', '.join(wrong[:5])}{more}")

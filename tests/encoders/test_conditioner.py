@@ -346,5 +346,5 @@ def test_unknown_weights_are_refused_with_those_there_are():
 def test_a_file_that_holds_no_weights_is_refused(tmp_path):
     path = tmp_path / "weights.pt"
     path.write_bytes(b"nothing")
-    with pytest.raises(ValueError, match=r"cannot load text_encoder.weights=.*weights.pt"):
+    with pytest.raises(ValueError, match=r"text_encoder.weights=.*weights.pt cannot be read"):
         clip(model="ViT-S-32-alt", weights=str(path), pad_token=0)

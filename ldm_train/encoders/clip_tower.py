@@ -1,0 +1,102 @@
+"""A published text transformer from a folder or file of whichever layout, as open_clip's tower."""
+
+import inspect
+from collections.abc import Mapping
+
+import open_clip
+from open_clip.model import CLIPTextCfg, _build_text_tower
+from open_clip.transformer import TextTransformer
+from torch import nn
+
+from ldm_train.weights.hub import locate
+from ldm_train.weights.loading import load
+from ldm_train.weights.parts import Found, find_text_encoder
+from ldm_train.weights.text_layout import architecture, reading
+
+VOCABULARY = 49408
+ACTIVATIONS = {"quick_gelu": True, "gelu": False}  # transformers' names, and whether open_clip's model is a quickgelu one
+
+
+def clip_tower(model: str, weights: str, *, layer: str) -> tuple[TextTransformer, str]:
+    """A tower of one of open_clip's architectures with weights from here or the hub, and what is to be told of them.
+
+    Where the layer wanted is the penultimate, weights without the last one are as good, and give a tower without it.
+
+    Raises:
+        ValueError: no text transformer with CLIP's vocabulary, no such weights, or those of another architecture.
+    """
+    settings = text_settings(model)
+    tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "none"
+    try:
+        path = locate(weights, setting="text_encoder.weights", subfolder="text_encoder", name="model")
+    except ValueError as error:
+        raise ValueError(
+            f"text_encoder.weights={weights} is neither a file nor weights of {model} (there are: {tags}): {error}"
+        ) from error
+    try:
+        found = find_text_encoder(path)
+        layers = fitting_layers(found, settings, quick=quick(model), layer=layer)
+        tower = build_tower(model, settings | {"layers": layers})
+        state = {name: tensor for name, tensor in tower.state_dict().items() if not name.startswith("text_projection")}
+        load(state, reading(state, found.tensors), found.tensors, found.shapes)
+    except ValueError as error:
+        raise ValueError(f"text_encoder.weights={weights}: {error}") from error
+    told = "" if found.config else f"; a file does not tell its activation and heads, {model}'s are taken"
+    return tower, f"text_encoder.weights={weights}: {found.layout}, {layers} layers of width {tower.width}{told}"
+
+
+def text_settings(model: str) -> dict[str, object]:
+    """open_clip's settings of a model's text transformer, those that it leaves to their defaults too.
+
+    Raises:
+        ValueError: it has none with CLIP's vocabulary.
+    """
+    defaults = {name: p.default for name, p in inspect.signature(CLIPTextCfg).parameters.items()}
+    settings = defaults | open_clip.get_model_config(model)["text_cfg"]
+    if settings["hf_model_name"] or settings["vocab_size"] != VOCABULARY:
+        raise ValueError(f"text_encoder.model={model} has no text transformer with CLIP's vocabulary; choose one that has")
+    return settings
+
+
+def quick(model: str) -> bool:
+    """Whether a model's activation is the faster approximation of GELU that OpenAI's have."""
+    return bool(open_clip.get_model_config(model).get("quick_gelu", False))
+
+
+def layers_of(model: str) -> int:
+    """How many a model's text transformer has."""
+    return int(str(text_settings(model)["layers"]))
+
+
+def build_tower(model: str, settings: Mapping[str, object]) -> TextTransformer:
+    """An untrained one; open_clip has no public way to make the text's part alone."""
+    tower: nn.Module = _build_text_tower(
+        open_clip.get_model_config(model)["embed_dim"], dict(settings), quick_gelu=quick(model)
+    )
+    if not isinstance(tower, TextTransformer):
+        raise ValueError(f"text_encoder.model={model} has no text transformer with CLIP's vocabulary; choose one that has")
+    return tower
+
+
+def fitting_layers(found: Found, settings: Mapping[str, object], *, quick: bool, layer: str) -> int:
+    """How many layers the weights have, where they are those of these settings.
+
+    Raises:
+        ValueError: they differ in more than a last layer that is not needed.
+    """
+    there: dict[str, object] = {**architecture(found.shapes)}
+    here: dict[str, object] = {**settings, "quick_gelu": quick}
+    if found.config is not None:
+        config = found.config.get("text_config", found.config)
+        act, heads, eps = (config.get(name) for name in ("hidden_act", "num_attention_heads", "layer_norm_eps"))
+        there |= {"quick_gelu": ACTIVATIONS.get(str(act), act)} if act is not None else {}
+        there |= {"heads": heads} if heads is not None else {}
+        if eps not in (None, 1e-5):
+            raise ValueError(f"its layer_norm_eps={eps} is not open_clip's 1e-05")
+    layers = int(str(there["layers"]))
+    if layer == "penultimate" and layers == int(str(here["layers"])) - 1:
+        here["layers"] = layers
+    wrong = [f"{name}={value} there and {here[name]} here" for name, value in there.items() if here[name] != value]
+    if wrong:
+        raise ValueError(f"they are not those of text_encoder.model: {', '.join(wrong)}; choose the model that they are of")
+    return layers

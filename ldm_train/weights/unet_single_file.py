@@ -1,0 +1,121 @@
+"""The U-Net's names in latent-diffusion's single files, beside those of diffusers' UNet2DConditionModel: one to one.
+
+Theirs number all blocks of a side through, a change of the side among them (Rombach et al. 2022, arXiv 2112.10752; the code
+that goes with it calls the network `model.diffusion_model`).
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+
+PREFIX = "model.diffusion_model."
+AVERAGED = "model_ema."
+OUTER = {
+    "time_embed.0": "time_embedding.linear_1",
+    "time_embed.2": "time_embedding.linear_2",
+    "label_emb": "class_embedding",
+    "input_blocks.0.0": "conv_in",
+    "out.0": "conv_norm_out",
+    "out.2": "conv_out",
+}
+RESIDUAL = {
+    "in_layers.0": "norm1",
+    "in_layers.2": "conv1",
+    "emb_layers.1": "time_emb_proj",
+    "out_layers.0": "norm2",
+    "out_layers.3": "conv2",
+    "skip_connection": "conv_shortcut",
+}
+BLOCK = re.compile(r"(input_blocks|output_blocks)\.(\d+)\.(\d)\.(.+)")
+MIDDLE = {"0": "mid_block.resnets.0", "1": "mid_block.attentions.0", "2": "mid_block.resnets.1"}
+
+
+def to_diffusers_names(names: Iterable[str]) -> dict[str, str]:
+    """Single-file names, without their prefix, to diffusers' ones; a name of another layout stays as it is."""
+    names = list(names)
+    downs = [int(m[2]) for name in names if (m := BLOCK.fullmatch(name)) and m[1] == "input_blocks" and m[4][:3] == "op."]
+    inputs = [int(m[2]) for name in names if (m := BLOCK.fullmatch(name)) and m[1] == "input_blocks"]
+    blocks = min(downs, default=max(inputs, default=1) + 1) - 1
+    return {name: _diffusers_name(name, max(blocks, 1)) for name in names}
+
+
+def to_single_file_names(names: Iterable[str]) -> dict[str, str]:
+    """diffusers' names to single-file ones, with their prefix.
+
+    Raises:
+        ValueError: a name has no place there, or the network has no attention in its middle.
+    """
+    names = list(names)
+    if not any(name.startswith("mid_block.attentions.") for name in names):
+        raise ValueError("latent-diffusion's layout has no place for a network with network.middle_attention=false")
+    blocks = 1 + max((int(m[1]) for name in names if (m := re.match(r"down_blocks\.0\.resnets\.(\d+)\.", name))), default=0)
+    attending = {name.split(".")[1] for name in names if re.match(r"up_blocks\.\d+\.attentions\.", name)}
+    found = {name: _single_file_name(name, blocks, attending) for name in names}
+    if unknown := [name for name, single in found.items() if single is None]:
+        raise ValueError(f"latent-diffusion's layout has no place for {', '.join(unknown[:5])}")
+    return {name: f"{PREFIX}{single}" for name, single in found.items()}
+
+
+def averaged_name(name: str) -> str:
+    """What a single file calls the average of one of its network's weights."""
+    return AVERAGED + name.removeprefix("model.").replace(".", "")
+
+
+def _diffusers_name(name: str, blocks: int) -> str:
+    module, _, kind = name.rpartition(".")
+    if module in OUTER:
+        return f"{OUTER[module]}.{kind}"
+    if match := re.fullmatch(r"middle_block\.([012])\.(.+)", name):
+        return f"{MIDDLE[match[1]]}.{_inner(match[2], residual=match[1] != '1')}"
+    if not (match := BLOCK.fullmatch(name)):
+        return name
+    side, number, place, inner = match[1], int(match[2]), match[3], match[4]
+    if side == "input_blocks":
+        level, index = divmod(number - 1, blocks + 1)
+        if inner.startswith("op."):
+            return f"down_blocks.{level}.downsamplers.0.conv.{inner[3:]}"
+    else:
+        level, index = divmod(number, blocks + 1)
+        if inner.startswith("conv."):
+            return f"up_blocks.{level}.upsamplers.0.conv.{inner[5:]}"
+    kinds = "resnets" if place == "0" else "attentions"
+    return (
+        f"{'down' if side == 'input_blocks' else 'up'}_blocks.{level}.{kinds}.{index}.{_inner(inner, residual=place == '0')}"
+    )
+
+
+def _inner(name: str, *, residual: bool) -> str:
+    module, _, kind = name.rpartition(".")
+    return f"{RESIDUAL[module]}.{kind}" if residual and module in RESIDUAL else name
+
+
+def _single_file_name(name: str, blocks: int, attending: set[str]) -> str | None:
+    module, _, kind = name.rpartition(".")
+    if module in (outer := _inverse(OUTER)):
+        return f"{outer[module]}.{kind}"
+    for own, theirs in MIDDLE.items():
+        if name.startswith(f"{theirs}."):
+            inner = _outwards(name.removeprefix(f"{theirs}."), residual=own != "1")
+            return inner and f"middle_block.{own}.{inner}"
+    match = re.fullmatch(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.(.+)", name)
+    if match is None:
+        return None
+    side, level, kinds, index, inner = match[1], int(match[2]), match[3], int(match[4]), match[5]
+    if kinds == "downsamplers":
+        return f"input_blocks.{(level + 1) * (blocks + 1)}.0.op.{kind}"
+    if kinds == "upsamplers":
+        return f"output_blocks.{level * (blocks + 1) + blocks}.{2 if match[2] in attending else 1}.conv.{kind}"
+    number = level * (blocks + 1) + index + (1 if side == "down" else 0)
+    found = _outwards(inner, residual=kinds == "resnets")
+    sides = "input_blocks" if side == "down" else "output_blocks"
+    return found and f"{sides}.{number}.{0 if kinds == 'resnets' else 1}.{found}"
+
+
+def _outwards(name: str, *, residual: bool) -> str | None:
+    module, _, kind = name.rpartition(".")
+    if not residual:
+        return name
+    return f"{_inverse(RESIDUAL)[module]}.{kind}" if module in RESIDUAL.values() else None
+
+
+def _inverse(table: Mapping[str, str]) -> dict[str, str]:
+    return {new: old for old, new in table.items()}

@@ -1,0 +1,112 @@
+"""Measure the memory that loading published weights takes, at the full shape of Stable Diffusion 1.5.
+
+    python scripts/measure_loading.py [--layout diffusers|single_file|ckpt] [--folder DIR]
+
+A file of random weights (3.4 GB) is made in a temporary folder and deleted afterwards; a process of its own loads it. What is
+told is that process's peak, and how far it is above the weights' own size.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+from omegaconf import OmegaConf
+from torch import Size, Tensor, nn
+
+from ldm_train.diffusion.prediction import Noise
+from ldm_train.diffusion.schedules import scaled_linear
+from ldm_train.networks.unet import UNet
+from ldm_train.tasks.assemble import Parts
+from ldm_train.tasks.config import shipped
+from ldm_train.tasks.published import start
+from ldm_train.tasks.strict import KEPT
+from ldm_train.weights.streaming import stream
+from ldm_train.weights.unet_layout import theirs_of_ours
+from ldm_train.weights.unet_single_file import to_single_file_names
+
+SIZE = 859_520_964 * 4
+
+
+def network() -> UNet:
+    """Stable Diffusion 1.x's."""
+    settings = OmegaConf.to_container(shipped("network/stable_diffusion_1"))
+    assert isinstance(settings, dict)
+    own = {str(key): value for key, value in settings.items() if key not in {"_target_", *KEPT["network"]}}
+    return UNet(in_channels=4, context_width=768, vector_width=None, **own)
+
+
+def make(layout: str, folder: Path) -> Path:
+    """A file or folder of random weights in this layout."""
+    with torch.device("meta"):
+        like = network().state_dict()
+    table = theirs_of_ours(like, linear_projection=False)
+    shapes = {name: piece(like).shape for name, piece in table.items()}
+    if layout == "diffusers":
+        (folder / "unet").mkdir()
+        (folder / "unet" / "config.json").write_text(json.dumps({"_class_name": "UNet2DConditionModel"}))
+        stream(folder / "unet" / "diffusion_pytorch_model.safetensors", shapes, lambda name: drawn(shapes[name]))
+        return folder
+    names = to_single_file_names(shapes)
+    if layout == "ckpt":
+        torch.save({"state_dict": {names[name]: drawn(shape) for name, shape in shapes.items()}}, folder / "model.ckpt")
+        return folder / "model.ckpt"
+    single = {names[name]: shape for name, shape in shapes.items()}
+    stream(folder / "model.safetensors", single, lambda name: drawn(single[name]))
+    return folder / "model.safetensors"
+
+
+def drawn(shape: Size) -> Tensor:
+    """Random numbers; a few tell as much of the memory as all would."""
+    return torch.randn(1024).repeat(1 + shape.numel() // 1024)[: shape.numel()].view(shape)
+
+
+def load(path: Path) -> None:
+    """Load it as `train` does, and tell the peak."""
+    text = SimpleNamespace(context_width=768, vector_width=None)
+    schedule = scaled_linear(num_steps=1000, beta_start=0.00085, beta_end=0.012)
+    before, began = peak(), time.perf_counter()
+    module: nn.Module = network()
+    built, seconds = peak(), time.perf_counter() - began
+    parts = Parts(module, text, SimpleNamespace(channels=4), schedule, Noise(), None, 512)  # type: ignore[arg-type]
+    settings = shipped("network/stable_diffusion_1")
+    began = time.perf_counter()
+    for line in start(OmegaConf.create({"network": {**settings, "weights": str(path)}}), parts):
+        print(line)
+    took = time.perf_counter() - began
+    print(f"imports take {gigabytes(before)}, the network built (in {seconds:.0f} s) {gigabytes(built)}")
+    print(
+        f"loaded in {took:.0f} s: a peak of {gigabytes(peak())}, {gigabytes(peak() - SIZE)} above the weights' {gigabytes(SIZE)}"
+    )
+
+
+def peak() -> int:
+    """Bytes that were in memory at most, of files too."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def gigabytes(count: int) -> str:
+    return f"{count / 1e9:.2f} GB"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Measure the memory that loading published weights takes.")
+    parser.add_argument("--layout", choices=["diffusers", "single_file", "ckpt"], default="single_file")
+    parser.add_argument("--folder", type=Path, help="where the temporary folder is made")
+    parser.add_argument("--load", type=Path, help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    if chosen.load is not None:
+        return load(chosen.load)
+    with tempfile.TemporaryDirectory(dir=chosen.folder) as folder:
+        path = make(chosen.layout, Path(folder))
+        subprocess.run([sys.executable, __file__, "--load", str(path)], check=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,288 @@
+"""Published U-Nets of every shape, in every layout, load here and compute what they did."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
+from omegaconf import OmegaConf
+from torch.testing import assert_close
+
+from ldm_train.diffusion.prediction import Noise
+from ldm_train.diffusion.schedules import scaled_linear
+from ldm_train.networks.unet import UNet
+from ldm_train.tasks.assemble import Parts
+from ldm_train.tasks.published import start
+from ldm_train.types import Conditioning
+from ldm_train.weights.unet_layout import theirs_of_ours, to_diffusers
+from ldm_train.weights.unet_single_file import averaged_name, to_single_file_names
+
+CASES = [
+    "1.x",
+    "2.x",
+    "2.x depth",
+    "1.x inpainting",
+    "x4 upscaler",
+    "attention at the lowest level alone",
+]
+EACH_CASE = pytest.mark.parametrize("case", CASES)
+CONTEXT = 48
+
+
+def single(state):
+    """A state of diffusers' U-Net in latent-diffusion's layout, with what else such files hold."""
+    names = to_single_file_names(state)
+    others = {
+        "betas": torch.zeros(3),
+        "first_stage_model.encoder.conv_in.weight": torch.zeros(2),
+        "scale_factor": torch.ones(()),
+    }
+    return {names[name]: tensor for name, tensor in state.items()} | others
+
+
+@pytest.fixture
+def loaded(settings_of):
+    """`loaded(case, path)`: our network of the case with the weights from there, and what was told."""
+
+    def load(case, path, **changes):
+        settings = settings_of(case) | changes
+        vector_width = 10 if case == "x4 upscaler" else None
+        kept = {"averaged", "add_input_channels"}
+        with torch.random.fork_rng():
+            network = UNet(
+                in_channels=4,
+                context_width=CONTEXT,
+                vector_width=vector_width,
+                **{name: value for name, value in settings.items() if name not in kept},
+            ).eval()
+        text = SimpleNamespace(context_width=CONTEXT, vector_width=vector_width)
+        schedule = scaled_linear(num_steps=1000, beta_start=0.00085, beta_end=0.012)
+        parts = Parts(network, text, SimpleNamespace(channels=4), schedule, Noise(), None, 64)
+        return network, start(OmegaConf.create({"network": settings | {"weights": str(path)}}), parts)
+
+    return load
+
+
+@pytest.fixture
+def settings_of():
+    from importlib.util import module_from_spec, spec_from_file_location
+    from pathlib import Path
+
+    spec = spec_from_file_location("published", Path(__file__).with_name("conftest.py"))
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return lambda case: {"scale_shift": False, **module.UNETS[case][1]}
+
+
+def outputs(ours, theirs, case):
+    """Of the same noisy latents, timesteps and conditioning."""
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randn(2, theirs.config.in_channels, 8, 8, generator=generator)
+    tokens, t = torch.randn(2, 7, CONTEXT, generator=generator), torch.tensor([3, 981])
+    levels = torch.tensor([1, 7]) if case == "x4 upscaler" else None
+    vector = None if levels is None else torch.nn.functional.one_hot(levels, 10).float()
+    maps = x[:, 4:] if x.shape[1] > 4 else None
+    with torch.no_grad():
+        expected = theirs(x, t, tokens, class_labels=levels).sample
+        return ours(x[:, :4], t, Conditioning(tokens=tokens, vector=vector, maps=maps)), expected
+
+
+@EACH_CASE
+def test_a_folder_computes_what_it_did(case, unet, loaded, tmp_path):
+    theirs = unet(case)
+    theirs.save_pretrained(tmp_path / "unet")
+    ours, told = loaded(case, tmp_path)
+    output, expected = outputs(ours, theirs, case)
+    assert (output - expected).norm() <= 1e-5 * expected.norm()
+    assert "diffusers' layout" in told[0]
+
+
+@EACH_CASE
+def test_a_single_file_is_the_same_network_bit_for_bit(case, unet, loaded, saved, tmp_path):
+    theirs = unet(case)
+    theirs.save_pretrained(tmp_path / "unet")
+    expected, _ = loaded(case, tmp_path)
+    for name in ("model.safetensors", "model.ckpt"):
+        ours, told = loaded(case, saved(single(theirs.state_dict()), name))
+        assert_close(ours.state_dict(), expected.state_dict(), rtol=0, atol=0)
+        assert "latent-diffusion's layout" in told[0]
+        assert any("number of attention heads" in line for line in told)
+        assert any("what it predicts" in line for line in told)
+
+
+@EACH_CASE
+def test_the_single_file_s_names_are_those_that_diffusers_reads(case, unet):
+    theirs = unet(case)
+    config = dict(theirs.config)
+    assert_close(convert_ldm_unet_checkpoint(single(theirs.state_dict()), config), dict(theirs.state_dict()), rtol=0, atol=0)
+
+
+def test_names_of_the_published_file(unet):
+    names = set(to_single_file_names(unet("1.x").state_dict()).values())
+    assert names >= {
+        "model.diffusion_model.time_embed.2.bias",
+        "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight",
+        "model.diffusion_model.input_blocks.3.0.op.weight",
+        "model.diffusion_model.output_blocks.2.1.conv.weight",
+        "model.diffusion_model.output_blocks.5.2.conv.bias",
+        "model.diffusion_model.output_blocks.8.0.skip_connection.weight",
+        "model.diffusion_model.out.2.bias",
+    }
+
+
+@EACH_CASE
+def test_back_in_diffusers_layout_it_is_what_came(case, unet, loaded, tmp_path):
+    theirs = unet(case)
+    theirs.save_pretrained(tmp_path)
+    ours, _ = loaded(case, tmp_path)
+    linear = theirs.config.use_linear_projection
+    state = ours.state_dict()
+    back = to_diffusers(state, state, linear_projection=linear, noise_levels=case == "x4 upscaler")
+    assert_close(back, dict(theirs.state_dict()), rtol=0, atol=0)
+    table = theirs_of_ours(state, linear_projection=linear, noise_levels=case == "x4 upscaler")
+    assert_close({name: piece(state) for name, piece in table.items()}, back, rtol=0, atol=0)
+
+
+def test_shards_variants_and_half_precision(unet, loaded, in_shards, tmp_path):
+    theirs = unet("2.x")
+    theirs.save_pretrained(tmp_path / "whole")
+    expected = loaded("2.x", tmp_path / "whole")[0].state_dict()
+    theirs.save_pretrained(tmp_path / "shards")
+    ours, _ = loaded("2.x", in_shards(tmp_path / "shards", "diffusion_pytorch_model"))
+    assert_close(ours.state_dict(), expected, rtol=0, atol=0)
+    for dtype, variant in ((torch.float16, "fp16"), (torch.bfloat16, "bf16")):
+        from copy import deepcopy
+
+        deepcopy(theirs).to(dtype).save_pretrained(tmp_path / variant, variant=variant)
+        ours, _ = loaded("2.x", tmp_path / variant)
+        assert_close(ours.state_dict(), {n: t.to(dtype).float() for n, t in expected.items()}, rtol=0, atol=0)
+
+
+def test_averages_are_taken_of_a_file_that_has_both(unet, loaded, saved):
+    state = single(unet("1.x").state_dict())
+    raw = {name: tensor for name, tensor in state.items() if name.startswith("model.diffusion_model.")}
+    both = state | {averaged_name(name): 2 * tensor for name, tensor in raw.items()} | {"model_ema.decay": torch.zeros(())}
+    path = saved(both, "both.safetensors")
+    averaged, told = loaded("1.x", path)
+    plain, _ = loaded("1.x", path, averaged=False)
+    assert "averaged weights" in told[0]
+    assert_close(averaged.state_dict(), {name: 2 * tensor for name, tensor in plain.state_dict().items()}, rtol=0, atol=0)
+    assert "model_ema.diffusion_modelinput_blocks00weight" in both
+
+
+@pytest.mark.parametrize(
+    ("case", "changes", "message"),
+    [
+        (
+            "1.x",
+            {"channels": [64, 128, 128]},
+            r"channels=\[64, 64, 128\] there and \[64, 128, 128\] here.*set network.channels=",
+        ),
+        ("1.x", {"heads": 4}, r"heads=\[8, 8, 8\] there and \[4, 4, 4\] here.*set network.heads=8"),
+        ("2.x", {"head_size": 32}, r"heads=\[4, 4, 8\] there.*set network.heads=null network.head_size=16"),
+        ("1.x", {"blocks": 1}, "blocks=2 there and 1 here"),
+        (
+            "1.x",
+            {"attention": [False, True, False]},
+            r"attention=\[true, true, false\] there and \[false, true, false\] here",
+        ),
+        ("1.x inpainting", {"map_channels": 0}, "map_channels=5 there and 0 here; set network.map_channels=5"),
+        ("1.x", {"map_channels": 5}, r"map_channels=0 there and 5 here.*network.add_input_channels=true"),
+        ("1.x", {"scale_shift": True}, "scale_shift=false there and true here"),
+        ("1.x", {"expansion": 2}, "expansion=4 there and 2 here"),
+        ("1.x", {"extra_up_block": False}, "extra_up_block=true there and false here"),
+        ("x4 upscaler", {"only_cross_attention": None}, r"only_cross_attention=\[true, true, true, false\] there"),
+    ],
+)
+def test_another_network_is_told_by_its_settings(case, changes, message, unet, loaded, tmp_path):
+    unet(case).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=rf"network\.weights=.*another network.*{message}"):
+        loaded(case, tmp_path, **changes)
+
+
+def test_input_channels_are_added_with_zeros_where_that_is_asked(unet, loaded, tmp_path):
+    theirs = unet("1.x")
+    theirs.save_pretrained(tmp_path)
+    wider, told = loaded("1.x", tmp_path, map_channels=5, add_input_channels=True)
+    ours, _ = loaded("1.x", tmp_path)
+    assert any("5 input channels are added" in line for line in told)
+    state = wider.state_dict()
+    stem = state.pop("conv_in.weight")
+    assert not stem[:, 4:].any()
+    assert_close(state | {"conv_in.weight": stem[:, :4]}, dict(ours.state_dict()), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: state.pop("model.diffusion_model.middle_block.0.in_layers.2.bias"), r"conv1.bias \(missing\)"),
+        (
+            lambda state: state.update({"model.diffusion_model.extra.weight": torch.zeros(1)}),
+            r"extra.weight \(left over\)",
+        ),
+        (lambda state: state.update({"strange.weight": torch.zeros(1)}), r"strange.weight \(left over\)"),
+        (
+            lambda state: state.update({"model.diffusion_model.out.2.bias": torch.zeros(5)}),
+            r"conv_out.bias \(\(5,\) where the network has \(4,\)\)",
+        ),
+        (
+            lambda state: state.update({"model.diffusion_model.out.2.bias": torch.zeros(4, dtype=torch.int8)}),
+            "conv_out.bias|out.2.bias as torch.int8",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_listed(change, message, unet, loaded, saved):
+    state = single(unet("1.x").state_dict())
+    change(state)
+    with pytest.raises(ValueError, match=message):
+        loaded("1.x", saved(state, "model.safetensors"))
+
+
+def test_a_config_that_our_network_cannot_hold_is_refused(unet, loaded, tmp_path):
+    import json
+
+    unet("1.x").save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"act_fn": "gelu", "dual_cross_attention": True}))
+    with pytest.raises(ValueError, match=r"act_fn=gelu, dual_cross_attention=True, which this network cannot hold"):
+        loaded("1.x", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["lora_unet_down_blocks_0.lora_down.weight"], "is a LoRA"),
+        (["conditioner.embedders.0.weight", "model.diffusion_model.out.0.bias"], "Stable Diffusion XL"),
+        (["control_model.input_blocks.0.0.weight"], "is a ControlNet"),
+        (["a.weight", "b.weight"], r"not a U-Net in a layout that is known .* its names are a.weight, b.weight"),
+    ],
+)
+def test_other_files_are_told_from_models(names, message, loaded, saved):
+    with pytest.raises(ValueError, match=message):
+        loaded("1.x", saved({name: torch.zeros(2) for name in names}, "other.safetensors"))
+
+
+SCHEDULER = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "num_train_timesteps": 1000}
+
+
+@pytest.mark.parametrize(
+    ("changes", "warning"),
+    [
+        ({}, None),
+        ({"prediction_type": "v_prediction"}, "predicts velocity, and prediction=noise is set; set prediction=velocity"),
+        (
+            {"beta_end": 0.02},
+            "another noise schedule .*schedule=scaled_linear schedule.beta_start=0.00085 schedule.beta_end=0.02",
+        ),
+        ({"rescale_betas_zero_snr": True}, "schedule.zero_terminal_snr=true"),
+    ],
+)
+def test_a_pipeline_s_scheduler_is_compared_with_the_run(changes, warning, unet, loaded, tmp_path):
+    import json
+    import re
+
+    unet("2.x").save_pretrained(tmp_path / "unet")
+    (tmp_path / "scheduler").mkdir()
+    (tmp_path / "scheduler/scheduler_config.json").write_text(json.dumps(SCHEDULER | changes))
+    warned = [line for line in loaded("2.x", tmp_path)[1] if line.startswith("warning: ")]
+    assert (warned == []) if warning is None else re.search(warning, " ".join(warned))
