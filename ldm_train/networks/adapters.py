@@ -15,7 +15,7 @@ from ldm_train.networks.names import chosen
 from ldm_train.networks.products import Linear
 
 # What is computed is the product with the weight and no more, so that an adapter's product can be added to it.
-PLAIN = (nn.Linear.forward, nn.Conv2d.forward, Linear.forward)
+PLAIN = (nn.Linear.forward, Linear.forward)
 
 
 @dataclass(frozen=True)
@@ -99,5 +99,6 @@ def layers(module: nn.Module) -> list[str]:
     return [
         name
         for name, layer in module.named_modules()
-        if type(layer).forward in PLAIN and any(p.requires_grad for p in layer.parameters())
+        if (type(layer).forward in PLAIN or type(layer) is nn.Conv2d)  # peft calls the constructor of a convolution
+        and any(p.requires_grad for p in layer.parameters())
     ]

@@ -33,8 +33,9 @@ class JoinedAttention(nn.Module):
         assert key is query
         assert value is query
         assert not need_weights
-        x = query.transpose(0, 1)  # as PyTorch multiplies it
-        q, k, v = (part.unflatten(-1, (self.heads, -1)).permute(1, 2, 0, 3) for part in self.in_proj(x).chunk(3, dim=-1))
+        # In PyTorch's own order, and lying in memory as there, which decides how the last bits are rounded.
+        joined = self.in_proj(query.transpose(0, 1)).unflatten(-1, (3, -1)).movedim(-2, 0).contiguous()
+        q, k, v = (part.unflatten(-1, (self.heads, -1)).permute(1, 2, 0, 3) for part in joined)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask)
         return self.out_proj(out.permute(2, 0, 1, 3).flatten(2)).transpose(0, 1), None
 

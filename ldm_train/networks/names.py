@@ -1,6 +1,7 @@
 """Layers and parameters chosen by patterns of their names."""
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
@@ -20,7 +21,19 @@ def chosen(patterns: Sequence[str], names: Iterable[str], *, setting: str) -> li
         raise ValueError(f"{setting}={patterns} must be a list of names' patterns, such as ['*.cross_attention.*']")
     for pattern in map(str, patterns):
         if not any(fnmatchcase(name, pattern) for name in names):
-            near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.3) or names[:3]
-            told = f"; the nearest are {', '.join(near)}" if near else ""
-            raise ValueError(f"{setting}: {pattern!r} matches none of {len(names)} names ('*' stands for anything){told}")
+            raise ValueError(
+                f"{setting}: {pattern!r} matches none of {len(names)} names, such as {', '.join(names[:2])} ('*' stands for "
+                f"anything){near(pattern, names)}"
+            )
     return [name for name in names if any(fnmatchcase(name, str(pattern)) for pattern in patterns)]
+
+
+def near(pattern: str, names: Sequence[str]) -> str:
+    """The parts of names that are nearest to the part of a pattern that no name has, to end a message with."""
+    parts = [part.strip(".") for part in re.split(r"[*?]", pattern)]
+    wrong = next((part for part in parts if not any(part in name for name in names)), max(parts, key=len))
+    count = wrong.count(".") + 1
+    words = [name.split(".") for name in names]
+    there = {".".join(one[i : i + count]) for one in words for i in range(len(one) - count + 1)}
+    close = difflib.get_close_matches(wrong, sorted(there), n=3, cutoff=0.5)
+    return f"; near to {wrong!r} are {', '.join(close)}" if close else ""

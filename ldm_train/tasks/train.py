@@ -17,6 +17,7 @@ from ldm_train.tasks.lightning import launched_rank, options, quiet, refuse_fuse
 from ldm_train.tasks.optimization import refuse_optimization
 from ldm_train.tasks.run_directory import locked, prepare, set_threads
 from ldm_train.tasks.train_data import open_data
+from ldm_train.tasks.trained_part import choose_trained, load_base, refuse_part
 from ldm_train.training.callbacks.checkpoints import Keeping
 from ldm_train.training.callbacks.samples import Drawing, Samples
 from ldm_train.training.callbacks.snapshots import Snapshots
@@ -36,6 +37,7 @@ def run(config: DictConfig) -> int:
     set_threads(config.threads)
     quiet()
     refuse_optimization(config)
+    refuse_part(config)
     with locked(config):
         return told_ending(config, train(config, limits, keeping))
 
@@ -49,8 +51,9 @@ def train(config: DictConfig, limits: Limits, keeping: Keeping) -> str | None:
     for recipe in shown.recipes.values():
         parts.generation(parts.network, parts.text_encoder, torch.device("cpu"), weak).check(shown.captions, recipe)
     ema: EMA = build(config.ema)
-    resumed = prepare(config, content=content)
-    if config.network.weights is not None and not resumed:
+    base = load_base(config, parts, load_weights)
+    resumed = prepare(config, content=content, base=base)
+    if config.network.weights is not None and base is None and not resumed:
         step = load_weights(Path(config.network.weights), parts)
         print(f"starting from the averaged weights of {config.network.weights} at its step {step}")
     if config.cache is not None and isinstance(parts.text_encoder, TextEncoder) and not parts.text_encoder.trained:
@@ -113,7 +116,8 @@ def warn_of_the_end(objective: Objective) -> None:
 
 
 def training_module(config: DictConfig, parts: Parts) -> NoisePredictorTraining:
-    """The Trainer's view of these parts."""
+    """The Trainer's view of these parts, of which what the config does not train is frozen."""
+    choose_trained(config, parts)
     return NoisePredictorTraining(
         parts.network,
         parts.text_encoder,

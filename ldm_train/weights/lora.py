@@ -82,7 +82,7 @@ def layers(adapter: Mapping[str, Tensor]) -> dict[str, Layer]:
 
 def tensors(adapters: Mapping[str, Layer]) -> dict[str, Tensor]:
     """`layers` undone."""
-    found = {}
+    found: dict[str, Tensor] = {}
     for name, layer in adapters.items():
         found |= {name + DOWN: layer.down, name + UP: layer.up, name + ALPHA: torch.tensor(layer.alpha)}
         if layer.magnitude is not None:

@@ -18,7 +18,9 @@ from ldm_train.weights.unet_layout import Names, their_names
 Layout = Literal["ours", "diffusers", "kohya"]
 
 NETWORK, TEXT = "network.", "text_encoder."
-TEXT_LAYER = re.compile(r"tower\.transformer\.resblocks\.(\d+)\.(attn\.in_proj|attn\.out_proj|mlp\.c_fc|mlp\.c_proj)[._]weight")
+TEXT_LAYER = re.compile(
+    r"tower\.transformer\.resblocks\.(\d+)\.(attn\.in_proj|attn\.out_proj|mlp\.c_fc|mlp\.c_proj)[._]weight"
+)
 TEXT_LAYERS: dict[str, Names] = {
     "attn.in_proj": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
     "attn.out_proj": ("self_attn.out_proj",),
@@ -50,7 +52,7 @@ def layout_of(names: Sequence[str]) -> Layout:
         return "ours"
     raise ValueError(
         f"its tensors, such as {', '.join(sorted(names)[:2]) or 'none'}, are not named as a LoRA of a U-Net and its text "
-        "encoder is by this project, by diffusers (unet.….lora_A.weight) or by kohya's scripts (lora_unet_….lora_down.weight)"
+        "encoder is by this project, diffusers (unet.….lora_A.weight) or kohya's scripts (lora_unet_….lora_down.weight)"
     )
 
 
