@@ -95,7 +95,7 @@ class Weighed:
     """An adapter's tensors, the factor of what they add, and where they are from."""
 
     tensors: Mapping[str, Tensor]
-    scale: float
+    factor: float
     told: str
 
 
@@ -115,7 +115,7 @@ def merged(weights: Mapping[str, Tensor], adapters: Sequence[Weighed]) -> dict[s
             if weight is None:
                 raise ValueError(f"{adapter.told} has an adapter of {name}, and there is no such layer here")
             try:
-                change = layer.change(weights[weight].detach()) * adapter.scale
+                change = layer.change(weights[weight].detach()) * adapter.factor
             except ValueError as error:
                 raise ValueError(f"{adapter.told}: {name}: {error}") from error
             changes[weight] = changes[weight] + change if weight in changes else change

@@ -135,9 +135,9 @@ def kohya_name(name: str) -> str:
 
 def split(layer: Layer, count: int) -> list[Layer]:
     """The adapters of so many layers whose weights, one below another, are this layer's."""
-    magnitudes = [None] * count if layer.magnitude is None else layer.magnitude.chunk(count)
+    magnitudes = [None] * count if layer.magnitude is None else [part.clone() for part in layer.magnitude.chunk(count)]
     return [
-        Layer(layer.down, up.contiguous(), layer.alpha, magnitude)
+        Layer(layer.down.clone(), up.clone(), layer.alpha, magnitude)  # a file holds no memory twice
         for up, magnitude in zip(layer.up.chunk(count), magnitudes, strict=True)
     ]
 
@@ -205,7 +205,8 @@ def _with_our_ends(state: Mapping[str, Tensor], *, known: Mapping[str, str]) -> 
         columns = end == ".dora_scale" and len(tensor) != tensor.numel()  # lengths of columns, which DoRA has not
         if not end or layer not in known or columns:
             unknown.append(name)
-        found[layer + ENDS[end]] = tensor
+        else:
+            found[layer + ENDS[end]] = tensor
     if unknown:
         more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
         raise ValueError(f"there is no place in this network and text encoder for {', '.join(sorted(unknown)[:3])}{more}")
@@ -226,15 +227,16 @@ def _with_alpha(name: str, layer: Layer, told: Mapping[str, Any] | None) -> Laye
 
 def _settings(parts: Mapping[str, Layer], prefix: str) -> dict[str, Any]:
     """PEFT's settings of the adapters below a prefix, each setting's name with it."""
-    own = {name.removeprefix(prefix): layer for name, layer in parts.items() if name.startswith(prefix)}
+    # Without the prefix that some versions of transformers have and others have not.
+    own = {name.removeprefix(prefix).removeprefix("text_model."): parts[name] for name in parts if name.startswith(prefix)}
     if not own:
         return {}
     first = next(iter(own.values()))
     settings = {
         "r": first.rank,
         "lora_alpha": first.alpha,
-        "rank_pattern": {f"^{name}": layer.rank for name, layer in own.items() if layer.rank != first.rank},
-        "alpha_pattern": {f"^{name}": layer.alpha for name, layer in own.items() if layer.alpha != first.alpha},
+        "rank_pattern": {name: layer.rank for name, layer in own.items() if layer.rank != first.rank},
+        "alpha_pattern": {name: layer.alpha for name, layer in own.items() if layer.alpha != first.alpha},
         "target_modules": sorted(own),
         "use_dora": first.magnitude is not None,
     }
