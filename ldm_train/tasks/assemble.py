@@ -18,7 +18,9 @@ from ldm_train.encoders.fingerprint import fingerprint
 from ldm_train.generation import Generation, Recipe
 from ldm_train.tasks.config import build
 from ldm_train.tasks.run_directory import LAST
+from ldm_train.tasks.stacked import add_adapters
 from ldm_train.tasks.strict import KEPT
+from ldm_train.tasks.trained_part import completed
 from ldm_train.training.sharded_checkpoint import whole
 from ldm_train.types import Autoencoder
 from ldm_train.weights.files import read, read_told
@@ -109,6 +111,7 @@ def open_run(config: DictConfig) -> TrainedRun:
     parts = build_parts(trained)
     recipe = build_recipe(config, steps=config.steps, seed=config.seed, negative_prompt=config.get("negative_prompt", ""))
     step = load_weights(Path(config.run_dir), parts, weights=str(config.weights))
+    add_adapters(config.get("adapters"), parts, read_weights)
     weak = build_weak(config, parts, device)
     generation = parts.generation(parts.network.eval(), parts.text_encoder.eval(), device, weak)
     generation.check([], recipe)
@@ -152,6 +155,13 @@ def build_weak(config: DictConfig, strong: Parts, device: torch.device) -> Gener
     return parts.generation(parts.network.eval(), parts.text_encoder.eval(), device)
 
 
+def first_weights(config: DictConfig, parts: Parts) -> list[str]:
+    """Give the parts what `network.weights` names; what is to be told of them."""
+    from ldm_train.tasks.published import start  # which loads other runs' by this file
+
+    return start(config, parts)
+
+
 def load_weights(run_dir: Path, parts: Parts, *, weights: str = "ema") -> int:
     """Give the parts trained weights, a run's "ema" or "raw" ones or those of an exported file; the step they are from.
 
@@ -159,6 +169,7 @@ def load_weights(run_dir: Path, parts: Parts, *, weights: str = "ema") -> int:
         ValueError: no weights there, or another network's.
     """
     state, step, path = read_weights(run_dir, weights)
+    state = completed(state, run_dir, parts, first_weights)
     for prefix, module in parts.trained().items():
         own = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
         if not own and prefix == "weighting.":

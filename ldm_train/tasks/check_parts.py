@@ -26,6 +26,7 @@ from ldm_train.tasks.published import start
 from ldm_train.tasks.ranges import out_of_range
 from ldm_train.tasks.strict import KEPT
 from ldm_train.tasks.train import compile_network, training_module, warn_of_the_end
+from ldm_train.tasks.trained_part import refuse_part
 from ldm_train.tasks.watching import build_measuring
 from ldm_train.training.callbacks.checkpoints import Keeping
 from ldm_train.training.module import NoisePredictorTraining
@@ -73,6 +74,7 @@ def try_settings(config: DictConfig, attempt: Attempts) -> None:
     attempt(build, config.ema)
     attempt(geometry, config)
     attempt(build_measuring, config)
+    attempt(refuse_part, config)
     if config.compile is not None:
         attempt(compile_network, nn.Identity(), backend=config.compile)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -11,7 +11,8 @@ from rich.progress import track
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ldm_train.tasks.assemble import read_config, read_weights
+from ldm_train.tasks.assemble import build_parts, first_weights, read_config, read_weights
+from ldm_train.tasks.trained_part import alpha_of, completed, is_partial
 from ldm_train.training.post_hoc import Combination, combine, solve
 from ldm_train.training.profiles import gamma_of_length, refuse_length
 from ldm_train.training.snapshots import FOLDER, Snapshot, lengths_in, name_in_snapshot, read_snapshots
@@ -32,11 +33,15 @@ class Export:
 def run(config: DictConfig) -> None:
     run_dir, out = Path(config.run_dir), Path(config.out)
     refuse_contradictions(config)
-    read_config(config.run_dir)
+    trained = read_config(config.run_dir)
     if config.ema_length is None:
         export = of_checkpoint(run_dir, config.weights)
     else:
         export = of_snapshots(run_dir, length=config.ema_length, step=config.step)
+    if config.merge:
+        export = replace(export, weights=whole(trained, run_dir, export.weights))
+    elif trained.get("adapter") is not None:
+        export.told["alpha"] = alpha_of(trained)
     write(out, export.weights, {"step": export.step} | export.told)
     print(f"{len(export.weights)} tensors, {out.stat().st_size / 2**20:.1f} MiB, of step {export.step} in {out}")
 
@@ -59,6 +64,17 @@ def refuse_contradictions(config: DictConfig) -> None:
         )
     elif config.weights not in ("ema", "raw"):
         raise ValueError(f"weights={config.weights} cannot be exported; a checkpoint holds ema (averaged) and raw")
+
+
+def whole(trained: DictConfig, run_dir: Path, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of a run that trained a part of them, with the rest, and adapters merged into them.
+
+    Raises:
+        ValueError: it trained all of them.
+    """
+    if not is_partial(trained):
+        raise ValueError(f"merge=true has nothing to merge: {run_dir} trained all weights, as adapter=null trained=null do")
+    return dict(completed(weights, run_dir, build_parts(trained), first_weights))
 
 
 def of_checkpoint(run_dir: Path, weights: str) -> Export:

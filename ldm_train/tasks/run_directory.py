@@ -49,11 +49,12 @@ TOLD = 500  # characters of an error that ended a start
 MOMENT = 0.3  # seconds, for which whoever only asks whether a run is going on may have its lock
 
 
-def prepare(config: DictConfig, *, content: str) -> bool:
+def prepare(config: DictConfig, *, content: str, base: str | None = None) -> bool:
     """Record this start in the run directory, which must be `locked`; True where a checkpoint is to be continued.
 
     Args:
         content: one name for all that is trained on, such as the cache's fingerprint.
+        base: one name for the weights that a run stands on which trains a part of them.
 
     Raises:
         ValueError: `resume` is never and a checkpoint is there, or the run there differs in what matters.
@@ -64,9 +65,9 @@ def prepare(config: DictConfig, *, content: str) -> bool:
         return found
     if found and config.resume == "never":
         raise ValueError(f"{run_dir / LAST} is already there; resume=auto continues it, or choose another run_dir")
-    record: Plain = read_record(run_dir) if found else {"content": content, "starts": []}
+    record: Plain = read_record(run_dir) if found else {"content": content, "base": base, "starts": []}
     if found:
-        refuse_other(config, content, run_dir, record)
+        refuse_other(config, content, run_dir, record, base=base)
     else:
         _start_anew(run_dir)
     _replace(run_dir / CONFIG, OmegaConf.to_yaml(config))
@@ -174,7 +175,7 @@ def commands(run_dir: Path) -> list[str]:
     return [start["command"] for start in starts]
 
 
-def refuse_other(config: DictConfig, content: str, run_dir: Path, record: Plain) -> None:
+def refuse_other(config: DictConfig, content: str, run_dir: Path, record: Plain, *, base: str | None = None) -> None:
     """Refuse to continue a run whose config or data were others, in what matters; max_steps may be others.
 
     Raises:
@@ -183,9 +184,13 @@ def refuse_other(config: DictConfig, content: str, run_dir: Path, record: Plain)
     before = read_settings(run_dir)
     then, now = (dict(settings(OmegaConf.to_container(c))) for c in (before, config))
     names = sorted(name for name in then | now if then.get(name) != now.get(name) and not _is_free(name))
+    if base is not None:
+        names = [name for name in names if name != "network.weights"]  # they may have moved
     told = [f"{name}: then {json.dumps(then.get(name))}, now {json.dumps(now.get(name))}" for name in names]
     if record["content"] != content:
         told.insert(0, f"the data: then {record['content']}, now {content}")
+    if base is not None and record.get("base") != base:
+        told.insert(0, f"the weights in network.weights={config.network.weights}: then {record.get('base')}, now {base}")
     if told:
         listed = "\n  ".join(told)
         raise ValueError(

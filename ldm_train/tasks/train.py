@@ -17,6 +17,7 @@ from ldm_train.tasks.optimization import refuse_optimization
 from ldm_train.tasks.published import start
 from ldm_train.tasks.run_directory import locked, prepare, set_threads
 from ldm_train.tasks.train_data import open_data
+from ldm_train.tasks.trained_part import choose_trained, load_base, refuse_part
 from ldm_train.tasks.watching import Watching
 from ldm_train.training.callbacks.checkpoints import Keeping
 from ldm_train.training.callbacks.snapshots import Snapshots
@@ -36,6 +37,7 @@ def run(config: DictConfig) -> int:
     set_threads(config.threads)
     quiet()
     refuse_optimization(config)
+    refuse_part(config)
     with locked(config):
         return told_ending(config, train(config, limits, keeping))
 
@@ -47,8 +49,9 @@ def train(config: DictConfig, limits: Limits, keeping: Keeping) -> str | None:
     parts, data, content = open_data(config)
     watching = Watching.of(config, parts, data)
     ema: EMA = build(config.ema)
-    resumed = prepare(config, content=content)
-    if config.network.weights is not None and not resumed:
+    base = load_base(config, parts, start)
+    resumed = prepare(config, content=content, base=base)
+    if config.network.weights is not None and base is None and not resumed:
         for line in start(config, parts):
             print(line)
     if config.cache is not None and isinstance(parts.text_encoder, TextEncoder) and not parts.text_encoder.trained:
@@ -103,7 +106,8 @@ def warn_of_the_end(objective: Objective) -> None:
 
 
 def training_module(config: DictConfig, parts: Parts) -> NoisePredictorTraining:
-    """The Trainer's view of these parts."""
+    """The Trainer's view of these parts, of which what the config does not train is frozen."""
+    choose_trained(config, parts)
     return NoisePredictorTraining(
         parts.network,
         parts.text_encoder,

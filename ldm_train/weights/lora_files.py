@@ -1,0 +1,50 @@
+"""Files of low-rank adapters, whoever wrote them."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ldm_train.weights.files import TOLD, read
+from ldm_train.weights.lora import from_run
+from ldm_train.weights.lora_layout import from_theirs, layout_of
+
+DIFFUSERS = "lora_adapter_metadata"
+
+
+def read_adapter(path: Path, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A file's adapter under our names.
+
+    Args:
+        like: all weights of a run, with `network.` or `text_encoder.` before each name; meta tensors will do.
+
+    Raises:
+        ValueError: it cannot be read, is no adapter, or is one of other layers.
+    """
+    if path.suffix != ".safetensors":
+        raise ValueError(f"{path} is not a .safetensors file; other files of weights may hold code, and are not read")
+    state, told = read(path), read_metadata(path)
+    try:
+        if layout_of(list(state)) == "ours":
+            own = json.loads(told.get(TOLD, "{}"))
+            if "alpha" not in own:
+                raise ValueError("it does not tell its alpha, as one that `ldm-train export` wrote of a LoRA's run does")
+            return from_run(state, alpha=own["alpha"])
+        return from_theirs(state, like, told=json.loads(told.get(DIFFUSERS, "null")))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The texts beside a file's tensors.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            return file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} cannot be read as a safetensors file ({error})") from error

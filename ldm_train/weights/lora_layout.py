@@ -1,0 +1,243 @@
+"""Low-rank adapters by the names of diffusers (PEFT's) and of kohya's scripts, and back; dict to dict.
+
+Ours have one layer for keys and values, and one for queries, keys and values in the text encoder, where theirs have several:
+of ours each of theirs gets the same A and its rows of B, bit for bit. Of theirs, where every A is another one, ours gets all
+of them below one another, and a B of blocks: of a higher rank, and the same sum.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ldm_train.weights.lora import ALPHA, DOWN, MAGNITUDE, UP, Layer, layers, tensors
+from ldm_train.weights.unet_layout import Names, their_names
+
+Layout = Literal["ours", "diffusers", "kohya"]
+
+NETWORK, TEXT = "network.", "text_encoder."
+TEXT_LAYER = re.compile(
+    r"tower\.transformer\.resblocks\.(\d+)\.(attn\.in_proj|attn\.out_proj|mlp\.c_fc|mlp\.c_proj)[._]weight"
+)
+TEXT_LAYERS: dict[str, Names] = {
+    "attn.in_proj": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "attn.out_proj": ("self_attn.out_proj",),
+    "mlp.c_fc": ("mlp.fc1",),
+    "mlp.c_proj": ("mlp.fc2",),
+}
+PROJECTIONS = (".proj_in", ".proj_out")  # 1x1 convolutions there where `use_linear_projection` is false
+# What the parts of a pair are called; diffusers' have had three names.
+ENDS = {
+    **dict.fromkeys((".lora_A.weight", ".lora.down.weight", ".lora_linear_layer.down.weight", ".lora_down.weight"), DOWN),
+    **dict.fromkeys((".lora_B.weight", ".lora.up.weight", ".lora_linear_layer.up.weight", ".lora_up.weight"), UP),
+    **dict.fromkeys((".lora_magnitude_vector", ".lora_magnitude_vector.weight", ".dora_scale"), MAGNITUDE),
+    ".alpha": ALPHA,
+}
+KOHYA_ENDS = {DOWN: ".lora_down.weight", UP: ".lora_up.weight", ALPHA: ".alpha", MAGNITUDE: ".dora_scale"}
+
+
+def layout_of(names: Sequence[str]) -> Layout:
+    """Told from the names alone.
+
+    Raises:
+        ValueError: they are of none of the layouts.
+    """
+    if names and all(name.startswith(("lora_unet_", "lora_te_")) for name in names):
+        return "kohya"
+    if names and all(name.startswith(("unet.", "text_encoder.text_model.", "text_encoder.encoder.")) for name in names):
+        return "diffusers"
+    if names and all(name.startswith((NETWORK, TEXT)) for name in names):
+        return "ours"
+    raise ValueError(
+        f"its tensors, such as {', '.join(sorted(names)[:2]) or 'none'}, are not named as a LoRA of a U-Net and its text "
+        "encoder is by this project, diffusers (unet.….lora_A.weight) or kohya's scripts (lora_unet_….lora_down.weight)"
+    )
+
+
+def from_theirs(
+    state: Mapping[str, Tensor], like: Mapping[str, Tensor], *, told: Mapping[str, Any] | None = None
+) -> dict[str, Tensor]:
+    """An adapter in diffusers' or kohya's layout under our names.
+
+    Args:
+        like: all weights of a run, with `network.` or `text_encoder.` before each name; meta tensors will do.
+        told: diffusers' settings beside the tensors, which give alpha.
+
+    Raises:
+        ValueError: a layer that there is not, or half a pair.
+    """
+    table = their_layers(like)
+    ours_of = {name: ours for ours, names in table.items() for name in names}
+    ours_of |= {kohya_name(name): ours for name, ours in ours_of.items()}
+    found = layers(_with_our_ends(state, known=ours_of))
+    grouped: dict[str, dict[str, Layer]] = {}
+    for name, layer in found.items():
+        grouped.setdefault(ours_of[name], {})[name] = _with_alpha(name, layer, told)
+    joined = {}
+    for ours, given in grouped.items():
+        names = table[ours] if set(given) <= set(table[ours]) else tuple(map(kohya_name, table[ours]))
+        weight = next(like[ours + end] for end in (".weight", "_weight") if ours + end in like)
+        joined[ours] = join([_flat(given.get(name), weight) for name in names], len(weight) // len(names))
+    return tensors(joined)
+
+
+def to_diffusers(
+    adapter: Mapping[str, Tensor], like: Mapping[str, Tensor], *, linear_projection: bool
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Our adapter under diffusers' names, and the settings that belong beside it as JSON under `lora_adapter_metadata`.
+
+    Args:
+        like: as above.
+        linear_projection: diffusers' `use_linear_projection`: True for Stable Diffusion 2.x, False for 1.x.
+
+    Raises:
+        ValueError: an adapter of a layer that diffusers' layout has no place for.
+    """
+    parts = _split(adapter, like, linear_projection=linear_projection)
+    state = {name: tensor for name, tensor in tensors(parts).items() if not name.endswith(ALPHA)}
+    return state, _settings(parts, "unet.") | _settings(parts, "text_encoder.")
+
+
+def to_kohya(adapter: Mapping[str, Tensor], like: Mapping[str, Tensor], *, linear_projection: bool) -> dict[str, Tensor]:
+    """Our adapter as kohya's scripts and the web UIs name it."""
+    parts = _split(adapter, like, linear_projection=linear_projection)
+    found = {}
+    for name, tensor in tensors(parts).items():
+        end = next(end for end in KOHYA_ENDS if name.endswith(end))
+        shown = tensor.flatten()[:, None] if end == MAGNITUDE else tensor
+        found[kohya_name(name.removesuffix(end)) + KOHYA_ENDS[end]] = shown
+    return found
+
+
+def their_layers(like: Mapping[str, Tensor]) -> dict[str, Names]:
+    """Our layers' names to diffusers' one or several.
+
+    Raises:
+        ValueError: the network has no counterpart in diffusers.
+    """
+    network = [name.removeprefix(NETWORK) for name in like if name.startswith(NETWORK)]
+    found: dict[str, Names] = {}
+    for ours, names in their_names(network).items() if network else ():
+        if ours.endswith(".weight"):
+            found[NETWORK + ours.removesuffix(".weight")] = tuple("unet." + name.removesuffix(".weight") for name in names)
+    for name in like:
+        if place := TEXT_LAYER.fullmatch(name.removeprefix(TEXT)):
+            layer = f"text_encoder.text_model.encoder.layers.{place[1]}."
+            found[re.sub(r"[._]weight$", "", name)] = tuple(layer + part for part in TEXT_LAYERS[place[2]])
+    return found
+
+
+def kohya_name(name: str) -> str:
+    return re.sub(r"^unet\.", "lora_unet_", re.sub(r"^text_encoder\.", "lora_te_", name)).replace(".", "_")
+
+
+def split(layer: Layer, count: int) -> list[Layer]:
+    """The adapters of so many layers whose weights, one below another, are this layer's."""
+    magnitudes = [None] * count if layer.magnitude is None else [part.clone() for part in layer.magnitude.chunk(count)]
+    return [
+        Layer(layer.down.clone(), up.clone(), layer.alpha, magnitude)  # a file holds no memory twice
+        for up, magnitude in zip(layer.up.chunk(count), magnitudes, strict=True)
+    ]
+
+
+def join(parts: Sequence[Layer | None], rows: int) -> Layer:
+    """`split` undone, and of any adapters of layers with so many rows each; None for a layer without one.
+
+    Raises:
+        ValueError: DoRA of some of the layers alone.
+    """
+    given = [part for part in parts if part is not None]
+    magnitudes = [part.magnitude for part in given if part.magnitude is not None]
+    if magnitudes and len(magnitudes) < len(parts):
+        raise ValueError("DoRA of a part of the queries, keys and values alone cannot be joined into one layer")
+    magnitude = torch.cat([one.flatten() for one in magnitudes]) if magnitudes else None
+    first = given[0]
+    if len(given) == len(parts) and all(one.alpha == first.alpha and torch.equal(one.down, first.down) for one in given):
+        return Layer(first.down, torch.cat([one.up for one in given]), first.alpha, magnitude)
+    factors = [one.alpha / one.rank for one in given]
+    alike = all(factor == factors[0] for factor in factors)  # then the factor can stay outside, and all is exact
+    rank = sum(one.rank for one in given)
+    up, column = first.up.new_zeros(rows * len(parts), rank, *first.up.shape[2:]), 0
+    for number, part in enumerate(parts):
+        if part is not None:
+            factor = 1.0 if alike else part.alpha / part.rank
+            up[number * rows : (number + 1) * rows, column : column + part.rank] = part.up * factor
+            column += part.rank
+    return Layer(torch.cat([one.down for one in given]), up, rank * (factors[0] if alike else 1.0), magnitude)
+
+
+def _split(adapter: Mapping[str, Tensor], like: Mapping[str, Tensor], *, linear_projection: bool) -> dict[str, Layer]:
+    table, found = their_layers(like), {}
+    for ours, layer in layers(adapter).items():
+        if ours not in table:
+            raise ValueError(f"diffusers' layout has no place for an adapter of {ours}")
+        for name, part in zip(table[ours], split(layer, len(table[ours])), strict=True):
+            found[name] = _as_theirs(part, projection=name.endswith(PROJECTIONS) and not linear_projection)
+    return found
+
+
+def _as_theirs(layer: Layer, *, projection: bool) -> Layer:
+    """With the shapes of a convolution's adapter, where the layer is one there."""
+    down, up, magnitude = layer.down, layer.up, layer.magnitude
+    if projection:
+        down, up = down[:, :, None, None], up[:, :, None, None]
+    if magnitude is not None and down.ndim > 2:
+        magnitude = magnitude[None, :, None, None]
+    return Layer(down, up, layer.alpha, magnitude)
+
+
+def _flat(layer: Layer | None, weight: Tensor) -> Layer | None:
+    """An adapter of a 1x1 convolution as one of the linear layer that it is here."""
+    if layer is None or weight.ndim > 2 or layer.down.shape[2:] != (1, 1):
+        return layer
+    return Layer(layer.down.flatten(1), layer.up.flatten(1), layer.alpha, layer.magnitude)
+
+
+def _with_our_ends(state: Mapping[str, Tensor], *, known: Mapping[str, str]) -> dict[str, Tensor]:
+    found, unknown = {}, []
+    for name, tensor in state.items():
+        end = max((end for end in ENDS if name.endswith(end)), key=len, default="")
+        layer = name.removesuffix(end)
+        if layer.startswith("text_encoder.encoder."):  # as recent versions of transformers have it
+            layer = layer.replace("text_encoder.", "text_encoder.text_model.", 1)
+        columns = end == ".dora_scale" and len(tensor) != tensor.numel()  # lengths of columns, which DoRA has not
+        if not end or layer not in known or columns:
+            unknown.append(name)
+        else:
+            found[layer + ENDS[end]] = tensor
+    if unknown:
+        more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
+        raise ValueError(f"there is no place in this network and text encoder for {', '.join(sorted(unknown)[:3])}{more}")
+    return found
+
+
+def _with_alpha(name: str, layer: Layer, told: Mapping[str, Any] | None) -> Layer:
+    """With the alpha that diffusers' settings tell, for which the tensors have no place."""
+    prefix = name.partition(".")[0] + "."
+    own = {key.removeprefix(prefix): value for key, value in (told or {}).items() if key.startswith(prefix)}
+    if "lora_alpha" not in own:
+        return layer
+    patterns = own.get("alpha_pattern") or {}
+    module = name.removeprefix(prefix)
+    alpha = next((a for key, a in patterns.items() if re.match(rf"(.*\.)?({key})$", module)), own["lora_alpha"])
+    return Layer(layer.down, layer.up, alpha * (layer.rank**0.5 if own.get("use_rslora") else 1), layer.magnitude)
+
+
+def _settings(parts: Mapping[str, Layer], prefix: str) -> dict[str, Any]:
+    """PEFT's settings of the adapters below a prefix, each setting's name with it."""
+    # Without the prefix that some versions of transformers have and others have not.
+    own = {name.removeprefix(prefix).removeprefix("text_model."): parts[name] for name in parts if name.startswith(prefix)}
+    if not own:
+        return {}
+    first = next(iter(own.values()))
+    settings = {
+        "r": first.rank,
+        "lora_alpha": first.alpha,
+        "rank_pattern": {name: layer.rank for name, layer in own.items() if layer.rank != first.rank},
+        "alpha_pattern": {name: layer.alpha for name, layer in own.items() if layer.alpha != first.alpha},
+        "target_modules": sorted(own),
+        "use_dora": first.magnitude is not None,
+    }
+    return {prefix + name: value for name, value in settings.items()}
