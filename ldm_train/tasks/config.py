@@ -232,6 +232,13 @@ def build(config: DictConfig, **values: object) -> Any:
         raise ValueError(f"{config.get('_target_')}: {cause or error}") from error
 
 
+def plain(config: DictConfig) -> dict[str, object]:
+    """A config in Python's own values."""
+    values = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(values, dict)
+    return {str(name): value for name, value in values.items()}
+
+
 def _home(target: str) -> str:
     """The module in which a target is defined: an allowed module is no way to what it imports."""
     from hydra.utils import get_object

@@ -122,7 +122,7 @@ def test_what_nobody_would_read_is_refused_with_the_nearest(verb: str, word: str
         ["+trainer.detect_anomaly=true"],
         ["~ema.decay"],
         ["network=diffusers_unet", "+network.dropout=0.1"],
-        ["logger=wandb", "+logger.tags=[a]", "+logger.log_model=false"],
+        ["logger=wandb", "logger.tags=[a]", "+logger.job_type=trial"],
         ["network.heads=4", "network.middle_attention=null"],
         ["autoencoder=null"],
         ["experiment=openmoji", "text_encoder=null"],
@@ -214,6 +214,8 @@ def test_choices_are_lightnings() -> None:
 VALUES = [
     *[(name, low) for name in ("batch_size", "max_steps", "micro_batch_size", "threads", "image_size") for low in (0, -1)],
     *[(name, 0) for name in ("validation.every", "validation.repeats", "checkpoint.every", "pictures.every")],
+    *[(name, 0) for name in ("metrics.every", "metrics.steps")],
+    ("metrics.count", 3),
     *[(name, 0) for name in ("pictures.count", "pictures.steps", "trainer.num_nodes", "trainer.log_every_n_steps")],
     *[("caption_dropout", value) for value in (-0.1, 1.1, ".nan")],
     *[(name, -0.1) for name in ("offset_noise", "input_perturbation", "optimizer.lr", "lr_schedule.final")],
