@@ -48,21 +48,20 @@ def test_blocks(name: str, expected: str) -> None:
 def test_updates_and_the_distance_of_the_average(
     words: tuple[str, ...], cache: Path, train: Callable, seen: Any, tmp_path: Path
 ) -> None:
-    answer = train(cache, tmp_path / "run", *QUIET, *words)
+    answer = train(cache, tmp_path / "run", *QUIET, *words, "health.every=1")
     assert answer.code == 0, answer.err
     for line in lines(tmp_path / "run")[1:]:
         before, after = (seen.states[int(line["step"]) - back] for back in (1, 0))
         for name, parameters in by_block(list(after.weights)).items():
             moved = length([after.weights[p] - before.weights[p] for p in parameters])
             ratio = moved / length([after.weights[p] for p in parameters])
-            assert line[f"health/update_ratio/{name}"] == pytest.approx(ratio, rel=1e-5)
+            assert line[f"health/update_ratio/{name}"] == pytest.approx(ratio, rel=1e-3)
         average = after.averages["decay"]
         apart = length([average[p] - weight for p, weight in after.weights.items()]) / length(list(after.weights.values()))
         assert line["health/ema_distance"] == pytest.approx(apart, rel=1e-5)
 
 
-@pytest.mark.parametrize("fused", ["true", "false"])
-@pytest.mark.parametrize("limit", [0.7, 1.0])
+@pytest.mark.parametrize(("limit", "fused"), [(0.7, "true"), (1.0, "false")])
 def test_the_share_of_clipped_steps_is_that_of_their_norms(
     limit: float, fused: str, run_with: Callable, cache: Path, train: Callable, power_cut: Callable, tmp_path: Path
 ) -> None:
@@ -82,7 +81,7 @@ def test_a_step_that_is_left_out_moves_nothing_and_is_not_clipped(
     cache: Path, train: Callable, spoiled: Callable, tmp_path: Path
 ) -> None:
     with spoiled({3}, "gradient", math.inf):
-        answer = train(cache, tmp_path / "run", *QUIET, "trainer.gradient_clip_val=1e-6")
+        answer = train(cache, tmp_path / "run", *QUIET, "health.every=1", "trainer.gradient_clip_val=1e-6")
     assert answer.code == 0, answer.err
     for line in lines(tmp_path / "run"):
         ratios = [value for name, value in line.items() if name.startswith("health/update_ratio/")]
@@ -100,7 +99,9 @@ def test_the_weights_are_the_same_however_often_they_are_looked_at(run_with: Cal
 
 
 def test_the_clock_goes_to_timing(trained: Path) -> None:
-    for line in lines(trained, "timing.jsonl"):
+    timing = [line for line in lines(trained, "timing.jsonl") if "utilisation" in line]
+    assert [line["step"] for line in timing] == [1, 8], "the first and the last"
+    for line in timing:
         assert {"samples_per_second", "utilisation", "memory_gib", "minutes_left", "wait_for_data"} <= line.keys()
         assert line["utilisation"] > 0
         assert 0.01 < line["memory_gib"] < 64
@@ -114,7 +115,13 @@ def test_the_clock_goes_to_timing(trained: Path) -> None:
 def test_an_autoencoder_has_its_health_too(
     ldm_train: Callable, pictures: Path, autoencoder_settings: list[str], tmp_path: Path
 ) -> None:
-    words = [f"source.path={pictures}", f"run_dir={tmp_path / 'run'}", *autoencoder_settings, "max_steps=3"]
+    words = [
+        f"source.path={pictures}",
+        f"run_dir={tmp_path / 'run'}",
+        *autoencoder_settings,
+        "max_steps=3",
+        "health.every=1",
+    ]
     answer = ldm_train("train_autoencoder", *words, "logger=wandb", "logger.offline=true")
     assert answer.code == 0, answer.err
     for line in lines(tmp_path / "run"):
