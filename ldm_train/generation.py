@@ -1,6 +1,8 @@
 """Prompts to pictures, on one page: captions to conditioning, noise through a sampler, latents to images."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -60,36 +62,88 @@ class Generation:
         recipe: Recipe,
         *,
         first: int = 0,
+        numbers: Tensor | None = None,
         picture: Picture | None = None,
         callback: StepCallback | None = None,
     ) -> Tensor:
         """One picture for each prompt, (B, 3, H, W) in [-1, 1].
 
         Args:
-            first: the number of the first picture.
+            first: the number of the first picture; the others' follow it.
+            numbers: each one's own instead, (B,).
             picture: what to start from instead of noise alone.
             callback: called after each step with its number, the latents x_s and the estimate.
         """
-        height, width = (self.size, self.size) if isinstance(self.size, int) else self.size
-        shape = (self.autoencoder.channels, height // self.autoencoder.factor, width // self.autoencoder.factor)
-        numbers = torch.arange(first, first + len(prompts))
+        numbers = torch.arange(first, first + len(prompts)) if numbers is None else numbers
+        return self._draw(
+            lambda model: model.condition(prompts),
+            lambda stream: draws.normal(recipe.seed, stream, numbers, self.latent_shape),
+            recipe,
+            picture,
+            callback,
+        )
 
-        def draw(stream: str) -> Tensor:
-            return draws.normal(recipe.seed, stream, numbers, shape).to(self.device)
+    @torch.no_grad()
+    def between(
+        self,
+        prompts: tuple[str, str],
+        recipe: Recipe,
+        weights: Tensor,
+        *,
+        seeds: tuple[int, int] | None = None,
+        number: int = 0,
+        blend: Literal["slerp", "lerp"] = "slerp",
+    ) -> Tensor:
+        """Pictures on the way from one prompt to another, (B, 3, H, W) in [-1, 1].
 
-        conditioning, null = (self.condition(texts) for texts in (prompts, [recipe.negative_prompt] * len(prompts)))
-        weak = None if self.weak is None else Conditioned(self.weak.denoiser(), self.weak.condition(prompts))
+        Args:
+            weights: how far, from 0 (the first prompt's own picture) to 1, (B,).
+            seeds: whose noise is drawn from at either end; the recipe's unless given.
+            number: of all pictures, in both seeds.
+            blend: how the prompts' embeddings are; noise is always by `slerp`, which keeps its deviation.
+        """
+
+        def condition(model: Generation) -> Conditioning:
+            first, second = (model.condition([prompt] * len(weights)) for prompt in prompts)
+            return mixed(first, second, weights.to(model.device), blend=blend)
+
+        def noise(stream: str) -> Tensor:
+            first, second = (
+                draws.normal(seed, stream, torch.full((len(weights),), number), self.latent_shape)
+                for seed in seeds or (recipe.seed, recipe.seed)
+            )
+            return slerp(first.flatten(1), second.flatten(1), weights).view_as(first)
+
+        return self._draw(condition, noise, recipe)
+
+    def _draw(
+        self,
+        condition: "Callable[[Generation], Conditioning]",
+        noise: Callable[[str], Tensor],
+        recipe: Recipe,
+        picture: Picture | None = None,
+        callback: StepCallback | None = None,
+    ) -> Tensor:
+        """Images of what `condition` tells a model, from the noise of a stream, (B, C, H, W) on the CPU."""
+        initial = noise("initial noise").to(self.device)
+        null = self.condition([recipe.negative_prompt] * len(initial))
+        weak = None if self.weak is None else Conditioned(self.weak.denoiser(), condition(self.weak))
         latents = recipe.sampler(
             recipe.guidance(self.denoiser(), null, weak),
-            draw("initial noise"),
-            conditioning,
+            initial,
+            condition(self),
             steps=recipe.steps,
             spacing=recipe.spacing,
-            generator=lambda step: draw(f"step {step}"),
+            generator=lambda step: noise(f"step {step}").to(self.device),
             picture=picture,
             callback=callback,
         )
         return self.decode(latents)
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        height, width = (self.size, self.size) if isinstance(self.size, int) else self.size
+        return self.autoencoder.channels, height // self.autoencoder.factor, width // self.autoencoder.factor
 
     def check(self, prompts: list[str], recipe: Recipe) -> None:
         """Refuse what drawing these would refuse, without drawing.
@@ -118,3 +172,37 @@ class Generation:
         """
         with torch.autocast(self.device.type, enabled=False):
             return self.autoencoder.decode(Scaling.of(self.autoencoder).to_raw(latents)).clamp(-1, 1)
+
+
+def mixed(
+    first: Conditioning, second: Conditioning, weights: Tensor, *, blend: Literal["slerp", "lerp"] = "slerp"
+) -> Conditioning:
+    """Conditioning between two of the same parts, at weights (B,) from 0 to 1; a token that counts in either one counts."""
+
+    def part(a: Tensor | None, b: Tensor | None, mix: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor | None:
+        return None if a is None or b is None else mix(a, b, weights.to(a.dtype))
+
+    embeddings = {"slerp": slerp, "lerp": lerp}[blend]
+    return Conditioning(
+        tokens=part(first.tokens, second.tokens, embeddings),
+        mask=None if first.mask is None or second.mask is None else first.mask | second.mask,
+        vector=part(first.vector, second.vector, embeddings),
+        maps=part(first.maps, second.maps, lerp),
+    )
+
+
+def lerp(first: Tensor, second: Tensor, weights: Tensor) -> Tensor:
+    """On the straight line between tensors (B, ...), exactly their own at weights (B,) of 0 and 1."""
+    return torch.lerp(first, second, weights.view(-1, *[1] * (first.ndim - 1)))
+
+
+def slerp(first: Tensor, second: Tensor, weights: Tensor) -> Tensor:
+    """On the arc between vectors (B, ..., D), at weights (B,) (Shoemake 1985, "Animating rotation with quaternion curves").
+
+    Between independent noise it is noise of the same deviation. Nearly parallel and opposite vectors have a line instead.
+    """
+    cosine = torch.nn.functional.cosine_similarity(first, second, dim=-1).unsqueeze(-1)
+    angle = cosine.clamp(-1, 1).acos()
+    share = weights.view(-1, *[1] * (first.ndim - 1))
+    arc = (torch.sin((1 - share) * angle) * first + torch.sin(share * angle) * second) / torch.sin(angle)
+    return torch.where(cosine.abs() > 0.9995, lerp(first, second, weights), arc)

@@ -137,3 +137,17 @@ class Conditioner(Protocol):
     def count(self, captions: list[str]) -> list[int]: ...
 
     def __call__(self, captions: Captions) -> Conditioning: ...
+
+
+class FeatureExtractor(Protocol):
+    """Pictures to features: images (B, 3, H, W) in [-1, 1], of any size, to float32 (B, size).
+
+    `name` is in the name of every metric of these features, which compare with no other extractor's.
+    """
+
+    name: str
+    size: int
+
+    def __call__(self, images: Tensor, /) -> Tensor: ...
+
+    def to(self, device: torch.device, /) -> Self: ...

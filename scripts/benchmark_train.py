@@ -46,7 +46,7 @@ from ldm_train.training.callbacks.stop import Stop
 from ldm_train.training.module import NoisePredictorTraining
 
 EXPERIMENT = "experiment=openmoji"
-NEVER = [f"{what}.every=1000000" for what in ("checkpoint", "validation", "pictures")]
+NEVER = [*(f"{what}.every=1000000" for what in ("checkpoint", "validation", "pictures")), "metrics.every=null"]
 QUICK_END = ["validation.repeats=1", "pictures.steps=1", "pictures.count=1"]
 WARM = 10  # steps before the measured ones
 LOGGED = 10  # steps between two lines of the log, trainer.log_every_n_steps

@@ -60,6 +60,7 @@ class Run:
         words += ["optimizer.lr=1e-3", "trainer.log_every_n_steps=1", f"checkpoint.every={EVERY}", "checkpoint.keep=2"]
         words += ["checkpoint.best=validation_loss", "validation.every=20", "validation.repeats=1"]
         words += ["pictures.every=100", "pictures.steps=4", "pictures.count=2"]
+        words += ["metrics.every=50", "metrics.steps=2", "metrics.count=4"]
         dying = {DEATH: f"{death.kind}|{death.step}|{death.rank}|{death.share}"} if death and death.kind in INSIDE else {}
         with self.log.open("wb") as log:
             return subprocess.Popen(

@@ -37,9 +37,16 @@ SETTINGS = [
     *("optimizer.lr=1e-3", "lr_schedule=constant", "lr_schedule.warmup_steps=0", "ema=power"),
     *("offset_noise=0.1", "input_perturbation=0.1", "trainer.accelerator=cpu", "trainer.log_every_n_steps=1"),
     *("pictures.steps=4", "pictures.count=2", "validation.repeats=1"),
+    *("metrics.steps=2", "metrics.count=4"),
 ]
-SELDOM = ["pictures.every=1000000", "validation.every=1000000", "checkpoint.every=1000000", "ema.snapshot_every=1000000"]
-OFTEN = ["pictures.every=1", "validation.every=1", "checkpoint.every=1", "ema.snapshot_every=10", "sampler=ddpm"]
+SELDOM = [
+    *("pictures.every=1000000", "validation.every=1000000", "checkpoint.every=1000000", "ema.snapshot_every=1000000"),
+    "metrics.every=1000000",
+]
+OFTEN = [
+    *("pictures.every=1", "validation.every=1", "metrics.every=10", "checkpoint.every=1", "ema.snapshot_every=10"),
+    "sampler=ddpm",
+]
 TWO = ("trainer.devices=2", "trainer.strategy=ddp")
 ALONE = ("trainer.devices=1", "trainer.strategy=auto")
 

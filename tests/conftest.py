@@ -45,7 +45,7 @@ SHORT = [
     "checkpoint.every=3",
     "pictures.every=4",
 ]
-WATCHED = ["pictures.steps=4", "pictures.count=2", "validation.every=4", "validation.repeats=2"]
+WATCHED = ["pictures.steps=4", "pictures.count=2", "validation.every=4", "validation.repeats=2", "metrics.every=null"]
 
 
 @dataclass(frozen=True)

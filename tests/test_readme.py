@@ -24,6 +24,8 @@ SMALL = {
         "max_steps=2",
         "batch_size=4",
         "pictures.steps=2",
+        "metrics.count=4",
+        "metrics.steps=1",
         "network.channels=[16,32]",
         "network.head_size=8",
         "held_out=0",
@@ -75,7 +77,12 @@ def test_the_quick_start_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.chdir(tmp_path)
     script = ROOT / "scripts" / "prepare_openmoji.py"
     subprocess.run([sys.executable, str(script), "data/openmoji", "--count", "5"], check=True)
-    small = {**SMALL, "encode": [], "check": [], "train": ["max_steps=2", "batch_size=4", "pictures.steps=2"]}
+    small = {
+        **SMALL,
+        "encode": [],
+        "check": [],
+        "train": ["max_steps=2", "batch_size=4", "pictures.steps=2", "metrics.steps=1"],
+    }
     for words in commands(README):
         if words[0] == "ldm-train" and ("quickstart" in " ".join(words) or "data/openmoji" in " ".join(words)):
             run(words, small[words[1]])

@@ -186,6 +186,10 @@ class CachedLatents(EndlessData):
         """The examples (B,), or others in the place of those that cannot be had; of a cache, all can."""
         return examples
 
+    def available(self, examples: Tensor) -> Tensor:
+        """The same for examples that are asked for later."""
+        return self.readable(examples)
+
     def views(self, examples: Tensor, positions: Tensor) -> Tensor:
         """Which of its views each example shows, (B,)."""
         counts = self.latents.index.num_views[examples]

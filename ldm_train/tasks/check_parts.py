@@ -25,6 +25,7 @@ from ldm_train.tasks.lightning import refuse_absent, refuse_fused_scaling, refus
 from ldm_train.tasks.optimization import refuse_optimization
 from ldm_train.tasks.ranges import out_of_range
 from ldm_train.tasks.train import compile_network, training_module, warn_of_the_end
+from ldm_train.tasks.watching import build_measuring
 from ldm_train.training.callbacks.checkpoints import Keeping
 from ldm_train.training.module import NoisePredictorTraining
 from ldm_train.types import Autoencoder, Captions, Conditioning
@@ -68,6 +69,7 @@ def try_settings(config: DictConfig, attempt: Attempts) -> None:
     attempt(Keeping, **config.checkpoint)
     attempt(build, config.ema)
     attempt(geometry, config)
+    attempt(build_measuring, config)
     if config.compile is not None:
         attempt(compile_network, nn.Identity(), backend=config.compile)
 

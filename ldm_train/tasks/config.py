@@ -23,7 +23,7 @@ from ldm_train.tasks.strict import ALLOWED, PASSED, SET_BY_THE_RUN, TRAINER, Che
 
 __all__ = ["ALLOWED", "ConfigError", "build", "compose", "describe", "folder", "groups", "nearest", "targets", "words"]
 
-PATHS = {"cache", "run_dir", "out"}
+PATHS = {"cache", "run_dir", "out", "dir"}
 EXTRAS = {"bitsandbytes": "eight_bit"}  # packages that an installation may lack, and the extra that brings each
 PLAIN = re.compile(r"[\w./~][^\s'\"\[\](){}]*")  # a path as people type it
 

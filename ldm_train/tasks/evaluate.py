@@ -1,43 +1,110 @@
-"""`ldm-train evaluate`: a trained run to numbers in a JSON file."""
+"""`ldm-train evaluate`: a trained run, a folder of pictures or a pipeline to numbers, as JSON and Markdown."""
 
-import json
 from pathlib import Path
 
+import torch
 from omegaconf import DictConfig
 
-from ldm_train.data.cache import open_caches, together
-from ldm_train.tasks.assemble import open_run
+from ldm_train.tasks.assemble import choose_device
 from ldm_train.tasks.config import build
-from ldm_train.tasks.evaluations import Subject
+from ldm_train.tasks.evaluate_folder import open_gallery
+from ldm_train.tasks.evaluate_measures import Measures
+from ldm_train.tasks.evaluate_models import Model, RunModel
+from ldm_train.tasks.evaluate_numbers import Numbers, Resampling
+from ldm_train.tasks.evaluate_pictures import Order, draw, forget_others, in_batches, processes
+from ldm_train.tasks.evaluate_real import Real, held_out_data, of_cache, of_folder, of_run
+from ldm_train.tasks.evaluate_report import Result, write
+from ldm_train.tasks.evaluate_settings import choose_prompts, points, refuse_contradictions
+from ldm_train.tasks.evaluations import Drawn, Evaluation, HeldOut
 from ldm_train.tasks.train import training_module
-from ldm_train.tasks.train_data import batches
 from ldm_train.training.held_out import held_out_losses
 
 
 def run(config: DictConfig) -> None:
-    trained, out = open_run(config), Path(config.out)
-    settings = trained.config.evaluation if config.get("evaluation") is None else config.evaluation
-    out.parent.mkdir(parents=True, exist_ok=True)
-    numbers = build(settings)(Subject(trained.generation, trained.recipe, out))
-    cache = config.cache or trained.config.cache
-    if cache is None:
+    refuse_contradictions(config)
+    if config.pictures is not None:
+        result = of_gallery(config)
+    elif config.pipeline is not None:
+        result = of_pipeline(config)
+    else:
+        result = of_run_dir(config)
+    write(config, result)
+
+
+def of_gallery(config: DictConfig) -> Result:
+    """Pictures that are there already."""
+    gallery = open_gallery("pictures", config.pictures)
+    captions = choose_prompts(config, gallery.captions, count=len(gallery.files))
+    measures = open_measures(config, of_folder(config.real) if config.real else None, choose_device(config.device))
+    numbers = measures(gallery.files, captions)
+    return Result(Numbers({"pictures": len(gallery.files)}) | numbers, measures.told())
+
+
+def of_pipeline(config: DictConfig) -> Result:
+    """A pipeline in diffusers' layout."""
+    from ldm_train.tasks.published_pipeline import PipelineModel  # which takes seconds to import
+
+    model, real = PipelineModel(config), None
+    if config.real or config.cache:
+        real = of_folder(config.real) if config.real else of_cache(config.cache, model.device)
+    evaluation = HeldOut() if config.get("evaluation") is None else build(config.evaluation)
+    return of_model(config, model, evaluation, real)
+
+
+def of_run_dir(config: DictConfig) -> Result:
+    """A trained run, whose held-out examples have losses too."""
+    model = RunModel(config)
+    trained, data = model.trained, held_out_data(config, model.trained.config)
+    if data is None:
         print("the run was encoded on the fly: without cache=… there is no validation loss")
-    data = None if cache is None else batches(trained.config, together(open_caches(cache)))
-    if data is not None and len(data.held_out):
-        module = training_module(trained.config, trained.parts).to(trained.generation.device)
+    elif len(data.held_out) == 0:
+        data = None
+    evaluation = build(trained.config.evaluation if config.get("evaluation") is None else config.evaluation)
+    real = None if data is None else of_run(data, trained.parts.autoencoder, model.device)
+    result = of_model(config, model, evaluation, of_folder(config.real) if config.real else real)
+    if data is not None:
+        module = training_module(trained.config, trained.parts).to(model.device)
         losses = held_out_losses(module, data, batch_size=64, repeats=16)
-        numbers |= {f"validation_{name}": value for name, value in losses.scalars().items()} | {
-            "held_out_examples": len(data.held_out)
-        }
-    numbers |= {
-        "step": trained.step,
-        "weights": config.weights,
-        "sampler": config.sampler._target_.rpartition(".")[2],
-        "steps": config.steps,
-        "spacing": config.spacing._target_.rpartition(".")[2],
-        "guidance": {name: value for name, value in config.guidance.items() if not name.startswith("_")},
-        "seed": config.seed,
-    }
-    out.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
-    print(json.dumps(numbers, indent=2))
-    print(f"written to {out}")
+        held_out = Numbers()
+        for name, total in losses.total.items():
+            ends = None if total.low is None or total.high is None else (total.low, total.high)
+            held_out.add(f"validation_{name}", total.mean, ends)
+        held_out.add("held_out_examples", len(data.held_out))
+        result = Result(result.numbers | held_out, result.told, result.sweep)
+    return result
+
+
+def of_model(config: DictConfig, model: Model, evaluation: Evaluation, real: Real | None) -> Result:
+    """What is measured of drawn pictures: by the command's own recipe, and at every point of a sweep.
+
+    Raises:
+        ValueError: something cannot be drawn; nothing was, then.
+    """
+    out, measures = Path(config.out), open_measures(config, real, model.device)
+    asked = evaluation.prompts()
+    known = [] if real is None or not measures.any else real.captions
+    prompts = asked or choose_prompts(config, known, count=config.samples)
+    orders = [
+        Order(point, prompts, model.identity | model.recipe(point), model.opener) for point in points(config, model.device)
+    ]
+    for order in orders:
+        model.paint(order.config)
+    measured = []
+    for order in orders if prompts else []:
+        files = draw(order, out, model.paint(order.config), devices=processes(config, model.device))
+        numbers = Numbers({"pictures": len(files)})
+        if asked:
+            sheet = out.with_suffix(".png") if order is orders[0] else None
+            pictures = torch.cat(list(in_batches(files, len(files))))
+            numbers |= evaluation(Drawn(pictures, model.autoencoder, model.device, sheet), measures.resampling)
+        measured.append(numbers | measures(files, prompts))
+    forget_others(out, orders)
+    sweep = [(model.told(order.config), numbers) for order, numbers in zip(orders[1:], measured[1:], strict=True)]
+    return Result(measured[0] if measured else Numbers(), model.told(orders[0].config) | measures.told(), sweep)
+
+
+def open_measures(config: DictConfig, real: Real | None, device: torch.device) -> Measures:
+    """The extractors that a config names, on a device."""
+    extractor = None if config.get("features") is None or real is None else build(config.features)
+    clip = None if config.get("clip_score") is None else build(config.clip_score)
+    return Measures(real, extractor, clip, Resampling(config.resamples, config.seed), device)

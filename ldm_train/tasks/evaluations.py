@@ -1,51 +1,55 @@
-"""What `ldm-train evaluate` can measure: each evaluation is told of a trained run and gives numbers by name."""
+"""What `ldm-train evaluate` can measure beside distances of sets: each evaluation asks for pictures and gives numbers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
 import torch
-from rich.progress import track
 from torch import Tensor
 
 from ldm_train.data.images import read_image, save_png, to_bytes, to_signed
 from ldm_train.data.items import Item
 from ldm_train.data.sources.folder import Folder
-from ldm_train.generation import Generation, Recipe
 from ldm_train.metrics.drawings import corner_colours, nearest, psnr
+from ldm_train.tasks.evaluate_numbers import Numbers, Resampling
 from ldm_train.training.callbacks.pictures import grid
+from ldm_train.types import Autoencoder
 
 
 @dataclass(frozen=True)
-class Subject:
-    """A trained run to measure, and how its pictures are drawn."""
+class Drawn:
+    """What was drawn of the prompts that an evaluation asked for.
 
-    generation: Generation
-    recipe: Recipe
-    out: Path
+    Args:
+        pictures: (B, 3, H, W) in [-1, 1].
+        autoencoder: whose latents they were drawn in, where that is known, on `device`.
+        sheet: where a picture of them may be written.
+    """
 
-    def draw(self, prompts: list[str], *, batch_size: int) -> Tensor:
-        """A picture of each prompt, (B, 3, H, W) in [-1, 1]; the i-th has noise number i."""
-        starts = range(0, len(prompts), batch_size)
-        batches = [
-            self.generation(prompts[i : i + batch_size], self.recipe, first=i).cpu()
-            for i in track(starts, "drawing held-out pictures")
-        ]
-        return torch.cat(batches)
+    pictures: Tensor
+    autoencoder: Autoencoder | None
+    device: torch.device
+    sheet: Path | None
 
 
 class Evaluation(Protocol):
-    """Numbers, and texts that qualify them, of a trained run."""
+    """Numbers of a model by the pictures of prompts that it asks for; of none, where it asks for none."""
 
-    def __call__(self, subject: Subject) -> dict[str, float | int | str]: ...
+    def prompts(self) -> list[str]: ...
+
+    def __call__(self, drawn: Drawn, resampling: Resampling) -> Numbers: ...
 
 
 class HeldOut:
-    """Nothing beyond the validation loss and the noise error of held-out examples, which every run is given."""
+    """Nothing beyond what every model is given: the losses of held-out examples, and sets of pictures compared."""
 
-    def __call__(self, subject: Subject) -> dict[str, float | int | str]:
-        return {}
+    def prompts(self) -> list[str]:
+        return []
+
+    def __call__(self, drawn: Drawn, resampling: Resampling) -> Numbers:
+        return Numbers()
 
 
 class Drawings:
@@ -58,9 +62,7 @@ class Drawings:
     Args:
         source: the folder of pictures, whose metadata names each one's `background`.
         seeds: pictures of each held-out drawing.
-
-    Raises:
-        ValueError: no held-out picture there, or no background.
+        batch_size: pictures that the autoencoder is given at once.
     """
 
     def __init__(self, *, source: str, seeds: int = 3, batch_size: int = 40) -> None:
@@ -68,50 +70,70 @@ class Drawings:
         self.seeds = seeds
         self.batch_size = batch_size
 
-    def __call__(self, subject: Subject) -> dict[str, float | int | str]:
+    @cached_property
+    def items(self) -> list[Item]:
+        """All drawings.
+
+        Raises:
+            ValueError: no held-out picture there, or no background.
+        """
         items = [item for item in Folder(self.source) if item.problem is None]
-        asked = [index for index, item in enumerate(items) if item.held_out]
-        if not asked or any("background" not in item.fields for item in items):
+        if not any(item.held_out for item in items) or any("background" not in item.fields for item in items):
             raise ValueError(
                 f"evaluation.source={self.source} needs held-out pictures, and a background for each, in its metadata.jsonl"
             )
-        truth = self._read(items, subject.generation.size)
-        order = torch.tensor(asked).repeat(self.seeds)
-        pictures = subject.draw([items[index].captions[0] for index in order.tolist()], batch_size=self.batch_size)
-        references = truth[order]
-        self._show(pictures, references, subject.out.with_suffix(".png"))
-        autoencoder = subject.generation.autoencoder
-        with torch.no_grad():
-            raw = autoencoder.encode(truth[torch.tensor(asked)].to(subject.generation.device)).mean
-            decoded = autoencoder.decode(raw).cpu()
-        return {
-            "retrieval_at_1": self._retrieval(pictures, order, truth, [item.fields["background"] for item in items]),
-            "background_accuracy": self._backgrounds(pictures, order, truth, items),
-            "drawing_psnr": psnr(pictures, references).mean().item(),
-            "autoencoder_psnr": psnr(decoded, truth[torch.tensor(asked)]).mean().item(),
-            "pictures": len(pictures),
-            "held_out_pairs": len(asked),
-        }
+        return items
 
-    def _read(self, items: Sequence[Item], size: int | tuple[int, int]) -> Tensor:
+    @property
+    def asked(self) -> list[int]:
+        return [index for index, item in enumerate(self.items) if item.held_out]
+
+    def prompts(self) -> list[str]:
+        return [self.items[index].captions[0] for index in self.asked * self.seeds]
+
+    def __call__(self, drawn: Drawn, resampling: Resampling) -> Numbers:
+        pictures, truth = drawn.pictures, self._read(self.items, (drawn.pictures.shape[2], drawn.pictures.shape[3]))
+        order = torch.tensor(self.asked * self.seeds)
+        backgrounds = [item.fields["background"] for item in self.items]
+        numbers = Numbers()
+        numbers.add_share("retrieval_at_1", self._found(pictures, order, truth, backgrounds), resampling)
+        numbers.add_share("background_accuracy", self._on_background(pictures, order, truth, backgrounds), resampling)
+        numbers.add_mean("drawing_psnr", psnr(pictures, truth[order]), resampling)
+        if drawn.autoencoder is not None:
+            own = truth[torch.tensor(self.asked)]
+            numbers.add_mean("autoencoder_psnr", psnr(self._through(own, drawn), own), resampling)
+        numbers.add("pictures", len(pictures))
+        numbers.add("held_out_pairs", len(self.asked))
+        if drawn.sheet is not None:
+            self._show(pictures, truth[order], drawn.sheet)
+        return numbers
+
+    @torch.no_grad()
+    def _through(self, images: Tensor, drawn: Drawn) -> Tensor:
+        """Images as the autoencoder gives them back."""
+        assert drawn.autoencoder is not None
+        raw = [drawn.autoencoder.encode(part.to(drawn.device)).mean for part in images.split(self.batch_size)]
+        return torch.cat([drawn.autoencoder.decode(part).cpu() for part in raw])
+
+    def _read(self, items: Sequence[Item], size: tuple[int, int]) -> Tensor:
         return to_signed(torch.stack([read_image(item.picture.read(), size) for item in items if item.picture]))
 
-    def _retrieval(self, pictures: Tensor, order: Tensor, truth: Tensor, backgrounds: list[str]) -> float:
-        found = 0
+    def _found(self, pictures: Tensor, order: Tensor, truth: Tensor, backgrounds: list[str]) -> Tensor:
+        """Whether each picture's nearest drawing on its background is the asked one, (B,)."""
+        found = torch.zeros(len(pictures), dtype=torch.bool)
         for background in sorted(set(backgrounds)):
             candidates = torch.tensor([index for index, name in enumerate(backgrounds) if name == background])
             asked = torch.isin(order, candidates)
             if asked.any():
-                found += int((candidates[nearest(pictures[asked], truth[candidates])] == order[asked]).sum())
-        return found / len(pictures)
+                found[asked] = candidates[nearest(pictures[asked], truth[candidates])] == order[asked]
+        return found
 
-    def _backgrounds(self, pictures: Tensor, order: Tensor, truth: Tensor, items: Sequence[Item]) -> float:
-        names = [item.fields["background"] for item in items]
-        known = sorted(set(names))
-        colours = torch.stack([corner_colours(truth[[n == name for n in names]]).mean(0) for name in known])
+    def _on_background(self, pictures: Tensor, order: Tensor, truth: Tensor, backgrounds: list[str]) -> Tensor:
+        """Whether each picture's corners are nearest to the asked background's colour, (B,)."""
+        known = sorted(set(backgrounds))
+        colours = torch.stack([corner_colours(truth[[n == name for n in backgrounds]]).mean(0) for name in known])
         seen = torch.cdist(corner_colours(pictures), colours).argmin(1)
-        asked = torch.tensor([known.index(names[index]) for index in order.tolist()])
-        return (seen == asked).double().mean().item()
+        return seen == torch.tensor([known.index(backgrounds[index]) for index in order.tolist()])
 
     def _show(self, pictures: Tensor, references: Tensor, path: Path) -> None:
         columns = min(20, len(pictures) // self.seeds)

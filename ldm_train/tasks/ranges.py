@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from ldm_train.tasks.options import nearest
+from ldm_train.tasks.sample_axes import problems
 
 
 @dataclass(frozen=True)
@@ -35,13 +36,17 @@ COUNT, NUMBER = Range(1, whole=True), Range(0, whole=True)
 NOT_NEGATIVE, SHARE, BELOW_ONE = Range(0), Range(0, 1), Range(0, 1, below=True)
 
 RANGES: dict[str, Range] = {
-    **dict.fromkeys(("batch_size", "encode_batch_size", "micro_batch_size", "evaluation.batch_size"), COUNT),
-    **dict.fromkeys(("max_steps", "steps", "pictures.steps", "trainer.log_every_n_steps"), COUNT),
-    **dict.fromkeys(("checkpoint.every", "validation.every", "pictures.every", "health.every"), COUNT),
+    **dict.fromkeys(("batch_size", "encode_batch_size", "devices", "micro_batch_size", "evaluation.batch_size"), COUNT),
+    **dict.fromkeys(("max_steps", "steps", "pictures.steps", "metrics.steps", "trainer.log_every_n_steps"), COUNT),
+    **dict.fromkeys(("checkpoint.every", "validation.every", "pictures.every", "metrics.every", "health.every"), COUNT),
     **dict.fromkeys(("checkpoint.keep", "checkpoint.keep_every", "max_nonfinite_steps", "ema.snapshot_every"), COUNT),
     **dict.fromkeys(("validation.repeats", "validation.bins", "validation.examples"), COUNT),
-    **dict.fromkeys(("pictures.count", "evaluation.seeds"), COUNT),
+    **dict.fromkeys(("pictures.count", "evaluation.seeds", "count"), COUNT),
+    "interpolate": Range(2, whole=True),
+    "metrics.count": Range(4, whole=True),
     **dict.fromkeys(("image_size", "max_pixels", "threads", "trainer.num_nodes"), COUNT),
+    "samples": COUNT,
+    "resamples": NUMBER,
     **dict.fromkeys(("workers", "lr_schedule.warmup_steps", "lr_schedule.cooldown_steps", "ema.start_step"), NUMBER),
     **dict.fromkeys(("optimizer.lr", "optimizer.weight_decay", "lr_schedule.final"), NOT_NEGATIVE),
     **dict.fromkeys(("offset_noise", "input_perturbation", "mse_weight", "kl_weight"), NOT_NEGATIVE),
@@ -55,6 +60,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "dtype": ("float16", "bfloat16", "float32"),
     "trust": ("content", "stat"),
     "resume": ("auto", "never"),
+    "blend": ("slerp", "lerp"),
+    "format": ("table", "json"),
     "checkpoint.best_is": ("lowest", "highest"),
     "device": ("auto", "cpu", "cuda", "cuda:0", "mps", "xpu"),
     "trainer.accelerator": ("auto", "cpu", "gpu", "cuda", "mps", "tpu"),
@@ -68,12 +75,12 @@ CHOICES: dict[str, tuple[str, ...]] = {
     ),
 }
 NUMBERED = {"device": re.compile(r"(cuda|xpu):\d+")}  # beside the choices
-AUTO = {"micro_batch_size"}  # may be this word instead of a number
+AUTO = {"micro_batch_size", "devices"}  # may be this word instead of a number
 
 
 def out_of_range(config: DictConfig) -> list[str]:
     """A message for each value that is refused, in the order of the tables."""
-    return [*_numbers(config), *_choices(config), *_devices(config)]
+    return [*_numbers(config), *_choices(config), *_devices(config), *problems(config)]
 
 
 def _numbers(config: DictConfig) -> Iterator[str]:

@@ -1,91 +1,44 @@
-"""`ldm-train sample`: prompts to PNG files."""
+"""`ldm-train sample`: prompts to PNG files, and all of them together as a grid, an X/Y plot or a strip."""
 
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig
 from rich.progress import track
 
-from ldm_train.data.images import DECODE_ERRORS, read_image, save_png, to_bytes, to_signed
-from ldm_train.generation import Generation
-from ldm_train.samplers.base import Picture
-from ldm_train.tasks.assemble import open_run
+from ldm_train.data.images import save_png, to_bytes
+from ldm_train.tasks.sample_axes import has_axes
+from ldm_train.tasks.sample_cells import draw_plots
+from ldm_train.tasks.sample_plot import captioned
+from ldm_train.tasks.sample_start import open_sized, read_prompts, read_start
+from ldm_train.tasks.sample_strip import draw_strip
+from ldm_train.tasks.sample_text import of_all, texts
 from ldm_train.training.callbacks.pictures import grid
 
 
 def run(config: DictConfig) -> None:
-    prompts = read_prompts(config.prompts)
-    trained = open_run(config)
-    generation = resized(trained.generation, config.size)
-    start, out = read_start(config, generation), Path(config.out)
-    pictures = []
+    prompts, out = read_prompts(config.prompts), Path(config.out)
+    if has_axes(config):
+        drawn = draw_plots(config, prompts, out)
+    elif config.interpolate is not None:
+        drawn = draw_strip(config, prompts, out)
+    else:
+        drawn = draw_grid(config, [prompt for prompt in prompts for _ in range(config.count)], out)
+    (out / "prompts.txt").write_text("".join(f"{prompt}\n" for prompt in drawn), encoding="utf-8")
+
+
+def draw_grid(config: DictConfig, prompts: list[str], out: Path) -> list[str]:
+    """A picture of each prompt, the i-th with noise number i, and all in one; what each shows."""
+    trained = open_sized(config)
+    start, pictures = read_start(config, trained.generation), []
     for first in track(range(0, len(prompts), config.batch_size), "drawing"):
         batch = prompts[first : first + config.batch_size]
-        pictures.append(to_bytes(generation(batch, trained.recipe, first=first, picture=start)).cpu())
+        pictures.append(to_bytes(trained.generation(batch, trained.recipe, first=first, picture=start)).cpu())
         for number, picture in enumerate(pictures[-1], start=first):
-            save_png(picture, out / f"{number:04d}.png")
-    columns = min(8, len(prompts))
-    save_png(grid(torch.cat(pictures), columns=columns), out / "grid.png")
-    (out / "prompts.txt").write_text("".join(f"{prompt}\n" for prompt in prompts), encoding="utf-8")
+            save_png(picture, out / f"{number:04d}.png", texts(config, trained, prompts[number], number))
+    together = torch.cat(pictures)
+    columns = config.count if 1 < config.count <= 8 else min(8, len(prompts))
+    shown = captioned(together, prompts, columns=columns) if config.labels else grid(together, columns=columns)
+    save_png(shown, out / "grid.png", of_all(config, prompts))
     print(f"{len(prompts)} pictures of step {trained.step} in {out}, all together in {out / 'grid.png'}")
-
-
-def resized(generation: Generation, size: Sequence[int] | None) -> Generation:
-    """For pictures of another (height, width) than the run's squares.
-
-    Raises:
-        ValueError: not two numbers, or none that the autoencoder and the network can divide.
-    """
-    if size is None:
-        return generation
-    unit = generation.autoencoder.factor * getattr(generation.network, "divisor", 1)
-    if len(size) != 2 or any(side < 1 or side % unit for side in size):
-        raise ValueError(f"size={list(size)} must be a height and a width, multiples of {unit} pixels for this run")
-    return replace(generation, size=(size[0], size[1]))
-
-
-def read_start(config: DictConfig, generation: Generation) -> Picture | None:
-    """The picture to start from, encoded, and the mask (white where to draw) at the size of its latents.
-
-    Raises:
-        ValueError: a mask without a picture, a strength without one, or a file that cannot be read.
-    """
-    if config.picture is None:
-        if config.mask is not None or config.strength != 1:
-            raise ValueError(f"mask={config.mask} and strength={config.strength} need a picture=FILE to start from")
-        return None
-    latents = generation.encode(read_signed(config.picture, generation.size))
-    if config.mask is None:
-        return Picture(latents, config.strength)
-    white = read_signed(config.mask, generation.size).mean(1, keepdim=True).to(generation.device)
-    mask = torch.nn.functional.interpolate(white, size=latents.shape[2:], mode="area") > 0
-    return Picture(latents, config.strength, mask.to(latents))
-
-
-def read_signed(path: str, size: int | tuple[int, int]) -> torch.Tensor:
-    """A picture file, cropped and scaled as encoding does, (1, 3, H, W) in [-1, 1]."""
-    try:
-        return to_signed(read_image(Path(path), size)[None])
-    except DECODE_ERRORS as error:
-        raise ValueError(f"{path} cannot be read as a picture: {error}") from error
-
-
-def read_prompts(prompts: object) -> list[str]:
-    """Prompts from a list, or from a text file with one a line.
-
-    Raises:
-        ValueError: no such file, or no prompt.
-    """
-    if isinstance(prompts, str):
-        path = Path(prompts)
-        if not path.is_file():
-            raise ValueError(f"prompts={prompts} is not a text file; give one, or a list: 'prompts=[\"…\"]'")
-        texts = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    else:
-        assert isinstance(prompts, ListConfig)
-        texts = [str(prompt) for prompt in prompts]
-    if not texts:
-        raise ValueError(f"prompts={prompts} holds no prompt")
-    return texts
+    return prompts

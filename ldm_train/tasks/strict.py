@@ -11,7 +11,7 @@ from ldm_train.tasks.signatures import signature
 ALLOWED = ("ldm_train.", "torch.optim.", "bitsandbytes.optim.", "pytorch_lightning.loggers.")
 ACCEPTED: dict[type, str] = {bool: "true or false", int: "a whole number", float: "a number"}
 FREE = {"trainer.devices"}  # Lightning takes a number, a list or "auto"
-NULL_IS_MEANT = {"train.cache"}  # of what has no default
+NULL_IS_MEANT = {"train.cache", "train.metrics.every", "check.metrics.every"}  # whatever the default
 HYDRAS_OWN = {"_target_", "_partial_", "_args_", "_convert_", "_recursive_"}
 
 # What the assembly passes beside a config's own keys, and the keys that it keeps for itself.

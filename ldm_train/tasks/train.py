@@ -3,25 +3,23 @@
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig
 
-from ldm_train.data.datamodules import CachedLatents
 from ldm_train.diffusion.objective import Objective
 from ldm_train.diffusion.perturbations import Perturbations
 from ldm_train.encoders.conditioner import TextEncoder
 from ldm_train.encoders.latents import Scaling
-from ldm_train.tasks.assemble import Parts, build_recipe, build_weak, choose_device, load_weights
+from ldm_train.tasks.assemble import Parts, load_weights
 from ldm_train.tasks.config import build, plain
 from ldm_train.tasks.ending import ending, told_ending
 from ldm_train.tasks.lightning import build_loggers, launched_rank, options, quiet, refuse_fused_scaling, refuse_processes
 from ldm_train.tasks.optimization import refuse_optimization
 from ldm_train.tasks.run_directory import locked, prepare, set_threads
 from ldm_train.tasks.train_data import open_data
+from ldm_train.tasks.watching import Watching
 from ldm_train.training.callbacks.checkpoints import Keeping
-from ldm_train.training.callbacks.samples import Drawing, Samples
 from ldm_train.training.callbacks.snapshots import Snapshots
 from ldm_train.training.callbacks.spent import Spent
-from ldm_train.training.callbacks.validation import Validation
 from ldm_train.training.ema import EMA
 from ldm_train.training.module import NoisePredictorTraining
 from ldm_train.training.parameter_groups import ParameterGroups
@@ -46,17 +44,14 @@ def train(config: DictConfig, limits: Limits, keeping: Keeping) -> str | None:
     loggers = build_loggers(config)
     torch.manual_seed(config.seed)
     parts, data, content = open_data(config)
-    shown = drawing(config, data)
-    weak = build_weak(config, parts, choose_device("cpu" if config.trainer.accelerator == "cpu" else "auto"))
-    for recipe in shown.recipes.values():
-        parts.generation(parts.network, parts.text_encoder, torch.device("cpu"), weak).check(shown.captions, recipe)
+    watching = Watching.of(config, parts, data)
     ema: EMA = build(config.ema)
     resumed = prepare(config, content=content)
     if config.network.weights is not None and not resumed:
         step = load_weights(Path(config.network.weights), parts)
         print(f"starting from the averaged weights of {config.network.weights} at its step {step}")
     if config.cache is not None and isinstance(parts.text_encoder, TextEncoder) and not parts.text_encoder.trained:
-        parts.text_encoder.keep_only(shown.captions)  # the cache has the embeddings of all others
+        parts.text_encoder.keep_only(watching.captions(data))  # the cache has the embeddings of all others
     module = training_module(config, parts)
     if config.channels_last:
         module.to(memory_format=torch.channels_last)
@@ -70,19 +65,7 @@ def train(config: DictConfig, limits: Limits, keeping: Keeping) -> str | None:
         run_dir=run_dir,
         limits=limits,
         keeping=keeping,
-        callbacks=[
-            ema,
-            Snapshots(run_dir, ema),
-            Validation(ema, **config.validation, spent=spent),
-            Samples(
-                run_dir,
-                ema,
-                lambda trained: parts.generation(trained.network, trained.text_encoder, trained.device, weak),
-                shown,
-                every=config.pictures.every,
-                spent=spent,
-            ),
-        ],
+        callbacks=[ema, Snapshots(run_dir, ema), *watching.callbacks(config, ema, content=content, spent=spent)],
         loggers=loggers,
         settings=plain(config),
         log_every=config.trainer.log_every_n_steps,
@@ -135,34 +118,3 @@ def training_module(config: DictConfig, parts: Parts) -> NoisePredictorTraining:
         batch_size=config.batch_size,
         seed=config.seed,
     )
-
-
-def drawing(config: DictConfig, data: CachedLatents) -> Drawing:
-    """The pictures to draw while training: of the config's prompts, or of held-out (else training) captions."""
-    pictures = config.pictures
-    scales = guidance_scales(config)
-    settings = [OmegaConf.merge(config, {"guidance": {"scale": scale}}) for scale in scales]
-    recipes = {
-        scale: build_recipe(one, steps=pictures.steps, seed=pictures.seed)  # type: ignore[arg-type]
-        for scale, one in zip(scales, settings, strict=True)
-    }
-    examples = data.held_out if len(data.held_out) else torch.cat(data.train)
-    examples = examples[:: max(1, len(data.held_out) // pictures.count)][: pictures.count]
-    captions = {example: data.latents.first_caption(example) for example in examples.tolist()}
-    prompts = list(captions.values()) if pictures.prompts is None else list(pictures.prompts)
-    return Drawing(prompts, recipes, captions if len(data.held_out) else {})
-
-
-def guidance_scales(config: DictConfig) -> list[float]:
-    """At which the prompts' pictures are drawn.
-
-    Raises:
-        ValueError: no list of numbers, or one twice.
-    """
-    scales = config.pictures.guidance
-    if scales is None:
-        return [float(config.guidance.scale)]
-    numbers = [float(scale) for scale in scales if type(scale) in (int, float)] if isinstance(scales, ListConfig) else []
-    if not numbers or len(set(numbers)) != len(scales):
-        raise ValueError(f"pictures.guidance={scales} must be a list of different guidance scales, such as [1,2,4], or null")
-    return numbers

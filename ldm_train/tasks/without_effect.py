@@ -41,6 +41,7 @@ DONE = {
     "checkpoint.every": "a checkpoint is written anyway",
     "validation.every": "held-out examples are measured anyway",
     "pictures.every": "pictures are drawn anyway",
+    "metrics.every": "pictures are measured anyway",
 }
 
 RULES = (
@@ -58,9 +59,27 @@ RULES = (
     ),
     Rule(
         ("train",),
-        ("pictures.count", "pictures.every", "pictures.guidance", "pictures.steps", "pictures.seed", "sampler"),
-        lambda c: c.pictures.prompts is not None and not c.pictures.prompts,
+        ("pictures.count", "pictures.every", "pictures.guidance", "pictures.steps", "pictures.seed"),
+        lambda c: draws_none(c),
         "pictures.prompts=[] draws no pictures",
+    ),
+    Rule(
+        ("train",),
+        ("sampler",),
+        lambda c: draws_none(c) and not measures(c),
+        "pictures.prompts=[] draws no pictures, and none are measured",
+    ),
+    Rule(
+        ("train", "check"),
+        ("metrics.every", "metrics.count", "metrics.steps", "metrics.seed"),
+        lambda c: c.metrics.every is not None and not measures(c),
+        "without features and clip_score, no pictures are measured",
+    ),
+    Rule(
+        ("train", "check"),
+        ("features", "clip_score", "metrics.count", "metrics.steps", "metrics.seed"),
+        lambda c: c.metrics.every is None,
+        "metrics.every=null measures no pictures",
     ),
     Rule(
         ("train",),
@@ -98,7 +117,7 @@ RULES = (
     Rule(
         ("sample",),
         ("guidance.rescale", "guidance.interval", "negative_prompt"),
-        lambda c: c.guidance.scale == 1,
+        lambda c: c.guidance.scale == 1 and c.x.guidance is None and c.y.guidance is None,
         "guidance.scale=1 is no guidance",
     ),
     Rule(
@@ -110,8 +129,28 @@ RULES = (
     Rule(
         ("evaluate",),
         (*DRAWING, "seed"),
-        lambda c: evaluation(c).endswith("HeldOut"),
-        "evaluation=held_out draws no pictures",
+        lambda c: (
+            evaluation(c).endswith("HeldOut") and c.pictures is None and not (c.get("features") or c.get("clip_score"))
+        ),
+        "evaluation=held_out, without features and clip_score, draws no pictures",
+    ),
+    Rule(
+        ("evaluate",),
+        (*DRAWING, "seed", "weights", "samples", "batch_size", "devices", "cache"),
+        lambda c: c.pictures is not None,
+        "pictures={pictures} are there already",
+    ),
+    Rule(
+        ("evaluate",),
+        ("sampler", "spacing", "weights"),
+        lambda c: c.pipeline is not None,
+        "a pipeline brings its own",
+    ),
+    Rule(
+        ("evaluate",),
+        ("real",),
+        lambda c: c.get("features") is None,
+        "features=null compares no pictures",
     ),
 )
 
@@ -162,6 +201,16 @@ def steps(config: DictConfig, name: str) -> float:
     return value if isinstance(value, int | float) else 0
 
 
+def draws_none(config: DictConfig) -> bool:
+    """Whether a run draws no pictures to be looked at."""
+    return config.pictures.prompts is not None and not config.pictures.prompts
+
+
+def measures(config: DictConfig) -> bool:
+    """Whether a run draws pictures to be measured."""
+    return config.metrics.every is not None and any(config.get(name) is not None for name in ("features", "clip_score"))
+
+
 def caches(config: DictConfig) -> int:
     return len(config.cache) if isinstance(config.cache, ListConfig) else 1
 
@@ -179,6 +228,8 @@ def evaluation(config: DictConfig) -> str:
     """The constructor of what `evaluate` measures: its own, or the run's."""
     if config.get("evaluation") is not None:
         return str(config.evaluation._target_)
+    if config.run_dir is None:
+        return ""
     try:
         return str(select(read(Path(config.run_dir) / "config.yaml"), "evaluation._target_"))
     except ConfigError:

@@ -58,6 +58,9 @@ class LivePictures:
     def name(self, example: int) -> str:
         return self.entries[example].key
 
+    def fields(self, examples: Tensor) -> list[dict[str, str]]:
+        return [self.entries[example].fields for example in examples.tolist()]
+
     def let_go(self, examples: Tensor) -> None:
         """Forget what was decoded of these examples, (B,)."""
         self._ahead = {e: future for e, future in self._ahead.items() if e not in set(examples.tolist())}
@@ -125,13 +128,16 @@ class OnTheFly(CachedLatents):
         return super().fetch(positions)
 
     def names(self, positions: Tensor) -> list[str]:
-        examples = self.readable(self.order(positions))  # which decodes them again
-        self.latents.let_go(examples)
-        return [self.latents.name(example) for example in examples.tolist()]
+        return [self.latents.name(example) for example in self.available(self.order(positions)).tolist()]
 
     def readable(self, examples: Tensor) -> Tensor:
         held_out = torch.isin(examples[:1], self.held_out).all()
         return self.latents.readable(examples, self.held_out if held_out else self._trained_on)
+
+    def available(self, examples: Tensor) -> Tensor:
+        readable = self.readable(examples)
+        self.latents.let_go(readable)
+        return readable
 
     @cached_property
     def _trained_on(self) -> Tensor:

@@ -29,6 +29,8 @@ NEEDED = {
     "sample": ["run_dir=x", "prompts=[a]", "out=y"],
     "evaluate": ["run_dir=x", "out=y"],
     "export": ["run_dir=x", "out=y.safetensors"],
+    "report": ["run_dir=x", "out=y.html"],
+    "runs": [],
 }
 
 
@@ -212,6 +214,8 @@ def test_choices_are_lightnings() -> None:
 VALUES = [
     *[(name, low) for name in ("batch_size", "max_steps", "micro_batch_size", "threads", "image_size") for low in (0, -1)],
     *[(name, 0) for name in ("validation.every", "validation.repeats", "checkpoint.every", "pictures.every")],
+    *[(name, 0) for name in ("metrics.every", "metrics.steps")],
+    ("metrics.count", 3),
     *[(name, 0) for name in ("pictures.count", "pictures.steps", "trainer.num_nodes", "trainer.log_every_n_steps")],
     *[("caption_dropout", value) for value in (-0.1, 1.1, ".nan")],
     *[(name, -0.1) for name in ("offset_noise", "input_perturbation", "optimizer.lr", "lr_schedule.final")],

@@ -40,7 +40,15 @@ def tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[
             "pictures.count=4 pictures.prompts=[]",
             "note: pictures.count=4 has no effect: pictures.prompts=[] draws no pictures",
         ),
-        ("train", "pictures.prompts=[] sampler=ddpm pictures.steps=5", "note: pictures.steps=5, sampler have no effect"),
+        ("train", "pictures.prompts=[] sampler=ddpm pictures.steps=5", "note: pictures.steps=5 has no effect"),
+        (
+            "train",
+            "pictures.prompts=[] features=null sampler=ddpm",
+            "note: sampler has no effect: pictures.prompts=[] draws",
+        ),
+        ("train", "features=null metrics.count=99 metrics.seed=1", "note: metrics.count=99, metrics.seed=1 have no effect"),
+        ("train", "metrics.every=null features=clip", "note: features has no effect: metrics.every=null"),
+        ("train", "metrics.every=501 max_steps=500", "note: metrics.every=501 has no effect: max_steps=500, at whose end"),
         ("train", "cache=named held_out=0.1", "note: held_out=0.1 has no effect: the cache's source names its held-out"),
         ("train", "cache=unnamed held_out=0.0 validation.every=5", "note: validation.every=5 has no effect: held_out=0"),
         (
@@ -70,8 +78,15 @@ def tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[
         ("check", "caption_dropout=0", "warning: caption_dropout=0 never trains"),
         ("sample", "guidance.scale=1 negative_prompt=blur", "note: negative_prompt=blur has no effect: guidance.scale=1"),
         ("sample", "guidance.scale=1 guidance.rescale=0.7", "note: guidance.rescale=0.7 has no effect: guidance.scale=1"),
-        ("evaluate", "evaluation=held_out steps=5", "note: steps=5 has no effect: evaluation=held_out draws no pictures"),
-        ("evaluate", "run_dir=measured sampler=heun", "note: sampler has no effect: evaluation=held_out draws no pictures"),
+        (
+            "evaluate",
+            "evaluation=held_out features=null steps=5",
+            "note: steps=5 has no effect: evaluation=held_out, without",
+        ),
+        ("evaluate", "run_dir=measured sampler=heun features=null", "note: sampler has no effect: evaluation=held_out"),
+        ("evaluate", "run_dir=null pictures=a real=b seed=1", "note: seed=1 has no effect: pictures=a are there already"),
+        ("evaluate", "run_dir=null pipeline=a sampler=heun", "note: sampler has no effect: a pipeline brings its own"),
+        ("evaluate", "features=null real=b", "note: real=b has no effect: features=null compares no pictures"),
     ],
 )
 def test_a_setting_without_effect_is_told(verb: str, words: str, told: str, tell: Callable) -> None:
@@ -91,6 +106,9 @@ def test_a_setting_without_effect_is_told(verb: str, words: str, told: str, tell
         ("train", "cache=unnamed held_out=0.1 validation.every=5"),
         ("train", "cache=missing held_out=0.1 validation.every=5"),
         ("train", "pictures.count=4"),
+        ("train", "features=null"),
+        ("train", "metrics.every=null"),
+        ("train", "features=null clip_score=open_clip metrics.count=99"),
         ("train", "max_steps=300"),
         ("train", "checkpoint.every=300 max_steps=300"),
         ("train", "trainer.strategy=ddp trainer.devices=2"),
@@ -99,6 +117,8 @@ def test_a_setting_without_effect_is_told(verb: str, words: str, told: str, tell
         ("train", "caption_dropout=0 guidance=autoguidance guidance.weak=x"),
         ("sample", "negative_prompt=blur guidance.rescale=0.7"),
         ("evaluate", "run_dir=drawn sampler=heun steps=5"),
+        ("evaluate", "run_dir=measured steps=5"),
+        ("sample", "guidance.scale=1 negative_prompt=blur x.guidance=[1,2]"),
         ("evaluate", "run_dir=nowhere steps=5"),
     ],
 )

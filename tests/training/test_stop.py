@@ -18,7 +18,7 @@ from torch.testing import assert_close
 
 DRIVER = Path(__file__).with_name("signalled.py")
 QUIET = ["pictures.prompts=[]", "pictures.every=1000", "validation.every=1000"]
-SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2]
+SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2]
 INTERRUPTED = 75
 SLOW = 300.0  # seconds that a process may take to start or end on a busy machine
 
@@ -324,6 +324,27 @@ def test_ctrl_c_in_a_terminal_reaches_all_processes_and_is_told_once(
     assert "Traceback" not in err
     assert checkpoint(run_dir)["global_step"] == lines(run_dir)[-1]["step"]
     wait_for(lambda: all(ended(member) for member in group(process.pid)), 10)
+
+
+def test_a_terminal_that_is_closed_costs_no_step(cache: Path, train_words: list[str], tmp_path: Path) -> None:
+    """As when a connection is lost: the process leads the terminal's session, and has nobody to print to any more."""
+    run_dir = tmp_path / "run"
+    words = ["train", f"cache={cache}", f"run_dir={run_dir}", *train_words, *QUIET, "max_steps=100000"]
+    lead = (
+        "import fcntl, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); from ldm_train.tasks.command import main; main()"
+    )
+    ours, theirs = os.openpty()
+    command = [sys.executable, "-c", lead, *words, "lr_schedule=constant"]
+    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True, cwd=tmp_path)
+    os.close(theirs)
+    try:
+        wait_for(lambda: (run_dir / "metrics.jsonl").is_file() and len(lines(run_dir)) > 3, SLOW, process)
+        os.close(ours)
+        assert process.wait(SLOW) == INTERRUPTED
+    finally:
+        process.kill()
+        process.wait()
+    assert checkpoint(run_dir)["global_step"] == lines(run_dir)[-1]["step"]
 
 
 @pytest.fixture(scope="module")

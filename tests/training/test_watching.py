@@ -13,6 +13,7 @@ from torch.testing import assert_close
 
 from ldm_train.training.callbacks.checkpoints import Checkpoints
 from ldm_train.training.callbacks.finite import NonFinite
+from ldm_train.training.callbacks.metrics import Metrics
 from ldm_train.training.callbacks.progress import StepProgress
 from ldm_train.training.callbacks.reconstructions import Reconstructions
 from ldm_train.training.callbacks.samples import Samples
@@ -22,9 +23,18 @@ from ldm_train.training.callbacks.stop import Stop
 from ldm_train.training.callbacks.validation import Validation
 from ldm_train.training.ema import EMA
 
-WATCHERS = [Samples, Validation, Snapshots, Checkpoints, EMA, StepLog, StepProgress, NonFinite, Stop]
-ALWAYS = ["pictures.every=1", "validation.every=1", "checkpoint.every=1", "checkpoint.keep=2", "sampler=ddpm"]
-NEVER = ["pictures.every=1000", "pictures.prompts=[]", "validation.every=1000", "checkpoint.every=1000"]
+WATCHERS = [Samples, Validation, Metrics, Snapshots, Checkpoints, EMA, StepLog, StepProgress, NonFinite, Stop]
+ALWAYS = [
+    *("pictures.every=1", "validation.every=1", "metrics.every=1", "checkpoint.every=1", "checkpoint.keep=2"),
+    *("metrics.count=4", "metrics.steps=1", "sampler=ddpm"),
+]
+NEVER = [
+    "pictures.every=1000",
+    "pictures.prompts=[]",
+    "validation.every=1000",
+    "metrics.every=null",
+    "checkpoint.every=1000",
+]
 SAVED = ["ema=power", "ema.snapshot_every=1"]
 DROPOUT = "network.dropout=0.2"
 

@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import timedelta
 from types import FrameType
@@ -19,7 +20,8 @@ from torch.distributed import Work
 
 from ldm_train.training.callbacks.step_log import step_ended
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)  # the last two are what SLURM warns with
+# A terminal that is closed sends SIGHUP; SLURM warns with the last two.
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 SAME = 1.0  # seconds in which a second one is the first again, sent by a terminal and by what started the process
 TIME_LIMIT = 255  # stands for the limit where a signal's number would
 
@@ -41,14 +43,17 @@ class Stop(Callback):
         self._received = 0.0
         self._process = os.getpid()
         self._handlers: dict[int, object] = {}
+        self._terminals: list[int] = []
         self._flag = torch.zeros((), dtype=torch.int64)
         self._exchange: Work | None = None
         self._group: torch.distributed.ProcessGroup | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         silence_lightning(trainer)
+        self._terminals = [stream for stream in (1, 2) if os.isatty(stream)]  # a closed one is none any more
         if threading.current_thread() is threading.main_thread():
-            self._handlers = {number: signal.signal(number, self._receive) for number in SIGNALS}
+            ignored = {number for number in SIGNALS if signal.getsignal(number) == signal.SIG_IGN}  # SIGHUP's, by nohup
+            self._handlers = {number: signal.signal(number, self._receive) for number in SIGNALS if number not in ignored}
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self._give_back()
@@ -94,6 +99,8 @@ class Stop(Callback):
         if os.getpid() != self._process:
             return  # a loader's worker, which ends with this process
         name = signal.Signals(number).name
+        if number == signal.SIGHUP:
+            leave_terminal(self._terminals)
         if self._signal and time.monotonic() < self._received + SAME:
             return
         if self._signal:
@@ -113,6 +120,14 @@ def say(words: str) -> None:
     """To stderr past Python's own, a print to which may just have been interrupted; it does not matter who listens."""
     with suppress(OSError):
         os.write(2, f"\n{words}\n".encode())
+
+
+def leave_terminal(streams: Sequence[int]) -> None:
+    """Say nothing more to a terminal that was closed: every print to it would end the run."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in streams:
+        os.dup2(nowhere, stream)
+    os.close(nowhere)
 
 
 def silence_lightning(trainer: pl.Trainer) -> None:

@@ -1,0 +1,148 @@
+"""Pictures drawn for an evaluation, kept in files: what was drawn once is not drawn again, also after a kill.
+
+They lie in a folder named by all that decides them: the weights, the recipe and the prompts. Each one's noise is by its
+number, so batches and processes leave them alone, to rounding.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from rich.progress import Progress, track
+from torch import Tensor
+
+from ldm_train.data.images import read_image, save_png, to_bytes, to_signed
+
+Painter = Callable[[list[str], Tensor], Tensor]
+Opener = Callable[[DictConfig], Painter]
+
+
+@dataclass(frozen=True)
+class Order:
+    """Pictures to be drawn, the i-th of the i-th prompt with noise number i.
+
+    Args:
+        told: all that decides them but the prompts, in plain values.
+        opener: of the config: what draws prompts with noise numbers (B,), as images (B, 3, H, W) in [-1, 1]; of a module, so
+            that other processes find it.
+    """
+
+    config: DictConfig
+    prompts: list[str]
+    told: dict[str, object]
+    opener: Opener
+
+    @property
+    def key(self) -> str:
+        text = json.dumps([self.told, self.prompts], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def kept(out: Path) -> Path:
+    """Where the pictures of a result are kept."""
+    return out.with_name(f"{out.name}.pictures")
+
+
+def forget_others(out: Path, orders: Sequence[Order]) -> None:
+    """Remove the pictures of earlier results of the same name."""
+    for folder in kept(out).glob("*"):
+        if folder.name not in {order.key for order in orders}:
+            shutil.rmtree(folder)
+
+
+def draw(order: Order, out: Path, paint: Painter, *, devices: int) -> list[Path]:
+    """The files of the pictures; only those that are not there yet are drawn, in whole batches.
+
+    Args:
+        paint: this process's own.
+        devices: processes that share the batches.
+    """
+    folder = kept(out) / order.key
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [folder / f"{number:06d}.png" for number in range(len(order.prompts))]
+    batches = torch.arange(len(files)).split(order.config.batch_size)
+    missing = [batch for batch in batches if not all(files[number].is_file() for number in batch.tolist())]
+    if len(missing) < len(batches):
+        print(f"{len(batches) - len(missing)} of {len(batches)} batches of pictures were drawn before")
+    what = f"drawing {len(files)} pictures"
+    if devices == 1 or len(missing) < 2:
+        for batch in track(missing, what, disable=not missing):
+            draw_batch(order, paint, batch, files)
+    else:
+        draw_together(order, missing, files, devices=min(devices, len(missing)), what=what)
+    return files
+
+
+def draw_batch(order: Order, paint: Painter, numbers: Tensor, files: Sequence[Path]) -> None:
+    """Draw and write the pictures of these numbers (B,)."""
+    chosen = numbers.tolist()
+    images = to_bytes(paint([order.prompts[number] for number in chosen], numbers)).cpu()
+    for number, image in zip(chosen, images, strict=True):
+        told = order.told | {"prompt": order.prompts[number], "number": number}
+        save_png(image, files[number], {"ldm_train": json.dumps(told, ensure_ascii=False)})
+
+
+def draw_together(order: Order, batches: Sequence[Tensor], files: Sequence[Path], *, devices: int, what: str) -> None:
+    """Share the batches among processes of their own."""
+    plain = OmegaConf.to_container(order.config, resolve=True)
+    shared = (plain, order.prompts, order.told, order.opener, list(batches), list(files), devices)
+    context = torch.multiprocessing.spawn(draw_share, shared, nprocs=devices, join=False, daemon=True)
+    with Progress() as progress:
+        task = progress.add_task(what, total=len(files))
+        while not context.join(timeout=0.2):
+            progress.update(task, completed=len(list(files[0].parent.glob("*.png"))))
+
+
+def draw_share(
+    rank: int,
+    plain: dict[str, object],
+    prompts: list[str],
+    told: dict[str, object],
+    opener: Opener,
+    batches: list[Tensor],
+    files: list[Path],
+    devices: int,
+) -> None:
+    """What one of the processes does: open the model on its own device and draw every so many batches."""
+    config = OmegaConf.create(plain)
+    if str(config.device).startswith("cuda"):
+        config.device = f"cuda:{rank}"
+    torch.set_num_threads(max(1, torch.get_num_threads() // devices))
+    order = Order(config, prompts, told, opener)
+    paint = opener(config)
+    for batch in batches[rank::devices]:
+        draw_batch(order, paint, batch, files)
+
+
+def processes(config: DictConfig, device: torch.device) -> int:
+    """How many processes draw.
+
+    Raises:
+        ValueError: more than there are GPUs.
+    """
+    gpus = torch.cuda.device_count() if device.type == "cuda" and config.device in ("auto", "cuda") else 1
+    if config.devices == "auto":
+        return gpus
+    if device.type != "cpu" and config.devices > gpus:
+        raise ValueError(
+            f"devices={config.devices}: device={config.device} has {gpus}; devices=auto takes all that there are"
+        )
+    return int(config.devices)
+
+
+def in_batches(files: Sequence[Path], size: int) -> Iterator[Tensor]:
+    """The pictures of files as they are, (B, 3, H, W) in [-1, 1], in their order: at most so many, of one shape."""
+    batch: list[Tensor] = []
+    for file in files:
+        image = read_image(file, None)
+        if batch and (len(batch) == size or image.shape != batch[0].shape):
+            yield to_signed(torch.stack(batch))
+            batch = []
+        batch.append(image)
+    if batch:
+        yield to_signed(torch.stack(batch))
