@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 from torch.testing import assert_close
 from torch.utils.flop_counter import FlopCounterMode
 
 from ldm_train.networks.products import Linear, attention
 from ldm_train.training.blocks import block, by_block
+from ldm_train.training.callbacks import health
 from ldm_train.training.callbacks.spent import Spent
 from ldm_train.training.flops import CountFlops, peak
 
@@ -113,8 +115,13 @@ def test_the_clock_goes_to_timing(trained: Path) -> None:
 
 
 def test_an_autoencoder_has_its_health_too(
-    ldm_train: Callable, pictures: Path, autoencoder_settings: list[str], tmp_path: Path
+    ldm_train: Callable,
+    pictures: Path,
+    autoencoder_settings: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(health, "NORMS", 2)
     words = [
         f"source.path={pictures}",
         f"run_dir={tmp_path / 'run'}",
@@ -130,6 +137,10 @@ def test_an_autoencoder_has_its_health_too(
         assert "health/ema_distance" not in line
     assert "health/clipped" not in (tmp_path / "run/autoencoder/training.json").read_text()
     assert list(tmp_path.glob("run/wandb/offline-run-*/run-*.wandb"))
+    events = EventAccumulator(str(tmp_path / "run/tensorboard")).Reload()
+    norms = [histogram.histogram_value for histogram in events.Histograms("grad_norms")]
+    assert [norm.num for norm in norms] == [2]
+    assert norms[0].sum == pytest.approx(sum(line["grad_norm"] for line in lines(tmp_path / "run")[:2]), rel=1e-6)
 
 
 # Operations
