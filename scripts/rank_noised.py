@@ -105,7 +105,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs=2, default=(0, 1), help="of two samplings of the unharmed model")
     parser.add_argument("--noise_seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     weights, step, _ = read_weights(options.run_dir, "ema")
     measured = []
     with tempfile.TemporaryDirectory() as folder:
