@@ -1,9 +1,12 @@
 """What the tests share: a folder of drawn pictures, a cache of them, a trained run, and a way to call the command."""
 
+import atexit
 import contextlib
 import io
 import json
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +19,12 @@ from PIL import Image, ImageDraw
 
 if TYPE_CHECKING:
     from pytorch_lightning import Trainer
+
+# What libraries leave in the temporary directory, most of it in processes that were killed, goes with the tests.
+os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
+LEFT = tempfile.mkdtemp(prefix="ldm-train-tests-")
+os.environ["TMPDIR"] = tempfile.tempdir = LEFT
+atexit.register(shutil.rmtree, LEFT, ignore_errors=True)  # the last thing that is done at the end
 
 SIDE = 16
 BACKGROUNDS = ("red", "lime", "blue", "white")

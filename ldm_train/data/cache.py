@@ -18,6 +18,7 @@ from ldm_train.data.manifest import (
     differences,
     read_captions,
     read_entries,
+    read_fields,
     read_manifest,
 )
 from ldm_train.data.shards import Rows, load
@@ -68,6 +69,9 @@ class Latents(Protocol):
 
     def name(self, example: int) -> str:
         """What its source calls it."""
+
+    def fields(self, examples: Tensor) -> list[dict[str, str]]:
+        """What the source says of examples (B,) beside their captions."""
 
 
 class LatentCache:
@@ -130,6 +134,9 @@ class LatentCache:
     def name(self, example: int) -> str:
         return self.entries[example].key
 
+    def fields(self, examples: Tensor) -> list[dict[str, str]]:
+        return read_fields(self.folder, examples.tolist())
+
 
 class JoinedCaches:
     """Several caches as one, their examples one after the other; none is copied but for the numbers of its index.
@@ -173,6 +180,12 @@ class JoinedCaches:
     def name(self, example: int) -> str:
         cache, own = self._own(example)
         return f"{cache.folder}: {cache.name(own)}"
+
+    def fields(self, examples: Tensor) -> list[dict[str, str]]:
+        found: dict[int, dict[str, str]] = {}
+        for cache, start, mask in self._shares(examples):
+            found |= zip(mask.nonzero()[:, 0].tolist(), cache.fields(examples[mask] - start), strict=True)
+        return [found[place] for place in range(len(examples))]
 
     def _own(self, example: int) -> tuple[LatentCache, int]:
         """The cache that has an example, and its number there."""

@@ -160,6 +160,14 @@ def read_entries(folder: Path) -> list[Entry]:
         return [Entry(**json.loads(line)) for line in lines]
 
 
+def read_fields(folder: Path, numbers: Sequence[int]) -> list[dict[str, str]]:
+    """The further fields of some entries; the others' lines are passed over."""
+    wanted = set(numbers)
+    with (folder / "entries.jsonl").open(encoding="utf-8") as lines:
+        found = {number: json.loads(line)["fields"] for number, line in enumerate(lines) if number in wanted}
+    return [found[number] for number in numbers]
+
+
 def read_captions(folder: Path) -> list[str]:
     """All captions of a cache, by number."""
     with (folder / "captions.jsonl").open(encoding="utf-8") as lines:

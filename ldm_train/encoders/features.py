@@ -160,3 +160,8 @@ class Pixels(Features):
     def embed(self, pixels: Tensor) -> Tensor:
         reduced: Tensor = self.model(pixels)
         return reduced.flatten(1) / 127.5 - 1
+
+    @classmethod
+    def images(cls, features: Tensor) -> Tensor:
+        """The reduced pictures (B, 3, 64, 64), in [-1, 1], that such features (B, size) are."""
+        return features.unflatten(1, (3, cls.SIDE, cls.SIDE))

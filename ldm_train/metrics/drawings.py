@@ -1,5 +1,7 @@
 """Measures of pictures whose true drawings are known. Images are float, (B, 3, H, W) in [-1, 1], at any one size."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -13,6 +15,19 @@ def psnr(images: Tensor, references: Tensor) -> Tensor:
 def nearest(images: Tensor, candidates: Tensor) -> Tensor:
     """Which candidate (N, 3, H, W) is nearest to each image in pixel distance, (B,) int64."""
     return torch.cdist(images.flatten(1), candidates.flatten(1)).argmin(1)
+
+
+def background_accuracy(images: Tensor, truth: Tensor, asked: Sequence[str]) -> float:
+    """How often the corners of an image (B, 3, H, W) have the colour of the background that was asked for.
+
+    Args:
+        truth: the true pictures (B, 3, H, W), whose corners' mean colour is that of their background.
+        asked: each one's background by its name.
+    """
+    names = sorted(set(asked))
+    numbers = torch.tensor([names.index(name) for name in asked])
+    colours = torch.stack([corner_colours(truth[numbers == number]).mean(0) for number in range(len(names))])
+    return (torch.cdist(corner_colours(images), colours).argmin(1) == numbers).double().mean().item()
 
 
 def corner_colours(images: Tensor, *, side: int = 4) -> Tensor:

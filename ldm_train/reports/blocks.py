@@ -7,16 +7,20 @@ from typing import ClassVar
 from PIL import Image
 
 from ldm_train.reports.charts import Bars, Histogram
+from ldm_train.reports.curves import Charts
+from ldm_train.reports.heatmap import Heatmap
+from ldm_train.reports.pictures import Embedded
 
 Strings = list[str] | tuple[str, ...]  # no Sequence[str]: a string is one too, of letters
 
 
 @dataclass(frozen=True)
 class Facts:
-    """Names and their values."""
+    """Names and their values; with words for `fold` they are behind these."""
 
     kind: ClassVar[str] = "facts"
     rows: Sequence[tuple[str, str]]
+    fold: str = ""
 
     @property
     def empty(self) -> bool:
@@ -74,6 +78,42 @@ class Thumbnails:
 
 
 @dataclass(frozen=True)
+class Whole:
+    """A picture as large as it is; None, for what does not decode, is shown as a box that says so."""
+
+    embedded: Embedded | None
+    alt: str
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Pictures below each other, as wide as the page at most.
+
+    Args:
+        columns: what they show, from the left, and in rows of `across`; `indent` per cent of the width are before them.
+        rows: whether each one's label stands beside it.
+    """
+
+    kind: ClassVar[str] = "pictures"
+    pictures: Sequence[Whole]
+    caption: str = ""
+    columns: Strings = ()
+    across: int = 0
+    indent: float = 0.0
+    rows: bool = False
+
+    @property
+    def empty(self) -> bool:
+        return not self.pictures
+
+    @property
+    def width(self) -> int:
+        """At which they are shown at most, pixels: twice their own, so that small ones can be seen."""
+        return max([480, *(2 * one.embedded.width for one in self.pictures if one.embedded)])
+
+
+@dataclass(frozen=True)
 class Text:
     """Paragraphs, with their line ends."""
 
@@ -97,4 +137,4 @@ class Command:
         return not self.text
 
 
-Block = Facts | Table | Bars | Histogram | Thumbnails | Text | Command
+Block = Facts | Table | Bars | Histogram | Charts | Heatmap | Thumbnails | Pictures | Text | Command

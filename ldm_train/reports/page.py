@@ -1,5 +1,7 @@
 """One self-contained HTML page for every report: `render(Page(...))`. The same inputs give the same bytes."""
 
+import base64
+import hashlib
 import os
 import re
 from collections.abc import Sequence
@@ -9,6 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined, Template
+from markupsafe import Markup
 
 from ldm_train.reports.blocks import Block, Strings
 from ldm_train.reports.pictures import embedded
@@ -17,9 +20,9 @@ from ldm_train.reports.text import line, prose
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """The banner at the top: whether all is well, in a sentence, and the reasons if it is not."""
+    """The banner at the top: whether all is well (None: neither that nor wrong), in a sentence, and the reasons."""
 
-    ok: bool
+    ok: bool | None
     text: str
     reasons: Strings = ()
 
@@ -50,8 +53,9 @@ def render(page: Page) -> str:
         for section in page.sections
         if any(not block.empty for block in section.blocks)
     ]
-    anchors = _anchors([section.title for section in filled])
-    return _template().render(page=page, sections=list(zip(anchors, filled, strict=True))).lstrip()
+    sections = list(zip(_anchors([section.title for section in filled]), filled, strict=True))
+    script = _script() if any(block.kind == "charts" for section in filled for block in section.blocks) else None
+    return _template().render(page=page, sections=sections, script=script, script_hash=_hash(script)).lstrip()
 
 
 def write(page: Page, path: Path) -> None:
@@ -67,11 +71,23 @@ def write(page: Page, path: Path) -> None:
 
 
 @cache
+def _script() -> Markup:
+    """What makes plots move, by its own text; a page without a plot has no script."""
+    return Markup(files("ldm_train.reports").joinpath("page.js").read_text(encoding="utf-8"))
+
+
+def _hash(script: str | None) -> Markup:
+    """By which a browser knows the one script that may run."""
+    digest = hashlib.sha256((script or "").encode()).digest()
+    return Markup("sha256-" + base64.b64encode(digest).decode())
+
+
+@cache
 def _template() -> Template:
     environment = Environment(
         autoescape=True, finalize=line, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"line": line, "prose": prose, "embedded": embedded}
+    environment.filters |= {"line": line, "prose": prose, "embedded": embedded, "whole": Markup}
     return environment.from_string(files("ldm_train.reports").joinpath("page.html").read_text(encoding="utf-8"))
 
 

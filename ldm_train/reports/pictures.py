@@ -9,6 +9,7 @@ from markupsafe import Markup
 from PIL import Image, ImageOps
 
 SIDE = 160  # pixels
+WHOLE = (1600, 8000)  # of a picture shown as large as it is
 
 
 @dataclass(frozen=True)
@@ -25,25 +26,44 @@ def embedded(picture: bytes | Image.Image | None) -> Embedded | None:
 
     It is encoded anew, so that nothing of a stranger's file but its pixels gets into the page.
     """
-    if picture is None:
-        return None
-    try:
-        small = _small(Image.open(BytesIO(picture)) if isinstance(picture, bytes) else picture.copy())
-    except Exception:  # Pillow's readers raise whatever a broken file makes of them, and the page is about such files
+    small = None if picture is None else _within(picture, (SIDE, SIDE))
+    if small is None:
         return None
     content = BytesIO()
     small.save(content, "JPEG", quality=85, subsampling="4:4:4", optimize=True)
-    return Embedded(Markup("data:image/jpeg;base64," + base64.b64encode(content.getvalue()).decode()), *small.size)
+    return _embedded(content, "jpeg", small)
 
 
-def _small(picture: Image.Image) -> Image.Image:
-    picture.draft(None, (2 * SIDE, 2 * SIDE))
+def whole(picture: bytes | Image.Image, *, most: tuple[int, int] = WHOLE) -> Embedded | None:
+    """The picture at its own size, at most so many pixels wide and high; None if it does not decode."""
+    colour = _within(picture, most)
+    if colour is None:
+        return None
+    content = BytesIO()
+    colour.save(content, "WEBP", quality=90, method=4)
+    return _embedded(content, "webp", colour)
+
+
+def _embedded(content: BytesIO, kind: str, picture: Image.Image) -> Embedded:
+    address = f"data:image/{kind};base64," + base64.b64encode(content.getvalue()).decode()
+    return Embedded(Markup(address), *picture.size)
+
+
+def _within(picture: bytes | Image.Image, most: tuple[int, int]) -> Image.Image | None:
+    try:
+        return _small(Image.open(BytesIO(picture)) if isinstance(picture, bytes) else picture.copy(), most)
+    except Exception:  # Pillow's readers raise whatever a broken file makes of them, and the page is about such files
+        return None
+
+
+def _small(picture: Image.Image, most: tuple[int, int]) -> Image.Image:
+    picture.draft(None, (2 * most[0], 2 * most[1]))
     upright = ImageOps.exif_transpose(picture)
     if upright.mode.startswith("I"):  # 16 bits of grey, which convert() would clip
         upright = Image.fromarray((np.asarray(upright) / 257).clip(0, 255).round().astype(np.uint8))
     if upright.has_transparency_data:
         upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright.convert("RGBA"))
     colour = upright.convert("RGB")
-    colour.thumbnail((SIDE, SIDE))
+    colour.thumbnail(most)
     colour.info.clear()  # or JPEG would carry the file's comment and colour profile along
     return colour

@@ -20,8 +20,11 @@ VERBS = {
     "sample": "draw pictures for prompts with a trained run",
     "evaluate": "measure a trained run on what it never saw",
     "export": "write a run's trained weights, or an average of any length, as a safetensors file",
+    "report": "write one page about runs: curves, pictures, metrics, settings, what went wrong",
+    "runs": "list the runs below a folder: state, speed, best metrics, what differs",
     "train_autoencoder": "train a KL autoencoder on pictures",
 }
+BARE = {"runs": "dir"}  # a setting whose name may be left out before its value
 SWEEPING = {"-m", "--multirun", "--dry-run"}
 
 
@@ -49,6 +52,7 @@ def main(arguments: list[str] | None = None) -> None:
     verb, *overrides = words
     if verb not in VERBS:
         _fail(f"unknown verb {verb!r}{nearest(verb, VERBS)}\n\n{usage()}", code=2)
+    overrides = [_named(verb, word) for word in overrides]
     try:
         if any(word in ("-h", "--help") for word in overrides):
             from ldm_train.tasks.config import describe
@@ -63,6 +67,10 @@ def main(arguments: list[str] | None = None) -> None:
     except ConfigError as error:
         _fail(str(error), code=2)
     _run(verb, config)
+
+
+def _named(verb: str, word: str) -> str:
+    return f"{BARE[verb]}={word}" if verb in BARE and "=" not in word and not word.startswith(("-", "~", "+")) else word
 
 
 def _run(verb: str, config: DictConfig) -> None:

@@ -23,7 +23,7 @@ from ldm_train.tasks.strict import ALLOWED, PASSED, SET_BY_THE_RUN, TRAINER, Che
 
 __all__ = ["ALLOWED", "ConfigError", "build", "compose", "describe", "folder", "groups", "nearest", "targets", "words"]
 
-PATHS = {"cache", "run_dir", "out"}
+PATHS = {"cache", "run_dir", "out", "dir"}
 EXTRAS = {"bitsandbytes": "eight_bit"}  # packages that an installation may lack, and the extra that brings each
 PLAIN = re.compile(r"[\w./~][^\s'\"\[\](){}]*")  # a path as people type it
 
@@ -230,6 +230,13 @@ def build(config: DictConfig, **values: object) -> Any:
         if isinstance(cause, ValueError | OSError):
             raise cause from error
         raise ValueError(f"{config.get('_target_')}: {cause or error}") from error
+
+
+def plain(config: DictConfig) -> dict[str, object]:
+    """A config in Python's own values."""
+    values = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(values, dict)
+    return {str(name): value for name, value in values.items()}
 
 
 def _home(target: str) -> str:

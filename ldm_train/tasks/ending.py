@@ -3,11 +3,13 @@
 import re
 import time
 from datetime import timedelta
+from pathlib import Path
 
 from omegaconf import DictConfig
 
 from ldm_train.tasks.job import INTERRUPTED
 from ldm_train.tasks.lightning import launched_rank
+from ldm_train.tasks.run_directory import record_end
 from ldm_train.training.run import Limits
 
 STARTED = time.monotonic() - time.process_time()  # of the process, about: importing takes seconds
@@ -38,7 +40,11 @@ def duration(words: str | int | None) -> timedelta | None:
 
 
 def told_ending(config: DictConfig, reason: str | None) -> int:
-    """The exit code. Ranks but the first return 0: what started them would take another code for a failure."""
+    """The exit code; the run directory is told too.
+
+    Ranks but the first return 0: what started them would take another code for a failure.
+    """
+    record_end(Path(config.run_dir), "finished" if reason is None else f"interrupted ({reason})")
     if reason is None or launched_rank() > 0:
         return 0
     print(f"stopped by {reason} and saved in {config.run_dir}; the same command continues it (exit code {INTERRUPTED})")

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
+from ldm_train.tasks.config import build
 from ldm_train.tasks.ranges import MIXED_16, on_a_cpu, out_of_range
 
 if TYPE_CHECKING:
     from lightning_fabric.plugins.environments import SLURMEnvironment
+    from pytorch_lightning.loggers.logger import Logger
 
 
 def quiet() -> None:
@@ -32,6 +34,11 @@ def refuse_fused_scaling(config: DictConfig) -> None:
             f"trainer.precision={config.trainer.precision} does not go with a fused optimizer; choose "
             "trainer.precision=bf16-mixed, or optimizer.fused=false"
         )
+
+
+def build_loggers(config: DictConfig) -> list["Logger"]:
+    """Where else a run is logged; to be built before anything is read, for it may refuse who is not logged in."""
+    return [] if config.get("logger") is None else [build(config.logger, save_dir=config.run_dir)]
 
 
 def options(trainer: DictConfig, *, shares: bool = False) -> dict[str, object]:

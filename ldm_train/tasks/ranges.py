@@ -38,7 +38,7 @@ NOT_NEGATIVE, SHARE, BELOW_ONE = Range(0), Range(0, 1), Range(0, 1, below=True)
 RANGES: dict[str, Range] = {
     **dict.fromkeys(("batch_size", "encode_batch_size", "devices", "micro_batch_size", "evaluation.batch_size"), COUNT),
     **dict.fromkeys(("max_steps", "steps", "pictures.steps", "metrics.steps", "trainer.log_every_n_steps"), COUNT),
-    **dict.fromkeys(("checkpoint.every", "validation.every", "pictures.every", "metrics.every"), COUNT),
+    **dict.fromkeys(("checkpoint.every", "validation.every", "pictures.every", "metrics.every", "health.every"), COUNT),
     **dict.fromkeys(("checkpoint.keep", "checkpoint.keep_every", "max_nonfinite_steps", "ema.snapshot_every"), COUNT),
     **dict.fromkeys(("validation.repeats", "validation.bins", "validation.examples"), COUNT),
     **dict.fromkeys(("pictures.count", "evaluation.seeds", "count"), COUNT),
@@ -61,6 +61,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "trust": ("content", "stat"),
     "resume": ("auto", "never"),
     "blend": ("slerp", "lerp"),
+    "format": ("table", "json"),
     "checkpoint.best_is": ("lowest", "highest"),
     "device": ("auto", "cpu", "cuda", "cuda:0", "mps", "xpu"),
     "trainer.accelerator": ("auto", "cpu", "gpu", "cuda", "mps", "tpu"),

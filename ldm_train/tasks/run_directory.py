@@ -6,8 +6,8 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -18,12 +18,10 @@ from omegaconf import DictConfig, OmegaConf
 
 import ldm_train
 from ldm_train.tasks.lightning import launched_rank
+from ldm_train.tasks.run_reading import CONFIG, LOCK, METRICS, RECORD, Plain, settings
 from ldm_train.training.checkpoint_files import checkpoints
 
 LAST = Path("checkpoints") / "last.ckpt"
-CONFIG = "config.yaml"
-RECORD = "run.json"
-METRICS = "metrics.jsonl"
 PACKAGES = (
     "ldm-train",
     "torch",
@@ -39,26 +37,16 @@ PACKAGES = (
 FREE = {
     *("run_dir", "resume", "debug", "max_steps", "max_time", "max_nonfinite_steps", "threads", "workers"),
     *("cache", "source", "scale_check", "max_pixels", "micro_batch_size", "channels_last", "compile"),
-    *(
-        "checkpoint",
-        "validation",
-        "pictures",
-        "metrics",
-        "features",
-        "clip_score",
-        "logger",
-        "evaluation",
-        "sampler",
-        "spacing",
-        "guidance",
-    ),
+    *("checkpoint", "validation", "health", "pictures", "metrics", "features", "clip_score", "logger", "evaluation"),
+    *("sampler", "spacing", "guidance"),
     *("ema.snapshot_every", "ema.dtype"),
     *("network.gradient_checkpointing", "autoencoder.weights", "text_encoder.weights", "optimizer.fused"),
     *(f"trainer.{name}" for name in ("accelerator", "devices", "num_nodes", "strategy", "log_every_n_steps", "benchmark")),
     "trainer.deterministic",
 }
 
-Plain = dict[str, object]
+TOLD = 500  # characters of an error that ended a start
+MOMENT = 0.3  # seconds, for which whoever only asks whether a run is going on may have its lock
 
 
 def prepare(config: DictConfig, *, content: str) -> bool:
@@ -96,27 +84,72 @@ def prepare(config: DictConfig, *, content: str) -> bool:
 def locked(config: DictConfig) -> Iterator[None]:
     """Keep every other process out of the run directory, until this one leaves it or ends, however it ends.
 
+    An error that ends a start is written down with it.
+
     Raises:
         ValueError: another one has it.
     """
     run_dir = Path(config.run_dir)
-    own, new = FileLock(run_dir / ".lock"), not run_dir.exists()
+    own, new = FileLock(run_dir / LOCK), not run_dir.exists()
     if launched_rank() == 0:
         run_dir.mkdir(parents=True, exist_ok=True)
         try:
-            own.acquire(timeout=0)
+            own.acquire(timeout=MOMENT, poll_interval=0.03)
         except Timeout:
             raise ValueError(
                 f"run_dir={run_dir} belongs to a run that is still going; wait for its end, or choose another run_dir"
             ) from None
+    before = _bytes(run_dir / RECORD)
     try:
         yield
+    except BaseException as error:
+        if _bytes(run_dir / RECORD) != before:  # else this process was refused before its start was written down
+            with suppress(OSError, ValueError):  # of a full disk, say: what ended the run is worth more
+                record_end(run_dir, told_error(error))
+        raise
     finally:
         own.release()
         if launched_rank() == 0:
-            empty = {path.name for path in run_dir.iterdir()} <= {".lock"}
+            empty = {path.name for path in run_dir.iterdir()} <= {LOCK}
             if empty or (new and not (run_dir / METRICS).exists()):
                 shutil.rmtree(run_dir)  # what was refused, or failed before its first step, leaves no trace
+
+
+def record_end(run_dir: Path, how: str) -> None:
+    """Write down how the last start ended, and at which logged step; a process that is killed leaves no such word.
+
+    Args:
+        how: "finished", "interrupted (why)" or "failed: why".
+    """
+    if launched_rank() > 0 or not (run_dir / RECORD).is_file():
+        return
+    record = read_record(run_dir)
+    starts = record["starts"]
+    assert isinstance(starts, list)
+    starts[-1]["ended"] = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "step": last_step(run_dir), "as": how}
+    _replace(run_dir / RECORD, json.dumps(record, indent=2) + "\n")
+
+
+def told_error(error: BaseException) -> str:
+    """What ended a start, in one line."""
+    words = " ".join(str(error).split())[:TOLD]
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted (Ctrl-C)"
+    return f"failed: {words}" if isinstance(error, ValueError) else f"failed: {type(error).__name__}: {words}"
+
+
+def last_step(run_dir: Path) -> int:
+    """Of the metrics that are written; 0 where there are none."""
+    try:
+        with (run_dir / METRICS).open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 2**16))
+            return int(json.loads(file.read().splitlines()[-1])["step"])
+    except (OSError, ValueError, LookupError):
+        return 0
+
+
+def _bytes(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None
 
 
 def read_record(run_dir: Path) -> Plain:
@@ -148,7 +181,7 @@ def refuse_other(config: DictConfig, content: str, run_dir: Path, record: Plain)
         ValueError: listing what differs.
     """
     before = read_settings(run_dir)
-    then, now = (dict(_settings(OmegaConf.to_container(c))) for c in (before, config))
+    then, now = (dict(settings(OmegaConf.to_container(c))) for c in (before, config))
     names = sorted(name for name in then | now if then.get(name) != now.get(name) and not _is_free(name))
     told = [f"{name}: then {json.dumps(then.get(name))}, now {json.dumps(now.get(name))}" for name in names]
     if record["content"] != content:
@@ -192,15 +225,6 @@ def _replace(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     writing.replace(path)
-
-
-def _settings(value: object, name: str = "") -> Iterator[tuple[str, object]]:
-    """Dotted names and values of a plain config."""
-    if isinstance(value, Mapping) and value:
-        for key, part in value.items():
-            yield from _settings(part, f"{name}.{key}" if name else str(key))
-    else:
-        yield name, value
 
 
 def _is_free(name: str) -> bool:

@@ -11,7 +11,7 @@ NO_ARGUMENTS = {"ABC", "Protocol", "object", "nn.Module", "torch.nn.Module"}  # 
 # Whose own arguments a constructor's further ones become.
 FURTHER = {
     "ldm_train.networks.diffusers_unet.DiffusersUNet": "diffusers.models.unets.unet_2d_condition.UNet2DConditionModel",
-    "pytorch_lightning.loggers.WandbLogger": "wandb.sdk.wandb_init.init",
+    "ldm_train.training.loggers.wandb.Wandb": "wandb.sdk.wandb_init.init",
 }
 
 

@@ -10,15 +10,16 @@ from ldm_train.diffusion.perturbations import Perturbations
 from ldm_train.encoders.conditioner import TextEncoder
 from ldm_train.encoders.latents import Scaling
 from ldm_train.tasks.assemble import Parts, load_weights
-from ldm_train.tasks.config import build
+from ldm_train.tasks.config import build, plain
 from ldm_train.tasks.ending import ending, told_ending
-from ldm_train.tasks.lightning import launched_rank, options, quiet, refuse_fused_scaling, refuse_processes
+from ldm_train.tasks.lightning import build_loggers, launched_rank, options, quiet, refuse_fused_scaling, refuse_processes
 from ldm_train.tasks.optimization import refuse_optimization
 from ldm_train.tasks.run_directory import locked, prepare, set_threads
 from ldm_train.tasks.train_data import open_data
 from ldm_train.tasks.watching import Watching
 from ldm_train.training.callbacks.checkpoints import Keeping
 from ldm_train.training.callbacks.snapshots import Snapshots
+from ldm_train.training.callbacks.spent import Spent
 from ldm_train.training.ema import EMA
 from ldm_train.training.module import NoisePredictorTraining
 from ldm_train.training.parameter_groups import ParameterGroups
@@ -40,6 +41,7 @@ def run(config: DictConfig) -> int:
 
 def train(config: DictConfig, limits: Limits, keeping: Keeping) -> str | None:
     """Why the run was left before its end, if it was."""
+    loggers = build_loggers(config)
     torch.manual_seed(config.seed)
     parts, data, content = open_data(config)
     watching = Watching.of(config, parts, data)
@@ -56,16 +58,19 @@ def train(config: DictConfig, limits: Limits, keeping: Keeping) -> str | None:
     if config.compile is not None:
         compile_network(module.network, backend=config.compile)
     warn_of_the_end(module.objective)
-    run_dir = Path(config.run_dir)
+    run_dir, spent = Path(config.run_dir), Spent()
     return fit(
         module,
         data,
         run_dir=run_dir,
         limits=limits,
         keeping=keeping,
-        callbacks=[ema, Snapshots(run_dir, ema), *watching.callbacks(config, ema, content=content)],
-        loggers=[] if config.get("logger") is None else [build(config.logger, save_dir=config.run_dir)],
+        callbacks=[ema, Snapshots(run_dir, ema), *watching.callbacks(config, ema, content=content, spent=spent)],
+        loggers=loggers,
+        settings=plain(config),
         log_every=config.trainer.log_every_n_steps,
+        health_every=config.health.every,
+        spent=spent,
         options=options(config.trainer, shares=config.checkpoint.shares),
         first_rank=launched_rank() == 0,
     )

@@ -9,14 +9,15 @@ from omegaconf import DictConfig
 from ldm_train.data.datamodules import Pictures
 from ldm_train.encoders.latents import Scaling
 from ldm_train.metrics.drawings import psnr
-from ldm_train.tasks.config import build
+from ldm_train.tasks.config import build, plain
 from ldm_train.tasks.ending import ending, told_ending
-from ldm_train.tasks.lightning import launched_rank, options, quiet, refuse_fused_scaling, refuse_processes
+from ldm_train.tasks.lightning import build_loggers, launched_rank, options, quiet, refuse_fused_scaling, refuse_processes
 from ldm_train.tasks.optimization import refuse_optimization
 from ldm_train.tasks.run_directory import commands, locked, prepare, set_threads
 from ldm_train.training.autoencoder import AutoencoderTraining
 from ldm_train.training.callbacks.checkpoints import Keeping
 from ldm_train.training.callbacks.reconstructions import Reconstructions
+from ldm_train.training.callbacks.spent import Spent
 from ldm_train.training.run import Limits
 from ldm_train.training.run import run as fit
 
@@ -35,6 +36,7 @@ def run(config: DictConfig) -> int:
 
 def train(config: DictConfig, limits: Limits, keeping: Keeping) -> str | None:
     """Why the run was left before its end, if it was; its autoencoder is written at its end."""
+    loggers = build_loggers(config)
     autoencoder = build(config.architecture).initialise(config.seed)
     if config.image_size % autoencoder.factor:
         raise ValueError(f"image_size={config.image_size} must be a multiple of {autoencoder.factor} for this architecture")
@@ -56,16 +58,19 @@ def train(config: DictConfig, limits: Limits, keeping: Keeping) -> str | None:
         seed=config.seed,
     )
     prepare(config, content="")
-    run_dir = Path(config.run_dir)
+    run_dir, spent = Path(config.run_dir), Spent()
     reason = fit(
         module,
         data,
         run_dir=run_dir,
         limits=limits,
         keeping=keeping,
-        callbacks=[Reconstructions(run_dir, every=config.pictures.every)],
-        loggers=[],
+        callbacks=[Reconstructions(run_dir, every=config.pictures.every, spent=spent)],
+        loggers=loggers,
+        settings=plain(config),
         log_every=config.trainer.log_every_n_steps,
+        health_every=config.health.every,
+        spent=spent,
         options=options(config.trainer),
         first_rank=launched_rank() == 0,
     )
@@ -93,7 +98,8 @@ def save(module: AutoencoderTraining, data: Pictures, run_dir: Path) -> None:
 
 
 def curve(run_dir: Path) -> list[dict[str, float]]:
-    """The lines of `metrics.jsonl` with a PSNR, without the rate and the gradient."""
+    """The lines of `metrics.jsonl` with a PSNR, without the rate, the gradient and what is told of the weights."""
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     measured = [line for line in lines if any(name.endswith("_psnr") for name in line)]
-    return [{name: round(value, 5) for name, value in line.items() if name not in ("lr", "grad_norm")} for line in measured]
+    shown = [[name for name in line if name not in ("lr", "grad_norm") and "/" not in name] for line in measured]
+    return [{name: round(line[name], 5) for name in names} for line, names in zip(measured, shown, strict=True)]

@@ -14,6 +14,7 @@ from ldm_train.tasks.config import build
 from ldm_train.tasks.without_effect import measures
 from ldm_train.training.callbacks.metrics import Measuring, Metrics
 from ldm_train.training.callbacks.samples import Drawing, Samples
+from ldm_train.training.callbacks.spent import Spent
 from ldm_train.training.callbacks.validation import Validation
 from ldm_train.training.compared import choose
 from ldm_train.training.ema import EMA
@@ -58,23 +59,24 @@ class Watching:
             compared = choose(data, self.measuring.count, factor=self.parts.autoencoder.factor)
         return [*self.drawing.captions, *([] if compared is None else compared.captions)]
 
-    def callbacks(self, config: DictConfig, ema: EMA, *, content: str) -> list[Callback]:
+    def callbacks(self, config: DictConfig, ema: EMA, *, content: str, spent: Spent) -> list[Callback]:
         """In the order in which they look at a step.
 
         Args:
             content: one name for all that is trained on.
+            spent: is told the time that they take.
         """
 
         def generation(trained: NoisePredictorTraining) -> Generation:
             return self.parts.generation(trained.network, trained.text_encoder, trained.device, self.weak)
 
         found: list[Callback] = [
-            Validation(ema, **config.validation),
-            Samples(Path(config.run_dir), ema, generation, self.drawing, every=config.pictures.every),
+            Validation(ema, **config.validation, spent=spent),
+            Samples(Path(config.run_dir), ema, generation, self.drawing, every=config.pictures.every, spent=spent),
         ]
         if self.measuring is not None:
             kept = None if config.cache is None else KeptFeatures.beside(config.cache, content)
-            found.append(Metrics(ema, generation, self.measuring, every=config.metrics.every, kept=kept))
+            found.append(Metrics(ema, generation, self.measuring, every=config.metrics.every, kept=kept, spent=spent))
         return found
 
 

@@ -22,12 +22,14 @@ class Compared:
         portions: their numbers among the data's, of one shape each.
         sizes: (height, width) of each portion's pictures, pixels.
         captions: the first one of each, N in the portions' order.
+        backgrounds: the `background` that the source names of each, if it does.
         held_out: whether training never sees them.
     """
 
     portions: Sequence[Tensor]
     sizes: Sequence[tuple[int, int]]
     captions: list[str]
+    backgrounds: list[str | None]
     held_out: bool
 
     @property
@@ -67,8 +69,10 @@ def choose(data: CachedLatents, count: int, *, factor: int) -> Compared | None:
         height, width = data.latents.moments(own[0][:1], torch.zeros(1, dtype=torch.int64)).mean.shape[2:]
         portions += own
         sizes += [(height * factor, width * factor)] * len(own)
-    captions = [data.latents.first_caption(example) for example in torch.cat(portions).tolist()]
-    return Compared(portions, sizes, captions, held_out)
+    examples = torch.cat(portions)
+    captions = [data.latents.first_caption(example) for example in examples.tolist()]
+    backgrounds = [fields.get("background") for fields in data.latents.fields(examples)]
+    return Compared(portions, sizes, captions, backgrounds, held_out)
 
 
 def over_ranks(

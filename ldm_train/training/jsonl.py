@@ -1,101 +1,122 @@
 """`metrics.jsonl`: a line a logged step, of values that the same run gives again; the clock's go to `timing.jsonl`."""
 
 import json
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
-CLOCK = "time/"
-Record = dict[str, float | int | str | list[int] | list[float] | list[float | None] | list[str]]
+from ldm_train.training.dashboards import CLOCK, Dashboard, Record, Settings
 
 
-class JsonLinesLogger(Logger):
-    """Lightning's logger interface over JSON-lines files in the run directory.
+class JsonLinesLogger(Dashboard):
+    """JSON-lines files in the run directory, which have everything that is no picture, whatever becomes of other dashboards.
 
     What is logged at one step shares a line, written when the next step comes, at a checkpoint, or at the end. `latest` has
-    each metric's last step and value, on every rank.
+    each metric's last step and value, on every rank. Lines that a full disk refuses wait for room; a checkpoint, which
+    would lose them, is not written then.
     """
+
+    on_every_rank = True
 
     def __init__(self, run_dir: Path) -> None:
         super().__init__()
         self.run_dir = run_dir
         self.latest: dict[str, tuple[int, float]] = {}
-        self._line: dict[str, float] = {}
+        self._step = 0
+        self._lines: dict[str, dict[str, float]] = {}  # of that step, by file
+        self._waiting: dict[str, str] = {}  # text by file
 
-    @property
-    def name(self) -> str:
-        return "jsonl"
-
-    @property
-    def version(self) -> str:
-        return ""
+    def attempt(self, work: Callable[[], None]) -> None:
+        """What fails here fails the run, for it would not be told by what it left."""
+        work()
 
     @rank_zero_only
-    def log_hyperparams(self, *args: object, **kwargs: object) -> None:
-        """The run directory's config.yaml holds them."""
+    def begin(self, settings: Settings, step: int | None) -> None:
+        """Of a run that is continued, drop the lines of later steps, and one that was cut off in the middle."""
+        for path in () if step is None else self._files():
+            kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step(line) <= (step or 0)]
+            writing = path.with_suffix(".writing")
+            writing.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+            writing.replace(path)
 
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        assert step is not None
-        self.latest |= {name: (step, value) for name, value in metrics.items()}
-        self._write(metrics, step)
-
-    @rank_zero_only
-    def _write(self, metrics: dict[str, float], step: int) -> None:
-        clock = {name.removeprefix(CLOCK): value for name, value in metrics.items() if name.startswith(CLOCK)}
-        if clock:
-            self._append("timing.jsonl", {"step": step, **clock})
-        kept = {name: value for name, value in metrics.items() if not name.startswith(CLOCK)}
-        if kept:
-            if self._line.get("step") != step:
-                self.save()
-                self._line = {"step": step}
-            self._line.update(kept)
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        self.latest |= {name: (step, value) for name, value in values.items()}
+        self._write(values, step)
 
     @rank_zero_only
-    def log_record(self, name: str, record: Record) -> None:
+    def _write(self, values: Mapping[str, float], step: int) -> None:
+        if step != self._step:
+            self.save()
+        self._step = step
+        for name, value in values.items():
+            file = "timing.jsonl" if name.startswith(CLOCK) else "metrics.jsonl"
+            self._lines.setdefault(file, {"step": step})[name.removeprefix(CLOCK)] = value
+
+    @rank_zero_only
+    def record(self, name: str, record: Record, step: int) -> None:
         """A line of its own in `NAME.jsonl`."""
-        self._append(f"{name}.jsonl", record)
+        self._append(f"{name}.jsonl", {"step": step, **record})
 
     @rank_zero_only
     def save(self) -> None:
-        if self._line:
-            self._append("metrics.jsonl", self._line)
-            self._line = {}
+        lines, self._lines = self._lines, {}
+        for file, line in lines.items():
+            self._append(file, line)
 
     @rank_zero_only
     def flush(self) -> None:
-        """Have all lines on the disk."""
+        """Have all lines on the disk.
+
+        Raises:
+            OSError: it has no room for them.
+        """
         self.save()
+        try:
+            for name in list(self._waiting):
+                self._write_out(name)
+        except OSError as error:
+            raise OSError(f"cannot write {name} in {self.run_dir}: {error}; make room there, and start again") from error
         for path in self._files():
             with path.open("rb") as file:
                 os.fsync(file.fileno())
 
     @rank_zero_only
-    def finalize(self, status: str) -> None:
+    def close(self, *, failed: bool) -> None:
         self.save()
-
-    @rank_zero_only
-    def cut_back(self, step: int) -> None:
-        """Drop the lines of steps after `step`, and one that was cut off in the middle: a resumed run writes them again."""
-        for path in self._files():
-            kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step(line) <= step]
-            writing = path.with_suffix(".writing")
-            writing.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-            writing.replace(path)
 
     def _files(self) -> list[Path]:
         return sorted(self.run_dir.glob("*.jsonl"))
 
     def _append(self, name: str, line: Mapping[str, object]) -> None:
-        with (self.run_dir / name).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        self._waiting[name] = self._waiting.get(name, "") + json.dumps(line) + "\n"
+        try:
+            self._write_out(name)
+        except OSError as error:
+            if not self._told:
+                print(
+                    f"warning: {self.run_dir / name} cannot be written ({error}); its lines wait until the next checkpoint"
+                )
+            self._told = True
+
+    def _write_out(self, name: str) -> None:
+        """Append what waits, all of it or nothing."""
+        path = self.run_dir / name
+        size = path.stat().st_size if path.exists() else 0
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(self._waiting[name])
+        except OSError:
+            if path.exists():
+                os.truncate(path, size)
+            raise
+        del self._waiting[name]
 
 
 def _step(line: str) -> float:
     try:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError):
-        return float("inf")
+        return math.inf

@@ -58,6 +58,9 @@ class LivePictures:
     def name(self, example: int) -> str:
         return self.entries[example].key
 
+    def fields(self, examples: Tensor) -> list[dict[str, str]]:
+        return [self.entries[example].fields for example in examples.tolist()]
+
     def let_go(self, examples: Tensor) -> None:
         """Forget what was decoded of these examples, (B,)."""
         self._ahead = {e: future for e, future in self._ahead.items() if e not in set(examples.tolist())}

@@ -9,18 +9,25 @@ from pathlib import Path
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning import Callback
-from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.loggers.logger import Logger
 
 from ldm_train.data.datamodules import EndlessData
 from ldm_train.training.base import Training
 from ldm_train.training.callbacks.checkpoints import Checkpoints, Keeping
 from ldm_train.training.callbacks.finite import NonFinite
+from ldm_train.training.callbacks.health import Health
 from ldm_train.training.callbacks.progress import StepProgress
+from ldm_train.training.callbacks.spent import Spent, Waiting
 from ldm_train.training.callbacks.step_log import StepLog
 from ldm_train.training.callbacks.stop import Stop
+from ldm_train.training.callbacks.utilisation import Utilisation
 from ldm_train.training.checkpoint_files import checkpoints, last_checkpoint, newest_whole, read_step
+from ldm_train.training.dashboards import Dashboard, Settings
+from ldm_train.training.ema import EMA
 from ldm_train.training.jsonl import JsonLinesLogger
+from ldm_train.training.loggers.others import as_dashboard
+from ldm_train.training.loggers.table import CSVTable
+from ldm_train.training.loggers.tensorboard import TensorBoard
 from ldm_train.training.micro_batch import MicroBatch
 
 
@@ -48,8 +55,11 @@ def run(
     limits: Limits,
     keeping: Keeping,
     log_every: int,
+    health_every: int | None,
+    spent: Spent,
     callbacks: Sequence[Callback],
     loggers: Sequence[Logger],
+    settings: Settings,
     options: Mapping[str, object],
     first_rank: bool,
 ) -> str | None:
@@ -57,8 +67,11 @@ def run(
 
     Args:
         callbacks: called before the step's checkpoint is written.
-        loggers: beside TensorBoard's and the JSON-lines one.
+        loggers: beside TensorBoard, the JSON lines and their table.
+        settings: the run's config in plain values, for dashboards to show.
         log_every: optimizer steps between lines of metrics.
+        health_every: those between looks at the weights and the machine; None for as many.
+        spent: what the callbacks add their time to.
         options: the Trainer's own (devices, accelerator, strategy, precision, plugins, ...).
         first_rank: whether this process is the one that writes.
 
@@ -68,27 +81,27 @@ def run(
     # The other ranks may not look into what the first one is about to mend.
     checkpoint = to_continue(run_dir) if first_rank else last_checkpoint(run_dir) if checkpoints(run_dir) else None
     lines = JsonLinesLogger(run_dir)
-    purge_step = 0
-    if checkpoint is not None and first_rank:
-        step = read_step(checkpoint)
-        lines.cut_back(step)
-        purge_step = step + 1  # what a dashboard has of later steps comes again
-        print(f"continuing {run_dir} at step {step}")
-    micro_batch, step_log = MicroBatch(), StepLog(every=log_every)
+    dashboards = [TensorBoard(run_dir), lines, CSVTable(run_dir), *map(as_dashboard, loggers)]
+    if first_rank:
+        begin(dashboards, settings, run_dir, checkpoint)
+    micro_batch, step_log, utilisation = MicroBatch(), StepLog(every=log_every), Utilisation()
     stop = Stop(max_time=limits.max_time, started=limits.started)
     trainer = pl.Trainer(
         max_steps=limits.max_steps,
         log_every_n_steps=log_every,
         max_epochs=-1,
-        logger=[TensorBoardLogger(run_dir, name="tensorboard", version="", purge_step=purge_step), lines, *loggers],
+        logger=dashboards,
         callbacks=[
             micro_batch,
             stop,
             NonFinite(run_dir, limit=limits.max_nonfinite_steps),
             step_log,
-            StepProgress(step_log),
+            StepProgress(step_log, spent),
+            utilisation,
             *callbacks,
-            Checkpoints(run_dir, keeping, lines),
+            Health(every=health_every or log_every, ema=average(callbacks), spent=spent, utilisation=utilisation),
+            Checkpoints(run_dir, keeping, lines, spent=spent),
+            Waiting(spent),
         ],
         use_distributed_sampler=False,
         enable_checkpointing=False,
@@ -102,6 +115,20 @@ def run(
     except torch.OutOfMemoryError as error:
         raise ValueError(micro_batch.advice) from error
     return stop.reason if trainer.global_step < limits.max_steps else None
+
+
+def average(callbacks: Sequence[Callback]) -> EMA | None:
+    """The one of these that averages the weights."""
+    return next((callback for callback in callbacks if isinstance(callback, EMA)), None)
+
+
+def begin(dashboards: Sequence[Dashboard], settings: Settings, run_dir: Path, checkpoint: Path | None) -> None:
+    """Have the dashboards start anew, or go on from a checkpoint's step."""
+    step = None if checkpoint is None else read_step(checkpoint)
+    if step is not None:
+        print(f"continuing {run_dir} at step {step}")
+    for dashboard in dashboards:
+        dashboard.attempt(lambda dashboard=dashboard: dashboard.begin(settings, step))  # type: ignore[misc]
 
 
 def to_continue(run_dir: Path) -> Path | None:

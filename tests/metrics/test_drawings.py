@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from ldm_train.metrics.drawings import corner_colours, nearest, psnr
+from ldm_train.metrics.drawings import background_accuracy, corner_colours, nearest, psnr
 
 
 @pytest.mark.parametrize("error", [0.01, 0.1, 0.5, 2.0])
@@ -71,3 +71,15 @@ def test_corner_colours_of_a_given_side(side: int) -> None:
     images[1, :, :side, :side] = 4.0
     assert_close(corner_colours(images, side=side), torch.tensor([[0.0] * 3, [1.0] * 3]))
     assert_close(corner_colours(images, side=2 * side)[1], torch.full((3,), 0.25))
+
+
+def test_a_background_is_right_whatever_is_before_it() -> None:
+    draw = torch.Generator().manual_seed(0)
+    asked = ["red", "blue", "red", "white", "blue"]
+    colours = {"red": (1.0, -1.0, -1.0), "blue": (-1.0, -1.0, 1.0), "white": (1.0, 1.0, 1.0)}
+    truth = torch.stack([torch.tensor(colours[name]).view(3, 1, 1).expand(3, 16, 16) for name in asked]).clone()
+    images = truth * 0.8 + 0.1 * torch.randn(truth.shape, generator=draw)
+    images[..., 5:11, 5:11] = torch.randn(5, 3, 6, 6, generator=draw)
+    assert background_accuracy(images, truth, asked) == 1
+    images[1] = truth[0]
+    assert background_accuracy(images, truth, asked) == 0.8

@@ -1,5 +1,6 @@
 """A run directory: what it says of its run, what may continue there and what may not, and that only one process has it."""
 
+import fcntl
 import json
 import math
 import os
@@ -8,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from datetime import datetime
@@ -21,7 +23,7 @@ from torch.testing import assert_close
 
 from ldm_train.data.manifest import read_manifest
 from ldm_train.tasks.config import compose
-from ldm_train.tasks.run_directory import PACKAGES, refuse_other
+from ldm_train.tasks.run_directory import PACKAGES, refuse_other, told_error
 
 QUIET = ["pictures.prompts=[]", "pictures.every=1000", "validation.every=1000"]
 
@@ -69,6 +71,48 @@ def test_a_start_is_recorded_with_its_command_versions_sources_and_data(
         assert start["threads"] == 1
         assert datetime.fromisoformat(start["time"]).tzinfo is not None
     assert found["starts"][0]["time"] <= found["starts"][1]["time"]
+
+
+def test_how_a_start_ended_is_recorded(cache: Path, train: Callable, tmp_path: Path, power_cut: Callable) -> None:
+    """An error, a limit of time, the last step; a start that was refused is none, and changes nothing."""
+    run = tmp_path / "run"
+    with power_cut(4):
+        train(cache, run, *QUIET, "debug=true")
+    [first] = record(run)["starts"]
+    assert first["ended"]["as"] == "failed: PowerCutError: "
+    before = (run / "run.json").read_bytes()
+    assert train(cache, run, *QUIET, "seed=1").code == 1
+    assert train(cache, run, *QUIET, "batch_size=0").code == 1
+    assert (run / "run.json").read_bytes() == before
+    assert train(cache, run, *QUIET, "max_time=0:00:00").code == 75
+    assert train(cache, run, *QUIET).code == 0
+    ends = [start["ended"] for start in record(run)["starts"]]
+    assert [end["as"] for end in ends[1:]] == ["interrupted (max_time)", "finished"]
+    assert [end["step"] for end in ends][1:] == [4, 8]
+    assert all(datetime.fromisoformat(end["time"]).tzinfo is not None for end in ends)
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ValueError("too\n  high"), "failed: too high"),
+        (RuntimeError("x" * 1000), "failed: RuntimeError: " + "x" * 500),
+        (KeyboardInterrupt(), "interrupted (Ctrl-C)"),
+    ],
+)
+def test_an_error_is_told_in_a_line(error: BaseException, told: str) -> None:
+    assert told_error(error) == told
+
+
+def test_a_glance_at_the_lock_keeps_no_run_from_starting(
+    cache: Path, train: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ldm_train.tasks.run_directory.MOMENT", 30.0)
+    (tmp_path / "run").mkdir()
+    glance = (tmp_path / "run/.lock").open("a")
+    fcntl.flock(glance, fcntl.LOCK_SH)
+    threading.Timer(0.5, glance.close).start()
+    assert train(cache, tmp_path / "run", *QUIET, "max_steps=1").code == 0
 
 
 def test_the_commit_is_that_of_the_sources(finished: Path) -> None:

@@ -29,6 +29,8 @@ NEEDED = {
     "sample": ["run_dir=x", "prompts=[a]", "out=y"],
     "evaluate": ["run_dir=x", "out=y"],
     "export": ["run_dir=x", "out=y.safetensors"],
+    "report": ["run_dir=x", "out=y.html"],
+    "runs": [],
 }
 
 
@@ -120,7 +122,7 @@ def test_what_nobody_would_read_is_refused_with_the_nearest(verb: str, word: str
         ["+trainer.detect_anomaly=true"],
         ["~ema.decay"],
         ["network=diffusers_unet", "+network.dropout=0.1"],
-        ["logger=wandb", "+logger.tags=[a]", "+logger.log_model=false"],
+        ["logger=wandb", "logger.tags=[a]", "+logger.job_type=trial"],
         ["network.heads=4", "network.middle_attention=null"],
         ["autoencoder=null"],
         ["experiment=openmoji", "text_encoder=null"],

@@ -42,7 +42,7 @@ def theirs(real: Tensor, drawn: Tensor, rank: int) -> dict[str, float]:
 def ours(real: Tensor, drawn: Tensor, rank: int) -> dict[str, float]:
     """By the portions that each rank computes; five, so that one rank has one more."""
     portions = torch.arange(COUNT).split(10)
-    compared = Compared(portions, [(8, 8)] * len(portions), [""] * COUNT, held_out=True)
+    compared = Compared(portions, [(8, 8)] * len(portions), [""] * COUNT, [None] * COUNT, held_out=True)
     trainer = SimpleNamespace(world_size=2, global_rank=rank, strategy=SimpleNamespace(root_device=torch.device("cpu")))
 
     def features(of: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from torch.testing import assert_close
 from ldm_train.data.cache import LatentCache
 from ldm_train.encoders.features import EfficientNetLite0, Features, Pixels
 from ldm_train.generation import Generation
+from ldm_train.metrics.drawings import background_accuracy
 from ldm_train.metrics.sets import measures
 from ldm_train.training import compared as comparing
 from ldm_train.training.compared import choose
@@ -33,6 +34,7 @@ ON = [
 ]
 DOUBLE = "trainer.precision=64-true"
 BEST = "checkpoint.best=metrics/kid_efficientnet_lite0"
+EXACT = {"metrics/retrieval_at_1", "metrics/background_accuracy"}
 DISTANCES = {f"metrics/{name}_efficientnet_lite0" for name in ("kid", "fid", "precision", "recall")}
 
 
@@ -96,7 +98,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_a_run_logs_them_at_its_steps_and_says_what_they_are_of(run: Path) -> None:
     found = lines(run)
     assert list(found) == [4, 8]
-    assert all(values.keys() == DISTANCES | {"metrics/retrieval_at_1"} for values in found.values())
+    assert all(values.keys() == DISTANCES | EXACT for values in found.values())
     assert found[4] != found[8]
     records = [json.loads(line) for line in (run / "set_metrics.jsonl").read_text().splitlines()]
     told = {"extractor": "efficientnet_lite0", "features": 1280, "pictures": 8, "rank_deficient": True}
@@ -136,6 +138,10 @@ def test_they_are_what_the_averaged_weights_draw_against_what_is_held_out(run: P
     values = lines(run)[8]
     for name, value in measures(extractor(real), extractor(drawn)).items():
         assert values[f"metrics/{name}_efficientnet_lite0"] == pytest.approx(value, rel=1e-4, abs=1e-4)
+    backgrounds = [key.removesuffix(".png").split("-")[1] for key, _ in chosen]
+    assert values["metrics/background_accuracy"] == background_accuracy(
+        *(Pixels.images(Pixels()(images)) for images in (drawn, real)), backgrounds
+    )
     right = torch.cdist(drawn.float().flatten(1), real.flatten(1)).argmin(1) == torch.arange(8)
     assert values["metrics/retrieval_at_1"] == right.double().mean().item()
 
@@ -331,13 +337,21 @@ def test_pictures_of_several_shapes_are_drawn_in_their_own(encode: Callable, tra
     assert lines(tmp_path / "run")[1].keys() == DISTANCES | {"metrics/retrieval_at_1"}
 
 
+def test_several_caches_are_measured_as_one(own: Path, cache: Path, train: Callable, tmp_path: Path) -> None:
+    other = shutil.copytree(cache, tmp_path / "caches/other")
+    answer = train(f"[{own},{other}]", tmp_path / "run", *ON, "max_steps=1", "metrics.count=11")
+    assert answer.code == 0, answer.err
+    assert lines(tmp_path / "run")[1].keys() == DISTANCES | {"metrics/background_accuracy"}, "three captions are in both"
+    assert len(list(own.with_name("cache.features").iterdir())) == 2
+
+
 def test_too_few_held_out_pictures_are_replaced_by_training_ones(cache: Path, train: Callable, tmp_path: Path) -> None:
     """Of which retrieval would be a measure of memory."""
     own = shutil.copytree(cache, tmp_path / "cache")
     answer = train(own, tmp_path / "run", *ON, "max_steps=1")
     assert answer.code == 0, answer.err
     assert "note: too few pictures are held out: the metrics are of 8 training pictures" in answer.out
-    assert lines(tmp_path / "run")[1].keys() == DISTANCES
+    assert lines(tmp_path / "run")[1].keys() == DISTANCES | {"metrics/background_accuracy"}
 
 
 def test_equal_captions_leave_retrieval_out(source: Path, encode: Callable, train: Callable, tmp_path: Path) -> None:
@@ -346,7 +360,7 @@ def test_equal_captions_leave_retrieval_out(source: Path, encode: Callable, trai
     (folder / "metadata.jsonl").write_text("".join(json.dumps(row | {"text": "a shape"}) + "\n" for row in rows))
     assert encode(folder, tmp_path / "cache").code == 0
     assert train(tmp_path / "cache", tmp_path / "run", *ON, "max_steps=1").code == 0
-    assert lines(tmp_path / "run")[1].keys() == DISTANCES
+    assert lines(tmp_path / "run")[1].keys() == DISTANCES | {"metrics/background_accuracy"}
 
 
 def test_pictures_that_cannot_be_measured_end_nothing(
@@ -380,10 +394,9 @@ def test_clip_models_measure_in_the_place_of_the_default_and_beside_it(
     values = lines(tmp_path / "run")[1]
     name = "vit_s_32_alt_random"
     expected = {f"metrics/{kind}_clip_{name}" for kind in ("kid", "fid", "precision", "recall")}
-    assert values.keys() == expected | {
+    assert values.keys() == expected | EXACT | {
         f"metrics/clip_score_{name}",
         f"metrics/clip_retrieval_at_1_{name}",
-        "metrics/retrieval_at_1",
     }
     assert -100 <= values[f"metrics/clip_score_{name}"] <= 100
     assert values[f"metrics/clip_retrieval_at_1_{name}"] in [n / 8 for n in range(9)]

@@ -8,12 +8,13 @@ from typing import Literal
 
 import pytorch_lightning as pl
 from pytorch_lightning import Callback
-from pytorch_lightning.loggers import TensorBoardLogger
 
 from ldm_train.training.base import Training
+from ldm_train.training.callbacks.spent import Spent
 from ldm_train.training.callbacks.step_log import step_ended
 from ldm_train.training.checkpoint_files import BEST, keep_as, last_checkpoint, prune, read_step
-from ldm_train.training.jsonl import CLOCK, JsonLinesLogger
+from ldm_train.training.dashboards import CLOCK, flush, log_checkpoint
+from ldm_train.training.jsonl import JsonLinesLogger
 from ldm_train.training.sharded_checkpoint import remove_unnamed_shares
 
 COPIES = 4  # of each trained number: weight, average, two moments of the optimizer
@@ -56,12 +57,13 @@ class Checkpoints(Callback):
     """Saves `run_dir/checkpoints/last.ckpt` at the steps that are due, at a new best, and where the run is left.
 
     Args:
-        lines: which has the metric to judge by; it and the dashboards are flushed before, so that what is in a checkpoint's
-            past is on the disk.
+        lines: which has the metric to judge by. All dashboards are flushed before, so that what is in a checkpoint's past
+            is on the disk.
     """
 
-    def __init__(self, run_dir: Path, keeping: Keeping, lines: JsonLinesLogger) -> None:
+    def __init__(self, run_dir: Path, keeping: Keeping, lines: JsonLinesLogger, *, spent: Spent | None = None) -> None:
         self.run_dir = run_dir
+        self.spent = spent or Spent()
         self.path = last_checkpoint(run_dir)
         self.keeping = keeping
         self.lines = lines
@@ -91,7 +93,8 @@ class Checkpoints(Callback):
         step = trainer.global_step
         due = step % self.keeping.every == 0 or step == trainer.max_steps or trainer.should_stop
         if self._is_best(step) or due:
-            self._save(trainer)
+            with self.spent("checkpoints"):
+                self._save(trainer)
 
     def state_dict(self) -> dict[str, float | int | str | None]:
         return {"best": self.best, "best_step": self.best_step, "best_of": self._best_of}
@@ -120,15 +123,13 @@ class Checkpoints(Callback):
 
     def _save(self, trainer: pl.Trainer) -> None:
         self._tell_unknown(trainer)
-        self.lines.flush()
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
-                logger.experiment.flush()
+        flush(trainer)
         if self.path.is_file():
             self._refuse_full(self.path.stat().st_size, "the next checkpoint")
         trainer.save_checkpoint(self.path, weights_only=False)
         if trainer.is_global_zero:
             self._keep(trainer.global_step)
+        log_checkpoint(trainer, self.path)
 
     def _tell_unknown(self, trainer: pl.Trainer) -> None:
         """Say once, at the first checkpoint, that there may never be a best one."""

@@ -1,7 +1,6 @@
 """Metrics of sets of pictures while a run trains: those drawn from captions, against the true ones."""
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 import pytorch_lightning as pl
@@ -13,8 +12,9 @@ from ldm_train.data.datamodules import CachedLatents
 from ldm_train.encoders.clip_score import CLIPPair
 from ldm_train.encoders.features import Features, Pixels
 from ldm_train.generation import Generation, Recipe
-from ldm_train.metrics.drawings import nearest
+from ldm_train.metrics.drawings import background_accuracy, nearest
 from ldm_train.metrics.sets import clip_score, measures, rank_deficient, retrieval_at_1
+from ldm_train.training.callbacks.spent import Spent
 from ldm_train.training.callbacks.step_log import step_ended
 from ldm_train.training.compared import Compared, choose, over_ranks, say
 from ldm_train.training.dashboards import log_record, log_scalars
@@ -49,13 +49,14 @@ class Metrics(Callback):
     The true pictures are what their cached latents decode to: they are there when the source is gone, and the autoencoder's
     own errors do not count against the network. `metrics/kid_…` and `metrics/fid_…` are distances, precision and recall
     shares, all with the extractor in the name. Where captions are held out and distinct, `metrics/retrieval_at_1` is the
-    share of drawn pictures to which the true picture of their caption is the nearest, pixel by pixel.
+    share of drawn pictures to which the true picture of their caption is the nearest, pixel by pixel; where the source names
+    each picture's `background`, `metrics/background_accuracy` is the share that have its colour in their corners.
 
     Args:
         generation: makes the pictures of the module's network and text encoder.
         every: optimizer steps; also at the end of the run.
         kept: where the true pictures' features are kept; None for no longer than the run.
-        spent: accounts for the time that it takes, by name.
+        spent: what its time is added to.
     """
 
     def __init__(
@@ -66,14 +67,14 @@ class Metrics(Callback):
         *,
         every: int,
         kept: KeptFeatures | None,
-        spent: Callable[[str], AbstractContextManager[object]] = nullcontext,
+        spent: Spent | None = None,
     ) -> None:
         self.ema = ema
         self.generation = generation
         self.measuring = measuring
         self.every = every
         self.kept = kept
-        self.spent = spent
+        self.spent = spent or Spent()
         self.extractors: list[Features] = [Pixels()] if measuring.features is None else [Pixels(), measuring.features]
         self._compared: Compared | None = None
         self._real: Mapping[str, Tensor] = {}
@@ -170,6 +171,10 @@ class Metrics(Callback):
         if compared.held_out and len(set(compared.captions)) == len(compared.captions):
             right = nearest(drawn[PIXELS], self._real[PIXELS]) == torch.arange(len(compared.captions))
             values["retrieval_at_1"] = right.double().mean().item()
+        backgrounds = [name for name in compared.backgrounds if name is not None]
+        if len(backgrounds) == len(compared.captions) and len(set(backgrounds)) > 1:
+            images, truth = (Pixels.images(features[PIXELS]) for features in (drawn, self._real))
+            values["background_accuracy"] = background_accuracy(images, truth, backgrounds)
         return values
 
     def _deficient(self, compared: Compared) -> bool:

@@ -7,24 +7,35 @@ import pytorch_lightning as pl
 from pytorch_lightning import Callback
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from ldm_train.training.callbacks.spent import Spent
 from ldm_train.training.callbacks.step_log import StepLog, step_ended
+
+TRAINING = "training"
 
 
 class StepProgress(Callback):
-    """A bar on a terminal; elsewhere one line every `seconds`."""
+    """A bar on a terminal, which says what else is done while no step is taken; elsewhere one line every `seconds`."""
 
-    def __init__(self, step_log: StepLog, *, seconds: float = 30.0) -> None:
+    def __init__(self, step_log: StepLog, spent: Spent, *, seconds: float = 30.0) -> None:
         self.step_log = step_log
+        self.spent = spent
         self.seconds = seconds
+        spent.listen(self._tell)
         self._bar: Progress | None = None
         self._last_line = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._started = (trainer.global_step, time.perf_counter())
         if trainer.is_global_zero and sys.stderr.isatty():
-            columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+            )
             self._bar = Progress(*columns, TextColumn("{task.fields[note]}"), speed_estimate_period=120)
-            self._task = self._bar.add_task("", total=trainer.max_steps, completed=trainer.global_step, note="")
+            self._task = self._bar.add_task(TRAINING, total=trainer.max_steps, completed=trainer.global_step, note="")
             self._bar.start()
 
     def on_train_batch_end(
@@ -44,6 +55,10 @@ class StepProgress(Callback):
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         self._stop()
+
+    def _tell(self, doing: str) -> None:
+        if self._bar is not None:
+            self._bar.update(self._task, description=doing or TRAINING)
 
     def _stop(self) -> None:
         if self._bar is not None:

@@ -14,6 +14,7 @@ from ldm_train.data.items import Item
 from ldm_train.metrics.drawings import psnr
 from ldm_train.training.autoencoder import AutoencoderTraining
 from ldm_train.training.callbacks.pictures import grid
+from ldm_train.training.callbacks.spent import Spent
 from ldm_train.training.callbacks.step_log import step_ended
 from ldm_train.training.dashboards import log_picture, log_scalars
 
@@ -24,7 +25,8 @@ class Reconstructions(Callback):
     Without held-out pictures the first of the training's stand in, and the metric is named accordingly.
     """
 
-    def __init__(self, run_dir: Path, *, every: int, batch_size: int = 32) -> None:
+    def __init__(self, run_dir: Path, *, every: int, batch_size: int = 32, spent: Spent | None = None) -> None:
+        self.spent = spent or Spent()
         self.run_dir = run_dir
         self.every = every
         self.batch_size = batch_size
@@ -39,15 +41,18 @@ class Reconstructions(Callback):
             and (step % self.every == 0 or step == trainer.max_steps)
         ):
             assert isinstance(pl_module, AutoencoderTraining)
-            data = trainer.datamodule  # type: ignore[attr-defined]
-            items, name = (
-                (data.held_out_items, "held_out_psnr") if data.held_out_items else (data.train_items[:64], "train_psnr")
-            )
-            values, pair = self._compare(pl_module, data, items)
-            log_scalars(trainer, {name: values.mean().item()})
-            path = self.run_dir / "samples" / f"step-{step:08d}.png"
-            save_png(pair, path)
-            log_picture(trainer, "reconstructions", pair)
+            with self.spent("pictures"):
+                self._show(trainer, pl_module)
+
+    def _show(self, trainer: pl.Trainer, module: AutoencoderTraining) -> None:
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        items, name = (
+            (data.held_out_items, "held_out_psnr") if data.held_out_items else (data.train_items[:64], "train_psnr")
+        )
+        values, pair = self._compare(module, data, items)
+        log_scalars(trainer, {name: values.mean().item()})
+        save_png(pair, self.run_dir / "samples" / f"step-{trainer.global_step:08d}.png")
+        log_picture(trainer, "reconstructions", pair)
 
     def _compare(self, module: AutoencoderTraining, data: Pictures, items: Sequence[Item]) -> tuple[Tensor, Tensor]:
         values, pair = [], torch.empty(0)

@@ -16,6 +16,7 @@ from ldm_train.generation import Generation, Recipe
 from ldm_train.training.callbacks.film import Reverse, forward_strip, latents_of
 from ldm_train.training.callbacks.growth import grow
 from ldm_train.training.callbacks.pictures import draw_together, fitted, grid, pairs
+from ldm_train.training.callbacks.spent import Spent
 from ldm_train.training.callbacks.step_log import step_ended
 from ldm_train.training.dashboards import log_picture
 from ldm_train.training.ema import EMA
@@ -62,6 +63,7 @@ class Samples(Callback):
     Args:
         generation: makes the pictures of the module's network and text encoder.
         every: optimizer steps; also at the end of the run.
+        spent: what its time is added to.
     """
 
     def __init__(
@@ -72,7 +74,9 @@ class Samples(Callback):
         drawing: Drawing,
         *,
         every: int,
+        spent: Spent | None = None,
     ) -> None:
+        self.spent = spent or Spent()
         self.folder = run_dir / "samples"
         self.ema = ema
         self.generation = generation
@@ -87,13 +91,17 @@ class Samples(Callback):
         due = step % self.every == 0 or step == trainer.max_steps
         if self.drawing.prompts and step_ended(trainer, batch_idx) and due:
             assert isinstance(pl_module, NoisePredictorTraining)
-            with self.ema.swapped(pl_module), pl_module.at_rest():  # in this order: autocast remembers weights
-                generation = self.generation(pl_module)
-                pictures, row = self._draw(trainer, generation)
-            if trainer.is_global_zero:
-                data = trainer.datamodule  # type: ignore[attr-defined]
-                pictures["forward"] = forward_strip(pl_module, data, generation, seed=self.drawing.recipe.seed)
-                self._keep(trainer, pictures, row)
+            with self.spent("pictures"):
+                self._show(trainer, pl_module)
+
+    def _show(self, trainer: pl.Trainer, module: NoisePredictorTraining) -> None:
+        with self.ema.swapped(module), module.at_rest():  # in this order: autocast remembers weights
+            generation = self.generation(module)
+            pictures, row = self._draw(trainer, generation)
+        if trainer.is_global_zero:
+            data = trainer.datamodule  # type: ignore[attr-defined]
+            pictures["forward"] = forward_strip(module, data, generation, seed=self.drawing.recipe.seed)
+            self._keep(trainer, pictures, row)
 
     def _draw(self, trainer: pl.Trainer, generation: Generation) -> tuple[dict[str, Tensor], Tensor]:
         """What is shown, by name, and the prompts' pictures (B, 3, H, W) at the first scale."""

@@ -17,6 +17,11 @@ def step_ended(trainer: pl.Trainer, batch_idx: int) -> bool:
     return (batch_idx + 1) % trainer.accumulate_grad_batches == 0
 
 
+def is_logged(step: int, every: int, trainer: pl.Trainer) -> bool:
+    """Whether it is one of every so many steps, the first, or the last."""
+    return step % every == 0 or step in (1, trainer.max_steps)
+
+
 def mean_over_ranks(values: Tensor) -> Tensor:
     """The mean of every rank's values, on every rank."""
     if torch.distributed.is_initialized():
@@ -57,12 +62,9 @@ class StepLog(Callback):
             share = value.detach() if name == "loss" else value.detach() / trainer.accumulate_grad_batches
             self._sums[name] = self._sums[name] + share if name in self._sums else share
         if step_ended(trainer, batch_idx):
-            if self._logs(trainer.global_step, trainer):
+            if is_logged(trainer.global_step, self.every, trainer):
                 self._log(trainer, pl_module)
             self._sums = {}
-
-    def _logs(self, step: int, trainer: pl.Trainer) -> bool:
-        return step % self.every == 0 or step in (1, trainer.max_steps)
 
     def _log(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Training)

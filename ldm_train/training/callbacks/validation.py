@@ -5,6 +5,7 @@ from contextlib import nullcontext
 import pytorch_lightning as pl
 from pytorch_lightning import Callback
 
+from ldm_train.training.callbacks.spent import Spent
 from ldm_train.training.callbacks.step_log import step_ended
 from ldm_train.training.dashboards import log_record, log_scalars
 from ldm_train.training.ema import EMA
@@ -24,6 +25,7 @@ class Validation(Callback):
         repeats: timesteps per example.
         bins: of log-SNR; fewer where there are few examples.
         examples: at most so many, evenly spread over those held out; None for all.
+        spent: what its time is added to.
     """
 
     def __init__(
@@ -35,7 +37,9 @@ class Validation(Callback):
         repeats: int = 4,
         bins: int = 8,
         examples: int | None = None,
+        spent: Spent | None = None,
     ) -> None:
+        self.spent = spent or Spent()
         self.ema = ema
         self.every = every
         self.batch_size = batch_size
@@ -50,11 +54,15 @@ class Validation(Callback):
         if not step_ended(trainer, batch_idx) or not (step % self.every == 0 or step == trainer.max_steps):
             return
         assert isinstance(pl_module, NoisePredictorTraining)
+        with self.spent("validation"):
+            self._measure(trainer, pl_module)
+
+    def _measure(self, trainer: pl.Trainer, module: NoisePredictorTraining) -> None:
         data = trainer.datamodule  # type: ignore[attr-defined]
         for weights in ("ema", "raw") if len(data.held_out) else ():
-            with self.ema.swapped(pl_module) if weights == "ema" else nullcontext():
+            with self.ema.swapped(module) if weights == "ema" else nullcontext():
                 found = held_out_losses(
-                    pl_module,
+                    module,
                     data,
                     batch_size=self.batch_size,
                     repeats=self.repeats,

@@ -1,0 +1,96 @@
+"""A heatmap: a value for each cell of columns and rows, by colour on a logarithmic scale."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from math import isfinite, log
+from typing import ClassVar
+
+from ldm_train.reports.axes import Axis, number
+
+# Dark violet to yellow, about even to the eye, and in grey too.
+COLOURS = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
+
+
+@dataclass(frozen=True)
+class Heatmap:
+    """`values[column][row]`, positive; others are left blank.
+
+    Args:
+        columns: what each is of, such as a step.
+        edges: of the rows, ascending from the bottom, one more than there are rows.
+        x_name, y_name: of the axes, and `unit` of the values.
+        ends: what the lower and the upper end of the rows are, in a word each.
+    """
+
+    kind: ClassVar[str] = "heatmap"
+    caption: str
+    columns: Sequence[int]
+    edges: Sequence[float]
+    values: Sequence[Sequence[float]]
+    x_name: str
+    y_name: str
+    unit: str
+    ends: tuple[str, str] = ("", "")
+
+    @property
+    def empty(self) -> bool:
+        return not self._positive
+
+    @property
+    def _positive(self) -> list[float]:
+        return [value for column in self.values for value in column if isfinite(value) and value > 0]
+
+    @property
+    def limits(self) -> tuple[str, str]:
+        """The lowest and the highest value."""
+        return number(min(self._positive)), number(max(self._positive))
+
+    @property
+    def cells(self) -> list[tuple[int, float, float, str, str]]:
+        """Column, top and height in per cent, colour, and what it is."""
+        low, high = min(self._positive), max(self._positive)
+        axis = Axis(self.edges[0], self.edges[-1])
+        return [
+            (
+                column,
+                round(100 - axis.place(top), 3),
+                round(axis.place(top) - axis.place(bottom), 3),
+                colour(log(value / low) / (log(high / low) or 1)),
+                f"{self.x_name} {self.columns[column]:,}, {self.y_name} {number(bottom)} to {number(top)}: {number(value)}",
+            )
+            for column, values in enumerate(self.values)
+            for (bottom, top), value in zip(pairwise(self.edges), values, strict=True)
+            if isfinite(value) and value > 0
+        ]
+
+    @property
+    def x_ticks(self) -> list[tuple[str, str]]:
+        """Six of the columns at most: place of the middle in per cent, text."""
+        count = len(self.columns)
+        every = max(1, -(-count // 6))
+        return [(f"{100 * (i + 0.5) / count:.4g}", f"{self.columns[i]:,}") for i in range(0, count, every)]
+
+    @property
+    def y_ticks(self) -> list[tuple[float, str]]:
+        return Axis(self.edges[0], self.edges[-1]).ticks()
+
+    @property
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        """Rows of the table in numbers: a step, then each bin."""
+        names = [f"{number(low)} to {number(high)}" for low, high in pairwise(self.edges)]
+        rows = [[f"{c:,}", *(number(value) for value in v)] for c, v in zip(self.columns, self.values, strict=True)]
+        return [self.x_name, *names], rows
+
+    @property
+    def scale(self) -> str:
+        """The colours from the lowest to the highest, as CSS has them."""
+        return ", ".join(colour(i / 4) for i in range(5))
+
+
+def colour(share: float) -> str:
+    """From 0, the darkest, to 1."""
+    place = max(0.0, min(1.0, share)) * (len(COLOURS) - 1)
+    first = min(int(place), len(COLOURS) - 2)
+    mixed = [round(a + (b - a) * (place - first)) for a, b in zip(COLOURS[first], COLOURS[first + 1], strict=True)]
+    return "#" + "".join(f"{part:02x}" for part in mixed)

@@ -1,0 +1,24 @@
+"""`ldm-train report`: run directories to one page, read as they are, also while a run goes on."""
+
+from pathlib import Path
+
+from omegaconf import DictConfig, ListConfig
+
+from ldm_train.reports.page import write
+from ldm_train.tasks.report_page import page
+from ldm_train.tasks.run_reading import read_run
+
+
+def run(config: DictConfig) -> None:
+    """Raises:
+    ValueError: no run in a directory, the same one twice, or `out` is a folder.
+    """
+    given = config.run_dir
+    paths = [Path(path) for path in given] if isinstance(given, ListConfig) else [Path(given)]
+    if not paths or len({path.resolve() for path in paths}) < len(paths):
+        raise ValueError(f"run_dir={list(map(str, paths))} must name different run directories, one at least")
+    out = Path(config.out)
+    if out.is_dir():
+        raise ValueError(f"out={out} is a folder; it takes the page's file, such as {out / 'report.html'}")
+    write(page([read_run(path) for path in paths]), out)
+    print(f"{out} shows it all ({out.stat().st_size / 2**20:.1f} MiB)")

@@ -1,0 +1,235 @@
+"""A run directory as plain data, read without a lock and without torch, whether the run is over or still going on.
+
+What is missing is empty; what cannot be read is told in `notes`, and never ends the reading: a line may be half written,
+a picture broken, the run older than what would read it.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from omegaconf import OmegaConf
+
+CONFIG = "config.yaml"
+RECORD = "run.json"
+METRICS = "metrics.jsonl"
+TIMING = "timing.jsonl"
+BINS = "validation.jsonl"
+LOCK = ".lock"
+
+Plain = dict[str, object]
+
+
+@dataclass(frozen=True)
+class Series:
+    """One value over the steps at which it was logged, ascending; `values` may hold what is not finite."""
+
+    steps: NDArray[np.int64]
+    values: NDArray[np.float64]
+
+    @property
+    def finite(self) -> "Series":
+        kept = np.isfinite(self.values)
+        return Series(self.steps[kept], self.values[kept])
+
+    @property
+    def last(self) -> float:
+        return float(self.values[-1])
+
+
+@dataclass
+class RunRead:
+    """What a run directory holds.
+
+    Args:
+        settings: of its config, by dotted names.
+        starts: of `run.json`, as they are there.
+        series: what was logged, by name; what is of the clock begins with `time/`.
+        bins: the lines of `validation.jsonl`.
+        evaluations: the results of `ldm-train evaluate` found in it, by file name.
+        nonfinite: steps that were left out, and how many of their examples were not finite themselves.
+        locked: whether a process has it now; None where that cannot be known.
+        notes: what could not be read.
+    """
+
+    path: Path
+    settings: Plain
+    starts: list[Plain] = field(default_factory=list)
+    series: dict[str, Series] = field(default_factory=dict)
+    bins: list[Plain] = field(default_factory=list)
+    evaluations: dict[str, Plain] = field(default_factory=dict)
+    nonfinite: dict[int, int] = field(default_factory=dict)
+    locked: bool | None = False
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def step(self) -> int:
+        """The last that was logged."""
+        return max((int(series.steps[-1]) for series in self.series.values()), default=0)
+
+    @property
+    def max_steps(self) -> int:
+        found = self.settings.get("max_steps")
+        return found if isinstance(found, int) else 0
+
+    @property
+    def of_autoencoder(self) -> bool:
+        return any(name.startswith("architecture.") for name in self.settings)
+
+    def samples(self, prefix: str = "") -> dict[int, Path]:
+        """The pictures of `samples/` whose names are this prefix with a step, by step."""
+        return dict(sorted(_numbered(self.path / "samples", f"{prefix}step-", ".png")))
+
+
+def read_run(path: Path) -> RunRead:
+    """All that a run directory says of its run, but for its pictures and weights.
+
+    Raises:
+        ValueError: it is no run directory, or its config cannot be read.
+    """
+    run = RunRead(path, _config(path))
+    run.starts = _starts(path, run.notes)
+    run.series = _series(path / METRICS, "", run.notes) | _series(path / TIMING, "time/", run.notes)
+    run.bins = [line for line in _lines(path / BINS, run.notes) if _is_binned(line)]
+    run.evaluations = _evaluations(path)
+    run.nonfinite = _nonfinite(path / "nonfinite")
+    run.locked = is_locked(path)
+    return run
+
+
+def is_run(path: Path) -> bool:
+    """Whether this folder looks like a run's: a config is there, and what a start writes beside it."""
+    return (path / CONFIG).is_file() and ((path / RECORD).is_file() or (path / METRICS).is_file())
+
+
+def settings(value: object, name: str = "") -> Iterator[tuple[str, object]]:
+    """Dotted names and values of a plain config."""
+    if isinstance(value, Mapping) and value:
+        for key, part in value.items():
+            yield from settings(part, f"{name}.{key}" if name else str(key))
+    else:
+        yield name, value
+
+
+def is_locked(path: Path) -> bool | None:
+    """Whether a process has this run directory; asked for a moment, with a lock that can be shared. None: unknown."""
+    try:
+        import fcntl  # not on every system
+
+        with (path / LOCK).open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    except (OSError, ImportError):
+        return None
+    return False
+
+
+def _config(path: Path) -> Plain:
+    if not (path / CONFIG).is_file():
+        raise ValueError(
+            f"{path} is not a run directory: {path / CONFIG} is not there; `ldm-train runs {path}` lists the runs below it"
+        )
+    try:
+        found = OmegaConf.to_container(OmegaConf.load(path / CONFIG))
+    except Exception as error:  # YAML reports damage by classes of its own
+        raise ValueError(f"{path / CONFIG} cannot be read ({' '.join(str(error).split())[:200]})") from error
+    if not isinstance(found, dict) or "max_steps" not in found:
+        raise ValueError(f"{path / CONFIG} is no config of a run: it has no max_steps")
+    return dict(settings(found))
+
+
+def _starts(path: Path, notes: list[str]) -> list[Plain]:
+    try:
+        record = json.loads((path / RECORD).read_text(encoding="utf-8"))
+        starts = record["starts"]
+        return [start for start in starts if isinstance(start, dict)]
+    except FileNotFoundError:
+        notes.append(f"{RECORD} is not there: how the run was started is not known")
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        notes.append(f"{RECORD} cannot be read ({error})")
+    return []
+
+
+def _lines(path: Path, notes: list[str]) -> list[Plain]:
+    """The lines of a JSON-lines file that are whole and have a step; of those that are not, the number is noted."""
+    try:
+        texts = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        notes.append(f"{path.name} cannot be read ({error})")
+        return []
+    found, broken = [], 0
+    for text in texts[:-1]:  # what follows the last line end is being written
+        try:
+            line = json.loads(text)
+            line["step"] = int(line["step"])
+            found.append(line)
+        except (ValueError, LookupError, TypeError):
+            broken += 1
+    if broken:
+        notes.append(f"{path.name}: {broken:,} of {len(texts) - 1:,} lines cannot be read and are left out")
+    return found
+
+
+def _series(path: Path, prefix: str, notes: list[str]) -> dict[str, Series]:
+    """Every logged number; of a step that was logged twice, the later one."""
+    columns: dict[str, dict[int, float]] = {}
+    for line in _lines(path, notes):
+        step = line.pop("step")
+        assert isinstance(step, int)
+        for name, value in line.items():
+            if isinstance(value, int | float):
+                columns.setdefault(f"{prefix}{name}", {})[step] = float(value)
+    found = {}
+    for name, column in columns.items():
+        steps = np.array(sorted(column), dtype=np.int64)
+        found[name] = Series(steps, np.array([column[step] for step in steps.tolist()], dtype=np.float64))
+    return found
+
+
+def _is_binned(line: Plain) -> bool:
+    edges, loss = line.get("edges"), line.get("loss")
+    if not isinstance(edges, list) or not isinstance(loss, list) or len(edges) != len(loss) + 1 or not loss:
+        return False
+    numbers = all(isinstance(value, int | float) for value in edges + loss)
+    return numbers and all(low < high for low, high in pairwise(edges))
+
+
+def _evaluations(path: Path) -> dict[str, Plain]:
+    found = {}
+    for file in [*sorted(path.glob("*.json")), *sorted(path.glob("evaluations/*.json"))]:
+        try:
+            told = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue  # a stranger's file, or one that is being written
+        if isinstance(told, dict) and told.get("kind") == "evaluation":
+            found[file.relative_to(path).as_posix()] = told
+    return found
+
+
+def _nonfinite(folder: Path) -> dict[int, int]:
+    found: dict[int, int] = {}
+    for step, file in _numbered(folder, "step-", ".json"):
+        try:
+            examples = json.loads(file.read_text(encoding="utf-8"))["examples"]
+            bad = sum(example.get("finite") is False for example in examples)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            bad = 0
+        found[step] = found.get(step, 0) + bad
+    return dict(sorted(found.items()))
+
+
+def _numbered(folder: Path, prefix: str, suffix: str) -> Iterator[tuple[int, Path]]:
+    """Files named as this prefix with a step, and perhaps more words after it."""
+    for file in sorted(folder.glob(f"{prefix}*{suffix}")):
+        digits = file.name.removeprefix(prefix).removesuffix(suffix).partition("-")[0]
+        if digits.isdecimal():
+            yield int(digits), file

@@ -1,0 +1,57 @@
+"""How much of what a device is good for a run makes use of."""
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning import Callback
+from torch.nn import functional as F
+
+from ldm_train.training.base import Training
+from ldm_train.training.flops import CountFlops, peak
+
+
+class Utilisation(Callback):
+    """Counts the operations of this process's first micro-batch, and measures what its device does in a second.
+
+    Compiled networks are not counted: their operations are not seen.
+
+    Attributes:
+        flops: of a micro-batch, forward and back; 0 where they are not known.
+        peak: of the device in the training's precision, a second.
+    """
+
+    def __init__(self) -> None:
+        self.flops = 0
+        self.peak = 0.0
+        self._count: CountFlops | None = None
+        self._counted = False
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, Training)
+        self._counted = any(module._compiled_call_impl is not None for module in pl_module.modules())
+        if not self._counted:
+            one = torch.ones(1, 1, dtype=pl_module.dtype, device=pl_module.device)  # type: ignore[arg-type]
+            with pl_module.precision():
+                dtype = F.linear(one, one).dtype
+            self.peak = peak(pl_module.device, dtype, torch.get_num_threads())
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: object, batch_idx: int
+    ) -> None:
+        if not self._counted:
+            self._count = CountFlops()
+            self._count.__enter__()
+
+    def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._stop()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self._stop()
+
+    def share(self, micro_batches: int, seconds: float) -> float | None:
+        """Of the peak, so many micro-batches in so many seconds; None where it is not known."""
+        return self.flops * micro_batches / max(1e-9, seconds) / self.peak if self.flops else None
+
+    def _stop(self) -> None:
+        if self._count is not None:
+            self._count.__exit__(None, None, None)
+            self.flops, self._count, self._counted = self._count.total, None, True

@@ -1,0 +1,59 @@
+"""TensorBoard's event files: curves, pictures, tables, histograms and the config, to be looked at offline."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from ldm_train.training.dashboards import Cell, Dashboard, Settings
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+
+class TensorBoard(Dashboard):
+    """`run_dir/tensorboard`: a file a start, of which what comes again in a later one is not shown."""
+
+    def __init__(self, run_dir: Path) -> None:
+        super().__init__()
+        self.folder = run_dir / "tensorboard"
+        self._writer: SummaryWriter | None = None
+
+    def begin(self, settings: Settings, step: int | None) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        start = 0 if step is None else step + 1
+        self._writer = SummaryWriter(str(self.folder), purge_step=start, flush_secs=30)
+        lines = json.dumps(settings, indent=2).splitlines()
+        self._writer.add_text("config", "\n".join(f"    {line}" for line in lines), start)
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        for name, value in values.items() if self._writer else ():
+            self._writer.add_scalar(name, value, step)  # type: ignore[union-attr]
+
+    def picture(self, name: str, picture: Tensor, step: int) -> None:
+        if self._writer:
+            self._writer.add_image(name, picture, step)
+
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]], step: int) -> None:
+        if self._writer:
+            lines = [columns, ["---"] * len(columns), *rows]
+            self._writer.add_text(name, "\n".join(f"| {' | '.join(map(_shown, line))} |" for line in lines), step)
+
+    def histogram(self, name: str, values: Tensor, step: int) -> None:
+        if self._writer:
+            self._writer.add_histogram(name, values.float().cpu(), step)
+
+    def flush(self) -> None:
+        if self._writer:
+            self._writer.flush()
+
+    def close(self, *, failed: bool) -> None:
+        if self._writer:
+            self._writer.close()
+
+
+def _shown(cell: Cell) -> str:
+    return f"{cell:.6g}" if isinstance(cell, float) else str(cell)
