@@ -55,7 +55,7 @@ def run(
     limits: Limits,
     keeping: Keeping,
     log_every: int,
-    health_every: int | None,
+    health_every: int,
     spent: Spent,
     callbacks: Sequence[Callback],
     loggers: Sequence[Logger],
@@ -70,7 +70,7 @@ def run(
         loggers: beside TensorBoard, the JSON lines and their table.
         settings: the run's config in plain values, for dashboards to show.
         log_every: optimizer steps between lines of metrics.
-        health_every: those between looks at the weights and the machine; None for as many.
+        health_every: those between looks at the weights and the machine.
         spent: what the callbacks add their time to.
         options: the Trainer's own (devices, accelerator, strategy, precision, plugins, ...).
         first_rank: whether this process is the one that writes.
@@ -99,7 +99,7 @@ def run(
             StepProgress(step_log, spent),
             utilisation,
             *callbacks,
-            Health(every=health_every or log_every, ema=average(callbacks), spent=spent, utilisation=utilisation),
+            Health(every=health_every, ema=average(callbacks), spent=spent, utilisation=utilisation),
             Checkpoints(run_dir, keeping, lines, spent=spent),
             Waiting(spent),
         ],

@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 from torch.testing import assert_close
 from torch.utils.flop_counter import FlopCounterMode
 
 from ldm_train.networks.products import Linear, attention
 from ldm_train.training.blocks import block, by_block
+from ldm_train.training.callbacks import health
 from ldm_train.training.callbacks.spent import Spent
 from ldm_train.training.flops import CountFlops, peak
 
@@ -48,21 +50,20 @@ def test_blocks(name: str, expected: str) -> None:
 def test_updates_and_the_distance_of_the_average(
     words: tuple[str, ...], cache: Path, train: Callable, seen: Any, tmp_path: Path
 ) -> None:
-    answer = train(cache, tmp_path / "run", *QUIET, *words)
+    answer = train(cache, tmp_path / "run", *QUIET, *words, "health.every=1")
     assert answer.code == 0, answer.err
     for line in lines(tmp_path / "run")[1:]:
         before, after = (seen.states[int(line["step"]) - back] for back in (1, 0))
         for name, parameters in by_block(list(after.weights)).items():
             moved = length([after.weights[p] - before.weights[p] for p in parameters])
             ratio = moved / length([after.weights[p] for p in parameters])
-            assert line[f"health/update_ratio/{name}"] == pytest.approx(ratio, rel=1e-5)
+            assert line[f"health/update_ratio/{name}"] == pytest.approx(ratio, rel=1e-3)
         average = after.averages["decay"]
         apart = length([average[p] - weight for p, weight in after.weights.items()]) / length(list(after.weights.values()))
         assert line["health/ema_distance"] == pytest.approx(apart, rel=1e-5)
 
 
-@pytest.mark.parametrize("fused", ["true", "false"])
-@pytest.mark.parametrize("limit", [0.7, 1.0])
+@pytest.mark.parametrize(("limit", "fused"), [(0.7, "true"), (1.0, "false")])
 def test_the_share_of_clipped_steps_is_that_of_their_norms(
     limit: float, fused: str, run_with: Callable, cache: Path, train: Callable, power_cut: Callable, tmp_path: Path
 ) -> None:
@@ -82,7 +83,7 @@ def test_a_step_that_is_left_out_moves_nothing_and_is_not_clipped(
     cache: Path, train: Callable, spoiled: Callable, tmp_path: Path
 ) -> None:
     with spoiled({3}, "gradient", math.inf):
-        answer = train(cache, tmp_path / "run", *QUIET, "trainer.gradient_clip_val=1e-6")
+        answer = train(cache, tmp_path / "run", *QUIET, "health.every=1", "trainer.gradient_clip_val=1e-6")
     assert answer.code == 0, answer.err
     for line in lines(tmp_path / "run"):
         ratios = [value for name, value in line.items() if name.startswith("health/update_ratio/")]
@@ -100,7 +101,9 @@ def test_the_weights_are_the_same_however_often_they_are_looked_at(run_with: Cal
 
 
 def test_the_clock_goes_to_timing(trained: Path) -> None:
-    for line in lines(trained, "timing.jsonl"):
+    timing = [line for line in lines(trained, "timing.jsonl") if "utilisation" in line]
+    assert [line["step"] for line in timing] == [1, 8], "the first and the last"
+    for line in timing:
         assert {"samples_per_second", "utilisation", "memory_gib", "minutes_left", "wait_for_data"} <= line.keys()
         assert line["utilisation"] > 0
         assert 0.01 < line["memory_gib"] < 64
@@ -112,9 +115,20 @@ def test_the_clock_goes_to_timing(trained: Path) -> None:
 
 
 def test_an_autoencoder_has_its_health_too(
-    ldm_train: Callable, pictures: Path, autoencoder_settings: list[str], tmp_path: Path
+    ldm_train: Callable,
+    pictures: Path,
+    autoencoder_settings: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    words = [f"source.path={pictures}", f"run_dir={tmp_path / 'run'}", *autoencoder_settings, "max_steps=3"]
+    monkeypatch.setattr(health, "NORMS", 2)
+    words = [
+        f"source.path={pictures}",
+        f"run_dir={tmp_path / 'run'}",
+        *autoencoder_settings,
+        "max_steps=3",
+        "health.every=1",
+    ]
     answer = ldm_train("train_autoencoder", *words, "logger=wandb", "logger.offline=true")
     assert answer.code == 0, answer.err
     for line in lines(tmp_path / "run"):
@@ -123,6 +137,10 @@ def test_an_autoencoder_has_its_health_too(
         assert "health/ema_distance" not in line
     assert "health/clipped" not in (tmp_path / "run/autoencoder/training.json").read_text()
     assert list(tmp_path.glob("run/wandb/offline-run-*/run-*.wandb"))
+    events = EventAccumulator(str(tmp_path / "run/tensorboard")).Reload()
+    norms = [histogram.histogram_value for histogram in events.Histograms("grad_norms")]
+    assert [norm.num for norm in norms] == [2]
+    assert norms[0].sum == pytest.approx(sum(line["grad_norm"] for line in lines(tmp_path / "run")[:2]), rel=1e-6)
 
 
 # Operations

@@ -13,6 +13,7 @@ from torch.testing import assert_close
 
 from ldm_train.training.callbacks.checkpoints import Checkpoints
 from ldm_train.training.callbacks.finite import NonFinite
+from ldm_train.training.callbacks.health import Health
 from ldm_train.training.callbacks.metrics import Metrics
 from ldm_train.training.callbacks.progress import StepProgress
 from ldm_train.training.callbacks.reconstructions import Reconstructions
@@ -23,10 +24,10 @@ from ldm_train.training.callbacks.stop import Stop
 from ldm_train.training.callbacks.validation import Validation
 from ldm_train.training.ema import EMA
 
-WATCHERS = [Samples, Validation, Metrics, Snapshots, Checkpoints, EMA, StepLog, StepProgress, NonFinite, Stop]
+WATCHERS = [Samples, Validation, Metrics, Health, Snapshots, Checkpoints, EMA, StepLog, StepProgress, NonFinite, Stop]
 ALWAYS = [
     *("pictures.every=1", "validation.every=1", "metrics.every=1", "checkpoint.every=1", "checkpoint.keep=2"),
-    *("metrics.count=4", "metrics.steps=1", "sampler=ddpm"),
+    *("metrics.count=4", "metrics.steps=1", "sampler=ddpm", "health.every=1"),
 ]
 NEVER = [
     "pictures.every=1000",
