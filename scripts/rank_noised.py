@@ -1,7 +1,7 @@
 """Make a trained model worse on purpose, and see whether each measure says so; and how far two samplings of it differ.
 
     python scripts/rank_noised.py outputs/quickstart --out docs/results/ranking.json
-    python scripts/rank_noised.py RUN_DIR --grades 0.1 0.2 evaluation.source=DIR resamples=500
+    python scripts/rank_noised.py RUN_DIR --grades 0.2 0.4 evaluation.source=DIR resamples=500
 
 Keyed noise is added to every tensor of the averaged weights, a grade times the tensor's own deviation, and the result is
 measured by `ldm-train evaluate`, as anybody would. A measure ranks rightly where each grade is worse than the one before.
@@ -26,7 +26,7 @@ from ldm_train import draws
 from ldm_train.tasks.assemble import read_weights
 from ldm_train.weights.files import write
 
-GRADES = (0.1, 0.2, 0.3, 0.4)
+GRADES = (0.3, 0.5, 0.7, 0.9)
 HIGHER_IS_BETTER = {"validation_loss": False, "kid": False, "retrieval_at_1": True}
 Numbers = Mapping[str, float]
 Ends = Mapping[str, Sequence[float]]
@@ -105,7 +105,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs=2, default=(0, 1), help="of two samplings of the unharmed model")
     parser.add_argument("--noise_seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     weights, step, _ = read_weights(options.run_dir, "ema")
     measured = []
     with tempfile.TemporaryDirectory() as folder:

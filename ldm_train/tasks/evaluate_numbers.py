@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ldm_train.metrics.intervals import interval
 from ldm_train.metrics.sets import (
+    LEAST,
     clip_score,
     frechet_distance,
     kernel_distance,
@@ -18,7 +19,6 @@ from ldm_train.metrics.sets import (
 
 Value = float | int | str | bool
 NORMAL = 1.96  # deviations on either side of a normal distribution's mean that hold 95 % of it
-NEIGHBOURS = 3  # of precision and recall, as published
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,8 @@ class Statistic:
 STATISTICS = (
     Statistic("kid", kernel_distance, 2),
     Statistic("fid", frechet_distance, 2),
-    Statistic("precision", lambda real, drawn: precision_recall(real, drawn, neighbours=NEIGHBOURS)[0], NEIGHBOURS + 1),
-    Statistic("recall", lambda real, drawn: precision_recall(real, drawn, neighbours=NEIGHBOURS)[1], NEIGHBOURS + 1),
+    Statistic("precision", lambda real, drawn: precision_recall(real, drawn)[0], LEAST),
+    Statistic("recall", lambda real, drawn: precision_recall(real, drawn)[1], LEAST),
 )
 
 

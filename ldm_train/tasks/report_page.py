@@ -37,7 +37,15 @@ def page(runs: Sequence[RunRead]) -> Page:
             Section("Runs", [glance(shown), differences(shown)] if len(runs) > 1 else []),
             Section("Loss", losses, f"{HOW}{thinned(losses)}"),
             *pictures,
-            Section("Metrics", [report_results.logged(shown), metrics, *report_results.evaluations(shown)]),
+            Section(
+                "Metrics",
+                [
+                    report_results.logged(shown),
+                    report_results.measured_on(shown),
+                    metrics,
+                    *report_results.evaluations(shown),
+                ],
+            ),
             Section(
                 "Loss by noise level",
                 report_bins.blocks(shown),

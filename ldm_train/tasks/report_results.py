@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from ldm_train.reports.axes import number
-from ldm_train.reports.blocks import Block, Command, Table
+from ldm_train.reports.blocks import Block, Command, Table, Text
 from ldm_train.reports.charts import Bars
 from ldm_train.tasks.report_curves import MEASURED, SHARES, Shown, best, lower_is_better, metric_names, metric_title
 from ldm_train.tasks.run_settings import value
@@ -31,6 +31,20 @@ def logged(shown: Sequence[Shown]) -> Table:
                 rows.append(row if one.alone else [f"{words}, {one.name}", *row[1:]])
     columns = ["measured while training", "last", "best", "at step", "best is the"]
     return Table(columns, rows, numeric=columns[1:4])
+
+
+def measured_on(shown: Sequence[Shown]) -> Text:
+    """Of how many pictures the metrics are, and where those are too few for a Fréchet distance."""
+    return Text([one.label(_measured_on(one.run.sets[-1])) for one in shown if one.run.sets])
+
+
+def _measured_on(told: Mapping[str, object]) -> str:
+    against = "held-out pictures" if told.get("held_out") else "pictures of the training"
+    words = f"Metrics of sets are of {told.get('pictures')} pictures, drawn in {told.get('steps')} steps, against {against}."
+    if not told.get("rank_deficient"):
+        return words
+    few = f"These are fewer than the {told.get('features')} features of {told.get('extractor')}"
+    return f"{words} {few}: compare its FID at this number alone, and look at its KID first."
 
 
 def evaluations(shown: Sequence[Shown]) -> list[Block]:

@@ -19,6 +19,7 @@ RECORD = "run.json"
 METRICS = "metrics.jsonl"
 TIMING = "timing.jsonl"
 BINS = "validation.jsonl"
+SETS = "set_metrics.jsonl"
 LOCK = ".lock"
 
 Plain = dict[str, object]
@@ -50,6 +51,7 @@ class RunRead:
         starts: of `run.json`, as they are there.
         series: what was logged, by name; what is of the clock begins with `time/`.
         bins: the lines of `validation.jsonl`.
+        sets: those of `set_metrics.jsonl`, which say of what the metrics of sets of pictures are.
         evaluations: the results of `ldm-train evaluate` found in it, by file name.
         nonfinite: steps that were left out, and how many of their examples were not finite themselves.
         locked: whether a process has it now; None where that cannot be known.
@@ -61,6 +63,7 @@ class RunRead:
     starts: list[Plain] = field(default_factory=list)
     series: dict[str, Series] = field(default_factory=dict)
     bins: list[Plain] = field(default_factory=list)
+    sets: list[Plain] = field(default_factory=list)
     evaluations: dict[str, Plain] = field(default_factory=dict)
     nonfinite: dict[int, int] = field(default_factory=dict)
     locked: bool | None = False
@@ -95,6 +98,7 @@ def read_run(path: Path) -> RunRead:
     run.starts = _starts(path, run.notes)
     run.series = _series(path / METRICS, "", run.notes) | _series(path / TIMING, "time/", run.notes)
     run.bins = [line for line in _lines(path / BINS, run.notes) if _is_binned(line)]
+    run.sets = _lines(path / SETS, run.notes)
     run.evaluations = _evaluations(path)
     run.nonfinite = _nonfinite(path / "nonfinite")
     run.locked = is_locked(path)

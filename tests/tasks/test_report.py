@@ -73,6 +73,8 @@ def test_a_run_is_shown_with_all_that_it_holds(run: Path, report: Callable[..., 
     assert "interrupted (SIGTERM)" in page.text
     assert str(evaluation()["command"]) in page.text
     assert {"0.011 to 0.0139", "0.01 0.005 to 0.02"} <= {word.strip() for word in page.words}, "intervals of an evaluation"
+    assert "of 64 pictures, drawn in 10 steps, against held-out pictures" in page.text
+    assert "fewer than the 1280 features of efficientnet_lite0" in page.text
     assert "share of the wall-clock" in page.text
     assert not any("log_snr" in title for title in titles(page)), "bins have a plot of their own"
     assert len(page.all("img")) == 5, "growth, samples, held out, two strips"
@@ -206,6 +208,7 @@ DAMAGES = [
      "", ""),
     (write("nonfinite/step-00000110-rank-0.json", b'{"examples": [3]}'), "", "2 steps were not finite"),
     (write("run.json", b'{"starts": [{"ended": 3}, 4]}'), "", ""),
+    (write("set_metrics.jsonl", b'{"step": 3}\n{"step": 4, "pictu'), "", "Metrics of sets"),
     (write("run.json", b"[]"), "starts", "run.json cannot be read"),
 ]  # fmt: skip
 
