@@ -37,7 +37,7 @@ class Resampling:
         least: int = 1,
         bounds: tuple[float, float] = (-math.inf, math.inf),
     ) -> tuple[float, float] | None:
-        """The 95 % interval, within bounds, of a statistic of `count` examples; None where a half has not `least` of them."""
+        """The 95 % interval of a statistic of `count` examples, within bounds; None where a half has not `least`."""
         if self.resamples == 0 or count // 2 < least:
             return None
         low, high = interval(statistic, count, seed=self.seed, resamples=self.resamples)
