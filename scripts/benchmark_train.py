@@ -1,8 +1,9 @@
-"""What training costs beside the step itself: in the Trainer, at the start, and in keeping two processes together.
+"""What training costs beside the step itself: in the Trainer, at the start, in keeping two processes together, in watching.
 
     python scripts/benchmark_train.py overhead cache=caches/openmoji   # the Trainer beside a bare loop of the same step
     python scripts/benchmark_train.py start cache=caches/openmoji      # seconds to the first step, and to an answer
     python scripts/benchmark_train.py ranks cache=caches/openmoji      # two ranks beside one, and beside two apart
+    python scripts/benchmark_train.py watching cache=caches/openmoji --rounds 1   # pictures, validation and metrics
 
 Further words change the run, which is the quick start's (its scripts/quickstart.sh makes the cache). Rounds go by turns; the
 figures are medians over rounds, with quartiles. On a machine with other work, `chrt -r 5` before the command gives
@@ -15,6 +16,7 @@ does before and after the steps, checkpoints, validation and pictures are not am
 full of the other's; and freed memory is kept, or either would pay for pages that the other gave back.
 ranks: real processes of one thread each, by their own logs of samples a second. Two ranks apart are the same two
 processes that never exchange anything, neither gradients nor flags: what two ranks could reach at the most.
+watching: whole runs as they are by default, and which shares of their time went where, by their own clocks.
 """
 
 import argparse
@@ -52,6 +54,7 @@ WARM = 10  # steps before the measured ones
 LOGGED = 10  # steps between two lines of the log, trainer.log_every_n_steps
 TWO = ["trainer.accelerator=cpu", "trainer.devices=2", "trainer.strategy=ddp"]
 KEPT = {"MALLOC_TRIM_THRESHOLD_": str(2**31), "MALLOC_MMAP_THRESHOLD_": str(2**25)}  # bytes, glibc's; the second is its most
+WATCHING = ("validation", "pictures", "metrics")
 RANKS = {"one": [], "two": TWO, "apart": TWO}
 
 
@@ -221,6 +224,21 @@ def samples_per_second(kind: str, arguments: argparse.Namespace) -> float:
     return statistics.median(line["samples_per_second"] for line in told if line["step"] > WARM)
 
 
+def run_watching(arguments: argparse.Namespace) -> dict[str, object]:
+    shares: dict[str, list[float]] = {f"share_{what}": [] for what in (*WATCHING, "watching")}
+    with watched() as share:
+        for _ in rounds(arguments):
+            with tempfile.TemporaryDirectory() as room:
+                output([sys.executable, "-m", "ldm_train", "train", *arguments.words, f"run_dir={room}/run"])
+                last = (Path(room) / "run" / "timing.jsonl").read_text(encoding="utf-8").splitlines()[-1]
+            told = [json.loads(last).get(f"share_{what}", 0.0) for what in WATCHING]
+            for name, value in zip(shares, [*told, sum(told)], strict=True):
+                shares[name].append(value)
+            print(last, flush=True)
+    spreads = {key: value for name, values in shares.items() for key, value in spread(name, values).items()}
+    return {"words": arguments.words, **spreads, "others_share": share()}
+
+
 def output(command: list[str], threads: int | None = None, environment: Mapping[str, str] | None = None) -> str:
     """What a command prints, which must succeed."""
     changed = {**os.environ, **(environment or {})} | ({} if threads is None else {"OMP_NUM_THREADS": str(threads)})
@@ -249,6 +267,7 @@ MODES: dict[str, Callable[[argparse.Namespace], Mapping[str, object]]] = {
     "overhead": run_overhead,
     "start": run_start,
     "ranks": run_ranks,
+    "watching": run_watching,
 }
 CHILDREN = {"child-overhead": child_overhead, "child-ranks": child_ranks}
 

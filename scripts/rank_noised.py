@@ -4,7 +4,8 @@
     python scripts/rank_noised.py RUN_DIR --grades 0.2 0.4 evaluation.source=DIR resamples=500
 
 Keyed noise is added to every tensor of the averaged weights, a grade times the tensor's own deviation, and the result is
-measured by `ldm-train evaluate`, as anybody would. A measure ranks rightly where each grade is worse than the one before.
+measured by `ldm-train evaluate`, as anybody would. A measure ranks rightly where each grade is worse than the one before,
+and the first no better than the unharmed model: what is at its best, as a share of 1, cannot tell these two apart.
 Two samplings, of two seeds, agree where each one's value lies within the other's interval. Exit code 1: a measure does not
 rank rightly, or the samplings do not agree.
 """
@@ -48,8 +49,9 @@ def measure_of(values: Mapping[str, object], name: str) -> str:
 
 
 def ranked(values: Sequence[float], *, higher_is_better: bool) -> bool:
-    """Whether each is worse than the one before."""
-    return all(b < a if higher_is_better else b > a for a, b in pairwise(values))
+    """Whether each grade's value is worse than the one before, and none better than the unharmed model's, which is first."""
+    unharmed, *grades = values if higher_is_better else [-value for value in values]
+    return unharmed >= grades[0] and all(b < a for a, b in pairwise(grades))
 
 
 def apart(intervals: Sequence[Sequence[float]]) -> bool:

@@ -212,9 +212,34 @@ def full() -> str:
     return "\n".join(lines)
 
 
+def ranking() -> str:
+    """What scripts/rank_noised.py measured."""
+    found = results("ranking")
+    lines = [
+        f"| | {' | '.join(str(grade) for grade in found['grades'])} | ranked |",
+        f"|---|{'---|' * len(found['grades'])}---|",
+    ]
+    for name, measure in found["measures"].items():
+        values = " | ".join(f"{value:.3f}" for value in measure["values"])
+        lines.append(f"| `{name}` | {values} | {'yes' if measure['ranked'] else 'no'} |")
+    return "\n".join(lines)
+
+
+def watching() -> str:
+    """What scripts/benchmark_train.py watching measured."""
+    found = results("train_watching")
+    shares = {what: found[f"share_{what}"] for what in ("validation", "pictures", "metrics", "watching")}
+    *parts, total = (f"{share:.1%}" for share in shares.values())
+    listed = f"{parts[0]} into validation, {parts[1]} into pictures, {parts[2]} into metrics"
+    source = "[`benchmark_train.py watching`](docs/results/train_watching.json)"
+    return f"Of the quick start's time {total} goes into watching: {listed} ({source})."
+
+
 SECTIONS = {
     "data": data,
     "caches": caches,
+    "ranking": ranking,
+    "watching": watching,
     "exactness": exactness,
     "costs": costs,
     "options": options,

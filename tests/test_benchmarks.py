@@ -20,12 +20,13 @@ FIGURES = {
         "two_by_one",
         "apart_by_one",
     },
+    "watching": {"share_validation", "share_pictures", "share_watching"},
 }
 
 
 @pytest.mark.parametrize("mode", FIGURES)
 def test_it_measures_a_tiny_run(mode: str, cache: Path, train_words: list[str], tmp_path: Path) -> None:
-    words = [f"cache={cache}", "experiment=null", *train_words, "max_steps=1000"]
+    words = [f"cache={cache}", "experiment=null", *train_words, f"max_steps={8 if mode == 'watching' else 1000}"]
     settings = ["--rounds", "1", "--steps", "10", "--threads", "1", "--out", str(tmp_path / "out.json")]
     ended = subprocess.run(
         [sys.executable, SCRIPT, mode, *words, *settings],

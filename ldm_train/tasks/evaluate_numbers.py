@@ -1,5 +1,6 @@
 """Measured numbers with their intervals, by name."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -28,11 +29,19 @@ class Resampling:
     resamples: int
     seed: int
 
-    def __call__(self, statistic: Callable[[Tensor], float], count: int, *, least: int = 1) -> tuple[float, float] | None:
-        """The 95 % interval of a statistic of `count` examples that takes at least so many; None where a half has not."""
+    def __call__(
+        self,
+        statistic: Callable[[Tensor], float],
+        count: int,
+        *,
+        least: int = 1,
+        bounds: tuple[float, float] = (-math.inf, math.inf),
+    ) -> tuple[float, float] | None:
+        """The 95 % interval of a statistic of `count` examples, within bounds; None where a half has not `least`."""
         if self.resamples == 0 or count // 2 < least:
             return None
-        return interval(statistic, count, seed=self.seed, resamples=self.resamples)
+        low, high = interval(statistic, count, seed=self.seed, resamples=self.resamples)
+        return max(low, bounds[0]), min(high, bounds[1])
 
 
 @dataclass(frozen=True)
@@ -69,18 +78,20 @@ class Numbers:
 
 @dataclass(frozen=True)
 class Statistic:
-    """A number of two sets of features, and how many pictures each needs at least."""
+    """A number of two sets of features, how many pictures each needs at least, and between what it lies."""
 
     name: str
     of: Callable[[Tensor, Tensor], float]
     least: int
+    bounds: tuple[float, float]
 
 
+SHARE = (0.0, 1.0)
 STATISTICS = (
-    Statistic("kid", kernel_distance, 2),
-    Statistic("fid", frechet_distance, 2),
-    Statistic("precision", lambda real, drawn: precision_recall(real, drawn)[0], LEAST),
-    Statistic("recall", lambda real, drawn: precision_recall(real, drawn)[1], LEAST),
+    Statistic("kid", kernel_distance, 2, (-math.inf, math.inf)),
+    Statistic("fid", frechet_distance, 2, (0.0, math.inf)),
+    Statistic("precision", lambda real, drawn: precision_recall(real, drawn)[0], LEAST, SHARE),
+    Statistic("recall", lambda real, drawn: precision_recall(real, drawn)[1], LEAST, SHARE),
 )
 
 
@@ -89,7 +100,7 @@ def compare(real: Tensor, drawn: Tensor, resampling: Resampling, *, extractor: s
     numbers, few = Numbers(), min(len(real), len(drawn))
     possible = [statistic for statistic in STATISTICS if few >= statistic.least]
     for statistic in track(possible, "comparing features"):
-        ends = resampling(on_part(statistic, real, drawn), len(drawn), least=statistic.least)
+        ends = resampling(on_part(statistic, real, drawn), len(drawn), least=statistic.least, bounds=statistic.bounds)
         numbers.add(f"{statistic.name}_{extractor}", statistic.of(real, drawn), ends)
         if statistic.name == "fid":
             numbers.add(f"fid_{extractor}_rank_deficient", rank_deficient(real, drawn))
@@ -109,6 +120,6 @@ def go_together(images: Tensor, texts: Tensor, resampling: Resampling, *, model:
     numbers.add(
         f"clip_retrieval_at_1_{model}",
         retrieval_at_1(images, texts),
-        resampling(lambda chosen: retrieval_at_1(images[chosen], texts[chosen]), len(images)),
+        resampling(lambda chosen: retrieval_at_1(images[chosen], texts[chosen]), len(images), bounds=SHARE),
     )
     return numbers

@@ -158,7 +158,7 @@ def test_another_run_in_its_place_has_another_id(
 def test_who_joins_late_gets_what_was_before(cache: Path, train: Callable, trained: Path, tmp_path: Path) -> None:
     run_dir = Path(shutil.copytree(trained, tmp_path / "run"))
     assert train(cache, run_dir, *LOGGER, "max_steps=9").code == 0
-    found = rows(run_dir)
+    found = [row for row in rows(run_dir) if "loss" in row]
     assert [row["step"] for row in found] == list(range(1, 10))
     assert [row["loss"] for row in found] == [line["loss"] for line in lines(run_dir)]
 
@@ -199,7 +199,7 @@ def test_without_a_server_a_run_is_logged_on_the_disk(
     assert answer.code == 0, answer.err
     assert "warning: wandb cannot be reached" in answer.out
     assert f"wandb sync {tmp_path / 'run'}/wandb" in answer.out
-    assert [row["step"] for row in rows(tmp_path / "run")] == [1, 2]
+    assert {row["step"] for row in rows(tmp_path / "run")} == {1, 2}
 
 
 def test_a_stranger_is_refused_before_anything_is_read(ldm_train: Callable, unacquainted: None, tmp_path: Path) -> None:
@@ -216,7 +216,8 @@ def test_checkpoints_are_kept_as_artifacts_when_asked(
     monkeypatch.delenv("WANDB_DATA_DIR", raising=False)
     answer = train(cache, tmp_path / "run", *LOGGER, "logger.artifacts=true", *quiet)
     assert answer.code == 0, answer.err
-    found = [record.artifact for record in records(tmp_path / "run") if record.WhichOneof("record_type") == "artifact"]
+    logged = [record.artifact for record in records(tmp_path / "run") if record.WhichOneof("record_type") == "artifact"]
+    found = [artifact for artifact in logged if artifact.type == "model"]  # others are tables
     assert [json.loads(artifact.metadata)["step"] for artifact in found] == [3, 6, 8]
     for artifact in found:
         [entry] = artifact.manifest.contents

@@ -135,7 +135,7 @@ class Checkpoints(Callback):
         """Say once, at the first checkpoint, that there may never be a best one."""
         name, told, self._told = self.keeping.best, self._told, True
         if name is not None and name not in self.lines.latest and not told and trainer.is_global_zero:
-            known = ", ".join(sorted(metric for metric in self.lines.latest if not metric.startswith(CLOCK)))
+            known = ", ".join(sorted(metric for metric in self.lines.latest if not metric.startswith((CLOCK, "health/"))))
             print(f"warning: checkpoint.best={name} was not logged up to step {trainer.global_step}; there are: {known}")
 
     def _keep(self, step: int) -> None:

@@ -34,8 +34,8 @@ class Reverse:
 
 
 def frames(steps: int) -> set[int]:
-    """The numbers of the steps that a film strip shows: up to `FRAMES`, the last one always."""
-    return {round((steps - 1) * (i + 1) / FRAMES) for i in range(FRAMES)}
+    """The numbers of the steps that a film strip shows: up to `FRAMES`, the first and the last one always."""
+    return {round((steps - 1) * i / (FRAMES - 1)) for i in range(FRAMES)}
 
 
 @torch.no_grad()
