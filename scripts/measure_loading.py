@@ -2,8 +2,8 @@
 
     python scripts/measure_loading.py [--layout diffusers|single_file|ckpt] [--folder DIR]
 
-A file of random weights (3.4 GB) is made in a temporary folder and deleted afterwards; a process of its own loads it. What is
-told is that process's peak, and how far it is above the weights' own size.
+A file of random weights (3.4 GB) is made in a temporary folder and deleted afterwards; a process of its own loads it. What
+is told is that process's peak, and how far it is above the weights' own size.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from ldm_train.diffusion.prediction import Noise
 from ldm_train.diffusion.schedules import scaled_linear
 from ldm_train.networks.unet import UNet
 from ldm_train.tasks.assemble import Parts
-from ldm_train.tasks.config import shipped
+from ldm_train.tasks.options import shipped
 from ldm_train.tasks.published import start
 from ldm_train.tasks.strict import KEPT
 from ldm_train.weights.streaming import stream
@@ -81,9 +81,8 @@ def load(path: Path) -> None:
         print(line)
     took = time.perf_counter() - began
     print(f"imports take {gigabytes(before)}, the network built (in {seconds:.0f} s) {gigabytes(built)}")
-    print(
-        f"loaded in {took:.0f} s: a peak of {gigabytes(peak())}, {gigabytes(peak() - SIZE)} above the weights' {gigabytes(SIZE)}"
-    )
+    above = gigabytes(peak() - SIZE)
+    print(f"loaded in {took:.0f} s: a peak of {gigabytes(peak())}, {above} above the weights' {gigabytes(SIZE)}")
 
 
 def peak() -> int:
