@@ -66,28 +66,26 @@ def is_run(path: Path) -> bool:
 
 
 def take(found: Found, parts: Parts, config: DictConfig) -> list[str]:
-    """Load them into the network, of whichever kind it is.
+    """Load them into the network, of whichever kind it is; what is to be told of it.
 
     Raises:
         ValueError: they are those of another network; it names the settings in which.
     """
-    network, told = parts.network, []
+    network, told, adding = parts.network, [], bool(config.network.get("add_input_channels", False))
+    state = network.state_dict()
     if isinstance(network, DiffusersUNet):
         refuse_other_config(found, network.unet.config)
-        names = [name.removeprefix("unet.") for name in network.state_dict()]
-        table = {f"unet.{name}": Piece((name,), turn="matrix" if name.endswith(PROJECTIONS) else "") for name in names}
+        names = {name: name.removeprefix("unet.") for name in state}
+        table = {n: Piece((its,), turn="matrix" if its.endswith(PROJECTIONS) else "") for n, its in names.items()}
+        stem = "unet.conv_in.weight"
     else:
-        assert isinstance(network, UNet)
-        own = own_settings(config.network, parts)
-        told = compare(found, own, adding=bool(config.network.get("add_input_channels", False)))
-        table = ours_of_theirs(network.state_dict(), found.tensors)
-    more = network.state_dict()[next(iter(n for n in table if n.endswith("conv_in.weight")))].shape[1]
-    more -= found.shapes["conv_in.weight"][1] if len(found.shapes.get("conv_in.weight", ())) == 4 else more
-    if more > 0 and config.network.get("add_input_channels", False):
-        stem = next(name for name in table if name.endswith("conv_in.weight"))
+        told = compare(found, own_settings(config.network, parts), adding=adding)
+        table, stem = ours_of_theirs(state, found.tensors), "conv_in.weight"
+    there = found.shapes.get("conv_in.weight", ())
+    if adding and len(there) == 4 and (more := state[stem].shape[1] - there[1]) > 0:
         table[stem] = Piece(table[stem].names, more_columns=more)
         told.append(f"{more} input channels are added to it, with zeros for weights")
-    load(network.state_dict(), table, found.tensors, found.shapes)
+    load(state, table, found.tensors, found.shapes)
     return told
 
 

@@ -70,7 +70,7 @@ def test_a_run_starts_from_published_weights(folder: Path, cache: Path, train: C
             ],
         ),
         (
-            [*FITTING, "network.channels=[64,128]"],
+            [*FITTING, "network.channels=[64,128]", "network.head_size=16"],
             1,
             ["wrong: network.weights=", "channels=[64, 64] there and [64, 128] here; set network.channels=[64,64]"],
         ),
