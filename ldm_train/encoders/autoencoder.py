@@ -108,7 +108,7 @@ def pretrained(
     model.register_to_config(**{name: value for name, value in given.items() if value is not None})
     autoencoder = KLAutoencoder(model.requires_grad_(False)).eval()
     told = f"{found.layout}, factor {autoencoder.factor}, scale {autoencoder.scale:.6g}"
-    autoencoder.notes = [f"autoencoder.weights={weights}: {told}"]
+    autoencoder.notes = [] if path == SHIPPED / weights else [f"autoencoder.weights={weights}: {told}"]
     return autoencoder
 
 

@@ -25,8 +25,8 @@ def clip_tower(model: str, weights: str, *, layer: str, pad_token: int) -> tuple
     Where the layer wanted is the penultimate, weights without the last one are as good, and give a tower without it.
 
     Raises:
-        ValueError: no text transformer with CLIP's vocabulary, no such weights, those of another architecture, or of a pipeline
-            that pads with another token.
+        ValueError: no text transformer with CLIP's vocabulary, no such weights, those of another architecture, or of a
+            pipeline that pads with another token.
     """
     settings = text_settings(model)
     tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "none"

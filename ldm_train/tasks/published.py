@@ -25,7 +25,7 @@ from ldm_train.weights.unet_architecture import (
     of_shapes,
     published_heads,
 )
-from ldm_train.weights.unet_layout import PROJECTIONS, ours_of_theirs
+from ldm_train.weights.unet_layout import ours_of_theirs
 
 ELSEWHERE = {
     "in_channels": "an autoencoder of as many channels",
@@ -61,8 +61,11 @@ def start(config: DictConfig, parts: Parts) -> list[str]:
 
 def is_run(path: Path) -> bool:
     """Whether a folder is a run's, or none of those that others write."""
-    published = any((part_of(path, "unet") / name).is_file() for name in ("config.json", "model_index.json"))
-    return path.is_dir() and not published and not (path / "model_index.json").is_file()
+    part = part_of(path, "unet")
+    published = any(f.is_file() for f in (part / "config.json", path / "model_index.json")) or any(
+        part.glob("*.safetensors")
+    )
+    return path.is_dir() and not published
 
 
 def take(found: Found, parts: Parts, config: DictConfig) -> list[str]:
@@ -75,8 +78,7 @@ def take(found: Found, parts: Parts, config: DictConfig) -> list[str]:
     state = network.state_dict()
     if isinstance(network, DiffusersUNet):
         refuse_other_config(found, network.unet.config)
-        names = {name: name.removeprefix("unet.") for name in state}
-        table = {n: Piece((its,), turn="matrix" if its.endswith(PROJECTIONS) else "") for n, its in names.items()}
+        table = {name: Piece((name.removeprefix("unet."),)) for name in state}
         stem = "unet.conv_in.weight"
     else:
         told = compare(found, own_settings(config.network, parts), adding=adding)
@@ -124,8 +126,9 @@ def compare(found: Found, own: Settings, *, adding: bool) -> list[str]:
         raise ValueError(f"it is another network, {family(there, found.shapes)}: {'; '.join(other)}; {mend(there, own)}")
     if "heads" in there:
         return []
-    setting = f"network.heads={own['heads']}" if isinstance(own["heads"], int) else f"{own['heads']}"
-    return [f"no file tells the number of attention heads: those of network.heads or network.head_size are taken, {setting}"]
+    return [
+        f"no file tells the number of attention heads: by network.heads or network.head_size the levels have {own['heads']}"
+    ]
 
 
 def mend(there: Settings, own: Settings) -> str:

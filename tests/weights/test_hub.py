@@ -55,12 +55,12 @@ def test_a_name_is_fetched_and_its_folder_given(monkeypatch, tmp_path):
 
 
 def test_a_fetch_that_fails_is_told(monkeypatch):
-    class Failed(HfHubHTTPError):
+    class FailedError(HfHubHTTPError):
         def __init__(self) -> None:
             Exception.__init__(self, "503 for everybody")
 
     def fail(*_, **__):
-        raise Failed
+        raise FailedError
 
     monkeypatch.setattr(hub.HfApi, "list_repo_files", lambda self, repository: PIPELINE)
     monkeypatch.setattr(hub, "snapshot_download", fail)
