@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
 from ldm_train.networks.diffusers_unet import DiffusersUNet
 from ldm_train.networks.unet import UNet
@@ -82,6 +83,7 @@ def take(found: Found, parts: Parts, config: DictConfig) -> list[str]:
         stem = "unet.conv_in.weight"
     else:
         told = compare(found, own_settings(config.network, parts), adding=adding)
+        refuse_other_groups(network, (found.config or {}).get("norm_num_groups", 32))
         table, stem = ours_of_theirs(state, found.tensors), "conv_in.weight"
     there = found.shapes.get("conv_in.weight", ())
     if adding and len(there) == 4 and (more := state[stem].shape[1] - there[1]) > 0:
@@ -158,6 +160,20 @@ def words_for_heads(there: Settings) -> str:
         return f"network.heads={heads[0]}"
     sizes = {c // h for c, h in zip(channels, heads, strict=True)} if isinstance(channels, list) else set()
     return f"network.heads=null network.head_size={sizes.pop()}" if len(sizes) == 1 else f"heads of {heads}, which cannot be"
+
+
+def refuse_other_groups(network: nn.Module, groups: object) -> None:
+    """Refuse weights whose normalisations have another number of groups than the network has at its widths.
+
+    Raises:
+        ValueError: they do.
+    """
+    own = sorted({module.num_groups for module in network.modules() if isinstance(module, nn.GroupNorm)})
+    if own != [groups]:
+        raise ValueError(
+            f"its group normalisations have {groups} groups everywhere, and this network's {' and '.join(map(str, own))} at "
+            "its widths; network=diffusers_unet takes any"
+        )
 
 
 def refuse_other_config(found: Found, own: Mapping[str, Any]) -> None:

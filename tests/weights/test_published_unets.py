@@ -289,6 +289,17 @@ def test_a_config_that_our_network_cannot_hold_is_refused(unet, loaded, tmp_path
         loaded("1.x", tmp_path)
 
 
+def test_other_groups_of_the_normalisations_are_refused(unet, loaded, tmp_path):
+    """No tensor's shape tells them."""
+    import json
+
+    unet("1.x").save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"norm_num_groups": 16}))
+    with pytest.raises(ValueError, match="normalisations have 16 groups everywhere, and this network's 32 at its widths"):
+        loaded("1.x", tmp_path)
+
+
 @pytest.mark.parametrize(
     ("names", "message"),
     [
