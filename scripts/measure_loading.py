@@ -8,7 +8,6 @@ is told is that process's peak, and how far it is above the weights' own size.
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -87,7 +86,8 @@ def load(path: Path) -> None:
 
 def peak() -> int:
     """Bytes that were in memory at most, of files too."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    status = Path("/proc/self/status").read_text(encoding="utf-8")  # getrusage's would be that of the process before it, too
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
 def gigabytes(count: int) -> str:

@@ -108,23 +108,23 @@ def pretrained(
     model.register_to_config(**{name: value for name, value in given.items() if value is not None})
     autoencoder = KLAutoencoder(model.requires_grad_(False)).eval()
     told = f"{found.layout}, factor {autoencoder.factor}, scale {autoencoder.scale:.6g}"
-    autoencoder.notes = [f"autoencoder.weights={weights}: {told}"]
+    autoencoder.notes = [] if path.parent == SHIPPED else [f"autoencoder.weights={weights}: {told}"]
     return autoencoder
 
 
 def _locate(weights: str, subfolder: str | None) -> Path:
     """The file or folder that `autoencoder.weights` names."""
-    if (SHIPPED / weights).is_dir():
-        return SHIPPED / weights
+    shipped = {folder.name: folder for folder in sorted(SHIPPED.glob("*/"))}
+    if weights in shipped:
+        return shipped[weights]
     try:
         path = locate(weights, setting="autoencoder.weights", subfolder=subfolder or "vae", name="diffusion_pytorch_model")
         folder = path / subfolder if subfolder else part_of(path, "vae")
         if not path.is_file() and not (folder / "config.json").is_file():
             raise ValueError(f"{folder} has no config.json")
     except ValueError as error:
-        shipped = ", ".join(sorted(p.name for p in SHIPPED.glob("*/")))
         raise ValueError(
-            f"autoencoder.weights={weights} is neither shipped ({shipped}), nor a folder in diffusers' layout, "
+            f"autoencoder.weights={weights} is neither shipped ({', '.join(shipped)}), nor a folder in diffusers' layout, "
             f"nor a file of weights, nor to be had from the hub: {error}"
         ) from error
     return path

@@ -8,22 +8,25 @@ from open_clip.model import CLIPTextCfg, _build_text_tower
 from open_clip.transformer import TextTransformer
 from torch import nn
 
+from ldm_train.weights.folders import read_json
 from ldm_train.weights.hub import locate
 from ldm_train.weights.loading import load
 from ldm_train.weights.parts import Found, find_text_encoder
 from ldm_train.weights.text_layout import architecture, reading
 
 VOCABULARY = 49408
+PADS = {"<|endoftext|>": 49407, "!": 0}  # the tokens with which 1.x and 2.x pad
 ACTIVATIONS = {"quick_gelu": True, "gelu": False}  # transformers' names, and whether open_clip's model is a quickgelu one
 
 
-def clip_tower(model: str, weights: str, *, layer: str) -> tuple[TextTransformer, str]:
+def clip_tower(model: str, weights: str, *, layer: str, pad_token: int) -> tuple[TextTransformer, str]:
     """A tower of one of open_clip's architectures with weights from here or the hub, and what is to be told of them.
 
     Where the layer wanted is the penultimate, weights without the last one are as good, and give a tower without it.
 
     Raises:
-        ValueError: no text transformer with CLIP's vocabulary, no such weights, or those of another architecture.
+        ValueError: no text transformer with CLIP's vocabulary, no such weights, those of another architecture, or of a
+            pipeline that pads with another token.
     """
     settings = text_settings(model)
     tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "none"
@@ -35,6 +38,7 @@ def clip_tower(model: str, weights: str, *, layer: str) -> tuple[TextTransformer
         ) from error
     try:
         found = find_text_encoder(path)
+        refuse_other_padding(found, pad_token)
         layers = fitting_layers(found, settings, quick=quick(model), layer=layer)
         tower = build_tower(model, settings | {"layers": layers})
         state = {name: tensor for name, tensor in tower.state_dict().items() if not name.startswith("text_projection")}
@@ -43,6 +47,21 @@ def clip_tower(model: str, weights: str, *, layer: str) -> tuple[TextTransformer
         raise ValueError(f"text_encoder.weights={weights}: {error}") from error
     told = "" if found.config else f"; a file does not tell its activation and heads, {model}'s are taken"
     return tower, f"text_encoder.weights={weights}: {found.layout}, {layers} layers of width {tower.width}{told}"
+
+
+def refuse_other_padding(found: Found, pad_token: int) -> None:
+    """Refuse another padding than that of the tokenizer in the same pipeline, with which the network was trained.
+
+    Raises:
+        ValueError: they differ.
+    """
+    path = found.path.parent / "tokenizer" / "tokenizer_config.json"
+    if not found.path.is_dir() or not path.is_file():
+        return
+    pad = read_json(path).get("pad_token")
+    there = PADS.get(str(pad.get("content") if isinstance(pad, dict) else pad), pad_token)
+    if there != pad_token:
+        raise ValueError(f"the pipeline pads captions with {there}, and text_encoder.pad_token={pad_token}; set it so")
 
 
 def text_settings(model: str) -> dict[str, object]:

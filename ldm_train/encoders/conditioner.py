@@ -184,7 +184,7 @@ def clip(
     if (model, weights) in open_clip.list_pretrained():
         tower, note = _downloaded(model, weights), f"text_encoder.weights={weights}: open_clip's {model}"
     else:
-        tower, note = clip_tower(model, weights, layer=layer)
+        tower, note = clip_tower(model, weights, layer=layer, pad_token=pad_token)
         layer = "last" if layer == "penultimate" and len(tower.transformer.resblocks) < layers_of(model) else layer
     encoder = TextEncoder(
         tower,

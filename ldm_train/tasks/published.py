@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
 from ldm_train.networks.diffusers_unet import DiffusersUNet
 from ldm_train.networks.unet import UNet
@@ -25,7 +26,7 @@ from ldm_train.weights.unet_architecture import (
     of_shapes,
     published_heads,
 )
-from ldm_train.weights.unet_layout import PROJECTIONS, ours_of_theirs
+from ldm_train.weights.unet_layout import ours_of_theirs
 
 ELSEWHERE = {
     "in_channels": "an autoencoder of as many channels",
@@ -61,33 +62,34 @@ def start(config: DictConfig, parts: Parts) -> list[str]:
 
 def is_run(path: Path) -> bool:
     """Whether a folder is a run's, or none of those that others write."""
-    published = any((part_of(path, "unet") / name).is_file() for name in ("config.json", "model_index.json"))
-    return path.is_dir() and not published and not (path / "model_index.json").is_file()
+    part = part_of(path, "unet")
+    published = any(f.is_file() for f in (part / "config.json", path / "model_index.json")) or any(
+        part.glob("*.safetensors")
+    )
+    return path.is_dir() and not published
 
 
 def take(found: Found, parts: Parts, config: DictConfig) -> list[str]:
-    """Load them into the network, of whichever kind it is.
+    """Load them into the network, of whichever kind it is; what is to be told of it.
 
     Raises:
         ValueError: they are those of another network; it names the settings in which.
     """
-    network, told = parts.network, []
+    network, told, adding = parts.network, [], bool(config.network.get("add_input_channels", False))
+    state = network.state_dict()
     if isinstance(network, DiffusersUNet):
         refuse_other_config(found, network.unet.config)
-        names = [name.removeprefix("unet.") for name in network.state_dict()]
-        table = {f"unet.{name}": Piece((name,), turn="matrix" if name.endswith(PROJECTIONS) else "") for name in names}
+        table = {name: Piece((name.removeprefix("unet."),)) for name in state}
+        stem = "unet.conv_in.weight"
     else:
-        assert isinstance(network, UNet)
-        own = own_settings(config.network, parts)
-        told = compare(found, own, adding=bool(config.network.get("add_input_channels", False)))
-        table = ours_of_theirs(network.state_dict(), found.tensors)
-    more = network.state_dict()[next(iter(n for n in table if n.endswith("conv_in.weight")))].shape[1]
-    more -= found.shapes["conv_in.weight"][1] if len(found.shapes.get("conv_in.weight", ())) == 4 else more
-    if more > 0 and config.network.get("add_input_channels", False):
-        stem = next(name for name in table if name.endswith("conv_in.weight"))
+        told = compare(found, own_settings(config.network, parts), adding=adding)
+        refuse_other_groups(network, (found.config or {}).get("norm_num_groups", 32))
+        table, stem = ours_of_theirs(state, found.tensors), "conv_in.weight"
+    there = found.shapes.get("conv_in.weight", ())
+    if adding and len(there) == 4 and (more := state[stem].shape[1] - there[1]) > 0:
         table[stem] = Piece(table[stem].names, more_columns=more)
         told.append(f"{more} input channels are added to it, with zeros for weights")
-    load(network.state_dict(), table, found.tensors, found.shapes)
+    load(state, table, found.tensors, found.shapes)
     return told
 
 
@@ -126,8 +128,9 @@ def compare(found: Found, own: Settings, *, adding: bool) -> list[str]:
         raise ValueError(f"it is another network, {family(there, found.shapes)}: {'; '.join(other)}; {mend(there, own)}")
     if "heads" in there:
         return []
-    setting = f"network.heads={own['heads']}" if isinstance(own["heads"], int) else f"{own['heads']}"
-    return [f"no file tells the number of attention heads: those of network.heads or network.head_size are taken, {setting}"]
+    return [
+        f"no file tells the number of attention heads: by network.heads or network.head_size the levels have {own['heads']}"
+    ]
 
 
 def mend(there: Settings, own: Settings) -> str:
@@ -157,6 +160,20 @@ def words_for_heads(there: Settings) -> str:
         return f"network.heads={heads[0]}"
     sizes = {c // h for c, h in zip(channels, heads, strict=True)} if isinstance(channels, list) else set()
     return f"network.heads=null network.head_size={sizes.pop()}" if len(sizes) == 1 else f"heads of {heads}, which cannot be"
+
+
+def refuse_other_groups(network: nn.Module, groups: object) -> None:
+    """Refuse weights whose normalisations have another number of groups than the network has at its widths.
+
+    Raises:
+        ValueError: they do.
+    """
+    own = sorted({module.num_groups for module in network.modules() if isinstance(module, nn.GroupNorm)})
+    if own != [groups]:
+        raise ValueError(
+            f"its group normalisations have {groups} groups everywhere, and this network's {' and '.join(map(str, own))} at "
+            "its widths; network=diffusers_unet takes any"
+        )
 
 
 def refuse_other_config(found: Found, own: Mapping[str, Any]) -> None:

@@ -16,7 +16,6 @@ SAME: dict[str, tuple[object, ...]] = {
     "freq_shift": (0,),
     "downsample_padding": (1,),
     "mid_block_scale_factor": (1, 1.0),
-    "norm_num_groups": (32,),
     "norm_eps": (1e-5,),
     "dual_cross_attention": (False,),
     "transformer_layers_per_block": (1,),

@@ -10,6 +10,7 @@ from torch.testing import assert_close
 from ldm_train.networks.attention import Attention
 from ldm_train.networks.diffusers_unet import DiffusersUNet
 from ldm_train.networks.unet import UNet
+from ldm_train.tasks.strict import KEPT
 from ldm_train.types import Conditioning
 
 PARAMETER_NAMES = Path(__file__).parent / "unet_parameters.txt"
@@ -56,7 +57,7 @@ def unet(*, randomised=False, **changes):
 def diffusers_unet(**changes):
     """diffusers' U-Net by the shipped config, made for the same inputs."""
     settings = OmegaConf.to_container(OmegaConf.load(CONF / "diffusers_unet.yaml"))
-    settings = {name: value for name, value in settings.items() if name not in ("_target_", "_convert_", "weights")}
+    settings = {name: value for name, value in settings.items() if name not in {"_target_", "_convert_", *KEPT["network"]}}
     arguments = {"in_channels": 4, "context_width": 12, "vector_width": 10} | settings | {"block_out_channels": [32, 64]}
     return DiffusersUNet(**arguments | changes)
 

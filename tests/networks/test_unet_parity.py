@@ -13,6 +13,7 @@ from torch.testing import assert_close
 import ldm_train.weights.unet_layout as layout
 from ldm_train.networks.diffusers_unet import DiffusersUNet
 from ldm_train.networks.unet import UNet
+from ldm_train.tasks.strict import KEPT
 from ldm_train.types import Conditioning
 
 CONFIGS = Path(__file__).parents[2] / "conf/network"
@@ -116,7 +117,7 @@ def test_the_table_of_names_leads_there_and_back_bit_for_bit(case):
 )
 def test_the_shipped_configurations_are_the_published_ones(name, context_width, others, count):
     settings = OmegaConf.to_container(OmegaConf.load(CONFIGS / f"{name}.yaml"))
-    settings = {key: value for key, value in settings.items() if key not in ("_target_", "weights")}
+    settings = {key: value for key, value in settings.items() if key not in {"_target_", *KEPT["network"]}}
     with torch.device("meta"):
         ours = UNet(in_channels=4, context_width=context_width, vector_width=None, **settings)
         theirs = UNet2DConditionModel(cross_attention_dim=context_width, **others)

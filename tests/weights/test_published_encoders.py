@@ -254,6 +254,18 @@ def test_a_text_encoder_of_another_architecture_is_told(changes, message, tmp_pa
         clip(weights=str(tmp_path), **settings(**changes))
 
 
+@pytest.mark.parametrize(("word", "padding"), [("<|endoftext|>", END), ("!", 0)])
+@pytest.mark.parametrize("nested", [False, True])
+def test_the_padding_is_that_of_the_pipeline_s_tokenizer(word, padding, nested, tmp_path):
+    text_model().save_pretrained(tmp_path / "text_encoder")
+    (tmp_path / "tokenizer").mkdir()
+    content = {"pad_token": {"content": word} if nested else word}
+    (tmp_path / "tokenizer/tokenizer_config.json").write_text(json.dumps(content))
+    assert clip(weights=str(tmp_path), **settings(pad_token=padding)).pad_token == padding
+    with pytest.raises(ValueError, match=rf"pads captions with {padding}, and text_encoder\.pad_token={END - padding}"):
+        clip(weights=str(tmp_path), **settings(pad_token=END - padding))
+
+
 def test_what_does_not_fit_a_text_encoder_is_listed(saved):
     state = dict(text_model().state_dict())
     head = "text_model." if any(name.startswith("text_model.") for name in state) else ""

@@ -10,10 +10,14 @@ from torch.testing import assert_close
 
 from ldm_train.diffusion.prediction import Noise
 from ldm_train.diffusion.schedules import scaled_linear
+from ldm_train.networks.diffusers_unet import DiffusersUNet
 from ldm_train.networks.unet import UNet
 from ldm_train.tasks.assemble import Parts
+from ldm_train.tasks.options import shipped
 from ldm_train.tasks.published import start
+from ldm_train.tasks.strict import KEPT
 from ldm_train.types import Conditioning
+from ldm_train.weights.unet_architecture import family, of_shapes, published_heads
 from ldm_train.weights.unet_layout import theirs_of_ours, to_diffusers
 from ldm_train.weights.unet_single_file import averaged_name, to_single_file_names
 
@@ -143,6 +147,43 @@ def test_back_in_diffusers_layout_it_is_what_came(case, unet, loaded, tmp_path):
     assert_close({name: piece(state) for name, piece in table.items()}, back, rtol=0, atol=0)
 
 
+def test_diffusers_own_network_takes_them_too(unet, tmp_path):
+    theirs = unet("1.x")
+    theirs.save_pretrained(tmp_path)
+    kept = ("block_out_channels", "down_block_types", "up_block_types", "layers_per_block", "attention_head_dim")
+    settings = {name: theirs.config[name] for name in kept}
+    text, schedule = (
+        SimpleNamespace(context_width=CONTEXT, vector_width=None),
+        scaled_linear(num_steps=1000, beta_start=0.00085, beta_end=0.012),
+    )
+
+    def load(**changes):
+        network = DiffusersUNet(in_channels=4, context_width=CONTEXT, vector_width=None, **(settings | changes))
+        parts = Parts(network, text, SimpleNamespace(channels=4), schedule, Noise(), None, 64)
+        start(OmegaConf.create({"network": {"weights": str(tmp_path)}}), parts)
+        return network.unet.state_dict()
+
+    assert_close(load(), theirs.state_dict(), rtol=0, atol=0)
+    with pytest.raises(ValueError, match="another network: attention_head_dim=8 there and 4 here"):
+        load(attention_head_dim=4)
+
+
+@pytest.mark.parametrize(
+    ("name", "context", "linear", "heads"), [("1", 768, False, [8] * 4), ("2", 1024, True, [5, 10, 20, 20])]
+)
+def test_a_single_file_of_a_published_shape_is_known_by_its_widths(name, context, linear, heads):
+    """Where no tensor's shape tells the number of heads."""
+    settings = OmegaConf.to_container(shipped(f"network/stable_diffusion_{name}"))
+    kept = {key: value for key, value in settings.items() if key not in {"_target_", *KEPT["network"]}}
+    with torch.device("meta"):
+        ours = UNet(in_channels=4, context_width=context, vector_width=None, **kept).state_dict()
+    shapes = {new: piece(ours).shape for new, piece in theirs_of_ours(ours, linear_projection=linear).items()}
+    found = of_shapes(shapes)
+    assert published_heads(found, shapes) == heads
+    assert family(found, shapes).startswith(f"Stable Diffusion {name}.x (")
+    assert {found[key] for key in ("in_channels", "map_channels", "blocks", "expansion", "scale_shift")} == {4, 0, 2}
+
+
 def test_shards_variants_and_half_precision(unet, loaded, in_shards, tmp_path):
     theirs = unet("2.x")
     theirs.save_pretrained(tmp_path / "whole")
@@ -245,6 +286,17 @@ def test_a_config_that_our_network_cannot_hold_is_refused(unet, loaded, tmp_path
     path = tmp_path / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"act_fn": "gelu", "dual_cross_attention": True}))
     with pytest.raises(ValueError, match=r"act_fn=gelu, dual_cross_attention=True, which this network cannot hold"):
+        loaded("1.x", tmp_path)
+
+
+def test_other_groups_of_the_normalisations_are_refused(unet, loaded, tmp_path):
+    """No tensor's shape tells them."""
+    import json
+
+    unet("1.x").save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"norm_num_groups": 16}))
+    with pytest.raises(ValueError, match="normalisations have 16 groups everywhere, and this network's 32 at its widths"):
         loaded("1.x", tmp_path)
 
 

@@ -1,0 +1,77 @@
+"""Of a repository on the hub one part's weights are fetched, once, and nothing else."""
+
+from pathlib import Path
+
+import pytest
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+from ldm_train.weights import hub
+
+PIPELINE = [
+    "README.md",
+    "model_index.json",
+    "scheduler/scheduler_config.json",
+    "unet/config.json",
+    "unet/diffusion_pytorch_model.safetensors",
+    "unet/diffusion_pytorch_model.fp16.safetensors",
+    "unet/diffusion_pytorch_model.non_ema.safetensors",
+    "unet/diffusion_pytorch_model.bin",
+    "vae/config.json",
+    "vae/diffusion_pytorch_model.bin",
+    "v1-5-pruned.ckpt",
+]
+SHARDS = ["unet/config.json", *(f"unet/diffusion_pytorch_model-0000{n}-of-00002.safetensors" for n in (1, 2))]
+PART = {"setting": "network.weights", "subfolder": "unet", "name": "diffusion_pytorch_model"}
+
+
+@pytest.mark.parametrize(
+    ("files", "subfolder", "expected"),
+    [
+        (PIPELINE, "unet", ["unet/config.json", "scheduler/scheduler_config.json", PIPELINE[4]]),
+        (PIPELINE, "vae", ["vae/config.json", "scheduler/scheduler_config.json", "vae/diffusion_pytorch_model.bin"]),
+        ([name for name in PIPELINE if name != PIPELINE[4]], "unet", [*PIPELINE[3:4], PIPELINE[2], PIPELINE[5]]),
+        ([*SHARDS, "unet/diffusion_pytorch_model.safetensors.index.json"], "unet", None),
+        (["config.json", "diffusion_pytorch_model.safetensors"], "vae", None),
+    ],
+    ids=["the network", "the autoencoder", "half precision alone", "shards", "a part by itself"],
+)
+def test_a_part_s_weights_are_fetched_once(files, subfolder, expected):
+    wanted = hub.wanted(files, subfolder=subfolder, name="diffusion_pytorch_model")
+    assert sorted(wanted) == sorted(expected or files)
+
+
+def test_a_name_is_fetched_and_its_folder_given(monkeypatch, tmp_path):
+    asked = {}
+
+    def fetch(repository, *, allow_patterns):
+        asked[repository] = allow_patterns
+        return str(tmp_path)
+
+    monkeypatch.setattr(hub.HfApi, "list_repo_files", lambda self, repository: PIPELINE)
+    monkeypatch.setattr(hub, "snapshot_download", fetch)
+    monkeypatch.chdir(tmp_path)
+    assert hub.locate("owner/name", **PART) == tmp_path
+    assert "unet/diffusion_pytorch_model.safetensors" in asked["owner/name"]
+
+
+def test_a_fetch_that_fails_is_told(monkeypatch):
+    class FailedError(HfHubHTTPError):
+        def __init__(self) -> None:
+            Exception.__init__(self, "503 for everybody")
+
+    def fail(*_, **__):
+        raise FailedError
+
+    monkeypatch.setattr(hub.HfApi, "list_repo_files", lambda self, repository: PIPELINE)
+    monkeypatch.setattr(hub, "snapshot_download", fail)
+    with pytest.raises(ValueError, match=r"network\.weights=owner/name cannot be downloaded: 503 for everybody"):
+        hub.locate("owner/name", **PART)
+
+
+def test_offline_what_was_fetched_before_is_taken(monkeypatch, tmp_path):
+    def offline(self, repository):
+        raise OfflineModeIsEnabled
+
+    monkeypatch.setattr(hub.HfApi, "list_repo_files", offline)
+    monkeypatch.setattr(hub, "snapshot_download", lambda repository, *, local_files_only: str(tmp_path))
+    assert hub.locate("owner/name", **PART) == Path(tmp_path)
