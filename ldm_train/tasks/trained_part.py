@@ -17,6 +17,7 @@ from ldm_train import draws
 from ldm_train.encoders.fingerprint import fingerprint
 from ldm_train.networks.names import chosen
 from ldm_train.tasks.config import build
+from ldm_train.tasks.lightning import launched_rank
 from ldm_train.tasks.run_directory import CONFIG, RECORD
 from ldm_train.weights.lora import Weighed, from_run, merged
 
@@ -34,7 +35,7 @@ def refuse_part(config: DictConfig) -> None:
     """Refuse what cannot be trained in part.
 
     Raises:
-        ValueError: both ways at once, nothing to stand on, or parameters that are shared out.
+        ValueError: both ways at once, or nothing to stand on.
     """
     if not is_partial(config):
         return
@@ -49,8 +50,6 @@ def refuse_part(config: DictConfig) -> None:
             f"{what} leaves the rest of the network as it is, and with network.weights=null that is a random one; "
             "set network.weights=… to what it shall start from"
         )
-    if config.trainer.strategy == "fsdp2":
-        raise ValueError(f"{what} does not go with trainer.strategy=fsdp2, which is for whole networks; set ddp")
 
 
 def load_base(config: DictConfig, parts: "Parts", load: Load) -> str | None:
@@ -68,7 +67,8 @@ def load_base(config: DictConfig, parts: "Parts", load: Load) -> str | None:
             "text_encoder.weights names none: a part of a random one would stay as it is; set text_encoder=clip_… or weights"
         )
     step = load(path, parts)
-    print(f"standing on the weights of {path} at its step {step}: keep them, for this run's files hold what it trains alone")
+    if launched_rank() == 0:
+        print(f"standing on {path} at its step {step}: keep it, for this run's files hold what it trains alone")
     return base_fingerprint(parts)
 
 
