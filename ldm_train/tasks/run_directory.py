@@ -40,7 +40,7 @@ FREE = {
     *("run_dir", "resume", "debug", "max_steps", "max_time", "max_nonfinite_steps", "threads", "workers"),
     *("cache", "source", "scale_check", "max_pixels", "micro_batch_size", "channels_last", "compile"),
     *("checkpoint", "validation", "pictures", "logger", "evaluation", "sampler", "spacing", "guidance"),
-    *("ema.snapshot_every", "ema.dtype"),
+    *("ema.snapshot_every", "ema.dtype", "ema.offload", "fused_backward"),
     *("network.gradient_checkpointing", "autoencoder.weights", "text_encoder.weights", "optimizer.fused"),
     *(f"trainer.{name}" for name in ("accelerator", "devices", "num_nodes", "strategy", "log_every_n_steps", "benchmark")),
     "trainer.deterministic",
