@@ -161,7 +161,7 @@ def load_weights(run_dir: Path, parts: Parts, *, weights: str = "ema") -> int:
         ValueError: no weights there, or another network's.
     """
     state, step, path = read_weights(run_dir, weights)
-    state = completed(state, run_dir, parts, load_weights)
+    state = completed(state, run_dir, parts, start)
     for prefix, module in parts.trained().items():
         own = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
         if not own and prefix == "weighting.":
@@ -176,6 +176,16 @@ def load_weights(run_dir: Path, parts: Parts, *, weights: str = "ema") -> int:
             )
         module.load_state_dict(own, strict=False)
     return step
+
+
+def start(config: DictConfig, parts: Parts) -> list[str]:
+    """Give the parts the weights that `network.weights` names; lines to tell.
+
+    Raises:
+        ValueError: no weights there, or another network's.
+    """
+    step = load_weights(Path(config.network.weights), parts)
+    return [f"starting from the averaged weights of {config.network.weights} at its step {step}"]
 
 
 def read_weights(run_dir: Path, weights: str) -> tuple[Mapping[str, Tensor], int, Path]:

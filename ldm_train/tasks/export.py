@@ -11,7 +11,7 @@ from rich.progress import track
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ldm_train.tasks.assemble import build_parts, load_weights, read_config, read_weights
+from ldm_train.tasks.assemble import build_parts, read_config, read_weights, start
 from ldm_train.tasks.trained_part import alpha_of, completed, is_partial
 from ldm_train.training.post_hoc import Combination, combine, solve
 from ldm_train.training.profiles import gamma_of_length, refuse_length
@@ -74,7 +74,7 @@ def whole(trained: DictConfig, run_dir: Path, weights: dict[str, Tensor]) -> dic
     """
     if not is_partial(trained):
         raise ValueError(f"merge=true has nothing to merge: {run_dir} trained all weights, as adapter=null trained=null do")
-    return dict(completed(weights, run_dir, build_parts(trained), load_weights))
+    return dict(completed(weights, run_dir, build_parts(trained), start))
 
 
 def of_checkpoint(run_dir: Path, weights: str) -> Export:

@@ -10,7 +10,7 @@ from ldm_train.diffusion.objective import Objective
 from ldm_train.diffusion.perturbations import Perturbations
 from ldm_train.encoders.conditioner import TextEncoder
 from ldm_train.encoders.latents import Scaling
-from ldm_train.tasks.assemble import Parts, build_recipe, build_weak, choose_device, load_weights
+from ldm_train.tasks.assemble import Parts, build_recipe, build_weak, choose_device, start
 from ldm_train.tasks.config import build
 from ldm_train.tasks.ending import ending, told_ending
 from ldm_train.tasks.lightning import launched_rank, options, quiet, refuse_fused_scaling, refuse_processes
@@ -51,11 +51,11 @@ def train(config: DictConfig, limits: Limits, keeping: Keeping) -> str | None:
     for recipe in shown.recipes.values():
         parts.generation(parts.network, parts.text_encoder, torch.device("cpu"), weak).check(shown.captions, recipe)
     ema: EMA = build(config.ema)
-    base = load_base(config, parts, load_weights)
+    base = load_base(config, parts, start)
     resumed = prepare(config, content=content, base=base)
     if config.network.weights is not None and base is None and not resumed:
-        step = load_weights(Path(config.network.weights), parts)
-        print(f"starting from the averaged weights of {config.network.weights} at its step {step}")
+        for line in start(config, parts):
+            print(line)
     if config.cache is not None and isinstance(parts.text_encoder, TextEncoder) and not parts.text_encoder.trained:
         parts.text_encoder.keep_only(shown.captions)  # the cache has the embeddings of all others
     module = training_module(config, parts)

@@ -24,7 +24,7 @@ from ldm_train.weights.lora import Weighed, from_run, merged
 if TYPE_CHECKING:
     from ldm_train.tasks.assemble import Parts
 
-Load = Callable[[Path, "Parts"], int]
+Load = Callable[[DictConfig, "Parts"], list[str]]  # gives parts what network.weights names; what there is to tell
 
 
 def is_partial(config: DictConfig) -> bool:
@@ -66,9 +66,9 @@ def load_base(config: DictConfig, parts: "Parts", load: Load) -> str | None:
             f"network.weights={path} is no run directory, from which the text encoder's weights would come, and "
             "text_encoder.weights names none: a part of a random one would stay as it is; set text_encoder=clip_… or weights"
         )
-    step = load(path, parts)
+    told = load(config, parts)
     if launched_rank() == 0:
-        print(f"standing on {path} at its step {step}: keep it, for this run's files hold what it trains alone")
+        print("\n".join([*told, f"keep {path}, for this run's files hold what it trains alone"]))
     return base_fingerprint(parts)
 
 
@@ -120,7 +120,7 @@ def completed(state: Mapping[str, Tensor], run_dir: Path, parts: "Parts", load: 
         return state
     base = config.network.weights
     try:
-        load(Path(base), parts)
+        load(config, parts)
     except ValueError as error:
         raise ValueError(f"{run_dir} stands on network.weights={base}, which cannot be loaded: {error}") from error
     refuse_other_base(run_dir, parts, base)
