@@ -19,6 +19,7 @@ from ldm_train.networks.names import chosen
 from ldm_train.tasks.config import build
 from ldm_train.tasks.lightning import launched_rank
 from ldm_train.tasks.run_directory import CONFIG, RECORD
+from ldm_train.weights.files import read_told
 from ldm_train.weights.lora import Weighed, from_run, merged
 
 if TYPE_CHECKING:
@@ -61,9 +62,10 @@ def load_base(config: DictConfig, parts: "Parts", load: Load) -> str | None:
     if not is_partial(config):
         return None
     path, trained = Path(config.network.weights), any(p.requires_grad for p in parts.text_encoder.parameters())
-    if trained and not (path / CONFIG).is_file() and config.text_encoder.get("weights") is None:
+    whole = (path / CONFIG).is_file() or (path.is_file() and path.suffix == ".safetensors" and "weights" in read_told(path))
+    if trained and not whole and config.text_encoder.get("weights") is None:
         raise ValueError(
-            f"network.weights={path} is no run directory, from which the text encoder's weights would come, and "
+            f"network.weights={path} is no run, from which the text encoder's weights would come, and "
             "text_encoder.weights names none: a part of a random one would stay as it is; set text_encoder=clip_… or weights"
         )
     told = load(config, parts)
