@@ -103,11 +103,12 @@ def training(
     counts = [p.numel() for p in module.parameters()]
     trained = sum(p.numel() for p in module.trained_parameters().values())
     ema: EMA = build(config.ema)
+    averages = 0 if ema.offload and device.type != "cpu" else len(ema.profiles)
     division, bytes_each = geometry(config), TRUE_BYTES.get(config.trainer.precision, 4)
     told = Training(
         parameters=sum(counts),
         trained=trained,
-        memory=step_bytes(module, build(config.optimizer), averages=len(ema.profiles)).of_numbers(bytes_each),
+        memory=memory(config, module, averages=averages).of_numbers(bytes_each),
         autoencoder=sum(p.nbytes for p in parts.autoencoder.parameters()),  # type: ignore[attr-defined]
         rows=division.rows,
         accumulation=division.accumulation,
@@ -131,6 +132,14 @@ def training(
     )
     real.to("cpu")
     return replace(told, tried=tried)
+
+
+def memory(config: DictConfig, module: NoisePredictorTraining, *, averages: int) -> StepBytes:
+    """Of weights and what is kept for them; with a fused backward pass one gradient at a time."""
+    told = step_bytes(module, build(config.optimizer), averages=averages)
+    if not config.fused_backward:
+        return told
+    return replace(told, gradients=max(p.nbytes for p in module.trained_parameters().values()))
 
 
 def examples(

@@ -39,7 +39,7 @@ FREE = {
     *("cache", "source", "scale_check", "max_pixels", "micro_batch_size", "channels_last", "compile"),
     *("checkpoint", "validation", "health", "pictures", "metrics", "features", "clip_score", "logger", "evaluation"),
     *("sampler", "spacing", "guidance"),
-    *("ema.snapshot_every", "ema.dtype"),
+    *("ema.snapshot_every", "ema.dtype", "ema.offload", "fused_backward"),
     *("network.gradient_checkpointing", "autoencoder.weights", "text_encoder.weights", "optimizer.fused"),
     *(f"trainer.{name}" for name in ("accelerator", "devices", "num_nodes", "strategy", "log_every_n_steps", "benchmark")),
     "trainer.deterministic",

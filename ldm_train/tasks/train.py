@@ -122,4 +122,5 @@ def training_module(config: DictConfig, parts: Parts) -> NoisePredictorTraining:
         lr_schedule=build(config.lr_schedule),
         batch_size=config.batch_size,
         seed=config.seed,
+        fused_backward=config.fused_backward,
     )

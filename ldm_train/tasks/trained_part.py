@@ -17,13 +17,15 @@ from ldm_train import draws
 from ldm_train.encoders.fingerprint import fingerprint
 from ldm_train.networks.names import chosen
 from ldm_train.tasks.config import build
+from ldm_train.tasks.lightning import launched_rank
 from ldm_train.tasks.run_directory import CONFIG, RECORD
+from ldm_train.weights.files import read_told
 from ldm_train.weights.lora import Weighed, from_run, merged
 
 if TYPE_CHECKING:
     from ldm_train.tasks.assemble import Parts
 
-Load = Callable[[DictConfig, "Parts"], list[str]]  # what `network.weights` names into the parts, and what to tell of it
+Load = Callable[[DictConfig, "Parts"], list[str]]  # gives parts what network.weights names; what there is to tell
 
 
 def is_partial(config: DictConfig) -> bool:
@@ -34,7 +36,7 @@ def refuse_part(config: DictConfig) -> None:
     """Refuse what cannot be trained in part.
 
     Raises:
-        ValueError: both ways at once, nothing to stand on, or parameters that are shared out.
+        ValueError: both ways at once, or nothing to stand on.
     """
     if not is_partial(config):
         return
@@ -49,8 +51,6 @@ def refuse_part(config: DictConfig) -> None:
             f"{what} leaves the rest of the network as it is, and with network.weights=null that is a random one; "
             "set network.weights=… to what it shall start from"
         )
-    if config.trainer.strategy == "fsdp2":
-        raise ValueError(f"{what} does not go with trainer.strategy=fsdp2, which is for whole networks; set ddp")
 
 
 def load_base(config: DictConfig, parts: "Parts", load: Load) -> str | None:
@@ -62,14 +62,15 @@ def load_base(config: DictConfig, parts: "Parts", load: Load) -> str | None:
     if not is_partial(config):
         return None
     path, trained = Path(config.network.weights), any(p.requires_grad for p in parts.text_encoder.parameters())
-    if trained and not (path / CONFIG).is_file() and config.text_encoder.get("weights") is None:
+    whole = (path / CONFIG).is_file() or (path.is_file() and path.suffix == ".safetensors" and "weights" in read_told(path))
+    if trained and not whole and config.text_encoder.get("weights") is None:
         raise ValueError(
-            f"network.weights={path} is no run directory, from which the text encoder's weights would come, and "
+            f"network.weights={path} is no run, from which the text encoder's weights would come, and "
             "text_encoder.weights names none: a part of a random one would stay as it is; set text_encoder=clip_… or weights"
         )
-    for line in load(config, parts):
-        print(line)
-    print(f"keep {path}: this run's files hold what it trains alone")
+    told = load(config, parts)
+    if launched_rank() == 0:
+        print("\n".join([*told, f"keep {path}, for this run's files hold what it trains alone"]))
     return base_fingerprint(parts)
 
 

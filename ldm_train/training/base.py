@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.optimizer import ParamsT
 
 from ldm_train import draws
+from ldm_train.training.fused_backward import FusedBackward
 from ldm_train.training.gradients import agreed, clip, leave_out, total_norm
 from ldm_train.training.lr_schedules import LRSchedule
 from ldm_train.training.optimization import optimizer_and_schedule
@@ -41,6 +42,7 @@ class Training(pl.LightningModule):
         parameter_groups: which of them have a rate or a decay of their own.
         lr_schedule: factor of the rate by step.
         seed: of every draw.
+        fused_backward: step within the backward pass, as FusedBackward does.
     """
 
     grad_norm: Tensor
@@ -54,8 +56,11 @@ class Training(pl.LightningModule):
         parameter_groups: ParameterGroups = ALIKE,
         lr_schedule: LRSchedule,
         seed: int,
+        fused_backward: bool = False,
     ) -> None:
         super().__init__()
+        self.fused_backward = fused_backward
+        self._fused: FusedBackward | None = None
         self.make_optimizer = optimizer
         self.parameter_groups = parameter_groups
         self.lr_schedule = lr_schedule
@@ -80,6 +85,8 @@ class Training(pl.LightningModule):
 
     def on_fit_end(self) -> None:
         self.precision = nullcontext
+        if self._fused is not None:
+            self._fused.remove()
 
     def on_train_start(self) -> None:
         """Go on as if this division of the global batch, and this length of the run, had been those from the start."""
@@ -87,6 +94,8 @@ class Training(pl.LightningModule):
             assert isinstance(scheduler, LambdaLR)
             for group, base in zip(scheduler.optimizer.param_groups, scheduler.base_lrs, strict=True):
                 group["lr"] = base * self.lr_schedule(self.global_step, self.trainer.max_steps)
+        if self.fused_backward:
+            self._fused = FusedBackward(self.trainer.optimizers[0])
         progress = self.trainer.fit_loop.epoch_loop.batch_progress
         done = self.global_step * self.trainer.accumulate_grad_batches
         for counts in (progress.current, progress.total) if done else ():
@@ -113,7 +122,8 @@ class Training(pl.LightningModule):
         """Called once a step, after its last backward pass."""
         assert self._loss is not None
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        self.grad_norm = total_norm([p.grad for p in parameters])
+        gradients = [p.grad for p in parameters]
+        self.grad_norm = total_norm(gradients) if self._fused is None else self._fused.norm(self._loss.device)
         self.applied = agreed(self.grad_norm.isfinite() & self._loss.isfinite())
         self._loss = None
         clip(optimizer, parameters, gradient_clip_val, gradient_clip_algorithm, norm=self.grad_norm)

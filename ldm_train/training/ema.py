@@ -24,10 +24,16 @@ class EMA(Callback):
         profiles: the first one's is `average`: the one that draws, validates and is sampled.
         start_step: optimizer steps for which every average is the weights as they are; it starts from those of the last.
         snapshots: how the averages are stored for a later reconstruction; None: not at all.
+        offload: keep them in the CPU's memory, to which the weights are copied at each step.
     """
 
     def __init__(
-        self, profiles: Sequence[Profile] = (Decay(),), *, start_step: int = 0, snapshots: SnapshotSettings | None = None
+        self,
+        profiles: Sequence[Profile] = (Decay(),),
+        *,
+        start_step: int = 0,
+        snapshots: SnapshotSettings | None = None,
+        offload: bool = False,
     ) -> None:
         names = [profile.name for profile in profiles]
         if not names or len(set(names)) < len(names):
@@ -37,6 +43,7 @@ class EMA(Callback):
         self.profiles = tuple(profiles)
         self.start_step = start_step
         self.snapshots = snapshots
+        self.offload = offload
         self.updates = 0
         self.averages: dict[str, Weights] = {}
         self._weights: list[Tensor] = []
@@ -69,7 +76,7 @@ class EMA(Callback):
         self._weights = list(weights.values())  # walking all modules at every step would take a CPU a percent of it
         loaded = self.averages or {profile.name: weights for profile in self.profiles}
         self.averages = {
-            profile: {name: average[name].detach().to(p.device, copy=True) for name, p in weights.items()}
+            profile: {name: average[name].detach().to(self._place(p), copy=True) for name, p in weights.items()}
             for profile, average in loaded.items()
         }
 
@@ -78,10 +85,14 @@ class EMA(Callback):
         """Follow the weights after an optimizer step."""
         self.updates += 1
         assert isinstance(pl_module, NoisePredictorTraining)
+        weights = [p.detach().to(self._place(p)) for p in self._weights] if self.offload else self._weights
         for profile in self.profiles:
             averages = list(self.averages[profile.name].values())
-            share = (self.share(profile) * pl_module.applied.double()).to(averages[0].dtype)  # 0 where the step was left out
-            torch._foreach_lerp_(averages, self._weights, [share] * len(averages))
+            share = (self.share(profile) * pl_module.applied.double()).to(averages[0])  # 0 where the step was left out
+            torch._foreach_lerp_(averages, weights, [share] * len(averages))
+
+    def _place(self, parameter: Tensor) -> torch.device:
+        return torch.device("cpu") if self.offload else parameter.device
 
     def share(self, profile: Profile) -> float:
         """Of the weights in the latest update of a profile's average; all of them, a copy, before the start."""
@@ -94,7 +105,7 @@ class EMA(Callback):
         raw: dict[str, Tensor] = {}
         try:
             for name, p in weights.items():
-                raw[name] = swap(p, self.average[name])
+                raw[name] = swap(p, self.average[name].to(p.device))
             yield
         finally:
             for name, value in raw.items():
@@ -117,13 +128,18 @@ class EMA(Callback):
         self.updates, self.averages = updates, {profile.name: stored[profile.name] for profile in self.profiles}
 
 
-def decaying(*, decay: float = 0.999, start_step: int = 0) -> EMA:
+def decaying(*, decay: float = 0.999, start_step: int = 0, offload: bool = False) -> EMA:
     """One average that forgets exponentially."""
-    return EMA([Decay(decay)], start_step=start_step)
+    return EMA([Decay(decay)], start_step=start_step, offload=offload)
 
 
 def power(
-    *, lengths: Sequence[float] = (0.10, 0.05), start_step: int = 0, snapshot_every: int = 500, dtype: str = "float32"
+    *,
+    lengths: Sequence[float] = (0.10, 0.05),
+    start_step: int = 0,
+    snapshot_every: int = 500,
+    dtype: str = "float32",
+    offload: bool = False,
 ) -> EMA:
     """Averages over a constant share of the run, stored as it goes, from which any other length can be made afterwards.
 
@@ -135,7 +151,10 @@ def power(
     if not isinstance(lengths, Sequence):
         raise ValueError(f"ema.lengths={lengths} must be a list, such as [0.10,0.05]")
     return EMA(
-        [Power(length) for length in lengths], start_step=start_step, snapshots=SnapshotSettings(snapshot_every, dtype)
+        [Power(length) for length in lengths],
+        start_step=start_step,
+        snapshots=SnapshotSettings(snapshot_every, dtype),
+        offload=offload,
     )
 
 

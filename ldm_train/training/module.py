@@ -33,7 +33,7 @@ class NoisePredictorTraining(Training):
         scaling: raw latents to model latents.
         timesteps, weighting, perturbations: of the training loss; a weighting that is a module is trained along.
         batch_size: the global batch, which stratified timesteps divide.
-        optimizer, parameter_groups, lr_schedule, seed: as Training has them.
+        optimizer, parameter_groups, lr_schedule, seed, fused_backward: as Training has them.
     """
 
     def __init__(
@@ -52,8 +52,15 @@ class NoisePredictorTraining(Training):
         lr_schedule: LRSchedule,
         batch_size: int,
         seed: int = 0,
+        fused_backward: bool = False,
     ) -> None:
-        super().__init__(optimizer=optimizer, parameter_groups=parameter_groups, lr_schedule=lr_schedule, seed=seed)
+        super().__init__(
+            optimizer=optimizer,
+            parameter_groups=parameter_groups,
+            lr_schedule=lr_schedule,
+            seed=seed,
+            fused_backward=fused_backward,
+        )
         parameter_groups.check(text_encoder)
         self.network = network
         self.text_encoder = text_encoder

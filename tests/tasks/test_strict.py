@@ -46,7 +46,11 @@ def refused(verb: str, *words: str) -> str:
         ("train", "+max_stepz=3", "unknown setting 'max_stepz' of train; did you mean 'max_steps'"),
         ("train", "++batchsize=3", "did you mean 'batch_size'"),
         ("train", "+checkpoint.evry=3", "unknown setting 'checkpoint.evry' of train; did you mean 'checkpoint.every'"),
-        ("train", "+ema.decai=3", "unknown setting 'ema.decai' of decaying, which takes ema.decay, ema.start_step; did you"),
+        (
+            "train",
+            "+ema.decai=3",
+            "unknown setting 'ema.decai' of decaying, which takes ema.decay, ema.offload, ema.start_step; did you",
+        ),
         ("train", "+ema.decai=3", "did you mean 'ema.decay'"),
         ("train", "ema._target_=ldm_train.training.ema.power", "leave out what another constructor takes: ~ema.decay"),
         ("train", "+optimizer.lrr=1", "did you mean 'optimizer.lr'"),

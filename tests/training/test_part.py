@@ -138,7 +138,6 @@ def test_weights_that_changed_below_a_run_are_refused(
         (('trained=["network.*.cross_atention.*"]',), "near to 'cross_atention' are cross_attention"),
         (('trained=["*.weight","nothing"]',), "trained: 'nothing' matches none of"),
         (('trained=["weighting.*"]',), "trained: 'weighting.*' matches none of"),
-        ((*LORA, "trainer.strategy=fsdp2"), "does not go with trainer.strategy=fsdp2"),
         (("adapter.rank=4",), "adapter.rank"),
         ((*LORA, 'adapter.targets=["*.to_k"]'), "near to 'to_k' are"),
     ],
@@ -174,3 +173,24 @@ def test_export_has_nothing_to_merge_in_a_run_that_trained_all(base: Path, ldm_t
 def test_the_ways_are_recorded(base: Path, runs: Callable) -> None:
     assert len(json.loads((runs(LORA) / "run.json").read_text())["base"]) == 64
     assert json.loads((base / "run.json").read_text()).get("base") is None
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("adapter=lora", "adapter.text_encoder=true"), ('trained=["network.*.cross_attention.*"]',)],
+    ids=["adapters", "names"],
+)
+def test_check_tells_the_memory_of_a_part(
+    words: tuple[str, ...], base: Path, pictures: Path, train_words: list[str], ldm_train: Callable, tmp_path: Path
+) -> None:
+    def memory(*more: str) -> dict[str, int]:
+        text = ["text_encoder.width=32", "text_encoder.layers=1", "text_encoder.heads=4"]
+        own = [f"source.path={pictures}", "autoencoder=identity", "image_size=16", *text, *train_words, f"out={tmp_path}"]
+        answer = ldm_train("check", *own, *more)
+        assert answer.code == 0, answer.out + answer.err
+        return json.loads((tmp_path / "check.json").read_text())["training"]["memory"]
+
+    whole, part = memory(), memory(f"network.weights={base}", *words)
+    assert part["weights"] >= whole["weights"]
+    assert part["gradients"] < whole["gradients"] / 20
+    assert part["optimizer"] == pytest.approx(2 * part["ema"], rel=0.1)

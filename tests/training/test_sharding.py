@@ -19,6 +19,7 @@ from ldm_train.training.sharded_checkpoint import SHARES, mapped, remove_unnamed
 from ldm_train.training.sharding import layers, swap
 
 DOUBLE = "trainer.precision=64-true"
+ADAPTERS = ("adapter=lora", "adapter.text_encoder=true", "optimizer.lr=0.05")
 
 
 def lines(run_dir: Path) -> list[dict[str, float]]:
@@ -64,6 +65,7 @@ def runs(cache: Path, one: Path, train_words: list[str], tmp_path_factory: pytes
         job("cut", "checkpoint.shares=true", "pictures.prompts=[]", cut_at=6),
         job("cut", "checkpoint.shares=true", "pictures.prompts=[]"),
         job("continued", "max_steps=9", "pictures.prompts=[]"),
+        job("adapters", f"network.weights={one}", *ADAPTERS),
     ]
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", Path(__file__).with_name("driver.py")]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -74,6 +76,10 @@ def runs(cache: Path, one: Path, train_words: list[str], tmp_path_factory: pytes
     assert "Traceback" not in ended.stderr
     (folder / "stdout").write_text(ended.stdout)
     return folder
+
+
+def test_sharded_adapters_equal_those_of_one_process(runs: Path, one: Path, run_with: Callable[..., Path]) -> None:
+    assert_near(runs / "adapters", run_with(DOUBLE, f"network.weights={one}", *ADAPTERS))
 
 
 def test_a_sharded_run_equals_that_of_one_process(runs: Path, one: Path) -> None:
