@@ -14,6 +14,7 @@ from ldm_train.tasks.config import build, plain
 from ldm_train.tasks.ending import ending, told_ending
 from ldm_train.tasks.lightning import build_loggers, launched_rank, options, quiet, refuse_fused_scaling, refuse_processes
 from ldm_train.tasks.optimization import refuse_optimization
+from ldm_train.tasks.prior import join_prior
 from ldm_train.tasks.published import start
 from ldm_train.tasks.run_directory import locked, prepare, set_threads
 from ldm_train.tasks.train_data import open_data
@@ -45,6 +46,7 @@ def run(config: DictConfig) -> int:
 def train(config: DictConfig, limits: Limits, keeping: Keeping) -> str | None:
     """Why the run was left before its end, if it was."""
     loggers = build_loggers(config)
+    join_prior(config)
     torch.manual_seed(config.seed)
     parts, data, content = open_data(config)
     watching = Watching.of(config, parts, data)
