@@ -15,17 +15,13 @@ if [ ! -f $base/checkpoints/last.ckpt ]; then run scripts/quickstart.sh; fi
 SECONDS=0
 
 run python scripts/prepare_glyph.py data/rocket --class-prompts data/class_prompts.txt
-name=rocket
-prompts='["a rocket on a white background","a rocket on a blue background","a rocket on a purple background","a rocket on a green background","a fox on a pink background","a red apple on a gray background","a tiger on a yellow background","a cactus on an orange background"]'
-if [ -n "$folder" ]; then
-    name=$(basename "$folder")
-    run python scripts/captions.py "$folder" data/$name-prompts.txt
-    prompts=data/$name-prompts.txt
-fi
+folder=${folder:-data/rocket}
+name=$(basename "$folder")
 out=outputs/finetune_$name
 
-run ldm-train encode source=folder "source.path=${folder:-data/rocket}" image_size=64 cache=caches/$name autoencoder=openmoji text_encoder=small
-run ldm-train train cache=caches/$name run_dir=$out experiment=finetune_openmoji adapter=lora adapter.text_encoder=true \
+run ldm-train encode source=folder "source.path=$folder" image_size=64 cache=caches/$name autoencoder=openmoji text_encoder=small
+prompts=$(python -c 'import json, sys; print(json.dumps([json.loads(line) for line in open(sys.argv[1])][:8]))' caches/$name/captions.jsonl)
+run ldm-train train cache=caches/$name run_dir=$out experiment=finetune_openmoji adapter=lora adapter.rank=16 adapter.text_encoder=true optimizer.lr=2e-3 \
     prior.prompts=data/class_prompts.txt
 run ldm-train sample run_dir=$out out=$out/pictures guidance.scale=1.25 "prompts=$prompts" labels=true
 run ldm-train sample run_dir=$base out=$out/before guidance.scale=1.25 "prompts=$prompts" labels=true

@@ -50,9 +50,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="the folder to write (made if missing)")
     parser.add_argument("--glyph", default="1F680", help="its code point")
-    parser.add_argument(
-        "--hold-out", nargs="*", default=[], choices=list(BACKGROUNDS), help="backgrounds kept from training"
-    )
+    parser.add_argument("--hold-out", nargs="*", default=[], choices=list(BACKGROUNDS), help="not trained on")
     parser.add_argument("--class-prompts", type=Path, default=None, help="a text file to write, a caption a line")
     parser.add_argument("--size", type=int, default=64, help="side of a picture, pixels")
     arguments = parser.parse_args()
