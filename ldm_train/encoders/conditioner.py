@@ -1,5 +1,6 @@
 """Captions to conditioning, by open_clip's tokenizer and text transformers: published and frozen, or small and trained."""
 
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Literal
 
@@ -9,6 +10,7 @@ from open_clip.transformer import TextTransformer
 from torch import Tensor, nn
 
 from ldm_train.encoders.clip_tower import VOCABULARY, clip_tower, layers_of
+from ldm_train.encoders.new_tokens import ExtendedEmbedding, Words, beginnings
 from ldm_train.encoders.tokenizer import Tokenizer
 from ldm_train.types import Captions, Conditioning
 
@@ -25,6 +27,7 @@ class TextEncoder(nn.Module):
         trained: whether a run trains it along with the network; a frozen one's embeddings are cached.
         pooled: also give the end token's embedding, of the first chunk, as the conditioning's vector.
         layer: which hidden states become tokens, both through the final norm.
+        new_words: each with what it begins as, a vector for each token of that: ["<toy>=wooden toy"].
 
     Attributes:
         capacity: how many tokens of a caption are kept, those of start and end not counted.
@@ -44,6 +47,7 @@ class TextEncoder(nn.Module):
         pooled: bool,
         layer: Literal["last", "penultimate"] = "last",
         chunks: int = 1,
+        new_words: Sequence[str] = (),
     ) -> None:
         super().__init__()
         if chunks < 1:
@@ -63,7 +67,11 @@ class TextEncoder(nn.Module):
         self.trained = trained
         self.context_width: int = tower.width
         self.vector_width = self.context_width if pooled else None
-        self.tokenization = {"context_length": context_length, "pad_token": pad_token, "chunks": chunks}
+        self.tokenization: dict[str, int | list[str]] = {
+            "context_length": context_length,
+            "pad_token": pad_token,
+            "chunks": chunks,
+        }
         self.layer = layer
         # Its output would be the similarity space of CLIP, which nothing here uses.
         tower.text_projection = None
@@ -71,6 +79,49 @@ class TextEncoder(nn.Module):
         if layer == "penultimate":
             tower.transformer.resblocks[-1].requires_grad_(False)
         self._tokenizer = Tokenizer(context_length=context_length)
+        self.words = Words({}, first=VOCABULARY)
+        begun = {word: self._tokenizer.encode(text) for word, text in beginnings(new_words).items()}
+        if begun:
+            self._extend({word: len(ids) for word, ids in begun.items()}, [id for ids in begun.values() for id in ids])
+
+    def _extend(self, sizes: Mapping[str, int], starts: list[int], learned: Tensor | None = None) -> None:
+        """Know these words too, whose vectors follow those that are there."""
+        assert self.tower is not None
+        known = {word: len(ids) for word, ids in self.words.ids.items()}
+        if twice := sorted(known.keys() & sizes.keys()):
+            raise ValueError(f"the text encoder knows {', '.join(twice)} already; a new word needs a name of its own")
+        self.words = Words({**known, **sizes}, first=VOCABULARY)
+        before = self.tower.token_embedding
+        if isinstance(before, ExtendedEmbedding):
+            rows = torch.zeros(len(starts), before.learned.shape[1]) if learned is None else learned
+            starts, learned = (
+                [*before.starts.tolist(), *starts],
+                torch.cat([before.learned.detach(), rows.to(before.learned)]),
+            )
+        self.tower.token_embedding = ExtendedEmbedding(before, starts, learned)
+        self.tokenization["new_words"] = self.words.told
+
+    def add_words(self, vectors: Mapping[str, Tensor]) -> None:
+        """Know words by their vectors (N, D), as textual inversion left them.
+
+        Raises:
+            ValueError: a word that is known already, or vectors of another width.
+        """
+        for word, rows in vectors.items():
+            if rows.ndim != 2 or rows.shape[1] != self.context_width:
+                raise ValueError(
+                    f"the vectors of {word} are {tuple(rows.shape)}, and this text encoder's are (N, {self.context_width}): "
+                    "they were made for another one"
+                )
+        sizes = {word: len(rows) for word, rows in vectors.items()}
+        self._extend(sizes, [-1] * sum(sizes.values()), torch.cat(list(vectors.values())))
+
+    def new_vectors(self) -> dict[str, Tensor]:
+        """Each new word's vectors, (N, D)."""
+        if self.tower is None or not isinstance(self.tower.token_embedding, ExtendedEmbedding):
+            return {}
+        rows = self.tower.token_embedding.vectors.detach()
+        return {word: rows[[id - VOCABULARY for id in ids]] for word, ids in self.words.ids.items()}
 
     def tokenize(self, captions: list[str]) -> Tensor:
         """Token ids, (B, L) int64."""
@@ -83,7 +134,8 @@ class TextEncoder(nn.Module):
 
     def _ids(self, caption: str) -> list[int]:
         """The whole caption's, without start and end; what spells the end token ends it."""
-        ids = self._tokenizer.encode(caption)
+        parts = self.words.pieces(caption)
+        ids = [id for text, own in parts for id in (self._tokenizer.encode(text) if own is None else own)]
         end = self._tokenizer.eot_token_id
         return ids[: ids.index(end)] if end in ids else ids
 
@@ -131,8 +183,8 @@ class TextEncoder(nn.Module):
         )
         if self.vector_width is None:
             return Conditioning(tokens=states)
-        # The end token has the largest id, and is the first to have it where padding or another chunk repeats it.
-        ends = captions.tokens.argmax(dim=1)
+        # The first, where padding or another chunk repeats it.
+        ends = (captions.tokens == self._tokenizer.eot_token_id).int().argmax(dim=1)
         return Conditioning(tokens=states, vector=states[torch.arange(len(ends), device=ends.device), ends])
 
 
@@ -145,6 +197,7 @@ def small(
     chunks: int = 1,
     trained: bool = True,
     pooled: bool = True,
+    new_words: Sequence[str] = (),
 ) -> TextEncoder:
     """A small untrained text transformer, to be trained with the network (as arXiv 2112.10752, section 4.3.1, did).
 
@@ -156,7 +209,15 @@ def small(
         tower = TextTransformer(
             context_length=context_length, vocab_size=VOCABULARY, width=width, heads=heads, layers=layers, output_dim=width
         )
-    return TextEncoder(tower, context_length=context_length, chunks=chunks, pad_token=0, trained=trained, pooled=pooled)
+    return TextEncoder(
+        tower,
+        context_length=context_length,
+        chunks=chunks,
+        pad_token=0,
+        trained=trained,
+        pooled=pooled,
+        new_words=new_words,
+    )
 
 
 def clip(
@@ -168,6 +229,7 @@ def clip(
     layer: Literal["last", "penultimate"] = "last",
     trained: bool = False,
     pooled: bool = False,
+    new_words: Sequence[str] = (),
 ) -> TextEncoder:
     """A published text tower, in open_clip's.
 
@@ -194,6 +256,7 @@ def clip(
         trained=trained,
         pooled=pooled,
         layer=layer,
+        new_words=new_words,
     )
     encoder.notes = [note]
     return encoder

@@ -17,6 +17,7 @@ from ldm_train.encoders.conditioner import TextEncoder
 from ldm_train.encoders.fingerprint import fingerprint
 from ldm_train.generation import Generation, Recipe
 from ldm_train.tasks.config import build
+from ldm_train.tasks.embeddings import add_embeddings
 from ldm_train.tasks.run_directory import LAST
 from ldm_train.tasks.stacked import add_adapters
 from ldm_train.tasks.strict import KEPT
@@ -24,6 +25,8 @@ from ldm_train.tasks.trained_part import completed
 from ldm_train.training.sharded_checkpoint import whole
 from ldm_train.types import Autoencoder
 from ldm_train.weights.files import read, read_told
+
+NEW_WORDS = "token_embedding.learned"  # of a text encoder, begins at zero
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,7 @@ def open_run(config: DictConfig) -> TrainedRun:
     recipe = build_recipe(config, steps=config.steps, seed=config.seed, negative_prompt=config.get("negative_prompt", ""))
     step = load_weights(Path(config.run_dir), parts, weights=str(config.weights))
     add_adapters(config.get("adapters"), parts, read_weights)
+    add_embeddings(config.get("embeddings"), parts.text_encoder)
     weak = build_weak(config, parts, device)
     generation = parts.generation(parts.network.eval(), parts.text_encoder.eval(), device, weak)
     generation.check([], recipe)
@@ -176,6 +180,7 @@ def load_weights(run_dir: Path, parts: Parts, *, weights: str = "ema") -> int:
             continue  # a run that starts from another one's weights may weigh its loss in another way
         expected = {name: p.shape for name, p in module.named_parameters() if p.requires_grad}
         wrong = sorted({n for n in expected if n not in own or own[n].shape != expected[n]} | (own.keys() - expected.keys()))
+        wrong = [name for name in wrong if name in own or not name.endswith(NEW_WORDS)]  # which what is started from lacks
         if wrong:
             more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
             raise ValueError(

@@ -22,6 +22,7 @@ from ldm_train.tasks.run_reading import CONFIG, LOCK, METRICS, RECORD, Plain, se
 from ldm_train.training.checkpoint_files import checkpoints
 
 LAST = Path("checkpoints") / "last.ckpt"
+PRIOR = "prior"  # class pictures that the first weights drew, and their cache
 PACKAGES = (
     "ldm-train",
     "torch",
@@ -112,7 +113,8 @@ def locked(config: DictConfig) -> Iterator[None]:
         own.release()
         if launched_rank() == 0:
             empty = {path.name for path in run_dir.iterdir()} <= {LOCK}
-            if empty or (new and not (run_dir / METRICS).exists()):
+            begun = any((run_dir / name).exists() for name in (METRICS, PRIOR))
+            if empty or (new and not begun):
                 shutil.rmtree(run_dir)  # what was refused, or failed before its first step, leaves no trace
 
 

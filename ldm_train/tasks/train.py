@@ -11,9 +11,11 @@ from ldm_train.encoders.conditioner import TextEncoder
 from ldm_train.encoders.latents import Scaling
 from ldm_train.tasks.assemble import Parts
 from ldm_train.tasks.config import build, plain
+from ldm_train.tasks.embeddings import keep_words
 from ldm_train.tasks.ending import ending, told_ending
 from ldm_train.tasks.lightning import build_loggers, launched_rank, options, quiet, refuse_fused_scaling, refuse_processes
 from ldm_train.tasks.optimization import refuse_optimization
+from ldm_train.tasks.prior import join_prior
 from ldm_train.tasks.published import start
 from ldm_train.tasks.run_directory import locked, prepare, set_threads
 from ldm_train.tasks.train_data import open_data
@@ -45,6 +47,7 @@ def run(config: DictConfig) -> int:
 def train(config: DictConfig, limits: Limits, keeping: Keeping) -> str | None:
     """Why the run was left before its end, if it was."""
     loggers = build_loggers(config)
+    join_prior(config)
     torch.manual_seed(config.seed)
     parts, data, content = open_data(config)
     watching = Watching.of(config, parts, data)
@@ -63,7 +66,7 @@ def train(config: DictConfig, limits: Limits, keeping: Keeping) -> str | None:
         compile_network(module.network, backend=config.compile)
     warn_of_the_end(module.objective)
     run_dir, spent = Path(config.run_dir), Spent()
-    return fit(
+    reason = fit(
         module,
         data,
         run_dir=run_dir,
@@ -78,6 +81,10 @@ def train(config: DictConfig, limits: Limits, keeping: Keeping) -> str | None:
         options=options(config.trainer, shares=config.checkpoint.shares),
         first_rank=launched_rank() == 0,
     )
+    if launched_rank() == 0 and config.text_encoder.get("new_words"):
+        with ema.swapped(module):
+            keep_words(run_dir, module.text_encoder)
+    return reason
 
 
 def compile_network(network: torch.nn.Module, *, backend: str) -> None:

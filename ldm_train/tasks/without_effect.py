@@ -93,6 +93,12 @@ RULES = (
         lambda c: c.held_out == 0 and bool(held(c)) and not any(held(c)),
         "held_out=0, and the cache's source names no held-out pictures",
     ),
+    Rule(
+        ("train", "check"),
+        ("prior.count", "prior.weight", "prior.steps", "prior.seed"),
+        lambda c: c.prior.prompts is None,
+        "prior.prompts names no class pictures",
+    ),
     *map(every, DONE),
     Rule(FITTING, ("checkpoint.best_is",), lambda c: c.checkpoint.best is None, "checkpoint.best names no metric"),
     Rule(
