@@ -25,7 +25,7 @@ from ldm_train.tasks.evaluate_numbers import Resampling
 from ldm_train.tasks.evaluations import Drawings, Drawn
 
 HELD_OUT = ["pink", "blue"]
-SHARED = ["experiment=finetune_openmoji"]
+SHARED = ["experiment=finetune_openmoji", "prior.count=300"]
 LORA = ["adapter=lora", "adapter.rank=16", "adapter.text_encoder=true", "optimizer.lr=2e-3"]
 WAYS = {"lora": [*SHARED, *LORA], "full": SHARED}
 Found = dict[str, float]
@@ -116,12 +116,12 @@ def main() -> None:
     torch.manual_seed(0)
     if not (arguments.work / "hundred" / "metadata.jsonl").is_file():
         run("scripts/prepare_openmoji.py", arguments.work / "hundred")
-    found = {
-        glyph: learn(arguments.base, arguments.work, glyph, arguments.ways, arguments.words) for glyph in arguments.glyphs
-    }
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    result = {"command": shlex.join(["python", *sys.argv]), "chance": 1 / 101, "held_out": HELD_OUT, "glyphs": found}
-    arguments.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    found: dict[str, object] = {}
+    for glyph in arguments.glyphs:
+        found[glyph] = learn(arguments.base, arguments.work, glyph, arguments.ways, arguments.words)
+        result = {"command": shlex.join(["python", *sys.argv]), "chance": 1 / 101, "held_out": HELD_OUT, "glyphs": found}
+        arguments.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
