@@ -1,7 +1,8 @@
 """Autoencoders and text encoders in the words of diffusers and transformers: their settings, and the tokenizer's files."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from open_clip.transformer import TextTransformer
@@ -16,11 +17,16 @@ START, END, PADDING = "<|startoftext|>", "<|endoftext|>", "<|padding|>"
 
 @dataclass(frozen=True)
 class Left:
-    """A part as it leaves: its settings, its tensors under its own names, and what is to be told of it."""
+    """A part as it leaves: its settings, its tensors under its own names, and what is to be told of it.
+
+    Args:
+        unused: tensors on which nothing depends that leaves, which some readers want to see nevertheless.
+    """
 
     config: dict[str, object]
     tensors: dict[str, Tensor]
     notes: tuple[str, ...] = ()
+    unused: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def autoencoder_out(autoencoder: KLAutoencoder) -> Left:
@@ -51,7 +57,7 @@ def autoencoder_out(autoencoder: KLAutoencoder) -> Left:
 def text_out(encoder: TextEncoder) -> Left:
     """CLIPTextModel's settings for a text encoder, and the tower's tensors under open_clip's names.
 
-    Of a tower whose penultimate layer is used, the last one is not among them, as in Stable Diffusion 2.
+    Of a tower whose penultimate layer is used, the last one is beside them, as it is not in Stable Diffusion 2's folders.
     """
     tower = encoder.tower
     assert isinstance(tower, TextTransformer)
@@ -75,9 +81,9 @@ def text_out(encoder: TextEncoder) -> Left:
         "projection_dim": encoder.context_width,
         "vocab_size": tower.vocab_size,
     }
-    unused = ("text_projection", *(f"transformer.resblocks.{number}." for number in range(count, len(blocks))))
-    kept = {name: t.detach() for name, t in tower.state_dict().items() if not name.startswith(unused)}
-    return Left(config, kept)
+    state = {name: t.detach() for name, t in tower.state_dict().items() if not name.startswith("text_projection")}
+    unused = {name: t for name, t in state.items() if name.startswith(f"transformer.resblocks.{count}.")}
+    return Left(config, {name: t for name, t in state.items() if name not in unused}, unused=unused)
 
 
 def tokenizer_files(encoder: TextEncoder) -> dict[str, str]:

@@ -30,7 +30,9 @@ def write_lora(folder: Path, trained: DictConfig, weights: Mapping[str, Tensor],
         ValueError: the run has no adapters, or they are of a network that these layouts have no place for.
     """
     if trained.get("adapter") is None:
-        raise ValueError("layout=lora is for a run of adapters, and this one was trained with adapter=null; export all of it")
+        raise ValueError(
+            "layout=lora is for a run of adapters, and this one was trained with adapter=null; export all of it"
+        )
     parts = build_parts(trained, empty_network=True)
     if reasons := lacking_of_network(parts, trained):
         raise ValueError(

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
 
 from omegaconf import DictConfig
 from torch import Tensor
@@ -144,7 +143,7 @@ def take_text(found: Leaving, state: Mapping[str, Tensor]) -> None:
     left = text_out(encoder)
     prefix = "text_encoder.tower."
     own = {name: state.get(prefix + name, tensor) for name, tensor in left.tensors.items()}
-    found.text = Left(left.config, own)
+    found.text = Left(left.config, own, unused=left.unused)
 
 
 def unheard(parts: Parts) -> list[str]:
@@ -172,4 +171,4 @@ def joined(*several: Tensors) -> Tensors:
     """All of them as one."""
     shapes = {name: shape for tensors in several for name, shape in tensors.shapes.items()}
     places = {name: tensors for tensors in several for name in tensors}
-    return Tensors(shapes, lambda name: cast(Tensors, places[name])[name])
+    return Tensors(shapes, lambda name: places[name][name])

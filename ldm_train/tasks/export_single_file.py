@@ -1,14 +1,15 @@
 """A run as one file in latent-diffusion's layout, as the web UIs load it: network, autoencoder and text encoder."""
 
-import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from ldm_train.encoders.autoencoder import SCALES
 from ldm_train.encoders.leaving import Left
 from ldm_train.tasks.export_folder import write_tensors
-from ldm_train.tasks.export_parts import Leaving, Part, joined, made
+from ldm_train.tasks.export_parts import Leaving, Part, joined, made, plain_tensors
 from ldm_train.weights import autoencoder_layout, text_layout, unet_single_file
 from ldm_train.weights.lazily import Tensors
 
@@ -38,19 +39,18 @@ def autoencoder(vae: Left) -> Tensors:
 
 
 def text(found: Leaving) -> Tensors:
-    """transformers' names as in 1.x; open_clip's as in 2.x, whose last layer, which nothing uses, its readers want to see."""
+    """transformers' names as in 1.x; open_clip's as in 2.x, with a last layer that nothing uses and its readers ask for."""
     assert found.text is not None
     own = found.text.tensors
     if not found.linear_projection:
         table = text_layout.writing(own)
         return made({text_layout.PREFIX_1 + name: piece for name, piece in table.items()}, own, own)
-    tensors = {text_layout.PREFIX_2 + name: tensor for name, tensor in own.items()}
-    if getattr(found.parts.text_encoder, "layer", "last") == "penultimate":
-        tower = found.parts.text_encoder.tower  # type: ignore[union-attr]
-        unused = re.compile(rf"transformer\.resblocks\.{len(tower.transformer.resblocks) - 1}\.")
-        state = {name: tensor for name, tensor in tower.state_dict().items() if unused.match(name)}
-        tensors |= {text_layout.PREFIX_2 + name: tensor.detach() for name, tensor in state.items()}
-    return Tensors({name: tensor.shape for name, tensor in tensors.items()}, lambda name: tensors[name])
+    unused: Mapping[str, Tensor] = found.text.unused
+    if not unused and found.trained.text_encoder.get("layer") == "penultimate":  # it came without one
+        count = text_layout.architecture({name: tensor.shape for name, tensor in own.items()})["layers"]
+        last, more = (f"transformer.resblocks.{number}." for number in (count - 1, count))
+        unused = {name.replace(last, more): tensor for name, tensor in own.items() if name.startswith(last)}
+    return plain_tensors({text_layout.PREFIX_2 + name: tensor for name, tensor in {**own, **unused}.items()})
 
 
 def told(found: Leaving) -> list[str]:
