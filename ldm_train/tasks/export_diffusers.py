@@ -64,8 +64,8 @@ def write_text(folder: Path, found: Leaving, dtype: torch.dtype) -> list[str]:
         return []
     encoder = found.parts.text_encoder
     assert isinstance(encoder, TextEncoder)
-    names = {torch.float16: "float16", torch.float32: "float32"}
-    stamp = {"transformers_version": version("transformers"), "torch_dtype": names[dtype]}
+    # What transformers loads it in unless it is told: as diffusers does the other parts, whatever the file has.
+    stamp = {"transformers_version": version("transformers"), "torch_dtype": "float32"}
     write_json(folder / TEXT / "config.json", found.text.config | stamp)
     write_tensors(folder / TEXT / "model.safetensors", as_transformers(found.text), dtype=dtype)
     (folder / "tokenizer").mkdir()

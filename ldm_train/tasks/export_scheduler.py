@@ -59,14 +59,19 @@ def betas(schedule: VariancePreserving) -> list[float]:
 
 
 def spaced(spacing: Spacing) -> dict[str, Any]:
-    """A spacing in DDIMScheduler's words; trailing for one that it does not have."""
+    """A spacing in DDIMScheduler's words; trailing for one that it does not have.
+
+    The offset is of leading alone; with another than 1 StableDiffusionPipeline warns, and takes 1.
+    """
     if isinstance(spacing, Leading):
         return {"timestep_spacing": "leading", "steps_offset": spacing.offset}
-    return {"timestep_spacing": "linspace" if isinstance(spacing, Linspace) else "trailing", "steps_offset": 0}
+    return {"timestep_spacing": "linspace" if isinstance(spacing, Linspace) else "trailing", "steps_offset": 1}
 
 
 def told_spacing(spacing: Spacing) -> list[str]:
     """What is to be told of a spacing that the pipeline's is not."""
+    if isinstance(spacing, Leading) and spacing.offset != 1:
+        return [f"spacing.offset={spacing.offset}: StableDiffusionPipeline takes a steps_offset of 1 in any case"]
     if isinstance(spacing, Trailing | Leading | Linspace):
         return []
     return [f"spacing={type(spacing).__name__.lower()} is not one of DDIMScheduler's; the pipeline has trailing"]
