@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ldm_train.encoders.autoencoder import KLAutoencoder
 from ldm_train.encoders.conditioner import TextEncoder
+from ldm_train.encoders.latents import Scaling
 from ldm_train.encoders.tokenizer import Tokenizer
 
 START, END, PADDING = "<|startoftext|>", "<|endoftext|>", "<|padding|>"
@@ -45,8 +46,9 @@ def autoencoder_out(autoencoder: KLAutoencoder) -> Left:
     if any(name not in tensors for name in names):
         raise ValueError(f"autoencoder.shift={autoencoder.shift}: pipelines apply none, and it has no quant_conv to hold it")
     before, after, weight = (tensors[name].double() for name in names)
-    before = torch.cat([before[: autoencoder.channels] - autoencoder.shift, before[autoencoder.channels :]])
-    moved = {names[0]: before, names[1]: after + weight.sum(dim=(1, 2, 3)) * autoencoder.shift}
+    scaling, count = Scaling(autoencoder.shift, 1.0), autoencoder.channels
+    before = torch.cat([scaling.to_model(before[:count]), before[count:]])
+    moved = {names[0]: before, names[1]: after + weight.flatten(1) @ scaling.to_raw(weight.new_zeros(count))}
     note = (
         f"the latents' shift of {autoencoder.shift:.6g}, which these pipelines do not apply, is in the biases of quant_conv "
         "and post_quant_conv; all other weights are as they were"

@@ -77,6 +77,6 @@ def lora(config: DictConfig, trained: DictConfig, export: Export, folder: Path, 
     name, told = Path(config.out).name, {"step": export.step} | export.told
     form = config.lora_format or "diffusers"
     file = write_lora(folder, trained, export.weights, form=form, dtype=dtype).name
-    kind = f"A LoRA in {'diffusers' if form == 'diffusers' else 'kohya'}' layout.".replace("kohya'", "kohya's")
+    kind = {"diffusers": "A LoRA in diffusers' layout.", "kohya": "A LoRA in kohya's layout, as the web UIs load it."}[form]
     text = usage.lora(config.out, file, str(trained.network.weights), trained)
     return Card(name, kind, (*usage.TAGS, "lora"), told, text, [])

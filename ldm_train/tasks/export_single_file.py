@@ -25,11 +25,11 @@ def write_single_file(path: Path, found: Leaving, dtype: torch.dtype) -> None:
     assert found.unet is not None
     assert found.vae is not None
     assert found.text is not None
-    write_tensors(path, joined(network(found.unet), autoencoder(found.vae), text(found)), dtype=dtype)
+    write_tensors(path, joined(of_unet(found.unet), autoencoder(found.vae), text(found)), dtype=dtype)
     found.notes += told(found)
 
 
-def network(unet: Part) -> Tensors:
+def of_unet(unet: Part) -> Tensors:
     names = unet_single_file.to_single_file_names(unet.tensors)
     return unet.tensors.renamed(names)
 
