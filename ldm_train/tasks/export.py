@@ -18,6 +18,10 @@ OWN = (None, "own")
 def run(config: DictConfig) -> None:
     refuse_contradictions(config)
     trained, run_dir = read_config(config.run_dir), Path(config.run_dir)
+    if "network" not in trained:
+        raise ValueError(
+            f"run_dir={run_dir} trained an autoencoder, which is in {run_dir / 'autoencoder'} in diffusers' layout already"
+        )
     if config.ema_length is None:
         export = of_checkpoint(run_dir, str(config.weights))
     else:

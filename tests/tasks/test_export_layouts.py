@@ -181,6 +181,13 @@ def test_out_and_in_again_is_bitwise(
     assert_close(read.encode(image).mean, found.autoencoder.encode(image).mean - shift, rtol=1e-4, atol=1e-5)
 
 
+def test_an_exported_file_of_our_own_leaves_as_what_it_is(run_1: Path, export: Callable, tmp_path: Path) -> None:
+    own = export(run_1, "weights=raw", out="raw.safetensors")
+    direct, through = (export(run_1, "layout=diffusers", f"weights={w}", out=f"{n}") for n, w in enumerate(("raw", own)))
+    name = "unet/diffusion_pytorch_model.safetensors"
+    assert (direct / name).read_bytes() == (through / name).read_bytes()
+
+
 def test_a_single_file_has_the_names_of_its_family(run_dir: Path, run_1: Path, export: Callable) -> None:
     one = load_file(export(run_1, "layout=single_file", out="one") / "one.safetensors")
     two = load_file(export(run_dir, "layout=single_file", out="two") / "two.safetensors")
@@ -234,6 +241,16 @@ def test_what_has_no_place_in_a_layout_is_refused(layout: str, trained: Path, ld
     assert answer.code == 1
     expected = "network.patch_size=2" if layout == "single_file" else "layout=lora is for a run of adapters"
     assert expected in answer.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_adapter_of_another_network_is_refused_by_its_settings(
+    trained: Path, run_with: Callable, ldm_train: Callable, tmp_path: Path
+) -> None:
+    run = run_with(f"network.weights={trained}", "adapter=lora", "max_steps=1")
+    answer = ldm_train("export", f"run_dir={run}", f"out={tmp_path}/out", "layout=lora")
+    assert answer.code == 1
+    assert "which cannot hold this one: network.patch_size=2" in answer.err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -350,3 +367,17 @@ def test_settings_that_do_nothing_are_refused(
     assert answer.code == 1
     assert message in answer.err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_diffusers_own_network_leaves_as_it_is(run_dir: Path, ldm_train: Callable, export: Callable, tmp_path: Path) -> None:
+    words = ("network=diffusers_unet", "network.block_out_channels=[32,64]", "network.layers_per_block=1")
+    blocks = (
+        "network.down_block_types=[CrossAttnDownBlock2D,DownBlock2D]",
+        "network.up_block_types=[UpBlock2D,CrossAttnUpBlock2D]",
+        "network.attention_head_dim=4",
+    )
+    short = ("trainer.accelerator=cpu", "threads=1", "batch_size=4", "max_steps=2", "pictures.every=9", "validation.every=9")
+    told = [f"cache={read_config(str(run_dir)).cache}", f"run_dir={tmp_path}/run", "scale_check=false", "metrics.every=null"]
+    answer = ldm_train("train", *told, *words, *blocks, *short, "optimizer.lr=0.02", "lr_schedule.warmup_steps=1")
+    assert answer.code == 0, answer.err
+    same_picture(ours(tmp_path / "run"), theirs(opened(export(tmp_path / "run", "layout=diffusers")), tmp_path / "run"))
