@@ -1,9 +1,11 @@
-"""Measure the memory that loading published weights takes, at the full shape of Stable Diffusion 1.5.
+"""Measure the memory that loading published weights takes, and writing them, at the full shape of Stable Diffusion 1.5.
 
     python scripts/measure_loading.py [--layout diffusers|single_file|ckpt] [--folder DIR]
+    python scripts/measure_loading.py --out diffusers|single_file [--folder DIR]
 
-A file of random weights (3.4 GB) is made in a temporary folder and deleted afterwards; a process of its own loads it. What
-is told is that process's peak, and how far it is above the weights' own size.
+A file of random weights (3.4 GB; for writing, a run's checkpoint with a small autoencoder and the text encoder's shape, raw
+and averaged: 7 GB, and 4 GB are written) is made in a temporary folder and deleted afterwards; a process of its own loads
+it. What is told is that process's peak, and how far it is above the weights' own size.
 """
 
 import argparse
@@ -16,13 +18,19 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
+from diffusers import AutoencoderKL
 from omegaconf import OmegaConf
+from safetensors.torch import save_file
 from torch import Size, Tensor, nn
 
 from ldm_train.diffusion.prediction import Noise
 from ldm_train.diffusion.schedules import scaled_linear
+from ldm_train.encoders.autoencoder import KLAutoencoder
+from ldm_train.encoders.clip_tower import build_tower, text_settings
 from ldm_train.networks.unet import UNet
 from ldm_train.tasks.assemble import Parts
+from ldm_train.tasks.config import compose
+from ldm_train.tasks.export import run as export
 from ldm_train.tasks.options import shipped
 from ldm_train.tasks.published import start
 from ldm_train.tasks.strict import KEPT
@@ -31,6 +39,12 @@ from ldm_train.weights.unet_layout import theirs_of_ours
 from ldm_train.weights.unet_single_file import to_single_file_names
 
 SIZE = 859_520_964 * 4
+VAE = {
+    "block_out_channels": (32, 64, 64, 64),
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "latent_channels": 4,
+}
 
 
 def network() -> UNet:
@@ -61,6 +75,37 @@ def make(layout: str, folder: Path) -> Path:
     return folder / "model.safetensors"
 
 
+def make_run(folder: Path) -> Path:
+    """A run directory of the full network, and a text encoder in Stable Diffusion 1.x's shape, of random weights."""
+    with torch.random.fork_rng():
+        KLAutoencoder(AutoencoderKL(**VAE)).model.save_pretrained(folder / "vae")
+        tower = build_tower("ViT-L-14-quickgelu", text_settings("ViT-L-14-quickgelu"))
+    save_file({name: tensor.contiguous() for name, tensor in tower.state_dict().items()}, folder / "text.safetensors")
+    with torch.device("meta"):
+        shapes = {f"network.{name}": tensor.shape for name, tensor in network().state_dict().items()}
+    run = folder / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    raw = {name: drawn(shape) for name, shape in shapes.items()}
+    state = {"state_dict": raw, "callbacks": {"EMA": {"average": {n: t + 1 for n, t in raw.items()}}}, "global_step": 1}
+    torch.save(state, run / "checkpoints" / "last.ckpt")
+    words = ["network=stable_diffusion_1", "autoencoder=pretrained", f"autoencoder.weights={folder / 'vae'}"]
+    words += ["text_encoder=clip_vit_l_14", f"text_encoder.weights={folder / 'text.safetensors'}"]
+    config = compose("train", [*words, f"run_dir={run}", "image_size=512", "cache=cache"])
+    OmegaConf.save(config, run / "config.yaml")
+    return run
+
+
+def write(run: Path, layout: str) -> None:
+    """Export it, and tell the peak."""
+    words = [f"run_dir={run}", f"layout={layout}", f"out={run.parent / 'out'}"]
+    config, before, began = compose("export", words), peak(), time.perf_counter()
+    export(config)
+    own = sum(path.stat().st_size for path in (run.parent / "out").rglob("*.safetensors"))
+    took = time.perf_counter() - began
+    print(f"imports take {gigabytes(before)}; written in {took:.0f} s: a peak of {gigabytes(peak())}, ", end="")
+    print(f"{gigabytes(peak() - own)} above the weights' {gigabytes(own)}")
+
+
 def drawn(shape: Size) -> Tensor:
     """Random numbers; a few tell as much of the memory as all would."""
     return torch.randn(1024).repeat(1 + shape.numel() // 1024)[: shape.numel()].view(shape)
@@ -85,9 +130,9 @@ def load(path: Path) -> None:
 
 
 def peak() -> int:
-    """Bytes that were in memory at most, of files too."""
-    status = Path("/proc/self/status").read_text(encoding="utf-8")  # getrusage's would be that of the process before it, too
-    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+    """Bytes that were in memory at most, of files too; unlike `getrusage`'s, not those of who started this process."""
+    told = Path("/proc/self/status").read_text()
+    return int(told.partition("VmHWM:")[2].split()[0]) * 1024
 
 
 def gigabytes(count: int) -> str:
@@ -97,14 +142,16 @@ def gigabytes(count: int) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure the memory that loading published weights takes.")
     parser.add_argument("--layout", choices=["diffusers", "single_file", "ckpt"], default="single_file")
+    parser.add_argument("--out", choices=["diffusers", "single_file"], help="measure writing in this layout instead")
     parser.add_argument("--folder", type=Path, help="where the temporary folder is made")
     parser.add_argument("--load", type=Path, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.load is not None:
-        return load(chosen.load)
+        return load(chosen.load) if chosen.out is None else write(chosen.load, chosen.out)
     with tempfile.TemporaryDirectory(dir=chosen.folder) as folder:
-        path = make(chosen.layout, Path(folder))
-        subprocess.run([sys.executable, __file__, "--load", str(path)], check=True)
+        path = make(chosen.layout, Path(folder)) if chosen.out is None else make_run(Path(folder))
+        more = [] if chosen.out is None else ["--out", chosen.out]
+        subprocess.run([sys.executable, __file__, "--load", str(path), *more], check=True)
 
 
 if __name__ == "__main__":

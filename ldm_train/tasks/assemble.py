@@ -1,6 +1,7 @@
 """A run directory back into its parts, for every verb that needs them."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,16 +75,21 @@ class Parts:
         )
 
 
-def build_parts(config: DictConfig) -> Parts:
-    """The parts of a run whose config knows its autoencoder, text encoder and picture size."""
+def build_parts(config: DictConfig, *, empty_network: bool = False) -> Parts:
+    """The parts of a run whose config knows its autoencoder, text encoder and picture size.
+
+    Args:
+        empty_network: on "meta": for its names and shapes alone, in no memory.
+    """
     autoencoder, text_encoder = build(config.autoencoder), build(config.text_encoder)
     settings = {name: value for name, value in config.network.items() if name not in KEPT["network"]}
-    network = build(
-        OmegaConf.create(settings),
-        in_channels=autoencoder.channels,
-        context_width=text_encoder.context_width,
-        vector_width=text_encoder.vector_width,
-    )
+    with torch.device("meta") if empty_network else nullcontext():
+        network = build(
+            OmegaConf.create(settings),
+            in_channels=autoencoder.channels,
+            context_width=text_encoder.context_width,
+            vector_width=text_encoder.vector_width,
+        )
     schedule, prediction = build(config.schedule), build(config.prediction)
     weighting = build(config.weighting)
     deviation = getattr(weighting, "sigma_data", schedule.sigma_data)

@@ -19,7 +19,7 @@ VERBS = {
     "train": "train a noise predictor on latent caches, or on pictures that are encoded on the fly",
     "sample": "draw pictures for prompts with a trained run",
     "evaluate": "measure a trained run on what it never saw",
-    "export": "write a run's trained weights, or an average of any length, as a safetensors file",
+    "export": "write a run's trained weights as a file, or as diffusers', the web UIs' or a LoRA's folder",
     "report": "write one page about runs: curves, pictures, metrics, settings, what went wrong",
     "runs": "list the runs below a folder: state, speed, best metrics, what differs",
     "train_autoencoder": "train a KL autoencoder on pictures",

@@ -1,45 +1,42 @@
-"""`ldm-train export`: a run's trained weights, or an average of any length made afterwards, to one file."""
+"""`ldm-train export`: a run's trained weights to one file of our own names, or to a folder that others read."""
 
-from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-import torch
 from omegaconf import DictConfig
-from rich.progress import track
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
-from ldm_train.tasks.assemble import build_parts, first_weights, read_config, read_weights
-from ldm_train.tasks.trained_part import alpha_of, completed, is_partial
-from ldm_train.training.post_hoc import Combination, combine, solve
-from ldm_train.training.profiles import gamma_of_length, refuse_length
-from ldm_train.training.snapshots import FOLDER, Snapshot, lengths_in, name_in_snapshot, read_snapshots
+from ldm_train.tasks.assemble import read_config
+from ldm_train.tasks.export_layouts import refuse_layout, write_layout
+from ldm_train.tasks.export_weights import Export, of_checkpoint, of_snapshots, whole
+from ldm_train.tasks.trained_part import alpha_of
+from ldm_train.training.profiles import refuse_length
 from ldm_train.weights.files import write
 
-POOR = 0.05  # residual; on a random walk the weights then err by about 1 % of what averaging changes of them
-
-
-@dataclass(frozen=True)
-class Export:
-    """Weights by our own names, and what the file tells of them."""
-
-    weights: dict[str, Tensor]
-    step: int
-    told: dict[str, object]
+OWN = (None, "own")
 
 
 def run(config: DictConfig) -> None:
-    run_dir, out = Path(config.run_dir), Path(config.out)
     refuse_contradictions(config)
-    trained = read_config(config.run_dir)
+    trained, run_dir = read_config(config.run_dir), Path(config.run_dir)
+    if "network" not in trained:
+        raise ValueError(
+            f"run_dir={run_dir} trained an autoencoder, which is in {run_dir / 'autoencoder'} in diffusers' layout already"
+        )
     if config.ema_length is None:
-        export = of_checkpoint(run_dir, config.weights)
+        export = of_checkpoint(run_dir, str(config.weights))
     else:
         export = of_snapshots(run_dir, length=config.ema_length, step=config.step)
+    if config.layout in OWN:
+        write_own(config, trained, export)
+    else:
+        write_layout(config, trained, export)
+
+
+def write_own(config: DictConfig, trained: DictConfig, export: Export) -> None:
+    """One file under our own names."""
+    out = Path(config.out)
     if config.merge:
-        export = replace(export, weights=whole(trained, run_dir, export.weights))
+        export = replace(export, weights=whole(trained, Path(config.run_dir), export.weights))
     elif trained.get("adapter") is not None:
         export.told["alpha"] = alpha_of(trained)
     write(out, export.weights, {"step": export.step} | export.told)
@@ -52,8 +49,10 @@ def refuse_contradictions(config: DictConfig) -> None:
     Raises:
         ValueError: there is one.
     """
-    if Path(config.out).suffix != ".safetensors":
-        raise ValueError(f"out={config.out} must end in .safetensors, the format that is written")
+    if config.layout in OWN:
+        refuse_own(config)
+    else:
+        refuse_layout(config)
     if config.ema_length is not None:
         refuse_length(config.ema_length, "ema_length")
         if config.weights != "ema":
@@ -62,91 +61,14 @@ def refuse_contradictions(config: DictConfig) -> None:
         raise ValueError(
             f"step={config.step} needs ema_length=…; without it the last checkpoint is exported, at its own step"
         )
-    elif config.weights not in ("ema", "raw"):
+    elif config.weights not in ("ema", "raw") and (config.layout in OWN or not config.weights.endswith(".safetensors")):
         raise ValueError(f"weights={config.weights} cannot be exported; a checkpoint holds ema (averaged) and raw")
 
 
-def whole(trained: DictConfig, run_dir: Path, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of a run that trained a part of them, with the rest, and adapters merged into them.
-
-    Raises:
-        ValueError: it trained all of them.
-    """
-    if not is_partial(trained):
-        raise ValueError(f"merge=true has nothing to merge: {run_dir} trained all weights, as adapter=null trained=null do")
-    return dict(completed(weights, run_dir, build_parts(trained), first_weights))
-
-
-def of_checkpoint(run_dir: Path, weights: str) -> Export:
-    """The averaged or the raw weights of the last checkpoint."""
-    state, step, _ = read_weights(run_dir, weights)
-    return Export(dict(state), step, {"weights": weights})
-
-
-def of_snapshots(run_dir: Path, *, length: float, step: int | None) -> Export:
-    """The average of this length that ends at this step, from all snapshots up to the first at or after it."""
-    snapshots = find_snapshots(run_dir, step)
-    step = snapshots[-1].step if step is None else step
-    stored = [(snapshot, own) for snapshot in snapshots for own in snapshot.lengths]
-    combination = solve(
-        torch.tensor([snapshot.updates for snapshot, _ in stored]),
-        torch.tensor([gamma_of_length(own) for _, own in stored], dtype=torch.float64),
-        wished_t=snapshots[-1].updates - (snapshots[-1].step - step),
-        wished_gamma=gamma_of_length(length),
-    )
-    if combination.residual > POOR:
-        print(
-            f"warning: {len(snapshots)} snapshots of lengths {', '.join(map(str, lengths_in(snapshots)))} come no nearer to "
-            f"ema_length={length} at step {step} than {combination.residual:.0%} of its profile; nearer are a length "
-            "between theirs, a snapshot's own step, or a run with a smaller ema.snapshot_every"
-        )
-    weights = combined(stored, combination)
-    if not all(tensor.isfinite().all() for tensor in weights.values()):
-        raise ValueError(f"the averages in {run_dir / FOLDER} are not finite up to step {step}: the training had diverged")
-    used = [
-        {"step": snapshot.step, "length": own, "coefficient": coefficient}
-        for (snapshot, own), coefficient in zip(stored, combination.coefficients.tolist(), strict=True)
-    ]
-    told = {"weights": "post-hoc", "ema_length": length, "residual": combination.residual, "combined": used}
-    return Export(weights, step, told)
-
-
-def find_snapshots(run_dir: Path, step: int | None) -> list[Snapshot]:
-    """Those of a run up to the first at or after this step; None: all.
-
-    Raises:
-        ValueError: there are none, or the step is outside of theirs.
-    """
-    snapshots = read_snapshots(run_dir)
-    if not snapshots:
-        raise ValueError(
-            f"{run_dir / FOLDER} holds no snapshots, from which ema_length=… is made: train with ema=power (and "
-            "ema.snapshot_every below the run's steps); without ema_length the checkpoint's own average is exported"
-        )
-    first, last = snapshots[0].start_step + 1, snapshots[-1].step
-    if step is not None and (not isinstance(step, int) or not first <= step <= last):
-        raise ValueError(f"step={step} must be a step of the averages in {run_dir / FOLDER}: from {first} to {last}")
-    end = next(n for n, snapshot in enumerate(snapshots) if step is None or snapshot.step >= step)
-    return snapshots if step is None else snapshots[: end + 1]
-
-
-def combined(stored: Sequence[tuple[Snapshot, float]], combination: Combination) -> dict[str, Tensor]:
-    """The combination of averages that lie in files, tensor by tensor: in memory is the result and little else.
-
-    Raises:
-        ValueError: a file is damaged, or another network's.
-    """
-    weights = {}
-    try:
-        with ExitStack() as stack:
-            opened = {s.path: stack.enter_context(safe_open(s.path, "pt")) for s, _ in stored}
-            last = opened[stored[-1][0].path]
-            prefix = name_in_snapshot(stored[-1][1], "")
-            names = sorted(name.removeprefix(prefix) for name in last.keys() if name.startswith(prefix))  # noqa: SIM118
-            for name in track(names, "combining"):
-                one_by_one = (opened[s.path].get_tensor(name_in_snapshot(length, name)) for s, length in stored)
-                dtype = torch.float64 if last.get_slice(prefix + name).get_dtype() == "F64" else torch.float32
-                weights[name] = combine(combination.coefficients, one_by_one).to(dtype)
-    except (SafetensorError, RuntimeError) as error:
-        raise ValueError(f"the snapshots in {stored[0][0].path.parent} cannot be combined: {error}") from error
-    return weights
+def refuse_own(config: DictConfig) -> None:
+    """The same of settings that are other layouts'."""
+    if Path(config.out).suffix != ".safetensors":
+        raise ValueError(f"out={config.out} must end in .safetensors, the format that is written")
+    for name in ("dtype", "lora_format", "licence", "data_licence"):
+        if config[name] is not None:
+            raise ValueError(f"{name}={config[name]} has no effect without layout=diffusers, single_file or lora")

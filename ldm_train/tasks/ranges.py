@@ -59,6 +59,8 @@ RANGES: dict[str, Range] = {
 MIXED_16 = ("16-mixed", "16", 16)
 CHOICES: dict[str, tuple[str, ...]] = {
     "dtype": ("float16", "bfloat16", "float32"),
+    "layout": ("own", "diffusers", "single_file", "lora"),
+    "lora_format": ("diffusers", "kohya"),
     "trust": ("content", "stat"),
     "resume": ("auto", "never"),
     "blend": ("slerp", "lerp"),
