@@ -235,11 +235,25 @@ def watching() -> str:
     return f"Of the quick start's time {total} goes into watching: {listed} ({source})."
 
 
+def finetune() -> str:
+    """What scripts/finetune_learning.py measured."""
+    lines = [
+        "| new drawing | the model | its retrieval | on backgrounds not trained on | that of the hundred |",
+        "|---|---|---|---|---|",
+    ]
+    for glyph, models in results("finetune")["glyphs"].items():
+        for model, found in models.items():
+            shown = " | ".join(f"{found[part]['retrieval_at_1']:.3f}" for part in ("glyph", "new", "others"))
+            lines.append(f"| U+{glyph} | {model} | {shown} |")
+    return "\n".join(lines)
+
+
 SECTIONS = {
     "data": data,
     "caches": caches,
     "ranking": ranking,
     "watching": watching,
+    "finetune": finetune,
     "exactness": exactness,
     "costs": costs,
     "options": options,
