@@ -129,7 +129,7 @@ def test_pictures_are_there_and_are_the_runs(killed: Path) -> None:
     for row in rows(killed):
         for name in (name.removesuffix("/_type") for name, value in row.items() if value == "image-file"):
             drawn.setdefault(name, set()).add(row["step"])
-            [path] = killed.glob(f"wandb/offline-run-*/files/{row[f'{name}/path']}")
+            path, *_ = killed.glob(f"wandb/offline-run-*/files/{row[f'{name}/path']}")
             with Image.open(path) as picture:
                 pixels = np.asarray(picture.convert("RGB"))
             if name == "samples":
