@@ -19,7 +19,7 @@ from ldm_train.types import LatentBatch
 STEPS, BATCH = 8, 4
 DOUBLE = "trainer.precision=64-true"
 ALIKE = [DOUBLE, "lr_schedule=constant"]  # whatever max_steps is
-DROPPING = [*ALIKE, "network.dropout=0.2", "micro_batch_size=1"]
+DROPPING = [*ALIKE, "network.dropout=0.2", "micro_batch_size=1", "health.every=4"]  # as often as the shorter run ends
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 

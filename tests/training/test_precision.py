@@ -68,7 +68,10 @@ def test_full_precision_shows_how_single_rounds(run_with: Callable) -> None:
         for words in (["trainer.precision=64-true"], [])
     )
     for one, other in zip(double, single, strict=True):
-        assert one == pytest.approx(other, rel=1e-5)
+        coarse = {name for name in one if name.startswith("health/update_ratio/")}  # differences of weights, in their digits
+        assert {n: v for n, v in one.items() if n not in coarse} == pytest.approx(
+            {n: v for n, v in other.items() if n not in coarse}, rel=1e-5
+        )
     numbers = [line[name] for line in double for name in line if name.endswith(("loss", "mse", "norm"))]
     assert sum(torch.tensor(number).item() == number for number in numbers) == 0, "none of them fits into float32"
 

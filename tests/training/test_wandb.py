@@ -2,6 +2,7 @@
 
 import gc
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -87,7 +88,9 @@ def killed(cache: Path, train: Callable, train_words: list[str], tmp_path_factor
     """A run that was killed after its fifth step, two after its last checkpoint, and then continued to its end."""
     run_dir = tmp_path_factory.mktemp("wandb") / "run"
     words = ["train", f"cache={cache}", f"run_dir={run_dir}", *train_words, *LOGGER, PICTURES]
-    ended = subprocess.run([sys.executable, "-c", KILLED, *words], capture_output=True, text=True)
+    # Else it would leave its run open in this process's own service, which an earlier test may have started.
+    environment = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
+    ended = subprocess.run([sys.executable, "-c", KILLED, *words], capture_output=True, text=True, env=environment)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     answer = train(cache, run_dir, *LOGGER, PICTURES)
     assert answer.code == 0, answer.err
@@ -126,7 +129,7 @@ def test_pictures_are_there_and_are_the_runs(killed: Path) -> None:
     for row in rows(killed):
         for name in (name.removesuffix("/_type") for name, value in row.items() if value == "image-file"):
             drawn.setdefault(name, set()).add(row["step"])
-            [path] = killed.glob(f"wandb/offline-run-*/files/{row[f'{name}/path']}")
+            path, *_ = killed.glob(f"wandb/offline-run-*/files/{row[f'{name}/path']}")
             with Image.open(path) as picture:
                 pixels = np.asarray(picture.convert("RGB"))
             if name == "samples":
