@@ -22,7 +22,7 @@ out=outputs/finetune_$name
 run ldm-train encode source=folder "source.path=$folder" image_size=64 cache=caches/$name autoencoder=openmoji text_encoder=small
 prompts=$(python -c 'import json, sys; print(json.dumps([text for text in map(json.loads, open(sys.argv[1])) if text][:8]))' caches/$name/captions.jsonl)
 run ldm-train train cache=caches/$name run_dir=$out experiment=finetune_openmoji adapter=lora adapter.rank=16 adapter.text_encoder=true optimizer.lr=2e-3 \
-    prior.prompts=data/class_prompts.txt prior.count=300
+    prior.prompts=data/class_prompts.txt prior.count=300 max_steps=800
 run ldm-train sample run_dir=$out out=$out/pictures guidance.scale=1.25 "prompts=$prompts" labels=true
 run ldm-train sample run_dir=$base out=$out/before guidance.scale=1.25 "prompts=$prompts" labels=true
 
