@@ -33,6 +33,7 @@ SMALL = {
     "train_autoencoder": ["max_steps=2", "batch_size=2", "image_size=16", "architecture.channels=[8,16]"],
     "evaluate": ["steps=2"],
     "sample": ["steps=2"],
+    "report": [],
 }
 
 
