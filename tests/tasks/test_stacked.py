@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from omegaconf import OmegaConf
+from PIL import Image
 from safetensors.torch import save_file
 from torch.testing import assert_close
 
@@ -62,7 +63,9 @@ def test_pictures_with_an_adapter_are_those_of_its_run(
     }.items():
         answer = ldm_train("sample", *more, *words, f"out={tmp_path / name}")
         assert answer.code == 0, answer.err
-    drawn = {name: (tmp_path / name / "0000.png").read_bytes() for name in ("run", "added", "dict", "list", "none", "base")}
+    drawn = {
+        name: Image.open(tmp_path / name / "0000.png").tobytes() for name in ("run", "added", "dict", "list", "none", "base")
+    }
     assert drawn["run"] == drawn["added"] == drawn["dict"] == drawn["list"] != drawn["base"]
     assert drawn["none"] == drawn["base"]
 
