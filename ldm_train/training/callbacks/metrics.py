@@ -15,7 +15,7 @@ from ldm_train.generation import Generation, Recipe
 from ldm_train.metrics.drawings import background_accuracy, nearest
 from ldm_train.metrics.sets import clip_score, measures, rank_deficient, retrieval_at_1
 from ldm_train.training.callbacks.spent import Spent
-from ldm_train.training.callbacks.step_log import step_ended
+from ldm_train.training.callbacks.step_log import is_due
 from ldm_train.training.compared import Compared, choose, over_ranks, say
 from ldm_train.training.dashboards import log_record, log_scalars
 from ldm_train.training.ema import EMA
@@ -83,8 +83,7 @@ class Metrics(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
-        step = trainer.global_step
-        if not step_ended(trainer, batch_idx) or not (step % self.every == 0 or step == trainer.max_steps):
+        if not is_due(trainer, batch_idx, every=self.every):
             return
         assert isinstance(pl_module, NoisePredictorTraining)
         with self.spent("metrics"):

@@ -15,7 +15,7 @@ from ldm_train.metrics.drawings import psnr
 from ldm_train.training.autoencoder import AutoencoderTraining
 from ldm_train.training.callbacks.pictures import grid
 from ldm_train.training.callbacks.spent import Spent
-from ldm_train.training.callbacks.step_log import step_ended
+from ldm_train.training.callbacks.step_log import is_due
 from ldm_train.training.dashboards import log_picture, log_scalars
 
 
@@ -34,12 +34,7 @@ class Reconstructions(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
-        step = trainer.global_step
-        if (
-            trainer.is_global_zero
-            and step_ended(trainer, batch_idx)
-            and (step % self.every == 0 or step == trainer.max_steps)
-        ):
+        if trainer.is_global_zero and is_due(trainer, batch_idx, every=self.every):
             assert isinstance(pl_module, AutoencoderTraining)
             with self.spent("pictures"):
                 self._show(trainer, pl_module)

@@ -17,7 +17,7 @@ from ldm_train.training.callbacks.film import Reverse, forward_strip, latents_of
 from ldm_train.training.callbacks.growth import grow
 from ldm_train.training.callbacks.pictures import draw_together, fitted, grid, pairs
 from ldm_train.training.callbacks.spent import Spent
-from ldm_train.training.callbacks.step_log import step_ended
+from ldm_train.training.callbacks.step_log import is_due
 from ldm_train.training.dashboards import log_picture
 from ldm_train.training.ema import EMA
 from ldm_train.training.module import NoisePredictorTraining
@@ -87,9 +87,7 @@ class Samples(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
-        step = trainer.global_step
-        due = step % self.every == 0 or step == trainer.max_steps
-        if self.drawing.prompts and step_ended(trainer, batch_idx) and due:
+        if self.drawing.prompts and is_due(trainer, batch_idx, every=self.every):
             assert isinstance(pl_module, NoisePredictorTraining)
             with self.spent("pictures"):
                 self._show(trainer, pl_module)

@@ -22,6 +22,12 @@ def is_logged(step: int, every: int, trainer: pl.Trainer) -> bool:
     return step % every == 0 or step in (1, trainer.max_steps)
 
 
+def is_due(trainer: pl.Trainer, batch_idx: int, *, every: int) -> bool:
+    """Whether this micro-batch completed a step at which something is done every so many steps, and at the end."""
+    step = trainer.global_step
+    return step_ended(trainer, batch_idx) and (step % every == 0 or step == trainer.max_steps)
+
+
 def mean_over_ranks(values: Tensor) -> Tensor:
     """The mean of every rank's values, on every rank."""
     if torch.distributed.is_initialized():

@@ -6,7 +6,7 @@ import pytorch_lightning as pl
 from pytorch_lightning import Callback
 
 from ldm_train.training.callbacks.spent import Spent
-from ldm_train.training.callbacks.step_log import step_ended
+from ldm_train.training.callbacks.step_log import is_due
 from ldm_train.training.dashboards import log_record, log_scalars
 from ldm_train.training.ema import EMA
 from ldm_train.training.held_out import held_out_losses
@@ -50,8 +50,7 @@ class Validation(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
-        step = trainer.global_step
-        if not step_ended(trainer, batch_idx) or not (step % self.every == 0 or step == trainer.max_steps):
+        if not is_due(trainer, batch_idx, every=self.every):
             return
         assert isinstance(pl_module, NoisePredictorTraining)
         with self.spent("validation"):
