@@ -42,8 +42,8 @@ from ldm_train.data.shards import save
 from ldm_train.data.survey import Seen, Survey
 from ldm_train.data.workplace import Known, Place
 from ldm_train.tasks import encode
-from ldm_train.tasks.config import build, compose
-from ldm_train.tasks.describe import describe
+from ldm_train.tasks.settings.config import build, compose
+from ldm_train.tasks.settings.describe import describe
 from ldm_train.training.encoding import Encoding
 
 SIDE, SIZE, BATCH = 512, 256, 16

@@ -38,7 +38,7 @@ from ldm_train.diffusion.weighting import UniformWeight
 from ldm_train.encoders.latents import Scaling
 from ldm_train.networks.unet import UNet
 from ldm_train.samplers.ddim import DDIM
-from ldm_train.tasks.strict import KEPT
+from ldm_train.tasks.settings.strict import KEPT
 from ldm_train.training.ema import EMA
 from ldm_train.training.lr_schedules import Constant
 from ldm_train.training.module import NoisePredictorTraining

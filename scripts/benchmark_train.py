@@ -42,7 +42,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ldm_train.data.datamodules import CachedLatents
 from ldm_train.tasks import train
 from ldm_train.tasks.command import main as ldm_train
-from ldm_train.tasks.config import compose
+from ldm_train.tasks.settings.config import compose
 from ldm_train.training import base
 from ldm_train.training.callbacks.stop import Stop
 from ldm_train.training.module import NoisePredictorTraining

@@ -28,12 +28,12 @@ from ldm_train.diffusion.schedules import scaled_linear
 from ldm_train.encoders.autoencoder import KLAutoencoder
 from ldm_train.encoders.clip_tower import build_tower, text_settings
 from ldm_train.networks.unet import UNet
-from ldm_train.tasks.assemble import Parts
-from ldm_train.tasks.config import compose
 from ldm_train.tasks.export import run as export
-from ldm_train.tasks.options import shipped
-from ldm_train.tasks.published import start
-from ldm_train.tasks.strict import KEPT
+from ldm_train.tasks.parts.assemble import Parts
+from ldm_train.tasks.parts.published import start
+from ldm_train.tasks.settings.config import compose
+from ldm_train.tasks.settings.options import shipped
+from ldm_train.tasks.settings.strict import KEPT
 from ldm_train.weights.streaming import stream
 from ldm_train.weights.unet_layout import theirs_of_ours
 from ldm_train.weights.unet_single_file import to_single_file_names

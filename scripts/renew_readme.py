@@ -16,7 +16,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from ldm_train.diffusion.schedule import NoiseSchedule
-from ldm_train.tasks.config import build, folder, groups
+from ldm_train.tasks.settings.config import build, folder, groups
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

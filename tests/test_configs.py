@@ -14,8 +14,8 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from ldm_train.tasks.command import VERBS
-from ldm_train.tasks.config import ALLOWED, EXTRAS, build, compose, folder, groups, targets
-from ldm_train.tasks.strict import KEPT, PASSED, SET_BY_THE_RUN
+from ldm_train.tasks.settings.config import ALLOWED, EXTRAS, build, compose, folder, groups, targets
+from ldm_train.tasks.settings.strict import KEPT, PASSED, SET_BY_THE_RUN
 
 FILES = sorted(folder().rglob("*.yaml"))
 NAMES = [path.relative_to(folder()).as_posix() for path in FILES]

@@ -24,7 +24,7 @@ from ldm_train.diffusion.weighting import UniformWeight
 from ldm_train.metrics.drawings import nearest
 from ldm_train.metrics.sets import kernel_distance
 from ldm_train.samplers.ddim import DDIM
-from ldm_train.tasks.evaluate_numbers import Numbers, Resampling
+from ldm_train.tasks.evaluating.numbers import Numbers, Resampling
 from ldm_train.types import Conditioning
 
 KINDS, SHAPE = 8, (3, 4, 4)

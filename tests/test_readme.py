@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from ldm_train.tasks.command import main
-from ldm_train.tasks.config import compose
+from ldm_train.tasks.settings.config import compose
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -14,19 +14,19 @@ from ldm_train.data.manifest import Provenance
 from ldm_train.data.plan import Plan
 from ldm_train.data.survey import Survey
 from ldm_train.reports.page import write
-from ldm_train.tasks.assemble import Parts, choose_device
-from ldm_train.tasks.check_cache import compare
-from ldm_train.tasks.check_cost import disk, encoding_seconds, row_shapes, training
-from ldm_train.tasks.check_facts import caption_facts, picture_facts
-from ldm_train.tasks.check_latents import try_latents
-from ldm_train.tasks.check_page import page
-from ldm_train.tasks.check_parts import Attempts, devices, try_parts, try_settings, try_together, warnings_of
-from ldm_train.tasks.check_report import Report, judge
-from ldm_train.tasks.check_text import lines
-from ldm_train.tasks.config import build
-from ldm_train.tasks.lightning import quiet
-from ldm_train.tasks.run_directory import set_threads
-from ldm_train.tasks.source import name_classes
+from ldm_train.tasks.checking.cache import compare
+from ldm_train.tasks.checking.cost import disk, encoding_seconds, row_shapes, training
+from ldm_train.tasks.checking.facts import caption_facts, picture_facts
+from ldm_train.tasks.checking.latents import try_latents
+from ldm_train.tasks.checking.page import page
+from ldm_train.tasks.checking.parts import Attempts, devices, try_parts, try_settings, try_together, warnings_of
+from ldm_train.tasks.checking.report import Report, judge
+from ldm_train.tasks.checking.text import lines
+from ldm_train.tasks.parts.assemble import Parts, choose_device
+from ldm_train.tasks.parts.source import name_classes
+from ldm_train.tasks.running.directory import set_threads
+from ldm_train.tasks.running.lightning import quiet
+from ldm_train.tasks.settings.config import build
 from ldm_train.training.cost import free_memory
 
 

@@ -9,9 +9,9 @@ import sys
 
 from omegaconf import DictConfig
 
-from ldm_train.tasks.config import ConfigError, compose, nearest
-from ldm_train.tasks.launcher import end_with_launcher
-from ldm_train.tasks.lightning import launched_rank, refuse_at_once
+from ldm_train.tasks.running.launcher import end_with_launcher
+from ldm_train.tasks.running.lightning import launched_rank, refuse_at_once
+from ldm_train.tasks.settings.config import ConfigError, compose, nearest
 
 VERBS = {
     "check": "read everything that encoding will read, and list what cannot be used",
@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> None:
     overrides = [_named(verb, word) for word in overrides]
     try:
         if any(word in ("-h", "--help") for word in overrides):
-            from ldm_train.tasks.config import describe
+            from ldm_train.tasks.settings.config import describe
 
             print(describe(verb))
             raise SystemExit(0)
@@ -96,7 +96,7 @@ def _is_message(error: Exception) -> bool:
 
 def _tell(verb: str, config: DictConfig) -> None:
     """The settings without effect, once."""
-    from ldm_train.tasks.without_effect import notes
+    from ldm_train.tasks.settings.without_effect import notes
 
     if launched_rank() == 0:
         for line in notes(verb, config):

@@ -14,10 +14,10 @@ from ldm_train.data.manifest import Json, Manifest, differences, read_entries
 from ldm_train.data.plan import Batch, Plan, known_bad, read_batches, write_batches
 from ldm_train.data.survey import Memory, Survey
 from ldm_train.data.workplace import Known, Workplace
-from ldm_train.tasks.config import build
-from ldm_train.tasks.describe import Encoders, describe
-from ldm_train.tasks.lightning import alone, launched_rank, refuse_processes
-from ldm_train.tasks.source import look, refuse_settings, refuse_shapes
+from ldm_train.tasks.parts.source import look, refuse_settings, refuse_shapes
+from ldm_train.tasks.running.lightning import alone, launched_rank, refuse_processes
+from ldm_train.tasks.settings.config import build
+from ldm_train.tasks.settings.describe import Encoders, describe
 
 MOST_DROPPED = 0.1
 

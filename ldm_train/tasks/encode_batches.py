@@ -14,8 +14,8 @@ from ldm_train.data.plan import Batch, Plan, read_batches
 from ldm_train.data.shards import channel_statistics
 from ldm_train.data.workplace import Workplace
 from ldm_train.encoders.latents import Scaling
-from ldm_train.tasks.config import build
-from ldm_train.tasks.lightning import alone, options, quiet
+from ldm_train.tasks.running.lightning import alone, options, quiet
+from ldm_train.tasks.settings.config import build
 from ldm_train.training.encoding import Batches, Encoding, EncodingData, Rendering, WriteParts
 
 

@@ -5,17 +5,17 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig
 
-from ldm_train.tasks.assemble import choose_device
-from ldm_train.tasks.config import build
-from ldm_train.tasks.evaluate_folder import open_gallery
-from ldm_train.tasks.evaluate_measures import Measures
-from ldm_train.tasks.evaluate_models import Model, RunModel
-from ldm_train.tasks.evaluate_numbers import Numbers, Resampling
-from ldm_train.tasks.evaluate_pictures import Order, draw, forget_others, in_batches, processes
-from ldm_train.tasks.evaluate_real import Real, held_out_data, of_cache, of_folder, of_run
-from ldm_train.tasks.evaluate_report import Result, write
-from ldm_train.tasks.evaluate_settings import choose_prompts, points, refuse_contradictions
+from ldm_train.tasks.evaluating.folder import open_gallery
+from ldm_train.tasks.evaluating.measures import Measures
+from ldm_train.tasks.evaluating.models import Model, RunModel
+from ldm_train.tasks.evaluating.numbers import Numbers, Resampling
+from ldm_train.tasks.evaluating.pictures import Order, draw, forget_others, in_batches, processes
+from ldm_train.tasks.evaluating.real import Real, held_out_data, of_cache, of_folder, of_run
+from ldm_train.tasks.evaluating.report import Result, write
+from ldm_train.tasks.evaluating.settings import choose_prompts, points, refuse_contradictions
 from ldm_train.tasks.evaluations import Drawn, Evaluation, HeldOut
+from ldm_train.tasks.parts.assemble import choose_device
+from ldm_train.tasks.settings.config import build
 from ldm_train.tasks.train import training_module
 from ldm_train.training.held_out import held_out_losses
 
@@ -42,7 +42,7 @@ def of_gallery(config: DictConfig) -> Result:
 
 def of_pipeline(config: DictConfig) -> Result:
     """A pipeline in diffusers' layout."""
-    from ldm_train.tasks.published_pipeline import PipelineModel  # which takes seconds to import
+    from ldm_train.tasks.evaluating.published_pipeline import PipelineModel  # which takes seconds to import
 
     model, real = PipelineModel(config), None
     if config.real or config.cache:

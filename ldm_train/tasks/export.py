@@ -5,10 +5,10 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from ldm_train.tasks.assemble import read_config
-from ldm_train.tasks.export_layouts import refuse_layout, write_layout
-from ldm_train.tasks.export_weights import Export, of_checkpoint, of_snapshots, whole
-from ldm_train.tasks.trained_part import alpha_of
+from ldm_train.tasks.exporting.layouts import refuse_layout, write_layout
+from ldm_train.tasks.exporting.weights import Export, of_checkpoint, of_snapshots, whole
+from ldm_train.tasks.parts.assemble import read_config
+from ldm_train.tasks.parts.trained_part import alpha_of
 from ldm_train.training.profiles import refuse_length
 from ldm_train.weights.files import write
 

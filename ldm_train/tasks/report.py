@@ -5,8 +5,8 @@ from pathlib import Path
 from omegaconf import DictConfig, ListConfig
 
 from ldm_train.reports.page import write
-from ldm_train.tasks.report_page import page
-from ldm_train.tasks.run_reading import read_run
+from ldm_train.tasks.reporting.page import page
+from ldm_train.tasks.running.reading import read_run
 
 
 def run(config: DictConfig) -> None:

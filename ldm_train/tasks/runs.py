@@ -13,11 +13,11 @@ from rich.table import Table
 from rich.text import Text
 
 from ldm_train.reports.axes import number
-from ldm_train.tasks.options import nearest
-from ldm_train.tasks.report_curves import BINS, LIMITS, best, lower_is_better, metric_title
-from ldm_train.tasks.run_reading import RunRead, Series, is_run, read_run
-from ldm_train.tasks.run_settings import ABSENT, differing, names
-from ldm_train.tasks.run_state import Word, state_of, time_of
+from ldm_train.tasks.reporting.curves import BINS, LIMITS, best, lower_is_better, metric_title
+from ldm_train.tasks.running.reading import RunRead, Series, is_run, read_run
+from ldm_train.tasks.running.settings import ABSENT, differing, names
+from ldm_train.tasks.running.state import Word, state_of, time_of
+from ldm_train.tasks.settings.options import nearest
 
 PASSED_OVER = {"checkpoints", "samples", "tensorboard", "wandb", "nonfinite", "evaluations", "autoencoder"}
 PLACES = ("started", "name", "state", "step", "speed")

@@ -7,12 +7,12 @@ from omegaconf import DictConfig
 from rich.progress import track
 
 from ldm_train.data.images import save_png, to_bytes
-from ldm_train.tasks.sample_axes import has_axes
-from ldm_train.tasks.sample_cells import draw_plots
-from ldm_train.tasks.sample_plot import captioned
-from ldm_train.tasks.sample_start import open_sized, read_prompts, read_start
-from ldm_train.tasks.sample_strip import draw_strip
-from ldm_train.tasks.sample_text import of_all, texts
+from ldm_train.tasks.sampling.cells import draw_plots
+from ldm_train.tasks.sampling.plot import captioned
+from ldm_train.tasks.sampling.start import open_sized, read_prompts, read_start
+from ldm_train.tasks.sampling.strip import draw_strip
+from ldm_train.tasks.sampling.text import of_all, texts
+from ldm_train.tasks.settings.axes import has_axes
 from ldm_train.training.callbacks.pictures import grid
 
 

@@ -22,10 +22,10 @@ from hydra.errors import HydraException
 from rich.console import Console
 from rich.table import Table
 
-from ldm_train.tasks.config import ConfigError, compose, folder, readable
-from ldm_train.tasks.config_file import text
-from ldm_train.tasks.job import ENDED_EARLY, Jobs, job_name
-from ldm_train.tasks.lightning import refuse_at_once
+from ldm_train.tasks.running.job import ENDED_EARLY, Jobs, job_name
+from ldm_train.tasks.running.lightning import refuse_at_once
+from ldm_train.tasks.settings.config import ConfigError, compose, folder, readable
+from ldm_train.tasks.settings.config_file import text
 
 PLACES = {"train": "run_dir", "train_autoencoder": "run_dir", "encode": "cache"}  # of others: out
 TABLE = "sweep.json"

@@ -9,18 +9,25 @@ from ldm_train.diffusion.objective import Objective
 from ldm_train.diffusion.perturbations import Perturbations
 from ldm_train.encoders.conditioner import TextEncoder
 from ldm_train.encoders.latents import Scaling
-from ldm_train.tasks.assemble import Parts
-from ldm_train.tasks.config import build, plain
-from ldm_train.tasks.embeddings import keep_words
-from ldm_train.tasks.ending import ending, told_ending
-from ldm_train.tasks.lightning import build_loggers, launched_rank, options, quiet, refuse_fused_scaling, refuse_processes
-from ldm_train.tasks.optimization import refuse_optimization
-from ldm_train.tasks.prior import join_prior
-from ldm_train.tasks.published import start
-from ldm_train.tasks.run_directory import locked, prepare, set_threads
-from ldm_train.tasks.train_data import open_data
-from ldm_train.tasks.trained_part import choose_trained, load_base, refuse_part
-from ldm_train.tasks.watching import Watching
+from ldm_train.tasks.parts.assemble import Parts
+from ldm_train.tasks.parts.embeddings import keep_words
+from ldm_train.tasks.parts.optimization import refuse_optimization
+from ldm_train.tasks.parts.published import start
+from ldm_train.tasks.parts.trained_part import choose_trained, load_base, refuse_part
+from ldm_train.tasks.running.directory import locked, prepare, set_threads
+from ldm_train.tasks.running.ending import ending, told_ending
+from ldm_train.tasks.running.lightning import (
+    build_loggers,
+    launched_rank,
+    options,
+    quiet,
+    refuse_fused_scaling,
+    refuse_processes,
+)
+from ldm_train.tasks.settings.config import build, plain
+from ldm_train.tasks.training.data import open_data
+from ldm_train.tasks.training.prior import join_prior
+from ldm_train.tasks.training.watching import Watching
 from ldm_train.training.callbacks.checkpoints import Keeping
 from ldm_train.training.callbacks.snapshots import Snapshots
 from ldm_train.training.callbacks.spent import Spent

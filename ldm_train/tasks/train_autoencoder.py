@@ -9,11 +9,18 @@ from omegaconf import DictConfig
 from ldm_train.data.datamodules import Pictures
 from ldm_train.encoders.latents import Scaling
 from ldm_train.metrics.drawings import psnr
-from ldm_train.tasks.config import build, plain
-from ldm_train.tasks.ending import ending, told_ending
-from ldm_train.tasks.lightning import build_loggers, launched_rank, options, quiet, refuse_fused_scaling, refuse_processes
-from ldm_train.tasks.optimization import refuse_optimization
-from ldm_train.tasks.run_directory import commands, locked, prepare, set_threads
+from ldm_train.tasks.parts.optimization import refuse_optimization
+from ldm_train.tasks.running.directory import commands, locked, prepare, set_threads
+from ldm_train.tasks.running.ending import ending, told_ending
+from ldm_train.tasks.running.lightning import (
+    build_loggers,
+    launched_rank,
+    options,
+    quiet,
+    refuse_fused_scaling,
+    refuse_processes,
+)
+from ldm_train.tasks.settings.config import build, plain
 from ldm_train.training.autoencoder import AutoencoderTraining
 from ldm_train.training.callbacks.checkpoints import Keeping
 from ldm_train.training.callbacks.reconstructions import Reconstructions

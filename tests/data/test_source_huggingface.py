@@ -19,7 +19,7 @@ from ldm_train.data.items import Item, PassingPicture
 from ldm_train.data.sources import columns
 from ldm_train.data.sources.huggingface import HuggingFace
 from ldm_train.data.sources.rows import one_by_one
-from ldm_train.tasks.config import build, folder
+from ldm_train.tasks.settings.config import build, folder
 
 Row = dict[str, object]
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from ldm_train.data.items import Item
 from ldm_train.data.sources.tar_shards import TarShards
-from ldm_train.tasks.config import build, folder
+from ldm_train.tasks.settings.config import build, folder
 
 Content = bytes | str | dict[str, object]
 

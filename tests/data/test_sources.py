@@ -11,7 +11,7 @@ from PIL import Image
 
 from ldm_train.data.items import Item, PassingPicture, shown
 from ldm_train.data.sources.base import Source
-from ldm_train.tasks.config import build, folder
+from ldm_train.tasks.settings.config import build, folder
 
 KINDS = ["folder", "class_folders", "table", "huggingface", "webdataset"]
 

@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from ldm_train.encoders.clip_tower import VOCABULARY
 from ldm_train.encoders.conditioner import TextEncoder, small
-from ldm_train.tasks.embeddings import FILE, add_embeddings, keep_words
+from ldm_train.tasks.parts.embeddings import FILE, add_embeddings, keep_words
 from ldm_train.types import Captions
 
 

@@ -13,7 +13,7 @@ from torch.testing import assert_close
 import ldm_train.weights.unet_layout as layout
 from ldm_train.networks.diffusers_unet import DiffusersUNet
 from ldm_train.networks.unet import UNet
-from ldm_train.tasks.strict import KEPT
+from ldm_train.tasks.settings.strict import KEPT
 from ldm_train.types import Conditioning
 
 CONFIGS = Path(__file__).parents[2] / "conf/network"

@@ -10,7 +10,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from ldm_train.tasks.command import VERBS
-from ldm_train.tasks.config import folder, groups
+from ldm_train.tasks.settings.config import folder, groups
 from tests.conftest import PICTURES, TEXT
 
 

@@ -13,9 +13,9 @@ from PIL import Image
 from ldm_train.data.images import read_image, to_signed
 from ldm_train.data.sources.folder import Folder
 from ldm_train.encoders.autoencoder import IdentityAutoencoder
-from ldm_train.tasks import evaluate_pictures
-from ldm_train.tasks.evaluate_numbers import Numbers, Resampling
-from ldm_train.tasks.evaluate_pictures import kept
+from ldm_train.tasks.evaluating import pictures as evaluated
+from ldm_train.tasks.evaluating.numbers import Numbers, Resampling
+from ldm_train.tasks.evaluating.pictures import kept
 from ldm_train.tasks.evaluations import Drawings, Drawn
 
 COMMON = {
@@ -133,14 +133,14 @@ def test_batches_and_interruptions_leave_the_result_alone(
         for name in ("000001.png", "000008.png"):
             next(kept(out).glob(f"*/{name}")).unlink()
     if change == "it was killed":
-        save, count = evaluate_pictures.save_png, iter(range(100))
+        save, count = evaluated.save_png, iter(range(100))
 
         def fail(*arguments: object) -> None:
             if next(count) == 6:
                 raise KeyboardInterrupt
             save(*arguments)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(evaluate_pictures, "save_png", fail)
+        monkeypatch.setattr(evaluated, "save_png", fail)
         with pytest.raises(AssertionError, match="interrupted"):
             evaluate(*words, out=out)
         monkeypatch.undo()
@@ -156,7 +156,7 @@ def test_what_is_there_is_not_drawn_again(
     compared: tuple[dict, Path], evaluate: Callable, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected, out = compared
-    monkeypatch.setattr(evaluate_pictures, "draw_batch", None)
+    monkeypatch.setattr(evaluated, "draw_batch", None)
     numbers, _ = evaluate("samples=9", f"real={pictures}", "seed=3", out=out)
     assert numbers == expected | {"command": numbers["command"]}
 
@@ -250,7 +250,7 @@ def test_a_folder_is_compared_with_itself(evaluate: Callable, pictures: Path) ->
 def test_a_folder_that_was_drawn_is_its_numbered_pictures_with_their_prompts(
     ldm_train: Callable, trained: Path, pictures: Path, evaluate: Callable, tmp_path: Path
 ) -> None:
-    from ldm_train.tasks.evaluate_folder import open_gallery
+    from ldm_train.tasks.evaluating.folder import open_gallery
 
     prompts = 'prompts=["a black circle on a red background","a cat"]'
     assert ldm_train("sample", f"run_dir={trained}", prompts, f"out={tmp_path}/drawn", "steps=1", "count=2").code == 0

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from ldm_train.tasks.lightning import launched_rank, options, refuse_launch, slurm
+from ldm_train.tasks.running.lightning import launched_rank, options, refuse_launch, slurm
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "slurm.sbatch"
 LAUNCHERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "TORCHELASTIC_", "SLURM_")
@@ -241,7 +241,7 @@ def test_the_script_passes_its_words_and_requeues_what_was_interrupted_alone(sub
 
 
 def test_the_scripts_words_may_be_overruled() -> None:
-    from ldm_train.tasks.config import compose
+    from ldm_train.tasks.settings.config import compose
 
     config = compose("train", ["trainer.strategy=ddp", "cache=a", "run_dir=b", "trainer.strategy=fsdp2"])
     assert config.trainer.strategy == "fsdp2"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from ldm_train.tasks.run_reading import read_run
+from ldm_train.tasks.running.reading import read_run
 from tests.reports.test_page import Read
 from tests.tasks.run_directories import FINISHED, HOSTILE, MAX_STEPS, evaluation, write_lines, write_run, write_starts
 
@@ -232,8 +232,8 @@ def test_a_picture_that_is_just_being_written_is_passed_over(name: str, run: Pat
 
 
 def test_pictures_without_room_are_told(run: Path, report: Callable[..., Read], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ldm_train.tasks.report_pictures.Budget.left", 3000)
-    monkeypatch.setattr("ldm_train.tasks.report_pictures.Budget.__init__.__defaults__", (3000, 0, 0))
+    monkeypatch.setattr("ldm_train.tasks.reporting.pictures.Budget.left", 3000)
+    monkeypatch.setattr("ldm_train.tasks.reporting.pictures.Budget.__init__.__defaults__", (3000, 0, 0))
     page = report(run)
     assert len(page.all("img")) < 5
     assert "had no room on this page" in page.text
@@ -326,8 +326,8 @@ def test_what_is_no_run_is_refused(words: str, told: str, run: Path, ldm_train: 
 
 def test_nothing_heavy_is_imported(run: Path, tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from ldm_train.tasks.report_page import page; "
-        "from ldm_train.tasks.run_reading import read_run; from ldm_train.reports.page import render; "
+        "import sys; from pathlib import Path; from ldm_train.tasks.reporting.page import page; "
+        "from ldm_train.tasks.running.reading import read_run; from ldm_train.reports.page import render; "
         f"render(page([read_run(Path({str(run)!r}))])); sys.exit(bool({{'torch', 'matplotlib'}} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from ldm_train.tasks.config import ConfigError, compose, groups
-from ldm_train.tasks.job import LONGEST, Jobs, job_name
+from ldm_train.tasks.running.job import LONGEST, Jobs, job_name
+from ldm_train.tasks.settings.config import ConfigError, compose, groups
 from ldm_train.tasks.sweep import expand, sweep
 
 TRAIN = ["cache=x", "run_dir=out/s"]
@@ -226,7 +226,7 @@ def test_a_job_is_found_by_its_directory_without_quotes() -> None:
 
 PASSING = '''
 import sys
-from ldm_train.tasks.job import Jobs
+from ldm_train.tasks.running.job import Jobs
 job = """
 import signal, sys, time
 signal.signal(signal.{name}, lambda *_: sys.exit(75))

@@ -9,7 +9,7 @@ import torch
 
 from ldm_train.data.cache import LatentCache
 from ldm_train.data.datamodules import CachedLatents
-from ldm_train.tasks.config import groups
+from ldm_train.tasks.settings.config import groups
 
 DIFFUSERS = [
     "network=diffusers_unet",

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from ldm_train.tasks.assemble import read_config, read_weights
-from ldm_train.tasks.config import compose
+from ldm_train.tasks.parts.assemble import read_config, read_weights
+from ldm_train.tasks.settings.config import compose
 from ldm_train.training.fused_backward import FusedBackward
 
 UNCLIPPED = "trainer.gradient_clip_val=null"

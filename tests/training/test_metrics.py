@@ -123,7 +123,7 @@ def test_the_best_checkpoint_can_be_chosen_by_them(run: Path, two: Path) -> None
 def test_they_are_what_the_averaged_weights_draw_against_what_is_held_out(run: Path, source: Path, held_out: Path) -> None:
     """Drawn and measured again by hand, from the last checkpoint and the picture files."""
     from ldm_train.data.images import read_image, to_signed
-    from ldm_train.tasks.assemble import build_parts, build_recipe, load_weights, read_config
+    from ldm_train.tasks.parts.assemble import build_parts, build_recipe, load_weights, read_config
 
     config = read_config(str(run))
     parts = build_parts(config)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from ldm_train.tasks.config import build, folder
+from ldm_train.tasks.settings.config import build, folder
 
 
 def lines(run_dir: Path) -> list[dict]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from ldm_train.tasks.assemble import Parts, build_parts, load_weights, read_config, read_weights
+from ldm_train.tasks.parts.assemble import Parts, build_parts, load_weights, read_config, read_weights
 
 LORA = ("adapter=lora", "adapter.rank=2", "adapter.dropout=0.1", "adapter.text_encoder=true")
 CROSS = ('trained=["network.*.cross_attention.*","text_encoder.*.mlp.*"]',)

@@ -186,9 +186,9 @@ def test_watching_leaves_the_weights_alone(words: tuple[str, ...], run_with: Cal
 
 def test_validation_does_not_depend_on_its_batch_size(cache: Path, trained: Path) -> None:
     from ldm_train.data.cache import LatentCache
-    from ldm_train.tasks.assemble import build_parts, load_weights, read_config
+    from ldm_train.tasks.parts.assemble import build_parts, load_weights, read_config
     from ldm_train.tasks.train import training_module
-    from ldm_train.tasks.train_data import batches
+    from ldm_train.tasks.training.data import batches
     from ldm_train.training.held_out import held_out_losses
 
     config = read_config(str(trained))

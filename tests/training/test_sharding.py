@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from ldm_train.tasks.assemble import read_checkpoint
+from ldm_train.tasks.parts.assemble import read_checkpoint
 from ldm_train.training.sharded_checkpoint import SHARES, mapped, remove_unnamed_shares, whole
 from ldm_train.training.sharding import layers, swap
 

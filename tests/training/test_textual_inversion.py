@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
-from ldm_train.tasks.assemble import build_parts, load_weights, open_run, read_config, read_weights
-from ldm_train.tasks.config import compose
-from ldm_train.tasks.embeddings import FILE
+from ldm_train.tasks.parts.assemble import build_parts, load_weights, open_run, read_config, read_weights
+from ldm_train.tasks.parts.embeddings import FILE
+from ldm_train.tasks.settings.config import compose
 
 LEARNED = "text_encoder.tower.token_embedding.learned"
 WORDS = ('text_encoder.new_words=["circle=round thing"]',)

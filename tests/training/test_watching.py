@@ -111,7 +111,7 @@ def test_a_run_that_is_watched_at_every_step_is_the_same(precision: str, run_wit
 
 
 def test_a_module_comes_back_as_it_was(trained: Path) -> None:
-    from ldm_train.tasks.assemble import build_parts, read_config
+    from ldm_train.tasks.parts.assemble import build_parts, read_config
     from ldm_train.tasks.train import training_module
 
     config = read_config(str(trained))

@@ -12,10 +12,10 @@ from ldm_train.diffusion.prediction import Noise
 from ldm_train.diffusion.schedules import scaled_linear
 from ldm_train.networks.diffusers_unet import DiffusersUNet
 from ldm_train.networks.unet import UNet
-from ldm_train.tasks.assemble import Parts
-from ldm_train.tasks.options import shipped
-from ldm_train.tasks.published import start
-from ldm_train.tasks.strict import KEPT
+from ldm_train.tasks.parts.assemble import Parts
+from ldm_train.tasks.parts.published import start
+from ldm_train.tasks.settings.options import shipped
+from ldm_train.tasks.settings.strict import KEPT
 from ldm_train.types import Conditioning
 from ldm_train.weights.unet_architecture import family, of_shapes, published_heads
 from ldm_train.weights.unet_layout import theirs_of_ours, to_diffusers

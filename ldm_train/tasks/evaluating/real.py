@@ -1,0 +1,68 @@
+"""The real pictures of an evaluation: held-out ones of a cache, as the autoencoder gives them back, or those of a folder."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+
+from ldm_train.data.cache import Latents, open_caches, together
+from ldm_train.data.datamodules import CachedLatents, split
+from ldm_train.tasks.evaluating.folder import open_gallery
+from ldm_train.tasks.evaluating.pictures import in_batches
+from ldm_train.tasks.settings.config import build
+from ldm_train.tasks.settings.describe import restore
+from ldm_train.tasks.training.data import batches
+from ldm_train.types import Autoencoder
+
+HELD_OUT = 0.05  # share of a cache that names none, for a model that is not a run: as `train` has it
+
+
+@dataclass(frozen=True)
+class Real:
+    """Real pictures, (B, 3, H, W) in [-1, 1] in batches of at most so many, and a caption of each, or none."""
+
+    read: Callable[[int], Iterator[Tensor]]
+    count: int
+    captions: list[str]
+
+
+def of_folder(path: str) -> Real:
+    gallery = open_gallery("real", path)
+    return Real(lambda size: in_batches(gallery.files, size), len(gallery.files), gallery.captions)
+
+
+def of_latents(latents: Latents, held_out: Tensor, autoencoder: Autoencoder, device: torch.device) -> Real:
+    """Held-out examples by number, (N,)."""
+
+    @torch.no_grad()
+    def read(size: int) -> Iterator[Tensor]:
+        for bucket in latents.index.bucket[held_out].unique():
+            for part in held_out[latents.index.bucket[held_out] == bucket].split(size):
+                mean = latents.moments(part, torch.zeros_like(part)).mean
+                yield autoencoder.decode(mean.to(device, torch.float32)).clamp(-1, 1).cpu()
+
+    return Real(read, len(held_out), [latents.first_caption(example) for example in held_out.tolist()])
+
+
+def of_run(data: CachedLatents, autoencoder: Autoencoder, device: torch.device) -> Real:
+    return of_latents(data.latents, data.held_out, autoencoder, device)
+
+
+def of_cache(folder: str, device: torch.device) -> Real:
+    """The held-out examples of a cache by itself, with the autoencoder that made it."""
+    caches = open_caches(folder)
+    autoencoder: Autoencoder = build(restore(caches[0].manifest, "autoencoder", cache=caches[0].folder)).to(device)
+    latents = together(caches)
+    return of_latents(latents, split(latents, HELD_OUT)[1], autoencoder, device)
+
+
+def held_out_data(config: DictConfig, trained: DictConfig) -> CachedLatents | None:
+    """The batches of the cache that a command names, or of the run's own; None where the run was encoded on the fly.
+
+    Raises:
+        ValueError: there is no cache.
+    """
+    cache = config.cache or trained.cache
+    return None if cache is None else batches(trained, together(open_caches(cache)))

@@ -1,0 +1,1 @@
+"""What a config's parts are made into."""

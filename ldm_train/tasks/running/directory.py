@@ -1,0 +1,283 @@
+"""What a run directory holds beside its checkpoints, and whether a run may start or continue in it."""
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from filelock import FileLock, Timeout
+from omegaconf import DictConfig, OmegaConf
+
+import ldm_train
+from ldm_train.tasks.running.lightning import launched_rank
+from ldm_train.tasks.running.reading import CONFIG, LOCK, METRICS, RECORD, Plain, settings
+from ldm_train.training.checkpoint_files import checkpoints
+
+LAST = Path("checkpoints") / "last.ckpt"
+PRIOR = "prior"  # class pictures that the first weights drew, and their cache
+PACKAGES = (
+    "ldm-train",
+    "torch",
+    "pytorch-lightning",
+    "open_clip_torch",
+    "diffusers",
+    "transformers",
+    "safetensors",
+    "numpy",
+)
+
+# What a continued run may have otherwise: it does not change what is trained, or not by more than rounding.
+FREE = {
+    *("run_dir", "resume", "debug", "max_steps", "max_time", "max_nonfinite_steps", "threads", "workers"),
+    *("cache", "source", "scale_check", "max_pixels", "micro_batch_size", "channels_last", "compile"),
+    *("checkpoint", "validation", "health", "pictures", "metrics", "features", "clip_score", "logger", "evaluation"),
+    *("sampler", "spacing", "guidance"),
+    *("ema.snapshot_every", "ema.dtype", "ema.offload", "fused_backward"),
+    *("network.gradient_checkpointing", "autoencoder.weights", "text_encoder.weights", "optimizer.fused"),
+    *(f"trainer.{name}" for name in ("accelerator", "devices", "num_nodes", "strategy", "log_every_n_steps", "benchmark")),
+    "trainer.deterministic",
+}
+
+TOLD = 500  # characters of an error that ended a start
+MOMENT = 0.3  # seconds, for which whoever only asks whether a run is going on may have its lock
+
+
+def prepare(config: DictConfig, *, content: str, base: str | None = None) -> bool:
+    """Record this start in the run directory, which must be `locked`; True where a checkpoint is to be continued.
+
+    Args:
+        content: one name for all that is trained on, such as the cache's fingerprint.
+        base: one name for the weights that a run stands on which trains a part of them.
+
+    Raises:
+        ValueError: `resume` is never and a checkpoint is there, or the run there differs in what matters.
+    """
+    run_dir = Path(config.run_dir)
+    found = bool(checkpoints(run_dir))
+    if launched_rank() > 0:
+        return found
+    if found and config.resume == "never":
+        raise ValueError(f"{run_dir / LAST} is already there; resume=auto continues it, or choose another run_dir")
+    record: Plain = read_record(run_dir) if found else {"content": content, "base": base, "starts": []}
+    if found:
+        refuse_other(config, content, run_dir, record, base=base)
+    else:
+        _start_anew(run_dir)
+    _replace(run_dir / CONFIG, OmegaConf.to_yaml(config))
+    starts = record["starts"]
+    assert isinstance(starts, list)
+    this = this_start(config)
+    if starts:
+        tell_changes(starts[-1], this)
+    starts.append(this)
+    _replace(run_dir / RECORD, json.dumps(record, indent=2) + "\n")
+    return found
+
+
+@contextmanager
+def locked(config: DictConfig) -> Iterator[None]:
+    """Keep every other process out of the run directory, until this one leaves it or ends, however it ends.
+
+    An error that ends a start is written down with it.
+
+    Raises:
+        ValueError: another one has it.
+    """
+    run_dir = Path(config.run_dir)
+    own, new = FileLock(run_dir / LOCK), not run_dir.exists()
+    if launched_rank() == 0:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        try:
+            own.acquire(timeout=MOMENT, poll_interval=0.03)
+        except Timeout:
+            raise ValueError(
+                f"run_dir={run_dir} belongs to a run that is still going; wait for its end, or choose another run_dir"
+            ) from None
+    before = _bytes(run_dir / RECORD)
+    try:
+        yield
+    except BaseException as error:
+        if _bytes(run_dir / RECORD) != before:  # else this process was refused before its start was written down
+            with suppress(OSError, ValueError):  # of a full disk, say: what ended the run is worth more
+                record_end(run_dir, told_error(error))
+        raise
+    finally:
+        own.release()
+        if launched_rank() == 0:
+            empty = {path.name for path in run_dir.iterdir()} <= {LOCK}
+            begun = any((run_dir / name).exists() for name in (METRICS, PRIOR))
+            if empty or (new and not begun):
+                shutil.rmtree(run_dir)  # what was refused, or failed before its first step, leaves no trace
+
+
+def record_end(run_dir: Path, how: str) -> None:
+    """Write down how the last start ended, and at which logged step; a process that is killed leaves no such word.
+
+    Args:
+        how: "finished", "interrupted (why)" or "failed: why".
+    """
+    if launched_rank() > 0 or not (run_dir / RECORD).is_file():
+        return
+    record = read_record(run_dir)
+    starts = record["starts"]
+    assert isinstance(starts, list)
+    starts[-1]["ended"] = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "step": last_step(run_dir), "as": how}
+    _replace(run_dir / RECORD, json.dumps(record, indent=2) + "\n")
+
+
+def told_error(error: BaseException) -> str:
+    """What ended a start, in one line."""
+    words = " ".join(str(error).split())[:TOLD]
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted (Ctrl-C)"
+    return f"failed: {words}" if isinstance(error, ValueError) else f"failed: {type(error).__name__}: {words}"
+
+
+def last_step(run_dir: Path) -> int:
+    """Of the metrics that are written; 0 where there are none."""
+    try:
+        with (run_dir / METRICS).open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 2**16))
+            return int(json.loads(file.read().splitlines()[-1])["step"])
+    except (OSError, ValueError, LookupError):
+        return 0
+
+
+def _bytes(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None
+
+
+def read_record(run_dir: Path) -> Plain:
+    """What the starts of a run wrote down.
+
+    Raises:
+        ValueError: it is not there, or unreadable.
+    """
+    try:
+        record = json.loads((run_dir / RECORD).read_text(encoding="utf-8"))
+        if not isinstance(record, dict) or not isinstance(record.get("starts"), list) or "content" not in record:
+            raise ValueError("it lacks `content` or `starts`")
+        return record
+    except (OSError, ValueError) as error:
+        raise _unreadable(run_dir, RECORD, error) from error
+
+
+def commands(run_dir: Path) -> list[str]:
+    """The command lines that a run was started and continued by."""
+    starts = read_record(run_dir)["starts"]
+    assert isinstance(starts, list)
+    return [start["command"] for start in starts]
+
+
+def refuse_other(config: DictConfig, content: str, run_dir: Path, record: Plain, *, base: str | None = None) -> None:
+    """Refuse to continue a run whose config or data were others, in what matters; max_steps may be others.
+
+    Raises:
+        ValueError: listing what differs.
+    """
+    before = read_settings(run_dir)
+    then, now = (dict(settings(OmegaConf.to_container(c))) for c in (before, config))
+    names = sorted(name for name in then | now if then.get(name) != now.get(name) and not _is_free(name))
+    if base is not None:
+        names = [name for name in names if name != "network.weights"]  # they may have moved
+    told = [f"{name}: then {json.dumps(then.get(name))}, now {json.dumps(now.get(name))}" for name in names]
+    if record["content"] != content:
+        told.insert(0, f"the data: then {record['content']}, now {content}")
+    if base is not None and record.get("base") != base:
+        told.insert(0, f"the weights in network.weights={config.network.weights}: then {record.get('base')}, now {base}")
+    if told:
+        listed = "\n  ".join(told)
+        raise ValueError(
+            f"{run_dir} cannot be continued, for its run differs:\n  {listed}\n"
+            "give these as they were then, or choose another run_dir"
+        )
+    if before.max_steps != config.max_steps:
+        print(f"max_steps was {before.max_steps} and is {config.max_steps}: the LR schedule follows it from here on")
+
+
+def read_settings(run_dir: Path) -> DictConfig:
+    """The config that a run was last started with.
+
+    Raises:
+        ValueError: it is not there, or unreadable.
+    """
+    try:
+        config = OmegaConf.load(run_dir / CONFIG)
+        if not isinstance(config, DictConfig) or "max_steps" not in config:
+            raise ValueError("it is no config of a run")
+        return config
+    except Exception as error:  # YAML reports damage by classes of its own
+        raise _unreadable(run_dir, CONFIG, error) from error
+
+
+def _unreadable(run_dir: Path, name: str, error: Exception) -> ValueError:
+    return ValueError(
+        f"{run_dir} has a checkpoint, but {name}, which says what it is of, cannot be read ({error}); choose another run_dir"
+    )
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file that is at every moment either as before or as it shall be."""
+    writing = path.with_name(f"{path.name}.writing")
+    with writing.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    writing.replace(path)
+
+
+def _is_free(name: str) -> bool:
+    words = name.split(".")
+    return any(".".join(words[:count]) in FREE for count in range(1, len(words) + 1))
+
+
+def this_start(config: DictConfig) -> Plain:
+    """What this process is: its command, versions, sources and machine."""
+    return {
+        "command": shlex.join(["ldm-train", *sys.argv[1:]]),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "packages": {name: version(name) for name in PACKAGES} | {"python": sys.version.split()[0]},
+        "git": {"ldm_train": git_state(Path(ldm_train.__file__).parent), "working_directory": git_state(Path.cwd())},
+        "devices": {"nodes": config.trainer.num_nodes, "each": config.trainer.devices, "batch": config.micro_batch_size},
+        "threads": torch.get_num_threads(),
+        "machine": [os.uname().machine, torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"],
+    }
+
+
+def tell_changes(before: Plain, now: Plain) -> None:
+    """Say why a continued run will not be, bit for bit, what it would have been."""
+    changed = [name for name in ("packages", "git", "devices", "threads", "machine") if before.get(name) != now[name]]
+    if changed:
+        print(f"note: {', '.join(changed)} changed since the last start, so it goes on to rounding, not bit for bit")
+
+
+def git_state(folder: Path) -> dict[str, str | bool] | None:
+    """The commit that a folder is at, and whether files differ from it; None where git keeps none of its files."""
+    try:
+        _, commit, status = (
+            subprocess.run(["git", "-C", folder, *words], capture_output=True, text=True, check=True, timeout=30).stdout
+            for words in (["ls-files", "--error-unmatch", "."], ["rev-parse", "HEAD"], ["status", "--porcelain", "-uno"])
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return {"commit": commit.strip(), "modified": bool(status.strip())}
+
+
+def _start_anew(run_dir: Path) -> None:
+    """Without a checkpoint nothing is continued: an earlier start's lines would be doubled."""
+    for path in (run_dir / RECORD, *run_dir.glob("*.jsonl"), *(run_dir / "samples").glob("*")):
+        path.unlink(missing_ok=True)
+
+
+def set_threads(threads: int | None) -> None:
+    """CPU threads of this process; None leaves them to torch."""
+    if threads is not None:
+        torch.set_num_threads(threads)

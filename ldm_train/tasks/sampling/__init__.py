@@ -1,0 +1,1 @@
+"""What `sample` draws, and how."""

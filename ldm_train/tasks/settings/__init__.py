@@ -1,0 +1,1 @@
+"""What people write: configs composed, checked, described."""

@@ -1,0 +1,185 @@
+"""Prior preservation: pictures that the first weights draw, trained on beside one's own so that the rest is not unlearned.
+
+DreamBooth's second term (Ruiz et al. 2022, arXiv 2208.12242, eq. 2), as data: the pictures become a cache of their own, and
+the weight of their loss is how often an epoch has them, which is the same in expectation and costs no second batch.
+"""
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from rich.progress import track
+
+from ldm_train.data.cache import LatentCache, open_caches
+from ldm_train.data.images import save_png, to_bytes
+from ldm_train.generation import Generation, Recipe
+from ldm_train.tasks.parts.assemble import build_parts, build_recipe, choose_device
+from ldm_train.tasks.parts.published import start
+from ldm_train.tasks.parts.trained_part import base_fingerprint
+from ldm_train.tasks.running.directory import PRIOR
+from ldm_train.tasks.running.lightning import alone, launched_rank
+from ldm_train.tasks.sampling.start import read_prompts
+from ldm_train.tasks.settings.config import compose
+from ldm_train.tasks.training.data import complete
+from ldm_train.training.checkpoint_files import checkpoints
+
+AT_ONCE = 16  # pictures
+MANIFEST = "prior.json"
+Told = dict[str, object]
+
+
+def join_prior(config: DictConfig) -> None:
+    """Have a run train on class pictures beside its caches, where `prior.prompts` asks for them; they are made first.
+
+    They lie in the run directory: an interrupted drawing goes on where it was, and other settings or weights draw anew.
+
+    Raises:
+        ValueError: settings that do not go with it.
+    """
+    if config.prior.prompts is None:
+        return
+    refuse(config)
+    own = [config.cache] if isinstance(config.cache, str) else list(config.cache)
+    shares = shared(config, len(own))
+    folder = Path(config.run_dir) / PRIOR
+    if launched_rank() == 0 and not (is_whole(folder) and checkpoints(Path(config.run_dir))):
+        with torch.random.fork_rng(devices=[]):
+            make(config, folder, open_caches(config.cache)[0])
+    config.cache, config.cache_shares = [*own, str(folder / "cache")], shares
+
+
+def refuse(config: DictConfig) -> None:
+    """Refuse what class pictures do not go with.
+
+    Raises:
+        ValueError: saying what to set.
+    """
+    prior = config.prior
+    if config.network.weights is None:
+        raise ValueError("prior.prompts are drawn by the weights that a run starts from; set network.weights=…")
+    if config.cache is None:
+        raise ValueError("prior.prompts need the own pictures in a cache; encode them, or set prior.prompts=null")
+    if config.cache_repeats is not None:
+        raise ValueError("cache_repeats do not go with prior.prompts, whose weight is a share; give cache_shares")
+    if not alone(config.trainer) and not is_whole(Path(config.run_dir) / PRIOR):
+        raise ValueError(
+            "prior.prompts are drawn by one process: start once with trainer.devices=1, without torchrun or SLURM's tasks, "
+            "and continue on all devices; or sample them, encode them, and give both caches with cache_shares"
+        )
+    if not prior.weight > 0:
+        raise ValueError(f"prior.weight={prior.weight} must be above 0; prior.prompts=null is none")
+
+
+def shared(config: DictConfig, count: int) -> list[float]:
+    """The shares of the own caches and of the class pictures' in an epoch: 1 to `prior.weight`.
+
+    Raises:
+        ValueError: several own caches without shares.
+    """
+    given = config.cache_shares
+    if given is None and count > 1:
+        raise ValueError(f"with prior.prompts, {count} caches need cache_shares=…, one for each")
+    own = [1.0] if given is None or count == 1 else [float(share) for share in given]
+    if len(own) != count or not sum(own) > 0:
+        raise ValueError(f"cache_shares={given} must be {count} numbers, one for each cache, not all 0")
+    whole = 1 + config.prior.weight
+    return [*(share / sum(own) / whole for share in own), config.prior.weight / whole]
+
+
+def make(config: DictConfig, folder: Path, cache: LatentCache) -> None:
+    """Draw what is not there yet, and encode it as the own cache was."""
+    prompts = listed(config.prior.prompts)
+    complete(config, cache)
+    parts = build_parts(config)
+    lines = start(config, parts)
+    device = choose_device("cpu" if config.trainer.accelerator == "cpu" else "auto")
+    wanted: Told = {"prompts": prompts, "weights": base_fingerprint(parts), **manner(config)}
+    if read(folder) != wanted:
+        if folder.is_dir():
+            print(f"{folder} holds pictures of other settings or weights: they are drawn anew")
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True)
+        write(folder / MANIFEST, json.dumps(wanted, indent=2) + "\n")
+    if is_whole(folder):
+        return
+    for line in lines:
+        print(line)
+    generation = parts.generation(parts.network.eval(), parts.text_encoder.eval(), device)
+    draw(
+        generation,
+        build_recipe(config, steps=config.prior.steps, seed=config.prior.seed),
+        folder,
+        prompts,
+        config.prior.count,
+    )
+    encode(config, folder, cache)
+
+
+def manner(config: DictConfig) -> Told:
+    """All else that decides what is drawn, in plain values."""
+    plain = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(plain, dict)
+    names = ("sampler", "spacing", "guidance", "schedule", "prediction", "image_size")
+    return {**{name: plain[name] for name in names}, **{n: config.prior[n] for n in ("count", "steps", "seed")}}
+
+
+def listed(prompts: object) -> list[str]:
+    """One prompt, a list of them, or a text file's."""
+    if isinstance(prompts, str) and not Path(prompts).is_file():
+        return [prompts]
+    return read_prompts(prompts if isinstance(prompts, str | ListConfig) else OmegaConf.create([prompts]))
+
+
+def draw(generation: Generation, recipe: Recipe, folder: Path, prompts: Sequence[str], count: int) -> None:
+    """The pictures that are missing, the i-th with noise number i, and their captions."""
+    texts = [prompts[number % len(prompts)] for number in range(count)]
+    missing = [number for number in range(count) if not (folder / "pictures" / name(number)).is_file()]
+    for first in track(range(0, len(missing), AT_ONCE), "drawing class pictures"):
+        numbers = missing[first : first + AT_ONCE]
+        images = generation([texts[number] for number in numbers], recipe, numbers=torch.tensor(numbers))
+        for number, image in zip(numbers, to_bytes(images).cpu(), strict=True):
+            save_png(image, folder / "pictures" / name(number))
+    rows = [{"file_name": name(number), "text": text} for number, text in enumerate(texts)]
+    write(folder / "pictures" / "metadata.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def encode(config: DictConfig, folder: Path, cache: LatentCache) -> None:
+    """The pictures to a cache, by the run's encoders and in the own cache's type."""
+    from ldm_train.tasks.encode import run
+
+    made = cache.manifest.encoding["pictures"]
+    assert isinstance(made, dict)
+    words = [f"source.path={folder / 'pictures'}", f"cache={folder / 'cache'}", f"image_size={config.image_size}"]
+    own = compose("encode", [*words, f"dtype={made['dtype']}", "strict=true"])
+    own.autoencoder, own.text_encoder = config.autoencoder, config.text_encoder
+    own.trainer.accelerator, own.scale_check = config.trainer.accelerator, config.scale_check
+    if run(own):
+        raise ValueError(f"class pictures in {folder} could not be encoded")
+
+
+def name(number: int) -> str:
+    return f"{number:05d}.png"
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether all were drawn and encoded."""
+    return (folder / "cache" / "manifest.json").is_file()
+
+
+def read(folder: Path) -> Told | None:
+    """What the pictures there were drawn by; None where that is not known."""
+    try:
+        told = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return told if isinstance(told, dict) else None
+
+
+def write(path: Path, text: str) -> None:
+    """A file that is whole or absent."""
+    writing = path.with_name(f"{path.name}.writing")
+    writing.write_text(text, encoding="utf-8")
+    writing.replace(path)
