@@ -1,9 +1,11 @@
 """What tests of runs that go wrong share: values that are not finite at chosen steps, and the state after every step."""
 
 import copy
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
@@ -115,3 +117,32 @@ def spoiled() -> Callable[..., Any]:
             yield
 
     return spoil
+
+
+@pytest.fixture(scope="session")
+def whole(run_with: Callable) -> Path:
+    """The run with checkpoints that nothing happened to."""
+    from tests.training.checkpointed import KEPT
+
+    return run_with(*KEPT)
+
+
+@pytest.fixture(scope="session")
+def cut(cache: Path, train: Callable, power_cut: Callable, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, cut after step 7: there are checkpoints of steps 2, 4 and 6, the last one by two names."""
+    from ldm_train.training.checkpoint_files import numbered
+    from tests.training.checkpointed import KEPT, last
+
+    run_dir = tmp_path_factory.mktemp("cut") / "run"
+    with power_cut(7):
+        train(cache, run_dir, *KEPT)
+    assert list(numbered(run_dir)) == [2, 4, 6]
+    assert last(run_dir).samefile(numbered(run_dir)[6])
+    return run_dir
+
+
+@pytest.fixture
+def copied(cut: Path, tmp_path: Path) -> Path:
+    """Of that run, whose files are linked as they are there."""
+    subprocess.run(["cp", "-a", cut, tmp_path / "run"], check=True)
+    return tmp_path / "run"

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
-from tests.tasks.settings.test_strict import NEEDED
 
 from ldm_train.tasks.settings.config import compose, groups
 from ldm_train.tasks.settings.without_effect import notes
+from tests.tasks.settings.test_strict import NEEDED
 
 
 @pytest.fixture
