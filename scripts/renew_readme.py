@@ -7,6 +7,7 @@ What the README says of an option is the first paragraph of its constructor's do
 
 import inspect
 import json
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -240,13 +241,14 @@ def watching() -> str:
 def finetune() -> str:
     """What scripts/finetune_learning.py measured."""
     lines = [
-        "| new drawing | the model | its retrieval | on backgrounds not trained on | that of the hundred |",
-        "|---|---|---|---|---|",
+        "| new drawing | before | LoRA | on backgrounds not trained on | the hundred "
+        "| all weights | on backgrounds not trained on | the hundred |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for glyph, models in results("finetune")["glyphs"].items():
-        for model, found in models.items():
-            shown = " | ".join(f"{found[part]['retrieval_at_1']:.3f}" for part in ("glyph", "new", "others"))
-            lines.append(f"| U+{glyph} | {model} | {shown} |")
+        columns = [("base", "glyph"), *((way, part) for way in ("lora", "full") for part in ("glyph", "new", "others"))]
+        shown = " | ".join(f"{models[way][part]['retrieval_at_1']:.3f}" for way, part in columns)
+        lines.append(f"| {unicodedata.name(chr(int(glyph, 16))).lower()} | {shown} |")
     return "\n".join(lines)
 
 
