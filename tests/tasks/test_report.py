@@ -13,6 +13,7 @@ import pytest
 from filelock import FileLock
 
 from ldm_train.tasks.running.reading import read_run
+from ldm_train.tasks.running.settings import differing
 from tests.reports.test_page import Read
 from tests.tasks.run_directories import FINISHED, HOSTILE, MAX_STEPS, evaluation, write_lines, write_run, write_starts
 
@@ -92,6 +93,15 @@ def test_several_runs_share_their_plots_and_tell_what_differs(tmp_path: Path, re
     told = next(str(d["aria-label"]) for d in page.all("svg") if str(d["aria-label"]).startswith("Training loss"))
     assert "a: " in told
     assert "b: " in told
+
+
+def test_an_option_that_one_run_chose_is_told_without_its_settings(tmp_path: Path) -> None:
+    lora = ["network.weights=x", "adapter=lora"]
+    words = [[], lora, [*lora, "adapter.rank=4"]]
+    runs = [read_run(write_run(tmp_path / str(number), *more)) for number, more in enumerate(words)]
+    assert differing(runs[:2]) == {"adapter": ["(none)", "LoRA"], "network.weights": ["null", "x"]}
+    assert differing(runs)["adapter.rank"] == ["(none)", "8", "4"]
+    assert "adapter.dora" not in differing(runs)
 
 
 def test_two_runs_of_the_same_name_are_told_apart(tmp_path: Path, report: Callable[..., Read]) -> None:

@@ -25,10 +25,10 @@ def names(paths: Sequence[Path]) -> list[str]:
 
 
 def differing(runs: Sequence[RunRead]) -> dict[str, list[str]]:
-    """Each setting that is not the same in all runs, with its value in each."""
+    """Each setting that is not the same in all runs that have it, with its value in each; options in all runs."""
     every = sorted({name for run in runs for name in run.settings} - NOT_OF_THE_RUN)
     found = {name: [_told(run.settings, name) for run in runs] for name in every}
-    return {_short(name): values for name, values in found.items() if len(set(values)) > 1}
+    return {_short(name): values for name, values in found.items() if len(set(values) - _lacking(name)) > 1}
 
 
 def chosen(run: RunRead) -> list[tuple[str, str]]:
@@ -51,6 +51,11 @@ def value(found: object) -> str:
 def _told(found: Plain, name: str) -> str:
     text = value(found[name]) if name in found else ABSENT
     return text.rpartition(".")[2] if name.endswith("._target_") else text
+
+
+def _lacking(name: str) -> set[str]:
+    """What is no difference: that a run chose another option than the one with this setting is told by the option."""
+    return {ABSENT} if "." in name and not name.endswith("._target_") else set()
 
 
 def _short(name: str) -> str:
