@@ -45,6 +45,17 @@ def test_the_shapes_are_as_its_factor_and_channels_say(channels, factor):
     assert autoencoder.decode(moments.mean).shape == IMAGES.shape
 
 
+@pytest.mark.parametrize("pixels", [1, 2 * 16**2])
+def test_a_batch_is_decoded_in_parts_that_fit(monkeypatch, pixels):
+    autoencoder, decoded = new(), []
+    raw = autoencoder.encode(IMAGES.repeat(2, 1, 1, 1)[:3]).mean
+    whole = autoencoder.decode(raw)
+    autoencoder.model.decoder.register_forward_hook(lambda *called: decoded.append(len(called[1][0])))
+    monkeypatch.setattr("ldm_train.encoders.autoencoder.DECODED", pixels)
+    assert_close(autoencoder.decode(raw), whole)
+    assert decoded == ([1, 1, 1] if pixels == 1 else [2, 1])
+
+
 def test_the_posterior_is_drawn_with_its_own_deviation():
     moments = new().encode(IMAGES)
     assert_close(moments.draw(torch.zeros_like(moments.mean)), moments.mean)

@@ -26,7 +26,7 @@ from ldm_train.tasks.settings.config import compose
 from ldm_train.tasks.training.data import complete
 from ldm_train.training.checkpoint_files import checkpoints
 
-AT_ONCE = 16  # pictures
+AT_ONCE = 4  # pictures, as a small GPU can hold
 MANIFEST = "prior.json"
 Told = dict[str, object]
 
