@@ -5,4 +5,4 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/setup.sh
 
 setup dev,quickstart
-run python -m pytest "$@"
+run python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile "$@" # a process takes up to 7 GiB
