@@ -14,6 +14,7 @@ from ldm_train.data.manifest import Provenance
 from ldm_train.data.plan import Plan
 from ldm_train.data.survey import Survey
 from ldm_train.reports.page import write
+from ldm_train.tasks.checking.ahead import class_pictures, run_files
 from ldm_train.tasks.checking.cache import compare
 from ldm_train.tasks.checking.cost import disk, encoding_seconds, row_shapes, training
 from ldm_train.tasks.checking.facts import caption_facts, picture_facts
@@ -94,11 +95,16 @@ def examine(config: DictConfig, report: Report, plan: Plan, parts: Parts, attemp
         if tried is not None:
             report.latents, pace = tried
             report.encoding_seconds = encoding_seconds(config, plan, pace)
+    report.prior = attempt(class_pictures, config, parts, plan, rows)
     if module is None:
         return
     report.warnings += warnings_of(config, module)
     report.free_memory = free_memory(device)
     report.training = training(config, parts, module, plan, rows, device)
+    report.files = run_files(config, report.training, report.prior)
+    if report.prior is not None:
+        recomputes = bool(config.network.get("gradient_checkpointing"))
+        report.prior_seconds = report.prior.seconds(report.training, recomputes=recomputes)
     if report.training.seconds is not None:
         report.training_seconds = report.training.seconds * config.max_steps
         report.price = price(config, report)
@@ -108,7 +114,7 @@ def price(config: DictConfig, report: Report) -> float | None:
     """Of the hours of all devices."""
     if config.price_per_hour is None or report.training_seconds is None:
         return None
-    seconds = (report.encoding_seconds or 0) + report.training_seconds
+    seconds = (report.encoding_seconds or 0) + (report.prior_seconds or 0) + report.training_seconds
     return round(config.price_per_hour * seconds / 3600 * devices(config), 2)
 
 

@@ -33,26 +33,27 @@ def one(run_with: Callable[..., Path]) -> Path:
 
 
 @pytest.fixture(scope="module")
-def two_ranks(cache: Path, train_words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny run on two processes."""
-    run_dir = tmp_path_factory.mktemp("ddp") / "run"
-    words = [
-        "train",
-        f"cache={cache}",
-        f"run_dir={run_dir}",
-        *train_words,
-        DOUBLE,
-        "trainer.devices=2",
-        "trainer.strategy=ddp",
-    ]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": str(run_dir.parent)}
-    command = [sys.executable, "-m", "ldm_train", *words]
-    ended = subprocess.run(
-        command, capture_output=True, text=True, check=False, timeout=550, env=environment, cwd=run_dir.parent
-    )
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert "Traceback" not in ended.stderr
-    return run_dir
+def on_two_ranks(cache: Path, train_words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """`on_two_ranks(*overrides)`: the tiny run on two processes."""
+
+    def run(*more: str) -> Path:
+        run_dir = tmp_path_factory.mktemp("ddp") / "run"
+        words = [f"cache={cache}", f"run_dir={run_dir}", *train_words, DOUBLE, "trainer.devices=2", "trainer.strategy=ddp"]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": str(run_dir.parent)}
+        command = [sys.executable, "-m", "ldm_train", "train", *words, *more]
+        ended = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=550, env=environment, cwd=run_dir.parent
+        )
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+        assert "Traceback" not in ended.stderr
+        return run_dir
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def two_ranks(on_two_ranks: Callable[..., Path]) -> Path:
+    return on_two_ranks()
 
 
 def test_metrics_equal_those_of_one_process(two_ranks: Path, one: Path) -> None:
@@ -94,3 +95,23 @@ def test_one_process_continues_what_two_began(two_ranks: Path, cache: Path, trai
     assert answer.code == 0, answer.err
     assert "at step 8" in answer.out
     assert [line["step"] for line in lines(run_dir)] == list(range(1, 10))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("adapter=lora", "adapter.rank=2", "adapter.text_encoder=true"),
+        ('trained=["network.*.cross_attention.*","text_encoder.*.mlp.*"]',),
+    ],
+    ids=["adapters", "names"],
+)
+def test_a_part_that_two_train_equals_that_of_one(
+    words: tuple[str, ...], trained: Path, on_two_ranks: Callable[..., Path], run_with: Callable[..., Path]
+) -> None:
+    own = (f"network.weights={trained}", *words, "pictures.prompts=[]")
+    ours, theirs = on_two_ranks(*own), run_with(DOUBLE, *own)
+    for line, other in zip(lines(ours), lines(theirs), strict=True):
+        assert line == pytest.approx(other, rel=1e-10, abs=0)
+    for part in ("raw", "averaged"):
+        expected = weights(theirs, part)
+        assert (weights(ours, part) - expected).norm() < 1e-10 * expected.norm()

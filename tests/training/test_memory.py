@@ -78,6 +78,14 @@ def test_what_needs_all_gradients_at_once_is_refused(words: tuple[str, ...], mes
     assert message in answer.err
 
 
+@pytest.mark.parametrize("lever", ["ema.offload=true", "fused_backward=true"])
+def test_levers_of_one_device_are_not_for_shared_parameters(lever: str, cache, train, tmp_path) -> None:
+    answer = train(cache, tmp_path / "run", UNCLIPPED, "trainer.strategy=fsdp2", lever)
+    assert answer.code == 1
+    name = lever.partition("=")[0]
+    assert f"{lever} does not go with trainer.strategy=fsdp2; set {name}=false or trainer.strategy=ddp" in answer.err
+
+
 def test_averages_on_the_cpu_are_those_of_the_device(run_with: Callable[..., Path], trained: Path) -> None:
     assert same(run_with("ema.offload=true"), trained)
 

@@ -44,6 +44,7 @@ class Training:
     Args:
         parameters, trained: how many, of network and text encoder.
         memory: without the activations.
+        checkpoint: bytes of one on disk.
         autoencoder: bytes of its weights, which draw the run's pictures.
         rows: examples of one forward pass.
         accumulation: forward passes of a step.
@@ -54,6 +55,7 @@ class Training:
     parameters: int
     trained: int
     memory: StepBytes
+    checkpoint: int
     autoencoder: int
     rows: int
     accumulation: int
@@ -101,14 +103,20 @@ def training(
 ) -> Training:
     """From shapes, and from a step on this machine where it bears one."""
     counts = [p.numel() for p in module.parameters()]
-    trained = sum(p.numel() for p in module.trained_parameters().values())
+    sizes = [p.numel() for p in module.trained_parameters().values()]
+    trained, largest = sum(sizes), max(sizes)
     ema: EMA = build(config.ema)
-    averages = 0 if ema.offload and device.type != "cpu" else len(ema.profiles)
     division, bytes_each = geometry(config), TRUE_BYTES.get(config.trainer.precision, 4)
+    whole = step_bytes(module, build(config.optimizer), averages=len(ema.profiles)).of_numbers(bytes_each)
     told = Training(
         parameters=sum(counts),
         trained=trained,
-        memory=memory(config, module, averages=averages).of_numbers(bytes_each),
+        memory=replace(
+            whole,
+            ema=0 if ema.offload and device.type != "cpu" else whole.ema,
+            gradients=whole.gradients * largest // trained if config.fused_backward else whole.gradients,
+        ),
+        checkpoint=whole.gradients + whole.optimizer + whole.ema,  # weights are as large as their gradients
         autoencoder=sum(p.nbytes for p in parts.autoencoder.parameters()),  # type: ignore[attr-defined]
         rows=division.rows,
         accumulation=division.accumulation,
@@ -118,7 +126,6 @@ def training(
     free = free_memory(device)
     if not config.measure or trained * WORK_BYTES > free / 2 or bytes_each != 4:
         return told
-    whole = trained < TRIED_WHOLE
     shape = max(plan.rows, key=lambda shape: shape[0] * shape[1])
     network = build_network(config, parts.autoencoder, parts.text_encoder, device=CPU)
     real = training_module(config, replace(parts, network=network)).to(device)
@@ -128,18 +135,10 @@ def training(
         rows=division.rows,
         memory=(free - trained * WORK_BYTES) // 2,
         precision=config.trainer.precision,
-        ema=ema if whole else None,
+        ema=ema if trained < TRIED_WHOLE else None,
     )
     real.to("cpu")
     return replace(told, tried=tried)
-
-
-def memory(config: DictConfig, module: NoisePredictorTraining, *, averages: int) -> StepBytes:
-    """Of weights and what is kept for them; with a fused backward pass one gradient at a time."""
-    told = step_bytes(module, build(config.optimizer), averages=averages)
-    if not config.fused_backward:
-        return told
-    return replace(told, gradients=max(p.nbytes for p in module.trained_parameters().values()))
 
 
 def examples(

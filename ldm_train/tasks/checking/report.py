@@ -6,6 +6,7 @@ from math import ceil
 
 from ldm_train.data.items import shown
 from ldm_train.data.manifest import Json
+from ldm_train.tasks.checking.ahead import ClassPictures, RunFiles
 from ldm_train.tasks.checking.cache import Compared
 from ldm_train.tasks.checking.cost import Disk, Training
 from ldm_train.tasks.checking.facts import TINY, CaptionFacts, PictureFacts
@@ -22,8 +23,8 @@ class Report:
 
     Args:
         notes: what the source detected.
-        seconds: of encoding all, and of training to the last step.
-        price: of both, if a price of the hour is known.
+        seconds: of encoding all, of drawing class pictures, and of training to the last step.
+        price: of them all, if a price of the hour is known.
         free_memory: of the device that a step was measured on, bytes.
     """
 
@@ -32,9 +33,12 @@ class Report:
     captions: CaptionFacts | None = None
     latents: Latents | None = None
     disk: Disk | None = None
+    prior: ClassPictures | None = None
     training: Training | None = None
+    files: RunFiles | None = None
     caches: list[Compared] = field(default_factory=list)
     encoding_seconds: float | None = None
+    prior_seconds: float | None = None
     training_seconds: float | None = None
     price: float | None = None
     free_memory: int | None = None
@@ -48,6 +52,9 @@ class Report:
         if self.disk is not None:
             measured["free_disk"] = values["disk"].pop("free")
             values["disk"]["total"], values["disk"]["while_encoding"] = self.disk.cache.total, self.disk.cache.while_encoding
+        if self.files is not None:
+            measured["free_disk_of_run"] = values["files"].pop("free")
+            values["files"]["total"], values["files"]["at_most"] = self.files.total, self.files.at_most
         if self.training is not None:
             measured["step"] = values["training"].pop("tried")
             measured["device"] = values["training"].pop("device")
@@ -55,7 +62,7 @@ class Report:
         return {"ok": not self.reasons, **values, "measured": measured}
 
 
-MEASURED = ("encoding_seconds", "training_seconds", "price", "free_memory")
+MEASURED = ("encoding_seconds", "prior_seconds", "training_seconds", "price", "free_memory")
 
 
 def judge(report: Report, *, strict: bool, scale_check: bool, chunk: int | None) -> None:
@@ -78,6 +85,12 @@ def judge(report: Report, *, strict: bool, scale_check: bool, chunk: int | None)
     if disk is not None and disk.cache.while_encoding > disk.free:
         wrong.append(
             f"encoding needs {amount(disk.cache.while_encoding)} of disk and {disk.folder} has {amount(disk.free)} free"
+        )
+    files = report.files
+    if files is not None and files.at_most > files.free:
+        wrong.append(
+            f"the run's files need {amount(files.at_most)} of disk and {files.folder} has {amount(files.free)} free; "
+            "see checkpoint.keep, checkpoint.keep_every and ema.snapshot_every, or choose another run_dir"
         )
     for cache in report.caches:
         if cache.differences:

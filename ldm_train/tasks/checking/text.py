@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from ldm_train.data.items import shown
+from ldm_train.tasks.checking.ahead import RunFiles
 from ldm_train.tasks.checking.cache import Compared
 from ldm_train.tasks.checking.cost import Training
 from ldm_train.tasks.checking.facts import PictureFacts
@@ -56,6 +57,11 @@ def of_cost(report: Report) -> Iterator[str]:
             f"{amount(disk.free)} free in {disk.folder}"
             + ("" if report.encoding_seconds is None else f", and {duration(report.encoding_seconds)} here")
         )
+    if report.prior is not None:
+        yield (
+            f"{report.prior.count:,} class pictures are drawn first, by {report.prior.passes:,} passes of the network each"
+            + ("" if report.prior_seconds is None else f", in about {duration(report.prior_seconds)} here")
+        )
     if report.training is not None:
         yield of_training(report.training)
         if report.training_seconds is not None and report.training.seconds is not None:
@@ -63,6 +69,8 @@ def of_cost(report: Report) -> Iterator[str]:
                 f"a step takes {report.training.seconds:.3g} s here ({report.training.device}), all of them "
                 f"{duration(report.training_seconds)}, without validation and the pictures drawn meanwhile"
             )
+    if report.files is not None:
+        yield of_files(report.files)
     if report.price is not None:
         yield f"price of encoding and training: {report.price:,.2f}"
 
@@ -73,6 +81,17 @@ def of_training(training: Training) -> str:
     return (
         f"training {training.trained / 1e6:,.1f}M of {training.parameters / 1e6:,.1f}M parameters takes "
         f"{amount(memory.total + training.autoencoder)} of memory{batch}"
+    )
+
+
+def of_files(files: RunFiles) -> str:
+    parts = [f"{files.checkpoints:,} checkpoint{'s' * (files.checkpoints > 1)} of {amount(files.checkpoint)}"]
+    if files.snapshots:
+        parts.append(f"{files.snapshots:,} snapshots of averages of {amount(files.snapshot)}")
+    if files.prior:
+        parts.append(f"{amount(files.prior)} of class pictures")
+    return (
+        f"the run keeps {', '.join(parts)}, {amount(files.at_most)} at most, of {amount(files.free)} free in {files.folder}"
     )
 
 

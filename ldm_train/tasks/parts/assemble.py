@@ -20,6 +20,7 @@ from ldm_train.generation import Generation, Recipe
 from ldm_train.tasks.parts.embeddings import add_embeddings
 from ldm_train.tasks.parts.stacked import add_adapters
 from ldm_train.tasks.parts.trained_part import completed
+from ldm_train.tasks.running.continuing import filled
 from ldm_train.tasks.running.directory import LAST
 from ldm_train.tasks.settings.config import build
 from ldm_train.tasks.settings.strict import KEPT
@@ -250,7 +251,7 @@ def read_config(run_dir: str) -> DictConfig:
     assert isinstance(config, DictConfig)
     if "guidance" not in config and "network" in config:
         raise ValueError(f"run_dir={run_dir} was trained by an older version, whose configs this one does not read")
-    return config
+    return filled(config)
 
 
 def choose_device(name: str) -> torch.device:

@@ -77,6 +77,7 @@ def take(found: Found, parts: Parts, config: DictConfig) -> list[str]:
     """
     network, told, adding = parts.network, [], bool(config.network.get("add_input_channels", False))
     state = network.state_dict()
+    refuse_maps(found, network.map_channels)  # type: ignore[arg-type]
     if isinstance(network, DiffusersUNet):
         refuse_other_config(found, network.unet.config)
         table = {name: Piece((name.removeprefix("unet."),)) for name in state}
@@ -91,6 +92,23 @@ def take(found: Found, parts: Parts, config: DictConfig) -> list[str]:
         told.append(f"{more} input channels are added to it, with zeros for weights")
     load(state, table, found.tensors, found.shapes)
     return told
+
+
+def refuse_maps(found: Found, own: int) -> None:
+    """Refuse a network that is shown more than noisy latents, which captioned pictures have nothing for.
+
+    Raises:
+        ValueError: it is one.
+    """
+    there = of_shapes(found.shapes)
+    more = int(str(there.get("map_channels", 0)))
+    if more > own:
+        what = {1: "depth", 3: "a small picture to enlarge", 5: "a mask and what it leaves of a picture"}.get(more, "maps")
+        raise ValueError(
+            f"it is another network, {family(there, found.shapes)}: beside noisy latents it takes "
+            f"{more} channel{'s' * (more > 1)} ({what}), which captioned pictures do not have; choose weights that draw "
+            "from captions alone"
+        )
 
 
 def own_settings(network: DictConfig, parts: Parts) -> Settings:
@@ -144,7 +162,7 @@ def mend(there: Settings, own: Settings) -> str:
     words = [word.replace("False", "false") for word in words]
     if "heads" in wrong:
         words.append(words_for_heads(there))
-    if "map_channels" in wrong and int(str(own["map_channels"])) > int(str(there["map_channels"])):
+    if "map_channels" in wrong:
         words.append("or network.add_input_channels=true, which adds them with zeros")
     other = sorted({ELSEWHERE[name] for name in wrong if name in ELSEWHERE})
     return " and ".join(

@@ -17,8 +17,9 @@ from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
 import ldm_train
+from ldm_train.tasks.running.continuing import refuse_other
 from ldm_train.tasks.running.lightning import launched_rank
-from ldm_train.tasks.running.reading import CONFIG, LOCK, METRICS, RECORD, Plain, settings
+from ldm_train.tasks.running.reading import CONFIG, LOCK, METRICS, RECORD, Plain
 from ldm_train.training.checkpoint_files import checkpoints
 
 LAST = Path("checkpoints") / "last.ckpt"
@@ -33,18 +34,6 @@ PACKAGES = (
     "safetensors",
     "numpy",
 )
-
-# What a continued run may have otherwise: it does not change what is trained, or not by more than rounding.
-FREE = {
-    *("run_dir", "resume", "debug", "max_steps", "max_time", "max_nonfinite_steps", "threads", "workers"),
-    *("cache", "source", "scale_check", "max_pixels", "micro_batch_size", "channels_last", "compile"),
-    *("checkpoint", "validation", "health", "pictures", "metrics", "features", "clip_score", "logger", "evaluation"),
-    *("sampler", "spacing", "guidance"),
-    *("ema.snapshot_every", "ema.dtype", "ema.offload", "fused_backward"),
-    *("network.gradient_checkpointing", "autoencoder.weights", "text_encoder.weights", "optimizer.fused"),
-    *(f"trainer.{name}" for name in ("accelerator", "devices", "num_nodes", "strategy", "log_every_n_steps", "benchmark")),
-    "trainer.deterministic",
-}
 
 TOLD = 500  # characters of an error that ended a start
 MOMENT = 0.3  # seconds, for which whoever only asks whether a run is going on may have its lock
@@ -68,7 +57,7 @@ def prepare(config: DictConfig, *, content: str, base: str | None = None) -> boo
         raise ValueError(f"{run_dir / LAST} is already there; resume=auto continues it, or choose another run_dir")
     record: Plain = read_record(run_dir) if found else {"content": content, "base": base, "starts": []}
     if found:
-        refuse_other(config, content, run_dir, record, base=base)
+        refuse_other(read_settings(run_dir), config, content, run_dir, record, base=base)
     else:
         _start_anew(run_dir)
     _replace(run_dir / CONFIG, OmegaConf.to_yaml(config))
@@ -177,32 +166,6 @@ def commands(run_dir: Path) -> list[str]:
     return [start["command"] for start in starts]
 
 
-def refuse_other(config: DictConfig, content: str, run_dir: Path, record: Plain, *, base: str | None = None) -> None:
-    """Refuse to continue a run whose config or data were others, in what matters; max_steps may be others.
-
-    Raises:
-        ValueError: listing what differs.
-    """
-    before = read_settings(run_dir)
-    then, now = (dict(settings(OmegaConf.to_container(c))) for c in (before, config))
-    names = sorted(name for name in then | now if then.get(name) != now.get(name) and not _is_free(name))
-    if base is not None:
-        names = [name for name in names if name != "network.weights"]  # they may have moved
-    told = [f"{name}: then {json.dumps(then.get(name))}, now {json.dumps(now.get(name))}" for name in names]
-    if record["content"] != content:
-        told.insert(0, f"the data: then {record['content']}, now {content}")
-    if base is not None and record.get("base") != base:
-        told.insert(0, f"the weights in network.weights={config.network.weights}: then {record.get('base')}, now {base}")
-    if told:
-        listed = "\n  ".join(told)
-        raise ValueError(
-            f"{run_dir} cannot be continued, for its run differs:\n  {listed}\n"
-            "give these as they were then, or choose another run_dir"
-        )
-    if before.max_steps != config.max_steps:
-        print(f"max_steps was {before.max_steps} and is {config.max_steps}: the LR schedule follows it from here on")
-
-
 def read_settings(run_dir: Path) -> DictConfig:
     """The config that a run was last started with.
 
@@ -232,11 +195,6 @@ def _replace(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     writing.replace(path)
-
-
-def _is_free(name: str) -> bool:
-    words = name.split(".")
-    return any(".".join(words[:count]) in FREE for count in range(1, len(words) + 1))
 
 
 def this_start(config: DictConfig) -> Plain:

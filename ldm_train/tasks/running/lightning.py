@@ -5,7 +5,7 @@ import os
 import warnings
 from typing import TYPE_CHECKING
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from ldm_train.tasks.settings.config import build
 from ldm_train.tasks.settings.ranges import MIXED_16, on_a_cpu, out_of_range
@@ -93,10 +93,11 @@ def refuse_sharding(config: DictConfig, *, shardable: bool) -> None:
         return
     if not shardable:
         raise ValueError("trainer.strategy=fsdp2 is for train alone; use ddp here")
-    for setting, fitting in (("compile", None), ("channels_last", False)):
-        if config[setting] != fitting:
+    unsharded = (("compile", None), ("channels_last", False), ("fused_backward", False), ("ema.offload", False))
+    for setting, fitting in unsharded:
+        if (value := OmegaConf.select(config, setting)) != fitting:
             raise ValueError(
-                f"{setting}={str(config[setting]).lower()} does not go with trainer.strategy=fsdp2; "
+                f"{setting}={str(value).lower()} does not go with trainer.strategy=fsdp2; "
                 f"set {setting}={'null' if fitting is None else 'false'} or trainer.strategy=ddp"
             )
     if config.trainer.precision in MIXED_16:

@@ -52,25 +52,33 @@ def join_prior(config: DictConfig) -> None:
 
 
 def refuse(config: DictConfig) -> None:
-    """Refuse what class pictures do not go with.
+    """Refuse what class pictures do not go with, here.
 
     Raises:
         ValueError: saying what to set.
     """
-    prior = config.prior
-    if config.network.weights is None:
-        raise ValueError("prior.prompts are drawn by the weights that a run starts from; set network.weights=…")
+    refuse_settings(config)
     if config.cache is None:
         raise ValueError("prior.prompts need the own pictures in a cache; encode them, or set prior.prompts=null")
-    if config.cache_repeats is not None:
-        raise ValueError("cache_repeats do not go with prior.prompts, whose weight is a share; give cache_shares")
     if not alone(config.trainer) and not is_whole(Path(config.run_dir) / PRIOR):
         raise ValueError(
             "prior.prompts are drawn by one process: start once with trainer.devices=1, without torchrun or SLURM's tasks, "
             "and continue on all devices; or sample them, encode them, and give both caches with cache_shares"
         )
-    if not prior.weight > 0:
-        raise ValueError(f"prior.weight={prior.weight} must be above 0; prior.prompts=null is none")
+
+
+def refuse_settings(config: DictConfig) -> None:
+    """Refuse what they go with nowhere.
+
+    Raises:
+        ValueError: saying what to set.
+    """
+    if config.network.weights is None:
+        raise ValueError("prior.prompts are drawn by the weights that a run starts from; set network.weights=…")
+    if config.cache_repeats is not None:
+        raise ValueError("cache_repeats do not go with prior.prompts, whose weight is a share; give cache_shares")
+    if not config.prior.weight > 0:
+        raise ValueError(f"prior.weight={config.prior.weight} must be above 0; prior.prompts=null is none")
 
 
 def shared(config: DictConfig, count: int) -> list[float]:

@@ -17,14 +17,12 @@ FITTING = [
 ]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A pipeline's folder with a network for the cache's latents and text."""
-    folder = tmp_path_factory.mktemp("published")
+def unet(*, maps: int = 0) -> UNet2DConditionModel:
+    """A network for the cache's latents and text, and for so many channels beside them."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        unet = UNet2DConditionModel(
-            in_channels=3,
+        return UNet2DConditionModel(
+            in_channels=3 + maps,
             out_channels=3,
             cross_attention_dim=32,
             block_out_channels=[64, 64],
@@ -35,7 +33,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             class_embed_type="simple_projection",
             projection_class_embeddings_input_dim=32,
         )
-    unet.save_pretrained(folder / "unet")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pipeline's folder with such a network."""
+    folder = tmp_path_factory.mktemp("published")
+    unet().save_pretrained(folder / "unet")
     (folder / "scheduler").mkdir()
     (folder / "scheduler/scheduler_config.json").write_text(
         '{"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "prediction_type": "v_prediction"}'
@@ -109,3 +113,20 @@ def test_an_exported_file_is_taken_too(
     answer = train(cache, tmp_path / "run", f"network.weights={out}", *words)
     assert answer.code == 0, answer.err
     assert f"starting from the weights in {out}, of step 8" in answer.out
+
+
+@pytest.mark.parametrize("network", [FITTING, ["network=diffusers_unet"]], ids=["ours", "diffusers"])
+@pytest.mark.parametrize(
+    ("maps", "what"), [(1, "1 channel (depth)"), (3, "3 channels (a small picture"), (5, "5 channels (a mask")]
+)
+def test_what_draws_from_more_than_captions_is_refused(
+    maps: int, what: str, network: list[str], cache: Path, ldm_train: Callable, tmp_path: Path
+) -> None:
+    """Stable Diffusion's networks for depth, enlarging and inpainting."""
+    unet(maps=maps).save_pretrained(tmp_path / "unet")
+    words = [f"network.weights={tmp_path}", *network, "trainer.accelerator=cpu", "threads=1", "max_steps=1"]
+    answer = ldm_train("train", f"cache={cache}", f"run_dir={tmp_path / 'run'}", *words)
+    assert answer.code == 1
+    assert f"beside noisy latents it takes {what}" in answer.err
+    assert "choose weights that draw from captions alone" in answer.err
+    assert not (tmp_path / "run").exists()

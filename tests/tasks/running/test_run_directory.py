@@ -22,7 +22,8 @@ from omegaconf import OmegaConf
 from torch.testing import assert_close
 
 from ldm_train.data.manifest import read_manifest
-from ldm_train.tasks.running.directory import PACKAGES, refuse_other, told_error
+from ldm_train.tasks.running.continuing import refuse_other
+from ldm_train.tasks.running.directory import PACKAGES, told_error
 from ldm_train.tasks.settings.config import compose
 
 QUIET = ["pictures.prompts=[]", "pictures.every=1000", "validation.every=1000"]
@@ -204,8 +205,8 @@ def test_a_run_goes_on_under_settings_that_leave_its_weights_alone(copy: Path, c
 def test_where_and_how_fast_it_runs_may_differ(words: list[str], tmp_path: Path) -> None:
     needed = ["cache=c", "run_dir=d"]
     before = [word for word in words if word.startswith("text_encoder=")]
-    OmegaConf.save(compose("train", [*needed, *before]), tmp_path / "config.yaml")
-    refuse_other(compose("train", [*needed, *words]), "the data", tmp_path, {"content": "the data", "starts": []})
+    then, now = (compose("train", [*needed, *own]) for own in (before, words))
+    refuse_other(then, now, "the data", tmp_path, {"content": "the data", "starts": []})
 
 
 def closed_form(kind: str, step: int, max_steps: int) -> float:
