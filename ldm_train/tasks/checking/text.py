@@ -87,7 +87,7 @@ def of_training(training: Training) -> str:
 def of_files(files: RunFiles) -> str:
     parts = [f"{files.checkpoints:,} checkpoint{'s' * (files.checkpoints > 1)} of {amount(files.checkpoint)}"]
     if files.snapshots:
-        parts.append(f"{files.snapshots:,} snapshots of averages of {amount(files.snapshot)}")
+        parts.append(f"{files.snapshots:,} snapshot{'s' * (files.snapshots > 1)} of averages of {amount(files.snapshot)}")
     if files.prior:
         parts.append(f"{amount(files.prior)} of class pictures")
     return (
