@@ -227,7 +227,7 @@ def test_averages_are_taken_of_a_file_that_has_both(unet, loaded, saved):
             {"attention": [False, True, False]},
             r"attention=\[true, true, false\] there and \[false, true, false\] here",
         ),
-        ("1.x inpainting", {"map_channels": 0}, "map_channels=5 there and 0 here; set network.map_channels=5"),
+        ("1.x inpainting", {"map_channels": 0}, "map_channels=5 there and 0 here; choose weights of the plain model"),
         ("1.x", {"map_channels": 5}, r"map_channels=0 there and 5 here.*network.add_input_channels=true"),
         ("1.x", {"scale_shift": True}, "scale_shift=false there and true here"),
         ("1.x", {"expansion": 2}, "expansion=4 there and 2 here"),

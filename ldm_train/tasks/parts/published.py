@@ -136,6 +136,11 @@ def compare(found: Found, own: Settings, *, adding: bool) -> list[str]:
 def mend(there: Settings, own: Settings) -> str:
     """What to set so that one's network is the one that was found."""
     wrong = [name for name in there if differences({name: there[name]}, own)]
+    if "map_channels" in wrong and (more := int(str(there["map_channels"])) - int(str(own["map_channels"]))) > 0:
+        return (
+            f"choose weights of the plain model: these take {more} more input channels, of masks, depth or a smaller "
+            "picture, which no data here give a network"
+        )
     words = [
         f"network.{name}={there[name]}".replace(" ", "").replace("None", "null").replace("True", "true")
         for name in wrong
