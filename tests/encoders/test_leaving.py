@@ -30,6 +30,16 @@ def test_the_tokenizer_gives_the_same_numbers(pad: int, tmp_path: Path) -> None:
     assert found == encoder.tokenize(CAPTIONS).tolist()
 
 
+@pytest.mark.parametrize("text", ["a ship\u2019s bell", "\u201ca cat\u201d", "\ufb01ne", "\uff21 cat", "salt &amp; pepper"])
+def test_what_a_card_says_to_write_plainly_has_other_numbers(text: str, tmp_path: Path) -> None:
+    encoder = small(width=16, layers=1, heads=2, context_length=16)
+    for name, content in tokenizer_files(encoder).items():
+        (tmp_path / name).write_text(content)
+    tokenizer = CLIPTokenizer.from_pretrained(tmp_path)
+    found = tokenizer([text], padding="max_length", max_length=16, truncation=True).input_ids
+    assert found != encoder.tokenize([text]).tolist()
+
+
 def test_of_a_penultimate_layer_the_last_one_stays_here(tmp_path: Path) -> None:
     made = small(width=32, layers=3, heads=2, context_length=16)
     encoder = TextEncoder(made.tower, context_length=16, pad_token=0, trained=False, pooled=False, layer="penultimate")
