@@ -16,15 +16,20 @@ SECONDS=0
 
 run python scripts/prepare_glyph.py data/rocket --class-prompts data/class_prompts.txt
 folder=${folder:-data/rocket}
-name=$(basename "$folder")
-out=outputs/finetune_$name
+name=$(basename "$folder" | tr -c 'A-Za-z0-9._\n-' _)
+cache=caches/finetune_$name out=outputs/finetune_$name prompts=caches/finetune_$name.prompts.txt
 
-run ldm-train encode source=folder "source.path=$folder" image_size=64 cache=caches/$name autoencoder=openmoji text_encoder=small
-prompts=$(python -c 'import json, sys; print(json.dumps([text for text in map(json.loads, open(sys.argv[1])) if text][:8]))' caches/$name/captions.jsonl)
-run ldm-train train cache=caches/$name run_dir=$out experiment=finetune_openmoji adapter=lora adapter.rank=16 adapter.text_encoder=true optimizer.lr=2e-3 \
+run ldm-train encode source=folder "source.path='${folder//\'/\\\'}'" image_size=64 cache=$cache autoencoder=openmoji text_encoder=small
+python - $cache/captions.jsonl >$prompts <<'END' # up to eight captions, one a line
+import json, sys
+with open(sys.argv[1], encoding="utf-8") as file:
+    captions = [" ".join(caption.split()) for caption in map(json.loads, file)]
+print("\n".join([caption for caption in captions if caption][:8]))
+END
+run ldm-train train cache=$cache run_dir=$out experiment=finetune_openmoji adapter=lora adapter.rank=16 adapter.text_encoder=true optimizer.lr=2e-3 \
     prior.prompts=data/class_prompts.txt prior.count=300 max_steps=800
-run ldm-train sample run_dir=$out out=$out/pictures guidance.scale=1.25 "prompts=$prompts" labels=true
-run ldm-train sample run_dir=$base out=$out/before guidance.scale=1.25 "prompts=$prompts" labels=true
+run ldm-train sample run_dir=$out out=$out/pictures guidance.scale=1.25 prompts=$prompts labels=true
+run ldm-train sample run_dir=$base out=$out/before guidance.scale=1.25 prompts=$prompts labels=true
 
 cat <<END
 
@@ -35,5 +40,5 @@ Done in $((SECONDS / 60)) min $((SECONDS % 60)) s.
   classes   $out/prior/pictures      (what the model drew of what it knew, trained on beside yours)
 
 The same LoRA at another strength, on the quick start's model:
-  ldm-train sample run_dir=$base 'adapters={$out:0.7}' guidance.scale=1.25 out=$out/weaker 'prompts=["a rocket on a pink background"]'
+  ldm-train sample run_dir=$base 'adapters={$out:0.7}' guidance.scale=1.25 out=$out/weaker prompts=$prompts
 END

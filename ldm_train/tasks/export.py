@@ -5,6 +5,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from ldm_train.tasks.exporting.folder import refuse_existing_file
 from ldm_train.tasks.exporting.layouts import refuse_layout, write_layout
 from ldm_train.tasks.exporting.weights import Export, of_checkpoint, of_snapshots, whole
 from ldm_train.tasks.parts.assemble import read_config
@@ -72,3 +73,4 @@ def refuse_own(config: DictConfig) -> None:
     for name in ("dtype", "lora_format", "licence", "data_licence"):
         if config[name] is not None:
             raise ValueError(f"{name}={config[name]} has no effect without layout=diffusers, single_file or lora")
+    refuse_existing_file(Path(config.out), overwrite=config.overwrite)

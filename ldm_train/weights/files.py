@@ -32,8 +32,12 @@ def write(path: Path, tensors: Mapping[str, Tensor], told: Mapping[str, object])
         writing.replace(path)
     except (SafetensorError, OSError) as error:
         writing.unlink(missing_ok=True)
-        free = shutil.disk_usage(path.parent).free / 2**20
-        raise OSError(f"cannot write {path} ({free:.0f} MiB are free there): {error}") from error
+        raise cannot_write(path, error) from error
+
+
+def cannot_write(path: Path, error: Exception) -> OSError:
+    free = shutil.disk_usage(path.parent).free / 2**20
+    return OSError(f"cannot write {path} ({free:.0f} MiB are free there): {error}")
 
 
 def read(path: Path) -> dict[str, Tensor]:

@@ -25,9 +25,14 @@ def locate(weights: str, *, setting: str, subfolder: str, name: str) -> Path:
     """
     if Path(weights).exists():
         return Path(weights)
-    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", weights) or Path(weights).suffix in FILES:
+    if not is_hub_name(weights):
         raise ValueError(f"{setting}={weights} is neither a file nor a folder here, nor a name on the hub (owner/name)")
     return download(weights, setting=setting, subfolder=subfolder, name=name)
+
+
+def is_hub_name(weights: str) -> bool:
+    """Whether it can be one (owner/name), and is no file's."""
+    return bool(re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", weights)) and Path(weights).suffix not in FILES
 
 
 def download(repository: str, *, setting: str, subfolder: str, name: str) -> Path:

@@ -9,6 +9,8 @@ from pathlib import Path
 import torch
 from torch import Size, Tensor
 
+from ldm_train.weights.files import cannot_write
+
 NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
 
@@ -50,6 +52,9 @@ def stream(
             file.flush()
             os.fsync(file.fileno())
         writing.replace(path)
+    except OSError as error:
+        writing.unlink(missing_ok=True)
+        raise cannot_write(path, error) from error
     except BaseException:
         writing.unlink(missing_ok=True)
         raise

@@ -1,5 +1,6 @@
 """A model card (README.md with YAML before it) of what was exported: data, steps, metrics, licences, how to use it."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,8 +8,9 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from ldm_train.tasks.running.reading import Plain, RunRead, read_run
+from ldm_train.weights.hub import is_hub_name
 
-UNSTATED = "not stated"
+UNSTATED, TASK = "not stated", "text-to-image"
 COUNTED = {"step", "steps", "seed", "pictures", "real_pictures", "resamples", "held_out_pairs", "held_out_examples"}
 
 
@@ -40,15 +42,16 @@ def write_card(folder: Path, card: Card, trained: DictConfig, run_dir: Path, con
 
 def front(card: Card, trained: DictConfig, config: DictConfig) -> list[str]:
     """The YAML that catalogues read."""
-    base = trained.network.get("weights")
-    fields: dict[str, object] = {
-        "library_name": "diffusers",
-        "pipeline_tag": "text-to-image",
-        "tags": list(card.tags),
-        "license": config.licence or "unknown",
-    }
-    if base is not None:
-        fields["base_model"] = public(str(base))
+    base = str(trained.network.get("weights"))
+    fields: dict[str, object] = {"library_name": "diffusers", "tags": list(card.tags)}
+    if TASK in card.tags:
+        fields["pipeline_tag"] = TASK
+    if config.licence is None or re.fullmatch(r"[a-z0-9][a-z0-9.-]*", config.licence):
+        fields["license"] = config.licence or "unknown"
+    else:  # the hub knows licences by such names alone
+        fields |= {"license": "other", "license_name": re.sub(r"[^a-z0-9.]+", "-", config.licence.lower()).strip("-")}
+    if is_hub_name(base) and not Path(base).exists():
+        fields["base_model"] = base
     return ["---", OmegaConf.to_yaml(OmegaConf.create(fields)).rstrip(), "---", ""]
 
 

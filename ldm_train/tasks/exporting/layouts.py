@@ -6,12 +6,12 @@ import torch
 from omegaconf import DictConfig
 
 from ldm_train.tasks.exporting import usage
-from ldm_train.tasks.exporting.card import Card, write_card
+from ldm_train.tasks.exporting.card import TASK, Card, write_card
 from ldm_train.tasks.exporting.diffusers import write_pipeline
 from ldm_train.tasks.exporting.folder import refuse_existing, whole_folder
 from ldm_train.tasks.exporting.lora import write_lora
 from ldm_train.tasks.exporting.parts import leaving
-from ldm_train.tasks.exporting.single_file import write_single_file
+from ldm_train.tasks.exporting.single_file import untold_scale, write_single_file
 from ldm_train.tasks.exporting.weights import Export
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -62,15 +62,17 @@ def pipeline(config: DictConfig, trained: DictConfig, export: Export, folder: Pa
         return Card(name, kind, usage.TAGS, told, usage.pipeline(config.out, trained, found.parts), found.notes)
     kind = f"Parts of a run in diffusers' layout ({', '.join(written)}), which are not a whole pipeline."
     lacking = [f"what diffusers' classes cannot hold: {reason}" for reason in found.reasons]
-    return Card(name, kind, usage.TAGS, told, usage.parts(config.out, written), [*lacking, *found.notes])
+    tags = [tag for tag in usage.TAGS if tag != TASK]
+    return Card(name, kind, tags, told, usage.parts(config.out, written), [*lacking, *found.notes])
 
 
 def single_file(config: DictConfig, trained: DictConfig, export: Export, folder: Path, dtype: torch.dtype) -> Card:
     name, told = Path(config.out).name, {"step": export.step} | export.told
     found = leaving(trained, Path(config.run_dir), export.weights)
     write_single_file(folder / f"{name}.safetensors", found, dtype)
+    text = usage.single_file(config.out, name, trained, scale=untold_scale(found))
     kind = "A whole model in one file of latent-diffusion's layout, as the web UIs load it."
-    return Card(name, kind, usage.TAGS, told, usage.single_file(config.out, name), found.notes)
+    return Card(name, kind, usage.TAGS, told, text, found.notes)
 
 
 def lora(config: DictConfig, trained: DictConfig, export: Export, folder: Path, dtype: torch.dtype) -> Card:

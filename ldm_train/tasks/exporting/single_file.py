@@ -53,12 +53,17 @@ def text(found: Leaving) -> Tensors:
     return plain_tensors({text_layout.PREFIX_2 + name: tensor for name, tensor in {**own, **unused}.items()})
 
 
+def untold_scale(found: Leaving) -> float | None:
+    """The latents' scale, unless a reader takes it from the autoencoder's shape."""
+    scale = found.parts.autoencoder.scale
+    widths = tuple(found.vae.config["block_out_channels"]) if found.vae else ()  # type: ignore[arg-type]
+    return None if SCALES.get(widths) == scale else scale
+
+
 def told(found: Leaving) -> list[str]:
     """What a reader has to be told beside the file."""
     notes = []
-    scale = found.parts.autoencoder.scale
-    widths = tuple(found.vae.config["block_out_channels"]) if found.vae else ()  # type: ignore[arg-type]
-    if SCALES.get(widths) != scale:
+    if (scale := untold_scale(found)) is not None:
         notes.append(f"a file does not tell the scale of its latents: load it with autoencoder.scale={scale:.8g}")
     if type(found.parts.prediction).__name__ != "Noise":
         name = type(found.parts.prediction).__name__.lower()

@@ -3,12 +3,17 @@
 import json
 from collections.abc import Sequence
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from ldm_train.tasks.exporting.card import public
+from ldm_train.tasks.exporting.card import TASK, public
 from ldm_train.tasks.parts.assemble import Parts
+from ldm_train.tasks.settings.config_file import shortest_words
 
-TAGS = ("stable-diffusion", "text-to-image", "ldm-train")
+TAGS = ("stable-diffusion", TASK, "ldm-train")
+MENDED = (
+    "Captions were mended before training saw them, and no other tokenizer mends a prompt: write straight quotes for curly "
+    "ones, plain letters for ligatures and full-width ones, and `&` for `&amp;`."
+)
 
 
 def code(*lines: str, language: str = "python") -> str:
@@ -39,14 +44,52 @@ def pipeline(out: str, trained: DictConfig, parts: Parts) -> str:
         [
             f"`diffusers` and `transformers` are all that it takes; pictures are {parts.size} pixels wide by default.",
             code(*load),
-            f"DDIM's steps are those of training's pictures where their number divides {int(parts.schedule.end)}.",
+            f"DDIM's steps are those of training's pictures where their number divides {int(parts.schedule.end)}. {MENDED}",
+            "To measure it:",
+            code(f"ldm-train evaluate pipeline={public(out)} real=PICTURES out=numbers.json", language="bash"),
+            further(public(out), trained),
+        ]
+    )
+
+
+def further(weights: str, trained: DictConfig, *, scale: float | None = None) -> str:
+    """How training goes on from what has left.
+
+    Args:
+        weights: the folder or file.
+        scale: of the latents, where the weights do not tell it.
+    """
+    if "weights" not in trained.text_encoder:
+        return (
+            "Its text encoder is one of ldm-train's own, which comes in again from the run alone: "
+            "`network.weights=RUN` trains that further."
+        )
+    encode = [
+        f"image_size={trained.image_size}",
+        *("autoencoder=pretrained", f"autoencoder.weights={weights}"),
+        *([] if scale is None else [f"autoencoder.scale={scale:.8g}"]),
+        *words("text_encoder", trained.text_encoder, weights=weights),
+    ]
+    train = [
+        *words("network", trained.network, weights=weights, averaged=True, add_input_channels=False),
+        *(word for group in ("prediction", "schedule") for word in words(group, trained[group])),
+    ]
+    return "\n\n".join(
+        [
+            "To train it further on pictures of your own:",
             code(
-                f"ldm-train evaluate pipeline={public(out)} real=FOLDER out=numbers.json   # measure it",
-                f"ldm-train train network.weights={public(out)} …   # train it further",
+                f"ldm-train encode source.path=PICTURES cache=CACHE {' '.join(encode)}",
+                f"ldm-train train cache=CACHE run_dir=RUN {' '.join(train)}",
                 language="bash",
             ),
         ]
     )
+
+
+def words(group: str, settings: DictConfig, **changed: object) -> list[str]:
+    plain = OmegaConf.to_container(settings)
+    assert isinstance(plain, dict)
+    return shortest_words(group, {str(key): value for key, value in plain.items()} | changed)
 
 
 def parts(out: str, written: Sequence[str]) -> str:
@@ -61,15 +104,12 @@ def parts(out: str, written: Sequence[str]) -> str:
     return code(*lines)
 
 
-def single_file(out: str, name: str) -> str:
+def single_file(out: str, name: str, trained: DictConfig, *, scale: float | None) -> str:
     file = f"{public(out)}/{name}.safetensors"
     return "\n\n".join(
         [
-            f"Put `{name}.safetensors` where your web UI has its checkpoints. Here it goes on:",
-            code(
-                f"ldm-train train network.weights={file} autoencoder=pretrained autoencoder.weights={file} …",
-                language="bash",
-            ),
+            f"Put `{name}.safetensors` where your web UI has its checkpoints. {MENDED}",
+            further(file, trained, scale=scale),
         ]
     )
 
@@ -81,6 +121,7 @@ def lora(out: str, file: str, base: str, trained: DictConfig) -> str:
         f'pipeline = StableDiffusionPipeline.from_pretrained("{public(base)}")  # in diffusers\' layout',
         f'pipeline.load_lora_weights("{public(out)}", weight_name="{file}")',
         drawing(trained),
+        'image.save("picture.png")',
     )
     words = f"ldm-train sample run_dir=RUN 'prompts=[…]' out=DIR 'adapters={{{public(out)}/{file}:0.8}}'"
     return "\n\n".join([code(*load), code(words, language="bash")])

@@ -4,7 +4,8 @@ A setting is written as in a run's `config.yaml` or in an experiment: `max_steps
 of a group by its name, `schedule: cosine`, or in a defaults list, `- override /schedule: cosine`.
 """
 
-from collections.abc import Collection, Iterator
+import shlex
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from hydra.core.override_parser.types import Quote, QuotedString
@@ -68,19 +69,39 @@ def _settings(key: str, value: object) -> Iterator[str]:
         yield f"++{key}={text(value)}"  # whether there is such a setting is asked of the whole, which knows the file
 
 
+def shortest_words(group: str, node: Mapping[str, object]) -> list[str]:
+    """A group's whole settings as an option and what differs from it, as a shell takes them.
+
+    Args:
+        node: plain values, with the constructor's name.
+    """
+    name = _nearest(group, node)
+    option = shipped(f"{group}/{name}") if name else {}
+    given = {
+        f"{'' if key in option else '++'}{group}.{key}": value for key, value in node.items() if option.get(key) != value
+    }
+    plain = [f"{key}={value if isinstance(value, str) else text(value)}" for key, value in given.items()]
+    return [shlex.quote(word) for word in ([f"{group}={name}"] if name else []) + plain]
+
+
 def _constructor(verb: str, group: str, node: dict[str, object]) -> tuple[str | None, list[str]]:
     """A group's whole settings, with the constructor's name: the nearest option, and what differs from it."""
+    name = _nearest(group, node)
+    before = shipped(f"{group}/{name}").keys() if name else _default_settings(verb, group)
+    gone = sorted((before | shipped(verb).get(group, {}).keys()) - node.keys())
+    # Hydra deletes nothing that is null.
+    return name, [*_settings(group, node), *(word.format(f"{group}.{key}") for key in gone for word in ("++{}=0", "~{}"))]
+
+
+def _nearest(group: str, node: Mapping[str, object]) -> str | None:
+    """The option of the same constructor that differs in the fewest settings."""
     options = {name: shipped(f"{group}/{name}") for name in groups()[group]}
     unlike = {
         name: sum(option.get(key) != value for key, value in node.items()) + len(option.keys() - node.keys())
         for name, option in options.items()
         if option.get("_target_") == node["_target_"]
     }
-    name = min(unlike, key=lambda name: unlike[name], default=None)
-    before = options[name].keys() if name else _default_settings(verb, group)
-    gone = sorted((before | shipped(verb).get(group, {}).keys()) - node.keys())
-    # Hydra deletes nothing that is null.
-    return name, [*_settings(group, node), *(word.format(f"{group}.{key}") for key in gone for word in ("++{}=0", "~{}"))]
+    return min(unlike, key=lambda name: unlike[name], default=None)
 
 
 def _default_settings(verb: str, group: str) -> set[str]:
