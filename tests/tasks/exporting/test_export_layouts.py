@@ -8,115 +8,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
-from torch import Tensor
 from torch.testing import assert_close
-from transformers import CLIPTextModel, CLIPTokenizer
 
-from ldm_train import draws
 from ldm_train.encoders.autoencoder import pretrained
-from ldm_train.encoders.conditioner import TextEncoder, small
-from ldm_train.encoders.leaving import text_out, tokenizer_files
-from ldm_train.tasks.evaluating.published_pipeline import open_pipeline
-from ldm_train.tasks.exporting.folder import MARK, whole_folder, write_tensors
-from ldm_train.tasks.exporting.parts import as_transformers
-from ldm_train.tasks.parts.assemble import build_parts, build_recipe, load_weights, read_config, read_weights
+from ldm_train.tasks.exporting.folder import MARK
+from ldm_train.tasks.parts.assemble import build_parts, load_weights, read_config
 from ldm_train.tasks.parts.published import start
-from ldm_train.tasks.parts.stacked import add_adapters
 from ldm_train.weights.loading import load
 from ldm_train.weights.parts import find_text_encoder
 from ldm_train.weights.text_layout import reading
-
-SHAPE = [
-    *("network.channels=[64,64]", "network.attention=[true,false]", "network.middle_attention=true", "network.blocks=1"),
-    *("network.extra_up_block=true", "network.patch_size=1", "network.expansion=4", "network.scale_shift=false"),
-    *("network.head_size=16", "max_steps=3", "pictures.every=100", "validation.every=100", "checkpoint.every=100"),
-]
-SCALE, SHIFT, PROMPT = 0.7, 0.25, "a black circle, on a red background!"
-
-
-@pytest.fixture(scope="module")
-def latents(pictures: Path, ldm_train: Callable, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """`latents(shift, *words)`: a cache by a tiny autoencoder whose raw latents have this shift."""
-
-    def encode(shift: float, *words: str) -> Path:
-        folder = tmp_path_factory.mktemp("latents")
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            AutoencoderKL(
-                block_out_channels=(32, 32),
-                down_block_types=("DownEncoderBlock2D",) * 2,
-                up_block_types=("UpDecoderBlock2D",) * 2,
-                latent_channels=4,
-                scaling_factor=SCALE,
-                shift_factor=shift,
-            ).save_pretrained(folder / "vae")
-        own = ["autoencoder=pretrained", f"autoencoder.weights={folder / 'vae'}", "image_size=16", "scale_check=false"]
-        text = ["text_encoder.width=32", "text_encoder.layers=2", "text_encoder.heads=4", "text_encoder.pooled=false"]
-        answer = ldm_train("encode", f"source.path={pictures}", f"cache={folder / 'cache'}", *own, *text, *words)
-        assert answer.code == 0, answer.err
-        return folder / "cache"
-
-    return encode
-
-
-@pytest.fixture(scope="module")
-def run_dir(latents: Callable, train: Callable, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny run of Stable Diffusion's shape, as 2.x has it."""
-    path = tmp_path_factory.mktemp("shaped") / "run"
-    answer = train(latents(SHIFT), path, *SHAPE, "scale_check=false", "ema.decay=0.5", "optimizer.lr=0.02")
-    assert answer.code == 0, answer.err
-    return path
-
-
-@pytest.fixture(scope="module")
-def run_1(latents: Callable, train: Callable, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same as 1.x has it, and without a shift."""
-    path = tmp_path_factory.mktemp("shaped") / "run"
-    answer = train(latents(0.0), path, *SHAPE, "network.heads=4", "scale_check=false", "optimizer.lr=0.02")
-    assert answer.code == 0, answer.err
-    return path
-
-
-@pytest.fixture
-def export(ldm_train: Callable, tmp_path: Path) -> Callable[..., Path]:
-    def run(run_dir: Path, *words: str, out: str = "out") -> Path:
-        answer = ldm_train("export", f"run_dir={run_dir}", f"out={tmp_path / out}", *words)
-        assert answer.code == 0, answer.err
-        return tmp_path / out
-
-    return run
-
-
-def ours(run_dir: Path, adapter: Path | None = None) -> Tensor:
-    """The picture of a run, by its own sampler and spacing."""
-    config = read_config(str(run_dir))
-    parts = build_parts(config)
-    load_weights(run_dir, parts)
-    add_adapters(None if adapter is None else str(adapter), parts, read_weights)
-    generation = parts.generation(parts.network.eval(), parts.text_encoder.eval(), torch.device("cpu"))
-    return generation([PROMPT], build_recipe(config, steps=4, seed=0))
-
-
-def theirs(pipeline: StableDiffusionPipeline, run_dir: Path) -> Tensor:
-    scale = read_config(str(run_dir)).guidance.scale
-    noise = draws.normal(0, "initial noise", torch.tensor([0]), (4, 8, 8))
-    drawn = pipeline(PROMPT, num_inference_steps=4, guidance_scale=scale, latents=noise, output_type="np")
-    return torch.from_numpy(drawn.images).permute(0, 3, 1, 2) * 2 - 1
-
-
-def same_picture(one: Tensor, other: Tensor) -> None:
-    assert one.std() > 0.02, "a picture of one colour shows nothing"
-    assert (one - other).abs().max() * 127.5 <= 2
-
-
-def opened(folder: Path) -> StableDiffusionPipeline:
-    return open_pipeline(str(folder), torch.device("cpu"))  # type: ignore[return-value]
-
-
-# diffusers
+from tests.tasks.exporting.drawn import SCALE, SHAPE, SHIFT, opened, ours, same_picture, theirs
 
 
 def test_a_pipeline_draws_the_same_picture(run_dir: Path, export: Callable) -> None:
@@ -188,16 +91,6 @@ def test_an_exported_file_of_our_own_leaves_as_what_it_is(run_1: Path, export: C
     assert (direct / name).read_bytes() == (through / name).read_bytes()
 
 
-def test_a_single_file_has_the_names_of_its_family(run_dir: Path, run_1: Path, export: Callable) -> None:
-    one = load_file(export(run_1, "layout=single_file", out="one") / "one.safetensors")
-    two = load_file(export(run_dir, "layout=single_file", out="two") / "two.safetensors")
-    projection = "model.diffusion_model.input_blocks.1.1.proj_in.weight"
-    assert (one[projection].ndim, two[projection].ndim) == (4, 2)
-    assert "cond_stage_model.transformer.text_model.encoder.layers.0.self_attn.q_proj.weight" in one
-    assert "cond_stage_model.model.transformer.resblocks.0.attn.in_proj_weight" in two
-    assert "first_stage_model.decoder.conv_in.weight" in one
-
-
 def test_an_exported_pipeline_is_measured(run_1: Path, pictures: Path, ldm_train: Callable, export: Callable) -> None:
     out = export(run_1, "layout=diffusers")
     words = [f"pipeline={out}", f"real={pictures}", "samples=4", "steps=1", "resamples=0", "device=cpu"]
@@ -242,111 +135,6 @@ def test_what_has_no_place_in_a_layout_is_refused(layout: str, trained: Path, ld
     expected = "network.patch_size=2" if layout == "single_file" else "layout=lora is for a run of adapters"
     assert expected in answer.err
     assert list(tmp_path.iterdir()) == []
-
-
-def test_an_adapter_of_another_network_is_refused_by_its_settings(
-    trained: Path, run_with: Callable, ldm_train: Callable, tmp_path: Path
-) -> None:
-    run = run_with(f"network.weights={trained}", "adapter=lora", "max_steps=1")
-    answer = ldm_train("export", f"run_dir={run}", f"out={tmp_path}/out", "layout=lora")
-    assert answer.code == 1
-    assert "which cannot hold this one: network.patch_size=2" in answer.err
-    assert list(tmp_path.iterdir()) == []
-
-
-# LoRA
-
-
-@pytest.fixture(scope="module")
-def adapter(run_1: Path, train: Callable, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("adapters") / "run"
-    lora = ("adapter=lora", "adapter.rank=2", "adapter.alpha=3", "adapter.text_encoder=true", "optimizer.lr=0.1")
-    words = (f"network.weights={run_1}", "scale_check=false", *lora)
-    answer = train(read_config(str(run_1)).cache, path, *SHAPE, "network.heads=4", *words)
-    assert answer.code == 0, answer.err
-    return path
-
-
-@pytest.mark.parametrize("form", ["diffusers", "kohya"])
-def test_a_lora_draws_the_same_picture_in_a_pipeline(form: str, adapter: Path, run_1: Path, export: Callable) -> None:
-    pipeline = opened(export(run_1, "layout=diffusers", out="base"))
-    out = export(adapter, "layout=lora", f"lora_format={form}", out="lora")
-    plain = theirs(pipeline, run_1)
-    pipeline.load_lora_weights(str(out), weight_name=None if form == "diffusers" else "lora.safetensors")
-    drawn = theirs(pipeline, run_1)
-    same_picture(ours(adapter), drawn)
-    assert (drawn - plain).abs().max() * 127.5 > 5
-    same_picture(ours(run_1, next(out.glob("*.safetensors"))), drawn)
-
-
-def test_a_pipeline_of_a_run_with_adapters_has_them_merged(adapter: Path, export: Callable) -> None:
-    same_picture(ours(adapter), theirs(opened(export(adapter, "layout=diffusers")), adapter))
-
-
-# The tokenizer and the text encoder
-
-CAPTIONS = [
-    *("a black circle on a red background", "", "Hello!! World! it's 1999, naïve café 東京 🍎", "  many   spaces\n"),
-    *("x" * 300, "don't & <b>", "a_b-c.d e/f", "the the " * 60, "ÀÉ I'LL 12345", "!"),
-]
-
-
-@pytest.mark.parametrize("pad", [0, 49407])
-def test_the_tokenizer_gives_the_same_numbers(pad: int, tmp_path: Path) -> None:
-    encoder = small(width=16, layers=1, heads=2, context_length=16)
-    encoder.pad_token = pad
-    for name, text in tokenizer_files(encoder).items():
-        (tmp_path / name).write_text(text)
-    tokenizer = CLIPTokenizer.from_pretrained(tmp_path)
-    found = tokenizer(CAPTIONS, padding="max_length", max_length=16, truncation=True).input_ids
-    assert found == encoder.tokenize(CAPTIONS).tolist()
-
-
-def test_of_a_penultimate_layer_the_last_one_stays_here(tmp_path: Path) -> None:
-    made = small(width=32, layers=3, heads=2, context_length=16)
-    encoder = TextEncoder(made.tower, context_length=16, pad_token=0, trained=False, pooled=False, layer="penultimate")
-    left = text_out(encoder)
-    assert left.config["num_hidden_layers"] == 2
-    assert {name.split(".")[2] for name in left.unused} == {"2"}
-    (tmp_path / "config.json").write_text(json.dumps(left.config))
-    write_tensors(tmp_path / "model.safetensors", as_transformers(left), dtype=torch.float32)
-    tokens = encoder.tokenize(["a black circle"])
-    with torch.no_grad():
-        theirs = CLIPTextModel.from_pretrained(tmp_path)(tokens).last_hidden_state
-        assert_close(encoder.embed(tokens), theirs, rtol=1e-4, atol=1e-5)
-
-
-# The folder
-
-
-def test_a_folder_that_no_export_wrote_is_left_alone(trained: Path, ldm_train: Callable, tmp_path: Path) -> None:
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine/file").write_text("kept")
-    words = [f"run_dir={trained}", "layout=diffusers"]
-    answer = ldm_train("export", *words, f"out={tmp_path}/mine")
-    assert answer.code == 1
-    assert "was not written by `ldm-train export`" in answer.err
-    for own in (trained, trained.parent):
-        assert "out=" in ldm_train("export", *words, f"out={own}", "overwrite=true").err
-    assert ldm_train("export", *words, f"out={tmp_path}/mine", "overwrite=true").code == 0
-    assert not (tmp_path / "mine/file").exists()
-    assert ldm_train("export", *words, f"out={tmp_path}/mine").code == 0
-    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
-
-
-def test_an_error_leaves_what_was_there(tmp_path: Path) -> None:
-    with whole_folder(tmp_path / "out", {}) as folder:
-        (folder / "a").write_text("first")
-
-    def fail() -> None:
-        with whole_folder(tmp_path / "out", {}) as folder:
-            (folder / "a").write_text("second")
-            raise OSError("the disk is full")
-
-    with pytest.raises(OSError, match="the disk is full"):
-        fail()
-    assert (tmp_path / "out/a").read_text() == "first"
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 @pytest.mark.parametrize(
