@@ -55,7 +55,19 @@ def read_told(path: Path) -> dict[str, Any]:
         ValueError: it cannot be read.
     """
     try:
+        return json.loads(read_metadata(path).get(TOLD, "{}"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} cannot be read as a safetensors file ({error})") from error
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The texts beside a file's tensors.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    try:
         with safe_open(path, "pt") as file:
-            return json.loads((file.metadata() or {}).get(TOLD, "{}"))
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+            return file.metadata() or {}
+    except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} cannot be read as a safetensors file ({error})") from error
