@@ -48,26 +48,17 @@ def read(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"{path} cannot be read as a safetensors file ({error})") from error
 
 
-def read_told(path: Path) -> dict[str, Any]:
-    """What `write` was told of the tensors; nothing in another tool's file.
-
-    Raises:
-        ValueError: it cannot be read.
-    """
-    try:
-        return json.loads(read_metadata(path).get(TOLD, "{}"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} cannot be read as a safetensors file ({error})") from error
-
-
-def read_metadata(path: Path) -> dict[str, str]:
-    """The texts beside a file's tensors.
+def read_told(path: Path, key: str = TOLD) -> dict[str, Any]:
+    """What `write` was told of the tensors, or another tool under its key; nothing where the file has no such text.
 
     Raises:
         ValueError: it cannot be read.
     """
     try:
         with safe_open(path, "pt") as file:
-            return file.metadata() or {}
-    except (SafetensorError, OSError) as error:
+            told = json.loads((file.metadata() or {}).get(key, "{}"))
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read as a safetensors file ({error})") from error
+    if not isinstance(told, dict):
+        raise ValueError(f"{path} holds, beside its tensors, {key} that is no mapping of settings")
+    return told

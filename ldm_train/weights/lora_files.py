@@ -1,12 +1,11 @@
 """Files of low-rank adapters, whoever wrote them."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor
 
-from ldm_train.weights.files import TOLD, read, read_metadata
+from ldm_train.weights.files import read, read_told
 from ldm_train.weights.lora import from_run
 from ldm_train.weights.lora_layout import from_theirs
 from ldm_train.weights.lora_names import layout_of
@@ -26,16 +25,16 @@ def read_adapter(path: Path, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     if path.suffix != ".safetensors":
         raise ValueError(f"{path} is not a .safetensors file; other files of weights may hold code, and are not read")
-    state, told = read(path), read_metadata(path)
+    state = read(path)
     try:
         if wrong := [name for name, tensor in state.items() if not is_number(tensor)]:
             raise ValueError(f"it holds numbers that are none, or not finite: {listed(sorted(wrong), most=3)}")
         if layout_of(list(state)) == "ours":
-            own = json.loads(told.get(TOLD, "{}"))
-            if "alpha" not in own:
+            alpha = read_told(path).get("alpha")
+            if not isinstance(alpha, int | float):
                 raise ValueError("it does not tell its alpha, as one that `ldm-train export` wrote of a LoRA's run does")
-            return from_run(state, alpha=own["alpha"])
-        return from_theirs(state, like, told=json.loads(told.get(DIFFUSERS, "null")))
+            return from_run(state, alpha=alpha)
+        return from_theirs(state, like, told=read_told(path, DIFFUSERS))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 

@@ -5,6 +5,7 @@ of ours each of theirs gets the same A and its rows of B, bit for bit. Of theirs
 of them below one another, and a B of blocks: of a higher rank, and the same sum.
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from functools import reduce
@@ -94,8 +95,9 @@ def their_layers(like: Mapping[str, Tensor]) -> dict[str, Names]:
         ValueError: the network has no counterpart in diffusers.
     """
     network = [name.removeprefix(NETWORK) for name in like if name.startswith(NETWORK)]
+    theirs = {name: (name.removeprefix("unet."),) for name in network if name.startswith("unet.")}  # diffusers' own network
     found: dict[str, Names] = {}
-    for ours, names in their_names(network).items() if network else ():
+    for ours, names in (theirs or (their_names(network) if network else {})).items():
         if ours.endswith(".weight"):
             found[NETWORK + ours.removesuffix(".weight")] = tuple("unet." + name.removesuffix(".weight") for name in names)
     for name in like:
@@ -159,7 +161,7 @@ def _split(adapter: Mapping[str, Tensor], like: Mapping[str, Tensor], *, linear_
 def _as_theirs(layer: Layer, *, projection: bool) -> Layer:
     """With the shapes of a convolution's adapter, where the layer is one there."""
     down, up, magnitude = layer.down, layer.up, layer.magnitude
-    if projection:
+    if projection and down.ndim == 2:
         down, up = down[:, :, None, None], up[:, :, None, None]
     if magnitude is not None and down.ndim > 2:
         magnitude = magnitude[None, :, None, None]
@@ -185,9 +187,13 @@ def _with_alpha(name: str, layer: Layer, told: Mapping[str, Any] | None) -> Laye
     own = {key.removeprefix(prefix): value for key, value in (told or {}).items() if key.startswith(prefix)}
     if "lora_alpha" not in own:
         return layer
-    patterns = own.get("alpha_pattern") or {}
-    module = name.removeprefix(prefix)
-    alpha = next((a for key, a in patterns.items() if re.match(rf"(.*\.)?({key})$", module)), own["lora_alpha"])
+    patterns, module = own.get("alpha_pattern") or {}, name.removeprefix(prefix)
+    try:
+        alpha = next((a for key, a in patterns.items() if re.match(rf"(.*\.)?({key})$", module)), own["lora_alpha"])
+        if not math.isfinite(alpha):
+            raise ValueError(f"{alpha} is not finite")
+    except (AttributeError, TypeError, ValueError, re.error) as error:
+        raise ValueError(f"its settings beside the tensors give no alpha for {name}: {error}") from error
     return Layer(layer.down, layer.up, alpha * (layer.rank**0.5 if own.get("use_rslora") else 1), layer.magnitude)
 
 

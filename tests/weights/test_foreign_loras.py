@@ -121,6 +121,29 @@ def test_layers_that_are_one_here_keep_their_own_ranks_and_alphas(
 FITS = pair(CONV, (3, 64, 3, 3), (64, 3, 1, 1))
 
 
+SETTINGS = "lora_adapter_metadata"
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        ("[]", f"{SETTINGS} that is no mapping"),
+        ("{", "cannot be read as a safetensors file"),
+        ("[" * 100_000, "cannot be read as a safetensors file"),
+        ('{"unet.lora_alpha": "8"}', "give no alpha for unet.mid_block.attentions.0.proj_in"),
+        ('{"unet.lora_alpha": NaN}', "give no alpha for unet.mid_block.attentions.0.proj_in: nan is not finite"),
+        ('{"unet.lora_alpha": 8, "unet.alpha_pattern": [1]}', "give no alpha for"),
+        ('{"unet.lora_alpha": 8, "unet.alpha_pattern": {"(": 1}}', "give no alpha for"),
+    ],
+)
+def test_settings_that_are_none_are_refused(told: str, message: str, weights: dict[str, Tensor], tmp_path: Path) -> None:
+    matrices = {"A": torch.zeros(3, 64), "B": torch.zeros(64, 3)}
+    state = {f"unet.mid_block.attentions.0.proj_in.lora_{name}.weight": matrix for name, matrix in matrices.items()}
+    save_file(state, tmp_path / "x.safetensors", metadata={SETTINGS: told})
+    with pytest.raises(ValueError, match=rf"x\.safetensors.*{message}"):
+        read_adapter(tmp_path / "x.safetensors", weights)
+
+
 @pytest.mark.parametrize(
     ("tensors", "message"),
     [

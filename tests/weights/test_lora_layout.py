@@ -131,6 +131,19 @@ def test_diffusers_computes_with_an_adapter_what_is_computed_here(layout: str, d
     assert_close(theirs(x_t, t, context).sample, ours, rtol=1e-5, atol=1e-5 * ours.abs().max().item())
 
 
+@pytest.mark.parametrize("linear", [False, True])
+@pytest.mark.parametrize("layout", ["diffusers", "kohya"])
+def test_diffusers_own_network_has_the_names_that_it_has_there(layout: str, linear: bool, like) -> None:
+    theirs = {f"network.unet.{name}": p for name, p in diffusers_unet(network(), linear=linear).state_dict().items()}
+    adapter, write = trained(text_encoder=False), {"diffusers": to_diffusers, "kohya": to_kohya}[layout]
+    state = write(adapter, like, linear_projection=linear)
+    state = state[0] if isinstance(state, tuple) else state
+    read = from_theirs(state, theirs)
+    again = write(read, theirs, linear_projection=linear)
+    assert_same(again[0] if isinstance(again, tuple) else again, state)
+    merged(theirs, [Weighed(read, 1.0, "")])
+
+
 @torch.no_grad()
 def test_transformers_computes_with_a_text_encoders_adapter_what_is_computed_here(like) -> None:
     from diffusers import StableDiffusionPipeline
