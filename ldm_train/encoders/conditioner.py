@@ -105,7 +105,8 @@ class TextEncoder(nn.Module):
         """Know words by their vectors (N, D), as textual inversion left them.
 
         Raises:
-            ValueError: a word that is known already, or vectors of another width.
+            ValueError: a word that is known already, vectors of another width, more than a caption has place for, or none
+                that a prompt could be drawn with.
         """
         for word, rows in vectors.items():
             if rows.ndim != 2 or rows.shape[1] != self.context_width:
@@ -113,6 +114,10 @@ class TextEncoder(nn.Module):
                     f"the vectors of {word} are {tuple(rows.shape)}, and this text encoder's are (N, {self.context_width}): "
                     "they were made for another one"
                 )
+            if len(rows) > self.capacity:
+                raise ValueError(f"{word} has {len(rows)} vectors, and a caption here has place for {self.capacity} tokens")
+            if not rows.isfinite().all():
+                raise ValueError(f"the vectors of {word} are not finite: their training had diverged")
         sizes = {word: len(rows) for word, rows in vectors.items()}
         self._extend(sizes, [-1] * sum(sizes.values()), torch.cat(list(vectors.values())))
 

@@ -57,7 +57,7 @@ def autoencoder_out(autoencoder: KLAutoencoder) -> Left:
 
 
 def text_out(encoder: TextEncoder) -> Left:
-    """CLIPTextModel's settings for a text encoder, and the tower's tensors under open_clip's names.
+    """CLIPTextModel's settings for a text encoder, and the tower's tensors under open_clip's names, but for new words.
 
     Of a tower whose penultimate layer is used, the last one is beside them, as it is not in Stable Diffusion 2's folders.
     """
@@ -83,7 +83,8 @@ def text_out(encoder: TextEncoder) -> Left:
         "projection_dim": encoder.context_width,
         "vocab_size": tower.vocab_size,
     }
-    state = {name: t.detach() for name, t in tower.state_dict().items() if not name.startswith("text_projection")}
+    left_out = ("text_projection", "token_embedding.learned")
+    state = {name: t.detach() for name, t in tower.state_dict().items() if not name.startswith(left_out)}
     unused = {name: t for name, t in state.items() if name.startswith(f"transformer.resblocks.{count}.")}
     return Left(config, {name: t for name, t in state.items() if name not in unused}, unused=unused)
 

@@ -68,8 +68,10 @@ def beginnings(new_words: Sequence[str]) -> dict[str, str]:
 class Words:
     """Which ids new words have; a caption is cut at them, so that what stands beside one changes nothing.
 
+    Small and capital letters are the same, as they are to the tokenizer.
+
     Raises:
-        ValueError: a word that is none.
+        ValueError: a word that is none, or there twice.
     """
 
     def __init__(self, sizes: Mapping[str, int], *, first: int) -> None:
@@ -81,14 +83,17 @@ class Words:
                 raise ValueError(f"the new word {word} has no vector; name a word that it begins as")
             start = first + sum(map(len, self.ids.values()))
             self.ids[word] = list(range(start, start + count))
+        self._by_letters = {word.casefold(): ids for word, ids in self.ids.items()}
+        if len(self._by_letters) < len(self.ids):
+            raise ValueError(f"of the new words {', '.join(self.ids)} two differ in capital letters alone; rename one")
         longest = sorted(self.ids, key=len, reverse=True)
-        self.pattern = re.compile("(" + "|".join(map(re.escape, longest)) + ")") if longest else None
+        self.pattern = re.compile("(" + "|".join(map(re.escape, longest)) + ")", re.IGNORECASE) if longest else None
 
     def pieces(self, caption: str) -> list[tuple[str, list[int] | None]]:
         """A caption's parts: texts, with None, and new words, with their ids."""
         if self.pattern is None:
             return [(caption, None)]
-        return [(part, self.ids.get(part)) for part in self.pattern.split(caption) if part]
+        return [(part, self._by_letters.get(part.casefold())) for part in self.pattern.split(caption) if part]
 
     @property
     def told(self) -> list[str]:

@@ -10,7 +10,7 @@ from ldm_train.diffusion.perturbations import Perturbations
 from ldm_train.encoders.conditioner import TextEncoder
 from ldm_train.encoders.latents import Scaling
 from ldm_train.tasks.parts.assemble import Parts
-from ldm_train.tasks.parts.embeddings import keep_words
+from ldm_train.tasks.parts.embeddings import write_words
 from ldm_train.tasks.parts.optimization import refuse_optimization
 from ldm_train.tasks.parts.published import start
 from ldm_train.tasks.parts.trained_part import choose_trained, load_base, refuse_part
@@ -90,7 +90,7 @@ def train(config: DictConfig, limits: Limits, keeping: Keeping) -> str | None:
     )
     if launched_rank() == 0 and config.text_encoder.get("new_words"):
         with ema.swapped(module):
-            keep_words(run_dir, module.text_encoder)
+            print(*write_words(run_dir, module.text_encoder))
     return reason
 
 

@@ -52,14 +52,17 @@ def read(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"{path} cannot be read as a safetensors file ({error})") from error
 
 
-def read_told(path: Path) -> dict[str, Any]:
-    """What `write` was told of the tensors; nothing in another tool's file.
+def read_told(path: Path, key: str = TOLD) -> dict[str, Any]:
+    """What `write` was told of the tensors, or another tool under its key; nothing where the file has no such text.
 
     Raises:
         ValueError: it cannot be read.
     """
     try:
         with safe_open(path, "pt") as file:
-            return json.loads((file.metadata() or {}).get(TOLD, "{}"))
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+            told = json.loads((file.metadata() or {}).get(key, "{}"))
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read as a safetensors file ({error})") from error
+    if not isinstance(told, dict):
+        raise ValueError(f"{path} holds, beside its tensors, {key} that is no mapping of settings")
+    return told

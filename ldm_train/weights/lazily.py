@@ -20,8 +20,9 @@ OPEN_FOR = 2**27  # bytes
 CONVERT = (
     "take the same weights as .safetensors where they are to be had; else convert the file where it can do no harm, such as "
     'in a container without network: python -c "import torch; from safetensors.torch import save_file; '
-    "f = torch.load('{name}', map_location='cpu', weights_only=False); f = f.get('state_dict', f); "
-    "save_file({{k: v.clone() for k, v in f.items() if torch.is_tensor(v)}}, '{stem}.safetensors')\""
+    "f = torch.load('{name}', map_location='cpu', weights_only=False); "
+    "f = f.get('string_to_param', f.get('state_dict', f)); "
+    "save_file({{k: v.detach().clone() for k, v in f.items() if torch.is_tensor(v)}}, '{stem}.safetensors')\""
 )
 
 
@@ -123,13 +124,9 @@ class PickledFile(TensorFile):
     """A file of torch.save (.ckpt, .pt, .bin) with nothing in it but plain tensors, as they are or as its `state_dict`."""
 
     def _open(self) -> dict[str, Size]:
-        refuse_inflated(self.path)
-        archive = zipfile.is_zipfile(self.path)
-        self._left = OPEN_FOR if archive else math.inf  # what was written before 2020 is in memory as a whole
-        try:
-            content = torch.load(self.path, map_location="cpu", weights_only=True, mmap=archive)
-        except Exception as error:  # unpickling reports damage, and code, by many classes
-            raise ValueError(refusal(self.path, error)) from error
+        content = unpickled(self.path)
+        # What was written before 2020 is in memory as a whole.
+        self._left = OPEN_FOR if zipfile.is_zipfile(self.path) else math.inf
         content = content.get("state_dict", content) if isinstance(content, dict) else content
         if not isinstance(content, dict) or not content or not all(isinstance(name, str) for name in content):
             raise ValueError(f"{self.path} holds no tensors by name")
@@ -155,6 +152,19 @@ def open_file(path: Path) -> TensorFile:
     if path.suffix in (".ckpt", ".pt", ".pth", ".bin"):
         return PickledFile(path)
     raise ValueError(f"{path} is no file of weights: .safetensors, .ckpt, .pt, .pth and .bin are read")
+
+
+def unpickled(path: Path) -> object:
+    """What a file of torch.save holds, which is nothing but plain values and tensors.
+
+    Raises:
+        ValueError: it holds more, or cannot be read.
+    """
+    refuse_inflated(path)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception as error:  # unpickling reports damage, and code, by many classes
+        raise ValueError(refusal(path, error)) from error
 
 
 def refuse_inflated(path: Path) -> None:

@@ -15,12 +15,23 @@ DOWN, UP, ALPHA, MAGNITUDE = ".lora_A.weight", ".lora_B.weight", ".alpha", ".lor
 
 @dataclass(frozen=True)
 class Layer:
-    """The adapter of one layer."""
+    """The adapter of one layer.
+
+    Raises:
+        ValueError: shapes that belong to none.
+    """
 
     down: Tensor
     up: Tensor
     alpha: float
     magnitude: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        down, up = tuple(self.down.shape), tuple(self.up.shape)
+        if min(len(down), len(up)) < 2 or not 0 < down[0] == up[1] or any(side != 1 for side in up[2:]):
+            raise ValueError(f"matrices of shapes {down} and {up} are no pair of a LoRA's")
+        if self.magnitude is not None and self.magnitude.numel() != up[0]:
+            raise ValueError(f"DoRA's lengths of shape {tuple(self.magnitude.shape)} are not those of {up[0]} rows")
 
     @property
     def rank(self) -> int:
@@ -32,7 +43,7 @@ class Layer:
         Raises:
             ValueError: a weight of another shape.
         """
-        if (self.up.shape[0], *self.down.shape[1:]) != weight.shape or self.up.shape[1] != self.rank:
+        if (self.up.shape[0], *self.down.shape[1:]) != weight.shape:
             shapes = f"{tuple(self.up.shape)} and {tuple(self.down.shape)}"
             raise ValueError(f"an adapter of shapes {shapes} does not fit a weight of shape {tuple(weight.shape)}")
         dtype = torch.promote_types(weight.dtype, torch.float32)
@@ -62,22 +73,21 @@ def layers(adapter: Mapping[str, Tensor]) -> dict[str, Layer]:
     """By the layers' names.
 
     Raises:
-        ValueError: tensors that belong to no adapter, or half of one.
+        ValueError: tensors that belong to no adapter, half of one, or shapes that do not go together.
     """
     found = {name.removesuffix(DOWN) for name in adapter if name.endswith(DOWN)}
     known = {name + part for name in found for part in (DOWN, UP, ALPHA, MAGNITUDE)}
     wrong = sorted(adapter.keys() - known) + sorted(name + UP for name in found if name + UP not in adapter)
     if wrong:
         raise ValueError(f"these are not pairs of LoRA's matrices: {', '.join(wrong[:3])}{', …' if len(wrong) > 3 else ''}")
-    return {
-        name: Layer(
-            adapter[name + DOWN],
-            adapter[name + UP],
-            float(adapter[name + ALPHA]) if name + ALPHA in adapter else float(len(adapter[name + DOWN])),
-            adapter.get(name + MAGNITUDE),
-        )
-        for name in sorted(found)
-    }
+    made = {}
+    for name in sorted(found):
+        try:
+            alpha = float(adapter[name + ALPHA] if name + ALPHA in adapter else len(adapter[name + DOWN]))
+            made[name] = Layer(adapter[name + DOWN], adapter[name + UP], alpha, adapter.get(name + MAGNITUDE))
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+    return made
 
 
 def tensors(adapters: Mapping[str, Layer]) -> dict[str, Tensor]:

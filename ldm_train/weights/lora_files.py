@@ -1,15 +1,15 @@
 """Files of low-rank adapters, whoever wrote them."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ldm_train.weights.files import TOLD, read
+from ldm_train.weights.files import read, read_told
 from ldm_train.weights.lora import from_run
-from ldm_train.weights.lora_layout import from_theirs, layout_of
+from ldm_train.weights.lora_layout import from_theirs
+from ldm_train.weights.lora_names import layout_of
+from ldm_train.weights.pieces import listed
 
 DIFFUSERS = "lora_adapter_metadata"
 
@@ -25,26 +25,20 @@ def read_adapter(path: Path, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     if path.suffix != ".safetensors":
         raise ValueError(f"{path} is not a .safetensors file; other files of weights may hold code, and are not read")
-    state, told = read(path), read_metadata(path)
+    state = read(path)
     try:
+        if wrong := [name for name, tensor in state.items() if not is_number(tensor)]:
+            raise ValueError(f"it holds numbers that are none, or not finite: {listed(sorted(wrong), most=3)}")
         if layout_of(list(state)) == "ours":
-            own = json.loads(told.get(TOLD, "{}"))
-            if "alpha" not in own:
+            alpha = read_told(path).get("alpha")
+            if not isinstance(alpha, int | float):
                 raise ValueError("it does not tell its alpha, as one that `ldm-train export` wrote of a LoRA's run does")
-            return from_run(state, alpha=own["alpha"])
-        return from_theirs(state, like, told=json.loads(told.get(DIFFUSERS, "null")))
+            return from_run(state, alpha=alpha)
+        return from_theirs(state, like, told=read_told(path, DIFFUSERS))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
 
-def read_metadata(path: Path) -> dict[str, str]:
-    """The texts beside a file's tensors.
-
-    Raises:
-        ValueError: it cannot be read.
-    """
-    try:
-        with safe_open(path, "pt") as file:
-            return file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} cannot be read as a safetensors file ({error})") from error
+def is_number(tensor: Tensor) -> bool:
+    """Whether all in it can be a weight, or an alpha, which some write as an integer."""
+    return bool(tensor.isfinite().all()) if tensor.is_floating_point() else tensor.ndim == 0

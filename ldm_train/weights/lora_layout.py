@@ -5,19 +5,19 @@ of ours each of theirs gets the same A and its rows of B, bit for bit. Of theirs
 of them below one another, and a B of blocks: of a higher rank, and the same sum.
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from functools import reduce
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Size, Tensor
 
 from ldm_train.weights.lora import ALPHA, DOWN, MAGNITUDE, UP, Layer, layers, tensors
+from ldm_train.weights.lora_names import NETWORK, TEXT, with_our_ends
 from ldm_train.weights.unet_layout import Names, their_names
 
-Layout = Literal["ours", "diffusers", "kohya"]
-
-NETWORK, TEXT = "network.", "text_encoder."
 TEXT_LAYER = re.compile(
     r"tower\.transformer\.resblocks\.(\d+)\.(attn\.in_proj|attn\.out_proj|mlp\.c_fc|mlp\.c_proj)[._]weight"
 )
@@ -28,32 +28,7 @@ TEXT_LAYERS: dict[str, Names] = {
     "mlp.c_proj": ("mlp.fc2",),
 }
 PROJECTIONS = (".proj_in", ".proj_out")  # 1x1 convolutions there where `use_linear_projection` is false
-# What the parts of a pair are called; diffusers' have had three names.
-ENDS = {
-    **dict.fromkeys((".lora_A.weight", ".lora.down.weight", ".lora_linear_layer.down.weight", ".lora_down.weight"), DOWN),
-    **dict.fromkeys((".lora_B.weight", ".lora.up.weight", ".lora_linear_layer.up.weight", ".lora_up.weight"), UP),
-    **dict.fromkeys((".lora_magnitude_vector", ".lora_magnitude_vector.weight", ".dora_scale"), MAGNITUDE),
-    ".alpha": ALPHA,
-}
 KOHYA_ENDS = {DOWN: ".lora_down.weight", UP: ".lora_up.weight", ALPHA: ".alpha", MAGNITUDE: ".dora_scale"}
-
-
-def layout_of(names: Sequence[str]) -> Layout:
-    """Told from the names alone.
-
-    Raises:
-        ValueError: they are of none of the layouts.
-    """
-    if names and all(name.startswith(("lora_unet_", "lora_te_")) for name in names):
-        return "kohya"
-    if names and all(name.startswith(("unet.", "text_encoder.text_model.", "text_encoder.encoder.")) for name in names):
-        return "diffusers"
-    if names and all(name.startswith((NETWORK, TEXT)) for name in names):
-        return "ours"
-    raise ValueError(
-        f"its tensors, such as {', '.join(sorted(names)[:2]) or 'none'}, are not named as a LoRA of a U-Net and its text "
-        "encoder is by this project, diffusers (unet.….lora_A.weight) or kohya's scripts (lora_unet_….lora_down.weight)"
-    )
 
 
 def from_theirs(
@@ -71,7 +46,7 @@ def from_theirs(
     table = their_layers(like)
     ours_of = {name: ours for ours, names in table.items() for name in names}
     ours_of |= {kohya_name(name): ours for name, ours in ours_of.items()}
-    found = layers(_with_our_ends(state, known=ours_of))
+    found = layers(with_our_ends(state, known=ours_of))
     grouped: dict[str, dict[str, Layer]] = {}
     for name, layer in found.items():
         grouped.setdefault(ours_of[name], {})[name] = _with_alpha(name, layer, told)
@@ -79,7 +54,9 @@ def from_theirs(
     for ours, given in grouped.items():
         names = table[ours] if set(given) <= set(table[ours]) else tuple(map(kohya_name, table[ours]))
         weight = next(like[ours + end] for end in (".weight", "_weight") if ours + end in like)
-        joined[ours] = join([_flat(given.get(name), weight) for name in names], len(weight) // len(names))
+        shape = Size((len(weight) // len(names), *weight.shape[1:]))
+        fitting = {name: _fitting(name, layer, shape) for name, layer in given.items()}
+        joined[ours] = join([fitting.get(name) for name in names], shape[0])
     return tensors(joined)
 
 
@@ -118,8 +95,9 @@ def their_layers(like: Mapping[str, Tensor]) -> dict[str, Names]:
         ValueError: the network has no counterpart in diffusers.
     """
     network = [name.removeprefix(NETWORK) for name in like if name.startswith(NETWORK)]
+    theirs = {name: (name.removeprefix("unet."),) for name in network if name.startswith("unet.")}  # diffusers' own network
     found: dict[str, Names] = {}
-    for ours, names in their_names(network).items() if network else ():
+    for ours, names in (theirs or (their_names(network) if network else {})).items():
         if ours.endswith(".weight"):
             found[NETWORK + ours.removesuffix(".weight")] = tuple("unet." + name.removesuffix(".weight") for name in names)
     for name in like:
@@ -159,11 +137,13 @@ def join(parts: Sequence[Layer | None], rows: int) -> Layer:
     factors = [one.alpha / one.rank for one in given]
     alike = all(factor == factors[0] for factor in factors)  # then the factor can stay outside, and all is exact
     rank = sum(one.rank for one in given)
-    up, column = first.up.new_zeros(rows * len(parts), rank, *first.up.shape[2:]), 0
+    dtypes = [one.up.dtype for one in given] + ([] if alike else [torch.float32])
+    dtype = reduce(torch.promote_types, dtypes)  # so that no factor is rounded to float16
+    up, column = first.up.new_zeros(rows * len(parts), rank, *first.up.shape[2:], dtype=dtype), 0
     for number, part in enumerate(parts):
         if part is not None:
             factor = 1.0 if alike else part.alpha / part.rank
-            up[number * rows : (number + 1) * rows, column : column + part.rank] = part.up * factor
+            up[number * rows : (number + 1) * rows, column : column + part.rank] = part.up.to(dtype) * factor
             column += part.rank
     return Layer(torch.cat([one.down for one in given]), up, rank * (factors[0] if alike else 1.0), magnitude)
 
@@ -181,36 +161,24 @@ def _split(adapter: Mapping[str, Tensor], like: Mapping[str, Tensor], *, linear_
 def _as_theirs(layer: Layer, *, projection: bool) -> Layer:
     """With the shapes of a convolution's adapter, where the layer is one there."""
     down, up, magnitude = layer.down, layer.up, layer.magnitude
-    if projection:
+    if projection and down.ndim == 2:
         down, up = down[:, :, None, None], up[:, :, None, None]
     if magnitude is not None and down.ndim > 2:
         magnitude = magnitude[None, :, None, None]
     return Layer(down, up, layer.alpha, magnitude)
 
 
-def _flat(layer: Layer | None, weight: Tensor) -> Layer | None:
-    """An adapter of a 1x1 convolution as one of the linear layer that it is here."""
-    if layer is None or weight.ndim > 2 or layer.down.shape[2:] != (1, 1):
-        return layer
-    return Layer(layer.down.flatten(1), layer.up.flatten(1), layer.alpha, layer.magnitude)
+def _fitting(name: str, layer: Layer, shape: Size) -> Layer:
+    """An adapter of a weight of this shape; that of a 1x1 convolution as one of the linear layer that it is here.
 
-
-def _with_our_ends(state: Mapping[str, Tensor], *, known: Mapping[str, str]) -> dict[str, Tensor]:
-    found, unknown = {}, []
-    for name, tensor in state.items():
-        end = max((end for end in ENDS if name.endswith(end)), key=len, default="")
-        layer = name.removesuffix(end)
-        if layer.startswith("text_encoder.encoder."):  # as recent versions of transformers have it
-            layer = layer.replace("text_encoder.", "text_encoder.text_model.", 1)
-        columns = end == ".dora_scale" and len(tensor) != tensor.numel()  # lengths of columns, which DoRA has not
-        if not end or layer not in known or columns:
-            unknown.append(name)
-        else:
-            found[layer + ENDS[end]] = tensor
-    if unknown:
-        more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
-        raise ValueError(f"there is no place in this network and text encoder for {', '.join(sorted(unknown)[:3])}{more}")
-    return found
+    Raises:
+        ValueError: it is one of another shape.
+    """
+    if len(shape) == 2 and layer.down.shape[2:] == (1, 1):
+        layer = Layer(layer.down.flatten(1), layer.up.flatten(1), layer.alpha, layer.magnitude)
+    if (found := (len(layer.up), *layer.down.shape[1:])) != shape:
+        raise ValueError(f"{name} is an adapter of a weight of shape {found}, which is {tuple(shape)} here")
+    return layer
 
 
 def _with_alpha(name: str, layer: Layer, told: Mapping[str, Any] | None) -> Layer:
@@ -219,9 +187,13 @@ def _with_alpha(name: str, layer: Layer, told: Mapping[str, Any] | None) -> Laye
     own = {key.removeprefix(prefix): value for key, value in (told or {}).items() if key.startswith(prefix)}
     if "lora_alpha" not in own:
         return layer
-    patterns = own.get("alpha_pattern") or {}
-    module = name.removeprefix(prefix)
-    alpha = next((a for key, a in patterns.items() if re.match(rf"(.*\.)?({key})$", module)), own["lora_alpha"])
+    patterns, module = own.get("alpha_pattern") or {}, name.removeprefix(prefix)
+    try:
+        alpha = next((a for key, a in patterns.items() if re.match(rf"(.*\.)?({key})$", module)), own["lora_alpha"])
+        if not math.isfinite(alpha):
+            raise ValueError(f"{alpha} is not finite")
+    except (AttributeError, TypeError, ValueError, re.error) as error:
+        raise ValueError(f"its settings beside the tensors give no alpha for {name}: {error}") from error
     return Layer(layer.down, layer.up, alpha * (layer.rank**0.5 if own.get("use_rslora") else 1), layer.magnitude)
 
 

@@ -1,16 +1,11 @@
-"""New words of a text encoder: what they begin as, that they alone differ, and their files."""
-
-from pathlib import Path
+"""New words of a text encoder: what they begin as, and that they alone differ."""
 
 import pytest
 import torch
-from omegaconf import OmegaConf
-from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
 from ldm_train.encoders.clip_tower import VOCABULARY
 from ldm_train.encoders.conditioner import TextEncoder, small
-from ldm_train.tasks.parts.embeddings import FILE, add_embeddings, keep_words
 from ldm_train.types import Captions
 
 
@@ -35,6 +30,13 @@ def test_a_new_word_begins_as_what_it_is_said_to(caption: str) -> None:
     assert (text.tokenize([caption]) >= VOCABULARY).sum() == 2 * caption.count("<toy>")
 
 
+def test_capital_letters_make_no_other_word() -> None:
+    text = encoder("<Toy>=wooden toy")
+    assert_close(text.tokenize(["A <TOY>"]), text.tokenize(["a <toy>"]), rtol=0, atol=0)
+    with pytest.raises(ValueError, match="<Toy>, <toy> two differ in capital letters alone"):
+        text.add_words({"<toy>": torch.zeros(1, 32)})
+
+
 def test_captions_without_it_are_as_before() -> None:
     plain, text = encoder(), encoder("<toy>=toy")
     assert_close(text.tokenize(["a toy"]), plain.tokenize(["a toy"]), rtol=0, atol=0)
@@ -53,34 +55,7 @@ def test_its_vectors_alone_get_a_gradient_where_it_is_alone_trained() -> None:
     assert {name for name, p in text.named_parameters() if p.grad is not None} == {"tower.token_embedding.learned"}
 
 
-@pytest.mark.parametrize("layout", ["ours", "emb_params"])
-def test_a_file_of_vectors_gives_the_word_back(layout: str, tmp_path: Path) -> None:
-    text, fresh = encoder("<toy>=wooden toy"), encoder()
-    learned = dict(text.named_parameters())["tower.token_embedding.learned"]
-    torch.nn.init.normal_(learned, std=0.1)
-    keep_words(tmp_path, text)
-    path = tmp_path / FILE
-    assert {name: tuple(rows.shape) for name, rows in load_file(path).items()} == {"<toy>": (2, 32)}
-    if layout == "emb_params":
-        rows = load_file(path)["<toy>"]
-        path = tmp_path / "<toy>.safetensors"
-        save_file({"emb_params": rows}, path)
-    add_embeddings(OmegaConf.create([str(path)]), fresh)
-    assert_close(states(fresh, "a <toy>"), states(text, "a <toy>"), rtol=1e-6, atol=1e-6)
-
-
 @pytest.mark.parametrize("word", ["<toy>", "<toy>=", "a b=toy", "=toy"])
 def test_a_word_that_is_none_is_refused(word: str) -> None:
     with pytest.raises(ValueError, match="word"):
         encoder(word)
-
-
-def test_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
-    save_file({"<toy>": torch.zeros(1, 768)}, tmp_path / "wide.safetensors")
-    with pytest.raises(ValueError, match=r"\(1, 768\).*made for another one"):
-        add_embeddings(str(tmp_path / "wide.safetensors"), encoder())
-    save_file({"<toy>": torch.zeros(1, 32)}, tmp_path / "twice.safetensors")
-    with pytest.raises(ValueError, match="knows <toy> already"):
-        add_embeddings(str(tmp_path / "twice.safetensors"), encoder("<toy>=toy"))
-    with pytest.raises(ValueError, match=r"is no \.safetensors file"):
-        add_embeddings("nowhere.safetensors", encoder())

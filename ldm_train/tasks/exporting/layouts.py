@@ -13,6 +13,7 @@ from ldm_train.tasks.exporting.lora import write_lora
 from ldm_train.tasks.exporting.parts import leaving
 from ldm_train.tasks.exporting.single_file import untold_scale, write_single_file
 from ldm_train.tasks.exporting.weights import Export
+from ldm_train.tasks.parts.embeddings import write_words
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -56,6 +57,7 @@ def write_layout(config: DictConfig, trained: DictConfig, export: Export) -> Non
 def pipeline(config: DictConfig, trained: DictConfig, export: Export, folder: Path, dtype: torch.dtype) -> Card:
     found = leaving(trained, Path(config.run_dir), export.weights)
     written = write_pipeline(folder, found, dtype)
+    found.notes += write_words(folder, found.parts.text_encoder)
     name, told = Path(config.out).name, {"step": export.step} | export.told
     if not found.reasons:
         kind = "A pipeline in diffusers' layout, as StableDiffusionPipeline loads it."
@@ -70,6 +72,7 @@ def single_file(config: DictConfig, trained: DictConfig, export: Export, folder:
     name, told = Path(config.out).name, {"step": export.step} | export.told
     found = leaving(trained, Path(config.run_dir), export.weights)
     write_single_file(folder / f"{name}.safetensors", found, dtype)
+    found.notes += write_words(folder, found.parts.text_encoder)
     text = usage.single_file(config.out, name, trained, scale=untold_scale(found))
     kind = "A whole model in one file of latent-diffusion's layout, as the web UIs load it."
     return Card(name, kind, usage.TAGS, told, text, found.notes)

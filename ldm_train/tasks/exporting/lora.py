@@ -15,7 +15,8 @@ from ldm_train.tasks.parts.stacked import PIPELINES
 from ldm_train.tasks.parts.trained_part import alpha_of
 from ldm_train.weights.lora import from_run, layers
 from ldm_train.weights.lora_files import DIFFUSERS
-from ldm_train.weights.lora_layout import NETWORK, TEXT, to_diffusers, to_kohya
+from ldm_train.weights.lora_layout import to_diffusers, to_kohya
+from ldm_train.weights.lora_names import NETWORK, TEXT
 
 FORMATS = ("diffusers", "kohya")
 

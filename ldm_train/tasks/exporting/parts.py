@@ -22,6 +22,7 @@ from ldm_train.weights.unet_architecture import Settings
 from ldm_train.weights.unet_config import diffusers_config, not_held
 from ldm_train.weights.unet_layout import theirs_of_ours
 
+TRAINED = "text_encoder."
 UNET, VAE, TEXT, SCHEDULER = "unet", "vae", "text_encoder", "scheduler"
 
 
@@ -140,10 +141,9 @@ def take_text(found: Leaving, state: Mapping[str, Tensor]) -> None:
     if not isinstance(encoder, TextEncoder):
         found.lacking[TEXT] = [f"text_encoder={type(encoder).__name__}: it is no CLIPTextModel"]
         return
-    left = text_out(encoder)
-    prefix = "text_encoder.tower."
-    own = {name: state.get(prefix + name, tensor) for name, tensor in left.tensors.items()}
-    found.text = Left(left.config, own, unused=left.unused)
+    own = {name.removeprefix(TRAINED): tensor for name, tensor in state.items() if name.startswith(TRAINED)}
+    encoder.load_state_dict(own, strict=False)
+    found.text = text_out(encoder)
 
 
 def unheard(parts: Parts) -> list[str]:

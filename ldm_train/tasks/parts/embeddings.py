@@ -1,27 +1,32 @@
-"""Vectors of new words as files: written at the end of a run that trained them, and read before a run draws.
-
-The layout is the one that web interfaces and diffusers load: safetensors with the word's name and its vectors (N, D), or
-`emb_params` in a file that is named as the word.
-"""
+"""Vectors of new words as files: written at the end of a run that trained them, and read before a run draws."""
 
 from pathlib import Path
+from urllib.parse import quote
 
 from omegaconf import ListConfig
-from torch import Tensor, nn
+from torch import nn
 
 from ldm_train.encoders.conditioner import TextEncoder
-from ldm_train.weights.files import read, write
-
-FILE = "learned_embeds.safetensors"
-UNNAMED = "emb_params"  # in files of web interfaces
+from ldm_train.weights.embeddings import FILE, read_words
+from ldm_train.weights.files import write
 
 
-def keep_words(run_dir: Path, text_encoder: nn.Module) -> None:
-    """Write the vectors of new words into a run's directory, where its text encoder has some."""
+def write_words(folder: Path, text_encoder: nn.Module) -> list[str]:
+    """Write the vectors of new words into a folder, where the text encoder has some; a sentence that says so.
+
+    Of several words each has a file beside, because diffusers and web interfaces read one word of a file.
+    """
     vectors = text_encoder.new_vectors() if isinstance(text_encoder, TextEncoder) else {}
-    if vectors:
-        write(run_dir / FILE, {word: rows.cpu() for word, rows in vectors.items()}, {})
-        print(f"the vectors of {', '.join(vectors)} are in {run_dir / FILE}")
+    if not vectors:
+        return []
+    own = {word: rows.cpu() for word, rows in vectors.items()}
+    write(folder / FILE, own, {})
+    if len(own) == 1:
+        return [f"the vectors of {next(iter(own))} are in {FILE}"]
+    each = Path(FILE).stem
+    for word, rows in own.items():
+        write(folder / each / f"{quote(word, safe='<>')}.safetensors", {word: rows}, {})
+    return [f"the vectors of {', '.join(own)} are in {FILE}, and each word's by themselves in the folder {each}"]
 
 
 def add_embeddings(setting: object, text_encoder: nn.Module) -> None:
@@ -35,19 +40,9 @@ def add_embeddings(setting: object, text_encoder: nn.Module) -> None:
         if not isinstance(text_encoder, TextEncoder):
             raise ValueError(f"embeddings={file}: this run's text encoder knows classes, not words")
         try:
-            text_encoder.add_words(read_words(Path(file)))
+            words = read_words(Path(file))
+            text_encoder.add_words(words)
         except ValueError as error:
             raise ValueError(f"embeddings={file}: {error}") from error
-
-
-def read_words(path: Path) -> dict[str, Tensor]:
-    """A file's words and their vectors (N, D).
-
-    Raises:
-        ValueError: it is no such file.
-    """
-    path = path / FILE if path.is_dir() else path
-    if path.suffix != ".safetensors" or not path.is_file():
-        raise ValueError(f"{path} is no .safetensors file; a run that trained new words has one, {FILE}")
-    named = {path.stem if name == UNNAMED else name: rows for name, rows in read(path).items()}
-    return {word: rows[None] if rows.ndim == 1 else rows for word, rows in named.items()}
+        known = ", ".join(f"{word} ({len(rows)} tokens)" for word, rows in words.items())
+        print(f"embeddings={file}: prompts may have {known}")

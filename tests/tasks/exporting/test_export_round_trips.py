@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch.testing import assert_close
 
 from ldm_train.encoders.autoencoder import pretrained
@@ -49,13 +48,3 @@ def test_an_exported_file_of_our_own_leaves_as_what_it_is(run_1: Path, export: C
     direct, through = (export(run_1, "layout=diffusers", f"weights={w}", out=f"{n}") for n, w in enumerate(("raw", own)))
     name = "unet/diffusion_pytorch_model.safetensors"
     assert (direct / name).read_bytes() == (through / name).read_bytes()
-
-
-def test_a_single_file_has_the_names_of_its_family(run_dir: Path, run_1: Path, export: Callable) -> None:
-    one = load_file(export(run_1, "layout=single_file", out="one") / "one.safetensors")
-    two = load_file(export(run_dir, "layout=single_file", out="two") / "two.safetensors")
-    projection = "model.diffusion_model.input_blocks.1.1.proj_in.weight"
-    assert (one[projection].ndim, two[projection].ndim) == (4, 2)
-    assert "cond_stage_model.transformer.text_model.encoder.layers.0.self_attn.q_proj.weight" in one
-    assert "cond_stage_model.model.transformer.resblocks.0.attn.in_proj_weight" in two
-    assert "first_stage_model.decoder.conv_in.weight" in one
