@@ -50,8 +50,10 @@ def open_folder(folder: Path, *, name: str, classes: tuple[str, ...], variants: 
         for path in (index, folder / f"{name}{dotted}.safetensors.index.json"):
             if path.is_file():
                 return Stored(folder, open_shards(path), config)
-    if (folder / f"{name}.bin").is_file():
-        return Stored(folder, open_file(folder / f"{name}.bin").tensors(), config)
+    for variant in variants:
+        file = folder / (f"{name}.{variant}.bin" if variant else f"{name}.bin")
+        if file.is_file():
+            return Stored(folder, open_file(file).tensors(), config)
     raise ValueError(
         f"{folder} has no weights: neither {name}.safetensors nor a variant (fp16) nor an index of several files"
     )

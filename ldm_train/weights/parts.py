@@ -19,6 +19,7 @@ OTHERS = (
     *("model.diffusion_model.", "model_ema.", "first_stage_model.", "cond_stage_model.", "depth_model.", "low_scale_model."),
     *("betas", "alphas_cumprod", "sqrt_", "log_one_minus_alphas_cumprod", "posterior_", "logvar", "scale_factor"),
 )
+RAW = "non_ema"  # a variant
 PICTURES = ("vision_model.", "visual_projection.")
 LOSS = ("loss.", "model_ema.")  # beside an autoencoder that was trained by itself: its discriminator, and its average
 CLASSES = {
@@ -53,14 +54,16 @@ def find_unet(path: Path, *, averaged: bool = True) -> Found:
     """A U-Net's weights under diffusers' names.
 
     Args:
-        averaged: of a file that holds averages and raw weights, the averages.
+        averaged: of what holds averages and raw weights, the averages.
 
     Raises:
         ValueError: there is none, or what holds it cannot be read.
     """
     if path.is_dir():
-        variants = VARIANTS if averaged else ("non_ema", *VARIANTS)
+        variants = VARIANTS if averaged else (RAW,)
         folder = part_of(path, "unet")
+        if not averaged and not any(folder.glob(f"*.{RAW}*")):
+            raise ValueError(f"{folder} has no raw weights beside others (*.{RAW}.safetensors); take network.averaged=true")
         stored = open_folder(folder, name="diffusion_pytorch_model", classes=CLASSES["unet"], variants=variants)
         return Found(folder, "diffusers' layout", stored.tensors, stored.config)
     tensors = open_file(path).tensors()

@@ -40,6 +40,11 @@ def test_a_part_s_weights_are_fetched_once(files, subfolder, expected):
     assert sorted(wanted) == sorted(expected or files)
 
 
+def test_raw_weights_are_fetched_by_their_own_name():
+    wanted = hub.wanted(PIPELINE, subfolder="unet", name="diffusion_pytorch_model.non_ema")
+    assert wanted == ["unet/config.json", "scheduler/scheduler_config.json", PIPELINE[6]]
+
+
 def test_a_name_is_fetched_and_its_folder_given(monkeypatch, tmp_path):
     asked = {}
 

@@ -1,5 +1,6 @@
 """Published U-Nets of every shape, in every layout, load here and compute what they did."""
 
+from copy import deepcopy
 from types import SimpleNamespace
 
 import pytest
@@ -192,11 +193,24 @@ def test_shards_variants_and_half_precision(unet, loaded, in_shards, tmp_path):
     ours, _ = loaded("2.x", in_shards(tmp_path / "shards", "diffusion_pytorch_model"))
     assert_close(ours.state_dict(), expected, rtol=0, atol=0)
     for dtype, variant in ((torch.float16, "fp16"), (torch.bfloat16, "bf16")):
-        from copy import deepcopy
-
         deepcopy(theirs).to(dtype).save_pretrained(tmp_path / variant, variant=variant)
         ours, _ = loaded("2.x", tmp_path / variant)
         assert_close(ours.state_dict(), {n: t.to(dtype).float() for n, t in expected.items()}, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("ending", ["safetensors", "bin"])
+def test_raw_weights_of_a_folder_are_those_or_none(ending, unet, loaded, tmp_path):
+    theirs = deepcopy(unet("1.x"))
+    theirs.save_pretrained(tmp_path / "unet")
+    with pytest.raises(ValueError, match=r"no raw weights beside others .*network\.averaged=true"):
+        loaded("1.x", tmp_path, averaged=False)
+    expected, _ = loaded("1.x", tmp_path)
+    for parameter in theirs.parameters():
+        parameter.data *= 2
+    theirs.save_pretrained(tmp_path / "unet", variant="non_ema", safe_serialization=ending == "safetensors")
+    raw, _ = loaded("1.x", tmp_path, averaged=False)
+    assert_close(raw.state_dict(), {name: 2 * t for name, t in expected.state_dict().items()}, rtol=0, atol=0)
+    assert_close(loaded("1.x", tmp_path)[0].state_dict(), expected.state_dict(), rtol=0, atol=0)
 
 
 def test_averages_are_taken_of_a_file_that_has_both(unet, loaded, saved):

@@ -72,7 +72,7 @@ def of_cost(report: Report) -> Iterator[str]:
     if report.files is not None:
         yield of_files(report.files)
     if report.price is not None:
-        yield f"price of encoding and training: {report.price:,.2f}"
+        yield f"price of all that: {report.price:,.2f}"
 
 
 def of_training(training: Training) -> str:

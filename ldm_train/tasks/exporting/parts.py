@@ -13,7 +13,7 @@ from ldm_train.encoders.leaving import Left, autoencoder_out, text_out
 from ldm_train.networks.unet import UNet
 from ldm_train.tasks.exporting.scheduler import not_held as not_held_by_scheduler
 from ldm_train.tasks.parts.assemble import Parts, build_parts, first_weights
-from ldm_train.tasks.parts.published import own_settings
+from ldm_train.tasks.parts.comparing import own_settings
 from ldm_train.tasks.parts.trained_part import completed, is_partial
 from ldm_train.weights import text_layout
 from ldm_train.weights.lazily import Tensors

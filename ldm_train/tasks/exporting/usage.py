@@ -11,8 +11,8 @@ from ldm_train.tasks.settings.config_file import shortest_words
 
 TAGS = ("stable-diffusion", TASK, "ldm-train")
 MENDED = (
-    "Captions were mended before training saw them, and no other tokenizer mends a prompt: write straight quotes for curly "
-    "ones, plain letters for ligatures and full-width ones, and `&` for `&amp;`."
+    "Captions were mended by ftfy before training saw them, which transformers' tokenizer does not do to a prompt: write "
+    "straight quotes for curly ones, plain letters for ligatures and full-width ones, and `&` for `&amp;`."
 )
 
 
