@@ -141,8 +141,13 @@ class Generation:
         return self.decode(latents)
 
     @property
+    def sides(self) -> tuple[int, int]:
+        """Height and width, pixels."""
+        return (self.size, self.size) if isinstance(self.size, int) else self.size
+
+    @property
     def latent_shape(self) -> tuple[int, int, int]:
-        height, width = (self.size, self.size) if isinstance(self.size, int) else self.size
+        height, width = self.sides
         return self.autoencoder.channels, height // self.autoencoder.factor, width // self.autoencoder.factor
 
     def check(self, prompts: list[str], recipe: Recipe) -> None:

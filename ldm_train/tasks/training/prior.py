@@ -5,6 +5,7 @@ the weight of their loss is how often an epoch has them, which is the same in ex
 """
 
 import json
+import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +27,7 @@ from ldm_train.tasks.settings.config import compose
 from ldm_train.tasks.training.data import complete
 from ldm_train.training.checkpoint_files import checkpoints
 
-AT_ONCE = 4  # pictures, as a small GPU can hold
+AT_ONCE, PIXELS = 16, 4 * 512**2  # pictures, and fewer large ones, as a small GPU can hold
 MANIFEST = "prior.json"
 Told = dict[str, object]
 
@@ -145,8 +146,9 @@ def draw(generation: Generation, recipe: Recipe, folder: Path, prompts: Sequence
     """The pictures that are missing, the i-th with noise number i, and their captions."""
     texts = [prompts[number % len(prompts)] for number in range(count)]
     missing = [number for number in range(count) if not (folder / "pictures" / name(number)).is_file()]
-    for first in track(range(0, len(missing), AT_ONCE), "drawing class pictures"):
-        numbers = missing[first : first + AT_ONCE]
+    at_once = min(AT_ONCE, max(1, PIXELS // math.prod(generation.sides)))
+    for first in track(range(0, len(missing), at_once), "drawing class pictures"):
+        numbers = missing[first : first + at_once]
         images = generation([texts[number] for number in numbers], recipe, numbers=torch.tensor(numbers))
         for number, image in zip(numbers, to_bytes(images).cpu(), strict=True):
             save_png(image, folder / "pictures" / name(number))
