@@ -6,6 +6,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
 LEFT = tempfile.mkdtemp(prefix="ldm-train-tests-")
 os.environ["TMPDIR"] = tempfile.tempdir = LEFT
 atexit.register(shutil.rmtree, LEFT, ignore_errors=True)  # the last thing that is done at the end
+
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also where the tests run under nohup: what a run does of it is tried
 
 SIDE = 16
 BACKGROUNDS = ("red", "lime", "blue", "white")

@@ -1,11 +1,12 @@
 """`ldm-train check`: read all that training will read, measure what it will cost, and list what would go wrong."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from omegaconf import DictConfig
-from rich.progress import MofNCompleteColumn, Progress
+from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from ldm_train.data.colour import background_colour
 from ldm_train.data.crops import Crop
@@ -91,7 +92,8 @@ def examine(config: DictConfig, report: Report, plan: Plan, parts: Parts, attemp
     rows = row_shapes(config, parts)
     report.disk = disk(config, plan, rows)
     if config.measure and parts.autoencoder.factor > 1:
-        tried = try_latents(config, plan, parts.autoencoder, device)
+        with telling("trying the autoencoder on a few pictures"):
+            tried = try_latents(config, plan, parts.autoencoder, device)
         if tried is not None:
             report.latents, pace = tried
             report.encoding_seconds = encoding_seconds(config, plan, pace)
@@ -100,7 +102,8 @@ def examine(config: DictConfig, report: Report, plan: Plan, parts: Parts, attemp
         return
     report.warnings += warnings_of(config, module)
     report.free_memory = free_memory(device)
-    report.training = training(config, parts, module, plan, rows, device)
+    with telling("working out what training takes"):
+        report.training = training(config, parts, module, plan, rows, device)
     report.files = run_files(config, report.training, report.prior)
     if report.prior is not None:
         recomputes = bool(config.network.get("gradient_checkpointing"))
@@ -108,6 +111,15 @@ def examine(config: DictConfig, report: Report, plan: Plan, parts: Parts, attemp
     if report.training.seconds is not None:
         report.training_seconds = report.training.seconds * config.max_steps
         report.price = price(config, report)
+
+
+@contextmanager
+def telling(what: str) -> Iterator[None]:
+    """Say what is being done for as long as it takes, which may be minutes."""
+    with Progress(TextColumn("{task.description}"), SpinnerColumn(), TimeElapsedColumn()) as progress:
+        task = progress.add_task(what, total=1)
+        yield
+        progress.advance(task)
 
 
 def price(config: DictConfig, report: Report) -> float | None:
