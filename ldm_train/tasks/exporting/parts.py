@@ -15,6 +15,7 @@ from ldm_train.tasks.exporting.scheduler import not_held as not_held_by_schedule
 from ldm_train.tasks.parts.assemble import Parts, build_parts, first_weights
 from ldm_train.tasks.parts.comparing import own_settings
 from ldm_train.tasks.parts.trained_part import completed, is_partial
+from ldm_train.training.parameter_groups import TEXT_ENCODER
 from ldm_train.weights import text_layout
 from ldm_train.weights.lazily import Tensors
 from ldm_train.weights.pieces import Piece, refuse_differences, shapes_of
@@ -22,7 +23,6 @@ from ldm_train.weights.unet_architecture import Settings
 from ldm_train.weights.unet_config import diffusers_config, not_held
 from ldm_train.weights.unet_layout import theirs_of_ours
 
-TRAINED = "text_encoder."
 UNET, VAE, TEXT, SCHEDULER = "unet", "vae", "text_encoder", "scheduler"
 
 
@@ -141,7 +141,7 @@ def take_text(found: Leaving, state: Mapping[str, Tensor]) -> None:
     if not isinstance(encoder, TextEncoder):
         found.lacking[TEXT] = [f"text_encoder={type(encoder).__name__}: it is no CLIPTextModel"]
         return
-    own = {name.removeprefix(TRAINED): tensor for name, tensor in state.items() if name.startswith(TRAINED)}
+    own = {name.removeprefix(TEXT_ENCODER): tensor for name, tensor in state.items() if name.startswith(TEXT_ENCODER)}
     encoder.load_state_dict(own, strict=False)
     found.text = text_out(encoder)
 
