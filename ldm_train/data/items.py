@@ -5,6 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from ldm_train.data.opening import check_beginning
+from ldm_train.util.inputs import MAX_PICTURE, read_input
+
 
 class Picture(Protocol):
     """The encoded bytes of one picture, wherever they lie.
@@ -16,7 +19,7 @@ class Picture(Protocol):
     def lasting(self) -> bool: ...
 
     def read(self) -> bytes:
-        """All bytes. Raises OSError where they cannot be had."""
+        """All bytes. Raises one of `READ_ERRORS` where they cannot be had."""
 
     def stamp(self) -> tuple[int, int] | None:
         """Size in bytes and time of change in nanoseconds, which change where the bytes do; None if unknown."""
@@ -30,7 +33,7 @@ class PictureFile:
     lasting = True
 
     def read(self) -> bytes:
-        return self.path.read_bytes()
+        return read_input(self.path, limit=MAX_PICTURE, check=check_beginning)
 
     def stamp(self) -> tuple[int, int] | None:
         status = self.path.stat()
@@ -47,12 +50,8 @@ class FileSlice:
     lasting = True
 
     def read(self) -> bytes:
-        with self.path.open("rb") as file:
-            file.seek(self.offset)
-            content = file.read(self.length)
-        if len(content) < self.length:
-            raise OSError(f"{self.path.name} ends after {len(content)} of this picture's {self.length} bytes")
-        return content
+        part = {"offset": self.offset, "length": self.length}
+        return read_input(self.path, limit=MAX_PICTURE, check=check_beginning, **part)
 
     def stamp(self) -> tuple[int, int] | None:
         status = self.path.stat()
