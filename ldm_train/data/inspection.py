@@ -123,10 +123,14 @@ class Processes:
 
     def start(self, item: Item) -> tuple[Item, Future[Looked]]:
         """The item as another process can have it, and the answer to come."""
+        if item.picture is None:
+            future: Future[Looked] = Future()
+            future.set_result(self.decoding.told(item))
+            return item, future
         try:
             sent = replace(item, picture=movable(item.picture))
         except READ_ERRORS as error:
-            future: Future[Looked] = Future()
+            future = Future()
             future.set_result(Looked(item, problem=decode_problem(error)))
             return item, future
         try:

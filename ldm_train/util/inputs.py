@@ -8,17 +8,19 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, AnyStr, BinaryIO
+from typing import BinaryIO
 
 MAX_PICTURE = 512 * 2**20  # bytes of one encoded picture, which is as many as 178 million RGB pixels take uncompressed
 MAX_TEXT = 2**20  # bytes of one caption, or of a file of captions next to a picture
 MAX_LINE = 16 * 2**20  # bytes of one row of a table
+MAX_SKIPPED = 256 * 2**20  # bytes of a row that is too long, after which the next row is still searched for
 MAX_TABLE = 16 * 2**30  # bytes of a table, which is read row by row
 MAX_PROMPTS = 64 * 2**20  # bytes of a file of prompts
 
 # What reading a damaged or hostile file raises. It is a reason to leave out that file, and never one to stop.
 READ_ERRORS = (OSError, ValueError, MemoryError, OverflowError, RecursionError)
 
+BUFFER = 2**20  # of files that are read from start to end
 CHECKED_FIRST = 2**20  # files above this many bytes have their first bytes checked before the rest is read
 BEGINNING = 512
 KINDS = {
@@ -31,18 +33,19 @@ KINDS = {
 
 
 @contextmanager
-def open_input(path: Path, *, limit: int | None) -> Iterator[BinaryIO]:
+def open_input(path: Path, *, limit: int | None, buffering: int = -1) -> Iterator[BinaryIO]:
     """Open a regular file, or a link to one, for reading.
 
     Args:
         limit: the most bytes that it may have; None for any number, where only a part is read.
+        buffering: bytes, as `open` has it.
 
     Raises:
         OSError: it cannot be opened, is no regular file, or has more bytes.
         ValueError: the path cannot be the name of a file.
     """
     _check_regular(os.stat(path), limit)  # first, since opening a device may already do something
-    with open(path, "rb", opener=_open_without_waiting) as file:
+    with open(path, "rb", buffering=buffering, opener=_open_without_waiting) as file:
         _check_regular(os.fstat(file.fileno()), limit)  # again, since it may be another file by now
         yield file
 
@@ -74,15 +77,27 @@ def read_input(
     return content
 
 
-def read_lines(file: IO[AnyStr], *, limit: int = MAX_LINE) -> Iterator[AnyStr | None]:
-    """Give each line of a file, and None for one that is longer than the limit."""
-    while line := file.readline(limit + 1):
-        if len(line) <= limit:
+def read_lines(file: BinaryIO) -> Iterator[bytes | None]:
+    """Give each line of a file, and None for one that is longer than `MAX_LINE`.
+
+    Raises:
+        OSError: a line goes on and on, as in a file that is not a text.
+    """
+    while line := file.readline(MAX_LINE + 1):
+        if len(line) <= MAX_LINE:
             yield line
             continue
-        while line and line[-1:] not in ("\n", "\r", b"\n"):
-            line = file.readline(CHECKED_FIRST)
+        if not line.endswith(b"\n"):
+            _skip_line(file)
         yield None
+
+
+def _skip_line(file: BinaryIO) -> None:
+    for _ in range(MAX_SKIPPED // BUFFER):
+        part = file.readline(BUFFER)
+        if not part or part.endswith(b"\n"):
+            return
+    raise OSError(f"a line is longer than {MAX_SKIPPED:,} bytes")
 
 
 def read_text(path: Path, *, limit: int) -> str:

@@ -42,7 +42,8 @@ class Metadata:
     def tell(self, key: str) -> Told:
         row = self.rows.get(key)
         if row is None:
-            return Told(shown(key), problem=f"not named in {self._called()}")
+            broken = next((f"; {item.problem}" for item in self.problems if item.key in self.files), "")
+            return Told(shown(key), problem=f"not named in {self._called()}{broken}")
         return by_values(row.values, column=self.column, origin=row.origin, apart=[NAME])
 
     def notes(self, pictures: list[str]) -> Iterator[str]:

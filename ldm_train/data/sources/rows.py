@@ -4,14 +4,13 @@ import csv
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
-from io import TextIOWrapper
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import BinaryIO
 
 from ldm_train.data.items import shown
 from ldm_train.data.sources.arrow import SkippedGroup, one_by_one, read_batches
 from ldm_train.data.sources.told import BOM, json_object
-from ldm_train.util.inputs import MAX_LINE, MAX_TABLE, READ_ERRORS, describe_error, open_input, read_lines
+from ldm_train.util.inputs import BUFFER, MAX_LINE, MAX_TABLE, READ_ERRORS, describe_error, open_input, read_lines
 
 TOO_LONG = f"is longer than {MAX_LINE:,} bytes"
 
@@ -35,7 +34,7 @@ def read_rows(path: Path, name: str, *, needed: Collection[str]) -> Iterator[Row
         needed: columns that a row is of no use without; what cannot be read of another column is left out.
     """
     try:
-        with open_input(path, limit=MAX_TABLE) as file:
+        with open_input(path, limit=MAX_TABLE, buffering=BUFFER) as file:
             yield from READERS[path.suffix.lower()](file, name, needed)
     except READ_ERRORS as error:
         yield _broken(name, f"cannot be read: {describe_error(error)}")
@@ -60,32 +59,31 @@ def _jsonl(file: BinaryIO, name: str, needed: Collection[str]) -> Iterator[Row]:
             yield Row(key, origin, {}, f"{origin} {error or describe_error(error)}")
 
 
-def _separated(opened: BinaryIO, name: str, needed: Collection[str], *, delimiter: str) -> Iterator[Row]:
-    with TextIOWrapper(opened, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        records = _records(file, delimiter)
-        _, header = next(records, (1, []))
-        if isinstance(header, str) or not header:
-            yield _broken(name, f"does not begin with the names of its columns: {header or 'it is empty'}")
-            return
-        problem = _not_utf8(header) or ("has two columns of one name" if len(set(header)) < len(header) else None)
-        if problem:
-            yield _broken(name, f"{problem}, in its first line: {shown(delimiter.join(header)[:200])}")
-            return
-        for number, record in records:
-            key, origin = f"{name}:{number}", f"{shown(name)} line {number}"
-            bad = record if isinstance(record, str) else _not_utf8(record) or _too_long(record, header)
-            values: dict[str, object] = {} if bad else dict(zip(header, record, strict=False))
-            yield Row(key, origin, values, f"{origin} {bad}" if bad else None)
+def _separated(file: BinaryIO, name: str, needed: Collection[str], *, delimiter: str) -> Iterator[Row]:
+    records = _records(file, delimiter)
+    _, header = next(records, (1, []))
+    if isinstance(header, str) or not header:
+        yield _broken(name, f"does not begin with the names of its columns: {header or 'it is empty'}")
+        return
+    problem = _not_utf8(header) or ("has two columns of one name" if len(set(header)) < len(header) else None)
+    if problem:
+        yield _broken(name, f"{problem}, in its first line: {shown(delimiter.join(header)[:200])}")
+        return
+    for number, record in records:
+        key, origin = f"{name}:{number}", f"{shown(name)} line {number}"
+        bad = record if isinstance(record, str) else _not_utf8(record) or _too_long(record, header)
+        values: dict[str, object] = {} if bad else dict(zip(header, record, strict=False))
+        yield Row(key, origin, values, f"{origin} {bad}" if bad else None)
 
 
 class Lines(Iterator[str]):
-    """The lines of a text file for `csv.reader`, which goes on after one that is too long.
+    """The lines of a file for `csv.reader`, which goes on after one that is too long.
 
     `record` counts the characters since it was set to 0: an open quote may join many lines to one record.
     """
 
-    def __init__(self, file: TextIO) -> None:
-        self.lines = read_lines(file)
+    def __init__(self, file: BinaryIO) -> None:
+        self.lines = _text_lines(file)
         self.number = 0
         self.record = 0
 
@@ -98,7 +96,16 @@ class Lines(Iterator[str]):
         return line
 
 
-def _records(file: TextIO, delimiter: str) -> Iterator[tuple[int, list[str] | str]]:
+def _text_lines(file: BinaryIO) -> Iterator[str | None]:
+    for number, line in enumerate(read_lines(file)):
+        if line is None:
+            yield None
+            continue
+        line = line if number else line.removeprefix(BOM)
+        yield from (part.decode("utf-8", "surrogateescape") for part in line.splitlines(keepends=True))  # also at \r alone
+
+
+def _records(file: BinaryIO, delimiter: str) -> Iterator[tuple[int, list[str] | str]]:
     """Each record with the line that it begins in, or what is wrong with it."""
     lines = Lines(file)
     reader = csv.reader(lines, delimiter=delimiter, strict=True)

@@ -11,6 +11,8 @@ from ldm_train.data.sources.base import Source
 from ldm_train.data.sources.rows import READERS, Row, read_rows
 from ldm_train.data.sources.told import by_values, choice_of, lasting_key
 
+LONGEST = 200  # characters of a name in a message
+
 
 class Table(Source):
     """A picture a row, or a caption a row, in the table's order: `.jsonl`, `.csv`, `.tsv` or `.parquet`.
@@ -99,7 +101,8 @@ class Table(Source):
             return self._problem(row, f"has no name of its own: {self.key_column} is empty or an absolute path")
         if not os.path.isfile(path):  # and not Path.is_file, which raises for a name that is too long
             hint = "download it first" if "://" in name else f"it is looked for in {self.root}, see source.root"
-            return Item(key, None, (), row.origin, problem=f"{row.origin} names {shown(name)}, which is no file; {hint}")
+            problem = f"{row.origin} names {shown(name[:LONGEST])}, which is no file; {hint}"
+            return Item(key, None, (), row.origin, problem=problem)
         return Item(key, PictureFile(path), told.captions, told.origin, told.held_out, told.fields, told.problem)
 
     def _key(self, row: Row, path: Path) -> str | None:
