@@ -98,5 +98,5 @@ def _after(file: BinaryIO, last: str) -> Iterator[Fault]:
         yield Fault(f"is cut after {last}")
     elif any(block):
         yield Fault(f"is damaged after {last}")
-    elif any(any(file.read(2**20)) for _ in range(AFTER_END)):
+    elif any(file.read(2**20).strip(b"\0") for _ in range(AFTER_END)):
         yield Fault(f"has more after its end mark, which follows {last}: are these several tars in one file?")
