@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from ldm_train.data.opening import check_beginning
 from ldm_train.util.inputs import MAX_PICTURE, read_input
 
 
@@ -33,7 +32,7 @@ class PictureFile:
     lasting = True
 
     def read(self) -> bytes:
-        return read_input(self.path, limit=MAX_PICTURE, check=check_beginning)
+        return read_input(self.path, limit=MAX_PICTURE, check=check_picture)
 
     def stamp(self) -> tuple[int, int] | None:
         status = self.path.stat()
@@ -51,7 +50,7 @@ class FileSlice:
 
     def read(self) -> bytes:
         part = {"offset": self.offset, "length": self.length}
-        return read_input(self.path, limit=MAX_PICTURE, check=check_beginning, **part)
+        return read_input(self.path, limit=MAX_PICTURE, check=check_picture, **part)
 
     def stamp(self) -> tuple[int, int] | None:
         status = self.path.stat()
@@ -108,6 +107,13 @@ class Item:
     held_out: bool = False
     fields: dict[str, str] = field(default_factory=dict)
     problem: str | None = None
+
+
+def check_picture(start: bytes) -> None:
+    """Raise ValueError if a file with these first bytes is no picture; Pillow is imported for large files only."""
+    from ldm_train.data.opening import check_beginning
+
+    check_beginning(start)
 
 
 def shown(name: str) -> str:

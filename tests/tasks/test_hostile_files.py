@@ -45,10 +45,10 @@ def test_prompts_are_a_regular_file(pipe: Path, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="is not a text file"):
             read_prompts(str(path))
     (tmp_path / "prompts.txt").write_bytes(b"\xff")
-    with pytest.raises(ValueError, match="prompts.txt is not UTF-8"):
+    with pytest.raises(ValueError, match=r"prompts\.txt is not UTF-8"):
         read_prompts(str(tmp_path / "prompts.txt"))
     os.truncate(tmp_path / "prompts.txt", 30 * 2**30)
-    with pytest.raises(ValueError, match="prompts.txt cannot be read: it has 32,212,254,720 bytes"):
+    with pytest.raises(ValueError, match=r"prompts\.txt cannot be read: it has 32,212,254,720 bytes"):
         read_prompts(str(tmp_path / "prompts.txt"))
 
 

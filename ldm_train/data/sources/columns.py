@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ldm_train.data.opening import check_beginning
+from ldm_train.data.items import check_picture
 from ldm_train.data.sources.hub import one_line
 from ldm_train.util.inputs import MAX_PICTURE, check_size, read_input
 
@@ -39,7 +39,7 @@ def encoded_bytes(value: object) -> bytes:
         return content
     if not isinstance(path, str):
         raise OSError("the row holds no picture")
-    return _from_afar(path) if "://" in path else read_input(Path(path), limit=MAX_PICTURE, check=check_beginning)
+    return _from_afar(path) if "://" in path else read_input(Path(path), limit=MAX_PICTURE, check=check_picture)
 
 
 def _from_afar(address: str) -> bytes:
