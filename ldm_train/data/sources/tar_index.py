@@ -56,7 +56,9 @@ def members(path: Path) -> Iterator[Member | Fault]:
     """The whole files of a tar, in its order, and its faults. Raises OSError."""
     with open_input(path, limit=None) as file:
         size = os.fstat(file.fileno()).st_size
-        packed = [name for magic, name in PACKED.items() if file.peek(len(magic)).startswith(magic)]
+        start = file.read(tarfile.BLOCKSIZE)
+        file.seek(0)
+        packed = [name for magic, name in PACKED.items() if start.startswith(magic)]
         if packed:
             yield Fault(f"is packed with {packed[0]}; pictures are read in place, so unpack it to a plain .tar")
             return
