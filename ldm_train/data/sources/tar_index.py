@@ -80,7 +80,7 @@ def members(path: Path) -> Iterator[Member | Fault]:
                     elif not info.isdir():
                         yield Fault(f"holds {shown(info.name)} as a link or a device; pack the file itself", info.name)
                     last = shown(info.name)
-                    tar.members.clear()  # type: ignore[attr-defined]  # it keeps each, about 1 kB
+                    tar.members.clear()  # it keeps each, about 1 kB
                     headers.taken = 0
                 end = tar.offset
             file.seek(end)
