@@ -1,0 +1,61 @@
+"""Damaged weights are refused wherever a command loads them: one flipped bit of a checkpoint, a snapshot or an export."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ldm_train.tasks.parts.assemble import read_checkpoint
+from ldm_train.training.checkpoint_files import damage
+from tests.training.test_checkpoint_damage import flip, place
+
+DRAW = ("prompts=[x]", "steps=2", "device=cpu")
+
+
+@pytest.fixture
+def damaged(trained: Path, tmp_path: Path) -> Path:
+    """A run with one bit of a tensor flipped in its last checkpoint, next to a whole one."""
+    run_dir = Path(shutil.copytree(trained, tmp_path / "damaged"))
+    last = run_dir / "checkpoints" / "last.ckpt"
+    shutil.copyfile(last, last.with_name("best.ckpt"))
+    flip(last, place(last, "/data/0") + 1)
+    return run_dir
+
+
+def test_one_flipped_bit_is_named_with_what_can_take_its_place(damaged: Path) -> None:
+    last = damaged / "checkpoints" / "last.ckpt"
+    with pytest.raises(ValueError, match=r"best\.ckpt") as refused:
+        read_checkpoint(damaged)
+    assert str(last) in str(refused.value)
+    best = last.with_name("best.ckpt")
+    assert f"cp {best} {last}" in str(refused.value)
+    shutil.copyfile(best, last)
+    assert damage(last) is None
+    read_checkpoint(damaged)
+
+
+@pytest.mark.parametrize("command", ["sample", "export", "evaluate", "train", "weak", "adapters"])
+def test_every_command_that_loads_a_run_refuses_it(
+    command: str, damaged: Path, trained: Path, cache: Path, train: Callable, ldm_train: Callable, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    draw = ("sample", f"out={out}", *DRAW)
+    answer = {
+        "sample": lambda: ldm_train(*draw, f"run_dir={damaged}"),
+        "weak": lambda: ldm_train(*draw, f"run_dir={trained}", "guidance=autoguidance", f"guidance.weak={damaged}"),
+        "export": lambda: ldm_train("export", f"run_dir={damaged}", f"out={out}.safetensors"),
+        "evaluate": lambda: ldm_train("evaluate", f"run_dir={damaged}", f"out={out}.json", "features=null", "device=cpu"),
+        "train": lambda: train(cache, out, f"network.weights={damaged}"),
+        "adapters": lambda: ldm_train(*draw, f"run_dir={trained}", f"adapters=[{adapted(damaged)}]"),
+    }[command]()
+    assert answer.code == 1
+    assert str(damaged / "checkpoints" / "last.ckpt") in answer.err
+    assert not [path for path in tmp_path.iterdir() if path != damaged]
+
+
+def adapted(run_dir: Path) -> Path:
+    """The same run, by its config one that trained adapters."""
+    with (run_dir / "config.yaml").open("a") as file:
+        file.write("adapter: {_target_: ldm_train.networks.adapters.LoRA, rank: 2, alpha: null}\n")
+    return run_dir
