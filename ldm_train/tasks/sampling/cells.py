@@ -106,7 +106,7 @@ def draw_alike(cells: Sequence[Cell], trained: TrainedRun) -> Iterable[Tensor]:
 
 def recipe_of(cell: Cell) -> Recipe:
     config = cell.config
-    return build_recipe(config, steps=config.steps, seed=config.seed, negative_prompt=config.negative_prompt)
+    return build_recipe(config, steps=config.steps, seed=config.seed, negative_prompt=str(config.negative_prompt))
 
 
 def refuse_sizes(cells: Sequence[Cell]) -> None:

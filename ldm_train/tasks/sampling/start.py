@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from ldm_train.data.images import DECODE_ERRORS, read_image, to_signed
 from ldm_train.generation import Generation
@@ -59,20 +59,41 @@ def read_signed(path: str, size: int | tuple[int, int]) -> torch.Tensor:
         raise ValueError(f"{path} cannot be read as a picture: {error}") from error
 
 
-def read_prompts(prompts: object) -> list[str]:
-    """Prompts from a list, or from a text file with one a line.
+def read_prompts(prompts: object, *, setting: str = "prompts") -> list[str]:
+    """Return the prompts of a setting: a list, one prompt, or a text file with one prompt a line.
 
     Raises:
-        ValueError: no such file, or no prompt.
+        ValueError: something else, a file that is missing or not text, or no prompt.
     """
-    if isinstance(prompts, str):
-        path = Path(prompts)
-        if not path.is_file():
-            raise ValueError(f"prompts={prompts} is not a text file; give one, or a list: 'prompts=[\"…\"]'")
-        texts = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if isinstance(prompts, str) and (_is_file(prompts) or looks_like_a_file(prompts)):
+        texts = _read_lines(prompts, setting)
     else:
-        assert isinstance(prompts, ListConfig)
-        texts = [str(prompt) for prompt in prompts]
+        listed = list(prompts) if isinstance(prompts, ListConfig | list) else [prompts]
+        if any(OmegaConf.is_config(one) or one is None for one in listed):
+            raise ValueError(f"{setting}={prompts} must be texts: one, a list of them, or a text file with one a line")
+        texts = [str(one) for one in listed]
     if not texts:
-        raise ValueError(f"prompts={prompts} holds no prompt")
+        raise ValueError(f"{setting}={prompts} holds no prompt")
     return texts
+
+
+def looks_like_a_file(text: str) -> bool:
+    """Return whether a text is the name of a file, as `prompts.txt` and `lists/animals` are, and not a prompt."""
+    return " " not in text and (Path(text).suffix != "" or "/" in text)
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except OSError:  # a prompt may be longer than any file's name
+        return False
+
+
+def _read_lines(path: str, setting: str) -> list[str]:
+    try:
+        content = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{setting}={path} is not a text file that can be read ({error}); give one, or a list: '{setting}=[\"…\"]'"
+        ) from error
+    return [line.strip() for line in content.splitlines() if line.strip()]
