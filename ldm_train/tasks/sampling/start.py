@@ -8,9 +8,11 @@ import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from ldm_train.data.images import DECODE_ERRORS, read_image, to_signed
+from ldm_train.data.masks import has_transparency
 from ldm_train.generation import Generation
 from ldm_train.samplers.base import Picture
 from ldm_train.tasks.parts.assemble import TrainedRun, open_run
+from ldm_train.tasks.sampling.mask import picture_size, read_mask
 
 
 def open_sized(config: DictConfig) -> TrainedRun:
@@ -44,10 +46,16 @@ def read_start(config: DictConfig, generation: Generation) -> Picture | None:
             raise ValueError(f"mask={config.mask} and strength={config.strength} need a picture=FILE to start from")
         return None
     latents = generation.encode(read_signed(config.picture, generation.size))
+    if not latents.isfinite().all():
+        raise ValueError(f"the latents of picture={config.picture} contain NaN or infinity: the autoencoder cannot encode it")
+    if has_transparency(Path(config.picture).read_bytes()):
+        print(f"note: picture={config.picture} is transparent in places, which are taken as white")
     if config.mask is None:
         return Picture(latents, config.strength)
-    white = read_signed(config.mask, generation.size).mean(1, keepdim=True).to(generation.device)
-    mask = torch.nn.functional.interpolate(white, size=latents.shape[2:], mode="area") > 0
+    height, width = latents.shape[2:]
+    mask = read_mask(
+        config.mask, picture=picture_size(config.picture), size=generation.sides, latents=(height, width)
+    )
     return Picture(latents, config.strength, mask.to(latents))
 
 
