@@ -44,7 +44,10 @@ def of_latents(latents: Latents, held_out: Tensor, autoencoder: Autoencoder, dev
         for bucket in latents.index.bucket[held_out].unique():
             for part in held_out[latents.index.bucket[held_out] == bucket].split(size):
                 mean = latents.moments(part, torch.zeros_like(part)).mean
-                yield autoencoder.decode(mean.to(device, torch.float32)).clamp(-1, 1).cpu()
+                images = autoencoder.decode(mean.to(device, torch.float32))
+                if not images.isfinite().all():
+                    raise ValueError("the autoencoder gives back held-out pictures with NaN or infinity; look at its weights")
+                yield images.clamp(-1, 1).cpu()
 
     return Real(read, len(held_out), [latents.first_caption(example) for example in held_out.tolist()])
 

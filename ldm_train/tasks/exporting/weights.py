@@ -43,7 +43,10 @@ def whole(trained: DictConfig, run_dir: Path, weights: dict[str, Tensor]) -> dic
 
 def of_checkpoint(run_dir: Path, weights: str) -> Export:
     """The averaged or the raw weights of the last checkpoint."""
-    state, step, _ = read_weights(run_dir, weights)
+    state, step, path = read_weights(run_dir, weights)
+    broken = sorted(name for name, tensor in state.items() if not tensor.isfinite().all())
+    if broken:
+        raise ValueError(f"{path} has {weights} weights with NaN or infinity, such as {broken[0]}: the training had diverged")
     return Export(dict(state), step, {"weights": weights})
 
 

@@ -169,7 +169,9 @@ def draw(generation: Generation, recipe: Recipe, folder: Path, prompts: Sequence
     at_once = min(AT_ONCE, max(1, PIXELS // math.prod(generation.sides)))
     for first in track(range(0, len(missing), at_once), "drawing class pictures"):
         numbers = missing[first : first + at_once]
-        images = generation([texts[number] for number in numbers], recipe, numbers=torch.tensor(numbers))
+        batch = [texts[number] for number in numbers]
+        images = generation(batch, recipe, numbers=torch.tensor(numbers))
+        generation.refuse_nonfinite(images, batch, numbers, seed=recipe.seed)
         for number, image in zip(numbers, to_bytes(images).cpu(), strict=True):
             save_png(image, folder / "pictures" / name(number))
     rows = [{"file_name": name(number), "text": text} for number, text in enumerate(texts)]
