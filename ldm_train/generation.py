@@ -17,7 +17,6 @@ from ldm_train.samplers.base import Picture, Point, Sampler, StepCallback
 from ldm_train.samplers.spacings import Spacing
 from ldm_train.types import Autoencoder, Captions, Conditioner, Conditioning, Network
 
-
 LARGE = 1e4  # no weight of a network that draws is
 
 

@@ -61,4 +61,4 @@ class AutoencoderTraining(Training):
         with self.at_rest():
             decoded = self.autoencoder.decode(self.autoencoder.encode(images.to(self.dtype)).mean)
         decoded = decoded.to(images.dtype)
-        return decoded.clamp(-1, 1).masked_fill(~decoded.isfinite(), torch.nan)  # clipping would hide infinity
+        return decoded.clamp(-1, 1).masked_fill(~decoded.isfinite(), float("nan"))  # clipping would hide infinity

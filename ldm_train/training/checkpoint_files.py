@@ -111,7 +111,8 @@ def refuse_damaged(path: Path, *, run_dir: Path) -> None:
         return
     whole_ones = [str(other) for other in checkpoints(run_dir) if other != path and damage(other) is None]
     if whole_ones:
-        advice = f"not damaged: {', '.join(whole_ones)}; copy one over it: cp {shlex.quote(whole_ones[0])} {shlex.quote(str(path))}"
+        command = f"cp {shlex.quote(whole_ones[0])} {shlex.quote(str(path))}"
+        advice = f"not damaged: {', '.join(whole_ones)}; copy one over it: {command}"
     else:
         advice = "this run has no other checkpoint that is whole; restore the file from a backup, or train again"
     raise ValueError(f"{path} cannot be read as a checkpoint of this project: it is damaged ({problem}); {advice}")

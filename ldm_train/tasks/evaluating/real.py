@@ -46,7 +46,9 @@ def of_latents(latents: Latents, held_out: Tensor, autoencoder: Autoencoder, dev
                 mean = latents.moments(part, torch.zeros_like(part)).mean
                 images = autoencoder.decode(mean.to(device, torch.float32))
                 if not images.isfinite().all():
-                    raise ValueError("the autoencoder gives back held-out pictures with NaN or infinity; look at its weights")
+                    raise ValueError(
+                        "the autoencoder gives back held-out pictures with NaN or infinity; look at its weights"
+                    )
                 yield images.clamp(-1, 1).cpu()
 
     return Real(read, len(held_out), [latents.first_caption(example) for example in held_out.tolist()])

@@ -46,7 +46,9 @@ def of_checkpoint(run_dir: Path, weights: str) -> Export:
     state, step, path = read_weights(run_dir, weights)
     broken = sorted(name for name, tensor in state.items() if not tensor.isfinite().all())
     if broken:
-        raise ValueError(f"{path} has {weights} weights with NaN or infinity, such as {broken[0]}: the training had diverged")
+        raise ValueError(
+            f"{path} has {weights} weights with NaN or infinity, such as {broken[0]}: the training had diverged"
+        )
     return Export(dict(state), step, {"weights": weights})
 
 
@@ -112,7 +114,9 @@ def combined(stored: Sequence[tuple[Snapshot, float]], combination: Combination)
             prefix = name_in_snapshot(stored[-1][1], "")
             names = sorted(name.removeprefix(prefix) for name in last.keys() if name.startswith(prefix))  # noqa: SIM118
             for name in track(names, "combining"):
-                one_by_one = (read_one(opened[s.path], s.path, name_in_snapshot(own, name), known[s.path]) for s, own in stored)
+                one_by_one = (
+                    read_one(opened[s.path], s.path, name_in_snapshot(own, name), known[s.path]) for s, own in stored
+                )
                 dtype = torch.float64 if last.get_slice(prefix + name).get_dtype() == "F64" else torch.float32
                 weights[name] = combine(combination.coefficients, one_by_one).to(dtype)
     except (SafetensorError, RuntimeError) as error:

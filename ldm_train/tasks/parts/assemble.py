@@ -120,7 +120,9 @@ def open_run(config: DictConfig) -> TrainedRun:
     trained, device = read_config(config.run_dir), choose_device(config.device)
     fill_from_run(config, trained)
     parts = build_parts(trained)
-    recipe = build_recipe(config, steps=config.steps, seed=config.seed, negative_prompt=str(config.get("negative_prompt", "")))
+    recipe = build_recipe(
+        config, steps=config.steps, seed=config.seed, negative_prompt=str(config.get("negative_prompt", ""))
+    )
     step = load_weights(Path(config.run_dir), parts, weights=str(config.weights))
     add_adapters(config.get("adapters"), parts, read_weights)
     add_embeddings(config.get("embeddings"), parts.text_encoder)

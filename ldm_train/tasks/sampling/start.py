@@ -47,15 +47,13 @@ def read_start(config: DictConfig, generation: Generation) -> Picture | None:
         return None
     latents = generation.encode(read_signed(config.picture, generation.size))
     if not latents.isfinite().all():
-        raise ValueError(f"the latents of picture={config.picture} contain NaN or infinity: the autoencoder cannot encode it")
+        raise ValueError(f"the latents of picture={config.picture} contain NaN or infinity; look at the autoencoder")
     if has_transparency(Path(config.picture).read_bytes()):
         print(f"note: picture={config.picture} is transparent in places, which are taken as white")
     if config.mask is None:
         return Picture(latents, config.strength)
     height, width = latents.shape[2:]
-    mask = read_mask(
-        config.mask, picture=picture_size(config.picture), size=generation.sides, latents=(height, width)
-    )
+    mask = read_mask(config.mask, picture=picture_size(config.picture), size=generation.sides, latents=(height, width))
     return Picture(latents, config.strength, mask.to(latents))
 
 
