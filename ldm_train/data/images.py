@@ -37,8 +37,40 @@ def to_signed(images: Tensor) -> Tensor:
 
 
 def to_bytes(images: Tensor) -> Tensor:
-    """Images in [-1, 1] to uint8, clipped and rounded."""
+    """Images in [-1, 1] to uint8, clipped and rounded.
+
+    Raises:
+        ValueError: there is NaN or infinity among them, which would become black.
+    """
+    if not images.isfinite().all():
+        raise ValueError("a picture contains NaN or infinity, and cannot be written")
     return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
+def nonfinite_numbers(images: Tensor) -> list[int]:
+    """Return the places of those images (B, …) that contain NaN or infinity."""
+    return (~images.flatten(1).isfinite().all(1)).nonzero()[:, 0].tolist()
+
+
+def to_shown_bytes(images: Tensor) -> Tensor:
+    """Images (B, 3, H, W) as `to_bytes`, with a checkerboard instead of each that contains NaN or infinity."""
+    broken = nonfinite_numbers(images)
+    shown = to_bytes(images.nan_to_num(0, 0, 0))
+    shown[broken] = checkerboard(images.shape[2], images.shape[3]).to(shown.device)
+    return shown
+
+
+def count_broken(shown: Tensor) -> int:
+    """Return how many of uint8 pictures (B, 3, H, W) are the checkerboard of `to_shown_bytes`."""
+    board = checkerboard(shown.shape[2], shown.shape[3]).to(shown.device)
+    return int((shown == board).flatten(1).all(1).sum())
+
+
+def checkerboard(height: int, width: int) -> Tensor:
+    """Return a picture that nobody takes for one that was drawn, magenta and black, (3, H, W) uint8."""
+    rows, columns = torch.arange(height)[:, None] * 4 // height, torch.arange(width) * 4 // width
+    magenta = ((rows + columns) % 2 == 0).to(torch.uint8) * 255
+    return torch.stack([magenta, torch.zeros_like(magenta), magenta])
 
 
 def save_png(images: Tensor, path: Path, texts: Mapping[str, str] | None = None) -> None:

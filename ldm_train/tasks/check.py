@@ -29,6 +29,7 @@ from ldm_train.tasks.parts.source import name_classes
 from ldm_train.tasks.running.directory import set_threads
 from ldm_train.tasks.running.lightning import quiet
 from ldm_train.tasks.settings.config import build
+from ldm_train.tasks.training.words import check_new_words
 from ldm_train.training.cost import free_memory
 
 
@@ -86,6 +87,8 @@ def examine(config: DictConfig, report: Report, plan: Plan, parts: Parts, attemp
     device = choose_device("cpu" if config.trainer.accelerator == "cpu" else "auto")
     items = [seen.item for seen in plan.seen]
     report.captions = caption_facts(items, parts.text_encoder.count, parts.text_encoder.capacity)
+    captions = [item.captions for item in items if not item.held_out]
+    report.warnings += attempt(check_new_words, config, parts.text_encoder, captions) or []
     module = try_together(config, parts, plan.rows, attempt)
     if attempt.reasons:
         return

@@ -33,7 +33,10 @@ def draw_grid(config: DictConfig, prompts: list[str], out: Path) -> list[str]:
     start, pictures = read_start(config, trained.generation), []
     for first in track(range(0, len(prompts), config.batch_size), "drawing"):
         batch = prompts[first : first + config.batch_size]
-        pictures.append(to_bytes(trained.generation(batch, trained.recipe, first=first, picture=start)).cpu())
+        images = trained.generation(batch, trained.recipe, first=first, picture=start)
+        numbers = range(first, first + len(batch))
+        trained.generation.refuse_nonfinite(images, batch, numbers, seed=config.seed)
+        pictures.append(to_bytes(images).cpu())
         for number, picture in enumerate(pictures[-1], start=first):
             save_png(picture, out / f"{number:04d}.png", texts(config, trained, prompts[number], number))
     together = torch.cat(pictures)

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import zipfile
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 
-from ldm_train.training.sharded_checkpoint import missing_shares, whole
+from ldm_train.training.sharded_checkpoint import damaged_shares, missing_shares, whole
 
 NUMBERED = re.compile(r"step-(\d{8,})\.ckpt")
 BEST = "best.ckpt"
@@ -66,14 +67,21 @@ def read_step(path: Path) -> int:
         ValueError: it cannot be read, or not without running code from it, or its shares are not there.
     """
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        missing = missing_shares(checkpoint, path)
-        if missing:
-            raise FileNotFoundError(f"its shares {', '.join(map(str, missing))} are missing")
-        return int(checkpoint["global_step"])
+        return int(_mapped(path)["global_step"])
     except Exception as error:  # unpickling reports damage by many classes
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{path} cannot be read as a checkpoint of this project: {reason}") from error
+        raise ValueError(f"{path} cannot be read as a checkpoint of this project: {_reason(error)}") from error
+
+
+def _mapped(path: Path) -> dict[str, Any]:
+    """A checkpoint whose tensors are mapped, not read, and whose shares are all there."""
+    checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    if missing := missing_shares(checkpoint, path):
+        raise FileNotFoundError(f"its shares {', '.join(map(str, missing))} are missing; copy both together")
+    return checkpoint
+
+
+def _reason(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def damage(path: Path) -> str | None:
@@ -83,10 +91,31 @@ def damage(path: Path) -> str | None:
             wrong = archive.testzip()
         if wrong is not None:
             return f"{wrong} in it does not have its checksum"
-        read_step(path)
+        checkpoint = _mapped(path)
+        int(checkpoint["global_step"])
+        if shares := damaged_shares(checkpoint, path):
+            return f"its shares {', '.join(map(str, shares))} do not have their checksums"
     except Exception as error:  # a damaged archive is reported by many classes too
-        return str(error) or type(error).__name__
+        return _reason(error)
     return None
+
+
+def refuse_damaged(path: Path, *, run_dir: Path) -> None:
+    """Raise if a checkpoint of a run is damaged. This reads every byte of it.
+
+    Raises:
+        ValueError: naming the file, and the checkpoints of the run that can take its place.
+    """
+    problem = damage(path)
+    if problem is None:
+        return
+    whole_ones = [str(other) for other in checkpoints(run_dir) if other != path and damage(other) is None]
+    if whole_ones:
+        command = f"cp {shlex.quote(whole_ones[0])} {shlex.quote(str(path))}"
+        advice = f"not damaged: {', '.join(whole_ones)}; copy one over it: {command}"
+    else:
+        advice = "this run has no other checkpoint that is whole; restore the file from a backup, or train again"
+    raise ValueError(f"{path} cannot be read as a checkpoint of this project: it is damaged ({problem}); {advice}")
 
 
 def newest_whole(run_dir: Path) -> Path | None:

@@ -8,10 +8,12 @@ import json
 import secrets
 import shutil
 import warnings
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
@@ -21,9 +23,10 @@ from torch.distributed.tensor import DTensor
 Tree = object  # nested dicts, lists and tuples of tensors and plain values
 Keys = tuple[str | int, ...]
 
-SHARES = "shares"  # the key of a checkpoint that names its folder and the files there
+SHARES = "shares"  # the key of a checkpoint that names its folder and the files there, with their checksums
 MARK = "in the shares: "  # stands in the place of a tensor, before its name
 SUFFIX = ".shares"
+BLOCK = 2**20  # bytes that are read at once
 
 
 def mapped(tree: Tree, change: Callable[[Keys, Tree], Tree], keys: Keys = ()) -> Tree:
@@ -63,7 +66,53 @@ def write_shares(checkpoint: Mapping[str, Tree], folder: Path) -> dict[str, Tree
     except CheckpointException as error:
         shutil.rmtree(folder, ignore_errors=True)
         raise OSError(f"a process could not write its share: {reason(error)}") from error
-    return rest | {SHARES: {"folder": folder.name, "files": sorted(file.name for file in folder.iterdir())}}
+    return rest | {SHARES: {"folder": folder.name, "files": checksums(sorted(folder.iterdir()))}}
+
+
+def checksums(files: Sequence[Path]) -> dict[str, int]:
+    """Return the CRC-32 of each file by its name. The processes share the reading, and must call it together.
+
+    Raises:
+        OSError: one of them could not read a file, on all of them.
+    """
+    if not dist.is_initialized():
+        return {file.name: checksum(file) for file in files}
+    listed = [list(files)]
+    dist.broadcast_object_list(listed)  # what a process sees of a network's file system may be older
+    parts: list[dict[str, int] | str] = [{} for _ in range(dist.get_world_size())]
+    dist.all_gather_object(parts, _try_checksums(listed[0][dist.get_rank() :: len(parts)]))
+    failures = [part for part in parts if isinstance(part, str)]
+    if failures:
+        raise OSError(f"a share cannot be read again: {failures[0]}")
+    found = {name: value for part in parts if isinstance(part, dict) for name, value in part.items()}
+    return dict(sorted(found.items()))
+
+
+def _try_checksums(files: Sequence[Path]) -> dict[str, int] | str:
+    """Checksums, or what went wrong: a process that ended here would leave the others waiting."""
+    try:
+        return {file.name: checksum(file) for file in files}
+    except OSError as error:
+        return str(error)
+
+
+def checksum(path: Path) -> int:
+    """Return the CRC-32 of a file."""
+    value = 0
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            value = zlib.crc32(block, value)
+    return value
+
+
+def damaged_shares(checkpoint: Mapping[str, Tree], path: Path) -> list[Path]:
+    """Return the files of shares that do not have their checksums. This reads all of them."""
+    shares = checkpoint.get(SHARES)
+    if shares is None:
+        return []
+    assert isinstance(shares, Mapping)
+    files = {path.parent / shares["folder"] / name: value for name, value in shares["files"].items()}
+    return [file for file, value in files.items() if checksum(file) != value]
 
 
 def whole(checkpoint: dict[str, Tree], path: Path, empty: Callable[..., Tensor] = torch.empty) -> dict[str, Tree]:

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.progress import Progress, track
 from torch import Tensor
 
-from ldm_train.data.images import DECODE_ERRORS, decode_problem, read_image, save_png, to_bytes, to_signed
+from ldm_train.data.images import DECODE_ERRORS, decode_problem, nonfinite_numbers, read_image, save_png, to_bytes, to_signed
 from ldm_train.util.inputs import READ_ERRORS
 
 Painter = Callable[[list[str], Tensor], Tensor]
@@ -82,8 +82,11 @@ def draw(order: Order, out: Path, paint: Painter, *, devices: int) -> list[Path]
 def draw_batch(order: Order, paint: Painter, numbers: Tensor, files: Sequence[Path]) -> None:
     """Draw and write the pictures of these numbers (B,)."""
     chosen = numbers.tolist()
-    images = to_bytes(paint([order.prompts[number] for number in chosen], numbers)).cpu()
-    for number, image in zip(chosen, images, strict=True):
+    drawn = paint([order.prompts[number] for number in chosen], numbers)
+    for place in nonfinite_numbers(drawn)[:1]:
+        number = chosen[place]
+        raise ValueError(f"the picture of {order.prompts[number]!r} (number {number}) contains NaN or infinity")
+    for number, image in zip(chosen, to_bytes(drawn).cpu(), strict=True):
         told = order.told | {"prompt": order.prompts[number], "number": number}
         save_png(image, files[number], {"ldm_train": json.dumps(told, ensure_ascii=False)})
 
@@ -95,8 +98,14 @@ def draw_together(order: Order, batches: Sequence[Tensor], files: Sequence[Path]
     context = torch.multiprocessing.spawn(draw_share, shared, nprocs=devices, join=False, daemon=True)
     with Progress() as progress:
         task = progress.add_task(what, total=len(files))
-        while not context.join(timeout=0.2):
-            progress.update(task, completed=len(list(files[0].parent.glob("*.png"))))
+        try:
+            while not context.join(timeout=0.2):
+                progress.update(task, completed=len(list(files[0].parent.glob("*.png"))))
+        except torch.multiprocessing.ProcessRaisedException as error:
+            kind, _, reason = str(error).strip().splitlines()[-1].partition(": ")
+            if kind not in ("ValueError", "OSError"):
+                raise
+            raise ValueError(reason) from error
 
 
 def draw_share(

@@ -101,12 +101,13 @@ def draw_alike(cells: Sequence[Cell], trained: TrainedRun) -> Iterable[Tensor]:
         trained.generation(prompts[i : i + config.batch_size], recipe, numbers=part, picture=start)
         for i, part in zip(range(0, len(prompts), config.batch_size), numbers.split(config.batch_size), strict=True)
     ]
-    return to_bytes(torch.cat(batches)).cpu().split(config.count)
+    images = trained.generation.refuse_nonfinite(torch.cat(batches), prompts, numbers.tolist(), seed=config.seed)
+    return to_bytes(images).cpu().split(config.count)
 
 
 def recipe_of(cell: Cell) -> Recipe:
     config = cell.config
-    return build_recipe(config, steps=config.steps, seed=config.seed, negative_prompt=config.negative_prompt)
+    return build_recipe(config, steps=config.steps, seed=config.seed, negative_prompt=str(config.negative_prompt))
 
 
 def refuse_sizes(cells: Sequence[Cell]) -> None:

@@ -34,10 +34,11 @@ def draw_strip(config: DictConfig, prompts: list[str], out: Path) -> list[str]:
     for row, part in track(places, "drawing"):
         ends = (seeds[row % 2], seeds[1 - row % 2])
         images = trained.generation.between(pairs[row], trained.recipe, part, seeds=ends, blend=config.blend)
+        names = [f"{pairs[row][0]} - {share:.0%} - {pairs[row][1]}" for share in part.tolist()]
+        trained.generation.refuse_nonfinite(images, names, [0] * len(names), seed=ends[0])
         pictures.append(to_bytes(images).cpu())
-        for share, picture in zip(part.tolist(), pictures[-1], strict=True):
+        for share, picture, name in zip(part.tolist(), pictures[-1], names, strict=True):
             told = {"from": pairs[row][0], "to": pairs[row][1], "share": share, "seeds": list(ends), "blend": config.blend}
-            name = f"{pairs[row][0]} - {share:.0%} - {pairs[row][1]}"
             save_png(picture, out / f"{len(shown):04d}.png", texts(config, trained, name, 0, interpolation=told))
             shown.append(name)
     together = torch.cat(pictures)

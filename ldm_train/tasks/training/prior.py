@@ -6,7 +6,6 @@ the weight of their loss is how often an epoch has them, which is the same in ex
 
 import json
 import math
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,13 +43,35 @@ def join_prior(config: DictConfig) -> None:
     if config.prior.prompts is None:
         return
     refuse(config)
-    own = [config.cache] if isinstance(config.cache, str) else list(config.cache)
-    shares = shared(config, len(own))
+    joined = with_class_pictures(config, Path(config.run_dir))
     folder = Path(config.run_dir) / PRIOR
     if launched_rank() == 0 and not (is_whole(folder) and checkpoints(Path(config.run_dir))):
         with torch.random.fork_rng(devices=[]):
             make(config, folder, open_caches(config.cache)[0])
-    config.cache, config.cache_shares = [*own, str(folder / "cache")], shares
+    config.cache, config.cache_shares = joined.cache, joined.cache_shares
+
+
+def asked_caches(config: DictConfig) -> list[str]:
+    """Return the caches that a config names; one, of no name, if its pictures are encoded on the fly."""
+    return list(config.cache) if isinstance(config.cache, ListConfig) else [config.cache or ""]
+
+
+def with_class_pictures(config: DictConfig, run_dir: Path) -> DictConfig:
+    """Return the config of a run with the cache of its class pictures after its own caches, each with its share.
+
+    Raises:
+        ValueError: several own caches without shares.
+    """
+    own, joined = asked_caches(config), config.copy()
+    joined.cache, joined.cache_shares = [*own, str(run_dir / PRIOR / "cache")], shared(config, len(own))
+    return joined
+
+
+def as_asked(config: DictConfig, asked: DictConfig) -> DictConfig:
+    """Return a run's completed config with the caches that it was given, so that it makes the same run again."""
+    stored = config.copy()
+    stored.cache, stored.cache_shares = asked.cache, asked.cache_shares
+    return stored
 
 
 def refuse(config: DictConfig) -> None:
@@ -101,7 +122,7 @@ def shared(config: DictConfig, count: int) -> list[float]:
 
 def make(config: DictConfig, folder: Path, cache: LatentCache) -> None:
     """Draw what is not there yet, and encode it as the own cache was."""
-    prompts = listed(config.prior.prompts)
+    prompts = class_prompts(config)
     complete(config, cache)
     parts = build_parts(config)
     lines = start(config, parts)
@@ -128,19 +149,17 @@ def make(config: DictConfig, folder: Path, cache: LatentCache) -> None:
     encode(config, folder, cache)
 
 
+def class_prompts(config: DictConfig) -> list[str]:
+    """Return what class pictures are drawn of."""
+    return read_prompts(config.prior.prompts, setting="prior.prompts")
+
+
 def manner(config: DictConfig) -> Told:
     """All else that decides what is drawn, in plain values."""
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
     names = ("sampler", "spacing", "guidance", "schedule", "prediction", "image_size")
     return {**{name: plain[name] for name in names}, **{n: config.prior[n] for n in ("count", "steps", "seed")}}
-
-
-def listed(prompts: object) -> list[str]:
-    """One prompt, a list of them, or a text file's."""
-    if isinstance(prompts, str) and not os.path.isfile(prompts):
-        return [prompts]
-    return read_prompts(prompts if isinstance(prompts, str | ListConfig) else OmegaConf.create([prompts]))
 
 
 def draw(generation: Generation, recipe: Recipe, folder: Path, prompts: Sequence[str], count: int) -> None:
@@ -150,7 +169,9 @@ def draw(generation: Generation, recipe: Recipe, folder: Path, prompts: Sequence
     at_once = min(AT_ONCE, max(1, PIXELS // math.prod(generation.sides)))
     for first in track(range(0, len(missing), at_once), "drawing class pictures"):
         numbers = missing[first : first + at_once]
-        images = generation([texts[number] for number in numbers], recipe, numbers=torch.tensor(numbers))
+        batch = [texts[number] for number in numbers]
+        images = generation(batch, recipe, numbers=torch.tensor(numbers))
+        generation.refuse_nonfinite(images, batch, numbers, seed=recipe.seed)
         for number, image in zip(numbers, to_bytes(images).cpu(), strict=True):
             save_png(image, folder / "pictures" / name(number))
     rows = [{"file_name": name(number), "text": text} for number, text in enumerate(texts)]

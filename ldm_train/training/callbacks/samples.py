@@ -11,11 +11,11 @@ import torch
 from pytorch_lightning import Callback
 from torch import Tensor
 
-from ldm_train.data.images import save_png, to_bytes
+from ldm_train.data.images import save_png, to_shown_bytes
 from ldm_train.generation import Generation, Recipe
 from ldm_train.training.callbacks.film import Reverse, forward_strip, latents_of
 from ldm_train.training.callbacks.growth import grow
-from ldm_train.training.callbacks.pictures import draw_together, fitted, grid, pairs
+from ldm_train.training.callbacks.pictures import draw_together, fitted, grid, pairs, warn_of_broken
 from ldm_train.training.callbacks.spent import Spent
 from ldm_train.training.callbacks.step_log import is_due
 from ldm_train.training.dashboards import log_picture
@@ -112,10 +112,14 @@ class Samples(Callback):
         ]
         columns = min(COLUMNS, len(prompts)) if len(rows) == 1 else len(prompts)
         shown = {"samples": grid(torch.cat(rows), columns=columns)}
+        if rank == 0:
+            warn_of_broken(trainer, "pictures of prompts", torch.cat(rows))
         captions = list(drawing.held_out.values())
         if captions:
             same = captions == prompts
             drawn = rows[0] if same else draw_together(generation, captions, drawing.recipe, rank=rank, world=world)
+            if rank == 0 and not same:
+                warn_of_broken(trainer, "pictures of held-out captions", drawn)
             shown["held_out"] = pairs(self._truth(trainer, generation, drawn), drawn, columns=min(COLUMNS, len(captions)))
         return shown | ({"reverse": film.strip} if rank == 0 else {}), rows[0]
 
@@ -124,7 +128,7 @@ class Samples(Callback):
         if self._true is None:
             data = trainer.datamodule  # type: ignore[attr-defined]
             latents = [latents_of(data, example, generation) for example in self.drawing.held_out]
-            pictures = [to_bytes(generation.decode(one))[0].cpu() for one in latents]
+            pictures = [to_shown_bytes(generation.decode(one))[0].cpu() for one in latents]
             self._true = torch.stack([fitted(picture, (drawn.shape[2], drawn.shape[3])) for picture in pictures])
         return self._true
 
