@@ -7,7 +7,6 @@ from pathlib import Path
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning import Callback
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -15,6 +14,8 @@ from ldm_train.data.datamodules import EndlessData
 from ldm_train.training.base import Examined, Training
 from ldm_train.training.callbacks.step_log import step_ended
 from ldm_train.training.sharding import gathered
+from ldm_train.util.files import atomic_write
+from ldm_train.weights.files import write
 
 
 class DivergedError(ValueError):
@@ -84,15 +85,14 @@ class NonFinite(Callback):
             )
 
     def _keep(self, trainer: pl.Trainer, module: Training, attempt: Attempt) -> None:
-        self.folder.mkdir(exist_ok=True)
         data = trainer.datamodule  # type: ignore[attr-defined]
         told = [line for examined in attempt.examined for line in told_examples(examined, data)]
         path = self.folder / f"step-{attempt.step:08d}-rank-{trainer.global_rank}.json"
-        path.write_text(json.dumps({"step": attempt.step, "examples": told}, indent=2) + "\n", encoding="utf-8")
+        atomic_write(path, json.dumps({"step": attempt.step, "examples": told}, indent=2) + "\n")
         if self.in_a_row == 1:
-            weights = {name: gathered(p.detach()).cpu().contiguous() for name, p in module.trained_parameters().items()}
+            weights = {name: gathered(p.detach()).cpu() for name, p in module.trained_parameters().items()}
             if trainer.is_global_zero:
-                save_file(weights, self.folder / f"step-{attempt.step:08d}.safetensors")
+                write(self.folder / f"step-{attempt.step:08d}.safetensors", weights, {"step": attempt.step})
         if trainer.is_global_zero:
             names = ", ".join(str(line["example"]) for line in told if line["finite"] is False) or "none of them alone"
             print(f"warning: step {attempt.step} was not finite and is left out; see {path} (examples: {names})")
