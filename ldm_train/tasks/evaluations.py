@@ -140,4 +140,4 @@ class Drawings:
         rows = [
             part for i in range(0, 3 * columns, columns) for part in (references[i : i + columns], pictures[i : i + columns])
         ]
-        save_png(grid(to_bytes(torch.cat(rows)), columns=columns), path)
+        save_png(grid(to_bytes(torch.cat(rows)), columns=columns), path, SHEET)

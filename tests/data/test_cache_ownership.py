@@ -36,9 +36,7 @@ def test_names_next_to_the_cache_are_the_user_s(
 
 
 @pytest.mark.parametrize("manifest", [None, {"name": "an app", "icons": []}, {"format": 2, "files": []}, "no JSON"])
-def test_a_user_s_folder_is_refused(
-    manifest: object, pictures: Path, encode: Callable, tmp_path: Path
-) -> None:
+def test_a_user_s_folder_is_refused(manifest: object, pictures: Path, encode: Callable, tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     (folder / "deep").mkdir(parents=True)
     (folder / "deep/a").write_text("mine")
@@ -83,9 +81,7 @@ def test_a_file_of_a_user_s_in_the_cache_is_named_and_kept(
     assert encode(pictures, own, "dtype=float16").code == 0
 
 
-def test_a_working_folder_without_our_mark_is_refused(
-    own: Path, pictures: Path, encode: Callable, tmp_path: Path
-) -> None:
+def test_a_working_folder_without_our_mark_is_refused(own: Path, pictures: Path, encode: Callable, tmp_path: Path) -> None:
     working = Workplace(own).working
     working.mkdir()
     (working / "previous").write_text("mine")
