@@ -123,6 +123,6 @@ def check_cache(folder: Path) -> None:
     foreign = sorted(path.name for path in folder.iterdir() if path.name not in known and not is_temporary(path))
     if foreign:
         raise ValueError(
-            f"cache={folder} holds {list_names(foreign)}, which encoding did not write and replacing the cache would remove. "
-            "Nothing was changed; move that out of the folder"
+            f"cache={folder} holds {list_names(foreign)}, which `ldm-train encode` did not write; the new cache "
+            "replaces the whole folder. Nothing was changed; move that out of the folder"
         )

@@ -14,6 +14,7 @@ from ldm_train.data.items import Item
 from ldm_train.data.sources.folder import Folder
 from ldm_train.metrics.drawings import corner_colours, nearest, psnr
 from ldm_train.tasks.evaluating.numbers import Numbers, Resampling
+from ldm_train.tasks.evaluating.outputs import SHEET
 from ldm_train.training.callbacks.pictures import grid
 from ldm_train.types import Autoencoder
 

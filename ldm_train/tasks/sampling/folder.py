@@ -1,4 +1,4 @@
-"""The folder that `sample` draws into: pictures.json lists its files, so that the next command replaces these and no others."""
+"""The folder that `sample` draws into: pictures.json lists its files, and the next command replaces these and no others."""
 
 import hashlib
 import json
