@@ -5,20 +5,18 @@ from typing import Protocol, Self, cast
 
 import torch
 from diffusers import AutoencoderKL
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ldm_train.encoders.fingerprint import SHIPPED
 from ldm_train.types import Moments
-from ldm_train.util.files import atomic_path, atomic_write
+from ldm_train.util.files import atomic_write
 from ldm_train.weights import autoencoder_layout
+from ldm_train.weights.files import write_tensors
 from ldm_train.weights.folders import part_of
 from ldm_train.weights.hub import locate
 from ldm_train.weights.loading import load
 from ldm_train.weights.parts import Found, find_autoencoder
 
-WEIGHTS = "diffusion_pytorch_model.safetensors"  # diffusers' name
 DECODED = 512**2  # pixels at once: a picture of 512x512 takes 0.8 GB in Stable Diffusion's
 SCALES = {(128, 256, 512, 512): 0.18215, (128, 256, 512): 0.08333}  # by the channels: Stable Diffusion's, its upscaler's
 
@@ -65,10 +63,8 @@ class KLAutoencoder(nn.Module):
     def save(self, folder: Path, *, shift: float, scale: float) -> None:
         """Write diffusers' layout: `config.json` with this shift and scale, and the weights as safetensors."""
         self.model.register_to_config(scaling_factor=scale, shift_factor=shift)
-        tensors = {name: tensor.contiguous() for name, tensor in self.model.state_dict().items()}
-        with atomic_path(folder / WEIGHTS, failures=(OSError, SafetensorError)) as temporary:
-            save_file(tensors, temporary, metadata={"format": "pt"})
-        atomic_write(folder / "config.json", self.model.to_json_string())  # the last: by it the folder is an autoencoder
+        write_tensors(folder / "diffusion_pytorch_model.safetensors", self.model.state_dict(), {"format": "pt"})
+        atomic_write(folder / "config.json", self.model.to_json_string())
 
 
 class IdentityAutoencoder(nn.Module):

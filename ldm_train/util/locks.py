@@ -13,13 +13,14 @@ NOT_OF_LOCKS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQU
 
 
 @contextmanager
-def hold_lock(path: Path, *, busy: str, wait: float = 0.0) -> Iterator[None]:
+def hold_lock(path: Path, *, busy: str, wait: float = 0.0, remove: bool = False) -> Iterator[None]:
     """Keep other processes out until this one leaves the block or ends, however it ends.
 
     Args:
-        path: the lock's file, in a folder that exists; it stays.
+        path: the lock's file, in a folder that exists.
         busy: what to say if another process has the lock.
         wait: seconds to wait for it.
+        remove: whether to remove the file at the end; filelock notices a file that was removed meanwhile.
 
     Raises:
         ValueError: another process has the lock.
@@ -43,4 +44,6 @@ def hold_lock(path: Path, *, busy: str, wait: float = 0.0) -> Iterator[None]:
     try:
         yield
     finally:
+        if remove:
+            path.unlink(missing_ok=True)
         lock.release()

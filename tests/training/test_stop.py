@@ -16,6 +16,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from ldm_train.util.files import temporary_path
+
 DRIVER = Path(__file__).with_name("signalled.py")
 QUIET = ["pictures.prompts=[]", "pictures.every=1000", "validation.every=1000"]
 SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2]
