@@ -27,7 +27,7 @@ def test_all_that_a_checkpoint_stands_on_is_on_the_disk_before_it(
 
     def rename(self: Path, target: Path) -> Path:
         if Path(target).name == "last.ckpt":
-            kept = [path for path in written_files(run_dir, HISTORY) if path.name != "metrics.csv"]  # made of metrics.jsonl
+            kept = list(written_files(run_dir, HISTORY))
             assert [path for path in kept if flushed.get(path.stat().st_ino) != path.read_bytes()] == []
             names.append({path.name for path in kept})
         return replace(self, target)
@@ -40,7 +40,7 @@ def test_all_that_a_checkpoint_stands_on_is_on_the_disk_before_it(
     assert answer.code == 0, answer.err
     assert len(names) == 2
     assert names[0] >= {
-        *("metrics.jsonl", "timing.jsonl", "validation.jsonl", "growth.png", "prompts.json", "step-00000003.png"),
+        *("metrics.csv", "metrics.jsonl", "timing.jsonl", "validation.jsonl", "growth.png", "prompts.json", "step-00000003.png"),
         *("step-00000002.safetensors", "step-00000002-rank-0.json"),
     }
 

@@ -50,7 +50,8 @@ def join_prior(config: DictConfig) -> None:
     own = [config.cache] if isinstance(config.cache, str) else list(config.cache)
     shares = shared(config, len(own))
     folder = Path(config.run_dir) / PRIOR
-    if launched_rank() == 0 and not (is_whole(folder) and checkpoints(Path(config.run_dir))):
+    continued = config.resume != "restart" and checkpoints(Path(config.run_dir))
+    if launched_rank() == 0 and not (is_whole(folder) and continued):
         with torch.random.fork_rng(devices=[]):
             make(config, folder, open_caches(config.cache)[0])
     config.cache, config.cache_shares = [*own, str(folder / "cache")], shares

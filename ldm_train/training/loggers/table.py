@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ldm_train.training.dashboards import Cell, Dashboard, Settings
-from ldm_train.util.files import atomic_write
+from ldm_train.util.files import atomic_write, flush_file
 
 
 class CSVTable(Dashboard):
@@ -38,6 +38,7 @@ class CSVTable(Dashboard):
                 csv.DictWriter(file, self._columns).writerows(line for line, _ in lines)
         if lines:
             self._read = lines[-1][1]
+            flush_file(self.path)
 
     def close(self, *, failed: bool) -> None:
         self.flush()
