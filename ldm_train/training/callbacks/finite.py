@@ -45,6 +45,7 @@ class NonFinite(Callback):
         self.folder = run_dir / "nonfinite"
         self.limit = limit
         self.in_a_row = 0
+        self._last = 0
         self._now = Attempt()
         self._before = Attempt()
 
@@ -63,9 +64,15 @@ class NonFinite(Callback):
 
     def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer) -> None:
         self._look(trainer, pl_module)
+        self._refuse_diverged()
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, object]) -> None:
+        """Look before the checkpoint is there: a run that is continued from it does not see its last step again."""
+        self._look(trainer, pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._look(trainer, pl_module)
+        self._refuse_diverged()
 
     def _look(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Training)
@@ -77,9 +84,12 @@ class NonFinite(Callback):
         self.in_a_row = 0 if attempt.applied.item() else self.in_a_row + 1
         if self.in_a_row:
             self._keep(trainer, pl_module, attempt)
+            self._last = attempt.step
+
+    def _refuse_diverged(self) -> None:
         if self.in_a_row >= self.limit:
             raise DivergedError(
-                f"the loss or the gradient was not finite in {self.in_a_row} steps in a row, up to step {attempt.step} "
+                f"the loss or the gradient was not finite in {self.in_a_row} steps in a row, up to step {self._last} "
                 f"(max_nonfinite_steps={self.limit}); none of them was applied. {self.folder} names their examples and "
                 "holds the weights; try a lower optimizer.lr, a longer lr_schedule.warmup_steps, trainer.precision=32-true"
             )
