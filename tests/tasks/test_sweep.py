@@ -164,7 +164,7 @@ def test_the_table_is_written_after_each_job_and_keeps_what_was_swept_before(
 
     monkeypatch.setattr(Jobs, "run", run)
     sweep("train", [*base, "seed=0,1"])
-    assert written == [[0], [3, None, 0]]
+    assert written == [[None, None, 0], [3, None, 0]]
     jobs = json.loads(table.read_text())["jobs"]
     assert [(job["swept"], job["code"]) for job in jobs] == [({"seed": "0"}, 3), ({"seed": "1"}, 3), ({"seed": "7"}, 0)]
     assert jobs[0]["metrics"] == {"step": 2, "loss": 1.0, "validation_loss": 2.0}
