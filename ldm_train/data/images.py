@@ -11,6 +11,7 @@ from torch import Tensor
 from ldm_train.data.crops import centred
 from ldm_train.data.decoding import DECODE_ERRORS, decode, decode_problem, render
 from ldm_train.data.items import PictureFile
+from ldm_train.util.files import atomic_path
 
 __all__ = ["DECODE_ERRORS", "decode_problem", "read_image", "save_png", "to_bytes", "to_signed"]
 
@@ -78,7 +79,5 @@ def save_png(images: Tensor, path: Path, texts: Mapping[str, str] | None = None)
     told = PngInfo()
     for keyword, text in (texts or {}).items():
         told.add_text(keyword, text)  # as iTXt where Latin-1 cannot hold it
-    path.parent.mkdir(parents=True, exist_ok=True)
-    writing = path.with_name(f"{path.name}.writing")
-    Image.fromarray(images.permute(1, 2, 0).cpu().numpy()).save(writing, format="PNG", pnginfo=told)
-    writing.replace(path)
+    with atomic_path(path) as temporary:
+        Image.fromarray(images.permute(1, 2, 0).cpu().numpy()).save(temporary, format="PNG", pnginfo=told)

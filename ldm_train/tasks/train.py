@@ -1,5 +1,6 @@
 """`ldm-train train`: latents, of caches or encoded on the fly, to a trained noise predictor."""
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,8 +15,9 @@ from ldm_train.tasks.parts.embeddings import write_words
 from ldm_train.tasks.parts.optimization import refuse_optimization
 from ldm_train.tasks.parts.published import start
 from ldm_train.tasks.parts.trained_part import choose_trained, load_base, refuse_part
-from ldm_train.tasks.running.directory import locked, prepare, set_threads
+from ldm_train.tasks.running.directory import note_saved, prepare, set_threads
 from ldm_train.tasks.running.ending import ending, told_ending
+from ldm_train.tasks.running.holding import hold_run_directory
 from ldm_train.tasks.running.lightning import (
     build_loggers,
     launched_rank,
@@ -48,7 +50,7 @@ def run(config: DictConfig) -> int:
     quiet()
     refuse_optimization(config)
     refuse_part(config)
-    with locked(config):
+    with hold_run_directory(config):
         return told_ending(config, train(config, limits, keeping))
 
 
@@ -94,6 +96,8 @@ def train(config: DictConfig, limits: Limits, keeping: Keeping) -> str | None:
         spent=spent,
         options=options(config.trainer, shares=config.checkpoint.shares),
         first_rank=launched_rank() == 0,
+        resumed=resumed,
+        saved=partial(note_saved, run_dir),
     )
     if launched_rank() == 0 and config.text_encoder.get("new_words"):
         with ema.swapped(module):

@@ -1,20 +1,17 @@
 """Checkpoints as files: whole or absent, the newest found again, the older ones kept as far as one asks for it."""
 
-import os
-import re
 import shlex
-import shutil
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 
+from ldm_train.training.run_files import numbered_steps
 from ldm_train.training.sharded_checkpoint import damaged_shares, missing_shares, whole
+from ldm_train.util.files import atomic_path, link_file, remove_files
 
-NUMBERED = re.compile(r"step-(\d{8,})\.ckpt")
 BEST = "best.ckpt"
 
 
@@ -24,40 +21,21 @@ def last_checkpoint(run_dir: Path) -> Path:
 
 
 class WholeFiles(TorchCheckpointIO):
-    """Lightning's way to files, by which a checkpoint is written under another name, flushed, read again, and renamed."""
+    """Lightning's way to files, by which a checkpoint is written under another name, read again, flushed, and renamed."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         """Raises:
         OSError: naming the file, what went wrong, and the room there is; what was at `path` is as it was.
         """
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        writing = path.with_suffix(".writing")
-        try:
-            with writing.open("wb") as file:
+        # torch's writer reports a failed write by a RuntimeError, and reading it again by a ValueError.
+        with atomic_path(Path(path), failures=(RuntimeError, OSError, ValueError)) as temporary:
+            with temporary.open("wb") as file:
                 torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            read_step(writing)
-        except (RuntimeError, OSError, ValueError) as error:  # torch's writer reports a failed write by the first
-            writing.unlink(missing_ok=True)
-            free = shutil.disk_usage(path.parent).free / 2**20
-            raise OSError(f"cannot write {writing} ({free:.0f} MiB are free there): {error}; {path} is as it was") from error
-        writing.replace(path)
-        flush_folder(path.parent)
+            read_step(temporary)
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None) -> dict[str, Any]:
         """One in shares too, where the parameters are not sharded."""
         return whole(super().load_checkpoint(path, map_location, weights_only=weights_only), Path(path))
-
-
-def flush_folder(folder: Path) -> None:
-    """Have the names in a folder survive a power cut too."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def read_step(path: Path) -> int:
@@ -149,31 +127,16 @@ def checkpoints(run_dir: Path) -> list[Path]:
 
 def numbered(run_dir: Path) -> dict[int, Path]:
     """The checkpoints that are kept beside the last one, by step, in order."""
-    found = {int(match[1]): path for path, match in _matches(last_checkpoint(run_dir).parent)}
-    return dict(sorted(found.items()))
-
-
-def _matches(folder: Path) -> Iterator[tuple[Path, re.Match[str]]]:
-    for path in folder.glob("step-*.ckpt"):
-        match = NUMBERED.fullmatch(path.name)
-        if match:
-            yield path, match
+    return numbered_steps(last_checkpoint(run_dir).parent, ".ckpt")
 
 
 def keep_as(last: Path, name: str) -> None:
     """Give the last checkpoint a second name, under which it stays when a newer one comes; a copy where links cannot be."""
-    target, new = last.with_name(name), last.with_name(f"{name}.writing")
-    new.unlink(missing_ok=True)
-    try:
-        os.link(last, new)
-    except OSError:
-        shutil.copyfile(last, new)
-    new.replace(target)
+    link_file(last, last.with_name(name))
 
 
 def prune(run_dir: Path, *, keep: int, keep_every: int | None) -> None:
     """Remove all but the newest `keep` checkpoints and those of every so many steps."""
     files = numbered(run_dir)
-    for step in list(files)[: max(0, len(files) - keep)]:
-        if keep_every is None or step % keep_every:
-            files[step].unlink()
+    old = list(files)[: max(0, len(files) - keep)]
+    remove_files(files[step] for step in old if keep_every is None or step % keep_every)

@@ -20,6 +20,9 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.tensor import DTensor
 
+from ldm_train.training.run_files import SHARES as SHARES_FOLDER
+from ldm_train.util.files import flush_file, flush_folder, make_folder
+
 Tree = object  # nested dicts, lists and tuples of tensors and plain values
 Keys = tuple[str | int, ...]
 
@@ -41,7 +44,7 @@ def mapped(tree: Tree, change: Callable[[Keys, Tree], Tree], keys: Keys = ()) ->
 def new_folder(path: Path) -> Path:
     """Make the folder for the shares of a checkpoint at `path`, of a name that nothing refers to yet."""
     folder = path.with_name(f"{path.stem}-{secrets.token_hex(4)}{SUFFIX}")
-    folder.mkdir(parents=True)
+    make_folder(folder)
     return folder
 
 
@@ -66,6 +69,7 @@ def write_shares(checkpoint: Mapping[str, Tree], folder: Path) -> dict[str, Tree
     except CheckpointException as error:
         shutil.rmtree(folder, ignore_errors=True)
         raise OSError(f"a process could not write its share: {reason(error)}") from error
+    flush_shares(folder)
     return rest | {SHARES: {"folder": folder.name, "files": checksums(sorted(folder.iterdir()))}}
 
 
@@ -113,6 +117,28 @@ def damaged_shares(checkpoint: Mapping[str, Tree], path: Path) -> list[Path]:
     assert isinstance(shares, Mapping)
     files = {path.parent / shares["folder"] / name: value for name, value in shares["files"].items()}
     return [file for file, value in files.items() if checksum(file) != value]
+
+
+def flush_shares(folder: Path) -> None:
+    """Flush what every process wrote, before any of them goes on: each can only flush its own machine's writes.
+
+    Raises:
+        OSError: some process could not; nothing is left of the folder.
+    """
+    problem: str | None = None
+    try:
+        for file in folder.iterdir():
+            flush_file(file)
+        flush_folder(folder)
+    except OSError as error:
+        problem = str(error)
+    problems = [problem]
+    if torch.distributed.is_initialized():
+        problems = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(problems, problem)
+    if any(problems):
+        shutil.rmtree(folder, ignore_errors=True)
+        raise OSError(f"a process could not write its share in {folder}: {next(filter(None, problems))}")
 
 
 def whole(checkpoint: dict[str, Tree], path: Path, empty: Callable[..., Tensor] = torch.empty) -> dict[str, Tree]:
@@ -188,7 +214,7 @@ def remove_unnamed_shares(folder: Path) -> None:
 
     None are while there is a checkpoint that cannot be read, for what it names is not known.
     """
-    shares = set(folder.glob(f"*{SUFFIX}"))
+    shares = {path for path in folder.glob(f"*{SUFFIX}") if SHARES_FOLDER.fullmatch(path.name) and path.is_dir()}
     for path in folder.glob("*.ckpt") if shares else ():
         try:
             named = torch.load(path, map_location="cpu", weights_only=True, mmap=True).get(SHARES)

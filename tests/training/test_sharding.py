@@ -150,13 +150,15 @@ def test_a_damaged_share_is_told(runs: Path, tmp_path: Path) -> None:
 
 
 def test_shares_that_some_checkpoint_names_are_kept(tmp_path: Path) -> None:
-    for name in ("last-1", "best-2", "last-3"):
+    for name in ("last-00000001", "best-00000002", "last-00000003", "mine"):
         (tmp_path / f"{name}.shares").mkdir()
-    for name, folder in (("last", "last-1"), ("best", "best-2")):
+    for name, folder in (("last", "last-00000001"), ("best", "best-00000002")):
         torch.save({SHARES: {"folder": f"{folder}.shares", "files": {}}}, tmp_path / f"{name}.ckpt")
     torch.save({"global_step": 1}, tmp_path / "other.ckpt")
     remove_unnamed_shares(tmp_path)
-    assert {path.name for path in tmp_path.glob("*.shares")} == {"last-1.shares", "best-2.shares"}
+    assert {path.name for path in tmp_path.glob("*.shares")} == {
+        *("last-00000001.shares", "best-00000002.shares", "mine.shares")
+    }
 
 
 def test_layers_are_the_elements_of_the_outermost_lists() -> None:

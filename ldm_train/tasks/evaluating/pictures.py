@@ -6,8 +6,9 @@ number, so batches and processes leave them alone, to rounding.
 
 import hashlib
 import json
-import shutil
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,10 +18,14 @@ from rich.progress import Progress, track
 from torch import Tensor
 
 from ldm_train.data.images import DECODE_ERRORS, decode_problem, nonfinite_numbers, read_image, save_png, to_bytes, to_signed
+from ldm_train.util.files import atomic_write, is_temporary, make_folder
 from ldm_train.util.inputs import READ_ERRORS
+from ldm_train.util.ownership import FolderKind, carries_mark
 
 Painter = Callable[[list[str], Tensor], Tensor]
 Opener = Callable[[DictConfig], Painter]
+KEPT = FolderKind("the drawn pictures of an evaluation", "drawn.json", frozenset({"drawn"}))
+KEY, NUMBERED = re.compile(r"[0-9a-f]{16}"), re.compile(r"\d{6,}\.png")
 
 
 @dataclass(frozen=True)
@@ -51,9 +56,29 @@ def kept(out: Path) -> Path:
 
 def forget_others(out: Path, orders: Sequence[Order]) -> None:
     """Remove the pictures of earlier results of the same name."""
-    for folder in kept(out).glob("*"):
-        if folder.name not in {order.key for order in orders}:
-            shutil.rmtree(folder)
+    keys = {order.key for order in orders}
+    for key in read_drawn(out) - keys:
+        folder = kept(out) / key
+        for path in folder.iterdir() if folder.is_dir() else ():
+            if NUMBERED.fullmatch(path.name) or is_temporary(path):
+                path.unlink()
+        with suppress(OSError):  # it holds a file of the user's, or is not there
+            folder.rmdir()
+    if kept(out).is_dir():
+        write_drawn(out, keys)
+
+
+def read_drawn(out: Path) -> set[str]:
+    """The names of the folders that evaluations drew into."""
+    if not carries_mark(kept(out), KEPT):
+        return set()
+    names = json.loads((kept(out) / KEPT.mark).read_text(encoding="utf-8"))["drawn"]
+    return {name for name in names if isinstance(name, str) and KEY.fullmatch(name)} if isinstance(names, list) else set()
+
+
+def write_drawn(out: Path, keys: Collection[str]) -> None:
+    if read_drawn(out) != set(keys):
+        atomic_write(kept(out) / KEPT.mark, json.dumps({"drawn": sorted(keys)}, indent=2) + "\n")
 
 
 def draw(order: Order, out: Path, paint: Painter, *, devices: int) -> list[Path]:
@@ -64,7 +89,8 @@ def draw(order: Order, out: Path, paint: Painter, *, devices: int) -> list[Path]
         devices: processes that share the batches.
     """
     folder = kept(out) / order.key
-    folder.mkdir(parents=True, exist_ok=True)
+    write_drawn(out, read_drawn(out) | {order.key})
+    make_folder(folder)
     files = [folder / f"{number:06d}.png" for number in range(len(order.prompts))]
     batches = torch.arange(len(files)).split(order.config.batch_size)
     missing = [batch for batch in batches if not all(files[number].is_file() for number in batch.tolist())]

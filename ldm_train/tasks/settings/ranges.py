@@ -63,7 +63,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "layout": ("own", "diffusers", "single_file", "lora"),
     "lora_format": ("diffusers", "kohya"),
     "trust": ("content", "stat"),
-    "resume": ("auto", "never"),
+    "resume": ("auto", "never", "restart"),
     "blend": ("slerp", "lerp"),
     "format": ("table", "json"),
     "checkpoint.best_is": ("lowest", "highest"),

@@ -6,7 +6,7 @@ the weight of their loss is how often an epoch has them, which is the same in ex
 
 import json
 import math
-import shutil
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,9 +26,13 @@ from ldm_train.tasks.sampling.start import read_prompts
 from ldm_train.tasks.settings.config import compose
 from ldm_train.tasks.training.data import complete
 from ldm_train.training.checkpoint_files import checkpoints
+from ldm_train.util.files import atomic_write, remove_files
+from ldm_train.util.ownership import FolderKind, check_folder
 
 AT_ONCE, PIXELS = 16, 4 * 512**2  # pictures, and fewer large ones, as a small GPU can hold
 MANIFEST = "prior.json"
+KIND = FolderKind("a folder of class pictures", MANIFEST, frozenset({"prompts", "weights", "count"}))
+PICTURE = re.compile(r"(\d{5,})\.png")
 Told = dict[str, object]
 
 
@@ -45,7 +49,8 @@ def join_prior(config: DictConfig) -> None:
     refuse(config)
     joined = with_class_pictures(config, Path(config.run_dir))
     folder = Path(config.run_dir) / PRIOR
-    if launched_rank() == 0 and not (is_whole(folder) and checkpoints(Path(config.run_dir))):
+    continued = config.resume != "restart" and checkpoints(Path(config.run_dir))
+    if launched_rank() == 0 and not (is_whole(folder) and continued):
         with torch.random.fork_rng(devices=[]):
             make(config, folder, open_caches(config.cache)[0])
     config.cache, config.cache_shares = joined.cache, joined.cache_shares
@@ -128,14 +133,14 @@ def make(config: DictConfig, folder: Path, cache: LatentCache) -> None:
     lines = start(config, parts)
     device = choose_device("cpu" if config.trainer.accelerator == "cpu" else "auto")
     wanted: Told = {"prompts": prompts, "weights": base_fingerprint(parts), **manner(config)}
-    if read(folder) != wanted:
-        if folder.is_dir():
-            print(f"{folder} holds pictures of other settings or weights: they are drawn anew")
-            shutil.rmtree(folder)
-        folder.mkdir(parents=True)
-        write(folder / MANIFEST, json.dumps(wanted, indent=2) + "\n")
-    if is_whole(folder):
+    check_folder(folder, KIND, setting="run_dir", given=str(folder))
+    before = read(folder)
+    if is_whole(folder) and before == wanted | {"encoded": True}:
         return
+    if before not in (None, wanted, wanted | {"encoded": True}):
+        print(f"{folder} holds pictures of other settings or weights: they are drawn anew")
+        remove_files(drawn(folder, before or {}))
+    atomic_write(folder / MANIFEST, json.dumps(wanted, indent=2) + "\n")
     for line in lines:
         print(line)
     generation = parts.generation(parts.network.eval(), parts.text_encoder.eval(), device)
@@ -147,6 +152,7 @@ def make(config: DictConfig, folder: Path, cache: LatentCache) -> None:
         config.prior.count,
     )
     encode(config, folder, cache)
+    atomic_write(folder / MANIFEST, json.dumps(wanted | {"encoded": True}, indent=2) + "\n")
 
 
 def class_prompts(config: DictConfig) -> list[str]:
@@ -175,7 +181,7 @@ def draw(generation: Generation, recipe: Recipe, folder: Path, prompts: Sequence
         for number, image in zip(numbers, to_bytes(images).cpu(), strict=True):
             save_png(image, folder / "pictures" / name(number))
     rows = [{"file_name": name(number), "text": text} for number, text in enumerate(texts)]
-    write(folder / "pictures" / "metadata.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    atomic_write(folder / "pictures" / "metadata.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def encode(config: DictConfig, folder: Path, cache: LatentCache) -> None:
@@ -198,7 +204,16 @@ def name(number: int) -> str:
 
 def is_whole(folder: Path) -> bool:
     """Whether all were drawn and encoded."""
-    return (folder / "cache" / "manifest.json").is_file()
+    return (read(folder) or {}).get("encoded") is True and (folder / "cache" / "manifest.json").is_file()
+
+
+def drawn(folder: Path, told: Told) -> list[Path]:
+    """Return the pictures that this manifest describes. The cache stays: it is encoded anew in its place."""
+    count, place = told.get("count"), folder / "pictures"
+    if not isinstance(count, int) or not place.is_dir():
+        return []
+    matches = ((PICTURE.fullmatch(path.name), path) for path in place.iterdir())
+    return [path for match, path in matches if match and int(match[1]) < count]
 
 
 def read(folder: Path) -> Told | None:
@@ -208,10 +223,3 @@ def read(folder: Path) -> Told | None:
     except (OSError, ValueError):
         return None
     return told if isinstance(told, dict) else None
-
-
-def write(path: Path, text: str) -> None:
-    """A file that is whole or absent."""
-    writing = path.with_name(f"{path.name}.writing")
-    writing.write_text(text, encoding="utf-8")
-    writing.replace(path)

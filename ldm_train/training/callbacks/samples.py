@@ -21,6 +21,7 @@ from ldm_train.training.callbacks.step_log import is_due
 from ldm_train.training.dashboards import log_picture
 from ldm_train.training.ema import EMA
 from ldm_train.training.module import NoisePredictorTraining
+from ldm_train.util.files import atomic_write
 
 COLUMNS = 8
 GROWTH = "growth.png"
@@ -139,4 +140,4 @@ class Samples(Callback):
             save_png(picture, self.folder / f"{PREFIXES[name]}step-{step:08d}.png")
             log_picture(trainer, name, picture)
         log_picture(trainer, "growth", grow(self.folder / GROWTH, row, step=step, every=self.every, settings=settings))
-        (self.folder / "prompts.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        atomic_write(self.folder / "prompts.json", json.dumps(settings, indent=2) + "\n")

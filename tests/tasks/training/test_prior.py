@@ -99,12 +99,27 @@ def test_other_weights_or_settings_draw_anew(trained: Path, cache: Path, train: 
     words = (f"network.weights={trained}", *WORDS)
     folder = tmp_path / "run" / "prior"
     assert train(cache, tmp_path / "run", *words, f"prior.prompts={PROMPT}").code == 0
-    (tmp_path / "run" / "checkpoints" / "last.ckpt").unlink()
-    answer = train(cache, tmp_path / "run", *words, 'prior.prompts=["a square","a circle"]')
+    mine = [folder / "pictures" / "mine.txt", folder / "notes.txt"]
+    for path in mine:
+        path.write_text("mine")
+    answer = train(cache, tmp_path / "run", *words, "resume=restart", 'prior.prompts=["a square","a circle"]')
     assert answer.code == 0, answer.err
     assert "drawn anew" in answer.out
+    assert [path.read_text() for path in mine] == ["mine"] * 2
     lines = (folder / "pictures" / "metadata.jsonl").read_text().splitlines()
     assert [json.loads(line)["text"] for line in lines] == ["a square", "a circle"] * 2 + ["a square"]
+
+
+def test_a_users_own_pictures_are_no_class_pictures(trained: Path, cache: Path, train: Callable, tmp_path: Path) -> None:
+    run_dir, words = tmp_path / "run", (f"network.weights={trained}", *WORDS)
+    assert train(cache, run_dir, *words, "max_steps=1").code == 0
+    (run_dir / "prior" / "pictures").mkdir(parents=True)
+    (run_dir / "prior" / "pictures" / "00000.png").write_text("mine")
+    answer = train(cache, run_dir, *words, "resume=restart", f"prior.prompts={PROMPT}")
+    assert answer.code == 1
+    assert str(run_dir / "prior") in answer.err
+    assert [path.name for path in (run_dir / "prior").rglob("*")] == ["pictures", "00000.png"]
+    assert (run_dir / "checkpoints" / "last.ckpt").is_file(), "nothing is removed before all is known to be right"
 
 
 @pytest.mark.parametrize(
