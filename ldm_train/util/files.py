@@ -136,6 +136,7 @@ def flush_folder(folder: Path) -> None:
         os.fsync(descriptor)
     except OSError as error:
         if error.errno not in UNSUPPORTED:
+            error.filename = str(folder)
             raise
     finally:
         os.close(descriptor)

@@ -1,6 +1,9 @@
 """What encoding may replace and remove: its own cache and its own working folder, and nothing else of anybody's."""
 
+import errno
+import fcntl
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -135,3 +138,39 @@ def test_what_a_power_cut_tears_is_made_anew(
     assert answer.code == 0, answer.err
     assert digests(tmp_path / "cache") == digests(cache)
     assert [path.name for path in tmp_path.iterdir()] == ["cache"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_where_locks_are_refused_the_file_is_named(
+    number: int, own: Path, pictures: Path, encode: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    before = digests(own)
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    answer = encode(pictures, own, "dtype=float16")
+    assert answer.code == 1
+    assert str(tmp_path / ".cache.ldm-train-lock") in answer.err
+    assert digests(own) == before
+
+
+def test_where_links_and_modes_are_refused_encoding_goes_on(
+    own: Path, pictures: Path, encode: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With one more picture: what the other files hold is taken over."""
+    source = Path(shutil.copytree(pictures, tmp_path / "source"))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    for name in ("link", "chmod", "fchmod"):
+        monkeypatch.setattr(os, name, refuse)
+    (source / "circle-red.png").unlink()
+    metadata = (source / "metadata.jsonl").read_text().splitlines()
+    (source / "metadata.jsonl").write_text("\n".join(line for line in metadata if "circle-red.png" not in line))
+    answer = encode(source, own, EXACT)
+    assert answer.code == 0, answer.err
+    fresh = encode(source, tmp_path / "fresh", EXACT)
+    assert fresh.code == 0, fresh.err
+    assert digests(own) == digests(tmp_path / "fresh")

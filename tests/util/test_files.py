@@ -14,7 +14,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ldm_train.util import files
-from ldm_train.util.files import atomic_file, atomic_path, atomic_write, link_file, remove_temporaries, temporary_path
+from ldm_train.util.files import (
+    atomic_file,
+    atomic_path,
+    atomic_write,
+    flush_folder,
+    link_file,
+    remove_temporaries,
+    temporary_path,
+)
 
 
 def names(folder: Path) -> list[str]:
@@ -163,3 +171,12 @@ def test_a_second_name_for_a_file_replaces_an_older_one_and_leaves_nothing(tmp_p
             link_file(tmp_path / "last", tmp_path / "kept")
         assert (tmp_path / "kept").read_text() == content
         assert names(tmp_path) == ["kept", "last"]
+
+
+def test_a_failed_flush_of_a_folder_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(descriptor: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match=str(tmp_path)):
+        flush_folder(tmp_path)

@@ -36,6 +36,8 @@ def open_gallery(setting: str, path: str) -> Gallery:
     files = [root / name for name in walk(root).pictures]
     if listing := read_listing(root):
         files = [root / name for name in listing if NUMBERED.fullmatch(name) and (root / name).is_file()]
+        if None in listing.values():
+            print(f"{setting}={path}: `ldm-train sample` was interrupted there after {len(files)} pictures")
     numbered = [file for file in files if NUMBERED.fullmatch(file.name)]
     files = numbered if numbered and told_prompts(numbered[:1]) else files
     if not files:

@@ -121,11 +121,11 @@ def is_as_listed(path: Path, entry: object) -> bool:
     return path.name == PROMPTS or "ldm_train" in png_texts(path)
 
 
-def png_texts(path: Path) -> Mapping[object, object]:
+def png_texts(path: Path) -> dict[str | tuple[int, int], object]:
     """Return the texts in a picture file by keyword; {} if it is none."""
     try:
         with Image.open(path) as picture:
-            return dict(picture.info)
+            return {**picture.info}
     except DECODE_ERRORS:
         return {}
 
