@@ -1,12 +1,18 @@
 """`ldm-train train_autoencoder`: pictures to a KL autoencoder in diffusers' layout, with its measured scale."""
 
+import hashlib
 import json
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 from omegaconf import DictConfig
+from rich.progress import Progress
 
 from ldm_train.data.datamodules import Pictures
+from ldm_train.data.items import Item
 from ldm_train.encoders.latents import Scaling
 from ldm_train.metrics.drawings import psnr
 from ldm_train.tasks.parts.optimization import refuse_optimization
@@ -47,8 +53,9 @@ def train(config: DictConfig, limits: Limits, keeping: Keeping) -> str | None:
     autoencoder = build(config.architecture).initialise(config.seed)
     if config.image_size % autoencoder.factor:
         raise ValueError(f"image_size={config.image_size} must be a multiple of {autoencoder.factor} for this architecture")
+    items = [item for item in build(config.source) if item.problem is None]
     data = Pictures(
-        [item for item in build(config.source) if item.problem is None],
+        items,
         size=config.image_size,
         batch_size=config.batch_size,
         micro_batch_size=config.micro_batch_size,
@@ -64,7 +71,7 @@ def train(config: DictConfig, limits: Limits, keeping: Keeping) -> str | None:
         kl_weight=config.kl_weight,
         seed=config.seed,
     )
-    prepare(config, content="")
+    prepare(config, content=describe_pictures(items) if launched_rank() == 0 else "")
     run_dir, spent = Path(config.run_dir), Spent()
     reason = fit(
         module,
@@ -84,6 +91,20 @@ def train(config: DictConfig, limits: Limits, keeping: Keeping) -> str | None:
     if reason is None and module.global_rank == 0:
         save(module, data, run_dir)
     return reason
+
+
+def describe_pictures(items: Sequence[Item]) -> str:
+    """Return one name for the pictures that are trained on: how many, and a checksum of their bytes in their order."""
+
+    def digest(item: Item) -> str:
+        assert item.picture is not None
+        return f"{hashlib.sha256(item.picture.read()).hexdigest()} {item.held_out}\n"
+
+    with ThreadPoolExecutor(os.cpu_count()) as threads, Progress(transient=True) as progress:
+        lines = [*progress.track(threads.map(digest, items), total=len(items), description="reading the pictures")]
+    held_out = sum(item.held_out for item in items)
+    checksum = hashlib.sha256("".join(lines).encode()).hexdigest()
+    return f"{len(items)} pictures ({held_out} held out) with the checksum {checksum}"
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
 """The real pictures of an evaluation: held-out ones of a cache, as the autoencoder gives them back, or those of a folder."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from omegaconf import DictConfig
@@ -11,9 +11,10 @@ from ldm_train.data.cache import Latents, open_caches, together
 from ldm_train.data.datamodules import CachedLatents, split
 from ldm_train.tasks.evaluating.folder import open_gallery
 from ldm_train.tasks.evaluating.pictures import in_batches
+from ldm_train.tasks.parts.assemble import Parts
 from ldm_train.tasks.settings.config import build
 from ldm_train.tasks.settings.describe import restore
-from ldm_train.tasks.training.data import batches
+from ldm_train.tasks.training.data import batches, refuse_unfit
 from ldm_train.types import Autoencoder
 
 HELD_OUT = 0.05  # share of a cache that names none, for a model that is not a run: as `train` has it
@@ -58,11 +59,17 @@ def of_cache(folder: str, device: torch.device) -> Real:
     return of_latents(latents, split(latents, HELD_OUT)[1], autoencoder, device)
 
 
-def held_out_data(config: DictConfig, trained: DictConfig) -> CachedLatents | None:
+def held_out_data(config: DictConfig, trained: DictConfig, parts: Parts) -> CachedLatents | None:
     """The batches of the cache that a command names, or of the run's own; None where the run was encoded on the fly.
 
     Raises:
-        ValueError: there is no cache.
+        ValueError: there is no cache, or another autoencoder or text encoder than the run's made it.
     """
     cache = config.cache or trained.cache
-    return None if cache is None else batches(trained, together(open_caches(cache)))
+    if cache is None:
+        return None
+    caches = open_caches(cache)
+    if config.get("adapters") is not None or config.get("embeddings") is not None:
+        parts = replace(parts, text_encoder=build(trained.text_encoder))  # as the run was trained with
+    refuse_unfit(trained, parts, caches)
+    return batches(trained, together(caches))

@@ -6,7 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -39,12 +39,15 @@ TOLD = 500  # characters of an error that ended a start
 MOMENT = 0.3  # seconds, for which whoever only asks whether a run is going on may have its lock
 
 
-def prepare(config: DictConfig, *, content: str, base: str | None = None) -> bool:
+def prepare(
+    config: DictConfig, *, content: str, base: str | None = None, trained_for: Mapping[str, object] | None = None
+) -> bool:
     """Record this start in the run directory, which must be `locked`; True where a checkpoint is to be continued.
 
     Args:
         content: one name for all that is trained on, such as the cache's fingerprint.
         base: one name for the weights that a run stands on which trains a part of them.
+        trained_for: what its network is trained for, for those who will take its weights.
 
     Raises:
         ValueError: `resume` is never and a checkpoint is there, or the run there differs in what matters.
@@ -55,7 +58,11 @@ def prepare(config: DictConfig, *, content: str, base: str | None = None) -> boo
         return found
     if found and config.resume == "never":
         raise ValueError(f"{run_dir / LAST} is already there; resume=auto continues it, or choose another run_dir")
-    record: Plain = read_record(run_dir) if found else {"content": content, "base": base, "starts": []}
+    record: Plain = (
+        read_record(run_dir)
+        if found
+        else {"content": content, "base": base, "trained_for": trained_for, "starts": []}
+    )
     if found:
         refuse_other(read_settings(run_dir), config, content, run_dir, record, base=base)
     else:
