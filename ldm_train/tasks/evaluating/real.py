@@ -1,7 +1,7 @@
 """The real pictures of an evaluation: held-out ones of a cache, as the autoencoder gives them back, or those of a folder."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from omegaconf import DictConfig
@@ -69,7 +69,5 @@ def held_out_data(config: DictConfig, trained: DictConfig, parts: Parts) -> Cach
     if cache is None:
         return None
     caches = open_caches(cache)
-    if config.get("adapters") is not None or config.get("embeddings") is not None:
-        parts = replace(parts, text_encoder=build(trained.text_encoder))  # as the run was trained with
     refuse_unfit(trained, parts, caches)
     return batches(trained, together(caches))

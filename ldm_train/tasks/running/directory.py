@@ -59,9 +59,7 @@ def prepare(
     if found and config.resume == "never":
         raise ValueError(f"{run_dir / LAST} is already there; resume=auto continues it, or choose another run_dir")
     record: Plain = (
-        read_record(run_dir)
-        if found
-        else {"content": content, "base": base, "trained_for": trained_for, "starts": []}
+        read_record(run_dir) if found else {"content": content, "base": base, "trained_for": trained_for, "starts": []}
     )
     if found:
         refuse_other(read_settings(run_dir), config, content, run_dir, record, base=base)
