@@ -31,7 +31,9 @@ def views(crop: Crop) -> list[list[View]]:
 
 
 def test_every_crop_is_here() -> None:
-    assert set(OTHERS) == {kind for kind in vars(crops).values() if inspect.isclass(kind) and issubclass(kind, Crop)} - {Crop}
+    assert set(OTHERS) == {kind for kind in vars(crops).values() if inspect.isclass(kind) and issubclass(kind, Crop)} - {
+        Crop
+    }
 
 
 @pytest.mark.parametrize("make", OTHERS)

@@ -187,7 +187,12 @@ def test_every_setting_of_diffusers_own_network() -> None:
 
 def test_every_setting_of_open_clips_text_transformers() -> None:
     """Of weights that agree in names and shapes, so that only the settings tell them apart."""
-    left_out = {"vocab_size", "hf_tokenizer_name", "tokenizer_mode", "tokenizer_kwargs"}  # of tokenizers, of which one is used
+    left_out = {
+        "vocab_size",
+        "hf_tokenizer_name",
+        "tokenizer_mode",
+        "tokenizer_kwargs",
+    }  # of tokenizers, of which one is used
     left_out |= {"hf_model_name", "hf_model_pretrained", "hf_proj_type", "hf_pooler_type"}  # of other transformers
     left_out |= {"output_tokens", "proj_type", "proj_bias"}  # of the projection, which is left out
     others: dict[str, object] = {
