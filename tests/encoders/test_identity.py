@@ -1,4 +1,4 @@
-"""What rows of a cache are named by: every setting of every encoder gives another identity, or changes nothing that is stored.
+"""What rows of a cache are named by: every setting of every encoder gives another identity, or changes nothing stored.
 
 A setting that is added later fails here until the tables say another value for it.
 """
@@ -6,7 +6,6 @@ A setting that is added later fails here until the tables say another value for 
 import inspect
 import json
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import open_clip
 import pytest

@@ -1,4 +1,4 @@
-"""Weights that were trained for something else than the run that takes them: `train` and `check` say so, with both values."""
+"""Weights that were trained for something else than the run that takes them: `train` and `check` name both values."""
 
 import json
 import shutil
