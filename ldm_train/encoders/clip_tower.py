@@ -8,6 +8,7 @@ from open_clip.model import CLIPTextCfg, _build_text_tower
 from open_clip.transformer import TextTransformer
 from torch import Tensor, nn
 
+from ldm_train.encoders.fingerprint import digest_tensors
 from ldm_train.types import Json
 from ldm_train.weights.folders import read_json
 from ldm_train.weights.hub import locate
@@ -99,6 +100,15 @@ def build_tower(model: str, settings: Mapping[str, object]) -> TextTransformer:
     return tower
 
 
+def describe_states(tower: TextTransformer | None, layer: str, new_vectors: Mapping[str, Tensor]) -> dict[str, Json]:
+    """Return what turns tokens into hidden states: settings, the weights up to the layer taken, new words' vectors."""
+    assert tower is not None
+    count = len(tower.transformer.resblocks) - (layer == "penultimate")
+    settings, weights = describe_tower(tower, layers=count)
+    words: dict[str, Json] = {"new_vectors": digest_tensors(new_vectors)} if new_vectors else {}
+    return {**settings, "fingerprint": digest_tensors(weights), **words}
+
+
 def describe_tower(tower: TextTransformer, *, layers: int) -> tuple[dict[str, Json], dict[str, Tensor]]:
     """Return the settings and the weights by which the first layers of a tower compute hidden states.
 
@@ -110,9 +120,9 @@ def describe_tower(tower: TextTransformer, *, layers: int) -> tuple[dict[str, Js
     block = tower.transformer.resblocks[0]
     settings: dict[str, Json] = {
         "layers": layers,
-        "heads": int(block.attn.num_heads),  # type: ignore[union-attr, arg-type]
-        "activation": NAMES_OF_ACTIVATIONS.get(str(block.mlp.gelu), str(block.mlp.gelu)),  # type: ignore[union-attr]
-        "norm_eps": [float(norm.eps) for norm in (block.ln_1, block.ln_2, tower.ln_final)],  # type: ignore[union-attr, arg-type]
+        "heads": int(block.attn.num_heads),
+        "activation": NAMES_OF_ACTIVATIONS.get(str(block.mlp.gelu), str(block.mlp.gelu)),
+        "norm_eps": [float(norm.eps) for norm in (block.ln_1, block.ln_2, tower.ln_final)],
         "causal": tower.attn_mask is not None,
     }
     return settings, weights

@@ -9,8 +9,7 @@ import torch
 from open_clip.transformer import TextTransformer
 from torch import Tensor, nn
 
-from ldm_train.encoders.clip_tower import VOCABULARY, clip_tower, describe_tower, layers_of
-from ldm_train.encoders.fingerprint import digest_tensors
+from ldm_train.encoders.clip_tower import VOCABULARY, clip_tower, describe_states, layers_of
 from ldm_train.encoders.new_tokens import ExtendedEmbedding, Words, beginnings
 from ldm_train.encoders.tokenizer import Tokenizer
 from ldm_train.types import Captions, Conditioning, Json
@@ -106,24 +105,13 @@ class TextEncoder(nn.Module):
             "chunks": self.chunks,
             "new_words": [*self.words.told],
         }
-        return tokens if self.trained else tokens | self._embedding()
+        return tokens if self.trained else tokens | describe_states(self.tower, self.layer, self.new_vectors())
 
     @property
     def computation(self) -> dict[str, Json]:
         """Everything that decides the conditioning of a caption, with the weights as they are."""
-        return self.identity | self._embedding() | {"width": self.context_width, "pooled": self.vector_width is not None}
-
-    def _embedding(self) -> dict[str, Json]:
-        """What turns tokens into hidden states: settings, the weights up to the layer that is taken, new words' vectors."""
-        assert self.tower is not None
-        count = len(self.tower.transformer.resblocks) - (self.layer == "penultimate")
-        settings, weights = describe_tower(self.tower, layers=count)
-        vectors = self.new_vectors()
-        return {
-            **settings,
-            "fingerprint": digest_tensors(weights),
-            **({"new_vectors": digest_tensors(vectors)} if vectors else {}),
-        }
+        states = describe_states(self.tower, self.layer, self.new_vectors())
+        return self.identity | states | {"width": self.context_width, "pooled": self.vector_width is not None}
 
     def add_words(self, vectors: Mapping[str, Tensor]) -> None:
         """Know words by their vectors (N, D), as textual inversion left them.

@@ -120,10 +120,10 @@ def is_same_schedule(one: Json, other: Json) -> bool:
     if not isinstance(one, dict) or not isinstance(other, dict) or one.get("sigma_data") != other.get("sigma_data"):
         return False
     try:
-        points = [torch.tensor(schedule.get("points"), dtype=torch.float64) for schedule in (one, other)]
+        first, second = (torch.tensor(schedule.get("points"), dtype=torch.float64) for schedule in (one, other))
     except (TypeError, ValueError, RuntimeError):  # a file's that holds anything
         return False
-    return points[0].shape == points[1].shape and torch.allclose(*points, rtol=TOLERANCE, atol=TOLERANCE)
+    return first.shape == second.shape and torch.allclose(first, second, rtol=TOLERANCE, atol=TOLERANCE)
 
 
 def compare_part(then: Json, now: Json, part: str) -> list[str]:
