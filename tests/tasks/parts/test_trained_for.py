@@ -178,3 +178,13 @@ def test_no_path_is_in_the_record(trained: Path) -> None:
     assert purpose is not None
     assert "ldm_train" not in json.dumps(purpose)
     assert "/" not in json.dumps(purpose)
+
+
+def test_a_folder_that_was_exported_keeps_the_record_for_all_in_it(trained: Path, tmp_path: Path) -> None:
+    purpose = read_purpose(trained)
+    (tmp_path / "unet").mkdir()
+    (tmp_path / "export.json").write_text(json.dumps({"trained_for": purpose}))
+    assert read_purpose(tmp_path) == read_purpose(tmp_path / "unet") == purpose
+    assert read_purpose(tmp_path / "model.ckpt") == purpose
+    (tmp_path / "export.json").write_text("{}")
+    assert read_purpose(tmp_path / "unet") is None
