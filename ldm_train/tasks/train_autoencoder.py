@@ -2,17 +2,16 @@
 
 import hashlib
 import json
-import os
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from omegaconf import DictConfig
-from rich.progress import Progress
 
 from ldm_train.data.datamodules import Pictures
-from ldm_train.data.items import Item
+from ldm_train.data.decoding import MAX_PIXELS
+from ldm_train.data.items import Item, shown
+from ldm_train.data.survey import survey
 from ldm_train.encoders.latents import Scaling
 from ldm_train.metrics.drawings import psnr
 from ldm_train.tasks.parts.optimization import refuse_optimization
@@ -53,7 +52,7 @@ def train(config: DictConfig, limits: Limits, keeping: Keeping) -> str | None:
     autoencoder = build(config.architecture).initialise(config.seed)
     if config.image_size % autoencoder.factor:
         raise ValueError(f"image_size={config.image_size} must be a multiple of {autoencoder.factor} for this architecture")
-    items = [item for item in build(config.source) if item.problem is None]
+    items, digests = usable(build(config.source))
     data = Pictures(
         items,
         size=config.image_size,
@@ -71,7 +70,7 @@ def train(config: DictConfig, limits: Limits, keeping: Keeping) -> str | None:
         kl_weight=config.kl_weight,
         seed=config.seed,
     )
-    prepare(config, content=describe_pictures(items) if launched_rank() == 0 else "")
+    prepare(config, content=describe_pictures(items, digests))
     run_dir, spent = Path(config.run_dir), Spent()
     reason = fit(
         module,
@@ -93,18 +92,20 @@ def train(config: DictConfig, limits: Limits, keeping: Keeping) -> str | None:
     return reason
 
 
-def describe_pictures(items: Sequence[Item]) -> str:
+def usable(items: Iterable[Item]) -> tuple[list[Item], dict[str, str]]:
+    """Return the items with pictures whose headers can be read, and their digests by key; print why others are left out."""
+    listed = list(items)
+    found = survey(listed, max_pixels=MAX_PIXELS)
+    for key, problem in sorted(found.problems.items()):
+        print(f"left out {shown(key)}: {problem}")
+    return [item for item in listed if item.key not in found.problems], {seen.item.key: seen.digest for seen in found.seen}
+
+
+def describe_pictures(items: Sequence[Item], digests: Mapping[str, str]) -> str:
     """Return one name for the pictures that are trained on: how many, and a checksum of their bytes in their order."""
-
-    def digest(item: Item) -> str:
-        assert item.picture is not None
-        return f"{hashlib.sha256(item.picture.read()).hexdigest()} {item.held_out}\n"
-
-    with ThreadPoolExecutor(os.cpu_count()) as threads, Progress(transient=True) as progress:
-        lines = [*progress.track(threads.map(digest, items), total=len(items), description="reading the pictures")]
-    held_out = sum(item.held_out for item in items)
-    checksum = hashlib.sha256("".join(lines).encode()).hexdigest()
-    return f"{len(items)} pictures ({held_out} held out) with the checksum {checksum}"
+    lines = "".join(f"{digests[item.key]} {item.held_out}\n" for item in items)
+    checksum = hashlib.sha256(lines.encode()).hexdigest()
+    return f"{len(items)} pictures ({sum(item.held_out for item in items)} held out) with the checksum {checksum}"
 
 
 @torch.no_grad()
