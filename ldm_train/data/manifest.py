@@ -20,7 +20,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-FORMAT = 2
+FORMAT = 3
+VERSION = "version"  # of the code, among what rows are named by
 Json = str | int | float | bool | None | list["Json"] | dict[str, "Json"]
 
 
@@ -73,8 +74,9 @@ class Manifest:
     """What made a cache and what is in it.
 
     Args:
-        encoding: what rows are named by; pictures': their settings, the autoencoder's fingerprint, storage type, version.
-        autoencoder, text_encoder: their configs, with the fingerprint of what they compute.
+        encoding: what rows are named by: for "pictures" the identities of autoencoder and crop, background, storage type and
+            version; for "captions" the identity of the text encoder and version.
+        autoencoder, text_encoder: how to build them again: their configs, and the checksum of their files of weights.
         shift, scale: of the autoencoder; the cache itself holds raw latents.
         views: stored for each picture.
         empty: the number of the empty caption.
@@ -106,8 +108,23 @@ class Manifest:
 
     @property
     def fingerprint(self) -> str:
-        """One name for the whole content."""
-        return hashlib.sha256(self.text().encode()).hexdigest()
+        """One name for the whole content, wherever the parts that made it lie."""
+        content = {name: value for name, value in asdict(self).items() if name not in ("autoencoder", "text_encoder")}
+        return hashlib.sha256(canonical(content).encode()).hexdigest()
+
+    @property
+    def expected_of_a_run(self) -> dict[str, Json]:
+        """What a run must have in common with this cache: the identities of its encoders, the latents' scale, the size."""
+        pictures, captions = self.encoding["pictures"], self.encoding["captions"]
+        assert isinstance(pictures, dict)
+        assert isinstance(captions, dict)
+        return {
+            "image_size": self.image_size,
+            "autoencoder": pictures["autoencoder"],
+            "text_encoder": {name: value for name, value in captions.items() if name != VERSION},
+            "shift": self.shift,
+            "scale": self.scale,
+        }
 
     def text(self) -> str:
         return json.dumps(asdict(self), indent=2, sort_keys=True) + "\n"
@@ -200,10 +217,13 @@ def damaged_files(
 
 
 def differences(found: Mapping[str, Json], expected: Mapping[str, Json], prefix: str = "") -> list[str]:
-    """The names under which nested settings differ from what is expected, each with both values."""
+    """The names under which nested settings differ from what is expected, each with both values.
+
+    Further names in `found` count below the first level only.
+    """
     told = []
-    for name, value in expected.items():
-        has = found.get(name)
+    for name in dict.fromkeys([*expected, *(found if prefix else ())]):
+        has, value = found.get(name), expected.get(name)
         if isinstance(value, dict) and isinstance(has, dict):
             told += differences(has, value, f"{prefix}{name}.")
         elif value != has:
@@ -215,13 +235,13 @@ def refuse_other(manifest: Manifest, expected: Mapping[str, Json], *, cache: Pat
     """Compare what a run expects with what made the cache.
 
     Args:
-        expected: names ("image_size", "autoencoder") to values or to further names.
+        expected: names ("image_size", "autoencoder") to values or to further names, as in `Manifest.expected_of_a_run`.
         mend: the settings of the run, with which encoding again would mend it.
 
     Raises:
         ValueError: listing every difference, and the command that mends them.
     """
-    told = differences(asdict(manifest), expected)
+    told = differences(manifest.expected_of_a_run, expected)
     if told:
         listed = "\n  ".join(told)
         raise ValueError(

@@ -65,7 +65,7 @@ def run(config: DictConfig) -> int:
     report.notes += [line for line in attempt.told if not line.startswith("warning: ")]
     if crop is not None:
         compare_caches(config, report, found, crop, attempt)
-    length = None if parts is None else parts.text_encoder.tokenization.get("context_length")
+    length = None if parts is None else parts.text_encoder.identity.get("context_length")
     judge(
         report,
         strict=config.strict,

@@ -54,7 +54,7 @@ class Job:
 
     def plan(self, bad: Mapping[str, str], unread: Mapping[str, str] = MappingProxyType({})) -> Plan:
         """The cache's rows and entries, without the pictures of these digests."""
-        pictures, captions = self.encoders.pictures(self.config), self.encoders.captions()
+        pictures, captions = self.encoders.pictures(self.config, self.crop), self.encoders.captions()
         return Plan(self.found, self.crop, pictures=pictures, captions=captions, bad=bad, unread=unread)
 
     def missing(self, plan: Plan, known: Collection[str]) -> list[Batch]:
@@ -63,7 +63,7 @@ class Job:
 
     @property
     def made_by(self) -> dict[str, Json]:
-        return self.encoders.made_by(self.config)
+        return self.encoders.made_by(self.config, self.crop)
 
 
 def lead(config: DictConfig, place: Workplace, crop: Crop) -> int:
@@ -75,7 +75,7 @@ def lead(config: DictConfig, place: Workplace, crop: Crop) -> int:
     found = look(config, memory=memory, spool=place.spool)
     job = Job(config, place, crop, known, found, describe(config, known.manifest, cache=place.folder))
     refuse_shapes(crop.shapes, job.encoders.factor)
-    same_version = known.manifest is not None and not changes(known.manifest, job.made_by, "version")
+    same_version = known.manifest is not None and not changes(known.manifest, job.made_by, "encoding.pictures.version:")
     bad = known_bad(place.folder / "report.json") if same_version and "report.json" not in known.damaged else {}
     plan = job.plan(bad)
     refuse_emptying(known, plan, place.folder, prune=config.prune)

@@ -64,7 +64,7 @@ def of_pipeline(config: DictConfig) -> Result:
 def of_run_dir(config: DictConfig) -> Result:
     """A trained run, whose held-out examples have losses too."""
     model = RunModel(config)
-    trained, data = model.trained, held_out_data(config, model.trained.config)
+    trained, data = model.trained, held_out_data(config, model.trained.config, model.trained.parts)
     if data is None:
         print("the run was encoded on the fly: without cache=… there is no validation loss")
     elif len(data.held_out) == 0:

@@ -158,8 +158,8 @@ def test_copies_of_a_picture_share_a_row(source: Path, own: Path, encode: Callab
     ("words", "told", "work"),
     [
         (["dtype=float16"], "dtype: float32 -> float16", (12, 0)),
-        (["background=black"], "background: white -> black", (12, 0)),
-        (["image_size=8"], "image_size: 16 -> 8", (12, 0)),
+        (["background=black"], "background: #ffffff -> #000000", (12, 0)),
+        (["image_size=8"], "crop.image_size: 16 -> 8", (12, 0)),
         (["crop=random", "crop.views=2"], "crop", (12, 0)),
         (["crop.mirrored=true"], "crop.mirrored: False -> True", (12, 0)),
         (["text_encoder.context_length=8"], "context_length: 16 -> 8", (0, 14)),

@@ -15,7 +15,6 @@ from ldm_train.diffusion.schedule import NoiseSchedule
 from ldm_train.diffusion.weighting import Weighting
 from ldm_train.encoders.class_labels import ClassLabels
 from ldm_train.encoders.conditioner import TextEncoder
-from ldm_train.encoders.fingerprint import fingerprint
 from ldm_train.generation import Generation, Recipe
 from ldm_train.tasks.parts.embeddings import add_embeddings
 from ldm_train.tasks.parts.stacked import add_adapters
@@ -124,7 +123,7 @@ def open_run(config: DictConfig) -> TrainedRun:
         config, steps=config.steps, seed=config.seed, negative_prompt=str(config.get("negative_prompt", ""))
     )
     step = load_weights(Path(config.run_dir), parts, weights=str(config.weights))
-    add_adapters(config.get("adapters"), parts, read_weights)
+    add_adapters(config.get("adapters"), trained, parts, read_weights)
     add_embeddings(config.get("embeddings"), parts.text_encoder)
     weak = build_weak(config, parts, device)
     generation = parts.generation(parts.network.eval(), parts.text_encoder.eval(), device, weak)
@@ -157,10 +156,10 @@ def build_weak(config: DictConfig, strong: Parts, device: torch.device) -> Gener
     run_dir = config.guidance.get("weak")
     if run_dir is None:
         return None
-    schedule, latents = strong.schedule, fingerprint(strong.autoencoder)  # type: ignore[arg-type]
+    schedule = strong.schedule
     parts = build_parts(read_config(run_dir))
     load_weights(Path(run_dir), parts)
-    if fingerprint(parts.autoencoder) != latents:  # type: ignore[arg-type]
+    if parts.autoencoder.identity != strong.autoencoder.identity:
         raise ValueError(f"guidance.weak={run_dir} was trained on another autoencoder's latents; they must be the same")
     shares = torch.linspace(0, 0.999, 10, dtype=torch.float64)
     times = [s.quantile(shares).double() for s in (schedule, parts.schedule)]

@@ -5,6 +5,7 @@ import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -37,12 +38,15 @@ PACKAGES = (
 TOLD = 500  # characters of an error that ended a start
 
 
-def prepare(config: DictConfig, *, content: str, base: str | None = None) -> bool:
+def prepare(
+    config: DictConfig, *, content: str, base: str | None = None, trained_for: Mapping[str, object] | None = None
+) -> bool:
     """Record this start in a run directory that is held; True where a checkpoint is to be continued.
 
     Args:
         content: one name for all that is trained on, such as the cache's fingerprint.
         base: one name for the weights that a run stands on which trains a part of them.
+        trained_for: what its network is trained for, for those who will take its weights.
 
     Raises:
         ValueError: `resume` is never and a checkpoint is there, or the run there differs in what matters.
@@ -53,7 +57,10 @@ def prepare(config: DictConfig, *, content: str, base: str | None = None) -> boo
         return found
     if found and config.resume == "never":
         raise ValueError(f"{run_dir / LAST} is already there; resume=auto continues it, or choose another run_dir")
-    record = (read_record(run_dir) | {"saved": True}) if found else new_record() | {"content": content, "base": base}
+    if found:
+        record = read_record(run_dir) | {"saved": True}
+    else:
+        record = new_record() | {"content": content, "base": base, "trained_for": trained_for}
     if found:
         refuse_other(read_settings(run_dir), config, content, run_dir, record, base=base)
     else:
