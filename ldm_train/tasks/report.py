@@ -1,12 +1,33 @@
 """`ldm-train report`: run directories to one page, read as they are, also while a run goes on."""
 
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig, ListConfig
 
 from ldm_train.reports.page import write
 from ldm_train.tasks.reporting.page import page
-from ldm_train.tasks.running.reading import read_run
+from ldm_train.tasks.running.reading import RunRead, read_run
+
+
+def read_all(paths: Sequence[Path]) -> tuple[list[RunRead], list[str]]:
+    """Return the runs that can be read, and what is wrong with the others.
+
+    Raises:
+        ValueError: none can be read.
+    """
+    runs, broken = [], []
+    for path in paths:
+        try:
+            runs.append(read_run(path))
+        except (ValueError, OSError) as error:
+            broken.append(str(error))
+    if not runs:
+        raise ValueError("\n".join(broken))
+    for reason in broken:
+        print(f"warning: {reason}", file=sys.stderr)
+    return runs, broken
 
 
 def run(config: DictConfig) -> None:
@@ -20,5 +41,6 @@ def run(config: DictConfig) -> None:
     out = Path(config.out)
     if out.is_dir():
         raise ValueError(f"out={out} is a folder; it takes the page's file, such as {out / 'report.html'}")
-    write(page([read_run(path) for path in paths]), out)
+    runs, broken = read_all(paths)
+    write(page(runs, broken=broken), out)
     print(f"{out} shows it all ({out.stat().st_size / 2**20:.1f} MiB)")

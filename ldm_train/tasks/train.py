@@ -58,7 +58,7 @@ def train(config: DictConfig, limits: Limits, keeping: Keeping) -> str | None:
     torch.manual_seed(config.seed)
     parts, data, content = open_data(config)
     watching = Watching.of(config, parts, data)
-    ema: EMA = build(config.ema)
+    ema: EMA = build(config.ema, "ema")
     base = load_base(config, parts, start)
     resumed = prepare(config, content=content, base=base)
     if config.network.weights is not None and base is None and not resumed:
@@ -128,12 +128,12 @@ def training_module(config: DictConfig, parts: Parts) -> NoisePredictorTraining:
         scaling=Scaling.of(parts.autoencoder),
         schedule=parts.schedule,
         prediction=parts.prediction,
-        timesteps=build(config.timesteps),
+        timesteps=build(config.timesteps, "timesteps"),
         weighting=parts.weighting,
         perturbations=Perturbations(config.offset_noise, config.input_perturbation),
-        optimizer=build(config.optimizer),
+        optimizer=build(config.optimizer, "optimizer"),
         parameter_groups=ParameterGroups(**config.parameter_groups),
-        lr_schedule=build(config.lr_schedule),
+        lr_schedule=build(config.lr_schedule, "lr_schedule"),
         batch_size=config.batch_size,
         seed=config.seed,
         fused_backward=config.fused_backward,

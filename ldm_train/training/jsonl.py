@@ -9,6 +9,7 @@ from pathlib import Path
 from pytorch_lightning.utilities import rank_zero_only
 
 from ldm_train.training.dashboards import CLOCK, Dashboard, Record, Settings
+from ldm_train.util.safe_json import parse_json
 
 
 class JsonLinesLogger(Dashboard):
@@ -117,6 +118,6 @@ class JsonLinesLogger(Dashboard):
 
 def _step(line: str) -> float:
     try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError):
+        return float(parse_json(line)["step"])  # type: ignore
+    except (ValueError, LookupError, TypeError):
         return math.inf

@@ -11,6 +11,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ldm_train.util.safe_json import parse_json
+
 TOLD = "ldm_train"  # one key, because safetensors writes several in another order each time
 
 
@@ -60,7 +62,7 @@ def read_told(path: Path, key: str = TOLD) -> dict[str, Any]:
     """
     try:
         with safe_open(path, "pt") as file:
-            told = json.loads((file.metadata() or {}).get(key, "{}"))
+            told = parse_json((file.metadata() or {}).get(key, "{}"))
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read as a safetensors file ({error})") from error
     if not isinstance(told, dict):

@@ -154,7 +154,7 @@ def test_a_setting_means_shards_as_webdataset_expands_it(setting: str | list[str
 def test_a_config_may_list_shards(tmp_path: Path) -> None:
     config = OmegaConf.load(folder() / "source/webdataset.yaml")
     config.path = [str(shard(tmp_path / f"s-{number}.tar", samples(0, 1))) for number in range(2)]
-    assert [item.key for item in build(config)] == ["s-0/0000", "s-1/0000"]
+    assert [item.key for item in build(config, "source")] == ["s-0/0000", "s-1/0000"]
 
 
 def test_shards_of_one_name_in_two_folders_are_told_apart(tmp_path: Path) -> None:
@@ -307,7 +307,7 @@ def test_names_of_all_kinds_work(name: str, tmp_path: Path) -> None:
 def test_shards_are_fetched_once_and_then_read_in_place(tmp_path: Path) -> None:
     for number in range(2):
         shard(tmp_path / f"s-{number}.tar", samples(0, 2))
-    source = TarShards(f"pipe:cat {tmp_path}/s-{{0..1}}.tar", download=str(tmp_path / "kept"))
+    source = TarShards(f"pipe:cat {tmp_path}/s-{{0..1}}.tar", download=str(tmp_path / "kept"), commands=True)
     items = list(source)
     assert [item.key for item in items] == ["s-0/0000", "s-0/0001", "s-1/0000", "s-1/0001"]
     for number in range(2):

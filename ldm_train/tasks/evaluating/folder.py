@@ -1,6 +1,5 @@
 """Folders of pictures as an evaluation takes them: the files in order, and the captions where they are known."""
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from PIL import Image
 from ldm_train.data.images import DECODE_ERRORS
 from ldm_train.data.sources.folder import Folder
 from ldm_train.data.sources.walk import walk
+from ldm_train.util.safe_json import parse_json
 
 NUMBERED = re.compile(r"\d+\.png")
 
@@ -46,7 +46,7 @@ def told_prompts(files: Sequence[Path]) -> list[str]:
     for file in files:
         try:
             with Image.open(file) as picture:
-                found.append(json.loads(picture.info["ldm_train"])["prompt"])
+                found.append(str(parse_json(picture.info["ldm_train"])["prompt"]))  # type: ignore[index,call-overload]
         except (*DECODE_ERRORS, KeyError, TypeError):
             return []
     return found

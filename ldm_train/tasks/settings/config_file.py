@@ -12,6 +12,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import DictConfig, OmegaConf
 
 from ldm_train.tasks.settings.options import ConfigError, groups, groups_of, nearest, read, shipped
+from ldm_train.tasks.settings.trust import TRUST
 
 CONFIG = "config"
 
@@ -29,6 +30,10 @@ def file_words(verb: str, path: str, *, chosen: Collection[str]) -> list[str]:
         raise ConfigError(f"{CONFIG}={path} is not there; it takes a YAML file of settings, such as a run's config.yaml")
     config = OmegaConf.to_container(read(Path(path)))
     assert isinstance(config, dict)
+    if refused := next((key for key in (TRUST, "hydra") if key in config), None):
+        raise ConfigError(
+            f"{refused} in {path} is refused: trust is granted on the command line only, and Hydra runs nothing"
+        )
     entries = config.pop("defaults", None)
     choices, settings = dict(_default(entry, path) for entry in entries or []), []
     for key, value in ((str(key), value) for key, value in config.items()):

@@ -66,7 +66,7 @@ def describe(config: DictConfig, manifest: Manifest | None, *, cache: Path) -> E
     if manifest is not None and all(same(parts[name], getattr(manifest, name)) for name in parts):
         found = manifest.autoencoder, manifest.text_encoder
         return Encoders(*found, shift=manifest.shift, scale=manifest.scale, factor=manifest.factor)
-    autoencoder, text_encoder = build(config.autoencoder), build(config.text_encoder)
+    autoencoder, text_encoder = build(config.autoencoder, "autoencoder"), build(config.text_encoder, "text_encoder")
     frozen = None if text_encoder.trained else fingerprint(text_encoder)
     return Encoders(
         parts["autoencoder"] | {"fingerprint": fingerprint(autoencoder)},

@@ -61,7 +61,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "dtype": ("float16", "bfloat16", "float32"),
     "layout": ("own", "diffusers", "single_file", "lora"),
     "lora_format": ("diffusers", "kohya"),
-    "trust": ("content", "stat"),
+    "unchanged_by": ("hash", "stat"),
     "resume": ("auto", "never"),
     "blend": ("slerp", "lerp"),
     "format": ("table", "json"),
