@@ -18,6 +18,7 @@ from ldm_train.networks.names import chosen
 from ldm_train.tasks.running.directory import CONFIG, RECORD, read_record
 from ldm_train.tasks.running.lightning import launched_rank
 from ldm_train.tasks.settings.config import build
+from ldm_train.tasks.settings.constructors import check_config
 from ldm_train.tasks.settings.safe_yaml import read_settings_file
 from ldm_train.weights.files import read_told
 from ldm_train.weights.lora import Weighed, from_run, merged
@@ -116,6 +117,7 @@ def completed(state: Mapping[str, Tensor], run_dir: Path, parts: "Parts", load: 
     """
     path = run_dir / CONFIG
     config = read_settings_file(path) if path.is_file() else OmegaConf.create()
+    check_config(config, origin=str(path))
     expected = trainable(parts)
     if not is_partial(config) or expected.keys() <= state.keys():
         return state
