@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,9 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
+from ldm_train.data.manifest import read_manifest
 from ldm_train.tasks.settings.constructors import build, check_config, check_constructors
+from ldm_train.tasks.settings.describe import restore
 from ldm_train.tasks.settings.trust import Grants, granted, read_grants
 
 CANARY = "canary"
@@ -250,9 +253,9 @@ def test_a_cache(
     (folder / "manifest.json").write_text(json.dumps(manifest))
     says = str(gadget["_target_"])
     nothing_happens("train", f"cache={folder}", "run_dir=run", *train_words, says=says)
-    if part == "autoencoder":
-        measured = ["out=out.json", "features=null", "clip_score=open_clip"]
-        nothing_happens("evaluate", f"pipeline={folder}", f"cache={folder}", *measured, says="")
+    with pytest.raises(ValueError, match=re.escape(says)):
+        build(restore(read_manifest(folder), part, cache=folder), part)
+    assert not (tmp_path / CANARY).exists()
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ def read_yaml(path: Path) -> DictConfig | ListConfig:
         text = read_text(path, limit=LARGEST_FILE)
         _check_events(text)
         config = OmegaConf.load(io.StringIO(text))
+        _check_numbers(OmegaConf.to_container(config, resolve=False))
     except Exception as error:  # YAML's own classes of errors are not OmegaConf's
         raise ValueError(f"{path} cannot be read as YAML: {' '.join(str(error).split())[:300]}") from error
     if not isinstance(config, DictConfig | ListConfig):
@@ -67,7 +68,7 @@ def _check_events(text: str) -> None:
                 raise ValueError(f"the alias *{anchor} repeats itself or nothing")
             size = sizes[anchor]
         elif isinstance(event, yaml.ScalarEvent):
-            _check_scalar(event.value, plain=event.style is None)
+            _check_scalar(event.value, plain=event.implicit[0])
         else:
             continue
         if anchor is not None:
@@ -83,11 +84,19 @@ def _check_scalar(text: str, *, plain: bool) -> None:
     """Raise for an interpolation, which would read the environment, and for a number that is too large."""
     if "${" in text:
         raise ValueError(f"{shorten(text)} is an interpolation; write the value, or give it on the command line")
-    if not plain or not text[:2].strip("+-.")[:1].isdigit():
+    if not plain or not text.lstrip("+-.")[:1].isdigit():
         return
     try:
         number = float(text.replace("_", ""))
     except ValueError:
-        return  # a text, or a number in a notation that cannot be large
-    if math.isinf(number) or (abs(number) > LARGEST_INT and not any(mark in text for mark in ".eE")):
+        return  # a text, or an integer in another notation, which `_check_numbers` sees
+    if math.isinf(number):
         raise ValueError(f"the number {shorten(text)} is too large")
+
+
+def _check_numbers(value: object) -> None:
+    """Raise for an integer that is too large for any setting."""
+    if isinstance(value, int) and abs(value) > LARGEST_INT:
+        raise ValueError(f"a number of {value.bit_length()} bits is too large")
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        _check_numbers(item)
