@@ -198,8 +198,8 @@ def read_fields(folder: Path, numbers: Sequence[int]) -> list[dict[str, str]]:
     """The further fields of some entries; the others' lines are passed over."""
     wanted = set(numbers)
     with (folder / "entries.jsonl").open(encoding="utf-8") as lines:
-        found: Any = {number: parse_json(line)["fields"] for number, line in enumerate(lines) if number in wanted}
-    return [found[number] for number in numbers]
+        found: dict[int, Any] = {number: parse_json(line) for number, line in enumerate(lines) if number in wanted}
+    return [found[number]["fields"] for number in numbers]
 
 
 def read_captions(folder: Path) -> list[str]:

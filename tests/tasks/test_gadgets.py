@@ -277,13 +277,17 @@ def test_a_manifest_of_other_values(
     nothing_happens("train", "cache=cache", "run_dir=run", *train_words, says=says)
 
 
-def test_a_folder_of_weights(trained: Path, cache: Path, train_words: list[str], nothing_happens: Callable, tmp_path: Path) -> None:
+def test_a_folder_of_weights(
+    trained: Path, cache: Path, train_words: list[str], nothing_happens: Callable, tmp_path: Path
+) -> None:
     """A published part, its card, an adapter of peft's, and a pipeline: only known class names are accepted in them."""
     bad = gadgets(tmp_path / CANARY)["a shell"]
     folder = tmp_path / "part"
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps({"_class_name": "UNet2DConditionModel", "act_fn": bad} | bad))
-    (folder / "README.md").write_text(f"---\nlibrary_name: {{_target_: os.system, _args_: [touch {tmp_path}/{CANARY}]}}\n---\n")
+    (folder / "README.md").write_text(
+        f"---\nlibrary_name: {{_target_: os.system, _args_: [touch {tmp_path}/{CANARY}]}}\n---\n"
+    )
     (folder / "adapter_config.json").write_text(json.dumps({"base_model_class": bad, "auto_mapping": bad}))
     (folder / "model_index.json").write_text(json.dumps({"_class_name": "os.system", "unet": ["os", "system"]}))
     train = ["train", f"cache={cache}", "run_dir=run", *train_words]

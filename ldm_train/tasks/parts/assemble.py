@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
 from ldm_train.diffusion.prediction import Prediction
@@ -25,6 +26,7 @@ from ldm_train.tasks.running.directory import LAST
 from ldm_train.tasks.settings.config import build
 from ldm_train.tasks.settings.constructors import check_config
 from ldm_train.tasks.settings.safe_yaml import read_settings_file
+from ldm_train.tasks.settings.stored import check_stored
 from ldm_train.tasks.settings.strict import KEPT
 from ldm_train.training.sharded_checkpoint import whole
 from ldm_train.types import Autoencoder
@@ -254,7 +256,12 @@ def read_config(run_dir: str) -> DictConfig:
     check_config(config, origin=str(path))
     if "guidance" not in config and "network" in config:
         raise ValueError(f"run_dir={run_dir} was trained by an older version, whose configs this one does not read")
-    return filled(config)
+    try:
+        config = filled(config)
+    except OmegaConfBaseException as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    check_stored(config, path)
+    return config
 
 
 def choose_device(name: str) -> torch.device:

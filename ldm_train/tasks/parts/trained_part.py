@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import Tensor, nn
 
 from ldm_train import draws
@@ -92,9 +92,20 @@ def choose_trained(config: DictConfig, parts: "Parts") -> None:
         build(config.adapter, "adapter").attach(parts.network, parts.text_encoder, seed=seed)
     elif config.get("trained") is not None:
         parameters = {name: p for name, p in trainable(parts).items() if not name.startswith("weighting.")}
-        kept = set(chosen(list(config.trained), parameters, setting="trained"))
+        kept = set(chosen(trained_patterns(config), parameters, setting="trained"))
         for name, parameter in parameters.items():
             parameter.requires_grad_(name in kept)
+
+
+def trained_patterns(config: DictConfig) -> list[str]:
+    """Return the patterns of `trained`.
+
+    Raises:
+        ValueError: it is no list of texts.
+    """
+    if not isinstance(config.trained, ListConfig) or not all(isinstance(pattern, str) for pattern in config.trained):
+        raise ValueError(f'trained={config.trained} must be a list of patterns, such as ["network.*.cross_attention.*"]')
+    return list(config.trained)
 
 
 def trainable(parts: "Parts") -> dict[str, nn.Parameter]:

@@ -161,7 +161,7 @@ def _starts(path: Path, notes: list[str]) -> list[Plain]:
         starts = record["starts"]  # type: ignore[index,call-overload]
         if not isinstance(starts, list):
             raise ValueError("its starts are no list")
-        return [start for start in starts if isinstance(start, dict)]
+        return [dict(start) for start in starts if isinstance(start, dict)]
     except FileNotFoundError:
         notes.append(f"{RECORD} is not there: how the run was started is not known")
     except (OSError, ValueError, LookupError, TypeError) as error:
@@ -178,7 +178,8 @@ def _lines(path: Path, notes: list[str]) -> list[Plain]:
     except (OSError, ValueError) as error:
         notes.append(f"{path.name} cannot be read ({error})")
         return []
-    found, broken = [], 0
+    found: list[Plain] = []
+    broken = 0
     for text in texts[:-1]:  # what follows the last line end is being written
         try:
             line = parse_json(text)
@@ -219,7 +220,7 @@ def _is_binned(line: Plain) -> bool:
 
 
 def _evaluations(path: Path) -> dict[str, Plain]:
-    found = {}
+    found: dict[str, Plain] = {}
     for file in [*sorted(path.glob("*.json")), *sorted(path.glob("evaluations/*.json"))]:
         try:
             told = read_json(file)

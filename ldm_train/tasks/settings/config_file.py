@@ -80,7 +80,7 @@ def shortest_words(group: str, node: Mapping[str, object]) -> list[str]:
     Args:
         node: plain values, with the constructor's name.
     """
-    name = _nearest(group, node)
+    name = nearest_option(group, node)
     option = shipped(f"{group}/{name}") if name else {}
     given = {
         f"{'' if key in option else '++'}{group}.{key}": value for key, value in node.items() if option.get(key) != value
@@ -91,14 +91,14 @@ def shortest_words(group: str, node: Mapping[str, object]) -> list[str]:
 
 def _constructor(verb: str, group: str, node: dict[str, object]) -> tuple[str | None, list[str]]:
     """A group's whole settings, with the constructor's name: the nearest option, and what differs from it."""
-    name = _nearest(group, node)
+    name = nearest_option(group, node)
     before = shipped(f"{group}/{name}").keys() if name else _default_settings(verb, group)
     gone = sorted((before | shipped(verb).get(group, {}).keys()) - node.keys())
     # Hydra deletes nothing that is null.
     return name, [*_settings(group, node), *(word.format(f"{group}.{key}") for key in gone for word in ("++{}=0", "~{}"))]
 
 
-def _nearest(group: str, node: Mapping[str, object]) -> str | None:
+def nearest_option(group: str, node: Mapping[str, object]) -> str | None:
     """The option of the same constructor that differs in the fewest settings."""
     options = {name: shipped(f"{group}/{name}") for name in groups()[group]}
     unlike = {

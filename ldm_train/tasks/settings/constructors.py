@@ -126,7 +126,7 @@ def find_constructor(target: str, group: str) -> Callable[..., Any]:
         (inspect.isclass(found) or inspect.isfunction(found)) and current_grants().cover(f"{found.__module__}.")
     ):
         raise ValueError(f"_target_: {target} is neither a class nor a function that {package} defines")
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def _check_target(node: Mapping[Any, object], group: str | None, name: str) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from ldm_train.tasks.settings.config import defaults
 from ldm_train.tasks.settings.options import ConfigError, dotted, read
@@ -238,7 +239,7 @@ def evaluation(config: DictConfig) -> str:
         return ""
     try:
         return str(select(read(Path(config.run_dir) / "config.yaml"), "evaluation._target_"))
-    except ConfigError:
+    except (ConfigError, OmegaConfBaseException):
         return ""
 
 
