@@ -207,6 +207,7 @@ FILES = {
     "out: ${oc.env:HOME}": "interpolation",
     "out: ${oc.decode:x}": "interpolation",
     "'a}=1 trust': x": "trust",
+    "logger: {settings: {x_executable: touch}}": "logger.settings",
 }
 
 
@@ -233,6 +234,12 @@ def test_a_command_as_a_source_in_a_config_file(verb: str, path: str, nothing_ha
         "train": ["cache=null", "run_dir=run", "autoencoder=identity", "text_encoder=small", "image_size=16"],
     }[verb]
     nothing_happens(verb, "config=mine.yaml", *words, says="command line")
+
+
+def test_a_loader_that_unpickles_is_refused(nothing_happens: Callable, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("source: huggingface\n")
+    words = ["config=mine.yaml", "source.path=pandas", "source.data_files=evil.pkl", "cache=cache", "autoencoder=identity"]
+    nothing_happens("encode", *words, says="pandas")
 
 
 def test_a_command_as_a_source_that_was_typed(ldm_train: Callable, tmp_path: Path) -> None:

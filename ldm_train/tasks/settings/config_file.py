@@ -34,6 +34,7 @@ def file_words(verb: str, path: str, *, chosen: Collection[str]) -> list[str]:
         raise ConfigError(
             f"{refused} in {path} is refused: trust is granted on the command line only, and Hydra runs nothing"
         )
+    _check_logger(config.get("logger"), path)
     entries = config.pop("defaults", None)
     choices, settings = dict(_default(entry, path) for entry in entries or []), []
     for key, value in ((str(key), value) for key, value in config.items()):
@@ -54,6 +55,13 @@ def file_words(verb: str, path: str, *, chosen: Collection[str]) -> list[str]:
         f"~{group}" if option is None else f"{group}={option}" for group, option in choices.items() if group not in chosen
     ]
     return words + settings
+
+
+def _check_logger(node: object, path: str) -> None:
+    """Raise if a file gives a logger what its options do not list: such settings of wandb name programs and servers."""
+    listed = {str(key) for option in groups()["logger"] for key in shipped(f"logger/{option}")}
+    if further := sorted(str(key) for key in node if str(key) not in listed) if isinstance(node, dict) else []:
+        raise ConfigError(f"logger.{further[0]} in {path} is accepted on the command line only: +logger.{further[0]}=…")
 
 
 def _default(entry: object, path: str) -> tuple[str, object]:
