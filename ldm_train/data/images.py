@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ldm_train.data.crops import centred
 from ldm_train.data.decoding import DECODE_ERRORS, decode, decode_problem, render
+from ldm_train.data.items import PictureFile
 
 __all__ = ["DECODE_ERRORS", "decode_problem", "read_image", "save_png", "to_bytes", "to_signed"]
 
@@ -21,9 +22,9 @@ def read_image(content_or_path: Path | bytes, size: int | tuple[int, int] | None
         size: None leaves it as large as it is.
 
     Raises:
-        OSError, SyntaxError, ValueError, DecompressionBombError: it cannot be decoded (`DECODE_ERRORS`).
+        OSError, SyntaxError, ValueError, MemoryError, DecompressionBombError: it cannot be decoded (`DECODE_ERRORS`).
     """
-    content = content_or_path if isinstance(content_or_path, bytes) else content_or_path.read_bytes()
+    content = content_or_path if isinstance(content_or_path, bytes) else PictureFile(content_or_path).read()
     picture = decode(content)
     own = (picture.height, picture.width)
     view = centred(own, (size, size) if isinstance(size, int) else size or own)

@@ -13,6 +13,7 @@ from threading import get_ident
 
 from ldm_train.data.decoding import DECODE_ERRORS, decode_problem, upright_size
 from ldm_train.data.items import Item, Picture, PictureFile
+from ldm_train.util.inputs import READ_ERRORS, describe_error
 from ldm_train.util.safe_json import read_object
 
 AT_ONCE = 256
@@ -91,8 +92,8 @@ def survey(
             stamp = item.picture.stamp() if memory else None
             recalled = memory.recall(item, stamp) if memory else None
             content = item.picture.read() if recalled is None or math.prod(recalled[1]) > max_pixels else b""
-        except (OSError, ValueError) as error:
-            return f"it cannot be read: {error}"
+        except READ_ERRORS as error:
+            return f"it cannot be read: {str(error) or describe_error(error)}"
         try:
             digest, size = (None if content else recalled) or (
                 hashlib.sha256(content).hexdigest(),

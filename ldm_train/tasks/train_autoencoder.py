@@ -1,12 +1,16 @@
 """`ldm-train train_autoencoder`: pictures to a KL autoencoder in diffusers' layout, with its measured scale."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 from omegaconf import DictConfig
 
 from ldm_train.data.datamodules import Pictures
+from ldm_train.data.decoding import MAX_PIXELS
+from ldm_train.data.items import Item, shown
+from ldm_train.data.survey import survey
 from ldm_train.encoders.latents import Scaling
 from ldm_train.metrics.drawings import psnr
 from ldm_train.tasks.parts.optimization import refuse_optimization
@@ -48,7 +52,7 @@ def train(config: DictConfig, limits: Limits, keeping: Keeping) -> str | None:
     if config.image_size % autoencoder.factor:
         raise ValueError(f"image_size={config.image_size} must be a multiple of {autoencoder.factor} for this architecture")
     data = Pictures(
-        [item for item in build(config.source, "source") if item.problem is None],
+        usable(build(config.source, "source")),
         size=config.image_size,
         batch_size=config.batch_size,
         micro_batch_size=config.micro_batch_size,
@@ -84,6 +88,15 @@ def train(config: DictConfig, limits: Limits, keeping: Keeping) -> str | None:
     if reason is None and module.global_rank == 0:
         save(module, data, run_dir)
     return reason
+
+
+def usable(items: Iterable[Item]) -> list[Item]:
+    """Return the items with pictures whose headers can be read, and print why the others are left out."""
+    listed = list(items)
+    problems = survey(listed, max_pixels=MAX_PIXELS).problems
+    for key, problem in sorted(problems.items()):
+        print(f"left out {shown(key)}: {problem}")
+    return [item for item in listed if item.key not in problems]
 
 
 @torch.no_grad()

@@ -25,6 +25,7 @@ from ldm_train.data.plan import CAPTIONS, Batch, PictureRow
 from ldm_train.encoders.class_labels import ClassLabels
 from ldm_train.encoders.conditioner import TextEncoder
 from ldm_train.types import Autoencoder
+from ldm_train.util.inputs import READ_ERRORS, describe_error
 
 CHUNK = 2
 Result = TypeVar("Result")
@@ -78,8 +79,8 @@ class Rendering:
             raise UnreadError("it is not in the source any more")
         try:
             content = picture.read()
-        except (OSError, ValueError) as error:
-            raise UnreadError(f"it could not be read: {error}") from error
+        except READ_ERRORS as error:
+            raise UnreadError(f"it could not be read: {str(error) or describe_error(error)}") from error
         if hashlib.sha256(content).hexdigest() != row.digest:
             raise UnreadError("it changed since it was listed")
         decoded = decode(content, background=self.background, max_pixels=self.max_pixels)
@@ -113,6 +114,8 @@ class Batches(Dataset[Loaded]):
         for place, row in enumerate(batch.pictures):
             try:
                 images[place] = self.rendering(row)
+            except MemoryError as error:  # says nothing of the picture: there may be more memory another time
+                unread[row.name] = f"{decode_problem(error)}; encode again"
             except DECODE_ERRORS as error:
                 problems[row.name] = decode_problem(error)
             except UnreadError as error:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from ldm_train.data.images import DECODE_ERRORS
 from ldm_train.data.sources.folder import Folder
 from ldm_train.data.sources.walk import walk
+from ldm_train.util.inputs import MAX_PICTURE, open_input
 from ldm_train.util.safe_json import parse_json
 
 NUMBERED = re.compile(r"\d+\.png")
@@ -45,9 +45,9 @@ def told_prompts(files: Sequence[Path]) -> list[str]:
     found = []
     for file in files:
         try:
-            with Image.open(file) as picture:
+            with open_input(file, limit=MAX_PICTURE) as opened, Image.open(opened, formats=["PNG"]) as picture:
                 found.append(str(parse_json(picture.info["ldm_train"])["prompt"]))  # type: ignore[index,call-overload]
-        except (*DECODE_ERRORS, KeyError, TypeError):
+        except Exception:  # Pillow's and the parser's; whether it is a picture is asked later
             return []
     return found
 

@@ -16,8 +16,9 @@ from omegaconf import DictConfig, OmegaConf
 from rich.progress import Progress, track
 from torch import Tensor
 
-from ldm_train.data.images import read_image, save_png, to_bytes, to_signed
+from ldm_train.data.images import DECODE_ERRORS, decode_problem, read_image, save_png, to_bytes, to_signed
 from ldm_train.tasks.settings.trust import Grants, current_grants, granted
+from ldm_train.util.inputs import READ_ERRORS
 
 Painter = Callable[[list[str], Tensor], Tensor]
 Opener = Callable[[DictConfig], Painter]
@@ -142,7 +143,10 @@ def in_batches(files: Sequence[Path], size: int) -> Iterator[Tensor]:
     """The pictures of files as they are, (B, 3, H, W) in [-1, 1], in their order: at most so many, of one shape."""
     batch: list[Tensor] = []
     for file in files:
-        image = read_image(file, None)
+        try:
+            image = read_image(file, None)
+        except (*DECODE_ERRORS, *READ_ERRORS) as error:
+            raise ValueError(f"{file} cannot be measured: {decode_problem(error)}; remove it, or replace it") from error
         if batch and (len(batch) == size or image.shape != batch[0].shape):
             yield to_signed(torch.stack(batch))
             batch = []

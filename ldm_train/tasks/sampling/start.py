@@ -1,5 +1,6 @@
 """What drawing starts from: the prompts, the trained run at the wished size, and a picture with its mask."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from ldm_train.data.images import DECODE_ERRORS, read_image, to_signed
 from ldm_train.generation import Generation
 from ldm_train.samplers.base import Picture
 from ldm_train.tasks.parts.assemble import TrainedRun, open_run
+from ldm_train.util.inputs import MAX_PROMPTS, READ_ERRORS, describe_error, read_text
 
 
 def open_sized(config: DictConfig) -> TrainedRun:
@@ -55,8 +57,8 @@ def read_signed(path: str, size: int | tuple[int, int]) -> torch.Tensor:
     """A picture file, cropped and scaled as encoding does, (1, 3, H, W) in [-1, 1]."""
     try:
         return to_signed(read_image(Path(path), size)[None])
-    except DECODE_ERRORS as error:
-        raise ValueError(f"{path} cannot be read as a picture: {error}") from error
+    except (*DECODE_ERRORS, *READ_ERRORS) as error:
+        raise ValueError(f"{path} cannot be read as a picture: {describe_error(error)}") from error
 
 
 def read_prompts(prompts: object) -> list[str]:
@@ -67,9 +69,9 @@ def read_prompts(prompts: object) -> list[str]:
     """
     if isinstance(prompts, str):
         path = Path(prompts)
-        if not path.is_file():
+        if not os.path.isfile(path):  # and not Path.is_file, which raises for a text that is too long to be a path
             raise ValueError(f"prompts={prompts} is not a text file; give one, or a list: 'prompts=[\"…\"]'")
-        texts = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        texts = [line.strip() for line in read_text(path, limit=MAX_PROMPTS).splitlines() if line.strip()]
     else:
         assert isinstance(prompts, ListConfig)
         texts = [str(prompt) for prompt in prompts]

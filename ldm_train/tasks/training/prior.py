@@ -6,6 +6,7 @@ the weight of their loss is how often an epoch has them, which is the same in ex
 
 import json
 import math
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -138,7 +139,7 @@ def manner(config: DictConfig) -> Told:
 
 def listed(prompts: object) -> list[str]:
     """One prompt, a list of them, or a text file's."""
-    if isinstance(prompts, str) and not Path(prompts).is_file():
+    if isinstance(prompts, str) and not os.path.isfile(prompts):
         return [prompts]
     return read_prompts(prompts if isinstance(prompts, str | ListConfig) else OmegaConf.create([prompts]))
 
