@@ -178,7 +178,7 @@ def test_shards_of_one_name_in_two_folders_are_told_apart(tmp_path: Path) -> Non
             "https://x.org/s-{{0..1}}.tar",
             "source.path=https://x.org/s-0.tar lies elsewhere; set source.download to a folder",
         ),
-        ("pipe:cat s.tar", "source.path=pipe:cat s.tar lies elsewhere; set source.download"),
+        ("pipe:cat s.tar", "source.path=pipe:cat s.tar: pipe: runs a program"),
     ],
 )
 def test_shards_that_are_not_there_are_refused(path: str | list[str], words: str, tmp_path: Path) -> None:
@@ -343,7 +343,7 @@ def test_shards_come_over_http(server: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("url", ["{server}/gone.tar", "pipe:echo half; exit 3", "nowhere://s.tar"])
 def test_what_cannot_be_fetched_is_refused_and_leaves_nothing(url: str, server: str, tmp_path: Path) -> None:
-    source = TarShards(url.format(server=server), download=str(tmp_path / "kept"))
+    source = TarShards(url.format(server=server), download=str(tmp_path / "kept"), commands=True)
     with pytest.raises(ValueError, match=r"source.path: .* cannot be fetched"):
         list(source)
     assert list((tmp_path / "kept").iterdir()) == []
