@@ -19,6 +19,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
+
+from ldm_train.util.safe_json import parse_json, read_object
 
 FORMAT = 3
 VERSION = "version"  # of the code, among what rows are named by
@@ -160,35 +163,66 @@ def read_manifest(folder: Path) -> Manifest:
             f"{folder} is not a latent cache (it has no manifest.json); `ldm-train encode … cache={folder}` makes one"
         )
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values: Any = read_object(path)
         if values["format"] != FORMAT:
             raise OtherFormatError(f"{path} has format {values['format']}, and this version reads {FORMAT}")
         values["shards"] = {name: Shard(**shard) for name, shard in values["shards"].items()}
-        return Manifest(**values)
+        manifest = Manifest(**values)
+        _check_values(manifest)
+        return manifest
     except OtherFormatError:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} cannot be used ({error}); remove {folder} and encode it again") from error
 
 
+def _check_values(manifest: Manifest) -> None:
+    """Raise ValueError for values of other types than `encode` writes, and for files outside the cache."""
+    for name, kind in _KINDS.items():
+        if not isinstance(getattr(manifest, name), kind):
+            raise ValueError(f"its {name} is {getattr(manifest, name)!r:.60}")
+    parts = {"pictures": manifest.encoding, "captions": manifest.encoding, "config": manifest.autoencoder}
+    for name, part in [*parts.items(), ("config", manifest.text_encoder)]:
+        if not isinstance(part.get(name), dict):
+            raise ValueError(f"it holds no {name}")
+    if outside := next((name for name in manifest.digests() if Path(name).name != name or name in ("", "..")), None):
+        raise ValueError(f"it names the file {outside!r}, which is not in its folder")
+
+
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("encoding", "autoencoder", "text_encoder", "buckets", "shards", "files"), dict),
+    **dict.fromkeys(("image_size", "channels", "factor", "views", "entries", "held_out", "captions", "empty"), int),
+    **dict.fromkeys(("shift", "scale"), (int, float)),
+    **dict.fromkeys(("mean", "std"), list),
+}
+
+
 def read_entries(folder: Path) -> list[Entry]:
-    """All entries of a cache."""
-    with (folder / "entries.jsonl").open(encoding="utf-8") as lines:
-        return [Entry(**json.loads(line)) for line in lines]
+    """All entries of a cache.
+
+    Raises:
+        ValueError: a line is damaged.
+    """
+    path = folder / "entries.jsonl"
+    with path.open(encoding="utf-8") as lines:
+        try:
+            return [Entry(**parse_json(line)) for line in lines]  # type: ignore
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path} cannot be used ({error}); remove {folder} and encode it again") from error
 
 
 def read_fields(folder: Path, numbers: Sequence[int]) -> list[dict[str, str]]:
     """The further fields of some entries; the others' lines are passed over."""
     wanted = set(numbers)
     with (folder / "entries.jsonl").open(encoding="utf-8") as lines:
-        found = {number: json.loads(line)["fields"] for number, line in enumerate(lines) if number in wanted}
-    return [found[number] for number in numbers]
+        found: dict[int, Any] = {number: parse_json(line) for number, line in enumerate(lines) if number in wanted}
+    return [found[number]["fields"] for number in numbers]
 
 
 def read_captions(folder: Path) -> list[str]:
     """All captions of a cache, by number."""
     with (folder / "captions.jsonl").open(encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines]
+        return [str(parse_json(line)) for line in lines]
 
 
 def file_digest(path: Path) -> str:

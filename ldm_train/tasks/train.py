@@ -66,7 +66,7 @@ def train(config: DictConfig, limits: Limits, keeping: Keeping) -> str | None:
     told = check_new_words(config, parts.text_encoder, captions)
     stored = as_asked(config, asked)
     watching = Watching.of(config, parts, data)
-    ema: EMA = build(config.ema)
+    ema: EMA = build(config.ema, "ema")
     base = load_base(config, parts, start)
     resumed = prepare(stored, content=content, base=base, trained_for=describe_purpose(config, parts))
     if config.network.weights is not None and base is None and not resumed:
@@ -140,12 +140,12 @@ def training_module(config: DictConfig, parts: Parts) -> NoisePredictorTraining:
         scaling=Scaling.of(parts.autoencoder),
         schedule=parts.schedule,
         prediction=parts.prediction,
-        timesteps=build(config.timesteps),
+        timesteps=build(config.timesteps, "timesteps"),
         weighting=parts.weighting,
         perturbations=Perturbations(config.offset_noise, config.input_perturbation),
-        optimizer=build(config.optimizer),
+        optimizer=build(config.optimizer, "optimizer"),
         parameter_groups=ParameterGroups(**config.parameter_groups),
-        lr_schedule=build(config.lr_schedule),
+        lr_schedule=build(config.lr_schedule, "lr_schedule"),
         batch_size=config.batch_size,
         seed=config.seed,
         fused_backward=config.fused_backward,

@@ -52,10 +52,10 @@ def run(config: DictConfig) -> int:
 def train(config: DictConfig, limits: Limits, keeping: Keeping) -> str | None:
     """Why the run was left before its end, if it was; its autoencoder is written at its end."""
     loggers = build_loggers(config)
-    autoencoder = build(config.architecture).initialise(config.seed)
+    autoencoder = build(config.architecture, "architecture").initialise(config.seed)
     if config.image_size % autoencoder.factor:
         raise ValueError(f"image_size={config.image_size} must be a multiple of {autoencoder.factor} for this architecture")
-    items, digests = usable(build(config.source))
+    items, digests = usable(build(config.source, "source"))
     data = Pictures(
         items,
         size=config.image_size,
@@ -67,8 +67,8 @@ def train(config: DictConfig, limits: Limits, keeping: Keeping) -> str | None:
     )
     module = AutoencoderTraining(
         autoencoder,
-        optimizer=build(config.optimizer),
-        lr_schedule=build(config.lr_schedule),
+        optimizer=build(config.optimizer, "optimizer"),
+        lr_schedule=build(config.lr_schedule, "lr_schedule"),
         mse_weight=config.mse_weight,
         kl_weight=config.kl_weight,
         seed=config.seed,

@@ -218,7 +218,7 @@ def test_a_cache_tells_nothing_of_when_where_and_how_it_was_made(
     truncate(source)
     monkeypatch.setattr(os, "cpu_count", lambda: 7)
     one, other = tmp_path / "one", tmp_path / "another place/other"
-    assert encode(source, one, EXACT, "trust=stat").code == 0
+    assert encode(source, one, EXACT, "unchanged_by=stat").code == 0
     moved = Path(shutil.move(source, tmp_path / "moved"))
     time.sleep(0.01)
     assert encode(moved, other, EXACT, "batch_size=3", "workers=1").code == 0

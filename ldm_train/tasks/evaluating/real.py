@@ -62,7 +62,9 @@ def of_run(data: CachedLatents, autoencoder: Autoencoder, device: torch.device) 
 def of_cache(folder: str, device: torch.device) -> Real:
     """The held-out examples of a cache by itself, with the autoencoder that made it."""
     caches = open_caches(folder)
-    autoencoder: Autoencoder = build(restore(caches[0].manifest, "autoencoder", cache=caches[0].folder)).to(device)
+    autoencoder: Autoencoder = build(restore(caches[0].manifest, "autoencoder", cache=caches[0].folder), "autoencoder").to(
+        device
+    )
     latents = together(caches)
     return of_latents(latents, split(latents, HELD_OUT)[1], autoencoder, device)
 

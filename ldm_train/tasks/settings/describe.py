@@ -73,7 +73,7 @@ def describe(config: DictConfig, manifest: Manifest | None, *, cache: Path) -> E
         found = manifest.expected_of_a_run
         identities = found["autoencoder"], found["text_encoder"]
         return Encoders(*identities, parts, shift=manifest.shift, scale=manifest.scale, factor=manifest.factor)  # type: ignore[arg-type]
-    autoencoder, text_encoder = build(config.autoencoder), build(config.text_encoder)
+    autoencoder, text_encoder = build(config.autoencoder, "autoencoder"), build(config.text_encoder, "text_encoder")
     return Encoders(
         autoencoder.identity,
         text_encoder.identity,

@@ -117,7 +117,7 @@ def open_source(config: DictConfig) -> tuple[Parts, CachedLatents, str]:
     if config.source.get("streaming"):
         raise ValueError("source.streaming=true: a stream passes only once; encode a cache, or set source.streaming=false")
     refuse_settings(config)
-    crop = build(config.crop, image_size=config.image_size)
+    crop = build(config.crop, "crop", image_size=config.image_size)
     found = look(config)
     parts = build_parts(config)
     refuse_shapes(crop.shapes, parts.divisor)
@@ -129,7 +129,10 @@ def open_source(config: DictConfig) -> tuple[Parts, CachedLatents, str]:
     rendering = Rendering(pictures, crop, background=config.background, max_pixels=config.max_pixels)
     # Its own encoders: the network's text encoder may be in training.
     encoding = Encoding(
-        build(config.autoencoder), build(config.text_encoder), dtype=getattr(torch, config.dtype), at_once=FEW
+        build(config.autoencoder, "autoencoder"),
+        build(config.text_encoder, "text_encoder"),
+        dtype=getattr(torch, config.dtype),
+        at_once=FEW,
     ).eval()
     live = LivePictures(plan, rendering, encoding)
     if config.scale_check and parts.autoencoder.factor > 1:
