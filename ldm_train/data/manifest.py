@@ -21,11 +21,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ldm_train.util.safe_json import parse_json, read_object
+from ldm_train.util.safe_json import Json, parse_json, read_object
 
 FORMAT = 3
 VERSION = "version"  # of the code, among what rows are named by
-Json = str | int | float | bool | None | list["Json"] | dict[str, "Json"]
 
 
 @dataclass(frozen=True)

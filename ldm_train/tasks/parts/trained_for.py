@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 import torch
 from omegaconf import DictConfig
 
-from ldm_train.data.manifest import Json, differences
+from ldm_train.data.manifest import differences
 from ldm_train.diffusion.schedule import NoiseSchedule
 from ldm_train.tasks.running.directory import CONFIG, read_record
 from ldm_train.tasks.settings.config import words
+from ldm_train.util.safe_json import Json
 from ldm_train.weights.files import read_told
 from ldm_train.weights.folders import read_json
 
