@@ -15,12 +15,12 @@ from torch import Tensor
 from ldm_train.data.images import DECODE_ERRORS, save_png
 from ldm_train.util.files import atomic_write, is_temporary, make_folder
 from ldm_train.util.locks import hold_lock
-from ldm_train.util.ownership import LOCK, PICTURES, carries_mark, check_folder, list_names
+from ldm_train.util.ownership import LOCK, PICTURES, check_folder, list_names, read_mark
+from ldm_train.util.safe_json import Json
 
 DRAWN = re.compile(r"\d{4,}\.png|(grid|strip|plot(-\d+)?)\.png|prompts\.txt")
 PROMPTS = "prompts.txt"
 INPUTS = ("picture", "mask", "prompts")
-Listing = dict[str, dict[str, str] | None]
 
 
 class PictureFolder:
@@ -66,9 +66,9 @@ class PictureFolder:
     def finish(self, prompts: Sequence[str]) -> None:
         """Write the prompt of each numbered picture, and list all files with their checksums."""
         atomic_write(self.path / PROMPTS, "".join(f"{prompt}\n" for prompt in prompts))
-        files: Listing = {name: {"sha256": _digest(self.path / name)} for name in self._names}
+        files = {name: {"sha256": _digest(self.path / name)} for name in self._names}
         for name, prompt in zip(self._names, prompts, strict=False):  # the numbered ones come first
-            files[name] = {**(files[name] or {}), "prompt": prompt}
+            files[name]["prompt"] = prompt
         self._write(files)
 
     def _begin(self) -> None:
@@ -83,7 +83,7 @@ class PictureFolder:
             path.unlink(missing_ok=True)
         self._begun = True
 
-    def _write(self, files: Listing) -> None:
+    def _write(self, files: Mapping[str, object]) -> None:
         atomic_write(self.path / PICTURES.mark, json.dumps({"command": "ldm-train sample", "files": files}, indent=2) + "\n")
 
     def _refuse_foreign(self) -> None:
@@ -102,11 +102,9 @@ class PictureFolder:
             )
 
 
-def read_listing(folder: Path) -> Listing:
+def read_listing(folder: Path) -> dict[str, Json]:
     """Return the files that `sample` drew into a folder, None for those of an unfinished command; {} without the mark."""
-    if not carries_mark(folder, PICTURES):
-        return {}
-    files = json.loads((folder / PICTURES.mark).read_text(encoding="utf-8"))["files"]
+    files = (read_mark(folder, PICTURES) or {}).get("files")
     return {name: files[name] for name in files if DRAWN.fullmatch(name)} if isinstance(files, dict) else {}
 
 
