@@ -17,8 +17,9 @@ from ldm_train.data.manifest import (
     read_manifest,
 )
 from ldm_train.util.files import is_temporary, make_folder
-from ldm_train.util.ownership import CACHE, check_folder, list_names, read_mark
+from ldm_train.util.ownership import CACHE, check_folder, read_mark
 from ldm_train.util.replacing import ReplacedFolder, check_replaceable
+from ldm_train.util.text import list_names
 
 
 @dataclass(frozen=True)

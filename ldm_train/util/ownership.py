@@ -4,12 +4,13 @@ A folder may be written to if it is missing, empty, or carries the mark of its k
 may be written over if `ldm-train` wrote it. Everything else is refused, and what is refused is left as it was.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from ldm_train.util.files import is_temporary
 from ldm_train.util.safe_json import Json, read_object
+from ldm_train.util.text import list_names
 
 LOCK = ".lock"
 
@@ -109,9 +110,3 @@ def check_file(path: Path, is_ours: Callable[[Path], bool], *, setting: str) -> 
             f"{setting}={path} exists and was not written by this command. Nothing was changed; "
             f"choose another {setting}, or move that file away"
         )
-
-
-def list_names(names: Collection[str], most: int = 3) -> str:
-    """Return the first names, and how many more there are."""
-    shown = ", ".join(list(names)[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 
 from ldm_train.util.inputs import open_input
+from ldm_train.util.text import shorten
 
 Json = str | int | float | bool | None | list["Json"] | dict[str, "Json"]
 
@@ -80,8 +81,3 @@ def _float(text: str) -> float:
     if math.isinf(value):
         raise ValueError(f"the number {shorten(text)} is too large")
     return value
-
-
-def shorten(text: str, most: int = 40) -> str:
-    """Return the beginning of a long text."""
-    return text if len(text) <= most else f"{text[:most]}…"

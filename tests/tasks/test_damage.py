@@ -1,5 +1,6 @@
 """Run directories whose files are damaged: a message names the file, and the other runs are shown all the same."""
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path

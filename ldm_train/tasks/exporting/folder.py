@@ -10,8 +10,9 @@ from rich.progress import Progress
 from torch import Tensor
 
 from ldm_train.util.files import atomic_write
-from ldm_train.util.ownership import CACHE, EXPORT, RUN, carries_mark, check_file, check_folder, list_names, read_mark
+from ldm_train.util.ownership import CACHE, EXPORT, RUN, carries_mark, check_file, check_folder, read_mark
 from ldm_train.util.replacing import ReplacedFolder, check_replaceable
+from ldm_train.util.text import list_names
 from ldm_train.weights.files import read_told
 from ldm_train.weights.lazily import Tensors
 from ldm_train.weights.streaming import stream

@@ -15,8 +15,9 @@ from torch import Tensor
 from ldm_train.data.images import DECODE_ERRORS, save_png
 from ldm_train.util.files import atomic_write, is_temporary, make_folder
 from ldm_train.util.locks import hold_lock
-from ldm_train.util.ownership import LOCK, PICTURES, check_folder, list_names, read_mark
+from ldm_train.util.ownership import LOCK, PICTURES, check_folder, read_mark
 from ldm_train.util.safe_json import Json
+from ldm_train.util.text import list_names
 
 DRAWN = re.compile(r"\d{4,}\.png|(grid|strip|plot(-\d+)?)\.png|prompts\.txt")
 PROMPTS = "prompts.txt"
