@@ -15,15 +15,12 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ldm_train.tasks.settings.safe_yaml import read_settings_file
+from ldm_train.training.run_files import BINS, METRICS, SETS, TIMING
+from ldm_train.util.ownership import LOCK, RUN
 from ldm_train.util.safe_json import parse_json, read_json, read_text
 
 CONFIG = "config.yaml"
-RECORD = "run.json"
-METRICS = "metrics.jsonl"
-TIMING = "timing.jsonl"
-BINS = "validation.jsonl"
-SETS = "set_metrics.jsonl"
-LOCK = ".lock"
+RECORD = RUN.mark
 
 LARGEST_LINES = 2**30  # bytes of a file of lines
 LARGEST_STEP = 2**53
