@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
+from ldm_train.data.images import read_png_texts
 from ldm_train.tasks.evaluating.pictures import KEPT, kept
-from ldm_train.tasks.sampling.folder import png_texts
 from ldm_train.util.ownership import check_file, check_folder
 from ldm_train.util.safe_json import read_object
 
@@ -37,4 +37,4 @@ def is_commented(path: Path) -> bool:
 
 
 def is_sheet(path: Path) -> bool:
-    return png_texts(path).get("ldm_train") == SHEET["ldm_train"]
+    return read_png_texts(path).get("ldm_train") == SHEET["ldm_train"]

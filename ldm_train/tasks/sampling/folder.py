@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Self
 
 from omegaconf import DictConfig
-from PIL import Image
 from torch import Tensor
 
-from ldm_train.data.images import DECODE_ERRORS, save_png
+from ldm_train.data.images import read_png_texts, save_png
 from ldm_train.util.files import atomic_write, is_temporary, make_folder
 from ldm_train.util.locks import hold_lock
 from ldm_train.util.ownership import LOCK, PICTURES, check_folder, read_mark
@@ -117,16 +116,7 @@ def is_as_listed(path: Path, entry: object) -> bool:
         return not path.exists()
     if isinstance(entry, dict):
         return entry.get("sha256") == _digest(path)
-    return path.name == PROMPTS or "ldm_train" in png_texts(path)
-
-
-def png_texts(path: Path) -> dict[str | tuple[int, int], object]:
-    """Return the texts in a picture file by keyword; {} if it is none."""
-    try:
-        with Image.open(path) as picture:
-            return {**picture.info}
-    except DECODE_ERRORS:
-        return {}
+    return path.name == PROMPTS or "ldm_train" in read_png_texts(path)
 
 
 def _digest(path: Path) -> str:
