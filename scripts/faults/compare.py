@@ -1,0 +1,100 @@
+"""Whether two worlds hold the same: bytes, and of what the clock writes into, all that is not of the clock.
+
+Compared otherwise than by bytes: checkpoints (tensors and values), `run.json` (all but its starts), `timing.jsonl` (its steps),
+TensorBoard's files (each step's values of all tags but those of the clock, whatever files they lie in).
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from hashlib import sha256
+from pathlib import Path
+
+Digests = dict[str, str]
+KNOWN: Digests = {}  # of bytes that were read in another way before
+EVENTS = "events.out.tfevents"
+CLOCK = "time/"
+
+
+def digest(root: Path) -> Digests:
+    """A name and a digest of every file, folder and link below a folder."""
+    found = {}
+    for path in sorted(root.rglob("*")):
+        name = path.relative_to(root).as_posix()
+        if path.is_symlink():
+            found[name] = f"-> {path.readlink()}"
+        elif path.is_dir():
+            found[f"{name}/"] = _events(path) if any(path.glob(f"{EVENTS}*")) else ""
+        elif not path.name.startswith(EVENTS):
+            found[name] = _digest(path)
+    return found
+
+
+def differences(expected: Digests, found: Digests) -> list[str]:
+    """What is missing, left behind or different, a line each."""
+    lines = [f"missing: {name}" for name in expected if name not in found]
+    lines += [f"left behind: {name}" for name in found if name not in expected]
+    return lines + [f"different: {name}" for name in expected if name in found and found[name] != expected[name]]
+
+
+def _digest(path: Path) -> str:
+    make, short = READERS.get(path.name) or READERS.get(path.suffix), _short(path.read_bytes())
+    if make is not None and short not in KNOWN:
+        try:
+            KNOWN[short] = make(path)
+        except Exception as error:
+            KNOWN[short] = f"unreadable: {type(error).__name__}: {error}"[:200]
+    return KNOWN.get(short, short)
+
+
+def _short(content: bytes) -> str:
+    return sha256(content).hexdigest()[:16]
+
+
+def _checkpoint(path: Path) -> str:
+    import torch
+
+    known = sha256()
+    for name, value in _flat(torch.load(path, map_location="cpu", weights_only=True)):
+        known.update(name.encode())
+        known.update(value.contiguous().numpy().tobytes() if isinstance(value, torch.Tensor) else repr(value).encode())
+    return known.hexdigest()[:16]
+
+
+def _flat(value: object, name: str = "") -> Iterator[tuple[str, object]]:
+    if isinstance(value, dict):
+        for key in value:
+            yield from _flat(value[key], f"{name}.{key}")
+    elif isinstance(value, list | tuple):
+        for number, item in enumerate(value):
+            yield from _flat(item, f"{name}.{number}")
+    else:
+        yield name, value
+
+
+def _record(path: Path) -> str:
+    return json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != "starts"})
+
+
+def _steps(path: Path) -> str:
+    return str([json.loads(line)["step"] for line in path.read_text().splitlines()])
+
+
+READERS: dict[str, Callable[[Path], str]] = {".ckpt": _checkpoint, "run.json": _record, "timing.jsonl": _steps}
+
+
+def _events(folder: Path) -> str:
+    """Each tag's values by step in all event files of a folder; the later written value counts."""
+    from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
+
+    values: dict[tuple[str, int], bytes] = {}
+    files = sorted(folder.glob(f"{EVENTS}*"), key=lambda path: path.stat().st_mtime_ns)
+    short = _short(b"".join(path.read_bytes() for path in files))
+    if short in KNOWN:
+        return KNOWN[short]
+    for path in files:
+        for event in LegacyEventFileLoader(str(path)).Load():
+            for value in event.summary.value:
+                if not value.tag.startswith(CLOCK):
+                    values[value.tag, event.step] = value.SerializeToString(deterministic=True)
+    KNOWN[short] = f"{len(values)} values, {_short(repr(sorted(values.items())).encode())}"
+    return KNOWN[short]
