@@ -1,4 +1,4 @@
-// Count every operation that changes files under some folders; make the N-th fail, kill the process there, or cut the power.
+// Count every operation that changes files under some folders; at the N-th: an error, a kill, a power cut, or a stop.
 //
 // Loaded with LD_PRELOAD. `faults_arm` starts counting; before it every call passes through. A kill in a write leaves half of
 // it. A power cut leaves names as they are and says in the log which bytes were never flushed ("LOST device inode size"): the
@@ -22,7 +22,7 @@
 #define ROOTS 16
 #define FILES 8192
 
-enum action { COUNT, FAIL_ONCE, FAIL_FROM_HERE, KILL, POWER_CUT };
+enum action { COUNT, FAIL_ONCE, FAIL_FROM_HERE, KILL, POWER_CUT, STOP };
 enum verdict { GO_ON, FAIL, WRITE_HALF_AND_DIE };
 
 static char roots[ROOTS][PATH];
@@ -136,6 +136,7 @@ static enum verdict decide(const char *operation, const char *path, int kind) {
   if (!hit || action == COUNT) return GO_ON;
   if (action == KILL && kind & IS_WRITE) return WRITE_HALF_AND_DIE;
   if (action == KILL) die();
+  if (action == STOP) return syscall(SYS_kill, syscall(SYS_getpid), SIGSTOP), GO_ON;
   if (action == POWER_CUT) faults_cut_power();
   errno = error_number;
   return FAIL;
@@ -212,7 +213,7 @@ ssize_t copy_file_range(int from, off64_t *at, int fd, off64_t *to, size_t n, un
   WRITE("copy", fd, syscall(SYS_copy_file_range, from, at, fd, to, n, flags),
         syscall(SYS_copy_file_range, from, at, fd, to, n / 2, flags));
 }
-int ftruncate(int fd, off_t n) { WRITE("truncate", fd, syscall(SYS_ftruncate, fd, n), 0); }
+int ftruncate(int fd, off_t n) { WRITE("truncate", fd, syscall(SYS_ftruncate, fd, n), (void)0); }
 int ftruncate64(int fd, off64_t n) { return ftruncate(fd, n); }
 
 static int flush(long call, int fd) {

@@ -22,6 +22,7 @@ class Action(IntEnum):
     FAIL_FROM_HERE = 2  # all that takes room, as on a full disk
     KILL = 3
     POWER_CUT = 4
+    STOP = 5  # by SIGSTOP, until somebody sends SIGCONT
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,14 @@ Every command of the campaign starts from the same world and writes into its fol
 import json
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from ldm_train.tasks.settings.config import compose
 
 from faults.shim import COUNTING, Action, Fault, read_log
-from faults.zygote import Ended, run
+from faults.zygote import Child, Ended
 from measuring import drawn
 
 SIDE = 8
@@ -77,9 +78,25 @@ class World:
     def log(self) -> Path:
         return self.room / "operations"
 
-    def run(self, words: Sequence[str], fault: Fault = COUNTING) -> Ended:
-        """Run a command line in the world."""
-        return run(words, folder=self.path, output=self.room / "output", roots=[self.path], fault=fault, log=self.log)
+    def start(self, words: Sequence[str], fault: Fault = COUNTING, *, name: str = "") -> Child:
+        """Start a command line in the world; `name` tells its files from another one's."""
+        output, log = self.room / f"output{name}", self.room / f"operations{name}"
+        return Child(words, folder=self.path, output=output, log=log, roots=[self.path], fault=fault)
+
+    def run(self, words: Sequence[str], fault: Fault = COUNTING, *, name: str = "") -> Ended:
+        """Run a command line in the world to its end."""
+        ended = self.start(words, fault, name=name).wait()
+        assert ended is not None, "nothing stops it"
+        return ended
+
+    def starts(self) -> str:
+        """How the starts of all runs ended, by run directory."""
+        found = {}
+        for path in sorted(self.path.rglob("run.json")):
+            with suppress(ValueError, KeyError):
+                ended = [start.get("ended") for start in json.loads(path.read_text())["starts"]]
+                found[str(path)] = [end and end["as"] for end in ended]
+        return json.dumps(found)
 
     def restore(self) -> None:
         """Make the world as it was when it was prepared."""

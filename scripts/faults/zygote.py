@@ -1,6 +1,7 @@
 """A process that has imported everything and forks a child for each command, so that a tiny command takes a moment."""
 
 import atexit
+import copy
 import gc
 import importlib
 import os
@@ -12,6 +13,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from omegaconf import DictConfig
 
 from faults.shim import COUNTING, Action, Fault, arm, cut_power
 
@@ -47,44 +50,68 @@ def import_everything() -> None:
     torch.set_num_threads(1)
     for name in (*MODULES, *(f"ldm_train.tasks.{verb}" for verb in VERBS)):
         importlib.import_module(name)
+    compose_once()
     gc.collect()
     gc.freeze()  # a child that looked for garbage among all that would copy every page
 
 
-def run(
-    words: Sequence[str], *, folder: Path, output: Path, roots: Sequence[Path] = (), fault: Fault = COUNTING, log: Path
-) -> Ended:
-    """Run a command line in a child process, in a folder, with a fault in its operations below `roots`."""
-    start = time.monotonic()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    child = os.fork()
-    if child == 0:
-        code = 99
-        try:
-            os.setpgid(0, 0)
-            code = _live(words, folder, output, roots, fault, log)
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(code & 0xFF)
-    code = _wait(child, start)
-    return Ended(code, output.read_text(errors="replace"), time.monotonic() - start)
+def compose_once() -> None:
+    """Let Hydra compose each config once: it takes longer than most of the commands, and reads no file of the world."""
+    from ldm_train.tasks.settings import config
+
+    original, composed = config._hydra, dict[tuple[str, ...], DictConfig]()
+
+    def compose(verb: str, overrides: list[str]) -> DictConfig:
+        key = (verb, *overrides)
+        if key not in composed:
+            composed[key] = original(verb, overrides)
+        return copy.deepcopy(composed[key])
+
+    config._hydra = compose
 
 
-def _wait(child: int, start: float) -> int:
-    while True:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            break
-        if time.monotonic() - start > LIMIT:
-            os.kill(child, signal.SIGKILL)
-            _, status = os.waitpid(child, 0)
-            break
-        time.sleep(0.004)
-    with suppress(ProcessLookupError):
-        os.killpg(child, signal.SIGKILL)  # what it started and left
-    return os.waitstatus_to_exitcode(status)
+class Child:
+    """A process that runs a command line in a folder, with a fault in its operations below `roots`.
+
+    Args:
+        output, log: files for what it prints, and for its operations.
+    """
+
+    def __init__(
+        self, words: Sequence[str], *, folder: Path, output: Path, log: Path, roots: Sequence[Path], fault: Fault
+    ) -> None:
+        self.output, self.log, self.start = output, log, time.monotonic()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self.pid = os.fork()
+        if self.pid == 0:
+            code = 99
+            try:
+                os.setpgid(0, 0)
+                code = _live(words, folder, output, roots, fault, log)
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(code & 0xFF)
+
+    def wait(self) -> Ended | None:
+        """Wait for its end; None if it stopped (`resume` lets it go on)."""
+        while True:
+            done, status = os.waitpid(self.pid, os.WNOHANG | os.WUNTRACED)
+            if done and os.WIFSTOPPED(status):
+                return None
+            if done:
+                break
+            if time.monotonic() - self.start > LIMIT:
+                os.kill(self.pid, signal.SIGKILL)
+            time.sleep(0.004)
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)  # what it started and left
+        code, output = os.waitstatus_to_exitcode(status), self.output.read_text(errors="replace")
+        return Ended(code, output, time.monotonic() - self.start)
+
+    def resume(self) -> None:
+        os.kill(self.pid, signal.SIGCONT)
 
 
 def _live(words: Sequence[str], folder: Path, output: Path, roots: Sequence[Path], fault: Fault, log: Path) -> int:
