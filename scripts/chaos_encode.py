@@ -1,7 +1,7 @@
 """Kill, starve and damage encodings, and see that nothing is lost: the finished cache has the same bytes every time.
 
     python scripts/chaos_encode.py                              # 20 kills over 2,000 pictures
-    python scripts/chaos_encode.py --kills 2 --pictures 120   # the same, short
+    python scripts/chaos_encode.py --kills 2 --pictures 120     # the same, short
 
 Two processes encode small pictures, some of which are damaged or copies, over an older cache of a tenth of them. Each kill
 ends both at once, while they look at the source, encode, merge or rename; then they start again. Exit code 1: something

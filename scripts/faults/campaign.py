@@ -19,6 +19,7 @@ KINDS: dict[str, tuple[Action, str]] = {
     "EIO": (Action.FAIL_ONCE, "EIO"),
 }
 WRITES = ("write", "open")
+DASHBOARDS = re.compile(r"/(tensorboard/|metrics\.csv|tables/\S*)$")  # which a run goes on without, with a warning
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,10 @@ class Campaign:
         found = digest(self.world.path)
         outcome = Outcome(self.name, fault.kind, fault.at, "died", "the end" if hit is None else shown(hit, self.world.path), "", [])
         if ended.code == 0 or hit is None:
-            return replace(outcome, what="went on" if hit else "ended", problems=differences(self.expected, found))
+            problems = differences(self.expected, found)
+            if "warning" in ended.output and fault.action in (Action.FAIL_ONCE, Action.FAIL_FROM_HERE):
+                problems = [line for line in problems if not DASHBOARDS.search(line)]
+            return replace(outcome, what="went on" if hit else "ended", problems=problems)
         lost = {name: value for name, value in self._kept.items() if found.get(name) != value}
         problems = [f"lost at once: {name}" for name in lost] + self._after(found)
         if ended.code > 0:

@@ -10,7 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 
 Digests = dict[str, str]
-KNOWN: Digests = {}  # of bytes that were read in another way before
+KNOWN: dict[tuple[str, str], str] = {}  # by the way of reading and the bytes' digest
 EVENTS = "events.out.tfevents"
 CLOCK = "time/"
 
@@ -23,7 +23,8 @@ def digest(root: Path) -> Digests:
         if path.is_symlink():
             found[name] = f"-> {path.readlink()}"
         elif path.is_dir():
-            found[f"{name}/"] = _events(path) if any(path.glob(f"{EVENTS}*")) else ""
+            events = b"".join(file.read_bytes() for file in _event_files(path))
+            found[f"{name}/"] = _once(_events, path, _short(events)) if events else ""
         elif not path.name.startswith(EVENTS):
             found[name] = _digest(path)
     return found
@@ -37,13 +38,19 @@ def differences(expected: Digests, found: Digests) -> list[str]:
 
 
 def _digest(path: Path) -> str:
-    make, short = READERS.get(path.name) or READERS.get(path.suffix), _short(path.read_bytes())
-    if make is not None and short not in KNOWN:
+    short, make = _short(path.read_bytes()), READERS.get(path.name) or READERS.get(path.suffix)
+    return short if make is None else _once(make, path, short)
+
+
+def _once(make: Callable[[Path], str], path: Path, short: str) -> str:
+    """Read a file whose bytes have this digest, unless the same bytes were read so before."""
+    key = make.__name__, short
+    if key not in KNOWN:
         try:
-            KNOWN[short] = make(path)
+            KNOWN[key] = make(path)
         except Exception as error:
-            KNOWN[short] = f"unreadable: {type(error).__name__}: {error}"[:200]
-    return KNOWN.get(short, short)
+            KNOWN[key] = f"unreadable: {type(error).__name__}: {error}"[:200]
+    return KNOWN[key]
 
 
 def _short(content: bytes) -> str:
@@ -82,19 +89,18 @@ def _steps(path: Path) -> str:
 READERS: dict[str, Callable[[Path], str]] = {".ckpt": _checkpoint, "run.json": _record, "timing.jsonl": _steps}
 
 
+def _event_files(folder: Path) -> list[Path]:
+    return sorted(folder.glob(f"{EVENTS}*"), key=lambda path: path.stat().st_mtime_ns)
+
+
 def _events(folder: Path) -> str:
     """Each tag's values by step in all event files of a folder; the later written value counts."""
     from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 
     values: dict[tuple[str, int], bytes] = {}
-    files = sorted(folder.glob(f"{EVENTS}*"), key=lambda path: path.stat().st_mtime_ns)
-    short = _short(b"".join(path.read_bytes() for path in files))
-    if short in KNOWN:
-        return KNOWN[short]
-    for path in files:
+    for path in _event_files(folder):
         for event in LegacyEventFileLoader(str(path)).Load():
             for value in event.summary.value:
                 if not value.tag.startswith(CLOCK):
                     values[value.tag, event.step] = value.SerializeToString(deterministic=True)
-    KNOWN[short] = f"{len(values)} values, {_short(repr(sorted(values.items())).encode())}"
-    return KNOWN[short]
+    return f"{len(values)} values, {_short(repr(sorted(values.items())).encode())}"
