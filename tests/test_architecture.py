@@ -14,17 +14,18 @@ PACKAGE = Path(ldm_train.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 TREES = {path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
 
-BASE = {"types", "draws"}
+BASE = {"types", "draws", "util"}
 MAY_IMPORT: dict[str, set[str]] = {
+    "util": set(),
     "types": set(),
     "draws": set(),
     "diffusion": BASE,
     "data": BASE,
     "networks": {"types"},
-    "encoders": {"types", "weights"},
+    "encoders": {"types", "weights", "util"},
     "metrics": BASE,
-    "reports": {"types"},
-    "weights": set(),
+    "reports": {"types", "util"},
+    "weights": {"util"},
     "samplers": BASE | {"diffusion"},
     "generation": BASE | {"diffusion", "samplers", "encoders"},
 }
@@ -58,7 +59,7 @@ LIBRARIES: dict[str, set[str]] = {
     "webdataset": {"data"},
     "peft": {"networks/adapters.py"},
     "torchmetrics": {"metrics", "reports"},
-    "rich": set(MAY_IMPORT) - {"types", "draws", "diffusion", "networks", "samplers"},
+    "rich": set(MAY_IMPORT) - {"util", "types", "draws", "diffusion", "networks", "samplers"},
 }
 TORCH_ONLY = {"types", "draws", "diffusion", "samplers"}
 SILENT = ("diffusion", "networks", "samplers", "encoders", "metrics")

@@ -67,6 +67,9 @@ class Latents(Protocol):
     def first_caption(self, example: int) -> str:
         """In words."""
 
+    def captions_of(self, example: int) -> list[str]:
+        """All, in words."""
+
     def name(self, example: int) -> str:
         """What its source calls it."""
 
@@ -131,6 +134,9 @@ class LatentCache:
         first = self.index.caption_of(torch.tensor([example]), torch.zeros(1))
         return self.caption_texts[int(first)]
 
+    def captions_of(self, example: int) -> list[str]:
+        return [self.caption_texts[number] for number in self.index.captions_of(example).tolist()]
+
     def name(self, example: int) -> str:
         return self.entries[example].key
 
@@ -176,6 +182,10 @@ class JoinedCaches:
     def first_caption(self, example: int) -> str:
         cache, own = self._own(example)
         return cache.first_caption(own)
+
+    def captions_of(self, example: int) -> list[str]:
+        cache, own = self._own(example)
+        return cache.captions_of(own)
 
     def name(self, example: int) -> str:
         cache, own = self._own(example)

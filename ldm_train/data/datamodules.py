@@ -14,11 +14,12 @@ from torch.utils.data import DataLoader
 from ldm_train import draws
 from ldm_train.data.batches import Geometry, endless_loader
 from ldm_train.data.cache import Latents
-from ldm_train.data.images import read_image, to_signed
+from ldm_train.data.images import DECODE_ERRORS, decode_problem, read_image, to_signed
 from ldm_train.data.index import Index
-from ldm_train.data.items import Item
+from ldm_train.data.items import Item, shown
 from ldm_train.data.order import Order, Pool
 from ldm_train.types import ImageBatch, LatentBatch
+from ldm_train.util.inputs import READ_ERRORS
 
 EitherBatch = TypeVar("EitherBatch", bound=LatentBatch | ImageBatch)
 MicroBatchSize = int | Literal["auto"] | None
@@ -115,8 +116,14 @@ class Pictures(EndlessData):
 
     def images(self, items: Sequence[Item]) -> Tensor:
         """(B, 3, size, size) in [-1, 1]."""
-        contents = [item.picture.read() for item in items if item.picture]
-        return to_signed(torch.stack([read_image(content, self.size) for content in contents]))
+        return to_signed(torch.stack([self._image(item) for item in items]))
+
+    def _image(self, item: Item) -> Tensor:
+        assert item.picture is not None
+        try:
+            return read_image(item.picture.read(), self.size)
+        except (*DECODE_ERRORS, *READ_ERRORS) as error:
+            raise ValueError(f"{shown(item.key)} cannot be trained on: {decode_problem(error)}; remove it") from error
 
     def names(self, positions: Tensor) -> list[str]:
         return [str(self.train_items[index].key) for index in self.order(positions).tolist()]

@@ -6,6 +6,7 @@ from PIL import Image
 from ldm_train.data.colour import background_colour, colour_mode, embedded_profile, to_srgb
 from ldm_train.data.crops import View
 from ldm_train.data.opening import DECODE_ERRORS, MAX_PIXELS, opened, orientation
+from ldm_train.util.inputs import describe_error
 
 __all__ = [
     "DECODE_ERRORS",
@@ -96,5 +97,5 @@ def scaled(box: tuple[int, int, int, int], size: tuple[int, int], to: tuple[int,
 
 def decode_problem(error: BaseException) -> str:
     """What a failed decoding is called in reports, on one line."""
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    reason = str(error).splitlines()[0] if str(error) else describe_error(error)
     return f"the picture does not decode: {reason}"

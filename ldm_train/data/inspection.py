@@ -13,6 +13,7 @@ from itertools import chain, islice
 from ldm_train.data.decoding import DECODE_ERRORS, decode, decode_problem, profile_problem
 from ldm_train.data.items import FileSlice, Item, PassingPicture, Picture, PictureFile
 from ldm_train.data.survey import Seen, Survey
+from ldm_train.util.inputs import READ_ERRORS
 
 FEW = 48  # pictures that are decoded sooner than processes start
 KEPT_BYTES = 64 * 2**20  # of a stream's pictures, to be shown and tried
@@ -54,7 +55,7 @@ class Decoding:
             digest = hashlib.sha256(content).hexdigest()
             picture = decode(content, background=self.background, max_pixels=self.max_pixels)
             profile = profile_problem(content, max_pixels=self.max_pixels)
-        except (*DECODE_ERRORS, MemoryError) as error:
+        except (*DECODE_ERRORS, *READ_ERRORS) as error:
             told = (item.problem, decode_problem(error))
             return Looked(item, digest, problem="; ".join(problem for problem in told if problem))
         flat = all(low == high for low, high in picture.getextrema())  # type: ignore[misc]
@@ -122,10 +123,14 @@ class Processes:
 
     def start(self, item: Item) -> tuple[Item, Future[Looked]]:
         """The item as another process can have it, and the answer to come."""
+        if item.picture is None:
+            future: Future[Looked] = Future()
+            future.set_result(self.decoding.told(item))
+            return item, future
         try:
             sent = replace(item, picture=movable(item.picture))
-        except DECODE_ERRORS as error:
-            future: Future[Looked] = Future()
+        except READ_ERRORS as error:
+            future = Future()
             future.set_result(Looked(item, problem=decode_problem(error)))
             return item, future
         try:

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from ldm_train.util.inputs import MAX_PICTURE, read_input
+
 
 class Picture(Protocol):
     """The encoded bytes of one picture, wherever they lie.
@@ -16,7 +18,7 @@ class Picture(Protocol):
     def lasting(self) -> bool: ...
 
     def read(self) -> bytes:
-        """All bytes. Raises OSError where they cannot be had."""
+        """All bytes. Raises one of `READ_ERRORS` where they cannot be had."""
 
     def stamp(self) -> tuple[int, int] | None:
         """Size in bytes and time of change in nanoseconds, which change where the bytes do; None if unknown."""
@@ -30,7 +32,7 @@ class PictureFile:
     lasting = True
 
     def read(self) -> bytes:
-        return self.path.read_bytes()
+        return read_input(self.path, limit=MAX_PICTURE, check=check_picture)
 
     def stamp(self) -> tuple[int, int] | None:
         status = self.path.stat()
@@ -47,12 +49,8 @@ class FileSlice:
     lasting = True
 
     def read(self) -> bytes:
-        with self.path.open("rb") as file:
-            file.seek(self.offset)
-            content = file.read(self.length)
-        if len(content) < self.length:
-            raise OSError(f"{self.path.name} ends after {len(content)} of this picture's {self.length} bytes")
-        return content
+        part = {"offset": self.offset, "length": self.length}
+        return read_input(self.path, limit=MAX_PICTURE, check=check_picture, **part)
 
     def stamp(self) -> tuple[int, int] | None:
         status = self.path.stat()
@@ -109,6 +107,13 @@ class Item:
     held_out: bool = False
     fields: dict[str, str] = field(default_factory=dict)
     problem: str | None = None
+
+
+def check_picture(start: bytes) -> None:
+    """Raise ValueError if a file with these first bytes is no picture; Pillow is imported for large files only."""
+    from ldm_train.data.opening import check_beginning
+
+    check_beginning(start)
 
 
 def shown(name: str) -> str:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from PIL import Image
 
 MAX_PIXELS = 178_956_970  # where Pillow itself refuses: 0.7 GB in memory
-DECODE_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+DECODE_ERRORS = (OSError, SyntaxError, ValueError, MemoryError, Image.DecompressionBombError)
 
 # Raster formats that Pillow decodes by itself; EPS would start Ghostscript.
 FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "TIFF", "BMP", "JPEG2000", "PPM", "QOI")
@@ -40,10 +40,16 @@ def opened(content: bytes, max_pixels: int) -> Iterator[Image.Image]:
             yield picture
     except Image.UnidentifiedImageError as error:
         raise ValueError(f"not a picture Pillow can read{beginning(content)}") from error
-    except (*DECODE_ERRORS, MemoryError):
+    except DECODE_ERRORS:
         raise
     except Exception as error:  # damaged files lead Pillow's parsers to struct.error, KeyError, OverflowError and others
         raise ValueError(f"damaged: {type(error).__name__}: {error}") from error
+
+
+def check_beginning(start: bytes) -> None:
+    """Raise ValueError if a file with these first bytes is no picture, so that a large one need not be read."""
+    if not any(accept is None or accept(start) for _, accept in (Image.OPEN[name] for name in AVAILABLE)):
+        raise ValueError(f"not a picture Pillow can read{beginning(start)}")
 
 
 def refuse_by_header(picture: Image.Image, max_pixels: int) -> None:

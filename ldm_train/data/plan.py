@@ -11,6 +11,7 @@ from types import MappingProxyType
 from ldm_train.data.crops import Crop, View
 from ldm_train.data.manifest import Entry, Json, Provenance, lines_of
 from ldm_train.data.survey import Seen, Survey
+from ldm_train.util.files import atomic_write
 
 CAPTIONS = 64  # of one forward pass
 
@@ -170,7 +171,7 @@ def known_bad(report: Path) -> dict[str, str]:
 
 
 def write_batches(path: Path, batches: list[Batch]) -> None:
-    path.write_text(json.dumps([asdict(batch) for batch in batches]), encoding="utf-8")
+    atomic_write(path, json.dumps([asdict(batch) for batch in batches]))
 
 
 def read_batches(path: Path) -> list[Batch]:

@@ -9,12 +9,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from threading import get_ident
+from threading import Lock
 
 from ldm_train.data.decoding import DECODE_ERRORS, decode_problem, upright_size
 from ldm_train.data.items import Item, Picture, PictureFile
+from ldm_train.util.files import atomic_write
+from ldm_train.util.inputs import READ_ERRORS, describe_error
 
 AT_ONCE = 256
+SPOOLING = tuple(Lock() for _ in range(16))  # by a digest's first digit: two threads may have the same picture
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class Survey:
 class Memory:
     """Digests and sizes of files that were read before, believed while a file's length and time of change stay.
 
-    It lies beside the cache, not in it, for it holds times.
+    It is next to the cache, not in it, for it holds times.
     """
 
     def __init__(self, path: Path) -> None:
@@ -62,9 +65,7 @@ class Memory:
             self.met[seen.item.key] = [*stamp, seen.digest, *seen.size]
 
     def save(self) -> None:
-        writing = self.path.with_name(self.path.name + ".writing")
-        writing.write_text(json.dumps(self.met), encoding="utf-8")
-        writing.replace(self.path)
+        atomic_write(self.path, json.dumps(self.met))
 
 
 def survey(
@@ -90,8 +91,8 @@ def survey(
             stamp = item.picture.stamp() if memory else None
             recalled = memory.recall(item, stamp) if memory else None
             content = item.picture.read() if recalled is None or math.prod(recalled[1]) > max_pixels else b""
-        except (OSError, ValueError) as error:
-            return f"it cannot be read: {error}"
+        except READ_ERRORS as error:
+            return f"it cannot be read: {str(error) or describe_error(error)}"
         try:
             digest, size = (None if content else recalled) or (
                 hashlib.sha256(content).hexdigest(),
@@ -128,8 +129,7 @@ def _lasting(picture: Picture, content: bytes, digest: str, spool: Path | None) 
     if picture.lasting or spool is None:
         return picture if picture.lasting else None
     kept = spool / digest
-    if not kept.is_file():
-        writing = spool / f"{digest}.{os.getpid()}.{get_ident()}.writing"
-        writing.write_bytes(content)
-        writing.replace(kept)
+    with SPOOLING[int(digest[0], 16)]:
+        if not kept.is_file():
+            atomic_write(kept, content)
     return PictureFile(kept)

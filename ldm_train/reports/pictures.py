@@ -1,6 +1,7 @@
 """Pictures small enough to travel inside a page."""
 
 import base64
+import math
 from dataclasses import dataclass
 from io import BytesIO
 
@@ -9,6 +10,7 @@ from markupsafe import Markup
 from PIL import Image, ImageOps
 
 SIDE = 160  # pixels
+MOST_PIXELS = 178_956_970  # of a file that is decoded; Pillow's own limit is off where data/opening.py is imported
 WHOLE = (1600, 8000)  # of a picture shown as large as it is
 
 
@@ -51,7 +53,9 @@ def _embedded(content: BytesIO, kind: str, picture: Image.Image) -> Embedded:
 
 def _within(picture: bytes | Image.Image, most: tuple[int, int]) -> Image.Image | None:
     try:
-        return _small(Image.open(BytesIO(picture)) if isinstance(picture, bytes) else picture.copy(), most)
+        opened = Image.open(BytesIO(picture)) if isinstance(picture, bytes) else picture.copy()
+        too_large = isinstance(picture, bytes) and math.prod(opened.size) > MOST_PIXELS
+        return None if too_large else _small(opened, most)
     except Exception:  # Pillow's readers raise whatever a broken file makes of them, and the page is about such files
         return None
 

@@ -14,7 +14,7 @@ from ldm_train.data.inspection import Decoding, Looked, inspect, surveyed
 from ldm_train.data.manifest import Provenance
 from ldm_train.data.plan import Plan
 from ldm_train.data.survey import Survey
-from ldm_train.reports.page import write
+from ldm_train.reports.page import is_page, write
 from ldm_train.tasks.checking.ahead import class_pictures, run_files
 from ldm_train.tasks.checking.cache import compare
 from ldm_train.tasks.checking.cost import disk, encoding_seconds, row_shapes, training
@@ -29,10 +29,19 @@ from ldm_train.tasks.parts.source import name_classes
 from ldm_train.tasks.running.directory import set_threads
 from ldm_train.tasks.running.lightning import quiet
 from ldm_train.tasks.settings.config import build
+from ldm_train.tasks.training.words import check_new_words
 from ldm_train.training.cost import free_memory
+from ldm_train.util.files import atomic_write
+from ldm_train.util.ownership import FolderKind, check_file, check_folder
+
+PAGE = "check.html"
+CHECKED = FolderKind("a result of `ldm-train check`", "check.json", frozenset({"ok", "measured"}), frozenset({PAGE}))
 
 
 def run(config: DictConfig) -> int:
+    if config.out is not None:
+        check_folder(Path(config.out), CHECKED, setting="out", given=str(config.out))
+        check_file(Path(config.out) / PAGE, is_page, setting="out")
     quiet()
     set_threads(config.threads)
     attempt = Attempts()
@@ -86,6 +95,8 @@ def examine(config: DictConfig, report: Report, plan: Plan, parts: Parts, attemp
     device = choose_device("cpu" if config.trainer.accelerator == "cpu" else "auto")
     items = [seen.item for seen in plan.seen]
     report.captions = caption_facts(items, parts.text_encoder.count, parts.text_encoder.capacity)
+    captions = [item.captions for item in items if not item.held_out]
+    report.warnings += attempt(check_new_words, config, parts.text_encoder, captions) or []
     module = try_together(config, parts, plan.rows, attempt)
     if attempt.reasons:
         return
@@ -139,7 +150,6 @@ def compare_caches(config: DictConfig, report: Report, found: Survey, crop: Crop
 
 def save(report: Report, looked: Iterable[Looked], plan: Plan | None, folder: Path, *, background: str) -> None:
     """`check.json` and `check.html`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "check.json").write_text(json.dumps(report.told(), indent=2) + "\n", encoding="utf-8")
-    write(page(report, list(looked), plan), folder / "check.html")
-    print(f"{folder / 'check.html'} shows it all")
+    write(page(report, list(looked), plan), folder / PAGE)
+    atomic_write(folder / CHECKED.mark, json.dumps(report.told(), indent=2) + "\n")
+    print(f"{folder / PAGE} shows it all")

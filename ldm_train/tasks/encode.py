@@ -32,7 +32,7 @@ def run(config: DictConfig) -> int:
         )
     if config.text_encoder.get("classes", ()) is None and (config.trainer.devices != 1 or not alone(config.trainer)):
         raise ValueError("several processes must agree on the classes before they look: give text_encoder.classes=[…]")
-    place = Workplace(Path(config.cache).resolve())
+    place = Workplace(Path(config.cache).resolve(), str(config.cache))
     crop = build(config.crop, image_size=config.image_size)
     if launched_rank() > 0:
         return follow(config, place, crop)
@@ -71,7 +71,7 @@ def lead(config: DictConfig, place: Workplace, crop: Crop) -> int:
     known = Known.of(place.folder)
     for name, problem in known.damaged.items():
         print(f"{place.folder / name} {problem}: what it held is encoded again")
-    memory = Memory(place.folder.with_name(place.folder.name + ".stat.json")) if config.trust == "stat" else None
+    memory = Memory(place.folder.with_name(f".{place.folder.name}.ldm-train-stat.json")) if config.trust == "stat" else None
     found = look(config, memory=memory, spool=place.spool)
     job = Job(config, place, crop, known, found, describe(config, known.manifest, cache=place.folder))
     refuse_shapes(crop.shapes, job.encoders.factor)

@@ -4,21 +4,23 @@ from pathlib import Path
 
 from omegaconf import DictConfig, ListConfig
 
-from ldm_train.reports.page import write
+from ldm_train.reports.page import is_page, write
 from ldm_train.tasks.reporting.page import page
 from ldm_train.tasks.running.reading import read_run
+from ldm_train.util.ownership import check_file
 
 
 def run(config: DictConfig) -> None:
     """Raises:
-    ValueError: no run in a directory, the same one twice, or `out` is a folder.
+    ValueError: no run in a directory, the same one twice, or `out` is something other than a page.
     """
     given = config.run_dir
     paths = [Path(path) for path in given] if isinstance(given, ListConfig) else [Path(given)]
     if not paths or len({path.resolve() for path in paths}) < len(paths):
         raise ValueError(f"run_dir={list(map(str, paths))} must name different run directories, one at least")
     out = Path(config.out)
-    if out.is_dir():
-        raise ValueError(f"out={out} is a folder; it takes the page's file, such as {out / 'report.html'}")
+    check_file(out, is_page, setting="out")
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"out={out} must end in .html, such as {out.with_suffix('.html')}")
     write(page([read_run(path) for path in paths]), out)
     print(f"{out} shows it all ({out.stat().st_size / 2**20:.1f} MiB)")

@@ -26,6 +26,8 @@ from ldm_train.tasks.running.job import ENDED_EARLY, Jobs, job_name
 from ldm_train.tasks.running.lightning import refuse_at_once
 from ldm_train.tasks.settings.config import ConfigError, compose, folder, readable
 from ldm_train.tasks.settings.config_file import text
+from ldm_train.util.files import atomic_write
+from ldm_train.util.ownership import LOCK, FolderKind, check_folder
 
 PLACES = {"train": "run_dir", "train_autoencoder": "run_dir", "encode": "cache"}  # of others: out
 TABLE = "sweep.json"
@@ -73,7 +75,9 @@ def sweep(verb: str, arguments: list[str]) -> int:
         return 0
     refuse_several_processes()
     table = Path(jobs[0].directory).parent / TABLE
+    refuse_folder(verb, table.parent, jobs)
     known = earlier(table, jobs)
+    write(table, [*jobs, *known])
     code, console = 0, Console(width=None if sys.stdout.isatty() else WIDTH)
     with Jobs() as running:
         for number, job in enumerate(jobs, start=1):
@@ -115,7 +119,7 @@ def expand(verb: str, words: list[str]) -> list[Job]:
             raise ConfigError(str(error)) from error
     if not swept:
         raise ConfigError(f"--multirun sweeps nothing: give a setting of {verb} several values, as in seed=0,1")
-    if base is None or base.is_sweep_override() or base.value() is None:
+    if base is None or base.is_sweep_override() or not str(base.value() or "").strip():
         raise ConfigError(f"--multirun needs {place}=…, the one folder in which each job has its own")
     return [job(verb, plain, combination, place, Path(str(base.value()))) for [*combination] in batches[0]]
 
@@ -161,6 +165,20 @@ def refuse_several_processes() -> None:
         )
 
 
+def refuse_folder(verb: str, folder: Path, jobs: list[Job]) -> None:
+    """Raise unless the folder is missing, empty, or a sweep's; jobs that another launcher ran may be there.
+
+    Raises:
+        ConfigError: it holds something else, and nothing was changed.
+    """
+    names = frozenset({LOCK, *(Path(job.directory).name for job in jobs)})
+    kind = FolderKind("a folder of a sweep", TABLE, frozenset({"jobs"}), unfinished=names)
+    try:
+        check_folder(folder, kind, setting=PLACES.get(verb, "out"))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
 def earlier(table: Path, jobs: list[Job]) -> list[Job]:
     """The jobs of the same sweep before it was changed: they keep their lines."""
     if not table.is_file():
@@ -178,10 +196,10 @@ def earlier(table: Path, jobs: list[Job]) -> list[Job]:
 
 def write(table: Path, jobs: list[Job]) -> None:
     """The table as a file, whole or not at all."""
-    table.parent.mkdir(parents=True, exist_ok=True)
-    writing = table.with_name(TABLE + ".writing")
-    writing.write_text(json.dumps({"jobs": [asdict(job) for job in jobs]}, indent=2) + "\n", encoding="utf-8")
-    writing.replace(table)
+    try:
+        atomic_write(table, json.dumps({"jobs": [asdict(job) for job in jobs]}, indent=2) + "\n")
+    except OSError as error:
+        raise ConfigError(str(error)) from error
 
 
 def last_metrics(directory: Path) -> dict[str, float | str]:

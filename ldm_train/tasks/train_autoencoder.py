@@ -1,17 +1,23 @@
 """`ldm-train train_autoencoder`: pictures to a KL autoencoder in diffusers' layout, with its measured scale."""
 
 import json
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 import torch
 from omegaconf import DictConfig
 
 from ldm_train.data.datamodules import Pictures
+from ldm_train.data.decoding import MAX_PIXELS
+from ldm_train.data.items import Item, shown
+from ldm_train.data.survey import survey
 from ldm_train.encoders.latents import Scaling
 from ldm_train.metrics.drawings import psnr
 from ldm_train.tasks.parts.optimization import refuse_optimization
-from ldm_train.tasks.running.directory import commands, locked, prepare, set_threads
+from ldm_train.tasks.running.directory import commands, note_saved, prepare, set_threads
 from ldm_train.tasks.running.ending import ending, told_ending
+from ldm_train.tasks.running.holding import hold_run_directory
 from ldm_train.tasks.running.lightning import (
     build_loggers,
     launched_rank,
@@ -27,6 +33,7 @@ from ldm_train.training.callbacks.reconstructions import Reconstructions
 from ldm_train.training.callbacks.spent import Spent
 from ldm_train.training.run import Limits
 from ldm_train.training.run import run as fit
+from ldm_train.util.files import atomic_write
 
 
 def run(config: DictConfig) -> int:
@@ -37,7 +44,7 @@ def run(config: DictConfig) -> int:
     refuse_optimization(config)
     set_threads(config.threads)
     quiet()
-    with locked(config):
+    with hold_run_directory(config):
         return told_ending(config, train(config, limits, keeping))
 
 
@@ -48,7 +55,7 @@ def train(config: DictConfig, limits: Limits, keeping: Keeping) -> str | None:
     if config.image_size % autoencoder.factor:
         raise ValueError(f"image_size={config.image_size} must be a multiple of {autoencoder.factor} for this architecture")
     data = Pictures(
-        [item for item in build(config.source) if item.problem is None],
+        usable(build(config.source)),
         size=config.image_size,
         batch_size=config.batch_size,
         micro_batch_size=config.micro_batch_size,
@@ -64,7 +71,7 @@ def train(config: DictConfig, limits: Limits, keeping: Keeping) -> str | None:
         kl_weight=config.kl_weight,
         seed=config.seed,
     )
-    prepare(config, content="")
+    resumed = prepare(config, content="")
     run_dir, spent = Path(config.run_dir), Spent()
     reason = fit(
         module,
@@ -80,10 +87,21 @@ def train(config: DictConfig, limits: Limits, keeping: Keeping) -> str | None:
         spent=spent,
         options=options(config.trainer),
         first_rank=launched_rank() == 0,
+        resumed=resumed,
+        saved=partial(note_saved, run_dir),
     )
     if reason is None and module.global_rank == 0:
         save(module, data, run_dir)
     return reason
+
+
+def usable(items: Iterable[Item]) -> list[Item]:
+    """Return the items with pictures whose headers can be read, and print why the others are left out."""
+    listed = list(items)
+    problems = survey(listed, max_pixels=MAX_PIXELS).problems
+    for key, problem in sorted(problems.items()):
+        print(f"left out {shown(key)}: {problem}")
+    return [item for item in listed if item.key not in problems]
 
 
 @torch.no_grad()
@@ -100,7 +118,7 @@ def save(module: AutoencoderTraining, data: Pictures, run_dir: Path) -> None:
             batches = [data.images(items[i : i + 32]) for i in range(0, len(items), 32)]
             report[name] = torch.cat([psnr(module.reconstruct(images), images) for images in batches]).mean().item()
     told = {"commands": commands(run_dir), **report, "curve": curve(run_dir)}
-    (run_dir / "autoencoder" / "training.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    atomic_write(run_dir / "autoencoder" / "training.json", json.dumps(told, indent=2) + "\n")
     print(f"autoencoder in {run_dir / 'autoencoder'}: {report}")
 
 

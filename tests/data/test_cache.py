@@ -16,6 +16,7 @@ from ldm_train.data.datamodules import CachedLatents, split
 from ldm_train.data.images import read_image, to_signed
 from ldm_train.data.index import joined
 from ldm_train.data.manifest import file_digest, read_manifest, refuse_other
+from ldm_train.data.workplace import Workplace
 from ldm_train.training.encoding import Encoding
 
 LATENTS = "latents-16x16-00000.safetensors"
@@ -209,8 +210,9 @@ def test_a_new_cache_replaces_the_old_one_even_after_a_crash_while_doing_so(
     cache: Path, pictures: Path, encode: Callable, tmp_path: Path
 ) -> None:
     copy(cache, tmp_path / "cache")
-    copy(cache, tmp_path / "cache.old")
-    (tmp_path / "cache.writing").mkdir()
+    working = Workplace(tmp_path / "cache")
+    working.start()
+    copy(cache, working.previous)
     assert encode(pictures, tmp_path / "cache", "dtype=float16").code == 0
     assert means(LatentCache(tmp_path / "cache")).dtype == torch.float16
     assert [path.name for path in tmp_path.iterdir()] == ["cache"]
@@ -222,7 +224,7 @@ def test_what_is_no_cache_is_never_replaced(place: str, pictures: Path, encode: 
     target = {"the source itself": source, "a folder above it": source.parent}.get(place, source / "metadata.jsonl")
     answer = encode(source, target)
     assert answer.code == 1
-    assert f"{target} is there and is no latent cache" in answer.err
+    assert f"cache={target}" in answer.err
     assert contents(source) == contents(pictures)
 
 

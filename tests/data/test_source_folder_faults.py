@@ -157,7 +157,7 @@ def test_metadata_that_cannot_be_opened_is_told(tmp_path: Path) -> None:
     (tmp_path / "metadata.jsonl").symlink_to(tmp_path / "gone")
     items = items_of(tmp_path, captions="metadata")
     assert items["metadata.jsonl"].problem == "metadata.jsonl cannot be read: No such file or directory"
-    assert items["a.png"].problem == "not named in metadata.jsonl"
+    assert items["a.png"].problem == f"not named in metadata.jsonl; {items['metadata.jsonl'].problem}"
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv"])

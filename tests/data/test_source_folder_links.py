@@ -94,8 +94,8 @@ def test_permissions_are_told(name: str, key: str, tmp_path: Path) -> None:
 def test_a_caption_that_cannot_be_opened_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     captioned(tmp_path / "a.png")
 
-    def refuse(path: Path) -> bytes:
+    def refuse(path: Path, flags: int) -> int:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     assert items_of(tmp_path)["a.png"].problem == "no caption: a.txt cannot be read: Permission denied"

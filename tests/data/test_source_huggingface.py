@@ -17,8 +17,8 @@ from pyarrow import parquet
 
 from ldm_train.data.items import Item, PassingPicture
 from ldm_train.data.sources import columns
+from ldm_train.data.sources.arrow import one_by_one
 from ldm_train.data.sources.huggingface import HuggingFace
-from ldm_train.data.sources.rows import one_by_one
 from ldm_train.tasks.settings.config import build, folder
 
 Row = dict[str, object]
@@ -128,7 +128,7 @@ def test_the_listing_reads_no_picture(tmp_path: Path, monkeypatch: pytest.Monkey
     columns_read: list[list[str]] = []
     monkeypatch.setattr(
         "ldm_train.data.sources.huggingface.one_by_one",
-        lambda table: columns_read.append(table.column_names) or one_by_one(table),
+        lambda batch, needed: columns_read.append(batch.schema.names) or one_by_one(batch, needed),
     )
     items = list(source_of(path, tmp_path))
     assert asked == []

@@ -88,7 +88,7 @@ def test_what_is_remembered_is_not_read_and_what_is_gone_is_forgotten(tmp_path: 
 
 
 def test_a_damaged_memory_is_no_memory(source: Path, encode: Callable, tmp_path: Path) -> None:
-    (tmp_path / "cache.stat.json").write_text('{"a": [1,')
+    (tmp_path / ".cache.ldm-train-stat.json").write_text('{"a": [1,')
     answer = encode(source, tmp_path / "cache", EXACT, "trust=stat")
     assert answer.code == 0, answer.err
 
@@ -104,7 +104,7 @@ def test_trust_in_time_and_size_and_none(source: Path, encode: Callable, tmp_pat
     noticed = encode(source, folder, EXACT, "trust=content")
     assert noticed.code == 0
     assert "nothing changed" not in noticed.out
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "cache.stat.json", "source"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".cache.ldm-train-stat.json", "cache", "source"]
 
 
 def test_trust_does_not_outlive_what_refuses_a_picture(source: Path, encode: Callable, tmp_path: Path) -> None:

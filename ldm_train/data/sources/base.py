@@ -8,6 +8,8 @@ from dataclasses import replace
 from ldm_train.data.items import Item, shown
 from ldm_train.data.sources.told import HELD_OUT
 
+NAMED = 5  # values of `split` in notes
+
 
 class Source(ABC):
     """Captioned pictures in a stable order.
@@ -30,9 +32,11 @@ class Source(ABC):
             if "split" in item.fields:
                 splits[item.fields["split"]] += 1
             yield replace(item, captions=tuple(f"{self.prefix}{text}{self.suffix}" for text in item.captions))
+        if len(splits) > NAMED:
+            self.notes.append(f"there are {len(splits) - NAMED:,} further values of split like the following")
         known = ", ".join(sorted(HELD_OUT))
-        for split, count in splits.items():
-            self.notes.append(f"split {split!r} ({count:,}) does not keep from training; these do: {known}")
+        for split, count in splits.most_common(NAMED):
+            self.notes.append(f"split {shown(split[:100])!r} ({count:,}) does not keep from training; these do: {known}")
 
     @abstractmethod
     def items(self) -> Iterator[Item]:

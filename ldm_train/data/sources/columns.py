@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ldm_train.data.items import check_picture
 from ldm_train.data.sources.hub import one_line
+from ldm_train.util.inputs import MAX_PICTURE, check_size, read_input
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -18,17 +20,26 @@ class Fetch:
     column: str
 
     def __call__(self, row: int) -> bytes:
-        return encoded_bytes(self.data[row][self.column])
+        try:
+            value = self.data[row][self.column]
+        except Exception as error:  # whatever `datasets` and pyarrow raise about damaged files
+            raise OSError(f"the row cannot be read: {one_line(error)}") from error
+        return encoded_bytes(value)
 
 
 def encoded_bytes(value: object) -> bytes:
-    """A picture that was not decoded: its bytes, or those of the file that it names. Raises OSError without either."""
+    """A picture that was not decoded: its bytes, or those of the file that it names.
+
+    Raises:
+        READ_ERRORS: there is neither, or they are too many.
+    """
     content, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (None, None)
     if isinstance(content, bytes):
+        check_size(len(content), MAX_PICTURE)
         return content
     if not isinstance(path, str):
         raise OSError("the row holds no picture")
-    return _from_afar(path) if "://" in path else Path(path).read_bytes()
+    return _from_afar(path) if "://" in path else read_input(Path(path), limit=MAX_PICTURE, check=check_picture)
 
 
 def _from_afar(address: str) -> bytes:
@@ -36,7 +47,9 @@ def _from_afar(address: str) -> bytes:
 
     try:
         with xopen(address, "rb") as file:
-            return bytes(file.read())
+            content = bytes(file.read(MAX_PICTURE + 1))
+        check_size(len(content), MAX_PICTURE)
+        return content
     except Exception as error:  # each protocol has its own
         raise OSError(f"{address} cannot be read: {one_line(error)}") from error
 
@@ -65,7 +78,7 @@ def named(feature: object, value: object) -> object:
 
     return (
         feature.int2str(value)
-        if isinstance(feature, datasets.ClassLabel) and isinstance(value, int) and value >= 0
+        if isinstance(feature, datasets.ClassLabel) and isinstance(value, int) and 0 <= value < feature.num_classes
         else value
     )
 

@@ -4,11 +4,12 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from ldm_train.data.items import Item, PassingPicture, Picture, PictureRow, shown
+from ldm_train.data.sources.arrow import one_by_one
 from ldm_train.data.sources.base import Source
 from ldm_train.data.sources.columns import Fetch, encoded_bytes, holds_pictures, is_small, named
 from ldm_train.data.sources.hub import DataFiles, Request, load_split, one_line
-from ldm_train.data.sources.rows import one_by_one
 from ldm_train.data.sources.told import by_values, choice_of, lasting_key
+from ldm_train.util.inputs import READ_ERRORS, describe_error
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -106,7 +107,9 @@ class HuggingFace(Source):
         """Rows whose pictures are read when asked for."""
         fetch = Fetch(data.select_columns([self.image_column]), self.image_column)
         listing = data.select_columns(listed).with_format("arrow")
-        rows = (row for table in listing.iter(batch_size=1000) for row in one_by_one(table))
+        needed = {self.caption_column, self.key_column or self.caption_column, "split"}
+        batches = (batch for table in listing.iter(batch_size=1000) for batch in table.combine_chunks().to_batches())
+        rows = (row for batch in batches for row in one_by_one(batch, needed))
         for number, row in enumerate(rows):
             yield ({}, row) if isinstance(row, str) else (row, PictureRow(fetch, number))
 
@@ -123,8 +126,8 @@ class HuggingFace(Source):
                 return
             try:
                 yield values, PassingPicture(encoded_bytes(values.get(self.image_column)))
-            except OSError as error:
-                yield values, str(error)
+            except READ_ERRORS as error:
+                yield values, str(error) or describe_error(error)
 
     def _item(self, values: Mapping[str, object], picture: Picture | str, place: str, *, held_out: bool) -> Item:
         """`picture` is a text where it is a problem."""

@@ -2,6 +2,7 @@
 
 import os
 import posixpath
+import reprlib
 import unicodedata
 from collections.abc import Iterator
 from functools import cached_property
@@ -41,7 +42,8 @@ class Metadata:
     def tell(self, key: str) -> Told:
         row = self.rows.get(key)
         if row is None:
-            return Told(shown(key), problem=f"not named in {self._called()}")
+            broken = next((f"; {item.problem}" for item in self.problems if item.key in self.files), "")
+            return Told(shown(key), problem=f"not named in {self._called()}{broken}")
         return by_values(row.values, column=self.column, origin=row.origin, apart=[NAME])
 
     def notes(self, pictures: list[str]) -> Iterator[str]:
@@ -53,7 +55,7 @@ class Metadata:
 
     def _read(self, root: Path, file: str) -> None:
         row = None
-        for row in read_rows(root / file, file):
+        for row in read_rows(root / file, file, needed={NAME, self.column, "split"}):
             if row.problem is None and NAME not in row.values:
                 self._add_problem(row.key, row, f"{row.origin} has no {NAME!r}; it has {listed(row.values)}")
                 if not file.lower().endswith(".jsonl"):
@@ -69,7 +71,7 @@ class Metadata:
         """Note which picture a row is about."""
         name = row.values[NAME]
         if not isinstance(name, str) or not name.strip():
-            self._add_problem(row.key, row, f"{row.origin}: {NAME} is not a text but {shown(repr(name)[:40])}")
+            self._add_problem(row.key, row, f"{row.origin}: {NAME} is not a text but {shown(reprlib.repr(name)[:40])}")
             return
         key = posixpath.normpath(posixpath.join(folder, name))
         if os.path.isabs(key) or key.split("/")[0] == "..":

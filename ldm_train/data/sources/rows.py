@@ -1,17 +1,18 @@
 """Rows of a table in a file: JSON lines, comma or tab separated values, parquet. A bad row does not spoil the others."""
 
 import csv
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import BinaryIO
 
 from ldm_train.data.items import shown
+from ldm_train.data.sources.arrow import SkippedGroup, one_by_one, read_batches
 from ldm_train.data.sources.told import BOM, json_object
+from ldm_train.util.inputs import BUFFER, MAX_LINE, MAX_TABLE, READ_ERRORS, describe_error, open_input, read_lines
 
-if TYPE_CHECKING:
-    from pyarrow import RecordBatch
+TOO_LONG = f"is longer than {MAX_LINE:,} bytes"
 
 
 @dataclass(frozen=True)
@@ -24,57 +25,92 @@ class Row:
     problem: str | None = None
 
 
-def read_rows(path: Path, name: str) -> Iterator[Row]:
+def read_rows(path: Path, name: str, *, needed: Collection[str]) -> Iterator[Row]:
     """The rows of a file whose ending is one of `READERS`, called `name` to people.
 
     A file that cannot be read, or ends amid a row, yields a problem there.
+
+    Args:
+        needed: columns that a row is of no use without; what cannot be read of another column is left out.
     """
     try:
-        yield from READERS[path.suffix.lower()](path, name)
-    except OSError as error:
-        yield _broken(name, f"cannot be read: {error.strerror or error}")
+        with open_input(path, limit=MAX_TABLE, buffering=BUFFER) as file:
+            yield from READERS[path.suffix.lower()](file, name, needed)
+    except READ_ERRORS as error:
+        yield _broken(name, f"cannot be read: {describe_error(error)}")
 
 
 def _broken(name: str, problem: str, *, key: str | None = None) -> Row:
     return Row(key or name, shown(name), {}, f"{shown(name)} {problem}")
 
 
-def _jsonl(path: Path, name: str) -> Iterator[Row]:
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            line = line.removeprefix(BOM) if number == 1 else line
-            if not line.strip():
-                continue
-            key, origin = f"{name}:{number}", f"{shown(name)} line {number}"
-            try:
-                yield Row(key, origin, json_object(line))
-            except ValueError as error:
-                yield Row(key, origin, {}, f"{origin} {error}")
+def _jsonl(file: BinaryIO, name: str, needed: Collection[str]) -> Iterator[Row]:
+    for number, line in enumerate(read_lines(file), start=1):
+        key, origin = f"{name}:{number}", f"{shown(name)} line {number}"
+        if line is None:
+            yield Row(key, origin, {}, f"{origin} {TOO_LONG}")
+            continue
+        line = line.removeprefix(BOM) if number == 1 else line
+        if not line.strip():
+            continue
+        try:
+            yield Row(key, origin, json_object(line))
+        except (ValueError, MemoryError) as error:
+            yield Row(key, origin, {}, f"{origin} {error or describe_error(error)}")
 
 
-def _separated(path: Path, name: str, *, delimiter: str) -> Iterator[Row]:
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        records = _records(file, delimiter)
-        _, header = next(records, (1, []))
-        if isinstance(header, str) or not header:
-            yield _broken(name, f"does not begin with the names of its columns: {header or 'it is empty'}")
-            return
-        problem = _not_utf8(header) or ("has two columns of one name" if len(set(header)) < len(header) else None)
-        if problem:
-            yield _broken(name, f"{problem}, in its first line: {shown(delimiter.join(header))}")
-            return
-        for number, record in records:
-            key, origin = f"{name}:{number}", f"{shown(name)} line {number}"
-            bad = record if isinstance(record, str) else _not_utf8(record) or _too_long(record, header)
-            values: dict[str, object] = {} if bad else dict(zip(header, record, strict=False))
-            yield Row(key, origin, values, f"{origin} {bad}" if bad else None)
+def _separated(file: BinaryIO, name: str, needed: Collection[str], *, delimiter: str) -> Iterator[Row]:
+    records = _records(file, delimiter)
+    _, header = next(records, (1, []))
+    if isinstance(header, str) or not header:
+        yield _broken(name, f"does not begin with the names of its columns: {header or 'it is empty'}")
+        return
+    problem = _not_utf8(header) or ("has two columns of one name" if len(set(header)) < len(header) else None)
+    if problem:
+        yield _broken(name, f"{problem}, in its first line: {shown(delimiter.join(header)[:200])}")
+        return
+    for number, record in records:
+        key, origin = f"{name}:{number}", f"{shown(name)} line {number}"
+        bad = record if isinstance(record, str) else _not_utf8(record) or _too_long(record, header)
+        values: dict[str, object] = {} if bad else dict(zip(header, record, strict=False))
+        yield Row(key, origin, values, f"{origin} {bad}" if bad else None)
 
 
-def _records(lines: Iterable[str], delimiter: str) -> Iterator[tuple[int, list[str] | str]]:
+class Lines(Iterator[str]):
+    """The lines of a file for `csv.reader`, which goes on after one that is too long.
+
+    `record` counts the characters since it was set to 0: an open quote may join many lines to one record.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.lines = _text_lines(file)
+        self.number = 0
+        self.record = 0
+
+    def __next__(self) -> str:
+        line = next(self.lines)
+        self.number += 1
+        self.record += len(line or "")
+        if line is None or self.record > MAX_LINE:
+            raise csv.Error(f"it {TOO_LONG}")
+        return line
+
+
+def _text_lines(file: BinaryIO) -> Iterator[str | None]:
+    for number, line in enumerate(read_lines(file)):
+        if line is None:
+            yield None
+            continue
+        line = line if number else line.removeprefix(BOM)
+        yield from (part.decode("utf-8", "surrogateescape") for part in line.splitlines(keepends=True))  # also at \r alone
+
+
+def _records(file: BinaryIO, delimiter: str) -> Iterator[tuple[int, list[str] | str]]:
     """Each record with the line that it begins in, or what is wrong with it."""
+    lines = Lines(file)
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     while True:
-        number = reader.line_num + 1
+        number, lines.record = lines.number + 1, 0
         try:
             record = next(reader)
         except StopIteration:
@@ -97,52 +133,24 @@ def _too_long(record: list[str], header: list[str]) -> str | None:
     return f"has {len(record)} values for {len(header)} columns; put quotes around a text that holds the separator"
 
 
-def _parquet(path: Path, name: str) -> Iterator[Row]:
-    import pyarrow
-    from pyarrow import parquet
-
+def _parquet(file: BinaryIO, name: str, needed: Collection[str]) -> Iterator[Row]:
     number = 0
     try:
-        with path.open("rb") as opened, parquet.ParquetFile(opened) as file:
-            columns = [column.name for column in file.schema_arrow if not _holds_bytes(column.type)]
-            for batch in file.iter_batches(columns=columns):
-                for values in one_by_one(batch):
-                    number += 1
-                    key, origin = f"{name}:{number}", f"{shown(name)} row {number}"
-                    if isinstance(values, str):
-                        yield Row(key, origin, {}, f"{origin} {values}")
-                    else:
-                        yield Row(key, origin, values)
-    except (ValueError, pyarrow.ArrowException) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        yield _broken(name, f"cannot be read after {number} rows: {reason}")
+        for batch in read_batches(file, needed):
+            if isinstance(batch, SkippedGroup):
+                yield _broken(name, batch.problem, key=f"{name}:{number + 1}")
+                number += batch.num_rows
+                continue
+            for values in one_by_one(batch, needed):
+                number += 1
+                key, origin = f"{name}:{number}", f"{shown(name)} row {number}"
+                yield Row(key, origin, {}, f"{origin} {values}") if isinstance(values, str) else Row(key, origin, values)
+    except Exception as error:  # whatever pyarrow raises about a damaged file
+        reason = str(error).splitlines()[0] if str(error) else describe_error(error)
+        yield _broken(name, f"cannot be read after {number} rows: {reason[:300]}")
 
 
-def one_by_one(batch: "RecordBatch") -> Iterator[dict[str, object] | str]:
-    """The rows of a part of a parquet or arrow file, or what is wrong with a row: its bytes need not be UTF-8."""
-    try:
-        rows: list[dict[str, object] | str] = batch.to_pylist()
-    except ValueError:
-        rows = [_one(batch.slice(number, 1)) for number in range(batch.num_rows)]
-    yield from rows
-
-
-def _one(batch: "RecordBatch") -> dict[str, object] | str:
-    try:
-        [row] = batch.to_pylist()
-    except UnicodeDecodeError as error:
-        return f"is not UTF-8: byte 0x{error.object[error.start]:02x}"
-    except ValueError as error:
-        return f"cannot be read: {error}"
-    return row
-
-
-def _holds_bytes(kind: object) -> bool:
-    """Whether a column's type has bytes in it, as pictures do, at any depth."""
-    return "binary" in str(kind)
-
-
-READERS: dict[str, Callable[[Path, str], Iterator[Row]]] = {
+READERS: dict[str, Callable[[BinaryIO, str, Collection[str]], Iterator[Row]]] = {
     ".jsonl": _jsonl,
     ".csv": partial(_separated, delimiter=","),
     ".tsv": partial(_separated, delimiter="\t"),

@@ -5,13 +5,17 @@ import hashlib
 import os
 import re
 import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlparse
 from urllib.request import url2pathname
+
+from ldm_train.util.files import atomic_file, make_folder
+from ldm_train.util.locks import hold_lock
+
+PATIENCE = 6 * 3600  # seconds that a process waits for another one's download
 
 
 @dataclass(frozen=True)
@@ -62,19 +66,19 @@ def fetch(shard: Shard) -> None:
         return
     from webdataset.gopen import gopen
 
-    shard.path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(prefix=f".{shard.path.stem}-", suffix=".part", dir=shard.path.parent)
-    try:
-        with open(handle, "wb") as file, gopen(shard.url) as stream:
-            shutil.copyfileobj(stream, file)
-        os.chmod(partial, 0o644)
-        os.replace(partial, shard.path)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"source.path: {shard.url} cannot be fetched ({error}); shards that were are kept in {shard.path.parent}"
-        ) from error
-    finally:
-        Path(partial).unlink(missing_ok=True)
+    make_folder(shard.path.parent)
+    lock = shard.path.with_name(f".{shard.path.name}.ldm-train-lock")
+    busy = f"source.path: another process has been fetching {shard.url} for {PATIENCE / 3600:.0f} hours"
+    with hold_lock(lock, busy=busy, wait=PATIENCE, remove=True):
+        if shard.path.exists():
+            return  # which another process fetched meanwhile
+        try:
+            with atomic_file(shard.path) as file, gopen(shard.url) as stream:
+                shutil.copyfileobj(stream, file)
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"source.path: {shard.url} cannot be fetched ({error}); shards that were are kept in {shard.path.parent}"
+            ) from error
 
 
 def is_remote(place: str) -> bool:

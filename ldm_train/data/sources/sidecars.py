@@ -8,6 +8,7 @@ from pathlib import Path
 from ldm_train.data.items import shown
 from ldm_train.data.sources.told import Told, by_json, by_text, joined
 from ldm_train.data.sources.walk import counted
+from ldm_train.util.inputs import MAX_TEXT, READ_ERRORS, describe_error, read_input
 
 
 class Sidecars:
@@ -58,9 +59,9 @@ class Sidecars:
     def _read(self, file: str) -> Told:
         origin = shown(file)
         try:
-            content = (self.root / file).read_bytes()
-        except OSError as error:
-            return Told(origin, problem=f"no caption: {origin} cannot be read: {error.strerror}", damaged=True)
+            content = read_input(self.root / file, limit=MAX_TEXT)
+        except READ_ERRORS as error:
+            return Told(origin, problem=f"no caption: {origin} cannot be read: {describe_error(error)}", damaged=True)
         if file.lower().endswith(".json"):
             return by_json(content, column=self.column, origin=origin)
         return by_text(content, origin=origin)

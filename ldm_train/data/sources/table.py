@@ -1,6 +1,7 @@
 """Pictures and captions that a table names."""
 
 import os
+import reprlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,8 @@ from ldm_train.data.items import Item, PictureFile, shown
 from ldm_train.data.sources.base import Source
 from ldm_train.data.sources.rows import READERS, Row, read_rows
 from ldm_train.data.sources.told import by_values, choice_of, lasting_key
+
+LONGEST = 200  # characters of a name in a message
 
 
 class Table(Source):
@@ -51,6 +54,7 @@ class Table(Source):
         self.path_column = path_column
         self.caption_column = caption_column
         self.key_column = key_column
+        self.needed = {path_column, caption_column, key_column or path_column, "split"}
         self.root = Path(root) if root is not None else self.path.parent
 
     def items(self) -> Iterator[Item]:
@@ -60,7 +64,7 @@ class Table(Source):
                 self._require(column, setting)
         found: dict[str, Item] = {}
         others = []
-        for row in read_rows(self.path, self.path.name):
+        for row in read_rows(self.path, self.path.name, needed=self.needed):
             item = Item(row.key, None, (), row.origin, problem=row.problem) if row.problem else self._item(row)
             first = found.setdefault(item.key, item)
             if first is not item and mergeable(first, item):
@@ -75,7 +79,7 @@ class Table(Source):
         """Refuse a column that no row has; most often the first row shows that it is there."""
         known: dict[str, None] = {}
         bad_rows = False
-        for row in read_rows(self.path, self.path.name):
+        for row in read_rows(self.path, self.path.name, needed=self.needed):
             if column in row.values:
                 return
             known |= dict.fromkeys(row.values)
@@ -90,14 +94,15 @@ class Table(Source):
         told = by_values(row.values, column=self.caption_column, origin=row.origin, apart=apart)
         name = row.values.get(self.path_column)
         if not isinstance(name, str) or not name.strip():
-            return self._problem(row, f"names no picture: {self.path_column} is {shown(repr(name)[:40])}")
+            return self._problem(row, f"names no picture: {self.path_column} is {shown(reprlib.repr(name)[:40])}")
         path = self.root / name
         key = self._key(row, path)
         if key is None:
             return self._problem(row, f"has no name of its own: {self.key_column} is empty or an absolute path")
-        if not path.is_file():
+        if not os.path.isfile(path):  # and not Path.is_file, which raises for a name that is too long
             hint = "download it first" if "://" in name else f"it is looked for in {self.root}, see source.root"
-            return Item(key, None, (), row.origin, problem=f"{row.origin} names {shown(name)}, which is no file; {hint}")
+            problem = f"{row.origin} names {shown(name[:LONGEST])}, which is no file; {hint}"
+            return Item(key, None, (), row.origin, problem=problem)
         return Item(key, PictureFile(path), told.captions, told.origin, told.held_out, told.fields, told.problem)
 
     def _key(self, row: Row, path: Path) -> str | None:

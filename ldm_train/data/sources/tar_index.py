@@ -1,5 +1,6 @@
 """Where the members of a tar file begin: its headers alone are read."""
 
+import os
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,7 +8,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ldm_train.data.items import shown
+from ldm_train.util.inputs import describe_error, open_input
 
+MAX_HEADERS = 2**20  # bytes of all headers of one member
+AFTER_END = 64  # MiB after the end mark that are searched for a second tar
 PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
@@ -29,18 +33,43 @@ class Fault:
     certain: bool = True
 
 
+class Headers:
+    """The file that tarfile reads headers from. Sizes in damaged headers would have it read gigabytes of a long name.
+
+    `taken` counts the bytes since it was set to 0.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.seek = file.seek
+        self.tell = file.tell
+        self.taken = 0
+
+    def read(self, size: int) -> bytes:
+        self.taken += size
+        if size < 0 or self.taken > MAX_HEADERS:
+            raise ValueError(f"the headers of one member take {self.taken:,} bytes; at most {MAX_HEADERS:,} are read")
+        return self.file.read(size)
+
+
 def members(path: Path) -> Iterator[Member | Fault]:
     """The whole files of a tar, in its order, and its faults. Raises OSError."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        packed = [name for magic, name in PACKED.items() if file.peek(len(magic)).startswith(magic)]
+    with open_input(path, limit=None) as file:
+        size = os.fstat(file.fileno()).st_size
+        start = file.read(tarfile.BLOCKSIZE)
+        file.seek(0)
+        packed = [name for magic, name in PACKED.items() if start.startswith(magic)]
         if packed:
             yield Fault(f"is packed with {packed[0]}; pictures are read in place, so unpack it to a plain .tar")
             return
         last = "its beginning"
         try:
-            with tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="surrogateescape") as tar:
+            headers = Headers(file)
+            with tarfile.open(fileobj=headers, mode="r:", encoding="utf-8", errors="surrogateescape") as tar:  # type: ignore[call-overload]
                 while (info := tar.next()) is not None:
+                    if info.size < 0 or tar.offset <= info.offset:  # tarfile would go round in circles
+                        yield Fault(f"is damaged: {shown(info.name)} has {info.size} bytes", info.name)
+                        return
                     if info.isfile() and info.offset_data + info.size > size:
                         yield Fault(f"is cut in the middle of {shown(info.name)}", info.name)
                         return
@@ -48,13 +77,18 @@ def members(path: Path) -> Iterator[Member | Fault]:
                         yield Fault(f"holds {shown(info.name)} as a sparse file; pack it without --sparse", info.name)
                     elif info.isfile():
                         yield Member(info.name, info.offset_data, info.size)
+                    elif not info.isdir():
+                        yield Fault(f"holds {shown(info.name)} as a link or a device; pack the file itself", info.name)
                     last = shown(info.name)
-                    tar.members.clear()  # type: ignore[attr-defined]  # it keeps each, about 1 kB
+                    tar.members.clear()  # it keeps each, about 1 kB
+                    headers.taken = 0
                 end = tar.offset
             file.seek(end)
             yield from _after(file, last)
-        except (tarfile.TarError, ValueError) as error:
-            yield Fault(f"cannot be read as a tar after {last}: {error}")
+        except Exception as error:  # damaged headers lead tarfile to struct.error, OverflowError, RecursionError and others
+            if isinstance(error, OSError) and not isinstance(error, tarfile.TarError):
+                raise
+            yield Fault(f"cannot be read as a tar after {last}: {str(error) or describe_error(error)}")
 
 
 def _after(file: BinaryIO, last: str) -> Iterator[Fault]:
@@ -66,5 +100,5 @@ def _after(file: BinaryIO, last: str) -> Iterator[Fault]:
         yield Fault(f"is cut after {last}")
     elif any(block):
         yield Fault(f"is damaged after {last}")
-    elif any(any(rest) for rest in iter(lambda: file.read(1 << 20), b"")):
+    elif any(file.read(2**20).strip(b"\0") for _ in range(AFTER_END)):
         yield Fault(f"has more after its end mark, which follows {last}: are these several tars in one file?")

@@ -11,6 +11,7 @@ from ldm_train.data.sources.shards import Shard, fetch, find_shards
 from ldm_train.data.sources.tar_index import Fault, Member, members
 from ldm_train.data.sources.told import Told, by_json, by_text, joined
 from ldm_train.data.sources.walk import counted
+from ldm_train.util.inputs import MAX_TEXT, READ_ERRORS, describe_error, read_input
 
 Sample = dict[str, Member]  # by its members' endings
 META = re.compile(r"__[^/]*__($|/)")  # names that webdataset passes over
@@ -78,8 +79,8 @@ class TarShards(Source):
                     faults.append(found)
                 else:
                     faults.extend(self._sort_in(found, samples, others))
-        except OSError as error:
-            faults.append(Fault(f"cannot be read: {error.strerror or error}"))
+        except READ_ERRORS as error:
+            faults.append(Fault(f"cannot be read: {describe_error(error)}"))
         broken = {_parts(fault.member)[0] for fault in faults if fault.member is not None}
         yield from (self._item(shard, key, sample) for key, sample in samples.items() if key not in broken)
         for number, fault in enumerate(faults):
@@ -130,9 +131,9 @@ class TarShards(Source):
     def _read(self, shard: Shard, member: Member, ending: str) -> Told:
         origin = f"{shown(shard.path.name)}, {shown(member.name)}"
         try:
-            content = FileSlice(shard.path, member.offset, member.length).read()
-        except OSError as error:
-            return Told(origin, problem=f"no caption: {origin} cannot be read: {error}", damaged=True)
+            content = read_input(shard.path, limit=MAX_TEXT, offset=member.offset, length=member.length)
+        except READ_ERRORS as error:
+            return Told(origin, problem=f"no caption: {origin} cannot be read: {describe_error(error)}", damaged=True)
         if ending == "json":
             return by_json(content, column=self.caption_column, origin=origin)
         return by_text(content, origin=origin)

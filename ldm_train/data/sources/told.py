@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ldm_train.data.items import shown
+from ldm_train.util.inputs import MAX_TEXT, READ_ERRORS
 
 HELD_OUT = {"held_out", "validation", "val", "test"}
 TRAINING = {"train", "training", "", "none"}
@@ -107,8 +108,11 @@ def texts(value: object) -> tuple[str, ...]:
 
 
 def as_text(value: object) -> str:
-    """Any value as a text that UTF-8 can hold."""
-    text = json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, list | dict) else str(value)
+    """Any value as a text that UTF-8 can hold; empty for one that cannot be written."""
+    try:
+        text = json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, list | dict) else str(value)
+    except READ_ERRORS:  # nested too deep, or a number of thousands of digits
+        return ""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
@@ -123,6 +127,9 @@ def _unusable(captions: Iterable[str], origin: str) -> str | None:
     for caption in captions:
         if "\0" in caption:
             return f"no caption: {origin} holds a NUL byte, so it is binary: {shown(caption[:40])}"
+        size = len(caption.encode("utf-8", "surrogatepass"))
+        if size > MAX_TEXT:  # cut, it would say something else
+            return f"no caption: {origin} has a caption of {size:,} bytes; at most {MAX_TEXT:,} are read"
         if any("\ud800" <= letter <= "\udfff" for letter in caption):
             return f"no caption: {origin} is not valid Unicode: {shown(caption[:40])}"
     return None

@@ -27,7 +27,8 @@ from ldm_train.tasks.settings.config import build
 from ldm_train.tasks.settings.ranges import out_of_range
 from ldm_train.tasks.settings.strict import KEPT
 from ldm_train.tasks.train import compile_network, training_module, warn_of_the_end
-from ldm_train.tasks.training.watching import build_measuring
+from ldm_train.tasks.training.watching import build_measuring, own_prompts
+from ldm_train.tasks.training.words import untrained_words
 from ldm_train.training.callbacks.checkpoints import Keeping
 from ldm_train.training.module import NoisePredictorTraining
 from ldm_train.types import Autoencoder, Captions, Conditioning
@@ -133,6 +134,7 @@ def try_together(
     """What only whole parts can refuse; the training module, its network on the meta device."""
     for shape in sorted({*shapes, (parts.size, parts.size)}):
         attempt(try_shape, parts, shape)
+    prompts = attempt(own_prompts, config) or []
     recipe = attempt(build_recipe, config, steps=config.pictures.steps, seed=config.pictures.seed)
     weak = attempt(build_weak, config, parts, CPU)
     if recipe is not None:
@@ -146,7 +148,7 @@ def try_together(
             CPU,
             weak,
         )
-        attempt(generation.check, list(config.pictures.prompts or []), recipe)
+        attempt(generation.check, prompts, recipe)
     if config.network.weights is not None:
         with warnings.catch_warnings(action="ignore"):  # that nothing is copied to the meta device
             attempt.told += attempt(start, config, parts) or []
@@ -174,4 +176,5 @@ def warnings_of(config: DictConfig, module: NoisePredictorTraining) -> list[str]
     """What `train` warns of at its start."""
     with contextlib.redirect_stdout(io.StringIO()) as said:
         warn_of_the_end(module.objective)
-    return [line.removeprefix("warning: ") for line in said.getvalue().splitlines()]
+    lines = [line.removeprefix("warning: ") for line in said.getvalue().splitlines()]
+    return lines + untrained_words(module.text_encoder)

@@ -6,8 +6,9 @@ number, so batches and processes leave them alone, to rounding.
 
 import hashlib
 import json
-import shutil
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,10 +17,15 @@ from omegaconf import DictConfig, OmegaConf
 from rich.progress import Progress, track
 from torch import Tensor
 
-from ldm_train.data.images import read_image, save_png, to_bytes, to_signed
+from ldm_train.data.images import DECODE_ERRORS, decode_problem, nonfinite_numbers, read_image, save_png, to_bytes, to_signed
+from ldm_train.util.files import atomic_write, is_temporary, make_folder
+from ldm_train.util.inputs import READ_ERRORS
+from ldm_train.util.ownership import FolderKind, carries_mark
 
 Painter = Callable[[list[str], Tensor], Tensor]
 Opener = Callable[[DictConfig], Painter]
+KEPT = FolderKind("the drawn pictures of an evaluation", "drawn.json", frozenset({"drawn"}))
+KEY, NUMBERED = re.compile(r"[0-9a-f]{16}"), re.compile(r"\d{6,}\.png")
 
 
 @dataclass(frozen=True)
@@ -50,9 +56,29 @@ def kept(out: Path) -> Path:
 
 def forget_others(out: Path, orders: Sequence[Order]) -> None:
     """Remove the pictures of earlier results of the same name."""
-    for folder in kept(out).glob("*"):
-        if folder.name not in {order.key for order in orders}:
-            shutil.rmtree(folder)
+    keys = {order.key for order in orders}
+    for key in read_drawn(out) - keys:
+        folder = kept(out) / key
+        for path in folder.iterdir() if folder.is_dir() else ():
+            if NUMBERED.fullmatch(path.name) or is_temporary(path):
+                path.unlink()
+        with suppress(OSError):  # it holds a file of the user's, or is not there
+            folder.rmdir()
+    if kept(out).is_dir():
+        write_drawn(out, keys)
+
+
+def read_drawn(out: Path) -> set[str]:
+    """The names of the folders that evaluations drew into."""
+    if not carries_mark(kept(out), KEPT):
+        return set()
+    names = json.loads((kept(out) / KEPT.mark).read_text(encoding="utf-8"))["drawn"]
+    return {name for name in names if isinstance(name, str) and KEY.fullmatch(name)} if isinstance(names, list) else set()
+
+
+def write_drawn(out: Path, keys: Collection[str]) -> None:
+    if read_drawn(out) != set(keys):
+        atomic_write(kept(out) / KEPT.mark, json.dumps({"drawn": sorted(keys)}, indent=2) + "\n")
 
 
 def draw(order: Order, out: Path, paint: Painter, *, devices: int) -> list[Path]:
@@ -63,7 +89,8 @@ def draw(order: Order, out: Path, paint: Painter, *, devices: int) -> list[Path]
         devices: processes that share the batches.
     """
     folder = kept(out) / order.key
-    folder.mkdir(parents=True, exist_ok=True)
+    write_drawn(out, read_drawn(out) | {order.key})
+    make_folder(folder)
     files = [folder / f"{number:06d}.png" for number in range(len(order.prompts))]
     batches = torch.arange(len(files)).split(order.config.batch_size)
     missing = [batch for batch in batches if not all(files[number].is_file() for number in batch.tolist())]
@@ -81,8 +108,11 @@ def draw(order: Order, out: Path, paint: Painter, *, devices: int) -> list[Path]
 def draw_batch(order: Order, paint: Painter, numbers: Tensor, files: Sequence[Path]) -> None:
     """Draw and write the pictures of these numbers (B,)."""
     chosen = numbers.tolist()
-    images = to_bytes(paint([order.prompts[number] for number in chosen], numbers)).cpu()
-    for number, image in zip(chosen, images, strict=True):
+    drawn = paint([order.prompts[number] for number in chosen], numbers)
+    for place in nonfinite_numbers(drawn)[:1]:
+        number = chosen[place]
+        raise ValueError(f"the picture of {order.prompts[number]!r} (number {number}) contains NaN or infinity")
+    for number, image in zip(chosen, to_bytes(drawn).cpu(), strict=True):
         told = order.told | {"prompt": order.prompts[number], "number": number}
         save_png(image, files[number], {"ldm_train": json.dumps(told, ensure_ascii=False)})
 
@@ -94,8 +124,14 @@ def draw_together(order: Order, batches: Sequence[Tensor], files: Sequence[Path]
     context = torch.multiprocessing.spawn(draw_share, shared, nprocs=devices, join=False, daemon=True)
     with Progress() as progress:
         task = progress.add_task(what, total=len(files))
-        while not context.join(timeout=0.2):
-            progress.update(task, completed=len(list(files[0].parent.glob("*.png"))))
+        try:
+            while not context.join(timeout=0.2):
+                progress.update(task, completed=len(list(files[0].parent.glob("*.png"))))
+        except torch.multiprocessing.ProcessRaisedException as error:
+            kind, _, reason = str(error).strip().splitlines()[-1].partition(": ")
+            if kind not in ("ValueError", "OSError"):
+                raise
+            raise ValueError(reason) from error
 
 
 def draw_share(
@@ -139,7 +175,10 @@ def in_batches(files: Sequence[Path], size: int) -> Iterator[Tensor]:
     """The pictures of files as they are, (B, 3, H, W) in [-1, 1], in their order: at most so many, of one shape."""
     batch: list[Tensor] = []
     for file in files:
-        image = read_image(file, None)
+        try:
+            image = read_image(file, None)
+        except (*DECODE_ERRORS, *READ_ERRORS) as error:
+            raise ValueError(f"{file} cannot be measured: {decode_problem(error)}; remove it, or replace it") from error
         if batch and (len(batch) == size or image.shape != batch[0].shape):
             yield to_signed(torch.stack(batch))
             batch = []

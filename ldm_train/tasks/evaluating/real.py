@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from omegaconf import DictConfig
@@ -11,9 +12,11 @@ from ldm_train.data.cache import Latents, open_caches, together
 from ldm_train.data.datamodules import CachedLatents, split
 from ldm_train.tasks.evaluating.folder import open_gallery
 from ldm_train.tasks.evaluating.pictures import in_batches
+from ldm_train.tasks.running.directory import PRIOR
 from ldm_train.tasks.settings.config import build
 from ldm_train.tasks.settings.describe import restore
 from ldm_train.tasks.training.data import batches
+from ldm_train.tasks.training.prior import is_whole, with_class_pictures
 from ldm_train.types import Autoencoder
 
 HELD_OUT = 0.05  # share of a cache that names none, for a model that is not a run: as `train` has it
@@ -41,7 +44,12 @@ def of_latents(latents: Latents, held_out: Tensor, autoencoder: Autoencoder, dev
         for bucket in latents.index.bucket[held_out].unique():
             for part in held_out[latents.index.bucket[held_out] == bucket].split(size):
                 mean = latents.moments(part, torch.zeros_like(part)).mean
-                yield autoencoder.decode(mean.to(device, torch.float32)).clamp(-1, 1).cpu()
+                images = autoencoder.decode(mean.to(device, torch.float32))
+                if not images.isfinite().all():
+                    raise ValueError(
+                        "the autoencoder gives back held-out pictures with NaN or infinity; look at its weights"
+                    )
+                yield images.clamp(-1, 1).cpu()
 
     return Real(read, len(held_out), [latents.first_caption(example) for example in held_out.tolist()])
 
@@ -64,5 +72,8 @@ def held_out_data(config: DictConfig, trained: DictConfig) -> CachedLatents | No
     Raises:
         ValueError: there is no cache.
     """
+    run_dir = Path(config.run_dir)
+    if config.cache is None and trained.prior.prompts is not None and is_whole(run_dir / PRIOR):
+        trained = with_class_pictures(trained, run_dir)
     cache = config.cache or trained.cache
     return None if cache is None else batches(trained, together(open_caches(cache)))

@@ -21,11 +21,14 @@ from ldm_train.weights.lora_names import NETWORK, TEXT
 FORMATS = ("diffusers", "kohya")
 
 
-def write_lora(folder: Path, trained: DictConfig, weights: Mapping[str, Tensor], *, form: str, dtype: torch.dtype) -> Path:
+def write_lora(
+    folder: Path, trained: DictConfig, weights: Mapping[str, Tensor], *, form: str, dtype: torch.dtype, name: str
+) -> Path:
     """Write the file; where it is.
 
     Args:
         form: "diffusers" or "kohya".
+        name: of the file in kohya's layout, without its suffix.
 
     Raises:
         ValueError: the run has no adapters, or they are of a network that these layouts have no place for.
@@ -45,7 +48,7 @@ def write_lora(folder: Path, trained: DictConfig, weights: Mapping[str, Tensor],
     like |= {TEXT + name: tensor for name, tensor in parts.text_encoder.state_dict().items()}
     linear = projects_linearly(parts, trained)
     if form == "kohya":
-        path, told = folder / f"{folder.name.removesuffix('.writing')}.safetensors", kohya_told(adapter)
+        path, told = folder / f"{name}.safetensors", kohya_told(adapter)
         state = to_kohya(adapter, like, linear_projection=linear)
     else:
         state, settings = to_diffusers(adapter, like, linear_projection=linear)

@@ -24,6 +24,7 @@ from ldm_train.tasks.running.continuing import filled
 from ldm_train.tasks.running.directory import LAST
 from ldm_train.tasks.settings.config import build
 from ldm_train.tasks.settings.strict import KEPT
+from ldm_train.training.checkpoint_files import refuse_damaged
 from ldm_train.training.sharded_checkpoint import whole
 from ldm_train.types import Autoencoder
 from ldm_train.weights.files import read, read_told
@@ -119,7 +120,9 @@ def open_run(config: DictConfig) -> TrainedRun:
     trained, device = read_config(config.run_dir), choose_device(config.device)
     fill_from_run(config, trained)
     parts = build_parts(trained)
-    recipe = build_recipe(config, steps=config.steps, seed=config.seed, negative_prompt=config.get("negative_prompt", ""))
+    recipe = build_recipe(
+        config, steps=config.steps, seed=config.seed, negative_prompt=str(config.get("negative_prompt", ""))
+    )
     step = load_weights(Path(config.run_dir), parts, weights=str(config.weights))
     add_adapters(config.get("adapters"), parts, read_weights)
     add_embeddings(config.get("embeddings"), parts.text_encoder)
@@ -226,11 +229,12 @@ def read_checkpoint(run_dir: Path) -> dict[str, Any]:
     """A run's last checkpoint, on the CPU.
 
     Raises:
-        ValueError: there is none, or it cannot be read without running code from it.
+        ValueError: there is none, it is damaged, or it cannot be read without running code from it.
     """
     path = run_dir / LAST
     if not path.is_file():
         raise ValueError(f"{run_dir} is not a trained run: {path} is not there")
+    refuse_damaged(path, run_dir=run_dir)
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         return whole({name: value for name, value in checkpoint.items() if name != "optimizer_states"}, path)

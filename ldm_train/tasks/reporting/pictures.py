@@ -10,6 +10,7 @@ import numpy as np
 from ldm_train.reports.blocks import Block, Pictures, Whole
 from ldm_train.reports.pictures import WHOLE, whole
 from ldm_train.tasks.reporting.curves import Shown
+from ldm_train.util.inputs import READ_ERRORS, read_input
 
 BUDGET = 3_000_000  # characters of all pictures of a page
 SMALL = (800, 4000)  # pixels at most of a picture, once half of that is used
@@ -31,9 +32,11 @@ class Budget:
     def read(self, path: Path, alt: str, label: str = "") -> Whole | None:
         """A picture's file; None where there is none, or no room for it."""
         try:
-            content = path.read_bytes() if path.stat().st_size <= MAX_BYTES else b""
-        except OSError:
+            content = read_input(path, limit=MAX_BYTES)
+        except FileNotFoundError:
             return None
+        except READ_ERRORS:  # such as a pipe, or too many bytes: shown as one that does not open
+            content = b""
         tight = self.left < BUDGET / 2
         found = whole(content, most=SMALL if tight else WHOLE)
         size = 0 if found is None else len(found.address)

@@ -30,6 +30,7 @@ from ldm_train.tasks.settings.options import (
 )
 from ldm_train.tasks.settings.signatures import signature
 from ldm_train.tasks.settings.strict import ALLOWED, PASSED, SET_BY_THE_RUN, TRAINER, Check, set_by_the_run
+from ldm_train.tasks.settings.values import make_lists
 
 __all__ = ["ALLOWED", "ConfigError", "build", "compose", "describe", "folder", "groups", "nearest", "targets", "words"]
 
@@ -59,9 +60,10 @@ def compose(verb: str, overrides: list[str]) -> DictConfig:
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_explain(verb, given, error)) from error
     for key in PATHS & config.keys():
-        if config[key] is not None:
+        if config[key] is not None and not isinstance(config[key], DictConfig):  # which is refused below
             value = config[key]
             config[key] = [str(path) for path in value] if isinstance(value, ListConfig) else str(value)
+    make_lists(config)
     options = tuple(word for word in _choices(verb, given) if key_of(word) != "experiment")
     Check(verb, Origins(own, files, given), defaults(verb, options))(config)
     return config

@@ -7,9 +7,11 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from ldm_train.tasks.settings.options import ConfigError, dotted, groups, groups_of, nearest, none_chosen, shipped
 from ldm_train.tasks.settings.signatures import signature
+from ldm_train.tasks.settings.values import ONE_TEXT
 
 ALLOWED = ("ldm_train.", "torch.optim.", "bitsandbytes.optim.", "pytorch_lightning.loggers.")
 ACCEPTED: dict[type, str] = {bool: "true or false", int: "a whole number", float: "a number"}
+MAPPINGS = {"adapters"}  # settings of a verb that may be one
 FREE = {"trainer.devices"}  # Lightning takes a number, a list or "auto"
 NULL_IS_MEANT = {"train.cache", "train.metrics.every", "check.metrics.every"}  # whatever the default
 HYDRAS_OWN = {"_target_", "_partial_", "_args_", "_convert_", "_recursive_"}
@@ -78,6 +80,8 @@ class Check:
     def _plain(self, key: str, reference: object, value: object) -> None:
         """A setting of the verb itself, or a section of such."""
         if not isinstance(reference, DictConfig):
+            if isinstance(value, DictConfig) and key not in MAPPINGS:
+                raise ConfigError(f"{key}={value}{self.origin(key)} is a mapping, and {key} takes none")
             return
         names = [f"{key}.{name}" for name in map(str, reference)]
         if not isinstance(value, DictConfig):
@@ -147,6 +151,9 @@ class Check:
             missing = OmegaConf.is_missing(defaults, key)
             default = None if missing else defaults.get(key)
             value = config[key]
+            text = isinstance(default, str) or bool({name, f"{self.verb}.{name}"} & ONE_TEXT)
+            if OmegaConf.is_config(value) and text and not OmegaConf.is_config(default) and name not in FREE:
+                raise ConfigError(f"{name}={value}{self.origin(name)} is not one text, which is what {name} takes")
             if isinstance(value, DictConfig):
                 nested = TRAINER if name == "trainer" else str(value.get("_target_", ""))
                 below = default if isinstance(default, DictConfig) else OmegaConf.create()

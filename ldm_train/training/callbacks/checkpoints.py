@@ -2,6 +2,7 @@
 
 import math
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,6 +17,7 @@ from ldm_train.training.checkpoint_files import BEST, keep_as, last_checkpoint, 
 from ldm_train.training.dashboards import CLOCK, flush, log_checkpoint
 from ldm_train.training.jsonl import JsonLinesLogger
 from ldm_train.training.sharded_checkpoint import remove_unnamed_shares
+from ldm_train.util.files import make_folder
 
 COPIES = 4  # of each trained number: weight, average, two moments of the optimizer
 
@@ -59,14 +61,24 @@ class Checkpoints(Callback):
     Args:
         lines: which has the metric to judge by. All dashboards are flushed before, so that what is in a checkpoint's past
             is on the disk.
+        saved: called on the first rank after each checkpoint.
     """
 
-    def __init__(self, run_dir: Path, keeping: Keeping, lines: JsonLinesLogger, *, spent: Spent | None = None) -> None:
+    def __init__(
+        self,
+        run_dir: Path,
+        keeping: Keeping,
+        lines: JsonLinesLogger,
+        *,
+        spent: Spent | None = None,
+        saved: Callable[[], None] = lambda: None,
+    ) -> None:
         self.run_dir = run_dir
         self.spent = spent or Spent()
         self.path = last_checkpoint(run_dir)
         self.keeping = keeping
         self.lines = lines
+        self.saved = saved
         self.best = math.inf
         self.best_step: int | None = None
         self._told = False
@@ -74,7 +86,7 @@ class Checkpoints(Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuse at once what a full disk would end at the first checkpoint."""
         assert isinstance(pl_module, Training)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path.parent)
         size = COPIES * sum(p.nbytes for p in pl_module.trained_parameters().values())
         # For a moment one more than are kept, of which a continued run has some.
         kept = self.keeping.keep + (self.keeping.best is not None)
@@ -128,6 +140,7 @@ class Checkpoints(Callback):
             self._refuse_full(self.path.stat().st_size, "the next checkpoint")
         trainer.save_checkpoint(self.path, weights_only=False)
         if trainer.is_global_zero:
+            self.saved()
             self._keep(trainer.global_step)
         log_checkpoint(trainer, self.path)
 

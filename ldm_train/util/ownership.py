@@ -1,0 +1,115 @@
+"""Decide whether a command may write into a folder or over a file: only where nothing of a user's can be lost.
+
+A folder may be written to if it is missing, empty, or carries the mark of its kind: a JSON file with certain keys. A file
+may be written over if `ldm-train` wrote it. Everything else is refused, and what is refused is left as it was.
+"""
+
+import json
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from ldm_train.util.files import is_temporary
+
+LARGEST_MARK = 2**26  # bytes; ours have some kilobytes
+LOCK = ".lock"
+
+
+@dataclass(frozen=True)
+class FolderKind:
+    """A kind of folder that a command writes.
+
+    Args:
+        noun: what a message calls it, such as "a latent cache".
+        mark: the JSON file that every such folder has.
+        keys: names that this file holds at its top level.
+        unfinished: names that may stand in a folder before it has its mark.
+    """
+
+    noun: str
+    mark: str
+    keys: frozenset[str]
+    unfinished: frozenset[str] = frozenset({LOCK})
+
+
+RUN = FolderKind("a run directory", "run.json", frozenset({"content", "starts"}))
+CACHE = FolderKind("a latent cache", "manifest.json", frozenset({"format", "encoding", "shards", "files"}))
+EXPORT = FolderKind("an export", "export.json", frozenset({"files"}))
+PICTURES = FolderKind("a folder of drawn pictures", "pictures.json", frozenset({"files", "command"}))
+
+
+def carries_mark(folder: Path, kind: FolderKind) -> bool:
+    """Return whether a folder was written by the command that writes this kind."""
+    mark = folder / kind.mark
+    try:
+        if not mark.is_file() or mark.stat().st_size > LARGEST_MARK:
+            return False
+        content = json.loads(mark.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and kind.keys <= content.keys()
+
+
+def check_folder(folder: Path, kind: FolderKind, *, setting: str, given: str | None = None) -> None:
+    """Raise unless a command may write into this folder: it is missing, empty, or of this kind.
+
+    Args:
+        setting: the name of the setting that names the folder, such as "run_dir".
+        given: the value of the setting, where it is not the folder's path.
+
+    Raises:
+        ValueError: it is something else, and nothing was changed.
+    """
+    value = str(folder) if given is None else given
+    if not value.strip():
+        raise ValueError(f"{setting} is empty; give it a folder's name (is a variable of the shell unset?)")
+    if not folder.exists() and not folder.is_symlink():
+        return
+    if not folder.is_dir():
+        raise ValueError(
+            f"{setting}={value} is a file or a broken link, not a folder; nothing was changed. Choose another {setting}"
+        )
+    if foreign := foreign_names(folder, kind):
+        raise ValueError(
+            f"{setting}={value} holds {list_names(foreign)} and is not {kind.noun}: it has no {kind.mark} of ldm-train. "
+            f"Nothing was changed; choose another {setting}, or empty this folder yourself"
+        )
+
+
+def foreign_names(folder: Path, kind: FolderKind) -> list[str]:
+    """Return what a folder without the kind's mark holds that `ldm-train` did not begin to write; nothing with the mark."""
+    if carries_mark(folder, kind):
+        return []
+    return sorted(path.name for path in folder.iterdir() if path.name not in kind.unfinished and not is_temporary(path))
+
+
+def check_file(path: Path, is_ours: Callable[[Path], bool], *, setting: str) -> None:
+    """Raise unless a command may write over this file: it is missing, or `ldm-train` wrote it.
+
+    Args:
+        is_ours: tells from the content; it is called for regular files only, and may raise ValueError or OSError for "no".
+
+    Raises:
+        ValueError: it is something else, and nothing was changed.
+    """
+    if not str(path).strip() or path == Path():
+        raise ValueError(f"{setting} is empty; give it a file's name (is a variable of the shell unset?)")
+    if path.is_dir():
+        raise ValueError(f"{setting}={path} is a folder, and a file is written there; choose a name in it")
+    if not path.exists():
+        return
+    try:
+        ours = path.is_file() and is_ours(path)
+    except (OSError, ValueError):
+        ours = False
+    if not ours:
+        raise ValueError(
+            f"{setting}={path} exists and was not written by this command. Nothing was changed; "
+            f"choose another {setting}, or move that file away"
+        )
+
+
+def list_names(names: Collection[str], most: int = 3) -> str:
+    """Return the first names, and how many more there are."""
+    shown = ", ".join(list(names)[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

@@ -1,0 +1,72 @@
+"""Files that commands are given by name, and the pictures of their folders: pipes and devices are refused, by name."""
+
+import os
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from ldm_train.data.sources.folder import Folder
+from ldm_train.tasks.evaluating.folder import open_gallery
+from ldm_train.tasks.evaluating.pictures import in_batches
+from ldm_train.tasks.reporting.pictures import Budget
+from ldm_train.tasks.sampling.start import read_prompts, read_signed
+from ldm_train.tasks.train_autoencoder import usable
+from ldm_train.tasks.training.prior import listed
+from tests.data.folders import captioned, picture
+
+
+@pytest.fixture
+def pipe(tmp_path: Path) -> Path:
+    """A link to a pipe that nobody writes to."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "pictures").mkdir()
+    link = tmp_path / "pictures" / "x.png"
+    link.symlink_to(tmp_path / "pipe")
+    return link
+
+
+def test_a_picture_to_start_from_is_a_regular_file(pipe: Path) -> None:
+    for path in (str(pipe), "/dev/zero", "/proc/self"):
+        with pytest.raises(ValueError, match=f"{path} cannot be read as a picture.*regular"):
+            read_signed(path, 8)
+
+
+def test_pictures_to_measure_are_regular_files(pipe: Path) -> None:
+    picture(pipe.with_name("a.png"))
+    gallery = open_gallery("real", str(pipe.parent))
+    assert gallery.captions == []
+    with pytest.raises(ValueError, match=f"{pipe} cannot be measured.*named pipe"):
+        list(in_batches(gallery.files, 1))
+
+
+def test_prompts_are_a_regular_file(pipe: Path, tmp_path: Path) -> None:
+    for path in (pipe, tmp_path, Path("/dev/zero")):
+        with pytest.raises(ValueError, match="is not a text file"):
+            read_prompts(str(path))
+    (tmp_path / "prompts.txt").write_bytes(b"\xff")
+    with pytest.raises(ValueError, match=r"prompts\.txt is not UTF-8"):
+        read_prompts(str(tmp_path / "prompts.txt"))
+    os.truncate(tmp_path / "prompts.txt", 30 * 2**30)
+    with pytest.raises(ValueError, match=r"prompts\.txt cannot be read: it has 32,212,254,720 bytes"):
+        read_prompts(str(tmp_path / "prompts.txt"))
+
+
+def test_a_prompt_may_be_longer_than_a_path() -> None:
+    assert listed("word " * 5000) == ["word " * 5000]
+    with pytest.raises(ValueError, match="is not a text file"):
+        read_prompts("word " * 5000)
+    assert read_prompts(OmegaConf.create(["a", "b"])) == ["a", "b"]
+
+
+def test_an_autoencoder_trains_without_what_cannot_be_read(pipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    captioned(pipe.with_name("a.png"))
+    pipe.with_suffix(".txt").write_text("x")
+    assert [item.key for item in usable(Folder(str(pipe.parent)))] == ["a.png"]
+    assert "x.png" in capsys.readouterr().out
+
+
+def test_a_report_shows_no_pipe(pipe: Path) -> None:
+    found = Budget().read(pipe, "a picture")
+    assert found is not None
+    assert found.embedded is None
