@@ -10,21 +10,25 @@ the same place, or read what the other one writes (scripts/faults/pairs.py). Exi
 """
 
 import argparse
+import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from faults.shim import LOADED, Fault, build, environment
 from measuring import write_results
 
 MEMORY = Path("/dev/shm")  # a file system in memory: what is flushed is counted, and costs nothing
-Row = dict[str, object]
+GROUPS = ("commands", "pairs")
+Row = dict[str, Any]
 
 
 def main() -> None:
@@ -32,8 +36,9 @@ def main() -> None:
     parser.add_argument("--commands", nargs="*", metavar="COMMAND", help="none: pairs only")
     parser.add_argument("--kinds", nargs="+", choices=["kill", "power cut", "ENOSPC", "EIO"], metavar="KIND")
     parser.add_argument("--pairs", nargs="*", metavar="PAIR", help="none: commands only")
-    parser.add_argument("--every", type=int, default=1, help="only each so manieth operation")
-    parser.add_argument("--first", type=int, default=1, help="from this operation on")
+    parser.add_argument("--every", type=int, default=1, help="only each so manieth fault")
+    parser.add_argument("--first", type=int, default=1, help="from this one on")
+    parser.add_argument("--jobs", type=int, default=1, help="processes that share the faults")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     folder = Path(tempfile.mkdtemp(dir=MEMORY if MEMORY.is_dir() else None))  # which a child's end must not remove
@@ -51,48 +56,83 @@ def _start_with_shim(folder: Path) -> bool:
 
 
 def _run(arguments: argparse.Namespace, folder: Path) -> bool:
-    """Go through all that was asked for; True if something is not as it must be."""
-    from faults.campaign import KINDS, Campaign, Outcome
-    from faults.pairs import PAIRS, Meeting
-    from faults.world import COMMANDS, World
+    """Go through all that was asked for, in several processes; True if something is not as it must be."""
+    from faults.world import World
     from faults.zygote import import_everything
 
     start = time.monotonic()
     import_everything()
-    world = World(folder)
-    os.environ["TMPDIR"] = str(world.path / "tmp")
-    world.prepare()
+    World(folder, folder / "prepared").prepare()
     print(f"prepared after {time.monotonic() - start:.0f} s", flush=True)
+    jobs = [_fork(arguments, folder, job) for job in range(arguments.jobs)]
+    codes = [os.waitstatus_to_exitcode(os.waitpid(job, 0)[1]) for job in jobs]
+    if any(codes):
+        raise SystemExit(f"a part of the campaign ended with {codes}")
+    parts = [json.loads((folder / f"part{job}").read_text()) for job in range(arguments.jobs)]
+    groups = {group: {name: _sum([part[group][name] for part in parts]) for name in parts[0][group]} for group in GROUPS}
+    failures = [failure for part in parts for failure in part["failures"]]
+    total = sum(row["faults"] for group in groups.values() for row in group.values())
+    figures = {"every": arguments.every, "jobs": arguments.jobs, "seconds": round(time.monotonic() - start)}
+    figures |= {"faults": total, "failed": len(failures)}
+    write_results(arguments.out, {**_machine(), **figures, **groups, "failures": failures})
+    print(f"{total} faults, {len(failures)} failures", flush=True)
+    return bool(failures)
 
-    def tried(campaign: Campaign | Meeting, faults: Iterable[Fault]) -> Iterator[Outcome]:
-        for fault in faults:
-            outcome = campaign.try_fault(fault)
-            if outcome.problems:
-                print(outcome, flush=True)
-            yield outcome
 
-    rows: dict[str, dict[str, Row]] = {"commands": {}, "pairs": {}}
+def _fork(arguments: argparse.Namespace, folder: Path, job: int) -> int:
+    """Start a process that does its share of the faults."""
+    sys.stdout.flush()
+    child = os.fork()
+    if child == 0:
+        try:
+            (folder / f"part{job}").write_text(json.dumps(_part(arguments, folder, job)))
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+    return child
+
+
+def _part(arguments: argparse.Namespace, folder: Path, job: int) -> Row:
+    from faults.campaign import KINDS, Campaign, Outcome
+    from faults.pairs import PAIRS, Meeting
+    from faults.world import COMMANDS, World
+
+    world = World(folder / f"job{job}", folder / "prepared")
+    world.room.mkdir()
+    os.environ["TMPDIR"] = str(world.path / "tmp")
+    part: dict[str, Row] = {group: {} for group in GROUPS}
     failures: list[Row] = []
 
-    def keep(group: str, name: str, campaign: Campaign | Meeting, faults: Iterable[Fault]) -> None:
-        outcomes = list(tried(campaign, faults))
+    def go_through(group: str, name: str, campaign: Campaign | Meeting, faults: Sequence[Fault]) -> None:
+        outcomes: list[Outcome] = []
+        for fault in faults[arguments.first - 1 :: arguments.every][job :: arguments.jobs]:
+            outcomes.append(campaign.try_fault(fault))
+            if outcomes[-1].problems:
+                print(outcomes[-1], flush=True)
         failed = [outcome.as_json() for outcome in outcomes if outcome.problems]
         counts = dict(Counter(f"{outcome.kind}: {outcome.what}" for outcome in outcomes))
-        row: Row = {"operations": len(campaign.operations), "faults": len(outcomes), "outcomes": counts}
-        rows[group][name] = row | {"failures": len(failed)}
+        row: Row = {"operations": len(campaign.operations), "possible_faults": len(faults), "faults": len(outcomes)}
+        part[group][name] = row | {"outcomes": counts, "failures": len(failed)}
         failures.extend(failed)
-        print(f"{time.monotonic() - start:.0f} s, {name}: {rows[group][name]}", flush=True)
+        print(f"{name}: {part[group][name]}", flush=True)
 
     for name in COMMANDS if arguments.commands is None else arguments.commands:
         campaign = Campaign(world, name)
-        keep("commands", name, campaign, campaign.faults(arguments.kinds or KINDS, arguments.first, arguments.every))
+        go_through("commands", name, campaign, campaign.faults(arguments.kinds or KINDS))
     for name in PAIRS if arguments.pairs is None else arguments.pairs:
         meeting = Meeting(world, name)
-        keep("pairs", name, meeting, meeting.faults(arguments.first, arguments.every))
-    write_results(arguments.out, {**_machine(), "seconds": round(time.monotonic() - start), **rows, "failures": failures})
-    total = sum(int(str(row["faults"])) for group in rows.values() for row in group.values())
-    print(f"{total} faults, {len(failures)} failures", flush=True)
-    return bool(failures)
+        go_through("pairs", name, meeting, meeting.faults())
+    return {**part, "failures": failures}
+
+
+def _sum(rows: Sequence[dict[str, Any]]) -> Row:
+    """The rows of all processes as one."""
+    outcomes = Counter[str]()
+    for row in rows:
+        outcomes.update(row["outcomes"])
+    totals = {name: sum(row[name] for row in rows) for name in ("faults", "failures")}
+    return {**rows[0], **totals, "outcomes": dict(sorted(outcomes.items()))}
 
 
 def _machine() -> Row:

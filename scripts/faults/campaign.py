@@ -1,7 +1,7 @@
 """One command of the campaign: undisturbed, then with each fault, then again without it."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import groupby
@@ -62,18 +62,27 @@ class Campaign:
     @cached_property
     def _kept(self) -> Digests:
         """What was there before the command and is there after it, unchanged."""
-        before = digest(self.world.room / "prepared")
+        before = digest(self.world.prepared)
         return {name: value for name, value in before.items() if self.expected.get(name) == value}
 
-    def faults(self, kinds: Sequence[str], first: int, every: int) -> Iterator[Fault]:
-        """Every fault of these kinds at each so manieth operation; a power cut right after the end, too."""
+    def faults(self, kinds: Iterable[str]) -> list[Fault]:
+        """Every fault of these kinds; a power cut right after the end, too.
+
+        Left out: a full disk for what takes no room, and a death before an operation that finds the disk as the one before.
+        """
+        found = []
         for kind in kinds:
             action, error = KINDS[kind]
-            for operation in distinct(self.operations)[first - 1 :: every]:
-                if action is not Action.FAIL_FROM_HERE or operation.takes_room:
-                    yield Fault(kind, operation.number, action, error)
+            same = {Action.KILL: ("flush",), Action.POWER_CUT: ()}.get(action)
+            before: Operation | None = None
+            for operation in distinct(self.operations):
+                unchanged = before is not None and same is not None and (before.changes_nothing or before.name in same)
+                if (action is not Action.FAIL_FROM_HERE or operation.takes_room) and not unchanged:
+                    found.append(Fault(kind, operation.number, action, error))
+                before = operation
             if action is Action.POWER_CUT:
-                yield Fault(kind, len(self.operations) + 1000, action, error)
+                found.append(Fault(kind, len(self.operations) + 1000, action, error))
+        return found
 
     def try_fault(self, fault: Fault) -> Outcome:
         """Run the command with a fault, then, unless it went on and ended well, again without one."""
@@ -122,10 +131,10 @@ def distinct(operations: Sequence[Operation]) -> list[Operation]:
 
 
 def _is_named(operation: Operation, message: str, world: Path) -> bool:
-    """Whether a message has the path of an operation's file, of its neighbour (the final name), or of a folder around it."""
+    """Whether a message has the path of an operation's file, of a neighbour (the final name), of its folder, or in it."""
     named = {world / word for word in re.findall(rf"[^\s'\"=:,;()]+/[^\s'\"=:,;()]+", message)} - {world}
     return any(
-        name in (path, *path.parents) or name.parent == path.parent
+        name in (path, *path.parents) or name.parent in (path, path.parent)
         for path in map(Path, operation.path.split(" -> "))
         for name in named
         if world in name.parents

@@ -1,7 +1,7 @@
 """Whether two worlds hold the same: bytes, and of what the clock writes into, all that is not of the clock.
 
 Compared otherwise than by bytes: checkpoints (tensors and values), `run.json` (all but its starts), `timing.jsonl` (its steps),
-TensorBoard's files (each step's values of all tags but those of the clock, whatever files they lie in).
+TensorBoard's files (each step's values of all tags but the clock's and the settings', whatever files they lie in).
 """
 
 import json
@@ -12,7 +12,7 @@ from pathlib import Path
 Digests = dict[str, str]
 KNOWN: dict[tuple[str, str], str] = {}  # by the way of reading and the bytes' digest
 EVENTS = "events.out.tfevents"
-CLOCK = "time/"
+NOT_COMPARED = ("time/", "config")  # tags of TensorBoard: the clock's, and the settings, which every start logs
 
 
 def digest(root: Path) -> Digests:
@@ -101,6 +101,6 @@ def _events(folder: Path) -> str:
     for path in _event_files(folder):
         for event in LegacyEventFileLoader(str(path)).Load():
             for value in event.summary.value:
-                if not value.tag.startswith(CLOCK):
+                if not value.tag.startswith(NOT_COMPARED):
                     values[value.tag, event.step] = value.SerializeToString(deterministic=True)
     return f"{len(values)} values, {_short(repr(sorted(values.items())).encode())}"

@@ -69,9 +69,12 @@ class Meeting:
                 raise RuntimeError(f"{shlex.join(words)} ended with {ended.code} alone:\n{ended.output}")
         return digest(self.world.path)
 
-    def faults(self, first: int, every: int) -> list[Fault]:
-        """A stop at each so manieth operation of the first command."""
-        return [Fault("stop", op.number, Action.STOP) for op in distinct(self.operations)[first - 1 :: every]]
+    def faults(self) -> list[Fault]:
+        """A stop at each operation of the first command before which the disk changed."""
+        operations = distinct(self.operations)
+        changes = [None, *(op.number for op in operations if not op.changes_nothing and op.name != "flush")]
+        follows = [op.number for before, op in zip([None, *operations], operations, strict=False) if before is None or before.number in changes]
+        return [Fault("stop", number, Action.STOP) for number in follows]
 
     def try_fault(self, fault: Fault) -> Outcome:
         """Stop the first there, run the second, and let the first end."""

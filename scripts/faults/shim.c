@@ -121,8 +121,14 @@ static int watched_at(int folder, const char *name, char *path) {
   return is_watched(path);
 }
 
+static int exists(const char *path) {
+  struct stat status;
+  return !syscall(SYS_newfstatat, AT_FDCWD, path, &status, AT_SYMLINK_NOFOLLOW);
+}
+
 #define TAKES_ROOM 1
 #define IS_WRITE 2
+#define CHANGES_NOTHING 4  // on the disk: a folder that is there already, a name that is not
 
 static enum verdict decide(const char *operation, const char *path, int kind) {
   char line[PATH + 64];
@@ -132,7 +138,7 @@ static enum verdict decide(const char *operation, const char *path, int kind) {
   int hit = number == target || (action == FAIL_FROM_HERE && number > target && target > 0);
   if (action == FAIL_FROM_HERE && !(kind & TAKES_ROOM)) hit = 0;
   const char *mark = hit && action != COUNT ? "HIT" : "OP";
-  say(line, snprintf(line, sizeof line, "%s %ld %d %s %s\n", mark, number, kind & TAKES_ROOM, operation, path));
+  say(line, snprintf(line, sizeof line, "%s %ld %d %s %s\n", mark, number, kind, operation, path));
   if (!hit || action == COUNT) return GO_ON;
   if (action == KILL && kind & IS_WRITE) return WRITE_HALF_AND_DIE;
   if (action == KILL) die();
@@ -150,12 +156,12 @@ static int open_at(int folder, const char *name, int flags, mode_t mode) {
   char path[PATH];
   struct stat status;
   if (!is_change(flags) || !watched_at(folder, name, path)) return syscall(SYS_openat, folder, name, flags, mode);
-  int exists = !syscall(SYS_newfstatat, folder, name, &status, 0);
-  const char *operation = exists ? flags & O_TRUNC ? "open-truncate" : "open" : "create";
-  if (decide(operation, path, exists ? 0 : TAKES_ROOM)) return -1;
+  int there = !syscall(SYS_newfstatat, folder, name, &status, 0);
+  const char *operation = there ? flags & O_TRUNC ? "open-truncate" : "open" : "create";
+  if (decide(operation, path, there ? flags & O_TRUNC ? 0 : CHANGES_NOTHING : TAKES_ROOM)) return -1;
   int fd = syscall(SYS_openat, folder, name, flags, mode);
-  if (fd >= 0 && !exists) set_file(fd, 0, 0);
-  if (fd >= 0 && exists && flags & O_TRUNC) set_file(fd, 0, 1);
+  if (fd >= 0 && !there) set_file(fd, 0, 0);
+  if (fd >= 0 && there && flags & O_TRUNC) set_file(fd, 0, 1);
   return fd;
 }
 
@@ -242,11 +248,13 @@ void *mmap64(void *address, size_t n, int access, int flags, int fd, off64_t at)
 #define ONE_NAME(operation, folder, kind, call)                                  \
   char path[PATH];                                                               \
   return watched_at(folder, name, path) && decide(operation, path, kind) ? -1 : call
-int unlink(const char *name) { ONE_NAME("unlink", AT_FDCWD, 0, syscall(SYS_unlink, name)); }
-int unlinkat(int at, const char *name, int flags) { ONE_NAME("unlink", at, 0, syscall(SYS_unlinkat, at, name, flags)); }
-int rmdir(const char *name) { ONE_NAME("rmdir", AT_FDCWD, 0, syscall(SYS_rmdir, name)); }
-int mkdir(const char *name, mode_t mode) { ONE_NAME("mkdir", AT_FDCWD, TAKES_ROOM, syscall(SYS_mkdir, name, mode)); }
-int mkdirat(int at, const char *name, mode_t mode) { ONE_NAME("mkdir", at, TAKES_ROOM, syscall(SYS_mkdirat, at, name, mode)); }
+#define REMOVES (exists(path) ? 0 : CHANGES_NOTHING)
+#define MAKES (exists(path) ? CHANGES_NOTHING : TAKES_ROOM)
+int unlink(const char *name) { ONE_NAME("unlink", AT_FDCWD, REMOVES, syscall(SYS_unlink, name)); }
+int unlinkat(int at, const char *name, int flags) { ONE_NAME("unlink", at, REMOVES, syscall(SYS_unlinkat, at, name, flags)); }
+int rmdir(const char *name) { ONE_NAME("rmdir", AT_FDCWD, REMOVES, syscall(SYS_rmdir, name)); }
+int mkdir(const char *name, mode_t mode) { ONE_NAME("mkdir", AT_FDCWD, MAKES, syscall(SYS_mkdir, name, mode)); }
+int mkdirat(int at, const char *name, mode_t mode) { ONE_NAME("mkdir", at, MAKES, syscall(SYS_mkdirat, at, name, mode)); }
 int chmod(const char *name, mode_t mode) { ONE_NAME("chmod", AT_FDCWD, 0, syscall(SYS_chmod, name, mode)); }
 int truncate(const char *name, off_t n) { ONE_NAME("truncate", AT_FDCWD, 0, syscall(SYS_truncate, name, n)); }
 int truncate64(const char *name, off64_t n) { ONE_NAME("truncate", AT_FDCWD, 0, syscall(SYS_truncate, name, n)); }

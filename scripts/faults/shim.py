@@ -47,6 +47,7 @@ class Operation:
 
     number: int
     takes_room: bool
+    changes_nothing: bool  # on the disk: a folder that is there already, a name that is not
     name: str
     path: str
     hit: bool
@@ -98,8 +99,9 @@ def read_log(log: Path) -> list[Operation]:
     for line in log.read_text(errors="replace").splitlines():
         kind, _, rest = line.partition(" ")
         if kind in ("OP", "HIT"):
-            number, room, name, path = rest.split(" ", 3)
-            found.append(Operation(int(number), room == "1", name, path, kind == "HIT"))
+            number, flags, name, path = rest.split(" ", 3)
+            bits = int(flags)
+            found.append(Operation(int(number), bool(bits & 1), bool(bits & 4), name, path, kind == "HIT"))
     return found
 
 

@@ -66,9 +66,10 @@ KEPT += [f"made/{name}" for name in ("weights.safetensors.writing", "numbers.jso
 
 @dataclass(frozen=True)
 class World:
-    """The world in a folder `room`; `restore` makes it anew."""
+    """The world in a folder `room`; `restore` makes it anew from what was prepared once."""
 
     room: Path
+    prepared: Path
 
     @property
     def path(self) -> Path:
@@ -101,7 +102,7 @@ class World:
     def restore(self) -> None:
         """Make the world as it was when it was prepared."""
         shutil.rmtree(self.path, ignore_errors=True)
-        copy_tree(self.room / "prepared", self.path)
+        copy_tree(self.prepared, self.path)
 
     def prepare(self) -> None:
         """Draw, encode, train, and do each command once before.
@@ -123,7 +124,7 @@ class World:
         for name in KEPT:
             (self.path / name).parent.mkdir(parents=True, exist_ok=True)
             (self.path / name).write_text(f"{name} is a user's\n")
-        copy_tree(self.path, self.room / "prepared")
+        copy_tree(self.path, self.prepared)
 
     def _must(self, words: Sequence[str]) -> None:
         ended = self.run(words)
