@@ -281,9 +281,10 @@ def renewed(readme: str) -> str:
 def schedules() -> dict[str, NoiseSchedule]:
     """Every schedule that needs no further setting, and the zero-terminal-SNR form of the default."""
     complete = [name for name in groups()["schedule"] if not OmegaConf.missing_keys(option("schedule", name))]
-    found = {name: build(option("schedule", name)) for name in complete}
+    found = {name: build(option("schedule", name), "schedule") for name in complete}
     default = option("schedule", "scaled_linear")
-    return found | {"scaled_linear, zero_terminal_snr": build(OmegaConf.merge(default, {"zero_terminal_snr": True}))}  # type: ignore[arg-type]
+    settings = OmegaConf.merge(default, {"zero_terminal_snr": True})
+    return found | {"scaled_linear, zero_terminal_snr": build(settings, "schedule")}  # type: ignore[arg-type]
 
 
 def plot(path: Path) -> None:

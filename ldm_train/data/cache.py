@@ -210,9 +210,8 @@ class JoinedCaches:
 
 def _common(manifest: Manifest) -> dict[str, Json]:
     """What caches must share to be trained on together."""
-    text = {name: value for name, value in manifest.text_encoder.items() if name not in ("config", "files")}
-    encoder = {"fingerprint": manifest.autoencoder["fingerprint"], "shift": manifest.shift, "scale": manifest.scale}
-    return {"autoencoder": encoder, "text_encoder": text, "dtype": manifest.encoding["pictures"]["dtype"]}  # type: ignore
+    shared = {name: value for name, value in manifest.expected_of_a_run.items() if name != "image_size"}
+    return shared | {"dtype": manifest.encoding["pictures"]["dtype"]}  # type: ignore[index, call-overload]
 
 
 def _scattered(parts: Sequence[tuple[Tensor, Tensor]]) -> Tensor:

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ldm_train.data.manifest import Shard, file_digest
+from ldm_train.util.safe_json import parse_json
 from ldm_train.util.safetensors_file import Layout, write_safetensors
 
 SHARD_BYTES = 256 * 2**20
@@ -93,6 +94,6 @@ def told_in(path: Path) -> dict[str, Any]:
     """
     try:
         with safe_open(path, "pt") as file:
-            return json.loads(file.metadata()["told"])
-    except (SafetensorError, OSError, KeyError, TypeError) as error:
+            return dict(parse_json(file.metadata()["told"]))  # type: ignore[arg-type]
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} cannot be read ({error})") from error

@@ -15,6 +15,7 @@ from ldm_train.data.decoding import DECODE_ERRORS, decode_problem, upright_size
 from ldm_train.data.items import Item, Picture, PictureFile
 from ldm_train.util.files import atomic_write
 from ldm_train.util.inputs import READ_ERRORS, describe_error
+from ldm_train.util.safe_json import read_object
 
 AT_ONCE = 256
 SPOOLING = tuple(Lock() for _ in range(16))  # by a digest's first digit: two threads may have the same picture
@@ -46,7 +47,7 @@ class Memory:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self.known: dict[str, list[int | str]] = json.loads(path.read_text(encoding="utf-8"))
+            self.known = read_object(path, limit=None)
         except (OSError, ValueError):  # none yet, or damaged: everything is read
             self.known = {}
         self.met: dict[str, list[int | str]] = {}
@@ -54,10 +55,10 @@ class Memory:
     def recall(self, item: Item, stamp: tuple[int, int] | None) -> tuple[str, tuple[int, int]] | None:
         """Digest and size of a file that still has this stamp."""
         known = self.known.get(item.key)
-        if known is None or stamp is None or list(stamp) != known[:2]:
+        if not isinstance(known, list) or len(known) != 5 or stamp is None or list(stamp) != known[:2]:
             return None
         _, _, digest, height, width = known
-        return str(digest), (int(height), int(width))
+        return str(digest), (int(str(height)), int(str(width)))
 
     def keep(self, seen: Seen, stamp: tuple[int, int] | None) -> None:
         """What was read of a file that had this stamp before."""

@@ -47,7 +47,7 @@ def run(config: DictConfig) -> int:
     attempt = Attempts()
     try_settings(config, attempt)
     white = attempt(background_colour, config.background) is None
-    crop = attempt(build, config.crop, image_size=config.image_size)
+    crop = attempt(build, config.crop, "crop", image_size=config.image_size)
     looked, notes = look(config, Decoding("white" if white else config.background, config.max_pixels))
     found = surveyed(looked)
     captions = sorted({text for seen in found.seen for text in seen.item.captions})
@@ -65,7 +65,7 @@ def run(config: DictConfig) -> int:
     report.notes += [line for line in attempt.told if not line.startswith("warning: ")]
     if crop is not None:
         compare_caches(config, report, found, crop, attempt)
-    length = None if parts is None else parts.text_encoder.tokenization.get("context_length")
+    length = None if parts is None else parts.text_encoder.identity.get("context_length")
     judge(
         report,
         strict=config.strict,
@@ -82,7 +82,7 @@ def run(config: DictConfig) -> int:
 
 def look(config: DictConfig, decoding: Decoding) -> tuple[list[Looked], list[str]]:
     """Every item of the source, and what the source noted on the way."""
-    source = build(config.source)
+    source = build(config.source, "source")
     with Progress(*Progress.get_default_columns(), MofNCompleteColumn()) as progress:
         task = progress.add_task("reading the source", total=None)
         looked = list(inspect(source, decoding, progress=lambda: progress.advance(task)))

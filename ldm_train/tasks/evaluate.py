@@ -57,19 +57,19 @@ def of_pipeline(config: DictConfig) -> Result:
     model, real = PipelineModel(config), None
     if config.real or config.cache:
         real = of_folder(config.real) if config.real else of_cache(config.cache, model.device)
-    evaluation = HeldOut() if config.get("evaluation") is None else build(config.evaluation)
+    evaluation = HeldOut() if config.get("evaluation") is None else build(config.evaluation, "evaluation")
     return of_model(config, model, evaluation, real)
 
 
 def of_run_dir(config: DictConfig) -> Result:
     """A trained run, whose held-out examples have losses too."""
     model = RunModel(config)
-    trained, data = model.trained, held_out_data(config, model.trained.config)
+    trained, data = model.trained, held_out_data(config, model.trained.config, model.trained.parts)
     if data is None:
         print("the run was encoded on the fly: without cache=… there is no validation loss")
     elif len(data.held_out) == 0:
         data = None
-    evaluation = build(trained.config.evaluation if config.get("evaluation") is None else config.evaluation)
+    evaluation = build(trained.config.evaluation if config.get("evaluation") is None else config.evaluation, "evaluation")
     real = None if data is None else of_run(data, trained.parts.autoencoder, model.device)
     result = of_model(config, model, evaluation, of_folder(config.real) if config.real else real)
     if data is not None:
@@ -117,6 +117,6 @@ def of_model(config: DictConfig, model: Model, evaluation: Evaluation, real: Rea
 
 def open_measures(config: DictConfig, real: Real | None, device: torch.device) -> Measures:
     """The extractors that a config names, on a device."""
-    extractor = None if config.get("features") is None or real is None else build(config.features)
-    clip = None if config.get("clip_score") is None else build(config.clip_score)
+    extractor = None if config.get("features") is None or real is None else build(config.features, "features")
+    clip = None if config.get("clip_score") is None else build(config.clip_score, "clip_score")
     return Measures(real, extractor, clip, Resampling(config.resamples, config.seed), device)

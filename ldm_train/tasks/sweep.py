@@ -28,6 +28,7 @@ from ldm_train.tasks.settings.config import ConfigError, compose, folder, readab
 from ldm_train.tasks.settings.config_file import text
 from ldm_train.util.files import atomic_write
 from ldm_train.util.ownership import LOCK, FolderKind, check_folder
+from ldm_train.util.safe_json import parse_json, read_json, read_text
 
 PLACES = {"train": "run_dir", "train_autoencoder": "run_dir", "encode": "cache"}  # of others: out
 TABLE = "sweep.json"
@@ -185,13 +186,29 @@ def earlier(table: Path, jobs: list[Job]) -> list[Job]:
         return []
     named = {Path(job.directory).name: job for job in jobs}
     try:
-        known = [Job(**told) for told in json.loads(table.read_text(encoding="utf-8"))["jobs"]]
-    except (ValueError, KeyError, TypeError) as error:
+        known = read_jobs(table)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise ConfigError(f"{table} cannot be read as the table of a sweep; move it away") from error
     for before in known:
         if now := named.get(Path(before.directory).name):
             now.code, now.metrics = before.code, before.metrics
     return [job for job in known if Path(job.directory).name not in named]
+
+
+def read_jobs(table: Path) -> list[Job]:
+    """Return the jobs of a table.
+
+    Raises:
+        OSError, ValueError, LookupError, TypeError: it cannot be read, or is no table of a sweep.
+    """
+    content = read_json(table)
+    jobs = [Job(**told) for told in content["jobs"]]  # type: ignore
+    for job in jobs:
+        texts = [job.directory, *job.words, *job.swept, *job.swept.values()]
+        if not all(isinstance(text, str) for text in texts) or not isinstance(job.code, int | None):
+            raise ValueError(f"{table} holds other values than a sweep writes")
+        job.metrics = {name: value for name, value in job.metrics.items() if isinstance(value, int | float | str)}
+    return jobs
 
 
 def write(table: Path, jobs: list[Job]) -> None:
@@ -207,13 +224,18 @@ def last_metrics(directory: Path) -> dict[str, float | str]:
     file = directory if directory.suffix == ".json" else directory / "metrics.jsonl"
     if not file.is_file():
         return {}
-    whole = file.read_text(encoding="utf-8")
+    try:
+        whole = read_text(file)
+    except (OSError, ValueError):
+        return {}
     found: dict[str, float | str] = {}
     for line in [whole] if file == directory else whole.splitlines():
         try:
-            found |= {name: value for name, value in json.loads(line).items() if isinstance(value, int | float | str)}
+            values = parse_json(line)
         except ValueError:
             continue  # a line that an interruption cut off
+        if isinstance(values, dict):
+            found |= {name: value for name, value in values.items() if isinstance(value, int | float | str)}
     return found
 
 
@@ -227,6 +249,6 @@ def shown(jobs: list[Job]) -> Table:
     table.columns[-1].overflow = "fold"
     for job in jobs:
         code = "not run" if job.code is None else str(job.code)
-        metrics = [f"{job.metrics[name]:.4g}" if name in job.metrics else "" for name in first]
+        metrics = [f"{value:.4g}" if isinstance(value := job.metrics.get(name), int | float) else "" for name in first]
         table.add_row(*job.swept.values(), code, *metrics, Path(job.directory).name)
     return table

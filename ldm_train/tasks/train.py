@@ -14,6 +14,7 @@ from ldm_train.tasks.parts.assemble import Parts
 from ldm_train.tasks.parts.embeddings import write_words
 from ldm_train.tasks.parts.optimization import refuse_optimization
 from ldm_train.tasks.parts.published import start
+from ldm_train.tasks.parts.trained_for import describe_purpose
 from ldm_train.tasks.parts.trained_part import choose_trained, load_base, refuse_part
 from ldm_train.tasks.running.directory import note_saved, prepare, set_threads
 from ldm_train.tasks.running.ending import ending, told_ending
@@ -65,9 +66,9 @@ def train(config: DictConfig, limits: Limits, keeping: Keeping) -> str | None:
     told = check_new_words(config, parts.text_encoder, captions)
     stored = as_asked(config, asked)
     watching = Watching.of(config, parts, data)
-    ema: EMA = build(config.ema)
+    ema: EMA = build(config.ema, "ema")
     base = load_base(config, parts, start)
-    resumed = prepare(stored, content=content, base=base)
+    resumed = prepare(stored, content=content, base=base, trained_for=describe_purpose(config, parts))
     if config.network.weights is not None and base is None and not resumed:
         for line in start(config, parts):
             print(line)
@@ -139,12 +140,12 @@ def training_module(config: DictConfig, parts: Parts) -> NoisePredictorTraining:
         scaling=Scaling.of(parts.autoencoder),
         schedule=parts.schedule,
         prediction=parts.prediction,
-        timesteps=build(config.timesteps),
+        timesteps=build(config.timesteps, "timesteps"),
         weighting=parts.weighting,
         perturbations=Perturbations(config.offset_noise, config.input_perturbation),
-        optimizer=build(config.optimizer),
+        optimizer=build(config.optimizer, "optimizer"),
         parameter_groups=ParameterGroups(**config.parameter_groups),
-        lr_schedule=build(config.lr_schedule),
+        lr_schedule=build(config.lr_schedule, "lr_schedule"),
         batch_size=config.batch_size,
         seed=config.seed,
         fused_backward=config.fused_backward,

@@ -1,7 +1,8 @@
 """`ldm-train train_autoencoder`: pictures to a KL autoencoder in diffusers' layout, with its measured scale."""
 
+import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -51,11 +52,12 @@ def run(config: DictConfig) -> int:
 def train(config: DictConfig, limits: Limits, keeping: Keeping) -> str | None:
     """Why the run was left before its end, if it was; its autoencoder is written at its end."""
     loggers = build_loggers(config)
-    autoencoder = build(config.architecture).initialise(config.seed)
+    autoencoder = build(config.architecture, "architecture").initialise(config.seed)
     if config.image_size % autoencoder.factor:
         raise ValueError(f"image_size={config.image_size} must be a multiple of {autoencoder.factor} for this architecture")
+    items, digests = usable(build(config.source, "source"))
     data = Pictures(
-        usable(build(config.source)),
+        items,
         size=config.image_size,
         batch_size=config.batch_size,
         micro_batch_size=config.micro_batch_size,
@@ -65,13 +67,13 @@ def train(config: DictConfig, limits: Limits, keeping: Keeping) -> str | None:
     )
     module = AutoencoderTraining(
         autoencoder,
-        optimizer=build(config.optimizer),
-        lr_schedule=build(config.lr_schedule),
+        optimizer=build(config.optimizer, "optimizer"),
+        lr_schedule=build(config.lr_schedule, "lr_schedule"),
         mse_weight=config.mse_weight,
         kl_weight=config.kl_weight,
         seed=config.seed,
     )
-    resumed = prepare(config, content="")
+    resumed = prepare(config, content=describe_pictures(items, digests))
     run_dir, spent = Path(config.run_dir), Spent()
     reason = fit(
         module,
@@ -95,13 +97,20 @@ def train(config: DictConfig, limits: Limits, keeping: Keeping) -> str | None:
     return reason
 
 
-def usable(items: Iterable[Item]) -> list[Item]:
-    """Return the items with pictures whose headers can be read, and print why the others are left out."""
+def usable(items: Iterable[Item]) -> tuple[list[Item], dict[str, str]]:
+    """Return the items with pictures whose headers can be read, and their digests by key; print why others are left out."""
     listed = list(items)
-    problems = survey(listed, max_pixels=MAX_PIXELS).problems
-    for key, problem in sorted(problems.items()):
+    found = survey(listed, max_pixels=MAX_PIXELS)
+    for key, problem in sorted(found.problems.items()):
         print(f"left out {shown(key)}: {problem}")
-    return [item for item in listed if item.key not in problems]
+    return [item for item in listed if item.key not in found.problems], {seen.item.key: seen.digest for seen in found.seen}
+
+
+def describe_pictures(items: Sequence[Item], digests: Mapping[str, str]) -> str:
+    """Return one name for the pictures that are trained on: how many, and a checksum of their bytes in their order."""
+    lines = "".join(f"{digests[item.key]} {item.held_out}\n" for item in items)
+    checksum = hashlib.sha256(lines.encode()).hexdigest()
+    return f"{len(items)} pictures ({sum(item.held_out for item in items)} held out) with the checksum {checksum}"
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from ldm_train.training.dashboards import CLOCK, Dashboard, Record, Settings
 from ldm_train.training.run_files import LINES
 from ldm_train.util.files import atomic_write, flush_file, flush_folder, write_error
+from ldm_train.util.safe_json import parse_json
 
 
 class JsonLinesLogger(Dashboard):
@@ -121,6 +122,6 @@ class JsonLinesLogger(Dashboard):
 
 def _step(line: str) -> float:
     try:
-        return float(json.loads(line)["step"])
-    except (ValueError, LookupError, TypeError, RecursionError):
+        return float(parse_json(line)["step"])  # type: ignore
+    except (ValueError, LookupError, TypeError):
         return math.inf

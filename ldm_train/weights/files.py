@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ldm_train.util.safe_json import parse_json
 from ldm_train.util.safetensors_file import Layout, write_safetensors
 
 TOLD = "ldm_train"  # one key, because safetensors writes several in another order each time
@@ -112,7 +113,7 @@ def _text(path: Path, key: str) -> dict[str, Any]:
     """
     try:
         with safe_open(path, "pt") as file:
-            told = json.loads((file.metadata() or {}).get(key, "{}"))
+            told = parse_json((file.metadata() or {}).get(key, "{}"))
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read as a safetensors file ({error})") from error
     if not isinstance(told, dict):

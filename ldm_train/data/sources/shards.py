@@ -16,6 +16,7 @@ from ldm_train.util.files import atomic_file, make_folder
 from ldm_train.util.locks import hold_lock
 
 PATIENCE = 6 * 3600  # seconds that a process waits for another one's download
+PLAIN_SCHEMES = ("https", "http", "hf", "file")  # of URLs that are only read
 
 
 @dataclass(frozen=True)
@@ -27,14 +28,21 @@ class Shard:
     url: str | None = None
 
 
-def find_shards(setting: str | Sequence[str], download: str | None) -> list[Shard]:
+def find_shards(setting: str | Sequence[str], download: str | None, *, commands: bool) -> list[Shard]:
     """The shards that a path, a glob, a brace list, a URL, or a list of these means, in that order.
 
+    Args:
+        commands: whether a place may be a command (`pipe:…`), or be opened by a program other than curl.
+
     Raises:
-        ValueError: one that is not there, nothing that matches, one given twice, or a URL without a folder to download to.
+        ValueError: one that is not there, nothing that matches, one given twice, a URL without a folder to download to, or a
+            command where none is accepted.
     """
     settings = [setting] if isinstance(setting, str) else list(setting)
     places = [found for one in settings for place in _expanded(one) for found in _matching(place)]
+    if not commands:
+        for place in places:
+            refuse_command(place)
     if not places:
         raise ValueError("source.path is an empty list; give a glob, a brace list or a list of tar files, or URLs of them")
     twice = [place for place, count in Counter(places).items() if count > 1]
@@ -79,6 +87,16 @@ def fetch(shard: Shard) -> None:
             raise ValueError(
                 f"source.path: {shard.url} cannot be fetched ({error}); shards that were are kept in {shard.path.parent}"
             ) from error
+
+
+def refuse_command(place: str) -> None:
+    """Raise if opening a place would run a command, or a program with credentials of the user's."""
+    scheme = urlparse(place.strip()).scheme.lower()
+    if is_remote(place) and scheme not in PLAIN_SCHEMES:
+        raise ValueError(
+            f"source.path={place}: {scheme}: runs a program, and is accepted only where source.path is typed on the command "
+            f"line (in Python: commands=True), not from a file; a file may give paths and {', '.join(PLAIN_SCHEMES)}"
+        )
 
 
 def is_remote(place: str) -> bool:

@@ -70,7 +70,7 @@ class ClassPictures:
 
 def run_files(config: DictConfig, training: Training, prior: ClassPictures | None) -> RunFiles:
     """At the end of the run."""
-    ema: EMA = build(config.ema)
+    ema: EMA = build(config.ema, "ema")
     lengths, every = sum(isinstance(profile, Power) for profile in ema.profiles), ema.snapshots
     number = 0 if every is None else getattr(torch, every.dtype).itemsize
     wanted = Path.cwd() if config.run_dir is None else Path(config.run_dir).absolute()

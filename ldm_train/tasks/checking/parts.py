@@ -72,7 +72,7 @@ def try_settings(config: DictConfig, attempt: Attempts) -> None:
     attempt(refuse_sharding, config, shardable=True)
     attempt(duration, config.max_time)
     attempt(Keeping, **config.checkpoint)
-    attempt(build, config.ema)
+    attempt(build, config.ema, "ema")
     attempt(geometry, config)
     attempt(build_measuring, config)
     attempt(refuse_part, config)
@@ -94,9 +94,9 @@ def geometry(config: DictConfig) -> Geometry:
 
 def try_parts(config: DictConfig, attempt: Attempts) -> Parts | None:
     """The parts as training has them, but for the network, which is on the meta device; None where one is refused."""
-    autoencoder, text_encoder, schedule, prediction, weighting = (attempt(build, config[name]) for name in PARTS)
+    autoencoder, text_encoder, schedule, prediction, weighting = (attempt(build, config[name], name) for name in PARTS)
     attempt(build_parts, with_least(config))  # whether the weighting goes with the schedule
-    attempt(build, config.timesteps)
+    attempt(build, config.timesteps, "timesteps")
     if not any(setting.startswith("optimizer.") for setting in attempt.out_of_range):  # torch names none
         attempt(refuse_optimization, config)
     network = None
@@ -125,7 +125,7 @@ def build_network(
     settings = {name: value for name, value in config.network.items() if name not in KEPT["network"]}
     widths = {"context_width": text_encoder.context_width, "vector_width": text_encoder.vector_width}
     with device:
-        return build(OmegaConf.create(settings), in_channels=autoencoder.channels, **widths)
+        return build(OmegaConf.create(settings), "network", in_channels=autoencoder.channels, **widths)
 
 
 def try_together(

@@ -1,6 +1,5 @@
 """Folders of pictures as an evaluation takes them: the files in order, and the captions where they are known."""
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from ldm_train.data.sources.folder import Folder
 from ldm_train.data.sources.walk import walk
 from ldm_train.tasks.sampling.folder import read_listing
 from ldm_train.util.inputs import MAX_PICTURE, open_input
+from ldm_train.util.safe_json import parse_json
 
 NUMBERED = re.compile(r"\d+\.png")
 
@@ -51,7 +51,7 @@ def told_prompts(files: Sequence[Path]) -> list[str]:
     for file in files:
         try:
             with open_input(file, limit=MAX_PICTURE) as opened, Image.open(opened, formats=["PNG"]) as picture:
-                found.append(str(json.loads(picture.info["ldm_train"])["prompt"]))
+                found.append(str(parse_json(picture.info["ldm_train"])["prompt"]))  # type: ignore[index,call-overload]
         except Exception:  # Pillow's and the parser's; whether it is a picture is asked later
             return []
     return found

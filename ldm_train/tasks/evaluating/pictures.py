@@ -18,6 +18,7 @@ from rich.progress import Progress, track
 from torch import Tensor
 
 from ldm_train.data.images import DECODE_ERRORS, decode_problem, nonfinite_numbers, read_image, save_png, to_bytes, to_signed
+from ldm_train.tasks.settings.trust import Grants, current_grants, granted
 from ldm_train.util.files import atomic_write, is_temporary, make_folder
 from ldm_train.util.inputs import READ_ERRORS
 from ldm_train.util.ownership import FolderKind, carries_mark
@@ -120,7 +121,7 @@ def draw_batch(order: Order, paint: Painter, numbers: Tensor, files: Sequence[Pa
 def draw_together(order: Order, batches: Sequence[Tensor], files: Sequence[Path], *, devices: int, what: str) -> None:
     """Share the batches among processes of their own."""
     plain = OmegaConf.to_container(order.config, resolve=True)
-    shared = (plain, order.prompts, order.told, order.opener, list(batches), list(files), devices)
+    shared = (plain, order.prompts, order.told, order.opener, list(batches), list(files), devices, current_grants())
     context = torch.multiprocessing.spawn(draw_share, shared, nprocs=devices, join=False, daemon=True)
     with Progress() as progress:
         task = progress.add_task(what, total=len(files))
@@ -143,6 +144,7 @@ def draw_share(
     batches: list[Tensor],
     files: list[Path],
     devices: int,
+    grants: Grants,
 ) -> None:
     """What one of the processes does: open the model on its own device and draw every so many batches."""
     config = OmegaConf.create(plain)
@@ -150,7 +152,8 @@ def draw_share(
         config.device = f"cuda:{rank}"
     torch.set_num_threads(max(1, torch.get_num_threads() // devices))
     order = Order(config, prompts, told, opener)
-    paint = opener(config)
+    with granted(grants):
+        paint = opener(config)
     for batch in batches[rank::devices]:
         draw_batch(order, paint, batch, files)
 

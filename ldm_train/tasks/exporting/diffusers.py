@@ -51,7 +51,7 @@ def write_pipeline(folder: Path, found: Leaving, dtype: torch.dtype) -> list[str
         assert isinstance(found.parts.schedule, VariancePreserving)
         config = scheduler_config(found.trained, found.parts.schedule, found.parts.prediction)
         write_json(folder / SCHEDULER / "scheduler_config.json", config | stamp)
-        found.notes += told_spacing(build(found.trained.spacing))
+        found.notes += told_spacing(build(found.trained.spacing, "spacing"))
     if not {UNET, VAE, TEXT} & set(written):
         raise ValueError(f"diffusers' classes can hold no part of this run: {'; '.join(found.reasons)}")
     if not found.reasons:

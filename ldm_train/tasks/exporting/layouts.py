@@ -14,6 +14,7 @@ from ldm_train.tasks.exporting.parts import leaving
 from ldm_train.tasks.exporting.single_file import untold_scale, write_single_file
 from ldm_train.tasks.exporting.weights import Export
 from ldm_train.tasks.parts.embeddings import write_words
+from ldm_train.tasks.parts.trained_for import TRAINED_FOR
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -87,7 +88,8 @@ def single_file(config: DictConfig, trained: DictConfig, export: Export, folder:
 def lora(config: DictConfig, trained: DictConfig, export: Export, folder: Path, dtype: torch.dtype) -> Card:
     name, told = Path(config.out).name, {"step": export.step} | export.told
     form = config.lora_format or "diffusers"
-    file = write_lora(folder, trained, export.weights, form=form, dtype=dtype, name=name).name
+    purpose = export.told.get(TRAINED_FOR)
+    file = write_lora(folder, trained, export.weights, form=form, dtype=dtype, name=name, purpose=purpose).name
     kind = {"diffusers": "A LoRA in diffusers' layout.", "kohya": "A LoRA in kohya's layout, as the web UIs load it."}[form]
     text = usage.lora(config.out, file, str(trained.network.weights), trained)
     return Card(name, kind, (*usage.TAGS, "lora"), told, text, [])

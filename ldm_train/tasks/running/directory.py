@@ -5,6 +5,7 @@ import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -16,10 +17,13 @@ import ldm_train
 from ldm_train.tasks.running.continuing import refuse_other
 from ldm_train.tasks.running.lightning import launched_rank
 from ldm_train.tasks.running.reading import CONFIG, METRICS, RECORD, Plain
+from ldm_train.tasks.settings.constructors import check_config
+from ldm_train.tasks.settings.safe_yaml import read_settings_file
 from ldm_train.training.checkpoint_files import checkpoints, last_checkpoint
 from ldm_train.training.run_files import HISTORY, written_files
 from ldm_train.training.sharded_checkpoint import remove_unnamed_shares
 from ldm_train.util.files import atomic_write, remove_files
+from ldm_train.util.safe_json import parse_json, read_json
 
 LAST = Path("checkpoints") / "last.ckpt"
 PRIOR = "prior"  # class pictures that the first weights drew, and their cache
@@ -37,12 +41,15 @@ PACKAGES = (
 TOLD = 500  # characters of an error that ended a start
 
 
-def prepare(config: DictConfig, *, content: str, base: str | None = None) -> bool:
+def prepare(
+    config: DictConfig, *, content: str, base: str | None = None, trained_for: Mapping[str, object] | None = None
+) -> bool:
     """Record this start in a run directory that is held; True where a checkpoint is to be continued.
 
     Args:
         content: one name for all that is trained on, such as the cache's fingerprint.
         base: one name for the weights that a run stands on which trains a part of them.
+        trained_for: what its network is trained for, for those who will take its weights.
 
     Raises:
         ValueError: `resume` is never and a checkpoint is there, or the run there differs in what matters.
@@ -53,7 +60,10 @@ def prepare(config: DictConfig, *, content: str, base: str | None = None) -> boo
         return found
     if found and config.resume == "never":
         raise ValueError(f"{run_dir / LAST} is already there; resume=auto continues it, or choose another run_dir")
-    record = (read_record(run_dir) | {"saved": True}) if found else new_record() | {"content": content, "base": base}
+    if found:
+        record = read_record(run_dir) | {"saved": True}
+    else:
+        record = new_record() | {"content": content, "base": base, "trained_for": trained_for}
     if found:
         refuse_other(read_settings(run_dir), config, content, run_dir, record, base=base)
     else:
@@ -99,8 +109,8 @@ def last_step(run_dir: Path) -> int:
     try:
         with (run_dir / METRICS).open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - 2**16))
-            return int(json.loads(file.read().splitlines()[-1])["step"])
-    except (OSError, ValueError, LookupError):
+            return int(parse_json(file.read().splitlines()[-1])["step"])  # type: ignore[index,call-overload,arg-type]
+    except (OSError, ValueError, LookupError, TypeError, OverflowError):
         return 0
 
 
@@ -127,12 +137,16 @@ def read_record(run_dir: Path) -> Plain:
         ValueError: it is not there, or unreadable.
     """
     try:
-        record = json.loads((run_dir / RECORD).read_text(encoding="utf-8"))
-        if not isinstance(record, dict) or not isinstance(record.get("starts"), list) or "content" not in record:
+        record = read_json(run_dir / RECORD)
+        if not isinstance(record, dict) or not _are_starts(record.get("starts")) or "content" not in record:
             raise ValueError("it lacks `content` or `starts`")
-        return record
+        return dict(record)
     except (OSError, ValueError) as error:
         raise _unreadable(run_dir, RECORD, error) from error
+
+
+def _are_starts(found: object) -> bool:
+    return isinstance(found, list) and all(isinstance(start, dict) and "command" in start for start in found)
 
 
 def commands(run_dir: Path) -> list[str]:
@@ -149,11 +163,12 @@ def read_settings(run_dir: Path) -> DictConfig:
         ValueError: it is not there, or unreadable.
     """
     try:
-        config = OmegaConf.load(run_dir / CONFIG)
-        if not isinstance(config, DictConfig) or "max_steps" not in config:
+        config = read_settings_file(run_dir / CONFIG)
+        if "max_steps" not in config:
             raise ValueError("it is no config of a run")
+        check_config(config, origin=CONFIG)
         return config
-    except Exception as error:  # YAML reports damage by classes of its own
+    except ValueError as error:
         raise _unreadable(run_dir, CONFIG, error) from error
 
 

@@ -62,7 +62,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "dtype": ("float16", "bfloat16", "float32"),
     "layout": ("own", "diffusers", "single_file", "lora"),
     "lora_format": ("diffusers", "kohya"),
-    "trust": ("content", "stat"),
+    "unchanged_by": ("hash", "stat"),
     "resume": ("auto", "never", "restart"),
     "blend": ("slerp", "lerp"),
     "format": ("table", "json"),

@@ -28,6 +28,7 @@ from ldm_train.tasks.training.data import complete
 from ldm_train.training.checkpoint_files import checkpoints
 from ldm_train.util.files import atomic_write, remove_files
 from ldm_train.util.ownership import FolderKind, check_folder
+from ldm_train.util.safe_json import read_json
 
 AT_ONCE, PIXELS = 16, 4 * 512**2  # pictures, and fewer large ones, as a small GPU can hold
 MANIFEST = "prior.json"
@@ -219,7 +220,7 @@ def drawn(folder: Path, told: Told) -> list[Path]:
 def read(folder: Path) -> Told | None:
     """What the pictures there were drawn by; None where that is not known."""
     try:
-        told = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        told = read_json(folder / MANIFEST)
     except (OSError, ValueError):
         return None
-    return told if isinstance(told, dict) else None
+    return dict(told) if isinstance(told, dict) else None

@@ -132,6 +132,6 @@ def build_measuring(config: DictConfig) -> Measuring | None:
     """
     if not measures(config):
         return None
-    features, pair = (None if config.get(name) is None else build(config[name]) for name in ("features", "clip_score"))
+    features, pair = (None if config.get(name) is None else build(config[name], name) for name in ("features", "clip_score"))
     recipe = build_recipe(config, steps=config.metrics.steps, seed=config.metrics.seed)
     return Measuring(features, pair, recipe, config.metrics.count)
