@@ -89,6 +89,7 @@ class Campaign:
         self.world.restore()
         ended = self.world.run(self.words, fault)
         hit = next((operation for operation in read_log(self.world.log) if operation.hit), None)
+        unnamed = self._unnamed(ended) if ended.code > 0 else []
         if fault.action is Action.POWER_CUT and ended.code < 0:
             cut_files(self.world.log, self.world.path)
         found = digest(self.world.path)
@@ -99,10 +100,9 @@ class Campaign:
                 problems = [line for line in problems if not DASHBOARDS.search(line)]
             return replace(outcome, what="went on" if hit else "ended", problems=problems)
         lost = {name: value for name, value in self._kept.items() if found.get(name) != value}
-        problems = [f"lost at once: {name}" for name in lost] + self._after(found)
+        problems = [*unnamed, *(f"lost at once: {name}" for name in lost), *self._after(found)]
         if ended.code > 0:
             outcome = replace(outcome, what="failed", message=last_words(ended))
-            problems += self._unnamed(ended, hit)
         return replace(outcome, problems=problems)
 
     def _after(self, found: Digests) -> list[str]:
@@ -114,14 +114,15 @@ class Campaign:
             self._again[key] = problems + differences(self.expected, digest(self.world.path))
         return self._again[key]
 
-    def _unnamed(self, ended: Ended, hit: Operation | None) -> list[str]:
+    def _unnamed(self, ended: Ended) -> list[str]:
         """What is wrong with the message of a command that failed."""
-        problems = []
-        if "Traceback" in ended.output or ended.code > 2:
-            problems.append(f"a traceback instead of a message, exit code {ended.code}: {last_words(ended)}")
-        if hit is not None and not _is_named(hit, last_words(ended), self.world.path):
-            problems.append(f"the message does not name the file: {last_words(ended)}")
-        return problems
+        said = last_words(ended)
+        if ended.code > 2 or not said.startswith("ldm-train:"):
+            return [f"no message, exit code {ended.code}: {said}"]
+        hits = [operation for operation in read_log(self.world.log) if operation.hit]
+        if not any(_is_named(hit, said, self.world.path) for hit in hits):
+            return [f"the message does not name the file: {said}"]
+        return []
 
 
 def distinct(operations: Sequence[Operation]) -> list[Operation]:

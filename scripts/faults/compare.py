@@ -1,6 +1,6 @@
 """Whether two worlds hold the same: bytes, and of what the clock writes into, all that is not of the clock.
 
-Compared otherwise than by bytes: checkpoints (tensors and values), `run.json` (all but its starts), `timing.jsonl` (its steps),
+Compared otherwise than by bytes: checkpoints (tensors and values), `run.json` and `training.json` (all but the starts), `timing.jsonl` (its steps),
 TensorBoard's files (each step's values of all tags but the clock's and the settings', whatever files they lie in).
 """
 
@@ -11,6 +11,7 @@ from pathlib import Path
 
 Digests = dict[str, str]
 KNOWN: dict[tuple[str, str], str] = {}  # by the way of reading and the bytes' digest
+STARTS = ("starts", "commands")  # of each time that the command was run
 EVENTS = "events.out.tfevents"
 NOT_COMPARED = ("time/", "config")  # tags of TensorBoard: the clock's, and the settings, which every start logs
 
@@ -79,14 +80,14 @@ def _flat(value: object, name: str = "") -> Iterator[tuple[str, object]]:
 
 
 def _record(path: Path) -> str:
-    return json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != "starts"})
+    return json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key not in STARTS})
 
 
 def _steps(path: Path) -> str:
     return str([json.loads(line)["step"] for line in path.read_text().splitlines()])
 
 
-READERS: dict[str, Callable[[Path], str]] = {".ckpt": _checkpoint, "run.json": _record, "timing.jsonl": _steps}
+READERS: dict[str, Callable[[Path], str]] = {".ckpt": _checkpoint, "run.json": _record, "training.json": _record, "timing.jsonl": _steps}
 
 
 def _event_files(folder: Path) -> list[Path]:
