@@ -1,17 +1,19 @@
-"""Let every file operation of every command fail, be the last before a kill or a power cut, or wait while another command runs.
+"""Let every file operation of every command fail, be the last before a kill or a power cut, or wait for another command.
 
     python scripts/fault_campaign.py --out docs/results/file_faults.json
     python scripts/fault_campaign.py --commands report "export file" --kinds kill EIO --pairs --every 5      # a part of it
 
-Needs Linux and a C compiler. Each command runs in a small world of files (scripts/faults/world.py) with one fault, then again
-without: that must end with the bytes of an undisturbed command and no file more (scripts/faults/compare.py says how files
-that the clock writes into are compared), and a command that failed must name the file. Then pairs of commands that write
-the same place, or read what the other one writes (scripts/faults/pairs.py). Exit code 1: something is not so.
+Needs Linux and a C compiler. Each command runs in a small world of files (scripts/faults/world.py) with one fault, then
+again without: that must end with the bytes of an undisturbed command and no file more (scripts/faults/compare.py says how
+files that the clock writes into are compared), and a command that failed must name the file. Then pairs of commands that
+write the same place, or read what the other one writes (scripts/faults/pairs.py). Exit code 1: something is not so.
 """
 
 import argparse
 import json
+import math
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -38,6 +40,7 @@ def main() -> None:
     parser.add_argument("--pairs", nargs="*", metavar="PAIR", help="none: commands only")
     parser.add_argument("--every", type=int, default=1, help="only each so manieth fault")
     parser.add_argument("--first", type=int, default=1, help="from this one on")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="then drawn by chance, as many as fit")
     parser.add_argument("--jobs", type=int, default=1, help="processes that share the faults")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
@@ -72,7 +75,12 @@ def _run(arguments: argparse.Namespace, folder: Path) -> bool:
     groups = {group: {name: _sum([part[group][name] for part in parts]) for name in parts[0][group]} for group in GROUPS}
     failures = [failure for part in parts for failure in part["failures"]]
     total = sum(row["faults"] for group in groups.values() for row in group.values())
-    figures = {"every": arguments.every, "jobs": arguments.jobs, "seconds": round(time.monotonic() - start)}
+    figures = {
+        "every": arguments.every,
+        "minutes": arguments.minutes if math.isfinite(arguments.minutes) else None,
+        "jobs": arguments.jobs,
+        "seconds": round(time.monotonic() - start),
+    }
     figures |= {"faults": total, "failed": len(failures)}
     write_results(arguments.out, {**_machine(), **figures, **groups, "failures": failures})
     print(f"{total} faults, {len(failures)} failures", flush=True)
@@ -101,12 +109,19 @@ def _part(arguments: argparse.Namespace, folder: Path, job: int) -> Row:
     world = World(folder / f"job{job}", folder / "prepared")
     world.room.mkdir()
     os.environ["TMPDIR"] = str(world.path / "tmp")
+    deadline = time.monotonic() + 60 * arguments.minutes
     part: dict[str, Row] = {group: {} for group in GROUPS}
     failures: list[Row] = []
 
     def go_through(group: str, name: str, campaign: Campaign | Meeting, faults: Sequence[Fault]) -> None:
         outcomes: list[Outcome] = []
-        for fault in faults[arguments.first - 1 :: arguments.every][job :: arguments.jobs]:
+        now, chosen = time.monotonic(), list(faults[arguments.first - 1 :: arguments.every])
+        until = now + (deadline - now) / max(1, left.pop(0))
+        if math.isfinite(deadline):
+            random.Random(0).shuffle(chosen)
+        for fault in chosen[job :: arguments.jobs]:
+            if time.monotonic() > until:
+                break
             outcomes.append(campaign.try_fault(fault))
             if outcomes[-1].problems:
                 print(outcomes[-1], flush=True)
@@ -117,10 +132,15 @@ def _part(arguments: argparse.Namespace, folder: Path, job: int) -> Row:
         failures.extend(failed)
         print(f"{name}: {part[group][name]}", flush=True)
 
-    for name in COMMANDS if arguments.commands is None else arguments.commands:
+    commands, pairs = (
+        list(known) if asked is None else asked
+        for known, asked in ((COMMANDS, arguments.commands), (PAIRS, arguments.pairs))
+    )
+    left = list(range(len(commands) + len(pairs), 0, -1))  # of those to come, which share the time
+    for name in commands:
         campaign = Campaign(world, name)
         go_through("commands", name, campaign, campaign.faults(arguments.kinds or KINDS))
-    for name in PAIRS if arguments.pairs is None else arguments.pairs:
+    for name in pairs:
         meeting = Meeting(world, name)
         go_through("pairs", name, meeting, meeting.faults())
     return {**part, "failures": failures}

@@ -1,15 +1,15 @@
 """One command of the campaign: undisturbed, then with each fault, then again without it."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from itertools import groupby
+from itertools import groupby, pairwise
 from pathlib import Path
 
 from faults.compare import Digests, differences, digest
 from faults.shim import Action, Fault, Operation, cut_files, read_log
-from faults.world import COMMANDS, World
+from faults.world import COMMANDS, KEPT, WRITTEN, World
 from faults.zygote import Ended
 
 KINDS: dict[str, tuple[Action, str]] = {
@@ -61,25 +61,26 @@ class Campaign:
 
     @cached_property
     def _kept(self) -> Digests:
-        """What was there before the command and is there after it, unchanged."""
+        """What a user has, and what the command only reads: a death at any moment must leave it as it is."""
         before = digest(self.world.prepared)
-        return {name: value for name, value in before.items() if self.expected.get(name) == value}
+        return {name: before[name] for name in before if name in KEPT or name.partition("/")[0] not in WRITTEN}
 
     def faults(self, kinds: Iterable[str]) -> list[Fault]:
         """Every fault of these kinds; a power cut right after the end, too.
 
         Left out: a full disk for what takes no room, and a death before an operation that finds the disk as the one before.
         """
+        operations = distinct(self.operations)
+        places = {
+            Action.KILL: after_changes(operations, nothing=("flush",)),
+            Action.POWER_CUT: after_changes(operations, nothing=()),
+            Action.FAIL_FROM_HERE: [operation for operation in operations if operation.takes_room],
+            Action.FAIL_ONCE: operations,
+        }
         found = []
         for kind in kinds:
             action, error = KINDS[kind]
-            same = {Action.KILL: ("flush",), Action.POWER_CUT: ()}.get(action)
-            before: Operation | None = None
-            for operation in distinct(self.operations):
-                unchanged = before is not None and same is not None and (before.changes_nothing or before.name in same)
-                if (action is not Action.FAIL_FROM_HERE or operation.takes_room) and not unchanged:
-                    found.append(Fault(kind, operation.number, action, error))
-                before = operation
+            found += [Fault(kind, operation.number, action, error) for operation in places[action]]
             if action is Action.POWER_CUT:
                 found.append(Fault(kind, len(self.operations) + 1000, action, error))
         return found
@@ -93,7 +94,8 @@ class Campaign:
         if fault.action is Action.POWER_CUT and ended.code < 0:
             cut_files(self.world.log, self.world.path)
         found = digest(self.world.path)
-        outcome = Outcome(self.name, fault.kind, fault.at, "died", "the end" if hit is None else shown(hit, self.world.path), "", [])
+        place = "the end" if hit is None else shown(hit, self.world.path)
+        outcome = Outcome(self.name, fault.kind, fault.at, "died", place, "", [])
         if ended.code == 0 or hit is None:
             problems = differences(self.expected, found)
             if "warning" in ended.output and fault.action in (Action.FAIL_ONCE, Action.FAIL_FROM_HERE):
@@ -131,9 +133,18 @@ def distinct(operations: Sequence[Operation]) -> list[Operation]:
     return [operation for row in rows for operation in (row[:1] + row[-1:] if len(row) > 1 else row)]
 
 
+def after_changes(operations: Sequence[Operation], *, nothing: Collection[str]) -> list[Operation]:
+    """Leave out the operations that find the disk as the one before found it: what is named `nothing` changes nothing."""
+    found = list(operations[:1])
+    for before, operation in pairwise(operations):
+        if not before.changes_nothing and before.name not in nothing:
+            found.append(operation)
+    return found
+
+
 def _is_named(operation: Operation, message: str, world: Path) -> bool:
     """Whether a message has the path of an operation's file, of a neighbour (the final name), of its folder, or in it."""
-    named = {world / word for word in re.findall(rf"[^\s'\"=:,;()]+/[^\s'\"=:,;()]+", message)} - {world}
+    named = {world / word for word in re.findall(r"[^\s'\"=:,;()]+/[^\s'\"=:,;()]+", message)} - {world}
     return any(
         name in (path, *path.parents) or name.parent in (path, path.parent)
         for path in map(Path, operation.path.split(" -> "))

@@ -1,7 +1,8 @@
 """Whether two worlds hold the same: bytes, and of what the clock writes into, all that is not of the clock.
 
-Compared otherwise than by bytes: checkpoints (tensors and values), `run.json` and `training.json` (all but the starts), `timing.jsonl` (its steps),
-TensorBoard's files (each step's values of all tags but the clock's and the settings', whatever files they lie in).
+Compared otherwise than by bytes: checkpoints (tensors and values), `run.json` and `training.json` (all but the starts),
+`timing.jsonl` (its steps), TensorBoard's files (each step's values of all tags but the clock's and the settings', whatever
+files they lie in).
 """
 
 import json
@@ -87,7 +88,12 @@ def _steps(path: Path) -> str:
     return str([json.loads(line)["step"] for line in path.read_text().splitlines()])
 
 
-READERS: dict[str, Callable[[Path], str]] = {".ckpt": _checkpoint, "run.json": _record, "training.json": _record, "timing.jsonl": _steps}
+READERS: dict[str, Callable[[Path], str]] = {
+    ".ckpt": _checkpoint,
+    "run.json": _record,
+    "training.json": _record,
+    "timing.jsonl": _steps,
+}
 
 
 def _event_files(folder: Path) -> list[Path]:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from faults.campaign import Outcome, distinct, last_words, shown
+from faults.campaign import Outcome, after_changes, distinct, last_words, shown
 from faults.compare import Digests, differences, digest
 from faults.shim import Action, Fault, read_log
 from faults.world import AUTOENCODER, ENCODE, EVALUATE, FOLDER, SAMPLE, TRAIN, World
@@ -27,23 +27,26 @@ class Pair:
 
 ENCODED = [*ENCODE, "source.path=pictures", "cache=again/cache"]
 TRAINED = [*TRAIN, "cache=again/cache", "run_dir=made/run"]
+NEW = [*ENCODE, "cache=made/cache"]
 LIVE = [*TRAIN, "run_dir=cut"]
+FILE, REPORT = ["export", "run_dir=run", "out=made/a.safetensors"], ["report", "out=made/a.html"]
+SEEN = ["run_dir=cut", "steps=2", "device=cpu", "prompts=[a]", "out=seen/pictures"]
 PAIRS: dict[str, Pair] = {
-    "two encode": Pair([*ENCODE, "source.path=pictures", "cache=made/cache"], [*ENCODE, "source.path=few", "cache=made/cache"]),
+    "two encode": Pair([*NEW, "source.path=pictures"], [*NEW, "source.path=few"]),
     "two train": Pair([*TRAIN, "run_dir=made/run"], [*TRAIN, "run_dir=made/run", "seed=1"]),
     "two train_autoencoder": Pair([*AUTOENCODER, "run_dir=made/run"], [*AUTOENCODER, "run_dir=made/run", "seed=1"]),
-    "two export file": Pair(["export", "run_dir=run", "out=made/a.safetensors"], ["export", "run_dir=run", "out=made/a.safetensors", "weights=raw"]),
-    "two export folder": Pair([*FOLDER, "out=again/pipeline"], [*FOLDER, "out=again/pipeline", "weights=raw", "dtype=float16"]),
-    "two sample": Pair([*SAMPLE, "prompts=[a,b]", "out=made/pictures"], [*SAMPLE, "prompts=[c,d,e]", "out=made/pictures"]),
+    "two export file": Pair(FILE, [*FILE, "weights=raw"]),
+    "two export folder": Pair([*FOLDER, "out=again/pipeline"], [*FOLDER, "out=again/pipeline", "weights=raw"]),
+    "two sample": Pair([*SAMPLE, "prompts=[a,b]", "out=made/a"], [*SAMPLE, "prompts=[c,d,e]", "out=made/a"]),
     "two evaluate": Pair([*EVALUATE, "out=made/numbers.json"], [*EVALUATE, "out=made/numbers.json", "seed=1"]),
-    "two report": Pair(["report", "run_dir=run", "out=made/a.html"], ["report", "run_dir=cut", "out=made/a.html"]),
+    "two report": Pair([*REPORT, "run_dir=run"], [*REPORT, "run_dir=cut"]),
     "train while encode swaps its cache": Pair(ENCODED, TRAINED),
     "encode swaps the cache while train reads it": Pair(TRAINED, ENCODED),
     "report while train writes": Pair(LIVE, ["report", "run_dir=cut", "out=seen/page.html"], reader=True),
     "runs while train writes": Pair(LIVE, ["runs", "."], reader=True),
-    "sample while train writes": Pair(LIVE, ["sample", "run_dir=cut", "steps=2", "device=cpu", "prompts=[a]", "out=seen/pictures"], reader=True),
+    "sample while train writes": Pair(LIVE, ["sample", *SEEN], reader=True),
     "export while train writes": Pair(LIVE, ["export", "run_dir=cut", "out=seen/a.safetensors"], reader=True),
-}  # fmt: skip
+}
 
 
 class Meeting:
@@ -71,10 +74,8 @@ class Meeting:
 
     def faults(self) -> list[Fault]:
         """A stop at each operation of the first command before which the disk changed."""
-        operations = distinct(self.operations)
-        changes = [None, *(op.number for op in operations if not op.changes_nothing and op.name != "flush")]
-        follows = [op.number for before, op in zip([None, *operations], operations, strict=False) if before is None or before.number in changes]
-        return [Fault("stop", number, Action.STOP) for number in follows]
+        places = after_changes(distinct(self.operations), nothing=("flush",))
+        return [Fault("stop", operation.number, Action.STOP) for operation in places]
 
     def try_fault(self, fault: Fault) -> Outcome:
         """Stop the first there, run the second, and let the first end."""

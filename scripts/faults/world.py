@@ -11,11 +11,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from ldm_train.tasks.settings.config import compose
+from measuring import drawn
 
 from faults.shim import COUNTING, Action, Fault, read_log
 from faults.zygote import Child, Ended
-from measuring import drawn
+from ldm_train.tasks.settings.config import compose
 
 SIDE = 8
 TEXT = ["text_encoder.width=8", "text_encoder.layers=1", "text_encoder.heads=1"]
@@ -58,6 +58,7 @@ PREPARING: list[list[str]] = [
     [*EVALUATE, "out=again/numbers.json", "seed=1"],
     ["report", "run_dir=cut", "out=again/page.html"],
 ]
+WRITTEN = ("made", "again", "cut")  # folders that the commands write into
 # What a user keeps next to the outputs, also under the names that a program might take for its own temporary ones.
 KEPT = ["notes.txt", "made/photo.txt", "again/photo.txt", "cut/notes.txt", "tmp/mine.txt"]
 KEPT += [f"made/{name}/mine.txt" for name in ("cache.old", "cache.writing", "pipeline.writing", "pipeline.replaced")]

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from faults.shim import COUNTING, Action, Fault, arm, cut_power
+from faults.shim import Action, Fault, arm, cut_power
 
 MODULES = (
     "ldm_train.data.cache_writer",

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
