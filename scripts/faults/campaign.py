@@ -146,7 +146,7 @@ def _is_named(operation: Operation, message: str, world: Path) -> bool:
     """Whether a message has the path of an operation's file, of a neighbour (the final name), of its folder, or in it."""
     named = {world / word for word in re.findall(r"[^\s'\"=:,;()]+/[^\s'\"=:,;()]+", message)} - {world}
     return any(
-        name in (path, *path.parents) or name.parent in (path, path.parent)
+        name in (path, *path.parents) or name.parent == path.parent or path in name.parents
         for path in map(Path, operation.path.split(" -> "))
         for name in named
         if world in name.parents
