@@ -9,10 +9,10 @@ from pathlib import Path
 from types import MappingProxyType
 
 from ldm_train.data.crops import Crop, View
-from ldm_train.data.manifest import Entry, Json, Provenance, lines_of
+from ldm_train.data.manifest import Entry, Provenance, lines_of
 from ldm_train.data.survey import Seen, Survey
 from ldm_train.util.files import atomic_write
-from ldm_train.util.safe_json import read_object
+from ldm_train.util.safe_json import Json, read_object
 
 CAPTIONS = 64  # of one forward pass
 

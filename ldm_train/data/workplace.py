@@ -3,7 +3,6 @@
 Nothing of the old cache is touched before the new one is whole.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,8 +17,9 @@ from ldm_train.data.manifest import (
     read_manifest,
 )
 from ldm_train.util.files import is_temporary, make_folder
-from ldm_train.util.ownership import CACHE, carries_mark, check_folder, list_names
+from ldm_train.util.ownership import CACHE, check_folder, read_mark
 from ldm_train.util.replacing import ReplacedFolder, check_replaceable
+from ldm_train.util.text import list_names
 
 
 @dataclass(frozen=True)
@@ -116,10 +116,11 @@ def check_cache(folder: Path) -> None:
         ValueError: it is not, and nothing was changed.
     """
     check_folder(folder, CACHE, setting="cache")
-    if not carries_mark(folder, CACHE):
+    manifest = read_mark(folder, CACHE)
+    if manifest is None:
         return
-    manifest = json.loads((folder / CACHE.mark).read_text(encoding="utf-8"))
-    known = {CACHE.mark, *manifest["shards"], *manifest["files"]}
+    files = [names for names in (manifest["shards"], manifest["files"]) if isinstance(names, dict)]
+    known = {CACHE.mark}.union(*files)
     foreign = sorted(path.name for path in folder.iterdir() if path.name not in known and not is_temporary(path))
     if foreign:
         raise ValueError(
