@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ldm_train.tasks.command import VERBS
 from ldm_train.tasks.settings.config import build, compose, folder, groups
-from ldm_train.tasks.settings.constructors import EXTRAS
+from ldm_train.tasks.settings.constructors import COMMANDS, EXTRAS
 from ldm_train.tasks.settings.strict import KEPT, PASSED, SET_BY_THE_RUN
 
 FILES = sorted(folder().rglob("*.yaml"))
@@ -79,7 +79,8 @@ def test_target_is_allowed_and_its_arguments_fit(name: str) -> None:
         pytest.skip(f"{package} is not installed")
     group = name.partition("/")[0]
     keys = {str(key) for key in config if key not in ("_target_", "_partial_")} - KEPT.get(group, set())
-    arguments: dict[str, object] = dict.fromkeys(keys | PASSED.get(group, set()))
+    passed = PASSED.get(group, set()) - ({*COMMANDS.values()} if config._target_ not in COMMANDS else set())
+    arguments: dict[str, object] = dict.fromkeys(keys | passed)
     signature = inspect.signature(get_object(config._target_))
     bind = signature.bind_partial if config.get("_partial_") else signature.bind
     bind(**arguments)  # raises TypeError where a key is unknown, or an argument has no value

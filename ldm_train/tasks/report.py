@@ -7,13 +7,13 @@ from omegaconf import DictConfig, ListConfig
 
 from ldm_train.reports.page import is_page, write
 from ldm_train.tasks.reporting.page import page
-from ldm_train.tasks.running.reading import read_runs
+from ldm_train.tasks.running.reading import read_runs, require_config
 from ldm_train.util.ownership import check_file
 
 
 def run(config: DictConfig) -> None:
     """Raises:
-    ValueError: no run in any directory, the same one twice, or `out` is something other than a page.
+    ValueError: a folder that is no run directory, none that can be read, the same one twice, or `out` is something other than a page.
     """
     given = config.run_dir
     paths = [Path(path) for path in given] if isinstance(given, ListConfig) else [Path(given)]
@@ -23,6 +23,8 @@ def run(config: DictConfig) -> None:
     check_file(out, is_page, setting="out")
     if out.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"out={out} must end in .html, such as {out.with_suffix('.html')}")
+    for path in paths:
+        require_config(path)
     runs, broken = read_runs(paths)
     if not runs:
         raise ValueError("\n".join(broken))

@@ -13,11 +13,12 @@ LARGEST_FILE = 2**26  # bytes; the readers of what grows with the number of pict
 LARGEST_INT = 2**64
 
 
-def read_text(path: Path, *, limit: int | None = LARGEST_FILE) -> str:
+def read_text(path: Path, *, limit: int | None = LARGEST_FILE, errors: str = "strict") -> str:
     """Return the text of a regular file.
 
     Args:
         limit: bytes; None for no limit.
+        errors: what becomes of bytes that are not UTF-8, as in `bytes.decode`.
 
     Raises:
         OSError: it cannot be read.
@@ -25,7 +26,7 @@ def read_text(path: Path, *, limit: int | None = LARGEST_FILE) -> str:
     """
     try:
         with open_input(path, limit=limit) as file:
-            return file.read().decode("utf-8")
+            return file.read().decode("utf-8", errors)
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not text in UTF-8 ({error})") from error
     except OSError as error:

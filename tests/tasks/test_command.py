@@ -126,7 +126,7 @@ def test_a_typo_is_answered_before_anything_heavy_is_imported(words: list[str], 
         ("train cache={cache} run_dir={tmp}/r resume=perhaps", "resume=perhaps is not known"),
         ("train cache={cache} run_dir={tmp}/r network.weights={tmp}/empty", "{tmp}/empty is not a trained run"),
         ("sample run_dir={tmp}/empty prompts=[a] out={tmp}/o", "run_dir={tmp}/empty is not a run directory"),
-        ("sample run_dir={trained} prompts={tmp}/missing.txt out={tmp}/o", "prompts={tmp}/missing.txt is not a text file"),
+        ("sample run_dir={trained} prompts={tmp}/missing.txt out={tmp}/o", "prompts={tmp}/missing.txt: "),
         ("sample run_dir={trained} prompts=[] out={tmp}/o", "holds no prompt"),
         (
             "sample run_dir={trained} prompts=[a] out={tmp}/o weights=best",

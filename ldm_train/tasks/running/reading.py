@@ -150,11 +150,16 @@ def is_locked(path: Path) -> bool | None:
     return False
 
 
-def _config(path: Path) -> Plain:
+def require_config(path: Path) -> None:
+    """Raise ValueError if a folder has no config, so that it is no run directory, not even a damaged one."""
     if not (path / CONFIG).is_file():
         raise ValueError(
             f"{path} is not a run directory: {path / CONFIG} is not there; `ldm-train runs {path}` lists the runs below it"
         )
+
+
+def _config(path: Path) -> Plain:
+    require_config(path)
     try:
         found = OmegaConf.to_container(read_settings_file(path / CONFIG))
     except OmegaConfBaseException as error:
@@ -181,7 +186,7 @@ def _starts(path: Path, notes: list[str]) -> list[Plain]:
 def _lines(path: Path, notes: list[str]) -> list[Plain]:
     """The lines of a JSON-lines file that are whole and have a step; of those that are not, the number is noted."""
     try:
-        texts = read_text(path, limit=LARGEST_LINES).split("\n")
+        texts = read_text(path, limit=LARGEST_LINES, errors="replace").split("\n")  # damage costs its own line only
     except FileNotFoundError:
         return []
     except (OSError, ValueError) as error:

@@ -102,5 +102,5 @@ def _read_lines(path: str, setting: str) -> list[str]:
     try:
         content = read_text(Path(path), limit=MAX_PROMPTS)
     except ValueError as error:
-        raise ValueError(f"{setting}: {error}; give a text file, or a list: '{setting}=[\"…\"]'") from error
+        raise ValueError(f"{setting}={path}: {error}; give a text file, or a list: '{setting}=[\"…\"]'") from error
     return [line.strip() for line in content.splitlines() if line.strip()]
