@@ -13,7 +13,7 @@ from ldm_train.util.ownership import check_file
 
 def run(config: DictConfig) -> None:
     """Raises:
-    ValueError: a folder that is no run directory, none that can be read, the same one twice, or `out` is something other than a page.
+    ValueError: a folder that is no run directory, no run that can be read, the same one twice, or `out` is no page.
     """
     given = config.run_dir
     paths = [Path(path) for path in given] if isinstance(given, ListConfig) else [Path(given)]
