@@ -134,14 +134,16 @@ def _from_row(batches: Iterator["RecordBatch"], start: int) -> Iterator["RecordB
 def _large_columns(metadata: "FileMetaData") -> list[dict[str, int]]:
     """The columns of each row group that unpack to too many bytes, there or in all row groups, with that number."""
     groups = [_column_sizes(metadata, group) for group in range(metadata.num_row_groups)]
-    total: dict[str, ColumnSize] = {}
-    for sizes in groups:
-        for name, size in sizes.items():
-            total[name] = total.get(name, ColumnSize()) + size
-    everywhere = {name: size.unpacked for name, size in total.items() if size.suspicious}
-    return [
-        everywhere | {n: s.unpacked for n, s in sizes.items() if s.suspicious or s.unpacked > MAX_CHUNK} for sizes in groups
+    large = [
+        {name: size.unpacked for name, size in sizes.items() if size.suspicious or size.unpacked > MAX_CHUNK}
+        for sizes in groups
     ]
+    total: dict[str, ColumnSize] = {}
+    for sizes, some in zip(groups, large, strict=True):
+        for name in sizes.keys() - some.keys():  # so that a group of zeros does not spoil the others
+            total[name] = total.get(name, ColumnSize()) + sizes[name]
+    everywhere = {name: size.unpacked for name, size in total.items() if size.suspicious}
+    return [everywhere | some for some in large]
 
 
 def _column_sizes(metadata: "FileMetaData", group: int) -> dict[str, ColumnSize]:
