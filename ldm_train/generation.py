@@ -1,6 +1,6 @@
 """Prompts to pictures, on one page: captions to conditioning, noise through a sampler, latents to images."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +16,8 @@ from ldm_train.encoders.latents import Scaling
 from ldm_train.samplers.base import Picture, Point, Sampler, StepCallback
 from ldm_train.samplers.spacings import Spacing
 from ldm_train.types import Autoencoder, Captions, Conditioner, Conditioning, Network
+
+LARGE = 1e4  # no weight of a network that draws is
 
 
 @dataclass(frozen=True)
@@ -174,9 +176,45 @@ class Generation:
         """Latents (B, C, H, W) to images (B, 3, H*factor, W*factor) in [-1, 1].
 
         In the autoencoder's own precision, also where the network computes under autocast: half is too coarse for it.
+        What is not finite, in latents or image, makes its whole image NaN: clipping would hide infinity.
         """
         with torch.autocast(self.device.type, enabled=False):
-            return self.autoencoder.decode(Scaling.of(self.autoencoder).to_raw(latents)).clamp(-1, 1)
+            images = self.autoencoder.decode(Scaling.of(self.autoencoder).to_raw(latents))
+        finite = latents.flatten(1).isfinite().all(1) & images.flatten(1).isfinite().all(1)
+        return images.clamp(-1, 1).masked_fill(~finite.view(-1, 1, 1, 1), torch.nan)
+
+    def refuse_nonfinite(self, images: Tensor, prompts: Sequence[str], numbers: Sequence[int], *, seed: int) -> Tensor:
+        """Return images (B, 3, H, W) that were drawn; raise if one of them is not finite.
+
+        Args:
+            prompts, numbers: of each.
+
+        Raises:
+            ValueError: naming the prompt, the number, the seed, and what to look at.
+        """
+        for image, prompt, number in zip(images, prompts, numbers, strict=True):
+            if not image.isfinite().all():
+                raise ValueError(
+                    f"the picture of {prompt!r} (number {number}, seed {seed}) contains NaN or infinity, and was not "
+                    f"written: {self._suspect()}"
+                )
+        return images
+
+    def _suspect(self) -> str:
+        """Return what to look at when pictures are not finite."""
+        models = [self] if self.weak is None else [self, self.weak]
+        for module in (part for model in models for part in (model.network, model.conditioner, model.autoencoder)):
+            for name, weight in module.named_parameters() if isinstance(module, torch.nn.Module) else ():
+                largest = weight.detach().abs().max().item() if weight.numel() else 0.0
+                if not largest < LARGE:  # NaN is not
+                    return (
+                        f"{type(module).__name__}'s weight {name} has values up to {largest:g}; the run diverged, or a "
+                        "factor in adapters=… is too large"
+                    )
+        return (
+            "its weights are of usual size; lower guidance.scale and the factors in adapters=…, try weights=raw or more "
+            "steps, and compute in float32"
+        )
 
 
 def mixed(

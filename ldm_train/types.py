@@ -11,6 +11,8 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
+Json = str | int | float | bool | None | list["Json"] | dict[str, "Json"]
+
 
 class Pinned:
     """A dataclass of tensors that a loader can put into page-locked memory, from where it travels to a GPU unattended."""
@@ -105,12 +107,18 @@ class Network(Protocol):
 
 
 class Autoencoder(Protocol):
-    """Images to raw latents and back; `shift` and `scale` make model latents of raw ones."""
+    """Images to raw latents and back; `shift` and `scale` make model latents of raw ones.
+
+    `identity` holds everything that decides the raw latents of an image, in plain values.
+    """
 
     channels: int
     factor: int
     shift: float
     scale: float
+
+    @property
+    def identity(self) -> dict[str, Json]: ...
 
     def encode(self, images: Tensor) -> Moments: ...
 
@@ -122,15 +130,21 @@ class Autoencoder(Protocol):
 class Conditioner(Protocol):
     """Captions to conditioning: of tokens `context_width` wide, of a vector `vector_width` wide, None for none.
 
-    `tokenize` gives ids (B, L), as `tokenization` says in plain values; a `trained` one learns with the network, a frozen
-    one `embed`s each caption once. `count` says how many tokens a caption has of its own, before it is cut to `capacity`.
+    `tokenize` gives ids (B, L); a `trained` one learns with the network, a frozen one `embed`s each caption once. `count`
+    says how many tokens a caption has of its own, before it is cut to `capacity`. In plain values `identity` holds
+    everything that decides what a cache stores of a caption, and `computation` everything that decides the conditioning.
     """
 
     context_width: int | None
     vector_width: int | None
-    tokenization: dict[str, int | list[str]]
     capacity: int
     trained: bool
+
+    @property
+    def identity(self) -> dict[str, Json]: ...
+
+    @property
+    def computation(self) -> dict[str, Json]: ...
 
     def tokenize(self, captions: list[str]) -> Tensor: ...
 

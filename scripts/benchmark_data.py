@@ -78,7 +78,8 @@ def decoded(folder: Path) -> list[torch.Tensor]:
 def models(config: DictConfig) -> Encoding:
     """Both models, as often as the task builds them."""
     describe(config, None, cache=Path(config.cache))
-    return Encoding(build(config.autoencoder), build(config.text_encoder), dtype=torch.float16).eval()
+    autoencoder, text_encoder = (build(config[name], name) for name in ("autoencoder", "text_encoder"))
+    return Encoding(autoencoder, text_encoder, dtype=torch.float16).eval()
 
 
 def whole(words: list[str], cache: Path) -> None:

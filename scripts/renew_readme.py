@@ -82,7 +82,7 @@ def results(name: str) -> dict[str, Any]:
 
 
 def caches() -> str:
-    """What scripts/benchmark_data.py and scripts/fault_campaign.py measured."""
+    """What scripts/benchmark_data.py and scripts/chaos_encode.py measured."""
     lines = ["| what | measured | by |", "|---|---|---|"]
     for name, mode, what in (
         ("data_encode", "encode", "the quick start's autoencoder"),
@@ -113,7 +113,7 @@ def caches() -> str:
     failed = f"; {len(faults['failures'])} failures" if faults["failures"] else ""
     lines.append(
         f"| {kills} kills of two processes encoding {faults['pictures']:,} pictures, then the undisturbed run's bytes "
-        f"| {'yes' if not faults['failures'] else 'no'}{failed} | [`fault_campaign.py`](docs/results/data_faults.json) |"
+        f"| {'yes' if not faults['failures'] else 'no'}{failed} | [`chaos_encode.py`](docs/results/data_faults.json) |"
     )
     lines.append(f"| ten of them changed | {ten['encoded']} encoded, a fresh cache's bytes | the same |")
     lines.append(f"| nothing changed | 0 encoded, {ten['unchanged_s']:.1f} s | the same |")
@@ -281,9 +281,10 @@ def renewed(readme: str) -> str:
 def schedules() -> dict[str, NoiseSchedule]:
     """Every schedule that needs no further setting, and the zero-terminal-SNR form of the default."""
     complete = [name for name in groups()["schedule"] if not OmegaConf.missing_keys(option("schedule", name))]
-    found = {name: build(option("schedule", name)) for name in complete}
+    found = {name: build(option("schedule", name), "schedule") for name in complete}
     default = option("schedule", "scaled_linear")
-    return found | {"scaled_linear, zero_terminal_snr": build(OmegaConf.merge(default, {"zero_terminal_snr": True}))}  # type: ignore[arg-type]
+    settings = OmegaConf.merge(default, {"zero_terminal_snr": True})
+    return found | {"scaled_linear, zero_terminal_snr": build(settings, "schedule")}  # type: ignore[arg-type]
 
 
 def plot(path: Path) -> None:

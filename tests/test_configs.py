@@ -14,7 +14,8 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from ldm_train.tasks.command import VERBS
-from ldm_train.tasks.settings.config import ALLOWED, EXTRAS, build, compose, folder, groups, targets
+from ldm_train.tasks.settings.config import build, compose, folder, groups
+from ldm_train.tasks.settings.constructors import EXTRAS
 from ldm_train.tasks.settings.strict import KEPT, PASSED, SET_BY_THE_RUN
 
 FILES = sorted(folder().rglob("*.yaml"))
@@ -73,7 +74,6 @@ def test_option_composes_and_arrives(verb: str, group: str, option: str) -> None
 def test_target_is_allowed_and_its_arguments_fit(name: str) -> None:
     config = OmegaConf.load(folder() / name)
     assert isinstance(config, DictConfig)
-    assert config._target_.startswith(ALLOWED)
     package = config._target_.partition(".")[0]
     if package in EXTRAS and importlib.util.find_spec(package) is None:
         pytest.skip(f"{package} is not installed")
@@ -143,7 +143,7 @@ def test_a_target_outside_the_allowed_packages_is_refused(target: str, nested: s
     }[nested]
     assert isinstance(config, DictConfig)
     with pytest.raises(ValueError, match=re.escape(target)):
-        build(config)
+        build(config, "sampler")
     assert not (tmp_path / "mark").exists()
 
 
@@ -153,28 +153,23 @@ def test_a_target_outside_the_allowed_packages_is_refused(target: str, nested: s
 )
 def test_an_allowed_module_is_no_way_to_what_it_imports(target: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=re.escape(target)):
-        build(Nowhere.touching(target, tmp_path / "mark"))
+        build(Nowhere.touching(target, tmp_path / "mark"), "optimizer")
     assert not (tmp_path / "mark").exists()
 
 
-def test_a_refused_target_on_the_command_line_names_the_allowed_packages(trained: Path, ldm_train, tmp_path: Path) -> None:
+def test_a_refused_target_on_the_command_line_names_what_is_accepted(trained: Path, ldm_train, tmp_path: Path) -> None:
     words = ["sample", f"run_dir={trained}", "prompts=[x]", f"out={tmp_path}/out"]
     answer = ldm_train(*words, "sampler._target_=os.system")
-    assert answer.code == 1
+    assert answer.code == 2
     assert "os.system" in answer.err
-    assert all(package in answer.err for package in ALLOWED)
-
-
-def test_targets_are_found_at_any_depth() -> None:
-    config = OmegaConf.create({"_target_": "a", "b": {"c": [{"_target_": "d"}, {"e": {"_target_": "f"}}]}, "g": 1})
-    assert list(targets(config)) == ["a", "d", "f"]
+    assert "ldm_train.samplers.heun.Heun" in answer.err
 
 
 def test_a_constructor_that_refuses_says_so_in_its_own_words() -> None:
     with pytest.raises(ValueError, match="eta=2"):
-        build(OmegaConf.create({"_target_": "ldm_train.samplers.ddim.DDIM", "eta": 2}))
+        build(OmegaConf.create({"_target_": "ldm_train.samplers.ddim.DDIM", "eta": 2}), "sampler")
 
 
 def test_an_argument_that_is_unknown_is_named() -> None:
     with pytest.raises(ValueError, match="etta"):
-        build(OmegaConf.create({"_target_": "ldm_train.samplers.ddim.DDIM", "etta": 1}))
+        build(OmegaConf.create({"_target_": "ldm_train.samplers.ddim.DDIM", "etta": 1}), "sampler")

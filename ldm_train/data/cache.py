@@ -67,6 +67,9 @@ class Latents(Protocol):
     def first_caption(self, example: int) -> str:
         """In words."""
 
+    def captions_of(self, example: int) -> list[str]:
+        """All, in words."""
+
     def name(self, example: int) -> str:
         """What its source calls it."""
 
@@ -131,6 +134,9 @@ class LatentCache:
         first = self.index.caption_of(torch.tensor([example]), torch.zeros(1))
         return self.caption_texts[int(first)]
 
+    def captions_of(self, example: int) -> list[str]:
+        return [self.caption_texts[number] for number in self.index.captions_of(example).tolist()]
+
     def name(self, example: int) -> str:
         return self.entries[example].key
 
@@ -177,6 +183,10 @@ class JoinedCaches:
         cache, own = self._own(example)
         return cache.first_caption(own)
 
+    def captions_of(self, example: int) -> list[str]:
+        cache, own = self._own(example)
+        return cache.captions_of(own)
+
     def name(self, example: int) -> str:
         cache, own = self._own(example)
         return f"{cache.folder}: {cache.name(own)}"
@@ -200,9 +210,8 @@ class JoinedCaches:
 
 def _common(manifest: Manifest) -> dict[str, Json]:
     """What caches must share to be trained on together."""
-    text = {name: value for name, value in manifest.text_encoder.items() if name not in ("config", "files")}
-    encoder = {"fingerprint": manifest.autoencoder["fingerprint"], "shift": manifest.shift, "scale": manifest.scale}
-    return {"autoencoder": encoder, "text_encoder": text, "dtype": manifest.encoding["pictures"]["dtype"]}  # type: ignore
+    shared = {name: value for name, value in manifest.expected_of_a_run.items() if name != "image_size"}
+    return shared | {"dtype": manifest.encoding["pictures"]["dtype"]}  # type: ignore[index, call-overload]
 
 
 def _scattered(parts: Sequence[tuple[Tensor, Tensor]]) -> Tensor:

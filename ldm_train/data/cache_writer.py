@@ -3,8 +3,6 @@
 A part is named by its rows, so whatever an interrupted encoding left is used by the next.
 """
 
-import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -15,6 +13,7 @@ from ldm_train.data.manifest import FORMAT, Json, Manifest, Shard, file_digest
 from ldm_train.data.plan import Plan, bucket_name
 from ldm_train.data.shards import Rows, load, pooled_statistics, save, split, told_in, write_shard
 from ldm_train.data.workplace import Known, Place
+from ldm_train.util.files import atomic_write, link_file
 
 
 @dataclass(frozen=True)
@@ -100,13 +99,13 @@ def merge(
         for file, part in split(names, row_bytes, prefix):
             if known.manifest is not None and known.shards.get(file) == part:
                 shards[file] = known.manifest.shards[file]
-                _link(known.places[part[0]].path, folder / file)
+                link_file(known.places[part[0]].path, folder / file)
             else:
                 shards[file] = write_shard(folder / file, part, fetch, statistics=prefix != "captions")
             progress(len(part))
     mean, std = pooled_statistics([shard for shard in shards.values() if shard.mean])
     for file, text in plan.texts_on_disk().items():
-        _write(folder / file, text)
+        atomic_write(folder / file, text)
     entries, buckets = plan.entries(), {bucket_name(shape): len(names) for shape, names in plan.rows.items()}
     save(columns(entries, sorted(buckets)), folder / "index.safetensors")
     manifest = Manifest(
@@ -124,19 +123,5 @@ def merge(
         shards=shards,
         files={path.name: file_digest(path) for path in sorted(folder.iterdir()) if path.name not in shards},
     )
-    _write(folder / "manifest.json", manifest.text())
+    atomic_write(folder / "manifest.json", manifest.text())
     return manifest
-
-
-def _link(old: Path, new: Path) -> None:
-    try:
-        os.link(old, new)
-    except OSError:  # a file system without hard links
-        shutil.copyfile(old, new)
-
-
-def _write(path: Path, text: str) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())

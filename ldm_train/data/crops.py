@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 
+from ldm_train.data.manifest import Json
+
 Size = tuple[int, int]
 
 
@@ -41,6 +43,11 @@ class Crop(ABC):
         self.positions = positions
         self.mirrored = mirrored
         self.views = 2 * positions if mirrored else positions
+
+    @property
+    @abstractmethod
+    def identity(self) -> dict[str, Json]:
+        """Everything that decides the views of a picture: the option's name in `conf/crop`, and all settings."""
 
     @abstractmethod
     def shape(self, size: Size) -> Size:
@@ -77,6 +84,10 @@ class CentreCrop(Crop):
         require_whole("image_size", image_size)
         super().__init__([(image_size, image_size)], mirrored=mirrored)
 
+    @property
+    def identity(self) -> dict[str, Json]:
+        return {"kind": "centre", "image_size": self.shapes[0][0], "mirrored": self.mirrored}
+
     def shape(self, size: Size) -> Size:
         return self.shapes[0]
 
@@ -88,6 +99,11 @@ class RandomCrop(Crop):
         require_whole("image_size", image_size)
         require_whole("crop.views", views)
         super().__init__([(image_size, image_size)], positions=views, mirrored=mirrored)
+
+    @property
+    def identity(self) -> dict[str, Json]:
+        size = self.shapes[0][0]
+        return {"kind": "random", "image_size": size, "views": self.positions, "mirrored": self.mirrored}
 
     def shape(self, size: Size) -> Size:
         return self.shapes[0]
@@ -131,8 +147,14 @@ class Buckets(Crop):
             )
         for name, side in [("image_size", image_size), *(("crop.areas", side) for side in sides)]:
             require_whole(name, side, multiple_of=step)
-        self._by_area = [near_shapes(side, step=step, max_aspect=max_aspect) for side in sorted(set(sides), reverse=True)]
+        self.areas, self.step, self.max_aspect = sorted(set(sides), reverse=True), step, float(max_aspect)
+        self._by_area = [near_shapes(side, step=step, max_aspect=max_aspect) for side in self.areas]
         super().__init__(set().union(*self._by_area), mirrored=mirrored)
+
+    @property
+    def identity(self) -> dict[str, Json]:
+        settings = {"step": self.step, "max_aspect": self.max_aspect, "mirrored": self.mirrored}
+        return {"kind": "buckets", "areas": [*self.areas], **settings}
 
     def shape(self, size: Size) -> Size:
         for shapes in self._by_area:

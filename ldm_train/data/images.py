@@ -11,6 +11,7 @@ from torch import Tensor
 from ldm_train.data.crops import centred
 from ldm_train.data.decoding import DECODE_ERRORS, decode, decode_problem, render
 from ldm_train.data.items import PictureFile
+from ldm_train.util.files import atomic_path
 
 __all__ = ["DECODE_ERRORS", "decode_problem", "read_image", "save_png", "to_bytes", "to_signed"]
 
@@ -37,8 +38,40 @@ def to_signed(images: Tensor) -> Tensor:
 
 
 def to_bytes(images: Tensor) -> Tensor:
-    """Images in [-1, 1] to uint8, clipped and rounded."""
+    """Images in [-1, 1] to uint8, clipped and rounded.
+
+    Raises:
+        ValueError: there is NaN or infinity among them, which would become black.
+    """
+    if not images.isfinite().all():
+        raise ValueError("a picture contains NaN or infinity, and cannot be written")
     return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
+def nonfinite_numbers(images: Tensor) -> list[int]:
+    """Return the places of those images (B, …) that contain NaN or infinity."""
+    return (~images.flatten(1).isfinite().all(1)).nonzero()[:, 0].tolist()
+
+
+def to_shown_bytes(images: Tensor) -> Tensor:
+    """Images (B, 3, H, W) as `to_bytes`, with a checkerboard instead of each that contains NaN or infinity."""
+    broken = nonfinite_numbers(images)
+    shown = to_bytes(images.nan_to_num(0, 0, 0))
+    shown[broken] = checkerboard(images.shape[2], images.shape[3]).to(shown.device)
+    return shown
+
+
+def count_broken(shown: Tensor) -> int:
+    """Return how many of uint8 pictures (B, 3, H, W) are the checkerboard of `to_shown_bytes`."""
+    board = checkerboard(shown.shape[2], shown.shape[3]).to(shown.device)
+    return int((shown == board).flatten(1).all(1).sum())
+
+
+def checkerboard(height: int, width: int) -> Tensor:
+    """Return a picture that nobody takes for one that was drawn, magenta and black, (3, H, W) uint8."""
+    rows, columns = torch.arange(height)[:, None] * 4 // height, torch.arange(width) * 4 // width
+    magenta = ((rows + columns) % 2 == 0).to(torch.uint8) * 255
+    return torch.stack([magenta, torch.zeros_like(magenta), magenta])
 
 
 def save_png(images: Tensor, path: Path, texts: Mapping[str, str] | None = None) -> None:
@@ -46,7 +79,5 @@ def save_png(images: Tensor, path: Path, texts: Mapping[str, str] | None = None)
     told = PngInfo()
     for keyword, text in (texts or {}).items():
         told.add_text(keyword, text)  # as iTXt where Latin-1 cannot hold it
-    path.parent.mkdir(parents=True, exist_ok=True)
-    writing = path.with_name(f"{path.name}.writing")
-    Image.fromarray(images.permute(1, 2, 0).cpu().numpy()).save(writing, format="PNG", pnginfo=told)
-    writing.replace(path)
+    with atomic_path(path) as temporary:
+        Image.fromarray(images.permute(1, 2, 0).cpu().numpy()).save(temporary, format="PNG", pnginfo=told)

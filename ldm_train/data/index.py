@@ -44,6 +44,10 @@ class Index:
         starts = torch.where(entries > 0, self.caption_ends[entries - 1], 0)
         return self.captions[starts + (chosen.double() * (ends - starts)).long()].long()
 
+    def captions_of(self, entry: int) -> Tensor:
+        """The numbers of all captions of an entry."""
+        return self.captions[int(self.caption_ends[entry - 1]) if entry else 0 : int(self.caption_ends[entry])]
+
 
 def columns(entries: Sequence[Entry], buckets: Sequence[str]) -> dict[str, Tensor]:
     """The columns of an `Index`, by name."""

@@ -19,8 +19,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
-FORMAT = 2
+from ldm_train.util.safe_json import parse_json, read_object
+
+FORMAT = 3
+VERSION = "version"  # of the code, among what rows are named by
 Json = str | int | float | bool | None | list["Json"] | dict[str, "Json"]
 
 
@@ -73,8 +77,9 @@ class Manifest:
     """What made a cache and what is in it.
 
     Args:
-        encoding: what rows are named by; pictures': their settings, the autoencoder's fingerprint, storage type, version.
-        autoencoder, text_encoder: their configs, with the fingerprint of what they compute.
+        encoding: what rows are named by: for "pictures" the identities of autoencoder and crop, background, storage type and
+            version; for "captions" the identity of the text encoder and version.
+        autoencoder, text_encoder: how to build them again: their configs, and the checksum of their files of weights.
         shift, scale: of the autoencoder; the cache itself holds raw latents.
         views: stored for each picture.
         empty: the number of the empty caption.
@@ -106,8 +111,23 @@ class Manifest:
 
     @property
     def fingerprint(self) -> str:
-        """One name for the whole content."""
-        return hashlib.sha256(self.text().encode()).hexdigest()
+        """One name for the whole content, wherever the parts that made it lie."""
+        content = {name: value for name, value in asdict(self).items() if name not in ("autoencoder", "text_encoder")}
+        return hashlib.sha256(canonical(content).encode()).hexdigest()
+
+    @property
+    def expected_of_a_run(self) -> dict[str, Json]:
+        """What a run must have in common with this cache: the identities of its encoders, the latents' scale, the size."""
+        pictures, captions = self.encoding["pictures"], self.encoding["captions"]
+        assert isinstance(pictures, dict)
+        assert isinstance(captions, dict)
+        return {
+            "image_size": self.image_size,
+            "autoencoder": pictures["autoencoder"],
+            "text_encoder": {name: value for name, value in captions.items() if name != VERSION},
+            "shift": self.shift,
+            "scale": self.scale,
+        }
 
     def text(self) -> str:
         return json.dumps(asdict(self), indent=2, sort_keys=True) + "\n"
@@ -143,35 +163,66 @@ def read_manifest(folder: Path) -> Manifest:
             f"{folder} is not a latent cache (it has no manifest.json); `ldm-train encode … cache={folder}` makes one"
         )
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values: Any = read_object(path)
         if values["format"] != FORMAT:
             raise OtherFormatError(f"{path} has format {values['format']}, and this version reads {FORMAT}")
         values["shards"] = {name: Shard(**shard) for name, shard in values["shards"].items()}
-        return Manifest(**values)
+        manifest = Manifest(**values)
+        _check_values(manifest)
+        return manifest
     except OtherFormatError:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} cannot be used ({error}); remove {folder} and encode it again") from error
 
 
+def _check_values(manifest: Manifest) -> None:
+    """Raise ValueError for values of other types than `encode` writes, and for files outside the cache."""
+    for name, kind in _KINDS.items():
+        if not isinstance(getattr(manifest, name), kind):
+            raise ValueError(f"its {name} is {getattr(manifest, name)!r:.60}")
+    parts = {"pictures": manifest.encoding, "captions": manifest.encoding, "config": manifest.autoencoder}
+    for name, part in [*parts.items(), ("config", manifest.text_encoder)]:
+        if not isinstance(part.get(name), dict):
+            raise ValueError(f"it holds no {name}")
+    if outside := next((name for name in manifest.digests() if Path(name).name != name or name in ("", "..")), None):
+        raise ValueError(f"it names the file {outside!r}, which is not in its folder")
+
+
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("encoding", "autoencoder", "text_encoder", "buckets", "shards", "files"), dict),
+    **dict.fromkeys(("image_size", "channels", "factor", "views", "entries", "held_out", "captions", "empty"), int),
+    **dict.fromkeys(("shift", "scale"), (int, float)),
+    **dict.fromkeys(("mean", "std"), list),
+}
+
+
 def read_entries(folder: Path) -> list[Entry]:
-    """All entries of a cache."""
-    with (folder / "entries.jsonl").open(encoding="utf-8") as lines:
-        return [Entry(**json.loads(line)) for line in lines]
+    """All entries of a cache.
+
+    Raises:
+        ValueError: a line is damaged.
+    """
+    path = folder / "entries.jsonl"
+    with path.open(encoding="utf-8") as lines:
+        try:
+            return [Entry(**parse_json(line)) for line in lines]  # type: ignore
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path} cannot be used ({error}); remove {folder} and encode it again") from error
 
 
 def read_fields(folder: Path, numbers: Sequence[int]) -> list[dict[str, str]]:
     """The further fields of some entries; the others' lines are passed over."""
     wanted = set(numbers)
     with (folder / "entries.jsonl").open(encoding="utf-8") as lines:
-        found = {number: json.loads(line)["fields"] for number, line in enumerate(lines) if number in wanted}
-    return [found[number] for number in numbers]
+        found: dict[int, Any] = {number: parse_json(line) for number, line in enumerate(lines) if number in wanted}
+    return [found[number]["fields"] for number in numbers]
 
 
 def read_captions(folder: Path) -> list[str]:
     """All captions of a cache, by number."""
     with (folder / "captions.jsonl").open(encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines]
+        return [str(parse_json(line)) for line in lines]
 
 
 def file_digest(path: Path) -> str:
@@ -200,10 +251,13 @@ def damaged_files(
 
 
 def differences(found: Mapping[str, Json], expected: Mapping[str, Json], prefix: str = "") -> list[str]:
-    """The names under which nested settings differ from what is expected, each with both values."""
+    """The names under which nested settings differ from what is expected, each with both values.
+
+    Further names in `found` count below the first level only.
+    """
     told = []
-    for name, value in expected.items():
-        has = found.get(name)
+    for name in dict.fromkeys([*expected, *(found if prefix else ())]):
+        has, value = found.get(name), expected.get(name)
         if isinstance(value, dict) and isinstance(has, dict):
             told += differences(has, value, f"{prefix}{name}.")
         elif value != has:
@@ -215,13 +269,13 @@ def refuse_other(manifest: Manifest, expected: Mapping[str, Json], *, cache: Pat
     """Compare what a run expects with what made the cache.
 
     Args:
-        expected: names ("image_size", "autoencoder") to values or to further names.
+        expected: names ("image_size", "autoencoder") to values or to further names, as in `Manifest.expected_of_a_run`.
         mend: the settings of the run, with which encoding again would mend it.
 
     Raises:
         ValueError: listing every difference, and the command that mends them.
     """
-    told = differences(asdict(manifest), expected)
+    told = differences(manifest.expected_of_a_run, expected)
     if told:
         listed = "\n  ".join(told)
         raise ValueError(

@@ -11,6 +11,8 @@ from types import MappingProxyType
 from ldm_train.data.crops import Crop, View
 from ldm_train.data.manifest import Entry, Json, Provenance, lines_of
 from ldm_train.data.survey import Seen, Survey
+from ldm_train.util.files import atomic_write
+from ldm_train.util.safe_json import read_object
 
 CAPTIONS = 64  # of one forward pass
 
@@ -165,12 +167,13 @@ def known_bad(report: Path) -> dict[str, str]:
     """Digests of pictures that an earlier encoding could not decode, with their problems."""
     if not report.is_file():
         return {}
-    left_out = json.loads(report.read_text(encoding="utf-8"))["left_out"]
-    return {told["picture"]: told["problem"] for told in left_out if "picture" in told}
+    left_out = read_object(report, limit=None).get("left_out")
+    rows = [told for told in left_out if isinstance(told, dict)] if isinstance(left_out, list) else []
+    return {str(told["picture"]): str(told.get("problem")) for told in rows if "picture" in told}
 
 
 def write_batches(path: Path, batches: list[Batch]) -> None:
-    path.write_text(json.dumps([asdict(batch) for batch in batches]), encoding="utf-8")
+    atomic_write(path, json.dumps([asdict(batch) for batch in batches]))
 
 
 def read_batches(path: Path) -> list[Batch]:

@@ -1,8 +1,6 @@
 """Rows of tensors in files: sorted by name, the first bits of a name choose the file, so files depend on the names alone."""
 
 import json
-import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -10,10 +8,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from ldm_train.data.manifest import Shard, file_digest
+from ldm_train.util.safe_json import parse_json
+from ldm_train.util.safetensors_file import Layout, write_safetensors
 
 SHARD_BYTES = 256 * 2**20
 Rows = dict[str, Tensor]
@@ -61,25 +61,17 @@ def pooled_statistics(shards: Sequence[Shard]) -> tuple[list[float], list[float]
 
 
 def save(tensors: Rows, path: Path, *, told: Mapping[str, object] | None = None) -> None:
-    """Write tensors, flushed to the disk, under a temporary name that becomes the right one when all is there.
+    """Write tensors on the CPU atomically, with values next to them as JSON.
 
     Raises:
-        OSError: the disk is full, or the like; what was there stays.
+        OSError: the disk is full, or another failure to write; what was at `path` is unchanged.
     """
-    writing = path.with_name(f"{path.name}.{os.getpid()}.writing")
-    try:
-        save_file(tensors, writing, metadata=None if told is None else {"told": json.dumps(told)})
-        writing.chmod(0o644)  # safetensors' own are for their owner alone
-        with writing.open("rb") as file:
-            os.fsync(file.fileno())
-        writing.replace(path)
-    except (SafetensorError, OSError) as error:
-        writing.unlink(missing_ok=True)
-        free = shutil.disk_usage(path.parent).free / 2**20
-        raise OSError(
-            f"cannot write {path} ({free:.0f} MiB are free there): {error}; "
-            "the older cache stays, and what was encoded is kept for the next attempt"
-        ) from error
+    write_safetensors(
+        path,
+        {name: Layout(str(tensor.dtype).removeprefix("torch."), tensor.shape) for name, tensor in tensors.items()},
+        lambda name: tensors[name].contiguous().flatten().view(torch.uint8).numpy().data,
+        None if told is None else {"told": json.dumps(told)},
+    )
 
 
 def load(path: Path) -> Rows:
@@ -102,6 +94,6 @@ def told_in(path: Path) -> dict[str, Any]:
     """
     try:
         with safe_open(path, "pt") as file:
-            return json.loads(file.metadata()["told"])
-    except (SafetensorError, OSError, KeyError, TypeError) as error:
+            return dict(parse_json(file.metadata()["told"]))  # type: ignore[arg-type]
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} cannot be read ({error})") from error

@@ -9,13 +9,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from threading import get_ident
+from threading import Lock
 
 from ldm_train.data.decoding import DECODE_ERRORS, decode_problem, upright_size
 from ldm_train.data.items import Item, Picture, PictureFile
+from ldm_train.util.files import atomic_write
 from ldm_train.util.inputs import READ_ERRORS, describe_error
+from ldm_train.util.safe_json import read_object
 
 AT_ONCE = 256
+SPOOLING = tuple(Lock() for _ in range(16))  # by a digest's first digit: two threads may have the same picture
 
 
 @dataclass(frozen=True)
@@ -38,13 +41,13 @@ class Survey:
 class Memory:
     """Digests and sizes of files that were read before, believed while a file's length and time of change stay.
 
-    It lies beside the cache, not in it, for it holds times.
+    It is next to the cache, not in it, for it holds times.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self.known: dict[str, list[int | str]] = json.loads(path.read_text(encoding="utf-8"))
+            self.known = read_object(path, limit=None)
         except (OSError, ValueError):  # none yet, or damaged: everything is read
             self.known = {}
         self.met: dict[str, list[int | str]] = {}
@@ -52,10 +55,10 @@ class Memory:
     def recall(self, item: Item, stamp: tuple[int, int] | None) -> tuple[str, tuple[int, int]] | None:
         """Digest and size of a file that still has this stamp."""
         known = self.known.get(item.key)
-        if known is None or stamp is None or list(stamp) != known[:2]:
+        if not isinstance(known, list) or len(known) != 5 or stamp is None or list(stamp) != known[:2]:
             return None
         _, _, digest, height, width = known
-        return str(digest), (int(height), int(width))
+        return str(digest), (int(str(height)), int(str(width)))
 
     def keep(self, seen: Seen, stamp: tuple[int, int] | None) -> None:
         """What was read of a file that had this stamp before."""
@@ -63,9 +66,7 @@ class Memory:
             self.met[seen.item.key] = [*stamp, seen.digest, *seen.size]
 
     def save(self) -> None:
-        writing = self.path.with_name(self.path.name + ".writing")
-        writing.write_text(json.dumps(self.met), encoding="utf-8")
-        writing.replace(self.path)
+        atomic_write(self.path, json.dumps(self.met))
 
 
 def survey(
@@ -129,8 +130,7 @@ def _lasting(picture: Picture, content: bytes, digest: str, spool: Path | None) 
     if picture.lasting or spool is None:
         return picture if picture.lasting else None
     kept = spool / digest
-    if not kept.is_file():
-        writing = spool / f"{digest}.{os.getpid()}.{get_ident()}.writing"
-        writing.write_bytes(content)
-        writing.replace(kept)
+    with SPOOLING[int(digest[0], 16)]:
+        if not kept.is_file():
+            atomic_write(kept, content)
     return PictureFile(kept)

@@ -1,16 +1,12 @@
-"""Where a cache is written: the folder beside it, alone with it, with what the old cache holds that can be used again.
+"""Where a cache is written: a hidden folder next to it, with what the old cache holds that can be used again.
 
 Nothing of the old cache is touched before the new one is whole.
 """
 
-import os
-import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from ldm_train.data.manifest import (
     Manifest,
@@ -21,6 +17,9 @@ from ldm_train.data.manifest import (
     read_entries,
     read_manifest,
 )
+from ldm_train.util.files import is_temporary, make_folder
+from ldm_train.util.ownership import CACHE, carries_mark, check_folder, list_names
+from ldm_train.util.replacing import ReplacedFolder, check_replaceable
 
 
 @dataclass(frozen=True)
@@ -77,68 +76,53 @@ def row_names(folder: Path, manifest: Manifest) -> dict[str, list[str]]:
     return {prefix: sorted(names) for prefix, names in rows.items()}
 
 
-class Workplace:
-    """The folder beside a cache in which its next state is made.
+class Workplace(ReplacedFolder):
+    """The folder next to a cache in which its next state is made.
 
     Args:
-        folder: where the finished cache will lie.
+        folder: the cache.
+        given: the value of the setting that names it, where it is not the path.
 
     Raises:
-        ValueError: something lies there that is no cache, which replacing would destroy.
+        ValueError: something other than a cache is there, which replacing would destroy.
     """
 
-    def __init__(self, folder: Path) -> None:
-        known = (folder / "manifest.json").is_file() or (folder.is_dir() and not any(folder.iterdir()))
-        if folder.exists() and not known:
-            raise ValueError(f"cache={folder} is there and is no latent cache; nothing was touched, choose another folder")
-        if os.path.ismount(folder):
-            raise ValueError(f"cache={folder} is a mount point, which cannot be replaced as a whole; name a folder in it")
-        self.folder = folder
-        self.writing = folder.with_name(folder.name + ".writing")
-        self.old = folder.with_name(folder.name + ".old")
-        self.parts, self.spool, self.new = (self.writing / name for name in ("parts", "pictures", "new"))
-        self.batches = self.writing / "batches.json"
+    def __init__(self, folder: Path, given: str | None = None) -> None:
+        check_replaceable(folder, setting="cache", given=str(folder) if given is None else given)
+        check_cache(folder)
+        super().__init__(folder, setting="cache", check=lambda: check_cache(folder))
+        self.parts, self.spool = self.working / "parts", self.working / "pictures"
+        self.batches = self.working / "batches.json"
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Alone with the cache, for as long as this process lives.
-
-        Raises:
-            ValueError: another process writes it.
-        """
-        path = self.folder.with_name(self.folder.name + ".lock")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path, timeout=0)
-        try:
-            lock.acquire()
-        except Timeout as error:
-            raise ValueError(f"cache={self.folder} is being written by another process; wait for it, or stop it") from error
-        try:
-            if self.old.exists() and not self.folder.exists():
-                self.old.rename(self.folder)  # killed between the two renames
-            yield
-        finally:
-            if not any(self.parts.glob("*.safetensors")):
-                shutil.rmtree(self.writing, ignore_errors=True)
-            path.unlink(missing_ok=True)
-            lock.release()
+    def is_worth_keeping(self) -> bool:
+        return any(self.parts.glob("*.safetensors"))
 
     def start(self) -> None:
         """Make the folders; what an interrupted encoding left in them stays."""
-        shutil.rmtree(self.new, ignore_errors=True)
-        for path in (self.parts, self.spool, self.new):
-            path.mkdir(parents=True, exist_ok=True)
-        for half_written in self.writing.rglob("*.writing"):
-            half_written.unlink()
+        super().start()
+        for path in (self.parts, self.spool):
+            make_folder(path)
 
     def put_in_place(self) -> None:
-        """The new cache for the old one, and all else away."""
-        if self.folder.exists():
-            shutil.rmtree(self.old, ignore_errors=True)
-            self.folder.rename(self.old)
-        self.new.rename(self.folder)
+        """Replace the old cache by the new one, and remove all else."""
+        super().put_in_place()
         self.clear()
 
-    def clear(self) -> None:
-        for path in (self.old, self.writing):
-            shutil.rmtree(path, ignore_errors=True)
+
+def check_cache(folder: Path) -> None:
+    """Raise unless a folder may become a cache, or is one and holds nothing else.
+
+    Raises:
+        ValueError: it is not, and nothing was changed.
+    """
+    check_folder(folder, CACHE, setting="cache")
+    if not carries_mark(folder, CACHE):
+        return
+    manifest = json.loads((folder / CACHE.mark).read_text(encoding="utf-8"))
+    known = {CACHE.mark, *manifest["shards"], *manifest["files"]}
+    foreign = sorted(path.name for path in folder.iterdir() if path.name not in known and not is_temporary(path))
+    if foreign:
+        raise ValueError(
+            f"cache={folder} holds {list_names(foreign)}, which `ldm-train encode` did not write; the new cache "
+            "replaces the whole folder. Nothing was changed; move that out of the folder"
+        )

@@ -7,9 +7,11 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
-from ldm_train.encoders.fingerprint import SHIPPED
-from ldm_train.types import Moments
+from ldm_train.encoders.fingerprint import SHIPPED, digest_tensors
+from ldm_train.types import Json, Moments
+from ldm_train.util.files import atomic_write
 from ldm_train.weights import autoencoder_layout
+from ldm_train.weights.files import write_tensors
 from ldm_train.weights.folders import part_of
 from ldm_train.weights.hub import locate
 from ldm_train.weights.loading import load
@@ -26,6 +28,8 @@ class _DiffusersConfig(Protocol):
     block_out_channels: list[int]
     scaling_factor: float
     shift_factor: float | None
+    norm_num_groups: int
+    act_fn: str
 
 
 class KLAutoencoder(nn.Module):
@@ -48,6 +52,21 @@ class KLAutoencoder(nn.Module):
         self.scale = float(config.scaling_factor)
         self.shift = float(config.shift_factor or 0.0)
 
+    @property
+    def identity(self) -> dict[str, Json]:
+        """Everything that decides raw latents: of the encoding half the weights, and the settings that no weight shows.
+
+        Autoencoders that differ in their decoders only share one identity, since their latents are the same.
+        """
+        config = cast(_DiffusersConfig, self.model.config)
+        encoder = {n: tensor for n, tensor in self.model.state_dict().items() if n.startswith(("encoder.", "quant_conv."))}
+        return {
+            "kind": "kl_autoencoder",
+            "activation": config.act_fn,
+            "norm_groups": config.norm_num_groups,
+            "fingerprint": digest_tensors(encoder),
+        }
+
     def encode(self, images: Tensor) -> Moments:
         """Images (B, 3, H, W) to raw moments (B, C, H/factor, W/factor)."""
         posterior = self.model.encode(images).latent_dist
@@ -61,7 +80,8 @@ class KLAutoencoder(nn.Module):
     def save(self, folder: Path, *, shift: float, scale: float) -> None:
         """Write diffusers' layout: `config.json` with this shift and scale, and the weights as safetensors."""
         self.model.register_to_config(scaling_factor=scale, shift_factor=shift)
-        self.model.save_pretrained(folder)
+        write_tensors(folder / "diffusion_pytorch_model.safetensors", self.model.state_dict(), {"format": "pt"})
+        atomic_write(folder / "config.json", self.model.to_json_string())
 
 
 class IdentityAutoencoder(nn.Module):
@@ -73,6 +93,10 @@ class IdentityAutoencoder(nn.Module):
         self.factor = 1
         self.scale = 1.0
         self.shift = 0.0
+
+    @property
+    def identity(self) -> dict[str, Json]:
+        return {"kind": "identity"}
 
     def encode(self, images: Tensor) -> Moments:
         return Moments(images, None)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ldm_train.types import Captions, Conditioning
+from ldm_train.types import Captions, Conditioning, Json
 
 
 class ClassLabels(nn.Module):
@@ -32,9 +32,18 @@ class ClassLabels(nn.Module):
             raise ValueError(f"text_encoder.classes={names} must be distinct names; encoding takes them from the source")
         self.classes = names
         self.vector_width = width
-        self.tokenization = {"classes": names}
         self.numbers = {"": 0} | {name: number for number, name in enumerate(names, start=1)}
         self.embedding = nn.Embedding(len(names) + 1, width)
+
+    @property
+    def identity(self) -> dict[str, Json]:
+        """Everything that decides the tokens of a caption."""
+        return {"kind": "class_labels", "classes": [*self.classes]}
+
+    @property
+    def computation(self) -> dict[str, Json]:
+        """Everything but trained weights that decides the conditioning of a caption."""
+        return {**self.identity, "width": self.vector_width}
 
     def tokenize(self, captions: list[str]) -> Tensor:
         """The classes' numbers, (B, 1) int64; 0 is none.

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 import open_clip
 from open_clip.model import CLIPTextCfg, _build_text_tower
 from open_clip.transformer import TextTransformer
-from torch import nn
+from torch import Tensor, nn
 
+from ldm_train.encoders.fingerprint import digest_tensors
+from ldm_train.types import Json
 from ldm_train.weights.folders import read_json
 from ldm_train.weights.hub import locate
 from ldm_train.weights.loading import load
@@ -16,6 +18,7 @@ from ldm_train.weights.text_layout import architecture, reading
 
 VOCABULARY = 49408
 PADS = {"<|endoftext|>": 49407, "!": 0}  # the tokens with which 1.x and 2.x pad
+NAMES_OF_ACTIVATIONS = {"QuickGELU()": "quick_gelu", "GELU(approximate='none')": "gelu"}  # as modules print themselves
 ACTIVATIONS = {"quick_gelu": True, "gelu": False}  # transformers' names, and whether open_clip's model is a quickgelu one
 
 
@@ -95,6 +98,34 @@ def build_tower(model: str, settings: Mapping[str, object]) -> TextTransformer:
     if not isinstance(tower, TextTransformer):
         raise ValueError(f"text_encoder.model={model} has no text transformer with CLIP's vocabulary; choose one that has")
     return tower
+
+
+def describe_states(tower: TextTransformer | None, layer: str, new_vectors: Mapping[str, Tensor]) -> dict[str, Json]:
+    """Return what turns tokens into hidden states: settings, the weights up to the layer taken, new words' vectors."""
+    assert tower is not None
+    count = len(tower.transformer.resblocks) - (layer == "penultimate")
+    settings, weights = describe_tower(tower, layers=count)
+    words: dict[str, Json] = {"new_vectors": digest_tensors(new_vectors)} if new_vectors else {}
+    return {**settings, "fingerprint": digest_tensors(weights), **words}
+
+
+def describe_tower(tower: TextTransformer, *, layers: int) -> tuple[dict[str, Json], dict[str, Tensor]]:
+    """Return the settings and the weights by which the first layers of a tower compute hidden states.
+
+    The settings are those that no weight's name or shape shows.
+    """
+    unused = tuple(f"transformer.resblocks.{number}." for number in range(layers, len(tower.transformer.resblocks)))
+    left_out = ("text_projection", "token_embedding.learned", *unused)
+    weights = {name: tensor for name, tensor in tower.state_dict().items() if not name.startswith(left_out)}
+    block = tower.transformer.resblocks[0]
+    settings: dict[str, Json] = {
+        "layers": layers,
+        "heads": int(block.attn.num_heads),
+        "activation": NAMES_OF_ACTIVATIONS.get(str(block.mlp.gelu), str(block.mlp.gelu)),
+        "norm_eps": [float(norm.eps) for norm in (block.ln_1, block.ln_2, tower.ln_final)],
+        "causal": tower.attn_mask is not None,
+    }
+    return settings, weights
 
 
 def fitting_layers(found: Found, settings: Mapping[str, object], *, quick: bool, layer: str) -> int:

@@ -9,10 +9,10 @@ import torch
 from open_clip.transformer import TextTransformer
 from torch import Tensor, nn
 
-from ldm_train.encoders.clip_tower import VOCABULARY, clip_tower, layers_of
+from ldm_train.encoders.clip_tower import VOCABULARY, clip_tower, describe_states, layers_of
 from ldm_train.encoders.new_tokens import ExtendedEmbedding, Words, beginnings
 from ldm_train.encoders.tokenizer import Tokenizer
-from ldm_train.types import Captions, Conditioning
+from ldm_train.types import Captions, Conditioning, Json
 
 
 class TextEncoder(nn.Module):
@@ -67,11 +67,6 @@ class TextEncoder(nn.Module):
         self.trained = trained
         self.context_width: int = tower.width
         self.vector_width = self.context_width if pooled else None
-        self.tokenization: dict[str, int | list[str]] = {
-            "context_length": context_length,
-            "pad_token": pad_token,
-            "chunks": chunks,
-        }
         self.layer = layer
         # Its output would be the similarity space of CLIP, which nothing here uses.
         tower.text_projection = None
@@ -99,7 +94,24 @@ class TextEncoder(nn.Module):
                 torch.cat([before.learned.detach(), rows.to(before.learned)]),
             )
         self.tower.token_embedding = ExtendedEmbedding(before, starts, learned)
-        self.tokenization["new_words"] = self.words.told
+
+    @property
+    def identity(self) -> dict[str, Json]:
+        """Everything that decides a caption's tokens and, where the text encoder is frozen, their embeddings."""
+        tokens: dict[str, Json] = {
+            "kind": "clip_text_transformer",
+            "context_length": self.context_length,
+            "pad_token": self.pad_token,
+            "chunks": self.chunks,
+            "new_words": [*self.words.told],
+        }
+        return tokens if self.trained else tokens | describe_states(self.tower, self.layer, self.new_vectors())
+
+    @property
+    def computation(self) -> dict[str, Json]:
+        """Everything that decides the conditioning of a caption, with the weights as they are."""
+        states = describe_states(self.tower, self.layer, self.new_vectors())
+        return self.identity | states | {"width": self.context_width, "pooled": self.vector_width is not None}
 
     def add_words(self, vectors: Mapping[str, Tensor]) -> None:
         """Know words by their vectors (N, D), as textual inversion left them.

@@ -2,11 +2,12 @@
 
 import hashlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 SHIPPED = Path(__file__).parent / "pretrained"
 SUFFIXES = {".bin", ".ckpt", ".json", ".pt", ".pth", ".safetensors", ".yaml", ".yml"}
@@ -14,11 +15,16 @@ SUFFIXES = {".bin", ".ckpt", ".json", ".pt", ".pth", ".safetensors", ".yaml", ".
 
 def fingerprint(module: "nn.Module") -> str:
     """SHA-256 over the class, and each tensor's name, shape, type and bytes; hexadecimal."""
+    return digest_tensors(module.state_dict(), kind=type(module).__name__)
+
+
+def digest_tensors(tensors: Mapping[str, "Tensor"], *, kind: str = "") -> str:
+    """Return the SHA-256 over a kind, and each tensor's name, shape, type and bytes; hexadecimal."""
     # Here, since the files below are read by what has no time to import it.
     import torch
 
-    digest = hashlib.sha256(type(module).__name__.encode())
-    for name, tensor in sorted(module.state_dict().items()):
+    digest = hashlib.sha256(kind.encode())
+    for name, tensor in sorted(tensors.items()):
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +15,9 @@ from markupsafe import Markup
 from ldm_train.reports.blocks import Block, Strings
 from ldm_train.reports.pictures import embedded
 from ldm_train.reports.text import line, prose
+from ldm_train.util.files import atomic_write
+
+GENERATOR = b'<meta name="generator" content="ldm-train">'
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,15 +61,14 @@ def render(page: Page) -> str:
 
 
 def write(page: Page, path: Path) -> None:
-    """The page as a file, whole or not at all."""
-    content = render(page).encode()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    writing = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        writing.write_bytes(content)
-        writing.replace(path)
-    finally:
-        writing.unlink(missing_ok=True)
+    """Write the page atomically."""
+    atomic_write(path, render(page))
+
+
+def is_page(path: Path) -> bool:
+    """Return whether a file is a page that `write` wrote."""
+    with path.open("rb") as file:
+        return GENERATOR in file.read(4096)
 
 
 @cache

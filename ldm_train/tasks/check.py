@@ -14,7 +14,7 @@ from ldm_train.data.inspection import Decoding, Looked, inspect, surveyed
 from ldm_train.data.manifest import Provenance
 from ldm_train.data.plan import Plan
 from ldm_train.data.survey import Survey
-from ldm_train.reports.page import write
+from ldm_train.reports.page import is_page, write
 from ldm_train.tasks.checking.ahead import class_pictures, run_files
 from ldm_train.tasks.checking.cache import compare
 from ldm_train.tasks.checking.cost import disk, encoding_seconds, row_shapes, training
@@ -29,16 +29,25 @@ from ldm_train.tasks.parts.source import name_classes
 from ldm_train.tasks.running.directory import set_threads
 from ldm_train.tasks.running.lightning import quiet
 from ldm_train.tasks.settings.config import build
+from ldm_train.tasks.training.words import check_new_words
 from ldm_train.training.cost import free_memory
+from ldm_train.util.files import atomic_write
+from ldm_train.util.ownership import FolderKind, check_file, check_folder
+
+PAGE = "check.html"
+CHECKED = FolderKind("a result of `ldm-train check`", "check.json", frozenset({"ok", "measured"}), frozenset({PAGE}))
 
 
 def run(config: DictConfig) -> int:
+    if config.out is not None:
+        check_folder(Path(config.out), CHECKED, setting="out", given=str(config.out))
+        check_file(Path(config.out) / PAGE, is_page, setting="out")
     quiet()
     set_threads(config.threads)
     attempt = Attempts()
     try_settings(config, attempt)
     white = attempt(background_colour, config.background) is None
-    crop = attempt(build, config.crop, image_size=config.image_size)
+    crop = attempt(build, config.crop, "crop", image_size=config.image_size)
     looked, notes = look(config, Decoding("white" if white else config.background, config.max_pixels))
     found = surveyed(looked)
     captions = sorted({text for seen in found.seen for text in seen.item.captions})
@@ -56,7 +65,7 @@ def run(config: DictConfig) -> int:
     report.notes += [line for line in attempt.told if not line.startswith("warning: ")]
     if crop is not None:
         compare_caches(config, report, found, crop, attempt)
-    length = None if parts is None else parts.text_encoder.tokenization.get("context_length")
+    length = None if parts is None else parts.text_encoder.identity.get("context_length")
     judge(
         report,
         strict=config.strict,
@@ -73,7 +82,7 @@ def run(config: DictConfig) -> int:
 
 def look(config: DictConfig, decoding: Decoding) -> tuple[list[Looked], list[str]]:
     """Every item of the source, and what the source noted on the way."""
-    source = build(config.source)
+    source = build(config.source, "source")
     with Progress(*Progress.get_default_columns(), MofNCompleteColumn()) as progress:
         task = progress.add_task("reading the source", total=None)
         looked = list(inspect(source, decoding, progress=lambda: progress.advance(task)))
@@ -86,6 +95,8 @@ def examine(config: DictConfig, report: Report, plan: Plan, parts: Parts, attemp
     device = choose_device("cpu" if config.trainer.accelerator == "cpu" else "auto")
     items = [seen.item for seen in plan.seen]
     report.captions = caption_facts(items, parts.text_encoder.count, parts.text_encoder.capacity)
+    captions = [item.captions for item in items if not item.held_out]
+    report.warnings += attempt(check_new_words, config, parts.text_encoder, captions) or []
     module = try_together(config, parts, plan.rows, attempt)
     if attempt.reasons:
         return
@@ -139,7 +150,6 @@ def compare_caches(config: DictConfig, report: Report, found: Survey, crop: Crop
 
 def save(report: Report, looked: Iterable[Looked], plan: Plan | None, folder: Path, *, background: str) -> None:
     """`check.json` and `check.html`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "check.json").write_text(json.dumps(report.told(), indent=2) + "\n", encoding="utf-8")
-    write(page(report, list(looked), plan), folder / "check.html")
-    print(f"{folder / 'check.html'} shows it all")
+    write(page(report, list(looked), plan), folder / PAGE)
+    atomic_write(folder / CHECKED.mark, json.dumps(report.told(), indent=2) + "\n")
+    print(f"{folder / PAGE} shows it all")

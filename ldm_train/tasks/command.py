@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from ldm_train.tasks.running.launcher import end_with_launcher
 from ldm_train.tasks.running.lightning import launched_rank, refuse_at_once
 from ldm_train.tasks.settings.config import ConfigError, compose, nearest
+from ldm_train.tasks.settings.trust import granted, read_grants
 
 VERBS = {
     "check": "read everything that encoding will read, and list what cannot be used",
@@ -59,14 +60,14 @@ def main(arguments: list[str] | None = None) -> None:
 
             print(describe(verb))
             raise SystemExit(0)
-        if SWEEPING & set(overrides):
-            from ldm_train.tasks.sweep import sweep
+        with granted(read_grants(overrides)):
+            if SWEEPING & set(overrides):
+                from ldm_train.tasks.sweep import sweep
 
-            raise SystemExit(sweep(verb, overrides))
-        config = compose(verb, overrides)
+                raise SystemExit(sweep(verb, overrides))
+            _run(verb, compose(verb, overrides))
     except ConfigError as error:
         _fail(str(error), code=2)
-    _run(verb, config)
 
 
 def _named(verb: str, word: str) -> str:

@@ -32,8 +32,8 @@ def run(config: DictConfig) -> int:
         )
     if config.text_encoder.get("classes", ()) is None and (config.trainer.devices != 1 or not alone(config.trainer)):
         raise ValueError("several processes must agree on the classes before they look: give text_encoder.classes=[…]")
-    place = Workplace(Path(config.cache).resolve())
-    crop = build(config.crop, image_size=config.image_size)
+    place = Workplace(Path(config.cache).resolve(), str(config.cache))
+    crop = build(config.crop, "crop", image_size=config.image_size)
     if launched_rank() > 0:
         return follow(config, place, crop)
     with place.locked():
@@ -54,7 +54,7 @@ class Job:
 
     def plan(self, bad: Mapping[str, str], unread: Mapping[str, str] = MappingProxyType({})) -> Plan:
         """The cache's rows and entries, without the pictures of these digests."""
-        pictures, captions = self.encoders.pictures(self.config), self.encoders.captions()
+        pictures, captions = self.encoders.pictures(self.config, self.crop), self.encoders.captions()
         return Plan(self.found, self.crop, pictures=pictures, captions=captions, bad=bad, unread=unread)
 
     def missing(self, plan: Plan, known: Collection[str]) -> list[Batch]:
@@ -63,7 +63,7 @@ class Job:
 
     @property
     def made_by(self) -> dict[str, Json]:
-        return self.encoders.made_by(self.config)
+        return self.encoders.made_by(self.config, self.crop)
 
 
 def lead(config: DictConfig, place: Workplace, crop: Crop) -> int:
@@ -71,11 +71,12 @@ def lead(config: DictConfig, place: Workplace, crop: Crop) -> int:
     known = Known.of(place.folder)
     for name, problem in known.damaged.items():
         print(f"{place.folder / name} {problem}: what it held is encoded again")
-    memory = Memory(place.folder.with_name(place.folder.name + ".stat.json")) if config.trust == "stat" else None
+    remembered = place.folder.with_name(f".{place.folder.name}.ldm-train-stat.json")
+    memory = Memory(remembered) if config.unchanged_by == "stat" else None
     found = look(config, memory=memory, spool=place.spool)
     job = Job(config, place, crop, known, found, describe(config, known.manifest, cache=place.folder))
     refuse_shapes(crop.shapes, job.encoders.factor)
-    same_version = known.manifest is not None and not changes(known.manifest, job.made_by, "version")
+    same_version = known.manifest is not None and not changes(known.manifest, job.made_by, "encoding.pictures.version:")
     bad = known_bad(place.folder / "report.json") if same_version and "report.json" not in known.damaged else {}
     plan = job.plan(bad)
     refuse_emptying(known, plan, place.folder, prune=config.prune)
@@ -156,7 +157,7 @@ def follow(config: DictConfig, place: Workplace, crop: Crop) -> int:
         passed: dict[str, Picture] = {
             key: PictureFile(place.spool / digest) for key, digest in rows.items() if (place.spool / digest).is_file()
         }
-        items = build(config.source) if len(passed) < len(rows) else []
+        items = build(config.source, "source") if len(passed) < len(rows) else []
         lasting = {item.key: item.picture for item in items if item.key in rows and item.picture and item.picture.lasting}
         return {**lasting, **passed}
 

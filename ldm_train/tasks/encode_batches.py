@@ -47,8 +47,8 @@ def encode_batches(
         rendering = Rendering(pictures(), crop, background=config.background, max_pixels=config.max_pixels)
         return Batches(read_batches(place.batches), rendering, pictures=rows)
 
-    autoencoder = build(config.autoencoder)
-    encoding = Encoding(autoencoder, build(config.text_encoder), dtype=getattr(torch, config.dtype)).eval()
+    autoencoder = build(config.autoencoder, "autoencoder")
+    encoding = Encoding(autoencoder, build(config.text_encoder, "text_encoder"), dtype=getattr(torch, config.dtype)).eval()
     trainer = pl.Trainer(
         logger=False,
         callbacks=[WriteParts(place.parts, total=len(todo or []), judge=judge)],

@@ -9,6 +9,7 @@ from ldm_train.tasks.evaluating.folder import open_gallery
 from ldm_train.tasks.evaluating.measures import Measures
 from ldm_train.tasks.evaluating.models import Model, RunModel
 from ldm_train.tasks.evaluating.numbers import Numbers, Resampling
+from ldm_train.tasks.evaluating.outputs import check_outputs, is_sheet
 from ldm_train.tasks.evaluating.pictures import Order, draw, forget_others, in_batches, processes
 from ldm_train.tasks.evaluating.real import Real, held_out_data, of_cache, of_folder, of_run
 from ldm_train.tasks.evaluating.report import Result, write
@@ -18,17 +19,26 @@ from ldm_train.tasks.parts.assemble import choose_device
 from ldm_train.tasks.settings.config import build
 from ldm_train.tasks.train import training_module
 from ldm_train.training.held_out import held_out_losses
+from ldm_train.util.files import make_folder
+from ldm_train.util.locks import hold_lock
+from ldm_train.util.ownership import check_file
 
 
 def run(config: DictConfig) -> None:
     refuse_contradictions(config)
-    if config.pictures is not None:
-        result = of_gallery(config)
-    elif config.pipeline is not None:
-        result = of_pipeline(config)
-    else:
-        result = of_run_dir(config)
-    write(config, result)
+    out = Path(config.out)
+    sweeps = any(values is not None for values in config.sweep.values())
+    check_outputs(out, draws=config.pictures is None, sweeps=sweeps)
+    make_folder(out.parent)
+    busy = f"out={out} is being written by another process; wait for it, or choose another out"
+    with hold_lock(out.with_name(f".{out.name}.ldm-train-lock"), busy=busy, remove=True):
+        if config.pictures is not None:
+            result = of_gallery(config)
+        elif config.pipeline is not None:
+            result = of_pipeline(config)
+        else:
+            result = of_run_dir(config)
+        write(config, result)
 
 
 def of_gallery(config: DictConfig) -> Result:
@@ -47,19 +57,19 @@ def of_pipeline(config: DictConfig) -> Result:
     model, real = PipelineModel(config), None
     if config.real or config.cache:
         real = of_folder(config.real) if config.real else of_cache(config.cache, model.device)
-    evaluation = HeldOut() if config.get("evaluation") is None else build(config.evaluation)
+    evaluation = HeldOut() if config.get("evaluation") is None else build(config.evaluation, "evaluation")
     return of_model(config, model, evaluation, real)
 
 
 def of_run_dir(config: DictConfig) -> Result:
     """A trained run, whose held-out examples have losses too."""
     model = RunModel(config)
-    trained, data = model.trained, held_out_data(config, model.trained.config)
+    trained, data = model.trained, held_out_data(config, model.trained.config, model.trained.parts)
     if data is None:
         print("the run was encoded on the fly: without cache=… there is no validation loss")
     elif len(data.held_out) == 0:
         data = None
-    evaluation = build(trained.config.evaluation if config.get("evaluation") is None else config.evaluation)
+    evaluation = build(trained.config.evaluation if config.get("evaluation") is None else config.evaluation, "evaluation")
     real = None if data is None else of_run(data, trained.parts.autoencoder, model.device)
     result = of_model(config, model, evaluation, of_folder(config.real) if config.real else real)
     if data is not None:
@@ -82,6 +92,8 @@ def of_model(config: DictConfig, model: Model, evaluation: Evaluation, real: Rea
     """
     out, measures = Path(config.out), open_measures(config, real, model.device)
     asked = evaluation.prompts()
+    if asked:
+        check_file(out.with_suffix(".png"), is_sheet, setting="out")
     known = [] if real is None or not measures.any else real.captions
     prompts = asked or choose_prompts(config, known, count=config.samples)
     orders = [
@@ -105,6 +117,6 @@ def of_model(config: DictConfig, model: Model, evaluation: Evaluation, real: Rea
 
 def open_measures(config: DictConfig, real: Real | None, device: torch.device) -> Measures:
     """The extractors that a config names, on a device."""
-    extractor = None if config.get("features") is None or real is None else build(config.features)
-    clip = None if config.get("clip_score") is None else build(config.clip_score)
+    extractor = None if config.get("features") is None or real is None else build(config.features, "features")
+    clip = None if config.get("clip_score") is None else build(config.clip_score, "clip_score")
     return Measures(real, extractor, clip, Resampling(config.resamples, config.seed), device)

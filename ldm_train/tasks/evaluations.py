@@ -14,6 +14,7 @@ from ldm_train.data.items import Item
 from ldm_train.data.sources.folder import Folder
 from ldm_train.metrics.drawings import corner_colours, nearest, psnr
 from ldm_train.tasks.evaluating.numbers import Numbers, Resampling
+from ldm_train.tasks.evaluating.outputs import SHEET
 from ldm_train.training.callbacks.pictures import grid
 from ldm_train.types import Autoencoder
 
@@ -140,4 +141,4 @@ class Drawings:
         rows = [
             part for i in range(0, 3 * columns, columns) for part in (references[i : i + columns], pictures[i : i + columns])
         ]
-        save_png(grid(to_bytes(torch.cat(rows)), columns=columns), path)
+        save_png(grid(to_bytes(torch.cat(rows)), columns=columns), path, SHEET)

@@ -9,6 +9,7 @@ from ldm_train.tasks.exporting.folder import refuse_existing_file
 from ldm_train.tasks.exporting.layouts import refuse_layout, write_layout
 from ldm_train.tasks.exporting.weights import Export, of_checkpoint, of_snapshots, whole
 from ldm_train.tasks.parts.assemble import read_config
+from ldm_train.tasks.parts.trained_for import TRAINED_FOR, read_purpose
 from ldm_train.tasks.parts.trained_part import alpha_of
 from ldm_train.training.profiles import refuse_length
 from ldm_train.weights.files import write
@@ -27,6 +28,8 @@ def run(config: DictConfig) -> None:
         export = of_checkpoint(run_dir, str(config.weights))
     else:
         export = of_snapshots(run_dir, length=config.ema_length, step=config.step)
+    if (purpose := read_purpose(run_dir)) is not None:
+        export.told[TRAINED_FOR] = purpose
     if config.layout in OWN:
         write_own(config, trained, export)
     else:

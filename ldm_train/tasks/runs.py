@@ -41,7 +41,8 @@ def run(config: DictConfig) -> None:
     for told in broken:
         print(f"warning: {told}", file=sys.stderr)
     if not found:
-        raise ValueError(f"no run below dir={folder}; a run's folder has a config.yaml and a run.json")
+        damaged = f" ({len(broken)} cannot be read)" if broken else ""
+        raise ValueError(f"no run below dir={folder}{damaged}; a run's folder has a config.yaml and a run.json")
     found = ordered(found, str(config.sort))
     if config.format == "json":
         print(json.dumps(told_runs(found), indent=2))
@@ -69,8 +70,9 @@ def read_all(folder: Path) -> tuple[list[RunRead], list[str]]:
     for path in run_folders(folder):
         try:
             found.append(read_run(path))
-        except ValueError as error:
-            broken.append(str(error))
+        except (ValueError, OSError) as error:
+            told = str(error)
+            broken.append(told if str(path) in told else f"{path}: {told}")
     return found, broken
 
 
@@ -207,8 +209,7 @@ def speed(run: RunRead) -> float | None:
 
 def began(run: RunRead) -> datetime | None:
     """When it was first started."""
-    found = time_of(run.starts[0]) if run.starts else None
-    return found.replace(tzinfo=found.tzinfo or UTC) if found is not None else None
+    return time_of(run.starts[0]) if run.starts else None
 
 
 def _columns(runs: Sequence[RunRead]) -> list[str]:

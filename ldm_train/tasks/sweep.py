@@ -26,6 +26,9 @@ from ldm_train.tasks.running.job import ENDED_EARLY, Jobs, job_name
 from ldm_train.tasks.running.lightning import refuse_at_once
 from ldm_train.tasks.settings.config import ConfigError, compose, folder, readable
 from ldm_train.tasks.settings.config_file import text
+from ldm_train.util.files import atomic_write
+from ldm_train.util.ownership import LOCK, FolderKind, check_folder
+from ldm_train.util.safe_json import parse_json, read_json, read_text
 
 PLACES = {"train": "run_dir", "train_autoencoder": "run_dir", "encode": "cache"}  # of others: out
 TABLE = "sweep.json"
@@ -73,7 +76,9 @@ def sweep(verb: str, arguments: list[str]) -> int:
         return 0
     refuse_several_processes()
     table = Path(jobs[0].directory).parent / TABLE
+    refuse_folder(verb, table.parent, jobs)
     known = earlier(table, jobs)
+    write(table, [*jobs, *known])
     code, console = 0, Console(width=None if sys.stdout.isatty() else WIDTH)
     with Jobs() as running:
         for number, job in enumerate(jobs, start=1):
@@ -115,7 +120,7 @@ def expand(verb: str, words: list[str]) -> list[Job]:
             raise ConfigError(str(error)) from error
     if not swept:
         raise ConfigError(f"--multirun sweeps nothing: give a setting of {verb} several values, as in seed=0,1")
-    if base is None or base.is_sweep_override() or base.value() is None:
+    if base is None or base.is_sweep_override() or not str(base.value() or "").strip():
         raise ConfigError(f"--multirun needs {place}=…, the one folder in which each job has its own")
     return [job(verb, plain, combination, place, Path(str(base.value()))) for [*combination] in batches[0]]
 
@@ -161,14 +166,28 @@ def refuse_several_processes() -> None:
         )
 
 
+def refuse_folder(verb: str, folder: Path, jobs: list[Job]) -> None:
+    """Raise unless the folder is missing, empty, or a sweep's; jobs that another launcher ran may be there.
+
+    Raises:
+        ConfigError: it holds something else, and nothing was changed.
+    """
+    names = frozenset({LOCK, *(Path(job.directory).name for job in jobs)})
+    kind = FolderKind("a folder of a sweep", TABLE, frozenset({"jobs"}), unfinished=names)
+    try:
+        check_folder(folder, kind, setting=PLACES.get(verb, "out"))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
 def earlier(table: Path, jobs: list[Job]) -> list[Job]:
     """The jobs of the same sweep before it was changed: they keep their lines."""
     if not table.is_file():
         return []
     named = {Path(job.directory).name: job for job in jobs}
     try:
-        known = [Job(**told) for told in json.loads(table.read_text(encoding="utf-8"))["jobs"]]
-    except (ValueError, KeyError, TypeError) as error:
+        known = read_jobs(table)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise ConfigError(f"{table} cannot be read as the table of a sweep; move it away") from error
     for before in known:
         if now := named.get(Path(before.directory).name):
@@ -176,12 +195,28 @@ def earlier(table: Path, jobs: list[Job]) -> list[Job]:
     return [job for job in known if Path(job.directory).name not in named]
 
 
+def read_jobs(table: Path) -> list[Job]:
+    """Return the jobs of a table.
+
+    Raises:
+        OSError, ValueError, LookupError, TypeError: it cannot be read, or is no table of a sweep.
+    """
+    content = read_json(table)
+    jobs = [Job(**told) for told in content["jobs"]]  # type: ignore
+    for job in jobs:
+        texts = [job.directory, *job.words, *job.swept, *job.swept.values()]
+        if not all(isinstance(text, str) for text in texts) or not isinstance(job.code, int | None):
+            raise ValueError(f"{table} holds other values than a sweep writes")
+        job.metrics = {name: value for name, value in job.metrics.items() if isinstance(value, int | float | str)}
+    return jobs
+
+
 def write(table: Path, jobs: list[Job]) -> None:
     """The table as a file, whole or not at all."""
-    table.parent.mkdir(parents=True, exist_ok=True)
-    writing = table.with_name(TABLE + ".writing")
-    writing.write_text(json.dumps({"jobs": [asdict(job) for job in jobs]}, indent=2) + "\n", encoding="utf-8")
-    writing.replace(table)
+    try:
+        atomic_write(table, json.dumps({"jobs": [asdict(job) for job in jobs]}, indent=2) + "\n")
+    except OSError as error:
+        raise ConfigError(str(error)) from error
 
 
 def last_metrics(directory: Path) -> dict[str, float | str]:
@@ -189,13 +224,18 @@ def last_metrics(directory: Path) -> dict[str, float | str]:
     file = directory if directory.suffix == ".json" else directory / "metrics.jsonl"
     if not file.is_file():
         return {}
-    whole = file.read_text(encoding="utf-8")
+    try:
+        whole = read_text(file)
+    except (OSError, ValueError):
+        return {}
     found: dict[str, float | str] = {}
     for line in [whole] if file == directory else whole.splitlines():
         try:
-            found |= {name: value for name, value in json.loads(line).items() if isinstance(value, int | float | str)}
+            values = parse_json(line)
         except ValueError:
             continue  # a line that an interruption cut off
+        if isinstance(values, dict):
+            found |= {name: value for name, value in values.items() if isinstance(value, int | float | str)}
     return found
 
 
@@ -209,6 +249,6 @@ def shown(jobs: list[Job]) -> Table:
     table.columns[-1].overflow = "fold"
     for job in jobs:
         code = "not run" if job.code is None else str(job.code)
-        metrics = [f"{job.metrics[name]:.4g}" if name in job.metrics else "" for name in first]
+        metrics = [f"{value:.4g}" if isinstance(value := job.metrics.get(name), int | float) else "" for name in first]
         table.add_row(*job.swept.values(), code, *metrics, Path(job.directory).name)
     return table

@@ -1,5 +1,6 @@
 """`ldm-train train`: latents, of caches or encoded on the fly, to a trained noise predictor."""
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,9 +14,11 @@ from ldm_train.tasks.parts.assemble import Parts
 from ldm_train.tasks.parts.embeddings import write_words
 from ldm_train.tasks.parts.optimization import refuse_optimization
 from ldm_train.tasks.parts.published import start
+from ldm_train.tasks.parts.trained_for import describe_purpose
 from ldm_train.tasks.parts.trained_part import choose_trained, load_base, refuse_part
-from ldm_train.tasks.running.directory import locked, prepare, set_threads
+from ldm_train.tasks.running.directory import note_saved, prepare, set_threads
 from ldm_train.tasks.running.ending import ending, told_ending
+from ldm_train.tasks.running.holding import hold_run_directory
 from ldm_train.tasks.running.lightning import (
     build_loggers,
     launched_rank,
@@ -26,8 +29,9 @@ from ldm_train.tasks.running.lightning import (
 )
 from ldm_train.tasks.settings.config import build, plain
 from ldm_train.tasks.training.data import open_data
-from ldm_train.tasks.training.prior import join_prior
+from ldm_train.tasks.training.prior import as_asked, asked_caches, join_prior
 from ldm_train.tasks.training.watching import Watching
+from ldm_train.tasks.training.words import check_new_words, training_captions, untrained_words
 from ldm_train.training.callbacks.checkpoints import Keeping
 from ldm_train.training.callbacks.snapshots import Snapshots
 from ldm_train.training.callbacks.spent import Spent
@@ -47,20 +51,24 @@ def run(config: DictConfig) -> int:
     quiet()
     refuse_optimization(config)
     refuse_part(config)
-    with locked(config):
+    with hold_run_directory(config):
         return told_ending(config, train(config, limits, keeping))
 
 
 def train(config: DictConfig, limits: Limits, keeping: Keeping) -> str | None:
     """Why the run was left before its end, if it was."""
     loggers = build_loggers(config)
+    asked = config.copy()
     join_prior(config)
     torch.manual_seed(config.seed)
     parts, data, content = open_data(config)
+    captions = training_captions(parts.text_encoder, data, caches=len(asked_caches(asked)))
+    told = check_new_words(config, parts.text_encoder, captions)
+    stored = as_asked(config, asked)
     watching = Watching.of(config, parts, data)
-    ema: EMA = build(config.ema)
+    ema: EMA = build(config.ema, "ema")
     base = load_base(config, parts, start)
-    resumed = prepare(config, content=content, base=base)
+    resumed = prepare(stored, content=content, base=base, trained_for=describe_purpose(config, parts))
     if config.network.weights is not None and base is None and not resumed:
         for line in start(config, parts):
             print(line)
@@ -72,6 +80,8 @@ def train(config: DictConfig, limits: Limits, keeping: Keeping) -> str | None:
     if config.compile is not None:
         compile_network(module.network, backend=config.compile)
     warn_of_the_end(module.objective)
+    for line in [*told, *untrained_words(module.text_encoder)]:
+        print(f"warning: {line}")
     run_dir, spent = Path(config.run_dir), Spent()
     reason = fit(
         module,
@@ -81,12 +91,14 @@ def train(config: DictConfig, limits: Limits, keeping: Keeping) -> str | None:
         keeping=keeping,
         callbacks=[ema, Snapshots(run_dir, ema), *watching.callbacks(config, ema, content=content, spent=spent)],
         loggers=loggers,
-        settings=plain(config),
+        settings=plain(stored),
         log_every=config.trainer.log_every_n_steps,
         health_every=config.health.every,
         spent=spent,
         options=options(config.trainer, shares=config.checkpoint.shares),
         first_rank=launched_rank() == 0,
+        resumed=resumed,
+        saved=partial(note_saved, run_dir),
     )
     if launched_rank() == 0 and config.text_encoder.get("new_words"):
         with ema.swapped(module):
@@ -128,12 +140,12 @@ def training_module(config: DictConfig, parts: Parts) -> NoisePredictorTraining:
         scaling=Scaling.of(parts.autoencoder),
         schedule=parts.schedule,
         prediction=parts.prediction,
-        timesteps=build(config.timesteps),
+        timesteps=build(config.timesteps, "timesteps"),
         weighting=parts.weighting,
         perturbations=Perturbations(config.offset_noise, config.input_perturbation),
-        optimizer=build(config.optimizer),
+        optimizer=build(config.optimizer, "optimizer"),
         parameter_groups=ParameterGroups(**config.parameter_groups),
-        lr_schedule=build(config.lr_schedule),
+        lr_schedule=build(config.lr_schedule, "lr_schedule"),
         batch_size=config.batch_size,
         seed=config.seed,
         fused_backward=config.fused_backward,

@@ -1,7 +1,9 @@
 """`ldm-train train_autoencoder`: pictures to a KL autoencoder in diffusers' layout, with its measured scale."""
 
+import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,8 +16,9 @@ from ldm_train.data.survey import survey
 from ldm_train.encoders.latents import Scaling
 from ldm_train.metrics.drawings import psnr
 from ldm_train.tasks.parts.optimization import refuse_optimization
-from ldm_train.tasks.running.directory import commands, locked, prepare, set_threads
+from ldm_train.tasks.running.directory import commands, note_saved, prepare, set_threads
 from ldm_train.tasks.running.ending import ending, told_ending
+from ldm_train.tasks.running.holding import hold_run_directory
 from ldm_train.tasks.running.lightning import (
     build_loggers,
     launched_rank,
@@ -31,6 +34,7 @@ from ldm_train.training.callbacks.reconstructions import Reconstructions
 from ldm_train.training.callbacks.spent import Spent
 from ldm_train.training.run import Limits
 from ldm_train.training.run import run as fit
+from ldm_train.util.files import atomic_write
 
 
 def run(config: DictConfig) -> int:
@@ -41,18 +45,19 @@ def run(config: DictConfig) -> int:
     refuse_optimization(config)
     set_threads(config.threads)
     quiet()
-    with locked(config):
+    with hold_run_directory(config):
         return told_ending(config, train(config, limits, keeping))
 
 
 def train(config: DictConfig, limits: Limits, keeping: Keeping) -> str | None:
     """Why the run was left before its end, if it was; its autoencoder is written at its end."""
     loggers = build_loggers(config)
-    autoencoder = build(config.architecture).initialise(config.seed)
+    autoencoder = build(config.architecture, "architecture").initialise(config.seed)
     if config.image_size % autoencoder.factor:
         raise ValueError(f"image_size={config.image_size} must be a multiple of {autoencoder.factor} for this architecture")
+    items, digests = usable(build(config.source, "source"))
     data = Pictures(
-        usable(build(config.source)),
+        items,
         size=config.image_size,
         batch_size=config.batch_size,
         micro_batch_size=config.micro_batch_size,
@@ -62,13 +67,13 @@ def train(config: DictConfig, limits: Limits, keeping: Keeping) -> str | None:
     )
     module = AutoencoderTraining(
         autoencoder,
-        optimizer=build(config.optimizer),
-        lr_schedule=build(config.lr_schedule),
+        optimizer=build(config.optimizer, "optimizer"),
+        lr_schedule=build(config.lr_schedule, "lr_schedule"),
         mse_weight=config.mse_weight,
         kl_weight=config.kl_weight,
         seed=config.seed,
     )
-    prepare(config, content="")
+    resumed = prepare(config, content=describe_pictures(items, digests))
     run_dir, spent = Path(config.run_dir), Spent()
     reason = fit(
         module,
@@ -84,19 +89,28 @@ def train(config: DictConfig, limits: Limits, keeping: Keeping) -> str | None:
         spent=spent,
         options=options(config.trainer),
         first_rank=launched_rank() == 0,
+        resumed=resumed,
+        saved=partial(note_saved, run_dir),
     )
     if reason is None and module.global_rank == 0:
         save(module, data, run_dir)
     return reason
 
 
-def usable(items: Iterable[Item]) -> list[Item]:
-    """Return the items with pictures whose headers can be read, and print why the others are left out."""
+def usable(items: Iterable[Item]) -> tuple[list[Item], dict[str, str]]:
+    """Return the items with pictures whose headers can be read, and their digests by key; print why others are left out."""
     listed = list(items)
-    problems = survey(listed, max_pixels=MAX_PIXELS).problems
-    for key, problem in sorted(problems.items()):
+    found = survey(listed, max_pixels=MAX_PIXELS)
+    for key, problem in sorted(found.problems.items()):
         print(f"left out {shown(key)}: {problem}")
-    return [item for item in listed if item.key not in problems]
+    return [item for item in listed if item.key not in found.problems], {seen.item.key: seen.digest for seen in found.seen}
+
+
+def describe_pictures(items: Sequence[Item], digests: Mapping[str, str]) -> str:
+    """Return one name for the pictures that are trained on: how many, and a checksum of their bytes in their order."""
+    lines = "".join(f"{digests[item.key]} {item.held_out}\n" for item in items)
+    checksum = hashlib.sha256(lines.encode()).hexdigest()
+    return f"{len(items)} pictures ({sum(item.held_out for item in items)} held out) with the checksum {checksum}"
 
 
 @torch.no_grad()
@@ -113,7 +127,7 @@ def save(module: AutoencoderTraining, data: Pictures, run_dir: Path) -> None:
             batches = [data.images(items[i : i + 32]) for i in range(0, len(items), 32)]
             report[name] = torch.cat([psnr(module.reconstruct(images), images) for images in batches]).mean().item()
     told = {"commands": commands(run_dir), **report, "curve": curve(run_dir)}
-    (run_dir / "autoencoder" / "training.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    atomic_write(run_dir / "autoencoder" / "training.json", json.dumps(told, indent=2) + "\n")
     print(f"autoencoder in {run_dir / 'autoencoder'}: {report}")
 
 

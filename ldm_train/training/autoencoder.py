@@ -60,4 +60,5 @@ class AutoencoderTraining(Training):
         """Images through the posterior's mean, (B, 3, H, W) in [-1, 1]; computed in the training's precision."""
         with self.at_rest():
             decoded = self.autoencoder.decode(self.autoencoder.encode(images.to(self.dtype)).mean)
-        return decoded.to(images.dtype).clamp(-1, 1)
+        decoded = decoded.to(images.dtype)
+        return decoded.clamp(-1, 1).masked_fill(~decoded.isfinite(), float("nan"))  # clipping would hide infinity

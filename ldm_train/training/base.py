@@ -20,6 +20,7 @@ from ldm_train.training.gradients import agreed, clip, leave_out, total_norm
 from ldm_train.training.lr_schedules import LRSchedule
 from ldm_train.training.optimization import optimizer_and_schedule
 from ldm_train.training.parameter_groups import ALIKE, ParameterGroups
+from ldm_train.training.strides import match_optimizer_strides
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,8 @@ class Training(pl.LightningModule):
 
     def on_train_start(self) -> None:
         """Go on as if this division of the global batch, and this length of the run, had been those from the start."""
+        for optimizer in self.trainer.optimizers:
+            match_optimizer_strides(optimizer)
         for scheduler in (config.scheduler for config in self.trainer.lr_scheduler_configs):
             assert isinstance(scheduler, LambdaLR)
             for group, base in zip(scheduler.optimizer.param_groups, scheduler.base_lrs, strict=True):

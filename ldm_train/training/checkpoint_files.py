@@ -1,19 +1,17 @@
 """Checkpoints as files: whole or absent, the newest found again, the older ones kept as far as one asks for it."""
 
-import os
-import re
-import shutil
+import shlex
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 
-from ldm_train.training.sharded_checkpoint import missing_shares, whole
+from ldm_train.training.run_files import numbered_steps
+from ldm_train.training.sharded_checkpoint import damaged_shares, missing_shares, whole
+from ldm_train.util.files import atomic_path, link_file, remove_files
 
-NUMBERED = re.compile(r"step-(\d{8,})\.ckpt")
 BEST = "best.ckpt"
 
 
@@ -23,40 +21,21 @@ def last_checkpoint(run_dir: Path) -> Path:
 
 
 class WholeFiles(TorchCheckpointIO):
-    """Lightning's way to files, by which a checkpoint is written under another name, flushed, read again, and renamed."""
+    """Lightning's way to files, by which a checkpoint is written under another name, read again, flushed, and renamed."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         """Raises:
         OSError: naming the file, what went wrong, and the room there is; what was at `path` is as it was.
         """
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        writing = path.with_suffix(".writing")
-        try:
-            with writing.open("wb") as file:
+        # torch's writer reports a failed write by a RuntimeError, and reading it again by a ValueError.
+        with atomic_path(Path(path), failures=(RuntimeError, OSError, ValueError)) as temporary:
+            with temporary.open("wb") as file:
                 torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            read_step(writing)
-        except (RuntimeError, OSError, ValueError) as error:  # torch's writer reports a failed write by the first
-            writing.unlink(missing_ok=True)
-            free = shutil.disk_usage(path.parent).free / 2**20
-            raise OSError(f"cannot write {writing} ({free:.0f} MiB are free there): {error}; {path} is as it was") from error
-        writing.replace(path)
-        flush_folder(path.parent)
+            read_step(temporary)
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None) -> dict[str, Any]:
         """One in shares too, where the parameters are not sharded."""
         return whole(super().load_checkpoint(path, map_location, weights_only=weights_only), Path(path))
-
-
-def flush_folder(folder: Path) -> None:
-    """Have the names in a folder survive a power cut too."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def read_step(path: Path) -> int:
@@ -66,14 +45,21 @@ def read_step(path: Path) -> int:
         ValueError: it cannot be read, or not without running code from it, or its shares are not there.
     """
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        missing = missing_shares(checkpoint, path)
-        if missing:
-            raise FileNotFoundError(f"its shares {', '.join(map(str, missing))} are missing")
-        return int(checkpoint["global_step"])
+        return int(_mapped(path)["global_step"])
     except Exception as error:  # unpickling reports damage by many classes
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{path} cannot be read as a checkpoint of this project: {reason}") from error
+        raise ValueError(f"{path} cannot be read as a checkpoint of this project: {_reason(error)}") from error
+
+
+def _mapped(path: Path) -> dict[str, Any]:
+    """A checkpoint whose tensors are mapped, not read, and whose shares are all there."""
+    checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    if missing := missing_shares(checkpoint, path):
+        raise FileNotFoundError(f"its shares {', '.join(map(str, missing))} are missing; copy both together")
+    return checkpoint
+
+
+def _reason(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def damage(path: Path) -> str | None:
@@ -83,10 +69,31 @@ def damage(path: Path) -> str | None:
             wrong = archive.testzip()
         if wrong is not None:
             return f"{wrong} in it does not have its checksum"
-        read_step(path)
+        checkpoint = _mapped(path)
+        int(checkpoint["global_step"])
+        if shares := damaged_shares(checkpoint, path):
+            return f"its shares {', '.join(map(str, shares))} do not have their checksums"
     except Exception as error:  # a damaged archive is reported by many classes too
-        return str(error) or type(error).__name__
+        return _reason(error)
     return None
+
+
+def refuse_damaged(path: Path, *, run_dir: Path) -> None:
+    """Raise if a checkpoint of a run is damaged. This reads every byte of it.
+
+    Raises:
+        ValueError: naming the file, and the checkpoints of the run that can take its place.
+    """
+    problem = damage(path)
+    if problem is None:
+        return
+    whole_ones = [str(other) for other in checkpoints(run_dir) if other != path and damage(other) is None]
+    if whole_ones:
+        command = f"cp {shlex.quote(whole_ones[0])} {shlex.quote(str(path))}"
+        advice = f"not damaged: {', '.join(whole_ones)}; copy one over it: {command}"
+    else:
+        advice = "this run has no other checkpoint that is whole; restore the file from a backup, or train again"
+    raise ValueError(f"{path} cannot be read as a checkpoint of this project: it is damaged ({problem}); {advice}")
 
 
 def newest_whole(run_dir: Path) -> Path | None:
@@ -120,31 +127,16 @@ def checkpoints(run_dir: Path) -> list[Path]:
 
 def numbered(run_dir: Path) -> dict[int, Path]:
     """The checkpoints that are kept beside the last one, by step, in order."""
-    found = {int(match[1]): path for path, match in _matches(last_checkpoint(run_dir).parent)}
-    return dict(sorted(found.items()))
-
-
-def _matches(folder: Path) -> Iterator[tuple[Path, re.Match[str]]]:
-    for path in folder.glob("step-*.ckpt"):
-        match = NUMBERED.fullmatch(path.name)
-        if match:
-            yield path, match
+    return numbered_steps(last_checkpoint(run_dir).parent, ".ckpt")
 
 
 def keep_as(last: Path, name: str) -> None:
     """Give the last checkpoint a second name, under which it stays when a newer one comes; a copy where links cannot be."""
-    target, new = last.with_name(name), last.with_name(f"{name}.writing")
-    new.unlink(missing_ok=True)
-    try:
-        os.link(last, new)
-    except OSError:
-        shutil.copyfile(last, new)
-    new.replace(target)
+    link_file(last, last.with_name(name))
 
 
 def prune(run_dir: Path, *, keep: int, keep_every: int | None) -> None:
     """Remove all but the newest `keep` checkpoints and those of every so many steps."""
     files = numbered(run_dir)
-    for step in list(files)[: max(0, len(files) - keep)]:
-        if keep_every is None or step % keep_every:
-            files[step].unlink()
+    old = list(files)[: max(0, len(files) - keep)]
+    remove_files(files[step] for step in old if keep_every is None or step % keep_every)

@@ -13,6 +13,7 @@ from ldm_train.training.module import NoisePredictorTraining
 from ldm_train.training.profiles import Decay, Power, Profile
 from ldm_train.training.sharding import swap
 from ldm_train.training.snapshots import SnapshotSettings
+from ldm_train.training.strides import match_strides
 
 Weights = Mapping[str, Tensor]
 
@@ -76,7 +77,9 @@ class EMA(Callback):
         self._weights = list(weights.values())  # walking all modules at every step would take a CPU a percent of it
         loaded = self.averages or {profile.name: weights for profile in self.profiles}
         self.averages = {
-            profile: {name: average[name].detach().to(self._place(p), copy=True) for name, p in weights.items()}
+            profile: {
+                name: match_strides(average[name].detach(), p).to(self._place(p), copy=True) for name, p in weights.items()
+            }
             for profile, average in loaded.items()
         }
 

@@ -210,10 +210,18 @@ class EncodingData(pl.LightningDataModule):
     def predict_dataloader(self) -> DataLoader[Loaded]:
         assert self.trainer is not None
         batches = self.read()
-        # Lightning wants a batch for every process: a spare one encodes one again, and writes the same part.
+        # Lightning wants a batch for every process: a spare one encodes one again.
         first = self.trainer.global_rank % max(1, len(batches))
         mine = range(first, len(batches), self.trainer.world_size)
         return DataLoader(batches, batch_size=None, sampler=mine, num_workers=self.workers)
+
+
+def is_spare(trainer: pl.Trainer) -> bool:
+    """Return whether there are fewer batches than processes, and this one encodes another one's."""
+    loader = trainer.predict_dataloaders
+    assert isinstance(loader, DataLoader)
+    assert isinstance(loader.dataset, Batches)
+    return trainer.global_rank >= len(loader.dataset)
 
 
 def not_finite(rows: Mapping[str, Tensor], names: Sequence[str]) -> list[str]:
@@ -259,7 +267,8 @@ class WriteParts(BasePredictionWriter):
         unread = dict.fromkeys(infinite, NOT_FINITE) | batch.unread  # not the picture's fault, either
         good = [place for place, name in enumerate(batch.names) if name not in batch.problems.keys() | unread.keys()]
         kept = {key: tensor[good].contiguous() for key, tensor in rows.items()}
-        write_part(self.folder, batch.name, kept, [batch.names[place] for place in good], batch.problems, unread)
+        if not is_spare(trainer):  # or another process writes this part
+            write_part(self.folder, batch.name, kept, [batch.names[place] for place in good], batch.problems, unread)
         if batch.images is not None and trainer.is_global_zero and batch_idx == 0 and good:
             self.judge(kept["mean"])
         self._progress.update(self._task, completed=min(self.total, (batch_idx + 1) * trainer.world_size))

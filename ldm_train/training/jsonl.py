@@ -9,6 +9,9 @@ from pathlib import Path
 from pytorch_lightning.utilities import rank_zero_only
 
 from ldm_train.training.dashboards import CLOCK, Dashboard, Record, Settings
+from ldm_train.training.run_files import LINES
+from ldm_train.util.files import atomic_write, flush_file, flush_folder, write_error
+from ldm_train.util.safe_json import parse_json
 
 
 class JsonLinesLogger(Dashboard):
@@ -37,10 +40,8 @@ class JsonLinesLogger(Dashboard):
     def begin(self, settings: Settings, step: int | None) -> None:
         """Of a run that is continued, drop the lines of later steps, and one that was cut off in the middle."""
         for path in () if step is None else self._files():
-            kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step(line) <= (step or 0)]
-            writing = path.with_suffix(".writing")
-            writing.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-            writing.replace(path)
+            lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+            atomic_write(path, "".join(f"{line}\n" for line in lines if _step(line) <= (step or 0)))
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         self.latest |= {name: (step, value) for name, value in values.items()}
@@ -58,6 +59,7 @@ class JsonLinesLogger(Dashboard):
     @rank_zero_only
     def record(self, name: str, record: Record, step: int) -> None:
         """A line of its own in `NAME.jsonl`."""
+        assert f"{name}.jsonl" in LINES, "a run directory's files are listed in run_files.py"
         self._append(f"{name}.jsonl", {"step": step, **record})
 
     @rank_zero_only
@@ -78,17 +80,20 @@ class JsonLinesLogger(Dashboard):
             for name in list(self._waiting):
                 self._write_out(name)
         except OSError as error:
-            raise OSError(f"cannot write {name} in {self.run_dir}: {error}; make room there, and start again") from error
+            raise write_error(self.run_dir / name, error) from error
         for path in self._files():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+            try:
+                flush_file(path)
+            except OSError as error:
+                raise write_error(path, error) from error
+        flush_folder(self.run_dir)  # which has the names of new files
 
     @rank_zero_only
     def close(self, *, failed: bool) -> None:
         self.save()
 
     def _files(self) -> list[Path]:
-        return sorted(self.run_dir.glob("*.jsonl"))
+        return [path for name in LINES if (path := self.run_dir / name).is_file()]
 
     def _append(self, name: str, line: Mapping[str, object]) -> None:
         self._waiting[name] = self._waiting.get(name, "") + json.dumps(line) + "\n"
@@ -117,6 +122,6 @@ class JsonLinesLogger(Dashboard):
 
 def _step(line: str) -> float:
     try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError):
+        return float(parse_json(line)["step"])  # type: ignore
+    except (ValueError, LookupError, TypeError):
         return math.inf

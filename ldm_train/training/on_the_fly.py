@@ -55,6 +55,9 @@ class LivePictures:
     def first_caption(self, example: int) -> str:
         return self.texts[self.entries[example].captions[0]]
 
+    def captions_of(self, example: int) -> list[str]:
+        return [self.texts[number] for number in self.entries[example].captions]
+
     def name(self, example: int) -> str:
         return self.entries[example].key
 

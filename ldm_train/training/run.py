@@ -1,7 +1,6 @@
 """A run: the Trainer with its loggers and callbacks around one run directory, started or continued."""
 
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -21,7 +20,7 @@ from ldm_train.training.callbacks.spent import Spent, Waiting
 from ldm_train.training.callbacks.step_log import StepLog
 from ldm_train.training.callbacks.stop import Stop
 from ldm_train.training.callbacks.utilisation import Utilisation
-from ldm_train.training.checkpoint_files import checkpoints, last_checkpoint, newest_whole, read_step
+from ldm_train.training.checkpoint_files import last_checkpoint, newest_whole, read_step
 from ldm_train.training.dashboards import Dashboard, Settings
 from ldm_train.training.ema import EMA
 from ldm_train.training.jsonl import JsonLinesLogger
@@ -29,6 +28,7 @@ from ldm_train.training.loggers.others import as_dashboard
 from ldm_train.training.loggers.table import CSVTable
 from ldm_train.training.loggers.tensorboard import TensorBoard
 from ldm_train.training.micro_batch import MicroBatch
+from ldm_train.util.files import link_file
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,8 @@ def run(
     settings: Settings,
     options: Mapping[str, object],
     first_rank: bool,
+    resumed: bool,
+    saved: Callable[[], None],
 ) -> str | None:
     """Train to the end, from the run directory's last checkpoint where there is one.
 
@@ -74,12 +76,14 @@ def run(
         spent: what the callbacks add their time to.
         options: the Trainer's own (devices, accelerator, strategy, precision, plugins, ...).
         first_rank: whether this process is the one that writes.
+        resumed: whether the run directory has a checkpoint to continue from.
+        saved: called on the first rank after each checkpoint.
 
     Returns:
         Why the run was saved and left before its end: a signal's name, or "max_time"; None where it is finished.
     """
     # The other ranks may not look into what the first one is about to mend.
-    checkpoint = to_continue(run_dir) if first_rank else last_checkpoint(run_dir) if checkpoints(run_dir) else None
+    checkpoint = to_continue(run_dir) if first_rank else last_checkpoint(run_dir) if resumed else None
     lines = JsonLinesLogger(run_dir)
     dashboards = [TensorBoard(run_dir), lines, CSVTable(run_dir), *map(as_dashboard, loggers)]
     if first_rank:
@@ -100,7 +104,7 @@ def run(
             utilisation,
             *callbacks,
             Health(every=health_every, ema=average(callbacks), spent=spent, utilisation=utilisation),
-            Checkpoints(run_dir, keeping, lines, spent=spent),
+            Checkpoints(run_dir, keeping, lines, spent=spent, saved=saved),
             Waiting(spent),
         ],
         use_distributed_sampler=False,
@@ -134,11 +138,8 @@ def begin(dashboards: Sequence[Dashboard], settings: Settings, run_dir: Path, ch
 def to_continue(run_dir: Path) -> Path | None:
     """The checkpoint to continue from, which is the last one, or becomes it where that is damaged."""
     last = last_checkpoint(run_dir)
-    for unfinished in last.parent.glob("*.writing"):
-        unfinished.unlink()
     whole = newest_whole(run_dir)
-    if whole not in (None, last):
+    if whole is not None and whole != last:
         print(f"continuing from {whole} instead")
-        shutil.copyfile(whole, last.with_suffix(".writing"))
-        last.with_suffix(".writing").replace(last)
+        link_file(whole, last)
     return None if whole is None else last

@@ -8,22 +8,28 @@ import json
 import secrets
 import shutil
 import warnings
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.tensor import DTensor
 
+from ldm_train.training.run_files import SHARES as SHARES_FOLDER
+from ldm_train.util.files import flush_file, flush_folder, make_folder
+
 Tree = object  # nested dicts, lists and tuples of tensors and plain values
 Keys = tuple[str | int, ...]
 
-SHARES = "shares"  # the key of a checkpoint that names its folder and the files there
+SHARES = "shares"  # the key of a checkpoint that names its folder and the files there, with their checksums
 MARK = "in the shares: "  # stands in the place of a tensor, before its name
 SUFFIX = ".shares"
+BLOCK = 2**20  # bytes that are read at once
 
 
 def mapped(tree: Tree, change: Callable[[Keys, Tree], Tree], keys: Keys = ()) -> Tree:
@@ -38,7 +44,7 @@ def mapped(tree: Tree, change: Callable[[Keys, Tree], Tree], keys: Keys = ()) ->
 def new_folder(path: Path) -> Path:
     """Make the folder for the shares of a checkpoint at `path`, of a name that nothing refers to yet."""
     folder = path.with_name(f"{path.stem}-{secrets.token_hex(4)}{SUFFIX}")
-    folder.mkdir(parents=True)
+    make_folder(folder)
     return folder
 
 
@@ -63,7 +69,76 @@ def write_shares(checkpoint: Mapping[str, Tree], folder: Path) -> dict[str, Tree
     except CheckpointException as error:
         shutil.rmtree(folder, ignore_errors=True)
         raise OSError(f"a process could not write its share: {reason(error)}") from error
-    return rest | {SHARES: {"folder": folder.name, "files": sorted(file.name for file in folder.iterdir())}}
+    flush_shares(folder)
+    return rest | {SHARES: {"folder": folder.name, "files": checksums(sorted(folder.iterdir()))}}
+
+
+def checksums(files: Sequence[Path]) -> dict[str, int]:
+    """Return the CRC-32 of each file by its name. The processes share the reading, and must call it together.
+
+    Raises:
+        OSError: one of them could not read a file, on all of them.
+    """
+    if not dist.is_initialized():
+        return {file.name: checksum(file) for file in files}
+    listed = [list(files)]
+    dist.broadcast_object_list(listed)  # what a process sees of a network's file system may be older
+    parts: list[dict[str, int] | str] = [{} for _ in range(dist.get_world_size())]
+    dist.all_gather_object(parts, _try_checksums(listed[0][dist.get_rank() :: len(parts)]))
+    failures = [part for part in parts if isinstance(part, str)]
+    if failures:
+        raise OSError(f"a share cannot be read again: {failures[0]}")
+    found = {name: value for part in parts if isinstance(part, dict) for name, value in part.items()}
+    return dict(sorted(found.items()))
+
+
+def _try_checksums(files: Sequence[Path]) -> dict[str, int] | str:
+    """Checksums, or what went wrong: a process that ended here would leave the others waiting."""
+    try:
+        return {file.name: checksum(file) for file in files}
+    except OSError as error:
+        return str(error)
+
+
+def checksum(path: Path) -> int:
+    """Return the CRC-32 of a file."""
+    value = 0
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            value = zlib.crc32(block, value)
+    return value
+
+
+def damaged_shares(checkpoint: Mapping[str, Tree], path: Path) -> list[Path]:
+    """Return the files of shares that do not have their checksums. This reads all of them."""
+    shares = checkpoint.get(SHARES)
+    if shares is None:
+        return []
+    assert isinstance(shares, Mapping)
+    files = {path.parent / shares["folder"] / name: value for name, value in shares["files"].items()}
+    return [file for file, value in files.items() if checksum(file) != value]
+
+
+def flush_shares(folder: Path) -> None:
+    """Flush what every process wrote, before any of them goes on: each can only flush its own machine's writes.
+
+    Raises:
+        OSError: some process could not; nothing is left of the folder.
+    """
+    problem: str | None = None
+    try:
+        for file in folder.iterdir():
+            flush_file(file)
+        flush_folder(folder)
+    except OSError as error:
+        problem = str(error)
+    problems = [problem]
+    if torch.distributed.is_initialized():
+        problems = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(problems, problem)
+    if any(problems):
+        shutil.rmtree(folder, ignore_errors=True)
+        raise OSError(f"a process could not write its share in {folder}: {next(filter(None, problems))}")
 
 
 def whole(checkpoint: dict[str, Tree], path: Path, empty: Callable[..., Tensor] = torch.empty) -> dict[str, Tree]:
@@ -139,7 +214,7 @@ def remove_unnamed_shares(folder: Path) -> None:
 
     None are while there is a checkpoint that cannot be read, for what it names is not known.
     """
-    shares = set(folder.glob(f"*{SUFFIX}"))
+    shares = {path for path in folder.glob(f"*{SUFFIX}") if SHARES_FOLDER.fullmatch(path.name) and path.is_dir()}
     for path in folder.glob("*.ckpt") if shares else ():
         try:
             named = torch.load(path, map_location="cpu", weights_only=True, mmap=True).get(SHARES)

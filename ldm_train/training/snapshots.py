@@ -7,6 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ldm_train.training.run_files import numbered_steps
+from ldm_train.util.files import remove_files
 from ldm_train.weights.files import read_told, write
 
 FOLDER = "ema"
@@ -79,7 +81,7 @@ def read_snapshots(run_dir: Path) -> list[Snapshot]:
     Raises:
         ValueError: a file there cannot be read, or is none of these.
     """
-    return [read_snapshot(path) for path in sorted((run_dir / FOLDER).glob("step-*.safetensors"))]
+    return [read_snapshot(path) for path in numbered_steps(run_dir / FOLDER, ".safetensors").values()]
 
 
 def read_snapshot(path: Path) -> Snapshot:
@@ -95,11 +97,8 @@ def read_snapshot(path: Path) -> Snapshot:
 
 
 def drop_later(run_dir: Path, step: int) -> None:
-    """Remove what a run wrote after the step that it continues from, or was writing when it ended."""
-    folder = run_dir / FOLDER
-    for path in sorted(folder.glob("step-*")):
-        if path.suffix == ".writing" or int(path.stem.removeprefix("step-")) > step:
-            path.unlink()
+    """Remove the snapshots that a run wrote after the step that it continues from."""
+    remove_files(path for at, path in numbered_steps(run_dir / FOLDER, ".safetensors").items() if at > step)
 
 
 def lengths_in(snapshots: Sequence[Snapshot]) -> list[float]:

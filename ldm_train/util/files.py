@@ -8,7 +8,7 @@ import errno
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -53,7 +53,7 @@ def atomic_path(path: Path, *, failures: tuple[type[Exception], ...] = (OSError,
         raise write_error(path, error) from error
     try:
         yield temporary
-        _flush_file(temporary)
+        flush_file(temporary)
         _set_mode(temporary, os.fstat(descriptor).st_mode & 0o777)
         temporary.replace(target)
         flush_folder(target.parent)
@@ -85,7 +85,7 @@ def write_error(path: Path, error: Exception) -> OSError:
     free = ""
     with suppress(OSError):
         free = f" ({shutil.disk_usage(_existing(path.parent)).free / 2**20:,.0f} MiB are free there)"
-    number = error.errno if isinstance(error, OSError) else None
+    number = _error_number(error)
     reason = os.strerror(number) if number is not None else str(error) or type(error).__name__
     advice = "; free some space and try again" if number in (errno.ENOSPC, errno.EDQUOT) else ""
     found = OSError(f"cannot write {path}{free}: {reason}{advice}")
@@ -118,6 +118,12 @@ def make_folder(folder: Path) -> None:
         flush_folder(place.parent)
 
 
+def flush_file(path: Path) -> None:
+    """Flush a file's content to the disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
 def flush_folder(folder: Path) -> None:
     """Flush a folder's names to the disk, where the file system can do that."""
     try:
@@ -130,15 +136,29 @@ def flush_folder(folder: Path) -> None:
         os.fsync(descriptor)
     except OSError as error:
         if error.errno not in UNSUPPORTED:
+            error.filename = str(folder)
             raise
     finally:
         os.close(descriptor)
 
 
 def remove_temporaries(folder: Path) -> None:
-    """Remove what killed processes left below a folder that no other process writes to."""
+    """Remove what killed processes left below a folder; a file that a living process is writing stays."""
     for path in folder.rglob(f".*{SUFFIX}"):
+        with suppress(OSError, ValueError), path.open("rb") as file:
+            _lock(file.fileno(), path)
+            path.unlink()
+
+
+def remove_files(paths: Iterable[Path]) -> None:
+    """Remove files, and flush the folders that they were in: after a power cut none of them is back."""
+    removed = []
+    for path in paths:
         path.unlink(missing_ok=True)
+        removed.append(path.parent)
+    for folder in dict.fromkeys(removed):
+        if folder.is_dir():
+            flush_folder(folder)
 
 
 def is_temporary(path: Path) -> bool:
@@ -146,9 +166,12 @@ def is_temporary(path: Path) -> bool:
     return path.name.startswith(".") and path.name.endswith(SUFFIX)
 
 
-def _flush_file(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+def _error_number(error: BaseException) -> int | None:
+    """Return the system's number of an error, or of the one that made a library raise it."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno
+    before = error.__cause__ or error.__context__
+    return None if before is None else _error_number(before)
 
 
 def _existing(folder: Path) -> Path:

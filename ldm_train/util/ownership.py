@@ -71,7 +71,7 @@ def check_folder(folder: Path, kind: FolderKind, *, setting: str, given: str | N
         )
     if foreign := foreign_names(folder, kind):
         raise ValueError(
-            f"{setting}={value} holds {_list(foreign)} and is not {kind.noun}: it has no {kind.mark} of ldm-train. "
+            f"{setting}={value} holds {list_names(foreign)} and is not {kind.noun}: it has no {kind.mark} of ldm-train. "
             f"Nothing was changed; choose another {setting}, or empty this folder yourself"
         )
 
@@ -109,6 +109,7 @@ def check_file(path: Path, is_ours: Callable[[Path], bool], *, setting: str) -> 
         )
 
 
-def _list(names: Collection[str], most: int = 3) -> str:
+def list_names(names: Collection[str], most: int = 3) -> str:
+    """Return the first names, and how many more there are."""
     shown = ", ".join(list(names)[:most])
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

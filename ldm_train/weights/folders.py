@@ -1,11 +1,11 @@
 """A part's folder as diffusers and transformers write it: `config.json`, weights in one file or several with an index."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ldm_train.util.safe_json import parse_json
 from ldm_train.weights.lazily import SafetensorsFile, Tensors, open_file
 
 MOST = 2**24  # bytes of a file of settings
@@ -84,7 +84,7 @@ def read_json(path: Path) -> dict[str, Any]:
     if path.stat().st_size > MOST:
         raise ValueError(f"{path} has {path.stat().st_size:,} bytes, which no file of settings has")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read as JSON ({error})") from error
     if not isinstance(content, dict):

@@ -15,6 +15,7 @@ from ldm_train.data.cache import LatentCache
 from ldm_train.data.images import read_image, to_signed
 from ldm_train.data.manifest import Shard, read_manifest
 from ldm_train.training.encoding import Encoding, Loaded
+from ldm_train.util.files import temporary_path
 
 EXACT = "dtype=float32"
 ROW = 3 * 16 * 16 * 4  # bytes of a picture's row
@@ -227,14 +228,14 @@ def test_what_a_kill_leaves_is_in_nobodys_way(
     left: str, cache: Path, pictures: Path, encode: Callable, tmp_path: Path
 ) -> None:
     folder = tmp_path / "cache"
-    shutil.copytree(cache, tmp_path / "cache.old" if left != "half a part" else folder)
+    place = workplace.Workplace(folder)
+    place.start()
+    shutil.copytree(cache, place.previous if left != "half a part" else folder)
     if left != "the old one alone":
-        place = workplace.Workplace(folder)
-        shutil.copytree(cache, place.new)
-        place.parts.mkdir()
+        shutil.copytree(cache, place.new, dirs_exist_ok=True)
         (place.parts / "0123.safetensors").write_bytes(b"half")
-        (place.parts / "4567.safetensors.1.writing").write_bytes(b"half")
-    (tmp_path / "cache.lock").touch()
+        temporary_path(place.parts / "4567.safetensors").write_bytes(b"half")
+    (tmp_path / ".cache.ldm-train-lock").touch()
     answer = encode(pictures, folder, EXACT)
     assert answer.code == 0, answer.err
     assert "nothing changed" in answer.out
@@ -243,7 +244,9 @@ def test_what_a_kill_leaves_is_in_nobodys_way(
 
 
 def test_training_after_such_a_kill_says_what_to_do(cache: Path, train: Callable, tmp_path: Path) -> None:
-    shutil.copytree(cache, tmp_path / "cache.old")
+    place = workplace.Workplace(tmp_path / "cache")
+    place.start()
+    shutil.copytree(cache, place.previous)
     answer = train(tmp_path / "cache", tmp_path / "run")
     assert answer.code == 1
     assert "ldm-train encode" in answer.err

@@ -219,7 +219,7 @@ def test_files_are_chosen_in_a_config(tmp_path: Path) -> None:
     config = OmegaConf.load(folder() / "source/huggingface.yaml")
     settings = {"path": "parquet", "cache_dir": str(tmp_path / "cache"), "held_out_split": "test"}
     files = {"train": [f"{tmp_path}/d/data/train-*.parquet"], "test": f"{tmp_path}/d/data/test-*.parquet"}
-    items = list(build(OmegaConf.merge(config, settings, {"data_files": files})))
+    items = list(build(OmegaConf.merge(config, settings, {"data_files": files}), "source"))
     assert [item.held_out for item in items] == [False, False, True]
 
 

@@ -154,7 +154,7 @@ def test_a_setting_means_shards_as_webdataset_expands_it(setting: str | list[str
 def test_a_config_may_list_shards(tmp_path: Path) -> None:
     config = OmegaConf.load(folder() / "source/webdataset.yaml")
     config.path = [str(shard(tmp_path / f"s-{number}.tar", samples(0, 1))) for number in range(2)]
-    assert [item.key for item in build(config)] == ["s-0/0000", "s-1/0000"]
+    assert [item.key for item in build(config, "source")] == ["s-0/0000", "s-1/0000"]
 
 
 def test_shards_of_one_name_in_two_folders_are_told_apart(tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ def test_shards_of_one_name_in_two_folders_are_told_apart(tmp_path: Path) -> Non
             "https://x.org/s-{{0..1}}.tar",
             "source.path=https://x.org/s-0.tar lies elsewhere; set source.download to a folder",
         ),
-        ("pipe:cat s.tar", "source.path=pipe:cat s.tar lies elsewhere; set source.download"),
+        ("pipe:cat s.tar", "source.path=pipe:cat s.tar: pipe: runs a program"),
     ],
 )
 def test_shards_that_are_not_there_are_refused(path: str | list[str], words: str, tmp_path: Path) -> None:
@@ -307,7 +307,7 @@ def test_names_of_all_kinds_work(name: str, tmp_path: Path) -> None:
 def test_shards_are_fetched_once_and_then_read_in_place(tmp_path: Path) -> None:
     for number in range(2):
         shard(tmp_path / f"s-{number}.tar", samples(0, 2))
-    source = TarShards(f"pipe:cat {tmp_path}/s-{{0..1}}.tar", download=str(tmp_path / "kept"))
+    source = TarShards(f"pipe:cat {tmp_path}/s-{{0..1}}.tar", download=str(tmp_path / "kept"), commands=True)
     items = list(source)
     assert [item.key for item in items] == ["s-0/0000", "s-0/0001", "s-1/0000", "s-1/0001"]
     for number in range(2):
@@ -343,7 +343,7 @@ def test_shards_come_over_http(server: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("url", ["{server}/gone.tar", "pipe:echo half; exit 3", "nowhere://s.tar"])
 def test_what_cannot_be_fetched_is_refused_and_leaves_nothing(url: str, server: str, tmp_path: Path) -> None:
-    source = TarShards(url.format(server=server), download=str(tmp_path / "kept"))
+    source = TarShards(url.format(server=server), download=str(tmp_path / "kept"), commands=True)
     with pytest.raises(ValueError, match=r"source.path: .* cannot be fetched"):
         list(source)
     assert list((tmp_path / "kept").iterdir()) == []

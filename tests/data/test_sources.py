@@ -128,7 +128,7 @@ def test_each_kind_is_built_of_its_config_and_reads_the_same_twice_under_lasting
     config.path = str(make(tmp_path))
     if kind == "huggingface":
         config.cache_dir = str(tmp_path / "cache")
-    source = build(config)
+    source = build(config, "source")
     assert isinstance(source, Source)
     items = list(source)
     assert [item.captions for item in items] == [("x",)]

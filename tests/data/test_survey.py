@@ -88,29 +88,29 @@ def test_what_is_remembered_is_not_read_and_what_is_gone_is_forgotten(tmp_path: 
 
 
 def test_a_damaged_memory_is_no_memory(source: Path, encode: Callable, tmp_path: Path) -> None:
-    (tmp_path / "cache.stat.json").write_text('{"a": [1,')
-    answer = encode(source, tmp_path / "cache", EXACT, "trust=stat")
+    (tmp_path / ".cache.ldm-train-stat.json").write_text('{"a": [1,')
+    answer = encode(source, tmp_path / "cache", EXACT, "unchanged_by=stat")
     assert answer.code == 0, answer.err
 
 
 def test_trust_in_time_and_size_and_none(source: Path, encode: Callable, tmp_path: Path) -> None:
     folder, path = tmp_path / "cache", source / "circle-lime.png"
-    assert encode(source, folder, EXACT, "trust=stat").code == 0
+    assert encode(source, folder, EXACT, "unchanged_by=stat").code == 0
     status, content = path.stat(), bytearray(path.read_bytes())
     content[-20] ^= 1  # in the last chunk's checksum or before it
     path.write_bytes(content)
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert "nothing changed" in encode(source, folder, EXACT, "trust=stat").out
-    noticed = encode(source, folder, EXACT, "trust=content")
+    assert "nothing changed" in encode(source, folder, EXACT, "unchanged_by=stat").out
+    noticed = encode(source, folder, EXACT, "unchanged_by=hash")
     assert noticed.code == 0
     assert "nothing changed" not in noticed.out
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "cache.stat.json", "source"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".cache.ldm-train-stat.json", "cache", "source"]
 
 
 def test_trust_does_not_outlive_what_refuses_a_picture(source: Path, encode: Callable, tmp_path: Path) -> None:
     Image.new("RGB", (40, 40)).save(source / "circle-lime.png")
-    assert encode(source, tmp_path / "cache", EXACT, "trust=stat").code == 0
-    answer = encode(source, tmp_path / "cache", EXACT, "trust=stat", "max_pixels=1000")
+    assert encode(source, tmp_path / "cache", EXACT, "unchanged_by=stat").code == 0
+    answer = encode(source, tmp_path / "cache", EXACT, "unchanged_by=stat", "max_pixels=1000")
     assert answer.code == 0
     assert "left out circle-lime.png" in answer.out
 

@@ -151,11 +151,6 @@ def test_tokens_are_counted_before_the_cut():
         assert inner.sum(dim=1).tolist() == kept
 
 
-@pytest.mark.parametrize("chunks", [1, 2])
-def test_tokenization_names_all_that_decides_the_ids(chunks):
-    assert encoder(chunks=chunks).tokenization == {"context_length": 8, "pad_token": 0, "chunks": chunks}
-
-
 @pytest.mark.parametrize("chunks", [0, -1])
 def test_fewer_than_one_chunk_is_refused(chunks):
     with pytest.raises(ValueError, match=re.escape(f"text_encoder.chunks={chunks} must be at least 1")):

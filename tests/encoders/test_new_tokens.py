@@ -41,8 +41,8 @@ def test_captions_without_it_are_as_before() -> None:
     plain, text = encoder(), encoder("<toy>=toy")
     assert_close(text.tokenize(["a toy"]), plain.tokenize(["a toy"]), rtol=0, atol=0)
     assert_close(states(text, "a toy"), states(plain, "a toy"), rtol=0, atol=0)
-    assert "new_words" not in plain.tokenization
-    assert text.tokenization["new_words"] == ["<toy>=1"]
+    assert plain.identity["new_words"] == []
+    assert text.identity["new_words"] == ["<toy>=1"]
 
 
 def test_its_vectors_alone_get_a_gradient_where_it_is_alone_trained() -> None:

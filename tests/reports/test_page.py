@@ -1,5 +1,7 @@
 """The page of a report: well-formed, self-contained, and unharmed by what strangers' files hold."""
 
+import errno
+import os
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -219,10 +221,10 @@ def test_a_page_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
     write(with_blocks(Text(["old"])), target)
     old = target.read_bytes()
 
-    def full(self: Path, content: bytes) -> int:
-        raise OSError("No space left on device")
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
         write(with_blocks(Text(["new"])), target)
     assert target.read_bytes() == old

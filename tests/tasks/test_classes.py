@@ -37,7 +37,7 @@ def class_cache(classes: Path, ldm_train: Callable, tmp_path_factory: pytest.Tem
 
 def test_the_cache_names_the_classes(class_cache: Path) -> None:
     cache = LatentCache(class_cache)
-    assert cache.manifest.text_encoder["classes"] == sorted(COLOURS)
+    assert cache.manifest.encoding["captions"]["classes"] == sorted(COLOURS)  # type: ignore[index, call-overload]
     names = ["", *sorted(COLOURS)]
     assert sorted(cache.caption_texts) == names
     assert cache.numbered(torch.arange(4)).tokens.tolist() == [[names.index(text)] for text in cache.caption_texts]

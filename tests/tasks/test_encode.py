@@ -158,8 +158,8 @@ def test_copies_of_a_picture_share_a_row(source: Path, own: Path, encode: Callab
     ("words", "told", "work"),
     [
         (["dtype=float16"], "dtype: float32 -> float16", (12, 0)),
-        (["background=black"], "background: white -> black", (12, 0)),
-        (["image_size=8"], "image_size: 16 -> 8", (12, 0)),
+        (["background=black"], "background: #ffffff -> #000000", (12, 0)),
+        (["image_size=8"], "crop.image_size: 16 -> 8", (12, 0)),
         (["crop=random", "crop.views=2"], "crop", (12, 0)),
         (["crop.mirrored=true"], "crop.mirrored: False -> True", (12, 0)),
         (["text_encoder.context_length=8"], "context_length: 16 -> 8", (0, 14)),
@@ -218,7 +218,7 @@ def test_a_cache_tells_nothing_of_when_where_and_how_it_was_made(
     truncate(source)
     monkeypatch.setattr(os, "cpu_count", lambda: 7)
     one, other = tmp_path / "one", tmp_path / "another place/other"
-    assert encode(source, one, EXACT, "trust=stat").code == 0
+    assert encode(source, one, EXACT, "unchanged_by=stat").code == 0
     moved = Path(shutil.move(source, tmp_path / "moved"))
     time.sleep(0.01)
     assert encode(moved, other, EXACT, "batch_size=3", "workers=1").code == 0

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.testing import assert_close
 
+from ldm_train.util.files import temporary_path
 from ldm_train.weights.files import read_told
 
 LONG = (
@@ -159,7 +160,7 @@ def test_a_resumed_run_writes_the_same_averages_and_snapshots(
     run_dir = tmp_path / "run"
     with power_cut(at):
         train(cache, run_dir, *POWER)
-    (run_dir / "ema/step-00000007.safetensors.writing").write_bytes(b"half")
+    temporary_path(run_dir / "ema/step-00000007.safetensors").write_bytes(b"half")
     shutil.copy(run_dir / "ema/step-00000003.safetensors", run_dir / "ema/step-00000099.safetensors")
     assert train(cache, run_dir, *POWER).code == 0
     assert names(run_dir) == names(stored)

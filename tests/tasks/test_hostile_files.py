@@ -65,7 +65,7 @@ def test_a_prompt_may_be_longer_than_a_path() -> None:
 def test_an_autoencoder_trains_without_what_cannot_be_read(pipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     captioned(pipe.with_name("a.png"))
     pipe.with_suffix(".txt").write_text("x")
-    assert [item.key for item in usable(Folder(str(pipe.parent)))] == ["a.png"]
+    assert [item.key for item in usable(Folder(str(pipe.parent)))[0]] == ["a.png"]
     assert "x.png" in capsys.readouterr().out
 
 

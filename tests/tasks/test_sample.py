@@ -35,7 +35,14 @@ def drawn(sample: Callable) -> Path:
 
 
 def test_pictures_grid_and_prompts_are_written(drawn: Path) -> None:
-    assert sorted(path.name for path in drawn.iterdir()) == ["0000.png", "0001.png", "0002.png", "grid.png", "prompts.txt"]
+    assert sorted(path.name for path in drawn.iterdir()) == [
+        "0000.png",
+        "0001.png",
+        "0002.png",
+        "grid.png",
+        "pictures.json",
+        "prompts.txt",
+    ]
     assert pixels(drawn).shape == (3, 16, 16, 3)
     assert (drawn / "prompts.txt").read_text().splitlines() == PROMPTS
     grid = np.asarray(Image.open(drawn / "grid.png")).astype(int)

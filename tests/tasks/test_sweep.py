@@ -131,6 +131,20 @@ def test_a_failed_job_stops_no_other_and_an_interrupted_one_ends_the_sweep(
     assert [job["code"] for job in jobs] == [*ends, None, None][:3]
 
 
+def test_a_sweep_leaves_a_folder_alone_that_is_not_its_own(codes: Callable, tmp_path: Path) -> None:
+    words, started = ["-m", "cache=x", f"run_dir={tmp_path}/data", "seed=0,1"], codes(0, 0)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/captions.jsonl").write_text("mine")
+    with pytest.raises(ConfigError, match=f"run_dir={tmp_path}/data"):
+        sweep("train", words)
+    with pytest.raises(ConfigError, match="run_dir"):
+        sweep("train", ["-m", "cache=x", "run_dir=", "seed=0,1"])
+    assert started == []
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["captions.jsonl"]
+    (tmp_path / "data/captions.jsonl").rename(tmp_path / "data/seed=0")  # a job that another launcher ran
+    assert sweep("train", words) == 0
+
+
 def test_the_table_is_written_after_each_job_and_keeps_what_was_swept_before(
     codes: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -150,7 +164,7 @@ def test_the_table_is_written_after_each_job_and_keeps_what_was_swept_before(
 
     monkeypatch.setattr(Jobs, "run", run)
     sweep("train", [*base, "seed=0,1"])
-    assert written == [[0], [3, None, 0]]
+    assert written == [[None, None, 0], [3, None, 0]]
     jobs = json.loads(table.read_text())["jobs"]
     assert [(job["swept"], job["code"]) for job in jobs] == [({"seed": "0"}, 3), ({"seed": "1"}, 3), ({"seed": "7"}, 0)]
     assert jobs[0]["metrics"] == {"step": 2, "loss": 1.0, "validation_loss": 2.0}

@@ -131,6 +131,45 @@ def test_a_resumed_run_equals_one_that_was_never_interrupted(
         assert (tmp_path / "run" / name).read_bytes() == (trained_autoencoder / name).read_bytes(), name
 
 
+def repaint(source: Path) -> None:
+    Image.new("RGB", (16, 16), "teal").save(source / "circle-lime.png")
+
+
+def hold_out(source: Path) -> None:
+    rows = [json.loads(line) for line in (source / "metadata.jsonl").read_text().splitlines()]
+    rows = [row | ({"split": "test"} if row["file_name"] == "circle-lime.png" else {}) for row in rows]
+    (source / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def take_one_away(source: Path) -> None:
+    rows = (source / "metadata.jsonl").read_text().splitlines(keepends=True)
+    (source / "metadata.jsonl").write_text("".join(row for row in rows if "circle-lime" not in row))
+    (source / "circle-lime.png").unlink()
+
+
+@pytest.mark.parametrize(
+    ("alter", "told"),
+    [
+        (repaint, "now 12 pictures (3 held out)"),
+        (hold_out, "now 12 pictures (4 held out)"),
+        (take_one_away, "now 11 pictures (3 held out)"),
+    ],
+)
+def test_other_pictures_do_not_continue_a_run(
+    alter: Callable, told: str, trained_autoencoder: Path, train_autoencoder: Callable, pictures: Path, tmp_path: Path
+) -> None:
+    run_dir = Path(shutil.copytree(trained_autoencoder, tmp_path / "run"))
+    source = Path(shutil.copytree(pictures, tmp_path / "source"))
+    assert train_autoencoder(run_dir, f"source.path={source}", "max_steps=8").code == 0, "the same pictures, elsewhere"
+    alter(source)
+    before = (run_dir / "metrics.jsonl").read_bytes()
+    answer = train_autoencoder(run_dir, f"source.path={source}", "max_steps=9")
+    assert answer.code == 1
+    assert "the data: then 12 pictures (3 held out)" in answer.err
+    assert told in answer.err
+    assert (run_dir / "metrics.jsonl").read_bytes() == before
+
+
 def test_accumulation_changes_rounding_alone(trained_autoencoder: Path, train_autoencoder: Callable, tmp_path: Path) -> None:
     assert train_autoencoder(tmp_path / "run", "micro_batch_size=2").code == 0
     for one, other in zip(lines(tmp_path / "run"), lines(trained_autoencoder), strict=True):

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from ldm_train.util.files import temporary_path
+
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 
@@ -19,6 +21,6 @@ def test_a_killed_training_ends_as_an_undisturbed_one(tmp_path: Path, monkeypatc
         assert died, killed.said()
         assert f"at step {continued}" in killed.said() or not continued
         assert chaos_train.read_step(killed.last) == 7, "the checkpoint of step 14 was never there"
-    assert (killed.last.with_suffix(".writing")).stat().st_size > 0
+    assert temporary_path(killed.last).stat().st_size > 0
     assert killed.start().wait() == 0, killed.said()
     assert all(chaos_train.compare(killed, undisturbed).values())

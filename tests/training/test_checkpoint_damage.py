@@ -14,6 +14,7 @@ from torch.testing import assert_close
 
 from ldm_train.training.checkpoint_files import checkpoints, damage, newest_whole, numbered
 from ldm_train.training.sharded_checkpoint import SHARES, remove_unnamed_shares
+from ldm_train.util.files import temporary_path
 from tests.training.checkpointed import KEPT, assert_same_run, last, load
 
 
@@ -52,8 +53,8 @@ def test_a_damaged_last_checkpoint_costs_the_steps_since_the_one_before(
 ) -> None:
     for path in {last(copied), numbered(copied)[6]} if kind == "gone" else {last(copied)}:
         DAMAGE[kind](path)
-    for name in ("last.writing", "best.ckpt.writing", "step-00000001.ckpt.writing"):
-        (copied / "checkpoints" / name).write_bytes(b"left over")
+    for name in ("last.ckpt", "best.ckpt", "step-00000001.ckpt"):
+        temporary_path(copied / "checkpoints" / name).write_bytes(b"left over")
     answer = train(cache, copied, *KEPT)
     assert answer.code == 0, answer.err
     if kind != "gone":
@@ -159,14 +160,14 @@ def test_any_length_but_the_whole_is_found(small: Path, tmp_path: Path) -> None:
 
 def test_a_checkpoint_that_cannot_be_read_keeps_all_shares(tmp_path: Path) -> None:
     """Which of them it names is not known."""
-    (tmp_path / "some.shares").mkdir()
+    (tmp_path / "some-0123abcd.shares").mkdir()
     torch.save({SHARES: None}, tmp_path / "last.ckpt")
     (tmp_path / "step-00000001.ckpt").write_bytes(b"damaged")
     remove_unnamed_shares(tmp_path)
-    assert (tmp_path / "some.shares").is_dir()
+    assert (tmp_path / "some-0123abcd.shares").is_dir()
     (tmp_path / "step-00000001.ckpt").unlink()
     remove_unnamed_shares(tmp_path)
-    assert not (tmp_path / "some.shares").exists()
+    assert not (tmp_path / "some-0123abcd.shares").exists()
 
 
 def test_a_folder_without_checkpoints_has_none_to_continue(tmp_path: Path) -> None:

@@ -135,26 +135,30 @@ def test_a_missing_share_is_told(runs: Path, ldm_train: Callable, tmp_path: Path
     lost.unlink()
     answer = ldm_train("sample", f"run_dir={run_dir}", "prompts=[a]", f"out={tmp_path / 'out'}", "device=cpu")
     assert answer.code == 1
-    assert f"{lost.name} is missing" in answer.err
+    assert lost.name in answer.err
     assert "Traceback" not in answer.err
 
 
 def test_a_damaged_share_is_told(runs: Path, tmp_path: Path) -> None:
     run_dir = Path(shutil.copytree(runs / "whole", tmp_path / "run"))
     damaged = next((run_dir / "checkpoints").glob("*.shares/shard-00002*"))
-    damaged.write_bytes(damaged.read_bytes()[:1000])
-    with pytest.raises(ValueError, match=r"cannot be read"):
-        read_checkpoint(run_dir)
+    content = damaged.read_bytes()
+    for other in (content[:1000], content[:-1] + bytes([content[-1] ^ 1])):
+        damaged.write_bytes(other)
+        with pytest.raises(ValueError, match=damaged.name):
+            read_checkpoint(run_dir)
 
 
 def test_shares_that_some_checkpoint_names_are_kept(tmp_path: Path) -> None:
-    for name in ("last-1", "best-2", "last-3"):
+    for name in ("last-00000001", "best-00000002", "last-00000003", "mine"):
         (tmp_path / f"{name}.shares").mkdir()
-    for name, folder in (("last", "last-1"), ("best", "best-2")):
-        torch.save({SHARES: {"folder": f"{folder}.shares", "files": []}}, tmp_path / f"{name}.ckpt")
+    for name, folder in (("last", "last-00000001"), ("best", "best-00000002")):
+        torch.save({SHARES: {"folder": f"{folder}.shares", "files": {}}}, tmp_path / f"{name}.ckpt")
     torch.save({"global_step": 1}, tmp_path / "other.ckpt")
     remove_unnamed_shares(tmp_path)
-    assert {path.name for path in tmp_path.glob("*.shares")} == {"last-1.shares", "best-2.shares"}
+    assert {path.name for path in tmp_path.glob("*.shares")} == {
+        *("last-00000001.shares", "best-00000002.shares", "mine.shares")
+    }
 
 
 def test_layers_are_the_elements_of_the_outermost_lists() -> None:

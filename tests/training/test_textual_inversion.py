@@ -5,12 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
+from ldm_train.encoders.conditioner import TextEncoder, small
 from ldm_train.tasks.parts.assemble import build_parts, load_weights, open_run, read_config, read_weights
 from ldm_train.tasks.parts.embeddings import FILE
 from ldm_train.tasks.settings.config import compose
+from ldm_train.tasks.training.words import check_new_words, untrained_words
 
 LEARNED = "text_encoder.tower.token_embedding.learned"
 WORDS = ('text_encoder.new_words=["circle=round thing"]',)
@@ -61,3 +64,72 @@ def test_a_cache_of_other_words_is_refused(trained: Path, cache: Path, train: Ca
     )
     assert answer.code == 1
     assert "new_words" in answer.err
+
+
+def test_a_word_that_no_caption_has_is_refused_before_training(
+    pictures: Path, trained: Path, encode: Callable, train: Callable, ldm_train: Callable, tmp_path: Path
+) -> None:
+    words = ('text_encoder.new_words=["<toy>=toy"]',)
+    assert encode(pictures, tmp_path / "cache", *words).code == 0
+    answer = train(tmp_path / "cache", tmp_path / "run", f"network.weights={trained}", f"trained=[{LEARNED}]")
+    assert answer.code == 1
+    assert "<toy>" in answer.err
+    assert not (tmp_path / "run").exists()
+    checked = ldm_train("check", f"source.path={pictures}", "autoencoder=identity", "image_size=16", "measure=false", *words)
+    assert checked.code == 1
+    assert "<toy>" in checked.out
+
+
+@pytest.fixture(scope="module")
+def encoder() -> TextEncoder:
+    return small(width=8, layers=1, heads=1, context_length=6, new_words=["<toy>=toy"])
+
+
+def asked(**settings: object) -> DictConfig:
+    plain = {"pictures": {"prompts": None}, "prior": {"prompts": None}, "text_encoder": {"new_words": ["<toy>=toy"]}}
+    return OmegaConf.merge(OmegaConf.create(plain), OmegaConf.create(settings))  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(
+    ("captions", "counts"),
+    [
+        ([["a <toy>"], ["a <TOY> there"], ["a fox"]], None),
+        ([["a <toy>"], ["a fox"], ["a cat"]], "1 of 3"),
+        ([["a fox", "a <toy>"], ["a cat"], ["a cat"]], "1 of 3"),
+    ],
+)
+def test_few_captions_with_the_word_are_counted(captions: list[list[str]], counts: str | None, encoder: TextEncoder) -> None:
+    warnings = check_new_words(asked(), encoder, captions)
+    assert len(warnings) == (counts is not None)
+    assert all("<toy>" in line and str(counts) in line for line in warnings)
+
+
+@pytest.mark.parametrize("captions", [[["a toy"]], [["a fox in front of the <toy>"]], []])
+def test_a_word_that_is_missing_or_cut_off_is_refused(captions: list[list[str]], encoder: TextEncoder) -> None:
+    with pytest.raises(ValueError, match="<toy>"):
+        check_new_words(asked(), encoder, captions)
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"pictures": {"prompts": ["a fox"]}}, "pictures.prompts"),
+        ({"prior": {"prompts": "a photo of <toy>"}}, "prior.prompts"),
+        ({"prior": {"prompts": "a photo of a cat"}}, "prior.prompts"),
+        ({"pictures": {"prompts": ["a <toy>", "a fox"]}, "prior": {"prompts": ["a Toy"]}}, None),
+    ],
+)
+def test_prompts_without_the_word_are_warned_of(
+    settings: dict[str, object], named: str | None, encoder: TextEncoder
+) -> None:
+    warnings = check_new_words(asked(**settings), encoder, [["a <toy>"]])
+    assert [named in line for line in warnings if named] == [True] * (named is not None)
+    assert len(warnings) == (named is not None)
+
+
+def test_words_that_are_not_trained_are_warned_of() -> None:
+    settings = {"width": 8, "layers": 1, "heads": 1, "new_words": ["<toy>=toy"]}
+    assert untrained_words(small(**settings)) == []  # type: ignore[arg-type]
+    [line] = untrained_words(small(**settings, trained=False))  # type: ignore[arg-type]
+    assert "<toy>" in line
+    assert untrained_words(small(width=8, layers=1, heads=1, trained=False)) == []

@@ -14,7 +14,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ldm_train.util import files
-from ldm_train.util.files import atomic_file, atomic_path, atomic_write, link_file, remove_temporaries, temporary_path
+from ldm_train.util.files import (
+    atomic_file,
+    atomic_path,
+    atomic_write,
+    flush_folder,
+    link_file,
+    remove_temporaries,
+    temporary_path,
+)
 
 
 def names(folder: Path) -> list[str]:
@@ -124,6 +132,27 @@ def test_two_writers_of_one_file_do_not_mix(tmp_path: Path) -> None:
     assert (tmp_path / "a").read_text() == "second"
 
 
+def test_a_file_that_is_being_written_is_not_cleared(tmp_path: Path) -> None:
+    with atomic_file(tmp_path / "a") as file:
+        remove_temporaries(tmp_path)
+        file.write(b"whole")
+    assert names(tmp_path) == ["a"]
+    assert (tmp_path / "a").read_text() == "whole"
+
+
+def test_the_system_s_reason_is_told_where_a_library_hides_it(tmp_path: Path) -> None:
+    def fail() -> None:
+        try:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            raise RuntimeError("unexpected position 64") from None
+
+    with pytest.raises(OSError, match="No space left") as error, atomic_path(tmp_path / "a", failures=(RuntimeError,)):
+        fail()
+    assert error.value.errno == errno.ENOSPC
+    assert names(tmp_path) == []
+
+
 def test_long_names_and_links_to_files_elsewhere(tmp_path: Path) -> None:
     long = tmp_path / ("n" * 255)
     atomic_write(long, "text")
@@ -142,3 +171,12 @@ def test_a_second_name_for_a_file_replaces_an_older_one_and_leaves_nothing(tmp_p
             link_file(tmp_path / "last", tmp_path / "kept")
         assert (tmp_path / "kept").read_text() == content
         assert names(tmp_path) == ["kept", "last"]
+
+
+def test_a_failed_flush_of_a_folder_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(descriptor: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match=str(tmp_path)):
+        flush_folder(tmp_path)

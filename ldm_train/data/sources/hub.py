@@ -13,6 +13,10 @@ if TYPE_CHECKING:
 FORMATS = {".parquet": "parquet", ".arrow": "arrow", ".jsonl": "json", ".json": "json", ".csv": "csv"}
 
 
+PLAIN = ("parquet", "arrow", "json", "csv", "imagefolder")  # loaders of `datasets` that only read
+RUNNING_CODE = {"pandas", "generator", "spark", "sql", "eval", "harbor", "cache"}  # pandas unpickles
+
+
 DataFiles = str | Sequence[str] | Mapping[str, str | Sequence[str]] | None
 
 
@@ -41,6 +45,8 @@ def _loaded(request: Request, split: str) -> "Dataset | IterableDataset":
     import datasets
 
     path, files = request.path, _plain(request.data_files)
+    if path in RUNNING_CODE:
+        raise ValueError(f"the loader {path!r} of `datasets` can run code that the data holds; use {', '.join(PLAIN)}")
     if Path(path).is_file():
         if Path(path).suffix.lower() not in FORMATS or files is not None:
             raise ValueError(f"a file should end in one of {', '.join(FORMATS)}, and goes without source.data_files")

@@ -5,13 +5,18 @@ import hashlib
 import os
 import re
 import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlparse
 from urllib.request import url2pathname
+
+from ldm_train.util.files import atomic_file, make_folder
+from ldm_train.util.locks import hold_lock
+
+PATIENCE = 6 * 3600  # seconds that a process waits for another one's download
+PLAIN_SCHEMES = ("https", "http", "hf", "file")  # of URLs that are only read
 
 
 @dataclass(frozen=True)
@@ -23,14 +28,21 @@ class Shard:
     url: str | None = None
 
 
-def find_shards(setting: str | Sequence[str], download: str | None) -> list[Shard]:
+def find_shards(setting: str | Sequence[str], download: str | None, *, commands: bool) -> list[Shard]:
     """The shards that a path, a glob, a brace list, a URL, or a list of these means, in that order.
 
+    Args:
+        commands: whether a place may be a command (`pipe:…`), or be opened by a program other than curl.
+
     Raises:
-        ValueError: one that is not there, nothing that matches, one given twice, or a URL without a folder to download to.
+        ValueError: one that is not there, nothing that matches, one given twice, a URL without a folder to download to, or a
+            command where none is accepted.
     """
     settings = [setting] if isinstance(setting, str) else list(setting)
     places = [found for one in settings for place in _expanded(one) for found in _matching(place)]
+    if not commands:
+        for place in places:
+            refuse_command(place)
     if not places:
         raise ValueError("source.path is an empty list; give a glob, a brace list or a list of tar files, or URLs of them")
     twice = [place for place, count in Counter(places).items() if count > 1]
@@ -62,19 +74,29 @@ def fetch(shard: Shard) -> None:
         return
     from webdataset.gopen import gopen
 
-    shard.path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(prefix=f".{shard.path.stem}-", suffix=".part", dir=shard.path.parent)
-    try:
-        with open(handle, "wb") as file, gopen(shard.url) as stream:
-            shutil.copyfileobj(stream, file)
-        os.chmod(partial, 0o644)
-        os.replace(partial, shard.path)
-    except (OSError, ValueError) as error:
+    make_folder(shard.path.parent)
+    lock = shard.path.with_name(f".{shard.path.name}.ldm-train-lock")
+    busy = f"source.path: another process has been fetching {shard.url} for {PATIENCE / 3600:.0f} hours"
+    with hold_lock(lock, busy=busy, wait=PATIENCE, remove=True):
+        if shard.path.exists():
+            return  # which another process fetched meanwhile
+        try:
+            with atomic_file(shard.path) as file, gopen(shard.url) as stream:
+                shutil.copyfileobj(stream, file)
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"source.path: {shard.url} cannot be fetched ({error}); shards that were are kept in {shard.path.parent}"
+            ) from error
+
+
+def refuse_command(place: str) -> None:
+    """Raise if opening a place would run a command, or a program with credentials of the user's."""
+    scheme = urlparse(place.strip()).scheme.lower()
+    if is_remote(place) and scheme not in PLAIN_SCHEMES:
         raise ValueError(
-            f"source.path: {shard.url} cannot be fetched ({error}); shards that were are kept in {shard.path.parent}"
-        ) from error
-    finally:
-        Path(partial).unlink(missing_ok=True)
+            f"source.path={place}: {scheme}: runs a program, and is accepted only where source.path is typed on the command "
+            f"line (in Python: commands=True), not from a file; a file may give paths and {', '.join(PLAIN_SCHEMES)}"
+        )
 
 
 def is_remote(place: str) -> bool:

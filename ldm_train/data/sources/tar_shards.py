@@ -30,6 +30,7 @@ class TarShards(Source):
         caption_column: the name of the caption in a `.json`.
         download: the folder where shards from URLs are kept.
         prefix, suffix: put around every caption.
+        commands: accept `pipe:COMMAND` and URLs that are opened by programs other than curl; from the command line only.
 
     Raises:
         ValueError: a shard that is not there, nothing that matches, URLs without `download`, or no picture in any shard.
@@ -45,12 +46,13 @@ class TarShards(Source):
         download: str | None = None,
         prefix: str = "",
         suffix: str = "",
+        commands: bool = False,
     ) -> None:
         super().__init__(prefix=prefix, suffix=suffix)
         self.images = [ending.lower().lstrip(".") for ending in images]
         self.captions = [ending.lower().lstrip(".") for ending in captions]
         self.caption_column = caption_column
-        self.shards = find_shards(path, download)
+        self.shards = find_shards(path, download, commands=commands)
 
     def items(self) -> Iterator[Item]:
         others: Counter[str] = Counter()

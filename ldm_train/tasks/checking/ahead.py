@@ -13,7 +13,7 @@ from ldm_train.diffusion.denoiser import Denoiser
 from ldm_train.tasks.checking.cost import Training
 from ldm_train.tasks.parts.assemble import Parts, build_recipe
 from ldm_train.tasks.settings.config import build
-from ldm_train.tasks.training.prior import listed, refuse_settings
+from ldm_train.tasks.training.prior import class_prompts, refuse_settings
 from ldm_train.training.callbacks.checkpoints import Keeping
 from ldm_train.training.cost import RowShapes
 from ldm_train.training.ema import EMA
@@ -70,7 +70,7 @@ class ClassPictures:
 
 def run_files(config: DictConfig, training: Training, prior: ClassPictures | None) -> RunFiles:
     """At the end of the run."""
-    ema: EMA = build(config.ema)
+    ema: EMA = build(config.ema, "ema")
     lengths, every = sum(isinstance(profile, Power) for profile in ema.profiles), ema.snapshots
     number = 0 if every is None else getattr(torch, every.dtype).itemsize
     wanted = Path.cwd() if config.run_dir is None else Path(config.run_dir).absolute()
@@ -103,7 +103,7 @@ def class_pictures(config: DictConfig, parts: Parts, plan: Plan, rows: RowShapes
     if prior.prompts is None:
         return None
     refuse_settings(config)
-    captions = len(set(listed(prior.prompts)))
+    captions = len(set(class_prompts(config)))
     shape = (config.image_size, config.image_size)
     each = PIXEL * config.image_size**2 + rows.picture(shape, plan.crop.views)
     return ClassPictures(prior.count, passes(config, parts), prior.count * each + captions * rows.caption)

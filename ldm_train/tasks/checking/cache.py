@@ -47,12 +47,12 @@ def compare(config: DictConfig, folder: Path, found: Survey, crop: Crop, *, alon
         return Compared(str(folder), False, 0, 0, 0, [], [], {})
     manifest = read_manifest(folder)
     encoders = describe(config, manifest, cache=folder)
-    made_by = encoders.made_by(config)
+    made_by = encoders.made_by(config, crop)
     told = differences(asdict(manifest), {name: made_by[name] for name in ("encoding", "shift", "scale")})
     if not alone:
         return Compared(str(folder), True, 0, 0, 0, [], told, {})
     known = Known.of(folder)
-    plan = Plan(found, crop, pictures=encoders.pictures(config), captions=encoders.captions(), bad={})
+    plan = Plan(found, crop, pictures=encoders.pictures(config, crop), captions=encoders.captions(), bad={})
     refuse_emptying(known, plan, folder, prune=config.prune)
     keys = {seen.item.key for seen in plan.seen}
     before = set() if "entries.jsonl" in known.damaged else {entry.key for entry in read_entries(folder)}

@@ -105,9 +105,9 @@ def training(
     counts = [p.numel() for p in module.parameters()]
     sizes = [p.numel() for p in module.trained_parameters().values()]
     trained, largest = sum(sizes), max(sizes)
-    ema: EMA = build(config.ema)
+    ema: EMA = build(config.ema, "ema")
     division, bytes_each = geometry(config), TRUE_BYTES.get(config.trainer.precision, 4)
-    whole = step_bytes(module, build(config.optimizer), averages=len(ema.profiles)).of_numbers(bytes_each)
+    whole = step_bytes(module, build(config.optimizer, "optimizer"), averages=len(ema.profiles)).of_numbers(bytes_each)
     told = Training(
         parameters=sum(counts),
         trained=trained,

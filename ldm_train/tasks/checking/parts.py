@@ -27,7 +27,8 @@ from ldm_train.tasks.settings.config import build
 from ldm_train.tasks.settings.ranges import out_of_range
 from ldm_train.tasks.settings.strict import KEPT
 from ldm_train.tasks.train import compile_network, training_module, warn_of_the_end
-from ldm_train.tasks.training.watching import build_measuring
+from ldm_train.tasks.training.watching import build_measuring, own_prompts
+from ldm_train.tasks.training.words import untrained_words
 from ldm_train.training.callbacks.checkpoints import Keeping
 from ldm_train.training.module import NoisePredictorTraining
 from ldm_train.types import Autoencoder, Captions, Conditioning
@@ -71,7 +72,7 @@ def try_settings(config: DictConfig, attempt: Attempts) -> None:
     attempt(refuse_sharding, config, shardable=True)
     attempt(duration, config.max_time)
     attempt(Keeping, **config.checkpoint)
-    attempt(build, config.ema)
+    attempt(build, config.ema, "ema")
     attempt(geometry, config)
     attempt(build_measuring, config)
     attempt(refuse_part, config)
@@ -93,9 +94,9 @@ def geometry(config: DictConfig) -> Geometry:
 
 def try_parts(config: DictConfig, attempt: Attempts) -> Parts | None:
     """The parts as training has them, but for the network, which is on the meta device; None where one is refused."""
-    autoencoder, text_encoder, schedule, prediction, weighting = (attempt(build, config[name]) for name in PARTS)
+    autoencoder, text_encoder, schedule, prediction, weighting = (attempt(build, config[name], name) for name in PARTS)
     attempt(build_parts, with_least(config))  # whether the weighting goes with the schedule
-    attempt(build, config.timesteps)
+    attempt(build, config.timesteps, "timesteps")
     if not any(setting.startswith("optimizer.") for setting in attempt.out_of_range):  # torch names none
         attempt(refuse_optimization, config)
     network = None
@@ -124,7 +125,7 @@ def build_network(
     settings = {name: value for name, value in config.network.items() if name not in KEPT["network"]}
     widths = {"context_width": text_encoder.context_width, "vector_width": text_encoder.vector_width}
     with device:
-        return build(OmegaConf.create(settings), in_channels=autoencoder.channels, **widths)
+        return build(OmegaConf.create(settings), "network", in_channels=autoencoder.channels, **widths)
 
 
 def try_together(
@@ -133,6 +134,7 @@ def try_together(
     """What only whole parts can refuse; the training module, its network on the meta device."""
     for shape in sorted({*shapes, (parts.size, parts.size)}):
         attempt(try_shape, parts, shape)
+    prompts = attempt(own_prompts, config) or []
     recipe = attempt(build_recipe, config, steps=config.pictures.steps, seed=config.pictures.seed)
     weak = attempt(build_weak, config, parts, CPU)
     if recipe is not None:
@@ -146,7 +148,7 @@ def try_together(
             CPU,
             weak,
         )
-        attempt(generation.check, list(config.pictures.prompts or []), recipe)
+        attempt(generation.check, prompts, recipe)
     if config.network.weights is not None:
         with warnings.catch_warnings(action="ignore"):  # that nothing is copied to the meta device
             attempt.told += attempt(start, config, parts) or []
@@ -174,4 +176,5 @@ def warnings_of(config: DictConfig, module: NoisePredictorTraining) -> list[str]
     """What `train` warns of at its start."""
     with contextlib.redirect_stdout(io.StringIO()) as said:
         warn_of_the_end(module.objective)
-    return [line.removeprefix("warning: ") for line in said.getvalue().splitlines()]
+    lines = [line.removeprefix("warning: ") for line in said.getvalue().splitlines()]
+    return lines + untrained_words(module.text_encoder)

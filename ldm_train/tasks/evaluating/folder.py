@@ -1,6 +1,5 @@
 """Folders of pictures as an evaluation takes them: the files in order, and the captions where they are known."""
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +9,9 @@ from PIL import Image
 
 from ldm_train.data.sources.folder import Folder
 from ldm_train.data.sources.walk import walk
+from ldm_train.tasks.sampling.folder import read_listing
 from ldm_train.util.inputs import MAX_PICTURE, open_input
+from ldm_train.util.safe_json import parse_json
 
 NUMBERED = re.compile(r"\d+\.png")
 
@@ -24,7 +25,7 @@ class Gallery:
 
 
 def open_gallery(setting: str, path: str) -> Gallery:
-    """The pictures in a folder; of one that this project drew only those with a number, not the grids of them.
+    """The pictures in a folder; of one that this project drew only those with a number, and only those that were listed.
 
     Raises:
         ValueError: no such folder, or no picture in it.
@@ -33,6 +34,10 @@ def open_gallery(setting: str, path: str) -> Gallery:
     if not root.is_dir():
         raise ValueError(f"{setting}={path} is not a folder; give one with pictures")
     files = [root / name for name in walk(root).pictures]
+    if listing := read_listing(root):
+        files = [root / name for name in listing if NUMBERED.fullmatch(name) and (root / name).is_file()]
+        if None in listing.values():
+            print(f"{setting}={path}: `ldm-train sample` was interrupted there after {len(files)} pictures")
     numbered = [file for file in files if NUMBERED.fullmatch(file.name)]
     files = numbered if numbered and told_prompts(numbered[:1]) else files
     if not files:
@@ -46,7 +51,7 @@ def told_prompts(files: Sequence[Path]) -> list[str]:
     for file in files:
         try:
             with open_input(file, limit=MAX_PICTURE) as opened, Image.open(opened, formats=["PNG"]) as picture:
-                found.append(str(json.loads(picture.info["ldm_train"])["prompt"]))
+                found.append(str(parse_json(picture.info["ldm_train"])["prompt"]))  # type: ignore[index,call-overload]
         except Exception:  # Pillow's and the parser's; whether it is a picture is asked later
             return []
     return found

@@ -5,6 +5,7 @@ from typing import Protocol
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
 from ldm_train.encoders.fingerprint import fingerprint
 from ldm_train.generation import Generation
@@ -101,4 +102,9 @@ def run_painter(config: DictConfig) -> Painter:
 def painter_of(trained: TrainedRun, config: DictConfig) -> Painter:
     recipe = build_recipe(config, steps=config.steps, seed=config.seed)
     trained.generation.check([], recipe)
-    return lambda prompts, numbers: trained.generation(prompts, recipe, numbers=numbers)
+
+    def paint(prompts: list[str], numbers: Tensor) -> Tensor:
+        images = trained.generation(prompts, recipe, numbers=numbers)
+        return trained.generation.refuse_nonfinite(images, prompts, numbers.tolist(), seed=recipe.seed)
+
+    return paint

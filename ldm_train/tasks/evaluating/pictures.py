@@ -6,8 +6,9 @@ number, so batches and processes leave them alone, to rounding.
 
 import hashlib
 import json
-import shutil
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,11 +17,16 @@ from omegaconf import DictConfig, OmegaConf
 from rich.progress import Progress, track
 from torch import Tensor
 
-from ldm_train.data.images import DECODE_ERRORS, decode_problem, read_image, save_png, to_bytes, to_signed
+from ldm_train.data.images import DECODE_ERRORS, decode_problem, nonfinite_numbers, read_image, save_png, to_bytes, to_signed
+from ldm_train.tasks.settings.trust import Grants, current_grants, granted
+from ldm_train.util.files import atomic_write, is_temporary, make_folder
 from ldm_train.util.inputs import READ_ERRORS
+from ldm_train.util.ownership import FolderKind, carries_mark
 
 Painter = Callable[[list[str], Tensor], Tensor]
 Opener = Callable[[DictConfig], Painter]
+KEPT = FolderKind("the drawn pictures of an evaluation", "drawn.json", frozenset({"drawn"}))
+KEY, NUMBERED = re.compile(r"[0-9a-f]{16}"), re.compile(r"\d{6,}\.png")
 
 
 @dataclass(frozen=True)
@@ -51,9 +57,29 @@ def kept(out: Path) -> Path:
 
 def forget_others(out: Path, orders: Sequence[Order]) -> None:
     """Remove the pictures of earlier results of the same name."""
-    for folder in kept(out).glob("*"):
-        if folder.name not in {order.key for order in orders}:
-            shutil.rmtree(folder)
+    keys = {order.key for order in orders}
+    for key in read_drawn(out) - keys:
+        folder = kept(out) / key
+        for path in folder.iterdir() if folder.is_dir() else ():
+            if NUMBERED.fullmatch(path.name) or is_temporary(path):
+                path.unlink()
+        with suppress(OSError):  # it holds a file of the user's, or is not there
+            folder.rmdir()
+    if kept(out).is_dir():
+        write_drawn(out, keys)
+
+
+def read_drawn(out: Path) -> set[str]:
+    """The names of the folders that evaluations drew into."""
+    if not carries_mark(kept(out), KEPT):
+        return set()
+    names = json.loads((kept(out) / KEPT.mark).read_text(encoding="utf-8"))["drawn"]
+    return {name for name in names if isinstance(name, str) and KEY.fullmatch(name)} if isinstance(names, list) else set()
+
+
+def write_drawn(out: Path, keys: Collection[str]) -> None:
+    if read_drawn(out) != set(keys):
+        atomic_write(kept(out) / KEPT.mark, json.dumps({"drawn": sorted(keys)}, indent=2) + "\n")
 
 
 def draw(order: Order, out: Path, paint: Painter, *, devices: int) -> list[Path]:
@@ -64,7 +90,8 @@ def draw(order: Order, out: Path, paint: Painter, *, devices: int) -> list[Path]
         devices: processes that share the batches.
     """
     folder = kept(out) / order.key
-    folder.mkdir(parents=True, exist_ok=True)
+    write_drawn(out, read_drawn(out) | {order.key})
+    make_folder(folder)
     files = [folder / f"{number:06d}.png" for number in range(len(order.prompts))]
     batches = torch.arange(len(files)).split(order.config.batch_size)
     missing = [batch for batch in batches if not all(files[number].is_file() for number in batch.tolist())]
@@ -82,8 +109,11 @@ def draw(order: Order, out: Path, paint: Painter, *, devices: int) -> list[Path]
 def draw_batch(order: Order, paint: Painter, numbers: Tensor, files: Sequence[Path]) -> None:
     """Draw and write the pictures of these numbers (B,)."""
     chosen = numbers.tolist()
-    images = to_bytes(paint([order.prompts[number] for number in chosen], numbers)).cpu()
-    for number, image in zip(chosen, images, strict=True):
+    drawn = paint([order.prompts[number] for number in chosen], numbers)
+    for place in nonfinite_numbers(drawn)[:1]:
+        number = chosen[place]
+        raise ValueError(f"the picture of {order.prompts[number]!r} (number {number}) contains NaN or infinity")
+    for number, image in zip(chosen, to_bytes(drawn).cpu(), strict=True):
         told = order.told | {"prompt": order.prompts[number], "number": number}
         save_png(image, files[number], {"ldm_train": json.dumps(told, ensure_ascii=False)})
 
@@ -91,12 +121,18 @@ def draw_batch(order: Order, paint: Painter, numbers: Tensor, files: Sequence[Pa
 def draw_together(order: Order, batches: Sequence[Tensor], files: Sequence[Path], *, devices: int, what: str) -> None:
     """Share the batches among processes of their own."""
     plain = OmegaConf.to_container(order.config, resolve=True)
-    shared = (plain, order.prompts, order.told, order.opener, list(batches), list(files), devices)
+    shared = (plain, order.prompts, order.told, order.opener, list(batches), list(files), devices, current_grants())
     context = torch.multiprocessing.spawn(draw_share, shared, nprocs=devices, join=False, daemon=True)
     with Progress() as progress:
         task = progress.add_task(what, total=len(files))
-        while not context.join(timeout=0.2):
-            progress.update(task, completed=len(list(files[0].parent.glob("*.png"))))
+        try:
+            while not context.join(timeout=0.2):
+                progress.update(task, completed=len(list(files[0].parent.glob("*.png"))))
+        except torch.multiprocessing.ProcessRaisedException as error:
+            kind, _, reason = str(error).strip().splitlines()[-1].partition(": ")
+            if kind not in ("ValueError", "OSError"):
+                raise
+            raise ValueError(reason) from error
 
 
 def draw_share(
@@ -108,6 +144,7 @@ def draw_share(
     batches: list[Tensor],
     files: list[Path],
     devices: int,
+    grants: Grants,
 ) -> None:
     """What one of the processes does: open the model on its own device and draw every so many batches."""
     config = OmegaConf.create(plain)
@@ -115,7 +152,8 @@ def draw_share(
         config.device = f"cuda:{rank}"
     torch.set_num_threads(max(1, torch.get_num_threads() // devices))
     order = Order(config, prompts, told, opener)
-    paint = opener(config)
+    with granted(grants):
+        paint = opener(config)
     for batch in batches[rank::devices]:
         draw_batch(order, paint, batch, files)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from omegaconf import DictConfig
@@ -11,9 +12,12 @@ from ldm_train.data.cache import Latents, open_caches, together
 from ldm_train.data.datamodules import CachedLatents, split
 from ldm_train.tasks.evaluating.folder import open_gallery
 from ldm_train.tasks.evaluating.pictures import in_batches
+from ldm_train.tasks.parts.assemble import Parts
+from ldm_train.tasks.running.directory import PRIOR
 from ldm_train.tasks.settings.config import build
 from ldm_train.tasks.settings.describe import restore
-from ldm_train.tasks.training.data import batches
+from ldm_train.tasks.training.data import batches, refuse_unfit
+from ldm_train.tasks.training.prior import is_whole, with_class_pictures
 from ldm_train.types import Autoencoder
 
 HELD_OUT = 0.05  # share of a cache that names none, for a model that is not a run: as `train` has it
@@ -41,7 +45,12 @@ def of_latents(latents: Latents, held_out: Tensor, autoencoder: Autoencoder, dev
         for bucket in latents.index.bucket[held_out].unique():
             for part in held_out[latents.index.bucket[held_out] == bucket].split(size):
                 mean = latents.moments(part, torch.zeros_like(part)).mean
-                yield autoencoder.decode(mean.to(device, torch.float32)).clamp(-1, 1).cpu()
+                images = autoencoder.decode(mean.to(device, torch.float32))
+                if not images.isfinite().all():
+                    raise ValueError(
+                        "the autoencoder gives back held-out pictures with NaN or infinity; look at its weights"
+                    )
+                yield images.clamp(-1, 1).cpu()
 
     return Real(read, len(held_out), [latents.first_caption(example) for example in held_out.tolist()])
 
@@ -53,16 +62,25 @@ def of_run(data: CachedLatents, autoencoder: Autoencoder, device: torch.device) 
 def of_cache(folder: str, device: torch.device) -> Real:
     """The held-out examples of a cache by itself, with the autoencoder that made it."""
     caches = open_caches(folder)
-    autoencoder: Autoencoder = build(restore(caches[0].manifest, "autoencoder", cache=caches[0].folder)).to(device)
+    autoencoder: Autoencoder = build(restore(caches[0].manifest, "autoencoder", cache=caches[0].folder), "autoencoder").to(
+        device
+    )
     latents = together(caches)
     return of_latents(latents, split(latents, HELD_OUT)[1], autoencoder, device)
 
 
-def held_out_data(config: DictConfig, trained: DictConfig) -> CachedLatents | None:
+def held_out_data(config: DictConfig, trained: DictConfig, parts: Parts) -> CachedLatents | None:
     """The batches of the cache that a command names, or of the run's own; None where the run was encoded on the fly.
 
     Raises:
-        ValueError: there is no cache.
+        ValueError: there is no cache, or another autoencoder or text encoder than the run's made it.
     """
+    run_dir = Path(config.run_dir)
+    if config.cache is None and trained.prior.prompts is not None and is_whole(run_dir / PRIOR):
+        trained = with_class_pictures(trained, run_dir)
     cache = config.cache or trained.cache
-    return None if cache is None else batches(trained, together(open_caches(cache)))
+    if cache is None:
+        return None
+    caches = open_caches(cache)
+    refuse_unfit(trained, parts, caches)
+    return batches(trained, together(caches))

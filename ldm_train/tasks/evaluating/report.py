@@ -10,7 +10,9 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from ldm_train.tasks.evaluating.numbers import Numbers
+from ldm_train.tasks.evaluating.outputs import COMMENT, KIND
 from ldm_train.tasks.evaluating.plot import Point, curves
+from ldm_train.util.files import atomic_write
 
 COUNTS = ("pictures", "held_out_pairs", "held_out_examples", "real_pictures", "step", "steps", "seed", "resamples")
 
@@ -26,7 +28,7 @@ class Result:
     def plain(self) -> dict[str, object]:
         """As it stands in the JSON file."""
         found: dict[str, object] = {
-            "kind": "evaluation",
+            "kind": KIND,
             "command": shlex.join(["ldm-train", *sys.argv[1:]]),
             **self.numbers.values,
             **self.told,
@@ -46,21 +48,15 @@ def intervals(numbers: Numbers) -> dict[str, list[float]]:
 
 def write(config: DictConfig, result: Result) -> None:
     """All files, each whole or not at all, and the numbers on the terminal."""
-    out = Path(config.out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(result.plain(), indent=2)
-    replace(out, text + "\n")
+    out, text = Path(config.out), json.dumps(result.plain(), indent=2)
     if result.sweep:
-        replace(out.with_suffix(".svg"), curves(sweep_points(result.sweep), measures(result.sweep[0][1])))
-    replace(out.with_suffix(".md"), "\n".join(markdown(result, out.with_suffix(".svg").name)) + "\n")
+        plot = curves(sweep_points(result.sweep), measures(result.sweep[0][1]))
+        atomic_write(out.with_suffix(".svg"), f"{COMMENT}\n{plot}")
+    lines = [COMMENT, *markdown(result, out.with_suffix(".svg").name)]
+    atomic_write(out.with_suffix(".md"), "\n".join(lines) + "\n")
+    atomic_write(out, text + "\n")
     print(text)
     print(f"written to {out}")
-
-
-def replace(path: Path, text: str) -> None:
-    writing = path.with_name(f"{path.name}.writing")
-    writing.write_text(text, encoding="utf-8")
-    writing.replace(path)
 
 
 def measures(numbers: Numbers) -> list[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from ldm_train.tasks.running.reading import Plain, RunRead, read_run
+from ldm_train.util.files import atomic_write
 from ldm_train.weights.hub import is_hub_name
 
 UNSTATED, TASK = "not stated", "text-to-image"
@@ -37,7 +38,8 @@ class Card:
 
 def write_card(folder: Path, card: Card, trained: DictConfig, run_dir: Path, config: DictConfig) -> None:
     run = read_run(run_dir)
-    (folder / "README.md").write_text("\n".join([*front(card, trained, config), *body(card, trained, run, config)]) + "\n")
+    lines = [*front(card, trained, config), *body(card, trained, run, config)]
+    atomic_write(folder / "README.md", "\n".join(lines) + "\n")
 
 
 def front(card: Card, trained: DictConfig, config: DictConfig) -> list[str]:

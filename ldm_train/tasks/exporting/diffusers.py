@@ -12,6 +12,7 @@ from ldm_train.tasks.exporting.folder import write_json, write_tensors
 from ldm_train.tasks.exporting.parts import SCHEDULER, TEXT, UNET, VAE, Leaving, as_transformers, plain_tensors
 from ldm_train.tasks.exporting.scheduler import scheduler_config, told_spacing
 from ldm_train.tasks.settings.config import build
+from ldm_train.util.files import atomic_write
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 INDEX: dict[str, object] = {
@@ -50,7 +51,7 @@ def write_pipeline(folder: Path, found: Leaving, dtype: torch.dtype) -> list[str
         assert isinstance(found.parts.schedule, VariancePreserving)
         config = scheduler_config(found.trained, found.parts.schedule, found.parts.prediction)
         write_json(folder / SCHEDULER / "scheduler_config.json", config | stamp)
-        found.notes += told_spacing(build(found.trained.spacing))
+        found.notes += told_spacing(build(found.trained.spacing, "spacing"))
     if not {UNET, VAE, TEXT} & set(written):
         raise ValueError(f"diffusers' classes can hold no part of this run: {'; '.join(found.reasons)}")
     if not found.reasons:
@@ -68,7 +69,6 @@ def write_text(folder: Path, found: Leaving, dtype: torch.dtype) -> list[str]:
     stamp = {"transformers_version": version("transformers"), "torch_dtype": "float32"}
     write_json(folder / TEXT / "config.json", found.text.config | stamp)
     write_tensors(folder / TEXT / "model.safetensors", as_transformers(found.text), dtype=dtype)
-    (folder / "tokenizer").mkdir()
     for name, text in tokenizer_files(encoder).items():
-        (folder / "tokenizer" / name).write_text(text, encoding="utf-8")
+        atomic_write(folder / "tokenizer" / name, text)
     return [TEXT, "tokenizer"]

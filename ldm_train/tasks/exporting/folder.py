@@ -1,8 +1,7 @@
 """A folder that is there whole or not at all, and takes the place of none but what an export has written."""
 
 import json
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -10,95 +9,112 @@ import torch
 from rich.progress import Progress
 from torch import Tensor
 
+from ldm_train.util.files import atomic_write
+from ldm_train.util.ownership import CACHE, EXPORT, RUN, carries_mark, check_file, check_folder, list_names
+from ldm_train.util.replacing import ReplacedFolder, check_replaceable
 from ldm_train.weights.files import read_told
 from ldm_train.weights.folders import read_json
 from ldm_train.weights.lazily import Tensors
 from ldm_train.weights.streaming import stream
 
-MARK = "export.json"
-LOSE = "choose another, or overwrite=true to lose what is in it"
 PYTORCH = {"format": "pt"}  # without which transformers and diffusers refuse a file
 
 
-def refuse_existing(out: Path, *, overwrite: bool, keep: Path) -> None:
-    """Refuse a folder whose content would be lost.
+def refuse_existing(out: Path, *, given: str, overwrite: bool, keep: Path) -> None:
+    """Refuse a folder with files that the export would remove.
 
     Args:
+        out: the resolved path of the folder `given`.
         keep: the run, which no setting may overwrite.
 
     Raises:
-        ValueError: it is one that no export has written, holds more than that, or is the run's own.
+        ValueError: no export wrote it, it holds more than that, or it is a folder that is never overwritten.
     """
-    here, run = out.resolve(), keep.resolve()
-    if here == run or here in run.parents or here == Path.cwd() or here in Path.cwd().parents:
-        raise ValueError(f"out={out} is the run's own folder, this one, or around it; choose another out")
-    if overwrite or not out.exists() or (out.is_dir() and not any(out.iterdir())):
+    check_replaceable(out, setting="out", given=given)
+    run = keep.resolve()
+    if out == run or out in run.parents:
+        raise ValueError(f"out={given} is the run's own folder, or contains it; choose another out")
+    if out.is_dir() and any(out.iterdir()) and not carries_mark(out, EXPORT):
+        refuse_ours(out, given, below=overwrite)
+    if overwrite:
         return
-    if not (out / MARK).is_file():
-        raise ValueError(f"out={out} is there already, and was not written by `ldm-train export`; {LOSE}")
-    if own := sorted(contents(out).items() - read_json(out / MARK).get("files", {}).items()):
+    try:
+        check_folder(out, EXPORT, setting="out", given=given)
+    except ValueError as error:
+        raise ValueError(f"{error}; or overwrite=true, which removes all that is in it") from error
+    if carries_mark(out, EXPORT) and (changed := sorted(contents(out).items() - written(out).items())):
         raise ValueError(
-            f"out={out} was written by `ldm-train export`, but since then {', '.join(name for name, _ in own[:3])}"
-            f"{f' and {len(own) - 3} more files' if len(own) > 3 else ''} came or changed; {LOSE}"
+            f"out={given} was written by `ldm-train export`, but since then {list_names([name for name, _ in changed])} "
+            "came or changed; choose another out, or overwrite=true, which removes all that is in it"
         )
 
 
 def refuse_existing_file(out: Path, *, overwrite: bool) -> None:
-    """Refuse a file that would be lost.
+    """Refuse a file that no export has written.
 
     Raises:
-        ValueError: it is one that no export has written.
+        ValueError: it is one, or a folder.
     """
-    if out.exists() and not overwrite and not is_own_file(out):
-        raise ValueError(f"out={out} is there already, and was not written by `ldm-train export`; {LOSE}")
+    try:
+        check_file(out, is_own_file, setting="out")
+    except ValueError as error:
+        if not out.is_file():
+            raise
+        refuse_ours(out, str(out), below=False)
+        if not overwrite:
+            raise ValueError(f"{error}; or overwrite=true, which replaces it") from error
+
+
+def refuse_ours(out: Path, given: str, *, below: bool) -> None:
+    """Refuse what a run or a cache holds, which no setting may overwrite.
+
+    Args:
+        below: whether to look for runs and caches in `out` too.
+    """
+    places = [out, *out.resolve().parents]
+    for kind in (RUN, CACHE):
+        marked = [mark.parent for mark in out.rglob(kind.mark)] if below else []
+        for place in [*places, *marked]:
+            if carries_mark(place, kind):
+                raise ValueError(
+                    f"out={given}: {place} is {kind.noun}, which an export never overwrites; choose another out"
+                )
 
 
 def is_own_file(path: Path) -> bool:
     """Whether an export has written it, under our own names."""
-    try:
-        return "weights" in read_told(path)
-    except ValueError:
-        return False
+    return "weights" in read_told(path)
 
 
 def contents(folder: Path) -> dict[str, int]:
     """The bytes of each file in a folder, but for the one that says this."""
     files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-    return {name: path.stat().st_size for name, path in files.items() if name != MARK}
+    return {name: path.stat().st_size for name, path in files.items() if name != EXPORT.mark}
+
+
+def written(folder: Path) -> dict[str, int]:
+    """The bytes of each file as the export wrote it."""
+    files = read_json(folder / EXPORT.mark)["files"]
+    return files if isinstance(files, dict) else {}
 
 
 @contextmanager
-def whole_folder(out: Path, told: Mapping[str, object]) -> Iterator[Path]:
-    """A folder to write into, which is `out` afterwards; if anything fails, what was there stays."""
-    writing, replaced = out.with_name(f"{out.name}.writing"), out.with_name(f"{out.name}.replaced")
-    remove(writing)
-    writing.mkdir(parents=True)
-    try:
-        yield writing
-        write_json(writing / MARK, {**told, "files": contents(writing)})
-        if out.exists():
-            remove(replaced)
-            out.rename(replaced)
-        writing.rename(out)
-    except BaseException:
-        shutil.rmtree(writing, ignore_errors=True)
-        if replaced.exists() and not out.exists():
-            replaced.rename(out)
-        raise
-    remove(replaced)
+def whole_folder(out: Path, told: Mapping[str, object], *, check: Callable[[], None] = lambda: None) -> Iterator[Path]:
+    """A folder to write into, which is `out` afterwards; if anything fails, what was there stays.
 
-
-def remove(path: Path) -> None:
-    """A file, or a folder with all that is in it, where there is one."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+    Args:
+        check: raises ValueError unless `out` may be replaced.
+    """
+    place = ReplacedFolder(out.resolve(), setting="out", check=check)
+    with place.locked():
+        place.start()
+        yield place.new
+        write_json(place.new / EXPORT.mark, {**told, "files": contents(place.new)})
+        place.put_in_place()
 
 
 def write_json(path: Path, content: Mapping[str, object]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    atomic_write(path, json.dumps(content, indent=2) + "\n")
 
 
 def write_tensors(path: Path, tensors: Tensors, *, dtype: torch.dtype, metadata: Mapping[str, str] | None = None) -> None:

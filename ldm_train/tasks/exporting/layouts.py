@@ -14,6 +14,7 @@ from ldm_train.tasks.exporting.parts import leaving
 from ldm_train.tasks.exporting.single_file import untold_scale, write_single_file
 from ldm_train.tasks.exporting.weights import Export
 from ldm_train.tasks.parts.embeddings import write_words
+from ldm_train.tasks.parts.trained_for import TRAINED_FOR
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -32,7 +33,12 @@ def refuse_layout(config: DictConfig) -> None:
         raise ValueError(f"merge=true has no effect with layout={config.layout}, which {what}; leave it out")
     if config.lora_format is not None and config.layout != "lora":
         raise ValueError(f"lora_format={config.lora_format} has no effect with layout={config.layout}; set layout=lora")
-    refuse_existing(out, overwrite=config.overwrite, keep=Path(config.run_dir))
+    refuse_out(config)
+
+
+def refuse_out(config: DictConfig) -> None:
+    out, given = Path(config.out).resolve(), str(config.out)
+    refuse_existing(out, given=given, overwrite=config.overwrite, keep=Path(config.run_dir))
 
 
 def write_layout(config: DictConfig, trained: DictConfig, export: Export) -> None:
@@ -43,7 +49,8 @@ def write_layout(config: DictConfig, trained: DictConfig, export: Export) -> Non
     """
     out, dtype = Path(config.out), DTYPES[config.dtype or "float32"]
     told = {"step": export.step} | export.told
-    with whole_folder(out, {"layout": config.layout, "dtype": config.dtype or "float32"} | told) as folder:
+    mark = {"layout": config.layout, "dtype": config.dtype or "float32"} | told
+    with whole_folder(out, mark, check=lambda: refuse_out(config)) as folder:
         card = {"diffusers": pipeline, "single_file": single_file, "lora": lora}[config.layout](
             config, trained, export, folder, dtype
         )
@@ -81,7 +88,8 @@ def single_file(config: DictConfig, trained: DictConfig, export: Export, folder:
 def lora(config: DictConfig, trained: DictConfig, export: Export, folder: Path, dtype: torch.dtype) -> Card:
     name, told = Path(config.out).name, {"step": export.step} | export.told
     form = config.lora_format or "diffusers"
-    file = write_lora(folder, trained, export.weights, form=form, dtype=dtype).name
+    purpose = export.told.get(TRAINED_FOR)
+    file = write_lora(folder, trained, export.weights, form=form, dtype=dtype, name=name, purpose=purpose).name
     kind = {"diffusers": "A LoRA in diffusers' layout.", "kohya": "A LoRA in kohya's layout, as the web UIs load it."}[form]
     text = usage.lora(config.out, file, str(trained.network.weights), trained)
     return Card(name, kind, (*usage.TAGS, "lora"), told, text, [])

@@ -12,7 +12,9 @@ from ldm_train.tasks.exporting.folder import write_tensors
 from ldm_train.tasks.exporting.parts import lacking_of_network, plain_tensors, projects_linearly
 from ldm_train.tasks.parts.assemble import build_parts
 from ldm_train.tasks.parts.stacked import PIPELINES
+from ldm_train.tasks.parts.trained_for import TRAINED_FOR
 from ldm_train.tasks.parts.trained_part import alpha_of
+from ldm_train.weights.files import TOLD
 from ldm_train.weights.lora import from_run, layers
 from ldm_train.weights.lora_files import DIFFUSERS
 from ldm_train.weights.lora_layout import to_diffusers, to_kohya
@@ -21,11 +23,22 @@ from ldm_train.weights.lora_names import NETWORK, TEXT
 FORMATS = ("diffusers", "kohya")
 
 
-def write_lora(folder: Path, trained: DictConfig, weights: Mapping[str, Tensor], *, form: str, dtype: torch.dtype) -> Path:
+def write_lora(
+    folder: Path,
+    trained: DictConfig,
+    weights: Mapping[str, Tensor],
+    *,
+    form: str,
+    dtype: torch.dtype,
+    name: str,
+    purpose: object = None,
+) -> Path:
     """Write the file; where it is.
 
     Args:
         form: "diffusers" or "kohya".
+        name: of the file in kohya's layout, without its suffix.
+        purpose: what the adapters were trained for.
 
     Raises:
         ValueError: the run has no adapters, or they are of a network that these layouts have no place for.
@@ -45,11 +58,12 @@ def write_lora(folder: Path, trained: DictConfig, weights: Mapping[str, Tensor],
     like |= {TEXT + name: tensor for name, tensor in parts.text_encoder.state_dict().items()}
     linear = projects_linearly(parts, trained)
     if form == "kohya":
-        path, told = folder / f"{folder.name.removesuffix('.writing')}.safetensors", kohya_told(adapter)
+        path, told = folder / f"{name}.safetensors", kohya_told(adapter)
         state = to_kohya(adapter, like, linear_projection=linear)
     else:
         state, settings = to_diffusers(adapter, like, linear_projection=linear)
         path, told = folder / PIPELINES, {DIFFUSERS: json.dumps(settings, indent=2, sort_keys=True)}
+    told |= {} if purpose is None else {TOLD: json.dumps({TRAINED_FOR: purpose})}
     write_tensors(path, plain_tensors(state), dtype=dtype, metadata=told)
     return path
 

@@ -34,7 +34,7 @@ def scheduler_config(trained: DictConfig, schedule: VariancePreserving, predicti
         "prediction_type": THEIRS[type(prediction).__name__.lower()],
         "set_alpha_to_one": True,
         "thresholding": False,
-        **spaced(build(trained.spacing)),
+        **spaced(build(trained.spacing, "spacing")),
     }
     for named in candidates(trained.schedule):
         found = named_schedule(config | named)

@@ -1,6 +1,6 @@
 """A run's trained weights by our own names, of its checkpoint or an average of any length made afterwards."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from ldm_train.tasks.parts.trained_part import completed, is_partial
 from ldm_train.training.post_hoc import Combination, combine, solve
 from ldm_train.training.profiles import gamma_of_length
 from ldm_train.training.snapshots import FOLDER, Snapshot, lengths_in, name_in_snapshot, read_snapshots
+from ldm_train.weights.files import read_checksums, refuse_damaged
 
 POOR = 0.05  # residual; on a random walk the weights then err by about 1 % of what averaging changes of them
 
@@ -42,7 +43,12 @@ def whole(trained: DictConfig, run_dir: Path, weights: dict[str, Tensor]) -> dic
 
 def of_checkpoint(run_dir: Path, weights: str) -> Export:
     """The averaged or the raw weights of the last checkpoint."""
-    state, step, _ = read_weights(run_dir, weights)
+    state, step, path = read_weights(run_dir, weights)
+    broken = sorted(name for name, tensor in state.items() if not tensor.isfinite().all())
+    if broken:
+        raise ValueError(
+            f"{path} has {weights} weights with NaN or infinity, such as {broken[0]}: the training had diverged"
+        )
     return Export(dict(state), step, {"weights": weights})
 
 
@@ -103,13 +109,27 @@ def combined(stored: Sequence[tuple[Snapshot, float]], combination: Combination)
     try:
         with ExitStack() as stack:
             opened = {s.path: stack.enter_context(safe_open(s.path, "pt")) for s, _ in stored}
+            known = {s.path: read_checksums(s.path) for s, _ in stored}
             last = opened[stored[-1][0].path]
             prefix = name_in_snapshot(stored[-1][1], "")
             names = sorted(name.removeprefix(prefix) for name in last.keys() if name.startswith(prefix))  # noqa: SIM118
             for name in track(names, "combining"):
-                one_by_one = (opened[s.path].get_tensor(name_in_snapshot(length, name)) for s, length in stored)
+                one_by_one = (
+                    read_one(opened[s.path], s.path, name_in_snapshot(own, name), known[s.path]) for s, own in stored
+                )
                 dtype = torch.float64 if last.get_slice(prefix + name).get_dtype() == "F64" else torch.float32
                 weights[name] = combine(combination.coefficients, one_by_one).to(dtype)
     except (SafetensorError, RuntimeError) as error:
         raise ValueError(f"the snapshots in {stored[0][0].path.parent} cannot be combined: {error}") from error
     return weights
+
+
+def read_one(opened: safe_open, path: Path, name: str, known: Mapping[str, int]) -> Tensor:
+    """Return a tensor of an opened snapshot.
+
+    Raises:
+        ValueError: it is not as it was written.
+    """
+    tensor: Tensor = opened.get_tensor(name)
+    refuse_damaged(path, name, tensor, known)
+    return tensor

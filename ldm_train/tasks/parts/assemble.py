@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
 from ldm_train.diffusion.prediction import Prediction
@@ -15,7 +16,6 @@ from ldm_train.diffusion.schedule import NoiseSchedule
 from ldm_train.diffusion.weighting import Weighting
 from ldm_train.encoders.class_labels import ClassLabels
 from ldm_train.encoders.conditioner import TextEncoder
-from ldm_train.encoders.fingerprint import fingerprint
 from ldm_train.generation import Generation, Recipe
 from ldm_train.tasks.parts.embeddings import add_embeddings
 from ldm_train.tasks.parts.stacked import add_adapters
@@ -23,7 +23,11 @@ from ldm_train.tasks.parts.trained_part import completed
 from ldm_train.tasks.running.continuing import filled
 from ldm_train.tasks.running.directory import LAST
 from ldm_train.tasks.settings.config import build
+from ldm_train.tasks.settings.constructors import check_config
+from ldm_train.tasks.settings.safe_yaml import read_settings_file
+from ldm_train.tasks.settings.stored import check_stored
 from ldm_train.tasks.settings.strict import KEPT
+from ldm_train.training.checkpoint_files import refuse_damaged
 from ldm_train.training.sharded_checkpoint import whole
 from ldm_train.types import Autoencoder
 from ldm_train.weights.files import read, read_told
@@ -82,17 +86,18 @@ def build_parts(config: DictConfig, *, empty_network: bool = False) -> Parts:
     Args:
         empty_network: on "meta": for its names and shapes alone, in no memory.
     """
-    autoencoder, text_encoder = build(config.autoencoder), build(config.text_encoder)
+    autoencoder, text_encoder = build(config.autoencoder, "autoencoder"), build(config.text_encoder, "text_encoder")
     settings = {name: value for name, value in config.network.items() if name not in KEPT["network"]}
     with torch.device("meta") if empty_network else nullcontext():
         network = build(
             OmegaConf.create(settings),
+            "network",
             in_channels=autoencoder.channels,
             context_width=text_encoder.context_width,
             vector_width=text_encoder.vector_width,
         )
-    schedule, prediction = build(config.schedule), build(config.prediction)
-    weighting = build(config.weighting)
+    schedule, prediction = build(config.schedule, "schedule"), build(config.prediction, "prediction")
+    weighting = build(config.weighting, "weighting")
     deviation = getattr(weighting, "sigma_data", schedule.sigma_data)
     if schedule.sigma_data not in (None, deviation):
         raise ValueError(f"weighting.sigma_data={deviation} and schedule.sigma_data={schedule.sigma_data} must be the same")
@@ -119,9 +124,11 @@ def open_run(config: DictConfig) -> TrainedRun:
     trained, device = read_config(config.run_dir), choose_device(config.device)
     fill_from_run(config, trained)
     parts = build_parts(trained)
-    recipe = build_recipe(config, steps=config.steps, seed=config.seed, negative_prompt=config.get("negative_prompt", ""))
+    recipe = build_recipe(
+        config, steps=config.steps, seed=config.seed, negative_prompt=str(config.get("negative_prompt", ""))
+    )
     step = load_weights(Path(config.run_dir), parts, weights=str(config.weights))
-    add_adapters(config.get("adapters"), parts, read_weights)
+    add_adapters(config.get("adapters"), trained, parts, read_weights)
     add_embeddings(config.get("embeddings"), parts.text_encoder)
     weak = build_weak(config, parts, device)
     generation = parts.generation(parts.network.eval(), parts.text_encoder.eval(), device, weak)
@@ -141,8 +148,8 @@ def fill_from_run(config: DictConfig, trained: DictConfig) -> None:
 def build_recipe(config: DictConfig, *, steps: int, seed: int, negative_prompt: str = "") -> Recipe:
     """How to draw, from the groups `sampler`, `spacing` and `guidance` of a config."""
     settings = {name: value for name, value in config.guidance.items() if name != "weak"}
-    guidance = build(OmegaConf.create(settings))
-    return Recipe(build(config.sampler), steps, build(config.spacing), guidance, seed, negative_prompt)
+    guidance = build(OmegaConf.create(settings), "guidance")
+    return Recipe(build(config.sampler, "sampler"), steps, build(config.spacing, "spacing"), guidance, seed, negative_prompt)
 
 
 def build_weak(config: DictConfig, strong: Parts, device: torch.device) -> Generation | None:
@@ -154,10 +161,10 @@ def build_weak(config: DictConfig, strong: Parts, device: torch.device) -> Gener
     run_dir = config.guidance.get("weak")
     if run_dir is None:
         return None
-    schedule, latents = strong.schedule, fingerprint(strong.autoencoder)  # type: ignore[arg-type]
+    schedule = strong.schedule
     parts = build_parts(read_config(run_dir))
     load_weights(Path(run_dir), parts)
-    if fingerprint(parts.autoencoder) != latents:  # type: ignore[arg-type]
+    if parts.autoencoder.identity != strong.autoencoder.identity:
         raise ValueError(f"guidance.weak={run_dir} was trained on another autoencoder's latents; they must be the same")
     shares = torch.linspace(0, 0.999, 10, dtype=torch.float64)
     times = [s.quantile(shares).double() for s in (schedule, parts.schedule)]
@@ -226,11 +233,12 @@ def read_checkpoint(run_dir: Path) -> dict[str, Any]:
     """A run's last checkpoint, on the CPU.
 
     Raises:
-        ValueError: there is none, or it cannot be read without running code from it.
+        ValueError: there is none, it is damaged, or it cannot be read without running code from it.
     """
     path = run_dir / LAST
     if not path.is_file():
         raise ValueError(f"{run_dir} is not a trained run: {path} is not there")
+    refuse_damaged(path, run_dir=run_dir)
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         return whole({name: value for name, value in checkpoint.items() if name != "optimizer_states"}, path)
@@ -247,11 +255,16 @@ def read_config(run_dir: str) -> DictConfig:
     path = Path(run_dir) / "config.yaml"
     if not path.is_file():
         raise ValueError(f"run_dir={run_dir} is not a run directory: it has no config.yaml")
-    config = OmegaConf.load(path)
-    assert isinstance(config, DictConfig)
+    config = read_settings_file(path)
+    check_config(config, origin=str(path))
     if "guidance" not in config and "network" in config:
         raise ValueError(f"run_dir={run_dir} was trained by an older version, whose configs this one does not read")
-    return filled(config)
+    try:
+        config = filled(config)
+    except OmegaConfBaseException as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    check_stored(config, path)
+    return config
 
 
 def choose_device(name: str) -> torch.device:

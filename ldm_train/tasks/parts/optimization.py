@@ -15,7 +15,7 @@ def refuse_optimization(config: DictConfig) -> None:
     Raises:
         ValueError: not installed, no optimizer, settings that it does not take, or more steps than the run has.
     """
-    target, make = config.optimizer.get("_target_"), build(config.optimizer)
+    target, make = config.optimizer.get("_target_"), build(config.optimizer, "optimizer")
     try:
         optimizer = make([nn.Parameter(torch.zeros(1, 1))])
     except (TypeError, RuntimeError) as error:
@@ -24,7 +24,7 @@ def refuse_optimization(config: DictConfig) -> None:
         ) from error
     if not isinstance(optimizer, Optimizer):
         raise ValueError(f"optimizer._target_={target} is no optimizer; name one, such as torch.optim.AdamW")
-    build(config.lr_schedule).check(config.max_steps)
+    build(config.lr_schedule, "lr_schedule").check(config.max_steps)
     if config.get("fused_backward"):
         refuse_fused_backward(config)
 

@@ -14,6 +14,7 @@ from ldm_train.tasks.parts.comparing import (
     refuse_other_groups,
 )
 from ldm_train.tasks.parts.promises import of_scheduler, promised
+from ldm_train.tasks.parts.trained_for import read_purpose, warn_of_other_purpose
 from ldm_train.weights.files import read_told
 from ldm_train.weights.folders import part_of
 from ldm_train.weights.hub import locate
@@ -33,10 +34,13 @@ def start(config: DictConfig, parts: Parts) -> list[str]:
     weights, averaged = str(config.network.weights), bool(config.network.get("averaged", True))
     path = Path(weights)
     if is_run(path):
+        warnings = warn_of_other_purpose(path, config, parts)  # by the encoders before they are given weights
         step = load_weights(path, parts, weights="ema" if averaged else "raw")
-        return [f"starting from the {'averaged' if averaged else 'raw'} weights of {weights} at its step {step}"]
+        return [f"starting from the {'averaged' if averaged else 'raw'} weights of {weights} at its step {step}", *warnings]
     if path.suffix == ".safetensors" and path.is_file() and "weights" in read_told(path):
-        return [f"starting from the weights in {weights}, of step {load_weights(path.parent, parts, weights=weights)}"]
+        warnings = warn_of_other_purpose(path, config, parts)
+        step = load_weights(path.parent, parts, weights=weights)
+        return [f"starting from the weights in {weights}, of step {step}", *warnings]
     name = "diffusion_pytorch_model" if averaged else f"diffusion_pytorch_model.{RAW}"
     path = locate(weights, setting="network.weights", subfolder="unet", name=name)
     try:
@@ -47,7 +51,7 @@ def start(config: DictConfig, parts: Parts) -> list[str]:
     kind = "averaged weights" if found.averaged else "weights"
     looks = family(of_shapes(found.shapes), found.shapes)
     first = f"starting from the {kind} of {weights}: {looks}, in {found.layout}, {len(found.tensors)} tensors"
-    return [first, *told, *of_training(found, parts)]
+    return [first, *told, *of_training(found, config, parts)]
 
 
 def is_run(path: Path) -> bool:
@@ -84,8 +88,10 @@ def take(found: Found, parts: Parts, config: DictConfig) -> list[str]:
     return told
 
 
-def of_training(found: Found, parts: Parts) -> list[str]:
+def of_training(found: Found, config: DictConfig, parts: Parts) -> list[str]:
     """What is told of how it was trained: warnings where the run does otherwise, or that no file tells."""
+    if read_purpose(found.path) is not None:
+        return warn_of_other_purpose(found.path, config, parts)
     scheduler = of_scheduler(found.path)
     if scheduler is not None:
         return promised(scheduler, parts.prediction, parts.schedule)

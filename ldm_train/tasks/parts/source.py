@@ -18,7 +18,7 @@ def look(config: DictConfig, *, memory: Memory | None = None, spool: Path | None
     Raises:
         ValueError: nothing in the source can be used.
     """
-    source = build(config.source)
+    source = build(config.source, "source")
     with Progress(*Progress.get_default_columns(), MofNCompleteColumn()) as progress:
         task = progress.add_task("reading the source", total=None)
         found = survey(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig, ListConfig
 from torch import Tensor
 
+from ldm_train.tasks.parts.trained_for import require_same_prediction
 from ldm_train.tasks.parts.trained_part import alpha_of, parameters_of
 from ldm_train.tasks.running.directory import CONFIG, read_settings
 from ldm_train.weights.lora import Weighed, from_run, merged
@@ -21,19 +22,23 @@ FORMS = "adapters={runs/lora:0.8,other.safetensors:0.5}, or [runs/lora,other.saf
 ReadRun = Callable[[Path, str], tuple[Mapping[str, Tensor], int, Path]]
 
 
-def add_adapters(setting: object, parts: "Parts", read_run: ReadRun) -> None:
+def add_adapters(setting: object, config: DictConfig, parts: "Parts", read_run: ReadRun) -> None:
     """Add what each adapter changes, times its factor, to the weights of the parts, in place.
 
     Args:
         setting: paths to factors, or paths, or one path; None for no adapter.
+        config: of the run whose parts these are.
         read_run: a run directory's averaged weights.
 
     Raises:
-        ValueError: no such setting, or something that is no adapter of these parts.
+        ValueError: no such setting, or something that is no adapter of these parts, or one of another prediction.
     """
     wanted = listed(setting)
     if not wanted:
         return
+    for path, _ in wanted:
+        for warning in require_same_prediction(Path(path), config, parts):
+            print(warning)
     weights = {name: p.detach() for name, p in parameters_of(parts).items()}
     found = [Weighed(read_one(Path(path), weights, read_run), scale, path) for path, scale in wanted]
     changed = merged(weights, found)

@@ -5,20 +5,21 @@ opened, and they must be the same: `run.json` tells their fingerprint.
 """
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import Tensor, nn
 
 from ldm_train import draws
 from ldm_train.encoders.fingerprint import fingerprint
 from ldm_train.networks.names import chosen
-from ldm_train.tasks.running.directory import CONFIG, RECORD
+from ldm_train.tasks.running.directory import CONFIG, RECORD, read_record
 from ldm_train.tasks.running.lightning import launched_rank
 from ldm_train.tasks.settings.config import build
+from ldm_train.tasks.settings.constructors import check_config
+from ldm_train.tasks.settings.safe_yaml import read_settings_file
 from ldm_train.weights.files import read_told
 from ldm_train.weights.lora import Weighed, from_run, merged
 
@@ -88,12 +89,23 @@ def choose_trained(config: DictConfig, parts: "Parts") -> None:
     """
     if config.get("adapter") is not None:
         seed = draws.generator(config.seed, "adapter", 0).initial_seed()
-        build(config.adapter).attach(parts.network, parts.text_encoder, seed=seed)
+        build(config.adapter, "adapter").attach(parts.network, parts.text_encoder, seed=seed)
     elif config.get("trained") is not None:
         parameters = {name: p for name, p in trainable(parts).items() if not name.startswith("weighting.")}
-        kept = set(chosen(list(config.trained), parameters, setting="trained"))
+        kept = set(chosen(trained_patterns(config), parameters, setting="trained"))
         for name, parameter in parameters.items():
             parameter.requires_grad_(name in kept)
+
+
+def trained_patterns(config: DictConfig) -> list[str]:
+    """Return the patterns of `trained`.
+
+    Raises:
+        ValueError: it is no list of texts.
+    """
+    if not isinstance(config.trained, ListConfig) or not all(isinstance(pattern, str) for pattern in config.trained):
+        raise ValueError(f'trained={config.trained} must be a list of patterns, such as ["network.*.cross_attention.*"]')
+    return list(config.trained)
 
 
 def trainable(parts: "Parts") -> dict[str, nn.Parameter]:
@@ -115,9 +127,9 @@ def completed(state: Mapping[str, Tensor], run_dir: Path, parts: "Parts", load: 
         ValueError: what it stands on is not there, or is another than it was.
     """
     path = run_dir / CONFIG
-    config = OmegaConf.load(path) if path.is_file() else OmegaConf.create()
+    config = read_settings_file(path) if path.is_file() else OmegaConf.create()
+    check_config(config, origin=str(path))
     expected = trainable(parts)
-    assert isinstance(config, DictConfig)
     if not is_partial(config) or expected.keys() <= state.keys():
         return state
     base = config.network.weights
@@ -143,7 +155,7 @@ def alpha_of(config: DictConfig) -> float:
 def refuse_other_base(run_dir: Path, parts: "Parts", base: str) -> None:
     """Refuse what a run would stand on in place of what it was trained on."""
     path = run_dir / RECORD
-    then = json.loads(path.read_text(encoding="utf-8")).get("base") if path.is_file() else None
+    then = read_record(run_dir).get("base") if path.is_file() else None
     if then is None or any(p.is_meta for p in parts.network.parameters()):
         return
     if then != base_fingerprint(parts):

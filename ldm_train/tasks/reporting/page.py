@@ -20,8 +20,12 @@ HOW = (
 )
 
 
-def page(runs: Sequence[RunRead]) -> Page:
-    """One run, or several in the same plots."""
+def page(runs: Sequence[RunRead], *, broken: Sequence[str] = ()) -> Page:
+    """One run, or several in the same plots.
+
+    Args:
+        broken: what is wrong with runs that are not shown.
+    """
     called = names([run.path for run in runs])
     shown = [Shown(name, run, i, len(runs) == 1) for i, (name, run) in enumerate(zip(called, runs, strict=True))]
     budget = Budget()
@@ -53,7 +57,7 @@ def page(runs: Sequence[RunRead]) -> Page:
             ),
             Section("Health", [curves.health(shown), *rest]),
             Section("Speed and time", [curves.machine(shown), *results.time_spent(shown)]),
-            Section("What went wrong", [*story.wrong(shown), Text(budget.told)]),
+            Section("What went wrong", [Text(list(broken)), *story.wrong(shown), Text(budget.told)]),
             Section("Settings", settings(shown), "Those that are not the defaults, then all."),
             Section("Starts", story.starts(shown)),
         ],

@@ -1,6 +1,5 @@
 """A report's pictures: what a run drew while it trained, small enough together to be mailed."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from ldm_train.reports.blocks import Block, Pictures, Whole
 from ldm_train.reports.pictures import WHOLE, whole
 from ldm_train.tasks.reporting.curves import Shown
 from ldm_train.util.inputs import READ_ERRORS, read_input
+from ldm_train.util.safe_json import read_json
 
 BUDGET = 3_000_000  # characters of all pictures of a page
 SMALL = (800, 4000)  # pixels at most of a picture, once half of that is used
@@ -124,8 +124,10 @@ def _latest(one: Shown, budget: Budget, prefix: str, told: str) -> Pictures:
 def _asked(run_dir: Path) -> tuple[tuple[str, ...], list[str]]:
     """The prompts of a grid, and the guidance scales; of older runs neither is known."""
     try:
-        found = json.loads((run_dir / "samples" / "prompts.json").read_text(encoding="utf-8"))
-        return tuple(str(prompt) for prompt in found["prompts"]), [str(scale) for scale in found["guidance"]]
+        found = read_json(run_dir / "samples" / "prompts.json")
+        if not isinstance(found, dict):
+            return (), []
+        return tuple(str(prompt) for prompt in found["prompts"]), [str(scale) for scale in found["guidance"]]  # type: ignore
     except (OSError, ValueError, LookupError, TypeError):
         return (), []
 

@@ -4,13 +4,13 @@ import inspect
 import json
 from pathlib import Path
 
-from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from ldm_train.tasks.running.reading import Plain, settings
 from ldm_train.tasks.settings.config import defaults
+from ldm_train.tasks.settings.constructors import find_constructor, may_build
 from ldm_train.tasks.settings.options import groups, shipped
-from ldm_train.tasks.settings.strict import ALLOWED, KEPT
+from ldm_train.tasks.settings.strict import KEPT
 
 # What a continued run may have otherwise: it does not change what is trained, or not by more than rounding.
 FREE = {
@@ -75,10 +75,10 @@ def _is_new(name: str, then: Plain, now: Plain) -> bool:
     """Whether this is a constructor's setting that one of the configs lacks, with the value by which that is the same."""
     group, _, key = name.partition(".")
     target = now.get(f"{group}._target_")
-    if (name in then) == (name in now) or target != then.get(f"{group}._target_") or not str(target).startswith(ALLOWED):
+    if (name in then) == (name in now) or target != then.get(f"{group}._target_") or not may_build(target, group):
         return False
     value = then.get(name, now.get(name))
     if key in KEPT.get(group, set()):
         return all(shipped(f"{group}/{option}").get(key, value) == value for option in groups()[group])
-    argument = inspect.signature(get_object(str(target))).parameters.get(key)
+    argument = inspect.signature(find_constructor(str(target), group)).parameters.get(key)
     return argument is not None and json.dumps(argument.default, default=str) == json.dumps(value)

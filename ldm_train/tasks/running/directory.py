@@ -1,26 +1,29 @@
-"""What a run directory holds beside its checkpoints, and whether a run may start or continue in it."""
+"""What a run directory holds beside its checkpoints, and whether a run may continue in it."""
 
 import json
 import os
 import shlex
-import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
 import ldm_train
 from ldm_train.tasks.running.continuing import refuse_other
 from ldm_train.tasks.running.lightning import launched_rank
-from ldm_train.tasks.running.reading import CONFIG, LOCK, METRICS, RECORD, Plain
-from ldm_train.training.checkpoint_files import checkpoints
+from ldm_train.tasks.running.reading import CONFIG, METRICS, RECORD, Plain
+from ldm_train.tasks.settings.constructors import check_config
+from ldm_train.tasks.settings.safe_yaml import read_settings_file
+from ldm_train.training.checkpoint_files import checkpoints, last_checkpoint
+from ldm_train.training.run_files import HISTORY, written_files
+from ldm_train.training.sharded_checkpoint import remove_unnamed_shares
+from ldm_train.util.files import atomic_write, remove_files
+from ldm_train.util.safe_json import parse_json, read_json
 
 LAST = Path("checkpoints") / "last.ckpt"
 PRIOR = "prior"  # class pictures that the first weights drew, and their cache
@@ -36,75 +39,46 @@ PACKAGES = (
 )
 
 TOLD = 500  # characters of an error that ended a start
-MOMENT = 0.3  # seconds, for which whoever only asks whether a run is going on may have its lock
 
 
-def prepare(config: DictConfig, *, content: str, base: str | None = None) -> bool:
-    """Record this start in the run directory, which must be `locked`; True where a checkpoint is to be continued.
+def prepare(
+    config: DictConfig, *, content: str, base: str | None = None, trained_for: Mapping[str, object] | None = None
+) -> bool:
+    """Record this start in a run directory that is held; True where a checkpoint is to be continued.
 
     Args:
         content: one name for all that is trained on, such as the cache's fingerprint.
         base: one name for the weights that a run stands on which trains a part of them.
+        trained_for: what its network is trained for, for those who will take its weights.
 
     Raises:
         ValueError: `resume` is never and a checkpoint is there, or the run there differs in what matters.
     """
     run_dir = Path(config.run_dir)
-    found = bool(checkpoints(run_dir))
+    found = bool(checkpoints(run_dir)) and config.resume != "restart"
     if launched_rank() > 0:
         return found
     if found and config.resume == "never":
         raise ValueError(f"{run_dir / LAST} is already there; resume=auto continues it, or choose another run_dir")
-    record: Plain = read_record(run_dir) if found else {"content": content, "base": base, "starts": []}
+    if found:
+        record = read_record(run_dir) | {"saved": True}
+    else:
+        record = new_record() | {"content": content, "base": base, "trained_for": trained_for}
     if found:
         refuse_other(read_settings(run_dir), config, content, run_dir, record, base=base)
     else:
         _start_anew(run_dir)
-    _replace(run_dir / CONFIG, OmegaConf.to_yaml(config))
+    if config.resume == "restart":
+        config.resume = "auto"  # the restart is for this start only, not for whoever uses this config again
+    atomic_write(run_dir / CONFIG, OmegaConf.to_yaml(config))
     starts = record["starts"]
     assert isinstance(starts, list)
     this = this_start(config)
     if starts:
         tell_changes(starts[-1], this)
     starts.append(this)
-    _replace(run_dir / RECORD, json.dumps(record, indent=2) + "\n")
+    write_record(run_dir, record)
     return found
-
-
-@contextmanager
-def locked(config: DictConfig) -> Iterator[None]:
-    """Keep every other process out of the run directory, until this one leaves it or ends, however it ends.
-
-    An error that ends a start is written down with it.
-
-    Raises:
-        ValueError: another one has it.
-    """
-    run_dir = Path(config.run_dir)
-    own, new = FileLock(run_dir / LOCK), not run_dir.exists()
-    if launched_rank() == 0:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        try:
-            own.acquire(timeout=MOMENT, poll_interval=0.03)
-        except Timeout:
-            raise ValueError(
-                f"run_dir={run_dir} belongs to a run that is still going; wait for its end, or choose another run_dir"
-            ) from None
-    before = _bytes(run_dir / RECORD)
-    try:
-        yield
-    except BaseException as error:
-        if _bytes(run_dir / RECORD) != before:  # else this process was refused before its start was written down
-            with suppress(OSError, ValueError):  # of a full disk, say: what ended the run is worth more
-                record_end(run_dir, told_error(error))
-        raise
-    finally:
-        own.release()
-        if launched_rank() == 0:
-            empty = {path.name for path in run_dir.iterdir()} <= {LOCK}
-            begun = any((run_dir / name).exists() for name in (METRICS, PRIOR))
-            if empty or (new and not begun):
-                shutil.rmtree(run_dir)  # what was refused, or failed before its first step, leaves no trace
 
 
 def record_end(run_dir: Path, how: str) -> None:
@@ -119,7 +93,7 @@ def record_end(run_dir: Path, how: str) -> None:
     starts = record["starts"]
     assert isinstance(starts, list)
     starts[-1]["ended"] = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "step": last_step(run_dir), "as": how}
-    _replace(run_dir / RECORD, json.dumps(record, indent=2) + "\n")
+    write_record(run_dir, record)
 
 
 def told_error(error: BaseException) -> str:
@@ -135,13 +109,25 @@ def last_step(run_dir: Path) -> int:
     try:
         with (run_dir / METRICS).open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - 2**16))
-            return int(json.loads(file.read().splitlines()[-1])["step"])
-    except (OSError, ValueError, LookupError):
+            return int(parse_json(file.read().splitlines()[-1])["step"])  # type: ignore[index,call-overload,arg-type]
+    except (OSError, ValueError, LookupError, TypeError, OverflowError):
         return 0
 
 
-def _bytes(path: Path) -> bytes | None:
-    return path.read_bytes() if path.is_file() else None
+def new_record() -> Plain:
+    """Return the record of a run that has not started: by it, its folder is known to be a run directory."""
+    return {"content": None, "base": None, "saved": False, "starts": []}
+
+
+def write_record(run_dir: Path, record: Plain) -> None:
+    """Write what the starts of a run recorded."""
+    atomic_write(run_dir / RECORD, json.dumps(record, indent=2) + "\n")
+
+
+def note_saved(run_dir: Path) -> None:
+    """Record that the run has a checkpoint, so that a later start knows if its checkpoints are missing."""
+    if (run_dir / RECORD).is_file() and not (record := read_record(run_dir)).get("saved"):
+        write_record(run_dir, record | {"saved": True})
 
 
 def read_record(run_dir: Path) -> Plain:
@@ -151,12 +137,16 @@ def read_record(run_dir: Path) -> Plain:
         ValueError: it is not there, or unreadable.
     """
     try:
-        record = json.loads((run_dir / RECORD).read_text(encoding="utf-8"))
-        if not isinstance(record, dict) or not isinstance(record.get("starts"), list) or "content" not in record:
+        record = read_json(run_dir / RECORD)
+        if not isinstance(record, dict) or not _are_starts(record.get("starts")) or "content" not in record:
             raise ValueError("it lacks `content` or `starts`")
-        return record
+        return dict(record)
     except (OSError, ValueError) as error:
         raise _unreadable(run_dir, RECORD, error) from error
+
+
+def _are_starts(found: object) -> bool:
+    return isinstance(found, list) and all(isinstance(start, dict) and "command" in start for start in found)
 
 
 def commands(run_dir: Path) -> list[str]:
@@ -173,11 +163,12 @@ def read_settings(run_dir: Path) -> DictConfig:
         ValueError: it is not there, or unreadable.
     """
     try:
-        config = OmegaConf.load(run_dir / CONFIG)
-        if not isinstance(config, DictConfig) or "max_steps" not in config:
+        config = read_settings_file(run_dir / CONFIG)
+        if "max_steps" not in config:
             raise ValueError("it is no config of a run")
+        check_config(config, origin=CONFIG)
         return config
-    except Exception as error:  # YAML reports damage by classes of its own
+    except ValueError as error:
         raise _unreadable(run_dir, CONFIG, error) from error
 
 
@@ -185,16 +176,6 @@ def _unreadable(run_dir: Path, name: str, error: Exception) -> ValueError:
     return ValueError(
         f"{run_dir} has a checkpoint, but {name}, which says what it is of, cannot be read ({error}); choose another run_dir"
     )
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a file that is at every moment either as before or as it shall be."""
-    writing = path.with_name(f"{path.name}.writing")
-    with writing.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    writing.replace(path)
 
 
 def this_start(config: DictConfig) -> Plain:
@@ -230,9 +211,10 @@ def git_state(folder: Path) -> dict[str, str | bool] | None:
 
 
 def _start_anew(run_dir: Path) -> None:
-    """Without a checkpoint nothing is continued: an earlier start's lines would be doubled."""
-    for path in (run_dir / RECORD, *run_dir.glob("*.jsonl"), *(run_dir / "samples").glob("*")):
-        path.unlink(missing_ok=True)
+    """Remove what an earlier start wrote: its lines would be doubled. Nothing of a user's is, nor class pictures."""
+    remove_files(checkpoints(run_dir))  # the newest first: killed in between, the run is one that ended earlier
+    remove_unnamed_shares(last_checkpoint(run_dir).parent)
+    remove_files(written_files(run_dir, HISTORY))
 
 
 def set_threads(threads: int | None) -> None:

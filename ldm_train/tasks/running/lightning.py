@@ -38,7 +38,7 @@ def refuse_fused_scaling(config: DictConfig) -> None:
 
 def build_loggers(config: DictConfig) -> list["Logger"]:
     """Where else a run is logged; to be built before anything is read, for it may refuse who is not logged in."""
-    return [] if config.get("logger") is None else [build(config.logger, save_dir=config.run_dir)]
+    return [] if config.get("logger") is None else [build(config.logger, "logger", save_dir=config.run_dir)]
 
 
 def options(trainer: DictConfig, *, shares: bool = False) -> dict[str, object]:

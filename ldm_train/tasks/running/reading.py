@@ -4,7 +4,6 @@ What is missing is empty; what cannot be read is told in `notes`, and never ends
 a picture broken, the run older than what would read it.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -13,6 +12,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ldm_train.tasks.settings.safe_yaml import read_settings_file
+from ldm_train.util.safe_json import parse_json, read_json, read_text
 
 CONFIG = "config.yaml"
 RECORD = "run.json"
@@ -21,6 +24,9 @@ TIMING = "timing.jsonl"
 BINS = "validation.jsonl"
 SETS = "set_metrics.jsonl"
 LOCK = ".lock"
+
+LARGEST_LINES = 2**30  # bytes of a file of lines
+LARGEST_STEP = 2**53
 
 Plain = dict[str, object]
 
@@ -141,9 +147,9 @@ def _config(path: Path) -> Plain:
             f"{path} is not a run directory: {path / CONFIG} is not there; `ldm-train runs {path}` lists the runs below it"
         )
     try:
-        found = OmegaConf.to_container(OmegaConf.load(path / CONFIG))
-    except Exception as error:  # YAML reports damage by classes of its own
-        raise ValueError(f"{path / CONFIG} cannot be read ({' '.join(str(error).split())[:200]})") from error
+        found = OmegaConf.to_container(read_settings_file(path / CONFIG))
+    except OmegaConfBaseException as error:
+        raise ValueError(f"{path / CONFIG} cannot be read ({error})") from error
     if not isinstance(found, dict) or "max_steps" not in found:
         raise ValueError(f"{path / CONFIG} is no config of a run: it has no max_steps")
     return dict(settings(found))
@@ -151,9 +157,11 @@ def _config(path: Path) -> Plain:
 
 def _starts(path: Path, notes: list[str]) -> list[Plain]:
     try:
-        record = json.loads((path / RECORD).read_text(encoding="utf-8"))
-        starts = record["starts"]
-        return [start for start in starts if isinstance(start, dict)]
+        record = read_json(path / RECORD)
+        starts = record["starts"]  # type: ignore[index,call-overload]
+        if not isinstance(starts, list):
+            raise ValueError("its starts are no list")
+        return [dict(start) for start in starts if isinstance(start, dict)]
     except FileNotFoundError:
         notes.append(f"{RECORD} is not there: how the run was started is not known")
     except (OSError, ValueError, LookupError, TypeError) as error:
@@ -164,19 +172,23 @@ def _starts(path: Path, notes: list[str]) -> list[Plain]:
 def _lines(path: Path, notes: list[str]) -> list[Plain]:
     """The lines of a JSON-lines file that are whole and have a step; of those that are not, the number is noted."""
     try:
-        texts = path.read_text(encoding="utf-8", errors="replace").split("\n")
+        texts = read_text(path, limit=LARGEST_LINES).split("\n")
     except FileNotFoundError:
         return []
-    except OSError as error:
+    except (OSError, ValueError) as error:
         notes.append(f"{path.name} cannot be read ({error})")
         return []
-    found, broken = [], 0
+    found: list[Plain] = []
+    broken = 0
     for text in texts[:-1]:  # what follows the last line end is being written
         try:
-            line = json.loads(text)
-            line["step"] = int(line["step"])
-            found.append(line)
-        except (ValueError, LookupError, TypeError):
+            line = parse_json(text)
+        except ValueError:
+            line = None
+        step = line.get("step") if isinstance(line, dict) else None
+        if isinstance(step, int | float) and step == step // 1 and 0 <= step < LARGEST_STEP:
+            found.append({**line, "step": int(step)})  # type: ignore[dict-item]
+        else:
             broken += 1
     if broken:
         notes.append(f"{path.name}: {broken:,} of {len(texts) - 1:,} lines cannot be read and are left out")
@@ -190,7 +202,7 @@ def _series(path: Path, prefix: str, notes: list[str]) -> dict[str, Series]:
         step = line.pop("step")
         assert isinstance(step, int)
         for name, value in line.items():
-            if isinstance(value, int | float):
+            if isinstance(value, int | float):  # parsing limits how large
                 columns.setdefault(f"{prefix}{name}", {})[step] = float(value)
     found = {}
     for name, column in columns.items():
@@ -208,14 +220,14 @@ def _is_binned(line: Plain) -> bool:
 
 
 def _evaluations(path: Path) -> dict[str, Plain]:
-    found = {}
+    found: dict[str, Plain] = {}
     for file in [*sorted(path.glob("*.json")), *sorted(path.glob("evaluations/*.json"))]:
         try:
-            told = json.loads(file.read_text(encoding="utf-8"))
+            told = read_json(file)
         except (OSError, ValueError):
             continue  # a stranger's file, or one that is being written
         if isinstance(told, dict) and told.get("kind") == "evaluation":
-            found[file.relative_to(path).as_posix()] = told
+            found[file.relative_to(path).as_posix()] = dict(told)
     return found
 
 
@@ -223,8 +235,8 @@ def _nonfinite(folder: Path) -> dict[int, int]:
     found: dict[int, int] = {}
     for step, file in _numbered(folder, "step-", ".json"):
         try:
-            examples = json.loads(file.read_text(encoding="utf-8"))["examples"]
-            bad = sum(example.get("finite") is False for example in examples)
+            examples = read_json(file)["examples"]  # type: ignore[index,call-overload]
+            bad = sum(example.get("finite") is False for example in examples)  # type: ignore[union-attr]
         except (OSError, ValueError, LookupError, TypeError, AttributeError):
             bad = 0
         found[step] = found.get(step, 0) + bad

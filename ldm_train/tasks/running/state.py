@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Literal
 
 from ldm_train.tasks.running.reading import RunRead
@@ -11,6 +11,9 @@ Word = Literal["running", "finished", "interrupted", "failed", "killed", "stoppe
 OK: Mapping[Word, bool | None] = {
     "running": None, "finished": True, "interrupted": None, "failed": False, "killed": False, "stopped": None
 }  # fmt: skip
+
+
+YEARS = range(1970, 2500)
 
 
 @dataclass(frozen=True)
@@ -50,11 +53,12 @@ def ended(start: Mapping[str, object]) -> str | None:
 
 
 def time_of(told: Mapping[str, object]) -> datetime | None:
-    """When that was, in the time zone that it was written in."""
+    """When that was, in the time zone that it was written in; None where it is not known, or in no year of a run's."""
     try:
-        return datetime.fromisoformat(str(told.get("time")))
+        found = datetime.fromisoformat(str(told.get("time")))
     except ValueError:
         return None
+    return found.replace(tzinfo=found.tzinfo or UTC) if found.year in YEARS else None
 
 
 def minutes(run: RunRead) -> float | None:

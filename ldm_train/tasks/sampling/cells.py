@@ -3,16 +3,16 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
 
 import torch
 from omegaconf import DictConfig
 from rich.progress import Progress
 from torch import Tensor
 
-from ldm_train.data.images import save_png, to_bytes
+from ldm_train.data.images import to_bytes
 from ldm_train.generation import Recipe
 from ldm_train.tasks.parts.assemble import TrainedRun, build_recipe, fill_from_run, read_config
+from ldm_train.tasks.sampling.folder import PictureFolder
 from ldm_train.tasks.sampling.plot import plot
 from ldm_train.tasks.sampling.start import open_sized, read_start
 from ldm_train.tasks.sampling.text import of_all, texts
@@ -37,25 +37,26 @@ class Cell:
         return str([self.config[name] for name in ("sampler", "spacing", "guidance", "steps", "seed")])
 
 
-def draw_plots(config: DictConfig, prompts: list[str], out: Path) -> list[str]:
+def draw_plots(config: DictConfig, prompts: list[str], folder: PictureFolder) -> list[str]:
     """A plot of each prompt, or one of all where they are an axis; what each numbered picture shows."""
     x, y = read_axes(config, prompts)
     cells = make_cells(config, prompts, x, y)
     refuse_sizes(cells)
+    size = len(x.values) * len(y.values)
+    names = ["plot.png"] if len(cells) == size else [f"plot-{number:04d}.png" for number in range(len(cells) // size)]
+    folder.expect([*(f"{number:04d}.png" for number in range(len(cells) * config.count)), *names])
     pictures: dict[int, Tensor] = {}
     with Progress() as progress:
         task = progress.add_task("drawing", total=len(cells))
         for alike in grouped(cells, lambda cell: cell.checkpoint):
-            for cell, drawn in draw_cells(alike, out):
+            for cell, drawn in draw_cells(alike, folder):
                 pictures[cell.number] = grid(drawn, columns=len(drawn)) if len(drawn) > 1 else drawn[0]
                 progress.advance(task)
-    size = len(x.values) * len(y.values)
-    names = ["plot.png"] if len(cells) == size else [f"plot-{number:04d}.png" for number in range(len(cells) // size)]
     for number, name in enumerate(names):
         starts = range(number * size, (number + 1) * size, len(x.values))
         table = [[pictures[start + column] for column in range(len(x.values))] for start in starts]
-        save_png(plot(table, x.labels(), y.labels()), out / name, of_all(config, prompts))
-    print(f"{len(cells) * config.count} pictures in {out}, side by side in {', '.join(names)}")
+        folder.save(plot(table, x.labels(), y.labels()), name, of_all(config, prompts))
+    print(f"{len(cells) * config.count} pictures in {folder.path}, side by side in {', '.join(names)}")
     return [cell.prompt for cell in cells for _ in range(config.count)]
 
 
@@ -73,7 +74,7 @@ def make_cells(config: DictConfig, prompts: list[str], x: Axis, y: Axis) -> list
     return cells
 
 
-def draw_cells(cells: Sequence[Cell], out: Path) -> Iterator[tuple[Cell, Tensor]]:
+def draw_cells(cells: Sequence[Cell], folder: PictureFolder) -> Iterator[tuple[Cell, Tensor]]:
     """The pictures (count, 3, H, W), uint8, of each of these cells of one checkpoint, also written as files.
 
     Raises:
@@ -87,7 +88,7 @@ def draw_cells(cells: Sequence[Cell], out: Path) -> Iterator[tuple[Cell, Tensor]
         for cell, drawn in zip(alike, draw_alike(alike, trained), strict=True):
             for number, picture in enumerate(drawn):
                 name = f"{cell.number * len(drawn) + number:04d}.png"
-                save_png(picture, out / name, texts(cell.config, trained, cell.prompt, number))
+                folder.save(picture, name, texts(cell.config, trained, cell.prompt, number))
             yield cell, drawn
 
 
@@ -101,12 +102,13 @@ def draw_alike(cells: Sequence[Cell], trained: TrainedRun) -> Iterable[Tensor]:
         trained.generation(prompts[i : i + config.batch_size], recipe, numbers=part, picture=start)
         for i, part in zip(range(0, len(prompts), config.batch_size), numbers.split(config.batch_size), strict=True)
     ]
-    return to_bytes(torch.cat(batches)).cpu().split(config.count)
+    images = trained.generation.refuse_nonfinite(torch.cat(batches), prompts, numbers.tolist(), seed=config.seed)
+    return to_bytes(images).cpu().split(config.count)
 
 
 def recipe_of(cell: Cell) -> Recipe:
     config = cell.config
-    return build_recipe(config, steps=config.steps, seed=config.seed, negative_prompt=config.negative_prompt)
+    return build_recipe(config, steps=config.steps, seed=config.seed, negative_prompt=str(config.negative_prompt))
 
 
 def refuse_sizes(cells: Sequence[Cell]) -> None:

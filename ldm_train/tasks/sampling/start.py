@@ -1,17 +1,18 @@
 """What drawing starts from: the prompts, the trained run at the wished size, and a picture with its mask."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from ldm_train.data.images import DECODE_ERRORS, read_image, to_signed
+from ldm_train.data.masks import has_transparency
 from ldm_train.generation import Generation
 from ldm_train.samplers.base import Picture
 from ldm_train.tasks.parts.assemble import TrainedRun, open_run
+from ldm_train.tasks.sampling.mask import picture_size, read_mask
 from ldm_train.util.inputs import MAX_PROMPTS, READ_ERRORS, describe_error, read_text
 
 
@@ -46,10 +47,14 @@ def read_start(config: DictConfig, generation: Generation) -> Picture | None:
             raise ValueError(f"mask={config.mask} and strength={config.strength} need a picture=FILE to start from")
         return None
     latents = generation.encode(read_signed(config.picture, generation.size))
+    if not latents.isfinite().all():
+        raise ValueError(f"the latents of picture={config.picture} contain NaN or infinity; look at the autoencoder")
+    if has_transparency(Path(config.picture).read_bytes()):
+        print(f"note: picture={config.picture} is transparent in places, which are taken as white")
     if config.mask is None:
         return Picture(latents, config.strength)
-    white = read_signed(config.mask, generation.size).mean(1, keepdim=True).to(generation.device)
-    mask = torch.nn.functional.interpolate(white, size=latents.shape[2:], mode="area") > 0
+    height, width = latents.shape[2:]
+    mask = read_mask(config.mask, picture=picture_size(config.picture), size=generation.sides, latents=(height, width))
     return Picture(latents, config.strength, mask.to(latents))
 
 
@@ -61,20 +66,39 @@ def read_signed(path: str, size: int | tuple[int, int]) -> torch.Tensor:
         raise ValueError(f"{path} cannot be read as a picture: {describe_error(error)}") from error
 
 
-def read_prompts(prompts: object) -> list[str]:
-    """Prompts from a list, or from a text file with one a line.
+def read_prompts(prompts: object, *, setting: str = "prompts") -> list[str]:
+    """Return the prompts of a setting: a list, one prompt, or a text file with one prompt a line.
 
     Raises:
-        ValueError: no such file, or no prompt.
+        ValueError: something else, a file that is missing or not text, or no prompt.
     """
-    if isinstance(prompts, str):
-        path = Path(prompts)
-        if not os.path.isfile(path):  # and not Path.is_file, which raises for a text that is too long to be a path
-            raise ValueError(f"prompts={prompts} is not a text file; give one, or a list: 'prompts=[\"…\"]'")
-        texts = [line.strip() for line in read_text(path, limit=MAX_PROMPTS).splitlines() if line.strip()]
+    if isinstance(prompts, str) and (_is_file(prompts) or looks_like_a_file(prompts)):
+        texts = _read_lines(prompts, setting)
     else:
-        assert isinstance(prompts, ListConfig)
-        texts = [str(prompt) for prompt in prompts]
+        listed = list(prompts) if isinstance(prompts, ListConfig | list) else [prompts]
+        if any(OmegaConf.is_config(one) or one is None for one in listed):
+            raise ValueError(f"{setting}={prompts} must be texts: one, a list of them, or a text file with one a line")
+        texts = [str(one) for one in listed]
     if not texts:
-        raise ValueError(f"prompts={prompts} holds no prompt")
+        raise ValueError(f"{setting}={prompts} holds no prompt")
     return texts
+
+
+def looks_like_a_file(text: str) -> bool:
+    """Return whether a text is the name of a file, as `prompts.txt` and `lists/animals` are, and not a prompt."""
+    return " " not in text and (Path(text).suffix != "" or "/" in text)
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except OSError:  # a prompt may be longer than any file's name
+        return False
+
+
+def _read_lines(path: str, setting: str) -> list[str]:
+    try:
+        content = read_text(Path(path), limit=MAX_PROMPTS)
+    except ValueError as error:
+        raise ValueError(f"{setting}: {error}; give a text file, or a list: '{setting}=[\"…\"]'") from error
+    return [line.strip() for line in content.splitlines() if line.strip()]

@@ -1,11 +1,8 @@
-"""Configs: composed by Hydra from `conf/`, checked, and turned into objects of an allowed list of packages."""
+"""Configs: composed by Hydra from `conf/`, and checked; `constructors` turns them into objects."""
 
-import importlib.util
 import re
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
@@ -17,6 +14,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ldm_train.tasks.settings.config_file import CONFIG, file_words
+from ldm_train.tasks.settings.constructors import build
 from ldm_train.tasks.settings.options import (
     ConfigError,
     dotted,
@@ -29,12 +27,13 @@ from ldm_train.tasks.settings.options import (
     shipped,
 )
 from ldm_train.tasks.settings.signatures import signature
-from ldm_train.tasks.settings.strict import ALLOWED, PASSED, SET_BY_THE_RUN, TRAINER, Check, set_by_the_run
+from ldm_train.tasks.settings.strict import PASSED, SET_BY_THE_RUN, TRAINER, Check, set_by_the_run
+from ldm_train.tasks.settings.trust import is_trust
+from ldm_train.tasks.settings.values import make_lists
 
-__all__ = ["ALLOWED", "ConfigError", "build", "compose", "describe", "folder", "groups", "nearest", "targets", "words"]
+__all__ = ["ConfigError", "build", "compose", "describe", "folder", "groups", "nearest", "words"]
 
 PATHS = {"cache", "run_dir", "out", "dir"}
-EXTRAS = {"bitsandbytes": "eight_bit"}  # packages that an installation may lack, and the extra that brings each
 PLAIN = re.compile(r"[\w./~][^\s'\"\[\](){}]*")  # a path as people type it
 
 
@@ -44,7 +43,7 @@ def compose(verb: str, overrides: list[str]) -> DictConfig:
     Raises:
         ConfigError: an unknown key, group or option (with the nearest name), a wrong type, or a value that is missing.
     """
-    own = [readable(word) for word in overrides if key_of(word) != CONFIG]
+    own = [readable(word) for word in overrides if key_of(word) != CONFIG and not is_trust(word)]
     _refuse_unknown_options(verb, own)
     own = [f"~{key_of(word)}" if word == f"{key_of(word)}=null" and key_of(word) in groups() else word for word in own]
     files = [word.partition("=")[2].strip("'\"") for word in overrides if key_of(word) == CONFIG]
@@ -56,12 +55,14 @@ def compose(verb: str, overrides: list[str]) -> DictConfig:
         if missing:
             raise ConfigError(f"{verb} needs {', '.join(f'{key}=…' for key in missing)} (see `ldm-train {verb} --help`)")
         OmegaConf.resolve(config)
+        refuse_interpolations(OmegaConf.to_container(config, resolve=False))
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_explain(verb, given, error)) from error
     for key in PATHS & config.keys():
-        if config[key] is not None:
+        if config[key] is not None and not isinstance(config[key], DictConfig):  # which is refused below
             value = config[key]
             config[key] = [str(path) for path in value] if isinstance(value, ListConfig) else str(value)
+    make_lists(config)
     options = tuple(word for word in _choices(verb, given) if key_of(word) != "experiment")
     Check(verb, Origins(own, files, given), defaults(verb, options))(config)
     return config
@@ -70,6 +71,18 @@ def compose(verb: str, overrides: list[str]) -> DictConfig:
 def _choices(verb: str, words: list[str]) -> tuple[str, ...]:
     """Those of the words that choose an option of a group."""
     return tuple(word for word in words if key_of(word) in groups_of(verb))
+
+
+def refuse_interpolations(value: object) -> None:
+    """Raise for a text with `${` that was to be kept as it is: written to a run's config, it would be an interpolation.
+
+    Raises:
+        ConfigError: it gives the text.
+    """
+    if isinstance(value, str) and "${" in value:
+        raise ConfigError(f"{value!r} holds the characters ${{, which a config cannot keep; leave them out")
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        refuse_interpolations(item)
 
 
 class Origins:
@@ -137,6 +150,8 @@ FORMS = """\
 Also on the command line:
   config=FILE.yaml    settings from a file, before the words: `max_steps: 500`, `optimizer: {lr: 1.0e-3}`, or options of
                       groups, `schedule: cosine`; a run's config.yaml is one
+  trust=PACKAGE       or [A,B]: settings may name classes and functions of these packages in `_target_`; their code then runs
+                      with your rights. A file cannot grant this
   --multirun          every combination of several values, `seed=0,1 optimizer.lr=1e-3,1e-4`, one after the other, each in a
                       directory of its own; with --dry-run, print their commands instead
 """
@@ -210,36 +225,10 @@ def _unlisted(chosen: DictConfig, key: str) -> str | None:
         return set_by_the_run(name)
     node = chosen.get(group)
     target = TRAINER if group == "trainer" else str(node.get("_target_", "")) if isinstance(node, DictConfig) else ""
-    found = signature(target) if target.startswith(ALLOWED) or target == TRAINER else None
+    found = signature(target)
     if found is None or name not in found.nullable.keys() - PASSED.get(group, set()):
         return None
     return f"{key} is not listed in {group}'s settings, but {target.rpartition('.')[2]} takes it: +{key}=…"
-
-
-def build(config: DictConfig, **values: object) -> Any:
-    """The object that a config's `_target_` names, with further arguments; nested targets are built first.
-
-    A config with `_partial_: true` gives the constructor with its arguments bound. Lists and mappings arrive as Python's
-    own: an optimizer keeps what it is given, and a checkpoint with omegaconf's in it would not load.
-
-    Raises:
-        ValueError: a name outside the allowed packages, or arguments that the constructor does not take.
-    """
-    from hydra.errors import InstantiationException
-    from hydra.utils import instantiate
-
-    for target in targets(config):
-        if not target.startswith(ALLOWED) or not _home(target).startswith(ALLOWED):
-            raise ValueError(
-                f"_target_: {target} is outside what a config may build ({', '.join(ALLOWED)}); nothing was run"
-            )
-    try:
-        return instantiate(config, _convert_="all", **values)
-    except InstantiationException as error:
-        cause = error.__cause__
-        if isinstance(cause, ValueError | OSError):
-            raise cause from error
-        raise ValueError(f"{config.get('_target_')}: {cause or error}") from error
 
 
 def plain(config: DictConfig) -> dict[str, object]:
@@ -247,33 +236,3 @@ def plain(config: DictConfig) -> dict[str, object]:
     values = OmegaConf.to_container(config, resolve=True)
     assert isinstance(values, dict)
     return {str(name): value for name, value in values.items()}
-
-
-def _home(target: str) -> str:
-    """The module in which a target is defined: an allowed module is no way to what it imports."""
-    from hydra.utils import get_object
-
-    package = target.partition(".")[0]
-    if package in EXTRAS and importlib.util.find_spec(package) is None:
-        raise ValueError(
-            f"_target_: {target} needs the package {package}, which is not installed: "
-            f"pip install 'ldm-train[{EXTRAS[package]}]', or choose another"
-        )
-    try:
-        return str(getattr(get_object(target), "__module__", "")) + "."
-    except (HydraException, ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"_target_: {target} is not there ({error})") from error
-
-
-def targets(config: object) -> Iterator[str]:
-    """Every `_target_` in a config."""
-    if isinstance(config, DictConfig):
-        config = OmegaConf.to_container(config, resolve=True)
-    if isinstance(config, dict):
-        if "_target_" in config:
-            yield str(config["_target_"])
-        for value in config.values():
-            yield from targets(value)
-    elif isinstance(config, list):
-        for value in config:
-            yield from targets(value)

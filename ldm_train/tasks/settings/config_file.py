@@ -12,6 +12,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import DictConfig, OmegaConf
 
 from ldm_train.tasks.settings.options import ConfigError, groups, groups_of, nearest, read, shipped
+from ldm_train.tasks.settings.trust import TRUST
 
 CONFIG = "config"
 
@@ -29,6 +30,11 @@ def file_words(verb: str, path: str, *, chosen: Collection[str]) -> list[str]:
         raise ConfigError(f"{CONFIG}={path} is not there; it takes a YAML file of settings, such as a run's config.yaml")
     config = OmegaConf.to_container(read(Path(path)))
     assert isinstance(config, dict)
+    if refused := next((key for key in (TRUST, "hydra") if key in config), None):
+        raise ConfigError(
+            f"{refused} in {path} is refused: trust is granted on the command line only, and Hydra runs nothing"
+        )
+    _check_logger(config.get("logger"), path)
     entries = config.pop("defaults", None)
     choices, settings = dict(_default(entry, path) for entry in entries or []), []
     for key, value in ((str(key), value) for key, value in config.items()):
@@ -49,6 +55,13 @@ def file_words(verb: str, path: str, *, chosen: Collection[str]) -> list[str]:
         f"~{group}" if option is None else f"{group}={option}" for group, option in choices.items() if group not in chosen
     ]
     return words + settings
+
+
+def _check_logger(node: object, path: str) -> None:
+    """Raise if a file gives a logger what its options do not list: such settings of wandb name programs and servers."""
+    listed = {str(key) for option in groups()["logger"] for key in shipped(f"logger/{option}")}
+    if further := sorted(str(key) for key in node if str(key) not in listed) if isinstance(node, dict) else []:
+        raise ConfigError(f"logger.{further[0]} in {path} is accepted on the command line only: +logger.{further[0]}=…")
 
 
 def _default(entry: object, path: str) -> tuple[str, object]:
@@ -75,7 +88,7 @@ def shortest_words(group: str, node: Mapping[str, object]) -> list[str]:
     Args:
         node: plain values, with the constructor's name.
     """
-    name = _nearest(group, node)
+    name = nearest_option(group, node)
     option = shipped(f"{group}/{name}") if name else {}
     given = {
         f"{'' if key in option else '++'}{group}.{key}": value for key, value in node.items() if option.get(key) != value
@@ -86,14 +99,14 @@ def shortest_words(group: str, node: Mapping[str, object]) -> list[str]:
 
 def _constructor(verb: str, group: str, node: dict[str, object]) -> tuple[str | None, list[str]]:
     """A group's whole settings, with the constructor's name: the nearest option, and what differs from it."""
-    name = _nearest(group, node)
+    name = nearest_option(group, node)
     before = shipped(f"{group}/{name}").keys() if name else _default_settings(verb, group)
     gone = sorted((before | shipped(verb).get(group, {}).keys()) - node.keys())
     # Hydra deletes nothing that is null.
     return name, [*_settings(group, node), *(word.format(f"{group}.{key}") for key in gone for word in ("++{}=0", "~{}"))]
 
 
-def _nearest(group: str, node: Mapping[str, object]) -> str | None:
+def nearest_option(group: str, node: Mapping[str, object]) -> str | None:
     """The option of the same constructor that differs in the fewest settings."""
     options = {name: shipped(f"{group}/{name}") for name in groups()[group]}
     unlike = {

@@ -7,53 +7,59 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from ldm_train.data.decoding import ENCODING_VERSION
-from ldm_train.data.manifest import Json, Manifest, Provenance
-from ldm_train.encoders.fingerprint import fingerprint, weights_digest
+from ldm_train.data.crops import Crop
+from ldm_train.data.decoding import ENCODING_VERSION, background_colour
+from ldm_train.data.manifest import VERSION, Json, Manifest, Provenance
+from ldm_train.encoders.fingerprint import weights_digest
 from ldm_train.tasks.settings.config import build
 
 PARTS = {"autoencoder": "vae", "text_encoder": "text_encoder"}  # and their subfolders in a pipeline's folder
+CAPTIONS_VERSION: int = 1  # of the code that turns captions into tokens and embeddings
 HERE = "{cache}/"  # begins a path from the cache's folder: a cache holds no absolute one
 
 
 @dataclass(frozen=True)
 class Encoders:
-    """An autoencoder and a text encoder as a manifest describes them."""
+    """An autoencoder and a text encoder as a manifest describes them.
+
+    Args:
+        autoencoder, text_encoder: their identities, which rows are named by.
+        parts: how to build them again, by their names: config, and checksum of the files of weights.
+    """
 
     autoencoder: dict[str, Json]
     text_encoder: dict[str, Json]
+    parts: dict[str, dict[str, Json]]
     shift: float
     scale: float
     factor: int
 
-    def pictures(self, config: DictConfig) -> Provenance:
+    def pictures(self, config: DictConfig, crop: Crop) -> Provenance:
         """What turns a picture's bytes into stored moments under this config."""
         return Provenance(
             {
-                "version": ENCODING_VERSION,
-                "image_size": config.image_size,
-                "background": config.background,
-                "crop": OmegaConf.to_container(config.crop),  # type: ignore[dict-item]
-                "autoencoder": self.autoencoder["fingerprint"],
+                VERSION: ENCODING_VERSION,
+                "background": "#{:02x}{:02x}{:02x}".format(*background_colour(config.background)),
+                "crop": crop.identity,
+                "autoencoder": self.autoencoder,
                 "dtype": config.dtype,
             }
         )
 
     def captions(self) -> Provenance:
         """What turns a caption into stored tokens and embeddings."""
-        return Provenance({k: v for k, v in self.text_encoder.items() if k not in ("config", "files")})
+        return Provenance({VERSION: CAPTIONS_VERSION, **self.text_encoder})
 
-    def made_by(self, config: DictConfig) -> dict[str, Json]:
+    def made_by(self, config: DictConfig, crop: Crop) -> dict[str, Json]:
         """The manifest's settings."""
         kinds: dict[str, Json] = {
-            "pictures": dict(self.pictures(config).settings),
+            "pictures": dict(self.pictures(config, crop).settings),
             "captions": dict(self.captions().settings),
         }
         return {
             "image_size": config.image_size,
             "encoding": kinds,
-            "autoencoder": self.autoencoder,
-            "text_encoder": self.text_encoder,
+            **self.parts,
             "shift": self.shift,
             "scale": self.scale,
             "factor": self.factor,
@@ -64,13 +70,14 @@ def describe(config: DictConfig, manifest: Manifest | None, *, cache: Path) -> E
     """The config's encoders: as the manifest says where config and files of weights are the same, else by building them."""
     parts = {name: described(config[name], cache=cache, part=part) for name, part in PARTS.items()}
     if manifest is not None and all(same(parts[name], getattr(manifest, name)) for name in parts):
-        found = manifest.autoencoder, manifest.text_encoder
-        return Encoders(*found, shift=manifest.shift, scale=manifest.scale, factor=manifest.factor)
-    autoencoder, text_encoder = build(config.autoencoder), build(config.text_encoder)
-    frozen = None if text_encoder.trained else fingerprint(text_encoder)
+        found = manifest.expected_of_a_run
+        identities = found["autoencoder"], found["text_encoder"]
+        return Encoders(*identities, parts, shift=manifest.shift, scale=manifest.scale, factor=manifest.factor)  # type: ignore[arg-type]
+    autoencoder, text_encoder = build(config.autoencoder, "autoencoder"), build(config.text_encoder, "text_encoder")
     return Encoders(
-        parts["autoencoder"] | {"fingerprint": fingerprint(autoencoder)},
-        parts["text_encoder"] | text_encoder.tokenization | {"fingerprint": frozen},
+        autoencoder.identity,
+        text_encoder.identity,
+        parts,
         shift=autoencoder.shift,
         scale=autoencoder.scale,
         factor=autoencoder.factor,

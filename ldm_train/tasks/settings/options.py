@@ -6,7 +6,9 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
+
+from ldm_train.tasks.settings.safe_yaml import read_settings_file
 
 
 class ConfigError(Exception):
@@ -31,12 +33,9 @@ def read(path: Path) -> DictConfig:
         ConfigError: it is not there, not YAML, or no mapping.
     """
     try:
-        config = OmegaConf.load(path)
-    except Exception as error:  # YAML's own classes of errors are not OmegaConf's
-        raise ConfigError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(config, DictConfig):
-        raise ConfigError(f"{path} must hold settings, `name: value` in each line")
-    return config
+        return read_settings_file(path)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 @cache

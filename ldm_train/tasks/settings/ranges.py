@@ -9,6 +9,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from ldm_train.tasks.settings.axes import problems
 from ldm_train.tasks.settings.options import nearest
+from ldm_train.tasks.settings.values import wrong_numbers
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "dtype": ("float16", "bfloat16", "float32"),
     "layout": ("own", "diffusers", "single_file", "lora"),
     "lora_format": ("diffusers", "kohya"),
-    "trust": ("content", "stat"),
-    "resume": ("auto", "never"),
+    "unchanged_by": ("hash", "stat"),
+    "resume": ("auto", "never", "restart"),
     "blend": ("slerp", "lerp"),
     "format": ("table", "json"),
     "checkpoint.best_is": ("lowest", "highest"),
@@ -83,7 +84,10 @@ AUTO = {"micro_batch_size", "devices"}  # may be this word instead of a number
 
 def out_of_range(config: DictConfig) -> list[str]:
     """A message for each value that is refused, in the order of the tables."""
-    return [*_numbers(config), *_choices(config), *_devices(config), *problems(config)]
+    numbers = list(_numbers(config))
+    named = {reason.partition("=")[0] for reason in numbers}
+    others = [reason for reason in wrong_numbers(config) if reason.partition("=")[0] not in named]
+    return [*numbers, *others, *_choices(config), *_devices(config), *problems(config)]
 
 
 def _numbers(config: DictConfig) -> Iterator[str]:

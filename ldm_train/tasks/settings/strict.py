@@ -5,14 +5,15 @@ from dataclasses import dataclass
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from ldm_train.tasks.settings.constructors import HYDRAS_OWN, check_constructors
 from ldm_train.tasks.settings.options import ConfigError, dotted, groups, groups_of, nearest, none_chosen, shipped
 from ldm_train.tasks.settings.signatures import signature
+from ldm_train.tasks.settings.values import ONE_TEXT
 
-ALLOWED = ("ldm_train.", "torch.optim.", "bitsandbytes.optim.", "pytorch_lightning.loggers.")
 ACCEPTED: dict[type, str] = {bool: "true or false", int: "a whole number", float: "a number"}
+MAPPINGS = {"adapters"}  # settings of a verb that may be one
 FREE = {"trainer.devices"}  # Lightning takes a number, a list or "auto"
 NULL_IS_MEANT = {"train.cache", "train.metrics.every", "check.metrics.every"}  # whatever the default
-HYDRAS_OWN = {"_target_", "_partial_", "_args_", "_convert_", "_recursive_"}
 
 # What the assembly passes beside a config's own keys, and the keys that it keeps for itself.
 PASSED = {
@@ -21,6 +22,7 @@ PASSED = {
     "logger": {"save_dir"},
     "guidance": {"denoiser", "null"},
     "optimizer": {"params"},
+    "source": {"commands"},
 }
 KEPT = {"network": {"weights", "averaged", "add_input_channels"}, "guidance": {"weak"}}
 
@@ -63,6 +65,8 @@ class Check:
             ConfigError: it names the setting, where it came from, and the nearest that there is.
         """
         reference, used = shipped(self.verb), groups_of(self.verb)
+        for key, value in plain_settings(config).items():
+            self._constructors(key, value, key if key in used else None)
         for key in map(str, config):
             if key in used:
                 self._group(key, config[key])
@@ -75,9 +79,18 @@ class Check:
             raise ConfigError(f"{self.verb} needs {key}=…: it can be neither null nor deleted")
         self._values(config, self.defaults)
 
+    def _constructors(self, key: str, value: object, group: str | None) -> None:
+        """Refuse constructors that may not be built, before any other is looked at."""
+        try:
+            check_constructors(value, group, name=key)
+        except ValueError as error:
+            raise ConfigError(f"{error}{self.origin(key)}") from error
+
     def _plain(self, key: str, reference: object, value: object) -> None:
         """A setting of the verb itself, or a section of such."""
         if not isinstance(reference, DictConfig):
+            if isinstance(value, DictConfig) and key not in MAPPINGS:
+                raise ConfigError(f"{key}={value}{self.origin(key)} is a mapping, and {key} takes none")
             return
         names = [f"{key}.{name}" for name in map(str, reference)]
         if not isinstance(value, DictConfig):
@@ -114,7 +127,7 @@ class Check:
     def _arguments(self, path: str, node: DictConfig, *, passed: set[str], kept: set[str]) -> None:
         """What a config tells a constructor, and the constructors in it."""
         target = str(node._target_)
-        found = signature(target) if target.startswith(ALLOWED) else None  # others are refused when they would be built
+        found = signature(target)
         own = [str(key) for key in node if key not in HYDRAS_OWN | kept]
         if meant := next((key for key in own if key in passed), None):
             raise ConfigError(f"{path}.{meant}{self.origin(f'{path}.{meant}')} is set by the run itself")
@@ -147,6 +160,9 @@ class Check:
             missing = OmegaConf.is_missing(defaults, key)
             default = None if missing else defaults.get(key)
             value = config[key]
+            text = isinstance(default, str) or bool({name, f"{self.verb}.{name}"} & ONE_TEXT)
+            if OmegaConf.is_config(value) and text and not OmegaConf.is_config(default) and name not in FREE:
+                raise ConfigError(f"{name}={value}{self.origin(name)} is not one text, which is what {name} takes")
             if isinstance(value, DictConfig):
                 nested = TRAINER if name == "trainer" else str(value.get("_target_", ""))
                 below = default if isinstance(default, DictConfig) else OmegaConf.create()
@@ -169,8 +185,15 @@ class Check:
     def _may_be_null(self, name: str, target: str) -> bool:
         if not target:
             return f"{self.verb}.{name}" in NULL_IS_MEANT or name in groups_of(self.verb)
-        found = signature(target) if target == TRAINER or target.startswith(ALLOWED) else None
+        found = signature(target)
         return found is None or found.nullable.get(name.rpartition(".")[2], True)
+
+
+def plain_settings(config: DictConfig) -> dict[str, object]:
+    """Return a config in Python's own values; what is missing as the text ???."""
+    plain = OmegaConf.to_container(config)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
 
 
 def set_by_the_run(key: str, origin: str = "") -> str:

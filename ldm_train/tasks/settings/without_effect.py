@@ -1,6 +1,5 @@
 """Settings that were changed and change nothing: told at the start, since who set them expects something of them."""
 
-import json
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -8,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from ldm_train.tasks.settings.config import defaults
 from ldm_train.tasks.settings.options import ConfigError, dotted, read
+from ldm_train.util.safe_json import read_object
 
 FITTING = ("train", "train_autoencoder", "check")
 DRAWING = ("sampler", "spacing", "guidance", "steps")
@@ -225,7 +226,7 @@ def held(config: DictConfig) -> list[bool]:
     """Of each cache, whether its source named held-out pictures; none where that cannot be read, which others will tell."""
     folders = config.cache if isinstance(config.cache, ListConfig) else [config.cache] if config.cache else []
     try:
-        return [json.loads((Path(f) / "manifest.json").read_text(encoding="utf-8"))["held_out"] > 0 for f in folders]
+        return [read_object(Path(f) / "manifest.json")["held_out"] not in (0, None) for f in folders]
     except (OSError, ValueError, KeyError, TypeError):
         return []
 
@@ -238,7 +239,7 @@ def evaluation(config: DictConfig) -> str:
         return ""
     try:
         return str(select(read(Path(config.run_dir) / "config.yaml"), "evaluation._target_"))
-    except ConfigError:
+    except (ConfigError, OmegaConfBaseException):
         return ""
 
 

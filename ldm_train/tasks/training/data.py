@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 from rich.progress import DownloadColumn, Progress
 
 from ldm_train.data.cache import LatentCache, Latents, open_caches, together
@@ -15,7 +15,6 @@ from ldm_train.data.items import shown
 from ldm_train.data.manifest import Json, Manifest, canonical, refuse_other
 from ldm_train.data.plan import Plan, shape_of
 from ldm_train.data.shards import channel_statistics
-from ldm_train.encoders.fingerprint import fingerprint
 from ldm_train.encoders.latents import Scaling
 from ldm_train.tasks.parts.assemble import Parts, build_parts
 from ldm_train.tasks.parts.source import look, refuse_settings, refuse_shapes
@@ -72,10 +71,10 @@ def refuse_unfit(config: DictConfig, parts: Parts, caches: Sequence[LatentCache]
     text, autoencoder = parts.text_encoder, parts.autoencoder
     expected: dict[str, Json] = {
         "image_size": config.image_size,
-        "autoencoder": {"fingerprint": fingerprint(autoencoder)},  # type: ignore[arg-type]
+        "autoencoder": autoencoder.identity,
         "shift": autoencoder.shift,
         "scale": autoencoder.scale,
-        "text_encoder": {**text.tokenization, "fingerprint": None if text.trained else fingerprint(text)},  # type: ignore[dict-item]
+        "text_encoder": text.identity,
     }
     mend = [f"image_size={config.image_size}", *words("autoencoder", config), *words("text_encoder", config)]
     for cache in caches:
@@ -87,9 +86,12 @@ def refuse_unfit(config: DictConfig, parts: Parts, caches: Sequence[LatentCache]
 
 def as_before(manifest: Manifest) -> list[str]:
     """The words of `encode` with which the pictures of a cache were prepared."""
-    made = OmegaConf.create(manifest.encoding["pictures"])  # type: ignore[arg-type]
-    assert isinstance(made, DictConfig)
-    return [*words("crop", made), f"background={made.background}", f"dtype={made.dtype}"]
+    made = manifest.encoding["pictures"]
+    assert isinstance(made, dict)
+    crop = made["crop"]
+    assert isinstance(crop, dict)
+    own = [f"crop.{name}={value}".replace(" ", "") for name, value in crop.items() if name not in ("kind", "image_size")]
+    return [f"crop={crop['kind']}", *own, f"'background=\"{made['background']}\"'", f"dtype={made['dtype']}"]
 
 
 def batches(config: DictConfig, latents: Latents) -> CachedLatents:
@@ -115,25 +117,28 @@ def open_source(config: DictConfig) -> tuple[Parts, CachedLatents, str]:
     if config.source.get("streaming"):
         raise ValueError("source.streaming=true: a stream passes only once; encode a cache, or set source.streaming=false")
     refuse_settings(config)
-    crop = build(config.crop, image_size=config.image_size)
+    crop = build(config.crop, "crop", image_size=config.image_size)
     found = look(config)
     parts = build_parts(config)
     refuse_shapes(crop.shapes, parts.divisor)
     encoders = describe(config, None, cache=Path.cwd())
-    plan = Plan(found, crop, pictures=encoders.pictures(config), captions=encoders.captions(), bad={})
+    plan = Plan(found, crop, pictures=encoders.pictures(config, crop), captions=encoders.captions(), bad={})
     for key, problem in sorted(plan.problems.items()):
         print(f"left out {shown(key)}: {problem}")
     pictures = {seen.item.key: seen.item.picture for seen in plan.seen if seen.item.picture}
     rendering = Rendering(pictures, crop, background=config.background, max_pixels=config.max_pixels)
     # Its own encoders: the network's text encoder may be in training.
     encoding = Encoding(
-        build(config.autoencoder), build(config.text_encoder), dtype=getattr(torch, config.dtype), at_once=FEW
+        build(config.autoencoder, "autoencoder"),
+        build(config.text_encoder, "text_encoder"),
+        dtype=getattr(torch, config.dtype),
+        at_once=FEW,
     ).eval()
     live = LivePictures(plan, rendering, encoding)
     if config.scale_check and parts.autoencoder.factor > 1:
         refuse_live_scale(live, Scaling.of(parts.autoencoder))
     made_by = {
-        name: value for name, value in encoders.made_by(config).items() if name not in ("autoencoder", "text_encoder")
+        name: value for name, value in encoders.made_by(config, crop).items() if name not in ("autoencoder", "text_encoder")
     }
     content = canonical(made_by) + "".join(plan.texts_on_disk().values())
     return parts, OnTheFly(live, **settings(config)), hashlib.sha256(content.encode()).hexdigest()

@@ -6,8 +6,7 @@ the weight of their loss is how often an epoch has them, which is the same in ex
 
 import json
 import math
-import os
-import shutil
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,9 +26,14 @@ from ldm_train.tasks.sampling.start import read_prompts
 from ldm_train.tasks.settings.config import compose
 from ldm_train.tasks.training.data import complete
 from ldm_train.training.checkpoint_files import checkpoints
+from ldm_train.util.files import atomic_write, remove_files
+from ldm_train.util.ownership import FolderKind, check_folder
+from ldm_train.util.safe_json import read_json
 
 AT_ONCE, PIXELS = 16, 4 * 512**2  # pictures, and fewer large ones, as a small GPU can hold
 MANIFEST = "prior.json"
+KIND = FolderKind("a folder of class pictures", MANIFEST, frozenset({"prompts", "weights", "count"}))
+PICTURE = re.compile(r"(\d{5,})\.png")
 Told = dict[str, object]
 
 
@@ -44,13 +48,36 @@ def join_prior(config: DictConfig) -> None:
     if config.prior.prompts is None:
         return
     refuse(config)
-    own = [config.cache] if isinstance(config.cache, str) else list(config.cache)
-    shares = shared(config, len(own))
+    joined = with_class_pictures(config, Path(config.run_dir))
     folder = Path(config.run_dir) / PRIOR
-    if launched_rank() == 0 and not (is_whole(folder) and checkpoints(Path(config.run_dir))):
+    continued = config.resume != "restart" and checkpoints(Path(config.run_dir))
+    if launched_rank() == 0 and not (is_whole(folder) and continued):
         with torch.random.fork_rng(devices=[]):
             make(config, folder, open_caches(config.cache)[0])
-    config.cache, config.cache_shares = [*own, str(folder / "cache")], shares
+    config.cache, config.cache_shares = joined.cache, joined.cache_shares
+
+
+def asked_caches(config: DictConfig) -> list[str]:
+    """Return the caches that a config names; one, of no name, if its pictures are encoded on the fly."""
+    return list(config.cache) if isinstance(config.cache, ListConfig) else [config.cache or ""]
+
+
+def with_class_pictures(config: DictConfig, run_dir: Path) -> DictConfig:
+    """Return the config of a run with the cache of its class pictures after its own caches, each with its share.
+
+    Raises:
+        ValueError: several own caches without shares.
+    """
+    own, joined = asked_caches(config), config.copy()
+    joined.cache, joined.cache_shares = [*own, str(run_dir / PRIOR / "cache")], shared(config, len(own))
+    return joined
+
+
+def as_asked(config: DictConfig, asked: DictConfig) -> DictConfig:
+    """Return a run's completed config with the caches that it was given, so that it makes the same run again."""
+    stored = config.copy()
+    stored.cache, stored.cache_shares = asked.cache, asked.cache_shares
+    return stored
 
 
 def refuse(config: DictConfig) -> None:
@@ -101,20 +128,20 @@ def shared(config: DictConfig, count: int) -> list[float]:
 
 def make(config: DictConfig, folder: Path, cache: LatentCache) -> None:
     """Draw what is not there yet, and encode it as the own cache was."""
-    prompts = listed(config.prior.prompts)
+    prompts = class_prompts(config)
     complete(config, cache)
     parts = build_parts(config)
     lines = start(config, parts)
     device = choose_device("cpu" if config.trainer.accelerator == "cpu" else "auto")
     wanted: Told = {"prompts": prompts, "weights": base_fingerprint(parts), **manner(config)}
-    if read(folder) != wanted:
-        if folder.is_dir():
-            print(f"{folder} holds pictures of other settings or weights: they are drawn anew")
-            shutil.rmtree(folder)
-        folder.mkdir(parents=True)
-        write(folder / MANIFEST, json.dumps(wanted, indent=2) + "\n")
-    if is_whole(folder):
+    check_folder(folder, KIND, setting="run_dir", given=str(folder))
+    before = read(folder)
+    if is_whole(folder) and before == wanted | {"encoded": True}:
         return
+    if before not in (None, wanted, wanted | {"encoded": True}):
+        print(f"{folder} holds pictures of other settings or weights: they are drawn anew")
+        remove_files(drawn(folder, before or {}))
+    atomic_write(folder / MANIFEST, json.dumps(wanted, indent=2) + "\n")
     for line in lines:
         print(line)
     generation = parts.generation(parts.network.eval(), parts.text_encoder.eval(), device)
@@ -126,6 +153,12 @@ def make(config: DictConfig, folder: Path, cache: LatentCache) -> None:
         config.prior.count,
     )
     encode(config, folder, cache)
+    atomic_write(folder / MANIFEST, json.dumps(wanted | {"encoded": True}, indent=2) + "\n")
+
+
+def class_prompts(config: DictConfig) -> list[str]:
+    """Return what class pictures are drawn of."""
+    return read_prompts(config.prior.prompts, setting="prior.prompts")
 
 
 def manner(config: DictConfig) -> Told:
@@ -136,13 +169,6 @@ def manner(config: DictConfig) -> Told:
     return {**{name: plain[name] for name in names}, **{n: config.prior[n] for n in ("count", "steps", "seed")}}
 
 
-def listed(prompts: object) -> list[str]:
-    """One prompt, a list of them, or a text file's."""
-    if isinstance(prompts, str) and not os.path.isfile(prompts):
-        return [prompts]
-    return read_prompts(prompts if isinstance(prompts, str | ListConfig) else OmegaConf.create([prompts]))
-
-
 def draw(generation: Generation, recipe: Recipe, folder: Path, prompts: Sequence[str], count: int) -> None:
     """The pictures that are missing, the i-th with noise number i, and their captions."""
     texts = [prompts[number % len(prompts)] for number in range(count)]
@@ -150,11 +176,13 @@ def draw(generation: Generation, recipe: Recipe, folder: Path, prompts: Sequence
     at_once = min(AT_ONCE, max(1, PIXELS // math.prod(generation.sides)))
     for first in track(range(0, len(missing), at_once), "drawing class pictures"):
         numbers = missing[first : first + at_once]
-        images = generation([texts[number] for number in numbers], recipe, numbers=torch.tensor(numbers))
+        batch = [texts[number] for number in numbers]
+        images = generation(batch, recipe, numbers=torch.tensor(numbers))
+        generation.refuse_nonfinite(images, batch, numbers, seed=recipe.seed)
         for number, image in zip(numbers, to_bytes(images).cpu(), strict=True):
             save_png(image, folder / "pictures" / name(number))
     rows = [{"file_name": name(number), "text": text} for number, text in enumerate(texts)]
-    write(folder / "pictures" / "metadata.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    atomic_write(folder / "pictures" / "metadata.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def encode(config: DictConfig, folder: Path, cache: LatentCache) -> None:
@@ -177,20 +205,22 @@ def name(number: int) -> str:
 
 def is_whole(folder: Path) -> bool:
     """Whether all were drawn and encoded."""
-    return (folder / "cache" / "manifest.json").is_file()
+    return (read(folder) or {}).get("encoded") is True and (folder / "cache" / "manifest.json").is_file()
+
+
+def drawn(folder: Path, told: Told) -> list[Path]:
+    """Return the pictures that this manifest describes. The cache stays: it is encoded anew in its place."""
+    count, place = told.get("count"), folder / "pictures"
+    if not isinstance(count, int) or not place.is_dir():
+        return []
+    matches = ((PICTURE.fullmatch(path.name), path) for path in place.iterdir())
+    return [path for match, path in matches if match and int(match[1]) < count]
 
 
 def read(folder: Path) -> Told | None:
     """What the pictures there were drawn by; None where that is not known."""
     try:
-        told = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        told = read_json(folder / MANIFEST)
     except (OSError, ValueError):
         return None
-    return told if isinstance(told, dict) else None
-
-
-def write(path: Path, text: str) -> None:
-    """A file that is whole or absent."""
-    writing = path.with_name(f"{path.name}.writing")
-    writing.write_text(text, encoding="utf-8")
-    writing.replace(path)
+    return dict(told) if isinstance(told, dict) else None

@@ -10,6 +10,7 @@ from pytorch_lightning import Callback
 from ldm_train.data.datamodules import CachedLatents
 from ldm_train.generation import Generation
 from ldm_train.tasks.parts.assemble import Parts, build_recipe, build_weak, choose_device
+from ldm_train.tasks.sampling.start import read_prompts
 from ldm_train.tasks.settings.config import build
 from ldm_train.tasks.settings.without_effect import measures
 from ldm_train.training.callbacks.metrics import Measuring, Metrics
@@ -92,8 +93,20 @@ def drawing(config: DictConfig, data: CachedLatents) -> Drawing:
     examples = data.held_out if len(data.held_out) else torch.cat(data.train)
     examples = examples[:: max(1, len(data.held_out) // pictures.count)][: pictures.count]
     captions = {example: data.latents.first_caption(example) for example in examples.tolist()}
-    prompts = list(captions.values()) if pictures.prompts is None else list(pictures.prompts)
-    return Drawing(prompts, recipes, captions if len(data.held_out) else {})
+    own = own_prompts(config)
+    return Drawing(list(captions.values()) if own is None else own, recipes, captions if len(data.held_out) else {})
+
+
+def own_prompts(config: DictConfig) -> list[str] | None:
+    """Return the prompts that a config itself asks a run to draw, none for an empty list; None leaves them to the data.
+
+    Raises:
+        ValueError: they are no texts, or a file that cannot be read.
+    """
+    prompts = config.pictures.prompts
+    if prompts is None or (isinstance(prompts, ListConfig) and not prompts):
+        return None if prompts is None else []
+    return read_prompts(prompts, setting="pictures.prompts")
 
 
 def guidance_scales(config: DictConfig) -> list[float]:
@@ -119,6 +132,6 @@ def build_measuring(config: DictConfig) -> Measuring | None:
     """
     if not measures(config):
         return None
-    features, pair = (None if config.get(name) is None else build(config[name]) for name in ("features", "clip_score"))
+    features, pair = (None if config.get(name) is None else build(config[name], name) for name in ("features", "clip_score"))
     recipe = build_recipe(config, steps=config.metrics.steps, seed=config.metrics.seed)
     return Measuring(features, pair, recipe, config.metrics.count)

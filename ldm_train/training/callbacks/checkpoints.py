@@ -2,6 +2,7 @@
 
 import math
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,6 +17,7 @@ from ldm_train.training.checkpoint_files import BEST, keep_as, last_checkpoint, 
 from ldm_train.training.dashboards import CLOCK, flush, log_checkpoint
 from ldm_train.training.jsonl import JsonLinesLogger
 from ldm_train.training.sharded_checkpoint import remove_unnamed_shares
+from ldm_train.util.files import make_folder
 
 COPIES = 4  # of each trained number: weight, average, two moments of the optimizer
 
@@ -59,22 +61,33 @@ class Checkpoints(Callback):
     Args:
         lines: which has the metric to judge by. All dashboards are flushed before, so that what is in a checkpoint's past
             is on the disk.
+        saved: called on the first rank after each checkpoint.
     """
 
-    def __init__(self, run_dir: Path, keeping: Keeping, lines: JsonLinesLogger, *, spent: Spent | None = None) -> None:
+    def __init__(
+        self,
+        run_dir: Path,
+        keeping: Keeping,
+        lines: JsonLinesLogger,
+        *,
+        spent: Spent | None = None,
+        saved: Callable[[], None] = lambda: None,
+    ) -> None:
         self.run_dir = run_dir
         self.spent = spent or Spent()
         self.path = last_checkpoint(run_dir)
         self.keeping = keeping
         self.lines = lines
+        self.saved = saved
         self.best = math.inf
         self.best_step: int | None = None
         self._told = False
+        self._kept: int | None = None  # the step after which nothing was left undone
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuse at once what a full disk would end at the first checkpoint."""
         assert isinstance(pl_module, Training)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path.parent)
         size = COPIES * sum(p.nbytes for p in pl_module.trained_parameters().values())
         # For a moment one more than are kept, of which a continued run has some.
         kept = self.keeping.keep + (self.keeping.best is not None)
@@ -82,8 +95,13 @@ class Checkpoints(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Do what a run that was killed between saving and keeping left undone."""
-        if trainer.is_global_zero and trainer.global_step and read_step(self.path) == trainer.global_step:
-            self._keep(trainer.global_step)
+        step = trainer.global_step
+        if trainer.is_global_zero and step and step != self._kept and read_step(self.path) == step:
+            self._keep(step)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Do the same after a run that was killed at its last checkpoint: it has no step left, and never starts training."""
+        self.on_train_start(trainer, pl_module)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: object, batch_idx: int
@@ -128,6 +146,7 @@ class Checkpoints(Callback):
             self._refuse_full(self.path.stat().st_size, "the next checkpoint")
         trainer.save_checkpoint(self.path, weights_only=False)
         if trainer.is_global_zero:
+            self.saved()
             self._keep(trainer.global_step)
         log_checkpoint(trainer, self.path)
 
@@ -146,6 +165,7 @@ class Checkpoints(Callback):
             keep_as(self.path, BEST)
         prune(self.run_dir, keep=keeping.keep if keeping.keep > 1 else 0, keep_every=keeping.keep_every)
         remove_unnamed_shares(self.path.parent)
+        self._kept = step
 
     def _refuse_full(self, wanted: int, what: str) -> None:
         free = shutil.disk_usage(self.path.parent).free

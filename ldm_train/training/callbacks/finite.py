@@ -7,7 +7,6 @@ from pathlib import Path
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning import Callback
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -15,6 +14,8 @@ from ldm_train.data.datamodules import EndlessData
 from ldm_train.training.base import Examined, Training
 from ldm_train.training.callbacks.step_log import step_ended
 from ldm_train.training.sharding import gathered
+from ldm_train.util.files import atomic_write
+from ldm_train.weights.files import write
 
 
 class DivergedError(ValueError):
@@ -44,6 +45,7 @@ class NonFinite(Callback):
         self.folder = run_dir / "nonfinite"
         self.limit = limit
         self.in_a_row = 0
+        self._last = 0
         self._now = Attempt()
         self._before = Attempt()
 
@@ -62,9 +64,15 @@ class NonFinite(Callback):
 
     def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer) -> None:
         self._look(trainer, pl_module)
+        self._refuse_diverged()
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, object]) -> None:
+        """Look before the checkpoint is there: a run that is continued from it does not see its last step again."""
+        self._look(trainer, pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._look(trainer, pl_module)
+        self._refuse_diverged()
 
     def _look(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Training)
@@ -76,23 +84,25 @@ class NonFinite(Callback):
         self.in_a_row = 0 if attempt.applied.item() else self.in_a_row + 1
         if self.in_a_row:
             self._keep(trainer, pl_module, attempt)
+            self._last = attempt.step
+
+    def _refuse_diverged(self) -> None:
         if self.in_a_row >= self.limit:
             raise DivergedError(
-                f"the loss or the gradient was not finite in {self.in_a_row} steps in a row, up to step {attempt.step} "
+                f"the loss or the gradient was not finite in {self.in_a_row} steps in a row, up to step {self._last} "
                 f"(max_nonfinite_steps={self.limit}); none of them was applied. {self.folder} names their examples and "
                 "holds the weights; try a lower optimizer.lr, a longer lr_schedule.warmup_steps, trainer.precision=32-true"
             )
 
     def _keep(self, trainer: pl.Trainer, module: Training, attempt: Attempt) -> None:
-        self.folder.mkdir(exist_ok=True)
         data = trainer.datamodule  # type: ignore[attr-defined]
         told = [line for examined in attempt.examined for line in told_examples(examined, data)]
         path = self.folder / f"step-{attempt.step:08d}-rank-{trainer.global_rank}.json"
-        path.write_text(json.dumps({"step": attempt.step, "examples": told}, indent=2) + "\n", encoding="utf-8")
+        atomic_write(path, json.dumps({"step": attempt.step, "examples": told}, indent=2) + "\n")
         if self.in_a_row == 1:
-            weights = {name: gathered(p.detach()).cpu().contiguous() for name, p in module.trained_parameters().items()}
+            weights = {name: gathered(p.detach()).cpu() for name, p in module.trained_parameters().items()}
             if trainer.is_global_zero:
-                save_file(weights, self.folder / f"step-{attempt.step:08d}.safetensors")
+                write(self.folder / f"step-{attempt.step:08d}.safetensors", weights, {"step": attempt.step})
         if trainer.is_global_zero:
             names = ", ".join(str(line["example"]) for line in told if line["finite"] is False) or "none of them alone"
             print(f"warning: step {attempt.step} was not finite and is left out; see {path} (examples: {names})")

@@ -10,6 +10,8 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
+from ldm_train.util.files import atomic_path
+
 ROWS, COLUMNS = 24, 12  # at most
 SMALLEST, LARGEST = 64, 128  # a picture's longer side, pixels
 GAP, MARGIN = 4, 64  # between pictures, and for the steps' numbers
@@ -31,10 +33,8 @@ def grow(path: Path, pictures: Tensor, *, step: int, every: int, settings: Mappi
     told = PngInfo()
     told.add_text("settings", described)
     told.add_text("steps", json.dumps(list(rows)))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    writing = path.with_suffix(".writing")
-    whole.save(writing, "PNG", pnginfo=told)
-    writing.replace(path)
+    with atomic_path(path) as temporary:
+        whole.save(temporary, "PNG", pnginfo=told)
     return torch.from_numpy(np.array(whole)).permute(2, 0, 1)
 
 

@@ -74,8 +74,10 @@ class Health(Callback):
             self.steps, self.clipped = 0, 0
             log_scalars(trainer, found | self._time(trainer, pl_module))
             self._histogram(trainer)
+        if trainer.global_step == trainer.max_steps or trainer.should_stop:  # before the last checkpoint stands on it
+            self._log_ratios(trainer)
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def _log_ratios(self, trainer: pl.Trainer) -> None:
         """What each block's weights changed by in a step: at last, and in the mean."""
         if self._last:
             rows: list[list[Cell]] = [[name, ratio, self.ratios[name] / self.lines] for name, ratio in self._last.items()]

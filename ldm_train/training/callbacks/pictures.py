@@ -1,13 +1,15 @@
 """Pictures side by side, for people and dashboards, and pictures that all ranks draw together."""
 
+import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 from torchvision.utils import make_grid
 
-from ldm_train.data.images import to_bytes
+from ldm_train.data.images import count_broken, to_shown_bytes
 from ldm_train.generation import Generation, Recipe
 from ldm_train.samplers.base import StepCallback
+from ldm_train.training.dashboards import log_scalars
 
 
 def grid(images: Tensor, *, columns: int) -> Tensor:
@@ -33,6 +35,16 @@ def fitted(image: Tensor, size: tuple[int, int]) -> Tensor:
     return pad(image, (left, size[1] - inner[1] - left, top, size[0] - inner[0] - top), value=255)
 
 
+def warn_of_broken(trainer: pl.Trainer, name: str, pictures: Tensor) -> None:
+    """Say and log how many of uint8 pictures (B, 3, H, W) stand for what was not finite, if there are some."""
+    if count := count_broken(pictures):
+        print(
+            f"warning: at step {trainer.global_step} {count} of {len(pictures)} {name} contain NaN or infinity, and are "
+            "shown as a checkerboard; the run goes on"
+        )
+        log_scalars(trainer, {f"nonfinite_pictures/{name.replace(' ', '_')}": float(count)})
+
+
 def draw_together(
     generation: Generation,
     prompts: list[str],
@@ -49,7 +61,7 @@ def draw_together(
     """
     portion = torch.arange(len(prompts)).tensor_split(world)[rank].tolist()
     drawn = portion or [0]
-    own = to_bytes(generation([prompts[i] for i in drawn], recipe, first=drawn[0], callback=callback))
+    own = to_shown_bytes(generation([prompts[i] for i in drawn], recipe, first=drawn[0], callback=callback))
     if world == 1:
         return own.cpu()
     images = own.new_zeros(len(prompts), *own.shape[1:])

@@ -9,11 +9,11 @@ from pytorch_lightning import Callback
 from torch import Tensor
 
 from ldm_train.data.datamodules import Pictures
-from ldm_train.data.images import save_png, to_bytes
+from ldm_train.data.images import save_png, to_shown_bytes
 from ldm_train.data.items import Item
 from ldm_train.metrics.drawings import psnr
 from ldm_train.training.autoencoder import AutoencoderTraining
-from ldm_train.training.callbacks.pictures import grid
+from ldm_train.training.callbacks.pictures import grid, warn_of_broken
 from ldm_train.training.callbacks.spent import Spent
 from ldm_train.training.callbacks.step_log import is_due
 from ldm_train.training.dashboards import log_picture, log_scalars
@@ -44,17 +44,21 @@ class Reconstructions(Callback):
         items, name = (
             (data.held_out_items, "held_out_psnr") if data.held_out_items else (data.train_items[:64], "train_psnr")
         )
-        values, pair = self._compare(module, data, items)
+        values, pair = self._compare(trainer, module, data, items)
         log_scalars(trainer, {name: values.mean().item()})
         save_png(pair, self.run_dir / "samples" / f"step-{trainer.global_step:08d}.png")
         log_picture(trainer, "reconstructions", pair)
 
-    def _compare(self, module: AutoencoderTraining, data: Pictures, items: Sequence[Item]) -> tuple[Tensor, Tensor]:
+    def _compare(
+        self, trainer: pl.Trainer, module: AutoencoderTraining, data: Pictures, items: Sequence[Item]
+    ) -> tuple[Tensor, Tensor]:
         values, pair = [], torch.empty(0)
         for start in range(0, len(items), self.batch_size):
             images = data.images(items[start : start + self.batch_size]).to(module.device)
             decoded = module.reconstruct(images)
             values.append(psnr(decoded, images).cpu())
             if start == 0:
-                pair = grid(to_bytes(torch.cat([images[:16], decoded[:16]])), columns=min(16, len(images)))
+                shown = to_shown_bytes(torch.cat([images[:16], decoded[:16]]))
+                warn_of_broken(trainer, "reconstructions", shown[len(shown) // 2 :])
+                pair = grid(shown, columns=min(16, len(images)))
         return torch.cat(values), pair

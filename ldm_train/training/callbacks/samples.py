@@ -11,16 +11,17 @@ import torch
 from pytorch_lightning import Callback
 from torch import Tensor
 
-from ldm_train.data.images import save_png, to_bytes
+from ldm_train.data.images import save_png, to_shown_bytes
 from ldm_train.generation import Generation, Recipe
 from ldm_train.training.callbacks.film import Reverse, forward_strip, latents_of
 from ldm_train.training.callbacks.growth import grow
-from ldm_train.training.callbacks.pictures import draw_together, fitted, grid, pairs
+from ldm_train.training.callbacks.pictures import draw_together, fitted, grid, pairs, warn_of_broken
 from ldm_train.training.callbacks.spent import Spent
 from ldm_train.training.callbacks.step_log import is_due
 from ldm_train.training.dashboards import log_picture
 from ldm_train.training.ema import EMA
 from ldm_train.training.module import NoisePredictorTraining
+from ldm_train.util.files import atomic_write
 
 COLUMNS = 8
 GROWTH = "growth.png"
@@ -112,10 +113,14 @@ class Samples(Callback):
         ]
         columns = min(COLUMNS, len(prompts)) if len(rows) == 1 else len(prompts)
         shown = {"samples": grid(torch.cat(rows), columns=columns)}
+        if rank == 0:
+            warn_of_broken(trainer, "pictures of prompts", torch.cat(rows))
         captions = list(drawing.held_out.values())
         if captions:
             same = captions == prompts
             drawn = rows[0] if same else draw_together(generation, captions, drawing.recipe, rank=rank, world=world)
+            if rank == 0 and not same:
+                warn_of_broken(trainer, "pictures of held-out captions", drawn)
             shown["held_out"] = pairs(self._truth(trainer, generation, drawn), drawn, columns=min(COLUMNS, len(captions)))
         return shown | ({"reverse": film.strip} if rank == 0 else {}), rows[0]
 
@@ -124,7 +129,7 @@ class Samples(Callback):
         if self._true is None:
             data = trainer.datamodule  # type: ignore[attr-defined]
             latents = [latents_of(data, example, generation) for example in self.drawing.held_out]
-            pictures = [to_bytes(generation.decode(one))[0].cpu() for one in latents]
+            pictures = [to_shown_bytes(generation.decode(one))[0].cpu() for one in latents]
             self._true = torch.stack([fitted(picture, (drawn.shape[2], drawn.shape[3])) for picture in pictures])
         return self._true
 
@@ -135,4 +140,4 @@ class Samples(Callback):
             save_png(picture, self.folder / f"{PREFIXES[name]}step-{step:08d}.png")
             log_picture(trainer, name, picture)
         log_picture(trainer, "growth", grow(self.folder / GROWTH, row, step=step, every=self.every, settings=settings))
-        (self.folder / "prompts.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        atomic_write(self.folder / "prompts.json", json.dumps(settings, indent=2) + "\n")

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ldm_train.training.dashboards import Cell, Dashboard, Settings
+from ldm_train.util.files import atomic_write, flush_file
 
 
 class CSVTable(Dashboard):
@@ -37,14 +38,13 @@ class CSVTable(Dashboard):
                 csv.DictWriter(file, self._columns).writerows(line for line, _ in lines)
         if lines:
             self._read = lines[-1][1]
+            flush_file(self.path)
 
     def close(self, *, failed: bool) -> None:
         self.flush()
 
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]], step: int) -> None:
-        path = self.run_dir / "tables" / f"{name}.csv"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _replace(path, columns, [dict(zip(columns, row, strict=True)) for row in rows])
+        _replace(self.run_dir / "tables" / f"{name}.csv", columns, [dict(zip(columns, row, strict=True)) for row in rows])
 
     def _lines(self, start: int) -> Iterator[tuple[dict[str, float], int]]:
         """The whole lines from a byte on, each with the byte that it ends before."""
@@ -60,9 +60,8 @@ class CSVTable(Dashboard):
 
 
 def _replace(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Cell]]) -> None:
-    writing = path.with_name(f"{path.name}.writing")
-    with writing.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(rows)
-    writing.replace(path)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    writer.writerows(rows)
+    atomic_write(path, text.getvalue())

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from ldm_train.training.dashboards import Cell, Dashboard, Settings
+from ldm_train.util.files import flush_file
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -49,6 +50,8 @@ class TensorBoard(Dashboard):
     def flush(self) -> None:
         if self._writer:
             self._writer.flush()
+            for path in self.folder.glob("events.out.tfevents.*"):
+                flush_file(path)
 
     def close(self, *, failed: bool) -> None:
         if self._writer:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ldm_train.training.dashboards import CLOCK, Cell, Dashboard, Settings
 from ldm_train.training.loggers.wandb_files import last_step
+from ldm_train.util.files import atomic_write
 
 if TYPE_CHECKING:
     from wandb.wandb_run import Run
@@ -147,9 +148,7 @@ class Wandb(Dashboard):
         """The run's id, which stays for as long as it is continued."""
         path = self.run_dir / "wandb.json"
         if anew or not path.exists():
-            writing = path.with_suffix(".writing")
-            writing.write_text(json.dumps({"id": secrets.token_hex(4)}) + "\n", encoding="utf-8")
-            writing.replace(path)
+            atomic_write(path, json.dumps({"id": secrets.token_hex(4)}) + "\n")
         return str(json.loads(path.read_text(encoding="utf-8"))["id"])
 
     def _online(self, identity: str) -> "Run":

@@ -24,7 +24,7 @@ def ours(run_dir: Path, adapter: Path | None = None) -> Tensor:
     config = read_config(str(run_dir))
     parts = build_parts(config)
     load_weights(run_dir, parts)
-    add_adapters(None if adapter is None else str(adapter), parts, read_weights)
+    add_adapters(None if adapter is None else str(adapter), config, parts, read_weights)
     generation = parts.generation(parts.network.eval(), parts.text_encoder.eval(), torch.device("cpu"))
     return generation([PROMPT], build_recipe(config, steps=4, seed=0))
 

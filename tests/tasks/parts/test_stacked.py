@@ -28,9 +28,10 @@ def other(trained: Path, run_with: Callable[..., Path]) -> Path:
 
 
 def opened(run_dir: Path, setting: object = None) -> Parts:
-    parts = build_parts(read_config(str(run_dir)))
+    config = read_config(str(run_dir))
+    parts = build_parts(config)
     load_weights(run_dir, parts)
-    add_adapters(OmegaConf.create(setting) if isinstance(setting, dict | list) else setting, parts, read_weights)
+    add_adapters(OmegaConf.create(setting) if isinstance(setting, dict | list) else setting, config, parts, read_weights)
     return parts
 
 

@@ -46,7 +46,12 @@ def plotted(sample: Callable) -> Path:
 
 def test_a_plot_holds_what_single_commands_draw(plotted: Path, sample: Callable) -> None:
     """Row by row: the same noise at each prompt and scale, as if each were asked for alone."""
-    assert sorted(path.name for path in plotted.iterdir()) == [*(f"000{n}.png" for n in range(6)), "plot.png", "prompts.txt"]
+    assert sorted(path.name for path in plotted.iterdir()) == [
+        *(f"000{n}.png" for n in range(6)),
+        "pictures.json",
+        "plot.png",
+        "prompts.txt",
+    ]
     for number, (prompt, scale) in enumerate(
         (p, s) for p in ("a black circle on a red background", "a cat") for s in (1, 2, 8)
     ):

@@ -9,7 +9,8 @@ from diffusers import UNet2DConditionModel
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 
-from ldm_train.tasks.settings.config import EXTRAS, folder
+from ldm_train.tasks.settings.config import folder
+from ldm_train.tasks.settings.constructors import EXTRAS
 from ldm_train.tasks.settings.signatures import FURTHER, signature
 from ldm_train.tasks.settings.strict import TRAINER
 

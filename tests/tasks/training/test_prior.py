@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
+from ldm_train.tasks.evaluating.real import held_out_data
 from ldm_train.tasks.parts.assemble import read_config, read_weights
 from ldm_train.tasks.training import prior
 
@@ -29,9 +31,35 @@ def test_they_are_drawn_told_and_trained_on_in_their_share(first: tuple[Path, st
     assert [row["text"] for row in rows] == [PROMPT] * 5
     told = json.loads((run_dir / "prior" / "prior.json").read_text())
     assert (told["prompts"], told["count"], told["seed"]) == ([PROMPT], 5, 0)
+    joined = prior.with_class_pictures(read_config(str(run_dir)), run_dir)
+    assert list(joined.cache) == [str(cache), str(run_dir / "prior" / "cache")]
+    assert list(joined.cache_shares) == [0.25, 0.75]
+
+
+def test_its_config_is_what_was_asked_for_and_makes_the_same_run_again(
+    first: tuple[Path, str], cache: Path, ldm_train: Callable, tmp_path: Path
+) -> None:
+    run_dir, _ = first
     config = read_config(str(run_dir))
-    assert list(config.cache) == [str(cache), str(run_dir / "prior" / "cache")]
-    assert list(config.cache_shares) == [0.25, 0.75]
+    assert config.cache == str(cache)
+    assert config.cache_shares is None
+    answer = ldm_train("train", f"config={run_dir / 'config.yaml'}", f"run_dir={tmp_path / 'again'}")
+    assert answer.code == 0, answer.err
+    again = read_config(str(tmp_path / "again"))
+    again.run_dir = config.run_dir
+    assert again == config
+    contents = [json.loads((folder / "run.json").read_text())["content"] for folder in (run_dir, tmp_path / "again")]
+    assert contents[0] == contents[1]
+    one, other = (read_weights(folder, "raw")[0] for folder in (run_dir, tmp_path / "again"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_an_evaluation_measures_what_was_held_out_of_both(first: tuple[Path, str], cache: Path) -> None:
+    run_dir, _ = first
+    asked = OmegaConf.create({"run_dir": str(run_dir), "cache": None})
+    data = held_out_data(asked, read_config(str(run_dir)))
+    assert data is not None
+    assert data.latents.sets == [12, 5]
 
 
 def test_a_continued_run_draws_nothing(first: tuple[Path, str], trained: Path, cache: Path, train: Callable) -> None:
@@ -71,12 +99,27 @@ def test_other_weights_or_settings_draw_anew(trained: Path, cache: Path, train: 
     words = (f"network.weights={trained}", *WORDS)
     folder = tmp_path / "run" / "prior"
     assert train(cache, tmp_path / "run", *words, f"prior.prompts={PROMPT}").code == 0
-    (tmp_path / "run" / "checkpoints" / "last.ckpt").unlink()
-    answer = train(cache, tmp_path / "run", *words, 'prior.prompts=["a square","a circle"]')
+    mine = [folder / "pictures" / "mine.txt", folder / "notes.txt"]
+    for path in mine:
+        path.write_text("mine")
+    answer = train(cache, tmp_path / "run", *words, "resume=restart", 'prior.prompts=["a square","a circle"]')
     assert answer.code == 0, answer.err
     assert "drawn anew" in answer.out
+    assert [path.read_text() for path in mine] == ["mine"] * 2
     lines = (folder / "pictures" / "metadata.jsonl").read_text().splitlines()
     assert [json.loads(line)["text"] for line in lines] == ["a square", "a circle"] * 2 + ["a square"]
+
+
+def test_a_users_own_pictures_are_no_class_pictures(trained: Path, cache: Path, train: Callable, tmp_path: Path) -> None:
+    run_dir, words = tmp_path / "run", (f"network.weights={trained}", *WORDS)
+    assert train(cache, run_dir, *words, "max_steps=1").code == 0
+    (run_dir / "prior" / "pictures").mkdir(parents=True)
+    (run_dir / "prior" / "pictures" / "00000.png").write_text("mine")
+    answer = train(cache, run_dir, *words, "resume=restart", f"prior.prompts={PROMPT}")
+    assert answer.code == 1
+    assert str(run_dir / "prior") in answer.err
+    assert [path.name for path in (run_dir / "prior").rglob("*")] == ["pictures", "00000.png"]
+    assert (run_dir / "checkpoints" / "last.ckpt").is_file(), "nothing is removed before all is known to be right"
 
 
 @pytest.mark.parametrize(

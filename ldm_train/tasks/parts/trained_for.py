@@ -1,0 +1,161 @@
+"""What a network was trained for: its prediction, noise schedule, autoencoder and text encoder, as a run's record holds it.
+
+`run.json` and exported files hold it, and whoever takes a run's weights compares it with the run that takes them.
+"""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from omegaconf import DictConfig
+
+from ldm_train.data.manifest import Json, differences
+from ldm_train.diffusion.schedule import NoiseSchedule
+from ldm_train.tasks.running.directory import CONFIG, read_record
+from ldm_train.tasks.settings.config import words
+from ldm_train.weights.files import read_told
+from ldm_train.weights.folders import read_json
+
+if TYPE_CHECKING:
+    from ldm_train.tasks.parts.assemble import Parts
+
+TRAINED_FOR = "trained_for"  # the key in `run.json`, in files of weights and in `export.json`
+EXPORT = "export.json"
+WORDS = {"new_words", "new_vectors"}  # of a text encoder: may be added to weights that do not know them
+SHORT = 12  # letters of a checksum in a message
+TOLERANCE = 1e-4
+
+Purpose = dict[str, Json]
+
+
+def describe_purpose(config: DictConfig, parts: "Parts") -> Purpose:
+    """Return what a run with this config and these parts trains its network for, in plain values."""
+    text = parts.text_encoder.computation
+    if parts.text_encoder.trained:
+        text.pop("fingerprint", None)  # its weights travel with the network's
+    return {
+        "prediction": prediction_name(parts),
+        "schedule": {"set_by": schedule_words(config), **describe_schedule(parts.schedule)},
+        "autoencoder": parts.autoencoder.identity | {"shift": parts.autoencoder.shift, "scale": parts.autoencoder.scale},
+        "text_encoder": text,
+    }
+
+
+def schedule_words(config: DictConfig) -> str:
+    """Return the words of a command line that set the schedule."""
+    try:
+        return " ".join(words("schedule", config))
+    except ValueError:  # a schedule that no option of the group makes
+        return f"schedule={str(config.schedule.get('_target_')).rpartition('.')[2]}"
+
+
+def prediction_name(parts: "Parts") -> str:
+    return type(parts.prediction).__name__.lower()
+
+
+def describe_schedule(schedule: NoiseSchedule) -> dict[str, Json]:
+    """Return what a network sees of a schedule at ten points in time: (its time, the angle of the noise in radians)."""
+    t = torch.tensor([schedule.along(share / 10) for share in range(1, 11)], dtype=torch.float64)
+    pairs = torch.stack([schedule.told(t), schedule.ratio(t).atan()], 1)
+    return {"points": [[round(value, 6) for value in pair] for pair in pairs.tolist()], "sigma_data": schedule.sigma_data}
+
+
+def read_purpose(path: Path) -> Purpose | None:
+    """Return what the network of a run directory, an exported file or an exported folder was trained for, if it is recorded.
+
+    Raises:
+        ValueError: a file that cannot be read.
+    """
+    found: object = None
+    if path.is_dir() and (path / CONFIG).is_file():
+        with suppress(ValueError):
+            found = read_record(path).get(TRAINED_FOR)
+    else:
+        if path.suffix == ".safetensors" and path.is_file():
+            found = read_told(path).get(TRAINED_FOR)
+        for folder in (path, path.parent):  # a pipeline's own folder or a part of it, or around a single file
+            if found is None and (folder / EXPORT).is_file():
+                found = read_json(folder / EXPORT).get(TRAINED_FOR)
+    if not isinstance(found, dict) or "prediction" not in found or not isinstance(found.get("schedule"), dict):
+        return None
+    return found
+
+
+def warn_of_other_purpose(path: Path, config: DictConfig, parts: "Parts") -> list[str]:
+    """Return a warning for each thing that the weights at `path` were trained for and this run is not, with both values."""
+    then = read_purpose(path)
+    if then is None:
+        return [f"nothing records what {path} was trained for; its prediction and schedule are taken to be this run's"]
+    return [f"warning: {line}" for line in compare_purposes(then, describe_purpose_now(config, parts), path)]
+
+
+def describe_purpose_now(config: DictConfig, parts: "Parts") -> Purpose:
+    """Return the same with a trained text encoder's weights as they are, for a comparison with frozen ones."""
+    return describe_purpose(config, parts) | {"text_encoder": parts.text_encoder.computation}
+
+
+def compare_purposes(then: Purpose, now: Purpose, path: Path) -> Iterator[str]:
+    """Yield what the weights at `path` were trained for otherwise than a run of now, and how to match them."""
+    high = "so the loss starts high"
+    if then["prediction"] != now["prediction"]:
+        yield (
+            f"{path} was trained with prediction={then['prediction']}, and prediction={now['prediction']} is set, {high}; "
+            f"set prediction={then['prediction']}, unless it shall learn the other"
+        )
+    if not is_same_schedule(then["schedule"], now["schedule"]):
+        before, after = (purpose["schedule"].get("set_by") for purpose in (then, now))  # type: ignore[union-attr]
+        yield f"{path} was trained with {before}, and {after} is set, {high}; set {before}, unless it shall learn the other"
+    for part in ("autoencoder", "text_encoder"):
+        if told := compare_part(then.get(part), now[part], part):
+            yield (
+                f"{path} was trained with another {part}, {high}: {'; '.join(told)}. Set {part}=… as it was then, unless it "
+                "shall learn the other"
+            )
+
+
+def is_same_schedule(one: Json, other: Json) -> bool:
+    """Whether two schedules show a network the same times of the same noise."""
+    if not isinstance(one, dict) or not isinstance(other, dict) or one.get("sigma_data") != other.get("sigma_data"):
+        return False
+    try:
+        first, second = (torch.tensor(schedule.get("points"), dtype=torch.float64) for schedule in (one, other))
+    except (TypeError, ValueError, RuntimeError):  # a file's that holds anything
+        return False
+    return first.shape == second.shape and torch.allclose(first, second, rtol=TOLERANCE, atol=TOLERANCE)
+
+
+def compare_part(then: Json, now: Json, part: str) -> list[str]:
+    """Return the settings in which an encoder of then differs from one of now, with both values."""
+    if not isinstance(then, dict) or not isinstance(now, dict):
+        return []
+    # Trained along with the network, its weights come with the network's.
+    free = WORDS if "fingerprint" in then else WORDS | {"fingerprint"}
+    now = {name: value for name, value in now.items() if name not in free}
+    then = {name: shorten(name, value) for name, value in then.items() if name not in free}
+    told = differences({part: then}, {part: {name: shorten(name, value) for name, value in now.items()}})
+    return [line.replace("the cache has ", "then ").replace(", this run expects ", ", now ") for line in told]
+
+
+def shorten(name: str, value: Json) -> Json:
+    return value[:SHORT] if name == "fingerprint" and isinstance(value, str) else value
+
+
+def require_same_prediction(path: Path, config: DictConfig, parts: "Parts") -> list[str]:
+    """Return warnings of what else an adapter was trained for than this run.
+
+    Raises:
+        ValueError: another prediction, which no factor of the adapter could make up for.
+    """
+    then, now = read_purpose(path), describe_purpose(config, parts)
+    if then is None:
+        return []
+    if then["prediction"] != now["prediction"]:
+        raise ValueError(
+            f"adapters: {path} was trained for prediction={then['prediction']}, and this run's network has "
+            f"prediction={now['prediction']}; use it with a run that has prediction={then['prediction']}"
+        )
+    now["text_encoder"] = parts.text_encoder.computation
+    told = compare_purposes(then, now, path)
+    return [f"warning: {line.replace(', so the loss starts high', '')}" for line in told]

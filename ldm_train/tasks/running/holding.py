@@ -1,0 +1,111 @@
+"""Hold a run directory: decide whether a run may have it, keep other processes out, and undo a start that was refused.
+
+Nothing of a user's is touched. A folder is claimed by its record before anything else is written there, so a start that was
+killed early can be started again; whatever is removed is named in `training/run_files.py`.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from ldm_train.tasks.running.directory import PRIOR, last_step, new_record, read_record, record_end, told_error, write_record
+from ldm_train.tasks.running.lightning import launched_rank
+from ldm_train.tasks.running.reading import CONFIG, LOCK, METRICS, RECORD
+from ldm_train.training.checkpoint_files import checkpoints, last_checkpoint
+from ldm_train.training.run_files import HISTORY, written_files
+from ldm_train.util.files import make_folder, remove_files, remove_temporaries, write_error
+from ldm_train.util.locks import hold_lock
+from ldm_train.util.ownership import RUN, carries_mark, check_folder
+
+MOMENT = 0.3  # seconds, for which whoever only asks whether a run is going on may have its lock
+
+
+@contextmanager
+def hold_run_directory(config: DictConfig) -> Iterator[None]:
+    """Keep every other process out of the run directory, until this one leaves it or ends, however it ends.
+
+    An error that ends a start is recorded. A new run directory whose first start fails before its first step is removed.
+
+    Raises:
+        ValueError: the folder is not a run directory, its checkpoints are missing, or another process has it.
+        OSError: it cannot be written to.
+    """
+    if launched_rank() > 0:
+        yield
+        return
+    run_dir = Path(config.run_dir)
+    check_folder(run_dir, RUN, setting="run_dir", given=str(config.run_dir))
+    made = [folder for folder in (run_dir, *run_dir.parents) if not folder.exists()]
+    busy = f"run_dir={run_dir} belongs to a run that is still going; wait for its end, or choose another run_dir"
+    try:
+        try:
+            make_folder(run_dir)
+        except OSError as error:
+            raise write_error(run_dir, error) from error
+        with hold_lock(run_dir / LOCK, busy=busy, wait=MOMENT), _claim(run_dir, resume=config.resume):
+            yield
+    finally:
+        _remove_empty(made)
+
+
+@contextmanager
+def _claim(run_dir: Path, *, resume: str) -> Iterator[None]:
+    """Mark the folder as a run directory before anything else is written there, and see to how the start ends."""
+    new, before = not carries_mark(run_dir, RUN), None
+    try:
+        check_checkpoints(run_dir, resume=resume)
+        for folder in (run_dir, last_checkpoint(run_dir).parent):  # which may be a link
+            remove_temporaries(folder)
+        if new:
+            write_record(run_dir, new_record())
+        before = (run_dir / RECORD).read_bytes()
+        yield
+    except BaseException as error:
+        with suppress(OSError, ValueError):  # of a full disk, say: what ended the run is worth more
+            if before not in (None, (run_dir / RECORD).read_bytes()):  # else it was refused before its start was recorded
+                record_end(run_dir, told_error(error))
+        if new and not any((run_dir / name).exists() for name in (METRICS, PRIOR)):
+            with suppress(OSError):
+                _undo(run_dir)
+        raise
+
+
+def check_checkpoints(run_dir: Path, *, resume: str) -> None:
+    """Raise if a run has saved checkpoints that are not there, such as those on a disk that is not mounted.
+
+    A start that ended before its first checkpoint has nothing to lose, and is started anew without a question.
+
+    Raises:
+        ValueError: it says how to go on, and how to start anew on purpose.
+    """
+    folder = last_checkpoint(run_dir).parent
+    if folder.is_symlink() and not folder.exists():
+        raise ValueError(
+            f"{folder} is a link to {os.readlink(folder)}, which is not there, so no checkpoint can be read or written. "
+            "Nothing was changed: mount that disk to continue the run, or remove the link"
+        )
+    if resume == "restart" or checkpoints(run_dir) or not carries_mark(run_dir, RUN):
+        return
+    if read_record(run_dir).get("saved", True):
+        raise ValueError(
+            f"{run_dir} has the history of a run up to step {last_step(run_dir)}, and {folder} has none of its checkpoints. "
+            "Nothing was changed: bring the checkpoints back to continue it, set resume=restart to remove its history and "
+            "start anew, or choose another run_dir"
+        )
+
+
+def _undo(run_dir: Path) -> None:
+    """Remove what a first start wrote before its first step; the record goes last, and stays next to a user's file."""
+    remove_files([*written_files(run_dir, HISTORY), run_dir / CONFIG, run_dir / "wandb.json"])
+    _remove_empty([run_dir / name for name in (*HISTORY, "checkpoints") if name])
+    if {path.name for path in run_dir.iterdir()} <= {LOCK, RECORD}:
+        remove_files([run_dir / RECORD, run_dir / LOCK])  # while it is held, so that whoever waits for it makes another
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    for folder in folders:
+        with suppress(OSError):  # it is not empty, or not there
+            folder.rmdir()

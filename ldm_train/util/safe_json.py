@@ -1,0 +1,86 @@
+"""Read JSON that somebody else may have written: whatever is wrong with it is a ValueError that names the file."""
+
+import json
+import math
+import stat
+from pathlib import Path
+
+Json = str | int | float | bool | None | list["Json"] | dict[str, "Json"]
+
+LARGEST_FILE = 2**26  # bytes; the readers of what grows with the number of pictures pass their own limit
+LARGEST_INT = 2**64
+
+
+def read_text(path: Path, *, limit: int | None = LARGEST_FILE) -> str:
+    """Return the text of a regular file.
+
+    Args:
+        limit: bytes; None for no limit.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no regular file, larger than the limit, or not UTF-8.
+    """
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError(f"{path} is not a regular file")
+    if limit is not None and found.st_size > limit:
+        raise ValueError(f"{path} has {found.st_size:,} bytes; at most {limit:,} are read")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not text in UTF-8 ({error})") from error
+
+
+def read_json(path: Path, *, limit: int | None = LARGEST_FILE) -> Json:
+    """Return what a JSON file holds.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no JSON, too large, nested too deeply, or holds a number that is too large.
+    """
+    text = read_text(path, limit=limit)
+    try:
+        return parse_json(text)
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read as JSON ({error})") from error
+
+
+def read_object(path: Path, *, limit: int | None = LARGEST_FILE) -> dict[str, Json]:
+    """Return the JSON object that a file holds; raises as `read_json`, and for any other value."""
+    value = read_json(path, limit=limit)
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} holds no JSON object")
+    return value
+
+
+def parse_json(text: str | bytes) -> Json:
+    """Return the value of a JSON text.
+
+    Raises:
+        ValueError: as `read_json`.
+    """
+    try:
+        value: Json = json.loads(text, parse_int=_int, parse_float=_float)
+        return value
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _int(text: str) -> int:
+    if len(text) > 21 or abs(int(text)) > LARGEST_INT:
+        raise ValueError(f"the number {shorten(text)} is too large")
+    return int(text)
+
+
+def _float(text: str) -> float:
+    """Return a number as it stands there; NaN and Infinity are written as words and pass, 1e999 does not."""
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"the number {shorten(text)} is too large")
+    return value
+
+
+def shorten(text: str, most: int = 40) -> str:
+    """Return the beginning of a long text."""
+    return text if len(text) <= most else f"{text[:most]}…"

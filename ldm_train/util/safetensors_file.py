@@ -1,0 +1,62 @@
+"""Write the safetensors format with the bytes of its own library, which leaves a temporary file of a random name at a kill.
+
+The header is JSON after its length; the tensors' bytes follow, the widest types first, then by name.
+"""
+
+import json
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+from ldm_train.util.files import atomic_file
+
+ORDER = ("bool", "uint8", "int8", "int16", "float16", "bfloat16", "int32", "float32", "float64", "int64")
+CODES = dict(zip(ORDER, ("BOOL", "U8", "I8", "I16", "F16", "BF16", "I32", "F32", "F64", "I64"), strict=True))
+WIDTHS = dict(zip(ORDER, (1, 1, 1, 2, 2, 2, 4, 4, 8, 8), strict=True))  # bytes
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A tensor's type, by torch's name for it such as "float32", and its shape."""
+
+    dtype: str
+    shape: Sequence[int]
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return prod(self.shape) * WIDTHS[self.dtype]
+
+
+def write_safetensors(
+    path: Path,
+    layouts: Mapping[str, Layout],
+    content: Callable[[str], memoryview],
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write a file atomically, one tensor after another.
+
+    Args:
+        content: returns the bytes of a tensor by its name; called once for each, when it is written.
+
+    Raises:
+        OSError: the disk is full, or another failure to write; what was at `path` is unchanged.
+    """
+    names = sorted(layouts, key=lambda name: (-ORDER.index(layouts[name].dtype), name))
+    header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
+    end = 0
+    for name in names:
+        start, end = end, end + layouts[name].size
+        header[name] = {
+            "dtype": CODES[layouts[name].dtype],
+            "shape": list(layouts[name].shape),
+            "data_offsets": [start, end],
+        }
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # the data begin at a multiple of 8 bytes, as readers expect
+    with atomic_file(path) as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for name in names:
+            file.write(content(name))
