@@ -1,9 +1,11 @@
 """Read JSON that somebody else may have written: whatever is wrong with it is a ValueError that names the file."""
 
+import io
 import json
 import math
-import stat
 from pathlib import Path
+
+from ldm_train.util.inputs import open_input
 
 Json = str | int | float | bool | None | list["Json"] | dict[str, "Json"]
 
@@ -21,15 +23,15 @@ def read_text(path: Path, *, limit: int | None = LARGEST_FILE) -> str:
         OSError: it cannot be read.
         ValueError: it is no regular file, larger than the limit, or not UTF-8.
     """
-    found = path.stat()
-    if not stat.S_ISREG(found.st_mode):
-        raise ValueError(f"{path} is not a regular file")
-    if limit is not None and found.st_size > limit:
-        raise ValueError(f"{path} has {found.st_size:,} bytes; at most {limit:,} are read")
     try:
-        return path.read_text(encoding="utf-8")
+        with open_input(path, limit=limit) as file:
+            return io.TextIOWrapper(file, encoding="utf-8").read()
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not text in UTF-8 ({error})") from error
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise ValueError(f"{path} cannot be read: {error}") from error  # it is no regular file, or too large
 
 
 def read_json(path: Path, *, limit: int | None = LARGEST_FILE) -> Json:
