@@ -1,6 +1,5 @@
 """Read JSON that somebody else may have written: whatever is wrong with it is a ValueError that names the file."""
 
-import io
 import json
 import math
 from pathlib import Path
@@ -25,7 +24,7 @@ def read_text(path: Path, *, limit: int | None = LARGEST_FILE) -> str:
     """
     try:
         with open_input(path, limit=limit) as file:
-            return io.TextIOWrapper(file, encoding="utf-8").read()
+            return file.read().decode("utf-8").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not text in UTF-8 ({error})") from error
     except OSError as error:

@@ -107,7 +107,7 @@ TABLE_FAULTS: dict[str, tuple[str, bytes, str, str]] = {
         "csv",
         b"file_name,title\na.png,x\n",
         "a.png",
-        "no caption: metadata.csv line 2 has no text in 'text'",
+        "no caption: metadata.csv line 2 has no 'text'",
     ),
     "csv: bare comma": (
         "csv",
