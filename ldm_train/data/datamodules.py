@@ -4,6 +4,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
+from functools import cached_property
 from typing import Literal, TypeVar
 
 import pytorch_lightning as pl
@@ -112,17 +113,38 @@ class Pictures(EndlessData):
         self.size = size
         self.flip = flip
         self.order = draws.Shuffle(seed, "order", len(self.train_items))
+        self.unreadable: set[str] = set()
 
     def images(self, items: Sequence[Item]) -> Tensor:
-        """(B, 3, size, size) in [-1, 1]."""
+        """(B, 3, size, size) in [-1, 1]; the next one that decodes in the place of each that does not, with a message.
+
+        Raises:
+            ValueError: none decodes.
+        """
         return to_signed(torch.stack([self._image(item) for item in items]))
 
     def _image(self, item: Item) -> Tensor:
-        assert item.picture is not None
+        alike = self.held_out_items if item.held_out else self.train_items
+        place = self._places[item.key]
+        for number in range(len(alike)):
+            image = self._decode(alike[(place + number) % len(alike)])
+            if image is not None:
+                return image
+        raise ValueError("no picture decodes; `ldm-train check` says why")
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {item.key: place for items in (self.train_items, self.held_out_items) for place, item in enumerate(items)}
+
+    def _decode(self, item: Item) -> Tensor | None:
+        if item.key in self.unreadable or item.picture is None:
+            return None
         try:
             return read_image(item.picture.read(), self.size)
         except DECODE_ERRORS as error:
-            raise ValueError(f"{shown(item.key)} cannot be trained on: {decode_problem(error)}; remove it") from error
+            self.unreadable.add(item.key)
+            print(f"{shown(item.key)} is replaced by another: {decode_problem(error)}")
+            return None
 
     def names(self, positions: Tensor) -> list[str]:
         return [str(self.train_items[index].key) for index in self.order(positions).tolist()]

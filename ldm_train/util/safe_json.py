@@ -26,7 +26,7 @@ def read_text(path: Path, *, limit: int | None = LARGEST_FILE, errors: str = "st
     """
     try:
         with open_input(path, limit=limit) as file:
-            return file.read().decode("utf-8", errors)
+            return file.read().decode("utf-8", errors).replace("\r\n", "\n")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not text in UTF-8 ({error})") from error
     except OSError as error:

@@ -14,7 +14,7 @@ from pyarrow import parquet
 
 from ldm_train.data.inspection import Decoding, inspect
 from ldm_train.data.items import Item, PictureFile, PictureRow
-from ldm_train.data.sources import arrow
+from ldm_train.data.sources import arrow, row_groups
 from ldm_train.data.sources.columns import named
 from ldm_train.data.sources.folder import Folder
 from ldm_train.data.sources.huggingface import HuggingFace
@@ -146,7 +146,7 @@ BEYOND = pyarrow.array([2**30, 1], pyarrow.int32()).cast(pyarrow.date32())
 def table(folder: Path, **columns: object) -> Table:
     picture(folder / "a.png")
     picture(folder / "b.png")
-    content = pyarrow.table({"file_name": ["a.png", "b.png"], "text": ["x", "y"], **columns})
+    content = pyarrow.table({"file_name": ["a.png", "b.png"], "text": ["x", "y"]} | columns)
     parquet.write_table(content, folder / "t.parquet", compression="zstd", dictionary_pagesize_limit=GIB)
     return Table(str(folder / "t.parquet"))
 
@@ -182,7 +182,7 @@ def test_a_label_without_a_name_stays_a_number(label: int) -> None:
 def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arrow, "MAX_BATCH", 10_000)
     monkeypatch.setattr(arrow, "MAX_LINE", 5_000)
-    monkeypatch.setattr(arrow, "SUSPICIOUS", (100_000, 100))
+    monkeypatch.setattr(row_groups, "SUSPICIOUS", (100_000, 100))
 
 
 @pytest.mark.parametrize("name", ["text", "more"])
@@ -206,6 +206,86 @@ def test_a_value_that_every_row_shares_is_not_unpacked_at_once(nested: bool, tmp
     refused = list(arrow.one_by_one(batch(10**7), {"text"}))  # 8 GB
     assert len(refused) == 800
     assert all("at most 5,000" in str(row) for row in refused)
+
+
+def damage(path: Path, column: int, group: int = 0) -> None:
+    """Overwrite a column's pages in a row group."""
+    chunk = parquet.read_metadata(path).row_group(group).column(column)
+    with path.open("r+b") as file:
+        file.seek(chunk.dictionary_page_offset or chunk.data_page_offset)
+        file.write(b"\xff" * chunk.total_compressed_size)
+
+
+def test_a_damaged_column_matters_only_where_it_is_needed(tmp_path: Path) -> None:
+    source = table(tmp_path, more=["x" * 100, "y" * 100])
+    damage(tmp_path / "t.parquet", column=2)
+    assert [(seen.item.key, seen.item.fields) for seen in look(source).seen] == [("a.png", {}), ("b.png", {})]
+    damage(tmp_path / "t.parquet", column=1)
+    found = look(source)
+    assert not found.seen
+    assert "row group 0" in found.problems["t.parquet:1"]
+
+
+def test_a_damaged_row_group_spares_the_next(tmp_path: Path) -> None:
+    source = table(tmp_path)
+    parquet.write_table(parquet.read_table(tmp_path / "t.parquet"), tmp_path / "t.parquet", row_group_size=1)
+    damage(tmp_path / "t.parquet", column=1)
+    found = look(source)
+    assert [seen.item.key for seen in found.seen] == ["b.png"]
+    assert "row group 0" in found.problems["t.parquet:1"]
+
+
+def test_groups_that_unpack_to_far_more_together_are_not_read(tmp_path: Path, small_limits: None) -> None:
+    source = table(tmp_path)
+    content = pyarrow.table({"file_name": ["a.png"] * 10, "text": ["x" * 60_000] * 10})
+    settings = {"compression": "zstd", "use_dictionary": False, "write_statistics": False}
+    parquet.write_table(content, tmp_path / "t.parquet", row_group_size=1, **settings)
+    found = look(source)
+    assert not found.seen
+    assert len(found.problems) == 10
+    assert all("'text' unpacks to 60" in problem for problem in found.problems.values())
+
+
+def test_a_column_of_empty_lists_is_not_read(tmp_path: Path, small_limits: None) -> None:
+    nulls = pyarrow.ListArray.from_arrays(pyarrow.array([0, 200_000, 200_000], pyarrow.int32()), pyarrow.nulls(200_000))
+    assert [seen.item.fields for seen in look(table(tmp_path, more=nulls)).seen] == [{}, {}]
+
+
+def test_a_column_ends_where_its_rows_come_to_too_many_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(row_groups, "MAX_TABLE", 50_000)
+    monkeypatch.setattr(row_groups, "ROWS", 1)
+    found = look(table(tmp_path, more=["x" * 30_000] * 2))
+    assert [len(seen.item.fields) for seen in found.seen] == [1, 0]
+    found = look(table(tmp_path, text=["x" * 30_000] * 2))
+    assert [seen.item.key for seen in found.seen] == ["a.png"]
+    assert "'text' unpacks to more than 50,000 bytes" in found.problems["t.parquet"]
+
+
+def test_a_table_has_no_more_rows_than_its_bytes_can_describe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(row_groups, "FEW_ROWS", 1000)
+    nothing = pyarrow.nulls(10_000, pyarrow.string())
+    parquet.write_table(pyarrow.table({"file_name": nothing, "text": nothing}), tmp_path / "t.parquet")
+    assert "10,000 rows in" in look(Table(str(tmp_path / "t.parquet"))).problems["t.parquet"]
+
+
+def test_a_footer_that_is_too_long_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "t.parquet").open("wb") as file:
+        file.truncate(3 * GIB)
+        file.seek(0, os.SEEK_END)
+        file.write((2 * GIB).to_bytes(4, "little") + b"PAR1")
+    found = look(Table(str(tmp_path / "t.parquet")))
+    assert "its footer has 2,147,483,648 bytes" in found.problems["t.parquet"]
+
+
+def test_rows_that_cannot_be_used_are_named_up_to_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ldm_train.data.sources.rows.MAX_NAMED", 3)
+    picture(tmp_path / "good.png")
+    (tmp_path / "metadata.csv").write_text("file_name,text\n" + "x.png\n" * 10 + "good.png,x\n")
+    for source in (Table(str(tmp_path / "metadata.csv")), Folder(str(tmp_path))):
+        found = look(source)
+        assert [seen.item.key for seen in found.seen] == ["good.png"]
+        assert len(found.problems) == 4
+        assert "7 further rows" in found.problems["metadata.csv:further"]
 
 
 # Tars

@@ -115,7 +115,7 @@ TABLE_FAULTS: dict[str, tuple[str, bytes, str, str]] = {
         "metadata.csv:2",
         "has 3 values for 2 columns; put quotes",
     ),
-    "csv: short row": ("csv", b"file_name,text\na.png\n", "a.png", "no caption: metadata.csv line 2 has no 'text'"),
+    "csv: short row": ("csv", b"file_name,text\na.png\n", "a.png", "no caption: metadata.csv line 2 has no text in 'text'"),
     "csv: row no UTF-8": (
         "csv",
         b"file_name,text\nb.png,y\na.png,\xff\n",

@@ -73,7 +73,7 @@ def test_numbers_that_fit_are_read() -> None:
 
 def test_what_is_no_regular_file_is_not_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "run.json")
-    with pytest.raises(ValueError, match=r"run\.json.*pipe"):
+    with pytest.raises(ValueError, match=r"run\.json.*named pipe.*regular"):
         read_json(tmp_path / "run.json")
 
 

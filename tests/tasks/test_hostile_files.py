@@ -5,7 +5,10 @@ from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
+from PIL import Image
+from torch.testing import assert_close
 
+from ldm_train.data.datamodules import Pictures
 from ldm_train.data.sources.folder import Folder
 from ldm_train.tasks.evaluating.folder import open_gallery
 from ldm_train.tasks.evaluating.pictures import in_batches
@@ -61,6 +64,26 @@ def test_an_autoencoder_trains_without_what_cannot_be_read(pipe: Path, capsys: p
     pipe.with_suffix(".txt").write_text("x")
     assert [item.key for item in usable(Folder(str(pipe.parent)))[0]] == ["a.png"]
     assert "x.png" in capsys.readouterr().out
+
+
+def test_a_picture_that_is_damaged_further_in_is_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As in encoding on the fly: its header can be read, and its pixels cannot."""
+    for name in ("a.png", "b.png", "c.png"):
+        captioned(tmp_path / name)
+    content = (tmp_path / "b.png").read_bytes()
+    (tmp_path / "b.png").write_bytes(content[: content.index(b"IDAT") + 8])
+    Image.new("RGB", (4, 4), "red").save(tmp_path / "c.png")
+    items = usable(Folder(str(tmp_path)))
+    data = Pictures(items, size=4, batch_size=3)
+    for _ in range(2):
+        images = data.images(items)
+        assert images.shape == (3, 3, 4, 4)
+        assert_close(images[1], images[2], rtol=0, atol=0)
+    assert capsys.readouterr().out.count("b.png") == 1
+    (tmp_path / "a.png").unlink()
+    (tmp_path / "c.png").unlink()
+    with pytest.raises(ValueError, match="no picture decodes"):
+        data.images(items)
 
 
 def test_a_report_shows_no_pipe(pipe: Path) -> None:

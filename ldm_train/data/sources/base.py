@@ -31,7 +31,9 @@ class Source(ABC):
         for item in _uniquely_named(self.items()):
             if "split" in item.fields:
                 splits[item.fields["split"]] += 1
-            yield replace(item, captions=tuple(f"{self.prefix}{text}{self.suffix}" for text in item.captions))
+            if self.prefix or self.suffix:
+                item = replace(item, captions=tuple(f"{self.prefix}{text}{self.suffix}" for text in item.captions))
+            yield item
         if len(splits) > NAMED:
             self.notes.append(f"there are {len(splits) - NAMED:,} further values of split like the following")
         known = ", ".join(sorted(HELD_OUT))

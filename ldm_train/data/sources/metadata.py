@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from ldm_train.data.items import Item, shown
-from ldm_train.data.sources.rows import Row, read_rows
+from ldm_train.data.sources.rows import NamedProblems, Row, read_rows
 from ldm_train.data.sources.told import Told, by_values, listed
 
 NAME = "file_name"
@@ -36,8 +36,10 @@ class Metadata:
         self.column = column
         self.rows: dict[str, Row] = {}
         self.problems: list[Item] = []
+        self.named = NamedProblems()
         for file in files:
             self._read(root, file)
+        self.problems.extend(self.named.further(self._called()))
 
     def tell(self, key: str) -> Told:
         row = self.rows.get(key)
@@ -86,7 +88,8 @@ class Metadata:
             self.rows[key] = row
 
     def _add_problem(self, key: str, row: Row, problem: str) -> None:
-        self.problems.append(Item(key, None, (), row.origin, problem=problem))
+        if not self.named.is_full():
+            self.problems.append(Item(key, None, (), row.origin, problem=problem))
 
     def _near(self, key: str) -> str:
         near = self._alike.get(_folded(key))

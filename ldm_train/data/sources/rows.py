@@ -7,12 +7,14 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from ldm_train.data.items import shown
-from ldm_train.data.sources.arrow import SkippedGroup, one_by_one, read_batches
+from ldm_train.data.items import Item, shown
+from ldm_train.data.sources.arrow import one_by_one
+from ldm_train.data.sources.row_groups import SkippedGroup, read_batches
 from ldm_train.data.sources.told import BOM, json_object
 from ldm_train.util.inputs import BUFFER, MAX_LINE, MAX_TABLE, READ_ERRORS, describe_error, open_input, read_lines
 
 TOO_LONG = f"is longer than {MAX_LINE:,} bytes"
+MAX_NAMED = 100_000  # rows of a table that cannot be used, and are named one by one
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,24 @@ class Row:
     origin: str
     values: dict[str, object]
     problem: str | None = None
+
+
+class NamedProblems:
+    """How many of a table's rows that cannot be used are named: a few MB of a damaged one may hold millions of them."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def is_full(self) -> bool:
+        """Count one more; whether it is too many to be named."""
+        self.count += 1
+        return self.count > MAX_NAMED
+
+    def further(self, name: str) -> Iterator[Item]:
+        """One item for all that were too many."""
+        if self.count > MAX_NAMED:
+            problem = f"{self.count - MAX_NAMED:,} further rows cannot be used; is {name} the right table?"
+            yield Item(f"{name}:further", None, (), name, problem=problem)
 
 
 def read_rows(path: Path, name: str, *, needed: Collection[str]) -> Iterator[Row]:
@@ -72,7 +92,7 @@ def _separated(file: BinaryIO, name: str, needed: Collection[str], *, delimiter:
     for number, record in records:
         key, origin = f"{name}:{number}", f"{shown(name)} line {number}"
         bad = record if isinstance(record, str) else _not_utf8(record) or _too_long(record, header)
-        values: dict[str, object] = {} if bad else dict(zip(header, record, strict=False))
+        values: dict[str, object] = {} if bad else dict.fromkeys(header) | dict(zip(header, record, strict=False))
         yield Row(key, origin, values, f"{origin} {bad}" if bad else None)
 
 
@@ -123,8 +143,11 @@ def _records(file: BinaryIO, delimiter: str) -> Iterator[tuple[int, list[str] | 
 
 
 def _not_utf8(record: list[str]) -> str | None:
-    escaped = [letter for value in record for letter in value if "\udc80" <= letter <= "\udcff"]
-    return f"is not UTF-8: byte 0x{ord(escaped[0]) - 0xDC00:02x}; save it as UTF-8" if escaped else None
+    try:
+        "".join(record).encode()
+    except UnicodeEncodeError as error:  # of a byte that `_text_lines` escaped
+        return f"is not UTF-8: byte 0x{ord(error.object[error.start]) - 0xDC00:02x}; save it as UTF-8"
+    return None
 
 
 def _too_long(record: list[str], header: list[str]) -> str | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ldm_train.data.items import Item, PictureFile, shown
 from ldm_train.data.sources.base import Source
-from ldm_train.data.sources.rows import READERS, Row, read_rows
+from ldm_train.data.sources.rows import READERS, NamedProblems, Row, read_rows
 from ldm_train.data.sources.told import by_values, choice_of, lasting_key
 
 LONGEST = 200  # characters of a name in a message
@@ -63,9 +63,11 @@ class Table(Source):
             if column is not None:
                 self._require(column, setting)
         found: dict[str, Item] = {}
-        others = []
+        others, named = [], NamedProblems()
         for row in read_rows(self.path, self.path.name, needed=self.needed):
             item = Item(row.key, None, (), row.origin, problem=row.problem) if row.problem else self._item(row)
+            if item.problem is not None and named.is_full():
+                continue
             first = found.setdefault(item.key, item)
             if first is not item and mergeable(first, item):
                 further = tuple(text for text in item.captions if text not in first.captions)
@@ -74,6 +76,7 @@ class Table(Source):
                 others.append(item)
         yield from found.values()
         yield from others
+        yield from named.further(shown(self.path.name))
 
     def _require(self, column: str, setting: str) -> None:
         """Refuse a column that no row has; most often the first row shows that it is there."""

@@ -113,7 +113,11 @@ def as_text(value: object) -> str:
         text = json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, list | dict) else str(value)
     except READ_ERRORS:  # nested too deep, or a number of thousands of digits
         return ""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return text  # the same object, which many rows may share
 
 
 def lasting_key(value: object) -> str | None:
@@ -127,11 +131,12 @@ def _unusable(captions: Iterable[str], origin: str) -> str | None:
     for caption in captions:
         if "\0" in caption:
             return f"no caption: {origin} holds a NUL byte, so it is binary: {shown(caption[:40])}"
-        size = len(caption.encode("utf-8", "surrogatepass"))
+        try:
+            size = len(caption.encode())
+        except UnicodeEncodeError:
+            return f"no caption: {origin} is not valid Unicode: {shown(caption[:40])}"
         if size > MAX_TEXT:  # cut, it would say something else
             return f"no caption: {origin} has a caption of {size:,} bytes; at most {MAX_TEXT:,} are read"
-        if any("\ud800" <= letter <= "\udfff" for letter in caption):
-            return f"no caption: {origin} is not valid Unicode: {shown(caption[:40])}"
     return None
 
 

@@ -1,0 +1,165 @@
+"""Row groups of a parquet file, with limits on what they unpack to; a damaged one spares the others."""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, BinaryIO
+
+from ldm_train.data.items import shown
+from ldm_train.data.sources.arrow import unpacked_bytes
+from ldm_train.util.inputs import MAX_TABLE, describe_error
+
+if TYPE_CHECKING:
+    from pyarrow import DataType, RecordBatch
+    from pyarrow.parquet import FileMetaData, ParquetFile
+
+ROWS = 1000  # of a batch
+FEW_ROWS = 2**20  # of a table; of more, each takes a byte of the file at least, for no two name one picture and say the same
+MAX_FOOTER = 64 * 2**20  # bytes of what describes a file's columns
+MAX_CHUNK = 2**30  # bytes of a column of a row group, encoded but not compressed
+SUSPICIOUS = 64 * 2**20, 100  # bytes of a column, and times its compressed size, that no captions come to
+TEXTS = re.compile(r"[^.]+(\.list\.(element|item))?")  # columns of texts, and of lists of texts
+
+
+@dataclass(frozen=True)
+class SkippedGroup:
+    """A row group that was not read."""
+
+    num_rows: int
+    problem: str
+
+
+@dataclass(frozen=True)
+class ColumnSize:
+    """Bytes of a column, in one row group or in all, as the file's footer gives them."""
+
+    packed: int = 0
+    unpacked: int = 0
+
+    def __add__(self, other: "ColumnSize") -> "ColumnSize":
+        return ColumnSize(self.packed + other.packed, self.unpacked + other.unpacked)
+
+    @property
+    def suspicious(self) -> bool:
+        return self.unpacked > SUSPICIOUS[0] and self.unpacked > SUSPICIOUS[1] * self.packed
+
+
+def read_batches(file: BinaryIO, needed: Collection[str]) -> Iterator["RecordBatch | SkippedGroup"]:
+    """Read a parquet file in small batches, without its pictures and without columns that unpack to far more than a table.
+
+    Texts stay as dictionaries, for a value that is stored once may be used by every row.
+
+    Args:
+        needed: columns without which a row group is of no use.
+
+    Raises:
+        OSError: its footer is too long, it has more rows than a file of its size can describe, or one of the needed columns
+            unpacks to more than `MAX_TABLE` bytes.
+    """
+    from pyarrow import parquet
+
+    limit = ColumnLimit(needed)
+    _check_footer(file)
+    with parquet.ParquetFile(file) as plain:
+        _check_rows(plain.metadata, os.fstat(file.fileno()).st_size)
+        texts = [leaf.path for leaf in map(plain.schema.column, range(len(plain.schema.names))) if _is_text(leaf)]
+        columns = [column.name for column in plain.schema_arrow if not _holds_bytes(column.type)]
+        large = _large_columns(plain.metadata)
+        with parquet.ParquetFile(file, read_dictionary=texts) as opened:
+            for group in range(opened.num_row_groups):
+                for batch in _read_group(opened, group, columns, needed, large[group]):
+                    yield batch if isinstance(batch, SkippedGroup) else limit.within(batch)
+
+
+class ColumnLimit:
+    """Counts the bytes of each column, for one short value may be that of a million rows."""
+
+    def __init__(self, needed: Collection[str]) -> None:
+        self.needed = needed
+        self.taken: Counter[str] = Counter()
+
+    def within(self, batch: "RecordBatch") -> "RecordBatch":
+        """The batch without columns that have had too many bytes by now. Raises OSError if one of them is needed."""
+        for name, column in zip(batch.schema.names, batch.columns, strict=True):
+            self.taken[name] += unpacked_bytes(column)
+            if self.taken[name] > MAX_TABLE and name in self.needed:
+                raise OSError(f"its column {shown(name)!r} unpacks to more than {MAX_TABLE:,} bytes")
+        return batch.select([name for name in batch.schema.names if self.taken[name] <= MAX_TABLE])
+
+
+def _check_footer(file: BinaryIO) -> None:
+    """Raise OSError for a description of the file that is longer than any."""
+    file.seek(-min(8, os.fstat(file.fileno()).st_size), os.SEEK_END)
+    length, mark = int.from_bytes(file.read(4), "little"), file.read(4)
+    if mark == b"PAR1" and length > MAX_FOOTER:  # of any other end, pyarrow says what is wrong
+        raise OSError(f"its footer has {length:,} bytes; at most {MAX_FOOTER:,} are read")
+
+
+def _check_rows(metadata: "FileMetaData", size: int) -> None:
+    rows = sum(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))
+    if rows > FEW_ROWS and rows > size:
+        raise OSError(f"it has {rows:,} rows in {size:,} bytes, which cannot all be about different pictures")
+
+
+def _read_group(
+    file: "ParquetFile", group: int, columns: list[str], needed: Collection[str], large: dict[str, int]
+) -> Iterator["RecordBatch | SkippedGroup"]:
+    bad = next((name for name in columns if name in large and name in needed), None)
+    rows, all_rows = 0, file.metadata.row_group(group).num_rows
+    if bad is not None:
+        yield SkippedGroup(all_rows, f"row group {group}: its column {shown(bad)!r} unpacks to {large[bad]:,} bytes")
+        return
+    usable = [name for name in columns if name not in large]
+    problem = ""
+    for some in (usable, [name for name in usable if name in needed]):  # a damaged column that is not needed costs no row
+        try:
+            for batch in _from_row(file.iter_batches(batch_size=ROWS, row_groups=[group], columns=some), rows):
+                rows += batch.num_rows
+                yield batch
+            return
+        except Exception as error:  # whatever pyarrow raises about damaged pages
+            problem = describe_error(error)
+    yield SkippedGroup(all_rows - rows, f"row group {group} cannot be read after {rows} of {all_rows} rows: {problem}")
+
+
+def _from_row(batches: Iterator["RecordBatch"], start: int) -> Iterator["RecordBatch"]:
+    for batch in batches:
+        if start < batch.num_rows:
+            yield batch.slice(start)
+        start = max(0, start - batch.num_rows)
+
+
+def _large_columns(metadata: "FileMetaData") -> list[dict[str, int]]:
+    """The columns of each row group that unpack to too many bytes, there or in all row groups, with that number."""
+    groups = [_column_sizes(metadata, group) for group in range(metadata.num_row_groups)]
+    large = [
+        {name: size.unpacked for name, size in sizes.items() if size.suspicious or size.unpacked > MAX_CHUNK}
+        for sizes in groups
+    ]
+    total: dict[str, ColumnSize] = {}
+    for sizes, some in zip(groups, large, strict=True):
+        for name in sizes.keys() - some.keys():  # so that a group of zeros does not spoil the others
+            total[name] = total.get(name, ColumnSize()) + sizes[name]
+    everywhere = {name: size.unpacked for name, size in total.items() if size.suspicious}
+    return [everywhere | some for some in large]
+
+
+def _column_sizes(metadata: "FileMetaData", group: int) -> dict[str, ColumnSize]:
+    sizes: dict[str, ColumnSize] = {}
+    for number in range(metadata.num_columns):
+        chunk = metadata.row_group(group).column(number)
+        name = chunk.path_in_schema.partition(".")[0]
+        unpacked = max(chunk.total_uncompressed_size, chunk.num_values)  # a value that repeats takes no byte
+        sizes[name] = sizes.get(name, ColumnSize()) + ColumnSize(chunk.total_compressed_size, unpacked)
+    return sizes
+
+
+def _is_text(leaf: object) -> bool:
+    return getattr(leaf, "physical_type", "") == "BYTE_ARRAY" and bool(TEXTS.fullmatch(getattr(leaf, "path", "")))
+
+
+def _holds_bytes(kind: "DataType") -> bool:
+    """Whether a column's type has bytes in it, as pictures do, at any depth."""
+    return "binary" in str(kind)
