@@ -18,7 +18,7 @@ from ldm_train.data.manifest import (
     read_manifest,
 )
 from ldm_train.util.files import is_temporary, make_folder
-from ldm_train.util.ownership import CACHE, carries_mark, check_folder, list_names
+from ldm_train.util.ownership import CACHE, carries_mark, check_folder, is_system_file, list_names
 from ldm_train.util.replacing import ReplacedFolder, check_replaceable
 
 
@@ -120,8 +120,8 @@ def check_cache(folder: Path) -> None:
         return
     manifest = json.loads((folder / CACHE.mark).read_text(encoding="utf-8"))
     known = {CACHE.mark, *manifest["shards"], *manifest["files"]}
-    foreign = sorted(path.name for path in folder.iterdir() if path.name not in known and not is_temporary(path))
-    if foreign:
+    paths = (path for path in folder.iterdir() if not is_temporary(path) and not is_system_file(path))
+    if foreign := sorted(path.name for path in paths if path.name not in known):
         raise ValueError(
             f"cache={folder} holds {list_names(foreign)}, which `ldm-train encode` did not write; the new cache "
             "replaces the whole folder. Nothing was changed; move that out of the folder"
