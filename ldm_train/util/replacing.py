@@ -6,6 +6,7 @@ finds either the old folder or the new one.
 """
 
 import os
+import shlex
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -114,7 +115,13 @@ class ReplacedFolder:
             self._move(self.previous, self.discarded)
 
     def _move(self, source: Path, target: Path) -> None:
-        source.rename(target)
+        try:
+            source.rename(target)
+        except PermissionError as error:  # a folder without the right to write in it cannot be moved
+            raise PermissionError(
+                f"{self.setting}={self.folder} cannot be replaced ({error}); nothing was changed. Allow writing to it "
+                f"(chmod u+w {shlex.quote(str(self.folder))}) and repeat the command, or choose another {self.setting}"
+            ) from error
         flush_folder(target.parent)
         flush_folder(source.parent)
 

@@ -30,7 +30,7 @@ def test_names_next_to_the_cache_are_the_user_s(
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("mine")
     before = digests(tmp_path)
-    answer = encode(pictures, own, "dtype=float16", "trust=stat")
+    answer = encode(pictures, own, "dtype=float16", "unchanged_by=stat")
     assert answer.code == 0, answer.err
     after = digests(tmp_path)
     assert {path: after[path] for path in before if not path.startswith("cache/")} == {
@@ -118,6 +118,43 @@ def test_what_cannot_be_removed_yet_does_not_block_the_next_encoding(
     assert str(working) in answer.out
     assert working.is_dir()
     assert encode(pictures, own, EXACT).code == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["cache"]
+
+
+def test_a_cache_that_may_not_be_moved_stays_and_the_message_says_what_to_allow(
+    own: Path, pictures: Path, encode: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename, before = Path.rename, digests(own)
+
+    def refuse(path: Path, target: Path) -> Path:
+        if path == own:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return rename(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", refuse)
+        answer = encode(pictures, own, "dtype=float16")
+    assert answer.code == 1
+    assert f"chmod u+w {own}" in answer.err
+    assert digests(own) == before
+    assert "before an interruption" in encode(pictures, own, "dtype=float16").out
+
+
+def test_an_encoding_that_is_interrupted_says_so_and_goes_on(
+    cache: Path, pictures: Path, encode: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ldm_train.training.encoding import WriteParts
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(WriteParts, "on_predict_batch_end", interrupt)
+        answer = encode(pictures, tmp_path / "cache", EXACT)
+    assert answer.code == 130
+    assert "interrupted" in answer.err
+    assert encode(pictures, tmp_path / "cache", EXACT).code == 0
+    assert digests(tmp_path / "cache") == digests(cache)
     assert [path.name for path in tmp_path.iterdir()] == ["cache"]
 
 
