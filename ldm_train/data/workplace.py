@@ -17,7 +17,7 @@ from ldm_train.data.manifest import (
     read_manifest,
 )
 from ldm_train.util.files import is_temporary, make_folder
-from ldm_train.util.ownership import CACHE, check_folder, read_mark
+from ldm_train.util.ownership import CACHE, check_folder, is_system_file, read_mark
 from ldm_train.util.replacing import ReplacedFolder, check_replaceable
 from ldm_train.util.text import list_names
 
@@ -121,8 +121,8 @@ def check_cache(folder: Path) -> None:
         return
     files = [names for names in (manifest["shards"], manifest["files"]) if isinstance(names, dict)]
     known = {CACHE.mark}.union(*files)
-    foreign = sorted(path.name for path in folder.iterdir() if path.name not in known and not is_temporary(path))
-    if foreign:
+    paths = (path for path in folder.iterdir() if not is_temporary(path) and not is_system_file(path))
+    if foreign := sorted(path.name for path in paths if path.name not in known):
         raise ValueError(
             f"cache={folder} holds {list_names(foreign)}, which `ldm-train encode` did not write; the new cache "
             "replaces the whole folder. Nothing was changed; move that out of the folder"

@@ -18,6 +18,7 @@ from ldm_train.tasks.parts.source import look, refuse_settings, refuse_shapes
 from ldm_train.tasks.running.lightning import alone, launched_rank, refuse_processes
 from ldm_train.tasks.settings.config import build
 from ldm_train.tasks.settings.describe import Encoders, describe
+from ldm_train.util.files import hidden_path
 from ldm_train.util.safe_json import Json
 
 MOST_DROPPED = 0.1
@@ -72,7 +73,7 @@ def lead(config: DictConfig, place: Workplace, crop: Crop) -> int:
     known = Known.of(place.folder)
     for name, problem in known.damaged.items():
         print(f"{place.folder / name} {problem}: what it held is encoded again")
-    remembered = place.folder.with_name(f".{place.folder.name}.ldm-train-stat.json")
+    remembered = hidden_path(place.folder, ".ldm-train-stat.json")
     memory = Memory(remembered) if config.unchanged_by == "stat" else None
     found = look(config, memory=memory, spool=place.spool)
     job = Job(config, place, crop, known, found, describe(config, known.manifest, cache=place.folder))

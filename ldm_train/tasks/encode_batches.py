@@ -17,6 +17,7 @@ from ldm_train.encoders.latents import Scaling
 from ldm_train.tasks.running.lightning import alone, options, quiet
 from ldm_train.tasks.settings.config import build
 from ldm_train.training.encoding import Batches, Encoding, EncodingData, Rendering, WriteParts
+from ldm_train.util.interrupts import interruptible
 
 
 def encode_batches(
@@ -57,7 +58,8 @@ def encode_batches(
         inference_mode=True,
         **options(config.trainer),  # type: ignore[arg-type]
     )
-    trainer.predict(encoding, EncodingData(read, workers=config.workers), return_predictions=False)
+    with interruptible():
+        trainer.predict(encoding, EncodingData(read, workers=config.workers), return_predictions=False)
 
 
 def refuse_scale(manifest: Manifest) -> None:

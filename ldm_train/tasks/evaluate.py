@@ -19,7 +19,7 @@ from ldm_train.tasks.parts.assemble import choose_device
 from ldm_train.tasks.settings.config import build
 from ldm_train.tasks.train import training_module
 from ldm_train.training.held_out import held_out_losses
-from ldm_train.util.files import make_folder
+from ldm_train.util.files import hidden_path, make_folder
 from ldm_train.util.locks import hold_lock
 from ldm_train.util.ownership import check_file
 
@@ -31,7 +31,7 @@ def run(config: DictConfig) -> None:
     check_outputs(out, draws=config.pictures is None, sweeps=sweeps)
     make_folder(out.parent)
     busy = f"out={out} is being written by another process; wait for it, or choose another out"
-    with hold_lock(out.with_name(f".{out.name}.ldm-train-lock"), busy=busy, remove=True):
+    with hold_lock(hidden_path(out, ".ldm-train-lock"), busy=busy, remove=True):
         if config.pictures is not None:
             result = of_gallery(config)
         elif config.pipeline is not None:

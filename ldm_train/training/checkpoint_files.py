@@ -109,7 +109,9 @@ def newest_whole(run_dir: Path) -> Path | None:
             return path
         print(f"warning: {path} is damaged ({problem})")
     if found:
-        raise ValueError(f"all checkpoints in {last.parent} are damaged; remove them to start {run_dir} anew")
+        raise ValueError(
+            f"all checkpoints in {last.parent} are damaged; set resume=restart to remove them and start {run_dir} anew"
+        )
     return None
 
 

@@ -29,6 +29,7 @@ from ldm_train.training.loggers.table import CSVTable
 from ldm_train.training.loggers.tensorboard import TensorBoard
 from ldm_train.training.micro_batch import MicroBatch
 from ldm_train.util.files import link_file
+from ldm_train.util.interrupts import interruptible
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,8 @@ def run(
         **options,  # type: ignore[arg-type]
     )
     try:
-        trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+        with interruptible():
+            trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
     except torch.OutOfMemoryError as error:
         raise ValueError(micro_batch.advice) from error
     return stop.reason if trainer.global_step < limits.max_steps else None

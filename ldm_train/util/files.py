@@ -19,16 +19,20 @@ except ImportError:  # not on every system
     fcntl = None  # type: ignore[assignment]
 
 SUFFIX = ".ldm-train-writing"
-LONGEST_NAME = 255 - len(SUFFIX) - 1  # bytes of a file's name, with room for the dot and the suffix
+LONGEST_NAME = 255  # bytes of a file's name, the dot and the suffix among them
 UNSUPPORTED = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES, errno.EPERM, errno.EBADF}
 
 
 def temporary_path(path: Path) -> Path:
     """Return the name under which `path` is written until it is complete."""
-    name = path.name
-    if len(os.fsencode(name)) > LONGEST_NAME:
-        name = hashlib.sha256(os.fsencode(name)).hexdigest()
-    return path.with_name(f".{name}{SUFFIX}")
+    return hidden_path(path, SUFFIX)
+
+
+def hidden_path(path: Path, suffix: str) -> Path:
+    """Return a hidden path next to another one: `.NAME` and the suffix, or a digest instead of a long name."""
+    name = os.fsencode(path.name)
+    text = path.name if len(name) + len(suffix) < LONGEST_NAME else hashlib.sha256(name).hexdigest()
+    return path.with_name(f".{text}{suffix}")
 
 
 @contextmanager

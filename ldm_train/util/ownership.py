@@ -4,6 +4,7 @@ A folder may be written to if it is missing, empty, or carries the mark of its k
 may be written over if `ldm-train` wrote it. Everything else is refused, and what is refused is left as it was.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,11 @@ from ldm_train.util.safe_json import Json, read_object
 from ldm_train.util.text import list_names
 
 LOCK = ".lock"
+# What file managers and network drives put into any folder without a question; nobody keeps anything in them.
+SYSTEM_FILES = re.compile(
+    r"\.DS_Store|\._.+|\.localized|\.directory|thumbs\.db|ehthumbs\.db|desktop\.ini|\.nfs[0-9a-f]+|\.fuse_hidden[0-9a-f]+",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -63,8 +69,7 @@ def check_folder(folder: Path, kind: FolderKind, *, setting: str, given: str | N
         ValueError: it is something else, and nothing was changed.
     """
     value = str(folder) if given is None else given
-    if not value.strip():
-        raise ValueError(f"{setting} is empty; give it a folder's name (is a variable of the shell unset?)")
+    check_given(value, setting=setting)
     if not folder.exists() and not folder.is_symlink():
         return
     if not folder.is_dir():
@@ -78,11 +83,31 @@ def check_folder(folder: Path, kind: FolderKind, *, setting: str, given: str | N
         )
 
 
+def check_given(value: str, *, setting: str) -> None:
+    """Raise if a path to write to is what the shell should have replaced: nothing, or ~.
+
+    Raises:
+        ValueError: it is.
+    """
+    if not value.strip():
+        raise ValueError(f"{setting} is empty; give it a name (is a variable of the shell unset?)")
+    if Path(value).parts[:1] == ("~",):
+        home = Path.home().joinpath(*Path(value).parts[1:])
+        raise ValueError(f"{setting}={value} begins with ~, which your shell did not replace; write {setting}={home}")
+
+
+def is_system_file(path: Path) -> bool:
+    """Return whether a file was put there by a file manager or a network drive, such as .DS_Store."""
+    return SYSTEM_FILES.fullmatch(path.name) is not None and not path.is_dir()
+
+
 def foreign_names(folder: Path, kind: FolderKind) -> list[str]:
     """Return what a folder without the kind's mark holds that `ldm-train` did not begin to write; nothing with the mark."""
     if carries_mark(folder, kind):
         return []
-    return sorted(path.name for path in folder.iterdir() if path.name not in kind.unfinished and not is_temporary(path))
+    expected = kind.unfinished | {"lost+found"}  # which a new disk has
+    paths = (path for path in folder.iterdir() if not is_temporary(path) and not is_system_file(path))
+    return sorted(path.name for path in paths if path.name not in expected)
 
 
 def check_file(path: Path, is_ours: Callable[[Path], bool], *, setting: str) -> None:
@@ -95,8 +120,11 @@ def check_file(path: Path, is_ours: Callable[[Path], bool], *, setting: str) -> 
     Raises:
         ValueError: it is something else, and nothing was changed.
     """
-    if not str(path).strip() or path == Path():
-        raise ValueError(f"{setting} is empty; give it a file's name (is a variable of the shell unset?)")
+    if path == Path():
+        raise ValueError(
+            f"{setting} is empty or the current folder; give it a file's name (is a variable of the shell unset?)"
+        )
+    check_given(str(path), setting=setting)
     if path.is_dir():
         raise ValueError(f"{setting}={path} is a folder, and a file is written there; choose a name in it")
     if not path.exists():

@@ -6,14 +6,15 @@ finds either the old folder or the new one.
 """
 
 import os
+import shlex
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ldm_train.util.files import atomic_write, flush_folder, make_folder, remove_temporaries
+from ldm_train.util.files import atomic_write, flush_folder, hidden_path, make_folder, remove_temporaries
 from ldm_train.util.locks import hold_lock
-from ldm_train.util.ownership import FolderKind, check_folder
+from ldm_train.util.ownership import FolderKind, check_folder, check_given
 
 WORKING = FolderKind("a working folder of ldm-train", "working.json", frozenset({"ldm_train_works_on"}))
 
@@ -31,7 +32,7 @@ class ReplacedFolder:
         self.folder = folder
         self.setting = setting
         self.check = check
-        self.working = folder.with_name(f".{folder.name}.ldm-train-working")
+        self.working = hidden_path(folder, ".ldm-train-working")
         self.new = self.working / "new"
         self.previous, self.discarded = self.working / "previous", self.working / "discarded"
 
@@ -45,7 +46,7 @@ class ReplacedFolder:
             ValueError: another process writes it, or it is something that may not be replaced.
         """
         make_folder(self.folder.parent)
-        lock = self.folder.with_name(f".{self.folder.name}.ldm-train-lock")
+        lock = hidden_path(self.folder, ".ldm-train-lock")
         busy = f"{self.setting}={self.folder} is being written by another process; wait for it, or stop it"
         with hold_lock(lock, busy=busy, remove=True):
             check_folder(self.working, WORKING, setting=self.setting)
@@ -120,7 +121,13 @@ class ReplacedFolder:
             self._move(self.previous, self.discarded)
 
     def _move(self, source: Path, target: Path) -> None:
-        source.rename(target)
+        try:
+            source.rename(target)
+        except PermissionError as error:  # a folder without the right to write in it cannot be moved
+            raise PermissionError(
+                f"{self.setting}={self.folder} cannot be replaced ({error}); nothing was changed. Allow writing to it "
+                f"(chmod u+w {shlex.quote(str(self.folder))}) and repeat the command, or choose another {self.setting}"
+            ) from error
         flush_folder(target.parent)
         flush_folder(source.parent)
 
@@ -145,8 +152,12 @@ def check_replaceable(folder: Path, *, setting: str, given: str) -> None:
     Raises:
         ValueError: it is the current or the home folder, one around them, a mount point, or the setting is empty.
     """
-    if not given.strip():
-        raise ValueError(f"{setting} is empty; give it a folder's name (is a variable of the shell unset?)")
+    check_given(given, setting=setting)
+    if Path(given).is_symlink() and not Path(given).exists():
+        raise ValueError(
+            f"{setting}={given} is a link to {folder}, which is not there; mount that disk, make that folder, "
+            "or remove the link"
+        )
     for place, noun in ((Path.cwd(), "the current folder"), (Path.home(), "the home folder")):
         if folder in (place, *place.parents):
             raise ValueError(f"{setting}={given} is {noun}, or contains it, and would be replaced; name a folder in it")

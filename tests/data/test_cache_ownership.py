@@ -84,6 +84,93 @@ def test_a_file_of_a_user_s_in_the_cache_is_named_and_kept(
     assert encode(pictures, own, "dtype=float16").code == 0
 
 
+def test_a_file_of_the_system_in_the_cache_does_not_keep_it_from_being_replaced(
+    own: Path, pictures: Path, encode: Callable, tmp_path: Path
+) -> None:
+    (own / ".DS_Store").write_text("icons")
+    answer = encode(pictures, own, "dtype=float16")
+    assert answer.code == 0, answer.err
+    assert [path.name for path in tmp_path.iterdir()] == ["cache"]
+    (own / "Thumbs.db").mkdir()
+    answer = encode(pictures, own, EXACT)
+    assert answer.code == 1
+    assert "Thumbs.db" in answer.err
+
+
+def test_a_link_to_what_is_not_there_is_refused(pictures: Path, encode: Callable, tmp_path: Path) -> None:
+    """Else the cache of a disk that is not mounted would be made next to the point where it is mounted."""
+    (tmp_path / "cache").symlink_to(tmp_path / "disk/cache")
+    answer = encode(pictures, tmp_path / "cache")
+    assert answer.code == 1
+    assert str(tmp_path / "disk/cache") in answer.err
+    assert [path.name for path in tmp_path.iterdir()] == ["cache"]
+
+
+def test_what_cannot_be_removed_yet_does_not_block_the_next_encoding(
+    own: Path, pictures: Path, encode: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a network drive, where a file that a training run has open cannot be removed."""
+    remove = shutil.rmtree
+
+    def refuse(path: Path, **more: bool) -> None:
+        if path.name == "discarded" and path.exists():
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
+        remove(path, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", refuse)
+        answer = encode(pictures, own, "dtype=float16")
+    working = Workplace(own).working
+    assert answer.code == 1
+    assert str(working) in answer.err
+    assert working.is_dir()
+    assert encode(pictures, own, EXACT).code == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["cache"]
+
+
+def test_a_cache_that_may_not_be_moved_stays_and_the_message_says_what_to_allow(
+    own: Path, pictures: Path, encode: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename, before = Path.rename, digests(own)
+
+    def refuse(path: Path, target: Path) -> Path:
+        if path == own:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return rename(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", refuse)
+        answer = encode(pictures, own, "dtype=float16")
+    assert answer.code == 1
+    assert f"chmod u+w {own}" in answer.err
+    assert digests(own) == before
+    assert "before an interruption" in encode(pictures, own, "dtype=float16").out
+
+
+def test_an_encoding_that_is_interrupted_says_so_and_goes_on(
+    cache: Path, pictures: Path, encode: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ldm_train.training.encoding import WriteParts
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(WriteParts, "on_predict_batch_end", interrupt)
+        answer = encode(pictures, tmp_path / "cache", EXACT)
+    assert answer.code == 130
+    assert "interrupted" in answer.err
+    assert encode(pictures, tmp_path / "cache", EXACT).code == 0
+    assert digests(tmp_path / "cache") == digests(cache)
+    assert [path.name for path in tmp_path.iterdir()] == ["cache"]
+
+
+def test_a_cache_may_have_the_longest_name(pictures: Path, encode: Callable, tmp_path: Path) -> None:
+    answer = encode(pictures, tmp_path / ("x" * 255))
+    assert answer.code == 0, answer.err
+    assert [len(path.name) for path in tmp_path.iterdir()] == [255]
+
+
 def test_a_working_folder_without_our_mark_is_refused(own: Path, pictures: Path, encode: Callable, tmp_path: Path) -> None:
     working = Workplace(own).working
     working.mkdir()

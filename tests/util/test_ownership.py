@@ -63,3 +63,26 @@ def test_only_a_file_that_the_command_wrote_is_written_over(tmp_path: Path) -> N
     for path in (tmp_path / "photo.png", tmp_path, Path("")):
         with pytest.raises(ValueError, match="out"):
             check_file(path, starts_with_mark, setting="out")
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.mark)
+def test_what_the_system_puts_into_a_folder_does_not_count(tmp_path: Path, kind: FolderKind) -> None:
+    for name in (".DS_Store", "Thumbs.db", "desktop.ini", ".directory", "._a.png", ".nfs000000000012f4ab00000001"):
+        (tmp_path / name).touch()
+    (tmp_path / "lost+found").mkdir()
+    check_folder(tmp_path, kind, setting="out")
+    (tmp_path / ".git").mkdir()
+    (tmp_path / ".localized").mkdir()  # a folder of this name is a user's
+    with pytest.raises(ValueError, match=r"holds \.git, \.localized and is not"):
+        check_folder(tmp_path, kind, setting="out")
+
+
+def test_a_home_folder_that_the_shell_did_not_replace_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for path in (Path("~"), Path("~/a")):
+        with pytest.raises(ValueError, match=f"run_dir={tmp_path / 'home' / path.relative_to('~')}"):
+            check_folder(path, RUN, setting="run_dir")
+        with pytest.raises(ValueError, match=f"out={tmp_path / 'home' / path.relative_to('~')}"):
+            check_file(path, Path.is_file, setting="out")
+    check_folder(Path("~a"), RUN, setting="run_dir")

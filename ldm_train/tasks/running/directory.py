@@ -67,6 +67,7 @@ def prepare(
     if found:
         refuse_other(read_settings(run_dir), config, content, run_dir, record, base=base)
     else:
+        _refuse_other_verb(run_dir, config)
         _start_anew(run_dir)
     if config.resume == "restart":
         config.resume = "auto"  # the restart is for this start only, not for whoever uses this config again
@@ -174,7 +175,8 @@ def read_settings(run_dir: Path) -> DictConfig:
 
 def _unreadable(run_dir: Path, name: str, error: Exception) -> ValueError:
     return ValueError(
-        f"{run_dir} has a checkpoint, but {name}, which says what it is of, cannot be read ({error}); choose another run_dir"
+        f"{run_dir} has a checkpoint, but {name}, which says what it is of, cannot be read ({error}). Bring it back from "
+        "a backup, choose another run_dir, or set resume=restart to remove the checkpoints and start anew"
     )
 
 
@@ -208,6 +210,21 @@ def git_state(folder: Path) -> dict[str, str | bool] | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return {"commit": commit.strip(), "modified": bool(status.strip())}
+
+
+def _refuse_other_verb(run_dir: Path, config: DictConfig) -> None:
+    """Raise if the run there trained a network and this one trains an autoencoder, or the reverse.
+
+    Raises:
+        ValueError: restarting would remove the history and checkpoints of something else.
+    """
+    try:
+        there = read_settings_file(run_dir / CONFIG)
+    except ValueError:  # missing or damaged, so it cannot be compared
+        return
+    if ("network" in there) != ("network" in config):
+        verb = "train" if "network" in there else "train_autoencoder"
+        raise ValueError(f"run_dir={run_dir} is a run of `ldm-train {verb}`. Nothing was removed; choose another run_dir")
 
 
 def _start_anew(run_dir: Path) -> None:

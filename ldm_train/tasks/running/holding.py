@@ -18,7 +18,8 @@ from ldm_train.training.checkpoint_files import checkpoints, last_checkpoint
 from ldm_train.training.run_files import HISTORY, METRICS, written_files
 from ldm_train.util.files import make_folder, remove_files, remove_temporaries, write_error
 from ldm_train.util.locks import hold_lock
-from ldm_train.util.ownership import LOCK, RUN, carries_mark, check_folder
+from ldm_train.util.ownership import LOCK, RUN, carries_mark, check_folder, check_given
+from ldm_train.util.text import list_names
 
 MOMENT = 0.3  # seconds, for which whoever only asks whether a run is going on may have its lock
 
@@ -37,6 +38,8 @@ def hold_run_directory(config: DictConfig) -> Iterator[None]:
         yield
         return
     run_dir = Path(config.run_dir)
+    check_given(str(config.run_dir), setting="run_dir")
+    check_record(run_dir)
     check_folder(run_dir, RUN, setting="run_dir", given=str(config.run_dir))
     made = [folder for folder in (run_dir, *run_dir.parents) if not folder.exists()]
     busy = f"run_dir={run_dir} belongs to a run that is still going; wait for its end, or choose another run_dir"
@@ -71,6 +74,22 @@ def _claim(run_dir: Path, *, resume: str) -> Iterator[None]:
             with suppress(OSError):
                 _undo(run_dir)
         raise
+
+
+def check_record(run_dir: Path) -> None:
+    """Raise if a folder has checkpoints and no readable record of the run that saved them.
+
+    Raises:
+        ValueError: it says what they can still be used for.
+    """
+    if carries_mark(run_dir, RUN) or not (found := checkpoints(run_dir)):
+        return
+    raise ValueError(
+        f"run_dir={run_dir} has {list_names([path.name for path in found])}, but {RECORD}, which says what they are of, is "
+        f"missing or damaged, so the run cannot be continued. Nothing was changed: bring {RECORD} back from a backup, or "
+        f"choose another run_dir. `ldm-train sample` and `ldm-train export` read these checkpoints without it, and "
+        f"network.weights={run_dir} starts a new run from their weights"
+    )
 
 
 def check_checkpoints(run_dir: Path, *, resume: str) -> None:

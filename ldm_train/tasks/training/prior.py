@@ -195,7 +195,10 @@ def encode(config: DictConfig, folder: Path, cache: LatentCache) -> None:
     own.autoencoder, own.text_encoder = config.autoencoder, config.text_encoder
     own.trainer.accelerator, own.scale_check = config.trainer.accelerator, config.scale_check
     if run(own):
-        raise ValueError(f"class pictures in {folder} could not be encoded")
+        raise ValueError(
+            f"{folder / 'pictures'} holds files that could not be encoded; {folder / 'cache' / 'report.json'} names them. "
+            "Move your own out of that folder, remove damaged ones, which are drawn again, and repeat the command"
+        )
 
 
 def name(number: int) -> str:

@@ -88,6 +88,8 @@ def test_what_came_or_changed_since_an_export_is_left_alone(tmp_path: Path) -> N
     with whole_folder(out, {}) as folder:
         (folder / "README.md").write_text("a card")
     accepted(out, tmp_path / "run")
+    (out / ".DS_Store").write_text("icons")
+    accepted(out, tmp_path / "run")
     (out / ".git").mkdir()
     (out / ".git/config").write_text("mine")
     (out / "README.md").write_text("a card with its licence")

@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -117,6 +118,37 @@ def test_a_folder_that_is_no_run_directory_is_left_as_it_was(
     assert place.strip("' ") in answer.err
     assert "Traceback" not in answer.err
     assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("record", [None, "", "{"], ids=["missing", "empty", "cut short"])
+@pytest.mark.parametrize("resume", ["auto", "never", "restart"])
+def test_checkpoints_without_a_record_are_kept_and_the_message_says_what_they_are_good_for(
+    record: str | None, resume: str, trained: Path, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    shutil.copytree(trained, run_dir)
+    (run_dir / "run.json").unlink()
+    if record is not None:
+        (run_dir / "run.json").write_text(record)
+    before = tree(run_dir)
+    message = refused(run_dir, resume)
+    assert f"network.weights={run_dir}" in message
+    assert "run.json" in message
+    assert tree(run_dir) == before
+
+
+def test_an_autoencoder_does_not_restart_over_a_network(
+    trained: Path, pictures: Path, ldm_train: Callable, autoencoder_settings: list[str], tmp_path: Path
+) -> None:
+    shutil.copytree(trained, tmp_path / "run")
+    before = files(tmp_path / "run")
+    words = [f"source.path={pictures}", f"run_dir={tmp_path / 'run'}", *autoencoder_settings, "resume=restart"]
+    answer = ldm_train("train_autoencoder", *words)
+    assert answer.code == 1
+    assert f"run_dir={tmp_path / 'run'}" in answer.err
+    assert "`ldm-train train`" in answer.err
+    changed = {name for name, content in before.items() if files(tmp_path / "run").get(name) != content}
+    assert changed <= {"run.json"}, "only the end of this start may be recorded"
 
 
 # Starts that end early

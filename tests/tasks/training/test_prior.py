@@ -111,6 +111,22 @@ def test_other_weights_or_settings_draw_anew(trained: Path, cache: Path, train: 
     assert [json.loads(line)["text"] for line in lines] == ["a square", "a circle"] * 2 + ["a square"]
 
 
+def test_a_file_of_the_user_s_among_the_class_pictures_is_kept_and_the_message_says_where(
+    trained: Path, cache: Path, train: Callable, tmp_path: Path
+) -> None:
+    words, folder = (f"network.weights={trained}", *WORDS), tmp_path / "run" / "prior"
+    assert train(cache, tmp_path / "run", *words, f"prior.prompts={PROMPT}").code == 0
+    mine = folder / "pictures" / "mine.png"
+    mine.write_bytes((folder / "pictures" / "00000.png").read_bytes())
+    (folder / "pictures" / ".DS_Store").write_text("icons")
+    restart = (*words, "resume=restart", "prior.prompts=[a square]")
+    answer = train(cache, tmp_path / "run", *restart)
+    assert answer.code == 1
+    assert str(folder / "pictures") in answer.err
+    mine.rename(tmp_path / "mine.png")
+    assert train(cache, tmp_path / "run", *restart).code == 0
+
+
 def test_a_users_own_pictures_are_no_class_pictures(trained: Path, cache: Path, train: Callable, tmp_path: Path) -> None:
     run_dir, words = tmp_path / "run", (f"network.weights={trained}", *WORDS)
     assert train(cache, run_dir, *words, "max_steps=1").code == 0
