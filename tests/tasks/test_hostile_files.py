@@ -73,7 +73,7 @@ def test_a_picture_that_is_damaged_further_in_is_replaced(tmp_path: Path, capsys
     content = (tmp_path / "b.png").read_bytes()
     (tmp_path / "b.png").write_bytes(content[: content.index(b"IDAT") + 8])
     Image.new("RGB", (4, 4), "red").save(tmp_path / "c.png")
-    items = usable(Folder(str(tmp_path)))
+    items, _ = usable(Folder(str(tmp_path)))
     data = Pictures(items, size=4, batch_size=3)
     for _ in range(2):
         images = data.images(items)
