@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ldm_train.tasks.settings.safe_yaml import read_settings_file
+from ldm_train.util.inputs import open_input
 from ldm_train.util.safe_json import parse_json, read_json, read_text
 
 CONFIG = "config.yaml"
@@ -130,7 +131,7 @@ def is_locked(path: Path) -> bool | None:
     try:
         import fcntl  # not on every system
 
-        with (path / LOCK).open("rb") as file:
+        with open_input(path / LOCK, limit=None) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False
