@@ -3,7 +3,6 @@
 Nothing of the old cache is touched before the new one is whole.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +17,7 @@ from ldm_train.data.manifest import (
     read_manifest,
 )
 from ldm_train.util.files import is_temporary, make_folder
-from ldm_train.util.ownership import CACHE, carries_mark, check_folder, list_names
+from ldm_train.util.ownership import CACHE, check_folder, list_names, read_mark
 from ldm_train.util.replacing import ReplacedFolder, check_replaceable
 
 
@@ -116,10 +115,10 @@ def check_cache(folder: Path) -> None:
         ValueError: it is not, and nothing was changed.
     """
     check_folder(folder, CACHE, setting="cache")
-    if not carries_mark(folder, CACHE):
+    if not (manifest := read_mark(folder, CACHE)):
         return
-    manifest = json.loads((folder / CACHE.mark).read_text(encoding="utf-8"))
-    known = {CACHE.mark, *manifest["shards"], *manifest["files"]}
+    named = [manifest[key] for key in ("shards", "files")]
+    known = {CACHE.mark, *(name for names in named if isinstance(names, dict) for name in names)}
     foreign = sorted(path.name for path in folder.iterdir() if path.name not in known and not is_temporary(path))
     if foreign:
         raise ValueError(

@@ -4,12 +4,12 @@ A folder may be written to if it is missing, empty, or carries the mark of its k
 may be written over if `ldm-train` wrote it. Everything else is refused, and what is refused is left as it was.
 """
 
-import json
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from ldm_train.util.files import is_temporary
+from ldm_train.util.safe_json import Json, read_object
 
 LARGEST_MARK = 2**26  # bytes; ours have some kilobytes
 LOCK = ".lock"
@@ -40,14 +40,16 @@ PICTURES = FolderKind("a folder of drawn pictures", "pictures.json", frozenset({
 
 def carries_mark(folder: Path, kind: FolderKind) -> bool:
     """Return whether a folder was written by the command that writes this kind."""
-    mark = folder / kind.mark
+    return bool(read_mark(folder, kind))
+
+
+def read_mark(folder: Path, kind: FolderKind) -> dict[str, Json]:
+    """Return the mark of a folder of this kind; nothing if it is of another."""
     try:
-        if not mark.is_file() or mark.stat().st_size > LARGEST_MARK:
-            return False
-        content = json.loads(mark.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(content, dict) and kind.keys <= content.keys()
+        content = read_object(folder / kind.mark, limit=LARGEST_MARK)
+    except (OSError, ValueError):
+        return {}
+    return content if kind.keys <= content.keys() else {}
 
 
 def check_folder(folder: Path, kind: FolderKind, *, setting: str, given: str | None = None) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from ldm_train.tasks.evaluating.pictures import KEPT, kept
 from ldm_train.tasks.sampling.folder import png_texts
 from ldm_train.util.ownership import check_file, check_folder
+from ldm_train.util.safe_json import read_object
 
 KIND = "evaluation"
 SHEET = {"ldm_train": json.dumps({"kind": KIND})}  # the text in a sheet of drawings
@@ -28,10 +29,7 @@ def check_outputs(out: Path, *, draws: bool, sweeps: bool) -> None:
 
 
 def is_result(path: Path) -> bool:
-    if path.stat().st_size > LARGEST:
-        return False
-    content = json.loads(path.read_text(encoding="utf-8"))
-    return isinstance(content, dict) and content.get("kind") == KIND
+    return read_object(path, limit=LARGEST).get("kind") == KIND
 
 
 def is_commented(path: Path) -> bool:

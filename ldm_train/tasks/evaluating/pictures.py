@@ -21,7 +21,7 @@ from ldm_train.data.images import DECODE_ERRORS, decode_problem, nonfinite_numbe
 from ldm_train.tasks.settings.trust import Grants, current_grants, granted
 from ldm_train.util.files import atomic_write, is_temporary, make_folder
 from ldm_train.util.inputs import READ_ERRORS
-from ldm_train.util.ownership import FolderKind, carries_mark
+from ldm_train.util.ownership import FolderKind, read_mark
 
 Painter = Callable[[list[str], Tensor], Tensor]
 Opener = Callable[[DictConfig], Painter]
@@ -71,9 +71,7 @@ def forget_others(out: Path, orders: Sequence[Order]) -> None:
 
 def read_drawn(out: Path) -> set[str]:
     """The names of the folders that evaluations drew into."""
-    if not carries_mark(kept(out), KEPT):
-        return set()
-    names = json.loads((kept(out) / KEPT.mark).read_text(encoding="utf-8"))["drawn"]
+    names = read_mark(kept(out), KEPT).get("drawn")
     return {name for name in names if isinstance(name, str) and KEY.fullmatch(name)} if isinstance(names, list) else set()
 
 

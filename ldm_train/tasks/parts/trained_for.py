@@ -13,8 +13,10 @@ from omegaconf import DictConfig
 
 from ldm_train.data.manifest import Json, differences
 from ldm_train.diffusion.schedule import NoiseSchedule
-from ldm_train.tasks.running.directory import CONFIG, read_record
-from ldm_train.tasks.settings.config import words
+from ldm_train.tasks.parts.trained_part import is_partial
+from ldm_train.tasks.running.directory import CONFIG, RECORD, read_record
+from ldm_train.tasks.settings.config import plain, words
+from ldm_train.tasks.settings.strict import KEPT
 from ldm_train.weights.files import read_told
 from ldm_train.weights.folders import read_json
 
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 TRAINED_FOR = "trained_for"  # the key in `run.json`, in files of weights and in `export.json`
 EXPORT = "export.json"
 WORDS = {"new_words", "new_vectors"}  # of a text encoder: may be added to weights that do not know them
+PARTS = ("autoencoder", "text_encoder", "network")
+WITHOUT_OUTPUT = KEPT["network"] | {"gradient_checkpointing", "dropout"}
 SHORT = 12  # letters of a checksum in a message
 TOLERANCE = 1e-4
 
@@ -40,7 +44,15 @@ def describe_purpose(config: DictConfig, parts: "Parts") -> Purpose:
         "schedule": {"set_by": schedule_words(config), **describe_schedule(parts.schedule)},
         "autoencoder": parts.autoencoder.identity | {"shift": parts.autoencoder.shift, "scale": parts.autoencoder.scale},
         "text_encoder": text,
+        "network": describe_network(config),
     }
+
+
+def describe_network(config: DictConfig) -> dict[str, Json]:
+    """Return a network's settings, without those that change none of its outputs."""
+    values = plain(config.network)
+    kind = str(values.pop("_target_", "")).rpartition(".")[2]
+    return {"kind": kind} | {name: value for name, value in values.items() if name not in WITHOUT_OUTPUT}  # type: ignore[misc]
 
 
 def schedule_words(config: DictConfig) -> str:
@@ -107,12 +119,47 @@ def compare_purposes(then: Purpose, now: Purpose, path: Path) -> Iterator[str]:
     if not is_same_schedule(then["schedule"], now["schedule"]):
         before, after = (purpose["schedule"].get("set_by") for purpose in (then, now))  # type: ignore[union-attr]
         yield f"{path} was trained with {before}, and {after} is set, {high}; set {before}, unless it shall learn the other"
-    for part in ("autoencoder", "text_encoder"):
+    for part in ("autoencoder", "text_encoder", *(["network"] if is_same_kind(then, now) else [])):
         if told := compare_part(then.get(part), now[part], part):
             yield (
                 f"{path} was trained with another {part}, {high}: {'; '.join(told)}. Set {part}=… as it was then, unless it "
                 "shall learn the other"
             )
+
+
+def is_same_kind(then: Purpose, now: Purpose) -> bool:
+    """Whether two networks are of one class, whose settings can be compared."""
+    first, second = then.get("network"), now.get("network")
+    return isinstance(first, dict) and isinstance(second, dict) and first.get("kind") == second.get("kind")
+
+
+def refuse_other_purpose(run_dir: Path, config: DictConfig, parts: "Parts") -> None:
+    """Raise if a run's config, or the encoders that it names, are no longer those that the run was trained with.
+
+    Args:
+        parts: as the config makes them, before they are given the run's weights.
+
+    Raises:
+        ValueError: listing what differs from its record.
+    """
+    then, now = read_purpose(run_dir), describe_purpose(config, parts)
+    if then is None:
+        return
+    text = now["text_encoder"]
+    if isinstance(text, dict) and (is_partial(config) or config.text_encoder.get("weights") is None):
+        text.pop("fingerprint", None)  # its weights are the run's, or those that it stands on
+    told = [f"{name}: then {then[name]}, now {now[name]}" for name in ("prediction",) if then[name] != now[name]]
+    schedules = then["schedule"], now["schedule"]
+    if not is_same_schedule(*schedules):
+        before, after = (one.get("set_by") if isinstance(one, dict) else one for one in schedules)
+        told.append(f"schedule: then {before}, now {after}")
+    told += [line for part in PARTS for line in compare_part(then.get(part), now[part], part)]
+    if told:
+        listed = "\n  ".join(told)
+        raise ValueError(
+            f"{run_dir / CONFIG}, or what it names, changed since the run was trained, as {RECORD} there says:\n  {listed}\n"
+            f"restore {run_dir / CONFIG}, or the files that it names"
+        )
 
 
 def is_same_schedule(one: Json, other: Json) -> bool:

@@ -28,6 +28,7 @@ LOCK = ".lock"
 
 LARGEST_LINES = 2**30  # bytes of a file of lines
 LARGEST_STEP = 2**53
+LARGEST_VALUE = 1e300  # the difference of two larger ones is not finite, and no curve can have them
 
 Plain = dict[str, object]
 
@@ -41,7 +42,7 @@ class Series:
 
     @property
     def finite(self) -> "Series":
-        kept = np.isfinite(self.values)
+        kept = np.abs(self.values) < LARGEST_VALUE
         return Series(self.steps[kept], self.values[kept])
 
     @property

@@ -15,7 +15,7 @@ from torch import Tensor
 from ldm_train.data.images import DECODE_ERRORS, save_png
 from ldm_train.util.files import atomic_write, is_temporary, make_folder
 from ldm_train.util.locks import hold_lock
-from ldm_train.util.ownership import LOCK, PICTURES, carries_mark, check_folder, list_names
+from ldm_train.util.ownership import LOCK, PICTURES, check_folder, list_names, read_mark
 
 DRAWN = re.compile(r"\d{4,}\.png|(grid|strip|plot(-\d+)?)\.png|prompts\.txt")
 PROMPTS = "prompts.txt"
@@ -104,9 +104,7 @@ class PictureFolder:
 
 def read_listing(folder: Path) -> Listing:
     """Return the files that `sample` drew into a folder, None for those of an unfinished command; {} without the mark."""
-    if not carries_mark(folder, PICTURES):
-        return {}
-    files = json.loads((folder / PICTURES.mark).read_text(encoding="utf-8"))["files"]
+    files = read_mark(folder, PICTURES).get("files")
     return {name: files[name] for name in files if DRAWN.fullmatch(name)} if isinstance(files, dict) else {}
 
 
