@@ -185,6 +185,9 @@ def _check_values(manifest: Manifest) -> None:
     for name, part in [*parts.items(), ("config", manifest.text_encoder)]:
         if not isinstance(part.get(name), dict):
             raise ValueError(f"it holds no {name}")
+    for name in ("autoencoder", "dtype"):
+        if name not in manifest.encoding["pictures"]:  # type: ignore[operator]
+            raise ValueError(f"its encoding of pictures has no {name}")
     if outside := next((name for name in manifest.digests() if Path(name).name != name or name in ("", "..")), None):
         raise ValueError(f"it names the file {outside!r}, which is not in its folder")
 

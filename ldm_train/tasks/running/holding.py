@@ -119,8 +119,8 @@ def check_links(run_dir: Path, *, resume: str) -> None:
             if is_link or not (stat.S_ISREG(kind) or stat.S_ISDIR(kind) or stat.S_ISLNK(kind)):
                 what = f"a link to {os.readlink(path)}" if is_link else "no regular file"
                 raise ValueError(
-                    f"{path} is {what}, and a run writes only into regular files of its own. Nothing was changed: put a copy "
-                    "in its place, remove it, or choose another run_dir"
+                    f"{path} is {what}, and a run writes only into regular files of its own. Nothing was changed: put a "
+                    "copy in its place, remove it, or choose another run_dir"
                 )
 
 
@@ -136,7 +136,8 @@ def _refuse_linked_folder(run_dir: Path, folder: Path, *, resume: str) -> None:
     else:
         return
     raise ValueError(
-        f"{folder} is a link to {os.readlink(folder)}, and {why}. Nothing was changed: remove the link, or choose another run_dir"
+        f"{folder} is a link to {os.readlink(folder)}, and {why}. Nothing was changed: remove the link, or choose another "
+        "run_dir"
     )
 
 
