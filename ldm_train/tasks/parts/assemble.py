@@ -125,7 +125,7 @@ def open_run(config: DictConfig) -> TrainedRun:
     trained, device = read_config(config.run_dir), choose_device(config.device)
     fill_from_run(config, trained)
     parts = build_parts(trained)
-    refuse_other_purpose(Path(config.run_dir), trained, parts)
+    refuse_other_purpose(Path(config.run_dir), trained, parts, weights=str(config.weights))
     recipe = build_recipe(
         config, steps=config.steps, seed=config.seed, negative_prompt=str(config.get("negative_prompt", ""))
     )

@@ -133,33 +133,45 @@ def is_same_kind(then: Purpose, now: Purpose) -> bool:
     return isinstance(first, dict) and isinstance(second, dict) and first.get("kind") == second.get("kind")
 
 
-def refuse_other_purpose(run_dir: Path, config: DictConfig, parts: "Parts") -> None:
+def refuse_other_purpose(run_dir: Path, config: DictConfig, parts: "Parts", *, weights: str = "") -> None:
     """Raise if a run's config, or the encoders that it names, are no longer those that the run was trained with.
 
     Args:
         parts: as the config makes them, before they are given the run's weights.
+        weights: a file that is used instead of the run's own checkpoint, if it ends in .safetensors.
 
     Raises:
-        ValueError: listing what differs from its record.
+        ValueError: listing what differs from its record, or from what the file was trained for.
     """
-    then, now = read_purpose(run_dir), describe_purpose(config, parts)
+    if told := list(_changes(read_purpose(run_dir), config, parts)):
+        raise ValueError(
+            f"{run_dir / CONFIG}, or what it names, changed since the run was trained, as {RECORD} there says:\n  "
+            + "\n  ".join(told)
+            + f"\nrestore {run_dir / CONFIG}, or the files that it names"
+        )
+    file = Path(weights)
+    if file.suffix == ".safetensors" and (told := list(_changes(read_purpose(file), config, parts))):
+        raise ValueError(
+            f"weights={file} was trained for something else than run_dir={run_dir} (then in the file, now in the run):\n  "
+            + "\n  ".join(told)
+            + "\nuse it with the run that it was exported from, or another file"
+        )
+
+
+def _changes(then: Purpose | None, config: DictConfig, parts: "Parts") -> Iterator[str]:
     if then is None:
         return
+    now = describe_purpose(config, parts)
     text = now["text_encoder"]
     if isinstance(text, dict) and (is_partial(config) or config.text_encoder.get("weights") is None):
         text.pop("fingerprint", None)  # its weights are the run's, or those that it stands on
-    told = [f"{name}: then {then[name]}, now {now[name]}" for name in ("prediction",) if then[name] != now[name]]
-    schedules = then["schedule"], now["schedule"]
-    if not is_same_schedule(*schedules):
-        before, after = (one.get("set_by") if isinstance(one, dict) else one for one in schedules)
-        told.append(f"schedule: then {before}, now {after}")
-    told += [line for part in PARTS for line in compare_part(then.get(part), now[part], part)]
-    if told:
-        listed = "\n  ".join(told)
-        raise ValueError(
-            f"{run_dir / CONFIG}, or what it names, changed since the run was trained, as {RECORD} there says:\n  {listed}\n"
-            f"restore {run_dir / CONFIG}, or the files that it names"
-        )
+    if then["prediction"] != now["prediction"]:
+        yield f"prediction: then {then['prediction']}, now {now['prediction']}"
+    if not is_same_schedule(then["schedule"], now["schedule"]):
+        before, after = (one.get("set_by") if isinstance(one, dict) else one for one in (then["schedule"], now["schedule"]))
+        yield f"schedule: then {before}, now {after}"
+    for part in PARTS:
+        yield from compare_part(then.get(part), now[part], part)
 
 
 def is_same_schedule(one: Json, other: Json) -> bool:

@@ -92,6 +92,19 @@ def test_a_network_of_other_settings_and_the_same_shapes_is_told(trained: Path) 
     assert "network.head_size: then 8, now 4" in line
 
 
+def test_an_exported_file_of_another_prediction_is_refused(
+    trained: Path, run_with: Callable, ldm_train: Callable, tmp_path: Path
+) -> None:
+    file = tmp_path / "velocity.safetensors"
+    other = run_with("prediction=velocity", "max_steps=1", "validation.every=1", "pictures.every=1")
+    assert ldm_train("export", f"run_dir={other}", f"out={file}").code == 0
+    drawing = ["prompts=[x]", "steps=1", "device=cpu", f"weights={file}"]
+    answer = ldm_train("sample", f"run_dir={trained}", f"out={tmp_path / 'no'}", *drawing)
+    assert answer.code == 1
+    assert "prediction: then velocity, now noise" in answer.err
+    assert ldm_train("sample", f"run_dir={other}", f"out={tmp_path / 'yes'}", *drawing).code == 0
+
+
 # Circles
 
 
