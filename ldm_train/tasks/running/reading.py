@@ -4,6 +4,7 @@ What is missing is empty; what cannot be read is told in `notes`, and never ends
 a picture broken, the run older than what would read it.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -42,7 +43,7 @@ class Series:
 
     @property
     def finite(self) -> "Series":
-        kept = np.abs(self.values) < LARGEST_VALUE
+        kept = np.isfinite(self.values)
         return Series(self.steps[kept], self.values[kept])
 
     @property
@@ -205,7 +206,7 @@ def _series(path: Path, prefix: str, notes: list[str]) -> dict[str, Series]:
         assert isinstance(step, int)
         for name, value in line.items():
             if isinstance(value, int | float):  # parsing limits how large
-                columns.setdefault(f"{prefix}{name}", {})[step] = float(value)
+                columns.setdefault(f"{prefix}{name}", {})[step] = _drawable(float(value))
     found = {}
     for name, column in columns.items():
         steps = np.array(sorted(column), dtype=np.int64)
@@ -213,12 +214,19 @@ def _series(path: Path, prefix: str, notes: list[str]) -> dict[str, Series]:
     return found
 
 
+def _drawable(value: float) -> float:
+    """Return a number, or infinity instead of one that no curve can have."""
+    return math.copysign(math.inf, value) if abs(value) >= LARGEST_VALUE else value
+
+
 def _is_binned(line: Plain) -> bool:
     edges, loss = line.get("edges"), line.get("loss")
     if not isinstance(edges, list) or not isinstance(loss, list) or len(edges) != len(loss) + 1 or not loss:
         return False
     numbers = all(isinstance(value, int | float) for value in edges + loss)
-    return numbers and all(low < high for low, high in pairwise(edges))
+    if not numbers or any(LARGEST_VALUE <= abs(value) < math.inf for value in edges + loss):  # type: ignore[arg-type]
+        return False
+    return all(low < high for low, high in pairwise(edges))
 
 
 def _evaluations(path: Path) -> dict[str, Plain]:
