@@ -215,7 +215,9 @@ def _series(path: Path, prefix: str, notes: list[str]) -> dict[str, Series]:
 
 
 def _drawable(value: float) -> float:
-    """Return a number, or infinity instead of one that no curve can have."""
+    """Return a number; 0 or infinity instead of one that no curve can have."""
+    if abs(value) < 1 / LARGEST_VALUE:
+        return 0.0
     return math.copysign(math.inf, value) if abs(value) >= LARGEST_VALUE else value
 
 
