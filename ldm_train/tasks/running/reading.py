@@ -226,7 +226,7 @@ def _is_binned(line: Plain) -> bool:
     if not isinstance(edges, list) or not isinstance(loss, list) or len(edges) != len(loss) + 1 or not loss:
         return False
     numbers = all(isinstance(value, int | float) for value in edges + loss)
-    if not numbers or any(LARGEST_VALUE <= abs(value) < math.inf for value in edges + loss):  # type: ignore[arg-type]
+    if not numbers or any(LARGEST_VALUE <= abs(value) < math.inf for value in edges + loss):
         return False
     return all(low < high for low, high in pairwise(edges))
 
