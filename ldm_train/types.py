@@ -11,7 +11,7 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
-Json = str | int | float | bool | None | list["Json"] | dict[str, "Json"]
+from ldm_train.util.safe_json import Json
 
 
 class Pinned:

@@ -36,7 +36,7 @@ from ldm_train.data.datamodules import CachedLatents
 from ldm_train.data.decoding import decode, render
 from ldm_train.data.images import to_signed
 from ldm_train.data.items import Item
-from ldm_train.data.manifest import Json, Provenance
+from ldm_train.data.manifest import Provenance
 from ldm_train.data.plan import Plan
 from ldm_train.data.shards import save
 from ldm_train.data.survey import Seen, Survey
@@ -45,6 +45,7 @@ from ldm_train.tasks import encode
 from ldm_train.tasks.settings.config import build, compose
 from ldm_train.tasks.settings.describe import describe
 from ldm_train.training.encoding import Encoding
+from ldm_train.util.safe_json import Json
 
 SIDE, SIZE, BATCH = 512, 256, 16
 RECORDS, ROWS, DRAWN = (1_000, 10_000, 100_000), 64, 20_000

@@ -82,7 +82,7 @@ def results(name: str) -> dict[str, Any]:
 
 
 def caches() -> str:
-    """What scripts/benchmark_data.py and scripts/fault_campaign.py measured."""
+    """What scripts/benchmark_data.py and scripts/chaos_encode.py measured."""
     lines = ["| what | measured | by |", "|---|---|---|"]
     for name, mode, what in (
         ("data_encode", "encode", "the quick start's autoencoder"),
@@ -113,7 +113,7 @@ def caches() -> str:
     failed = f"; {len(faults['failures'])} failures" if faults["failures"] else ""
     lines.append(
         f"| {kills} kills of two processes encoding {faults['pictures']:,} pictures, then the undisturbed run's bytes "
-        f"| {'yes' if not faults['failures'] else 'no'}{failed} | [`fault_campaign.py`](docs/results/data_faults.json) |"
+        f"| {'yes' if not faults['failures'] else 'no'}{failed} | [`chaos_encode.py`](docs/results/data_faults.json) |"
     )
     lines.append(f"| ten of them changed | {ten['encoded']} encoded, a fresh cache's bytes | the same |")
     lines.append(f"| nothing changed | 0 encoded, {ten['unchanged_s']:.1f} s | the same |")

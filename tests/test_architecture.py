@@ -17,7 +17,7 @@ TREES = {path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_text(encoding
 BASE = {"types", "draws", "util"}
 MAY_IMPORT: dict[str, set[str]] = {
     "util": set(),
-    "types": set(),
+    "types": {"util"},
     "draws": set(),
     "diffusion": BASE,
     "data": BASE,

@@ -12,7 +12,6 @@ from torch import Tensor
 from ldm_train.data.index import Index, joined
 from ldm_train.data.manifest import (
     Entry,
-    Json,
     Manifest,
     damaged_files,
     differences,
@@ -23,6 +22,7 @@ from ldm_train.data.manifest import (
 )
 from ldm_train.data.shards import Rows, load
 from ldm_train.types import Captions, Moments
+from ldm_train.util.safe_json import Json
 
 MEND = "encode it again, which mends what is broken and keeps the rest"
 

@@ -9,11 +9,12 @@ from functools import lru_cache
 from pathlib import Path
 
 from ldm_train.data.index import columns
-from ldm_train.data.manifest import FORMAT, Json, Manifest, Shard, file_digest
+from ldm_train.data.manifest import FORMAT, Manifest, Shard, file_digest
 from ldm_train.data.plan import Plan, bucket_name
 from ldm_train.data.shards import Rows, load, pooled_statistics, save, split, told_in, write_shard
 from ldm_train.data.workplace import Known, Place
 from ldm_train.util.files import atomic_write, link_file
+from ldm_train.util.safe_json import Json
 
 
 @dataclass(frozen=True)

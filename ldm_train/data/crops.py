@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 
-from ldm_train.data.manifest import Json
+from ldm_train.util.safe_json import Json
 
 Size = tuple[int, int]
 

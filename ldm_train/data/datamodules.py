@@ -19,7 +19,6 @@ from ldm_train.data.index import Index
 from ldm_train.data.items import Item, shown
 from ldm_train.data.order import Order, Pool
 from ldm_train.types import ImageBatch, LatentBatch
-from ldm_train.util.inputs import READ_ERRORS
 
 EitherBatch = TypeVar("EitherBatch", bound=LatentBatch | ImageBatch)
 MicroBatchSize = int | Literal["auto"] | None
@@ -122,7 +121,7 @@ class Pictures(EndlessData):
         assert item.picture is not None
         try:
             return read_image(item.picture.read(), self.size)
-        except (*DECODE_ERRORS, *READ_ERRORS) as error:
+        except DECODE_ERRORS as error:
             raise ValueError(f"{shown(item.key)} cannot be trained on: {decode_problem(error)}; remove it") from error
 
     def names(self, positions: Tensor) -> list[str]:

@@ -12,6 +12,7 @@ from ldm_train.data.crops import centred
 from ldm_train.data.decoding import DECODE_ERRORS, decode, decode_problem, render
 from ldm_train.data.items import PictureFile
 from ldm_train.util.files import atomic_path
+from ldm_train.util.inputs import MAX_PICTURE, open_input
 
 __all__ = ["DECODE_ERRORS", "decode_problem", "read_image", "save_png", "to_bytes", "to_signed"]
 
@@ -23,7 +24,7 @@ def read_image(content_or_path: Path | bytes, size: int | tuple[int, int] | None
         size: None leaves it as large as it is.
 
     Raises:
-        OSError, SyntaxError, ValueError, MemoryError, DecompressionBombError: it cannot be decoded (`DECODE_ERRORS`).
+        DECODE_ERRORS: it cannot be read or decoded.
     """
     content = content_or_path if isinstance(content_or_path, bytes) else PictureFile(content_or_path).read()
     picture = decode(content)
@@ -72,6 +73,15 @@ def checkerboard(height: int, width: int) -> Tensor:
     rows, columns = torch.arange(height)[:, None] * 4 // height, torch.arange(width) * 4 // width
     magenta = ((rows + columns) % 2 == 0).to(torch.uint8) * 255
     return torch.stack([magenta, torch.zeros_like(magenta), magenta])
+
+
+def read_png_texts(path: Path) -> dict[str, str]:
+    """Return the texts in a PNG file by their keywords; nothing if it is no such file."""
+    try:
+        with open_input(path, limit=MAX_PICTURE) as file, Image.open(file, formats=["PNG"]) as picture:
+            return {str(keyword): text for keyword, text in picture.info.items() if isinstance(text, str)}
+    except Exception:  # of Pillow's parsers; whether it is a picture is asked elsewhere
+        return {}
 
 
 def save_png(images: Tensor, path: Path, texts: Mapping[str, str] | None = None) -> None:

@@ -55,7 +55,7 @@ class Decoding:
             digest = hashlib.sha256(content).hexdigest()
             picture = decode(content, background=self.background, max_pixels=self.max_pixels)
             profile = profile_problem(content, max_pixels=self.max_pixels)
-        except (*DECODE_ERRORS, *READ_ERRORS) as error:
+        except DECODE_ERRORS as error:
             told = (item.problem, decode_problem(error))
             return Looked(item, digest, problem="; ".join(problem for problem in told if problem))
         flat = all(low == high for low, high in picture.getextrema())  # type: ignore[misc]

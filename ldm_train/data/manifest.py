@@ -15,17 +15,16 @@ set of entries alone, and what changes a few entries leaves most shards as they 
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ldm_train.util.safe_json import parse_json, read_object
+from ldm_train.util.safe_json import Json, parse_json, read_object
 
 FORMAT = 3
 VERSION = "version"  # of the code, among what rows are named by
-Json = str | int | float | bool | None | list["Json"] | dict[str, "Json"]
 
 
 @dataclass(frozen=True)
@@ -181,10 +180,12 @@ def _check_values(manifest: Manifest) -> None:
     for name, kind in _KINDS.items():
         if not isinstance(getattr(manifest, name), kind):
             raise ValueError(f"its {name} is {getattr(manifest, name)!r:.60}")
-    parts = {"pictures": manifest.encoding, "captions": manifest.encoding, "config": manifest.autoencoder}
-    for name, part in [*parts.items(), ("config", manifest.text_encoder)]:
-        if not isinstance(part.get(name), dict):
-            raise ValueError(f"it holds no {name}")
+    for part, name in (
+        *(("encoding", "pictures"), ("encoding", "captions")),
+        *(("autoencoder", "config"), ("text_encoder", "config")),
+    ):
+        if not isinstance(getattr(manifest, part).get(name), dict):
+            raise ValueError(f"its {part} holds no {name}")
     for name in ("autoencoder", "dtype"):
         if name not in manifest.encoding["pictures"]:  # type: ignore[operator]
             raise ValueError(f"its encoding of pictures has no {name}")
@@ -253,19 +254,26 @@ def damaged_files(
         return {name: told for name, told in problems if told is not None}
 
 
-def differences(found: Mapping[str, Json], expected: Mapping[str, Json], prefix: str = "") -> list[str]:
-    """The names under which nested settings differ from what is expected, each with both values.
+def differences(found: Mapping[str, Json], expected: Mapping[str, Json]) -> list[str]:
+    """Return the settings in which a cache differs from what is expected of it, each with both values."""
+    return [
+        f"{name}: the cache has {has}, this run expects {value}" for name, has, value in find_differences(found, expected)
+    ]
 
-    Further names in `found` count below the first level only.
+
+def find_differences(
+    found: Mapping[str, Json], expected: Mapping[str, Json], prefix: str = ""
+) -> Iterator[tuple[str, Json, Json]]:
+    """Yield the dotted name of each nested setting that differs from what is expected, and both values.
+
+    Without a prefix, further names in `found` count below the first level only.
     """
-    told = []
     for name in dict.fromkeys([*expected, *(found if prefix else ())]):
         has, value = found.get(name), expected.get(name)
         if isinstance(value, dict) and isinstance(has, dict):
-            told += differences(has, value, f"{prefix}{name}.")
+            yield from find_differences(has, value, f"{prefix}{name}.")
         elif value != has:
-            told.append(f"{prefix}{name}: the cache has {has}, this run expects {value}")
-    return told
+            yield f"{prefix}{name}", has, value
 
 
 def refuse_other(manifest: Manifest, expected: Mapping[str, Json], *, cache: Path, mend: Sequence[str]) -> None:

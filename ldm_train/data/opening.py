@@ -7,8 +7,11 @@ from contextlib import contextmanager
 
 from PIL import Image
 
+from ldm_train.util.inputs import READ_ERRORS
+
 MAX_PIXELS = 178_956_970  # where Pillow itself refuses: 0.7 GB in memory
-DECODE_ERRORS = (OSError, SyntaxError, ValueError, MemoryError, Image.DecompressionBombError)
+DECODE_ERRORS = (*READ_ERRORS, SyntaxError, Image.DecompressionBombError)
+DESCRIBED = (OSError, SyntaxError, ValueError, MemoryError, Image.DecompressionBombError)  # their messages name the damage
 
 # Raster formats that Pillow decodes by itself; EPS would start Ghostscript.
 FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "TIFF", "BMP", "JPEG2000", "PPM", "QOI")
@@ -40,7 +43,7 @@ def opened(content: bytes, max_pixels: int) -> Iterator[Image.Image]:
             yield picture
     except Image.UnidentifiedImageError as error:
         raise ValueError(f"not a picture Pillow can read{beginning(content)}") from error
-    except DECODE_ERRORS:
+    except DESCRIBED:
         raise
     except Exception as error:  # damaged files lead Pillow's parsers to struct.error, KeyError, OverflowError and others
         raise ValueError(f"damaged: {type(error).__name__}: {error}") from error

@@ -17,8 +17,9 @@ from ldm_train.data.manifest import (
     read_manifest,
 )
 from ldm_train.util.files import is_temporary, make_folder
-from ldm_train.util.ownership import CACHE, check_folder, list_names, read_mark
+from ldm_train.util.ownership import CACHE, check_folder, read_mark
 from ldm_train.util.replacing import ReplacedFolder, check_replaceable
+from ldm_train.util.text import list_names
 
 
 @dataclass(frozen=True)
@@ -115,10 +116,11 @@ def check_cache(folder: Path) -> None:
         ValueError: it is not, and nothing was changed.
     """
     check_folder(folder, CACHE, setting="cache")
-    if not (manifest := read_mark(folder, CACHE)):
+    manifest = read_mark(folder, CACHE)
+    if manifest is None:
         return
-    named = [manifest[key] for key in ("shards", "files")]
-    known = {CACHE.mark, *(name for names in named if isinstance(names, dict) for name in names)}
+    files = [names for names in (manifest["shards"], manifest["files"]) if isinstance(names, dict)]
+    known = {CACHE.mark}.union(*files)
     foreign = sorted(path.name for path in folder.iterdir() if path.name not in known and not is_temporary(path))
     if foreign:
         raise ValueError(

@@ -8,8 +8,9 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from ldm_train.encoders.fingerprint import SHIPPED, digest_tensors
-from ldm_train.types import Json, Moments
+from ldm_train.types import Moments
 from ldm_train.util.files import atomic_write
+from ldm_train.util.safe_json import Json
 from ldm_train.weights import autoencoder_layout
 from ldm_train.weights.files import write_tensors
 from ldm_train.weights.folders import part_of

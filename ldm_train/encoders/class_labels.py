@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ldm_train.types import Captions, Conditioning, Json
+from ldm_train.types import Captions, Conditioning
+from ldm_train.util.safe_json import Json
 
 
 class ClassLabels(nn.Module):

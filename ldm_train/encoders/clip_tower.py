@@ -9,7 +9,7 @@ from open_clip.transformer import TextTransformer
 from torch import Tensor, nn
 
 from ldm_train.encoders.fingerprint import digest_tensors
-from ldm_train.types import Json
+from ldm_train.util.safe_json import Json
 from ldm_train.weights.folders import read_json
 from ldm_train.weights.hub import locate
 from ldm_train.weights.loading import load

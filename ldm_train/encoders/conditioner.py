@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from ldm_train.encoders.clip_tower import VOCABULARY, clip_tower, describe_states, layers_of
 from ldm_train.encoders.new_tokens import ExtendedEmbedding, Words, beginnings
 from ldm_train.encoders.tokenizer import Tokenizer
-from ldm_train.types import Captions, Conditioning, Json
+from ldm_train.types import Captions, Conditioning
+from ldm_train.util.safe_json import Json
 
 
 class TextEncoder(nn.Module):

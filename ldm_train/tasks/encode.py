@@ -10,7 +10,7 @@ from rich.progress import Progress
 
 from ldm_train.data.crops import Crop
 from ldm_train.data.items import Picture, PictureFile, shown
-from ldm_train.data.manifest import Json, Manifest, differences, read_entries
+from ldm_train.data.manifest import Manifest, differences, read_entries
 from ldm_train.data.plan import Batch, Plan, known_bad, read_batches, write_batches
 from ldm_train.data.survey import Memory, Survey
 from ldm_train.data.workplace import Known, Workplace
@@ -18,6 +18,7 @@ from ldm_train.tasks.parts.source import look, refuse_settings, refuse_shapes
 from ldm_train.tasks.running.lightning import alone, launched_rank, refuse_processes
 from ldm_train.tasks.settings.config import build
 from ldm_train.tasks.settings.describe import Encoders, describe
+from ldm_train.util.safe_json import Json
 
 MOST_DROPPED = 0.1
 

@@ -1,39 +1,19 @@
 """`ldm-train report`: run directories to one page, read as they are, also while a run goes on."""
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig, ListConfig
 
 from ldm_train.reports.page import is_page, write
 from ldm_train.tasks.reporting.page import page
-from ldm_train.tasks.running.reading import RunRead, read_run
+from ldm_train.tasks.running.reading import read_runs
 from ldm_train.util.ownership import check_file
-
-
-def read_all(paths: Sequence[Path]) -> tuple[list[RunRead], list[str]]:
-    """Return the runs that can be read, and what is wrong with the others.
-
-    Raises:
-        ValueError: none can be read.
-    """
-    runs, broken = [], []
-    for path in paths:
-        try:
-            runs.append(read_run(path))
-        except (ValueError, OSError) as error:
-            broken.append(str(error))
-    if not runs:
-        raise ValueError("\n".join(broken))
-    for reason in broken:
-        print(f"warning: {reason}", file=sys.stderr)
-    return runs, broken
 
 
 def run(config: DictConfig) -> None:
     """Raises:
-    ValueError: no run in a directory, the same one twice, or `out` is something other than a page.
+    ValueError: no run in any directory, the same one twice, or `out` is something other than a page.
     """
     given = config.run_dir
     paths = [Path(path) for path in given] if isinstance(given, ListConfig) else [Path(given)]
@@ -43,6 +23,10 @@ def run(config: DictConfig) -> None:
     check_file(out, is_page, setting="out")
     if out.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"out={out} must end in .html, such as {out.with_suffix('.html')}")
-    runs, broken = read_all(paths)
+    runs, broken = read_runs(paths)
+    if not runs:
+        raise ValueError("\n".join(broken))
+    for reason in broken:
+        print(f"warning: {reason}", file=sys.stderr)
     write(page(runs, broken=broken), out)
     print(f"{out} shows it all ({out.stat().st_size / 2**20:.1f} MiB)")

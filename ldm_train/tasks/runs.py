@@ -14,7 +14,7 @@ from rich.text import Text
 
 from ldm_train.reports.axes import number
 from ldm_train.tasks.reporting.curves import BINS, LIMITS, best, lower_is_better, metric_title
-from ldm_train.tasks.running.reading import RunRead, Series, is_run, read_run
+from ldm_train.tasks.running.reading import RunRead, Series, is_run, read_runs
 from ldm_train.tasks.running.settings import ABSENT, differing, names
 from ldm_train.tasks.running.state import Word, state_of, time_of
 from ldm_train.tasks.settings.options import nearest
@@ -37,7 +37,7 @@ def run(config: DictConfig) -> None:
     folder = Path(config.dir)
     if not folder.is_dir():
         raise ValueError(f"dir={folder} is not a folder; `ldm-train runs DIR` lists the runs below DIR")
-    found, broken = read_all(folder)
+    found, broken = read_runs(run_folders(folder))
     for told in broken:
         print(f"warning: {told}", file=sys.stderr)
     if not found:
@@ -62,18 +62,6 @@ def show(runs: Sequence[RunRead], console: Console) -> None:
             break
     console.print(smaller)
     return console.print(differs_table(runs))
-
-
-def read_all(folder: Path) -> tuple[list[RunRead], list[str]]:
-    """Every run at or below a folder, and what is wrong with those that cannot be read."""
-    found, broken = [], []
-    for path in run_folders(folder):
-        try:
-            found.append(read_run(path))
-        except (ValueError, OSError) as error:
-            told = str(error)
-            broken.append(told if str(path) in told else f"{path}: {told}")
-    return found, broken
 
 
 def run_folders(folder: Path) -> Iterator[Path]:

@@ -26,6 +26,7 @@ from ldm_train.tasks.running.job import ENDED_EARLY, Jobs, job_name
 from ldm_train.tasks.running.lightning import refuse_at_once
 from ldm_train.tasks.settings.config import ConfigError, compose, folder, readable
 from ldm_train.tasks.settings.config_file import text
+from ldm_train.training.run_files import METRICS
 from ldm_train.util.files import atomic_write
 from ldm_train.util.ownership import LOCK, FolderKind, check_folder
 from ldm_train.util.safe_json import parse_json, read_json, read_text
@@ -221,7 +222,7 @@ def write(table: Path, jobs: list[Job]) -> None:
 
 def last_metrics(directory: Path) -> dict[str, float | str]:
     """The last value of each metric of a run, or the numbers of an evaluation."""
-    file = directory if directory.suffix == ".json" else directory / "metrics.jsonl"
+    file = directory if directory.suffix == ".json" else directory / METRICS
     if not file.is_file():
         return {}
     try:

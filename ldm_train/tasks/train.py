@@ -29,7 +29,7 @@ from ldm_train.tasks.running.lightning import (
 )
 from ldm_train.tasks.settings.config import build, plain
 from ldm_train.tasks.training.data import open_data
-from ldm_train.tasks.training.prior import as_asked, asked_caches, join_prior
+from ldm_train.tasks.training.prior import given_caches, join_prior, with_given_caches
 from ldm_train.tasks.training.watching import Watching
 from ldm_train.tasks.training.words import check_new_words, training_captions, untrained_words
 from ldm_train.training.callbacks.checkpoints import Keeping
@@ -58,13 +58,13 @@ def run(config: DictConfig) -> int:
 def train(config: DictConfig, limits: Limits, keeping: Keeping) -> str | None:
     """Why the run was left before its end, if it was."""
     loggers = build_loggers(config)
-    asked = config.copy()
+    given = config.copy()
     join_prior(config)
     torch.manual_seed(config.seed)
     parts, data, content = open_data(config)
-    captions = training_captions(parts.text_encoder, data, caches=len(asked_caches(asked)))
+    captions = training_captions(parts.text_encoder, data, caches=len(given_caches(given)))
     told = check_new_words(config, parts.text_encoder, captions)
-    stored = as_asked(config, asked)
+    stored = with_given_caches(config, given)
     watching = Watching.of(config, parts, data)
     ema: EMA = build(config.ema, "ema")
     base = load_base(config, parts, start)

@@ -9,7 +9,7 @@ from pathlib import Path
 from pytorch_lightning.utilities import rank_zero_only
 
 from ldm_train.training.dashboards import CLOCK, Dashboard, Record, Settings
-from ldm_train.training.run_files import LINES
+from ldm_train.training.run_files import LINES, METRICS, TIMING
 from ldm_train.util.files import atomic_write, flush_file, flush_folder, write_error
 from ldm_train.util.safe_json import parse_json
 
@@ -53,7 +53,7 @@ class JsonLinesLogger(Dashboard):
             self.save()
         self._step = step
         for name, value in values.items():
-            file = "timing.jsonl" if name.startswith(CLOCK) else "metrics.jsonl"
+            file = TIMING if name.startswith(CLOCK) else METRICS
             self._lines.setdefault(file, {"step": step})[name.removeprefix(CLOCK)] = value
 
     @rank_zero_only

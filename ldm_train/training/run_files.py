@@ -7,9 +7,13 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-LINES = ("metrics.jsonl", "timing.jsonl", "validation.jsonl", "set_metrics.jsonl")
+METRICS = "metrics.jsonl"
+TIMING = "timing.jsonl"
+BINS = "validation.jsonl"
+SETS = "set_metrics.jsonl"
+LINES = (METRICS, TIMING, BINS, SETS)
 STEP = r"step-\d{8,}"
-SHARES = re.compile(r".+-[0-9a-f]{8}\.shares")  # folders next to the checkpoints
+SHARES_FOLDER = re.compile(r".+-[0-9a-f]{8}\.shares")  # folders next to the checkpoints
 
 # Folders with the names that a run writes in them; "" is the run directory. Its config and record are not history, and what
 # it leaves at its end (an autoencoder, the vectors of new words) is replaced at the next one.

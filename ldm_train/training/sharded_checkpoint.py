@@ -20,7 +20,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.tensor import DTensor
 
-from ldm_train.training.run_files import SHARES as SHARES_FOLDER
+from ldm_train.training.run_files import SHARES_FOLDER
 from ldm_train.util.files import flush_file, flush_folder, make_folder
 
 Tree = object  # nested dicts, lists and tuples of tensors and plain values
@@ -70,21 +70,21 @@ def write_shares(checkpoint: Mapping[str, Tree], folder: Path) -> dict[str, Tree
         shutil.rmtree(folder, ignore_errors=True)
         raise OSError(f"a process could not write its share: {reason(error)}") from error
     flush_shares(folder)
-    return rest | {SHARES: {"folder": folder.name, "files": checksums(sorted(folder.iterdir()))}}
+    return rest | {SHARES: {"folder": folder.name, "files": file_checksums(sorted(folder.iterdir()))}}
 
 
-def checksums(files: Sequence[Path]) -> dict[str, int]:
+def file_checksums(files: Sequence[Path]) -> dict[str, int]:
     """Return the CRC-32 of each file by its name. The processes share the reading, and must call it together.
 
     Raises:
         OSError: one of them could not read a file, on all of them.
     """
     if not dist.is_initialized():
-        return {file.name: checksum(file) for file in files}
+        return {file.name: file_checksum(file) for file in files}
     listed = [list(files)]
     dist.broadcast_object_list(listed)  # what a process sees of a network's file system may be older
     parts: list[dict[str, int] | str] = [{} for _ in range(dist.get_world_size())]
-    dist.all_gather_object(parts, _try_checksums(listed[0][dist.get_rank() :: len(parts)]))
+    dist.all_gather_object(parts, _try_file_checksums(listed[0][dist.get_rank() :: len(parts)]))
     failures = [part for part in parts if isinstance(part, str)]
     if failures:
         raise OSError(f"a share cannot be read again: {failures[0]}")
@@ -92,15 +92,15 @@ def checksums(files: Sequence[Path]) -> dict[str, int]:
     return dict(sorted(found.items()))
 
 
-def _try_checksums(files: Sequence[Path]) -> dict[str, int] | str:
+def _try_file_checksums(files: Sequence[Path]) -> dict[str, int] | str:
     """Checksums, or what went wrong: a process that ended here would leave the others waiting."""
     try:
-        return {file.name: checksum(file) for file in files}
+        return {file.name: file_checksum(file) for file in files}
     except OSError as error:
         return str(error)
 
 
-def checksum(path: Path) -> int:
+def file_checksum(path: Path) -> int:
     """Return the CRC-32 of a file."""
     value = 0
     with path.open("rb") as file:
@@ -116,7 +116,7 @@ def damaged_shares(checkpoint: Mapping[str, Tree], path: Path) -> list[Path]:
         return []
     assert isinstance(shares, Mapping)
     files = {path.parent / shares["folder"] / name: value for name, value in shares["files"].items()}
-    return [file for file, value in files.items() if checksum(file) != value]
+    return [file for file, value in files.items() if file_checksum(file) != value]
 
 
 def flush_shares(folder: Path) -> None:

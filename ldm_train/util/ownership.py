@@ -4,14 +4,14 @@ A folder may be written to if it is missing, empty, or carries the mark of its k
 may be written over if `ldm-train` wrote it. Everything else is refused, and what is refused is left as it was.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from ldm_train.util.files import is_temporary
 from ldm_train.util.safe_json import Json, read_object
+from ldm_train.util.text import list_names
 
-LARGEST_MARK = 2**26  # bytes; ours have some kilobytes
 LOCK = ".lock"
 
 
@@ -38,18 +38,18 @@ EXPORT = FolderKind("an export", "export.json", frozenset({"files"}))
 PICTURES = FolderKind("a folder of drawn pictures", "pictures.json", frozenset({"files", "command"}))
 
 
+def read_mark(folder: Path, kind: FolderKind) -> dict[str, Json] | None:
+    """Return what the mark of a folder holds; None if there is no such file, or one that cannot be read or lacks a key."""
+    try:
+        content = read_object(folder / kind.mark)
+    except (OSError, ValueError):
+        return None
+    return content if kind.keys <= content.keys() else None
+
+
 def carries_mark(folder: Path, kind: FolderKind) -> bool:
     """Return whether a folder was written by the command that writes this kind."""
-    return bool(read_mark(folder, kind))
-
-
-def read_mark(folder: Path, kind: FolderKind) -> dict[str, Json]:
-    """Return the mark of a folder of this kind; nothing if it is of another."""
-    try:
-        content = read_object(folder / kind.mark, limit=LARGEST_MARK)
-    except (OSError, ValueError):
-        return {}
-    return content if kind.keys <= content.keys() else {}
+    return read_mark(folder, kind) is not None
 
 
 def check_folder(folder: Path, kind: FolderKind, *, setting: str, given: str | None = None) -> None:
@@ -89,7 +89,8 @@ def check_file(path: Path, is_ours: Callable[[Path], bool], *, setting: str) -> 
     """Raise unless a command may write over this file: it is missing, or `ldm-train` wrote it.
 
     Args:
-        is_ours: tells from the content; it is called for regular files only, and may raise ValueError or OSError for "no".
+        is_ours: returns whether its content is that of such a file; it is called for regular files only, and may raise
+            ValueError or OSError for "no".
 
     Raises:
         ValueError: it is something else, and nothing was changed.
@@ -109,9 +110,3 @@ def check_file(path: Path, is_ours: Callable[[Path], bool], *, setting: str) -> 
             f"{setting}={path} exists and was not written by this command. Nothing was changed; "
             f"choose another {setting}, or move that file away"
         )
-
-
-def list_names(names: Collection[str], most: int = 3) -> str:
-    """Return the first names, and how many more there are."""
-    shown = ", ".join(list(names)[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

@@ -8,7 +8,7 @@ finds either the old folder or the new one.
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ldm_train.util.files import atomic_write, flush_folder, make_folder, remove_temporaries
@@ -53,9 +53,15 @@ class ReplacedFolder:
             self.check()
             try:
                 yield
-            finally:
-                if not self.is_worth_keeping():
-                    self.clear()
+            except BaseException:
+                with suppress(OSError):  # the first error says more
+                    self._clear_or_keep()
+                raise
+            self._clear_or_keep()
+
+    def _clear_or_keep(self) -> None:
+        if not self.is_worth_keeping():
+            self.clear()
 
     def is_worth_keeping(self) -> bool:
         """Return whether the working folder holds what a later attempt can use."""
@@ -68,7 +74,7 @@ class ReplacedFolder:
             atomic_write(self.working / WORKING.mark, f'{{"ldm_train_works_on": "{WORKING.noun}"}}\n')
         remove_temporaries(self.working)
         for leftover in (self.new, self.discarded):
-            shutil.rmtree(leftover, ignore_errors=True)
+            remove_folder(leftover)
         make_folder(self.new)
 
     def put_in_place(self) -> None:
@@ -79,9 +85,9 @@ class ReplacedFolder:
         """
         self.check()
         flush_tree(self.new)
-        if self.folder.exists():
-            self._move(self.folder, self.previous)
         try:
+            if self.folder.exists():
+                self._move(self.folder, self.previous)
             self._move(self.new, self.folder)
         except BaseException:
             self._recover()
@@ -89,11 +95,15 @@ class ReplacedFolder:
         self._recover()
 
     def clear(self) -> None:
-        """Remove the working folder, its mark last."""
+        """Remove the working folder, its mark last: without it the next command would take the rest for a user's.
+
+        Raises:
+            OSError: something in it cannot be removed; the next command tries again.
+        """
         if self.working.is_dir():
             for path in self.working.iterdir():
                 if path.is_dir():
-                    shutil.rmtree(path, ignore_errors=True)
+                    remove_folder(path)
                 elif path.name != WORKING.mark:
                     path.unlink(missing_ok=True)
             (self.working / WORKING.mark).unlink(missing_ok=True)
@@ -106,13 +116,27 @@ class ReplacedFolder:
         if not self.folder.exists() or not any(self.folder.iterdir()):
             self._move(self.previous, self.folder)
         else:
-            shutil.rmtree(self.discarded, ignore_errors=True)
+            remove_folder(self.discarded)
             self._move(self.previous, self.discarded)
 
     def _move(self, source: Path, target: Path) -> None:
         source.rename(target)
         flush_folder(target.parent)
         flush_folder(source.parent)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder with all that is in it, if it is there.
+
+    Raises:
+        OSError: naming the folder, of which a part may be left.
+    """
+    try:
+        shutil.rmtree(folder)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise OSError(f"cannot remove {folder}: {error.strerror}") from error
 
 
 def check_replaceable(folder: Path, *, setting: str, given: str) -> None:

@@ -2,9 +2,11 @@
 
 import json
 import math
-import stat
 from collections.abc import Callable
 from pathlib import Path
+
+from ldm_train.util.inputs import open_input
+from ldm_train.util.text import shorten
 
 Json = str | int | float | bool | None | list["Json"] | dict[str, "Json"]
 
@@ -22,15 +24,15 @@ def read_text(path: Path, *, limit: int | None = LARGEST_FILE) -> str:
         OSError: it cannot be read.
         ValueError: it is no regular file, larger than the limit, or not UTF-8.
     """
-    found = path.stat()
-    if not stat.S_ISREG(found.st_mode):
-        raise ValueError(f"{path} is not a regular file")
-    if limit is not None and found.st_size > limit:
-        raise ValueError(f"{path} has {found.st_size:,} bytes; at most {limit:,} are read")
     try:
-        return path.read_text(encoding="utf-8")
+        with open_input(path, limit=limit) as file:
+            return file.read().decode("utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not text in UTF-8 ({error})") from error
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise ValueError(f"{path} cannot be read: {error}") from error  # no regular file, or too large
 
 
 def read_json(path: Path, *, limit: int | None = LARGEST_FILE) -> Json:
@@ -98,8 +100,3 @@ def _float(text: str) -> float:
     if math.isinf(value):
         raise ValueError(f"the number {shorten(text)} is too large")
     return value
-
-
-def shorten(text: str, most: int = 40) -> str:
-    """Return the beginning of a long text."""
-    return text if len(text) <= most else f"{text[:most]}…"

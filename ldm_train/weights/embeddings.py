@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ldm_train.util.text import list_names
 from ldm_train.weights.files import read
 from ldm_train.weights.lazily import unpickled
-from ldm_train.weights.pieces import listed
 
 FILE = "learned_embeds.safetensors"
 UNNAMED = ("emb_params", "*")  # the file is named as the word
@@ -34,8 +34,8 @@ def read_words(path: Path) -> dict[str, Tensor]:
     named = by_name(read(path) if path.suffix == ".safetensors" else unpickled(path))
     if xl := sorted(named.keys() & set(XL)):
         raise ValueError(
-            f"{path} holds {listed(xl)}, vectors for the two text encoders of Stable Diffusion XL, which are not read here; "
-            "take an embedding that was made for this run's text encoder"
+            f"{path} holds {list_names(xl)}, vectors for the two text encoders of Stable Diffusion XL, which are not read "
+            "here; take an embedding that was made for this run's text encoder"
         )
     if not named:
         raise ValueError(f"{path} holds no word's vectors")

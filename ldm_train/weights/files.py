@@ -68,7 +68,7 @@ def read(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"{path} cannot be read as a safetensors file ({error})") from error
     if known := read_checksums(path):
         for name in sorted({*tensors, *known} - {""}):
-            refuse_damaged(path, name, tensors.get(name), known)
+            check_tensor(path, name, tensors.get(name), known)
     return tensors
 
 
@@ -82,7 +82,7 @@ def read_checksums(path: Path) -> dict[str, int]:
     return known if isinstance(known, dict) else {}
 
 
-def refuse_damaged(path: Path, name: str, tensor: Tensor | None, known: Mapping[str, int]) -> None:
+def check_tensor(path: Path, name: str, tensor: Tensor | None, known: Mapping[str, int]) -> None:
     """Raise if a tensor of a file is not as it was written.
 
     Raises:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ldm_train.util.safe_json import parse_json
+from ldm_train.util.safe_json import read_object
 from ldm_train.weights.lazily import SafetensorsFile, Tensors, open_file
 
 MOST = 2**24  # bytes of a file of settings
@@ -76,20 +76,13 @@ def read_config(folder: Path, classes: tuple[str, ...]) -> dict[str, Any]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A file of settings.
+    """Return what a file of settings holds.
 
     Raises:
-        ValueError: too large, unreadable, or no mapping.
+        OSError: it is not there, or cannot be read.
+        ValueError: it is too large, or holds no JSON object.
     """
-    if path.stat().st_size > MOST:
-        raise ValueError(f"{path} has {path.stat().st_size:,} bytes, which no file of settings has")
-    try:
-        content = parse_json(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} cannot be read as JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} is not a mapping of settings")
-    return content
+    return read_object(path, limit=MOST)
 
 
 def open_shards(index: Path) -> Tensors:

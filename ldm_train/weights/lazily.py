@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Size, Tensor
 
-from ldm_train.weights.pieces import listed
+from ldm_train.util.text import list_names
 
 OPEN_FOR = 2**27  # bytes
 CONVERT = (
@@ -58,7 +58,7 @@ class Tensors(Mapping[str, Tensor]):
         before = {new: old for old, new in names.items()}
         if len(before) < len(names):
             twice = sorted(old for old, new in names.items() if before[new] != old)
-            raise ValueError(f"it holds the same weight under two names: {listed(twice)}")
+            raise ValueError(f"it holds the same weight under two names: {list_names(twice)}")
         return Tensors({new: self.shapes[old] for old, new in names.items()}, lambda name: self[before[name]])
 
 
@@ -131,7 +131,7 @@ class PickledFile(TensorFile):
         if not isinstance(content, dict) or not content or not all(isinstance(name, str) for name in content):
             raise ValueError(f"{self.path} holds no tensors by name")
         if strange := [name for name, value in content.items() if not isinstance(value, Tensor)]:
-            raise ValueError(f"{self.path} holds more than tensors under {listed(strange)}; " + convert(self.path))
+            raise ValueError(f"{self.path} holds more than tensors under {list_names(strange)}; " + convert(self.path))
         self._content = content
         return {name: tensor.shape for name, tensor in content.items()}
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 from torch import Tensor
 
+from ldm_train.util.text import list_names
 from ldm_train.weights.files import read, read_told
 from ldm_train.weights.lora import from_run
 from ldm_train.weights.lora_layout import from_theirs
 from ldm_train.weights.lora_names import layout_of
-from ldm_train.weights.pieces import listed
 
 DIFFUSERS = "lora_adapter_metadata"
 
@@ -28,7 +28,7 @@ def read_adapter(path: Path, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
     state = read(path)
     try:
         if wrong := [name for name, tensor in state.items() if not is_number(tensor)]:
-            raise ValueError(f"it holds numbers that are none, or not finite: {listed(sorted(wrong), most=3)}")
+            raise ValueError(f"it holds numbers that are none, or not finite: {list_names(sorted(wrong), most=3)}")
         if layout_of(list(state)) == "ours":
             alpha = read_told(path).get("alpha")
             if not isinstance(alpha, int | float):

@@ -5,8 +5,8 @@ from typing import Literal
 
 from torch import Tensor
 
+from ldm_train.util.text import list_names
 from ldm_train.weights.lora import ALPHA, DOWN, MAGNITUDE, UP
-from ldm_train.weights.pieces import listed
 
 Layout = Literal["ours", "diffusers", "kohya"]
 
@@ -34,7 +34,9 @@ def layout_of(names: Sequence[str]) -> Layout:
     if names and all(name.startswith((NETWORK, TEXT)) for name in names):
         return "ours"
     if xl := sorted(name for name in names if name.startswith(XL)):
-        raise ValueError(f"it is a LoRA of Stable Diffusion XL, whose two text encoders are not here: {listed(xl, most=2)}")
+        raise ValueError(
+            f"it is a LoRA of Stable Diffusion XL, whose two text encoders are not here: {list_names(xl, most=2)}"
+        )
     raise ValueError(
         f"its tensors, such as {', '.join(sorted(names)[:2]) or 'none'}, are not named as a LoRA of a U-Net and its text "
         "encoder is by this project, diffusers (unet.….lora_A.weight) or kohya's scripts (lora_unet_….lora_down.weight)"
@@ -68,12 +70,12 @@ def with_our_ends(state: Mapping[str, Tensor], *, known: Collection[str]) -> dic
             found[layer + ENDS[end]] = tensor
     if others:
         raise ValueError(
-            f"it holds more than pairs of LoRA's matrices and DoRA's lengths of rows: {listed(sorted(others), most=3)}; "
+            f"it holds more than pairs of LoRA's matrices and DoRA's lengths of rows: {list_names(sorted(others), most=3)}; "
             "other methods (LoHa, LoKr, lora_mid, whole differences, DoRA of columns) are not read: merge it into a model "
             "with the tool that made it, and load that"
         )
     if unknown:
-        raise ValueError(f"there is no place in this network and text encoder for {listed(sorted(unknown), most=3)}")
+        raise ValueError(f"there is no place in this network and text encoder for {list_names(sorted(unknown), most=3)}")
     if twice:
-        raise ValueError(f"it holds the same weight under two names: {listed(sorted(twice), most=3)}")
+        raise ValueError(f"it holds the same weight under two names: {list_names(sorted(twice), most=3)}")
     return found

@@ -10,10 +10,10 @@ from typing import Any
 
 from torch import Size
 
+from ldm_train.util.text import list_names
 from ldm_train.weights import autoencoder_layout, text_layout, unet_single_file
 from ldm_train.weights.folders import VARIANTS, open_folder, part_of
 from ldm_train.weights.lazily import Tensors, open_file
-from ldm_train.weights.pieces import listed
 
 OTHERS = (
     *("model.diffusion_model.", "model_ema.", "first_stage_model.", "cond_stage_model.", "depth_model.", "low_scale_model."),
@@ -78,7 +78,9 @@ def find_unet(path: Path, *, averaged: bool = True) -> Found:
     takes_averages = bool(prefix) and averaged and any(name in tensors for name in averages.values())
     if takes_averages:
         if lacking := [name for name in averages.values() if name not in tensors]:
-            raise ValueError(f"{path} lacks {listed(lacking)} of its averages; network.averaged=false takes its raw weights")
+            raise ValueError(
+                f"{path} lacks {list_names(lacking)} of its averages; network.averaged=false takes its raw weights"
+            )
         own = tensors.renamed({old: new for new, old in averages.items()})
     renamed = own.renamed(unet_single_file.to_diffusers_names(own))
     return Found(path, "latent-diffusion's layout", renamed, averaged=takes_averages)
@@ -147,7 +149,7 @@ def below(path: Path, tensors: Tensors, prefix: str) -> Tensors:
         return tensors
     strange = [name for name in tensors if not name.startswith((prefix, *OTHERS))]
     if strange:
-        raise ValueError(f"{path} holds what belongs to no part of a model that is known: {listed(strange)} (left over)")
+        raise ValueError(f"{path} holds what belongs to no part of a model that is known: {list_names(strange)} (left over)")
     return tensors.renamed({name: name.removeprefix(prefix) for name in tensors if name.startswith(prefix)})
 
 
@@ -167,7 +169,9 @@ def refuse_others(path: Path, tensors: Tensors, wanted: str) -> None:
 
 def unknown(path: Path, tensors: Tensors, wanted: str, known: str) -> str:
     """What to say of names in which no layout is recognised."""
-    return f"{path} holds not {wanted} in a layout that is known ({known}): its names are {listed(sorted(tensors), most=3)}"
+    return (
+        f"{path} holds not {wanted} in a layout that is known ({known}): its names are {list_names(sorted(tensors), most=3)}"
+    )
 
 
 def _without(tensors: Tensors, prefix: str) -> Tensors:

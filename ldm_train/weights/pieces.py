@@ -10,6 +10,8 @@ from typing import Literal
 import torch
 from torch import Size, Tensor
 
+from ldm_train.util.text import list_names
+
 Turn = Literal["", "matrix", "convolution", "transposed", "zeros", "table"]
 
 
@@ -75,12 +77,7 @@ def refuse_differences(table: Mapping[str, Piece], found: Mapping[str, Size], sh
         if name in found and not piece.takes(found[name], shape)
     ]
     if wrong:
-        raise ValueError(f"the weights are not those of this network: {listed(wrong)}")
-
-
-def listed(words: list[str], *, most: int = 5) -> str:
-    """The first few, and how many more there are."""
-    return ", ".join(words[:most]) + (f" and {len(words) - most} more" if len(words) > most else "")
+        raise ValueError(f"the weights are not those of this network: {list_names(wrong)}")
 
 
 def shapes_of(state: Mapping[str, Tensor]) -> dict[str, Size]:

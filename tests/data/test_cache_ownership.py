@@ -30,7 +30,7 @@ def test_names_next_to_the_cache_are_the_user_s(
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("mine")
     before = digests(tmp_path)
-    answer = encode(pictures, own, "dtype=float16", "trust=stat")
+    answer = encode(pictures, own, "dtype=float16", "unchanged_by=stat")
     assert answer.code == 0, answer.err
     after = digests(tmp_path)
     assert {path: after[path] for path in before if not path.startswith("cache/")} == {

@@ -1,5 +1,6 @@
 """Run directories whose files are damaged: a message names the file, and the other runs are shown all the same."""
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -71,10 +72,8 @@ def test_numbers_that_fit_are_read() -> None:
 
 
 def test_what_is_no_regular_file_is_not_opened(tmp_path: Path) -> None:
-    import os
-
     os.mkfifo(tmp_path / "run.json")
-    with pytest.raises(ValueError, match=r"run\.json is not a regular file"):
+    with pytest.raises(ValueError, match=r"run\.json.*pipe"):
         read_json(tmp_path / "run.json")
 
 

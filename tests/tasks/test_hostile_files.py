@@ -12,7 +12,6 @@ from ldm_train.tasks.evaluating.pictures import in_batches
 from ldm_train.tasks.reporting.pictures import Budget
 from ldm_train.tasks.sampling.start import read_prompts, read_signed
 from ldm_train.tasks.train_autoencoder import usable
-from ldm_train.tasks.training.prior import listed
 from tests.data.folders import captioned, picture
 
 
@@ -42,7 +41,7 @@ def test_pictures_to_measure_are_regular_files(pipe: Path) -> None:
 
 def test_prompts_are_a_regular_file(pipe: Path, tmp_path: Path) -> None:
     for path in (pipe, tmp_path, Path("/dev/zero")):
-        with pytest.raises(ValueError, match="is not a text file"):
+        with pytest.raises(ValueError, match=f"{path} .*(pipe|folder|device)"):
             read_prompts(str(path))
     (tmp_path / "prompts.txt").write_bytes(b"\xff")
     with pytest.raises(ValueError, match=r"prompts\.txt is not UTF-8"):
@@ -53,9 +52,7 @@ def test_prompts_are_a_regular_file(pipe: Path, tmp_path: Path) -> None:
 
 
 def test_a_prompt_may_be_longer_than_a_path() -> None:
-    assert listed("word " * 5000) == ["word " * 5000]
-    with pytest.raises(ValueError, match="is not a text file"):
-        read_prompts("word " * 5000)
+    assert read_prompts("word " * 5000) == ["word " * 5000]
     assert read_prompts(OmegaConf.create(["a", "b"])) == ["a", "b"]
 
 

@@ -9,7 +9,8 @@ import pytest
 from filelock import FileLock
 from rich.console import Console
 
-from ldm_train.tasks.runs import read_all, show
+from ldm_train.tasks.running.reading import read_runs
+from ldm_train.tasks.runs import run_folders, show
 from tests.tasks.run_directories import FINISHED, write_lines, write_run, write_starts
 
 
@@ -107,7 +108,7 @@ def test_a_run_that_cannot_be_read_is_told_and_passed_over(folder: Path, ldm_tra
 @pytest.mark.parametrize("width", [40, 70, 110, 400])
 def test_a_table_fits_its_terminal(width: int, folder: Path) -> None:
     out = io.StringIO()
-    show(read_all(folder)[0], Console(width=width, file=out))
+    show(read_runs(run_folders(folder))[0], Console(width=width, file=out))
     lines = out.getvalue().splitlines()
     assert all(len(line) <= width for line in lines)
     assert "optimizer.lr=0.002" in out.getvalue().replace("\n", "").replace(" ", "")

@@ -193,3 +193,21 @@ def test_what_a_kill_between_saving_and_keeping_left_undone_is_done(
         train(cache, run_dir, *words)
     assert load(run_dir / "checkpoints/best.ckpt")["global_step"] == step
     assert step in numbered(run_dir)
+
+
+def test_what_a_kill_at_the_last_checkpoint_left_undone_is_done(
+    cache: Path, train: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir, keep = tmp_path / "run", Checkpoints._keep
+
+    def die_at_last(callback: Checkpoints, step: int) -> None:
+        if step == 8:
+            raise OSError("killed")
+        keep(callback, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "_keep", die_at_last)
+        assert train(cache, run_dir, *KEPT).code == 1
+    assert list(numbered(run_dir)) == [2, 4, 6]
+    assert train(cache, run_dir, *KEPT).code == 0
+    assert list(numbered(run_dir)) == [4, 6, 8]

@@ -5,12 +5,12 @@ from dataclasses import asdict, dataclass, field
 from math import ceil
 
 from ldm_train.data.items import shown
-from ldm_train.data.manifest import Json
 from ldm_train.tasks.checking.ahead import ClassPictures, RunFiles
 from ldm_train.tasks.checking.cache import Compared
 from ldm_train.tasks.checking.cost import Disk, Training
 from ldm_train.tasks.checking.facts import TINY, CaptionFacts, PictureFacts
 from ldm_train.tasks.checking.latents import Latents, findings
+from ldm_train.util.safe_json import Json
 
 SOME = 3
 COMMON = 0.5  # of the pictures; one caption for more is hardly meant

@@ -5,12 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
+from ldm_train.data.images import read_png_texts
 from ldm_train.data.sources.folder import Folder
 from ldm_train.data.sources.walk import walk
 from ldm_train.tasks.sampling.folder import read_listing
-from ldm_train.util.inputs import MAX_PICTURE, open_input
 from ldm_train.util.safe_json import parse_json
 
 NUMBERED = re.compile(r"\d+\.png")
@@ -50,10 +48,12 @@ def told_prompts(files: Sequence[Path]) -> list[str]:
     found = []
     for file in files:
         try:
-            with open_input(file, limit=MAX_PICTURE) as opened, Image.open(opened, formats=["PNG"]) as picture:
-                found.append(str(parse_json(picture.info["ldm_train"])["prompt"]))  # type: ignore[index,call-overload]
-        except Exception:  # Pillow's and the parser's; whether it is a picture is asked later
+            told = parse_json(read_png_texts(file)["ldm_train"])
+        except (KeyError, ValueError):
             return []
+        if not isinstance(told, dict) or "prompt" not in told:
+            return []
+        found.append(str(told["prompt"]))
     return found
 
 

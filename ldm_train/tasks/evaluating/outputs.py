@@ -3,15 +3,14 @@
 import json
 from pathlib import Path
 
+from ldm_train.data.images import read_png_texts
 from ldm_train.tasks.evaluating.pictures import KEPT, kept
-from ldm_train.tasks.sampling.folder import png_texts
 from ldm_train.util.ownership import check_file, check_folder
 from ldm_train.util.safe_json import read_object
 
 KIND = "evaluation"
 SHEET = {"ldm_train": json.dumps({"kind": KIND})}  # the text in a sheet of drawings
 COMMENT = "<!-- ldm-train evaluate -->"  # the first line of Markdown and of a plot
-LARGEST = 2**26  # bytes
 
 
 def check_outputs(out: Path, *, draws: bool, sweeps: bool) -> None:
@@ -29,7 +28,7 @@ def check_outputs(out: Path, *, draws: bool, sweeps: bool) -> None:
 
 
 def is_result(path: Path) -> bool:
-    return read_object(path, limit=LARGEST).get("kind") == KIND
+    return read_object(path).get("kind") == KIND
 
 
 def is_commented(path: Path) -> bool:
@@ -38,4 +37,4 @@ def is_commented(path: Path) -> bool:
 
 
 def is_sheet(path: Path) -> bool:
-    return png_texts(path).get("ldm_train") == SHEET["ldm_train"]
+    return read_png_texts(path).get("ldm_train") == SHEET["ldm_train"]

@@ -20,7 +20,6 @@ from torch import Tensor
 from ldm_train.data.images import DECODE_ERRORS, decode_problem, nonfinite_numbers, read_image, save_png, to_bytes, to_signed
 from ldm_train.tasks.settings.trust import Grants, current_grants, granted
 from ldm_train.util.files import atomic_write, is_temporary, make_folder
-from ldm_train.util.inputs import READ_ERRORS
 from ldm_train.util.ownership import FolderKind, read_mark
 
 Painter = Callable[[list[str], Tensor], Tensor]
@@ -71,7 +70,7 @@ def forget_others(out: Path, orders: Sequence[Order]) -> None:
 
 def read_drawn(out: Path) -> set[str]:
     """The names of the folders that evaluations drew into."""
-    names = read_mark(kept(out), KEPT).get("drawn")
+    names = (read_mark(kept(out), KEPT) or {}).get("drawn")
     return {name for name in names if isinstance(name, str) and KEY.fullmatch(name)} if isinstance(names, list) else set()
 
 
@@ -108,8 +107,8 @@ def draw_batch(order: Order, paint: Painter, numbers: Tensor, files: Sequence[Pa
     """Draw and write the pictures of these numbers (B,)."""
     chosen = numbers.tolist()
     drawn = paint([order.prompts[number] for number in chosen], numbers)
-    for place in nonfinite_numbers(drawn)[:1]:
-        number = chosen[place]
+    if broken := nonfinite_numbers(drawn):
+        number = chosen[broken[0]]
         raise ValueError(f"the picture of {order.prompts[number]!r} (number {number}) contains NaN or infinity")
     for number, image in zip(chosen, to_bytes(drawn).cpu(), strict=True):
         told = order.told | {"prompt": order.prompts[number], "number": number}
@@ -178,7 +177,7 @@ def in_batches(files: Sequence[Path], size: int) -> Iterator[Tensor]:
     for file in files:
         try:
             image = read_image(file, None)
-        except (*DECODE_ERRORS, *READ_ERRORS) as error:
+        except DECODE_ERRORS as error:
             raise ValueError(f"{file} cannot be measured: {decode_problem(error)}; remove it, or replace it") from error
         if batch and (len(batch) == size or image.shape != batch[0].shape):
             yield to_signed(torch.stack(batch))

@@ -10,10 +10,10 @@ from rich.progress import Progress
 from torch import Tensor
 
 from ldm_train.util.files import atomic_write
-from ldm_train.util.ownership import CACHE, EXPORT, RUN, carries_mark, check_file, check_folder, list_names
+from ldm_train.util.ownership import CACHE, EXPORT, RUN, carries_mark, check_file, check_folder, read_mark
 from ldm_train.util.replacing import ReplacedFolder, check_replaceable
+from ldm_train.util.text import list_names
 from ldm_train.weights.files import read_told
-from ldm_train.weights.folders import read_json
 from ldm_train.weights.lazily import Tensors
 from ldm_train.weights.streaming import stream
 
@@ -94,8 +94,8 @@ def contents(folder: Path) -> dict[str, int]:
 
 def written(folder: Path) -> dict[str, int]:
     """The bytes of each file as the export wrote it."""
-    files = read_json(folder / EXPORT.mark)["files"]
-    return files if isinstance(files, dict) else {}
+    files = (read_mark(folder, EXPORT) or {}).get("files")
+    return {name: size for name, size in files.items() if isinstance(size, int)} if isinstance(files, dict) else {}
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -36,7 +37,7 @@ def pipeline(out: str, trained: DictConfig, parts: Parts) -> str:
     load = (
         "from diffusers import StableDiffusionPipeline",
         "",
-        f'pipeline = StableDiffusionPipeline.from_pretrained("{public(out)}")',
+        f'pipeline = StableDiffusionPipeline.from_pretrained("{own_name(out)}")',
         drawing(trained),
         'image.save("picture.png")',
     )
@@ -46,8 +47,8 @@ def pipeline(out: str, trained: DictConfig, parts: Parts) -> str:
             code(*load),
             f"DDIM's steps are those of training's pictures where their number divides {int(parts.schedule.end)}. {MENDED}",
             "To measure it:",
-            code(f"ldm-train evaluate pipeline={public(out)} real=PICTURES out=numbers.json", language="bash"),
-            further(public(out), trained),
+            code(f"ldm-train evaluate pipeline={own_name(out)} real=PICTURES out=numbers.json", language="bash"),
+            further(own_name(out), trained),
         ]
     )
 
@@ -100,12 +101,12 @@ def parts(out: str, written: Sequence[str]) -> str:
         if names := [name for name in written if name in table]:
             lines.append(f"from {library} import {', '.join(table[name] for name in names)}")
     both = classes | transformers
-    lines += ["", *(f'{name} = {both[name]}.from_pretrained("{public(out)}", subfolder="{name}")' for name in written)]
+    lines += ["", *(f'{name} = {both[name]}.from_pretrained("{own_name(out)}", subfolder="{name}")' for name in written)]
     return code(*lines)
 
 
 def single_file(out: str, name: str, trained: DictConfig, *, scale: float | None) -> str:
-    file = f"{public(out)}/{name}.safetensors"
+    file = f"{own_name(out)}/{name}.safetensors"
     return "\n\n".join(
         [
             f"Put `{name}.safetensors` where your web UI has its checkpoints. {MENDED}",
@@ -119,9 +120,14 @@ def lora(out: str, file: str, base: str, trained: DictConfig) -> str:
         "from diffusers import StableDiffusionPipeline",
         "",
         f'pipeline = StableDiffusionPipeline.from_pretrained("{public(base)}")  # in diffusers\' layout',
-        f'pipeline.load_lora_weights("{public(out)}", weight_name="{file}")',
+        f'pipeline.load_lora_weights("{own_name(out)}", weight_name="{file}")',
         drawing(trained),
         'image.save("picture.png")',
     )
-    words = f"ldm-train sample run_dir=RUN 'prompts=[…]' out=DIR 'adapters={{{public(out)}/{file}:0.8}}'"
+    words = f"ldm-train sample run_dir=RUN 'prompts=[…]' out=DIR 'adapters={{{own_name(out)}/{file}:0.8}}'"
     return "\n\n".join([code(*load), code(words, language="bash")])
+
+
+def own_name(out: str) -> str:
+    """Return the name of the exported folder: the same whether it was there before, and nothing of the machine."""
+    return Path(out).resolve().name

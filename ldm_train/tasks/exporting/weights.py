@@ -16,7 +16,7 @@ from ldm_train.tasks.parts.trained_part import completed, is_partial
 from ldm_train.training.post_hoc import Combination, combine, solve
 from ldm_train.training.profiles import gamma_of_length
 from ldm_train.training.snapshots import FOLDER, Snapshot, lengths_in, name_in_snapshot, read_snapshots
-from ldm_train.weights.files import read_checksums, refuse_damaged
+from ldm_train.weights.files import check_tensor, read_checksums
 
 POOR = 0.05  # residual; on a random walk the weights then err by about 1 % of what averaging changes of them
 
@@ -131,5 +131,5 @@ def read_one(opened: safe_open, path: Path, name: str, known: Mapping[str, int])
         ValueError: it is not as it was written.
     """
     tensor: Tensor = opened.get_tensor(name)
-    refuse_damaged(path, name, tensor, known)
+    check_tensor(path, name, tensor, known)
     return tensor

@@ -31,6 +31,7 @@ from ldm_train.tasks.settings.strict import KEPT
 from ldm_train.training.checkpoint_files import refuse_damaged
 from ldm_train.training.sharded_checkpoint import whole
 from ldm_train.types import Autoencoder
+from ldm_train.util.text import list_names
 from ldm_train.weights.files import read, read_told
 
 NEW_WORDS = "token_embedding.learned"  # of a text encoder, begins at zero
@@ -200,10 +201,9 @@ def load_weights(run_dir: Path, parts: Parts, *, weights: str = "ema") -> int:
         wrong = sorted({n for n in expected if n not in own or own[n].shape != expected[n]} | (own.keys() - expected.keys()))
         wrong = [name for name in wrong if name in own or not name.endswith(NEW_WORDS)]  # which what is started from lacks
         if wrong:
-            more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
             raise ValueError(
                 f"{path} was trained with another {prefix.rstrip('.')}: "
-                f"missing, left over or of another shape are {', '.join(wrong[:3])}{more}"
+                f"missing, left over or of another shape are {list_names(wrong)}"
             )
         module.load_state_dict(own, strict=False)
     return step

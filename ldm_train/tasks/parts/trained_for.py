@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING
 import torch
 from omegaconf import DictConfig
 
-from ldm_train.data.manifest import Json, differences
+from ldm_train.data.manifest import find_differences
 from ldm_train.diffusion.schedule import NoiseSchedule
 from ldm_train.tasks.parts.trained_part import is_partial
 from ldm_train.tasks.running.directory import CONFIG, RECORD, read_record
 from ldm_train.tasks.settings.config import plain, words
 from ldm_train.tasks.settings.strict import KEPT
+from ldm_train.util.ownership import EXPORT
+from ldm_train.util.safe_json import Json
 from ldm_train.weights.files import read_told
 from ldm_train.weights.folders import read_json
 
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
     from ldm_train.tasks.parts.assemble import Parts
 
 TRAINED_FOR = "trained_for"  # the key in `run.json`, in files of weights and in `export.json`
-EXPORT = "export.json"
 WORDS = {"new_words", "new_vectors"}  # of a text encoder: may be added to weights that do not know them
 PARTS = ("autoencoder", "text_encoder", "network")
 WITHOUT_OUTPUT = KEPT["network"] | {"gradient_checkpointing", "dropout"}
@@ -34,11 +35,16 @@ TOLERANCE = 1e-4
 Purpose = dict[str, Json]
 
 
-def describe_purpose(config: DictConfig, parts: "Parts") -> Purpose:
-    """Return what a run with this config and these parts trains its network for, in plain values."""
+def describe_purpose(config: DictConfig, parts: "Parts", *, with_trained_text: bool = False) -> Purpose:
+    """Return what a run with this config and these parts trains its network for, in plain values.
+
+    Args:
+        with_trained_text: whether to describe a text encoder's weights also where they are trained and so travel with the
+            network's, for a comparison with frozen ones.
+    """
     text = parts.text_encoder.computation
-    if parts.text_encoder.trained:
-        text.pop("fingerprint", None)  # its weights travel with the network's
+    if parts.text_encoder.trained and not with_trained_text:
+        text.pop("fingerprint", None)
     return {
         "prediction": prediction_name(parts),
         "schedule": {"set_by": schedule_words(config), **describe_schedule(parts.schedule)},
@@ -88,8 +94,8 @@ def read_purpose(path: Path) -> Purpose | None:
         if path.suffix == ".safetensors" and path.is_file():
             found = read_told(path).get(TRAINED_FOR)
         for folder in (path, path.parent):  # a pipeline's own folder or a part of it, or around a single file
-            if found is None and (folder / EXPORT).is_file():
-                found = read_json(folder / EXPORT).get(TRAINED_FOR)
+            if found is None and (folder / EXPORT.mark).is_file():
+                found = read_json(folder / EXPORT.mark).get(TRAINED_FOR)
     if not isinstance(found, dict) or "prediction" not in found or not isinstance(found.get("schedule"), dict):
         return None
     return found
@@ -100,29 +106,24 @@ def warn_of_other_purpose(path: Path, config: DictConfig, parts: "Parts") -> lis
     then = read_purpose(path)
     if then is None:
         return [f"nothing records what {path} was trained for; its prediction and schedule are taken to be this run's"]
-    return [f"warning: {line}" for line in compare_purposes(then, describe_purpose_now(config, parts), path)]
+    now = describe_purpose(config, parts, with_trained_text=True)
+    return [f"warning: {line}" for line in compare_purposes(then, now, path, effect=", so the loss starts high")]
 
 
-def describe_purpose_now(config: DictConfig, parts: "Parts") -> Purpose:
-    """Return the same with a trained text encoder's weights as they are, for a comparison with frozen ones."""
-    return describe_purpose(config, parts) | {"text_encoder": parts.text_encoder.computation}
-
-
-def compare_purposes(then: Purpose, now: Purpose, path: Path) -> Iterator[str]:
-    """Yield what the weights at `path` were trained for otherwise than a run of now, and how to match them."""
-    high = "so the loss starts high"
+def compare_purposes(then: Purpose, now: Purpose, path: Path, *, effect: str = "") -> Iterator[str]:
+    """Yield each difference between what the weights at `path` and this run are trained for, and how to match them."""
     if then["prediction"] != now["prediction"]:
         yield (
-            f"{path} was trained with prediction={then['prediction']}, and prediction={now['prediction']} is set, {high}; "
+            f"{path} was trained with prediction={then['prediction']}, and prediction={now['prediction']} is set{effect}; "
             f"set prediction={then['prediction']}, unless it shall learn the other"
         )
     if not is_same_schedule(then["schedule"], now["schedule"]):
         before, after = (purpose["schedule"].get("set_by") for purpose in (then, now))  # type: ignore[union-attr]
-        yield f"{path} was trained with {before}, and {after} is set, {high}; set {before}, unless it shall learn the other"
+        yield f"{path} was trained with {before}, and {after} is set{effect}; set {before}, unless it shall learn the other"
     for part in ("autoencoder", "text_encoder", *(["network"] if is_same_kind(then, now) else [])):
         if told := compare_part(then.get(part), now[part], part):
             yield (
-                f"{path} was trained with another {part}, {high}: {'; '.join(told)}. Set {part}=… as it was then, unless it "
+                f"{path} was trained with another {part}{effect}: {'; '.join(told)}. Set {part}=… as it was then, unless it "
                 "shall learn the other"
             )
 
@@ -192,12 +193,12 @@ def compare_part(then: Json, now: Json, part: str) -> list[str]:
     # Trained along with the network, its weights come with the network's.
     free = WORDS if "fingerprint" in then else WORDS | {"fingerprint"}
     now = {name: value for name, value in now.items() if name not in free}
-    then = {name: shorten(name, value) for name, value in then.items() if name not in free}
-    told = differences({part: then}, {part: {name: shorten(name, value) for name, value in now.items()}})
-    return [line.replace("the cache has ", "then ").replace(", this run expects ", ", now ") for line in told]
+    then = {name: shorten_checksum(name, value) for name, value in then.items() if name not in free}
+    now = {name: shorten_checksum(name, value) for name, value in now.items()}
+    return [f"{name}: then {before}, now {after}" for name, before, after in find_differences(then, now, f"{part}.")]
 
 
-def shorten(name: str, value: Json) -> Json:
+def shorten_checksum(name: str, value: Json) -> Json:
     return value[:SHORT] if name == "fingerprint" and isinstance(value, str) else value
 
 
@@ -207,7 +208,7 @@ def require_same_prediction(path: Path, config: DictConfig, parts: "Parts") -> l
     Raises:
         ValueError: another prediction, which no factor of the adapter could make up for.
     """
-    then, now = read_purpose(path), describe_purpose(config, parts)
+    then, now = read_purpose(path), describe_purpose(config, parts, with_trained_text=True)
     if then is None:
         return []
     if then["prediction"] != now["prediction"]:
@@ -215,6 +216,4 @@ def require_same_prediction(path: Path, config: DictConfig, parts: "Parts") -> l
             f"adapters: {path} was trained for prediction={then['prediction']}, and this run's network has "
             f"prediction={now['prediction']}; use it with a run that has prediction={then['prediction']}"
         )
-    now["text_encoder"] = parts.text_encoder.computation
-    told = compare_purposes(then, now, path)
-    return [f"warning: {line.replace(', so the loss starts high', '')}" for line in told]
+    return [f"warning: {line}" for line in compare_purposes(then, now, path)]

@@ -16,11 +16,11 @@ from omegaconf import DictConfig, OmegaConf
 import ldm_train
 from ldm_train.tasks.running.continuing import refuse_other
 from ldm_train.tasks.running.lightning import launched_rank
-from ldm_train.tasks.running.reading import CONFIG, METRICS, RECORD, Plain
+from ldm_train.tasks.running.reading import CONFIG, RECORD, Plain
 from ldm_train.tasks.settings.constructors import check_config
 from ldm_train.tasks.settings.safe_yaml import read_settings_file
 from ldm_train.training.checkpoint_files import checkpoints, last_checkpoint
-from ldm_train.training.run_files import HISTORY, written_files
+from ldm_train.training.run_files import HISTORY, METRICS, written_files
 from ldm_train.training.sharded_checkpoint import remove_unnamed_shares
 from ldm_train.util.files import atomic_write, remove_files
 from ldm_train.util.safe_json import parse_json, read_json

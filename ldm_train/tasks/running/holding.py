@@ -14,12 +14,12 @@ from omegaconf import DictConfig
 
 from ldm_train.tasks.running.directory import PRIOR, last_step, new_record, read_record, record_end, told_error, write_record
 from ldm_train.tasks.running.lightning import launched_rank
-from ldm_train.tasks.running.reading import CONFIG, LOCK, METRICS, RECORD
+from ldm_train.tasks.running.reading import CONFIG, RECORD
 from ldm_train.training.checkpoint_files import checkpoints, last_checkpoint
-from ldm_train.training.run_files import HISTORY, written_files
+from ldm_train.training.run_files import HISTORY, METRICS, written_files
 from ldm_train.util.files import make_folder, remove_files, remove_temporaries, write_error
 from ldm_train.util.locks import hold_lock
-from ldm_train.util.ownership import RUN, carries_mark, check_folder
+from ldm_train.util.ownership import LOCK, RUN, carries_mark, check_folder
 
 LINKABLE = tuple(name for name in (*HISTORY, "checkpoints") if name)  # folders that may be links to another disk
 NEVER_LINKS = (PRIOR, f"{PRIOR}/pictures", "autoencoder", "wandb")

@@ -5,7 +5,7 @@ a picture broken, the run older than what would read it.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -16,16 +16,13 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ldm_train.tasks.settings.safe_yaml import read_settings_file
+from ldm_train.training.run_files import BINS, METRICS, SETS, TIMING
 from ldm_train.util.inputs import open_input
+from ldm_train.util.ownership import LOCK, RUN
 from ldm_train.util.safe_json import parse_json, read_json, read_text
 
 CONFIG = "config.yaml"
-RECORD = "run.json"
-METRICS = "metrics.jsonl"
-TIMING = "timing.jsonl"
-BINS = "validation.jsonl"
-SETS = "set_metrics.jsonl"
-LOCK = ".lock"
+RECORD = RUN.mark
 
 LARGEST_LINES = 2**30  # bytes of a file of lines
 LARGEST_STEP = 2**53
@@ -112,6 +109,18 @@ def read_run(path: Path) -> RunRead:
     run.nonfinite = _nonfinite(path / "nonfinite")
     run.locked = is_locked(path)
     return run
+
+
+def read_runs(paths: Iterable[Path]) -> tuple[list[RunRead], list[str]]:
+    """Return the runs that can be read, and what is wrong with the others, with their paths."""
+    runs, broken = [], []
+    for path in paths:
+        try:
+            runs.append(read_run(path))
+        except (ValueError, OSError) as error:
+            reason = str(error)
+            broken.append(reason if str(path) in reason else f"{path}: {reason}")
+    return runs, broken
 
 
 def is_run(path: Path) -> bool:

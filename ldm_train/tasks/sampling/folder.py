@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import Self
 
 from omegaconf import DictConfig
-from PIL import Image
 from torch import Tensor
 
-from ldm_train.data.images import DECODE_ERRORS, save_png
+from ldm_train.data.images import read_png_texts, save_png
 from ldm_train.util.files import atomic_write, is_temporary, make_folder
 from ldm_train.util.locks import hold_lock
-from ldm_train.util.ownership import LOCK, PICTURES, check_folder, list_names, read_mark
+from ldm_train.util.ownership import LOCK, PICTURES, check_folder, read_mark
+from ldm_train.util.safe_json import Json
+from ldm_train.util.text import list_names
 
 DRAWN = re.compile(r"\d{4,}\.png|(grid|strip|plot(-\d+)?)\.png|prompts\.txt")
 PROMPTS = "prompts.txt"
 INPUTS = ("picture", "mask", "prompts")
-Listing = dict[str, dict[str, str] | None]
 
 
 class PictureFolder:
@@ -66,9 +66,9 @@ class PictureFolder:
     def finish(self, prompts: Sequence[str]) -> None:
         """Write the prompt of each numbered picture, and list all files with their checksums."""
         atomic_write(self.path / PROMPTS, "".join(f"{prompt}\n" for prompt in prompts))
-        files: Listing = {name: {"sha256": _digest(self.path / name)} for name in self._names}
+        files = {name: {"sha256": _digest(self.path / name)} for name in self._names}
         for name, prompt in zip(self._names, prompts, strict=False):  # the numbered ones come first
-            files[name] = {**(files[name] or {}), "prompt": prompt}
+            files[name]["prompt"] = prompt
         self._write(files)
 
     def _begin(self) -> None:
@@ -83,7 +83,7 @@ class PictureFolder:
             path.unlink(missing_ok=True)
         self._begun = True
 
-    def _write(self, files: Listing) -> None:
+    def _write(self, files: Mapping[str, object]) -> None:
         atomic_write(self.path / PICTURES.mark, json.dumps({"command": "ldm-train sample", "files": files}, indent=2) + "\n")
 
     def _refuse_foreign(self) -> None:
@@ -102,9 +102,9 @@ class PictureFolder:
             )
 
 
-def read_listing(folder: Path) -> Listing:
+def read_listing(folder: Path) -> dict[str, Json]:
     """Return the files that `sample` drew into a folder, None for those of an unfinished command; {} without the mark."""
-    files = read_mark(folder, PICTURES).get("files")
+    files = (read_mark(folder, PICTURES) or {}).get("files")
     return {name: files[name] for name in files if DRAWN.fullmatch(name)} if isinstance(files, dict) else {}
 
 
@@ -116,16 +116,7 @@ def is_as_listed(path: Path, entry: object) -> bool:
         return not path.exists()
     if isinstance(entry, dict):
         return entry.get("sha256") == _digest(path)
-    return path.name == PROMPTS or "ldm_train" in png_texts(path)
-
-
-def png_texts(path: Path) -> dict[str | tuple[int, int], object]:
-    """Return the texts in a picture file by keyword; {} if it is none."""
-    try:
-        with Image.open(path) as picture:
-            return {**picture.info}
-    except DECODE_ERRORS:
-        return {}
+    return path.name == PROMPTS or "ldm_train" in read_png_texts(path)
 
 
 def _digest(path: Path) -> str:

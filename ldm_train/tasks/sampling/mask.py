@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from ldm_train.data.crops import Size, centred
-from ldm_train.data.decoding import render, upright_size
+from ldm_train.data.decoding import render
 from ldm_train.data.images import DECODE_ERRORS
 from ldm_train.data.masks import decode_mask
-from ldm_train.util.inputs import MAX_PICTURE, READ_ERRORS, describe_error, read_input
+from ldm_train.util.inputs import MAX_PICTURE, describe_error, read_input
 
 
 def read_mask(path: str, *, picture: Size, size: Size, latents: Size) -> Tensor:
@@ -24,7 +24,7 @@ def read_mask(path: str, *, picture: Size, size: Size, latents: Size) -> Tensor:
     """
     try:
         mask, note = decode_mask(read_input(Path(path), limit=MAX_PICTURE))
-    except (*DECODE_ERRORS, *READ_ERRORS) as error:
+    except DECODE_ERRORS as error:
         raise ValueError(f"mask={path} cannot be read as a mask: {describe_error(error)}") from error
     own = (mask.height, mask.width)
     if not is_alike(own, picture) and not is_alike(own, size):
@@ -46,15 +46,3 @@ def read_mask(path: str, *, picture: Size, size: Size, latents: Size) -> Tensor:
 def is_alike(one: Size, other: Size) -> bool:
     """Return whether two (height, width) are of one shape, to a pixel that was rounded."""
     return abs(one[0] * other[1] - one[1] * other[0]) <= sum(other)
-
-
-def picture_size(path: str) -> Size:
-    """Return the (height, width) of a picture file, upright.
-
-    Raises:
-        ValueError: it cannot be read.
-    """
-    try:
-        return upright_size(read_input(Path(path), limit=MAX_PICTURE))
-    except (*DECODE_ERRORS, *READ_ERRORS) as error:
-        raise ValueError(f"{path} cannot be read as a picture: {describe_error(error)}") from error

@@ -7,13 +7,14 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from ldm_train.data.decoding import upright_size
 from ldm_train.data.images import DECODE_ERRORS, read_image, to_signed
 from ldm_train.data.masks import has_transparency
 from ldm_train.generation import Generation
 from ldm_train.samplers.base import Picture
 from ldm_train.tasks.parts.assemble import TrainedRun, open_run
-from ldm_train.tasks.sampling.mask import picture_size, read_mask
-from ldm_train.util.inputs import MAX_PROMPTS, READ_ERRORS, describe_error, read_text
+from ldm_train.tasks.sampling.mask import read_mask
+from ldm_train.util.inputs import MAX_PICTURE, MAX_PROMPTS, describe_error, read_input, read_text
 
 
 def open_sized(config: DictConfig) -> TrainedRun:
@@ -49,12 +50,13 @@ def read_start(config: DictConfig, generation: Generation) -> Picture | None:
     latents = generation.encode(read_signed(config.picture, generation.size))
     if not latents.isfinite().all():
         raise ValueError(f"the latents of picture={config.picture} contain NaN or infinity; look at the autoencoder")
-    if has_transparency(Path(config.picture).read_bytes()):
+    content = read_input(Path(config.picture), limit=MAX_PICTURE)
+    if has_transparency(content):
         print(f"note: picture={config.picture} is transparent in places, which are taken as white")
     if config.mask is None:
         return Picture(latents, config.strength)
     height, width = latents.shape[2:]
-    mask = read_mask(config.mask, picture=picture_size(config.picture), size=generation.sides, latents=(height, width))
+    mask = read_mask(config.mask, picture=upright_size(content), size=generation.sides, latents=(height, width))
     return Picture(latents, config.strength, mask.to(latents))
 
 
@@ -62,7 +64,7 @@ def read_signed(path: str, size: int | tuple[int, int]) -> torch.Tensor:
     """A picture file, cropped and scaled as encoding does, (1, 3, H, W) in [-1, 1]."""
     try:
         return to_signed(read_image(Path(path), size)[None])
-    except (*DECODE_ERRORS, *READ_ERRORS) as error:
+    except DECODE_ERRORS as error:
         raise ValueError(f"{path} cannot be read as a picture: {describe_error(error)}") from error
 
 

@@ -9,9 +9,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from ldm_train.data.crops import Crop
 from ldm_train.data.decoding import ENCODING_VERSION, background_colour
-from ldm_train.data.manifest import VERSION, Json, Manifest, Provenance
+from ldm_train.data.manifest import VERSION, Manifest, Provenance
 from ldm_train.encoders.fingerprint import weights_digest
 from ldm_train.tasks.settings.config import build
+from ldm_train.util.safe_json import Json
 
 PARTS = {"autoencoder": "vae", "text_encoder": "text_encoder"}  # and their subfolders in a pipeline's folder
 CAPTIONS_VERSION: int = 1  # of the code that turns captions into tokens and embeddings

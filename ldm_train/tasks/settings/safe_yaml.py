@@ -11,7 +11,8 @@ from pathlib import Path
 import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from ldm_train.util.safe_json import LARGEST_INT, read_text, shorten
+from ldm_train.util.safe_json import LARGEST_INT, read_text
+from ldm_train.util.text import shorten
 
 LARGEST_FILE = 2**20  # bytes
 LARGEST_COUNT = 100_000  # values, with what aliases repeat

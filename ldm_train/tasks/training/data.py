@@ -12,7 +12,7 @@ from rich.progress import DownloadColumn, Progress
 from ldm_train.data.cache import LatentCache, Latents, open_caches, together
 from ldm_train.data.datamodules import CachedLatents
 from ldm_train.data.items import shown
-from ldm_train.data.manifest import Json, Manifest, canonical, refuse_other
+from ldm_train.data.manifest import Manifest, canonical, refuse_other
 from ldm_train.data.plan import Plan, shape_of
 from ldm_train.data.shards import channel_statistics
 from ldm_train.encoders.latents import Scaling
@@ -23,6 +23,7 @@ from ldm_train.tasks.settings.config import build, words
 from ldm_train.tasks.settings.describe import describe, restore
 from ldm_train.training.encoding import Encoding, Rendering
 from ldm_train.training.on_the_fly import LivePictures, OnTheFly
+from ldm_train.util.safe_json import Json
 
 FEW = 16  # pictures of one forward pass, where a GPU's memory is the network's
 

@@ -27,8 +27,7 @@ from ldm_train.tasks.settings.config import compose
 from ldm_train.tasks.training.data import complete
 from ldm_train.training.checkpoint_files import checkpoints
 from ldm_train.util.files import atomic_write, remove_files
-from ldm_train.util.ownership import FolderKind, check_folder
-from ldm_train.util.safe_json import read_json
+from ldm_train.util.ownership import FolderKind, check_folder, read_mark
 
 AT_ONCE, PIXELS = 16, 4 * 512**2  # pictures, and fewer large ones, as a small GPU can hold
 MANIFEST = "prior.json"
@@ -57,7 +56,7 @@ def join_prior(config: DictConfig) -> None:
     config.cache, config.cache_shares = joined.cache, joined.cache_shares
 
 
-def asked_caches(config: DictConfig) -> list[str]:
+def given_caches(config: DictConfig) -> list[str]:
     """Return the caches that a config names; one, of no name, if its pictures are encoded on the fly."""
     return list(config.cache) if isinstance(config.cache, ListConfig) else [config.cache or ""]
 
@@ -68,15 +67,15 @@ def with_class_pictures(config: DictConfig, run_dir: Path) -> DictConfig:
     Raises:
         ValueError: several own caches without shares.
     """
-    own, joined = asked_caches(config), config.copy()
+    own, joined = given_caches(config), config.copy()
     joined.cache, joined.cache_shares = [*own, str(run_dir / PRIOR / "cache")], shared(config, len(own))
     return joined
 
 
-def as_asked(config: DictConfig, asked: DictConfig) -> DictConfig:
+def with_given_caches(config: DictConfig, given: DictConfig) -> DictConfig:
     """Return a run's completed config with the caches that it was given, so that it makes the same run again."""
     stored = config.copy()
-    stored.cache, stored.cache_shares = asked.cache, asked.cache_shares
+    stored.cache, stored.cache_shares = given.cache, given.cache_shares
     return stored
 
 
@@ -135,12 +134,12 @@ def make(config: DictConfig, folder: Path, cache: LatentCache) -> None:
     device = choose_device("cpu" if config.trainer.accelerator == "cpu" else "auto")
     wanted: Told = {"prompts": prompts, "weights": base_fingerprint(parts), **manner(config)}
     check_folder(folder, KIND, setting="run_dir", given=str(folder))
-    before = read(folder)
+    before = read_mark(folder, KIND)
     if is_whole(folder) and before == wanted | {"encoded": True}:
         return
-    if before not in (None, wanted, wanted | {"encoded": True}):
+    if before is not None and before not in (wanted, wanted | {"encoded": True}):
         print(f"{folder} holds pictures of other settings or weights: they are drawn anew")
-        remove_files(drawn(folder, before or {}))
+        remove_files(find_pictures(folder, before.get("count")))
     atomic_write(folder / MANIFEST, json.dumps(wanted, indent=2) + "\n")
     for line in lines:
         print(line)
@@ -205,22 +204,13 @@ def name(number: int) -> str:
 
 def is_whole(folder: Path) -> bool:
     """Whether all were drawn and encoded."""
-    return (read(folder) or {}).get("encoded") is True and (folder / "cache" / "manifest.json").is_file()
+    return (read_mark(folder, KIND) or {}).get("encoded") is True and (folder / "cache" / "manifest.json").is_file()
 
 
-def drawn(folder: Path, told: Told) -> list[Path]:
-    """Return the pictures that this manifest describes. The cache stays: it is encoded anew in its place."""
-    count, place = told.get("count"), folder / "pictures"
+def find_pictures(folder: Path, count: object) -> list[Path]:
+    """Return the pictures with the numbers below a manifest's count. The cache stays: it is encoded anew in its place."""
+    place = folder / "pictures"
     if not isinstance(count, int) or not place.is_dir():
         return []
     matches = ((PICTURE.fullmatch(path.name), path) for path in place.iterdir())
     return [path for match, path in matches if match and int(match[1]) < count]
-
-
-def read(folder: Path) -> Told | None:
-    """What the pictures there were drawn by; None where that is not known."""
-    try:
-        told = read_json(folder / MANIFEST)
-    except (OSError, ValueError):
-        return None
-    return dict(told) if isinstance(told, dict) else None

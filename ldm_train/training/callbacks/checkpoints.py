@@ -82,6 +82,7 @@ class Checkpoints(Callback):
         self.best = math.inf
         self.best_step: int | None = None
         self._told = False
+        self._kept: int | None = None  # the step after which nothing was left undone
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuse at once what a full disk would end at the first checkpoint."""
@@ -94,8 +95,13 @@ class Checkpoints(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Do what a run that was killed between saving and keeping left undone."""
-        if trainer.is_global_zero and trainer.global_step and read_step(self.path) == trainer.global_step:
-            self._keep(trainer.global_step)
+        step = trainer.global_step
+        if trainer.is_global_zero and step and step != self._kept and read_step(self.path) == step:
+            self._keep(step)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Do the same after a run that was killed at its last checkpoint: it has no step left, and never starts training."""
+        self.on_train_start(trainer, pl_module)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: object, batch_idx: int
@@ -159,6 +165,7 @@ class Checkpoints(Callback):
             keep_as(self.path, BEST)
         prune(self.run_dir, keep=keeping.keep if keeping.keep > 1 else 0, keep_every=keeping.keep_every)
         remove_unnamed_shares(self.path.parent)
+        self._kept = step
 
     def _refuse_full(self, wanted: int, what: str) -> None:
         free = shutil.disk_usage(self.path.parent).free

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ldm_train.training.dashboards import Cell, Dashboard, Settings
+from ldm_train.training.run_files import METRICS
 from ldm_train.util.files import atomic_write, flush_file
 from ldm_train.util.safe_json import numbers_of, parse_json
 
@@ -48,7 +49,7 @@ class CSVTable(Dashboard):
 
     def _lines(self, start: int) -> Iterator[tuple[dict[str, float], int]]:
         """The whole lines from a byte on, each with the byte that it ends before."""
-        path = self.run_dir / "metrics.jsonl"
+        path = self.run_dir / METRICS
         if not path.exists():
             return
         with path.open("rb") as file:

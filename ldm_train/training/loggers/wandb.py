@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ldm_train.training.dashboards import CLOCK, Cell, Dashboard, Settings
 from ldm_train.training.loggers.wandb_files import last_step
+from ldm_train.training.run_files import METRICS, TIMING
 from ldm_train.util.files import atomic_write
 from ldm_train.util.safe_json import numbers_of, parse_json, read_object
 
@@ -218,7 +219,7 @@ def refuse_stranger() -> None:
 def missing_rows(run_dir: Path, *, after: int, until: int) -> list[tuple[int, dict[str, float]]]:
     """What a run logged at the steps in between, by step."""
     rows: dict[int, dict[str, float]] = {}
-    for name, prefix in (("metrics.jsonl", ""), ("timing.jsonl", CLOCK)):
+    for name, prefix in ((METRICS, ""), (TIMING, CLOCK)):
         path = run_dir / name
         for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
             values = numbers_of(parse_json(line))

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from ldm_train.tasks.exporting.folder import MARK
 from ldm_train.tasks.parts.assemble import read_config
+from ldm_train.util.ownership import EXPORT
 from tests.tasks.exporting.shaped import SHAPE, opened, ours, same_picture, theirs
 
 
@@ -75,7 +75,7 @@ def test_of_another_network_the_other_parts_leave(
     assert answer.code == 0, answer.err
     out = export(tmp_path / "run", "layout=diffusers")
     assert {path.name for path in out.iterdir()} == {
-        *("README.md", MARK, "scheduler", "text_encoder", "tokenizer", "vae"),
+        *("README.md", EXPORT.mark, "scheduler", "text_encoder", "tokenizer", "vae"),
     }
     card = (out / "README.md").read_text()
     for words in ("network.patch_size=2", "network.extra_up_block=false", "network.expansion=1", "of 16 channels"):

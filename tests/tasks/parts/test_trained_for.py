@@ -12,7 +12,6 @@ from ldm_train.tasks.parts.assemble import build_parts, read_config
 from ldm_train.tasks.parts.trained_for import (
     compare_purposes,
     describe_purpose,
-    describe_purpose_now,
     read_purpose,
     warn_of_other_purpose,
 )
@@ -88,9 +87,9 @@ def test_a_frozen_text_encoder_of_other_weights_is_another_and_one_that_is_now_t
     assert "fingerprint" in purpose["text_encoder"]  # type: ignore[operator]
     parts.text_encoder.trained = True
     path = trained / "nowhere.safetensors"
-    assert list(compare_purposes(purpose, describe_purpose_now(config, parts), path)) == []
+    assert list(compare_purposes(purpose, describe_purpose(config, parts, with_trained_text=True), path)) == []
     parts.text_encoder.tower.ln_final.weight.data += 1  # type: ignore[union-attr]
-    [line] = compare_purposes(purpose, describe_purpose_now(config, parts), path)
+    [line] = compare_purposes(purpose, describe_purpose(config, parts, with_trained_text=True), path)
     assert "text_encoder.fingerprint" in line
 
 

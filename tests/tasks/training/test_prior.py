@@ -9,7 +9,7 @@ import torch
 from omegaconf import OmegaConf
 
 from ldm_train.tasks.evaluating.real import held_out_data
-from ldm_train.tasks.parts.assemble import read_config, read_weights
+from ldm_train.tasks.parts.assemble import build_parts, read_config, read_weights
 from ldm_train.tasks.training import prior
 
 PROMPT = "a black circle"
@@ -57,7 +57,8 @@ def test_its_config_is_what_was_asked_for_and_makes_the_same_run_again(
 def test_an_evaluation_measures_what_was_held_out_of_both(first: tuple[Path, str], cache: Path) -> None:
     run_dir, _ = first
     asked = OmegaConf.create({"run_dir": str(run_dir), "cache": None})
-    data = held_out_data(asked, read_config(str(run_dir)))
+    trained = read_config(str(run_dir))
+    data = held_out_data(asked, trained, build_parts(trained))
     assert data is not None
     assert data.latents.sets == [12, 5]
 

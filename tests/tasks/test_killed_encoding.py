@@ -1,4 +1,4 @@
-"""An encoding that is killed and started again: the short version of scripts/fault_campaign.py, in real processes."""
+"""An encoding that is killed and started again: the short version of scripts/chaos_encode.py, in real processes."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ def test_a_killed_encoding_ends_with_the_bytes_of_an_undisturbed_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(str(SCRIPTS))
-    from fault_campaign import Encoding, digests, draw, moment
+    from chaos_encode import Encoding, digests, draw, moment
 
     draw(tmp_path / "pictures", 60)
     undisturbed = Encoding(tmp_path / "pictures", tmp_path / "undisturbed", 1)
