@@ -30,10 +30,10 @@ def test_the_numbers_of_a_line() -> None:
 @pytest.mark.parametrize("text", ["[]", "{}", "[" * 100_000, '{"files": ' + "9" * 400 + "}", "\x00"])
 def test_a_mark_that_cannot_be_read_is_none(text: str, tmp_path: Path) -> None:
     (tmp_path / EXPORT.mark).write_text(text)
-    assert read_mark(tmp_path, EXPORT) == {}
+    assert read_mark(tmp_path, EXPORT) is None
 
 
 def test_a_mark_is_of_its_kind(tmp_path: Path) -> None:
     (tmp_path / EXPORT.mark).write_text('{"files": []}')
     assert read_mark(tmp_path, EXPORT) == {"files": []}
-    assert read_mark(tmp_path, CACHE) == {}
+    assert read_mark(tmp_path, CACHE) is None

@@ -54,11 +54,11 @@ def describe_purpose(config: DictConfig, parts: "Parts", *, with_trained_text: b
     }
 
 
-def describe_network(config: DictConfig) -> dict[str, Json]:
+def describe_network(config: DictConfig) -> Json:
     """Return a network's settings, without those that change none of its outputs."""
     values = plain(config.network)
     kind = str(values.pop("_target_", "")).rpartition(".")[2]
-    return {"kind": kind} | {name: value for name, value in values.items() if name not in WITHOUT_OUTPUT}  # type: ignore[misc]
+    return {"kind": kind} | {name: value for name, value in values.items() if name not in WITHOUT_OUTPUT}  # type: ignore[return-value]
 
 
 def schedule_words(config: DictConfig) -> str:

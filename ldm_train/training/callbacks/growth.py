@@ -51,7 +51,7 @@ def read_rows(path: Path, settings: str) -> dict[int, Image.Image]:
     if not isinstance(steps, list) or not all(isinstance(step, int) for step in steps):
         return {}
     height = whole.height // max(1, len(steps))
-    return {step: whole.crop((0, i * height, whole.width, (i + 1) * height)) for i, step in enumerate(steps)}
+    return {int(str(step)): whole.crop((0, i * height, whole.width, (i + 1) * height)) for i, step in enumerate(steps)}
 
 
 def shown(steps: Sequence[int], *, every: int) -> list[int]:
