@@ -232,6 +232,35 @@ def test_shift_and_scale_are_applied_in_one_place() -> None:
     assert using == {"encoders/latents.py"}
 
 
+READERS = {"util/safe_json.py", "tasks/settings/safe_yaml.py"}
+OWN_TEXT = {"encoders/leaving.py": "a class of diffusers gives its settings as JSON in this process"}
+
+
+def parses(tree: ast.AST) -> list[int]:
+    """Lines that read JSON or YAML by a library's own function."""
+    libraries = {"json": {"load", "loads", "JSONDecoder"}, "yaml": {"*"}, "OmegaConf": {"load"}}
+    found = [
+        node.lineno
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and {node.attr, "*"} & libraries.get(node.value.id, set())
+    ]
+    return found + [0 for module, names in imports(tree) if {*names} & libraries.get(module, set())]
+
+
+def test_json_and_yaml_are_read_by_the_safe_readers() -> None:
+    """Whoever wrote a file: its size, depth and numbers are limited in two places."""
+    assert {file for file, tree in TREES.items() if parses(tree)} == READERS | OWN_TEXT.keys()
+
+
+@pytest.mark.parametrize(
+    "line", ["json.loads(x)", "json.load(file)", "from json import loads", "yaml.safe_load(x)", "OmegaConf.load(path)"]
+)
+def test_a_reader_of_its_own_is_seen(line: str) -> None:
+    assert parses(ast.parse(line))
+
+
 def test_only_the_denoiser_calls_the_network() -> None:
     callers = {file: calls_of(tree, "network") for file, tree in TREES.items() if calls_of(tree, "network")}
     assert list(callers) == ["diffusion/denoiser.py"]

@@ -36,6 +36,9 @@ class Rowset:
         # Bytes, which NumPy copies faster than PyTorch numbers, whatever their type.
         self.files = [{key: rows.view(torch.uint8).numpy() for key, rows in file.items()} for file in files]
 
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
     def gather(self, numbers: Tensor, views: Tensor | None = None) -> Rows:
         """Rows (B, …) by number (B,); of rows with views, one view each (B,)."""
         files = torch.searchsorted(self.ends, numbers, right=True).tolist()
@@ -94,6 +97,7 @@ class LatentCache:
         self.sets = [len(self.index)]
         self.buckets = [self._rows(f"latents-{bucket}") for bucket in sorted(self.manifest.buckets)]
         self.caption_rows = self._rows("captions")
+        self._check_counts()
 
     def verify(self, *, progress: Callable[[int], None] = lambda count: None) -> None:
         """Compare every file with its checksum, which reads them all; `progress` is told the bytes of each.
@@ -104,6 +108,26 @@ class LatentCache:
         wrong = damaged_files(self.folder, self.manifest, progress=progress)
         if wrong:
             raise ValueError(f"cache {self.folder}: {', '.join(wrong)} changed since encoding; {MEND}")
+        if text := self.caption_texts[self.manifest.empty]:
+            raise ValueError(f"cache {self.folder}: manifest.json has the caption {text!r:.60} as the empty one; {MEND}")
+
+    def _check_counts(self) -> None:
+        """Raise ValueError if the manifest says otherwise than the files: it has no checksum of its own."""
+        index, manifest = self.index, self.manifest
+        counts = {
+            "entries": (manifest.entries, len(index)),
+            "held_out": (manifest.held_out, int(index.held_out.sum())),
+            "captions": (manifest.captions, len(self.caption_rows)),
+            **{
+                f"buckets.{name}": (manifest.buckets[name], len(rows))
+                for name, rows in zip(sorted(manifest.buckets), self.buckets, strict=True)
+            },
+        }
+        wrong = [f"{name}: {told}, and its files have {found}" for name, (told, found) in counts.items() if told != found]
+        if not 0 <= manifest.empty < manifest.captions:
+            wrong.append(f"empty: {manifest.empty}, and there are {manifest.captions} captions")
+        if wrong:
+            raise ValueError(f"cache {self.folder}: manifest.json does not fit its files ({'; '.join(wrong)}); {MEND}")
 
     def _rows(self, prefix: str) -> Rowset:
         return Rowset([load(self.folder / s) for s in sorted(self.manifest.shards) if s.rpartition("-")[0] == prefix])

@@ -186,6 +186,9 @@ def _check_values(manifest: Manifest) -> None:
     ):
         if not isinstance(getattr(manifest, part).get(name), dict):
             raise ValueError(f"its {part} holds no {name}")
+    for name in ("autoencoder", "dtype"):
+        if name not in manifest.encoding["pictures"]:  # type: ignore[operator]
+            raise ValueError(f"its encoding of pictures has no {name}")
     if outside := next((name for name in manifest.digests() if Path(name).name != name or name in ("", "..")), None):
         raise ValueError(f"it names the file {outside!r}, which is not in its folder")
 

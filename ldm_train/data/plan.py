@@ -7,12 +7,13 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from ldm_train.data.crops import Crop, View
 from ldm_train.data.manifest import Entry, Provenance, lines_of
 from ldm_train.data.survey import Seen, Survey
 from ldm_train.util.files import atomic_write
-from ldm_train.util.safe_json import Json, read_object
+from ldm_train.util.safe_json import Json, read_json, read_object
 
 CAPTIONS = 64  # of one forward pass
 
@@ -177,7 +178,7 @@ def write_batches(path: Path, batches: list[Batch]) -> None:
 
 
 def read_batches(path: Path) -> list[Batch]:
-    told = json.loads(path.read_text(encoding="utf-8"))
+    told: Any = read_json(path, limit=None)
     return [
         Batch(b["name"], [PictureRow(**row) for row in b["pictures"]], [CaptionRow(**row) for row in b["captions"]])
         for b in told

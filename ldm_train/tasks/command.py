@@ -82,7 +82,7 @@ def _run(verb: str, config: DictConfig) -> None:
     except Exception as error:
         if config.get("debug") or not _is_message(error):
             raise
-        _fail(f"{error}\n(debug=true shows where this came from)", code=1)
+        _fail(f"{str(error) or type(error).__name__}\n(debug=true shows where this came from)", code=1)
     except KeyboardInterrupt:
         _fail("interrupted", code=128 + signal.SIGINT)
     raise SystemExit(code or 0)
@@ -92,7 +92,12 @@ def _is_message(error: Exception) -> bool:
     """Whether it was raised for a person, by us or by Lightning, which was imported if it has raised anything."""
     lightning = sys.modules.get("lightning_fabric.utilities.exceptions")
     refusals = (ValueError, OSError) if lightning is None else (ValueError, OSError, lightning.MisconfigurationException)
-    return isinstance(error, refusals)
+    return isinstance(error, refusals) or lacks_memory(error)
+
+
+def lacks_memory(error: Exception) -> bool:
+    """Return whether an error reports that an object is larger than the free memory; torch's on the CPU has no class."""
+    return isinstance(error, MemoryError) or "can't allocate memory" in str(error)
 
 
 def _tell(verb: str, config: DictConfig) -> None:

@@ -14,7 +14,7 @@ from ldm_train.tasks.parts.assemble import Parts
 from ldm_train.tasks.parts.embeddings import write_words
 from ldm_train.tasks.parts.optimization import refuse_optimization
 from ldm_train.tasks.parts.published import start
-from ldm_train.tasks.parts.trained_for import describe_purpose
+from ldm_train.tasks.parts.trained_for import describe_purpose, refuse_other_purpose
 from ldm_train.tasks.parts.trained_part import choose_trained, load_base, refuse_part
 from ldm_train.tasks.running.directory import note_saved, prepare, set_threads
 from ldm_train.tasks.running.ending import ending, told_ending
@@ -68,7 +68,8 @@ def train(config: DictConfig, limits: Limits, keeping: Keeping) -> str | None:
     watching = Watching.of(config, parts, data)
     ema: EMA = build(config.ema, "ema")
     base = load_base(config, parts, start)
-    resumed = prepare(stored, content=content, base=base, trained_for=describe_purpose(config, parts))
+    check = partial(refuse_other_purpose, Path(config.run_dir), config, parts)
+    resumed = prepare(stored, content=content, base=base, trained_for=describe_purpose(config, parts), check=check)
     if config.network.weights is not None and base is None and not resumed:
         for line in start(config, parts):
             print(line)

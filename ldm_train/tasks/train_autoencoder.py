@@ -36,6 +36,7 @@ from ldm_train.training.run import Limits
 from ldm_train.training.run import run as fit
 from ldm_train.training.run_files import METRICS
 from ldm_train.util.files import atomic_write
+from ldm_train.util.safe_json import numbers_of, parse_json
 
 
 def run(config: DictConfig) -> int:
@@ -134,7 +135,7 @@ def save(module: AutoencoderTraining, data: Pictures, run_dir: Path) -> None:
 
 def curve(run_dir: Path) -> list[dict[str, float]]:
     """The lines of `metrics.jsonl` with a PSNR, without the rate, the gradient and what is told of the weights."""
-    lines = [json.loads(line) for line in (run_dir / METRICS).read_text(encoding="utf-8").splitlines()]
+    lines = [numbers_of(parse_json(line)) for line in (run_dir / METRICS).read_text(encoding="utf-8").splitlines()]
     measured = [line for line in lines if any(name.endswith("_psnr") for name in line)]
     shown = [[name for name in line if name not in ("lr", "grad_norm") and "/" not in name] for line in measured]
     return [{name: round(line[name], 5) for name in names} for line, names in zip(measured, shown, strict=True)]

@@ -20,6 +20,7 @@ except ImportError:  # not on every system
 
 SUFFIX = ".ldm-train-writing"
 LONGEST_NAME = 255  # bytes of a file's name, the dot and the suffix among them
+NO_LINKS = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)  # a link there would lead to somebody's file
 UNSUPPORTED = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES, errno.EPERM, errno.EBADF}
 
 
@@ -149,6 +150,8 @@ def flush_folder(folder: Path) -> None:
 def remove_temporaries(folder: Path) -> None:
     """Remove what killed processes left below a folder; a file that a living process is writing stays."""
     for path in folder.rglob(f".*{SUFFIX}"):
+        if path.is_symlink() or not path.is_file():
+            continue  # nothing that was written here, and opening a pipe would wait
         with suppress(OSError, ValueError), path.open("rb") as file:
             _lock(file.fileno(), path)
             path.unlink()
@@ -198,7 +201,7 @@ def _open_locked(temporary: Path, target: Path) -> int:
         ValueError: another process is writing the same file.
     """
     while True:
-        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | NO_LINKS, 0o666)
         try:
             _lock(descriptor, target)
             with suppress(FileNotFoundError):  # or another file: its process renamed it meanwhile

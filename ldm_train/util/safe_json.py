@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 from ldm_train.util.inputs import open_input
@@ -63,8 +64,26 @@ def parse_json(text: str | bytes) -> Json:
     Raises:
         ValueError: as `read_json`.
     """
+    return _parse(text, _int, _float)
+
+
+def parse_values(text: str | bytes) -> Json:
+    """Return the value of a JSON text of which numbers are never computed with: they may be large, and infinite.
+
+    Raises:
+        ValueError: it is no JSON, nested too deeply, or has a number of more digits than Python reads.
+    """
+    return _parse(text, int, float)
+
+
+def numbers_of(value: Json) -> dict[str, float]:
+    """Return the numbers of an object by name, as a line of metrics has them; nothing of any other value."""
+    return {k: v for k, v in value.items() if isinstance(v, int | float)} if isinstance(value, dict) else {}
+
+
+def _parse(text: str | bytes, parse_int: Callable[[str], Json], parse_float: Callable[[str], Json]) -> Json:
     try:
-        value: Json = json.loads(text, parse_int=_int, parse_float=_float)
+        value: Json = json.loads(text, parse_int=parse_int, parse_float=parse_float)
         return value
     except RecursionError:
         raise ValueError("it is nested too deeply") from None

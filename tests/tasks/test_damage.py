@@ -191,3 +191,36 @@ def test_a_damaged_config_ends_what_needs_it_in_a_message(
         assert answer.code == 1
         assert "config.yaml" in answer.err
         assert not (tmp_path / "out").exists()
+
+
+EXTREME = {
+    "metrics.jsonl": '{"step": 1, "loss": 1e308, "validation_loss": -1e308, "metrics/kid_x": 1e308}\n'
+    '{"step": 2, "loss": -1e308, "validation_loss": 5e-324, "metrics/kid_x": -1e308}\n'
+    '{"step": 9007199254740991, "loss": 1, "validation_loss": 1e308, "metrics/kid_x": 0}\n',
+    "timing.jsonl": '{"step": 1, "samples_per_second": -1e308}\n{"step": 2, "samples_per_second": 1e308}\n',
+    "validation.jsonl": '{"step": 1, "weights": "ema", "edges": [-1e308, 0, 1e308], "loss": [-1e308, 1e308]}\n'
+    '{"step": 2, "weights": "ema", "edges": [0, 5e-324, 1], "loss": [NaN, 1e308]}\n',
+}
+
+
+@pytest.mark.parametrize("name", EXTREME)
+def test_numbers_at_the_ends_of_the_range_are_drawn_or_left_out(name: str, ldm_train: Callable, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "runs" / "run")
+    (run / name).write_text(EXTREME[name])
+    assert ldm_train("runs", tmp_path / "runs").code == 0
+    told = ldm_train("report", f"run_dir={run}", f"out={tmp_path}/page.html")
+    assert told.code == 0, told.err
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")])
+def test_what_does_not_fit_into_memory_is_a_message(
+    error: Exception, ldm_train: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fail(config: object) -> None:
+        raise error
+
+    monkeypatch.setattr("ldm_train.tasks.runs.run", fail)
+    answer = ldm_train("runs", tmp_path)
+    assert answer.code == 1
+    assert (str(error) or "MemoryError") in answer.err
+    assert "Traceback" not in answer.err

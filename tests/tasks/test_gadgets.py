@@ -111,7 +111,10 @@ def test_trust_is_read_from_words() -> None:
     assert read_grants(["source.path=x"]) == Grants(commands=True)
 
 
-@pytest.mark.parametrize("package", ["os", "builtins", "ldm_train", "torch", "", "a;b", "*"])
+@pytest.mark.parametrize(
+    "package",
+    ["os", "builtins", "ldm_train", "torch", "", "a;b", "*", "numpy", "fsspec", "os.path", "a.", ".a", "a..b", "[a,os]"],
+)
 def test_what_runs_any_command_is_never_trusted(package: str, ldm_train: Callable) -> None:
     assert ldm_train("runs", "dir=x", f"trust={package}").code == 2
 

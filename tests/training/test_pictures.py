@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -73,6 +74,15 @@ def test_it_starts_anew_where_it_cannot_go_on(broken: bytes | None, tmp_path: Pa
     assert list(read_rows(path, json.dumps(SETTINGS, sort_keys=True))) == [20]
     grow(path, plain(3), step=30, every=10, settings=SETTINGS | {"prompts": ["c", "d"]})
     assert read_rows(path, json.dumps(SETTINGS, sort_keys=True)) == {}
+
+
+@pytest.mark.parametrize("steps", ["[" * 100_000, "9" * 400, "[[1]]", '{"a": 1}', '["x"]', "null", "1e999"])
+def test_a_picture_with_other_steps_in_its_text_has_no_rows(steps: str, tmp_path: Path) -> None:
+    texts = PngInfo()
+    texts.add_text("settings", "s")
+    texts.add_text("steps", steps)
+    Image.new("RGB", (8, 8)).save(tmp_path / "growth.png", pnginfo=texts)
+    assert read_rows(tmp_path / "growth.png", "s") == {}
 
 
 @pytest.mark.parametrize("last", [10, 500, 505, 2400, 100_000])

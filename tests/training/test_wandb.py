@@ -16,6 +16,8 @@ import pytest
 import torch
 from PIL import Image
 
+from ldm_train.training.loggers.wandb import Wandb
+
 STEPS = 8
 LOGGER = ["logger=wandb", "logger.offline=true", "logger.tags=[tiny]", "logger.notes=a note", "logger.group=trials"]
 DRAWN = {3, 6, 8}
@@ -226,3 +228,10 @@ def test_checkpoints_are_kept_as_artifacts_when_asked(
         [entry] = artifact.manifest.contents
         assert Path(entry.local_path).is_relative_to(tmp_path / "run")
         assert torch.load(entry.local_path, weights_only=True)["global_step"] == json.loads(artifact.metadata)["step"]
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"id": 3}', '{"id": "../../x"}', "{", '{"id": "' + "a" * 99 + '"}'])
+def test_a_damaged_identity_is_a_message_with_its_file(text: str, tmp_path: Path) -> None:
+    (tmp_path / "wandb.json").write_text(text)
+    with pytest.raises(ValueError, match=r"wandb\.json"):
+        Wandb(str(tmp_path), offline=True)._identity(anew=False)

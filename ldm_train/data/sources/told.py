@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from ldm_train.data.items import shown
 from ldm_train.util.inputs import MAX_TEXT, READ_ERRORS
+from ldm_train.util.safe_json import parse_values
 
 HELD_OUT = {"held_out", "validation", "val", "test"}
 TRAINING = {"train", "training", "", "none"}
@@ -84,12 +85,12 @@ def json_object(content: bytes) -> dict[str, object]:
     """Raises ValueError, whose words follow the name of the place, for all but one JSON object."""
     text = utf8(content)
     try:
-        values = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        values = parse_values(text)
+    except ValueError as error:
         raise ValueError(f"is not JSON: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"is not a JSON object but {shown(text.strip()[:40])}")
-    return values
+    return dict(values)
 
 
 def utf8(content: bytes) -> str:

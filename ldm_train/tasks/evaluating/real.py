@@ -16,7 +16,7 @@ from ldm_train.tasks.parts.assemble import Parts
 from ldm_train.tasks.running.directory import PRIOR
 from ldm_train.tasks.settings.config import build
 from ldm_train.tasks.settings.describe import restore
-from ldm_train.tasks.training.data import batches, refuse_unfit
+from ldm_train.tasks.training.data import batches, refuse_unfit, verify
 from ldm_train.tasks.training.prior import is_whole, with_class_pictures
 from ldm_train.types import Autoencoder
 
@@ -62,6 +62,7 @@ def of_run(data: CachedLatents, autoencoder: Autoencoder, device: torch.device) 
 def of_cache(folder: str, device: torch.device) -> Real:
     """The held-out examples of a cache by itself, with the autoencoder that made it."""
     caches = open_caches(folder)
+    verify(caches)
     autoencoder: Autoencoder = build(restore(caches[0].manifest, "autoencoder", cache=caches[0].folder), "autoencoder").to(
         device
     )
@@ -82,5 +83,6 @@ def held_out_data(config: DictConfig, trained: DictConfig, parts: Parts) -> Cach
     if cache is None:
         return None
     caches = open_caches(cache)
+    verify(caches)
     refuse_unfit(trained, parts, caches)
     return batches(trained, together(caches))

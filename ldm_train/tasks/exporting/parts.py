@@ -14,6 +14,7 @@ from ldm_train.networks.unet import UNet
 from ldm_train.tasks.exporting.scheduler import not_held as not_held_by_scheduler
 from ldm_train.tasks.parts.assemble import Parts, build_parts, first_weights
 from ldm_train.tasks.parts.comparing import own_settings
+from ldm_train.tasks.parts.trained_for import refuse_other_purpose
 from ldm_train.tasks.parts.trained_part import completed, is_partial
 from ldm_train.training.parameter_groups import TEXT_ENCODER
 from ldm_train.weights import text_layout
@@ -69,6 +70,7 @@ def leaving(trained: DictConfig, run_dir: Path, weights: Mapping[str, Tensor]) -
         ValueError: the weights are not those of its network, or what it stands on is not there.
     """
     parts = build_parts(trained, empty_network=not is_partial(trained))
+    refuse_other_purpose(run_dir, trained, parts)
     state = completed(weights, run_dir, parts, first_weights)
     found = Leaving(trained, parts, projects_linearly(parts, trained))
     side = trained.image_size // parts.autoencoder.factor

@@ -19,6 +19,7 @@ from ldm_train.encoders.conditioner import TextEncoder
 from ldm_train.generation import Generation, Recipe
 from ldm_train.tasks.parts.embeddings import add_embeddings
 from ldm_train.tasks.parts.stacked import add_adapters
+from ldm_train.tasks.parts.trained_for import refuse_other_purpose
 from ldm_train.tasks.parts.trained_part import completed
 from ldm_train.tasks.running.continuing import filled
 from ldm_train.tasks.running.directory import LAST
@@ -125,6 +126,7 @@ def open_run(config: DictConfig) -> TrainedRun:
     trained, device = read_config(config.run_dir), choose_device(config.device)
     fill_from_run(config, trained)
     parts = build_parts(trained)
+    refuse_other_purpose(Path(config.run_dir), trained, parts, weights=str(config.weights))
     recipe = build_recipe(
         config, steps=config.steps, seed=config.seed, negative_prompt=str(config.get("negative_prompt", ""))
     )
@@ -163,7 +165,9 @@ def build_weak(config: DictConfig, strong: Parts, device: torch.device) -> Gener
     if run_dir is None:
         return None
     schedule = strong.schedule
-    parts = build_parts(read_config(run_dir))
+    weaker = read_config(run_dir)
+    parts = build_parts(weaker)
+    refuse_other_purpose(Path(run_dir), weaker, parts)
     load_weights(Path(run_dir), parts)
     if parts.autoencoder.identity != strong.autoencoder.identity:
         raise ValueError(f"guidance.weak={run_dir} was trained on another autoencoder's latents; they must be the same")

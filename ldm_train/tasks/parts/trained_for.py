@@ -13,8 +13,10 @@ from omegaconf import DictConfig
 
 from ldm_train.data.manifest import find_differences
 from ldm_train.diffusion.schedule import NoiseSchedule
-from ldm_train.tasks.running.directory import CONFIG, read_record
-from ldm_train.tasks.settings.config import words
+from ldm_train.tasks.parts.trained_part import is_partial
+from ldm_train.tasks.running.directory import CONFIG, RECORD, read_record
+from ldm_train.tasks.settings.config import plain, words
+from ldm_train.tasks.settings.strict import KEPT
 from ldm_train.util.ownership import EXPORT
 from ldm_train.util.safe_json import Json
 from ldm_train.weights.files import read_told
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 TRAINED_FOR = "trained_for"  # the key in `run.json`, in files of weights and in `export.json`
 WORDS = {"new_words", "new_vectors"}  # of a text encoder: may be added to weights that do not know them
+PARTS = ("autoencoder", "text_encoder", "network")
+WITHOUT_OUTPUT = KEPT["network"] | {"gradient_checkpointing", "dropout"}
 SHORT = 12  # letters of a checksum in a message
 TOLERANCE = 1e-4
 
@@ -46,7 +50,15 @@ def describe_purpose(config: DictConfig, parts: "Parts", *, with_trained_text: b
         "schedule": {"set_by": schedule_words(config), **describe_schedule(parts.schedule)},
         "autoencoder": parts.autoencoder.identity | {"shift": parts.autoencoder.shift, "scale": parts.autoencoder.scale},
         "text_encoder": text,
+        "network": describe_network(config),
     }
+
+
+def describe_network(config: DictConfig) -> Json:
+    """Return a network's settings, without those that change none of its outputs."""
+    values = plain(config.network)
+    kind = str(values.pop("_target_", "")).rpartition(".")[2]
+    return {"kind": kind} | {name: value for name, value in values.items() if name not in WITHOUT_OUTPUT}  # type: ignore[return-value]
 
 
 def schedule_words(config: DictConfig) -> str:
@@ -108,12 +120,59 @@ def compare_purposes(then: Purpose, now: Purpose, path: Path, *, effect: str = "
     if not is_same_schedule(then["schedule"], now["schedule"]):
         before, after = (purpose["schedule"].get("set_by") for purpose in (then, now))  # type: ignore[union-attr]
         yield f"{path} was trained with {before}, and {after} is set{effect}; set {before}, unless it shall learn the other"
-    for part in ("autoencoder", "text_encoder"):
+    for part in ("autoencoder", "text_encoder", *(["network"] if is_same_kind(then, now) else [])):
         if told := compare_part(then.get(part), now[part], part):
             yield (
                 f"{path} was trained with another {part}{effect}: {'; '.join(told)}. Set {part}=… as it was then, unless it "
                 "shall learn the other"
             )
+
+
+def is_same_kind(then: Purpose, now: Purpose) -> bool:
+    """Whether two networks are of one class, whose settings can be compared."""
+    first, second = then.get("network"), now.get("network")
+    return isinstance(first, dict) and isinstance(second, dict) and first.get("kind") == second.get("kind")
+
+
+def refuse_other_purpose(run_dir: Path, config: DictConfig, parts: "Parts", *, weights: str = "") -> None:
+    """Raise if a run's config, or the encoders that it names, are no longer those that the run was trained with.
+
+    Args:
+        parts: as the config makes them, before they are given the run's weights.
+        weights: a file that is used instead of the run's own checkpoint, if it ends in .safetensors.
+
+    Raises:
+        ValueError: listing what differs from its record, or from what the file was trained for.
+    """
+    if told := list(_changes(read_purpose(run_dir), config, parts)):
+        raise ValueError(
+            f"{run_dir / CONFIG}, or what it names, changed since the run was trained, as {RECORD} there says:\n  "
+            + "\n  ".join(told)
+            + f"\nrestore {run_dir / CONFIG}, or the files that it names"
+        )
+    file = Path(weights)
+    if file.suffix == ".safetensors" and (told := list(_changes(read_purpose(file), config, parts))):
+        raise ValueError(
+            f"weights={file} was trained for something else than run_dir={run_dir} (then in the file, now in the run):\n  "
+            + "\n  ".join(told)
+            + "\nuse it with the run that it was exported from, or another file"
+        )
+
+
+def _changes(then: Purpose | None, config: DictConfig, parts: "Parts") -> Iterator[str]:
+    if then is None:
+        return
+    now = describe_purpose(config, parts)
+    text = now["text_encoder"]
+    if isinstance(text, dict) and (is_partial(config) or config.text_encoder.get("weights") is None):
+        text.pop("fingerprint", None)  # its weights are the run's, or those that it stands on
+    if then["prediction"] != now["prediction"]:
+        yield f"prediction: then {then['prediction']}, now {now['prediction']}"
+    if not is_same_schedule(then["schedule"], now["schedule"]):
+        before, after = (one.get("set_by") if isinstance(one, dict) else one for one in (then["schedule"], now["schedule"]))
+        yield f"schedule: then {before}, now {after}"
+    for part in PARTS:
+        yield from compare_part(then.get(part), now[part], part)
 
 
 def is_same_schedule(one: Json, other: Json) -> bool:

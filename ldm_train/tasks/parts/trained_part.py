@@ -133,6 +133,7 @@ def completed(state: Mapping[str, Tensor], run_dir: Path, parts: "Parts", load: 
     if not is_partial(config) or expected.keys() <= state.keys():
         return state
     base = config.network.weights
+    refuse_circle(run_dir, config)
     try:
         load(config, parts)
     except ValueError as error:
@@ -144,6 +145,26 @@ def completed(state: Mapping[str, Tensor], run_dir: Path, parts: "Parts", load: 
     adapter = Weighed(from_run(state, alpha=alpha_of(config)), 1.0, str(run_dir))
     plain = {name: tensor for name, tensor in state.items() if ".lora_" not in name}
     return weights | plain | merged(weights, [adapter])
+
+
+def refuse_circle(run_dir: Path, config: DictConfig) -> None:
+    """Raise if a run that trains a part stands on itself, through however many other runs.
+
+    Raises:
+        ValueError: it names the runs; or the config of one of them cannot be read.
+    """
+    chain = [run_dir]
+    while is_partial(config) and (Path(str(config.network.weights)) / CONFIG).is_file():
+        base = Path(str(config.network.weights))
+        if base.resolve() in [one.resolve() for one in chain]:
+            runs = ", ".join(map(str, [*chain[1:], base]))
+            raise ValueError(
+                f"{run_dir} stands on itself: network.weights in its config and on lead in a circle ({runs}); "
+                f"set network.weights in {chain[-1] / CONFIG} to what that run was trained on"
+            )
+        chain.append(base)
+        config = read_settings_file(base / CONFIG)
+        check_config(config, origin=str(base / CONFIG))
 
 
 def alpha_of(config: DictConfig) -> float:

@@ -5,7 +5,7 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -42,7 +42,12 @@ TOLD = 500  # characters of an error that ended a start
 
 
 def prepare(
-    config: DictConfig, *, content: str, base: str | None = None, trained_for: Mapping[str, object] | None = None
+    config: DictConfig,
+    *,
+    content: str,
+    base: str | None = None,
+    trained_for: Mapping[str, object] | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> bool:
     """Record this start in a run directory that is held; True where a checkpoint is to be continued.
 
@@ -50,6 +55,7 @@ def prepare(
         content: one name for all that is trained on, such as the cache's fingerprint.
         base: one name for the weights that a run stands on which trains a part of them.
         trained_for: what its network is trained for, for those who will take its weights.
+        check: raises ValueError if a run that is continued was trained for something else.
 
     Raises:
         ValueError: `resume` is never and a checkpoint is there, or the run there differs in what matters.
@@ -66,6 +72,7 @@ def prepare(
         record = new_record() | {"content": content, "base": base, "trained_for": trained_for}
     if found:
         refuse_other(read_settings(run_dir), config, content, run_dir, record, base=base)
+        check()
     else:
         _refuse_other_verb(run_dir, config)
         _start_anew(run_dir)

@@ -5,6 +5,7 @@ killed early can be started again; whatever is removed is named in `training/run
 """
 
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,6 +22,8 @@ from ldm_train.util.locks import hold_lock
 from ldm_train.util.ownership import LOCK, RUN, carries_mark, check_folder, check_given
 from ldm_train.util.text import list_names
 
+LINKABLE = tuple(name for name in (*HISTORY, "checkpoints") if name)  # folders that may be links to another disk
+NEVER_LINKS = (PRIOR, f"{PRIOR}/pictures", "autoencoder", "wandb")
 MOMENT = 0.3  # seconds, for which whoever only asks whether a run is going on may have its lock
 
 
@@ -41,6 +44,7 @@ def hold_run_directory(config: DictConfig) -> Iterator[None]:
     check_given(str(config.run_dir), setting="run_dir")
     check_record(run_dir)
     check_folder(run_dir, RUN, setting="run_dir", given=str(config.run_dir))
+    check_links(run_dir, resume=config.resume)
     made = [folder for folder in (run_dir, *run_dir.parents) if not folder.exists()]
     busy = f"run_dir={run_dir} belongs to a run that is still going; wait for its end, or choose another run_dir"
     try:
@@ -114,6 +118,46 @@ def check_checkpoints(run_dir: Path, *, resume: str) -> None:
             "Nothing was changed: bring the checkpoints back to continue it, set resume=restart to remove its history and "
             "start anew, or choose another run_dir"
         )
+
+
+def check_links(run_dir: Path, *, resume: str) -> None:
+    """Raise if a run would write through a link to something that is not its own, as a copied run directory may have them.
+
+    A folder of history or of checkpoints may be a link to another disk.
+
+    Raises:
+        ValueError: it names the link; nothing was changed.
+    """
+    for name in ("", *LINKABLE, *NEVER_LINKS):
+        folder = run_dir / name
+        if name and folder.is_symlink():
+            _refuse_linked_folder(run_dir, folder, resume=resume)
+        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+            kind = path.lstat().st_mode
+            is_link = stat.S_ISLNK(kind) and (name != "" or not path.is_dir())
+            if is_link or not (stat.S_ISREG(kind) or stat.S_ISDIR(kind) or stat.S_ISLNK(kind)):
+                what = f"a link to {os.readlink(path)}" if is_link else "no regular file"
+                raise ValueError(
+                    f"{path} is {what}, and a run writes only into regular files of its own. Nothing was changed: put a "
+                    "copy in its place, remove it, or choose another run_dir"
+                )
+
+
+def _refuse_linked_folder(run_dir: Path, folder: Path, *, resume: str) -> None:
+    target = folder.resolve()
+    owners = [place for place in (target, *target.parents) if place != run_dir.resolve() and carries_mark(place, RUN)]
+    if folder.name not in LINKABLE:
+        why = "a run keeps it in its own folder"
+    elif owners:
+        why = f"{owners[0]} is another run"
+    elif resume == "restart" and target.is_dir() and any(target.iterdir()):
+        why = "resume=restart would remove files there"
+    else:
+        return
+    raise ValueError(
+        f"{folder} is a link to {os.readlink(folder)}, and {why}. Nothing was changed: remove the link, or choose another "
+        "run_dir"
+    )
 
 
 def _undo(run_dir: Path) -> None:

@@ -4,6 +4,7 @@ What is missing is empty; what cannot be read is told in `notes`, and never ends
 a picture broken, the run older than what would read it.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -16,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ldm_train.tasks.settings.safe_yaml import read_settings_file
 from ldm_train.training.run_files import BINS, METRICS, SETS, TIMING
+from ldm_train.util.inputs import open_input
 from ldm_train.util.ownership import LOCK, RUN
 from ldm_train.util.safe_json import parse_json, read_json, read_text
 
@@ -24,6 +26,7 @@ RECORD = RUN.mark
 
 LARGEST_LINES = 2**30  # bytes of a file of lines
 LARGEST_STEP = 2**53
+LARGEST_VALUE = 1e300  # the difference of two larger ones is not finite, and no curve can have them
 
 Plain = dict[str, object]
 
@@ -139,7 +142,7 @@ def is_locked(path: Path) -> bool | None:
     try:
         import fcntl  # not on every system
 
-        with (path / LOCK).open("rb") as file:
+        with open_input(path / LOCK, limit=None) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False
@@ -217,7 +220,7 @@ def _series(path: Path, prefix: str, notes: list[str]) -> dict[str, Series]:
         assert isinstance(step, int)
         for name, value in line.items():
             if isinstance(value, int | float):  # parsing limits how large
-                columns.setdefault(f"{prefix}{name}", {})[step] = float(value)
+                columns.setdefault(f"{prefix}{name}", {})[step] = _drawable(float(value))
     found = {}
     for name, column in columns.items():
         steps = np.array(sorted(column), dtype=np.int64)
@@ -225,12 +228,21 @@ def _series(path: Path, prefix: str, notes: list[str]) -> dict[str, Series]:
     return found
 
 
+def _drawable(value: float) -> float:
+    """Return a number; 0 or infinity instead of one that no curve can have."""
+    if abs(value) < 1 / LARGEST_VALUE:
+        return 0.0
+    return math.copysign(math.inf, value) if abs(value) >= LARGEST_VALUE else value
+
+
 def _is_binned(line: Plain) -> bool:
     edges, loss = line.get("edges"), line.get("loss")
     if not isinstance(edges, list) or not isinstance(loss, list) or len(edges) != len(loss) + 1 or not loss:
         return False
     numbers = all(isinstance(value, int | float) for value in edges + loss)
-    return numbers and all(low < high for low, high in pairwise(edges))
+    if not numbers or any(LARGEST_VALUE <= abs(value) < math.inf for value in edges + loss):
+        return False
+    return all(low < high for low, high in pairwise(edges))
 
 
 def _evaluations(path: Path) -> dict[str, Plain]:

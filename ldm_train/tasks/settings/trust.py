@@ -13,8 +13,13 @@ from ldm_train.tasks.settings.options import ConfigError
 
 TRUST = "trust"
 NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
-# Through these any command could be run, and none of them holds code of one's own.
-REFUSED = {*sys.stdlib_module_names, "ldm_train", "torch", "hydra", "omegaconf", "datasets", "webdataset"}
+# Through these any command could be run or any file be written, and none of them holds code of one's own.
+LIBRARIES = (
+    *("torch", "torchvision", "torchmetrics", "pytorch_lightning", "lightning_fabric", "hydra", "omegaconf", "numpy", "PIL"),
+    *("datasets", "webdataset", "pyarrow", "pandas", "fsspec", "huggingface_hub", "transformers", "diffusers", "accelerate"),
+    *("open_clip", "peft", "safetensors", "wandb", "filelock", "yaml", "pip", "setuptools", "pytest", "__main__"),
+)
+REFUSED = {*sys.stdlib_module_names, "ldm_train", *LIBRARIES}
 MEANING = "which lets the code of {package} run with your rights: grant it only if you know who wrote that code"
 
 

@@ -10,7 +10,9 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
+from ldm_train.data.images import DECODE_ERRORS
 from ldm_train.util.files import atomic_path
+from ldm_train.util.safe_json import parse_json
 
 ROWS, COLUMNS = 24, 12  # at most
 SMALLEST, LARGEST = 64, 128  # a picture's longer side, pixels
@@ -43,11 +45,13 @@ def read_rows(path: Path, settings: str) -> dict[int, Image.Image]:
     try:
         with Image.open(path) as picture:
             whole, told = picture.convert("RGB"), dict(picture.info)
-            steps = json.loads(str(told["steps"])) if told.get("settings") == settings else []
-    except (OSError, KeyError, ValueError, SyntaxError):
+            steps = parse_json(str(told["steps"])) if told.get("settings") == settings else []
+    except (*DECODE_ERRORS, KeyError):
+        return {}
+    if not isinstance(steps, list) or not all(isinstance(step, int) for step in steps):
         return {}
     height = whole.height // max(1, len(steps))
-    return {step: whole.crop((0, i * height, whole.width, (i + 1) * height)) for i, step in enumerate(steps)}
+    return {int(str(step)): whole.crop((0, i * height, whole.width, (i + 1) * height)) for i, step in enumerate(steps)}
 
 
 def shown(steps: Sequence[int], *, every: int) -> list[int]:

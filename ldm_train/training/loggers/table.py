@@ -2,13 +2,13 @@
 
 import csv
 import io
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ldm_train.training.dashboards import Cell, Dashboard, Settings
 from ldm_train.training.run_files import METRICS
 from ldm_train.util.files import atomic_write, flush_file
+from ldm_train.util.safe_json import numbers_of, parse_json
 
 
 class CSVTable(Dashboard):
@@ -57,7 +57,7 @@ class CSVTable(Dashboard):
             for line in file:
                 start += len(line)
                 if line.endswith(b"\n"):
-                    yield json.loads(line), start
+                    yield numbers_of(parse_json(line)), start
 
 
 def _replace(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Cell]]) -> None:

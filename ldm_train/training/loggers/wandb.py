@@ -7,6 +7,7 @@ taken from `metrics.jsonl`, and steps that it has are left out until there are n
 
 import json
 import os
+import re
 import secrets
 import time
 from collections.abc import Mapping, Sequence
@@ -21,10 +22,12 @@ from ldm_train.training.dashboards import CLOCK, Cell, Dashboard, Settings
 from ldm_train.training.loggers.wandb_files import last_step
 from ldm_train.training.run_files import METRICS, TIMING
 from ldm_train.util.files import atomic_write
+from ldm_train.util.safe_json import numbers_of, parse_json, read_object
 
 if TYPE_CHECKING:
     from wandb.wandb_run import Run
 
+IDENTITY = re.compile("[0-9a-z]{8}")
 FLUSHED = 0.25  # seconds in which wandb has a row in its file
 INIT, FINISH, FINISH_ARTIFACTS = 30.0, 120.0, 1800.0  # seconds that an unreachable server may take
 
@@ -150,7 +153,10 @@ class Wandb(Dashboard):
         path = self.run_dir / "wandb.json"
         if anew or not path.exists():
             atomic_write(path, json.dumps({"id": secrets.token_hex(4)}) + "\n")
-        return str(json.loads(path.read_text(encoding="utf-8"))["id"])
+        identity = read_object(path).get("id")
+        if not isinstance(identity, str) or not IDENTITY.fullmatch(identity):
+            raise ValueError(f"{path} holds no id of a run of wandb's; restore it, or remove it to log to a new one")
+        return identity
 
     def _online(self, identity: str) -> "Run":
         import wandb
@@ -216,8 +222,8 @@ def missing_rows(run_dir: Path, *, after: int, until: int) -> list[tuple[int, di
     for name, prefix in ((METRICS, ""), (TIMING, CLOCK)):
         path = run_dir / name
         for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-            values = json.loads(line)
-            step = values.pop("step")
+            values = numbers_of(parse_json(line))
+            step = int(values.pop("step"))
             if after < step <= until:
                 rows.setdefault(step, {}).update({prefix + key: value for key, value in values.items()})
     return sorted(rows.items())

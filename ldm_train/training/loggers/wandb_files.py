@@ -1,8 +1,9 @@
 """What wandb has written to its own files: records in LevelDB's log format, 7 bytes of a header before the first block."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
+
+from ldm_train.util.safe_json import parse_json
 
 BLOCK = 32768
 HEADER = 7  # of a part of a record: checksum (4 bytes), length (2), kind (1)
@@ -26,7 +27,7 @@ def rows(path: Path) -> Iterator[dict[str, float]]:
         record = Record()
         record.ParseFromString(data)
         if record.WhichOneof("record_type") == "history":
-            values = {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in record.history.item}
+            values = {"/".join(item.nested_key) or item.key: parse_json(item.value_json) for item in record.history.item}
             yield {name: value for name, value in values.items() if isinstance(value, int | float)}
 
 
