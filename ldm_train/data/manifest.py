@@ -158,9 +158,9 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / "manifest.json"
     if not path.is_file():
-        raise ValueError(
-            f"{folder} is not a latent cache (it has no manifest.json); `ldm-train encode … cache={folder}` makes one"
-        )
+        taken = folder.is_dir() and any(folder.iterdir())
+        into = "NEW_FOLDER` makes one in a folder of its own" if taken else f"{folder}` makes one"
+        raise ValueError(f"{folder} is not a latent cache (it has no manifest.json); `ldm-train encode … cache={into}")
     try:
         values: Any = read_object(path)
         if values["format"] != FORMAT:

@@ -27,7 +27,7 @@ from ldm_train.tasks.settings.options import (
     shipped,
 )
 from ldm_train.tasks.settings.signatures import signature
-from ldm_train.tasks.settings.strict import PASSED, SET_BY_THE_RUN, TRAINER, Check, set_by_the_run
+from ldm_train.tasks.settings.strict import KEPT, PASSED, SET_BY_THE_RUN, TRAINER, Check, set_by_the_run
 from ldm_train.tasks.settings.trust import is_trust
 from ldm_train.tasks.settings.values import make_lists
 
@@ -46,6 +46,7 @@ def compose(verb: str, overrides: list[str]) -> DictConfig:
     own = [readable(word) for word in overrides if key_of(word) != CONFIG and not is_trust(word)]
     _refuse_unknown_options(verb, own)
     own = [f"~{key_of(word)}" if word == f"{key_of(word)}=null" and key_of(word) in groups() else word for word in own]
+    own = [part for word in own for part in _deletable(word)]
     files = [word.partition("=")[2].strip("'\"") for word in overrides if key_of(word) == CONFIG]
     chosen = {key_of(word) for word in own}
     given = [word for file in files for word in file_words(verb, file, chosen=chosen)] + own
@@ -63,9 +64,17 @@ def compose(verb: str, overrides: list[str]) -> DictConfig:
             value = config[key]
             config[key] = [str(path) for path in value] if isinstance(value, ListConfig) else str(value)
     make_lists(config)
+    _complete_network(config)
     options = tuple(word for word in _choices(verb, given) if key_of(word) != "experiment")
     Check(verb, Origins(own, files, given), defaults(verb, options))(config)
     return config
+
+
+def _complete_network(config: DictConfig) -> None:
+    """Add what is read of every network, whoever made it, where a mapping took an option's place without it."""
+    if isinstance(config.get("network"), DictConfig) and "_target_" in config.network:
+        for key in KEPT["network"] - config.network.keys():
+            OmegaConf.update(config, f"network.{key}", shipped("network/unet_small")[key], force_add=True)
 
 
 def _choices(verb: str, words: list[str]) -> tuple[str, ...]:
@@ -106,6 +115,12 @@ class Origins:
 def key_of(word: str) -> str:
     """What a word of the command line sets."""
     return word.lstrip("+~").partition("=")[0]
+
+
+def _deletable(word: str) -> list[str]:
+    """A word, after one that gives a value to the option's setting that it deletes: Hydra deletes nothing that is null."""
+    key = key_of(word)
+    return [f"{key}=0", word] if word == f"~{key}" and key.partition(".")[0] in groups() and "." in key else [word]
 
 
 def readable(word: str) -> str:

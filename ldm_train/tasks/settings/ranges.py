@@ -9,7 +9,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from ldm_train.tasks.settings.axes import problems
 from ldm_train.tasks.settings.options import nearest
-from ldm_train.tasks.settings.values import wrong_numbers
+from ldm_train.tasks.settings.values import empty_paths, wrong_numbers
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def out_of_range(config: DictConfig) -> list[str]:
     numbers = list(_numbers(config))
     named = {reason.partition("=")[0] for reason in numbers}
     others = [reason for reason in wrong_numbers(config) if reason.partition("=")[0] not in named]
-    return [*numbers, *others, *_choices(config), *_devices(config), *problems(config)]
+    return [*empty_paths(config), *numbers, *others, *_choices(config), *_devices(config), *problems(config)]
 
 
 def _numbers(config: DictConfig) -> Iterator[str]:

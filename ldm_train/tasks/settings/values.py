@@ -23,6 +23,11 @@ NUMBERS: dict[str, tuple[int | None, str]] = {
     "cache_shares": (None, "a number for each cache, such as [0.8,0.2]"),
     "crop.areas": (None, "sides in pixels, such as [512,768]"),
 }
+# Settings that name what is read: an empty one would be taken for the current folder.
+READ = (
+    *("run_dir", "dir", "picture", "mask", "pipeline", "pictures", "real", "source.path", "source.root", "guidance.weak"),
+    *(f"{part}.weights" for part in ("network", "autoencoder", "text_encoder")),
+)
 INFINITE = {"guidance.interval"}  # up to the noise alone, where sigma / alpha is infinite
 
 
@@ -43,6 +48,14 @@ def wrong_numbers(config: DictConfig) -> Iterator[str]:
         value = OmegaConf.select(config, name)
         if value is not None and not _are_numbers(value, count):
             yield f"{name}={value} must be a list: {accepted}"
+
+
+def empty_paths(config: DictConfig) -> Iterator[str]:
+    """Yield a message for each path to read that is an empty text."""
+    for name in READ:
+        value = OmegaConf.select(config, name)
+        if isinstance(value, str) and not value.strip():
+            yield f"{name} is empty; give it a name (is a variable of the shell unset?)"
 
 
 def _are_numbers(value: object, count: int | None) -> bool:

@@ -131,6 +131,7 @@ def test_what_nobody_would_read_is_refused_with_the_nearest(verb: str, word: str
         ["autoencoder=null"],
         ["experiment=openmoji", "text_encoder=null"],
         ["~network.extra_up_block"],
+        ["~network.middle_attention"],
         ["optimizer._target_=torch.optim.SGD", "~optimizer.betas", "~optimizer.eps", "+optimizer.momentum=0.9"],
         ["weighting=learned", "+weighting.base={_target_: ldm_train.diffusion.weighting.MinSNR, gamma: 4.0}"],
         ["cache=null"],
@@ -140,6 +141,21 @@ def test_what_nobody_would_read_is_refused_with_the_nearest(verb: str, word: str
 )
 def test_what_is_read_is_accepted(words: list[str]) -> None:
     compose("train", [*NEEDED["train"], *words])
+
+
+def test_what_a_message_says_to_leave_out_can_be_left_out() -> None:
+    word = "network._target_=ldm_train.networks.diffusers_unet.DiffusersUNet"
+    told = refused("train", word).rpartition(": ")[2].split()
+    assert "~network.middle_attention" in told  # which is null
+    network = compose("train", [*NEEDED["train"], word, *told]).network
+    assert not {name.removeprefix("~network.") for name in told} & network.keys()
+
+
+def test_a_network_in_an_options_place_has_what_is_read_of_every_network(tmp_path: Path) -> None:
+    file = tmp_path / "own.yaml"
+    file.write_text("network: {_target_: ldm_train.networks.diffusers_unet.DiffusersUNet}")
+    network = compose("train", [*NEEDED["train"], f"config={file}"]).network
+    assert (network.weights, network.averaged, network.add_input_channels) == (None, True, False)
 
 
 def test_constructors_within_constructors_are_looked_at() -> None:

@@ -60,6 +60,21 @@ def test_neither_are_those_in_lists_and_mappings(verb: str, word: str) -> None:
     assert any(reason.startswith(word.partition("=")[0]) for reason in out_of_range(compose(verb, [*NEEDED[verb], word])))
 
 
+@pytest.mark.parametrize(
+    ("verb", "name"),
+    [
+        *[("encode", name) for name in ("source.path", "autoencoder.weights")],
+        *[("evaluate", name) for name in ("pictures", "real", "pipeline")],
+        *[("sample", name) for name in ("run_dir", "picture", "mask")],
+        ("train", "network.weights"),
+        ("report", "run_dir"),
+    ],
+)
+def test_an_empty_path_is_not_the_current_folder(verb: str, name: str) -> None:
+    more = ["autoencoder=pretrained"] if name.startswith("autoencoder") else []
+    assert [reason.split()[0] for reason in out_of_range(compose(verb, [*NEEDED[verb], *more, f"{name}="]))] == [name]
+
+
 def test_guidance_may_reach_up_to_the_noise_alone() -> None:
     assert out_of_range(compose("sample", [*NEEDED["sample"], "guidance.interval=[1,inf]"])) == []
 
