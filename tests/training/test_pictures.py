@@ -137,7 +137,7 @@ def test_a_fresh_start_draws_no_rows_of_the_one_before(cache: Path, train: Calla
     words = ["pictures.every=1", "checkpoint.every=100", "max_steps=2"]
     assert train(cache, tmp_path / "run", *words).code == 0
     (tmp_path / "run/checkpoints/last.ckpt").unlink()
-    assert train(cache, tmp_path / "run", *words, "max_steps=1").code == 0
+    assert train(cache, tmp_path / "run", *words, "max_steps=1", "resume=restart").code == 0
     assert not (tmp_path / "run/samples/step-00000002.png").exists()
 
 

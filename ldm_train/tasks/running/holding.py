@@ -23,7 +23,8 @@ from ldm_train.util.ownership import LOCK, RUN, carries_mark, check_folder, chec
 from ldm_train.util.text import list_names
 
 LINKABLE = tuple(name for name in (*HISTORY, "checkpoints") if name)  # folders that may be links to another disk
-NEVER_LINKS = (PRIOR, f"{PRIOR}/pictures", "autoencoder", "wandb")
+WANDB = "wandb"
+NEVER_LINKS = (PRIOR, f"{PRIOR}/pictures", "autoencoder", WANDB)
 MOMENT = 0.3  # seconds, for which whoever only asks whether a run is going on may have its lock
 
 
@@ -133,6 +134,8 @@ def check_links(run_dir: Path, *, resume: str) -> None:
         if name and folder.is_symlink():
             _refuse_linked_folder(run_dir, folder, resume=resume)
         for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+            if name == WANDB and path.resolve().is_relative_to(folder.resolve()):
+                continue  # such as wandb's own latest-run
             kind = path.lstat().st_mode
             is_link = stat.S_ISLNK(kind) and (name != "" or not path.is_dir())
             if is_link or not (stat.S_ISREG(kind) or stat.S_ISDIR(kind) or stat.S_ISLNK(kind)):
