@@ -29,6 +29,9 @@ from typing import NamedTuple
 
 from measuring import check, drawn, failures, write_results
 
+from ldm_train.util.files import hidden_path
+from ldm_train.util.replacing import WORKING
+
 SIDE, BATCH = 64, 4
 FILES = 7  # of a cache of one bucket, each kind in one file of rows
 Digests = dict[str, str]
@@ -51,8 +54,10 @@ class Encoding:
     cache: Path
     processes: int = 2
 
-    def beside(self, ending: str) -> Path:
-        return self.cache.with_name(self.cache.name + ending)
+    @property
+    def working(self) -> Path:
+        """Where the next state of the cache is made."""
+        return hidden_path(self.cache, ".ldm-train-working")
 
     def start(self) -> subprocess.Popen[bytes]:
         several = ["trainer.strategy=ddp"] if self.processes > 1 else []
@@ -67,7 +72,7 @@ class Encoding:
         start, process, batches = time.perf_counter(), self.start(), b"[]"
         while process.poll() is None:
             with suppress(FileNotFoundError):
-                batches = self.beside(".writing").joinpath("batches.json").read_bytes() or batches
+                batches = (self.working / "batches.json").read_bytes() or batches
             time.sleep(0.01)
         seconds, said = time.perf_counter() - start, self.source.with_name("log").read_text(errors="replace")
         encoded = sum(len(batch["pictures"]) for batch in json.loads(batches))
@@ -87,7 +92,7 @@ class Encoding:
     def listed(self, folder: str) -> list[str]:
         """The finished files of a folder of the workplace."""
         try:
-            return [name for name in os.listdir(self.beside(".writing") / folder) if not name.endswith(".writing")]
+            return [name for name in os.listdir(self.working / folder) if not name.startswith(".")]
         except FileNotFoundError:
             return []
 
@@ -140,7 +145,7 @@ def campaign(encoding: Encoding, kills: int, whole: Digests, *, seed: int, parts
             start = time.perf_counter()
             killed = encoding.kill(moment(encoding, stage, number))
             taken.append(time.perf_counter() - start)
-            there = digests(encoding.cache if encoding.cache.exists() else encoding.beside(".old"))
+            there = digests(encoding.cache if encoding.cache.exists() else encoding.working / "previous")
             left = f"{len(encoding.listed('parts'))} parts, {len(encoding.listed('new'))} files of the new cache"
             told = f"killed at {stage} ({number:.3g}): {left}" if killed else f"ended before {stage} ({number:.3g}), again"
             check(f"{told}; a whole cache is there", there in (old, whole))
@@ -175,7 +180,7 @@ def damages(encoding: Encoding, whole: Digests) -> dict[str, object]:
     [latents] = encoding.cache.glob("latents-*")
     (encoding.cache / "captions-00000.safetensors").unlink()
     first = encoding.start()
-    while first.poll() is None and not encoding.beside(".writing").joinpath("batches.json").exists():
+    while first.poll() is None and not (encoding.working / "batches.json").exists():
         time.sleep(0.01)
     second = encoding.finish()
     refused = check("a second writer is refused by name", second.code == 1 and "is being written by another" in second.said)
@@ -187,7 +192,9 @@ def damages(encoding: Encoding, whole: Digests) -> dict[str, object]:
     ended = encoding.finish()
     told = check("a flipped byte is told by name", f"{latents.name} changed since encoding" in " ".join(ended.said.split()))
     flipped = check("a flipped byte: whole again", digests(encoding.cache) == whole)
-    encoding.cache.rename(encoding.beside(".old"))
+    encoding.working.mkdir()
+    (encoding.working / WORKING.mark).write_text(json.dumps(dict.fromkeys(WORKING.keys, "")), encoding="utf-8")
+    encoding.cache.rename(encoding.working / "previous")
     encoding.finish()
     between = check("as if killed between the two renames: whole", digests(encoding.cache) == whole)
     return {"second_writer": refused, "lost_shard": lost, "flipped_byte": told and flipped, "between_renames": between}
@@ -200,7 +207,7 @@ def full_disk(source: Path, disk: Path, whole: Digests, *, merging: bool) -> boo
     try:
         if merging:
             encoding.kill(moment(encoding, "merge", 1))
-            shutil.rmtree(encoding.beside(".writing") / "new")  # as the next start does, which would make room
+            shutil.rmtree(encoding.working / "new")  # as the next start does, which would make room
         filler.write_bytes(bytes(shutil.disk_usage(disk).free - (80 << 10)))
         ended = encoding.finish()
         told = check(f"disk full while {name}: told by name", ended.code == 1 and "are free there" in ended.said)

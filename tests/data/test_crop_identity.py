@@ -55,6 +55,6 @@ def test_the_same_views_said_otherwise_have_one_name() -> None:
 
 @pytest.mark.parametrize("name", ["centre", "random", "buckets"])
 def test_the_kind_is_the_options_name_and_no_path(name: str) -> None:
-    crop = build(OmegaConf.load(folder() / "crop" / f"{name}.yaml"), image_size=64)  # type: ignore[arg-type]
+    crop = build(OmegaConf.load(folder() / "crop" / f"{name}.yaml"), "crop", image_size=64)  # type: ignore[arg-type]
     assert crop.identity["kind"] == name
     assert "ldm_train" not in json.dumps(crop.identity)

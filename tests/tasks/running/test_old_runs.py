@@ -9,7 +9,6 @@ import pytest
 from omegaconf import OmegaConf
 
 SINCE = (
-    *("network.averaged", "network.add_input_channels", "network.middle_attention", "network.map_channels"),
     *("trained", "prior", "offset_noise", "input_perturbation", "parameter_groups", "fused_backward", "compile"),
     *("ema.start_step", "lr_schedule.cooldown_steps", "schedule.shift", "metrics", "health", "evaluation", "background"),
 )
