@@ -8,7 +8,6 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,10 +58,12 @@ def forget_others(out: Path, orders: Sequence[Order]) -> None:
     keys = {order.key for order in orders}
     for key in read_drawn(out) - keys:
         folder = kept(out) / key
-        for path in folder.iterdir() if folder.is_dir() else ():
+        if not folder.is_dir():
+            continue
+        for path in folder.iterdir():
             if NUMBERED.fullmatch(path.name) or is_temporary(path):
                 path.unlink()
-        with suppress(OSError):  # it holds a file of the user's, or is not there
+        if not any(folder.iterdir()):  # else it holds a file of the user's
             folder.rmdir()
     if kept(out).is_dir():
         write_drawn(out, keys)
