@@ -1,4 +1,4 @@
-from ldm_train.tasks.command import main
+from ldm_train.cli.main import main
 
 if __name__ == "__main__":
     main()

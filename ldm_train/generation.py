@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from ldm_train import draws
+from ldm_train.autoencoders.scaling import Scaling
 from ldm_train.diffusion.denoiser import Denoiser
 from ldm_train.diffusion.guidance import Conditioned, Guidance
 from ldm_train.diffusion.prediction import Prediction
-from ldm_train.diffusion.schedule import NoiseSchedule
-from ldm_train.encoders.latents import Scaling
+from ldm_train.diffusion.schedules.schedule import NoiseSchedule
 from ldm_train.samplers.base import Picture, Point, Sampler, StepCallback
 from ldm_train.samplers.spacings import Spacing
 from ldm_train.types import Autoencoder, Captions, Conditioner, Conditioning, Network

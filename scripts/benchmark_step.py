@@ -29,21 +29,21 @@ from omegaconf import OmegaConf
 from torch import nn
 from torch.nn import functional as F
 
+from ldm_train.autoencoders.scaling import Scaling
 from ldm_train.diffusion.denoiser import Denoiser
 from ldm_train.diffusion.guidance import ClassifierFreeGuidance
 from ldm_train.diffusion.prediction import Noise
-from ldm_train.diffusion.schedules import scaled_linear
+from ldm_train.diffusion.schedules.named import scaled_linear
 from ldm_train.diffusion.timesteps import Uniform
 from ldm_train.diffusion.weighting import UniformWeight
-from ldm_train.encoders.latents import Scaling
 from ldm_train.networks.unet import UNet
 from ldm_train.samplers.ddim import DDIM
-from ldm_train.tasks.settings.strict import KEPT
-from ldm_train.training.ema import EMA
-from ldm_train.training.lr_schedules import Constant
+from ldm_train.settings.strict import KEPT
+from ldm_train.training.ema.ema import EMA
 from ldm_train.training.module import NoisePredictorTraining
+from ldm_train.training.optimization.lr_schedules import Constant
 from ldm_train.types import Captions, Conditioning, LatentBatch, Moments
-from ldm_train.weights.unet_layout import from_diffusers
+from ldm_train.weights.layouts.unet_layout import from_diffusers
 
 ATTENDING = ("CrossAttnDownBlock2D", "CrossAttnUpBlock2D")
 PLAIN = ("DownBlock2D", "UpBlock2D")

@@ -39,11 +39,11 @@ from pytorch_lightning import Callback
 from pytorch_lightning.strategies import DDPStrategy
 from torch.nn.parallel import DistributedDataParallel
 
-from ldm_train.data.datamodules import CachedLatents
-from ldm_train.tasks import train
-from ldm_train.tasks.command import main as ldm_train
-from ldm_train.tasks.settings.config import compose
-from ldm_train.training import base
+from ldm_train.cli.main import main as ldm_train
+from ldm_train.commands.train import command
+from ldm_train.data.batches.datamodules import CachedLatents
+from ldm_train.settings.compose import compose
+from ldm_train.training import base_module
 from ldm_train.training.callbacks.stop import Stop
 from ldm_train.training.module import NoisePredictorTraining
 
@@ -110,7 +110,7 @@ class Alternating(Callback):
 
 def child_overhead(arguments: argparse.Namespace) -> None:
     """One round, in this process."""
-    original, watches = train.fit, []
+    original, watches = command.fit, []
 
     def fit(module: NoisePredictorTraining, data: CachedLatents, *, callbacks: Sequence[Callback], **rest: object) -> object:
         pair = [module, copy.deepcopy(module)]
@@ -121,8 +121,8 @@ def child_overhead(arguments: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as room:
         words = [f"run_dir={room}/run", f"threads={arguments.threads[0]}", "trainer.accelerator=cpu", *NEVER]
         config = compose("train", [*arguments.words, *words, f"trainer.log_every_n_steps={LOGGED}"])
-        train.fit = fit  # type: ignore[assignment]
-        train.run(config)
+        command.fit = fit  # type: ignore[assignment]
+        command.run(config)
     print(json.dumps(watches[0].overhead()))
 
 
@@ -193,7 +193,7 @@ def child_ranks(arguments: argparse.Namespace) -> None:
         self.model.require_backward_grad_sync = self.model.broadcast_buffers = False
 
     DDPStrategy.configure_ddp = configure_ddp  # type: ignore[method-assign]
-    base.agreed = torch.Tensor.float  # type: ignore[assignment]
+    base_module.agreed = torch.Tensor.float  # type: ignore[assignment]
     Stop._exchanged = lambda self, wish: wish  # type: ignore[method-assign]
     ldm_train(["train", *arguments.words])
 

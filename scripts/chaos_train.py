@@ -231,8 +231,8 @@ def dying(kind: str, step: int, rank: int, share: float) -> Iterator[None]:
     """In a process that is to die: the same training, with a SIGKILL in its way."""
     import torch
 
-    from ldm_train.training.base import Training
-    from ldm_train.training.callbacks.checkpoints import Checkpoints
+    from ldm_train.training.base_module import Training
+    from ldm_train.training.checkpoints.checkpoint_callback import Checkpoints
 
     def die() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -276,7 +276,7 @@ class Dying:
 
 def victim() -> None:
     """`ldm-train` with the command line's words, and with the death that the environment asks for."""
-    from ldm_train.tasks.command import main as ldm_train
+    from ldm_train.cli.main import main as ldm_train
 
     if DEATH not in os.environ:
         ldm_train()

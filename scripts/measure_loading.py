@@ -23,20 +23,20 @@ from omegaconf import OmegaConf
 from safetensors.torch import save_file
 from torch import Size, Tensor, nn
 
+from ldm_train.assembly.first_weights import start
+from ldm_train.assembly.model import Parts
+from ldm_train.autoencoders.autoencoder import KLAutoencoder
+from ldm_train.commands.export.command import run as export
+from ldm_train.conditioners.clip_tower import build_tower, text_settings
 from ldm_train.diffusion.prediction import Noise
-from ldm_train.diffusion.schedules import scaled_linear
-from ldm_train.encoders.autoencoder import KLAutoencoder
-from ldm_train.encoders.clip_tower import build_tower, text_settings
+from ldm_train.diffusion.schedules.named import scaled_linear
 from ldm_train.networks.unet import UNet
-from ldm_train.tasks.export import run as export
-from ldm_train.tasks.parts.assemble import Parts
-from ldm_train.tasks.parts.published import start
-from ldm_train.tasks.settings.config import compose
-from ldm_train.tasks.settings.options import shipped
-from ldm_train.tasks.settings.strict import KEPT
-from ldm_train.weights.streaming import stream
-from ldm_train.weights.unet_layout import theirs_of_ours
-from ldm_train.weights.unet_single_file import to_single_file_names
+from ldm_train.settings.compose import compose
+from ldm_train.settings.shipped import shipped
+from ldm_train.settings.strict import KEPT
+from ldm_train.weights.layouts.unet_layout import theirs_of_ours
+from ldm_train.weights.layouts.unet_single_file import to_single_file_names
+from ldm_train.weights.streaming_writer import stream
 
 SIZE = 859_520_964 * 4
 VAE = {

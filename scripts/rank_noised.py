@@ -24,8 +24,8 @@ from measuring import check, failures, write_results
 from torch import Tensor
 
 from ldm_train import draws
-from ldm_train.tasks.parts.assemble import read_weights
-from ldm_train.weights.files import write
+from ldm_train.assembly.model import read_weights
+from ldm_train.weights.tensor_files import write
 
 GRADES = (0.3, 0.5, 0.7, 0.9)
 HIGHER_IS_BETTER = {"validation_loss": False, "kid": False, "retrieval_at_1": True}

@@ -16,8 +16,8 @@ import torch
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
-from ldm_train.diffusion.schedule import NoiseSchedule
-from ldm_train.tasks.settings.config import build, folder, groups
+from ldm_train.diffusion.schedules.schedule import NoiseSchedule
+from ldm_train.settings.compose import build, folder, groups
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

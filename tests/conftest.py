@@ -64,7 +64,7 @@ Command = Callable[..., Answer]
 
 
 def _command(*words: str | Path) -> Answer:
-    from ldm_train.tasks.command import main
+    from ldm_train.cli.main import main
 
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as ended:
@@ -173,7 +173,7 @@ class PowerCutError(Exception):
 @pytest.fixture(scope="session")
 def power_cut() -> Callable[[int], contextlib.AbstractContextManager[None]]:
     """`with power_cut(5): …` ends a run after its fifth step and all that was due then."""
-    from ldm_train.training.callbacks.checkpoints import Checkpoints
+    from ldm_train.training.checkpoints.checkpoint_callback import Checkpoints
 
     original = Checkpoints.on_train_batch_end
 

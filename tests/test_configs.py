@@ -13,10 +13,10 @@ from hydra import initialize_config_dir
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
-from ldm_train.tasks.command import VERBS
-from ldm_train.tasks.settings.config import build, compose, folder, groups
-from ldm_train.tasks.settings.constructors import COMMANDS, EXTRAS
-from ldm_train.tasks.settings.strict import KEPT, PASSED, SET_BY_THE_RUN
+from ldm_train.cli.main import VERBS
+from ldm_train.settings.compose import build, compose, folder, groups
+from ldm_train.settings.constructors import COMMANDS, EXTRAS
+from ldm_train.settings.strict import KEPT, PASSED, SET_BY_THE_RUN
 
 FILES = sorted(folder().rglob("*.yaml"))
 NAMES = [path.relative_to(folder()).as_posix() for path in FILES]
@@ -150,7 +150,7 @@ def test_a_target_outside_the_allowed_packages_is_refused(target: str, nested: s
 
 @pytest.mark.parametrize(
     "target",
-    ["ldm_train.data.cache_writer.os.system", "ldm_train.data.cache_writer.shutil.rmtree", "torch.optim.sgd.torch.load"],
+    ["ldm_train.data.cache.writer.os.system", "ldm_train.data.cache.writer.shutil.rmtree", "torch.optim.sgd.torch.load"],
 )
 def test_an_allowed_module_is_no_way_to_what_it_imports(target: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=re.escape(target)):

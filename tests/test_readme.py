@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ldm_train.tasks.command import main
-from ldm_train.tasks.settings.config import compose
+from ldm_train.cli.main import main
+from ldm_train.settings.compose import compose
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

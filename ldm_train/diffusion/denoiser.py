@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ldm_train.diffusion.broadcast import on_device, per_example
 from ldm_train.diffusion.prediction import Prediction
-from ldm_train.diffusion.schedule import NoiseSchedule
+from ldm_train.diffusion.schedules.schedule import NoiseSchedule
 from ldm_train.types import Conditioning, Network
 
 

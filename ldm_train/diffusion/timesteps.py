@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ldm_train import draws
-from ldm_train.diffusion.schedule import NoiseSchedule
+from ldm_train.diffusion.schedules.schedule import NoiseSchedule
 
 
 class Timesteps(ABC):

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from ldm_train.networks.blocks import group_norm, zero
-from ldm_train.networks.products import Linear, attention, gated_gelu
+from ldm_train.networks.cpu_kernels import Linear, attention, gated_gelu
 
 
 class Attention(nn.Module):

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from ldm_train.reports.axes import Axis, number
-from ldm_train.reports.text import line
+from ldm_train.reports.safe_text import line
 
 POINTS = 800  # of a line, at most
 DRAWN = 250  # of the same line where no script draws it

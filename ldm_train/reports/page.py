@@ -12,9 +12,9 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
-from ldm_train.reports.blocks import Block, Strings
-from ldm_train.reports.pictures import embedded
-from ldm_train.reports.text import line, prose
+from ldm_train.reports.embedded_pictures import embedded
+from ldm_train.reports.page_blocks import Block, Strings
+from ldm_train.reports.safe_text import line, prose
 from ldm_train.util.files import atomic_write
 
 GENERATOR = b'<meta name="generator" content="ldm-train">'

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ldm_train.diffusion.denoiser import Denoises, Estimate
-from ldm_train.diffusion.schedule import NoiseSchedule
+from ldm_train.diffusion.schedules.schedule import NoiseSchedule
 from ldm_train.samplers.spacings import Spacing, Trailing
 from ldm_train.types import Conditioning
 

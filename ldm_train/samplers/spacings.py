@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import torch
 
-from ldm_train.diffusion.schedule import NoiseSchedule
+from ldm_train.diffusion.schedules.schedule import NoiseSchedule
 
 
 class Spacing(ABC):

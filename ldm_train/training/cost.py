@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ldm_train.data.plan import Plan
-from ldm_train.training.ema import EMA
+from ldm_train.data.cache.plan import Plan
+from ldm_train.training.ema.ema import EMA
 from ldm_train.training.module import NoisePredictorTraining
 from ldm_train.types import LatentBatch
 

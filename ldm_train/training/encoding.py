@@ -16,14 +16,14 @@ from rich.progress import Progress
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ldm_train.data.cache_writer import write_part
-from ldm_train.data.crops import Crop, View
-from ldm_train.data.decoding import DECODE_ERRORS, decode, decode_problem, render
-from ldm_train.data.images import to_signed
-from ldm_train.data.items import Picture
-from ldm_train.data.plan import CAPTIONS, Batch, PictureRow
-from ldm_train.encoders.class_labels import ClassLabels
-from ldm_train.encoders.conditioner import TextEncoder
+from ldm_train.conditioners.class_labels import ClassLabels
+from ldm_train.conditioners.text_encoder import TextEncoder
+from ldm_train.data.cache.plan import CAPTIONS, Batch, PictureRow
+from ldm_train.data.cache.writer import write_part
+from ldm_train.data.pictures.crops import Crop, View
+from ldm_train.data.pictures.decoding import DECODE_ERRORS, decode, decode_problem, render
+from ldm_train.data.pictures.images import to_signed
+from ldm_train.data.sources.items import Picture
 from ldm_train.types import Autoencoder
 from ldm_train.util.inputs import READ_ERRORS, describe_error
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
-from ldm_train.networks.products import ONE_DNN, ours, product
+from ldm_train.networks.cpu_kernels import ONE_DNN, ours, product
 
 SECONDS = 0.2  # that measuring a peak takes
 SIDE = {"cpu": 1024}  # of the square matrices for that; of another device's:

@@ -8,19 +8,19 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
 from ldm_train import draws
+from ldm_train.autoencoders.scaling import Scaling
 from ldm_train.diffusion.broadcast import on_device
 from ldm_train.diffusion.denoiser import Denoiser
 from ldm_train.diffusion.objective import Losses, Objective
 from ldm_train.diffusion.perturbations import NONE, Perturbations
 from ldm_train.diffusion.prediction import Prediction
-from ldm_train.diffusion.schedule import NoiseSchedule
+from ldm_train.diffusion.schedules.schedule import NoiseSchedule
 from ldm_train.diffusion.timesteps import Timesteps
 from ldm_train.diffusion.weighting import Weighting
-from ldm_train.encoders.latents import Scaling
-from ldm_train.training.base import Examined, Training
-from ldm_train.training.lr_schedules import LRSchedule
-from ldm_train.training.parameter_groups import DEFAULT, ParameterGroups
-from ldm_train.training.sharding import shard
+from ldm_train.training.base_module import Examined, Training
+from ldm_train.training.optimization.lr_schedules import LRSchedule
+from ldm_train.training.optimization.parameter_groups import DEFAULT, ParameterGroups
+from ldm_train.training.optimization.sharding import shard
 from ldm_train.types import LatentBatch
 
 

@@ -7,12 +7,12 @@ from os import cpu_count
 import torch
 from torch import Tensor
 
-from ldm_train.data.datamodules import CachedLatents
-from ldm_train.data.decoding import DECODE_ERRORS, decode_problem
-from ldm_train.data.images import to_signed
-from ldm_train.data.index import Index, columns
-from ldm_train.data.items import shown
-from ldm_train.data.plan import PictureRow, Plan, bucket_name
+from ldm_train.data.batches.datamodules import CachedLatents
+from ldm_train.data.cache.index import Index, columns
+from ldm_train.data.cache.plan import PictureRow, Plan, bucket_name
+from ldm_train.data.pictures.decoding import DECODE_ERRORS, decode_problem
+from ldm_train.data.pictures.images import to_signed
+from ldm_train.data.sources.items import shown
 from ldm_train.training.encoding import Encoding, Rendering, UnreadError
 from ldm_train.types import Captions, LatentBatch, Moments
 

@@ -19,11 +19,11 @@ from omegaconf import DictConfig
 from faults.shim import Action, Fault, arm, cut_power
 
 MODULES = (
-    "ldm_train.data.cache_writer",
-    "ldm_train.tasks.encode_batches",
+    "ldm_train.data.cache.writer",
+    "ldm_train.assembly.encode_batches",
     "ldm_train.training.callbacks.samples",
-    "ldm_train.training.callbacks.validation",
-    "ldm_train.tasks.running.ending",
+    "ldm_train.training.validation.validation_callback",
+    "ldm_train.assembly.limits",
     "safetensors.torch",
     "tensorboard.backend.event_processing.event_file_loader",
     "torch.utils.tensorboard",
@@ -45,10 +45,10 @@ def import_everything() -> None:
     """Import what the commands use, with one thread, so that a fork has nothing left to do."""
     import torch
 
-    from ldm_train.tasks.command import VERBS
+    from ldm_train.cli.main import VERBS
 
     torch.set_num_threads(1)
-    for name in (*MODULES, *(f"ldm_train.tasks.{verb}" for verb in VERBS)):
+    for name in (*MODULES, *(f"ldm_train.commands.{verb}.command" for verb in VERBS)):
         importlib.import_module(name)
     compose_once()
     gc.collect()
@@ -57,9 +57,9 @@ def import_everything() -> None:
 
 def compose_once() -> None:
     """Let Hydra compose each config once: it takes longer than most of the commands, and reads no file of the world."""
-    from ldm_train.tasks.settings import config
+    from ldm_train.settings import compose
 
-    original, composed = config._hydra, dict[tuple[str, ...], DictConfig]()
+    original, composed = compose._hydra, dict[tuple[str, ...], DictConfig]()
 
     def compose(verb: str, overrides: list[str]) -> DictConfig:
         key = (verb, *overrides)
@@ -67,7 +67,7 @@ def compose_once() -> None:
             composed[key] = original(verb, overrides)
         return copy.deepcopy(composed[key])
 
-    config._hydra = compose
+    compose._hydra = compose
 
 
 class Child:
@@ -116,8 +116,8 @@ class Child:
 
 def _live(words: Sequence[str], folder: Path, output: Path, roots: Sequence[Path], fault: Fault, log: Path) -> int:
     """The child's life: as a process of the command line has it, ends of threads and exit handlers included."""
-    import ldm_train.tasks.running.ending as ending
-    from ldm_train.tasks.command import main
+    import ldm_train.assembly.limits as ending
+    from ldm_train.cli.main import main
 
     printed = os.open(output, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o644)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)

@@ -8,7 +8,7 @@ import pytest
 
 from ldm_train.reports.axes import number
 from tests.browser.chromium import Chromium
-from tests.tasks.run_directories import write_run
+from tests.run_dir.run_directories import write_run
 
 WIDE, PHONE = 1280, 390
 FIRST = "document.querySelector('.curves')"

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from ldm_train.data.items import Item
 from ldm_train.data.sources.folder import Folder
+from ldm_train.data.sources.items import Item
 
 NOT_UTF8 = b"\xff"
 Make = Callable[[Path], object]

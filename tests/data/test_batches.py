@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from ldm_train.data.batches import Geometry, RunPositions, endless_loader
+from ldm_train.data.batches.positions import Geometry, RunPositions, endless_loader
 from ldm_train.types import Captions, LatentBatch, Moments
 
 DIVISIONS = pytest.mark.parametrize(

@@ -11,12 +11,12 @@ import torch
 from PIL import Image
 from torch.testing import assert_close
 
-from ldm_train.data.cache import LatentCache
-from ldm_train.data.datamodules import CachedLatents, split
-from ldm_train.data.images import read_image, to_signed
-from ldm_train.data.index import joined
-from ldm_train.data.manifest import file_digest, read_manifest, refuse_other
-from ldm_train.data.workplace import Workplace
+from ldm_train.data.batches.datamodules import CachedLatents, split
+from ldm_train.data.cache.index import joined
+from ldm_train.data.cache.manifest import file_digest, read_manifest, refuse_other
+from ldm_train.data.cache.reader import LatentCache
+from ldm_train.data.cache.staging import Workplace
+from ldm_train.data.pictures.images import read_image, to_signed
 from ldm_train.training.encoding import Encoding
 
 LATENTS = "latents-16x16-00000.safetensors"
@@ -321,7 +321,7 @@ def test_training_on_another_origin_is_refused(
     words: list[str], told: str, cache: Path, train: Callable, tmp_path: Path
 ) -> None:
     if words == ["autoencoder={kl}"]:
-        from ldm_train.encoders.autoencoder import NewKLAutoencoder
+        from ldm_train.autoencoders.autoencoder import NewKLAutoencoder
 
         NewKLAutoencoder([8], groups=4).save(tmp_path / "kl", shift=0.0, scale=1.0)
         words = ["autoencoder=pretrained", f"autoencoder.weights={tmp_path}/kl"]

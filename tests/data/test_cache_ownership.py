@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ldm_train.data.workplace import Workplace
+from ldm_train.data.cache.staging import Workplace
 from tests.folders import digests
 
 EXACT = "dtype=float32"

@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ldm_train.data.crops import Buckets, CentreCrop, Crop, RandomCrop, View
+from ldm_train.data.pictures.crops import Buckets, CentreCrop, Crop, RandomCrop, View
 
 CONFIGS = Path(__file__).parents[2] / "conf/crop"
 CROPS: dict[str, Crop] = {
@@ -190,6 +190,6 @@ def test_a_random_crop_has_a_view() -> None:
 def test_the_configs_hold_every_setting_at_its_default(make: type[Crop]) -> None:
     name = {CentreCrop: "centre", RandomCrop: "random", Buckets: "buckets"}[make]
     config = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text(encoding="utf-8"))
-    assert config.pop("_target_") == f"ldm_train.data.crops.{make.__name__}"
+    assert config.pop("_target_") == f"ldm_train.data.pictures.crops.{make.__name__}"
     assert config == make.__init__.__kwdefaults__
     assert vars(make(256, **config)) == vars(make(256))

@@ -12,15 +12,15 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from ldm_train.data.inspection import Decoding, inspect
-from ldm_train.data.items import Item, PictureFile, PictureRow
+from ldm_train.data.scan.inspection import Decoding, inspect
+from ldm_train.data.scan.survey import Survey, survey
 from ldm_train.data.sources import arrow, row_groups
 from ldm_train.data.sources.columns import named
 from ldm_train.data.sources.folder import Folder
 from ldm_train.data.sources.huggingface import HuggingFace
+from ldm_train.data.sources.items import Item, PictureFile, PictureRow
 from ldm_train.data.sources.table import Table
 from ldm_train.data.sources.tar_shards import TarShards
-from ldm_train.data.survey import Survey, survey
 from ldm_train.util.inputs import MAX_LINE, MAX_PICTURE, MAX_TEXT
 from tests.data.folders import captioned, describe, picture
 

@@ -22,12 +22,12 @@ LOOK = """
 import resource, sys
 import pyarrow.parquet
 import webdataset
-from ldm_train.data.inspection import Decoding, inspect
-from ldm_train.data.opening import MAX_PIXELS
+from ldm_train.data.scan.inspection import Decoding, inspect
+from ldm_train.data.pictures.headers import MAX_PIXELS
 from ldm_train.data.sources.folder import Folder
 from ldm_train.data.sources.table import Table
 from ldm_train.data.sources.tar_shards import TarShards
-from ldm_train.data.survey import survey
+from ldm_train.data.scan.survey import survey
 
 def most():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))

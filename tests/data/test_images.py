@@ -14,9 +14,9 @@ import torch
 from PIL import Image, ImageFile
 from torch.testing import assert_close
 
-from ldm_train.data.crops import Buckets, CentreCrop, View
-from ldm_train.data.decoding import ENCODING_VERSION, decode, decode_problem, profile_problem, render, upright_size
-from ldm_train.data.images import DECODE_ERRORS, read_image, save_png, to_bytes, to_signed
+from ldm_train.data.pictures.crops import Buckets, CentreCrop, View
+from ldm_train.data.pictures.decoding import ENCODING_VERSION, decode, decode_problem, profile_problem, render, upright_size
+from ldm_train.data.pictures.images import DECODE_ERRORS, read_image, save_png, to_bytes, to_signed
 from tests.data.bad_pictures import Case, bad_pictures, cases, quarters, saved
 
 CASES = {case.name: case for case in cases()}
@@ -243,7 +243,7 @@ def test_decoding_in_threads_gives_the_same_and_changes_none_of_pillows_settings
 
 
 def test_a_scan_needs_no_torch() -> None:
-    code = "import sys, ldm_train.data.decoding; print('torch' in sys.modules)"
+    code = "import sys, ldm_train.data.pictures.decoding; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 

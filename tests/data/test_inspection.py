@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ldm_train.data.inspection import FEW, Decoding, Looked, inspect, surveyed
-from ldm_train.data.items import Item, PassingPicture, PictureFile, PictureRow
+from ldm_train.data.scan.inspection import FEW, Decoding, Looked, inspect, surveyed
+from ldm_train.data.sources.items import Item, PassingPicture, PictureFile, PictureRow
 from tests.data.bad_pictures import bad_pictures
 
 DECODING = Decoding("white", 10_000_000)
@@ -62,7 +62,7 @@ def test_processes_find_what_this_one_finds(tmp_path: Path) -> None:
 
 
 def test_a_picture_that_ends_its_process_is_told_and_the_others_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ldm_train.data.inspection.movable", lambda picture: picture)
+    monkeypatch.setattr("ldm_train.data.scan.inspection.movable", lambda picture: picture)
     items = [item(f"{n}.png", png((n, 0, 0))) for n in range(20)]
     items[5] = Item("deadly", Deadly(Path()), ("x",), "x")
     found = {one.item.key: one.problem for one in inspect(items, DECODING, workers=2)}
@@ -73,7 +73,7 @@ def test_a_picture_that_ends_its_process_is_told_and_the_others_are_seen(monkeyp
 
 def test_a_stream_s_pictures_are_kept_as_far_as_memory_is_meant_to_go(monkeypatch: pytest.MonkeyPatch) -> None:
     content = png()
-    monkeypatch.setattr("ldm_train.data.inspection.KEPT_BYTES", 3 * len(content))
+    monkeypatch.setattr("ldm_train.data.scan.inspection.KEPT_BYTES", 3 * len(content))
     found = list(inspect((item(str(n), content) for n in range(5)), DECODING))
     assert [one.item.picture is None for one in found] == [False, False, True, True, True]
     assert {one.digest for one in found} == {found[0].digest}

@@ -9,10 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from ldm_train.data.cache import JoinedCaches, LatentCache
-from ldm_train.data.datamodules import CachedLatents
-from ldm_train.data.decoding import decode, render
-from ldm_train.data.images import to_signed
+from ldm_train.data.batches.datamodules import CachedLatents
+from ldm_train.data.cache.reader import JoinedCaches, LatentCache
+from ldm_train.data.pictures.decoding import decode, render
+from ldm_train.data.pictures.images import to_signed
 
 EXACT = "dtype=float32"
 QUICK = ["pictures.steps=1", "pictures.count=1", "pictures.every=100", "validation.every=100"]
@@ -118,7 +118,7 @@ def test_what_does_not_go_together_is_refused_by_name(
     words: list[str], told: str, order: str, cache: Path, encode: Callable, train: Callable, tmp_path: Path
 ) -> None:
     if words[0] == "autoencoder={kl}":
-        from ldm_train.encoders.autoencoder import NewKLAutoencoder
+        from ldm_train.autoencoders.autoencoder import NewKLAutoencoder
 
         NewKLAutoencoder([8], groups=4).save(tmp_path / "kl", shift=0.0, scale=1.0)
         words = ["autoencoder=pretrained", f"autoencoder.weights={tmp_path}/kl", words[1]]
@@ -162,7 +162,7 @@ def test_views_are_stored_as_they_are_cut_and_drawn_over_the_steps(
     assert len(entry.views) == read.manifest.views == count
     assert read.index.views[0].tolist() == entry.views
     decoded = decode((source / "a.png").read_bytes())
-    from ldm_train.data.crops import View
+    from ldm_train.data.pictures.crops import View
 
     shown = []
     for number, (height, width, top, left, mirrored) in enumerate(entry.views):

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ldm_train.data.cache import LatentCache
-from ldm_train.data.manifest import read_manifest
+from ldm_train.data.cache.manifest import read_manifest
+from ldm_train.data.cache.reader import LatentCache
 
 EDITS = {
     "entries": 1200,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ldm_train.data.masks import decode_mask, has_transparency
+from ldm_train.data.pictures.mask_files import decode_mask, has_transparency
 
 HALF = np.zeros((16, 16), dtype=np.uint8)
 HALF[:, 8:] = 255

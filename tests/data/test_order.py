@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ldm_train.data.datamodules import passes, pools
-from ldm_train.data.index import Index
-from ldm_train.data.order import Order, Pool
+from ldm_train.data.batches.datamodules import passes, pools
+from ldm_train.data.batches.order import Order, Pool
+from ldm_train.data.cache.index import Index
 
 SIZES = st.lists(st.integers(1, 30), min_size=1, max_size=6)
 

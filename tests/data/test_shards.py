@@ -10,10 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ldm_train.data import shards, workplace
-from ldm_train.data.cache import LatentCache
-from ldm_train.data.images import read_image, to_signed
-from ldm_train.data.manifest import Shard, read_manifest
+from ldm_train.data.cache.manifest import Shard, read_manifest
+from ldm_train.data.cache.reader import LatentCache, shards, staging
+from ldm_train.data.pictures.images import read_image, to_signed
 from ldm_train.training.encoding import Encoding, Loaded
 from ldm_train.util.files import temporary_path
 
@@ -228,7 +227,7 @@ def test_what_a_kill_leaves_is_in_nobodys_way(
     left: str, cache: Path, pictures: Path, encode: Callable, tmp_path: Path
 ) -> None:
     folder = tmp_path / "cache"
-    place = workplace.Workplace(folder)
+    place = staging.Workplace(folder)
     place.start()
     shutil.copytree(cache, place.previous if left != "half a part" else folder)
     if left != "the old one alone":
@@ -244,7 +243,7 @@ def test_what_a_kill_leaves_is_in_nobodys_way(
 
 
 def test_training_after_such_a_kill_says_what_to_do(cache: Path, train: Callable, tmp_path: Path) -> None:
-    place = workplace.Workplace(tmp_path / "cache")
+    place = staging.Workplace(tmp_path / "cache")
     place.start()
     shutil.copytree(cache, place.previous)
     answer = train(tmp_path / "cache", tmp_path / "run")

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ldm_train.data.items import Item, PictureFile
 from ldm_train.data.sources.folder import Folder
-from ldm_train.data.sources.walk import PICTURES
+from ldm_train.data.sources.folder_walk import PICTURES
+from ldm_train.data.sources.items import Item, PictureFile
 from tests.data.folders import NOT_UTF8, captioned, describe, items_of, notes_of, parquet, picture
 
 

@@ -15,11 +15,11 @@ from omegaconf import OmegaConf
 from PIL import Image
 from pyarrow import parquet
 
-from ldm_train.data.items import Item, PassingPicture
 from ldm_train.data.sources import columns
 from ldm_train.data.sources.arrow import one_by_one
 from ldm_train.data.sources.huggingface import HuggingFace
-from ldm_train.tasks.settings.config import build, folder
+from ldm_train.data.sources.items import Item, PassingPicture
+from ldm_train.settings.compose import build, folder
 
 Row = dict[str, object]
 

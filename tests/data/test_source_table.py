@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ldm_train.data.items import Item, PictureFile
+from ldm_train.data.sources.items import Item, PictureFile
 from ldm_train.data.sources.table import Table
 
 FORMATS = ["jsonl", "csv", "tsv", "parquet"]

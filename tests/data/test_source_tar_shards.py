@@ -15,9 +15,9 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
-from ldm_train.data.items import Item
+from ldm_train.data.sources.items import Item
 from ldm_train.data.sources.tar_shards import TarShards
-from ldm_train.tasks.settings.config import build, folder
+from ldm_train.settings.compose import build, folder
 
 Content = bytes | str | dict[str, object]
 

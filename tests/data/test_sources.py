@@ -9,9 +9,9 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
-from ldm_train.data.items import Item, PassingPicture, shown
-from ldm_train.data.sources.base import Source
-from ldm_train.tasks.settings.config import build, folder
+from ldm_train.data.sources.items import Item, PassingPicture, shown
+from ldm_train.data.sources.source import Source
+from ldm_train.settings.compose import build, folder
 
 KINDS = ["folder", "class_folders", "table", "huggingface", "webdataset"]
 

@@ -13,11 +13,11 @@ import torch
 from PIL import Image
 from pyarrow import parquet
 
-from ldm_train.data.cache import LatentCache
-from ldm_train.data.items import Item, PassingPicture, PictureFile
-from ldm_train.data.plan import PictureRow
-from ldm_train.data.survey import AT_ONCE, Memory, survey
-from ldm_train.encoders.autoencoder import NewKLAutoencoder
+from ldm_train.autoencoders.autoencoder import NewKLAutoencoder
+from ldm_train.data.cache.plan import PictureRow
+from ldm_train.data.cache.reader import LatentCache
+from ldm_train.data.scan.survey import AT_ONCE, Memory, survey
+from ldm_train.data.sources.items import Item, PassingPicture, PictureFile
 from ldm_train.training.encoding import Rendering
 
 EXACT = "dtype=float32"

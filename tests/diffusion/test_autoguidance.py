@@ -7,7 +7,7 @@ from torch.testing import assert_close
 from ldm_train.diffusion.denoiser import Denoiser
 from ldm_train.diffusion.guidance import Autoguidance, ClassifierFreeGuidance, autoguidance
 from ldm_train.diffusion.prediction import Clean, Flow, Noise, Velocity
-from ldm_train.diffusion.schedules import EDM, linear
+from ldm_train.diffusion.schedules.named import EDM, linear
 from ldm_train.types import Conditioning
 
 x_t = torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

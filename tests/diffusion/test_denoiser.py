@@ -6,7 +6,7 @@ from torch.testing import assert_close
 
 from ldm_train.diffusion.denoiser import Denoiser, Estimate
 from ldm_train.diffusion.prediction import Clean, Flow, Noise, Velocity
-from ldm_train.diffusion.schedules import EDM, RectifiedFlow, cosine, linear, scaled_linear
+from ldm_train.diffusion.schedules.named import EDM, RectifiedFlow, cosine, linear, scaled_linear
 from ldm_train.types import Conditioning
 
 PREDICTIONS = {"noise": Noise(), "velocity": Velocity(), "clean": Clean(), "flow": Flow()}

@@ -13,7 +13,7 @@ from ldm_train.diffusion.guidance import (
     limited,
 )
 from ldm_train.diffusion.prediction import Clean, Flow, Noise, Velocity
-from ldm_train.diffusion.schedules import EDM, RectifiedFlow, linear
+from ldm_train.diffusion.schedules.named import EDM, RectifiedFlow, linear
 from ldm_train.types import Conditioning
 
 x_t = torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(0))

@@ -8,7 +8,7 @@ from torch.testing import assert_close
 from ldm_train.diffusion.denoiser import Denoiser
 from ldm_train.diffusion.objective import Objective
 from ldm_train.diffusion.prediction import Clean, Flow, Noise, Velocity
-from ldm_train.diffusion.schedules import EDM, RectifiedFlow, cosine
+from ldm_train.diffusion.schedules.named import EDM, RectifiedFlow, cosine
 from ldm_train.diffusion.weighting import EDMWeight, LearnedLogVariance, MinSNR, UniformWeight
 from ldm_train.types import Conditioning
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from ldm_train.diffusion.prediction import Clean, Flow, Noise, Velocity
-from ldm_train.diffusion.schedules import cosine, from_betas, linear, scaled_linear
+from ldm_train.diffusion.schedules.named import cosine, from_betas, linear, scaled_linear
 
 PREDICTIONS = {"noise": Noise(), "velocity": Velocity(), "clean": Clean(), "flow": Flow()}
 EVERY = pytest.mark.parametrize("prediction", PREDICTIONS.values(), ids=PREDICTIONS)

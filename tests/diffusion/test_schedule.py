@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from ldm_train.diffusion.schedule import VariancePreserving
-from ldm_train.diffusion.schedules import EDM, RectifiedFlow, cosine, from_betas, linear, scaled_linear, sigmoid
+from ldm_train.diffusion.schedules.named import EDM, RectifiedFlow, cosine, from_betas, linear, scaled_linear, sigmoid
+from ldm_train.diffusion.schedules.schedule import VariancePreserving
 
 SCHEDULES = {
     "linear": linear(),

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from ldm_train.diffusion.schedules import EDM, RectifiedFlow, cosine, linear
+from ldm_train.diffusion.schedules.named import EDM, RectifiedFlow, cosine, linear
 from ldm_train.diffusion.timesteps import LogitNormal, LogNormal, Uniform
 
 SCHEDULES = {

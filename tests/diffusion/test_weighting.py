@@ -8,7 +8,7 @@ from torch.testing import assert_close
 
 from ldm_train.diffusion.denoiser import Denoiser
 from ldm_train.diffusion.prediction import Clean, Flow, Noise, Velocity
-from ldm_train.diffusion.schedules import EDM, cosine, linear, scaled_linear
+from ldm_train.diffusion.schedules.named import EDM, cosine, linear, scaled_linear
 from ldm_train.diffusion.weighting import EDMWeight, MinSNR, UniformWeight
 
 t = torch.tensor([1, 10, 100, 300, 700, 1000])

@@ -10,7 +10,7 @@ from torch.testing import assert_close
 from ldm_train.networks.attention import Attention
 from ldm_train.networks.diffusers_unet import DiffusersUNet
 from ldm_train.networks.unet import UNet
-from ldm_train.tasks.settings.strict import KEPT
+from ldm_train.settings.strict import KEPT
 from ldm_train.types import Conditioning
 
 PARAMETER_NAMES = Path(__file__).parent / "unet_parameters.txt"

@@ -10,10 +10,10 @@ from diffusers import UNet2DConditionModel
 from omegaconf import OmegaConf
 from torch.testing import assert_close
 
-import ldm_train.weights.unet_layout as layout
+import ldm_train.weights.layouts.unet_layout as layout
 from ldm_train.networks.diffusers_unet import DiffusersUNet
 from ldm_train.networks.unet import UNet
-from ldm_train.tasks.settings.strict import KEPT
+from ldm_train.settings.strict import KEPT
 from ldm_train.types import Conditioning
 
 CONFIGS = Path(__file__).parents[2] / "conf/network"

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ldm_train.reports.blocks import Block, Command, Facts, Table, Text, Thumbnail, Thumbnails
 from ldm_train.reports.charts import Bars, Histogram
 from ldm_train.reports.page import Page, Section, Verdict, render, write
+from ldm_train.reports.page_blocks import Block, Command, Facts, Table, Text, Thumbnail, Thumbnails
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 HOSTILE = [

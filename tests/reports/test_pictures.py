@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ldm_train.reports.blocks import Thumbnail, Thumbnails
+from ldm_train.reports.embedded_pictures import SIDE, embedded
 from ldm_train.reports.page import Page, Section, render
-from ldm_train.reports.pictures import SIDE, embedded
+from ldm_train.reports.page_blocks import Thumbnail, Thumbnails
 
 SIZES = [(1, 1), (64, 48), (160, 160), (161, 20), (1200, 700), (3, 4000)]
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from ldm_train.diffusion.denoiser import Estimate
-from ldm_train.diffusion.schedule import NoiseSchedule
-from ldm_train.diffusion.schedules import EDM, RectifiedFlow
+from ldm_train.diffusion.schedules.named import EDM, RectifiedFlow
+from ldm_train.diffusion.schedules.schedule import NoiseSchedule
 from ldm_train.types import Conditioning
 
 

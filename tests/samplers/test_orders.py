@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from ldm_train.diffusion.schedules import EDM, RectifiedFlow, cosine
+from ldm_train.diffusion.schedules.named import EDM, RectifiedFlow, cosine
 from ldm_train.samplers.ddim import DDIM
 from ldm_train.samplers.ddpm import DDPM
 from ldm_train.samplers.dpm_solver import DPMSolver

@@ -17,7 +17,7 @@ from torch.testing import assert_close
 
 from ldm_train.diffusion.denoiser import Denoiser
 from ldm_train.diffusion.prediction import Clean, Flow, Noise, Velocity
-from ldm_train.diffusion.schedules import EDM, RectifiedFlow, cosine, linear, scaled_linear
+from ldm_train.diffusion.schedules.named import EDM, RectifiedFlow, cosine, linear, scaled_linear
 from ldm_train.samplers.ddim import DDIM
 from ldm_train.samplers.ddpm import DDPM
 from ldm_train.samplers.dpm_solver import DPMSolver

@@ -6,7 +6,7 @@ from torch.testing import assert_close
 
 from ldm_train.diffusion.denoiser import Denoiser
 from ldm_train.diffusion.prediction import Velocity
-from ldm_train.diffusion.schedules import EDM, RectifiedFlow, cosine
+from ldm_train.diffusion.schedules.named import EDM, RectifiedFlow, cosine
 from ldm_train.samplers.base import Picture
 from ldm_train.samplers.ddim import DDIM
 from ldm_train.samplers.ddpm import DDPM

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from ldm_train.diffusion.schedules import EDM, RectifiedFlow, cosine, linear, scaled_linear
+from ldm_train.diffusion.schedules.named import EDM, RectifiedFlow, cosine, linear, scaled_linear
 from ldm_train.samplers.spacings import Karras, Leading, Linspace, Listed, Trailing
 
 # diffusers makes arrays of tensors, in a way that numpy 2 deprecates.

@@ -39,8 +39,8 @@ class Seen:
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
     """Records all runs of the test, the latest over the ones before."""
-    from ldm_train.training.callbacks.checkpoints import Checkpoints
-    from ldm_train.training.ema import EMA
+    from ldm_train.training.checkpoints.checkpoint_callback import Checkpoints
+    from ldm_train.training.ema.ema import EMA
     from ldm_train.training.module import NoisePredictorTraining
 
     found = Seen()
@@ -73,8 +73,8 @@ def spoiled() -> Callable[..., Any]:
     """`with spoiled({4, 5}, "gradient", inf): …` makes these steps not finite, in that place of their last micro-batch."""
     import torch
 
-    from ldm_train.training.autoencoder import AutoencoderTraining
-    from ldm_train.training.base import Training
+    from ldm_train.training.autoencoder_module import AutoencoderTraining
+    from ldm_train.training.base_module import Training
     from ldm_train.training.callbacks.step_log import step_ended
     from ldm_train.training.module import NoisePredictorTraining
 
@@ -122,7 +122,7 @@ def spoiled() -> Callable[..., Any]:
 @pytest.fixture(scope="session")
 def whole(run_with: Callable) -> Path:
     """The run with checkpoints that nothing happened to."""
-    from tests.training.checkpointed import KEPT
+    from tests.training.checkpoints.checkpointed import KEPT
 
     return run_with(*KEPT)
 
@@ -130,8 +130,8 @@ def whole(run_with: Callable) -> Path:
 @pytest.fixture(scope="session")
 def cut(cache: Path, train: Callable, power_cut: Callable, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same, cut after step 7: there are checkpoints of steps 2, 4 and 6, the last one by two names."""
-    from ldm_train.training.checkpoint_files import numbered
-    from tests.training.checkpointed import KEPT, last
+    from ldm_train.training.checkpoints.checkpoint_files import numbered
+    from tests.training.checkpoints.checkpointed import KEPT, last
 
     run_dir = tmp_path_factory.mktemp("cut") / "run"
     with power_cut(7):

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.image import FrechetInceptionDistance, KernelInceptionDistance
 
+from ldm_train.cli.main import main
 from ldm_train.metrics.sets import measures
-from ldm_train.tasks.command import main
-from ldm_train.training.compared import Compared, over_ranks
+from ldm_train.training.validation.compared import Compared, over_ranks
 
 COUNT, SIZE = 48, 12
 

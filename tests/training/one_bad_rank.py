@@ -4,8 +4,8 @@ import json
 import sys
 from typing import Any
 
-from ldm_train.tasks.command import main
-from ldm_train.training.base import Examined
+from ldm_train.cli.main import main
+from ldm_train.training.base_module import Examined
 from ldm_train.training.module import NoisePredictorTraining
 
 job = json.loads(sys.argv[1])

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from ldm_train.tasks.command import main
-from ldm_train.tasks.running.lightning import launched_rank
+from ldm_train.assembly.trainer import launched_rank
+from ldm_train.cli.main import main
 from ldm_train.training.callbacks.stop import SAME, Stop
 
 rank = launched_rank()

@@ -10,13 +10,13 @@ import torch
 from PIL import Image
 from torch.testing import assert_close
 
-from ldm_train.data.cache import LatentCache
-from ldm_train.data.crops import Buckets
-from ldm_train.data.datamodules import CachedLatents
-from ldm_train.data.decoding import decode, render
-from ldm_train.data.images import to_signed
-from ldm_train.training.callbacks.validation import Validation
-from ldm_train.training.held_out import held_out_losses
+from ldm_train.data.batches.datamodules import CachedLatents
+from ldm_train.data.cache.reader import LatentCache
+from ldm_train.data.pictures.crops import Buckets
+from ldm_train.data.pictures.decoding import decode, render
+from ldm_train.data.pictures.images import to_signed
+from ldm_train.training.validation.held_out import held_out_losses
+from ldm_train.training.validation.validation_callback import Validation
 
 SIZES = [(16, 16), (40, 20), (20, 40), (30, 31), (17, 16), (50, 34), (8, 16), (16, 64), (33, 50)]
 WORDS = ["crop=buckets", "crop.step=4", "image_size=16"]
@@ -125,7 +125,7 @@ def test_the_validation_loss_knows_no_batch_size(
 
 
 def test_shapes_that_the_autoencoder_cannot_divide_are_refused(mixed: Path, encode: Callable, tmp_path: Path) -> None:
-    from ldm_train.encoders.autoencoder import NewKLAutoencoder
+    from ldm_train.autoencoders.autoencoder import NewKLAutoencoder
 
     NewKLAutoencoder([8, 8, 8], groups=4).save(tmp_path / "kl", shift=0.0, scale=1.0)
     words = ["autoencoder=pretrained", f"autoencoder.weights={tmp_path}/kl", "crop=buckets", "crop.step=2"]

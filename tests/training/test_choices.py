@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from ldm_train.data.cache import LatentCache
-from ldm_train.data.datamodules import CachedLatents
-from ldm_train.tasks.settings.config import groups
+from ldm_train.data.batches.datamodules import CachedLatents
+from ldm_train.data.cache.reader import LatentCache
+from ldm_train.settings.compose import groups
 
 DIFFUSERS = [
     "network=diffusers_unet",

@@ -17,10 +17,10 @@ import torch
 from pytorch_lightning.loggers import CSVLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from ldm_train.training.dashboards import Dashboard
-from ldm_train.training.jsonl import JsonLinesLogger
-from ldm_train.training.loggers.others import Others, as_dashboard
-from ldm_train.training.loggers.table import CSVTable
+from ldm_train.training.loggers.csv_table import CSVTable
+from ldm_train.training.loggers.dashboards import Dashboard
+from ldm_train.training.loggers.jsonl import JsonLinesLogger
+from ldm_train.training.loggers.other_loggers import Others, as_dashboard
 from ldm_train.training.loggers.tensorboard import TensorBoard
 
 SETTINGS = {"network": {"channels": [1, 2]}, "seed": 0}
@@ -113,7 +113,7 @@ class Broken(Dashboard):
 def test_a_dashboard_that_fails_does_not_end_a_run_and_says_so_once(
     cache: Path, train: Callable, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ldm_train.tasks import train as task
+    from ldm_train.commands.train import command as task
 
     monkeypatch.setattr(task, "build_loggers", lambda config: [Broken()])
     answer = train(cache, tmp_path / "run")

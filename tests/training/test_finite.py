@@ -47,8 +47,8 @@ def without() -> Callable[[set[int]], Any]:
     """`with without({4}): …` undoes these steps by hand: computed, stepped, and everything put back as it was."""
     from pytorch_lightning import LightningModule
 
-    from ldm_train.training.base import Training
-    from ldm_train.training.ema import EMA
+    from ldm_train.training.base_module import Training
+    from ldm_train.training.ema.ema import EMA
 
     @contextmanager
     def undone(steps: set[int]) -> Iterator[None]:
@@ -244,7 +244,7 @@ def test_an_autoencoders_steps_too(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    from ldm_train.training.autoencoder import AutoencoderTraining
+    from ldm_train.training.autoencoder_module import AutoencoderTraining
 
     original, shown = AutoencoderTraining.training_step, {}
 

@@ -13,9 +13,9 @@ from torch import nn
 from torch.testing import assert_close
 from torch.utils.flop_counter import FlopCounterMode
 
-from ldm_train.networks.products import Linear, attention
-from ldm_train.training.blocks import block, by_block
+from ldm_train.networks.cpu_kernels import Linear, attention
 from ldm_train.training.callbacks import health
+from ldm_train.training.callbacks.block_norms import block, by_block
 from ldm_train.training.callbacks.spent import Spent
 from ldm_train.training.flops import CountFlops, peak
 

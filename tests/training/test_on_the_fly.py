@@ -11,15 +11,15 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
-from ldm_train.data.cache import LatentCache
-from ldm_train.data.crops import CentreCrop
-from ldm_train.data.datamodules import CachedLatents
-from ldm_train.data.manifest import Provenance
-from ldm_train.data.plan import Plan
+from ldm_train.autoencoders.autoencoder import IdentityAutoencoder, NewKLAutoencoder
+from ldm_train.conditioners.text_encoder import small
+from ldm_train.data.batches.datamodules import CachedLatents
+from ldm_train.data.cache.manifest import Provenance
+from ldm_train.data.cache.plan import Plan
+from ldm_train.data.cache.reader import LatentCache
+from ldm_train.data.pictures.crops import CentreCrop
+from ldm_train.data.scan.survey import survey
 from ldm_train.data.sources.folder import Folder
-from ldm_train.data.survey import survey
-from ldm_train.encoders.autoencoder import IdentityAutoencoder, NewKLAutoencoder
-from ldm_train.encoders.conditioner import small
 from ldm_train.training.encoding import Encoding, Rendering
 from ldm_train.training.on_the_fly import LivePictures, OnTheFly
 from ldm_train.types import LatentBatch
@@ -110,7 +110,7 @@ def live(source: Path, **settings: float) -> OnTheFly:
     )
     encoding = Encoding(IdentityAutoencoder(), small(width=32, layers=1, heads=4), dtype=torch.float32)
     data = OnTheFly(LivePictures(plan, rendering, encoding), batch_size=4, **settings)  # type: ignore[arg-type]
-    from ldm_train.data.batches import Geometry
+    from ldm_train.data.batches.positions import Geometry
 
     data.geometry = Geometry(4, 1, 0, None)
     return data

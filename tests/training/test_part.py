@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from ldm_train.tasks.parts.assemble import Parts, build_parts, load_weights, read_config, read_weights
+from ldm_train.assembly.model import Parts, build_parts, load_weights, read_config, read_weights
 
 LORA = ("adapter=lora", "adapter.rank=2", "adapter.dropout=0.1", "adapter.text_encoder=true")
 CROSS = ('trained=["network.*.cross_attention.*","text_encoder.*.mlp.*"]',)
@@ -86,7 +86,7 @@ def test_a_continued_run_equals_one_that_was_not_interrupted(
 def test_an_opened_run_computes_what_it_computed_in_training(
     base: Path, cache: Path, train: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ldm_train.tasks import train as task
+    from ldm_train.commands.train import command as task
 
     modules: list[nn.Module] = []
     made = task.training_module

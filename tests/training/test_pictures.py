@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from ldm_train.training.callbacks.growth import ROWS, grow, read_rows, shown
-from ldm_train.training.callbacks.pictures import fitted, pairs
+from ldm_train.training.callbacks.picture_grids import fitted, pairs
 
 SETTINGS = {"prompts": ["a", "b"], "size": [16, 16]}
 
@@ -147,7 +147,7 @@ def test_a_fresh_start_draws_no_rows_of_the_one_before(cache: Path, train: Calla
 def test_a_frozen_text_encoder_is_freed_and_the_run_is_the_same(
     pictures: Path, encode: Callable, train: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ldm_train.encoders.conditioner import TextEncoder
+    from ldm_train.conditioners.text_encoder import TextEncoder
 
     freed = []
     keep_only = TextEncoder.keep_only
@@ -173,7 +173,7 @@ def test_a_frozen_text_encoder_is_freed_and_the_run_is_the_same(
 
 
 def test_other_captions_need_their_embeddings(pictures: Path) -> None:
-    from ldm_train.encoders.conditioner import small
+    from ldm_train.conditioners.text_encoder import small
     from ldm_train.types import Captions
 
     encoder = small(width=16, layers=1, heads=2, trained=False)

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ldm_train.encoders.autoencoder import IdentityAutoencoder, KLAutoencoder
+from ldm_train.autoencoders.autoencoder import IdentityAutoencoder, KLAutoencoder
 from ldm_train.networks.unet import UNet
 
 PRECISIONS = {

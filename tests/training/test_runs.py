@@ -56,9 +56,9 @@ def test_metrics_have_a_line_a_step_and_no_clock(trained: Path) -> None:
 
 def test_the_loss_is_told_by_log_snr_for_both_kinds_of_weights(trained: Path) -> None:
     """The bins' means, weighed by what of the training falls into each, are the total."""
-    from ldm_train.diffusion.schedules import scaled_linear
+    from ldm_train.diffusion.schedules.named import scaled_linear
     from ldm_train.diffusion.timesteps import Uniform
-    from ldm_train.training.strata import Strata
+    from ldm_train.training.validation.strata import Strata
 
     records = lines(trained, "validation.jsonl")
     assert [(r["step"], r["weights"]) for r in records] == [(s, w) for s in sorted(VALIDATED) for w in ("ema", "raw")]
@@ -185,11 +185,11 @@ def test_watching_leaves_the_weights_alone(words: tuple[str, ...], run_with: Cal
 
 
 def test_validation_does_not_depend_on_its_batch_size(cache: Path, trained: Path) -> None:
-    from ldm_train.data.cache import LatentCache
-    from ldm_train.tasks.parts.assemble import build_parts, load_weights, read_config
-    from ldm_train.tasks.train import training_module
-    from ldm_train.tasks.training.data import batches
-    from ldm_train.training.held_out import held_out_losses
+    from ldm_train.assembly.model import build_parts, load_weights, read_config
+    from ldm_train.assembly.training_data import batches
+    from ldm_train.commands.train.command import training_module
+    from ldm_train.data.cache.reader import LatentCache
+    from ldm_train.training.validation.held_out import held_out_losses
 
     config = read_config(str(trained))
     parts = build_parts(config)

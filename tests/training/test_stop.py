@@ -109,11 +109,11 @@ def test_a_signal_saves_and_leaves_and_the_same_command_goes_on(
 def test_it_is_honoured_at_the_end_of_a_step_whenever_it_comes(
     when: str, words: list[str], stops_at: int | None, cache: Path, train: Callable, tmp_path: Path
 ) -> None:
-    from ldm_train.training.base import Training
-    from ldm_train.training.callbacks.checkpoints import Checkpoints
+    from ldm_train.training.base_module import Training
     from ldm_train.training.callbacks.samples import Samples
     from ldm_train.training.callbacks.stop import Stop
-    from ldm_train.training.callbacks.validation import Validation
+    from ldm_train.training.checkpoints.checkpoint_callback import Checkpoints
+    from ldm_train.training.validation.validation_callback import Validation
 
     moment = {
         "validation": lambda: signals_at(Validation, "on_train_batch_end", 4, signal.SIGTERM, after=True),
@@ -173,7 +173,7 @@ def test_stderr_that_nobody_reads_does_not_keep_a_run_from_saving(
 
 def test_handlers_are_given_back_by_a_run_that_fails(cache: Path, train: Callable, tmp_path: Path) -> None:
     """The fixture above looks at them."""
-    from ldm_train.training.callbacks.checkpoints import Checkpoints
+    from ldm_train.training.checkpoints.checkpoint_callback import Checkpoints
 
     def fail(*arguments: object, **more: object) -> None:
         raise OSError("out of order")
@@ -217,7 +217,7 @@ def test_a_limit_that_is_no_time_is_refused(words: str, cache: Path, train: Call
 def test_ctrl_c_while_loading_ends_without_a_trace(
     cache: Path, train: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ldm_train.tasks import train as task
+    from ldm_train.commands.train import command as task
 
     def interrupted(config: object) -> None:
         os.kill(os.getpid(), signal.SIGINT)
@@ -334,9 +334,7 @@ def test_a_terminal_that_is_closed_costs_no_step(cache: Path, train_words: list[
     """As when a connection is lost: the process leads the terminal's session, and has nobody to print to any more."""
     run_dir = tmp_path / "run"
     words = ["train", f"cache={cache}", f"run_dir={run_dir}", *train_words, *QUIET, "max_steps=100000"]
-    lead = (
-        "import fcntl, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); from ldm_train.tasks.command import main; main()"
-    )
+    lead = "import fcntl, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); from ldm_train.cli.main import main; main()"
     ours, theirs = os.openpty()
     command = [sys.executable, "-c", lead, *words, "lr_schedule=constant"]
     process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True, cwd=tmp_path)

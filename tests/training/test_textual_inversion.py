@@ -9,11 +9,11 @@ from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
-from ldm_train.encoders.conditioner import TextEncoder, small
-from ldm_train.tasks.parts.assemble import build_parts, load_weights, open_run, read_config, read_weights
-from ldm_train.tasks.parts.embeddings import FILE
-from ldm_train.tasks.settings.config import compose
-from ldm_train.tasks.training.words import check_new_words, untrained_words
+from ldm_train.assembly.model import build_parts, load_weights, open_run, read_config, read_weights
+from ldm_train.assembly.new_word_files import FILE
+from ldm_train.assembly.new_words import check_new_words, untrained_words
+from ldm_train.conditioners.text_encoder import TextEncoder, small
+from ldm_train.settings.compose import compose
 
 LEARNED = "text_encoder.tower.token_embedding.learned"
 WORDS = ('text_encoder.new_words=["circle=round thing"]',)

@@ -25,8 +25,8 @@ PICTURES = "pictures.every=3"  # as often as checkpoints
 
 KILLED = """
 import os, signal, sys
-from ldm_train.tasks.command import main
-from ldm_train.training.callbacks.checkpoints import Checkpoints
+from ldm_train.cli.main import main
+from ldm_train.training.checkpoints.checkpoint_callback import Checkpoints
 after_step = Checkpoints.on_train_batch_end
 def kill(self, trainer, *rest):
     after_step(self, trainer, *rest)

@@ -11,18 +11,18 @@ import torch
 from pytorch_lightning import Callback, Trainer
 from torch.testing import assert_close
 
-from ldm_train.training.callbacks.checkpoints import Checkpoints
 from ldm_train.training.callbacks.finite import NonFinite
 from ldm_train.training.callbacks.health import Health
-from ldm_train.training.callbacks.metrics import Metrics
 from ldm_train.training.callbacks.progress import StepProgress
 from ldm_train.training.callbacks.reconstructions import Reconstructions
 from ldm_train.training.callbacks.samples import Samples
-from ldm_train.training.callbacks.snapshots import Snapshots
 from ldm_train.training.callbacks.step_log import StepLog
 from ldm_train.training.callbacks.stop import Stop
-from ldm_train.training.callbacks.validation import Validation
-from ldm_train.training.ema import EMA
+from ldm_train.training.checkpoints.checkpoint_callback import Checkpoints
+from ldm_train.training.ema.ema import EMA
+from ldm_train.training.ema.snapshot_callback import Snapshots
+from ldm_train.training.validation.metrics_callback import Metrics
+from ldm_train.training.validation.validation_callback import Validation
 
 WATCHERS = [Samples, Validation, Metrics, Health, Snapshots, Checkpoints, EMA, StepLog, StepProgress, NonFinite, Stop]
 ALWAYS = [
@@ -111,8 +111,8 @@ def test_a_run_that_is_watched_at_every_step_is_the_same(precision: str, run_wit
 
 
 def test_a_module_comes_back_as_it_was(trained: Path) -> None:
-    from ldm_train.tasks.parts.assemble import build_parts, read_config
-    from ldm_train.tasks.train import training_module
+    from ldm_train.assembly.model import build_parts, read_config
+    from ldm_train.commands.train.command import training_module
 
     config = read_config(str(trained))
     module = training_module(config, build_parts(config)).train()

@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from ldm_train.data.shards import save as save_rows
+from ldm_train.data.cache.shards import save as save_rows
 from ldm_train.util.files import temporary_path
-from ldm_train.weights.files import write_tensors
+from ldm_train.weights.tensor_files import write_tensors
 
 MIXED = {
     "b": torch.arange(6.0).reshape(2, 3),

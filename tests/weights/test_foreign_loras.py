@@ -9,10 +9,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from ldm_train.encoders.conditioner import small
+from ldm_train.conditioners.text_encoder import small
 from ldm_train.networks.unet import UNet
-from ldm_train.weights.lora import Weighed, merged
-from ldm_train.weights.lora_files import read_adapter
+from ldm_train.weights.lora.lora_files import read_adapter
+from ldm_train.weights.lora.low_rank import Weighed, merged
 
 MIDDLE = "lora_unet_mid_block_attentions_0_"
 BLOCK, CONV = f"{MIDDLE}transformer_blocks_0_", "lora_unet_mid_block_resnets_0_conv1"

@@ -11,11 +11,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ldm_train.encoders.autoencoder import pretrained
-from ldm_train.encoders.conditioner import clip
+from ldm_train.autoencoders.autoencoder import pretrained
+from ldm_train.conditioners.text_encoder import clip
 from ldm_train.weights.hub import locate
-from ldm_train.weights.lazily import open_file
-from ldm_train.weights.parts import find_autoencoder, find_text_encoder, find_unet
+from ldm_train.weights.lazy_tensors import open_file
+from ldm_train.weights.published_parts import find_autoencoder, find_text_encoder, find_unet
 
 FINDERS = [find_unet, find_autoencoder, find_text_encoder]
 EACH_FINDER = pytest.mark.parametrize("find", FINDERS, ids=["unet", "autoencoder", "text encoder"])

@@ -12,15 +12,15 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from ldm_train.encoders.conditioner import small
-from ldm_train.networks.adapters import LoRA
+from ldm_train.conditioners.text_encoder import small
+from ldm_train.networks.lora import LoRA
 from ldm_train.networks.unet import UNet
 from ldm_train.types import Conditioning
-from ldm_train.weights.files import write
-from ldm_train.weights.lora import ALPHA, DOWN, Layer, Weighed, from_run, layers, merged
-from ldm_train.weights.lora_files import DIFFUSERS, read_adapter
-from ldm_train.weights.lora_layout import from_theirs, join, split, to_diffusers, to_kohya
-from ldm_train.weights.unet_layout import to_diffusers as unet_to_diffusers
+from ldm_train.weights.layouts.unet_layout import to_diffusers as unet_to_diffusers
+from ldm_train.weights.lora.lora_files import DIFFUSERS, read_adapter
+from ldm_train.weights.lora.lora_layout import from_theirs, join, split, to_diffusers, to_kohya
+from ldm_train.weights.lora.low_rank import ALPHA, DOWN, Layer, Weighed, from_run, layers, merged
+from ldm_train.weights.tensor_files import write
 
 ALL = ["*_attention.to_*", "*.feed_forward.*", "*.proj_*", "*.conv_1", "*.embedding"]
 

@@ -11,10 +11,10 @@ from open_clip.transformer import TextTransformer
 from torch.testing import assert_close
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from ldm_train.encoders.autoencoder import pretrained
-from ldm_train.encoders.conditioner import clip
-from ldm_train.encoders.fingerprint import fingerprint, weights_digest
-from ldm_train.weights import autoencoder_layout, text_layout
+from ldm_train.autoencoders.autoencoder import pretrained
+from ldm_train.conditioners.text_encoder import clip
+from ldm_train.weights.fingerprint import fingerprint, weights_digest
+from ldm_train.weights.layouts import autoencoder_layout, text_layout
 
 IMAGES = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
 CAPTIONS = ["a red apple", "", "two cats and a dog under the old oak tree"]

@@ -9,18 +9,18 @@ from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 from omegaconf import OmegaConf
 from torch.testing import assert_close
 
+from ldm_train.assembly.first_weights import start
+from ldm_train.assembly.model import Parts
 from ldm_train.diffusion.prediction import Noise
-from ldm_train.diffusion.schedules import scaled_linear
+from ldm_train.diffusion.schedules.named import scaled_linear
 from ldm_train.networks.diffusers_unet import DiffusersUNet
 from ldm_train.networks.unet import UNet
-from ldm_train.tasks.parts.assemble import Parts
-from ldm_train.tasks.parts.published import start
-from ldm_train.tasks.settings.options import shipped
-from ldm_train.tasks.settings.strict import KEPT
+from ldm_train.settings.shipped import shipped
+from ldm_train.settings.strict import KEPT
 from ldm_train.types import Conditioning
-from ldm_train.weights.unet_architecture import family, of_shapes, published_heads
-from ldm_train.weights.unet_layout import theirs_of_ours, to_diffusers
-from ldm_train.weights.unet_single_file import averaged_name, to_single_file_names
+from ldm_train.weights.layouts.unet_architecture import family, of_shapes, published_heads
+from ldm_train.weights.layouts.unet_layout import theirs_of_ours, to_diffusers
+from ldm_train.weights.layouts.unet_single_file import averaged_name, to_single_file_names
 
 CASES = [
     "1.x",

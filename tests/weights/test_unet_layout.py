@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ldm_train.networks.unet import UNet
-from ldm_train.weights.unet_layout import from_diffusers, to_diffusers
+from ldm_train.weights.layouts.unet_layout import from_diffusers, to_diffusers
 
 
 def state(**changes):

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ldm_train.data.items import check_picture
-from ldm_train.data.sources.hub import one_line
+from ldm_train.data.sources.dataset_splits import one_line
+from ldm_train.data.sources.items import check_picture
 from ldm_train.util.inputs import MAX_PICTURE, check_size, read_input
 
 if TYPE_CHECKING:

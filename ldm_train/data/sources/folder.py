@@ -5,13 +5,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, Protocol, get_args
 
-from ldm_train.data.items import Item, PictureFile, shown
-from ldm_train.data.sources.base import Source
+from ldm_train.data.sources.annotations import Told
+from ldm_train.data.sources.caption_template import Template
+from ldm_train.data.sources.folder_walk import PICTURES, Tree, counted, walk
+from ldm_train.data.sources.items import Item, PictureFile, shown
 from ldm_train.data.sources.metadata import Metadata
 from ldm_train.data.sources.sidecars import Sidecars
-from ldm_train.data.sources.template import Template
-from ldm_train.data.sources.told import Told
-from ldm_train.data.sources.walk import PICTURES, Tree, counted, walk
+from ldm_train.data.sources.source import Source
 
 Captions = Literal["auto", "metadata", "sidecar", "template"]
 

@@ -3,12 +3,12 @@
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from ldm_train.data.items import Item, PassingPicture, Picture, PictureRow, shown
+from ldm_train.data.sources.annotations import by_values, choice_of, lasting_key
 from ldm_train.data.sources.arrow import one_by_one
-from ldm_train.data.sources.base import Source
 from ldm_train.data.sources.columns import Fetch, encoded_bytes, holds_pictures, is_small, named
-from ldm_train.data.sources.hub import DataFiles, Request, load_split, one_line
-from ldm_train.data.sources.told import by_values, choice_of, lasting_key
+from ldm_train.data.sources.dataset_splits import DataFiles, Request, load_split, one_line
+from ldm_train.data.sources.items import Item, PassingPicture, Picture, PictureRow, shown
+from ldm_train.data.sources.source import Source
 from ldm_train.util.inputs import READ_ERRORS, describe_error
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
-from ldm_train.data.items import Item, shown
+from ldm_train.data.sources.annotations import Told, by_values, listed
+from ldm_train.data.sources.items import Item, shown
 from ldm_train.data.sources.rows import NamedProblems, Row, read_rows
-from ldm_train.data.sources.told import Told, by_values, listed
 
 NAME = "file_name"
 

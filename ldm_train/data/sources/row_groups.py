@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
-from ldm_train.data.items import shown
 from ldm_train.data.sources.arrow import unpacked_bytes
+from ldm_train.data.sources.items import shown
 from ldm_train.util.inputs import MAX_TABLE, describe_error
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from ldm_train.data.items import Item, shown
+from ldm_train.data.sources.annotations import BOM, json_object
 from ldm_train.data.sources.arrow import one_by_one
+from ldm_train.data.sources.items import Item, shown
 from ldm_train.data.sources.row_groups import SkippedGroup, read_batches
-from ldm_train.data.sources.told import BOM, json_object
 from ldm_train.util.inputs import BUFFER, MAX_LINE, MAX_TABLE, READ_ERRORS, describe_error, open_input, read_lines
 
 TOO_LONG = f"is longer than {MAX_LINE:,} bytes"

@@ -5,9 +5,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from ldm_train.data.items import shown
-from ldm_train.data.sources.told import Told, by_json, by_text, joined
-from ldm_train.data.sources.walk import counted
+from ldm_train.data.sources.annotations import Told, by_json, by_text, joined
+from ldm_train.data.sources.folder_walk import counted
+from ldm_train.data.sources.items import shown
 from ldm_train.util.inputs import MAX_TEXT, READ_ERRORS, describe_error, read_input
 
 

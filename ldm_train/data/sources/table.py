@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from ldm_train.data.items import Item, PictureFile, shown
-from ldm_train.data.sources.base import Source
+from ldm_train.data.sources.annotations import by_values, choice_of, lasting_key
+from ldm_train.data.sources.items import Item, PictureFile, shown
 from ldm_train.data.sources.rows import READERS, NamedProblems, Row, read_rows
-from ldm_train.data.sources.told import by_values, choice_of, lasting_key
+from ldm_train.data.sources.source import Source
 
 LONGEST = 200  # characters of a name in a message
 

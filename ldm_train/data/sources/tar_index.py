@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from ldm_train.data.items import shown
+from ldm_train.data.sources.items import shown
 from ldm_train.util.inputs import describe_error, open_input
 
 MAX_HEADERS = 2**20  # bytes of all headers of one member

@@ -5,12 +5,12 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from ldm_train.data.items import FileSlice, Item, shown
-from ldm_train.data.sources.base import Source
-from ldm_train.data.sources.shards import Shard, fetch, find_shards
+from ldm_train.data.sources.annotations import Told, by_json, by_text, joined
+from ldm_train.data.sources.folder_walk import counted
+from ldm_train.data.sources.items import FileSlice, Item, shown
+from ldm_train.data.sources.source import Source
+from ldm_train.data.sources.tar_files import Shard, fetch, find_shards
 from ldm_train.data.sources.tar_index import Fault, Member, members
-from ldm_train.data.sources.told import Told, by_json, by_text, joined
-from ldm_train.data.sources.walk import counted
 from ldm_train.util.inputs import MAX_TEXT, READ_ERRORS, describe_error, read_input
 
 Sample = dict[str, Member]  # by its members' endings

@@ -4,12 +4,12 @@ import torch
 from torch import Tensor
 
 from ldm_train import draws
-from ldm_train.data.datamodules import CachedLatents
-from ldm_train.data.images import to_shown_bytes
+from ldm_train.autoencoders.scaling import Scaling
+from ldm_train.data.batches.datamodules import CachedLatents
+from ldm_train.data.pictures.images import to_shown_bytes
 from ldm_train.diffusion.denoiser import Estimate
-from ldm_train.encoders.latents import Scaling
 from ldm_train.generation import Generation
-from ldm_train.training.callbacks.pictures import grid
+from ldm_train.training.callbacks.picture_grids import grid
 from ldm_train.training.module import NoisePredictorTraining
 
 FRAMES = 8

@@ -10,12 +10,12 @@ from pytorch_lightning import Callback
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ldm_train.data.datamodules import EndlessData
-from ldm_train.training.base import Examined, Training
+from ldm_train.data.batches.datamodules import EndlessData
+from ldm_train.training.base_module import Examined, Training
 from ldm_train.training.callbacks.step_log import step_ended
-from ldm_train.training.sharding import gathered
+from ldm_train.training.optimization.sharding import gathered
 from ldm_train.util.files import atomic_write
-from ldm_train.weights.files import write
+from ldm_train.weights.tensor_files import write
 
 
 class DivergedError(ValueError):

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from ldm_train.data.images import DECODE_ERRORS
+from ldm_train.data.pictures.images import DECODE_ERRORS
 from ldm_train.util.files import atomic_path
 from ldm_train.util.safe_json import parse_json
 

@@ -11,14 +11,14 @@ from pytorch_lightning import Callback
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ldm_train.training.base import Training
-from ldm_train.training.blocks import by_block, distances, local, squares
+from ldm_train.training.base_module import Training
+from ldm_train.training.callbacks.block_norms import by_block, distances, local, squares
 from ldm_train.training.callbacks.spent import DATA, Spent
 from ldm_train.training.callbacks.step_log import is_logged, step_ended
 from ldm_train.training.callbacks.utilisation import Utilisation
-from ldm_train.training.dashboards import Cell, log_histogram, log_scalars, log_table
-from ldm_train.training.ema import EMA
-from ldm_train.training.sharding import is_sharded
+from ldm_train.training.ema.ema import EMA
+from ldm_train.training.loggers.dashboards import Cell, log_histogram, log_scalars, log_table
+from ldm_train.training.optimization.sharding import is_sharded
 
 NORMS = 100  # of gradients, of so many steps at least, make a histogram
 

@@ -8,15 +8,15 @@ import torch
 from pytorch_lightning import Callback
 from torch import Tensor
 
-from ldm_train.data.datamodules import Pictures
-from ldm_train.data.images import save_png, to_shown_bytes
-from ldm_train.data.items import Item
+from ldm_train.data.batches.datamodules import Pictures
+from ldm_train.data.pictures.images import save_png, to_shown_bytes
+from ldm_train.data.sources.items import Item
 from ldm_train.metrics.drawings import psnr
-from ldm_train.training.autoencoder import AutoencoderTraining
-from ldm_train.training.callbacks.pictures import grid, warn_of_broken
+from ldm_train.training.autoencoder_module import AutoencoderTraining
+from ldm_train.training.callbacks.picture_grids import grid, warn_of_broken
 from ldm_train.training.callbacks.spent import Spent
 from ldm_train.training.callbacks.step_log import is_due
-from ldm_train.training.dashboards import log_picture, log_scalars
+from ldm_train.training.loggers.dashboards import log_picture, log_scalars
 
 
 class Reconstructions(Callback):

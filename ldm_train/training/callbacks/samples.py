@@ -11,15 +11,15 @@ import torch
 from pytorch_lightning import Callback
 from torch import Tensor
 
-from ldm_train.data.images import save_png, to_shown_bytes
+from ldm_train.data.pictures.images import save_png, to_shown_bytes
 from ldm_train.generation import Generation, Recipe
 from ldm_train.training.callbacks.film import Reverse, forward_strip, latents_of
 from ldm_train.training.callbacks.growth import grow
-from ldm_train.training.callbacks.pictures import draw_together, fitted, grid, pairs, warn_of_broken
+from ldm_train.training.callbacks.picture_grids import draw_together, fitted, grid, pairs, warn_of_broken
 from ldm_train.training.callbacks.spent import Spent
 from ldm_train.training.callbacks.step_log import is_due
-from ldm_train.training.dashboards import log_picture
-from ldm_train.training.ema import EMA
+from ldm_train.training.ema.ema import EMA
+from ldm_train.training.loggers.dashboards import log_picture
 from ldm_train.training.module import NoisePredictorTraining
 from ldm_train.util.files import atomic_write
 

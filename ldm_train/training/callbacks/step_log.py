@@ -8,8 +8,8 @@ import torch
 from pytorch_lightning import Callback
 from torch import Tensor
 
-from ldm_train.training.base import Training
-from ldm_train.training.dashboards import log_scalars
+from ldm_train.training.base_module import Training
+from ldm_train.training.loggers.dashboards import log_scalars
 
 
 def step_ended(trainer: pl.Trainer, batch_idx: int) -> bool:

@@ -5,7 +5,7 @@ import torch
 from pytorch_lightning import Callback
 from torch.nn import functional as F
 
-from ldm_train.training.base import Training
+from ldm_train.training.base_module import Training
 from ldm_train.training.flops import CountFlops, peak
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from ldm_train.training.dashboards import Cell, Dashboard, Settings
+from ldm_train.training.loggers.dashboards import Cell, Dashboard, Settings
 from ldm_train.util.files import flush_file
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 
-from ldm_train.training.dashboards import CLOCK, Cell, Dashboard, Settings
+from ldm_train.training.loggers.dashboards import CLOCK, Cell, Dashboard, Settings
 from ldm_train.training.loggers.wandb_files import last_step
 from ldm_train.training.run_files import METRICS, TIMING
 from ldm_train.util.files import atomic_write

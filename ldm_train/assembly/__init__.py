@@ -1,0 +1,1 @@
+"""Turn settings into objects: models, published weights, stored runs, data and what watches a run. No mathematics."""

@@ -1,0 +1,120 @@
+"""What a config's autoencoder and text encoder are, in plain values for a manifest; not built where it knows them."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from ldm_train.data.cache.manifest import VERSION, Manifest, Provenance
+from ldm_train.data.pictures.crops import Crop
+from ldm_train.data.pictures.decoding import ENCODING_VERSION, background_colour
+from ldm_train.settings.compose import build
+from ldm_train.util.safe_json import Json
+from ldm_train.weights.fingerprint import weights_digest
+
+PARTS = {"autoencoder": "vae", "text_encoder": "text_encoder"}  # and their subfolders in a pipeline's folder
+CAPTIONS_VERSION: int = 1  # of the code that turns captions into tokens and embeddings
+HERE = "{cache}/"  # begins a path from the cache's folder: a cache holds no absolute one
+
+
+@dataclass(frozen=True)
+class Encoders:
+    """An autoencoder and a text encoder as a manifest describes them.
+
+    Args:
+        autoencoder, text_encoder: their identities, which rows are named by.
+        parts: how to build them again, by their names: config, and checksum of the files of weights.
+    """
+
+    autoencoder: dict[str, Json]
+    text_encoder: dict[str, Json]
+    parts: dict[str, dict[str, Json]]
+    shift: float
+    scale: float
+    factor: int
+
+    def pictures(self, config: DictConfig, crop: Crop) -> Provenance:
+        """What turns a picture's bytes into stored moments under this config."""
+        return Provenance(
+            {
+                VERSION: ENCODING_VERSION,
+                "background": "#{:02x}{:02x}{:02x}".format(*background_colour(config.background)),
+                "crop": crop.identity,
+                "autoencoder": self.autoencoder,
+                "dtype": config.dtype,
+            }
+        )
+
+    def captions(self) -> Provenance:
+        """What turns a caption into stored tokens and embeddings."""
+        return Provenance({VERSION: CAPTIONS_VERSION, **self.text_encoder})
+
+    def made_by(self, config: DictConfig, crop: Crop) -> dict[str, Json]:
+        """The manifest's settings."""
+        kinds: dict[str, Json] = {
+            "pictures": dict(self.pictures(config, crop).settings),
+            "captions": dict(self.captions().settings),
+        }
+        return {
+            "image_size": config.image_size,
+            "encoding": kinds,
+            **self.parts,
+            "shift": self.shift,
+            "scale": self.scale,
+            "factor": self.factor,
+        }
+
+
+def describe(config: DictConfig, manifest: Manifest | None, *, cache: Path) -> Encoders:
+    """The config's encoders: as the manifest says where config and files of weights are the same, else by building them."""
+    parts = {name: described(config[name], cache=cache, part=part) for name, part in PARTS.items()}
+    if manifest is not None and all(same(parts[name], getattr(manifest, name)) for name in parts):
+        found = manifest.expected_of_a_run
+        identities = found["autoencoder"], found["text_encoder"]
+        return Encoders(*identities, parts, shift=manifest.shift, scale=manifest.scale, factor=manifest.factor)  # type: ignore[arg-type]
+    autoencoder, text_encoder = build(config.autoencoder, "autoencoder"), build(config.text_encoder, "text_encoder")
+    return Encoders(
+        autoencoder.identity,
+        text_encoder.identity,
+        parts,
+        shift=autoencoder.shift,
+        scale=autoencoder.scale,
+        factor=autoencoder.factor,
+    )
+
+
+def described(config: DictConfig, *, cache: Path, part: str) -> dict[str, Json]:
+    """A part's settings, without an absolute path, and the checksum of its files of weights where they are at hand.
+
+    Args:
+        part: its subfolder in a pipeline's folder.
+    """
+    settings: dict[str, Json] = OmegaConf.to_container(config)  # type: ignore[assignment]
+    weights = config.get("weights")
+    digest = weights_digest(weights, config.get("subfolder"), part=part)
+    if weights is not None and Path(weights).is_absolute():
+        settings["weights"] = HERE + Path(os.path.relpath(weights, cache)).as_posix()
+    return {"config": settings, "files": digest}
+
+
+def same(part: Mapping[str, Json], before: Mapping[str, Json]) -> bool:
+    """Whether a part is known to compute what it did."""
+    return part["files"] is not None and all(before.get(name) == value for name, value in part.items())
+
+
+def restore(manifest: Manifest, part: str, *, cache: Path) -> DictConfig:
+    """The config of a cache's autoencoder or text encoder.
+
+    Raises:
+        ValueError: its weights are not where they were, as seen from the cache.
+    """
+    settings = dict(getattr(manifest, part)["config"])
+    weights = str(settings.get("weights"))
+    if weights.startswith(HERE):
+        path = Path(os.path.normpath(cache.absolute() / weights.removeprefix(HERE)))
+        if not path.exists():
+            raise ValueError(f"the {part} of cache {cache} was at {path}, and is not; say where it is: {part}.weights=PATH")
+        settings["weights"] = str(path)
+    return OmegaConf.create(settings)

@@ -1,0 +1,106 @@
+"""What drawing starts from: the prompts, the trained run at the wished size, and a picture with its mask."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from ldm_train.assembly.mask import read_mask
+from ldm_train.assembly.model import TrainedRun, open_run
+from ldm_train.data.pictures.decoding import upright_size
+from ldm_train.data.pictures.images import DECODE_ERRORS, read_image, to_signed
+from ldm_train.data.pictures.mask_files import has_transparency
+from ldm_train.generation import Generation
+from ldm_train.samplers.base import Picture
+from ldm_train.util.inputs import MAX_PICTURE, MAX_PROMPTS, describe_error, read_input, read_text
+
+
+def open_sized(config: DictConfig) -> TrainedRun:
+    """The run that a command names, drawing pictures of the size that it asks for."""
+    trained = open_run(config)
+    return replace(trained, generation=resized(trained.generation, config.size))
+
+
+def resized(generation: Generation, size: Sequence[int] | None) -> Generation:
+    """For pictures of another (height, width) than the run's squares.
+
+    Raises:
+        ValueError: not two numbers, or none that the autoencoder and the network can divide.
+    """
+    if size is None:
+        return generation
+    unit = generation.autoencoder.factor * getattr(generation.network, "divisor", 1)
+    if len(size) != 2 or any(side < 1 or side % unit for side in size):
+        raise ValueError(f"size={list(size)} must be a height and a width, multiples of {unit} pixels for this run")
+    return replace(generation, size=(size[0], size[1]))
+
+
+def read_start(config: DictConfig, generation: Generation) -> Picture | None:
+    """The picture to start from, encoded, and the mask (white where to draw) at the size of its latents.
+
+    Raises:
+        ValueError: a mask without a picture, a strength without one, or a file that cannot be read.
+    """
+    if config.picture is None:
+        if config.mask is not None or config.strength != 1:
+            raise ValueError(f"mask={config.mask} and strength={config.strength} need a picture=FILE to start from")
+        return None
+    latents = generation.encode(read_signed(config.picture, generation.size))
+    if not latents.isfinite().all():
+        raise ValueError(f"the latents of picture={config.picture} contain NaN or infinity; look at the autoencoder")
+    content = read_input(Path(config.picture), limit=MAX_PICTURE)
+    if has_transparency(content):
+        print(f"note: picture={config.picture} is transparent in places, which are taken as white")
+    if config.mask is None:
+        return Picture(latents, config.strength)
+    height, width = latents.shape[2:]
+    mask = read_mask(config.mask, picture=upright_size(content), size=generation.sides, latents=(height, width))
+    return Picture(latents, config.strength, mask.to(latents))
+
+
+def read_signed(path: str, size: int | tuple[int, int]) -> torch.Tensor:
+    """A picture file, cropped and scaled as encoding does, (1, 3, H, W) in [-1, 1]."""
+    try:
+        return to_signed(read_image(Path(path), size)[None])
+    except DECODE_ERRORS as error:
+        raise ValueError(f"{path} cannot be read as a picture: {describe_error(error)}") from error
+
+
+def read_prompts(prompts: object, *, setting: str = "prompts") -> list[str]:
+    """Return the prompts of a setting: a list, one prompt, or a text file with one prompt a line.
+
+    Raises:
+        ValueError: something else, a file that is missing or not text, or no prompt.
+    """
+    if isinstance(prompts, str) and (_is_file(prompts) or looks_like_a_file(prompts)):
+        texts = _read_lines(prompts, setting)
+    else:
+        listed = list(prompts) if isinstance(prompts, ListConfig | list) else [prompts]
+        if any(OmegaConf.is_config(one) or one is None for one in listed):
+            raise ValueError(f"{setting}={prompts} must be texts: one, a list of them, or a text file with one a line")
+        texts = [str(one) for one in listed]
+    if not texts:
+        raise ValueError(f"{setting}={prompts} holds no prompt")
+    return texts
+
+
+def looks_like_a_file(text: str) -> bool:
+    """Return whether a text is the name of a file, as `prompts.txt` and `lists/animals` are, and not a prompt."""
+    return " " not in text and (Path(text).suffix != "" or "/" in text)
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except OSError:  # a prompt may be longer than any file's name
+        return False
+
+
+def _read_lines(path: str, setting: str) -> list[str]:
+    try:
+        content = read_text(Path(path), limit=MAX_PROMPTS)
+    except ValueError as error:
+        raise ValueError(f"{setting}={path}: {error}; give a text file, or a list: '{setting}=[\"…\"]'") from error
+    return [line.strip() for line in content.splitlines() if line.strip()]

@@ -1,0 +1,83 @@
+"""The part of `ldm-train encode` that needs models: batches through the autoencoder and the text encoder, on all devices."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig
+
+from ldm_train.assembly.trainer import alone, options, quiet
+from ldm_train.autoencoders.scaling import Scaling
+from ldm_train.data.cache.manifest import Manifest
+from ldm_train.data.cache.plan import Batch, Plan, read_batches
+from ldm_train.data.cache.shards import channel_statistics
+from ldm_train.data.cache.staging import Workplace
+from ldm_train.data.pictures.crops import Crop
+from ldm_train.data.sources.items import Picture
+from ldm_train.settings.compose import build
+from ldm_train.training.encoding import Batches, Encoding, EncodingData, Rendering, WriteParts
+from ldm_train.util.interrupts import interruptible
+
+
+def encode_batches(
+    config: DictConfig,
+    place: Workplace,
+    crop: Crop,
+    todo: Sequence[Batch] | None,
+    pictures: Callable[[], Mapping[str, Picture]],
+) -> None:
+    """Encode the batches that the first process wrote down, each process its share, as parts.
+
+    Args:
+        todo: the batches, as the first process knows them already.
+        pictures: called once all processes are there.
+    """
+    if todo == [] and alone(config.trainer):
+        return
+    quiet()
+    rows = max(1, config.batch_size // crop.views)
+
+    def judge(means: torch.Tensor) -> None:
+        """A few pictures may be unlike the others, but not that unlike."""
+        problem = Scaling.of(autoencoder).problem(*channel_statistics(means), slack=2)
+        if config.scale_check and autoencoder.factor > 1 and problem is not None:
+            raise ValueError(f"{problem}\nscale_check=false encodes nevertheless")
+
+    def read() -> Batches:
+        rendering = Rendering(pictures(), crop, background=config.background, max_pixels=config.max_pixels)
+        return Batches(read_batches(place.batches), rendering, pictures=rows)
+
+    autoencoder = build(config.autoencoder, "autoencoder")
+    encoding = Encoding(autoencoder, build(config.text_encoder, "text_encoder"), dtype=getattr(torch, config.dtype)).eval()
+    trainer = pl.Trainer(
+        logger=False,
+        callbacks=[WriteParts(place.parts, total=len(todo or []), judge=judge)],
+        enable_progress_bar=False,
+        use_distributed_sampler=False,
+        inference_mode=True,
+        **options(config.trainer),  # type: ignore[arg-type]
+    )
+    with interruptible():
+        trainer.predict(encoding, EncodingData(read, workers=config.workers), return_predictions=False)
+
+
+def refuse_scale(manifest: Manifest) -> None:
+    """Refuse a cache on whose latents a network would train badly, and name the usual cause."""
+    problem = Scaling(manifest.shift, manifest.scale).problem(manifest.mean, manifest.std)
+    if problem is not None and manifest.factor > 1:
+        raise ValueError(f"{problem}\nscale_check=false encodes nevertheless; what is encoded is kept for that")
+
+
+def summarise(folder: Path, plan: Plan, manifest: Manifest) -> None:
+    """Tell what is in the cache now."""
+    deviation = Scaling(manifest.shift, manifest.scale).deviation(manifest.mean, manifest.std)
+    print(
+        f"{manifest.entries} pictures in {folder} ({manifest.held_out} held out, {manifest.captions - 1} captions); "
+        f"the latents' deviation after scaling is {deviation:.2f}"
+    )
+    if len(plan.named) < len(plan.seen):
+        print(f"  {len(plan.seen) - len(plan.named)} of them are copies of others, byte for byte, and share their latents")
+    lost = plan.lost()
+    for bucket, (count, share) in lost.items() if len(lost) > 1 else []:
+        print(f"  {bucket}: {count} pictures, of which the crop cuts away {share:.1%}")

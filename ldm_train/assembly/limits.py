@@ -1,0 +1,51 @@
+"""When a run ends, and what its command then says and returns."""
+
+import re
+import time
+from datetime import timedelta
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from ldm_train.assembly.trainer import launched_rank
+from ldm_train.cli.sweep_jobs import INTERRUPTED
+from ldm_train.run_dir.record import record_end
+from ldm_train.training.fit import Limits
+
+STARTED = time.monotonic() - time.process_time()  # of the process, about: importing takes seconds
+
+
+def ending(config: DictConfig) -> Limits:
+    """The limits of a config.
+
+    Raises:
+        ValueError: a max_time that is no time.
+    """
+    return Limits(config.max_steps, STARTED, duration(config.max_time), config.max_nonfinite_steps)
+
+
+def duration(words: str | int | None) -> timedelta | None:
+    """A time as [days-]hours:minutes:seconds, as SLURM has it too.
+
+    Raises:
+        ValueError: it is written in another way.
+    """
+    if words is None:
+        return None
+    parts = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d\d):(\d\d)", str(words))
+    if parts is None:
+        raise ValueError(f"max_time={words} must be hours:minutes:seconds, such as 11:30:00, or days-hours:minutes:seconds")
+    days, hours, minutes, seconds = (int(part or 0) for part in parts.groups())
+    return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
+
+
+def told_ending(config: DictConfig, reason: str | None) -> int:
+    """The exit code; the run directory is told too.
+
+    Ranks but the first return 0: what started them would take another code for a failure.
+    """
+    record_end(Path(config.run_dir), "finished" if reason is None else f"interrupted ({reason})")
+    if reason is None or launched_rank() > 0:
+        return 0
+    print(f"stopped by {reason} and saved in {config.run_dir}; the same command continues it (exit code {INTERRUPTED})")
+    return INTERRUPTED

@@ -1,0 +1,48 @@
+"""Vectors of new words as files: written at the end of a run that trained them, and read before a run draws."""
+
+from pathlib import Path
+from urllib.parse import quote
+
+from omegaconf import ListConfig
+from torch import nn
+
+from ldm_train.conditioners.text_encoder import TextEncoder
+from ldm_train.weights.embedding_files import FILE, read_words
+from ldm_train.weights.tensor_files import write
+
+
+def write_words(folder: Path, text_encoder: nn.Module) -> list[str]:
+    """Write the vectors of new words into a folder, where the text encoder has some; a sentence that says so.
+
+    Of several words each has a file beside, because diffusers and web interfaces read one word of a file.
+    """
+    vectors = text_encoder.new_vectors() if isinstance(text_encoder, TextEncoder) else {}
+    if not vectors:
+        return []
+    own = {word: rows.cpu() for word, rows in vectors.items()}
+    write(folder / FILE, own, {})
+    if len(own) == 1:
+        return [f"the vectors of {next(iter(own))} are in {FILE}"]
+    each = Path(FILE).stem
+    for word, rows in own.items():
+        write(folder / each / f"{quote(word, safe='<>')}.safetensors", {word: rows}, {})
+    return [f"the vectors of {', '.join(own)} are in {FILE}, and each word's by themselves in the folder {each}"]
+
+
+def add_embeddings(setting: object, text_encoder: nn.Module) -> None:
+    """Have the text encoder know the words of these files.
+
+    Raises:
+        ValueError: no such file, another text encoder's vectors, or a text encoder without words.
+    """
+    files = [str(file) for file in setting] if isinstance(setting, ListConfig) else [] if setting is None else [str(setting)]
+    for file in files:
+        if not isinstance(text_encoder, TextEncoder):
+            raise ValueError(f"embeddings={file}: this run's text encoder knows classes, not words")
+        try:
+            words = read_words(Path(file))
+            text_encoder.add_words(words)
+        except ValueError as error:
+            raise ValueError(f"embeddings={file}: {error}") from error
+        known = ", ".join(f"{word} ({len(rows)} tokens)" for word, rows in words.items())
+        print(f"embeddings={file}: prompts may have {known}")

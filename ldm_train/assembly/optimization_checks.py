@@ -1,0 +1,49 @@
+"""Optimizer and LR schedule of a config, refused where they cannot be before anything else is read."""
+
+import torch
+from omegaconf import DictConfig
+from torch import nn
+from torch.optim import Optimizer
+
+from ldm_train.settings.compose import build
+from ldm_train.settings.ranges import MIXED_16
+
+
+def refuse_optimization(config: DictConfig) -> None:
+    """Try an optimizer's settings on a parameter, and a schedule's on the length of the run.
+
+    Raises:
+        ValueError: not installed, no optimizer, settings that it does not take, or more steps than the run has.
+    """
+    target, make = config.optimizer.get("_target_"), build(config.optimizer, "optimizer")
+    try:
+        optimizer = make([nn.Parameter(torch.zeros(1, 1))])
+    except (TypeError, RuntimeError) as error:
+        raise ValueError(
+            f"optimizer._target_={target}: {error}; a setting that it does not take is left out by ~optimizer.NAME"
+        ) from error
+    if not isinstance(optimizer, Optimizer):
+        raise ValueError(f"optimizer._target_={target} is no optimizer; name one, such as torch.optim.AdamW")
+    build(config.lr_schedule, "lr_schedule").check(config.max_steps)
+    if config.get("fused_backward"):
+        refuse_fused_backward(config)
+
+
+def refuse_fused_backward(config: DictConfig) -> None:
+    """Refuse what needs all gradients at once.
+
+    Raises:
+        ValueError: clipping, accumulation, several devices, or scaled gradients.
+    """
+    trainer, size = config.trainer, config.micro_batch_size
+    for setting, value, fits, instead in (
+        ("trainer.gradient_clip_val", trainer.gradient_clip_val, trainer.gradient_clip_val in (None, 0), "null"),
+        ("micro_batch_size", size, size in (None, config.batch_size), "null, or batch_size smaller"),
+        ("trainer.devices", trainer.devices, trainer.devices == 1 and trainer.num_nodes == 1, "1"),
+        ("trainer.precision", trainer.precision, trainer.precision not in MIXED_16, "bf16-mixed"),
+    ):
+        if not fits:
+            raise ValueError(
+                f"{setting}={value} does not go with fused_backward=true, whose steps never see all gradients at once: "
+                f"set {setting}={instead}, or fused_backward=false"
+            )

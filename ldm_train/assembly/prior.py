@@ -1,0 +1,219 @@
+"""Prior preservation: pictures that the first weights draw, trained on beside one's own so that the rest is not unlearned.
+
+DreamBooth's second term (Ruiz et al. 2022, arXiv 2208.12242, eq. 2), as data: the pictures become a cache of their own, and
+the weight of their loss is how often an epoch has them, which is the same in expectation and costs no second batch.
+"""
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from rich.progress import track
+
+from ldm_train.assembly.drawing import read_prompts
+from ldm_train.assembly.first_weights import start
+from ldm_train.assembly.model import build_parts, build_recipe, choose_device
+from ldm_train.assembly.trained_part import base_fingerprint
+from ldm_train.assembly.trainer import alone, launched_rank
+from ldm_train.assembly.training_data import complete
+from ldm_train.data.cache.reader import LatentCache, open_caches
+from ldm_train.data.pictures.images import save_png, to_bytes
+from ldm_train.generation import Generation, Recipe
+from ldm_train.run_dir.record import PRIOR
+from ldm_train.settings.compose import compose
+from ldm_train.training.checkpoints.checkpoint_files import checkpoints
+from ldm_train.util.files import atomic_write, remove_files
+from ldm_train.util.ownership import FolderKind, check_folder, read_mark
+
+AT_ONCE, PIXELS = 16, 4 * 512**2  # pictures, and fewer large ones, as a small GPU can hold
+MANIFEST = "prior.json"
+KIND = FolderKind("a folder of class pictures", MANIFEST, frozenset({"prompts", "weights", "count"}))
+PICTURE = re.compile(r"(\d{5,})\.png")
+Told = dict[str, object]
+
+
+def join_prior(config: DictConfig) -> None:
+    """Have a run train on class pictures beside its caches, where `prior.prompts` asks for them; they are made first.
+
+    They lie in the run directory: an interrupted drawing goes on where it was, and other settings or weights draw anew.
+
+    Raises:
+        ValueError: settings that do not go with it.
+    """
+    if config.prior.prompts is None:
+        return
+    refuse(config)
+    joined = with_class_pictures(config, Path(config.run_dir))
+    folder = Path(config.run_dir) / PRIOR
+    continued = config.resume != "restart" and checkpoints(Path(config.run_dir))
+    if launched_rank() == 0 and not (is_whole(folder) and continued):
+        with torch.random.fork_rng(devices=[]):
+            make(config, folder, open_caches(config.cache)[0])
+    config.cache, config.cache_shares = joined.cache, joined.cache_shares
+
+
+def given_caches(config: DictConfig) -> list[str]:
+    """Return the caches that a config names; one, of no name, if its pictures are encoded on the fly."""
+    return list(config.cache) if isinstance(config.cache, ListConfig) else [config.cache or ""]
+
+
+def with_class_pictures(config: DictConfig, run_dir: Path) -> DictConfig:
+    """Return the config of a run with the cache of its class pictures after its own caches, each with its share.
+
+    Raises:
+        ValueError: several own caches without shares.
+    """
+    own, joined = given_caches(config), config.copy()
+    joined.cache, joined.cache_shares = [*own, str(run_dir / PRIOR / "cache")], shared(config, len(own))
+    return joined
+
+
+def with_given_caches(config: DictConfig, given: DictConfig) -> DictConfig:
+    """Return a run's completed config with the caches that it was given, so that it makes the same run again."""
+    stored = config.copy()
+    stored.cache, stored.cache_shares = given.cache, given.cache_shares
+    return stored
+
+
+def refuse(config: DictConfig) -> None:
+    """Refuse what class pictures do not go with, here.
+
+    Raises:
+        ValueError: saying what to set.
+    """
+    refuse_settings(config)
+    if config.cache is None:
+        raise ValueError("prior.prompts need the own pictures in a cache; encode them, or set prior.prompts=null")
+    if not alone(config.trainer) and not is_whole(Path(config.run_dir) / PRIOR):
+        raise ValueError(
+            "prior.prompts are drawn by one process: start once with trainer.devices=1, without torchrun or SLURM's tasks, "
+            "and continue on all devices; or sample them, encode them, and give both caches with cache_shares"
+        )
+
+
+def refuse_settings(config: DictConfig) -> None:
+    """Refuse what they go with nowhere.
+
+    Raises:
+        ValueError: saying what to set.
+    """
+    if config.network.weights is None:
+        raise ValueError("prior.prompts are drawn by the weights that a run starts from; set network.weights=…")
+    if config.cache_repeats is not None:
+        raise ValueError("cache_repeats do not go with prior.prompts, whose weight is a share; give cache_shares")
+    if not config.prior.weight > 0:
+        raise ValueError(f"prior.weight={config.prior.weight} must be above 0; prior.prompts=null is none")
+
+
+def shared(config: DictConfig, count: int) -> list[float]:
+    """The shares of the own caches and of the class pictures' in an epoch: 1 to `prior.weight`.
+
+    Raises:
+        ValueError: several own caches without shares.
+    """
+    given = config.cache_shares
+    if given is None and count > 1:
+        raise ValueError(f"with prior.prompts, {count} caches need cache_shares=…, one for each")
+    own = [1.0] if given is None or count == 1 else [float(share) for share in given]
+    if len(own) != count or not sum(own) > 0:
+        raise ValueError(f"cache_shares={given} must be {count} numbers, one for each cache, not all 0")
+    whole = 1 + config.prior.weight
+    return [*(share / sum(own) / whole for share in own), config.prior.weight / whole]
+
+
+def make(config: DictConfig, folder: Path, cache: LatentCache) -> None:
+    """Draw what is not there yet, and encode it as the own cache was."""
+    prompts = class_prompts(config)
+    complete(config, cache)
+    parts = build_parts(config)
+    lines = start(config, parts)
+    device = choose_device("cpu" if config.trainer.accelerator == "cpu" else "auto")
+    wanted: Told = {"prompts": prompts, "weights": base_fingerprint(parts), **manner(config)}
+    check_folder(folder, KIND, setting="run_dir", given=str(folder))
+    before = read_mark(folder, KIND)
+    if is_whole(folder) and before == wanted | {"encoded": True}:
+        return
+    if before is not None and before not in (wanted, wanted | {"encoded": True}):
+        print(f"{folder} holds pictures of other settings or weights: they are drawn anew")
+        remove_files(find_pictures(folder, before.get("count")))
+    atomic_write(folder / MANIFEST, json.dumps(wanted, indent=2) + "\n")
+    for line in lines:
+        print(line)
+    generation = parts.generation(parts.network.eval(), parts.text_encoder.eval(), device)
+    draw(
+        generation,
+        build_recipe(config, steps=config.prior.steps, seed=config.prior.seed),
+        folder,
+        prompts,
+        config.prior.count,
+    )
+    encode(config, folder, cache)
+    atomic_write(folder / MANIFEST, json.dumps(wanted | {"encoded": True}, indent=2) + "\n")
+
+
+def class_prompts(config: DictConfig) -> list[str]:
+    """Return what class pictures are drawn of."""
+    return read_prompts(config.prior.prompts, setting="prior.prompts")
+
+
+def manner(config: DictConfig) -> Told:
+    """All else that decides what is drawn, in plain values."""
+    plain = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(plain, dict)
+    names = ("sampler", "spacing", "guidance", "schedule", "prediction", "image_size")
+    return {**{name: plain[name] for name in names}, **{n: config.prior[n] for n in ("count", "steps", "seed")}}
+
+
+def draw(generation: Generation, recipe: Recipe, folder: Path, prompts: Sequence[str], count: int) -> None:
+    """The pictures that are missing, the i-th with noise number i, and their captions."""
+    texts = [prompts[number % len(prompts)] for number in range(count)]
+    missing = [number for number in range(count) if not (folder / "pictures" / name(number)).is_file()]
+    at_once = min(AT_ONCE, max(1, PIXELS // math.prod(generation.sides)))
+    for first in track(range(0, len(missing), at_once), "drawing class pictures"):
+        numbers = missing[first : first + at_once]
+        batch = [texts[number] for number in numbers]
+        images = generation(batch, recipe, numbers=torch.tensor(numbers))
+        generation.refuse_nonfinite(images, batch, numbers, seed=recipe.seed)
+        for number, image in zip(numbers, to_bytes(images).cpu(), strict=True):
+            save_png(image, folder / "pictures" / name(number))
+    rows = [{"file_name": name(number), "text": text} for number, text in enumerate(texts)]
+    atomic_write(folder / "pictures" / "metadata.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def encode(config: DictConfig, folder: Path, cache: LatentCache) -> None:
+    """The pictures to a cache, by the run's encoders and in the own cache's type."""
+    from ldm_train.commands.encode.command import run
+
+    made = cache.manifest.encoding["pictures"]
+    assert isinstance(made, dict)
+    words = [f"source.path={folder / 'pictures'}", f"cache={folder / 'cache'}", f"image_size={config.image_size}"]
+    own = compose("encode", [*words, f"dtype={made['dtype']}", "strict=true"])
+    own.autoencoder, own.text_encoder = config.autoencoder, config.text_encoder
+    own.trainer.accelerator, own.scale_check = config.trainer.accelerator, config.scale_check
+    if run(own):
+        raise ValueError(
+            f"{folder / 'pictures'} holds files that could not be encoded; {folder / 'cache' / 'report.json'} names them. "
+            "Move your own out of that folder, remove damaged ones, which are drawn again, and repeat the command"
+        )
+
+
+def name(number: int) -> str:
+    return f"{number:05d}.png"
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether all were drawn and encoded."""
+    return (read_mark(folder, KIND) or {}).get("encoded") is True and (folder / "cache" / "manifest.json").is_file()
+
+
+def find_pictures(folder: Path, count: object) -> list[Path]:
+    """Return the pictures with the numbers below a manifest's count. The cache stays: it is encoded anew in its place."""
+    place = folder / "pictures"
+    if not isinstance(count, int) or not place.is_dir():
+        return []
+    matches = ((PICTURE.fullmatch(path.name), path) for path in place.iterdir())
+    return [path for match, path in matches if match and int(match[1]) < count]

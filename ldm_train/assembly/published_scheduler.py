@@ -1,0 +1,80 @@
+"""What a published pipeline's scheduler says of how its network was trained, beside what a run does with it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ldm_train.diffusion.prediction import Prediction
+from ldm_train.diffusion.schedules.named import cosine, from_betas, linear, scaled_linear
+from ldm_train.diffusion.schedules.schedule import NoiseSchedule
+from ldm_train.weights.part_folders import read_json
+
+PREDICTIONS = {"epsilon": "noise", "v_prediction": "velocity", "sample": "clean"}
+
+
+def of_scheduler(unet: Path) -> dict[str, Any] | None:
+    """The scheduler's settings beside a pipeline's network; None where there are none.
+
+    Raises:
+        ValueError: they cannot be read.
+    """
+    path = unet.parent / "scheduler" / "scheduler_config.json"
+    return read_json(path) if unet.is_dir() and path.is_file() else None
+
+
+def promised(scheduler: Mapping[str, Any], prediction: Prediction, schedule: NoiseSchedule) -> list[str]:
+    """Warnings of what the run does otherwise than the network was trained to."""
+    told = []
+    there, here = PREDICTIONS.get(str(scheduler.get("prediction_type", "epsilon"))), type(prediction).__name__.lower()
+    if there != here:
+        told.append(
+            f"warning: its scheduler says that it predicts {there or scheduler['prediction_type']}, and prediction={here} "
+            f"is set; set prediction={there or '…'} unless it shall learn another"
+        )
+    own = named_schedule(scheduler)
+    if own is not None and not same(own, schedule):
+        words = ", ".join(f"{n}={scheduler[n]}" for n in ("beta_schedule", "beta_start", "beta_end") if n in scheduler)
+        zero = ", rescale_betas_zero_snr" if scheduler.get("rescale_betas_zero_snr") else ""
+        told.append(
+            f"warning: its scheduler has another noise schedule ({words}{zero}) than schedule=… is set to; "
+            f"{mending(scheduler)} is the one that it was trained on"
+        )
+    return told
+
+
+def named_schedule(scheduler: Mapping[str, Any]) -> NoiseSchedule | None:
+    """The schedule that these settings make; None for one that is not known here."""
+    steps = scheduler.get("num_train_timesteps", 1000)
+    start, end = scheduler.get("beta_start", 1e-4), scheduler.get("beta_end", 0.02)
+    zero = bool(scheduler.get("rescale_betas_zero_snr", False))
+    try:
+        if scheduler.get("trained_betas"):
+            return from_betas(list(scheduler["trained_betas"]), zero_terminal_snr=zero)
+        match scheduler.get("beta_schedule", "linear"):
+            case "linear":
+                return linear(num_steps=steps, beta_start=start, beta_end=end, zero_terminal_snr=zero)
+            case "scaled_linear":
+                return scaled_linear(num_steps=steps, beta_start=start, beta_end=end, zero_terminal_snr=zero)
+            case "squaredcos_cap_v2":
+                return cosine(num_steps=steps, zero_terminal_snr=zero)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"its scheduler_config.json makes no noise schedule ({error})") from error
+    return None
+
+
+def same(one: NoiseSchedule, other: NoiseSchedule) -> bool:
+    """Whether two schedules tell a network the same times of the same noise."""
+    if one.end != other.end or not other.discrete:
+        return False
+    t = torch.arange(1, int(one.end) + 1)
+    return torch.allclose(one(t)[0], other(t)[0], rtol=1e-4, atol=1e-6)
+
+
+def mending(scheduler: Mapping[str, Any]) -> str:
+    """The option and settings that make the schedule."""
+    kind = {"squaredcos_cap_v2": "cosine"}.get(str(scheduler.get("beta_schedule")), scheduler.get("beta_schedule"))
+    betas = "" if kind == "cosine" else "".join(f" schedule.{n}={scheduler[n]}" for n in ("beta_start", "beta_end"))
+    zero = " schedule.zero_terminal_snr=true" if scheduler.get("rescale_betas_zero_snr") else ""
+    return f"schedule={kind}{betas}{zero}"

@@ -1,0 +1,84 @@
+"""Adapters of other runs, and of other people's files, merged into a run's weights before it draws."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig, ListConfig
+from torch import Tensor
+
+from ldm_train.assembly.trained_for import require_same_prediction
+from ldm_train.assembly.trained_part import alpha_of, parameters_of
+from ldm_train.run_dir.record import CONFIG, read_settings
+from ldm_train.weights.lora.lora_files import read_adapter
+from ldm_train.weights.lora.low_rank import Weighed, from_run, merged
+
+if TYPE_CHECKING:
+    from ldm_train.assembly.model import Parts
+
+PIPELINES = "pytorch_lora_weights.safetensors"  # a folder's, as diffusers writes it
+FORMS = "adapters={runs/lora:0.8,other.safetensors:0.5}, or [runs/lora,other.safetensors] for a factor of 1 each"
+
+ReadRun = Callable[[Path, str], tuple[Mapping[str, Tensor], int, Path]]
+
+
+def add_adapters(setting: object, config: DictConfig, parts: "Parts", read_run: ReadRun) -> None:
+    """Add what each adapter changes, times its factor, to the weights of the parts, in place.
+
+    Args:
+        setting: paths to factors, or paths, or one path; None for no adapter.
+        config: of the run whose parts these are.
+        read_run: a run directory's averaged weights.
+
+    Raises:
+        ValueError: no such setting, or something that is no adapter of these parts, or one of another prediction.
+    """
+    wanted = listed(setting)
+    if not wanted:
+        return
+    for path, _ in wanted:
+        for warning in require_same_prediction(Path(path), config, parts):
+            print(warning)
+    weights = {name: p.detach() for name, p in parameters_of(parts).items()}
+    found = [Weighed(read_one(Path(path), weights, read_run), scale, path) for path, scale in wanted]
+    changed = merged(weights, found)
+    for prefix, module in parts.trained().items():
+        own = {name.removeprefix(prefix): tensor for name, tensor in changed.items() if name.startswith(prefix)}
+        module.load_state_dict(own, strict=False)
+
+
+def listed(setting: object) -> list[tuple[str, float]]:
+    """Paths and factors.
+
+    Raises:
+        ValueError: a setting of another form.
+    """
+    if setting is None:
+        return []
+    if isinstance(setting, str):
+        return [(setting, 1.0)]
+    if isinstance(setting, DictConfig):
+        pairs: list[tuple[object, object]] = [(str(path), scale) for path, scale in setting.items()]
+    elif isinstance(setting, ListConfig):
+        pairs = [(one.get("path"), one.get("scale", 1.0)) if isinstance(one, DictConfig) else (one, 1.0) for one in setting]
+    else:
+        pairs = [(setting, None)]
+    found = []
+    for path, scale in pairs:
+        if not isinstance(path, str) or not isinstance(scale, int | float) or isinstance(scale, bool):
+            raise ValueError(f"adapters={setting} must be paths and their factors, such as {FORMS}")
+        found.append((path, float(scale)))
+    return found
+
+
+def read_one(path: Path, weights: Mapping[str, Tensor], read_run: ReadRun) -> dict[str, Tensor]:
+    """The adapter of a run directory, of a folder of diffusers' or of a file."""
+    if (path / CONFIG).is_file():
+        config = read_settings(path)
+        if config.get("adapter") is None:
+            raise ValueError(f"adapters: {path} is a run without adapters: it was trained with adapter=null")
+        return from_run(read_run(path, "ema")[0], alpha=alpha_of(config))
+    file = path / PIPELINES if (path / PIPELINES).is_file() else path
+    if not file.is_file():
+        raise ValueError(f"adapters: {path} is neither a run directory nor a file of a LoRA, such as {FORMS}")
+    return read_adapter(file, weights)

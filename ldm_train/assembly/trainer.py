@@ -1,0 +1,183 @@
+"""Lightning's settings from a config, without what it says at every start and nobody needs to read."""
+
+import logging
+import os
+import warnings
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig, OmegaConf
+
+from ldm_train.settings.compose import build
+from ldm_train.settings.ranges import MIXED_16, on_a_cpu, out_of_range
+
+if TYPE_CHECKING:
+    from lightning_fabric.plugins.environments import SLURMEnvironment
+    from pytorch_lightning.loggers.logger import Logger
+
+
+def quiet() -> None:
+    """Keep Lightning's warnings; drop its tips and its remarks about choices that were made here on purpose."""
+    for name in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # of a kernel that no optimizer uses
+    warnings.filterwarnings("ignore", message="Couldn't infer the batch indices.*")
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*")
+    # Nothing here changes a module's output in place.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor.*")
+
+
+def refuse_fused_scaling(config: DictConfig) -> None:
+    """A fused optimizer undoes the scaling of 16-bit gradients in its step, when they were measured and clipped."""
+    if config.trainer.precision in MIXED_16 and config.optimizer.get("fused"):
+        raise ValueError(
+            f"trainer.precision={config.trainer.precision} does not go with a fused optimizer; choose "
+            "trainer.precision=bf16-mixed, or optimizer.fused=false"
+        )
+
+
+def build_loggers(config: DictConfig) -> list["Logger"]:
+    """Where else a run is logged; to be built before anything is read, for it may refuse who is not logged in."""
+    return [] if config.get("logger") is None else [build(config.logger, "logger", save_dir=config.run_dir)]
+
+
+def options(trainer: DictConfig, *, shares: bool = False) -> dict[str, object]:
+    """The settings that go to the Trainer, with the strategies that `ddp` and `fsdp2` name and our plugins.
+
+    Args:
+        shares: with fsdp2, each process writes its own part of a checkpoint.
+    """
+    from pytorch_lightning.plugins import DoublePrecision
+    from pytorch_lightning.strategies import DDPStrategy
+
+    from ldm_train.training.checkpoints.checkpoint_files import WholeFiles
+    from ldm_train.training.optimization.sharding import FullySharded
+
+    chosen: dict[str, object] = {str(name): value for name, value in trainer.items() if name != "log_every_n_steps"}
+    plugins: list[object] = [WholeFiles(), *slurm()]
+    if trainer.strategy == "fsdp2":
+        chosen["strategy"] = FullySharded(shares=shares)
+        if trainer.precision == "64-true":  # which Lightning takes there as a plugin alone
+            chosen["precision"], plugins = None, [*plugins, DoublePrecision()]
+    elif trainer.strategy == "ddp":
+        # Gradients stay where they were summed, which spares a copy; and no buffer of ours changes in training.
+        chosen["strategy"] = DDPStrategy(gradient_as_bucket_view=True, broadcast_buffers=False)
+    return chosen | {"plugins": plugins}
+
+
+def slurm() -> list["SLURMEnvironment"]:
+    """Lightning's view of SLURM where that started the process, without its own way to save and requeue at a signal."""
+    from lightning_fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+
+    if TorchElasticEnvironment.detect() or not SLURMEnvironment.detect():
+        return []
+    return [SLURMEnvironment(auto_requeue=False)]
+
+
+def refuse_processes(config: DictConfig, *, shardable: bool = False) -> None:
+    """Refuse other processes than were started, and settings that do not go with sharded parameters, or with whole ones.
+
+    Args:
+        shardable: whether this verb can share out its parameters.
+    """
+    refuse_launch(config.trainer)
+    refuse_sharding(config, shardable=shardable)
+
+
+def refuse_sharding(config: DictConfig, *, shardable: bool) -> None:
+    """The same where no process was started yet."""
+    strategy, shares = str(config.trainer.strategy), bool(config.get("checkpoint", {}).get("shares"))
+    if strategy != "fsdp2":
+        if shares:
+            raise ValueError(f"checkpoint.shares=true has no effect with trainer.strategy={strategy}, only with fsdp2")
+        return
+    if not shardable:
+        raise ValueError("trainer.strategy=fsdp2 is for train alone; use ddp here")
+    unsharded = (("compile", None), ("channels_last", False), ("fused_backward", False), ("ema.offload", False))
+    for setting, fitting in unsharded:
+        if (value := OmegaConf.select(config, setting)) != fitting:
+            raise ValueError(
+                f"{setting}={str(value).lower()} does not go with trainer.strategy=fsdp2; "
+                f"set {setting}={'null' if fitting is None else 'false'} or trainer.strategy=ddp"
+            )
+    if config.trainer.precision in MIXED_16:
+        raise ValueError(
+            f"trainer.precision={config.trainer.precision} does not go with trainer.strategy=fsdp2; "
+            "set bf16-mixed or 32-true"
+        )
+
+
+def refuse_launch(trainer: DictConfig) -> None:
+    """Refuse settings for another number of processes than torchrun or SLURM started: they would wait for one another."""
+    environment = os.environ
+    if "TORCHELASTIC_RUN_ID" in environment:
+        launcher, total, here = "torchrun", int(environment["WORLD_SIZE"]), int(environment["LOCAL_WORLD_SIZE"])
+        nodes = total // here
+    elif "SLURM_NTASKS" in environment and environment.get("SLURM_JOB_NAME") not in ("bash", "interactive"):
+        launcher, total = "SLURM", int(environment["SLURM_NTASKS"])
+        nodes = int(environment.get("SLURM_NNODES") or environment.get("SLURM_JOB_NUM_NODES") or 1)
+        here = total // nodes
+        if total > 1 and "SLURM_NTASKS_PER_NODE" not in environment:
+            raise ValueError(f"SLURM started {total} tasks without --ntasks-per-node; give it --ntasks-per-node={here}")
+    else:
+        return
+    devices = trainer.devices if isinstance(trainer.devices, int) else here
+    if devices > 0 and (devices, trainer.num_nodes) != (here, nodes):
+        raise ValueError(
+            f"the processes that {launcher} started, {total} in all and {here} on each node, are not those of "
+            f"trainer.devices={trainer.devices} trainer.num_nodes={trainer.num_nodes}; set "
+            f"trainer.devices={here} trainer.num_nodes={nodes}, or start one process for each device"
+        )
+
+
+def refuse_at_once(verb: str, config: DictConfig) -> None:
+    """Refuse values that no run can have, and devices that are not there; `check` lists them with all else that it finds.
+
+    Raises:
+        ValueError: a line for each value.
+    """
+    if verb == "check":
+        return
+    if problems := out_of_range(config):
+        raise ValueError("\n".join(problems))
+    if "trainer" in config:
+        refuse_absent(config.trainer)
+
+
+def refuse_absent(trainer: DictConfig) -> None:
+    """Refuse devices that this machine has not, before anything is read; torch is imported only where it must be asked.
+
+    Raises:
+        ValueError: it says what there is.
+    """
+    wanted, count = trainer.accelerator, trainer.devices if isinstance(trainer.devices, int) else 1
+    mixed = trainer.precision in MIXED_16
+    if wanted not in ("auto", "gpu", "cuda", "mps") or (wanted == "auto" and count == 1 and not mixed):
+        return
+    import torch
+
+    gpus, mps = torch.cuda.device_count(), torch.backends.mps.is_available()
+    there = {"auto": True, "gpu": gpus > 0 or mps, "cuda": gpus > 0, "mps": mps}
+    if not there[wanted]:
+        raise ValueError(
+            f"trainer.accelerator={wanted}: there is none on this machine; auto takes what there is, cpu the CPU"
+        )
+    if 0 < gpus < count:
+        raise ValueError(f"trainer.devices={count}: this machine has {gpus} GPU{'s' * (gpus > 1)}")
+    if mixed and not gpus and not mps:
+        raise ValueError(on_a_cpu(trainer.precision))
+
+
+def alone(trainer: DictConfig) -> bool:
+    """Whether no other process was started along that waits for this one; Lightning starts its own when there is work."""
+    launched = int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_NTASKS") or 1)
+    return launched == 1 and trainer.num_nodes == 1
+
+
+def launched_rank() -> int:
+    """This process's number among those that Lightning, torchrun or SLURM started, before any of them is set up."""
+    if "RANK" in os.environ:
+        return int(os.environ["RANK"])
+    if "LOCAL_RANK" not in os.environ and int(os.environ.get("SLURM_NTASKS", "1")) > 1:
+        return int(os.environ.get("SLURM_PROCID", "0"))
+    return int(os.environ.get("NODE_RANK", "0")) or int(os.environ.get("LOCAL_RANK", "0"))

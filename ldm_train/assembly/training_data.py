@@ -1,0 +1,155 @@
+"""What a run trains on: caches that it was checked to fit, or a source that is encoded on the fly."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, open_dict
+from rich.progress import DownloadColumn, Progress
+
+from ldm_train.assembly.cache_identity import describe, restore
+from ldm_train.assembly.model import Parts, build_parts
+from ldm_train.assembly.source_survey import look, refuse_settings, refuse_shapes
+from ldm_train.assembly.trainer import launched_rank
+from ldm_train.autoencoders.scaling import Scaling
+from ldm_train.data.batches.datamodules import CachedLatents
+from ldm_train.data.cache.manifest import Manifest, canonical, refuse_other
+from ldm_train.data.cache.plan import Plan, shape_of
+from ldm_train.data.cache.reader import LatentCache, Latents, open_caches, together
+from ldm_train.data.cache.shards import channel_statistics
+from ldm_train.data.sources.items import shown
+from ldm_train.settings.compose import build, words
+from ldm_train.training.encoding import Encoding, Rendering
+from ldm_train.training.on_the_fly import LivePictures, OnTheFly
+from ldm_train.util.safe_json import Json
+
+FEW = 16  # pictures of one forward pass, where a GPU's memory is the network's
+
+
+def open_data(config: DictConfig) -> tuple[Parts, CachedLatents, str]:
+    """A run's parts, its batches, and one name for the content that it trains on; the config is filled in from a cache.
+
+    Raises:
+        ValueError: there is no cache and no source, a cache is damaged, or something else made it than the run expects.
+    """
+    if config.cache is None:
+        return open_source(config)
+    if config.get("source") is not None:
+        raise ValueError("train takes a cache, or with cache=null a source that it encodes on the fly; not both")
+    caches = open_caches(config.cache)
+    if launched_rank() == 0:
+        verify(caches)
+    complete(config, caches[0])
+    parts = build_parts(config)
+    refuse_unfit(config, parts, caches)
+    refuse_shapes([shape_of(bucket) for cache in caches for bucket in cache.manifest.buckets], parts.divisor)
+    return parts, batches(config, together(caches)), " ".join(cache.manifest.fingerprint for cache in caches)
+
+
+def verify(caches: Sequence[LatentCache]) -> None:
+    """Read all files before training relies on them, with a bar where that takes a while."""
+    size = sum((cache.folder / name).stat().st_size for cache in caches for name in cache.manifest.digests())
+    with Progress(*Progress.get_default_columns(), DownloadColumn(), disable=size < 2**30) as progress:
+        task = progress.add_task("verifying the cache", total=size)
+        for cache in caches:
+            cache.verify(progress=lambda count: progress.advance(task, count))
+
+
+def complete(config: DictConfig, cache: LatentCache) -> None:
+    """Fill in what the config leaves to the cache: the autoencoder, the text encoder, the size."""
+    with open_dict(config):
+        for part in ("autoencoder", "text_encoder"):
+            if config.get(part) is None:
+                config[part] = restore(cache.manifest, part, cache=cache.folder)
+        if config.image_size is None:
+            config.image_size = cache.manifest.image_size
+
+
+def refuse_unfit(config: DictConfig, parts: Parts, caches: Sequence[LatentCache]) -> None:
+    """Refuse caches that something else made than this run expects, and latents of a wrong scale."""
+    text, autoencoder = parts.text_encoder, parts.autoencoder
+    expected: dict[str, Json] = {
+        "image_size": config.image_size,
+        "autoencoder": autoencoder.identity,
+        "shift": autoencoder.shift,
+        "scale": autoencoder.scale,
+        "text_encoder": text.identity,
+    }
+    mend = [f"image_size={config.image_size}", *words("autoencoder", config), *words("text_encoder", config)]
+    for cache in caches:
+        refuse_other(cache.manifest, expected, cache=cache.folder, mend=mend + as_before(cache.manifest))
+        problem = Scaling.of(autoencoder).problem(cache.manifest.mean, cache.manifest.std)
+        if config.scale_check and autoencoder.factor > 1 and problem is not None:
+            raise ValueError(f"cache {cache.folder}: {problem}\nscale_check=false trains nevertheless")
+
+
+def as_before(manifest: Manifest) -> list[str]:
+    """The words of `encode` with which the pictures of a cache were prepared."""
+    made = manifest.encoding["pictures"]
+    assert isinstance(made, dict)
+    crop = made["crop"]
+    assert isinstance(crop, dict)
+    own = [f"crop.{name}={value}".replace(" ", "") for name, value in crop.items() if name not in ("kind", "image_size")]
+    return [f"crop={crop['kind']}", *own, f"'background=\"{made['background']}\"'", f"dtype={made['dtype']}"]
+
+
+def batches(config: DictConfig, latents: Latents) -> CachedLatents:
+    """The batches that the config asks of a cache, or of several."""
+    return CachedLatents(latents, **settings(config), repeats=config.cache_repeats, shares=config.cache_shares)
+
+
+def settings(config: DictConfig) -> dict[str, Any]:
+    """How a config makes batches of examples."""
+    names = ("batch_size", "micro_batch_size", "seed", "caption_dropout", "held_out", "workers")
+    return {name: config[name] for name in names}
+
+
+def open_source(config: DictConfig) -> tuple[Parts, CachedLatents, str]:
+    """The same without a cache, from the config's source."""
+    needed = [name for name in ("source", "autoencoder", "text_encoder", "image_size") if config.get(name) is None]
+    if needed:
+        raise ValueError(f"without a cache, train encodes on the fly and needs {', '.join(f'{name}=…' for name in needed)}")
+    if config.cache_repeats is not None or config.cache_shares is not None:
+        raise ValueError("cache_repeats and cache_shares are of caches; there is none")
+    if config.workers:
+        raise ValueError(f"workers={config.workers} are of a cache; pictures encoded on the fly are decoded by threads")
+    if config.source.get("streaming"):
+        raise ValueError("source.streaming=true: a stream passes only once; encode a cache, or set source.streaming=false")
+    refuse_settings(config)
+    crop = build(config.crop, "crop", image_size=config.image_size)
+    found = look(config)
+    parts = build_parts(config)
+    refuse_shapes(crop.shapes, parts.divisor)
+    encoders = describe(config, None, cache=Path.cwd())
+    plan = Plan(found, crop, pictures=encoders.pictures(config, crop), captions=encoders.captions(), bad={})
+    for key, problem in sorted(plan.problems.items()):
+        print(f"left out {shown(key)}: {problem}")
+    pictures = {seen.item.key: seen.item.picture for seen in plan.seen if seen.item.picture}
+    rendering = Rendering(pictures, crop, background=config.background, max_pixels=config.max_pixels)
+    # Its own encoders: the network's text encoder may be in training.
+    encoding = Encoding(
+        build(config.autoencoder, "autoencoder"),
+        build(config.text_encoder, "text_encoder"),
+        dtype=getattr(torch, config.dtype),
+        at_once=FEW,
+    ).eval()
+    live = LivePictures(plan, rendering, encoding)
+    if config.scale_check and parts.autoencoder.factor > 1:
+        refuse_live_scale(live, Scaling.of(parts.autoencoder))
+    made_by = {
+        name: value for name, value in encoders.made_by(config, crop).items() if name not in ("autoencoder", "text_encoder")
+    }
+    content = canonical(made_by) + "".join(plan.texts_on_disk().values())
+    return parts, OnTheFly(live, **settings(config)), hashlib.sha256(content.encode()).hexdigest()
+
+
+def refuse_live_scale(live: LivePictures, scaling: Scaling) -> None:
+    """Refuse what a few pictures show to be far off; there is no cache to have measured all."""
+    alike = (live.index.bucket == live.index.bucket[0]).nonzero()[:FEW, 0]
+    examples = live.readable(alike, alike)
+    means = live.moments(examples, torch.zeros_like(examples)).mean
+    problem = scaling.problem(*channel_statistics(means[:, None]), slack=2)
+    if problem is not None:
+        raise ValueError(f"{problem}\nscale_check=false trains nevertheless")

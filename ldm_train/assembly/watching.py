@@ -1,0 +1,137 @@
+"""What watches a run while it trains: validation, pictures, and metrics of sets of pictures, as its config says."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from pytorch_lightning import Callback
+
+from ldm_train.assembly.drawing import read_prompts
+from ldm_train.assembly.model import Parts, build_recipe, build_weak, choose_device
+from ldm_train.data.batches.datamodules import CachedLatents
+from ldm_train.generation import Generation
+from ldm_train.settings.compose import build
+from ldm_train.settings.without_effect import measures
+from ldm_train.training.callbacks.samples import Drawing, Samples
+from ldm_train.training.callbacks.spent import Spent
+from ldm_train.training.ema.ema import EMA
+from ldm_train.training.module import NoisePredictorTraining
+from ldm_train.training.validation.compared import choose
+from ldm_train.training.validation.metrics_callback import Measuring, Metrics
+from ldm_train.training.validation.real_features import KeptFeatures
+from ldm_train.training.validation.validation_callback import Validation
+
+
+@dataclass(frozen=True)
+class Watching:
+    """What is drawn and measured, tried before anything is trained.
+
+    Args:
+        weak: a weaker model that guides, where there is one.
+        measuring: None where no sets of pictures are measured.
+    """
+
+    parts: Parts
+    drawing: Drawing
+    measuring: Measuring | None
+    weak: Generation | None
+
+    @classmethod
+    def of(cls, config: DictConfig, parts: Parts, data: CachedLatents) -> "Watching":
+        """As a config says.
+
+        Raises:
+            ValueError: pictures that cannot be drawn so, or a network that measures whose weights are not to be had.
+        """
+        weak = build_weak(config, parts, choose_device("cpu" if config.trainer.accelerator == "cpu" else "auto"))
+        watching = cls(parts, drawing(config, data), build_measuring(config), weak)
+        generation = parts.generation(parts.network, parts.text_encoder, torch.device("cpu"), weak)
+        for recipe in watching.drawing.recipes.values():
+            generation.check(watching.drawing.captions, recipe)
+        if watching.measuring is not None:
+            generation.check([], watching.measuring.recipe)
+        return watching
+
+    def captions(self, data: CachedLatents) -> list[str]:
+        """All that are ever drawn."""
+        compared = None
+        if self.measuring is not None:
+            compared = choose(data, self.measuring.count, factor=self.parts.autoencoder.factor)
+        return [*self.drawing.captions, *([] if compared is None else compared.captions)]
+
+    def callbacks(self, config: DictConfig, ema: EMA, *, content: str, spent: Spent) -> list[Callback]:
+        """In the order in which they look at a step.
+
+        Args:
+            content: one name for all that is trained on.
+            spent: is told the time that they take.
+        """
+
+        def generation(trained: NoisePredictorTraining) -> Generation:
+            return self.parts.generation(trained.network, trained.text_encoder, trained.device, self.weak)
+
+        found: list[Callback] = [
+            Validation(ema, **config.validation, spent=spent),
+            Samples(Path(config.run_dir), ema, generation, self.drawing, every=config.pictures.every, spent=spent),
+        ]
+        if self.measuring is not None:
+            kept = None if config.cache is None else KeptFeatures.beside(config.cache, content)
+            found.append(Metrics(ema, generation, self.measuring, every=config.metrics.every, kept=kept, spent=spent))
+        return found
+
+
+def drawing(config: DictConfig, data: CachedLatents) -> Drawing:
+    """The pictures to draw while training: of the config's prompts, or of held-out (else training) captions."""
+    pictures = config.pictures
+    scales = guidance_scales(config)
+    settings = [OmegaConf.merge(config, {"guidance": {"scale": scale}}) for scale in scales]
+    recipes = {
+        scale: build_recipe(one, steps=pictures.steps, seed=pictures.seed)  # type: ignore[arg-type]
+        for scale, one in zip(scales, settings, strict=True)
+    }
+    examples = data.held_out if len(data.held_out) else torch.cat(data.train)
+    examples = examples[:: max(1, len(data.held_out) // pictures.count)][: pictures.count]
+    captions = {example: data.latents.first_caption(example) for example in examples.tolist()}
+    own = own_prompts(config)
+    return Drawing(list(captions.values()) if own is None else own, recipes, captions if len(data.held_out) else {})
+
+
+def own_prompts(config: DictConfig) -> list[str] | None:
+    """Return the prompts that a config itself asks a run to draw, none for an empty list; None leaves them to the data.
+
+    Raises:
+        ValueError: they are no texts, or a file that cannot be read.
+    """
+    prompts = config.pictures.prompts
+    if prompts is None or (isinstance(prompts, ListConfig) and not prompts):
+        return None if prompts is None else []
+    return read_prompts(prompts, setting="pictures.prompts")
+
+
+def guidance_scales(config: DictConfig) -> list[float]:
+    """At which the prompts' pictures are drawn.
+
+    Raises:
+        ValueError: no list of numbers, or one twice.
+    """
+    scales = config.pictures.guidance
+    if scales is None:
+        return [float(config.guidance.scale)]
+    numbers = [float(scale) for scale in scales if type(scale) in (int, float)] if isinstance(scales, ListConfig) else []
+    if not numbers or len(set(numbers)) != len(scales):
+        raise ValueError(f"pictures.guidance={scales} must be a list of different guidance scales, such as [1,2,4], or null")
+    return numbers
+
+
+def build_measuring(config: DictConfig) -> Measuring | None:
+    """The frozen networks that measure, and how pictures are drawn for them; None where nothing is measured.
+
+    Raises:
+        ValueError: the weights of a network are not to be had.
+    """
+    if not measures(config):
+        return None
+    features, pair = (None if config.get(name) is None else build(config[name], name) for name in ("features", "clip_score"))
+    recipe = build_recipe(config, steps=config.metrics.steps, seed=config.metrics.seed)
+    return Measuring(features, pair, recipe, config.metrics.count)

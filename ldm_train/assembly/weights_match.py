@@ -1,0 +1,133 @@
+"""Published weights beside a run's network: refused by the settings in which they are another's, with what to set."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from ldm_train.assembly.model import Parts
+from ldm_train.networks.unet import UNet
+from ldm_train.weights.layouts.unet_architecture import Settings, differences, family, of_config, of_shapes, published_heads
+from ldm_train.weights.published_parts import Found
+
+ELSEWHERE = {
+    "in_channels": "an autoencoder of as many channels",
+    "context_width": "the text encoder that it was trained with",
+    "vector_width": "the text encoder that it was trained with",
+}
+
+
+def refuse_maps(found: Found, own: int) -> None:
+    """Refuse a network that is shown more than noisy latents, which captioned pictures have nothing for.
+
+    Raises:
+        ValueError: it is one.
+    """
+    there = of_shapes(found.shapes)
+    more = int(str(there.get("map_channels", 0)))
+    if more > own:
+        what = {1: "depth", 3: "a small picture to enlarge", 5: "a mask and what it leaves of a picture"}.get(more, "maps")
+        raise ValueError(
+            f"it is another network, {family(there, found.shapes)}: beside noisy latents it takes "
+            f"{more} channel{'s' * (more > 1)} ({what}), which captioned pictures do not have; choose weights that draw "
+            "from captions alone"
+        )
+
+
+def own_settings(network: DictConfig, parts: Parts) -> Settings:
+    """The config's network in the settings by which one is recognised."""
+    defaults = {name: p.default for name, p in inspect.signature(UNet).parameters.items()}
+    given: dict[str, Any] = defaults | {str(k): v for k, v in OmegaConf.to_container(network).items()}  # type: ignore[union-attr]
+    channels, flags = given["channels"], given["attention"]
+    heads = [given["heads"] or width // given["head_size"] for width in channels]
+    middle = flags[-1] if given["middle_attention"] is None else given["middle_attention"]
+    return given | {
+        "heads": [count if flag else None for count, flag in zip(heads, [*flags[:-1], flags[-1] or middle], strict=True)],
+        "middle_attention": middle,
+        "only_cross_attention": given["only_cross_attention"] or [False] * len(channels),
+        "in_channels": parts.autoencoder.channels,
+        "context_width": parts.text_encoder.context_width,
+        "vector_width": parts.text_encoder.vector_width,
+    }
+
+
+def compare(found: Found, own: Settings, *, adding: bool) -> list[str]:
+    """Refuse weights of another network than one's own by the settings that differ; what they do not tell is told.
+
+    Raises:
+        ValueError: there is such a setting.
+    """
+    there = of_shapes(found.shapes)
+    if found.config is not None:
+        there |= of_config(found.config)
+    elif heads := published_heads(there, found.shapes):
+        there["heads"] = list(heads)
+    there |= {"patch_size": 1, "extra_up_block": True}
+    if adding and int(str(own["map_channels"])) > int(str(there.get("map_channels", 0))):
+        del there["map_channels"]
+    if other := differences(there, own):
+        raise ValueError(f"it is another network, {family(there, found.shapes)}: {'; '.join(other)}; {mend(there, own)}")
+    if "heads" in there:
+        return []
+    return [
+        f"no file tells the number of attention heads: by network.heads or network.head_size the levels have {own['heads']}"
+    ]
+
+
+def mend(there: Settings, own: Settings) -> str:
+    """What to set so that one's network is the one that was found."""
+    wrong = [name for name in there if differences({name: there[name]}, own)]
+    words = [
+        f"network.{name}={there[name]}".replace(" ", "").replace("None", "null").replace("True", "true")
+        for name in wrong
+        if name not in (*ELSEWHERE, "heads")
+    ]
+    words = [word.replace("False", "false") for word in words]
+    if "heads" in wrong:
+        words.append(words_for_heads(there))
+    if "map_channels" in wrong:
+        words.append("or network.add_input_channels=true, which adds them with zeros")
+    other = sorted({ELSEWHERE[name] for name in wrong if name in ELSEWHERE})
+    return " and ".join(
+        [*(["choose " + ", and ".join(other)] if other else []), *(["set " + " ".join(words)] if words else [])]
+    )
+
+
+def words_for_heads(there: Settings) -> str:
+    """The setting by which a network has these heads, as far as there is one."""
+    heads, channels = there["heads"], there.get("channels")
+    assert isinstance(heads, list)
+    if len(set(heads)) == 1:
+        return f"network.heads={heads[0]}"
+    sizes = {c // h for c, h in zip(channels, heads, strict=True)} if isinstance(channels, list) else set()
+    return f"network.heads=null network.head_size={sizes.pop()}" if len(sizes) == 1 else f"heads of {heads}, which cannot be"
+
+
+def refuse_other_groups(network: nn.Module, groups: object) -> None:
+    """Refuse weights whose normalisations have another number of groups than the network has at its widths.
+
+    Raises:
+        ValueError: they do.
+    """
+    own = sorted({module.num_groups for module in network.modules() if isinstance(module, nn.GroupNorm)})
+    if own != [groups]:
+        raise ValueError(
+            f"its group normalisations have {groups} groups everywhere, and this network's {' and '.join(map(str, own))} at "
+            "its widths; network=diffusers_unet takes any"
+        )
+
+
+def refuse_other_config(found: Found, own: Mapping[str, Any]) -> None:
+    """Refuse weights for diffusers' own network whose config differs in what decides its numbers.
+
+    Raises:
+        ValueError: it does.
+    """
+    free = {"sample_size", "in_channels", "upcast_attention", "dropout", "encoder_hid_dim_type"}
+    names = [n for n in (found.config or {}) if n in own and not n.startswith("_") and n not in free]
+    plain = {n: list(own[n]) if isinstance(own[n], tuple) else own[n] for n in names}
+    there: Settings = {name: (found.config or {})[name] for name in names}
+    if other := differences(there, plain):
+        raise ValueError(f"it is another network: {'; '.join(other[:5])}; set network.… so")

@@ -1,0 +1,1 @@
+"""Encode captioned pictures into a latent cache."""

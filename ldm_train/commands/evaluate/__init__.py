@@ -1,0 +1,1 @@
+"""Measure a trained run, a folder of pictures, or a published pipeline."""

@@ -1,0 +1,1 @@
+"""Write a run's trained weights in the layouts that other programs read."""

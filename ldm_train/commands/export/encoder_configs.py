@@ -1,0 +1,116 @@
+"""Autoencoders and text encoders in the words of diffusers and transformers: their settings, and the tokenizer's files."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from open_clip.transformer import TextTransformer
+from torch import Tensor, nn
+
+from ldm_train.autoencoders.autoencoder import KLAutoencoder
+from ldm_train.autoencoders.scaling import Scaling
+from ldm_train.conditioners.text_encoder import TextEncoder
+from ldm_train.conditioners.tokenizer import Tokenizer
+
+START, END, PADDING = "<|startoftext|>", "<|endoftext|>", "<|padding|>"
+
+
+@dataclass(frozen=True)
+class Left:
+    """A part as it leaves: its settings, its tensors under its own names, and what is to be told of it.
+
+    Args:
+        unused: tensors on which nothing depends that leaves, which some readers want to see nevertheless.
+    """
+
+    config: dict[str, object]
+    tensors: dict[str, Tensor]
+    notes: tuple[str, ...] = ()
+    unused: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+def autoencoder_out(autoencoder: KLAutoencoder) -> Left:
+    """An AutoencoderKL as it is, but for a shift, which pipelines of Stable Diffusion do not apply.
+
+    Its raw latents are z + shift, and 1x1 convolutions stand before and behind them: their biases can have it exactly.
+
+    Raises:
+        ValueError: there is a shift, and no such convolutions.
+    """
+    config: dict[str, object] = json.loads(autoencoder.model.to_json_string())
+    tensors = {name: tensor.detach() for name, tensor in autoencoder.model.state_dict().items()}
+    if autoencoder.shift == 0:
+        return Left(config, tensors)
+    names = ("quant_conv.bias", "post_quant_conv.bias", "post_quant_conv.weight")
+    if any(name not in tensors for name in names):
+        raise ValueError(f"autoencoder.shift={autoencoder.shift}: pipelines apply none, and it has no quant_conv to hold it")
+    before, after, weight = (tensors[name].double() for name in names)
+    scaling, count = Scaling(autoencoder.shift, 1.0), autoencoder.channels
+    before = torch.cat([scaling.to_model(before[:count]), before[count:]])
+    moved = {names[0]: before, names[1]: after + weight.flatten(1) @ scaling.to_raw(weight.new_zeros(count))}
+    note = (
+        f"the latents' shift of {autoencoder.shift:.6g}, which these pipelines do not apply, is in the biases of quant_conv "
+        "and post_quant_conv; all other weights are as they were"
+    )
+    return Left(config | {"shift_factor": None}, tensors | {n: t.float() for n, t in moved.items()}, (note,))
+
+
+def text_out(encoder: TextEncoder) -> Left:
+    """CLIPTextModel's settings for a text encoder, and the tower's tensors under open_clip's names, but for new words.
+
+    Of a tower whose penultimate layer is used, the last one is beside them, as it is not in Stable Diffusion 2's folders.
+    """
+    tower = encoder.tower
+    assert isinstance(tower, TextTransformer)
+    blocks = list(tower.transformer.resblocks)
+    count = len(blocks) - (encoder.layer == "penultimate")
+    first: nn.Module = blocks[0]
+    config: dict[str, object] = {
+        "architectures": ["CLIPTextModel"],
+        "model_type": "clip_text_model",
+        "attention_dropout": 0.0,
+        "bos_token_id": 49406,
+        "eos_token_id": 49407,
+        "pad_token_id": encoder.pad_token,
+        "hidden_act": "gelu" if isinstance(first.mlp.gelu, nn.GELU) else "quick_gelu",  # type: ignore[union-attr]
+        "hidden_size": encoder.context_width,
+        "intermediate_size": first.mlp.c_fc.out_features,  # type: ignore[union-attr]
+        "layer_norm_eps": 1e-5,
+        "max_position_embeddings": encoder.context_length,
+        "num_attention_heads": first.attn.num_heads,  # type: ignore[union-attr]
+        "num_hidden_layers": count,
+        "projection_dim": encoder.context_width,
+        "vocab_size": tower.vocab_size,
+    }
+    left_out = ("text_projection", "token_embedding.learned")
+    state = {name: t.detach() for name, t in tower.state_dict().items() if not name.startswith(left_out)}
+    unused = {name: t for name, t in state.items() if name.startswith(f"transformer.resblocks.{count}.")}
+    return Left(config, {name: t for name, t in state.items() if name not in unused}, unused=unused)
+
+
+def tokenizer_files(encoder: TextEncoder) -> dict[str, str]:
+    """CLIPTokenizer's files by their names, with the numbers that open_clip's tokenizer gives.
+
+    Padding by 0 has a token of its own. Stable Diffusion 2's has "!" for it, of the same number, and so takes every
+    exclamation mark in a prompt for padding; here a prompt is what it was in training.
+    """
+    tokenizer = Tokenizer(context_length=encoder.context_length)
+    special = {tokenizer.sot_token_id: START, tokenizer.eot_token_id: END}
+    numbers = {special.get(number, token): number for token, number in tokenizer.encoder.items()}
+    padding = special.get(encoder.pad_token, PADDING)
+    words = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": padding}
+    settings = {
+        "tokenizer_class": "CLIPTokenizer",
+        "add_prefix_space": False,
+        "do_lower_case": True,
+        "errors": "replace",
+        "model_max_length": encoder.context_length,
+    }
+    merges = sorted(tokenizer.bpe_ranks, key=lambda pair: tokenizer.bpe_ranks[pair])
+    return {
+        "vocab.json": json.dumps(numbers | {padding: encoder.pad_token}, ensure_ascii=False),
+        "merges.txt": "#version: 0.2\n" + "".join(f"{left} {right}\n" for left, right in merges),
+        "tokenizer_config.json": json.dumps(settings | words, indent=2) + "\n",
+        "special_tokens_map.json": json.dumps(words, indent=2) + "\n",
+    }

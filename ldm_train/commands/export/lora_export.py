@@ -1,0 +1,78 @@
+"""A run's adapters as a file in diffusers' layout or in that of kohya's scripts, which the web UIs load."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+
+from ldm_train.assembly.model import build_parts
+from ldm_train.assembly.stacked_adapters import PIPELINES
+from ldm_train.assembly.trained_for import TRAINED_FOR
+from ldm_train.assembly.trained_part import alpha_of
+from ldm_train.commands.export.export_folder import write_tensors
+from ldm_train.commands.export.exported_parts import lacking_of_network, plain_tensors, projects_linearly
+from ldm_train.weights.lora.lora_files import DIFFUSERS
+from ldm_train.weights.lora.lora_layout import to_diffusers, to_kohya
+from ldm_train.weights.lora.lora_names import NETWORK, TEXT
+from ldm_train.weights.lora.low_rank import from_run, layers
+from ldm_train.weights.tensor_files import TOLD
+
+FORMATS = ("diffusers", "kohya")
+
+
+def write_lora(
+    folder: Path,
+    trained: DictConfig,
+    weights: Mapping[str, Tensor],
+    *,
+    form: str,
+    dtype: torch.dtype,
+    name: str,
+    purpose: object = None,
+) -> Path:
+    """Write the file; where it is.
+
+    Args:
+        form: "diffusers" or "kohya".
+        name: of the file in kohya's layout, without its suffix.
+        purpose: what the adapters were trained for.
+
+    Raises:
+        ValueError: the run has no adapters, or they are of a network that these layouts have no place for.
+    """
+    if trained.get("adapter") is None:
+        raise ValueError(
+            "layout=lora is for a run of adapters, and this one was trained with adapter=null; export all of it"
+        )
+    parts = build_parts(trained, empty_network=True)
+    if reasons := lacking_of_network(parts, trained):
+        raise ValueError(
+            f"layouts of LoRA are for networks of diffusers' shape, which cannot hold this one: {'; '.join(reasons)}; "
+            "layout=null writes it under our own names"
+        )
+    adapter = from_run(weights, alpha=alpha_of(trained))
+    like = {NETWORK + name: tensor for name, tensor in parts.network.state_dict().items()}
+    like |= {TEXT + name: tensor for name, tensor in parts.text_encoder.state_dict().items()}
+    linear = projects_linearly(parts, trained)
+    if form == "kohya":
+        path, told = folder / f"{name}.safetensors", kohya_told(adapter)
+        state = to_kohya(adapter, like, linear_projection=linear)
+    else:
+        state, settings = to_diffusers(adapter, like, linear_projection=linear)
+        path, told = folder / PIPELINES, {DIFFUSERS: json.dumps(settings, indent=2, sort_keys=True)}
+    told |= {} if purpose is None else {TOLD: json.dumps({TRAINED_FOR: purpose})}
+    write_tensors(path, plain_tensors(state), dtype=dtype, metadata=told)
+    return path
+
+
+def kohya_told(adapter: Mapping[str, Tensor]) -> dict[str, str]:
+    """What the web UIs show of a file."""
+    first = next(iter(layers(adapter).values()))
+    return {
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": str(first.rank),
+        "ss_network_alpha": str(first.alpha),
+    }

@@ -1,0 +1,1 @@
+"""List the runs below a folder."""

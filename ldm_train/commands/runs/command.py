@@ -1,0 +1,224 @@
+"""`ldm-train runs DIR`: the runs below a folder, at a glance."""
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ldm_train.commands.report.run_curves import BINS, LIMITS, best, lower_is_better, metric_title
+from ldm_train.reports.axes import number
+from ldm_train.run_dir.reading import RunRead, Series, is_run, read_runs
+from ldm_train.run_dir.run_settings import ABSENT, differing, names
+from ldm_train.run_dir.run_state import Word, state_of, time_of
+from ldm_train.settings.shipped import nearest
+
+PASSED_OVER = {"checkpoints", "samples", "tensorboard", "wandb", "nonfinite", "evaluations", "autoencoder"}
+PLACES = ("started", "name", "state", "step", "speed")
+COLOURS: dict[Word, str] = {
+    "running": "cyan", "finished": "green", "interrupted": "yellow", "failed": "red", "killed": "red", "stopped": "yellow"
+}  # fmt: skip
+FIRST = ("validation_loss", "held_out_psnr", "metrics/kid", "metrics/retrieval", "metrics/clip_score")
+SHOWN = 4  # metrics in the table; all are in the JSON
+WIDE = 10_000  # columns of what is no terminal, so that nothing is cut
+BEGINNING = datetime.min.replace(tzinfo=UTC)
+
+
+def run(config: DictConfig) -> None:
+    """Raises:
+    ValueError: no such folder, no run below it, or nothing to sort by.
+    """
+    folder = Path(config.dir)
+    if not folder.is_dir():
+        raise ValueError(f"dir={folder} is not a folder; `ldm-train runs DIR` lists the runs below DIR")
+    found, broken = read_runs(run_folders(folder))
+    for told in broken:
+        print(f"warning: {told}", file=sys.stderr)
+    if not found:
+        damaged = f" ({len(broken)} cannot be read)" if broken else ""
+        raise ValueError(f"no run below dir={folder}{damaged}; a run's folder has a config.yaml and a run.json")
+    found = ordered(found, str(config.sort))
+    if config.format == "json":
+        print(json.dumps(told_runs(found), indent=2))
+    else:
+        show(found, Console(width=None if sys.stdout.isatty() else WIDE))
+
+
+def show(runs: Sequence[RunRead], console: Console) -> None:
+    """In one table where there is the room; else what differs in a second one, and only as many columns as fit."""
+    unbounded = console.options.update(width=WIDE)
+    whole = table(runs)
+    if whole.__rich_measure__(console, unbounded).maximum <= console.width:
+        return console.print(whole)
+    for left_out in (("what differs",), ("what differs", "started"), ("what differs", "started", "its best", "best")):
+        smaller = table(runs, left_out=left_out)
+        if smaller.__rich_measure__(console, unbounded).minimum <= console.width:
+            break
+    console.print(smaller)
+    return console.print(differs_table(runs))
+
+
+def run_folders(folder: Path) -> Iterator[Path]:
+    """Run directories by name, without looking into what runs themselves write."""
+    for place, below, _ in os.walk(folder):
+        below[:] = sorted(name for name in below if not name.startswith(".") and name not in PASSED_OVER)
+        if is_run(Path(place)):
+            yield Path(place)
+
+
+def ordered(runs: Sequence[RunRead], by: str) -> list[RunRead]:
+    """Those that have no such value last.
+
+    Raises:
+        ValueError: no run has a metric of this name.
+    """
+    if by == "started":
+        return sorted(runs, key=lambda run: began(run) or BEGINNING, reverse=True)
+    if by == "name":
+        return sorted(runs, key=lambda run: str(run.path))
+    if by == "state":
+        return sorted(runs, key=lambda run: state_of(run).word)
+    if by in ("step", "speed"):
+        return sorted(runs, key=lambda run: -(run.step if by == "step" else speed(run) or 0))
+    name = _metric(runs, by)
+    sign = 1 if lower_is_better(name) else -1
+
+    def place(run: RunRead) -> tuple[bool, float]:
+        found = best(name, run.series[name]) if name in run.series else None
+        return (found is None, sign * found[1] if found else 0.0)
+
+    return sorted(runs, key=place)
+
+
+def _metric(runs: Sequence[RunRead], by: str) -> str:
+    known = {name for run in runs for name in run.series if not name.startswith("time/")}
+    for name in (by, f"metrics/{by}"):
+        if name in known:
+            return name
+    plain = {name.removeprefix("metrics/") for name in known if not name.endswith(LIMITS)}
+    short = sorted(name for name in plain if "/" not in name)
+    told = nearest(by, [*PLACES, *short])
+    raise ValueError(f"sort={by} is not known; accepted: {', '.join([*PLACES, *short])}{told}")
+
+
+def measured(run: RunRead) -> dict[str, Series]:
+    """What tells how good a run is."""
+    kinds = ("validation_", "metrics/", "held_out_", "train_psnr")
+    own = {name: series for name, series in run.series.items() if name.startswith(kinds) and not name.startswith(BINS)}
+    return {name: series for name, series in own.items() if not name.endswith(LIMITS)}
+
+
+def table(runs: Sequence[RunRead], *, left_out: tuple[str, ...] = ()) -> Table:
+    """A row for each run; what differs between them stands in one column, in few words.
+
+    Args:
+        left_out: beginnings of the names of columns that there is no room for.
+    """
+    differ = _differs(runs)
+    rows = [_row(name, run, told) for name, run, told in zip(_names(runs), runs, differ, strict=True)]
+    metrics = [name for name in _columns(runs) if name != "validation_loss"]
+    for row, run in zip(rows, runs, strict=True):
+        row |= {f"best {metric_title(name)}": Text(_best(run, name)) for name in metrics}
+        row["what differs"] = row.pop("what differs")  # the last
+    shown = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    kept = [name for name in rows[0] if not name.startswith(left_out or ("-",))]
+    for name in kept:
+        words = name in ("run", "state", "started", "what differs")
+        shown.add_column(name, justify="left" if words else "right", overflow="fold", no_wrap=name in ("state", "started"))
+    for row in rows:
+        shown.add_row(*(row[name] for name in kept))
+    return shown
+
+
+def _row(name: str, run: RunRead, differs: str) -> dict[str, Text]:
+    last, word = run.series.get("validation_loss"), state_of(run).word
+    plain = {
+        "started": _moment(began(run)),
+        "step": f"{run.step:,}/{run.max_steps:,}",
+        "samples/s": _rounded(speed(run)),
+        "validation loss": number(last.last) if last else "",
+        "its best": _best(run, "validation_loss"),
+        "what differs": differs,
+    }
+    words = {name: Text(value) for name, value in plain.items()}
+    return {"run": Text(name), "state": Text(word, style=COLOURS[word]), **words}
+
+
+def differs_table(runs: Sequence[RunRead]) -> Table:
+    """What differs, a row for each run; empty where nothing does."""
+    shown = Table("", "what differs", box=None, padding=(0, 2, 0, 0), header_style="bold", show_header=True)
+    told = _differs(runs)
+    for name, differs in zip(_names(runs), told, strict=True) if any(told) else ():
+        shown.add_row(Text(name), Text(differs))
+    return shown
+
+
+def _names(runs: Sequence[RunRead]) -> list[str]:
+    return names([run.path for run in runs])
+
+
+def _differs(runs: Sequence[RunRead]) -> list[str]:
+    """Of each run, the settings that not all have alike."""
+    others = {name: values for name, values in differing(runs).items() if name != "max_steps"}  # stands with the steps
+    return [", ".join(f"{name}={v[i]}" for name, v in others.items() if v[i] != ABSENT) for i in range(len(runs))]
+
+
+def told_runs(runs: Sequence[RunRead]) -> list[dict[str, object]]:
+    """The same as plain values."""
+    others = differing(runs)
+    return [
+        {
+            "run_dir": str(run.path),
+            "state": state_of(run).word,
+            "told": state_of(run).text,
+            "step": run.step,
+            "max_steps": run.max_steps,
+            "samples_per_second": speed(run),
+            "started": None if began(run) is None else str(run.starts[0].get("time")),
+            "starts": len(run.starts),
+            "metrics": {name: _plain(name, series) for name, series in measured(run).items()},
+            "differs": {name: values[i] for name, values in others.items() if values[i] != ABSENT},
+        }
+        for i, run in enumerate(runs)
+    ]
+
+
+def speed(run: RunRead) -> float | None:
+    """Examples per second, as it was logged last."""
+    found = run.series.get("time/samples_per_second")
+    return None if found is None or not len(found.finite.values) else found.finite.last
+
+
+def began(run: RunRead) -> datetime | None:
+    """When it was first started."""
+    return time_of(run.starts[0]) if run.starts else None
+
+
+def _columns(runs: Sequence[RunRead]) -> list[str]:
+    every = sorted({name for run in runs for name in measured(run)})
+    return [name for first in FIRST for name in every if name.startswith(first) and not name.endswith("_raw")][:SHOWN]
+
+
+def _best(run: RunRead, name: str) -> str:
+    found = best(name, run.series[name]) if name in run.series else None
+    return "" if found is None else number(found[1])
+
+
+def _plain(name: str, series: Series) -> dict[str, float | int | None]:
+    found = best(name, series)
+    last = series.last if len(series.finite.values) and series.finite.steps[-1] == series.steps[-1] else None
+    return {"last": last, "best": None if found is None else found[1], "best_step": None if found is None else found[0]}
+
+
+def _rounded(value: float | None) -> str:
+    return "" if value is None else number(float(f"{value:.3g}"))
+
+
+def _moment(found: datetime | None) -> str:
+    return "" if found is None else found.astimezone().strftime("%Y-%m-%d %H:%M")

@@ -1,0 +1,1 @@
+"""Draw pictures for prompts with a trained run."""

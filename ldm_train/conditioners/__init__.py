@@ -1,0 +1,1 @@
+"""Turn captions and class names into the conditioning of a network."""

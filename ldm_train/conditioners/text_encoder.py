@@ -1,0 +1,293 @@
+"""Captions to conditioning, by open_clip's tokenizer and text transformers: published and frozen, or small and trained."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from typing import Literal
+
+import open_clip
+import torch
+from open_clip.transformer import TextTransformer
+from torch import Tensor, nn
+
+from ldm_train.conditioners.clip_tower import VOCABULARY, clip_tower, describe_states, layers_of
+from ldm_train.conditioners.new_tokens import ExtendedEmbedding, Words, beginnings
+from ldm_train.conditioners.tokenizer import Tokenizer
+from ldm_train.types import Captions, Conditioning
+from ldm_train.util.safe_json import Json
+
+
+class TextEncoder(nn.Module):
+    """A CLIP text transformer (Radford et al. 2021, arXiv 2103.00020, section 2.4) as a conditioner.
+
+    Args:
+        tower: open_clip's text transformer.
+        context_length: tokens that the tower takes at once, start and end among them.
+        chunks: a caption is split into up to so many pieces of what the tower takes, each with a start and an end of its
+            own, and the pieces' hidden states are concatenated; a longer caption is cut. L = chunks * context_length.
+        pad_token: what fills the rest; 0 as Stable Diffusion 2 was trained, 49407 (the end token) as Stable Diffusion 1.
+        trained: whether a run trains it along with the network; a frozen one's embeddings are cached.
+        pooled: also give the end token's embedding, of the first chunk, as the conditioning's vector.
+        layer: which hidden states become tokens, both through the final norm.
+        new_words: each with what it begins as, a vector for each token of that: ["<toy>=wooden toy"].
+
+    Attributes:
+        capacity: how many tokens of a caption are kept, those of start and end not counted.
+        notes: what is to be told of where its weights are from.
+    """
+
+    known_tokens: Tensor
+    known_states: Tensor
+
+    def __init__(
+        self,
+        tower: TextTransformer,
+        *,
+        context_length: int,
+        pad_token: int,
+        trained: bool,
+        pooled: bool,
+        layer: Literal["last", "penultimate"] = "last",
+        chunks: int = 1,
+        new_words: Sequence[str] = (),
+    ) -> None:
+        super().__init__()
+        if chunks < 1:
+            raise ValueError(f"text_encoder.chunks={chunks} must be at least 1, which cuts captions at the tower's length")
+        if context_length < 3:
+            raise ValueError(
+                f"text_encoder.context_length={context_length} must be at least 3: a start, an end, and a caption's token"
+            )
+        if layer not in ("last", "penultimate"):
+            raise ValueError(f"text_encoder.layer={layer} must be last or penultimate")
+        self.notes: list[str] = []
+        self.tower: TextTransformer | None = tower
+        self.context_length = context_length
+        self.chunks = chunks
+        self.capacity = chunks * (context_length - 2)
+        self.pad_token = pad_token
+        self.trained = trained
+        self.context_width: int = tower.width
+        self.vector_width = self.context_width if pooled else None
+        self.layer = layer
+        # Its output would be the similarity space of CLIP, which nothing here uses.
+        tower.text_projection = None
+        self.requires_grad_(trained)
+        if layer == "penultimate":
+            tower.transformer.resblocks[-1].requires_grad_(False)
+        self._tokenizer = Tokenizer(context_length=context_length)
+        self.words = Words({}, first=VOCABULARY)
+        begun = {word: self._tokenizer.encode(text) for word, text in beginnings(new_words).items()}
+        if begun:
+            self._extend({word: len(ids) for word, ids in begun.items()}, [id for ids in begun.values() for id in ids])
+
+    def _extend(self, sizes: Mapping[str, int], starts: list[int], learned: Tensor | None = None) -> None:
+        """Know these words too, whose vectors follow those that are there."""
+        assert self.tower is not None
+        known = {word: len(ids) for word, ids in self.words.ids.items()}
+        if twice := sorted(known.keys() & sizes.keys()):
+            raise ValueError(f"the text encoder knows {', '.join(twice)} already; a new word needs a name of its own")
+        self.words = Words({**known, **sizes}, first=VOCABULARY)
+        before = self.tower.token_embedding
+        if isinstance(before, ExtendedEmbedding):
+            rows = torch.zeros(len(starts), before.learned.shape[1]) if learned is None else learned
+            starts, learned = (
+                [*before.starts.tolist(), *starts],
+                torch.cat([before.learned.detach(), rows.to(before.learned)]),
+            )
+        self.tower.token_embedding = ExtendedEmbedding(before, starts, learned)
+
+    @property
+    def identity(self) -> dict[str, Json]:
+        """Everything that decides a caption's tokens and, where the text encoder is frozen, their embeddings."""
+        tokens: dict[str, Json] = {
+            "kind": "clip_text_transformer",
+            "context_length": self.context_length,
+            "pad_token": self.pad_token,
+            "chunks": self.chunks,
+            "new_words": [*self.words.told],
+        }
+        return tokens if self.trained else tokens | describe_states(self.tower, self.layer, self.new_vectors())
+
+    @property
+    def computation(self) -> dict[str, Json]:
+        """Everything that decides the conditioning of a caption, with the weights as they are."""
+        states = describe_states(self.tower, self.layer, self.new_vectors())
+        return self.identity | states | {"width": self.context_width, "pooled": self.vector_width is not None}
+
+    def add_words(self, vectors: Mapping[str, Tensor]) -> None:
+        """Know words by their vectors (N, D), as textual inversion left them.
+
+        Raises:
+            ValueError: a word that is known already, vectors of another width, more than a caption has place for, or none
+                that a prompt could be drawn with.
+        """
+        for word, rows in vectors.items():
+            if rows.ndim != 2 or rows.shape[1] != self.context_width:
+                raise ValueError(
+                    f"the vectors of {word} are {tuple(rows.shape)}, and this text encoder's are (N, {self.context_width}): "
+                    "they were made for another one"
+                )
+            if len(rows) > self.capacity:
+                raise ValueError(f"{word} has {len(rows)} vectors, and a caption here has place for {self.capacity} tokens")
+            if not rows.isfinite().all():
+                raise ValueError(f"the vectors of {word} are not finite: their training had diverged")
+        sizes = {word: len(rows) for word, rows in vectors.items()}
+        self._extend(sizes, [-1] * sum(sizes.values()), torch.cat(list(vectors.values())))
+
+    def new_vectors(self) -> dict[str, Tensor]:
+        """Each new word's vectors, (N, D)."""
+        if self.tower is None or not isinstance(self.tower.token_embedding, ExtendedEmbedding):
+            return {}
+        rows = self.tower.token_embedding.vectors.detach()
+        return {word: rows[[id - VOCABULARY for id in ids]] for word, ids in self.words.ids.items()}
+
+    def tokenize(self, captions: list[str]) -> Tensor:
+        """Token ids, (B, L) int64."""
+        rows = [self._row(self._ids(caption)) for caption in captions]
+        return torch.tensor(rows, dtype=torch.int64).view(len(rows), self.chunks * self.context_length)
+
+    def count(self, captions: list[str]) -> list[int]:
+        """How many tokens each caption has before it is cut, without start and end."""
+        return [len(self._ids(caption)) for caption in captions]
+
+    def _ids(self, caption: str) -> list[int]:
+        """The whole caption's, without start and end; what spells the end token ends it."""
+        parts = self.words.pieces(caption)
+        ids = [id for text, own in parts for id in (self._tokenizer.encode(text) if own is None else own)]
+        end = self._tokenizer.eot_token_id
+        return ids[: ids.index(end)] if end in ids else ids
+
+    def _row(self, ids: list[int]) -> list[int]:
+        """All chunks of one caption, one after another."""
+        start, end, size = self._tokenizer.sot_token_id, self._tokenizer.eot_token_id, self.context_length - 2
+        pieces = [ids[number * size : (number + 1) * size] for number in range(self.chunks)]
+        rows = [[start, *piece, end] + [self.pad_token] * (size - len(piece)) for piece in pieces]
+        return [token for row in rows for token in row]
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Hidden states (B, L, D) of token ids (B, L), each chunk's by itself, through the final norm."""
+        if self.tower is None:
+            return self._looked_up(tokens)
+        last_layers = 1 if self.layer == "last" else 2
+        states = self.tower.forward_intermediates(
+            tokens.reshape(-1, self.context_length),
+            indices=last_layers,
+            normalize_intermediates=True,
+            intermediates_only=True,
+            output_fmt="NLC",
+        )
+        return states["text_intermediates"][0].reshape(*tokens.shape, self.context_width)
+
+    @torch.no_grad()
+    def keep_only(self, captions: list[str]) -> None:
+        """Embed these captions once, and free the tower: all others need embeddings from a cache from here on."""
+        tokens = self.tokenize([*dict.fromkeys(["", *captions])])
+        self.register_buffer("known_states", self.embed(tokens), persistent=False)
+        self.register_buffer("known_tokens", tokens, persistent=False)
+        self.tower = None
+
+    def _looked_up(self, tokens: Tensor) -> Tensor:
+        matches = (tokens[:, None] == self.known_tokens).all(-1)
+        if not matches.any(1).all():
+            raise ValueError("the text encoder was freed, and a caption is not among those that it was to know")
+        return self.known_states[matches.int().argmax(1)]
+
+    def forward(self, captions: Captions) -> Conditioning:
+        """Conditioning of tokens (B, L), or of their cached embeddings."""
+        states = (
+            self.embed(captions.tokens)
+            if captions.embeddings is None
+            else captions.embeddings.to(self.known_states.dtype if self.tower is None else self.tower.ln_final.weight.dtype)
+        )
+        if self.vector_width is None:
+            return Conditioning(tokens=states)
+        # The first, where padding or another chunk repeats it.
+        ends = (captions.tokens == self._tokenizer.eot_token_id).int().argmax(dim=1)
+        return Conditioning(tokens=states, vector=states[torch.arange(len(ends), device=ends.device), ends])
+
+
+def small(
+    *,
+    width: int = 128,
+    layers: int = 2,
+    heads: int = 4,
+    context_length: int = 16,
+    chunks: int = 1,
+    trained: bool = True,
+    pooled: bool = True,
+    new_words: Sequence[str] = (),
+) -> TextEncoder:
+    """A small untrained text transformer, to be trained with the network (as arXiv 2112.10752, section 4.3.1, did).
+
+    A frozen one has the same weights each time, since a cache must be of one text encoder.
+    """
+    with nullcontext() if trained else torch.random.fork_rng(devices=[]):
+        if not trained:
+            torch.manual_seed(0)
+        tower = TextTransformer(
+            context_length=context_length, vocab_size=VOCABULARY, width=width, heads=heads, layers=layers, output_dim=width
+        )
+    return TextEncoder(
+        tower,
+        context_length=context_length,
+        chunks=chunks,
+        pad_token=0,
+        trained=trained,
+        pooled=pooled,
+        new_words=new_words,
+    )
+
+
+def clip(
+    *,
+    model: str,
+    weights: str,
+    pad_token: int,
+    chunks: int = 1,
+    layer: Literal["last", "penultimate"] = "last",
+    trained: bool = False,
+    pooled: bool = False,
+    new_words: Sequence[str] = (),
+) -> TextEncoder:
+    """A published text tower, in open_clip's.
+
+    Args:
+        model: open_clip's name of the architecture, such as "ViT-L-14-quickgelu".
+        weights: open_clip's name of the weights ("openai"), downloaded; or a `CLIPTextModel` folder of transformers (a whole
+            pipeline's too), a file of open_clip's or of a whole model, or a name on the Hugging Face hub.
+
+    Raises:
+        ValueError: an unknown architecture or weights, no way to get them, or weights of another architecture.
+    """
+    if model not in open_clip.list_models():
+        raise ValueError(f"text_encoder.model={model} is not known to open_clip; `open_clip.list_models()` names them")
+    if (model, weights) in open_clip.list_pretrained():
+        tower, note = _downloaded(model, weights), f"text_encoder.weights={weights}: open_clip's {model}"
+    else:
+        tower, note = clip_tower(model, weights, layer=layer, pad_token=pad_token)
+        layer = "last" if layer == "penultimate" and len(tower.transformer.resblocks) < layers_of(model) else layer
+    encoder = TextEncoder(
+        tower,
+        context_length=tower.context_length,
+        chunks=chunks,
+        pad_token=pad_token,
+        trained=trained,
+        pooled=pooled,
+        layer=layer,
+        new_words=new_words,
+    )
+    encoder.notes = [note]
+    return encoder
+
+
+def _downloaded(model: str, weights: str) -> TextTransformer:
+    """The tower of open_clip's own weights of this name."""
+    try:
+        tower = open_clip.create_model(model, pretrained=weights, force_custom_text=True).text
+    except Exception as error:  # whatever the download or the file's reader raises
+        raise ValueError(
+            f"cannot load text_encoder.weights={weights}: {str(error).splitlines()[0]}; give a local file"
+        ) from error
+    if not isinstance(tower, TextTransformer) or tower.vocab_size != VOCABULARY:
+        raise ValueError(f"text_encoder.model={model} has no text transformer with CLIP's vocabulary; choose one that has")
+    return tower

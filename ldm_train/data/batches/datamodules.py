@@ -1,0 +1,287 @@
+"""The datamodules: what the Trainer asks for batches."""
+
+import math
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from functools import cached_property
+from typing import Literal, TypeVar
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from ldm_train import draws
+from ldm_train.data.batches.order import Order, Pool
+from ldm_train.data.batches.positions import Geometry, endless_loader
+from ldm_train.data.cache.index import Index
+from ldm_train.data.cache.reader import Latents
+from ldm_train.data.pictures.images import DECODE_ERRORS, decode_problem, read_image, to_signed
+from ldm_train.data.sources.items import Item, shown
+from ldm_train.types import ImageBatch, LatentBatch
+
+EitherBatch = TypeVar("EitherBatch", bound=LatentBatch | ImageBatch)
+MicroBatchSize = int | Literal["auto"] | None
+
+
+class EndlessData(pl.LightningDataModule):
+    """One endless epoch of global batches of `batch_size`, continued at the Trainer's step.
+
+    Args:
+        batch_size: examples of one optimizer step, over all devices.
+        micro_batch_size: examples of one forward pass; None for the whole share of a device, "auto" for what is yet to be
+            found to fit.
+        seed: of the order.
+        workers: processes that make batches; 0 for the training's own.
+
+    Raises:
+        ValueError: a size that is neither a number of at least 1 nor "auto".
+    """
+
+    geometry: Geometry
+
+    def __init__(self, *, batch_size: int, micro_batch_size: MicroBatchSize, seed: int, workers: int) -> None:
+        super().__init__()
+        number = isinstance(micro_batch_size, int) and not isinstance(micro_batch_size, bool) and micro_batch_size >= 1
+        if not number and micro_batch_size not in (None, "auto"):
+            raise ValueError(f"micro_batch_size={micro_batch_size} must be a number of at least 1, auto, or null")
+        self.batch_size = batch_size
+        self.micro_batch_size = micro_batch_size
+        self.seed = seed
+        self.workers = workers
+
+    @abstractmethod
+    def fetch(self, positions: Tensor) -> LatentBatch | ImageBatch:
+        """The training examples at these positions of the run."""
+
+    @abstractmethod
+    def names(self, positions: Tensor) -> list[str]:
+        """What people call the training examples at these positions (B,)."""
+
+    def setup(self, stage: str) -> None:
+        self.divide(None if self.micro_batch_size == "auto" else self.micro_batch_size)
+
+    def divide(self, micro_batch_size: int | None) -> None:
+        """Share the global batch among the devices that the Trainer has, in micro-batches of this size."""
+        trainer = self.trainer
+        assert trainer is not None
+        self.geometry = Geometry(self.batch_size, trainer.world_size, trainer.global_rank, micro_batch_size)
+        trainer.accumulate_grad_batches = self.geometry.accumulation
+
+    def transfer_batch_to_device(self, batch: EitherBatch, device: torch.device, dataloader_idx: int) -> EitherBatch:
+        """All but the positions, from which the CPU draws: reading them from a GPU would wait for it."""
+        positions = batch.positions
+        moved: EitherBatch = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        moved.positions = positions
+        return moved
+
+    def train_dataloader(self) -> DataLoader[LatentBatch | ImageBatch]:
+        trainer = self.trainer
+        assert trainer is not None
+        return endless_loader(self.fetch, self.geometry, lambda: trainer.global_step, workers=self.workers)
+
+
+class Pictures(EndlessData):
+    """Pictures straight from their files, for the autoencoder's training.
+
+    Args:
+        items: the usable items of a source.
+        size: side of the square pictures, pixels.
+        flip: mirror half of them.
+
+    Raises:
+        ValueError: nothing is left to train on.
+    """
+
+    def __init__(
+        self,
+        items: Sequence[Item],
+        *,
+        size: int,
+        batch_size: int,
+        micro_batch_size: MicroBatchSize = None,
+        seed: int = 0,
+        workers: int = 0,
+        flip: bool = False,
+    ) -> None:
+        super().__init__(batch_size=batch_size, micro_batch_size=micro_batch_size, seed=seed, workers=workers)
+        self.train_items = [item for item in items if not item.held_out]
+        self.held_out_items = [item for item in items if item.held_out]
+        if not self.train_items:
+            raise ValueError(f"no picture to train on: of {len(items)} usable ones all are held out")
+        self.size = size
+        self.flip = flip
+        self.order = draws.Shuffle(seed, "order", len(self.train_items))
+        self.unreadable: set[str] = set()
+
+    def images(self, items: Sequence[Item]) -> Tensor:
+        """(B, 3, size, size) in [-1, 1]; the next one that decodes in the place of each that does not, with a message.
+
+        Raises:
+            ValueError: none decodes.
+        """
+        return to_signed(torch.stack([self._image(item) for item in items]))
+
+    def _image(self, item: Item) -> Tensor:
+        alike = self.held_out_items if item.held_out else self.train_items
+        place = self._places[item.key]
+        for number in range(len(alike)):
+            image = self._decode(alike[(place + number) % len(alike)])
+            if image is not None:
+                return image
+        raise ValueError("no picture decodes; `ldm-train check` says why")
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {item.key: place for items in (self.train_items, self.held_out_items) for place, item in enumerate(items)}
+
+    def _decode(self, item: Item) -> Tensor | None:
+        if item.key in self.unreadable or item.picture is None:
+            return None
+        try:
+            return read_image(item.picture.read(), self.size)
+        except DECODE_ERRORS as error:
+            self.unreadable.add(item.key)
+            print(f"{shown(item.key)} is replaced by another: {decode_problem(error)}")
+            return None
+
+    def names(self, positions: Tensor) -> list[str]:
+        return [str(self.train_items[index].key) for index in self.order(positions).tolist()]
+
+    def fetch(self, positions: Tensor) -> ImageBatch:
+        images = self.images([self.train_items[index] for index in self.order(positions).tolist()])
+        if self.flip:
+            mirrored = draws.uniform(self.seed, "flip", positions) < 0.5
+            images = torch.where(mirrored.view(-1, 1, 1, 1), images.flip(-1), images)
+        return ImageBatch(positions, images)
+
+
+class CachedLatents(EndlessData):
+    """Batches of encoded examples, one bucket each: the view, the caption among several, and whether it is dropped, are
+    drawn here.
+
+    Args:
+        latents: a cache, or several as one.
+        caption_dropout: share of examples whose caption is replaced by the empty one, for classifier-free guidance.
+        held_out: share of the entries to keep from training, of each data set that names none itself.
+        repeats: how often an epoch has each data set; once unless given.
+        shares: of each data set in an epoch, instead of repeats.
+
+    Raises:
+        ValueError: nothing is left to train on, or repeats or shares that do not go with the data sets.
+    """
+
+    def __init__(
+        self,
+        latents: Latents,
+        *,
+        batch_size: int,
+        micro_batch_size: MicroBatchSize = None,
+        seed: int = 0,
+        caption_dropout: float = 0.1,
+        held_out: float = 0.0,
+        workers: int = 0,
+        repeats: Sequence[float] | None = None,
+        shares: Sequence[float] | None = None,
+    ) -> None:
+        super().__init__(batch_size=batch_size, micro_batch_size=micro_batch_size, seed=seed, workers=workers)
+        self.latents = latents
+        self.caption_dropout = caption_dropout
+        self.train, self.held_out = split(latents, held_out)
+        counts = [len(examples) for examples in self.train]
+        if not sum(counts):
+            raise ValueError(f"there is no example to train on: all {len(latents.index)} are held out")
+        factors = passes(counts, repeats, shares)
+        buckets = pools(latents.index, self.train, factors)
+        if not buckets:
+            raise ValueError(
+                "no data set that an epoch draws from has an example to train on; see cache_repeats, cache_shares"
+            )
+        self.order = Order(buckets, batch_size=batch_size, seed=seed)
+
+    def names(self, positions: Tensor) -> list[str]:
+        return [self.latents.name(example) for example in self.readable(self.order(positions)).tolist()]
+
+    def fetch(self, positions: Tensor) -> LatentBatch:
+        examples = self.readable(self.order(positions))
+        chosen = draws.uniform(self.seed, "caption", positions)
+        dropped = draws.uniform(self.seed, "caption dropout", positions) < self.caption_dropout
+        captions = self.latents.captions(examples, chosen, dropped)
+        return LatentBatch(positions, self.latents.moments(examples, self.views(examples, positions)), captions)
+
+    def readable(self, examples: Tensor) -> Tensor:
+        """The examples (B,), or others in the place of those that cannot be had; of a cache, all can."""
+        return examples
+
+    def available(self, examples: Tensor) -> Tensor:
+        """The same for examples that are asked for later."""
+        return self.readable(examples)
+
+    def views(self, examples: Tensor, positions: Tensor) -> Tensor:
+        """Which of its views each example shows, (B,)."""
+        counts = self.latents.index.num_views[examples]
+        if (counts == 1).all():
+            return torch.zeros_like(examples)
+        return (draws.uniform(self.seed, "view", positions) * counts).long()
+
+    def held_out_batch(self, indices: Tensor) -> LatentBatch:
+        """Held-out examples of one bucket by index (B,): first view, first caption; the positions are the indices."""
+        examples, first = self.readable(self.held_out[indices]), torch.zeros(len(indices))
+        captions = self.latents.captions(examples, first, first.bool())
+        return LatentBatch(indices, self.latents.moments(examples, first.long()), captions)
+
+    def portions(self, indices: Tensor, count: int) -> Iterator[Tensor]:
+        """Indices of held-out examples in portions of one bucket, (count,) at most."""
+        buckets = self.latents.index.bucket[self.held_out[indices]]
+        for bucket in buckets.unique():
+            yield from indices[buckets == bucket].split(count)
+
+
+def split(latents: Latents, share: float) -> tuple[list[Tensor], Tensor]:
+    """The examples to train on of each data set, and all that are held out.
+
+    They are as the source says, else by the picture's hash, so copies stay together.
+    """
+    index, train, held_out, start = latents.index, [], [], 0
+    for count in latents.sets:
+        own = slice(start, start + count)
+        out = index.held_out[own] if index.held_out[own].any() else index.picture[own].double() / 2**32 < share
+        train.append(start + (~out).nonzero()[:, 0])
+        held_out.append(start + out.nonzero()[:, 0])
+        start += count
+    return train, torch.cat(held_out)
+
+
+def passes(counts: Sequence[int], repeats: Sequence[float] | None, shares: Sequence[float] | None) -> list[Fraction]:
+    """How often an epoch draws each example of the data sets that have so many.
+
+    Raises:
+        ValueError: both are given, or not a number for each, or none above 0.
+    """
+    given = repeats if shares is None else shares
+    if given is None:
+        return [Fraction(1)] * len(counts)
+    name = "repeats" if shares is None else "shares"
+    values = [float(value) for value in given] if isinstance(given, Sequence) else []
+    fine = all(math.isfinite(value) and value >= 0 for value in values) and sum(values) > 0
+    if (repeats is not None and shares is not None) or len(values) != len(counts) or not fine:
+        raise ValueError(
+            f"cache_{name}={given} must be a list of {len(counts)} numbers of at least 0, one for each cache, not all 0; "
+            "and there are repeats or shares, not both"
+        )
+    exact = [Fraction(str(value)) for value in values]
+    if shares is None:
+        return exact
+    return [share / sum(exact) * sum(counts) / max(1, count) for share, count in zip(exact, counts, strict=True)]
+
+
+def pools(index: Index, train: Sequence[Tensor], factors: Sequence[Fraction]) -> list[tuple[str, list[Pool]]]:
+    """The buckets of the training examples by number, with a pool for each data set that has some in it."""
+    found: dict[int, list[Pool]] = {}
+    for examples, factor in zip(train, factors, strict=True):
+        buckets = index.bucket[examples]
+        for bucket in buckets.unique().tolist() if factor else []:
+            own = examples[buckets == bucket]
+            found.setdefault(bucket, []).append(Pool(own, len(own) * factor))
+    return [(str(bucket), found[bucket]) for bucket in sorted(found)]

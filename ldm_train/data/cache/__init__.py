@@ -1,0 +1,1 @@
+"""The latent cache: plan its contents, write parts, merge them into shards, and read them."""

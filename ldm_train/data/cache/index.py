@@ -1,0 +1,88 @@
+"""A cache's entries as columns of numbers: all that training reads of them, memory-mapped."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ldm_train.data.cache.manifest import Entry
+
+
+@dataclass(frozen=True)
+class Index:
+    """One number an entry, N of them, in the order of their keys.
+
+    Args:
+        bucket: which of the cache's buckets, (N,).
+        row: which of its rows, (N,).
+        caption_ends: where each one's numbers end in `captions`, (N,).
+        captions: all entries' captions, numbers into the cache's.
+        held_out: whether training must not see it, (N,) bool.
+        picture: the first 32 bits of the picture's digest, (N,).
+        size: (height, width) of the original, pixels, (N, 2).
+        num_views: how many views it has, (N,).
+        views: how each of them was cut, as in `Entry`, (N, V, 5).
+    """
+
+    bucket: Tensor
+    row: Tensor
+    caption_ends: Tensor
+    captions: Tensor
+    held_out: Tensor
+    picture: Tensor
+    size: Tensor
+    num_views: Tensor
+    views: Tensor
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    def caption_of(self, entries: Tensor, chosen: Tensor) -> Tensor:
+        """The number of one caption of each entry (B,), chosen (B,) in [0, 1) among those it has."""
+        ends = self.caption_ends[entries]
+        starts = torch.where(entries > 0, self.caption_ends[entries - 1], 0)
+        return self.captions[starts + (chosen.double() * (ends - starts)).long()].long()
+
+    def captions_of(self, entry: int) -> Tensor:
+        """The numbers of all captions of an entry."""
+        return self.captions[int(self.caption_ends[entry - 1]) if entry else 0 : int(self.caption_ends[entry])]
+
+
+def columns(entries: Sequence[Entry], buckets: Sequence[str]) -> dict[str, Tensor]:
+    """The columns of an `Index`, by name."""
+    numbers = {bucket: number for number, bucket in enumerate(buckets)}
+    return {
+        "bucket": torch.tensor([numbers[e.bucket] for e in entries], dtype=torch.int32),
+        "row": torch.tensor([e.row for e in entries]),
+        "caption_ends": torch.tensor([len(e.captions) for e in entries]).cumsum(0),
+        "captions": torch.tensor([number for e in entries for number in e.captions], dtype=torch.int32),
+        "held_out": torch.tensor([e.held_out for e in entries]),
+        "picture": torch.tensor([int(e.picture[:8], 16) for e in entries]),
+        "size": torch.tensor([e.size for e in entries], dtype=torch.int32),
+        "num_views": torch.tensor([len(e.views) for e in entries], dtype=torch.int32),
+        "views": torch.tensor([e.views for e in entries], dtype=torch.int32),
+    }
+
+
+def joined(parts: Sequence[tuple[Index, Sequence[str]]], buckets: Sequence[str]) -> Index:
+    """Several indices one after the other, each with the names of its buckets, as one over all `buckets`."""
+    places = [torch.tensor([buckets.index(name) for name in names]) for _, names in parts]
+    indices = [index for index, _ in parts]
+    ends, captions, count = [], [], 0
+    for index in indices:
+        ends.append(index.caption_ends + count)
+        captions.append(index.captions)
+        count += len(index.captions)
+    most = max(index.views.shape[1] for index in indices)
+    return Index(
+        bucket=torch.cat([place[index.bucket.long()] for place, index in zip(places, indices, strict=True)]),
+        row=torch.cat([index.row for index in indices]),
+        caption_ends=torch.cat(ends),
+        captions=torch.cat(captions),
+        held_out=torch.cat([index.held_out for index in indices]),
+        picture=torch.cat([index.picture for index in indices]),
+        size=torch.cat([index.size for index in indices]),
+        num_views=torch.cat([index.num_views for index in indices]),
+        views=torch.cat([index.views[:, torch.arange(most).clamp(max=index.views.shape[1] - 1)] for index in indices]),
+    )

@@ -1,0 +1,129 @@
+"""Where a cache is written: a hidden folder next to it, with what the old cache holds that can be used again.
+
+Nothing of the old cache is touched before the new one is whole.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ldm_train.data.cache.manifest import (
+    Manifest,
+    OtherFormatError,
+    Provenance,
+    damaged_files,
+    read_captions,
+    read_entries,
+    read_manifest,
+)
+from ldm_train.util.files import is_temporary, make_folder
+from ldm_train.util.ownership import CACHE, check_folder, is_system_file, read_mark
+from ldm_train.util.replacing import ReplacedFolder, check_replaceable
+from ldm_train.util.text import list_names
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a row lies: a file of rows, and the number in it."""
+
+    path: Path
+    number: int
+
+
+@dataclass(frozen=True)
+class Known:
+    """The rows of a cache that can be used again: their places by name, and the names of each sound file of rows."""
+
+    manifest: Manifest | None = None
+    places: dict[str, Place] = field(default_factory=dict)
+    shards: dict[str, list[str]] = field(default_factory=dict)
+    damaged: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, folder: Path) -> "Known":
+        """What a cache holds, after its checksums were compared; nothing where there is none, or another version's."""
+        if not (folder / "manifest.json").is_file():
+            return cls()
+        try:
+            manifest = read_manifest(folder)
+        except OtherFormatError as error:
+            print(f"{error}: everything is encoded anew")
+            return cls()
+        known = cls(manifest, damaged=damaged_files(folder, manifest))
+        if not {"entries.jsonl", "captions.jsonl"} & known.damaged.keys():
+            for prefix, names in row_names(folder, manifest).items():
+                known._place(folder, [s for s in sorted(manifest.shards) if s.rpartition("-")[0] == prefix], names)
+        return known
+
+    def _place(self, folder: Path, shards: Sequence[str], names: Sequence[str]) -> None:
+        start = 0
+        for shard in shards:
+            assert self.manifest is not None
+            end = start + self.manifest.shards[shard].rows
+            if shard not in self.damaged:
+                self.shards[shard] = list(names[start:end])
+                self.places.update({name: Place(folder / shard, i) for i, name in enumerate(names[start:end])})
+            start = end
+
+
+def row_names(folder: Path, manifest: Manifest) -> dict[str, list[str]]:
+    """The names of a cache's rows in their order, by the beginning of the files that hold them."""
+    pictures, captions = (Provenance(manifest.encoding[kind]) for kind in ("pictures", "captions"))  # type: ignore[arg-type]
+    rows: dict[str, set[str]] = {}
+    for entry in read_entries(folder):
+        rows.setdefault(f"latents-{entry.bucket}", set()).add(pictures.name(entry.picture))
+    rows["captions"] = {captions.name(text) for text in read_captions(folder)}
+    return {prefix: sorted(names) for prefix, names in rows.items()}
+
+
+class Workplace(ReplacedFolder):
+    """The folder next to a cache in which its next state is made.
+
+    Args:
+        folder: the cache.
+        given: the value of the setting that names it, where it is not the path.
+
+    Raises:
+        ValueError: something other than a cache is there, which replacing would destroy.
+    """
+
+    def __init__(self, folder: Path, given: str | None = None) -> None:
+        check_replaceable(folder, setting="cache", given=str(folder) if given is None else given)
+        check_cache(folder)
+        super().__init__(folder, setting="cache", check=lambda: check_cache(folder))
+        self.parts, self.spool = self.working / "parts", self.working / "pictures"
+        self.batches = self.working / "batches.json"
+
+    def is_worth_keeping(self) -> bool:
+        return any(self.parts.glob("*.safetensors"))
+
+    def start(self) -> None:
+        """Make the folders; what an interrupted encoding left in them stays."""
+        super().start()
+        for path in (self.parts, self.spool):
+            make_folder(path)
+
+    def put_in_place(self) -> None:
+        """Replace the old cache by the new one, and remove all else."""
+        super().put_in_place()
+        self.clear()
+
+
+def check_cache(folder: Path) -> None:
+    """Raise unless a folder may become a cache, or is one and holds nothing else.
+
+    Raises:
+        ValueError: it is not, and nothing was changed.
+    """
+    check_folder(folder, CACHE, setting="cache")
+    manifest = read_mark(folder, CACHE)
+    if manifest is None:
+        return
+    files = [names for names in (manifest["shards"], manifest["files"]) if isinstance(names, dict)]
+    known = {CACHE.mark}.union(*files)
+    paths = (path for path in folder.iterdir() if not is_temporary(path) and not is_system_file(path))
+    if foreign := sorted(path.name for path in paths if path.name not in known):
+        raise ValueError(
+            f"cache={folder} holds {list_names(foreign)}, which `ldm-train encode` did not write; the new cache "
+            "replaces the whole folder. Nothing was changed; move that out of the folder"
+        )

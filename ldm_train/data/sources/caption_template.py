@@ -1,0 +1,62 @@
+"""Captions made of a picture's path."""
+
+import posixpath
+import string
+from collections.abc import Iterator
+from pathlib import Path
+
+from ldm_train.data.sources.annotations import Told, by_captions
+from ldm_train.data.sources.items import shown
+
+PLACEHOLDERS = {
+    "folder": "the folder that the picture lies in",
+    "top": "the first folder on the way to it",
+    "file": "its name without the ending",
+}
+
+
+class Template:
+    """A text with placeholders for the parts of a path.
+
+    Args:
+        template: such as "a photo of a {top}".
+        root: the folder, whose name is the `{folder}` of a picture in it.
+
+    Raises:
+        ValueError: an empty text, or an unknown placeholder.
+    """
+
+    def __init__(self, template: str, root: Path) -> None:
+        accepted = ", ".join(f"{{{name}}} ({meaning})" for name, meaning in PLACEHOLDERS.items())
+        try:
+            parts = list(string.Formatter().parse(template))
+        except ValueError as error:
+            raise ValueError(f"source.template={template!r} has an odd brace ({error}); accepted are {accepted}") from error
+        used = [
+            f"{name}{'!' + way if way else ''}{':' + form if form else ''}"
+            for _, name, form, way in parts
+            if name is not None
+        ]
+        unknown = [name for name in used if name not in PLACEHOLDERS]
+        if unknown or not template.strip():
+            wrong = f"does not know {{{unknown[0]}}}" if unknown else "is empty"
+            raise ValueError(f"source.template={template!r} {wrong}; accepted are {accepted}, and text around them")
+        self.template = template
+        self.needs_top = "top" in used
+        self.root_name = root.resolve().name
+
+    def tell(self, key: str) -> Told:
+        origin = shown(key)
+        folder, name = posixpath.split(key)
+        if self.needs_top and not folder:
+            where = "it lies in the source's folder itself, not in a folder of its class"
+            return Told(origin, problem=f"no caption: {{top}} of {self.template!r} names nothing: {where}")
+        caption = self.template.format(
+            folder=posixpath.basename(folder) or self.root_name,
+            top=folder.partition("/")[0],
+            file=posixpath.splitext(name)[0],
+        ).strip()
+        return by_captions((caption,), origin=origin)
+
+    def notes(self, pictures: list[str]) -> Iterator[str]:
+        yield f"captions from the paths, as {self.template!r}"

@@ -1,0 +1,106 @@
+"""The files in a folder at every depth, through links to folders, without walking in circles."""
+
+import os
+from collections import Counter, deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ldm_train.data.sources.items import Item, shown
+
+PICTURES = {".png", ".jpg", ".jpeg", ".jfif", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff", ".tga", ".jp2"}
+SIDECARS = {".txt", ".caption", ".json"}
+METADATA = {"metadata.jsonl", "metadata.csv", "metadata.parquet"}
+
+
+@dataclass
+class Tree:
+    """What lies in a folder, by path relative to it, each list sorted; `others` counts all else by ending."""
+
+    pictures: list[str] = field(default_factory=list)
+    sidecars: list[str] = field(default_factory=list)
+    metadata: list[str] = field(default_factory=list)
+    problems: list[Item] = field(default_factory=list)
+    hidden: list[str] = field(default_factory=list)
+    others: Counter[str] = field(default_factory=Counter)
+
+    def notes(self) -> Iterator[str]:
+        if self.hidden:
+            names = ", ".join(shown(name) for name in self.hidden[:3]) + (", …" if len(self.hidden) > 3 else "")
+            yield f"hidden files and folders left out: {len(self.hidden):,} ({names})"
+        if self.others:
+            yield f"not read as pictures: {counted(self.others)}"
+
+    def add_problem(self, key: str, problem: str) -> None:
+        self.problems.append(Item(key, None, (), shown(key), problem=problem))
+
+    def add_file(self, key: str, name: str, *, lost: bool = False) -> None:
+        """A file by its name; `lost` for a link that leads to none, which only reading tells of a picture or a caption."""
+        suffix = os.path.splitext(name)[1].lower()
+        if suffix in PICTURES:
+            self.pictures.append(key)
+        elif name.lower() in METADATA:
+            self.metadata.append(key)
+        elif suffix in SIDECARS:
+            self.sidecars.append(key)
+        elif lost:
+            self.add_problem(key, "a link that leads nowhere")
+        else:
+            self.others[suffix] += 1
+
+
+def counted(suffixes: Counter[str]) -> str:
+    """ "1,204 .txt, 3 .json": the five most frequent."""
+    common = [f"{count:,} {shown(suffix) or 'without an ending'}" for suffix, count in suffixes.most_common(5)]
+    return ", ".join(common) + (", …" if len(suffixes) > 5 else "")
+
+
+def walk(root: Path) -> Tree:
+    """All that lies in a folder. A folder that cannot be read, or that is reached a second time, is a problem.
+
+    Links are followed after all that lies in the folder itself, so that a folder is read where it lies.
+    """
+    tree = Tree()
+    seen = {_identity(parent): "a folder around the whole source" for parent in root.resolve().parents}
+    folders, links = [""], deque[str]()
+    while folders or links:
+        key = folders.pop() if folders else links.popleft()
+        try:
+            identity = _identity(root / key)
+            if identity in seen:
+                tree.add_problem(key, f"leads back to {seen[identity]}, which is not read again from here")
+                continue
+            seen[identity] = f"the folder {shown(key) or 'of the source'}"
+            with os.scandir(root / key) as entries:
+                ordered = sorted(entries, key=lambda entry: entry.name)
+        except OSError as error:
+            tree.add_problem(key or ".", f"the folder cannot be read: {error.strerror}")
+            continue
+        for entry in ordered:
+            _add(tree, f"{key}/{entry.name}" if key else entry.name, entry, folders, links)
+    for listed in (tree.pictures, tree.sidecars, tree.metadata):
+        listed.sort()
+    tree.problems.sort(key=lambda item: item.key)
+    return tree
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    status = folder.stat()
+    return status.st_dev, status.st_ino
+
+
+def _add(tree: Tree, key: str, entry: os.DirEntry[str], folders: list[str], links: deque[str]) -> None:
+    try:
+        is_folder, is_file = entry.is_dir(), entry.is_file()
+    except OSError:  # as of a link that leads to itself
+        is_folder = is_file = False
+    if entry.name.startswith(".") or entry.name == "__MACOSX":
+        tree.hidden.append(key)
+    elif is_folder and entry.is_symlink():
+        links.append(key)
+    elif is_folder:
+        folders.append(key)
+    elif is_file or entry.is_symlink():
+        tree.add_file(key, entry.name, lost=not is_file)
+    else:
+        tree.add_problem(key, "neither a file nor a folder")

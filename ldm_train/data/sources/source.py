@@ -1,0 +1,60 @@
+"""A source yields captioned pictures lazily and in a stable order, and reads no more than it must to name them."""
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+
+from ldm_train.data.sources.annotations import HELD_OUT
+from ldm_train.data.sources.items import Item, shown
+
+NAMED = 5  # values of `split` in notes
+
+
+class Source(ABC):
+    """Captioned pictures in a stable order.
+
+    Args:
+        prefix, suffix: put around every caption, such as a trigger word.
+
+    `notes` says what was detected, for people; it is complete once the items were iterated.
+    """
+
+    def __init__(self, *, prefix: str = "", suffix: str = "") -> None:
+        self.prefix = prefix
+        self.suffix = suffix
+        self.notes: list[str] = []
+
+    def __iter__(self) -> Iterator[Item]:
+        self.notes.clear()
+        splits: Counter[str] = Counter()
+        for item in _uniquely_named(self.items()):
+            if "split" in item.fields:
+                splits[item.fields["split"]] += 1
+            if self.prefix or self.suffix:
+                item = replace(item, captions=tuple(f"{self.prefix}{text}{self.suffix}" for text in item.captions))
+            yield item
+        if len(splits) > NAMED:
+            self.notes.append(f"there are {len(splits) - NAMED:,} further values of split like the following")
+        known = ", ".join(sorted(HELD_OUT))
+        for split, count in splits.most_common(NAMED):
+            self.notes.append(f"split {shown(split[:100])!r} ({count:,}) does not keep from training; these do: {known}")
+
+    @abstractmethod
+    def items(self) -> Iterator[Item]:
+        """Each item as the source has it."""
+
+
+def _uniquely_named(items: Iterator[Item]) -> Iterator[Item]:
+    """Items whose key was there before become problems, under keys of their own: "a.png#2", "a.png#3"."""
+    latest: dict[str, int] = {}
+    for item in items:
+        key = item.key
+        while key in latest:
+            latest[item.key] += 1
+            key = f"{item.key}#{latest[item.key]}"
+        latest[key] = 1
+        if key != item.key:
+            problem = item.problem or f"the name {shown(item.key)} is taken by an earlier picture"
+            item = replace(item, key=key, picture=None, captions=(), problem=problem)
+        yield item

@@ -1,0 +1,1 @@
+"""The noise schedules: the interface, and the schedules by name."""

@@ -1,1 +1,0 @@
-"""Pictures and captions to what a network trains on, and back: autoencoders, latents' scale, conditioners."""

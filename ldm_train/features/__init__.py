@@ -1,0 +1,1 @@
+"""Extract features of pictures, by which metrics compare sets of pictures."""

@@ -1,0 +1,84 @@
+"""A run's stored config beside one of now: what an older version did not know, what may be otherwise, and what may not."""
+
+import inspect
+import json
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from ldm_train.run_dir.reading import Plain, settings
+from ldm_train.settings.compose import defaults
+from ldm_train.settings.constructors import find_constructor, may_build
+from ldm_train.settings.shipped import groups, shipped
+from ldm_train.settings.strict import KEPT
+
+# What a continued run may have otherwise: it does not change what is trained, or not by more than rounding.
+FREE = {
+    *("run_dir", "resume", "debug", "max_steps", "max_time", "max_nonfinite_steps", "threads", "workers"),
+    *("cache", "source", "scale_check", "max_pixels", "micro_batch_size", "channels_last", "compile"),
+    *("checkpoint", "validation", "health", "pictures", "metrics", "features", "clip_score", "logger", "evaluation"),
+    *("sampler", "spacing", "guidance"),
+    *("ema.snapshot_every", "ema.dtype", "ema.offload", "fused_backward"),
+    *("network.gradient_checkpointing", "autoencoder.weights", "text_encoder.weights", "optimizer.fused"),
+    *(f"trainer.{name}" for name in ("accelerator", "devices", "num_nodes", "strategy", "log_every_n_steps", "benchmark")),
+    "trainer.deterministic",
+}
+
+
+def filled(config: DictConfig) -> DictConfig:
+    """A run's config with the defaults of settings that came after it; what a group's constructor takes has its own."""
+    verb = "train_autoencoder" if "architecture" in config else "train"
+    own = (name for name in defaults(verb) if name not in groups() or name == "evaluation")
+    later = {name: defaults(verb)[name] for name in own if not OmegaConf.is_missing(defaults(verb), name)}
+    whole = OmegaConf.merge(later, config)
+    assert isinstance(whole, DictConfig)
+    return whole
+
+
+def refuse_other(
+    before: DictConfig, config: DictConfig, content: str, run_dir: Path, record: Plain, *, base: str | None = None
+) -> None:
+    """Refuse to continue a run whose config or data were others, in what matters; max_steps may be others.
+
+    Raises:
+        ValueError: listing what differs.
+    """
+    then, now = (dict(settings(OmegaConf.to_container(c))) for c in (filled(before), config))
+    names = sorted(
+        name
+        for name in then | now
+        if then.get(name) != now.get(name) and not _is_free(name) and not _is_new(name, then, now)
+    )
+    if base is not None:
+        names = [name for name in names if name != "network.weights"]  # they may have moved
+    told = [f"{name}: then {json.dumps(then.get(name))}, now {json.dumps(now.get(name))}" for name in names]
+    if record["content"] != content:
+        told.insert(0, f"the data: then {record['content']}, now {content}")
+    if base is not None and record.get("base") != base:
+        told.insert(0, f"the weights in network.weights={config.network.weights}: then {record.get('base')}, now {base}")
+    if told:
+        listed = "\n  ".join(told)
+        raise ValueError(
+            f"{run_dir} cannot be continued, for its run differs:\n  {listed}\n"
+            "give these as they were then, or choose another run_dir"
+        )
+    if before.max_steps != config.max_steps:
+        print(f"max_steps was {before.max_steps} and is {config.max_steps}: the LR schedule follows it from here on")
+
+
+def _is_free(name: str) -> bool:
+    words = name.split(".")
+    return any(".".join(words[:count]) in FREE for count in range(1, len(words) + 1))
+
+
+def _is_new(name: str, then: Plain, now: Plain) -> bool:
+    """Whether this is a constructor's setting that one of the configs lacks, with the value by which that is the same."""
+    group, _, key = name.partition(".")
+    target = now.get(f"{group}._target_")
+    if (name in then) == (name in now) or target != then.get(f"{group}._target_") or not may_build(target, group):
+        return False
+    value = then.get(name, now.get(name))
+    if key in KEPT.get(group, set()):
+        return all(shipped(f"{group}/{option}").get(key, value) == value for option in groups()[group])
+    argument = inspect.signature(find_constructor(str(target), group)).parameters.get(key)
+    return argument is not None and json.dumps(argument.default, default=str) == json.dumps(value)

@@ -1,0 +1,247 @@
+"""What a run directory holds beside its checkpoints, and whether a run may continue in it."""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+import ldm_train
+from ldm_train.assembly.trainer import launched_rank
+from ldm_train.run_dir.config_changes import refuse_other
+from ldm_train.run_dir.reading import CONFIG, RECORD, Plain
+from ldm_train.settings.constructors import check_config
+from ldm_train.settings.safe_yaml import read_settings_file
+from ldm_train.training.checkpoints.checkpoint_files import checkpoints, last_checkpoint
+from ldm_train.training.checkpoints.sharded_checkpoint import remove_unnamed_shares
+from ldm_train.training.run_files import HISTORY, METRICS, written_files
+from ldm_train.util.files import atomic_write, remove_files
+from ldm_train.util.safe_json import parse_json, read_json
+
+LAST = Path("checkpoints") / "last.ckpt"
+PRIOR = "prior"  # class pictures that the first weights drew, and their cache
+PACKAGES = (
+    "ldm-train",
+    "torch",
+    "pytorch-lightning",
+    "open_clip_torch",
+    "diffusers",
+    "transformers",
+    "safetensors",
+    "numpy",
+)
+
+TOLD = 500  # characters of an error that ended a start
+
+
+def prepare(
+    config: DictConfig,
+    *,
+    content: str,
+    base: str | None = None,
+    trained_for: Mapping[str, object] | None = None,
+    check: Callable[[], None] = lambda: None,
+) -> bool:
+    """Record this start in a run directory that is held; True where a checkpoint is to be continued.
+
+    Args:
+        content: one name for all that is trained on, such as the cache's fingerprint.
+        base: one name for the weights that a run stands on which trains a part of them.
+        trained_for: what its network is trained for, for those who will take its weights.
+        check: raises ValueError if a run that is continued was trained for something else.
+
+    Raises:
+        ValueError: `resume` is never and a checkpoint is there, or the run there differs in what matters.
+    """
+    run_dir = Path(config.run_dir)
+    found = bool(checkpoints(run_dir)) and config.resume != "restart"
+    if launched_rank() > 0:
+        return found
+    if found and config.resume == "never":
+        raise ValueError(f"{run_dir / LAST} is already there; resume=auto continues it, or choose another run_dir")
+    if found:
+        record = read_record(run_dir) | {"saved": True}
+    else:
+        record = new_record() | {"content": content, "base": base, "trained_for": trained_for}
+    if found:
+        refuse_other(read_settings(run_dir), config, content, run_dir, record, base=base)
+        check()
+    else:
+        _refuse_other_verb(run_dir, config)
+        _start_anew(run_dir)
+    if config.resume == "restart":
+        config.resume = "auto"  # the restart is for this start only, not for whoever uses this config again
+    atomic_write(run_dir / CONFIG, OmegaConf.to_yaml(config))
+    starts = record["starts"]
+    assert isinstance(starts, list)
+    this = this_start(config)
+    if starts:
+        tell_changes(starts[-1], this)
+    starts.append(this)
+    write_record(run_dir, record)
+    return found
+
+
+def record_end(run_dir: Path, how: str) -> None:
+    """Write down how the last start ended, and at which logged step; a process that is killed leaves no such word.
+
+    Args:
+        how: "finished", "interrupted (why)" or "failed: why".
+    """
+    if launched_rank() > 0 or not (run_dir / RECORD).is_file():
+        return
+    record = read_record(run_dir)
+    starts = record["starts"]
+    assert isinstance(starts, list)
+    starts[-1]["ended"] = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "step": last_step(run_dir), "as": how}
+    write_record(run_dir, record)
+
+
+def told_error(error: BaseException) -> str:
+    """What ended a start, in one line."""
+    words = " ".join(str(error).split())[:TOLD]
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted (Ctrl-C)"
+    return f"failed: {words}" if isinstance(error, ValueError) else f"failed: {type(error).__name__}: {words}"
+
+
+def last_step(run_dir: Path) -> int:
+    """Of the metrics that are written; 0 where there are none."""
+    try:
+        with (run_dir / METRICS).open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 2**16))
+            return int(parse_json(file.read().splitlines()[-1])["step"])  # type: ignore[index,call-overload,arg-type]
+    except (OSError, ValueError, LookupError, TypeError, OverflowError):
+        return 0
+
+
+def new_record() -> Plain:
+    """Return the record of a run that has not started: by it, its folder is known to be a run directory."""
+    return {"content": None, "base": None, "saved": False, "starts": []}
+
+
+def write_record(run_dir: Path, record: Plain) -> None:
+    """Write what the starts of a run recorded."""
+    atomic_write(run_dir / RECORD, json.dumps(record, indent=2) + "\n")
+
+
+def note_saved(run_dir: Path) -> None:
+    """Record that the run has a checkpoint, so that a later start knows if its checkpoints are missing."""
+    if (run_dir / RECORD).is_file() and not (record := read_record(run_dir)).get("saved"):
+        write_record(run_dir, record | {"saved": True})
+
+
+def read_record(run_dir: Path) -> Plain:
+    """What the starts of a run wrote down.
+
+    Raises:
+        ValueError: it is not there, or unreadable.
+    """
+    try:
+        record = read_json(run_dir / RECORD)
+        if not isinstance(record, dict) or not _are_starts(record.get("starts")) or "content" not in record:
+            raise ValueError("it lacks `content` or `starts`")
+        return dict(record)
+    except (OSError, ValueError) as error:
+        raise _unreadable(run_dir, RECORD, error) from error
+
+
+def _are_starts(found: object) -> bool:
+    return isinstance(found, list) and all(isinstance(start, dict) and "command" in start for start in found)
+
+
+def commands(run_dir: Path) -> list[str]:
+    """The command lines that a run was started and continued by."""
+    starts = read_record(run_dir)["starts"]
+    assert isinstance(starts, list)
+    return [start["command"] for start in starts]
+
+
+def read_settings(run_dir: Path) -> DictConfig:
+    """The config that a run was last started with.
+
+    Raises:
+        ValueError: it is not there, or unreadable.
+    """
+    try:
+        config = read_settings_file(run_dir / CONFIG)
+        if "max_steps" not in config:
+            raise ValueError("it is no config of a run")
+        check_config(config, origin=CONFIG)
+        return config
+    except ValueError as error:
+        raise _unreadable(run_dir, CONFIG, error) from error
+
+
+def _unreadable(run_dir: Path, name: str, error: Exception) -> ValueError:
+    return ValueError(
+        f"{run_dir} has a checkpoint, but {name}, which says what it is of, cannot be read ({error}). Bring it back from "
+        "a backup, choose another run_dir, or set resume=restart to remove the checkpoints and start anew"
+    )
+
+
+def this_start(config: DictConfig) -> Plain:
+    """What this process is: its command, versions, sources and machine."""
+    return {
+        "command": shlex.join(["ldm-train", *sys.argv[1:]]),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "packages": {name: version(name) for name in PACKAGES} | {"python": sys.version.split()[0]},
+        "git": {"ldm_train": git_state(Path(ldm_train.__file__).parent), "working_directory": git_state(Path.cwd())},
+        "devices": {"nodes": config.trainer.num_nodes, "each": config.trainer.devices, "batch": config.micro_batch_size},
+        "threads": torch.get_num_threads(),
+        "machine": [os.uname().machine, torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"],
+    }
+
+
+def tell_changes(before: Plain, now: Plain) -> None:
+    """Say why a continued run will not be, bit for bit, what it would have been."""
+    changed = [name for name in ("packages", "git", "devices", "threads", "machine") if before.get(name) != now[name]]
+    if changed:
+        print(f"note: {', '.join(changed)} changed since the last start, so it goes on to rounding, not bit for bit")
+
+
+def git_state(folder: Path) -> dict[str, str | bool] | None:
+    """The commit that a folder is at, and whether files differ from it; None where git keeps none of its files."""
+    try:
+        _, commit, status = (
+            subprocess.run(["git", "-C", folder, *words], capture_output=True, text=True, check=True, timeout=30).stdout
+            for words in (["ls-files", "--error-unmatch", "."], ["rev-parse", "HEAD"], ["status", "--porcelain", "-uno"])
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return {"commit": commit.strip(), "modified": bool(status.strip())}
+
+
+def _refuse_other_verb(run_dir: Path, config: DictConfig) -> None:
+    """Raise if the run there trained a network and this one trains an autoencoder, or the reverse.
+
+    Raises:
+        ValueError: restarting would remove the history and checkpoints of something else.
+    """
+    try:
+        there = read_settings_file(run_dir / CONFIG)
+    except ValueError:  # missing or damaged, so it cannot be compared
+        return
+    if ("network" in there) != ("network" in config):
+        verb = "train" if "network" in there else "train_autoencoder"
+        raise ValueError(f"run_dir={run_dir} is a run of `ldm-train {verb}`. Nothing was removed; choose another run_dir")
+
+
+def _start_anew(run_dir: Path) -> None:
+    """Remove what an earlier start wrote: its lines would be doubled. Nothing of a user's is, nor class pictures."""
+    remove_files(checkpoints(run_dir))  # the newest first: killed in between, the run is one that ended earlier
+    remove_unnamed_shares(last_checkpoint(run_dir).parent)
+    remove_files(written_files(run_dir, HISTORY))
+
+
+def set_threads(threads: int | None) -> None:
+    """CPU threads of this process; None leaves them to torch."""
+    if threads is not None:
+        torch.set_num_threads(threads)

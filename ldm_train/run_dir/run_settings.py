@@ -1,0 +1,63 @@
+"""What a run was told: its settings beside the defaults, and beside those of other runs."""
+
+import json
+from collections.abc import Sequence
+from os.path import commonpath
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from ldm_train.run_dir.reading import Plain, RunRead, settings
+from ldm_train.settings.compose import defaults
+
+NOT_OF_THE_RUN = {"run_dir", "resume", "debug", "max_time"}  # differ without a difference in what is trained
+ABSENT = "(none)"
+
+
+def names(paths: Sequence[Path]) -> list[str]:
+    """A short, different name for each run directory: what is left of its path without what all have in common."""
+    if len(paths) == 1:
+        return [paths[0].resolve().name]
+    whole = [path.resolve() for path in paths]
+    common = commonpath(whole)
+    short = [path.relative_to(common).as_posix() for path in whole]
+    return [path.name if name == "." else name for path, name in zip(whole, short, strict=True)]
+
+
+def differing(runs: Sequence[RunRead]) -> dict[str, list[str]]:
+    """Each setting that is not the same in all runs that have it, with its value in each; options in all runs."""
+    every = sorted({name for run in runs for name in run.settings} - NOT_OF_THE_RUN)
+    found = {name: [_told(run.settings, name) for run in runs] for name in every}
+    return {_short(name): values for name, values in found.items() if len(set(values) - _lacking(name)) > 1}
+
+
+def chosen(run: RunRead) -> list[tuple[str, str]]:
+    """The settings of a run that are not its verb's defaults."""
+    verb = "train_autoencoder" if run.of_autoencoder else "train"
+    shipped = dict(settings(OmegaConf.to_container(defaults(verb))))
+    kept = [name for name in run.settings if name not in NOT_OF_THE_RUN and run.settings[name] != shipped.get(name)]
+    return [(_short(name), _told(run.settings, name)) for name in kept]
+
+
+def every_setting(run: RunRead) -> list[tuple[str, str]]:
+    return [(_short(name), value(found)) for name, found in run.settings.items()]
+
+
+def value(found: object) -> str:
+    """As on a command line, about."""
+    return found if isinstance(found, str) else json.dumps(found)
+
+
+def _told(found: Plain, name: str) -> str:
+    text = value(found[name]) if name in found else ABSENT
+    return text.rpartition(".")[2] if name.endswith("._target_") else text
+
+
+def _lacking(name: str) -> set[str]:
+    """What is no difference: that a run chose another option than the one with this setting is told by the option."""
+    return {ABSENT} if "." in name and not name.endswith("._target_") else set()
+
+
+def _short(name: str) -> str:
+    """A constructor's setting is called as its group is."""
+    return name.removesuffix("._target_")

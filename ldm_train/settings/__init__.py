@@ -1,0 +1,1 @@
+"""The settings of each command: composed from `conf/`, checked, and turned into constructors."""

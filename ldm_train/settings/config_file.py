@@ -1,0 +1,134 @@
+"""`config=FILE.yaml`: a file of differences, as the words that it stands for, before those of the command line.
+
+A setting is written as in a run's `config.yaml` or in an experiment: `max_steps: 500`, `optimizer: {lr: 1.0e-3}`; an option
+of a group by its name, `schedule: cosine`, or in a defaults list, `- override /schedule: cosine`.
+"""
+
+import shlex
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+
+from hydra.core.override_parser.types import Quote, QuotedString
+from omegaconf import DictConfig, OmegaConf
+
+from ldm_train.settings.shipped import ConfigError, groups, groups_of, nearest, read, shipped
+from ldm_train.settings.trust import TRUST
+
+CONFIG = "config"
+
+
+def file_words(verb: str, path: str, *, chosen: Collection[str]) -> list[str]:
+    """The words that a file of settings stands for: options of groups first.
+
+    Args:
+        chosen: groups of which the command line chooses an option: the file's own, with its settings, is passed over.
+
+    Raises:
+        ConfigError: there is no such file, or it names an option that there is not.
+    """
+    if not Path(path).is_file():
+        raise ConfigError(f"{CONFIG}={path} is not there; it takes a YAML file of settings, such as a run's config.yaml")
+    config = OmegaConf.to_container(read(Path(path)))
+    assert isinstance(config, dict)
+    if refused := next((key for key in (TRUST, "hydra") if key in config), None):
+        raise ConfigError(
+            f"{refused} in {path} is refused: trust is granted on the command line only, and Hydra runs nothing"
+        )
+    _check_logger(config.get("logger"), path)
+    entries = config.pop("defaults", None)
+    choices, settings = dict(_default(entry, path) for entry in entries or []), []
+    for key, value in ((str(key), value) for key, value in config.items()):
+        if key in groups_of(verb) and not isinstance(value, dict):
+            choices[key] = value
+        elif key in groups_of(verb) and isinstance(value, dict) and "_target_" in value:
+            nearest_option, own = _constructor(verb, key, value)
+            choices |= {key: nearest_option} if nearest_option else {}
+            settings += [] if key in chosen else own
+        else:
+            settings += [] if key in chosen and key in choices else list(_settings(key, value))
+    for group, option in choices.items():
+        known = groups()[group]
+        if option is not None and option not in known:
+            told = f"{group}: {option} in {path} is no option; there are: {', '.join(known)}"
+            raise ConfigError(told + nearest(str(option), known))
+    words = [
+        f"~{group}" if option is None else f"{group}={option}" for group, option in choices.items() if group not in chosen
+    ]
+    return words + settings
+
+
+def _check_logger(node: object, path: str) -> None:
+    """Raise if a file gives a logger what its options do not list: such settings of wandb name programs and servers."""
+    listed = {str(key) for option in groups()["logger"] for key in shipped(f"logger/{option}")}
+    if further := sorted(str(key) for key in node if str(key) not in listed) if isinstance(node, dict) else []:
+        raise ConfigError(f"logger.{further[0]} in {path} is accepted on the command line only: +logger.{further[0]}=…")
+
+
+def _default(entry: object, path: str) -> tuple[str, object]:
+    """A group and its option, of an entry `override /group: option`."""
+    if isinstance(entry, dict) and len(entry) == 1:
+        [(words, option)] = entry.items()
+        group = str(words).split()[-1].lstrip("/")
+        if group in groups():
+            return group, option
+    raise ConfigError(f"{entry} in the defaults of {path} is not `override /GROUP: OPTION`")
+
+
+def _settings(key: str, value: object) -> Iterator[str]:
+    if isinstance(value, dict) and value:
+        for name, nested in value.items():
+            yield from _settings(f"{key}.{name}", nested)
+    else:
+        yield f"++{key}={text(value)}"  # whether there is such a setting is asked of the whole, which knows the file
+
+
+def shortest_words(group: str, node: Mapping[str, object]) -> list[str]:
+    """A group's whole settings as an option and what differs from it, as a shell takes them.
+
+    Args:
+        node: plain values, with the constructor's name.
+    """
+    name = nearest_option(group, node)
+    option = shipped(f"{group}/{name}") if name else {}
+    given = {
+        f"{'' if key in option else '++'}{group}.{key}": value for key, value in node.items() if option.get(key) != value
+    }
+    plain = [f"{key}={value if isinstance(value, str) else text(value)}" for key, value in given.items()]
+    return [shlex.quote(word) for word in ([f"{group}={name}"] if name else []) + plain]
+
+
+def _constructor(verb: str, group: str, node: dict[str, object]) -> tuple[str | None, list[str]]:
+    """A group's whole settings, with the constructor's name: the nearest option, and what differs from it."""
+    name = nearest_option(group, node)
+    before = shipped(f"{group}/{name}").keys() if name else _default_settings(verb, group)
+    gone = sorted((before | shipped(verb).get(group, {}).keys()) - node.keys())
+    # Hydra deletes nothing that is null.
+    return name, [*_settings(group, node), *(word.format(f"{group}.{key}") for key in gone for word in ("++{}=0", "~{}"))]
+
+
+def nearest_option(group: str, node: Mapping[str, object]) -> str | None:
+    """The option of the same constructor that differs in the fewest settings."""
+    options = {name: shipped(f"{group}/{name}") for name in groups()[group]}
+    unlike = {
+        name: sum(option.get(key) != value for key, value in node.items()) + len(option.keys() - node.keys())
+        for name, option in options.items()
+        if option.get("_target_") == node["_target_"]
+    }
+    return min(unlike, key=lambda name: unlike[name], default=None)
+
+
+def _default_settings(verb: str, group: str) -> set[str]:
+    """Of the option that the verb has unless it is told another."""
+    entries = [entry for entry in shipped(verb).defaults if isinstance(entry, DictConfig) and group in entry]
+    return {str(key) for entry in entries for key in shipped(f"{group}/{entry[group]}")}
+
+
+def text(value: object) -> str:
+    """A value as Hydra's grammar reads it."""
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{text(nested)}" for key, nested in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(text, value)) + "]"
+    if isinstance(value, str):
+        return QuotedString(value, Quote.double).with_quotes()
+    return "null" if value is None else str(value)

@@ -1,0 +1,195 @@
+"""What a config may name in `_target_`, and the objects that it stands for.
+
+Each group has an exact list: the constructors that its shipped options name, for `optimizer` also every optimizer of the
+libraries in `LIBRARIES`, and the classes and functions of packages that the command line trusts. The names are compared as
+text before anything is imported; a constructor where a plain value is expected is refused.
+"""
+
+import importlib
+import importlib.util
+import inspect
+from collections.abc import Callable, Mapping
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ldm_train.settings.shipped import folder, groups, shipped
+from ldm_train.settings.trust import NAME, TRUST, advice, current_grants
+
+LIBRARIES = {"optimizer": ("torch.optim", "bitsandbytes.optim")}  # modules of which every torch.optim.Optimizer is accepted
+NESTED = {("weighting", "base"): "weighting"}  # arguments that are objects: of which group
+EXTRAS = {"bitsandbytes": "eight_bit"}  # packages that an installation may lack, and the extra that brings each
+HYDRAS_OWN = {"_target_", "_partial_", "_args_", "_convert_", "_recursive_"}
+ANY = "*"  # the group of arguments of trusted code: objects of any group
+COMMANDS = {"ldm_train.data.sources.tar_shards.TarShards": "commands"}  # the argument by which a path may be a command
+
+
+def build(config: DictConfig, group: str, **values: object) -> Any:
+    """Return the object that a config of this group stands for, with further arguments; nested objects are built first.
+
+    A config with `_partial_: true` gives the constructor with its arguments bound. Lists and mappings arrive as Python's
+    own: an optimizer keeps what it is given, and a checkpoint with omegaconf's in it would not load.
+
+    Raises:
+        ValueError: a name that the group does not list, or arguments that the constructor does not take.
+    """
+    try:
+        plain = OmegaConf.to_container(config, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise ValueError(f"{group} has no value for a setting: {error}") from error
+    check_constructors(plain, group, name=group)
+    assert isinstance(plain, dict)
+    if (argument := COMMANDS.get(str(plain.get("_target_")))) is not None:
+        values[argument] = current_grants().commands
+    return _construct({str(key): value for key, value in plain.items()}, values, group)
+
+
+def check_config(config: DictConfig, *, origin: str) -> None:
+    """Raise if a whole config that a file holds names anything that may not be built, or grants trust.
+
+    Raises:
+        ValueError: it names the file and the setting; nothing was imported or run.
+    """
+    try:
+        plain = OmegaConf.to_container(config, throw_on_missing=False)
+        assert isinstance(plain, dict)
+        known = groups()
+        for key, value in plain.items():
+            if key == TRUST:
+                raise ValueError("trust is accepted on the command line only; a file cannot grant it")
+            check_constructors(value, str(key) if key in known else None, name=str(key))
+    except ValueError as error:
+        raise ValueError(f"{origin}: {error}") from error
+
+
+def check_constructors(value: object, group: str | None, *, name: str) -> None:
+    """Raise if a config names a constructor that its group does not list, at any depth; nothing is imported.
+
+    Args:
+        group: None where a plain value is expected.
+
+    Raises:
+        ValueError: it gives the setting's name and the constructor.
+    """
+    if isinstance(value, list):
+        for number, item in enumerate(value):
+            check_constructors(item, group if group == ANY else None, name=f"{name}[{number}]")
+    elif isinstance(value, str) and "${" in value:
+        raise ValueError(f"{name}={value} is an interpolation; give the value itself")
+    elif isinstance(value, Mapping):
+        inner: str | None = None
+        if value.keys() & HYDRAS_OWN:
+            _check_target(value, group, name)
+            inner = ANY if current_grants().cover(str(value["_target_"])) else group
+        for key, item in value.items():
+            nested = ANY if ANY in (inner, group) else NESTED.get((inner or "", str(key)))
+            check_constructors(item, nested, name=f"{name}.{key}")
+
+
+def may_build(target: object, group: str) -> bool:
+    """Return whether a group lists a constructor, or the command line trusts its package; nothing is imported."""
+    if not isinstance(target, str) or not NAME.fullmatch(target):
+        return False
+    if group == ANY:
+        return current_grants().cover(target) or any(may_build(target, known) for known in groups())
+    module = target.rpartition(".")[0]
+    return target in _listed(group) or module in LIBRARIES.get(group, ()) or current_grants().cover(target)
+
+
+def find_constructor(target: str, group: str) -> Callable[..., Any]:
+    """Import a constructor that `may_build` accepts.
+
+    Raises:
+        ValueError: it is not installed, not there, or neither a class nor a function of the expected kind.
+    """
+    assert may_build(target, group), target
+    module, _, name = target.rpartition(".")
+    package = target.partition(".")[0]
+    if package in EXTRAS and importlib.util.find_spec(package) is None:
+        raise ValueError(
+            f"_target_: {target} needs the package {package}, which is not installed: "
+            f"pip install 'ldm-train[{EXTRAS[package]}]', or choose another"
+        )
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"_target_: {target} is not there ({error})") from error
+    if module in LIBRARIES.get(group, ()):
+        from torch.optim import Optimizer
+
+        if not (inspect.isclass(found) and issubclass(found, Optimizer)):
+            raise ValueError(f"{group}._target_={target} is no optimizer; name one, such as torch.optim.AdamW")
+    elif target not in _all_listed() and not (
+        (inspect.isclass(found) or inspect.isfunction(found)) and current_grants().cover(f"{found.__module__}.")
+    ):
+        raise ValueError(f"_target_: {target} is neither a class nor a function that {package} defines")
+    return found
+
+
+def _check_target(node: Mapping[Any, object], group: str | None, name: str) -> None:
+    given = sorted(node.keys() & HYDRAS_OWN)
+    target = node.get("_target_")
+    if group is None:
+        raise ValueError(
+            f"{name} must be a plain value, and names a constructor ({', '.join(f'{key}: {node[key]}' for key in given)}); "
+            "nothing was run"
+        )
+    if not may_build(target, group):
+        accepted = sorted(_listed(group)) if group != ANY else []
+        listed = f" it may be {', '.join(accepted)}" if accepted else ""
+        libraries = "".join(f", or an optimizer of {library}" for library in LIBRARIES.get(group, ()))
+        raise ValueError(
+            f"{name}._target_={target} is not a constructor that this setting accepts;{listed}{libraries}; "
+            f"nothing was run{advice(str(target))}"
+        )
+    known = {(key, str(value)) for option in _options(group) for key, value in option.items()}
+    for key in given:
+        if key != "_target_" and (key, str(node[key])) not in known | {("_convert_", "all"), ("_partial_", "False")}:
+            raise ValueError(f"{name}.{key}={node[key]} is not accepted; nothing was run")
+
+
+def _options(group: str) -> list[dict[str, object]]:
+    return _options_in(folder(), group)
+
+
+@cache
+def _options_in(conf: Path, group: str) -> list[dict[str, object]]:
+    """Return what Hydra reads of the options of a group in a folder of configs: `_target_` and the like."""
+    names = groups().items() if group == ANY else [(group, groups().get(group, []))]
+    options = [shipped(f"{known}/{option}") for known, options in names for option in options]
+    return [{key: option[key] for key in HYDRAS_OWN & set(option)} for option in options]
+
+
+def _listed(group: str) -> set[str]:
+    return {str(option["_target_"]) for option in _options(group) if "_target_" in option}
+
+
+def _all_listed() -> set[str]:
+    return _listed(ANY)
+
+
+def _construct(node: Mapping[str, object], values: Mapping[str, object], group: str) -> Any:
+    make = find_constructor(str(node["_target_"]), group)
+    inner = ANY if current_grants().cover(str(node["_target_"])) else group
+    arguments = {key: _value(value, inner, key) for key, value in node.items() if key not in HYDRAS_OWN}
+    if node.get("_partial_"):
+        return partial(make, **arguments, **values)
+    try:
+        return make(**(arguments | dict(values)))
+    except (ValueError, OSError):
+        raise
+    except Exception as error:
+        raise ValueError(f"{node['_target_']}: {error}") from error
+
+
+def _value(value: object, group: str, key: str) -> object:
+    if isinstance(value, list):
+        return [_value(item, group, key) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if "_target_" in value:
+        return _construct(value, {}, ANY if group == ANY else NESTED[group, key])
+    return {name: _value(item, group, str(name)) for name, item in value.items()}

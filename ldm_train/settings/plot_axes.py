@@ -1,0 +1,147 @@
+"""The axes of an X/Y plot of pictures, as settings: what may vary along one, and what is refused at once."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import DictConfig, ListConfig
+
+from ldm_train.settings.shipped import groups, nearest, shipped
+
+AXES = ("x", "y")
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What varies along it, and the values there."""
+
+    name: str
+    values: list[object]
+
+    def labels(self) -> list[str]:
+        """Each value as it stands beside its row or column."""
+        if self == NONE:
+            return [""]
+        if self.name == "checkpoint":
+            return [str(value).rstrip("/") for value in self.values]
+        return [str(value) if self.name in ("prompt", "sampler") else f"{self.name} {value}" for value in self.values]
+
+
+NONE = Axis("", [None])
+
+
+def read_axes(config: DictConfig, prompts: list[str]) -> tuple[Axis, Axis]:
+    """The columns and the rows that a checked config asks for; an axis that it leaves out has one place."""
+    found = {name: _given(config, name) for name in AXES}
+    x, y = (
+        Axis(given[0], list(prompts) if given[0] == "prompt" else list(config[name][given[0]])) if given else NONE
+        for name, given in found.items()
+    )
+    return x, y
+
+
+def has_axes(config: DictConfig) -> bool:
+    return any(_given(config, name) for name in AXES)
+
+
+def problems(config: DictConfig) -> Iterator[str]:
+    """A message for each axis that cannot be drawn, of a plot or of an evaluation's sweep."""
+    for name in ("guidance", "steps") if "sweep" in config else ():
+        if config.sweep[name] is not None:
+            yield from _values(f"sweep.{name}", name, config.sweep[name])
+    if "x" not in config or "y" not in config:
+        return
+    for axis in AXES:
+        given = _given(config, axis)
+        if len(given) > 1:
+            yield f"{axis}.{given[0]} and {axis}.{given[1]} are two axes; give one of them to {_other(axis)}"
+        for name in given:
+            yield from _values(f"{axis}.{name}", name, config[axis][name])
+    for name in sorted(set(_given(config, "x")) & set(_given(config, "y"))):
+        yield f"x.{name} and y.{name} are the same axis twice; vary something else along one of them"
+    yield from _strip(config)
+
+
+def _strip(config: DictConfig) -> Iterator[str]:
+    """What contradicts an interpolation."""
+    if config.interpolate is None:
+        if config.to_seed is not None:
+            yield f"to_seed={config.to_seed} is where an interpolation's noise goes to; add interpolate=8, or vary x.seed"
+        return
+    for name, is_set in {"count": config.count != 1, "picture": config.picture is not None}.items():
+        if is_set:
+            yield f"{name}={config[name]} does not go with interpolate={config.interpolate}, a strip from noise alone"
+    if has_axes(config):
+        yield f"interpolate={config.interpolate} and axes are two kinds of plots; give one"
+
+
+def _given(config: DictConfig, axis: str) -> list[str]:
+    return [name for name in KINDS if config[axis][name] is not None]
+
+
+def _other(axis: str) -> str:
+    return "y" if axis == "x" else "x"
+
+
+def _values(told: str, name: str, values: object) -> Iterator[str]:
+    if name == "prompt":
+        if values is not True:
+            yield f"{told}={values} must be true: the axis' values are those of prompts=[…]"
+        return
+    if not isinstance(values, ListConfig) or not len(values):
+        yield f"{told}={values} must be a list of {KINDS[name].accepted}, such as {told}={KINDS[name].example}"
+        return
+    for value in values:
+        if not KINDS[name].holds(value):
+            hint = nearest(str(value), groups()["sampler"]) if name == "sampler" else ""
+            yield f"{told}={values}: {value} is not one of {KINDS[name].accepted}{hint}"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What the values of an axis are."""
+
+    accepted: str
+    example: str
+    holds: Callable[[object], bool]
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _whole(least: int) -> Callable[[object], bool]:
+    return lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _checkpoint(value: object) -> bool:
+    return value in ("ema", "raw") or (Path(str(value)) / "config.yaml").is_file() or is_file(value)
+
+
+def is_file(value: object) -> bool:
+    """Whether a checkpoint is an exported file that is there."""
+    return str(value).endswith(".safetensors") and Path(str(value)).is_file()
+
+
+KINDS: dict[str, Kind] = {
+    "guidance": Kind("numbers (of guidance.scale)", "[1,1.5,2]", _number),
+    "steps": Kind("whole numbers from 1", "[10,20]", _whole(1)),
+    "sampler": Kind(f"samplers ({', '.join(groups()['sampler'])})", "[ddim,heun]", lambda v: v in groups()["sampler"]),
+    "checkpoint": Kind("ema, raw, run directories and files of `ldm-train export`", "[ema,raw]", _checkpoint),
+    "prompt": Kind("", "", lambda value: value is True),
+    "seed": Kind("whole numbers", "[0,1,2]", _whole(0)),
+}
+
+
+def place(config: DictConfig, axis: Axis, value: object) -> None:
+    """Set what a place on an axis stands for, in a copy of the command's config."""
+    if axis.name == "guidance":
+        config.guidance.scale = value
+    elif axis.name == "sampler":
+        config.sampler = shipped(f"sampler/{value}")
+    elif axis.name == "checkpoint" and (value in ("ema", "raw") or is_file(value)):
+        config.weights = value
+    elif axis.name == "checkpoint":
+        config.run_dir = value
+    elif axis.name in ("steps", "seed"):
+        config[axis.name] = value

@@ -1,0 +1,76 @@
+"""The shipped configs as files: the groups with their options, and what to answer to a name that is not among them."""
+
+import difflib
+import importlib
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from ldm_train.settings.safe_yaml import read_settings_file
+
+
+class ConfigError(Exception):
+    """A command line that does not make a config: the message says which word and what is accepted."""
+
+
+def folder() -> Path:
+    """Where the configs lie: `conf/` of the repository, or `ldm_train/conf` of an installed wheel."""
+    return Path(next(iter(importlib.import_module("ldm_train.conf").__path__)))
+
+
+def groups() -> dict[str, list[str]]:
+    """Every config group and its options."""
+    found = {p: sorted(f.stem for f in p.glob("*.yaml")) for p in sorted(folder().iterdir()) if p.is_dir()}
+    return {p.name: names for p, names in found.items() if names}
+
+
+def read(path: Path) -> DictConfig:
+    """A YAML file of settings; an empty one has none.
+
+    Raises:
+        ConfigError: it is not there, not YAML, or no mapping.
+    """
+    try:
+        return read_settings_file(path)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+@cache
+def shipped(name: str) -> DictConfig:
+    """A shipped YAML file, such as "train" or "network/unet_small", as it is written; not to be changed."""
+    return read(folder() / f"{name}.yaml")
+
+
+@cache
+def groups_of(verb: str) -> dict[str, bool]:
+    """The groups that a verb uses, and whether it can do without each."""
+    entries = [str(key) for entry in shipped(verb).defaults if isinstance(entry, DictConfig) for key in entry]
+    return {entry.removeprefix("optional "): entry.startswith("optional ") for entry in entries}
+
+
+def dotted(config: DictConfig, prefix: str = "") -> list[str]:
+    """The names of all settings, at any depth."""
+    found = []
+    for key in map(str, config):
+        found.append(f"{prefix}{key}")
+        node = config._get_node(key)
+        if isinstance(node, DictConfig) and not node._is_none() and not node._is_missing():
+            found += dotted(node, f"{prefix}{key}.")
+    return found
+
+
+def none_chosen(group: str, setting: str) -> str:
+    """What to answer to a setting of a group of which no option is chosen."""
+    return (
+        f"{setting} is of the group {group}, and no option of it is chosen; "
+        f"add {group}=OPTION, one of: {', '.join(groups()[group])}"
+    )
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A suggestion to end a message with, or nothing."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""

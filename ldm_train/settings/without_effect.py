@@ -1,0 +1,261 @@
+"""Settings that were changed and change nothing: told at the start, since who set them expects something of them."""
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ldm_train.settings.compose import defaults
+from ldm_train.settings.shipped import ConfigError, dotted, read
+from ldm_train.util.safe_json import read_object
+
+FITTING = ("train", "train_autoencoder", "check")
+DRAWING = ("sampler", "spacing", "guidance", "steps")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Settings, or groups of them, that have no effect under a condition.
+
+    Args:
+        because: the condition, as a person would be told; `{name}` stands for a setting's value, as in `{max_steps}`.
+    """
+
+    verbs: tuple[str, ...]
+    names: tuple[str, ...]
+    holds: Callable[[DictConfig], bool]
+    because: str
+
+
+def every(name: str) -> Rule:
+    """Something that is done every so many steps is done at the end of a shorter run alone."""
+    return Rule(
+        FITTING, (name,), lambda c: steps(c, name) > c.max_steps, f"max_steps={{max_steps}}, at whose end {DONE[name]}"
+    )
+
+
+DONE = {
+    "checkpoint.every": "a checkpoint is written anyway",
+    "validation.every": "held-out examples are measured anyway",
+    "pictures.every": "pictures are drawn anyway",
+    "metrics.every": "pictures are measured anyway",
+}
+
+RULES = (
+    Rule(
+        ("train",),
+        ("crop", "background", "max_pixels", "dtype"),
+        lambda c: c.cache is not None,
+        "a cache is given, whose pictures are encoded already",
+    ),
+    Rule(
+        ("train", "check"),
+        ("cache_repeats", "cache_shares"),
+        lambda c: c.cache is not None and caches(c) == 1,
+        "there is one cache, of which every epoch is all",
+    ),
+    Rule(
+        ("train",),
+        ("pictures.count", "pictures.every", "pictures.guidance", "pictures.steps", "pictures.seed"),
+        lambda c: draws_none(c),
+        "pictures.prompts=[] draws no pictures",
+    ),
+    Rule(
+        ("train",),
+        ("sampler",),
+        lambda c: draws_none(c) and not measures(c),
+        "pictures.prompts=[] draws no pictures, and none are measured",
+    ),
+    Rule(
+        ("train", "check"),
+        ("metrics.every", "metrics.count", "metrics.steps", "metrics.seed"),
+        lambda c: c.metrics.every is not None and not measures(c),
+        "without features and clip_score, no pictures are measured",
+    ),
+    Rule(
+        ("train", "check"),
+        ("features", "clip_score", "metrics.count", "metrics.steps", "metrics.seed"),
+        lambda c: c.metrics.every is None,
+        "metrics.every=null measures no pictures",
+    ),
+    Rule(
+        ("train",),
+        ("held_out",),
+        lambda c: bool(held(c)) and all(held(c)),
+        "the cache's source names its held-out pictures itself",
+    ),
+    Rule(
+        ("train",),
+        ("validation.every", "validation.repeats", "validation.bins", "validation.examples"),
+        lambda c: c.held_out == 0 and bool(held(c)) and not any(held(c)),
+        "held_out=0, and the cache's source names no held-out pictures",
+    ),
+    Rule(
+        ("train", "check"),
+        ("prior.count", "prior.weight", "prior.steps", "prior.seed"),
+        lambda c: c.prior.prompts is None,
+        "prior.prompts names no class pictures",
+    ),
+    *map(every, DONE),
+    Rule(FITTING, ("checkpoint.best_is",), lambda c: c.checkpoint.best is None, "checkpoint.best names no metric"),
+    Rule(
+        ("train", "check"),
+        ("ema.start_step",),
+        lambda c: steps(c, "ema.start_step") >= c.max_steps,
+        "max_steps={max_steps} end before it, and until then the average is the weights themselves",
+    ),
+    Rule(
+        ("train",),
+        ("guidance.weak",),
+        lambda c: c.guidance._target_.endswith("classifier_free"),
+        "guidance=classifier_free guides away from the empty caption; a weaker model goes with guidance=autoguidance",
+    ),
+    Rule(
+        ("train", "train_autoencoder", "encode", "check"),
+        ("trainer.strategy",),
+        lambda c: c.trainer.devices == 1 and c.trainer.num_nodes == 1 and "WORLD_SIZE" not in os.environ,
+        "trainer.devices=1 is one process",
+    ),
+    Rule(FITTING, ("trainer.benchmark",), lambda c: c.trainer.accelerator == "cpu", "it is of a GPU's convolutions"),
+    Rule(
+        ("sample",),
+        ("guidance.rescale", "guidance.interval", "negative_prompt"),
+        lambda c: c.guidance.scale == 1 and c.x.guidance is None and c.y.guidance is None,
+        "guidance.scale=1 is no guidance",
+    ),
+    Rule(
+        ("sample",),
+        ("negative_prompt",),
+        lambda c: c.guidance._target_.endswith("autoguidance"),
+        "guidance=autoguidance leads away from a weaker model",
+    ),
+    Rule(
+        ("evaluate",),
+        (*DRAWING, "seed"),
+        lambda c: (
+            evaluation(c).endswith("HeldOut") and c.pictures is None and not (c.get("features") or c.get("clip_score"))
+        ),
+        "evaluation=held_out, without features and clip_score, draws no pictures",
+    ),
+    Rule(
+        ("evaluate",),
+        (*DRAWING, "seed", "weights", "samples", "batch_size", "devices", "cache"),
+        lambda c: c.pictures is not None,
+        "pictures={pictures} are there already",
+    ),
+    Rule(
+        ("evaluate",),
+        ("sampler", "spacing", "weights"),
+        lambda c: c.pipeline is not None,
+        "a pipeline brings its own",
+    ),
+    Rule(
+        ("evaluate",),
+        ("real",),
+        lambda c: c.get("features") is None,
+        "features=null compares no pictures",
+    ),
+)
+
+WARNINGS: tuple[tuple[tuple[str, ...], Callable[[DictConfig], bool], str], ...] = (
+    (
+        ("train", "check"),
+        lambda c: c.caption_dropout == 0 and c.guidance._target_.endswith("classifier_free") and c.guidance.scale != 1,
+        "caption_dropout=0 never trains the empty caption, from which guidance.scale={guidance.scale} leads away; "
+        "set caption_dropout=0.1, or guidance.scale=1",
+    ),
+    (
+        FITTING,
+        lambda c: steps(c, "lr_schedule.warmup_steps") >= c.max_steps,
+        "lr_schedule.warmup_steps={lr_schedule.warmup_steps} is all of max_steps={max_steps}: optimizer.lr={optimizer.lr} "
+        "is reached at the end at most",
+    ),
+    (FITTING, lambda c: select(c, "optimizer.lr") == 0, "optimizer.lr=0 trains nothing"),
+    (
+        ("train", "train_autoencoder", "encode"),
+        lambda c: c.trainer.num_nodes > 1 and not {"MASTER_ADDR", "SLURM_NTASKS"} & os.environ.keys(),
+        "trainer.num_nodes={trainer.num_nodes} waits for the other nodes: start the same command on each, with MASTER_ADDR, "
+        "MASTER_PORT and NODE_RANK set; MASTER_ADDR is not",
+    ),
+)
+
+
+def notes(verb: str, config: DictConfig) -> list[str]:
+    """A line for each setting that differs from the verb's default to no effect, and for what trains badly."""
+    lines = []
+    for rule in RULES:
+        if verb in rule.verbs and rule.holds(config):
+            changed = [told for name in rule.names for told in _changed(verb, config, name)]
+            if changed:
+                effect = "has no effect" if len(changed) == 1 else "have no effect"
+                lines.append(f"note: {', '.join(changed)} {effect}: {_filled(rule.because, config)}")
+    bad = [text for verbs, holds, text in WARNINGS if verb in verbs and holds(config)]
+    return lines + [f"warning: {_filled(text, config)}" for text in bad]
+
+
+def select(config: DictConfig, name: str) -> object:
+    """A setting by its dotted name; None where there is no such."""
+    return OmegaConf.select(config, name, throw_on_missing=False)
+
+
+def steps(config: DictConfig, name: str) -> float:
+    """The same where it counts steps; 0 where there is no such."""
+    value = select(config, name)
+    return value if isinstance(value, int | float) else 0
+
+
+def draws_none(config: DictConfig) -> bool:
+    """Whether a run draws no pictures to be looked at."""
+    return config.pictures.prompts is not None and not config.pictures.prompts
+
+
+def measures(config: DictConfig) -> bool:
+    """Whether a run draws pictures to be measured."""
+    return config.metrics.every is not None and any(config.get(name) is not None for name in ("features", "clip_score"))
+
+
+def caches(config: DictConfig) -> int:
+    return len(config.cache) if isinstance(config.cache, ListConfig) else 1
+
+
+def held(config: DictConfig) -> list[bool]:
+    """Of each cache, whether its source named held-out pictures; none where that cannot be read, which others will tell."""
+    folders = config.cache if isinstance(config.cache, ListConfig) else [config.cache] if config.cache else []
+    try:
+        return [read_object(Path(f) / "manifest.json")["held_out"] not in (0, None) for f in folders]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def evaluation(config: DictConfig) -> str:
+    """The constructor of what `evaluate` measures: its own, or the run's."""
+    if config.get("evaluation") is not None:
+        return str(config.evaluation._target_)
+    if config.run_dir is None:
+        return ""
+    try:
+        return str(select(read(Path(config.run_dir) / "config.yaml"), "evaluation._target_"))
+    except (ConfigError, OmegaConfBaseException):
+        return ""
+
+
+def _changed(verb: str, config: DictConfig, name: str) -> Iterator[str]:
+    """How a setting, or each of a group, that differs from the verb's default was written."""
+    value, default = select(config, name), select(defaults(verb), name)
+    if not isinstance(value, DictConfig):
+        if value != default:
+            yield f"{name}={value}"
+    elif not isinstance(default, DictConfig) or value.get("_target_") != default.get("_target_"):
+        yield name
+    else:
+        for key in dotted(value):
+            if not isinstance(select(value, key), DictConfig):
+                yield from _changed(verb, config, f"{name}.{key}")
+
+
+def _filled(text: str, config: DictConfig) -> str:
+    return re.sub(r"\{([\w.]+)\}", lambda found: str(select(config, found[1])), text)

@@ -1,1 +1,0 @@
-"""What `evaluate` measures, and how it tells it."""

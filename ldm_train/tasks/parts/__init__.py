@@ -1,1 +1,0 @@
-"""What a config's parts are made into."""

@@ -1,1 +1,0 @@
-"""What `sample` draws, and how."""

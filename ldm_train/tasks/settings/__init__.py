@@ -1,1 +1,0 @@
-"""What people write: configs composed, checked, described."""

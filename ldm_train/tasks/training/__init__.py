@@ -1,1 +1,0 @@
-"""What `train` alone assembles."""

@@ -1,0 +1,1 @@
+"""Write and find checkpoints."""

@@ -1,0 +1,174 @@
+"""Moving averages of the trained weights, beside the raw ones."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning import Callback
+from torch import Tensor
+
+from ldm_train.training.callbacks.step_log import step_ended
+from ldm_train.training.ema.profiles import Decay, Power, Profile
+from ldm_train.training.ema.snapshots import SnapshotSettings
+from ldm_train.training.module import NoisePredictorTraining
+from ldm_train.training.optimization.sharding import swap
+from ldm_train.training.optimization.strides import match_strides
+
+Weights = Mapping[str, Tensor]
+
+
+class EMA(Callback):
+    """average <- average + (1 - kept(n)) (weights - average) at the n-th update, for one or several profiles of `kept`.
+
+    Args:
+        profiles: the first one's is `average`: the one that draws, validates and is sampled.
+        start_step: optimizer steps for which every average is the weights as they are; it starts from those of the last.
+        snapshots: how the averages are stored for a later reconstruction; None: not at all.
+        offload: keep them in the CPU's memory, to which the weights are copied at each step.
+    """
+
+    def __init__(
+        self,
+        profiles: Sequence[Profile] = (Decay(),),
+        *,
+        start_step: int = 0,
+        snapshots: SnapshotSettings | None = None,
+        offload: bool = False,
+    ) -> None:
+        names = [profile.name for profile in profiles]
+        if not names or len(set(names)) < len(names):
+            raise ValueError(f"ema averages {names or 'nothing'}; give at least one, and none twice")
+        if start_step < 0:
+            raise ValueError(f"ema.start_step={start_step} must be 0 (from the first step on) or more optimizer steps")
+        self.profiles = tuple(profiles)
+        self.start_step = start_step
+        self.snapshots = snapshots
+        self.offload = offload
+        self.updates = 0
+        self.averages: dict[str, Weights] = {}
+        self._weights: list[Tensor] = []
+
+    @property
+    def average(self) -> Weights:
+        return self.averages[self.profiles[0].name]
+
+    @property
+    def number(self) -> int:
+        """Of the latest update since the averages started; 0 or less before."""
+        return self.updates - self.start_step
+
+    @property
+    def state_key(self) -> str:
+        return "EMA"  # a name in checkpoints, whatever the class is called
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.start(pl_module)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: object, batch_idx: int
+    ) -> None:
+        if step_ended(trainer, batch_idx):
+            self.update(pl_module)
+
+    def start(self, pl_module: pl.LightningModule) -> None:
+        """Start from the weights as they are, or go on from the averages that were loaded."""
+        weights = _trained(pl_module)
+        self._weights = list(weights.values())  # walking all modules at every step would take a CPU a percent of it
+        loaded = self.averages or {profile.name: weights for profile in self.profiles}
+        self.averages = {
+            profile: {
+                name: match_strides(average[name].detach(), p).to(self._place(p), copy=True) for name, p in weights.items()
+            }
+            for profile, average in loaded.items()
+        }
+
+    @torch.no_grad()
+    def update(self, pl_module: pl.LightningModule) -> None:
+        """Follow the weights after an optimizer step."""
+        self.updates += 1
+        assert isinstance(pl_module, NoisePredictorTraining)
+        weights = [p.detach().to(self._place(p)) for p in self._weights] if self.offload else self._weights
+        for profile in self.profiles:
+            averages = list(self.averages[profile.name].values())
+            share = (self.share(profile) * pl_module.applied.double()).to(averages[0])  # 0 where the step was left out
+            torch._foreach_lerp_(averages, weights, [share] * len(averages))
+
+    def _place(self, parameter: Tensor) -> torch.device:
+        return torch.device("cpu") if self.offload else parameter.device
+
+    def share(self, profile: Profile) -> float:
+        """Of the weights in the latest update of a profile's average; all of them, a copy, before the start."""
+        return 1 - profile.kept(self.number) if self.number > 0 else 1.0
+
+    @contextmanager
+    def swapped(self, pl_module: pl.LightningModule) -> Iterator[None]:
+        """The averaged weights in the raw ones' place, which come back whatever happens."""
+        weights = _trained(pl_module)
+        raw: dict[str, Tensor] = {}
+        try:
+            for name, p in weights.items():
+                raw[name] = swap(p, self.average[name].to(p.device))
+            yield
+        finally:
+            for name, value in raw.items():
+                swap(weights[name], value)
+
+    def state_dict(self) -> dict[str, object]:
+        first, *others = self.profiles
+        return {
+            "updates": self.updates,
+            "start_step": self.start_step,
+            "profile": first.name,
+            "average": self.average,
+            "others": {profile.name: self.averages[profile.name] for profile in others},
+        }
+
+    def load_state_dict(self, state_dict: dict[str, object]) -> None:
+        updates = state_dict["updates"]
+        assert isinstance(updates, int)
+        stored = _stored(state_dict)
+        self.updates, self.averages = updates, {profile.name: stored[profile.name] for profile in self.profiles}
+
+
+def decaying(*, decay: float = 0.999, start_step: int = 0, offload: bool = False) -> EMA:
+    """One average that forgets exponentially."""
+    return EMA([Decay(decay)], start_step=start_step, offload=offload)
+
+
+def power(
+    *,
+    lengths: Sequence[float] = (0.10, 0.05),
+    start_step: int = 0,
+    snapshot_every: int = 500,
+    dtype: str = "float32",
+    offload: bool = False,
+) -> EMA:
+    """Averages over a constant share of the run, stored as it goes, from which any other length can be made afterwards.
+
+    Args:
+        lengths: the averages' standard deviations as shares of the run; the first one is drawn, validated and sampled.
+        snapshot_every: optimizer steps; also at the end.
+        dtype: of the snapshots.
+    """
+    if not isinstance(lengths, Sequence):
+        raise ValueError(f"ema.lengths={lengths} must be a list, such as [0.10,0.05]")
+    return EMA(
+        [Power(length) for length in lengths],
+        start_step=start_step,
+        snapshots=SnapshotSettings(snapshot_every, dtype),
+        offload=offload,
+    )
+
+
+def _stored(state_dict: Mapping[str, object]) -> dict[str, Weights]:
+    """The averages in a checkpoint by their profiles; older ones held one, of a decay."""
+    average, others = state_dict["average"], state_dict.get("others", {})
+    assert isinstance(average, dict)
+    assert isinstance(others, dict)
+    return {str(state_dict.get("profile", "decay")): average, **others}
+
+
+def _trained(pl_module: pl.LightningModule) -> Mapping[str, torch.nn.Parameter]:
+    assert isinstance(pl_module, NoisePredictorTraining)
+    return pl_module.trained_parameters()

@@ -1,0 +1,1 @@
+"""Optimizers, LR schedules, gradients, micro-batches, and sharding over processes."""

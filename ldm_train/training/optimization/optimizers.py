@@ -1,0 +1,30 @@
+"""Optimizers and LR schedules in the form the Trainer takes."""
+
+from collections.abc import Callable
+
+import pytorch_lightning as pl
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.optimizer import ParamsT
+
+from ldm_train.training.optimization.lr_schedules import LRSchedule
+from ldm_train.training.optimization.parameter_groups import ALIKE, ParameterGroups
+
+
+def optimizer_and_schedule(
+    module: pl.LightningModule,
+    make_optimizer: Callable[[ParamsT], Optimizer],
+    lr_schedule: LRSchedule,
+    parameter_groups: ParameterGroups = ALIKE,
+) -> OptimizerLRScheduler:
+    """An optimizer of the module's trained parameters, each group's rate following `lr_schedule` by optimizer steps.
+
+    Raises:
+        ValueError: the schedule does not fit into the run.
+    """
+    max_steps = module.trainer.max_steps
+    lr_schedule.check(max_steps)
+    optimizer = make_optimizer([dict(group) for group in parameter_groups(module.named_parameters())])
+    rate = LambdaLR(optimizer, lambda step: lr_schedule(step, max_steps))
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": rate, "interval": "step"}}

@@ -1,0 +1,76 @@
+"""The validation loss: on held-out examples, with draws fixed per example, so that two checkpoints meet the same noise."""
+
+from contextlib import nullcontext
+
+import pytorch_lightning as pl
+from pytorch_lightning import Callback
+
+from ldm_train.training.callbacks.spent import Spent
+from ldm_train.training.callbacks.step_log import is_due
+from ldm_train.training.ema.ema import EMA
+from ldm_train.training.loggers.dashboards import log_record, log_scalars
+from ldm_train.training.module import NoisePredictorTraining
+from ldm_train.training.validation.held_out import held_out_losses
+
+
+class Validation(Callback):
+    """Logs `validation_loss` and `validation_noise_mse`, with intervals and by log-SNR, of the averaged and the raw weights.
+
+    They are computed in the training's precision. Names without `raw` are of the averaged weights; the bins are scalars, and
+    lines of `validation.jsonl`.
+
+    Args:
+        every: optimizer steps; also at the end of the run.
+        batch_size: examples of one forward pass, over which the loss does not depend.
+        repeats: timesteps per example.
+        bins: of log-SNR; fewer where there are few examples.
+        examples: at most so many, evenly spread over those held out; None for all.
+        spent: what its time is added to.
+    """
+
+    def __init__(
+        self,
+        ema: EMA,
+        *,
+        every: int,
+        batch_size: int = 64,
+        repeats: int = 4,
+        bins: int = 8,
+        examples: int | None = None,
+        spent: Spent | None = None,
+    ) -> None:
+        self.spent = spent or Spent()
+        self.ema = ema
+        self.every = every
+        self.batch_size = batch_size
+        self.repeats = repeats
+        self.bins = bins
+        self.examples = examples
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: object, batch_idx: int
+    ) -> None:
+        if not is_due(trainer, batch_idx, every=self.every):
+            return
+        assert isinstance(pl_module, NoisePredictorTraining)
+        with self.spent("validation"):
+            self._measure(trainer, pl_module)
+
+    def _measure(self, trainer: pl.Trainer, module: NoisePredictorTraining) -> None:
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        for weights in ("ema", "raw") if len(data.held_out) else ():
+            with self.ema.swapped(module) if weights == "ema" else nullcontext():
+                found = held_out_losses(
+                    module,
+                    data,
+                    batch_size=self.batch_size,
+                    repeats=self.repeats,
+                    bins=self.bins,
+                    examples=self.examples,
+                    rank=trainer.global_rank,
+                    world=trainer.world_size,
+                )
+            suffix = "" if weights == "ema" else "_raw"
+            log_scalars(trainer, {f"validation_{name}": value for name, value in found.scalars(suffix).items()})
+            log_scalars(trainer, found.bins(f"validation_bins{suffix}/"))
+            log_record(trainer, "validation", {"weights": weights, **found.record()})

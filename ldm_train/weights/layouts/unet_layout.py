@@ -1,0 +1,155 @@
+"""The U-Net's weights by the names of diffusers' UNet2DConditionModel, and back, bit for bit.
+
+Their networks are ours with `extra_up_block=True` and `patch_size=1`; `scale_shift` is `resnet_time_scale_shift` there.
+Each level of theirs is a stretch of our flat lists, as long as its blocks and the one convolution that changes the side.
+Theirs have separate keys and values where ours are one weight, and their transformers may project by 1x1 convolutions.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+
+from torch import Tensor
+
+from ldm_train.weights.tensor_mapping import Piece, refuse_differences, shapes_of
+
+Names = tuple[str, ...]
+
+OUTER = {
+    "conv_in": "conv_in",
+    "time.linear_1": "time_embedding.linear_1",
+    "time.linear_2": "time_embedding.linear_2",
+    "vector": "class_embedding",
+    "norm_out": "conv_norm_out",
+    "conv_out": "conv_out",
+}
+RESIDUAL = {
+    "norm_1": "norm1",
+    "conv_1": "conv1",
+    "embedding": "time_emb_proj",
+    "norm_2": "norm2",
+    "conv_2": "conv2",
+    "shortcut": "conv_shortcut",
+}
+TRANSFORMER: dict[str, Names] = {
+    "norm": ("norm",),
+    "proj_in": ("proj_in",),
+    "norm_self": ("transformer_blocks.0.norm1",),
+    "self_attention.to_q": ("transformer_blocks.0.attn1.to_q",),
+    "self_attention.to_kv": ("transformer_blocks.0.attn1.to_k", "transformer_blocks.0.attn1.to_v"),
+    "self_attention.to_out": ("transformer_blocks.0.attn1.to_out.0",),
+    "norm_cross": ("transformer_blocks.0.norm2",),
+    "cross_attention.to_q": ("transformer_blocks.0.attn2.to_q",),
+    "cross_attention.to_kv": ("transformer_blocks.0.attn2.to_k", "transformer_blocks.0.attn2.to_v"),
+    "cross_attention.to_out": ("transformer_blocks.0.attn2.to_out.0",),
+    "norm_feed": ("transformer_blocks.0.norm3",),
+    "feed_forward.to_hidden": ("transformer_blocks.0.ff.net.0.proj",),
+    "feed_forward.to_out": ("transformer_blocks.0.ff.net.2",),
+    "proj_out": ("proj_out",),
+}
+PROJECTIONS = ("proj_in.weight", "proj_out.weight")
+LEVELS = "class_embedding.weight"
+
+
+def from_diffusers(state: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """diffusers' weights under our names.
+
+    Args:
+        like: the `state_dict()` of the network that shall have them, for its names and shapes; meta tensors will do.
+
+    Raises:
+        ValueError: weights are missing, left over or of another shape, or the network has no counterpart in diffusers.
+    """
+    table = ours_of_theirs(like, state)
+    refuse_differences(table, shapes_of(state), shapes_of(like))
+    return {ours: piece(state) for ours, piece in table.items()}
+
+
+def to_diffusers(
+    state: Mapping[str, Tensor], like: Mapping[str, Tensor], *, linear_projection: bool, noise_levels: bool = False
+) -> dict[str, Tensor]:
+    """Our weights under diffusers' names.
+
+    Args:
+        like: the `state_dict()` of the network that they are from, for its names and shapes; meta tensors will do.
+        linear_projection: diffusers' `use_linear_projection`: True for Stable Diffusion 2.x, False for 1.x.
+        noise_levels: the vector is one of `num_class_embeds` levels, as in the x4 upscaler, and no projection.
+
+    Raises:
+        ValueError: weights are missing, left over or of another shape, or the network has no counterpart in diffusers.
+    """
+    table = theirs_of_ours(like, linear_projection=linear_projection, noise_levels=noise_levels)
+    same = {name: Piece((name,)) for name in like}
+    refuse_differences(same, shapes_of(state), shapes_of(like))
+    return {theirs: piece(state).clone() for theirs, piece in table.items()}
+
+
+def ours_of_theirs(ours: Iterable[str], theirs: Iterable[str]) -> dict[str, Piece]:
+    """How each of our tensors is made of diffusers', of which these are there.
+
+    A class embedding without bias is a table of noise levels, a row each: our linear layer of one-hot vectors.
+    """
+    table = {
+        name: Piece(names, turn="matrix" if name.endswith(PROJECTIONS) else "") for name, names in their_names(ours).items()
+    }
+    there = set(theirs)
+    if "vector.weight" in table and "class_embedding.bias" not in there and LEVELS in there:
+        table |= {"vector.weight": Piece((LEVELS,), turn="transposed"), "vector.bias": Piece((LEVELS,), turn="zeros")}
+    return table
+
+
+def theirs_of_ours(ours: Iterable[str], *, linear_projection: bool, noise_levels: bool = False) -> dict[str, Piece]:
+    """How each of diffusers' tensors is made of ours; see `to_diffusers`."""
+    table = {}
+    for name, names in their_names(ours).items():
+        for number, theirs in enumerate(names):
+            convolution = theirs.endswith(PROJECTIONS) and not linear_projection
+            table[theirs] = Piece((name,), (number, len(names)), "convolution" if convolution else "")
+    if noise_levels:
+        del table["class_embedding.bias"]
+        table[LEVELS] = Piece(("vector.weight", "vector.bias"), turn="table")
+    return table
+
+
+def their_names(ours: Iterable[str]) -> dict[str, Names]:
+    """Each of a network's names to diffusers' one, or two where our weight is the two concatenated.
+
+    Raises:
+        ValueError: the network has no counterpart in diffusers.
+    """
+    ours = list(ours)
+    unknown = [name for name in ours if not _is_known(name)]
+    if unknown:
+        raise ValueError(f"diffusers' layout has no place for {', '.join(unknown[:5])}: this is not our U-Net's name")
+    places = {side: {int(name.split(".")[1]) for name in ours if name.startswith(side)} for side in ("down.", "up.")}
+    halvings = [int(name.split(".")[1]) for name in ours if name.startswith("down.") and name.count(".") == 2]
+    blocks = min(halvings, default=len(places["down."]))
+    levels = (len(places["down."]) + 1) // (blocks + 1)
+    if len(places["up."]) != levels * (blocks + 2) - 1:
+        raise ValueError("diffusers' layout has no place for a network with network.extra_up_block=false")
+    return {name: _their_name(name, blocks) for name in ours}
+
+
+def _their_name(name: str, blocks: int) -> Names:
+    module, _, kind = name.rpartition(".")
+    if module in OUTER:
+        return (f"{OUTER[module]}.{kind}",)
+    side, place, *rest = module.split(".")
+    if side == "middle":
+        level, index = "mid_block", int(place)
+    else:
+        number, index = divmod(int(place), blocks + (1 if side == "down" else 2))
+        level = f"{side}_blocks.{number}"
+    if not rest:
+        return (f"{level}.{side}samplers.0.conv.{kind}",)
+    if rest[0] == "residual":
+        return (f"{level}.resnets.{index}.{RESIDUAL[rest[1]]}.{kind}",)
+    return tuple(f"{level}.attentions.{index}.{part}.{kind}" for part in TRANSFORMER[".".join(rest[1:])])
+
+
+def _is_known(name: str) -> bool:
+    module = name.rpartition(".")[0]
+    place = re.fullmatch(r"(?:down|middle|up)\.\d+(?:\.residual\.(.+)|\.transformer\.(.+))?", module)
+    if place is None:
+        return module in OUTER
+    residual, transformer = place.groups()
+    return (residual is None or residual in RESIDUAL) and (transformer is None or transformer in TRANSFORMER)

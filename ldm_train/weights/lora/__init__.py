@@ -1,0 +1,1 @@
+"""Low-rank adapters as named tensors: their files, layouts and names."""

@@ -1,0 +1,298 @@
+"""Sweeps: what is run, under which names, in what order of checks, and how it ends; jobs are processes of their own."""
+
+import json
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from ldm_train.cli.sweep import expand, sweep
+from ldm_train.cli.sweep_jobs import LONGEST, Jobs, job_name
+from ldm_train.settings.compose import ConfigError, compose, groups
+
+TRAIN = ["cache=x", "run_dir=out/s"]
+
+
+@pytest.fixture
+def codes(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[list[str]]]:
+    """`codes(0, 1)`: the jobs end with these at once; gives the list that their commands will be in."""
+
+    def answer(*values: int) -> list[list[str]]:
+        left: Iterator[int] = iter(values)
+        started: list[list[str]] = []
+
+        def run(self: Jobs, command: list[str]) -> int:
+            started.append(command)
+            return next(left)
+
+        monkeypatch.setattr(Jobs, "run", run)
+        return started
+
+    return answer
+
+
+def names(*words: str) -> list[str]:
+    return [Path(job.directory).name for job in expand("train", [*TRAIN, *words])]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["seed=0,1"], ["seed=0", "seed=1"]),
+        (["seed=choice(3)"], ["seed=3"]),
+        (["seed=range(1,4)"], ["seed=1", "seed=2", "seed=3"]),
+        (
+            ["seed=0,1", "optimizer.lr=1e-3,1e-4"],
+            [f"optimizer.lr={lr},seed={seed}" for seed in (0, 1) for lr in ("0.001", "0.0001")],
+        ),
+        (["schedule=glob(*linear)"], ["schedule=linear", "schedule=scaled_linear"]),
+        (["seed=5", "seed=0,1"], ["seed=0", "seed=1"]),
+        (["seed=0,1", "seed=4,5"], ["seed=4", "seed=5"]),
+        (["+network.resample=a,b"], ["network.resample=a", "network.resample=b"]),
+    ],
+)
+def test_the_words_are_hydras_and_name_the_directories(words: list[str], expected: list[str]) -> None:
+    assert names(*words) == expected
+
+
+def test_a_glob_takes_all_options() -> None:
+    assert names("sampler=glob(*)") == [f"sampler={option}" for option in groups()["sampler"]]
+
+
+def test_names_stay_when_values_are_added_and_words_change_places() -> None:
+    before = names("seed=0,1", "optimizer.lr=1e-3,1e-4")
+    assert set(before) < set(names("optimizer.lr=0.0001,0.001,0.01", "max_steps=5", "seed=0,1,2"))
+
+
+@pytest.mark.parametrize("value", ["a/b", "../../x", "[16,32]", "'a b'", "ä", "x" * 500, "a\x00b", "*", "~"])
+def test_a_name_is_one_folder_on_any_file_system(value: str) -> None:
+    name = job_name({"network.weights": value})
+    assert "/" not in name
+    assert name.isascii()
+    assert name.isprintable()
+    assert not set(name) & set("*?<>|:\"\\' ~[]")
+    assert len(name) <= LONGEST + 9
+
+
+def test_what_is_replaced_or_cut_in_names_does_not_make_them_the_same() -> None:
+    values = ["a/b", "a_b", "a*b", "x" * 500, "x" * 501, "x" * 500 + "y"]
+    assert len({job_name({"prompts": value}) for value in values}) == len(values)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["seed=3"], "sweeps nothing: give a setting of train several values, as in seed=0,1"),
+        (["seed=0,1", "run_dir=a,b"], "needs run_dir=…, the one folder in which each job has its own"),
+        (["seed=0,1", "run_dir=null"], "needs run_dir=…"),
+        (["seed=interval(0,1)"], "does not support sweep type"),
+        (["seed=0,[1"], "'seed=0,[1' cannot be read"),
+        (
+            ["seed=0,1", "batchsize=3"],
+            "job 1 of 2 (seed=0): unknown setting 'batchsize' of train; did you mean 'batch_size'",
+        ),
+        (["seed=0,1,many"], "job 3 of 3 (seed=many): seed=many is not a whole number"),
+        (["schedule=cosine,linaer"], "job 2 of 2 (schedule=linaer): schedule=linaer is no option"),
+        (["optimizer.lr=1e-3,-1e-3"], "job 2 of 2 (optimizer.lr=-0.001): optimizer.lr=-0.001 must be at least 0"),
+    ],
+)
+def test_all_jobs_are_checked_before_the_first_one_starts(words: list[str], told: str, codes: Callable) -> None:
+    started = codes()
+    with pytest.raises(ConfigError) as refused:
+        sweep("train", ["--multirun", *TRAIN, *words])
+    assert told in str(refused.value)
+    assert started == []
+
+
+@pytest.mark.parametrize(
+    ("ends", "code", "run"),
+    [
+        ((0, 0, 0), 0, 3),
+        ((1, 0, 2), 1, 3),
+        ((-signal.SIGSEGV, 0, 0), 1, 3),
+        ((0, 75), 75, 2),
+        ((1, 75), 75, 2),
+        ((130,), 130, 1),
+        ((-signal.SIGINT,), 130, 1),
+        ((0, -signal.SIGTERM), 143, 2),
+    ],
+)
+def test_a_failed_job_stops_no_other_and_an_interrupted_one_ends_the_sweep(
+    ends: tuple[int, ...], code: int, run: int, codes: Callable, tmp_path: Path
+) -> None:
+    started = codes(*ends)
+    assert sweep("train", ["-m", "cache=x", f"run_dir={tmp_path}/s", "seed=0,1,2"]) == code
+    assert len(started) == run
+    jobs = json.loads((tmp_path / "s/sweep.json").read_text())["jobs"]
+    assert [job["code"] for job in jobs] == [*ends, None, None][:3]
+
+
+def test_a_sweep_leaves_a_folder_alone_that_is_not_its_own(codes: Callable, tmp_path: Path) -> None:
+    words, started = ["-m", "cache=x", f"run_dir={tmp_path}/data", "seed=0,1"], codes(0, 0)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/captions.jsonl").write_text("mine")
+    with pytest.raises(ConfigError, match=f"run_dir={tmp_path}/data"):
+        sweep("train", words)
+    with pytest.raises(ConfigError, match="run_dir"):
+        sweep("train", ["-m", "cache=x", "run_dir=", "seed=0,1"])
+    assert started == []
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["captions.jsonl"]
+    (tmp_path / "data/captions.jsonl").rename(tmp_path / "data/seed=0")  # a job that another launcher ran
+    assert sweep("train", words) == 0
+
+
+def test_the_table_is_written_after_each_job_and_keeps_what_was_swept_before(
+    codes: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table, base = tmp_path / "s/sweep.json", [f"run_dir={tmp_path}/s", "cache=x", "-m"]
+    codes(0)
+    sweep("train", [*base, "seed=choice(7)"])
+    written: list[list[int | None]] = []
+
+    def run(self: Jobs, command: list[str]) -> int:
+        written.append([job["code"] for job in json.loads(table.read_text())["jobs"]])
+        directory = Path(command[-1].partition("=")[2].strip('"'))
+        directory.mkdir()
+        (directory / "metrics.jsonl").write_text(
+            '{"step": 1, "loss": 3.0, "validation_loss": 2.0}\n{"step": 2, "loss": 1.0}\n{"st'
+        )
+        return 3
+
+    monkeypatch.setattr(Jobs, "run", run)
+    sweep("train", [*base, "seed=0,1"])
+    assert written == [[None, None, 0], [3, None, 0]]
+    jobs = json.loads(table.read_text())["jobs"]
+    assert [(job["swept"], job["code"]) for job in jobs] == [({"seed": "0"}, 3), ({"seed": "1"}, 3), ({"seed": "7"}, 0)]
+    assert jobs[0]["metrics"] == {"step": 2, "loss": 1.0, "validation_loss": 2.0}
+    assert jobs[0]["directory"] == f"{tmp_path}/s/seed=0"
+    assert [path.name for path in table.parent.iterdir() if path.is_file()] == ["sweep.json"]
+
+
+def test_the_terminal_shows_values_codes_and_metrics(codes: Callable, tmp_path: Path, ldm_train: Callable) -> None:
+    codes(0, 1)
+    for seed, loss in ((0, 0.125), (1, 0.5)):
+        (tmp_path / f"s/seed={seed}").mkdir(parents=True)
+        (tmp_path / f"s/seed={seed}/metrics.jsonl").write_text(json.dumps({"step": 8, "grad_norm": 9, "loss": loss}) + "\n")
+    answer = ldm_train("train", "--multirun", "cache=x", f"run_dir={tmp_path}/s", "seed=0,1")
+    assert answer.code == 1
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in answer.out.splitlines() if line.startswith("│")]
+    assert rows == [["0", "0", "8", "0.125", "9", "seed=0"], ["1", "1", "8", "0.5", "9", "seed=1"]]
+
+
+@pytest.mark.parametrize(
+    ("verb", "words", "place"),
+    [
+        ("train", ["cache=x", "run_dir=out/a b"], "run_dir"),
+        ("train_autoencoder", ["source.path=x", "run_dir=out/s"], "run_dir"),
+        ("sample", ["run_dir=r", "prompts=['a, b=c','d\"e']", "out=out/s"], "out"),
+        ("evaluate", ["run_dir=r", "out=out/s"], "out"),
+    ],
+)
+def test_printed_commands_are_those_of_the_jobs(verb: str, words: list[str], place: str, ldm_train: Callable) -> None:
+    answer = ldm_train(verb, "--multirun", "--dry-run", *words, "seed=0,1")
+    assert answer.code == 0
+    for job, line in zip(expand(verb, [*words, "seed=0,1"]), answer.out.splitlines(), strict=True):
+        command, named, *own = shlex.split(line)
+        assert (command, named, own) == ("ldm-train", verb, job.words[1:])
+        config = compose(verb, own)
+        assert config[place] == job.directory
+        assert config.seed == int(job.swept["seed"])
+    assert config.get("prompts") in (None, ["a, b=c", 'd"e'])
+
+
+def test_an_evaluation_is_a_file_of_its_own() -> None:
+    assert [job.directory for job in expand("evaluate", ["run_dir=r", "out=o", "steps=5,10"])] == [
+        "o/steps=5.json",
+        "o/steps=10.json",
+    ]
+
+
+def test_a_sweep_started_in_several_processes_is_refused(monkeypatch: pytest.MonkeyPatch, codes: Callable) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    started = codes()
+    with pytest.raises(ConfigError, match="started in 2 processes"):
+        sweep("train", ["-m", *TRAIN, "seed=0,1"])
+    assert started == []
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["optimizer.lr=1e-3,1e-4"], "--multirun"),
+        (["seed=range(0,3)"], "--multirun"),
+        (["seed=0,1", "--dry-run"], "goes with --multirun"),
+    ],
+)
+def test_several_values_alone_are_an_error_that_names_the_flag(words: list[str], told: str, ldm_train: Callable) -> None:
+    answer = ldm_train("train", *TRAIN, *words)
+    assert answer.code == 2
+    assert told in answer.err
+
+
+def test_a_job_is_found_by_its_directory_without_quotes() -> None:
+    [job] = expand("train", [*TRAIN, "optimizer.lr=choice(1e-3)", "network.channels=choice([16,32])"])
+    assert compose("sample", [f"run_dir={job.directory}", "prompts=[a]", "out=o"]).run_dir == job.directory
+
+
+PASSING = '''
+import sys
+from ldm_train.cli.sweep_jobs import Jobs
+job = """
+import signal, sys, time
+signal.signal(signal.{name}, lambda *_: sys.exit(75))
+print("ready", flush=True)
+time.sleep(60)
+"""
+with Jobs() as jobs:
+    code = jobs.run([sys.executable, "-c", job])
+    print(code, jobs.stopped == {number}, jobs.code(code))
+'''
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_goes_to_the_running_job(number: signal.Signals) -> None:
+    script = PASSING.format(name=number.name, number=int(number))
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(number)
+        assert process.stdout.read() == "75 True 75\n"
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize(("ended", "code"), [(75, 75), (0, 143), (1, 143), (130, 130), (-signal.SIGTERM, 143)])
+def test_a_sweep_that_was_stopped_says_so_whatever_its_job_did(ended: int, code: int) -> None:
+    jobs = Jobs()
+    jobs.stopped = signal.SIGTERM
+    assert jobs.code(ended) == code
+
+
+def test_signals_are_as_they_were_afterwards() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with Jobs():
+        assert signal.getsignal(signal.SIGTERM) != before
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def losses(run_dir: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_real_jobs_train_on_one_process_and_on_two(
+    cache: Path, train_words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job on two processes is started as one, and the two jobs are the same run, to rounding."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    words = ["-m", f"cache={cache}", f"run_dir={tmp_path}/s", *train_words, "max_steps=2", "trainer.strategy=ddp"]
+    assert sweep("train", [*words, "trainer.devices=1,2"]) == 0
+    one, two = (losses(tmp_path / f"s/trainer.devices={count}") for count in (1, 2))
+    assert len(one) == 2
+    assert two == pytest.approx(one, rel=1e-5)
+    jobs = json.loads((tmp_path / "s/sweep.json").read_text())["jobs"]
+    assert [(job["code"], job["metrics"]["step"]) for job in jobs] == [(0, 2), (0, 2)]
+    assert [job["metrics"]["loss"] for job in jobs] == [one[-1], two[-1]]

@@ -1,0 +1,307 @@
+"""`check`: each kind of fault is found before training, named, and told by the exit code; what is fine is left in peace."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from PIL import Image
+
+from ldm_train.commands.check.command import run as run_check
+from ldm_train.settings.compose import compose, groups
+from ldm_train.settings.compose import folder as conf
+from tests.conftest import NETWORK, PICTURES, TEXT
+from tests.data.bad_pictures import bad_pictures
+
+SMALL = [*PICTURES, *TEXT, *NETWORK, "trainer.accelerator=cpu", "threads=1", "batch_size=4"]
+UNTRIED = ["measure=false"]
+OWN = {"out", "measure", "price_per_hour", "encode_batch_size"}
+NOT_OURS = {"defaults", "hydra"}
+
+
+def noise(seed: int, size: int = 16) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8))
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Callable[..., Path]:
+    """`make({"a.png": (picture or bytes, caption, split)})`: a folder with metadata."""
+
+    def made(contents: dict[str, tuple]) -> Path:
+        source = tmp_path / "source"
+        source.mkdir()
+        rows = []
+        for name, (picture, caption, *split) in contents.items():
+            if isinstance(picture, bytes):
+                (source / name).write_bytes(picture)
+            else:
+                picture.save(source / name)
+            rows.append({"file_name": name, "text": caption} | ({"split": split[0]} if split else {}))
+        (source / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return source
+
+    return made
+
+
+@pytest.fixture(autouse=True)
+def _in_haste(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ldm_train.training.cost.SECONDS", 0.2)
+
+
+@pytest.fixture(scope="session")
+def small() -> DictConfig:
+    """The config of a check of a tiny network on pictures as they are."""
+    return compose("check", ["source.path=none", *SMALL])
+
+
+@pytest.fixture
+def check(small: DictConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable:
+    """`check(source, *words)`: the exit code, what was printed, and the JSON; composed anew for other options of groups."""
+
+    def run(source: Path, *words: str) -> tuple[int, str, dict]:
+        out = tmp_path / "report"
+        own = [f"source.path={source}", f"out={out}", *words]
+        if {word.partition("=")[0] for word in words} & groups().keys():
+            config = compose("check", [*SMALL, *own])
+        else:
+            config = OmegaConf.create(OmegaConf.to_container(small))
+            for key, _, value in (word.partition("=") for word in own):
+                OmegaConf.update(config, key, yaml.safe_load(value))
+        code = run_check(config)
+        return code, capsys.readouterr().out, json.loads((out / "check.json").read_text())
+
+    return run
+
+
+def warned(report: dict, of: str) -> bool:
+    return any(of in warning for warning in report["warnings"])
+
+
+def test_it_takes_every_setting_of_encode_and_of_train() -> None:
+    """With the same default, or training would be checked otherwise than it is done."""
+    check, encode, train = (
+        OmegaConf.to_container(OmegaConf.load(conf() / f"{v}.yaml")) for v in ("check", "encode", "train")
+    )
+    assert set(encode) | set(train) <= set(check)
+    given = set(check) - OWN - NOT_OURS - {"cache", "run_dir", "strict", "image_size", "batch_size"}
+    for verb in (encode, train):
+        assert {name: verb[name] for name in given & set(verb)} == {name: check[name] for name in given & set(verb)}
+    assert (check["batch_size"], check["encode_batch_size"]) == (train["batch_size"], encode["batch_size"])
+
+
+def test_whole_pictures_pass_and_the_page_needs_nothing_else(pictures: Path, check: Callable, tmp_path: Path) -> None:
+    code, out, report = check(pictures, "price_per_hour=3")
+    assert code == 0
+    assert report["ok"] is True
+    assert "12 pictures: 12 can be used (3 held out), 0 cannot" in out
+    assert report["captions"]["distinct"] == 13
+    assert report["captions"]["several"] == 1
+    assert report["pictures"]["buckets"] == {"16x16": [12, 0.0]}
+    assert report["measured"]["step_seconds"] > 0
+    assert report["measured"]["price"] > 0
+    page = (tmp_path / "report/check.html").read_text()
+    assert not re.findall(r"""(?:src|href)=["'](?!data:|#)""", page)
+    assert "<script" not in page
+    assert page.count("data:image/jpeg") >= 6
+
+
+def test_the_report_is_the_same_every_time(pictures: Path, check: Callable) -> None:
+    first, second = (check(pictures)[2] for _ in range(2))
+    assert first.pop("measured").keys() == second.pop("measured").keys()
+    assert first == second
+
+
+def test_every_bad_picture_is_listed_with_its_reason(make: Callable, check: Callable) -> None:
+    named = {name if "." in name else f"{name}.png": value for name, value in bad_pictures().items()}
+    code, out, report = check(make({name: (content, name) for name, (content, _) in named.items()}), *UNTRIED)
+    assert code == 1
+    problems = report["pictures"]["unusable"]
+    used = report["pictures"]["usable"]
+    assert report["pictures"]["items"] == len(named) == used + len(problems)
+    for name, (_, reason) in named.items():
+        if name in problems:
+            assert f"{name}: {problems[name]}" in out
+            assert (reason or "") in problems[name] or "no picture in the folder" in problems[name]
+        else:
+            assert reason is None, name
+    assert any("cannot be used" in reason for reason in report["reasons"])
+
+
+def test_what_cannot_be_used_may_be_borne(make: Callable, check: Callable) -> None:
+    source = make({"good.png": (noise(0), "good"), "bad.png": (b"", "bad"), "untold.png": (noise(1), "")})
+    code, out, report = check(source, *UNTRIED, "strict=false")
+    assert code == 0
+    assert "bad.png: the picture does not decode: empty file" in out
+    assert "untold.png: no caption" in out
+    assert warned(report, "cannot be used: 2 of 3 pictures (bad.png, untold.png)")
+
+
+@pytest.mark.parametrize(
+    ("contents", "reason"),
+    [
+        ({"a.png": (b"", "a")}, "nothing in the source can be used"),
+        ({"a.png": (noise(0), "a", "test")}, "all 1 usable pictures are held out"),
+    ],
+)
+def test_a_source_of_nothing_to_train_on_is_refused(contents: dict, reason: str, make: Callable, check: Callable) -> None:
+    code, out, report = check(make(contents), *UNTRIED)
+    assert code == 1
+    assert reason in "\n".join(report["reasons"])
+    assert f"wrong: {reason}" in out
+
+
+def test_a_held_out_picture_among_those_to_train_on_is_refused(make: Callable, check: Callable) -> None:
+    contents = {"a.png": (noise(0), "a"), "b.png": (noise(0), "a", "test"), "c.png": (noise(1), "c")}
+    code, _, report = check(make(contents), *UNTRIED)
+    assert code == 1
+    assert any("byte for byte: 1 (a.png = b.png)" in reason for reason in report["reasons"])
+
+
+def test_copies_small_and_flat_pictures_are_only_warned_of(make: Callable, check: Callable) -> None:
+    contents = {
+        "a.png": (noise(0), "a"),
+        "b.png": (noise(0), "another"),
+        "small.png": (noise(1, 12), "c"),
+        "tiny.png": (noise(2, 3), "d"),
+        "flat.png": (Image.new("RGB", (16, 16), "red"), "e"),
+        "profile.png": (bad_pictures()["profile_broken.png"][0], "f"),
+    }
+    code, _, report = check(make(contents), *UNTRIED)
+    assert code == 0
+    assert warned(report, "copies: 1, of 1 different pictures")
+    assert warned(report, "with other captions: those of 1")
+    assert warned(report, "smaller than what is trained on: 2 pictures, enlarged up to 5.33 times")
+    assert warned(report, "enlarged more than 4 times: 1 (tiny.png)")
+    assert warned(report, "all of one colour: 1 (flat.png)")
+    assert warned(report, "with a colour profile that is ignored: 1 (profile.png)")
+    assert [group["keys"] for group in report["pictures"]["copies"]] == [["a.png", "b.png"]]
+
+
+def test_what_the_crop_cuts_away_is_told_by_shape(make: Callable, check: Callable) -> None:
+    wide = noise(0, 32).crop((0, 0, 32, 16))
+    _, out, report = check(make({"a.png": (wide, "a"), "b.png": (noise(1), "b")}), *UNTRIED)
+    assert report["pictures"]["buckets"] == {"16x16": [2, 0.25]}
+    assert "16x16: 2 pictures, of which the crop cuts away 25.0%" in out
+
+
+def test_long_captions_are_told_once_with_the_choice(make: Callable, check: Callable, tmp_path: Path) -> None:
+    contents = {f"{n}.png": (noise(n), "a cat " * (10 if n else 1) + f"number {n}") for n in range(4)}
+    code, _, report = check(make(contents), *UNTRIED)
+    assert code == 0
+    [told] = [warning for warning in report["warnings"] if "cut at" in warning]
+    assert (
+        "3 of 4 captions (75.0%), those of 3 pictures, are cut at 14 tokens, by 8.0 on average; the longest has 22" in told
+    )
+    assert "text_encoder.chunks=2 keeps all whole" in told
+    assert not warned(check(tmp_path / "source", *UNTRIED, "text_encoder.chunks=2")[2], "cut at")
+
+
+def test_one_caption_for_most_pictures_is_warned_of(make: Callable, check: Callable) -> None:
+    contents = {f"{n}.png": (noise(n), "a photo" if n < 3 else f"number {n}") for n in range(5)}
+    assert warned(check(make(contents), *UNTRIED)[2], "3 of 5 pictures have the same caption: 'a photo'")
+
+
+WITH_AUTOENCODER = ["autoencoder=openmoji", "image_size=64"]
+
+
+@pytest.mark.parametrize(("scale", "strict"), [(10, True), (0.1, True), (10, False)])
+def test_a_wrong_scale_is_refused_or_borne(scale: float, strict: bool, pictures: Path, check: Callable) -> None:
+    words = [*WITH_AUTOENCODER, "image_size=16", f"autoencoder.scale={scale}", f"scale_check={str(strict).lower()}"]
+    code, _, report = check(pictures, *words)
+    assert code == int(strict)
+    told = report["reasons"] if strict else report["warnings"]
+    assert any("the latents have a deviation of" in line for line in told)
+
+
+def test_an_autoencoder_that_gives_other_pictures_back_is_refused(
+    pictures: Path, check: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ldm_train.autoencoders.autoencoder import KLAutoencoder
+
+    decode = KLAutoencoder.decode
+    monkeypatch.setattr(KLAutoencoder, "decode", lambda self, latents: -decode(self, latents))
+    code, _, report = check(pictures, *WITH_AUTOENCODER)
+    assert code == 1
+    assert report["latents"]["psnr"] < 10
+    assert any("usually wrong weights" in reason for reason in report["reasons"])
+
+
+def test_every_contradiction_is_listed_at_once(pictures: Path, check: Callable) -> None:
+    words = ["batch_size=5", "micro_batch_size=2", "ema.decay=1", "network.head_size=7", "dtype=int8", "pictures.steps=0"]
+    words += ["weighting=min_snr", "weighting.gamma=0", "compile=nothing", "optimizer.lr=-1", "max_time=soon"]
+    words += ["checkpoint.every=3", "checkpoint.keep_every=5", "checkpoint.shares=true"]
+    code, out, report = check(pictures, *UNTRIED, *words)
+    assert code == 1
+    told = "\n".join(report["reasons"])
+    for of in (
+        *("batch_size=5", "ema.decay=1", "network.head_size=7", "dtype=int8", "gamma=0", "compile=nothing"),
+        *("max_time=soon", "checkpoint.keep_every=5", "checkpoint.shares=true"),
+    ):
+        assert told.count(of) == 1, of
+    assert told.count("earning rate") + told.count("optimizer.lr") == 1
+    assert "12 pictures: 12 can be used" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["image_size=18", "network.patch_size=4"], "pictures of 18x18 pixels: latents of 18x18 do not fit"),
+        (["schedule=linear", "schedule.zero_terminal_snr=true"], "undefined on a schedule that ends in pure noise"),
+        (["pictures.steps=2000"], "steps=2000 must be from 1"),
+        (["crop=buckets", "image_size=20"], "image_size=20 must be a positive multiple of crop.step=64"),
+        (["autoencoder=openmoji", "image_size=18"], "multiples of 4"),
+        (["background=nothing"], "background"),
+        (["cache=/dev/null/none"], ""),
+    ],
+)
+def test_what_does_not_go_together_is_refused(words: list[str], reason: str, pictures: Path, check: Callable) -> None:
+    code, _, report = check(pictures, *UNTRIED, *words)
+    assert (code == 1) == bool(reason)
+    assert reason in "\n".join(report["reasons"])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["dtype=float32", "image_size=64"],
+        ["autoencoder=openmoji", "image_size=64", "crop=random", "text_encoder.trained=false"],
+    ],
+)
+def test_the_disk_it_foretells_is_what_the_cache_takes(
+    words: list[str], pictures: Path, check: Callable, encode: Callable, tmp_path: Path
+) -> None:
+    _, _, report = check(pictures, *UNTRIED, *words)
+    assert encode(pictures, tmp_path / "cache", *words).code == 0
+    taken = sum(path.stat().st_size for path in (tmp_path / "cache").iterdir())
+    assert report["disk"]["total"] == pytest.approx(taken, rel=0.05)
+    assert report["disk"]["while_encoding"] > report["disk"]["total"]
+
+
+def test_a_cache_is_compared(pictures: Path, cache: Path, check: Callable, tmp_path: Path) -> None:
+    words = [*UNTRIED, "dtype=float32"]
+    code, out, report = check(pictures, *words, f"cache={cache}")
+    assert code == 0
+    assert f"{cache} holds 12 of these 12 pictures; encoding would add 0 pictures and 0 captions, and drop 0" in out
+    code, _, report = check(pictures, *UNTRIED, f"cache={cache}")
+    assert code == 1
+    assert any("was made by something else" in r and "float16" in r for r in report["reasons"])
+    assert report["caches"][0]["new_pictures"] == 12
+    code, out, _ = check(pictures, *words, f"cache={tmp_path}/none")
+    assert code == 0
+    assert "is not there yet" in out
+
+
+def test_a_cache_of_other_pictures_is_compared(make: Callable, cache: Path, check: Callable) -> None:
+    code, _, report = check(make({"new.png": (noise(0), "new")}), *UNTRIED, "dtype=float32", f"cache={cache}")
+    assert code == 1
+    assert any("can no longer be had" in reason for reason in report["reasons"])
+
+
+def test_an_experiment_finds_its_place(pictures: Path, check: Callable) -> None:
+    code, _, report = check(pictures, *UNTRIED, "experiment=openmoji", "batch_size=24", "image_size=16")
+    assert code == 0
+    assert report["training"]["rows"] == 24

@@ -1,0 +1,109 @@
+"""`config=FILE`: a file stands for words before those of the command line."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from ldm_train.settings.compose import ConfigError, compose, folder, groups
+
+GONE = [f"~optimizer.{name}" for name in ("betas", "eps", "weight_decay", "fused")]
+NEEDED = ["cache=x", "run_dir=y"]
+
+
+@pytest.fixture
+def with_file(tmp_path: Path) -> Callable:
+    """`with_file(text, *words)`: train's config with such a file."""
+
+    def composed(text: str, *words: str) -> DictConfig:
+        (tmp_path / "mine.yaml").write_text(text)
+        return compose("train", [*NEEDED, f"config={tmp_path}/mine.yaml", *words])
+
+    return composed
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("max_steps: 7", ["max_steps=7"]),
+        ("max_steps: 7\noptimizer: {lr: 3.0e-4}", ["max_steps=7", "optimizer.lr=3e-4"]),
+        ("schedule: cosine\nprediction: velocity", ["schedule=cosine", "prediction=velocity"]),
+        ("defaults:\n  - override /schedule: cosine\nschedule: {offset: 0.01}", ["schedule=cosine", "schedule.offset=0.01"]),
+        ("pictures: {prompts: ['a, b=c', \"it's {x}\", '']}", ["pictures.prompts=['a, b=c','it\\'s {x}','']"]),
+        ("micro_batch_size: null\ntrainer: {devices: [0, 1]}", ["trainer.devices=[0,1]"]),
+        ("logger: wandb", ["logger=wandb"]),
+        ("logger: null", []),
+        ("optimizer: {amsgrad: true}", ["+optimizer.amsgrad=true"]),
+        ("experiment: openmoji", ["experiment=openmoji"]),
+        ("", []),
+        (
+            "optimizer: {_target_: torch.optim.SGD, _partial_: true, lr: 0.1}",
+            ["optimizer._target_=torch.optim.SGD", "optimizer.lr=0.1", *GONE],
+        ),
+    ],
+)
+def test_a_file_is_the_words_that_it_stands_for(text: str, words: list[str], with_file: Callable) -> None:
+    assert with_file(text) == compose("train", [*NEEDED, *words])
+
+
+@pytest.mark.parametrize("experiment", groups()["experiment"])
+def test_an_experiment_works_as_a_file_anywhere(experiment: str, with_file: Callable) -> None:
+    text = (folder() / f"experiment/{experiment}.yaml").read_text()
+    assert with_file(text) == compose("train", [*NEEDED, f"experiment={experiment}"])
+
+
+def test_the_command_line_overrules_the_file_and_the_file_an_experiment(with_file: Callable) -> None:
+    text = "max_steps: 7\nbatch_size: 5\nschedule: cosine"
+    config = with_file(text, "batch_size=6", "experiment=openmoji", "schedule=linear")
+    assert (config.max_steps, config.batch_size, config.optimizer.lr) == (7, 6, 1e-3)
+    assert config.schedule._target_.endswith(".linear")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["network=stable_diffusion_1", "weighting=learned", "spacing=karras", "seed=5", "pictures.prompts=['a=b, c']"],
+        ["network=unet_compact", "network.channels=[8,16,32]", "logger=wandb", "trainer.devices=2", "cache=[a,b]"],
+        ["optimizer._target_=torch.optim.SGD", "~optimizer.betas", "~optimizer.eps", "~optimizer.fused", "crop=random"],
+        ["experiment=openmoji", "guidance=autoguidance", "guidance.weak=r", "~network.extra_up_block"],
+    ],
+)
+def test_a_runs_config_makes_the_same_config_again(words: list[str], tmp_path: Path) -> None:
+    config = compose("train", [*NEEDED, *words])
+    OmegaConf.save(config, tmp_path / "config.yaml")
+    assert compose("train", [f"config={tmp_path}/config.yaml"]) == config
+    assert compose("train", [f"config={tmp_path}/config.yaml", "run_dir=other"]).run_dir == "other"
+
+
+def test_another_option_on_the_command_line_takes_the_place_of_the_files(with_file: Callable) -> None:
+    text = "schedule: {_target_: ldm_train.diffusion.schedules.named.cosine, offset: 0.5}"
+    assert with_file(text, "schedule=linear") == compose("train", [*NEEDED, "schedule=linear"])
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("schedule: cosin", "schedule: cosin in {file} is no option; there are: betas, cosine, "),
+        ("schedule: cosin", "did you mean 'cosine'?"),
+        ("defaults:\n  - override /schedul: cosine", "in the defaults of {file} is not `override /GROUP: OPTION`"),
+        ("a: [1", "{file} cannot be read as YAML"),
+        ("- a\n- b", "{file} must hold settings"),
+        ("max_steps: 0.5", "max_steps=0.5 in {file} is not a whole number"),
+    ],
+)
+def test_a_bad_file_is_named(text: str, told: str, with_file: Callable, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as error:
+        with_file(text)
+    assert told.format(file=f"{tmp_path}/mine.yaml") in str(error.value)
+
+
+def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"config=.*none.yaml is not there; it takes a YAML file"):
+        compose("train", [*NEEDED, f"config={tmp_path}/none.yaml"])
+
+
+@pytest.mark.parametrize("verb", ["train", "sample"])
+def test_help_says_how(verb: str, ldm_train: Callable) -> None:
+    assert "config=FILE.yaml" in ldm_train(verb, "--help").out
+    assert "--multirun" in ldm_train(verb, "--help").out

@@ -1,0 +1,177 @@
+"""Values of any setting: numbers are finite, and a text or a list stands where one is meant."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from ldm_train.assembly.drawing import read_prompts
+from ldm_train.assembly.watching import own_prompts
+from ldm_train.settings.compose import ConfigError, compose
+from ldm_train.settings.ranges import out_of_range
+
+NEEDED = {
+    "train": ["cache=x", "run_dir=x"],
+    "check": ["source.path=x"],
+    "encode": ["source.path=x", "cache=x"],
+    "sample": ["run_dir=x", "prompts=[x]", "out=x"],
+    "evaluate": ["run_dir=x", "out=x.json"],
+    "export": ["run_dir=x", "out=x"],
+    "report": ["run_dir=x", "out=x"],
+    "train_autoencoder": ["source.path=x", "run_dir=x"],
+}
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e999"])
+@pytest.mark.parametrize(
+    ("verb", "name"),
+    [
+        *[("train", name) for name in ("guidance.scale", "optimizer.lr", "offset_noise", "seed")],
+        *[("sample", name) for name in ("guidance.scale", "guidance.rescale", "strength")],
+        ("evaluate", "+guidance.scale"),
+        ("train_autoencoder", "kl_weight"),
+        ("export", "ema_length"),
+        ("check", "price_per_hour"),
+    ],
+)
+def test_numbers_that_are_not_finite_are_refused(verb: str, name: str, value: str) -> None:
+    more = ["guidance=classifier_free"] if name.startswith("+") else []
+    try:
+        reasons = out_of_range(compose(verb, [*NEEDED[verb], *more, f"{name.lstrip('+')}={value}"]))
+    except ConfigError as error:  # where a whole number is asked for, by its type
+        reasons = [str(error)]
+    assert [reason for reason in reasons if reason.startswith(f"{name.lstrip('+')}=")]
+
+
+@pytest.mark.parametrize(
+    ("verb", "word"),
+    [
+        ("sample", "adapters={runs/lora:nan}"),
+        ("sample", "x.guidance=[1,inf]"),
+        ("evaluate", "sweep.guidance=[nan]"),
+        ("train", "pictures.guidance=[1,nan]"),
+        ("train", "cache_shares=[nan]"),
+        ("train", "optimizer.betas=[0.9,nan]"),
+        ("sample", "guidance.interval=[0,nan]"),
+    ],
+)
+def test_neither_are_those_in_lists_and_mappings(verb: str, word: str) -> None:
+    assert any(reason.startswith(word.partition("=")[0]) for reason in out_of_range(compose(verb, [*NEEDED[verb], word])))
+
+
+@pytest.mark.parametrize(
+    ("verb", "name"),
+    [
+        *[("encode", name) for name in ("source.path", "autoencoder.weights")],
+        *[("evaluate", name) for name in ("pictures", "real", "pipeline")],
+        *[("sample", name) for name in ("run_dir", "picture", "mask")],
+        ("train", "network.weights"),
+        ("report", "run_dir"),
+    ],
+)
+def test_an_empty_path_is_not_the_current_folder(verb: str, name: str) -> None:
+    more = ["autoencoder=pretrained"] if name.startswith("autoencoder") else []
+    assert [reason.split()[0] for reason in out_of_range(compose(verb, [*NEEDED[verb], *more, f"{name}="]))] == [name]
+
+
+def test_guidance_may_reach_up_to_the_noise_alone() -> None:
+    assert out_of_range(compose("sample", [*NEEDED["sample"], "guidance.interval=[1,inf]"])) == []
+
+
+def test_it_ends_the_command_at_once(ldm_train: Callable, trained: Path, tmp_path: Path) -> None:
+    answer = ldm_train("sample", f"run_dir={trained}", "prompts=[x]", f"out={tmp_path / 'out'}", "guidance.scale=nan")
+    assert answer.code == 1
+    assert "guidance.scale=nan" in answer.err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("word", "name", "value"),
+    [
+        ("trained=network.*", "trained", ["network.*"]),
+        ("adapter.targets=conv_in", "adapter.targets", ["conv_in"]),
+        ('text_encoder.new_words="<toy>=toy"', "text_encoder.new_words", ["<toy>=toy"]),
+        ("text_encoder.classes=cat", "text_encoder.classes", ["cat"]),
+    ],
+)
+def test_one_text_is_a_list_of_one_where_several_are_meant(word: str, name: str, value: list[str]) -> None:
+    groups = ["adapter=lora", "text_encoder=class_labels" if "classes" in word else "text_encoder=small"]
+    assert OmegaConf.select(compose("train", [*NEEDED["train"], *groups, word]), name) == value
+
+
+@pytest.mark.parametrize(
+    ("verb", "name"),
+    [
+        *[("sample", name) for name in ("run_dir", "out", "picture", "mask", "negative_prompt", "weights", "device")],
+        *[("evaluate", name) for name in ("pictures", "pipeline", "real", "out")],
+        *[("train", name) for name in ("run_dir", "network.weights", "max_time", "compile")],
+        *[("export", name) for name in ("run_dir", "weights")],
+        ("encode", "cache"),
+        ("report", "out"),
+    ],
+)
+@pytest.mark.parametrize("value", ["[a,b]", "{a:b}"])
+def test_a_list_where_one_text_is_meant_is_refused_by_name(verb: str, name: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{name}="):
+        compose(verb, [*NEEDED[verb], f"{name}={value}"])
+
+
+@pytest.mark.parametrize(("verb", "name"), [("train", "cache"), ("report", "run_dir"), ("evaluate", "prompts")])
+def test_a_mapping_is_refused_where_texts_are_meant(verb: str, name: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{name}="):
+        compose(verb, [*NEEDED[verb], f"{name}={{a:b}}"])
+
+
+@pytest.mark.parametrize("word", ["cache=[a,b]", "run_dir=[a,b]"])
+def test_paths_of_several_are_lists(word: str) -> None:
+    verb = "train" if word.startswith("cache") else "report"
+    assert compose(verb, [*NEEDED[verb], word])[word.partition("=")[0]] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("verb", "word"),
+    [
+        *[("sample", f"size={value}") for value in ("64", "[64]", "[a,b]", "[64,64,64]")],
+        *[("train", f"{name}={value}") for name in ("cache_repeats", "cache_shares") for value in ("2", "a", "[a]")],
+        ("encode", "crop.areas=512"),
+    ],
+)
+def test_lists_of_numbers_are_no_other_values(verb: str, word: str) -> None:
+    more = ["crop=buckets"] if "crop" in word else []
+    reasons = out_of_range(compose(verb, [*NEEDED[verb], *more, word]))
+    assert [reason.partition("=")[0] for reason in reasons] == [word.partition("=")[0]]
+
+
+def test_one_prompt_is_one_prompt_everywhere(tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("a fox\n\na cat\n")
+    for given, expected in (
+        ("a fox", ["a fox"]),
+        (5, ["5"]),
+        (OmegaConf.create(["a fox", 5]), ["a fox", "5"]),
+        (str(tmp_path / "prompts.txt"), ["a fox", "a cat"]),
+    ):
+        assert read_prompts(given) == expected
+        config = OmegaConf.create({"pictures": {"prompts": given}})
+        assert own_prompts(config) == expected
+    assert own_prompts(OmegaConf.create({"pictures": {"prompts": []}})) == []
+    assert own_prompts(OmegaConf.create({"pictures": {"prompts": None}})) is None
+
+
+@pytest.mark.parametrize("given", ["missing.txt", "lists/animals", "prompts.csv", [["a"]], {"a": "b"}, [None], []])
+def test_what_is_no_prompt_is_refused_by_the_settings_name(given: object) -> None:
+    value = OmegaConf.create({"v": given}).v
+    with pytest.raises(ValueError, match=r"^pictures\.prompts="):
+        read_prompts(value, setting="pictures.prompts")
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_bytes(b"\xff\xfe\x00a")
+    with pytest.raises(ValueError, match=r"prompts\.txt"):
+        read_prompts(str(tmp_path / "prompts.txt"))
+
+
+def test_a_run_draws_one_picture_of_one_prompt(cache: Path, train: Callable, tmp_path: Path) -> None:
+    answer = train(cache, tmp_path / "run", "pictures.prompts=a black circle", "max_steps=1", "validation.every=9")
+    assert answer.code == 0, answer.err
+    assert '"a black circle"' in (tmp_path / "run/samples/prompts.json").read_text()
