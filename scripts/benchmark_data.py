@@ -30,7 +30,7 @@ from measuring import cpu_seconds, drawn, status_bytes, write_results
 from omegaconf import DictConfig
 
 from ldm_train.assembly.cache_identity import describe
-from ldm_train.commands.encode import command
+from ldm_train.commands.encode import command as encode
 from ldm_train.data.batches.datamodules import CachedLatents
 from ldm_train.data.cache.manifest import Provenance
 from ldm_train.data.cache.plan import Plan
@@ -43,7 +43,7 @@ from ldm_train.data.pictures.decoding import decode, render
 from ldm_train.data.pictures.images import to_signed
 from ldm_train.data.scan.survey import Seen, Survey
 from ldm_train.data.sources.items import Item
-from ldm_train.settings.compose import build, compose
+from ldm_train.settings.composition import build, compose
 from ldm_train.training.encoding import Encoding
 from ldm_train.util.safe_json import Json
 
@@ -86,7 +86,7 @@ def models(config: DictConfig) -> Encoding:
 def whole(words: list[str], cache: Path) -> None:
     """The task itself, in silence."""
     with contextlib.redirect_stdout(io.StringIO()) as said:
-        code = command.run(compose("encode", [*words, f"cache={cache}"]))
+        code = encode.run(compose("encode", [*words, f"cache={cache}"]))
     assert code == 0, said.getvalue()
 
 

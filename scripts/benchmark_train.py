@@ -40,9 +40,9 @@ from pytorch_lightning.strategies import DDPStrategy
 from torch.nn.parallel import DistributedDataParallel
 
 from ldm_train.cli.main import main as ldm_train
-from ldm_train.commands.train import command
+from ldm_train.commands.train import command as train
 from ldm_train.data.batches.datamodules import CachedLatents
-from ldm_train.settings.compose import compose
+from ldm_train.settings.composition import compose
 from ldm_train.training import base_module
 from ldm_train.training.callbacks.stop import Stop
 from ldm_train.training.module import NoisePredictorTraining
@@ -110,7 +110,7 @@ class Alternating(Callback):
 
 def child_overhead(arguments: argparse.Namespace) -> None:
     """One round, in this process."""
-    original, watches = command.fit, []
+    original, watches = train.fit, []
 
     def fit(module: NoisePredictorTraining, data: CachedLatents, *, callbacks: Sequence[Callback], **rest: object) -> object:
         pair = [module, copy.deepcopy(module)]
@@ -121,8 +121,8 @@ def child_overhead(arguments: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as room:
         words = [f"run_dir={room}/run", f"threads={arguments.threads[0]}", "trainer.accelerator=cpu", *NEVER]
         config = compose("train", [*arguments.words, *words, f"trainer.log_every_n_steps={LOGGED}"])
-        command.fit = fit  # type: ignore[assignment]
-        command.run(config)
+        train.fit = fit  # type: ignore[assignment]
+        train.run(config)
     print(json.dumps(watches[0].overhead()))
 
 

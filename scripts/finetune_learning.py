@@ -19,10 +19,10 @@ from pathlib import Path
 
 import torch
 
-from ldm_train.assembly.model import TrainedRun, open_run
+from ldm_train.assembly.stored_run import TrainedRun, open_run
 from ldm_train.commands.evaluate.evaluations import Drawings, Drawn
 from ldm_train.commands.evaluate.measured import Resampling
-from ldm_train.settings.compose import compose
+from ldm_train.settings.composition import compose
 
 HELD_OUT = ["pink", "blue"]
 SHARED = ["experiment=finetune_openmoji", "prior.count=300"]

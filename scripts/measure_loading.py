@@ -23,15 +23,15 @@ from omegaconf import OmegaConf
 from safetensors.torch import save_file
 from torch import Size, Tensor, nn
 
-from ldm_train.assembly.first_weights import start
-from ldm_train.assembly.model import Parts
+from ldm_train.assembly.parts import Parts
+from ldm_train.assembly.stored_weights import load_first_weights
 from ldm_train.autoencoders.autoencoder import KLAutoencoder
 from ldm_train.commands.export.command import run as export
 from ldm_train.conditioners.clip_tower import build_tower, text_settings
 from ldm_train.diffusion.prediction import Noise
 from ldm_train.diffusion.schedules.named import scaled_linear
 from ldm_train.networks.unet import UNet
-from ldm_train.settings.compose import compose
+from ldm_train.settings.composition import compose
 from ldm_train.settings.shipped import shipped
 from ldm_train.settings.strict import KEPT
 from ldm_train.weights.layouts.unet_layout import theirs_of_ours
@@ -121,7 +121,7 @@ def load(path: Path) -> None:
     parts = Parts(module, text, SimpleNamespace(channels=4), schedule, Noise(), None, 512)  # type: ignore[arg-type]
     settings = shipped("network/stable_diffusion_1")
     began = time.perf_counter()
-    for line in start(OmegaConf.create({"network": {**settings, "weights": str(path)}}), parts):
+    for line in load_first_weights(OmegaConf.create({"network": {**settings, "weights": str(path)}}), parts):
         print(line)
     took = time.perf_counter() - began
     print(f"imports take {gigabytes(before)}, the network built (in {seconds:.0f} s) {gigabytes(built)}")

@@ -24,7 +24,7 @@ from measuring import check, failures, write_results
 from torch import Tensor
 
 from ldm_train import draws
-from ldm_train.assembly.model import read_weights
+from ldm_train.assembly.stored_weights import read_weights
 from ldm_train.weights.tensor_files import write
 
 GRADES = (0.3, 0.5, 0.7, 0.9)

@@ -17,7 +17,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from ldm_train.diffusion.schedules.schedule import NoiseSchedule
-from ldm_train.settings.compose import build, folder, groups
+from ldm_train.settings.composition import build, folder, groups
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

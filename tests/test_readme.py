@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from ldm_train.cli.main import main
-from ldm_train.settings.compose import compose
+from ldm_train.settings.composition import compose
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from ldm_train.data.cache.manifest import VERSION, Manifest, Provenance
 from ldm_train.data.pictures.crops import Crop
 from ldm_train.data.pictures.decoding import ENCODING_VERSION, background_colour
-from ldm_train.settings.compose import build
+from ldm_train.settings.composition import build
 from ldm_train.util.safe_json import Json
 from ldm_train.weights.fingerprint import weights_digest
 

@@ -8,7 +8,7 @@ import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from ldm_train.assembly.mask import read_mask
-from ldm_train.assembly.model import TrainedRun, open_run
+from ldm_train.assembly.stored_run import TrainedRun, open_run
 from ldm_train.data.pictures.decoding import upright_size
 from ldm_train.data.pictures.images import DECODE_ERRORS, read_image, to_signed
 from ldm_train.data.pictures.mask_files import has_transparency

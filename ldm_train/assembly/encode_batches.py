@@ -7,7 +7,7 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
 
-from ldm_train.assembly.trainer import alone, options, quiet
+from ldm_train.assembly.trainer import options, quiet
 from ldm_train.autoencoders.scaling import Scaling
 from ldm_train.data.cache.manifest import Manifest
 from ldm_train.data.cache.plan import Batch, Plan, read_batches
@@ -15,9 +15,10 @@ from ldm_train.data.cache.shards import channel_statistics
 from ldm_train.data.cache.staging import Workplace
 from ldm_train.data.pictures.crops import Crop
 from ldm_train.data.sources.items import Picture
-from ldm_train.settings.compose import build
+from ldm_train.settings.composition import build
 from ldm_train.training.encoding import Batches, Encoding, EncodingData, Rendering, WriteParts
 from ldm_train.util.interrupts import interruptible
+from ldm_train.util.processes import is_only_process
 
 
 def encode_batches(
@@ -33,7 +34,7 @@ def encode_batches(
         todo: the batches, as the first process knows them already.
         pictures: called once all processes are there.
     """
-    if todo == [] and alone(config.trainer):
+    if todo == [] and is_only_process(num_nodes=config.trainer.num_nodes):
         return
     quiet()
     rows = max(1, config.batch_size // crop.views)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from ldm_train.assembly.trainer import launched_rank
-from ldm_train.cli.sweep_jobs import INTERRUPTED
 from ldm_train.run_dir.record import record_end
 from ldm_train.training.fit import Limits
+from ldm_train.training.run_files import INTERRUPTED
+from ldm_train.util.processes import launched_rank
 
 STARTED = time.monotonic() - time.process_time()  # of the process, about: importing takes seconds
 

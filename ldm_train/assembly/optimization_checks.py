@@ -5,7 +5,7 @@ from omegaconf import DictConfig
 from torch import nn
 from torch.optim import Optimizer
 
-from ldm_train.settings.compose import build
+from ldm_train.settings.composition import build
 from ldm_train.settings.ranges import MIXED_16
 
 

@@ -15,19 +15,21 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from rich.progress import track
 
 from ldm_train.assembly.drawing import read_prompts
-from ldm_train.assembly.first_weights import start
-from ldm_train.assembly.model import build_parts, build_recipe, choose_device
+from ldm_train.assembly.encode_cache import encode_cache
+from ldm_train.assembly.parts import build_parts, choose_device
+from ldm_train.assembly.stored_run import build_recipe
+from ldm_train.assembly.stored_weights import load_first_weights
 from ldm_train.assembly.trained_part import base_fingerprint
-from ldm_train.assembly.trainer import alone, launched_rank
 from ldm_train.assembly.training_data import complete
 from ldm_train.data.cache.reader import LatentCache, open_caches
 from ldm_train.data.pictures.images import save_png, to_bytes
 from ldm_train.generation import Generation, Recipe
 from ldm_train.run_dir.record import PRIOR
-from ldm_train.settings.compose import compose
+from ldm_train.settings.composition import compose
 from ldm_train.training.checkpoints.checkpoint_files import checkpoints
 from ldm_train.util.files import atomic_write, remove_files
 from ldm_train.util.ownership import FolderKind, check_folder, read_mark
+from ldm_train.util.processes import is_only_process, launched_rank
 
 AT_ONCE, PIXELS = 16, 4 * 512**2  # pictures, and fewer large ones, as a small GPU can hold
 MANIFEST = "prior.json"
@@ -88,7 +90,7 @@ def refuse(config: DictConfig) -> None:
     refuse_settings(config)
     if config.cache is None:
         raise ValueError("prior.prompts need the own pictures in a cache; encode them, or set prior.prompts=null")
-    if not alone(config.trainer) and not is_whole(Path(config.run_dir) / PRIOR):
+    if not is_only_process(num_nodes=config.trainer.num_nodes) and not is_whole(Path(config.run_dir) / PRIOR):
         raise ValueError(
             "prior.prompts are drawn by one process: start once with trainer.devices=1, without torchrun or SLURM's tasks, "
             "and continue on all devices; or sample them, encode them, and give both caches with cache_shares"
@@ -130,7 +132,7 @@ def make(config: DictConfig, folder: Path, cache: LatentCache) -> None:
     prompts = class_prompts(config)
     complete(config, cache)
     parts = build_parts(config)
-    lines = start(config, parts)
+    lines = load_first_weights(config, parts)
     device = choose_device("cpu" if config.trainer.accelerator == "cpu" else "auto")
     wanted: Told = {"prompts": prompts, "weights": base_fingerprint(parts), **manner(config)}
     check_folder(folder, KIND, setting="run_dir", given=str(folder))
@@ -186,15 +188,13 @@ def draw(generation: Generation, recipe: Recipe, folder: Path, prompts: Sequence
 
 def encode(config: DictConfig, folder: Path, cache: LatentCache) -> None:
     """The pictures to a cache, by the run's encoders and in the own cache's type."""
-    from ldm_train.commands.encode.command import run
-
     made = cache.manifest.encoding["pictures"]
     assert isinstance(made, dict)
     words = [f"source.path={folder / 'pictures'}", f"cache={folder / 'cache'}", f"image_size={config.image_size}"]
     own = compose("encode", [*words, f"dtype={made['dtype']}", "strict=true"])
     own.autoencoder, own.text_encoder = config.autoencoder, config.text_encoder
     own.trainer.accelerator, own.scale_check = config.trainer.accelerator, config.scale_check
-    if run(own):
+    if encode_cache(own):
         raise ValueError(
             f"{folder / 'pictures'} holds files that could not be encoded; {folder / 'cache' / 'report.json'} names them. "
             "Move your own out of that folder, remove damaged ones, which are drawn again, and repeat the command"

@@ -9,7 +9,7 @@ from rich.progress import MofNCompleteColumn, Progress
 from ldm_train.data.pictures.colour import background_colour
 from ldm_train.data.scan.survey import Memory, Survey, survey
 from ldm_train.data.sources.items import shown
-from ldm_train.settings.compose import build
+from ldm_train.settings.composition import build
 
 
 def look(config: DictConfig, *, memory: Memory | None = None, spool: Path | None = None) -> Survey:

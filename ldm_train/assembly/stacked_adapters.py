@@ -1,34 +1,29 @@
 """Adapters of other runs, and of other people's files, merged into a run's weights before it draws."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, ListConfig
 from torch import Tensor
 
+from ldm_train.assembly.parts import Parts
+from ldm_train.assembly.stored_weights import read_weights
 from ldm_train.assembly.trained_for import require_same_prediction
 from ldm_train.assembly.trained_part import alpha_of, parameters_of
 from ldm_train.run_dir.record import CONFIG, read_settings
 from ldm_train.weights.lora.lora_files import read_adapter
 from ldm_train.weights.lora.low_rank import Weighed, from_run, merged
 
-if TYPE_CHECKING:
-    from ldm_train.assembly.model import Parts
-
 PIPELINES = "pytorch_lora_weights.safetensors"  # a folder's, as diffusers writes it
 FORMS = "adapters={runs/lora:0.8,other.safetensors:0.5}, or [runs/lora,other.safetensors] for a factor of 1 each"
 
-ReadRun = Callable[[Path, str], tuple[Mapping[str, Tensor], int, Path]]
 
-
-def add_adapters(setting: object, config: DictConfig, parts: "Parts", read_run: ReadRun) -> None:
+def add_adapters(setting: object, config: DictConfig, parts: Parts) -> None:
     """Add what each adapter changes, times its factor, to the weights of the parts, in place.
 
     Args:
         setting: paths to factors, or paths, or one path; None for no adapter.
         config: of the run whose parts these are.
-        read_run: a run directory's averaged weights.
 
     Raises:
         ValueError: no such setting, or something that is no adapter of these parts, or one of another prediction.
@@ -40,7 +35,7 @@ def add_adapters(setting: object, config: DictConfig, parts: "Parts", read_run: 
         for warning in require_same_prediction(Path(path), config, parts):
             print(warning)
     weights = {name: p.detach() for name, p in parameters_of(parts).items()}
-    found = [Weighed(read_one(Path(path), weights, read_run), scale, path) for path, scale in wanted]
+    found = [Weighed(read_one(Path(path), weights), scale, path) for path, scale in wanted]
     changed = merged(weights, found)
     for prefix, module in parts.trained().items():
         own = {name.removeprefix(prefix): tensor for name, tensor in changed.items() if name.startswith(prefix)}
@@ -71,13 +66,13 @@ def listed(setting: object) -> list[tuple[str, float]]:
     return found
 
 
-def read_one(path: Path, weights: Mapping[str, Tensor], read_run: ReadRun) -> dict[str, Tensor]:
+def read_one(path: Path, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The adapter of a run directory, of a folder of diffusers' or of a file."""
     if (path / CONFIG).is_file():
         config = read_settings(path)
         if config.get("adapter") is None:
             raise ValueError(f"adapters: {path} is a run without adapters: it was trained with adapter=null")
-        return from_run(read_run(path, "ema")[0], alpha=alpha_of(config))
+        return from_run(read_weights(path, "ema")[0], alpha=alpha_of(config))
     file = path / PIPELINES if (path / PIPELINES).is_file() else path
     if not file.is_file():
         raise ValueError(f"adapters: {path} is neither a run directory nor a file of a LoRA, such as {FORMS}")

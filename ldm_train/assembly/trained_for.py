@@ -6,24 +6,21 @@
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from omegaconf import DictConfig
 
+from ldm_train.assembly.parts import Parts
 from ldm_train.assembly.trained_part import is_partial
 from ldm_train.data.cache.manifest import find_differences
 from ldm_train.diffusion.schedules.schedule import NoiseSchedule
 from ldm_train.run_dir.record import CONFIG, RECORD, read_record
-from ldm_train.settings.compose import plain, words
+from ldm_train.settings.composition import plain, words
 from ldm_train.settings.strict import KEPT
 from ldm_train.util.ownership import EXPORT
 from ldm_train.util.safe_json import Json
 from ldm_train.weights.part_folders import read_json
 from ldm_train.weights.tensor_files import read_told
-
-if TYPE_CHECKING:
-    from ldm_train.assembly.model import Parts
 
 TRAINED_FOR = "trained_for"  # the key in `run.json`, in files of weights and in `export.json`
 WORDS = {"new_words", "new_vectors"}  # of a text encoder: may be added to weights that do not know them
@@ -35,7 +32,7 @@ TOLERANCE = 1e-4
 Purpose = dict[str, Json]
 
 
-def describe_purpose(config: DictConfig, parts: "Parts", *, with_trained_text: bool = False) -> Purpose:
+def describe_purpose(config: DictConfig, parts: Parts, *, with_trained_text: bool = False) -> Purpose:
     """Return what a run with this config and these parts trains its network for, in plain values.
 
     Args:
@@ -69,7 +66,7 @@ def schedule_words(config: DictConfig) -> str:
         return f"schedule={str(config.schedule.get('_target_')).rpartition('.')[2]}"
 
 
-def prediction_name(parts: "Parts") -> str:
+def prediction_name(parts: Parts) -> str:
     return type(parts.prediction).__name__.lower()
 
 
@@ -101,7 +98,7 @@ def read_purpose(path: Path) -> Purpose | None:
     return found
 
 
-def warn_of_other_purpose(path: Path, config: DictConfig, parts: "Parts") -> list[str]:
+def warn_of_other_purpose(path: Path, config: DictConfig, parts: Parts) -> list[str]:
     """Return a warning for each thing that the weights at `path` were trained for and this run is not, with both values."""
     then = read_purpose(path)
     if then is None:
@@ -134,7 +131,7 @@ def is_same_kind(then: Purpose, now: Purpose) -> bool:
     return isinstance(first, dict) and isinstance(second, dict) and first.get("kind") == second.get("kind")
 
 
-def refuse_other_purpose(run_dir: Path, config: DictConfig, parts: "Parts", *, weights: str = "") -> None:
+def refuse_other_purpose(run_dir: Path, config: DictConfig, parts: Parts, *, weights: str = "") -> None:
     """Raise if a run's config, or the encoders that it names, are no longer those that the run was trained with.
 
     Args:
@@ -159,7 +156,7 @@ def refuse_other_purpose(run_dir: Path, config: DictConfig, parts: "Parts", *, w
         )
 
 
-def _changes(then: Purpose | None, config: DictConfig, parts: "Parts") -> Iterator[str]:
+def _changes(then: Purpose | None, config: DictConfig, parts: Parts) -> Iterator[str]:
     if then is None:
         return
     now = describe_purpose(config, parts)
@@ -202,7 +199,7 @@ def shorten_checksum(name: str, value: Json) -> Json:
     return value[:SHORT] if name == "fingerprint" and isinstance(value, str) else value
 
 
-def require_same_prediction(path: Path, config: DictConfig, parts: "Parts") -> list[str]:
+def require_same_prediction(path: Path, config: DictConfig, parts: Parts) -> list[str]:
     """Return warnings of what else an adapter was trained for than this run.
 
     Raises:

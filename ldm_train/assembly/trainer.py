@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
-from ldm_train.settings.compose import build
+from ldm_train.settings.composition import build
 from ldm_train.settings.ranges import MIXED_16, on_a_cpu, out_of_range
 
 if TYPE_CHECKING:
@@ -166,18 +166,3 @@ def refuse_absent(trainer: DictConfig) -> None:
         raise ValueError(f"trainer.devices={count}: this machine has {gpus} GPU{'s' * (gpus > 1)}")
     if mixed and not gpus and not mps:
         raise ValueError(on_a_cpu(trainer.precision))
-
-
-def alone(trainer: DictConfig) -> bool:
-    """Whether no other process was started along that waits for this one; Lightning starts its own when there is work."""
-    launched = int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_NTASKS") or 1)
-    return launched == 1 and trainer.num_nodes == 1
-
-
-def launched_rank() -> int:
-    """This process's number among those that Lightning, torchrun or SLURM started, before any of them is set up."""
-    if "RANK" in os.environ:
-        return int(os.environ["RANK"])
-    if "LOCAL_RANK" not in os.environ and int(os.environ.get("SLURM_NTASKS", "1")) > 1:
-        return int(os.environ.get("SLURM_PROCID", "0"))
-    return int(os.environ.get("NODE_RANK", "0")) or int(os.environ.get("LOCAL_RANK", "0"))

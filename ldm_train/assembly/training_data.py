@@ -10,9 +10,8 @@ from omegaconf import DictConfig, open_dict
 from rich.progress import DownloadColumn, Progress
 
 from ldm_train.assembly.cache_identity import describe, restore
-from ldm_train.assembly.model import Parts, build_parts
+from ldm_train.assembly.parts import Parts, build_parts
 from ldm_train.assembly.source_survey import look, refuse_settings, refuse_shapes
-from ldm_train.assembly.trainer import launched_rank
 from ldm_train.autoencoders.scaling import Scaling
 from ldm_train.data.batches.datamodules import CachedLatents
 from ldm_train.data.cache.manifest import Manifest, canonical, refuse_other
@@ -20,9 +19,10 @@ from ldm_train.data.cache.plan import Plan, shape_of
 from ldm_train.data.cache.reader import LatentCache, Latents, open_caches, together
 from ldm_train.data.cache.shards import channel_statistics
 from ldm_train.data.sources.items import shown
-from ldm_train.settings.compose import build, words
+from ldm_train.settings.composition import build, words
 from ldm_train.training.encoding import Encoding, Rendering
 from ldm_train.training.on_the_fly import LivePictures, OnTheFly
+from ldm_train.util.processes import launched_rank
 from ldm_train.util.safe_json import Json
 
 FEW = 16  # pictures of one forward pass, where a GPU's memory is the network's

@@ -8,10 +8,11 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from pytorch_lightning import Callback
 
 from ldm_train.assembly.drawing import read_prompts
-from ldm_train.assembly.model import Parts, build_recipe, build_weak, choose_device
+from ldm_train.assembly.parts import Parts, choose_device
+from ldm_train.assembly.stored_run import build_recipe, build_weak
 from ldm_train.data.batches.datamodules import CachedLatents
 from ldm_train.generation import Generation
-from ldm_train.settings.compose import build
+from ldm_train.settings.composition import build
 from ldm_train.settings.without_effect import measures
 from ldm_train.training.callbacks.samples import Drawing, Samples
 from ldm_train.training.callbacks.spent import Spent

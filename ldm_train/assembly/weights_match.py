@@ -7,7 +7,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from ldm_train.assembly.model import Parts
+from ldm_train.assembly.parts import Parts
 from ldm_train.networks.unet import UNet
 from ldm_train.weights.layouts.unet_architecture import Settings, differences, family, of_config, of_shapes, published_heads
 from ldm_train.weights.published_parts import Found

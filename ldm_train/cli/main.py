@@ -9,10 +9,11 @@ import sys
 
 from omegaconf import DictConfig
 
-from ldm_train.assembly.trainer import launched_rank, refuse_at_once
+from ldm_train.assembly.trainer import refuse_at_once
 from ldm_train.cli.launcher import end_with_launcher
-from ldm_train.settings.compose import ConfigError, compose, nearest
+from ldm_train.settings.composition import ConfigError, compose, nearest
 from ldm_train.settings.trust import granted, read_grants
+from ldm_train.util.processes import launched_rank
 
 VERBS = {
     "check": "read everything that encoding will read, and list what cannot be used",
@@ -56,7 +57,7 @@ def main(arguments: list[str] | None = None) -> None:
     overrides = [_named(verb, word) for word in overrides]
     try:
         if any(word in ("-h", "--help") for word in overrides):
-            from ldm_train.settings.compose import describe
+            from ldm_train.settings.composition import describe
 
             print(describe(verb))
             raise SystemExit(0)

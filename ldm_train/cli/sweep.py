@@ -24,7 +24,7 @@ from rich.table import Table
 
 from ldm_train.assembly.trainer import refuse_at_once
 from ldm_train.cli.sweep_jobs import ENDED_EARLY, Jobs, job_name
-from ldm_train.settings.compose import ConfigError, compose, folder, readable
+from ldm_train.settings.composition import ConfigError, compose, folder, readable
 from ldm_train.settings.config_file import text
 from ldm_train.training.run_files import METRICS
 from ldm_train.util.files import atomic_write

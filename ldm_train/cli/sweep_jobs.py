@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from types import FrameType
 from typing import Self
 
-INTERRUPTED = 75  # the exit code of a run that was saved and left before its end: EX_TEMPFAIL, "try again"
+from ldm_train.training.run_files import INTERRUPTED
+
 ENDED_EARLY = (INTERRUPTED, 128 + signal.SIGINT, -signal.SIGINT, 128 + signal.SIGTERM, -signal.SIGTERM)
 LONGEST = 120  # of a name, which file systems end at 255 bytes
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

@@ -7,7 +7,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from ldm_train.run_dir.reading import Plain, settings
-from ldm_train.settings.compose import defaults
+from ldm_train.settings.composition import defaults
 from ldm_train.settings.constructors import find_constructor, may_build
 from ldm_train.settings.shipped import groups, shipped
 from ldm_train.settings.strict import KEPT

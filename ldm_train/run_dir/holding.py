@@ -12,7 +12,6 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from ldm_train.assembly.trainer import launched_rank
 from ldm_train.run_dir.reading import CONFIG, RECORD
 from ldm_train.run_dir.record import PRIOR, last_step, new_record, read_record, record_end, told_error, write_record
 from ldm_train.training.checkpoints.checkpoint_files import checkpoints, last_checkpoint
@@ -20,6 +19,7 @@ from ldm_train.training.run_files import HISTORY, METRICS, written_files
 from ldm_train.util.files import make_folder, remove_files, remove_temporaries, write_error
 from ldm_train.util.locks import hold_lock
 from ldm_train.util.ownership import LOCK, RUN, carries_mark, check_folder, check_given
+from ldm_train.util.processes import launched_rank
 from ldm_train.util.text import list_names
 
 LINKABLE = tuple(name for name in (*HISTORY, "checkpoints") if name)  # folders that may be links to another disk

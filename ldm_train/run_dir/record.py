@@ -14,7 +14,6 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 import ldm_train
-from ldm_train.assembly.trainer import launched_rank
 from ldm_train.run_dir.config_changes import refuse_other
 from ldm_train.run_dir.reading import CONFIG, RECORD, Plain
 from ldm_train.settings.constructors import check_config
@@ -23,6 +22,7 @@ from ldm_train.training.checkpoints.checkpoint_files import checkpoints, last_ch
 from ldm_train.training.checkpoints.sharded_checkpoint import remove_unnamed_shares
 from ldm_train.training.run_files import HISTORY, METRICS, written_files
 from ldm_train.util.files import atomic_write, remove_files
+from ldm_train.util.processes import launched_rank
 from ldm_train.util.safe_json import parse_json, read_json
 
 LAST = Path("checkpoints") / "last.ckpt"

@@ -8,7 +8,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from ldm_train.run_dir.reading import Plain, RunRead, settings
-from ldm_train.settings.compose import defaults
+from ldm_train.settings.composition import defaults
 
 NOT_OF_THE_RUN = {"run_dir", "resume", "debug", "max_time"}  # differ without a difference in what is trained
 ABSENT = "(none)"

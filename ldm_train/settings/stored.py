@@ -5,7 +5,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from ldm_train.settings.compose import defaults, plain
+from ldm_train.settings.composition import defaults, plain
 from ldm_train.settings.config_file import nearest_option
 from ldm_train.settings.ranges import out_of_range
 from ldm_train.settings.shipped import ConfigError, groups_of

@@ -9,7 +9,7 @@ from pathlib import Path
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ldm_train.settings.compose import defaults
+from ldm_train.settings.composition import defaults
 from ldm_train.settings.shipped import ConfigError, dotted, read
 from ldm_train.util.safe_json import read_object
 

@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+INTERRUPTED = 75  # the exit code of a run that was saved and left before its end: EX_TEMPFAIL, "try again"
+
 METRICS = "metrics.jsonl"
 TIMING = "timing.jsonl"
 BINS = "validation.jsonl"

@@ -15,7 +15,7 @@ from measuring import drawn
 
 from faults.shim import COUNTING, Action, Fault, read_log
 from faults.zygote import Child, Ended
-from ldm_train.settings.compose import compose
+from ldm_train.settings.composition import compose
 
 SIDE = 8
 TEXT = ["text_encoder.width=8", "text_encoder.layers=1", "text_encoder.heads=1"]

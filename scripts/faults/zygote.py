@@ -57,9 +57,9 @@ def import_everything() -> None:
 
 def compose_once() -> None:
     """Let Hydra compose each config once: it takes longer than most of the commands, and reads no file of the world."""
-    from ldm_train.settings import compose
+    from ldm_train.settings import composition
 
-    original, composed = compose._hydra, dict[tuple[str, ...], DictConfig]()
+    original, composed = composition._hydra, dict[tuple[str, ...], DictConfig]()
 
     def compose(verb: str, overrides: list[str]) -> DictConfig:
         key = (verb, *overrides)
@@ -67,7 +67,7 @@ def compose_once() -> None:
             composed[key] = original(verb, overrides)
         return copy.deepcopy(composed[key])
 
-    compose._hydra = compose
+    composition._hydra = compose
 
 
 class Child:

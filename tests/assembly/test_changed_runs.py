@@ -10,9 +10,10 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from ldm_train.assembly.model import build_parts, read_config
+from ldm_train.assembly.parts import build_parts
+from ldm_train.assembly.stored_run import read_config
+from ldm_train.assembly.stored_weights import refuse_circle
 from ldm_train.assembly.trained_for import describe_purpose, refuse_other_purpose, warn_of_other_purpose
-from ldm_train.assembly.trained_part import refuse_circle
 from ldm_train.autoencoders.autoencoder import NewKLAutoencoder
 
 EDITS: dict[str, tuple[object, str]] = {

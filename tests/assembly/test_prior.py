@@ -9,7 +9,9 @@ import torch
 from omegaconf import OmegaConf
 
 from ldm_train.assembly import prior
-from ldm_train.assembly.model import build_parts, read_config, read_weights
+from ldm_train.assembly.parts import build_parts
+from ldm_train.assembly.stored_run import read_config
+from ldm_train.assembly.stored_weights import read_weights
 from ldm_train.commands.evaluate.real_pictures import held_out_data
 
 PROMPT = "a black circle"

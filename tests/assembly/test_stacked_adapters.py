@@ -10,8 +10,10 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch.testing import assert_close
 
-from ldm_train.assembly.model import Parts, build_parts, load_weights, read_config, read_weights
+from ldm_train.assembly.parts import Parts, build_parts
 from ldm_train.assembly.stacked_adapters import add_adapters, listed
+from ldm_train.assembly.stored_run import read_config
+from ldm_train.assembly.stored_weights import load_weights
 from ldm_train.assembly.trained_part import parameters_of
 
 LORA = ("adapter=lora", "adapter.rank=2", "optimizer.lr=0.05")
@@ -31,7 +33,7 @@ def opened(run_dir: Path, setting: object = None) -> Parts:
     config = read_config(str(run_dir))
     parts = build_parts(config)
     load_weights(run_dir, parts)
-    add_adapters(OmegaConf.create(setting) if isinstance(setting, dict | list) else setting, config, parts, read_weights)
+    add_adapters(OmegaConf.create(setting) if isinstance(setting, dict | list) else setting, config, parts)
     return parts
 
 

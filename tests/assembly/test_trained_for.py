@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ldm_train.assembly.model import build_parts, read_config
+from ldm_train.assembly.parts import build_parts
+from ldm_train.assembly.stored_run import read_config
 from ldm_train.assembly.trained_for import (
     compare_purposes,
     describe_purpose,

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from ldm_train.assembly.trainer import launched_rank, options, refuse_launch, slurm
+from ldm_train.assembly.trainer import options, refuse_launch, slurm
+from ldm_train.util.processes import launched_rank
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "slurm.sbatch"
 LAUNCHERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "TORCHELASTIC_", "SLURM_")
@@ -241,7 +242,7 @@ def test_the_script_passes_its_words_and_requeues_what_was_interrupted_alone(sub
 
 
 def test_the_scripts_words_may_be_overruled() -> None:
-    from ldm_train.settings.compose import compose
+    from ldm_train.settings.composition import compose
 
     config = compose("train", ["trainer.strategy=ddp", "cache=a", "run_dir=b", "trainer.strategy=fsdp2"])
     assert config.trainer.strategy == "fsdp2"

@@ -10,7 +10,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from ldm_train.cli.main import VERBS
-from ldm_train.settings.compose import folder, groups
+from ldm_train.settings.composition import folder, groups
 from tests.conftest import PICTURES, TEXT
 
 

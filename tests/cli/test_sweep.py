@@ -12,7 +12,7 @@ import pytest
 
 from ldm_train.cli.sweep import expand, sweep
 from ldm_train.cli.sweep_jobs import LONGEST, Jobs, job_name
-from ldm_train.settings.compose import ConfigError, compose, groups
+from ldm_train.settings.composition import ConfigError, compose, groups
 
 TRAIN = ["cache=x", "run_dir=out/s"]
 

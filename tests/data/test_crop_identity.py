@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from ldm_train.data.pictures import crops
 from ldm_train.data.pictures.crops import Buckets, CentreCrop, Crop, RandomCrop, View
-from ldm_train.settings.compose import build, folder
+from ldm_train.settings.composition import build, folder
 
 SIZES = [(64, 64), (64, 100), (200, 90), (333, 512), (700, 128), (128, 129)]
 OTHERS: dict[Callable[..., Crop], dict[str, list[object]]] = {

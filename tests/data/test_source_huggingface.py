@@ -19,7 +19,7 @@ from ldm_train.data.sources import columns
 from ldm_train.data.sources.arrow import one_by_one
 from ldm_train.data.sources.huggingface import HuggingFace
 from ldm_train.data.sources.items import Item, PassingPicture
-from ldm_train.settings.compose import build, folder
+from ldm_train.settings.composition import build, folder
 
 Row = dict[str, object]
 

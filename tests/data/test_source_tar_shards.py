@@ -17,7 +17,7 @@ from PIL import Image
 
 from ldm_train.data.sources.items import Item
 from ldm_train.data.sources.tar_shards import TarShards
-from ldm_train.settings.compose import build, folder
+from ldm_train.settings.composition import build, folder
 
 Content = bytes | str | dict[str, object]
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from ldm_train.data.sources.items import Item, PassingPicture, shown
 from ldm_train.data.sources.source import Source
-from ldm_train.settings.compose import build, folder
+from ldm_train.settings.composition import build, folder
 
 KINDS = ["folder", "class_folders", "table", "huggingface", "webdataset"]
 

@@ -10,7 +10,7 @@ import numpy as np
 from omegaconf import OmegaConf
 from PIL import Image
 
-from ldm_train.settings.compose import compose
+from ldm_train.settings.composition import compose
 
 MAX_STEPS = 400
 EDGES = [-8.0, -4.0, -2.0, 0.0, 2.0, 4.0, 8.0]

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ldm_train.run_dir.config_changes import refuse_other
-from ldm_train.settings.compose import compose
+from ldm_train.settings.composition import compose
 from tests.run_dir.records import QUIET, files, lines, record
 
 # What may not continue

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from ldm_train.settings.compose import ConfigError, compose, folder, groups
+from ldm_train.settings.composition import ConfigError, compose, folder, groups
 
 GONE = [f"~optimizer.{name}" for name in ("betas", "eps", "weight_decay", "fused")]
 NEEDED = ["cache=x", "run_dir=y"]

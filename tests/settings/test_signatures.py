@@ -9,7 +9,7 @@ from diffusers import UNet2DConditionModel
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 
-from ldm_train.settings.compose import folder
+from ldm_train.settings.composition import folder
 from ldm_train.settings.constructors import EXTRAS
 from ldm_train.settings.signatures import FURTHER, signature
 from ldm_train.settings.strict import TRAINER

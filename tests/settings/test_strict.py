@@ -16,7 +16,7 @@ from ldm_train.assembly.trainer import refuse_absent, refuse_fused_scaling, refu
 from ldm_train.cli.main import VERBS
 from ldm_train.settings import compose as configs
 from ldm_train.settings import shipped
-from ldm_train.settings.compose import ConfigError, compose, folder, groups
+from ldm_train.settings.composition import ConfigError, compose, folder, groups
 from ldm_train.settings.ranges import CHOICES, RANGES, out_of_range
 from ldm_train.settings.strict import SET_BY_THE_RUN, TRAINER
 from ldm_train.training.optimization.sharding import FullySharded

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from ldm_train.settings.compose import compose, groups
+from ldm_train.settings.composition import compose, groups
 from ldm_train.settings.without_effect import notes
 from tests.settings.test_strict import NEEDED
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from ldm_train.assembly.trainer import launched_rank
 from ldm_train.cli.main import main
 from ldm_train.training.callbacks.stop import SAME, Stop
+from ldm_train.util.processes import launched_rank
 
 rank = launched_rank()
 folder = Path(os.environ["PIDS"])

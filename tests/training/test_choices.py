@@ -9,7 +9,7 @@ import torch
 
 from ldm_train.data.batches.datamodules import CachedLatents
 from ldm_train.data.cache.reader import LatentCache
-from ldm_train.settings.compose import groups
+from ldm_train.settings.composition import groups
 
 DIFFUSERS = [
     "network=diffusers_unet",

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from ldm_train.assembly.model import read_config, read_weights
-from ldm_train.settings.compose import compose
+from ldm_train.assembly.stored_run import read_config
+from ldm_train.assembly.stored_weights import read_weights
+from ldm_train.settings.composition import compose
 from ldm_train.training.optimization.fused_backward import FusedBackward
 
 UNCLIPPED = "trainer.gradient_clip_val=null"

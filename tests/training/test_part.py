@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from ldm_train.assembly.model import Parts, build_parts, load_weights, read_config, read_weights
+from ldm_train.assembly.parts import Parts, build_parts
+from ldm_train.assembly.stored_run import read_config
+from ldm_train.assembly.stored_weights import load_weights, read_weights
 
 LORA = ("adapter=lora", "adapter.rank=2", "adapter.dropout=0.1", "adapter.text_encoder=true")
 CROSS = ('trained=["network.*.cross_attention.*","text_encoder.*.mlp.*"]',)

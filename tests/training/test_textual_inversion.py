@@ -9,11 +9,13 @@ from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
-from ldm_train.assembly.model import build_parts, load_weights, open_run, read_config, read_weights
 from ldm_train.assembly.new_word_files import FILE
 from ldm_train.assembly.new_words import check_new_words, untrained_words
+from ldm_train.assembly.parts import build_parts
+from ldm_train.assembly.stored_run import open_run, read_config
+from ldm_train.assembly.stored_weights import load_weights, read_weights
 from ldm_train.conditioners.text_encoder import TextEncoder, small
-from ldm_train.settings.compose import compose
+from ldm_train.settings.composition import compose
 
 LEARNED = "text_encoder.tower.token_embedding.learned"
 WORDS = ('text_encoder.new_words=["circle=round thing"]',)

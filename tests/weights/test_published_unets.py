@@ -9,8 +9,8 @@ from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 from omegaconf import OmegaConf
 from torch.testing import assert_close
 
-from ldm_train.assembly.first_weights import start
-from ldm_train.assembly.model import Parts
+from ldm_train.assembly.parts import Parts
+from ldm_train.assembly.stored_weights import load_first_weights
 from ldm_train.diffusion.prediction import Noise
 from ldm_train.diffusion.schedules.named import scaled_linear
 from ldm_train.networks.diffusers_unet import DiffusersUNet
@@ -63,7 +63,7 @@ def loaded(settings_of):
         text = SimpleNamespace(context_width=CONTEXT, vector_width=vector_width)
         schedule = scaled_linear(num_steps=1000, beta_start=0.00085, beta_end=0.012)
         parts = Parts(network, text, SimpleNamespace(channels=4), schedule, Noise(), None, 64)
-        return network, start(OmegaConf.create({"network": settings | {"weights": str(path)}}), parts)
+        return network, load_first_weights(OmegaConf.create({"network": settings | {"weights": str(path)}}), parts)
 
     return load
 
@@ -161,7 +161,7 @@ def test_diffusers_own_network_takes_them_too(unet, tmp_path):
     def load(**changes):
         network = DiffusersUNet(in_channels=4, context_width=CONTEXT, vector_width=None, **(settings | changes))
         parts = Parts(network, text, SimpleNamespace(channels=4), schedule, Noise(), None, 64)
-        start(OmegaConf.create({"network": {"weights": str(tmp_path)}}), parts)
+        load_first_weights(OmegaConf.create({"network": {"weights": str(tmp_path)}}), parts)
         return network.unet.state_dict()
 
     assert_close(load(), theirs.state_dict(), rtol=0, atol=0)

@@ -8,8 +8,8 @@ from pathlib import Path
 from omegaconf import DictConfig
 from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from ldm_train.assembly.model import Parts, choose_device
 from ldm_train.assembly.new_words import check_new_words
+from ldm_train.assembly.parts import Parts, choose_device
 from ldm_train.assembly.source_survey import name_classes
 from ldm_train.assembly.trainer import quiet
 from ldm_train.commands.check.check_page import page
@@ -29,7 +29,7 @@ from ldm_train.data.scan.inspection import Decoding, Looked, inspect, surveyed
 from ldm_train.data.scan.survey import Survey
 from ldm_train.reports.page import is_page, write
 from ldm_train.run_dir.record import set_threads
-from ldm_train.settings.compose import build
+from ldm_train.settings.composition import build
 from ldm_train.training.cost import free_memory
 from ldm_train.util.files import atomic_write
 from ldm_train.util.ownership import FolderKind, check_file, check_folder

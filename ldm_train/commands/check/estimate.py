@@ -9,15 +9,15 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig
 
-from ldm_train.assembly.model import Parts
+from ldm_train.assembly.parts import Parts
+from ldm_train.assembly.training_module import training_module
 from ldm_train.commands.check.reconstruction import Pace
 from ldm_train.commands.check.trials import CPU, build_network, devices, geometry
-from ldm_train.commands.train.command import training_module
 from ldm_train.conditioners.class_labels import ClassLabels
 from ldm_train.conditioners.text_encoder import TextEncoder
 from ldm_train.data.cache.plan import Plan
 from ldm_train.data.pictures.crops import Size
-from ldm_train.settings.compose import build
+from ldm_train.settings.composition import build
 from ldm_train.training.cost import CacheBytes, RowShapes, StepBytes, Tried, cache_bytes, free_memory, step_bytes, try_step
 from ldm_train.training.ema.ema import EMA
 from ldm_train.training.module import NoisePredictorTraining

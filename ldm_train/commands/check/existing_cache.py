@@ -6,7 +6,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from ldm_train.assembly.cache_identity import describe
-from ldm_train.commands.encode.command import refuse_emptying
+from ldm_train.assembly.encode_cache import refuse_emptying
 from ldm_train.data.cache.manifest import differences, read_entries, read_manifest
 from ldm_train.data.cache.plan import Plan
 from ldm_train.data.cache.staging import Known

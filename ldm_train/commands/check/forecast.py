@@ -8,12 +8,13 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from ldm_train.assembly.model import Parts, build_recipe
+from ldm_train.assembly.parts import Parts
 from ldm_train.assembly.prior import class_prompts, refuse_settings
+from ldm_train.assembly.stored_run import build_recipe
 from ldm_train.commands.check.estimate import Training
 from ldm_train.data.cache.plan import Plan
 from ldm_train.diffusion.denoiser import Denoiser
-from ldm_train.settings.compose import build
+from ldm_train.settings.composition import build
 from ldm_train.training.checkpoints.checkpoint_callback import Keeping
 from ldm_train.training.cost import RowShapes
 from ldm_train.training.ema.ema import EMA

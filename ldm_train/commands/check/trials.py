@@ -11,22 +11,23 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from ldm_train.assembly.first_weights import start
 from ldm_train.assembly.limits import duration
-from ldm_train.assembly.model import Parts, build_parts, build_recipe, build_weak
 from ldm_train.assembly.new_words import untrained_words
 from ldm_train.assembly.optimization_checks import refuse_optimization
+from ldm_train.assembly.parts import Parts, build_parts
+from ldm_train.assembly.stored_run import build_recipe, build_weak
+from ldm_train.assembly.stored_weights import load_first_weights
 from ldm_train.assembly.trained_part import refuse_part
 from ldm_train.assembly.trainer import refuse_absent, refuse_fused_scaling, refuse_sharding
+from ldm_train.assembly.training_module import compile_network, training_module, warn_of_the_end
 from ldm_train.assembly.watching import build_measuring, own_prompts
-from ldm_train.commands.train.command import compile_network, training_module, warn_of_the_end
 from ldm_train.conditioners.class_labels import ClassLabels
 from ldm_train.conditioners.text_encoder import TextEncoder
 from ldm_train.data.batches.positions import Geometry
 from ldm_train.data.pictures.crops import Size
 from ldm_train.diffusion.denoiser import Denoiser
 from ldm_train.generation import Generation
-from ldm_train.settings.compose import build
+from ldm_train.settings.composition import build
 from ldm_train.settings.ranges import out_of_range
 from ldm_train.settings.strict import KEPT
 from ldm_train.training.checkpoints.checkpoint_callback import Keeping
@@ -151,7 +152,7 @@ def try_together(
         attempt(generation.check, prompts, recipe)
     if config.network.weights is not None:
         with warnings.catch_warnings(action="ignore"):  # that nothing is copied to the meta device
-            attempt.told += attempt(start, config, parts) or []
+            attempt.told += attempt(load_first_weights, config, parts) or []
     return attempt(training_module, config, parts)
 
 

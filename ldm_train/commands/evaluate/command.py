@@ -5,7 +5,8 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig
 
-from ldm_train.assembly.model import choose_device
+from ldm_train.assembly.parts import choose_device
+from ldm_train.assembly.training_module import training_module
 from ldm_train.commands.evaluate.drawing_models import Model, RunModel
 from ldm_train.commands.evaluate.drawn_pictures import Order, draw, forget_others, in_batches, processes
 from ldm_train.commands.evaluate.evaluations import Drawn, Evaluation, HeldOut
@@ -16,8 +17,7 @@ from ldm_train.commands.evaluate.output_files import check_outputs, is_sheet
 from ldm_train.commands.evaluate.real_pictures import Real, held_out_data, of_cache, of_folder, of_run
 from ldm_train.commands.evaluate.requests import choose_prompts, points, refuse_contradictions
 from ldm_train.commands.evaluate.result_files import Result, write
-from ldm_train.commands.train.command import training_module
-from ldm_train.settings.compose import build
+from ldm_train.settings.composition import build
 from ldm_train.training.validation.held_out import held_out_losses
 from ldm_train.util.files import hidden_path, make_folder
 from ldm_train.util.locks import hold_lock

@@ -7,7 +7,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from ldm_train.assembly.model import TrainedRun, build_recipe, open_run
+from ldm_train.assembly.stored_run import TrainedRun, build_recipe, open_run
 from ldm_train.commands.evaluate.drawn_pictures import Opener, Painter
 from ldm_train.generation import Generation
 from ldm_train.types import Autoencoder

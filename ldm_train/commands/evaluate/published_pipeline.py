@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from ldm_train import draws
-from ldm_train.assembly.model import choose_device
+from ldm_train.assembly.parts import choose_device
 from ldm_train.commands.evaluate.drawing_models import Told, plain
 from ldm_train.commands.evaluate.drawn_pictures import Opener, Painter
 from ldm_train.types import Autoencoder

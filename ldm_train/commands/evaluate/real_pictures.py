@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from ldm_train.assembly.cache_identity import restore
-from ldm_train.assembly.model import Parts
+from ldm_train.assembly.parts import Parts
 from ldm_train.assembly.prior import is_whole, with_class_pictures
 from ldm_train.assembly.training_data import batches, refuse_unfit, verify
 from ldm_train.commands.evaluate.drawn_pictures import in_batches
@@ -17,7 +17,7 @@ from ldm_train.commands.evaluate.galleries import open_gallery
 from ldm_train.data.batches.datamodules import CachedLatents, split
 from ldm_train.data.cache.reader import Latents, open_caches, together
 from ldm_train.run_dir.record import PRIOR
-from ldm_train.settings.compose import build
+from ldm_train.settings.composition import build
 from ldm_train.types import Autoencoder
 
 HELD_OUT = 0.05  # share of a cache that names none, for a model that is not a run: as `train` has it

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from ldm_train.assembly.model import read_config
+from ldm_train.assembly.stored_run import read_config
 from ldm_train.assembly.trained_for import TRAINED_FOR, read_purpose
 from ldm_train.assembly.trained_part import alpha_of
 from ldm_train.commands.export.export_folder import refuse_existing_file

@@ -9,7 +9,7 @@ from ldm_train.assembly.published_scheduler import PREDICTIONS, named_schedule, 
 from ldm_train.diffusion.prediction import Prediction
 from ldm_train.diffusion.schedules.schedule import NoiseSchedule, VariancePreserving
 from ldm_train.samplers.spacings import Leading, Linspace, Spacing, Trailing
-from ldm_train.settings.compose import build
+from ldm_train.settings.composition import build
 
 THEIRS = {own: theirs for theirs, own in PREDICTIONS.items()}
 NAMED = {"scaled_linear": "scaled_linear", "linear": "linear", "cosine": "squaredcos_cap_v2"}

@@ -11,7 +11,7 @@ from ldm_train.commands.export.export_folder import write_json, write_tensors
 from ldm_train.commands.export.exported_parts import SCHEDULER, TEXT, UNET, VAE, Leaving, as_transformers, plain_tensors
 from ldm_train.conditioners.text_encoder import TextEncoder
 from ldm_train.diffusion.schedules.schedule import VariancePreserving
-from ldm_train.settings.compose import build
+from ldm_train.settings.composition import build
 from ldm_train.util.files import atomic_write
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"

@@ -7,9 +7,10 @@ from pathlib import Path
 from omegaconf import DictConfig
 from torch import Tensor
 
-from ldm_train.assembly.model import Parts, build_parts, first_weights
+from ldm_train.assembly.parts import Parts, build_parts
+from ldm_train.assembly.stored_weights import complete_weights
 from ldm_train.assembly.trained_for import refuse_other_purpose
-from ldm_train.assembly.trained_part import completed, is_partial
+from ldm_train.assembly.trained_part import is_partial
 from ldm_train.assembly.weights_match import own_settings
 from ldm_train.autoencoders.autoencoder import KLAutoencoder
 from ldm_train.commands.export.ddim_scheduler import not_held as not_held_by_scheduler
@@ -71,7 +72,7 @@ def leaving(trained: DictConfig, run_dir: Path, weights: Mapping[str, Tensor]) -
     """
     parts = build_parts(trained, empty_network=not is_partial(trained))
     refuse_other_purpose(run_dir, trained, parts)
-    state = completed(weights, run_dir, parts, first_weights)
+    state = complete_weights(weights, run_dir, parts)
     found = Leaving(trained, parts, projects_linearly(parts, trained))
     side = trained.image_size // parts.autoencoder.factor
     network = below(state, "network.", parts.network.state_dict())

@@ -8,7 +8,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from ldm_train.assembly.model import build_parts
+from ldm_train.assembly.parts import build_parts
 from ldm_train.assembly.stacked_adapters import PIPELINES
 from ldm_train.assembly.trained_for import TRAINED_FOR
 from ldm_train.assembly.trained_part import alpha_of

@@ -11,8 +11,9 @@ from rich.progress import track
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ldm_train.assembly.model import build_parts, first_weights, read_weights
-from ldm_train.assembly.trained_part import completed, is_partial
+from ldm_train.assembly.parts import build_parts
+from ldm_train.assembly.stored_weights import complete_weights, read_weights
+from ldm_train.assembly.trained_part import is_partial
 from ldm_train.training.ema.post_hoc import Combination, combine, solve
 from ldm_train.training.ema.profiles import gamma_of_length
 from ldm_train.training.ema.snapshots import FOLDER, Snapshot, lengths_in, name_in_snapshot, read_snapshots
@@ -38,7 +39,7 @@ def whole(trained: DictConfig, run_dir: Path, weights: dict[str, Tensor]) -> dic
     """
     if not is_partial(trained):
         raise ValueError(f"merge=true has nothing to merge: {run_dir} trained all weights, as adapter=null trained=null do")
-    return dict(completed(weights, run_dir, build_parts(trained), first_weights))
+    return dict(complete_weights(weights, run_dir, build_parts(trained)))
 
 
 def of_checkpoint(run_dir: Path, weights: str) -> Export:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from ldm_train.assembly.model import Parts
+from ldm_train.assembly.parts import Parts
 from ldm_train.commands.export.model_card import TASK, public
 from ldm_train.settings.config_file import shortest_words
 

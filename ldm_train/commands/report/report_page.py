@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 
 from ldm_train.commands.report import loss_by_noise, run_curves, run_history, run_pictures, run_results
-from ldm_train.commands.report.run_curves import Shown, best
+from ldm_train.commands.report.run_curves import Shown
 from ldm_train.commands.report.run_pictures import Budget
 from ldm_train.reports.axes import number
 from ldm_train.reports.curves import POINTS
 from ldm_train.reports.page import Page, Section
 from ldm_train.reports.page_blocks import Block, Charts, Facts, Table, Text
+from ldm_train.run_dir.metric_names import best
 from ldm_train.run_dir.reading import RunRead
 from ldm_train.run_dir.run_settings import chosen, differing, every_setting, names
 from ldm_train.run_dir.run_state import state_of

@@ -7,29 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldm_train.reports.curves import Charts, Curves, Line, smooth
-from ldm_train.run_dir.reading import RunRead, Series
+from ldm_train.run_dir.metric_names import BINS, LIMITS, metric_title, plain_title
+from ldm_train.run_dir.reading import RunRead
 
 SMOOTHED = 40  # stretches of a run, over one of which the values around each are averaged, twice
 FEW = 40  # values, which are marked each
 WIDE = 10.0  # from the lowest to the highest value times this much, a logarithmic axis shows more
-LIMITS = ("_low", "_high")
 MEASURED = ("validation_loss", "validation_loss_raw", "validation_noise_mse", "validation_noise_mse_raw")
 LOSSES = ("loss", "noise_mse")
-METRICS = {
-    "kid": "KID",
-    "fid": "FID",
-    "precision": "Precision",
-    "recall": "Recall",
-    "clip_score": "CLIP score",
-    "clip_retrieval_at_1": "CLIP retrieval at 1",
-}
-AUTOENCODER = {
-    "l1": "L1 error",
-    "mse": "Squared error",
-    "kl": "KL divergence",
-    "held_out_psnr": "PSNR of held-out pictures, dB",
-    "train_psnr": "PSNR of training pictures, dB",
-}
 HEALTH = {
     "grad_norm": "Gradient norm",
     "lr": "Learning rate",
@@ -42,7 +27,6 @@ CLOCK = {
     "time/memory_gib": "Memory, GiB",
 }
 RATIO = "health/update_ratio/"
-BINS = "validation_bins"  # begins the names of what `validation.jsonl` has whole
 SHARES = ("time/share_", "time/wait_for_data")
 UNSHOWN = ("time/minutes_left",)
 
@@ -98,7 +82,7 @@ def machine(shown: Sequence[Shown]) -> Charts:
         {name for one in shown for name in one.run.series if name.startswith("time/") and not name.startswith(SHARES)}
         - CLOCK.keys() - {*UNSHOWN}
     )  # fmt: skip
-    titles = CLOCK | {name: _title(name.removeprefix("time/")) for name in others}
+    titles = CLOCK | {name: plain_title(name.removeprefix("time/")) for name in others}
     speed, *rest = titles.items()
     return Charts([_noisy(shown, *speed, log=False), *(_plot(shown, {name: ""}, title, log=False) for name, title in rest)])
 
@@ -119,31 +103,6 @@ def metric_names(shown: Sequence[Shown]) -> list[str]:
     """The metrics of sets of pictures that any of the runs logged."""
     found = {name for one in shown for name in one.run.series if name.startswith("metrics/")}
     return sorted(name for name in found if not any(_is_limit(name, one.run) for one in shown))
-
-
-def metric_title(name: str) -> str:
-    """As people call it, with what extracted the features or embedded the pictures behind it."""
-    own = name.removeprefix("metrics/")
-    if own in AUTOENCODER:
-        return AUTOENCODER[own]
-    for short in sorted(METRICS, key=len, reverse=True):
-        if own.startswith(f"{short}_"):
-            return f"{METRICS[short]} ({own.removeprefix(short)[1:]})"
-    return _title(own)
-
-
-def lower_is_better(name: str) -> bool:
-    """Whether the lowest value of this metric is its best."""
-    return any(word in name for word in ("loss", "mse", "kid", "fid", "distance", "error", "kl"))
-
-
-def best(name: str, series: Series) -> tuple[int, float] | None:
-    """The step and the value that are best, of those that are finite."""
-    kept = series.finite
-    if not len(kept.values):
-        return None
-    at = int(kept.values.argmin() if lower_is_better(name) else kept.values.argmax())
-    return int(kept.steps[at]), float(kept.values[at])
 
 
 def _noisy(shown: Sequence[Shown], name: str, title: str, *, log: bool | None = None) -> Curves:
@@ -204,7 +163,3 @@ def _is_wide(lines: Sequence[Line]) -> bool:
 
 def _is_positive(lines: Sequence[Line]) -> bool:
     return any((line.y > 0).any() for line in lines)
-
-
-def _title(name: str) -> str:
-    return name[:1].upper() + name[1:].replace("_", " ")

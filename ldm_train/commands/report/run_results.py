@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from ldm_train.commands.report.run_curves import MEASURED, SHARES, Shown, best, lower_is_better, metric_names, metric_title
+from ldm_train.commands.report.run_curves import MEASURED, SHARES, Shown, metric_names
 from ldm_train.reports.axes import number
 from ldm_train.reports.charts import Bars
 from ldm_train.reports.page_blocks import Block, Command, Table, Text
+from ldm_train.run_dir.metric_names import best, lower_is_better, metric_title
 from ldm_train.run_dir.run_settings import value
 
 ROWS = 200  # of a table in an evaluation

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ldm_train.commands.report.run_curves import BINS, LIMITS, best, lower_is_better, metric_title
 from ldm_train.reports.axes import number
+from ldm_train.run_dir.metric_names import BINS, LIMITS, best, lower_is_better, metric_title
 from ldm_train.run_dir.reading import RunRead, Series, is_run, read_runs
 from ldm_train.run_dir.run_settings import ABSENT, differing, names
 from ldm_train.run_dir.run_state import Word, state_of, time_of

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from ldm_train.assembly.model import TrainedRun
+from ldm_train.assembly.stored_run import TrainedRun
 
 SETTINGS = ("sampler", "spacing", "guidance", "steps", "seed", "negative_prompt", "picture", "strength", "mask")
 

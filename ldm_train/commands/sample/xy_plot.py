@@ -10,8 +10,8 @@ from rich.progress import Progress
 from torch import Tensor
 
 from ldm_train.assembly.drawing import open_sized, read_start
-from ldm_train.assembly.model import TrainedRun, build_recipe, fill_from_run, read_config
 from ldm_train.assembly.picture_folder import PictureFolder
+from ldm_train.assembly.stored_run import TrainedRun, build_recipe, fill_from_run, read_config
 from ldm_train.commands.sample.labelled_grid import plot
 from ldm_train.commands.sample.png_text import of_all, texts
 from ldm_train.data.pictures.images import to_bytes

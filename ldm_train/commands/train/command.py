@@ -6,40 +6,29 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig
 
-from ldm_train.assembly.first_weights import start
 from ldm_train.assembly.limits import ending, told_ending
-from ldm_train.assembly.model import Parts
 from ldm_train.assembly.new_word_files import write_words
 from ldm_train.assembly.new_words import check_new_words, training_captions, untrained_words
 from ldm_train.assembly.optimization_checks import refuse_optimization
 from ldm_train.assembly.prior import given_caches, join_prior, with_given_caches
+from ldm_train.assembly.stored_weights import load_base, load_first_weights
 from ldm_train.assembly.trained_for import describe_purpose, refuse_other_purpose
-from ldm_train.assembly.trained_part import choose_trained, load_base, refuse_part
-from ldm_train.assembly.trainer import (
-    build_loggers,
-    launched_rank,
-    options,
-    quiet,
-    refuse_fused_scaling,
-    refuse_processes,
-)
+from ldm_train.assembly.trained_part import refuse_part
+from ldm_train.assembly.trainer import build_loggers, options, quiet, refuse_fused_scaling, refuse_processes
 from ldm_train.assembly.training_data import open_data
+from ldm_train.assembly.training_module import compile_network, training_module, warn_of_the_end
 from ldm_train.assembly.watching import Watching
-from ldm_train.autoencoders.scaling import Scaling
 from ldm_train.conditioners.text_encoder import TextEncoder
-from ldm_train.diffusion.objective import Objective
-from ldm_train.diffusion.perturbations import Perturbations
 from ldm_train.run_dir.holding import hold_run_directory
 from ldm_train.run_dir.record import note_saved, prepare, set_threads
-from ldm_train.settings.compose import build, plain
+from ldm_train.settings.composition import build, plain
 from ldm_train.training.callbacks.spent import Spent
 from ldm_train.training.checkpoints.checkpoint_callback import Keeping
 from ldm_train.training.ema.ema import EMA
 from ldm_train.training.ema.snapshot_callback import Snapshots
 from ldm_train.training.fit import Limits
 from ldm_train.training.fit import run as fit
-from ldm_train.training.module import NoisePredictorTraining
-from ldm_train.training.optimization.parameter_groups import ParameterGroups
+from ldm_train.util.processes import launched_rank
 
 
 def run(config: DictConfig) -> int:
@@ -67,11 +56,11 @@ def train(config: DictConfig, limits: Limits, keeping: Keeping) -> str | None:
     stored = with_given_caches(config, given)
     watching = Watching.of(config, parts, data)
     ema: EMA = build(config.ema, "ema")
-    base = load_base(config, parts, start)
+    base = load_base(config, parts)
     check = partial(refuse_other_purpose, Path(config.run_dir), config, parts)
     resumed = prepare(stored, content=content, base=base, trained_for=describe_purpose(config, parts), check=check)
     if config.network.weights is not None and base is None and not resumed:
-        for line in start(config, parts):
+        for line in load_first_weights(config, parts):
             print(line)
     if config.cache is not None and isinstance(parts.text_encoder, TextEncoder) and not parts.text_encoder.trained:
         parts.text_encoder.keep_only(watching.captions(data))  # the cache has the embeddings of all others
@@ -105,49 +94,3 @@ def train(config: DictConfig, limits: Limits, keeping: Keeping) -> str | None:
         with ema.swapped(module):
             print(*write_words(run_dir, module.text_encoder))
     return reason
-
-
-def compile_network(network: torch.nn.Module, *, backend: str) -> None:
-    """In place, so that its parameters keep their names, and as one graph: what breaks it would cost its speed unseen."""
-    if backend not in torch.compiler.list_backends(exclude_tags=()):
-        known = ", ".join(torch.compiler.list_backends())
-        raise ValueError(f"compile={backend} is no backend of torch.compile; there are: {known}")
-    network.compile(fullgraph=True, backend=backend)
-
-
-def warn_of_the_end(objective: Objective) -> None:
-    """Say what trains well and then draws badly: errors that grow, or that do not count, where sampling starts."""
-    denoiser = objective.denoiser
-    amplification = denoiser.terminal_amplification()
-    if amplification > 1000:
-        print(
-            "warning: with this prediction and schedule, sampling starts where a network's error counts "
-            f"{amplification:.0f} times in the picture; not so with prediction=velocity, nor with schedule=scaled_linear"
-        )
-    end = torch.tensor([denoiser.schedule.end])
-    if objective.weighting.weights(denoiser.schedule.snr(end), denoiser.clean_error_per_output_error(end)).item() == 0:
-        print(
-            "warning: this weighting gives no weight to the end of this schedule, where sampling starts; "
-            "not so weighting=uniform"
-        )
-
-
-def training_module(config: DictConfig, parts: Parts) -> NoisePredictorTraining:
-    """The Trainer's view of these parts, of which what the config does not train is frozen."""
-    choose_trained(config, parts)
-    return NoisePredictorTraining(
-        parts.network,
-        parts.text_encoder,
-        scaling=Scaling.of(parts.autoencoder),
-        schedule=parts.schedule,
-        prediction=parts.prediction,
-        timesteps=build(config.timesteps, "timesteps"),
-        weighting=parts.weighting,
-        perturbations=Perturbations(config.offset_noise, config.input_perturbation),
-        optimizer=build(config.optimizer, "optimizer"),
-        parameter_groups=ParameterGroups(**config.parameter_groups),
-        lr_schedule=build(config.lr_schedule, "lr_schedule"),
-        batch_size=config.batch_size,
-        seed=config.seed,
-        fused_backward=config.fused_backward,
-    )

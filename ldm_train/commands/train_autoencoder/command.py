@@ -11,14 +11,7 @@ from omegaconf import DictConfig
 
 from ldm_train.assembly.limits import ending, told_ending
 from ldm_train.assembly.optimization_checks import refuse_optimization
-from ldm_train.assembly.trainer import (
-    build_loggers,
-    launched_rank,
-    options,
-    quiet,
-    refuse_fused_scaling,
-    refuse_processes,
-)
+from ldm_train.assembly.trainer import build_loggers, options, quiet, refuse_fused_scaling, refuse_processes
 from ldm_train.autoencoders.scaling import Scaling
 from ldm_train.data.batches.datamodules import Pictures
 from ldm_train.data.pictures.decoding import MAX_PIXELS
@@ -27,7 +20,7 @@ from ldm_train.data.sources.items import Item, shown
 from ldm_train.metrics.drawings import psnr
 from ldm_train.run_dir.holding import hold_run_directory
 from ldm_train.run_dir.record import commands, note_saved, prepare, set_threads
-from ldm_train.settings.compose import build, plain
+from ldm_train.settings.composition import build, plain
 from ldm_train.training.autoencoder_module import AutoencoderTraining
 from ldm_train.training.callbacks.reconstructions import Reconstructions
 from ldm_train.training.callbacks.spent import Spent
@@ -36,6 +29,7 @@ from ldm_train.training.fit import Limits
 from ldm_train.training.fit import run as fit
 from ldm_train.training.run_files import METRICS
 from ldm_train.util.files import atomic_write
+from ldm_train.util.processes import launched_rank
 from ldm_train.util.safe_json import numbers_of, parse_json
 
 

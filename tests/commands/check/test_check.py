@@ -12,8 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from ldm_train.commands.check.command import run as run_check
-from ldm_train.settings.compose import compose, groups
-from ldm_train.settings.compose import folder as conf
+from ldm_train.settings.composition import compose, groups
+from ldm_train.settings.composition import folder as conf
 from tests.conftest import NETWORK, PICTURES, TEXT
 from tests.data.bad_pictures import bad_pictures
 

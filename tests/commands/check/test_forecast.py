@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from ldm_train.assembly.model import build_parts
+from ldm_train.assembly.parts import build_parts
 from ldm_train.commands.check.forecast import kept, passes
-from ldm_train.settings.compose import compose
+from ldm_train.settings.composition import compose
 from ldm_train.training.checkpoints.checkpoint_callback import Keeping, occupied
 from tests.conftest import NETWORK, PICTURES, TEXT
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 
-from ldm_train.assembly.model import read_config
+from ldm_train.assembly.stored_run import read_config
 from tests.commands.export.shaped import SCALE, SHAPE, SHIFT
 
 

@@ -7,8 +7,10 @@ from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
 from ldm_train import draws
-from ldm_train.assembly.model import build_parts, build_recipe, load_weights, read_config, read_weights
+from ldm_train.assembly.parts import build_parts
 from ldm_train.assembly.stacked_adapters import add_adapters
+from ldm_train.assembly.stored_run import build_recipe, read_config
+from ldm_train.assembly.stored_weights import load_weights
 from ldm_train.commands.evaluate.published_pipeline import open_pipeline
 
 SHAPE = [
@@ -24,7 +26,7 @@ def ours(run_dir: Path, adapter: Path | None = None) -> Tensor:
     config = read_config(str(run_dir))
     parts = build_parts(config)
     load_weights(run_dir, parts)
-    add_adapters(None if adapter is None else str(adapter), config, parts, read_weights)
+    add_adapters(None if adapter is None else str(adapter), config, parts)
     generation = parts.generation(parts.network.eval(), parts.text_encoder.eval(), torch.device("cpu"))
     return generation([PROMPT], build_recipe(config, steps=4, seed=0))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from ldm_train.assembly.model import read_config
+from ldm_train.assembly.stored_run import read_config
 from ldm_train.util.ownership import EXPORT
 from tests.commands.export.shaped import SHAPE, opened, ours, same_picture, theirs
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from ldm_train.assembly.first_weights import start
-from ldm_train.assembly.model import build_parts, load_weights, read_config
+from ldm_train.assembly.parts import build_parts
+from ldm_train.assembly.stored_run import read_config
+from ldm_train.assembly.stored_weights import load_first_weights, load_weights
 from ldm_train.autoencoders.autoencoder import pretrained
 from ldm_train.weights.layouts.text_layout import reading
 from ldm_train.weights.module_loading import load
@@ -28,7 +29,7 @@ def test_out_and_in_again_is_bitwise(
     expected, found = build_parts(config), build_parts(config)
     load_weights(run, expected, weights=weights)
     config.network.weights = str(path)
-    start(config, found)
+    load_first_weights(config, found)
     assert_close(found.network.state_dict(), expected.network.state_dict(), rtol=0, atol=0)
     tower, text = found.text_encoder.tower.state_dict(), find_text_encoder(path)
     load(tower, reading(tower, text.tensors), text.tensors, text.shapes)

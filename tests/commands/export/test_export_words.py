@@ -10,7 +10,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.testing import assert_close
 
-from ldm_train.assembly.model import build_parts, load_weights, read_config
+from ldm_train.assembly.parts import build_parts
+from ldm_train.assembly.stored_run import read_config
+from ldm_train.assembly.stored_weights import load_weights
 from ldm_train.weights.embedding_files import FILE
 from tests.commands.export.shaped import PROMPT, SHAPE, opened
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from ldm_train.assembly.model import read_config
+from ldm_train.assembly.stored_run import read_config
 from ldm_train.commands.export import usage
 from ldm_train.commands.export.model_card import Card, front
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ldm_train.assembly.model import read_checkpoint
+from ldm_train.assembly.stored_weights import read_checkpoint
 from ldm_train.training.checkpoints.checkpoint_files import damage
 from ldm_train.weights.tensor_files import read, write
 from tests.training.checkpoints.test_checkpoint_damage import flip, place

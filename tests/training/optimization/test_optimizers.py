@@ -9,7 +9,7 @@ import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from ldm_train.settings.compose import build, folder
+from ldm_train.settings.composition import build, folder
 
 
 def lines(run_dir: Path) -> list[dict]:

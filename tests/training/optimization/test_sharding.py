@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from ldm_train.assembly.model import read_checkpoint
+from ldm_train.assembly.stored_weights import read_checkpoint
 from ldm_train.training.checkpoints.sharded_checkpoint import SHARES, mapped, remove_unnamed_shares, whole
 from ldm_train.training.optimization.sharding import layers, swap
 

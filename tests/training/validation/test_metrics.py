@@ -120,7 +120,9 @@ def test_the_best_checkpoint_can_be_chosen_by_them(run: Path, two: Path) -> None
 
 def test_they_are_what_the_averaged_weights_draw_against_what_is_held_out(run: Path, source: Path, held_out: Path) -> None:
     """Drawn and measured again by hand, from the last checkpoint and the picture files."""
-    from ldm_train.assembly.model import build_parts, build_recipe, load_weights, read_config
+    from ldm_train.assembly.parts import build_parts
+    from ldm_train.assembly.stored_run import build_recipe, read_config
+    from ldm_train.assembly.stored_weights import load_weights
     from ldm_train.data.pictures.images import read_image, to_signed
 
     config = read_config(str(run))

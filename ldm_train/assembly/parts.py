@@ -1,0 +1,101 @@
+"""The parts of a run, built from its settings: network, text encoder, autoencoder, schedule, prediction, weighting."""
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from ldm_train.conditioners.class_labels import ClassLabels
+from ldm_train.conditioners.text_encoder import TextEncoder
+from ldm_train.diffusion.prediction import Prediction
+from ldm_train.diffusion.schedules.schedule import NoiseSchedule
+from ldm_train.diffusion.weighting import Weighting
+from ldm_train.generation import Generation
+from ldm_train.settings.composition import build
+from ldm_train.settings.strict import KEPT
+from ldm_train.types import Autoencoder
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a run's config names, built; `network`, `text_encoder` and a trained `weighting` are yet to be given weights."""
+
+    network: torch.nn.Module
+    text_encoder: TextEncoder | ClassLabels
+    autoencoder: Autoencoder
+    schedule: NoiseSchedule
+    prediction: Prediction
+    weighting: Weighting
+    size: int
+
+    @property
+    def divisor(self) -> int:
+        """What the sides of pictures must be multiples of, pixels."""
+        return self.autoencoder.factor * getattr(self.network, "divisor", 1)
+
+    def trained(self) -> dict[str, torch.nn.Module]:
+        """What may have trained weights, by their prefix in a checkpoint."""
+        modules = {"network.": self.network, "text_encoder.": self.text_encoder, "weighting.": self.weighting}
+        return {prefix: module for prefix, module in modules.items() if isinstance(module, torch.nn.Module)}
+
+    def generation(
+        self,
+        network: torch.nn.Module,
+        text_encoder: torch.nn.Module,
+        device: torch.device,
+        weak: Generation | None = None,
+    ) -> Generation:
+        """Pictures by these weights, on this device, guided by a weaker model where there is one."""
+        self.autoencoder.to(device)
+        network.to(device)
+        text_encoder.to(device)
+        return Generation(
+            network=network,
+            conditioner=text_encoder,  # type: ignore[arg-type]
+            autoencoder=self.autoencoder,
+            schedule=self.schedule,
+            prediction=self.prediction,
+            size=self.size,
+            device=device,
+            weak=weak,
+        )
+
+
+def build_parts(config: DictConfig, *, empty_network: bool = False) -> Parts:
+    """The parts of a run whose config knows its autoencoder, text encoder and picture size.
+
+    Args:
+        empty_network: on "meta": for its names and shapes alone, in no memory.
+    """
+    autoencoder, text_encoder = build(config.autoencoder, "autoencoder"), build(config.text_encoder, "text_encoder")
+    settings = {name: value for name, value in config.network.items() if name not in KEPT["network"]}
+    with torch.device("meta") if empty_network else nullcontext():
+        network = build(
+            OmegaConf.create(settings),
+            "network",
+            in_channels=autoencoder.channels,
+            context_width=text_encoder.context_width,
+            vector_width=text_encoder.vector_width,
+        )
+    schedule, prediction = build(config.schedule, "schedule"), build(config.prediction, "prediction")
+    weighting = build(config.weighting, "weighting")
+    deviation = getattr(weighting, "sigma_data", schedule.sigma_data)
+    if schedule.sigma_data not in (None, deviation):
+        raise ValueError(f"weighting.sigma_data={deviation} and schedule.sigma_data={schedule.sigma_data} must be the same")
+    return Parts(network, text_encoder, autoencoder, schedule, prediction, weighting, config.image_size)
+
+
+def choose_device(name: str) -> torch.device:
+    """ "auto" is the GPU where there is one.
+
+    Raises:
+        ValueError: this machine has no such device.
+    """
+    device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+    count = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise ValueError(
+            f"device={name}: this machine has {count or 'no'} GPU{'s' * (count != 1)}; device=auto takes what there is"
+        )
+    return device

@@ -1,0 +1,220 @@
+"""Load the weights of stored runs and whatever they stand on.
+
+The recursion: a run that trains a part of its network (parameters by name, or adapters) stores only that part; the rest are
+the weights that its setting `network.weights` names, which may be another such run, an exported file, or published weights.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from ldm_train.assembly.parts import Parts
+from ldm_train.assembly.published_weights import of_training, take
+from ldm_train.assembly.trained_for import warn_of_other_purpose
+from ldm_train.assembly.trained_part import alpha_of, base_fingerprint, is_partial, trainable
+from ldm_train.run_dir.record import CONFIG, LAST, RECORD, read_record
+from ldm_train.settings.constructors import check_config
+from ldm_train.settings.safe_yaml import read_settings_file
+from ldm_train.training.checkpoints.checkpoint_files import refuse_damaged
+from ldm_train.training.checkpoints.sharded_checkpoint import whole
+from ldm_train.util.processes import launched_rank
+from ldm_train.util.text import list_names
+from ldm_train.weights.hub import locate
+from ldm_train.weights.layouts.unet_architecture import family, of_shapes
+from ldm_train.weights.lora.low_rank import Weighed, from_run, merged
+from ldm_train.weights.part_folders import part_of
+from ldm_train.weights.published_parts import RAW, find_unet
+from ldm_train.weights.tensor_files import read, read_told
+
+NEW_WORDS = "token_embedding.learned"  # of a text encoder, begins at zero
+
+
+def load_weights(run_dir: Path, parts: Parts, *, weights: str = "ema") -> int:
+    """Give the parts trained weights, a run's "ema" or "raw" ones or those of an exported file; the step they are from.
+
+    Raises:
+        ValueError: no weights there, or another network's.
+    """
+    state, step, path = read_weights(run_dir, weights)
+    state = complete_weights(state, run_dir, parts)
+    for prefix, module in parts.trained().items():
+        own = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+        if not own and prefix == "weighting.":
+            continue  # a run that starts from another one's weights may weigh its loss in another way
+        expected = {name: p.shape for name, p in module.named_parameters() if p.requires_grad}
+        wrong = sorted({n for n in expected if n not in own or own[n].shape != expected[n]} | (own.keys() - expected.keys()))
+        wrong = [name for name in wrong if name in own or not name.endswith(NEW_WORDS)]  # which what is started from lacks
+        if wrong:
+            raise ValueError(
+                f"{path} was trained with another {prefix.rstrip('.')}: "
+                f"missing, left over or of another shape are {list_names(wrong)}"
+            )
+        module.load_state_dict(own, strict=False)
+    return step
+
+
+def read_weights(run_dir: Path, weights: str) -> tuple[Mapping[str, Tensor], int, Path]:
+    """Trained weights by their names in a run, the step they are from, and the file that held them.
+
+    Raises:
+        ValueError: no checkpoint or file there, or weights neither "ema" nor "raw" nor a file's name.
+    """
+    if weights.endswith(".safetensors"):
+        path = Path(weights)
+        if not path.is_file():
+            raise ValueError(f"weights={weights} is not there; `ldm-train export run_dir={run_dir} out={weights}` makes it")
+        told = read_told(path)
+        if "weights" not in told:
+            raise ValueError(f"weights={weights} was not written by `ldm-train export`: it does not tell its step")
+        return read(path), told["step"], path
+    checkpoint = read_checkpoint(run_dir)
+    if weights not in ("ema", "raw"):
+        raise ValueError(
+            f"weights={weights} is not known; a checkpoint holds ema (averaged) and raw, "
+            "and `ldm-train export` writes FILE.safetensors"
+        )
+    state = checkpoint["callbacks"]["EMA"]["average"] if weights == "ema" else checkpoint["state_dict"]
+    return state, checkpoint["global_step"], run_dir / LAST
+
+
+def read_checkpoint(run_dir: Path) -> dict[str, Any]:
+    """A run's last checkpoint, on the CPU.
+
+    Raises:
+        ValueError: there is none, it is damaged, or it cannot be read without running code from it.
+    """
+    path = run_dir / LAST
+    if not path.is_file():
+        raise ValueError(f"{run_dir} is not a trained run: {path} is not there")
+    refuse_damaged(path, run_dir=run_dir)
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return whole({name: value for name, value in checkpoint.items() if name != "optimizer_states"}, path)
+    except Exception as error:  # unpickling reports damage by many classes
+        raise ValueError(f"{path} cannot be read as a checkpoint of this project: {str(error).splitlines()[0]}") from error
+
+
+def load_first_weights(config: DictConfig, parts: Parts) -> list[str]:
+    """Give the parts the weights that `network.weights` names; what is to be told of them.
+
+    Raises:
+        ValueError: they are nowhere, not to be trusted, or those of another network.
+    """
+    weights, averaged = str(config.network.weights), bool(config.network.get("averaged", True))
+    path = Path(weights)
+    if is_run(path):
+        warnings = warn_of_other_purpose(path, config, parts)  # by the encoders before they are given weights
+        step = load_weights(path, parts, weights="ema" if averaged else "raw")
+        return [f"starting from the {'averaged' if averaged else 'raw'} weights of {weights} at its step {step}", *warnings]
+    if path.suffix == ".safetensors" and path.is_file() and "weights" in read_told(path):
+        warnings = warn_of_other_purpose(path, config, parts)
+        step = load_weights(path.parent, parts, weights=weights)
+        return [f"starting from the weights in {weights}, of step {step}", *warnings]
+    name = "diffusion_pytorch_model" if averaged else f"diffusion_pytorch_model.{RAW}"
+    path = locate(weights, setting="network.weights", subfolder="unet", name=name)
+    try:
+        found = find_unet(path, averaged=averaged)
+        told = take(found, parts, config)
+    except ValueError as error:
+        raise ValueError(f"network.weights={weights}: {error}") from error
+    kind = "averaged weights" if found.averaged else "weights"
+    looks = family(of_shapes(found.shapes), found.shapes)
+    first = f"starting from the {kind} of {weights}: {looks}, in {found.layout}, {len(found.tensors)} tensors"
+    return [first, *told, *of_training(found, config, parts)]
+
+
+def is_run(path: Path) -> bool:
+    """Whether a folder is a run's, or none of those that others write."""
+    part = part_of(path, "unet")
+    published = any(f.is_file() for f in (part / "config.json", path / "model_index.json")) or any(
+        part.glob("*.safetensors")
+    )
+    return path.is_dir() and not published
+
+
+def load_base(config: DictConfig, parts: Parts) -> str | None:
+    """Give the parts what a run that trains a part of them stands on, and its fingerprint; None where all is trained.
+
+    Raises:
+        ValueError: it cannot be loaded, or leaves something random that is not trained.
+    """
+    if not is_partial(config):
+        return None
+    path, trained = Path(config.network.weights), any(p.requires_grad for p in parts.text_encoder.parameters())
+    whole = (path / CONFIG).is_file() or (path.is_file() and path.suffix == ".safetensors" and "weights" in read_told(path))
+    if trained and not whole and config.text_encoder.get("weights") is None:
+        raise ValueError(
+            f"network.weights={path} is no run, from which the text encoder's weights would come, and "
+            "text_encoder.weights names none: a part of a random one would stay as it is; set text_encoder=clip_… or weights"
+        )
+    told = load_first_weights(config, parts)
+    if launched_rank() == 0:
+        print("\n".join([*told, f"keep {path}, for this run's files hold what it trains alone"]))
+    return base_fingerprint(parts)
+
+
+def complete_weights(state: Mapping[str, Tensor], run_dir: Path, parts: Parts) -> Mapping[str, Tensor]:
+    """A run's weights with those that it did not train, and with its adapters merged into them.
+
+    Args:
+        parts: the run's; they are given what it stands on.
+
+    Raises:
+        ValueError: what it stands on is not there, or is another than it was.
+    """
+    path = run_dir / CONFIG
+    config = read_settings_file(path) if path.is_file() else OmegaConf.create()
+    check_config(config, origin=str(path))
+    expected = trainable(parts)
+    if not is_partial(config) or expected.keys() <= state.keys():
+        return state
+    base = config.network.weights
+    refuse_circle(run_dir, config)
+    try:
+        load_first_weights(config, parts)
+    except ValueError as error:
+        raise ValueError(f"{run_dir} stands on network.weights={base}, which cannot be loaded: {error}") from error
+    refuse_other_base(run_dir, parts, base)
+    weights = {name: p.detach() for name, p in expected.items()}
+    if config.get("adapter") is None:
+        return weights | dict(state)
+    adapter = Weighed(from_run(state, alpha=alpha_of(config)), 1.0, str(run_dir))
+    plain = {name: tensor for name, tensor in state.items() if ".lora_" not in name}
+    return weights | plain | merged(weights, [adapter])
+
+
+def refuse_circle(run_dir: Path, config: DictConfig) -> None:
+    """Raise if a run that trains a part stands on itself, through however many other runs.
+
+    Raises:
+        ValueError: it names the runs; or the config of one of them cannot be read.
+    """
+    chain = [run_dir]
+    while is_partial(config) and (Path(str(config.network.weights)) / CONFIG).is_file():
+        base = Path(str(config.network.weights))
+        if base.resolve() in [one.resolve() for one in chain]:
+            runs = ", ".join(map(str, [*chain[1:], base]))
+            raise ValueError(
+                f"{run_dir} stands on itself: network.weights in its config and on lead in a circle ({runs}); "
+                f"set network.weights in {chain[-1] / CONFIG} to what that run was trained on"
+            )
+        chain.append(base)
+        config = read_settings_file(base / CONFIG)
+        check_config(config, origin=str(base / CONFIG))
+
+
+def refuse_other_base(run_dir: Path, parts: Parts, base: str) -> None:
+    """Refuse what a run would stand on in place of what it was trained on."""
+    path = run_dir / RECORD
+    then = read_record(run_dir).get("base") if path.is_file() else None
+    if then is None or any(p.is_meta for p in parts.network.parameters()):
+        return
+    if then != base_fingerprint(parts):
+        raise ValueError(
+            f"{run_dir} was trained on other weights than network.weights={base} has now; if that is a run that has gone "
+            "on, put back the checkpoint that it had, or train on one that stays"
+        )

@@ -1,0 +1,59 @@
+"""Build the Lightning module of a training run from its settings."""
+
+import torch
+from omegaconf import DictConfig
+
+from ldm_train.assembly.parts import Parts
+from ldm_train.assembly.trained_part import choose_trained
+from ldm_train.autoencoders.scaling import Scaling
+from ldm_train.diffusion.objective import Objective
+from ldm_train.diffusion.perturbations import Perturbations
+from ldm_train.settings.composition import build
+from ldm_train.training.module import NoisePredictorTraining
+from ldm_train.training.optimization.parameter_groups import ParameterGroups
+
+
+def compile_network(network: torch.nn.Module, *, backend: str) -> None:
+    """In place, so that its parameters keep their names, and as one graph: what breaks it would cost its speed unseen."""
+    if backend not in torch.compiler.list_backends(exclude_tags=()):
+        known = ", ".join(torch.compiler.list_backends())
+        raise ValueError(f"compile={backend} is no backend of torch.compile; there are: {known}")
+    network.compile(fullgraph=True, backend=backend)
+
+
+def warn_of_the_end(objective: Objective) -> None:
+    """Say what trains well and then draws badly: errors that grow, or that do not count, where sampling starts."""
+    denoiser = objective.denoiser
+    amplification = denoiser.terminal_amplification()
+    if amplification > 1000:
+        print(
+            "warning: with this prediction and schedule, sampling starts where a network's error counts "
+            f"{amplification:.0f} times in the picture; not so with prediction=velocity, nor with schedule=scaled_linear"
+        )
+    end = torch.tensor([denoiser.schedule.end])
+    if objective.weighting.weights(denoiser.schedule.snr(end), denoiser.clean_error_per_output_error(end)).item() == 0:
+        print(
+            "warning: this weighting gives no weight to the end of this schedule, where sampling starts; "
+            "not so weighting=uniform"
+        )
+
+
+def training_module(config: DictConfig, parts: Parts) -> NoisePredictorTraining:
+    """The Trainer's view of these parts, of which what the config does not train is frozen."""
+    choose_trained(config, parts)
+    return NoisePredictorTraining(
+        parts.network,
+        parts.text_encoder,
+        scaling=Scaling.of(parts.autoencoder),
+        schedule=parts.schedule,
+        prediction=parts.prediction,
+        timesteps=build(config.timesteps, "timesteps"),
+        weighting=parts.weighting,
+        perturbations=Perturbations(config.offset_noise, config.input_perturbation),
+        optimizer=build(config.optimizer, "optimizer"),
+        parameter_groups=ParameterGroups(**config.parameter_groups),
+        lr_schedule=build(config.lr_schedule, "lr_schedule"),
+        batch_size=config.batch_size,
+        seed=config.seed,
+        fused_backward=config.fused_backward,
+    )
