@@ -14,7 +14,7 @@ from pytorch_lightning.strategies import StrategyRegistry
 from ldm_train.assembly.trainer import options as options_of_trainer
 from ldm_train.assembly.trainer import refuse_absent, refuse_fused_scaling, refuse_sharding
 from ldm_train.cli.main import VERBS
-from ldm_train.settings import compose as configs
+from ldm_train.settings import composition as configs
 from ldm_train.settings import shipped
 from ldm_train.settings.composition import ConfigError, compose, folder, groups
 from ldm_train.settings.ranges import CHOICES, RANGES, out_of_range
