@@ -6,7 +6,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ldm_train.settings.composition import build
-from ldm_train.settings.ranges import MIXED_16
+from ldm_train.settings.schema.parts import MIXED_16
 
 
 def refuse_optimization(config: DictConfig) -> None:

@@ -13,7 +13,7 @@ from ldm_train.diffusion.schedules.schedule import NoiseSchedule
 from ldm_train.diffusion.weighting import Weighting
 from ldm_train.generation import Generation
 from ldm_train.settings.composition import build
-from ldm_train.settings.strict import KEPT
+from ldm_train.settings.schema.parts import KEPT
 from ldm_train.types import Autoencoder
 
 

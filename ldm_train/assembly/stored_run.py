@@ -14,10 +14,10 @@ from ldm_train.assembly.stored_weights import load_weights
 from ldm_train.assembly.trained_for import refuse_other_purpose
 from ldm_train.generation import Generation, Recipe
 from ldm_train.run_dir.config_changes import filled
-from ldm_train.settings.composition import build
+from ldm_train.settings.composition import as_config, build
 from ldm_train.settings.constructors import check_config
 from ldm_train.settings.safe_yaml import read_settings_file
-from ldm_train.settings.stored import check_stored
+from ldm_train.settings.stored import read_stored
 
 
 @dataclass(frozen=True)
@@ -109,5 +109,4 @@ def read_config(run_dir: str) -> DictConfig:
         config = filled(config)
     except OmegaConfBaseException as error:
         raise ValueError(f"{path} is damaged: {error}") from error
-    check_stored(config, path)
-    return config
+    return as_config(read_stored(config, path))

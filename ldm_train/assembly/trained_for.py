@@ -16,7 +16,7 @@ from ldm_train.data.cache.manifest import find_differences
 from ldm_train.diffusion.schedules.schedule import NoiseSchedule
 from ldm_train.run_dir.record import CONFIG, RECORD, read_record
 from ldm_train.settings.composition import plain, words
-from ldm_train.settings.strict import KEPT
+from ldm_train.settings.schema.parts import KEPT
 from ldm_train.util.ownership import EXPORT
 from ldm_train.util.safe_json import Json
 from ldm_train.weights.part_folders import read_json

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig, OmegaConf
 
 from ldm_train.settings.composition import build
-from ldm_train.settings.ranges import MIXED_16, on_a_cpu, out_of_range
+from ldm_train.settings.schema.parts import MIXED_16, CommandSettings
+from ldm_train.settings.validation import on_a_cpu, out_of_range
 
 if TYPE_CHECKING:
     from lightning_fabric.plugins.environments import SLURMEnvironment
@@ -130,7 +131,7 @@ def refuse_launch(trainer: DictConfig) -> None:
         )
 
 
-def refuse_at_once(verb: str, config: DictConfig) -> None:
+def refuse_at_once(verb: str, settings: CommandSettings) -> None:
     """Refuse values that no run can have, and devices that are not there; `check` lists them with all else that it finds.
 
     Raises:
@@ -138,10 +139,10 @@ def refuse_at_once(verb: str, config: DictConfig) -> None:
     """
     if verb == "check":
         return
-    if problems := out_of_range(config):
+    if problems := out_of_range(settings):
         raise ValueError("\n".join(problems))
-    if "trainer" in config:
-        refuse_absent(config.trainer)
+    if (trainer := getattr(settings, "trainer", None)) is not None:
+        refuse_absent(trainer)
 
 
 def refuse_absent(trainer: DictConfig) -> None:

@@ -11,9 +11,11 @@ from omegaconf import DictConfig
 
 from ldm_train.assembly.trainer import refuse_at_once
 from ldm_train.cli.launcher import end_with_launcher
-from ldm_train.settings.composition import ConfigError, compose, nearest
+from ldm_train.settings.composition import ConfigError, as_config, compose_settings
+from ldm_train.settings.schema.parts import CommandSettings
 from ldm_train.settings.trust import granted, read_grants
 from ldm_train.util.processes import launched_rank
+from ldm_train.util.text import nearest
 
 VERBS = {
     "check": "read everything that encoding will read, and list what cannot be used",
@@ -66,7 +68,7 @@ def main(arguments: list[str] | None = None) -> None:
                 from ldm_train.cli.sweep import sweep
 
                 raise SystemExit(sweep(verb, overrides))
-            _run(verb, compose(verb, overrides))
+            _run(verb, compose_settings(verb, overrides))
     except ConfigError as error:
         _fail(str(error), code=2)
 
@@ -75,9 +77,10 @@ def _named(verb: str, word: str) -> str:
     return f"{BARE[verb]}={word}" if verb in BARE and "=" not in word and not word.startswith(("-", "~", "+")) else word
 
 
-def _run(verb: str, config: DictConfig) -> None:
+def _run(verb: str, settings: CommandSettings) -> None:
+    config = as_config(settings)
     try:
-        refuse_at_once(verb, config)
+        refuse_at_once(verb, settings)
         _tell(verb, config)
         code = importlib.import_module(f"ldm_train.commands.{verb}.command").run(config)
     except Exception as error:

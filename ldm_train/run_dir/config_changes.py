@@ -9,20 +9,9 @@ from omegaconf import DictConfig, OmegaConf
 from ldm_train.run_dir.reading import Plain, settings
 from ldm_train.settings.composition import defaults
 from ldm_train.settings.constructors import find_constructor, may_build
+from ldm_train.settings.schema.commands import may_change
+from ldm_train.settings.schema.parts import KEPT
 from ldm_train.settings.shipped import groups, shipped
-from ldm_train.settings.strict import KEPT
-
-# What a continued run may have otherwise: it does not change what is trained, or not by more than rounding.
-FREE = {
-    *("run_dir", "resume", "debug", "max_steps", "max_time", "max_nonfinite_steps", "threads", "workers"),
-    *("cache", "source", "scale_check", "max_pixels", "micro_batch_size", "channels_last", "compile"),
-    *("checkpoint", "validation", "health", "pictures", "metrics", "features", "clip_score", "logger", "evaluation"),
-    *("sampler", "spacing", "guidance"),
-    *("ema.snapshot_every", "ema.dtype", "ema.offload", "fused_backward"),
-    *("network.gradient_checkpointing", "autoencoder.weights", "text_encoder.weights", "optimizer.fused"),
-    *(f"trainer.{name}" for name in ("accelerator", "devices", "num_nodes", "strategy", "log_every_n_steps", "benchmark")),
-    "trainer.deterministic",
-}
 
 
 def filled(config: DictConfig) -> DictConfig:
@@ -44,10 +33,11 @@ def refuse_other(
         ValueError: listing what differs.
     """
     then, now = (dict(settings(OmegaConf.to_container(c))) for c in (filled(before), config))
+    verb = "train_autoencoder" if "architecture" in config else "train"
     names = sorted(
         name
         for name in then | now
-        if then.get(name) != now.get(name) and not _is_free(name) and not _is_new(name, then, now)
+        if then.get(name) != now.get(name) and not may_change(verb, name) and not _is_new(name, then, now)
     )
     if base is not None:
         names = [name for name in names if name != "network.weights"]  # they may have moved
@@ -64,11 +54,6 @@ def refuse_other(
         )
     if before.max_steps != config.max_steps:
         print(f"max_steps was {before.max_steps} and is {config.max_steps}: the LR schedule follows it from here on")
-
-
-def _is_free(name: str) -> bool:
-    words = name.split(".")
-    return any(".".join(words[:count]) in FREE for count in range(1, len(words) + 1))
 
 
 def _is_new(name: str, then: Plain, now: Plain) -> bool:

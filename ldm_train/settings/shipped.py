@@ -1,8 +1,6 @@
 """The shipped configs as files: the groups with their options, and what to answer to a name that is not among them."""
 
-import difflib
 import importlib
-from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
@@ -68,9 +66,3 @@ def none_chosen(group: str, setting: str) -> str:
         f"{setting} is of the group {group}, and no option of it is chosen; "
         f"add {group}=OPTION, one of: {', '.join(groups()[group])}"
     )
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """A suggestion to end a message with, or nothing."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else ""

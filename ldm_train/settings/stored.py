@@ -7,35 +7,39 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ldm_train.settings.composition import defaults, plain
 from ldm_train.settings.config_file import nearest_option
-from ldm_train.settings.ranges import out_of_range
+from ldm_train.settings.schema.parts import TARGET, CommandSettings
 from ldm_train.settings.shipped import ConfigError, groups_of
-from ldm_train.settings.strict import Check
+from ldm_train.settings.strict import NameCheck
+from ldm_train.settings.validation import out_of_range, read_settings
 
 
-def check_stored(config: DictConfig, path: Path) -> None:
-    """Raise if a stored config, filled with the defaults, is none that its verb could have written.
+def read_stored(config: DictConfig, path: Path) -> CommandSettings:
+    """Return the settings that a stored config holds, after it was filled with the defaults.
 
     Raises:
         ValueError: it names the file and the first setting that is unknown, missing, of another type or out of range.
     """
     verb = "train_autoencoder" if "architecture" in config else "train"
     try:
-        nodes = {name: config[name] for name in groups_of(verb) if _is_constructor(config.get(name))}
-        named = {name: nearest_option(name, plain(node)) for name, node in nodes.items()}
+        values = plain(config)
+        nodes = {name: values[name] for name in groups_of(verb) if _is_constructor(values.get(name))}
+        named = {name: nearest_option(name, node) for name, node in nodes.items()}
         options = tuple(f"{name}={option}" for name, option in named.items() if option is not None)
-        Check(verb, lambda name: "", defaults(verb, options))(config)
-        problems = [*out_of_range(config), *_gaps(verb, config)]
+        NameCheck(verb, lambda name: "", plain(defaults(verb, options), resolve=False))(values)
+        settings = read_settings(verb, values)
+        problems = [*out_of_range(settings), *_gaps(verb, settings)]
     except (ConfigError, OmegaConfBaseException, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is damaged, or was not written by this version: {error}") from error
     if problems:
         raise ValueError(f"{path} is damaged: {problems[0]}")
+    return settings
 
 
-def _gaps(verb: str, config: DictConfig) -> list[str]:
+def _gaps(verb: str, settings: CommandSettings) -> list[str]:
     """Return what training fills in before it writes a config and this one lacks."""
     needed = ("autoencoder", "text_encoder", "image_size") if verb == "train" else ()
-    return [f"it has no {name}" for name in needed if config.get(name) is None]
+    return [f"it has no {name}" for name in needed if getattr(settings, name) is None]
 
 
-def _is_constructor(node: object) -> bool:
-    return isinstance(node, DictConfig) and "_target_" in node
+def _is_constructor(value: object) -> bool:
+    return isinstance(value, dict) and TARGET in value

@@ -27,9 +27,9 @@ from ldm_train.data.batches.positions import Geometry
 from ldm_train.data.pictures.crops import Size
 from ldm_train.diffusion.denoiser import Denoiser
 from ldm_train.generation import Generation
-from ldm_train.settings.composition import build
-from ldm_train.settings.ranges import out_of_range
-from ldm_train.settings.strict import KEPT
+from ldm_train.settings.composition import build, plain
+from ldm_train.settings.schema.parts import KEPT
+from ldm_train.settings.validation import out_of_range, read_settings
 from ldm_train.training.checkpoints.checkpoint_callback import Keeping
 from ldm_train.training.module import NoisePredictorTraining
 from ldm_train.types import Autoencoder, Captions, Conditioning
@@ -66,7 +66,7 @@ class Attempts:
 
 def try_settings(config: DictConfig, attempt: Attempts) -> None:
     """What needs no part to be seen."""
-    attempt.reasons += out_of_range(config)
+    attempt.reasons += out_of_range(read_settings("check", plain(config)))
     attempt.out_of_range = {reason.partition(" ")[0] for reason in attempt.reasons}
     attempt(refuse_absent, config.trainer)
     attempt(refuse_fused_scaling, config)

@@ -17,7 +17,7 @@ from ldm_train.run_dir.metric_names import BINS, LIMITS, best, lower_is_better, 
 from ldm_train.run_dir.reading import RunRead, Series, is_run, read_runs
 from ldm_train.run_dir.run_settings import ABSENT, differing, names
 from ldm_train.run_dir.run_state import Word, state_of, time_of
-from ldm_train.settings.shipped import nearest
+from ldm_train.util.text import nearest
 
 PASSED_OVER = {"checkpoints", "samples", "tensorboard", "wandb", "nonfinite", "evaluations", "autoencoder"}
 PLACES = ("started", "name", "state", "step", "speed")
