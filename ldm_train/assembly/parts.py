@@ -4,7 +4,6 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
-from omegaconf import DictConfig, OmegaConf
 
 from ldm_train.conditioners.class_labels import ClassLabels
 from ldm_train.conditioners.text_encoder import TextEncoder
@@ -13,7 +12,7 @@ from ldm_train.diffusion.schedules.schedule import NoiseSchedule
 from ldm_train.diffusion.weighting import Weighting
 from ldm_train.generation import Generation
 from ldm_train.settings.composition import build
-from ldm_train.settings.schema.parts import KEPT
+from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.types import Autoencoder
 
 
@@ -62,17 +61,17 @@ class Parts:
         )
 
 
-def build_parts(config: DictConfig, *, empty_network: bool = False) -> Parts:
+def build_parts(config: TrainSettings, *, empty_network: bool = False) -> Parts:
     """The parts of a run whose config knows its autoencoder, text encoder and picture size.
 
     Args:
         empty_network: on "meta": for its names and shapes alone, in no memory.
     """
+    assert config.autoencoder is not None and config.text_encoder is not None and config.image_size is not None
     autoencoder, text_encoder = build(config.autoencoder, "autoencoder"), build(config.text_encoder, "text_encoder")
-    settings = {name: value for name, value in config.network.items() if name not in KEPT["network"]}
     with torch.device("meta") if empty_network else nullcontext():
         network = build(
-            OmegaConf.create(settings),
+            config.network,
             "network",
             in_channels=autoencoder.channels,
             context_width=text_encoder.context_width,

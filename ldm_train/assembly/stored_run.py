@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
-from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from ldm_train.assembly.new_word_files import add_embeddings
@@ -14,68 +14,71 @@ from ldm_train.assembly.stored_weights import load_weights
 from ldm_train.assembly.trained_for import refuse_other_purpose
 from ldm_train.generation import Generation, Recipe
 from ldm_train.run_dir.config_changes import filled
-from ldm_train.settings.composition import as_config, build
+from ldm_train.settings.composition import build
 from ldm_train.settings.constructors import check_config
 from ldm_train.settings.safe_yaml import read_settings_file
+from ldm_train.settings.schema.training import TrainSettings
+from ldm_train.settings.schema.using import DrawingSettings, SampleSettings
 from ldm_train.settings.stored import read_stored
+
+Drawing = TypeVar("Drawing", bound=DrawingSettings)
 
 
 @dataclass(frozen=True)
 class TrainedRun:
     """A run directory as a command asks for it: the run's config and parts with their weights, ready to draw by a recipe."""
 
-    config: DictConfig
+    config: TrainSettings
     parts: Parts
     step: int
     generation: Generation
     recipe: Recipe
 
 
-def open_run(config: DictConfig) -> TrainedRun:
+def open_run(config: DrawingSettings) -> TrainedRun:
     """The run that a command's `run_dir`, `weights`, `device`, `sampler`, `spacing`, `guidance`, `steps` and `seed` name.
 
     Raises:
         ValueError: no run there, no weights, or points in time that its schedule does not have.
     """
+    assert config.run_dir is not None
     trained, device = read_config(config.run_dir), choose_device(config.device)
-    fill_from_run(config, trained)
+    config = fill_from_run(config, trained)
     parts = build_parts(trained)
     refuse_other_purpose(Path(config.run_dir), trained, parts, weights=str(config.weights))
     recipe = build_recipe(
-        config, steps=config.steps, seed=config.seed, negative_prompt=str(config.get("negative_prompt", ""))
+        config, steps=config.steps, seed=config.seed, negative_prompt=getattr(config, "negative_prompt", "")
     )
     step = load_weights(Path(config.run_dir), parts, weights=str(config.weights))
-    add_adapters(config.get("adapters"), trained, parts)
-    add_embeddings(config.get("embeddings"), parts.text_encoder)
+    if isinstance(config, SampleSettings):
+        add_adapters(config.adapters, trained, parts)
+        add_embeddings(config.embeddings, parts.text_encoder)
     weak = build_weak(config, parts, device)
     generation = parts.generation(parts.network.eval(), parts.text_encoder.eval(), device, weak)
     generation.check([], recipe)
     return TrainedRun(trained, parts, step, generation, recipe)
 
 
-def fill_from_run(config: DictConfig, trained: DictConfig) -> None:
-    """Fill in what the config leaves to the run: where its pictures are guided to, and through which points in time."""
-    with open_dict(config):
-        if config.get("spacing") is None:
-            config.spacing = trained.spacing
-        if config.get("guidance") is None:
-            config.guidance = trained.guidance
+def fill_from_run(config: Drawing, trained: TrainSettings) -> Drawing:
+    """Return settings with what they leave to the run: its guidance, and the spacing of its points in time."""
+    guidance, spacing = config.guidance or trained.guidance, config.spacing or trained.spacing
+    return config.with_values(guidance=guidance, spacing=spacing)
 
 
-def build_recipe(config: DictConfig, *, steps: int, seed: int, negative_prompt: str = "") -> Recipe:
+def build_recipe(config: DrawingSettings | TrainSettings, *, steps: int, seed: int, negative_prompt: str = "") -> Recipe:
     """How to draw, from the groups `sampler`, `spacing` and `guidance` of a config."""
-    settings = {name: value for name, value in config.guidance.items() if name != "weak"}
-    guidance = build(OmegaConf.create(settings), "guidance")
+    assert config.guidance is not None and config.spacing is not None
+    guidance = build(config.guidance, "guidance")
     return Recipe(build(config.sampler, "sampler"), steps, build(config.spacing, "spacing"), guidance, seed, negative_prompt)
 
 
-def build_weak(config: DictConfig, strong: Parts, device: torch.device) -> Generation | None:
+def build_weak(config: DrawingSettings | TrainSettings, strong: Parts, device: torch.device) -> Generation | None:
     """The weaker model that `guidance.weak` names, a run directory.
 
     Raises:
         ValueError: it is on another schedule, or on another autoencoder's latents.
     """
-    run_dir = config.guidance.get("weak")
+    run_dir = config.guidance and config.guidance.get("weak")
     if run_dir is None:
         return None
     schedule = strong.schedule
@@ -92,8 +95,8 @@ def build_weak(config: DictConfig, strong: Parts, device: torch.device) -> Gener
     return parts.generation(parts.network.eval(), parts.text_encoder.eval(), device)
 
 
-def read_config(run_dir: str) -> DictConfig:
-    """The config that a run was started with.
+def read_config(run_dir: str) -> TrainSettings:
+    """Return the settings that a run was started with.
 
     Raises:
         ValueError: no run there.
@@ -106,7 +109,9 @@ def read_config(run_dir: str) -> DictConfig:
     if "guidance" not in config and "network" in config:
         raise ValueError(f"run_dir={run_dir} was trained by an older version, whose configs this one does not read")
     try:
-        config = filled(config)
+        settings = read_stored(filled(config), path)
     except OmegaConfBaseException as error:
         raise ValueError(f"{path} is damaged: {error}") from error
-    return as_config(read_stored(config, path))
+    if not isinstance(settings, TrainSettings):
+        raise ValueError(f"run_dir={run_dir} is a run of `ldm-train train_autoencoder`; give one of `ldm-train train`")
+    return settings

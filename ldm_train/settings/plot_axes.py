@@ -4,10 +4,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from omegaconf import DictConfig
-
-from ldm_train.settings.schema.using import EvaluateSettings, SampleSettings
-from ldm_train.settings.shipped import groups, shipped
+from ldm_train.settings.schema.using import AxisSettings, EvaluateSettings, SampleSettings
+from ldm_train.settings.shipped import groups, shipped_part
 from ldm_train.util.text import nearest
 
 AXES = ("x", "y")
@@ -32,18 +30,21 @@ class Axis:
 NONE = Axis("", [None])
 
 
-def read_axes(config: DictConfig, prompts: list[str]) -> tuple[Axis, Axis]:
-    """The columns and the rows that a checked config asks for; an axis that it leaves out has one place."""
-    found = {name: _given(config, name) for name in AXES}
-    x, y = (
-        Axis(given[0], list(prompts) if given[0] == "prompt" else list(config[name][given[0]])) if given else NONE
-        for name, given in found.items()
-    )
+def read_axes(settings: SampleSettings, prompts: list[str]) -> tuple[Axis, Axis]:
+    """Return the columns and the rows that checked settings ask for; an axis that they leave out has one place."""
+    x, y = (_read_axis(getattr(settings, name), prompts) for name in AXES)
     return x, y
 
 
-def has_axes(config: DictConfig) -> bool:
-    return any(_given(config, name) for name in AXES)
+def _read_axis(axis: AxisSettings, prompts: list[str]) -> Axis:
+    for name in given_names(axis):
+        return Axis(name, list(prompts) if name == "prompt" else list(getattr(axis, name)))
+    return NONE
+
+
+def has_axes(settings: SampleSettings) -> bool:
+    """Return whether anything varies along an axis."""
+    return any(given_names(getattr(settings, name)) for name in AXES)
 
 
 def axis_problems(settings: object) -> Iterator[str]:
@@ -84,10 +85,6 @@ def _strip_problems(settings: SampleSettings) -> Iterator[str]:
 def given_names(axis: object) -> list[str]:
     """Return what varies along an axis."""
     return [name for name in KINDS if getattr(axis, name) is not None]
-
-
-def _given(config: DictConfig, axis: str) -> list[str]:
-    return [name for name in KINDS if config[axis][name] is not None]
 
 
 def _other(axis: str) -> str:
@@ -142,15 +139,12 @@ KINDS: dict[str, Kind] = {
 }
 
 
-def place(config: DictConfig, axis: Axis, value: object) -> None:
-    """Set what a place on an axis stands for, in a copy of the command's config."""
+def place(settings: SampleSettings, axis: Axis, value: object) -> SampleSettings:
+    """Return a command's settings at a place on an axis."""
     if axis.name == "guidance":
-        config.guidance.scale = value
-    elif axis.name == "sampler":
-        config.sampler = shipped(f"sampler/{value}")
-    elif axis.name == "checkpoint" and (value in ("ema", "raw") or is_file(value)):
-        config.weights = value
-    elif axis.name == "checkpoint":
-        config.run_dir = value
-    elif axis.name in ("steps", "seed"):
-        config[axis.name] = value
+        return settings.with_values(guidance=settings.guidance.with_values(scale=value))
+    if axis.name == "sampler":
+        return settings.with_values(sampler=shipped_part("sampler", str(value)))
+    if axis.name == "checkpoint":
+        return settings.with_values(**{"weights" if value in ("ema", "raw") or is_file(value) else "run_dir": value})
+    return settings.with_values(**{axis.name: value}) if axis.name in ("steps", "seed") else settings

@@ -4,9 +4,10 @@ import importlib
 from functools import cache
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from ldm_train.settings.safe_yaml import read_settings_file
+from ldm_train.settings.schema.parts import Part, read_part
 
 
 class ConfigError(Exception):
@@ -66,3 +67,10 @@ def none_chosen(group: str, setting: str) -> str:
         f"{setting} is of the group {group}, and no option of it is chosen; "
         f"add {group}=OPTION, one of: {', '.join(groups()[group])}"
     )
+
+
+def shipped_part(group: str, option: str) -> Part:
+    """Return a shipped option of a group."""
+    part = read_part(group, OmegaConf.to_container(shipped(f"{group}/{option}")))
+    assert isinstance(part, Part)
+    return part

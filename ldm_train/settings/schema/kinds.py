@@ -17,6 +17,8 @@ from pydantic.fields import FieldInfo
 
 from ldm_train.util.text import nearest
 
+MISSING = "???"  # in a config file: a value that must be given
+
 
 @dataclass(frozen=True)
 class Range:

@@ -7,7 +7,7 @@ the run itself passes to a constructor, what it reads itself and does not pass o
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import model_validator
 
@@ -154,8 +154,14 @@ class CommandSettings(Section):
         return {name: read_part(name, value) if name in groups_of(cls) else value for name, value in values.items()}
 
     def as_plain(self) -> dict[str, Any]:
-        """Return the settings as a config file holds them."""
-        return {name: _plain(getattr(self, name)) for name in type(self).model_fields}
+        """Return the settings as a config file holds them, without the groups of which no option is chosen."""
+        groups = groups_of(type(self))
+        values = {name: getattr(self, name) for name in type(self).model_fields}
+        return {name: _plain(value) for name, value in values.items() if value is not None or name not in groups}
+
+    def with_values(self, **values: object) -> Self:
+        """Return settings with other values."""
+        return self.model_copy(update=values)
 
 
 def groups_of(settings: type[Section]) -> dict[str, bool]:

@@ -140,6 +140,7 @@ class SourceSettings(CommandSettings):
     background: Text = setting("white", 'what shows through transparent pictures: a colour\'s name, or "#rrggbb"')
     max_pixels: Count = setting(MOST_PIXELS, "larger pictures are left out: decoding them takes too much memory", free=True)
     dtype: Dtype = setting("float16", "of stored latents: float16, bfloat16 or float32")
+    source: Part | None = None
     scale_check: bool = setting(True, "refuse latents with a deviation far from 1 after scaling", free=True)
 
 
@@ -191,7 +192,6 @@ class TrainSettings(FittingSettings, SourceSettings):
     evaluation: Part
     autoencoder: Part | None = None
     text_encoder: Part | None = None
-    source: Part | None = None
     crop: Part
     features: Part | None = None
     clip_score: Part | None = None
