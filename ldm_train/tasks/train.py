@@ -15,7 +15,7 @@ from ldm_train.tasks.parts.embeddings import write_words
 from ldm_train.tasks.parts.optimization import refuse_optimization
 from ldm_train.tasks.parts.published import start
 from ldm_train.tasks.parts.trained_for import describe_purpose, refuse_other_purpose
-from ldm_train.tasks.parts.trained_part import choose_trained, load_base, refuse_part
+from ldm_train.tasks.parts.trained_part import choose_trained, load_base, load_first_weights, refuse_part
 from ldm_train.tasks.running.directory import note_saved, prepare, set_threads
 from ldm_train.tasks.running.ending import ending, told_ending
 from ldm_train.tasks.running.holding import hold_run_directory
@@ -69,10 +69,14 @@ def train(config: DictConfig, limits: Limits, keeping: Keeping) -> str | None:
     ema: EMA = build(config.ema, "ema")
     base = load_base(config, parts, start)
     check = partial(refuse_other_purpose, Path(config.run_dir), config, parts)
-    resumed = prepare(stored, content=content, base=base, trained_for=describe_purpose(config, parts), check=check)
-    if config.network.weights is not None and base is None and not resumed:
-        for line in start(config, parts):
-            print(line)
+    resumed = prepare(
+        stored,
+        content=content,
+        base=base,
+        trained_for=describe_purpose(config, parts),
+        check=check,
+        first_weights=partial(load_first_weights, config, parts, start),
+    )
     if config.cache is not None and isinstance(parts.text_encoder, TextEncoder) and not parts.text_encoder.trained:
         parts.text_encoder.keep_only(watching.captions(data))  # the cache has the embeddings of all others
     module = training_module(config, parts)

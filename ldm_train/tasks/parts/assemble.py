@@ -29,6 +29,7 @@ from ldm_train.tasks.settings.safe_yaml import read_settings_file
 from ldm_train.tasks.settings.stored import check_stored
 from ldm_train.tasks.settings.strict import KEPT
 from ldm_train.training.checkpoint_files import refuse_damaged
+from ldm_train.training.run_files import RUN_ID, check_same_run
 from ldm_train.training.sharded_checkpoint import whole
 from ldm_train.types import Autoencoder
 from ldm_train.util.text import list_names
@@ -237,7 +238,7 @@ def read_checkpoint(run_dir: Path) -> dict[str, Any]:
     """A run's last checkpoint, on the CPU.
 
     Raises:
-        ValueError: there is none, it is damaged, or it cannot be read without running code from it.
+        ValueError: there is none, it is damaged, it is another run's, or it cannot be read without running code from it.
     """
     path = run_dir / LAST
     if not path.is_file():
@@ -245,9 +246,11 @@ def read_checkpoint(run_dir: Path) -> dict[str, Any]:
     refuse_damaged(path, run_dir=run_dir)
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        return whole({name: value for name, value in checkpoint.items() if name != "optimizer_states"}, path)
+        found = whole({name: value for name, value in checkpoint.items() if name != "optimizer_states"}, path)
     except Exception as error:  # unpickling reports damage by many classes
         raise ValueError(f"{path} cannot be read as a checkpoint of this project: {str(error).splitlines()[0]}") from error
+    check_same_run(run_dir, {path: found.get(RUN_ID)})
+    return found
 
 
 def read_config(run_dir: str) -> DictConfig:

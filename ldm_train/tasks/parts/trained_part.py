@@ -75,6 +75,21 @@ def load_base(config: DictConfig, parts: "Parts", load: Load) -> str | None:
     return base_fingerprint(parts)
 
 
+def load_first_weights(config: DictConfig, parts: "Parts", load: Load) -> str | None:
+    """Give the parts what a run that trains all of them starts from, and return its fingerprint; None if its seed draws it.
+
+    Raises:
+        ValueError: it cannot be loaded.
+    """
+    if is_partial(config):
+        return None  # `load_base` loaded it
+    if config.network.weights is not None:
+        print(*load(config, parts), sep="\n")
+        return base_fingerprint(parts)
+    given = parts.text_encoder.trained and config.text_encoder.get("weights") is not None
+    return fingerprint(parts.text_encoder) if given else None
+
+
 def base_fingerprint(parts: "Parts") -> str:
     """Of the network and the text encoder as they are."""
     both = fingerprint(parts.network) + fingerprint(parts.text_encoder)
