@@ -167,7 +167,7 @@ def _refuse_linked_folder(run_dir: Path, folder: Path, *, resume: str) -> None:
 
 
 def _copied_from(run_dir: Path) -> Path | None:
-    """Return the run directory that this one, which was never started, is a copy of; None if it was moved or is no copy."""
+    """Return the run directory that this one is a copy of, not started yet; None if it was moved or is no copy."""
     record = read_mark(run_dir, RUN) or {}
     original = Path(str(record.get("run_dir", run_dir)))
     there = read_mark(original, RUN)
