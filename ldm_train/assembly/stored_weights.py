@@ -21,8 +21,10 @@ from ldm_train.settings.constructors import check_config
 from ldm_train.settings.safe_yaml import read_settings_file
 from ldm_train.training.checkpoints.checkpoint_files import refuse_damaged
 from ldm_train.training.checkpoints.sharded_checkpoint import whole
+from ldm_train.training.run_files import RUN_ID, check_same_run
 from ldm_train.util.processes import launched_rank
 from ldm_train.util.text import list_names
+from ldm_train.weights.fingerprint import fingerprint
 from ldm_train.weights.hub import locate
 from ldm_train.weights.layouts.unet_architecture import family, of_shapes
 from ldm_train.weights.lora.low_rank import Weighed, from_run, merged
@@ -85,7 +87,7 @@ def read_checkpoint(run_dir: Path) -> dict[str, Any]:
     """A run's last checkpoint, on the CPU.
 
     Raises:
-        ValueError: there is none, it is damaged, or it cannot be read without running code from it.
+        ValueError: there is none, it is damaged, it is another run's, or it cannot be read without running code from it.
     """
     path = run_dir / LAST
     if not path.is_file():
@@ -93,9 +95,11 @@ def read_checkpoint(run_dir: Path) -> dict[str, Any]:
     refuse_damaged(path, run_dir=run_dir)
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        return whole({name: value for name, value in checkpoint.items() if name != "optimizer_states"}, path)
+        found = whole({name: value for name, value in checkpoint.items() if name != "optimizer_states"}, path)
     except Exception as error:  # unpickling reports damage by many classes
         raise ValueError(f"{path} cannot be read as a checkpoint of this project: {str(error).splitlines()[0]}") from error
+    check_same_run(run_dir, {path: found.get(RUN_ID)})
+    return found
 
 
 def load_first_weights(config: DictConfig, parts: Parts) -> list[str]:
@@ -155,6 +159,21 @@ def load_base(config: DictConfig, parts: Parts) -> str | None:
     if launched_rank() == 0:
         print("\n".join([*told, f"keep {path}, for this run's files hold what it trains alone"]))
     return base_fingerprint(parts)
+
+
+def load_start(config: DictConfig, parts: Parts) -> str | None:
+    """Load what a run that trains all of its network starts from; return its fingerprint, or None if the seed draws it.
+
+    Raises:
+        ValueError: it cannot be loaded.
+    """
+    if is_partial(config):
+        return None  # `load_base` loaded it
+    if config.network.weights is not None:
+        print(*load_first_weights(config, parts), sep="\n")
+        return base_fingerprint(parts)
+    given = parts.text_encoder.trained and config.text_encoder.get("weights") is not None
+    return fingerprint(parts.text_encoder) if given else None
 
 
 def complete_weights(state: Mapping[str, Tensor], run_dir: Path, parts: Parts) -> Mapping[str, Tensor]:

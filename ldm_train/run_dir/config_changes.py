@@ -1,7 +1,9 @@
 """A run's stored config beside one of now: what an older version did not know, what may be otherwise, and what may not."""
 
+import hashlib
 import inspect
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -60,10 +62,26 @@ def refuse_other(
         listed = "\n  ".join(told)
         raise ValueError(
             f"{run_dir} cannot be continued, for its run differs:\n  {listed}\n"
-            "give these as they were then, or choose another run_dir"
+            "give these as they were then, choose another run_dir, or set resume=restart to remove this run's history and "
+            "checkpoints and start anew"
         )
     if before.max_steps != config.max_steps:
         print(f"max_steps was {before.max_steps} and is {config.max_steps}: the LR schedule follows it from here on")
+
+
+def identify_run(
+    config: DictConfig, *, content: str, first_weights: str | None, trained_for: Mapping[str, object] | None
+) -> str:
+    """Return one name for all that decides a run's weights, which the same run has anywhere and at any time.
+
+    Args:
+        first_weights: one name for the weights that the run starts from, instead of their path; None if its seed draws them.
+    """
+    kept = {name: value for name, value in settings(OmegaConf.to_container(config)) if not _is_free(name)}
+    if first_weights is not None:
+        kept.pop("network.weights", None)
+    decisive = {"settings": kept, "content": content, "first_weights": first_weights, "trained_for": trained_for}
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 
 def _is_free(name: str) -> bool:

@@ -11,7 +11,7 @@ from ldm_train.assembly.new_word_files import write_words
 from ldm_train.assembly.new_words import check_new_words, training_captions, untrained_words
 from ldm_train.assembly.optimization_checks import refuse_optimization
 from ldm_train.assembly.prior import given_caches, join_prior, with_given_caches
-from ldm_train.assembly.stored_weights import load_base, load_first_weights
+from ldm_train.assembly.stored_weights import load_base, load_start
 from ldm_train.assembly.trained_for import describe_purpose, refuse_other_purpose
 from ldm_train.assembly.trained_part import refuse_part
 from ldm_train.assembly.trainer import build_loggers, options, quiet, refuse_fused_scaling, refuse_processes
@@ -58,10 +58,14 @@ def train(config: DictConfig, limits: Limits, keeping: Keeping) -> str | None:
     ema: EMA = build(config.ema, "ema")
     base = load_base(config, parts)
     check = partial(refuse_other_purpose, Path(config.run_dir), config, parts)
-    resumed = prepare(stored, content=content, base=base, trained_for=describe_purpose(config, parts), check=check)
-    if config.network.weights is not None and base is None and not resumed:
-        for line in load_first_weights(config, parts):
-            print(line)
+    resumed = prepare(
+        stored,
+        content=content,
+        base=base,
+        trained_for=describe_purpose(config, parts),
+        check=check,
+        first_weights=partial(load_start, config, parts),
+    )
     if config.cache is not None and isinstance(parts.text_encoder, TextEncoder) and not parts.text_encoder.trained:
         parts.text_encoder.keep_only(watching.captions(data))  # the cache has the embeddings of all others
     module = training_module(config, parts)
