@@ -42,7 +42,8 @@ from torch.nn.parallel import DistributedDataParallel
 from ldm_train.cli.main import main as ldm_train
 from ldm_train.commands.train import command as train
 from ldm_train.data.batches.datamodules import CachedLatents
-from ldm_train.settings.composition import compose
+from ldm_train.settings.composition import compose_as
+from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.training import base_module
 from ldm_train.training.callbacks.stop import Stop
 from ldm_train.training.module import NoisePredictorTraining
@@ -58,7 +59,7 @@ WATCHING = ("validation", "pictures", "metrics")
 RANKS = {"one": [], "two": TWO, "apart": TWO}
 
 
-def bare_step(module: NoisePredictorTraining, data: CachedLatents, clip: float) -> Step:
+def bare_step(module: NoisePredictorTraining, data: CachedLatents, clip: float | None) -> Step:
     """What a loop without a Trainer does for a step, each time for the next batch."""
     optimizer = module.make_optimizer([dict(group) for group in module.parameter_groups(module.named_parameters())])
     parameters = list(module.trained_parameters().values())
@@ -120,7 +121,7 @@ def child_overhead(arguments: argparse.Namespace) -> None:
 
     with tempfile.TemporaryDirectory() as room:
         words = [f"run_dir={room}/run", f"threads={arguments.threads[0]}", "trainer.accelerator=cpu", *NEVER]
-        config = compose("train", [*arguments.words, *words, f"trainer.log_every_n_steps={LOGGED}"])
+        config = compose_as(TrainSettings, [*arguments.words, *words, f"trainer.log_every_n_steps={LOGGED}"])
         train.fit = fit  # type: ignore[assignment]
         train.run(config)
     print(json.dumps(watches[0].overhead()))

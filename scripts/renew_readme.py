@@ -18,6 +18,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from ldm_train.diffusion.schedules.schedule import NoiseSchedule
 from ldm_train.settings.composition import build, folder, groups
+from ldm_train.settings.schema.kinds import MISSING
+from ldm_train.settings.shipped import shipped_part
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -280,11 +282,10 @@ def renewed(readme: str) -> str:
 
 def schedules() -> dict[str, NoiseSchedule]:
     """Every schedule that needs no further setting, and the zero-terminal-SNR form of the default."""
-    complete = [name for name in groups()["schedule"] if not OmegaConf.missing_keys(option("schedule", name))]
-    found = {name: build(option("schedule", name), "schedule") for name in complete}
-    default = option("schedule", "scaled_linear")
-    settings = OmegaConf.merge(default, {"zero_terminal_snr": True})
-    return found | {"scaled_linear, zero_terminal_snr": build(settings, "schedule")}  # type: ignore[arg-type]
+    options = {name: shipped_part("schedule", name) for name in groups()["schedule"]}
+    found = {name: build(part, "schedule") for name, part in options.items() if MISSING not in part.arguments.values()}
+    terminal = options["scaled_linear"].with_values(zero_terminal_snr=True)
+    return found | {"scaled_linear, zero_terminal_snr": build(terminal, "schedule")}
 
 
 def plot(path: Path) -> None:

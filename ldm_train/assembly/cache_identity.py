@@ -70,7 +70,8 @@ class Encoders:
 
 def describe(config: EncodeSettings | TrainSettings, manifest: Manifest | None, *, cache: Path) -> Encoders:
     """The config's encoders: as the manifest says where config and files of weights are the same, else by building them."""
-    assert config.autoencoder is not None and config.text_encoder is not None
+    assert config.autoencoder is not None
+    assert config.text_encoder is not None
     parts = {name: described(getattr(config, name), cache=cache, part=part) for name, part in PARTS.items()}
     if manifest is not None and all(same(parts[name], getattr(manifest, name)) for name in parts):
         found = manifest.expected_of_a_run

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from rich.progress import Progress
 
 from ldm_train.assembly.cache_identity import Encoders, describe
-from ldm_train.assembly.source_survey import look, name_classes, refuse_settings, refuse_shapes
+from ldm_train.assembly.source_survey import labels_of, look, name_classes, refuse_settings, refuse_shapes
 from ldm_train.assembly.trainer import refuse_processes
 from ldm_train.data.cache.manifest import Manifest, differences, read_entries
 from ldm_train.data.cache.plan import Batch, Plan, known_bad, read_batches, write_batches
@@ -58,7 +58,7 @@ def lead(config: EncodeSettings, place: Workplace, crop: Crop) -> int:
     remembered = hidden_path(place.folder, ".ldm-train-stat.json")
     memory = Memory(remembered) if config.unchanged_by == "stat" else None
     found = look(config, memory=memory, spool=place.spool)
-    config = config.with_values(text_encoder=name_classes(config.text_encoder, found))
+    config = config.with_values(text_encoder=name_classes(config.text_encoder, labels_of(found)))
     job = Job(config, place, crop, known, found, describe(config, known.manifest, cache=place.folder))
     refuse_shapes(crop.shapes, job.encoders.factor)
     same_version = known.manifest is not None and not changes(known.manifest, job.made_by, "encoding.pictures.version:")

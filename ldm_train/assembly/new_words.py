@@ -64,6 +64,7 @@ def _check_prompts(config: TrainSettings, text_encoder: TextEncoder, word: str) 
         warnings.append(f"none of pictures.prompts={drawn} has the new word {word}: the run's pictures will not show it")
     if config.prior.prompts is None:
         return warnings
+    assert config.text_encoder is not None
     prompts, begins = class_prompts(config), beginnings(config.text_encoder.get("new_words"))[word].strip()
     if any(has_word(text_encoder, word, prompt) for prompt in prompts):
         warnings.append(

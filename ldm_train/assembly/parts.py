@@ -67,7 +67,9 @@ def build_parts(config: TrainSettings, *, empty_network: bool = False) -> Parts:
     Args:
         empty_network: on "meta": for its names and shapes alone, in no memory.
     """
-    assert config.autoencoder is not None and config.text_encoder is not None and config.image_size is not None
+    assert config.autoencoder is not None
+    assert config.text_encoder is not None
+    assert config.image_size is not None
     autoencoder, text_encoder = build(config.autoencoder, "autoencoder"), build(config.text_encoder, "text_encoder")
     with torch.device("meta") if empty_network else nullcontext():
         network = build(

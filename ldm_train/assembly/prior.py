@@ -24,7 +24,7 @@ from ldm_train.data.cache.reader import LatentCache, open_caches
 from ldm_train.data.pictures.images import save_png, to_bytes
 from ldm_train.generation import Generation, Recipe
 from ldm_train.run_dir.record import PRIOR
-from ldm_train.settings.composition import compose_settings
+from ldm_train.settings.composition import compose_as
 from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.settings.schema.using import EncodeSettings
 from ldm_train.training.checkpoints.checkpoint_files import checkpoints
@@ -54,6 +54,7 @@ def join_prior(config: TrainSettings) -> TrainSettings:
     folder = Path(config.run_dir) / PRIOR
     continued = config.resume != "restart" and checkpoints(Path(config.run_dir))
     if launched_rank() == 0 and not (is_whole(folder) and continued):
+        assert config.cache is not None
         with torch.random.fork_rng(devices=[]):
             make(config, folder, open_caches(config.cache)[0])
     return joined
@@ -188,8 +189,7 @@ def encode(config: TrainSettings, folder: Path, cache: LatentCache) -> None:
     made = cache.manifest.encoding["pictures"]
     assert isinstance(made, dict)
     words = [f"source.path={folder / 'pictures'}", f"cache={folder / 'cache'}", f"image_size={config.image_size}"]
-    own = compose_settings("encode", [*words, f"dtype={made['dtype']}", "strict=true"])
-    assert isinstance(own, EncodeSettings)
+    own = compose_as(EncodeSettings, [*words, f"dtype={made['dtype']}", "strict=true"])
     trainer = own.trainer.model_copy(update={"accelerator": config.trainer.accelerator})
     encoders = {"autoencoder": config.autoencoder, "text_encoder": config.text_encoder}
     if encode_cache(own.with_values(**encoders, trainer=trainer, scale_check=config.scale_check)):

@@ -40,13 +40,17 @@ def refuse_settings(config: SourceSettings) -> None:
     background_colour(config.background)
 
 
-def name_classes(text_encoder: Part, found: Survey) -> Part:
+def labels_of(found: Survey) -> list[str]:
+    """Return all captions of a source, each once."""
+    return sorted({text for seen in found.seen for text in seen.item.captions})
+
+
+def name_classes(text_encoder: Part, labels: Sequence[str]) -> Part:
     """Return a text encoder of labels with the labels of the source as its classes, if it names none itself."""
     if "classes" not in text_encoder.arguments or text_encoder.get("classes") is not None:
         return text_encoder
-    labels = sorted({text for seen in found.seen for text in seen.item.captions})
     print(f"{len(labels)} classes: {', '.join(labels[:20])}{', …' if len(labels) > 20 else ''}")
-    return text_encoder.with_values(classes=labels)
+    return text_encoder.with_values(classes=list(labels))
 
 
 def refuse_shapes(shapes: Sequence[tuple[int, int]], divisor: int) -> None:

@@ -10,6 +10,7 @@ from ldm_train.assembly.stored_weights import read_weights
 from ldm_train.assembly.trained_for import require_same_prediction
 from ldm_train.assembly.trained_part import alpha_of, parameters_of
 from ldm_train.run_dir.record import CONFIG
+from ldm_train.run_dir.stored_settings import read_trained
 from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.weights.lora.lora_files import read_adapter
 from ldm_train.weights.lora.low_rank import Weighed, from_run, merged
@@ -69,7 +70,7 @@ def listed(setting: object) -> list[tuple[str, float]]:
 def read_one(path: Path, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The adapter of a run directory, of a folder of diffusers' or of a file."""
     if (path / CONFIG).is_file():
-        config = read_config(str(path))
+        config = read_trained(path)
         if config.adapter is None:
             raise ValueError(f"adapters: {path} is a run without adapters: it was trained with adapter=null")
         return from_run(read_weights(path, "ema")[0], alpha=alpha_of(config))

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from omegaconf.errors import OmegaConfBaseException
 
 from ldm_train.assembly.new_word_files import add_embeddings
 from ldm_train.assembly.parts import Parts, build_parts, choose_device
@@ -13,13 +12,10 @@ from ldm_train.assembly.stacked_adapters import add_adapters
 from ldm_train.assembly.stored_weights import load_weights
 from ldm_train.assembly.trained_for import refuse_other_purpose
 from ldm_train.generation import Generation, Recipe
-from ldm_train.run_dir.config_changes import filled
+from ldm_train.run_dir.stored_settings import read_trained
 from ldm_train.settings.composition import build
-from ldm_train.settings.constructors import check_config
-from ldm_train.settings.safe_yaml import read_settings_file
 from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.settings.schema.using import DrawingSettings, SampleSettings
-from ldm_train.settings.stored import read_stored
 
 Drawing = TypeVar("Drawing", bound=DrawingSettings)
 
@@ -42,14 +38,15 @@ def open_run(config: DrawingSettings) -> TrainedRun:
         ValueError: no run there, no weights, or points in time that its schedule does not have.
     """
     assert config.run_dir is not None
-    trained, device = read_config(config.run_dir), choose_device(config.device)
+    run_dir = Path(config.run_dir)
+    trained, device = read_trained(config.run_dir), choose_device(config.device)
     config = fill_from_run(config, trained)
     parts = build_parts(trained)
-    refuse_other_purpose(Path(config.run_dir), trained, parts, weights=str(config.weights))
+    refuse_other_purpose(run_dir, trained, parts, weights=str(config.weights))
     recipe = build_recipe(
         config, steps=config.steps, seed=config.seed, negative_prompt=getattr(config, "negative_prompt", "")
     )
-    step = load_weights(Path(config.run_dir), parts, weights=str(config.weights))
+    step = load_weights(run_dir, parts, weights=str(config.weights))
     if isinstance(config, SampleSettings):
         add_adapters(config.adapters, trained, parts)
         add_embeddings(config.embeddings, parts.text_encoder)
@@ -67,7 +64,8 @@ def fill_from_run(config: Drawing, trained: TrainSettings) -> Drawing:
 
 def build_recipe(config: DrawingSettings | TrainSettings, *, steps: int, seed: int, negative_prompt: str = "") -> Recipe:
     """How to draw, from the groups `sampler`, `spacing` and `guidance` of a config."""
-    assert config.guidance is not None and config.spacing is not None
+    assert config.guidance is not None
+    assert config.spacing is not None
     guidance = build(config.guidance, "guidance")
     return Recipe(build(config.sampler, "sampler"), steps, build(config.spacing, "spacing"), guidance, seed, negative_prompt)
 
@@ -78,11 +76,11 @@ def build_weak(config: DrawingSettings | TrainSettings, strong: Parts, device: t
     Raises:
         ValueError: it is on another schedule, or on another autoencoder's latents.
     """
-    run_dir = config.guidance and config.guidance.get("weak")
+    run_dir = None if config.guidance is None else config.guidance.get("weak")
     if run_dir is None:
         return None
     schedule = strong.schedule
-    weaker = read_config(run_dir)
+    weaker = read_trained(run_dir)
     parts = build_parts(weaker)
     refuse_other_purpose(Path(run_dir), weaker, parts)
     load_weights(Path(run_dir), parts)
@@ -93,25 +91,3 @@ def build_weak(config: DrawingSettings | TrainSettings, strong: Parts, device: t
     if not torch.equal(times[0], times[1]) or not torch.equal(schedule.ratio(times[0]), parts.schedule.ratio(times[1])):
         raise ValueError(f"guidance.weak={run_dir} was trained on another noise schedule; it must be on the same one")
     return parts.generation(parts.network.eval(), parts.text_encoder.eval(), device)
-
-
-def read_config(run_dir: str) -> TrainSettings:
-    """Return the settings that a run was started with.
-
-    Raises:
-        ValueError: no run there.
-    """
-    path = Path(run_dir) / "config.yaml"
-    if not path.is_file():
-        raise ValueError(f"run_dir={run_dir} is not a run directory: it has no config.yaml")
-    config = read_settings_file(path)
-    check_config(config, origin=str(path))
-    if "guidance" not in config and "network" in config:
-        raise ValueError(f"run_dir={run_dir} was trained by an older version, whose configs this one does not read")
-    try:
-        settings = read_stored(filled(config), path)
-    except OmegaConfBaseException as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
-    if not isinstance(settings, TrainSettings):
-        raise ValueError(f"run_dir={run_dir} is a run of `ldm-train train_autoencoder`; give one of `ldm-train train`")
-    return settings

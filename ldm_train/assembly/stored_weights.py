@@ -16,11 +16,14 @@ from ldm_train.assembly.published_weights import of_training, take
 from ldm_train.assembly.trained_for import warn_of_other_purpose
 from ldm_train.assembly.trained_part import alpha_of, base_fingerprint, is_partial, trainable
 from ldm_train.run_dir.record import CONFIG, LAST, RECORD, read_record
+from ldm_train.run_dir.stored_settings import read_trained
 from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.training.checkpoints.checkpoint_files import refuse_damaged
 from ldm_train.training.checkpoints.sharded_checkpoint import whole
+from ldm_train.training.run_files import RUN_ID, check_same_run
 from ldm_train.util.processes import launched_rank
 from ldm_train.util.text import list_names
+from ldm_train.weights.fingerprint import fingerprint
 from ldm_train.weights.hub import locate
 from ldm_train.weights.layouts.unet_architecture import family, of_shapes
 from ldm_train.weights.lora.low_rank import Weighed, from_run, merged
@@ -83,7 +86,7 @@ def read_checkpoint(run_dir: Path) -> dict[str, Any]:
     """A run's last checkpoint, on the CPU.
 
     Raises:
-        ValueError: there is none, it is damaged, or it cannot be read without running code from it.
+        ValueError: there is none, it is damaged, it is another run's, or it cannot be read without running code from it.
     """
     path = run_dir / LAST
     if not path.is_file():
@@ -91,9 +94,11 @@ def read_checkpoint(run_dir: Path) -> dict[str, Any]:
     refuse_damaged(path, run_dir=run_dir)
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        return whole({name: value for name, value in checkpoint.items() if name != "optimizer_states"}, path)
+        found = whole({name: value for name, value in checkpoint.items() if name != "optimizer_states"}, path)
     except Exception as error:  # unpickling reports damage by many classes
         raise ValueError(f"{path} cannot be read as a checkpoint of this project: {str(error).splitlines()[0]}") from error
+    check_same_run(run_dir, {path: found.get(RUN_ID)})
+    return found
 
 
 def load_first_weights(config: TrainSettings, parts: Parts) -> list[str]:
@@ -144,7 +149,7 @@ def load_base(config: TrainSettings, parts: Parts) -> str | None:
         return None
     path, trained = Path(config.network.get("weights")), any(p.requires_grad for p in parts.text_encoder.parameters())
     whole = (path / CONFIG).is_file() or (path.is_file() and path.suffix == ".safetensors" and "weights" in read_told(path))
-    if trained and not whole and config.text_encoder.get("weights") is None:
+    if trained and not whole and config.text_encoder is not None and config.text_encoder.get("weights") is None:
         raise ValueError(
             f"network.weights={path} is no run, from which the text encoder's weights would come, and "
             "text_encoder.weights names none: a part of a random one would stay as it is; set text_encoder=clip_… or weights"
@@ -153,6 +158,21 @@ def load_base(config: TrainSettings, parts: Parts) -> str | None:
     if launched_rank() == 0:
         print("\n".join([*told, f"keep {path}, for this run's files hold what it trains alone"]))
     return base_fingerprint(parts)
+
+
+def load_start(config: TrainSettings, parts: Parts) -> str | None:
+    """Load what a run that trains all of its network starts from; return its fingerprint, or None if the seed draws it.
+
+    Raises:
+        ValueError: it cannot be loaded.
+    """
+    if is_partial(config):
+        return None  # `load_base` loaded it
+    if config.network.get("weights") is not None:
+        print(*load_first_weights(config, parts), sep="\n")
+        return base_fingerprint(parts)
+    given = parts.text_encoder.trained and config.text_encoder is not None and config.text_encoder.get("weights") is not None
+    return fingerprint(parts.text_encoder) if given else None
 
 
 def complete_weights(state: Mapping[str, Tensor], run_dir: Path, parts: Parts) -> Mapping[str, Tensor]:
@@ -167,7 +187,7 @@ def complete_weights(state: Mapping[str, Tensor], run_dir: Path, parts: Parts) -
     expected = trainable(parts)
     if expected.keys() <= state.keys() or not (run_dir / CONFIG).is_file():
         return state
-    config = read_config(str(run_dir))
+    config = read_trained(run_dir)
     if not is_partial(config):
         return state
     base = config.network.get("weights")
@@ -201,7 +221,7 @@ def refuse_circle(run_dir: Path, config: TrainSettings) -> None:
                 f"set network.weights in {chain[-1] / CONFIG} to what that run was trained on"
             )
         chain.append(base)
-        config = read_config(str(base))
+        config = read_trained(base)
 
 
 def refuse_other_base(run_dir: Path, parts: Parts, base: str) -> None:

@@ -59,9 +59,9 @@ def describe_network(config: TrainSettings) -> Json:
 def schedule_words(config: TrainSettings) -> str:
     """Return the words of a command line that set the schedule."""
     try:
-        return " ".join(words("schedule", config))
+        return " ".join(words("schedule", config.schedule))
     except ValueError:  # a schedule that no option of the group makes
-        return f"schedule={str(config.schedule.get('_target_')).rpartition('.')[2]}"
+        return f"schedule={str(config.schedule.target).rpartition('.')[2]}"
 
 
 def prediction_name(parts: Parts) -> str:

@@ -6,11 +6,10 @@ import warnings
 from typing import TYPE_CHECKING
 
 from ldm_train.settings.composition import build
-from ldm_train.settings.schema.parts import MIXED_16, CommandSettings, TrainerSettings
+from ldm_train.settings.schema.parts import MIXED_16, CommandSettings, TrainerSettings, select
 from ldm_train.settings.schema.training import FittingSettings
 from ldm_train.settings.schema.using import EncodeSettings
 from ldm_train.settings.validation import on_a_cpu, out_of_range
-from ldm_train.settings.without_effect import select
 
 if TYPE_CHECKING:
     from lightning_fabric.plugins.environments import SLURMEnvironment

@@ -10,7 +10,7 @@ from rich.progress import DownloadColumn, Progress
 
 from ldm_train.assembly.cache_identity import describe, restore
 from ldm_train.assembly.parts import Parts, build_parts
-from ldm_train.assembly.source_survey import look, name_classes, refuse_settings, refuse_shapes
+from ldm_train.assembly.source_survey import labels_of, look, name_classes, refuse_settings, refuse_shapes
 from ldm_train.autoencoders.scaling import Scaling
 from ldm_train.data.batches.datamodules import CachedLatents
 from ldm_train.data.cache.manifest import Manifest, canonical, refuse_other
@@ -75,7 +75,11 @@ def refuse_unfit(config: TrainSettings, parts: Parts, caches: Sequence[LatentCac
         "scale": autoencoder.scale,
         "text_encoder": text.identity,
     }
-    mend = [f"image_size={config.image_size}", *words("autoencoder", config), *words("text_encoder", config)]
+    mend = [
+        f"image_size={config.image_size}",
+        *words("autoencoder", config.autoencoder),
+        *words("text_encoder", config.text_encoder),
+    ]
     for cache in caches:
         refuse_other(cache.manifest, expected, cache=cache.folder, mend=mend + as_before(cache.manifest))
         problem = Scaling.of(autoencoder).problem(cache.manifest.mean, cache.manifest.std)
@@ -114,14 +118,17 @@ def open_source(config: TrainSettings) -> tuple[TrainSettings, Parts, CachedLate
     if config.workers:
         raise ValueError(f"workers={config.workers} are of a cache; pictures encoded on the fly are decoded by threads")
     assert config.source is not None
+    assert config.text_encoder is not None
     if config.source.get("streaming"):
         raise ValueError("source.streaming=true: a stream passes only once; encode a cache, or set source.streaming=false")
     refuse_settings(config)
     crop = build(config.crop, "crop", image_size=config.image_size)
     found = look(config)
-    config = config.with_values(text_encoder=name_classes(config.text_encoder, found))
+    config = config.with_values(text_encoder=name_classes(config.text_encoder, labels_of(found)))
     parts = build_parts(config)
     refuse_shapes(crop.shapes, parts.divisor)
+    assert config.autoencoder is not None
+    assert config.text_encoder is not None
     encoders = describe(config, None, cache=Path.cwd())
     plan = Plan(found, crop, pictures=encoders.pictures(config, crop), captions=encoders.captions(), bad={})
     for key, problem in sorted(plan.problems.items()):

@@ -76,7 +76,7 @@ class Watching:
             Validation(ema, **dict(config.validation), spent=spent),
             Samples(Path(config.run_dir), ema, generation, self.drawing, every=config.pictures.every, spent=spent),
         ]
-        if self.measuring is not None:
+        if self.measuring is not None and config.metrics.every is not None:
             kept = None if config.cache is None else KeptFeatures.beside(config.cache, content)
             found.append(Metrics(ema, generation, self.measuring, every=config.metrics.every, kept=kept, spent=spent))
         return found

@@ -7,11 +7,9 @@ import importlib
 import signal
 import sys
 
-from omegaconf import DictConfig
-
 from ldm_train.assembly.trainer import refuse_at_once
 from ldm_train.cli.launcher import end_with_launcher
-from ldm_train.settings.composition import ConfigError, as_config, compose_settings
+from ldm_train.settings.composition import ConfigError, compose
 from ldm_train.settings.schema.parts import CommandSettings
 from ldm_train.settings.trust import granted, read_grants
 from ldm_train.util.processes import launched_rank
@@ -68,7 +66,7 @@ def main(arguments: list[str] | None = None) -> None:
                 from ldm_train.cli.sweep import sweep
 
                 raise SystemExit(sweep(verb, overrides))
-            _run(verb, compose_settings(verb, overrides))
+            _run(verb, compose(verb, overrides))
     except ConfigError as error:
         _fail(str(error), code=2)
 
@@ -78,13 +76,12 @@ def _named(verb: str, word: str) -> str:
 
 
 def _run(verb: str, settings: CommandSettings) -> None:
-    config = as_config(settings)
     try:
         refuse_at_once(verb, settings)
-        _tell(verb, config)
-        code = importlib.import_module(f"ldm_train.commands.{verb}.command").run(config)
+        _tell(verb, settings)
+        code = importlib.import_module(f"ldm_train.commands.{verb}.command").run(settings)
     except Exception as error:
-        if config.get("debug") or not _is_message(error):
+        if settings.debug or not _is_message(error):
             raise
         _fail(f"{str(error) or type(error).__name__}\n(debug=true shows where this came from)", code=1)
     except KeyboardInterrupt:
@@ -104,12 +101,12 @@ def lacks_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or "can't allocate memory" in str(error)
 
 
-def _tell(verb: str, config: DictConfig) -> None:
+def _tell(verb: str, settings: CommandSettings) -> None:
     """The settings without effect, once."""
     from ldm_train.settings.without_effect import notes
 
     if launched_rank() == 0:
-        for line in notes(verb, config):
+        for line in notes(verb, settings):
             print(line)
 
 

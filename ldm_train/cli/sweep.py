@@ -24,7 +24,7 @@ from rich.table import Table
 
 from ldm_train.assembly.trainer import refuse_at_once
 from ldm_train.cli.sweep_jobs import ENDED_EARLY, Jobs, job_name
-from ldm_train.settings.composition import ConfigError, compose_settings, folder, readable
+from ldm_train.settings.composition import ConfigError, compose, folder, readable
 from ldm_train.settings.config_file import text
 from ldm_train.training.run_files import METRICS
 from ldm_train.util.files import atomic_write
@@ -151,7 +151,7 @@ def refuse(verb: str, jobs: list[Job]) -> None:
     """
     for number, job in enumerate(jobs, start=1):
         try:
-            refuse_at_once(verb, compose_settings(verb, job.words[1:]))
+            refuse_at_once(verb, compose(verb, job.words[1:]))
         except (ConfigError, ValueError) as error:
             values = " ".join(f"{name}={value}" for name, value in job.swept.items())
             raise ConfigError(f"job {number} of {len(jobs)} ({values}): {error}") from error

@@ -1,7 +1,9 @@
 """A run's stored config beside one of now: what an older version did not know, what may be otherwise, and what may not."""
 
+import hashlib
 import inspect
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -11,6 +13,7 @@ from ldm_train.settings.composition import defaults
 from ldm_train.settings.constructors import find_constructor, may_build
 from ldm_train.settings.schema.commands import may_change
 from ldm_train.settings.schema.parts import KEPT
+from ldm_train.settings.schema.training import AutoencoderTrainingSettings, FittingSettings
 from ldm_train.settings.shipped import groups, shipped
 
 
@@ -25,15 +28,15 @@ def filled(config: DictConfig) -> DictConfig:
 
 
 def refuse_other(
-    before: DictConfig, config: DictConfig, content: str, run_dir: Path, record: Plain, *, base: str | None = None
+    before: FittingSettings, config: FittingSettings, content: str, run_dir: Path, record: Plain, *, base: str | None = None
 ) -> None:
     """Refuse to continue a run whose config or data were others, in what matters; max_steps may be others.
 
     Raises:
         ValueError: listing what differs.
     """
-    then, now = (dict(settings(OmegaConf.to_container(c))) for c in (filled(before), config))
-    verb = "train_autoencoder" if "architecture" in config else "train"
+    then, now = (dict(settings(plain)) for plain in (before.as_plain(), config.as_plain()))
+    verb = verb_of(config)
     names = sorted(
         name
         for name in then | now
@@ -45,15 +48,33 @@ def refuse_other(
     if record["content"] != content:
         told.insert(0, f"the data: then {record['content']}, now {content}")
     if base is not None and record.get("base") != base:
-        told.insert(0, f"the weights in network.weights={config.network.weights}: then {record.get('base')}, now {base}")
+        told.insert(
+            0, f"the weights in network.weights={select(config, 'network.weights')}: then {record.get('base')}, now {base}"
+        )
     if told:
         listed = "\n  ".join(told)
         raise ValueError(
             f"{run_dir} cannot be continued, for its run differs:\n  {listed}\n"
-            "give these as they were then, or choose another run_dir"
+            "give these as they were then, choose another run_dir, or set resume=restart to remove this run's history and "
+            "checkpoints and start anew"
         )
     if before.max_steps != config.max_steps:
         print(f"max_steps was {before.max_steps} and is {config.max_steps}: the LR schedule follows it from here on")
+
+
+def identify_run(
+    config: FittingSettings, *, content: str, first_weights: str | None, trained_for: Mapping[str, object] | None
+) -> str:
+    """Return one name for all that decides a run's weights, which the same run has anywhere and at any time.
+
+    Args:
+        first_weights: one name for the weights that the run starts from, instead of their path; None if its seed draws them.
+    """
+    kept = {name: value for name, value in settings(config.as_plain()) if not may_change(verb_of(config), name)}
+    if first_weights is not None:
+        kept.pop("network.weights", None)
+    decisive = {"settings": kept, "content": content, "first_weights": first_weights, "trained_for": trained_for}
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 
 def _is_new(name: str, then: Plain, now: Plain) -> bool:
@@ -67,3 +88,8 @@ def _is_new(name: str, then: Plain, now: Plain) -> bool:
         return all(shipped(f"{group}/{option}").get(key, value) == value for option in groups()[group])
     argument = inspect.signature(find_constructor(str(target), group)).parameters.get(key)
     return argument is not None and json.dumps(argument.default, default=str) == json.dumps(value)
+
+
+def verb_of(config: FittingSettings) -> str:
+    """Return the command that trains with these settings."""
+    return "train_autoencoder" if isinstance(config, AutoencoderTrainingSettings) else "train"

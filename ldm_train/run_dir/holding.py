@@ -6,20 +6,20 @@ killed early can be started again; whatever is removed is named in `training/run
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from omegaconf import DictConfig
-
 from ldm_train.run_dir.reading import CONFIG, RECORD
 from ldm_train.run_dir.record import PRIOR, last_step, new_record, read_record, record_end, told_error, write_record
+from ldm_train.settings.schema.training import FittingSettings
 from ldm_train.training.checkpoints.checkpoint_files import checkpoints, last_checkpoint
 from ldm_train.training.run_files import HISTORY, METRICS, written_files
 from ldm_train.util.files import make_folder, remove_files, remove_temporaries, write_error
 from ldm_train.util.locks import hold_lock
-from ldm_train.util.ownership import LOCK, RUN, carries_mark, check_folder, check_given
+from ldm_train.util.ownership import LOCK, RUN, carries_mark, check_folder, check_given, read_mark
 from ldm_train.util.processes import launched_rank
+from ldm_train.util.safe_json import Json
 from ldm_train.util.text import list_names
 
 LINKABLE = tuple(name for name in (*HISTORY, "checkpoints") if name)  # folders that may be links to another disk
@@ -29,7 +29,7 @@ MOMENT = 0.3  # seconds, for which whoever only asks whether a run is going on m
 
 
 @contextmanager
-def hold_run_directory(config: DictConfig) -> Iterator[None]:
+def hold_run_directory(config: FittingSettings) -> Iterator[None]:
     """Keep every other process out of the run directory, until this one leaves it or ends, however it ends.
 
     An error that ends a start is recorded. A new run directory whose first start fails before its first step is removed.
@@ -153,14 +153,31 @@ def _refuse_linked_folder(run_dir: Path, folder: Path, *, resume: str) -> None:
         why = "a run keeps it in its own folder"
     elif owners:
         why = f"{owners[0]} is another run"
+    elif original := _copied_from(run_dir):
+        why = f"{run_dir} is a copy of {original}, so this link may lead to what that run, or another copy of it, writes"
     elif resume == "restart" and target.is_dir() and any(target.iterdir()):
         why = "resume=restart would remove files there"
     else:
         return
     raise ValueError(
-        f"{folder} is a link to {os.readlink(folder)}, and {why}. Nothing was changed: remove the link, or choose another "
-        "run_dir"
+        f"{folder} is a link to {os.readlink(folder)}, and {why}. Nothing was changed: remove the link, put a copy of "
+        f"{target} in its place, or choose another run_dir"
     )
+
+
+def _copied_from(run_dir: Path) -> Path | None:
+    """Return the run directory that this one is a copy of, not started yet; None if it was moved or is no copy."""
+    record = read_mark(run_dir, RUN) or {}
+    original = Path(str(record.get("run_dir", run_dir)))
+    there = read_mark(original, RUN)
+    if there is None or original.samefile(run_dir) or _first_start(there) != _first_start(record):
+        return None
+    return original
+
+
+def _first_start(record: Mapping[str, Json]) -> Json:
+    starts = record.get("starts")
+    return starts[0] if isinstance(starts, list) and starts else None
 
 
 def _undo(run_dir: Path) -> None:

@@ -3,7 +3,7 @@
 import re
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
@@ -18,11 +18,10 @@ from pydantic.fields import FieldInfo
 
 from ldm_train.settings.config_file import CONFIG, file_words, text
 from ldm_train.settings.constructors import build
-from ldm_train.settings.schema.commands import default_values, kind_of, own_settings
+from ldm_train.settings.schema.commands import SCHEMAS, default_values, kind_of, own_settings
 from ldm_train.settings.schema.kinds import Section, takes_null, takes_only_text, takes_text
 from ldm_train.settings.schema.kinds import describe as describe_kind
-from ldm_train.settings.schema.parts import KEPT, PASSED, TARGET, CommandSettings
-from ldm_train.settings.schema.parts import groups_of as groups_of_settings
+from ldm_train.settings.schema.parts import KEPT, PASSED, TARGET, CommandSettings, Part
 from ldm_train.settings.shipped import ConfigError, dotted, folder, groups, groups_of, none_chosen, read, shipped
 from ldm_train.settings.signatures import signature
 from ldm_train.settings.strict import SET_BY_THE_RUN, TRAINER, NameCheck, describe_set_by_the_run
@@ -32,25 +31,19 @@ from ldm_train.util.text import nearest
 
 __all__ = ["ConfigError", "build", "compose", "describe", "folder", "groups", "nearest", "words"]
 
+Settings = TypeVar("Settings", bound=CommandSettings)
 PLAIN = re.compile(r"[\w./~][^\s'\"\[\](){}]*")  # a path as people type it
 
 
-def compose(verb: str, overrides: list[str]) -> DictConfig:
-    """Return `compose_settings` as a config."""
-    return as_config(compose_settings(verb, overrides))
+def compose_as(kind: type[Settings], overrides: list[str]) -> Settings:
+    """Return `compose` for the command that has these settings."""
+    verb = next(verb for verb, schema in SCHEMAS.items() if schema is kind)
+    settings = compose(verb, overrides)
+    assert isinstance(settings, kind)
+    return settings
 
 
-def as_config(settings: CommandSettings) -> DictConfig:
-    """Return settings as a config, without the optional groups of which no option is chosen."""
-    plain = settings.as_plain()
-    config = OmegaConf.create(
-        {name: value for name, value in plain.items() if value is not None or not _is_group(settings, name)}
-    )
-    OmegaConf.set_struct(config, True)
-    return config
-
-
-def compose_settings(verb: str, overrides: list[str]) -> CommandSettings:
+def compose(verb: str, overrides: list[str]) -> CommandSettings:
     """Return the settings of a command with these overrides, interpolations resolved.
 
     Raises:
@@ -80,10 +73,6 @@ def compose_settings(verb: str, overrides: list[str]) -> CommandSettings:
     origin = Origins(own, files, given)
     NameCheck(verb, origin, plain(defaults(verb, options), resolve=False))(values)
     return read_settings(verb, values, origin)
-
-
-def _is_group(settings: CommandSettings, name: str) -> bool:
-    return name in groups_of_settings(type(settings))
 
 
 def _complete_network(values: dict[str, Any]) -> None:
@@ -230,9 +219,11 @@ def _describe_setting(name: str, info: FieldInfo) -> str:
     return f"  {name}={default}  {info.description or ''} ({kind})"
 
 
-def words(group: str, config: DictConfig) -> list[str]:
+def words(group: str, chosen: Part | None) -> list[str]:
     """The command line that makes a group's part of a config: the nearest option, and what differs from it."""
-    part = {str(key): value for key, value in config[group].items()}
+    if chosen is None:
+        return []
+    part = chosen.as_plain()
     options = {name: shipped(f"{group}/{name}") for name in groups()[group]}
     differing = {
         name: {key: value for key, value in part.items() if key not in option or option[key] != value}

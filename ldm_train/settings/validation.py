@@ -82,7 +82,7 @@ def _checked(group: str, part: Part, origin: Origin) -> Part:
 
 def _argument(name: str, value: object, target: str, origin: Origin) -> object:
     group, _, key = name.partition(".")
-    kind = argument_kind(group, key, target)
+    kind: Any = argument_kind(group, key, target)
     if isinstance(value, Mapping) and TARGET in value:
         return value
     try:

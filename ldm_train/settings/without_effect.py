@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ldm_train.settings.composition import defaults, plain
-from ldm_train.settings.schema.parts import TARGET, CommandSettings
+from ldm_train.settings.schema.parts import TARGET, CommandSettings, select
 from ldm_train.settings.shipped import ConfigError, read
 from ldm_train.util.safe_json import read_object
 
@@ -195,14 +195,6 @@ def notes(verb: str, config: Any) -> list[str]:
                 lines.append(f"note: {', '.join(changed)} {effect}: {_filled(rule.because, config)}")
     bad = [text for verbs, holds, text in WARNINGS if verb in verbs and holds(config)]
     return lines + [f"warning: {_filled(text, config)}" for text in bad]
-
-
-def select(config: object, name: str) -> Any:
-    """Return a setting by its dotted name; None if there is none."""
-    found: Any = config.as_plain() if isinstance(config, CommandSettings) else config
-    for key in name.split("."):
-        found = found.get(key) if isinstance(found, Mapping) else None
-    return found
 
 
 def steps(config: Any, name: str) -> float:

@@ -88,7 +88,7 @@ def run(
     lines = JsonLinesLogger(run_dir)
     dashboards = [TensorBoard(run_dir), lines, CSVTable(run_dir), *map(as_dashboard, loggers)]
     if first_rank:
-        begin(dashboards, settings, run_dir, checkpoint)
+        begin(dashboards, settings, run_dir, checkpoint, max_steps=limits.max_steps)
     micro_batch, step_log, utilisation = MicroBatch(), StepLog(every=log_every), Utilisation()
     stop = Stop(max_time=limits.max_time, started=limits.started)
     trainer = pl.Trainer(
@@ -128,11 +128,15 @@ def average(callbacks: Sequence[Callback]) -> EMA | None:
     return next((callback for callback in callbacks if isinstance(callback, EMA)), None)
 
 
-def begin(dashboards: Sequence[Dashboard], settings: Settings, run_dir: Path, checkpoint: Path | None) -> None:
+def begin(
+    dashboards: Sequence[Dashboard], settings: Settings, run_dir: Path, checkpoint: Path | None, *, max_steps: int
+) -> None:
     """Have the dashboards start anew, or go on from a checkpoint's step."""
     step = None if checkpoint is None else read_step(checkpoint)
     if step is not None:
         print(f"continuing {run_dir} at step {step}")
+        if step >= max_steps:
+            print(f"already at step {step} of max_steps={max_steps}: nothing to train; raise max_steps to go on")
     for dashboard in dashboards:
         dashboard.attempt(lambda dashboard=dashboard: dashboard.begin(settings, step))  # type: ignore[misc]
 

@@ -49,7 +49,8 @@ def test_what_matters_may_not_differ(word: str, told: str, copy: Path, cache: Pa
     assert answer.code == 1
     assert f"{copy} cannot be continued, for its run differs:" in answer.err
     assert f"\n  {told}" in answer.err
-    assert "give these as they were then, or choose another run_dir" in answer.err
+    assert "run_dir" in answer.err
+    assert "resume=restart" in answer.err
     assert files(copy) == before
 
 
@@ -116,7 +117,10 @@ def test_more_steps_follow_the_longer_runs_rate(
 
 def test_fewer_steps_than_were_made_change_nothing(copy: Path, cache: Path, train: Callable) -> None:
     checkpoint = (copy / "checkpoints/last.ckpt").read_bytes()
-    assert train(cache, copy, *QUIET, "max_steps=5").code == 0
+    answer = train(cache, copy, *QUIET, "max_steps=5")
+    assert answer.code == 0
+    assert f"continuing {copy} at step 8\n" in answer.out, "scripts read this line"
+    assert "8 of max_steps=5" in answer.out
     assert (copy / "checkpoints/last.ckpt").read_bytes() == checkpoint
     assert len(lines(copy)) == 8
 

@@ -15,7 +15,7 @@ from ldm_train.assembly.trainer import refuse_absent, refuse_fused_scaling, refu
 from ldm_train.cli.main import VERBS
 from ldm_train.settings import composition as configs
 from ldm_train.settings import shipped
-from ldm_train.settings.composition import ConfigError, compose, compose_settings, folder, groups
+from ldm_train.settings.composition import ConfigError, compose, compose, folder, groups
 from ldm_train.settings.schema.parts import ACCELERATORS, ARGUMENTS, PRECISIONS, STRATEGIES
 from ldm_train.settings.strict import SET_BY_THE_RUN, TRAINER
 from ldm_train.settings.validation import out_of_range
@@ -210,7 +210,7 @@ def test_a_typo_in_an_option_is_told(own_conf: Path) -> None:
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_shipped_defaults_are_in_range(verb: str) -> None:
-    assert out_of_range(compose_settings(verb, NEEDED[verb])) == []
+    assert out_of_range(compose(verb, NEEDED[verb])) == []
 
 
 def test_every_argument_in_the_table_is_one_of_an_option() -> None:
@@ -259,7 +259,7 @@ VALUES = [
 @pytest.mark.parametrize(("name", "value"), VALUES)
 def test_values_that_no_run_can_have_are_named(name: str, value: object) -> None:
     try:
-        [message] = out_of_range(compose_settings("train", [*NEEDED["train"], f"{name}={value}"]))
+        [message] = out_of_range(compose("train", [*NEEDED["train"], f"{name}={value}"]))
     except ConfigError as error:  # another type
         message = str(error)
     assert message.startswith(f"{name}=")
@@ -269,7 +269,7 @@ def test_values_that_no_run_can_have_are_named(name: str, value: object) -> None
 @pytest.mark.parametrize("devices", [1, 8, -1, "auto", "-1", "2", "0,1", "0,", [0], [1, 3]])
 def test_devices_are_a_number_a_list_or_all(devices: object) -> None:
     word = f"trainer.devices={devices}" if isinstance(devices, int | list) else f"trainer.devices='{devices}'"
-    assert out_of_range(compose_settings("train", [*NEEDED["train"], word.replace(" ", "")])) == []
+    assert out_of_range(compose("train", [*NEEDED["train"], word.replace(" ", "")])) == []
 
 
 @pytest.mark.parametrize(

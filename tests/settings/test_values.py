@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 
 from ldm_train.assembly.drawing import read_prompts
 from ldm_train.assembly.watching import own_prompts
-from ldm_train.settings.composition import ConfigError, compose, compose_settings
+from ldm_train.settings.composition import ConfigError, compose, compose
 from ldm_train.settings.validation import out_of_range
 
 NEEDED = {
@@ -38,7 +38,7 @@ NEEDED = {
 def test_numbers_that_are_not_finite_are_refused(verb: str, name: str, value: str) -> None:
     more = ["guidance=classifier_free"] if name.startswith("+") else []
     try:
-        reasons = out_of_range(compose_settings(verb, [*NEEDED[verb], *more, f"{name.lstrip('+')}={value}"]))
+        reasons = out_of_range(compose(verb, [*NEEDED[verb], *more, f"{name.lstrip('+')}={value}"]))
     except ConfigError as error:  # where a whole number is asked for, by its type
         reasons = [str(error)]
     assert [reason for reason in reasons if reason.startswith(f"{name.lstrip('+')}=")]
@@ -57,7 +57,7 @@ def test_numbers_that_are_not_finite_are_refused(verb: str, name: str, value: st
     ],
 )
 def test_neither_are_those_in_lists_and_mappings(verb: str, word: str) -> None:
-    assert any(reason.startswith(word.partition("=")[0]) for reason in out_of_range(compose_settings(verb, [*NEEDED[verb], word])))
+    assert any(reason.startswith(word.partition("=")[0]) for reason in out_of_range(compose(verb, [*NEEDED[verb], word])))
 
 
 @pytest.mark.parametrize(
@@ -72,11 +72,11 @@ def test_neither_are_those_in_lists_and_mappings(verb: str, word: str) -> None:
 )
 def test_an_empty_path_is_not_the_current_folder(verb: str, name: str) -> None:
     more = ["autoencoder=pretrained"] if name.startswith("autoencoder") else []
-    assert [reason.split()[0] for reason in out_of_range(compose_settings(verb, [*NEEDED[verb], *more, f"{name}="]))] == [name]
+    assert [reason.split()[0] for reason in out_of_range(compose(verb, [*NEEDED[verb], *more, f"{name}="]))] == [name]
 
 
 def test_guidance_may_reach_up_to_the_noise_alone() -> None:
-    assert out_of_range(compose_settings("sample", [*NEEDED["sample"], "guidance.interval=[1,inf]"])) == []
+    assert out_of_range(compose("sample", [*NEEDED["sample"], "guidance.interval=[1,inf]"])) == []
 
 
 def test_it_ends_the_command_at_once(ldm_train: Callable, trained: Path, tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_paths_of_several_are_lists(word: str) -> None:
 )
 def test_lists_of_numbers_are_no_other_values(verb: str, word: str) -> None:
     more = ["crop=buckets"] if "crop" in word else []
-    reasons = out_of_range(compose_settings(verb, [*NEEDED[verb], *more, word]))
+    reasons = out_of_range(compose(verb, [*NEEDED[verb], *more, word]))
     assert [reason.partition("=")[0] for reason in reasons] == [word.partition("=")[0]]
 
 

@@ -20,6 +20,7 @@ from ldm_train.settings.schema.kinds import (
     NotNegative,
     Range,
     Section,
+    Text,
     Texts,
     WholeNumber,
     Words,
@@ -101,7 +102,7 @@ FREE = {
     *("autoencoder.weights", "text_encoder.weights", "optimizer.fused"),
 }
 
-MIXED_16 = ("16-mixed", "16", 16)
+MIXED_16 = ("16-mixed", "16")
 STRATEGIES = (
     *("auto", "ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false", "ddp_spawn", "ddp_fork"),
     "fsdp2",
@@ -136,7 +137,7 @@ class TrainerSettings(Section, extra="allow"):
     devices: Annotated[int | str | list[int], Devices()] = setting(1, "how many devices, or their numbers", free=True)
     num_nodes: Count = setting(1, "machines", free=True)
     strategy: Annotated[str, Choice(STRATEGIES)] = setting("auto", "how several processes share the work", free=True)
-    precision: Annotated[str | int, Choice(PRECISIONS)] = setting("32-true", "types of numbers in the forward pass")
+    precision: Annotated[Text, Choice(PRECISIONS)] = setting("32-true", "types of numbers in the forward pass")
     gradient_clip_val: NotNegative | None = setting(1.0, "largest norm of the gradient")
     log_every_n_steps: Count = setting(50, "optimizer steps between lines of the log", free=True)
     deterministic: bool | Literal["warn"] | None = setting(None, "true: only operations that give equal bits", free=True)
@@ -145,6 +146,8 @@ class TrainerSettings(Section, extra="allow"):
 
 class CommandSettings(Section):
     """All settings of a command: its own, and the chosen options of its groups."""
+
+    debug: bool = setting(False, "show where an error came from", free=True)
 
     @model_validator(mode="before")
     @classmethod
@@ -192,3 +195,11 @@ def _plain(value: object) -> object:
             name: _plain(one) for name, one in value.model_dump(exclude_unset=isinstance(value, TrainerSettings)).items()
         }
     return value
+
+
+def select(config: object, name: str) -> Any:
+    """Return a setting by its dotted name; None if there is none."""
+    found: Any = config.as_plain() if isinstance(config, CommandSettings) else config
+    for key in name.split("."):
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return found

@@ -126,7 +126,6 @@ class FittingSettings(CommandSettings):
     )
     checkpoint: CheckpointSettings = setting(CheckpointSettings(), "", free=True)
     health: HealthSettings = setting(HealthSettings(), "", free=True)
-    debug: bool = setting(False, "show where an error came from", free=True)
 
     optimizer: Part
     lr_schedule: Part
@@ -214,9 +213,9 @@ class CheckSettings(TrainSettings):
     prune: bool = setting(False, "not used")
     strict: bool = setting(True, "false: pictures that cannot be used are only warnings")
 
-    source: Part  # type: ignore[assignment]
-    autoencoder: Part  # type: ignore[assignment]
-    text_encoder: Part  # type: ignore[assignment]
+    source: Part
+    autoencoder: Part
+    text_encoder: Part
 
 
 class AutoencoderTrainingSettings(FittingSettings):

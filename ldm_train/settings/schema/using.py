@@ -39,7 +39,6 @@ class EncodeSettings(SourceSettings):
     )
     prune: bool = setting(False, "drop more than a tenth of the cache's pictures if the source no longer has them")
     strict: bool = setting(False, "exit with 1 if a picture was left out")
-    debug: bool = setting(False, "show where an error came from")
 
     source: Part
     crop: Part
@@ -51,11 +50,11 @@ class EncodeSettings(SourceSettings):
 class DrawingSettings(CommandSettings):
     """How `sample` and `evaluate` draw."""
 
+    run_dir: FilePath | None = setting(None, "a trained run")
     steps: Count = setting(30, "steps of the sampler")
     seed: int = setting(0, "of the noise")
     weights: Weights = setting("ema", "raw: the weights that the optimizer holds; or a file of `ldm-train export`")
     device: Device = setting("auto", "where to compute; auto: a GPU if there is one")
-    debug: bool = setting(False, "show where an error came from")
 
     sampler: Part
     spacing: Part | None = None
@@ -95,7 +94,9 @@ class SampleSettings(DrawingSettings):
         None, "so many pictures from each prompt to the next, both ends included"
     )
     to_seed: int | None = setting(None, "of an interpolation: the noise goes from seed to this one")
-    blend: Annotated[str, Choice(("slerp", "lerp"))] = setting("slerp", "how the prompts' embeddings are blended")
+    blend: Annotated[Literal["slerp", "lerp"], Choice(("slerp", "lerp"))] = setting(
+        "slerp", "how the prompts' embeddings are blended"
+    )
     adapters: (
         Annotated[dict[str, Finite] | Paths | list[dict[str, object]], Words("paths, or paths with factors")] | None
     ) = setting(
@@ -106,7 +107,7 @@ class SampleSettings(DrawingSettings):
         None, "vectors of new words, [run/learned_embeds.safetensors], also of diffusers and of web interfaces"
     )
 
-    guidance: Part  # type: ignore[assignment]
+    guidance: Part
 
 
 class SweepSettings(Section):
@@ -171,7 +172,6 @@ class ExportSettings(CommandSettings):
     )
     licence: Text | None = setting(None, "of the weights, for the model card, such as openrail or apache-2.0")
     data_licence: Text | None = setting(None, "of the pictures and captions, for the model card")
-    debug: bool = setting(False, "show where an error came from")
 
 
 class ReportSettings(CommandSettings):
@@ -179,7 +179,6 @@ class ReportSettings(CommandSettings):
 
     run_dir: Paths = setting(..., "a run directory, or several: [outputs/a,outputs/b]; also of runs that are still going on")
     out: FilePath = setting(..., "the HTML file")
-    debug: bool = setting(False, "show where an error came from")
 
 
 class RunsSettings(CommandSettings):
@@ -188,4 +187,3 @@ class RunsSettings(CommandSettings):
     dir: FilePath = setting("outputs", "the folder; its name alone on the command line will do")
     sort: Text = setting("started", "or name, state, step, speed; or a metric such as validation_loss, the best first")
     format: Annotated[str, Choice(("table", "json"))] = setting("table", "or json, with all metrics of each run")
-    debug: bool = setting(False, "show where an error came from")

@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 from pytorch_lightning import Callback
@@ -17,6 +17,7 @@ from ldm_train.training.checkpoints.checkpoint_files import BEST, keep_as, last_
 from ldm_train.training.checkpoints.sharded_checkpoint import remove_unnamed_shares
 from ldm_train.training.loggers.dashboards import CLOCK, flush, log_checkpoint
 from ldm_train.training.loggers.jsonl import JsonLinesLogger
+from ldm_train.training.run_files import RUN_ID, read_run_id
 from ldm_train.util.files import make_folder
 
 COPIES = 4  # of each trained number: weight, average, two moments of the optimizer
@@ -75,6 +76,7 @@ class Checkpoints(Callback):
     ) -> None:
         self.run_dir = run_dir
         self.spent = spent or Spent()
+        self.run_id = read_run_id(run_dir)
         self.path = last_checkpoint(run_dir)
         self.keeping = keeping
         self.lines = lines
@@ -113,6 +115,9 @@ class Checkpoints(Callback):
         if self._is_best(step) or due:
             with self.spent("checkpoints"):
                 self._save(trainer)
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint[RUN_ID] = self.run_id
 
     def state_dict(self) -> dict[str, float | int | str | None]:
         return {"best": self.best, "best_step": self.best_step, "best_of": self._best_of}

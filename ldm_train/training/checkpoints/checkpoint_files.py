@@ -2,6 +2,7 @@
 
 import shlex
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from ldm_train.training.checkpoints.sharded_checkpoint import damaged_shares, missing_shares, whole
-from ldm_train.training.run_files import numbered_steps
+from ldm_train.training.run_files import RUN_ID, check_same_run, numbered_steps
 from ldm_train.util.files import atomic_path, link_file, remove_files
 
 BEST = "best.ckpt"
@@ -113,6 +114,19 @@ def newest_whole(run_dir: Path) -> Path | None:
             f"all checkpoints in {last.parent} are damaged; set resume=restart to remove them and start {run_dir} anew"
         )
     return None
+
+
+def check_own_checkpoints(run_dir: Path) -> None:
+    """Raise if a checkpoint that a run could be continued from is another run's; damaged ones are not looked at.
+
+    Raises:
+        ValueError: it names them, and what to do.
+    """
+    run_ids: dict[Path, object] = {}
+    for path in checkpoints(run_dir):
+        with suppress(Exception):  # unpickling reports damage by many classes
+            run_ids[path] = _mapped(path).get(RUN_ID)
+    check_same_run(run_dir, run_ids)
 
 
 def checkpoints(run_dir: Path) -> list[Path]:

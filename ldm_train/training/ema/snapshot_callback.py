@@ -10,6 +10,7 @@ from ldm_train.training.ema.ema import EMA
 from ldm_train.training.ema.profiles import Power
 from ldm_train.training.ema.snapshots import FOLDER, drop_later, write_snapshot
 from ldm_train.training.optimization.sharding import gathered
+from ldm_train.training.run_files import read_run_id
 
 
 class Snapshots(Callback):
@@ -24,6 +25,7 @@ class Snapshots(Callback):
     def __init__(self, run_dir: Path, ema: EMA) -> None:
         self.run_dir = run_dir
         self.ema = ema
+        self.run_id = read_run_id(run_dir)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.is_global_zero:
@@ -50,4 +52,5 @@ class Snapshots(Callback):
                 updates=ema.number,
                 start_step=ema.start_step,
                 dtype=settings.dtype,
+                run_id=self.run_id,
             )

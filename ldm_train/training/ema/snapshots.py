@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ldm_train.training.run_files import numbered_steps
+from ldm_train.training.run_files import RUN_ID, check_same_run, numbered_steps
 from ldm_train.util.files import remove_files
 from ldm_train.weights.tensor_files import read_told, write
 
@@ -43,6 +43,7 @@ class Snapshot:
         step: the optimizer step after which it was written.
         updates: of the averages until then, since they started after `start_step`.
         lengths: of the averages in it.
+        run_id: the identity of its run.
     """
 
     path: Path
@@ -50,6 +51,7 @@ class Snapshot:
     updates: int
     start_step: int
     lengths: tuple[float, ...]
+    run_id: object = None
 
 
 def name_in_snapshot(length: float, parameter: str) -> str:
@@ -57,7 +59,14 @@ def name_in_snapshot(length: float, parameter: str) -> str:
 
 
 def write_snapshot(
-    folder: Path, averages: Mapping[float, Mapping[str, Tensor]], *, step: int, updates: int, start_step: int, dtype: str
+    folder: Path,
+    averages: Mapping[float, Mapping[str, Tensor]],
+    *,
+    step: int,
+    updates: int,
+    start_step: int,
+    dtype: str,
+    run_id: object = None,
 ) -> Snapshot:
     """Store averages by their lengths.
 
@@ -69,8 +78,8 @@ def write_snapshot(
         for length, average in averages.items()
         for name, tensor in average.items()
     }
-    snapshot = Snapshot(folder / f"step-{step:08d}.safetensors", step, updates, start_step, tuple(averages))
-    told = {"step": step, "updates": updates, "start_step": start_step, "lengths": list(averages)}
+    snapshot = Snapshot(folder / f"step-{step:08d}.safetensors", step, updates, start_step, tuple(averages), run_id)
+    told = {"step": step, "updates": updates, "start_step": start_step, "lengths": list(averages), RUN_ID: run_id}
     write(snapshot.path, tensors, told)
     return snapshot
 
@@ -79,9 +88,11 @@ def read_snapshots(run_dir: Path) -> list[Snapshot]:
     """What a run has stored, by step.
 
     Raises:
-        ValueError: a file there cannot be read, or is none of these.
+        ValueError: a file there cannot be read, is none of these, or is another run's.
     """
-    return [read_snapshot(path) for path in numbered_steps(run_dir / FOLDER, ".safetensors").values()]
+    snapshots = [read_snapshot(path) for path in numbered_steps(run_dir / FOLDER, ".safetensors").values()]
+    check_same_run(run_dir, {snapshot.path: snapshot.run_id for snapshot in snapshots})
+    return snapshots
 
 
 def read_snapshot(path: Path) -> Snapshot:
@@ -93,7 +104,7 @@ def read_snapshot(path: Path) -> Snapshot:
     told = read_told(path)
     if not {"step", "updates", "start_step", "lengths"} <= told.keys():
         raise ValueError(f"{path} is no snapshot of averages: it does not tell its step, updates and lengths")
-    return Snapshot(path, told["step"], told["updates"], told["start_step"], tuple(told["lengths"]))
+    return Snapshot(path, told["step"], told["updates"], told["start_step"], tuple(told["lengths"]), told.get(RUN_ID))
 
 
 def drop_later(run_dir: Path, step: int) -> None:

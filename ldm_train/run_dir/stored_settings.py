@@ -1,19 +1,58 @@
-"""The config that a run directory holds, checked as the command line's words are before anything is built from it."""
+"""The settings that a run directory holds, checked as the command line's words are before anything is built from them."""
 
 from pathlib import Path
 
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from ldm_train.run_dir.config_changes import filled
+from ldm_train.run_dir.reading import CONFIG
 from ldm_train.settings.composition import defaults, plain
 from ldm_train.settings.config_file import nearest_option
+from ldm_train.settings.constructors import check_config
+from ldm_train.settings.safe_yaml import read_settings_file
 from ldm_train.settings.schema.parts import TARGET, CommandSettings
+from ldm_train.settings.schema.training import FittingSettings, TrainSettings
 from ldm_train.settings.shipped import ConfigError, groups_of
 from ldm_train.settings.strict import NameCheck
 from ldm_train.settings.validation import out_of_range, read_settings
 
 
-def read_stored(config: DictConfig, path: Path) -> CommandSettings:
+def read_config(run_dir: Path) -> FittingSettings:
+    """Return the settings that a run was last started with, of whichever command.
+
+    Raises:
+        ValueError: no run there, or a config that its command could not have written.
+    """
+    path = run_dir / CONFIG
+    if not path.is_file():
+        raise ValueError(f"run_dir={run_dir} is not a run directory: it has no {CONFIG}")
+    config = read_settings_file(path)
+    if "max_steps" not in config:
+        raise ValueError(f"{path} is no config of a run: it has no max_steps")
+    check_config(config, origin=str(path))
+    try:
+        return read_stored(filled(config), path)
+    except OmegaConfBaseException as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+
+
+def read_trained(run_dir: Path | str) -> TrainSettings:
+    """Return the settings that a run of `train` was last started with.
+
+    Raises:
+        ValueError: no run there, one of another command, or a config that `train` could not have written.
+    """
+    settings = read_config(Path(run_dir))
+    if not isinstance(settings, TrainSettings):
+        raise ValueError(
+            f"run_dir={run_dir} trained an autoencoder, which is in {Path(run_dir) / 'autoencoder'} in diffusers' layout; "
+            "give a run of `ldm-train train`"
+        )
+    return settings
+
+
+def read_stored(config: DictConfig, path: Path) -> FittingSettings:
     """Return the settings that a stored config holds, after it was filled with the defaults.
 
     Raises:
@@ -32,6 +71,7 @@ def read_stored(config: DictConfig, path: Path) -> CommandSettings:
         raise ValueError(f"{path} is damaged, or was not written by this version: {error}") from error
     if problems:
         raise ValueError(f"{path} is damaged: {problems[0]}")
+    assert isinstance(settings, FittingSettings)
     return settings
 
 
