@@ -59,7 +59,7 @@ WATCHING = ("validation", "pictures", "metrics")
 RANKS = {"one": [], "two": TWO, "apart": TWO}
 
 
-def bare_step(module: NoisePredictorTraining, data: CachedLatents, clip: float | None) -> Step:
+def bare_step(module: NoisePredictorTraining, data: CachedLatents, clip: float) -> Step:
     """What a loop without a Trainer does for a step, each time for the next batch."""
     optimizer = module.make_optimizer([dict(group) for group in module.parameter_groups(module.named_parameters())])
     parameters = list(module.trained_parameters().values())
@@ -116,7 +116,7 @@ def child_overhead(arguments: argparse.Namespace) -> None:
     def fit(module: NoisePredictorTraining, data: CachedLatents, *, callbacks: Sequence[Callback], **rest: object) -> object:
         pair = [module, copy.deepcopy(module)]
         real, bare = reversed(pair) if arguments.swapped else pair
-        watches.append(Alternating(bare_step(bare, data, config.trainer.gradient_clip_val), arguments.steps))
+        watches.append(Alternating(bare_step(bare, data, config.trainer.gradient_clip_val or 0.0), arguments.steps))
         return original(real, data, callbacks=[*callbacks, *watches], **rest)  # type: ignore[arg-type]
 
     with tempfile.TemporaryDirectory() as room:

@@ -93,7 +93,7 @@ def make_run(folder: Path) -> Path:
     words = ["network=stable_diffusion_1", "autoencoder=pretrained", f"autoencoder.weights={folder / 'vae'}"]
     words += ["text_encoder=clip_vit_l_14", f"text_encoder.weights={folder / 'text.safetensors'}"]
     config = compose_as(TrainSettings, [*words, f"run_dir={run}", "image_size=512", "cache=cache"])
-    OmegaConf.save(config, run / "config.yaml")
+    OmegaConf.save(OmegaConf.create(config.as_plain()), run / "config.yaml")
     return run
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from ldm_train.assembly.parts import choose_device
+from ldm_train.assembly.stored_run import fill_from_run
 from ldm_train.assembly.training_module import training_module
 from ldm_train.commands.evaluate.drawing_models import Model, RunModel
 from ldm_train.commands.evaluate.drawn_pictures import Order, draw, forget_others, in_batches, processes
@@ -65,6 +66,7 @@ def of_pipeline(config: EvaluateSettings) -> Result:
 def of_run_dir(config: EvaluateSettings) -> Result:
     """A trained run, whose held-out examples have losses too."""
     model = RunModel(config)
+    config = fill_from_run(config, model.trained.config)
     trained, data = model.trained, held_out_data(config, model.trained.config, model.trained.parts)
     if data is None:
         print("the run was encoded on the fly: without cache=… there is no validation loss")

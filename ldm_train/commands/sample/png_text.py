@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from ldm_train.assembly.stored_run import TrainedRun
+from ldm_train.assembly.stored_run import TrainedRun, fill_from_run
 from ldm_train.settings.schema.using import SampleSettings
 
 SETTINGS = ("sampler", "spacing", "guidance", "steps", "seed", "negative_prompt", "picture", "strength", "mask")
@@ -30,7 +30,7 @@ def of_all(config: SampleSettings, prompts: list[str]) -> dict[str, str]:
 
 def settings(config: SampleSettings, trained: TrainedRun) -> dict[str, object]:
     """All that decides what is drawn but prompt and number, in plain values."""
-    plain = config.as_plain()
+    plain = fill_from_run(config, trained.config).as_plain()
     size = trained.generation.size
     return {name: plain[name] for name in SETTINGS} | {
         "size": [size, size] if isinstance(size, int) else list(size),
