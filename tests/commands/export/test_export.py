@@ -136,6 +136,7 @@ def test_snapshots_are_written_every_so_often_and_at_the_end(stored: Path) -> No
         "updates": 6,
         "start_step": 0,
         "lengths": [0.1, 0.05],
+        "run_id": json.loads((stored / "run.json").read_text())["run_id"],
     }
     last, ema = load_file(stored / "ema/step-00000008.safetensors"), checkpoint(stored)["callbacks"]["EMA"]
     parts = {"0.1": ema["average"], "0.05": ema["others"]["length 0.05"]}
