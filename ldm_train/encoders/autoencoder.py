@@ -12,7 +12,7 @@ from ldm_train.types import Moments
 from ldm_train.util.files import atomic_write
 from ldm_train.util.safe_json import Json
 from ldm_train.weights import autoencoder_layout
-from ldm_train.weights.files import write_tensors
+from ldm_train.weights.files import write
 from ldm_train.weights.folders import part_of
 from ldm_train.weights.hub import locate
 from ldm_train.weights.loading import load
@@ -81,7 +81,7 @@ class KLAutoencoder(nn.Module):
     def save(self, folder: Path, *, shift: float, scale: float) -> None:
         """Write diffusers' layout: `config.json` with this shift and scale, and the weights as safetensors."""
         self.model.register_to_config(scaling_factor=scale, shift_factor=shift)
-        write_tensors(folder / "diffusion_pytorch_model.safetensors", self.model.state_dict(), {"format": "pt"})
+        write(folder / "diffusion_pytorch_model.safetensors", self.model.state_dict(), {}, {"format": "pt"})
         atomic_write(folder / "config.json", self.model.to_json_string())
 
 
