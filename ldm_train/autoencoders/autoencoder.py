@@ -16,7 +16,7 @@ from ldm_train.weights.layouts import autoencoder_layout
 from ldm_train.weights.module_loading import load
 from ldm_train.weights.part_folders import part_of
 from ldm_train.weights.published_parts import Found, find_autoencoder
-from ldm_train.weights.tensor_files import write_tensors
+from ldm_train.weights.tensor_files import write
 
 DECODED = 512**2  # pixels at once: a picture of 512x512 takes 0.8 GB in Stable Diffusion's
 SCALES = {(128, 256, 512, 512): 0.18215, (128, 256, 512): 0.08333}  # by the channels: Stable Diffusion's, its upscaler's
@@ -81,7 +81,7 @@ class KLAutoencoder(nn.Module):
     def save(self, folder: Path, *, shift: float, scale: float) -> None:
         """Write diffusers' layout: `config.json` with this shift and scale, and the weights as safetensors."""
         self.model.register_to_config(scaling_factor=scale, shift_factor=shift)
-        write_tensors(folder / "diffusion_pytorch_model.safetensors", self.model.state_dict(), {"format": "pt"})
+        write(folder / "diffusion_pytorch_model.safetensors", self.model.state_dict(), {}, {"format": "pt"})
         atomic_write(folder / "config.json", self.model.to_json_string())
 
 

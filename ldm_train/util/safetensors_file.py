@@ -35,28 +35,42 @@ def write_safetensors(
     layouts: Mapping[str, Layout],
     content: Callable[[str], memoryview],
     metadata: Mapping[str, str] | None = None,
+    *,
+    final_metadata: Callable[[], Mapping[str, str]] | None = None,
 ) -> None:
     """Write a file atomically, one tensor after another.
 
     Args:
         content: returns the bytes of a tensor by its name; called once for each, when it is written.
+        final_metadata: returns what replaces `metadata`, of the same length, once all tensors are written: their checksums.
 
     Raises:
         OSError: the disk is full, or another failure to write; what was at `path` is unchanged.
     """
     names = sorted(layouts, key=lambda name: (-ORDER.index(layouts[name].dtype), name))
-    header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
+    entries: dict[str, object] = {}
     end = 0
     for name in names:
         start, end = end, end + layouts[name].size
-        header[name] = {
+        entries[name] = {
             "dtype": CODES[layouts[name].dtype],
             "shape": list(layouts[name].shape),
             "data_offsets": [start, end],
         }
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)  # the data begin at a multiple of 8 bytes, as readers expect
+    header = _header(entries, metadata)
     with atomic_file(path) as file:
-        file.write(struct.pack("<Q", len(text)) + text)
+        file.write(header)
         for name in names:
             file.write(content(name))
+        if final_metadata:
+            final = _header(entries, final_metadata())
+            assert len(final) == len(header)
+            file.seek(0)
+            file.write(final)
+
+
+def _header(entries: Mapping[str, object], metadata: Mapping[str, str] | None) -> bytes:
+    content = {"__metadata__": dict(metadata), **entries} if metadata else entries
+    text = json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # the data begin at a multiple of 8 bytes, as readers expect
+    return struct.pack("<Q", len(text)) + text

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Size, Tensor
 
 from ldm_train.util.text import list_names
+from ldm_train.weights.tensor_files import check_tensor, read_checksums, read_told
 
 OPEN_FOR = 2**27  # bytes
 CONVERT = (
@@ -104,7 +105,16 @@ class TensorFile(ABC):
 
 
 class SafetensorsFile(TensorFile):
-    """A safetensors file, whose header is checked against its length before anything is read."""
+    """A safetensors file, whose header is checked against its length before anything is read.
+
+    If `ldm-train` wrote it, each tensor is compared with its checksum when it is read for the first time.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        read_told(path)  # which is compared with its checksum too
+        self._known = read_checksums(path)
+        self._unchecked = set(self.shapes) if self._known else set()
 
     def _open(self) -> dict[str, Size]:
         try:
@@ -115,9 +125,13 @@ class SafetensorsFile(TensorFile):
 
     def _get(self, name: str) -> Tensor:
         try:
-            return self._file.get_tensor(name)
+            tensor = self._file.get_tensor(name)
         except (SafetensorError, OSError, RuntimeError) as error:
             raise ValueError(f"{self.path} cannot be read as a safetensors file ({error})") from error
+        if name in self._unchecked:
+            check_tensor(self.path, name, tensor, self._known)
+            self._unchecked.discard(name)
+        return tensor
 
 
 class PickledFile(TensorFile):

@@ -18,13 +18,20 @@ TOLD = "ldm_train"  # one key, because safetensors writes several in another ord
 CHECKSUMS = "crc32"  # what safetensors itself does not have: a checksum of each tensor by its name
 
 
-def write(path: Path, tensors: Mapping[str, Tensor], told: Mapping[str, object]) -> None:
-    """Write tensors of any device, rows of pixels first, as every reader expects.
+def write(
+    path: Path, tensors: Mapping[str, Tensor], told: Mapping[str, object], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write tensors of any device with their checksums, rows of pixels first, as every reader expects.
+
+    Args:
+        told: what `read_told` returns of the file.
+        metadata: further texts, as other tools name them.
 
     Raises:
         OSError: the disk is full, or another failure to write; what was at `path` is unchanged.
     """
-    write_tensors(path, tensors, {TOLD: json.dumps({**told, CHECKSUMS: checksums(tensors, told)})})
+    sums = {name: checksum(tensor) for name, tensor in tensors.items()}
+    write_tensors(path, tensors, {TOLD: describe_tensors(told, sums), **(metadata or {})})
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
@@ -42,10 +49,9 @@ def bytes_of(tensor: Tensor) -> memoryview:
     return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
 
 
-def checksums(tensors: Mapping[str, Tensor], told: Mapping[str, object]) -> dict[str, int]:
-    """Return the CRC-32 of each tensor by its name, and under the empty name that of the metadata."""
-    found = {name: checksum(tensor) for name, tensor in tensors.items()}
-    return {"": zlib.crc32(json.dumps(told).encode()), **found}
+def describe_tensors(told: Mapping[str, object], sums: Mapping[str, int]) -> str:
+    """Return the metadata with the checksum of each tensor by its name, and under the empty name that of the metadata."""
+    return json.dumps({**told, CHECKSUMS: {"": zlib.crc32(json.dumps(told).encode()), **dict(sorted(sums.items()))}})
 
 
 def checksum(tensor: Tensor) -> int:
@@ -89,7 +95,24 @@ def check_tensor(path: Path, name: str, tensor: Tensor | None, known: Mapping[st
         ValueError: it is not.
     """
     if tensor is None or known.get(name) != checksum(tensor):
-        raise ValueError(f"{path} is damaged: {name} in it does not have its checksum; write the file again, or restore it")
+        raise ValueError(
+            f"{path} is damaged, or was changed by another program: {name} in it does not have its checksum; "
+            "write the file again, or restore it"
+        )
+
+
+def check_file(path: Path) -> None:
+    """Raise if a file that another library will load is not as it was written; one without checksums is not read.
+
+    Raises:
+        ValueError: it cannot be read, or is damaged.
+    """
+    read_told(path)
+    if known := read_checksums(path):
+        with safe_open(path, "pt") as file:
+            stored = set(file.keys())
+            for name in sorted({*stored, *known} - {""}):
+                check_tensor(path, name, file.get_tensor(name) if name in stored else None, known)
 
 
 def read_told(path: Path, key: str = TOLD) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from ldm_train.commands.evaluate.drawing_models import Told, plain
 from ldm_train.commands.evaluate.drawn_pictures import Opener, Painter
 from ldm_train.types import Autoencoder
 from ldm_train.weights.fingerprint import files_digest
+from ldm_train.weights.tensor_files import check_file
 
 
 class PipelineModel:
@@ -57,10 +58,12 @@ def open_pipeline(path: str, device: torch.device) -> DiffusionPipeline:
     """A pipeline from a folder on this machine; neither code nor pickles from it are run.
 
     Raises:
-        ValueError: there is none, or diffusers cannot read it.
+        ValueError: there is none, diffusers cannot read it, or a file that `ldm-train export` wrote is damaged.
     """
     if not (Path(path) / "model_index.json").is_file():
         raise ValueError(f"pipeline={path} is no folder with a model_index.json, as diffusers' `save_pretrained` writes it")
+    for file in sorted(Path(path).glob("*/*.safetensors")):
+        check_file(file)
     try:
         pipeline = DiffusionPipeline.from_pretrained(path, local_files_only=True, use_safetensors=True)
     except Exception as error:  # whatever the parts' own readers raise

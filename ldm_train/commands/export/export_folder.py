@@ -118,7 +118,14 @@ def write_json(path: Path, content: Mapping[str, object]) -> None:
     atomic_write(path, json.dumps(content, indent=2) + "\n")
 
 
-def write_tensors(path: Path, tensors: Tensors, *, dtype: torch.dtype, metadata: Mapping[str, str] | None = None) -> None:
+def write_tensors(
+    path: Path,
+    tensors: Tensors,
+    *,
+    dtype: torch.dtype,
+    told: Mapping[str, object] | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
     """A safetensors file, one tensor after another, with a bar that tells how many are written."""
     with Progress(transient=True) as progress:
         task = progress.add_task(path.name, total=len(tensors))
@@ -127,4 +134,4 @@ def write_tensors(path: Path, tensors: Tensors, *, dtype: torch.dtype, metadata:
             progress.advance(task)
             return tensors[name]
 
-        stream(path, tensors.shapes, make, dtype=dtype, metadata={**PYTORCH, **(metadata or {})})
+        stream(path, tensors.shapes, make, dtype=dtype, told=told, metadata={**PYTORCH, **(metadata or {})})

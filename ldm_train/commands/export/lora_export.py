@@ -18,7 +18,6 @@ from ldm_train.weights.lora.lora_files import DIFFUSERS
 from ldm_train.weights.lora.lora_layout import to_diffusers, to_kohya
 from ldm_train.weights.lora.lora_names import NETWORK, TEXT
 from ldm_train.weights.lora.low_rank import from_run, layers
-from ldm_train.weights.tensor_files import TOLD
 
 FORMATS = ("diffusers", "kohya")
 
@@ -58,13 +57,13 @@ def write_lora(
     like |= {TEXT + name: tensor for name, tensor in parts.text_encoder.state_dict().items()}
     linear = projects_linearly(parts, trained)
     if form == "kohya":
-        path, told = folder / f"{name}.safetensors", kohya_told(adapter)
+        path, metadata = folder / f"{name}.safetensors", kohya_told(adapter)
         state = to_kohya(adapter, like, linear_projection=linear)
     else:
         state, settings = to_diffusers(adapter, like, linear_projection=linear)
-        path, told = folder / PIPELINES, {DIFFUSERS: json.dumps(settings, indent=2, sort_keys=True)}
-    told |= {} if purpose is None else {TOLD: json.dumps({TRAINED_FOR: purpose})}
-    write_tensors(path, plain_tensors(state), dtype=dtype, metadata=told)
+        path, metadata = folder / PIPELINES, {DIFFUSERS: json.dumps(settings, indent=2, sort_keys=True)}
+    ours = {} if purpose is None else {TRAINED_FOR: purpose}
+    write_tensors(path, plain_tensors(state), dtype=dtype, told=ours, metadata=metadata)
     return path
 
 

@@ -11,6 +11,8 @@ import numpy as np
 from PIL import Image, ImageCms, ImageColor
 
 PROFILE_MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
+MAX_PROFILE = 8 * 2**20  # bytes; printers' largest have about 3 MiB
+KEPT = 16  # profiles, by their bytes
 PROBES = np.array([0, 32, 64, 128, 192, 255], dtype=np.uint8)
 
 
@@ -46,9 +48,9 @@ def to_srgb(picture: Image.Image, background: tuple[int, int, int]) -> Image.Ima
     colour, alpha = separate(picture)
     profile = embedded_profile(picture, colour.mode)
     if profile.transform is not None:
-        converted = profile.transform.apply(colour.convert(profile.mode))
+        converted = profile.transform.apply(as_mode(colour, profile.mode))
     else:
-        converted = colour.convert("RGB")
+        converted = as_mode(colour, "RGB")
     if alpha is None:
         return converted
     canvas = Image.new("RGB", picture.size, background)
@@ -62,9 +64,14 @@ def separate(picture: Image.Image) -> tuple[Image.Image, Image.Image | None]:
         return separate_deep_grey(picture)
     mode = colour_mode(picture.mode)
     if not picture.has_transparency_data:
-        return picture.convert(mode), None
-    whole = picture.convert("LA" if mode == "L" else "RGBA")
+        return as_mode(picture, mode), None
+    whole = as_mode(picture, "LA" if mode == "L" else "RGBA")
     return whole.convert(mode), whole.getchannel("A")
+
+
+def as_mode(picture: Image.Image, mode: str) -> Image.Image:
+    """Return the picture in this mode: itself if it has it, where Pillow's convert() would copy up to 0.7 GB."""
+    return picture if picture.mode == mode else picture.convert(mode)
 
 
 def separate_deep_grey(picture: Image.Image) -> tuple[Image.Image, Image.Image | None]:
@@ -90,10 +97,12 @@ def embedded_profile(picture: Image.Image, mode: str) -> Profile:
     content = picture.info.get("icc_profile")
     if not content or picture.mode == "LAB":  # Lab says by itself what its colours are
         return Profile(mode, None)
+    if len(content) > MAX_PROFILE:
+        return Profile(mode, None, f"its ICC profile has {len(content):,} bytes; at most {MAX_PROFILE:,} are read")
     return read_profile(content, mode)
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=KEPT)
 def read_profile(content: bytes, mode: str) -> Profile:
     """Parse a profile; kept, since a collection's pictures share a few."""
     try:

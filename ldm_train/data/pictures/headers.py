@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from PIL import Image
 
+from ldm_train.data.pictures.structure import check_structure
 from ldm_train.util.inputs import READ_ERRORS
 
 MAX_PIXELS = 178_956_970  # where Pillow itself refuses: 0.7 GB in memory
@@ -24,6 +25,7 @@ BEGINNINGS = {
 } | dict.fromkeys((b"\x89png", b"\xff\xd8\xff", b"gif8", b"riff", b"ii*\0", b"mm\0*"), ": its header is damaged")
 
 ORIENTATION = 0x0112  # EXIF's tag
+MAX_EXIF = 16 * 2**20  # bytes, of which one tag may claim all
 
 # Pillow warns from half of MAX_PIXELS on, and a warning cannot be caught in one thread alone. `opened` has its own check,
 # before any pixel is decoded.
@@ -37,6 +39,7 @@ def opened(content: bytes, max_pixels: int) -> Iterator[Image.Image]:
     """The picture with its header read and found usable; whatever Pillow stumbles over meanwhile becomes a DECODE_ERROR."""
     if not content:
         raise ValueError("empty file")
+    check_structure(content)
     try:
         with Image.open(io.BytesIO(content), formats=AVAILABLE) as picture:
             refuse_by_header(picture, max_pixels)
@@ -83,6 +86,8 @@ def orientation(picture: Image.Image, content: bytes) -> int:
         return 1
     if picture.format == "PNG" and "exif" not in picture.info and has_chunk(content, b"eXIf"):
         picture.load()  # it stands behind the pixels
+    if len(picture.info.get("exif", b"")) > MAX_EXIF:
+        return 1
     try:
         return int(Image.Image.getexif(picture).get(ORIENTATION, 1))  # PNG's own getexif would decode the pixels
     except Exception:  # any of a parser's errors, and a warning made one: EXIF is not worth losing a picture
