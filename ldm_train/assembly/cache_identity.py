@@ -12,7 +12,7 @@ from ldm_train.data.pictures.crops import Crop
 from ldm_train.data.pictures.decoding import ENCODING_VERSION, background_colour
 from ldm_train.settings.composition import build
 from ldm_train.util.safe_json import Json
-from ldm_train.weights.fingerprint import weights_digest
+from ldm_train.weights.fingerprint import digest_weights
 
 PARTS = {"autoencoder": "vae", "text_encoder": "text_encoder"}  # and their subfolders in a pipeline's folder
 CAPTIONS_VERSION: int = 1  # of the code that turns captions into tokens and embeddings
@@ -93,7 +93,7 @@ def described(config: DictConfig, *, cache: Path, part: str) -> dict[str, Json]:
     """
     settings: dict[str, Json] = OmegaConf.to_container(config)  # type: ignore[assignment]
     weights = config.get("weights")
-    digest = weights_digest(weights, config.get("subfolder"), part=part)
+    digest = digest_weights(weights, config.get("subfolder"), part=part)
     if weights is not None and Path(weights).is_absolute():
         settings["weights"] = HERE + Path(os.path.relpath(weights, cache)).as_posix()
     return {"config": settings, "files": digest}

@@ -9,8 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ldm_train.util.files import atomic_file
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 ORDER = ("bool", "uint8", "int8", "int16", "float16", "bfloat16", "int32", "float32", "float64", "int64")
 CODES = dict(zip(ORDER, ("BOOL", "U8", "I8", "I16", "F16", "BF16", "I32", "F32", "F64", "I64"), strict=True))
@@ -18,7 +23,7 @@ WIDTHS = dict(zip(ORDER, (1, 1, 1, 2, 2, 2, 4, 4, 8, 8), strict=True))  # bytes
 
 
 @dataclass(frozen=True)
-class Layout:
+class TensorLayout:
     """A tensor's type, by torch's name for it such as "float32", and its shape."""
 
     dtype: str
@@ -30,9 +35,27 @@ class Layout:
         return prod(self.shape) * WIDTHS[self.dtype]
 
 
+def save_tensors(path: Path, tensors: Mapping[str, "Tensor"], metadata: Mapping[str, str] | None = None) -> None:
+    """Write tensors of any device and memory layout; see `write_safetensors`."""
+    layouts = {name: TensorLayout(format_dtype(tensor.dtype), tensor.shape) for name, tensor in tensors.items()}
+    write_safetensors(path, layouts, lambda name: get_bytes(tensors[name]), metadata)
+
+
+def format_dtype(dtype: "torch.dtype") -> str:
+    """Return torch's name of a type, such as "float32"."""
+    return str(dtype).removeprefix("torch.")
+
+
+def get_bytes(tensor: "Tensor") -> memoryview:
+    """Return a tensor's bytes in a file's order, also of a tensor in channels-last memory format."""
+    import torch
+
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
+
+
 def write_safetensors(
     path: Path,
-    layouts: Mapping[str, Layout],
+    layouts: Mapping[str, TensorLayout],
     content: Callable[[str], memoryview],
     metadata: Mapping[str, str] | None = None,
     *,

@@ -27,7 +27,7 @@ from ldm_train.data.pictures.colour import background_colour
 from ldm_train.data.pictures.crops import Crop
 from ldm_train.data.scan.inspection import Decoding, Looked, inspect, surveyed
 from ldm_train.data.scan.survey import Survey
-from ldm_train.reports.page import is_page, write
+from ldm_train.reports.page import is_page, write_page
 from ldm_train.run_dir.record import set_threads
 from ldm_train.settings.composition import build
 from ldm_train.training.cost import free_memory
@@ -150,6 +150,6 @@ def compare_caches(config: DictConfig, report: Report, found: Survey, crop: Crop
 
 def save(report: Report, looked: Iterable[Looked], plan: Plan | None, folder: Path, *, background: str) -> None:
     """`check.json` and `check.html`."""
-    write(page(report, list(looked), plan), folder / PAGE)
+    write_page(page(report, list(looked), plan), folder / PAGE)
     atomic_write(folder / CHECKED.mark, json.dumps(report.told(), indent=2) + "\n")
     print(f"{folder / PAGE} shows it all")

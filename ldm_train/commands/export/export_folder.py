@@ -13,9 +13,9 @@ from ldm_train.util.files import atomic_write
 from ldm_train.util.ownership import CACHE, EXPORT, RUN, carries_mark, check_file, check_folder, is_system_file, read_mark
 from ldm_train.util.replacing import ReplacedFolder, check_replaceable
 from ldm_train.util.text import list_names
-from ldm_train.weights.lazy_tensors import Tensors
-from ldm_train.weights.streaming_writer import stream
-from ldm_train.weights.tensor_files import read_told
+from ldm_train.weights.lazy_tensors import LazyTensors
+from ldm_train.weights.streaming_writer import stream_tensors
+from ldm_train.weights.tensor_files import read_metadata
 
 PYTORCH = {"format": "pt"}  # without which transformers and diffusers refuse a file
 
@@ -83,7 +83,7 @@ def refuse_ours(out: Path, given: str, *, below: bool) -> None:
 
 def is_own_file(path: Path) -> bool:
     """Whether an export has written it, under our own names."""
-    return "weights" in read_told(path)
+    return "weights" in read_metadata(path)
 
 
 def contents(folder: Path) -> dict[str, int]:
@@ -120,7 +120,7 @@ def write_json(path: Path, content: Mapping[str, object]) -> None:
 
 def write_tensors(
     path: Path,
-    tensors: Tensors,
+    tensors: LazyTensors,
     *,
     dtype: torch.dtype,
     told: Mapping[str, object] | None = None,
@@ -134,4 +134,4 @@ def write_tensors(
             progress.advance(task)
             return tensors[name]
 
-        stream(path, tensors.shapes, make, dtype=dtype, told=told, metadata={**PYTORCH, **(metadata or {})})
+        stream_tensors(path, tensors.shapes, make, dtype=dtype, metadata=told, texts={**PYTORCH, **(metadata or {})})

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ldm_train.data.cache.manifest import Shard, file_digest
 from ldm_train.util.safe_json import parse_json
-from ldm_train.util.safetensors_file import Layout, write_safetensors
+from ldm_train.util.safetensors_file import TensorLayout, write_safetensors
 
 SHARD_BYTES = 256 * 2**20
 Rows = dict[str, Tensor]
@@ -68,7 +68,7 @@ def save(tensors: Rows, path: Path, *, told: Mapping[str, object] | None = None)
     """
     write_safetensors(
         path,
-        {name: Layout(str(tensor.dtype).removeprefix("torch."), tensor.shape) for name, tensor in tensors.items()},
+        {name: TensorLayout(str(tensor.dtype).removeprefix("torch."), tensor.shape) for name, tensor in tensors.items()},
         lambda name: tensors[name].contiguous().flatten().view(torch.uint8).numpy().data,
         None if told is None else {"told": json.dumps(told)},
     )

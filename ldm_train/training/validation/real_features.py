@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ldm_train.data.cache.shards import load, save, told_in
 from ldm_train.training.validation.compared import Compared, over_ranks, say
 from ldm_train.types import FeatureExtractor
-from ldm_train.weights.fingerprint import fingerprint
+from ldm_train.weights.fingerprint import fingerprint_module
 
 FORMAT = 1
 
@@ -47,7 +47,7 @@ class KeptFeatures:
             "format": FORMAT,
             "content": self.content,
             "examples": hashlib.sha256(examples.numpy().tobytes()).hexdigest(),
-            "extractor": [extractor.name, fingerprint(extractor)],
+            "extractor": [extractor.name, fingerprint_module(extractor)],
             "machine": [device.type, torch.cuda.get_device_name(device) if device.type == "cuda" else "", torch.__version__],
         }
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()

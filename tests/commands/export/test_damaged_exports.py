@@ -12,7 +12,7 @@ from ldm_train.assembly.parts import choose_device
 from ldm_train.assembly.stored_run import read_config
 from ldm_train.autoencoders.autoencoder import NewKLAutoencoder, pretrained
 from ldm_train.commands.evaluate.published_pipeline import open_pipeline
-from ldm_train.weights.tensor_files import TOLD, check_file
+from ldm_train.weights.tensor_files import METADATA_KEY, check_tensor_file
 from tests.commands.export.shaped import SHAPE
 from tests.training.checkpoints.test_checkpoint_damage import flip
 
@@ -32,7 +32,7 @@ def test_training_from_a_damaged_export_is_refused(
 ) -> None:
     out = export(run_1, f"layout={layout}")
     weights, damaged = (out, out / UNET) if layout == "diffusers" else (out / "out.safetensors",) * 2
-    check_file(damaged)
+    check_tensor_file(damaged)
     content = damaged.read_bytes()
     # of a network's tensor that both layouts have; the last bytes of a single file may belong to the text encoder
     flip(damaged, content.index(load_file(damaged)[network_name(layout)].numpy().tobytes()))
@@ -91,16 +91,16 @@ def test_a_tensor_renamed_or_left_out_is_named(run_1: Path, export: Callable, tm
     tensors = load_file(file)
     metadata = metadata_of(file)
     copy = Path(shutil.copyfile(file, tmp_path / "copy.safetensors"))
-    check_file(copy)
+    check_tensor_file(copy)
     name = min(tensors)
     save_file({key: tensor for key, tensor in tensors.items() if key != name}, copy, metadata)
     with pytest.raises(ValueError, match=name):
-        check_file(copy)
+        check_tensor_file(copy)
 
 
 def metadata_of(path: Path) -> dict[str, str]:
     with safe_open(path, "pt") as file:
         metadata: dict[str, str] = file.metadata()
     assert metadata["format"] == "pt"
-    assert TOLD in metadata
+    assert METADATA_KEY in metadata
     return metadata
