@@ -13,6 +13,7 @@ from ldm_train.encoders.clip_tower import VOCABULARY, clip_tower, describe_state
 from ldm_train.encoders.new_tokens import ExtendedEmbedding, Words, beginnings
 from ldm_train.encoders.tokenizer import Tokenizer
 from ldm_train.types import Captions, Conditioning
+from ldm_train.util.memory import check_fits
 from ldm_train.util.safe_json import Json
 
 
@@ -220,7 +221,11 @@ def small(
     """A small untrained text transformer, to be trained with the network (as arXiv 2112.10752, section 4.3.1, did).
 
     A frozen one has the same weights each time, since a cache must be of one text encoder.
+
+    Raises:
+        ValueError: it does not fit in memory.
     """
+    check_fits(12 * layers * width**2 + (VOCABULARY + context_length + width) * width, noun="text_encoder")
     with nullcontext() if trained else torch.random.fork_rng(devices=[]):
         if not trained:
             torch.manual_seed(0)

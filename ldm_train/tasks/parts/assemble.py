@@ -1,8 +1,8 @@
 """A run directory back into its parts, for every verb that needs them."""
 
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from ldm_train.tasks.settings.strict import KEPT
 from ldm_train.training.checkpoint_files import refuse_damaged
 from ldm_train.training.sharded_checkpoint import whole
 from ldm_train.types import Autoencoder
+from ldm_train.util.memory import check_fits
 from ldm_train.util.text import list_names
 from ldm_train.weights.files import read, read_told
 
@@ -90,20 +91,32 @@ def build_parts(config: DictConfig, *, empty_network: bool = False) -> Parts:
     """
     autoencoder, text_encoder = build(config.autoencoder, "autoencoder"), build(config.text_encoder, "text_encoder")
     settings = {name: value for name, value in config.network.items() if name not in KEPT["network"]}
-    with torch.device("meta") if empty_network else nullcontext():
-        network = build(
-            OmegaConf.create(settings),
-            "network",
-            in_channels=autoencoder.channels,
-            context_width=text_encoder.context_width,
-            vector_width=text_encoder.vector_width,
-        )
+    make = partial(
+        build,
+        OmegaConf.create(settings),
+        "network",
+        in_channels=autoencoder.channels,
+        context_width=text_encoder.context_width,
+        vector_width=text_encoder.vector_width,
+    )
+    if empty_network or is_own(config.network):
+        with torch.device("meta"):
+            network = make()
+    if not empty_network:
+        if is_own(config.network):
+            check_fits(sum(parameter.numel() for parameter in network.parameters()), noun="network")
+        network = make()
     schedule, prediction = build(config.schedule, "schedule"), build(config.prediction, "prediction")
     weighting = build(config.weighting, "weighting")
     deviation = getattr(weighting, "sigma_data", schedule.sigma_data)
     if schedule.sigma_data not in (None, deviation):
         raise ValueError(f"weighting.sigma_data={deviation} and schedule.sigma_data={schedule.sigma_data} must be the same")
     return Parts(network, text_encoder, autoencoder, schedule, prediction, weighting, config.image_size)
+
+
+def is_own(config: DictConfig) -> bool:
+    """Return whether a group's constructor is one of this package."""
+    return str(config.get("_target_")).startswith("ldm_train.")
 
 
 @dataclass(frozen=True)
