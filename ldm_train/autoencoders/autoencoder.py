@@ -1,5 +1,6 @@
 """Autoencoders behind the `Autoencoder` protocol: published ones of diffusers, the shipped one, and the identity."""
 
+from functools import partial
 from pathlib import Path
 from typing import Protocol, Self, cast
 
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from ldm_train.types import Moments
 from ldm_train.util.files import atomic_write
+from ldm_train.util.memory import check_fits
 from ldm_train.util.safe_json import Json
 from ldm_train.weights.fingerprint import SHIPPED, digest_tensors
 from ldm_train.weights.hub import locate_weights
@@ -192,12 +194,16 @@ class NewKLAutoencoder(KLAutoencoder):
         blocks: residual blocks of each level of the encoder (the decoder has one more).
         groups: of the group normalisations; must divide every width.
         attention: whether there is one self-attention at the lowest resolution.
+
+    Raises:
+        ValueError: it does not fit in memory.
     """
 
     def __init__(
         self, channels: list[int], *, latent_channels: int = 4, blocks: int = 1, groups: int = 8, attention: bool = False
     ) -> None:
-        model = AutoencoderKL(
+        make = partial(
+            AutoencoderKL,
             down_block_types=("DownEncoderBlock2D",) * len(channels),
             up_block_types=("UpDecoderBlock2D",) * len(channels),
             block_out_channels=tuple(channels),
@@ -207,6 +213,9 @@ class NewKLAutoencoder(KLAutoencoder):
             mid_block_add_attention=attention,
             scaling_factor=1.0,
         )
+        with torch.device("meta"):
+            check_fits(sum(parameter.numel() for parameter in make().parameters()), noun="architecture")
+        model = make()
         for name, module in model.named_modules():
             if name.endswith("conv2") and isinstance(module, nn.Conv2d):
                 nn.init.zeros_(module.weight)

@@ -13,6 +13,7 @@ from ldm_train.conditioners.clip_tower import VOCABULARY, count_layers, describe
 from ldm_train.conditioners.new_tokens import ExtendedEmbedding, NewWords, parse_new_words
 from ldm_train.conditioners.tokenizer import Tokenizer
 from ldm_train.types import Captions, Conditioning
+from ldm_train.util.memory import check_fits
 from ldm_train.util.safe_json import Json
 from ldm_train.util.text import first_line
 
@@ -221,7 +222,11 @@ def small(
     """Build a small untrained text transformer, to be trained with the network (as in arXiv 2112.10752, section 4.3.1).
 
     A frozen one gets the same weights each time, because a cache belongs to one text encoder.
+
+    Raises:
+        ValueError: it does not fit in memory.
     """
+    check_fits(12 * layers * width**2 + (VOCABULARY + context_length + width) * width, noun="text_encoder")
     with nullcontext() if trained else torch.random.fork_rng(devices=[]):
         if not trained:
             torch.manual_seed(0)

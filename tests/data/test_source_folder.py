@@ -205,6 +205,16 @@ def test_metadata_can_name_a_file_whose_name_is_not_utf8(tmp_path: Path) -> None
     assert item.captions == ("x",)
 
 
+@pytest.mark.parametrize(
+    "name", ["@eaDir", "lost+found", ".snapshot", "$RECYCLE.BIN", "#recycle", "System Volume Information"]
+)
+def test_pictures_of_the_system_are_not_counted(name: str, tmp_path: Path) -> None:
+    captioned(tmp_path / "a.png")
+    captioned(tmp_path / name / "b.png")
+    captioned(tmp_path / "sub" / name.lower() / "c.png")
+    assert list(items_of(tmp_path)) == ["a.png"]
+
+
 def test_what_is_passed_over_is_noted(tmp_path: Path) -> None:
     for name in ("a.png", "__MACOSX/._a.png", ".hidden/b.png", ".c.png"):
         captioned(tmp_path / name)

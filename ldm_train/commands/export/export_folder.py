@@ -10,7 +10,17 @@ from rich.progress import Progress
 from torch import Tensor
 
 from ldm_train.util.files import atomic_write
-from ldm_train.util.ownership import CACHE, EXPORT, RUN, carries_mark, check_file, check_folder, is_system_file, read_mark
+from ldm_train.util.ownership import (
+    CACHE,
+    EXPORT,
+    RUN,
+    carries_mark,
+    check_file,
+    check_folder,
+    is_system_file,
+    is_system_folder,
+    read_mark,
+)
 from ldm_train.util.replacing import ReplacedFolder, check_replaceable
 from ldm_train.util.text import list_names
 from ldm_train.weights.lazy_tensors import LazyTensors
@@ -89,8 +99,12 @@ def is_own_file(path: Path) -> bool:
 def contents(folder: Path) -> dict[str, int]:
     """The bytes of each file in a folder, but for the one that says this and those of the system."""
     paths = (path for path in folder.rglob("*") if path.is_file() and not is_system_file(path))
-    files = {path.relative_to(folder).as_posix(): path for path in paths}
+    files = {path.relative_to(folder).as_posix(): path for path in paths if not in_system_folder(path.relative_to(folder))}
     return {name: path.stat().st_size for name, path in files.items() if name != EXPORT.mark}
+
+
+def in_system_folder(path: Path) -> bool:
+    return any(is_system_folder(name) for name in path.parts[:-1])
 
 
 def written(folder: Path) -> dict[str, int]:

@@ -20,7 +20,7 @@ from ldm_train.data.cache.manifest import (
     read_fields,
     read_manifest,
 )
-from ldm_train.data.cache.shards import Rows, load
+from ldm_train.data.cache.shards import Rows, load, pooled_statistics
 from ldm_train.types import Captions, Moments
 from ldm_train.util.safe_json import Json
 
@@ -124,6 +124,7 @@ class LatentCache:
             },
         }
         wrong = [f"{name}: {told}, and its files have {found}" for name, (told, found) in counts.items() if told != found]
+        wrong += _wrong_statistics(manifest)
         if not 0 <= manifest.empty < manifest.captions:
             wrong.append(f"empty: {manifest.empty}, and there are {manifest.captions} captions")
         if wrong:
@@ -230,6 +231,19 @@ class JoinedCaches:
         """The caches that have some of these examples, where theirs start, and a mask (B,) of which."""
         owner = torch.searchsorted(self.starts, examples, right=True) - 1
         return [(self.caches[n], self.starts[n], owner == n) for n in owner.unique().tolist()]
+
+
+def _wrong_statistics(manifest: Manifest) -> list[str]:
+    """Return which of the latents' statistics are not those of the shards together."""
+    latents = [shard for shard in manifest.shards.values() if shard.mean]
+    if not latents:
+        return []
+    try:
+        mean, std = pooled_statistics(latents)
+    except (ValueError, TypeError, RuntimeError):
+        return ["mean, std: those of the shards are no lists of a number for each channel"]
+    found = {"mean": (manifest.mean, mean), "std": (manifest.std, std)}
+    return [f"{name}: {told}, and its shards have {value}" for name, (told, value) in found.items() if told != value]
 
 
 def _common(manifest: Manifest) -> dict[str, Json]:

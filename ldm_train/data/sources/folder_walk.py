@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ldm_train.data.sources.items import Item, shown
+from ldm_train.util.ownership import is_system_folder
 
 PICTURES = {".png", ".jpg", ".jpeg", ".jfif", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff", ".tga", ".jp2"}
 SIDECARS = {".txt", ".caption", ".json"}
@@ -94,7 +95,7 @@ def _add(tree: Tree, key: str, entry: os.DirEntry[str], folders: list[str], link
         is_folder, is_file = entry.is_dir(), entry.is_file()
     except OSError:  # as of a link that leads to itself
         is_folder = is_file = False
-    if entry.name.startswith(".") or entry.name == "__MACOSX":
+    if entry.name.startswith(".") or (is_folder and is_system_folder(entry.name)):
         tree.hidden.append(key)
     elif is_folder and entry.is_symlink():
         links.append(key)
