@@ -7,7 +7,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from ldm_train.data.cache.manifest import VERSION, Manifest, Provenance
+from ldm_train.data.cache.manifest import VERSION_KEY, Manifest, Provenance
 from ldm_train.data.pictures.crops import Crop
 from ldm_train.data.pictures.decoding import ENCODING_VERSION, background_colour
 from ldm_train.settings.composition import build
@@ -39,7 +39,7 @@ class Encoders:
         """What turns a picture's bytes into stored moments under this config."""
         return Provenance(
             {
-                VERSION: ENCODING_VERSION,
+                VERSION_KEY: ENCODING_VERSION,
                 "background": "#{:02x}{:02x}{:02x}".format(*background_colour(config.background)),
                 "crop": crop.identity,
                 "autoencoder": self.autoencoder,
@@ -49,7 +49,7 @@ class Encoders:
 
     def captions(self) -> Provenance:
         """What turns a caption into stored tokens and embeddings."""
-        return Provenance({VERSION: CAPTIONS_VERSION, **self.text_encoder})
+        return Provenance({VERSION_KEY: CAPTIONS_VERSION, **self.text_encoder})
 
     def made_by(self, config: DictConfig, crop: Crop) -> dict[str, Json]:
         """The manifest's settings."""

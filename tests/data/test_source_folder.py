@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from ldm_train.data.sources.folder import Folder
-from ldm_train.data.sources.folder_walk import PICTURES
+from ldm_train.data.sources.folder_walk import PICTURE_SUFFIXES
 from ldm_train.data.sources.items import Item, PictureFile
 from tests.data.folders import NOT_UTF8, captioned, describe, items_of, notes_of, parquet, picture
 
@@ -163,7 +163,7 @@ def test_class_folders_give_their_names_as_captions(tmp_path: Path) -> None:
     assert "not in a folder of its class" in str(items["stray.png"].problem)
 
 
-@pytest.mark.parametrize("suffix", sorted(PICTURES | {".PNG", ".JPEG"}))
+@pytest.mark.parametrize("suffix", sorted(PICTURE_SUFFIXES | {".PNG", ".JPEG"}))
 def test_pictures_of_each_ending_are_found_and_pillow_reads_them(suffix: str, tmp_path: Path) -> None:
     Image.new("RGB", (16, 16)).save(tmp_path / f"a{suffix}")
     (tmp_path / "a.md").touch()

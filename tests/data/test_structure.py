@@ -12,7 +12,7 @@ from PIL import Image
 
 from ldm_train.data.pictures import structure
 from ldm_train.data.pictures.colour import MAX_PROFILE, read_profile
-from ldm_train.data.pictures.decoding import decode, profile_problem, upright_size
+from ldm_train.data.pictures.decoding import decode_picture, find_profile_problem, read_upright_size
 from ldm_train.data.sources.folder import Folder
 from tests.data.folders import captioned
 from tests.data.test_hostile_inputs import look
@@ -96,7 +96,7 @@ def test_too_many_parts_are_named_and_spare_the_others(name: str, tmp_path: Path
     start = time.process_time()
     found = look(Folder(str(tmp_path)))
     assert time.process_time() - start < 20
-    assert [seen.item.key for seen in found.seen] == ["good.png"]
+    assert [seen.item.key for seen in found.scanned] == ["good.png"]
     assert reason in found.problems[name]
 
 
@@ -106,7 +106,7 @@ def test_what_pictures_have_is_read(name: str) -> None:
     content = GOOD[name]()
     structure.check_structure(content)
     if name != "tags":  # whose numbers may be those of anything
-        assert decode(content).size[::-1] == upright_size(content)
+        assert decode_picture(content).size[::-1] == read_upright_size(content)
 
 
 @pytest.mark.parametrize("name", [*BAD, *GOOD])
@@ -121,5 +121,5 @@ def test_a_large_profile_is_not_followed_and_not_kept() -> None:
     file = io.BytesIO()
     Image.new("RGB", (8, 8)).save(file, "JPEG", icc_profile=bytes(MAX_PROFILE + 1))
     read_profile.cache_clear()
-    assert f"{MAX_PROFILE + 1:,} bytes" in (profile_problem(file.getvalue()) or "")
+    assert f"{MAX_PROFILE + 1:,} bytes" in (find_profile_problem(file.getvalue()) or "")
     assert read_profile.cache_info().currsize == 0

@@ -8,8 +8,8 @@ from ldm_train.commands.check.dataset_facts import CaptionFacts, PictureFacts
 from ldm_train.commands.check.findings import Report, amount, duration
 from ldm_train.commands.check.reconstruction import Latents
 from ldm_train.commands.check.terminal import of_cache, of_cost
-from ldm_train.data.cache.plan import Plan, bucket_name
-from ldm_train.data.scan.inspection import Looked
+from ldm_train.data.cache.plan import CachePlan, format_bucket
+from ldm_train.data.scan.inspection import Inspected
 from ldm_train.data.sources.items import Picture
 from ldm_train.reports.charts import Histogram
 from ldm_train.reports.page import Page, Section, Verdict
@@ -19,7 +19,7 @@ T = TypeVar("T")
 REJECTED, EXAMPLES, LONGEST, SHOWN = 24, 6, 8, 12  # thumbnails
 
 
-def page(report: Report, looked: Sequence[Looked], plan: Plan | None) -> Page:
+def page(report: Report, looked: Sequence[Inspected], plan: CachePlan | None) -> Page:
     """The whole report; pictures are read again, where they can be."""
     pictures = {one.item.key: one.item.picture for one in looked}
     count = len(report.reasons)
@@ -66,12 +66,12 @@ def rejected(facts: PictureFacts, pictures: Mapping[str, Picture | None]) -> lis
     return [Thumbnails(thumbnails), DataTable(["picture", "problem"], [[k, p] for k, p in facts.unusable.items()])]
 
 
-def shapes(facts: PictureFacts, plan: Plan | None) -> list[Block]:
+def shapes(facts: PictureFacts, plan: CachePlan | None) -> list[Block]:
     """How many pictures have each shape, how they are cut, and what some of each look like."""
     if plan is None or not facts.buckets:
         return []
     rows = [[bucket, f"{count:,}", f"{share:.1%}"] for bucket, (count, share) in facts.buckets.items()]
-    sides = [min(seen.size) for seen in plan.seen]
+    sides = [min(seen.size) for seen in plan.scanned]
     bars = [(bucket, count, f"{count:,}") for bucket, (count, _) in facts.buckets.items()]
     blocks: list[Block] = [
         Bars(bars if len(bars) > 1 else [], unit="pictures"),
@@ -79,8 +79,8 @@ def shapes(facts: PictureFacts, plan: Plan | None) -> list[Block]:
         Histogram.of(sides if len(set(sides)) > 1 else [], unit="pixels", caption="Shorter side"),
     ]
     for shape in plan.rows:
-        some = first((seen for seen in plan.seen if plan.shapes[seen.digest] == shape), EXAMPLES)
-        notes = [f"{bucket_name(shape)}: cut from {seen.size[0]}x{seen.size[1]}" for seen in some]
+        some = first((seen for seen in plan.scanned if plan.shapes[seen.digest] == shape), EXAMPLES)
+        notes = [f"{format_bucket(shape)}: cut from {seen.size[0]}x{seen.size[1]}" for seen in some]
         blocks.append(
             Thumbnails([Thumbnail(content(s.item.picture), s.item.key, n) for s, n in zip(some, notes, strict=True)])
         )
@@ -116,7 +116,7 @@ def duplicates(facts: PictureFacts, pictures: Mapping[str, Picture | None]) -> l
     return [Thumbnails(thumbnails), DataTable(["pictures", "captions", "held out"], rows)]
 
 
-def captions(facts: CaptionFacts, looked: Sequence[Looked]) -> list[Block]:
+def captions(facts: CaptionFacts, looked: Sequence[Inspected]) -> list[Block]:
     """What is cut, what is common, and the pictures of the longest."""
     longest = sorted(
         ((max(one.item.captions, key=len), one) for one in looked if one.problem is None and one.item.captions),

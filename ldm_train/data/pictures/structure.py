@@ -1,6 +1,6 @@
-"""Limits on how a picture's file is built: each part costs time, however short, and a small file can have millions.
+"""Limit the number of parts of a picture's file: each part takes time to read, and a small file can have millions.
 
-Only lengths and markers are read here. A file that is damaged is left to Pillow, which says what is wrong with it.
+Only lengths and markers are read here. Damaged files are left to Pillow, which reports what is wrong.
 """
 
 import re
