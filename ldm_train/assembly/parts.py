@@ -1,7 +1,7 @@
 """The parts of a run, built from its settings: network, text encoder, autoencoder, schedule, prediction, weighting."""
 
-from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -15,6 +15,7 @@ from ldm_train.generation import Generation
 from ldm_train.settings.composition import build
 from ldm_train.settings.strict import KEPT
 from ldm_train.types import Autoencoder
+from ldm_train.util.memory import check_fits
 
 
 @dataclass(frozen=True)
@@ -70,20 +71,32 @@ def build_parts(config: DictConfig, *, empty_network: bool = False) -> Parts:
     """
     autoencoder, text_encoder = build(config.autoencoder, "autoencoder"), build(config.text_encoder, "text_encoder")
     settings = {name: value for name, value in config.network.items() if name not in KEPT["network"]}
-    with torch.device("meta") if empty_network else nullcontext():
-        network = build(
-            OmegaConf.create(settings),
-            "network",
-            in_channels=autoencoder.channels,
-            context_width=text_encoder.context_width,
-            vector_width=text_encoder.vector_width,
-        )
+    make = partial(
+        build,
+        OmegaConf.create(settings),
+        "network",
+        in_channels=autoencoder.channels,
+        context_width=text_encoder.context_width,
+        vector_width=text_encoder.vector_width,
+    )
+    if empty_network or is_own(config.network):
+        with torch.device("meta"):
+            network = make()
+    if not empty_network:
+        if is_own(config.network):
+            check_fits(sum(parameter.numel() for parameter in network.parameters()), noun="network")
+        network = make()
     schedule, prediction = build(config.schedule, "schedule"), build(config.prediction, "prediction")
     weighting = build(config.weighting, "weighting")
     deviation = getattr(weighting, "sigma_data", schedule.sigma_data)
     if schedule.sigma_data not in (None, deviation):
         raise ValueError(f"weighting.sigma_data={deviation} and schedule.sigma_data={schedule.sigma_data} must be the same")
     return Parts(network, text_encoder, autoencoder, schedule, prediction, weighting, config.image_size)
+
+
+def is_own(config: DictConfig) -> bool:
+    """Return whether a group's constructor is one of this package."""
+    return str(config.get("_target_")).startswith("ldm_train.")
 
 
 def choose_device(name: str) -> torch.device:

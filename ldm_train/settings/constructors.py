@@ -16,6 +16,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ldm_train.settings.kinds import check_kind
 from ldm_train.settings.shipped import folder, groups, shipped
 from ldm_train.settings.trust import NAME, TRUST, advice, current_grants
 
@@ -34,7 +35,8 @@ def build(config: DictConfig, group: str, **values: object) -> Any:
     own: an optimizer keeps what it is given, and a checkpoint with omegaconf's in it would not load.
 
     Raises:
-        ValueError: a name that the group does not list, or arguments that the constructor does not take.
+        ValueError: a name that the group does not list, arguments that the constructor does not take, or own code that makes
+            an object of another kind.
     """
     try:
         plain = OmegaConf.to_container(config, throw_on_missing=True)
@@ -44,7 +46,10 @@ def build(config: DictConfig, group: str, **values: object) -> Any:
     assert isinstance(plain, dict)
     if (argument := COMMANDS.get(str(plain.get("_target_")))) is not None:
         values[argument] = current_grants().commands
-    return _construct({str(key): value for key, value in plain.items()}, values, group)
+    made = _construct({str(key): value for key, value in plain.items()}, values, group)
+    if current_grants().cover(str(plain.get("_target_"))) and not plain.get("_partial_"):
+        check_kind(made, str(plain["_target_"]), group)
+    return made
 
 
 def check_config(config: DictConfig, *, origin: str) -> None:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from ldm_train.settings.limits import too_large
 from ldm_train.settings.plot_axes import problems
 from ldm_train.settings.shipped import nearest
-from ldm_train.settings.values import empty_paths, wrong_numbers
+from ldm_train.settings.values import empty_paths, leaves, wrong_numbers
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,8 @@ def out_of_range(config: DictConfig) -> list[str]:
     """A message for each value that is refused, in the order of the tables."""
     numbers = list(_numbers(config))
     named = {reason.partition("=")[0] for reason in numbers}
-    others = [reason for reason in wrong_numbers(config) if reason.partition("=")[0] not in named]
+    others = [*wrong_numbers(config), *too_large(leaves(config))]
+    others = [reason for reason in others if reason.partition("=")[0] not in named]
     return [*empty_paths(config), *numbers, *others, *_choices(config), *_devices(config), *problems(config)]
 
 

@@ -41,7 +41,7 @@ def make_lists(config: DictConfig) -> None:
 
 def wrong_numbers(config: DictConfig) -> Iterator[str]:
     """Yield a message for each number that is NaN or infinite, and for each list of numbers that is something else."""
-    for name, value in _leaves(OmegaConf.to_container(config, resolve=True)):
+    for name, value in leaves(config):
         if isinstance(value, float) and (math.isnan(value) or (math.isinf(value) and name not in INFINITE)):
             yield f"{name}={value} must be a finite number; quote it if it is meant as text"
     for name, (count, accepted) in NUMBERS.items():
@@ -64,8 +64,12 @@ def _are_numbers(value: object, count: int | None) -> bool:
     return all(isinstance(one, int | float) and not isinstance(one, bool) for one in value)
 
 
-def _leaves(value: object, name: str = "") -> Iterator[tuple[str, object]]:
+def leaves(config: DictConfig) -> Iterator[tuple[str, object]]:
     """All values that are neither lists nor mappings, by the setting's name; those of a list have the list's."""
+    yield from _leaves(OmegaConf.to_container(config, resolve=True))
+
+
+def _leaves(value: object, name: str = "") -> Iterator[tuple[str, object]]:
     if isinstance(value, dict):
         for key, nested in value.items():
             yield from _leaves(nested, f"{name}.{key}" if name else str(key))

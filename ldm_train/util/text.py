@@ -12,3 +12,9 @@ def list_names(names: Collection[str], most: int = 5) -> str:
 def shorten(text: str, most: int = 40) -> str:
     """Return the beginning of a long text."""
     return text if len(text) <= most else f"{text[:most]}…"
+
+
+def first_line(message: object) -> str:
+    """Return the first line of a text, or of an error's message; the class of an error without message."""
+    text = str(message).strip() or (type(message).__name__ if isinstance(message, BaseException) else "")
+    return text.partition("\n")[0]

@@ -40,7 +40,7 @@ for source in (Folder(sys.argv[1]), Table(sys.argv[2]), TarShards(sys.argv[3])):
     for one in inspect(source, Decoding("white", MAX_PIXELS)):
         if one.problem:
             problems[one.item.key] = one.problem
-    print("used", *(seen.item.key for seen in found.seen if seen.item.key not in problems))
+    print("used", *(seen.item.key for seen in found.scanned if seen.item.key not in problems))
     print("named", *problems)
 print(1024 * (most() - before))
 """

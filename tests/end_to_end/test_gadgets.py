@@ -84,8 +84,9 @@ def test_a_constructor_in_its_own_place_is_built() -> None:
 def own_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     (tmp_path / "own_samplers.py").write_text(
         f"import os\nopen({str(tmp_path / 'imported')!r}, 'w').close()\n"
-        "from subprocess import Popen\n"
-        "class Mine:\n    def __init__(self, eta=0.0):\n        self.eta = eta\n    def run(self):\n        pass\n"
+        "from subprocess import Popen\nfrom ldm_train.samplers.base import Sampler\n"
+        "class Mine(Sampler):\n    def __init__(self, eta=0.0):\n        self.eta = eta\n"
+        "    def step(self, step):\n        return step.x_t\n    def run(self):\n        pass\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     return "own_samplers"

@@ -12,7 +12,7 @@ from ldm_train.commands.export.export_folder import refuse_existing_file
 from ldm_train.commands.export.own_weights import Export, of_checkpoint, of_snapshots, whole
 from ldm_train.commands.export.run_layouts import refuse_layout, write_layout
 from ldm_train.training.ema.profiles import refuse_length
-from ldm_train.weights.tensor_files import write
+from ldm_train.weights.tensor_files import write_tensor_file
 
 OWN = (None, "own")
 
@@ -43,7 +43,7 @@ def write_own(config: DictConfig, trained: DictConfig, export: Export) -> None:
         export = replace(export, weights=whole(trained, Path(config.run_dir), export.weights))
     elif trained.get("adapter") is not None:
         export.told["alpha"] = alpha_of(trained)
-    write(out, export.weights, {"step": export.step} | export.told)
+    write_tensor_file(out, export.weights, {"step": export.step} | export.told)
     print(f"{len(export.weights)} tensors, {out.stat().st_size / 2**20:.1f} MiB, of step {export.step} in {out}")
 
 

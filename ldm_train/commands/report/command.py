@@ -6,7 +6,7 @@ from pathlib import Path
 from omegaconf import DictConfig, ListConfig
 
 from ldm_train.commands.report.report_page import page
-from ldm_train.reports.page import is_page, write
+from ldm_train.reports.page import is_page, write_page
 from ldm_train.run_dir.reading import read_runs, require_config
 from ldm_train.util.ownership import check_file
 
@@ -30,5 +30,5 @@ def run(config: DictConfig) -> None:
         raise ValueError("\n".join(broken))
     for reason in broken:
         print(f"warning: {reason}", file=sys.stderr)
-    write(page(runs, broken=broken), out)
+    write_page(page(runs, broken=broken), out)
     print(f"{out} shows it all ({out.stat().st_size / 2**20:.1f} MiB)")
