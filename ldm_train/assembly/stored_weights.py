@@ -24,7 +24,7 @@ from ldm_train.training.checkpoints.sharded_checkpoint import whole
 from ldm_train.training.run_files import RUN_ID, check_same_run
 from ldm_train.util.processes import launched_rank
 from ldm_train.util.text import list_names
-from ldm_train.weights.fingerprint import fingerprint
+from ldm_train.weights.fingerprint import fingerprint_module
 from ldm_train.weights.hub import locate_weights
 from ldm_train.weights.layouts.unet_architecture import describe_unet, infer_unet_settings
 from ldm_train.weights.lora.low_rank import WeightedAdapter, extract_adapter, merge_adapters
@@ -175,7 +175,7 @@ def load_start(config: DictConfig, parts: Parts) -> str | None:
         print(*load_first_weights(config, parts), sep="\n")
         return base_fingerprint(parts)
     given = parts.text_encoder.trained and config.text_encoder.get("weights") is not None
-    return fingerprint(parts.text_encoder) if given else None
+    return fingerprint_module(parts.text_encoder) if given else None
 
 
 def complete_weights(state: Mapping[str, Tensor], run_dir: Path, parts: Parts) -> Mapping[str, Tensor]:
