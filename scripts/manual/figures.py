@@ -1,0 +1,62 @@
+"""Put measured figures into pages: `<!-- table: NAME -->` becomes a table, `{{ FILE.KEY:.3f }}` a number of docs/results."""
+
+import re
+from collections.abc import Callable, Iterator
+
+from manual import results, speed
+
+TABLES: dict[str, Callable[[], str]] = {
+    function.__name__: function
+    for function in (
+        results.quickstart,
+        results.caches,
+        results.exactness,
+        results.costs,
+        results.faults,
+        results.finetune,
+        results.ranking,
+        speed.step,
+        speed.sampling,
+        speed.preset,
+        speed.full,
+    )
+}
+TABLE = re.compile(r"^<!-- table: (\w+) -->$", re.MULTILINE)
+FIGURE = re.compile(r"\{\{ (\w+)((?:\.\w+)+):([^}]+) \}\}")
+
+
+def fill_figures(page: str) -> str:
+    """Return a page with its tables and figures.
+
+    Raises:
+        KeyError: a table or a figure is not known.
+    """
+    page = TABLE.sub(lambda match: TABLES[match[1]](), page)
+    return FIGURE.sub(lambda match: format(results.number(match[1], *match[2].strip(".").split(".")), match[3]), page)
+
+
+def make_page() -> str:
+    """Return the page of all measured results."""
+    sections = (f"## {describe(function)[0]}\n\n{describe(function)[1]}{function()}" for function in TABLES.values())
+    return "\n\n".join([INTRODUCTION, *sections]) + "\n"
+
+
+def describe(function: Callable[[], str]) -> tuple[str, str]:
+    """Return the heading and the explanation of a table, from its function's docstring."""
+    heading, _, text = (function.__doc__ or "").partition("\n\n")
+    explanation = " ".join(text.split())
+    return heading.strip().rstrip("."), f"{explanation}\n\n" if explanation else ""
+
+
+def list_figures(page: str) -> Iterator[str]:
+    """Yield the placeholders of a page."""
+    yield from (match[0] for match in FIGURE.finditer(page))
+    yield from (match[0] for match in TABLE.finditer(page))
+
+
+INTRODUCTION = """\
+# Measured results
+
+Every figure on this page is read from a JSON file in `docs/results` when the manual is built. The script that wrote the file is
+named next to it; run it to measure your own machine. All of these were measured on two CPU cores. No GPU was measured.\
+"""

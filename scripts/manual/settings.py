@@ -1,0 +1,167 @@
+"""Pages of all settings, as Markdown: one a command and one a group, read from `ldm-train VERB --help` and from conf/."""
+
+import inspect
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+from hydra.utils import get_object
+
+from manual.results import make_table
+
+CONF = Path(__file__).parent.parent.parent / "conf"
+LINE = re.compile(r"(?P<indent> *)(?P<dash>- )?(?P<key>[^\s:#][^:#]*):(?: (?P<rest>.*))?$")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A setting's dotted name, its default as it is written in YAML ("" for a mapping), and its comment."""
+
+    name: str
+    default: str
+    comment: str
+
+
+@dataclass
+class SettingsFile:
+    """What a YAML file of settings says.
+
+    Args:
+        header: the comment lines at the top, without "# ".
+        target: what `_target_` names, None if nothing does.
+        choices: the default option of each group in `defaults`.
+        settings: the settings in order.
+    """
+
+    header: list[str] = field(default_factory=list)
+    target: str | None = None
+    choices: list[Setting] = field(default_factory=list)
+    settings: list[Setting] = field(default_factory=list)
+
+
+def split_comment(text: str) -> tuple[str, str]:
+    """Return a YAML value and the comment after it, as the YAML scanner separates them."""
+    tokens = [token for token in yaml.scan(text) if token.end_mark.index > token.start_mark.index]
+    end = max((token.end_mark.index for token in tokens), default=0)
+    return text[:end].strip(), text[end:].strip().removeprefix("#").strip()
+
+
+def parse_settings(text: str) -> SettingsFile:
+    """Parse a YAML file of settings together with its comments.
+
+    Raises:
+        ValueError: a line is neither a comment nor a setting.
+    """
+    found, parents = SettingsFile(), list[str]()
+    for line in text.splitlines():
+        if line.startswith("#") and not found.settings and not found.choices and found.target is None:
+            found.header.append(line.removeprefix("#").removeprefix(" "))
+        elif line.strip() and not line.lstrip().startswith(("#", "- _self_")):
+            match = LINE.match(line)
+            if match is None:
+                raise ValueError(f"{line!r} is no setting")
+            value, comment = split_comment(match["rest"] or "")
+            depth = len(match["indent"]) // 2
+            parents = [*parents[:depth], match["key"]]
+            if match["dash"]:
+                found.choices.append(Setting(match["key"], value, comment))
+            elif match["key"] == "_target_":
+                found.target = value
+            elif not match["key"].startswith("_") and line.strip() != "defaults:":
+                found.settings.append(Setting(".".join(parents), value, comment))
+    return found
+
+
+def list_groups() -> dict[str, list[Path]]:
+    """Return the YAML files of each group of options."""
+    return {folder.name: sorted(folder.glob("*.yaml")) for folder in sorted(CONF.iterdir()) if any(folder.glob("*.yaml"))}
+
+
+def list_commands() -> list[str]:
+    return sorted(path.stem for path in CONF.glob("*.yaml"))
+
+
+def read_help(command: str) -> str:
+    """Return what `ldm-train COMMAND --help` prints."""
+    words = [sys.executable, "-m", "ldm_train", command, "--help"]
+    return subprocess.run(words, check=True, capture_output=True, text=True, cwd=CONF.parent).stdout
+
+
+def escape(text: str) -> str:
+    """Return text that a table's cell shows as it is."""
+    return re.sub(r"([|*_<>\[\]])", r"\\\1", text)
+
+
+def format_settings(settings: Sequence[Setting]) -> str:
+    """Return the table of settings."""
+    rows = [
+        [f"`{each.name}`", f"`{each.default}`" if each.default else "", escape(each.comment)]
+        for each in settings
+        if each.default or each.comment
+    ]
+    return make_table(["setting", "default", "meaning"], rows) if rows else "No settings."
+
+
+def format_header(header: Sequence[str]) -> str:
+    """Return a file's first comment: sentences as a paragraph, indented command lines as a block of code."""
+    parts = []
+    for line in header:
+        is_code = line.startswith("  ")
+        if parts and parts[-1][0] == is_code:
+            parts[-1][1].append(line.strip() if is_code else line)
+        else:
+            parts.append((is_code, [line.strip() if is_code else line]))
+    return "\n\n".join("```bash\n" + "\n".join(lines) + "\n```" if code else escape(" ".join(lines)) for code, lines in parts)
+
+
+def make_command_page(command: str) -> str:
+    """Return the page of one command's settings."""
+    text = read_help(command)
+    page = parse_settings(text.partition("\nAlso on the command line:")[0])
+    rows = [
+        [f"[`{each.name.removeprefix('optional ')}`](../groups/{each.name.removeprefix('optional ')}.md)", f"`{each.default}`", escape(each.comment)]
+        for each in page.choices
+    ]
+    groups = f"\n\n## Groups\n\nChoose an option with `GROUP=OPTION`.\n\n{make_table(['group', 'default', 'meaning'], rows)}" if rows else ""
+    return (
+        f"# {command}\n\n{format_header(page.header)}\n\n## Settings\n\n"
+        "`???` must be given; `null` means none, or what the comment says.\n\n"
+        f"{format_settings(page.settings)}{groups}\n"
+    )
+
+
+def read_docstring(target: str | None) -> str:
+    """Return the first paragraph of the docstring of a class or function of this package, else ""."""
+    if target is None or not target.startswith("ldm_train."):
+        return ""
+    return " ".join((inspect.getdoc(get_object(target)) or "").split("\n\n")[0].split())
+
+
+def make_group_page(group: str, files: Sequence[Path]) -> str:
+    """Return the page of one group's options with their settings."""
+    sections = [f"# {group}", f"Options of `{group}=`, and the settings `{group}.NAME=` of each." if group != "experiment" else EXPERIMENTS]
+    for path in files:
+        text = path.read_text(encoding="utf-8")
+        if "@package _global_" in text:
+            sections.append(f"## {group}={path.stem}\n\n```yaml\n{text}```")
+            continue
+        option = parse_settings(text)
+        described = [format_header(option.header), escape(read_docstring(option.target))]
+        built = [f"Builds `{option.target}`."] if option.target else []
+        sections.append("\n\n".join([f"## {group}={path.stem}", *filter(None, described), *built, format_settings(option.settings)]))
+    return "\n\n".join(sections) + "\n"
+
+
+EXPERIMENTS = "Each option is a set of settings that go together, as its file says. Settings on the command line win over it."
+
+
+def make_pages() -> Iterator[tuple[str, str]]:
+    """Yield the path (relative to docs/) and the content of every page of settings."""
+    for command in list_commands():
+        yield f"reference/commands/{command}.md", make_command_page(command)
+    for group, files in list_groups().items():
+        yield f"reference/groups/{group}.md", make_group_page(group, files)
