@@ -1,7 +1,7 @@
 """Put measured figures into pages: `<!-- table: NAME -->` becomes a table, `{{ FILE.KEY:.3f }}` a number of docs/results."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from manual import results, speed
 
@@ -38,7 +38,8 @@ def fill_figures(page: str) -> str:
 def make_page() -> str:
     """Return the page of all measured results."""
     sections = (f"## {describe(function)[0]}\n\n{describe(function)[1]}{function()}" for function in TABLES.values())
-    return "\n\n".join([INTRODUCTION, *sections]) + "\n"
+    files = (f"- [`{path.name}`](results/{path.name})" for path in sorted(results.FOLDER.glob("*.json")))
+    return "\n\n".join([INTRODUCTION, *sections, "## All files", "\n".join(files)]) + "\n"
 
 
 def describe(function: Callable[[], str]) -> tuple[str, str]:
@@ -46,12 +47,6 @@ def describe(function: Callable[[], str]) -> tuple[str, str]:
     heading, _, text = (function.__doc__ or "").partition("\n\n")
     explanation = " ".join(text.split())
     return heading.strip().rstrip("."), f"{explanation}\n\n" if explanation else ""
-
-
-def list_figures(page: str) -> Iterator[str]:
-    """Yield the placeholders of a page."""
-    yield from (match[0] for match in FIGURE.finditer(page))
-    yield from (match[0] for match in TABLE.finditer(page))
 
 
 INTRODUCTION = """\
