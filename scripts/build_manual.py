@@ -1,6 +1,6 @@
 """Hooks of MkDocs: add the generated pages, and put measured figures into the others.
 
-    mkdocs build --strict
+mkdocs build --strict
 """
 
 from manual import api, figures, settings

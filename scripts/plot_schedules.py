@@ -1,6 +1,6 @@
 """Plot the log-SNR of every noise schedule for the manual.
 
-    python scripts/plot_schedules.py
+python scripts/plot_schedules.py
 """
 
 from pathlib import Path

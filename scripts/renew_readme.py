@@ -7,10 +7,10 @@ The manual's tables are made when it is built; see scripts/build_manual.py.
 
 from pathlib import Path
 
-from manual import results, speed
+from manual import tables_quality, tables_speed
 
 README = Path(__file__).parent.parent / "README.md"
-SECTIONS = {"quickstart": results.quickstart, "speed": speed.step}
+SECTIONS = {"quickstart": tables_quality.quickstart, "speed": tables_speed.step}
 
 
 def renew(readme: str) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 from manual import api, figures, settings
+from manual.settings_file import parse_settings
 from PIL import Image
 
 from ldm_train.tasks.settings.config import compose
@@ -27,19 +28,23 @@ PROGRAMS = {"git", "tensorboard", "mkdocs", "export"}  # which are not this proj
 
 SMALL = {
     "encode": ["image_size=16"],
-    "check": ["image_size=16"],
+    "check": ["image_size=16", "measure=false"],
     "train": [
-        *("max_steps=2", "batch_size=4", "held_out=0", "threads=1"),
+        *("max_steps=2", "batch_size=4", "held_out=0.34", "threads=1"),
         *("pictures.steps=1", "pictures.count=2", "metrics.every=null", "prior.count=2", "prior.steps=1"),
     ],
     "train_autoencoder": ["max_steps=2", "batch_size=2", "image_size=16", "architecture.channels=[8,16]"],
-    "evaluate": ["steps=2", "resamples=20"],
+    "evaluate": ["steps=2", "resamples=5"],
     "sample": ["steps=2"],
 }
 SMALL_NETWORK = ["network.channels=[16,32]", "network.head_size=8"]
 SMALL_QUICKSTART = {
-    "train": ["max_steps=2", "batch_size=4", "pictures.steps=2", "metrics.count=4", "metrics.steps=1"],
-    "evaluate": ["steps=2"],
+    "check": SMALL_NETWORK,
+    "train": [
+        *("max_steps=2", "batch_size=4", "threads=1", "validation.repeats=1"),
+        *("pictures.steps=1", "pictures.count=2", "metrics.count=4", "metrics.steps=1", *SMALL_NETWORK),
+    ],
+    "evaluate": ["steps=2", "resamples=5"],
     "sample": ["steps=2"],
 }
 
@@ -187,7 +192,9 @@ def test_the_first_pages_write_what_they_say(workplace: Path) -> None:
     assert metrics["pictures"] == 3 * 4
     assert {"retrieval_at_1", "background_accuracy", "drawing_psnr", "autoencoder_psnr"} <= metrics.keys()
     assert metrics["autoencoder_psnr"] > 28
-    named = [cell.strip(" `") for row in re.findall(r"^\| `(outputs/.*)` \|", PAGES["first-run"], re.MULTILINE) for cell in [row]]
+    named = [
+        cell.strip(" `") for row in re.findall(r"^\| `(outputs/.*)` \|", PAGES["first-run"], re.MULTILINE) for cell in [row]
+    ]
     assert len(named) > 5
     for name in named:
         first, *others = name.replace("`", "").split(", ")
@@ -256,7 +263,7 @@ FILES = [path for path in sorted(settings.CONF.rglob("*.yaml")) if "@package" no
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_the_reference_lists_every_setting_with_its_default(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
-    parsed = settings.parse_settings(text)
+    parsed = parse_settings(text)
     defaults = {each.name: yaml.safe_load(each.default) for each in parsed.settings if each.default}
     assert defaults == list_values(yaml.safe_load(text))
     comments = [each.comment for each in [*parsed.settings, *parsed.choices]]

@@ -21,6 +21,8 @@ def make_pages() -> Iterator[tuple[str, str]]:
         modules = list_modules(room)
         if not modules:
             raise ValueError(f"the API reference lists {room}, which is not in {PACKAGE}")
-        options = "\n    options:\n      show_if_no_docstring: true" if room == "types" else ""  # a protocol's members have none
+        options = (
+            "\n    options:\n      show_if_no_docstring: true" if room == "types" else ""
+        )  # a protocol's members have none
         body = "\n\n".join(f"## `{name}`\n\n::: {name}{options}" for name in modules)
         yield f"reference/api/{room}.md", f"# ldm_train.{room}\n\n{body}\n"

@@ -3,22 +3,22 @@
 import re
 from collections.abc import Callable
 
-from manual import results, speed
+from manual import measured, tables_cache, tables_quality, tables_speed, tables_training
 
 TABLES: dict[str, Callable[[], str]] = {
     function.__name__: function
     for function in (
-        results.quickstart,
-        results.caches,
-        results.exactness,
-        results.costs,
-        results.faults,
-        results.finetune,
-        results.ranking,
-        speed.step,
-        speed.sampling,
-        speed.preset,
-        speed.full,
+        tables_quality.quickstart,
+        tables_cache.caches,
+        tables_training.exactness,
+        tables_training.costs,
+        tables_training.faults,
+        tables_quality.finetune,
+        tables_quality.ranking,
+        tables_speed.step,
+        tables_speed.sampling,
+        tables_speed.preset,
+        tables_speed.full,
     )
 }
 TABLE = re.compile(r"^<!-- table: (\w+) -->$", re.MULTILINE)
@@ -32,14 +32,14 @@ def fill_figures(page: str) -> str:
         KeyError: a table or a figure is not known.
     """
     page = TABLE.sub(lambda match: TABLES[match[1]](), page)
-    return FIGURE.sub(lambda match: format(results.number(match[1], *match[2].strip(".").split(".")), match[3]), page)
+    return FIGURE.sub(lambda match: format(measured.number(match[1], *match[2].strip(".").split(".")), match[3]), page)
 
 
 def make_page() -> str:
     """Return the page of all measured results."""
     sections = (f"## {describe(function)[0]}\n\n{describe(function)[1]}{function()}" for function in TABLES.values())
-    files = (f"- [`{path.name}`](results/{path.name})" for path in sorted(results.FOLDER.glob("*.json")))
-    return "\n\n".join([INTRODUCTION, *sections, "## All files", "\n".join(files)]) + "\n"
+    files = (f"- [`{path.name}`](results/{path.name})" for path in sorted(measured.FOLDER.glob("*.json")))
+    return fill_figures("\n\n".join([INTRODUCTION, *sections, "## All files", "\n".join(files)]) + "\n")
 
 
 def describe(function: Callable[[], str]) -> tuple[str, str]:
@@ -52,6 +52,6 @@ def describe(function: Callable[[], str]) -> tuple[str, str]:
 INTRODUCTION = """\
 # Measured results
 
-Every figure on this page is read from a JSON file in `docs/results` when the manual is built. The script that wrote the file is
-named next to it; run it to measure your own machine. All of these were measured on two CPU cores. No GPU was measured.\
+Every figure on this page is read from a JSON file in `docs/results` when the manual is built. The script that wrote the file
+is named next to it; run it to measure your own machine. All of these were measured on two CPU cores. No GPU was measured.\
 """

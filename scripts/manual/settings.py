@@ -5,75 +5,14 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
 from hydra.utils import get_object
 
-from manual.results import make_table
+from manual.measured import make_table
+from manual.settings_file import Setting, parse_settings
 
 CONF = Path(__file__).parent.parent.parent / "conf"
-LINE = re.compile(r"(?P<indent> *)(?P<dash>- )?(?P<key>[^\s:#][^:#]*):(?: (?P<rest>.*))?$")
-
-
-@dataclass(frozen=True)
-class Setting:
-    """A setting's dotted name, its default as it is written in YAML ("" for a mapping), and its comment."""
-
-    name: str
-    default: str
-    comment: str
-
-
-@dataclass
-class SettingsFile:
-    """What a YAML file of settings says.
-
-    Args:
-        header: the comment lines at the top, without "# ".
-        target: what `_target_` names, None if nothing does.
-        choices: the default option of each group in `defaults`.
-        settings: the settings in order.
-    """
-
-    header: list[str] = field(default_factory=list)
-    target: str | None = None
-    choices: list[Setting] = field(default_factory=list)
-    settings: list[Setting] = field(default_factory=list)
-
-
-def split_comment(text: str) -> tuple[str, str]:
-    """Return a YAML value and the comment after it, as the YAML scanner separates them."""
-    tokens = [token for token in yaml.scan(text) if token.end_mark.index > token.start_mark.index]
-    end = max((token.end_mark.index for token in tokens), default=0)
-    return text[:end].strip(), text[end:].strip().removeprefix("#").strip()
-
-
-def parse_settings(text: str) -> SettingsFile:
-    """Parse a YAML file of settings together with its comments.
-
-    Raises:
-        ValueError: a line is neither a comment nor a setting.
-    """
-    found, parents = SettingsFile(), list[str]()
-    for line in text.splitlines():
-        if line.startswith("#") and not found.settings and not found.choices and found.target is None:
-            found.header.append(line.removeprefix("#").removeprefix(" "))
-        elif line.strip() and not line.lstrip().startswith(("#", "- _self_")):
-            match = LINE.match(line)
-            if match is None:
-                raise ValueError(f"{line!r} is no setting")
-            value, comment = split_comment(match["rest"] or "")
-            depth = len(match["indent"]) // 2
-            parents = [*parents[:depth], match["key"]]
-            if match["dash"]:
-                found.choices.append(Setting(match["key"], value, comment))
-            elif match["key"] == "_target_":
-                found.target = value
-            elif not match["key"].startswith("_") and line.strip() != "defaults:":
-                found.settings.append(Setting(".".join(parents), value, comment))
-    return found
 
 
 def list_groups() -> dict[str, list[Path]]:
@@ -108,14 +47,16 @@ def format_settings(settings: Sequence[Setting]) -> str:
 
 def format_header(header: Sequence[str]) -> str:
     """Return a file's first comment: sentences as a paragraph, indented command lines as a block of code."""
-    parts = []
+    parts: list[tuple[bool, list[str]]] = []
     for line in header:
         is_code = line.startswith("  ")
         if parts and parts[-1][0] == is_code:
             parts[-1][1].append(line.strip() if is_code else line)
         else:
             parts.append((is_code, [line.strip() if is_code else line]))
-    return "\n\n".join("```bash\n" + "\n".join(lines) + "\n```" if code else escape(" ".join(lines)) for code, lines in parts)
+    return "\n\n".join(
+        "```bash\n" + "\n".join(lines) + "\n```" if code else escape(" ".join(lines)) for code, lines in parts
+    )
 
 
 def make_command_page(command: str) -> str:
@@ -123,10 +64,18 @@ def make_command_page(command: str) -> str:
     text = read_help(command)
     page = parse_settings(text.partition("\nAlso on the command line:")[0])
     rows = [
-        [f"[`{each.name.removeprefix('optional ')}`](../groups/{each.name.removeprefix('optional ')}.md)", f"`{each.default}`", escape(each.comment)]
+        [
+            f"[`{each.name.removeprefix('optional ')}`](../groups/{each.name.removeprefix('optional ')}.md)",
+            f"`{each.default}`",
+            escape(each.comment),
+        ]
         for each in page.choices
     ]
-    groups = f"\n\n## Groups\n\nChoose an option with `GROUP=OPTION`.\n\n{make_table(['group', 'default', 'meaning'], rows)}" if rows else ""
+    groups = (
+        f"\n\n## Groups\n\nChoose an option with `GROUP=OPTION`.\n\n{make_table(['group', 'default', 'meaning'], rows)}"
+        if rows
+        else ""
+    )
     return (
         f"# {command}\n\n{format_header(page.header)}\n\n## Settings\n\n"
         "`???` must be given; `null` means none, or what the comment says.\n\n"
@@ -143,7 +92,10 @@ def read_docstring(target: str | None) -> str:
 
 def make_group_page(group: str, files: Sequence[Path]) -> str:
     """Return the page of one group's options with their settings."""
-    sections = [f"# {group}", f"Options of `{group}=`, and the settings `{group}.NAME=` of each." if group != "experiment" else EXPERIMENTS]
+    sections = [
+        f"# {group}",
+        f"Options of `{group}=`, and the settings `{group}.NAME=` of each." if group != "experiment" else EXPERIMENTS,
+    ]
     for path in files:
         text = path.read_text(encoding="utf-8")
         if "@package _global_" in text:
@@ -152,11 +104,15 @@ def make_group_page(group: str, files: Sequence[Path]) -> str:
         option = parse_settings(text)
         described = [format_header(option.header), escape(read_docstring(option.target))]
         built = [f"Builds `{option.target}`."] if option.target else []
-        sections.append("\n\n".join([f"## {group}={path.stem}", *filter(None, described), *built, format_settings(option.settings)]))
+        sections.append(
+            "\n\n".join([f"## {group}={path.stem}", *filter(None, described), *built, format_settings(option.settings)])
+        )
     return "\n\n".join(sections) + "\n"
 
 
-EXPERIMENTS = "Each option is a set of settings that go together, as its file says. Settings on the command line win over it."
+EXPERIMENTS = (
+    "Each option is a set of settings that go together, as its file says. Settings on the command line win over it."
+)
 
 
 def make_pages() -> Iterator[tuple[str, str]]:

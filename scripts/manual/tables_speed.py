@@ -1,6 +1,6 @@
 """Tables of what scripts/benchmark_step.py measured, compared with diffusers, as Markdown."""
 
-from manual.results import format_quartiles, look_up, make_table, number
+from manual.measured import format_quartiles, look_up, make_table, number
 
 
 def list_cases(name: str) -> list[str]:
@@ -11,7 +11,9 @@ def list_cases(name: str) -> list[str]:
 
 
 def format_pair(name: str, case: str, key: str, unit: str, *, divisor: float = 1, digits: int = 2) -> str:
-    ours, theirs = (f"{number(f'benchmark_{name}', case, f'{who}_{key}') / divisor:.{digits}f}" for who in ("ours", "theirs"))
+    ours, theirs = (
+        f"{number(f'benchmark_{name}', case, f'{who}_{key}') / divisor:.{digits}f}" for who in ("ours", "theirs")
+    )
     return f"{ours} and {theirs} {unit}"
 
 
@@ -22,8 +24,9 @@ def format_ratio(name: str, case: str) -> str:
 def step() -> str:
     """Speed of a training step compared with diffusers.
 
-    The step of diffusers' `train_text_to_image.py` with the same architecture and weights, in float32: forward, backward, clipping,
-    optimizer, EMA. 64/128/256 channels, two blocks a level, text of 77x256. Measured by `python scripts/benchmark_step.py step`.
+    The step of diffusers' `train_text_to_image.py` with the same architecture and weights, in float32: forward, backward,
+    clipping, optimizer, EMA. 64/128/256 channels, two blocks a level, text of 77x256. Measured by
+    `python scripts/benchmark_step.py step`.
     """
     rows = [
         [
@@ -55,14 +58,16 @@ def sampling() -> str:
 def preset() -> str:
     """The preset unet_compact compared with diffusers' default layout.
 
-    `network=unet_compact` (heads of size 64) and diffusers' default layout of the same size (32/64/128 channels, 8 heads a level), on
-    the quick start's latents. Measured by `python scripts/benchmark_step.py preset` and `loss`.
+    `network=unet_compact` (heads of size 64) and diffusers' default layout of the same size (32/64/128 channels, 8 heads a
+    level), on the quick start's latents. Measured by `python scripts/benchmark_step.py preset` and `loss`.
     """
     [name] = list_cases("preset")
     ours, theirs = list_cases("loss")
     steps = look_up("benchmark_loss", ours)
     assert isinstance(steps, dict)
-    values = {key: number("benchmark_preset", name, key) for key in ("our_parameters", "their_parameters", "ours_s", "theirs_s")}
+    values = {
+        key: number("benchmark_preset", name, key) for key in ("our_parameters", "their_parameters", "ours_s", "theirs_s")
+    }
     rows = [
         ["parameters", f"{values['our_parameters']:,.0f}", f"{values['their_parameters']:,.0f}"],
         ["training step", f"{values['ours_s']:.3f} s: **{format_ratio('preset', name)}**", f"{values['theirs_s']:.3f} s"],
