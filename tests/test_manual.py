@@ -249,6 +249,19 @@ def test_the_page_of_results_has_every_table_and_file() -> None:
         assert (ROOT / "docs" / link).is_file(), link
 
 
+def test_the_shipped_autoencoder_is_small_and_as_good_as_measured() -> None:
+    [training] = (ROOT / "ldm_train").rglob("pretrained/openmoji/training.json")
+    measured = json.loads((ROOT / "docs" / "results" / "quickstart.json").read_text(encoding="utf-8"))
+    held_out = json.loads(training.read_text(encoding="utf-8"))["held_out_psnr"]
+    assert held_out == pytest.approx(measured["autoencoder_psnr"], abs=0.05)
+    assert sum(path.stat().st_size for path in training.parent.iterdir()) < 8e6
+
+
+def test_the_reference_explains_settings_by_their_constructor() -> None:
+    docstring = "Do it.\n\nArgs:\n    a, b: two\n        lines.\n    c: one: more.\n\nRaises:\n    ValueError: never.\n"
+    assert settings.read_arguments(docstring) == {"a": "two lines.", "b": "two lines.", "c": "one: more."}
+
+
 def list_values(value: object, prefix: str = "") -> dict[str, object]:
     """Return the dotted names and values of settings in a YAML document, without `defaults` and Hydra's own."""
     if not isinstance(value, dict):

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from hydra.utils import get_object
@@ -84,10 +85,21 @@ def make_command_page(command: str) -> str:
 
 
 def read_docstring(target: str | None) -> str:
-    """Return the first paragraph of the docstring of a class or function of this package, else ""."""
-    if target is None or not target.startswith("ldm_train."):
-        return ""
-    return " ".join((inspect.getdoc(get_object(target)) or "").split("\n\n")[0].split())
+    """Return the docstring of a class or function of this package, "" for other packages."""
+    return inspect.getdoc(get_object(target)) or "" if target is not None and target.startswith("ldm_train.") else ""
+
+
+def read_arguments(docstring: str) -> dict[str, str]:
+    """Return what the section "Args:" of a docstring says of each argument."""
+    section = re.search(r"^Args:\n((?: {4}.*\n?|\n)*)", docstring, re.MULTILINE)
+    entries = re.findall(r"^ {4}(\w[\w, ]*): ((?:.*\n?)(?: {8}.*\n?)*)", section[1] if section else "", re.MULTILINE)
+    return {name: " ".join(text.split()) for names, text in entries for name in names.split(", ")}
+
+
+def add_arguments(settings: Sequence[Setting], docstring: str) -> list[Setting]:
+    """Return the settings; those without a comment get what the docstring of their constructor says."""
+    arguments = read_arguments(docstring)
+    return [replace(each, comment=each.comment or arguments.get(each.name, "")) for each in settings]
 
 
 def make_group_page(group: str, files: Sequence[Path]) -> str:
@@ -102,10 +114,18 @@ def make_group_page(group: str, files: Sequence[Path]) -> str:
             sections.append(f"## {group}={path.stem}\n\n```yaml\n{text}```")
             continue
         option = parse_settings(text)
-        described = [format_header(option.header), escape(read_docstring(option.target))]
+        docstring = read_docstring(option.target)
+        described = [format_header(option.header), escape(" ".join(docstring.split("\n\n")[0].split()))]
         built = [f"Builds `{option.target}`."] if option.target else []
         sections.append(
-            "\n\n".join([f"## {group}={path.stem}", *filter(None, described), *built, format_settings(option.settings)])
+            "\n\n".join(
+                [
+                    f"## {group}={path.stem}",
+                    *filter(None, described),
+                    *built,
+                    format_settings(add_arguments(option.settings, docstring)),
+                ]
+            )
         )
     return "\n\n".join(sections) + "\n"
 
