@@ -26,7 +26,9 @@ def step() -> str:
 
     The step of diffusers' `train_text_to_image.py` with the same architecture and weights, in float32: forward, backward,
     clipping, optimizer, EMA. 64/128/256 channels, two blocks a level, text of 77x256. Measured by
-    `python scripts/benchmark_step.py step`.
+    `python scripts/benchmark_step.py step`. The reasons for the difference: oneDNN multiplies matrices where PyTorch would
+    call MKL, attention has a backward pass of its own, the optimizer's kernel is fused, and EMA is one operation for all
+    weights.
     """
     rows = [
         [
