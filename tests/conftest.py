@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import gc
 import io
 import json
 import os
@@ -27,7 +28,12 @@ LEFT = tempfile.mkdtemp(prefix="ldm-train-tests-")
 os.environ["TMPDIR"] = tempfile.tempdir = LEFT
 atexit.register(shutil.rmtree, LEFT, ignore_errors=True)  # the last thing that is done at the end
 
-signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also where the tests run under nohup: what a run does of it is tried
+# As in a terminal, also under nohup (SIGHUP is ignored) and in the background of a script (SIGINT and SIGQUIT are): processes
+# that the tests start inherit these, and some tests send them.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+for number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+    signal.signal(number, signal.SIG_DFL)
+signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 SIDE = 16
 BACKGROUNDS = ("red", "lime", "blue", "white")
@@ -51,6 +57,13 @@ SHORT = [
 WATCHED = ["pictures.steps=4", "pictures.count=2", "validation.every=4", "validation.repeats=2", "metrics.every=null"]
 
 
+def collect_garbage() -> None:
+    """Free a run's Trainer, modules and optimizers: they refer to each other, and Python collects too rarely by itself."""
+    gc.collect()
+    if len(gc.get_objects()) > 100_000:  # those of imported modules, which need not be looked at again
+        gc.freeze()
+
+
 @dataclass(frozen=True)
 class Answer:
     """What a command line came to."""
@@ -70,6 +83,7 @@ def _command(*words: str | Path) -> Answer:
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as ended:
         main([str(word) for word in words])
     assert isinstance(ended.value.code, int)
+    collect_garbage()
     return Answer(ended.value.code, out.getvalue(), err.getvalue())
 
 
