@@ -191,6 +191,7 @@ HEAVY = {"torch", "pytorch_lightning", "diffusers", "open_clip", "transformers",
 
 def at_once(file: str) -> set[str]:
     """What importing a file imports with it: libraries, and our own files, at any distance."""
+    files = {".".join(Path(f).with_suffix("").parts): f for f in TREES}
     found: set[str] = set()
     waiting = [file]
     while waiting:
@@ -199,7 +200,6 @@ def at_once(file: str) -> set[str]:
         top = ast.Module([n for n in TREES[file].body if isinstance(n, ast.Import | ast.ImportFrom)], [])
         for module, names in imports(top):
             own = [f"{module}.{name}" for name in names] + [module] if module.startswith("ldm_train") else []
-            files = {".".join(Path(f).with_suffix("").parts): f for f in TREES}
             waiting += [f for name in own if (f := files.get(name.removeprefix("ldm_train."))) and f not in found]
             if not own:
                 found.add(module.partition(".")[0])

@@ -74,6 +74,7 @@ def test_the_quick_start_is_the_script() -> None:
         assert {w for w in words if not w.startswith("prompts=")} <= set(script_words)
 
 
+@pytest.mark.slow
 def test_the_quick_start_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     script = ROOT / "scripts" / "prepare_openmoji.py"
@@ -95,6 +96,7 @@ def test_the_quick_start_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         assert picture.size == (64, 64)
 
 
+@pytest.mark.slow
 def test_your_own_pictures_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("DIR").mkdir()

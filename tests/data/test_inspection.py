@@ -61,6 +61,7 @@ def test_processes_find_what_this_one_finds(tmp_path: Path) -> None:
     assert list(inspect(items, DECODING, workers=2)) == list(inspect(items, DECODING, workers=1))
 
 
+@pytest.mark.slow
 def test_a_picture_that_ends_its_process_is_told_and_the_others_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ldm_train.data.inspection.movable", lambda picture: picture)
     items = [item(f"{n}.png", png((n, 0, 0))) for n in range(20)]

@@ -109,6 +109,7 @@ def slurm_nodes(words: list[str], free_port: int, cwd: Path) -> None:
 
 
 @pytest.mark.parametrize("start", [torchrun_nodes, slurm_nodes])
+@pytest.mark.slow
 def test_two_nodes_make_the_run_of_one_process(
     start: Callable[[list[str], int, Path], None], cache: Path, trained: Path, train_words: list[str], tmp_path: Path
 ) -> None:

@@ -334,6 +334,7 @@ def test_what_is_no_run_is_refused(words: str, told: str, run: Path, ldm_train: 
     assert told.format(tmp=tmp_path) in answer.err
 
 
+@pytest.mark.slow
 def test_nothing_heavy_is_imported(run: Path, tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from ldm_train.tasks.reporting.page import page; "

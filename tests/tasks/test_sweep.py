@@ -254,6 +254,7 @@ with Jobs() as jobs:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.slow
 def test_a_signal_goes_to_the_running_job(number: signal.Signals) -> None:
     script = PASSING.format(name=number.name, number=int(number))
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as process:

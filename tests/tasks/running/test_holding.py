@@ -162,6 +162,7 @@ def test_the_folder_is_marked_before_anything_else_is_written(tmp_path: Path) ->
         pass  # as a start that was killed would find it
 
 
+@pytest.mark.slow
 def test_a_start_that_is_killed_while_it_prepares_can_be_started_again(tmp_path: Path) -> None:
     code = (
         "import os, sys; from pathlib import Path; from omegaconf import OmegaConf\n"
