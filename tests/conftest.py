@@ -87,7 +87,7 @@ def pytest_runtest_setup() -> None:
     started.clear()
 
 
-@pytest.hookimpl(tryfirst=True)
+@pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item: pytest.Item) -> None:
     """Fail a test that started a Python process, itself or by a fixture, without the marker `slow`."""
     if started and not item.get_closest_marker("slow"):

@@ -42,7 +42,7 @@ class Deadly:
         return None
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_each_bad_picture_is_told_and_none_disappears(workers: int, tmp_path: Path) -> None:
     bad = bad_pictures()
     found = list(inspect((item(n, c, folder=tmp_path) for n, (c, _) in bad.items()), DECODING, workers=workers))
@@ -54,6 +54,7 @@ def test_each_bad_picture_is_told_and_none_disappears(workers: int, tmp_path: Pa
     assert surveyed(found).problems.keys() == {name for name, (_, reason) in bad.items() if reason}
 
 
+@pytest.mark.slow
 def test_processes_find_what_this_one_finds(tmp_path: Path) -> None:
     items = [item(f"{n}.png", png((n, 0, 0), (8, 8 + n))) for n in range(2 * FEW)]
     items[3] = Item("gone", PictureFile(tmp_path / "gone"), ("x",), "x")

@@ -283,6 +283,7 @@ def losses(run_dir: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_real_jobs_train_on_one_process_and_on_two(
     cache: Path, train_words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
