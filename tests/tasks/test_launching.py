@@ -211,7 +211,7 @@ def submit(tmp_path: Path) -> Callable[[int], tuple[int, list[str]]]:
         calls = tmp_path / "calls"
         for name, ends in (("srun", code), ("scontrol", 0)):
             fake = tmp_path / name
-            fake.write_text(f'#!/bin/bash\nprintf "%s|" {name} "$@" >> {calls}\necho >> {calls}\nexit {ends}\n')
+            fake.write_text(f'#!/bin/bash\nprintf "%s|" {name} "$@" >> "{calls}"\necho >> "{calls}"\nexit {ends}\n')
             fake.chmod(0o755)
         path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
         words = ["cache=a folder", "run_dir=run", "trainer.strategy=fsdp2"]

@@ -329,7 +329,7 @@ def test_what_is_no_run_is_refused(words: str, told: str, run: Path, ldm_train: 
     for name, text in (("broken", "a: [1"), ("stranger", "a: 1")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.yaml").write_text(text)
-    answer = ldm_train("report", *words.format(tmp=tmp_path).split())
+    answer = ldm_train("report", *(word.format(tmp=tmp_path) for word in words.split()))
     assert answer.code == 1
     assert told.format(tmp=tmp_path) in answer.err
 
