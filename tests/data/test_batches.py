@@ -71,7 +71,7 @@ def test_the_first_step_is_asked_for_when_iteration_starts():
     assert next(iter(positions)) == [6, 7]
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_loader_fetches_whole_micro_batches_in_order(workers):
     loader = build_endless_loader(lambda positions: positions * 10, BatchGeometry(4, 2, 1), lambda: 1, workers=workers)
     batches = list(islice(loader, 3))

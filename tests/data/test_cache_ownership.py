@@ -4,6 +4,7 @@ import errno
 import fcntl
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -142,7 +143,7 @@ def test_a_cache_that_may_not_be_moved_stays_and_the_message_says_what_to_allow(
         patch.setattr(Path, "rename", refuse)
         answer = encode(pictures, own, "dtype=float16")
     assert answer.code == 1
-    assert f"chmod u+w {own}" in answer.err
+    assert f"chmod u+w {shlex.quote(str(own))}" in answer.err
     assert digests(own) == before
     assert "before an interruption" in encode(pictures, own, "dtype=float16").out
 

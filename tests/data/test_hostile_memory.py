@@ -10,6 +10,7 @@ import zlib
 from pathlib import Path
 
 import pyarrow
+import pytest
 from PIL import Image
 from pyarrow import parquet
 
@@ -138,6 +139,7 @@ def write_tar(folder: Path) -> Path:
     return folder / "s.tar"
 
 
+@pytest.mark.slow
 def test_bombs_are_named_in_little_memory(tmp_path: Path) -> None:
     folders = [tmp_path / name for name in ("pictures", "table", "tar")]
     for folder in folders:

@@ -249,6 +249,7 @@ def test_decoding_in_threads_gives_the_same_and_changes_none_of_pillows_settings
     assert ImageFile.LOAD_TRUNCATED_IMAGES is False
 
 
+@pytest.mark.slow
 def test_a_scan_needs_no_torch() -> None:
     code = "import sys, ldm_train.data.pictures.decoding; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

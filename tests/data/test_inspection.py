@@ -42,7 +42,7 @@ class Deadly:
         return None
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_each_bad_picture_is_told_and_none_disappears(workers: int, tmp_path: Path) -> None:
     bad = bad_pictures()
     found = list(inspect_items((item(n, c, folder=tmp_path) for n, (c, _) in bad.items()), DECODER, workers=workers))
@@ -54,6 +54,7 @@ def test_each_bad_picture_is_told_and_none_disappears(workers: int, tmp_path: Pa
     assert survey_from_inspection(found).problems.keys() == {name for name, (_, reason) in bad.items() if reason}
 
 
+@pytest.mark.slow
 def test_processes_find_what_this_one_finds(tmp_path: Path) -> None:
     items = [item(f"{n}.png", png((n, 0, 0), (8, 8 + n))) for n in range(2 * FEW_PICTURES)]
     items[3] = Item("gone", PictureFile(tmp_path / "gone"), ("x",), "x")
@@ -61,6 +62,7 @@ def test_processes_find_what_this_one_finds(tmp_path: Path) -> None:
     assert list(inspect_items(items, DECODER, workers=2)) == list(inspect_items(items, DECODER, workers=1))
 
 
+@pytest.mark.slow
 def test_a_picture_that_ends_its_process_is_told_and_the_others_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ldm_train.data.scan.inspection.as_picklable", lambda picture: picture)
     items = [item(f"{n}.png", png((n, 0, 0))) for n in range(20)]

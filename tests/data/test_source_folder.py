@@ -200,7 +200,7 @@ def test_names_of_all_kinds_work(name: bytes, tmp_path: Path) -> None:
 
 def test_metadata_can_name_a_file_whose_name_is_not_utf8(tmp_path: Path) -> None:
     picture(tmp_path / os.fsdecode(b"\xff.png"))
-    describe(tmp_path, b'{"file_name": "\\udcff.png", "text": "x"}')
+    describe(tmp_path, json.dumps({"file_name": os.fsdecode(b"\xff.png"), "text": "x"}).encode())
     (item,) = items_of(tmp_path).values()
     assert item.captions == ("x",)
 

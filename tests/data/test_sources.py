@@ -142,6 +142,7 @@ def test_all_kinds_have_a_config() -> None:
     assert sorted(path.stem for path in (folder() / "source").glob("*.yaml")) == sorted(KINDS)
 
 
+@pytest.mark.slow
 def test_libraries_are_not_imported_before_they_are_needed() -> None:
     modules = ", ".join(f"ldm_train.data.sources.{name}" for name in ("folder", "table", "huggingface", "tar_shards"))
     check = f"import sys, {modules}; print({{'torch', 'datasets', 'webdataset', 'pyarrow', 'PIL'}} & set(sys.modules))"

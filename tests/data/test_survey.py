@@ -199,6 +199,7 @@ def test_a_stream_is_not_trained_on_without_a_cache(table: Path, ldm_train: Call
 
 
 @pytest.mark.parametrize("size", [1, 5, 64])
+@pytest.mark.slow
 def test_an_autoencoders_latents_are_the_same_bytes_for_any_batch_size(
     size: int, pictures: Path, encode: Callable, tmp_path: Path
 ) -> None:

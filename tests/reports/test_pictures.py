@@ -24,14 +24,14 @@ def reread(address: str) -> Image.Image:
     return Image.open(BytesIO(base64.b64decode(address.removeprefix("data:image/jpeg;base64,"))))
 
 
-@pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "F"])
-def test_a_thumbnail_is_bounded(size: tuple[int, int], mode: str) -> None:
-    found = embed_thumbnail(Image.new(mode, size))
-    assert found is not None
-    small = reread(found.address)
-    assert small.size == (found.width, found.height)
-    assert max(small.size) == min(THUMBNAIL_SIDE, max(size))
+def test_a_thumbnail_is_bounded(mode: str) -> None:
+    for size in SIZES:
+        found = embed_thumbnail(Image.new(mode, size))
+        assert found is not None
+        small = reread(found.address)
+        assert small.size == (found.width, found.height)
+        assert max(small.size) == min(THUMBNAIL_SIDE, max(size))
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF"])

@@ -208,6 +208,7 @@ def test_without_a_cache_what_is_missing_is_named(missing: str, pictures: Path, 
     assert f"needs {missing}=…" in answer.err
 
 
+@pytest.mark.slow
 def test_a_picture_left_out_by_its_header_is_told(
     pictures: Path, ldm_train: Callable, train_words: list[str], tmp_path: Path
 ) -> None:

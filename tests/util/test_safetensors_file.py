@@ -43,6 +43,7 @@ def test_channels_last_is_written_in_the_order_of_its_shape(tmp_path: Path) -> N
     assert (tmp_path / "a").read_bytes() == save({"x": tensor})
 
 
+@pytest.mark.slow
 def test_a_kill_leaves_the_one_temporary_file(tmp_path: Path) -> None:
     """safetensors' own writer leaves another file, of a random name."""
     path = tmp_path / "a.safetensors"

@@ -48,6 +48,7 @@ def test_what_grows_on_unpacking_is_refused(tmp_path: Path) -> None:
         read_embeddings(tmp_path / "x.pt")
 
 
+@pytest.mark.slow
 def test_the_way_to_safetensors_that_is_told_leads_there(tmp_path: Path) -> None:
     """The first textual inversions are of a class that a reader would have to trust."""
     rows = torch.randn(2, 8)

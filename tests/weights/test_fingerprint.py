@@ -105,6 +105,7 @@ def test_where_nothing_tells_weights_apart_is_refused(tmp_path, name):
         digest_files(tmp_path / name)
 
 
+@pytest.mark.slow
 def test_it_needs_no_torch(folder):
     code = f"""
 import sys
