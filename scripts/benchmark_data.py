@@ -32,15 +32,15 @@ from ldm_train.assembly.cache_identity import describe
 from ldm_train.commands.encode import command as encode
 from ldm_train.data.batches.datamodules import CachedLatents
 from ldm_train.data.cache.manifest import Provenance
-from ldm_train.data.cache.plan import Plan
+from ldm_train.data.cache.plan import CachePlan
 from ldm_train.data.cache.reader import LatentCache
-from ldm_train.data.cache.shards import save
-from ldm_train.data.cache.staging import Known, Place
-from ldm_train.data.cache.writer import merge
+from ldm_train.data.cache.shards import save_rows
+from ldm_train.data.cache.staging import ReusableRows, RowLocation
+from ldm_train.data.cache.writer import merge_parts
 from ldm_train.data.pictures.crops import CentreCrop
-from ldm_train.data.pictures.decoding import decode, render
+from ldm_train.data.pictures.decoding import decode_picture, render_view
 from ldm_train.data.pictures.images import to_signed
-from ldm_train.data.scan.survey import Seen, Survey
+from ldm_train.data.scan.survey import Scanned, Survey
 from ldm_train.data.sources.items import Item
 from ldm_train.settings.composition import build, compose_as
 from ldm_train.settings.schema.using import EncodeSettings
@@ -70,9 +70,9 @@ def decoded(folder: Path) -> list[torch.Tensor]:
     """All pictures as batches (B, 3, H, W) uint8."""
     crop, images = CentreCrop(SIZE), []
     for path in sorted({*folder.glob("*.png"), *folder.glob("*.jpg")}):
-        picture = decode(path.read_bytes())
+        picture = decode_picture(path.read_bytes())
         [view] = crop((picture.height, picture.width), "")
-        images.append(torch.from_numpy(render(picture, view)).permute(2, 0, 1))
+        images.append(torch.from_numpy(render_view(picture, view)).permute(2, 0, 1))
     return [torch.stack(images[i : i + BATCH]) for i in range(0, len(images), BATCH)]
 
 
@@ -148,26 +148,26 @@ def write_cache(folder: Path, records: int) -> None:
     folder.mkdir()
     survey = Survey([_seen(number) for number in range(records)])
     kinds = Provenance({"of": "pictures"}), Provenance({"of": "captions"})
-    plan = Plan(survey, CentreCrop(SIZE), pictures=kinds[0], captions=kinds[1], bad={})
+    plan = CachePlan(survey, CentreCrop(SIZE), pictures=kinds[0], captions=kinds[1], bad={})
     random, parts, count = torch.Generator().manual_seed(0), folder / "parts", 1000
     latents = [torch.randn(count, 1, 4, 32, 32, generator=random).half() for _ in range(2)]
     embeddings = torch.randn(count, 77, 768, generator=random).half()
     tokens = torch.randint(0, 49408, (count, 77), generator=random).int()
     parts.mkdir()
-    save(dict(zip(("mean", "log_variance"), latents, strict=True)), parts / "latents")
-    save({"tokens": tokens, "embeddings": embeddings}, parts / "captions")
+    save_rows(dict(zip(("mean", "log_variance"), latents, strict=True)), parts / "latents")
+    save_rows({"tokens": tokens, "embeddings": embeddings}, parts / "captions")
     [names] = plan.rows.values()
-    places = {name: Place(parts / "latents", n % count) for n, name in enumerate(names)}
-    places |= {name: Place(parts / "captions", n % count) for n, name in enumerate(plan.caption_rows.values())}
+    places = {name: RowLocation(parts / "latents", n % count) for n, name in enumerate(names)}
+    places |= {name: RowLocation(parts / "captions", n % count) for n, name in enumerate(plan.caption_rows.values())}
     settings: Json = {"pictures": dict(kinds[0].settings), "captions": dict(kinds[1].settings)}
     made_by: dict[str, Json] = {"image_size": SIZE, "encoding": settings, "autoencoder": {}, "text_encoder": {}}
     (folder / "cache").mkdir()
-    merge(plan, places, Known(), made_by | {"shift": 0.0, "scale": 1.0, "factor": 8}, folder / "cache")
+    merge_parts(plan, places, ReusableRows(), made_by | {"shift": 0.0, "scale": 1.0, "factor": 8}, folder / "cache")
 
 
-def _seen(number: int) -> Seen:
+def _seen(number: int) -> Scanned:
     item = Item(f"{number:07}.png", None, (f"wave number {number}",), "nowhere")
-    return Seen(item, sha256(str(number).encode()).hexdigest(), (SIDE, SIDE))
+    return Scanned(item, sha256(str(number).encode()).hexdigest(), (SIDE, SIDE))
 
 
 def read_all(cache: Path, samples: int) -> dict[str, float]:

@@ -43,7 +43,7 @@ from ldm_train.training.ema.ema import EMA
 from ldm_train.training.module import NoisePredictorTraining
 from ldm_train.training.optimization.lr_schedules import Constant
 from ldm_train.types import Captions, Conditioning, LatentBatch, Moments
-from ldm_train.weights.layouts.unet_layout import from_diffusers
+from ldm_train.weights.layouts.unet_layout import convert_unet_from_diffusers
 
 ATTENDING = ("CrossAttnDownBlock2D", "CrossAttnUpBlock2D")
 PLAIN = ("DownBlock2D", "UpBlock2D")
@@ -121,7 +121,7 @@ def our_network(case: Case, like: UNet2DConditionModel | None = None) -> UNet:
         scale_shift=False,
     )
     if like is not None:
-        network.load_state_dict(from_diffusers(like.state_dict(), network.state_dict()))
+        network.load_state_dict(convert_unet_from_diffusers(like.state_dict(), network.state_dict()))
     return network
 
 

@@ -27,7 +27,7 @@ from ldm_train.assembly.parts import Parts
 from ldm_train.assembly.stored_weights import load_first_weights
 from ldm_train.autoencoders.autoencoder import KLAutoencoder
 from ldm_train.commands.export.command import run as export
-from ldm_train.conditioners.clip_tower import build_tower, text_settings
+from ldm_train.conditioners.clip_tower import build_tower, read_text_settings
 from ldm_train.diffusion.prediction import Noise
 from ldm_train.diffusion.schedules.named import scaled_linear
 from ldm_train.networks.unet import UNet
@@ -36,9 +36,9 @@ from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.settings.schema.using import ExportSettings
 from ldm_train.settings.shipped import shipped
 from ldm_train.settings.strict import KEPT
-from ldm_train.weights.layouts.unet_layout import theirs_of_ours
-from ldm_train.weights.layouts.unet_single_file import to_single_file_names
-from ldm_train.weights.streaming_writer import stream
+from ldm_train.weights.layouts.unet_layout import map_unet_to_diffusers
+from ldm_train.weights.layouts.unet_single_file import rename_unet_to_single_file
+from ldm_train.weights.streaming_writer import stream_tensors
 
 SIZE = 859_520_964 * 4
 VAE = {
@@ -61,19 +61,19 @@ def make(layout: str, folder: Path) -> Path:
     """A file or folder of random weights in this layout."""
     with torch.device("meta"):
         like = network().state_dict()
-    table = theirs_of_ours(like, linear_projection=False)
+    table = map_unet_to_diffusers(like, linear_projection=False)
     shapes = {name: piece(like).shape for name, piece in table.items()}
     if layout == "diffusers":
         (folder / "unet").mkdir()
         (folder / "unet" / "config.json").write_text(json.dumps({"_class_name": "UNet2DConditionModel"}))
-        stream(folder / "unet" / "diffusion_pytorch_model.safetensors", shapes, lambda name: drawn(shapes[name]))
+        stream_tensors(folder / "unet" / "diffusion_pytorch_model.safetensors", shapes, lambda name: drawn(shapes[name]))
         return folder
-    names = to_single_file_names(shapes)
+    names = rename_unet_to_single_file(shapes)
     if layout == "ckpt":
         torch.save({"state_dict": {names[name]: drawn(shape) for name, shape in shapes.items()}}, folder / "model.ckpt")
         return folder / "model.ckpt"
     single = {names[name]: shape for name, shape in shapes.items()}
-    stream(folder / "model.safetensors", single, lambda name: drawn(single[name]))
+    stream_tensors(folder / "model.safetensors", single, lambda name: drawn(single[name]))
     return folder / "model.safetensors"
 
 
@@ -81,7 +81,7 @@ def make_run(folder: Path) -> Path:
     """A run directory of the full network, and a text encoder in Stable Diffusion 1.x's shape, of random weights."""
     with torch.random.fork_rng():
         KLAutoencoder(AutoencoderKL(**VAE)).model.save_pretrained(folder / "vae")
-        tower = build_tower("ViT-L-14-quickgelu", text_settings("ViT-L-14-quickgelu"))
+        tower = build_tower("ViT-L-14-quickgelu", read_text_settings("ViT-L-14-quickgelu"))
     save_file({name: tensor.contiguous() for name, tensor in tower.state_dict().items()}, folder / "text.safetensors")
     with torch.device("meta"):
         shapes = {f"network.{name}": tensor.shape for name, tensor in network().state_dict().items()}

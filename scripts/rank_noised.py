@@ -25,7 +25,7 @@ from torch import Tensor
 
 from ldm_train import draws
 from ldm_train.assembly.stored_weights import read_weights
-from ldm_train.weights.tensor_files import write
+from ldm_train.weights.tensor_files import write_tensor_file
 
 GRADES = (0.3, 0.5, 0.7, 0.9)
 HIGHER_IS_BETTER = {"validation_loss": False, "kid": False, "retrieval_at_1": True}
@@ -113,7 +113,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for grade in (0.0, *options.grades):
             file = Path(folder) / f"{grade}.safetensors"
-            write(file, noised(weights, grade, seed=options.noise_seed), {"step": step, "weights": f"noise {grade}"})
+            write_tensor_file(
+                file, noised(weights, grade, seed=options.noise_seed), {"step": step, "weights": f"noise {grade}"}
+            )
             words = [f"weights={file}", f"seed={options.seeds[0]}", *options.overrides]
             measured.append((grade, evaluate(options.run_dir, Path(folder) / f"{grade}.json", words)))
         words = [f"seed={options.seeds[1]}", *options.overrides]

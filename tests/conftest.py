@@ -2,11 +2,13 @@
 
 import atexit
 import contextlib
+import gc
 import io
 import json
 import os
 import shutil
 import signal
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -27,7 +29,12 @@ LEFT = tempfile.mkdtemp(prefix="ldm-train-tests-")
 os.environ["TMPDIR"] = tempfile.tempdir = LEFT
 atexit.register(shutil.rmtree, LEFT, ignore_errors=True)  # the last thing that is done at the end
 
-signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also where the tests run under nohup: what a run does of it is tried
+# As in a terminal, also under nohup, where SIGHUP is ignored, and in the background of a script, where SIGINT and SIGQUIT
+# are: some tests send them, to this process and to those that inherit its settings.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+for number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+    signal.signal(number, signal.SIG_DFL)
+signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 SIDE = 16
 BACKGROUNDS = ("red", "lime", "blue", "white")
@@ -51,6 +58,49 @@ SHORT = [
 WATCHED = ["pictures.steps=4", "pictures.count=2", "validation.every=4", "validation.repeats=2", "metrics.every=null"]
 
 
+# Fixtures with which a test trains; `trained` is not among them, the one short run that all may read.
+TRAINING = {"train", "train_autoencoder", "run_with", "power_cut"}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as slow what trains: every test that asks for a fixture of TRAINING, by itself or through another fixture."""
+    for item in items:
+        if TRAINING & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
+
+
+started: list[str] = []
+
+
+def note_process(event: str, arguments: tuple[object, ...]) -> None:
+    """Note each start of a Python process."""
+    if event == "os.fork" or (event == "subprocess.Popen" and "python" in Path(str(arguments[0])).name):
+        started.append(event)
+
+
+sys.addaudithook(note_process)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    started.clear()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """Fail a test that started a Python process, itself or by a fixture, without the marker `slow`."""
+    if started and not item.get_closest_marker("slow"):
+        pytest.fail(f"{item.name} starts a process ({started[0]}): mark it with @pytest.mark.slow", pytrace=False)
+
+
+def collect_garbage() -> None:
+    """Free a run's Trainer, modules and optimizers: they refer to each other, and Python collects too rarely by itself."""
+    gc.collect()
+    if len(gc.get_objects()) > 100_000:  # those of imported modules, which need not be looked at again
+        gc.freeze()
+
+
 @dataclass(frozen=True)
 class Answer:
     """What a command line came to."""
@@ -70,6 +120,7 @@ def _command(*words: str | Path) -> Answer:
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as ended:
         main([str(word) for word in words])
     assert isinstance(ended.value.code, int)
+    collect_garbage()
     return Answer(ended.value.code, out.getvalue(), err.getvalue())
 
 
@@ -139,9 +190,20 @@ def train(ldm_train: Command, train_words: list[str]) -> Callable[..., Answer]:
 
 
 @pytest.fixture(scope="session")
-def run_with(cache: Path, train: Callable[..., Answer], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+def trained(cache: Path, ldm_train: Command, train_words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a tiny run, to read only."""
+    run_dir = tmp_path_factory.mktemp("runs") / "run"
+    answer = ldm_train("train", f"cache={cache}", f"run_dir={run_dir}", *train_words)
+    assert answer.code == 0, answer.err
+    return run_dir
+
+
+@pytest.fixture(scope="session")
+def run_with(
+    cache: Path, train: Callable[..., Answer], trained: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Path]:
     """`run_with(*overrides)`: the directory of a run on the cache, trained once for each distinct list of overrides."""
-    runs: dict[tuple[str, ...], Path] = {}
+    runs: dict[tuple[str, ...], Path] = {(): trained}
 
     def run(*overrides: str) -> Path:
         if overrides not in runs:
@@ -152,12 +214,6 @@ def run_with(cache: Path, train: Callable[..., Answer], tmp_path_factory: pytest
         return runs[overrides]
 
     return run
-
-
-@pytest.fixture(scope="session")
-def trained(run_with: Callable[..., Path]) -> Path:
-    """The directory of a tiny run, to read only."""
-    return run_with()
 
 
 @pytest.fixture(scope="session")

@@ -25,6 +25,7 @@ FIGURES = {
 
 
 @pytest.mark.parametrize("mode", FIGURES)
+@pytest.mark.slow
 def test_it_measures_a_tiny_run(mode: str, cache: Path, train_words: list[str], tmp_path: Path) -> None:
     words = [f"cache={cache}", "experiment=null", *train_words, f"max_steps={8 if mode == 'watching' else 1000}"]
     settings = ["--rounds", "1", "--steps", "10", "--threads", "1", "--out", str(tmp_path / "out.json")]

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ldm_train.data.cache.manifest import VERSION, Manifest, Provenance
+from ldm_train.data.cache.manifest import VERSION_KEY, Manifest, Provenance
 from ldm_train.data.pictures.crops import Crop
 from ldm_train.data.pictures.decoding import ENCODING_VERSION, background_colour
 from ldm_train.settings.composition import build
@@ -13,7 +13,7 @@ from ldm_train.settings.schema.parts import Part, read_part
 from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.settings.schema.using import EncodeSettings
 from ldm_train.util.safe_json import Json
-from ldm_train.weights.fingerprint import weights_digest
+from ldm_train.weights.fingerprint import digest_weights
 
 PARTS = {"autoencoder": "vae", "text_encoder": "text_encoder"}  # and their subfolders in a pipeline's folder
 CAPTIONS_VERSION: int = 1  # of the code that turns captions into tokens and embeddings
@@ -40,7 +40,7 @@ class Encoders:
         """What turns a picture's bytes into stored moments under this config."""
         return Provenance(
             {
-                VERSION: ENCODING_VERSION,
+                VERSION_KEY: ENCODING_VERSION,
                 "background": "#{:02x}{:02x}{:02x}".format(*background_colour(config.background)),
                 "crop": crop.identity,
                 "autoencoder": self.autoencoder,
@@ -50,7 +50,7 @@ class Encoders:
 
     def captions(self) -> Provenance:
         """What turns a caption into stored tokens and embeddings."""
-        return Provenance({VERSION: CAPTIONS_VERSION, **self.text_encoder})
+        return Provenance({VERSION_KEY: CAPTIONS_VERSION, **self.text_encoder})
 
     def made_by(self, config: EncodeSettings | TrainSettings, crop: Crop) -> dict[str, Json]:
         """The manifest's settings."""
@@ -96,7 +96,7 @@ def described(config: Part, *, cache: Path, part: str) -> dict[str, Json]:
     """
     settings: dict[str, Json] = config.as_plain()
     weights = config.get("weights")
-    digest = weights_digest(weights, config.get("subfolder"), part=part)
+    digest = digest_weights(weights, config.get("subfolder"), part=part)
     if weights is not None and Path(weights).is_absolute():
         settings["weights"] = HERE + Path(os.path.relpath(weights, cache)).as_posix()
     return {"config": settings, "files": digest}

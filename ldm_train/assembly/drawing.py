@@ -8,7 +8,7 @@ import torch
 
 from ldm_train.assembly.mask import read_mask
 from ldm_train.assembly.stored_run import TrainedRun, open_run
-from ldm_train.data.pictures.decoding import upright_size
+from ldm_train.data.pictures.decoding import read_upright_size
 from ldm_train.data.pictures.images import DECODE_ERRORS, read_image, to_signed
 from ldm_train.data.pictures.mask_files import has_transparency
 from ldm_train.generation import Generation
@@ -56,7 +56,7 @@ def read_start(config: SampleSettings, generation: Generation) -> Picture | None
     if config.mask is None:
         return Picture(latents, config.strength)
     height, width = latents.shape[2:]
-    mask = read_mask(config.mask, picture=upright_size(content), size=generation.sides, latents=(height, width))
+    mask = read_mask(config.mask, picture=read_upright_size(content), size=generation.sides, latents=(height, width))
     return Picture(latents, config.strength, mask.to(latents))
 
 

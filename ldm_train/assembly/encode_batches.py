@@ -9,9 +9,9 @@ import torch
 from ldm_train.assembly.trainer import options, quiet
 from ldm_train.autoencoders.scaling import Scaling
 from ldm_train.data.cache.manifest import Manifest
-from ldm_train.data.cache.plan import Batch, Plan, read_batches
+from ldm_train.data.cache.plan import CachePlan, EncodingBatch, read_batches
 from ldm_train.data.cache.shards import channel_statistics
-from ldm_train.data.cache.staging import Workplace
+from ldm_train.data.cache.staging import CacheWorkspace
 from ldm_train.data.pictures.crops import Crop
 from ldm_train.data.sources.items import Picture
 from ldm_train.settings.composition import build
@@ -23,9 +23,9 @@ from ldm_train.util.processes import is_only_process
 
 def encode_batches(
     config: EncodeSettings,
-    place: Workplace,
+    place: CacheWorkspace,
     crop: Crop,
-    todo: Sequence[Batch] | None,
+    todo: Sequence[EncodingBatch] | None,
     pictures: Callable[[], Mapping[str, Picture]],
 ) -> None:
     """Encode the batches that the first process wrote down, each process its share, as parts.
@@ -70,15 +70,17 @@ def refuse_scale(manifest: Manifest) -> None:
         raise ValueError(f"{problem}\nscale_check=false encodes nevertheless; what is encoded is kept for that")
 
 
-def summarise(folder: Path, plan: Plan, manifest: Manifest) -> None:
+def summarise(folder: Path, plan: CachePlan, manifest: Manifest) -> None:
     """Tell what is in the cache now."""
     deviation = Scaling(manifest.shift, manifest.scale).deviation(manifest.mean, manifest.std)
     print(
         f"{manifest.entries} pictures in {folder} ({manifest.held_out} held out, {manifest.captions - 1} captions); "
         f"the latents' deviation after scaling is {deviation:.2f}"
     )
-    if len(plan.named) < len(plan.seen):
-        print(f"  {len(plan.seen) - len(plan.named)} of them are copies of others, byte for byte, and share their latents")
+    if len(plan.named) < len(plan.scanned):
+        print(
+            f"  {len(plan.scanned) - len(plan.named)} of them are copies of others, byte for byte, and share their latents"
+        )
     lost = plan.lost()
     for bucket, (count, share) in lost.items() if len(lost) > 1 else []:
         print(f"  {bucket}: {count} pictures, of which the crop cuts away {share:.1%}")

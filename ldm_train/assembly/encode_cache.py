@@ -10,12 +10,12 @@ from rich.progress import Progress
 from ldm_train.assembly.cache_identity import Encoders, describe
 from ldm_train.assembly.source_survey import labels_of, look, name_classes, refuse_settings, refuse_shapes
 from ldm_train.assembly.trainer import refuse_processes
-from ldm_train.data.cache.manifest import Manifest, differences, read_entries
-from ldm_train.data.cache.plan import Batch, Plan, known_bad, read_batches, write_batches
-from ldm_train.data.cache.staging import Known, Workplace
+from ldm_train.data.cache.manifest import Manifest, describe_differences, read_entries
+from ldm_train.data.cache.plan import CachePlan, EncodingBatch, read_batches, read_undecodable, write_batches
+from ldm_train.data.cache.staging import CacheWorkspace, ReusableRows
 from ldm_train.data.pictures.crops import Crop
-from ldm_train.data.scan.survey import Memory, Survey
-from ldm_train.data.sources.items import Picture, PictureFile, shown
+from ldm_train.data.scan.survey import ScanMemory, Survey
+from ldm_train.data.sources.items import Picture, PictureFile, format_name
 from ldm_train.settings.composition import build
 from ldm_train.settings.schema.using import EncodeSettings
 from ldm_train.util.files import hidden_path
@@ -30,18 +30,18 @@ class Job:
     """What is to become a cache."""
 
     config: EncodeSettings
-    place: Workplace
+    place: CacheWorkspace
     crop: Crop
-    known: Known
+    known: ReusableRows
     found: Survey
     encoders: Encoders
 
-    def plan(self, bad: Mapping[str, str], unread: Mapping[str, str] = MappingProxyType({})) -> Plan:
+    def plan(self, bad: Mapping[str, str], unread: Mapping[str, str] = MappingProxyType({})) -> CachePlan:
         """The cache's rows and entries, without the pictures of these digests."""
         pictures, captions = self.encoders.pictures(self.config, self.crop), self.encoders.captions()
-        return Plan(self.found, self.crop, pictures=pictures, captions=captions, bad=bad, unread=unread)
+        return CachePlan(self.found, self.crop, pictures=pictures, captions=captions, bad=bad, unread=unread)
 
-    def missing(self, plan: Plan, known: Collection[str]) -> list[Batch]:
+    def missing(self, plan: CachePlan, known: Collection[str]) -> list[EncodingBatch]:
         """The batches that are yet to be encoded where rows of these names are known."""
         return plan.batches(known, pictures=max(1, self.config.batch_size // self.crop.views))
 
@@ -50,26 +50,26 @@ class Job:
         return self.encoders.made_by(self.config, self.crop)
 
 
-def lead(config: EncodeSettings, place: Workplace, crop: Crop) -> int:
+def lead(config: EncodeSettings, place: CacheWorkspace, crop: Crop) -> int:
     """What the first process does: look, decide, encode with the others, merge."""
-    known = Known.of(place.folder)
+    known = ReusableRows.of(place.folder)
     for name, problem in known.damaged.items():
         print(f"{place.folder / name} {problem}: what it held is encoded again")
     remembered = hidden_path(place.folder, ".ldm-train-stat.json")
-    memory = Memory(remembered) if config.unchanged_by == "stat" else None
+    memory = ScanMemory(remembered) if config.unchanged_by == "stat" else None
     found = look(config, memory=memory, spool=place.spool)
     config = config.with_values(text_encoder=name_classes(config.text_encoder, labels_of(found)))
     job = Job(config, place, crop, known, found, describe(config, known.manifest, cache=place.folder))
     refuse_shapes(crop.shapes, job.encoders.factor)
     same_version = known.manifest is not None and not changes(known.manifest, job.made_by, "encoding.pictures.version:")
-    bad = known_bad(place.folder / "report.json") if same_version and "report.json" not in known.damaged else {}
+    bad = read_undecodable(place.folder / "report.json") if same_version and "report.json" not in known.damaged else {}
     plan = job.plan(bad)
     refuse_emptying(known, plan, place.folder, prune=config.prune)
     if not job.missing(plan, known.places) and unchanged(known, plan, job.made_by, place.folder):
         if not is_only_process(num_nodes=config.trainer.num_nodes):
             release(config, place, crop)
         place.clear()
-        print(f"{len(plan.seen)} pictures in {place.folder}: nothing changed, nothing to encode")
+        print(f"{len(plan.scanned)} pictures in {place.folder}: nothing changed, nothing to encode")
     else:
         plan = encode(job, plan, bad)
     if plan.problems:
@@ -80,10 +80,10 @@ def lead(config: EncodeSettings, place: Workplace, crop: Crop) -> int:
     return 1 if config.strict and plan.problems else 0
 
 
-def encode(job: Job, plan: Plan, bad: Mapping[str, str]) -> Plan:
+def encode(job: Job, plan: CachePlan, bad: Mapping[str, str]) -> CachePlan:
     """Encode what neither the cache nor an interrupted encoding has, and put the new cache in the old one's place."""
     from ldm_train.assembly.encode_batches import encode_batches, refuse_scale, summarise
-    from ldm_train.data.cache.writer import merge, read_parts
+    from ldm_train.data.cache.writer import merge_parts, read_parts
 
     place, known = job.place, job.known
     if known.manifest is not None and (told := changes(known.manifest, job.made_by)):
@@ -102,15 +102,15 @@ def encode(job: Job, plan: Plan, bad: Mapping[str, str]) -> Plan:
         {digest: parts.unread[name] for digest, name in names.items() if name in parts.unread},
     )
     for key in sorted(plan.problems):
-        print(f"left out {shown(key)}: {plan.problems[key]}")
-    if not plan.seen:
+        print(f"left out {format_name(key)}: {plan.problems[key]}")
+    if not plan.scanned:
         place.clear()
         raise ValueError(f"none of {len(plan.problems)} pictures could be encoded; {place.folder} is as it was")
     refuse_emptying(known, plan, place.folder, prune=job.config.prune)
     rows = len(plan.named) + len(plan.texts)
     with Progress() as progress:
         task = progress.add_task("writing the cache", total=rows)
-        manifest = merge(
+        manifest = merge_parts(
             plan,
             {**known.places, **parts.places},
             known,
@@ -125,7 +125,7 @@ def encode(job: Job, plan: Plan, bad: Mapping[str, str]) -> Plan:
     return plan
 
 
-def release(config: EncodeSettings, place: Workplace, crop: Crop) -> None:
+def release(config: EncodeSettings, place: CacheWorkspace, crop: Crop) -> None:
     """Tell the processes that were started along that there is nothing to encode."""
     from ldm_train.assembly.encode_batches import encode_batches
 
@@ -133,7 +133,7 @@ def release(config: EncodeSettings, place: Workplace, crop: Crop) -> None:
     encode_batches(config, place, crop, [], dict)
 
 
-def follow(config: EncodeSettings, place: Workplace, crop: Crop) -> int:
+def follow(config: EncodeSettings, place: CacheWorkspace, crop: Crop) -> int:
     """What every further process does: encode its share of the batches that the first one found."""
     from ldm_train.assembly.encode_batches import encode_batches
 
@@ -150,22 +150,22 @@ def follow(config: EncodeSettings, place: Workplace, crop: Crop) -> int:
     return 0
 
 
-def refuse_emptying(known: Known, plan: Plan, folder: Path, *, prune: bool) -> None:
+def refuse_emptying(known: ReusableRows, plan: CachePlan, folder: Path, *, prune: bool) -> None:
     """A share of a disk that is not mounted must not cost what was encoded."""
     if known.manifest is None or {"entries.jsonl"} & known.damaged.keys():
         return
     before = {entry.key: entry.picture for entry in read_entries(folder)}
-    keys = {seen.item.key for seen in plan.seen}
+    keys = {seen.item.key for seen in plan.scanned}
     gone = sorted(key for key, digest in before.items() if key not in keys and digest not in plan.named)
     if len(gone) > MOST_DROPPED * len(before) and not prune:
-        some = "".join(f"\n  {shown(key)}: {plan.problems.get(key, 'not in the source any more')}" for key in gone[:5])
+        some = "".join(f"\n  {format_name(key)}: {plan.problems.get(key, 'not in the source any more')}" for key in gone[:5])
         raise ValueError(
             f"{len(gone)} of {len(before)} pictures in {folder} can no longer be had:{some}\n"
             "prune=true drops them; nothing was touched"
         )
 
 
-def unchanged(known: Known, plan: Plan, made_by: Mapping[str, Json], folder: Path) -> bool:
+def unchanged(known: ReusableRows, plan: CachePlan, made_by: Mapping[str, Json], folder: Path) -> bool:
     """Whether the cache on disk is the one that would be written."""
     if known.manifest is None or known.damaged or any(getattr(known.manifest, k) != v for k, v in made_by.items()):
         return False
@@ -174,7 +174,7 @@ def unchanged(known: Known, plan: Plan, made_by: Mapping[str, Json], folder: Pat
 
 def changes(manifest: Manifest, made_by: Mapping[str, Json], of: str = "") -> list[str]:
     """What made a cache and is different now, in words; of these names alone, if asked."""
-    told = differences(asdict(manifest), {"encoding": made_by["encoding"]})
+    told = describe_differences(asdict(manifest), {"encoding": made_by["encoding"]})
     return [line.replace("the cache has ", "").replace(", this run expects ", " -> ") for line in told if of in line]
 
 
@@ -195,7 +195,7 @@ def encode_cache(config: EncodeSettings) -> int:
         config.trainer.devices != 1 or not is_only_process(num_nodes=config.trainer.num_nodes)
     ):
         raise ValueError("several processes must agree on the classes before they look: give text_encoder.classes=[…]")
-    place = Workplace(Path(config.cache).resolve(), str(config.cache))
+    place = CacheWorkspace(Path(config.cache).resolve(), str(config.cache))
     crop = build(config.crop, "crop", image_size=config.image_size)
     if launched_rank() > 0:
         return follow(config, place, crop)

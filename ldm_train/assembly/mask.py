@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ldm_train.data.pictures.crops import Size, centred
-from ldm_train.data.pictures.decoding import render
+from ldm_train.data.pictures.crops import Size, centre_view
+from ldm_train.data.pictures.decoding import render_view
 from ldm_train.data.pictures.images import DECODE_ERRORS
 from ldm_train.data.pictures.mask_files import decode_mask
 from ldm_train.util.inputs import MAX_PICTURE, describe_error, read_input
@@ -34,7 +34,7 @@ def read_mask(path: str, *, picture: Size, size: Size, latents: Size) -> Tensor:
         )
     if note is not None:
         print(f"note: mask={path} {note}")
-    white = torch.from_numpy(render(mask, centred(own, size))).float().mean(-1)[None, None] / 127.5 - 1
+    white = torch.from_numpy(render_view(mask, centre_view(own, size))).float().mean(-1)[None, None] / 127.5 - 1
     anew = torch.nn.functional.interpolate(white, size=latents, mode="area") > 0
     if anew.all():
         print(f"warning: mask={path} is white everywhere, so the whole picture is drawn anew")

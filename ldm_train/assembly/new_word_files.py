@@ -6,8 +6,8 @@ from urllib.parse import quote
 from torch import nn
 
 from ldm_train.conditioners.text_encoder import TextEncoder
-from ldm_train.weights.embedding_files import FILE, read_words
-from ldm_train.weights.tensor_files import write
+from ldm_train.weights.embedding_files import EMBEDDINGS_FILE, read_embeddings
+from ldm_train.weights.tensor_files import write_tensor_file
 
 
 def write_words(folder: Path, text_encoder: nn.Module) -> list[str]:
@@ -19,13 +19,13 @@ def write_words(folder: Path, text_encoder: nn.Module) -> list[str]:
     if not vectors:
         return []
     own = {word: rows.cpu() for word, rows in vectors.items()}
-    write(folder / FILE, own, {})
+    write_tensor_file(folder / EMBEDDINGS_FILE, own, {})
     if len(own) == 1:
-        return [f"the vectors of {next(iter(own))} are in {FILE}"]
-    each = Path(FILE).stem
+        return [f"the vectors of {next(iter(own))} are in {EMBEDDINGS_FILE}"]
+    each = Path(EMBEDDINGS_FILE).stem
     for word, rows in own.items():
-        write(folder / each / f"{quote(word, safe='<>')}.safetensors", {word: rows}, {})
-    return [f"the vectors of {', '.join(own)} are in {FILE}, and each word's by themselves in the folder {each}"]
+        write_tensor_file(folder / each / f"{quote(word, safe='<>')}.safetensors", {word: rows}, {})
+    return [f"the vectors of {', '.join(own)} are in {EMBEDDINGS_FILE}, and each word's by themselves in the folder {each}"]
 
 
 def add_embeddings(files: str | list[str] | None, text_encoder: nn.Module) -> None:
@@ -38,7 +38,7 @@ def add_embeddings(files: str | list[str] | None, text_encoder: nn.Module) -> No
         if not isinstance(text_encoder, TextEncoder):
             raise ValueError(f"embeddings={file}: this run's text encoder knows classes, not words")
         try:
-            words = read_words(Path(file))
+            words = read_embeddings(Path(file))
             text_encoder.add_words(words)
         except ValueError as error:
             raise ValueError(f"embeddings={file}: {error}") from error

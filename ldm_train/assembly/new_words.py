@@ -7,7 +7,7 @@ from torch import nn
 
 from ldm_train.assembly.prior import class_prompts
 from ldm_train.assembly.watching import own_prompts
-from ldm_train.conditioners.new_tokens import ExtendedEmbedding, beginnings
+from ldm_train.conditioners.new_tokens import ExtendedEmbedding, parse_new_words
 from ldm_train.conditioners.text_encoder import TextEncoder
 from ldm_train.data.batches.datamodules import CachedLatents
 from ldm_train.settings.schema.training import TrainSettings
@@ -65,7 +65,7 @@ def _check_prompts(config: TrainSettings, text_encoder: TextEncoder, word: str) 
     if config.prior.prompts is None:
         return warnings
     assert config.text_encoder is not None
-    prompts, begins = class_prompts(config), beginnings(config.text_encoder.get("new_words"))[word].strip()
+    prompts, begins = class_prompts(config), parse_new_words(config.text_encoder.get("new_words"))[word].strip()
     if any(has_word(text_encoder, word, prompt) for prompt in prompts):
         warnings.append(
             f"prior.prompts={prompts} have the new word {word}, which the first weights do not know; describe the class "

@@ -1,7 +1,7 @@
 """The parts of a run, built from its settings: network, text encoder, autoencoder, schedule, prediction, weighting."""
 
-from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -12,8 +12,10 @@ from ldm_train.diffusion.schedules.schedule import NoiseSchedule
 from ldm_train.diffusion.weighting import Weighting
 from ldm_train.generation import Generation
 from ldm_train.settings.composition import build
+from ldm_train.settings.schema.parts import Part
 from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.types import Autoencoder
+from ldm_train.util.memory import check_fits
 
 
 @dataclass(frozen=True)
@@ -71,20 +73,32 @@ def build_parts(config: TrainSettings, *, empty_network: bool = False) -> Parts:
     assert config.text_encoder is not None
     assert config.image_size is not None
     autoencoder, text_encoder = build(config.autoencoder, "autoencoder"), build(config.text_encoder, "text_encoder")
-    with torch.device("meta") if empty_network else nullcontext():
-        network = build(
-            config.network,
-            "network",
-            in_channels=autoencoder.channels,
-            context_width=text_encoder.context_width,
-            vector_width=text_encoder.vector_width,
-        )
+    make = partial(
+        build,
+        config.network,
+        "network",
+        in_channels=autoencoder.channels,
+        context_width=text_encoder.context_width,
+        vector_width=text_encoder.vector_width,
+    )
+    if empty_network or is_own(config.network):
+        with torch.device("meta"):
+            network = make()
+    if not empty_network:
+        if is_own(config.network):
+            check_fits(sum(parameter.numel() for parameter in network.parameters()), noun="network")
+        network = make()
     schedule, prediction = build(config.schedule, "schedule"), build(config.prediction, "prediction")
     weighting = build(config.weighting, "weighting")
     deviation = getattr(weighting, "sigma_data", schedule.sigma_data)
     if schedule.sigma_data not in (None, deviation):
         raise ValueError(f"weighting.sigma_data={deviation} and schedule.sigma_data={schedule.sigma_data} must be the same")
     return Parts(network, text_encoder, autoencoder, schedule, prediction, weighting, config.image_size)
+
+
+def is_own(network: Part) -> bool:
+    """Return whether a group's constructor is one of this package."""
+    return str(network.target).startswith("ldm_train.")
 
 
 def choose_device(name: str) -> torch.device:

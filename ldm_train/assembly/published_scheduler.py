@@ -9,7 +9,7 @@ import torch
 from ldm_train.diffusion.prediction import Prediction
 from ldm_train.diffusion.schedules.named import cosine, from_betas, linear, scaled_linear
 from ldm_train.diffusion.schedules.schedule import NoiseSchedule
-from ldm_train.weights.part_folders import read_json
+from ldm_train.util.safe_json import read_object
 
 PREDICTIONS = {"epsilon": "noise", "v_prediction": "velocity", "sample": "clean"}
 
@@ -21,7 +21,7 @@ def of_scheduler(unet: Path) -> dict[str, Any] | None:
         ValueError: they cannot be read.
     """
     path = unet.parent / "scheduler" / "scheduler_config.json"
-    return read_json(path) if unet.is_dir() and path.is_file() else None
+    return read_object(path) if unet.is_dir() and path.is_file() else None
 
 
 def promised(scheduler: Mapping[str, Any], prediction: Prediction, schedule: NoiseSchedule) -> list[str]:

@@ -12,13 +12,13 @@ from ldm_train.assembly.weights_match import (
 )
 from ldm_train.networks.diffusers_unet import DiffusersUNet
 from ldm_train.settings.schema.training import TrainSettings
-from ldm_train.weights.layouts.unet_layout import ours_of_theirs
-from ldm_train.weights.module_loading import load
-from ldm_train.weights.published_parts import Found
+from ldm_train.weights.layouts.unet_layout import map_unet_from_diffusers
+from ldm_train.weights.module_loading import copy_into_module
+from ldm_train.weights.published_parts import PublishedPart
 from ldm_train.weights.tensor_mapping import Piece
 
 
-def take(found: Found, parts: Parts, config: TrainSettings) -> list[str]:
+def take(found: PublishedPart, parts: Parts, config: TrainSettings) -> list[str]:
     """Load them into the network, of whichever kind it is; what is to be told of it.
 
     Raises:
@@ -34,16 +34,16 @@ def take(found: Found, parts: Parts, config: TrainSettings) -> list[str]:
     else:
         told = compare(found, own_settings(config.network, parts), adding=adding)
         refuse_other_groups(network, (found.config or {}).get("norm_num_groups", 32))
-        table, stem = ours_of_theirs(state, found.tensors), "conv_in.weight"
+        table, stem = map_unet_from_diffusers(state, found.tensors), "conv_in.weight"
     there = found.shapes.get("conv_in.weight", ())
     if adding and len(there) == 4 and (more := state[stem].shape[1] - there[1]) > 0:
         table[stem] = Piece(table[stem].names, more_columns=more)
         told.append(f"{more} input channels are added to it, with zeros for weights")
-    load(state, table, found.tensors, found.shapes)
+    copy_into_module(state, table, found.tensors, found.shapes)
     return told
 
 
-def of_training(found: Found, config: TrainSettings, parts: Parts) -> list[str]:
+def of_training(found: PublishedPart, config: TrainSettings, parts: Parts) -> list[str]:
     """What is told of how it was trained: warnings where the run does otherwise, or that no file tells."""
     if read_purpose(found.path) is not None:
         return warn_of_other_purpose(found.path, config, parts)

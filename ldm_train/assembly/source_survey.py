@@ -6,14 +6,14 @@ from pathlib import Path
 from rich.progress import MofNCompleteColumn, Progress
 
 from ldm_train.data.pictures.colour import background_colour
-from ldm_train.data.scan.survey import Memory, Survey, survey
-from ldm_train.data.sources.items import shown
+from ldm_train.data.scan.survey import ScanMemory, Survey, survey_items
+from ldm_train.data.sources.items import format_name
 from ldm_train.settings.composition import build
 from ldm_train.settings.schema.parts import Part
 from ldm_train.settings.schema.training import SourceSettings
 
 
-def look(config: SourceSettings, *, memory: Memory | None = None, spool: Path | None = None) -> Survey:
+def look(config: SourceSettings, *, memory: ScanMemory | None = None, spool: Path | None = None) -> Survey:
     """Read every picture of the source, and print what was detected.
 
     Raises:
@@ -23,14 +23,14 @@ def look(config: SourceSettings, *, memory: Memory | None = None, spool: Path | 
     source = build(config.source, "source")
     with Progress(*Progress.get_default_columns(), MofNCompleteColumn()) as progress:
         task = progress.add_task("reading the source", total=None)
-        found = survey(
+        found = survey_items(
             source, max_pixels=config.max_pixels, memory=memory, spool=spool, progress=lambda: progress.advance(task)
         )
-        progress.update(task, total=len(found.seen) + len(found.problems))
+        progress.update(task, total=len(found.scanned) + len(found.problems))
     for note in source.notes:
         print(note)
-    if not found.seen:
-        listed = "\n".join(f"  {shown(key)}: {problem}" for key, problem in list(found.problems.items())[:10])
+    if not found.scanned:
+        listed = "\n".join(f"  {format_name(key)}: {problem}" for key, problem in list(found.problems.items())[:10])
         raise ValueError(f"nothing in the source can be used:\n{listed}")
     return found
 
@@ -42,7 +42,7 @@ def refuse_settings(config: SourceSettings) -> None:
 
 def labels_of(found: Survey) -> list[str]:
     """Return all captions of a source, each once."""
-    return sorted({text for seen in found.seen for text in seen.item.captions})
+    return sorted({text for seen in found.scanned for text in seen.item.captions})
 
 
 def name_classes(text_encoder: Part, labels: Sequence[str]) -> Part:

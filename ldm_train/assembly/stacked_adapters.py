@@ -13,7 +13,7 @@ from ldm_train.run_dir.record import CONFIG
 from ldm_train.run_dir.stored_settings import read_trained
 from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.weights.lora.lora_files import read_adapter
-from ldm_train.weights.lora.low_rank import Weighed, from_run, merged
+from ldm_train.weights.lora.low_rank import WeightedAdapter, extract_adapter, merge_adapters
 
 PIPELINES = "pytorch_lora_weights.safetensors"  # a folder's, as diffusers writes it
 FORMS = "adapters={runs/lora:0.8,other.safetensors:0.5}, or [runs/lora,other.safetensors] for a factor of 1 each"
@@ -36,8 +36,8 @@ def add_adapters(setting: object, config: TrainSettings, parts: Parts) -> None:
         for warning in require_same_prediction(Path(path), config, parts):
             print(warning)
     weights = {name: p.detach() for name, p in parameters_of(parts).items()}
-    found = [Weighed(read_one(Path(path), weights), scale, path) for path, scale in wanted]
-    changed = merged(weights, found)
+    found = [WeightedAdapter(read_one(Path(path), weights), scale, path) for path, scale in wanted]
+    changed = merge_adapters(weights, found)
     for prefix, module in parts.trained().items():
         own = {name.removeprefix(prefix): tensor for name, tensor in changed.items() if name.startswith(prefix)}
         module.load_state_dict(own, strict=False)
@@ -73,7 +73,7 @@ def read_one(path: Path, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         config = read_trained(path)
         if config.adapter is None:
             raise ValueError(f"adapters: {path} is a run without adapters: it was trained with adapter=null")
-        return from_run(read_weights(path, "ema")[0], alpha=alpha_of(config))
+        return extract_adapter(read_weights(path, "ema")[0], alpha=alpha_of(config))
     file = path / PIPELINES if (path / PIPELINES).is_file() else path
     if not file.is_file():
         raise ValueError(f"adapters: {path} is neither a run directory nor a file of a LoRA, such as {FORMS}")

@@ -23,13 +23,13 @@ from ldm_train.training.checkpoints.sharded_checkpoint import whole
 from ldm_train.training.run_files import RUN_ID, check_same_run
 from ldm_train.util.processes import launched_rank
 from ldm_train.util.text import list_names
-from ldm_train.weights.fingerprint import fingerprint
-from ldm_train.weights.hub import locate
-from ldm_train.weights.layouts.unet_architecture import family, of_shapes
-from ldm_train.weights.lora.low_rank import Weighed, from_run, merged
-from ldm_train.weights.part_folders import part_of
-from ldm_train.weights.published_parts import RAW, find_unet
-from ldm_train.weights.tensor_files import read, read_told
+from ldm_train.weights.fingerprint import fingerprint_module
+from ldm_train.weights.hub import locate_weights
+from ldm_train.weights.layouts.unet_architecture import describe_unet, infer_unet_settings
+from ldm_train.weights.lora.low_rank import WeightedAdapter, extract_adapter, merge_adapters
+from ldm_train.weights.part_folders import find_part_folder
+from ldm_train.weights.published_parts import RAW_VARIANT, find_unet
+from ldm_train.weights.tensor_files import read_metadata, read_tensor_file
 
 NEW_WORDS = "token_embedding.learned"  # of a text encoder, begins at zero
 
@@ -68,10 +68,10 @@ def read_weights(run_dir: Path, weights: str) -> tuple[Mapping[str, Tensor], int
         path = Path(weights)
         if not path.is_file():
             raise ValueError(f"weights={weights} is not there; `ldm-train export run_dir={run_dir} out={weights}` makes it")
-        told = read_told(path)
+        told = read_metadata(path)
         if "weights" not in told:
             raise ValueError(f"weights={weights} was not written by `ldm-train export`: it does not tell its step")
-        return read(path), told["step"], path
+        return read_tensor_file(path), told["step"], path
     checkpoint = read_checkpoint(run_dir)
     if weights not in ("ema", "raw"):
         raise ValueError(
@@ -113,26 +113,26 @@ def load_first_weights(config: TrainSettings, parts: Parts) -> list[str]:
         warnings = warn_of_other_purpose(path, config, parts)  # by the encoders before they are given weights
         step = load_weights(path, parts, weights="ema" if averaged else "raw")
         return [f"starting from the {'averaged' if averaged else 'raw'} weights of {weights} at its step {step}", *warnings]
-    if path.suffix == ".safetensors" and path.is_file() and "weights" in read_told(path):
+    if path.suffix == ".safetensors" and path.is_file() and "weights" in read_metadata(path):
         warnings = warn_of_other_purpose(path, config, parts)
         step = load_weights(path.parent, parts, weights=weights)
         return [f"starting from the weights in {weights}, of step {step}", *warnings]
-    name = "diffusion_pytorch_model" if averaged else f"diffusion_pytorch_model.{RAW}"
-    path = locate(weights, setting="network.weights", subfolder="unet", name=name)
+    name = "diffusion_pytorch_model" if averaged else f"diffusion_pytorch_model.{RAW_VARIANT}"
+    path = locate_weights(weights, setting="network.weights", subfolder="unet", name=name)
     try:
         found = find_unet(path, averaged=averaged)
         told = take(found, parts, config)
     except ValueError as error:
         raise ValueError(f"network.weights={weights}: {error}") from error
     kind = "averaged weights" if found.averaged else "weights"
-    looks = family(of_shapes(found.shapes), found.shapes)
+    looks = describe_unet(infer_unet_settings(found.shapes), found.shapes)
     first = f"starting from the {kind} of {weights}: {looks}, in {found.layout}, {len(found.tensors)} tensors"
     return [first, *told, *of_training(found, config, parts)]
 
 
 def is_run(path: Path) -> bool:
     """Whether a folder is a run's, or none of those that others write."""
-    part = part_of(path, "unet")
+    part = find_part_folder(path, "unet")
     published = any(f.is_file() for f in (part / "config.json", path / "model_index.json")) or any(
         part.glob("*.safetensors")
     )
@@ -148,7 +148,9 @@ def load_base(config: TrainSettings, parts: Parts) -> str | None:
     if not is_partial(config):
         return None
     path, trained = Path(config.network.get("weights")), any(p.requires_grad for p in parts.text_encoder.parameters())
-    whole = (path / CONFIG).is_file() or (path.is_file() and path.suffix == ".safetensors" and "weights" in read_told(path))
+    whole = (path / CONFIG).is_file() or (
+        path.is_file() and path.suffix == ".safetensors" and "weights" in read_metadata(path)
+    )
     if trained and not whole and config.text_encoder is not None and config.text_encoder.get("weights") is None:
         raise ValueError(
             f"network.weights={path} is no run, from which the text encoder's weights would come, and "
@@ -172,7 +174,7 @@ def load_start(config: TrainSettings, parts: Parts) -> str | None:
         print(*load_first_weights(config, parts), sep="\n")
         return base_fingerprint(parts)
     given = parts.text_encoder.trained and config.text_encoder is not None and config.text_encoder.get("weights") is not None
-    return fingerprint(parts.text_encoder) if given else None
+    return fingerprint_module(parts.text_encoder) if given else None
 
 
 def complete_weights(state: Mapping[str, Tensor], run_dir: Path, parts: Parts) -> Mapping[str, Tensor]:
@@ -200,9 +202,9 @@ def complete_weights(state: Mapping[str, Tensor], run_dir: Path, parts: Parts) -
     weights = {name: p.detach() for name, p in expected.items()}
     if config.adapter is None:
         return weights | dict(state)
-    adapter = Weighed(from_run(state, alpha=alpha_of(config)), 1.0, str(run_dir))
+    adapter = WeightedAdapter(extract_adapter(state, alpha=alpha_of(config)), 1.0, str(run_dir))
     plain = {name: tensor for name, tensor in state.items() if ".lora_" not in name}
-    return weights | plain | merged(weights, [adapter])
+    return weights | plain | merge_adapters(weights, [adapter])
 
 
 def refuse_circle(run_dir: Path, config: TrainSettings) -> None:

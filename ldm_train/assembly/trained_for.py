@@ -17,9 +17,8 @@ from ldm_train.run_dir.record import CONFIG, RECORD, read_record
 from ldm_train.settings.composition import words
 from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.util.ownership import EXPORT
-from ldm_train.util.safe_json import Json
-from ldm_train.weights.part_folders import read_json
-from ldm_train.weights.tensor_files import read_told
+from ldm_train.util.safe_json import Json, read_object
+from ldm_train.weights.tensor_files import read_metadata
 
 TRAINED_FOR = "trained_for"  # the key in `run.json`, in files of weights and in `export.json`
 WORDS = {"new_words", "new_vectors"}  # of a text encoder: may be added to weights that do not know them
@@ -87,10 +86,10 @@ def read_purpose(path: Path) -> Purpose | None:
             found = read_record(path).get(TRAINED_FOR)
     else:
         if path.suffix == ".safetensors" and path.is_file():
-            found = read_told(path).get(TRAINED_FOR)
+            found = read_metadata(path).get(TRAINED_FOR)
         for folder in (path, path.parent):  # a pipeline's own folder or a part of it, or around a single file
             if found is None and (folder / EXPORT.mark).is_file():
-                found = read_json(folder / EXPORT.mark).get(TRAINED_FOR)
+                found = read_object(folder / EXPORT.mark).get(TRAINED_FOR)
     if not isinstance(found, dict) or "prediction" not in found or not isinstance(found.get("schedule"), dict):
         return None
     return found

@@ -13,7 +13,7 @@ from ldm_train.assembly.parts import Parts
 from ldm_train.networks.layer_patterns import chosen
 from ldm_train.settings.composition import build
 from ldm_train.settings.schema.training import TrainSettings
-from ldm_train.weights.fingerprint import fingerprint
+from ldm_train.weights.fingerprint import fingerprint_module
 
 
 def is_partial(config: TrainSettings) -> bool:
@@ -43,7 +43,7 @@ def refuse_part(config: TrainSettings) -> None:
 
 def base_fingerprint(parts: Parts) -> str:
     """Of the network and the text encoder as they are."""
-    both = fingerprint(parts.network) + fingerprint(parts.text_encoder)
+    both = fingerprint_module(parts.network) + fingerprint_module(parts.text_encoder)
     return hashlib.sha256(both.encode()).hexdigest()
 
 

@@ -13,11 +13,11 @@ from ldm_train.assembly.parts import Parts, build_parts
 from ldm_train.assembly.source_survey import labels_of, look, name_classes, refuse_settings, refuse_shapes
 from ldm_train.autoencoders.scaling import Scaling
 from ldm_train.data.batches.datamodules import CachedLatents
-from ldm_train.data.cache.manifest import Manifest, canonical, refuse_other
-from ldm_train.data.cache.plan import Plan, shape_of
-from ldm_train.data.cache.reader import LatentCache, Latents, open_caches, together
+from ldm_train.data.cache.manifest import Manifest, check_cache_matches, to_canonical_json
+from ldm_train.data.cache.plan import CachePlan, parse_bucket
+from ldm_train.data.cache.reader import LatentCache, Latents, join_caches, open_caches
 from ldm_train.data.cache.shards import channel_statistics
-from ldm_train.data.sources.items import shown
+from ldm_train.data.sources.items import format_name
 from ldm_train.settings.composition import build, words
 from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.training.encoding import Encoding, Rendering
@@ -44,8 +44,8 @@ def open_data(config: TrainSettings) -> tuple[TrainSettings, Parts, CachedLatent
     config = complete(config, caches[0])
     parts = build_parts(config)
     refuse_unfit(config, parts, caches)
-    refuse_shapes([shape_of(bucket) for cache in caches for bucket in cache.manifest.buckets], parts.divisor)
-    return config, parts, batches(config, together(caches)), " ".join(cache.manifest.fingerprint for cache in caches)
+    refuse_shapes([parse_bucket(bucket) for cache in caches for bucket in cache.manifest.buckets], parts.divisor)
+    return config, parts, batches(config, join_caches(caches)), " ".join(cache.manifest.fingerprint for cache in caches)
 
 
 def verify(caches: Sequence[LatentCache]) -> None:
@@ -81,7 +81,7 @@ def refuse_unfit(config: TrainSettings, parts: Parts, caches: Sequence[LatentCac
         *words("text_encoder", config.text_encoder),
     ]
     for cache in caches:
-        refuse_other(cache.manifest, expected, cache=cache.folder, mend=mend + as_before(cache.manifest))
+        check_cache_matches(cache.manifest, expected, cache=cache.folder, mend=mend + as_before(cache.manifest))
         problem = Scaling.of(autoencoder).problem(cache.manifest.mean, cache.manifest.std)
         if config.scale_check and autoencoder.factor > 1 and problem is not None:
             raise ValueError(f"cache {cache.folder}: {problem}\nscale_check=false trains nevertheless")
@@ -130,10 +130,10 @@ def open_source(config: TrainSettings) -> tuple[TrainSettings, Parts, CachedLate
     assert config.autoencoder is not None
     assert config.text_encoder is not None
     encoders = describe(config, None, cache=Path.cwd())
-    plan = Plan(found, crop, pictures=encoders.pictures(config, crop), captions=encoders.captions(), bad={})
+    plan = CachePlan(found, crop, pictures=encoders.pictures(config, crop), captions=encoders.captions(), bad={})
     for key, problem in sorted(plan.problems.items()):
-        print(f"left out {shown(key)}: {problem}")
-    pictures = {seen.item.key: seen.item.picture for seen in plan.seen if seen.item.picture}
+        print(f"left out {format_name(key)}: {problem}")
+    pictures = {seen.item.key: seen.item.picture for seen in plan.scanned if seen.item.picture}
     rendering = Rendering(pictures, crop, background=config.background, max_pixels=config.max_pixels)
     # Its own encoders: the network's text encoder may be in training.
     encoding = Encoding(
@@ -148,7 +148,7 @@ def open_source(config: TrainSettings) -> tuple[TrainSettings, Parts, CachedLate
     made_by = {
         name: value for name, value in encoders.made_by(config, crop).items() if name not in ("autoencoder", "text_encoder")
     }
-    content = canonical(made_by) + "".join(plan.texts_on_disk().values())
+    content = to_canonical_json(made_by) + "".join(plan.texts_on_disk().values())
     return config, parts, OnTheFly(live, **settings(config)), hashlib.sha256(content.encode()).hexdigest()
 
 

@@ -9,8 +9,15 @@ from torch import nn
 from ldm_train.assembly.parts import Parts
 from ldm_train.networks.unet import UNet
 from ldm_train.settings.schema.parts import Part
-from ldm_train.weights.layouts.unet_architecture import Settings, differences, family, of_config, of_shapes, published_heads
-from ldm_train.weights.published_parts import Found
+from ldm_train.weights.layouts.unet_architecture import (
+    UNetSettings,
+    describe_unet,
+    infer_heads,
+    infer_unet_settings,
+    list_differences,
+    read_unet_config,
+)
+from ldm_train.weights.published_parts import PublishedPart
 
 ELSEWHERE = {
     "in_channels": "an autoencoder of as many channels",
@@ -19,31 +26,32 @@ ELSEWHERE = {
 }
 
 
-def refuse_maps(found: Found, own: int) -> None:
+def refuse_maps(found: PublishedPart, own: int) -> None:
     """Refuse a network that is shown more than noisy latents, which captioned pictures have nothing for.
 
     Raises:
         ValueError: it is one.
     """
-    there = of_shapes(found.shapes)
-    more = int(str(there.get("map_channels", 0)))
+    there = infer_unet_settings(found.shapes)
+    more = there.get("map_channels", 0)
     if more > own:
         what = {1: "depth", 3: "a small picture to enlarge", 5: "a mask and what it leaves of a picture"}.get(more, "maps")
         raise ValueError(
-            f"it is another network, {family(there, found.shapes)}: beside noisy latents it takes "
+            f"it is another network, {describe_unet(there, found.shapes)}: beside noisy latents it takes "
             f"{more} channel{'s' * (more > 1)} ({what}), which captioned pictures do not have; choose weights that draw "
             "from captions alone"
         )
 
 
-def own_settings(network: Part, parts: Parts) -> Settings:
+def own_settings(network: Part, parts: Parts) -> UNetSettings:
     """The config's network in the settings by which one is recognised."""
     defaults = {name: p.default for name, p in inspect.signature(UNet).parameters.items()}
     given: dict[str, Any] = defaults | network.arguments
     channels, flags = given["channels"], given["attention"]
     heads = [given["heads"] or width // given["head_size"] for width in channels]
     middle = flags[-1] if given["middle_attention"] is None else given["middle_attention"]
-    return given | {
+    return {
+        **{name: given[name] for name in UNetSettings.__annotations__ if name in given},  # type: ignore[typeddict-item]
         "heads": [count if flag else None for count, flag in zip(heads, [*flags[:-1], flags[-1] or middle], strict=True)],
         "middle_attention": middle,
         "only_cross_attention": given["only_cross_attention"] or [False] * len(channels),
@@ -53,22 +61,24 @@ def own_settings(network: Part, parts: Parts) -> Settings:
     }
 
 
-def compare(found: Found, own: Settings, *, adding: bool) -> list[str]:
+def compare(found: PublishedPart, own: UNetSettings, *, adding: bool) -> list[str]:
     """Refuse weights of another network than one's own by the settings that differ; what they do not tell is told.
 
     Raises:
         ValueError: there is such a setting.
     """
-    there = of_shapes(found.shapes)
+    there = infer_unet_settings(found.shapes)
     if found.config is not None:
-        there |= of_config(found.config)
-    elif heads := published_heads(there, found.shapes):
+        there |= read_unet_config(found.config)
+    elif heads := infer_heads(there, found.shapes):
         there["heads"] = list(heads)
     there |= {"patch_size": 1, "extra_up_block": True}
-    if adding and int(str(own["map_channels"])) > int(str(there.get("map_channels", 0))):
+    if adding and own["map_channels"] > there.get("map_channels", 0):
         del there["map_channels"]
-    if other := differences(there, own):
-        raise ValueError(f"it is another network, {family(there, found.shapes)}: {'; '.join(other)}; {mend(there, own)}")
+    if other := list_differences(there, own):
+        raise ValueError(
+            f"it is another network, {describe_unet(there, found.shapes)}: {'; '.join(other)}; {mend(there, own)}"
+        )
     if "heads" in there:
         return []
     return [
@@ -76,13 +86,13 @@ def compare(found: Found, own: Settings, *, adding: bool) -> list[str]:
     ]
 
 
-def mend(there: Settings, own: Settings) -> str:
+def mend(there: UNetSettings, own: UNetSettings) -> str:
     """What to set so that one's network is the one that was found."""
-    wrong = [name for name in there if differences({name: there[name]}, own)]
+    wrong = [name for name, value in there.items() if list_differences({name: value}, own)]
     words = [
-        f"network.{name}={there[name]}".replace(" ", "").replace("None", "null").replace("True", "true")
-        for name in wrong
-        if name not in (*ELSEWHERE, "heads")
+        f"network.{name}={value}".replace(" ", "").replace("None", "null").replace("True", "true")
+        for name, value in there.items()
+        if name in wrong and name not in (*ELSEWHERE, "heads")
     ]
     words = [word.replace("False", "false") for word in words]
     if "heads" in wrong:
@@ -95,13 +105,12 @@ def mend(there: Settings, own: Settings) -> str:
     )
 
 
-def words_for_heads(there: Settings) -> str:
+def words_for_heads(there: UNetSettings) -> str:
     """The setting by which a network has these heads, as far as there is one."""
     heads, channels = there["heads"], there.get("channels")
-    assert isinstance(heads, list)
     if len(set(heads)) == 1:
         return f"network.heads={heads[0]}"
-    sizes = {c // h for c, h in zip(channels, heads, strict=True)} if isinstance(channels, list) else set()
+    sizes = {c // h for c, h in zip(channels or [], heads, strict=True) if h}
     return f"network.heads=null network.head_size={sizes.pop()}" if len(sizes) == 1 else f"heads of {heads}, which cannot be"
 
 
@@ -119,7 +128,7 @@ def refuse_other_groups(network: nn.Module, groups: object) -> None:
         )
 
 
-def refuse_other_config(found: Found, own: Mapping[str, Any]) -> None:
+def refuse_other_config(found: PublishedPart, own: Mapping[str, Any]) -> None:
     """Refuse weights for diffusers' own network whose config differs in what decides its numbers.
 
     Raises:
@@ -128,6 +137,6 @@ def refuse_other_config(found: Found, own: Mapping[str, Any]) -> None:
     free = {"sample_size", "in_channels", "upcast_attention", "dropout", "encoder_hid_dim_type"}
     names = [n for n in (found.config or {}) if n in own and not n.startswith("_") and n not in free]
     plain = {n: list(own[n]) if isinstance(own[n], tuple) else own[n] for n in names}
-    there: Settings = {name: (found.config or {})[name] for name in names}
-    if other := differences(there, plain):
+    there = {name: (found.config or {})[name] for name in names}
+    if other := list_differences(there, plain):
         raise ValueError(f"it is another network: {'; '.join(other[:5])}; set network.… so")

@@ -1,5 +1,6 @@
-"""Autoencoders behind one small interface: diffusers' published ones, the shipped one, and the identity for pixel space."""
+"""Autoencoders behind the `Autoencoder` protocol: published ones of diffusers, the shipped one, and the identity."""
 
+from functools import partial
 from pathlib import Path
 from typing import Protocol, Self, cast
 
@@ -9,21 +10,22 @@ from torch import Tensor, nn
 
 from ldm_train.types import Moments
 from ldm_train.util.files import atomic_write
+from ldm_train.util.memory import check_fits
 from ldm_train.util.safe_json import Json
 from ldm_train.weights.fingerprint import SHIPPED, digest_tensors
-from ldm_train.weights.hub import locate
+from ldm_train.weights.hub import locate_weights
 from ldm_train.weights.layouts import autoencoder_layout
-from ldm_train.weights.module_loading import load
-from ldm_train.weights.part_folders import part_of
-from ldm_train.weights.published_parts import Found, find_autoencoder
-from ldm_train.weights.tensor_files import write_tensors
+from ldm_train.weights.module_loading import copy_into_module
+from ldm_train.weights.part_folders import find_part_folder
+from ldm_train.weights.published_parts import PublishedPart, find_autoencoder
+from ldm_train.weights.tensor_files import write_tensor_file
 
-DECODED = 512**2  # pixels at once: a picture of 512x512 takes 0.8 GB in Stable Diffusion's
-SCALES = {(128, 256, 512, 512): 0.18215, (128, 256, 512): 0.08333}  # by the channels: Stable Diffusion's, its upscaler's
+PIXELS_AT_ONCE = 512**2  # that are decoded together; Stable Diffusion's autoencoder needs 0.8 GB for them
+KNOWN_SCALES = {(128, 256, 512, 512): 0.18215, (128, 256, 512): 0.08333}  # by channels: Stable Diffusion, its x4 upscaler
 
 
 class _DiffusersConfig(Protocol):
-    """What an `AutoencoderKL` says of itself."""
+    """The fields of an `AutoencoderKL`'s config that are used here."""
 
     latent_channels: int
     block_out_channels: list[int]
@@ -34,13 +36,13 @@ class _DiffusersConfig(Protocol):
 
 
 class KLAutoencoder(nn.Module):
-    """A diffusers `AutoencoderKL` (Rombach et al. 2022, arXiv 2112.10752, section 3.1) as raw moments and images.
+    """A diffusers `AutoencoderKL` (Rombach et al. 2022, arXiv 2112.10752, section 3.1).
 
     Args:
         model: the network, with `scaling_factor` (and `shift_factor`) in its config: latents = (raw - shift) * scale.
 
     Attributes:
-        notes: what is to be told of where its weights are from.
+        notes: messages about where its weights are from, for whoever starts a command.
     """
 
     def __init__(self, model: AutoencoderKL) -> None:
@@ -55,9 +57,9 @@ class KLAutoencoder(nn.Module):
 
     @property
     def identity(self) -> dict[str, Json]:
-        """Everything that decides raw latents: of the encoding half the weights, and the settings that no weight shows.
+        """Everything that decides raw latents: the encoder's weights, and the settings that no weight's shape shows.
 
-        Autoencoders that differ in their decoders only share one identity, since their latents are the same.
+        Autoencoders that differ only in their decoders share one identity, since their latents are the same.
         """
         config = cast(_DiffusersConfig, self.model.config)
         encoder = {n: tensor for n, tensor in self.model.state_dict().items() if n.startswith(("encoder.", "quant_conv."))}
@@ -69,24 +71,24 @@ class KLAutoencoder(nn.Module):
         }
 
     def encode(self, images: Tensor) -> Moments:
-        """Images (B, 3, H, W) to raw moments (B, C, H/factor, W/factor)."""
+        """Return the raw moments (B, C, H/factor, W/factor) of images (B, 3, H, W)."""
         posterior = self.model.encode(images).latent_dist
         return Moments(posterior.mean, posterior.logvar)
 
     def decode(self, raw_latents: Tensor) -> Tensor:
-        """Raw latents (B, C, H, W) to images (B, 3, H*factor, W*factor)."""
+        """Return the images (B, 3, H*factor, W*factor) of raw latents (B, C, H, W)."""
         pixels = self.factor**2 * raw_latents[0, 0].numel()
-        return torch.cat([self.model.decode(part).sample for part in raw_latents.split(max(1, DECODED // pixels))])
+        return torch.cat([self.model.decode(part).sample for part in raw_latents.split(max(1, PIXELS_AT_ONCE // pixels))])
 
     def save(self, folder: Path, *, shift: float, scale: float) -> None:
         """Write diffusers' layout: `config.json` with this shift and scale, and the weights as safetensors."""
         self.model.register_to_config(scaling_factor=scale, shift_factor=shift)
-        write_tensors(folder / "diffusion_pytorch_model.safetensors", self.model.state_dict(), {"format": "pt"})
+        write_tensor_file(folder / "diffusion_pytorch_model.safetensors", self.model.state_dict(), {}, {"format": "pt"})
         atomic_write(folder / "config.json", self.model.to_json_string())
 
 
 class IdentityAutoencoder(nn.Module):
-    """Pixel space as latents: for trials without an autoencoder, and for networks that work on pictures directly."""
+    """Use images as latents: for tests without an autoencoder, and for diffusion in pixel space."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -109,87 +111,99 @@ class IdentityAutoencoder(nn.Module):
 def pretrained(
     weights: str, *, subfolder: str | None = None, scale: float | None = None, shift: float | None = None
 ) -> KLAutoencoder:
-    """A trained autoencoder.
+    """Load a trained autoencoder.
 
     Args:
-        weights: "openmoji" (shipped), a folder in diffusers' layout (a whole pipeline's too), a file in latent-diffusion's
-            (a whole model's too), or a name on the Hugging Face hub.
-        subfolder: where in it the autoencoder lies; of a pipeline, "vae" is found.
-        scale, shift: instead of those in its config; a file has none.
+        weights: "openmoji" (shipped), a folder in diffusers' layout (also a pipeline's), a file in latent-diffusion's layout
+            (also one with a whole model), or a name on the Hugging Face hub.
+        subfolder: the autoencoder's folder in `weights`; by default "vae" in a pipeline.
+        scale, shift: replace those in its config; a file has no config.
 
     Raises:
-        ValueError: nothing can be loaded from there, or a file does not tell its scale.
+        ValueError: the weights cannot be loaded, or the scale of a file is not known.
     """
     path = _locate(weights, subfolder)
     try:
         found = find_autoencoder(path, subfolder=subfolder)
         config = dict(found.config) if found.config is not None else _config_of_file(found, scale)
         model = _empty(config)
-        table = autoencoder_layout.reading(model.state_dict())
-        load(model.state_dict(), table, found.tensors, found.shapes)  # nothing is copied to "meta"
+        table = autoencoder_layout.map_autoencoder_from_diffusers(model.state_dict())
+        copy_into_module(
+            model.state_dict(), table, found.tensors, found.shapes
+        )  # checks names and shapes: nothing is copied to "meta"
         model = model.to_empty(device="cpu")
-        load(model.state_dict(), table, found.tensors, found.shapes)
+        copy_into_module(model.state_dict(), table, found.tensors, found.shapes)
     except ValueError as error:
         raise ValueError(f"autoencoder.weights={weights}: {error}") from error
     given = {"scaling_factor": scale, "shift_factor": shift}
     model.register_to_config(**{name: value for name, value in given.items() if value is not None})
     autoencoder = KLAutoencoder(model.requires_grad_(False)).eval()
-    told = f"{found.layout}, factor {autoencoder.factor}, scale {autoencoder.scale:.6g}"
-    autoencoder.notes = [] if path.parent == SHIPPED else [f"autoencoder.weights={weights}: {told}"]
+    details = f"{found.layout}, factor {autoencoder.factor}, scale {autoencoder.scale:.6g}"
+    autoencoder.notes = [] if path.parent == SHIPPED else [f"autoencoder.weights={weights}: {details}"]
     return autoencoder
 
 
 def _locate(weights: str, subfolder: str | None) -> Path:
-    """The file or folder that `autoencoder.weights` names."""
+    """Return the file or folder that `autoencoder.weights` names, after downloading it if it is on the hub."""
     shipped = {folder.name: folder for folder in sorted(SHIPPED.glob("*/"))}
     if weights in shipped:
         return shipped[weights]
     try:
-        path = locate(weights, setting="autoencoder.weights", subfolder=subfolder or "vae", name="diffusion_pytorch_model")
-        folder = path / subfolder if subfolder else part_of(path, "vae")
+        path = locate_weights(
+            weights, setting="autoencoder.weights", subfolder=subfolder or "vae", name="diffusion_pytorch_model"
+        )
+        folder = path / subfolder if subfolder else find_part_folder(path, "vae")
         if not path.is_file() and not (folder / "config.json").is_file():
             raise ValueError(f"{folder} has no config.json")
     except ValueError as error:
         raise ValueError(
             f"autoencoder.weights={weights} is neither shipped ({', '.join(shipped)}), nor a folder in diffusers' layout, "
-            f"nor a file of weights, nor to be had from the hub: {error}"
+            f"nor a file of weights, nor available on the Hugging Face hub: {error}"
         ) from error
     return path
 
 
-def _config_of_file(found: Found, scale: float | None) -> dict[str, object]:
-    """What a file's tensors tell of its autoencoder; their scale is known of the published shapes alone."""
-    config = autoencoder_layout.architecture(found.shapes)
-    known = SCALES.get(cast(tuple[int, ...], config["block_out_channels"]))
+def _config_of_file(found: PublishedPart, scale: float | None) -> dict[str, object]:
+    """Return the config of a file's autoencoder from its tensors' shapes.
+
+    Raises:
+        ValueError: no scale is given, and the shapes are not those of a published autoencoder, whose scale is known.
+    """
+    config = autoencoder_layout.infer_autoencoder_config(found.shapes)
+    known = KNOWN_SCALES.get(cast(tuple[int, ...], config["block_out_channels"]))
     if scale is None and known is None:
-        raise ValueError("a file does not tell the scale of its latents; give it as autoencoder.scale=…")
+        raise ValueError("the scale of its latents is not in the file; set autoencoder.scale=…")
     return config | {"scaling_factor": scale or known}
 
 
 def _empty(config: dict[str, object]) -> AutoencoderKL:
-    """The network that a config describes, on "meta", where no size of it takes memory."""
+    """Build the network that a config describes on "meta", where it takes no memory of whatever size."""
     try:
         with torch.device("meta"):
             return cast(AutoencoderKL, AutoencoderKL.from_config(config))
-    except Exception as error:  # diffusers checks its arguments by whatever fails
-        raise ValueError(f"its config.json makes no AutoencoderKL ({type(error).__name__}: {error})") from error
+    except Exception as error:  # diffusers does not check arguments: whatever fails raises
+        raise ValueError(f"no AutoencoderKL can be built from its config.json ({type(error).__name__}: {error})") from error
 
 
 class NewKLAutoencoder(KLAutoencoder):
-    """An untrained `AutoencoderKL`, made so that it trains fast: every residual block starts as the identity.
+    """An untrained `AutoencoderKL` in which every residual block starts as the identity, which trains faster.
 
     Args:
-        channels: width of each level, from the picture's resolution down; n levels reduce the side by 2^(n-1).
+        channels: width of each level, from the image resolution down; n levels reduce the side by 2^(n-1).
         latent_channels: C of the latents.
         blocks: residual blocks of each level of the encoder (the decoder has one more).
         groups: of the group normalisations; must divide every width.
-        attention: one self-attention at the lowest resolution.
+        attention: whether there is one self-attention at the lowest resolution.
+
+    Raises:
+        ValueError: it does not fit in memory.
     """
 
     def __init__(
         self, channels: list[int], *, latent_channels: int = 4, blocks: int = 1, groups: int = 8, attention: bool = False
     ) -> None:
-        model = AutoencoderKL(
+        make = partial(
+            AutoencoderKL,
             down_block_types=("DownEncoderBlock2D",) * len(channels),
             up_block_types=("UpDecoderBlock2D",) * len(channels),
             block_out_channels=tuple(channels),
@@ -199,6 +213,9 @@ class NewKLAutoencoder(KLAutoencoder):
             mid_block_add_attention=attention,
             scaling_factor=1.0,
         )
+        with torch.device("meta"):
+            check_fits(sum(parameter.numel() for parameter in make().parameters()), noun="architecture")
+        model = make()
         for name, module in model.named_modules():
             if name.endswith("conv2") and isinstance(module, nn.Conv2d):
                 nn.init.zeros_(module.weight)
@@ -207,7 +224,7 @@ class NewKLAutoencoder(KLAutoencoder):
         super().__init__(model)
 
     def initialise(self, seed: int) -> Self:
-        """Draw the weights anew from a seed of their own, with the layers' default distributions."""
+        """Draw the weights from the layers' default distributions with a seed; the global generator is left as it was."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             for module in self.modules():

@@ -1,4 +1,4 @@
-"""Raw latents to model latents and back: the one place where an autoencoder's shift and scale are applied."""
+"""Convert raw latents to model latents and back: the one place where an autoencoder's shift and scale are applied."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ldm_train.types import Autoencoder
 
-LEAST, MOST = 0.4, 2.5  # deviations of model latents, beyond which something is wrong
+LEAST_DEVIATION, MOST_DEVIATION = 0.4, 2.5  # of model latents; outside of these the scale is wrong
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Scaling:
 
     @classmethod
     def measured(cls, raw_latents: Tensor) -> Self:
-        """From raw latents (B, C, H, W): their mean, and one over their deviation."""
+        """Return the scaling by which raw latents (B, C, H, W) get the mean 0 and the deviation 1."""
         return cls(raw_latents.mean().item(), 1 / raw_latents.std().item())
 
     def to_model(self, raw_latents: Tensor) -> Tensor:
@@ -34,33 +34,35 @@ class Scaling:
         return latents / self.scale + self.shift
 
     def deviation(self, mean: Sequence[float], std: Sequence[float]) -> float:
-        """Of model latents around 0, for raw latents of these means and deviations per channel; 1 is right."""
+        """Return the root mean square of model latents, from the raw latents' mean and deviation per channel; 1 is right."""
         return self.scale * _rms([(m - self.shift, s) for m, s in zip(mean, std, strict=True)])
 
     def problem(self, mean: Sequence[float], std: Sequence[float], *, slack: float = 1.0) -> str | None:
-        """What is clearly wrong with this scaling for raw latents of these means and deviations per channel; else None.
+        """Return what is clearly wrong with this scaling, from the raw latents' means and deviations per channel, else None.
 
-        A network learns to tell noise of deviation 1 from latents of one near 1; on others it trains, and draws badly.
-        `slack` widens what passes, where there are few pictures.
+        Noise has the deviation 1, so a network trained on latents of a very different one generates bad images.
+
+        Args:
+            slack: factor that widens the accepted range, for statistics of few images.
         """
         deviation = self.deviation(mean, std)
-        if LEAST / slack < deviation < MOST * slack:
+        if LEAST_DEVIATION / slack < deviation < MOST_DEVIATION * slack:
             return None
-        if deviation <= LEAST and 0.7 < deviation / self.scale < 1.4:
-            cause = "these raw latents look scaled already, so that the scale counts twice"
-        elif deviation <= LEAST:
-            cause = "an autoencoder that was trained on pictures in another range than [-1, 1], or pictures of no contrast"
+        if deviation <= LEAST_DEVIATION and 0.7 < deviation / self.scale < 1.4:
+            cause = "raw latents that were scaled already, so the scale is applied twice"
+        elif deviation <= LEAST_DEVIATION:
+            cause = "an autoencoder trained on images in another range than [-1, 1], or pictures without contrast"
         else:
-            cause = "a scale that was left out, or that of another autoencoder"
+            cause = "a missing scale, or the scale of another autoencoder"
         middle = sum(mean) / len(mean)
         right = 1 / max(_rms([(m - middle, s) for m, s in zip(mean, std, strict=True)]), 1e-8)
         return (
-            f"the latents have a deviation of {deviation:.3g} after (raw - {self.shift:.4g}) * {self.scale:.4g}, where near "
-            f"1 is right: usually {cause}. On these pictures autoencoder.shift={middle:.4g} autoencoder.scale={right:.4g} "
-            "would give 1"
+            f"the latents have a deviation of {deviation:.3g} after (raw - {self.shift:.4g}) * {self.scale:.4g}, which "
+            f"should be near 1. The usual cause: {cause}. For these pictures set "
+            f"autoencoder.shift={middle:.4g} autoencoder.scale={right:.4g}"
         )
 
 
 def _rms(parts: Sequence[tuple[float, float]]) -> float:
-    """Around 0, of channels of these (mean, deviation)."""
+    """Return the root mean square over channels with these (mean, deviation)."""
     return (sum(mean**2 + std**2 for mean, std in parts) / len(parts)) ** 0.5

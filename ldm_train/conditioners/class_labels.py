@@ -1,4 +1,4 @@
-"""Class names to conditioning: the condition of a network that is told no text."""
+"""Class names as the condition: each class has a trained vector, and no text is read."""
 
 from collections.abc import Sequence
 
@@ -10,16 +10,16 @@ from ldm_train.util.safe_json import Json
 
 
 class ClassLabels(nn.Module):
-    """A trained vector for each class (as Dhariwal and Nichol 2021, arXiv 2105.05233, section 3.1), and one for none.
+    """A trained vector for each class (Dhariwal and Nichol 2021, arXiv 2105.05233, section 3.1), and one for no class.
 
-    A caption is a class's name; the empty one stands for no class, so captions are dropped and guidance works as with text.
+    A caption is the name of a class. The empty caption is no class, so dropped captions and guidance work as with text.
 
     Args:
         classes: their names, distinct.
         width: D of the vector.
 
     Raises:
-        ValueError: no class, an empty name, or one twice.
+        ValueError: there is no class, or names are empty or not distinct.
     """
 
     trained = True
@@ -30,7 +30,9 @@ class ClassLabels(nn.Module):
         super().__init__()
         names = list(classes or [])
         if not names or "" in names or len(set(names)) < len(names):
-            raise ValueError(f"text_encoder.classes={names} must be distinct names; encoding takes them from the source")
+            raise ValueError(
+                f"text_encoder.classes={names} must be distinct names; `ldm-train encode` sets them from the source"
+            )
         self.classes = names
         self.vector_width = width
         self.numbers = {"": 0} | {name: number for number, name in enumerate(names, start=1)}
@@ -47,21 +49,21 @@ class ClassLabels(nn.Module):
         return {**self.identity, "width": self.vector_width}
 
     def tokenize(self, captions: list[str]) -> Tensor:
-        """The classes' numbers, (B, 1) int64; 0 is none.
+        """Return the classes' numbers, (B, 1) int64; 0 is no class.
 
         Raises:
-            ValueError: a caption that is no class.
+            ValueError: a caption is not the name of a class.
         """
         unknown = sorted(set(captions) - self.numbers.keys())
         if unknown:
             known = ", ".join(self.classes[:20]) + (", …" if len(self.classes) > 20 else "")
-            raise ValueError(f"{unknown[0]!r} is no class of this model; it knows {known}")
+            raise ValueError(f"{unknown[0]!r} is not a class of this model; its classes are {known}")
         return torch.tensor([[self.numbers[caption]] for caption in captions])
 
     def count(self, captions: list[str]) -> list[int]:
-        """One each: a caption is one label, of which nothing is cut."""
+        """Return 1 for each caption, which is one label."""
         return [1] * len(captions)
 
     def forward(self, captions: Captions) -> Conditioning:
-        """Conditioning with a vector (B, D)."""
+        """Return conditioning with a vector (B, D)."""
         return Conditioning(vector=self.embedding(captions.tokens[:, 0]))

@@ -1,77 +1,80 @@
-"""A published text transformer from a folder or file of whichever layout, as open_clip's tower."""
+"""Load a published text transformer of any layout into open_clip's text tower, and describe what it computes."""
 
 import inspect
 from collections.abc import Mapping
+from dataclasses import asdict
 
 import open_clip
 from open_clip.model import CLIPTextCfg, _build_text_tower
 from open_clip.transformer import TextTransformer
 from torch import Tensor, nn
 
-from ldm_train.util.safe_json import Json
+from ldm_train.util.safe_json import Json, read_object
 from ldm_train.weights.fingerprint import digest_tensors
-from ldm_train.weights.hub import locate
-from ldm_train.weights.layouts.text_layout import architecture, reading
-from ldm_train.weights.module_loading import load
-from ldm_train.weights.part_folders import read_json
-from ldm_train.weights.published_parts import Found, find_text_encoder
+from ldm_train.weights.hub import locate_weights
+from ldm_train.weights.layouts.text_layout import infer_text_architecture, map_text_encoder_from_published
+from ldm_train.weights.module_loading import copy_into_module
+from ldm_train.weights.published_parts import PublishedPart, find_text_encoder
 
 VOCABULARY = 49408
-PADS = {"<|endoftext|>": 49407, "!": 0}  # the tokens with which 1.x and 2.x pad
-NAMES_OF_ACTIVATIONS = {"QuickGELU()": "quick_gelu", "GELU(approximate='none')": "gelu"}  # as modules print themselves
-ACTIVATIONS = {"quick_gelu": True, "gelu": False}  # transformers' names, and whether open_clip's model is a quickgelu one
+PAD_TOKENS = {"<|endoftext|>": 49407, "!": 0}  # that Stable Diffusion 1.x and 2.x pad with
+ACTIVATION_NAMES = {"QuickGELU()": "quick_gelu", "GELU(approximate='none')": "gelu"}  # by the modules' repr
+ACTIVATIONS = {"quick_gelu": True, "gelu": False}  # transformers' names to open_clip's setting quick_gelu
 
 
-def clip_tower(model: str, weights: str, *, layer: str, pad_token: int) -> tuple[TextTransformer, str]:
-    """A tower of one of open_clip's architectures with weights from here or the hub, and what is to be told of them.
+def load_clip_tower(model: str, weights: str, *, layer: str, pad_token: int) -> tuple[TextTransformer, str]:
+    """Return open_clip's text tower of a model with weights from a path or the hub, and a message about them.
 
-    Where the layer wanted is the penultimate, weights without the last one are as good, and give a tower without it.
+    If the penultimate layer is used, the weights may lack the last layer, and then the tower lacks it too.
 
     Raises:
-        ValueError: no text transformer with CLIP's vocabulary, no such weights, those of another architecture, or of a
-            pipeline that pads with another token.
+        ValueError: the model has no text transformer with CLIP's vocabulary, the weights cannot be found or have another
+            architecture, or their pipeline pads with another token.
     """
-    settings = text_settings(model)
+    settings = read_text_settings(model)
     tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "none"
     try:
-        path = locate(weights, setting="text_encoder.weights", subfolder="text_encoder", name="model")
+        path = locate_weights(weights, setting="text_encoder.weights", subfolder="text_encoder", name="model")
     except ValueError as error:
         raise ValueError(
-            f"text_encoder.weights={weights} is neither a file nor weights of {model} (there are: {tags}): {error}"
+            f"text_encoder.weights={weights} is neither a file nor weights of {model} (available: {tags}): {error}"
         ) from error
     try:
         found = find_text_encoder(path)
-        refuse_other_padding(found, pad_token)
-        layers = fitting_layers(found, settings, quick=quick(model), layer=layer)
+        check_padding(found, pad_token)
+        layers = match_layers(found, settings, quick=uses_quick_gelu(model), layer=layer)
         tower = build_tower(model, settings | {"layers": layers})
         state = {name: tensor for name, tensor in tower.state_dict().items() if not name.startswith("text_projection")}
-        load(state, reading(state, found.tensors), found.tensors, found.shapes)
+        copy_into_module(state, map_text_encoder_from_published(state, found.tensors), found.tensors, found.shapes)
     except ValueError as error:
         raise ValueError(f"text_encoder.weights={weights}: {error}") from error
-    told = "" if found.config else f"; a file does not tell its activation and heads, {model}'s are taken"
-    return tower, f"text_encoder.weights={weights}: {found.layout}, {layers} layers of width {tower.width}{told}"
+    assumed = "" if found.config else f"; its activation and number of heads are not in the file, those of {model} are used"
+    return tower, f"text_encoder.weights={weights}: {found.layout}, {layers} layers of width {tower.width}{assumed}"
 
 
-def refuse_other_padding(found: Found, pad_token: int) -> None:
-    """Refuse another padding than that of the tokenizer in the same pipeline, with which the network was trained.
+def check_padding(found: PublishedPart, pad_token: int) -> None:
+    """Raise if the tokenizer of the same pipeline pads with another token, which the network was trained with.
 
     Raises:
-        ValueError: they differ.
+        ValueError: the tokens differ.
     """
     path = found.path.parent / "tokenizer" / "tokenizer_config.json"
     if not found.path.is_dir() or not path.is_file():
         return
-    pad = read_json(path).get("pad_token")
-    there = PADS.get(str(pad.get("content") if isinstance(pad, dict) else pad), pad_token)
+    pad = read_object(path).get("pad_token")
+    there = PAD_TOKENS.get(str(pad.get("content") if isinstance(pad, dict) else pad), pad_token)
     if there != pad_token:
-        raise ValueError(f"the pipeline pads captions with {there}, and text_encoder.pad_token={pad_token}; set it so")
+        raise ValueError(
+            f"the pipeline pads captions with {there}, and text_encoder.pad_token={pad_token}; "
+            f"set text_encoder.pad_token={there}"
+        )
 
 
-def text_settings(model: str) -> dict[str, object]:
-    """open_clip's settings of a model's text transformer, those that it leaves to their defaults too.
+def read_text_settings(model: str) -> dict[str, object]:
+    """Return open_clip's settings of a model's text transformer, including the defaults.
 
     Raises:
-        ValueError: it has none with CLIP's vocabulary.
+        ValueError: the model has no text transformer with CLIP's vocabulary.
     """
     defaults = {name: p.default for name, p in inspect.signature(CLIPTextCfg).parameters.items()}
     settings = defaults | open_clip.get_model_config(model)["text_cfg"]
@@ -80,20 +83,20 @@ def text_settings(model: str) -> dict[str, object]:
     return settings
 
 
-def quick(model: str) -> bool:
-    """Whether a model's activation is the faster approximation of GELU that OpenAI's have."""
+def uses_quick_gelu(model: str) -> bool:
+    """Return whether a model uses QuickGELU, an approximation, as OpenAI's models do."""
     return bool(open_clip.get_model_config(model).get("quick_gelu", False))
 
 
-def layers_of(model: str) -> int:
-    """How many a model's text transformer has."""
-    return int(str(text_settings(model)["layers"]))
+def count_layers(model: str) -> int:
+    """Return how many layers a model's text transformer has."""
+    return int(str(read_text_settings(model)["layers"]))
 
 
 def build_tower(model: str, settings: Mapping[str, object]) -> TextTransformer:
-    """An untrained one; open_clip has no public way to make the text's part alone."""
+    """Return an untrained text tower. open_clip has no public function for building only the text tower."""
     tower: nn.Module = _build_text_tower(
-        open_clip.get_model_config(model)["embed_dim"], dict(settings), quick_gelu=quick(model)
+        open_clip.get_model_config(model)["embed_dim"], dict(settings), quick_gelu=uses_quick_gelu(model)
     )
     if not isinstance(tower, TextTransformer):
         raise ValueError(f"text_encoder.model={model} has no text transformer with CLIP's vocabulary; choose one that has")
@@ -101,7 +104,7 @@ def build_tower(model: str, settings: Mapping[str, object]) -> TextTransformer:
 
 
 def describe_states(tower: TextTransformer | None, layer: str, new_vectors: Mapping[str, Tensor]) -> dict[str, Json]:
-    """Return what turns tokens into hidden states: settings, the weights up to the layer taken, new words' vectors."""
+    """Return everything that decides the hidden states of tokens: settings, the weights of the layers used, new vectors."""
     assert tower is not None
     count = len(tower.transformer.resblocks) - (layer == "penultimate")
     settings, weights = describe_tower(tower, layers=count)
@@ -110,7 +113,7 @@ def describe_states(tower: TextTransformer | None, layer: str, new_vectors: Mapp
 
 
 def describe_tower(tower: TextTransformer, *, layers: int) -> tuple[dict[str, Json], dict[str, Tensor]]:
-    """Return the settings and the weights by which the first layers of a tower compute hidden states.
+    """Return the settings and the weights that decide the hidden states of the first layers of a tower.
 
     The settings are those that no weight's name or shape shows.
     """
@@ -121,20 +124,21 @@ def describe_tower(tower: TextTransformer, *, layers: int) -> tuple[dict[str, Js
     settings: dict[str, Json] = {
         "layers": layers,
         "heads": int(block.attn.num_heads),
-        "activation": NAMES_OF_ACTIVATIONS.get(str(block.mlp.gelu), str(block.mlp.gelu)),
+        "activation": ACTIVATION_NAMES.get(str(block.mlp.gelu), str(block.mlp.gelu)),
         "norm_eps": [float(norm.eps) for norm in (block.ln_1, block.ln_2, tower.ln_final)],
         "causal": tower.attn_mask is not None,
     }
     return settings, weights
 
 
-def fitting_layers(found: Found, settings: Mapping[str, object], *, quick: bool, layer: str) -> int:
-    """How many layers the weights have, where they are those of these settings.
+def match_layers(found: PublishedPart, settings: Mapping[str, object], *, quick: bool, layer: str) -> int:
+    """Return how many layers the weights have, if they fit these settings.
 
     Raises:
-        ValueError: they differ in more than a last layer that is not needed.
+        ValueError: they differ from the settings in more than a last layer that is not used.
     """
-    there: dict[str, object] = {**architecture(found.shapes)}
+    sizes = infer_text_architecture(found.shapes)
+    there: dict[str, object] = {name: value for name, value in asdict(sizes).items() if value is not None}
     here: dict[str, object] = {**settings, "quick_gelu": quick}
     if found.config is not None:
         config = found.config.get("text_config", found.config)
@@ -142,11 +146,13 @@ def fitting_layers(found: Found, settings: Mapping[str, object], *, quick: bool,
         there |= {"quick_gelu": ACTIVATIONS.get(str(act), act)} if act is not None else {}
         there |= {"heads": heads} if heads is not None else {}
         if eps not in (None, 1e-5):
-            raise ValueError(f"its layer_norm_eps={eps} is not open_clip's 1e-05")
-    layers = int(str(there["layers"]))
+            raise ValueError(f"its layer_norm_eps={eps} differs from open_clip's 1e-05, so it cannot be loaded")
+    layers = sizes.layers
     if layer == "penultimate" and layers == int(str(here["layers"])) - 1:
         here["layers"] = layers
     wrong = [f"{name}={value} there and {here[name]} here" for name, value in there.items() if here[name] != value]
     if wrong:
-        raise ValueError(f"they are not those of text_encoder.model: {', '.join(wrong)}; choose the model that they are of")
+        raise ValueError(
+            f"the weights do not fit text_encoder.model: {', '.join(wrong)}; choose the model that they belong to"
+        )
     return layers

@@ -1,4 +1,4 @@
-"""Captions to conditioning, by open_clip's tokenizer and text transformers: published and frozen, or small and trained."""
+"""Captions as the condition, by open_clip's tokenizer and text transformers: published and frozen, or small and trained."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -9,11 +9,13 @@ import torch
 from open_clip.transformer import TextTransformer
 from torch import Tensor, nn
 
-from ldm_train.conditioners.clip_tower import VOCABULARY, clip_tower, describe_states, layers_of
-from ldm_train.conditioners.new_tokens import ExtendedEmbedding, Words, beginnings
+from ldm_train.conditioners.clip_tower import VOCABULARY, count_layers, describe_states, load_clip_tower
+from ldm_train.conditioners.new_tokens import ExtendedEmbedding, NewWords, parse_new_words
 from ldm_train.conditioners.tokenizer import Tokenizer
 from ldm_train.types import Captions, Conditioning
+from ldm_train.util.memory import check_fits
 from ldm_train.util.safe_json import Json
+from ldm_train.util.text import first_line
 
 
 class TextEncoder(nn.Module):
@@ -21,18 +23,18 @@ class TextEncoder(nn.Module):
 
     Args:
         tower: open_clip's text transformer.
-        context_length: tokens that the tower takes at once, start and end among them.
-        chunks: a caption is split into up to so many pieces of what the tower takes, each with a start and an end of its
-            own, and the pieces' hidden states are concatenated; a longer caption is cut. L = chunks * context_length.
-        pad_token: what fills the rest; 0 as Stable Diffusion 2 was trained, 49407 (the end token) as Stable Diffusion 1.
-        trained: whether a run trains it along with the network; a frozen one's embeddings are cached.
-        pooled: also give the end token's embedding, of the first chunk, as the conditioning's vector.
-        layer: which hidden states become tokens, both through the final norm.
-        new_words: each with what it begins as, a vector for each token of that: ["<toy>=wooden toy"].
+        context_length: tokens that the tower takes at once, including start and end.
+        chunks: a caption is split into at most this many chunks of tokens, each with a start and an end token, and the
+            chunks' hidden states are concatenated; a longer caption is cut. L = chunks * context_length.
+        pad_token: id that fills a chunk; 0 as in Stable Diffusion 2, 49407 (the end token) as in Stable Diffusion 1.
+        trained: whether a run trains it together with the network; a frozen one's embeddings are cached.
+        pooled: whether the embedding of the first chunk's end token becomes the conditioning's vector.
+        layer: which layer's hidden states become tokens, after the final norm.
+        new_words: each with the words that it starts as, a vector for each of their tokens: ["<toy>=wooden toy"].
 
     Attributes:
-        capacity: how many tokens of a caption are kept, those of start and end not counted.
-        notes: what is to be told of where its weights are from.
+        capacity: how many tokens of a caption are kept, not counting start and end.
+        notes: messages about where its weights are from, for whoever starts a command.
     """
 
     known_tokens: Tensor
@@ -52,10 +54,10 @@ class TextEncoder(nn.Module):
     ) -> None:
         super().__init__()
         if chunks < 1:
-            raise ValueError(f"text_encoder.chunks={chunks} must be at least 1, which cuts captions at the tower's length")
+            raise ValueError(f"text_encoder.chunks={chunks} must be at least 1")
         if context_length < 3:
             raise ValueError(
-                f"text_encoder.context_length={context_length} must be at least 3: a start, an end, and a caption's token"
+                f"text_encoder.context_length={context_length} must be at least 3: start, end and a token between them"
             )
         if layer not in ("last", "penultimate"):
             raise ValueError(f"text_encoder.layer={layer} must be last or penultimate")
@@ -69,24 +71,24 @@ class TextEncoder(nn.Module):
         self.context_width: int = tower.width
         self.vector_width = self.context_width if pooled else None
         self.layer = layer
-        # Its output would be the similarity space of CLIP, which nothing here uses.
+        # It projects to CLIP's similarity space, which is not used here.
         tower.text_projection = None
         self.requires_grad_(trained)
         if layer == "penultimate":
             tower.transformer.resblocks[-1].requires_grad_(False)
         self._tokenizer = Tokenizer(context_length=context_length)
-        self.words = Words({}, first=VOCABULARY)
-        begun = {word: self._tokenizer.encode(text) for word, text in beginnings(new_words).items()}
+        self.words = NewWords({}, first=VOCABULARY)
+        begun = {word: self._tokenizer.encode(text) for word, text in parse_new_words(new_words).items()}
         if begun:
             self._extend({word: len(ids) for word, ids in begun.items()}, [id for ids in begun.values() for id in ids])
 
     def _extend(self, sizes: Mapping[str, int], starts: list[int], learned: Tensor | None = None) -> None:
-        """Know these words too, whose vectors follow those that are there."""
+        """Add words, with vectors after the existing ones."""
         assert self.tower is not None
         known = {word: len(ids) for word, ids in self.words.ids.items()}
         if twice := sorted(known.keys() & sizes.keys()):
-            raise ValueError(f"the text encoder knows {', '.join(twice)} already; a new word needs a name of its own")
-        self.words = Words({**known, **sizes}, first=VOCABULARY)
+            raise ValueError(f"the text encoder already has the word {', '.join(twice)}; rename the new one")
+        self.words = NewWords({**known, **sizes}, first=VOCABULARY)
         before = self.tower.token_embedding
         if isinstance(before, ExtendedEmbedding):
             rows = torch.zeros(len(starts), before.learned.shape[1]) if learned is None else learned
@@ -98,13 +100,13 @@ class TextEncoder(nn.Module):
 
     @property
     def identity(self) -> dict[str, Json]:
-        """Everything that decides a caption's tokens and, where the text encoder is frozen, their embeddings."""
+        """Everything that decides a caption's tokens and, if the text encoder is frozen, their embeddings."""
         tokens: dict[str, Json] = {
             "kind": "clip_text_transformer",
             "context_length": self.context_length,
             "pad_token": self.pad_token,
             "chunks": self.chunks,
-            "new_words": [*self.words.told],
+            "new_words": [*self.words.describe()],
         }
         return tokens if self.trained else tokens | describe_states(self.tower, self.layer, self.new_vectors())
 
@@ -115,59 +117,59 @@ class TextEncoder(nn.Module):
         return self.identity | states | {"width": self.context_width, "pooled": self.vector_width is not None}
 
     def add_words(self, vectors: Mapping[str, Tensor]) -> None:
-        """Know words by their vectors (N, D), as textual inversion left them.
+        """Add words with vectors (N, D) that textual inversion trained.
 
         Raises:
-            ValueError: a word that is known already, vectors of another width, more than a caption has place for, or none
-                that a prompt could be drawn with.
+            ValueError: a word exists already, or its vectors have another width, are not finite, or are more than a caption
+                can have.
         """
         for word, rows in vectors.items():
             if rows.ndim != 2 or rows.shape[1] != self.context_width:
                 raise ValueError(
-                    f"the vectors of {word} are {tuple(rows.shape)}, and this text encoder's are (N, {self.context_width}): "
-                    "they were made for another one"
+                    f"the vectors of {word} have the shape {tuple(rows.shape)}; those of this text encoder have "
+                    f"(N, {self.context_width}). Use vectors that were trained for it"
                 )
             if len(rows) > self.capacity:
-                raise ValueError(f"{word} has {len(rows)} vectors, and a caption here has place for {self.capacity} tokens")
+                raise ValueError(f"{word} has {len(rows)} vectors; a caption can have at most {self.capacity} tokens")
             if not rows.isfinite().all():
-                raise ValueError(f"the vectors of {word} are not finite: their training had diverged")
+                raise ValueError(f"the vectors of {word} contain NaN or infinity: the run that trained them diverged")
         sizes = {word: len(rows) for word, rows in vectors.items()}
         self._extend(sizes, [-1] * sum(sizes.values()), torch.cat(list(vectors.values())))
 
     def new_vectors(self) -> dict[str, Tensor]:
-        """Each new word's vectors, (N, D)."""
+        """Return the vectors (N, D) of each new word."""
         if self.tower is None or not isinstance(self.tower.token_embedding, ExtendedEmbedding):
             return {}
         rows = self.tower.token_embedding.vectors.detach()
         return {word: rows[[id - VOCABULARY for id in ids]] for word, ids in self.words.ids.items()}
 
     def tokenize(self, captions: list[str]) -> Tensor:
-        """Token ids, (B, L) int64."""
+        """Return token ids, (B, L) int64."""
         rows = [self._row(self._ids(caption)) for caption in captions]
         return torch.tensor(rows, dtype=torch.int64).view(len(rows), self.chunks * self.context_length)
 
     def count(self, captions: list[str]) -> list[int]:
-        """How many tokens each caption has before it is cut, without start and end."""
+        """Return how many tokens each caption has before it is cut, without start and end."""
         return [len(self._ids(caption)) for caption in captions]
 
     def _ids(self, caption: str) -> list[int]:
-        """The whole caption's, without start and end; what spells the end token ends it."""
-        parts = self.words.pieces(caption)
+        """Return all ids of a caption, without start and end; a caption ends at a text that spells the end token."""
+        parts = self.words.split_caption(caption)
         ids = [id for text, own in parts for id in (self._tokenizer.encode(text) if own is None else own)]
         end = self._tokenizer.eot_token_id
         return ids[: ids.index(end)] if end in ids else ids
 
     def _row(self, ids: list[int]) -> list[int]:
-        """All chunks of one caption, one after another."""
+        """Return the ids of all chunks of one caption, concatenated."""
         start, end, size = self._tokenizer.sot_token_id, self._tokenizer.eot_token_id, self.context_length - 2
         pieces = [ids[number * size : (number + 1) * size] for number in range(self.chunks)]
         rows = [[start, *piece, end] + [self.pad_token] * (size - len(piece)) for piece in pieces]
         return [token for row in rows for token in row]
 
     def embed(self, tokens: Tensor) -> Tensor:
-        """Hidden states (B, L, D) of token ids (B, L), each chunk's by itself, through the final norm."""
+        """Return the hidden states (B, L, D) of token ids (B, L) after the final norm; chunks don't attend to each other."""
         if self.tower is None:
-            return self._looked_up(tokens)
+            return self._look_up(tokens)
         last_layers = 1 if self.layer == "last" else 2
         states = self.tower.forward_intermediates(
             tokens.reshape(-1, self.context_length),
@@ -180,20 +182,20 @@ class TextEncoder(nn.Module):
 
     @torch.no_grad()
     def keep_only(self, captions: list[str]) -> None:
-        """Embed these captions once, and free the tower: all others need embeddings from a cache from here on."""
+        """Embed these captions and free the tower: from then on, other captions need embeddings from a cache."""
         tokens = self.tokenize([*dict.fromkeys(["", *captions])])
         self.register_buffer("known_states", self.embed(tokens), persistent=False)
         self.register_buffer("known_tokens", tokens, persistent=False)
         self.tower = None
 
-    def _looked_up(self, tokens: Tensor) -> Tensor:
+    def _look_up(self, tokens: Tensor) -> Tensor:
         matches = (tokens[:, None] == self.known_tokens).all(-1)
         if not matches.any(1).all():
-            raise ValueError("the text encoder was freed, and a caption is not among those that it was to know")
+            raise ValueError("the text encoder was freed by keep_only, which did not get one of these captions")
         return self.known_states[matches.int().argmax(1)]
 
     def forward(self, captions: Captions) -> Conditioning:
-        """Conditioning of tokens (B, L), or of their cached embeddings."""
+        """Return the conditioning of token ids (B, L), or of their cached embeddings."""
         states = (
             self.embed(captions.tokens)
             if captions.embeddings is None
@@ -201,7 +203,7 @@ class TextEncoder(nn.Module):
         )
         if self.vector_width is None:
             return Conditioning(tokens=states)
-        # The first, where padding or another chunk repeats it.
+        # argmax gives the first end token; padding and other chunks repeat it.
         ends = (captions.tokens == self._tokenizer.eot_token_id).int().argmax(dim=1)
         return Conditioning(tokens=states, vector=states[torch.arange(len(ends), device=ends.device), ends])
 
@@ -217,10 +219,14 @@ def small(
     pooled: bool = True,
     new_words: Sequence[str] = (),
 ) -> TextEncoder:
-    """A small untrained text transformer, to be trained with the network (as arXiv 2112.10752, section 4.3.1, did).
+    """Build a small untrained text transformer, to be trained with the network (as in arXiv 2112.10752, section 4.3.1).
 
-    A frozen one has the same weights each time, since a cache must be of one text encoder.
+    A frozen one gets the same weights each time, because a cache belongs to one text encoder.
+
+    Raises:
+        ValueError: it does not fit in memory.
     """
+    check_fits(12 * layers * width**2 + (VOCABULARY + context_length + width) * width, noun="text_encoder")
     with nullcontext() if trained else torch.random.fork_rng(devices=[]):
         if not trained:
             torch.manual_seed(0)
@@ -249,23 +255,23 @@ def clip(
     pooled: bool = False,
     new_words: Sequence[str] = (),
 ) -> TextEncoder:
-    """A published text tower, in open_clip's.
+    """Load a published text encoder into open_clip's text transformer.
 
     Args:
         model: open_clip's name of the architecture, such as "ViT-L-14-quickgelu".
-        weights: open_clip's name of the weights ("openai"), downloaded; or a `CLIPTextModel` folder of transformers (a whole
-            pipeline's too), a file of open_clip's or of a whole model, or a name on the Hugging Face hub.
+        weights: open_clip's name of the weights ("openai"), which are downloaded; or a folder with transformers'
+            `CLIPTextModel` (also a pipeline's), a file of open_clip or of a whole model, or a name on the Hugging Face hub.
 
     Raises:
-        ValueError: an unknown architecture or weights, no way to get them, or weights of another architecture.
+        ValueError: the architecture or the weights are not known, cannot be loaded, or do not fit together.
     """
     if model not in open_clip.list_models():
-        raise ValueError(f"text_encoder.model={model} is not known to open_clip; `open_clip.list_models()` names them")
+        raise ValueError(f"text_encoder.model={model} is not an open_clip model; `open_clip.list_models()` lists them")
     if (model, weights) in open_clip.list_pretrained():
         tower, note = _downloaded(model, weights), f"text_encoder.weights={weights}: open_clip's {model}"
     else:
-        tower, note = clip_tower(model, weights, layer=layer, pad_token=pad_token)
-        layer = "last" if layer == "penultimate" and len(tower.transformer.resblocks) < layers_of(model) else layer
+        tower, note = load_clip_tower(model, weights, layer=layer, pad_token=pad_token)
+        layer = "last" if layer == "penultimate" and len(tower.transformer.resblocks) < count_layers(model) else layer
     encoder = TextEncoder(
         tower,
         context_length=tower.context_length,
@@ -281,12 +287,12 @@ def clip(
 
 
 def _downloaded(model: str, weights: str) -> TextTransformer:
-    """The tower of open_clip's own weights of this name."""
+    """Return the text tower of an open_clip model with open_clip's weights of this name."""
     try:
         tower = open_clip.create_model(model, pretrained=weights, force_custom_text=True).text
     except Exception as error:  # whatever the download or the file's reader raises
         raise ValueError(
-            f"cannot load text_encoder.weights={weights}: {str(error).splitlines()[0]}; give a local file"
+            f"cannot load text_encoder.weights={weights}: {first_line(error)}; download them elsewhere and give the file"
         ) from error
     if not isinstance(tower, TextTransformer) or tower.vocab_size != VOCABULARY:
         raise ValueError(f"text_encoder.model={model} has no text transformer with CLIP's vocabulary; choose one that has")

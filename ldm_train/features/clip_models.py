@@ -1,4 +1,4 @@
-"""Published open_clip models with both towers, frozen, for measuring pictures and captions."""
+"""Load published open_clip models with both towers, frozen, for measuring images and captions."""
 
 from pathlib import Path
 
@@ -6,47 +6,50 @@ import open_clip
 import torch
 from torch import nn
 
-from ldm_train.features.preprocessing import Square
+from ldm_train.features.preprocessing import ResizedSquare
+from ldm_train.util.text import first_line
 
 
 def load_clip(model: str, pretrained: str, *, setting: str) -> tuple[nn.Module, int]:
-    """A frozen model by open_clip's name and the size of its embeddings, with the weights of a tag (downloaded) or a file.
+    """Return a frozen open_clip model and the size of its embeddings.
 
     Args:
-        setting: what the config calls the group, for the messages.
+        model: open_clip's name of the architecture.
+        pretrained: open_clip's tag of the weights, which are downloaded, or a file.
+        setting: the config group's name, for messages.
 
     Raises:
-        ValueError: an unknown architecture or weights, or no way to get them.
+        ValueError: the architecture or the weights are not known, or cannot be loaded.
     """
     config = open_clip.get_model_config(model) if model in open_clip.list_models() else None
     if config is None:
-        raise ValueError(f"{setting}.model={model} is not known to open_clip; `open_clip.list_models()` names them")
+        raise ValueError(f"{setting}.model={model} is not an open_clip model; `open_clip.list_models()` lists them")
     if not Path(pretrained).is_file() and (model, pretrained) not in open_clip.list_pretrained():
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "none"
-        raise ValueError(f"{setting}.pretrained={pretrained} is neither a file nor weights of {model} (there are: {tags})")
+        raise ValueError(f"{setting}.pretrained={pretrained} is neither a file nor weights of {model} (available: {tags})")
     try:
-        with torch.random.fork_rng(devices=[]):  # what the weights replace is drawn at first
+        with torch.random.fork_rng(devices=[]):  # the constructor draws weights that are then replaced
             loaded: nn.Module = open_clip.create_model(model, pretrained=pretrained)
     except Exception as error:  # whatever the download or the file's reader raises
         raise ValueError(
-            f"cannot load {setting}.pretrained={pretrained} of {model}: {str(error).splitlines()[0]}; "
-            f"offline, give a file that was downloaded before: {setting}.pretrained=FILE"
+            f"cannot load {setting}.pretrained={pretrained} of {model}: {first_line(error)}; "
+            f"without a network, give a file that was downloaded before: {setting}.pretrained=FILE"
         ) from error
     return loaded.eval().requires_grad_(False), config["embed_dim"]
 
 
-def clip_square(towers: nn.Module) -> Square:
-    """How a model was shown pictures when it was trained."""
-    told = open_clip.get_model_preprocess_cfg(towers)
-    size = told["size"]
-    return Square(size if isinstance(size, int) else size[0], mean=told["mean"], deviation=told["std"])
+def read_clip_preprocessing(towers: nn.Module) -> ResizedSquare:
+    """Return the preprocessing that a model was trained with."""
+    config = open_clip.get_model_preprocess_cfg(towers)
+    size = config["size"]
+    return ResizedSquare(size if isinstance(size, int) else size[0], mean=config["mean"], deviation=config["std"])
 
 
-def clip_name(model: str, pretrained: str) -> str:
-    """Of an architecture and its weights, as it stands in metrics' names."""
-    return plain_name(f"{model} {Path(pretrained).stem if Path(pretrained).is_file() else pretrained}")
+def format_clip_name(model: str, pretrained: str) -> str:
+    """Return a name of an architecture and its weights for metrics' names."""
+    return normalize_name(f"{model} {Path(pretrained).stem if Path(pretrained).is_file() else pretrained}")
 
 
-def plain_name(text: str) -> str:
-    """In lower-case letters, digits and underscores."""
+def normalize_name(text: str) -> str:
+    """Return the text in lower-case letters, digits and underscores."""
     return "_".join("".join(c if c.isascii() and c.isalnum() else " " for c in text.lower()).split())

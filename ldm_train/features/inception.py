@@ -1,4 +1,4 @@
-"""The Inception network of the published Fréchet distances, where torch-fidelity and its weights are to be had."""
+"""Load the Inception network of published Fréchet distances from torch-fidelity."""
 
 import pickle
 from importlib.util import find_spec
@@ -7,15 +7,17 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ldm_train.util.text import first_line
+
 
 def load_inception(weights: str | None) -> nn.Module:
-    """Its pooled features, (B, 2048) in a tuple, of uint8 pictures.
+    """Return a network that maps uint8 images (B, 3, H, W) to a tuple with its pooled features (B, 2048).
 
     Args:
-        weights: torch-fidelity's file; None: downloaded once.
+        weights: torch-fidelity's file; None downloads it once.
 
     Raises:
-        ValueError: torch-fidelity is not installed, or there is no way to get the weights.
+        ValueError: torch-fidelity is not installed, or the weights cannot be loaded.
     """
     if find_spec("torch_fidelity") is None:
         raise ValueError(
@@ -26,18 +28,20 @@ def load_inception(weights: str | None) -> nn.Module:
 
     path = Path(weights) if weights is not None else _downloaded(URL_INCEPTION_V3)
     try:
-        torch.load(path, map_location="cpu", weights_only=True)  # the package's own reader would run code that is in a file
-        with torch.random.fork_rng(devices=[]):  # what the weights replace is drawn at first
+        torch.load(
+            path, map_location="cpu", weights_only=True
+        )  # raises for a file with code, which torch-fidelity would run
+        with torch.random.fork_rng(devices=[]):  # the constructor draws weights that are then replaced
             return FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=str(path))
     except (OSError, RuntimeError, pickle.UnpicklingError) as error:
         raise ValueError(
-            f"features.weights={path} cannot be read as torch-fidelity's Inception ({str(error).splitlines()[0]}); "
+            f"features.weights={path} cannot be read as torch-fidelity's Inception ({first_line(error)}); "
             f"give the file of {URL_INCEPTION_V3}"
         ) from error
 
 
 def _downloaded(url: str) -> Path:
-    """Where torch keeps what it downloads."""
+    """Download a file once, and return its path in torch's cache."""
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
     try:
         if not path.is_file():
@@ -46,6 +50,6 @@ def _downloaded(url: str) -> Path:
     except OSError as error:
         raise ValueError(
             f"features=inception: {path.name} cannot be downloaded ({error}); download {url} where there is a network, "
-            "and give it: features.weights=FILE"
+            "and set features.weights=FILE"
         ) from error
     return path

@@ -1,4 +1,4 @@
-"""How a frozen network is shown pictures: rounded to what a file holds, squeezed into its square, normalised."""
+"""Prepare images for feature extractors: round to 8 bits, resize to a square, normalize."""
 
 from collections.abc import Sequence
 
@@ -7,13 +7,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-def levels(images: Tensor) -> Tensor:
-    """Images (B, 3, H, W) in [-1, 1] as a file would hold them: whole numbers from 0 to 255, float32."""
+def round_to_levels(images: Tensor) -> Tensor:
+    """Return images (B, 3, H, W) in [-1, 1] as an 8-bit file stores them: whole numbers from 0 to 255, float32."""
     return ((images.float().clamp(-1, 1) + 1) * 127.5).round()
 
 
-class Square(nn.Module):
-    """Pixels (B, 3, H, W) in [0, 255] to normalised ones (B, 3, side, side), bicubic with antialiasing.
+class ResizedSquare(nn.Module):
+    """Resize pixels (B, 3, H, W) in [0, 255] to normalized ones (B, 3, side, side), bicubic with antialiasing.
 
     Args:
         mean, deviation: per channel, of pixels in [0, 1].

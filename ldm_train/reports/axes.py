@@ -1,4 +1,4 @@
-"""Axes: round places for their ticks, and numbers as people read them."""
+"""Axes of plots: scales, ticks at round values, and the format of numbers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from math import ceil, floor, isfinite, log10
 
 @dataclass(frozen=True)
 class Axis:
-    """From `low` to `high`, on a logarithmic scale where `log`; places on it are in per cent, from its low end.
+    """An axis from `low` to `high`, logarithmic if `log`; positions on it are in per cent from its low end.
 
     `page.js` draws the same axes: change both.
     """
@@ -18,7 +18,7 @@ class Axis:
 
     @classmethod
     def around(cls, values: Sequence[float], *, log: bool = False, margin: float = 0.05) -> "Axis":
-        """A bit more than these values; on a logarithmic scale of the positive ones alone."""
+        """Return an axis that contains these values and a margin; a logarithmic one contains only the positive values."""
         kept = [value for value in values if isfinite(value) and (value > 0 or not log)] or ([1.0] if log else [0.0, 1.0])
         low, high = min(kept), max(kept)
         if log:
@@ -28,14 +28,14 @@ class Axis:
         return cls(low - margin * span, high + margin * span)
 
     def place(self, value: float) -> float:
-        """Of a value, in per cent; what cannot be on a logarithmic axis is at its low end."""
+        """Return the position of a value in per cent; values that a logarithmic axis cannot show are at its low end."""
         if self.log:
             return 100 * log10(max(value, self.low) / self.low) / log10(self.high / self.low)
         return 100 * (value - self.low) / (self.high - self.low)
 
     def ticks(self, count: int = 5) -> list[tuple[float, str]]:
-        """About so many: places in per cent, and texts."""
-        return [(round(self.place(value), 2), number(value)) for value in self._round(count)]
+        """Return about `count` ticks: their positions in per cent, and texts."""
+        return [(round(self.place(value), 2), format_number(value)) for value in self._round(count)]
 
     def _round(self, count: int) -> list[float]:
         if self.log and self.high / self.low > 8:
@@ -49,8 +49,8 @@ class Axis:
         return [value for value in values if self.low <= value <= self.high]
 
 
-def number(value: float) -> str:
-    """Four digits at most, as `page.js` has it too."""
+def format_number(value: float) -> str:
+    """Return a number with at most four digits; `page.js` formats in the same way, so change both."""
     if not isfinite(value):
         return str(value)
     size = abs(value)

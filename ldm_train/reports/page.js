@@ -46,15 +46,15 @@
 
   class Plot {
     constructor(figure) {
-      const told = JSON.parse(figure.querySelector("script").textContent);
-      Object.assign(this, { figure, lines: told.lines, log: told.log, hidden: new Set(), pointers: new Map() });
+      const content = JSON.parse(figure.querySelector("script").textContent);
+      Object.assign(this, { figure, lines: content.lines, log: content.log, hidden: new Set(), pointers: new Map() });
       this.canvas = figure.querySelector(".canvas");
       this.svg = figure.querySelector("svg");
       this.axis = figure.querySelector(".axis");
       const xs = this.lines.flatMap((line) => line.x);
       const [low, high] = xs.reduce(([a, b], x) => [Math.min(a, x), Math.max(b, x)], [Infinity, -Infinity]);
-      if (!zooms.has(told.x)) zooms.set(told.x, { whole: [low, high], range: null, plots: [] });
-      this.zoom = zooms.get(told.x);
+      if (!zooms.has(content.x)) zooms.set(content.x, { whole: [low, high], range: null, plots: [] });
+      this.zoom = zooms.get(content.x);
       this.zoom.whole = [Math.min(low, this.zoom.whole[0]), Math.max(high, this.zoom.whole[1])];
       this.own = [low, high];
       this.zoom.plots.push(this);

@@ -1,4 +1,4 @@
-"""One self-contained HTML page for every report: `render(Page(...))`. The same inputs give the same bytes."""
+"""Render reports as self-contained HTML pages: `render_page(Page(...))`. The same inputs give the same bytes."""
 
 import base64
 import hashlib
@@ -12,9 +12,9 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
-from ldm_train.reports.embedded_pictures import embedded
+from ldm_train.reports.embedded_pictures import embed_thumbnail
 from ldm_train.reports.page_blocks import Block, Strings
-from ldm_train.reports.safe_text import line, prose
+from ldm_train.reports.safe_text import fit_line, fit_prose
 from ldm_train.util.files import atomic_write
 
 GENERATOR = b'<meta name="generator" content="ldm-train">'
@@ -22,7 +22,7 @@ GENERATOR = b'<meta name="generator" content="ldm-train">'
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """The banner at the top: whether all is well (None: neither that nor wrong), in a sentence, and the reasons."""
+    """The banner at the top: whether all is well (None: undecided), a sentence that says so, and the reasons."""
 
     ok: bool | None
     text: str
@@ -31,7 +31,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading with its blocks. Without a block that holds something it is left out, and its note with it."""
+    """A heading with a note and blocks. A section without a filled block is left out."""
 
     title: str
     blocks: Sequence[Block]
@@ -48,8 +48,8 @@ class Page:
     sections: Sequence[Section] = ()
 
 
-def render(page: Page) -> str:
-    """The page as HTML that needs no other file, encodable in UTF-8 whatever the texts hold."""
+def render_page(page: Page) -> str:
+    """Return the page as HTML that needs no other file, and can be encoded in UTF-8 whatever its texts contain."""
     filled = [
         Section(section.title, [block for block in section.blocks if not block.empty], section.note)
         for section in page.sections
@@ -60,25 +60,25 @@ def render(page: Page) -> str:
     return _template().render(page=page, sections=sections, script=script, script_hash=_hash(script)).lstrip()
 
 
-def write(page: Page, path: Path) -> None:
+def write_page(page: Page, path: Path) -> None:
     """Write the page atomically."""
-    atomic_write(path, render(page))
+    atomic_write(path, render_page(page))
 
 
 def is_page(path: Path) -> bool:
-    """Return whether a file is a page that `write` wrote."""
+    """Return whether a file is a page that `write_page` wrote."""
     with path.open("rb") as file:
         return GENERATOR in file.read(4096)
 
 
 @cache
 def _script() -> Markup:
-    """What makes plots move, by its own text; a page without a plot has no script."""
+    """Return the script of interactive plots, which only pages with plots contain."""
     return Markup(files("ldm_train.reports").joinpath("page.js").read_text(encoding="utf-8"))
 
 
 def _hash(script: str | None) -> Markup:
-    """By which a browser knows the one script that may run."""
+    """Return the hash by which the page's content security policy allows its one script."""
     digest = hashlib.sha256((script or "").encode()).digest()
     return Markup("sha256-" + base64.b64encode(digest).decode())
 
@@ -86,14 +86,14 @@ def _hash(script: str | None) -> Markup:
 @cache
 def _template() -> Template:
     environment = Environment(
-        autoescape=True, finalize=line, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True, finalize=fit_line, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"line": line, "prose": prose, "embedded": embedded, "whole": Markup}
+    environment.filters |= {"line": fit_line, "prose": fit_prose, "embed_thumbnail": embed_thumbnail, "trusted": Markup}
     return environment.from_string(files("ldm_train.reports").joinpath("page.html").read_text(encoding="utf-8"))
 
 
 def _anchors(titles: list[str]) -> list[str]:
-    """A different id for each title, made of its letters."""
+    """Return a distinct id for each title, made of its letters."""
     found: list[str] = []
     for title in titles:
         name = re.sub(r"[^a-z0-9]+", "-", title[:80].lower()).strip("-") or "section"

@@ -1,4 +1,4 @@
-"""What a section of a page can hold. All text is plain text: the page escapes it, and cuts what does not end."""
+"""The blocks of a page's sections. All text is plain text: the page escapes it, and cuts very long texts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,15 +8,15 @@ from PIL import Image
 
 from ldm_train.reports.charts import Bars, Histogram
 from ldm_train.reports.curves import Charts
-from ldm_train.reports.embedded_pictures import Embedded
+from ldm_train.reports.embedded_pictures import EmbeddedPicture
 from ldm_train.reports.heatmap import Heatmap
 
-Strings = list[str] | tuple[str, ...]  # no Sequence[str]: a string is one too, of letters
+Strings = list[str] | tuple[str, ...]  # not Sequence[str], which a single string would be too
 
 
 @dataclass(frozen=True)
 class Facts:
-    """Names and their values; with words for `fold` they are behind these."""
+    """Names and their values; with a text in `fold`, they are folded behind it."""
 
     kind: ClassVar[str] = "facts"
     rows: Sequence[tuple[str, str]]
@@ -28,15 +28,15 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Table:
+class DataTable:
     """A table whose first column names the row.
 
     Args:
         columns: their names.
         rows: a text for each column.
         numeric: names of the columns to align right.
-        max_rows: how many are in sight; the rest is folded.
-        max_folded: how many the fold holds; of the rest only the number is told, for a browser must open the page.
+        max_rows: how many rows are visible; further ones are folded.
+        max_folded: how many rows are folded; of further ones the page says only how many there are, to stay small.
     """
 
     kind: ClassVar[str] = "table"
@@ -58,7 +58,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """A picture, as a file's bytes or decoded; None, or what does not decode, is shown as a box that says so."""
+    """A picture, as a file's bytes or decoded; a box with a message replaces one that is None or cannot be decoded."""
 
     picture: bytes | Image.Image | None
     caption: str
@@ -78,25 +78,26 @@ class Thumbnails:
 
 
 @dataclass(frozen=True)
-class Whole:
-    """A picture as large as it is; None, for what does not decode, is shown as a box that says so."""
+class WholePicture:
+    """A picture at its own size; a box with a message replaces None, a picture that cannot be decoded."""
 
-    embedded: Embedded | None
+    embedded: EmbeddedPicture | None
     alt: str
     label: str = ""
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """Pictures below each other, as wide as the page at most.
+    """Pictures below each other, at most as wide as the page.
 
     Args:
-        columns: what they show, from the left, and in rows of `across`; `indent` per cent of the width are before them.
-        rows: whether each one's label stands beside it.
+        columns: headings of the parts of a picture from left to right, in rows of `across`.
+        indent: per cent of the width before the first heading.
+        rows: whether each picture's label stands next to it.
     """
 
     kind: ClassVar[str] = "pictures"
-    pictures: Sequence[Whole]
+    pictures: Sequence[WholePicture]
     caption: str = ""
     columns: Strings = ()
     across: int = 0
@@ -109,13 +110,13 @@ class Pictures:
 
     @property
     def width(self) -> int:
-        """At which they are shown at most, pixels: twice their own, so that small ones can be seen."""
+        """The largest width that they are shown at, in pixels: twice their own, to make small ones visible."""
         return max([480, *(2 * one.embedded.width for one in self.pictures if one.embedded)])
 
 
 @dataclass(frozen=True)
-class Text:
-    """Paragraphs, with their line ends."""
+class Paragraphs:
+    """Paragraphs of text that keep their line breaks."""
 
     kind: ClassVar[str] = "text"
     paragraphs: Strings
@@ -126,8 +127,8 @@ class Text:
 
 
 @dataclass(frozen=True)
-class Command:
-    """What to type into a terminal: one click selects all of it."""
+class ShellCommand:
+    """A command for a terminal; one click selects all of it."""
 
     kind: ClassVar[str] = "command"
     text: str
@@ -137,4 +138,4 @@ class Command:
         return not self.text
 
 
-Block = Facts | Table | Bars | Histogram | Charts | Heatmap | Thumbnails | Pictures | Text | Command
+Block = Facts | DataTable | Bars | Histogram | Charts | Heatmap | Thumbnails | Pictures | Paragraphs | ShellCommand

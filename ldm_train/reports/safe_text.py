@@ -1,12 +1,12 @@
-"""Strangers' text made fit for a page: what cannot be shown is spelled out, and what does not end is cut."""
+"""Make texts of users' files fit for a page: spell out characters that cannot be shown, and cut long texts."""
 
 import re
 
 from markupsafe import Markup, escape
 
-LINE, PROSE = 300, 5000  # characters
+MAX_LINE_LENGTH, MAX_PROSE_LENGTH = 300, 5000  # characters
 
-# Controls, surrogates and non-characters, which are no HTML; and the marks that reorder or hide the text after them.
+# Controls, surrogates and non-characters, which HTML forbids; and marks that reorder or hide the text after them.
 _UNFIT = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufdd0-\ufdef"
     + "".join(chr(plane << 16 | low) for plane in range(17) for low in (0xFFFE, 0xFFFF))
@@ -14,16 +14,16 @@ _UNFIT = re.compile(
 )
 
 
-def line(value: object, limit: int = LINE) -> str:
-    """Text on one line of at most `limit` characters, line ends as ↵; a `Markup` is ours, and left alone."""
+def fit_line(value: object, limit: int = MAX_LINE_LENGTH) -> str:
+    """Return a text on one line of at most `limit` characters, with ↵ for line breaks; `Markup` is not changed."""
     if isinstance(value, Markup):
         return value
     return _UNFIT.sub(_spelled, re.sub(r" *\n *", " ↵ ", _cut(str(value), limit)))
 
 
-def prose(text: str) -> Markup:
-    """Text with its line ends, escaped."""
-    return escape(_UNFIT.sub(_spelled, _cut(text, PROSE)))
+def fit_prose(text: str) -> Markup:
+    """Return a text with its line breaks, escaped."""
+    return escape(_UNFIT.sub(_spelled, _cut(text, MAX_PROSE_LENGTH)))
 
 
 def _cut(text: str, limit: int) -> str:
@@ -32,7 +32,7 @@ def _cut(text: str, limit: int) -> str:
 
 
 def _spelled(match: re.Match[str]) -> str:
-    r"""One character as Python writes it; a byte of a file name that is no UTF-8 as \xe9."""
+    r"""Return one character as Python escapes it; a byte of a file name that is not UTF-8 as \xe9."""
     code = ord(match[0])
     if 0xDC80 <= code <= 0xDCFF:
         code -= 0xDC00

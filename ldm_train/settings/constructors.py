@@ -15,6 +15,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from ldm_train.settings.own_code import check_kind
 from ldm_train.settings.schema.kinds import MISSING
 from ldm_train.settings.schema.parts import OWN_KEYS, TARGET, Part
 from ldm_train.settings.shipped import folder, groups, shipped
@@ -33,7 +34,8 @@ def build(part: Part, group: str, **values: object) -> Any:
     A part with `_partial_: true` gives the constructor with its arguments bound.
 
     Raises:
-        ValueError: a name that the group does not list, or arguments that the constructor does not take.
+        ValueError: a name that the group does not list, arguments that the constructor does not take, or own code that makes
+            an object of another kind.
     """
     plain = {TARGET: part.target, **part.call, **part.arguments}
     if missing := next((name for name, value in part.arguments.items() if value == MISSING), None):
@@ -41,7 +43,10 @@ def build(part: Part, group: str, **values: object) -> Any:
     check_constructors(plain, group, name=group)
     if (argument := COMMANDS.get(part.target)) is not None:
         values[argument] = current_grants().commands
-    return _construct(plain, values, group)
+    made = _construct(plain, values, group)
+    if current_grants().cover(part.target) and not part.call.get("_partial_"):
+        check_kind(made, part.target, group)
+    return made
 
 
 def check_config(config: DictConfig, *, origin: str) -> None:

@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from ldm_train.settings.plot_axes import axis_problems
 from ldm_train.settings.schema.commands import SCHEMAS, argument_kind, kind_of
 from ldm_train.settings.schema.kinds import describe, field_problems, problems_of
-from ldm_train.settings.schema.parts import MIXED_16, TARGET, CommandSettings, Part, TrainerSettings
+from ldm_train.settings.schema.limits import too_large
+from ldm_train.settings.schema.parts import MIXED_16, TARGET, CommandSettings, Part, TrainerSettings, dict_settings
 from ldm_train.settings.shipped import ConfigError
 
 Origin = Callable[[str], str]  # of a setting's full name: " in FILE", or nothing
@@ -42,7 +43,10 @@ def parts_of(settings: CommandSettings) -> dict[str, Part]:
 
 def out_of_range(settings: CommandSettings) -> list[str]:
     """Return a message for each value that no command can use."""
-    return [*_range_problems(settings), *_mixed_on_cpu(settings), *axis_problems(settings)]
+    ranges = list(_range_problems(settings))
+    named = {reason.partition("=")[0] for reason in ranges}
+    large = [reason for reason in too_large(_numbers(settings)) if reason.partition("=")[0] not in named]
+    return [*ranges, *large, *_mixed_on_cpu(settings), *axis_problems(settings)]
 
 
 def _range_problems(settings: CommandSettings) -> Iterator[str]:
@@ -55,6 +59,13 @@ def _range_problems(settings: CommandSettings) -> Iterator[str]:
             yield from problems_of(value, TrainerSettings, name)
         else:
             yield from field_problems(value, info, name)
+
+
+def _numbers(settings: CommandSettings) -> Iterator[tuple[str, object]]:
+    """Yield the values of all settings by their full names; each value of a list with the list's name."""
+    for name, value in dict_settings(settings.as_plain()):
+        for one in value if isinstance(value, list) else [value]:
+            yield name, one
 
 
 def _mixed_on_cpu(settings: CommandSettings) -> Iterator[str]:

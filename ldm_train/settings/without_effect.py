@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ldm_train.settings.composition import defaults, plain
-from ldm_train.settings.schema.parts import TARGET, CommandSettings, select
+from ldm_train.settings.schema.parts import TARGET, CommandSettings, dict_settings, select
 from ldm_train.settings.shipped import ConfigError, read
 from ldm_train.util.safe_json import read_object
 
@@ -252,15 +252,6 @@ def _changed(verb: str, config: CommandSettings, name: str) -> Iterator[str]:
         for key, one in dict_settings(value):
             if one != select(default, key):
                 yield f"{name}.{key}={one}"
-
-
-def dict_settings(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Yield the dotted names and values of a plain mapping of settings."""
-    for key, one in value.items():
-        if isinstance(one, Mapping):
-            yield from dict_settings(one, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", one
 
 
 def _filled(text: str, config: Any) -> str:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ldm_train.data.cache.plan import Plan
+from ldm_train.data.cache.plan import CachePlan
 from ldm_train.training.ema.ema import EMA
 from ldm_train.training.module import NoisePredictorTraining
 from ldm_train.types import LatentBatch
@@ -71,10 +71,10 @@ class CacheBytes:
         return self.total + self.latents + self.captions
 
 
-def cache_bytes(plan: Plan, rows: RowShapes) -> CacheBytes:
+def cache_bytes(plan: CachePlan, rows: RowShapes) -> CacheBytes:
     """What encoding all of a plan anew will write."""
     latents = sum(len(names) * rows.picture(shape, plan.crop.views) for shape, names in plan.rows.items())
-    index = sum(41 + 20 * plan.crop.views + 4 * len(seen.item.captions) for seen in plan.seen)
+    index = sum(41 + 20 * plan.crop.views + 4 * len(seen.item.captions) for seen in plan.scanned)
     told = sum(len(text) for text in plan.texts_on_disk().values())
     return CacheBytes(latents, len(plan.texts) * rows.caption, told + index)
 

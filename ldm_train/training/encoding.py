@@ -18,10 +18,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from ldm_train.conditioners.class_labels import ClassLabels
 from ldm_train.conditioners.text_encoder import TextEncoder
-from ldm_train.data.cache.plan import CAPTIONS, Batch, PictureRow
+from ldm_train.data.cache.plan import CAPTIONS_PER_BATCH, EncodingBatch, PictureRow
 from ldm_train.data.cache.writer import write_part
 from ldm_train.data.pictures.crops import Crop, View
-from ldm_train.data.pictures.decoding import DECODE_ERRORS, decode, decode_problem, render
+from ldm_train.data.pictures.decoding import DECODE_ERRORS, decode_picture, describe_decode_error, render_view
 from ldm_train.data.pictures.images import to_signed
 from ldm_train.data.sources.items import Picture
 from ldm_train.types import Autoencoder
@@ -83,8 +83,8 @@ class Rendering:
             raise UnreadError(f"it could not be read: {str(error) or describe_error(error)}") from error
         if hashlib.sha256(content).hexdigest() != row.digest:
             raise UnreadError("it changed since it was listed")
-        decoded = decode(content, background=self.background, max_pixels=self.max_pixels)
-        views = [torch.from_numpy(render(decoded, view)) for view in self.views(row)]
+        decoded = decode_picture(content, background=self.background, max_pixels=self.max_pixels)
+        views = [torch.from_numpy(render_view(decoded, view)) for view in self.views(row)]
         return torch.stack(views).permute(0, 3, 1, 2)
 
     def views(self, row: PictureRow) -> list[View]:
@@ -95,7 +95,7 @@ class Rendering:
 class Batches(Dataset[Loaded]):
     """Batches of pictures of one shape, and of captions, each padded to one size."""
 
-    def __init__(self, batches: Sequence[Batch], rendering: Rendering, *, pictures: int) -> None:
+    def __init__(self, batches: Sequence[EncodingBatch], rendering: Rendering, *, pictures: int) -> None:
         self.batches = batches
         self.rendering = rendering
         self.pictures = pictures
@@ -107,7 +107,7 @@ class Batches(Dataset[Loaded]):
         batch = self.batches[number]
         if not batch.pictures:
             texts = [row.text for row in batch.captions]
-            return Loaded(batch.name, batch.names, None, texts + [""] * (CAPTIONS - len(texts)))
+            return Loaded(batch.name, batch.names, None, texts + [""] * (CAPTIONS_PER_BATCH - len(texts)))
         first = self.rendering.views(batch.pictures[0])
         images = torch.zeros(self.pictures, len(first), 3, first[0].height, first[0].width, dtype=torch.uint8)
         problems, unread = {}, {}
@@ -115,9 +115,9 @@ class Batches(Dataset[Loaded]):
             try:
                 images[place] = self.rendering(row)
             except MemoryError as error:  # says nothing of the picture: there may be more memory another time
-                unread[row.name] = f"{decode_problem(error)}; encode again"
+                unread[row.name] = f"{describe_decode_error(error)}; encode again"
             except DECODE_ERRORS as error:
-                problems[row.name] = decode_problem(error)
+                problems[row.name] = describe_decode_error(error)
             except UnreadError as error:
                 unread[row.name] = f"{error}; encode again"
         return Loaded(batch.name, batch.names, images, [], problems, unread)

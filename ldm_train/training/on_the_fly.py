@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from ldm_train.data.batches.datamodules import CachedLatents
-from ldm_train.data.cache.index import Index, columns
-from ldm_train.data.cache.plan import PictureRow, Plan, bucket_name
-from ldm_train.data.pictures.decoding import DECODE_ERRORS, decode_problem
+from ldm_train.data.cache.index import CacheIndex, build_columns
+from ldm_train.data.cache.plan import CachePlan, PictureRow, format_bucket
+from ldm_train.data.pictures.decoding import DECODE_ERRORS, describe_decode_error
 from ldm_train.data.pictures.images import to_signed
-from ldm_train.data.sources.items import shown
+from ldm_train.data.sources.items import format_name
 from ldm_train.training.encoding import Encoding, Rendering, UnreadError
 from ldm_train.types import Captions, LatentBatch, Moments
 
@@ -26,9 +26,9 @@ class LivePictures:
         encoding: pictures to moments, captions to tokens and embeddings, as for a cache.
     """
 
-    def __init__(self, plan: Plan, rendering: Rendering, encoding: Encoding) -> None:
+    def __init__(self, plan: CachePlan, rendering: Rendering, encoding: Encoding) -> None:
         self.entries = plan.entries()
-        self.index = Index(**columns(self.entries, sorted(bucket_name(shape) for shape in plan.rows)))
+        self.index = CacheIndex(**build_columns(self.entries, sorted(format_bucket(shape) for shape in plan.rows)))
         self.sets = [len(self.entries)]
         self.texts = plan.texts
         self.empty = plan.texts.index("")
@@ -97,14 +97,14 @@ class LivePictures:
         try:
             self._decoded(example).result()
         except DECODE_ERRORS as error:
-            return self._refuse(example, decode_problem(error))
+            return self._refuse(example, describe_decode_error(error))
         except UnreadError as error:
             return self._refuse(example, str(error))
         return True
 
     def _refuse(self, example: int, problem: str) -> bool:
         self.unreadable.add(example)
-        print(f"{shown(self.entries[example].key)} is replaced by another: {problem}")
+        print(f"{format_name(self.entries[example].key)} is replaced by another: {problem}")
         return False
 
     def _decoded(self, example: int) -> "Future[Tensor]":

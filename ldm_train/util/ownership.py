@@ -16,7 +16,13 @@ from ldm_train.util.text import list_names
 LOCK = ".lock"
 # What file managers and network drives put into any folder without a question; nobody keeps anything in them.
 SYSTEM_FILES = re.compile(
-    r"\.DS_Store|\._.+|\.localized|\.directory|thumbs\.db|ehthumbs\.db|desktop\.ini|\.nfs[0-9a-f]+|\.fuse_hidden[0-9a-f]+",
+    r"\.DS_Store|\._.+|\.localized|\.directory|thumbs\.db|ehthumbs(_vista)?\.db|desktop\.ini|icon\r|\.nfs[0-9a-f]+|\.fuse_hidden[0-9a-f]+",
+    re.IGNORECASE,
+)
+# Folders of file systems, network drives and file managers: snapshots, thumbnails, what was deleted.
+SYSTEM_FOLDERS = re.compile(
+    r"lost\+found|@eadir|\.@__thumb|@recycle|#recycle|\$recycle\.bin|system volume information|__macosx|"
+    r"\.snapshots?|\.zfs|\.trash(es|-\d+)|\.spotlight-v100|\.fseventsd|\.temporaryitems|\.appledouble",
     re.IGNORECASE,
 )
 
@@ -97,17 +103,23 @@ def check_given(value: str, *, setting: str) -> None:
 
 
 def is_system_file(path: Path) -> bool:
-    """Return whether a file was put there by a file manager or a network drive, such as .DS_Store."""
-    return SYSTEM_FILES.fullmatch(path.name) is not None and not path.is_dir()
+    """Return whether a file manager or a network drive put a file or folder there, such as .DS_Store or @eaDir."""
+    if path.is_dir():
+        return is_system_folder(path.name)
+    return SYSTEM_FILES.fullmatch(path.name) is not None
+
+
+def is_system_folder(name: str) -> bool:
+    """Return whether folders of this name are made by the system, and hold nothing that anybody put there."""
+    return SYSTEM_FOLDERS.fullmatch(name) is not None
 
 
 def foreign_names(folder: Path, kind: FolderKind) -> list[str]:
     """Return what a folder without the kind's mark holds that `ldm-train` did not begin to write; nothing with the mark."""
     if carries_mark(folder, kind):
         return []
-    expected = kind.unfinished | {"lost+found"}  # which a new disk has
     paths = (path for path in folder.iterdir() if not is_temporary(path) and not is_system_file(path))
-    return sorted(path.name for path in paths if path.name not in expected)
+    return sorted(path.name for path in paths if path.name not in kind.unfinished)
 
 
 def check_file(path: Path, is_ours: Callable[[Path], bool], *, setting: str) -> None:

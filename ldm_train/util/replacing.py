@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ldm_train.util.files import atomic_write, flush_folder, hidden_path, make_folder, remove_temporaries
 from ldm_train.util.locks import hold_lock
-from ldm_train.util.ownership import FolderKind, check_folder, check_given
+from ldm_train.util.ownership import FolderKind, check_folder, check_given, is_system_file
 
 WORKING = FolderKind("a working folder of ldm-train", "working.json", frozenset({"ldm_train_works_on"}))
 
@@ -107,6 +107,8 @@ class ReplacedFolder:
                     remove_folder(path)
                 elif path.name != WORKING.mark:
                     path.unlink(missing_ok=True)
+            if [path.name for path in self.working.iterdir()] != [WORKING.mark]:
+                return  # a network drive keeps files that somebody still reads; the next command removes them
             (self.working / WORKING.mark).unlink(missing_ok=True)
             self.working.rmdir()
 
@@ -133,7 +135,7 @@ class ReplacedFolder:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder with all that is in it, if it is there.
+    """Remove a folder with all that is in it, if it is there; what a network drive keeps for its readers (.nfs…) may stay.
 
     Raises:
         OSError: naming the folder, of which a part may be left.
@@ -143,6 +145,9 @@ def remove_folder(folder: Path) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
+        left = [path for path in folder.rglob("*") if not path.is_dir()]
+        if left and all(map(is_system_file, left)):
+            return
         raise OSError(f"cannot remove {folder}: {error.strerror}") from error
 
 

@@ -19,3 +19,9 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """Return the nearest known word as a suggestion to end a message with; nothing if none is near."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def first_line(message: object) -> str:
+    """Return the first line of a text, or of an error's message; the class of an error without message."""
+    text = str(message).strip() or (type(message).__name__ if isinstance(message, BaseException) else "")
+    return text.partition("\n")[0]

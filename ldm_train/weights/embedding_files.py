@@ -1,7 +1,7 @@
-"""Files of new words' vectors, textual inversions, whoever wrote them: words to vectors (N, D).
+"""Read files of textual inversions: new words and their vectors (N, D), in the formats of diffusers and of web UIs.
 
-diffusers' have a word's name and its vectors; those of web interfaces have `emb_params` and the file's name, or, as .pt,
-`string_to_param` and a name of their own.
+diffusers' files map a word to its vectors. Files of web UIs have the word as their file name and the vectors under
+`emb_params`, or are pickles (.pt) with a `name` and the vectors under `string_to_param`.
 """
 
 from collections.abc import Mapping
@@ -11,39 +11,40 @@ import torch
 from torch import Tensor
 
 from ldm_train.util.text import list_names
-from ldm_train.weights.lazy_tensors import unpickled
-from ldm_train.weights.tensor_files import read
+from ldm_train.weights.lazy_tensors import load_pickle
+from ldm_train.weights.tensor_files import read_tensor_file
 
-FILE = "learned_embeds.safetensors"
-UNNAMED = ("emb_params", "*")  # the file is named as the word
-XL = ("clip_l", "clip_g")
+EMBEDDINGS_FILE = "learned_embeds.safetensors"
+UNNAMED = ("emb_params", "*")  # keys of vectors whose word is the file name
+XL_NAMES = ("clip_l", "clip_g")
 PICKLES = (".bin", ".pt")
 
 
-def read_words(path: Path) -> dict[str, Tensor]:
-    """A file's words and their vectors, or those of a run's directory.
+def read_embeddings(path: Path) -> dict[str, Tensor]:
+    """Return the words of a file, or of a run directory, with their vectors (N, D).
 
     Raises:
-        ValueError: it is no such file, or holds more than that.
+        ValueError: it is not a file of vectors, or contains anything else.
     """
-    path = path / FILE if path.is_dir() else path
+    path = path / EMBEDDINGS_FILE if path.is_dir() else path
     if path.suffix not in (".safetensors", *PICKLES) or not path.is_file():
         raise ValueError(
-            f"{path} is no file of vectors, .safetensors, .bin or .pt; a run that trained new words has one, {FILE}"
+            f"{path} is not a file of vectors (.safetensors, .bin or .pt), nor the directory of a run that trained "
+            f"new words (which contains {EMBEDDINGS_FILE})"
         )
-    named = by_name(read(path) if path.suffix == ".safetensors" else unpickled(path))
-    if xl := sorted(named.keys() & set(XL)):
+    named = _group_by_word(read_tensor_file(path) if path.suffix == ".safetensors" else load_pickle(path))
+    if xl := sorted(named.keys() & set(XL_NAMES)):
         raise ValueError(
-            f"{path} holds {list_names(xl)}, vectors for the two text encoders of Stable Diffusion XL, which are not read "
-            "here; take an embedding that was made for this run's text encoder"
+            f"{path} contains {list_names(xl)}, vectors for the two text encoders of Stable Diffusion XL, which are not "
+            "supported; use an embedding that was made for this run's text encoder"
         )
     if not named:
-        raise ValueError(f"{path} holds no word's vectors")
-    return {path.stem if name in UNNAMED else name: rows_of(path, name, rows) for name, rows in named.items()}
+        raise ValueError(f"{path} contains no vectors of a word; use a file that was saved as a textual inversion")
+    return {path.stem if name in UNNAMED else name: _check_vectors(path, name, rows) for name, rows in named.items()}
 
 
-def by_name(content: object) -> dict[str, object]:
-    """What a file holds, by the words' names. What web interfaces tell of the training beside is left."""
+def _group_by_word(content: object) -> dict[str, object]:
+    """Return the vectors of each word in a file's content, without what web UIs add about the training."""
     if not isinstance(content, Mapping):
         return {}
     vectors = content.get("string_to_param", content)
@@ -52,14 +53,14 @@ def by_name(content: object) -> dict[str, object]:
     return {str(name): rows for name, rows in vectors.items()} if isinstance(vectors, Mapping) else {}
 
 
-def rows_of(path: Path, name: str, rows: object) -> Tensor:
-    """A word's vectors, (N, D).
+def _check_vectors(path: Path, name: str, rows: object) -> Tensor:
+    """Return a word's vectors as (N, D).
 
     Raises:
-        ValueError: it is something else.
+        ValueError: they are no dense floating-point vectors.
     """
     plain = isinstance(rows, Tensor) and rows.is_floating_point() and rows.layout == torch.strided
     if not isinstance(rows, Tensor) or not plain or rows.ndim not in (1, 2):
         what = f"{rows.dtype}, {tuple(rows.shape)}" if isinstance(rows, Tensor) else type(rows).__name__
-        raise ValueError(f"{path} holds {name}, {what}, which is no vector of a word, nor several")
+        raise ValueError(f"{path} contains {name} as {what}; expected floating-point vectors of shape (N, D) or (D,)")
     return rows.detach()[None] if rows.ndim == 1 else rows.detach()

@@ -1,4 +1,4 @@
-"""A name for what a frozen part computes: a hash of its weights and its kind, or of the files that hold them."""
+"""Identify frozen parts by their weights: a hash of the tensors, or of the files that contain them."""
 
 import hashlib
 import os
@@ -13,14 +13,14 @@ SHIPPED = Path(__file__).parents[1] / "autoencoders" / "pretrained"
 SUFFIXES = {".bin", ".ckpt", ".json", ".pt", ".pth", ".safetensors", ".yaml", ".yml"}
 
 
-def fingerprint(module: "nn.Module") -> str:
-    """SHA-256 over the class, and each tensor's name, shape, type and bytes; hexadecimal."""
+def fingerprint_module(module: "nn.Module") -> str:
+    """Return the SHA-256 over a module's class and tensors; see `digest_tensors`."""
     return digest_tensors(module.state_dict(), kind=type(module).__name__)
 
 
 def digest_tensors(tensors: Mapping[str, "Tensor"], *, kind: str = "") -> str:
     """Return the SHA-256 over a kind, and each tensor's name, shape, type and bytes; hexadecimal."""
-    # Here, since the files below are read by what has no time to import it.
+    # Imported here because the functions below are also called by commands that start without torch.
     import torch
 
     digest = hashlib.sha256(kind.encode())
@@ -30,30 +30,30 @@ def digest_tensors(tensors: Mapping[str, "Tensor"], *, kind: str = "") -> str:
     return digest.hexdigest()
 
 
-def files_digest(path: Path) -> str:
-    """SHA-256 over the names and bytes of the weights and configs in a folder, at any depth, or of one file; hexadecimal.
+def digest_files(path: Path) -> str:
+    """Return the SHA-256 over the names and bytes of all weights and configs below a folder, or of one file; hexadecimal.
 
-    Names are relative to the folder, so it may move. Without torch, and without a model: the disk's speed.
+    Names are relative to the folder, so moving it changes nothing. Neither torch nor the model is loaded.
 
     Raises:
-        ValueError: there is no such file or folder, or nothing in it to tell one from another.
+        ValueError: there is no such file or folder, or the folder contains no weights or configs.
     """
     folder = path if path.is_dir() else path.parent
     files = [f for f in path.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file()] if path.is_dir() else [path]
     if not files or not files[0].is_file():
-        raise ValueError(f"{path} is neither a file nor a folder with weights ({', '.join(sorted(SUFFIXES))})")
+        raise ValueError(f"{path} is neither a file nor a folder that contains weights ({', '.join(sorted(SUFFIXES))})")
     digest = hashlib.sha256()
     for name, file in sorted((f.relative_to(folder).as_posix(), f) for f in files):
-        # Neither can be taken for the other: a name has no NUL, and a hash has its length.
+        # Unambiguous: a name contains no NUL, and a hash has a fixed length.
         digest.update(os.fsencode(name) + b"\0" + hash_file(file))
     return digest.hexdigest()
 
 
-def weights_digest(weights: str | None, subfolder: str | None = None, *, part: str = "") -> str | None:
-    """`files_digest` of what a config names as weights: "" where it names none, None where they are not on this machine.
+def digest_weights(weights: str | None, subfolder: str | None = None, *, part: str = "") -> str | None:
+    """Return `digest_files` of the weights that a config names: "" if it names none, None if they are not on this machine.
 
     Args:
-        part: the subfolder that is taken of a whole pipeline's folder where none is given.
+        part: the subfolder to take if `weights` is a pipeline's folder and no subfolder is given.
     """
     if weights is None:
         return ""
@@ -61,12 +61,12 @@ def weights_digest(weights: str | None, subfolder: str | None = None, *, part: s
     if part and (path / part).is_dir() and not (path / "config.json").is_file():
         path = path / part
     try:
-        return files_digest(path)
+        return digest_files(path)
     except ValueError:
         return None
 
 
 def hash_file(path: Path) -> bytes:
-    """SHA-256 of a file's bytes, which need not fit into memory."""
+    """Return the SHA-256 of a file's bytes, which need not fit into memory."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").digest()

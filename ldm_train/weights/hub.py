@@ -1,4 +1,4 @@
-"""A name on the Hugging Face hub to a folder on this machine, with the files of one part alone."""
+"""Find weights on this machine, or download only the files of one part from the Hugging Face hub."""
 
 import re
 from fnmatch import fnmatch
@@ -6,6 +6,8 @@ from pathlib import Path
 
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+from ldm_train.util.text import first_line
 
 FILES = {".safetensors", ".ckpt", ".pt", ".pth", ".bin"}
 WEIGHTS = (
@@ -17,47 +19,52 @@ WEIGHTS = (
 )
 
 
-def locate(weights: str, *, setting: str, subfolder: str, name: str) -> Path:
-    """Where weights lie that a setting names: a file or folder here, or a name on the hub, downloaded; see `download`.
+def locate_weights(weights: str, *, setting: str, subfolder: str, name: str) -> Path:
+    """Return the path of the weights that a setting names, after downloading them if they are on the hub.
+
+    Args:
+        weights: a file, a folder, or a name on the hub; the other arguments are those of `download_weights`.
 
     Raises:
-        ValueError: nowhere.
+        ValueError: there are no such weights.
     """
     if Path(weights).exists():
         return Path(weights)
     if not is_hub_name(weights):
-        raise ValueError(f"{setting}={weights} is neither a file nor a folder here, nor a name on the hub (owner/name)")
-    return download(weights, setting=setting, subfolder=subfolder, name=name)
+        raise ValueError(f"{setting}={weights} is not a file, a folder, or a name on the Hugging Face hub (owner/name)")
+    return download_weights(weights, setting=setting, subfolder=subfolder, name=name)
 
 
 def is_hub_name(weights: str) -> bool:
-    """Whether it can be one (owner/name), and is no file's."""
+    """Return whether this may be the name of a repository (owner/name) and not a file's."""
     return bool(re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", weights)) and Path(weights).suffix not in FILES
 
 
-def download(repository: str, *, setting: str, subfolder: str, name: str) -> Path:
-    """The folder of a repository's files, of which one part's weights and the settings are here.
+def download_weights(repository: str, *, setting: str, subfolder: str, name: str) -> Path:
+    """Download the weights and settings of one part from a repository, and return the repository's local folder.
+
+    Without a network, return what an earlier download left.
 
     Args:
-        setting: that names the repository, for messages.
-        subfolder: of the part in a pipeline.
-        name: of the part's files of weights.
+        setting: the setting that names the repository, for messages.
+        subfolder: the part's folder in a pipeline.
+        name: what the part's weight files are called, without suffix.
 
     Raises:
-        ValueError: no such repository, or none that can be reached.
+        ValueError: there is no such repository, or it cannot be reached and was not downloaded before.
     """
     try:
         files = HfApi().list_repo_files(repository)
     except (OfflineModeIsEnabled, HFValidationError, HfHubHTTPError, OSError):
-        return _local(repository, setting=setting)
+        return _find_downloaded(repository, setting=setting)
     try:
-        return Path(snapshot_download(repository, allow_patterns=wanted(files, subfolder=subfolder, name=name)))
+        return Path(snapshot_download(repository, allow_patterns=select_files(files, subfolder=subfolder, name=name)))
     except (HfHubHTTPError, OSError) as error:
-        raise ValueError(f"{setting}={repository} cannot be downloaded: {str(error).strip().splitlines()[0]}") from error
+        raise ValueError(f"{setting}={repository} cannot be downloaded: {first_line(error)}") from error
 
 
-def wanted(files: list[str], *, subfolder: str, name: str) -> list[str]:
-    """Of a repository's files: the settings, and the part's weights of the first kind that is there."""
+def select_files(files: list[str], *, subfolder: str, name: str) -> list[str]:
+    """Return a repository's settings files, and the part's weight files in the first format of `WEIGHTS` that it has."""
     part = f"{subfolder}/" if any(file.startswith(f"{subfolder}/") for file in files) else ""
     own = [file for file in files if file.startswith(part) and "/" not in file.removeprefix(part)]
     settings = [file for file in own if file.endswith(".json")] + [f for f in files if f.startswith("scheduler/")]
@@ -67,12 +74,11 @@ def wanted(files: list[str], *, subfolder: str, name: str) -> list[str]:
     return settings
 
 
-def _local(repository: str, *, setting: str) -> Path:
-    """What an earlier download left."""
+def _find_downloaded(repository: str, *, setting: str) -> Path:
     try:
         return Path(snapshot_download(repository, local_files_only=True))
     except (LocalEntryNotFoundError, HFValidationError, HfHubHTTPError, OSError) as error:
         raise ValueError(
-            f"{setting}={repository} is neither a file nor a folder here, and the hub is out of reach or has no such name; "
-            f"download it where there is a network (`hf download {repository}`) and give the folder"
+            f"{setting}={repository} is not a file or a folder, and the Hugging Face hub cannot be reached or has no such "
+            f"repository. Download it where there is a network (`hf download {repository}`) and set {setting} to its folder"
         ) from error

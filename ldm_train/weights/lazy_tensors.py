@@ -1,6 +1,6 @@
-"""Named tensors on disk that are read one at a time, and never run code: safetensors files, and pickles of plain tensors.
+"""Read tensors of safetensors files, and of pickles that contain only tensors, one at a time and without running code.
 
-A file is opened again after every so many bytes, so that what was read of it leaves the memory.
+Memory-mapped pages stay in memory while a file is open, so a file is opened again after every `REOPEN_AFTER` bytes.
 """
 
 import math
@@ -14,24 +14,25 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Size, Tensor
 
-from ldm_train.util.text import list_names
+from ldm_train.util.text import first_line, list_names, shorten
+from ldm_train.weights.tensor_files import check_tensor, read_checksums, read_metadata
 
-OPEN_FOR = 2**27  # bytes
+REOPEN_AFTER = 2**27  # bytes
 CONVERT = (
-    "take the same weights as .safetensors where they are to be had; else convert the file where it can do no harm, such as "
-    'in a container without network: python -c "import torch; from safetensors.torch import save_file; '
+    "use the same weights as .safetensors if they are published; otherwise convert the file where it can do no harm, "
+    'such as in a container without network: python -c "import torch; from safetensors.torch import save_file; '
     "f = torch.load('{name}', map_location='cpu', weights_only=False); "
     "f = f.get('string_to_param', f.get('state_dict', f)); "
     "save_file({{k: v.detach().clone() for k, v in f.items() if torch.is_tensor(v)}}, '{stem}.safetensors')\""
 )
 
 
-class Tensors(Mapping[str, Tensor]):
-    """Tensors by name, each read when it is asked for.
+class LazyTensors(Mapping[str, Tensor]):
+    """Tensors by name, each read when it is accessed.
 
     Args:
-        shapes: of each, known beforehand.
-        read: a tensor by the name that it was given here.
+        shapes: each tensor's shape.
+        read: returns a tensor by its name.
     """
 
     def __init__(self, shapes: Mapping[str, Size], read: Callable[[str], Tensor]) -> None:
@@ -49,62 +50,69 @@ class Tensors(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self.shapes)
 
-    def renamed(self, names: Mapping[str, str]) -> "Tensors":
-        """Those of the names that are keys, under the new ones.
+    def rename(self, names: Mapping[str, str]) -> "LazyTensors":
+        """Return the tensors that are keys of `names` under the new names, which are its values.
 
         Raises:
-            ValueError: two would have the same name.
+            ValueError: two tensors get the same name.
         """
         before = {new: old for old, new in names.items()}
         if len(before) < len(names):
             twice = sorted(old for old, new in names.items() if before[new] != old)
-            raise ValueError(f"it holds the same weight under two names: {list_names(twice)}")
-        return Tensors({new: self.shapes[old] for old, new in names.items()}, lambda name: self[before[name]])
+            raise ValueError(f"it contains the same weight under two names: {list_names(twice)}")
+        return LazyTensors({new: self.shapes[old] for old, new in names.items()}, lambda name: self[before[name]])
 
 
 class TensorFile(ABC):
     """A file of named tensors.
 
     Raises:
-        ValueError: it cannot be read, or is not what it says.
+        ValueError: it cannot be read.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._left: float = OPEN_FOR
+        self._left: float = REOPEN_AFTER
         self.shapes = self._open()
 
     @abstractmethod
     def _open(self) -> dict[str, Size]:
-        """Open the file, again where it was; the shapes of its tensors."""
+        """Open the file, or open it again, and return the shapes of its tensors."""
 
     @abstractmethod
     def _get(self, name: str) -> Tensor:
-        """A tensor of the open file."""
+        """Return a tensor of the open file."""
 
-    def tensors(self) -> Tensors:
-        return Tensors(self.shapes, self.read)
+    def tensors(self) -> LazyTensors:
+        """Return all tensors, none of which is read yet."""
+        return LazyTensors(self.shapes, self.read)
 
     def read(self, name: str) -> Tensor:
-        """A tensor in the file's own type, which is to be copied before many others are read.
+        """Return a tensor in the file's type. It may be memory-mapped: copy it before reading many others.
 
         Raises:
-            ValueError: it is not of floating-point numbers, or cannot be read.
+            ValueError: it does not hold floating-point numbers, or cannot be read.
         """
         if self._left <= 0:
-            self._left = OPEN_FOR
+            self._left = REOPEN_AFTER
             self._open()
         tensor = self._get(name)
         if not tensor.is_floating_point() or tensor.layout != torch.strided:
             raise ValueError(
-                f"{self.path} holds {name} as {tensor.dtype}, {tensor.layout}; weights are floating-point numbers"
+                f"{self.path} contains {name} as {tensor.dtype}, {tensor.layout}; expected floating-point numbers, strided"
             )
         self._left -= tensor.nbytes
         return tensor
 
 
 class SafetensorsFile(TensorFile):
-    """A safetensors file, whose header is checked against its length before anything is read."""
+    """A safetensors file. If `ldm-train` wrote it, each tensor's checksum is compared when it is first read."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        read_metadata(path)  # raises if it is damaged
+        self._checksums = read_checksums(path)
+        self._unchecked = set(self.shapes) if self._checksums else set()
 
     def _open(self) -> dict[str, Size]:
         try:
@@ -115,23 +123,29 @@ class SafetensorsFile(TensorFile):
 
     def _get(self, name: str) -> Tensor:
         try:
-            return self._file.get_tensor(name)
+            tensor = self._file.get_tensor(name)
         except (SafetensorError, OSError, RuntimeError) as error:
             raise ValueError(f"{self.path} cannot be read as a safetensors file ({error})") from error
+        if name in self._unchecked:
+            check_tensor(self.path, name, tensor, self._checksums)
+            self._unchecked.discard(name)
+        return tensor
 
 
 class PickledFile(TensorFile):
-    """A file of torch.save (.ckpt, .pt, .bin) with nothing in it but plain tensors, as they are or as its `state_dict`."""
+    """A torch.save file (.ckpt, .pt, .bin) that contains only tensors by name, directly or under "state_dict"."""
 
     def _open(self) -> dict[str, Size]:
-        content = unpickled(self.path)
-        # What was written before 2020 is in memory as a whole.
-        self._left = OPEN_FOR if zipfile.is_zipfile(self.path) else math.inf
+        content = load_pickle(self.path)
+        # Files written before 2020 are no zip archives: they cannot be memory-mapped, so opening them again frees nothing.
+        self._left = REOPEN_AFTER if zipfile.is_zipfile(self.path) else math.inf
         content = content.get("state_dict", content) if isinstance(content, dict) else content
         if not isinstance(content, dict) or not content or not all(isinstance(name, str) for name in content):
-            raise ValueError(f"{self.path} holds no tensors by name")
+            raise ValueError(f"{self.path} does not contain tensors by name, or a state_dict of them; use a file of weights")
         if strange := [name for name, value in content.items() if not isinstance(value, Tensor)]:
-            raise ValueError(f"{self.path} holds more than tensors under {list_names(strange)}; " + convert(self.path))
+            raise ValueError(
+                f"{self.path} contains more than tensors, under {list_names(strange)}; " + suggest_conversion(self.path)
+            )
         self._content = content
         return {name: tensor.shape for name, tensor in content.items()}
 
@@ -139,39 +153,39 @@ class PickledFile(TensorFile):
         return self._content[name]
 
 
-def open_file(path: Path) -> TensorFile:
-    """The tensors of a file, by its ending.
+def open_tensor_file(path: Path) -> TensorFile:
+    """Open a file of weights in the format that its suffix names.
 
     Raises:
-        ValueError: it is none that is read here.
+        ValueError: it does not exist, cannot be read, or has another suffix.
     """
     if not path.is_file():
-        raise ValueError(f"{path} is not there")
+        raise ValueError(f"{path} does not exist, or is not a file")
     if path.suffix == ".safetensors":
         return SafetensorsFile(path)
     if path.suffix in (".ckpt", ".pt", ".pth", ".bin"):
         return PickledFile(path)
-    raise ValueError(f"{path} is no file of weights: .safetensors, .ckpt, .pt, .pth and .bin are read")
+    raise ValueError(f"{path} is not a file of weights: only .safetensors, .ckpt, .pt, .pth and .bin are read")
 
 
-def unpickled(path: Path) -> object:
-    """What a file of torch.save holds, which is nothing but plain values and tensors.
+def load_pickle(path: Path) -> object:
+    """Return the content of a torch.save file of plain values and tensors.
 
     Raises:
-        ValueError: it holds more, or cannot be read.
+        ValueError: it contains anything else, or cannot be read.
     """
-    refuse_inflated(path)
+    check_archive(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # unpickling reports damage, and code, by many classes
-        raise ValueError(refusal(path, error)) from error
+        raise ValueError(describe_pickle_error(path, error)) from error
 
 
-def refuse_inflated(path: Path) -> None:
-    """Refuse an archive that would grow on unpacking: torch.save packs nothing.
+def check_archive(path: Path) -> None:
+    """Raise for an archive that is larger when unpacked, since torch.save compresses nothing, and for TorchScript.
 
     Raises:
-        ValueError: it does, or it is TorchScript, a program.
+        ValueError: it is one of these, or cannot be read.
     """
     try:
         if not zipfile.is_zipfile(path):
@@ -179,28 +193,29 @@ def refuse_inflated(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
     except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError) as error:
-        raise ValueError(f"{path} cannot be read as a file of torch.save ({error})") from error
-    grown = [entry for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
+        raise ValueError(f"{path} cannot be read as a torch.save file ({error})") from error
+    packed = [entry for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
     size, full = path.stat().st_size, sum(entry.file_size for entry in entries)
-    if grown or full > size:
+    if packed or full > size:
         raise ValueError(
             f"{path} would unpack from {size:,} to {full:,} bytes"
-            f"{' (' + grown[0].filename + ' is packed)' if grown else ''}; "
-            "torch.save packs nothing, so that this is no file of its, and nothing was unpacked"
+            f"{' (' + packed[0].filename + ' is compressed)' if packed else ''}; torch.save compresses nothing, so it "
+            "did not write this file. Nothing was unpacked"
         )
     if any(re.search(r"(^|/)(constants\.pkl|code/)", entry.filename) for entry in entries):
-        raise ValueError(f"{path} is a TorchScript archive, a program that holds weights; " + convert(path))
+        raise ValueError(f"{path} is a TorchScript archive, which contains a program; " + suggest_conversion(path))
 
 
-def refusal(path: Path, error: Exception) -> str:
-    """What is wrong with a pickle, by the class in it that would have to be trusted where that is it."""
-    named = re.search(r"(?:GLOBAL|Unsupported class) ([\w.]+)", str(error))
-    if named:
-        return f"{path} holds {named[1]}, whose code would run on loading: refused, and nothing was run; " + convert(path)
-    told = str(error).rpartition("WeightsUnpickler error:")[2] if "weights_only" in str(error) else str(error)
-    return f"{path} cannot be read as a file of plain tensors ({(told.strip() or 'empty').splitlines()[0][:200]})"
+def describe_pickle_error(path: Path, error: Exception) -> str:
+    """Return why a pickle was not loaded: the class in it whose code would have to run, or damage."""
+    class_in_file = re.search(r"(?:GLOBAL|Unsupported class) ([\w.]+)", str(error))
+    if class_in_file:
+        reason = f"contains {class_in_file[1]}, code that would run when it is loaded: refused, and nothing was run"
+        return f"{path} {reason}; {suggest_conversion(path)}"
+    reason = str(error).rpartition("WeightsUnpickler error:")[2] if "weights_only" in str(error) else str(error)
+    return f"{path} cannot be read as a file of tensors ({shorten(first_line(reason) or 'it is empty', 200)})"
 
 
-def convert(path: Path) -> str:
-    """How to get a file of tensors from one that may hold more."""
+def suggest_conversion(path: Path) -> str:
+    """Return the advice for getting a file of tensors from one that may contain code."""
     return CONVERT.format(name=path.name, stem=path.stem)

@@ -1,28 +1,30 @@
-"""Weights on disk into a module in memory, tensor by tensor: at no time is more than one of them there twice."""
+"""Load weights from disk into a module tensor by tensor, so that at most one tensor is in memory twice."""
 
 from collections.abc import Mapping
 
 import torch
 from torch import Size, Tensor
 
-from ldm_train.weights.tensor_mapping import Piece, refuse_differences
+from ldm_train.weights.tensor_mapping import Piece, check_shapes
 
 
 @torch.no_grad()
-def load(
-    into: Mapping[str, Tensor], table: Mapping[str, Piece], tensors: Mapping[str, Tensor], found: Mapping[str, Size]
+def copy_into_module(
+    state: Mapping[str, Tensor], table: Mapping[str, Piece], tensors: Mapping[str, Tensor], shapes: Mapping[str, Size]
 ) -> None:
-    """Copy what a table makes of the tensors into those of a module, in its own type; nothing where these are on "meta".
+    """Copy each piece of a table into the tensor of the same name of a module, in that tensor's type.
+
+    Meta tensors are skipped, so with a module on "meta" this only checks the shapes.
 
     Args:
-        into: a module's `state_dict()`.
-        found: the tensors' shapes, none of which is read before all are right.
+        state: the module's `state_dict()`.
+        tensors: what the pieces are made of.
+        shapes: of `tensors`; all are checked before the first tensor is read.
 
     Raises:
-        ValueError: tensors are missing, left over, or of another shape or kind.
+        ValueError: tensors are missing, unexpected, or of another shape or kind.
     """
-    refuse_differences(table, found, {name: tensor.shape for name, tensor in into.items()})
-    for name, target in into.items():
-        if target.is_meta:
-            continue
-        target.copy_(table[name](tensors))
+    check_shapes(table, shapes, {name: tensor.shape for name, tensor in state.items()})
+    for name, target in state.items():
+        if not target.is_meta:
+            target.copy_(table[name](tensors))

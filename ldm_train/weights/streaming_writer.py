@@ -1,4 +1,7 @@
-"""A safetensors file written tensor by tensor: at no time is more than one of them in memory twice."""
+"""Write a safetensors file tensor by tensor, so that at most one tensor is in memory twice.
+
+The checksums in the file's header are only known at the end, so the header is written with room for them and replaced.
+"""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -6,34 +9,45 @@ from pathlib import Path
 import torch
 from torch import Size, Tensor
 
-from ldm_train.util.safetensors_file import Layout, write_safetensors
-from ldm_train.weights.tensor_files import bytes_of, dtype_name
+from ldm_train.util.safetensors_file import TensorLayout, format_dtype, get_bytes, write_safetensors
+from ldm_train.weights.tensor_files import METADATA_KEY, compute_checksum, format_metadata
+
+LARGEST_CHECKSUM = 2**32 - 1  # no checksum has more digits
 
 
-def stream(
+def stream_tensors(
     path: Path,
     shapes: Mapping[str, Size],
     make: Callable[[str], Tensor],
     *,
     dtype: torch.dtype = torch.float32,
-    metadata: Mapping[str, str] | None = None,
+    metadata: Mapping[str, object] | None = None,
+    texts: Mapping[str, str] | None = None,
 ) -> None:
-    """Write tensors of these names and shapes, in the order of their names; atomically.
+    """Write tensors of these names and shapes in the order of their names, atomically.
 
     Args:
-        make: a tensor by its name, called once for each, when it is written.
-        dtype: of what is written: float32, float16 or bfloat16.
+        make: returns a tensor by its name; called once for each, when it is written.
+        dtype: type that the tensors are written in: float32, float16 or bfloat16.
+        metadata: JSON values, which `read_metadata` returns.
+        texts: further metadata under the keys of other tools.
 
     Raises:
-        ValueError: a tensor of another shape than was said.
-        OSError: the disk is full, or the like; what was there stays.
+        ValueError: `make` returned a tensor of another shape.
+        OSError: the disk is full, or another failure to write; what was at `path` is unchanged.
     """
-    layouts = {name: Layout(dtype_name(dtype), shape) for name, shape in shapes.items()}
+    layouts = {name: TensorLayout(format_dtype(dtype), shape) for name, shape in shapes.items()}
+    checksums = dict.fromkeys(shapes, LARGEST_CHECKSUM)
+    room = len(format_metadata(metadata or {}, checksums))
+
+    def describe() -> dict[str, str]:
+        return {METADATA_KEY: format_metadata(metadata or {}, checksums).ljust(room), **(texts or {})}
 
     def content(name: str) -> memoryview:
         tensor = make(name).detach().to("cpu", dtype)
         if tensor.shape != shapes[name]:
-            raise ValueError(f"{name} is {tuple(tensor.shape)}, and was to be {tuple(shapes[name])}")
-        return bytes_of(tensor)
+            raise ValueError(f"{name} has the shape {tuple(tensor.shape)}; expected {tuple(shapes[name])}")
+        checksums[name] = compute_checksum(tensor)
+        return get_bytes(tensor)
 
-    write_safetensors(path, layouts, content, metadata)
+    write_safetensors(path, layouts, content, describe(), final_metadata=describe)

@@ -1,6 +1,6 @@
-"""One layout's tensors from another's: a table says of each which ones it is made of, and how they are joined or turned.
+"""Convert tensors between layouts: a table maps each target name to the `Piece` that makes its tensor from the source's.
 
-A table is evaluated tensor by tensor, so that a file of any size may be renamed on its way into a network or out of one.
+Tables are evaluated one tensor at a time, so that files of any size can be converted.
 """
 
 from collections.abc import Mapping
@@ -17,14 +17,18 @@ Turn = Literal["", "matrix", "convolution", "transposed", "zeros", "table"]
 
 @dataclass(frozen=True)
 class Piece:
-    """A tensor made of the tensors of these names, concatenated along their first dimension.
+    """A tensor made by concatenating source tensors along their first dimension, then taking a part, then converting it.
 
     Args:
-        part: of these, the i-th of n equal stretches.
-        turn: "matrix": a 1x1 convolution's weight may come as one, or as the matrix that it is; "convolution": the matrix as
-            such a weight; "transposed"; "zeros": as many as the tensor has columns; "table": a linear layer's weight and
-            bias as the rows that it gives for one-hot vectors.
-        more_columns: so many of zeros are appended to its second dimension, such as a convolution's further input channels.
+        names: of the source tensors.
+        part: (i, n) takes the i-th of n equal parts.
+        turn: the conversion.
+            "matrix": flatten the weight of a 1x1 convolution to the matrix of a linear layer; a matrix stays one.
+            "convolution": the reverse.
+            "transposed": swap both dimensions.
+            "zeros": a vector of zeros, as long as the source has columns.
+            "table": from a linear layer's weight and bias, the rows that it outputs for one-hot vectors.
+        more_columns: how many columns of zeros to append to the second dimension, such as further input channels.
     """
 
     names: tuple[str, ...]
@@ -33,7 +37,7 @@ class Piece:
     more_columns: int = 0
 
     def __call__(self, state: Mapping[str, Tensor]) -> Tensor:
-        """The tensor, which may share its memory with what it is made of."""
+        """Return the tensor, which may share memory with its sources."""
         if self.more_columns:
             tensor = replace(self, more_columns=0)(state)
             return torch.cat([tensor, tensor.new_zeros(len(tensor), self.more_columns, *tensor.shape[2:])], dim=1)
@@ -51,22 +55,26 @@ class Piece:
         return tensor.new_zeros(tensor.shape[1]) if self.turn == "zeros" else tensor
 
     def needs(self, shape: Size) -> Size:
-        """The shape of each tensor that makes one of this shape, where nothing is split off."""
+        """Return the shape that each source must have to make a tensor of this shape; for pieces that are not a part."""
         if self.turn == "transposed":
             return Size(reversed(shape))
         return Size((shape[0] // len(self.names), *(side - self.more_columns for side in shape[1:2]), *shape[2:]))
 
     def takes(self, found: Size, shape: Size) -> bool:
-        """Whether a tensor of the shape found is one that makes a tensor of this shape."""
+        """Return whether a source of the shape `found` can make a tensor of this shape."""
         needed = self.needs(shape)
         return found == needed or (self.turn == "matrix" and found == (*needed, 1, 1))
 
 
-def refuse_differences(table: Mapping[str, Piece], found: Mapping[str, Size], shapes: Mapping[str, Size]) -> None:
-    """Refuse tensors found under names, or in shapes, other than a table needs for tensors of these shapes.
+def check_shapes(table: Mapping[str, Piece], found: Mapping[str, Size], shapes: Mapping[str, Size]) -> None:
+    """Raise unless the source tensors are exactly those that a table needs.
+
+    Args:
+        found: shapes of the source tensors.
+        shapes: of the targets.
 
     Raises:
-        ValueError: it names the first five of those that are missing, left over or of another shape, and counts the rest.
+        ValueError: naming up to five tensors that are missing, left over or of another shape.
     """
     needed = {name: (piece, shapes[own]) for own, piece in table.items() if piece.turn != "zeros" for name in piece.names}
     wrong = [f"{name} (missing)" for name in sorted(needed.keys() - found.keys())]
@@ -77,9 +85,9 @@ def refuse_differences(table: Mapping[str, Piece], found: Mapping[str, Size], sh
         if name in found and not piece.takes(found[name], shape)
     ]
     if wrong:
-        raise ValueError(f"the weights are not those of this network: {list_names(wrong)}")
+        raise ValueError(f"the weights do not fit this network: {list_names(wrong)}")
 
 
-def shapes_of(state: Mapping[str, Tensor]) -> dict[str, Size]:
-    """By name."""
+def get_shapes(state: Mapping[str, Tensor]) -> dict[str, Size]:
+    """Return each tensor's shape by its name."""
     return {name: tensor.shape for name, tensor in state.items()}

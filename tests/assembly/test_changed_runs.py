@@ -36,6 +36,7 @@ def edit(run_dir: Path, name: str, value: object) -> None:
 
 
 @pytest.mark.parametrize("name", EDITS)
+@pytest.mark.slow
 def test_an_edited_config_is_refused(name: str, run_dir: Path, trained: Path, ldm_train: Callable, tmp_path: Path) -> None:
     value, told = EDITS[name]
     edit(run_dir, name, value)

@@ -19,7 +19,7 @@ from ldm_train.commands.export.export_folder import write_tensors
 from ldm_train.commands.export.exported_parts import as_transformers
 from ldm_train.conditioners.class_labels import ClassLabels
 from ldm_train.conditioners.text_encoder import TextEncoder, small
-from ldm_train.weights.embedding_files import FILE
+from ldm_train.weights.embedding_files import EMBEDDINGS_FILE
 
 WIDTH = 32
 CAPTIONS = ["a <toy> here", "<toy>, and", "a wooden toy", "un<toy>ed", "<toy><toy> <toy>", ""]
@@ -126,10 +126,10 @@ def test_files_of_others_give_the_word(
 @pytest.mark.parametrize(
     ("tensors", "message"),
     [
-        ({"<toy>": torch.zeros(1, 768)}, r"\(1, 768\).*made for another one"),
-        ({"<toy>": torch.zeros(15, WIDTH)}, "has 15 vectors, and a caption here has place for 14"),
-        ({"<toy>": torch.full((2, WIDTH), float("nan"))}, "not finite"),
-        ({"known": torch.zeros(1, WIDTH)}, "knows known already"),
+        ({"<toy>": torch.zeros(1, 768)}, r"\(1, 768\)"),
+        ({"<toy>": torch.zeros(15, WIDTH)}, "15 vectors.* 14"),
+        ({"<toy>": torch.full((2, WIDTH), float("nan"))}, "NaN"),
+        ({"known": torch.zeros(1, WIDTH)}, r"\bknown\b"),
         ({"a toy": torch.zeros(1, WIDTH)}, "must be one word"),
         ({"<toy>": torch.zeros(0, WIDTH)}, "has no vector"),
     ],
@@ -147,5 +147,5 @@ def test_classes_know_no_words(tmp_path: Path) -> None:
 
 def test_a_file_of_one_word_is_what_others_expect(tmp_path: Path) -> None:
     write_words(tmp_path, encoder("<toy>=wooden toy"))
-    assert {name: tuple(rows.shape) for name, rows in load_file(tmp_path / FILE).items()} == {"<toy>": (2, WIDTH)}
-    assert [path.name for path in tmp_path.iterdir()] == [FILE]
+    assert {name: tuple(rows.shape) for name, rows in load_file(tmp_path / EMBEDDINGS_FILE).items()} == {"<toy>": (2, WIDTH)}
+    assert [path.name for path in tmp_path.iterdir()] == [EMBEDDINGS_FILE]

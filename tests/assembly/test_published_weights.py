@@ -8,7 +8,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch.testing import assert_close
 
-from ldm_train.weights.layouts.unet_layout import ours_of_theirs
+from ldm_train.weights.layouts.unet_layout import map_unet_from_diffusers
 from tests.conftest import PICTURES, TEXT
 
 FITTING = [
@@ -59,7 +59,7 @@ def test_a_run_starts_from_published_weights(folder: Path, cache: Path, train: C
     state = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["state_dict"]
     own = {name.removeprefix("network."): tensor for name, tensor in state.items() if name.startswith("network.")}
     theirs = load_file(folder / "unet/diffusion_pytorch_model.safetensors")
-    assert_close(own, {name: piece(theirs) for name, piece in ours_of_theirs(own, theirs).items()}, rtol=0, atol=0)
+    assert_close(own, {name: piece(theirs) for name, piece in map_unet_from_diffusers(own, theirs).items()}, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from ldm_train.autoencoders.autoencoder import SHIPPED, IdentityAutoencoder, NewKLAutoencoder, pretrained
 from ldm_train.autoencoders.scaling import Scaling
-from ldm_train.weights.fingerprint import fingerprint
+from ldm_train.weights.fingerprint import fingerprint_module
 
 IMAGES = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
@@ -51,7 +51,7 @@ def test_a_batch_is_decoded_in_parts_that_fit(monkeypatch, pixels):
     raw = autoencoder.encode(IMAGES.repeat(2, 1, 1, 1)[:3]).mean
     whole = autoencoder.decode(raw)
     autoencoder.model.decoder.register_forward_hook(lambda *called: decoded.append(len(called[1][0])))
-    monkeypatch.setattr("ldm_train.autoencoders.autoencoder.DECODED", pixels)
+    monkeypatch.setattr("ldm_train.autoencoders.autoencoder.PIXELS_AT_ONCE", pixels)
     assert_close(autoencoder.decode(raw), whole)
     assert decoded == ([1, 1, 1] if pixels == 1 else [2, 1])
 
@@ -121,7 +121,7 @@ def test_the_seed_alone_decides_the_first_weights():
     assert not torch.equal(state, built)
     assert_close(torch.get_rng_state(), built, rtol=0, atol=0)
     assert_close(second.state_dict(), first.state_dict(), rtol=0, atol=0)
-    assert fingerprint(first) != fingerprint(new(seed=6))
+    assert fingerprint_module(first) != fingerprint_module(new(seed=6))
 
 
 def test_every_residual_block_starts_as_the_identity():

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ldm_train.reports.axes import number
+from ldm_train.reports.axes import format_number
 from tests.browser.chromium import Chromium
 from tests.run_dir.run_directories import write_run
 
@@ -221,7 +221,7 @@ def test_the_script_and_the_page_draw_the_same_axes(browser: Chromium, pages: di
 def test_numbers_are_written_alike(value: float, full: Chromium) -> None:
     source = full.value("document.querySelector('main script:not([type]), body > script').textContent")
     text = source[source.index("const text =") : source.index("const round =")]
-    assert full.value(f"(() => {{ {text} return text({value!r}); }})()") == number(value)
+    assert full.value(f"(() => {{ {text} return text({value!r}); }})()") == format_number(value)
 
 
 def test_it_can_be_printed(full: Chromium, pictures_to: Path) -> None:

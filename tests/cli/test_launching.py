@@ -110,6 +110,7 @@ def slurm_nodes(words: list[str], free_port: int, cwd: Path) -> None:
 
 
 @pytest.mark.parametrize("start", [torchrun_nodes, slurm_nodes])
+@pytest.mark.slow
 def test_two_nodes_make_the_run_of_one_process(
     start: Callable[[list[str], int, Path], None], cache: Path, trained: Path, train_words: list[str], tmp_path: Path
 ) -> None:
@@ -211,7 +212,7 @@ def submit(tmp_path: Path) -> Callable[[int], tuple[int, list[str]]]:
         calls = tmp_path / "calls"
         for name, ends in (("srun", code), ("scontrol", 0)):
             fake = tmp_path / name
-            fake.write_text(f'#!/bin/bash\nprintf "%s|" {name} "$@" >> {calls}\necho >> {calls}\nexit {ends}\n')
+            fake.write_text(f'#!/bin/bash\nprintf "%s|" {name} "$@" >> "{calls}"\necho >> "{calls}"\nexit {ends}\n')
             fake.chmod(0o755)
         path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
         words = ["cache=a folder", "run_dir=run", "trainer.strategy=fsdp2"]

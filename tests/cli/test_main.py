@@ -89,6 +89,7 @@ def test_help_of_a_verb_shows_settings_and_groups(verb: str, ldm_train: Callable
     ("words", "told"),
     [(["trian"], "did you mean 'train'"), (["train", "cache=x", "run_dir=y", "batchsize=3"], "did you mean 'batch_size'")],
 )
+@pytest.mark.slow
 def test_a_typo_is_answered_before_anything_heavy_is_imported(words: list[str], told: str) -> None:
     command = [sys.executable, "-X", "importtime", "-m", "ldm_train", *words]
     ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)

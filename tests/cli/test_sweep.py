@@ -254,6 +254,7 @@ with Jobs() as jobs:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.slow
 def test_a_signal_goes_to_the_running_job(number: signal.Signals) -> None:
     script = PASSING.format(name=number.name, number=int(number))
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as process:
@@ -282,6 +283,7 @@ def losses(run_dir: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_real_jobs_train_on_one_process_and_on_two(
     cache: Path, train_words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

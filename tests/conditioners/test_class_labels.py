@@ -35,7 +35,7 @@ def test_every_vector_is_trained() -> None:
 
 
 def test_an_unknown_class_is_named_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="'cow' is no class of this model; it knows cat, dog"):
+    with pytest.raises(ValueError, match=r"'cow' .*cat, dog"):
         ClassLabels(classes=["cat", "dog"]).tokenize(["cat", "cow"])
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from ldm_train.data.batches.positions import Geometry, RunPositions, endless_loader
+from ldm_train.data.batches.positions import BatchGeometry, RunPositions, build_endless_loader
 from ldm_train.types import Captions, LatentBatch, Moments
 
 DIVISIONS = pytest.mark.parametrize(
@@ -16,7 +16,7 @@ DIVISIONS = pytest.mark.parametrize(
 
 
 def ranks(world_size, micro_batch_size, *, batch_size=12):
-    return [Geometry(batch_size, world_size, rank, micro_batch_size) for rank in range(world_size)]
+    return [BatchGeometry(batch_size, world_size, rank, micro_batch_size) for rank in range(world_size)]
 
 
 @DIVISIONS
@@ -47,18 +47,18 @@ def test_rows_and_accumulation_describe_the_pieces(world_size, micro_batch_size)
 )
 def test_a_batch_that_cannot_be_shared_out_is_refused_with_sizes_that_can(batch_size, world_size, micro_batch_size):
     with pytest.raises(ValueError, match=rf"batch_size={batch_size} .* {world_size} device") as error:
-        Geometry(batch_size, world_size, 0, micro_batch_size)
+        BatchGeometry(batch_size, world_size, 0, micro_batch_size)
     _, sizes = str(error.value).split("the nearest that can:")
     named = [int(number) for number in re.findall(r"\d+", sizes)]
     assert named
-    assert all(Geometry(size, world_size, 0, micro_batch_size).batch_size == size for size in named)
+    assert all(BatchGeometry(size, world_size, 0, micro_batch_size).batch_size == size for size in named)
     unit = world_size * (micro_batch_size or 1)
     assert min(abs(size - batch_size) for size in named) <= max(unit / 2, unit - batch_size)
 
 
 @pytest.mark.parametrize("first_step", [0, 1, 7])
 def test_a_resumed_run_goes_on_where_it_stopped(first_step):
-    geometry = Geometry(6, micro_batch_size=2)
+    geometry = BatchGeometry(6, micro_batch_size=2)
     whole = list(islice(RunPositions(geometry, lambda: 0), 3 * (first_step + 4)))
     resumed = list(islice(RunPositions(geometry, lambda: first_step), 3 * 4))
     assert resumed == whole[3 * first_step :]
@@ -66,14 +66,14 @@ def test_a_resumed_run_goes_on_where_it_stopped(first_step):
 
 def test_the_first_step_is_asked_for_when_iteration_starts():
     step = 0
-    positions = RunPositions(Geometry(2), lambda: step)
+    positions = RunPositions(BatchGeometry(2), lambda: step)
     step = 3
     assert next(iter(positions)) == [6, 7]
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_loader_fetches_whole_micro_batches_in_order(workers):
-    loader = endless_loader(lambda positions: positions * 10, Geometry(4, 2, 1), lambda: 1, workers=workers)
+    loader = build_endless_loader(lambda positions: positions * 10, BatchGeometry(4, 2, 1), lambda: 1, workers=workers)
     batches = list(islice(loader, 3))
     assert_close(torch.stack(batches), torch.tensor([[60, 70], [100, 110], [140, 150]]))
 

@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 from torch.testing import assert_close
 
-from ldm_train.data.batches.datamodules import CachedLatents, split
-from ldm_train.data.cache.index import joined
-from ldm_train.data.cache.manifest import file_digest, read_manifest, refuse_other
+from ldm_train.data.batches.datamodules import CachedLatents, split_held_out
+from ldm_train.data.cache.index import join_indices
+from ldm_train.data.cache.manifest import check_cache_matches, digest_file, read_manifest
 from ldm_train.data.cache.reader import LatentCache
-from ldm_train.data.cache.staging import Workplace
+from ldm_train.data.cache.staging import CacheWorkspace
 from ldm_train.data.pictures.images import read_image, to_signed
 from ldm_train.training.encoding import Encoding
 
@@ -79,7 +79,7 @@ def test_entries_hold_captions_split_fields_and_the_pictures_digest(cache: Path,
     two = entries["circle-blue.png"]
     assert [read.caption_texts[n] for n in two.captions] == ["a black circle on a blue background", "circle, blue"]
     assert two.fields == {"background": "blue"}
-    assert two.picture == file_digest(pictures / "circle-blue.png")
+    assert two.picture == digest_file(pictures / "circle-blue.png")
 
 
 def test_manifest_counts_and_statistics(cache: Path) -> None:
@@ -91,7 +91,7 @@ def test_manifest_counts_and_statistics(cache: Path) -> None:
     assert (manifest.shift, manifest.scale) == (0.0, 1.0)
     assert_close(torch.tensor(manifest.mean), stored.mean((0, 2, 3)))
     assert_close(torch.tensor(manifest.std), stored.std((0, 2, 3), correction=0))
-    assert manifest.digests() == {name: file_digest(cache / name) for name in DATA_FILES}
+    assert manifest.digests() == {name: digest_file(cache / name) for name in DATA_FILES}
 
 
 @pytest.mark.parametrize(("dtype", "error"), [("float16", 2**-11), ("bfloat16", 2**-8)])
@@ -210,7 +210,7 @@ def test_a_new_cache_replaces_the_old_one_even_after_a_crash_while_doing_so(
     cache: Path, pictures: Path, encode: Callable, tmp_path: Path
 ) -> None:
     copy(cache, tmp_path / "cache")
-    working = Workplace(tmp_path / "cache")
+    working = CacheWorkspace(tmp_path / "cache")
     working.start()
     copy(cache, working.previous)
     assert encode(pictures, tmp_path / "cache", "dtype=float16").code == 0
@@ -296,17 +296,17 @@ def test_an_unknown_format_is_refused(cache: Path, tmp_path: Path) -> None:
 )
 def test_another_origin_is_refused_naming_the_difference(expected: dict, told: str, cache: Path) -> None:
     with pytest.raises(ValueError, match=told):
-        refuse_other(read_manifest(cache), {"image_size": 16} | expected, cache=cache, mend=[])
+        check_cache_matches(read_manifest(cache), {"image_size": 16} | expected, cache=cache, mend=[])
 
 
 def test_the_same_origin_passes(cache: Path) -> None:
     manifest = read_manifest(cache)
-    refuse_other(manifest, manifest.expected_of_a_run, cache=cache, mend=[])
+    check_cache_matches(manifest, manifest.expected_of_a_run, cache=cache, mend=[])
 
 
 def test_all_differences_are_told_at_once(cache: Path) -> None:
     with pytest.raises(ValueError, match=r"(?s)image_size.*pad_token"):
-        refuse_other(read_manifest(cache), {"image_size": 32, "text_encoder": {"pad_token": 1}}, cache=cache, mend=[])
+        check_cache_matches(read_manifest(cache), {"image_size": 32, "text_encoder": {"pad_token": 1}}, cache=cache, mend=[])
 
 
 @pytest.mark.parametrize(
@@ -352,10 +352,10 @@ def test_what_the_source_holds_out_is_never_trained_on(cache: Path) -> None:
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 def test_without_a_split_copies_of_a_picture_stay_together(share: float, cache: Path) -> None:
     read = LatentCache(cache)
-    twice = [joined([(read.index, ["16x16"])] * 2, ["16x16"])]
+    twice = [join_indices([(read.index, ["16x16"])] * 2, ["16x16"])]
     read.index = replace(twice[0], held_out=torch.zeros(24, dtype=torch.bool))
     read.sets = [24]
-    [train], held_out = split(read, share)
+    [train], held_out = split_held_out(read, share)
     assert sorted([*train.tolist(), *held_out.tolist()]) == list(range(24))
     assert not set((train % 12).tolist()) & set((held_out % 12).tolist())
     assert share not in (0.0, 1.0) or len(held_out) == 24 * share

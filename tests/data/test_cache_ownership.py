@@ -4,13 +4,14 @@ import errno
 import fcntl
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from ldm_train.data.cache.staging import Workplace
+from ldm_train.data.cache.staging import CacheWorkspace
 from tests.folders import digests
 
 EXACT = "dtype=float32"
@@ -120,7 +121,7 @@ def test_what_cannot_be_removed_yet_does_not_block_the_next_encoding(
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "rmtree", refuse)
         answer = encode(pictures, own, "dtype=float16")
-    working = Workplace(own).working
+    working = CacheWorkspace(own).working
     assert answer.code == 1
     assert str(working) in answer.err
     assert working.is_dir()
@@ -142,7 +143,7 @@ def test_a_cache_that_may_not_be_moved_stays_and_the_message_says_what_to_allow(
         patch.setattr(Path, "rename", refuse)
         answer = encode(pictures, own, "dtype=float16")
     assert answer.code == 1
-    assert f"chmod u+w {own}" in answer.err
+    assert f"chmod u+w {shlex.quote(str(own))}" in answer.err
     assert digests(own) == before
     assert "before an interruption" in encode(pictures, own, "dtype=float16").out
 
@@ -172,7 +173,7 @@ def test_a_cache_may_have_the_longest_name(pictures: Path, encode: Callable, tmp
 
 
 def test_a_working_folder_without_our_mark_is_refused(own: Path, pictures: Path, encode: Callable, tmp_path: Path) -> None:
-    working = Workplace(own).working
+    working = CacheWorkspace(own).working
     working.mkdir()
     (working / "previous").write_text("mine")
     before = digests(tmp_path)
@@ -186,7 +187,7 @@ def test_a_working_folder_without_our_mark_is_refused(own: Path, pictures: Path,
 def test_a_kill_between_the_two_renames_loses_nothing(
     again: str, own: Path, cache: Path, pictures: Path, encode: Callable, tmp_path: Path
 ) -> None:
-    place = Workplace(own)
+    place = CacheWorkspace(own)
     place.start()
     own.rename(place.previous)
     answer = encode(pictures, own, EXACT if again == "the same" else "dtype=float16")
@@ -199,7 +200,7 @@ def test_a_kill_between_the_two_renames_loses_nothing(
 def test_what_was_replaced_is_not_brought_back_over_a_user_s_folder(
     own: Path, pictures: Path, encode: Callable, tmp_path: Path
 ) -> None:
-    place = Workplace(own)
+    place = CacheWorkspace(own)
     place.start()
     own.rename(place.previous)
     own.mkdir()
@@ -212,7 +213,7 @@ def test_what_was_replaced_is_not_brought_back_over_a_user_s_folder(
 def test_what_a_power_cut_tears_is_made_anew(
     left: str, cache: Path, pictures: Path, encode: Callable, tmp_path: Path
 ) -> None:
-    place = Workplace(tmp_path / "cache")
+    place = CacheWorkspace(tmp_path / "cache")
     place.start()
     if left == "a part cut short":
         (place.parts / f"{'0' * 64}.safetensors").write_bytes(b"")

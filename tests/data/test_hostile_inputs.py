@@ -12,13 +12,13 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from ldm_train.data.scan.inspection import Decoding, inspect
-from ldm_train.data.scan.survey import Survey, survey
+from ldm_train.data.scan.inspection import Decoder, inspect_items
+from ldm_train.data.scan.survey import Survey, survey_items
 from ldm_train.data.sources import arrow, row_groups
-from ldm_train.data.sources.columns import named
+from ldm_train.data.sources.columns import name_class
 from ldm_train.data.sources.folder import Folder
 from ldm_train.data.sources.huggingface import HuggingFace
-from ldm_train.data.sources.items import Item, PictureFile, PictureRow
+from ldm_train.data.sources.items import Item, PictureFile, TablePicture
 from ldm_train.data.sources.table import Table
 from ldm_train.data.sources.tar_shards import TarShards
 from ldm_train.util.inputs import MAX_LINE, MAX_PICTURE, MAX_TEXT
@@ -30,9 +30,9 @@ GIB = 2**30
 def look(items: object) -> Survey:
     """What encoding finds, once `check` has found the same."""
     assert isinstance(items, Folder | Table | TarShards | HuggingFace | list)
-    found = survey(items, max_pixels=1000)
-    looked = {one.item.key: one.problem for one in inspect(items, Decoding("white", 1000))}
-    assert {key for key, problem in looked.items() if problem is None} == {seen.item.key for seen in found.seen}
+    found = survey_items(items, max_pixels=1000)
+    looked = {one.item.key: one.problem for one in inspect_items(items, Decoder("white", 1000))}
+    assert {key for key, problem in looked.items() if problem is None} == {seen.item.key for seen in found.scanned}
     assert found.problems.keys() <= looked.keys()
     return found
 
@@ -72,7 +72,7 @@ def test_a_file_of_a_folder_is_named(name: str, tmp_path: Path) -> None:
     (tmp_path / target).unlink()
     make(tmp_path)
     found = look(Folder(str(tmp_path)))
-    assert [seen.item.key for seen in found.seen] == ["good.png"]
+    assert [seen.item.key for seen in found.scanned] == ["good.png"]
     assert reason in found.problems["x.png"]
 
 
@@ -110,7 +110,7 @@ def test_rows_of_a_text_table_are_named(suffix: str, tmp_path: Path) -> None:
     written = [json.dumps({"file_name": n, "text": t}) if suffix == "jsonl" else f"{n}{between}{t}" for n, t in rows]
     path.write_text("\n".join(written if suffix == "jsonl" else [f"file_name{between}text", *written]))
     found = look(Table(str(path)))
-    assert [seen.item.key for seen in found.seen] == ["good.png", "last.png"]
+    assert [seen.item.key for seen in found.scanned] == ["good.png", "last.png"]
     assert len(found.problems) == 4
     assert any("longer than 16,777,216 bytes" in problem for problem in found.problems.values())
 
@@ -122,7 +122,7 @@ def test_a_caption_that_is_too_long_is_not_cut(tmp_path: Path) -> None:
     picture(tmp_path / "a.png")
     picture(tmp_path / "b.png")
     found = look(Folder(str(tmp_path)))
-    assert [seen.item.key for seen in found.seen] == ["a.png"]
+    assert [seen.item.key for seen in found.scanned] == ["a.png"]
     assert f"{MAX_TEXT + 1:,} bytes; at most {MAX_TEXT:,}" in found.problems["b.png"]
 
 
@@ -134,7 +134,7 @@ def test_numbers_that_no_float_holds_are_names(tmp_path: Path) -> None:
         )
     )
     found = look(Table(str(tmp_path / "t.jsonl"), key_column="id"))
-    assert [seen.item.key for seen in found.seen] == [f"1{'0' * 400}", "inf", "nan"]
+    assert [seen.item.key for seen in found.scanned] == [f"1{'0' * 400}", "inf", "nan"]
     assert set(found.problems) == {"t.jsonl:4"}
 
 
@@ -153,29 +153,29 @@ def table(folder: Path, **columns: object) -> Table:
 
 def test_a_date_out_of_range_matters_only_where_it_is_needed(tmp_path: Path) -> None:
     found = look(table(tmp_path, date=BEYOND))
-    assert [seen.item.fields for seen in found.seen] == [{}, {"date": str(datetime.date(1970, 1, 2))}]
+    assert [seen.item.fields for seen in found.scanned] == [{}, {"date": str(datetime.date(1970, 1, 2))}]
     found = look(table(tmp_path, split=BEYOND))
-    assert [seen.item.key for seen in found.seen] == ["b.png"]
+    assert [seen.item.key for seen in found.scanned] == ["b.png"]
     assert "t.parquet row 1 cannot be read" in found.problems["t.parquet:1"]
 
 
 def test_a_date_out_of_range_in_a_dataset(tmp_path: Path) -> None:
     columns = {"image": [str(picture(tmp_path / name)) for name in ("a.png", "b.png")], "text": ["x", "y"], "date": BEYOND}
     parquet.write_table(pyarrow.table(columns), tmp_path / "t.parquet")
-    assert len(look(HuggingFace(str(tmp_path / "t.parquet"), cache_dir=str(tmp_path / "cache"))).seen) == 2
+    assert len(look(HuggingFace(str(tmp_path / "t.parquet"), cache_dir=str(tmp_path / "cache"))).scanned) == 2
 
 
 def test_paths_in_a_dataset_lead_to_regular_files_only(tmp_path: Path) -> None:
     paths = [str(picture(tmp_path / "a.png")), "/dev/zero", "a" * 5000, "\0", str(tmp_path)]
     datasets.Dataset.from_dict({"image": paths, "text": ["x"] * 5}).save_to_disk(tmp_path / "saved")
     found = look(HuggingFace(str(tmp_path / "saved")))
-    assert [seen.item.key for seen in found.seen] == ["train/00000000"]
+    assert [seen.item.key for seen in found.scanned] == ["train/00000000"]
     assert "device" in found.problems["train/00000001"]
 
 
 @pytest.mark.parametrize("label", [7, -1])
 def test_a_label_without_a_name_stays_a_number(label: int) -> None:
-    assert named(datasets.ClassLabel(names=["cat"]), label) == label
+    assert name_class(datasets.ClassLabel(names=["cat"]), label) == label
 
 
 @pytest.fixture
@@ -188,7 +188,7 @@ def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", ["text", "more"])
 def test_a_column_that_unpacks_to_far_more_is_not_read(name: str, tmp_path: Path, small_limits: None) -> None:
     found = look(table(tmp_path, **{name: ["x" * 10**6] * 2}))
-    assert len(found.seen) == (2 if name == "more" else 0)
+    assert len(found.scanned) == (2 if name == "more" else 0)
     assert all("'text' unpacks to 1,0" in problem for problem in found.problems.values())
 
 
@@ -200,10 +200,10 @@ def test_a_value_that_every_row_shares_is_not_unpacked_at_once(nested: bool, tmp
             texts = pyarrow.ListArray.from_arrays(pyarrow.array(range(801), pyarrow.int32()), texts)
         return pyarrow.RecordBatch.from_arrays([texts], ["text"])
 
-    rows = list(arrow.one_by_one(batch(4000), {"text"}))
+    rows = list(arrow.iterate_rows(batch(4000), {"text"}))
     assert rows == [{"text": ["x" * 4000] if nested else "x" * 4000}] * 800
-    assert arrow.unpacked_bytes(batch(10**7).column(0)) > 8 * 10**9
-    refused = list(arrow.one_by_one(batch(10**7), {"text"}))  # 8 GB
+    assert arrow.count_unpacked_bytes(batch(10**7).column(0)) > 8 * 10**9
+    refused = list(arrow.iterate_rows(batch(10**7), {"text"}))  # 8 GB
     assert len(refused) == 800
     assert all("at most 5,000" in str(row) for row in refused)
 
@@ -219,10 +219,10 @@ def damage(path: Path, column: int, group: int = 0) -> None:
 def test_a_damaged_column_matters_only_where_it_is_needed(tmp_path: Path) -> None:
     source = table(tmp_path, more=["x" * 100, "y" * 100])
     damage(tmp_path / "t.parquet", column=2)
-    assert [(seen.item.key, seen.item.fields) for seen in look(source).seen] == [("a.png", {}), ("b.png", {})]
+    assert [(seen.item.key, seen.item.fields) for seen in look(source).scanned] == [("a.png", {}), ("b.png", {})]
     damage(tmp_path / "t.parquet", column=1)
     found = look(source)
-    assert not found.seen
+    assert not found.scanned
     assert "row group 0" in found.problems["t.parquet:1"]
 
 
@@ -231,7 +231,7 @@ def test_a_damaged_row_group_spares_the_next(tmp_path: Path) -> None:
     parquet.write_table(parquet.read_table(tmp_path / "t.parquet"), tmp_path / "t.parquet", row_group_size=1)
     damage(tmp_path / "t.parquet", column=1)
     found = look(source)
-    assert [seen.item.key for seen in found.seen] == ["b.png"]
+    assert [seen.item.key for seen in found.scanned] == ["b.png"]
     assert "row group 0" in found.problems["t.parquet:1"]
 
 
@@ -241,23 +241,23 @@ def test_groups_that_unpack_to_far_more_together_are_not_read(tmp_path: Path, sm
     settings = {"compression": "zstd", "use_dictionary": False, "write_statistics": False}
     parquet.write_table(content, tmp_path / "t.parquet", row_group_size=1, **settings)
     found = look(source)
-    assert not found.seen
+    assert not found.scanned
     assert len(found.problems) == 10
     assert all("'text' unpacks to 60" in problem for problem in found.problems.values())
 
 
 def test_a_column_of_empty_lists_is_not_read(tmp_path: Path, small_limits: None) -> None:
     nulls = pyarrow.ListArray.from_arrays(pyarrow.array([0, 200_000, 200_000], pyarrow.int32()), pyarrow.nulls(200_000))
-    assert [seen.item.fields for seen in look(table(tmp_path, more=nulls)).seen] == [{}, {}]
+    assert [seen.item.fields for seen in look(table(tmp_path, more=nulls)).scanned] == [{}, {}]
 
 
 def test_a_column_ends_where_its_rows_come_to_too_many_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(row_groups, "MAX_TABLE", 50_000)
-    monkeypatch.setattr(row_groups, "ROWS", 1)
+    monkeypatch.setattr(row_groups, "ROWS_PER_BATCH", 1)
     found = look(table(tmp_path, more=["x" * 30_000] * 2))
-    assert [len(seen.item.fields) for seen in found.seen] == [1, 0]
+    assert [len(seen.item.fields) for seen in found.scanned] == [1, 0]
     found = look(table(tmp_path, text=["x" * 30_000] * 2))
-    assert [seen.item.key for seen in found.seen] == ["a.png"]
+    assert [seen.item.key for seen in found.scanned] == ["a.png"]
     assert "'text' unpacks to more than 50,000 bytes" in found.problems["t.parquet"]
 
 
@@ -283,7 +283,7 @@ def test_rows_that_cannot_be_used_are_named_up_to_a_limit(tmp_path: Path, monkey
     (tmp_path / "metadata.csv").write_text("file_name,text\n" + "x.png\n" * 10 + "good.png,x\n")
     for source in (Table(str(tmp_path / "metadata.csv")), Folder(str(tmp_path))):
         found = look(source)
-        assert [seen.item.key for seen in found.seen] == ["good.png"]
+        assert [seen.item.key for seen in found.scanned] == ["good.png"]
         assert len(found.problems) == 4
         assert "7 further rows" in found.problems["metadata.csv:further"]
 
@@ -336,7 +336,7 @@ def test_a_member_of_a_tar_is_named(name: str, tmp_path: Path) -> None:
     (tmp_path / "s.tar").write_bytes(b"".join([*good, *parts]))
     os.truncate(tmp_path / "s.tar", 25 * GIB)
     found = look(TarShards(str(tmp_path / "s.tar")))
-    assert [seen.item.key for seen in found.seen] == ["s/0"]
+    assert [seen.item.key for seen in found.scanned] == ["s/0"]
     assert found.problems
     assert any(part in problem for problem in found.problems.values() for part in reason.split("|"))
 
@@ -352,6 +352,6 @@ def test_whatever_a_picture_raises_is_its_own_problem(error: Exception, tmp_path
         raise error
 
     good = Item("good", PictureFile(picture(tmp_path / "a.png")), ("x",), "good")
-    found = look([Item("bad", PictureRow(fail, 0), ("x",), "bad"), good])
-    assert [seen.item.key for seen in found.seen] == ["good"]
+    found = look([Item("bad", TablePicture(fail, 0), ("x",), "bad"), good])
+    assert [seen.item.key for seen in found.scanned] == ["good"]
     assert set(found.problems) == {"bad"}

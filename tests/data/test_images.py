@@ -15,7 +15,14 @@ from PIL import Image, ImageFile
 from torch.testing import assert_close
 
 from ldm_train.data.pictures.crops import Buckets, CentreCrop, View
-from ldm_train.data.pictures.decoding import ENCODING_VERSION, decode, decode_problem, profile_problem, render, upright_size
+from ldm_train.data.pictures.decoding import (
+    ENCODING_VERSION,
+    decode_picture,
+    describe_decode_error,
+    find_profile_problem,
+    read_upright_size,
+    render_view,
+)
 from ldm_train.data.pictures.images import DECODE_ERRORS, read_image, save_png, to_bytes, to_signed
 from tests.data.bad_pictures import Case, bad_pictures, cases, quarters, saved
 
@@ -158,18 +165,18 @@ def test_the_cases_are_many_and_named_once() -> None:
 
 @pytest.mark.parametrize("case", USED, ids=lambda case: case.name)
 def test_odd_pictures_are_seen_rightly(case: Case) -> None:
-    picture = decode(case.content)
+    picture = decode_picture(case.content)
     assert picture.mode == "RGB"
     assert picture.size == case.seen.size
-    assert upright_size(case.content) == (picture.height, picture.width)
+    assert read_upright_size(case.content) == (picture.height, picture.width)
     assert np.abs(np.asarray(picture).astype(int) - np.asarray(case.seen)).max() <= case.tolerance
 
 
 @pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.name)
 def test_what_cannot_be_used_is_refused_with_its_reason_on_one_line(case: Case) -> None:
     with pytest.raises(DECODE_ERRORS) as caught:
-        decode(case.content)
-    problem = decode_problem(caught.value)
+        decode_picture(case.content)
+    problem = describe_decode_error(caught.value)
     assert case.reason in problem
     assert "\n" not in problem
     assert " object at 0x" not in problem
@@ -180,19 +187,19 @@ def test_what_cannot_be_used_is_refused_with_its_reason_on_one_line(case: Case) 
 )
 def test_the_header_is_enough_to_refuse(name: str) -> None:
     with pytest.raises(DECODE_ERRORS, match=CASES[name].reason):
-        upright_size(CASES[name].content)
+        read_upright_size(CASES[name].content)
 
 
 def test_max_pixels_is_the_largest_that_passes() -> None:
     content = saved(quarters(), "PNG")
-    assert upright_size(content, max_pixels=64 * 32) == (32, 64)
-    for read in (upright_size, decode, profile_problem):
+    assert read_upright_size(content, max_pixels=64 * 32) == (32, 64)
+    for read in (read_upright_size, decode_picture, find_profile_problem):
         with pytest.raises(DECODE_ERRORS, match="64x32 pixels are more than max_pixels=2047"):
             read(content, max_pixels=64 * 32 - 1)
 
 
 def test_damage_behind_the_header_is_found_where_pixels_are_read() -> None:
-    assert upright_size(CASES["png_cut_at_50_percent"].content) == (64, 64)
+    assert read_upright_size(CASES["png_cut_at_50_percent"].content) == (64, 64)
 
 
 @pytest.mark.parametrize(
@@ -211,37 +218,38 @@ def test_damage_behind_the_header_is_found_where_pixels_are_read() -> None:
     ],
 )
 def test_a_profile_that_is_ignored_is_told(name: str, problem: str | None) -> None:
-    assert profile_problem(CASES[name].content) == problem
+    assert find_profile_problem(CASES[name].content) == problem
 
 
 def test_a_profile_of_srgb_leaves_every_value_as_it_is() -> None:
     values = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     with Image.open(io.BytesIO(CASES["srgb.png"].content)) as picture:
         profile = picture.info["icc_profile"]
-    assert np.array_equal(np.asarray(decode(saved(Image.fromarray(values), "PNG", icc_profile=profile))), values)
+    assert np.array_equal(np.asarray(decode_picture(saved(Image.fromarray(values), "PNG", icc_profile=profile))), values)
 
 
 @pytest.mark.parametrize(
     ("background", "seen"), [("white", WHITE), ("black", (0, 0, 0)), ("#0000ff", BLUE), ("Lime", GREEN)]
 )
 def test_transparency_shows_the_background(background: str, seen: tuple[int, ...]) -> None:
-    assert decode(saved(Image.new("RGBA", (4, 4)), "PNG"), background=background).getpixel((0, 0)) == seen
+    assert decode_picture(saved(Image.new("RGBA", (4, 4)), "PNG"), background=background).getpixel((0, 0)) == seen
 
 
 @pytest.mark.parametrize("background", ["whiet", "#12", "", "#ff000080"])
 def test_a_background_that_is_no_opaque_colour_is_refused(background: str) -> None:
     with pytest.raises(ValueError, match="background="):
-        decode(saved(quarters(), "PNG"), background=background)
+        decode_picture(saved(quarters(), "PNG"), background=background)
 
 
 def test_decoding_in_threads_gives_the_same_and_changes_none_of_pillows_settings() -> None:
-    expected = {case.name: np.asarray(decode(case.content)) for case in USED}
+    expected = {case.name: np.asarray(decode_picture(case.content)) for case in USED}
     with ThreadPoolExecutor(8) as pool:
-        results = list(pool.map(lambda case: (case.name, np.asarray(decode(case.content))), USED * 4))
+        results = list(pool.map(lambda case: (case.name, np.asarray(decode_picture(case.content))), USED * 4))
     assert all(np.array_equal(values, expected[name]) for name, values in results)
     assert ImageFile.LOAD_TRUNCATED_IMAGES is False
 
 
+@pytest.mark.slow
 def test_a_scan_needs_no_torch() -> None:
     code = "import sys, ldm_train.data.pictures.decoding; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
@@ -250,9 +258,9 @@ def test_a_scan_needs_no_torch() -> None:
 def test_a_view_is_the_resized_picture_cut_and_mirrored() -> None:
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 90, 3), dtype=np.uint8))
     whole = np.asarray(picture.resize((45, 20), Image.Resampling.BICUBIC))
-    assert np.array_equal(render(picture, View(20, 45, 2, 7, 16, 24)), whole[2:18, 7:31])
-    assert np.array_equal(render(picture, View(20, 45, 2, 7, 16, 24, mirrored=True)), whole[2:18, 7:31][:, ::-1])
-    assert np.array_equal(render(picture, View(40, 90, 2, 7, 16, 24)), np.asarray(picture)[2:18, 7:31])
+    assert np.array_equal(render_view(picture, View(20, 45, 2, 7, 16, 24)), whole[2:18, 7:31])
+    assert np.array_equal(render_view(picture, View(20, 45, 2, 7, 16, 24, mirrored=True)), whole[2:18, 7:31][:, ::-1])
+    assert np.array_equal(render_view(picture, View(40, 90, 2, 7, 16, 24)), np.asarray(picture)[2:18, 7:31])
 
 
 @pytest.mark.parametrize("size", [(30, 3000), (3000, 30), (7, 2999)])
@@ -262,20 +270,20 @@ def test_of_a_long_strip_only_the_view_is_resized(size: tuple[int, int]) -> None
     (view,) = CentreCrop(16)(size, "")
     whole = picture.resize((view.resized_width, view.resized_height), Image.Resampling.BICUBIC)
     cut = np.asarray(whole)[view.top : view.top + 16, view.left : view.left + 16]
-    assert np.abs(render(picture, view).astype(int) - cut).max() <= 1
+    assert np.abs(render_view(picture, view).astype(int) - cut).max() <= 1
 
 
 def test_a_strip_one_pixel_wide_fits_in_memory() -> None:
     picture = Image.new("RGB", (1, 30000), RED)
     (view,) = CentreCrop(512)((30000, 1), "")
-    assert np.array_equal(render(picture, view), np.full((512, 512, 3), RED))
+    assert np.array_equal(render_view(picture, view), np.full((512, 512, 3), RED))
 
 
 @pytest.mark.parametrize("size", [(24, 8), (9, 31), (40, 40)])
 def test_an_image_is_the_centre_crops_view(size: tuple[int, int]) -> None:
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8))
     (view,) = CentreCrop(8)(size, "")
-    assert np.array_equal(read_image(saved(picture, "PNG"), 8).permute(1, 2, 0).numpy(), render(picture, view))
+    assert np.array_equal(read_image(saved(picture, "PNG"), 8).permute(1, 2, 0).numpy(), render_view(picture, view))
 
 
 def gradient(height: int, width: int) -> np.ndarray:
@@ -302,14 +310,14 @@ def rendered() -> dict[str, np.ndarray]:
     }
     images = {}
     for name, content in files.items():
-        picture, (height, width) = decode(content), upright_size(content)
-        images[f"{name} as it is"] = render(picture, View(height, width, 0, 0, height, width))
+        picture, (height, width) = decode_picture(content), read_upright_size(content)
+        images[f"{name} as it is"] = render_view(picture, View(height, width, 0, 0, height, width))
         for side in (24, 64):
             for view in CentreCrop(side, mirrored=True)((height, width), ""):
-                images[f"{name} centre {side}{' mirrored' * view.mirrored}"] = render(picture, view)
+                images[f"{name} centre {side}{' mirrored' * view.mirrored}"] = render_view(picture, view)
         (view,) = Buckets(32, step=8)((height, width), "")
-        images[f"{name} bucket"] = render(picture, view)
-    images["strip"] = render(Image.fromarray(gradient(5, 400)), CentreCrop(16)((5, 400), "")[0])
+        images[f"{name} bucket"] = render_view(picture, view)
+    images["strip"] = render_view(Image.fromarray(gradient(5, 400)), CentreCrop(16)((5, 400), "")[0])
     return images
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ldm_train.data.scan.inspection import FEW, Decoding, Looked, inspect, surveyed
-from ldm_train.data.sources.items import Item, PassingPicture, PictureFile, PictureRow
+from ldm_train.data.scan.inspection import FEW_PICTURES, Decoder, Inspected, inspect_items, survey_from_inspection
+from ldm_train.data.sources.items import Item, PictureBytes, PictureFile, TablePicture
 from tests.data.bad_pictures import bad_pictures
 
-DECODING = Decoding("white", 10_000_000)
+DECODER = Decoder("white", 10_000_000)
 
 
 def png(colour: object = "red", size: tuple[int, int] = (4, 6)) -> bytes:
@@ -23,7 +23,7 @@ def png(colour: object = "red", size: tuple[int, int] = (4, 6)) -> bytes:
 
 def item(key: str, content: bytes, *, folder: Path | None = None) -> Item:
     if folder is None:
-        return Item(key, PassingPicture(content), (key,), key)
+        return Item(key, PictureBytes(content), (key,), key)
     (folder / key).write_bytes(content)
     return Item(key, PictureFile(folder / key), (key,), key)
 
@@ -42,30 +42,32 @@ class Deadly:
         return None
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_each_bad_picture_is_told_and_none_disappears(workers: int, tmp_path: Path) -> None:
     bad = bad_pictures()
-    found = list(inspect((item(n, c, folder=tmp_path) for n, (c, _) in bad.items()), DECODING, workers=workers))
+    found = list(inspect_items((item(n, c, folder=tmp_path) for n, (c, _) in bad.items()), DECODER, workers=workers))
     assert [one.item.key for one in found] == list(bad)
     for one in found:
         reason = bad[one.item.key][1]
         assert (one.problem is None) == (reason is None), one
         assert (reason or "") in (one.problem or "")
-    assert surveyed(found).problems.keys() == {name for name, (_, reason) in bad.items() if reason}
+    assert survey_from_inspection(found).problems.keys() == {name for name, (_, reason) in bad.items() if reason}
 
 
+@pytest.mark.slow
 def test_processes_find_what_this_one_finds(tmp_path: Path) -> None:
-    items = [item(f"{n}.png", png((n, 0, 0), (8, 8 + n))) for n in range(2 * FEW)]
+    items = [item(f"{n}.png", png((n, 0, 0), (8, 8 + n))) for n in range(2 * FEW_PICTURES)]
     items[3] = Item("gone", PictureFile(tmp_path / "gone"), ("x",), "x")
-    items[4] = Item("row", PictureRow(lambda row: png("blue"), 7), ("x",), "x")
-    assert list(inspect(items, DECODING, workers=2)) == list(inspect(items, DECODING, workers=1))
+    items[4] = Item("row", TablePicture(lambda row: png("blue"), 7), ("x",), "x")
+    assert list(inspect_items(items, DECODER, workers=2)) == list(inspect_items(items, DECODER, workers=1))
 
 
+@pytest.mark.slow
 def test_a_picture_that_ends_its_process_is_told_and_the_others_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ldm_train.data.scan.inspection.movable", lambda picture: picture)
+    monkeypatch.setattr("ldm_train.data.scan.inspection.as_picklable", lambda picture: picture)
     items = [item(f"{n}.png", png((n, 0, 0))) for n in range(20)]
     items[5] = Item("deadly", Deadly(Path()), ("x",), "x")
-    found = {one.item.key: one.problem for one in inspect(items, DECODING, workers=2)}
+    found = {one.item.key: one.problem for one in inspect_items(items, DECODER, workers=2)}
     assert len(found) == 20
     assert "ends the process" in (found.pop("deadly") or "")
     assert set(found.values()) == {None}
@@ -74,13 +76,13 @@ def test_a_picture_that_ends_its_process_is_told_and_the_others_are_seen(monkeyp
 def test_a_stream_s_pictures_are_kept_as_far_as_memory_is_meant_to_go(monkeypatch: pytest.MonkeyPatch) -> None:
     content = png()
     monkeypatch.setattr("ldm_train.data.scan.inspection.KEPT_BYTES", 3 * len(content))
-    found = list(inspect((item(str(n), content) for n in range(5)), DECODING))
+    found = list(inspect_items((item(str(n), content) for n in range(5)), DECODER))
     assert [one.item.picture is None for one in found] == [False, False, True, True, True]
     assert {one.digest for one in found} == {found[0].digest}
 
 
-def look(content: bytes) -> Looked:
-    return DECODING(item("x", content))
+def look(content: bytes) -> Inspected:
+    return DECODER(item("x", content))
 
 
 def test_what_is_told_of_a_picture() -> None:
@@ -94,6 +96,6 @@ def test_what_is_told_of_a_picture() -> None:
 
 
 def test_a_problem_of_the_source_does_not_hide_that_of_the_picture() -> None:
-    found = DECODING(Item("x", PassingPicture(b"no picture"), (), "x", problem="no caption: x is empty"))
+    found = DECODER(Item("x", PictureBytes(b"no picture"), (), "x", problem="no caption: x is empty"))
     assert (found.problem or "").startswith("no caption: x is empty; the picture does not decode")
-    assert DECODING(Item("x", None, (), "x", problem="named, and not there")).problem == "named, and not there"
+    assert DECODER(Item("x", None, (), "x", problem="named, and not there")).problem == "named, and not there"

@@ -11,7 +11,7 @@ from PIL import Image
 
 from ldm_train.data.batches.datamodules import CachedLatents
 from ldm_train.data.cache.reader import JoinedCaches, LatentCache
-from ldm_train.data.pictures.decoding import decode, render
+from ldm_train.data.pictures.decoding import decode_picture, render_view
 from ldm_train.data.pictures.images import to_signed
 
 EXACT = "dtype=float32"
@@ -161,13 +161,13 @@ def test_views_are_stored_as_they_are_cut_and_drawn_over_the_steps(
     assert entry.size == [24, 40]
     assert len(entry.views) == read.manifest.views == count
     assert read.index.views[0].tolist() == entry.views
-    decoded = decode((source / "a.png").read_bytes())
+    decoded = decode_picture((source / "a.png").read_bytes())
     from ldm_train.data.pictures.crops import View
 
     shown = []
     for number, (height, width, top, left, mirrored) in enumerate(entry.views):
         view = View(height, width, top, left, 16, 16, bool(mirrored))
-        image = to_signed(torch.from_numpy(render(decoded, view)).permute(2, 0, 1))
+        image = to_signed(torch.from_numpy(render_view(decoded, view)).permute(2, 0, 1))
         assert torch.equal(read.moments(torch.tensor([0]), torch.tensor([number])).mean[0], image)
         shown.append(image)
     data = CachedLatents(read, batch_size=600, caption_dropout=0.0)

@@ -16,6 +16,8 @@ EDITS = {
     "captions": 5,
     "empty": 99,
     "buckets": {"16x16": 5},
+    "mean": [0.0, 0.0, 0.0],
+    "std": [1.0, 1.0, 1.0],
 }
 
 
@@ -33,6 +35,17 @@ def edit(cache: Path, change: Callable[[dict], None]) -> None:
 @pytest.mark.parametrize("name", EDITS)
 def test_a_count_that_is_not_the_files_is_refused(name: str, copied: Path) -> None:
     edit(copied, lambda manifest: manifest.update({name: EDITS[name]}))
+    with pytest.raises(ValueError, match=name):
+        LatentCache(copied)
+
+
+@pytest.mark.parametrize("name", ["mean", "std"])
+def test_statistics_of_a_shard_that_are_not_its_own_are_refused(name: str, copied: Path) -> None:
+    def change(manifest: dict) -> None:
+        shard = next(shard for shard in manifest["shards"].values() if shard["mean"])
+        shard[name] = [value + 1 for value in shard[name]]
+
+    edit(copied, change)
     with pytest.raises(ValueError, match=name):
         LatentCache(copied)
 

@@ -9,27 +9,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ldm_train.data.batches.datamodules import passes, pools
-from ldm_train.data.batches.order import Order, Pool
-from ldm_train.data.cache.index import Index
+from ldm_train.data.batches.datamodules import build_pools, compute_repeats
+from ldm_train.data.batches.order import ExampleOrder, Pool
+from ldm_train.data.cache.index import CacheIndex
 
 SIZES = st.lists(st.integers(1, 30), min_size=1, max_size=6)
 
 
-def one_pool_each(sizes: list[int], *, batch_size: int, seed: int = 0) -> Order:
+def one_pool_each(sizes: list[int], *, batch_size: int, seed: int = 0) -> ExampleOrder:
     """Buckets of so many examples, numbered on; each example once an epoch."""
     every = torch.arange(sum(sizes)).split(sizes)
-    return Order([(f"{i}", [Pool(own, len(own))]) for i, own in enumerate(every)], batch_size=batch_size, seed=seed)
+    return ExampleOrder([(f"{i}", [Pool(own, len(own))]) for i, own in enumerate(every)], batch_size=batch_size, seed=seed)
 
 
 def bucket_of(sizes: list[int]) -> Tensor:
     return torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
 
 
-def index_of(buckets: Tensor) -> Index:
+def index_of(buckets: Tensor) -> CacheIndex:
     """An index that says of its entries their bucket alone."""
     none = torch.empty(0)
-    return Index(
+    return CacheIndex(
         bucket=buckets,
         row=buckets,
         **dict.fromkeys(("caption_ends", "captions", "held_out", "picture", "size", "num_views", "views"), none),
@@ -123,7 +123,7 @@ def test_each_pool_gets_its_draws_and_shares_them_out_equally(buckets: list[list
     for number, sizes in enumerate(buckets):
         made.append((f"{number}", [Pool(torch.arange(s, s + n), per_epoch) for s, n, per_epoch in _starts(sizes, start)]))
         start += sum(n for n, _ in sizes)
-    order = Order(made, batch_size=batch_size, seed=0)
+    order = ExampleOrder(made, batch_size=batch_size, seed=0)
     drawn = order(torch.arange(batch_size * sum(pool.per_epoch for _, some in made for pool in some)))
     counts = drawn.bincount(minlength=start)
     for pool in (pool for _, some in made for pool in some):
@@ -151,9 +151,9 @@ def test_data_sets_get_their_share_within_rounding(sets: list[list[int]], data: 
     counts = [len(buckets) for buckets in sets]
     index = index_of(torch.tensor([bucket for buckets in sets for bucket in buckets]))
     train = list(torch.arange(sum(counts)).split(counts))
-    factors = passes(counts, given_ if kind == "repeats" else None, given_ if kind == "shares" else None)
+    factors = compute_repeats(counts, given_ if kind == "repeats" else None, given_ if kind == "shares" else None)
     drawn = [0] * len(sets)
-    for _, some in pools(index, train, factors):
+    for _, some in build_pools(index, train, factors):
         for pool in some:
             owner = next(n for n, own in enumerate(train) if int(pool.examples[0]) in own)
             drawn[owner] += pool.per_epoch
@@ -163,13 +163,13 @@ def test_data_sets_get_their_share_within_rounding(sets: list[list[int]], data: 
 def test_many_small_buckets_do_not_add_up_to_another_share() -> None:
     index = index_of(torch.arange(100).repeat(2))
     train = [torch.arange(100), torch.arange(100, 200)]
-    every = [pool for _, some in pools(index, train, [0.1, 1.0]) for pool in some]
+    every = [pool for _, some in build_pools(index, train, [0.1, 1.0]) for pool in some]
     assert sum(pool.per_epoch for pool in every if pool.examples[0] < 100) == pytest.approx(10, abs=1)
 
 
 def test_a_data_set_repeated_no_times_is_left_out() -> None:
     index = index_of(torch.tensor([0, 1, 1, 0]))
-    found = pools(index, [torch.tensor([0, 1]), torch.tensor([2, 3])], [0.0, 2.0])
+    found = build_pools(index, [torch.tensor([0, 1]), torch.tensor([2, 3])], [0.0, 2.0])
     assert {int(example) for _, some in found for pool in some for example in pool.examples} == {2, 3}
 
 
@@ -188,10 +188,10 @@ def test_a_data_set_repeated_no_times_is_left_out() -> None:
 )
 def test_what_is_no_number_for_each_is_refused(repeats: list[float] | None, shares: list[float] | None, told: str) -> None:
     with pytest.raises(ValueError, match=told):
-        passes([3, 4], repeats, shares)
+        compute_repeats([3, 4], repeats, shares)
 
 
 def test_shares_are_of_an_epoch_as_long_as_all_examples() -> None:
-    factors = passes([10, 30], None, [0.8, 0.2])
+    factors = compute_repeats([10, 30], None, [0.8, 0.2])
     assert [f * n for f, n in zip(factors, [10, 30], strict=True)] == pytest.approx([32, 8])
-    assert passes([10, 30], None, None) == [1.0, 1.0]
+    assert compute_repeats([10, 30], None, None) == [1.0, 1.0]

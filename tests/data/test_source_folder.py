@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from ldm_train.data.sources.folder import Folder
-from ldm_train.data.sources.folder_walk import PICTURES
+from ldm_train.data.sources.folder_walk import PICTURE_SUFFIXES
 from ldm_train.data.sources.items import Item, PictureFile
 from tests.data.folders import NOT_UTF8, captioned, describe, items_of, notes_of, parquet, picture
 
@@ -163,7 +163,7 @@ def test_class_folders_give_their_names_as_captions(tmp_path: Path) -> None:
     assert "not in a folder of its class" in str(items["stray.png"].problem)
 
 
-@pytest.mark.parametrize("suffix", sorted(PICTURES | {".PNG", ".JPEG"}))
+@pytest.mark.parametrize("suffix", sorted(PICTURE_SUFFIXES | {".PNG", ".JPEG"}))
 def test_pictures_of_each_ending_are_found_and_pillow_reads_them(suffix: str, tmp_path: Path) -> None:
     Image.new("RGB", (16, 16)).save(tmp_path / f"a{suffix}")
     (tmp_path / "a.md").touch()
@@ -200,9 +200,19 @@ def test_names_of_all_kinds_work(name: bytes, tmp_path: Path) -> None:
 
 def test_metadata_can_name_a_file_whose_name_is_not_utf8(tmp_path: Path) -> None:
     picture(tmp_path / os.fsdecode(b"\xff.png"))
-    describe(tmp_path, b'{"file_name": "\\udcff.png", "text": "x"}')
+    describe(tmp_path, json.dumps({"file_name": os.fsdecode(b"\xff.png"), "text": "x"}).encode())
     (item,) = items_of(tmp_path).values()
     assert item.captions == ("x",)
+
+
+@pytest.mark.parametrize(
+    "name", ["@eaDir", "lost+found", ".snapshot", "$RECYCLE.BIN", "#recycle", "System Volume Information"]
+)
+def test_pictures_of_the_system_are_not_counted(name: str, tmp_path: Path) -> None:
+    captioned(tmp_path / "a.png")
+    captioned(tmp_path / name / "b.png")
+    captioned(tmp_path / "sub" / name.lower() / "c.png")
+    assert list(items_of(tmp_path)) == ["a.png"]
 
 
 def test_what_is_passed_over_is_noted(tmp_path: Path) -> None:

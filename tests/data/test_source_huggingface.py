@@ -16,9 +16,9 @@ from PIL import Image
 from pyarrow import parquet
 
 from ldm_train.data.sources import columns
-from ldm_train.data.sources.arrow import one_by_one
+from ldm_train.data.sources.arrow import iterate_rows
 from ldm_train.data.sources.huggingface import HuggingFace
-from ldm_train.data.sources.items import Item, PassingPicture
+from ldm_train.data.sources.items import Item, PictureBytes
 from ldm_train.settings.composition import build, folder
 
 Row = dict[str, object]
@@ -122,13 +122,13 @@ def test_rows_are_items_and_pictures_their_bytes(kind: str, streaming: bool, tmp
 def test_the_listing_reads_no_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_parquet(tmp_path / "d.parquet", rows())
     asked: list[object] = []
-    encoded = columns.encoded_bytes
-    monkeypatch.setattr(columns, "encoded_bytes", lambda value: asked.append(value) or encoded(value))
+    encoded = columns.read_encoded_picture
+    monkeypatch.setattr(columns, "read_encoded_picture", lambda value: asked.append(value) or encoded(value))
     monkeypatch.setattr(datasets.Image, "decode_example", lambda *_, **__: pytest.fail("a picture was decoded"))
     columns_read: list[list[str]] = []
     monkeypatch.setattr(
         "ldm_train.data.sources.huggingface.one_by_one",
-        lambda batch, needed: columns_read.append(batch.schema.names) or one_by_one(batch, needed),
+        lambda batch, needed: columns_read.append(batch.schema.names) or iterate_rows(batch, needed),
     )
     items = list(source_of(path, tmp_path))
     assert asked == []
@@ -338,7 +338,7 @@ def test_a_stream_that_breaks_off_ends_in_a_problem(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(datasets.IterableDataset, "__iter__", breaking)
     monkeypatch.setattr("ldm_train.data.sources.huggingface.load_split", lambda *_: data)
     first, last = source_of("d", tmp_path, streaming=True)
-    assert isinstance(first.picture, PassingPicture)
+    assert isinstance(first.picture, PictureBytes)
     assert (last.key, last.problem) == ("train/00000001", "train/00000001: the stream broke off here: the network is gone")
 
 

@@ -247,16 +247,19 @@ def test_of_a_shard_that_is_cut_the_whole_samples_are_used(length: int, whole: i
     assert items["s:0"].problem.startswith(words)
 
 
-@pytest.mark.parametrize("length", range(0, 5 * WHOLE + 1024, 251))
-def test_wherever_a_shard_is_cut_nothing_wrong_is_read_and_the_cut_is_told(length: int, tmp_path: Path) -> None:
+def test_wherever_a_shard_is_cut_nothing_wrong_is_read_and_the_cut_is_told(tmp_path: Path) -> None:
     path = shard(tmp_path / "s.tar", samples(0, 5))
-    path.write_bytes(path.read_bytes()[:length])
-    source = TarShards(str(path))
-    items = list(source)
-    good = [item for item in items if item.problem is None]
-    assert len(good) in (length // WHOLE, (length + 512) // WHOLE)  # the last block is mostly padding
-    assert [(content_of(item), item.captions) for item in good] == [(png(i), (f"caption {i}",)) for i in range(len(good))]
-    assert len(items) > len(good) or source.notes or length > 5 * WHOLE
+    content = path.read_bytes()
+    for length in range(0, 5 * WHOLE + 1024, 251):
+        path.write_bytes(content[:length])
+        source = TarShards(str(path))
+        items = list(source)
+        good = [item for item in items if item.problem is None]
+        assert len(good) in (length // WHOLE, (length + 512) // WHOLE)  # the last block is mostly padding
+        assert [(content_of(item), item.captions) for item in good] == [
+            (png(i), (f"caption {i}",)) for i in range(len(good))
+        ]
+        assert len(items) > len(good) or source.notes or length > 5 * WHOLE
 
 
 def test_a_shard_that_ends_between_two_members_is_noted(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
-from ldm_train.data.sources.items import Item, PassingPicture, shown
+from ldm_train.data.sources.items import Item, PictureBytes, format_name
 from ldm_train.data.sources.source import Source
 from ldm_train.settings.composition import build, folder
 
@@ -28,7 +28,7 @@ class Given(Source):
 
 
 def named(*keys: str, **more: object) -> list[Item]:
-    return [Item(key, PassingPicture(b""), (f"caption {i}",), key, **more) for i, key in enumerate(keys)]  # type: ignore[arg-type]
+    return [Item(key, PictureBytes(b""), (f"caption {i}",), key, **more) for i, key in enumerate(keys)]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_a_problem_keeps_its_own_words_where_its_name_is_taken() -> None:
 
 
 def test_prefix_and_suffix_go_around_each_caption() -> None:
-    (item,) = Given(Item("a", PassingPicture(b""), ("x", "y"), "a"), prefix="sks, ", suffix="!")
+    (item,) = Given(Item("a", PictureBytes(b""), ("x", "y"), "a"), prefix="sks, ", suffix="!")
     assert item.captions == ("sks, x!", "sks, y!")
 
 
@@ -76,7 +76,7 @@ def test_a_split_of_an_unknown_name_is_noted_and_notes_do_not_pile_up() -> None:
     [("à/b.png", "à/b.png"), ("a\nb", "a\\nb"), ("\udcff.png", "\\udcff.png"), ("\x1b[1m", "\\x1b[1m")],
 )
 def test_names_are_shown_on_one_line(name: str, on_screen: str) -> None:
-    assert shown(name) == on_screen
+    assert format_name(name) == on_screen
 
 
 def make_folder(path: Path) -> Path:
@@ -142,6 +142,7 @@ def test_all_kinds_have_a_config() -> None:
     assert sorted(path.stem for path in (folder() / "source").glob("*.yaml")) == sorted(KINDS)
 
 
+@pytest.mark.slow
 def test_libraries_are_not_imported_before_they_are_needed() -> None:
     modules = ", ".join(f"ldm_train.data.sources.{name}" for name in ("folder", "table", "huggingface", "tar_shards"))
     check = f"import sys, {modules}; print({{'torch', 'datasets', 'webdataset', 'pyarrow', 'PIL'}} & set(sys.modules))"

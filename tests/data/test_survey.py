@@ -16,8 +16,8 @@ from pyarrow import parquet
 from ldm_train.autoencoders.autoencoder import NewKLAutoencoder
 from ldm_train.data.cache.plan import PictureRow
 from ldm_train.data.cache.reader import LatentCache
-from ldm_train.data.scan.survey import AT_ONCE, Memory, survey
-from ldm_train.data.sources.items import Item, PassingPicture, PictureFile
+from ldm_train.data.scan.survey import AT_ONCE, ScanMemory, survey_items
+from ldm_train.data.sources.items import Item, PictureBytes, PictureFile
 from ldm_train.training.encoding import Rendering
 
 EXACT = "dtype=float32"
@@ -50,7 +50,7 @@ def test_more_items_than_are_held_at_once_come_in_order_with_their_problems() ->
     items = [
         Item(
             f"{n:05d}",
-            PassingPicture(b"none" if n % 100 == 7 else png(n, (3, 2))),
+            PictureBytes(b"none" if n % 100 == 7 else png(n, (3, 2))),
             ("a",),
             "here",
             problem="odd" if n == 9 else None,
@@ -58,33 +58,33 @@ def test_more_items_than_are_held_at_once_come_in_order_with_their_problems() ->
         for n in range(count)
     ]
     told: list[int] = []
-    found = survey(iter(items), max_pixels=100, progress=lambda: told.append(1))
+    found = survey_items(iter(items), max_pixels=100, progress=lambda: told.append(1))
     assert len(told) == count
     assert set(found.problems) == {f"{n:05d}" for n in range(count) if n % 100 == 7 or n == 9}
     assert found.problems["00009"] == "odd"
-    assert [seen.item.key for seen in found.seen] == sorted(seen.item.key for seen in found.seen)
-    assert len(found.seen) == count - len(found.problems)
-    assert {seen.size for seen in found.seen} == {(2, 3)}
-    assert all(seen.item.picture is None for seen in found.seen), "without a spool a stream's are let go"
+    assert [seen.item.key for seen in found.scanned] == sorted(seen.item.key for seen in found.scanned)
+    assert len(found.scanned) == count - len(found.problems)
+    assert {seen.size for seen in found.scanned} == {(2, 3)}
+    assert all(seen.item.picture is None for seen in found.scanned), "without a spool a stream's are let go"
 
 
 def test_a_spool_keeps_what_passes_once_for_each_content(tmp_path: Path) -> None:
-    items = [Item(str(n), PassingPicture(png(n % 3)), ("a",), "here") for n in range(9)]
-    found = survey(items, max_pixels=1000, spool=tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted({seen.digest for seen in found.seen})
-    assert all(seen.item.picture and seen.item.picture.read() == png(int(seen.item.key) % 3) for seen in found.seen)
+    items = [Item(str(n), PictureBytes(png(n % 3)), ("a",), "here") for n in range(9)]
+    found = survey_items(items, max_pixels=1000, spool=tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted({seen.digest for seen in found.scanned})
+    assert all(seen.item.picture and seen.item.picture.read() == png(int(seen.item.key) % 3) for seen in found.scanned)
 
 
 def test_what_is_remembered_is_not_read_and_what_is_gone_is_forgotten(tmp_path: Path) -> None:
     for name in "ab":
         (tmp_path / f"{name}.png").write_bytes(png(ord(name)))
     memory = tmp_path / "memory.json"
-    first = survey(
-        [Item(n, PictureFile(tmp_path / f"{n}.png"), (n,), "") for n in "ab"], max_pixels=1000, memory=Memory(memory)
+    first = survey_items(
+        [Item(n, PictureFile(tmp_path / f"{n}.png"), (n,), "") for n in "ab"], max_pixels=1000, memory=ScanMemory(memory)
     )
-    again = survey([Item("a", Unread(tmp_path / "a.png"), ("a",), "")], max_pixels=1000, memory=Memory(memory))
-    assert [seen.digest for seen in again.seen] == [first.seen[0].digest]
-    assert set(Memory(memory).known) == {"a"}
+    again = survey_items([Item("a", Unread(tmp_path / "a.png"), ("a",), "")], max_pixels=1000, memory=ScanMemory(memory))
+    assert [seen.digest for seen in again.scanned] == [first.scanned[0].digest]
+    assert set(ScanMemory(memory).known) == {"a"}
 
 
 def test_a_damaged_memory_is_no_memory(source: Path, encode: Callable, tmp_path: Path) -> None:
@@ -199,6 +199,7 @@ def test_a_stream_is_not_trained_on_without_a_cache(table: Path, ldm_train: Call
 
 
 @pytest.mark.parametrize("size", [1, 5, 64])
+@pytest.mark.slow
 def test_an_autoencoders_latents_are_the_same_bytes_for_any_batch_size(
     size: int, pictures: Path, encode: Callable, tmp_path: Path
 ) -> None:

@@ -10,6 +10,7 @@ from torch.testing import assert_close
 
 from ldm_train.diffusion.schedules.named import EDM, RectifiedFlow, cosine, linear
 from ldm_train.diffusion.timesteps import LogitNormal, LogNormal, Uniform
+from tests.pairwise import parametrize_pairs
 
 SCHEDULES = {
     "table": linear(),
@@ -103,10 +104,12 @@ def test_the_ends_of_the_draws_are_trained_on(kind, schedule):
     assert schedule.start <= t[0] <= t[1] <= schedule.end
 
 
-@EACH
-@EITHER
-@EVERY
-@pytest.mark.parametrize("rows", [1, 3, 12])
+@parametrize_pairs(
+    kind=KINDS,
+    stratified={"stratified": True, "independent": False},
+    schedule=SCHEDULES,
+    rows={"1": 1, "3": 3, "12": 12},
+)
 def test_a_global_batch_split_any_way_gets_the_same(kind, stratified, schedule, rows):
     positions = torch.arange(24)
     timesteps, kwargs = kind(stratified=stratified), {"schedule": schedule, "seed": 0, "batch_size": 12}

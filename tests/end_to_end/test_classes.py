@@ -58,7 +58,8 @@ def test_a_class_conditional_run_learns_its_classes(
     assert [int(mean.argmax()) for mean in means] == [0, 1, 2]
     answer = ldm_train("sample", f"run_dir={run_dir}", f"out={out}", "device=cpu", 'prompts=["a fox"]')
     assert answer.code == 1
-    assert "'a fox' is no class of this model; it knows blue things, green things, red things" in answer.err
+    assert "'a fox'" in answer.err
+    assert "blue things, green things, red things" in answer.err
 
 
 def test_a_run_with_other_classes_is_refused(class_cache: Path, train: Callable, tmp_path: Path) -> None:

@@ -96,6 +96,7 @@ LINES = {
 
 
 @pytest.mark.parametrize("name", LINES)
+@pytest.mark.slow
 def test_a_damaged_record_never_hides_the_rest(name: str, ldm_train: Callable, tmp_path: Path) -> None:
     """Of each file, every odd value at every place in it: a run for each."""
     write_run(tmp_path / "runs" / "whole")
@@ -161,6 +162,7 @@ SETTINGS = [
 
 
 @pytest.mark.parametrize(("name", "value"), SETTINGS)
+@pytest.mark.slow
 def test_a_config_of_other_values_is_a_message(
     name: str, value: object, trained: Path, ldm_train: Callable, tmp_path: Path
 ) -> None:

@@ -15,9 +15,8 @@ try:
 finally:
     sys.path.remove(str(SCRIPTS))
 
-pytestmark = pytest.mark.skipif(
-    shim.compiler() is None or not sys.platform.startswith("linux"), reason="the shim needs Linux and a C compiler"
-)
+LINUX = shim.compiler() is not None and sys.platform.startswith("linux")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not LINUX, reason="the shim needs Linux and a C compiler")]
 # Writes, closes and renames without a flush; then a second file with one.
 CARELESS = """
 import os, sys

@@ -13,7 +13,7 @@ from ldm_train.commands.evaluate.drawn_pictures import in_batches
 from ldm_train.commands.evaluate.galleries import open_gallery
 from ldm_train.commands.report.run_pictures import Budget
 from ldm_train.commands.train_autoencoder.command import usable
-from ldm_train.data.batches.datamodules import Pictures
+from ldm_train.data.batches.datamodules import PictureBatches
 from ldm_train.data.sources.folder import Folder
 from tests.data.folders import captioned, picture
 
@@ -74,7 +74,7 @@ def test_a_picture_that_is_damaged_further_in_is_replaced(tmp_path: Path, capsys
     (tmp_path / "b.png").write_bytes(content[: content.index(b"IDAT") + 8])
     Image.new("RGB", (4, 4), "red").save(tmp_path / "c.png")
     items, _ = usable(Folder(str(tmp_path)))
-    data = Pictures(items, size=4, batch_size=3)
+    data = PictureBatches(items, size=4, batch_size=3)
     for _ in range(2):
         images = data.images(items)
         assert images.shape == (3, 3, 4, 4)

@@ -7,6 +7,7 @@ import pytest
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 
+@pytest.mark.slow
 def test_a_killed_encoding_ends_with_the_bytes_of_an_undisturbed_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ldm_train.data.pictures.images import checkerboard, count_broken, to_bytes, to_shown_bytes
+from ldm_train.data.pictures.images import count_broken, draw_checkerboard, to_bytes, to_display_bytes
 from ldm_train.training.autoencoder_module import AutoencoderTraining
 
 HUGE = "guidance.scale=1e38"  # a number, but infinite once it is multiplied
@@ -73,7 +73,7 @@ def test_a_run_says_so_shows_it_and_goes_on(cache: Path, train: Callable, tmp_pa
     told = [line for line in answer.out.splitlines() if line.startswith("warning:") and "pictures of prompts" in line]
     assert [f"step {step}" in line for step, line in zip((2, 4), told, strict=True)] == [True, True]
     shown = np.asarray(Image.open(tmp_path / "run/samples/step-00000004.png"))
-    assert np.array_equal(shown, checkerboard(16, 16).permute(1, 2, 0).numpy())
+    assert np.array_equal(shown, draw_checkerboard(16, 16).permute(1, 2, 0).numpy())
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if line.get("nonfinite_pictures/pictures_of_prompts") == 1] == [2, 4]
 
@@ -91,9 +91,9 @@ def test_reconstructions_say_so_too(
 def test_a_picture_is_shown_as_it_is_or_not_at_all() -> None:
     images = torch.zeros(4, 3, 8, 8)
     images[1, 0, 0, 0], images[2, 2, 7, 7] = torch.nan, torch.inf
-    shown = to_shown_bytes(images)
+    shown = to_display_bytes(images)
     assert torch.equal(shown[[0, 3]], to_bytes(images[[0, 3]]))
-    assert torch.equal(shown[[1, 2]], checkerboard(8, 8).expand(2, -1, -1, -1))
+    assert torch.equal(shown[[1, 2]], draw_checkerboard(8, 8).expand(2, -1, -1, -1))
     assert count_broken(shown) == 2
     with pytest.raises(ValueError, match="NaN or infinity"):
         to_bytes(images)

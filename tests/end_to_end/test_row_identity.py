@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ldm_train.autoencoders.autoencoder import IdentityAutoencoder, KLAutoencoder, NewKLAutoencoder, pretrained
 from ldm_train.conditioners.class_labels import ClassLabels
-from ldm_train.conditioners.clip_tower import build_tower, describe_tower, text_settings
+from ldm_train.conditioners.clip_tower import build_tower, describe_tower, read_text_settings
 from ldm_train.conditioners.text_encoder import clip, small
 from ldm_train.training.encoding import Encoding
 
@@ -57,7 +57,7 @@ def towers(models: None, tmp_path_factory: pytest.TempPathFactory) -> Callable[[
         path = folder / f"{seed}.safetensors"
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            state = build_tower("own", text_settings("own")).state_dict()
+            state = build_tower("own", read_text_settings("own")).state_dict()
         save_file({name: tensor.contiguous() for name, tensor in state.items()}, path)
         return str(path)
 
@@ -223,7 +223,7 @@ def test_every_setting_of_open_clips_text_transformers() -> None:
     def make(**changes: object) -> TextTransformer:
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            return build_tower("own", text_settings("own") | changes).eval()
+            return build_tower("own", read_text_settings("own") | changes).eval()
 
     @torch.no_grad()
     def states(tower: TextTransformer) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from ldm_train.autoencoders.autoencoder import NewKLAutoencoder
-from ldm_train.conditioners.clip_tower import build_tower, text_settings
+from ldm_train.conditioners.clip_tower import build_tower, read_text_settings
 from ldm_train.data.cache.manifest import Provenance, read_manifest
 from ldm_train.data.cache.reader import LatentCache
 from ldm_train.training.encoding import Encoding, Loaded
@@ -47,7 +47,7 @@ def tower(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
     }
     (folder / f"{MODEL}.json").write_text(json.dumps(content))
     open_clip.add_model_config(folder)
-    state = build_tower(MODEL, text_settings(MODEL)).state_dict()
+    state = build_tower(MODEL, read_text_settings(MODEL)).state_dict()
     save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / "text.safetensors")
     yield ["text_encoder=clip_vit_h_14", f"text_encoder.model={MODEL}", f"text_encoder.weights={folder}/text.safetensors"]
     from open_clip import factory

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from ldm_train.features.clip_score import CLIPPair
 from ldm_train.features.extractors import CLIPImages, DINOv2, EfficientNetLite0, Features, Inception
-from ldm_train.features.preprocessing import Square, levels
+from ldm_train.features.preprocessing import ResizedSquare, round_to_levels
 
 TINY = "ViT-S-32-alt"
 
@@ -98,7 +98,7 @@ def test_neither_the_batch_nor_autocast_matters_and_nothing_is_drawn(extractor: 
 
 def test_pictures_are_seen_as_their_files_hold_them(extractor: Features) -> None:
     images = pictures(2)
-    held = (levels(images) / 127.5) - 1
+    held = (round_to_levels(images) / 127.5) - 1
     assert_close(extractor(images), extractor(held), rtol=0, atol=0)
     assert_close(extractor(images * 1.5), extractor((images * 1.5).clamp(-1, 1)), rtol=0, atol=0)
 
@@ -130,7 +130,7 @@ def test_efficientnet_knows_a_photograph_and_pools_as_its_classifier_does() -> N
     extractor = EfficientNetLite0()
     scores = extractor.model._fc(extractor(image))
     assert scores.argmax().item() == 652
-    assert_close(scores, extractor.model(extractor.square(levels(image))), rtol=1e-4, atol=1e-4)
+    assert_close(scores, extractor.model(extractor.square(round_to_levels(image))), rtol=1e-4, atol=1e-4)
 
 
 def test_inception_is_torch_fidelitys_own(inception_file: str) -> None:
@@ -138,7 +138,7 @@ def test_inception_is_torch_fidelitys_own(inception_file: str) -> None:
 
     images = pictures(2)
     theirs = FeatureExtractorInceptionV3("x", ["2048"], feature_extractor_weights_path=inception_file)
-    expected = theirs(levels(images).byte())[0]
+    expected = theirs(round_to_levels(images).byte())[0]
     assert_close(Inception(inception_file)(images), expected, rtol=0, atol=0)
 
 
@@ -148,7 +148,7 @@ def test_clip_images_are_the_towers_own_embeddings(clip_file: str) -> None:
     from torchvision.transforms.functional import to_pil_image
 
     image = pictures(1, height=224, width=224)
-    expected = model.eval().encode_image(prepare(to_pil_image(levels(image)[0].byte()))[None])
+    expected = model.eval().encode_image(prepare(to_pil_image(round_to_levels(image)[0].byte()))[None])
     assert_close(CLIPImages(TINY, clip_file)(image), expected.detach(), rtol=1e-4, atol=1e-5)
 
 
@@ -169,7 +169,7 @@ def test_a_square_shrinks_with_antialiasing(side: int) -> None:
     board = torch.zeros(1, 3, 64, 64)
     board[..., ::2, ::2] = 255
     board[..., 1::2, 1::2] = 255
-    square = Square(side, mean=[0.5] * 3, deviation=[0.5] * 3)(board)
+    square = ResizedSquare(side, mean=[0.5] * 3, deviation=[0.5] * 3)(board)
     assert square.shape == (1, 3, side, side)
     assert square[..., 1:-1, 1:-1].abs().max() < 0.1
 

@@ -14,7 +14,7 @@ from ldm_train.networks.lora import LoRA
 from ldm_train.networks.multihead_attention import JoinedAttention
 from ldm_train.networks.unet import UNet
 from ldm_train.types import Captions, Conditioning
-from ldm_train.weights.lora.low_rank import Weighed, from_run, layers, merged
+from ldm_train.weights.lora.low_rank import WeightedAdapter, extract_adapter, group_layers, merge_adapters
 
 EVERYTHING = ["down.*.residual.*", "*_attention.to_*", "*.feed_forward.*", "*.proj_in", "conv_in"]
 
@@ -85,10 +85,12 @@ def test_only_adapters_want_gradients_and_all_of_them_get_one() -> None:
 def test_merged_equals_unmerged(dora: bool, alpha: float | None) -> None:
     net, plain = network(), network()
     LoRA(rank=3, alpha=alpha, dora=dora, targets=EVERYTHING).attach(net, texts(), seed=0)
-    adapter = from_run(shake(net), alpha=3 if alpha is None else alpha)
-    assert set(layers(adapter)) == set(chosen(EVERYTHING, {name.rpartition(".lora_A")[0] for name in adapter}, setting=""))
+    adapter = extract_adapter(shake(net), alpha=3 if alpha is None else alpha)
+    assert set(group_layers(adapter)) == set(
+        chosen(EVERYTHING, {name.rpartition(".lora_A")[0] for name in adapter}, setting="")
+    )
     before = output(plain)
-    plain.load_state_dict(merged(plain.state_dict(), [Weighed(adapter, 1.0, "")]), strict=False)
+    plain.load_state_dict(merge_adapters(plain.state_dict(), [WeightedAdapter(adapter, 1.0, "")]), strict=False)
     assert not torch.allclose(output(plain), before, rtol=1e-2)
     assert_close(output(plain), output(net), rtol=1e-5, atol=1e-5)
 
@@ -97,8 +99,8 @@ def test_merged_equals_unmerged(dora: bool, alpha: float | None) -> None:
 def test_a_merged_text_encoder_equals_an_unmerged_one(targets: list[str]) -> None:
     text, plain = texts(), texts()
     LoRA(rank=3, text_encoder=True, text_targets=targets).attach(network(), text, seed=0)
-    adapter = from_run(shake(text), alpha=3)
-    plain.load_state_dict(merged(plain.state_dict(), [Weighed(adapter, 1.0, "")]), strict=False)
+    adapter = extract_adapter(shake(text), alpha=3)
+    plain.load_state_dict(merge_adapters(plain.state_dict(), [WeightedAdapter(adapter, 1.0, "")]), strict=False)
     tokens = Captions(text.tokenize(["a fox", "a much longer caption of a fox"]))
     assert_close(plain(tokens).tokens, text(tokens).tokens, rtol=1e-5, atol=1e-5)
 
@@ -109,14 +111,14 @@ def test_two_adapters_add_their_changes_and_none_at_factor_zero() -> None:
     for seed, dora in ((0, False), (1, True)):
         adapted = network()
         LoRA(rank=2, dora=dora).attach(adapted, texts(), seed=seed)
-        adapters.append(from_run(shake(adapted), alpha=2))
+        adapters.append(extract_adapter(shake(adapted), alpha=2))
     weights = net.state_dict()
-    both = merged(weights, [Weighed(adapters[0], 0.8, ""), Weighed(adapters[1], -0.5, "")])
-    ones = [merged(weights, [Weighed(adapter, 1.0, "")]) for adapter in adapters]
+    both = merge_adapters(weights, [WeightedAdapter(adapters[0], 0.8, ""), WeightedAdapter(adapters[1], -0.5, "")])
+    ones = [merge_adapters(weights, [WeightedAdapter(adapter, 1.0, "")]) for adapter in adapters]
     for name, value in both.items():
         w = weights[name]
         assert_close(value - w, 0.8 * (ones[0][name] - w) - 0.5 * (ones[1][name] - w), rtol=1e-4, atol=1e-6)
-    nothing = merged(weights, [Weighed(adapter, 0.0, "") for adapter in adapters])
+    nothing = merge_adapters(weights, [WeightedAdapter(adapter, 0.0, "") for adapter in adapters])
     assert all(torch.equal(nothing[name], weights[name]) for name in nothing)
 
 

@@ -57,7 +57,7 @@ def pair(case):
         for parameter in theirs.parameters():
             parameter.data += 0.05 * torch.randn_like(parameter)
         ours = UNet(**({**shared, **FLAGS, "channels": [64, 128, 128]} | own)).double()
-    ours.load_state_dict(layout.from_diffusers(theirs.unet.state_dict(), ours.state_dict()))
+    ours.load_state_dict(layout.convert_unet_from_diffusers(theirs.unet.state_dict(), ours.state_dict()))
     return ours, theirs
 
 
@@ -90,7 +90,7 @@ def test_outputs_and_gradients_are_those_of_diffusers(case, dtype, tolerance):
     output, gradients = results(ours, case, dtype)
     expected, expected_gradients = results(theirs, case, dtype)
     assert (output - expected).norm() <= tolerance * expected.norm()
-    renamed = layout.to_diffusers(gradients, ours.state_dict(), **projection(case))
+    renamed = layout.convert_unet_to_diffusers(gradients, ours.state_dict(), **projection(case))
     assert {f"unet.{name}" for name in renamed} == set(expected_gradients)
     distances = {
         name: ((gradient - expected_gradients[f"unet.{name}"]).norm() / expected_gradients[f"unet.{name}"].norm()).item()
@@ -103,9 +103,9 @@ def test_outputs_and_gradients_are_those_of_diffusers(case, dtype, tolerance):
 def test_the_table_of_names_leads_there_and_back_bit_for_bit(case):
     ours, theirs = (network.state_dict() for network in pair(case))
     theirs = {name.removeprefix("unet."): tensor for name, tensor in theirs.items()}
-    renamed = layout.to_diffusers(ours, ours, **projection(case))
+    renamed = layout.convert_unet_to_diffusers(ours, ours, **projection(case))
     assert_close(renamed, theirs, rtol=0, atol=0)
-    assert_close(layout.from_diffusers(renamed, ours), dict(ours), rtol=0, atol=0)
+    assert_close(layout.convert_unet_from_diffusers(renamed, ours), dict(ours), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_the_shipped_configurations_are_the_published_ones(name, context_width, 
         ours = UNet(in_channels=4, context_width=context_width, vector_width=None, **settings)
         theirs = UNet2DConditionModel(cross_attention_dim=context_width, **others)
     assert sum(parameter.numel() for parameter in ours.parameters()) == count
-    renamed = layout.to_diffusers(
+    renamed = layout.convert_unet_to_diffusers(
         ours.state_dict(), ours.state_dict(), linear_projection=others.get("use_linear_projection", False)
     )
     assert {name: tensor.shape for name, tensor in renamed.items()} == {

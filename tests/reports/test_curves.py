@@ -8,24 +8,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ldm_train.reports.axes import Axis, number
-from ldm_train.reports.curves import POINTS, Charts, Curves, Line, kept_points, smooth
-from ldm_train.reports.heatmap import COLOURS, Heatmap, colour
-from ldm_train.reports.page import Page, Section, render
+from ldm_train.reports.axes import Axis, format_number
+from ldm_train.reports.curves import MAX_POINTS, Charts, CurveLine, Curves, choose_points, smooth_values
+from ldm_train.reports.heatmap import COLOUR_STOPS, Heatmap, mix_colour
+from ldm_train.reports.page import Page, Section, render_page
 from tests.reports.test_page import Read
 
 NUMBERS = st.floats(-1e9, 1e9, width=32) | st.sampled_from([math.nan, math.inf, -math.inf])
 
 
-def line(*values: float, **more: object) -> Line:
-    return Line("a line", np.arange(len(values), dtype=np.float64), np.array(values, dtype=np.float64), **more)  # type: ignore[arg-type]
+def line(*values: float, **more: object) -> CurveLine:
+    return CurveLine("a line", np.arange(len(values), dtype=np.float64), np.array(values, dtype=np.float64), **more)  # type: ignore[arg-type]
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(st.lists(NUMBERS, min_size=1, max_size=300), st.integers(4, 60))
 def test_the_extremes_and_the_ends_are_kept(values: list[float], most: int) -> None:
     array = np.array(values)
-    kept = kept_points(array, most)
+    kept = choose_points(array, most)
     assert len(kept) <= max(most, 2) * 1.5 + 2
     assert {0, len(values) - 1} <= set(kept.tolist())
     assert (np.diff(kept) > 0).all()
@@ -36,13 +36,13 @@ def test_the_extremes_and_the_ends_are_kept(values: list[float], most: int) -> N
 
 
 def test_a_short_line_is_drawn_whole() -> None:
-    assert kept_points(np.arange(POINTS, dtype=np.float64), POINTS).tolist() == list(range(POINTS))
+    assert choose_points(np.arange(MAX_POINTS, dtype=np.float64), MAX_POINTS).tolist() == list(range(MAX_POINTS))
 
 
 @pytest.mark.parametrize("width", [1, 3, 7, 101])
 def test_smoothing_is_the_mean_of_the_finite_values_around(width: int) -> None:
     values = np.array([1.0, 2.0, math.nan, 4.0, 8.0, 16.0, math.inf, 32.0])
-    for i, found in enumerate(smooth(values, width).tolist()):
+    for i, found in enumerate(smooth_values(values, width).tolist()):
         around = values[max(0, i - width // 2) : i + width // 2 + 1]
         expected = around[np.isfinite(around)]
         assert found == pytest.approx(expected.mean()) if len(expected) else math.isnan(found)
@@ -77,12 +77,12 @@ def test_an_axis_holds_all_values_and_its_ticks(values: list[float], log: bool) 
     ],
 )
 def test_numbers_are_short(value: float, text: str) -> None:
-    assert number(value) == text
+    assert format_number(value) == text
 
 
 def test_gaps_are_gaps() -> None:
     plot = Curves("a plot", [line(1, 2, math.nan, 4, math.inf, 6)])
-    [shown] = plot.shown
+    [shown] = plot.coloured_lines
     assert shown.path(plot.x_axis, plot.y_axis).count("M") == 3
     assert json.loads(plot.data)["lines"][0]["y"] == [1, 2, None, 4, None, 6]
 
@@ -95,27 +95,27 @@ def test_a_single_wild_step_does_not_flatten_the_mean() -> None:
 def test_lines_of_one_label_are_one_in_the_legend() -> None:
     plot = Curves("a plot", [line(1, 2, faint=True, colour=0), line(1, 2, colour=0)])
     assert plot.legend == []
-    other = Curves("a plot", [*plot.lines, Line("another", np.arange(2.0), np.arange(2.0))])
+    other = Curves("a plot", [*plot.lines, CurveLine("another", np.arange(2.0), np.arange(2.0))])
     assert [shown.line.label for shown in other.legend] == ["a line", "another"]
     assert [shown.line.faint for shown in other.legend] == [False, False]
 
 
 def test_data_ends_no_element() -> None:
-    plot = Curves("a plot", [Line("</script><!-- & \u2028", np.arange(2.0), np.arange(2.0))])
+    plot = Curves("a plot", [CurveLine("</script><!-- & \u2028", np.arange(2.0), np.arange(2.0))])
     assert not set("<>&") & set(plot.data)
     assert json.loads(plot.data)["lines"][0]["label"] == "</script><!-- & \u2028"
 
 
 def test_a_page_has_a_script_where_a_curve_is_and_nowhere_else() -> None:
-    curves = Read(render(Page("a", sections=[Section("b", [Charts([Curves("c", [line(1, 2)])])])])))
+    curves = Read(render_page(Page("a", sections=[Section("b", [Charts([Curves("c", [line(1, 2)])])])])))
     assert [script.get("type") for script in curves.all("script")] == ["application/json", None]
-    empty = Read(render(Page("a", sections=[Section("b", [Charts([Curves("c", [line(math.nan)])])])])))
+    empty = Read(render_page(Page("a", sections=[Section("b", [Charts([Curves("c", [line(math.nan)])])])])))
     assert empty.all("script") == []
     assert empty.all("h2") == []
 
 
 def test_a_plot_is_told_in_numbers_too() -> None:
-    plot = Curves("c", [line(*range(100)), Line("other", np.array([0.0, 99.0]), np.array([5.0, math.nan]))])
+    plot = Curves("c", [line(*range(100)), CurveLine("other", np.array([0.0, 99.0]), np.array([5.0, math.nan]))])
     columns, rows = plot.table
     assert columns == ["step", "a line", "other"]
     assert rows[0] == ["0", "0", "5"]
@@ -128,24 +128,24 @@ def test_a_heatmap_has_a_cell_for_each_positive_value() -> None:
     values = [[1.0, 10.0], [100.0, math.nan], [0.0, -1.0]]
     found = Heatmap("a map", [5, 10, 15], [-1.0, 0.0, 3.0], values, x_name="step", y_name="height", unit="loss")
     assert [(column, top, height) for column, top, height, _, _ in found.cells] == [(0, 75, 25), (0, 0, 75), (1, 75, 25)]
-    assert found.cells[0][3] == colour(0)
-    assert found.cells[2][3] == colour(1)
+    assert found.cells[0][3] == mix_colour(0)
+    assert found.cells[2][3] == mix_colour(1)
     assert found.cells[0][4] == "step 5, height -1 to 0: 1"
     assert found.limits == ("1", "100")
-    page = Read(render(Page("a", sections=[Section("b", [found])])))
+    page = Read(render_page(Page("a", sections=[Section("b", [found])])))
     assert len(page.all("rect")) == 3
 
 
 @pytest.mark.parametrize("share", [-1.0, 0.0, 0.3, 0.99, 1.0, 2.0])
 def test_colours_are_between_their_neighbours(share: float) -> None:
-    parts = [int(colour(share)[i : i + 2], 16) for i in (1, 3, 5)]
-    assert all(min(c[k] for c in COLOURS) <= part <= max(c[k] for c in COLOURS) for k, part in enumerate(parts))
+    parts = [int(mix_colour(share)[i : i + 2], 16) for i in (1, 3, 5)]
+    assert all(min(c[k] for c in COLOUR_STOPS) <= part <= max(c[k] for c in COLOUR_STOPS) for k, part in enumerate(parts))
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(st.lists(st.lists(NUMBERS, min_size=1, max_size=8), max_size=4), st.booleans(), st.booleans())
 def test_any_curves_can_be_drawn(values: list[list[float]], log: bool, band: bool) -> None:
     lines = [line(*v, low=np.array(v) - 1, high=np.array(v) + 1) if band else line(*v, dots=True) for v in values]
-    html = render(Page("a", sections=[Section("b", [Charts([Curves("c", lines, log=log)])])]))
+    html = render_page(Page("a", sections=[Section("b", [Charts([Curves("c", lines, log=log)])])]))
     paths = [str(path["d"]) for path in Read(html).all("path")]
     assert not any("nan" in path or "inf" in path for path in paths)

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ldm_train.reports.charts import Bars, Histogram
-from ldm_train.reports.page import Page, Section, Verdict, render, write
-from ldm_train.reports.page_blocks import Block, Command, Facts, Table, Text, Thumbnail, Thumbnails
+from ldm_train.reports.page import Page, Section, Verdict, render_page, write_page
+from ldm_train.reports.page_blocks import Block, DataTable, Facts, Paragraphs, ShellCommand, Thumbnail, Thumbnails
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 HOSTILE = [
@@ -74,19 +74,19 @@ def everything(text: str) -> Page:
     """A page with this text wherever a page takes text."""
     blocks: list[Block] = [
         Facts([(text, text)]),
-        Table([text, "number"], [[text, "1"]] * 3, numeric=["number"], max_rows=1, max_folded=1, caption=text),
+        DataTable([text, "number"], [[text, "1"]] * 3, numeric=["number"], max_rows=1, max_folded=1, caption=text),
         Bars([(text, 2.0, text)] * 3, unit=text, max_rows=1),
         Histogram.of([1, 2, 2, float("nan")], unit=text, caption=text),
         Thumbnails([Thumbnail(Image.new("RGB", (8, 8)), text, text), Thumbnail(None, text, text)]),
-        Text([text]),
-        Command(text),
+        Paragraphs([text]),
+        ShellCommand(text),
     ]
     verdict = Verdict(ok=False, text=text, reasons=[text] * 14)
     return Page(text, verdict, [(text, text)], [Section(text, blocks, note=text)] * 4)
 
 
 def test_it_is_well_formed_and_names_its_parts() -> None:
-    html = render(everything("tree"))
+    html = render_page(everything("tree"))
     page = Read(html)
     assert html.startswith("<!DOCTYPE html>\n<html lang=")
     assert {header["scope"] for header in page.all("th")} == {"col", "row"}
@@ -96,7 +96,7 @@ def test_it_is_well_formed_and_names_its_parts() -> None:
 
 
 def test_it_needs_nothing_from_outside() -> None:
-    html = render(everything("tree"))
+    html = render_page(everything("tree"))
     page = Read(html)
     assert "http" not in html.replace("http-equiv", "")
     assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'" in [
@@ -112,7 +112,7 @@ def test_it_needs_nothing_from_outside() -> None:
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_hostile_text_is_only_text(text: str) -> None:
-    page, plain = Read(render(everything(text))), Read(render(everything("tree")))
+    page, plain = Read(render_page(everything(text))), Read(render_page(everything("tree")))
     assert [tag for tag, _ in page.elements] == [tag for tag, _ in plain.elements]
     assert [set(attributes) for _, attributes in page.elements] == [set(attributes) for _, attributes in plain.elements]
 
@@ -120,7 +120,7 @@ def test_hostile_text_is_only_text(text: str) -> None:
 @settings(max_examples=50, deadline=None, derandomize=True)
 @given(st.text(st.characters(codec=None)))
 def test_any_text_can_be_written(text: str) -> None:
-    assert Read(render(everything(text)).encode().decode()).all("h1")
+    assert Read(render_page(everything(text)).encode().decode()).all("h1")
 
 
 @pytest.mark.parametrize(
@@ -137,17 +137,17 @@ def test_any_text_can_be_written(text: str) -> None:
     ],
 )
 def test_what_cannot_be_shown_is_spelled_out(text: str, shown: str) -> None:
-    assert f"|{shown}|" in "|".join(["", *Read(render(with_blocks(Facts([("key", text)])))).words, ""])
+    assert f"|{shown}|" in "|".join(["", *Read(render_page(with_blocks(Facts([("key", text)])))).words, ""])
 
 
 def test_paragraphs_and_commands_keep_their_lines() -> None:
-    words = Read(render(with_blocks(Text(["one\ntwo", ""]), Command("a \\\n  b")))).words
+    words = Read(render_page(with_blocks(Paragraphs(["one\ntwo", ""]), ShellCommand("a \\\n  b")))).words
     assert {"one\ntwo", "a \\\n  b"} <= set(words)
 
 
 @pytest.mark.parametrize(("ok", "word"), [(True, "verdict good"), (False, "verdict bad")])
 def test_the_verdict_stands_first(ok: bool, word: str) -> None:
-    page = Read(render(Page("A report", Verdict(ok=ok, text="So it is.", reasons=["first", "second"]), [("a", "b")])))
+    page = Read(render_page(Page("A report", Verdict(ok=ok, text="So it is.", reasons=["first", "second"]), [("a", "b")])))
     assert word in [attributes.get("class") for attributes in page.all("div")]
     assert page.text.index("So it is.") < page.text.index("first") < page.text.index("second")
 
@@ -155,23 +155,25 @@ def test_the_verdict_stands_first(ok: bool, word: str) -> None:
 def test_empty_sections_are_left_out() -> None:
     empty: list[Block] = [
         Facts([]),
-        Table(["a"], []),
+        DataTable(["a"], []),
         Bars([]),
         Histogram.of([]),
         Histogram([0], [0, 1]),
         Thumbnails([]),
-        Text([""]),
-        Command(""),
+        Paragraphs([""]),
+        ShellCommand(""),
     ]
-    page = Page("A report", sections=[Section("Gone", empty, note="gone too"), Section("Here", [*empty, Text(["it is"])])])
-    read = Read(render(page))
+    page = Page(
+        "A report", sections=[Section("Gone", empty, note="gone too"), Section("Here", [*empty, Paragraphs(["it is"])])]
+    )
+    read = Read(render_page(page))
     assert [heading["id"] for heading in read.all("h2")] == ["here"]
     assert "gone" not in read.text.lower()
 
 
 @pytest.mark.parametrize(("sections", "contents"), [(3, 0), (4, 1)])
 def test_contents_are_listed_from_four_sections_on(sections: int, contents: int) -> None:
-    page = Read(render(Page("A report", sections=[Section(f"Part {i}", [Text(["x"])]) for i in range(sections)])))
+    page = Read(render_page(Page("A report", sections=[Section(f"Part {i}", [Paragraphs(["x"])]) for i in range(sections)])))
     assert len(page.all("nav")) == contents
     linked = {str(link["href"])[1:] for link in page.all("a")}
     assert linked == {heading["id"] for heading in page.all("h2")}
@@ -179,15 +181,15 @@ def test_contents_are_listed_from_four_sections_on(sections: int, contents: int)
 
 def test_ids_differ_whatever_the_titles() -> None:
     titles = ["A", "a", "A 2", "שלום", "", "a-2", "Section"]
-    read = Read(render(Page("A report", sections=[Section(title, [Text(["x"])]) for title in titles])))
+    read = Read(render_page(Page("A report", sections=[Section(title, [Paragraphs(["x"])]) for title in titles])))
     assert all(heading["id"] for heading in read.all("h2"))
 
 
 def test_a_long_table_is_folded() -> None:
-    table = Table(
+    table = DataTable(
         ["name", "size"], [[f"row {i}", f"{i:,}"] for i in range(1500)], numeric=["size"], max_rows=5, max_folded=100
     )
-    html = render(with_blocks(table))
+    html = render_page(with_blocks(table))
     before, _, after = html.partition("<details>")
     assert before.count("<tbody>") == after.count("<tbody>") == 1
     assert before.count('scope="row"') == 5
@@ -198,7 +200,7 @@ def test_a_long_table_is_folded() -> None:
 
 
 def test_many_reasons_are_folded() -> None:
-    html = render(Page("A report", Verdict(ok=False, text="No.", reasons=[f"reason {i}" for i in range(2000)])))
+    html = render_page(Page("A report", Verdict(ok=False, text="No.", reasons=[f"reason {i}" for i in range(2000)])))
     before, _, after = html.partition("<details>")
     assert (before.count("<li>"), after.count("<li>")) == (12, 1000)
     assert "1,988 more reasons" in after
@@ -206,19 +208,19 @@ def test_many_reasons_are_folded() -> None:
 
 
 def test_a_table_that_fits_is_not_folded() -> None:
-    assert "<details>" not in render(with_blocks(Table(["name"], [["a"]] * 20)))
+    assert "<details>" not in render_page(with_blocks(DataTable(["name"], [["a"]] * 20)))
 
 
 def test_the_same_page_has_the_same_bytes(tmp_path: Path) -> None:
-    write(everything("tree"), tmp_path / "a.html")
-    write(everything("tree"), tmp_path / "deep/b.html")
+    write_page(everything("tree"), tmp_path / "a.html")
+    write_page(everything("tree"), tmp_path / "deep/b.html")
     assert (tmp_path / "a.html").read_bytes() == (tmp_path / "deep/b.html").read_bytes()
     assert str(tmp_path) not in (tmp_path / "a.html").read_text(encoding="utf-8")
 
 
 def test_a_page_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "page.html"
-    write(with_blocks(Text(["old"])), target)
+    write_page(with_blocks(Paragraphs(["old"])), target)
     old = target.read_bytes()
 
     def full(descriptor: int) -> None:
@@ -226,11 +228,12 @@ def test_a_page_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        write(with_blocks(Text(["new"])), target)
+        write_page(with_blocks(Paragraphs(["new"])), target)
     assert target.read_bytes() == old
     assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
 
 
+@pytest.mark.slow
 def test_torch_is_not_needed() -> None:
     code = "import sys, ldm_train.reports.page; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from ldm_train.run_dir.holding import hold_run_directory
 from ldm_train.run_dir.record import last_step, note_saved, prepare, read_record
 from ldm_train.util.files import temporary_path
+from tests.pairwise import parametrize_pairs
 from tests.run_dir.records import QUIET, files, lines, record
 
 
@@ -100,9 +101,11 @@ def broken(path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("more", [[], ["micro_batch_size=3"], ["resume=restart"]], ids=["good", "refused", "restart"])
-@pytest.mark.parametrize("verb", ["train", "train_autoencoder"])
-@pytest.mark.parametrize("kind", FOLDERS)
+@parametrize_pairs(
+    kind={kind: kind for kind in FOLDERS},
+    verb={verb: verb for verb in ("train", "train_autoencoder")},
+    more={"good": [], "refused": ["micro_batch_size=3"], "restart": ["resume=restart"]},
+)
 def test_a_folder_that_is_no_run_directory_is_left_as_it_was(
     kind: str, verb: str, more: list[str], cache: Path, pictures: Path, ldm_train: Callable, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -162,6 +165,7 @@ def test_the_folder_is_marked_before_anything_else_is_written(tmp_path: Path) ->
         pass  # as a start that was killed would find it
 
 
+@pytest.mark.slow
 def test_a_start_that_is_killed_while_it_prepares_can_be_started_again(tmp_path: Path) -> None:
     code = (
         "import os, sys; from pathlib import Path; from omegaconf import OmegaConf\n"

@@ -233,6 +233,7 @@ def test_a_start_without_a_checkpoint_leaves_nothing_of_itself_to_the_next(
     assert logged == pytest.approx({line["step"]: line["loss"] for line in lines(tmp_path / "run")}, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_two_processes_do_not_share_a_directory(
     cache: Path, train: Callable, train_words: list[str], tmp_path: Path
 ) -> None:

@@ -12,6 +12,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
+from ldm_train.assembly.stored_weights import load_start
 from ldm_train.run_dir.config_changes import identify_run
 from ldm_train.settings.composition import compose
 from ldm_train.training.ema.snapshots import read_snapshots

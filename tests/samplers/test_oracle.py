@@ -22,6 +22,7 @@ from ldm_train.samplers.euler_ancestral import EulerAncestral
 from ldm_train.samplers.heun import Heun
 from ldm_train.samplers.spacings import Karras, Trailing
 from ldm_train.samplers.unipc import UniPC
+from tests.pairwise import parametrize_pairs
 
 STEPS = 64
 # A network is told of t in float32, to 6e-8; on a schedule of real t the ideal one errs by about as much at each step.
@@ -41,26 +42,30 @@ SCHEDULES = {
     "flow-shifted": (RectifiedFlow(shift=3.0), Trailing()),
     "edm": (EDM(sigma_data=0.5), Karras()),
 }
-SETTINGS = pytest.mark.parametrize(("schedule", "spacing"), SCHEDULES.values(), ids=SCHEDULES)
+SETTINGS = pytest.mark.parametrize("setting", SCHEDULES.values(), ids=SCHEDULES)
 PREDICTIONS = {"noise": Noise(), "velocity": Velocity(), "clean": Clean(), "flow": Flow()}
-# Where alpha is 0 at the end, a prediction of the noise is refused.
-DEFINED = pytest.mark.parametrize(
-    ("schedule", "spacing", "prediction"),
-    [
-        pytest.param(*setting, prediction, id=f"{name}-{word}")
-        for name, setting in SCHEDULES.items()
-        for word, prediction in PREDICTIONS.items()
-        if word != "noise" or setting[0](torch.tensor([setting[0].end]))[0] > 0
-    ],
-)
-FIRST_ORDER = pytest.mark.parametrize("sampler", [DDIM(), Euler(), EulerAncestral(eta=0.0)], ids=["ddim", "euler", "eta0"])
-ANCESTRAL = pytest.mark.parametrize(
-    "sampler", [DDPM(), DDIM(eta=1.0), EulerAncestral()], ids=["ddpm", "ddim-eta1", "ancestral"]
-)
-HIGHER_ORDER = pytest.mark.parametrize(
-    "sampler",
-    [Heun(), Heun(over_ratio=True), DPMSolver(), UniPC(order=1), UniPC(order=2), UniPC(order=3)],
-    ids=["heun", "heun-ratio", "dpm", "unipc1", "unipc2", "unipc3"],
+
+
+def samplers(**which):
+    """Every sampler with every schedule, every sampler with every prediction, and every schedule with every prediction."""
+
+    def defined(sampler, setting, prediction):
+        """Where alpha is 0 at the end, a prediction of the noise is refused."""
+        schedule, _ = setting
+        return not isinstance(prediction, Noise) or schedule(torch.tensor([schedule.end]))[0] > 0
+
+    return parametrize_pairs(sampler=which, setting=SCHEDULES, prediction=PREDICTIONS, defined=defined)
+
+
+FIRST_ORDER = samplers(ddim=DDIM(), euler=Euler(), eta0=EulerAncestral(eta=0.0))
+ANCESTRAL = samplers(ddpm=DDPM(), ddim_eta1=DDIM(eta=1.0), ancestral=EulerAncestral())
+HIGHER_ORDER = samplers(
+    heun=Heun(),
+    heun_ratio=Heun(over_ratio=True),
+    dpm=DPMSolver(),
+    unipc1=UniPC(order=1),
+    unipc2=UniPC(order=2),
+    unipc3=UniPC(order=3),
 )
 
 
@@ -70,8 +75,8 @@ def samples(data, sampler, denoiser, spacing, *, stochastic=False):
 
 
 @FIRST_ORDER
-@DEFINED
-def test_first_order_methods_err_as_their_closed_form_says(data, sampler, schedule, spacing, prediction):
+def test_first_order_methods_err_as_their_closed_form_says(data, sampler, setting, prediction):
+    schedule, spacing = setting
     denoiser = Denoiser(data.network(schedule, prediction), schedule, prediction)
     mean, deviation = samples(data, sampler, denoiser, spacing)
     kept = data.angles(schedule, spacing(schedule, STEPS)).diff(dim=0).cos().prod(0)
@@ -80,9 +85,9 @@ def test_first_order_methods_err_as_their_closed_form_says(data, sampler, schedu
 
 
 @HIGHER_ORDER
-@DEFINED
-def test_higher_orders_come_nearer_than_the_first(data, sampler, schedule, spacing, prediction):
+def test_higher_orders_come_nearer_than_the_first(data, sampler, setting, prediction):
     """But for the step to clean, which is Euler's for all and multiplies by the cosine of the last angle."""
+    schedule, spacing = setting
     if isinstance(sampler, Heun) and sampler.over_ratio:
         spacing = Karras(sigma_max=10.0)  # as it asks for
     denoiser = Denoiser(data.network(schedule, prediction), schedule, prediction)
@@ -94,11 +99,11 @@ def test_higher_orders_come_nearer_than_the_first(data, sampler, schedule, spaci
 
 
 @ANCESTRAL
-@DEFINED
-def test_ancestral_methods_err_as_their_closed_form_says(data, sampler, schedule, spacing, prediction):
+def test_ancestral_methods_err_as_their_closed_form_says(data, sampler, setting, prediction):
     """They leave out the variance of x given x_t: of the data's, sum sin^2(theta_t - theta_s) (sin(theta_t + theta_s) /
     sin theta_t)^2, which vanishes as the number of steps grows.
     """
+    schedule, spacing = setting
     denoiser = Denoiser(data.network(schedule, prediction), schedule, prediction)
     mean, deviation = samples(data, sampler, denoiser, spacing, stochastic=True)
     theta = data.angles(schedule, spacing(schedule, STEPS))
@@ -111,8 +116,9 @@ def test_ancestral_methods_err_as_their_closed_form_says(data, sampler, schedule
 @pytest.mark.parametrize("make", [DDIM, EulerAncestral], ids=["ddim", "ancestral"])
 @pytest.mark.parametrize("eta", [0.3, 0.7])
 @SETTINGS
-def test_between_them_the_variance_follows_its_recursion(data, make, eta, schedule, spacing):
+def test_between_them_the_variance_follows_its_recursion(data, make, eta, setting):
     """In y = x / alpha and r = sigma / alpha, v = eta^2 r_s^2 (1 - (r_s / r_t)^2) is new and sqrt(r_s^2 - v) is kept."""
+    schedule, spacing = setting
     ratios = schedule.ratio(torch.tensor(spacing(schedule, STEPS), dtype=torch.float64)).clamp_max(1e12).tolist()
     variance = data.deviation**2 + ratios[0] ** 2
     for t, s in pairwise(ratios):
@@ -124,11 +130,12 @@ def test_between_them_the_variance_follows_its_recursion(data, make, eta, schedu
     assert_close(deviation, variance.sqrt(), rtol=TOLD, atol=0)
 
 
-@DEFINED
-def test_the_stochastic_dpm_solver_comes_nearer_than_the_ancestral_methods(data, schedule, spacing, prediction):
+@samplers(dpm_stochastic=DPMSolver(stochastic=True))
+def test_the_stochastic_dpm_solver_comes_nearer_than_the_ancestral_methods(data, sampler, setting, prediction):
+    schedule, spacing = setting
     denoiser = Denoiser(data.network(schedule, prediction), schedule, prediction)
     (mean, deviation), (_, ancestral) = (
-        samples(data, sampler, denoiser, spacing, stochastic=True) for sampler in (DPMSolver(stochastic=True), DDPM())
+        samples(data, each, denoiser, spacing, stochastic=True) for each in (sampler, DDPM())
     )
     assert_close(mean, data.mean, rtol=0, atol=TOLD)
     assert ((deviation - data.deviation).abs() < (ancestral - data.deviation).abs()).all()

@@ -17,13 +17,29 @@ from ldm_train.samplers.heun import Heun
 from ldm_train.samplers.spacings import Trailing
 from ldm_train.samplers.unipc import UniPC
 from ldm_train.types import Conditioning
+from tests.pairwise import parametrize_pairs
 
-SAMPLERS = pytest.mark.parametrize(
-    "sampler",
-    [DDIM(), DDPM(), Euler(), EulerAncestral(), Heun(), DPMSolver(), DPMSolver(stochastic=True), UniPC(), UniPC(order=3)],
-    ids=["ddim", "ddpm", "euler", "ancestral", "heun", "dpm", "dpm-stochastic", "unipc2", "unipc3"],
-)
-SCHEDULES = pytest.mark.parametrize("schedule", [cosine(), RectifiedFlow(), EDM()], ids=["cosine", "flow", "edm"])
+EVERY_SAMPLER = {
+    "ddim": DDIM(),
+    "ddpm": DDPM(),
+    "euler": Euler(),
+    "ancestral": EulerAncestral(),
+    "heun": Heun(),
+    "dpm": DPMSolver(),
+    "dpm-stochastic": DPMSolver(stochastic=True),
+    "unipc2": UniPC(),
+    "unipc3": UniPC(order=3),
+}
+EVERY_SCHEDULE = {"cosine": cosine(), "flow": RectifiedFlow(), "edm": EDM()}
+SAMPLERS = pytest.mark.parametrize("sampler", EVERY_SAMPLER.values(), ids=EVERY_SAMPLER)
+SCHEDULES = pytest.mark.parametrize("schedule", EVERY_SCHEDULE.values(), ids=EVERY_SCHEDULE)
+
+
+def strengths(*which):
+    return parametrize_pairs(
+        sampler=EVERY_SAMPLER, schedule=EVERY_SCHEDULE, strength={str(strength): strength for strength in which}
+    )
+
 
 latents, noise = torch.randn(2, 2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
 MASK = torch.zeros(1, 1, 4, 4)
@@ -56,9 +72,7 @@ def test_strength_is_the_share_of_the_steps_that_is_taken(strength, taken):
     assert len(network.shown) == taken
 
 
-@SAMPLERS
-@SCHEDULES
-@pytest.mark.parametrize("strength", [0.2, 0.5, 1.0])
+@strengths(0.2, 0.5, 1.0)
 def test_it_starts_from_the_picture_as_the_forward_process_has_it(sampler, schedule, strength):
     network = Recorder()
     sample(sampler, network, Picture(latents, strength), schedule=schedule)
@@ -79,9 +93,7 @@ def test_a_faint_change_is_near_the_picture():
     assert_close(found, latents, rtol=0, atol=sigma * (noise.abs().max().item() + output) + (1 - alpha))
 
 
-@SAMPLERS
-@SCHEDULES
-@pytest.mark.parametrize("strength", [0.5, 1.0])
+@strengths(0.5, 1.0)
 def test_what_the_mask_keeps_is_the_picture_itself(sampler, schedule, strength):
     found = sample(sampler, Recorder(), Picture(latents, strength, MASK), schedule=schedule)
     keep = (MASK == 0).expand_as(latents)

@@ -44,7 +44,9 @@ def test_what_defaults_to_none_may_be_null(target: str) -> None:
     wrong = [
         name
         for name, kind in found.kinds.items()
-        if not takes_null(kind) and kind is not Any and (real[name].default is None or type(None) in get_args(real[name].annotation))
+        if not takes_null(kind)
+        and kind is not Any
+        and (real[name].default is None or type(None) in get_args(real[name].annotation))
     ]
     assert wrong == []
 

@@ -13,7 +13,7 @@ from torch.testing import assert_close
 from ldm_train.data.batches.datamodules import CachedLatents
 from ldm_train.data.cache.reader import LatentCache
 from ldm_train.data.pictures.crops import Buckets
-from ldm_train.data.pictures.decoding import decode, render
+from ldm_train.data.pictures.decoding import decode_picture, render_view
 from ldm_train.data.pictures.images import to_signed
 from ldm_train.training.validation.held_out import held_out_losses
 from ldm_train.training.validation.validation_callback import Validation
@@ -55,7 +55,9 @@ def test_each_picture_is_in_the_bucket_of_its_aspect_as_its_view_cuts_it(buckete
         assert entry.bucket == f"{view.height}x{view.width}"
         expected = [view.resized_height, view.resized_width, view.top, view.left, 0]
         assert entry.views == read.index.views[number].tolist() == [expected]
-        image = to_signed(torch.from_numpy(render(decode((mixed / entry.key).read_bytes()), view)).permute(2, 0, 1))
+        image = to_signed(
+            torch.from_numpy(render_view(decode_picture((mixed / entry.key).read_bytes()), view)).permute(2, 0, 1)
+        )
         assert torch.equal(read.moments(torch.tensor([number]), torch.tensor([0])).mean[0], image)
 
 

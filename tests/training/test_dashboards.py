@@ -189,6 +189,7 @@ def listed(server: str, kind: str, *, seconds: float = 120.0) -> set[str]:
     raise TimeoutError(f"TensorBoard lists no {kind}")
 
 
+@pytest.mark.slow
 def test_a_real_server_lists_every_scalar_and_picture(server: str, trained: Path) -> None:
     timing = {f"time/{name}" for line in lines(trained, "timing.jsonl") for name in line if name != "step"}
     metrics = {name for line in lines(trained) for name in line if name != "step"}

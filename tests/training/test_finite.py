@@ -224,6 +224,7 @@ def test_joined_caches_are_told_apart(
     assert {example["example"].partition(": ")[0] for example in examples} == set(folders)
 
 
+@pytest.mark.slow
 def test_pictures_encoded_on_the_fly_are_named(
     pictures: Path, ldm_train: Callable, train_words: list[str], seen: Any, spoiled: Callable, tmp_path: Path
 ) -> None:
@@ -235,6 +236,7 @@ def test_pictures_encoded_on_the_fly_are_named(
     assert_names_are_of(told(tmp_path / "run", 2), seen.inputs[2], lambda name: pictures / name)
 
 
+@pytest.mark.slow
 def test_an_autoencoders_steps_too(
     pictures: Path,
     ldm_train: Callable,
@@ -309,6 +311,7 @@ def test_a_limit_below_one_is_refused(cache: Path, train: Callable, tmp_path: Pa
 # Two processes
 
 
+@pytest.mark.slow
 def test_one_ranks_loss_leaves_the_step_out_on_both(
     cache: Path, train: Callable, train_words: list[str], spoiled: Callable, tmp_path: Path
 ) -> None:

@@ -15,10 +15,10 @@ from ldm_train.autoencoders.autoencoder import IdentityAutoencoder, NewKLAutoenc
 from ldm_train.conditioners.text_encoder import small
 from ldm_train.data.batches.datamodules import CachedLatents
 from ldm_train.data.cache.manifest import Provenance
-from ldm_train.data.cache.plan import Plan
+from ldm_train.data.cache.plan import CachePlan
 from ldm_train.data.cache.reader import LatentCache
 from ldm_train.data.pictures.crops import CentreCrop
-from ldm_train.data.scan.survey import survey
+from ldm_train.data.scan.survey import survey_items
 from ldm_train.data.sources.folder import Folder
 from ldm_train.training.encoding import Encoding, Rendering
 from ldm_train.training.on_the_fly import LivePictures, OnTheFly
@@ -103,16 +103,16 @@ def test_the_run_is_that_of_the_cache(
 
 
 def live(source: Path, **settings: float) -> OnTheFly:
-    found = survey(Folder(str(source)), max_pixels=10**6)
-    plan = Plan(found, CentreCrop(16), pictures=Provenance({}), captions=Provenance({}), bad={})
+    found = survey_items(Folder(str(source)), max_pixels=10**6)
+    plan = CachePlan(found, CentreCrop(16), pictures=Provenance({}), captions=Provenance({}), bad={})
     rendering = Rendering(
-        {s.item.key: s.item.picture for s in plan.seen if s.item.picture}, plan.crop, background="white", max_pixels=10**6
+        {s.item.key: s.item.picture for s in plan.scanned if s.item.picture}, plan.crop, background="white", max_pixels=10**6
     )
     encoding = Encoding(IdentityAutoencoder(), small(width=32, layers=1, heads=4), dtype=torch.float32)
     data = OnTheFly(LivePictures(plan, rendering, encoding), batch_size=4, **settings)  # type: ignore[arg-type]
-    from ldm_train.data.batches.positions import Geometry
+    from ldm_train.data.batches.positions import BatchGeometry
 
-    data.geometry = Geometry(4, 1, 0, None)
+    data.geometry = BatchGeometry(4, 1, 0, None)
     return data
 
 
@@ -208,6 +208,7 @@ def test_without_a_cache_what_is_missing_is_named(missing: str, pictures: Path, 
     assert f"needs {missing}=…" in answer.err
 
 
+@pytest.mark.slow
 def test_a_picture_left_out_by_its_header_is_told(
     pictures: Path, ldm_train: Callable, train_words: list[str], tmp_path: Path
 ) -> None:

@@ -108,6 +108,7 @@ def test_file_systems_that_refuse_modes_folder_flushes_links_and_locks_are_writt
     assert (tmp_path / "b").read_text() == "text"
 
 
+@pytest.mark.slow
 def test_what_a_killed_process_left_is_taken_over_and_cleared(tmp_path: Path) -> None:
     code = "import os, sys; from pathlib import Path; from ldm_train.util.files import atomic_file\n"
     code += "with atomic_file(Path(sys.argv[1])) as file: file.write(b'half' * 9999); file.flush(); os.kill(os.getpid(), 9)"

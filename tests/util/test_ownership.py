@@ -69,7 +69,8 @@ def test_only_a_file_that_the_command_wrote_is_written_over(tmp_path: Path) -> N
 def test_what_the_system_puts_into_a_folder_does_not_count(tmp_path: Path, kind: FolderKind) -> None:
     for name in (".DS_Store", "Thumbs.db", "desktop.ini", ".directory", "._a.png", ".nfs000000000012f4ab00000001"):
         (tmp_path / name).touch()
-    (tmp_path / "lost+found").mkdir()
+    for name in ("lost+found", ".snapshot", "@eaDir", "$RECYCLE.BIN", ".Trash-1000"):
+        (tmp_path / name).mkdir()
     check_folder(tmp_path, kind, setting="out")
     (tmp_path / ".git").mkdir()
     (tmp_path / ".localized").mkdir()  # a folder of this name is a user's

@@ -41,6 +41,24 @@ def test_what_cannot_be_removed_is_named_and_removed_by_the_next_command(
     assert (tmp_path / "out" / "file").read_text() == "newer"
 
 
+def test_files_that_a_network_drive_keeps_for_a_reader_are_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace(tmp_path / "out", "old")
+    with monkeypatch.context() as patch:
+
+        def rename_what_is_read(folder: Path) -> None:
+            if folder.exists():
+                (folder / "file").replace(folder / ".nfs0000000000000001")
+                raise OSError(errno.EBUSY, "Device or resource busy", str(folder))
+
+        patch.setattr(shutil, "rmtree", rename_what_is_read)
+        replace(tmp_path / "out", "new")
+    assert (tmp_path / "out" / "file").read_text() == "new"
+    replace(tmp_path / "out", "newer")
+    assert names(tmp_path) == ["out"]
+
+
 def test_the_old_folder_is_back_whatever_fails_after_it_was_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     replace(tmp_path / "out", "old")
     flush = replacing.flush_folder

@@ -12,7 +12,7 @@ from torch.testing import assert_close
 from ldm_train.conditioners.text_encoder import small
 from ldm_train.networks.unet import UNet
 from ldm_train.weights.lora.lora_files import read_adapter
-from ldm_train.weights.lora.low_rank import Weighed, merged
+from ldm_train.weights.lora.low_rank import WeightedAdapter, merge_adapters
 
 MIDDLE = "lora_unet_mid_block_attentions_0_"
 BLOCK, CONV = f"{MIDDLE}transformer_blocks_0_", "lora_unet_mid_block_resnets_0_conv1"
@@ -56,7 +56,7 @@ def load(weights: dict[str, Tensor], tmp_path: Path) -> Callable[[dict[str, Tens
 
     def run(state: dict[str, Tensor]) -> dict[str, Tensor]:
         save_file(state, tmp_path / "x.safetensors")
-        return merged(weights, [Weighed(read_adapter(tmp_path / "x.safetensors", weights), 1.0, "x")])
+        return merge_adapters(weights, [WeightedAdapter(read_adapter(tmp_path / "x.safetensors", weights), 1.0, "x")])
 
     return run
 
@@ -127,13 +127,13 @@ SETTINGS = "lora_adapter_metadata"
 @pytest.mark.parametrize(
     ("told", "message"),
     [
-        ("[]", f"{SETTINGS} that is no mapping"),
+        ("[]", SETTINGS),
         ("{", "cannot be read as a safetensors file"),
         ("[" * 100_000, "cannot be read as a safetensors file"),
-        ('{"unet.lora_alpha": "8"}', "give no alpha for unet.mid_block.attentions.0.proj_in"),
-        ('{"unet.lora_alpha": NaN}', "give no alpha for unet.mid_block.attentions.0.proj_in: nan is not finite"),
-        ('{"unet.lora_alpha": 8, "unet.alpha_pattern": [1]}', "give no alpha for"),
-        ('{"unet.lora_alpha": 8, "unet.alpha_pattern": {"(": 1}}', "give no alpha for"),
+        ('{"unet.lora_alpha": "8"}', "unet.mid_block.attentions.0.proj_in"),
+        ('{"unet.lora_alpha": NaN}', "unet.mid_block.attentions.0.proj_in.*nan"),
+        ('{"unet.lora_alpha": 8, "unet.alpha_pattern": [1]}', "unet.mid_block.attentions.0.proj_in"),
+        ('{"unet.lora_alpha": 8, "unet.alpha_pattern": {"(": 1}}', "unet.mid_block.attentions.0.proj_in"),
     ],
 )
 def test_settings_that_are_none_are_refused(told: str, message: str, weights: dict[str, Tensor], tmp_path: Path) -> None:
@@ -147,24 +147,24 @@ def test_settings_that_are_none_are_refused(told: str, message: str, weights: di
 @pytest.mark.parametrize(
     ("tensors", "message"),
     [
-        (FITS | {f"{CONV}.lora_mid.weight": torch.zeros(3, 3, 3, 3)}, "more than pairs .*lora_mid.weight; other methods"),
-        (FITS | {f"{CONV}.diff_b": torch.zeros(64)}, "more than pairs .*conv1.diff_b; other methods"),
-        (FITS | {"lora_unet_conv_norm_out.w_norm": torch.zeros(64)}, "more than pairs .*w_norm; other methods"),
-        (FITS | {f"{CONV}.dora_scale": torch.ones(1, 64, 1, 1)}, "more than pairs .*conv1.dora_scale; .*DoRA of columns"),
+        (FITS | {f"{CONV}.lora_mid.weight": torch.zeros(3, 3, 3, 3)}, "lora_mid.weight"),
+        (FITS | {f"{CONV}.diff_b": torch.zeros(64)}, "conv1.diff_b"),
+        (FITS | {"lora_unet_conv_norm_out.w_norm": torch.zeros(64)}, "w_norm"),
+        (FITS | {f"{CONV}.dora_scale": torch.ones(1, 64, 1, 1)}, "conv1.dora_scale.*DoRA of columns"),
         (
             FITS | {f"{CONV}.dora_scale": torch.ones(32, 1, 1, 1)},
-            r"DoRA's lengths of shape \(32, 1, 1, 1\) .* 64 rows",
+            r"DoRA.*\(32, 1, 1, 1\).* 64",
         ),
-        (pair(CONV, (3, 64, 1, 1), (64, 3, 1, 1)), r"conv1 is an adapter of .* \(64, 64, 1, 1\), which is \(64, 64, 3, 3\)"),
-        (pair(CONV, (3, 64, 3, 3), (64, 3, 3, 3)), "conv1: matrices of shapes .* are no pair"),
-        (pair(f"{BLOCK}attn2_to_k", (3, 32), (63, 3)), r"attn2_to_k is an adapter of .* \(63, 32\), which is \(64, 32\)"),
-        (pair(f"{BLOCK}attn2_to_k", (3, 32), (64, 4)), "attn2_to_k: matrices of shapes .* are no pair"),
-        (pair(f"{BLOCK}attn2_to_k", (0, 32), (64, 0)), "attn2_to_k: matrices of shapes .* are no pair"),
-        (FITS | {f"{BLOCK}attn2_to_k.lora_up.weight": torch.zeros(64, 3)}, "not pairs of LoRA's matrices: .*attn2_to_k"),
-        (FITS | {f"{CONV}.alpha": torch.tensor(float("nan"))}, "not finite: lora_unet_mid_block_resnets_0_conv1.alpha"),
-        (FITS | {f"{CONV}.lora_up.weight": torch.zeros(64, 3, 1, 1, dtype=torch.int8)}, "numbers that are none"),
+        (pair(CONV, (3, 64, 1, 1), (64, 3, 1, 1)), r"conv1 .*\(64, 64, 1, 1\).*\(64, 64, 3, 3\)"),
+        (pair(CONV, (3, 64, 3, 3), (64, 3, 3, 3)), r"conv1: .*\(3, 64, 3, 3\).*\(64, 3, 3, 3\)"),
+        (pair(f"{BLOCK}attn2_to_k", (3, 32), (63, 3)), r"attn2_to_k .*\(63, 32\).*\(64, 32\)"),
+        (pair(f"{BLOCK}attn2_to_k", (3, 32), (64, 4)), r"attn2_to_k: .*\(3, 32\).*\(64, 4\)"),
+        (pair(f"{BLOCK}attn2_to_k", (0, 32), (64, 0)), r"attn2_to_k: .*\(0, 32\).*\(64, 0\)"),
+        (FITS | {f"{BLOCK}attn2_to_k.lora_up.weight": torch.zeros(64, 3)}, "pairs.*attn2_to_k"),
+        (FITS | {f"{CONV}.alpha": torch.tensor(float("nan"))}, "NaN.*lora_unet_mid_block_resnets_0_conv1.alpha"),
+        (FITS | {f"{CONV}.lora_up.weight": torch.zeros(64, 3, 1, 1, dtype=torch.int8)}, "integers.*conv1.lora_up"),
         (FITS | {f"{CONV}.lora_A.weight": torch.zeros(3, 64, 3, 3)}, "same weight under two names: .*conv1.lora_"),
-        (FITS | {"lora_unet_input_blocks_1_1_proj_in.lora_up.weight": torch.zeros(64, 3)}, "no place .*input_blocks_1_1"),
+        (FITS | {"lora_unet_input_blocks_1_1_proj_in.lora_up.weight": torch.zeros(64, 3)}, "no layers .*input_blocks_1_1"),
     ],
 )
 def test_what_cannot_be_merged_exactly_is_refused(

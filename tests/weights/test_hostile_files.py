@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 import struct
 import zipfile
 from pathlib import Path
@@ -13,8 +14,8 @@ from safetensors.torch import save_file
 
 from ldm_train.autoencoders.autoencoder import pretrained
 from ldm_train.conditioners.text_encoder import clip
-from ldm_train.weights.hub import locate
-from ldm_train.weights.lazy_tensors import open_file
+from ldm_train.weights.hub import locate_weights
+from ldm_train.weights.lazy_tensors import open_tensor_file
 from ldm_train.weights.published_parts import find_autoencoder, find_text_encoder, find_unet
 
 FINDERS = [find_unet, find_autoencoder, find_text_encoder]
@@ -65,15 +66,13 @@ def test_code_in_a_pickle_is_refused_by_its_name_and_not_run(find, kind, tmp_pat
 def test_a_class_in_a_pickle_is_named_with_the_way_to_safetensors(tmp_path):
     path = tmp_path / "model.ckpt"
     torch.save({"state_dict": {"conv_in.weight": torch.zeros(2)}, "config": Path("x")}, path)
-    with pytest.raises(
-        ValueError, match=r"holds pathlib\.\w*Path, whose code would run.*container without network.*save_file"
-    ):
+    with pytest.raises(ValueError, match=r"model\.ckpt .*pathlib\.\w*Path.*without network.*save_file"):
         find_unet(path)
 
 
 def test_a_pickle_with_more_than_tensors_is_refused(tmp_path):
     torch.save({"state_dict": {"conv_in.weight": torch.zeros(2), "note": "words"}}, tmp_path / "model.ckpt")
-    with pytest.raises(ValueError, match=r"more than tensors under note"):
+    with pytest.raises(ValueError, match=r"model\.ckpt .*\bnote\b"):
         find_unet(tmp_path / "model.ckpt")
 
 
@@ -81,7 +80,7 @@ def test_torchscript_is_a_program(tmp_path):
     with zipfile.ZipFile(tmp_path / "model.pt", "w") as archive:
         archive.writestr("model/constants.pkl", b"")
         archive.writestr("model/code/__torch__.py", "class Model: pass")
-    with pytest.raises(ValueError, match="TorchScript archive, a program"):
+    with pytest.raises(ValueError, match=r"model\.pt .*TorchScript"):
         find_text_encoder(tmp_path / "model.pt")
 
 
@@ -93,7 +92,7 @@ def test_a_zip_bomb_is_not_unpacked(find, tmp_path):
         for entry in honest.infolist():
             bomb.writestr(entry.filename, honest.read(entry))
         bomb.writestr("honest/data/1", b"\0" * 50_000_000)
-    with pytest.raises(ValueError, match=r"model.ckpt would unpack from [\d,]+ to 5\d,\d+,\d+ bytes .*nothing was unpacked"):
+    with pytest.raises(ValueError, match=r"model.ckpt would unpack from [\d,]+ to 5\d,\d+,\d+ bytes"):
         find(path)
 
 
@@ -167,29 +166,29 @@ def test_an_index_that_leaves_its_folder_is_refused(name, tmp_path):
     save_file({"conv_in.weight": torch.zeros(2)}, tmp_path / "secret.safetensors")
     name = name.replace("{tmp}", str(tmp_path))
     path = folder(tmp_path / "unet", weight_map={"conv_in.weight": name})
-    with pytest.raises(ValueError, match="no safetensors file of its own folder; it was not opened"):
+    with pytest.raises(ValueError, match=re.escape(name)):
         find_unet(path)
 
 
 @pytest.mark.parametrize("weight_map", [None, [], {"a": 1}, {"a": None}])
 def test_an_index_without_a_map_is_refused(weight_map, tmp_path):
-    with pytest.raises(ValueError, match="no weight_map from tensors to files"):
+    with pytest.raises(ValueError, match=r"index\.json .*weight_map"):
         find_unet(folder(tmp_path / "unet", weight_map=weight_map))
 
 
 def test_an_index_that_is_not_true_is_refused(tmp_path):
     path = folder(tmp_path / "unet", weight_map={"a": "x.safetensors"})
-    with pytest.raises(ValueError, match=r"x\.safetensors is not there"):
+    with pytest.raises(ValueError, match=r"x\.safetensors .*index\.json"):
         find_unet(path)
     save_file({"b": torch.zeros(2)}, path / "x.safetensors")
-    with pytest.raises(ValueError, match=r"does not hold what .* says: a"):
+    with pytest.raises(ValueError, match=r"index\.json says: a"):
         find_unet(path)
 
 
 @pytest.mark.parametrize(("find", "accepted"), [(find_unet, "UNet2D"), (find_autoencoder, "AutoencoderKL")])
 @pytest.mark.parametrize("name", ["os.system", "EvilModel", ["posix", "system"], "StableDiffusionPipeline"])
 def test_a_class_outside_the_allowed_ones_is_refused(find, accepted, name, tmp_path):
-    with pytest.raises(ValueError, match=rf"is of the class .*; accepted here: {accepted}.*; nothing was loaded"):
+    with pytest.raises(ValueError, match=rf"config\.json .*{accepted}"):
         find(folder(tmp_path / "part", name=name, weight_map={}))
 
 
@@ -197,7 +196,7 @@ def test_a_text_encoder_with_code_of_its_own_is_refused(tmp_path):
     content = {"architectures": ["EvilModel"], "auto_map": {"AutoModel": "evil.EvilModel"}}
     (tmp_path / "config.json").write_text(json.dumps(content))
     (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'mark')!r}, 'w')")
-    with pytest.raises(ValueError, match="of the class EvilModel; accepted here: CLIPTextModel"):
+    with pytest.raises(ValueError, match=r"EvilModel.*CLIPTextModel"):
         clip(model="ViT-L-14", weights=str(tmp_path), pad_token=0)
 
 
@@ -218,7 +217,7 @@ def test_a_config_that_makes_no_autoencoder_is_refused_before_memory_is_taken(se
     content = {"_class_name": "AutoencoderKL", "norm_num_groups": 1} | settings
     (tmp_path / "config.json").write_text(json.dumps(content))
     save_file({"encoder.conv_in.weight": torch.zeros(2)}, tmp_path / "diffusion_pytorch_model.safetensors")
-    with pytest.raises(ValueError, match=r"autoencoder\.weights=.*(makes no AutoencoderKL|are not those of this network)"):
+    with pytest.raises(ValueError, match=r"autoencoder\.weights=.*(AutoencoderKL|do not fit this network)"):
         pretrained(str(tmp_path))
 
 
@@ -226,18 +225,16 @@ def test_a_config_that_makes_no_autoencoder_is_refused_before_memory_is_taken(se
     "weights", ["../../etc/passwd", "a/b/c", "file:///etc/passwd", "https://example.org/model.ckpt", "~/x", "a b/c"]
 )
 def test_what_is_no_name_of_the_hub_is_not_looked_up(weights):
-    with pytest.raises(ValueError, match="neither a file nor a folder here, nor a name on the hub"):
-        locate(weights, setting="network.weights", subfolder="unet", name="diffusion_pytorch_model")
+    with pytest.raises(ValueError, match=f"network.weights={re.escape(weights)} .*owner/name"):
+        locate_weights(weights, setting="network.weights", subfolder="unet", name="diffusion_pytorch_model")
 
 
 def test_offline_a_name_of_the_hub_is_told_with_the_way_out():
-    with pytest.raises(
-        ValueError, match=r"network\.weights=owner/name is neither .*`hf download owner/name`. and give the folder"
-    ):
-        locate("owner/name", setting="network.weights", subfolder="unet", name="diffusion_pytorch_model")
+    with pytest.raises(ValueError, match=r"network\.weights=owner/name .*`hf download owner/name`"):
+        locate_weights("owner/name", setting="network.weights", subfolder="unet", name="diffusion_pytorch_model")
 
 
 def test_other_endings_are_not_opened(tmp_path):
     (tmp_path / "model.h5").write_bytes(b"anything")
-    with pytest.raises(ValueError, match=r"no file of weights: .safetensors, .ckpt"):
-        open_file(tmp_path / "model.h5")
+    with pytest.raises(ValueError, match=r"model\.h5 .*\.safetensors, \.ckpt"):
+        open_tensor_file(tmp_path / "model.h5")

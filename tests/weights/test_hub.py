@@ -36,12 +36,12 @@ PART = {"setting": "network.weights", "subfolder": "unet", "name": "diffusion_py
     ids=["the network", "the autoencoder", "half precision alone", "shards", "a part by itself"],
 )
 def test_a_part_s_weights_are_fetched_once(files, subfolder, expected):
-    wanted = hub.wanted(files, subfolder=subfolder, name="diffusion_pytorch_model")
+    wanted = hub.select_files(files, subfolder=subfolder, name="diffusion_pytorch_model")
     assert sorted(wanted) == sorted(expected or files)
 
 
 def test_raw_weights_are_fetched_by_their_own_name():
-    wanted = hub.wanted(PIPELINE, subfolder="unet", name="diffusion_pytorch_model.non_ema")
+    wanted = hub.select_files(PIPELINE, subfolder="unet", name="diffusion_pytorch_model.non_ema")
     assert wanted == ["unet/config.json", "scheduler/scheduler_config.json", PIPELINE[6]]
 
 
@@ -55,7 +55,7 @@ def test_a_name_is_fetched_and_its_folder_given(monkeypatch, tmp_path):
     monkeypatch.setattr(hub.HfApi, "list_repo_files", lambda self, repository: PIPELINE)
     monkeypatch.setattr(hub, "snapshot_download", fetch)
     monkeypatch.chdir(tmp_path)
-    assert hub.locate("owner/name", **PART) == tmp_path
+    assert hub.locate_weights("owner/name", **PART) == tmp_path
     assert "unet/diffusion_pytorch_model.safetensors" in asked["owner/name"]
 
 
@@ -70,7 +70,7 @@ def test_a_fetch_that_fails_is_told(monkeypatch):
     monkeypatch.setattr(hub.HfApi, "list_repo_files", lambda self, repository: PIPELINE)
     monkeypatch.setattr(hub, "snapshot_download", fail)
     with pytest.raises(ValueError, match=r"network\.weights=owner/name cannot be downloaded: 503 for everybody"):
-        hub.locate("owner/name", **PART)
+        hub.locate_weights("owner/name", **PART)
 
 
 def test_offline_what_was_fetched_before_is_taken(monkeypatch, tmp_path):
@@ -79,4 +79,4 @@ def test_offline_what_was_fetched_before_is_taken(monkeypatch, tmp_path):
 
     monkeypatch.setattr(hub.HfApi, "list_repo_files", offline)
     monkeypatch.setattr(hub, "snapshot_download", lambda repository, *, local_files_only: str(tmp_path))
-    assert hub.locate("owner/name", **PART) == Path(tmp_path)
+    assert hub.locate_weights("owner/name", **PART) == Path(tmp_path)

@@ -13,7 +13,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from ldm_train.autoencoders.autoencoder import pretrained
 from ldm_train.conditioners.text_encoder import clip
-from ldm_train.weights.fingerprint import fingerprint, weights_digest
+from ldm_train.weights.fingerprint import digest_weights, fingerprint_module
 from ldm_train.weights.layouts import autoencoder_layout, text_layout
 
 IMAGES = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -24,7 +24,7 @@ WIDTH, LAYERS, HEADS, LENGTH = 32, 3, 4, 12
 
 def single(model):
     """An autoencoder in latent-diffusion's layout."""
-    table = autoencoder_layout.writing(model.state_dict())
+    table = autoencoder_layout.map_autoencoder_to_single_file(model.state_dict())
     return {name: piece(model.state_dict()) for name, piece in table.items()}
 
 
@@ -67,7 +67,7 @@ def test_old_folders_names_are_read(convolutions, autoencoder, saved, tmp_path):
     from safetensors.torch import save_file
 
     autoencoder.save_pretrained(tmp_path)
-    old = {new: name for name, new in autoencoder_layout.OLD.items()}
+    old = {new: name for name, new in autoencoder_layout.OLD_ATTENTION.items()}
     state = {}
     for name, tensor in autoencoder.state_dict().items():
         if ".attentions." in name and (found := next((new for new in old if f".{new}." in name), None)):
@@ -201,7 +201,7 @@ def test_transformers_names_in_a_file_are_read_with_and_without_their_head(prefi
     encoder = clip(weights=str(saved(state, f"text.{ending}")), **settings())
     check_states(encoder, model)
     model.save_pretrained(tmp_path / "folder")
-    assert fingerprint(encoder) == fingerprint(clip(weights=str(tmp_path / "folder"), **settings()))
+    assert fingerprint_module(encoder) == fingerprint_module(clip(weights=str(tmp_path / "folder"), **settings()))
 
 
 def tower():
@@ -231,13 +231,13 @@ def test_open_clip_s_names_are_read(prefix, saved):
 
 def test_the_table_of_text_names_is_diffusers_s():
     own = {name: tensor for name, tensor in tower().state_dict().items() if name != "text_projection"}
-    table = text_layout.writing(own)
+    table = text_layout.map_text_encoder_to_transformers(own)
     theirs = {name: piece(own) for name, piece in table.items()}
     prefix = "cond_stage_model.model."
     model = text_model(act="gelu")
     read = convert_open_clip_checkpoint(model, {prefix + name: tensor for name, tensor in own.items()}, prefix=prefix)
     assert_close(read, theirs, rtol=0, atol=0)
-    back = {name: piece(theirs) for name, piece in text_layout.reading(own, theirs).items()}
+    back = {name: piece(theirs) for name, piece in text_layout.map_text_encoder_from_published(own, theirs).items()}
     assert_close(back, own, rtol=0, atol=0)
 
 
@@ -277,8 +277,8 @@ def test_what_does_not_fit_a_text_encoder_is_listed(saved):
 
 def test_a_pipeline_s_digest_is_that_of_the_part_alone(autoencoder, tmp_path):
     autoencoder.save_pretrained(tmp_path / "vae")
-    before = weights_digest(str(tmp_path), part="vae")
-    assert before == weights_digest(str(tmp_path), "vae") == weights_digest(str(tmp_path / "vae"), part="vae")
+    before = digest_weights(str(tmp_path), part="vae")
+    assert before == digest_weights(str(tmp_path), "vae") == digest_weights(str(tmp_path / "vae"), part="vae")
     (tmp_path / "unet").mkdir()
     (tmp_path / "unet/config.json").write_text("{}")
-    assert weights_digest(str(tmp_path), part="vae") == before
+    assert digest_weights(str(tmp_path), part="vae") == before

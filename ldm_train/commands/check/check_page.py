@@ -8,18 +8,18 @@ from ldm_train.commands.check.dataset_facts import CaptionFacts, PictureFacts
 from ldm_train.commands.check.findings import Report, amount, duration
 from ldm_train.commands.check.reconstruction import Latents
 from ldm_train.commands.check.terminal import of_cache, of_cost
-from ldm_train.data.cache.plan import Plan, bucket_name
-from ldm_train.data.scan.inspection import Looked
+from ldm_train.data.cache.plan import CachePlan, format_bucket
+from ldm_train.data.scan.inspection import Inspected
 from ldm_train.data.sources.items import Picture
 from ldm_train.reports.charts import Histogram
 from ldm_train.reports.page import Page, Section, Verdict
-from ldm_train.reports.page_blocks import Bars, Block, Facts, Table, Text, Thumbnail, Thumbnails
+from ldm_train.reports.page_blocks import Bars, Block, DataTable, Facts, Paragraphs, Thumbnail, Thumbnails
 
 T = TypeVar("T")
 REJECTED, EXAMPLES, LONGEST, SHOWN = 24, 6, 8, 12  # thumbnails
 
 
-def page(report: Report, looked: Sequence[Looked], plan: Plan | None) -> Page:
+def page(report: Report, looked: Sequence[Inspected], plan: CachePlan | None) -> Page:
     """The whole report; pictures are read again, where they can be."""
     pictures = {one.item.key: one.item.picture for one in looked}
     count = len(report.reasons)
@@ -29,7 +29,7 @@ def page(report: Report, looked: Sequence[Looked], plan: Plan | None) -> Page:
         Verdict(ok=not count, text=text, reasons=report.reasons),
         summary(report),
         [
-            Section("Warnings", [Text(report.warnings)]),
+            Section("Warnings", [Paragraphs(report.warnings)]),
             Section("Pictures that cannot be used", rejected(report.pictures, pictures)),
             Section("Shapes", shapes(report.pictures, plan)),
             Section("Pictures to look at", odd(report.pictures, pictures)),
@@ -37,8 +37,8 @@ def page(report: Report, looked: Sequence[Looked], plan: Plan | None) -> Page:
             Section("Captions", captions(report.captions, looked) if report.captions else []),
             Section("Latents", latents(report.latents) if report.latents else []),
             Section("Cost", cost(report)),
-            Section("Cache", [Text([of_cache(cache, report.pictures.usable) for cache in report.caches])]),
-            Section("Source", [Text(report.notes)]),
+            Section("Cache", [Paragraphs([of_cache(cache, report.pictures.usable) for cache in report.caches])]),
+            Section("Source", [Paragraphs(report.notes)]),
         ],
     )
 
@@ -63,24 +63,24 @@ def rejected(facts: PictureFacts, pictures: Mapping[str, Picture | None]) -> lis
     thumbnails = [
         Thumbnail(content(pictures[key]), key, problem) for key, problem in first(facts.unusable.items(), REJECTED)
     ]
-    return [Thumbnails(thumbnails), Table(["picture", "problem"], [[k, p] for k, p in facts.unusable.items()])]
+    return [Thumbnails(thumbnails), DataTable(["picture", "problem"], [[k, p] for k, p in facts.unusable.items()])]
 
 
-def shapes(facts: PictureFacts, plan: Plan | None) -> list[Block]:
+def shapes(facts: PictureFacts, plan: CachePlan | None) -> list[Block]:
     """How many pictures have each shape, how they are cut, and what some of each look like."""
     if plan is None or not facts.buckets:
         return []
     rows = [[bucket, f"{count:,}", f"{share:.1%}"] for bucket, (count, share) in facts.buckets.items()]
-    sides = [min(seen.size) for seen in plan.seen]
+    sides = [min(seen.size) for seen in plan.scanned]
     bars = [(bucket, count, f"{count:,}") for bucket, (count, _) in facts.buckets.items()]
     blocks: list[Block] = [
         Bars(bars if len(bars) > 1 else [], unit="pictures"),
-        Table(["shape", "pictures", "cut away"], rows, numeric=["pictures", "cut away"]),
+        DataTable(["shape", "pictures", "cut away"], rows, numeric=["pictures", "cut away"]),
         Histogram.of(sides if len(set(sides)) > 1 else [], unit="pixels", caption="Shorter side"),
     ]
     for shape in plan.rows:
-        some = first((seen for seen in plan.seen if plan.shapes[seen.digest] == shape), EXAMPLES)
-        notes = [f"{bucket_name(shape)}: cut from {seen.size[0]}x{seen.size[1]}" for seen in some]
+        some = first((seen for seen in plan.scanned if plan.shapes[seen.digest] == shape), EXAMPLES)
+        notes = [f"{format_bucket(shape)}: cut from {seen.size[0]}x{seen.size[1]}" for seen in some]
         blocks.append(
             Thumbnails([Thumbnail(content(s.item.picture), s.item.key, n) for s, n in zip(some, notes, strict=True)])
         )
@@ -96,8 +96,8 @@ def odd(facts: PictureFacts, pictures: Mapping[str, Picture | None]) -> list[Blo
     rows = [[key, f"{factor:.3g}"] for key, factor in enlarged]
     return [
         Thumbnails([Thumbnail(content(pictures[key]), key, note) for key, note in notes]),
-        Table(["picture", "times"], rows, numeric=["times"], caption="Enlarged"),
-        Table(["picture", "problem"], [[k, p] for k, p in facts.profiles.items()], caption="Colour profiles ignored"),
+        DataTable(["picture", "times"], rows, numeric=["times"], caption="Enlarged"),
+        DataTable(["picture", "problem"], [[k, p] for k, p in facts.profiles.items()], caption="Colour profiles ignored"),
     ]
 
 
@@ -113,10 +113,10 @@ def duplicates(facts: PictureFacts, pictures: Mapping[str, Picture | None]) -> l
     thumbnails = [
         Thumbnail(content(pictures[g.keys[0]]), g.keys[0], f"{len(g.keys)} times") for g in first(facts.copies, SHOWN)
     ]
-    return [Thumbnails(thumbnails), Table(["pictures", "captions", "held out"], rows)]
+    return [Thumbnails(thumbnails), DataTable(["pictures", "captions", "held out"], rows)]
 
 
-def captions(facts: CaptionFacts, looked: Sequence[Looked]) -> list[Block]:
+def captions(facts: CaptionFacts, looked: Sequence[Inspected]) -> list[Block]:
     """What is cut, what is common, and the pictures of the longest."""
     longest = sorted(
         ((max(one.item.captions, key=len), one) for one in looked if one.problem is None and one.item.captions),
@@ -134,8 +134,8 @@ def captions(facts: CaptionFacts, looked: Sequence[Looked]) -> list[Block]:
             ]
         ),
         Thumbnails(thumbnails),
-        Table(["caption", "tokens"], [[t, f"{n:,}"] for t, n in facts.cut], numeric=["tokens"], caption="Cut"),
-        Table(
+        DataTable(["caption", "tokens"], [[t, f"{n:,}"] for t, n in facts.cut], numeric=["tokens"], caption="Cut"),
+        DataTable(
             ["caption", "pictures"],
             [[t, f"{n:,}"] for t, n in facts.common],
             numeric=["pictures"],
@@ -155,7 +155,7 @@ def latents(found: Latents) -> list[Block]:
                 ("likeness when decoded", f"{found.psnr:.1f} dB"),
             ]
         ),
-        Table(
+        DataTable(
             ["channel", "mean", "deviation"],
             [[f"{i}", f"{m:.3f}", f"{s:.3f}"] for i, (m, s) in channels],
             numeric=["mean", "deviation"],
@@ -165,7 +165,7 @@ def latents(found: Latents) -> list[Block]:
 
 
 def cost(report: Report) -> list[Block]:
-    blocks: list[Block] = [Text([line.strip() for line in of_cost(report)])]
+    blocks: list[Block] = [Paragraphs([line.strip() for line in of_cost(report)])]
     if report.training is not None:
         memory, activations = report.training.memory, report.training.activations
         parts = {"weights": memory.weights + report.training.autoencoder, "gradients": memory.gradients}

@@ -21,12 +21,12 @@ from ldm_train.commands.check.reconstruction import try_latents
 from ldm_train.commands.check.terminal import lines
 from ldm_train.commands.check.trials import Attempts, devices, try_parts, try_settings, try_together, warnings_of
 from ldm_train.data.cache.manifest import Provenance
-from ldm_train.data.cache.plan import Plan
+from ldm_train.data.cache.plan import CachePlan
 from ldm_train.data.pictures.colour import background_colour
 from ldm_train.data.pictures.crops import Crop
-from ldm_train.data.scan.inspection import Decoding, Looked, inspect, surveyed
+from ldm_train.data.scan.inspection import Decoder, Inspected, inspect_items, survey_from_inspection
 from ldm_train.data.scan.survey import Survey
-from ldm_train.reports.page import is_page, write
+from ldm_train.reports.page import is_page, write_page
 from ldm_train.run_dir.record import set_threads
 from ldm_train.settings.composition import build
 from ldm_train.settings.schema.training import CheckSettings
@@ -48,16 +48,16 @@ def run(config: CheckSettings) -> int:
     try_settings(config, attempt)
     white = attempt(background_colour, config.background) is None
     crop = attempt(build, config.crop, "crop", image_size=config.image_size)
-    looked, notes = look(config, Decoding("white" if white else config.background, config.max_pixels))
-    found = surveyed(looked)
-    captions = sorted({text for seen in found.seen for text in seen.item.captions})
+    looked, notes = look(config, Decoder("white" if white else config.background, config.max_pixels))
+    found = survey_from_inspection(looked)
+    captions = sorted({text for seen in found.scanned for text in seen.item.captions})
     config = config.with_values(text_encoder=name_classes(config.text_encoder, captions))
     plan = None
     if crop is not None:
-        plan = Plan(found, crop, pictures=Provenance({}), captions=Provenance({}), bad={})
+        plan = CachePlan(found, crop, pictures=Provenance({}), captions=Provenance({}), bad={})
     report = Report(picture_facts(looked, plan), notes)
     parts = try_parts(config, attempt)
-    if parts is not None and plan is not None and found.seen:
+    if parts is not None and plan is not None and found.scanned:
         attempt(examine, config, report, plan, parts, attempt)
     if parts is not None:
         attempt.told += [*getattr(parts.autoencoder, "notes", []), *getattr(parts.text_encoder, "notes", [])]
@@ -80,20 +80,20 @@ def run(config: CheckSettings) -> int:
     return 1 if report.reasons else 0
 
 
-def look(config: CheckSettings, decoding: Decoding) -> tuple[list[Looked], list[str]]:
+def look(config: CheckSettings, decoding: Decoder) -> tuple[list[Inspected], list[str]]:
     """Every item of the source, and what the source noted on the way."""
     source = build(config.source, "source")
     with Progress(*Progress.get_default_columns(), MofNCompleteColumn()) as progress:
         task = progress.add_task("reading the source", total=None)
-        looked = list(inspect(source, decoding, progress=lambda: progress.advance(task)))
+        looked = list(inspect_items(source, decoding, progress=lambda: progress.advance(task)))
         progress.update(task, total=len(looked))
     return looked, source.notes
 
 
-def examine(config: CheckSettings, report: Report, plan: Plan, parts: Parts, attempt: Attempts) -> None:
+def examine(config: CheckSettings, report: Report, plan: CachePlan, parts: Parts, attempt: Attempts) -> None:
     """Captions, latents and cost, with the config's own parts."""
     device = choose_device("cpu" if config.trainer.accelerator == "cpu" else "auto")
-    items = [seen.item for seen in plan.seen]
+    items = [seen.item for seen in plan.scanned]
     report.captions = caption_facts(items, parts.text_encoder.count, parts.text_encoder.capacity)
     captions = [item.captions for item in items if not item.held_out]
     report.warnings += attempt(check_new_words, config, parts.text_encoder, captions) or []
@@ -143,13 +143,13 @@ def price(config: CheckSettings, report: Report) -> float | None:
 
 def compare_caches(config: CheckSettings, report: Report, found: Survey, crop: Crop, attempt: Attempts) -> None:
     folders = [config.cache] if isinstance(config.cache, str) else list(config.cache or [])
-    for folder in folders if found.seen else []:
+    for folder in folders if found.scanned else []:
         compared = attempt(compare, config, Path(folder), found, crop, alone=len(folders) == 1)
         report.caches += [] if compared is None else [compared]
 
 
-def save(report: Report, looked: Iterable[Looked], plan: Plan | None, folder: Path, *, background: str) -> None:
+def save(report: Report, looked: Iterable[Inspected], plan: CachePlan | None, folder: Path, *, background: str) -> None:
     """`check.json` and `check.html`."""
-    write(page(report, list(looked), plan), folder / PAGE)
+    write_page(page(report, list(looked), plan), folder / PAGE)
     atomic_write(folder / CHECKED.mark, json.dumps(report.told(), indent=2) + "\n")
     print(f"{folder / PAGE} shows it all")

@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ldm_train.data.cache.plan import Plan
-from ldm_train.data.scan.inspection import Looked
+from ldm_train.data.cache.plan import CachePlan
+from ldm_train.data.scan.inspection import Inspected
 from ldm_train.data.sources.items import Item
 
 TINY = 4  # enlarged by more than this, a picture has hardly anything to learn from
@@ -21,7 +21,7 @@ class Copies:
     split_differs: bool
 
 
-def copies(looked: Sequence[Looked]) -> list[Copies]:
+def copies(looked: Sequence[Inspected]) -> list[Copies]:
     """All pictures that are there more than once."""
     groups: dict[str, list[Item]] = {}
     for one in looked:
@@ -108,7 +108,7 @@ class PictureFacts:
         return {key: factor for key, factor in self.enlarged.items() if factor > TINY}
 
 
-def picture_facts(looked: Sequence[Looked], plan: Plan | None) -> PictureFacts:
+def picture_facts(looked: Sequence[Inspected], plan: CachePlan | None) -> PictureFacts:
     """Of all items, and of how they are cut."""
     good = sorted((one for one in looked if one.problem is None), key=lambda one: one.item.key)
     scales = {} if plan is None else {one.item.key: plan.crop.scale(one.size) for one in good}

@@ -14,7 +14,7 @@ from ldm_train.commands.check.reconstruction import Pace
 from ldm_train.commands.check.trials import CPU, build_network, devices, geometry
 from ldm_train.conditioners.class_labels import ClassLabels
 from ldm_train.conditioners.text_encoder import TextEncoder
-from ldm_train.data.cache.plan import Plan
+from ldm_train.data.cache.plan import CachePlan
 from ldm_train.data.pictures.crops import Size
 from ldm_train.settings.composition import build
 from ldm_train.settings.schema.training import CheckSettings
@@ -87,19 +87,24 @@ def row_shapes(config: CheckSettings, parts: Parts) -> RowShapes:
     )
 
 
-def disk(config: CheckSettings, plan: Plan, rows: RowShapes) -> Disk:
+def disk(config: CheckSettings, plan: CachePlan, rows: RowShapes) -> Disk:
     wanted = Path(config.cache).absolute() if isinstance(config.cache, str) else Path.cwd()
     folder = next(path for path in (wanted, *wanted.parents) if path.is_dir())
     return Disk(cache_bytes(plan, rows), str(folder), shutil.disk_usage(folder).free)
 
 
-def encoding_seconds(config: CheckSettings, plan: Plan, pace: Pace) -> float:
+def encoding_seconds(config: CheckSettings, plan: CachePlan, pace: Pace) -> float:
     """Of all distinct pictures."""
     return len(plan.named) * (pace.reading + plan.crop.views * pace.encoding) / devices(config)
 
 
 def training(
-    config: CheckSettings, parts: Parts, module: NoisePredictorTraining, plan: Plan, rows: RowShapes, device: torch.device
+    config: CheckSettings,
+    parts: Parts,
+    module: NoisePredictorTraining,
+    plan: CachePlan,
+    rows: RowShapes,
+    device: torch.device,
 ) -> Training:
     """From shapes, and from a step on this machine where it bears one."""
     counts = [p.numel() for p in module.parameters()]

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from ldm_train.assembly.cache_identity import describe
 from ldm_train.assembly.encode_cache import refuse_emptying
-from ldm_train.data.cache.manifest import differences, read_entries, read_manifest
-from ldm_train.data.cache.plan import Plan
-from ldm_train.data.cache.staging import Known
+from ldm_train.data.cache.manifest import describe_differences, read_entries, read_manifest
+from ldm_train.data.cache.plan import CachePlan
+from ldm_train.data.cache.staging import ReusableRows
 from ldm_train.data.pictures.crops import Crop
 from ldm_train.data.scan.survey import Survey
 from ldm_train.settings.schema.training import CheckSettings
@@ -47,18 +47,18 @@ def compare(config: CheckSettings, folder: Path, found: Survey, crop: Crop, *, a
     manifest = read_manifest(folder)
     encoders = describe(config, manifest, cache=folder)
     made_by = encoders.made_by(config, crop)
-    told = differences(asdict(manifest), {name: made_by[name] for name in ("encoding", "shift", "scale")})
+    told = describe_differences(asdict(manifest), {name: made_by[name] for name in ("encoding", "shift", "scale")})
     if not alone:
         return Compared(str(folder), True, 0, 0, 0, [], told, {})
-    known = Known.of(folder)
-    plan = Plan(found, crop, pictures=encoders.pictures(config, crop), captions=encoders.captions(), bad={})
+    known = ReusableRows.of(folder)
+    plan = CachePlan(found, crop, pictures=encoders.pictures(config, crop), captions=encoders.captions(), bad={})
     refuse_emptying(known, plan, folder, prune=config.prune)
-    keys = {seen.item.key for seen in plan.seen}
+    keys = {seen.item.key for seen in plan.scanned}
     before = set() if "entries.jsonl" in known.damaged else {entry.key for entry in read_entries(folder)}
     return Compared(
         str(folder),
         True,
-        holds=sum(plan.named[seen.digest] in known.places for seen in plan.seen),
+        holds=sum(plan.named[seen.digest] in known.places for seen in plan.scanned),
         new_pictures=len(set(plan.named.values()) - known.places.keys()),
         new_captions=len(set(plan.caption_rows.values()) - known.places.keys()),
         dropped=sorted(before - keys),

@@ -9,7 +9,7 @@ from ldm_train.commands.check.estimate import Disk, Training
 from ldm_train.commands.check.existing_cache import Compared
 from ldm_train.commands.check.forecast import ClassPictures, RunFiles
 from ldm_train.commands.check.reconstruction import Latents, findings
-from ldm_train.data.sources.items import shown
+from ldm_train.data.sources.items import format_name
 from ldm_train.util.safe_json import Json
 
 SOME = 3
@@ -108,7 +108,7 @@ def of_pictures(facts: PictureFacts, unusable: list[str], wrong: list[str], odd:
         wrong.append(f"all {facts.usable:,} usable pictures are held out: none is left to train on")
     if facts.unusable:
         unusable.append(f"cannot be used: {len(facts.unusable):,} of {facts.items:,} pictures ({some(facts.unusable)})")
-    split = [" = ".join(shown(key) for key in group.keys[:SOME]) for group in facts.copies if group.split_differs]
+    split = [" = ".join(format_name(key) for key in group.keys[:SOME]) for group in facts.copies if group.split_differs]
     if split:
         wrong.append(f"held out, and to be trained on as a copy, byte for byte: {len(split):,} ({some(split)})")
     if facts.copies:
@@ -142,7 +142,7 @@ def of_captions(facts: CaptionFacts, pictures: int, chunk: int | None) -> list[s
         )
     if facts.common and facts.common[0][1] > COMMON * pictures:
         text, count = facts.common[0]
-        odd.append(f"{count:,} of {pictures:,} pictures have the same caption: {shown(text)[:80]!r}")
+        odd.append(f"{count:,} of {pictures:,} pictures have the same caption: {format_name(text)[:80]!r}")
     return odd
 
 
@@ -162,7 +162,7 @@ def of_memory(report: Report) -> list[str]:
 
 def some(names: Iterable[str]) -> str:
     """The first few, and how many more."""
-    everything = [shown(name) for name in names]
+    everything = [format_name(name) for name in names]
     return ", ".join(everything[:SOME]) + (f", and {len(everything) - SOME:,} more" if len(everything) > SOME else "")
 
 

@@ -11,7 +11,7 @@ from ldm_train.assembly.parts import Parts
 from ldm_train.assembly.prior import class_prompts, refuse_settings
 from ldm_train.assembly.stored_run import build_recipe
 from ldm_train.commands.check.estimate import Training
-from ldm_train.data.cache.plan import Plan
+from ldm_train.data.cache.plan import CachePlan
 from ldm_train.diffusion.denoiser import Denoiser
 from ldm_train.settings.composition import build
 from ldm_train.settings.schema.training import CheckSettings
@@ -94,7 +94,7 @@ def kept(keeping: Keeping, max_steps: int) -> int:
     return len(lasting | set(steps[-keeping.keep :])) + (keeping.best is not None)
 
 
-def class_pictures(config: CheckSettings, parts: Parts, plan: Plan, rows: RowShapes) -> ClassPictures | None:
+def class_pictures(config: CheckSettings, parts: Parts, plan: CachePlan, rows: RowShapes) -> ClassPictures | None:
     """None where there are none.
 
     Raises:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ldm_train.autoencoders.scaling import Scaling
-from ldm_train.data.cache.plan import PictureRow, Plan
+from ldm_train.data.cache.plan import CachePlan, PictureRow
 from ldm_train.data.pictures.images import to_signed
 from ldm_train.settings.schema.training import CheckSettings
 from ldm_train.training.cost import now
@@ -53,7 +53,7 @@ class Pace:
     encoding: float
 
 
-def sampled(plan: Plan) -> list[PictureRow]:
+def sampled(plan: CachePlan) -> list[PictureRow]:
     """Pictures that can be read again, spread over all as chance would; those of one shape together."""
     there = [seen for seen in plan.first.values() if seen.item.picture is not None]
     chosen = sorted(there, key=lambda seen: seen.digest)[:SAMPLE]
@@ -63,7 +63,7 @@ def sampled(plan: Plan) -> list[PictureRow]:
 
 @torch.inference_mode()
 def try_latents(
-    config: CheckSettings, plan: Plan, autoencoder: Autoencoder, device: torch.device
+    config: CheckSettings, plan: CachePlan, autoencoder: Autoencoder, device: torch.device
 ) -> tuple[Latents, Pace] | None:
     """Encode and decode a sample; None where no picture can be read again."""
     pictures = {seen.item.key: seen.item.picture for seen in plan.first.values() if seen.item.picture}

@@ -7,7 +7,7 @@ from ldm_train.commands.check.estimate import Training
 from ldm_train.commands.check.existing_cache import Compared
 from ldm_train.commands.check.findings import Report, amount, duration
 from ldm_train.commands.check.forecast import RunFiles
-from ldm_train.data.sources.items import shown
+from ldm_train.data.sources.items import format_name
 
 LISTED = 100
 
@@ -40,7 +40,7 @@ def lines(report: Report) -> Iterator[str]:
 
 def of_pictures(facts: PictureFacts) -> Iterator[str]:
     for key, problem in list(facts.unusable.items())[:LISTED]:
-        yield f"{shown(key)}: {shown(problem)}"
+        yield f"{format_name(key)}: {format_name(problem)}"
     if len(facts.unusable) > LISTED:
         yield f"… and {len(facts.unusable) - LISTED:,} more, which out=DIR lists in check.json"
     cannot = len(facts.unusable)

@@ -22,7 +22,7 @@ from ldm_train.assembly.training_module import compile_network, training_module,
 from ldm_train.assembly.watching import build_measuring, own_prompts
 from ldm_train.conditioners.class_labels import ClassLabels
 from ldm_train.conditioners.text_encoder import TextEncoder
-from ldm_train.data.batches.positions import Geometry
+from ldm_train.data.batches.positions import BatchGeometry
 from ldm_train.data.pictures.crops import Size
 from ldm_train.diffusion.denoiser import Denoiser
 from ldm_train.generation import Generation
@@ -88,9 +88,9 @@ def devices(config: CheckSettings) -> int:
     return config.trainer.num_nodes * (here if count < 1 else count)
 
 
-def geometry(config: CheckSettings) -> Geometry:
+def geometry(config: CheckSettings) -> BatchGeometry:
     size = config.micro_batch_size
-    return Geometry(config.batch_size, devices(config), 0, None if size == "auto" else size)
+    return BatchGeometry(config.batch_size, devices(config), 0, None if size == "auto" else size)
 
 
 def try_parts(config: CheckSettings, attempt: Attempts) -> Parts | None:

@@ -12,7 +12,7 @@ from ldm_train.generation import Generation
 from ldm_train.settings.schema.parts import CommandSettings, Part
 from ldm_train.settings.schema.using import EvaluateSettings
 from ldm_train.types import Autoencoder
-from ldm_train.weights.fingerprint import fingerprint
+from ldm_train.weights.fingerprint import fingerprint_module
 
 Told = dict[str, object]
 
@@ -92,7 +92,7 @@ class RunModel:
 def fingerprints(generation: Generation) -> list[str]:
     """Of all that has weights."""
     parts = (generation.network, generation.conditioner, generation.autoencoder)
-    return [fingerprint(part) for part in parts if isinstance(part, torch.nn.Module)]
+    return [fingerprint_module(part) for part in parts if isinstance(part, torch.nn.Module)]
 
 
 def run_painter(config: EvaluateSettings) -> Painter:

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from ldm_train.data.pictures.images import (
     DECODE_ERRORS,
-    decode_problem,
-    nonfinite_numbers,
+    describe_decode_error,
+    find_nonfinite,
     read_image,
     save_png,
     to_bytes,
@@ -116,7 +116,7 @@ def draw_batch(order: Order, paint: Painter, numbers: Tensor, files: Sequence[Pa
     """Draw and write the pictures of these numbers (B,)."""
     chosen = numbers.tolist()
     drawn = paint([order.prompts[number] for number in chosen], numbers)
-    if broken := nonfinite_numbers(drawn):
+    if broken := find_nonfinite(drawn):
         number = chosen[broken[0]]
         raise ValueError(f"the picture of {order.prompts[number]!r} (number {number}) contains NaN or infinity")
     for number, image in zip(chosen, to_bytes(drawn).cpu(), strict=True):
@@ -185,7 +185,9 @@ def in_batches(files: Sequence[Path], size: int) -> Iterator[Tensor]:
         try:
             image = read_image(file, None)
         except DECODE_ERRORS as error:
-            raise ValueError(f"{file} cannot be measured: {decode_problem(error)}; remove it, or replace it") from error
+            raise ValueError(
+                f"{file} cannot be measured: {describe_decode_error(error)}; remove it, or replace it"
+            ) from error
         if batch and (len(batch) == size or image.shape != batch[0].shape):
             yield to_signed(torch.stack(batch))
             batch = []

@@ -8,7 +8,7 @@ from pathlib import Path
 from ldm_train.assembly.picture_folder import read_listing
 from ldm_train.data.pictures.images import read_png_texts
 from ldm_train.data.sources.folder import Folder
-from ldm_train.data.sources.folder_walk import walk
+from ldm_train.data.sources.folder_walk import walk_folder
 from ldm_train.util.safe_json import parse_json
 
 NUMBERED = re.compile(r"\d+\.png")
@@ -31,7 +31,7 @@ def open_gallery(setting: str, path: str) -> Gallery:
     root = Path(path)
     if not root.is_dir():
         raise ValueError(f"{setting}={path} is not a folder; give one with pictures")
-    files = [root / name for name in walk(root).pictures]
+    files = [root / name for name in walk_folder(root).pictures]
     if listing := read_listing(root):
         files = [root / name for name in listing if NUMBERED.fullmatch(name) and (root / name).is_file()]
         if None in listing.values():

@@ -14,7 +14,8 @@ from ldm_train.commands.evaluate.drawing_models import Told, plain
 from ldm_train.commands.evaluate.drawn_pictures import Opener, Painter
 from ldm_train.settings.schema.using import EvaluateSettings
 from ldm_train.types import Autoencoder
-from ldm_train.weights.fingerprint import files_digest
+from ldm_train.weights.fingerprint import digest_files
+from ldm_train.weights.tensor_files import check_tensor_file
 
 
 class PipelineModel:
@@ -26,7 +27,7 @@ class PipelineModel:
         self.pipeline = open_pipeline(config.pipeline, self.device)
         self.opener: Opener = pipeline_painter
         self.autoencoder: Autoencoder | None = None
-        self.identity: Told = {"pipeline": files_digest(Path(config.pipeline)), "diffusers": version("diffusers")}
+        self.identity: Told = {"pipeline": digest_files(Path(config.pipeline)), "diffusers": version("diffusers")}
 
     def paint(self, config: EvaluateSettings) -> Painter:
         return painter(self.pipeline, steps=config.steps, seed=config.seed, scale=scale_of(config))
@@ -59,10 +60,12 @@ def open_pipeline(path: str, device: torch.device) -> DiffusionPipeline:
     """A pipeline from a folder on this machine; neither code nor pickles from it are run.
 
     Raises:
-        ValueError: there is none, or diffusers cannot read it.
+        ValueError: there is none, diffusers cannot read it, or a file that `ldm-train export` wrote is damaged.
     """
     if not (Path(path) / "model_index.json").is_file():
         raise ValueError(f"pipeline={path} is no folder with a model_index.json, as diffusers' `save_pretrained` writes it")
+    for file in sorted(Path(path).glob("*/*.safetensors")):
+        check_tensor_file(file)
     try:
         pipeline = DiffusionPipeline.from_pretrained(path, local_files_only=True, use_safetensors=True)
     except Exception as error:  # whatever the parts' own readers raise

@@ -13,8 +13,8 @@ from ldm_train.assembly.prior import is_whole, with_class_pictures
 from ldm_train.assembly.training_data import batches, refuse_unfit, verify
 from ldm_train.commands.evaluate.drawn_pictures import in_batches
 from ldm_train.commands.evaluate.galleries import open_gallery
-from ldm_train.data.batches.datamodules import CachedLatents, split
-from ldm_train.data.cache.reader import Latents, open_caches, together
+from ldm_train.data.batches.datamodules import CachedLatents, split_held_out
+from ldm_train.data.cache.reader import Latents, join_caches, open_caches
 from ldm_train.run_dir.record import PRIOR
 from ldm_train.settings.composition import build
 from ldm_train.settings.schema.training import TrainSettings
@@ -67,8 +67,8 @@ def of_cache(folder: str, device: torch.device) -> Real:
     autoencoder: Autoencoder = build(restore(caches[0].manifest, "autoencoder", cache=caches[0].folder), "autoencoder").to(
         device
     )
-    latents = together(caches)
-    return of_latents(latents, split(latents, HELD_OUT)[1], autoencoder, device)
+    latents = join_caches(caches)
+    return of_latents(latents, split_held_out(latents, HELD_OUT)[1], autoencoder, device)
 
 
 def held_out_data(config: EvaluateSettings, trained: TrainSettings, parts: Parts) -> CachedLatents | None:
@@ -86,4 +86,4 @@ def held_out_data(config: EvaluateSettings, trained: TrainSettings, parts: Parts
     caches = open_caches(cache)
     verify(caches)
     refuse_unfit(trained, parts, caches)
-    return batches(trained, together(caches))
+    return batches(trained, join_caches(caches))

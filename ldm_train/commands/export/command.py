@@ -12,7 +12,7 @@ from ldm_train.run_dir.stored_settings import read_trained
 from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.settings.schema.using import ExportSettings
 from ldm_train.training.ema.profiles import refuse_length
-from ldm_train.weights.tensor_files import write
+from ldm_train.weights.tensor_files import write_tensor_file
 
 OWN = (None, "own")
 
@@ -39,7 +39,7 @@ def write_own(config: ExportSettings, trained: TrainSettings, export: Export) ->
         export = replace(export, weights=whole(trained, Path(config.run_dir), export.weights))
     elif trained.adapter is not None:
         export.told["alpha"] = alpha_of(trained)
-    write(out, export.weights, {"step": export.step} | export.told)
+    write_tensor_file(out, export.weights, {"step": export.step} | export.told)
     print(f"{len(export.weights)} tensors, {out.stat().st_size / 2**20:.1f} MiB, of step {export.step} in {out}")
 
 

@@ -39,11 +39,11 @@ def write_pipeline(folder: Path, found: Leaving, dtype: torch.dtype) -> list[str
     written = []
     if found.unet is not None:
         written.append(UNET)
-        write_json(folder / UNET / "config.json", found.unet.config | stamp)
+        write_json(folder / UNET / "config.json", {**found.unet.config, **stamp})
         write_tensors(folder / UNET / WEIGHTS, found.unet.tensors, dtype=dtype)
     if found.vae is not None:
         written.append(VAE)
-        write_json(folder / VAE / "config.json", found.vae.config | stamp)
+        write_json(folder / VAE / "config.json", {**found.vae.config, **stamp})
         write_tensors(folder / VAE / WEIGHTS, plain_tensors(found.vae.tensors), dtype=dtype)
     written += write_text(folder, found, dtype)
     if not found.lacking[SCHEDULER]:

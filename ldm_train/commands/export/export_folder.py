@@ -10,12 +10,22 @@ from rich.progress import Progress
 from torch import Tensor
 
 from ldm_train.util.files import atomic_write
-from ldm_train.util.ownership import CACHE, EXPORT, RUN, carries_mark, check_file, check_folder, is_system_file, read_mark
+from ldm_train.util.ownership import (
+    CACHE,
+    EXPORT,
+    RUN,
+    carries_mark,
+    check_file,
+    check_folder,
+    is_system_file,
+    is_system_folder,
+    read_mark,
+)
 from ldm_train.util.replacing import ReplacedFolder, check_replaceable
 from ldm_train.util.text import list_names
-from ldm_train.weights.lazy_tensors import Tensors
-from ldm_train.weights.streaming_writer import stream
-from ldm_train.weights.tensor_files import read_told
+from ldm_train.weights.lazy_tensors import LazyTensors
+from ldm_train.weights.streaming_writer import stream_tensors
+from ldm_train.weights.tensor_files import read_metadata
 
 PYTORCH = {"format": "pt"}  # without which transformers and diffusers refuse a file
 
@@ -83,14 +93,18 @@ def refuse_ours(out: Path, given: str, *, below: bool) -> None:
 
 def is_own_file(path: Path) -> bool:
     """Whether an export has written it, under our own names."""
-    return "weights" in read_told(path)
+    return "weights" in read_metadata(path)
 
 
 def contents(folder: Path) -> dict[str, int]:
     """The bytes of each file in a folder, but for the one that says this and those of the system."""
     paths = (path for path in folder.rglob("*") if path.is_file() and not is_system_file(path))
-    files = {path.relative_to(folder).as_posix(): path for path in paths}
+    files = {path.relative_to(folder).as_posix(): path for path in paths if not in_system_folder(path.relative_to(folder))}
     return {name: path.stat().st_size for name, path in files.items() if name != EXPORT.mark}
+
+
+def in_system_folder(path: Path) -> bool:
+    return any(is_system_folder(name) for name in path.parts[:-1])
 
 
 def written(folder: Path) -> dict[str, int]:
@@ -118,7 +132,14 @@ def write_json(path: Path, content: Mapping[str, object]) -> None:
     atomic_write(path, json.dumps(content, indent=2) + "\n")
 
 
-def write_tensors(path: Path, tensors: Tensors, *, dtype: torch.dtype, metadata: Mapping[str, str] | None = None) -> None:
+def write_tensors(
+    path: Path,
+    tensors: LazyTensors,
+    *,
+    dtype: torch.dtype,
+    told: Mapping[str, object] | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
     """A safetensors file, one tensor after another, with a bar that tells how many are written."""
     with Progress(transient=True) as progress:
         task = progress.add_task(path.name, total=len(tensors))
@@ -127,4 +148,4 @@ def write_tensors(path: Path, tensors: Tensors, *, dtype: torch.dtype, metadata:
             progress.advance(task)
             return tensors[name]
 
-        stream(path, tensors.shapes, make, dtype=dtype, metadata={**PYTORCH, **(metadata or {})})
+        stream_tensors(path, tensors.shapes, make, dtype=dtype, metadata=told, texts={**PYTORCH, **(metadata or {})})

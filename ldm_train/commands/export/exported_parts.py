@@ -18,12 +18,12 @@ from ldm_train.conditioners.text_encoder import TextEncoder
 from ldm_train.networks.unet import UNet
 from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.training.optimization.parameter_groups import TEXT_ENCODER
+from ldm_train.util.safe_json import Json
 from ldm_train.weights.layouts import text_layout
-from ldm_train.weights.layouts.unet_architecture import Settings
-from ldm_train.weights.layouts.unet_config import diffusers_config, not_held
-from ldm_train.weights.layouts.unet_layout import theirs_of_ours
-from ldm_train.weights.lazy_tensors import Tensors
-from ldm_train.weights.tensor_mapping import Piece, refuse_differences, shapes_of
+from ldm_train.weights.layouts.unet_config import build_unet_config, list_unsupported_settings
+from ldm_train.weights.layouts.unet_layout import map_unet_to_diffusers
+from ldm_train.weights.lazy_tensors import LazyTensors
+from ldm_train.weights.tensor_mapping import Piece, check_shapes, get_shapes
 
 UNET, VAE, TEXT, SCHEDULER = "unet", "vae", "text_encoder", "scheduler"
 
@@ -32,8 +32,8 @@ UNET, VAE, TEXT, SCHEDULER = "unet", "vae", "text_encoder", "scheduler"
 class Part:
     """Settings and tensors under their published names."""
 
-    config: Settings
-    tensors: Tensors
+    config: dict[str, Json]
+    tensors: LazyTensors
 
 
 @dataclass
@@ -94,7 +94,7 @@ def projects_linearly(parts: Parts, trained: TrainSettings) -> bool:
 
 
 def lacking_of_network(parts: Parts, trained: TrainSettings) -> list[str]:
-    return not_held(own_settings(trained.network, parts)) if isinstance(parts.network, UNet) else []
+    return list_unsupported_settings(own_settings(trained.network, parts)) if isinstance(parts.network, UNet) else []
 
 
 def below(state: Mapping[str, Tensor], prefix: str, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -104,7 +104,7 @@ def below(state: Mapping[str, Tensor], prefix: str, like: Mapping[str, Tensor]) 
         ValueError: they are not.
     """
     own = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
-    refuse_differences({name: Piece((name,)) for name in like}, shapes_of(own), shapes_of(like))
+    check_shapes({name: Piece((name,)) for name in like}, get_shapes(own), get_shapes(like))
     return own
 
 
@@ -115,16 +115,16 @@ def unet_of(found: Leaving, state: Mapping[str, Tensor], side: int) -> Part:
         plain = {name.removeprefix("unet."): tensor for name, tensor in state.items()}
         config = {name: value for name, value in network.unet.config.items() if not name.startswith("_")}  # type: ignore
         config |= {"_class_name": "UNet2DConditionModel", "sample_size": side}
-        return Part(config, Tensors(shapes_of(plain), lambda name: plain[name]))
-    table = theirs_of_ours(state, linear_projection=found.linear_projection)
+        return Part(config, LazyTensors(get_shapes(plain), lambda name: plain[name]))
+    table = map_unet_to_diffusers(state, linear_projection=found.linear_projection)
     own = own_settings(found.trained.network, found.parts)
-    config = diffusers_config(own, linear_projection=found.linear_projection, sample_size=side)
+    config = build_unet_config(own, linear_projection=found.linear_projection, sample_size=side)
     return Part(config, made(table, state, network.state_dict()))
 
 
-def made(table: Mapping[str, Piece], state: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> Tensors:
+def made(table: Mapping[str, Piece], state: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> LazyTensors:
     """What a table makes of the weights, each when it is asked for."""
-    return Tensors({name: piece(like).shape for name, piece in table.items()}, lambda name: table[name](state))
+    return LazyTensors({name: piece(like).shape for name, piece in table.items()}, lambda name: table[name](state))
 
 
 def take_autoencoder(found: Leaving) -> None:
@@ -161,17 +161,17 @@ def unheard(parts: Parts) -> list[str]:
     return found
 
 
-def as_transformers(text: Left) -> Tensors:
+def as_transformers(text: Left) -> LazyTensors:
     """CLIPTextModel's tensors."""
-    return made(text_layout.writing(text.tensors), text.tensors, text.tensors)
+    return made(text_layout.map_text_encoder_to_transformers(text.tensors), text.tensors, text.tensors)
 
 
-def plain_tensors(tensors: Mapping[str, Tensor]) -> Tensors:
-    return Tensors(shapes_of(tensors), lambda name: tensors[name])
+def plain_tensors(tensors: Mapping[str, Tensor]) -> LazyTensors:
+    return LazyTensors(get_shapes(tensors), lambda name: tensors[name])
 
 
-def joined(*several: Tensors) -> Tensors:
+def joined(*several: LazyTensors) -> LazyTensors:
     """All of them as one."""
     shapes = {name: shape for tensors in several for name, shape in tensors.shapes.items()}
     places = {name: tensors for tensors in several for name in tensors}
-    return Tensors(shapes, lambda name: places[name][name])
+    return LazyTensors(shapes, lambda name: places[name][name])

@@ -14,11 +14,10 @@ from ldm_train.assembly.trained_part import alpha_of
 from ldm_train.commands.export.export_folder import write_tensors
 from ldm_train.commands.export.exported_parts import lacking_of_network, plain_tensors, projects_linearly
 from ldm_train.settings.schema.training import TrainSettings
-from ldm_train.weights.lora.lora_files import DIFFUSERS
-from ldm_train.weights.lora.lora_layout import to_diffusers, to_kohya
-from ldm_train.weights.lora.lora_names import NETWORK, TEXT
-from ldm_train.weights.lora.low_rank import from_run, layers
-from ldm_train.weights.tensor_files import TOLD
+from ldm_train.weights.lora.lora_files import DIFFUSERS_METADATA_KEY
+from ldm_train.weights.lora.lora_layout import export_adapter_to_diffusers, export_adapter_to_kohya
+from ldm_train.weights.lora.lora_names import NETWORK_PREFIX, TEXT_PREFIX
+from ldm_train.weights.lora.low_rank import extract_adapter, group_layers
 
 FORMATS = ("diffusers", "kohya")
 
@@ -53,24 +52,24 @@ def write_lora(
             f"layouts of LoRA are for networks of diffusers' shape, which cannot hold this one: {'; '.join(reasons)}; "
             "layout=null writes it under our own names"
         )
-    adapter = from_run(weights, alpha=alpha_of(trained))
-    like = {NETWORK + name: tensor for name, tensor in parts.network.state_dict().items()}
-    like |= {TEXT + name: tensor for name, tensor in parts.text_encoder.state_dict().items()}
+    adapter = extract_adapter(weights, alpha=alpha_of(trained))
+    like = {NETWORK_PREFIX + name: tensor for name, tensor in parts.network.state_dict().items()}
+    like |= {TEXT_PREFIX + name: tensor for name, tensor in parts.text_encoder.state_dict().items()}
     linear = projects_linearly(parts, trained)
     if form == "kohya":
-        path, told = folder / f"{name}.safetensors", kohya_told(adapter)
-        state = to_kohya(adapter, like, linear_projection=linear)
+        path, metadata = folder / f"{name}.safetensors", kohya_told(adapter)
+        state = export_adapter_to_kohya(adapter, like, linear_projection=linear)
     else:
-        state, settings = to_diffusers(adapter, like, linear_projection=linear)
-        path, told = folder / PIPELINES, {DIFFUSERS: json.dumps(settings, indent=2, sort_keys=True)}
-    told |= {} if purpose is None else {TOLD: json.dumps({TRAINED_FOR: purpose})}
-    write_tensors(path, plain_tensors(state), dtype=dtype, metadata=told)
+        state, settings = export_adapter_to_diffusers(adapter, like, linear_projection=linear)
+        path, metadata = folder / PIPELINES, {DIFFUSERS_METADATA_KEY: json.dumps(settings, indent=2, sort_keys=True)}
+    ours = {} if purpose is None else {TRAINED_FOR: purpose}
+    write_tensors(path, plain_tensors(state), dtype=dtype, told=ours, metadata=metadata)
     return path
 
 
 def kohya_told(adapter: Mapping[str, Tensor]) -> dict[str, str]:
     """What the web UIs show of a file."""
-    first = next(iter(layers(adapter).values()))
+    first = next(iter(group_layers(adapter).values()))
     return {
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(first.rank),

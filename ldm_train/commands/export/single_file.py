@@ -6,12 +6,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ldm_train.autoencoders.autoencoder import SCALES
+from ldm_train.autoencoders.autoencoder import KNOWN_SCALES
 from ldm_train.commands.export.encoder_configs import Left
 from ldm_train.commands.export.export_folder import write_tensors
 from ldm_train.commands.export.exported_parts import Leaving, Part, joined, made, plain_tensors
 from ldm_train.weights.layouts import autoencoder_layout, text_layout, unet_single_file
-from ldm_train.weights.lazy_tensors import Tensors
+from ldm_train.weights.lazy_tensors import LazyTensors
 
 
 def write_single_file(path: Path, found: Leaving, dtype: torch.dtype) -> None:
@@ -29,26 +29,26 @@ def write_single_file(path: Path, found: Leaving, dtype: torch.dtype) -> None:
     found.notes += told(found)
 
 
-def of_unet(unet: Part) -> Tensors:
-    names = unet_single_file.to_single_file_names(unet.tensors)
-    return unet.tensors.renamed(names)
+def of_unet(unet: Part) -> LazyTensors:
+    names = unet_single_file.rename_unet_to_single_file(unet.tensors)
+    return unet.tensors.rename(names)
 
 
-def autoencoder(vae: Left) -> Tensors:
-    return made(autoencoder_layout.writing(vae.tensors), vae.tensors, vae.tensors)
+def autoencoder(vae: Left) -> LazyTensors:
+    return made(autoencoder_layout.map_autoencoder_to_single_file(vae.tensors), vae.tensors, vae.tensors)
 
 
-def text(found: Leaving) -> Tensors:
+def text(found: Leaving) -> LazyTensors:
     """transformers' names as in 1.x; open_clip's as in 2.x, with a last layer that nothing uses and its readers ask for."""
     assert found.text is not None
     own = found.text.tensors
     if not found.linear_projection:
-        table = text_layout.writing(own)
+        table = text_layout.map_text_encoder_to_transformers(own)
         return made({text_layout.PREFIX_1 + name: piece for name, piece in table.items()}, own, own)
     unused: Mapping[str, Tensor] = found.text.unused
     assert found.trained.text_encoder is not None
     if not unused and found.trained.text_encoder.get("layer") == "penultimate":  # it came without one
-        count = text_layout.architecture({name: tensor.shape for name, tensor in own.items()})["layers"]
+        count = text_layout.infer_text_architecture({name: tensor.shape for name, tensor in own.items()}).layers
         last, more = (f"transformer.resblocks.{number}." for number in (count - 1, count))
         unused = {name.replace(last, more): tensor for name, tensor in own.items() if name.startswith(last)}
     return plain_tensors({text_layout.PREFIX_2 + name: tensor for name, tensor in {**own, **unused}.items()})
@@ -58,7 +58,7 @@ def untold_scale(found: Leaving) -> float | None:
     """The latents' scale, unless a reader takes it from the autoencoder's shape."""
     scale = found.parts.autoencoder.scale
     widths = tuple(found.vae.config["block_out_channels"]) if found.vae else ()  # type: ignore[arg-type]
-    return None if SCALES.get(widths) == scale else scale
+    return None if KNOWN_SCALES.get(widths) == scale else scale
 
 
 def told(found: Leaving) -> list[str]:

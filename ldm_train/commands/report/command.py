@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from ldm_train.commands.report.report_page import page
-from ldm_train.reports.page import is_page, write
+from ldm_train.reports.page import is_page, write_page
 from ldm_train.run_dir.reading import read_runs, require_config
 from ldm_train.settings.schema.using import ReportSettings
 from ldm_train.util.ownership import check_file
@@ -29,5 +29,5 @@ def run(config: ReportSettings) -> None:
         raise ValueError("\n".join(broken))
     for reason in broken:
         print(f"warning: {reason}", file=sys.stderr)
-    write(page(runs, broken=broken), out)
+    write_page(page(runs, broken=broken), out)
     print(f"{out} shows it all ({out.stat().st_size / 2**20:.1f} MiB)")

@@ -7,7 +7,7 @@ from typing import TypeGuard
 import numpy as np
 
 from ldm_train.commands.report.run_curves import Shown
-from ldm_train.reports.curves import Charts, Curves, Line
+from ldm_train.reports.curves import Charts, CurveLine, Curves
 from ldm_train.reports.heatmap import Heatmap
 from ldm_train.reports.page_blocks import Block
 from ldm_train.run_dir.reading import Plain, RunRead
@@ -45,7 +45,7 @@ def edges_of(line: Plain) -> list[float]:
     return found
 
 
-def _over_time(bins: Sequence[Plain]) -> list[Line]:
+def _over_time(bins: Sequence[Plain]) -> list[CurveLine]:
     places = np.unique(np.linspace(0, len(bins) - 1, len(STEPS)).round().astype(int)).tolist()
     kinds = STEPS[-len(places) :]
     return [
@@ -54,15 +54,15 @@ def _over_time(bins: Sequence[Plain]) -> list[Line]:
     ]
 
 
-def _last(one: Shown, bins: Sequence[Plain]) -> Line:
+def _last(one: Shown, bins: Sequence[Plain]) -> CurveLine:
     return _line(bins[-1], f"{one.name}, step {bins[-1]['step']:,}", one.number, dashed=False, band=True)
 
 
-def _line(told: Plain, label: str, colour: int, *, dashed: bool, band: bool) -> Line:
+def _line(told: Plain, label: str, colour: int, *, dashed: bool, band: bool) -> CurveLine:
     edges = np.array(edges_of(told))
     low, high = (_ends(told, name) if band else None for name in ("loss_low", "loss_high"))
     middles, loss = (edges[1:] + edges[:-1]) / 2, np.array(_numbers(told["loss"]))
-    return Line(label, middles, loss, low, high, colour=colour, dashed=dashed, dots=not dashed)
+    return CurveLine(label, middles, loss, low, high, colour=colour, dashed=dashed, dots=not dashed)
 
 
 def _ends(told: Plain, name: str) -> np.ndarray | None:

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from ldm_train.commands.report import loss_by_noise, run_curves, run_history, run_pictures, run_results
 from ldm_train.commands.report.run_curves import Shown
 from ldm_train.commands.report.run_pictures import Budget
-from ldm_train.reports.axes import number
-from ldm_train.reports.curves import POINTS
+from ldm_train.reports.axes import format_number
+from ldm_train.reports.curves import MAX_POINTS
 from ldm_train.reports.page import Page, Section
-from ldm_train.reports.page_blocks import Block, Charts, Facts, Table, Text
+from ldm_train.reports.page_blocks import Block, Charts, DataTable, Facts, Paragraphs
 from ldm_train.run_dir.metric_names import best
 from ldm_train.run_dir.reading import RunRead
 from ldm_train.run_dir.run_settings import chosen, differing, every_setting, names
@@ -58,7 +58,7 @@ def page(runs: Sequence[RunRead], *, broken: Sequence[str] = ()) -> Page:
             ),
             Section("Health", [run_curves.health(shown), *rest]),
             Section("Speed and time", [run_curves.machine(shown), *run_results.time_spent(shown)]),
-            Section("What went wrong", [Text(list(broken)), *run_history.wrong(shown), Text(budget.told)]),
+            Section("What went wrong", [Paragraphs(list(broken)), *run_history.wrong(shown), Paragraphs(budget.told)]),
             Section("Settings", settings(shown), "Those that are not the defaults, then all."),
             Section("Starts", run_history.starts(shown)),
         ],
@@ -89,7 +89,7 @@ def summary(one: Shown) -> list[tuple[str, str]]:
         rows.append(("took", duration))
     if "loss" in run.series and not run.of_autoencoder:
         tail = run.series["loss"].finite.values[-max(1, len(run.series["loss"].values) // 20) :]
-        rows.append(("training loss, lately", number(float(tail.mean())) if len(tail) else "not finite"))
+        rows.append(("training loss, lately", format_number(float(tail.mean())) if len(tail) else "not finite"))
     metrics = run_curves.metric_names([one])
     for first in FIRST:
         name = next((name for name in metrics if name.startswith(first)), first)
@@ -97,17 +97,19 @@ def summary(one: Shown) -> list[tuple[str, str]]:
         if found is not None:
             words = run_curves.metric_title(name)
             words = words if words[1:2].isupper() else words[:1].lower() + words[1:]
-            rows.append((f"best {words}", number(found[1])))
+            rows.append((f"best {words}", format_number(found[1])))
     if "time/samples_per_second" in run.series:
         speeds = run.series["time/samples_per_second"].finite.values
-        rows += [("examples per second", number(float(f"{sorted(speeds)[len(speeds) // 2]:.3g}")))] if len(speeds) else []
+        rows += (
+            [("examples per second", format_number(float(f"{sorted(speeds)[len(speeds) // 2]:.3g}")))] if len(speeds) else []
+        )
     apart = run_results.shares_apart([one])
     if apart is not None:
         rows.append(("time for watching", f"{apart:.1%}"))
     return rows
 
 
-def glance(shown: Sequence[Shown]) -> Table:
+def glance(shown: Sequence[Shown]) -> DataTable:
     """The runs side by side in numbers."""
     rows = []
     for one in shown:
@@ -119,19 +121,21 @@ def glance(shown: Sequence[Shown]) -> Table:
                 one.name,
                 state_of(one.run).word,
                 f"{one.run.step:,} of {one.run.max_steps:,}",
-                number(found[1]) if found else "",
-                number(float(f"{speed.last:.3g}")) if speed is not None else "",
+                format_number(found[1]) if found else "",
+                format_number(float(f"{speed.last:.3g}")) if speed is not None else "",
                 run_history.duration_of(one.run),
             ]
         )
     columns = ["run", "state", "step", "best validation loss", "examples per second", "took"]
-    return Table(columns, rows, numeric=columns[2:])
+    return DataTable(columns, rows, numeric=columns[2:])
 
 
-def differences(shown: Sequence[Shown]) -> Table:
+def differences(shown: Sequence[Shown]) -> DataTable:
     """A row for each setting in which the runs differ."""
     rows = [[name, *values] for name, values in differing([one.run for one in shown]).items()]
-    return Table(["what differs", *(one.name for one in shown)], rows, caption="Settings that are not the same in all runs")
+    return DataTable(
+        ["what differs", *(one.name for one in shown)], rows, caption="Settings that are not the same in all runs"
+    )
 
 
 def settings(shown: Sequence[Shown]) -> list[Block]:
@@ -149,4 +153,6 @@ def thinned(charts: Sequence[Charts]) -> str:
     longest = max((plot.cut for chart in charts for plot in chart.filled), default=0)
     if not longest:
         return ""
-    return f" Of up to {longest:,} logged values {POINTS} are drawn, the lowest and the highest of each stretch among them."
+    return (
+        f" Of up to {longest:,} logged values {MAX_POINTS} are drawn, the lowest and the highest of each stretch among them."
+    )

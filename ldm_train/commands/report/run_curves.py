@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ldm_train.reports.curves import Charts, Curves, Line, smooth
+from ldm_train.reports.curves import Charts, CurveLine, Curves, smooth_values
 from ldm_train.run_dir.metric_names import BINS, LIMITS, metric_title, plain_title
 from ldm_train.run_dir.reading import RunRead
 
@@ -111,11 +111,11 @@ def _noisy(shown: Sequence[Shown], name: str, title: str, *, log: bool | None = 
     for one in (one for one in shown if name in one.run.series):
         series = one.run.series[name]
         steps, width = series.steps.astype(np.float64), 2 * (len(series.values) // (2 * SMOOTHED)) + 1
-        logged = Line(one.label("as logged" if one.alone else ""), steps, series.values, colour=one.number)
+        logged = CurveLine(one.label("as logged" if one.alone else ""), steps, series.values, colour=one.number)
         lines.append(replace(logged, faint=width > 1))
         if width > 1:
-            mean = smooth(smooth(series.values, width), width)
-            lines.append(Line(one.label("mean" if one.alone else ""), steps, mean, colour=one.number))
+            mean = smooth_values(smooth_values(series.values, width), width)
+            lines.append(CurveLine(one.label("mean" if one.alone else ""), steps, mean, colour=one.number))
             spans.add(2 * width - 1)
     told = f"running means over {' or '.join(map(str, sorted(spans)))} logged steps" if spans else ""
     return Curves(title, lines, log=_is_wide(lines) if log is None else log, note=told)
@@ -136,7 +136,7 @@ def _plot(
         for i, name in enumerate(found, start=int(beside)):
             series, (low, high) = one.run.series[name], _limits(one.run, name)
             label, steps = one.label(named[name] or ("value" if one.alone else "")), series.steps.astype(np.float64)
-            line = Line(label, steps, series.values, low, high, dots=len(steps) <= FEW)
+            line = CurveLine(label, steps, series.values, low, high, dots=len(steps) <= FEW)
             lines.append(replace(line, colour=i if one.alone else one.number, dashed=i > 0 and not one.alone))
     log = _is_wide(lines) if log is None else log and _is_positive(lines)
     return Curves(title, lines, log=log, note="bands: 95 % intervals" if any(one.low is not None for one in lines) else "")
@@ -156,10 +156,10 @@ def _is_limit(name: str, run: RunRead) -> bool:
     return any(name.endswith(end) and name.removesuffix(end) in run.series for end in LIMITS)
 
 
-def _is_wide(lines: Sequence[Line]) -> bool:
+def _is_wide(lines: Sequence[CurveLine]) -> bool:
     values = [value for line in lines if not line.faint for value in line.y[np.isfinite(line.y)].tolist()]
     return bool(values) and min(values) > 0 and max(values) > WIDE * min(values)
 
 
-def _is_positive(lines: Sequence[Line]) -> bool:
+def _is_positive(lines: Sequence[CurveLine]) -> bool:
     return any((line.y > 0).any() for line in lines)

@@ -5,7 +5,7 @@ from datetime import datetime
 
 from ldm_train.commands.report.run_curves import Shown
 from ldm_train.reports.page import Verdict
-from ldm_train.reports.page_blocks import Block, Command, Table, Text
+from ldm_train.reports.page_blocks import Block, DataTable, Paragraphs, ShellCommand
 from ldm_train.run_dir.reading import RunRead
 from ldm_train.run_dir.run_state import ended, minutes, state_of, time_of
 
@@ -39,11 +39,11 @@ def wrong(shown: Sequence[Shown]) -> list[Block]:
     """Steps that were left out, and troubles of several runs, which the banner does not tell."""
     found: list[Block] = []
     if len(shown) > 1:
-        found.append(Text([f"{one.name}: {told}" for one in shown for told in troubles(one.run)]))
+        found.append(Paragraphs([f"{one.name}: {told}" for one in shown for told in troubles(one.run)]))
     for one in shown:
         rows = [[f"{step:,}", f"{bad:,}" if bad else "none alone"] for step, bad in one.run.nonfinite.items()]
         columns = ["step that was left out", "examples that were not finite"]
-        found.append(Table(columns, rows, numeric=columns, max_rows=10, caption=one.label("Not finite")))
+        found.append(DataTable(columns, rows, numeric=columns, max_rows=10, caption=one.label("Not finite")))
     return found
 
 
@@ -54,9 +54,9 @@ def starts(shown: Sequence[Shown]) -> list[Block]:
         rows = [_row(i, start, running=one.run.locked is True and i == len(one.run.starts)) for i, start in
                 enumerate(one.run.starts, 1)]  # fmt: skip
         columns = ["start", "began", "ended", "at step", "how", "machine", "commit", "torch"]
-        found.append(Table(columns, rows, caption="" if one.alone else one.name))
+        found.append(DataTable(columns, rows, caption="" if one.alone else one.name))
         commands = dict.fromkeys(str(start["command"]) for start in one.run.starts if start.get("command"))
-        found += [Command(command) for command in commands]
+        found += [ShellCommand(command) for command in commands]
     return found
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from ldm_train.commands.report.run_curves import Shown
-from ldm_train.reports.embedded_pictures import WHOLE, whole
-from ldm_train.reports.page_blocks import Block, Pictures, Whole
+from ldm_train.reports.embedded_pictures import LARGEST_PICTURE, embed_picture
+from ldm_train.reports.page_blocks import Block, Pictures, WholePicture
 from ldm_train.util.inputs import READ_ERRORS, read_input
 from ldm_train.util.safe_json import read_json
 
@@ -29,7 +29,7 @@ class Budget:
     left_out: int = 0
     smaller: int = 0
 
-    def read(self, path: Path, alt: str, label: str = "") -> Whole | None:
+    def read(self, path: Path, alt: str, label: str = "") -> WholePicture | None:
         """A picture's file; None where there is none, or no room for it."""
         try:
             content = read_input(path, limit=MAX_BYTES)
@@ -38,14 +38,14 @@ class Budget:
         except READ_ERRORS:  # such as a pipe, or too many bytes: shown as one that does not open
             content = b""
         tight = self.left < BUDGET / 2
-        found = whole(content, most=SMALL if tight else WHOLE)
+        found = embed_picture(content, most=SMALL if tight else LARGEST_PICTURE)
         size = 0 if found is None else len(found.address)
         if size > self.left:
             self.left_out += 1
             return None
         self.left -= size
         self.smaller += found is not None and tight and (found.width, found.height) >= SMALL
-        return Whole(found, alt, label)
+        return WholePicture(found, alt, label)
 
     @property
     def told(self) -> list[str]:
@@ -117,7 +117,7 @@ def _latest(one: Shown, budget: Budget, prefix: str, told: str) -> Pictures:
         found = budget.read(path, f"{told}, at step {step:,}")
         if found is not None and found.embedded is not None:
             return Pictures([found], one.label(f"{told}; step {step:,}"))
-    broken = [Whole(None, told)] if one.run.samples(prefix) and not budget.left_out else []
+    broken = [WholePicture(None, told)] if one.run.samples(prefix) and not budget.left_out else []
     return Pictures(broken, one.label(told))
 
 

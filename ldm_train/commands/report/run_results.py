@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from ldm_train.commands.report.run_curves import MEASURED, SHARES, Shown, metric_names
-from ldm_train.reports.axes import number
+from ldm_train.reports.axes import format_number
 from ldm_train.reports.charts import Bars
-from ldm_train.reports.page_blocks import Block, Command, Table, Text
+from ldm_train.reports.page_blocks import Block, DataTable, Paragraphs, ShellCommand
 from ldm_train.run_dir.metric_names import best, lower_is_better, metric_title
 from ldm_train.run_dir.run_settings import value
 
@@ -18,7 +18,7 @@ SHARE_WORDS = {
 }
 
 
-def logged(shown: Sequence[Shown]) -> Table:
+def logged(shown: Sequence[Shown]) -> DataTable:
     """What was measured while a run trained: the last value, and the best one with its step."""
     rows = []
     for name in [*MEASURED, "held_out_psnr", "train_psnr", *metric_names(shown)]:
@@ -28,15 +28,15 @@ def logged(shown: Sequence[Shown]) -> Table:
             if found is not None:
                 words = metric_title(name)
                 direction = "lowest" if lower_is_better(name) else "highest"
-                row = [words, number(series.last), number(found[1]), f"{found[0]:,}", direction]
+                row = [words, format_number(series.last), format_number(found[1]), f"{found[0]:,}", direction]
                 rows.append(row if one.alone else [f"{words}, {one.name}", *row[1:]])
     columns = ["measured while training", "last", "best", "at step", "best is the"]
-    return Table(columns, rows, numeric=columns[1:4])
+    return DataTable(columns, rows, numeric=columns[1:4])
 
 
-def measured_on(shown: Sequence[Shown]) -> Text:
+def measured_on(shown: Sequence[Shown]) -> Paragraphs:
     """Of how many pictures the metrics are, and where those are too few for a Fréchet distance."""
-    return Text([one.label(_measured_on(one.run.sets[-1])) for one in shown if one.run.sets])
+    return Paragraphs([one.label(_measured_on(one.run.sets[-1])) for one in shown if one.run.sets])
 
 
 def _measured_on(told: Mapping[str, object]) -> str:
@@ -57,10 +57,12 @@ def evaluations(shown: Sequence[Shown]) -> list[Block]:
             columns = ["evaluation", one.label(name), "95 % interval"]
             some = any(ends for _, _, ends in rows)
             found.append(
-                Table(columns, rows, max_rows=30) if some else Table(columns[:2], [row[:2] for row in rows], max_rows=30)
+                DataTable(columns, rows, max_rows=30)
+                if some
+                else DataTable(columns[:2], [row[:2] for row in rows], max_rows=30)
             )
             found += [_rows(key, part) for key, part in told.items() if _is_table(part)]
-            found.append(Command(_command(told.get("command"))))
+            found.append(ShellCommand(_command(told.get("command"))))
     return found
 
 
@@ -70,7 +72,7 @@ def interval(told: Mapping[str, object], name: str) -> str:
     ends = every.get(name) if isinstance(every, Mapping) else None
     if not isinstance(ends, list) or len(ends) != 2 or not all(isinstance(end, int | float) for end in ends):
         return ""
-    return f"{number(ends[0])} to {number(ends[1])}"
+    return f"{format_number(ends[0])} to {format_number(ends[1])}"
 
 
 def time_spent(shown: Sequence[Shown]) -> list[Block]:
@@ -113,7 +115,7 @@ def _is_table(part: object) -> bool:
     return isinstance(part, list) and bool(part) and all(isinstance(row, Mapping) for row in part)
 
 
-def _rows(name: str, part: object) -> Table:
+def _rows(name: str, part: object) -> DataTable:
     assert isinstance(part, list)
     flat = [dict(_flat(row)) for row in part[:ROWS]]
     columns = list(dict.fromkeys(key for row in flat for key in row))
@@ -122,12 +124,12 @@ def _rows(name: str, part: object) -> Table:
         for row, told in zip(flat, part, strict=False)
     ]
     numeric = [key for key in columns if all(isinstance(row.get(key, 0), int | float) for row in flat)]
-    return Table(columns or [name], texts if columns else [], numeric=numeric, caption=name)
+    return DataTable(columns or [name], texts if columns else [], numeric=numeric, caption=name)
 
 
 def _text(part: object) -> str:
     if isinstance(part, float) or (isinstance(part, int) and not isinstance(part, bool)):
-        return number(part)
+        return format_number(part)
     if isinstance(part, list) and part and all(isinstance(one, float) for one in part):
-        return ", ".join(number(one) for one in part)
+        return ", ".join(format_number(one) for one in part)
     return value(part)

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ldm_train.reports.axes import number
+from ldm_train.reports.axes import format_number
 from ldm_train.run_dir.metric_names import BINS, LIMITS, best, lower_is_better, metric_title
 from ldm_train.run_dir.reading import RunRead, Series, is_run, read_runs
 from ldm_train.run_dir.run_settings import ABSENT, differing, names
@@ -142,7 +142,7 @@ def _row(name: str, run: RunRead, differs: str) -> dict[str, Text]:
         "started": _moment(began(run)),
         "step": f"{run.step:,}/{run.max_steps:,}",
         "samples/s": _rounded(speed(run)),
-        "validation loss": number(last.last) if last else "",
+        "validation loss": format_number(last.last) if last else "",
         "its best": _best(run, "validation_loss"),
         "what differs": differs,
     }
@@ -207,7 +207,7 @@ def _columns(runs: Sequence[RunRead]) -> list[str]:
 
 def _best(run: RunRead, name: str) -> str:
     found = best(name, run.series[name]) if name in run.series else None
-    return "" if found is None else number(found[1])
+    return "" if found is None else format_number(found[1])
 
 
 def _plain(name: str, series: Series) -> dict[str, float | int | None]:
@@ -217,7 +217,7 @@ def _plain(name: str, series: Series) -> dict[str, float | int | None]:
 
 
 def _rounded(value: float | None) -> str:
-    return "" if value is None else number(float(f"{value:.3g}"))
+    return "" if value is None else format_number(float(f"{value:.3g}"))
 
 
 def _moment(found: datetime | None) -> str:

@@ -12,10 +12,10 @@ from ldm_train.assembly.limits import ending, told_ending
 from ldm_train.assembly.optimization_checks import refuse_optimization
 from ldm_train.assembly.trainer import build_loggers, options, quiet, refuse_fused_scaling, refuse_processes
 from ldm_train.autoencoders.scaling import Scaling
-from ldm_train.data.batches.datamodules import Pictures
+from ldm_train.data.batches.datamodules import PictureBatches
 from ldm_train.data.pictures.decoding import MAX_PIXELS
-from ldm_train.data.scan.survey import survey
-from ldm_train.data.sources.items import Item, shown
+from ldm_train.data.scan.survey import survey_items
+from ldm_train.data.sources.items import Item, format_name
 from ldm_train.metrics.drawings import psnr
 from ldm_train.run_dir.holding import hold_run_directory
 from ldm_train.run_dir.record import commands, note_saved, prepare, set_threads
@@ -52,7 +52,7 @@ def train(config: AutoencoderTrainingSettings, limits: Limits, keeping: Keeping)
     if config.image_size % autoencoder.factor:
         raise ValueError(f"image_size={config.image_size} must be a multiple of {autoencoder.factor} for this architecture")
     items, digests = usable(build(config.source, "source"))
-    data = Pictures(
+    data = PictureBatches(
         items,
         size=config.image_size,
         batch_size=config.batch_size,
@@ -96,10 +96,12 @@ def train(config: AutoencoderTrainingSettings, limits: Limits, keeping: Keeping)
 def usable(items: Iterable[Item]) -> tuple[list[Item], dict[str, str]]:
     """Return the items with pictures whose headers can be read, and their digests by key; print why others are left out."""
     listed = list(items)
-    found = survey(listed, max_pixels=MAX_PIXELS)
+    found = survey_items(listed, max_pixels=MAX_PIXELS)
     for key, problem in sorted(found.problems.items()):
-        print(f"left out {shown(key)}: {problem}")
-    return [item for item in listed if item.key not in found.problems], {seen.item.key: seen.digest for seen in found.seen}
+        print(f"left out {format_name(key)}: {problem}")
+    return [item for item in listed if item.key not in found.problems], {
+        seen.item.key: seen.digest for seen in found.scanned
+    }
 
 
 def describe_pictures(items: Sequence[Item], digests: Mapping[str, str]) -> str:
@@ -110,7 +112,7 @@ def describe_pictures(items: Sequence[Item], digests: Mapping[str, str]) -> str:
 
 
 @torch.no_grad()
-def save(module: AutoencoderTraining, data: Pictures, run_dir: Path) -> None:
+def save(module: AutoencoderTraining, data: PictureBatches, run_dir: Path) -> None:
     """Write the autoencoder with its measured scale, and `training.json`: commands, PSNR in dB, curve."""
     module.eval().cpu().float()
     sample = data.train_items[:: max(1, len(data.train_items) // 256)]

@@ -1,4 +1,4 @@
-"""The datamodules: what the Trainer asks for batches."""
+"""Lightning datamodules, which serve batches to the Trainer by their position in the run."""
 
 import math
 from abc import abstractmethod
@@ -13,12 +13,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ldm_train import draws
-from ldm_train.data.batches.order import Order, Pool
-from ldm_train.data.batches.positions import Geometry, endless_loader
-from ldm_train.data.cache.index import Index
+from ldm_train.data.batches.order import ExampleOrder, Pool
+from ldm_train.data.batches.positions import BatchGeometry, build_endless_loader
+from ldm_train.data.cache.index import CacheIndex
 from ldm_train.data.cache.reader import Latents
-from ldm_train.data.pictures.images import DECODE_ERRORS, decode_problem, read_image, to_signed
-from ldm_train.data.sources.items import Item, shown
+from ldm_train.data.pictures.images import DECODE_ERRORS, describe_decode_error, read_image, to_signed
+from ldm_train.data.sources.items import Item, format_name
 from ldm_train.types import ImageBatch, LatentBatch
 
 EitherBatch = TypeVar("EitherBatch", bound=LatentBatch | ImageBatch)
@@ -30,22 +30,22 @@ class EndlessData(pl.LightningDataModule):
 
     Args:
         batch_size: examples of one optimizer step, over all devices.
-        micro_batch_size: examples of one forward pass; None for the whole share of a device, "auto" for what is yet to be
-            found to fit.
+        micro_batch_size: examples of one forward pass; None for all of a device's share, "auto" if `divide` is called later
+            with a size that fits into memory.
         seed: of the order.
-        workers: processes that make batches; 0 for the training's own.
+        workers: processes that make batches; 0 makes them in the training's process.
 
     Raises:
-        ValueError: a size that is neither a number of at least 1 nor "auto".
+        ValueError: `micro_batch_size` is none of these.
     """
 
-    geometry: Geometry
+    geometry: BatchGeometry
 
     def __init__(self, *, batch_size: int, micro_batch_size: MicroBatchSize, seed: int, workers: int) -> None:
         super().__init__()
         number = isinstance(micro_batch_size, int) and not isinstance(micro_batch_size, bool) and micro_batch_size >= 1
         if not number and micro_batch_size not in (None, "auto"):
-            raise ValueError(f"micro_batch_size={micro_batch_size} must be a number of at least 1, auto, or null")
+            raise ValueError(f"micro_batch_size={micro_batch_size} must be a number of at least 1, auto or null")
         self.batch_size = batch_size
         self.micro_batch_size = micro_batch_size
         self.seed = seed
@@ -53,24 +53,24 @@ class EndlessData(pl.LightningDataModule):
 
     @abstractmethod
     def fetch(self, positions: Tensor) -> LatentBatch | ImageBatch:
-        """The training examples at these positions of the run."""
+        """Return the training examples at positions (B,) of the run."""
 
     @abstractmethod
     def names(self, positions: Tensor) -> list[str]:
-        """What people call the training examples at these positions (B,)."""
+        """Return the names of the training examples at positions (B,), for messages."""
 
     def setup(self, stage: str) -> None:
         self.divide(None if self.micro_batch_size == "auto" else self.micro_batch_size)
 
     def divide(self, micro_batch_size: int | None) -> None:
-        """Share the global batch among the devices that the Trainer has, in micro-batches of this size."""
+        """Divide the global batch among the Trainer's devices into micro-batches of this size; None for one each."""
         trainer = self.trainer
         assert trainer is not None
-        self.geometry = Geometry(self.batch_size, trainer.world_size, trainer.global_rank, micro_batch_size)
+        self.geometry = BatchGeometry(self.batch_size, trainer.world_size, trainer.global_rank, micro_batch_size)
         trainer.accumulate_grad_batches = self.geometry.accumulation
 
     def transfer_batch_to_device(self, batch: EitherBatch, device: torch.device, dataloader_idx: int) -> EitherBatch:
-        """All but the positions, from which the CPU draws: reading them from a GPU would wait for it."""
+        """Move all but the positions: the CPU draws from them, and reading them from a GPU would synchronize."""
         positions = batch.positions
         moved: EitherBatch = super().transfer_batch_to_device(batch, device, dataloader_idx)
         moved.positions = positions
@@ -79,19 +79,19 @@ class EndlessData(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader[LatentBatch | ImageBatch]:
         trainer = self.trainer
         assert trainer is not None
-        return endless_loader(self.fetch, self.geometry, lambda: trainer.global_step, workers=self.workers)
+        return build_endless_loader(self.fetch, self.geometry, lambda: trainer.global_step, workers=self.workers)
 
 
-class Pictures(EndlessData):
-    """Pictures straight from their files, for the autoencoder's training.
+class PictureBatches(EndlessData):
+    """Batches of pictures decoded from their files, for training an autoencoder.
 
     Args:
         items: the usable items of a source.
         size: side of the square pictures, pixels.
-        flip: mirror half of them.
+        flip: whether to mirror half of them.
 
     Raises:
-        ValueError: nothing is left to train on.
+        ValueError: no picture is left to train on.
     """
 
     def __init__(
@@ -109,25 +109,25 @@ class Pictures(EndlessData):
         self.train_items = [item for item in items if not item.held_out]
         self.held_out_items = [item for item in items if item.held_out]
         if not self.train_items:
-            raise ValueError(f"no picture to train on: of {len(items)} usable ones all are held out")
+            raise ValueError(f"no picture to train on: all {len(items)} usable ones are held out; add some that are not")
         self.size = size
         self.flip = flip
         self.order = draws.Shuffle(seed, "order", len(self.train_items))
         self.unreadable: set[str] = set()
 
     def images(self, items: Sequence[Item]) -> Tensor:
-        """(B, 3, size, size) in [-1, 1]; the next one that decodes in the place of each that does not, with a message.
+        """Return images (B, 3, size, size) in [-1, 1]; the next picture that decodes replaces one that does not.
 
         Raises:
-            ValueError: none decodes.
+            ValueError: no picture decodes.
         """
         return to_signed(torch.stack([self._image(item) for item in items]))
 
     def _image(self, item: Item) -> Tensor:
-        alike = self.held_out_items if item.held_out else self.train_items
+        candidates = self.held_out_items if item.held_out else self.train_items
         place = self._places[item.key]
-        for number in range(len(alike)):
-            image = self._decode(alike[(place + number) % len(alike)])
+        for number in range(len(candidates)):
+            image = self._decode(candidates[(place + number) % len(candidates)])
             if image is not None:
                 return image
         raise ValueError("no picture decodes; `ldm-train check` says why")
@@ -143,7 +143,7 @@ class Pictures(EndlessData):
             return read_image(item.picture.read(), self.size)
         except DECODE_ERRORS as error:
             self.unreadable.add(item.key)
-            print(f"{shown(item.key)} is replaced by another: {decode_problem(error)}")
+            print(f"{format_name(item.key)} is replaced by another: {describe_decode_error(error)}")
             return None
 
     def names(self, positions: Tensor) -> list[str]:
@@ -158,18 +158,17 @@ class Pictures(EndlessData):
 
 
 class CachedLatents(EndlessData):
-    """Batches of encoded examples, one bucket each: the view, the caption among several, and whether it is dropped, are
-    drawn here.
+    """Batches of encoded examples of one bucket. The view, the caption and whether it is dropped are drawn here.
 
     Args:
-        latents: a cache, or several as one.
+        latents: a cache, or several joined.
         caption_dropout: share of examples whose caption is replaced by the empty one, for classifier-free guidance.
-        held_out: share of the entries to keep from training, of each data set that names none itself.
-        repeats: how often an epoch has each data set; once unless given.
-        shares: of each data set in an epoch, instead of repeats.
+        held_out: share of the entries that are held out, in each data set whose source does not say which are.
+        repeats: how often an epoch contains each data set; by default once.
+        shares: each data set's share of an epoch, instead of repeats.
 
     Raises:
-        ValueError: nothing is left to train on, or repeats or shares that do not go with the data sets.
+        ValueError: no example is left to train on, or the number of repeats or shares is not that of the data sets.
     """
 
     def __init__(
@@ -188,17 +187,17 @@ class CachedLatents(EndlessData):
         super().__init__(batch_size=batch_size, micro_batch_size=micro_batch_size, seed=seed, workers=workers)
         self.latents = latents
         self.caption_dropout = caption_dropout
-        self.train, self.held_out = split(latents, held_out)
+        self.train, self.held_out = split_held_out(latents, held_out)
         counts = [len(examples) for examples in self.train]
         if not sum(counts):
-            raise ValueError(f"there is no example to train on: all {len(latents.index)} are held out")
-        factors = passes(counts, repeats, shares)
-        buckets = pools(latents.index, self.train, factors)
+            raise ValueError(f"there is no example to train on: all {len(latents.index)} are held out; lower held_out")
+        factors = compute_repeats(counts, repeats, shares)
+        buckets = build_pools(latents.index, self.train, factors)
         if not buckets:
             raise ValueError(
-                "no data set that an epoch draws from has an example to train on; see cache_repeats, cache_shares"
+                "no data set with a share above 0 has an example to train on; check cache_repeats and cache_shares"
             )
-        self.order = Order(buckets, batch_size=batch_size, seed=seed)
+        self.order = ExampleOrder(buckets, batch_size=batch_size, seed=seed)
 
     def names(self, positions: Tensor) -> list[str]:
         return [self.latents.name(example) for example in self.readable(self.order(positions)).tolist()]
@@ -211,37 +210,37 @@ class CachedLatents(EndlessData):
         return LatentBatch(positions, self.latents.moments(examples, self.views(examples, positions)), captions)
 
     def readable(self, examples: Tensor) -> Tensor:
-        """The examples (B,), or others in the place of those that cannot be had; of a cache, all can."""
+        """Return the examples (B,), others for those that cannot be read; a cache can read all."""
         return examples
 
     def available(self, examples: Tensor) -> Tensor:
-        """The same for examples that are asked for later."""
+        """Return the same for examples that are read later."""
         return self.readable(examples)
 
     def views(self, examples: Tensor, positions: Tensor) -> Tensor:
-        """Which of its views each example shows, (B,)."""
+        """Return which of its views each example (B,) has at these positions (B,)."""
         counts = self.latents.index.num_views[examples]
         if (counts == 1).all():
             return torch.zeros_like(examples)
         return (draws.uniform(self.seed, "view", positions) * counts).long()
 
     def held_out_batch(self, indices: Tensor) -> LatentBatch:
-        """Held-out examples of one bucket by index (B,): first view, first caption; the positions are the indices."""
+        """Return held-out examples of one bucket by index (B,): first view, first caption; positions are the indices."""
         examples, first = self.readable(self.held_out[indices]), torch.zeros(len(indices))
         captions = self.latents.captions(examples, first, first.bool())
         return LatentBatch(indices, self.latents.moments(examples, first.long()), captions)
 
     def portions(self, indices: Tensor, count: int) -> Iterator[Tensor]:
-        """Indices of held-out examples in portions of one bucket, (count,) at most."""
+        """Yield the indices of held-out examples in portions of one bucket, at most (count,)."""
         buckets = self.latents.index.bucket[self.held_out[indices]]
         for bucket in buckets.unique():
             yield from indices[buckets == bucket].split(count)
 
 
-def split(latents: Latents, share: float) -> tuple[list[Tensor], Tensor]:
-    """The examples to train on of each data set, and all that are held out.
+def split_held_out(latents: Latents, share: float) -> tuple[list[Tensor], Tensor]:
+    """Return the examples to train on of each data set, and all held-out ones.
 
-    They are as the source says, else by the picture's hash, so copies stay together.
+    Examples are held out as the source says, otherwise by the picture's hash, so copies of a picture stay together.
     """
     index, train, held_out, start = latents.index, [], [], 0
     for count in latents.sets:
@@ -253,11 +252,13 @@ def split(latents: Latents, share: float) -> tuple[list[Tensor], Tensor]:
     return train, torch.cat(held_out)
 
 
-def passes(counts: Sequence[int], repeats: Sequence[float] | None, shares: Sequence[float] | None) -> list[Fraction]:
-    """How often an epoch draws each example of the data sets that have so many.
+def compute_repeats(
+    counts: Sequence[int], repeats: Sequence[float] | None, shares: Sequence[float] | None
+) -> list[Fraction]:
+    """Return how often an epoch draws each example of the data sets with these counts.
 
     Raises:
-        ValueError: both are given, or not a number for each, or none above 0.
+        ValueError: repeats and shares are given, or they are not numbers of at least 0, one for each data set, not all 0.
     """
     given = repeats if shares is None else shares
     if given is None:
@@ -268,7 +269,7 @@ def passes(counts: Sequence[int], repeats: Sequence[float] | None, shares: Seque
     if (repeats is not None and shares is not None) or len(values) != len(counts) or not fine:
         raise ValueError(
             f"cache_{name}={given} must be a list of {len(counts)} numbers of at least 0, one for each cache, not all 0; "
-            "and there are repeats or shares, not both"
+            "set cache_repeats or cache_shares, not both"
         )
     exact = [Fraction(str(value)) for value in values]
     if shares is None:
@@ -276,8 +277,8 @@ def passes(counts: Sequence[int], repeats: Sequence[float] | None, shares: Seque
     return [share / sum(exact) * sum(counts) / max(1, count) for share, count in zip(exact, counts, strict=True)]
 
 
-def pools(index: Index, train: Sequence[Tensor], factors: Sequence[Fraction]) -> list[tuple[str, list[Pool]]]:
-    """The buckets of the training examples by number, with a pool for each data set that has some in it."""
+def build_pools(index: CacheIndex, train: Sequence[Tensor], factors: Sequence[Fraction]) -> list[tuple[str, list[Pool]]]:
+    """Return the name of each bucket with training examples, and a pool for each data set that has some in it."""
     found: dict[int, list[Pool]] = {}
     for examples, factor in zip(train, factors, strict=True):
         buckets = index.bucket[examples]

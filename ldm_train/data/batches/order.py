@@ -1,7 +1,11 @@
-"""The order of examples: which of them make the batch of a step, computed from (seed, step) alone, one bucket a batch.
+"""Which examples make up the batch of a step, computed from (seed, step) alone.
 
-Each bucket is an endless sequence of draws, which its data sets take turns to give; cut into batches, those take turns with
-the other buckets'. Of a source with rate m, round r has floor((r + 1) m) - floor(r m) turns: what is left over carries on.
+Two levels of fair interleaving, each without stored state:
+1. Within a bucket, data sets alternate in proportion to their shares.
+2. Across buckets, whole batches alternate in proportion to the buckets' sizes, so that a batch has one shape.
+
+Fairness with fractional rates: in round r, a source with rate m gets floor((r + 1) * m) - floor(r * m) turns, so remainders
+carry over to later rounds and the long-run share is exact.
 """
 
 import math
@@ -18,52 +22,52 @@ from ldm_train import draws
 
 @dataclass(frozen=True)
 class Pool:
-    """Examples of one data set in one bucket, (n,), and how many of them an epoch draws; each is drawn equally often."""
+    """Examples (n,) of one data set in one bucket, and how many draws an epoch makes from them, each equally often."""
 
     examples: Tensor
     per_epoch: int | Fraction
 
 
-class Turns:
-    """An endless sequence of turns among sources, as many of each in every round as its rate says, in random order."""
+class Interleaving:
+    """An endless sequence of sources: in every round each source occurs as often as its rate says, in random order."""
 
     def __init__(self, rates: Sequence[int | Fraction], *, seed: int, stream: str) -> None:
         exact = [Fraction(rate) for rate in rates]
         self.unit = math.lcm(*(rate.denominator for rate in exact))
-        self.rates = [int(rate * self.unit) for rate in exact]  # whole numbers are exact, and fast
+        self.rates = [int(rate * self.unit) for rate in exact]  # whole numbers are exact and fast
         self.seed = seed
         self.stream = stream
         self._order: tuple[int, Tensor] = (-1, torch.empty(0))
 
-    def __call__(self, number: int) -> tuple[int, int]:
-        """Whose turn it is, and how many turns that source had before."""
+    def __call__(self, position: int) -> tuple[int, int]:
+        """Return the source at a position of the sequence, and how often it occurred before."""
         if len(self.rates) == 1:
-            return 0, number
-        # The floors take less than one turn of each source from number = round * rates.
-        first, last = (count * self.unit // sum(self.rates) for count in (number, number + len(self.rates)))
+            return 0, position
+        # Rounding each source down shifts positions by less than one turn of each source: the guess is at most that far off.
+        first, last = (count * self.unit // sum(self.rates) for count in (position, position + len(self.rates)))
         rounds = range(first, last + 2)
-        turn = rounds[bisect_right(rounds, number, key=lambda turn: sum(self._before(turn))) - 1]
-        before = self._before(turn)
-        counts = [after - b for after, b in zip(self._before(turn + 1), before, strict=True)]
-        if self._order[0] != turn:
-            self._order = turn, draws.permutation(self.seed, self.stream, turn, sum(counts))
-        place = int(self._order[1][number - sum(before)])
+        current = rounds[bisect_right(rounds, position, key=lambda candidate: sum(self._before(candidate))) - 1]
+        before = self._before(current)
+        counts = [after - b for after, b in zip(self._before(current + 1), before, strict=True)]
+        if self._order[0] != current:
+            self._order = current, draws.permutation(self.seed, self.stream, current, sum(counts))
+        place = int(self._order[1][position - sum(before)])
         for source, count in enumerate(counts):
             if place < count:
                 return source, before[source] + place
             place -= count
-        raise AssertionError("a turn lies in its round")
+        raise AssertionError("a position lies in its round")
 
-    def _before(self, turn: int) -> list[int]:
-        """Turns of each source before a round."""
-        return [turn * rate // self.unit for rate in self.rates]
+    def _before(self, number: int) -> list[int]:
+        """Return how often each source occurs before a round."""
+        return [number * rate // self.unit for rate in self.rates]
 
 
-class Order:
-    """Which examples stand at each position of an endless run.
+class ExampleOrder:
+    """The examples at each position of an endless run.
 
     Args:
-        buckets: each one's name and pools.
+        buckets: each bucket's name and pools.
         batch_size: the global batch.
     """
 
@@ -71,10 +75,10 @@ class Order:
         self.buckets = [_Bucket(name, pools, seed) for name, pools in buckets]
         self.batch_size = batch_size
         rates = [bucket.per_epoch / Fraction(batch_size) for bucket in self.buckets]
-        self.batch = Turns(rates, seed=seed, stream="order of batches")
+        self.batch = Interleaving(rates, seed=seed, stream="order of batches")
 
     def __call__(self, positions: Tensor) -> Tensor:
-        """The examples at positions (B,) of the run."""
+        """Return the examples at positions (B,) of the run."""
         examples = torch.empty_like(positions)
         steps = positions // self.batch_size
         for step in steps.unique().tolist():
@@ -85,16 +89,16 @@ class Order:
 
 
 class _Bucket:
-    """One bucket's endless draws, in which its pools take turns; each gives its examples in an order of its own."""
+    """The endless draws of one bucket, interleaved from its pools, each of which is shuffled separately."""
 
     def __init__(self, name: str, pools: Sequence[Pool], seed: int) -> None:
         self.pools = pools
         self.per_epoch = sum((Fraction(pool.per_epoch) for pool in pools), Fraction())
-        self.turns = Turns([pool.per_epoch for pool in pools], seed=seed, stream=f"order {name}")
+        self.turns = Interleaving([pool.per_epoch for pool in pools], seed=seed, stream=f"order {name}")
         self.orders = [draws.Shuffle(seed, f"order {name} {i}", len(pool.examples)) for i, pool in enumerate(pools)]
 
     def __call__(self, numbers: Tensor) -> Tensor:
-        """The examples that are the draws of these numbers, (B,)."""
+        """Return the examples that are drawn at positions (B,) of the bucket."""
         if len(self.pools) == 1:
             return self.pools[0].examples[self.orders[0](numbers)]
         turns = torch.tensor([self.turns(number) for number in numbers.tolist()])

@@ -1,4 +1,4 @@
-"""Which examples make the batches of a run: a function of the position alone, so nothing is stored and a resume is exact."""
+"""Divide a run's positions into batches: a function of the step, so nothing is stored and resuming is exact."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ Batch = TypeVar("Batch")
 
 
 @dataclass(frozen=True)
-class Geometry:
-    """How a global batch is divided: position = step * batch_size + slot, for slots of (micro-batch, rank, row)."""
+class BatchGeometry:
+    """How a global batch is divided: position = step * batch_size + slot, with slots ordered by (micro-batch, rank, row)."""
 
     batch_size: int
     world_size: int = 1
@@ -29,7 +29,7 @@ class Geometry:
             micro = f" and micro_batch_size={self.micro_batch_size}" if self.micro_batch_size else ""
             raise ValueError(
                 f"batch_size={self.batch_size} is the global batch and cannot be divided among {self.world_size} "
-                f"device(s){micro}; the nearest that can: {', '.join(map(str, sorted(near)))}"
+                f"device(s){micro}; the nearest sizes that can: {', '.join(map(str, sorted(near)))}"
             )
 
     @property
@@ -42,16 +42,16 @@ class Geometry:
         return self.batch_size // (self.rows * self.world_size)
 
     def positions(self, step: int) -> Iterator[Tensor]:
-        """This rank's micro-batches of one optimizer step, each (rows,) int64."""
+        """Yield the positions of this rank's micro-batches of one optimizer step, each (rows,) int64."""
         for micro in range(self.accumulation):
             start = step * self.batch_size + (micro * self.world_size + self.rank) * self.rows
             yield torch.arange(start, start + self.rows)
 
 
 class RunPositions(Sampler[list[int]]):
-    """The micro-batches of an endless run, from the step that `first_step` gives when iteration starts."""
+    """A sampler of the micro-batches of an endless run, from the step that `first_step` returns when iteration starts."""
 
-    def __init__(self, geometry: Geometry, first_step: Callable[[], int]) -> None:
+    def __init__(self, geometry: BatchGeometry, first_step: Callable[[], int]) -> None:
         self.geometry = geometry
         self.first_step = first_step
 
@@ -64,7 +64,7 @@ class RunPositions(Sampler[list[int]]):
 
 
 class FetchByPosition(Dataset[Batch], Generic[Batch]):
-    """A dataset that is asked for all positions of a batch at once."""
+    """A dataset that fetches all positions of a batch at once."""
 
     def __init__(self, fetch: Callable[[Tensor], Batch]) -> None:
         self.fetch = fetch
@@ -73,10 +73,10 @@ class FetchByPosition(Dataset[Batch], Generic[Batch]):
         return self.fetch(torch.tensor(positions))
 
 
-def endless_loader(
-    fetch: Callable[[Tensor], Batch], geometry: Geometry, first_step: Callable[[], int], *, workers: int = 0
+def build_endless_loader(
+    fetch: Callable[[Tensor], Batch], geometry: BatchGeometry, first_step: Callable[[], int], *, workers: int = 0
 ) -> DataLoader[Batch]:
-    """A loader that never ends, of what `fetch` makes of each micro-batch's positions."""
+    """Return an endless loader of what `fetch` returns for each micro-batch's positions."""
     return DataLoader(
         FetchByPosition(fetch),
         batch_sampler=RunPositions(geometry, first_step),

@@ -1,4 +1,4 @@
-"""A cache's entries as columns of numbers: all that training reads of them, memory-mapped."""
+"""A cache's entries as columns of numbers, memory-mapped: all that training reads of them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,19 +10,19 @@ from ldm_train.data.cache.manifest import Entry
 
 
 @dataclass(frozen=True)
-class Index:
-    """One number an entry, N of them, in the order of their keys.
+class CacheIndex:
+    """Columns with a value for each of N entries, in the order of their keys.
 
     Args:
-        bucket: which of the cache's buckets, (N,).
-        row: which of its rows, (N,).
-        caption_ends: where each one's numbers end in `captions`, (N,).
-        captions: all entries' captions, numbers into the cache's.
-        held_out: whether training must not see it, (N,) bool.
+        bucket: number of the bucket, (N,).
+        row: number of the row in the bucket, (N,).
+        caption_ends: where each entry's captions end in `captions`, (N,).
+        captions: numbers of all entries' captions in the cache.
+        held_out: whether the entry is held out from training, (N,) bool.
         picture: the first 32 bits of the picture's digest, (N,).
         size: (height, width) of the original, pixels, (N, 2).
-        num_views: how many views it has, (N,).
-        views: how each of them was cut, as in `Entry`, (N, V, 5).
+        num_views: number of views, (N,).
+        views: how each view was cut, as in `Entry`, (N, V, 5).
     """
 
     bucket: Tensor
@@ -39,18 +39,18 @@ class Index:
         return len(self.row)
 
     def caption_of(self, entries: Tensor, chosen: Tensor) -> Tensor:
-        """The number of one caption of each entry (B,), chosen (B,) in [0, 1) among those it has."""
+        """Return the number of one caption of each entry (B,), which `chosen` (B,) in [0, 1) picks among its captions."""
         ends = self.caption_ends[entries]
         starts = torch.where(entries > 0, self.caption_ends[entries - 1], 0)
         return self.captions[starts + (chosen.double() * (ends - starts)).long()].long()
 
     def captions_of(self, entry: int) -> Tensor:
-        """The numbers of all captions of an entry."""
+        """Return the numbers of all captions of an entry."""
         return self.captions[int(self.caption_ends[entry - 1]) if entry else 0 : int(self.caption_ends[entry])]
 
 
-def columns(entries: Sequence[Entry], buckets: Sequence[str]) -> dict[str, Tensor]:
-    """The columns of an `Index`, by name."""
+def build_columns(entries: Sequence[Entry], buckets: Sequence[str]) -> dict[str, Tensor]:
+    """Return the columns of a `CacheIndex` by name."""
     numbers = {bucket: number for number, bucket in enumerate(buckets)}
     return {
         "bucket": torch.tensor([numbers[e.bucket] for e in entries], dtype=torch.int32),
@@ -65,8 +65,8 @@ def columns(entries: Sequence[Entry], buckets: Sequence[str]) -> dict[str, Tenso
     }
 
 
-def joined(parts: Sequence[tuple[Index, Sequence[str]]], buckets: Sequence[str]) -> Index:
-    """Several indices one after the other, each with the names of its buckets, as one over all `buckets`."""
+def join_indices(parts: Sequence[tuple[CacheIndex, Sequence[str]]], buckets: Sequence[str]) -> CacheIndex:
+    """Concatenate indices, each given with the names of its buckets, into one with numbers of all `buckets`."""
     places = [torch.tensor([buckets.index(name) for name in names]) for _, names in parts]
     indices = [index for index, _ in parts]
     ends, captions, count = [], [], 0
@@ -75,7 +75,7 @@ def joined(parts: Sequence[tuple[Index, Sequence[str]]], buckets: Sequence[str])
         captions.append(index.captions)
         count += len(index.captions)
     most = max(index.views.shape[1] for index in indices)
-    return Index(
+    return CacheIndex(
         bucket=torch.cat([place[index.bucket.long()] for place, index in zip(places, indices, strict=True)]),
         row=torch.cat([index.row for index in indices]),
         caption_ends=torch.cat(ends),

@@ -1,15 +1,15 @@
-"""What a latent cache says of itself, in plain text: what made it, what is in it, and the checksum of every file.
+"""The text files of a latent cache: what made it, what it contains, and the checksum of every file.
 
 manifest.json                what made the cache, counts, statistics, checksums
-entries.jsonl                one line per picture: name, digest, bucket, row, captions' numbers, split, further fields
-captions.jsonl               every distinct caption once, in the order of their numbers
-index.safetensors            the entries' numbers as columns, which is all that training reads of them
-captions-NNN.safetensors     tokens (rows, L), and embeddings (rows, L, D) where the text encoder is frozen
-latents-HxW-NNN.safetensors  a bucket's raw moments: mean and, where there is a posterior, log_variance, (rows, V, C, H, W)
-report.json                  the pictures that were left out, and why
+entries.jsonl                one line per picture: name, digest, bucket, row, numbers of captions, split, further fields
+captions.jsonl               every distinct caption once; the line is its number
+index.safetensors            the entries' numbers as columns, all that training reads of the entries
+captions-NNN.safetensors     tokens (rows, L), and embeddings (rows, L, D) if the text encoder is frozen
+latents-HxW-NNN.safetensors  a bucket's raw moments (rows, V, C, H, W): mean, and log_variance if there is a posterior
+report.json                  which pictures were left out, and why
 
-A row is named by what made it: rows are sorted by that name, and its first bits choose the shard. So the files depend on the
-set of entries alone, and what changes a few entries leaves most shards as they are.
+A row is named by what made it, rows are sorted by name, and the name's first bits choose the shard. So the files depend only
+on the set of entries, and changing a few entries changes few shards.
 """
 
 import hashlib
@@ -23,30 +23,32 @@ from typing import Any
 
 from ldm_train.util.safe_json import Json, parse_json, read_object
 
-FORMAT = 3
-VERSION = "version"  # of the code, among what rows are named by
+CACHE_FORMAT = 3
+VERSION_KEY = "version"  # of the code, among the settings that decide rows' names
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """What turns something into a stored row; whatever changes the row's values must be in `settings`."""
+    """The settings that turn a picture or a caption into a stored row: all that change the row's values."""
 
     settings: Mapping[str, Json]
 
     def name(self, content: str) -> str:
-        """The row's name, SHA-256 hexadecimal, for the picture's digest or the caption's text."""
-        return hashlib.sha256(f"{canonical(dict(self.settings))}\n{content}".encode("utf-8", "surrogatepass")).hexdigest()
+        """Return a row's name, the hexadecimal SHA-256 of the settings and the picture's digest or the caption's text."""
+        return hashlib.sha256(
+            f"{to_canonical_json(dict(self.settings))}\n{content}".encode("utf-8", "surrogatepass")
+        ).hexdigest()
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One encoded picture: where its moments lie and which captions it has (numbers into captions.jsonl).
+    """One encoded picture: where its moments are stored, and the numbers of its captions.
 
     Args:
         key: its name in the source.
         picture: SHA-256 of its bytes.
         size: (height, width) of the upright original, pixels.
-        bucket, row: where its moments are; copies of a picture share a row.
+        bucket, row: where its moments are stored; copies of a picture share a row.
         views: how each view was cut: [resized height, resized width, top, left, mirrored].
     """
 
@@ -63,7 +65,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Shard:
-    """One file of rows; the latents' have the mean and deviation of their raw means per channel."""
+    """One file of rows; files of latents also have the mean and deviation per channel of their raw means."""
 
     rows: int
     sha256: str
@@ -73,18 +75,18 @@ class Shard:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What made a cache and what is in it.
+    """What made a cache and what it contains.
 
     Args:
-        encoding: what rows are named by: for "pictures" the identities of autoencoder and crop, background, storage type and
-            version; for "captions" the identity of the text encoder and version.
-        autoencoder, text_encoder: how to build them again: their configs, and the checksum of their files of weights.
-        shift, scale: of the autoencoder; the cache itself holds raw latents.
-        views: stored for each picture.
+        encoding: the settings that decide rows' names. For "pictures": identities of autoencoder and crop, background,
+            storage type and version; for "captions": identity of the text encoder and version.
+        autoencoder, text_encoder: how to build them again: their configs, and the checksums of their weights' files.
+        shift, scale: of the autoencoder; the cache stores raw latents.
+        views: number of views of each picture.
         empty: the number of the empty caption.
         mean, std: of the raw latents' means, per channel.
-        buckets: pictures (distinct) of each shape of the pictures, by "HxW".
-        shards: the files of rows, in their order.
+        buckets: number of distinct pictures of each shape, by "HxW".
+        shards: the files of rows, in order.
         files: SHA-256 of each other file.
     """
 
@@ -110,61 +112,63 @@ class Manifest:
 
     @property
     def fingerprint(self) -> str:
-        """One name for the whole content, wherever the parts that made it lie."""
+        """A hash of the whole content, which does not depend on where the encoders' weights are stored."""
         content = {name: value for name, value in asdict(self).items() if name not in ("autoencoder", "text_encoder")}
-        return hashlib.sha256(canonical(content).encode()).hexdigest()
+        return hashlib.sha256(to_canonical_json(content).encode()).hexdigest()
 
     @property
     def expected_of_a_run(self) -> dict[str, Json]:
-        """What a run must have in common with this cache: the identities of its encoders, the latents' scale, the size."""
+        """What a run must have in common with this cache: identities of the encoders, scaling of the latents, image size."""
         pictures, captions = self.encoding["pictures"], self.encoding["captions"]
         assert isinstance(pictures, dict)
         assert isinstance(captions, dict)
         return {
             "image_size": self.image_size,
             "autoencoder": pictures["autoencoder"],
-            "text_encoder": {name: value for name, value in captions.items() if name != VERSION},
+            "text_encoder": {name: value for name, value in captions.items() if name != VERSION_KEY},
             "shift": self.shift,
             "scale": self.scale,
         }
 
     def text(self) -> str:
+        """Return the content of manifest.json."""
         return json.dumps(asdict(self), indent=2, sort_keys=True) + "\n"
 
     def digests(self) -> dict[str, str]:
-        """SHA-256 of every file but the manifest."""
+        """Return the SHA-256 of every file except the manifest."""
         return self.files | {name: shard.sha256 for name, shard in self.shards.items()}
 
 
-def canonical(value: Json) -> str:
-    """The one text of a JSON value."""
+def to_canonical_json(value: Json) -> str:
+    """Return a JSON text that is the same for equal values."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
-def lines_of(values: Iterable[Json]) -> str:
-    """JSON lines, in ASCII: whatever is in a name or a caption, a line is a line."""
+def to_json_lines(values: Iterable[Json]) -> str:
+    """Return JSON lines in ASCII, in which no value contains a line break."""
     return "".join(f"{json.dumps(value)}\n" for value in values)
 
 
 class OtherFormatError(ValueError):
-    """A cache of another version of this project."""
+    """The cache was written in another format, by another version of this project."""
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a cache.
+    """Return the manifest of a cache.
 
     Raises:
-        ValueError: there is none, or it is damaged; an OtherFormatError, of another format.
+        ValueError: there is no manifest, or it is damaged.
+        OtherFormatError: it has another format.
     """
     path = folder / "manifest.json"
     if not path.is_file():
         taken = folder.is_dir() and any(folder.iterdir())
-        into = "NEW_FOLDER` makes one in a folder of its own" if taken else f"{folder}` makes one"
+        into = "NEW_FOLDER` makes one in a new folder" if taken else f"{folder}` makes one"
         raise ValueError(f"{folder} is not a latent cache (it has no manifest.json); `ldm-train encode … cache={into}")
     try:
         values: Any = read_object(path)
-        if values["format"] != FORMAT:
-            raise OtherFormatError(f"{path} has format {values['format']}, and this version reads {FORMAT}")
+        if values["format"] != CACHE_FORMAT:
+            raise OtherFormatError(f"{path} has format {values['format']}; this version reads format {CACHE_FORMAT}")
         values["shards"] = {name: Shard(**shard) for name, shard in values["shards"].items()}
         manifest = Manifest(**values)
         _check_values(manifest)
@@ -176,7 +180,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def _check_values(manifest: Manifest) -> None:
-    """Raise ValueError for values of other types than `encode` writes, and for files outside the cache."""
+    """Raise ValueError for values of types that `encode` does not write, and for files outside the cache."""
     for name, kind in _KINDS.items():
         if not isinstance(getattr(manifest, name), kind):
             raise ValueError(f"its {name} is {getattr(manifest, name)!r:.60}")
@@ -185,7 +189,7 @@ def _check_values(manifest: Manifest) -> None:
         *(("autoencoder", "config"), ("text_encoder", "config")),
     ):
         if not isinstance(getattr(manifest, part).get(name), dict):
-            raise ValueError(f"its {part} holds no {name}")
+            raise ValueError(f"its {part} has no {name}")
     for name in ("autoencoder", "dtype"):
         if name not in manifest.encoding["pictures"]:  # type: ignore[operator]
             raise ValueError(f"its encoding of pictures has no {name}")
@@ -202,7 +206,7 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
 
 
 def read_entries(folder: Path) -> list[Entry]:
-    """All entries of a cache.
+    """Return all entries of a cache.
 
     Raises:
         ValueError: a line is damaged.
@@ -216,7 +220,7 @@ def read_entries(folder: Path) -> list[Entry]:
 
 
 def read_fields(folder: Path, numbers: Sequence[int]) -> list[dict[str, str]]:
-    """The further fields of some entries; the others' lines are passed over."""
+    """Return the further fields of entries with these numbers; lines of other entries are not parsed."""
     wanted = set(numbers)
     with (folder / "entries.jsonl").open(encoding="utf-8") as lines:
         found: dict[int, Any] = {number: parse_json(line) for number, line in enumerate(lines) if number in wanted}
@@ -224,37 +228,37 @@ def read_fields(folder: Path, numbers: Sequence[int]) -> list[dict[str, str]]:
 
 
 def read_captions(folder: Path) -> list[str]:
-    """All captions of a cache, by number."""
+    """Return all captions of a cache by number."""
     with (folder / "captions.jsonl").open(encoding="utf-8") as lines:
         return [str(parse_json(line)) for line in lines]
 
 
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
+def digest_file(path: Path) -> str:
+    """Return the hexadecimal SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def damaged_files(
+def find_damaged_files(
     folder: Path, manifest: Manifest, *, progress: Callable[[int], None] = lambda count: None
 ) -> dict[str, str]:
-    """What is wrong with a cache's files, by name, after reading them all; `progress` is told the bytes of each."""
+    """Read all files of a cache and return what is wrong, by name; `progress` is called with each file's bytes."""
 
     def problem(name: str) -> str | None:
         path = folder / name
         if not path.is_file():
             return "is missing"
-        changed = file_digest(path) != digests[name]
+        changed = digest_file(path) != digests[name]
         progress(path.stat().st_size)
         return "changed since encoding" if changed else None
 
     digests = manifest.digests()
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         problems = zip(digests, threads.map(problem, digests), strict=True)
-        return {name: told for name, told in problems if told is not None}
+        return {name: words for name, words in problems if words is not None}
 
 
-def differences(found: Mapping[str, Json], expected: Mapping[str, Json]) -> list[str]:
+def describe_differences(found: Mapping[str, Json], expected: Mapping[str, Json]) -> list[str]:
     """Return the settings in which a cache differs from what is expected of it, each with both values."""
     return [
         f"{name}: the cache has {has}, this run expects {value}" for name, has, value in find_differences(found, expected)
@@ -276,21 +280,20 @@ def find_differences(
             yield f"{prefix}{name}", has, value
 
 
-def refuse_other(manifest: Manifest, expected: Mapping[str, Json], *, cache: Path, mend: Sequence[str]) -> None:
-    """Compare what a run expects with what made the cache.
+def check_cache_matches(manifest: Manifest, expected: Mapping[str, Json], *, cache: Path, mend: Sequence[str]) -> None:
+    """Raise unless a cache is one that a run expects.
 
     Args:
-        expected: names ("image_size", "autoencoder") to values or to further names, as in `Manifest.expected_of_a_run`.
-        mend: the settings of the run, with which encoding again would mend it.
+        expected: nested settings, as in `Manifest.expected_of_a_run`.
+        mend: the run's settings that would encode the cache that it expects.
 
     Raises:
-        ValueError: listing every difference, and the command that mends them.
+        ValueError: listing every difference, and the command that encodes a matching cache.
     """
-    told = differences(manifest.expected_of_a_run, expected)
-    if told:
-        listed = "\n  ".join(told)
+    if different := describe_differences(manifest.expected_of_a_run, expected):
+        lines = "\n  ".join(different)
         raise ValueError(
-            f"cache {cache} was made by something else:\n  {listed}\n"
+            f"cache {cache} was made with other settings:\n  {lines}\n"
             f"change the settings of this run, or encode with them (source=… as before):\n"
             f"  ldm-train encode source.path=… cache={cache} {' '.join(mend)}"
         )

@@ -1,4 +1,4 @@
-"""What a cache will hold, and what is yet to be encoded for it: a function of survey, crop and provenance alone."""
+"""Plan a cache's content and what must still be encoded: a function of survey, crop and provenance."""
 
 import hashlib
 import json
@@ -9,18 +9,18 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from ldm_train.data.cache.manifest import Entry, Provenance, lines_of
+from ldm_train.data.cache.manifest import Entry, Provenance, to_json_lines
 from ldm_train.data.pictures.crops import Crop, View
-from ldm_train.data.scan.survey import Seen, Survey
+from ldm_train.data.scan.survey import Scanned, Survey
 from ldm_train.util.files import atomic_write
 from ldm_train.util.safe_json import Json, read_json, read_object
 
-CAPTIONS = 64  # of one forward pass
+CAPTIONS_PER_BATCH = 64  # captions of one forward pass
 
 
 @dataclass(frozen=True)
 class PictureRow:
-    """One distinct picture to encode: its row's name, digest, the item that has it, and its upright (height, width)."""
+    """One distinct picture to encode: its row's name, digest, an item with this picture, and its upright (height, width)."""
 
     name: str
     digest: str
@@ -37,8 +37,8 @@ class CaptionRow:
 
 
 @dataclass(frozen=True)
-class Batch:
-    """What one forward pass encodes: pictures of one shape, or captions; its name is made of its rows'."""
+class EncodingBatch:
+    """What one forward pass encodes: pictures of one shape, or captions. Its name is a hash of its rows' names."""
 
     name: str
     pictures: list[PictureRow]
@@ -49,26 +49,30 @@ class Batch:
         return [row.name for row in self.pictures] + [row.name for row in self.captions]
 
 
-def bucket_name(shape: tuple[int, int]) -> str:
+def format_bucket(shape: tuple[int, int]) -> str:
+    """Return the name of the bucket with this (height, width)."""
     return f"{shape[0]}x{shape[1]}"
 
 
-def shape_of(bucket: str) -> tuple[int, int]:
+def parse_bucket(bucket: str) -> tuple[int, int]:
+    """Return the (height, width) of a bucket's name."""
     height, width = bucket.split("x")
     return int(height), int(width)
 
 
-class Plan:
+class CachePlan:
     """The rows and entries of a cache.
 
     Args:
-        survey: what the source holds.
-        crop: the views of each picture.
-        pictures, captions: what rows of moments and of captions are named by.
-        bad: digests of pictures that are known not to decode, with their problems.
-        unread: digests of those whose bytes could not be had this time, with their problems.
+        survey: what the source contains.
+        crop: decides the views of each picture.
+        pictures, captions: decide the names of rows of moments and of captions.
+        bad: problems of pictures that cannot be decoded, by digest.
+        unread: problems of pictures whose bytes could not be read this time, by digest.
 
-    `rows` are the names of each bucket's rows, sorted; `texts` the captions by number, which are in the order of their rows.
+    Attributes:
+        rows: the sorted names of each bucket's rows.
+        texts: the captions by number, in the order of their rows.
     """
 
     def __init__(
@@ -83,26 +87,26 @@ class Plan:
     ) -> None:
         self.crop = crop
         missing = {**unread, **bad}
-        self.seen = sorted((seen for seen in survey.seen if seen.digest not in missing), key=lambda seen: seen.item.key)
-        self.problems = survey.problems | {s.item.key: missing[s.digest] for s in survey.seen if s.digest in missing}
-        self.bad = {s.item.key: s.digest for s in survey.seen if s.digest in bad}
-        self.named = {seen.digest: pictures.name(seen.digest) for seen in self.seen}
-        self.first = {seen.digest: seen for seen in reversed(self.seen)}
+        self.scanned = sorted((s for s in survey.scanned if s.digest not in missing), key=lambda s: s.item.key)
+        self.problems = survey.problems | {s.item.key: missing[s.digest] for s in survey.scanned if s.digest in missing}
+        self.bad = {s.item.key: s.digest for s in survey.scanned if s.digest in bad}
+        self.named = {seen.digest: pictures.name(seen.digest) for seen in self.scanned}
+        self.first = {seen.digest: seen for seen in reversed(self.scanned)}
         self.shapes = {digest: self._shape(seen) for digest, seen in self.first.items()}
         rows = defaultdict(list)
         for digest, name in self.named.items():
             rows[self.shapes[digest]].append(name)
         self.rows = {shape: sorted(names) for shape, names in sorted(rows.items())}
-        used = {"", *(text for seen in self.seen for text in seen.item.captions)}
+        used = {"", *(text for seen in self.scanned for text in seen.item.captions)}
         self.caption_rows = {text: captions.name(text) for text in used}
         self.texts = sorted(used, key=self.caption_rows.__getitem__)
 
-    def _shape(self, seen: Seen) -> tuple[int, int]:
+    def _shape(self, seen: Scanned) -> tuple[int, int]:
         view = self.crop(seen.size, seen.digest)[0]
         return view.height, view.width
 
     def entries(self) -> list[Entry]:
-        """All entries, by key."""
+        """Return all entries, sorted by key."""
         places = {name: row for names in self.rows.values() for row, name in enumerate(names)}
         numbers = {text: number for number, text in enumerate(self.texts)}
         return [
@@ -110,18 +114,18 @@ class Plan:
                 key=seen.item.key,
                 picture=seen.digest,
                 size=list(seen.size),
-                bucket=bucket_name(self.shapes[seen.digest]),
+                bucket=format_bucket(self.shapes[seen.digest]),
                 row=places[self.named[seen.digest]],
-                views=[corners(view) for view in self.crop(seen.size, seen.digest)],
+                views=[describe_view(view) for view in self.crop(seen.size, seen.digest)],
                 captions=[numbers[text] for text in seen.item.captions],
                 held_out=seen.item.held_out,
                 fields=seen.item.fields,
             )
-            for seen in self.seen
+            for seen in self.scanned
         ]
 
-    def batches(self, known: Collection[str], *, pictures: int) -> list[Batch]:
-        """The batches of what is not known by name, each of so many pictures: a function of the sorted rows alone."""
+    def batches(self, known: Collection[str], *, pictures: int) -> list[EncodingBatch]:
+        """Return the batches of all rows whose names are not known, with this number of pictures each."""
         digests = {name: digest for digest, name in self.named.items()}
         found = []
         for names in self.rows.values():
@@ -129,59 +133,59 @@ class Plan:
             for some in _portions(missing, pictures):
                 seen = [self.first[digests[name]] for name in some]
                 rows = [PictureRow(n, s.digest, s.item.key, list(s.size)) for n, s in zip(some, seen, strict=True)]
-                found.append(Batch(_name_of(some), rows, []))
-        for some in _portions([text for text in self.texts if self.caption_rows[text] not in known], CAPTIONS):
+                found.append(EncodingBatch(_name_of(some), rows, []))
+        for some in _portions([text for text in self.texts if self.caption_rows[text] not in known], CAPTIONS_PER_BATCH):
             names = [self.caption_rows[text] for text in some]
-            found.append(Batch(_name_of(names), [], [CaptionRow(n, t) for n, t in zip(names, some, strict=True)]))
+            found.append(EncodingBatch(_name_of(names), [], [CaptionRow(n, t) for n, t in zip(names, some, strict=True)]))
         return found
 
     def report(self) -> dict[str, Json]:
-        """How many can be used, and what is left out and why."""
+        """Return how many pictures are used, and which are left out and why."""
         left_out: list[Json] = []
         for key, problem in sorted(self.problems.items()):
             picture: dict[str, Json] = {"picture": self.bad[key]} if key in self.bad else {}
             left_out.append({"key": key, "problem": problem, **picture})
-        return {"used": len(self.seen), "left_out": left_out}
+        return {"used": len(self.scanned), "left_out": left_out}
 
     def texts_on_disk(self) -> dict[str, str]:
-        """The cache's files of text, without the manifest."""
+        """Return the content of the cache's text files by name, without the manifest."""
         return {
-            "captions.jsonl": lines_of(list(self.texts)),
-            "entries.jsonl": lines_of(asdict(entry) for entry in self.entries()),
+            "captions.jsonl": to_json_lines(list(self.texts)),
+            "entries.jsonl": to_json_lines(asdict(entry) for entry in self.entries()),
             "report.json": json.dumps(self.report(), indent=2) + "\n",
         }
 
     def lost(self) -> dict[str, tuple[int, float]]:
-        """Of each bucket the number of pictures, and the share of their area that the crop cuts away, on average."""
+        """Return each bucket's number of pictures, and the average share of their area that is cropped away."""
         shares = defaultdict(list)
-        for seen in self.seen:
-            shares[bucket_name(self.shapes[seen.digest])].append(self.crop.lost(seen.size))
+        for seen in self.scanned:
+            shares[format_bucket(self.shapes[seen.digest])].append(self.crop.lost(seen.size))
         return {bucket: (len(lost), sum(lost) / len(lost)) for bucket, lost in sorted(shares.items())}
 
 
-def corners(view: View) -> list[int]:
-    """A view as an entry keeps it, for size conditioning."""
+def describe_view(view: View) -> list[int]:
+    """Return a view as entries store it, for size conditioning."""
     return [view.resized_height, view.resized_width, view.top, view.left, int(view.mirrored)]
 
 
-def known_bad(report: Path) -> dict[str, str]:
-    """Digests of pictures that an earlier encoding could not decode, with their problems."""
+def read_undecodable(report: Path) -> dict[str, str]:
+    """Return the problems of pictures that an earlier encoding could not decode, by digest."""
     if not report.is_file():
         return {}
     left_out = read_object(report, limit=None).get("left_out")
-    rows = [told for told in left_out if isinstance(told, dict)] if isinstance(left_out, list) else []
-    return {str(told["picture"]): str(told.get("problem")) for told in rows if "picture" in told}
+    rows = [row for row in left_out if isinstance(row, dict)] if isinstance(left_out, list) else []
+    return {str(row["picture"]): str(row.get("problem")) for row in rows if "picture" in row}
 
 
-def write_batches(path: Path, batches: list[Batch]) -> None:
+def write_batches(path: Path, batches: list[EncodingBatch]) -> None:
     atomic_write(path, json.dumps([asdict(batch) for batch in batches]))
 
 
-def read_batches(path: Path) -> list[Batch]:
-    told: Any = read_json(path, limit=None)
+def read_batches(path: Path) -> list[EncodingBatch]:
+    batches: Any = read_json(path, limit=None)
     return [
-        Batch(b["name"], [PictureRow(**row) for row in b["pictures"]], [CaptionRow(**row) for row in b["captions"]])
-        for b in told
+        EncodingBatch(b["name"], [PictureRow(**row) for row in b["pictures"]], [CaptionRow(**row) for row in b["captions"]])
+        for b in batches
     ]
 
 

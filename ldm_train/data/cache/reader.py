@@ -1,4 +1,4 @@
-"""Latent caches opened for reading: memory-mapped, random access by example, several as one."""
+"""Read latent caches: memory-mapped, with random access by example; several caches can be joined."""
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -9,38 +9,38 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ldm_train.data.cache.index import Index, joined
+from ldm_train.data.cache.index import CacheIndex, join_indices
 from ldm_train.data.cache.manifest import (
     Entry,
     Manifest,
-    damaged_files,
-    differences,
+    describe_differences,
+    find_damaged_files,
     read_captions,
     read_entries,
     read_fields,
     read_manifest,
 )
-from ldm_train.data.cache.shards import Rows, load
+from ldm_train.data.cache.shards import Rows, load_rows, pooled_statistics
 from ldm_train.types import Captions, Moments
 from ldm_train.util.safe_json import Json
 
-MEND = "encode it again, which mends what is broken and keeps the rest"
+REPAIR_ADVICE = "encode it again, which repairs what is damaged and keeps the rest"
 
 
-class Rowset:
-    """The rows of one kind, in files one after the other."""
+class StoredRows:
+    """The rows of one kind, numbered through all their files."""
 
     def __init__(self, files: Sequence[Rows]) -> None:
         self.ends = torch.tensor([len(next(iter(rows.values()))) for rows in files]).cumsum(0)
         self.types = {key: rows.dtype for key, rows in files[0].items()}
-        # Bytes, which NumPy copies faster than PyTorch numbers, whatever their type.
+        # NumPy copies bytes faster than PyTorch copies numbers of any type.
         self.files = [{key: rows.view(torch.uint8).numpy() for key, rows in file.items()} for file in files]
 
     def __len__(self) -> int:
         return int(self.ends[-1])
 
     def gather(self, numbers: Tensor, views: Tensor | None = None) -> Rows:
-        """Rows (B, …) by number (B,); of rows with views, one view each (B,)."""
+        """Return rows (B, …) by number (B,), or one view (B,) of each."""
         files = torch.searchsorted(self.ends, numbers, right=True).tolist()
         starts = [0, *self.ends.tolist()]
         within = [number - starts[file] for file, number in zip(files, numbers.tolist(), strict=True)]
@@ -56,35 +56,35 @@ class Rowset:
 
 
 class Latents(Protocol):
-    """What batches are made of: examples by number, one bucket at a time; `sets` are the data sets' numbers of examples."""
+    """Encoded examples by number, for batches of one bucket. `sets` has the number of examples of each data set."""
 
-    index: Index
+    index: CacheIndex
     sets: list[int]
 
     def moments(self, examples: Tensor, views: Tensor) -> Moments:
-        """Raw moments (B, C, H, W), as stored, of examples (B,) of one bucket, each in one view (B,)."""
+        """Return the raw moments (B, C, H, W), as stored, of one view (B,) of each example (B,); all of one bucket."""
 
     def captions(self, examples: Tensor, chosen: Tensor, dropped: Tensor) -> Captions:
-        """One caption of each example (B,), chosen (B,) in [0, 1) among its captions; the empty one where dropped (B,)."""
+        """Return one caption of each example (B,): `chosen` (B,) in [0, 1) picks it; the empty one if `dropped` (B,)."""
 
     def first_caption(self, example: int) -> str:
-        """In words."""
+        """Return the text of an example's first caption."""
 
     def captions_of(self, example: int) -> list[str]:
-        """All, in words."""
+        """Return the texts of all captions of an example."""
 
     def name(self, example: int) -> str:
-        """What its source calls it."""
+        """Return an example's name in its source."""
 
     def fields(self, examples: Tensor) -> list[dict[str, str]]:
-        """What the source says of examples (B,) beside their captions."""
+        """Return the further metadata of examples (B,) in their source."""
 
 
 class LatentCache:
     """A cache opened for reading.
 
     Raises:
-        ValueError: no cache there, an unknown format, or a file that is missing or unreadable.
+        ValueError: the folder is not a cache, has an unknown format, or a file is missing or cannot be read.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -92,27 +92,29 @@ class LatentCache:
         self.manifest = read_manifest(self.folder)
         missing = [name for name in self.manifest.digests() if not (self.folder / name).is_file()]
         if missing:
-            raise ValueError(f"cache {self.folder} lacks {', '.join(missing)}; {MEND}")
-        self.index = Index(**load(self.folder / "index.safetensors"))
+            raise ValueError(f"cache {self.folder} has no {', '.join(missing)}; {REPAIR_ADVICE}")
+        self.index = CacheIndex(**load_rows(self.folder / "index.safetensors"))
         self.sets = [len(self.index)]
         self.buckets = [self._rows(f"latents-{bucket}") for bucket in sorted(self.manifest.buckets)]
         self.caption_rows = self._rows("captions")
         self._check_counts()
 
     def verify(self, *, progress: Callable[[int], None] = lambda count: None) -> None:
-        """Compare every file with its checksum, which reads them all; `progress` is told the bytes of each.
+        """Read every file and compare its checksum; `progress` is called with each file's bytes.
 
         Raises:
-            ValueError: naming what changed.
+            ValueError: naming the files that changed.
         """
-        wrong = damaged_files(self.folder, self.manifest, progress=progress)
+        wrong = find_damaged_files(self.folder, self.manifest, progress=progress)
         if wrong:
-            raise ValueError(f"cache {self.folder}: {', '.join(wrong)} changed since encoding; {MEND}")
+            raise ValueError(f"cache {self.folder}: {', '.join(wrong)} changed since encoding; {REPAIR_ADVICE}")
         if text := self.caption_texts[self.manifest.empty]:
-            raise ValueError(f"cache {self.folder}: manifest.json has the caption {text!r:.60} as the empty one; {MEND}")
+            raise ValueError(
+                f"cache {self.folder}: manifest.json says that the caption {text!r:.60} is the empty one; {REPAIR_ADVICE}"
+            )
 
     def _check_counts(self) -> None:
-        """Raise ValueError if the manifest says otherwise than the files: it has no checksum of its own."""
+        """Raise ValueError if the manifest, which has no checksum itself, contradicts the files."""
         index, manifest = self.index, self.manifest
         counts = {
             "entries": (manifest.entries, len(index)),
@@ -123,14 +125,19 @@ class LatentCache:
                 for name, rows in zip(sorted(manifest.buckets), self.buckets, strict=True)
             },
         }
-        wrong = [f"{name}: {told}, and its files have {found}" for name, (told, found) in counts.items() if told != found]
+        wrong = [f"{name}: {said}, and its files have {found}" for name, (said, found) in counts.items() if said != found]
+        wrong += _wrong_statistics(manifest)
         if not 0 <= manifest.empty < manifest.captions:
-            wrong.append(f"empty: {manifest.empty}, and there are {manifest.captions} captions")
+            wrong.append(f"empty: {manifest.empty}, and it has {manifest.captions} captions")
         if wrong:
-            raise ValueError(f"cache {self.folder}: manifest.json does not fit its files ({'; '.join(wrong)}); {MEND}")
+            raise ValueError(
+                f"cache {self.folder}: manifest.json does not fit its files ({'; '.join(wrong)}); {REPAIR_ADVICE}"
+            )
 
-    def _rows(self, prefix: str) -> Rowset:
-        return Rowset([load(self.folder / s) for s in sorted(self.manifest.shards) if s.rpartition("-")[0] == prefix])
+    def _rows(self, prefix: str) -> StoredRows:
+        return StoredRows(
+            [load_rows(self.folder / s) for s in sorted(self.manifest.shards) if s.rpartition("-")[0] == prefix]
+        )
 
     def moments(self, examples: Tensor, views: Tensor) -> Moments:
         bucket = self.buckets[int(self.index.bucket[examples[0]])]
@@ -141,13 +148,13 @@ class LatentCache:
         return self.numbered(self.index.caption_of(examples, chosen).masked_fill(dropped, self.manifest.empty))
 
     def numbered(self, numbers: Tensor) -> Captions:
-        """Captions by number, (B,)."""
+        """Return captions by number, (B,)."""
         rows = self.caption_rows.gather(numbers)
         return Captions(rows["tokens"].long(), rows.get("embeddings"))
 
     @cached_property
     def entries(self) -> list[Entry]:
-        """What people want to know of each example; training reads the index alone."""
+        """All entries, for messages and reports; training reads only the index."""
         return read_entries(self.folder)
 
     @cached_property
@@ -169,10 +176,10 @@ class LatentCache:
 
 
 class JoinedCaches:
-    """Several caches as one, their examples one after the other; none is copied but for the numbers of its index.
+    """Several caches as one, with their examples concatenated; only the index is copied.
 
     Raises:
-        ValueError: they were not made by the same autoencoder, text encoder and storage type.
+        ValueError: they were made by different autoencoders, text encoders or storage types.
     """
 
     def __init__(self, caches: Sequence[LatentCache]) -> None:
@@ -181,12 +188,13 @@ class JoinedCaches:
         self.starts = torch.tensor([0, *self.sets[:-1]]).cumsum(0)
         first = caches[0].manifest
         for cache in caches[1:]:
-            told = differences(_common(cache.manifest), _common(first))
-            if told:
-                listed = "\n  ".join(told)
-                raise ValueError(f"{cache.folder} does not go with {caches[0].folder}:\n  {listed}\nencode both alike")
+            if different := describe_differences(_common(cache.manifest), _common(first)):
+                lines = "\n  ".join(different)
+                raise ValueError(
+                    f"{cache.folder} cannot be joined with {caches[0].folder}:\n  {lines}\nencode both with equal settings"
+                )
         names = sorted({bucket for cache in caches for bucket in cache.manifest.buckets})
-        self.index = joined([(cache.index, sorted(cache.manifest.buckets)) for cache in caches], names)
+        self.index = join_indices([(cache.index, sorted(cache.manifest.buckets)) for cache in caches], names)
 
     def moments(self, examples: Tensor, views: Tensor) -> Moments:
         parts = [(mask, cache.moments(examples[mask] - start, views[mask])) for cache, start, mask in self._shares(examples)]
@@ -222,42 +230,55 @@ class JoinedCaches:
         return [found[place] for place in range(len(examples))]
 
     def _own(self, example: int) -> tuple[LatentCache, int]:
-        """The cache that has an example, and its number there."""
+        """Return the cache that contains an example, and the example's number there."""
         number = int(torch.searchsorted(self.starts, torch.tensor(example), right=True)) - 1
         return self.caches[number], example - int(self.starts[number])
 
     def _shares(self, examples: Tensor) -> list[tuple[LatentCache, Tensor, Tensor]]:
-        """The caches that have some of these examples, where theirs start, and a mask (B,) of which."""
+        """Return each cache with some of these examples, its first example's number, and a mask (B,) of its examples."""
         owner = torch.searchsorted(self.starts, examples, right=True) - 1
         return [(self.caches[n], self.starts[n], owner == n) for n in owner.unique().tolist()]
 
 
+def _wrong_statistics(manifest: Manifest) -> list[str]:
+    """Return which of the latents' statistics are not those of the shards together."""
+    latents = [shard for shard in manifest.shards.values() if shard.mean]
+    if not latents:
+        return []
+    try:
+        mean, std = pooled_statistics(latents)
+    except (ValueError, TypeError, RuntimeError):
+        return ["mean, std: those of the shards are not lists with a number for each channel"]
+    found = {"mean": (manifest.mean, mean), "std": (manifest.std, std)}
+    return [f"{name}: {said}, and its shards have {value}" for name, (said, value) in found.items() if said != value]
+
+
 def _common(manifest: Manifest) -> dict[str, Json]:
-    """What caches must share to be trained on together."""
+    """Return what caches must have in common to be joined."""
     shared = {name: value for name, value in manifest.expected_of_a_run.items() if name != "image_size"}
     return shared | {"dtype": manifest.encoding["pictures"]["dtype"]}  # type: ignore[index, call-overload]
 
 
 def _scattered(parts: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-    """Rows (B, …) of which each part has those of its mask (B,)."""
+    """Return rows (B, …) from parts that each have the rows of their mask (B,)."""
     mask, rows = parts[0]
-    whole = rows.new_empty(len(mask), *rows.shape[1:])
+    merged = rows.new_empty(len(mask), *rows.shape[1:])
     for mask, rows in parts:
-        whole[mask] = rows
-    return whole
+        merged[mask] = rows
+    return merged
 
 
 def open_caches(folders: str | Sequence[str]) -> list[LatentCache]:
-    """The cache of one folder, or of each.
+    """Open the cache of a folder, or of each of several.
 
     Raises:
-        ValueError: there is none, or one that cannot be opened.
+        ValueError: there is no folder, or one that cannot be opened as a cache.
     """
     if not folders:
-        raise ValueError("cache=[] names no cache; give a folder, or a list of them")
+        raise ValueError("cache=[] names no cache; set it to a folder or a list of folders")
     return [LatentCache(folder) for folder in ([folders] if isinstance(folders, str) else folders)]
 
 
-def together(caches: Sequence[LatentCache]) -> Latents:
-    """Several caches as one, or the only one."""
+def join_caches(caches: Sequence[LatentCache]) -> Latents:
+    """Return several caches as one, or the only one."""
     return caches[0] if len(caches) == 1 else JoinedCaches(caches)

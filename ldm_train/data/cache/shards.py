@@ -1,4 +1,4 @@
-"""Rows of tensors in files: sorted by name, the first bits of a name choose the file, so files depend on the names alone."""
+"""Files of rows of tensors. Rows are sorted by name, and the first bits of a name choose the file (shard)."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,16 +11,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ldm_train.data.cache.manifest import Shard, file_digest
+from ldm_train.data.cache.manifest import Shard, digest_file
 from ldm_train.util.safe_json import parse_json
-from ldm_train.util.safetensors_file import Layout, write_safetensors
+from ldm_train.util.safetensors_file import save_tensors
 
 SHARD_BYTES = 256 * 2**20
+ROWS_METADATA_KEY = "told"  # in the files' headers
 Rows = dict[str, Tensor]
 
 
-def split(names: Sequence[str], row_bytes: int, prefix: str) -> Iterator[tuple[str, list[str]]]:
-    """Sorted hexadecimal names to files of about `SHARD_BYTES`, each with its part of the names."""
+def split_into_shards(names: Sequence[str], row_bytes: int, prefix: str) -> Iterator[tuple[str, list[str]]]:
+    """Yield the file names of shards of about `SHARD_BYTES`, each with its part of the sorted hexadecimal names."""
     bits = 0
     while len(names) * row_bytes > SHARD_BYTES << bits:
         bits += 1
@@ -33,16 +34,21 @@ def split(names: Sequence[str], row_bytes: int, prefix: str) -> Iterator[tuple[s
 
 
 def write_shard(path: Path, names: Sequence[str], fetch: Callable[[str], Rows], *, statistics: bool) -> Shard:
-    """The rows of these names as one file; with `statistics`, of "mean" (rows, V, C, H, W) per channel."""
+    """Write the rows of these names to one file, and return its `Shard`.
+
+    Args:
+        fetch: returns a row's tensors by its name.
+        statistics: whether to measure "mean" (rows, V, C, H, W) per channel.
+    """
     rows = [fetch(name) for name in names]
     stacked = {key: torch.stack([row[key] for row in rows]) for key in rows[0]}
-    save(stacked, path)
+    save_rows(stacked, path)
     mean, std = channel_statistics(stacked["mean"]) if statistics else ([], [])
-    return Shard(len(names), file_digest(path), mean, std)
+    return Shard(len(names), digest_file(path), mean, std)
 
 
 def channel_statistics(values: Tensor) -> tuple[list[float], list[float]]:
-    """Mean and deviation per channel of (rows, V, C, H, W), to nine digits: the same for any number of threads."""
+    """Return mean and deviation per channel of (rows, V, C, H, W), with nine digits, which no number of threads changes."""
     exact = values.double().numpy()
     axes = (0, 1, 3, 4)
     mean, std = exact.mean(axes), exact.std(axes)
@@ -50,7 +56,7 @@ def channel_statistics(values: Tensor) -> tuple[list[float], list[float]]:
 
 
 def pooled_statistics(shards: Sequence[Shard]) -> tuple[list[float], list[float]]:
-    """Mean and deviation per channel of shards of latents of any shapes, each row counting alike."""
+    """Return mean and deviation per channel over shards of latents of different shapes; each row has the same weight."""
     counts = torch.tensor([[float(shard.rows)] for shard in shards], dtype=torch.float64)
     means = torch.tensor([shard.mean for shard in shards], dtype=torch.float64)
     squares = means.square() + torch.tensor([shard.std for shard in shards], dtype=torch.float64).square()
@@ -60,40 +66,35 @@ def pooled_statistics(shards: Sequence[Shard]) -> tuple[list[float], list[float]
     return [float(f"{v:.8g}") for v in mean.tolist()], [float(f"{v:.8g}") for v in std.tolist()]
 
 
-def save(tensors: Rows, path: Path, *, told: Mapping[str, object] | None = None) -> None:
-    """Write tensors on the CPU atomically, with values next to them as JSON.
+def save_rows(tensors: Rows, path: Path, *, metadata: Mapping[str, object] | None = None) -> None:
+    """Write tensors atomically, with metadata as JSON.
 
     Raises:
         OSError: the disk is full, or another failure to write; what was at `path` is unchanged.
     """
-    write_safetensors(
-        path,
-        {name: Layout(str(tensor.dtype).removeprefix("torch."), tensor.shape) for name, tensor in tensors.items()},
-        lambda name: tensors[name].contiguous().flatten().view(torch.uint8).numpy().data,
-        None if told is None else {"told": json.dumps(told)},
-    )
+    save_tensors(path, tensors, None if metadata is None else {ROWS_METADATA_KEY: json.dumps(metadata)})
 
 
-def load(path: Path) -> Rows:
-    """Tensors of a file, memory-mapped.
+def load_rows(path: Path) -> Rows:
+    """Return the tensors of a file, memory-mapped.
 
     Raises:
-        ValueError: it cannot be read.
+        ValueError: the file cannot be read.
     """
     try:
         return load_file(path)
-    except Exception as error:  # safetensors' own error class says what is wrong with the file
+    except Exception as error:  # safetensors has an error class of its own
         raise ValueError(f"{path} cannot be read ({error}); encode it again") from error
 
 
-def told_in(path: Path) -> dict[str, Any]:
-    """What `save` was told to put beside the tensors.
+def read_row_metadata(path: Path) -> dict[str, Any]:
+    """Return the metadata that `save_rows` wrote.
 
     Raises:
-        ValueError: it cannot be read.
+        ValueError: the file or its metadata cannot be read.
     """
     try:
         with safe_open(path, "pt") as file:
-            return dict(parse_json(file.metadata()["told"]))  # type: ignore[arg-type]
+            return dict(parse_json(file.metadata()[ROWS_METADATA_KEY]))  # type: ignore[arg-type]
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} cannot be read ({error})") from error

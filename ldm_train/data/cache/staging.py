@@ -1,6 +1,6 @@
-"""Where a cache is written: a hidden folder next to it, with what the old cache holds that can be used again.
+"""The hidden folder in which a cache is written, and the rows of the old cache that can be used again.
 
-Nothing of the old cache is touched before the new one is whole.
+The old cache is not changed before the new one is complete.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from ldm_train.data.cache.manifest import (
     Manifest,
     OtherFormatError,
     Provenance,
-    damaged_files,
+    find_damaged_files,
     read_captions,
     read_entries,
     read_manifest,
@@ -23,35 +23,41 @@ from ldm_train.util.text import list_names
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a row lies: a file of rows, and the number in it."""
+class RowLocation:
+    """Where a row is stored: a file of rows, and the row's number in it."""
 
     path: Path
     number: int
 
 
 @dataclass(frozen=True)
-class Known:
-    """The rows of a cache that can be used again: their places by name, and the names of each sound file of rows."""
+class ReusableRows:
+    """The rows of a cache that can be used again.
+
+    Args:
+        places: where each row is stored, by its name.
+        shards: the names of the rows in each undamaged file.
+        damaged: what is wrong with the other files.
+    """
 
     manifest: Manifest | None = None
-    places: dict[str, Place] = field(default_factory=dict)
+    places: dict[str, RowLocation] = field(default_factory=dict)
     shards: dict[str, list[str]] = field(default_factory=dict)
     damaged: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, folder: Path) -> "Known":
-        """What a cache holds, after its checksums were compared; nothing where there is none, or another version's."""
+    def of(cls, folder: Path) -> "ReusableRows":
+        """Compare a cache's checksums and return its rows; none if there is no cache, or one of another format."""
         if not (folder / "manifest.json").is_file():
             return cls()
         try:
             manifest = read_manifest(folder)
         except OtherFormatError as error:
-            print(f"{error}: everything is encoded anew")
+            print(f"{error}: all pictures and captions are encoded again")
             return cls()
-        known = cls(manifest, damaged=damaged_files(folder, manifest))
+        known = cls(manifest, damaged=find_damaged_files(folder, manifest))
         if not {"entries.jsonl", "captions.jsonl"} & known.damaged.keys():
-            for prefix, names in row_names(folder, manifest).items():
+            for prefix, names in list_row_names(folder, manifest).items():
                 known._place(folder, [s for s in sorted(manifest.shards) if s.rpartition("-")[0] == prefix], names)
         return known
 
@@ -62,12 +68,12 @@ class Known:
             end = start + self.manifest.shards[shard].rows
             if shard not in self.damaged:
                 self.shards[shard] = list(names[start:end])
-                self.places.update({name: Place(folder / shard, i) for i, name in enumerate(names[start:end])})
+                self.places.update({name: RowLocation(folder / shard, i) for i, name in enumerate(names[start:end])})
             start = end
 
 
-def row_names(folder: Path, manifest: Manifest) -> dict[str, list[str]]:
-    """The names of a cache's rows in their order, by the beginning of the files that hold them."""
+def list_row_names(folder: Path, manifest: Manifest) -> dict[str, list[str]]:
+    """Return the sorted names of a cache's rows, by the beginning of their files' names."""
     pictures, captions = (Provenance(manifest.encoding[kind]) for kind in ("pictures", "captions"))  # type: ignore[arg-type]
     rows: dict[str, set[str]] = {}
     for entry in read_entries(folder):
@@ -76,15 +82,15 @@ def row_names(folder: Path, manifest: Manifest) -> dict[str, list[str]]:
     return {prefix: sorted(names) for prefix, names in rows.items()}
 
 
-class Workplace(ReplacedFolder):
-    """The folder next to a cache in which its next state is made.
+class CacheWorkspace(ReplacedFolder):
+    """The folder next to a cache in which the cache that replaces it is made.
 
     Args:
         folder: the cache.
-        given: the value of the setting that names it, where it is not the path.
+        given: the value of the setting that names it, if it is not the path.
 
     Raises:
-        ValueError: something other than a cache is there, which replacing would destroy.
+        ValueError: the folder contains something other than a cache, which would be lost.
     """
 
     def __init__(self, folder: Path, given: str | None = None) -> None:
@@ -98,22 +104,22 @@ class Workplace(ReplacedFolder):
         return any(self.parts.glob("*.safetensors"))
 
     def start(self) -> None:
-        """Make the folders; what an interrupted encoding left in them stays."""
+        """Make the folders, and keep what an interrupted encoding left in them."""
         super().start()
         for path in (self.parts, self.spool):
             make_folder(path)
 
     def put_in_place(self) -> None:
-        """Replace the old cache by the new one, and remove all else."""
+        """Replace the old cache by the new one, and remove everything else."""
         super().put_in_place()
         self.clear()
 
 
 def check_cache(folder: Path) -> None:
-    """Raise unless a folder may become a cache, or is one and holds nothing else.
+    """Raise unless a folder may become a cache, or is a cache without other files.
 
     Raises:
-        ValueError: it is not, and nothing was changed.
+        ValueError: it contains other files. Nothing was changed.
     """
     check_folder(folder, CACHE, setting="cache")
     manifest = read_mark(folder, CACHE)
@@ -124,6 +130,6 @@ def check_cache(folder: Path) -> None:
     paths = (path for path in folder.iterdir() if not is_temporary(path) and not is_system_file(path))
     if foreign := sorted(path.name for path in paths if path.name not in known):
         raise ValueError(
-            f"cache={folder} holds {list_names(foreign)}, which `ldm-train encode` did not write; the new cache "
-            "replaces the whole folder. Nothing was changed; move that out of the folder"
+            f"cache={folder} contains {list_names(foreign)}, which `ldm-train encode` did not write, and encoding "
+            "replaces the whole folder. Nothing was changed; move these files out of the folder"
         )

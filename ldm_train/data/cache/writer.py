@@ -1,6 +1,6 @@
-"""Writing a cache: encoded batches as parts, then parts and what the older cache holds as a new one.
+"""Write a cache: store each encoded batch as a part, then merge the parts and the rows of the old cache into a new one.
 
-A part is named by its rows, so whatever an interrupted encoding left is used by the next.
+A part is named by its rows, so a later encoding uses the parts of an interrupted one.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -8,23 +8,34 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
-from ldm_train.data.cache.index import columns
-from ldm_train.data.cache.manifest import FORMAT, Manifest, Shard, file_digest
-from ldm_train.data.cache.plan import Plan, bucket_name
-from ldm_train.data.cache.shards import Rows, load, pooled_statistics, save, split, told_in, write_shard
-from ldm_train.data.cache.staging import Known, Place
+from ldm_train.data.cache.index import build_columns
+from ldm_train.data.cache.manifest import CACHE_FORMAT, Manifest, Shard, digest_file
+from ldm_train.data.cache.plan import CachePlan, format_bucket
+from ldm_train.data.cache.shards import (
+    Rows,
+    load_rows,
+    pooled_statistics,
+    read_row_metadata,
+    save_rows,
+    split_into_shards,
+    write_shard,
+)
+from ldm_train.data.cache.staging import ReusableRows, RowLocation
 from ldm_train.util.files import atomic_write, link_file
 from ldm_train.util.safe_json import Json
 
 
 @dataclass(frozen=True)
-class Parts:
-    """All that is in the parts, by rows' names: where they are, or why they are not.
+class EncodedParts:
+    """The content of all parts, by the names of the rows.
 
-    `problems` are of pictures that cannot be decoded, `unread` of those whose bytes could not be had, which may pass.
+    Args:
+        places: where rows are stored.
+        problems: why pictures cannot be decoded.
+        unread: why pictures could not be read, which may be different next time.
     """
 
-    places: dict[str, Place] = field(default_factory=dict)
+    places: dict[str, RowLocation] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
     unread: dict[str, str] = field(default_factory=dict)
 
@@ -37,67 +48,75 @@ def write_part(
     problems: Mapping[str, str],
     unread: Mapping[str, str],
 ) -> None:
-    """One encoded batch: tensors whose rows have these names, and by name why others have none.
+    """Write one encoded batch.
+
+    Args:
+        batch: its name.
+        rows: tensors with a row for each of `names`.
+        problems, unread: as in `EncodedParts`.
 
     Raises:
-        OSError: the disk is full, or the like.
+        OSError: the disk is full, or another failure to write.
     """
-    save(
+    save_rows(
         rows,
         folder / f"{batch}.safetensors",
-        told={"names": list(names), "problems": dict(problems), "unread": dict(unread)},
+        metadata={"names": list(names), "problems": dict(problems), "unread": dict(unread)},
     )
 
 
-def read_parts(folder: Path) -> Parts:
-    """What is in a folder of parts."""
-    parts = Parts()
+def read_parts(folder: Path) -> EncodedParts:
+    """Return the content of a folder of parts; remove damaged parts."""
+    parts = EncodedParts()
     for path in sorted(folder.glob("*.safetensors")):
         try:
-            told = told_in(path)
-        except ValueError:  # a disk that lost what it had said was written
+            metadata = read_row_metadata(path)
+        except ValueError:  # the disk lost what it had confirmed
             path.unlink()
             continue
-        parts.places.update({name: Place(path, number) for number, name in enumerate(told["names"])})
-        parts.problems.update(told["problems"])
-        parts.unread.update(told["unread"])
+        parts.places.update({name: RowLocation(path, number) for number, name in enumerate(metadata["names"])})
+        parts.problems.update(metadata["problems"])
+        parts.unread.update(metadata["unread"])
     return parts
 
 
-def merge(
-    plan: Plan,
-    places: Mapping[str, Place],
-    known: Known,
+def merge_parts(
+    plan: CachePlan,
+    places: Mapping[str, RowLocation],
+    known: ReusableRows,
     made_by: Mapping[str, Json],
     folder: Path,
     *,
     progress: Callable[[int], None] = lambda rows: None,
 ) -> Manifest:
-    """Write a whole cache into an empty folder, and give its manifest.
+    """Write a complete cache into an empty folder, and return its manifest.
 
     Args:
-        places: where the rows of the plan lie, by name.
-        known: the older cache, whose files of rows are linked where they hold the same rows.
+        places: where the plan's rows are stored, by name.
+        known: the old cache, whose shards are linked if they contain the same rows.
         made_by: the manifest's settings.
-        progress: told how many rows were written.
+        progress: called with the number of rows that were written.
 
     Raises:
-        OSError: the disk is full, or the like.
+        ValueError: a row is in no place.
+        OSError: the disk is full, or another failure to write.
     """
-    open_file = lru_cache(maxsize=64)(load)
+    open_file = lru_cache(maxsize=64)(load_rows)
 
     def fetch(name: str) -> Rows:
         if name not in places:
-            raise ValueError(f"a part of {folder.parent} was lost while encoding; encode again, which makes it anew")
+            raise ValueError(
+                f"a part of {folder.parent} was lost while encoding; repeat the command, which encodes it again"
+            )
         place = places[name]
         return {key: rows[place.number] for key, rows in open_file(place.path).items()}
 
-    families = {f"latents-{bucket_name(shape)}": names for shape, names in plan.rows.items()}
+    families = {f"latents-{format_bucket(shape)}": names for shape, names in plan.rows.items()}
     families["captions"] = [plan.caption_rows[text] for text in plan.texts]
     shards: dict[str, Shard] = {}
     for prefix, names in families.items():
         row_bytes = sum(tensor.nbytes for tensor in fetch(names[0]).values())
-        for file, part in split(names, row_bytes, prefix):
+        for file, part in split_into_shards(names, row_bytes, prefix):
             if known.manifest is not None and known.shards.get(file) == part:
                 shards[file] = known.manifest.shards[file]
                 link_file(known.places[part[0]].path, folder / file)
@@ -107,11 +126,11 @@ def merge(
     mean, std = pooled_statistics([shard for shard in shards.values() if shard.mean])
     for file, text in plan.texts_on_disk().items():
         atomic_write(folder / file, text)
-    entries, buckets = plan.entries(), {bucket_name(shape): len(names) for shape, names in plan.rows.items()}
-    save(columns(entries, sorted(buckets)), folder / "index.safetensors")
+    entries, buckets = plan.entries(), {format_bucket(shape): len(names) for shape, names in plan.rows.items()}
+    save_rows(build_columns(entries, sorted(buckets)), folder / "index.safetensors")
     manifest = Manifest(
         **made_by,  # type: ignore[arg-type]
-        format=FORMAT,
+        format=CACHE_FORMAT,
         channels=len(mean),
         views=plan.crop.views,
         entries=len(entries),
@@ -122,7 +141,7 @@ def merge(
         std=std,
         buckets=buckets,
         shards=shards,
-        files={path.name: file_digest(path) for path in sorted(folder.iterdir()) if path.name not in shards},
+        files={path.name: digest_file(path) for path in sorted(folder.iterdir()) if path.name not in shards},
     )
     atomic_write(folder / "manifest.json", manifest.text())
     return manifest

@@ -1,6 +1,6 @@
-"""Which part of a picture is trained on: plans of resizing and cropping, computed from the picture's size and digest alone.
+"""Decide how pictures are resized and cropped, from their size and digest.
 
-Sizes and shapes are (height, width) in pixels; a size is that of the upright picture.
+Sizes and shapes are (height, width) in pixels: a size is that of the upright picture, a shape that of a view.
 """
 
 import math
@@ -16,7 +16,7 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class View:
-    """Resize to (resized_height, resized_width), cut out (height, width) from (top, left), then mirror if asked; pixels."""
+    """Resize to (resized_height, resized_width), crop (height, width) at (top, left), then mirror; all in pixels."""
 
     resized_height: int
     resized_width: int
@@ -28,14 +28,15 @@ class View:
 
 
 class Crop(ABC):
-    """Views of a picture: resized until it just covers a shape, which is cut from the centre or wherever `place` says.
+    """The views of a picture: resized to just cover a shape, which is then cropped at the centre or where `place` says.
 
     Args:
-        shapes: all that a view can have.
-        positions: how many places are cut out.
+        shapes: all shapes that a view can have.
+        positions: number of crops of a picture.
         mirrored: whether each view is followed by its mirror image.
 
-    `shapes` is sorted; `views` is the number of views of every picture, all of one shape.
+    Attributes:
+        views: number of views of every picture; all have the same shape.
     """
 
     def __init__(self, shapes: Iterable[Size], *, positions: int = 1, mirrored: bool = False) -> None:
@@ -51,16 +52,16 @@ class Crop(ABC):
 
     @abstractmethod
     def shape(self, size: Size) -> Size:
-        """The shape that a picture of this size is cut to."""
+        """Return the shape that a picture of this size is cropped to."""
 
     def place(self, spare: int, digest: str, number: int) -> int:
-        """How many of an axis' `spare` pixels are cut before view `number`; the others are cut behind it."""
+        """Return how many of an axis' `spare` pixels are cropped before view `number`; the others are cropped after it."""
         return spare // 2
 
     def __call__(self, size: Size, digest: str) -> list[View]:
-        """The views of a picture; `digest` is the hexadecimal SHA-256 of its bytes."""
+        """Return the views of a picture; `digest` is the hexadecimal SHA-256 of its bytes."""
         shape = self.shape(size)
-        resized = covering(size, shape)
+        resized = cover_shape(size, shape)
         views = []
         for number in range(self.positions):
             top, left = (self.place(r - s, digest, number) for r, s in zip(resized, shape, strict=True))
@@ -69,16 +70,16 @@ class Crop(ABC):
         return views
 
     def lost(self, size: Size) -> float:
-        """Share of the resized picture's area that a view cuts away."""
-        return 1 - math.prod(self.shape(size)) / math.prod(covering(size, self.shape(size)))
+        """Return the share of the resized picture's area that is cropped away."""
+        return 1 - math.prod(self.shape(size)) / math.prod(cover_shape(size, self.shape(size)))
 
     def scale(self, size: Size) -> float:
-        """Factor by which the picture is enlarged; below 1, shrunk."""
-        return enlargement(size, self.shape(size))
+        """Return the factor by which the picture is resized; above 1 it is enlarged."""
+        return compute_enlargement(size, self.shape(size))
 
 
 class CentreCrop(Crop):
-    """The shorter side resized to `image_size`, the square in the centre cut out."""
+    """Resize the shorter side to `image_size` and crop the square in the centre."""
 
     def __init__(self, image_size: int, *, mirrored: bool = False) -> None:
         require_whole("image_size", image_size)
@@ -93,7 +94,7 @@ class CentreCrop(Crop):
 
 
 class RandomCrop(Crop):
-    """The shorter side resized to `image_size`, squares cut out at `views` places that the digest decides."""
+    """Resize the shorter side to `image_size` and crop squares at `views` places, which the digest decides."""
 
     def __init__(self, image_size: int, *, views: int = 4, mirrored: bool = False) -> None:
         require_whole("image_size", image_size)
@@ -114,16 +115,16 @@ class RandomCrop(Crop):
 
 
 class Buckets(Crop):
-    """Shapes of about one area, of which each picture gets the one nearest to its aspect (NovelAI, 2022; SDXL, 2307.01952).
+    """Aspect-ratio buckets (NovelAI 2022; SDXL, Podell et al. 2023, arXiv 2307.01952): shapes of about the same area.
 
-    A picture goes to the largest area that does not enlarge it, else to the smallest; there to the shape of the nearest
-    logarithm of height over width.
+    A picture gets the largest area that does not enlarge it, else the smallest, and of that area's shapes the one with the
+    nearest logarithm of height over width.
 
     Args:
         image_size: the side of the square whose area is used if `areas` is None; a multiple of `step`.
-        areas: sides of such squares, multiples of `step`: [512, 768] for 512² and 768² pixels.
-        step: what all sides are multiples of.
-        max_aspect: longest side over shortest, at most.
+        areas: sides of squares with the areas, multiples of `step`: [512, 768] for 512² and 768² pixels.
+        step: all sides are multiples of it, pixels.
+        max_aspect: the largest ratio of the longer to the shorter side.
     """
 
     def __init__(
@@ -143,12 +144,12 @@ class Buckets(Crop):
         sides = [image_size] if areas is None else list(areas)
         if not sides:
             raise ValueError(
-                "crop.areas=[] names no area; list sides such as [512, 768], or write null for image_size's alone"
+                "crop.areas=[] names no area; list sides such as [512, 768], or write null for only that of image_size"
             )
         for name, side in [("image_size", image_size), *(("crop.areas", side) for side in sides)]:
             require_whole(name, side, multiple_of=step)
         self.areas, self.step, self.max_aspect = sorted(set(sides), reverse=True), step, float(max_aspect)
-        self._by_area = [near_shapes(side, step=step, max_aspect=max_aspect) for side in self.areas]
+        self._by_area = [list_bucket_shapes(side, step=step, max_aspect=max_aspect) for side in self.areas]
         super().__init__(set().union(*self._by_area), mirrored=mirrored)
 
     @property
@@ -158,14 +159,14 @@ class Buckets(Crop):
 
     def shape(self, size: Size) -> Size:
         for shapes in self._by_area:
-            nearest = min(shapes, key=lambda shape: distance(size, shape))
-            if enlargement(size, nearest) <= 1:
+            nearest = min(shapes, key=lambda shape: compare_aspects(size, shape))
+            if compute_enlargement(size, nearest) <= 1:
                 break
         return nearest
 
 
-def near_shapes(side: int, *, step: int, max_aspect: float) -> set[Size]:
-    """All shapes in multiples of `step` of at most side² pixels, one side of which cannot grow; and the same turned."""
+def list_bucket_shapes(side: int, *, step: int, max_aspect: float) -> set[Size]:
+    """Return all shapes in multiples of `step` with at most side² pixels of which a side cannot grow, and these turned."""
     shapes = set()
     for length in range(step, min(int(side * max_aspect), side * side // step) + 1, step):
         other = side * side // length // step * step
@@ -174,32 +175,33 @@ def near_shapes(side: int, *, step: int, max_aspect: float) -> set[Size]:
     return shapes
 
 
-def distance(size: Size, shape: Size) -> tuple[float, int, float]:
-    """How far the aspects are apart; of equal ones the larger area is nearer, then the more square."""
+def compare_aspects(size: Size, shape: Size) -> tuple[float, int, float]:
+    """Return a sort key: the difference of the aspects, then larger areas first, then squarer shapes."""
     aspect, shape_aspect = (math.log(height) - math.log(width) for height, width in (size, shape))
     return abs(aspect - shape_aspect), -math.prod(shape), abs(shape_aspect)
 
 
-def enlargement(size: Size, shape: Size) -> float:
-    """By how much the size must grow to cover the shape."""
+def compute_enlargement(size: Size, shape: Size) -> float:
+    """Return the factor by which a size must grow to cover the shape."""
     return max(shape[0] / size[0], shape[1] / size[1])
 
 
-def covering(size: Size, shape: Size) -> Size:
-    """The size in its own aspect, one side the shape's and the other no less; halves rounded up."""
+def cover_shape(size: Size, shape: Size) -> Size:
+    """Return the smallest size of the same aspect that covers the shape; halves are rounded up."""
     (height, width), (shape_height, shape_width) = size, shape
     if shape_height * width >= shape_width * height:
         return shape_height, (2 * width * shape_height + height) // (2 * height)
     return (2 * height * shape_width + width) // (2 * width), shape_width
 
 
-def centred(size: Size, shape: Size) -> View:
-    """The picture resized to cover the shape, which is cut from its centre."""
-    (height, width), (shape_height, shape_width) = covering(size, shape), shape
+def centre_view(size: Size, shape: Size) -> View:
+    """Return the view that resizes a picture to cover the shape and crops its centre."""
+    (height, width), (shape_height, shape_width) = cover_shape(size, shape), shape
     return View(height, width, (height - shape_height) // 2, (width - shape_width) // 2, *shape)
 
 
 def require_whole(name: str, value: int, *, multiple_of: int = 1) -> None:
+    """Raise ValueError unless a setting is positive, and a multiple of `multiple_of`."""
     if value <= 0 or value % multiple_of:
         kind = "positive" if multiple_of == 1 else f"a positive multiple of crop.step={multiple_of}"
         raise ValueError(f"{name}={value} must be {kind}")

@@ -1,4 +1,4 @@
-"""Pictures as tensors: read, changed to the values a network sees and back, written."""
+"""Read pictures as tensors, convert between 8-bit and signed values, and write PNG files."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,86 +8,86 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from ldm_train.data.pictures.crops import centred
-from ldm_train.data.pictures.decoding import DECODE_ERRORS, decode, decode_problem, render
+from ldm_train.data.pictures.crops import centre_view
+from ldm_train.data.pictures.decoding import DECODE_ERRORS, decode_picture, describe_decode_error, render_view
 from ldm_train.data.sources.items import PictureFile
 from ldm_train.util.files import atomic_path
 from ldm_train.util.inputs import MAX_PICTURE, open_input
 
-__all__ = ["DECODE_ERRORS", "decode_problem", "read_image", "save_png", "to_bytes", "to_signed"]
+__all__ = ["DECODE_ERRORS", "describe_decode_error", "read_image", "save_png", "to_bytes", "to_signed"]
 
 
 def read_image(content_or_path: Path | bytes, size: int | tuple[int, int] | None) -> Tensor:
-    """The picture as (3, H, W), uint8: on white, resized to cover a square's side or (height, width), centre cropped.
+    """Return a picture as uint8 (3, H, W), on white if transparent, resized and centre cropped.
 
     Args:
-        size: None leaves it as large as it is.
+        size: side of a square, or (height, width); None keeps the picture's size.
 
     Raises:
         DECODE_ERRORS: it cannot be read or decoded.
     """
     content = content_or_path if isinstance(content_or_path, bytes) else PictureFile(content_or_path).read()
-    picture = decode(content)
+    picture = decode_picture(content)
     own = (picture.height, picture.width)
-    view = centred(own, (size, size) if isinstance(size, int) else size or own)
-    return torch.from_numpy(render(picture, view)).permute(2, 0, 1)
+    view = centre_view(own, (size, size) if isinstance(size, int) else size or own)
+    return torch.from_numpy(render_view(picture, view)).permute(2, 0, 1)
 
 
 def to_signed(images: Tensor) -> Tensor:
-    """uint8 (…, 3, H, W) to float32 in [-1, 1]."""
+    """Return uint8 images (…, 3, H, W) as float32 in [-1, 1]."""
     return images.float() / 127.5 - 1
 
 
 def to_bytes(images: Tensor) -> Tensor:
-    """Images in [-1, 1] to uint8, clipped and rounded.
+    """Return images in [-1, 1] as uint8, clipped and rounded.
 
     Raises:
-        ValueError: there is NaN or infinity among them, which would become black.
+        ValueError: they contain NaN or infinity, which would become black.
     """
     if not images.isfinite().all():
         raise ValueError("a picture contains NaN or infinity, and cannot be written")
     return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
-def nonfinite_numbers(images: Tensor) -> list[int]:
-    """Return the places of those images (B, …) that contain NaN or infinity."""
+def find_nonfinite(images: Tensor) -> list[int]:
+    """Return the indices of the images (B, …) that contain NaN or infinity."""
     return (~images.flatten(1).isfinite().all(1)).nonzero()[:, 0].tolist()
 
 
-def to_shown_bytes(images: Tensor) -> Tensor:
-    """Images (B, 3, H, W) as `to_bytes`, with a checkerboard instead of each that contains NaN or infinity."""
-    broken = nonfinite_numbers(images)
+def to_display_bytes(images: Tensor) -> Tensor:
+    """Return images (B, 3, H, W) as `to_bytes` does, with a checkerboard instead of each with NaN or infinity."""
+    broken = find_nonfinite(images)
     shown = to_bytes(images.nan_to_num(0, 0, 0))
-    shown[broken] = checkerboard(images.shape[2], images.shape[3]).to(shown.device)
+    shown[broken] = draw_checkerboard(images.shape[2], images.shape[3]).to(shown.device)
     return shown
 
 
 def count_broken(shown: Tensor) -> int:
-    """Return how many of uint8 pictures (B, 3, H, W) are the checkerboard of `to_shown_bytes`."""
-    board = checkerboard(shown.shape[2], shown.shape[3]).to(shown.device)
+    """Return how many of the uint8 images (B, 3, H, W) are the checkerboard of `to_display_bytes`."""
+    board = draw_checkerboard(shown.shape[2], shown.shape[3]).to(shown.device)
     return int((shown == board).flatten(1).all(1).sum())
 
 
-def checkerboard(height: int, width: int) -> Tensor:
-    """Return a picture that nobody takes for one that was drawn, magenta and black, (3, H, W) uint8."""
+def draw_checkerboard(height: int, width: int) -> Tensor:
+    """Return a magenta and black checkerboard, uint8 (3, H, W), which cannot be mistaken for a generated image."""
     rows, columns = torch.arange(height)[:, None] * 4 // height, torch.arange(width) * 4 // width
     magenta = ((rows + columns) % 2 == 0).to(torch.uint8) * 255
     return torch.stack([magenta, torch.zeros_like(magenta), magenta])
 
 
 def read_png_texts(path: Path) -> dict[str, str]:
-    """Return the texts in a PNG file by their keywords; nothing if it is no such file."""
+    """Return the texts in a PNG file by their keywords; none if it is not a PNG file."""
     try:
         with open_input(path, limit=MAX_PICTURE) as file, Image.open(file, formats=["PNG"]) as picture:
             return {str(keyword): text for keyword, text in picture.info.items() if isinstance(text, str)}
-    except Exception:  # of Pillow's parsers; whether it is a picture is asked elsewhere
+    except Exception:  # of Pillow's parsers; other functions report damaged pictures
         return {}
 
 
 def save_png(images: Tensor, path: Path, texts: Mapping[str, str] | None = None) -> None:
-    """One uint8 picture (3, H, W) as a PNG file that is whole or absent, with these texts in it by their keywords."""
-    told = PngInfo()
+    """Write a uint8 image (3, H, W) as a PNG file, atomically, with texts by their keywords."""
+    info = PngInfo()
     for keyword, text in (texts or {}).items():
-        told.add_text(keyword, text)  # as iTXt where Latin-1 cannot hold it
+        info.add_text(keyword, text)  # as iTXt if the text is not Latin-1
     with atomic_path(path) as temporary:
-        Image.fromarray(images.permute(1, 2, 0).cpu().numpy()).save(temporary, format="PNG", pnginfo=told)
+        Image.fromarray(images.permute(1, 2, 0).cpu().numpy()).save(temporary, format="PNG", pnginfo=info)

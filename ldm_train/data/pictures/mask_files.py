@@ -1,28 +1,28 @@
-"""Masks of pictures, white where to draw anew: the one channel of a file that says so, or a refusal where two might."""
+"""Read masks for inpainting, which are white where to generate: a file's brightness or transparency, whichever is a mask."""
 
 import numpy as np
 from PIL import Image
 
-from ldm_train.data.pictures.colour import separate
+from ldm_train.data.pictures.colour import separate_alpha
 from ldm_train.data.pictures.decoding import MAX_PIXELS, TRANSPOSES
-from ldm_train.data.pictures.headers import opened, orientation
+from ldm_train.data.pictures.headers import open_picture, read_orientation
 
-SAME = 8  # of 255: levels that an editor's rounding may put between equal colours
+SAME = 8  # of 255: difference of equal colours by an editor's rounding
 
 
 def decode_mask(content: bytes) -> tuple[Image.Image, str | None]:
-    """Return a mask, upright and grey but in mode RGB, and what is to be known of how it was read.
+    """Return a mask, upright and grey in mode RGB, and a note on how it was read, None for the usual way.
 
-    A mask that was painted on a transparent layer has one colour, and its transparency says where.
+    A mask painted on a transparent layer has one colour, so its transparency is the mask.
 
     Raises:
-        DECODE_ERRORS: it is no picture, nothing of it is visible, or both its brightness and its transparency differ from
-            place to place, so that either could be meant.
+        DECODE_ERRORS: it is not a picture, is completely transparent, or both its brightness and its transparency vary, so
+            either could be the mask.
     """
-    with opened(content, MAX_PIXELS) as picture:
-        turn = TRANSPOSES.get(orientation(picture, content))
+    with open_picture(content, MAX_PIXELS) as picture:
+        turn = TRANSPOSES.get(read_orientation(picture, content))
         picture.load()
-        colour, alpha = separate(picture)
+        colour, alpha = separate_alpha(picture)
     mask, note = colour.convert("RGB").convert("L"), None
     if alpha is not None:
         brightness, opacity = np.asarray(mask), np.asarray(alpha)
@@ -31,7 +31,7 @@ def decode_mask(content: bytes) -> tuple[Image.Image, str | None]:
         if opacity.min() < opacity.max():
             if np.ptp(brightness[opacity > 0]) > SAME:
                 raise ValueError(
-                    "both its brightness and its transparency differ from place to place, and either could be the mask; "
+                    "both its brightness and its transparency vary, and either could be the mask; "
                     "save it without transparency, as black and white, white where to draw anew"
                 )
             mask, note = alpha, "has one colour, so its transparency is the mask: what is opaque is drawn anew"
@@ -40,12 +40,12 @@ def decode_mask(content: bytes) -> tuple[Image.Image, str | None]:
 
 
 def has_transparency(content: bytes) -> bool:
-    """Return whether something of a picture is not opaque.
+    """Return whether a picture has pixels that are not opaque.
 
     Raises:
-        DECODE_ERRORS: it is no picture.
+        DECODE_ERRORS: it is not a picture.
     """
-    with opened(content, MAX_PIXELS) as picture:
+    with open_picture(content, MAX_PIXELS) as picture:
         picture.load()
-        alpha = separate(picture)[1]
+        alpha = separate_alpha(picture)[1]
     return alpha is not None and bool(np.asarray(alpha).min() < 255)

@@ -1,1 +1,1 @@
-"""Look at every picture of a source before anything is encoded: headers first, then full decoding."""
+"""Check every picture of a source before it is used: `survey` reads headers, `inspection` decodes pictures completely."""

@@ -1,4 +1,4 @@
-"""Looking at all of a source before anything is paid for: every picture decoded, in parallel; nothing here needs torch."""
+"""Decode every picture of a source in parallel, to find problems before a training; torch is not needed."""
 
 import hashlib
 import multiprocessing
@@ -10,25 +10,25 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 
-from ldm_train.data.pictures.decoding import DECODE_ERRORS, decode, decode_problem, profile_problem
-from ldm_train.data.scan.survey import Seen, Survey
-from ldm_train.data.sources.items import FileSlice, Item, PassingPicture, Picture, PictureFile
+from ldm_train.data.pictures.decoding import DECODE_ERRORS, decode_picture, describe_decode_error, find_profile_problem
+from ldm_train.data.scan.survey import Scanned, Survey
+from ldm_train.data.sources.items import FileSlice, Item, Picture, PictureBytes, PictureFile
 from ldm_train.util.inputs import READ_ERRORS
 
-FEW = 48  # pictures that are decoded sooner than processes start
-KEPT_BYTES = 64 * 2**20  # of a stream's pictures, to be shown and tried
+FEW_PICTURES = 48  # decoding these takes less time than starting processes
+KEPT_BYTES = 64 * 2**20  # of a stream's pictures, which `check` shows and tries to encode
 
 
 @dataclass(frozen=True)
-class Looked:
+class Inspected:
     """An item whose picture was decoded.
 
     Args:
-        digest: SHA-256 of the picture's bytes; "" where they cannot be had.
+        digest: SHA-256 of the picture's bytes; "" if they cannot be read.
         size: (height, width) of the upright picture, pixels.
-        problem: why it cannot be used, if so.
-        profile: why its colour profile is ignored, if so.
-        flat: whether all of it is of one colour.
+        problem: why it cannot be used, None if it can.
+        profile: why its colour profile is ignored, None if it is not.
+        flat: whether all pixels have one colour.
     """
 
     item: Item
@@ -40,128 +40,133 @@ class Looked:
 
 
 @dataclass(frozen=True)
-class Decoding:
-    """How pictures are decoded, and what of it is told; travels to other processes."""
+class Decoder:
+    """Decode pictures and describe the result. It is pickled for worker processes."""
 
     background: str
     max_pixels: int
 
-    def __call__(self, item: Item) -> Looked:
+    def __call__(self, item: Item) -> Inspected:
         digest = ""
         try:
             if item.picture is None:
-                return Looked(item, problem=item.problem or "no picture")
+                return Inspected(item, problem=item.problem or "no picture")
             content = item.picture.read()
             digest = hashlib.sha256(content).hexdigest()
-            picture = decode(content, background=self.background, max_pixels=self.max_pixels)
-            profile = profile_problem(content, max_pixels=self.max_pixels)
+            picture = decode_picture(content, background=self.background, max_pixels=self.max_pixels)
+            profile = find_profile_problem(content, max_pixels=self.max_pixels)
         except DECODE_ERRORS as error:
-            told = (item.problem, decode_problem(error))
-            return Looked(item, digest, problem="; ".join(problem for problem in told if problem))
+            problems = (item.problem, describe_decode_error(error))
+            return Inspected(item, digest, problem="; ".join(problem for problem in problems if problem))
         flat = all(low == high for low, high in picture.getextrema())  # type: ignore[misc]
-        return Looked(item, digest, (picture.height, picture.width), item.problem, profile, flat)
+        return Inspected(item, digest, (picture.height, picture.width), item.problem, profile, flat)
 
-    def told(self, item: Item) -> Looked:
-        """The same, without the picture, to be sent back."""
+    def inspect(self, item: Item) -> Inspected:
+        """Return the result without the picture's bytes, to be sent to another process."""
         return replace(self(item), item=replace(item, picture=None))
 
 
-def inspect(
-    items: Iterable[Item], decoding: Decoding, *, workers: int | None = None, progress: Callable[[], None] = lambda: None
-) -> Iterator[Looked]:
-    """Every item once, in order, decoded in processes, a few at a time.
+def inspect_items(
+    items: Iterable[Item], decoder: Decoder, *, workers: int | None = None, progress: Callable[[], None] = lambda: None
+) -> Iterator[Inspected]:
+    """Yield each item once, in order, after decoding its picture.
 
-    A stream's picture is kept in memory as long as those kept have less than `KEPT_BYTES`; of later ones only the words
-    remain.
+    The first `KEPT_BYTES` of a stream's pictures are kept in memory; later items have no picture.
 
     Args:
-        workers: how many processes; as many as the CPU has cores, and none for a few pictures, unless given.
+        workers: how many processes; by default one for each core, and none for a few pictures.
         progress: called for each item.
     """
     rest = iter(items)
-    first = list(islice(rest, FEW + 1))
-    count = workers or (1 if len(first) <= FEW else os.cpu_count() or 1)
+    first = list(islice(rest, FEW_PICTURES + 1))
+    count = workers or (1 if len(first) <= FEW_PICTURES else os.cpu_count() or 1)
     everything = chain(first, rest)
     kept = 0
-    for item, looked in in_processes(everything, decoding, count) if count > 1 else ((i, decoding(i)) for i in everything):
+    results = inspect_in_processes(everything, decoder, count) if count > 1 else ((i, decoder(i)) for i in everything)
+    for item, inspected in results:
         picture = item.picture
-        if isinstance(picture, PassingPicture):
+        if isinstance(picture, PictureBytes):
             kept += len(picture.content)
             picture = picture if kept < KEPT_BYTES else None
-        yield replace(looked, item=replace(item, picture=picture))
+        yield replace(inspected, item=replace(item, picture=picture))
         progress()
 
 
-def in_processes(items: Iterable[Item], decoding: Decoding, count: int) -> Iterator[tuple[Item, Looked]]:
-    """Each item with what was found of it, in order."""
-    processes = Processes(decoding, count)
-    waiting: deque[tuple[Item, Item, Future[Looked]]] = deque()
+def inspect_in_processes(items: Iterable[Item], decoder: Decoder, count: int) -> Iterator[tuple[Item, Inspected]]:
+    """Yield each item with its result, in order."""
+    pool = DecodingPool(decoder, count)
+    waiting: deque[tuple[Item, Item, Future[Inspected]]] = deque()
     try:
         for item in items:
-            waiting.append((item, *processes.start(item)))
+            waiting.append((item, *pool.submit(item)))
             if len(waiting) >= 8 * count:
                 item, sent, future = waiting.popleft()
-                yield item, processes.answer(sent, future)
+                yield item, pool.result(sent, future)
         while waiting:
             item, sent, future = waiting.popleft()
-            yield item, processes.answer(sent, future)
+            yield item, pool.result(sent, future)
     finally:
-        processes.pool.shutdown(wait=True, cancel_futures=True)
+        pool.processes.shutdown(wait=True, cancel_futures=True)
 
 
-class Processes:
-    """Processes that decode; a picture whose decoding ends one is told as such, and the others are decoded all the same."""
+class DecodingPool:
+    """Decode pictures in worker processes and survive a picture that crashes its worker.
 
-    def __init__(self, decoding: Decoding, count: int) -> None:
-        self.decoding = decoding
+    A crash breaks the whole pool, so it is rebuilt, and every picture that was in flight is retried alone: only the one that
+    crashes again is reported as undecodable.
+    """
+
+    def __init__(self, decoder: Decoder, count: int) -> None:
+        self.decoder = decoder
         self.count = count
-        self.pool = self._pool(count)
+        self.processes = self._start(count)
 
-    def _pool(self, count: int) -> ProcessPoolExecutor:
+    def _start(self, count: int) -> ProcessPoolExecutor:
         # Forking a process that has threads is unsafe.
         return ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn"))
 
-    def start(self, item: Item) -> tuple[Item, Future[Looked]]:
-        """The item as another process can have it, and the answer to come."""
+    def submit(self, item: Item) -> tuple[Item, Future[Inspected]]:
+        """Return the item as it was sent to a process, and its future result."""
         if item.picture is None:
-            future: Future[Looked] = Future()
-            future.set_result(self.decoding.told(item))
+            future: Future[Inspected] = Future()
+            future.set_result(self.decoder.inspect(item))
             return item, future
         try:
-            sent = replace(item, picture=movable(item.picture))
+            sent = replace(item, picture=as_picklable(item.picture))
         except READ_ERRORS as error:
             future = Future()
-            future.set_result(Looked(item, problem=decode_problem(error)))
+            future.set_result(Inspected(item, problem=describe_decode_error(error)))
             return item, future
         try:
-            return sent, self.pool.submit(self.decoding.told, sent)
+            return sent, self.processes.submit(self.decoder.inspect, sent)
         except BrokenProcessPool:
-            self.pool = self._pool(self.count)
-            return sent, self.pool.submit(self.decoding.told, sent)
+            self.processes = self._start(self.count)
+            return sent, self.processes.submit(self.decoder.inspect, sent)
 
-    def answer(self, sent: Item, future: Future[Looked]) -> Looked:
-        """What was found; alone in a process of its own, where the one that had it, or its neighbours', ended."""
+    def result(self, sent: Item, future: Future[Inspected]) -> Inspected:
+        """Return the result of one picture, retrying it in a process of its own if the pool broke."""
         try:
             return future.result()
         except BrokenProcessPool:
-            with self._pool(1) as pool:
+            with self._start(1) as process:
                 try:
-                    return pool.submit(self.decoding.told, sent).result()
+                    return process.submit(self.decoder.inspect, sent).result()
                 except BrokenProcessPool:
-                    return Looked(sent, problem="the picture does not decode: it ends the process, as want of memory does")
+                    problem = "the picture does not decode: it crashes the process, as a lack of memory does"
+                    return Inspected(sent, problem=problem)
 
 
-def movable(picture: Picture | None) -> Picture | None:
-    """The picture, or its bytes where another process could not read them."""
-    return picture if picture is None or isinstance(picture, PictureFile | FileSlice) else PassingPicture(picture.read())
+def as_picklable(picture: Picture | None) -> Picture | None:
+    """Return the picture, or its bytes if another process could not read them."""
+    return picture if picture is None or isinstance(picture, PictureFile | FileSlice) else PictureBytes(picture.read())
 
 
-def surveyed(looked: Iterable[Looked]) -> Survey:
-    """What was found, as encoding's own first look gives it."""
-    found = Survey()
-    for one in looked:
+def survey_from_inspection(inspected: Iterable[Inspected]) -> Survey:
+    """Return the survey that `survey_items` would return for these items."""
+    survey = Survey()
+    for one in inspected:
         if one.problem is None:
-            found.seen.append(Seen(one.item, one.digest, one.size))
+            survey.scanned.append(Scanned(one.item, one.digest, one.size))
         else:
-            found.problems[one.item.key] = one.problem
-    return found
+            survey.problems[one.item.key] = one.problem
+    return survey

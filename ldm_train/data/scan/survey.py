@@ -1,4 +1,4 @@
-"""The first look at a source: every picture's digest and size, each item's problem, and no picture held in memory."""
+"""Scan a source: read each picture's digest and size, or the item's problem, without keeping pictures in memory."""
 
 import hashlib
 import json
@@ -11,19 +11,19 @@ from itertools import islice
 from pathlib import Path
 from threading import Lock
 
-from ldm_train.data.pictures.decoding import DECODE_ERRORS, decode_problem, upright_size
+from ldm_train.data.pictures.decoding import DECODE_ERRORS, describe_decode_error, read_upright_size
 from ldm_train.data.sources.items import Item, Picture, PictureFile
 from ldm_train.util.files import atomic_write
 from ldm_train.util.inputs import READ_ERRORS, describe_error
 from ldm_train.util.safe_json import read_object
 
 AT_ONCE = 256
-SPOOLING = tuple(Lock() for _ in range(16))  # by a digest's first digit: two threads may have the same picture
+SPOOLING = tuple(Lock() for _ in range(16))  # by a digest's first digit, since two threads may write the same picture
 
 
 @dataclass(frozen=True)
-class Seen:
-    """An item whose bytes were read: their SHA-256, and the upright picture's (height, width) in pixels."""
+class Scanned:
+    """An item with the SHA-256 of its picture's bytes, and the upright picture's (height, width) in pixels."""
 
     item: Item
     digest: str
@@ -32,60 +32,62 @@ class Seen:
 
 @dataclass(frozen=True)
 class Survey:
-    """What a source holds: the items that can be used as far as a header tells, and the others' problems by key."""
+    """What a source contains: the items with a usable header, and the problems of the others by key."""
 
-    seen: list[Seen] = field(default_factory=list)
+    scanned: list[Scanned] = field(default_factory=list)
     problems: dict[str, str] = field(default_factory=dict)
 
 
-class Memory:
-    """Digests and sizes of files that were read before, believed while a file's length and time of change stay.
+class ScanMemory:
+    """Digests and sizes of files that were read before, used again while a file's length and modification time are the same.
 
-    It is next to the cache, not in it, for it holds times.
+    It is stored next to the cache and not in it, since a cache must not depend on times.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
             self.known = read_object(path, limit=None)
-        except (OSError, ValueError):  # none yet, or damaged: everything is read
+        except (OSError, ValueError):  # missing or damaged: all files are read again
             self.known = {}
-        self.met: dict[str, list[int | str]] = {}
+        self.kept: dict[str, list[int | str]] = {}
 
     def recall(self, item: Item, stamp: tuple[int, int] | None) -> tuple[str, tuple[int, int]] | None:
-        """Digest and size of a file that still has this stamp."""
+        """Return the digest and size of a file if it had this stamp when it was read."""
         known = self.known.get(item.key)
         if not isinstance(known, list) or len(known) != 5 or stamp is None or list(stamp) != known[:2]:
             return None
         _, _, digest, height, width = known
         return str(digest), (int(str(height)), int(str(width)))
 
-    def keep(self, seen: Seen, stamp: tuple[int, int] | None) -> None:
-        """What was read of a file that had this stamp before."""
+    def keep(self, scanned: Scanned, stamp: tuple[int, int] | None) -> None:
+        """Remember the result of a file that had this stamp before it was read."""
         if stamp is not None:
-            self.met[seen.item.key] = [*stamp, seen.digest, *seen.size]
+            self.kept[scanned.item.key] = [*stamp, scanned.digest, *scanned.size]
 
     def save(self) -> None:
-        atomic_write(self.path, json.dumps(self.met))
+        """Write the results of this scan, and only these."""
+        atomic_write(self.path, json.dumps(self.kept))
 
 
-def survey(
+def survey_items(
     items: Iterable[Item],
     *,
     max_pixels: int,
-    memory: Memory | None = None,
+    memory: ScanMemory | None = None,
     spool: Path | None = None,
     progress: Callable[[], None] = lambda: None,
 ) -> Survey:
     """Read every picture's bytes once, in threads, a few at a time.
 
     Args:
-        spool: a folder where pictures of a stream are put, so that they can be read again; without it they are let go.
+        memory: results of an earlier scan, and where this scan's are stored.
+        spool: a folder for copies of a stream's pictures, so that they can be read again; None drops them.
         progress: called for each item.
     """
-    found = Survey()
+    survey = Survey()
 
-    def look(item: Item) -> Seen | str:
+    def scan(item: Item) -> Scanned | str:
         if item.problem is not None or item.picture is None:
             return item.problem or "no picture"
         try:
@@ -97,26 +99,26 @@ def survey(
         try:
             digest, size = (None if content else recalled) or (
                 hashlib.sha256(content).hexdigest(),
-                upright_size(content, max_pixels=max_pixels),
+                read_upright_size(content, max_pixels=max_pixels),
             )
         except DECODE_ERRORS as error:
-            return decode_problem(error)
-        seen = Seen(replace(item, picture=_lasting(item.picture, content, digest, spool)), digest, size)
+            return describe_decode_error(error)
+        scanned = Scanned(replace(item, picture=_spool(item.picture, content, digest, spool)), digest, size)
         if memory:
-            memory.keep(seen, stamp)
-        return seen
+            memory.keep(scanned, stamp)
+        return scanned
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         for some in _portions(items):
-            for item, answer in zip(some, threads.map(look, some), strict=True):
-                if isinstance(answer, Seen):
-                    found.seen.append(answer)
+            for item, answer in zip(some, threads.map(scan, some), strict=True):
+                if isinstance(answer, Scanned):
+                    survey.scanned.append(answer)
                 else:
-                    found.problems[item.key] = answer
+                    survey.problems[item.key] = answer
                 progress()
     if memory:
         memory.save()
-    return found
+    return survey
 
 
 def _portions(items: Iterable[Item]) -> Iterator[list[Item]]:
@@ -125,8 +127,8 @@ def _portions(items: Iterable[Item]) -> Iterator[list[Item]]:
         yield some
 
 
-def _lasting(picture: Picture, content: bytes, digest: str, spool: Path | None) -> Picture | None:
-    """The picture, or a copy of a passing one in the spool."""
+def _spool(picture: Picture, content: bytes, digest: str, spool: Path | None) -> Picture | None:
+    """Return the picture if it can be read again, else its copy in the spool; None without a spool."""
     if picture.lasting or spool is None:
         return picture if picture.lasting else None
     kept = spool / digest

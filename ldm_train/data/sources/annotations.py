@@ -7,18 +7,18 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from ldm_train.data.sources.items import shown
+from ldm_train.data.sources.items import format_name
 from ldm_train.util.inputs import MAX_TEXT, READ_ERRORS
 from ldm_train.util.safe_json import parse_values
 
-HELD_OUT = {"held_out", "validation", "val", "test"}
-TRAINING = {"train", "training", "", "none"}
+HELD_OUT_SPLITS = {"held_out", "validation", "val", "test"}
+TRAINING_SPLITS = {"train", "training", "", "none"}
 CAPTION_COLUMNS = ("caption", "captions", "text", "prompt")
 BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
-class Told:
+class Annotation:
     """What stands at `origin`; no captions where there is a problem, which `damaged` says is one of the place itself."""
 
     origin: str
@@ -29,7 +29,7 @@ class Told:
     damaged: bool = False
 
 
-def joined(told: Sequence[Told]) -> Told:
+def join_annotations(told: Sequence[Annotation]) -> Annotation:
     """What several places tell of one picture: the first captions, all fields. One that is damaged spoils the others."""
     damaged = [one for one in told if one.damaged]
     if damaged:
@@ -39,61 +39,63 @@ def joined(told: Sequence[Told]) -> Told:
     return replace(best, held_out=any(one.held_out for one in told), fields=fields)
 
 
-def by_values(values: Mapping[str, object], *, column: str, origin: str, apart: Iterable[str] = ()) -> Told:
+def annotate_from_values(values: Mapping[str, object], *, column: str, origin: str, apart: Iterable[str] = ()) -> Annotation:
     """A row of a table: captions of its `column`, `split`, and all else but the columns in `apart` as fields."""
-    captions = texts(values.get(column))
+    captions = list_texts(values.get(column))
     unusable = _unusable(captions, origin)
-    split = as_text(values.get("split")).strip().lower()
-    consumed = {column, *apart} | ({"split"} if split in HELD_OUT | TRAINING else set())
-    fields = {as_text(k): as_text(v) for k, v in values.items() if k not in consumed and v is not None}
+    split = format_as_text(values.get("split")).strip().lower()
+    consumed = {column, *apart} | ({"split"} if split in HELD_OUT_SPLITS | TRAINING_SPLITS else set())
+    fields = {format_as_text(k): format_as_text(v) for k, v in values.items() if k not in consumed and v is not None}
     if column not in values:
-        problem: str | None = f"no caption: {origin} has no {column!r}; {choice_of(column, values, 'caption_column')}"
+        problem: str | None = f"no caption: {origin} has no {column!r}; {suggest_column(column, values, 'caption_column')}"
     elif not captions:
         problem = f"no caption: {origin} has no text in {column!r}"
     else:
         problem = unusable
-    return Told(origin, () if problem else captions, split in HELD_OUT, fields, problem, damaged=unusable is not None)
+    return Annotation(
+        origin, () if problem else captions, split in HELD_OUT_SPLITS, fields, problem, damaged=unusable is not None
+    )
 
 
-def by_text(content: bytes, *, origin: str) -> Told:
+def annotate_from_text(content: bytes, *, origin: str) -> Annotation:
     """A text file of a caption a line."""
     try:
-        text = utf8(content)
+        text = decode_utf8(content)
     except ValueError as error:
-        return Told(origin, problem=f"no caption: {origin} {error}", damaged=True)
-    return by_captions(texts(re.split(r"\r\n|\r|\n", text)), origin=origin)
+        return Annotation(origin, problem=f"no caption: {origin} {error}", damaged=True)
+    return annotate_from_captions(list_texts(re.split(r"\r\n|\r|\n", text)), origin=origin)
 
 
-def by_captions(captions: tuple[str, ...], *, origin: str) -> Told:
+def annotate_from_captions(captions: tuple[str, ...], *, origin: str) -> Annotation:
     """Captions and nothing else."""
     unusable = _unusable(captions, origin)
     problem = unusable if captions else f"no caption: {origin} is empty"
-    return Told(origin, () if problem else captions, problem=problem, damaged=unusable is not None)
+    return Annotation(origin, () if problem else captions, problem=problem, damaged=unusable is not None)
 
 
-def by_json(content: bytes, *, column: str, origin: str) -> Told:
+def annotate_from_json(content: bytes, *, column: str, origin: str) -> Annotation:
     """A JSON object; where it has no `column`, under one of the usual names of captions."""
     try:
-        values = json_object(content)
+        values = parse_json_object(content)
     except ValueError as error:
-        return Told(origin, problem=f"no caption: {origin} {error}", damaged=True)
-    named = [name for name in (column, *CAPTION_COLUMNS) if texts(values.get(name))]
-    return by_values(values, column=named[0] if named else column, origin=origin)
+        return Annotation(origin, problem=f"no caption: {origin} {error}", damaged=True)
+    named = [name for name in (column, *CAPTION_COLUMNS) if list_texts(values.get(name))]
+    return annotate_from_values(values, column=named[0] if named else column, origin=origin)
 
 
-def json_object(content: bytes) -> dict[str, object]:
+def parse_json_object(content: bytes) -> dict[str, object]:
     """Raises ValueError, whose words follow the name of the place, for all but one JSON object."""
-    text = utf8(content)
+    text = decode_utf8(content)
     try:
         values = parse_values(text)
     except ValueError as error:
         raise ValueError(f"is not JSON: {error}") from error
     if not isinstance(values, dict):
-        raise ValueError(f"is not a JSON object but {shown(text.strip()[:40])}")
+        raise ValueError(f"is not a JSON object but {format_name(text.strip()[:40])}")
     return dict(values)
 
 
-def utf8(content: bytes) -> str:
+def decode_utf8(content: bytes) -> str:
     """Text with or without a byte order mark. Raises ValueError, whose words follow the name of the place."""
     try:
         return content.removeprefix(BOM).decode("utf-8")
@@ -102,13 +104,13 @@ def utf8(content: bytes) -> str:
         raise ValueError(f"is not UTF-8: byte 0x{byte:02x} at {place}; save it as UTF-8") from error
 
 
-def texts(value: object) -> tuple[str, ...]:
+def list_texts(value: object) -> tuple[str, ...]:
     """One text or a list of them, without what is empty or no text."""
     several = value if isinstance(value, list | tuple) else [value]
     return tuple(text.strip() for text in several if isinstance(text, str) and text.strip())
 
 
-def as_text(value: object) -> str:
+def format_as_text(value: object) -> str:
     """Any value as a text that UTF-8 can hold; empty for one that cannot be written."""
     try:
         text = json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, list | dict) else str(value)
@@ -121,9 +123,9 @@ def as_text(value: object) -> str:
     return text  # the same object, which many rows may share
 
 
-def lasting_key(value: object) -> str | None:
+def read_key(value: object) -> str | None:
     """A name out of a column; None for an empty one, or a path of this machine alone."""
-    key = "" if value is None else as_text(value).strip()
+    key = "" if value is None else format_as_text(value).strip()
     return None if not key or os.path.isabs(key) else key
 
 
@@ -131,25 +133,25 @@ def _unusable(captions: Iterable[str], origin: str) -> str | None:
     """Why these captions are no text, if so."""
     for caption in captions:
         if "\0" in caption:
-            return f"no caption: {origin} holds a NUL byte, so it is binary: {shown(caption[:40])}"
+            return f"no caption: {origin} holds a NUL byte, so it is binary: {format_name(caption[:40])}"
         try:
             size = len(caption.encode())
         except UnicodeEncodeError:
-            return f"no caption: {origin} is not valid Unicode: {shown(caption[:40])}"
+            return f"no caption: {origin} is not valid Unicode: {format_name(caption[:40])}"
         if size > MAX_TEXT:  # cut, it would say something else
             return f"no caption: {origin} has a caption of {size:,} bytes; at most {MAX_TEXT:,} are read"
     return None
 
 
-def choice_of(column: str, known: Iterable[str], setting: str) -> str:
+def suggest_column(column: str, known: Iterable[str], setting: str) -> str:
     """The columns there are, and the one that was likely meant: the end of a message that misses one."""
     names = [str(name) for name in known]
     usual = [name for name in names if setting == "caption_column" and name.lower() in CAPTION_COLUMNS]
     likely = difflib.get_close_matches(column, names, n=1) or usual[:1]
-    return f"it has {listed(names)}; " + (
+    return f"it has {format_columns(names)}; " + (
         f"did you mean source.{setting}={likely[0]}?" if likely else f"set source.{setting}"
     )
 
 
-def listed(columns: Iterable[str]) -> str:
-    return ", ".join(shown(str(column)) for column in columns) or "none"
+def format_columns(columns: Iterable[str]) -> str:
+    return ", ".join(format_name(str(column)) for column in columns) or "none"

@@ -20,12 +20,12 @@ class Unreadable:
     problem: str
 
 
-def one_by_one(batch: "RecordBatch", needed: Collection[str]) -> Iterator[dict[str, object] | str]:
+def iterate_rows(batch: "RecordBatch", needed: Collection[str]) -> Iterator[dict[str, object] | str]:
     """Give each row without the values that cannot be read, or the problem where one of the `needed` columns cannot be."""
-    if batch.num_rows > 1 and sum(map(unpacked_bytes, batch.columns)) > MAX_BATCH:
+    if batch.num_rows > 1 and sum(map(count_unpacked_bytes, batch.columns)) > MAX_BATCH:
         half = batch.num_rows // 2
-        yield from one_by_one(batch.slice(0, half), needed)
-        yield from one_by_one(batch.slice(half), needed)
+        yield from iterate_rows(batch.slice(0, half), needed)
+        yield from iterate_rows(batch.slice(half), needed)
         return
     columns = dict(zip(batch.schema.names, map(_cells, batch.columns), strict=True))
     for number in range(batch.num_rows):
@@ -34,7 +34,7 @@ def one_by_one(batch: "RecordBatch", needed: Collection[str]) -> Iterator[dict[s
         yield bad[0] if bad else {name: value for name, value in row.items() if not isinstance(value, Unreadable)}
 
 
-def unpacked_bytes(column: "Array") -> int:
+def count_unpacked_bytes(column: "Array") -> int:
     """How many bytes a column takes without dictionaries, and with a pointer to each value of a list."""
     import pyarrow
     from pyarrow import compute, types
@@ -45,15 +45,15 @@ def unpacked_bytes(column: "Array") -> int:
         return int(column.indices.nbytes) + (compute.sum(lengths).as_py() or 0)
     if _is_list(kind):
         values = column.flatten()
-        return 8 * len(values) + unpacked_bytes(values)
+        return 8 * len(values) + count_unpacked_bytes(values)
     if types.is_struct(kind):
-        return sum(map(unpacked_bytes, column.flatten()))
+        return sum(map(count_unpacked_bytes, column.flatten()))
     return int(column.nbytes)
 
 
 def _cells(column: "Array") -> list[object]:
     """The values of a column, each that cannot be read as an `Unreadable`."""
-    if len(column) == 1 and (size := unpacked_bytes(column)) > MAX_LINE:
+    if len(column) == 1 and (size := count_unpacked_bytes(column)) > MAX_LINE:
         return [Unreadable(f"has {size:,} bytes in one column; at most {MAX_LINE:,} are read")]
     try:
         return _values(column)

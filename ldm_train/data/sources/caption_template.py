@@ -5,8 +5,8 @@ import string
 from collections.abc import Iterator
 from pathlib import Path
 
-from ldm_train.data.sources.annotations import Told, by_captions
-from ldm_train.data.sources.items import shown
+from ldm_train.data.sources.annotations import Annotation, annotate_from_captions
+from ldm_train.data.sources.items import format_name
 
 PLACEHOLDERS = {
     "folder": "the folder that the picture lies in",
@@ -15,7 +15,7 @@ PLACEHOLDERS = {
 }
 
 
-class Template:
+class CaptionTemplate:
     """A text with placeholders for the parts of a path.
 
     Args:
@@ -45,18 +45,18 @@ class Template:
         self.needs_top = "top" in used
         self.root_name = root.resolve().name
 
-    def tell(self, key: str) -> Told:
-        origin = shown(key)
+    def tell(self, key: str) -> Annotation:
+        origin = format_name(key)
         folder, name = posixpath.split(key)
         if self.needs_top and not folder:
             where = "it lies in the source's folder itself, not in a folder of its class"
-            return Told(origin, problem=f"no caption: {{top}} of {self.template!r} names nothing: {where}")
+            return Annotation(origin, problem=f"no caption: {{top}} of {self.template!r} names nothing: {where}")
         caption = self.template.format(
             folder=posixpath.basename(folder) or self.root_name,
             top=folder.partition("/")[0],
             file=posixpath.splitext(name)[0],
         ).strip()
-        return by_captions((caption,), origin=origin)
+        return annotate_from_captions((caption,), origin=origin)
 
     def notes(self, pictures: list[str]) -> Iterator[str]:
         yield f"captions from the paths, as {self.template!r}"

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Fetch:
+class PictureFetcher:
     """Reads the bytes of a row's picture, in any process."""
 
     data: "Dataset"
@@ -24,10 +24,10 @@ class Fetch:
             value = self.data[row][self.column]
         except Exception as error:  # whatever `datasets` and pyarrow raise about damaged files
             raise OSError(f"the row cannot be read: {one_line(error)}") from error
-        return encoded_bytes(value)
+        return read_encoded_picture(value)
 
 
-def encoded_bytes(value: object) -> bytes:
+def read_encoded_picture(value: object) -> bytes:
     """A picture that was not decoded: its bytes, or those of the file that it names.
 
     Raises:
@@ -54,7 +54,7 @@ def _from_afar(address: str) -> bytes:
         raise OSError(f"{address} cannot be read: {one_line(error)}") from error
 
 
-def holds_pictures(feature: object) -> bool:
+def may_hold_pictures(feature: object) -> bool:
     """Whether a column may hold pictures: encoded ones, or the paths of files."""
     import datasets
 
@@ -72,7 +72,7 @@ def is_small(feature: object) -> bool:
     return isinstance(feature, datasets.Value | datasets.ClassLabel) and not _is_value(feature, "binary", "large_binary")
 
 
-def named(feature: object, value: object) -> object:
+def name_class(feature: object, value: object) -> object:
     """A class's name in place of its number."""
     import datasets
 

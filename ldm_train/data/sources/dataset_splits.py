@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
-FORMATS = {".parquet": "parquet", ".arrow": "arrow", ".jsonl": "json", ".json": "json", ".csv": "csv"}
+FILE_FORMATS = {".parquet": "parquet", ".arrow": "arrow", ".jsonl": "json", ".json": "json", ".csv": "csv"}
 
 
-PLAIN = ("parquet", "arrow", "json", "csv", "imagefolder")  # loaders of `datasets` that only read
-RUNNING_CODE = {"pandas", "generator", "spark", "sql", "eval", "harbor", "cache"}  # pandas unpickles
+SAFE_LOADERS = ("parquet", "arrow", "json", "csv", "imagefolder")  # loaders of `datasets` that only read
+UNSAFE_LOADERS = {"pandas", "generator", "spark", "sql", "eval", "harbor", "cache"}  # pandas unpickles
 
 
 DataFiles = str | Sequence[str] | Mapping[str, str | Sequence[str]] | None
 
 
 @dataclass(frozen=True)
-class Request:
+class DatasetRequest:
     """Which dataset; `HuggingFace` says what each is."""
 
     path: str
@@ -32,7 +32,7 @@ class Request:
     streaming: bool
 
 
-def load_split(request: Request, split: str) -> "Dataset | IterableDataset":
+def load_split(request: DatasetRequest, split: str) -> "Dataset | IterableDataset":
     """One split. Raises ValueError, of one line, where it cannot be had."""
     with _bars_for_people():
         try:
@@ -41,16 +41,18 @@ def load_split(request: Request, split: str) -> "Dataset | IterableDataset":
             raise ValueError(f"source.path={request.path}, split {split!r}, cannot be loaded: {one_line(error)}") from error
 
 
-def _loaded(request: Request, split: str) -> "Dataset | IterableDataset":
+def _loaded(request: DatasetRequest, split: str) -> "Dataset | IterableDataset":
     import datasets
 
     path, files = request.path, _plain(request.data_files)
-    if path in RUNNING_CODE:
-        raise ValueError(f"the loader {path!r} of `datasets` can run code that the data holds; use {', '.join(PLAIN)}")
+    if path in UNSAFE_LOADERS:
+        raise ValueError(
+            f"the loader {path!r} of `datasets` can run code that the data holds; use {', '.join(SAFE_LOADERS)}"
+        )
     if Path(path).is_file():
-        if Path(path).suffix.lower() not in FORMATS or files is not None:
-            raise ValueError(f"a file should end in one of {', '.join(FORMATS)}, and goes without source.data_files")
-        path, files = FORMATS[Path(path).suffix.lower()], path
+        if Path(path).suffix.lower() not in FILE_FORMATS or files is not None:
+            raise ValueError(f"a file should end in one of {', '.join(FILE_FORMATS)}, and goes without source.data_files")
+        path, files = FILE_FORMATS[Path(path).suffix.lower()], path
     return datasets.load_dataset(
         path,
         request.name,

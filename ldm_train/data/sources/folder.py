@@ -5,21 +5,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, Protocol, get_args
 
-from ldm_train.data.sources.annotations import Told
-from ldm_train.data.sources.caption_template import Template
-from ldm_train.data.sources.folder_walk import PICTURES, Tree, counted, walk
-from ldm_train.data.sources.items import Item, PictureFile, shown
-from ldm_train.data.sources.metadata import Metadata
+from ldm_train.data.sources.annotations import Annotation
+from ldm_train.data.sources.caption_template import CaptionTemplate
+from ldm_train.data.sources.folder_walk import PICTURE_SUFFIXES, FolderTree, format_suffix_counts, walk_folder
+from ldm_train.data.sources.items import Item, PictureFile, format_name
+from ldm_train.data.sources.metadata import MetadataTables
 from ldm_train.data.sources.sidecars import Sidecars
 from ldm_train.data.sources.source import Source
 
 Captions = Literal["auto", "metadata", "sidecar", "template"]
 
 
-class Teller(Protocol):
+class Annotator(Protocol):
     """A place where captions stand."""
 
-    def tell(self, key: str) -> Told: ...
+    def tell(self, key: str) -> Annotation: ...
 
     def notes(self, pictures: list[str]) -> Iterator[str]: ...
 
@@ -63,14 +63,14 @@ class Folder(Source):
             raise ValueError("source.captions=template needs source.template, such as '{folder}' or 'a photo of a {top}'")
         self.captions = captions
         self.caption_column = caption_column
-        self.template = None if template is None else Template(template, self.path)
+        self.template = None if template is None else CaptionTemplate(template, self.path)
 
     def items(self) -> Iterator[Item]:
-        tree = walk(self.path)
+        tree = walk_folder(self.path)
         if not tree.pictures:
             raise ValueError(self._nothing_found(tree))
         tellers = self._tellers(tree)
-        bad_rows = [item for teller in tellers if isinstance(teller, Metadata) for item in teller.problems]
+        bad_rows = [item for teller in tellers if isinstance(teller, MetadataTables) for item in teller.problems]
         problems = sorted([*tree.problems, *bad_rows], key=lambda item: item.key)
         yield from heapq.merge(problems, (self._item(key, tellers) for key in tree.pictures), key=lambda item: item.key)
         self.notes.extend(tellers[0].notes(tree.pictures))
@@ -78,22 +78,22 @@ class Folder(Source):
         if self.template is not None and tellers[0] is not self.template:
             self.notes.append(f"source.template has no effect with source.captions={self.captions}")
 
-    def _tellers(self, tree: Tree) -> list[Teller]:
+    def _tellers(self, tree: FolderTree) -> list[Annotator]:
         """The one to listen to, then those that must not contradict it."""
         auto = self.captions == "auto"
         sidecars = Sidecars(self.path, tree.sidecars, column=self.caption_column, refuse=auto)
-        found: list[Teller] = []
+        found: list[Annotator] = []
         if self.template is not None and self.captions in ("auto", "template"):
             found.append(self.template)
         if self.captions == "metadata" and not tree.metadata:
             raise ValueError(f"source.captions=metadata, but no metadata.jsonl, .csv or .parquet is in {self.path}")
         if tree.metadata and self.captions in ("auto", "metadata"):
-            found.append(Metadata(self.path, tree.metadata, tree.pictures, column=self.caption_column))
+            found.append(MetadataTables(self.path, tree.metadata, tree.pictures, column=self.caption_column))
         if self.captions == "sidecar" or (auto and (not found or any(sidecars.beside(key) for key in tree.pictures))):
             found.append(sidecars)
         return found
 
-    def _item(self, key: str, tellers: list[Teller]) -> Item:
+    def _item(self, key: str, tellers: list[Annotator]) -> Item:
         told = tellers[0].tell(key)
         for teller in tellers[1:]:
             other = teller.tell(key)
@@ -102,17 +102,17 @@ class Folder(Source):
         picture = PictureFile(self.path / key)
         return Item(key, picture, told.captions, told.origin, told.held_out, told.fields, told.problem)
 
-    def _differ(self, key: str, told: Told, other: Told) -> str:
+    def _differ(self, key: str, told: Annotation, other: Annotation) -> str:
         here = f"{told.origin} says {told.captions[0]!r}" if told.captions else f"nothing is known of it ({told.problem})"
         return (
-            f"which caption of {shown(key)} is meant? {other.origin} says {other.captions[0]!r}, but {here}; "
+            f"which caption of {format_name(key)} is meant? {other.origin} says {other.captions[0]!r}, but {here}; "
             "set source.captions=metadata, sidecar or template to choose for all pictures"
         )
 
-    def _nothing_found(self, tree: Tree) -> str:
-        told = [f"no picture in {self.path} (looked at every depth for {' '.join(sorted(PICTURES))})"]
+    def _nothing_found(self, tree: FolderTree) -> str:
+        told = [f"no picture in {self.path} (looked at every depth for {' '.join(sorted(PICTURE_SUFFIXES))})"]
         told += [f"{item.origin}: {item.problem}" for item in tree.problems[:1]]
-        told += [f"there are {counted(tree.others)}"] if tree.others else []
+        told += [f"there are {format_suffix_counts(tree.others)}"] if tree.others else []
         kinds = {".parquet": "huggingface", ".arrow": "huggingface", ".tar": "webdataset"}
         told += [f"source={kind} reads {suffix}" for suffix, kind in kinds.items() if suffix in tree.others]
         return "; ".join([*told, "is it the right folder?"])

@@ -6,15 +6,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ldm_train.data.sources.items import Item, shown
+from ldm_train.data.sources.items import Item, format_name
+from ldm_train.util.ownership import is_system_folder
 
-PICTURES = {".png", ".jpg", ".jpeg", ".jfif", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff", ".tga", ".jp2"}
-SIDECARS = {".txt", ".caption", ".json"}
-METADATA = {"metadata.jsonl", "metadata.csv", "metadata.parquet"}
+PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".jfif", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff", ".tga", ".jp2"}
+SIDECAR_SUFFIXES = {".txt", ".caption", ".json"}
+METADATA_NAMES = {"metadata.jsonl", "metadata.csv", "metadata.parquet"}
 
 
 @dataclass
-class Tree:
+class FolderTree:
     """What lies in a folder, by path relative to it, each list sorted; `others` counts all else by ending."""
 
     pictures: list[str] = field(default_factory=list)
@@ -26,22 +27,22 @@ class Tree:
 
     def notes(self) -> Iterator[str]:
         if self.hidden:
-            names = ", ".join(shown(name) for name in self.hidden[:3]) + (", …" if len(self.hidden) > 3 else "")
+            names = ", ".join(format_name(name) for name in self.hidden[:3]) + (", …" if len(self.hidden) > 3 else "")
             yield f"hidden files and folders left out: {len(self.hidden):,} ({names})"
         if self.others:
-            yield f"not read as pictures: {counted(self.others)}"
+            yield f"not read as pictures: {format_suffix_counts(self.others)}"
 
     def add_problem(self, key: str, problem: str) -> None:
-        self.problems.append(Item(key, None, (), shown(key), problem=problem))
+        self.problems.append(Item(key, None, (), format_name(key), problem=problem))
 
     def add_file(self, key: str, name: str, *, lost: bool = False) -> None:
         """A file by its name; `lost` for a link that leads to none, which only reading tells of a picture or a caption."""
         suffix = os.path.splitext(name)[1].lower()
-        if suffix in PICTURES:
+        if suffix in PICTURE_SUFFIXES:
             self.pictures.append(key)
-        elif name.lower() in METADATA:
+        elif name.lower() in METADATA_NAMES:
             self.metadata.append(key)
-        elif suffix in SIDECARS:
+        elif suffix in SIDECAR_SUFFIXES:
             self.sidecars.append(key)
         elif lost:
             self.add_problem(key, "a link that leads nowhere")
@@ -49,18 +50,18 @@ class Tree:
             self.others[suffix] += 1
 
 
-def counted(suffixes: Counter[str]) -> str:
+def format_suffix_counts(suffixes: Counter[str]) -> str:
     """ "1,204 .txt, 3 .json": the five most frequent."""
-    common = [f"{count:,} {shown(suffix) or 'without an ending'}" for suffix, count in suffixes.most_common(5)]
+    common = [f"{count:,} {format_name(suffix) or 'without an ending'}" for suffix, count in suffixes.most_common(5)]
     return ", ".join(common) + (", …" if len(suffixes) > 5 else "")
 
 
-def walk(root: Path) -> Tree:
+def walk_folder(root: Path) -> FolderTree:
     """All that lies in a folder. A folder that cannot be read, or that is reached a second time, is a problem.
 
     Links are followed after all that lies in the folder itself, so that a folder is read where it lies.
     """
-    tree = Tree()
+    tree = FolderTree()
     seen = {_identity(parent): "a folder around the whole source" for parent in root.resolve().parents}
     folders, links = [""], deque[str]()
     while folders or links:
@@ -70,7 +71,7 @@ def walk(root: Path) -> Tree:
             if identity in seen:
                 tree.add_problem(key, f"leads back to {seen[identity]}, which is not read again from here")
                 continue
-            seen[identity] = f"the folder {shown(key) or 'of the source'}"
+            seen[identity] = f"the folder {format_name(key) or 'of the source'}"
             with os.scandir(root / key) as entries:
                 ordered = sorted(entries, key=lambda entry: entry.name)
         except OSError as error:
@@ -89,12 +90,12 @@ def _identity(folder: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _add(tree: Tree, key: str, entry: os.DirEntry[str], folders: list[str], links: deque[str]) -> None:
+def _add(tree: FolderTree, key: str, entry: os.DirEntry[str], folders: list[str], links: deque[str]) -> None:
     try:
         is_folder, is_file = entry.is_dir(), entry.is_file()
     except OSError:  # as of a link that leads to itself
         is_folder = is_file = False
-    if entry.name.startswith(".") or entry.name == "__MACOSX":
+    if entry.name.startswith(".") or (is_folder and is_system_folder(entry.name)):
         tree.hidden.append(key)
     elif is_folder and entry.is_symlink():
         links.append(key)

@@ -3,18 +3,18 @@
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from ldm_train.data.sources.annotations import by_values, choice_of, lasting_key
-from ldm_train.data.sources.arrow import one_by_one
-from ldm_train.data.sources.columns import Fetch, encoded_bytes, holds_pictures, is_small, named
-from ldm_train.data.sources.dataset_splits import DataFiles, Request, load_split, one_line
-from ldm_train.data.sources.items import Item, PassingPicture, Picture, PictureRow, shown
+from ldm_train.data.sources.annotations import annotate_from_values, read_key, suggest_column
+from ldm_train.data.sources.arrow import iterate_rows
+from ldm_train.data.sources.columns import PictureFetcher, is_small, may_hold_pictures, name_class, read_encoded_picture
+from ldm_train.data.sources.dataset_splits import DataFiles, DatasetRequest, load_split, one_line
+from ldm_train.data.sources.items import Item, Picture, PictureBytes, TablePicture, format_name
 from ldm_train.data.sources.source import Source
 from ldm_train.util.inputs import READ_ERRORS, describe_error
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
-Answer = tuple[Mapping[str, object], Picture | str]  # a row's values and picture, or what is wrong with that
+RowAndPicture = tuple[Mapping[str, object], Picture | str]  # a row's values and picture, or what is wrong with that
 
 
 class HuggingFace(Source):
@@ -59,7 +59,7 @@ class HuggingFace(Source):
         super().__init__(prefix=prefix, suffix=suffix)
         if held_out_split == split:
             raise ValueError(f"source.held_out_split={split} is source.split too; then nothing is left to train on")
-        self.request = Request(str(path), name, data_files, revision, cache_dir, streaming)
+        self.request = DatasetRequest(str(path), name, data_files, revision, cache_dir, streaming)
         self.split = split
         self.held_out_split = held_out_split
         self.image_column = image_column
@@ -86,16 +86,16 @@ class HuggingFace(Source):
             self.notes.append("source.streaming has no effect on what save_to_disk wrote")
         rows = self._at_rest(data, listed) if at_rest else self._passing(data)
         for number, (values, picture) in enumerate(rows):
-            told = {name: named(features[name], values.get(name)) for name in listed}
+            told = {name: name_class(features[name], values.get(name)) for name in listed}
             yield self._item(told, picture, f"{split}/{number:08d}", held_out=held_out)
 
     def _check(self, features: Mapping[str, object]) -> None:
         wanted = {"image_column": self.image_column, "caption_column": self.caption_column, "key_column": self.key_column}
         for setting, column in wanted.items():
             if column is not None and column not in features:
-                rest = choice_of(column, features, setting)
+                rest = suggest_column(column, features, setting)
                 raise ValueError(f"{self.request.path} has no column {column!r} (source.{setting}): {rest}")
-        if not holds_pictures(features[self.image_column]):
+        if not may_hold_pictures(features[self.image_column]):
             kind = features[self.image_column]
             raise ValueError(f"source.image_column={self.image_column} holds no pictures but {kind}; which column does?")
 
@@ -103,17 +103,17 @@ class HuggingFace(Source):
         """Whether a column is read in naming the items: not what is large."""
         return name in (self.caption_column, self.key_column) or is_small(kind)
 
-    def _at_rest(self, data: "Dataset", listed: list[str]) -> Iterator[Answer]:
+    def _at_rest(self, data: "Dataset", listed: list[str]) -> Iterator[RowAndPicture]:
         """Rows whose pictures are read when asked for."""
-        fetch = Fetch(data.select_columns([self.image_column]), self.image_column)
+        fetch = PictureFetcher(data.select_columns([self.image_column]), self.image_column)
         listing = data.select_columns(listed).with_format("arrow")
         needed = {self.caption_column, self.key_column or self.caption_column, "split"}
         batches = (batch for table in listing.iter(batch_size=1000) for batch in table.combine_chunks().to_batches())
-        rows = (row for batch in batches for row in one_by_one(batch, needed))
+        rows = (row for batch in batches for row in iterate_rows(batch, needed))
         for number, row in enumerate(rows):
-            yield ({}, row) if isinstance(row, str) else (row, PictureRow(fetch, number))
+            yield ({}, row) if isinstance(row, str) else (row, TablePicture(fetch, number))
 
-    def _passing(self, data: "IterableDataset") -> Iterator[Answer]:
+    def _passing(self, data: "IterableDataset") -> Iterator[RowAndPicture]:
         """Rows with their pictures; a stream that breaks off ends in its problem."""
         rows = iter(data)
         while True:
@@ -125,18 +125,18 @@ class HuggingFace(Source):
                 yield {}, f"the stream broke off here: {one_line(error)}"
                 return
             try:
-                yield values, PassingPicture(encoded_bytes(values.get(self.image_column)))
+                yield values, PictureBytes(read_encoded_picture(values.get(self.image_column)))
             except READ_ERRORS as error:
                 yield values, str(error) or describe_error(error)
 
     def _item(self, values: Mapping[str, object], picture: Picture | str, place: str, *, held_out: bool) -> Item:
         """`picture` is a text where it is a problem."""
         if isinstance(picture, str):
-            return Item(place, None, (), shown(place), problem=f"{shown(place)}: {picture}")
+            return Item(place, None, (), format_name(place), problem=f"{format_name(place)}: {picture}")
         apart = [] if self.key_column is None else [self.key_column]
-        told = by_values(values, column=self.caption_column, origin=shown(place), apart=apart)
-        key = place if self.key_column is None else lasting_key(values[self.key_column])
+        told = annotate_from_values(values, column=self.caption_column, origin=format_name(place), apart=apart)
+        key = place if self.key_column is None else read_key(values[self.key_column])
         if key is None:
-            problem = f"{shown(place)} has no name of its own: {self.key_column} is empty or an absolute path"
-            return Item(place, None, (), shown(place), problem=problem)
+            problem = f"{format_name(place)} has no name of its own: {self.key_column} is empty or an absolute path"
+            return Item(place, None, (), format_name(place), problem=problem)
         return Item(key, picture, told.captions, told.origin, held_out or told.held_out, told.fields, told.problem)

@@ -58,7 +58,7 @@ class FileSlice:
 
 
 @dataclass(frozen=True)
-class PictureRow:
+class TablePicture:
     """A row of a table that can be read at any place."""
 
     fetch: Callable[[int], bytes]
@@ -73,7 +73,7 @@ class PictureRow:
 
 
 @dataclass(frozen=True)
-class PassingPicture:
+class PictureBytes:
     """What a stream handed over: here once, in memory."""
 
     content: bytes
@@ -116,7 +116,7 @@ def check_picture(start: bytes) -> None:
     check_beginning(start)
 
 
-def shown(name: str) -> str:
+def format_name(name: str) -> str:
     """A key or path as a terminal can print it on one line: control characters and undecodable bytes escaped."""
     readable = name.encode("utf-8", "backslashreplace").decode("utf-8")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in readable)

@@ -7,15 +7,15 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
-from ldm_train.data.sources.arrow import unpacked_bytes
-from ldm_train.data.sources.items import shown
+from ldm_train.data.sources.arrow import count_unpacked_bytes
+from ldm_train.data.sources.items import format_name
 from ldm_train.util.inputs import MAX_TABLE, describe_error
 
 if TYPE_CHECKING:
     from pyarrow import DataType, RecordBatch
     from pyarrow.parquet import FileMetaData, ParquetFile
 
-ROWS = 1000  # of a batch
+ROWS_PER_BATCH = 1000  # of a batch
 FEW_ROWS = 2**20  # of a table; of more, each takes a byte of the file at least, for no two name one picture and say the same
 MAX_FOOTER = 64 * 2**20  # bytes of what describes a file's columns
 MAX_CHUNK = 2**30  # bytes of a column of a row group, encoded but not compressed
@@ -83,9 +83,9 @@ class ColumnLimit:
     def within(self, batch: "RecordBatch") -> "RecordBatch":
         """The batch without columns that have had too many bytes by now. Raises OSError if one of them is needed."""
         for name, column in zip(batch.schema.names, batch.columns, strict=True):
-            self.taken[name] += unpacked_bytes(column)
+            self.taken[name] += count_unpacked_bytes(column)
             if self.taken[name] > MAX_TABLE and name in self.needed:
-                raise OSError(f"its column {shown(name)!r} unpacks to more than {MAX_TABLE:,} bytes")
+                raise OSError(f"its column {format_name(name)!r} unpacks to more than {MAX_TABLE:,} bytes")
         return batch.select([name for name in batch.schema.names if self.taken[name] <= MAX_TABLE])
 
 
@@ -109,13 +109,13 @@ def _read_group(
     bad = next((name for name in columns if name in large and name in needed), None)
     rows, all_rows = 0, file.metadata.row_group(group).num_rows
     if bad is not None:
-        yield SkippedGroup(all_rows, f"row group {group}: its column {shown(bad)!r} unpacks to {large[bad]:,} bytes")
+        yield SkippedGroup(all_rows, f"row group {group}: its column {format_name(bad)!r} unpacks to {large[bad]:,} bytes")
         return
     usable = [name for name in columns if name not in large]
     problem = ""
     for some in (usable, [name for name in usable if name in needed]):  # a damaged column that is not needed costs no row
         try:
-            for batch in _from_row(file.iter_batches(batch_size=ROWS, row_groups=[group], columns=some), rows):
+            for batch in _from_row(file.iter_batches(batch_size=ROWS_PER_BATCH, row_groups=[group], columns=some), rows):
                 rows += batch.num_rows
                 yield batch
             return

@@ -7,9 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from ldm_train.data.sources.annotations import BOM, json_object
-from ldm_train.data.sources.arrow import one_by_one
-from ldm_train.data.sources.items import Item, shown
+from ldm_train.data.sources.annotations import BOM, parse_json_object
+from ldm_train.data.sources.arrow import iterate_rows
+from ldm_train.data.sources.items import Item, format_name
 from ldm_train.data.sources.row_groups import SkippedGroup, read_batches
 from ldm_train.util.inputs import BUFFER, MAX_LINE, MAX_TABLE, READ_ERRORS, describe_error, open_input, read_lines
 
@@ -18,7 +18,7 @@ MAX_NAMED = 100_000  # rows of a table that cannot be used, and are named one by
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """A row at its `origin` ("metadata.jsonl line 3"), or the problem with it; `key` names it among all rows."""
 
     key: str
@@ -27,7 +27,7 @@ class Row:
     problem: str | None = None
 
 
-class NamedProblems:
+class ProblemCounter:
     """How many of a table's rows that cannot be used are named: a few MB of a damaged one may hold millions of them."""
 
     def __init__(self) -> None:
@@ -45,8 +45,8 @@ class NamedProblems:
             yield Item(f"{name}:further", None, (), name, problem=problem)
 
 
-def read_rows(path: Path, name: str, *, needed: Collection[str]) -> Iterator[Row]:
-    """The rows of a file whose ending is one of `READERS`, called `name` to people.
+def read_rows(path: Path, name: str, *, needed: Collection[str]) -> Iterator[TableRow]:
+    """The rows of a file whose ending is one of `ROW_READERS`, called `name` to people.
 
     A file that cannot be read, or ends amid a row, yields a problem there.
 
@@ -55,31 +55,31 @@ def read_rows(path: Path, name: str, *, needed: Collection[str]) -> Iterator[Row
     """
     try:
         with open_input(path, limit=MAX_TABLE, buffering=BUFFER) as file:
-            yield from READERS[path.suffix.lower()](file, name, needed)
+            yield from ROW_READERS[path.suffix.lower()](file, name, needed)
     except READ_ERRORS as error:
         yield _broken(name, f"cannot be read: {describe_error(error)}")
 
 
-def _broken(name: str, problem: str, *, key: str | None = None) -> Row:
-    return Row(key or name, shown(name), {}, f"{shown(name)} {problem}")
+def _broken(name: str, problem: str, *, key: str | None = None) -> TableRow:
+    return TableRow(key or name, format_name(name), {}, f"{format_name(name)} {problem}")
 
 
-def _jsonl(file: BinaryIO, name: str, needed: Collection[str]) -> Iterator[Row]:
+def _jsonl(file: BinaryIO, name: str, needed: Collection[str]) -> Iterator[TableRow]:
     for number, line in enumerate(read_lines(file), start=1):
-        key, origin = f"{name}:{number}", f"{shown(name)} line {number}"
+        key, origin = f"{name}:{number}", f"{format_name(name)} line {number}"
         if line is None:
-            yield Row(key, origin, {}, f"{origin} {TOO_LONG}")
+            yield TableRow(key, origin, {}, f"{origin} {TOO_LONG}")
             continue
         line = line.removeprefix(BOM) if number == 1 else line
         if not line.strip():
             continue
         try:
-            yield Row(key, origin, json_object(line))
+            yield TableRow(key, origin, parse_json_object(line))
         except (ValueError, MemoryError) as error:
-            yield Row(key, origin, {}, f"{origin} {error or describe_error(error)}")
+            yield TableRow(key, origin, {}, f"{origin} {error or describe_error(error)}")
 
 
-def _separated(file: BinaryIO, name: str, needed: Collection[str], *, delimiter: str) -> Iterator[Row]:
+def _separated(file: BinaryIO, name: str, needed: Collection[str], *, delimiter: str) -> Iterator[TableRow]:
     records = _records(file, delimiter)
     _, header = next(records, (1, []))
     if isinstance(header, str) or not header:
@@ -87,13 +87,13 @@ def _separated(file: BinaryIO, name: str, needed: Collection[str], *, delimiter:
         return
     problem = _not_utf8(header) or ("has two columns of one name" if len(set(header)) < len(header) else None)
     if problem:
-        yield _broken(name, f"{problem}, in its first line: {shown(delimiter.join(header)[:200])}")
+        yield _broken(name, f"{problem}, in its first line: {format_name(delimiter.join(header)[:200])}")
         return
     for number, record in records:
-        key, origin = f"{name}:{number}", f"{shown(name)} line {number}"
+        key, origin = f"{name}:{number}", f"{format_name(name)} line {number}"
         bad = record if isinstance(record, str) else _not_utf8(record) or _too_long(record, header)
         values: dict[str, object] = {} if bad else dict.fromkeys(header) | dict(zip(header, record, strict=False))
-        yield Row(key, origin, values, f"{origin} {bad}" if bad else None)
+        yield TableRow(key, origin, values, f"{origin} {bad}" if bad else None)
 
 
 class Lines(Iterator[str]):
@@ -156,7 +156,7 @@ def _too_long(record: list[str], header: list[str]) -> str | None:
     return f"has {len(record)} values for {len(header)} columns; put quotes around a text that holds the separator"
 
 
-def _parquet(file: BinaryIO, name: str, needed: Collection[str]) -> Iterator[Row]:
+def _parquet(file: BinaryIO, name: str, needed: Collection[str]) -> Iterator[TableRow]:
     number = 0
     try:
         for batch in read_batches(file, needed):
@@ -164,16 +164,20 @@ def _parquet(file: BinaryIO, name: str, needed: Collection[str]) -> Iterator[Row
                 yield _broken(name, batch.problem, key=f"{name}:{number + 1}")
                 number += batch.num_rows
                 continue
-            for values in one_by_one(batch, needed):
+            for values in iterate_rows(batch, needed):
                 number += 1
-                key, origin = f"{name}:{number}", f"{shown(name)} row {number}"
-                yield Row(key, origin, {}, f"{origin} {values}") if isinstance(values, str) else Row(key, origin, values)
+                key, origin = f"{name}:{number}", f"{format_name(name)} row {number}"
+                yield (
+                    TableRow(key, origin, {}, f"{origin} {values}")
+                    if isinstance(values, str)
+                    else TableRow(key, origin, values)
+                )
     except Exception as error:  # whatever pyarrow raises about a damaged file
         reason = str(error).splitlines()[0] if str(error) else describe_error(error)
         yield _broken(name, f"cannot be read after {number} rows: {reason[:300]}")
 
 
-READERS: dict[str, Callable[[BinaryIO, str, Collection[str]], Iterator[Row]]] = {
+ROW_READERS: dict[str, Callable[[BinaryIO, str, Collection[str]], Iterator[TableRow]]] = {
     ".jsonl": _jsonl,
     ".csv": partial(_separated, delimiter=","),
     ".tsv": partial(_separated, delimiter="\t"),

@@ -5,9 +5,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from ldm_train.data.sources.annotations import Told, by_json, by_text, joined
-from ldm_train.data.sources.folder_walk import counted
-from ldm_train.data.sources.items import shown
+from ldm_train.data.sources.annotations import Annotation, annotate_from_json, annotate_from_text, join_annotations
+from ldm_train.data.sources.folder_walk import format_suffix_counts
+from ldm_train.data.sources.items import format_name
 from ldm_train.util.inputs import MAX_TEXT, READ_ERRORS, describe_error, read_input
 
 
@@ -35,42 +35,42 @@ class Sidecars:
         stems = (os.path.splitext(key)[0], key)
         return [file for stem in stems for file in self.by_stem.get(stem, [])]
 
-    def tell(self, key: str) -> Told:
+    def tell(self, key: str) -> Annotation:
         told = [self._read(file) for file in self.beside(key)]
         if not told:
-            stem = shown(os.path.splitext(os.path.basename(key))[0])
+            stem = format_name(os.path.splitext(os.path.basename(key))[0])
             missing = f"no caption: beside it lies no {stem}.txt, {stem}.caption or {stem}.json"
-            return Told(shown(key), problem=missing)
+            return Annotation(format_name(key), problem=missing)
         good = [one for one in told if one.captions]
         different = [one for one in good if one.captions != good[0].captions]
         if different:
             return self._clash(good[0], different[0])
         self.used.update(os.path.splitext(one.origin)[1].lower() for one in good)
-        return joined(told)
+        return join_annotations(told)
 
     def notes(self, pictures: list[str]) -> Iterator[str]:
         if self.used:
-            yield f"captions from files beside the pictures: {counted(self.used)}"
+            yield f"captions from files beside the pictures: {format_suffix_counts(self.used)}"
         stems = {stem for key in pictures for stem in (os.path.splitext(key)[0], key)}
         lonely = [file for stem, files in self.by_stem.items() if stem not in stems for file in files]
         if lonely:
-            yield f"files of captions that belong to no picture: {len(lonely):,} (the first: {shown(min(lonely))})"
+            yield f"files of captions that belong to no picture: {len(lonely):,} (the first: {format_name(min(lonely))})"
 
-    def _read(self, file: str) -> Told:
-        origin = shown(file)
+    def _read(self, file: str) -> Annotation:
+        origin = format_name(file)
         try:
             content = read_input(self.root / file, limit=MAX_TEXT)
         except READ_ERRORS as error:
-            return Told(origin, problem=f"no caption: {origin} cannot be read: {describe_error(error)}", damaged=True)
+            return Annotation(origin, problem=f"no caption: {origin} cannot be read: {describe_error(error)}", damaged=True)
         if file.lower().endswith(".json"):
-            return by_json(content, column=self.column, origin=origin)
-        return by_text(content, origin=origin)
+            return annotate_from_json(content, column=self.column, origin=origin)
+        return annotate_from_text(content, origin=origin)
 
-    def _clash(self, one: Told, other: Told) -> Told:
+    def _clash(self, one: Annotation, other: Annotation) -> Annotation:
         words = (
             f"{one.origin} says {one.captions[0]!r}, {other.origin} says {other.captions[0]!r}; "
             "which one is meant? keep one of the two files"
         )
         if self.refuse:
             raise ValueError(f"two captions of one picture: {words}, or set source.captions=metadata or template")
-        return Told(one.origin, problem=f"two captions of one picture: {words}")
+        return Annotation(one.origin, problem=f"two captions of one picture: {words}")

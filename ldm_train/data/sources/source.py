@@ -5,10 +5,10 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 
-from ldm_train.data.sources.annotations import HELD_OUT
-from ldm_train.data.sources.items import Item, shown
+from ldm_train.data.sources.annotations import HELD_OUT_SPLITS
+from ldm_train.data.sources.items import Item, format_name
 
-NAMED = 5  # values of `split` in notes
+MAX_NAMED_SPLITS = 5  # values of `split` in notes
 
 
 class Source(ABC):
@@ -34,11 +34,13 @@ class Source(ABC):
             if self.prefix or self.suffix:
                 item = replace(item, captions=tuple(f"{self.prefix}{text}{self.suffix}" for text in item.captions))
             yield item
-        if len(splits) > NAMED:
-            self.notes.append(f"there are {len(splits) - NAMED:,} further values of split like the following")
-        known = ", ".join(sorted(HELD_OUT))
-        for split, count in splits.most_common(NAMED):
-            self.notes.append(f"split {shown(split[:100])!r} ({count:,}) does not keep from training; these do: {known}")
+        if len(splits) > MAX_NAMED_SPLITS:
+            self.notes.append(f"there are {len(splits) - MAX_NAMED_SPLITS:,} further values of split like the following")
+        known = ", ".join(sorted(HELD_OUT_SPLITS))
+        for split, count in splits.most_common(MAX_NAMED_SPLITS):
+            self.notes.append(
+                f"split {format_name(split[:100])!r} ({count:,}) does not keep from training; these do: {known}"
+            )
 
     @abstractmethod
     def items(self) -> Iterator[Item]:
@@ -55,6 +57,6 @@ def _uniquely_named(items: Iterator[Item]) -> Iterator[Item]:
             key = f"{item.key}#{latest[item.key]}"
         latest[key] = 1
         if key != item.key:
-            problem = item.problem or f"the name {shown(item.key)} is taken by an earlier picture"
+            problem = item.problem or f"the name {format_name(item.key)} is taken by an earlier picture"
             item = replace(item, key=key, picture=None, captions=(), problem=problem)
         yield item

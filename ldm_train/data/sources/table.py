@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from ldm_train.data.sources.annotations import by_values, choice_of, lasting_key
-from ldm_train.data.sources.items import Item, PictureFile, shown
-from ldm_train.data.sources.rows import READERS, NamedProblems, Row, read_rows
+from ldm_train.data.sources.annotations import annotate_from_values, read_key, suggest_column
+from ldm_train.data.sources.items import Item, PictureFile, format_name
+from ldm_train.data.sources.rows import ROW_READERS, ProblemCounter, TableRow, read_rows
 from ldm_train.data.sources.source import Source
 
 LONGEST = 200  # characters of a name in a message
@@ -46,9 +46,9 @@ class Table(Source):
         super().__init__(prefix=prefix, suffix=suffix)
         self.path = Path(str(path))
         if not self.path.is_file():
-            raise ValueError(f"source.path={path} is not a file; give a table: {', '.join(READERS)}")
-        if self.path.suffix.lower() not in READERS:
-            raise ValueError(f"source.path={path} is no table that can be read here; accepted are {', '.join(READERS)}")
+            raise ValueError(f"source.path={path} is not a file; give a table: {', '.join(ROW_READERS)}")
+        if self.path.suffix.lower() not in ROW_READERS:
+            raise ValueError(f"source.path={path} is no table that can be read here; accepted are {', '.join(ROW_READERS)}")
         if root is not None and not Path(root).is_dir():
             raise ValueError(f"source.root={root} is not a folder; give the one that {path_column} is relative to")
         self.path_column = path_column
@@ -63,20 +63,20 @@ class Table(Source):
             if column is not None:
                 self._require(column, setting)
         found: dict[str, Item] = {}
-        others, named = [], NamedProblems()
+        others, named = [], ProblemCounter()
         for row in read_rows(self.path, self.path.name, needed=self.needed):
             item = Item(row.key, None, (), row.origin, problem=row.problem) if row.problem else self._item(row)
             if item.problem is not None and named.is_full():
                 continue
             first = found.setdefault(item.key, item)
-            if first is not item and mergeable(first, item):
+            if first is not item and is_same_picture(first, item):
                 further = tuple(text for text in item.captions if text not in first.captions)
                 found[item.key] = replace(first, captions=first.captions + further)
             elif first is not item:
                 others.append(item)
         yield from found.values()
         yield from others
-        yield from named.further(shown(self.path.name))
+        yield from named.further(format_name(self.path.name))
 
     def _require(self, column: str, setting: str) -> None:
         """Refuse a column that no row has; most often the first row shows that it is there."""
@@ -88,36 +88,38 @@ class Table(Source):
             known |= dict.fromkeys(row.values)
             bad_rows |= row.problem is not None
         if known:
-            raise ValueError(f"{self.path} has no column {column!r} (source.{setting}): {choice_of(column, known, setting)}")
+            raise ValueError(
+                f"{self.path} has no column {column!r} (source.{setting}): {suggest_column(column, known, setting)}"
+            )
         if not bad_rows:
             raise ValueError(f"source.path={self.path} has no row; is it the right table?")
 
-    def _item(self, row: Row) -> Item:
+    def _item(self, row: TableRow) -> Item:
         apart = [self.path_column, *([self.key_column] if self.key_column is not None else [])]
-        told = by_values(row.values, column=self.caption_column, origin=row.origin, apart=apart)
+        told = annotate_from_values(row.values, column=self.caption_column, origin=row.origin, apart=apart)
         name = row.values.get(self.path_column)
         if not isinstance(name, str) or not name.strip():
-            return self._problem(row, f"names no picture: {self.path_column} is {shown(reprlib.repr(name)[:40])}")
+            return self._problem(row, f"names no picture: {self.path_column} is {format_name(reprlib.repr(name)[:40])}")
         path = self.root / name
         key = self._key(row, path)
         if key is None:
             return self._problem(row, f"has no name of its own: {self.key_column} is empty or an absolute path")
         if not os.path.isfile(path):  # and not Path.is_file, which raises for a name that is too long
             hint = "download it first" if "://" in name else f"it is looked for in {self.root}, see source.root"
-            problem = f"{row.origin} names {shown(name[:LONGEST])}, which is no file; {hint}"
+            problem = f"{row.origin} names {format_name(name[:LONGEST])}, which is no file; {hint}"
             return Item(key, None, (), row.origin, problem=problem)
         return Item(key, PictureFile(path), told.captions, told.origin, told.held_out, told.fields, told.problem)
 
-    def _key(self, row: Row, path: Path) -> str | None:
+    def _key(self, row: TableRow, path: Path) -> str | None:
         if self.key_column is None:
             return Path(os.path.relpath(path, self.root)).as_posix()
-        return lasting_key(row.values.get(self.key_column))
+        return read_key(row.values.get(self.key_column))
 
-    def _problem(self, row: Row, words: str) -> Item:
+    def _problem(self, row: TableRow, words: str) -> Item:
         return Item(row.key, None, (), row.origin, problem=f"{row.origin} {words}")
 
 
-def mergeable(first: Item, other: Item) -> bool:
+def is_same_picture(first: Item, other: Item) -> bool:
     """Whether two rows are captions of one picture."""
     sound = first.problem is None and other.problem is None
     return sound and (first.picture, first.held_out) == (other.picture, other.held_out)

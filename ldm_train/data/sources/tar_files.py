@@ -20,7 +20,7 @@ PLAIN_SCHEMES = ("https", "http", "hf", "file")  # of URLs that are only read
 
 
 @dataclass(frozen=True)
-class Shard:
+class TarShard:
     """A tar file, there now or once it is fetched from its `url`; `name` begins its pictures' keys."""
 
     name: str
@@ -28,7 +28,7 @@ class Shard:
     url: str | None = None
 
 
-def find_shards(setting: str | Sequence[str], download: str | None, *, commands: bool) -> list[Shard]:
+def find_shards(setting: str | Sequence[str], download: str | None, *, commands: bool) -> list[TarShard]:
     """The shards that a path, a glob, a brace list, a URL, or a list of these means, in that order.
 
     Args:
@@ -42,7 +42,7 @@ def find_shards(setting: str | Sequence[str], download: str | None, *, commands:
     places = [found for one in settings for place in _expanded(one) for found in _matching(place)]
     if not commands:
         for place in places:
-            refuse_command(place)
+            check_no_command(place)
     if not places:
         raise ValueError("source.path is an empty list; give a glob, a brace list or a list of tar files, or URLs of them")
     twice = [place for place, count in Counter(places).items() if count > 1]
@@ -61,14 +61,14 @@ def find_shards(setting: str | Sequence[str], download: str | None, *, commands:
         if is_remote(place):
             unique = f"{_stem(place)}-{hashlib.sha256(place.encode()).hexdigest()[:12]}"
             name = _stem(place) if stems[_stem(place)] == 1 else unique
-            shards.append(Shard(name, Path(download or "") / f"{unique}.tar", place))
+            shards.append(TarShard(name, Path(download or "") / f"{unique}.tar", place))
         else:
             name = Path(os.path.relpath(place, common)).as_posix()
-            shards.append(Shard(name.removesuffix(".tar"), Path(place)))
+            shards.append(TarShard(name.removesuffix(".tar"), Path(place)))
     return shards
 
 
-def fetch(shard: Shard) -> None:
+def fetch_shard(shard: TarShard) -> None:
     """Bring a shard here, once; an interrupted try leaves nothing. Raises ValueError where it cannot be had."""
     if shard.url is None or shard.path.exists():
         return
@@ -89,7 +89,7 @@ def fetch(shard: Shard) -> None:
             ) from error
 
 
-def refuse_command(place: str) -> None:
+def check_no_command(place: str) -> None:
     """Raise if opening a place would run a command, or a program with credentials of the user's."""
     scheme = urlparse(place.strip()).scheme.lower()
     if is_remote(place) and scheme not in PLAIN_SCHEMES:

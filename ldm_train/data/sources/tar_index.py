@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from ldm_train.data.sources.items import shown
+from ldm_train.data.sources.items import format_name
 from ldm_train.util.inputs import describe_error, open_input
 
 MAX_HEADERS = 2**20  # bytes of all headers of one member
@@ -52,7 +52,7 @@ class Headers:
         return self.file.read(size)
 
 
-def members(path: Path) -> Iterator[Member | Fault]:
+def iterate_members(path: Path) -> Iterator[Member | Fault]:
     """The whole files of a tar, in its order, and its faults. Raises OSError."""
     with open_input(path, limit=None) as file:
         size = os.fstat(file.fileno()).st_size
@@ -68,18 +68,18 @@ def members(path: Path) -> Iterator[Member | Fault]:
             with tarfile.open(fileobj=headers, mode="r:", encoding="utf-8", errors="surrogateescape") as tar:  # type: ignore[call-overload]
                 while (info := tar.next()) is not None:
                     if info.size < 0 or tar.offset <= info.offset:  # tarfile would go round in circles
-                        yield Fault(f"is damaged: {shown(info.name)} has {info.size} bytes", info.name)
+                        yield Fault(f"is damaged: {format_name(info.name)} has {info.size} bytes", info.name)
                         return
                     if info.isfile() and info.offset_data + info.size > size:
-                        yield Fault(f"is cut in the middle of {shown(info.name)}", info.name)
+                        yield Fault(f"is cut in the middle of {format_name(info.name)}", info.name)
                         return
                     if info.issparse():
-                        yield Fault(f"holds {shown(info.name)} as a sparse file; pack it without --sparse", info.name)
+                        yield Fault(f"holds {format_name(info.name)} as a sparse file; pack it without --sparse", info.name)
                     elif info.isfile():
                         yield Member(info.name, info.offset_data, info.size)
                     elif not info.isdir():
-                        yield Fault(f"holds {shown(info.name)} as a link or a device; pack the file itself", info.name)
-                    last = shown(info.name)
+                        yield Fault(f"holds {format_name(info.name)} as a link or a device; pack the file itself", info.name)
+                    last = format_name(info.name)
                     tar.members.clear()  # it keeps each, about 1 kB
                     headers.taken = 0
                 end = tar.offset

@@ -5,12 +5,12 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from ldm_train.data.sources.annotations import Told, by_json, by_text, joined
-from ldm_train.data.sources.folder_walk import counted
-from ldm_train.data.sources.items import FileSlice, Item, shown
+from ldm_train.data.sources.annotations import Annotation, annotate_from_json, annotate_from_text, join_annotations
+from ldm_train.data.sources.folder_walk import format_suffix_counts
+from ldm_train.data.sources.items import FileSlice, Item, format_name
 from ldm_train.data.sources.source import Source
-from ldm_train.data.sources.tar_files import Shard, fetch, find_shards
-from ldm_train.data.sources.tar_index import Fault, Member, members
+from ldm_train.data.sources.tar_files import TarShard, fetch_shard, find_shards
+from ldm_train.data.sources.tar_index import Fault, Member, iterate_members
 from ldm_train.util.inputs import MAX_TEXT, READ_ERRORS, describe_error, read_input
 
 Sample = dict[str, Member]  # by its members' endings
@@ -58,11 +58,11 @@ class TarShards(Source):
         others: Counter[str] = Counter()
         empty = True
         for shard in self.shards:
-            fetch(shard)
+            fetch_shard(shard)
             for item in self._shard(shard, others):
                 empty = False
                 yield item
-        kinds = f"not read as pictures or captions: {counted(others)}"
+        kinds = f"not read as pictures or captions: {format_suffix_counts(others)}"
         if empty:
             looked = " ".join(f".{ending}" for ending in self.images)
             raise ValueError(
@@ -72,11 +72,11 @@ class TarShards(Source):
         if others:
             self.notes.append(kinds)
 
-    def _shard(self, shard: Shard, others: Counter[str]) -> Iterator[Item]:
+    def _shard(self, shard: TarShard, others: Counter[str]) -> Iterator[Item]:
         samples: dict[str, Sample] = {}
         faults: list[Fault] = []
         try:
-            for found in members(shard.path):
+            for found in iterate_members(shard.path):
                 if isinstance(found, Fault):
                     faults.append(found)
                 else:
@@ -86,9 +86,9 @@ class TarShards(Source):
         broken = {_parts(fault.member)[0] for fault in faults if fault.member is not None}
         yield from (self._item(shard, key, sample) for key, sample in samples.items() if key not in broken)
         for number, fault in enumerate(faults):
-            words = f"{shown(shard.path.name)} {fault.words}"
+            words = f"{format_name(shard.path.name)} {fault.words}"
             if fault.certain:
-                yield Item(f"{shard.name}:{number}", None, (), shown(shard.path.name), problem=words)
+                yield Item(f"{shard.name}:{number}", None, (), format_name(shard.path.name), problem=words)
             else:
                 self.notes.append(words)
 
@@ -101,13 +101,13 @@ class TarShards(Source):
             others[f".{ending}" if ending else ""] += 1
         elif ending in samples.setdefault(key, {}):
             yield Fault(
-                f"holds {shown(member.name)} twice; the sample is left out, since one may be an older one", member.name
+                f"holds {format_name(member.name)} twice; the sample is left out, since one may be an older one", member.name
             )
         else:
             samples[key][ending] = member
 
-    def _item(self, shard: Shard, key: str, sample: Sample) -> Item:
-        origin = f"{shown(shard.path.name)}, {shown(key)}"
+    def _item(self, shard: TarShard, key: str, sample: Sample) -> Item:
+        origin = f"{format_name(shard.path.name)}, {format_name(key)}"
         name = f"{shard.name}/{key}"
         pictures = [ending for ending in self.images if ending in sample]
         if len(pictures) != 1:
@@ -121,24 +121,24 @@ class TarShards(Source):
         picture = FileSlice(shard.path, member.offset, member.length)
         return Item(name, picture, told.captions, origin, told.held_out, told.fields, told.problem)
 
-    def _told(self, shard: Shard, sample: Sample, origin: str) -> Told:
+    def _told(self, shard: TarShard, sample: Sample, origin: str) -> Annotation:
         """The captions in the order of the setting; a JSON's fields whether or not captions are taken from it."""
         told = [self._read(shard, sample[ending], ending) for ending in self.captions if ending in sample]
         missing = f"no caption: {origin} has no {' or '.join(f'.{ending}' for ending in self.captions)}"
         if "json" in sample and "json" not in self.captions:
             fields = self._read(shard, sample["json"], "json")
             told.append(replace(fields, captions=(), problem=fields.problem if fields.damaged else missing))
-        return joined(told) if told else Told(origin, problem=missing)
+        return join_annotations(told) if told else Annotation(origin, problem=missing)
 
-    def _read(self, shard: Shard, member: Member, ending: str) -> Told:
-        origin = f"{shown(shard.path.name)}, {shown(member.name)}"
+    def _read(self, shard: TarShard, member: Member, ending: str) -> Annotation:
+        origin = f"{format_name(shard.path.name)}, {format_name(member.name)}"
         try:
             content = read_input(shard.path, limit=MAX_TEXT, offset=member.offset, length=member.length)
         except READ_ERRORS as error:
-            return Told(origin, problem=f"no caption: {origin} cannot be read: {describe_error(error)}", damaged=True)
+            return Annotation(origin, problem=f"no caption: {origin} cannot be read: {describe_error(error)}", damaged=True)
         if ending == "json":
-            return by_json(content, column=self.caption_column, origin=origin)
-        return by_text(content, origin=origin)
+            return annotate_from_json(content, column=self.caption_column, origin=origin)
+        return annotate_from_text(content, origin=origin)
 
 
 def _parts(name: str) -> tuple[str, str]:

@@ -5,7 +5,7 @@ the run itself passes to a constructor, what it reads itself and does not pass o
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal, Self
 
@@ -203,3 +203,12 @@ def select(config: object, name: str) -> Any:
     for key in name.split("."):
         found = found.get(key) if isinstance(found, Mapping) else None
     return found
+
+
+def dict_settings(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Yield the dotted names and values of plain settings."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from dict_settings(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

@@ -6,7 +6,7 @@ from torch import Tensor
 from ldm_train import draws
 from ldm_train.autoencoders.scaling import Scaling
 from ldm_train.data.batches.datamodules import CachedLatents
-from ldm_train.data.pictures.images import to_shown_bytes
+from ldm_train.data.pictures.images import to_display_bytes
 from ldm_train.diffusion.denoiser import Estimate
 from ldm_train.generation import Generation
 from ldm_train.training.callbacks.picture_grids import grid
@@ -30,7 +30,7 @@ class Reverse:
     @property
     def strip(self) -> Tensor:
         """From noise to picture, (3, H, W) uint8."""
-        return grid(to_shown_bytes(torch.stack(self.columns, dim=1).flatten(0, 1)), columns=len(self.columns))
+        return grid(to_display_bytes(torch.stack(self.columns, dim=1).flatten(0, 1)), columns=len(self.columns))
 
 
 def frames(steps: int) -> set[int]:
@@ -47,7 +47,7 @@ def forward_strip(module: NoisePredictorTraining, data: CachedLatents, generatio
     t = module.timesteps.at(shares, schedule) * (shares > 0)
     noise = draws.normal(seed, "forward strip", torch.zeros(1, dtype=torch.long), latents.shape[1:]).to(latents)
     noisy = schedule.corrupt(latents.expand(FRAMES, -1, -1, -1), noise.expand(FRAMES, -1, -1, -1), t)
-    return grid(to_shown_bytes(generation.decode(noisy)), columns=FRAMES)
+    return grid(to_display_bytes(generation.decode(noisy)), columns=FRAMES)
 
 
 def latents_of(data: CachedLatents, example: int, generation: Generation) -> Tensor:

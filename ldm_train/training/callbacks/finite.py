@@ -15,7 +15,7 @@ from ldm_train.training.base_module import Examined, Training
 from ldm_train.training.callbacks.step_log import step_ended
 from ldm_train.training.optimization.sharding import gathered
 from ldm_train.util.files import atomic_write
-from ldm_train.weights.tensor_files import write
+from ldm_train.weights.tensor_files import write_tensor_file
 
 
 class DivergedError(ValueError):
@@ -102,7 +102,7 @@ class NonFinite(Callback):
         if self.in_a_row == 1:
             weights = {name: gathered(p.detach()).cpu() for name, p in module.trained_parameters().items()}
             if trainer.is_global_zero:
-                write(self.folder / f"step-{attempt.step:08d}.safetensors", weights, {"step": attempt.step})
+                write_tensor_file(self.folder / f"step-{attempt.step:08d}.safetensors", weights, {"step": attempt.step})
         if trainer.is_global_zero:
             names = ", ".join(str(line["example"]) for line in told if line["finite"] is False) or "none of them alone"
             print(f"warning: step {attempt.step} was not finite and is left out; see {path} (examples: {names})")

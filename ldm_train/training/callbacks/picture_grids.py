@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate, pad
 from torchvision.utils import make_grid
 
-from ldm_train.data.pictures.images import count_broken, to_shown_bytes
+from ldm_train.data.pictures.images import count_broken, to_display_bytes
 from ldm_train.generation import Generation, Recipe
 from ldm_train.samplers.base import StepCallback
 from ldm_train.training.loggers.dashboards import log_scalars
@@ -61,7 +61,7 @@ def draw_together(
     """
     portion = torch.arange(len(prompts)).tensor_split(world)[rank].tolist()
     drawn = portion or [0]
-    own = to_shown_bytes(generation([prompts[i] for i in drawn], recipe, first=drawn[0], callback=callback))
+    own = to_display_bytes(generation([prompts[i] for i in drawn], recipe, first=drawn[0], callback=callback))
     if world == 1:
         return own.cpu()
     images = own.new_zeros(len(prompts), *own.shape[1:])

@@ -8,8 +8,8 @@ import torch
 from pytorch_lightning import Callback
 from torch import Tensor
 
-from ldm_train.data.batches.datamodules import Pictures
-from ldm_train.data.pictures.images import save_png, to_shown_bytes
+from ldm_train.data.batches.datamodules import PictureBatches
+from ldm_train.data.pictures.images import save_png, to_display_bytes
 from ldm_train.data.sources.items import Item
 from ldm_train.metrics.drawings import psnr
 from ldm_train.training.autoencoder_module import AutoencoderTraining
@@ -50,7 +50,7 @@ class Reconstructions(Callback):
         log_picture(trainer, "reconstructions", pair)
 
     def _compare(
-        self, trainer: pl.Trainer, module: AutoencoderTraining, data: Pictures, items: Sequence[Item]
+        self, trainer: pl.Trainer, module: AutoencoderTraining, data: PictureBatches, items: Sequence[Item]
     ) -> tuple[Tensor, Tensor]:
         values, pair = [], torch.empty(0)
         for start in range(0, len(items), self.batch_size):
@@ -58,7 +58,7 @@ class Reconstructions(Callback):
             decoded = module.reconstruct(images)
             values.append(psnr(decoded, images).cpu())
             if start == 0:
-                shown = to_shown_bytes(torch.cat([images[:16], decoded[:16]]))
+                shown = to_display_bytes(torch.cat([images[:16], decoded[:16]]))
                 warn_of_broken(trainer, "reconstructions", shown[len(shown) // 2 :])
                 pair = grid(shown, columns=min(16, len(images)))
         return torch.cat(values), pair

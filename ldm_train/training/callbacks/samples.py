@@ -11,7 +11,7 @@ import torch
 from pytorch_lightning import Callback
 from torch import Tensor
 
-from ldm_train.data.pictures.images import save_png, to_shown_bytes
+from ldm_train.data.pictures.images import save_png, to_display_bytes
 from ldm_train.generation import Generation, Recipe
 from ldm_train.training.callbacks.film import Reverse, forward_strip, latents_of
 from ldm_train.training.callbacks.growth import grow
@@ -129,7 +129,7 @@ class Samples(Callback):
         if self._true is None:
             data = trainer.datamodule  # type: ignore[attr-defined]
             latents = [latents_of(data, example, generation) for example in self.drawing.held_out]
-            pictures = [to_shown_bytes(generation.decode(one))[0].cpu() for one in latents]
+            pictures = [to_display_bytes(generation.decode(one))[0].cpu() for one in latents]
             self._true = torch.stack([fitted(picture, (drawn.shape[2], drawn.shape[3])) for picture in pictures])
         return self._true
 

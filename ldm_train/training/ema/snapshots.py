@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ldm_train.training.run_files import RUN_ID, check_same_run, numbered_steps
 from ldm_train.util.files import remove_files
-from ldm_train.weights.tensor_files import read_told, write
+from ldm_train.weights.tensor_files import read_metadata, write_tensor_file
 
 FOLDER = "ema"
 DTYPES = ("float16", "float32", "float64")  # bfloat16's three digits are fewer than what averaging changes
@@ -80,7 +80,7 @@ def write_snapshot(
     }
     snapshot = Snapshot(folder / f"step-{step:08d}.safetensors", step, updates, start_step, tuple(averages), run_id)
     told = {"step": step, "updates": updates, "start_step": start_step, "lengths": list(averages), RUN_ID: run_id}
-    write(snapshot.path, tensors, told)
+    write_tensor_file(snapshot.path, tensors, told)
     return snapshot
 
 
@@ -101,7 +101,7 @@ def read_snapshot(path: Path) -> Snapshot:
     Raises:
         ValueError: it cannot be read, or is none of these.
     """
-    told = read_told(path)
+    told = read_metadata(path)
     if not {"step", "updates", "start_step", "lengths"} <= told.keys():
         raise ValueError(f"{path} is no snapshot of averages: it does not tell its step, updates and lengths")
     return Snapshot(path, told["step"], told["updates"], told["start_step"], tuple(told["lengths"]), told.get(RUN_ID))

@@ -15,10 +15,10 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from ldm_train.data.cache.shards import load, save, told_in
+from ldm_train.data.cache.shards import load_rows, read_row_metadata, save_rows
 from ldm_train.training.validation.compared import Compared, over_ranks, say
 from ldm_train.types import FeatureExtractor
-from ldm_train.weights.fingerprint import fingerprint
+from ldm_train.weights.fingerprint import fingerprint_module
 
 FORMAT = 1
 
@@ -47,7 +47,7 @@ class KeptFeatures:
             "format": FORMAT,
             "content": self.content,
             "examples": hashlib.sha256(examples.numpy().tobytes()).hexdigest(),
-            "extractor": [extractor.name, fingerprint(extractor)],
+            "extractor": [extractor.name, fingerprint_module(extractor)],
             "machine": [device.type, torch.cuda.get_device_name(device) if device.type == "cuda" else "", torch.__version__],
         }
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
@@ -58,7 +58,7 @@ class KeptFeatures:
         if not path.is_file():
             return None
         try:
-            told, features = told_in(path), load(path).get("features")
+            told, features = read_row_metadata(path), load_rows(path).get("features")
         except ValueError:
             return None
         sound = features is not None and features.shape == shape and features.dtype == torch.float32
@@ -68,7 +68,7 @@ class KeptFeatures:
         """Keep features; why they could not be kept, if so, which ends nothing."""
         try:
             self.folder.mkdir(exist_ok=True)
-            save({"features": features}, path, told={"sha256": _digest(features), "content": self.content})
+            save_rows({"features": features}, path, metadata={"sha256": _digest(features), "content": self.content})
         except OSError as error:
             return str(error).partition(";")[0]
         return None

@@ -1,6 +1,7 @@
-"""The autoencoder's names: latent-diffusion's `first_stage_model`, old diffusers folders, and today's AutoencoderKL.
+"""Autoencoder names in latent-diffusion's single files (`first_stage_model.…`), old diffusers folders, and AutoencoderKL.
 
-Today's projects to queries, keys, values and back by linear layers, latent-diffusion's by 1x1 convolutions: the same map.
+In AutoencoderKL the attention's projections are linear layers; in latent-diffusion they are 1x1 convolutions with the same
+weights.
 """
 
 import re
@@ -8,67 +9,68 @@ from collections.abc import Iterable, Mapping
 
 from torch import Size
 
+from ldm_train.util.text import list_names
 from ldm_train.weights.tensor_mapping import Piece
 
 PREFIX = "first_stage_model."
-OLD = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 ATTENTION = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
 MIDDLE = {"block_1": "resnets.0", "block_2": "resnets.1", "attn_1": "attentions.0"}
 MATRICES = re.compile(r".*\.attentions\.\d+\.(to_q|to_k|to_v|to_out\.0)\.weight")
 
 
-def to_diffusers_names(names: Iterable[str]) -> dict[str, str]:
-    """Single-file names, without their prefix, to those of AutoencoderKL; a name of another layout stays as it is."""
+def rename_autoencoder_to_diffusers(names: Iterable[str]) -> dict[str, str]:
+    """Return the AutoencoderKL name of each single-file name (without prefix), and other names as they are."""
     names = list(names)
     ups = 1 + max((int(match[1]) for name in names if (match := re.match(r"decoder\.up\.(\d+)\.", name))), default=0)
     return {name: _diffusers_name(name, ups) for name in names}
 
 
-def to_single_file_names(names: Iterable[str]) -> dict[str, str]:
-    """AutoencoderKL's names to single-file ones, with their prefix.
+def rename_autoencoder_to_single_file(names: Iterable[str]) -> dict[str, str]:
+    """Return the single-file name, with its prefix, of each AutoencoderKL name.
 
     Raises:
-        ValueError: a name has no place there.
+        ValueError: a name has no counterpart in single files.
     """
     names = list(names)
     ups = 1 + max((int(match[1]) for name in names if (match := re.match(r"decoder\.up_blocks\.(\d+)\.", name))), default=0)
-    found = {name: _single_file_name(name, ups) for name in names}
-    if unknown := [name for name, single in found.items() if to_diffusers_names(found.values())[single] != name]:
-        raise ValueError(f"latent-diffusion's layout has no place for {', '.join(unknown[:5])}")
-    return {name: f"{PREFIX}{single}" for name, single in found.items()}
+    renamed = {name: _single_file_name(name, ups) for name in names}
+    back = rename_autoencoder_to_diffusers(renamed.values())
+    if unknown := [name for name, single in renamed.items() if back[single] != name]:
+        raise ValueError(f"latent-diffusion's layout has no place for {list_names(unknown)}")
+    return {name: f"{PREFIX}{single}" for name, single in renamed.items()}
 
 
-def renewed(name: str) -> str:
-    """An attention's name as old diffusers folders have it, in today's words."""
-    return re.sub(
-        r"(\.attentions\.\d+\.)(query|key|value|proj_attn)(\.(?:weight|bias))$", lambda m: m[1] + OLD[m[2]] + m[3], name
-    )
+def update_attention_name(name: str) -> str:
+    """Return the current AutoencoderKL name of an attention weight that old diffusers folders call `query`, `key`, …"""
+    pattern = r"(\.attentions\.\d+\.)(query|key|value|proj_attn)(\.(?:weight|bias))$"
+    return re.sub(pattern, lambda m: m[1] + OLD_ATTENTION[m[2]] + m[3], name)
 
 
-def reading(names: Iterable[str]) -> dict[str, Piece]:
-    """How AutoencoderKL's own tensors are made of those of a file, by the same names: projections in either form."""
+def map_autoencoder_from_diffusers(names: Iterable[str]) -> dict[str, Piece]:
+    """Return the piece that makes each AutoencoderKL tensor; a file's projections may be linear layers or convolutions."""
     return {name: Piece((name,), turn="matrix" if MATRICES.fullmatch(name) else "") for name in names}
 
 
-def writing(names: Iterable[str]) -> dict[str, Piece]:
-    """How a single file's tensors are made of AutoencoderKL's."""
-    single = to_single_file_names(names)
+def map_autoencoder_to_single_file(names: Iterable[str]) -> dict[str, Piece]:
+    """Return the piece that makes each tensor of a single file from AutoencoderKL's tensors."""
+    single = rename_autoencoder_to_single_file(names)
     return {single[n]: Piece((n,), turn="convolution" if MATRICES.fullmatch(n) else "") for n in single}
 
 
-def architecture(shapes: Mapping[str, Size]) -> dict[str, object]:
-    """The arguments of an AutoencoderKL whose tensors have these names and shapes, as far as these tell.
+def infer_autoencoder_config(shapes: Mapping[str, Size]) -> dict[str, object]:
+    """Return the arguments of the AutoencoderKL that has tensors of these names and shapes.
+
+    No shape shows the number of normalization groups, which is 32 in all published autoencoders.
 
     Raises:
-        ValueError: there is no autoencoder among them.
+        ValueError: the tensors are not those of an autoencoder.
     """
     levels = sorted({int(m[1]) for name in shapes if (m := re.match(r"encoder\.down_blocks\.(\d+)\.", name))})
     last = [shapes.get(f"encoder.down_blocks.{level}.resnets.0.conv2.weight") for level in levels]
     stem, latent = shapes.get("encoder.conv_in.weight"), shapes.get("decoder.conv_in.weight")
     if not levels or None in last or stem is None or latent is None or len(latent) != 4 or len(stem) != 4:
-        raise ValueError(
-            "there is no autoencoder in it: encoder.down_blocks.0, encoder.conv_in or decoder.conv_in is missing"
-        )
+        raise ValueError("it contains no autoencoder: encoder.down_blocks.0, encoder.conv_in or decoder.conv_in is missing")
     blocks = {m[1] for name in shapes if (m := re.match(r"encoder\.down_blocks\.0\.resnets\.(\d+)\.", name))}
     return {
         "in_channels": stem[1],
@@ -111,7 +113,10 @@ def _single_file_name(name: str, ups: int) -> str:
 
 
 def _level(side: str, number: str, ups: int) -> int:
-    """latent-diffusion counts the decoder's levels from the picture's side, diffusers from the latents'."""
+    """Return the other layout's number of a level.
+
+    latent-diffusion counts the decoder's levels from the image resolution down, diffusers from the latents' resolution up.
+    """
     return int(number) if side.startswith("encoder") else ups - 1 - int(number)
 
 

@@ -1,15 +1,42 @@
-"""What a published U-Net is, in the words of our settings: by its tensors' shapes, and its config where it has one."""
+"""The settings of a published U-Net, inferred from its tensors' shapes and read from its config if it has one."""
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict, TypeVar
 
 from torch import Size
 
-Settings = dict[str, object]
+from ldm_train.util.text import list_names
 
-# diffusers' settings of another meaning than our network has, by the values that are ours.
-SAME: dict[str, tuple[object, ...]] = {
+Value = TypeVar("Value")
+
+
+class UNetSettings(TypedDict, total=False):
+    """The settings that decide a `UNet`'s architecture, named as the `UNet`'s arguments; one that is not known is absent.
+
+    Lists have an entry for each level, None where the level's setting is not known. A width of None means that the network
+    has no such input.
+    """
+
+    channels: list[int]
+    attention: list[bool]
+    blocks: int
+    heads: list[int | None]
+    middle_attention: bool
+    only_cross_attention: list[bool | None]
+    expansion: int
+    scale_shift: bool
+    in_channels: int
+    map_channels: int
+    context_width: int | None
+    vector_width: int | None
+    patch_size: int
+    extra_up_block: bool
+    dropout: float
+
+
+# Settings of diffusers' UNet2DConditionModel that a `UNet` lacks, with the values for which both compute the same.
+SUPPORTED_VALUES: dict[str, tuple[object, ...]] = {
     "act_fn": ("silu", "swish"),
     "center_input_sample": (False,),
     "flip_sin_to_cos": (True,),
@@ -38,9 +65,9 @@ SAME: dict[str, tuple[object, ...]] = {
 }
 
 
-def of_shapes(shapes: Mapping[str, Size]) -> Settings:
-    """Our settings of a network whose tensors have these names, diffusers', and shapes, without what they do not tell."""
-    found: Settings = {}
+def infer_unet_settings(shapes: Mapping[str, Size]) -> UNetSettings:
+    """Return the settings that the shapes of a U-Net's tensors show; names are diffusers'."""
+    found: UNetSettings = {}
     levels = sorted({int(m[1]) for name in shapes if (m := re.match(r"down_blocks\.(\d+)\.resnets\.", name))})
     first = [shapes.get(f"down_blocks.{level}.resnets.0.conv1.weight") for level in levels]
     if levels and all(shape is not None for shape in first):
@@ -62,8 +89,8 @@ def of_shapes(shapes: Mapping[str, Size]) -> Settings:
     return found
 
 
-def _of_blocks(shapes: Mapping[str, Size], channels: Sequence[int]) -> Settings:
-    found: Settings = {}
+def _of_blocks(shapes: Mapping[str, Size], channels: Sequence[int]) -> UNetSettings:
+    found: UNetSettings = {}
     embedding = shapes.get("down_blocks.0.resnets.0.time_emb_proj.weight")
     if embedding is not None:
         found["scale_shift"] = embedding[0] == 2 * channels[0]
@@ -75,25 +102,31 @@ def _of_blocks(shapes: Mapping[str, Size], channels: Sequence[int]) -> Settings:
     hidden = next((name for name in shapes if name.endswith("ff.net.2.weight")), None)
     if hidden is not None and shapes[hidden][0]:
         found["expansion"] = shapes[hidden][1] // shapes[hidden][0]
-    flags = []
+    flags: list[bool | None] = []
     for level, width in enumerate(channels):
         key = shapes.get(f"down_blocks.{level}.attentions.0.transformer_blocks.0.attn1.to_k.weight")
-        # Where the tokens are as wide as the level, the shape is that of either.
+        # If the tokens are as wide as the level, self- and cross-attention have the same shape: not known.
         flags.append(None if key is None or key[-1] == width == found.get("context_width") else key[-1] != width)
     if any(flag is not None for flag in flags):
         found["only_cross_attention"] = flags
     return found
 
 
-def linear_projection(shapes: Mapping[str, Size]) -> bool | None:
-    """Whether its transformers project by linear layers, as 2.x do, or by 1x1 convolutions, as 1.x; None without any."""
-    found = next((shape for name, shape in shapes.items() if name.endswith("proj_in.weight")), None)
-    return None if found is None else len(found) == 2
+def uses_linear_projection(shapes: Mapping[str, Size]) -> bool | None:
+    """Return whether the transformer blocks project by linear layers (Stable Diffusion 2.x) or by 1x1 convolutions (1.x).
+
+    None if the network has no transformer blocks.
+    """
+    projection = next((shape for name, shape in shapes.items() if name.endswith("proj_in.weight")), None)
+    return None if projection is None else len(projection) == 2
 
 
-def published_heads(found: Settings, shapes: Mapping[str, Size]) -> list[int] | None:
-    """Of each level, for the published shapes alone: no tensor's shape tells the number of heads. None for others."""
-    channels, width, linear = found.get("channels"), found.get("context_width"), linear_projection(shapes)
+def infer_heads(found: UNetSettings, shapes: Mapping[str, Size]) -> list[int] | None:
+    """Return each level's number of attention heads if the shapes are those of a published network, else None.
+
+    The number of heads is in no tensor's shape.
+    """
+    channels, width, linear = found.get("channels"), found.get("context_width"), uses_linear_projection(shapes)
     if channels == [320, 640, 1280, 1280] and width == 768 and linear is False:
         return [8, 8, 8, 8]
     if channels == [320, 640, 1280, 1280] and width == 1024 and linear is True:
@@ -103,52 +136,57 @@ def published_heads(found: Settings, shapes: Mapping[str, Size]) -> list[int] | 
     return None
 
 
-def family(found: Settings, shapes: Mapping[str, Size]) -> str:
-    """What a network looks like, in words."""
-    width, linear = found.get("context_width"), linear_projection(shapes)
-    kind = {1: "depth", 5: "inpainting", 3: "upscaler"}.get(int(str(found.get("map_channels", 0))), "")
+def describe_unet(found: UNetSettings, shapes: Mapping[str, Size]) -> str:
+    """Return which published network the settings look like, and its sizes, for messages."""
+    width, linear = found.get("context_width"), uses_linear_projection(shapes)
+    kind = {1: "depth", 5: "inpainting", 3: "upscaler"}.get(found.get("map_channels", 0), "")
     name = "1.x" if width == 768 and linear is False else "2.x" if width == 1024 and linear else ""
     shape = f"channels={found.get('channels')}, context_width={width}"
     return f"{f'Stable Diffusion {name} {kind}'.strip() if name else kind or 'a network'} ({shape})".replace("'", "")
 
 
-def of_config(config: Mapping[str, Any]) -> Settings:
-    """What shapes do not tell, from diffusers' config: `heads` of each level, and which attend to the tokens alone.
+def read_unet_config(config: Mapping[str, Any]) -> UNetSettings:
+    """Return the settings that shapes do not show, from diffusers' `config.json`.
 
     Raises:
-        ValueError: a setting of a meaning that our network has not.
+        ValueError: a setting has a value that a `UNet` cannot have.
     """
-    other = {name: config[name] for name, own in SAME.items() if name in config and config[name] not in own}
+    other = [
+        f"{name}={config[name]}"
+        for name, values in SUPPORTED_VALUES.items()
+        if name in config and config[name] not in values
+    ]
     if other:
-        words = ", ".join(f"{name}={value}" for name, value in list(other.items())[:5])
-        raise ValueError(f"its config.json has {words}, which this network cannot hold; network=diffusers_unet may")
+        raise ValueError(f"its config.json has {list_names(other)}, which a UNet cannot hold; try network=diffusers_unet")
     count = len(config.get("block_out_channels", ()))
-    heads = config.get("num_attention_heads") or config.get("attention_head_dim", 8)
+    heads = config.get("num_attention_heads") or config.get("attention_head_dim", 8)  # which is a number, despite its name
     only = config.get("only_cross_attention", False)
-    return {"heads": _each(heads, count), "only_cross_attention": _each(only, count)}
+    return {"heads": _per_level(heads, count), "only_cross_attention": _per_level(only, count)}
 
 
-def _each(value: object, count: int) -> list[object]:
-    return list(value) if isinstance(value, list | tuple) else [value] * count
+def _per_level(value: Value | Sequence[Value], count: int) -> list[Value]:
+    return list(value) if isinstance(value, list | tuple) else [value] * count  # type: ignore[list-item]
 
 
-def differences(found: Settings, own: Mapping[str, object]) -> list[str]:
-    """In which settings a network that was found differs from one's own; what is not known differs in nothing."""
+def list_differences(found: Mapping[str, object], own: Mapping[str, object]) -> list[str]:
+    """Return a description of each setting that differs between published weights and a run's network."""
     return [
-        f"{name}={_shown(value)} there and {_shown(own[name])} here"
+        f"{name}={_format_value(value)} there and {_format_value(own[name])} here"
         for name, value in found.items()
-        if name in own and not _alike(value, own[name])
+        if name in own and not _agree(value, own[name])
     ]
 
 
-def _alike(found: object, own: object) -> bool:
+def _agree(found: object, own: object) -> bool:
+    """Return whether two values are equal where both are known."""
     if isinstance(found, list) and isinstance(own, list):
         return len(found) == len(own) and all(f is None or o is None or f == o for f, o in zip(found, own, strict=True))
     return found == own
 
 
-def _shown(value: object) -> str:
+def _format_value(value: object) -> str:
+    """Return a value as it is written on the command line."""
     words = {None: "null", True: "true", False: "false"}
     if isinstance(value, list):
-        return f"[{', '.join(_shown(one) for one in value)}]"
+        return f"[{', '.join(_format_value(one) for one in value)}]"
     return words[value] if value is None or isinstance(value, bool) else str(value)

@@ -1,8 +1,11 @@
-"""The U-Net's weights by the names of diffusers' UNet2DConditionModel, and back, bit for bit.
+"""U-Net names in diffusers' UNet2DConditionModel: its weights become those of a `UNet` and back, bit for bit.
 
-Their networks are ours with `extra_up_block=True` and `patch_size=1`; `scale_shift` is `resnet_time_scale_shift` there.
-Each level of theirs is a stretch of our flat lists, as long as its blocks and the one convolution that changes the side.
-Theirs have separate keys and values where ours are one weight, and their transformers may project by 1x1 convolutions.
+diffusers' network is a `UNet` with `extra_up_block=True` and `patch_size=1`, whose `scale_shift` it calls
+`resnet_time_scale_shift`. Differences in the weights:
+- diffusers numbers levels and their blocks. A `UNet` has one flat list for each side, in which a level is as long as
+  its blocks and the convolution that changes the resolution.
+- diffusers stores keys and values separately, a `UNet` as one weight.
+- diffusers' transformers may project by 1x1 convolutions instead of linear layers.
 """
 
 import re
@@ -10,7 +13,8 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
-from ldm_train.weights.tensor_mapping import Piece, refuse_differences, shapes_of
+from ldm_train.util.text import list_names
+from ldm_train.weights.tensor_mapping import Piece, check_shapes, get_shapes
 
 Names = tuple[str, ...]
 
@@ -47,79 +51,83 @@ TRANSFORMER: dict[str, Names] = {
     "proj_out": ("proj_out",),
 }
 PROJECTIONS = ("proj_in.weight", "proj_out.weight")
-LEVELS = "class_embedding.weight"
+NOISE_LEVELS = "class_embedding.weight"
 
 
-def from_diffusers(state: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """diffusers' weights under our names.
+def convert_unet_from_diffusers(state: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a `UNet`'s weights made from diffusers'.
 
     Args:
-        like: the `state_dict()` of the network that shall have them, for its names and shapes; meta tensors will do.
+        like: the `state_dict()` of the `UNet`, for its names and shapes; meta tensors are enough.
 
     Raises:
-        ValueError: weights are missing, left over or of another shape, or the network has no counterpart in diffusers.
+        ValueError: weights are missing, unexpected or of another shape, or diffusers has no such network.
     """
-    table = ours_of_theirs(like, state)
-    refuse_differences(table, shapes_of(state), shapes_of(like))
+    table = map_unet_from_diffusers(like, state)
+    check_shapes(table, get_shapes(state), get_shapes(like))
     return {ours: piece(state) for ours, piece in table.items()}
 
 
-def to_diffusers(
+def convert_unet_to_diffusers(
     state: Mapping[str, Tensor], like: Mapping[str, Tensor], *, linear_projection: bool, noise_levels: bool = False
 ) -> dict[str, Tensor]:
-    """Our weights under diffusers' names.
+    """Return diffusers' weights made from a `UNet`'s.
 
     Args:
-        like: the `state_dict()` of the network that they are from, for its names and shapes; meta tensors will do.
+        like: the `state_dict()` of the `UNet`, for its names and shapes; meta tensors are enough.
         linear_projection: diffusers' `use_linear_projection`: True for Stable Diffusion 2.x, False for 1.x.
-        noise_levels: the vector is one of `num_class_embeds` levels, as in the x4 upscaler, and no projection.
+        noise_levels: whether the vector is one of `num_class_embeds` noise levels, as in the x4 upscaler, and no projection.
 
     Raises:
-        ValueError: weights are missing, left over or of another shape, or the network has no counterpart in diffusers.
+        ValueError: weights are missing, unexpected or of another shape, or diffusers has no such network.
     """
-    table = theirs_of_ours(like, linear_projection=linear_projection, noise_levels=noise_levels)
+    table = map_unet_to_diffusers(like, linear_projection=linear_projection, noise_levels=noise_levels)
     same = {name: Piece((name,)) for name in like}
-    refuse_differences(same, shapes_of(state), shapes_of(like))
+    check_shapes(same, get_shapes(state), get_shapes(like))
     return {theirs: piece(state).clone() for theirs, piece in table.items()}
 
 
-def ours_of_theirs(ours: Iterable[str], theirs: Iterable[str]) -> dict[str, Piece]:
-    """How each of our tensors is made of diffusers', of which these are there.
+def map_unet_from_diffusers(ours: Iterable[str], theirs: Iterable[str]) -> dict[str, Piece]:
+    """Return the piece that makes each tensor of a `UNet` from those that a file in diffusers' layout contains.
 
-    A class embedding without bias is a table of noise levels, a row each: our linear layer of one-hot vectors.
+    A class embedding without bias is a table with a row for each noise level: here a linear layer of one-hot vectors.
     """
     table = {
-        name: Piece(names, turn="matrix" if name.endswith(PROJECTIONS) else "") for name, names in their_names(ours).items()
+        name: Piece(names, turn="matrix" if name.endswith(PROJECTIONS) else "")
+        for name, names in list_diffusers_names(ours).items()
     }
     there = set(theirs)
-    if "vector.weight" in table and "class_embedding.bias" not in there and LEVELS in there:
-        table |= {"vector.weight": Piece((LEVELS,), turn="transposed"), "vector.bias": Piece((LEVELS,), turn="zeros")}
+    if "vector.weight" in table and "class_embedding.bias" not in there and NOISE_LEVELS in there:
+        table |= {
+            "vector.weight": Piece((NOISE_LEVELS,), turn="transposed"),
+            "vector.bias": Piece((NOISE_LEVELS,), turn="zeros"),
+        }
     return table
 
 
-def theirs_of_ours(ours: Iterable[str], *, linear_projection: bool, noise_levels: bool = False) -> dict[str, Piece]:
-    """How each of diffusers' tensors is made of ours; see `to_diffusers`."""
+def map_unet_to_diffusers(ours: Iterable[str], *, linear_projection: bool, noise_levels: bool = False) -> dict[str, Piece]:
+    """Return the piece that makes each of diffusers' tensors from a `UNet`'s; see `convert_unet_to_diffusers`."""
     table = {}
-    for name, names in their_names(ours).items():
+    for name, names in list_diffusers_names(ours).items():
         for number, theirs in enumerate(names):
             convolution = theirs.endswith(PROJECTIONS) and not linear_projection
             table[theirs] = Piece((name,), (number, len(names)), "convolution" if convolution else "")
     if noise_levels:
         del table["class_embedding.bias"]
-        table[LEVELS] = Piece(("vector.weight", "vector.bias"), turn="table")
+        table[NOISE_LEVELS] = Piece(("vector.weight", "vector.bias"), turn="table")
     return table
 
 
-def their_names(ours: Iterable[str]) -> dict[str, Names]:
-    """Each of a network's names to diffusers' one, or two where our weight is the two concatenated.
+def list_diffusers_names(ours: Iterable[str]) -> dict[str, Names]:
+    """Return diffusers' name for each of a `UNet`'s, or the two whose tensors a `UNet` concatenates.
 
     Raises:
-        ValueError: the network has no counterpart in diffusers.
+        ValueError: diffusers has no such network.
     """
     ours = list(ours)
     unknown = [name for name in ours if not _is_known(name)]
     if unknown:
-        raise ValueError(f"diffusers' layout has no place for {', '.join(unknown[:5])}: this is not our U-Net's name")
+        raise ValueError(f"diffusers' layout has no place for {list_names(unknown)}: these are not names of a UNet")
     places = {side: {int(name.split(".")[1]) for name in ours if name.startswith(side)} for side in ("down.", "up.")}
     halvings = [int(name.split(".")[1]) for name in ours if name.startswith("down.") and name.count(".") == 2]
     blocks = min(halvings, default=len(places["down."]))

@@ -1,11 +1,13 @@
-"""The U-Net's names in latent-diffusion's single files, beside those of diffusers' UNet2DConditionModel: one to one.
+"""U-Net names in latent-diffusion's single files (Rombach et al. 2022, arXiv 2112.10752), one for each of diffusers' names.
 
-Theirs number all blocks of a side through, a change of the side among them (Rombach et al. 2022, arXiv 2112.10752; the code
-that goes with it calls the network `model.diffusion_model`).
+Single files number all blocks of a side consecutively, including those that change the resolution, below
+`model.diffusion_model`; diffusers numbers levels and blocks within a level.
 """
 
 import re
 from collections.abc import Iterable, Mapping
+
+from ldm_train.util.text import list_names
 
 PREFIX = "model.diffusion_model."
 AVERAGED = "model_ema."
@@ -29,8 +31,8 @@ BLOCK = re.compile(r"(input_blocks|output_blocks)\.(\d+)\.(\d)\.(.+)")
 MIDDLE = {"0": "mid_block.resnets.0", "1": "mid_block.attentions.0", "2": "mid_block.resnets.1"}
 
 
-def to_diffusers_names(names: Iterable[str]) -> dict[str, str]:
-    """Single-file names, without their prefix, to diffusers' ones; a name of another layout stays as it is."""
+def rename_unet_to_diffusers(names: Iterable[str]) -> dict[str, str]:
+    """Return diffusers' name for each single-file name (without its prefix); names of other layouts map to themselves."""
     names = list(names)
     downs = [int(m[2]) for name in names if (m := BLOCK.fullmatch(name)) and m[1] == "input_blocks" and m[4][:3] == "op."]
     inputs = [int(m[2]) for name in names if (m := BLOCK.fullmatch(name)) and m[1] == "input_blocks"]
@@ -38,11 +40,11 @@ def to_diffusers_names(names: Iterable[str]) -> dict[str, str]:
     return {name: _diffusers_name(name, max(blocks, 1)) for name in names}
 
 
-def to_single_file_names(names: Iterable[str]) -> dict[str, str]:
-    """diffusers' names to single-file ones, with their prefix.
+def rename_unet_to_single_file(names: Iterable[str]) -> dict[str, str]:
+    """Return the single-file name, with its prefix, of each of diffusers' names.
 
     Raises:
-        ValueError: a name has no place there, or the network has no attention in its middle.
+        ValueError: a name has no counterpart in single files, or the network has no attention in its middle.
     """
     names = list(names)
     if not any(name.startswith("mid_block.attentions.") for name in names):
@@ -51,12 +53,12 @@ def to_single_file_names(names: Iterable[str]) -> dict[str, str]:
     attending = {name.split(".")[1] for name in names if re.match(r"up_blocks\.\d+\.attentions\.", name)}
     found = {name: _single_file_name(name, blocks, attending) for name in names}
     if unknown := [name for name, single in found.items() if single is None]:
-        raise ValueError(f"latent-diffusion's layout has no place for {', '.join(unknown[:5])}")
+        raise ValueError(f"latent-diffusion's layout has no place for {list_names(unknown)}")
     return {name: f"{PREFIX}{single}" for name, single in found.items()}
 
 
-def averaged_name(name: str) -> str:
-    """What a single file calls the average of one of its network's weights."""
+def format_average_name(name: str) -> str:
+    """Return the single-file name of the moving average of a weight, by the weight's own name."""
     return AVERAGED + name.removeprefix("model.").replace(".", "")
 
 

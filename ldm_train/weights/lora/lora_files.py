@@ -1,4 +1,4 @@
-"""Files of low-rank adapters, whoever wrote them."""
+"""Read files of low-rank adapters in every layout."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,39 +6,41 @@ from pathlib import Path
 from torch import Tensor
 
 from ldm_train.util.text import list_names
-from ldm_train.weights.lora.lora_layout import from_theirs
-from ldm_train.weights.lora.lora_names import layout_of
-from ldm_train.weights.lora.low_rank import from_run
-from ldm_train.weights.tensor_files import read, read_told
+from ldm_train.weights.lora.lora_layout import import_adapter
+from ldm_train.weights.lora.lora_names import recognize_lora_layout
+from ldm_train.weights.lora.low_rank import extract_adapter
+from ldm_train.weights.tensor_files import read_metadata, read_tensor_file
 
-DIFFUSERS = "lora_adapter_metadata"
+DIFFUSERS_METADATA_KEY = "lora_adapter_metadata"
 
 
 def read_adapter(path: Path, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A file's adapter under our names.
+    """Return a file's adapter under this package's names.
 
     Args:
-        like: all weights of a run, with `network.` or `text_encoder.` before each name; meta tensors will do.
+        like: all weights of a run, by names that start with `network.` or `text_encoder.`; meta tensors are enough.
 
     Raises:
-        ValueError: it cannot be read, is no adapter, or is one of other layers.
+        ValueError: the file cannot be read, is not an adapter, or is one of other layers.
     """
     if path.suffix != ".safetensors":
-        raise ValueError(f"{path} is not a .safetensors file; other files of weights may hold code, and are not read")
-    state = read(path)
+        raise ValueError(f"{path} is not a .safetensors file; other files may contain code, and are not read as adapters")
+    state = read_tensor_file(path)
     try:
-        if wrong := [name for name, tensor in state.items() if not is_number(tensor)]:
-            raise ValueError(f"it holds numbers that are none, or not finite: {list_names(sorted(wrong), most=3)}")
-        if layout_of(list(state)) == "ours":
-            alpha = read_told(path).get("alpha")
+        if wrong := [name for name, tensor in state.items() if not _is_finite(tensor)]:
+            raise ValueError(f"it contains NaN, infinity or integers as weights: {list_names(sorted(wrong), most=3)}")
+        if recognize_lora_layout(list(state)) == "ours":
+            alpha = read_metadata(path).get("alpha")
             if not isinstance(alpha, int | float):
-                raise ValueError("it does not tell its alpha, as one that `ldm-train export` wrote of a LoRA's run does")
-            return from_run(state, alpha=alpha)
-        return from_theirs(state, like, told=read_told(path, DIFFUSERS))
+                raise ValueError(
+                    "its metadata contain no alpha, as those that `ldm-train export` writes do; export it again"
+                )
+            return extract_adapter(state, alpha=alpha)
+        return import_adapter(state, like, settings=read_metadata(path, DIFFUSERS_METADATA_KEY))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
 
-def is_number(tensor: Tensor) -> bool:
-    """Whether all in it can be a weight, or an alpha, which some write as an integer."""
+def _is_finite(tensor: Tensor) -> bool:
+    """Return whether a tensor can be a weight, or an alpha, which some tools write as an integer."""
     return bool(tensor.isfinite().all()) if tensor.is_floating_point() else tensor.ndim == 0

@@ -1,8 +1,8 @@
-"""Low-rank adapters by the names of diffusers (PEFT's) and of kohya's scripts, and back; dict to dict.
+"""Convert low-rank adapters from and to the names of diffusers (PEFT) and of kohya's scripts.
 
-Ours have one layer for keys and values, and one for queries, keys and values in the text encoder, where theirs have several:
-of ours each of theirs gets the same A and its rows of B, bit for bit. Of theirs, where every A is another one, ours gets all
-of them below one another, and a B of blocks: of a higher rank, and the same sum.
+This package has one layer for keys and values (in the text encoder for queries, keys and values) where the others have one
+for each. On the way out, each of them gets the same A and its rows of B, bit for bit. On the way in their As differ, so the
+joined layer gets all As stacked and a block-diagonal B: of a higher rank, with the same product.
 """
 
 import math
@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Size, Tensor
 
-from ldm_train.weights.layouts.unet_layout import Names, their_names
-from ldm_train.weights.lora.lora_names import NETWORK, TEXT, with_our_ends
-from ldm_train.weights.lora.low_rank import ALPHA, DOWN, MAGNITUDE, UP, Layer, layers, tensors
+from ldm_train.weights.layouts.unet_layout import Names, list_diffusers_names
+from ldm_train.weights.lora.lora_names import NETWORK_PREFIX, TEXT_PREFIX, rename_pairs
+from ldm_train.weights.lora.low_rank import ALPHA, DOWN, MAGNITUDE, UP, LowRankLayer, flatten_layers, group_layers
 
 TEXT_LAYER = re.compile(
     r"tower\.transformer\.resblocks\.(\d+)\.(attn\.in_proj|attn\.out_proj|mlp\.c_fc|mlp\.c_proj)[._]weight"
@@ -27,164 +27,177 @@ TEXT_LAYERS: dict[str, Names] = {
     "mlp.c_fc": ("mlp.fc1",),
     "mlp.c_proj": ("mlp.fc2",),
 }
-PROJECTIONS = (".proj_in", ".proj_out")  # 1x1 convolutions there where `use_linear_projection` is false
+PROJECTIONS = (".proj_in", ".proj_out")  # 1x1 convolutions in diffusers if `use_linear_projection` is false
 KOHYA_ENDS = {DOWN: ".lora_down.weight", UP: ".lora_up.weight", ALPHA: ".alpha", MAGNITUDE: ".dora_scale"}
 
 
-def from_theirs(
-    state: Mapping[str, Tensor], like: Mapping[str, Tensor], *, told: Mapping[str, Any] | None = None
+def import_adapter(
+    state: Mapping[str, Tensor], like: Mapping[str, Tensor], *, settings: Mapping[str, Any] | None = None
 ) -> dict[str, Tensor]:
-    """An adapter in diffusers' or kohya's layout under our names.
+    """Return an adapter in diffusers' or kohya's layout under this package's names.
 
     Args:
-        like: all weights of a run, with `network.` or `text_encoder.` before each name; meta tensors will do.
-        told: diffusers' settings beside the tensors, which give alpha.
+        like: all weights of a run, by names that start with `network.` or `text_encoder.`; meta tensors are enough.
+        settings: PEFT's settings from the file's metadata, which contain alpha.
 
     Raises:
-        ValueError: a layer that there is not, or half a pair.
+        ValueError: a layer that the run does not have, or only one matrix of a pair.
     """
-    table = their_layers(like)
+    table = map_layer_names(like)
     ours_of = {name: ours for ours, names in table.items() for name in names}
-    ours_of |= {kohya_name(name): ours for name, ours in ours_of.items()}
-    found = layers(with_our_ends(state, known=ours_of))
-    grouped: dict[str, dict[str, Layer]] = {}
+    ours_of |= {format_kohya_name(name): ours for name, ours in ours_of.items()}
+    found = group_layers(rename_pairs(state, known=ours_of))
+    grouped: dict[str, dict[str, LowRankLayer]] = {}
     for name, layer in found.items():
-        grouped.setdefault(ours_of[name], {})[name] = _with_alpha(name, layer, told)
+        grouped.setdefault(ours_of[name], {})[name] = _with_alpha(name, layer, settings or {})
     joined = {}
     for ours, given in grouped.items():
-        names = table[ours] if set(given) <= set(table[ours]) else tuple(map(kohya_name, table[ours]))
+        names = table[ours] if set(given) <= set(table[ours]) else tuple(map(format_kohya_name, table[ours]))
         weight = next(like[ours + end] for end in (".weight", "_weight") if ours + end in like)
         shape = Size((len(weight) // len(names), *weight.shape[1:]))
         fitting = {name: _fitting(name, layer, shape) for name, layer in given.items()}
-        joined[ours] = join([fitting.get(name) for name in names], shape[0])
-    return tensors(joined)
+        joined[ours] = join_layers([fitting.get(name) for name in names], shape[0])
+    return flatten_layers(joined)
 
 
-def to_diffusers(
+def export_adapter_to_diffusers(
     adapter: Mapping[str, Tensor], like: Mapping[str, Tensor], *, linear_projection: bool
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Our adapter under diffusers' names, and the settings that belong beside it as JSON under `lora_adapter_metadata`.
+    """Return an adapter under diffusers' names, and PEFT's settings for the file's metadata (`lora_adapter_metadata`).
 
     Args:
-        like: as above.
+        like: as in `import_adapter`.
         linear_projection: diffusers' `use_linear_projection`: True for Stable Diffusion 2.x, False for 1.x.
 
     Raises:
-        ValueError: an adapter of a layer that diffusers' layout has no place for.
+        ValueError: diffusers has no counterpart of a layer.
     """
     parts = _split(adapter, like, linear_projection=linear_projection)
-    state = {name: tensor for name, tensor in tensors(parts).items() if not name.endswith(ALPHA)}
+    state = {name: tensor for name, tensor in flatten_layers(parts).items() if not name.endswith(ALPHA)}
     return state, _settings(parts, "unet.") | _settings(parts, "text_encoder.")
 
 
-def to_kohya(adapter: Mapping[str, Tensor], like: Mapping[str, Tensor], *, linear_projection: bool) -> dict[str, Tensor]:
-    """Our adapter as kohya's scripts and the web UIs name it."""
+def export_adapter_to_kohya(
+    adapter: Mapping[str, Tensor], like: Mapping[str, Tensor], *, linear_projection: bool
+) -> dict[str, Tensor]:
+    """Return an adapter under the names of kohya's scripts and the web UIs; see `export_adapter_to_diffusers`."""
     parts = _split(adapter, like, linear_projection=linear_projection)
     found = {}
-    for name, tensor in tensors(parts).items():
+    for name, tensor in flatten_layers(parts).items():
         end = next(end for end in KOHYA_ENDS if name.endswith(end))
-        shown = tensor.flatten()[:, None] if end == MAGNITUDE else tensor
-        found[kohya_name(name.removesuffix(end)) + KOHYA_ENDS[end]] = shown
+        tensor = tensor.flatten()[:, None] if end == MAGNITUDE else tensor
+        found[format_kohya_name(name.removesuffix(end)) + KOHYA_ENDS[end]] = tensor
     return found
 
 
-def their_layers(like: Mapping[str, Tensor]) -> dict[str, Names]:
-    """Our layers' names to diffusers' one or several.
+def map_layer_names(like: Mapping[str, Tensor]) -> dict[str, Names]:
+    """Return diffusers' name, or several, for each layer of a run's weights.
 
     Raises:
-        ValueError: the network has no counterpart in diffusers.
+        ValueError: diffusers has no such network.
     """
-    network = [name.removeprefix(NETWORK) for name in like if name.startswith(NETWORK)]
+    network = [name.removeprefix(NETWORK_PREFIX) for name in like if name.startswith(NETWORK_PREFIX)]
     theirs = {name: (name.removeprefix("unet."),) for name in network if name.startswith("unet.")}  # diffusers' own network
     found: dict[str, Names] = {}
-    for ours, names in (theirs or (their_names(network) if network else {})).items():
+    for ours, names in (theirs or (list_diffusers_names(network) if network else {})).items():
         if ours.endswith(".weight"):
-            found[NETWORK + ours.removesuffix(".weight")] = tuple("unet." + name.removesuffix(".weight") for name in names)
+            found[NETWORK_PREFIX + ours.removesuffix(".weight")] = tuple(
+                "unet." + name.removesuffix(".weight") for name in names
+            )
     for name in like:
-        if place := TEXT_LAYER.fullmatch(name.removeprefix(TEXT)):
+        if place := TEXT_LAYER.fullmatch(name.removeprefix(TEXT_PREFIX)):
             layer = f"text_encoder.text_model.encoder.layers.{place[1]}."
             found[re.sub(r"[._]weight$", "", name)] = tuple(layer + part for part in TEXT_LAYERS[place[2]])
     return found
 
 
-def kohya_name(name: str) -> str:
+def format_kohya_name(name: str) -> str:
+    """Return kohya's name of a layer by diffusers' name."""
     return re.sub(r"^unet\.", "lora_unet_", re.sub(r"^text_encoder\.", "lora_te_", name)).replace(".", "_")
 
 
-def split(layer: Layer, count: int) -> list[Layer]:
-    """The adapters of so many layers whose weights, one below another, are this layer's."""
+def split_layer(layer: LowRankLayer, count: int) -> list[LowRankLayer]:
+    """Split a layer whose weight is `count` weights stacked into the adapters of these weights."""
     magnitudes = [None] * count if layer.magnitude is None else [part.clone() for part in layer.magnitude.chunk(count)]
     return [
-        Layer(layer.down.clone(), up.clone(), layer.alpha, magnitude)  # a file holds no memory twice
+        LowRankLayer(layer.down.clone(), up.clone(), layer.alpha, magnitude)  # safetensors refuses shared memory
         for up, magnitude in zip(layer.up.chunk(count), magnitudes, strict=True)
     ]
 
 
-def join(parts: Sequence[Layer | None], rows: int) -> Layer:
-    """`split` undone, and of any adapters of layers with so many rows each; None for a layer without one.
+def join_layers(parts: Sequence[LowRankLayer | None], rows: int) -> LowRankLayer:
+    """Join adapters of weights that are stacked into one, the reverse of `split_layer`; adapters may differ.
+
+    Args:
+        parts: None for a weight without adapter.
+        rows: of each weight.
 
     Raises:
-        ValueError: DoRA of some of the layers alone.
+        ValueError: only some of the adapters are DoRA.
     """
     given = [part for part in parts if part is not None]
     magnitudes = [part.magnitude for part in given if part.magnitude is not None]
     if magnitudes and len(magnitudes) < len(parts):
-        raise ValueError("DoRA of a part of the queries, keys and values alone cannot be joined into one layer")
+        raise ValueError(
+            "DoRA of only some of the queries, keys and values of a layer cannot be loaded; merge it into a model"
+        )
     magnitude = torch.cat([one.flatten() for one in magnitudes]) if magnitudes else None
     first = given[0]
     if len(given) == len(parts) and all(one.alpha == first.alpha and torch.equal(one.down, first.down) for one in given):
-        return Layer(first.down, torch.cat([one.up for one in given]), first.alpha, magnitude)
+        return LowRankLayer(first.down, torch.cat([one.up for one in given]), first.alpha, magnitude)
     factors = [one.alpha / one.rank for one in given]
-    alike = all(factor == factors[0] for factor in factors)  # then the factor can stay outside, and all is exact
+    alike = all(factor == factors[0] for factor in factors)  # then it stays in alpha, and B is exact
     rank = sum(one.rank for one in given)
     dtypes = [one.up.dtype for one in given] + ([] if alike else [torch.float32])
-    dtype = reduce(torch.promote_types, dtypes)  # so that no factor is rounded to float16
+    dtype = reduce(torch.promote_types, dtypes)  # factors in B must not be rounded to float16
     up, column = first.up.new_zeros(rows * len(parts), rank, *first.up.shape[2:], dtype=dtype), 0
     for number, part in enumerate(parts):
         if part is not None:
             factor = 1.0 if alike else part.alpha / part.rank
             up[number * rows : (number + 1) * rows, column : column + part.rank] = part.up.to(dtype) * factor
             column += part.rank
-    return Layer(torch.cat([one.down for one in given]), up, rank * (factors[0] if alike else 1.0), magnitude)
+    return LowRankLayer(torch.cat([one.down for one in given]), up, rank * (factors[0] if alike else 1.0), magnitude)
 
 
-def _split(adapter: Mapping[str, Tensor], like: Mapping[str, Tensor], *, linear_projection: bool) -> dict[str, Layer]:
-    table, found = their_layers(like), {}
-    for ours, layer in layers(adapter).items():
+def _split(adapter: Mapping[str, Tensor], like: Mapping[str, Tensor], *, linear_projection: bool) -> dict[str, LowRankLayer]:
+    table, found = map_layer_names(like), {}
+    for ours, layer in group_layers(adapter).items():
         if ours not in table:
-            raise ValueError(f"diffusers' layout has no place for an adapter of {ours}")
-        for name, part in zip(table[ours], split(layer, len(table[ours])), strict=True):
-            found[name] = _as_theirs(part, projection=name.endswith(PROJECTIONS) and not linear_projection)
+            raise ValueError(f"diffusers has no counterpart of {ours}, which this run has an adapter of")
+        for name, part in zip(table[ours], split_layer(layer, len(table[ours])), strict=True):
+            found[name] = _shape_for_diffusers(part, projection=name.endswith(PROJECTIONS) and not linear_projection)
     return found
 
 
-def _as_theirs(layer: Layer, *, projection: bool) -> Layer:
-    """With the shapes of a convolution's adapter, where the layer is one there."""
+def _shape_for_diffusers(layer: LowRankLayer, *, projection: bool) -> LowRankLayer:
+    """Return an adapter in the shapes of a 1x1 convolution's if it is a projection that diffusers has as one."""
     down, up, magnitude = layer.down, layer.up, layer.magnitude
     if projection and down.ndim == 2:
         down, up = down[:, :, None, None], up[:, :, None, None]
     if magnitude is not None and down.ndim > 2:
         magnitude = magnitude[None, :, None, None]
-    return Layer(down, up, layer.alpha, magnitude)
+    return LowRankLayer(down, up, layer.alpha, magnitude)
 
 
-def _fitting(name: str, layer: Layer, shape: Size) -> Layer:
-    """An adapter of a weight of this shape; that of a 1x1 convolution as one of the linear layer that it is here.
+def _fitting(name: str, layer: LowRankLayer, shape: Size) -> LowRankLayer:
+    """Return an adapter for a weight of this shape; that of a 1x1 convolution becomes that of the linear layer used here.
 
     Raises:
-        ValueError: it is one of another shape.
+        ValueError: the adapter belongs to a weight of another shape.
     """
     if len(shape) == 2 and layer.down.shape[2:] == (1, 1):
-        layer = Layer(layer.down.flatten(1), layer.up.flatten(1), layer.alpha, layer.magnitude)
+        layer = LowRankLayer(layer.down.flatten(1), layer.up.flatten(1), layer.alpha, layer.magnitude)
     if (found := (len(layer.up), *layer.down.shape[1:])) != shape:
-        raise ValueError(f"{name} is an adapter of a weight of shape {found}, which is {tuple(shape)} here")
+        raise ValueError(
+            f"{name} is an adapter of a weight of shape {found}; the shape of this run's weight is {tuple(shape)}"
+        )
     return layer
 
 
-def _with_alpha(name: str, layer: Layer, told: Mapping[str, Any] | None) -> Layer:
-    """With the alpha that diffusers' settings tell, for which the tensors have no place."""
+def _with_alpha(name: str, layer: LowRankLayer, settings: Mapping[str, Any]) -> LowRankLayer:
+    """Return the layer with the alpha in PEFT's settings; diffusers' tensors don't contain one."""
     prefix = name.partition(".")[0] + "."
-    own = {key.removeprefix(prefix): value for key, value in (told or {}).items() if key.startswith(prefix)}
+    own = {key.removeprefix(prefix): value for key, value in settings.items() if key.startswith(prefix)}
     if "lora_alpha" not in own:
         return layer
     patterns, module = own.get("alpha_pattern") or {}, name.removeprefix(prefix)
@@ -193,13 +206,13 @@ def _with_alpha(name: str, layer: Layer, told: Mapping[str, Any] | None) -> Laye
         if not math.isfinite(alpha):
             raise ValueError(f"{alpha} is not finite")
     except (AttributeError, TypeError, ValueError, re.error) as error:
-        raise ValueError(f"its settings beside the tensors give no alpha for {name}: {error}") from error
-    return Layer(layer.down, layer.up, alpha * (layer.rank**0.5 if own.get("use_rslora") else 1), layer.magnitude)
+        raise ValueError(f"the settings in its metadata have no valid alpha for {name}: {error}") from error
+    return LowRankLayer(layer.down, layer.up, alpha * (layer.rank**0.5 if own.get("use_rslora") else 1), layer.magnitude)
 
 
-def _settings(parts: Mapping[str, Layer], prefix: str) -> dict[str, Any]:
-    """PEFT's settings of the adapters below a prefix, each setting's name with it."""
-    # Without the prefix that some versions of transformers have and others have not.
+def _settings(parts: Mapping[str, LowRankLayer], prefix: str) -> dict[str, Any]:
+    """Return PEFT's settings of the adapters whose names start with a prefix, by names with this prefix."""
+    # Some versions of transformers have the prefix `text_model.` and others do not.
     own = {name.removeprefix(prefix).removeprefix("text_model."): parts[name] for name in parts if name.startswith(prefix)}
     if not own:
         return {}

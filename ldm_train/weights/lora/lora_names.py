@@ -1,4 +1,4 @@
-"""How files of low-rank adapters name their tensors: whose layout it is, and which part of a layer's pair each is."""
+"""Names of tensors in files of low-rank adapters: recognize the layout, and rename each layer's pair of matrices."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Literal
@@ -8,10 +8,10 @@ from torch import Tensor
 from ldm_train.util.text import list_names
 from ldm_train.weights.lora.low_rank import ALPHA, DOWN, MAGNITUDE, UP
 
-Layout = Literal["ours", "diffusers", "kohya"]
+LoraLayout = Literal["ours", "diffusers", "kohya"]
 
-NETWORK, TEXT = "network.", "text_encoder."
-# What the parts of a pair are called; diffusers' have had three names.
+NETWORK_PREFIX, TEXT_PREFIX = "network.", "text_encoder."
+# The ends of names in all layouts, three of which diffusers used over time, to those of this package.
 ENDS = {
     **dict.fromkeys((".lora_A.weight", ".lora.down.weight", ".lora_linear_layer.down.weight", ".lora_down.weight"), DOWN),
     **dict.fromkeys((".lora_B.weight", ".lora.up.weight", ".lora_linear_layer.up.weight", ".lora_up.weight"), UP),
@@ -21,45 +21,45 @@ ENDS = {
 XL = ("lora_te1_", "lora_te2_", "text_encoder_2.")
 
 
-def layout_of(names: Sequence[str]) -> Layout:
-    """Told from the names alone.
+def recognize_lora_layout(names: Sequence[str]) -> LoraLayout:
+    """Return the layout of an adapter with tensors of these names.
 
     Raises:
-        ValueError: they are of none of the layouts.
+        ValueError: the names belong to no supported layout.
     """
     if names and all(name.startswith(("lora_unet_", "lora_te_")) for name in names):
         return "kohya"
     if names and all(name.startswith(("unet.", "text_encoder.text_model.", "text_encoder.encoder.")) for name in names):
         return "diffusers"
-    if names and all(name.startswith((NETWORK, TEXT)) for name in names):
+    if names and all(name.startswith((NETWORK_PREFIX, TEXT_PREFIX)) for name in names):
         return "ours"
     if xl := sorted(name for name in names if name.startswith(XL)):
         raise ValueError(
-            f"it is a LoRA of Stable Diffusion XL, whose two text encoders are not here: {list_names(xl, most=2)}"
+            f"it is a LoRA of Stable Diffusion XL, which is not supported ({list_names(xl, most=2)}); use one of 1.x or 2.x"
         )
     raise ValueError(
-        f"its tensors, such as {', '.join(sorted(names)[:2]) or 'none'}, are not named as a LoRA of a U-Net and its text "
-        "encoder is by this project, diffusers (unet.….lora_A.weight) or kohya's scripts (lora_unet_….lora_down.weight)"
+        f"its tensors ({list_names(sorted(names), most=2) or 'none'}) are not those of a LoRA of a U-Net or text encoder in "
+        "the layout of ldm-train, diffusers (unet.….lora_A.weight) or kohya's scripts (lora_unet_….lora_down.weight)"
     )
 
 
-def with_our_ends(state: Mapping[str, Tensor], *, known: Collection[str]) -> dict[str, Tensor]:
-    """The tensors of pairs under their layers' names with our ends.
+def rename_pairs(state: Mapping[str, Tensor], *, known: Collection[str]) -> dict[str, Tensor]:
+    """Return the tensors under their layer's name and this package's end, such as `.lora_A.weight`.
 
     Args:
-        known: layers' names.
+        known: the layers' names, in the layout of the file.
 
     Raises:
-        ValueError: a layer that is not known, what is no LoRA, or the same twice.
+        ValueError: a layer is not known, a tensor belongs to another method than LoRA, or a weight is there twice.
     """
     found: dict[str, Tensor] = {}
     others, unknown, twice = [], [], []
     for name, tensor in state.items():
         end = max((end for end in ENDS if name.endswith(end)), key=len, default="")
         layer = name.removesuffix(end)
-        if layer.startswith("text_encoder.encoder."):  # as recent versions of transformers have it
+        if layer.startswith("text_encoder.encoder."):  # recent versions of transformers leave out `text_model.`
             layer = layer.replace("text_encoder.", "text_encoder.text_model.", 1)
-        columns = end == ".dora_scale" and tensor.shape[:1] != (tensor.numel(),)  # lengths of columns, which DoRA has not
+        columns = end == ".dora_scale" and tensor.shape[:1] != (tensor.numel(),)  # norms of columns instead of rows
         if not end or columns:
             others.append(name)
         elif layer not in known:
@@ -70,12 +70,12 @@ def with_our_ends(state: Mapping[str, Tensor], *, known: Collection[str]) -> dic
             found[layer + ENDS[end]] = tensor
     if others:
         raise ValueError(
-            f"it holds more than pairs of LoRA's matrices and DoRA's lengths of rows: {list_names(sorted(others), most=3)}; "
-            "other methods (LoHa, LoKr, lora_mid, whole differences, DoRA of columns) are not read: merge it into a model "
-            "with the tool that made it, and load that"
+            f"it contains more than LoRA's matrices and DoRA's norms of rows: {list_names(sorted(others), most=3)}. Other "
+            "methods (LoHa, LoKr, lora_mid, full differences, DoRA of columns) are not supported: merge it into a "
+            "model with the tool that made it, and load the model"
         )
     if unknown:
-        raise ValueError(f"there is no place in this network and text encoder for {list_names(sorted(unknown), most=3)}")
+        raise ValueError(f"this run's network and text encoder have no layers {list_names(sorted(unknown), most=3)}")
     if twice:
-        raise ValueError(f"it holds the same weight under two names: {list_names(sorted(twice), most=3)}")
+        raise ValueError(f"it contains the same weight under two names: {list_names(sorted(twice), most=3)}")
     return found

@@ -1,7 +1,8 @@
-"""Low-rank adapters as named tensors, and what they add to the weights of their layers.
+"""Low-rank adapters as named tensors, and merging them into weights.
 
-Names are a layer's with `.lora_A.weight` (r, in, ...), `.lora_B.weight` (out, r, ...), `.alpha` () and, of DoRA,
-`.lora_magnitude_vector` (out,): alpha / r B A is added, and the rows then have the lengths of the magnitudes.
+LoRA (Hu et al. 2021, arXiv 2106.09685): W + alpha / r B A. DoRA (Liu et al. 2024, arXiv 2402.09353) then scales each row to
+the norm in the magnitude vector. A layer NAME has the tensors `NAME.lora_A.weight` (r, in, ...), `NAME.lora_B.weight`
+(out, r, ...), `NAME.alpha` () and, in DoRA, `NAME.lora_magnitude_vector` (out,).
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,15 +11,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ldm_train.util.text import list_names
+
 DOWN, UP, ALPHA, MAGNITUDE = ".lora_A.weight", ".lora_B.weight", ".alpha", ".lora_magnitude_vector"
 
 
 @dataclass(frozen=True)
-class Layer:
+class LowRankLayer:
     """The adapter of one layer.
 
+    Args:
+        down: A, (r, in, ...).
+        up: B, (out, r, ...).
+        magnitude: DoRA's norms of the rows, (out,); None without DoRA.
+
     Raises:
-        ValueError: shapes that belong to none.
+        ValueError: the shapes do not fit together.
     """
 
     down: Tensor
@@ -29,19 +37,19 @@ class Layer:
     def __post_init__(self) -> None:
         down, up = tuple(self.down.shape), tuple(self.up.shape)
         if min(len(down), len(up)) < 2 or not 0 < down[0] == up[1] or any(side != 1 for side in up[2:]):
-            raise ValueError(f"matrices of shapes {down} and {up} are no pair of a LoRA's")
+            raise ValueError(f"matrices of shapes {down} and {up} are not a pair of LoRA matrices")
         if self.magnitude is not None and self.magnitude.numel() != up[0]:
-            raise ValueError(f"DoRA's lengths of shape {tuple(self.magnitude.shape)} are not those of {up[0]} rows")
+            raise ValueError(f"DoRA's magnitudes have the shape {tuple(self.magnitude.shape)}; expected {up[0]} values")
 
     @property
     def rank(self) -> int:
         return self.down.shape[0]
 
     def change(self, weight: Tensor) -> Tensor:
-        """What it adds to this weight (out, in, ...), in at least float32.
+        """Return what the adapter adds to this weight (out, in, ...), in float32 or wider.
 
         Raises:
-            ValueError: a weight of another shape.
+            ValueError: the weight has another shape.
         """
         if (self.up.shape[0], *self.down.shape[1:]) != weight.shape:
             shapes = f"{tuple(self.up.shape)} and {tuple(self.down.shape)}"
@@ -56,12 +64,8 @@ class Layer:
         return (summed * lengths[:, None]).view(weight.shape) - weight
 
 
-def is_adapter(state: Mapping[str, Tensor]) -> bool:
-    return any(".lora_A." in name for name in state)
-
-
-def from_run(state: Mapping[str, Tensor], *, alpha: float) -> dict[str, Tensor]:
-    """The adapters in a run's weights, whose names are those of the training module."""
+def extract_adapter(state: Mapping[str, Tensor], *, alpha: float) -> dict[str, Tensor]:
+    """Return the adapter in the weights of a run, as its training module names them."""
     own = {name.replace(".default", ""): tensor for name, tensor in state.items() if ".lora_" in name}
     own = {name.replace(f"{MAGNITUDE}.weight", MAGNITUDE): tensor for name, tensor in own.items()}
     alphas = {name.removesuffix(DOWN) + ALPHA: torch.tensor(float(alpha)) for name in own if name.endswith(DOWN)}
@@ -69,29 +73,29 @@ def from_run(state: Mapping[str, Tensor], *, alpha: float) -> dict[str, Tensor]:
     return flat | alphas
 
 
-def layers(adapter: Mapping[str, Tensor]) -> dict[str, Layer]:
-    """By the layers' names.
+def group_layers(adapter: Mapping[str, Tensor]) -> dict[str, LowRankLayer]:
+    """Return the adapter of each layer by the layer's name.
 
     Raises:
-        ValueError: tensors that belong to no adapter, half of one, or shapes that do not go together.
+        ValueError: a tensor belongs to no adapter, a matrix is missing, or shapes do not fit together.
     """
     found = {name.removesuffix(DOWN) for name in adapter if name.endswith(DOWN)}
     known = {name + part for name in found for part in (DOWN, UP, ALPHA, MAGNITUDE)}
     wrong = sorted(adapter.keys() - known) + sorted(name + UP for name in found if name + UP not in adapter)
     if wrong:
-        raise ValueError(f"these are not pairs of LoRA's matrices: {', '.join(wrong[:3])}{', …' if len(wrong) > 3 else ''}")
-    made = {}
+        raise ValueError(f"these are not pairs of LoRA matrices: {list_names(wrong, most=3)}")
+    grouped = {}
     for name in sorted(found):
         try:
             alpha = float(adapter[name + ALPHA] if name + ALPHA in adapter else len(adapter[name + DOWN]))
-            made[name] = Layer(adapter[name + DOWN], adapter[name + UP], alpha, adapter.get(name + MAGNITUDE))
+            grouped[name] = LowRankLayer(adapter[name + DOWN], adapter[name + UP], alpha, adapter.get(name + MAGNITUDE))
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
-    return made
+    return grouped
 
 
-def tensors(adapters: Mapping[str, Layer]) -> dict[str, Tensor]:
-    """`layers` undone."""
+def flatten_layers(adapters: Mapping[str, LowRankLayer]) -> dict[str, Tensor]:
+    """Return the tensors of adapters by name, the reverse of `group_layers`."""
     found: dict[str, Tensor] = {}
     for name, layer in adapters.items():
         found |= {name + DOWN: layer.down, name + UP: layer.up, name + ALPHA: torch.tensor(layer.alpha)}
@@ -101,32 +105,32 @@ def tensors(adapters: Mapping[str, Layer]) -> dict[str, Tensor]:
 
 
 @dataclass(frozen=True)
-class Weighed:
-    """An adapter's tensors, the factor of what they add, and where they are from."""
+class WeightedAdapter:
+    """An adapter's tensors, the factor that its change is multiplied by, and where it is from, for messages."""
 
     tensors: Mapping[str, Tensor]
     factor: float
-    told: str
+    source: str
 
 
-def merged(weights: Mapping[str, Tensor], adapters: Sequence[Weighed]) -> dict[str, Tensor]:
-    """The weights that change, with the sum of what each adapter adds to them as they are.
+def merge_adapters(weights: Mapping[str, Tensor], adapters: Sequence[WeightedAdapter]) -> dict[str, Tensor]:
+    """Return the weights that adapters change, with the sum of the changes; each change is that of the original weight.
 
     Args:
-        weights: of the layers, by names that end in `weight`, after a dot or, of attention's `in_proj`, an underscore.
+        weights: the layers' weights, by names that end in `.weight` or (attention's `in_proj`) in `_weight`.
 
     Raises:
-        ValueError: an adapter of a layer that there is not, or of another shape.
+        ValueError: an adapter has a layer that does not exist, or fits another shape.
     """
     changes: dict[str, Tensor] = {}
     for adapter in adapters:
-        for name, layer in layers(adapter.tensors).items():
+        for name, layer in group_layers(adapter.tensors).items():
             weight = next((name + end for end in (".weight", "_weight") if name + end in weights), None)
             if weight is None:
-                raise ValueError(f"{adapter.told} has an adapter of {name}, and there is no such layer here")
+                raise ValueError(f"{adapter.source} has an adapter of the layer {name}, which this run does not have")
             try:
                 change = layer.change(weights[weight].detach()) * adapter.factor
             except ValueError as error:
-                raise ValueError(f"{adapter.told}: {name}: {error}") from error
+                raise ValueError(f"{adapter.source}: {name}: {error}") from error
             changes[weight] = changes[weight] + change if weight in changes else change
     return {name: (weights[name].detach() + change).to(weights[name].dtype) for name, change in changes.items()}

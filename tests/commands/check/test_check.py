@@ -271,6 +271,7 @@ def test_what_does_not_go_together_is_refused(words: list[str], reason: str, pic
         ["autoencoder=openmoji", "image_size=64", "crop=random", "text_encoder.trained=false"],
     ],
 )
+@pytest.mark.slow
 def test_the_disk_it_foretells_is_what_the_cache_takes(
     words: list[str], pictures: Path, check: Callable, encode: Callable, tmp_path: Path
 ) -> None:

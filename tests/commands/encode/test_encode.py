@@ -211,6 +211,7 @@ def test_the_refusal_to_drop_many_names_them_and_prune_drops_them(source: Path, 
     assert LatentCache(own).manifest.entries == 9
 
 
+@pytest.mark.slow
 def test_a_cache_tells_nothing_of_when_where_and_how_it_was_made(
     source: Path, cache: Path, encode: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

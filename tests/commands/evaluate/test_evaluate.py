@@ -118,6 +118,7 @@ def test_raw_weights_are_other_weights(held_out: dict, evaluate: Callable) -> No
 
 
 @pytest.mark.parametrize("change", ["a smaller batch", "some were drawn before", "it was killed"])
+@pytest.mark.slow
 def test_batches_and_interruptions_leave_the_result_alone(
     change: str,
     compared: tuple[dict, Path],
@@ -162,6 +163,7 @@ def test_what_is_there_is_not_drawn_again(
 
 
 @pytest.mark.parametrize("other", ["weights=raw", "guidance.scale=9"])
+@pytest.mark.slow
 def test_pictures_of_another_model_or_recipe_are_never_used(
     other: str, compared: tuple[dict, Path], evaluate: Callable, pictures: Path, tmp_path: Path
 ) -> None:
@@ -185,6 +187,7 @@ def test_another_training_s_pictures_are_never_used(
     assert numbers["kid_efficientnet_lite0"] != compared[0]["kid_efficientnet_lite0"]
 
 
+@pytest.mark.slow
 def test_a_sweep_measures_what_single_commands_do(
     compared: tuple[dict, Path], evaluate: Callable, pictures: Path, tmp_path: Path
 ) -> None:

@@ -20,6 +20,7 @@ def light(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 @pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.slow
 def test_processes_share_the_batches(devices: int, light: ModuleType, tmp_path: Path) -> None:
     config = OmegaConf.create({"device": "cpu", "batch_size": 2})
     order = Order(config, ["a", "bb", "c", "dd", "e"], {"seed": 0}, light.open_light)

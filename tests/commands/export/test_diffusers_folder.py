@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -18,6 +19,7 @@ def test_a_pipeline_draws_the_same_picture(run_dir: Path, export: Callable) -> N
     same_picture(ours(run_dir), theirs(opened(export(run_dir, "layout=diffusers")), run_dir))
 
 
+@pytest.mark.slow
 def test_a_pipeline_needs_nothing_of_ours(run_dir: Path, export: Callable) -> None:
     out = export(run_dir, "layout=diffusers", "dtype=float16")
     assert {t.dtype for t in load_file(out / "unet/diffusion_pytorch_model.safetensors").values()} == {torch.float16}

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from ldm_train.util.files import temporary_path
-from ldm_train.weights.tensor_files import read_told
+from ldm_train.weights.tensor_files import read_metadata
 
 LONG = (
     "max_steps=150",
@@ -46,7 +46,7 @@ def export(ldm_train: Callable, tmp_path: Path) -> Callable[..., tuple[dict[str,
         out = tmp_path / "weights.safetensors"
         answer = ldm_train("export", f"run_dir={run_dir}", f"out={out}", *words)
         assert answer.code == 0, answer.err
-        return load_file(out), read_told(out), answer.out
+        return load_file(out), read_metadata(out), answer.out
 
     return run
 
@@ -131,11 +131,12 @@ def test_a_length_that_the_snapshots_do_not_make_is_warned_of(stored: Path, expo
 
 def test_snapshots_are_written_every_so_often_and_at_the_end(stored: Path) -> None:
     assert names(stored) == [f"step-{step:08d}.safetensors" for step in (3, 6, 8)]
-    assert read_told(stored / "ema/step-00000006.safetensors") == {
+    assert read_metadata(stored / "ema/step-00000006.safetensors") == {
         "step": 6,
         "updates": 6,
         "start_step": 0,
         "lengths": [0.1, 0.05],
+        "run_id": json.loads((stored / "run.json").read_text())["run_id"],
     }
     last, ema = load_file(stored / "ema/step-00000008.safetensors"), checkpoint(stored)["callbacks"]["EMA"]
     parts = {"0.1": ema["average"], "0.05": ema["others"]["length 0.05"]}
@@ -145,7 +146,7 @@ def test_snapshots_are_written_every_so_often_and_at_the_end(stored: Path) -> No
 def test_a_late_start_stores_nothing_before_it_and_counts_from_it(run_with: Callable, export: Callable) -> None:
     run_dir = run_with(*POWER, "ema.start_step=4", "ema.dtype=float16")
     assert names(run_dir) == ["step-00000006.safetensors", "step-00000008.safetensors"]
-    told = read_told(run_dir / "ema/step-00000006.safetensors")
+    told = read_metadata(run_dir / "ema/step-00000006.safetensors")
     assert (told["step"], told["updates"], told["start_step"]) == (6, 2, 4)
     assert {t.dtype for t in load_file(run_dir / "ema/step-00000006.safetensors").values()} == {torch.float16}
     found, _, _ = export(run_dir, "ema_length=0.1")

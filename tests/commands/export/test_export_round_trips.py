@@ -11,8 +11,8 @@ from ldm_train.assembly.parts import build_parts
 from ldm_train.assembly.stored_run import read_config
 from ldm_train.assembly.stored_weights import load_first_weights, load_weights
 from ldm_train.autoencoders.autoencoder import pretrained
-from ldm_train.weights.layouts.text_layout import reading
-from ldm_train.weights.module_loading import load
+from ldm_train.weights.layouts.text_layout import map_text_encoder_from_published
+from ldm_train.weights.module_loading import copy_into_module
 from ldm_train.weights.published_parts import find_text_encoder
 from tests.commands.export.shaped import SCALE, SHIFT
 
@@ -32,7 +32,7 @@ def test_out_and_in_again_is_bitwise(
     load_first_weights(config, found)
     assert_close(found.network.state_dict(), expected.network.state_dict(), rtol=0, atol=0)
     tower, text = found.text_encoder.tower.state_dict(), find_text_encoder(path)
-    load(tower, reading(tower, text.tensors), text.tensors, text.shapes)
+    copy_into_module(tower, map_text_encoder_from_published(tower, text.tensors), text.tensors, text.shapes)
     assert_close(tower, expected.text_encoder.tower.state_dict(), rtol=0, atol=0)
     read = pretrained(str(path), scale=SCALE)
     moved = {"quant_conv.bias", "post_quant_conv.bias"} if shift else set()

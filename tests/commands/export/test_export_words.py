@@ -13,7 +13,7 @@ from torch.testing import assert_close
 from ldm_train.assembly.parts import build_parts
 from ldm_train.assembly.stored_run import read_config
 from ldm_train.assembly.stored_weights import load_weights
-from ldm_train.weights.embedding_files import FILE
+from ldm_train.weights.embedding_files import EMBEDDINGS_FILE
 from tests.commands.export.shaped import PROMPT, SHAPE, opened
 
 NEW_WORDS = 'text_encoder.new_words=["background=round thing"]'
@@ -30,7 +30,7 @@ def inverted(run_1: Path, latents: Callable, train: Callable, tmp_path_factory: 
 
 def test_the_word_leaves_beside_the_pipeline(inverted: Path, export: Callable) -> None:
     out = export(inverted, "layout=diffusers")
-    assert f"the vectors of background are in {FILE}" in (out / "README.md").read_text()
+    assert f"the vectors of background are in {EMBEDDINGS_FILE}" in (out / "README.md").read_text()
     pipeline, parts = opened(out), build_parts(read_config(str(inverted)))
     load_weights(inverted, parts)
     plain = embedded(pipeline)
@@ -51,4 +51,6 @@ def test_and_beside_a_single_file(weights: str, inverted: Path, run_1: Path, exp
     out = export(inverted, "layout=single_file", f"weights={weights}")
     base = export(run_1, "layout=single_file", out="base") / "base.safetensors"
     assert_close(load_file(out / "out.safetensors"), load_file(base), rtol=0, atol=0)
-    assert torch.equal(load_file(out / FILE)["background"], load_file(inverted / FILE)["background"]) == (weights == "ema")
+    assert torch.equal(
+        load_file(out / EMBEDDINGS_FILE)["background"], load_file(inverted / EMBEDDINGS_FILE)["background"]
+    ) == (weights == "ema")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ldm_train.weights.tensor_files import read_told
+from ldm_train.weights.tensor_files import read_metadata
 from tests.commands.export.shaped import opened, ours, same_picture, theirs
 
 
@@ -13,7 +13,7 @@ from tests.commands.export.shaped import opened, ours, same_picture, theirs
 def test_a_lora_draws_the_same_picture_in_a_pipeline(form: str, adapter: Path, run_1: Path, export: Callable) -> None:
     pipeline = opened(export(run_1, "layout=diffusers", out="base"))
     out = export(adapter, "layout=lora", f"lora_format={form}", out="lora")
-    purpose = read_told(next(out.glob("*.safetensors")))["trained_for"]
+    purpose = read_metadata(next(out.glob("*.safetensors")))["trained_for"]
     assert purpose["prediction"] == "noise", "the file by itself says what it was trained for"
     plain = theirs(pipeline, run_1)
     pipeline.load_lora_weights(str(out), weight_name=None if form == "diffusers" else "lora.safetensors")

@@ -329,15 +329,16 @@ def test_what_is_no_run_is_refused(words: str, told: str, run: Path, ldm_train: 
     for name, text in (("broken", "a: [1"), ("stranger", "a: 1")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.yaml").write_text(text)
-    answer = ldm_train("report", *words.format(tmp=tmp_path).split())
+    answer = ldm_train("report", *(word.format(tmp=tmp_path) for word in words.split()))
     assert answer.code == 1
     assert told.format(tmp=tmp_path) in answer.err
 
 
+@pytest.mark.slow
 def test_nothing_heavy_is_imported(run: Path, tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from ldm_train.commands.report.report_page import page; "
-        "from ldm_train.run_dir.reading import read_run; from ldm_train.reports.page import render; "
-        f"render(page([read_run(Path({str(run)!r}))])); sys.exit(bool({{'torch', 'matplotlib'}} & set(sys.modules)))"
+        "from ldm_train.run_dir.reading import read_run; from ldm_train.reports.page import render_page; "
+        f"render_page(page([read_run(Path({str(run)!r}))])); sys.exit(bool({{'torch', 'matplotlib'}} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -129,6 +129,6 @@ def test_a_folder_that_is_a_run_is_listed(folder: Path, ldm_train: Callable) -> 
     ],
 )
 def test_what_cannot_be_listed_is_refused(words: str, told: str, folder: Path, ldm_train: Callable) -> None:
-    answer = ldm_train("runs", *words.format(folder=folder).split())
+    answer = ldm_train("runs", *(word.format(folder=folder) for word in words.split()))
     assert answer.code == 1
     assert told.format(folder=folder) in answer.err

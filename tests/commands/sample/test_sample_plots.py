@@ -44,6 +44,7 @@ def plotted(sample: Callable) -> Path:
     return sample(TWO, "x.guidance=[1,2,8]", "y.prompt=true", "seed=3")
 
 
+@pytest.mark.slow
 def test_a_plot_holds_what_single_commands_draw(plotted: Path, sample: Callable) -> None:
     """Row by row: the same noise at each prompt and scale, as if each were asked for alone."""
     assert sorted(path.name for path in plotted.iterdir()) == [
@@ -79,6 +80,7 @@ def test_a_plot_shows_its_cells_enlarged_beside_labels(plotted: Path) -> None:
         ("checkpoint", "[ema,raw]", ["weights=ema", "weights=raw"]),
     ],
 )
+@pytest.mark.slow
 def test_each_axis_varies_what_it_names(axis: str, values: str, alone: list[str], sample: Callable) -> None:
     out = sample('prompts=["a cat"]', f"x.{axis}={values}", "count=2")
     for place, word in enumerate(alone):
@@ -148,6 +150,7 @@ def test_one_prompt_alone_has_no_way_to_go(trained: Path, ldm_train: Callable, t
 
 @pytest.mark.parametrize("blend", ["slerp", "lerp"])
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
+@pytest.mark.slow
 def test_a_strip_begins_and_ends_with_the_prompts_own_pictures(blend: str, sampler: str, sample: Callable) -> None:
     words = [f"sampler={sampler}", "steps=3"]
     strip = sample(TWO, "interpolate=3", "to_seed=4", f"blend={blend}", *words)

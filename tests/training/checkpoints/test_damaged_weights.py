@@ -9,7 +9,7 @@ import torch
 
 from ldm_train.assembly.stored_weights import read_checkpoint
 from ldm_train.training.checkpoints.checkpoint_files import damage
-from ldm_train.weights.tensor_files import read, write
+from ldm_train.weights.tensor_files import read_tensor_file, write_tensor_file
 from tests.training.checkpoints.test_checkpoint_damage import flip, place
 
 DRAW = ("prompts=[x]", "steps=2", "device=cpu")
@@ -98,8 +98,8 @@ def test_an_exported_file_with_a_flipped_bit_is_named(
 
 def test_vectors_of_words_with_a_flipped_bit_are_named(tmp_path: Path) -> None:
     path = tmp_path / "learned_embeds.safetensors"
-    write(path, {"<toy>": torch.ones(2, 4), "empty": torch.ones(0), "one": torch.tensor(3)}, {})
-    assert read(path)["<toy>"].shape == (2, 4)
+    write_tensor_file(path, {"<toy>": torch.ones(2, 4), "empty": torch.ones(0), "one": torch.tensor(3)}, {})
+    assert read_tensor_file(path)["<toy>"].shape == (2, 4)
     flip(path, path.stat().st_size - 1)
     with pytest.raises(ValueError, match=path.name):
-        read(path)
+        read_tensor_file(path)

@@ -26,7 +26,7 @@ def test_a_disk_without_room_for_the_runs_checkpoints_is_told_at_once(
         patch.setattr(shutil, "disk_usage", lambda path: Usage(2**40, 2**40 - 2**20, 2**20))
         answer = train(cache, tmp_path / "run", *KEPT)
     assert answer.code == 1
-    said = re.search(r"the run's checkpoints will take (\d+) MiB, and \S+/checkpoints has 1 MiB left", answer.err)
+    said = re.search(r"the run's checkpoints will take (\d+) MiB, and .+/checkpoints has 1 MiB left", answer.err)
     assert said
     assert "make room, lower checkpoint.keep=3, or choose another run_dir" in answer.err
     assert not (tmp_path / "run/metrics.jsonl").exists()
@@ -89,10 +89,10 @@ def test_a_disk_that_fills_up_leaves_the_checkpoint_before_and_the_run_goes_on_w
     assert "Traceback" not in answer.err
     if told == "the room is asked for":
         assert re.search(
-            r"the next checkpoint will take \d+ MiB, and \S+/checkpoints has \d+ MiB left; make room", answer.err
+            r"the next checkpoint will take \d+ MiB, and .+/checkpoints has \d+ MiB left; make room", answer.err
         )
     else:
-        assert re.search(r"cannot write \S+/last.ckpt \([\d,]+ MiB are free there\): No space left on device", answer.err)
+        assert re.search(r"cannot write .+/last.ckpt \([\d,]+ MiB are free there\): No space left on device", answer.err)
     assert [path.name for path in (run_dir / "checkpoints").iterdir()] == ["last.ckpt"]
     assert load(last(run_dir))["global_step"] == 4
     (disk / "filler").unlink()

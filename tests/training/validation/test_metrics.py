@@ -165,6 +165,7 @@ def two(held_out: Path, train_words: list[str], tmp_path_factory: pytest.TempPat
     return folder
 
 
+@pytest.mark.slow
 def test_two_ranks_measure_as_torchmetrics_does_and_as_one(two: Path) -> None:
     real, drawn = runpy.run_path(str(Path(__file__).with_name("measured.py")))["sets"]()
     alone = measures(real, drawn)

@@ -1,0 +1,96 @@
+"""Tables of what scripts/benchmark_step.py measured, compared with diffusers, as Markdown."""
+
+from manual.measured import format_quartiles, look_up, make_table, number
+
+
+def list_cases(name: str) -> list[str]:
+    """Return the measured cases of docs/results/benchmark_NAME.json."""
+    cases = look_up(f"benchmark_{name}")
+    assert isinstance(cases, dict)
+    return [case for case, values in cases.items() if isinstance(values, dict)]
+
+
+def format_pair(name: str, case: str, key: str, unit: str, *, divisor: float = 1, digits: int = 2) -> str:
+    ours, theirs = (
+        f"{number(f'benchmark_{name}', case, f'{who}_{key}') / divisor:.{digits}f}" for who in ("ours", "theirs")
+    )
+    return f"{ours} and {theirs} {unit}"
+
+
+def format_ratio(name: str, case: str) -> str:
+    return format_quartiles(f"benchmark_{name}", case, "ratio", share=False)
+
+
+def step() -> str:
+    """Speed of a training step compared with diffusers.
+
+    The step of diffusers' `train_text_to_image.py` with the same architecture and weights, in float32: forward, backward,
+    clipping, optimizer, EMA. 64/128/256 channels, two blocks a level, text of 77x256. Measured by
+    `python scripts/benchmark_step.py step`. The reasons for the difference: oneDNN multiplies matrices where PyTorch would
+    call MKL, attention has a backward pass of its own, the optimizer's kernel is fused, and EMA is one operation for all
+    weights.
+    """
+    rows = [
+        [
+            case,
+            format_pair("step", case, "s", "s", digits=3),
+            f"**{format_ratio('step', case)}**",
+            format_ratio("step", f"{case}, forward and backward"),
+            format_pair("step", case, "peak_bytes", "MiB", divisor=2**20, digits=0),
+        ]
+        for case in list_cases("step")
+        if not case.endswith("forward and backward")
+    ]
+    header = ["case", "ldm-train and diffusers", "ratio", "ratio of forward and backward only", "peak memory"]
+    return make_table(header, rows)
+
+
+def sampling() -> str:
+    """Speed of guided sampling compared with diffusers.
+
+    10 DDIM steps. Measured by `python scripts/benchmark_step.py sampling`.
+    """
+    rows = [
+        [case, format_pair("sampling", case, "s", "s"), f"**{format_ratio('sampling', case)}**"]
+        for case in list_cases("sampling")
+    ]
+    return make_table(["case", "ldm-train and diffusers", "ratio"], rows)
+
+
+def preset() -> str:
+    """The preset unet_compact compared with diffusers' default layout.
+
+    `network=unet_compact` (heads of size 64) and diffusers' default layout of the same size (32/64/128 channels, 8 heads a
+    level), on the quick start's latents. Measured by `python scripts/benchmark_step.py preset` and `loss`.
+    """
+    [name] = list_cases("preset")
+    ours, theirs = list_cases("loss")
+    steps = look_up("benchmark_loss", ours)
+    assert isinstance(steps, dict)
+    values = {
+        key: number("benchmark_preset", name, key) for key in ("our_parameters", "their_parameters", "ours_s", "theirs_s")
+    }
+    rows = [
+        ["parameters", f"{values['our_parameters']:,.0f}", f"{values['their_parameters']:,.0f}"],
+        ["training step", f"{values['ours_s']:.3f} s: **{format_ratio('preset', name)}**", f"{values['theirs_s']:.3f} s"],
+    ]
+    for number_of_steps in steps:
+        losses = [f"{number('benchmark_loss', who, number_of_steps):.3f}" for who in (ours, theirs)]
+        rows.append([f"validation loss after {number_of_steps} steps", *losses])
+    return make_table(["", f"network={name}", "diffusers' default layout"], rows)
+
+
+def full() -> str:
+    """Speed at Stable Diffusion 1.5's size.
+
+    Batch 1, without EMA. Measured by `python scripts/benchmark_step.py full`.
+    """
+    rows = []
+    for case in list_cases("full"):
+        cells = [
+            f"{number('benchmark_full', case, f'{who}_step_s'):.1f} s, "
+            f"{number('benchmark_full', case, f'{who}_peak_bytes') / 2**30:.1f} GiB"
+            for who in ("ours", "theirs")
+        ]
+        rows.append([case, *cells, f"**{number('benchmark_full', case, 'ratio'):.2f}x**"])
+    return make_table(["", "ldm-train", "diffusers", "ratio"], rows)
