@@ -9,7 +9,7 @@ from ldm_train.data.cache.manifest import VERSION_KEY, Manifest, Provenance
 from ldm_train.data.pictures.crops import Crop
 from ldm_train.data.pictures.decoding import ENCODING_VERSION, background_colour
 from ldm_train.settings.composition import build
-from ldm_train.settings.schema.parts import Part, read_part
+from ldm_train.settings.schema.options import Part, read_part
 from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.settings.schema.using import EncodeSettings
 from ldm_train.util.safe_json import Json

@@ -5,7 +5,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ldm_train.settings.composition import build
-from ldm_train.settings.schema.parts import MIXED_16
+from ldm_train.settings.schema.options import MIXED_16
 from ldm_train.settings.schema.training import FittingSettings, TrainSettings
 
 

@@ -12,7 +12,7 @@ from ldm_train.diffusion.schedules.schedule import NoiseSchedule
 from ldm_train.diffusion.weighting import Weighting
 from ldm_train.generation import Generation
 from ldm_train.settings.composition import build
-from ldm_train.settings.schema.parts import Part
+from ldm_train.settings.schema.options import Part
 from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.types import Autoencoder
 from ldm_train.util.memory import check_fits

@@ -9,7 +9,7 @@ from ldm_train.data.pictures.colour import background_colour
 from ldm_train.data.scan.survey import ScanMemory, Survey, survey_items
 from ldm_train.data.sources.items import format_name
 from ldm_train.settings.composition import build
-from ldm_train.settings.schema.parts import Part
+from ldm_train.settings.schema.options import Part
 from ldm_train.settings.schema.training import SourceSettings
 
 

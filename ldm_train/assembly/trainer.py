@@ -6,7 +6,7 @@ import warnings
 from typing import TYPE_CHECKING
 
 from ldm_train.settings.composition import build
-from ldm_train.settings.schema.parts import MIXED_16, CommandSettings, TrainerSettings, select
+from ldm_train.settings.schema.options import MIXED_16, CommandSettings, TrainerSettings, select
 from ldm_train.settings.schema.training import FittingSettings
 from ldm_train.settings.schema.using import EncodeSettings
 from ldm_train.settings.validation import on_a_cpu, out_of_range

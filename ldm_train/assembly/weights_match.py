@@ -8,7 +8,7 @@ from torch import nn
 
 from ldm_train.assembly.parts import Parts
 from ldm_train.networks.unet import UNet
-from ldm_train.settings.schema.parts import Part
+from ldm_train.settings.schema.options import Part
 from ldm_train.weights.layouts.unet_architecture import (
     UNetSettings,
     describe_unet,

@@ -10,7 +10,7 @@ import sys
 from ldm_train.assembly.trainer import refuse_at_once
 from ldm_train.cli.launcher import end_with_launcher
 from ldm_train.settings.composition import ConfigError, compose
-from ldm_train.settings.schema.parts import CommandSettings
+from ldm_train.settings.schema.options import CommandSettings
 from ldm_train.settings.trust import granted, read_grants
 from ldm_train.util.processes import launched_rank
 from ldm_train.util.text import nearest

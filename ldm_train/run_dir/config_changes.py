@@ -12,7 +12,7 @@ from ldm_train.run_dir.reading import Plain, settings
 from ldm_train.settings.composition import defaults
 from ldm_train.settings.constructors import find_constructor, may_build
 from ldm_train.settings.schema.commands import may_change
-from ldm_train.settings.schema.parts import KEPT, select
+from ldm_train.settings.schema.options import KEPT, select
 from ldm_train.settings.schema.training import AutoencoderTrainingSettings, FittingSettings
 from ldm_train.settings.shipped import groups, shipped
 

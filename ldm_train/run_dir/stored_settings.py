@@ -11,7 +11,7 @@ from ldm_train.settings.composition import defaults, plain
 from ldm_train.settings.config_file import nearest_option
 from ldm_train.settings.constructors import check_config
 from ldm_train.settings.safe_yaml import read_settings_file
-from ldm_train.settings.schema.parts import TARGET, CommandSettings
+from ldm_train.settings.schema.options import TARGET, CommandSettings
 from ldm_train.settings.schema.training import FittingSettings, TrainSettings
 from ldm_train.settings.shipped import ConfigError, groups_of
 from ldm_train.settings.strict import NameCheck

@@ -21,7 +21,7 @@ from ldm_train.settings.constructors import build
 from ldm_train.settings.schema.commands import SCHEMAS, default_values, kind_of, own_settings
 from ldm_train.settings.schema.kinds import Section, takes_null, takes_only_text, takes_text
 from ldm_train.settings.schema.kinds import describe as describe_kind
-from ldm_train.settings.schema.parts import KEPT, PASSED, TARGET, CommandSettings, Part
+from ldm_train.settings.schema.options import KEPT, PASSED, TARGET, CommandSettings, Part
 from ldm_train.settings.shipped import ConfigError, dotted, folder, groups, groups_of, none_chosen, read, shipped
 from ldm_train.settings.signatures import signature
 from ldm_train.settings.strict import SET_BY_THE_RUN, TRAINER, NameCheck, describe_set_by_the_run

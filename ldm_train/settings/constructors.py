@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ldm_train.settings.own_code import check_kind
 from ldm_train.settings.schema.kinds import MISSING
-from ldm_train.settings.schema.parts import OWN_KEYS, TARGET, Part
+from ldm_train.settings.schema.options import OWN_KEYS, TARGET, Part
 from ldm_train.settings.shipped import folder, groups, shipped
 from ldm_train.settings.trust import NAME, TRUST, advice, current_grants
 

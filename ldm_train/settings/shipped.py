@@ -7,7 +7,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from ldm_train.settings.safe_yaml import read_settings_file
-from ldm_train.settings.schema.parts import Part, read_part
+from ldm_train.settings.schema.options import Part, read_part
 
 
 class ConfigError(Exception):

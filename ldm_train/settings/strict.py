@@ -7,7 +7,7 @@ from typing import Any
 from ldm_train.settings.constructors import check_constructors
 from ldm_train.settings.schema.commands import SCHEMAS, own_settings
 from ldm_train.settings.schema.kinds import Section
-from ldm_train.settings.schema.parts import KEPT, OWN_KEYS, PASSED, TARGET, groups_of
+from ldm_train.settings.schema.options import KEPT, OWN_KEYS, PASSED, TARGET, groups_of
 from ldm_train.settings.shipped import ConfigError, groups, none_chosen, shipped
 from ldm_train.settings.signatures import signature
 from ldm_train.util.text import nearest

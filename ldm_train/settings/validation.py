@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from ldm_train.settings.plot_axes import axis_problems
 from ldm_train.settings.schema.commands import SCHEMAS, argument_kind, kind_of
 from ldm_train.settings.schema.kinds import describe, field_problems, problems_of
-from ldm_train.settings.schema.limits import too_large
-from ldm_train.settings.schema.parts import MIXED_16, TARGET, CommandSettings, Part, TrainerSettings, dict_settings
+from ldm_train.settings.schema.largest_values import too_large
+from ldm_train.settings.schema.options import MIXED_16, TARGET, CommandSettings, Part, TrainerSettings, dict_settings
 from ldm_train.settings.shipped import ConfigError
 
 Origin = Callable[[str], str]  # of a setting's full name: " in FILE", or nothing

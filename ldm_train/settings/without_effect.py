@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ldm_train.settings.composition import defaults, plain
-from ldm_train.settings.schema.parts import TARGET, CommandSettings, dict_settings, select
+from ldm_train.settings.schema.options import TARGET, CommandSettings, dict_settings, select
 from ldm_train.settings.shipped import ConfigError, read
 from ldm_train.util.safe_json import read_object
 

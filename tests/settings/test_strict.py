@@ -16,7 +16,7 @@ from ldm_train.cli.main import VERBS
 from ldm_train.settings import composition as configs
 from ldm_train.settings import shipped
 from ldm_train.settings.composition import ConfigError, compose, folder, groups
-from ldm_train.settings.schema.parts import ACCELERATORS, ARGUMENTS, PRECISIONS, STRATEGIES
+from ldm_train.settings.schema.options import ACCELERATORS, ARGUMENTS, PRECISIONS, STRATEGIES
 from ldm_train.settings.strict import SET_BY_THE_RUN, TRAINER
 from ldm_train.settings.validation import out_of_range
 from ldm_train.training.optimization.sharding import FullySharded

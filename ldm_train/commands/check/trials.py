@@ -27,7 +27,7 @@ from ldm_train.data.pictures.crops import Size
 from ldm_train.diffusion.denoiser import Denoiser
 from ldm_train.generation import Generation
 from ldm_train.settings.composition import build
-from ldm_train.settings.schema.parts import read_part
+from ldm_train.settings.schema.options import read_part
 from ldm_train.settings.schema.training import CheckSettings
 from ldm_train.settings.validation import out_of_range
 from ldm_train.training.checkpoints.checkpoint_callback import Keeping

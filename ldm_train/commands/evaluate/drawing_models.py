@@ -9,7 +9,7 @@ from torch import Tensor
 from ldm_train.assembly.stored_run import TrainedRun, build_recipe, open_run
 from ldm_train.commands.evaluate.drawn_pictures import Opener, Painter
 from ldm_train.generation import Generation
-from ldm_train.settings.schema.parts import CommandSettings, Part
+from ldm_train.settings.schema.options import CommandSettings, Part
 from ldm_train.settings.schema.using import EvaluateSettings
 from ldm_train.types import Autoencoder
 from ldm_train.weights.fingerprint import fingerprint_module

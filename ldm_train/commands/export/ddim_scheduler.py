@@ -9,7 +9,7 @@ from ldm_train.diffusion.prediction import Prediction
 from ldm_train.diffusion.schedules.schedule import NoiseSchedule, VariancePreserving
 from ldm_train.samplers.spacings import Leading, Linspace, Spacing, Trailing
 from ldm_train.settings.composition import build
-from ldm_train.settings.schema.parts import Part
+from ldm_train.settings.schema.options import Part
 from ldm_train.settings.schema.training import TrainSettings
 
 THEIRS = {own: theirs for theirs, own in PREDICTIONS.items()}

@@ -7,7 +7,7 @@ from pathlib import Path
 from ldm_train.assembly.parts import Parts
 from ldm_train.commands.export.model_card import TASK, public
 from ldm_train.settings.config_file import shortest_words
-from ldm_train.settings.schema.parts import Part
+from ldm_train.settings.schema.options import Part
 from ldm_train.settings.schema.training import TrainSettings
 
 TAGS = ("stable-diffusion", TASK, "ldm-train")

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from ldm_train.settings.schema.kinds import MISSING, Section
-from ldm_train.settings.schema.parts import ARGUMENTS, FREE, CommandSettings, Part, TrainerSettings, groups_of
+from ldm_train.settings.schema.options import ARGUMENTS, FREE, CommandSettings, Part, TrainerSettings, groups_of
 from ldm_train.settings.schema.training import AutoencoderTrainingSettings, CheckSettings, TrainSettings
 from ldm_train.settings.schema.using import (
     EncodeSettings,

@@ -20,7 +20,7 @@ from ldm_train.settings.schema.kinds import (
     Words,
     setting,
 )
-from ldm_train.settings.schema.parts import CommandSettings, Part, TrainerSettings
+from ldm_train.settings.schema.options import CommandSettings, Part, TrainerSettings
 
 DTYPES = ("float16", "bfloat16", "float32")
 Dtype = Annotated[str, Choice(DTYPES)]

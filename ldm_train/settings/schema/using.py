@@ -18,7 +18,7 @@ from ldm_train.settings.schema.kinds import (
     Words,
     setting,
 )
-from ldm_train.settings.schema.parts import CommandSettings, Part, TrainerSettings
+from ldm_train.settings.schema.options import CommandSettings, Part, TrainerSettings
 from ldm_train.settings.schema.training import Dtype, SourceSettings
 
 Device = Annotated[str, Choice(("auto", "cpu", "cuda", "cuda:0", "mps", "xpu"), pattern=r"(cuda|xpu):\d+")]
