@@ -27,7 +27,6 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL
 from measuring import cpu_seconds, drawn, status_bytes, write_results
-from omegaconf import DictConfig
 
 from ldm_train.assembly.cache_identity import describe
 from ldm_train.commands.encode import command as encode
@@ -43,7 +42,8 @@ from ldm_train.data.pictures.decoding import decode_picture, render_view
 from ldm_train.data.pictures.images import to_signed
 from ldm_train.data.scan.survey import Scanned, Survey
 from ldm_train.data.sources.items import Item
-from ldm_train.settings.composition import build, compose
+from ldm_train.settings.composition import build, compose_as
+from ldm_train.settings.schema.using import EncodeSettings
 from ldm_train.training.encoding import Encoding
 from ldm_train.util.safe_json import Json
 
@@ -76,17 +76,17 @@ def decoded(folder: Path) -> list[torch.Tensor]:
     return [torch.stack(images[i : i + BATCH]) for i in range(0, len(images), BATCH)]
 
 
-def models(config: DictConfig) -> Encoding:
+def models(config: EncodeSettings) -> Encoding:
     """Both models, as often as the task builds them."""
     describe(config, None, cache=Path(config.cache))
-    autoencoder, text_encoder = (build(config[name], name) for name in ("autoencoder", "text_encoder"))
+    autoencoder, text_encoder = (build(getattr(config, name), name) for name in ("autoencoder", "text_encoder"))
     return Encoding(autoencoder, text_encoder, dtype=torch.float16).eval()
 
 
 def whole(words: list[str], cache: Path) -> None:
     """The task itself, in silence."""
     with contextlib.redirect_stdout(io.StringIO()) as said:
-        code = encode.run(compose("encode", [*words, f"cache={cache}"]))
+        code = encode.run(compose_as(EncodeSettings, [*words, f"cache={cache}"]))
     assert code == 0, said.getvalue()
 
 
@@ -106,7 +106,7 @@ def encoding(words: list[str], *, pictures: int, rounds: int, room: Path) -> dic
             into.extend(decoded(many))
 
         def build_all(into: list[Encoding] = built) -> None:
-            into.append(models(compose("encode", [*all_words, f"cache={room}"])))
+            into.append(models(compose_as(EncodeSettings, [*all_words, f"cache={room}"])))
 
         def encode_all(source: list[torch.Tensor] = batches, into: list[Encoding] = built) -> None:
             for images in source:

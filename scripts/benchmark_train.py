@@ -42,7 +42,8 @@ from torch.nn.parallel import DistributedDataParallel
 from ldm_train.cli.main import main as ldm_train
 from ldm_train.commands.train import command as train
 from ldm_train.data.batches.datamodules import CachedLatents
-from ldm_train.settings.composition import compose
+from ldm_train.settings.composition import compose_as
+from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.training import base_module
 from ldm_train.training.callbacks.stop import Stop
 from ldm_train.training.module import NoisePredictorTraining
@@ -115,12 +116,12 @@ def child_overhead(arguments: argparse.Namespace) -> None:
     def fit(module: NoisePredictorTraining, data: CachedLatents, *, callbacks: Sequence[Callback], **rest: object) -> object:
         pair = [module, copy.deepcopy(module)]
         real, bare = reversed(pair) if arguments.swapped else pair
-        watches.append(Alternating(bare_step(bare, data, config.trainer.gradient_clip_val), arguments.steps))
+        watches.append(Alternating(bare_step(bare, data, config.trainer.gradient_clip_val or 0.0), arguments.steps))
         return original(real, data, callbacks=[*callbacks, *watches], **rest)  # type: ignore[arg-type]
 
     with tempfile.TemporaryDirectory() as room:
         words = [f"run_dir={room}/run", f"threads={arguments.threads[0]}", "trainer.accelerator=cpu", *NEVER]
-        config = compose("train", [*arguments.words, *words, f"trainer.log_every_n_steps={LOGGED}"])
+        config = compose_as(TrainSettings, [*arguments.words, *words, f"trainer.log_every_n_steps={LOGGED}"])
         train.fit = fit  # type: ignore[assignment]
         train.run(config)
     print(json.dumps(watches[0].overhead()))

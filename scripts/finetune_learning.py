@@ -22,7 +22,8 @@ import torch
 from ldm_train.assembly.stored_run import TrainedRun, open_run
 from ldm_train.commands.evaluate.evaluations import Drawings, Drawn
 from ldm_train.commands.evaluate.measured import Resampling
-from ldm_train.settings.composition import compose
+from ldm_train.settings.composition import compose_as
+from ldm_train.settings.schema.using import SampleSettings
 
 HELD_OUT = ["pink", "blue"]
 SHARED = ["experiment=finetune_openmoji", "prior.count=300"]
@@ -73,7 +74,7 @@ def measure(trained: TrainedRun, folder: Path, seeds: int) -> Found:
 
 
 def measured(run_dir: Path, folders: dict[str, Path]) -> dict[str, Found]:
-    config = compose("sample", [f"run_dir={run_dir}", "prompts=[x]", "out=x", "steps=20", "guidance.scale=1.25"])
+    config = compose_as(SampleSettings, [f"run_dir={run_dir}", "prompts=[x]", "out=x", "steps=20", "guidance.scale=1.25"])
     trained = open_run(config)
     seeds = {"glyph": 5, "new": 5, "others": 1}
     return {name: measure(trained, folder, seeds[name]) for name, folder in folders.items()}

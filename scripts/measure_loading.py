@@ -31,7 +31,9 @@ from ldm_train.conditioners.clip_tower import build_tower, read_text_settings
 from ldm_train.diffusion.prediction import Noise
 from ldm_train.diffusion.schedules.named import scaled_linear
 from ldm_train.networks.unet import UNet
-from ldm_train.settings.composition import compose
+from ldm_train.settings.composition import compose_as
+from ldm_train.settings.schema.training import TrainSettings
+from ldm_train.settings.schema.using import ExportSettings
 from ldm_train.settings.shipped import shipped
 from ldm_train.settings.strict import KEPT
 from ldm_train.weights.layouts.unet_layout import map_unet_to_diffusers
@@ -90,15 +92,15 @@ def make_run(folder: Path) -> Path:
     torch.save(state, run / "checkpoints" / "last.ckpt")
     words = ["network=stable_diffusion_1", "autoencoder=pretrained", f"autoencoder.weights={folder / 'vae'}"]
     words += ["text_encoder=clip_vit_l_14", f"text_encoder.weights={folder / 'text.safetensors'}"]
-    config = compose("train", [*words, f"run_dir={run}", "image_size=512", "cache=cache"])
-    OmegaConf.save(config, run / "config.yaml")
+    config = compose_as(TrainSettings, [*words, f"run_dir={run}", "image_size=512", "cache=cache"])
+    OmegaConf.save(OmegaConf.create(config.as_plain()), run / "config.yaml")
     return run
 
 
 def write(run: Path, layout: str) -> None:
     """Export it, and tell the peak."""
     words = [f"run_dir={run}", f"layout={layout}", f"out={run.parent / 'out'}"]
-    config, before, began = compose("export", words), peak(), time.perf_counter()
+    config, before, began = compose_as(ExportSettings, words), peak(), time.perf_counter()
     export(config)
     own = sum(path.stat().st_size for path in (run.parent / "out").rglob("*.safetensors"))
     took = time.perf_counter() - began
@@ -119,9 +121,10 @@ def load(path: Path) -> None:
     module: nn.Module = network()
     built, seconds = peak(), time.perf_counter() - began
     parts = Parts(module, text, SimpleNamespace(channels=4), schedule, Noise(), None, 512)  # type: ignore[arg-type]
-    settings = shipped("network/stable_diffusion_1")
+    words = ["cache=x", "run_dir=x", "network=stable_diffusion_1", f"network.weights={path}"]
+    settings = compose_as(TrainSettings, words)
     began = time.perf_counter()
-    for line in load_first_weights(OmegaConf.create({"network": {**settings, "weights": str(path)}}), parts):
+    for line in load_first_weights(settings, parts):
         print(line)
     took = time.perf_counter() - began
     print(f"imports take {gigabytes(before)}, the network built (in {seconds:.0f} s) {gigabytes(built)}")

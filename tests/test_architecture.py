@@ -44,7 +44,8 @@ MAY_IMPORT["__init__"] = set()
 # A library to the rooms (or files) that may use it; what is not here may be used anywhere but in the rooms of TORCH_ONLY.
 LIBRARIES: dict[str, set[str]] = {
     "hydra": {"settings", "cli"},
-    "omegaconf": {"settings", "cli", "run_dir", "assembly", "commands"},
+    "omegaconf": {"settings", "run_dir", "commands/export/model_card.py"},
+    "pydantic": {"settings"},
     "pytorch_lightning": {"training", "assembly", "data/batches/datamodules.py"},
     "lightning_fabric": {"training", "assembly", "data/batches/datamodules.py"},
     "open_clip": {"conditioners", "features", "commands/export/encoder_configs.py"},

@@ -5,12 +5,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
-
 from ldm_train.data.cache.manifest import VERSION_KEY, Manifest, Provenance
 from ldm_train.data.pictures.crops import Crop
 from ldm_train.data.pictures.decoding import ENCODING_VERSION, background_colour
 from ldm_train.settings.composition import build
+from ldm_train.settings.schema.options import Part, read_part
+from ldm_train.settings.schema.training import TrainSettings
+from ldm_train.settings.schema.using import EncodeSettings
 from ldm_train.util.safe_json import Json
 from ldm_train.weights.fingerprint import digest_weights
 
@@ -35,7 +36,7 @@ class Encoders:
     scale: float
     factor: int
 
-    def pictures(self, config: DictConfig, crop: Crop) -> Provenance:
+    def pictures(self, config: EncodeSettings | TrainSettings, crop: Crop) -> Provenance:
         """What turns a picture's bytes into stored moments under this config."""
         return Provenance(
             {
@@ -51,7 +52,7 @@ class Encoders:
         """What turns a caption into stored tokens and embeddings."""
         return Provenance({VERSION_KEY: CAPTIONS_VERSION, **self.text_encoder})
 
-    def made_by(self, config: DictConfig, crop: Crop) -> dict[str, Json]:
+    def made_by(self, config: EncodeSettings | TrainSettings, crop: Crop) -> dict[str, Json]:
         """The manifest's settings."""
         kinds: dict[str, Json] = {
             "pictures": dict(self.pictures(config, crop).settings),
@@ -67,9 +68,11 @@ class Encoders:
         }
 
 
-def describe(config: DictConfig, manifest: Manifest | None, *, cache: Path) -> Encoders:
+def describe(config: EncodeSettings | TrainSettings, manifest: Manifest | None, *, cache: Path) -> Encoders:
     """The config's encoders: as the manifest says where config and files of weights are the same, else by building them."""
-    parts = {name: described(config[name], cache=cache, part=part) for name, part in PARTS.items()}
+    assert config.autoencoder is not None
+    assert config.text_encoder is not None
+    parts = {name: described(getattr(config, name), cache=cache, part=part) for name, part in PARTS.items()}
     if manifest is not None and all(same(parts[name], getattr(manifest, name)) for name in parts):
         found = manifest.expected_of_a_run
         identities = found["autoencoder"], found["text_encoder"]
@@ -85,13 +88,13 @@ def describe(config: DictConfig, manifest: Manifest | None, *, cache: Path) -> E
     )
 
 
-def described(config: DictConfig, *, cache: Path, part: str) -> dict[str, Json]:
+def described(config: Part, *, cache: Path, part: str) -> dict[str, Json]:
     """A part's settings, without an absolute path, and the checksum of its files of weights where they are at hand.
 
     Args:
         part: its subfolder in a pipeline's folder.
     """
-    settings: dict[str, Json] = OmegaConf.to_container(config)  # type: ignore[assignment]
+    settings: dict[str, Json] = config.as_plain()
     weights = config.get("weights")
     digest = digest_weights(weights, config.get("subfolder"), part=part)
     if weights is not None and Path(weights).is_absolute():
@@ -104,7 +107,7 @@ def same(part: Mapping[str, Json], before: Mapping[str, Json]) -> bool:
     return part["files"] is not None and all(before.get(name) == value for name, value in part.items())
 
 
-def restore(manifest: Manifest, part: str, *, cache: Path) -> DictConfig:
+def restore(manifest: Manifest, part: str, *, cache: Path) -> Part:
     """The config of a cache's autoencoder or text encoder.
 
     Raises:
@@ -117,4 +120,6 @@ def restore(manifest: Manifest, part: str, *, cache: Path) -> DictConfig:
         if not path.exists():
             raise ValueError(f"the {part} of cache {cache} was at {path}, and is not; say where it is: {part}.weights=PATH")
         settings["weights"] = str(path)
-    return OmegaConf.create(settings)
+    restored = read_part(part, settings)
+    assert isinstance(restored, Part)
+    return restored

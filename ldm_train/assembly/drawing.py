@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from ldm_train.assembly.mask import read_mask
 from ldm_train.assembly.stored_run import TrainedRun, open_run
@@ -14,10 +13,11 @@ from ldm_train.data.pictures.images import DECODE_ERRORS, read_image, to_signed
 from ldm_train.data.pictures.mask_files import has_transparency
 from ldm_train.generation import Generation
 from ldm_train.samplers.base import Picture
+from ldm_train.settings.schema.using import SampleSettings
 from ldm_train.util.inputs import MAX_PICTURE, MAX_PROMPTS, describe_error, read_input, read_text
 
 
-def open_sized(config: DictConfig) -> TrainedRun:
+def open_sized(config: SampleSettings) -> TrainedRun:
     """The run that a command names, drawing pictures of the size that it asks for."""
     trained = open_run(config)
     return replace(trained, generation=resized(trained.generation, config.size))
@@ -37,7 +37,7 @@ def resized(generation: Generation, size: Sequence[int] | None) -> Generation:
     return replace(generation, size=(size[0], size[1]))
 
 
-def read_start(config: DictConfig, generation: Generation) -> Picture | None:
+def read_start(config: SampleSettings, generation: Generation) -> Picture | None:
     """The picture to start from, encoded, and the mask (white where to draw) at the size of its latents.
 
     Raises:
@@ -77,8 +77,8 @@ def read_prompts(prompts: object, *, setting: str = "prompts") -> list[str]:
     if isinstance(prompts, str) and (_is_file(prompts) or looks_like_a_file(prompts)):
         texts = _read_lines(prompts, setting)
     else:
-        listed = list(prompts) if isinstance(prompts, ListConfig | list) else [prompts]
-        if any(OmegaConf.is_config(one) or one is None for one in listed):
+        listed = list(prompts) if isinstance(prompts, list) else [prompts]
+        if any(isinstance(one, list | dict) or one is None for one in listed):
             raise ValueError(f"{setting}={prompts} must be texts: one, a list of them, or a text file with one a line")
         texts = [str(one) for one in listed]
     if not texts:

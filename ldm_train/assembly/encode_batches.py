@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
-from omegaconf import DictConfig
 
 from ldm_train.assembly.trainer import options, quiet
 from ldm_train.autoencoders.scaling import Scaling
@@ -16,13 +15,14 @@ from ldm_train.data.cache.staging import CacheWorkspace
 from ldm_train.data.pictures.crops import Crop
 from ldm_train.data.sources.items import Picture
 from ldm_train.settings.composition import build
+from ldm_train.settings.schema.using import EncodeSettings
 from ldm_train.training.encoding import Batches, Encoding, EncodingData, Rendering, WriteParts
 from ldm_train.util.interrupts import interruptible
 from ldm_train.util.processes import is_only_process
 
 
 def encode_batches(
-    config: DictConfig,
+    config: EncodeSettings,
     place: CacheWorkspace,
     crop: Crop,
     todo: Sequence[EncodingBatch] | None,

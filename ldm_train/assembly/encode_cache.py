@@ -5,11 +5,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from omegaconf import DictConfig
 from rich.progress import Progress
 
 from ldm_train.assembly.cache_identity import Encoders, describe
-from ldm_train.assembly.source_survey import look, refuse_settings, refuse_shapes
+from ldm_train.assembly.source_survey import labels_of, look, name_classes, refuse_settings, refuse_shapes
 from ldm_train.assembly.trainer import refuse_processes
 from ldm_train.data.cache.manifest import Manifest, describe_differences, read_entries
 from ldm_train.data.cache.plan import CachePlan, EncodingBatch, read_batches, read_undecodable, write_batches
@@ -18,6 +17,7 @@ from ldm_train.data.pictures.crops import Crop
 from ldm_train.data.scan.survey import ScanMemory, Survey
 from ldm_train.data.sources.items import Picture, PictureFile, format_name
 from ldm_train.settings.composition import build
+from ldm_train.settings.schema.using import EncodeSettings
 from ldm_train.util.files import hidden_path
 from ldm_train.util.processes import is_only_process, launched_rank
 from ldm_train.util.safe_json import Json
@@ -29,7 +29,7 @@ MOST_DROPPED = 0.1
 class Job:
     """What is to become a cache."""
 
-    config: DictConfig
+    config: EncodeSettings
     place: CacheWorkspace
     crop: Crop
     known: ReusableRows
@@ -50,7 +50,7 @@ class Job:
         return self.encoders.made_by(self.config, self.crop)
 
 
-def lead(config: DictConfig, place: CacheWorkspace, crop: Crop) -> int:
+def lead(config: EncodeSettings, place: CacheWorkspace, crop: Crop) -> int:
     """What the first process does: look, decide, encode with the others, merge."""
     known = ReusableRows.of(place.folder)
     for name, problem in known.damaged.items():
@@ -58,6 +58,7 @@ def lead(config: DictConfig, place: CacheWorkspace, crop: Crop) -> int:
     remembered = hidden_path(place.folder, ".ldm-train-stat.json")
     memory = ScanMemory(remembered) if config.unchanged_by == "stat" else None
     found = look(config, memory=memory, spool=place.spool)
+    config = config.with_values(text_encoder=name_classes(config.text_encoder, labels_of(found)))
     job = Job(config, place, crop, known, found, describe(config, known.manifest, cache=place.folder))
     refuse_shapes(crop.shapes, job.encoders.factor)
     same_version = known.manifest is not None and not changes(known.manifest, job.made_by, "encoding.pictures.version:")
@@ -124,7 +125,7 @@ def encode(job: Job, plan: CachePlan, bad: Mapping[str, str]) -> CachePlan:
     return plan
 
 
-def release(config: DictConfig, place: CacheWorkspace, crop: Crop) -> None:
+def release(config: EncodeSettings, place: CacheWorkspace, crop: Crop) -> None:
     """Tell the processes that were started along that there is nothing to encode."""
     from ldm_train.assembly.encode_batches import encode_batches
 
@@ -132,7 +133,7 @@ def release(config: DictConfig, place: CacheWorkspace, crop: Crop) -> None:
     encode_batches(config, place, crop, [], dict)
 
 
-def follow(config: DictConfig, place: CacheWorkspace, crop: Crop) -> int:
+def follow(config: EncodeSettings, place: CacheWorkspace, crop: Crop) -> int:
     """What every further process does: encode its share of the batches that the first one found."""
     from ldm_train.assembly.encode_batches import encode_batches
 
@@ -177,7 +178,7 @@ def changes(manifest: Manifest, made_by: Mapping[str, Json], of: str = "") -> li
     return [line.replace("the cache has ", "").replace(", this run expects ", " -> ") for line in told if of in line]
 
 
-def encode_cache(config: DictConfig) -> int:
+def encode_cache(config: EncodeSettings) -> int:
     """Encode what a config names; return 1 if it is strict and pictures were left out, else 0.
 
     Raises:

@@ -5,9 +5,8 @@ import time
 from datetime import timedelta
 from pathlib import Path
 
-from omegaconf import DictConfig
-
 from ldm_train.run_dir.record import record_end
+from ldm_train.settings.schema.training import FittingSettings
 from ldm_train.training.fit import Limits
 from ldm_train.training.run_files import INTERRUPTED
 from ldm_train.util.processes import launched_rank
@@ -15,7 +14,7 @@ from ldm_train.util.processes import launched_rank
 STARTED = time.monotonic() - time.process_time()  # of the process, about: importing takes seconds
 
 
-def ending(config: DictConfig) -> Limits:
+def ending(config: FittingSettings) -> Limits:
     """The limits of a config.
 
     Raises:
@@ -39,7 +38,7 @@ def duration(words: str | int | None) -> timedelta | None:
     return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
 
 
-def told_ending(config: DictConfig, reason: str | None) -> int:
+def told_ending(config: FittingSettings, reason: str | None) -> int:
     """The exit code; the run directory is told too.
 
     Ranks but the first return 0: what started them would take another code for a failure.

@@ -3,7 +3,6 @@
 from pathlib import Path
 from urllib.parse import quote
 
-from omegaconf import ListConfig
 from torch import nn
 
 from ldm_train.conditioners.text_encoder import TextEncoder
@@ -29,14 +28,13 @@ def write_words(folder: Path, text_encoder: nn.Module) -> list[str]:
     return [f"the vectors of {', '.join(own)} are in {EMBEDDINGS_FILE}, and each word's by themselves in the folder {each}"]
 
 
-def add_embeddings(setting: object, text_encoder: nn.Module) -> None:
+def add_embeddings(files: str | list[str] | None, text_encoder: nn.Module) -> None:
     """Have the text encoder know the words of these files.
 
     Raises:
         ValueError: no such file, another text encoder's vectors, or a text encoder without words.
     """
-    files = [str(file) for file in setting] if isinstance(setting, ListConfig) else [] if setting is None else [str(setting)]
-    for file in files:
+    for file in [files] if isinstance(files, str) else files or []:
         if not isinstance(text_encoder, TextEncoder):
             raise ValueError(f"embeddings={file}: this run's text encoder knows classes, not words")
         try:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import torch
-from omegaconf import DictConfig
 from torch import nn
 
 from ldm_train.assembly.prior import class_prompts
@@ -11,6 +10,7 @@ from ldm_train.assembly.watching import own_prompts
 from ldm_train.conditioners.new_tokens import ExtendedEmbedding, parse_new_words
 from ldm_train.conditioners.text_encoder import TextEncoder
 from ldm_train.data.batches.datamodules import CachedLatents
+from ldm_train.settings.schema.training import TrainSettings
 
 
 def training_captions(text_encoder: nn.Module, data: CachedLatents, *, caches: int) -> list[list[str]]:
@@ -29,7 +29,7 @@ def new_words(text_encoder: nn.Module) -> dict[str, list[int]]:
     return text_encoder.words.ids if isinstance(text_encoder, TextEncoder) else {}
 
 
-def check_new_words(config: DictConfig, text_encoder: nn.Module, captions: Sequence[Sequence[str]]) -> list[str]:
+def check_new_words(config: TrainSettings, text_encoder: nn.Module, captions: Sequence[Sequence[str]]) -> list[str]:
     """Return warnings about the prompts of a run that is to learn new words, and about words that few captions have.
 
     Args:
@@ -56,7 +56,7 @@ def check_new_words(config: DictConfig, text_encoder: nn.Module, captions: Seque
     return warnings
 
 
-def _check_prompts(config: DictConfig, text_encoder: TextEncoder, word: str) -> list[str]:
+def _check_prompts(config: TrainSettings, text_encoder: TextEncoder, word: str) -> list[str]:
     """Return warnings about a run's prompts for pictures, and for class pictures."""
     warnings = []
     drawn = own_prompts(config)
@@ -64,7 +64,8 @@ def _check_prompts(config: DictConfig, text_encoder: TextEncoder, word: str) -> 
         warnings.append(f"none of pictures.prompts={drawn} has the new word {word}: the run's pictures will not show it")
     if config.prior.prompts is None:
         return warnings
-    prompts, begins = class_prompts(config), parse_new_words(config.text_encoder.new_words)[word].strip()
+    assert config.text_encoder is not None
+    prompts, begins = class_prompts(config), parse_new_words(config.text_encoder.get("new_words"))[word].strip()
     if any(has_word(text_encoder, word, prompt) for prompt in prompts):
         warnings.append(
             f"prior.prompts={prompts} have the new word {word}, which the first weights do not know; describe the class "

@@ -1,21 +1,21 @@
 """Optimizer and LR schedule of a config, refused where they cannot be before anything else is read."""
 
 import torch
-from omegaconf import DictConfig
 from torch import nn
 from torch.optim import Optimizer
 
 from ldm_train.settings.composition import build
-from ldm_train.settings.ranges import MIXED_16
+from ldm_train.settings.schema.options import MIXED_16
+from ldm_train.settings.schema.training import FittingSettings, TrainSettings
 
 
-def refuse_optimization(config: DictConfig) -> None:
+def refuse_optimization(config: FittingSettings) -> None:
     """Try an optimizer's settings on a parameter, and a schedule's on the length of the run.
 
     Raises:
         ValueError: not installed, no optimizer, settings that it does not take, or more steps than the run has.
     """
-    target, make = config.optimizer.get("_target_"), build(config.optimizer, "optimizer")
+    target, make = config.optimizer.target, build(config.optimizer, "optimizer")
     try:
         optimizer = make([nn.Parameter(torch.zeros(1, 1))])
     except (TypeError, RuntimeError) as error:
@@ -25,11 +25,11 @@ def refuse_optimization(config: DictConfig) -> None:
     if not isinstance(optimizer, Optimizer):
         raise ValueError(f"optimizer._target_={target} is no optimizer; name one, such as torch.optim.AdamW")
     build(config.lr_schedule, "lr_schedule").check(config.max_steps)
-    if config.get("fused_backward"):
+    if isinstance(config, TrainSettings) and config.fused_backward:
         refuse_fused_backward(config)
 
 
-def refuse_fused_backward(config: DictConfig) -> None:
+def refuse_fused_backward(config: TrainSettings) -> None:
     """Refuse what needs all gradients at once.
 
     Raises:

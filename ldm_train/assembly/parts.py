@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from omegaconf import DictConfig, OmegaConf
 
 from ldm_train.conditioners.class_labels import ClassLabels
 from ldm_train.conditioners.text_encoder import TextEncoder
@@ -13,7 +12,8 @@ from ldm_train.diffusion.schedules.schedule import NoiseSchedule
 from ldm_train.diffusion.weighting import Weighting
 from ldm_train.generation import Generation
 from ldm_train.settings.composition import build
-from ldm_train.settings.strict import KEPT
+from ldm_train.settings.schema.options import Part
+from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.types import Autoencoder
 from ldm_train.util.memory import check_fits
 
@@ -63,17 +63,19 @@ class Parts:
         )
 
 
-def build_parts(config: DictConfig, *, empty_network: bool = False) -> Parts:
+def build_parts(config: TrainSettings, *, empty_network: bool = False) -> Parts:
     """The parts of a run whose config knows its autoencoder, text encoder and picture size.
 
     Args:
         empty_network: on "meta": for its names and shapes alone, in no memory.
     """
+    assert config.autoencoder is not None
+    assert config.text_encoder is not None
+    assert config.image_size is not None
     autoencoder, text_encoder = build(config.autoencoder, "autoencoder"), build(config.text_encoder, "text_encoder")
-    settings = {name: value for name, value in config.network.items() if name not in KEPT["network"]}
     make = partial(
         build,
-        OmegaConf.create(settings),
+        config.network,
         "network",
         in_channels=autoencoder.channels,
         context_width=text_encoder.context_width,
@@ -94,9 +96,9 @@ def build_parts(config: DictConfig, *, empty_network: bool = False) -> Parts:
     return Parts(network, text_encoder, autoencoder, schedule, prediction, weighting, config.image_size)
 
 
-def is_own(config: DictConfig) -> bool:
+def is_own(network: Part) -> bool:
     """Return whether a group's constructor is one of this package."""
-    return str(config.get("_target_")).startswith("ldm_train.")
+    return str(network.target).startswith("ldm_train.")
 
 
 def choose_device(name: str) -> torch.device:

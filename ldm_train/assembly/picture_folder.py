@@ -8,10 +8,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
 
-from omegaconf import DictConfig
 from torch import Tensor
 
 from ldm_train.data.pictures.images import read_png_texts, save_png
+from ldm_train.settings.schema.using import SampleSettings
 from ldm_train.util.files import atomic_write, is_temporary, make_folder
 from ldm_train.util.locks import hold_lock
 from ldm_train.util.ownership import LOCK, PICTURES, check_folder, read_mark
@@ -33,16 +33,19 @@ class PictureFolder:
         ValueError: what is there was not drawn by `sample`, or an input of the command is in it; nothing was changed.
     """
 
-    def __init__(self, config: DictConfig) -> None:
+    def __init__(self, config: SampleSettings) -> None:
         self.path = Path(config.out)
         self._names: list[str] = []
         self._held = ExitStack()
         self._begun = False
         check_folder(self.path, PICTURES, setting="out", given=str(config.out))
         for name in INPUTS:
-            if isinstance(config[name], str) and self.path.resolve() in Path(config[name]).resolve().parents:
+            if (
+                isinstance(getattr(config, name), str)
+                and self.path.resolve() in Path(getattr(config, name)).resolve().parents
+            ):
                 raise ValueError(
-                    f"{name}={config[name]} is in out={config.out}, whose files are replaced; choose another out"
+                    f"{name}={getattr(config, name)} is in out={config.out}, whose files are replaced; choose another out"
                 )
         self._refuse_foreign()
 

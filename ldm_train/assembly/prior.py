@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig, ListConfig, OmegaConf
 from rich.progress import track
 
 from ldm_train.assembly.drawing import read_prompts
@@ -25,7 +24,9 @@ from ldm_train.data.cache.reader import LatentCache, open_caches
 from ldm_train.data.pictures.images import save_png, to_bytes
 from ldm_train.generation import Generation, Recipe
 from ldm_train.run_dir.record import PRIOR
-from ldm_train.settings.composition import compose
+from ldm_train.settings.composition import compose_as
+from ldm_train.settings.schema.training import TrainSettings
+from ldm_train.settings.schema.using import EncodeSettings
 from ldm_train.training.checkpoints.checkpoint_files import checkpoints
 from ldm_train.util.files import atomic_write, remove_files
 from ldm_train.util.ownership import FolderKind, check_folder, read_mark
@@ -38,7 +39,7 @@ PICTURE = re.compile(r"(\d{5,})\.png")
 Told = dict[str, object]
 
 
-def join_prior(config: DictConfig) -> None:
+def join_prior(config: TrainSettings) -> TrainSettings:
     """Have a run train on class pictures beside its caches, where `prior.prompts` asks for them; they are made first.
 
     They lie in the run directory: an interrupted drawing goes on where it was, and other settings or weights draw anew.
@@ -47,41 +48,39 @@ def join_prior(config: DictConfig) -> None:
         ValueError: settings that do not go with it.
     """
     if config.prior.prompts is None:
-        return
+        return config
     refuse(config)
     joined = with_class_pictures(config, Path(config.run_dir))
     folder = Path(config.run_dir) / PRIOR
     continued = config.resume != "restart" and checkpoints(Path(config.run_dir))
     if launched_rank() == 0 and not (is_whole(folder) and continued):
+        assert config.cache is not None
         with torch.random.fork_rng(devices=[]):
             make(config, folder, open_caches(config.cache)[0])
-    config.cache, config.cache_shares = joined.cache, joined.cache_shares
+    return joined
 
 
-def given_caches(config: DictConfig) -> list[str]:
+def given_caches(config: TrainSettings) -> list[str]:
     """Return the caches that a config names; one, of no name, if its pictures are encoded on the fly."""
-    return list(config.cache) if isinstance(config.cache, ListConfig) else [config.cache or ""]
+    return list(config.cache) if isinstance(config.cache, list) else [config.cache or ""]
 
 
-def with_class_pictures(config: DictConfig, run_dir: Path) -> DictConfig:
+def with_class_pictures(config: TrainSettings, run_dir: Path) -> TrainSettings:
     """Return the config of a run with the cache of its class pictures after its own caches, each with its share.
 
     Raises:
         ValueError: several own caches without shares.
     """
-    own, joined = given_caches(config), config.copy()
-    joined.cache, joined.cache_shares = [*own, str(run_dir / PRIOR / "cache")], shared(config, len(own))
-    return joined
+    own = given_caches(config)
+    return config.with_values(cache=[*own, str(run_dir / PRIOR / "cache")], cache_shares=shared(config, len(own)))
 
 
-def with_given_caches(config: DictConfig, given: DictConfig) -> DictConfig:
+def with_given_caches(config: TrainSettings, given: TrainSettings) -> TrainSettings:
     """Return a run's completed config with the caches that it was given, so that it makes the same run again."""
-    stored = config.copy()
-    stored.cache, stored.cache_shares = given.cache, given.cache_shares
-    return stored
+    return config.with_values(cache=given.cache, cache_shares=given.cache_shares)
 
 
-def refuse(config: DictConfig) -> None:
+def refuse(config: TrainSettings) -> None:
     """Refuse what class pictures do not go with, here.
 
     Raises:
@@ -97,13 +96,13 @@ def refuse(config: DictConfig) -> None:
         )
 
 
-def refuse_settings(config: DictConfig) -> None:
+def refuse_settings(config: TrainSettings) -> None:
     """Refuse what they go with nowhere.
 
     Raises:
         ValueError: saying what to set.
     """
-    if config.network.weights is None:
+    if config.network.get("weights") is None:
         raise ValueError("prior.prompts are drawn by the weights that a run starts from; set network.weights=…")
     if config.cache_repeats is not None:
         raise ValueError("cache_repeats do not go with prior.prompts, whose weight is a share; give cache_shares")
@@ -111,7 +110,7 @@ def refuse_settings(config: DictConfig) -> None:
         raise ValueError(f"prior.weight={config.prior.weight} must be above 0; prior.prompts=null is none")
 
 
-def shared(config: DictConfig, count: int) -> list[float]:
+def shared(config: TrainSettings, count: int) -> list[float]:
     """The shares of the own caches and of the class pictures' in an epoch: 1 to `prior.weight`.
 
     Raises:
@@ -127,10 +126,10 @@ def shared(config: DictConfig, count: int) -> list[float]:
     return [*(share / sum(own) / whole for share in own), config.prior.weight / whole]
 
 
-def make(config: DictConfig, folder: Path, cache: LatentCache) -> None:
+def make(config: TrainSettings, folder: Path, cache: LatentCache) -> None:
     """Draw what is not there yet, and encode it as the own cache was."""
     prompts = class_prompts(config)
-    complete(config, cache)
+    config = complete(config, cache)
     parts = build_parts(config)
     lines = load_first_weights(config, parts)
     device = choose_device("cpu" if config.trainer.accelerator == "cpu" else "auto")
@@ -157,17 +156,16 @@ def make(config: DictConfig, folder: Path, cache: LatentCache) -> None:
     atomic_write(folder / MANIFEST, json.dumps(wanted | {"encoded": True}, indent=2) + "\n")
 
 
-def class_prompts(config: DictConfig) -> list[str]:
+def class_prompts(config: TrainSettings) -> list[str]:
     """Return what class pictures are drawn of."""
     return read_prompts(config.prior.prompts, setting="prior.prompts")
 
 
-def manner(config: DictConfig) -> Told:
+def manner(config: TrainSettings) -> Told:
     """All else that decides what is drawn, in plain values."""
-    plain = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(plain, dict)
+    plain = config.as_plain()
     names = ("sampler", "spacing", "guidance", "schedule", "prediction", "image_size")
-    return {**{name: plain[name] for name in names}, **{n: config.prior[n] for n in ("count", "steps", "seed")}}
+    return {**{name: plain[name] for name in names}, **{n: getattr(config.prior, n) for n in ("count", "steps", "seed")}}
 
 
 def draw(generation: Generation, recipe: Recipe, folder: Path, prompts: Sequence[str], count: int) -> None:
@@ -186,15 +184,15 @@ def draw(generation: Generation, recipe: Recipe, folder: Path, prompts: Sequence
     atomic_write(folder / "pictures" / "metadata.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
 
 
-def encode(config: DictConfig, folder: Path, cache: LatentCache) -> None:
+def encode(config: TrainSettings, folder: Path, cache: LatentCache) -> None:
     """The pictures to a cache, by the run's encoders and in the own cache's type."""
     made = cache.manifest.encoding["pictures"]
     assert isinstance(made, dict)
     words = [f"source.path={folder / 'pictures'}", f"cache={folder / 'cache'}", f"image_size={config.image_size}"]
-    own = compose("encode", [*words, f"dtype={made['dtype']}", "strict=true"])
-    own.autoencoder, own.text_encoder = config.autoencoder, config.text_encoder
-    own.trainer.accelerator, own.scale_check = config.trainer.accelerator, config.scale_check
-    if encode_cache(own):
+    own = compose_as(EncodeSettings, [*words, f"dtype={made['dtype']}", "strict=true"])
+    trainer = own.trainer.model_copy(update={"accelerator": config.trainer.accelerator})
+    encoders = {"autoencoder": config.autoencoder, "text_encoder": config.text_encoder}
+    if encode_cache(own.with_values(**encoders, trainer=trainer, scale_check=config.scale_check)):
         raise ValueError(
             f"{folder / 'pictures'} holds files that could not be encoded; {folder / 'cache' / 'report.json'} names them. "
             "Move your own out of that folder, remove damaged ones, which are drawn again, and repeat the command"

@@ -1,7 +1,5 @@
 """Where a network's first weights are from: another run, an exported file, or what others published in their layouts."""
 
-from omegaconf import DictConfig
-
 from ldm_train.assembly.parts import Parts
 from ldm_train.assembly.published_scheduler import of_scheduler, promised
 from ldm_train.assembly.trained_for import read_purpose, warn_of_other_purpose
@@ -13,13 +11,14 @@ from ldm_train.assembly.weights_match import (
     refuse_other_groups,
 )
 from ldm_train.networks.diffusers_unet import DiffusersUNet
+from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.weights.layouts.unet_layout import map_unet_from_diffusers
 from ldm_train.weights.module_loading import copy_into_module
 from ldm_train.weights.published_parts import PublishedPart
 from ldm_train.weights.tensor_mapping import Piece
 
 
-def take(found: PublishedPart, parts: Parts, config: DictConfig) -> list[str]:
+def take(found: PublishedPart, parts: Parts, config: TrainSettings) -> list[str]:
     """Load them into the network, of whichever kind it is; what is to be told of it.
 
     Raises:
@@ -44,7 +43,7 @@ def take(found: PublishedPart, parts: Parts, config: DictConfig) -> list[str]:
     return told
 
 
-def of_training(found: PublishedPart, config: DictConfig, parts: Parts) -> list[str]:
+def of_training(found: PublishedPart, config: TrainSettings, parts: Parts) -> list[str]:
     """What is told of how it was trained: warnings where the run does otherwise, or that no file tells."""
     if read_purpose(found.path) is not None:
         return warn_of_other_purpose(found.path, config, parts)

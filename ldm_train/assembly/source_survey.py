@@ -3,21 +3,23 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from omegaconf import DictConfig
 from rich.progress import MofNCompleteColumn, Progress
 
 from ldm_train.data.pictures.colour import background_colour
 from ldm_train.data.scan.survey import ScanMemory, Survey, survey_items
 from ldm_train.data.sources.items import format_name
 from ldm_train.settings.composition import build
+from ldm_train.settings.schema.options import Part
+from ldm_train.settings.schema.training import SourceSettings
 
 
-def look(config: DictConfig, *, memory: ScanMemory | None = None, spool: Path | None = None) -> Survey:
-    """Read every picture of the source, and tell what was detected; a text encoder of labels is given them.
+def look(config: SourceSettings, *, memory: ScanMemory | None = None, spool: Path | None = None) -> Survey:
+    """Read every picture of the source, and print what was detected.
 
     Raises:
         ValueError: nothing in the source can be used.
     """
+    assert config.source is not None
     source = build(config.source, "source")
     with Progress(*Progress.get_default_columns(), MofNCompleteColumn()) as progress:
         task = progress.add_task("reading the source", total=None)
@@ -30,20 +32,25 @@ def look(config: DictConfig, *, memory: ScanMemory | None = None, spool: Path | 
     if not found.scanned:
         listed = "\n".join(f"  {format_name(key)}: {problem}" for key, problem in list(found.problems.items())[:10])
         raise ValueError(f"nothing in the source can be used:\n{listed}")
-    name_classes(config.text_encoder, sorted({text for seen in found.scanned for text in seen.item.captions}))
     return found
 
 
-def refuse_settings(config: DictConfig) -> None:
+def refuse_settings(config: SourceSettings) -> None:
     """Refuse what every picture would stumble over, before the first."""
     background_colour(config.background)
 
 
-def name_classes(config: DictConfig, captions: list[str]) -> None:
-    """Where captions are labels, and the config names no classes: those of the source."""
-    if "classes" in config and config.classes is None:
-        config.classes = captions
-        print(f"{len(captions)} classes: {', '.join(captions[:20])}{', …' if len(captions) > 20 else ''}")
+def labels_of(found: Survey) -> list[str]:
+    """Return all captions of a source, each once."""
+    return sorted({text for seen in found.scanned for text in seen.item.captions})
+
+
+def name_classes(text_encoder: Part, labels: Sequence[str]) -> Part:
+    """Return a text encoder of labels with the labels of the source as its classes, if it names none itself."""
+    if "classes" not in text_encoder.arguments or text_encoder.get("classes") is not None:
+        return text_encoder
+    print(f"{len(labels)} classes: {', '.join(labels[:20])}{', …' if len(labels) > 20 else ''}")
+    return text_encoder.with_values(classes=list(labels))
 
 
 def refuse_shapes(shapes: Sequence[tuple[int, int]], divisor: int) -> None:

@@ -3,14 +3,15 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from omegaconf import DictConfig, ListConfig
 from torch import Tensor
 
 from ldm_train.assembly.parts import Parts
 from ldm_train.assembly.stored_weights import read_weights
 from ldm_train.assembly.trained_for import require_same_prediction
 from ldm_train.assembly.trained_part import alpha_of, parameters_of
-from ldm_train.run_dir.record import CONFIG, read_settings
+from ldm_train.run_dir.record import CONFIG
+from ldm_train.run_dir.stored_settings import read_trained
+from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.weights.lora.lora_files import read_adapter
 from ldm_train.weights.lora.low_rank import WeightedAdapter, extract_adapter, merge_adapters
 
@@ -18,7 +19,7 @@ PIPELINES = "pytorch_lora_weights.safetensors"  # a folder's, as diffusers write
 FORMS = "adapters={runs/lora:0.8,other.safetensors:0.5}, or [runs/lora,other.safetensors] for a factor of 1 each"
 
 
-def add_adapters(setting: object, config: DictConfig, parts: Parts) -> None:
+def add_adapters(setting: object, config: TrainSettings, parts: Parts) -> None:
     """Add what each adapter changes, times its factor, to the weights of the parts, in place.
 
     Args:
@@ -52,10 +53,10 @@ def listed(setting: object) -> list[tuple[str, float]]:
         return []
     if isinstance(setting, str):
         return [(setting, 1.0)]
-    if isinstance(setting, DictConfig):
+    if isinstance(setting, dict):
         pairs: list[tuple[object, object]] = [(str(path), scale) for path, scale in setting.items()]
-    elif isinstance(setting, ListConfig):
-        pairs = [(one.get("path"), one.get("scale", 1.0)) if isinstance(one, DictConfig) else (one, 1.0) for one in setting]
+    elif isinstance(setting, list):
+        pairs = [(one.get("path"), one.get("scale", 1.0)) if isinstance(one, dict) else (one, 1.0) for one in setting]
     else:
         pairs = [(setting, None)]
     found = []
@@ -69,8 +70,8 @@ def listed(setting: object) -> list[tuple[str, float]]:
 def read_one(path: Path, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The adapter of a run directory, of a folder of diffusers' or of a file."""
     if (path / CONFIG).is_file():
-        config = read_settings(path)
-        if config.get("adapter") is None:
+        config = read_trained(path)
+        if config.adapter is None:
             raise ValueError(f"adapters: {path} is a run without adapters: it was trained with adapter=null")
         return extract_adapter(read_weights(path, "ema")[0], alpha=alpha_of(config))
     file = path / PIPELINES if (path / PIPELINES).is_file() else path

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from ldm_train.assembly.parts import Parts
@@ -17,8 +16,8 @@ from ldm_train.assembly.published_weights import of_training, take
 from ldm_train.assembly.trained_for import warn_of_other_purpose
 from ldm_train.assembly.trained_part import alpha_of, base_fingerprint, is_partial, trainable
 from ldm_train.run_dir.record import CONFIG, LAST, RECORD, read_record
-from ldm_train.settings.constructors import check_config
-from ldm_train.settings.safe_yaml import read_settings_file
+from ldm_train.run_dir.stored_settings import read_trained
+from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.training.checkpoints.checkpoint_files import refuse_damaged
 from ldm_train.training.checkpoints.sharded_checkpoint import whole
 from ldm_train.training.run_files import RUN_ID, check_same_run
@@ -102,13 +101,13 @@ def read_checkpoint(run_dir: Path) -> dict[str, Any]:
     return found
 
 
-def load_first_weights(config: DictConfig, parts: Parts) -> list[str]:
+def load_first_weights(config: TrainSettings, parts: Parts) -> list[str]:
     """Give the parts the weights that `network.weights` names; what is to be told of them.
 
     Raises:
         ValueError: they are nowhere, not to be trusted, or those of another network.
     """
-    weights, averaged = str(config.network.weights), bool(config.network.get("averaged", True))
+    weights, averaged = str(config.network.get("weights")), bool(config.network.get("averaged", True))
     path = Path(weights)
     if is_run(path):
         warnings = warn_of_other_purpose(path, config, parts)  # by the encoders before they are given weights
@@ -140,7 +139,7 @@ def is_run(path: Path) -> bool:
     return path.is_dir() and not published
 
 
-def load_base(config: DictConfig, parts: Parts) -> str | None:
+def load_base(config: TrainSettings, parts: Parts) -> str | None:
     """Give the parts what a run that trains a part of them stands on, and its fingerprint; None where all is trained.
 
     Raises:
@@ -148,11 +147,11 @@ def load_base(config: DictConfig, parts: Parts) -> str | None:
     """
     if not is_partial(config):
         return None
-    path, trained = Path(config.network.weights), any(p.requires_grad for p in parts.text_encoder.parameters())
+    path, trained = Path(config.network.get("weights")), any(p.requires_grad for p in parts.text_encoder.parameters())
     whole = (path / CONFIG).is_file() or (
         path.is_file() and path.suffix == ".safetensors" and "weights" in read_metadata(path)
     )
-    if trained and not whole and config.text_encoder.get("weights") is None:
+    if trained and not whole and config.text_encoder is not None and config.text_encoder.get("weights") is None:
         raise ValueError(
             f"network.weights={path} is no run, from which the text encoder's weights would come, and "
             "text_encoder.weights names none: a part of a random one would stay as it is; set text_encoder=clip_… or weights"
@@ -163,7 +162,7 @@ def load_base(config: DictConfig, parts: Parts) -> str | None:
     return base_fingerprint(parts)
 
 
-def load_start(config: DictConfig, parts: Parts) -> str | None:
+def load_start(config: TrainSettings, parts: Parts) -> str | None:
     """Load what a run that trains all of its network starts from; return its fingerprint, or None if the seed draws it.
 
     Raises:
@@ -171,10 +170,10 @@ def load_start(config: DictConfig, parts: Parts) -> str | None:
     """
     if is_partial(config):
         return None  # `load_base` loaded it
-    if config.network.weights is not None:
+    if config.network.get("weights") is not None:
         print(*load_first_weights(config, parts), sep="\n")
         return base_fingerprint(parts)
-    given = parts.text_encoder.trained and config.text_encoder.get("weights") is not None
+    given = parts.text_encoder.trained and config.text_encoder is not None and config.text_encoder.get("weights") is not None
     return fingerprint_module(parts.text_encoder) if given else None
 
 
@@ -187,13 +186,13 @@ def complete_weights(state: Mapping[str, Tensor], run_dir: Path, parts: Parts) -
     Raises:
         ValueError: what it stands on is not there, or is another than it was.
     """
-    path = run_dir / CONFIG
-    config = read_settings_file(path) if path.is_file() else OmegaConf.create()
-    check_config(config, origin=str(path))
     expected = trainable(parts)
-    if not is_partial(config) or expected.keys() <= state.keys():
+    if expected.keys() <= state.keys() or not (run_dir / CONFIG).is_file():
         return state
-    base = config.network.weights
+    config = read_trained(run_dir)
+    if not is_partial(config):
+        return state
+    base = config.network.get("weights")
     refuse_circle(run_dir, config)
     try:
         load_first_weights(config, parts)
@@ -201,22 +200,22 @@ def complete_weights(state: Mapping[str, Tensor], run_dir: Path, parts: Parts) -
         raise ValueError(f"{run_dir} stands on network.weights={base}, which cannot be loaded: {error}") from error
     refuse_other_base(run_dir, parts, base)
     weights = {name: p.detach() for name, p in expected.items()}
-    if config.get("adapter") is None:
+    if config.adapter is None:
         return weights | dict(state)
     adapter = WeightedAdapter(extract_adapter(state, alpha=alpha_of(config)), 1.0, str(run_dir))
     plain = {name: tensor for name, tensor in state.items() if ".lora_" not in name}
     return weights | plain | merge_adapters(weights, [adapter])
 
 
-def refuse_circle(run_dir: Path, config: DictConfig) -> None:
+def refuse_circle(run_dir: Path, config: TrainSettings) -> None:
     """Raise if a run that trains a part stands on itself, through however many other runs.
 
     Raises:
         ValueError: it names the runs; or the config of one of them cannot be read.
     """
     chain = [run_dir]
-    while is_partial(config) and (Path(str(config.network.weights)) / CONFIG).is_file():
-        base = Path(str(config.network.weights))
+    while is_partial(config) and (Path(str(config.network.get("weights"))) / CONFIG).is_file():
+        base = Path(str(config.network.get("weights")))
         if base.resolve() in [one.resolve() for one in chain]:
             runs = ", ".join(map(str, [*chain[1:], base]))
             raise ValueError(
@@ -224,8 +223,7 @@ def refuse_circle(run_dir: Path, config: DictConfig) -> None:
                 f"set network.weights in {chain[-1] / CONFIG} to what that run was trained on"
             )
         chain.append(base)
-        config = read_settings_file(base / CONFIG)
-        check_config(config, origin=str(base / CONFIG))
+        config = read_trained(base)
 
 
 def refuse_other_base(run_dir: Path, parts: Parts, base: str) -> None:

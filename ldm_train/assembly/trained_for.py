@@ -8,15 +8,14 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig
 
 from ldm_train.assembly.parts import Parts
 from ldm_train.assembly.trained_part import is_partial
 from ldm_train.data.cache.manifest import find_differences
 from ldm_train.diffusion.schedules.schedule import NoiseSchedule
 from ldm_train.run_dir.record import CONFIG, RECORD, read_record
-from ldm_train.settings.composition import plain, words
-from ldm_train.settings.strict import KEPT
+from ldm_train.settings.composition import words
+from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.util.ownership import EXPORT
 from ldm_train.util.safe_json import Json, read_object
 from ldm_train.weights.tensor_files import read_metadata
@@ -24,14 +23,14 @@ from ldm_train.weights.tensor_files import read_metadata
 TRAINED_FOR = "trained_for"  # the key in `run.json`, in files of weights and in `export.json`
 WORDS = {"new_words", "new_vectors"}  # of a text encoder: may be added to weights that do not know them
 PARTS = ("autoencoder", "text_encoder", "network")
-WITHOUT_OUTPUT = KEPT["network"] | {"gradient_checkpointing", "dropout"}
+WITHOUT_OUTPUT = {"gradient_checkpointing", "dropout"}
 SHORT = 12  # letters of a checksum in a message
 TOLERANCE = 1e-4
 
 Purpose = dict[str, Json]
 
 
-def describe_purpose(config: DictConfig, parts: Parts, *, with_trained_text: bool = False) -> Purpose:
+def describe_purpose(config: TrainSettings, parts: Parts, *, with_trained_text: bool = False) -> Purpose:
     """Return what a run with this config and these parts trains its network for, in plain values.
 
     Args:
@@ -50,19 +49,18 @@ def describe_purpose(config: DictConfig, parts: Parts, *, with_trained_text: boo
     }
 
 
-def describe_network(config: DictConfig) -> Json:
+def describe_network(config: TrainSettings) -> Json:
     """Return a network's settings, without those that change none of its outputs."""
-    values = plain(config.network)
-    kind = str(values.pop("_target_", "")).rpartition(".")[2]
-    return {"kind": kind} | {name: value for name, value in values.items() if name not in WITHOUT_OUTPUT}  # type: ignore[return-value]
+    kind = config.network.target.rpartition(".")[2]
+    return {"kind": kind} | {name: value for name, value in config.network.arguments.items() if name not in WITHOUT_OUTPUT}
 
 
-def schedule_words(config: DictConfig) -> str:
+def schedule_words(config: TrainSettings) -> str:
     """Return the words of a command line that set the schedule."""
     try:
-        return " ".join(words("schedule", config))
+        return " ".join(words("schedule", config.schedule))
     except ValueError:  # a schedule that no option of the group makes
-        return f"schedule={str(config.schedule.get('_target_')).rpartition('.')[2]}"
+        return f"schedule={str(config.schedule.target).rpartition('.')[2]}"
 
 
 def prediction_name(parts: Parts) -> str:
@@ -97,7 +95,7 @@ def read_purpose(path: Path) -> Purpose | None:
     return found
 
 
-def warn_of_other_purpose(path: Path, config: DictConfig, parts: Parts) -> list[str]:
+def warn_of_other_purpose(path: Path, config: TrainSettings, parts: Parts) -> list[str]:
     """Return a warning for each thing that the weights at `path` were trained for and this run is not, with both values."""
     then = read_purpose(path)
     if then is None:
@@ -130,7 +128,7 @@ def is_same_kind(then: Purpose, now: Purpose) -> bool:
     return isinstance(first, dict) and isinstance(second, dict) and first.get("kind") == second.get("kind")
 
 
-def refuse_other_purpose(run_dir: Path, config: DictConfig, parts: Parts, *, weights: str = "") -> None:
+def refuse_other_purpose(run_dir: Path, config: TrainSettings, parts: Parts, *, weights: str = "") -> None:
     """Raise if a run's config, or the encoders that it names, are no longer those that the run was trained with.
 
     Args:
@@ -155,12 +153,14 @@ def refuse_other_purpose(run_dir: Path, config: DictConfig, parts: Parts, *, wei
         )
 
 
-def _changes(then: Purpose | None, config: DictConfig, parts: Parts) -> Iterator[str]:
+def _changes(then: Purpose | None, config: TrainSettings, parts: Parts) -> Iterator[str]:
     if then is None:
         return
     now = describe_purpose(config, parts)
     text = now["text_encoder"]
-    if isinstance(text, dict) and (is_partial(config) or config.text_encoder.get("weights") is None):
+    if isinstance(text, dict) and (
+        is_partial(config) or (config.text_encoder is not None and config.text_encoder.get("weights") is None)
+    ):
         text.pop("fingerprint", None)  # its weights are the run's, or those that it stands on
     if then["prediction"] != now["prediction"]:
         yield f"prediction: then {then['prediction']}, now {now['prediction']}"
@@ -198,7 +198,7 @@ def shorten_checksum(name: str, value: Json) -> Json:
     return value[:SHORT] if name == "fingerprint" and isinstance(value, str) else value
 
 
-def require_same_prediction(path: Path, config: DictConfig, parts: Parts) -> list[str]:
+def require_same_prediction(path: Path, config: TrainSettings, parts: Parts) -> list[str]:
     """Return warnings of what else an adapter was trained for than this run.
 
     Raises:

@@ -6,21 +6,21 @@ opened, and they must be the same: `run.json` tells their fingerprint.
 
 import hashlib
 
-from omegaconf import DictConfig, ListConfig
 from torch import nn
 
 from ldm_train import draws
 from ldm_train.assembly.parts import Parts
 from ldm_train.networks.layer_patterns import chosen
 from ldm_train.settings.composition import build
+from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.weights.fingerprint import fingerprint_module
 
 
-def is_partial(config: DictConfig) -> bool:
-    return config.get("trained") is not None or config.get("adapter") is not None
+def is_partial(config: TrainSettings) -> bool:
+    return config.trained is not None or config.adapter is not None
 
 
-def refuse_part(config: DictConfig) -> None:
+def refuse_part(config: TrainSettings) -> None:
     """Refuse what cannot be trained in part.
 
     Raises:
@@ -28,13 +28,13 @@ def refuse_part(config: DictConfig) -> None:
     """
     if not is_partial(config):
         return
-    what = "trained=…" if config.get("trained") is not None else "adapter=…"
-    if config.get("trained") is not None and config.get("adapter") is not None:
+    what = "trained=…" if config.trained is not None else "adapter=…"
+    if config.trained is not None and config.adapter is not None:
         raise ValueError(
             f"trained={list(config.trained)} and an adapter are two ways to train a part; give one: "
             "trained=null or adapter=null"
         )
-    if config.network.weights is None:
+    if config.network.get("weights") is None:
         raise ValueError(
             f"{what} leaves the rest of the network as it is, and with network.weights=null that is a random one; "
             "set network.weights=… to what it shall start from"
@@ -47,31 +47,20 @@ def base_fingerprint(parts: Parts) -> str:
     return hashlib.sha256(both.encode()).hexdigest()
 
 
-def choose_trained(config: DictConfig, parts: Parts) -> None:
+def choose_trained(config: TrainSettings, parts: Parts) -> None:
     """Freeze in place what the config does not train, and put adapters in where it says so. A weighting is always trained.
 
     Raises:
         ValueError: patterns that match nothing.
     """
-    if config.get("adapter") is not None:
+    if config.adapter is not None:
         seed = draws.generator(config.seed, "adapter", 0).initial_seed()
         build(config.adapter, "adapter").attach(parts.network, parts.text_encoder, seed=seed)
-    elif config.get("trained") is not None:
+    elif config.trained is not None:
         parameters = {name: p for name, p in trainable(parts).items() if not name.startswith("weighting.")}
-        kept = set(chosen(trained_patterns(config), parameters, setting="trained"))
+        kept = set(chosen(config.trained, parameters, setting="trained"))
         for name, parameter in parameters.items():
             parameter.requires_grad_(name in kept)
-
-
-def trained_patterns(config: DictConfig) -> list[str]:
-    """Return the patterns of `trained`.
-
-    Raises:
-        ValueError: it is no list of texts.
-    """
-    if not isinstance(config.trained, ListConfig) or not all(isinstance(pattern, str) for pattern in config.trained):
-        raise ValueError(f'trained={config.trained} must be a list of patterns, such as ["network.*.cross_attention.*"]')
-    return list(config.trained)
 
 
 def trainable(parts: Parts) -> dict[str, nn.Parameter]:
@@ -83,7 +72,8 @@ def parameters_of(parts: Parts) -> dict[str, nn.Parameter]:
     return {prefix + name: p for prefix, module in parts.trained().items() for name, p in module.named_parameters()}
 
 
-def alpha_of(config: DictConfig) -> float:
+def alpha_of(config: TrainSettings) -> float:
     """Of a run's adapters."""
+    assert config.adapter is not None
     alpha = config.adapter.get("alpha")
-    return float(config.adapter.rank if alpha is None else alpha)
+    return float(config.adapter.get("rank") if alpha is None else alpha)

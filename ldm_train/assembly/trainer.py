@@ -5,10 +5,11 @@ import os
 import warnings
 from typing import TYPE_CHECKING
 
-from omegaconf import DictConfig, OmegaConf
-
 from ldm_train.settings.composition import build
-from ldm_train.settings.ranges import MIXED_16, on_a_cpu, out_of_range
+from ldm_train.settings.schema.options import MIXED_16, CommandSettings, TrainerSettings, select
+from ldm_train.settings.schema.training import FittingSettings
+from ldm_train.settings.schema.using import EncodeSettings
+from ldm_train.settings.validation import on_a_cpu, out_of_range
 
 if TYPE_CHECKING:
     from lightning_fabric.plugins.environments import SLURMEnvironment
@@ -27,7 +28,7 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor.*")
 
 
-def refuse_fused_scaling(config: DictConfig) -> None:
+def refuse_fused_scaling(config: FittingSettings) -> None:
     """A fused optimizer undoes the scaling of 16-bit gradients in its step, when they were measured and clipped."""
     if config.trainer.precision in MIXED_16 and config.optimizer.get("fused"):
         raise ValueError(
@@ -36,12 +37,12 @@ def refuse_fused_scaling(config: DictConfig) -> None:
         )
 
 
-def build_loggers(config: DictConfig) -> list["Logger"]:
+def build_loggers(config: FittingSettings) -> list["Logger"]:
     """Where else a run is logged; to be built before anything is read, for it may refuse who is not logged in."""
-    return [] if config.get("logger") is None else [build(config.logger, "logger", save_dir=config.run_dir)]
+    return [] if config.logger is None else [build(config.logger, "logger", save_dir=config.run_dir)]
 
 
-def options(trainer: DictConfig, *, shares: bool = False) -> dict[str, object]:
+def options(trainer: TrainerSettings, *, shares: bool = False) -> dict[str, object]:
     """The settings that go to the Trainer, with the strategies that `ddp` and `fsdp2` name and our plugins.
 
     Args:
@@ -53,7 +54,7 @@ def options(trainer: DictConfig, *, shares: bool = False) -> dict[str, object]:
     from ldm_train.training.checkpoints.checkpoint_files import WholeFiles
     from ldm_train.training.optimization.sharding import FullySharded
 
-    chosen: dict[str, object] = {str(name): value for name, value in trainer.items() if name != "log_every_n_steps"}
+    chosen: dict[str, object] = trainer.model_dump(exclude_unset=True, exclude={"log_every_n_steps"})
     plugins: list[object] = [WholeFiles(), *slurm()]
     if trainer.strategy == "fsdp2":
         chosen["strategy"] = FullySharded(shares=shares)
@@ -74,7 +75,7 @@ def slurm() -> list["SLURMEnvironment"]:
     return [SLURMEnvironment(auto_requeue=False)]
 
 
-def refuse_processes(config: DictConfig, *, shardable: bool = False) -> None:
+def refuse_processes(config: FittingSettings | EncodeSettings, *, shardable: bool = False) -> None:
     """Refuse other processes than were started, and settings that do not go with sharded parameters, or with whole ones.
 
     Args:
@@ -84,9 +85,9 @@ def refuse_processes(config: DictConfig, *, shardable: bool = False) -> None:
     refuse_sharding(config, shardable=shardable)
 
 
-def refuse_sharding(config: DictConfig, *, shardable: bool) -> None:
+def refuse_sharding(config: FittingSettings | EncodeSettings, *, shardable: bool) -> None:
     """The same where no process was started yet."""
-    strategy, shares = str(config.trainer.strategy), bool(config.get("checkpoint", {}).get("shares"))
+    strategy, shares = config.trainer.strategy, isinstance(config, FittingSettings) and config.checkpoint.shares
     if strategy != "fsdp2":
         if shares:
             raise ValueError(f"checkpoint.shares=true has no effect with trainer.strategy={strategy}, only with fsdp2")
@@ -95,7 +96,7 @@ def refuse_sharding(config: DictConfig, *, shardable: bool) -> None:
         raise ValueError("trainer.strategy=fsdp2 is for train alone; use ddp here")
     unsharded = (("compile", None), ("channels_last", False), ("fused_backward", False), ("ema.offload", False))
     for setting, fitting in unsharded:
-        if (value := OmegaConf.select(config, setting)) != fitting:
+        if (value := select(config, setting)) != fitting:
             raise ValueError(
                 f"{setting}={str(value).lower()} does not go with trainer.strategy=fsdp2; "
                 f"set {setting}={'null' if fitting is None else 'false'} or trainer.strategy=ddp"
@@ -107,7 +108,7 @@ def refuse_sharding(config: DictConfig, *, shardable: bool) -> None:
         )
 
 
-def refuse_launch(trainer: DictConfig) -> None:
+def refuse_launch(trainer: TrainerSettings) -> None:
     """Refuse settings for another number of processes than torchrun or SLURM started: they would wait for one another."""
     environment = os.environ
     if "TORCHELASTIC_RUN_ID" in environment:
@@ -130,7 +131,7 @@ def refuse_launch(trainer: DictConfig) -> None:
         )
 
 
-def refuse_at_once(verb: str, config: DictConfig) -> None:
+def refuse_at_once(verb: str, settings: CommandSettings) -> None:
     """Refuse values that no run can have, and devices that are not there; `check` lists them with all else that it finds.
 
     Raises:
@@ -138,13 +139,13 @@ def refuse_at_once(verb: str, config: DictConfig) -> None:
     """
     if verb == "check":
         return
-    if problems := out_of_range(config):
+    if problems := out_of_range(settings):
         raise ValueError("\n".join(problems))
-    if "trainer" in config:
-        refuse_absent(config.trainer)
+    if (trainer := getattr(settings, "trainer", None)) is not None:
+        refuse_absent(trainer)
 
 
-def refuse_absent(trainer: DictConfig) -> None:
+def refuse_absent(trainer: TrainerSettings) -> None:
     """Refuse devices that this machine has not, before anything is read; torch is imported only where it must be asked.
 
     Raises:

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, open_dict
 from rich.progress import DownloadColumn, Progress
 
 from ldm_train.assembly.cache_identity import describe, restore
 from ldm_train.assembly.parts import Parts, build_parts
-from ldm_train.assembly.source_survey import look, refuse_settings, refuse_shapes
+from ldm_train.assembly.source_survey import labels_of, look, name_classes, refuse_settings, refuse_shapes
 from ldm_train.autoencoders.scaling import Scaling
 from ldm_train.data.batches.datamodules import CachedLatents
 from ldm_train.data.cache.manifest import Manifest, check_cache_matches, to_canonical_json
@@ -20,6 +19,7 @@ from ldm_train.data.cache.reader import LatentCache, Latents, join_caches, open_
 from ldm_train.data.cache.shards import channel_statistics
 from ldm_train.data.sources.items import format_name
 from ldm_train.settings.composition import build, words
+from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.training.encoding import Encoding, Rendering
 from ldm_train.training.on_the_fly import LivePictures, OnTheFly
 from ldm_train.util.processes import launched_rank
@@ -28,24 +28,24 @@ from ldm_train.util.safe_json import Json
 FEW = 16  # pictures of one forward pass, where a GPU's memory is the network's
 
 
-def open_data(config: DictConfig) -> tuple[Parts, CachedLatents, str]:
-    """A run's parts, its batches, and one name for the content that it trains on; the config is filled in from a cache.
+def open_data(config: TrainSettings) -> tuple[TrainSettings, Parts, CachedLatents, str]:
+    """Return the settings filled in from the data, the parts, the batches, and one name for the content that a run trains on.
 
     Raises:
         ValueError: there is no cache and no source, a cache is damaged, or something else made it than the run expects.
     """
     if config.cache is None:
         return open_source(config)
-    if config.get("source") is not None:
+    if config.source is not None:
         raise ValueError("train takes a cache, or with cache=null a source that it encodes on the fly; not both")
     caches = open_caches(config.cache)
     if launched_rank() == 0:
         verify(caches)
-    complete(config, caches[0])
+    config = complete(config, caches[0])
     parts = build_parts(config)
     refuse_unfit(config, parts, caches)
     refuse_shapes([parse_bucket(bucket) for cache in caches for bucket in cache.manifest.buckets], parts.divisor)
-    return parts, batches(config, join_caches(caches)), " ".join(cache.manifest.fingerprint for cache in caches)
+    return config, parts, batches(config, join_caches(caches)), " ".join(cache.manifest.fingerprint for cache in caches)
 
 
 def verify(caches: Sequence[LatentCache]) -> None:
@@ -57,17 +57,15 @@ def verify(caches: Sequence[LatentCache]) -> None:
             cache.verify(progress=lambda count: progress.advance(task, count))
 
 
-def complete(config: DictConfig, cache: LatentCache) -> None:
-    """Fill in what the config leaves to the cache: the autoencoder, the text encoder, the size."""
-    with open_dict(config):
-        for part in ("autoencoder", "text_encoder"):
-            if config.get(part) is None:
-                config[part] = restore(cache.manifest, part, cache=cache.folder)
-        if config.image_size is None:
-            config.image_size = cache.manifest.image_size
+def complete(config: TrainSettings, cache: LatentCache) -> TrainSettings:
+    """Return settings with what they leave to the cache: the autoencoder, the text encoder, the size."""
+    missing = [part for part in ("autoencoder", "text_encoder") if getattr(config, part) is None]
+    values: dict[str, object] = {part: restore(cache.manifest, part, cache=cache.folder) for part in missing}
+    size = cache.manifest.image_size if config.image_size is None else config.image_size
+    return config.with_values(**values, image_size=size)
 
 
-def refuse_unfit(config: DictConfig, parts: Parts, caches: Sequence[LatentCache]) -> None:
+def refuse_unfit(config: TrainSettings, parts: Parts, caches: Sequence[LatentCache]) -> None:
     """Refuse caches that something else made than this run expects, and latents of a wrong scale."""
     text, autoencoder = parts.text_encoder, parts.autoencoder
     expected: dict[str, Json] = {
@@ -77,7 +75,11 @@ def refuse_unfit(config: DictConfig, parts: Parts, caches: Sequence[LatentCache]
         "scale": autoencoder.scale,
         "text_encoder": text.identity,
     }
-    mend = [f"image_size={config.image_size}", *words("autoencoder", config), *words("text_encoder", config)]
+    mend = [
+        f"image_size={config.image_size}",
+        *words("autoencoder", config.autoencoder),
+        *words("text_encoder", config.text_encoder),
+    ]
     for cache in caches:
         check_cache_matches(cache.manifest, expected, cache=cache.folder, mend=mend + as_before(cache.manifest))
         problem = Scaling.of(autoencoder).problem(cache.manifest.mean, cache.manifest.std)
@@ -95,33 +97,38 @@ def as_before(manifest: Manifest) -> list[str]:
     return [f"crop={crop['kind']}", *own, f"'background=\"{made['background']}\"'", f"dtype={made['dtype']}"]
 
 
-def batches(config: DictConfig, latents: Latents) -> CachedLatents:
+def batches(config: TrainSettings, latents: Latents) -> CachedLatents:
     """The batches that the config asks of a cache, or of several."""
     return CachedLatents(latents, **settings(config), repeats=config.cache_repeats, shares=config.cache_shares)
 
 
-def settings(config: DictConfig) -> dict[str, Any]:
+def settings(config: TrainSettings) -> dict[str, Any]:
     """How a config makes batches of examples."""
     names = ("batch_size", "micro_batch_size", "seed", "caption_dropout", "held_out", "workers")
-    return {name: config[name] for name in names}
+    return {name: getattr(config, name) for name in names}
 
 
-def open_source(config: DictConfig) -> tuple[Parts, CachedLatents, str]:
+def open_source(config: TrainSettings) -> tuple[TrainSettings, Parts, CachedLatents, str]:
     """The same without a cache, from the config's source."""
-    needed = [name for name in ("source", "autoencoder", "text_encoder", "image_size") if config.get(name) is None]
+    needed = [name for name in ("source", "autoencoder", "text_encoder", "image_size") if getattr(config, name) is None]
     if needed:
         raise ValueError(f"without a cache, train encodes on the fly and needs {', '.join(f'{name}=…' for name in needed)}")
     if config.cache_repeats is not None or config.cache_shares is not None:
         raise ValueError("cache_repeats and cache_shares are of caches; there is none")
     if config.workers:
         raise ValueError(f"workers={config.workers} are of a cache; pictures encoded on the fly are decoded by threads")
+    assert config.source is not None
+    assert config.text_encoder is not None
     if config.source.get("streaming"):
         raise ValueError("source.streaming=true: a stream passes only once; encode a cache, or set source.streaming=false")
     refuse_settings(config)
     crop = build(config.crop, "crop", image_size=config.image_size)
     found = look(config)
+    config = config.with_values(text_encoder=name_classes(config.text_encoder, labels_of(found)))
     parts = build_parts(config)
     refuse_shapes(crop.shapes, parts.divisor)
+    assert config.autoencoder is not None
+    assert config.text_encoder is not None
     encoders = describe(config, None, cache=Path.cwd())
     plan = CachePlan(found, crop, pictures=encoders.pictures(config, crop), captions=encoders.captions(), bad={})
     for key, problem in sorted(plan.problems.items()):
@@ -142,7 +149,7 @@ def open_source(config: DictConfig) -> tuple[Parts, CachedLatents, str]:
         name: value for name, value in encoders.made_by(config, crop).items() if name not in ("autoencoder", "text_encoder")
     }
     content = to_canonical_json(made_by) + "".join(plan.texts_on_disk().values())
-    return parts, OnTheFly(live, **settings(config)), hashlib.sha256(content.encode()).hexdigest()
+    return config, parts, OnTheFly(live, **settings(config)), hashlib.sha256(content.encode()).hexdigest()
 
 
 def refuse_live_scale(live: LivePictures, scaling: Scaling) -> None:

@@ -1,7 +1,6 @@
 """Build the Lightning module of a training run from its settings."""
 
 import torch
-from omegaconf import DictConfig
 
 from ldm_train.assembly.parts import Parts
 from ldm_train.assembly.trained_part import choose_trained
@@ -9,6 +8,7 @@ from ldm_train.autoencoders.scaling import Scaling
 from ldm_train.diffusion.objective import Objective
 from ldm_train.diffusion.perturbations import Perturbations
 from ldm_train.settings.composition import build
+from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.training.module import NoisePredictorTraining
 from ldm_train.training.optimization.parameter_groups import ParameterGroups
 
@@ -38,7 +38,7 @@ def warn_of_the_end(objective: Objective) -> None:
         )
 
 
-def training_module(config: DictConfig, parts: Parts) -> NoisePredictorTraining:
+def training_module(config: TrainSettings, parts: Parts) -> NoisePredictorTraining:
     """The Trainer's view of these parts, of which what the config does not train is frozen."""
     choose_trained(config, parts)
     return NoisePredictorTraining(
@@ -51,7 +51,7 @@ def training_module(config: DictConfig, parts: Parts) -> NoisePredictorTraining:
         weighting=parts.weighting,
         perturbations=Perturbations(config.offset_noise, config.input_perturbation),
         optimizer=build(config.optimizer, "optimizer"),
-        parameter_groups=ParameterGroups(**config.parameter_groups),
+        parameter_groups=ParameterGroups(**dict(config.parameter_groups)),
         lr_schedule=build(config.lr_schedule, "lr_schedule"),
         batch_size=config.batch_size,
         seed=config.seed,

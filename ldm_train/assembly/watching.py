@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig, ListConfig, OmegaConf
 from pytorch_lightning import Callback
 
 from ldm_train.assembly.drawing import read_prompts
@@ -13,6 +12,7 @@ from ldm_train.assembly.stored_run import build_recipe, build_weak
 from ldm_train.data.batches.datamodules import CachedLatents
 from ldm_train.generation import Generation
 from ldm_train.settings.composition import build
+from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.settings.without_effect import measures
 from ldm_train.training.callbacks.samples import Drawing, Samples
 from ldm_train.training.callbacks.spent import Spent
@@ -39,7 +39,7 @@ class Watching:
     weak: Generation | None
 
     @classmethod
-    def of(cls, config: DictConfig, parts: Parts, data: CachedLatents) -> "Watching":
+    def of(cls, config: TrainSettings, parts: Parts, data: CachedLatents) -> "Watching":
         """As a config says.
 
         Raises:
@@ -61,7 +61,7 @@ class Watching:
             compared = choose(data, self.measuring.count, factor=self.parts.autoencoder.factor)
         return [*self.drawing.captions, *([] if compared is None else compared.captions)]
 
-    def callbacks(self, config: DictConfig, ema: EMA, *, content: str, spent: Spent) -> list[Callback]:
+    def callbacks(self, config: TrainSettings, ema: EMA, *, content: str, spent: Spent) -> list[Callback]:
         """In the order in which they look at a step.
 
         Args:
@@ -73,22 +73,22 @@ class Watching:
             return self.parts.generation(trained.network, trained.text_encoder, trained.device, self.weak)
 
         found: list[Callback] = [
-            Validation(ema, **config.validation, spent=spent),
+            Validation(ema, **dict(config.validation), spent=spent),
             Samples(Path(config.run_dir), ema, generation, self.drawing, every=config.pictures.every, spent=spent),
         ]
-        if self.measuring is not None:
+        if self.measuring is not None and config.metrics.every is not None:
             kept = None if config.cache is None else KeptFeatures.beside(config.cache, content)
             found.append(Metrics(ema, generation, self.measuring, every=config.metrics.every, kept=kept, spent=spent))
         return found
 
 
-def drawing(config: DictConfig, data: CachedLatents) -> Drawing:
+def drawing(config: TrainSettings, data: CachedLatents) -> Drawing:
     """The pictures to draw while training: of the config's prompts, or of held-out (else training) captions."""
     pictures = config.pictures
     scales = guidance_scales(config)
-    settings = [OmegaConf.merge(config, {"guidance": {"scale": scale}}) for scale in scales]
+    settings = [config.with_values(guidance=config.guidance.with_values(scale=scale)) for scale in scales]
     recipes = {
-        scale: build_recipe(one, steps=pictures.steps, seed=pictures.seed)  # type: ignore[arg-type]
+        scale: build_recipe(one, steps=pictures.steps, seed=pictures.seed)
         for scale, one in zip(scales, settings, strict=True)
     }
     examples = data.held_out if len(data.held_out) else torch.cat(data.train)
@@ -98,19 +98,19 @@ def drawing(config: DictConfig, data: CachedLatents) -> Drawing:
     return Drawing(list(captions.values()) if own is None else own, recipes, captions if len(data.held_out) else {})
 
 
-def own_prompts(config: DictConfig) -> list[str] | None:
+def own_prompts(config: TrainSettings) -> list[str] | None:
     """Return the prompts that a config itself asks a run to draw, none for an empty list; None leaves them to the data.
 
     Raises:
         ValueError: they are no texts, or a file that cannot be read.
     """
     prompts = config.pictures.prompts
-    if prompts is None or (isinstance(prompts, ListConfig) and not prompts):
+    if prompts is None or (not prompts):
         return None if prompts is None else []
     return read_prompts(prompts, setting="pictures.prompts")
 
 
-def guidance_scales(config: DictConfig) -> list[float]:
+def guidance_scales(config: TrainSettings) -> list[float]:
     """At which the prompts' pictures are drawn.
 
     Raises:
@@ -118,14 +118,14 @@ def guidance_scales(config: DictConfig) -> list[float]:
     """
     scales = config.pictures.guidance
     if scales is None:
-        return [float(config.guidance.scale)]
-    numbers = [float(scale) for scale in scales if type(scale) in (int, float)] if isinstance(scales, ListConfig) else []
-    if not numbers or len(set(numbers)) != len(scales):
+        return [float(config.guidance.get("scale"))]
+    numbers = [float(scale) for scale in scales]
+    if not numbers or len(set(numbers)) != len(numbers):
         raise ValueError(f"pictures.guidance={scales} must be a list of different guidance scales, such as [1,2,4], or null")
     return numbers
 
 
-def build_measuring(config: DictConfig) -> Measuring | None:
+def build_measuring(config: TrainSettings) -> Measuring | None:
     """The frozen networks that measure, and how pictures are drawn for them; None where nothing is measured.
 
     Raises:
@@ -133,6 +133,7 @@ def build_measuring(config: DictConfig) -> Measuring | None:
     """
     if not measures(config):
         return None
-    features, pair = (None if config.get(name) is None else build(config[name], name) for name in ("features", "clip_score"))
+    measured = {"features": config.features, "clip_score": config.clip_score}
+    features, pair = (None if part is None else build(part, name) for name, part in measured.items())
     recipe = build_recipe(config, steps=config.metrics.steps, seed=config.metrics.seed)
     return Measuring(features, pair, recipe, config.metrics.count)

@@ -4,11 +4,11 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from ldm_train.assembly.parts import Parts
 from ldm_train.networks.unet import UNet
+from ldm_train.settings.schema.options import Part
 from ldm_train.weights.layouts.unet_architecture import (
     UNetSettings,
     describe_unet,
@@ -43,10 +43,10 @@ def refuse_maps(found: PublishedPart, own: int) -> None:
         )
 
 
-def own_settings(network: DictConfig, parts: Parts) -> UNetSettings:
+def own_settings(network: Part, parts: Parts) -> UNetSettings:
     """The config's network in the settings by which one is recognised."""
     defaults = {name: p.default for name, p in inspect.signature(UNet).parameters.items()}
-    given: dict[str, Any] = defaults | {str(k): v for k, v in OmegaConf.to_container(network).items()}  # type: ignore[union-attr]
+    given: dict[str, Any] = defaults | network.arguments
     channels, flags = given["channels"], given["attention"]
     heads = [given["heads"] or width // given["head_size"] for width in channels]
     middle = flags[-1] if given["middle_attention"] is None else given["middle_attention"]

@@ -7,13 +7,13 @@ import importlib
 import signal
 import sys
 
-from omegaconf import DictConfig
-
 from ldm_train.assembly.trainer import refuse_at_once
 from ldm_train.cli.launcher import end_with_launcher
-from ldm_train.settings.composition import ConfigError, compose, nearest
+from ldm_train.settings.composition import ConfigError, compose
+from ldm_train.settings.schema.options import CommandSettings
 from ldm_train.settings.trust import granted, read_grants
 from ldm_train.util.processes import launched_rank
+from ldm_train.util.text import nearest
 
 VERBS = {
     "check": "read everything that encoding will read, and list what cannot be used",
@@ -75,13 +75,13 @@ def _named(verb: str, word: str) -> str:
     return f"{BARE[verb]}={word}" if verb in BARE and "=" not in word and not word.startswith(("-", "~", "+")) else word
 
 
-def _run(verb: str, config: DictConfig) -> None:
+def _run(verb: str, settings: CommandSettings) -> None:
     try:
-        refuse_at_once(verb, config)
-        _tell(verb, config)
-        code = importlib.import_module(f"ldm_train.commands.{verb}.command").run(config)
+        refuse_at_once(verb, settings)
+        _tell(verb, settings)
+        code = importlib.import_module(f"ldm_train.commands.{verb}.command").run(settings)
     except Exception as error:
-        if config.get("debug") or not _is_message(error):
+        if settings.debug or not _is_message(error):
             raise
         _fail(f"{str(error) or type(error).__name__}\n(debug=true shows where this came from)", code=1)
     except KeyboardInterrupt:
@@ -101,12 +101,12 @@ def lacks_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or "can't allocate memory" in str(error)
 
 
-def _tell(verb: str, config: DictConfig) -> None:
+def _tell(verb: str, settings: CommandSettings) -> None:
     """The settings without effect, once."""
     from ldm_train.settings.without_effect import notes
 
     if launched_rank() == 0:
-        for line in notes(verb, config):
+        for line in notes(verb, settings):
             print(line)
 
 

@@ -11,20 +11,10 @@ from omegaconf import DictConfig, OmegaConf
 from ldm_train.run_dir.reading import Plain, settings
 from ldm_train.settings.composition import defaults
 from ldm_train.settings.constructors import find_constructor, may_build
+from ldm_train.settings.schema.commands import may_change
+from ldm_train.settings.schema.options import KEPT, select
+from ldm_train.settings.schema.training import AutoencoderTrainingSettings, FittingSettings
 from ldm_train.settings.shipped import groups, shipped
-from ldm_train.settings.strict import KEPT
-
-# What a continued run may have otherwise: it does not change what is trained, or not by more than rounding.
-FREE = {
-    *("run_dir", "resume", "debug", "max_steps", "max_time", "max_nonfinite_steps", "threads", "workers"),
-    *("cache", "source", "scale_check", "max_pixels", "micro_batch_size", "channels_last", "compile"),
-    *("checkpoint", "validation", "health", "pictures", "metrics", "features", "clip_score", "logger", "evaluation"),
-    *("sampler", "spacing", "guidance"),
-    *("ema.snapshot_every", "ema.dtype", "ema.offload", "fused_backward"),
-    *("network.gradient_checkpointing", "autoencoder.weights", "text_encoder.weights", "optimizer.fused"),
-    *(f"trainer.{name}" for name in ("accelerator", "devices", "num_nodes", "strategy", "log_every_n_steps", "benchmark")),
-    "trainer.deterministic",
-}
 
 
 def filled(config: DictConfig) -> DictConfig:
@@ -38,18 +28,19 @@ def filled(config: DictConfig) -> DictConfig:
 
 
 def refuse_other(
-    before: DictConfig, config: DictConfig, content: str, run_dir: Path, record: Plain, *, base: str | None = None
+    before: FittingSettings, config: FittingSettings, content: str, run_dir: Path, record: Plain, *, base: str | None = None
 ) -> None:
     """Refuse to continue a run whose config or data were others, in what matters; max_steps may be others.
 
     Raises:
         ValueError: listing what differs.
     """
-    then, now = (dict(settings(OmegaConf.to_container(c))) for c in (filled(before), config))
+    then, now = (dict(settings(plain)) for plain in (before.as_plain(), config.as_plain()))
+    verb = verb_of(config)
     names = sorted(
         name
         for name in then | now
-        if then.get(name) != now.get(name) and not _is_free(name) and not _is_new(name, then, now)
+        if then.get(name) != now.get(name) and not may_change(verb, name) and not _is_new(name, then, now)
     )
     if base is not None:
         names = [name for name in names if name != "network.weights"]  # they may have moved
@@ -57,7 +48,9 @@ def refuse_other(
     if record["content"] != content:
         told.insert(0, f"the data: then {record['content']}, now {content}")
     if base is not None and record.get("base") != base:
-        told.insert(0, f"the weights in network.weights={config.network.weights}: then {record.get('base')}, now {base}")
+        told.insert(
+            0, f"the weights in network.weights={select(config, 'network.weights')}: then {record.get('base')}, now {base}"
+        )
     if told:
         listed = "\n  ".join(told)
         raise ValueError(
@@ -70,23 +63,18 @@ def refuse_other(
 
 
 def identify_run(
-    config: DictConfig, *, content: str, first_weights: str | None, trained_for: Mapping[str, object] | None
+    config: FittingSettings, *, content: str, first_weights: str | None, trained_for: Mapping[str, object] | None
 ) -> str:
     """Return one name for all that decides a run's weights, which the same run has anywhere and at any time.
 
     Args:
         first_weights: one name for the weights that the run starts from, instead of their path; None if its seed draws them.
     """
-    kept = {name: value for name, value in settings(OmegaConf.to_container(config)) if not _is_free(name)}
+    kept = {name: value for name, value in settings(config.as_plain()) if not may_change(verb_of(config), name)}
     if first_weights is not None:
         kept.pop("network.weights", None)
     decisive = {"settings": kept, "content": content, "first_weights": first_weights, "trained_for": trained_for}
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
-
-
-def _is_free(name: str) -> bool:
-    words = name.split(".")
-    return any(".".join(words[:count]) in FREE for count in range(1, len(words) + 1))
 
 
 def _is_new(name: str, then: Plain, now: Plain) -> bool:
@@ -100,3 +88,8 @@ def _is_new(name: str, then: Plain, now: Plain) -> bool:
         return all(shipped(f"{group}/{option}").get(key, value) == value for option in groups()[group])
     argument = inspect.signature(find_constructor(str(target), group)).parameters.get(key)
     return argument is not None and json.dumps(argument.default, default=str) == json.dumps(value)
+
+
+def verb_of(config: FittingSettings) -> str:
+    """Return the command that trains with these settings."""
+    return "train_autoencoder" if isinstance(config, AutoencoderTrainingSettings) else "train"

@@ -10,10 +10,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from omegaconf import DictConfig
-
 from ldm_train.run_dir.reading import CONFIG, RECORD
 from ldm_train.run_dir.record import PRIOR, last_step, new_record, read_record, record_end, told_error, write_record
+from ldm_train.settings.schema.training import FittingSettings
 from ldm_train.training.checkpoints.checkpoint_files import checkpoints, last_checkpoint
 from ldm_train.training.run_files import HISTORY, METRICS, written_files
 from ldm_train.util.files import make_folder, remove_files, remove_temporaries, write_error
@@ -30,7 +29,7 @@ MOMENT = 0.3  # seconds, for which whoever only asks whether a run is going on m
 
 
 @contextmanager
-def hold_run_directory(config: DictConfig) -> Iterator[None]:
+def hold_run_directory(config: FittingSettings) -> Iterator[None]:
     """Keep every other process out of the run directory, until this one leaves it or ends, however it ends.
 
     An error that ends a start is recorded. A new run directory whose first start fails before its first step is removed.

@@ -11,13 +11,14 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 import ldm_train
 from ldm_train.run_dir.config_changes import identify_run, refuse_other
 from ldm_train.run_dir.reading import CONFIG, RECORD, Plain
-from ldm_train.settings.constructors import check_config
+from ldm_train.run_dir.stored_settings import read_config
 from ldm_train.settings.safe_yaml import read_settings_file
+from ldm_train.settings.schema.training import FittingSettings, TrainSettings
 from ldm_train.training.checkpoints.checkpoint_files import check_own_checkpoints, checkpoints, last_checkpoint
 from ldm_train.training.checkpoints.sharded_checkpoint import remove_unnamed_shares
 from ldm_train.training.run_files import HISTORY, METRICS, RUN_ID, written_files
@@ -42,7 +43,7 @@ TOLD = 500  # characters of an error that ended a start
 
 
 def prepare(
-    config: DictConfig,
+    config: FittingSettings,
     *,
     content: str,
     base: str | None = None,
@@ -82,8 +83,10 @@ def prepare(
         record = new_record() | {RUN_ID: run_id, "content": content, "base": base, "trained_for": trained_for}
         _start_anew(run_dir)
     if config.resume == "restart":
-        config.resume = "auto"  # the restart is for this start only, not for whoever uses this config again
-    atomic_write(run_dir / CONFIG, OmegaConf.to_yaml(config))
+        config = config.with_values(
+            resume="auto"
+        )  # the restart is for this start only, not for whoever uses this config again
+    atomic_write(run_dir / CONFIG, OmegaConf.to_yaml(OmegaConf.create(config.as_plain())))
     record["run_dir"] = str(run_dir.resolve())  # by which a copy of this folder knows that it is one
     starts = record["starts"]
     assert isinstance(starts, list)
@@ -170,18 +173,14 @@ def commands(run_dir: Path) -> list[str]:
     return [start["command"] for start in starts]
 
 
-def read_settings(run_dir: Path) -> DictConfig:
+def read_settings(run_dir: Path) -> FittingSettings:
     """The config that a run was last started with.
 
     Raises:
         ValueError: it is not there, or unreadable.
     """
     try:
-        config = read_settings_file(run_dir / CONFIG)
-        if "max_steps" not in config:
-            raise ValueError("it is no config of a run")
-        check_config(config, origin=CONFIG)
-        return config
+        return read_config(run_dir)
     except ValueError as error:
         raise _unreadable(run_dir, CONFIG, error) from error
 
@@ -193,7 +192,7 @@ def _unreadable(run_dir: Path, name: str, error: Exception) -> ValueError:
     )
 
 
-def this_start(config: DictConfig) -> Plain:
+def this_start(config: FittingSettings) -> Plain:
     """What this process is: its command, versions, sources and machine."""
     return {
         "command": shlex.join(["ldm-train", *sys.argv[1:]]),
@@ -225,7 +224,7 @@ def git_state(folder: Path) -> dict[str, str | bool] | None:
     return {"commit": commit.strip(), "modified": bool(status.strip())}
 
 
-def _refuse_other_verb(run_dir: Path, config: DictConfig) -> None:
+def _refuse_other_verb(run_dir: Path, config: FittingSettings) -> None:
     """Raise if the run there trained a network and this one trains an autoencoder, or the reverse.
 
     Raises:
@@ -235,7 +234,7 @@ def _refuse_other_verb(run_dir: Path, config: DictConfig) -> None:
         there = read_settings_file(run_dir / CONFIG)
     except ValueError:  # missing or damaged, so it cannot be compared
         return
-    if ("network" in there) != ("network" in config):
+    if ("network" in there) != isinstance(config, TrainSettings):
         verb = "train" if "network" in there else "train_autoencoder"
         raise ValueError(f"run_dir={run_dir} is a run of `ldm-train {verb}`. Nothing was removed; choose another run_dir")
 

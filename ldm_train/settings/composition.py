@@ -3,48 +3,56 @@
 import re
 from functools import cache
 from pathlib import Path
+from typing import Any, TypeVar
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from pydantic.fields import FieldInfo
 
-from ldm_train.settings.config_file import CONFIG, file_words
+from ldm_train.settings.config_file import CONFIG, file_words, text
 from ldm_train.settings.constructors import build
-from ldm_train.settings.shipped import (
-    ConfigError,
-    dotted,
-    folder,
-    groups,
-    groups_of,
-    nearest,
-    none_chosen,
-    read,
-    shipped,
-)
+from ldm_train.settings.schema.commands import SCHEMAS, default_values, kind_of, own_settings
+from ldm_train.settings.schema.kinds import Section, takes_null, takes_only_text, takes_text
+from ldm_train.settings.schema.kinds import describe as describe_kind
+from ldm_train.settings.schema.options import KEPT, PASSED, TARGET, CommandSettings, Part
+from ldm_train.settings.shipped import ConfigError, dotted, folder, groups, groups_of, none_chosen, read, shipped
 from ldm_train.settings.signatures import signature
-from ldm_train.settings.strict import KEPT, PASSED, SET_BY_THE_RUN, TRAINER, Check, set_by_the_run
+from ldm_train.settings.strict import SET_BY_THE_RUN, TRAINER, NameCheck, describe_set_by_the_run
 from ldm_train.settings.trust import is_trust
-from ldm_train.settings.values import make_lists
+from ldm_train.settings.validation import read_settings
+from ldm_train.util.text import nearest
 
 __all__ = ["ConfigError", "build", "compose", "describe", "folder", "groups", "nearest", "words"]
 
-PATHS = {"cache", "run_dir", "out", "dir"}
+Settings = TypeVar("Settings", bound=CommandSettings)
 PLAIN = re.compile(r"[\w./~][^\s'\"\[\](){}]*")  # a path as people type it
 
 
-def compose(verb: str, overrides: list[str]) -> DictConfig:
-    """The config of one verb with these overrides, interpolations resolved, no mandatory value missing.
+def compose_as(kind: type[Settings], overrides: list[str]) -> Settings:
+    """Return `compose` for the command that has these settings."""
+    verb = next(verb for verb, schema in SCHEMAS.items() if schema is kind)
+    settings = compose(verb, overrides)
+    assert isinstance(settings, kind)
+    return settings
+
+
+def compose(verb: str, overrides: list[str]) -> CommandSettings:
+    """Return the settings of a command with these overrides, interpolations resolved.
 
     Raises:
-        ConfigError: an unknown key, group or option (with the nearest name), a wrong type, or a value that is missing.
+        ConfigError: an unknown key, group or option (with the nearest name), a wrong type, or a missing value.
     """
-    own = [readable(word) for word in overrides if key_of(word) != CONFIG and not is_trust(word)]
-    _refuse_unknown_options(verb, own)
+    typed = [word for word in overrides if key_of(word) != CONFIG and not is_trust(word)]
+    _refuse_unknown_options(verb, typed)
+    targets = targets_of(verb, typed)
+    own = [readable(quote_text(verb, word, targets)) for word in typed]
     own = [f"~{key_of(word)}" if word == f"{key_of(word)}=null" and key_of(word) in groups() else word for word in own]
     own = [part for word in own for part in _deletable(word)]
     files = [word.partition("=")[2].strip("'\"") for word in overrides if key_of(word) == CONFIG]
@@ -59,22 +67,43 @@ def compose(verb: str, overrides: list[str]) -> DictConfig:
         refuse_interpolations(OmegaConf.to_container(config, resolve=False))
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_explain(verb, given, error)) from error
-    for key in PATHS & config.keys():
-        if config[key] is not None and not isinstance(config[key], DictConfig):  # which is refused below
-            value = config[key]
-            config[key] = [str(path) for path in value] if isinstance(value, ListConfig) else str(value)
-    make_lists(config)
-    _complete_network(config)
+    values = plain(config)
+    _complete_network(values)
     options = tuple(word for word in _choices(verb, given) if key_of(word) != "experiment")
-    Check(verb, Origins(own, files, given), defaults(verb, options))(config)
-    return config
+    origin = Origins(own, files, given)
+    NameCheck(verb, origin, plain(defaults(verb, options), resolve=False))(values)
+    return read_settings(verb, values, origin)
 
 
-def _complete_network(config: DictConfig) -> None:
-    """Add what is read of every network, whoever made it, where a mapping took an option's place without it."""
-    if isinstance(config.get("network"), DictConfig) and "_target_" in config.network:
-        for key in KEPT["network"] - config.network.keys():
-            OmegaConf.update(config, f"network.{key}", shipped("network/unet_small")[key], force_add=True)
+def _complete_network(values: dict[str, Any]) -> None:
+    """Add what is read of every network, whoever made it, if a mapping without it replaced an option."""
+    network = values.get("network")
+    if isinstance(network, dict) and TARGET in network:
+        option = shipped("network/unet_small")
+        values["network"] = network | {key: option[key] for key in KEPT["network"] if key not in network}
+
+
+def targets_of(verb: str, words: list[str]) -> dict[str, str]:
+    """Return the constructor of each group of a command, by the options that words choose, or else the default ones."""
+    entries = [entry for entry in shipped(verb).defaults if isinstance(entry, DictConfig)]
+    options = {str(key).removeprefix("optional "): value for entry in entries for key, value in entry.items()}
+    options |= {key_of(word): word.partition("=")[2] for word in words if key_of(word) in groups_of(verb)}
+    known = groups()
+    names = {group: f"{group}/{option}" for group, option in options.items() if option in known.get(group, ())}
+    return {group: str(shipped(name).get(TARGET, "")) for group, name in names.items()}
+
+
+def quote_text(verb: str, word: str, targets: dict[str, str]) -> str:
+    """Return a word whose setting takes a text with its value in quotes, so that Hydra's grammar reads it as it was typed."""
+    key, equals, value = word.partition("=")
+    found = kind_of(verb, key_of(word), targets)
+    if not equals or found is None or word.startswith("~") or not takes_text(found[0]):
+        return word
+    quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
+    listed = value[:1] in ("[", "{") and not takes_only_text(found[0])
+    if quoted or listed or "${" in value or (value == "null" and takes_null(found[0])):
+        return word
+    return f"{key}={QuotedString(value, Quote.double).with_quotes()}"
 
 
 def _choices(verb: str, words: list[str]) -> tuple[str, ...]:
@@ -135,12 +164,13 @@ def readable(word: str) -> str:
 
 @cache
 def defaults(verb: str, options: tuple[str, ...] = ()) -> DictConfig:
-    """A verb's config as it is shipped, with these options of groups; not to be changed."""
+    """Return a command's config as it is shipped, with these options of groups; not to be changed."""
     return _hydra(verb, list(options))
 
 
 def _hydra(verb: str, overrides: list[str]) -> DictConfig:
     GlobalHydra.instance().clear()
+    ConfigStore.instance().store(name=f"{verb}_settings", node=default_values(verb))
     with initialize_config_dir(str(folder()), version_base="1.3"):
         return hydra_compose(verb, overrides)
 
@@ -173,15 +203,27 @@ Also on the command line:
 
 
 def describe(verb: str) -> str:
-    """A verb's settings with their comments, and the options of each group it uses."""
-    text = (folder() / f"{verb}.yaml").read_text(encoding="utf-8")
+    """Return a command's help: its settings with their defaults and kinds, and the options of each group that it uses."""
+    header = [line for line in (folder() / f"{verb}.yaml").read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+    own = [_describe_setting(name, info) for name, info in own_settings(verb).items()]
     options = "\n".join(f"  {group}={'|'.join(names)}" for group, names in groups().items() if group in groups_of(verb))
-    return f"{text}\n{FORMS}\nGroups:\n{options}"
+    usage = "\n".join(line.removeprefix("#").removeprefix(" ") for line in header)
+    return f"{usage}\n\nSettings:\n" + "\n".join(own) + f"\n\n{FORMS}\nGroups:\n{options}"
 
 
-def words(group: str, config: DictConfig) -> list[str]:
+def _describe_setting(name: str, info: FieldInfo) -> str:
+    if isinstance(info.default, Section):
+        return f"  {name}: {(type(info.default).__doc__ or '').strip()}"
+    default = "required" if info.is_required() else text(info.default)
+    kind = describe_kind(info.annotation, info.metadata)
+    return f"  {name}={default}  {info.description or ''} ({kind})"
+
+
+def words(group: str, chosen: Part | None) -> list[str]:
     """The command line that makes a group's part of a config: the nearest option, and what differs from it."""
-    part = {str(key): value for key, value in config[group].items()}
+    if chosen is None:
+        return []
+    part = chosen.as_plain()
     options = {name: shipped(f"{group}/{name}") for name in groups()[group]}
     differing = {
         name: {key: value for key, value in part.items() if key not in option or option[key] != value}
@@ -237,17 +279,17 @@ def _unlisted(chosen: DictConfig, key: str) -> str | None:
     """What to answer where a constructor takes what its group's option does not list."""
     group, _, name = key.partition(".")
     if group == "trainer" and name in SET_BY_THE_RUN:
-        return set_by_the_run(name)
+        return describe_set_by_the_run(name)
     node = chosen.get(group)
     target = TRAINER if group == "trainer" else str(node.get("_target_", "")) if isinstance(node, DictConfig) else ""
     found = signature(target)
-    if found is None or name not in found.nullable.keys() - PASSED.get(group, set()):
+    if found is None or name not in found.kinds.keys() - PASSED.get(group, set()):
         return None
     return f"{key} is not listed in {group}'s settings, but {target.rpartition('.')[2]} takes it: +{key}=…"
 
 
-def plain(config: DictConfig) -> dict[str, object]:
-    """A config in Python's own values."""
-    values = OmegaConf.to_container(config, resolve=True)
+def plain(config: DictConfig, *, resolve: bool = True) -> dict[str, Any]:
+    """Return a config in Python's own values."""
+    values = OmegaConf.to_container(config, resolve=resolve)
     assert isinstance(values, dict)
     return {str(name): value for name, value in values.items()}

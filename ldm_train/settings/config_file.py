@@ -11,8 +11,9 @@ from pathlib import Path
 from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import DictConfig, OmegaConf
 
-from ldm_train.settings.shipped import ConfigError, groups, groups_of, nearest, read, shipped
+from ldm_train.settings.shipped import ConfigError, groups, groups_of, read, shipped
 from ldm_train.settings.trust import TRUST
+from ldm_train.util.text import nearest
 
 CONFIG = "config"
 

@@ -14,41 +14,38 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from ldm_train.settings.kinds import check_kind
+from ldm_train.settings.own_code import check_kind
+from ldm_train.settings.schema.kinds import MISSING
+from ldm_train.settings.schema.options import OWN_KEYS, TARGET, Part
 from ldm_train.settings.shipped import folder, groups, shipped
 from ldm_train.settings.trust import NAME, TRUST, advice, current_grants
 
 LIBRARIES = {"optimizer": ("torch.optim", "bitsandbytes.optim")}  # modules of which every torch.optim.Optimizer is accepted
 NESTED = {("weighting", "base"): "weighting"}  # arguments that are objects: of which group
 EXTRAS = {"bitsandbytes": "eight_bit"}  # packages that an installation may lack, and the extra that brings each
-HYDRAS_OWN = {"_target_", "_partial_", "_args_", "_convert_", "_recursive_"}
 ANY = "*"  # the group of arguments of trusted code: objects of any group
 COMMANDS = {"ldm_train.data.sources.tar_shards.TarShards": "commands"}  # the argument by which a path may be a command
 
 
-def build(config: DictConfig, group: str, **values: object) -> Any:
-    """Return the object that a config of this group stands for, with further arguments; nested objects are built first.
+def build(part: Part, group: str, **values: object) -> Any:
+    """Return the object that a part of this group stands for, with further arguments; nested objects are built first.
 
-    A config with `_partial_: true` gives the constructor with its arguments bound. Lists and mappings arrive as Python's
-    own: an optimizer keeps what it is given, and a checkpoint with omegaconf's in it would not load.
+    A part with `_partial_: true` gives the constructor with its arguments bound.
 
     Raises:
         ValueError: a name that the group does not list, arguments that the constructor does not take, or own code that makes
             an object of another kind.
     """
-    try:
-        plain = OmegaConf.to_container(config, throw_on_missing=True)
-    except OmegaConfBaseException as error:
-        raise ValueError(f"{group} has no value for a setting: {error}") from error
+    plain = {TARGET: part.target, **part.call, **part.arguments}
+    if missing := next((name for name, value in part.arguments.items() if value == MISSING), None):
+        raise ValueError(f"{group} has no value for {group}.{missing}; set {group}.{missing}=…")
     check_constructors(plain, group, name=group)
-    assert isinstance(plain, dict)
-    if (argument := COMMANDS.get(str(plain.get("_target_")))) is not None:
+    if (argument := COMMANDS.get(part.target)) is not None:
         values[argument] = current_grants().commands
-    made = _construct({str(key): value for key, value in plain.items()}, values, group)
-    if current_grants().cover(str(plain.get("_target_"))) and not plain.get("_partial_"):
-        check_kind(made, str(plain["_target_"]), group)
+    made = _construct(plain, values, group)
+    if current_grants().cover(part.target) and not part.call.get("_partial_"):
+        check_kind(made, part.target, group)
     return made
 
 
@@ -86,7 +83,7 @@ def check_constructors(value: object, group: str | None, *, name: str) -> None:
         raise ValueError(f"{name}={value} is an interpolation; give the value itself")
     elif isinstance(value, Mapping):
         inner: str | None = None
-        if value.keys() & HYDRAS_OWN:
+        if value.keys() & {*OWN_KEYS}:
             _check_target(value, group, name)
             inner = ANY if current_grants().cover(str(value["_target_"])) else group
         for key, item in value.items():
@@ -135,7 +132,7 @@ def find_constructor(target: str, group: str) -> Callable[..., Any]:
 
 
 def _check_target(node: Mapping[Any, object], group: str | None, name: str) -> None:
-    given = sorted(node.keys() & HYDRAS_OWN)
+    given = sorted(node.keys() & {*OWN_KEYS})
     target = node.get("_target_")
     if group is None:
         raise ValueError(
@@ -165,7 +162,7 @@ def _options_in(conf: Path, group: str) -> list[dict[str, object]]:
     """Return what Hydra reads of the options of a group in a folder of configs: `_target_` and the like."""
     names = groups().items() if group == ANY else [(group, groups().get(group, []))]
     options = [shipped(f"{known}/{option}") for known, options in names for option in options]
-    return [{key: option[key] for key in HYDRAS_OWN & set(option)} for option in options]
+    return [{key: option[key] for key in {*OWN_KEYS} & set(option)} for option in options]
 
 
 def _listed(group: str) -> set[str]:
@@ -179,7 +176,7 @@ def _all_listed() -> set[str]:
 def _construct(node: Mapping[str, object], values: Mapping[str, object], group: str) -> Any:
     make = find_constructor(str(node["_target_"]), group)
     inner = ANY if current_grants().cover(str(node["_target_"])) else group
-    arguments = {key: _value(value, inner, key) for key, value in node.items() if key not in HYDRAS_OWN}
+    arguments = {key: _value(value, inner, key) for key, value in node.items() if key not in {*OWN_KEYS}}
     if node.get("_partial_"):
         return partial(make, **arguments, **values)
     try:

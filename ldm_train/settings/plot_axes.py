@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from omegaconf import DictConfig, ListConfig
-
-from ldm_train.settings.shipped import groups, nearest, shipped
+from ldm_train.settings.schema.using import AxisSettings, EvaluateSettings, SampleSettings
+from ldm_train.settings.shipped import groups, shipped_part
+from ldm_train.util.text import nearest
 
 AXES = ("x", "y")
 
@@ -30,71 +30,77 @@ class Axis:
 NONE = Axis("", [None])
 
 
-def read_axes(config: DictConfig, prompts: list[str]) -> tuple[Axis, Axis]:
-    """The columns and the rows that a checked config asks for; an axis that it leaves out has one place."""
-    found = {name: _given(config, name) for name in AXES}
-    x, y = (
-        Axis(given[0], list(prompts) if given[0] == "prompt" else list(config[name][given[0]])) if given else NONE
-        for name, given in found.items()
-    )
+def read_axes(settings: SampleSettings, prompts: list[str]) -> tuple[Axis, Axis]:
+    """Return the columns and the rows that checked settings ask for; an axis that they leave out has one place."""
+    x, y = (_read_axis(getattr(settings, name), prompts) for name in AXES)
     return x, y
 
 
-def has_axes(config: DictConfig) -> bool:
-    return any(_given(config, name) for name in AXES)
+def _read_axis(axis: AxisSettings, prompts: list[str]) -> Axis:
+    for name in given_names(axis):
+        return Axis(name, list(prompts) if name == "prompt" else list(getattr(axis, name)))
+    return NONE
 
 
-def problems(config: DictConfig) -> Iterator[str]:
-    """A message for each axis that cannot be drawn, of a plot or of an evaluation's sweep."""
-    for name in ("guidance", "steps") if "sweep" in config else ():
-        if config.sweep[name] is not None:
-            yield from _values(f"sweep.{name}", name, config.sweep[name])
-    if "x" not in config or "y" not in config:
-        return
-    for axis in AXES:
-        given = _given(config, axis)
-        if len(given) > 1:
-            yield f"{axis}.{given[0]} and {axis}.{given[1]} are two axes; give one of them to {_other(axis)}"
-        for name in given:
-            yield from _values(f"{axis}.{name}", name, config[axis][name])
-    for name in sorted(set(_given(config, "x")) & set(_given(config, "y"))):
+def has_axes(settings: SampleSettings) -> bool:
+    """Return whether anything varies along an axis."""
+    return any(given_names(getattr(settings, name)) for name in AXES)
+
+
+def axis_problems(settings: object) -> Iterator[str]:
+    """Yield a message for each axis that cannot be drawn, of a plot or of an evaluation's sweep."""
+    if isinstance(settings, EvaluateSettings):
+        for name in ("guidance", "steps"):
+            yield from _values(f"sweep.{name}", name, getattr(settings.sweep, name))
+    if isinstance(settings, SampleSettings):
+        yield from _plot_problems(settings)
+        yield from _strip_problems(settings)
+
+
+def _plot_problems(settings: SampleSettings) -> Iterator[str]:
+    given = {axis: given_names(getattr(settings, axis)) for axis in AXES}
+    for axis, names in given.items():
+        if len(names) > 1:
+            yield f"{axis}.{names[0]} and {axis}.{names[1]} are two axes; give one of them to {_other(axis)}"
+        for name in names:
+            yield from _values(f"{axis}.{name}", name, getattr(getattr(settings, axis), name))
+    for name in sorted({*given["x"]} & {*given["y"]}):
         yield f"x.{name} and y.{name} are the same axis twice; vary something else along one of them"
-    yield from _strip(config)
 
 
-def _strip(config: DictConfig) -> Iterator[str]:
-    """What contradicts an interpolation."""
-    if config.interpolate is None:
-        if config.to_seed is not None:
-            yield f"to_seed={config.to_seed} is where an interpolation's noise goes to; add interpolate=8, or vary x.seed"
+def _strip_problems(settings: SampleSettings) -> Iterator[str]:
+    """Yield what contradicts an interpolation."""
+    if settings.interpolate is None:
+        if settings.to_seed is not None:
+            yield f"to_seed={settings.to_seed} is where an interpolation's noise goes to; add interpolate=8, or vary x.seed"
         return
-    for name, is_set in {"count": config.count != 1, "picture": config.picture is not None}.items():
+    for name, is_set in {"count": settings.count != 1, "picture": settings.picture is not None}.items():
         if is_set:
-            yield f"{name}={config[name]} does not go with interpolate={config.interpolate}, a strip from noise alone"
-    if has_axes(config):
-        yield f"interpolate={config.interpolate} and axes are two kinds of plots; give one"
+            value = getattr(settings, name)
+            yield f"{name}={value} does not go with interpolate={settings.interpolate}, a strip that starts from noise"
+    if any(given_names(getattr(settings, axis)) for axis in AXES):
+        yield f"interpolate={settings.interpolate} and axes are two kinds of plots; give one"
 
 
-def _given(config: DictConfig, axis: str) -> list[str]:
-    return [name for name in KINDS if config[axis][name] is not None]
+def given_names(axis: object) -> list[str]:
+    """Return what varies along an axis."""
+    return [name for name in KINDS if getattr(axis, name) is not None]
 
 
 def _other(axis: str) -> str:
     return "y" if axis == "x" else "x"
 
 
-def _values(told: str, name: str, values: object) -> Iterator[str]:
-    if name == "prompt":
-        if values is not True:
-            yield f"{told}={values} must be true: the axis' values are those of prompts=[…]"
+def _values(setting: str, name: str, values: object) -> Iterator[str]:
+    if name == "prompt" or values is None:
         return
-    if not isinstance(values, ListConfig) or not len(values):
-        yield f"{told}={values} must be a list of {KINDS[name].accepted}, such as {told}={KINDS[name].example}"
+    if not isinstance(values, list) or not values:
+        yield f"{setting}={values} must be a list of {KINDS[name].accepted}, such as {setting}={KINDS[name].example}"
         return
     for value in values:
         if not KINDS[name].holds(value):
             hint = nearest(str(value), groups()["sampler"]) if name == "sampler" else ""
-            yield f"{told}={values}: {value} is not one of {KINDS[name].accepted}{hint}"
+            yield f"{setting}={values}: {value} is not one of {KINDS[name].accepted}{hint}"
 
 
 @dataclass(frozen=True)
@@ -133,15 +139,12 @@ KINDS: dict[str, Kind] = {
 }
 
 
-def place(config: DictConfig, axis: Axis, value: object) -> None:
-    """Set what a place on an axis stands for, in a copy of the command's config."""
+def place(settings: SampleSettings, axis: Axis, value: object) -> SampleSettings:
+    """Return a command's settings at a place on an axis."""
     if axis.name == "guidance":
-        config.guidance.scale = value
-    elif axis.name == "sampler":
-        config.sampler = shipped(f"sampler/{value}")
-    elif axis.name == "checkpoint" and (value in ("ema", "raw") or is_file(value)):
-        config.weights = value
-    elif axis.name == "checkpoint":
-        config.run_dir = value
-    elif axis.name in ("steps", "seed"):
-        config[axis.name] = value
+        return settings.with_values(guidance=settings.guidance.with_values(scale=value))
+    if axis.name == "sampler":
+        return settings.with_values(sampler=shipped_part("sampler", str(value)))
+    if axis.name == "checkpoint":
+        return settings.with_values(**{"weights" if value in ("ema", "raw") or is_file(value) else "run_dir": value})
+    return settings.with_values(**{axis.name: value}) if axis.name in ("steps", "seed") else settings

@@ -1,14 +1,13 @@
 """The shipped configs as files: the groups with their options, and what to answer to a name that is not among them."""
 
-import difflib
 import importlib
-from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from ldm_train.settings.safe_yaml import read_settings_file
+from ldm_train.settings.schema.options import Part, read_part
 
 
 class ConfigError(Exception):
@@ -70,7 +69,8 @@ def none_chosen(group: str, setting: str) -> str:
     )
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """A suggestion to end a message with, or nothing."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else ""
+def shipped_part(group: str, option: str) -> Part:
+    """Return a shipped option of a group."""
+    part = read_part(group, OmegaConf.to_container(shipped(f"{group}/{option}")))
+    assert isinstance(part, Part)
+    return part

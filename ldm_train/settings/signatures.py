@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any, Literal, Union
 
 NO_ARGUMENTS = {"ABC", "Protocol", "object", "nn.Module", "torch.nn.Module"}  # bases whose constructors take nothing
 # Whose own arguments a constructor's further ones become.
@@ -20,11 +21,11 @@ class Signature:
     """The arguments of a constructor.
 
     Args:
-        nullable: each argument's name, and whether it may be null (also where nothing says that it may not).
+        kinds: the type of each argument, by its name; `Any` if its annotation says nothing that a config can hold.
         further: whether it takes others, whose names are not known.
     """
 
-    nullable: dict[str, bool]
+    kinds: dict[str, object]
     further: bool = False
 
 
@@ -36,7 +37,7 @@ def signature(target: str) -> Signature | None:
     if own is None or not own.further or target not in FURTHER:
         return own
     more = signature(FURTHER[target])
-    return own if more is None else Signature({**more.nullable, **own.nullable}, more.further)
+    return own if more is None else Signature({**more.kinds, **own.kinds}, more.further)
 
 
 def _find(target: str) -> tuple[str, ast.ClassDef | ast.FunctionDef] | None:
@@ -62,7 +63,7 @@ def _of(module: str, node: ast.ClassDef | ast.FunctionDef) -> Signature | None:
     inherited = [_base(module, base) for base in bases[:1]]
     if None in inherited:
         return None
-    before = {name: value for found in inherited if found for name, value in found.nullable.items()}
+    before = {name: value for found in inherited if found for name, value in found.kinds.items()}
     if any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list):
         return Signature(before | dict(_fields(node)))
     return inherited[0] if inherited else Signature({})
@@ -80,20 +81,52 @@ def _arguments(node: ast.FunctionDef, *, method: bool = False) -> Signature:
     plain = [*node.args.posonlyargs, *node.args.args]
     defaults = [None] * (len(plain) - len(node.args.defaults)) + node.args.defaults + node.args.kw_defaults
     every = list(zip([*plain, *node.args.kwonlyargs], defaults, strict=True))[method:]
-    return Signature({one.arg: _nullable(one.annotation, default) for one, default in every}, node.args.kwarg is not None)
+    return Signature({one.arg: _kind(one.annotation, default) for one, default in every}, node.args.kwarg is not None)
 
 
-def _fields(node: ast.ClassDef) -> Iterator[tuple[str, bool]]:
+def _fields(node: ast.ClassDef) -> Iterator[tuple[str, object]]:
     for line in node.body:
         if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and "ClassVar" not in ast.dump(line):
-            yield line.target.id, _nullable(line.annotation, line.value)
+            yield line.target.id, _kind(line.annotation, line.value)
 
 
-def _nullable(annotation: ast.expr | None, default: ast.expr | None) -> bool:
-    if isinstance(default, ast.Constant) and default.value is None:
-        return True
-    text = "None" if annotation is None else ast.unparse(annotation)
-    return any(word in text for word in ("None", "Optional", "Any", "object"))
+PLAIN: dict[str, object] = {"bool": bool, "int": int, "float": float, "str": str, "Path": str, "None": None}
+CONTAINERS: dict[str, object] = {"list": list, "Sequence": list, "Iterable": list, "dict": dict, "Mapping": dict}
+
+
+def _kind(annotation: ast.expr | None, default: ast.expr | None) -> object:
+    """Return the type of an argument as far as a config can hold it; one whose default is null may be null."""
+    kind = Any if annotation is None else _read(annotation)
+    if isinstance(default, ast.Constant) and default.value is None and kind is not Any:
+        return _union([kind, None])
+    return kind
+
+
+def _read(node: ast.expr) -> Any:
+    """Return the type that an annotation writes; `Any` for what a config cannot hold. Nothing of it is run."""
+    match node:
+        case ast.Constant(value=None):
+            return None
+        case ast.Constant(value=str(text)):
+            return _read(ast.parse(text, mode="eval").body)
+        case ast.Name(id=name):
+            return CONTAINERS.get(name, PLAIN.get(name, Any))
+        case ast.BinOp(left=left, op=ast.BitOr(), right=right):
+            return _union([_read(left), _read(right)])
+        case ast.Subscript(value=ast.Name(id="Optional"), slice=inner):
+            return _union([_read(inner), None])
+        case ast.Subscript(value=ast.Name(id="Union"), slice=ast.Tuple(elts=members)):
+            return _union([_read(one) for one in members])
+        case ast.Subscript(value=ast.Name(id="Literal"), slice=inner):
+            values = inner.elts if isinstance(inner, ast.Tuple) else [inner]
+            return Literal[tuple(one.value for one in values if isinstance(one, ast.Constant))]
+        case ast.Subscript(value=ast.Name(id="Sequence" | "list" | "Iterable"), slice=inner):
+            return list[_read(inner)]  # type: ignore[misc]
+    return Any
+
+
+def _union(members: list[Any]) -> Any:
+    return Any if Any in members else Union[tuple(members)]  # noqa: UP007 -- members are values
 
 
 def _imported(module: str, tree: ast.Module) -> dict[str, str]:

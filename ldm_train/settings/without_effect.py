@@ -2,15 +2,17 @@
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ldm_train.settings.composition import defaults
-from ldm_train.settings.shipped import ConfigError, dotted, read
+from ldm_train.settings.composition import defaults, plain
+from ldm_train.settings.schema.options import TARGET, CommandSettings, dict_settings, select
+from ldm_train.settings.shipped import ConfigError, read
 from ldm_train.util.safe_json import read_object
 
 FITTING = ("train", "train_autoencoder", "check")
@@ -27,7 +29,7 @@ class Rule:
 
     verbs: tuple[str, ...]
     names: tuple[str, ...]
-    holds: Callable[[DictConfig], bool]
+    holds: Callable[[Any], bool]
     because: str
 
 
@@ -111,7 +113,7 @@ RULES = (
     Rule(
         ("train",),
         ("guidance.weak",),
-        lambda c: c.guidance._target_.endswith("classifier_free"),
+        lambda c: c.guidance.target.endswith("classifier_free"),
         "guidance=classifier_free guides away from the empty caption; a weaker model goes with guidance=autoguidance",
     ),
     Rule(
@@ -124,21 +126,19 @@ RULES = (
     Rule(
         ("sample",),
         ("guidance.rescale", "guidance.interval", "negative_prompt"),
-        lambda c: c.guidance.scale == 1 and c.x.guidance is None and c.y.guidance is None,
+        lambda c: c.guidance.get("scale") == 1 and c.x.guidance is None and c.y.guidance is None,
         "guidance.scale=1 is no guidance",
     ),
     Rule(
         ("sample",),
         ("negative_prompt",),
-        lambda c: c.guidance._target_.endswith("autoguidance"),
+        lambda c: c.guidance.target.endswith("autoguidance"),
         "guidance=autoguidance leads away from a weaker model",
     ),
     Rule(
         ("evaluate",),
         (*DRAWING, "seed"),
-        lambda c: (
-            evaluation(c).endswith("HeldOut") and c.pictures is None and not (c.get("features") or c.get("clip_score"))
-        ),
+        lambda c: evaluation(c).endswith("HeldOut") and c.pictures is None and not (c.features or c.clip_score),
         "evaluation=held_out, without features and clip_score, draws no pictures",
     ),
     Rule(
@@ -156,15 +156,15 @@ RULES = (
     Rule(
         ("evaluate",),
         ("real",),
-        lambda c: c.get("features") is None,
+        lambda c: c.features is None,
         "features=null compares no pictures",
     ),
 )
 
-WARNINGS: tuple[tuple[tuple[str, ...], Callable[[DictConfig], bool], str], ...] = (
+WARNINGS: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
     (
         ("train", "check"),
-        lambda c: c.caption_dropout == 0 and c.guidance._target_.endswith("classifier_free") and c.guidance.scale != 1,
+        lambda c: c.caption_dropout == 0 and c.guidance.target.endswith("classifier_free") and c.guidance.get("scale") != 1,
         "caption_dropout=0 never trains the empty caption, from which guidance.scale={guidance.scale} leads away; "
         "set caption_dropout=0.1, or guidance.scale=1",
     ),
@@ -184,7 +184,7 @@ WARNINGS: tuple[tuple[tuple[str, ...], Callable[[DictConfig], bool], str], ...] 
 )
 
 
-def notes(verb: str, config: DictConfig) -> list[str]:
+def notes(verb: str, config: Any) -> list[str]:
     """A line for each setting that differs from the verb's default to no effect, and for what trains badly."""
     lines = []
     for rule in RULES:
@@ -197,65 +197,62 @@ def notes(verb: str, config: DictConfig) -> list[str]:
     return lines + [f"warning: {_filled(text, config)}" for text in bad]
 
 
-def select(config: DictConfig, name: str) -> object:
-    """A setting by its dotted name; None where there is no such."""
-    return OmegaConf.select(config, name, throw_on_missing=False)
-
-
-def steps(config: DictConfig, name: str) -> float:
+def steps(config: Any, name: str) -> float:
     """The same where it counts steps; 0 where there is no such."""
     value = select(config, name)
     return value if isinstance(value, int | float) else 0
 
 
-def draws_none(config: DictConfig) -> bool:
+def draws_none(config: Any) -> bool:
     """Whether a run draws no pictures to be looked at."""
     return config.pictures.prompts is not None and not config.pictures.prompts
 
 
-def measures(config: DictConfig) -> bool:
+def measures(config: Any) -> bool:
     """Whether a run draws pictures to be measured."""
-    return config.metrics.every is not None and any(config.get(name) is not None for name in ("features", "clip_score"))
+    return config.metrics.every is not None and any(
+        getattr(config, name, None) is not None for name in ("features", "clip_score")
+    )
 
 
-def caches(config: DictConfig) -> int:
-    return len(config.cache) if isinstance(config.cache, ListConfig) else 1
+def caches(config: Any) -> int:
+    return len(config.cache) if isinstance(config.cache, list) else 1
 
 
-def held(config: DictConfig) -> list[bool]:
+def held(config: Any) -> list[bool]:
     """Of each cache, whether its source named held-out pictures; none where that cannot be read, which others will tell."""
-    folders = config.cache if isinstance(config.cache, ListConfig) else [config.cache] if config.cache else []
+    folders = config.cache if isinstance(config.cache, list) else [config.cache] if config.cache else []
     try:
         return [read_object(Path(f) / "manifest.json")["held_out"] not in (0, None) for f in folders]
     except (OSError, ValueError, KeyError, TypeError):
         return []
 
 
-def evaluation(config: DictConfig) -> str:
+def evaluation(config: Any) -> str:
     """The constructor of what `evaluate` measures: its own, or the run's."""
-    if config.get("evaluation") is not None:
-        return str(config.evaluation._target_)
+    if config.evaluation is not None:
+        return str(config.evaluation.target)
     if config.run_dir is None:
         return ""
     try:
-        return str(select(read(Path(config.run_dir) / "config.yaml"), "evaluation._target_"))
+        return str(OmegaConf.select(read(Path(config.run_dir) / "config.yaml"), "evaluation._target_"))
     except (ConfigError, OmegaConfBaseException):
         return ""
 
 
-def _changed(verb: str, config: DictConfig, name: str) -> Iterator[str]:
-    """How a setting, or each of a group, that differs from the verb's default was written."""
-    value, default = select(config, name), select(defaults(verb), name)
-    if not isinstance(value, DictConfig):
+def _changed(verb: str, config: CommandSettings, name: str) -> Iterator[str]:
+    """Yield how a setting, or each of a group, that differs from the command's default was written."""
+    value, default = select(config, name), select(plain(defaults(verb), resolve=False), name)
+    if not isinstance(value, Mapping):
         if value != default:
             yield f"{name}={value}"
-    elif not isinstance(default, DictConfig) or value.get("_target_") != default.get("_target_"):
+    elif not isinstance(default, Mapping) or value.get(TARGET) != default.get(TARGET):
         yield name
     else:
-        for key in dotted(value):
-            if not isinstance(select(value, key), DictConfig):
-                yield from _changed(verb, config, f"{name}.{key}")
+        for key, one in dict_settings(value):
+            if one != select(default, key):
+                yield f"{name}.{key}={one}"
 
 
-def _filled(text: str, config: DictConfig) -> str:
+def _filled(text: str, config: Any) -> str:
     return re.sub(r"\{([\w.]+)\}", lambda found: str(select(config, found[1])), text)

@@ -1,6 +1,7 @@
 """Short forms of what may be long, for messages."""
 
-from collections.abc import Collection
+import difflib
+from collections.abc import Collection, Iterable
 
 
 def list_names(names: Collection[str], most: int = 5) -> str:
@@ -12,6 +13,12 @@ def list_names(names: Collection[str], most: int = 5) -> str:
 def shorten(text: str, most: int = 40) -> str:
     """Return the beginning of a long text."""
     return text if len(text) <= most else f"{text[:most]}…"
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return the nearest known word as a suggestion to end a message with; nothing if none is near."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def first_line(message: object) -> str:

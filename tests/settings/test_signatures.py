@@ -2,7 +2,7 @@
 
 import importlib.util
 import inspect
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 from diffusers import UNet2DConditionModel
@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from ldm_train.settings.composition import folder
 from ldm_train.settings.constructors import EXTRAS
+from ldm_train.settings.schema.kinds import takes_null
 from ldm_train.settings.signatures import FURTHER, signature
 from ldm_train.settings.strict import TRAINER
 
@@ -30,9 +31,9 @@ def test_a_constructors_arguments_are_those_of_its_source(target: str) -> None:
     assert found is not None
     real = inspect.signature(get_object(target)).parameters
     if [one.kind for one in real.values()] == [inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD]:
-        assert found.nullable == {}, "nn.Module's own constructor takes nothing"
+        assert found.kinds == {}, "nn.Module's own constructor takes nothing"
     else:
-        assert list(found.nullable) == [name for name, one in real.items() if one.kind != inspect.Parameter.VAR_KEYWORD]
+        assert list(found.kinds) == [name for name, one in real.items() if one.kind != inspect.Parameter.VAR_KEYWORD]
 
 
 @pytest.mark.parametrize("target", WHOLE)
@@ -42,8 +43,10 @@ def test_what_defaults_to_none_may_be_null(target: str) -> None:
     real = inspect.signature(get_object(target)).parameters
     wrong = [
         name
-        for name, may in found.nullable.items()
-        if not may and (real[name].default is None or type(None) in get_args(real[name].annotation))
+        for name, kind in found.kinds.items()
+        if not takes_null(kind)
+        and kind is not Any
+        and (real[name].default is None or type(None) in get_args(real[name].annotation))
     ]
     assert wrong == []
 
@@ -52,14 +55,14 @@ def test_what_defaults_to_none_may_be_null(target: str) -> None:
 def test_null_is_for_those_that_say_so(name: str, may: bool) -> None:
     found = signature(TRAINER)
     assert found is not None
-    assert found.nullable[name] is may
+    assert (takes_null(found.kinds[name]) or found.kinds[name] is Any) is may
 
 
 def test_further_arguments_are_those_of_what_takes_them() -> None:
     found = signature("ldm_train.networks.diffusers_unet.DiffusersUNet")
     assert found is not None
-    assert set(inspect.signature(UNet2DConditionModel).parameters) < set(found.nullable)
-    assert "map_channels" in found.nullable
+    assert set(inspect.signature(UNet2DConditionModel).parameters) < set(found.kinds)
+    assert "map_channels" in found.kinds
     assert not found.further
 
 

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from ldm_train.assembly.drawing import read_prompts
 from ldm_train.assembly.watching import own_prompts
 from ldm_train.settings.composition import ConfigError, compose
-from ldm_train.settings.ranges import out_of_range
+from ldm_train.settings.validation import out_of_range
 
 NEEDED = {
     "train": ["cache=x", "run_dir=x"],

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from omegaconf import DictConfig
 from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from ldm_train.assembly.new_words import check_new_words
@@ -30,6 +29,7 @@ from ldm_train.data.scan.survey import Survey
 from ldm_train.reports.page import is_page, write_page
 from ldm_train.run_dir.record import set_threads
 from ldm_train.settings.composition import build
+from ldm_train.settings.schema.training import CheckSettings
 from ldm_train.training.cost import free_memory
 from ldm_train.util.files import atomic_write
 from ldm_train.util.ownership import FolderKind, check_file, check_folder
@@ -38,7 +38,7 @@ PAGE = "check.html"
 CHECKED = FolderKind("a result of `ldm-train check`", "check.json", frozenset({"ok", "measured"}), frozenset({PAGE}))
 
 
-def run(config: DictConfig) -> int:
+def run(config: CheckSettings) -> int:
     if config.out is not None:
         check_folder(Path(config.out), CHECKED, setting="out", given=str(config.out))
         check_file(Path(config.out) / PAGE, is_page, setting="out")
@@ -51,7 +51,7 @@ def run(config: DictConfig) -> int:
     looked, notes = look(config, Decoder("white" if white else config.background, config.max_pixels))
     found = survey_from_inspection(looked)
     captions = sorted({text for seen in found.scanned for text in seen.item.captions})
-    name_classes(config.text_encoder, captions)
+    config = config.with_values(text_encoder=name_classes(config.text_encoder, captions))
     plan = None
     if crop is not None:
         plan = CachePlan(found, crop, pictures=Provenance({}), captions=Provenance({}), bad={})
@@ -80,7 +80,7 @@ def run(config: DictConfig) -> int:
     return 1 if report.reasons else 0
 
 
-def look(config: DictConfig, decoding: Decoder) -> tuple[list[Inspected], list[str]]:
+def look(config: CheckSettings, decoding: Decoder) -> tuple[list[Inspected], list[str]]:
     """Every item of the source, and what the source noted on the way."""
     source = build(config.source, "source")
     with Progress(*Progress.get_default_columns(), MofNCompleteColumn()) as progress:
@@ -90,7 +90,7 @@ def look(config: DictConfig, decoding: Decoder) -> tuple[list[Inspected], list[s
     return looked, source.notes
 
 
-def examine(config: DictConfig, report: Report, plan: CachePlan, parts: Parts, attempt: Attempts) -> None:
+def examine(config: CheckSettings, report: Report, plan: CachePlan, parts: Parts, attempt: Attempts) -> None:
     """Captions, latents and cost, with the config's own parts."""
     device = choose_device("cpu" if config.trainer.accelerator == "cpu" else "auto")
     items = [seen.item for seen in plan.scanned]
@@ -133,7 +133,7 @@ def telling(what: str) -> Iterator[None]:
         progress.advance(task)
 
 
-def price(config: DictConfig, report: Report) -> float | None:
+def price(config: CheckSettings, report: Report) -> float | None:
     """Of the hours of all devices."""
     if config.price_per_hour is None or report.training_seconds is None:
         return None
@@ -141,7 +141,7 @@ def price(config: DictConfig, report: Report) -> float | None:
     return round(config.price_per_hour * seconds / 3600 * devices(config), 2)
 
 
-def compare_caches(config: DictConfig, report: Report, found: Survey, crop: Crop, attempt: Attempts) -> None:
+def compare_caches(config: CheckSettings, report: Report, found: Survey, crop: Crop, attempt: Attempts) -> None:
     folders = [config.cache] if isinstance(config.cache, str) else list(config.cache or [])
     for folder in folders if found.scanned else []:
         compared = attempt(compare, config, Path(folder), found, crop, alone=len(folders) == 1)

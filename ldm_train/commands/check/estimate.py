@@ -7,7 +7,6 @@ from itertools import cycle, islice
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig
 
 from ldm_train.assembly.parts import Parts
 from ldm_train.assembly.training_module import training_module
@@ -18,6 +17,7 @@ from ldm_train.conditioners.text_encoder import TextEncoder
 from ldm_train.data.cache.plan import CachePlan
 from ldm_train.data.pictures.crops import Size
 from ldm_train.settings.composition import build
+from ldm_train.settings.schema.training import CheckSettings
 from ldm_train.training.cost import CacheBytes, RowShapes, StepBytes, Tried, cache_bytes, free_memory, step_bytes, try_step
 from ldm_train.training.ema.ema import EMA
 from ldm_train.training.module import NoisePredictorTraining
@@ -72,7 +72,7 @@ class Training:
         return None if self.tried is None else self.tried.step(self.rows, self.accumulation)
 
 
-def row_shapes(config: DictConfig, parts: Parts) -> RowShapes:
+def row_shapes(config: CheckSettings, parts: Parts) -> RowShapes:
     text, autoencoder = parts.text_encoder, parts.autoencoder
     side = 8 * autoencoder.factor
     with torch.inference_mode():
@@ -87,19 +87,24 @@ def row_shapes(config: DictConfig, parts: Parts) -> RowShapes:
     )
 
 
-def disk(config: DictConfig, plan: CachePlan, rows: RowShapes) -> Disk:
+def disk(config: CheckSettings, plan: CachePlan, rows: RowShapes) -> Disk:
     wanted = Path(config.cache).absolute() if isinstance(config.cache, str) else Path.cwd()
     folder = next(path for path in (wanted, *wanted.parents) if path.is_dir())
     return Disk(cache_bytes(plan, rows), str(folder), shutil.disk_usage(folder).free)
 
 
-def encoding_seconds(config: DictConfig, plan: CachePlan, pace: Pace) -> float:
+def encoding_seconds(config: CheckSettings, plan: CachePlan, pace: Pace) -> float:
     """Of all distinct pictures."""
     return len(plan.named) * (pace.reading + plan.crop.views * pace.encoding) / devices(config)
 
 
 def training(
-    config: DictConfig, parts: Parts, module: NoisePredictorTraining, plan: CachePlan, rows: RowShapes, device: torch.device
+    config: CheckSettings,
+    parts: Parts,
+    module: NoisePredictorTraining,
+    plan: CachePlan,
+    rows: RowShapes,
+    device: torch.device,
 ) -> Training:
     """From shapes, and from a step on this machine where it bears one."""
     counts = [p.numel() for p in module.parameters()]

@@ -3,8 +3,6 @@
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from omegaconf import DictConfig
-
 from ldm_train.assembly.cache_identity import describe
 from ldm_train.assembly.encode_cache import refuse_emptying
 from ldm_train.data.cache.manifest import describe_differences, read_entries, read_manifest
@@ -12,6 +10,7 @@ from ldm_train.data.cache.plan import CachePlan
 from ldm_train.data.cache.staging import ReusableRows
 from ldm_train.data.pictures.crops import Crop
 from ldm_train.data.scan.survey import Survey
+from ldm_train.settings.schema.training import CheckSettings
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class Compared:
     damaged: dict[str, str]
 
 
-def compare(config: DictConfig, folder: Path, found: Survey, crop: Crop, *, alone: bool) -> Compared:
+def compare(config: CheckSettings, folder: Path, found: Survey, crop: Crop, *, alone: bool) -> Compared:
     """A cache, with the source unless others stand beside it, of which the source is one's.
 
     Raises:

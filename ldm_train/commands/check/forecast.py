@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig
 from torch import Tensor
 
 from ldm_train.assembly.parts import Parts
@@ -15,6 +14,7 @@ from ldm_train.commands.check.estimate import Training
 from ldm_train.data.cache.plan import CachePlan
 from ldm_train.diffusion.denoiser import Denoiser
 from ldm_train.settings.composition import build
+from ldm_train.settings.schema.training import CheckSettings
 from ldm_train.training.checkpoints.checkpoint_callback import Keeping
 from ldm_train.training.cost import RowShapes
 from ldm_train.training.ema.ema import EMA
@@ -69,7 +69,7 @@ class ClassPictures:
         return self.count * self.passes * each / (2 + training.trained / training.parameters + recomputes)
 
 
-def run_files(config: DictConfig, training: Training, prior: ClassPictures | None) -> RunFiles:
+def run_files(config: CheckSettings, training: Training, prior: ClassPictures | None) -> RunFiles:
     """At the end of the run."""
     ema: EMA = build(config.ema, "ema")
     lengths, every = sum(isinstance(profile, Power) for profile in ema.profiles), ema.snapshots
@@ -78,7 +78,7 @@ def run_files(config: DictConfig, training: Training, prior: ClassPictures | Non
     folder = next(path for path in (wanted, *wanted.parents) if path.is_dir())
     return RunFiles(
         checkpoint=training.checkpoint,
-        checkpoints=kept(Keeping(**config.checkpoint), config.max_steps),
+        checkpoints=kept(Keeping(**dict(config.checkpoint)), config.max_steps),
         snapshot=training.trained * number * lengths,
         snapshots=0 if every is None else -(-config.max_steps // every.every),
         prior=0 if prior is None else prior.size,
@@ -94,7 +94,7 @@ def kept(keeping: Keeping, max_steps: int) -> int:
     return len(lasting | set(steps[-keeping.keep :])) + (keeping.best is not None)
 
 
-def class_pictures(config: DictConfig, parts: Parts, plan: CachePlan, rows: RowShapes) -> ClassPictures | None:
+def class_pictures(config: CheckSettings, parts: Parts, plan: CachePlan, rows: RowShapes) -> ClassPictures | None:
     """None where there are none.
 
     Raises:
@@ -110,7 +110,7 @@ def class_pictures(config: DictConfig, parts: Parts, plan: CachePlan, rows: RowS
     return ClassPictures(prior.count, passes(config, parts), prior.count * each + captions * rows.caption)
 
 
-def passes(config: DictConfig, parts: Parts) -> int:
+def passes(config: CheckSettings, parts: Parts) -> int:
     """Of the network, for a class picture: those of a drawing whose network only counts."""
     seen = 0
 

@@ -7,12 +7,12 @@ from itertools import groupby
 from time import perf_counter, process_time
 
 import torch
-from omegaconf import DictConfig
 from torch import Tensor
 
 from ldm_train.autoencoders.scaling import Scaling
 from ldm_train.data.cache.plan import CachePlan, PictureRow
 from ldm_train.data.pictures.images import to_signed
+from ldm_train.settings.schema.training import CheckSettings
 from ldm_train.training.cost import now
 from ldm_train.training.encoding import Rendering
 from ldm_train.types import Autoencoder
@@ -63,7 +63,7 @@ def sampled(plan: CachePlan) -> list[PictureRow]:
 
 @torch.inference_mode()
 def try_latents(
-    config: DictConfig, plan: CachePlan, autoencoder: Autoencoder, device: torch.device
+    config: CheckSettings, plan: CachePlan, autoencoder: Autoencoder, device: torch.device
 ) -> tuple[Latents, Pace] | None:
     """Encode and decode a sample; None where no picture can be read again."""
     pictures = {seen.item.key: seen.item.picture for seen in plan.first.values() if seen.item.picture}

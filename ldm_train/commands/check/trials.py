@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import ParamSpec, TypeVar
 
 import torch
-from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from ldm_train.assembly.limits import duration
@@ -28,8 +27,9 @@ from ldm_train.data.pictures.crops import Size
 from ldm_train.diffusion.denoiser import Denoiser
 from ldm_train.generation import Generation
 from ldm_train.settings.composition import build
-from ldm_train.settings.ranges import out_of_range
-from ldm_train.settings.strict import KEPT
+from ldm_train.settings.schema.options import read_part
+from ldm_train.settings.schema.training import CheckSettings
+from ldm_train.settings.validation import out_of_range
 from ldm_train.training.checkpoints.checkpoint_callback import Keeping
 from ldm_train.training.module import NoisePredictorTraining
 from ldm_train.types import Autoencoder, Captions, Conditioning
@@ -64,7 +64,7 @@ class Attempts:
             return None
 
 
-def try_settings(config: DictConfig, attempt: Attempts) -> None:
+def try_settings(config: CheckSettings, attempt: Attempts) -> None:
     """What needs no part to be seen."""
     attempt.reasons += out_of_range(config)
     attempt.out_of_range = {reason.partition(" ")[0] for reason in attempt.reasons}
@@ -72,7 +72,7 @@ def try_settings(config: DictConfig, attempt: Attempts) -> None:
     attempt(refuse_fused_scaling, config)
     attempt(refuse_sharding, config, shardable=True)
     attempt(duration, config.max_time)
-    attempt(Keeping, **config.checkpoint)
+    attempt(Keeping, **dict(config.checkpoint))
     attempt(build, config.ema, "ema")
     attempt(geometry, config)
     attempt(build_measuring, config)
@@ -81,21 +81,23 @@ def try_settings(config: DictConfig, attempt: Attempts) -> None:
         attempt(compile_network, nn.Identity(), backend=config.compile)
 
 
-def devices(config: DictConfig) -> int:
+def devices(config: CheckSettings) -> int:
     """How many share a batch; those of this machine where the config leaves it open."""
     named, here = config.trainer.devices, max(1, torch.cuda.device_count())
-    count = named if isinstance(named, int) else len(named) if OmegaConf.is_list(named) else -1
+    count = named if isinstance(named, int) else len(named) if isinstance(named, list) else -1
     return config.trainer.num_nodes * (here if count < 1 else count)
 
 
-def geometry(config: DictConfig) -> BatchGeometry:
+def geometry(config: CheckSettings) -> BatchGeometry:
     size = config.micro_batch_size
     return BatchGeometry(config.batch_size, devices(config), 0, None if size == "auto" else size)
 
 
-def try_parts(config: DictConfig, attempt: Attempts) -> Parts | None:
+def try_parts(config: CheckSettings, attempt: Attempts) -> Parts | None:
     """The parts as training has them, but for the network, which is on the meta device; None where one is refused."""
-    autoencoder, text_encoder, schedule, prediction, weighting = (attempt(build, config[name], name) for name in PARTS)
+    autoencoder, text_encoder, schedule, prediction, weighting = (
+        attempt(build, getattr(config, name), name) for name in PARTS
+    )
     attempt(build_parts, with_least(config))  # whether the weighting goes with the schedule
     attempt(build, config.timesteps, "timesteps")
     if not any(setting.startswith("optimizer.") for setting in attempt.out_of_range):  # torch names none
@@ -108,29 +110,27 @@ def try_parts(config: DictConfig, attempt: Attempts) -> Parts | None:
     return Parts(network, text_encoder, autoencoder, schedule, prediction, weighting, config.image_size)
 
 
-def with_least(config: DictConfig) -> DictConfig:
+def with_least(config: CheckSettings) -> CheckSettings:
     """The config with the smallest encoders and network that there can be."""
     least = {
         "autoencoder": {"_target_": "ldm_train.autoencoders.autoencoder.IdentityAutoencoder"},
         "text_encoder": {"_target_": "ldm_train.conditioners.class_labels.ClassLabels", "classes": ["any"], "width": 1},
         "network": {"_target_": "ldm_train.networks.unet.UNet", "channels": [2], "attention": [False]},
     }
-    kept = {name: config[name] for name in ("schedule", "prediction", "weighting", "image_size")}
-    return OmegaConf.create({**kept, **least})
+    return config.with_values(**{group: read_part(group, values) for group, values in least.items()})
 
 
 def build_network(
-    config: DictConfig, autoencoder: Autoencoder, text_encoder: TextEncoder | ClassLabels, *, device: torch.device
+    config: CheckSettings, autoencoder: Autoencoder, text_encoder: TextEncoder | ClassLabels, *, device: torch.device
 ) -> nn.Module:
     """The config's network, between these encoders."""
-    settings = {name: value for name, value in config.network.items() if name not in KEPT["network"]}
     widths = {"context_width": text_encoder.context_width, "vector_width": text_encoder.vector_width}
     with device:
-        return build(OmegaConf.create(settings), "network", in_channels=autoencoder.channels, **widths)
+        return build(config.network, "network", in_channels=autoencoder.channels, **widths)
 
 
 def try_together(
-    config: DictConfig, parts: Parts, shapes: Iterable[Size], attempt: Attempts
+    config: CheckSettings, parts: Parts, shapes: Iterable[Size], attempt: Attempts
 ) -> NoisePredictorTraining | None:
     """What only whole parts can refuse; the training module, its network on the meta device."""
     for shape in sorted({*shapes, (parts.size, parts.size)}):
@@ -150,7 +150,7 @@ def try_together(
             weak,
         )
         attempt(generation.check, prompts, recipe)
-    if config.network.weights is not None:
+    if config.network.get("weights") is not None:
         with warnings.catch_warnings(action="ignore"):  # that nothing is copied to the meta device
             attempt.told += attempt(load_first_weights, config, parts) or []
     return attempt(training_module, config, parts)
@@ -173,7 +173,7 @@ def try_shape(parts: Parts, shape: Size) -> None:
         raise ValueError(f"pictures of {shape[0]}x{shape[1]} pixels: {error}") from error
 
 
-def warnings_of(config: DictConfig, module: NoisePredictorTraining) -> list[str]:
+def warnings_of(config: CheckSettings, module: NoisePredictorTraining) -> list[str]:
     """What `train` warns of at its start."""
     with contextlib.redirect_stdout(io.StringIO()) as said:
         warn_of_the_end(module.objective)

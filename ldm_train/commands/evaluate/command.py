@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig
 
 from ldm_train.assembly.parts import choose_device
+from ldm_train.assembly.stored_run import fill_from_run
 from ldm_train.assembly.training_module import training_module
 from ldm_train.commands.evaluate.drawing_models import Model, RunModel
 from ldm_train.commands.evaluate.drawn_pictures import Order, draw, forget_others, in_batches, processes
@@ -18,16 +18,17 @@ from ldm_train.commands.evaluate.real_pictures import Real, held_out_data, of_ca
 from ldm_train.commands.evaluate.requests import choose_prompts, points, refuse_contradictions
 from ldm_train.commands.evaluate.result_files import Result, write
 from ldm_train.settings.composition import build
+from ldm_train.settings.schema.using import EvaluateSettings
 from ldm_train.training.validation.held_out import held_out_losses
 from ldm_train.util.files import hidden_path, make_folder
 from ldm_train.util.locks import hold_lock
 from ldm_train.util.ownership import check_file
 
 
-def run(config: DictConfig) -> None:
+def run(config: EvaluateSettings) -> None:
     refuse_contradictions(config)
     out = Path(config.out)
-    sweeps = any(values is not None for values in config.sweep.values())
+    sweeps = any(values is not None for _, values in config.sweep)
     check_outputs(out, draws=config.pictures is None, sweeps=sweeps)
     make_folder(out.parent)
     busy = f"out={out} is being written by another process; wait for it, or choose another out"
@@ -41,8 +42,9 @@ def run(config: DictConfig) -> None:
         write(config, result)
 
 
-def of_gallery(config: DictConfig) -> Result:
+def of_gallery(config: EvaluateSettings) -> Result:
     """Pictures that are there already."""
+    assert config.pictures is not None
     gallery = open_gallery("pictures", config.pictures)
     captions = choose_prompts(config, gallery.captions, count=len(gallery.files))
     measures = open_measures(config, of_folder(config.real) if config.real else None, choose_device(config.device))
@@ -50,26 +52,27 @@ def of_gallery(config: DictConfig) -> Result:
     return Result(Numbers({"pictures": len(gallery.files)}) | numbers, measures.told())
 
 
-def of_pipeline(config: DictConfig) -> Result:
+def of_pipeline(config: EvaluateSettings) -> Result:
     """A pipeline in diffusers' layout."""
     from ldm_train.commands.evaluate.published_pipeline import PipelineModel  # which takes seconds to import
 
     model, real = PipelineModel(config), None
     if config.real or config.cache:
-        real = of_folder(config.real) if config.real else of_cache(config.cache, model.device)
-    evaluation = HeldOut() if config.get("evaluation") is None else build(config.evaluation, "evaluation")
+        real = of_folder(config.real) if config.real else of_cache(str(config.cache), model.device)
+    evaluation = HeldOut() if config.evaluation is None else build(config.evaluation, "evaluation")
     return of_model(config, model, evaluation, real)
 
 
-def of_run_dir(config: DictConfig) -> Result:
+def of_run_dir(config: EvaluateSettings) -> Result:
     """A trained run, whose held-out examples have losses too."""
     model = RunModel(config)
+    config = fill_from_run(config, model.trained.config)
     trained, data = model.trained, held_out_data(config, model.trained.config, model.trained.parts)
     if data is None:
         print("the run was encoded on the fly: without cache=… there is no validation loss")
     elif len(data.held_out) == 0:
         data = None
-    evaluation = build(trained.config.evaluation if config.get("evaluation") is None else config.evaluation, "evaluation")
+    evaluation = build(trained.config.evaluation if config.evaluation is None else config.evaluation, "evaluation")
     real = None if data is None else of_run(data, trained.parts.autoencoder, model.device)
     result = of_model(config, model, evaluation, of_folder(config.real) if config.real else real)
     if data is not None:
@@ -84,7 +87,7 @@ def of_run_dir(config: DictConfig) -> Result:
     return result
 
 
-def of_model(config: DictConfig, model: Model, evaluation: Evaluation, real: Real | None) -> Result:
+def of_model(config: EvaluateSettings, model: Model, evaluation: Evaluation, real: Real | None) -> Result:
     """What is measured of drawn pictures: by the command's own recipe, and at every point of a sweep.
 
     Raises:
@@ -115,8 +118,8 @@ def of_model(config: DictConfig, model: Model, evaluation: Evaluation, real: Rea
     return Result(measured[0] if measured else Numbers(), model.told(orders[0].config) | measures.told(), sweep)
 
 
-def open_measures(config: DictConfig, real: Real | None, device: torch.device) -> Measures:
+def open_measures(config: EvaluateSettings, real: Real | None, device: torch.device) -> Measures:
     """The extractors that a config names, on a device."""
-    extractor = None if config.get("features") is None or real is None else build(config.features, "features")
-    clip = None if config.get("clip_score") is None else build(config.clip_score, "clip_score")
+    extractor = None if config.features is None or real is None else build(config.features, "features")
+    clip = None if config.clip_score is None else build(config.clip_score, "clip_score")
     return Measures(real, extractor, clip, Resampling(config.resamples, config.seed), device)

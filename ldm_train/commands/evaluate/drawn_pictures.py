@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig, OmegaConf
 from rich.progress import Progress, track
 from torch import Tensor
 
@@ -25,12 +24,13 @@ from ldm_train.data.pictures.images import (
     to_bytes,
     to_signed,
 )
+from ldm_train.settings.schema.using import EvaluateSettings
 from ldm_train.settings.trust import Grants, current_grants, granted
 from ldm_train.util.files import atomic_write, is_temporary, make_folder
 from ldm_train.util.ownership import FolderKind, read_mark
 
 Painter = Callable[[list[str], Tensor], Tensor]
-Opener = Callable[[DictConfig], Painter]
+Opener = Callable[[EvaluateSettings], Painter]
 KEPT = FolderKind("the drawn pictures of an evaluation", "drawn.json", frozenset({"drawn"}))
 KEY, NUMBERED = re.compile(r"[0-9a-f]{16}"), re.compile(r"\d{6,}\.png")
 
@@ -45,7 +45,7 @@ class Order:
             that other processes find it.
     """
 
-    config: DictConfig
+    config: EvaluateSettings
     prompts: list[str]
     told: dict[str, object]
     opener: Opener
@@ -126,8 +126,7 @@ def draw_batch(order: Order, paint: Painter, numbers: Tensor, files: Sequence[Pa
 
 def draw_together(order: Order, batches: Sequence[Tensor], files: Sequence[Path], *, devices: int, what: str) -> None:
     """Share the batches among processes of their own."""
-    plain = OmegaConf.to_container(order.config, resolve=True)
-    shared = (plain, order.prompts, order.told, order.opener, list(batches), list(files), devices, current_grants())
+    shared = (order.config, order.prompts, order.told, order.opener, list(batches), list(files), devices, current_grants())
     context = torch.multiprocessing.spawn(draw_share, shared, nprocs=devices, join=False, daemon=True)
     with Progress() as progress:
         task = progress.add_task(what, total=len(files))
@@ -143,7 +142,7 @@ def draw_together(order: Order, batches: Sequence[Tensor], files: Sequence[Path]
 
 def draw_share(
     rank: int,
-    plain: dict[str, object],
+    config: EvaluateSettings,
     prompts: list[str],
     told: dict[str, object],
     opener: Opener,
@@ -153,9 +152,8 @@ def draw_share(
     grants: Grants,
 ) -> None:
     """What one of the processes does: open the model on its own device and draw every so many batches."""
-    config = OmegaConf.create(plain)
     if str(config.device).startswith("cuda"):
-        config.device = f"cuda:{rank}"
+        config = config.with_values(device=f"cuda:{rank}")
     torch.set_num_threads(max(1, torch.get_num_threads() // devices))
     order = Order(config, prompts, told, opener)
     with granted(grants):
@@ -164,7 +162,7 @@ def draw_share(
         draw_batch(order, paint, batch, files)
 
 
-def processes(config: DictConfig, device: torch.device) -> int:
+def processes(config: EvaluateSettings, device: torch.device) -> int:
     """How many processes draw.
 
     Raises:

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import torch
 from diffusers import DiffusionPipeline
-from omegaconf import DictConfig
 from torch import Tensor
 
 from ldm_train import draws
 from ldm_train.assembly.parts import choose_device
 from ldm_train.commands.evaluate.drawing_models import Told, plain
 from ldm_train.commands.evaluate.drawn_pictures import Opener, Painter
+from ldm_train.settings.schema.using import EvaluateSettings
 from ldm_train.types import Autoencoder
 from ldm_train.weights.fingerprint import digest_files
 from ldm_train.weights.tensor_files import check_tensor_file
@@ -21,20 +21,21 @@ from ldm_train.weights.tensor_files import check_tensor_file
 class PipelineModel:
     """A pipeline that diffusers reads from a folder, with its own sampler and spacing."""
 
-    def __init__(self, config: DictConfig) -> None:
+    def __init__(self, config: EvaluateSettings) -> None:
+        assert config.pipeline is not None
         self.device = choose_device(config.device)
         self.pipeline = open_pipeline(config.pipeline, self.device)
         self.opener: Opener = pipeline_painter
         self.autoencoder: Autoencoder | None = None
         self.identity: Told = {"pipeline": digest_files(Path(config.pipeline)), "diffusers": version("diffusers")}
 
-    def paint(self, config: DictConfig) -> Painter:
+    def paint(self, config: EvaluateSettings) -> Painter:
         return painter(self.pipeline, steps=config.steps, seed=config.seed, scale=scale_of(config))
 
-    def recipe(self, config: DictConfig) -> Told:
+    def recipe(self, config: EvaluateSettings) -> Told:
         return plain(config, "steps", "seed") | {"guidance": scale_of(config)}
 
-    def told(self, config: DictConfig) -> Told:
+    def told(self, config: EvaluateSettings) -> Told:
         return {
             "pipeline": type(self.pipeline).__name__,
             "sampler": sampler_name(self.pipeline),
@@ -44,12 +45,13 @@ class PipelineModel:
         }
 
 
-def scale_of(config: DictConfig) -> float | None:
+def scale_of(config: EvaluateSettings) -> float | None:
     """The guidance that a config asks for; None leaves it to the pipeline."""
-    return None if config.get("guidance") is None else config.guidance.scale
+    return None if config.guidance is None else config.guidance.get("scale")
 
 
-def pipeline_painter(config: DictConfig) -> Painter:
+def pipeline_painter(config: EvaluateSettings) -> Painter:
+    assert config.pipeline is not None
     pipeline = open_pipeline(config.pipeline, choose_device(config.device))
     return painter(pipeline, steps=config.steps, seed=config.seed, scale=scale_of(config))
 

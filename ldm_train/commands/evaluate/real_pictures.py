@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig
 from torch import Tensor
 
 from ldm_train.assembly.cache_identity import restore
@@ -18,6 +17,8 @@ from ldm_train.data.batches.datamodules import CachedLatents, split_held_out
 from ldm_train.data.cache.reader import Latents, join_caches, open_caches
 from ldm_train.run_dir.record import PRIOR
 from ldm_train.settings.composition import build
+from ldm_train.settings.schema.training import TrainSettings
+from ldm_train.settings.schema.using import EvaluateSettings
 from ldm_train.types import Autoencoder
 
 HELD_OUT = 0.05  # share of a cache that names none, for a model that is not a run: as `train` has it
@@ -70,13 +71,13 @@ def of_cache(folder: str, device: torch.device) -> Real:
     return of_latents(latents, split_held_out(latents, HELD_OUT)[1], autoencoder, device)
 
 
-def held_out_data(config: DictConfig, trained: DictConfig, parts: Parts) -> CachedLatents | None:
+def held_out_data(config: EvaluateSettings, trained: TrainSettings, parts: Parts) -> CachedLatents | None:
     """The batches of the cache that a command names, or of the run's own; None where the run was encoded on the fly.
 
     Raises:
         ValueError: there is no cache, or another autoencoder or text encoder than the run's made it.
     """
-    run_dir = Path(config.run_dir)
+    run_dir = Path(str(config.run_dir))
     if config.cache is None and trained.prior.prompts is not None and is_whole(run_dir / PRIOR):
         trained = with_class_pictures(trained, run_dir)
     cache = config.cache or trained.cache

@@ -7,11 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from omegaconf import DictConfig
-
 from ldm_train.commands.evaluate.measured import Numbers
 from ldm_train.commands.evaluate.output_files import COMMENT, KIND
 from ldm_train.commands.evaluate.sweep_plot import Point, curves
+from ldm_train.settings.schema.using import EvaluateSettings
 from ldm_train.util.files import atomic_write
 
 COUNTS = ("pictures", "held_out_pairs", "held_out_examples", "real_pictures", "step", "steps", "seed", "resamples")
@@ -46,7 +45,7 @@ def intervals(numbers: Numbers) -> dict[str, list[float]]:
     return {name: list(ends) for name, ends in numbers.intervals.items()}
 
 
-def write(config: DictConfig, result: Result) -> None:
+def write(config: EvaluateSettings, result: Result) -> None:
     """All files, each whole or not at all, and the numbers on the terminal."""
     out, text = Path(config.out), json.dumps(result.plain(), indent=2)
     if result.sweep:

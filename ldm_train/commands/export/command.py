@@ -3,27 +3,23 @@
 from dataclasses import replace
 from pathlib import Path
 
-from omegaconf import DictConfig
-
-from ldm_train.assembly.stored_run import read_config
 from ldm_train.assembly.trained_for import TRAINED_FOR, read_purpose
 from ldm_train.assembly.trained_part import alpha_of
 from ldm_train.commands.export.export_folder import refuse_existing_file
 from ldm_train.commands.export.own_weights import Export, of_checkpoint, of_snapshots, whole
 from ldm_train.commands.export.run_layouts import refuse_layout, write_layout
+from ldm_train.run_dir.stored_settings import read_trained
+from ldm_train.settings.schema.training import TrainSettings
+from ldm_train.settings.schema.using import ExportSettings
 from ldm_train.training.ema.profiles import refuse_length
 from ldm_train.weights.tensor_files import write_tensor_file
 
 OWN = (None, "own")
 
 
-def run(config: DictConfig) -> None:
+def run(config: ExportSettings) -> None:
     refuse_contradictions(config)
-    trained, run_dir = read_config(config.run_dir), Path(config.run_dir)
-    if "network" not in trained:
-        raise ValueError(
-            f"run_dir={run_dir} trained an autoencoder, which is in {run_dir / 'autoencoder'} in diffusers' layout already"
-        )
+    trained, run_dir = read_trained(config.run_dir), Path(config.run_dir)
     if config.ema_length is None:
         export = of_checkpoint(run_dir, str(config.weights))
     else:
@@ -36,18 +32,18 @@ def run(config: DictConfig) -> None:
         write_layout(config, trained, export)
 
 
-def write_own(config: DictConfig, trained: DictConfig, export: Export) -> None:
+def write_own(config: ExportSettings, trained: TrainSettings, export: Export) -> None:
     """One file under our own names."""
     out = Path(config.out)
     if config.merge:
         export = replace(export, weights=whole(trained, Path(config.run_dir), export.weights))
-    elif trained.get("adapter") is not None:
+    elif trained.adapter is not None:
         export.told["alpha"] = alpha_of(trained)
     write_tensor_file(out, export.weights, {"step": export.step} | export.told)
     print(f"{len(export.weights)} tensors, {out.stat().st_size / 2**20:.1f} MiB, of step {export.step} in {out}")
 
 
-def refuse_contradictions(config: DictConfig) -> None:
+def refuse_contradictions(config: ExportSettings) -> None:
     """Say which settings cannot be, or would do nothing.
 
     Raises:
@@ -69,11 +65,11 @@ def refuse_contradictions(config: DictConfig) -> None:
         raise ValueError(f"weights={config.weights} cannot be exported; a checkpoint holds ema (averaged) and raw")
 
 
-def refuse_own(config: DictConfig) -> None:
+def refuse_own(config: ExportSettings) -> None:
     """The same of settings that are other layouts'."""
     if Path(config.out).suffix != ".safetensors":
         raise ValueError(f"out={config.out} must end in .safetensors, the format that is written")
     for name in ("dtype", "lora_format", "licence", "data_licence"):
-        if config[name] is not None:
-            raise ValueError(f"{name}={config[name]} has no effect without layout=diffusers, single_file or lora")
+        if getattr(config, name) is not None:
+            raise ValueError(f"{name}={getattr(config, name)} has no effect without layout=diffusers, single_file or lora")
     refuse_existing_file(Path(config.out), overwrite=config.overwrite)

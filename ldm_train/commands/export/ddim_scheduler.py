@@ -3,13 +3,14 @@
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
 
 from ldm_train.assembly.published_scheduler import PREDICTIONS, named_schedule, same
 from ldm_train.diffusion.prediction import Prediction
 from ldm_train.diffusion.schedules.schedule import NoiseSchedule, VariancePreserving
 from ldm_train.samplers.spacings import Leading, Linspace, Spacing, Trailing
 from ldm_train.settings.composition import build
+from ldm_train.settings.schema.options import Part
+from ldm_train.settings.schema.training import TrainSettings
 
 THEIRS = {own: theirs for theirs, own in PREDICTIONS.items()}
 NAMED = {"scaled_linear": "scaled_linear", "linear": "linear", "cosine": "squaredcos_cap_v2"}
@@ -25,7 +26,7 @@ def not_held(schedule: NoiseSchedule, prediction: Prediction) -> list[str]:
     return found
 
 
-def scheduler_config(trained: DictConfig, schedule: VariancePreserving, prediction: Prediction) -> dict[str, Any]:
+def scheduler_config(trained: TrainSettings, schedule: VariancePreserving, prediction: Prediction) -> dict[str, Any]:
     """What belongs into `scheduler_config.json`: by the published names where they make the same table, else the table."""
     config = {
         "_class_name": "DDIMScheduler",
@@ -43,13 +44,13 @@ def scheduler_config(trained: DictConfig, schedule: VariancePreserving, predicti
     return config | {"trained_betas": betas(schedule)}
 
 
-def candidates(settings: DictConfig) -> list[dict[str, Any]]:
+def candidates(part: Part) -> list[dict[str, Any]]:
     """The published name, if any, that a run's own settings of its schedule go by."""
-    name = NAMED.get(str(settings.get("_target_", "")).rpartition(".")[2])
+    name = NAMED.get(part.target.rpartition(".")[2])
     if name is None:
         return []
-    ends = {key: settings[key] for key in ("beta_start", "beta_end") if key in settings}
-    return [{"beta_schedule": name, "rescale_betas_zero_snr": bool(settings.get("zero_terminal_snr", False)), **ends}]
+    ends: dict[str, Any] = {key: part.get(key) for key in ("beta_start", "beta_end") if key in part.arguments}
+    return [{"beta_schedule": name, "rescale_betas_zero_snr": bool(part.get("zero_terminal_snr", False)), **ends}]
 
 
 def betas(schedule: VariancePreserving) -> list[float]:

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from omegaconf import DictConfig
 from torch import Tensor
 
 from ldm_train.assembly.parts import Parts, build_parts
@@ -17,6 +16,7 @@ from ldm_train.commands.export.ddim_scheduler import not_held as not_held_by_sch
 from ldm_train.commands.export.encoder_configs import Left, autoencoder_out, text_out
 from ldm_train.conditioners.text_encoder import TextEncoder
 from ldm_train.networks.unet import UNet
+from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.training.optimization.parameter_groups import TEXT_ENCODER
 from ldm_train.util.safe_json import Json
 from ldm_train.weights.layouts import text_layout
@@ -49,7 +49,7 @@ class Leaving:
         notes: what else is to be told.
     """
 
-    trained: DictConfig
+    trained: TrainSettings
     parts: Parts
     linear_projection: bool
     unet: Part | None = None
@@ -64,7 +64,7 @@ class Leaving:
         return [reason for reasons in self.lacking.values() for reason in reasons] + self.unheard
 
 
-def leaving(trained: DictConfig, run_dir: Path, weights: Mapping[str, Tensor]) -> Leaving:
+def leaving(trained: TrainSettings, run_dir: Path, weights: Mapping[str, Tensor]) -> Leaving:
     """The parts of a run with these weights.
 
     Raises:
@@ -74,7 +74,7 @@ def leaving(trained: DictConfig, run_dir: Path, weights: Mapping[str, Tensor]) -
     refuse_other_purpose(run_dir, trained, parts)
     state = complete_weights(weights, run_dir, parts)
     found = Leaving(trained, parts, projects_linearly(parts, trained))
-    side = trained.image_size // parts.autoencoder.factor
+    side = parts.size // parts.autoencoder.factor
     network = below(state, "network.", parts.network.state_dict())
     found.lacking[UNET] = list(lacking_of_network(parts, trained))
     if not found.lacking[UNET]:
@@ -86,14 +86,14 @@ def leaving(trained: DictConfig, run_dir: Path, weights: Mapping[str, Tensor]) -
     return found
 
 
-def projects_linearly(parts: Parts, trained: DictConfig) -> bool:
+def projects_linearly(parts: Parts, trained: TrainSettings) -> bool:
     """As diffusers' own network does; ours as 2.x, where its heads have a size, and as 1.x, where they have a number."""
     if isinstance(parts.network, UNet):
         return trained.network.get("heads") is None
     return bool(parts.network.unet.config.use_linear_projection)  # type: ignore[union-attr]
 
 
-def lacking_of_network(parts: Parts, trained: DictConfig) -> list[str]:
+def lacking_of_network(parts: Parts, trained: TrainSettings) -> list[str]:
     return list_unsupported_settings(own_settings(trained.network, parts)) if isinstance(parts.network, UNet) else []
 
 

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig
 from torch import Tensor
 
 from ldm_train.assembly.parts import build_parts
@@ -14,6 +13,7 @@ from ldm_train.assembly.trained_for import TRAINED_FOR
 from ldm_train.assembly.trained_part import alpha_of
 from ldm_train.commands.export.export_folder import write_tensors
 from ldm_train.commands.export.exported_parts import lacking_of_network, plain_tensors, projects_linearly
+from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.weights.lora.lora_files import DIFFUSERS_METADATA_KEY
 from ldm_train.weights.lora.lora_layout import export_adapter_to_diffusers, export_adapter_to_kohya
 from ldm_train.weights.lora.lora_names import NETWORK_PREFIX, TEXT_PREFIX
@@ -24,7 +24,7 @@ FORMATS = ("diffusers", "kohya")
 
 def write_lora(
     folder: Path,
-    trained: DictConfig,
+    trained: TrainSettings,
     weights: Mapping[str, Tensor],
     *,
     form: str,
@@ -42,7 +42,7 @@ def write_lora(
     Raises:
         ValueError: the run has no adapters, or they are of a network that these layouts have no place for.
     """
-    if trained.get("adapter") is None:
+    if trained.adapter is None:
         raise ValueError(
             "layout=lora is for a run of adapters, and this one was trained with adapter=null; export all of it"
         )

@@ -5,9 +5,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from ldm_train.run_dir.reading import Plain, RunRead, read_run
+from ldm_train.settings.schema.training import TrainSettings
+from ldm_train.settings.schema.using import ExportSettings
 from ldm_train.util.files import atomic_write
 from ldm_train.weights.hub import is_hub_name
 
@@ -36,13 +38,13 @@ class Card:
     notes: Sequence[str]
 
 
-def write_card(folder: Path, card: Card, trained: DictConfig, run_dir: Path, config: DictConfig) -> None:
+def write_card(folder: Path, card: Card, trained: TrainSettings, run_dir: Path, config: ExportSettings) -> None:
     run = read_run(run_dir)
     lines = [*front(card, trained, config), *body(card, trained, run, config)]
     atomic_write(folder / "README.md", "\n".join(lines) + "\n")
 
 
-def front(card: Card, trained: DictConfig, config: DictConfig) -> list[str]:
+def front(card: Card, trained: TrainSettings, config: ExportSettings) -> list[str]:
     """The YAML that catalogues read."""
     base = str(trained.network.get("weights"))
     fields: dict[str, object] = {"library_name": "diffusers", "tags": list(card.tags)}
@@ -57,7 +59,7 @@ def front(card: Card, trained: DictConfig, config: DictConfig) -> list[str]:
     return ["---", OmegaConf.to_yaml(OmegaConf.create(fields)).rstrip(), "---", ""]
 
 
-def body(card: Card, trained: DictConfig, run: RunRead, config: DictConfig) -> Iterator[str]:
+def body(card: Card, trained: TrainSettings, run: RunRead, config: ExportSettings) -> Iterator[str]:
     yield from (f"# {card.name}", "", f"{card.kind} Written by `ldm-train export`.", "", "## Use", "", card.usage, "")
     if card.notes:
         yield from ("## Before you use it", "", *(f"- {note}" for note in card.notes), "")
@@ -81,22 +83,25 @@ def body(card: Card, trained: DictConfig, run: RunRead, config: DictConfig) -> I
             "Fill in what is not stated before you publish this: `licence=…` and `data_licence=…`.",
         )
     if trained.network.get("weights") is not None:
-        yield from ("", f"It stands on {public(str(trained.network.weights))}, whose licence holds for it too.")
+        yield from ("", f"It stands on {public(str(trained.network.get('weights')))}, whose licence holds for it too.")
 
 
-def training(card: Card, trained: DictConfig) -> Iterator[tuple[str, object]]:
+def training(card: Card, trained: TrainSettings) -> Iterator[tuple[str, object]]:
     """What it was trained on, and how long."""
-    caches = trained.get("cache")
+    caches = trained.cache
     names = [caches] if isinstance(caches, str) else list(caches or [])
-    source = trained.get("source")
-    yield "data", ", ".join(public(str(name)) for name in names) or public(str((source or {}).get("path", UNSTATED)))
+    yield (
+        "data",
+        ", ".join(public(str(name)) for name in names)
+        or public(str(UNSTATED if trained.source is None else trained.source.get("path", UNSTATED))),
+    )
     yield "picture size", f"{trained.image_size} pixels"
     yield "steps", card.told["step"]
     yield "batch size", trained.batch_size
     yield "examples seen", int(str(card.told["step"])) * trained.batch_size
     yield "weights", described(card.told)
     for group in ("prediction", "schedule", "optimizer"):
-        yield group, str(trained[group].get("_target_", "")).rpartition(".")[2]
+        yield group, getattr(trained, group).target.rpartition(".")[2]
     yield "learning rate", trained.optimizer.get("lr", UNSTATED)
     yield "started from", public(str(trained.network.get("weights") or "random weights"))
 

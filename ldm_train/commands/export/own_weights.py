@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig
 from rich.progress import track
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -14,6 +13,7 @@ from torch import Tensor
 from ldm_train.assembly.parts import build_parts
 from ldm_train.assembly.stored_weights import complete_weights, read_weights
 from ldm_train.assembly.trained_part import is_partial
+from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.training.ema.post_hoc import Combination, combine, solve
 from ldm_train.training.ema.profiles import gamma_of_length
 from ldm_train.training.ema.snapshots import FOLDER, Snapshot, lengths_in, name_in_snapshot, read_snapshots
@@ -31,7 +31,7 @@ class Export:
     told: dict[str, object]
 
 
-def whole(trained: DictConfig, run_dir: Path, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+def whole(trained: TrainSettings, run_dir: Path, weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """The weights of a run that trained a part of them, with the rest, and adapters merged into them.
 
     Raises:

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig
 
 from ldm_train.assembly.new_word_files import write_words
 from ldm_train.assembly.trained_for import TRAINED_FOR
@@ -15,11 +14,13 @@ from ldm_train.commands.export.lora_export import write_lora
 from ldm_train.commands.export.model_card import TASK, Card, write_card
 from ldm_train.commands.export.own_weights import Export
 from ldm_train.commands.export.single_file import untold_scale, write_single_file
+from ldm_train.settings.schema.training import TrainSettings
+from ldm_train.settings.schema.using import ExportSettings
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
-def refuse_layout(config: DictConfig) -> None:
+def refuse_layout(config: ExportSettings) -> None:
     """Say which settings cannot be, or would do nothing, in these layouts.
 
     Raises:
@@ -36,12 +37,12 @@ def refuse_layout(config: DictConfig) -> None:
     refuse_out(config)
 
 
-def refuse_out(config: DictConfig) -> None:
+def refuse_out(config: ExportSettings) -> None:
     out, given = Path(config.out).resolve(), str(config.out)
     refuse_existing(out, given=given, overwrite=config.overwrite, keep=Path(config.run_dir))
 
 
-def write_layout(config: DictConfig, trained: DictConfig, export: Export) -> None:
+def write_layout(config: ExportSettings, trained: TrainSettings, export: Export) -> None:
     """Write what `layout` names into the folder `out`, whole or not at all, and tell of it.
 
     Raises:
@@ -51,7 +52,7 @@ def write_layout(config: DictConfig, trained: DictConfig, export: Export) -> Non
     told = {"step": export.step} | export.told
     mark = {"layout": config.layout, "dtype": config.dtype or "float32"} | told
     with whole_folder(out, mark, check=lambda: refuse_out(config)) as folder:
-        card = {"diffusers": pipeline, "single_file": single_file, "lora": lora}[config.layout](
+        card = {"diffusers": pipeline, "single_file": single_file, "lora": lora}[str(config.layout)](
             config, trained, export, folder, dtype
         )
         write_card(folder, card, trained, Path(config.run_dir), config)
@@ -61,7 +62,7 @@ def write_layout(config: DictConfig, trained: DictConfig, export: Export) -> Non
     print(f"{card.kind} {size / 2**20:.1f} MiB, of step {export.step}, in {out}; its README.md says how to use it")
 
 
-def pipeline(config: DictConfig, trained: DictConfig, export: Export, folder: Path, dtype: torch.dtype) -> Card:
+def pipeline(config: ExportSettings, trained: TrainSettings, export: Export, folder: Path, dtype: torch.dtype) -> Card:
     found = leaving(trained, Path(config.run_dir), export.weights)
     written = write_pipeline(folder, found, dtype)
     found.notes += write_words(folder, found.parts.text_encoder)
@@ -75,7 +76,7 @@ def pipeline(config: DictConfig, trained: DictConfig, export: Export, folder: Pa
     return Card(name, kind, tags, told, usage.parts(config.out, written), [*lacking, *found.notes])
 
 
-def single_file(config: DictConfig, trained: DictConfig, export: Export, folder: Path, dtype: torch.dtype) -> Card:
+def single_file(config: ExportSettings, trained: TrainSettings, export: Export, folder: Path, dtype: torch.dtype) -> Card:
     name, told = Path(config.out).name, {"step": export.step} | export.told
     found = leaving(trained, Path(config.run_dir), export.weights)
     write_single_file(folder / f"{name}.safetensors", found, dtype)
@@ -85,11 +86,11 @@ def single_file(config: DictConfig, trained: DictConfig, export: Export, folder:
     return Card(name, kind, usage.TAGS, told, text, found.notes)
 
 
-def lora(config: DictConfig, trained: DictConfig, export: Export, folder: Path, dtype: torch.dtype) -> Card:
+def lora(config: ExportSettings, trained: TrainSettings, export: Export, folder: Path, dtype: torch.dtype) -> Card:
     name, told = Path(config.out).name, {"step": export.step} | export.told
     form = config.lora_format or "diffusers"
     purpose = export.told.get(TRAINED_FOR)
     file = write_lora(folder, trained, export.weights, form=form, dtype=dtype, name=name, purpose=purpose).name
     kind = {"diffusers": "A LoRA in diffusers' layout.", "kohya": "A LoRA in kohya's layout, as the web UIs load it."}[form]
-    text = usage.lora(config.out, file, str(trained.network.weights), trained)
+    text = usage.lora(config.out, file, str(trained.network.get("weights")), trained)
     return Card(name, kind, (*usage.TAGS, "lora"), told, text, [])

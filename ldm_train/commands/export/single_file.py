@@ -46,6 +46,7 @@ def text(found: Leaving) -> LazyTensors:
         table = text_layout.map_text_encoder_to_transformers(own)
         return made({text_layout.PREFIX_1 + name: piece for name, piece in table.items()}, own, own)
     unused: Mapping[str, Tensor] = found.text.unused
+    assert found.trained.text_encoder is not None
     if not unused and found.trained.text_encoder.get("layer") == "penultimate":  # it came without one
         count = text_layout.infer_text_architecture({name: tensor.shape for name, tensor in own.items()}).layers
         last, more = (f"transformer.resblocks.{number}." for number in (count - 1, count))

@@ -4,11 +4,11 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
-
 from ldm_train.assembly.parts import Parts
 from ldm_train.commands.export.model_card import TASK, public
 from ldm_train.settings.config_file import shortest_words
+from ldm_train.settings.schema.options import Part
+from ldm_train.settings.schema.training import TrainSettings
 
 TAGS = ("stable-diffusion", TASK, "ldm-train")
 MENDED = (
@@ -21,19 +21,19 @@ def code(*lines: str, language: str = "python") -> str:
     return "\n".join([f"```{language}", *lines, "```"])
 
 
-def prompt_of(trained: DictConfig) -> str:
+def prompt_of(trained: TrainSettings) -> str:
     """One that the run drew, else one of no matter."""
-    given = trained.pictures.get("prompts") if "pictures" in trained else None
+    given = trained.pictures.prompts
     return str(given[0]) if given else "a red apple"
 
 
-def drawing(trained: DictConfig) -> str:
+def drawing(trained: TrainSettings) -> str:
     """The call that draws as the run's own pictures were drawn, as far as a pipeline can."""
     settings = f"num_inference_steps={trained.pictures.steps}, guidance_scale={trained.guidance.get('scale', 1.0)}"
     return f"image = pipeline({json.dumps(prompt_of(trained), ensure_ascii=False)}, {settings}).images[0]"
 
 
-def pipeline(out: str, trained: DictConfig, parts: Parts) -> str:
+def pipeline(out: str, trained: TrainSettings, parts: Parts) -> str:
     load = (
         "from diffusers import StableDiffusionPipeline",
         "",
@@ -53,14 +53,15 @@ def pipeline(out: str, trained: DictConfig, parts: Parts) -> str:
     )
 
 
-def further(weights: str, trained: DictConfig, *, scale: float | None = None) -> str:
+def further(weights: str, trained: TrainSettings, *, scale: float | None = None) -> str:
     """How training goes on from what has left.
 
     Args:
         weights: the folder or file.
         scale: of the latents, where the weights do not tell it.
     """
-    if "weights" not in trained.text_encoder:
+    assert trained.text_encoder is not None
+    if "weights" not in trained.text_encoder.arguments:
         return (
             "Its text encoder is one of ldm-train's own, which comes in again from the run alone: "
             "`network.weights=RUN` trains that further."
@@ -73,7 +74,7 @@ def further(weights: str, trained: DictConfig, *, scale: float | None = None) ->
     ]
     train = [
         *words("network", trained.network, weights=weights, averaged=True, add_input_channels=False),
-        *(word for group in ("prediction", "schedule") for word in words(group, trained[group])),
+        *(word for group in ("prediction", "schedule") for word in words(group, getattr(trained, group))),
     ]
     return "\n\n".join(
         [
@@ -87,10 +88,9 @@ def further(weights: str, trained: DictConfig, *, scale: float | None = None) ->
     )
 
 
-def words(group: str, settings: DictConfig, **changed: object) -> list[str]:
-    plain = OmegaConf.to_container(settings)
-    assert isinstance(plain, dict)
-    return shortest_words(group, {str(key): value for key, value in plain.items()} | changed)
+def words(group: str, part: Part, **changed: object) -> list[str]:
+    """Return the words of a command line that choose a part, with some values changed."""
+    return shortest_words(group, part.as_plain() | changed)
 
 
 def parts(out: str, written: Sequence[str]) -> str:
@@ -105,7 +105,7 @@ def parts(out: str, written: Sequence[str]) -> str:
     return code(*lines)
 
 
-def single_file(out: str, name: str, trained: DictConfig, *, scale: float | None) -> str:
+def single_file(out: str, name: str, trained: TrainSettings, *, scale: float | None) -> str:
     file = f"{own_name(out)}/{name}.safetensors"
     return "\n\n".join(
         [
@@ -115,7 +115,7 @@ def single_file(out: str, name: str, trained: DictConfig, *, scale: float | None
     )
 
 
-def lora(out: str, file: str, base: str, trained: DictConfig) -> str:
+def lora(out: str, file: str, base: str, trained: TrainSettings) -> str:
     load = (
         "from diffusers import StableDiffusionPipeline",
         "",

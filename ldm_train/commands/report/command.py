@@ -3,20 +3,19 @@
 import sys
 from pathlib import Path
 
-from omegaconf import DictConfig, ListConfig
-
 from ldm_train.commands.report.report_page import page
 from ldm_train.reports.page import is_page, write_page
 from ldm_train.run_dir.reading import read_runs, require_config
+from ldm_train.settings.schema.using import ReportSettings
 from ldm_train.util.ownership import check_file
 
 
-def run(config: DictConfig) -> None:
+def run(config: ReportSettings) -> None:
     """Raises:
     ValueError: a folder that is no run directory, no run that can be read, the same one twice, or `out` is no page.
     """
     given = config.run_dir
-    paths = [Path(path) for path in given] if isinstance(given, ListConfig) else [Path(given)]
+    paths = [Path(path) for path in given] if isinstance(given, list) else [Path(given)]
     if not paths or len({path.resolve() for path in paths}) < len(paths):
         raise ValueError(f"run_dir={list(map(str, paths))} must name different run directories, one at least")
     out = Path(config.out)

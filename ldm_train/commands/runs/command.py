@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -17,7 +16,8 @@ from ldm_train.run_dir.metric_names import BINS, LIMITS, best, lower_is_better, 
 from ldm_train.run_dir.reading import RunRead, Series, is_run, read_runs
 from ldm_train.run_dir.run_settings import ABSENT, differing, names
 from ldm_train.run_dir.run_state import Word, state_of, time_of
-from ldm_train.settings.shipped import nearest
+from ldm_train.settings.schema.using import RunsSettings
+from ldm_train.util.text import nearest
 
 PASSED_OVER = {"checkpoints", "samples", "tensorboard", "wandb", "nonfinite", "evaluations", "autoencoder"}
 PLACES = ("started", "name", "state", "step", "speed")
@@ -30,7 +30,7 @@ WIDE = 10_000  # columns of what is no terminal, so that nothing is cut
 BEGINNING = datetime.min.replace(tzinfo=UTC)
 
 
-def run(config: DictConfig) -> None:
+def run(config: RunsSettings) -> None:
     """Raises:
     ValueError: no such folder, no run below it, or nothing to sort by.
     """

@@ -1,7 +1,6 @@
 """`ldm-train sample`: prompts to PNG files, and all of them together as a grid, an X/Y plot or a strip."""
 
 import torch
-from omegaconf import DictConfig
 from rich.progress import track
 
 from ldm_train.assembly.drawing import open_sized, read_prompts, read_start
@@ -12,10 +11,11 @@ from ldm_train.commands.sample.strip import draw_strip
 from ldm_train.commands.sample.xy_plot import draw_plots
 from ldm_train.data.pictures.images import to_bytes
 from ldm_train.settings.plot_axes import has_axes
+from ldm_train.settings.schema.using import SampleSettings
 from ldm_train.training.callbacks.picture_grids import grid
 
 
-def run(config: DictConfig) -> None:
+def run(config: SampleSettings) -> None:
     prompts = read_prompts(config.prompts)
     with PictureFolder(config) as folder:
         if has_axes(config):
@@ -27,7 +27,7 @@ def run(config: DictConfig) -> None:
         folder.finish(drawn)
 
 
-def draw_grid(config: DictConfig, prompts: list[str], folder: PictureFolder) -> list[str]:
+def draw_grid(config: SampleSettings, prompts: list[str], folder: PictureFolder) -> list[str]:
     """A picture of each prompt, the i-th with noise number i, and all in one; what each shows."""
     folder.expect([*(f"{number:04d}.png" for number in range(len(prompts))), "grid.png"])
     trained = open_sized(config)

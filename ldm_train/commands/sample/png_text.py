@@ -3,14 +3,13 @@
 import json
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
-
-from ldm_train.assembly.stored_run import TrainedRun
+from ldm_train.assembly.stored_run import TrainedRun, fill_from_run
+from ldm_train.settings.schema.using import SampleSettings
 
 SETTINGS = ("sampler", "spacing", "guidance", "steps", "seed", "negative_prompt", "picture", "strength", "mask")
 
 
-def texts(config: DictConfig, trained: TrainedRun, prompt: str, number: int, **more: object) -> dict[str, str]:
+def texts(config: SampleSettings, trained: TrainedRun, prompt: str, number: int, **more: object) -> dict[str, str]:
     """By keyword: `parameters`, which web interfaces for Stable Diffusion read, and `ldm_train`, all settings as JSON.
 
     Args:
@@ -22,18 +21,16 @@ def texts(config: DictConfig, trained: TrainedRun, prompt: str, number: int, **m
     return {"parameters": parameters(told), "ldm_train": json.dumps(told, ensure_ascii=False)}
 
 
-def of_all(config: DictConfig, prompts: list[str]) -> dict[str, str]:
+def of_all(config: SampleSettings, prompts: list[str]) -> dict[str, str]:
     """The same for a picture of several: the command's settings with its prompts, as JSON."""
-    plain = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(plain, dict)
+    plain = config.as_plain()
     told = {name: value for name, value in plain.items() if name not in ("out", "batch_size", "device", "debug")}
     return {"ldm_train": json.dumps(told | {"prompts": prompts}, ensure_ascii=False)}
 
 
-def settings(config: DictConfig, trained: TrainedRun) -> dict[str, object]:
+def settings(config: SampleSettings, trained: TrainedRun) -> dict[str, object]:
     """All that decides what is drawn but prompt and number, in plain values."""
-    plain = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(plain, dict)
+    plain = fill_from_run(config, trained.config).as_plain()
     size = trained.generation.size
     return {name: plain[name] for name in SETTINGS} | {
         "size": [size, size] if isinstance(size, int) else list(size),

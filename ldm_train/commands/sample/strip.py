@@ -3,7 +3,6 @@
 from itertools import pairwise
 
 import torch
-from omegaconf import DictConfig
 from rich.progress import track
 from torch import Tensor
 
@@ -11,10 +10,11 @@ from ldm_train.assembly.drawing import open_sized
 from ldm_train.assembly.picture_folder import PictureFolder
 from ldm_train.commands.sample.png_text import of_all, texts
 from ldm_train.data.pictures.images import to_bytes
+from ldm_train.settings.schema.using import SampleSettings
 from ldm_train.training.callbacks.picture_grids import grid
 
 
-def draw_strip(config: DictConfig, prompts: list[str], folder: PictureFolder) -> list[str]:
+def draw_strip(config: SampleSettings, prompts: list[str], folder: PictureFolder) -> list[str]:
     """`interpolate` pictures from each prompt to the next, both among them, all with noise number 0; what each shows.
 
     Every two prompts are a row of `strip.png`. The noise goes from `seed` to `to_seed` in each row, and back in the next.
@@ -22,6 +22,7 @@ def draw_strip(config: DictConfig, prompts: list[str], folder: PictureFolder) ->
     Raises:
         ValueError: one prompt, and no other seed either.
     """
+    assert config.interpolate is not None
     if len(prompts) == 1 and config.to_seed is None:
         raise ValueError(f"interpolate={config.interpolate} needs two prompts, or to_seed=1 for one prompt's noise")
     trained, shares = open_sized(config), torch.linspace(0, 1, config.interpolate)

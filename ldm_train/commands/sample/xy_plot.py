@@ -1,22 +1,23 @@
 """X/Y plots: a picture for each pair of values along two axes, all of the same noise where no axis is the seed."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 import torch
-from omegaconf import DictConfig
 from rich.progress import Progress
 from torch import Tensor
 
 from ldm_train.assembly.drawing import open_sized, read_start
 from ldm_train.assembly.picture_folder import PictureFolder
-from ldm_train.assembly.stored_run import TrainedRun, build_recipe, fill_from_run, read_config
+from ldm_train.assembly.stored_run import TrainedRun, build_recipe, fill_from_run
 from ldm_train.commands.sample.labelled_grid import plot
 from ldm_train.commands.sample.png_text import of_all, texts
 from ldm_train.data.pictures.images import to_bytes
 from ldm_train.generation import Recipe
+from ldm_train.run_dir.stored_settings import read_trained
 from ldm_train.settings.plot_axes import Axis, place, read_axes
+from ldm_train.settings.schema.using import SampleSettings
 from ldm_train.training.callbacks.picture_grids import grid
 
 
@@ -24,7 +25,7 @@ from ldm_train.training.callbacks.picture_grids import grid
 class Cell:
     """What stands at one place of a plot, and that place's number among all plots'."""
 
-    config: DictConfig
+    config: SampleSettings
     prompt: str
     number: int
 
@@ -34,10 +35,10 @@ class Cell:
 
     @property
     def recipe(self) -> str:
-        return str([self.config[name] for name in ("sampler", "spacing", "guidance", "steps", "seed")])
+        return str([getattr(self.config, name) for name in ("sampler", "spacing", "guidance", "steps", "seed")])
 
 
-def draw_plots(config: DictConfig, prompts: list[str], folder: PictureFolder) -> list[str]:
+def draw_plots(config: SampleSettings, prompts: list[str], folder: PictureFolder) -> list[str]:
     """A plot of each prompt, or one of all where they are an axis; what each numbered picture shows."""
     x, y = read_axes(config, prompts)
     cells = make_cells(config, prompts, x, y)
@@ -60,15 +61,13 @@ def draw_plots(config: DictConfig, prompts: list[str], folder: PictureFolder) ->
     return [cell.prompt for cell in cells for _ in range(config.count)]
 
 
-def make_cells(config: DictConfig, prompts: list[str], x: Axis, y: Axis) -> list[Cell]:
+def make_cells(config: SampleSettings, prompts: list[str], x: Axis, y: Axis) -> list[Cell]:
     """Plot by plot, row by row: the command's config with what each place on the axes stands for."""
     cells: list[Cell] = []
     for prompt in prompts[:1] if "prompt" in (x.name, y.name) else prompts:
         for row in y.values:
             for column in x.values:
-                own = config.copy()
-                place(own, x, column)
-                place(own, y, row)
+                own = place(place(config, x, column), y, row)
                 shown = {x.name: column, y.name: row}.get("prompt", prompt)
                 cells.append(Cell(own, str(shown), len(cells)))
     return cells
@@ -81,8 +80,8 @@ def draw_cells(cells: Sequence[Cell], folder: PictureFolder) -> Iterator[tuple[C
         ValueError: a cell cannot be drawn; none was, then.
     """
     trained = open_sized(cells[0].config)
+    cells = [replace(cell, config=fill_from_run(cell.config, trained.config)) for cell in cells]
     for cell in cells:
-        fill_from_run(cell.config, trained.config)
         trained.generation.check([cell.prompt], recipe_of(cell))
     for alike in grouped(cells, lambda cell: cell.recipe):
         for cell, drawn in zip(alike, draw_alike(alike, trained), strict=True):
@@ -114,7 +113,7 @@ def recipe_of(cell: Cell) -> Recipe:
 def refuse_sizes(cells: Sequence[Cell]) -> None:
     """Refuse runs whose pictures have other sizes, and so would not fit into one table."""
     runs = [str(cell.config.run_dir) for cell in cells]
-    sizes = {run_dir: read_config(run_dir).image_size for run_dir in dict.fromkeys(runs)}
+    sizes = {run_dir: read_trained(run_dir).image_size for run_dir in dict.fromkeys(runs)}
     if cells[0].config.size is None and len(set(sizes.values())) > 1:
         told = ", ".join(f"{run_dir} of {size}" for run_dir, size in sizes.items())
         raise ValueError(f"the runs' pictures have other sizes: {told} pixels; size=[HEIGHT,WIDTH] gives all the same")

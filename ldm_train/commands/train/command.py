@@ -4,7 +4,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig
 
 from ldm_train.assembly.limits import ending, told_ending
 from ldm_train.assembly.new_word_files import write_words
@@ -21,7 +20,8 @@ from ldm_train.assembly.watching import Watching
 from ldm_train.conditioners.text_encoder import TextEncoder
 from ldm_train.run_dir.holding import hold_run_directory
 from ldm_train.run_dir.record import note_saved, prepare, set_threads
-from ldm_train.settings.composition import build, plain
+from ldm_train.settings.composition import build
+from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.training.callbacks.spent import Spent
 from ldm_train.training.checkpoints.checkpoint_callback import Keeping
 from ldm_train.training.ema.ema import EMA
@@ -31,11 +31,11 @@ from ldm_train.training.fit import run as fit
 from ldm_train.util.processes import launched_rank
 
 
-def run(config: DictConfig) -> int:
+def run(config: TrainSettings) -> int:
     """Train; the exit code is 0 for a finished run, and INTERRUPTED for one that was saved before."""
     refuse_fused_scaling(config)
     refuse_processes(config, shardable=True)
-    limits, keeping = ending(config), Keeping(**config.checkpoint)
+    limits, keeping = ending(config), Keeping(**dict(config.checkpoint))
     set_threads(config.threads)
     quiet()
     refuse_optimization(config)
@@ -44,13 +44,12 @@ def run(config: DictConfig) -> int:
         return told_ending(config, train(config, limits, keeping))
 
 
-def train(config: DictConfig, limits: Limits, keeping: Keeping) -> str | None:
+def train(config: TrainSettings, limits: Limits, keeping: Keeping) -> str | None:
     """Why the run was left before its end, if it was."""
     loggers = build_loggers(config)
-    given = config.copy()
-    join_prior(config)
+    given, config = config, join_prior(config)
     torch.manual_seed(config.seed)
-    parts, data, content = open_data(config)
+    config, parts, data, content = open_data(config)
     captions = training_captions(parts.text_encoder, data, caches=len(given_caches(given)))
     told = check_new_words(config, parts.text_encoder, captions)
     stored = with_given_caches(config, given)
@@ -85,7 +84,7 @@ def train(config: DictConfig, limits: Limits, keeping: Keeping) -> str | None:
         keeping=keeping,
         callbacks=[ema, Snapshots(run_dir, ema), *watching.callbacks(config, ema, content=content, spent=spent)],
         loggers=loggers,
-        settings=plain(stored),
+        settings=stored.as_plain(),
         log_every=config.trainer.log_every_n_steps,
         health_every=config.health.every,
         spent=spent,
@@ -94,6 +93,7 @@ def train(config: DictConfig, limits: Limits, keeping: Keeping) -> str | None:
         resumed=resumed,
         saved=partial(note_saved, run_dir),
     )
+    assert config.text_encoder is not None
     if launched_rank() == 0 and config.text_encoder.get("new_words"):
         with ema.swapped(module):
             print(*write_words(run_dir, module.text_encoder))

@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig
 
 from ldm_train.assembly.limits import ending, told_ending
 from ldm_train.assembly.optimization_checks import refuse_optimization
@@ -20,7 +19,8 @@ from ldm_train.data.sources.items import Item, format_name
 from ldm_train.metrics.drawings import psnr
 from ldm_train.run_dir.holding import hold_run_directory
 from ldm_train.run_dir.record import commands, note_saved, prepare, set_threads
-from ldm_train.settings.composition import build, plain
+from ldm_train.settings.composition import build
+from ldm_train.settings.schema.training import AutoencoderTrainingSettings
 from ldm_train.training.autoencoder_module import AutoencoderTraining
 from ldm_train.training.callbacks.reconstructions import Reconstructions
 from ldm_train.training.callbacks.spent import Spent
@@ -33,11 +33,11 @@ from ldm_train.util.processes import launched_rank
 from ldm_train.util.safe_json import numbers_of, parse_json
 
 
-def run(config: DictConfig) -> int:
+def run(config: AutoencoderTrainingSettings) -> int:
     """Train; the exit code is 0 for a finished run, and INTERRUPTED for one that was saved before."""
     refuse_fused_scaling(config)
     refuse_processes(config)
-    limits, keeping = ending(config), Keeping(**config.checkpoint)
+    limits, keeping = ending(config), Keeping(**dict(config.checkpoint))
     refuse_optimization(config)
     set_threads(config.threads)
     quiet()
@@ -45,7 +45,7 @@ def run(config: DictConfig) -> int:
         return told_ending(config, train(config, limits, keeping))
 
 
-def train(config: DictConfig, limits: Limits, keeping: Keeping) -> str | None:
+def train(config: AutoencoderTrainingSettings, limits: Limits, keeping: Keeping) -> str | None:
     """Why the run was left before its end, if it was; its autoencoder is written at its end."""
     loggers = build_loggers(config)
     autoencoder = build(config.architecture, "architecture").initialise(config.seed)
@@ -79,7 +79,7 @@ def train(config: DictConfig, limits: Limits, keeping: Keeping) -> str | None:
         keeping=keeping,
         callbacks=[Reconstructions(run_dir, every=config.pictures.every, spent=spent)],
         loggers=loggers,
-        settings=plain(config),
+        settings=config.as_plain(),
         log_every=config.trainer.log_every_n_steps,
         health_every=config.health.every,
         spent=spent,

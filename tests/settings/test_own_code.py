@@ -6,7 +6,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from ldm_train.settings.constructors import build
-from ldm_train.settings.kinds import KINDS
+from ldm_train.settings.own_code import KINDS
 from ldm_train.settings.trust import Grants, granted
 
 CODE = """

@@ -1,0 +1,234 @@
+"""The settings of commands that train: `train`, `train_autoencoder`, and `check`, which takes the settings of `train`."""
+
+from typing import Annotated, Literal
+
+from ldm_train.settings.schema.kinds import (
+    BelowOne,
+    Choice,
+    Count,
+    FilePath,
+    Finite,
+    NotNegative,
+    Paths,
+    Prompts,
+    Range,
+    Section,
+    Share,
+    Text,
+    Texts,
+    WholeNumber,
+    Words,
+    setting,
+)
+from ldm_train.settings.schema.options import CommandSettings, Part, TrainerSettings
+
+DTYPES = ("float16", "bfloat16", "float32")
+Dtype = Annotated[str, Choice(DTYPES)]
+MicroBatch = Annotated[int | Literal["auto"], Range(1), Words("a whole number of at least 1, or auto")]
+MOST_PIXELS = 178_956_970
+
+
+class CheckpointSettings(Section):
+    """When a run is saved, and which of its checkpoints stay."""
+
+    every: Count = setting(500, "optimizer steps between checkpoints", free=True)
+    keep: Count = setting(1, "how many of the newest checkpoints stay", free=True)
+    keep_every: Count | None = setting(None, "checkpoints of every so many steps stay for good", free=True)
+    best: Text | None = setting(
+        None, "the checkpoint with the best value of this metric stays too, such as validation_loss", free=True
+    )
+    best_is: Annotated[str, Choice(("lowest", "highest"))] = setting(
+        "lowest", "which value of that metric is best", free=True
+    )
+    shares: bool = setting(
+        False,
+        "with trainer.strategy=fsdp2, each process writes its part; for models that fill one machine's memory",
+        free=True,
+    )
+
+
+class HealthSettings(Section):
+    """How often a run looks at its weights and at the machine."""
+
+    every: Count = setting(50, "optimizer steps between looks; every 10th costs up to a percent of the time", free=True)
+
+
+class PriorSettings(Section):
+    """Prior preservation: pictures that network.weights draws first, trained on with the cache's so that they are not unlearned."""
+
+    prompts: Prompts | None = setting(None, "what they show; null: none")
+    count: Count = setting(200, "pictures, over the prompts in turn; kept in run_dir/prior")
+    weight: NotNegative = setting(
+        1.0, "of their loss to that of the cache's pictures: weight / (1 + weight) of the examples"
+    )
+    steps: Count = setting(20, "steps of the sampler")
+    seed: int = setting(0, "of their noise")
+
+
+class ParameterGroupSettings(Section):
+    """Which parameters share a rate and a weight decay."""
+
+    decay_norms_and_biases: bool = setting(False, "optimizer.weight_decay is for norms and biases too")
+    text_encoder_lr: NotNegative | None = setting(None, "base rate of a text encoder that is trained; null: optimizer.lr")
+
+
+class ValidationSettings(Section):
+    """The loss on held-out examples."""
+
+    every: Count = setting(500, "optimizer steps between measurements", free=True)
+    repeats: Count = setting(4, "timesteps per held-out example", free=True)
+    bins: Count = setting(8, "bins of log-SNR, each with a loss of its own", free=True)
+    examples: Count | None = setting(1000, "at most so many held-out examples, evenly spread; null: all", free=True)
+
+
+class PictureSettings(Section):
+    """Pictures drawn while a run trains."""
+
+    every: Count = setting(500, "optimizer steps between pictures", free=True)
+    prompts: Prompts | None = setting(None, "what they show; null: captions of held-out examples; []: none", free=True)
+    count: Count = setting(8, "held-out examples drawn from their captions, next to the true pictures", free=True)
+    guidance: list[Finite] | None = setting(None, "scales, such as [1,2,4], a row for each; null: guidance.scale", free=True)
+    steps: Count = setting(20, "steps of the sampler", free=True)
+    seed: int = setting(0, "of their noise", free=True)
+
+
+class MetricSettings(Section):
+    """Metrics of sets of pictures while a run trains."""
+
+    every: Count | None = setting(800, "optimizer steps between measurements, and at the end; null: none", free=True)
+    count: Annotated[int, Range(4)] = setting(64, "held-out captions drawn, and true pictures compared with them", free=True)
+    steps: Count = setting(10, "steps of the sampler", free=True)
+    seed: int = setting(0, "of their noise", free=True)
+
+
+class FittingSettings(CommandSettings):
+    """What every training has."""
+
+    run_dir: FilePath = setting(..., "the run directory", free=True)
+    batch_size: Count = setting(32, "examples of one optimizer step, over all devices")
+    micro_batch_size: MicroBatch | None = setting(
+        None, "examples of one forward pass; null: a device's share; auto: what fits into memory", free=True
+    )
+    max_steps: Count = setting(10_000, "optimizer steps of the run", free=True)
+    seed: int = setting(0, "of everything that is drawn")
+    threads: Count | None = setting(None, "CPU threads; null: as many as it has cores", free=True)
+    workers: WholeNumber = setting(0, "processes that make batches; a cache is read faster without", free=True)
+    resume: Annotated[str, Choice(("auto", "never", "restart"))] = setting(
+        "auto",
+        "never: refuse a run directory that has a checkpoint; restart: remove its history and checkpoints and start anew",
+        free=True,
+    )
+    max_time: Text | None = setting(
+        None, "such as 11:30:00: save then and leave with exit code 75; the same command continues", free=True
+    )
+    max_nonfinite_steps: Count = setting(
+        20, "so many steps in a row that are not finite, each left out, are an error", free=True
+    )
+    checkpoint: CheckpointSettings = setting(CheckpointSettings(), "", free=True)
+    health: HealthSettings = setting(HealthSettings(), "", free=True)
+
+    optimizer: Part
+    lr_schedule: Part
+    trainer: TrainerSettings
+    logger: Part | None = None
+
+
+class SourceSettings(CommandSettings):
+    """How the pictures of a source are read."""
+
+    background: Text = setting("white", 'what shows through transparent pictures: a colour\'s name, or "#rrggbb"')
+    max_pixels: Count = setting(MOST_PIXELS, "larger pictures are left out: decoding them takes too much memory", free=True)
+    dtype: Dtype = setting("float16", "of stored latents: float16, bfloat16 or float32")
+    source: Part | None = None
+    scale_check: bool = setting(True, "refuse latents with a deviation far from 1 after scaling", free=True)
+
+
+class TrainSettings(FittingSettings, SourceSettings):
+    """The settings of `ldm-train train`."""
+
+    cache: Paths | None = setting(
+        ..., "a cache's folder, or several: [caches/a,caches/b]; null: source is encoded on the fly", free=True
+    )
+    cache_repeats: Annotated[list[NotNegative], Words("a list with a number for each cache, such as [1,3]")] | None = (
+        setting(None, "how often an epoch has each of several caches")
+    )
+    cache_shares: Annotated[list[NotNegative], Words("a list with a number for each cache, such as [0.8,0.2]")] | None = (
+        setting(None, "or the share of each in an epoch")
+    )
+    prior: PriorSettings = setting(PriorSettings(), "")
+    image_size: Count | None = setting(None, "side of the pictures, pixels; null: the cache's own; another one is refused")
+    caption_dropout: Share = setting(0.1, "share of examples trained without a caption, for guidance")
+    trained: Texts | None = setting(
+        None,
+        'patterns of parameters\' names, ["network.*.cross_attention.*"]; the rest stays as network.weights has it; null: all',
+    )
+    offset_noise: NotNegative = setting(0.0, "0.1 learns a picture's brightness better")
+    input_perturbation: NotNegative = setting(
+        0.0, "further noise in the network's input only: 0.1 for long runs on few pictures"
+    )
+    held_out: BelowOne = setting(0.05, "share kept from training, if the source names none")
+    parameter_groups: ParameterGroupSettings = setting(ParameterGroupSettings(), "")
+    validation: ValidationSettings = setting(ValidationSettings(), "", free=True)
+    pictures: PictureSettings = setting(PictureSettings(), "", free=True)
+    metrics: MetricSettings = setting(MetricSettings(), "", free=True)
+    fused_backward: bool = setting(
+        False, "step within the backward pass, without memory for all gradients; no clipping, accumulation or DDP", free=True
+    )
+    channels_last: bool = setting(False, "faster convolutions on a recent GPU, with trainer.precision=bf16-mixed", free=True)
+    compile: Text | None = setting(
+        None, "such as inductor: compile the network by this backend, minutes at the start", free=True
+    )
+
+    network: Part
+    schedule: Part
+    prediction: Part
+    timesteps: Part
+    weighting: Part
+    ema: Part
+    sampler: Part
+    spacing: Part
+    guidance: Part
+    evaluation: Part
+    autoencoder: Part | None = None
+    text_encoder: Part | None = None
+    crop: Part
+    features: Part | None = None
+    clip_score: Part | None = None
+    adapter: Part | None = None
+
+
+class CheckSettings(TrainSettings):
+    """The settings of `ldm-train check`: those of `train` and `encode`."""
+
+    out: FilePath | None = setting(None, "folder for check.html and check.json; null: only print")
+    measure: bool = setting(True, "false: encode and train nothing, which leaves the latents unseen and the time unknown")
+    price_per_hour: NotNegative | None = setting(
+        None, "of a machine like this one, in any currency: the cost of encoding and training is estimated"
+    )
+    cache: Paths | None = setting(None, "compare with this cache, if given")
+    run_dir: FilePath | None = setting(None, "not looked at")  # type: ignore[assignment]
+    image_size: Count = setting(64, "side of the pictures, pixels; with crop=buckets, of a square of the same area")
+    encode_batch_size: Count = setting(16, "views of pictures of one forward pass while encoding")
+    unchanged_by: Annotated[str, Choice(("hash", "stat"))] = setting("hash", "not used: check reads every picture")
+    prune: bool = setting(False, "not used")
+    strict: bool = setting(True, "false: pictures that cannot be used are only warnings")
+
+    source: Part
+    autoencoder: Part
+    text_encoder: Part
+
+
+class AutoencoderTrainingSettings(FittingSettings):
+    """The settings of `ldm-train train_autoencoder`."""
+
+    image_size: Count = setting(64, "side of the pictures, pixels")
+    batch_size: Count = setting(16, "pictures of one optimizer step, over all devices")
+    max_steps: Count = setting(7000, "optimizer steps of the run", free=True)
+    workers: WholeNumber = setting(0, "processes that decode pictures", free=True)
+    flip: bool = setting(False, "mirror half of the pictures")
+    mse_weight: NotNegative = setting(1.0, "of the squared error, next to the L1 error")
+    kl_weight: NotNegative = setting(1e-3, "of the divergence, per latent value")
+    pictures: HealthSettings = setting(HealthSettings(every=500), "", free=True)
+
+    source: Part
+    architecture: Part

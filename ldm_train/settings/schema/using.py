@@ -1,0 +1,189 @@
+"""The settings of commands that encode, draw, measure, write or list."""
+
+from typing import Annotated, Literal
+
+from ldm_train.settings.schema.kinds import (
+    Choice,
+    Count,
+    FilePath,
+    Finite,
+    Paths,
+    Positive,
+    Prompts,
+    Range,
+    Section,
+    Share,
+    Text,
+    WholeNumber,
+    Words,
+    setting,
+)
+from ldm_train.settings.schema.options import CommandSettings, Part, TrainerSettings
+from ldm_train.settings.schema.training import Dtype, SourceSettings
+
+Device = Annotated[str, Choice(("auto", "cpu", "cuda", "cuda:0", "mps", "xpu"), pattern=r"(cuda|xpu):\d+")]
+Weights = Annotated[FilePath, Words("ema, raw, or a file of `ldm-train export`")]
+
+
+class EncodeSettings(SourceSettings):
+    """The settings of `ldm-train encode`."""
+
+    cache: FilePath = setting(
+        ..., "folder to write, which several nodes must share; the old cache there stays until the new one is complete"
+    )
+    image_size: Count = setting(64, "side of the pictures, pixels; with crop=buckets, of a square of the same area")
+    batch_size: Count = setting(16, "views of pictures of one forward pass")
+    workers: WholeNumber = setting(0, "processes that decode pictures")
+    unchanged_by: Annotated[str, Choice(("hash", "stat"))] = setting(
+        "hash", "stat: trust a file's size and time instead of reading it; they are kept next to the cache"
+    )
+    prune: bool = setting(False, "drop more than a tenth of the cache's pictures if the source no longer has them")
+    strict: bool = setting(False, "exit with 1 if a picture was left out")
+
+    source: Part
+    crop: Part
+    autoencoder: Part
+    text_encoder: Part
+    trainer: TrainerSettings
+
+
+class DrawingSettings(CommandSettings):
+    """How `sample` and `evaluate` draw."""
+
+    run_dir: FilePath | None = setting(None, "a trained run")
+    steps: Count = setting(30, "steps of the sampler")
+    seed: int = setting(0, "of the noise")
+    weights: Weights = setting("ema", "raw: the weights that the optimizer holds; or a file of `ldm-train export`")
+    device: Device = setting("auto", "where to compute; auto: a GPU if there is one")
+
+    sampler: Part
+    spacing: Part | None = None
+    guidance: Part | None = None
+
+
+class AxisSettings(Section):
+    """What varies along an axis of an X/Y plot: one of these. Every cell has the same noise unless seed varies."""
+
+    guidance: list[Finite] | None = setting(None, "[1,1.5,2], of guidance.scale")
+    steps: list[Count] | None = setting(None, "[10,20]")
+    sampler: list[Text] | None = setting(None, "[ddim,heun]")
+    checkpoint: list[Text] | None = setting(None, "[ema,raw,RUN_DIR,FILE.safetensors]")
+    prompt: Literal[True] | None = setting(None, "true: the prompts")
+    seed: list[WholeNumber] | None = setting(None, "[0,1,2]")
+
+
+class SampleSettings(DrawingSettings):
+    """The settings of `ldm-train sample`."""
+
+    run_dir: FilePath = setting(..., "a trained run")
+    prompts: Prompts = setting(..., "a list, one text, or a text file with one prompt a line")
+    out: FilePath = setting(..., "folder for 0000.png ... and grid.png, plot.png or strip.png")
+    count: Count = setting(1, "pictures of each prompt")
+    size: Annotated[list[Count], Range(1), Words("[HEIGHT,WIDTH], such as [512,768]")] | None = setting(
+        None, "height and width in pixels; null: a square of the run's image_size"
+    )
+    negative_prompt: Text = setting("", "what guidance leads away from")
+    picture: FilePath | None = setting(None, "a file to start from instead of noise")
+    strength: Share = setting(1.0, "share of the steps taken from that picture: how much of it may change")
+    mask: FilePath | None = setting(None, "a file, white where to draw anew; the rest of the picture is kept")
+    batch_size: Count = setting(16, "pictures drawn at once")
+    labels: bool = setting(False, "write each picture's prompt under it in grid.png")
+    x: AxisSettings = setting(AxisSettings(), "")
+    y: AxisSettings = setting(AxisSettings(), "")
+    interpolate: Annotated[int, Range(2)] | None = setting(
+        None, "so many pictures from each prompt to the next, both ends included"
+    )
+    to_seed: int | None = setting(None, "of an interpolation: the noise goes from seed to this one")
+    blend: Annotated[Literal["slerp", "lerp"], Choice(("slerp", "lerp"))] = setting(
+        "slerp", "how the prompts' embeddings are blended"
+    )
+    adapters: (
+        Annotated[dict[str, Finite] | Paths | list[dict[str, object]], Words("paths, or paths with factors")] | None
+    ) = setting(
+        None,
+        "LoRAs with factors, {runs/lora:0.8,other.safetensors:0.5}: run directories, and files of this program, diffusers or kohya",
+    )
+    embeddings: Paths | None = setting(
+        None, "vectors of new words, [run/learned_embeds.safetensors], also of diffusers and of web interfaces"
+    )
+
+    guidance: Part
+
+
+class SweepSettings(Section):
+    """Further pictures at every combination of these: a table and a plot."""
+
+    guidance: list[Finite] | None = setting(None, "[1,1.5,2], of guidance.scale")
+    steps: list[Count] | None = setting(None, "[10,20]")
+
+
+class EvaluateSettings(DrawingSettings):
+    """The settings of `ldm-train evaluate`."""
+
+    run_dir: FilePath | None = setting(None, "a trained run; give one of run_dir, pictures and pipeline")
+    pictures: FilePath | None = setting(None, "a folder of pictures")
+    pipeline: FilePath | None = setting(None, "a pipeline's folder in diffusers' layout; its own sampler draws")
+    real: FilePath | None = setting(
+        None, "a folder of real pictures; null: the cache's held-out ones, decoded by the autoencoder"
+    )
+    prompts: Prompts | None = setting(None, "a list, one text, or a text file with one a line; null: the held-out captions")
+    samples: Count | None = setting(
+        None, "pictures to draw; null: one for each held-out picture, or what the evaluation asks for"
+    )
+    out: FilePath = setting(
+        ..., "FILE.json; a Markdown file and a sweep's plot next to it, and pictures in FILE.json.pictures"
+    )
+    cache: Paths | None = setting(None, "null: the run's own")
+    steps: Count = setting(20, "steps of the sampler")
+    sweep: SweepSettings = setting(SweepSettings(), "")
+    resamples: WholeNumber = setting(200, "random halves of the pictures for the 95 % intervals; 0: none")
+    batch_size: Count = setting(40, "pictures drawn at once")
+    devices: Annotated[int | Literal["auto"], Range(1), Words("a whole number of at least 1, or auto")] = setting(
+        "auto", "processes that draw, each on its own GPU; auto: all GPUs, or one process on the CPU"
+    )
+
+    evaluation: Part | None = None
+    features: Part | None = None
+    clip_score: Part | None = None
+
+
+class ExportSettings(CommandSettings):
+    """The settings of `ldm-train export`."""
+
+    run_dir: FilePath = setting(..., "a trained run")
+    out: FilePath = setting(..., "FILE.safetensors; with layout=… a folder")
+    layout: Annotated[str, Choice(("own", "diffusers", "single_file", "lora"))] | None = setting(
+        None, "diffusers (a pipeline's folder), single_file (for web interfaces), lora (a run's adapters); null: own"
+    )
+    lora_format: Annotated[str, Choice(("diffusers", "kohya"))] | None = setting(
+        None, "of layout=lora: diffusers, also null, or kohya (for web interfaces)"
+    )
+    dtype: Dtype | None = setting(None, "of those layouts: float32 (also null), float16, bfloat16")
+    weights: Weights = setting(
+        "ema", "of the last checkpoint; raw: those that the optimizer holds; or a file of this command"
+    )
+    ema_length: Positive | None = setting(
+        None, "such as 0.08: make the average over this share of the run from the snapshots that ema=power stored"
+    )
+    step: WholeNumber | None = setting(None, "where that average ends; null: at the last snapshot")
+    merge: bool = setting(False, "of a run that trains adapters or a part by names: write all weights, with those merged in")
+    overwrite: bool = setting(
+        False, "replace a folder that this command did not write, or that was changed since; its files are lost"
+    )
+    licence: Text | None = setting(None, "of the weights, for the model card, such as openrail or apache-2.0")
+    data_licence: Text | None = setting(None, "of the pictures and captions, for the model card")
+
+
+class ReportSettings(CommandSettings):
+    """The settings of `ldm-train report`."""
+
+    run_dir: Paths = setting(..., "a run directory, or several: [outputs/a,outputs/b]; also of runs that are still going on")
+    out: FilePath = setting(..., "the HTML file")
+
+
+class RunsSettings(CommandSettings):
+    """The settings of `ldm-train runs`."""
+
+    dir: FilePath = setting("outputs", "the folder; its name alone on the command line will do")
+    sort: Text = setting("started", "or name, state, step, speed; or a metric such as validation_loss, the best first")
+    format: Annotated[str, Choice(("table", "json"))] = setting("table", "or json, with all metrics of each run")

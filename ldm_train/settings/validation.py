@@ -1,0 +1,133 @@
+"""Plain settings to typed ones: unknown names, missing values, wrong types, and values out of range.
+
+A wrong name or type ends the reading (`ConfigError`); values out of range are listed, all of them, since `check` reports each.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from ldm_train.settings.plot_axes import axis_problems
+from ldm_train.settings.schema.commands import SCHEMAS, argument_kind, kind_of
+from ldm_train.settings.schema.kinds import describe, field_problems, problems_of
+from ldm_train.settings.schema.largest_values import too_large
+from ldm_train.settings.schema.options import MIXED_16, TARGET, CommandSettings, Part, TrainerSettings, dict_settings
+from ldm_train.settings.shipped import ConfigError
+
+Origin = Callable[[str], str]  # of a setting's full name: " in FILE", or nothing
+STRICT = ConfigDict(strict=True)
+
+
+def read_settings(verb: str, values: Mapping[str, Any], origin: Origin = lambda name: "") -> CommandSettings:
+    """Return the typed settings of a command.
+
+    Args:
+        values: as a composed or a stored config holds them, names already known to be the command's.
+
+    Raises:
+        ConfigError: a value of another type; it names the setting, the value and what is accepted.
+    """
+    try:
+        settings = SCHEMAS[verb].model_validate(dict(values))
+    except ValidationError as error:
+        raise ConfigError(_explain(verb, values, error, origin)) from None
+    return settings.model_copy(update={name: _checked(name, part, origin) for name, part in parts_of(settings).items()})
+
+
+def parts_of(settings: CommandSettings) -> dict[str, Part]:
+    """Return the chosen options of a command's groups."""
+    values = {name: getattr(settings, name) for name in type(settings).model_fields}
+    return {name: value for name, value in values.items() if isinstance(value, Part)}
+
+
+def out_of_range(settings: CommandSettings) -> list[str]:
+    """Return a message for each value that no command can use."""
+    ranges = list(_range_problems(settings))
+    named = {reason.partition("=")[0] for reason in ranges}
+    large = [reason for reason in too_large(_numbers(settings)) if reason.partition("=")[0] not in named]
+    return [*ranges, *large, *_mixed_on_cpu(settings), *axis_problems(settings)]
+
+
+def _range_problems(settings: CommandSettings) -> Iterator[str]:
+    for name, info in type(settings).model_fields.items():
+        value = getattr(settings, name)
+        if isinstance(value, Part):
+            for key, argument in (value.arguments | value.kept).items():
+                yield from problems_of(argument, argument_kind(name, key, value.target), f"{name}.{key}")
+        elif isinstance(value, TrainerSettings):
+            yield from problems_of(value, TrainerSettings, name)
+        else:
+            yield from field_problems(value, info, name)
+
+
+def _numbers(settings: CommandSettings) -> Iterator[tuple[str, object]]:
+    """Yield the values of all settings by their full names; each value of a list with the list's name."""
+    for name, value in dict_settings(settings.as_plain()):
+        for one in value if isinstance(value, list) else [value]:
+            yield name, one
+
+
+def _mixed_on_cpu(settings: CommandSettings) -> Iterator[str]:
+    trainer = getattr(settings, "trainer", None)
+    if trainer is not None and trainer.accelerator == "cpu" and trainer.precision in MIXED_16:
+        yield on_a_cpu(trainer.precision)
+
+
+def on_a_cpu(precision: object) -> str:
+    """Return why 16-bit floats with a scaled loss are refused on a CPU."""
+    return (
+        f"trainer.precision={precision} needs a GPU: on a CPU Lightning would compute in bf16-mixed instead; "
+        "choose trainer.precision=bf16-mixed or 32-true"
+    )
+
+
+def _checked(group: str, part: Part, origin: Origin) -> Part:
+    """Return a part with its arguments converted to the types of its constructor."""
+
+    def convert(values: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: _argument(f"{group}.{name}", value, part.target, origin) for name, value in values.items()}
+
+    return Part(part.target, convert(part.arguments), part.call, convert(part.kept))
+
+
+def _argument(name: str, value: object, target: str, origin: Origin) -> object:
+    group, _, key = name.partition(".")
+    kind: Any = argument_kind(group, key, target)
+    if isinstance(value, Mapping) and TARGET in value:
+        return value
+    try:
+        return TypeAdapter(kind, config=STRICT).validate_python(value)
+    except ValidationError:
+        raise ConfigError(_not_accepted(name, value, describe(kind), origin)) from None
+
+
+def _explain(verb: str, values: Mapping[str, Any], error: ValidationError, origin: Origin) -> str:
+    """Return a message for the first thing that pydantic found wrong."""
+    found = error.errors(include_url=False)[0]
+    name = _setting_name(verb, [str(step) for step in found["loc"]])
+    value: Any = values
+    for key in name.split("."):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    if found["type"] == "missing":
+        return f"{verb} needs {name}=…"
+    kind = kind_of(verb, name, {})
+    return _not_accepted(name, value, describe(*kind) if kind else "something else", origin)
+
+
+def _setting_name(verb: str, steps: list[str]) -> str:
+    """Return the setting that a location of pydantic's is in: what follows are members of unions and places in lists."""
+    model: Any = SCHEMAS[verb]
+    names: list[str] = []
+    for step in steps:
+        fields = model.model_fields if isinstance(model, type) and issubclass(model, BaseModel) else {}
+        if step not in fields:
+            break
+        names.append(step)
+        model = fields[step].annotation
+    return ".".join(names)
+
+
+def _not_accepted(name: str, value: object, accepted: str, origin: Origin) -> str:
+    shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
+    return f"{name}={shown}{origin(name)} is not accepted; {name} takes {accepted}"
