@@ -101,6 +101,13 @@ def collect_garbage() -> None:
         gc.freeze()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def collect_after_each_file() -> Iterator[None]:
+    """Free the networks that a file's tests made themselves."""
+    yield
+    collect_garbage()
+
+
 @dataclass(frozen=True)
 class Answer:
     """What a command line came to."""
