@@ -70,13 +70,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.slow)
 
 
-started: list[str] = []
+started: list[str] = []  # what the present test did that only slow ones may do
 
 
 def note_process(event: str, arguments: tuple[object, ...]) -> None:
     """Note each start of a Python process."""
     if event == "os.fork" or (event == "subprocess.Popen" and "python" in Path(str(arguments[0])).name):
-        started.append(event)
+        started.append(f"a process ({event})")
 
 
 sys.addaudithook(note_process)
@@ -89,9 +89,9 @@ def pytest_runtest_setup() -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item: pytest.Item) -> None:
-    """Fail a test that started a Python process, itself or by a fixture, without the marker `slow`."""
+    """Fail a test without the marker `slow` in which a Python process or a training started, also in its fixtures."""
     if started and not item.get_closest_marker("slow"):
-        pytest.fail(f"{item.name} starts a process ({started[0]}): mark it with @pytest.mark.slow", pytrace=False)
+        pytest.fail(f"{item.name} starts {started[0]}: mark it with @pytest.mark.slow", pytrace=False)
 
 
 def collect_garbage() -> None:
@@ -99,6 +99,13 @@ def collect_garbage() -> None:
     gc.collect()
     if len(gc.get_objects()) > 100_000:  # those of imported modules, which need not be looked at again
         gc.freeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def collect_after_each_file() -> Iterator[None]:
+    """Free the networks that a file's tests made themselves."""
+    yield
+    collect_garbage()
 
 
 @dataclass(frozen=True)
@@ -120,6 +127,8 @@ def _command(*words: str | Path) -> Answer:
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as ended:
         main([str(word) for word in words])
     assert isinstance(ended.value.code, int)
+    if ended.value.code == 0 and {"train", "train_autoencoder"} & {*words[:1]} and "--help" not in words:
+        started.append("a training")
     collect_garbage()
     return Answer(ended.value.code, out.getvalue(), err.getvalue())
 
@@ -195,6 +204,7 @@ def trained(cache: Path, ldm_train: Command, train_words: list[str], tmp_path_fa
     run_dir = tmp_path_factory.mktemp("runs") / "run"
     answer = ldm_train("train", f"cache={cache}", f"run_dir={run_dir}", *train_words)
     assert answer.code == 0, answer.err
+    started.clear()
     return run_dir
 
 

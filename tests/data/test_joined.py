@@ -91,6 +91,7 @@ def test_repeats_and_shares_are_obeyed(
         assert own.max() - own.min() <= 1
 
 
+@pytest.mark.slow
 def test_joined_caches_train_and_resume_and_another_list_is_another_run(
     cache: Path, other: Path, ldm_train: Callable, train_words: list[str], tmp_path: Path
 ) -> None:

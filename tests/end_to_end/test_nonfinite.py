@@ -78,6 +78,7 @@ def test_a_run_says_so_shows_it_and_goes_on(cache: Path, train: Callable, tmp_pa
     assert [line["step"] for line in lines if line.get("nonfinite_pictures/pictures_of_prompts") == 1] == [2, 4]
 
 
+@pytest.mark.slow
 def test_reconstructions_say_so_too(
     pictures: Path, ldm_train: Callable, autoencoder_settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

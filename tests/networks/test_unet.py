@@ -295,6 +295,7 @@ def test_the_unet_of_diffusers_hides_masked_tokens():
 
 
 @EACH_CONFIG
+@pytest.mark.slow
 def test_it_compiles_as_one_graph(changes):
     torch.compiler.reset()  # it counts how often a function is compiled
     network = unet(randomised=True, **changes)

@@ -55,6 +55,7 @@ def test_every_option_is_among_them_or_the_default(group: str) -> None:
     assert set(groups()[group]) <= tried | defaults
 
 
+@pytest.mark.slow
 def test_another_network_trains_by_one_word(
     cache: Path, ldm_train: Callable, train_words: list[str], tmp_path: Path
 ) -> None:

@@ -114,6 +114,7 @@ def test_the_clock_goes_to_timing(trained: Path) -> None:
     assert {"share_pictures", "share_validation", "share_checkpoints"} <= line.keys()
 
 
+@pytest.mark.slow
 def test_an_autoencoder_has_its_health_too(
     ldm_train: Callable,
     pictures: Path,

@@ -68,6 +68,7 @@ def losses(run_dir: Path) -> str:
     ],
     ids=" ".join,
 )
+@pytest.mark.slow
 def test_the_run_is_that_of_the_cache(
     words: list[str],
     pictures: Path,

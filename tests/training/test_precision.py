@@ -77,6 +77,7 @@ def test_full_precision_shows_how_single_rounds(run_with: Callable) -> None:
 
 
 @pytest.mark.parametrize("precision", ["64-true", "bf16-mixed"])
+@pytest.mark.slow
 def test_an_autoencoder_trains_in_every_precision_and_is_written_in_single(
     precision: str,
     ldm_train: Callable,

@@ -78,6 +78,7 @@ def test_no_callback_draws_from_the_global_generators(
         assert len(list((tmp_path / "run").glob(names))) == (2 if "checkpoints" in names else 3), "that they worked"
 
 
+@pytest.mark.slow
 def test_reconstructions_draw_from_none_either(
     ldm_train: Callable,
     pictures: Path,

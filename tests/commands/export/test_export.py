@@ -214,6 +214,7 @@ def test_snapshots_of_float64_are_exported_in_float64(run_with: Callable, export
 # The file as weights
 
 
+@pytest.mark.slow
 def test_an_exported_file_draws_and_measures_as_what_it_was_made_of(
     trained: Path, ldm_train: Callable, export: Callable, tmp_path: Path
 ) -> None:
