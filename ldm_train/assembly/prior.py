@@ -23,7 +23,7 @@ from ldm_train.assembly.trained_part import base_fingerprint
 from ldm_train.assembly.training_data import complete
 from ldm_train.data.cache.reader import LatentCache, open_caches
 from ldm_train.data.pictures.images import save_png, to_bytes
-from ldm_train.generation import Generation, Recipe
+from ldm_train.generation import Generation, SamplingSettings
 from ldm_train.run_dir.record import PRIOR
 from ldm_train.settings.composition import compose
 from ldm_train.training.checkpoints.checkpoint_files import checkpoints
@@ -170,7 +170,7 @@ def manner(config: DictConfig) -> Told:
     return {**{name: plain[name] for name in names}, **{n: config.prior[n] for n in ("count", "steps", "seed")}}
 
 
-def draw(generation: Generation, recipe: Recipe, folder: Path, prompts: Sequence[str], count: int) -> None:
+def draw(generation: Generation, recipe: SamplingSettings, folder: Path, prompts: Sequence[str], count: int) -> None:
     """The pictures that are missing, the i-th with noise number i, and their captions."""
     texts = [prompts[number % len(prompts)] for number in range(count)]
     missing = [number for number in range(count) if not (folder / "pictures" / name(number)).is_file()]

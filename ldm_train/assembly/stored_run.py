@@ -12,7 +12,7 @@ from ldm_train.assembly.parts import Parts, build_parts, choose_device
 from ldm_train.assembly.stacked_adapters import add_adapters
 from ldm_train.assembly.stored_weights import load_weights
 from ldm_train.assembly.trained_for import refuse_other_purpose
-from ldm_train.generation import Generation, Recipe
+from ldm_train.generation import Generation, SamplingSettings
 from ldm_train.run_dir.config_changes import filled
 from ldm_train.settings.composition import build
 from ldm_train.settings.constructors import check_config
@@ -28,7 +28,7 @@ class TrainedRun:
     parts: Parts
     step: int
     generation: Generation
-    recipe: Recipe
+    recipe: SamplingSettings
 
 
 def open_run(config: DictConfig) -> TrainedRun:
@@ -62,11 +62,13 @@ def fill_from_run(config: DictConfig, trained: DictConfig) -> None:
             config.guidance = trained.guidance
 
 
-def build_recipe(config: DictConfig, *, steps: int, seed: int, negative_prompt: str = "") -> Recipe:
+def build_recipe(config: DictConfig, *, steps: int, seed: int, negative_prompt: str = "") -> SamplingSettings:
     """How to draw, from the groups `sampler`, `spacing` and `guidance` of a config."""
     settings = {name: value for name, value in config.guidance.items() if name != "weak"}
     guidance = build(OmegaConf.create(settings), "guidance")
-    return Recipe(build(config.sampler, "sampler"), steps, build(config.spacing, "spacing"), guidance, seed, negative_prompt)
+    return SamplingSettings(
+        build(config.sampler, "sampler"), steps, build(config.spacing, "spacing"), guidance, seed, negative_prompt
+    )
 
 
 def build_weak(config: DictConfig, strong: Parts, device: torch.device) -> Generation | None:

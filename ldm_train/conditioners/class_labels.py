@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ldm_train.types import Captions, Conditioning
+from ldm_train.types import CaptionBatch, Conditioning
 from ldm_train.util.safe_json import Json
 
 
@@ -62,6 +62,6 @@ class ClassLabels(nn.Module):
         """One each: a caption is one label, of which nothing is cut."""
         return [1] * len(captions)
 
-    def forward(self, captions: Captions) -> Conditioning:
+    def forward(self, captions: CaptionBatch) -> Conditioning:
         """Conditioning with a vector (B, D)."""
         return Conditioning(vector=self.embedding(captions.tokens[:, 0]))

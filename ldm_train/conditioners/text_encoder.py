@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ldm_train.conditioners.clip_tower import VOCABULARY, clip_tower, describe_states, layers_of
 from ldm_train.conditioners.new_tokens import ExtendedEmbedding, Words, beginnings
 from ldm_train.conditioners.tokenizer import Tokenizer
-from ldm_train.types import Captions, Conditioning
+from ldm_train.types import CaptionBatch, Conditioning
 from ldm_train.util.safe_json import Json
 
 
@@ -192,7 +192,7 @@ class TextEncoder(nn.Module):
             raise ValueError("the text encoder was freed, and a caption is not among those that it was to know")
         return self.known_states[matches.int().argmax(1)]
 
-    def forward(self, captions: Captions) -> Conditioning:
+    def forward(self, captions: CaptionBatch) -> Conditioning:
         """Conditioning of tokens (B, L), or of their cached embeddings."""
         states = (
             self.embed(captions.tokens)

@@ -4,7 +4,7 @@ import math
 
 from torch import Tensor
 
-from ldm_train.samplers.base import Point, Sampler, Step
+from ldm_train.samplers.base import Sampler, Step, TimePoint
 
 
 class DDIM(Sampler):
@@ -26,6 +26,6 @@ class DDIM(Sampler):
         return x_s + deviation * step.draw() if self.eta > 0 else x_s
 
 
-def posterior_deviation(t: Point, s: Point) -> float:
-    """The deviation of q(x_s | x_t, x): sigma_s / sigma_t sqrt(sigma_t^2 - (alpha_t / alpha_s)^2 sigma_s^2)."""
+def posterior_deviation(t: TimePoint, s: TimePoint) -> float:
+    """Return the deviation of q(x_s | x_t, x): sigma_s / sigma_t sqrt(sigma_t^2 - (alpha_t / alpha_s)^2 sigma_s^2)."""
     return s.sigma / t.sigma * math.sqrt(max(0.0, t.sigma**2 - (t.alpha / s.alpha * s.sigma) ** 2))

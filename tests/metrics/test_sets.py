@@ -14,9 +14,9 @@ from torchmetrics.image import FrechetInceptionDistance, KernelInceptionDistance
 from ldm_train.metrics.sets import (
     clip_score,
     frechet_distance,
+    is_rank_deficient,
     kernel_distance,
     precision_recall,
-    rank_deficient,
     retrieval_at_1,
 )
 
@@ -80,7 +80,7 @@ def test_the_kernel_distance_of_unequal_sets(sizes: tuple[int, int]) -> None:
 @pytest.mark.parametrize("sizes", [(60, 60), (50, 80), (200, 33)])
 def test_the_frechet_distance_is_torchmetrics(sizes: tuple[int, int]) -> None:
     real, drawn = (features(count, 24, seed=side, shift=count / 500) for side, count in enumerate(sizes))
-    assert not rank_deficient(real, drawn)
+    assert not is_rank_deficient(real, drawn)
     metric = FrechetInceptionDistance(feature=Passing(24), normalize=True)
     assert frechet_distance(real, drawn) == pytest.approx(theirs(metric, real.double(), drawn.double()), rel=1e-4)
 
@@ -89,7 +89,7 @@ def test_the_frechet_distance_is_torchmetrics(sizes: tuple[int, int]) -> None:
 def test_the_frechet_distance_of_few_pictures_is_torchmetrics_and_is_flagged(sizes: tuple[int, int]) -> None:
     """Where the square root that torchmetrics takes of rounding errors is small beside the distance."""
     real, drawn = (features(count, 24, seed=side, shift=count / 20 + side) for side, count in enumerate(sizes))
-    assert rank_deficient(real, drawn)
+    assert is_rank_deficient(real, drawn)
     metric = FrechetInceptionDistance(feature=Passing(24), normalize=True)
     assert frechet_distance(real, drawn) == pytest.approx(theirs(metric, real.double(), drawn.double()), rel=1e-4)
 
@@ -175,7 +175,7 @@ def test_retrieval_counts_pictures_whose_own_text_is_nearest() -> None:
     ("measure", "few"), [(kernel_distance, 1), (frechet_distance, 1), (precision_recall, 3)], ids=["kid", "fid", "precision"]
 )
 def test_too_few_pictures_or_other_features_are_refused(measure: Callable[[Tensor, Tensor], object], few: int) -> None:
-    with pytest.raises(ValueError, match=f"{few} drawn pictures are too few; give at least {few + 1}"):
+    with pytest.raises(ValueError, match=f"{few} drawn pictures .* {few + 1}"):
         measure(torch.zeros(9, 4), torch.zeros(few, 4))
     with pytest.raises(ValueError, match="from one extractor"):
         measure(torch.zeros(9, 4), torch.zeros(9, 5))

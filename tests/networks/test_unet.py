@@ -263,7 +263,7 @@ def test_tokens_that_would_be_ignored_are_refused():
 
 
 def test_a_mask_without_tokens_is_refused():
-    with pytest.raises(ValueError, match="a mask, and no tokens"):
+    with pytest.raises(ValueError, match="a mask but no tokens"):
         unet(context_width=None)(*inputs(context_width=None, mask=torch.ones(3, 5, dtype=torch.bool)))
 
 

@@ -23,7 +23,7 @@ def t_of(schedule, told):
         return (told.double() / 250).exp()
     if isinstance(schedule, RectifiedFlow):
         sigma = told.double() / 1000
-        return schedule.time_of(sigma / (1 - sigma))
+        return schedule.t_at_ratio(sigma / (1 - sigma))
     return told + 1
 
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torchmetrics.image import FrechetInceptionDistance, KernelInceptionDistance
 
 from ldm_train.cli.main import main
-from ldm_train.metrics.sets import measures
-from ldm_train.training.validation.compared import Compared, over_ranks
+from ldm_train.metrics.sets import compare_features
+from ldm_train.training.validation.compared import ComparisonSet, compute_over_ranks
 
 COUNT, SIZE = 48, 12
 
@@ -42,14 +42,14 @@ def theirs(real: Tensor, drawn: Tensor, rank: int) -> dict[str, float]:
 def ours(real: Tensor, drawn: Tensor, rank: int) -> dict[str, float]:
     """By the portions that each rank computes; five, so that one rank has one more."""
     portions = torch.arange(COUNT).split(10)
-    compared = Compared(portions, [(8, 8)] * len(portions), [""] * COUNT, [None] * COUNT, held_out=True)
+    compared = ComparisonSet(portions, [(8, 8)] * len(portions), [""] * COUNT, [None] * COUNT, held_out=True)
     trainer = SimpleNamespace(world_size=2, global_rank=rank, strategy=SimpleNamespace(root_device=torch.device("cpu")))
 
     def features(of: Tensor) -> Tensor:
-        found = over_ranks(compared, {"x": SIZE}, lambda number: {"x": of[portions[number]].float()}, trainer)  # type: ignore[arg-type]
+        found = compute_over_ranks(compared, {"x": SIZE}, lambda number: {"x": of[portions[number]].float()}, trainer)  # type: ignore[arg-type]
         return found["x"]
 
-    return measures(features(real), features(drawn))
+    return compare_features(features(real), features(drawn))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from ldm_train.assembly.trained_part import alpha_of
 from ldm_train.commands.export.export_folder import refuse_existing_file
 from ldm_train.commands.export.own_weights import Export, of_checkpoint, of_snapshots, whole
 from ldm_train.commands.export.run_layouts import refuse_layout, write_layout
-from ldm_train.training.ema.profiles import refuse_length
+from ldm_train.training.ema.profiles import check_length
 from ldm_train.weights.tensor_files import write
 
 OWN = (None, "own")
@@ -58,7 +58,7 @@ def refuse_contradictions(config: DictConfig) -> None:
     else:
         refuse_layout(config)
     if config.ema_length is not None:
-        refuse_length(config.ema_length, "ema_length")
+        check_length(config.ema_length, "ema_length")
         if config.weights != "ema":
             raise ValueError(f"weights={config.weights} and ema_length={config.ema_length} contradict each other; give one")
     elif config.step is not None:

@@ -11,7 +11,7 @@ from ldm_train.assembly.drawing import open_sized
 from ldm_train.assembly.picture_folder import PictureFolder
 from ldm_train.commands.sample.png_text import of_all, texts
 from ldm_train.data.pictures.images import to_bytes
-from ldm_train.training.callbacks.picture_grids import grid
+from ldm_train.training.callbacks.picture_grids import make_grid_picture
 
 
 def draw_strip(config: DictConfig, prompts: list[str], folder: PictureFolder) -> list[str]:
@@ -43,6 +43,6 @@ def draw_strip(config: DictConfig, prompts: list[str], folder: PictureFolder) ->
             folder.save(picture, f"{len(shown):04d}.png", texts(config, trained, name, 0, interpolation=told))
             shown.append(name)
     together = torch.cat(pictures)
-    folder.save(grid(together, columns=config.interpolate), "strip.png", of_all(config, prompts))
+    folder.save(make_grid_picture(together, columns=config.interpolate), "strip.png", of_all(config, prompts))
     print(f"{len(shown)} pictures of step {trained.step} in {folder.path}, all together in {folder.path / 'strip.png'}")
     return shown

@@ -18,9 +18,9 @@ from ldm_train.data.cache.reader import LatentCache
 from ldm_train.features.extractors import EfficientNetLite0, Features, Pixels
 from ldm_train.generation import Generation
 from ldm_train.metrics.drawings import background_accuracy
-from ldm_train.metrics.sets import measures
+from ldm_train.metrics.sets import compare_features
 from ldm_train.training.validation import compared as comparing
-from ldm_train.training.validation.compared import choose
+from ldm_train.training.validation.compared import choose_comparison
 
 ON = [
     "metrics.every=4",
@@ -136,7 +136,7 @@ def test_they_are_what_the_averaged_weights_draw_against_what_is_held_out(run: P
     real = to_signed(torch.stack([read_image((source / key).read_bytes(), 16) for key, _ in chosen]))
     extractor = EfficientNetLite0()
     values = lines(run)[8]
-    for name, value in measures(extractor(real), extractor(drawn)).items():
+    for name, value in compare_features(extractor(real), extractor(drawn)).items():
         assert values[f"metrics/{name}_efficientnet_lite0"] == pytest.approx(value, rel=1e-4, abs=1e-4)
     backgrounds = [key.removesuffix(".png").split("-")[1] for key, _ in chosen]
     assert values["metrics/background_accuracy"] == background_accuracy(
@@ -167,7 +167,7 @@ def two(held_out: Path, train_words: list[str], tmp_path_factory: pytest.TempPat
 
 def test_two_ranks_measure_as_torchmetrics_does_and_as_one(two: Path) -> None:
     real, drawn = runpy.run_path(str(Path(__file__).with_name("measured.py")))["sets"]()
-    alone = measures(real, drawn)
+    alone = compare_features(real, drawn)
     for rank in (0, 1):
         found = json.loads((two / f"{rank}.json").read_text())
         assert found["ours"] == pytest.approx(alone, rel=1e-4)
@@ -249,7 +249,7 @@ def test_a_folder_that_cannot_be_written_is_told_and_ends_nothing(own: Path, tra
     own.with_name("cache.features").write_text("in the way")
     answer = train(own, tmp_path / "run", *ON)
     assert answer.code == 0, answer.err
-    assert answer.out.count("note: the next run will compute the true pictures' features again") == 1
+    assert answer.out.count("note: the true pictures' features were not stored") == 1
     assert list(lines(tmp_path / "run")) == [4, 8]
 
 
@@ -305,7 +305,7 @@ def test_too_few_held_out_pictures_are_replaced_by_training_ones(cache: Path, tr
     own = shutil.copytree(cache, tmp_path / "cache")
     answer = train(own, tmp_path / "run", *ON, "max_steps=1")
     assert answer.code == 0, answer.err
-    assert "note: too few pictures are held out: the metrics are of 8 training pictures" in answer.out
+    assert "note: the metrics are of 8 training pictures" in answer.out
     assert lines(tmp_path / "run")[1].keys() == DISTANCES | {"metrics/background_accuracy"}
 
 
@@ -325,7 +325,7 @@ def test_pictures_that_cannot_be_measured_end_nothing(
     monkeypatch.setattr(Generation, "__call__", lambda self, *a, **k: draw(self, *a, **k) * float("nan"))
     answer = train(own, tmp_path / "run", *ON)
     assert answer.code == 0, answer.err
-    assert "note: at step 4 the averaged weights draw nothing that can be measured" in answer.out
+    assert "note: no metrics at step 4" in answer.out
     assert lines(tmp_path / "run") == {}
 
 
@@ -380,10 +380,10 @@ def test_a_choice_is_spread_over_what_is_held_out(
 ) -> None:
     from ldm_train.data.batches.datamodules import CachedLatents
 
-    monkeypatch.setattr(comparing, "ENOUGH", 5)
-    monkeypatch.setattr(comparing, "PORTION", 3)
+    monkeypatch.setattr(comparing, "ENOUGH_HELD_OUT", 5)
+    monkeypatch.setattr(comparing, "PORTION_SIZE", 3)
     data = CachedLatents(LatentCache(held_out), batch_size=4)
-    chosen = choose(data, count, factor=1)
+    chosen = choose_comparison(data, count, factor=1)
     assert chosen is not None
     assert_close(chosen.examples, data.held_out[torch.tensor(places)])
     assert max(len(portion) for portion in chosen.portions) <= 3
