@@ -131,7 +131,7 @@ REAL = torch.tensor([0.01, 0.2, 0.5, 0.9, 1.0], dtype=torch.float64)
 def test_it_compiles_as_one_graph(schedule, times, weighting):
     torch.compiler.reset()
     network = torch.nn.Conv2d(2, 2, 3, padding=1, dtype=torch.float64)
-    denoiser = Denoiser(lambda x_t, told, conditioning: network(x_t) * told.view(-1, 1, 1, 1), schedule, Velocity())
+    denoiser = Denoiser(lambda x_t, time, conditioning: network(x_t) * time.view(-1, 1, 1, 1), schedule, Velocity())
     objective = Objective(denoiser, weighting)
 
     def call(x, noise, t, shown):

@@ -39,7 +39,9 @@ def features(count: int, size: int, *, seed: int, shift: float = 0.0) -> Tensor:
     return torch.randn(count, size, generator=draw) @ mixed + shift
 
 
-def theirs(metric: FrechetInceptionDistance | KernelInceptionDistance, real: Tensor, drawn: Tensor) -> float:
+def measure_with_torchmetrics(
+    metric: FrechetInceptionDistance | KernelInceptionDistance, real: Tensor, drawn: Tensor
+) -> float:
     for part in real.split(17):
         metric.update(part, real=True)
     for part in drawn.split(13):
@@ -57,7 +59,7 @@ def test_the_kernel_distance_is_torchmetrics(count: int, shift: float) -> None:
     metric = KernelInceptionDistance(feature=Passing(24), subsets=2, subset_size=count).set_dtype(torch.float64)
     with torch.random.fork_rng():
         assert kernel_distance(real, drawn) == pytest.approx(
-            theirs(metric, real.double(), drawn.double()), rel=1e-4, abs=1e-9
+            measure_with_torchmetrics(metric, real.double(), drawn.double()), rel=1e-4, abs=1e-9
         )
 
 
@@ -82,7 +84,9 @@ def test_the_frechet_distance_is_torchmetrics(sizes: tuple[int, int]) -> None:
     real, drawn = (features(count, 24, seed=side, shift=count / 500) for side, count in enumerate(sizes))
     assert not is_rank_deficient(real, drawn)
     metric = FrechetInceptionDistance(feature=Passing(24), normalize=True)
-    assert frechet_distance(real, drawn) == pytest.approx(theirs(metric, real.double(), drawn.double()), rel=1e-4)
+    assert frechet_distance(real, drawn) == pytest.approx(
+        measure_with_torchmetrics(metric, real.double(), drawn.double()), rel=1e-4
+    )
 
 
 @pytest.mark.parametrize("sizes", [(10, 10), (8, 30), (30, 12), (24, 25)])
@@ -91,7 +95,9 @@ def test_the_frechet_distance_of_few_pictures_is_torchmetrics_and_is_flagged(siz
     real, drawn = (features(count, 24, seed=side, shift=count / 20 + side) for side, count in enumerate(sizes))
     assert is_rank_deficient(real, drawn)
     metric = FrechetInceptionDistance(feature=Passing(24), normalize=True)
-    assert frechet_distance(real, drawn) == pytest.approx(theirs(metric, real.double(), drawn.double()), rel=1e-4)
+    assert frechet_distance(real, drawn) == pytest.approx(
+        measure_with_torchmetrics(metric, real.double(), drawn.double()), rel=1e-4
+    )
 
 
 def test_the_frechet_distance_of_two_gaussians_in_closed_form() -> None:
@@ -114,9 +120,9 @@ def test_precision_and_recall_by_their_definition(neighbours: int) -> None:
         inside = [any((p - c).norm() <= r for c, r in zip(centres, radii, strict=True)) for p in points]
         return sum(inside) / len(inside)
 
-    ours, others = list(real.double()), list(drawn.double())
+    actual, others = list(real.double()), list(drawn.double())
     precision, recall = precision_recall(real, drawn, neighbours=neighbours)
-    assert (precision, recall) == (pytest.approx(share(others, ours)), pytest.approx(share(ours, others)))
+    assert (precision, recall) == (pytest.approx(share(others, actual)), pytest.approx(share(actual, others)))
     assert 0 < precision < 1
     assert 0 < recall < 1
 

@@ -31,8 +31,8 @@ def with_gradients(function: Callable[..., Tensor], inputs: list[Tensor], dtype:
 def assert_same_to_rounding(function: Callable[..., Tensor], reference: Callable[..., Tensor], inputs: list[Tensor]) -> None:
     """Against float64 it errs at most 3 times as much as PyTorch in float32 does, and a few units in the last place."""
     truth = with_gradients(reference, inputs, torch.float64)
-    mine, theirs = (with_gradients(f, inputs, torch.float32) for f in (function, reference))
-    for exact, a, b in zip(truth, mine, theirs, strict=True):
+    actual, pytorch = (with_gradients(f, inputs, torch.float32) for f in (function, reference))
+    for exact, a, b in zip(truth, actual, pytorch, strict=True):
         error, allowed = (a - exact).norm() / exact.norm(), (b - exact).norm() / exact.norm()
         assert error <= 3 * allowed + 1e-6
 

@@ -33,14 +33,14 @@ def texts() -> nn.Module:
     return small(width=32, layers=2, heads=4)
 
 
-def told() -> Conditioning:
+def make_conditioning() -> Conditioning:
     generator = torch.Generator().manual_seed(2)
     return Conditioning(tokens=torch.randn(2, 5, 32, generator=generator), vector=torch.randn(2, 32, generator=generator))
 
 
 def output(net: nn.Module) -> torch.Tensor:
     x_t = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(3))
-    return net(x_t, torch.tensor([0.2, 0.7]), told())
+    return net(x_t, torch.tensor([0.2, 0.7]), make_conditioning())
 
 
 def shake(module: nn.Module) -> dict[str, torch.Tensor]:
@@ -145,12 +145,12 @@ def test_attaching_leaves_the_global_generator_alone() -> None:
 @pytest.mark.parametrize("training", [False, True])
 def test_joined_attention_is_pytorchs_bit_for_bit(grad: bool, training: bool) -> None:
     torch.manual_seed(0)
-    theirs = nn.MultiheadAttention(32, 4, batch_first=True).train(training)
-    ours = JoinedAttention(copy.deepcopy(theirs))
+    reference = nn.MultiheadAttention(32, 4, batch_first=True).train(training)
+    actual = JoinedAttention(copy.deepcopy(reference))
     x, mask = torch.randn(3, 7, 32), torch.full((7, 7), float("-inf")).triu(1)
     with torch.set_grad_enabled(grad):
-        expected = theirs(x, x, x, need_weights=False, attn_mask=mask)[0]
-        assert torch.equal(ours(x, x, x, need_weights=False, attn_mask=mask)[0], expected)
+        expected = reference(x, x, x, need_weights=False, attn_mask=mask)[0]
+        assert torch.equal(actual(x, x, x, need_weights=False, attn_mask=mask)[0], expected)
 
 
 @pytest.mark.parametrize(

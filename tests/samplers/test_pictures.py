@@ -64,11 +64,11 @@ def test_it_starts_from_the_picture_as_the_forward_process_has_it(sampler, sched
     sample(sampler, network, InitialPicture(latents, strength), schedule=schedule)
     t = torch.tensor([Trailing()(schedule, 10)[10 - round(10 * strength)]] * 2)
     corrupted = schedule.corrupt(latents, noise, t)
-    shown, told = network.shown[0]
+    shown, seen_time = network.shown[0]
     norm = 1.0 if schedule.sigma_data is None else torch.hypot(*schedule(t)).float().view(-1, 1, 1, 1)
     assert_close(shown, corrupted / norm)
-    # A real t is told in float32.
-    assert_close(told.double(), schedule.network_time(t).double(), rtol=1e-6, atol=0)
+    # A real t is seen_time in float32.
+    assert_close(seen_time.double(), schedule.network_time(t).double(), rtol=1e-6, atol=0)
 
 
 def test_a_faint_change_is_near_the_picture():

@@ -29,7 +29,7 @@ def sets() -> tuple[Tensor, Tensor]:
     return real, drawn * 1.3 + 0.4
 
 
-def theirs(real: Tensor, drawn: Tensor, rank: int) -> dict[str, float]:
+def measure_with_torchmetrics(real: Tensor, drawn: Tensor, rank: int) -> dict[str, float]:
     """By torchmetrics, each rank having every second picture."""
     kid = KernelInceptionDistance(feature=Passing(), subsets=1, subset_size=COUNT).set_dtype(torch.float64)
     fid = FrechetInceptionDistance(feature=Passing(), normalize=True)
@@ -39,7 +39,7 @@ def theirs(real: Tensor, drawn: Tensor, rank: int) -> dict[str, float]:
     return {"kid": float(kid.compute()[0]), "fid": float(fid.compute())}
 
 
-def ours(real: Tensor, drawn: Tensor, rank: int) -> dict[str, float]:
+def measure_here(real: Tensor, drawn: Tensor, rank: int) -> dict[str, float]:
     """By the portions that each rank computes; five, so that one rank has one more."""
     portions = torch.arange(COUNT).split(10)
     compared = ComparisonSet(portions, [(8, 8)] * len(portions), [""] * COUNT, [None] * COUNT, held_out=True)
@@ -56,7 +56,7 @@ if __name__ == "__main__":
     jobs, out = json.loads(sys.argv[1]), Path(sys.argv[2])
     torch.distributed.init_process_group("gloo")
     rank = torch.distributed.get_rank()
-    found = {"theirs": theirs(*sets(), rank), "ours": ours(*sets(), rank)}
+    found = {"theirs": measure_with_torchmetrics(*sets(), rank), "ours": measure_here(*sets(), rank)}
     (out / f"{rank}.json").write_text(json.dumps(found))
     for words in jobs:
         try:

@@ -151,11 +151,11 @@ def test_an_autoencoder_has_its_health_too(
 )
 def test_operations_are_those_that_torch_counts(module: nn.Module, shape: tuple[int, ...]) -> None:
     x = torch.ones(shape, requires_grad=True)
-    with CountFlops() as ours:
+    with CountFlops() as actual:
         module(x).sum().backward()
-    with FlopCounterMode(display=False) as theirs:
+    with FlopCounterMode(display=False) as reference:
         module(x).sum().backward()
-    assert ours.total == theirs.get_total_flops() > 0
+    assert actual.total == reference.get_total_flops() > 0
 
 
 def test_operations_of_our_own_products_are_counted() -> None:
@@ -185,9 +185,9 @@ def test_a_peak_is_measured_once_and_draws_nothing() -> None:
 
 
 def test_spent_adds_up_by_name_and_tells_what_is_done() -> None:
-    now, told = iter([0.0, 2.0, 10.0, 10.5, 20.0, 21.0]), []
+    now, tasks = iter([0.0, 2.0, 10.0, 10.5, 20.0, 21.0]), []
     spent = TimeSpent(clock=lambda: next(now))
-    spent.listen(told.append)
+    spent.listen(tasks.append)
     with spent("pictures"):
         pass
     with spent("validation"):
@@ -197,4 +197,4 @@ def test_spent_adds_up_by_name_and_tells_what_is_done() -> None:
     spent.add("data", 4.0)
     assert spent.seconds == {"pictures": 3.0, "validation": 0.5, "data": 4.0}
     assert spent.besides_training() == 3.5
-    assert told == ["drawing pictures", "", "validating", "", "drawing pictures", ""]
+    assert tasks == ["drawing pictures", "", "validating", "", "drawing pictures", ""]

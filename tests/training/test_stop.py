@@ -335,13 +335,15 @@ def test_a_terminal_that_is_closed_costs_no_step(cache: Path, train_words: list[
     run_dir = tmp_path / "run"
     words = ["train", f"cache={cache}", f"run_dir={run_dir}", *train_words, *QUIET, "max_steps=100000"]
     lead = "import fcntl, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); from ldm_train.cli.main import main; main()"
-    ours, theirs = os.openpty()
+    controller, terminal_end = os.openpty()
     command = [sys.executable, "-c", lead, *words, "lr_schedule=constant"]
-    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True, cwd=tmp_path)
-    os.close(theirs)
+    process = subprocess.Popen(
+        command, stdin=terminal_end, stdout=terminal_end, stderr=terminal_end, start_new_session=True, cwd=tmp_path
+    )
+    os.close(terminal_end)
     try:
         wait_for(lambda: (run_dir / "metrics.jsonl").is_file() and len(lines(run_dir)) > 3, SLOW, process)
-        os.close(ours)
+        os.close(controller)
         assert process.wait(SLOW) == INTERRUPTED
     finally:
         process.kill()

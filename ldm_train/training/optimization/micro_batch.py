@@ -109,7 +109,7 @@ def explain_out_of_memory(module: Training, data: EndlessData) -> str:
     if fitting is None:
         return f"{happened}no smaller one fits; try network.gradient_checkpointing=true or trainer.precision=bf16-mixed"
     if fitting == rows:
-        return f"{happened}the step alone fits, so check what else takes memory, such as pictures.count or other processes"
+        return f"{happened}the step itself fits, so check what else takes memory, such as pictures.count or other processes"
     return f"{happened}micro_batch_size={fitting} fits, with the same results (micro_batch_size=auto finds it)"
 
 

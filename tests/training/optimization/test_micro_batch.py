@@ -208,7 +208,7 @@ def test_memory_that_validation_lacked_is_not_blamed_on_the_micro_batch(
     monkeypatch.setattr(validation_callback, "measure_held_out", fail)
     answer = train(cache, tmp_path / "run", "pictures.prompts=[]", "validation.every=1")
     assert answer.code == 1
-    assert "micro_batch_size=4 itself fits" in answer.err
+    assert "micro_batch_size=4: the step itself fits" in answer.err
     assert "pictures.count" in answer.err
 
 

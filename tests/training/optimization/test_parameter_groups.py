@@ -44,7 +44,7 @@ def whole() -> nn.ModuleDict:
     return nn.ModuleDict({"text_encoder": text_encoder, "network": Network(), "weighting": LearnedLogVariance(terms=3)})
 
 
-def told(groups: ParameterGroups, module: nn.Module) -> list[tuple[list[str], dict[str, float]]]:
+def describe_groups(groups: ParameterGroups, module: nn.Module) -> list[tuple[list[str], dict[str, float]]]:
     """Names and own settings of each group."""
     names = {id(p): name for name, p in module.named_parameters()}
     made = groups(module.named_parameters())
@@ -52,7 +52,7 @@ def told(groups: ParameterGroups, module: nn.Module) -> list[tuple[list[str], di
 
 
 def test_norms_biases_and_numbers_do_not_decay_and_embeddings_do() -> None:
-    assert told(DEFAULT_GROUPS, whole()) == [
+    assert describe_groups(DEFAULT_GROUPS, whole()) == [
         ([*TEXT_WEIGHTS, *WEIGHTS], {}),
         ([*TEXT_OTHERS, *OTHERS, TABLE], {"weight_decay": 0.0}),
     ]
@@ -60,26 +60,26 @@ def test_norms_biases_and_numbers_do_not_decay_and_embeddings_do() -> None:
 
 def test_a_rate_of_its_own_puts_the_text_encoder_last() -> None:
     own = {"lr": 1e-5}
-    assert told(ParameterGroups(text_encoder_lr=1e-5), whole()) == [
+    assert describe_groups(ParameterGroups(text_encoder_lr=1e-5), whole()) == [
         (WEIGHTS, {}),
         ([*OTHERS, TABLE], {"weight_decay": 0.0}),
         (TEXT_WEIGHTS, own),
         (TEXT_OTHERS, own | {"weight_decay": 0.0}),
     ]
     both = ParameterGroups(decay_norms_and_biases=True, text_encoder_lr=1e-5)
-    assert [settings for _, settings in told(both, whole())] == [{}, own]
+    assert [settings for _, settings in describe_groups(both, whole())] == [{}, own]
 
 
 def test_alike_is_one_group_in_the_modules_order() -> None:
     module = whole()
     trained = [name for name, p in module.named_parameters() if p.requires_grad]
-    assert told(SINGLE_GROUP, module) == [(trained, {})]
+    assert describe_groups(SINGLE_GROUP, module) == [(trained, {})]
 
 
 def test_groups_without_a_parameter_are_left_out() -> None:
-    assert told(DEFAULT_GROUPS, nn.Linear(2, 2, bias=False)) == [(["weight"], {})]
-    assert told(DEFAULT_GROUPS, nn.LayerNorm(2)) == [(["weight", "bias"], {"weight_decay": 0.0})]
-    assert told(DEFAULT_GROUPS, nn.Linear(2, 2).requires_grad_(False)) == []
+    assert describe_groups(DEFAULT_GROUPS, nn.Linear(2, 2, bias=False)) == [(["weight"], {})]
+    assert describe_groups(DEFAULT_GROUPS, nn.LayerNorm(2)) == [(["weight", "bias"], {"weight_decay": 0.0})]
+    assert describe_groups(DEFAULT_GROUPS, nn.Linear(2, 2).requires_grad_(False)) == []
 
 
 @pytest.mark.parametrize("kind", [torch.optim.AdamW, torch.optim.SGD, torch.optim.Adam, torch.optim.RMSprop])

@@ -38,9 +38,9 @@ def state(run_dir: Path) -> dict[str, Tensor]:
 
 def assert_near(run_dir: Path, other: Path) -> None:
     """Weights, averages and moments to the rounding of float64."""
-    ours, theirs = state(run_dir), state(other)
-    assert ours.keys() == theirs.keys()
-    ours_flat, theirs_flat = (torch.cat([values[name].flatten() for name in theirs]) for values in (ours, theirs))
+    actual, reference = state(run_dir), state(other)
+    assert actual.keys() == reference.keys()
+    ours_flat, theirs_flat = (torch.cat([values[name].flatten() for name in reference]) for values in (actual, reference))
     assert (ours_flat - theirs_flat).norm() < 1e-10 * theirs_flat.norm()
 
 
@@ -83,9 +83,9 @@ def test_sharded_adapters_equal_those_of_one_process(runs: Path, one: Path, run_
 
 
 def test_a_sharded_run_equals_that_of_one_process(runs: Path, one: Path) -> None:
-    ours, theirs = lines(runs / "whole"), lines(one)
-    assert len(ours) == len(theirs) == 8
-    for line, other in zip(ours, theirs, strict=True):
+    actual, reference = lines(runs / "whole"), lines(one)
+    assert len(actual) == len(reference) == 8
+    for line, other in zip(actual, reference, strict=True):
         assert line == pytest.approx(other, rel=1e-10, abs=0)
     assert_near(runs / "whole", one)
     assert {path.name for path in (runs / "whole/samples").iterdir()} == {p.name for p in (one / "samples").iterdir()}

@@ -85,11 +85,11 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     shown: list[str] = []
     forward = Features.forward
 
-    def told(self: Features, images: torch.Tensor) -> torch.Tensor:
+    def expected_record(self: Features, images: torch.Tensor) -> torch.Tensor:
         shown.append(self.name)
         return forward(self, images)
 
-    monkeypatch.setattr(Features, "forward", told)
+    monkeypatch.setattr(Features, "forward", expected_record)
     return shown
 
 
@@ -99,10 +99,10 @@ def test_a_run_logs_them_at_its_steps_and_says_what_they_are_of(run: Path) -> No
     assert all(values.keys() == DISTANCES | EXACT for values in found.values())
     assert found[4] != found[8]
     records = [json.loads(line) for line in (run / "set_metrics.jsonl").read_text().splitlines()]
-    told = {"extractor": "efficientnet_lite0", "features": 1280, "pictures": 8, "rank_deficient": True}
-    told |= {"held_out": True, "steps": 2, "seed": 5}
+    expected_record = {"extractor": "efficientnet_lite0", "features": 1280, "pictures": 8, "rank_deficient": True}
+    expected_record |= {"held_out": True, "steps": 2, "seed": 5}
     for record in records:
-        assert record.items() >= told.items()
+        assert record.items() >= expected_record.items()
         assert {f"metrics/{name}": record[name] for name in record if "_efficientnet" in name}.items() <= found[
             record["step"]
         ].items()
@@ -176,10 +176,10 @@ def test_two_ranks_measure_as_torchmetrics_does_and_as_one(two: Path) -> None:
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
 def test_a_run_of_two_ranks_logs_what_one_does(strategy: str, two: Path, run: Path) -> None:
-    ours, theirs = lines(two / strategy), lines(run)
-    assert ours.keys() == theirs.keys()
-    for step, values in theirs.items():
-        assert ours[step] == pytest.approx(values, rel=1e-4, abs=1e-6)
+    actual, reference = lines(two / strategy), lines(run)
+    assert actual.keys() == reference.keys()
+    for step, values in reference.items():
+        assert actual[step] == pytest.approx(values, rel=1e-4, abs=1e-6)
     assert (two / "stdout").read_text().count("note: metrics/fid_efficientnet_lite0") == 2, "once a run"
     kept = two / f"caches-{strategy}/cache.features"
     assert sorted(path.name.partition("-")[0] for path in kept.iterdir()) == ["efficientnet_lite0", "pixels"]
