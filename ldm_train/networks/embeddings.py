@@ -5,14 +5,16 @@ import math
 import torch
 from torch import Tensor, nn
 
+MAX_PERIOD = 10_000.0
 
-def embed_sinusoidal(t: Tensor, width: int, *, max_period: float = 10_000.0) -> Tensor:
-    """Return cos and sin of t (B,) at `width` / 2 frequencies that fall from 1 to 1 / max_period, (B, width) float32.
+
+def embed_sinusoidal(t: Tensor, width: int) -> Tensor:
+    """Return cos and sin of t (B,) at `width` / 2 frequencies that fall from 1 to 1 / MAX_PERIOD, (B, width) float32.
 
     Vaswani et al. 2017 (arXiv 1706.03762, section 3.5), with the cosines first, as in published diffusion models.
     """
     half = width // 2
-    frequencies = torch.exp(-math.log(max_period) / half * torch.arange(half, device=t.device, dtype=torch.float32))
+    frequencies = torch.exp(-math.log(MAX_PERIOD) / half * torch.arange(half, device=t.device, dtype=torch.float32))
     angles = t.float()[:, None] * frequencies
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 

@@ -127,7 +127,7 @@ def test_the_schedule_multiplies_each_groups_own_rate(monkeypatch: pytest.Monkey
 def test_a_schedule_that_does_not_fit_is_refused_before_there_is_an_optimizer(monkeypatch: pytest.MonkeyPatch) -> None:
     module = training(ClassLabels(classes=["a"], width=2), DEFAULT_GROUPS)
     monkeypatch.setattr(NoisePredictorTraining, "trainer", type("Trainer", (), {"max_steps": 8}))
-    with pytest.raises(ValueError, match=r"lr_schedule.cooldown_steps=9 are 9 steps together"):
+    with pytest.raises(ValueError, match=r"lr_schedule.cooldown_steps=9 take 9 steps together"):
         build_optimizer(module, pytest.fail, Constant(cooldown_steps=9))
 
 
