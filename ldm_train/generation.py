@@ -86,7 +86,7 @@ class Generation:
         )
 
     @torch.no_grad()
-    def between(
+    def interpolate(
         self,
         prompts: tuple[str, str],
         recipe: SamplingSettings,
@@ -192,7 +192,7 @@ class Generation:
         finite = latents.flatten(1).isfinite().all(1) & images.flatten(1).isfinite().all(1)
         return images.clamp(-1, 1).masked_fill(~finite.view(-1, 1, 1, 1), torch.nan)
 
-    def refuse_nonfinite(self, images: Tensor, prompts: Sequence[str], numbers: Sequence[int], *, seed: int) -> Tensor:
+    def require_finite(self, images: Tensor, prompts: Sequence[str], numbers: Sequence[int], *, seed: int) -> Tensor:
         """Return drawn images (B, 3, H, W), or raise if one of them is not finite.
 
         Args:

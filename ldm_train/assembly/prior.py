@@ -179,7 +179,7 @@ def draw(generation: Generation, recipe: SamplingSettings, folder: Path, prompts
         numbers = missing[first : first + at_once]
         batch = [texts[number] for number in numbers]
         images = generation(batch, recipe, numbers=torch.tensor(numbers))
-        generation.refuse_nonfinite(images, batch, numbers, seed=recipe.seed)
+        generation.require_finite(images, batch, numbers, seed=recipe.seed)
         for number, image in zip(numbers, to_bytes(images).cpu(), strict=True):
             save_png(image, folder / "pictures" / name(number))
     rows = [{"file_name": name(number), "text": text} for number, text in enumerate(texts)]

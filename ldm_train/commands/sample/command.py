@@ -36,7 +36,7 @@ def draw_grid(config: DictConfig, prompts: list[str], folder: PictureFolder) -> 
         batch = prompts[first : first + config.batch_size]
         images = trained.generation(batch, trained.recipe, first=first, picture=start)
         numbers = range(first, first + len(batch))
-        trained.generation.refuse_nonfinite(images, batch, numbers, seed=config.seed)
+        trained.generation.require_finite(images, batch, numbers, seed=config.seed)
         pictures.append(to_bytes(images).cpu())
         for number, picture in enumerate(pictures[-1], start=first):
             folder.save(picture, f"{number:04d}.png", texts(config, trained, prompts[number], number))

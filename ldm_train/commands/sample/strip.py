@@ -34,9 +34,9 @@ def draw_strip(config: DictConfig, prompts: list[str], folder: PictureFolder) ->
     places = [(row, part) for row in range(len(pairs)) for part in shares.split(config.batch_size)]
     for row, part in track(places, "drawing"):
         ends = (seeds[row % 2], seeds[1 - row % 2])
-        images = trained.generation.between(pairs[row], trained.recipe, part, seeds=ends, blend=config.blend)
+        images = trained.generation.interpolate(pairs[row], trained.recipe, part, seeds=ends, blend=config.blend)
         names = [f"{pairs[row][0]} - {share:.0%} - {pairs[row][1]}" for share in part.tolist()]
-        trained.generation.refuse_nonfinite(images, names, [0] * len(names), seed=ends[0])
+        trained.generation.require_finite(images, names, [0] * len(names), seed=ends[0])
         pictures.append(to_bytes(images).cpu())
         for share, picture, name in zip(part.tolist(), pictures[-1], names, strict=True):
             told = {"from": pairs[row][0], "to": pairs[row][1], "share": share, "seeds": list(ends), "blend": config.blend}

@@ -102,7 +102,7 @@ def draw_alike(cells: Sequence[Cell], trained: TrainedRun) -> Iterable[Tensor]:
         trained.generation(prompts[i : i + config.batch_size], recipe, numbers=part, picture=start)
         for i, part in zip(range(0, len(prompts), config.batch_size), numbers.split(config.batch_size), strict=True)
     ]
-    images = trained.generation.refuse_nonfinite(torch.cat(batches), prompts, numbers.tolist(), seed=config.seed)
+    images = trained.generation.require_finite(torch.cat(batches), prompts, numbers.tolist(), seed=config.seed)
     return to_bytes(images).cpu().split(config.count)
 
 
