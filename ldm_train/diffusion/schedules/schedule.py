@@ -109,12 +109,16 @@ class VariancePreserving(NoiseSchedule):
 
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
         t = t.double()
+        nearest = t.round().long()
+        alpha_squared, whole = self._table()[nearest], nearest == t
+        alpha, sigma = alpha_squared.sqrt(), (1 - alpha_squared).sqrt()
+        if whole.all():
+            return alpha, sigma
         below = t.floor().clamp(0, self.end - 1).long()
         angle = torch.lerp(self._angles(below), self._angles(below + 1), t - below)
-        # The table itself at whole t: a sine of an interpolated angle would differ from it in the last bits.
-        alpha_squared, whole = self._table()[t.round().long()], t == t.round()
-        alpha = torch.where(whole, alpha_squared.sqrt(), (math.pi / 2 - angle).sin())
-        return alpha, torch.where(whole, (1 - alpha_squared).sqrt(), angle.sin())
+        # Whole t keep the table's values, from which a sine of an interpolated angle would differ in the last bits. The
+        # cosine is written as a sine because that is exactly 0 at pure noise.
+        return torch.where(whole, alpha, (math.pi / 2 - angle).sin()), torch.where(whole, sigma, angle.sin())
 
     def t_at_ratio(self, ratio: Tensor) -> Tensor:
         angle = ratio.double().atan()

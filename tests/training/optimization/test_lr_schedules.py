@@ -148,9 +148,7 @@ def test_a_cool_down_that_does_not_fit_is_refused_before_anything_is_written(
     words = ["max_steps=8", "lr_schedule.warmup_steps=2", "lr_schedule.cooldown_steps=7"]
     answer = ldm_train(verb, data, f"run_dir={tmp_path}/run", *words)
     assert answer.code == 1
-    assert (
-        "lr_schedule.cooldown_steps=7 take 9 steps together, more than max_steps=8" in answer.err
-    )
+    assert "lr_schedule.cooldown_steps=7 take 9 steps together, more than max_steps=8" in answer.err
     assert not (tmp_path / "run").exists()
 
 
