@@ -59,8 +59,8 @@ class Denoiser:
         self.prediction = prediction
         if self.terminal_amplification() == float("inf"):
             raise ValueError(
-                f"prediction {type(prediction).__name__} is undefined on a schedule that ends in pure noise (alpha = 0 at "
-                f"t = {schedule.end}, where sampling starts): knowing the noise says nothing about the picture there. "
+                f"prediction={type(prediction).__name__.lower()} is undefined on a schedule that ends in pure noise (alpha = "
+                f"0 at t = {schedule.end}): sampling starts there, and knowing the noise says nothing about the picture. "
                 "Choose prediction=velocity, flow or clean, or a schedule with zero_terminal_snr=false"
             )
 

@@ -39,7 +39,7 @@ class MinSNR(Weighting):
 
     def __init__(self, *, gamma: float = 5.0) -> None:
         if gamma <= 0:
-            raise ValueError(f"gamma={gamma} must be above 0; the paper uses 5")
+            raise ValueError(f"weighting.gamma={gamma} must be above 0; the paper uses 5")
         self.gamma = gamma
 
     def weights(self, snr: Tensor, clean_error: Tensor) -> Tensor:

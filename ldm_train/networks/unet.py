@@ -27,11 +27,11 @@ def check_settings(
     """Raise a ValueError if widths, flags, heads or counts do not make a network."""
     for name, flags in (("attention", attention), ("only_cross_attention", only_cross_attention)):
         if flags is not None and len(flags) != len(channels):
-            raise ValueError(f"network.{name} has {len(flags)} flags for {len(channels)} levels of network.channels")
+            raise ValueError(
+                f"network.{name} has {len(flags)} flags for {len(channels)} levels of network.channels; set one a level"
+            )
     if any(only_cross_attention or []) and context_width is None:
-        raise ValueError(
-            "network.only_cross_attention needs tokens to attend to, but network.context_width=null; set it to null"
-        )
+        raise ValueError("network.only_cross_attention needs tokens to attend to, but there are none; set it to null")
     if not channels or min(channels) < 2 or channels[0] % 2:
         raise ValueError(
             f"network.channels={list(channels)} must be widths of at least 2, the first one even (for the sines and cosines "

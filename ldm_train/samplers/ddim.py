@@ -16,7 +16,7 @@ class DDIM(Sampler):
 
     def __init__(self, *, eta: float = 0.0) -> None:
         if not 0 <= eta <= 1:
-            raise ValueError(f"eta={eta} must be from 0 (deterministic) to 1 (DDPM's variance)")
+            raise ValueError(f"sampler.eta={eta} must be from 0 (deterministic) to 1 (DDPM's variance)")
         self.eta = eta
 
     def step(self, step: Step) -> Tensor:

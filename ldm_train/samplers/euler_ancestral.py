@@ -18,7 +18,7 @@ class EulerAncestral(Sampler):
 
     def __init__(self, *, eta: float = 1.0) -> None:
         if not 0 <= eta <= 1:
-            raise ValueError(f"eta={eta} must be from 0 (Euler's method) to 1 (DDPM's variance)")
+            raise ValueError(f"sampler.eta={eta} must be from 0 (Euler's method) to 1 (DDPM's variance)")
         self.eta = eta
 
     def step(self, step: Step) -> Tensor:

@@ -133,7 +133,7 @@ def test_edm_s_network_is_shown_and_asked_for_unit_variance(sigma_data, level):
     ids=["zero-terminal-snr", "continuous", "flow", "flow-shifted"],
 )
 def test_noise_prediction_is_refused_where_sampling_starts_from_pure_noise(schedule):
-    with pytest.raises(ValueError, match=r"Noise .*prediction=velocity, flow or clean"):
+    with pytest.raises(ValueError, match=r"prediction=noise .*prediction=velocity, flow or clean"):
         Denoiser(says(output), schedule, Noise())
 
 

@@ -44,7 +44,10 @@ class MicroBatch(Callback):
             self._found = {"devices": trainer.world_size, "micro_batch_size": int(size)}
         data.divide(self._found["micro_batch_size"])
         if trainer.is_global_zero:
-            print(f"micro_batch_size=auto: {data.geometry.rows}, {data.geometry.accumulation} of them a step on each device")
+            geometry = data.geometry
+            print(
+                f"micro_batch_size=auto found {geometry.rows}: {geometry.accumulation} micro-batches a step on each device"
+            )
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         if isinstance(exception, torch.OutOfMemoryError):

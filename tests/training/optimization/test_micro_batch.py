@@ -49,7 +49,7 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 
 
 def size(out: str) -> int:
-    found = re.search(r"micro_batch_size=auto: (\d+), (\d+) of them a step on each device", out)
+    found = re.search(r"micro_batch_size=auto found (\d+): (\d+) micro-batches", out)
     assert found
     assert int(found[1]) * int(found[2]) == 12
     return int(found[1])
