@@ -58,10 +58,11 @@ class Denoiser:
         self.schedule = schedule
         self.prediction = prediction
         if self.terminal_amplification() == float("inf"):
+            name = type(prediction).__name__.lower()
             raise ValueError(
-                f"prediction={type(prediction).__name__.lower()} is undefined on a schedule that ends in pure noise (alpha = "
-                f"0 at t = {schedule.end}): sampling starts there, and knowing the noise says nothing about the picture. "
-                "Choose prediction=velocity, flow or clean, or a schedule with zero_terminal_snr=false"
+                f"prediction={name} is undefined on a schedule that ends in pure noise (alpha = 0 at t = {schedule.end}): "
+                "sampling starts there, and knowing the noise says nothing about the picture. Choose prediction=velocity, "
+                "flow or clean, or a schedule with zero_terminal_snr=false"
             )
 
     def terminal_amplification(self) -> float:
