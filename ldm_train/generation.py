@@ -171,9 +171,11 @@ class Generation:
         self.conditioner.tokenize([*prompts, recipe.negative_prompt])
 
     def denoiser(self) -> Denoiser:
+        """Return the network as a denoiser without guidance."""
         return Denoiser(self.network, self.schedule, self.prediction)
 
     def condition(self, texts: list[str]) -> Conditioning:
+        """Return the conditioning of texts, one row each."""
         return self.conditioner(CaptionBatch(self.conditioner.tokenize(texts).to(self.device)))
 
     def encode(self, images: Tensor) -> Tensor:

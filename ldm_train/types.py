@@ -37,8 +37,9 @@ class Moments(Pinnable):
     log_variance: Tensor | None
 
     def draw(self, noise: Tensor) -> Tensor:
-        """Return the posterior sample mean + deviation * noise, (B, C, H, W), in the noise's dtype; the mean if there is no
-        posterior.
+        """Return the posterior sample mean + deviation * noise, (B, C, H, W), in the noise's dtype.
+
+        Without a posterior it is the mean.
         """
         mean = self.mean.to(noise.dtype)
         return mean if self.log_variance is None else mean + (0.5 * self.log_variance.to(noise.dtype)).exp() * noise

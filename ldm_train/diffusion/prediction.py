@@ -43,6 +43,7 @@ class Prediction(ABC):
         return (sigma / self.determinant(alpha, sigma)).square()
 
     def determinant(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """Return alpha b - sigma a, which is 0 where the prediction is undefined."""
         a, b = self.coefficients(alpha, sigma)
         return alpha * b - sigma * a
 

@@ -83,10 +83,9 @@ def precision_recall(real: Tensor, drawn: Tensor, *, neighbours: int = NEIGHBOUR
 
 
 def clip_score(images: Tensor, texts: Tensor) -> Tensor:
-    """Return 100 times the cosine of each image's embedding (N, D) and its text's, (N,) (Hessel et al. 2021, arXiv
-    2104.08718).
+    """Return 100 times the cosine of each image's embedding and its text's, both (N, D), as (N,).
 
-    The score of a set is the mean; torchmetrics takes the positive part of it.
+    Hessel et al. 2021 (arXiv 2104.08718). The score of a set is the mean; torchmetrics takes the positive part of it.
     """
     return 100 * torch.nn.functional.cosine_similarity(images.double(), texts.double())
 

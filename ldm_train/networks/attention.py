@@ -22,8 +22,10 @@ class Attention(nn.Module):
         self.to_out = FastLinear(width, width)
 
     def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """Return (B, N, width) for x (B, N, width), context (B, L, context_width) and mask (B, L), True for tokens to attend
-        to.
+        """Return (B, N, width) for x (B, N, width) and a context (B, L, context_width).
+
+        Args:
+            mask: True for the tokens of the context to attend to, (B, L); None for all.
         """
         k, v = self.to_kv(x if context is None else context).chunk(2, dim=-1)
         q, k, v = (part.unflatten(-1, (-1, self.head_size)).transpose(1, 2) for part in (self.to_q(x), k, v))

@@ -29,6 +29,7 @@ class TimePoint:
 
     @classmethod
     def of(cls, schedule: NoiseSchedule, t: float) -> "TimePoint":
+        """Return the point of a schedule at t."""
         alpha, sigma = (value.item() for value in schedule(torch.tensor([t], dtype=torch.float64)))
         return cls(t, alpha, sigma)
 

@@ -18,8 +18,9 @@ def make_grid_picture(images: Tensor, *, columns: int) -> Tensor:
 
 
 def make_pair_picture(above: Tensor, below: Tensor, *, columns: int) -> Tensor:
-    """Return one picture (3, H', W') with each of uint8 images (B, 3, H, W) above its counterpart, in double rows of
-    `columns`.
+    """Return one picture (3, H', W') with each of uint8 images (B, 3, H, W) above its counterpart.
+
+    The double rows have `columns` pairs.
     """
     rows = [row for i in range(0, len(above), columns) for row in (above[i : i + columns], below[i : i + columns])]
     empty = torch.full_like(above[:1], 255).expand(columns, -1, -1, -1)
@@ -38,8 +39,10 @@ def fit_on_white(image: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def warn_of_nonfinite(trainer: pl.Trainer, name: str, pictures: Tensor) -> None:
-    """Warn of and log the number of uint8 pictures (B, 3, H, W) that stand for pictures that were not finite, if there are
-    any.
+    """Warn of, and log, the number of pictures that stand for ones that were not finite, if there are any.
+
+    Args:
+        pictures: (B, 3, H, W) uint8.
     """
     if count := count_broken(pictures):
         print(

@@ -50,6 +50,7 @@ class Drawing:
 
     @cached_property
     def recipe(self) -> SamplingSettings:
+        """The settings at the first guidance scale."""
         return next(iter(self.recipes.values()))
 
     @property
@@ -63,8 +64,7 @@ class Drawing:
 
 
 class Samples(Callback):
-    """Draw with the averaged weights, on all ranks together, and write `samples/step-….png` and others, and log to all
-    dashboards.
+    """Draw with the averaged weights, on all ranks together; write `samples/step-….png` and others, and log them.
 
     The networks compute in the training's precision, such as bf16-mixed; everything else, including the autoencoder, in
     float32.

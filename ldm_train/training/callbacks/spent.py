@@ -39,6 +39,7 @@ class TimeSpent:
             self._notify("")
 
     def add(self, name: str, seconds: float) -> None:
+        """Add seconds to a name."""
         self.seconds[name] = self.seconds.get(name, 0.0) + seconds
 
     def listen(self, listener: Callable[[str], None]) -> None:

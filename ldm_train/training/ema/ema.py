@@ -51,6 +51,7 @@ class EMA(Callback):
 
     @property
     def average(self) -> Weights:
+        """The first profile's average, by the names of the parameters."""
         return self.averages[self.profiles[0].name]
 
     @property

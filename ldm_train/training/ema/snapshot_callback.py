@@ -13,11 +13,11 @@ from ldm_train.training.optimization.sharding import gather_tensor
 
 
 class SnapshotCallback(Callback):
-    """Write the averages every so many optimizer steps and at the end. Must run after `ema` and before the checkpoint
-    callback.
+    """Write the averages every so many optimizer steps and at the end.
 
-    Then every checkpoint finds the snapshots of all steps before it on disk. Snapshots of later steps, left by a run that
-    was killed after its checkpoint, are removed when it continues, and are written again.
+    It must run after `ema` and before the checkpoint callback: then every checkpoint finds the snapshots of all steps
+    before it on disk. Snapshots of later steps, left by a run that was killed after its checkpoint, are removed when it
+    continues, and are written again.
 
     Args:
         ema: its `snapshots` say how often; None for never.

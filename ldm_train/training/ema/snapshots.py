@@ -54,6 +54,7 @@ class Snapshot:
 
 
 def name_in_snapshot(length: float, parameter: str) -> str:
+    """Return the name that a parameter's average of this length has in a snapshot."""
     return f"{length}/{parameter}"
 
 

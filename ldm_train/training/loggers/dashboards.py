@@ -30,6 +30,7 @@ class Dashboard(Logger):
 
     @property
     def name(self) -> str:
+        """The dashboard's name, for messages."""
         return type(self).__name__
 
     @property

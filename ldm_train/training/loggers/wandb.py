@@ -194,8 +194,9 @@ class Wandb(Dashboard):
 
 
 def finish_run(run: "Run", *, failed: bool) -> None:
-    """Let wandb send the rest of a run. If its service is gone, shut wandb down too, so that it does not fail when Python
-    exits.
+    """Let wandb send the rest of a run.
+
+    If wandb's service is gone, shut wandb down too; otherwise it would fail when Python exits.
     """
     import wandb
 

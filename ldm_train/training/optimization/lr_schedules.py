@@ -94,8 +94,9 @@ class Cosine(LRSchedule):
 
 
 class Linear(LRSchedule):
-    """A line from 1 to `final`: 1 - (1 - final) (s - W) / (N - W). A cool-down would follow the same line, so it has no
-    effect.
+    """A line from 1 to `final`: 1 - (1 - final) (s - W) / (N - W).
+
+    A cool-down would follow the same line, so it has no effect.
     """
 
     def shape(self, step: int, max_steps: int) -> float:

@@ -18,8 +18,7 @@ def build_optimizer(
     lr_schedule: LRSchedule,
     parameter_groups: ParameterGroups = SINGLE_GROUP,
 ) -> OptimizerLRScheduler:
-    """Build an optimizer of the module's trained parameters, with each group's rate following `lr_schedule` by optimizer
-    steps.
+    """Build an optimizer of the module's trained parameters, and the LR schedule of its groups by optimizer steps.
 
     Raises:
         ValueError: the schedule does not fit into the run.

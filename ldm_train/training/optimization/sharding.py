@@ -1,8 +1,7 @@
-"""Shard parameters, gradients, averages and optimizer states over the processes (FSDP2): each process holds a part of every
-tensor.
+"""Shard parameters, gradients, averages and optimizer states over the processes (FSDP2).
 
-What a module computes does not change: a block's parameters are gathered while it runs. Sharded tensors are `DTensor`s,
-which optimizers, norms and averages accept like others.
+Each process holds a part of every tensor. What a module computes does not change: a block's parameters are gathered while it
+runs. Sharded tensors are `DTensor`s, which optimizers, norms and averages accept like others.
 """
 
 from collections.abc import Iterable, Iterator, Mapping

@@ -54,11 +54,10 @@ class Strata:
         return self.quantiles[:-1] - self.quantiles[1:]
 
     def assign(self, indices: Tensor, repeats: int) -> tuple[Tensor, Tensor]:
-        """Return the bins of examples (N,), each drawn `repeats` times, and the training's quantiles to draw, both (N,
-        repeats).
+        """Return the bins of examples (N,), each drawn `repeats` times, and the quantiles to draw, both (N, repeats).
 
-        In each repeat all bins get the same number of examples, to within one, and their quantiles spread evenly over the
-        bin.
+        The quantiles are those of the training's distribution. In each repeat all bins get the same number of examples, to
+        within one, and their quantiles spread evenly over the bin.
         """
         count, repeat = len(self.shares), torch.arange(repeats)
         bins = (indices[:, None] + repeat * count // repeats) % count
