@@ -21,7 +21,7 @@ from torch.distributed import Work
 from ldm_train.training.callbacks.step_log import step_ended
 
 # A closed terminal sends SIGHUP; SLURM can be asked to warn with SIGUSR1 or SIGUSR2.
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 REPEAT_SECONDS = 1.0  # a second signal within this time repeats the first: a terminal and a launcher both send it
 TIME_LIMIT = 255  # stands for max_time in the place of a signal's number
 
@@ -54,8 +54,10 @@ class Stop(Callback):
         self._terminals = [stream for stream in (1, 2) if os.isatty(stream)]
         if threading.current_thread() is threading.main_thread():
             # Such as SIGHUP under nohup.
-            ignored = {number for number in SIGNALS if signal.getsignal(number) == signal.SIG_IGN}
-            self._handlers = {number: signal.signal(number, self._receive) for number in SIGNALS if number not in ignored}
+            ignored = {number for number in STOP_SIGNALS if signal.getsignal(number) == signal.SIG_IGN}
+            self._handlers = {
+                number: signal.signal(number, self._receive) for number in STOP_SIGNALS if number not in ignored
+            }
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self._restore_handlers()

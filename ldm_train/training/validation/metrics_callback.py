@@ -28,7 +28,7 @@ from ldm_train.training.validation.compared import (
 )
 from ldm_train.training.validation.real_features import FeatureStore, load_or_compute_features
 
-PIXELS, CLIP = "pixels", "clip"
+PIXEL_FEATURES, CLIP_IMAGES = "pixels", "clip"
 
 
 @dataclass(frozen=True)
@@ -138,9 +138,9 @@ class MetricsCallback(Callback):
             with module.at_rest():
                 images = drawing(compared.captions_of(number), self.measuring.recipe, first=compared.starts[number])
             features = {extractor.name: extractor(images) for extractor in self.extractors}
-            return features if pair is None else features | {CLIP: pair.images(images)}
+            return features if pair is None else features | {CLIP_IMAGES: pair.images(images)}
 
-        sizes = {e.name: e.size for e in self.extractors} | ({} if pair is None else {CLIP: pair.size})
+        sizes = {e.name: e.size for e in self.extractors} | ({} if pair is None else {CLIP_IMAGES: pair.size})
         with self.ema.swapped(module):
             return compute_over_ranks(compared, sizes, compute, trainer)
 
@@ -171,14 +171,14 @@ class MetricsCallback(Callback):
             metrics = compare_features(self._real[extractor.name], drawn[extractor.name])
             values |= {f"{name}_{extractor.name}": value for name, value in metrics.items()}
         if pair is not None and self._texts is not None:
-            values[f"clip_score_{pair.name}"] = clip_score(drawn[CLIP], self._texts).mean().item()
-            values[f"clip_retrieval_at_1_{pair.name}"] = retrieval_at_1(drawn[CLIP], self._texts)
+            values[f"clip_score_{pair.name}"] = clip_score(drawn[CLIP_IMAGES], self._texts).mean().item()
+            values[f"clip_retrieval_at_1_{pair.name}"] = retrieval_at_1(drawn[CLIP_IMAGES], self._texts)
         if compared.held_out and len(set(compared.captions)) == len(compared.captions):
-            right = find_nearest(drawn[PIXELS], self._real[PIXELS]) == torch.arange(len(compared.captions))
+            right = find_nearest(drawn[PIXEL_FEATURES], self._real[PIXEL_FEATURES]) == torch.arange(len(compared.captions))
             values["retrieval_at_1"] = right.double().mean().item()
         backgrounds = [name for name in compared.backgrounds if name is not None]
         if len(backgrounds) == len(compared.captions) and len(set(backgrounds)) > 1:
-            images, truth = (Pixels.images(features[PIXELS]) for features in (drawn, self._real))
+            images, truth = (Pixels.images(features[PIXEL_FEATURES]) for features in (drawn, self._real))
             values["background_accuracy"] = background_accuracy(images, truth, backgrounds)
         return values
 
