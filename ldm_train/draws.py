@@ -1,7 +1,7 @@
-"""Randomness as a function: the same (seed, stream, position) gives the same numbers on any rank, machine load or resume.
+"""Randomness as a function: the same (seed, stream, position) gives the same numbers on any rank and after any resume.
 
-A run draws nothing from the global generators. Each quantity has a stream of its own, named by a word, so switching one
-on leaves the others alone; a position counts examples (or steps) from the start of the run.
+A run draws nothing from the global generators. Each quantity has its own stream, named by a word, so switching one on does
+not change the others. A position counts examples (or steps) from the start of the run.
 """
 
 import hashlib
@@ -12,49 +12,49 @@ from torch import Tensor
 
 
 def _hash(seed: int, stream: str, position: int) -> int:
-    """64 bits that depend on these three alone."""
+    """Return 64 bits that depend only on these three."""
     digest = hashlib.blake2b(f"{seed}/{stream}/{position}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little")
 
 
 def generator(seed: int, stream: str, position: int) -> torch.Generator:
-    """A CPU generator whose state depends on these three alone."""
+    """Return a CPU generator whose state depends only on these three."""
     return torch.Generator().manual_seed(_hash(seed, stream, position) >> 1)
 
 
 def _draw(draw: Callable[..., Tensor], seed: int, stream: str, positions: Tensor, shape: Sequence[int]) -> Tensor:
-    # The type is said, for under float64 PyTorch's default would draw other numbers.
+    # The dtype is explicit: with float64 as PyTorch's default, other numbers would be drawn.
     return torch.stack(
         [draw(tuple(shape), generator=generator(seed, stream, p), dtype=torch.float32) for p in positions.tolist()]
     )
 
 
 def normal(seed: int, stream: str, positions: Tensor, shape: Sequence[int]) -> Tensor:
-    """Standard normal numbers, (B, *shape) for positions (B,), float32 on the CPU."""
+    """Return standard normal numbers, (B, *shape) for positions (B,), float32 on the CPU."""
     return _draw(torch.randn, seed, stream, positions, shape)
 
 
 def uniform(seed: int, stream: str, positions: Tensor, shape: Sequence[int] = ()) -> Tensor:
-    """Uniform numbers in [0, 1), (B, *shape) for positions (B,), float32 on the CPU.
+    """Return uniform numbers in [0, 1), (B, *shape) for positions (B,), float32 on the CPU.
 
-    A single number for each position is its hash itself, which spares it a generator.
+    A single number for each position is made of its hash, which is faster than a generator.
     """
     if len(shape) > 0:
         return _draw(torch.rand, seed, stream, positions, shape)
-    # 24 bits are what float32 holds exactly: with more, the largest would round to 1.
+    # float32 holds 24 bits exactly: with more, the largest number would round to 1.
     bits = [_hash(seed, stream, position) >> 40 for position in positions.tolist()]
     return torch.tensor(bits, dtype=torch.float32) / 2**24
 
 
 def permutation(seed: int, stream: str, epoch: int, size: int) -> Tensor:
-    """The order of `size` examples in one epoch, (size,) int64."""
+    """Return the order of `size` examples in one epoch, (size,) int64."""
     return torch.randperm(size, generator=generator(seed, stream, epoch))
 
 
 class Shuffle:
-    """Which of `size` examples stands at each position of an endless shuffled run: every epoch is a permutation of its own.
+    """Which of `size` examples stands at each position of an endless shuffled run: every epoch is another permutation.
 
-    The last two epochs' permutations are kept, since a batch may span two.
+    The permutations of the last two epochs are kept, because a batch may span two.
     """
 
     def __init__(self, seed: int, stream: str, size: int) -> None:
@@ -64,7 +64,7 @@ class Shuffle:
         self._recent: dict[int, Tensor] = {}
 
     def __call__(self, positions: Tensor) -> Tensor:
-        """The examples at positions (B,), (B,) int64."""
+        """Return the examples at positions (B,), (B,) int64."""
         epochs, places, chosen = positions // self.size, positions % self.size, torch.empty_like(positions)
         for epoch in epochs.unique().tolist():
             mask = epochs == epoch

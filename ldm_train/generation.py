@@ -10,24 +10,24 @@ from torch import Tensor
 from ldm_train import draws
 from ldm_train.autoencoders.scaling import Scaling
 from ldm_train.diffusion.denoiser import Denoiser
-from ldm_train.diffusion.guidance import Conditioned, Guidance
+from ldm_train.diffusion.guidance import FixedConditioning, Guidance
 from ldm_train.diffusion.prediction import Prediction
 from ldm_train.diffusion.schedules.schedule import NoiseSchedule
-from ldm_train.samplers.base import Picture, Point, Sampler, StepCallback
+from ldm_train.samplers.base import InitialPicture, Sampler, StepCallback, TimePoint
 from ldm_train.samplers.spacings import Spacing
-from ldm_train.types import Autoencoder, Captions, Conditioner, Conditioning, Network
+from ldm_train.types import Autoencoder, CaptionBatch, Conditioner, Conditioning, Network
 
-LARGE = 1e4  # no weight of a network that draws is
+USUAL_WEIGHT = 1e4  # larger weights are a sign of divergence
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How pictures are drawn.
+class SamplingSettings:
+    """How pictures are sampled.
 
     Args:
-        steps, spacing: how many, and where in time.
-        seed: with a picture's number it fixes the noise: batches do not matter.
-        negative_prompt: what guidance leads away from; the empty caption unless given.
+        steps, spacing: number of sampler steps, and the points in time at which they are taken.
+        seed: with a picture's number it fixes the picture's noise, whatever batch the picture is in.
+        negative_prompt: the prompt that guidance moves away from; the empty caption unless given.
     """
 
     sampler: Sampler
@@ -44,7 +44,7 @@ class Generation:
 
     Args:
         size: side of the pictures, or (height, width), pixels.
-        device: where the network and the conditioner are.
+        device: the device of the network and the conditioner.
         weak: a weaker model on the same schedule, for autoguidance.
     """
 
@@ -61,20 +61,20 @@ class Generation:
     def __call__(
         self,
         prompts: list[str],
-        recipe: Recipe,
+        recipe: SamplingSettings,
         *,
         first: int = 0,
         numbers: Tensor | None = None,
-        picture: Picture | None = None,
+        picture: InitialPicture | None = None,
         callback: StepCallback | None = None,
     ) -> Tensor:
-        """One picture for each prompt, (B, 3, H, W) in [-1, 1].
+        """Draw one picture for each prompt, (B, 3, H, W) in [-1, 1].
 
         Args:
-            first: the number of the first picture; the others' follow it.
-            numbers: each one's own instead, (B,).
-            picture: what to start from instead of noise alone.
-            callback: called after each step with its number, the latents x_s and the estimate.
+            first: number of the first picture; the others are numbered from there.
+            numbers: the number of each picture (B,), which overrides `first`.
+            picture: a picture to start from instead of pure noise.
+            callback: called after each step with its number (from 0), the latents x_s and the estimate.
         """
         numbers = torch.arange(first, first + len(prompts)) if numbers is None else numbers
         return self._draw(
@@ -86,28 +86,29 @@ class Generation:
         )
 
     @torch.no_grad()
-    def between(
+    def interpolate(
         self,
         prompts: tuple[str, str],
-        recipe: Recipe,
+        recipe: SamplingSettings,
         weights: Tensor,
         *,
         seeds: tuple[int, int] | None = None,
         number: int = 0,
         blend: Literal["slerp", "lerp"] = "slerp",
     ) -> Tensor:
-        """Pictures on the way from one prompt to another, (B, 3, H, W) in [-1, 1].
+        """Draw pictures on the way from one prompt to another, (B, 3, H, W) in [-1, 1].
 
         Args:
-            weights: how far, from 0 (the first prompt's own picture) to 1, (B,).
-            seeds: whose noise is drawn from at either end; the recipe's unless given.
-            number: of all pictures, in both seeds.
-            blend: how the prompts' embeddings are; noise is always by `slerp`, which keeps its deviation.
+            weights: the position of each picture, from 0 (the first prompt) to 1 (the second), (B,).
+            seeds: seeds of the noise at either end; the recipe's unless given.
+            number: the number that all the pictures have under both seeds.
+            blend: interpolation of the prompts' embeddings; noise is always interpolated by `slerp`, which keeps its
+                deviation.
         """
 
         def condition(model: Generation) -> Conditioning:
             first, second = (model.condition([prompt] * len(weights)) for prompt in prompts)
-            return mixed(first, second, weights.to(model.device), blend=blend)
+            return interpolate_conditioning(first, second, weights.to(model.device), blend=blend)
 
         def noise(stream: str) -> Tensor:
             first, second = (
@@ -122,14 +123,19 @@ class Generation:
         self,
         condition: "Callable[[Generation], Conditioning]",
         noise: Callable[[str], Tensor],
-        recipe: Recipe,
-        picture: Picture | None = None,
+        recipe: SamplingSettings,
+        picture: InitialPicture | None = None,
         callback: StepCallback | None = None,
     ) -> Tensor:
-        """Images of what `condition` tells a model, from the noise of a stream, (B, C, H, W) on the CPU."""
+        """Return images (B, 3, H, W) in [-1, 1].
+
+        Args:
+            condition: returns the conditioning that a model (this one or `weak`) computes of the prompts.
+            noise: returns the noise (B, C, H, W) of a named stream, on the CPU.
+        """
         initial = noise("initial noise").to(self.device)
         null = self.condition([recipe.negative_prompt] * len(initial))
-        weak = None if self.weak is None else Conditioned(self.weak.denoiser(), condition(self.weak))
+        weak = None if self.weak is None else FixedConditioning(self.weak.denoiser(), condition(self.weak))
         latents = recipe.sampler(
             recipe.guidance(self.denoiser(), null, weak),
             initial,
@@ -144,83 +150,91 @@ class Generation:
 
     @property
     def sides(self) -> tuple[int, int]:
-        """Height and width, pixels."""
+        """Height and width of the pictures, pixels."""
         return (self.size, self.size) if isinstance(self.size, int) else self.size
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of a picture's latents."""
         height, width = self.sides
         return self.autoencoder.channels, height // self.autoencoder.factor, width // self.autoencoder.factor
 
-    def check(self, prompts: list[str], recipe: Recipe) -> None:
-        """Refuse what drawing these would refuse, without drawing.
+    def check(self, prompts: list[str], recipe: SamplingSettings) -> None:
+        """Raise what drawing these prompts would raise, without drawing.
 
         Raises:
-            ValueError: points in time, a sampler or guidance that do not go with the schedule, or captions unknown.
+            ValueError: the spacing, sampler or guidance does not fit the schedule, or the conditioner does not know a
+                caption.
         """
-        recipe.sampler.check(Point.of(self.schedule, recipe.spacing(self.schedule, recipe.steps)[0]))
+        recipe.sampler.check(TimePoint.of(self.schedule, recipe.spacing(self.schedule, recipe.steps)[0]))
         recipe.guidance(self.denoiser(), Conditioning(), None if self.weak is None else self.weak.denoiser())
         self.conditioner.tokenize([*prompts, recipe.negative_prompt])
 
     def denoiser(self) -> Denoiser:
+        """Return the network as a denoiser without guidance."""
         return Denoiser(self.network, self.schedule, self.prediction)
 
     def condition(self, texts: list[str]) -> Conditioning:
-        return self.conditioner(Captions(self.conditioner.tokenize(texts).to(self.device)))
+        """Return the conditioning of texts, one row each."""
+        return self.conditioner(CaptionBatch(self.conditioner.tokenize(texts).to(self.device)))
 
     def encode(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) in [-1, 1] to latents (B, C, H/factor, W/factor), the posterior's mean."""
+        """Return latents (B, C, H/factor, W/factor) of images (B, 3, H, W) in [-1, 1], the posterior's mean."""
         return Scaling.of(self.autoencoder).to_model(self.autoencoder.encode(images.to(self.device)).mean)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Latents (B, C, H, W) to images (B, 3, H*factor, W*factor) in [-1, 1].
+        """Return images (B, 3, H*factor, W*factor) in [-1, 1] of latents (B, C, H, W).
 
-        In the autoencoder's own precision, also where the network computes under autocast: half is too coarse for it.
-        What is not finite, in latents or image, makes its whole image NaN: clipping would hide infinity.
+        The autoencoder computes in its own dtype even if the network computes under autocast, because half precision is too
+        coarse for it. An image becomes all NaN if its latents or any of its pixels are not finite: clipping would hide
+        infinity.
         """
         with torch.autocast(self.device.type, enabled=False):
             images = self.autoencoder.decode(Scaling.of(self.autoencoder).to_raw(latents))
         finite = latents.flatten(1).isfinite().all(1) & images.flatten(1).isfinite().all(1)
         return images.clamp(-1, 1).masked_fill(~finite.view(-1, 1, 1, 1), torch.nan)
 
-    def refuse_nonfinite(self, images: Tensor, prompts: Sequence[str], numbers: Sequence[int], *, seed: int) -> Tensor:
-        """Return images (B, 3, H, W) that were drawn; raise if one of them is not finite.
+    def require_finite(self, images: Tensor, prompts: Sequence[str], numbers: Sequence[int], *, seed: int) -> Tensor:
+        """Return drawn images (B, 3, H, W), or raise if one of them is not finite.
 
         Args:
-            prompts, numbers: of each.
+            prompts, numbers: the prompt and the number of each image.
 
         Raises:
-            ValueError: naming the prompt, the number, the seed, and what to look at.
+            ValueError: an image is not finite; the message has its prompt, number and seed, and the likely cause.
         """
         for image, prompt, number in zip(images, prompts, numbers, strict=True):
             if not image.isfinite().all():
                 raise ValueError(
-                    f"the picture of {prompt!r} (number {number}, seed {seed}) contains NaN or infinity, and was not "
+                    f"the picture of {prompt!r} (number {number}, seed {seed}) contains NaN or infinity and was not "
                     f"written: {self._suspect()}"
                 )
         return images
 
     def _suspect(self) -> str:
-        """Return what to look at when pictures are not finite."""
+        """Return the likely cause of pictures that are not finite."""
         models = [self] if self.weak is None else [self, self.weak]
         for module in (part for model in models for part in (model.network, model.conditioner, model.autoencoder)):
             for name, weight in module.named_parameters() if isinstance(module, torch.nn.Module) else ():
                 largest = weight.detach().abs().max().item() if weight.numel() else 0.0
-                if not largest < LARGE:  # NaN is not
+                if not largest < USUAL_WEIGHT:  # True for NaN too
                     return (
                         f"{type(module).__name__}'s weight {name} has values up to {largest:g}; the run diverged, or a "
                         "factor in adapters=… is too large"
                     )
         return (
-            "its weights are of usual size; lower guidance.scale and the factors in adapters=…, try weights=raw or more "
-            "steps, and compute in float32"
+            "the weights are of usual size; lower guidance.scale and the factors in adapters=…, try weights=raw or more "
+            "steps, or compute in float32"
         )
 
 
-def mixed(
+def interpolate_conditioning(
     first: Conditioning, second: Conditioning, weights: Tensor, *, blend: Literal["slerp", "lerp"] = "slerp"
 ) -> Conditioning:
-    """Conditioning between two of the same parts, at weights (B,) from 0 to 1; a token that counts in either one counts."""
+    """Return conditioning between two that have the same parts, at weights (B,) from 0 to 1.
+
+    The mask keeps every token that either of them has.
+    """
 
     def part(a: Tensor | None, b: Tensor | None, mix: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor | None:
         return None if a is None or b is None else mix(a, b, weights.to(a.dtype))
@@ -235,14 +249,16 @@ def mixed(
 
 
 def lerp(first: Tensor, second: Tensor, weights: Tensor) -> Tensor:
-    """On the straight line between tensors (B, ...), exactly their own at weights (B,) of 0 and 1."""
+    """Return points on the line between tensors (B, ...), exactly the tensors themselves at weights (B,) of 0 and 1."""
     return torch.lerp(first, second, weights.view(-1, *[1] * (first.ndim - 1)))
 
 
 def slerp(first: Tensor, second: Tensor, weights: Tensor) -> Tensor:
-    """On the arc between vectors (B, ..., D), at weights (B,) (Shoemake 1985, "Animating rotation with quaternion curves").
+    """Return points on the arc between vectors (B, ..., D), at weights (B,) from 0 to 1.
 
-    Between independent noise it is noise of the same deviation. Nearly parallel and opposite vectors have a line instead.
+    Spherical interpolation (Shoemake 1985, "Animating rotation with quaternion curves"). Between two draws of noise the
+    result is noise of the same standard deviation. Nearly parallel or opposite vectors, whose arc is undefined, are
+    interpolated on a line.
     """
     cosine = torch.nn.functional.cosine_similarity(first, second, dim=-1).unsqueeze(-1)
     angle = cosine.clamp(-1, 1).acos()

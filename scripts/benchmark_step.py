@@ -42,7 +42,7 @@ from ldm_train.settings.strict import KEPT
 from ldm_train.training.ema.ema import EMA
 from ldm_train.training.module import NoisePredictorTraining
 from ldm_train.training.optimization.lr_schedules import Constant
-from ldm_train.types import Captions, Conditioning, LatentBatch, Moments
+from ldm_train.types import CaptionBatch, Conditioning, LatentBatch, Moments
 from ldm_train.weights.layouts.unet_layout import convert_unet_from_diffusers
 
 ATTENDING = ("CrossAttnDownBlock2D", "CrossAttnUpBlock2D")
@@ -69,7 +69,7 @@ class Case:
         generator = torch.Generator().manual_seed(1)
         latents = torch.randn(self.batch, 4, self.side, self.side, generator=generator)
         embeddings = torch.randn(self.batch, self.tokens, self.width, generator=generator)
-        captions = Captions(torch.zeros(self.batch, self.tokens, dtype=torch.long), embeddings)
+        captions = CaptionBatch(torch.zeros(self.batch, self.tokens, dtype=torch.long), embeddings)
         return LatentBatch(torch.arange(self.batch), Moments(latents, None), captions)
 
 
@@ -89,7 +89,7 @@ PRESET = "unet_compact"
 class Embedded(nn.Module):
     """A text encoder whose captions are embedded already."""
 
-    def forward(self, captions: Captions) -> Conditioning:
+    def forward(self, captions: CaptionBatch) -> Conditioning:
         return Conditioning(tokens=captions.embeddings)
 
 

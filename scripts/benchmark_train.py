@@ -194,8 +194,8 @@ def child_ranks(arguments: argparse.Namespace) -> None:
         self.model.require_backward_grad_sync = self.model.broadcast_buffers = False
 
     DDPStrategy.configure_ddp = configure_ddp  # type: ignore[method-assign]
-    base_module.agreed = torch.Tensor.float  # type: ignore[assignment]
-    Stop._exchanged = lambda self, wish: wish  # type: ignore[method-assign]
+    base_module.all_ranks_finite = torch.Tensor.float  # type: ignore[assignment]
+    Stop._exchanged = lambda self, wanted: wanted  # type: ignore[method-assign]
     ldm_train(["train", *arguments.words])
 
 

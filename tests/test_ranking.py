@@ -22,7 +22,7 @@ from ldm_train.diffusion.prediction import Clean
 from ldm_train.diffusion.schedules.named import scaled_linear
 from ldm_train.diffusion.timesteps import Uniform
 from ldm_train.diffusion.weighting import UniformWeight
-from ldm_train.metrics.drawings import nearest
+from ldm_train.metrics.drawings import find_nearest
 from ldm_train.metrics.sets import kernel_distance
 from ldm_train.samplers.ddim import DDIM
 from ldm_train.types import Conditioning
@@ -76,7 +76,7 @@ def measured(weights: dict[str, Tensor], truth: Ideal, *, seed: int = 0) -> dict
     network.load_state_dict(weights)
     denoiser, (kind, conditioning) = Denoiser(network, network.schedule, Clean()), kinds(count)
     noise = draws.normal(7, "held out", torch.arange(count), SHAPE)
-    t = Uniform().at(torch.linspace(0, 0.999, count, dtype=torch.float64), network.schedule)
+    t = Uniform().t_at_quantiles(torch.linspace(0, 0.999, count, dtype=torch.float64), network.schedule)
     drawn = DDIM()(denoiser, draws.normal(seed, "noise", torch.arange(count), SHAPE), conditioning, steps=20)
     pictures, features = real(truth, count), drawn.flatten(1)
     numbers = Numbers()
@@ -88,7 +88,7 @@ def measured(weights: dict[str, Tensor], truth: Ideal, *, seed: int = 0) -> dict
         return kernel_distance(pictures.flatten(1), features[chosen])
 
     numbers.add("kid_pixels", distance(torch.arange(count)), RESAMPLING(distance, count))
-    numbers.add_share("retrieval_at_1", nearest(drawn, truth.means) == kind, RESAMPLING)
+    numbers.add_share("retrieval_at_1", find_nearest(drawn, truth.means) == kind, RESAMPLING)
     return {**numbers.values, "intervals": numbers.intervals}
 
 

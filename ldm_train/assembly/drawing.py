@@ -12,7 +12,7 @@ from ldm_train.data.pictures.decoding import read_upright_size
 from ldm_train.data.pictures.images import DECODE_ERRORS, read_image, to_signed
 from ldm_train.data.pictures.mask_files import has_transparency
 from ldm_train.generation import Generation
-from ldm_train.samplers.base import Picture
+from ldm_train.samplers.base import InitialPicture
 from ldm_train.settings.schema.using import SampleSettings
 from ldm_train.util.inputs import MAX_PICTURE, MAX_PROMPTS, describe_error, read_input, read_text
 
@@ -37,7 +37,7 @@ def resized(generation: Generation, size: Sequence[int] | None) -> Generation:
     return replace(generation, size=(size[0], size[1]))
 
 
-def read_start(config: SampleSettings, generation: Generation) -> Picture | None:
+def read_start(config: SampleSettings, generation: Generation) -> InitialPicture | None:
     """The picture to start from, encoded, and the mask (white where to draw) at the size of its latents.
 
     Raises:
@@ -54,10 +54,10 @@ def read_start(config: SampleSettings, generation: Generation) -> Picture | None
     if has_transparency(content):
         print(f"note: picture={config.picture} is transparent in places, which are taken as white")
     if config.mask is None:
-        return Picture(latents, config.strength)
+        return InitialPicture(latents, config.strength)
     height, width = latents.shape[2:]
     mask = read_mask(config.mask, picture=read_upright_size(content), size=generation.sides, latents=(height, width))
-    return Picture(latents, config.strength, mask.to(latents))
+    return InitialPicture(latents, config.strength, mask.to(latents))
 
 
 def read_signed(path: str, size: int | tuple[int, int]) -> torch.Tensor:

@@ -22,7 +22,7 @@ from ldm_train.assembly.trained_part import base_fingerprint
 from ldm_train.assembly.training_data import complete
 from ldm_train.data.cache.reader import LatentCache, open_caches
 from ldm_train.data.pictures.images import save_png, to_bytes
-from ldm_train.generation import Generation, Recipe
+from ldm_train.generation import Generation, SamplingSettings
 from ldm_train.run_dir.record import PRIOR
 from ldm_train.settings.composition import compose_as
 from ldm_train.settings.schema.training import TrainSettings
@@ -168,7 +168,7 @@ def manner(config: TrainSettings) -> Told:
     return {**{name: plain[name] for name in names}, **{n: getattr(config.prior, n) for n in ("count", "steps", "seed")}}
 
 
-def draw(generation: Generation, recipe: Recipe, folder: Path, prompts: Sequence[str], count: int) -> None:
+def draw(generation: Generation, recipe: SamplingSettings, folder: Path, prompts: Sequence[str], count: int) -> None:
     """The pictures that are missing, the i-th with noise number i, and their captions."""
     texts = [prompts[number % len(prompts)] for number in range(count)]
     missing = [number for number in range(count) if not (folder / "pictures" / name(number)).is_file()]
@@ -177,7 +177,7 @@ def draw(generation: Generation, recipe: Recipe, folder: Path, prompts: Sequence
         numbers = missing[first : first + at_once]
         batch = [texts[number] for number in numbers]
         images = generation(batch, recipe, numbers=torch.tensor(numbers))
-        generation.refuse_nonfinite(images, batch, numbers, seed=recipe.seed)
+        generation.require_finite(images, batch, numbers, seed=recipe.seed)
         for number, image in zip(numbers, to_bytes(images).cpu(), strict=True):
             save_png(image, folder / "pictures" / name(number))
     rows = [{"file_name": name(number), "text": text} for number, text in enumerate(texts)]

@@ -11,7 +11,7 @@ from ldm_train.assembly.parts import Parts, build_parts, choose_device
 from ldm_train.assembly.stacked_adapters import add_adapters
 from ldm_train.assembly.stored_weights import load_weights
 from ldm_train.assembly.trained_for import refuse_other_purpose
-from ldm_train.generation import Generation, Recipe
+from ldm_train.generation import Generation, SamplingSettings
 from ldm_train.run_dir.stored_settings import read_trained
 from ldm_train.settings.composition import build
 from ldm_train.settings.schema.training import TrainSettings
@@ -28,7 +28,7 @@ class TrainedRun:
     parts: Parts
     step: int
     generation: Generation
-    recipe: Recipe
+    recipe: SamplingSettings
 
 
 def open_run(config: DrawingSettings) -> TrainedRun:
@@ -62,12 +62,16 @@ def fill_from_run(config: Drawing, trained: TrainSettings) -> Drawing:
     return config.with_values(guidance=guidance, spacing=spacing)
 
 
-def build_recipe(config: DrawingSettings | TrainSettings, *, steps: int, seed: int, negative_prompt: str = "") -> Recipe:
+def build_recipe(
+    config: DrawingSettings | TrainSettings, *, steps: int, seed: int, negative_prompt: str = ""
+) -> SamplingSettings:
     """How to draw, from the groups `sampler`, `spacing` and `guidance` of a config."""
     assert config.guidance is not None
     assert config.spacing is not None
     guidance = build(config.guidance, "guidance")
-    return Recipe(build(config.sampler, "sampler"), steps, build(config.spacing, "spacing"), guidance, seed, negative_prompt)
+    return SamplingSettings(
+        build(config.sampler, "sampler"), steps, build(config.spacing, "spacing"), guidance, seed, negative_prompt
+    )
 
 
 def build_weak(config: DrawingSettings | TrainSettings, strong: Parts, device: torch.device) -> Generation | None:

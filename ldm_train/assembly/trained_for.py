@@ -69,8 +69,8 @@ def prediction_name(parts: Parts) -> str:
 
 def describe_schedule(schedule: NoiseSchedule) -> dict[str, Json]:
     """Return what a network sees of a schedule at ten points in time: (its time, the angle of the noise in radians)."""
-    t = torch.tensor([schedule.along(share / 10) for share in range(1, 11)], dtype=torch.float64)
-    pairs = torch.stack([schedule.told(t), schedule.ratio(t).atan()], 1)
+    t = torch.tensor([schedule.t_at_share(share / 10) for share in range(1, 11)], dtype=torch.float64)
+    pairs = torch.stack([schedule.network_time(t), schedule.ratio(t).atan()], 1)
     return {"points": [[round(value, 6) for value in pair] for pair in pairs.tolist()], "sigma_data": schedule.sigma_data}
 
 

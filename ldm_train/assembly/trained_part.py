@@ -10,7 +10,7 @@ from torch import nn
 
 from ldm_train import draws
 from ldm_train.assembly.parts import Parts
-from ldm_train.networks.layer_patterns import chosen
+from ldm_train.networks.layer_patterns import match_patterns
 from ldm_train.settings.composition import build
 from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.weights.fingerprint import fingerprint_module
@@ -58,7 +58,7 @@ def choose_trained(config: TrainSettings, parts: Parts) -> None:
         build(config.adapter, "adapter").attach(parts.network, parts.text_encoder, seed=seed)
     elif config.trained is not None:
         parameters = {name: p for name, p in trainable(parts).items() if not name.startswith("weighting.")}
-        kept = set(chosen(config.trained, parameters, setting="trained"))
+        kept = set(match_patterns(config.trained, parameters, setting="trained"))
         for name, parameter in parameters.items():
             parameter.requires_grad_(name in kept)
 

@@ -15,13 +15,13 @@ from ldm_train.settings.composition import build
 from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.settings.without_effect import measures
 from ldm_train.training.callbacks.samples import Drawing, Samples
-from ldm_train.training.callbacks.spent import Spent
+from ldm_train.training.callbacks.spent import TimeSpent
 from ldm_train.training.ema.ema import EMA
 from ldm_train.training.module import NoisePredictorTraining
-from ldm_train.training.validation.compared import choose
-from ldm_train.training.validation.metrics_callback import Measuring, Metrics
-from ldm_train.training.validation.real_features import KeptFeatures
-from ldm_train.training.validation.validation_callback import Validation
+from ldm_train.training.validation.compared import choose_comparison
+from ldm_train.training.validation.metrics_callback import MetricsCallback, MetricSettings
+from ldm_train.training.validation.real_features import FeatureStore
+from ldm_train.training.validation.validation_callback import ValidationCallback
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Watching:
 
     parts: Parts
     drawing: Drawing
-    measuring: Measuring | None
+    measuring: MetricSettings | None
     weak: Generation | None
 
     @classmethod
@@ -58,10 +58,10 @@ class Watching:
         """All that are ever drawn."""
         compared = None
         if self.measuring is not None:
-            compared = choose(data, self.measuring.count, factor=self.parts.autoencoder.factor)
+            compared = choose_comparison(data, self.measuring.count, factor=self.parts.autoencoder.factor)
         return [*self.drawing.captions, *([] if compared is None else compared.captions)]
 
-    def callbacks(self, config: TrainSettings, ema: EMA, *, content: str, spent: Spent) -> list[Callback]:
+    def callbacks(self, config: TrainSettings, ema: EMA, *, content: str, spent: TimeSpent) -> list[Callback]:
         """In the order in which they look at a step.
 
         Args:
@@ -73,12 +73,14 @@ class Watching:
             return self.parts.generation(trained.network, trained.text_encoder, trained.device, self.weak)
 
         found: list[Callback] = [
-            Validation(ema, **dict(config.validation), spent=spent),
+            ValidationCallback(ema, **dict(config.validation), spent=spent),
             Samples(Path(config.run_dir), ema, generation, self.drawing, every=config.pictures.every, spent=spent),
         ]
         if self.measuring is not None and config.metrics.every is not None:
-            kept = None if config.cache is None else KeptFeatures.beside(config.cache, content)
-            found.append(Metrics(ema, generation, self.measuring, every=config.metrics.every, kept=kept, spent=spent))
+            kept = None if config.cache is None else FeatureStore.next_to(config.cache, content)
+            found.append(
+                MetricsCallback(ema, generation, self.measuring, every=config.metrics.every, kept=kept, spent=spent)
+            )
         return found
 
 
@@ -125,7 +127,7 @@ def guidance_scales(config: TrainSettings) -> list[float]:
     return numbers
 
 
-def build_measuring(config: TrainSettings) -> Measuring | None:
+def build_measuring(config: TrainSettings) -> MetricSettings | None:
     """The frozen networks that measure, and how pictures are drawn for them; None where nothing is measured.
 
     Raises:
@@ -136,4 +138,4 @@ def build_measuring(config: TrainSettings) -> Measuring | None:
     measured = {"features": config.features, "clip_score": config.clip_score}
     features, pair = (None if part is None else build(part, name) for name, part in measured.items())
     recipe = build_recipe(config, steps=config.metrics.steps, seed=config.metrics.seed)
-    return Measuring(features, pair, recipe, config.metrics.count)
+    return MetricSettings(features, pair, recipe, config.metrics.count)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ldm_train.types import Captions, Conditioning
+from ldm_train.types import CaptionBatch, Conditioning
 from ldm_train.util.safe_json import Json
 
 
@@ -64,6 +64,6 @@ class ClassLabels(nn.Module):
         """Return 1 for each caption, which is one label."""
         return [1] * len(captions)
 
-    def forward(self, captions: Captions) -> Conditioning:
+    def forward(self, captions: CaptionBatch) -> Conditioning:
         """Return conditioning with a vector (B, D)."""
         return Conditioning(vector=self.embedding(captions.tokens[:, 0]))

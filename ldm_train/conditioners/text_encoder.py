@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ldm_train.conditioners.clip_tower import VOCABULARY, count_layers, describe_states, load_clip_tower
 from ldm_train.conditioners.new_tokens import ExtendedEmbedding, NewWords, parse_new_words
 from ldm_train.conditioners.tokenizer import Tokenizer
-from ldm_train.types import Captions, Conditioning
+from ldm_train.types import CaptionBatch, Conditioning
 from ldm_train.util.memory import check_fits
 from ldm_train.util.safe_json import Json
 from ldm_train.util.text import first_line
@@ -194,7 +194,7 @@ class TextEncoder(nn.Module):
             raise ValueError("the text encoder was freed by keep_only, which did not get one of these captions")
         return self.known_states[matches.int().argmax(1)]
 
-    def forward(self, captions: Captions) -> Conditioning:
+    def forward(self, captions: CaptionBatch) -> Conditioning:
         """Return the conditioning of token ids (B, L), or of their cached embeddings."""
         states = (
             self.embed(captions.tokens)

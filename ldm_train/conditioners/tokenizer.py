@@ -1,43 +1,22 @@
-"""open_clip's tokenizer, for captions of any length."""
-
-from heapq import heapify, heappop, heappush
+"""open_clip's tokenizer, with the byte-pair merges of the `tokenizers` library."""
 
 import open_clip
-
-
-def merge(symbols: list[str], ranks: dict[tuple[str, str], int]) -> list[str]:
-    """Byte-pair encoding (Sennrich et al. 2016, arXiv 1508.07909): join the neighbours of the lowest rank, leftmost first.
-
-    A queue of pairs and a linked list of symbols take O(n log n). The same as joining all pairs of a rank at once, as
-    open_clip does, since a symbol's own pair ranks below every pair that it is part of.
-    """
-    end = len(symbols)
-    symbols = [*symbols, ""]  # neither the end nor, as index -1, the start is part of any pair
-    before, after = [*range(-1, end)], [*range(1, end + 1), end]
-
-    def rank(left: int) -> int | None:
-        return ranks.get((symbols[left], symbols[after[left]]))
-
-    queue = [(number, left) for left in range(end) if (number := rank(left)) is not None]
-    heapify(queue)
-    while queue:
-        number, left = heappop(queue)
-        if rank(left) != number:
-            continue  # one of the two was joined with another neighbour meanwhile
-        right = after[left]
-        symbols[left], symbols[right] = symbols[left] + symbols[right], ""
-        after[left] = after[right]
-        before[after[left]] = left
-        for start in (before[left], left):
-            if (number_there := rank(start)) is not None:
-                heappush(queue, (number_there, start))
-    return [symbol for symbol in symbols if symbol]
+from tokenizers.models import BPE
 
 
 class Tokenizer(open_clip.SimpleTokenizer):
-    """open_clip's, whose own merges take the square of a word's length: here a caption may be one word of any length."""
+    """open_clip's tokenizer for captions of any length, with the same ids.
+
+    open_clip's own merges take quadratic time in a word's length, and a caption may be a single long word.
+    """
+
+    def __init__(self, *, context_length: int) -> None:
+        super().__init__(context_length=context_length)
+        merges = sorted(self.bpe_ranks, key=self.bpe_ranks.__getitem__)
+        self._model = BPE(self.encoder, merges, end_of_word_suffix="</w>")
 
     def bpe(self, token: str) -> str:
-        if token not in self.cache:
-            self.cache[token] = " ".join(merge([*token[:-1], token[-1] + "</w>"], self.bpe_ranks))
+        """Return the symbols of one word, separated by spaces; the word is in open_clip's letters for bytes."""
+        if token not in self.cache:  # which has open_clip's special tokens from the start: they are not merged
+            self.cache[token] = " ".join(symbol.value for symbol in self._model.tokenize(token))
         return self.cache[token]

@@ -1,6 +1,6 @@
-"""A network with its schedule and prediction: noisy latents to estimates of the clean ones and of the noise.
+"""A network with its schedule and prediction: from noisy latents to estimates of the clean latents and of the noise.
 
-Training and sampling both go through here; nothing else calls a network, and nothing else knows what a network is shown.
+Training and sampling both call the network through here and nowhere else: only this file knows what its inputs are.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from ldm_train.diffusion.broadcast import on_device, per_example
+from ldm_train.diffusion.broadcast import broadcast_like, move_to_device
 from ldm_train.diffusion.prediction import Prediction
 from ldm_train.diffusion.schedules.schedule import NoiseSchedule
 from ldm_train.types import Conditioning, Network
@@ -17,19 +17,22 @@ from ldm_train.types import Conditioning, Network
 
 @dataclass(frozen=True)
 class Estimate:
-    """The network's output and what it implies, each like x_t (B, C, H, W), with x_t = alpha clean + sigma noise."""
+    """The network's output, and the clean latents and noise that it implies, each like x_t (B, C, H, W).
+
+    x_t = alpha clean + sigma noise.
+    """
 
     output: Tensor
     clean: Tensor
     noise: Tensor
 
-    def beyond(self, other: "Estimate", scale: float) -> "Estimate":
-        """other + scale (this - other)."""
+    def extrapolate_from(self, other: "Estimate", scale: float) -> "Estimate":
+        """Return other + scale (this - other)."""
         parts = ((self.output, other.output), (self.clean, other.clean), (self.noise, other.noise))
         return Estimate(*(torch.lerp(b, a, scale) for a, b in parts))
 
 
-class Denoises(Protocol):
+class AnyDenoiser(Protocol):
     """What a sampler calls: a denoiser, or guidance around one."""
 
     schedule: NoiseSchedule
@@ -38,17 +41,16 @@ class Denoises(Protocol):
 
 
 class Denoiser:
-    """Shows the network x_t and the schedule's word for t.
+    """Call the network on x_t and the schedule's `network_time` of t.
 
-    The network is shown, and answers, in the precision of its weights; everything else is in that of x_t.
+    The network receives and returns the dtype of its weights; everything else is in the dtype of x_t.
 
-    Where the schedule names its data's deviation d (EDM), all happens in units in which both the data and x_t have one of 1:
-    with n^2 = alpha^2 d^2 + sigma^2 the network is shown x_t / n = (alpha d / n) (x / d) + (sigma / n) noise, and predicts
-    of these. With velocity prediction that is the preconditioning of Karras et al. 2022 (arXiv 2206.00364, table 1), their F
-    being -v.
+    If the schedule has a `sigma_data` d (EDM), network and prediction see data and x_t scaled to unit variance: with n^2 =
+    alpha^2 d^2 + sigma^2, the network's input is x_t / n = (alpha d / n) (x / d) + (sigma / n) noise. With the velocity
+    prediction that is the preconditioning of Karras et al. 2022 (arXiv 2206.00364, table 1), and their F is -v.
 
     Raises:
-        ValueError: the prediction says nothing of the picture where the schedule ends.
+        ValueError: the prediction is undefined at the schedule's end, where sampling starts.
     """
 
     def __init__(self, network: Network, schedule: NoiseSchedule, prediction: Prediction) -> None:
@@ -56,56 +58,57 @@ class Denoiser:
         self.schedule = schedule
         self.prediction = prediction
         if self.terminal_amplification() == float("inf"):
+            name = type(prediction).__name__.lower()
             raise ValueError(
-                f"prediction {type(prediction).__name__} is undefined on a schedule that ends in pure noise (alpha = 0 at "
-                f"t = {schedule.end}, where sampling starts): the noise is known there and says nothing of the picture. "
-                "Choose prediction=velocity, flow or clean, or a schedule with zero_terminal_snr=false"
+                f"prediction={name} is undefined on a schedule that ends in pure noise (alpha = 0 at t = {schedule.end}): "
+                "sampling starts there, and knowing the noise says nothing about the picture. Choose prediction=velocity, "
+                "flow or clean, or a schedule with zero_terminal_snr=false"
             )
 
     def terminal_amplification(self) -> float:
-        """By how much an error of the output grows in the clean estimate at the schedule's end, where sampling starts."""
-        return self.clean_error_per_output_error(torch.tensor([self.schedule.end])).sqrt().item()
+        """Return |error of the clean estimate| / |error of the output| at the schedule's end, where sampling starts."""
+        end = torch.tensor([self.schedule.end], dtype=torch.float64)
+        return self.clean_error_per_output_error(end).sqrt().item()
 
     def clean_error_per_output_error(self, t: Tensor) -> Tensor:
-        """|error of clean|^2 / |error of output|^2 at t, (B,) float64."""
-        alpha, sigma, _ = self._shown(t)
-        return self.prediction.clean_error_per_output_error(alpha, sigma) * self._deviation**2
+        """Return |error of the clean estimate|^2 / |error of the output|^2 at t, (B,) float64."""
+        alpha, sigma, _ = self._input_coefficients(t)
+        return self.prediction.clean_error_per_output_error(alpha, sigma) * self._sigma_data**2
 
     def __call__(self, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Estimate:
-        """Estimates for noisy latents (B, C, H, W) at t (B,) from the schedule's start to its end."""
-        _, _, norm = self._shown(t)
-        told = self.schedule.told(t)
-        told = on_device(told.float() if told.is_floating_point() else told, x_t.device)
-        shown = x_t / per_example(norm, x_t)
-        output = self.network(shown.to(precision(self.network, default=x_t.dtype)), told, conditioning)
+        """Return the estimates for noisy latents (B, C, H, W) at t (B,), from the schedule's `start` to its `end`."""
+        _, _, norm = self._input_coefficients(t)
+        network_time = move_to_device(self.schedule.network_time(t).float(), x_t.device)
+        network_input = (x_t / broadcast_like(norm, x_t)).to(weights_dtype(self.network, default=x_t.dtype))
+        output = self.network(network_input, network_time, conditioning)
         return self.estimate(output.to(x_t.dtype), x_t, t)
 
     def estimate(self, output: Tensor, x_t: Tensor, t: Tensor) -> Estimate:
-        """What an output at x_t, (B, C, H, W), and t (B,) implies."""
-        alpha, sigma, norm = (per_example(value, x_t) for value in self._shown(t))
-        shown = x_t / norm
-        clean = self._deviation * self.prediction.to_clean(output, shown, alpha, sigma)
-        return Estimate(output, clean, self.prediction.to_noise(output, shown, alpha, sigma))
+        """Return what an output at x_t, both (B, C, H, W), and t (B,) implies."""
+        alpha, sigma, norm = (broadcast_like(value, x_t) for value in self._input_coefficients(t))
+        network_input = x_t / norm
+        clean = self._sigma_data * self.prediction.to_clean(output, network_input, alpha, sigma)
+        return Estimate(output, clean, self.prediction.to_noise(output, network_input, alpha, sigma))
 
     def target(self, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """What the output should be for clean latents and noise (B, C, H, W) at t (B,)."""
-        alpha, sigma, _ = (per_example(value, x) for value in self._shown(t))
-        return self.prediction.target(x / self._deviation, noise, alpha, sigma)
+        """Return what the output should be for clean latents and noise, both (B, C, H, W), at t (B,)."""
+        alpha, sigma, _ = (broadcast_like(value, x) for value in self._input_coefficients(t))
+        return self.prediction.target(x / self._sigma_data, noise, alpha, sigma)
 
     @property
-    def _deviation(self) -> float:
+    def _sigma_data(self) -> float:
         return 1.0 if self.schedule.sigma_data is None else self.schedule.sigma_data
 
-    def _shown(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """alpha and sigma of what the network is shown, and x_t's deviation, by which it was divided; each (B,)."""
+    def _input_coefficients(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return alpha and sigma of the network's input, and the n by which x_t is divided to get it, each (B,)."""
         alpha, sigma = self.schedule(t)
         if self.schedule.sigma_data is None:
             return alpha, sigma, torch.ones_like(alpha)
-        norm = torch.hypot(self._deviation * alpha, sigma)
-        return self._deviation * alpha / norm, sigma / norm, norm
+        norm = torch.hypot(self._sigma_data * alpha, sigma)
+        return self._sigma_data * alpha / norm, sigma / norm, norm
 
 
-def precision(network: Network, *, default: torch.dtype) -> torch.dtype:
-    """The type of a network's weights; the default where it has none."""
+def weights_dtype(network: Network, *, default: torch.dtype) -> torch.dtype:
+    """Return the dtype of a network's weights, or the default if it has none."""
     parameters = network.parameters() if isinstance(network, nn.Module) else iter(())
     return next((parameter.dtype for parameter in parameters), default)

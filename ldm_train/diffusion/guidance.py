@@ -1,25 +1,24 @@
-"""Guidance as a denoiser around denoisers."""
+"""Guidance: denoisers that wrap other denoisers and move their estimates."""
 
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from ldm_train.diffusion.denoiser import Denoiser, Denoises, Estimate
+from ldm_train.diffusion.denoiser import AnyDenoiser, Denoiser, Estimate
 from ldm_train.types import Conditioning
 
 
 class ClassifierFreeGuidance:
     """output = null + scale (conditional - null) (Ho and Salimans 2022, arXiv 2207.12598, eq. 6, with scale = 1 + w).
 
-    Both in one batched call. A scale of 1 is the conditional network alone, and calls nothing else.
+    Both outputs are computed in one batched call; with scale 1 only the conditional one is.
 
     Args:
-        denoiser: the plain one.
-        null: conditioning of the empty caption, or of a negative prompt, for the batch that will come.
+        null: conditioning of the empty caption or of a negative prompt, one row for each example of a batch.
         scale: 0 ignores the prompt, 1 follows it, more exaggerates it.
-        rescale: how far, from 0 to 1, the guided output is brought back to the deviation of the conditional one (Lin et al.
-            2024, arXiv 2305.08891, eq. 15 and 16), against over-exposed pictures; they use 0.7.
+        rescale: 0 to 1; interpolates the guided output towards the standard deviation of the conditional one, against
+            over-exposed pictures (Lin et al. 2024, arXiv 2305.08891, eq. 15 and 16, who use 0.7).
     """
 
     def __init__(self, denoiser: Denoiser, null: Conditioning, *, scale: float, rescale: float = 0.0) -> None:
@@ -47,12 +46,12 @@ class Autoguidance:
     """weak + scale (strong - weak): away from a weaker network's mistakes (Karras et al. 2024, arXiv 2406.02507).
 
     Args:
-        denoiser: the strong one.
-        weak: one of a smaller network, or of the same trained for less long; of any prediction, on the same schedule.
-        scale: 1 is the strong one alone, and calls nothing else.
+        denoiser: the strong denoiser.
+        weak: a denoiser with a smaller network, or one trained for fewer steps; any prediction, on the same schedule.
+        scale: with 1 only the strong denoiser is called.
     """
 
-    def __init__(self, denoiser: Denoises, weak: Denoises, *, scale: float) -> None:
+    def __init__(self, denoiser: AnyDenoiser, weak: AnyDenoiser, *, scale: float) -> None:
         self.denoiser = denoiser
         self.schedule = denoiser.schedule
         self.weak = weak
@@ -60,20 +59,20 @@ class Autoguidance:
 
     def __call__(self, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Estimate:
         strong = self.denoiser(x_t, t, conditioning)
-        return strong if self.scale == 1 else strong.beyond(self.weak(x_t, t, conditioning), self.scale)
+        return strong if self.scale == 1 else strong.extrapolate_from(self.weak(x_t, t, conditioning), self.scale)
 
 
 class LimitedGuidance:
-    """Guidance in an interval of noise levels, the plain denoiser elsewhere (Kynkäänniemi et al. 2024, arXiv 2404.07724).
+    """Guidance within an interval of noise levels, none outside (Kynkäänniemi et al. 2024, arXiv 2404.07724).
 
     Args:
-        guided, plain: what is called within and without.
+        guided, plain: the denoisers for noise levels inside and outside the interval.
         low, high: the interval low < sigma / alpha <= high.
     """
 
-    def __init__(self, guided: Denoises, plain: Denoises, *, low: float, high: float) -> None:
+    def __init__(self, guided: AnyDenoiser, plain: AnyDenoiser, *, low: float, high: float) -> None:
         if not 0 <= low < high:
-            raise ValueError(f"guidance.interval=[{low}, {high}] must be two rising noise levels sigma / alpha, from 0 up")
+            raise ValueError(f"guidance.interval=[{low}, {high}] must be noise levels sigma / alpha with 0 <= low < high")
         self.guided = guided
         self.plain = plain
         self.schedule = plain.schedule
@@ -81,15 +80,15 @@ class LimitedGuidance:
         self.high = high
 
     def __call__(self, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Estimate:
-        """All of t (B,) must be one."""
+        """Return the estimates; all t (B,) must be equal, as in a sampler's step."""
         level = self.schedule.ratio(t[:1]).item()
         return (self.guided if self.low < level <= self.high else self.plain)(x_t, t, conditioning)
 
 
-class Conditioned:
-    """A denoiser with a conditioning of its own, whatever it is told."""
+class FixedConditioning:
+    """A denoiser that is always called with the same conditioning, such as a weak model's own."""
 
-    def __init__(self, denoiser: Denoises, conditioning: Conditioning) -> None:
+    def __init__(self, denoiser: AnyDenoiser, conditioning: Conditioning) -> None:
         self.denoiser = denoiser
         self.schedule = denoiser.schedule
         self.conditioning = conditioning
@@ -98,39 +97,47 @@ class Conditioned:
         return self.denoiser(x_t, t, self.conditioning)
 
 
-Guidance = Callable[[Denoiser, Conditioning, Denoises | None], Denoises]
-"""How to guide: from a plain denoiser, the null conditioning, and a weak denoiser where there is one."""
+Guidance = Callable[[Denoiser, Conditioning, AnyDenoiser | None], AnyDenoiser]
+"""Wraps a plain denoiser in guidance, given the null conditioning and a weak denoiser, if there is one."""
 
 
 def classifier_free(
     denoiser: Denoiser,
     null: Conditioning,
-    weak: Denoises | None = None,
+    weak: AnyDenoiser | None = None,
     *,
     scale: float,
     rescale: float = 0.0,
     interval: Sequence[float] | None = None,
-) -> Denoises:
-    """Away from the empty caption or a negative prompt (arXiv 2207.12598), in an interval of noise levels or at all."""
-    return limited(ClassifierFreeGuidance(denoiser, null, scale=scale, rescale=rescale), denoiser, interval)
+) -> AnyDenoiser:
+    """Guide away from the empty caption or a negative prompt (arXiv 2207.12598), everywhere or in [low, high].
+
+    Raises:
+        ValueError: a rescale outside [0, 1], or an interval that is not two rising noise levels sigma / alpha.
+    """
+    return limit_to_interval(ClassifierFreeGuidance(denoiser, null, scale=scale, rescale=rescale), denoiser, interval)
 
 
 def autoguidance(
     denoiser: Denoiser,
     null: Conditioning,
-    weak: Denoises | None = None,
+    weak: AnyDenoiser | None = None,
     *,
     scale: float,
     interval: Sequence[float] | None = None,
-) -> Denoises:
-    """Away from a weaker network's mistakes (arXiv 2406.02507), in an interval of noise levels or at all."""
+) -> AnyDenoiser:
+    """Guide away from a weaker network's mistakes (arXiv 2406.02507), everywhere or in [low, high].
+
+    Raises:
+        ValueError: no weak model, or an interval that is not two rising noise levels sigma / alpha.
+    """
     if weak is None:
-        raise ValueError("guidance=autoguidance needs a weaker model: guidance.weak=RUN_DIR, a run on the same schedule")
-    return limited(Autoguidance(denoiser, weak, scale=scale), denoiser, interval)
+        raise ValueError("guidance=autoguidance needs a weaker model on the same schedule; set guidance.weak=RUN_DIR")
+    return limit_to_interval(Autoguidance(denoiser, weak, scale=scale), denoiser, interval)
 
 
-def limited(guided: Denoises, plain: Denoises, interval: Sequence[float] | None) -> Denoises:
-    """Guided within [low, high], or everywhere where that is None."""
+def limit_to_interval(guided: AnyDenoiser, plain: AnyDenoiser, interval: Sequence[float] | None) -> AnyDenoiser:
+    """Return a denoiser that is guided within [low, high] only; everywhere if the interval is None."""
     if interval is None:
         return guided
     if not isinstance(interval, Sequence) or [type(level) in (int, float) for level in interval] != [True, True]:

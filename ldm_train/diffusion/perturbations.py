@@ -1,4 +1,4 @@
-"""Changes to the noise of training, off by default, each in a stream of its own."""
+"""Changes to the noise of training, off by default. Each draws from its own stream, so it leaves other draws as they are."""
 
 from dataclasses import dataclass
 
@@ -9,13 +9,13 @@ from ldm_train import draws
 
 @dataclass(frozen=True)
 class Perturbations:
-    """What is added to an example's noise.
+    """Numbers that are added to an example's noise.
 
     Args:
-        offset_noise: times a normal number per example and channel, added to the noise itself, so that a picture's mean is
-            learned (Guttenberg 2023, "Diffusion with offset noise"); the target has it too.
-        input_perturbation: times further noise in what the network is shown, but not in its target (Ning et al. 2023, arXiv
-            2301.11706, algorithm 3), against the difference between training and sampling.
+        offset_noise: standard deviation of one number per example and channel, added to the noise in input and target, so
+            that the mean of a picture is learned (Guttenberg 2023, "Diffusion with offset noise").
+        input_perturbation: standard deviation of further noise in the network's input, but not in the target, to bring
+            training nearer to sampling (Ning et al. 2023, arXiv 2301.11706, algorithm 3).
     """
 
     offset_noise: float = 0.0
@@ -27,7 +27,7 @@ class Perturbations:
                 raise ValueError(f"{name}={value} must be 0 (off) or above")
 
     def __call__(self, noise: Tensor, positions: Tensor, *, seed: int) -> tuple[Tensor, Tensor]:
-        """The target's noise and the shown one, from plain noise (B, C, H, W) of these positions (B,)."""
+        """Return (noise of the target, noise of the input) made from plain noise (B, C, H, W) at positions (B,)."""
         if self.offset_noise > 0:
             noise = noise + self.offset_noise * draws.normal(seed, "offset noise", positions, (*noise.shape[1:2], 1, 1))
         if self.input_perturbation > 0:
@@ -37,4 +37,4 @@ class Perturbations:
         return noise, noise
 
 
-NONE = Perturbations()
+NO_PERTURBATIONS = Perturbations()

@@ -1,98 +1,85 @@
-"""What a network predicts of x_t = alpha x + sigma noise, and how clean picture and noise follow from it.
+"""What a network predicts, and how to recover x and noise from it.
 
-Every prediction is one more direction in the plane of x and noise: with x_t it says both, and `target` of both says it
-again, so any prediction becomes any other. Velocity and flow divide by what is nowhere small; noise only by alpha, and the
-clean picture only by sigma, where they must.
+A prediction is a second linear combination of the same two unknowns:
+
+    x_t    = alpha * x + sigma * noise        (the noisy latents)
+    target =     a * x +     b * noise        (a and b depend on the prediction)
+
+so x and noise solve a 2x2 system. Its determinant, alpha * b - sigma * a, is 0 where the prediction is undefined: for noise
+at alpha = 0, for clean at sigma = 0, for velocity and flow nowhere.
 """
 
 from abc import ABC, abstractmethod
 
-import torch
 from torch import Tensor
+
+Coefficients = tuple[Tensor | float, Tensor | float]
 
 
 class Prediction(ABC):
-    """A linear combination of x and noise as the network's target. alpha and sigma broadcast against x."""
+    """A linear combination of x and noise as the network's target. alpha and sigma broadcast against x (B, ...)."""
 
     @abstractmethod
+    def coefficients(self, alpha: Tensor, sigma: Tensor) -> Coefficients:
+        """Return (a, b) of target = a x + b noise."""
+
     def target(self, x: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """What the network should say, (B, ...)."""
+        """Return what the network should output, (B, ...)."""
+        a, b = self.coefficients(alpha, sigma)
+        return a * x + b * noise
 
-    @abstractmethod
     def to_clean(self, output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """The estimate of x that an output stands for, (B, ...)."""
+        """Return the estimate of x that an output at x_t implies, (B, ...)."""
+        _, b = self.coefficients(alpha, sigma)
+        return (b * x_t - sigma * output) / self.determinant(alpha, sigma)
 
-    @abstractmethod
     def to_noise(self, output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """The estimate of the noise that an output stands for, (B, ...)."""
+        """Return the estimate of the noise that an output at x_t implies, (B, ...)."""
+        a, _ = self.coefficients(alpha, sigma)
+        return (alpha * output - a * x_t) / self.determinant(alpha, sigma)
 
-    @abstractmethod
     def clean_error_per_output_error(self, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """|error of clean|^2 / |error of output|^2, (B,): what relates the losses of the predictions to one another."""
+        """Return |error of the clean estimate|^2 / |error of the output|^2, which relates the predictions' losses."""
+        return (sigma / self.determinant(alpha, sigma)).square()
+
+    def determinant(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """Return alpha b - sigma a, which is 0 where the prediction is undefined."""
+        a, b = self.coefficients(alpha, sigma)
+        return alpha * b - sigma * a
 
 
 class Noise(Prediction):
-    """The noise itself (Ho et al. 2020, arXiv 2006.11239, eq. 14); clean = (x_t - sigma noise) / alpha, so alpha > 0."""
+    """The noise (Ho et al. 2020, arXiv 2006.11239, eq. 14)."""
 
-    def target(self, x: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        return noise
-
-    def to_clean(self, output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        return (x_t - sigma * output) / alpha
+    def coefficients(self, alpha: Tensor, sigma: Tensor) -> Coefficients:
+        return 0.0, 1.0
 
     def to_noise(self, output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        return output
-
-    def clean_error_per_output_error(self, alpha: Tensor, sigma: Tensor) -> Tensor:
-        return (sigma / alpha).square()
+        return output  # alpha * output / alpha would round, and is undefined at alpha = 0
 
 
 class Velocity(Prediction):
-    """v = alpha noise - sigma x (Salimans and Ho 2022, arXiv 2202.00512, section 4); defined at every t.
+    """v = alpha noise - sigma x (Salimans and Ho 2022, arXiv 2202.00512, section 4).
 
-    Divided by alpha^2 + sigma^2, which is 1 where the variance is preserved, it goes with any schedule.
+    The determinant alpha^2 + sigma^2 is 1 on variance-preserving schedules, and dividing by it makes v right on any other.
     """
 
-    def target(self, x: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        return alpha * noise - sigma * x
-
-    def to_clean(self, output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        return (alpha * x_t - sigma * output) / (alpha.square() + sigma.square())
-
-    def to_noise(self, output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        return (sigma * x_t + alpha * output) / (alpha.square() + sigma.square())
-
-    def clean_error_per_output_error(self, alpha: Tensor, sigma: Tensor) -> Tensor:
-        return (sigma / (alpha.square() + sigma.square())).square()
+    def coefficients(self, alpha: Tensor, sigma: Tensor) -> Coefficients:
+        return -sigma, alpha
 
 
 class Clean(Prediction):
-    """x itself (arXiv 2202.00512, section 4); noise = (x_t - alpha x) / sigma, so sigma > 0."""
+    """x itself (Salimans and Ho 2022, arXiv 2202.00512, section 4)."""
 
-    def target(self, x: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        return x
+    def coefficients(self, alpha: Tensor, sigma: Tensor) -> Coefficients:
+        return 1.0, 0.0
 
     def to_clean(self, output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        return output
-
-    def to_noise(self, output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        return (x_t - alpha * output) / sigma
-
-    def clean_error_per_output_error(self, alpha: Tensor, sigma: Tensor) -> Tensor:
-        return torch.ones_like(alpha)
+        return output  # sigma * output / sigma would round, and is undefined at sigma = 0
 
 
 class Flow(Prediction):
-    """u = noise - x (Liu et al. 2022, arXiv 2209.03003, eq. 1): dx_t / dt of rectified flow; defined at every t."""
+    """u = noise - x, dx_t / dt of rectified flow (Liu et al. 2022, arXiv 2209.03003, eq. 1)."""
 
-    def target(self, x: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        return noise - x
-
-    def to_clean(self, output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        return (x_t - sigma * output) / (alpha + sigma)
-
-    def to_noise(self, output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        return (x_t + alpha * output) / (alpha + sigma)
-
-    def clean_error_per_output_error(self, alpha: Tensor, sigma: Tensor) -> Tensor:
-        return (sigma / (alpha + sigma)).square()
+    def coefficients(self, alpha: Tensor, sigma: Tensor) -> Coefficients:
+        return -1.0, 1.0

@@ -1,4 +1,7 @@
-"""Which t to train on: a distribution over a schedule's t, drawn by the example's position in the run."""
+"""Which t to train on: a distribution over a schedule's t, drawn by the example's position in the run.
+
+All t are float64, in the schedule's own units (1 to T, 0 to 1, or sigma).
+"""
 
 from abc import ABC, abstractmethod
 
@@ -10,50 +13,50 @@ from ldm_train.diffusion.schedules.schedule import NoiseSchedule
 
 
 class Timesteps(ABC):
-    """A distribution over t, given as its quantiles.
+    """A distribution over t, given by its quantile function.
 
     Args:
-        stratified: one draw per global batch, shifted by k / batch_size for its k-th example, so that a batch covers the
-            distribution evenly (Kingma et al. 2021, arXiv 2107.00630, appendix I.1): the same expectation, less variance.
-            Which example gets which stratum is shuffled by the order of the run. Else each example has its own draw.
+        stratified: draw one number per global batch and shift it by k / batch_size for the k-th example, so that a batch
+            covers the distribution evenly (Kingma et al. 2021, arXiv 2107.00630, appendix I.1): same expectation, less
+            variance. The run's order shuffles which example gets which stratum. False: each example draws its own number.
     """
 
     def __init__(self, *, stratified: bool = True) -> None:
         self.stratified = stratified
 
     @abstractmethod
-    def at(self, quantiles: Tensor, schedule: NoiseSchedule) -> Tensor:
-        """The t of a schedule, (B,), below which shares (B,) in [0, 1) of the draws lie."""
+    def t_at_quantiles(self, quantiles: Tensor, schedule: NoiseSchedule) -> Tensor:
+        """Return the t (B,) below which shares (B,) in [0, 1) of the draws lie."""
 
     def __call__(self, positions: Tensor, *, schedule: NoiseSchedule, seed: int, batch_size: int) -> Tensor:
-        """t, (B,) on the CPU, for positions (B,) of a run whose global batch is `batch_size`."""
+        """Return t (B,) float64 on the CPU for positions (B,) of a run whose global batch is `batch_size`."""
         if not self.stratified:
-            return self.at(draws.uniform(seed, "timestep", positions).double(), schedule)
+            return self.t_at_quantiles(draws.uniform(seed, "timestep", positions).double(), schedule)
         steps, slots = positions // batch_size, positions % batch_size
         offsets = {step: draws.uniform(seed, "timestep", torch.tensor([step]))[0].item() for step in steps.unique().tolist()}
         start = torch.tensor([offsets[step] for step in steps.tolist()], dtype=torch.float64)
-        return self.at((start + slots.cpu().double() / batch_size) % 1, schedule)
+        return self.t_at_quantiles((start + slots.cpu().double() / batch_size) % 1, schedule)
 
 
 class Uniform(Timesteps):
-    """Every t alike (Ho et al. 2020, arXiv 2006.11239, algorithm 1)."""
+    """Uniform over the schedule's t (Ho et al. 2020, arXiv 2006.11239, algorithm 1)."""
 
-    def at(self, quantiles: Tensor, schedule: NoiseSchedule) -> Tensor:
+    def t_at_quantiles(self, quantiles: Tensor, schedule: NoiseSchedule) -> Tensor:
         return schedule.quantile(quantiles)
 
 
 class LogitNormal(Timesteps):
     """t / end = 1 / (1 + exp(-N(mean, std^2))): more of the middle (Esser et al. 2024, arXiv 2403.03206, eq. 19).
 
-    Exactly, t - start is that share of end - start.
+    To be exact, (t - start) / (end - start) has this distribution.
     """
 
     def __init__(self, *, mean: float = 0.0, std: float = 1.0, stratified: bool = True) -> None:
         super().__init__(stratified=stratified)
-        self.mean, self.std = mean, _positive(std)
+        self.mean, self.std = mean, _require_positive(std)
 
-    def at(self, quantiles: Tensor, schedule: NoiseSchedule) -> Tensor:
-        # torch.sigmoid rounds one number otherwise than many.
+    def t_at_quantiles(self, quantiles: Tensor, schedule: NoiseSchedule) -> Tensor:
+        # Not torch.sigmoid: its last bits depend on how many numbers are computed at once, and so on the batch's division.
         return schedule.quantile(1 / (1 + (-self.mean - self.std * torch.special.ndtri(quantiles)).exp()))
 
 
@@ -62,14 +65,14 @@ class LogNormal(Timesteps):
 
     def __init__(self, *, mean: float = -1.2, std: float = 1.2, stratified: bool = True) -> None:
         super().__init__(stratified=stratified)
-        self.mean, self.std = mean, _positive(std)
+        self.mean, self.std = mean, _require_positive(std)
 
-    def at(self, quantiles: Tensor, schedule: NoiseSchedule) -> Tensor:
+    def t_at_quantiles(self, quantiles: Tensor, schedule: NoiseSchedule) -> Tensor:
         ratio = (self.mean + self.std * torch.special.ndtri(quantiles)).exp()
-        return schedule.trained(schedule.time_of(ratio))
+        return schedule.nearest_trained(schedule.t_at_ratio(ratio))
 
 
-def _positive(std: float) -> float:
+def _require_positive(std: float) -> float:
     if std <= 0:
         raise ValueError(f"timesteps.std={std} must be above 0")
     return std

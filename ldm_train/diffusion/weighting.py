@@ -1,4 +1,4 @@
-"""The weight of an example's loss, as a function of its signal-to-noise ratio."""
+"""The weight of an example's loss as a function of its signal-to-noise ratio (SNR)."""
 
 import math
 from abc import ABC, abstractmethod
@@ -8,23 +8,23 @@ from torch import Tensor, nn
 
 
 class Weighting(ABC):
-    """Squared errors of the network's output to losses.
+    """A rule from squared errors of the network's output to losses.
 
-    `clean_error` is the squared error of the clean estimate that an output's squared error of 1 makes, so that a weight
-    written for one prediction is right for all.
+    `clean_error` is |error of the clean estimate|^2 / |error of the output|^2: with it, a weight on the error of the clean
+    estimate is right for every prediction.
     """
 
     @abstractmethod
     def weights(self, snr: Tensor, clean_error: Tensor) -> Tensor:
-        """Weights (B,) for signal-to-noise ratios (B,)."""
+        """Return the weights (B,) of the output's squared errors, for `snr` and `clean_error` (B,)."""
 
     def loss(self, error: Tensor, snr: Tensor, clean_error: Tensor) -> Tensor:
-        """Losses (B,) of errors (B,)."""
+        """Return the losses (B,) of squared errors of the output (B,)."""
         return self.weights(snr, clean_error).to(error) * error
 
 
 class UniformWeight(Weighting):
-    """1: the plain error of the output (arXiv 2006.11239, eq. 14)."""
+    """1: the loss is the squared error of the output (Ho et al. 2020, arXiv 2006.11239, eq. 14)."""
 
     def weights(self, snr: Tensor, clean_error: Tensor) -> Tensor:
         return torch.ones_like(snr)
@@ -33,13 +33,13 @@ class UniformWeight(Weighting):
 class MinSNR(Weighting):
     """min(SNR, gamma) on the error of the clean estimate (Hang et al. 2023, arXiv 2303.09556, eq. 8), for any prediction.
 
-    In terms of the output's error that is min(SNR, gamma) / SNR for noise, and min(SNR, gamma) / (SNR + 1) for velocity. It
-    falls to 0 where nothing of the picture is left.
+    On the output's error that is min(SNR, gamma) / SNR for the noise prediction, and min(SNR, gamma) / (SNR + 1) for
+    velocity, which goes to 0 towards pure noise.
     """
 
     def __init__(self, *, gamma: float = 5.0) -> None:
         if gamma <= 0:
-            raise ValueError(f"gamma={gamma} must be above 0; the paper uses 5")
+            raise ValueError(f"weighting.gamma={gamma} must be above 0; the paper uses 5")
         self.gamma = gamma
 
     def weights(self, snr: Tensor, clean_error: Tensor) -> Tensor:
@@ -49,10 +49,10 @@ class MinSNR(Weighting):
 class EDMWeight(Weighting):
     """(sigma^2 + s^2) / (sigma s)^2 = SNR + 1 / s^2 on the error of the clean estimate (arXiv 2206.00364, table 1).
 
-    With EDM's schedule and velocity prediction that comes to 1, the plain error of the output.
+    With EDM's schedule and the velocity prediction this equals 1 on the error of the output.
 
     Args:
-        sigma_data: s, the deviation of what is corrupted.
+        sigma_data: s, the standard deviation of the data; 1 for model latents.
     """
 
     def __init__(self, *, sigma_data: float = 1.0) -> None:
@@ -65,14 +65,14 @@ class EDMWeight(Weighting):
 
 
 class LearnedLogVariance(nn.Module, Weighting):
-    """error exp(-u) + u with a trained u(SNR) (Karras et al. 2024, arXiv 2312.02696, eq. 21): at its best, u is ln(error).
+    """error exp(-u) + u with a trained u(SNR) (Karras et al. 2024, arXiv 2312.02696, eq. 21), whose optimum is ln(error).
 
-    Every noise level then counts by how much of its error is left to learn. u is a cosine series in the log-SNR from -20 to
-    20, which starts at 0; it is a module, trained beside the network.
+    This normalises every noise level by its current error. u is a cosine series in the log-SNR from -20 to 20 that starts
+    at 0; as a module, it is trained together with the network.
 
     Args:
-        terms: of the series.
-        base: weighs the error before.
+        terms: number of coefficients of the series.
+        base: weighting of the error before the normalisation; uniform unless given.
     """
 
     LIMIT = 20.0
@@ -82,12 +82,12 @@ class LearnedLogVariance(nn.Module, Weighting):
         if terms < 1:
             raise ValueError(f"weighting.terms={terms} must be at least 1")
         if base is not None and not isinstance(base, Weighting):
-            raise ValueError(f"weighting.base={base} is no weighting; give null, or one's settings with its _target_")
+            raise ValueError(f"weighting.base={base} is not a weighting; set null, or settings with a weighting's _target_")
         self.base = base or UniformWeight()
         self.coefficients = nn.Parameter(torch.zeros(terms))
 
     def log_variance(self, snr: Tensor) -> Tensor:
-        """u, (B,), for signal-to-noise ratios (B,)."""
+        """Return u (B,) for signal-to-noise ratios (B,)."""
         place = (snr.log().clamp(-self.LIMIT, self.LIMIT) / self.LIMIT + 1) / 2
         harmonics = torch.arange(len(self.coefficients), device=snr.device)
         return torch.cos(math.pi * place[:, None] * harmonics).to(self.coefficients) @ self.coefficients

@@ -1,1 +1,1 @@
-"""Pictures to numbers."""
+"""Metrics: pictures, or their features, to numbers."""

@@ -1,4 +1,4 @@
-"""The U-Net of diffusers as a network: to train a published model as it is published, and to measure ours against."""
+"""The U-Net of diffusers as a network: to train a published model as it is, and to compare the project's U-Net with."""
 
 from diffusers import UNet2DConditionModel
 from torch import Tensor, cat, nn
@@ -8,17 +8,17 @@ from ldm_train.types import Conditioning
 
 
 class DiffusersUNet(nn.Module):
-    """diffusers' UNet2DConditionModel, its class embedding a linear layer of the conditioning's vector.
+    """diffusers' UNet2DConditionModel, with a linear layer for the conditioning's vector as its class embedding.
 
     Args:
         in_channels: C of the latents and of the output.
-        context_width: D of the tokens to attend to; None is refused, since theirs always attends.
-        vector_width: D of the conditioning's vector; None for none.
+        context_width: D of the tokens to attend to.
+        vector_width: D of the conditioning's vector; None if it has none.
         map_channels: C of the conditioning's maps, concatenated to the input.
         settings: further arguments of UNet2DConditionModel.
 
     Raises:
-        ValueError: no tokens to attend to.
+        ValueError: `context_width` is None: UNet2DConditionModel always attends to tokens.
     """
 
     def __init__(
@@ -32,7 +32,9 @@ class DiffusersUNet(nn.Module):
     ) -> None:
         super().__init__()
         if context_width is None:
-            raise ValueError("diffusers' U-Net attends to tokens, and network.context_width=null; choose one of our U-Nets")
+            raise ValueError(
+                "diffusers' U-Net attends to tokens, but network.context_width=null; choose network=unet_small or unet_base"
+            )
         self.context_width, self.vector_width, self.map_channels = context_width, vector_width, map_channels
         self.unet = UNet2DConditionModel(
             in_channels=in_channels + map_channels,
@@ -44,7 +46,7 @@ class DiffusersUNet(nn.Module):
         )
 
     def forward(self, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-        """Noisy latents (B, C, H, W), timesteps (B,) and conditioning to an output (B, C, H, W)."""
+        """Return the output (B, C, H, W) for noisy latents (B, C, H, W), timesteps (B,) and conditioning."""
         check_conditioning(
             conditioning,
             context_width=self.context_width,

@@ -1,24 +1,26 @@
-"""Embeddings of numbers."""
+"""Embeddings of timesteps."""
 
 import math
 
 import torch
 from torch import Tensor, nn
 
+MAX_PERIOD = 10_000.0
 
-def sinusoidal(t: Tensor, width: int, *, max_period: float = 10_000.0) -> Tensor:
-    """cos and sin of t at `width` / 2 frequencies falling from 1 to 1 / max_period, (B, width), for t (B,).
 
-    Vaswani et al. 2017 (arXiv 1706.03762, section 3.5), cosines first, as published diffusion models have it.
+def embed_sinusoidal(t: Tensor, width: int) -> Tensor:
+    """Return cos and sin of t (B,) at `width` / 2 frequencies that fall from 1 to 1 / MAX_PERIOD, (B, width) float32.
+
+    Vaswani et al. 2017 (arXiv 1706.03762, section 3.5), with the cosines first, as in published diffusion models.
     """
     half = width // 2
-    frequencies = torch.exp(-math.log(max_period) / half * torch.arange(half, device=t.device, dtype=torch.float32))
+    frequencies = torch.exp(-math.log(MAX_PERIOD) / half * torch.arange(half, device=t.device, dtype=torch.float32))
     angles = t.float()[:, None] * frequencies
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
 class TimeEmbedding(nn.Module):
-    """Timesteps (B,) to (B, width): a sinusoidal embedding through two layers."""
+    """Embed timesteps (B,) as (B, width): a sinusoidal embedding through two layers."""
 
     def __init__(self, frequencies: int, width: int) -> None:
         super().__init__()
@@ -27,5 +29,5 @@ class TimeEmbedding(nn.Module):
         self.linear_2 = nn.Linear(width, width)
 
     def forward(self, t: Tensor) -> Tensor:
-        embedding = sinusoidal(t, self.frequencies).to(self.linear_1.weight.dtype)
+        embedding = embed_sinusoidal(t, self.frequencies).to(self.linear_1.weight.dtype)
         return self.linear_2(nn.functional.silu(self.linear_1(embedding)))

@@ -1,4 +1,4 @@
-"""Layers and parameters chosen by patterns of their names."""
+"""Select layers and parameters by patterns of their names."""
 
 import difflib
 import re
@@ -6,34 +6,34 @@ from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
 
-def chosen(patterns: Sequence[str], names: Iterable[str], *, setting: str) -> list[str]:
-    """Those of the names that a pattern matches, in their order.
+def match_patterns(patterns: Sequence[str], names: Iterable[str], *, setting: str) -> list[str]:
+    """Return the names that a pattern matches, in their order.
 
     Args:
-        patterns: names in which `*` stands for anything, dots among it, and `?` for one letter.
-        setting: where the patterns are from, to be told.
+        patterns: names in which `*` matches anything, including dots, and `?` one letter.
+        setting: name of the setting that has the patterns, for the message.
 
     Raises:
-        ValueError: no list, an empty one, or a pattern that matches none of the names.
+        ValueError: the patterns are no list or an empty one, or one of them matches no name.
     """
     names = list(names)
     if isinstance(patterns, str) or not isinstance(patterns, Sequence) or not patterns:
-        raise ValueError(f"{setting}={patterns} must be a list of names' patterns, such as ['*.cross_attention.*']")
+        raise ValueError(f"{setting}={patterns} must be a list of patterns for names, such as ['*.cross_attention.*']")
     for pattern in map(str, patterns):
         if not any(fnmatchcase(name, pattern) for name in names):
             raise ValueError(
-                f"{setting}: {pattern!r} matches none of {len(names)} names, such as {', '.join(names[:2])} ('*' stands for "
-                f"anything){near(pattern, names)}"
+                f"{setting}: {pattern!r} matches none of {len(names)} names, such as {', '.join(names[:2])} ('*' matches "
+                f"anything){suggest_near_names(pattern, names)}"
             )
     return [name for name in names if any(fnmatchcase(name, str(pattern)) for pattern in patterns)]
 
 
-def near(pattern: str, names: Sequence[str]) -> str:
-    """The parts of names that are nearest to the part of a pattern that no name has, to end a message with."""
+def suggest_near_names(pattern: str, names: Sequence[str]) -> str:
+    """Return an end for a message that names the parts of names nearest to a pattern's wrong part; "" if none is near."""
     parts = [part.strip(".") for part in re.split(r"[*?]", pattern)]
     wrong = next((part for part in parts if not any(part in name for name in names)), max(parts, key=len))
     count = wrong.count(".") + 1
     words = [name.split(".") for name in names]
-    there = {".".join(one[i : i + count]) for one in words for i in range(len(one) - count + 1)}
-    close = difflib.get_close_matches(wrong, sorted(there), n=3, cutoff=0.5)
-    return f"; near to {wrong!r} are {', '.join(close)}" if close else ""
+    existing = {".".join(one[i : i + count]) for one in words for i in range(len(one) - count + 1)}
+    close = difflib.get_close_matches(wrong, sorted(existing), n=3, cutoff=0.5)
+    return f"; nearest to {wrong!r}: {', '.join(close)}" if close else ""

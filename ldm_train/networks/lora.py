@@ -1,4 +1,4 @@
-"""Low-rank adapters beside layers that stay as they are, by peft, which nothing else here knows."""
+"""Low-rank adapters on frozen layers, injected by peft; no other file imports peft."""
 
 import re
 from collections.abc import Sequence
@@ -10,30 +10,30 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
-from ldm_train.networks.cpu_kernels import Linear
-from ldm_train.networks.layer_patterns import chosen
+from ldm_train.networks.cpu_kernels import FastLinear
+from ldm_train.networks.layer_patterns import match_patterns
 from ldm_train.networks.multihead_attention import join_attention
 
-# What is computed is the product with the weight and no more, so that an adapter's product can be added to it.
-PLAIN = (nn.Linear.forward, Linear.forward)
+# Forward passes that compute the product with the weight and nothing else, so an adapter's product can be added to it.
+PLAIN_FORWARDS = (nn.Linear.forward, FastLinear.forward)
 
 
 @dataclass(frozen=True)
 class LoRA:
-    """W x + alpha / rank B A x, where B starts at zero and W stays (Hu et al. 2021, arXiv 2106.09685, section 4.1).
+    """W x + alpha / rank B A x, with W frozen and B zero at the start (Hu et al. 2021, arXiv 2106.09685, section 4.1).
 
     Args:
         rank: rows of A and columns of B.
-        alpha: None for the rank, so that the factor is 1.
-        dropout: of what A is given.
-        dora: train the length of each of the sum's rows too (Liu et al. 2024, arXiv 2402.09353, eq. 5).
-        targets: patterns of the names of the network's layers that have an adapter.
-        text_encoder: whether the text encoder has them too.
-        text_targets: of which of its layers.
-        init: A's numbers: uniform as a linear layer's, or gaussian with a deviation of 1 / rank.
+        alpha: numerator of the factor alpha / rank; None for the rank, so that the factor is 1.
+        dropout: probability, on the input of A.
+        dora: also train the length of each row of the sum (Liu et al. 2024, arXiv 2402.09353, eq. 5).
+        targets: patterns for the names of the network's layers that get an adapter.
+        text_encoder: whether the text encoder gets adapters too.
+        text_targets: patterns for the names of its layers.
+        init: distribution of A at the start: uniform, as in a linear layer, or gaussian with deviation 1 / rank.
 
     Raises:
-        ValueError: values that no adapter can have.
+        ValueError: a setting is out of range.
     """
 
     rank: int = 8
@@ -57,18 +57,19 @@ class LoRA:
 
     @property
     def factor_alpha(self) -> float:
+        """alpha with its default filled in."""
         return self.rank if self.alpha is None else self.alpha
 
     def attach(self, network: nn.Module, text_encoder: nn.Module, *, seed: int) -> None:
-        """Freeze both in place, and put adapters into the network and, where it shall have them, the text encoder.
+        """Freeze both modules in place, and add adapters to the network and, if asked for, to the text encoder.
 
         Raises:
-            ValueError: a pattern that matches no layer, or a text encoder that is not trained.
+            ValueError: a pattern matches no layer, or adapters are asked for in a text encoder that is not trained.
         """
         if self.text_encoder and not any(p.requires_grad for p in text_encoder.parameters()):
             raise ValueError(
-                "adapter.text_encoder=true is of a text encoder whose embeddings are cached; set text_encoder.trained=true "
-                "for one that is computed in training, with a cache that was encoded so, or adapter.text_encoder=false"
+                "adapter.text_encoder=true, but the text encoder is frozen and its embeddings are cached; set "
+                "text_encoder.trained=true and encode a cache with it, or set adapter.text_encoder=false"
             )
         self._inject(network, self.targets, setting="adapter.targets", seed=seed)
         if self.text_encoder:
@@ -80,7 +81,7 @@ class LoRA:
         if any(isinstance(layer, LoraLayer) for layer in module.modules()):
             return
         join_attention(module)
-        names = chosen(targets, layers(module), setting=setting)
+        names = match_patterns(targets, list_adaptable_layers(module), setting=setting)
         config = LoraConfig(
             r=self.rank,
             lora_alpha=self.factor_alpha,  # type: ignore[arg-type]
@@ -94,11 +95,11 @@ class LoRA:
             inject_adapter_in_model(config, module)
 
 
-def layers(module: nn.Module) -> list[str]:
-    """The names of what can have an adapter: plain layers that are trained."""
+def list_adaptable_layers(module: nn.Module) -> list[str]:
+    """Return the names of the layers that can have an adapter: plain linear and convolutional layers that are trained."""
     return [
         name
         for name, layer in module.named_modules()
-        if (type(layer).forward in PLAIN or type(layer) is nn.Conv2d)  # peft calls the constructor of a convolution
+        if (type(layer).forward in PLAIN_FORWARDS or type(layer) is nn.Conv2d)  # peft calls the constructor of a convolution
         and any(p.requires_grad for p in layer.parameters())
     ]

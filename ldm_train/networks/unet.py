@@ -1,4 +1,4 @@
-"""The U-Net: levels of falling resolution and back, with shortcuts between, told the timestep and the conditioning."""
+"""The U-Net: levels of falling resolution and back up, with shortcuts between, conditioned on t and the conditioning."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from ldm_train.networks.attention import SpatialTransformer
-from ldm_train.networks.blocks import Downsample, ResidualBlock, Upsample, group_norm, zero
+from ldm_train.networks.blocks import Downsample, ResidualBlock, Upsample, group_norm, zero_parameters
 from ldm_train.networks.embeddings import TimeEmbedding
 from ldm_train.types import Conditioning
 
@@ -24,16 +24,18 @@ def check_settings(
     head_size: int,
     counts: Mapping[str, int],
 ) -> None:
-    """Refuse widths, flags, heads and counts of which no network can be made."""
+    """Raise a ValueError if widths, flags, heads or counts do not make a network."""
     for name, flags in (("attention", attention), ("only_cross_attention", only_cross_attention)):
         if flags is not None and len(flags) != len(channels):
-            raise ValueError(f"network.{name} has {len(flags)} flags for {len(channels)} levels of network.channels")
+            raise ValueError(
+                f"network.{name} has {len(flags)} flags for {len(channels)} levels of network.channels; set one a level"
+            )
     if any(only_cross_attention or []) and context_width is None:
-        raise ValueError("network.only_cross_attention is for networks that attend to tokens, and there are none")
+        raise ValueError("network.only_cross_attention needs tokens to attend to, but there are none; set it to null")
     if not channels or min(channels) < 2 or channels[0] % 2:
         raise ValueError(
-            f"network.channels={list(channels)} must be widths of at least 2, and the first even: the time embedding "
-            "has as many sines as cosines"
+            f"network.channels={list(channels)} must be widths of at least 2, the first one even (for the sines and cosines "
+            "of the time embedding)"
         )
     counted, divisor = ("head_size", head_size) if heads is None else ("heads", heads)
     for setting, value in {**counts, counted: divisor}.items():
@@ -47,28 +49,26 @@ def check_settings(
 def check_conditioning(
     conditioning: Conditioning, *, context_width: int | None, vector_width: int | None, map_channels: int
 ) -> None:
-    """Refuse conditioning without a part that the network was made for, and one that it would ignore."""
+    """Raise a ValueError if the conditioning lacks a part that the network was made for, or has one that it would ignore."""
     tokens, vector, maps = conditioning.tokens, conditioning.vector, conditioning.maps
     if conditioning.mask is not None and tokens is None:
-        raise ValueError("the conditioning has a mask, and no tokens that it would hide; give both or neither")
-    for setting, made_for, part, given in (
+        raise ValueError("the conditioning has a mask but no tokens; pass both or neither")
+    for setting, expected, part, given in (
         ("context_width", context_width, "tokens", None if tokens is None else tokens.shape[-1]),
         ("vector_width", vector_width, "vector", None if vector is None else vector.shape[-1]),
         ("map_channels", map_channels, "maps", 0 if maps is None else maps.shape[1]),
     ):
-        if given != made_for:
-            found = f"has {part} of width {given}" if given else f"has no {part}"
-            own, fitting = ("null" if width is None else width for width in (made_for, given))
-            raise ValueError(
-                f"this network has network.{setting}={own}, and the conditioning {found}; set network.{setting}={fitting}"
-            )
+        if given != expected:
+            description = f"has {part} of width {given}" if given else f"has no {part}"
+            now, needed = ("null" if width is None else width for width in (expected, given))
+            raise ValueError(f"network.{setting}={now}, but the conditioning {description}; set network.{setting}={needed}")
 
 
-class Block(nn.Module):
-    """A residual block and, where the level has it, a transformer.
+class UNetBlock(nn.Module):
+    """A residual block and, at levels with attention, a transformer.
 
     Args:
-        recompute: keep the input alone for the backward pass, and compute the rest again there.
+        recompute: keep only the input for the backward pass, and compute the rest again then.
     """
 
     def __init__(self, residual: ResidualBlock, transformer: SpatialTransformer | None, *, recompute: bool = False) -> None:
@@ -92,26 +92,26 @@ class UNet(nn.Module):
 
     Args:
         in_channels: C of the latents and of the output.
-        context_width: D of the tokens to attend to; None for none.
-        vector_width: D of the conditioning's vector; None for none.
-        channels: width of each level; the side halves from one to the next.
+        context_width: D of the tokens to attend to; None if there are none.
+        vector_width: D of the conditioning's vector; None if it has none.
+        channels: width of each level; the side halves from one level to the next.
         blocks: residual blocks of a level on the way down.
-        extra_up_block: one more on the way up, with shortcuts from the first convolution and the halvings too, as published
-            models have it; without, shortcuts join equal blocks alone, for a third less work.
+        extra_up_block: one more on the way up, with shortcuts also from the first convolution and the downsampling, as in
+            published models; False joins only blocks of the same level, for a third less work.
         attention: which levels have transformers, one flag each.
-        middle_attention: whether the middle has one; None for as the last level.
-        only_cross_attention: which levels' transformers attend to the tokens twice, instead of to one another's positions
-            first, one flag each, as in Stable Diffusion's x4 upscaler; None for no level.
+        middle_attention: whether the middle has one; None does as the last level.
+        only_cross_attention: levels whose transformers attend to the tokens twice instead of to positions first, one flag
+            each, as in Stable Diffusion's x4 upscaler; None for no level.
         head_size: width of an attention head; must divide the widths of the levels with attention.
-        heads: number of attention heads at every level, whose size then grows with the width; overrules `head_size`.
-        patch_size: side of the squares of latents that are folded into channels first, and unfolded last; with 2 a quarter
-            of the positions remains, for almost nothing lost on small latents.
+        heads: number of attention heads at every level, so that their size grows with the width; overrides `head_size`.
+        patch_size: side of the squares of latents that are folded into channels at the input and unfolded at the output; 2
+            leaves a quarter of the positions, and costs almost no quality on small latents.
         map_channels: C of the conditioning's maps, concatenated to the input.
-        expansion: of the transformers' feed-forward layers.
-        scale_shift: how the residual blocks are told the embedding; False as in Stable Diffusion.
-        dropout: inside the residual blocks.
+        expansion: hidden width of the transformers' feed-forward layers over their width.
+        scale_shift: how the residual blocks use the embedding, as in `ResidualBlock`; False in Stable Diffusion.
+        dropout: probability inside the residual blocks.
         gradient_checkpointing: compute each block again in the backward pass, for the same gradients (Chen et al. 2016,
-            arXiv 1604.06174): about a third more time, and the memory of the blocks' inputs instead of all between.
+            arXiv 1604.06174): about a third more time, and memory only for the blocks' inputs.
 
     Raises:
         ValueError: widths, flags and heads do not fit each other.
@@ -156,7 +156,7 @@ class UNet(nn.Module):
 
         only_cross = list(only_cross_attention or [False] * len(channels))
 
-        def block(in_width: int, out_width: int, *, attends: bool, only_cross: bool = False) -> Block:
+        def block(in_width: int, out_width: int, *, attends: bool, only_cross: bool = False) -> UNetBlock:
             residual = ResidualBlock(
                 in_width, out_width, embedding_width=embedding_width, scale_shift=scale_shift, dropout=dropout
             )
@@ -166,7 +166,7 @@ class UNet(nn.Module):
                 transformer = SpatialTransformer(
                     out_width, head_size=size, context_width=context_width, only_cross=only_cross, expansion=expansion
                 )
-            return Block(residual, transformer, recompute=gradient_checkpointing)
+            return UNetBlock(residual, transformer, recompute=gradient_checkpointing)
 
         self.time = TimeEmbedding(channels[0], embedding_width)
         self.vector = None if vector_width is None else nn.Linear(vector_width, embedding_width)
@@ -194,17 +194,17 @@ class UNet(nn.Module):
             if level > 0:
                 self.up.append(Upsample(width))
         self.norm_out = group_norm(width)
-        self.conv_out = zero(nn.Conv2d(width, patch_size**2 * in_channels, 3, padding=1))
+        self.conv_out = zero_parameters(nn.Conv2d(width, patch_size**2 * in_channels, 3, padding=1))
 
     def forward(self, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-        """Noisy latents (B, C, H, W), timesteps (B,) and conditioning to an output (B, C, H, W).
+        """Return the output (B, C, H, W) for noisy latents (B, C, H, W), timesteps (B,) and conditioning.
 
         Raises:
-            ValueError: a side that the levels cannot halve evenly, or conditioning that the network was not made for.
+            ValueError: the levels cannot halve a side evenly, or the network was not made for this conditioning.
         """
         if x_t.shape[-1] % self.divisor or x_t.shape[-2] % self.divisor:
             raise ValueError(
-                f"latents of {x_t.shape[-2]}x{x_t.shape[-1]} do not fit this network: it needs multiples of {self.divisor}"
+                f"latents of {x_t.shape[-2]}x{x_t.shape[-1]} do not fit: this network needs multiples of {self.divisor}"
             )
         check_conditioning(
             conditioning,
@@ -221,11 +221,15 @@ class UNet(nn.Module):
         x = self.conv_in(F.pixel_unshuffle(x_t, self.patch_size))
         kept = [x] if self.extra_up_block else []
         for layer in self.down:
-            x = layer(x, embedding, conditioning) if isinstance(layer, Block) else layer(x)
-            if isinstance(layer, Block) or self.extra_up_block:
+            x = layer(x, embedding, conditioning) if isinstance(layer, UNetBlock) else layer(x)
+            if isinstance(layer, UNetBlock) or self.extra_up_block:
                 kept.append(x)
         for layer in self.middle:
             x = layer(x, embedding, conditioning)
         for layer in self.up:
-            x = layer(torch.cat([x, kept.pop()], dim=1), embedding, conditioning) if isinstance(layer, Block) else layer(x)
+            x = (
+                layer(torch.cat([x, kept.pop()], dim=1), embedding, conditioning)
+                if isinstance(layer, UNetBlock)
+                else layer(x)
+            )
         return F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(x))), self.patch_size)

@@ -1,1 +1,1 @@
-"""The reverse process: from noise to a sample, by any schedule and prediction. One small file per method."""
+"""The reverse process: from noise to a sample, with any schedule and prediction. One small file per method."""

@@ -4,7 +4,7 @@ import math
 
 from torch import Tensor
 
-from ldm_train.samplers.base import Point, Sampler, Step
+from ldm_train.samplers.base import Sampler, Step, TimePoint
 
 
 class DDIM(Sampler):
@@ -16,7 +16,7 @@ class DDIM(Sampler):
 
     def __init__(self, *, eta: float = 0.0) -> None:
         if not 0 <= eta <= 1:
-            raise ValueError(f"eta={eta} must be from 0 (deterministic) to 1 (DDPM's variance)")
+            raise ValueError(f"sampler.eta={eta} must be from 0 (deterministic) to 1 (DDPM's variance)")
         self.eta = eta
 
     def step(self, step: Step) -> Tensor:
@@ -26,6 +26,6 @@ class DDIM(Sampler):
         return x_s + deviation * step.draw() if self.eta > 0 else x_s
 
 
-def posterior_deviation(t: Point, s: Point) -> float:
-    """The deviation of q(x_s | x_t, x): sigma_s / sigma_t sqrt(sigma_t^2 - (alpha_t / alpha_s)^2 sigma_s^2)."""
+def posterior_deviation(t: TimePoint, s: TimePoint) -> float:
+    """Return the deviation of q(x_s | x_t, x): sigma_s / sigma_t sqrt(sigma_t^2 - (alpha_t / alpha_s)^2 sigma_s^2)."""
     return s.sigma / t.sigma * math.sqrt(max(0.0, t.sigma**2 - (t.alpha / s.alpha * s.sigma) ** 2))

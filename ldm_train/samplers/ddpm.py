@@ -1,4 +1,4 @@
-"""DDPM: the posterior q(x_s | x_t, clean), with the estimate in the clean picture's place."""
+"""DDPM: draw from the posterior q(x_s | x_t, x), with the clean estimate as x."""
 
 from torch import Tensor
 

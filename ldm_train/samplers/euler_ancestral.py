@@ -1,4 +1,4 @@
-"""Euler's method to a lower noise level than asked, and noise back up to it."""
+"""Ancestral Euler: a step of Euler's method to a lower noise level than asked for, then noise back up to it."""
 
 import math
 
@@ -13,12 +13,12 @@ class EulerAncestral(Sampler):
     up = eta r_s sqrt(1 - (r_s / r_t)^2), down^2 + up^2 = r_s^2.
 
     Args:
-        eta: share of the noise that is renewed; 0 is Euler's method, 1 has DDPM's variance.
+        eta: share of the noise that is replaced; 0 is Euler's method, 1 has DDPM's variance.
     """
 
     def __init__(self, *, eta: float = 1.0) -> None:
         if not 0 <= eta <= 1:
-            raise ValueError(f"eta={eta} must be from 0 (Euler's method) to 1 (DDPM's variance)")
+            raise ValueError(f"sampler.eta={eta} must be from 0 (Euler's method) to 1 (DDPM's variance)")
         self.eta = eta
 
     def step(self, step: Step) -> Tensor:

@@ -1,27 +1,30 @@
-"""Heun's method: Euler's step, then the mean of the slopes at both of its ends."""
+"""Heun's method: Euler's step, then the mean of the slopes at its two ends."""
 
 from torch import Tensor
 
-from ldm_train.samplers.base import Point, Sampler, Step
+from ldm_train.samplers.base import Sampler, Step, TimePoint
 
 
 class Heun(Sampler):
     """Heun's method (Karras et al. 2022, arXiv 2206.00364): second order, two calls of the denoiser a step, one in the last.
 
-    It integrates rectified flow's dy / dw = noise - clean, for y = x / (alpha + sigma) and w = sigma / (alpha + sigma), a
-    finite one on any schedule. Karras et al. (algorithm 1) integrate dy / dr = noise, for y = x /
-    alpha and r = sigma / alpha, which needs steps that are small where r is large.
+    By default it integrates rectified flow's dy / dw = noise - clean, for y = x / (alpha + sigma) and w = sigma / (alpha +
+    sigma), which is finite on any schedule. Karras et al. (algorithm 1) integrate dy / dr = noise, for y = x / alpha and r
+    = sigma / alpha, which needs small steps where r is large.
 
     Args:
-        over_ratio: integrate over r as they do; choose spacing=karras with it.
+        over_ratio: integrate over r, as in the paper; use it with spacing=karras.
     """
 
     def __init__(self, *, over_ratio: bool = False) -> None:
         self.over_ratio = over_ratio
 
-    def check(self, start: Point) -> None:
+    def check(self, start: TimePoint) -> None:
         if self.over_ratio and start.alpha == 0:
-            raise ValueError("sampler.over_ratio=true needs a start from less than pure noise; set it or spacing.sigma_max")
+            raise ValueError(
+                "sampler.over_ratio=true cannot start from pure noise; set it to false, or set spacing=karras with "
+                "spacing.sigma_max"
+            )
 
     def step(self, step: Step) -> Tensor:
         t, s, now = step.t, step.s, step.estimate

@@ -9,7 +9,7 @@ from torch.optim.optimizer import ParamsT
 
 from ldm_train import draws
 from ldm_train.autoencoders.autoencoder import KLAutoencoder
-from ldm_train.diffusion.broadcast import on_device
+from ldm_train.diffusion.broadcast import move_to_device
 from ldm_train.training.base_module import Examined, Training
 from ldm_train.training.optimization.lr_schedules import LRSchedule
 from ldm_train.types import ImageBatch, Moments
@@ -49,7 +49,7 @@ class AutoencoderTraining(Training):
     def training_step(self, batch: ImageBatch, batch_idx: int) -> dict[str, Tensor]:
         moments = self.autoencoder.encode(batch.images)
         noise = draws.normal(self.seed, "posterior", batch.positions, moments.mean.shape[1:])
-        decoded = self.autoencoder.decode(moments.draw(on_device(noise.to(moments.mean.dtype), moments.mean.device)))
+        decoded = self.autoencoder.decode(moments.draw(move_to_device(noise.to(moments.mean.dtype), moments.mean.device)))
         l1, mse = F.l1_loss(decoded, batch.images), F.mse_loss(decoded, batch.images)
         kl = kl_divergence(moments).mean()
         loss = l1 + self.mse_weight * mse + self.kl_weight * kl

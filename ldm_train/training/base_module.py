@@ -16,10 +16,10 @@ from torch.optim.optimizer import ParamsT
 
 from ldm_train import draws
 from ldm_train.training.optimization.fused_backward import FusedBackward
-from ldm_train.training.optimization.gradients import agreed, clip, leave_out, total_norm
+from ldm_train.training.optimization.gradients import all_ranks_finite, clip_gradients, compute_total_norm, skip_step
 from ldm_train.training.optimization.lr_schedules import LRSchedule
-from ldm_train.training.optimization.optimizers import optimizer_and_schedule
-from ldm_train.training.optimization.parameter_groups import ALIKE, ParameterGroups
+from ldm_train.training.optimization.optimizers import build_optimizer
+from ldm_train.training.optimization.parameter_groups import SINGLE_GROUP, ParameterGroups
 from ldm_train.training.optimization.strides import match_optimizer_strides
 
 
@@ -54,7 +54,7 @@ class Training(pl.LightningModule):
         self,
         *,
         optimizer: Callable[[ParamsT], Optimizer],
-        parameter_groups: ParameterGroups = ALIKE,
+        parameter_groups: ParameterGroups = SINGLE_GROUP,
         lr_schedule: LRSchedule,
         seed: int,
         fused_backward: bool = False,
@@ -126,14 +126,14 @@ class Training(pl.LightningModule):
         assert self._loss is not None
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         gradients = [p.grad for p in parameters]
-        self.grad_norm = total_norm(gradients) if self._fused is None else self._fused.norm(self._loss.device)
-        self.applied = agreed(self.grad_norm.isfinite() & self._loss.isfinite())
+        self.grad_norm = compute_total_norm(gradients) if self._fused is None else self._fused.norm(self._loss.device)
+        self.applied = all_ranks_finite(self.grad_norm.isfinite() & self._loss.isfinite())
         self._loss = None
-        clip(optimizer, parameters, gradient_clip_val, gradient_clip_algorithm, norm=self.grad_norm)
-        leave_out(optimizer, parameters, applied=self.applied)
+        clip_gradients(optimizer, parameters, gradient_clip_val, gradient_clip_algorithm, norm=self.grad_norm)
+        skip_step(optimizer, parameters, applied=self.applied)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        return optimizer_and_schedule(self, self.make_optimizer, self.lr_schedule, self.parameter_groups)
+        return build_optimizer(self, self.make_optimizer, self.lr_schedule, self.parameter_groups)
 
     @contextmanager
     def at_rest(self) -> Iterator[None]:

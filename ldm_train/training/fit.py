@@ -12,10 +12,10 @@ from pytorch_lightning.loggers.logger import Logger
 
 from ldm_train.data.batches.datamodules import EndlessData
 from ldm_train.training.base_module import Training
-from ldm_train.training.callbacks.finite import NonFinite
+from ldm_train.training.callbacks.finite import NonFiniteSteps
 from ldm_train.training.callbacks.health import Health
 from ldm_train.training.callbacks.progress import StepProgress
-from ldm_train.training.callbacks.spent import Spent, Waiting
+from ldm_train.training.callbacks.spent import DataWaiting, TimeSpent
 from ldm_train.training.callbacks.step_log import StepLog
 from ldm_train.training.callbacks.stop import Stop
 from ldm_train.training.callbacks.utilisation import Utilisation
@@ -23,8 +23,8 @@ from ldm_train.training.checkpoints.checkpoint_callback import Checkpoints, Keep
 from ldm_train.training.checkpoints.checkpoint_files import last_checkpoint, newest_whole, read_step
 from ldm_train.training.ema.ema import EMA
 from ldm_train.training.loggers.csv_table import CSVTable
-from ldm_train.training.loggers.dashboards import Dashboard, Settings
-from ldm_train.training.loggers.jsonl import JsonLinesLogger
+from ldm_train.training.loggers.dashboards import Dashboard, PlainConfig
+from ldm_train.training.loggers.jsonl import JsonLines
 from ldm_train.training.loggers.other_loggers import as_dashboard
 from ldm_train.training.loggers.tensorboard import TensorBoard
 from ldm_train.training.optimization.micro_batch import MicroBatch
@@ -57,10 +57,10 @@ def run(
     keeping: Keeping,
     log_every: int,
     health_every: int,
-    spent: Spent,
+    spent: TimeSpent,
     callbacks: Sequence[Callback],
     loggers: Sequence[Logger],
-    settings: Settings,
+    settings: PlainConfig,
     options: Mapping[str, object],
     first_rank: bool,
     resumed: bool,
@@ -85,7 +85,7 @@ def run(
     """
     # The other ranks may not look into what the first one is about to mend.
     checkpoint = to_continue(run_dir) if first_rank else last_checkpoint(run_dir) if resumed else None
-    lines = JsonLinesLogger(run_dir)
+    lines = JsonLines(run_dir)
     dashboards = [TensorBoard(run_dir), lines, CSVTable(run_dir), *map(as_dashboard, loggers)]
     if first_rank:
         begin(dashboards, settings, run_dir, checkpoint, max_steps=limits.max_steps)
@@ -99,14 +99,14 @@ def run(
         callbacks=[
             micro_batch,
             stop,
-            NonFinite(run_dir, limit=limits.max_nonfinite_steps),
+            NonFiniteSteps(run_dir, limit=limits.max_nonfinite_steps),
             step_log,
             StepProgress(step_log, spent),
             utilisation,
             *callbacks,
             Health(every=health_every, ema=average(callbacks), spent=spent, utilisation=utilisation),
             Checkpoints(run_dir, keeping, lines, spent=spent, saved=saved),
-            Waiting(spent),
+            DataWaiting(spent),
         ],
         use_distributed_sampler=False,
         enable_checkpointing=False,
@@ -129,7 +129,7 @@ def average(callbacks: Sequence[Callback]) -> EMA | None:
 
 
 def begin(
-    dashboards: Sequence[Dashboard], settings: Settings, run_dir: Path, checkpoint: Path | None, *, max_steps: int
+    dashboards: Sequence[Dashboard], settings: PlainConfig, run_dir: Path, checkpoint: Path | None, *, max_steps: int
 ) -> None:
     """Have the dashboards start anew, or go on from a checkpoint's step."""
     step = None if checkpoint is None else read_step(checkpoint)

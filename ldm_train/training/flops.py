@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
-from ldm_train.networks.cpu_kernels import ONE_DNN, ours, product
+from ldm_train.networks.cpu_kernels import ONE_DNN, is_supported, multiply_transposed
 
 SECONDS = 0.2  # that measuring a peak takes
 SIDE = {"cpu": 1024}  # of the square matrices for that; of another device's:
@@ -67,7 +67,7 @@ def peak(device: torch.device, dtype: torch.dtype, threads: int) -> float:
     """Operations a second in the best of several products of large matrices."""
     side = SIDE.get(device.type, LARGE)
     a, b = (torch.arange(side * side, device=device).remainder_(k).div(k).to(dtype).view(side, side) for k in (251, 241))
-    multiply = product if ours(a, b) else F.linear
+    multiply = multiply_transposed if is_supported(a, b) else F.linear
     best, began = float("inf"), time.perf_counter()
     with torch.no_grad():
         while time.perf_counter() < began + SECONDS:

@@ -9,18 +9,18 @@ from torch.optim.optimizer import ParamsT
 
 from ldm_train import draws
 from ldm_train.autoencoders.scaling import Scaling
-from ldm_train.diffusion.broadcast import on_device
+from ldm_train.diffusion.broadcast import move_to_device
 from ldm_train.diffusion.denoiser import Denoiser
 from ldm_train.diffusion.objective import Losses, Objective
-from ldm_train.diffusion.perturbations import NONE, Perturbations
+from ldm_train.diffusion.perturbations import NO_PERTURBATIONS, Perturbations
 from ldm_train.diffusion.prediction import Prediction
 from ldm_train.diffusion.schedules.schedule import NoiseSchedule
 from ldm_train.diffusion.timesteps import Timesteps
 from ldm_train.diffusion.weighting import Weighting
 from ldm_train.training.base_module import Examined, Training
 from ldm_train.training.optimization.lr_schedules import LRSchedule
-from ldm_train.training.optimization.parameter_groups import DEFAULT, ParameterGroups
-from ldm_train.training.optimization.sharding import shard
+from ldm_train.training.optimization.parameter_groups import DEFAULT_GROUPS, ParameterGroups
+from ldm_train.training.optimization.sharding import shard_modules
 from ldm_train.types import LatentBatch
 
 
@@ -28,12 +28,12 @@ class NoisePredictorTraining(Training):
     """The Trainer's view of a network and its text encoder.
 
     Args:
-        network: called as types.Network says.
-        text_encoder: captions to conditioning; trained along where its parameters want gradients.
+        network: maps noisy latents, timesteps and conditioning to an output, as types.Network says.
+        text_encoder: maps captions to conditioning; its parameters that require gradients are trained too.
         scaling: raw latents to model latents.
-        timesteps, weighting, perturbations: of the training loss; a weighting that is a module is trained along.
-        batch_size: the global batch, which stratified timesteps divide.
-        optimizer, parameter_groups, lr_schedule, seed, fused_backward: as Training has them.
+        timesteps, weighting, perturbations: of the training loss; a weighting that is a module is trained too.
+        batch_size: the global batch, over which stratified timesteps are spread.
+        optimizer, parameter_groups, lr_schedule, seed, fused_backward: as in Training.
     """
 
     def __init__(
@@ -46,9 +46,9 @@ class NoisePredictorTraining(Training):
         prediction: Prediction,
         timesteps: Timesteps,
         weighting: Weighting,
-        perturbations: Perturbations = NONE,
+        perturbations: Perturbations = NO_PERTURBATIONS,
         optimizer: Callable[[ParamsT], Optimizer],
-        parameter_groups: ParameterGroups = DEFAULT,
+        parameter_groups: ParameterGroups = DEFAULT_GROUPS,
         lr_schedule: LRSchedule,
         batch_size: int,
         seed: int = 0,
@@ -72,9 +72,9 @@ class NoisePredictorTraining(Training):
         self.batch_size = batch_size
 
     def configure_model(self) -> None:
-        """Share out the parameters, where the strategy made a mesh of the processes for that."""
+        """Shard the parameters if the strategy made a device mesh for that."""
         if self.device_mesh is not None:
-            shard((self.network, self.text_encoder, self.weighting), self.device_mesh)
+            shard_modules((self.network, self.text_encoder, self.weighting), self.device_mesh)
 
     def training_step(self, batch: LatentBatch, batch_idx: int) -> dict[str, Tensor]:
         schedule = self.objective.denoiser.schedule
@@ -83,15 +83,23 @@ class NoisePredictorTraining(Training):
         self.examined = Examined(batch.positions, losses.loss.detach(), t)
         return {"loss": losses.loss.mean(), "noise_mse": losses.noise_mse.mean()}
 
-    def losses(self, batch: LatentBatch, t: Tensor, *, stream: str, perturbations: Perturbations = NONE) -> Losses:
-        """Losses (B,) of a batch at t (B,), with draws keyed by the batch's positions in streams of this prefix."""
+    def losses(
+        self, batch: LatentBatch, t: Tensor, *, stream: str, perturbations: Perturbations = NO_PERTURBATIONS
+    ) -> Losses:
+        """Return the losses (B,) of a batch at t (B,).
+
+        Args:
+            stream: prefix of the streams of draws, which are keyed by the batch's positions.
+        """
         mean = batch.moments.mean
         assert isinstance(self.dtype, torch.dtype)
-        dtype = torch.promote_types(self.dtype, torch.float32)  # the stored type is for storage alone
+        dtype = torch.promote_types(self.dtype, torch.float32)  # the cache's dtype, such as float16, is only for storage
         posterior, noise = (
             draws.normal(self.seed, stream + name, batch.positions, mean.shape[1:]) for name in ("posterior", "noise")
         )
-        noise, shown = perturbations(noise, batch.positions, seed=self.seed)
-        posterior, noise, shown = (on_device(drawn.to(dtype), mean.device) for drawn in (posterior, noise, shown))
+        noise, input_noise = perturbations(noise, batch.positions, seed=self.seed)
+        posterior, noise, input_noise = (
+            move_to_device(drawn.to(dtype), mean.device) for drawn in (posterior, noise, input_noise)
+        )
         latents = self.scaling.to_model(batch.moments.draw(posterior))
-        return self.objective(latents, noise, t, self.text_encoder(batch.captions), shown_noise=shown)
+        return self.objective(latents, noise, t, self.text_encoder(batch.captions), input_noise=input_noise)

@@ -14,7 +14,7 @@ from ldm_train.data.pictures.decoding import DECODE_ERRORS, describe_decode_erro
 from ldm_train.data.pictures.images import to_signed
 from ldm_train.data.sources.items import format_name
 from ldm_train.training.encoding import Encoding, Rendering, UnreadError
-from ldm_train.types import Captions, LatentBatch, Moments
+from ldm_train.types import CaptionBatch, LatentBatch, Moments
 
 
 class LivePictures:
@@ -46,11 +46,11 @@ class LivePictures:
         variance = encoded.get("log_variance")
         return Moments(encoded["mean"].cpu(), None if variance is None else variance.cpu())
 
-    def captions(self, examples: Tensor, chosen: Tensor, dropped: Tensor) -> Captions:
+    def captions(self, examples: Tensor, chosen: Tensor, dropped: Tensor) -> CaptionBatch:
         numbers = self.index.caption_of(examples, chosen).masked_fill(dropped, self.empty)
         encoded = self.encoding.captions([self.texts[number] for number in numbers.tolist()])
         embeddings = encoded.get("embeddings")
-        return Captions(encoded["tokens"].long(), None if embeddings is None else embeddings.cpu())
+        return CaptionBatch(encoded["tokens"].long(), None if embeddings is None else embeddings.cpu())
 
     def first_caption(self, example: int) -> str:
         return self.texts[self.entries[example].captions[0]]

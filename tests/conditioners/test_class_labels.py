@@ -7,14 +7,14 @@ import torch
 from torch.testing import assert_close
 
 from ldm_train.conditioners.class_labels import ClassLabels
-from ldm_train.types import Captions
+from ldm_train.types import CaptionBatch
 
 
 def test_each_class_has_a_vector_and_none_has_one_too() -> None:
     labels = ClassLabels(classes=["cat", "dog"], width=5)
     tokens = labels.tokenize(["dog", "", "cat", "dog"])
     assert tokens.tolist() == [[2], [0], [1], [2]]
-    conditioning = labels(Captions(tokens))
+    conditioning = labels(CaptionBatch(tokens))
     assert conditioning.tokens is None
     assert conditioning.vector.shape == (4, 5)
     assert_close(conditioning.vector[0], conditioning.vector[3], rtol=0, atol=0)
@@ -30,7 +30,7 @@ def test_each_caption_is_one_label_and_fits() -> None:
 
 def test_every_vector_is_trained() -> None:
     labels = ClassLabels(classes=["cat", "dog"], width=5)
-    labels(Captions(labels.tokenize(["cat", "dog", ""]))).vector.sum().backward()
+    labels(CaptionBatch(labels.tokenize(["cat", "dog", ""]))).vector.sum().backward()
     assert torch.equal(labels.embedding.weight.grad, torch.ones(3, 5))
 
 

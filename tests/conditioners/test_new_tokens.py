@@ -6,7 +6,7 @@ from torch.testing import assert_close
 
 from ldm_train.conditioners.clip_tower import VOCABULARY
 from ldm_train.conditioners.text_encoder import TextEncoder, small
-from ldm_train.types import Captions
+from ldm_train.types import CaptionBatch
 
 
 def encoder(*new_words: str, seed: int = 0) -> TextEncoder:
@@ -16,7 +16,7 @@ def encoder(*new_words: str, seed: int = 0) -> TextEncoder:
 
 def states(text: TextEncoder, caption: str) -> tuple[torch.Tensor, torch.Tensor]:
     with torch.no_grad():
-        found = text(Captions(text.tokenize([caption])))
+        found = text(CaptionBatch(text.tokenize([caption])))
     assert found.tokens is not None
     assert found.vector is not None
     return found.tokens, found.vector
@@ -49,7 +49,7 @@ def test_its_vectors_alone_get_a_gradient_where_it_is_alone_trained() -> None:
     text = encoder("<toy>=toy")
     for name, parameter in text.named_parameters():
         parameter.requires_grad_(name.endswith("token_embedding.learned"))
-    tokens = text(Captions(text.tokenize(["a <toy>"]))).tokens
+    tokens = text(CaptionBatch(text.tokenize(["a <toy>"]))).tokens
     assert tokens is not None
     tokens.square().sum().backward()
     assert {name for name, p in text.named_parameters() if p.grad is not None} == {"tower.token_embedding.learned"}

@@ -3,7 +3,6 @@
 import re
 from random import Random
 from time import process_time
-from types import SimpleNamespace
 
 import open_clip
 import pytest
@@ -14,8 +13,8 @@ from open_clip.transformer import TextTransformer
 from torch.testing import assert_close
 
 from ldm_train.conditioners.text_encoder import VOCABULARY, TextEncoder, clip, small
-from ldm_train.conditioners.tokenizer import Tokenizer, merge
-from ldm_train.types import Captions
+from ldm_train.conditioners.tokenizer import Tokenizer
+from ldm_train.types import CaptionBatch
 
 START, END = 49406, 49407
 CAPTIONS = ["a red apple", "", "two cats and a dog under the old oak tree"]
@@ -125,9 +124,9 @@ def test_the_pooled_vector_is_the_first_chunk_s():
     captions = [*CAPTIONS, LONG]
     whole, cut = encoder(chunks=3, pad_token=END), encoder(pad_token=END)
     tokens = whole.tokenize(captions)
-    expected = cut(Captions(cut.tokenize(captions))).vector
-    assert_close(whole(Captions(tokens)).vector, expected)
-    assert_close(whole(Captions(tokens, whole.embed(tokens))).vector, expected)
+    expected = cut(CaptionBatch(cut.tokenize(captions))).vector
+    assert_close(whole(CaptionBatch(tokens)).vector, expected)
+    assert_close(whole(CaptionBatch(tokens, whole.embed(tokens))).vector, expected)
 
 
 @pytest.mark.parametrize("chunks", [1, 3])
@@ -168,21 +167,26 @@ def test_every_text_has_open_clip_s_ids(caption):
     assert TOKENIZER.encode(caption) == OPEN_CLIP.encode(caption)
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
-@given(st.text("ab", min_size=1, max_size=40), st.permutations([("a", "b"), ("b", "a"), ("a", "a"), ("b", "b")]))
-def test_merging_by_queue_is_merging_rank_by_rank(word, pairs):
-    """Over tables unlike CLIP's, where pairs overlap and symbols repeat."""
-    ranks = {pair: rank for rank, pair in enumerate([*pairs, ("aa", "aa"), ("ab", "ab"), ("ab", "a"), ("bb", "a")])}
-    ranks |= {(a, b + "</w>"): len(ranks) + rank for (a, b), rank in ranks.items()}
-    plain = SimpleNamespace(bpe_ranks=ranks, cache={})
-    assert merge([*word[:-1], word[-1] + "</w>"], ranks) == open_clip.SimpleTokenizer.bpe(plain, word).split(" ")
+@pytest.mark.parametrize(
+    "caption",
+    [
+        "👩‍👩‍👧‍👦 and 🏳️‍🌈",
+        " \t a\u00a0b\u200b\nc\ufeff ",
+        "don't THEY'LL",
+        "<start_of_text> x <END_OF_TEXT>",
+        "\0\x7f\U0010ffff",
+        "\ud800",
+        "日本語のテキスト 3.14 !!!...",
+        "ab" * 200,
+    ],
+)
+def test_odd_captions_have_open_clip_s_ids(caption):
+    assert TOKENIZER.encode(caption) == OPEN_CLIP.encode(caption)
 
 
-def test_every_symbol_s_own_pair_ranks_below_the_pairs_that_it_is_part_of():
-    """Which makes merging by queue and merging rank by rank the same."""
-    made = {"".join(pair): rank for pair, rank in TOKENIZER.bpe_ranks.items()}
-    assert len(made) == len(TOKENIZER.bpe_ranks)
-    assert [pair for pair, rank in TOKENIZER.bpe_ranks.items() if max(made.get(part, -1) for part in pair) >= rank] == []
+def test_every_symbol_of_the_vocabulary_has_open_clip_s_merges():
+    words = [symbol.removesuffix("</w>") for symbol in OPEN_CLIP.encoder][::10]
+    assert [word for word in words if TOKENIZER.bpe(word) != OPEN_CLIP.bpe(word)] == []
 
 
 @pytest.mark.parametrize(
@@ -231,20 +235,20 @@ def test_the_layers_differ_and_others_are_refused():
 @PADS
 def test_the_pooled_vector_is_the_end_token_s_state(pad_token):
     text_encoder = encoder(pad_token=pad_token)
-    conditioning = text_encoder(Captions(text_encoder.tokenize(CAPTIONS)))
+    conditioning = text_encoder(CaptionBatch(text_encoder.tokenize(CAPTIONS)))
     ends = [4, 1, 7]
     assert_close(conditioning.vector, torch.stack([conditioning.tokens[i, end] for i, end in enumerate(ends)]))
 
 
 def test_the_pooled_vector_does_not_know_the_padding():
-    vectors = [e(Captions(e.tokenize(CAPTIONS))).vector for e in (encoder(pad_token=0), encoder(pad_token=END))]
+    vectors = [e(CaptionBatch(e.tokenize(CAPTIONS))).vector for e in (encoder(pad_token=0), encoder(pad_token=END))]
     assert_close(vectors[0], vectors[1])
 
 
 def test_without_pooling_there_is_no_vector():
     text_encoder = encoder(pooled=False)
     assert text_encoder.vector_width is None
-    assert text_encoder(Captions(text_encoder.tokenize(CAPTIONS))).vector is None
+    assert text_encoder(CaptionBatch(text_encoder.tokenize(CAPTIONS))).vector is None
 
 
 @PADS
@@ -253,7 +257,7 @@ def test_without_pooling_there_is_no_vector():
 def test_cached_embeddings_give_the_conditioning_of_their_tokens(pooled, pad_token, chunks):
     text_encoder = encoder(pad_token=pad_token, pooled=pooled, chunks=chunks)
     tokens = text_encoder.tokenize(CAPTIONS)
-    fresh, cached = text_encoder(Captions(tokens)), text_encoder(Captions(tokens, text_encoder.embed(tokens)))
+    fresh, cached = text_encoder(CaptionBatch(tokens)), text_encoder(CaptionBatch(tokens, text_encoder.embed(tokens)))
     assert_close(vars(cached), vars(fresh), rtol=0, atol=0)
 
 
@@ -261,14 +265,14 @@ def test_embeddings_cached_in_half_precision_come_back_in_the_weights_own():
     text_encoder = encoder()
     tokens = text_encoder.tokenize(CAPTIONS)
     half = text_encoder.embed(tokens).half()
-    assert_close(text_encoder(Captions(tokens, half)).tokens, half.float(), rtol=0, atol=0)
+    assert_close(text_encoder(CaptionBatch(tokens, half)).tokens, half.float(), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("layer", ["last", "penultimate"])
 def test_a_trained_encoder_has_no_unused_parameter(layer):
     """Which DistributedDataParallel would refuse."""
     text_encoder = encoder(layer=layer, pooled=False)
-    text_encoder(Captions(text_encoder.tokenize(CAPTIONS))).tokens.sum().backward()
+    text_encoder(CaptionBatch(text_encoder.tokenize(CAPTIONS))).tokens.sum().backward()
     assert [name for name, p in text_encoder.named_parameters() if p.requires_grad != (p.grad is not None)] == []
     assert text_encoder.tower.token_embedding.weight.requires_grad
 
@@ -279,7 +283,7 @@ def test_a_frozen_encoder_has_nothing_to_train():
 
 def test_the_small_encoder_has_defaults_that_work():
     text_encoder = small()
-    conditioning = text_encoder(Captions(text_encoder.tokenize(CAPTIONS)))
+    conditioning = text_encoder(CaptionBatch(text_encoder.tokenize(CAPTIONS)))
     assert conditioning.tokens.shape == (3, 16, 128)
     assert conditioning.vector.shape == (3, 128)
     assert text_encoder.trained
@@ -287,7 +291,7 @@ def test_the_small_encoder_has_defaults_that_work():
 
 def test_the_small_encoder_takes_chunks():
     text_encoder = small(chunks=2)
-    conditioning = text_encoder(Captions(text_encoder.tokenize(CAPTIONS)))
+    conditioning = text_encoder(CaptionBatch(text_encoder.tokenize(CAPTIONS)))
     assert conditioning.tokens.shape == (3, 32, 128)
     assert text_encoder.capacity == 28
 
@@ -311,7 +315,7 @@ def test_clip_loads_a_local_file_and_says_what_open_clip_says(published):
     assert_close(tokens, open_clip.get_tokenizer("ViT-S-32-alt")(CAPTIONS))
     with torch.no_grad():
         # CLIP's own use of the tower ends in a projection, which the conditioner goes without.
-        projected = text_encoder(Captions(tokens)).vector @ model.text_projection
+        projected = text_encoder(CaptionBatch(tokens)).vector @ model.text_projection
         assert_close(projected, model.encode_text(tokens), rtol=1e-4, atol=1e-5)
 
 

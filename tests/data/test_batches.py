@@ -8,7 +8,7 @@ import torch
 from torch.testing import assert_close
 
 from ldm_train.data.batches.positions import BatchGeometry, RunPositions, build_endless_loader
-from ldm_train.types import Captions, LatentBatch, Moments
+from ldm_train.types import CaptionBatch, LatentBatch, Moments
 
 DIVISIONS = pytest.mark.parametrize(
     ("world_size", "micro_batch_size"), [(1, None), (2, None), (3, None), (1, 4), (2, 3), (4, 1), (4, 3)]
@@ -81,7 +81,7 @@ def test_a_loader_fetches_whole_micro_batches_in_order(workers):
 def test_every_tensor_of_a_batch_is_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
     """As a loader asks where there is a GPU: what is left out would be copied while both wait."""
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self + 1)
-    moments, captions = Moments(torch.zeros(1), None), Captions(torch.zeros(1), torch.zeros(1))
+    moments, captions = Moments(torch.zeros(1), None), CaptionBatch(torch.zeros(1), torch.zeros(1))
     batch = LatentBatch(torch.zeros(1), moments, captions).pin_memory()
     pinned = (batch.positions, batch.moments.mean, batch.captions.tokens, batch.captions.embeddings)
     assert [part is not None and part.item() for part in pinned] == [1, 1, 1, 1]

@@ -55,7 +55,7 @@ def test_a_guided_denoiser_may_be_guided_again():
     strong, weak = (Denoiser(network(weight), linear(), Velocity()) for weight in (1.3, 0.4))
     inner = ClassifierFreeGuidance(strong, null, scale=3.0)
     found = Autoguidance(inner, weak, scale=2.0)(x_t, t, prompt)
-    expected = inner(x_t, t, prompt).beyond(weak(x_t, t, prompt), 2.0)
+    expected = inner(x_t, t, prompt).extrapolate_from(weak(x_t, t, prompt), 2.0)
     assert_close(found.clean, expected.clean)
 
 
@@ -69,5 +69,5 @@ def test_it_is_made_with_its_interval(level, is_guided):
 
 
 def test_it_needs_a_weaker_model():
-    with pytest.raises(ValueError, match=r"guidance=autoguidance needs a weaker model: guidance\.weak=RUN_DIR"):
+    with pytest.raises(ValueError, match=r"guidance=autoguidance .*guidance\.weak=RUN_DIR"):
         autoguidance(Denoiser(network(1.3), linear(), Noise()), Conditioning(), scale=2.0)

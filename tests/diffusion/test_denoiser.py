@@ -1,4 +1,4 @@
-"""The one caller of the network: what it shows, what it tells, and what it makes of the answer."""
+"""The denoiser, the only caller of the network: its inputs, and the estimates made of its output."""
 
 import pytest
 import torch
@@ -71,13 +71,12 @@ def test_the_relation_of_the_errors_is_measured(schedule, t, prediction):
 
 
 @AT
-def test_the_network_is_told_the_schedule_s_word_and_the_conditioning(schedule, t):
-    """A whole number as it is, a real one in float32, as the network's embedding takes it."""
+def test_the_network_receives_the_schedule_s_time_and_the_conditioning(schedule, t):
+    """In float32, as its embedding takes it."""
     seen, conditioning = [], Conditioning(vector=torch.zeros(3, 1))
     Denoiser(lambda *shown: seen.append(shown) or output, schedule, Velocity())(x, t, conditioning)
-    [(_, told, given)] = seen
-    assert told.dtype == (torch.float32 if t.is_floating_point() else torch.int64)
-    assert_close(told, schedule.told(t).to(told.dtype))
+    [(_, network_time, given)] = seen
+    assert_close(network_time, schedule.network_time(t).float(), rtol=0, atol=0)
     assert given is conditioning
 
 
@@ -103,9 +102,9 @@ def test_edm_with_velocity_is_the_paper_s_preconditioning(sigma_data):
     total = (sigma**2 + sigma_data**2).view(-1, 1, 1, 1)
     c_skip, c_in = sigma_data**2 / total, 1 / total.sqrt()
     c_out, c_noise = sigma.view(-1, 1, 1, 1) * sigma_data / total.sqrt(), sigma.log() / 4
-    [(shown, told, _)] = seen
-    assert_close(shown, c_in * x_t)
-    assert_close(told, (1000 * c_noise).float())
+    [(network_input, network_time, _)] = seen
+    assert_close(network_input, c_in * x_t)
+    assert_close(network_time, (1000 * c_noise).float())
     assert_close(estimate.clean, c_skip * x_t - c_out * output)
     assert_close(-denoiser.target(x, noise, sigma), (x - c_skip * x_t) / c_out)
 
@@ -134,7 +133,7 @@ def test_edm_s_network_is_shown_and_asked_for_unit_variance(sigma_data, level):
     ids=["zero-terminal-snr", "continuous", "flow", "flow-shifted"],
 )
 def test_noise_prediction_is_refused_where_sampling_starts_from_pure_noise(schedule):
-    with pytest.raises(ValueError, match=r"prediction Noise is undefined .* Choose prediction=velocity, flow or clean"):
+    with pytest.raises(ValueError, match=r"prediction=noise .*prediction=velocity, flow or clean"):
         Denoiser(says(output), schedule, Noise())
 
 
@@ -160,9 +159,9 @@ def test_the_amplification_at_the_end(schedule, prediction, expected):
 
 
 @pytest.mark.parametrize("scale", [-1.0, 0.0, 0.5, 1.0, 3.0])
-def test_beyond_is_a_line_through_both(scale):
+def test_extrapolation_is_a_line_through_both(scale):
     one, other = Estimate(x, noise, output), Estimate(noise, output, x)
-    found = one.beyond(other, scale)
+    found = one.extrapolate_from(other, scale)
     assert_close(found.output, noise + scale * (x - noise))
     assert_close(found.clean, output + scale * (noise - output))
     assert_close(found.noise, x + scale * (output - x))

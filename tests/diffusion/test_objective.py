@@ -69,12 +69,12 @@ def test_edm_s_loss_is_the_paper_s(sigma_data):
 
 @pytest.mark.parametrize("weighting", [UniformWeight(), MinSNR()], ids=["uniform", "min-snr"])
 @EVERY
-def test_the_shown_noise_changes_what_is_shown_and_nothing_else(prediction, weighting):
+def test_the_input_noise_changes_the_input_and_nothing_else(prediction, weighting):
     """A network that says the target of the other noise has no loss."""
     seen = []
     shown = noise + 0.1 * error
     target = Denoiser(says(None), SCHEDULE, prediction).target(x, noise, t)
-    found = losses(lambda *asked: seen.append(asked) or target, prediction, weighting, shown_noise=shown)
+    found = losses(lambda *asked: seen.append(asked) or target, prediction, weighting, input_noise=shown)
     assert_close(seen[0][0], SCHEDULE.corrupt(x, shown, t))
     assert_close(found.loss, torch.zeros_like(found.loss))
 
@@ -91,15 +91,15 @@ def test_the_network_sees_noisy_latents_the_published_timestep_and_the_condition
     seen = []
     conditioning = Conditioning(vector=torch.zeros(5, 1))
 
-    def network(x_t, told_t, told):
-        seen.append((x_t, told_t, told))
+    def network(x_t, network_time, given):
+        seen.append((x_t, network_time, given))
         return x_t
 
     Objective(Denoiser(network, SCHEDULE, Noise()), UniformWeight())(x, noise, t, conditioning)
-    [(x_t, told_t, told)] = seen
+    [(x_t, network_time, given)] = seen
     assert_close(x_t, SCHEDULE.corrupt(x, noise, t))
-    assert_close(told_t, t - 1)
-    assert told is conditioning
+    assert_close(network_time, (t - 1).float())
+    assert given is conditioning
 
 
 def test_only_the_loss_has_gradients():
@@ -131,11 +131,11 @@ REAL = torch.tensor([0.01, 0.2, 0.5, 0.9, 1.0], dtype=torch.float64)
 def test_it_compiles_as_one_graph(schedule, times, weighting):
     torch.compiler.reset()
     network = torch.nn.Conv2d(2, 2, 3, padding=1, dtype=torch.float64)
-    denoiser = Denoiser(lambda x_t, told, conditioning: network(x_t) * told.view(-1, 1, 1, 1), schedule, Velocity())
+    denoiser = Denoiser(lambda x_t, time, conditioning: network(x_t) * time.view(-1, 1, 1, 1), schedule, Velocity())
     objective = Objective(denoiser, weighting)
 
     def call(x, noise, t, shown):
-        found = objective(x, noise, t, Conditioning(), shown_noise=shown)
+        found = objective(x, noise, t, Conditioning(), input_noise=shown)
         return found.loss, found.noise_mse
 
     compiled = torch.compile(call, fullgraph=True, backend="eager")

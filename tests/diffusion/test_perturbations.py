@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from ldm_train.diffusion.perturbations import NONE, Perturbations
+from ldm_train.diffusion.perturbations import NO_PERTURBATIONS, Perturbations
 
 POSITIONS = torch.arange(6)
 noise = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -15,7 +15,7 @@ BOTH = Perturbations(offset_noise=0.1, input_perturbation=0.2)
 EVERY = pytest.mark.parametrize("perturbations", [OFFSET, INPUT, BOTH], ids=["offset", "input", "both"])
 
 
-@pytest.mark.parametrize("off", [NONE, Perturbations()], ids=["none", "default"])
+@pytest.mark.parametrize("off", [NO_PERTURBATIONS, Perturbations()], ids=["none", "default"])
 def test_off_they_are_the_noise_itself(off):
     target, shown = off(noise, POSITIONS, seed=0)
     assert target is noise

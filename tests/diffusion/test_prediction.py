@@ -97,6 +97,25 @@ def test_velocity_and_flow_are_defined_at_both_ends(prediction, alpha, sigma):
     assert_close(prediction.to_noise(target, x_t, alpha, sigma), noise)
 
 
+@pytest.mark.parametrize(("prediction", "ends"), [(Noise(), (0.0, 1.0)), (Clean(), (1.0, 0.0))], ids=["noise", "clean"])
+def test_an_output_that_is_the_unknown_itself_is_returned_unrounded(prediction, ends):
+    """Also where the other unknown is undefined."""
+    for alpha, sigma in (ends, (0.3, 0.7)):
+        solve = prediction.to_noise if isinstance(prediction, Noise) else prediction.to_clean
+        assert solve(other, x, torch.tensor(alpha).double(), torch.tensor(sigma).double()) is other
+
+
+@EVERY
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(coordinates=COORDINATES)
+def test_the_estimates_solve_the_two_equations(prediction, coordinates):
+    """x_t = alpha x + sigma noise and output = a x + b noise."""
+    alpha, sigma = coordinates
+    a, b = prediction.coefficients(alpha, sigma)
+    clean, estimated = (solve(other, x, alpha, sigma) for solve in (prediction.to_clean, prediction.to_noise))
+    assert_close(a * clean + b * estimated, other, rtol=0, atol=1e-10)
+
+
 def test_flow_is_velocity_in_other_units():
     """On rectified flow noise - x is dx_t / dt, and where alpha = sigma velocity is flow by the root of 2."""
     half = torch.tensor(0.5).double().sqrt()

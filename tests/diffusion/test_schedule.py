@@ -64,13 +64,13 @@ def test_the_time_of_a_ratio_is_where_it_is_reached(schedule, share):
     """
     t = torch.tensor([share * schedule.end], dtype=torch.float64)
     ratio = schedule.ratio(t)
-    assert_close(schedule.ratio(schedule.time_of(ratio)), ratio, rtol=1e-9, atol=0)
+    assert_close(schedule.ratio(schedule.t_at_ratio(ratio)), ratio, rtol=1e-9, atol=0)
 
 
 @EVERY
 def test_time_of_undoes_the_ratio(schedule):
     t = schedule.end * torch.tensor([0.003, 0.1, 1 / 3, 0.5, 0.777, 0.999, 1.0], dtype=torch.float64)
-    assert_close(schedule.time_of(schedule.ratio(t)), t, rtol=1e-9, atol=1e-9)
+    assert_close(schedule.t_at_ratio(schedule.ratio(t)), t, rtol=1e-9, atol=1e-9)
 
 
 @TABLES
@@ -95,19 +95,28 @@ def test_t_is_0_for_clean_and_the_end_for_noise(schedule):
 
 
 @TABLES
+def test_at_whole_t_the_table_is_taken_as_it_is(schedule):
+    """Bit for bit, whether t is whole by its dtype or by its value."""
+    t = torch.arange(1, schedule.end + 1)
+    expected = schedule.alphas_squared.sqrt(), (1 - schedule.alphas_squared).sqrt()
+    assert_close(schedule(t), expected, rtol=0, atol=0)
+    assert_close(schedule(t.double()), expected, rtol=0, atol=0)
+
+
+@TABLES
 def test_t_beyond_the_table_is_an_error(schedule):
     with pytest.raises(IndexError):
         schedule(torch.tensor([schedule.end + 1]))
 
 
 @EVERY
-def test_what_a_network_is_told_rises_from_near_0_to_near_1000(schedule):
+def test_the_network_s_time_rises_from_near_0_to_near_1000(schedule):
     t = torch.linspace(schedule.start, schedule.end, 50, dtype=torch.float64)
-    told = schedule.told(t)
-    assert (told.diff() > 0).all()
+    times = schedule.network_time(t)
+    assert (times.diff() > 0).all()
     low, high = (-1600, 1200) if isinstance(schedule, EDM) else (0, 1000)
-    assert low <= told[0]
-    assert told[-1] <= high
+    assert low <= times[0]
+    assert times[-1] <= high
 
 
 @EVERY
@@ -116,15 +125,16 @@ def test_what_a_network_is_told_rises_from_near_0_to_near_1000(schedule):
 def test_quantiles_lie_where_it_is_trained(schedule, u):
     t = schedule.quantile(torch.tensor(u, dtype=torch.float64))
     assert ((t >= schedule.start) & (t <= schedule.end)).all()
-    assert t.is_floating_point() != schedule.discrete
-    assert_close(schedule.trained(t), t, rtol=0, atol=0)
+    assert t.dtype == torch.float64
+    assert not schedule.discrete or t.frac().eq(0).all()
+    assert_close(schedule.nearest_trained(t), t, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(
     ("schedule", "expected"), [(linear(num_steps=10), [1, 1, 4, 10]), (RectifiedFlow(), [1e-3, 0.4, 1.0, 1.0])]
 )
 def test_the_nearest_t_that_is_trained_on(schedule, expected):
-    found = schedule.trained(torch.tensor([0.0, 0.4, 4.4, 20.0], dtype=torch.float64))
+    found = schedule.nearest_trained(torch.tensor([0.0, 0.4, 4.4, 20.0], dtype=torch.float64))
     assert_close(found, torch.tensor(expected, dtype=found.dtype))
 
 

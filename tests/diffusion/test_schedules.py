@@ -138,7 +138,7 @@ def test_edm_s_t_is_its_noise():
     t = torch.tensor([0.002, 1.0, 80.0], dtype=torch.float64)
     alpha, sigma = EDM()(t)
     assert_close((alpha, sigma), (torch.ones_like(t), t))
-    assert_close(EDM().told(t), 1000 * t.log() / 4)
+    assert_close(EDM().network_time(t), 1000 * t.log() / 4)
 
 
 @pytest.mark.parametrize("name", ["sigma_min", "sigma_data"])

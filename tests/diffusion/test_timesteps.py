@@ -80,7 +80,7 @@ def test_they_follow_their_distribution(kind, parameters, schedule):
 @settings(max_examples=30, deadline=None, derandomize=True)
 @given(quantile=st.floats(0.01, 0.99))
 def test_quantiles_undo_the_distribution(kind, parameters, schedule, quantile):
-    t = kind(**parameters).at(torch.tensor([quantile], dtype=torch.float64), schedule)
+    t = kind(**parameters).t_at_quantiles(torch.tensor([quantile], dtype=torch.float64), schedule)
     if schedule.start < t.item() < schedule.end:  # elsewhere they were brought to these
         assert_close(cdf(kind, parameters, schedule, t).item(), quantile, rtol=0, atol=1e-9)
 
@@ -92,7 +92,8 @@ def test_quantiles_undo_the_distribution(kind, parameters, schedule, quantile):
 def test_on_a_table_they_lie_from_1_to_num_steps(kind, stratified, seed, num_steps, batch_size):
     timesteps, schedule = kind(stratified=stratified), linear(num_steps=num_steps)
     t = timesteps(torch.arange(batch_size), schedule=schedule, seed=seed, batch_size=batch_size)
-    assert t.dtype == torch.int64
+    assert t.dtype == torch.float64
+    assert t.frac().eq(0).all()
     assert 1 <= t.min() <= t.max() <= num_steps
 
 
@@ -100,7 +101,7 @@ def test_on_a_table_they_lie_from_1_to_num_steps(kind, stratified, seed, num_ste
 @EVERY
 def test_the_ends_of_the_draws_are_trained_on(kind, schedule):
     """A uniform number of exactly 0, and the last below 1."""
-    t = kind().at(torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64), schedule)
+    t = kind().t_at_quantiles(torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64), schedule)
     assert schedule.start <= t[0] <= t[1] <= schedule.end
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from ldm_train.metrics.drawings import background_accuracy, corner_colours, nearest, psnr
+from ldm_train.metrics.drawings import background_accuracy, find_nearest, measure_corner_colours, psnr
 
 
 @pytest.mark.parametrize("error", [0.01, 0.1, 0.5, 2.0])
@@ -43,13 +43,13 @@ def test_nearest_finds_a_disturbed_candidate(count: int) -> None:
     candidates = torch.rand(count, 3, 8, 8, generator=draw) * 2 - 1
     asked = torch.randperm(count, generator=draw)
     disturbed = candidates[asked] + 0.1 * torch.randn(count, 3, 8, 8, generator=draw)
-    assert torch.equal(nearest(disturbed, candidates), asked)
+    assert torch.equal(find_nearest(disturbed, candidates), asked)
 
 
 def test_nearest_is_by_distance() -> None:
     candidates = torch.stack([torch.full((3, 2, 2), value) for value in (-1.0, 0.0, 1.0)])
     images = torch.stack([torch.full((3, 2, 2), value) for value in (-0.6, -0.4, 0.4, 0.6)])
-    assert nearest(images, candidates).tolist() == [0, 1, 1, 2]
+    assert find_nearest(images, candidates).tolist() == [0, 1, 1, 2]
 
 
 def test_corner_colours_see_the_corners_alone() -> None:
@@ -60,17 +60,17 @@ def test_corner_colours_see_the_corners_alone() -> None:
     images[:, :, -4:, -4:] = -1
     images[:, :, 4:-4, :] = 7
     images[:, :, :, 4:-4] = 7
-    assert_close(corner_colours(images), torch.zeros(1, 3))
+    assert_close(measure_corner_colours(images), torch.zeros(1, 3))
     images[:, 0, -4:, -4:] = 1
-    assert_close(corner_colours(images), torch.tensor([[0.5, 0.0, 0.0]]))
+    assert_close(measure_corner_colours(images), torch.tensor([[0.5, 0.0, 0.0]]))
 
 
 @pytest.mark.parametrize("side", [1, 2, 4])
 def test_corner_colours_of_a_given_side(side: int) -> None:
     images = torch.zeros(2, 3, 16, 16)
     images[1, :, :side, :side] = 4.0
-    assert_close(corner_colours(images, side=side), torch.tensor([[0.0] * 3, [1.0] * 3]))
-    assert_close(corner_colours(images, side=2 * side)[1], torch.full((3,), 0.25))
+    assert_close(measure_corner_colours(images, side=side), torch.tensor([[0.0] * 3, [1.0] * 3]))
+    assert_close(measure_corner_colours(images, side=2 * side)[1], torch.full((3,), 0.25))
 
 
 def test_a_background_is_right_whatever_is_before_it() -> None:

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from ldm_train.networks import cpu_kernels
-from ldm_train.networks.cpu_kernels import Linear, attention, gated_gelu, ours
+from ldm_train.networks.cpu_kernels import FastLinear, attend, gated_gelu, is_supported
 
 # (B, H, N, L, head size): many scores; a narrow head; lengths that no block size divides; those left to PyTorch.
 SHAPES = [(1, 1, 1024, 256, 64), (2, 3, 600, 500, 20), (2, 8, 256, 77, 8), (1, 9, 300, 33, 5), (2, 2, 64, 77, 16)]
@@ -31,8 +31,8 @@ def with_gradients(function: Callable[..., Tensor], inputs: list[Tensor], dtype:
 def assert_same_to_rounding(function: Callable[..., Tensor], reference: Callable[..., Tensor], inputs: list[Tensor]) -> None:
     """Against float64 it errs at most 3 times as much as PyTorch in float32 does, and a few units in the last place."""
     truth = with_gradients(reference, inputs, torch.float64)
-    mine, theirs = (with_gradients(f, inputs, torch.float32) for f in (function, reference))
-    for exact, a, b in zip(truth, mine, theirs, strict=True):
+    actual, pytorch = (with_gradients(f, inputs, torch.float32) for f in (function, reference))
+    for exact, a, b in zip(truth, actual, pytorch, strict=True):
         error, allowed = (a - exact).norm() / exact.norm(), (b - exact).norm() / exact.norm()
         assert error <= 3 * allowed + 1e-6
 
@@ -46,13 +46,13 @@ def test_attention(shape: tuple[int, ...], scale: float) -> None:
     """With large scores, whose powers would overflow, too."""
     batch, heads, n, length, size = shape
     q, k, v = (normal(batch, rows, heads, size, seed=i).transpose(1, 2) for i, rows in enumerate((n, length, length)))
-    assert_same_to_rounding(lambda *parts: attention(*parts, None), F.scaled_dot_product_attention, [scale * q, k, v])
+    assert_same_to_rounding(lambda *parts: attend(*parts, None), F.scaled_dot_product_attention, [scale * q, k, v])
 
 
 def test_attention_with_a_mask() -> None:
     q, k, v = (normal(2, 4, rows, 8, seed=i).float() for i, rows in enumerate((512, 600, 600)))
     mask = torch.arange(600).expand(2, 600) < torch.tensor([[600], [100]])
-    assert_close(attention(q[1:], k[1:], v[1:], mask[1:]), attention(q[1:], k[1:, :, :100], v[1:, :, :100], None))
+    assert_close(attend(q[1:], k[1:], v[1:], mask[1:]), attend(q[1:], k[1:, :, :100], v[1:, :, :100], None))
 
 
 @ONE_DNN
@@ -71,12 +71,12 @@ def test_linear(lead: tuple[int, ...], width: int, out: int, bias: bool) -> None
 @pytest.mark.parametrize("view", [lambda x: x.transpose(1, 2), lambda x: x[:, ::2], lambda x: x[..., :6], lambda x: x[:1]])
 def test_linear_takes_any_layout(view: Callable[[Tensor], Tensor]) -> None:
     x = view(normal(3, 8, 12).float())
-    layer = Linear(x.shape[-1], 4)
+    layer = FastLinear(x.shape[-1], 4)
     assert_close(layer(x), F.linear(x.contiguous(), layer.weight, layer.bias))
 
 
 def test_linear_without_a_gradient_for_its_input() -> None:
-    layer, x = Linear(4, 3), normal(5, 4).float()
+    layer, x = FastLinear(4, 3), normal(5, 4).float()
     layer(x).sum().backward()
     assert_close(layer.weight.grad, x.sum(0).expand(3, 4))
     assert_close(layer.bias.grad, torch.full((3,), 5.0))
@@ -93,16 +93,16 @@ def test_gated_gelu() -> None:
 @ONE_DNN
 def test_only_float32_of_the_cpu_outside_autocast_and_compilation() -> None:
     x = torch.ones(2, 2)
-    assert ours(x)
-    assert not ours(x, x.double())
-    assert not ours(x.to("meta"))
+    assert is_supported(x)
+    assert not is_supported(x, x.double())
+    assert not is_supported(x.to("meta"))
     with torch.autocast("cpu", torch.bfloat16):
-        assert not ours(x)
-        assert Linear(2, 2)(x).dtype == torch.bfloat16
+        assert not is_supported(x)
+        assert FastLinear(2, 2)(x).dtype == torch.bfloat16
 
 
 def test_without_one_dnn_all_is_pytorch_s(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu_kernels, "ONE_DNN", False)
-    layer, x = Linear(4, 6), normal(5, 4).float()
+    layer, x = FastLinear(4, 6), normal(5, 4).float()
     assert torch.equal(layer(x), nn.functional.linear(x, layer.weight, layer.bias))
     assert "_Linear" not in str(layer(x).grad_fn)

@@ -23,7 +23,7 @@ ATTENDING = {
     "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
 }
 FLAGS = {"attention": [True, True, False], "middle_attention": True, "scale_shift": False}
-# Each case: our settings, diffusers' settings of the same meaning (theirs counts heads and calls it their size).
+# Each case: our settings, diffusers' settings of the same meaning (reference counts heads and calls it their size).
 CASES = {
     "1.x": ({"heads": 4}, {"attention_head_dim": 4}),
     "2.x": ({"head_size": 16}, {"attention_head_dim": [4, 8, 8], "use_linear_projection": True}),
@@ -53,12 +53,12 @@ def pair(case):
     shared = {"in_channels": 4, "context_width": 48, "vector_width": None}
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        theirs = DiffusersUNet(**({**shared, **ATTENDING, "block_out_channels": [64, 128, 128]} | others)).double()
-        for parameter in theirs.parameters():
+        reference = DiffusersUNet(**({**shared, **ATTENDING, "block_out_channels": [64, 128, 128]} | others)).double()
+        for parameter in reference.parameters():
             parameter.data += 0.05 * torch.randn_like(parameter)
-        ours = UNet(**({**shared, **FLAGS, "channels": [64, 128, 128]} | own)).double()
-    ours.load_state_dict(layout.convert_unet_from_diffusers(theirs.unet.state_dict(), ours.state_dict()))
-    return ours, theirs
+        actual = UNet(**({**shared, **FLAGS, "channels": [64, 128, 128]} | own)).double()
+    actual.load_state_dict(layout.convert_unet_from_diffusers(reference.unet.state_dict(), actual.state_dict()))
+    return actual, reference
 
 
 def results(network, case, dtype):
@@ -86,11 +86,11 @@ def projection(case):
 @EACH_CASE
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-8)], ids=["float32", "float64"])
 def test_outputs_and_gradients_are_those_of_diffusers(case, dtype, tolerance):
-    ours, theirs = pair(case)
-    output, gradients = results(ours, case, dtype)
-    expected, expected_gradients = results(theirs, case, dtype)
+    actual, reference = pair(case)
+    output, gradients = results(actual, case, dtype)
+    expected, expected_gradients = results(reference, case, dtype)
     assert (output - expected).norm() <= tolerance * expected.norm()
-    renamed = layout.convert_unet_to_diffusers(gradients, ours.state_dict(), **projection(case))
+    renamed = layout.convert_unet_to_diffusers(gradients, actual.state_dict(), **projection(case))
     assert {f"unet.{name}" for name in renamed} == set(expected_gradients)
     distances = {
         name: ((gradient - expected_gradients[f"unet.{name}"]).norm() / expected_gradients[f"unet.{name}"].norm()).item()
@@ -101,11 +101,11 @@ def test_outputs_and_gradients_are_those_of_diffusers(case, dtype, tolerance):
 
 @EACH_CASE
 def test_the_table_of_names_leads_there_and_back_bit_for_bit(case):
-    ours, theirs = (network.state_dict() for network in pair(case))
-    theirs = {name.removeprefix("unet."): tensor for name, tensor in theirs.items()}
-    renamed = layout.convert_unet_to_diffusers(ours, ours, **projection(case))
-    assert_close(renamed, theirs, rtol=0, atol=0)
-    assert_close(layout.convert_unet_from_diffusers(renamed, ours), dict(ours), rtol=0, atol=0)
+    actual, reference = (network.state_dict() for network in pair(case))
+    reference = {name.removeprefix("unet."): tensor for name, tensor in reference.items()}
+    renamed = layout.convert_unet_to_diffusers(actual, actual, **projection(case))
+    assert_close(renamed, reference, rtol=0, atol=0)
+    assert_close(layout.convert_unet_from_diffusers(renamed, actual), dict(actual), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(
@@ -119,12 +119,12 @@ def test_the_shipped_configurations_are_the_published_ones(name, context_width, 
     settings = OmegaConf.to_container(OmegaConf.load(CONFIGS / f"{name}.yaml"))
     settings = {key: value for key, value in settings.items() if key not in {"_target_", *KEPT["network"]}}
     with torch.device("meta"):
-        ours = UNet(in_channels=4, context_width=context_width, vector_width=None, **settings)
-        theirs = UNet2DConditionModel(cross_attention_dim=context_width, **others)
-    assert sum(parameter.numel() for parameter in ours.parameters()) == count
+        actual = UNet(in_channels=4, context_width=context_width, vector_width=None, **settings)
+        reference = UNet2DConditionModel(cross_attention_dim=context_width, **others)
+    assert sum(parameter.numel() for parameter in actual.parameters()) == count
     renamed = layout.convert_unet_to_diffusers(
-        ours.state_dict(), ours.state_dict(), linear_projection=others.get("use_linear_projection", False)
+        actual.state_dict(), actual.state_dict(), linear_projection=others.get("use_linear_projection", False)
     )
     assert {name: tensor.shape for name, tensor in renamed.items()} == {
-        name: tensor.shape for name, tensor in theirs.state_dict().items()
+        name: tensor.shape for name, tensor in reference.state_dict().items()
     }

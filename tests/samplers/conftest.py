@@ -17,14 +17,14 @@ def per_row(values):
     return values.view(-1, 1, 1, 1)
 
 
-def t_of(schedule, told):
-    """The t of which a network was told so."""
+def t_of(schedule, network_time):
+    """Return the t at which a schedule has this network time."""
     if isinstance(schedule, EDM):
-        return (told.double() / 250).exp()
+        return (network_time.double() / 250).exp()
     if isinstance(schedule, RectifiedFlow):
-        sigma = told.double() / 1000
-        return schedule.time_of(sigma / (1 - sigma))
-    return told + 1
+        sigma = network_time.double() / 1000
+        return schedule.t_at_ratio(sigma / (1 - sigma))
+    return network_time + 1
 
 
 @dataclass(frozen=True)
@@ -54,13 +54,13 @@ class Data:
         return Ideal(self, schedule)
 
     def network(self, schedule, prediction):
-        """The ideal one, which knows no more than it is shown and told."""
+        """Return the ideal denoiser's network, which sees only its inputs."""
         unit = schedule.sigma_data or 1.0
 
-        def network(shown, told, conditioning):
-            alpha, sigma = map(per_row, schedule(t_of(schedule, told)))
+        def network(x_t, network_time, conditioning):
+            alpha, sigma = map(per_row, schedule(t_of(schedule, network_time)))
             norm = 1.0 if schedule.sigma_data is None else torch.hypot(unit * alpha, sigma)
-            estimate = self.estimate(shown * norm, alpha, sigma)
+            estimate = self.estimate(x_t * norm, alpha, sigma)
             return prediction.target(estimate.clean / unit, estimate.noise, unit * alpha / norm, sigma / norm)
 
         return network

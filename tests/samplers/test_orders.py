@@ -26,7 +26,7 @@ def errors(data, sampler, schedule, steps, *, stochastic=False):
     the exact marginal, as the exact solution of the probability-flow ODE, x_s - mean_s = v_s / v_t (x_t - mean_t), has it
     at every point.
     """
-    points = schedule.time_of(torch.logspace(1, -1, steps + 1, dtype=torch.float64))
+    points = schedule.t_at_ratio(torch.logspace(1, -1, steps + 1, dtype=torch.float64))
     spacing = Listed(timesteps=points.tolist())
     _, deviations = data.push(sampler, data.denoiser(schedule), steps=steps + 1, spacing=spacing, stochastic=stochastic)
     return (deviations[-2] / data.marginal(schedule, points[-1])[1] - 1).abs().flatten()

@@ -47,16 +47,16 @@ PREDICTIONS = pytest.mark.parametrize(
 )
 
 
-def wavy(x_t, told_t, conditioning):
+def wavy(x_t, network_time, conditioning):
     """A small fixed network without structure."""
-    return torch.tanh(1.3 * x_t.roll(1, dims=-1) - 0.4 * x_t) + 0.2 * torch.cos(told_t.float() / 100).view(-1, 1, 1, 1)
+    return torch.tanh(1.3 * x_t.roll(1, dims=-1) - 0.4 * x_t) + 0.2 * torch.cos(network_time.float() / 100).view(-1, 1, 1, 1)
 
 
 def noise(seed=0):
     return torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(seed))
 
 
-def ours(sampler, denoiser, spacing=None, **kwargs):
+def run_sampler(sampler, denoiser, spacing=None, **kwargs):
     """x after each step."""
     reached = []
     sampler(
@@ -71,7 +71,7 @@ def ours(sampler, denoiser, spacing=None, **kwargs):
     return torch.stack(reached)
 
 
-def theirs(reference, start, network=wavy, **kwargs):
+def run_scheduler(reference, start, network=wavy, **kwargs):
     """x after each of their steps, which they count from 0 where they call the network once for each."""
     x, reached = start, []
     for number, t in enumerate(reference.timesteps):
@@ -101,16 +101,16 @@ def started(kind, *, steps=STEPS, **settings):
 def test_ddim(schedule, published, prediction, name, eta):
     reference = started(DDIMScheduler, **published, prediction_type=name, timestep_spacing="trailing", clip_sample=False)
     added = {"variance_noise": noise} if eta else {}
-    expected = theirs(reference, noise(), eta=eta, **added)
-    assert_same(ours(DDIM(eta=eta), Denoiser(wavy, schedule, prediction), generator=noise), expected)
+    expected = run_scheduler(reference, noise(), eta=eta, **added)
+    assert_same(run_sampler(DDIM(eta=eta), Denoiser(wavy, schedule, prediction), generator=noise), expected)
 
 
 @PREDICTIONS
 @SCHEDULES
 def test_ddpm(schedule, published, prediction, name):
     reference = started(DDPMScheduler, **published, prediction_type=name, timestep_spacing="trailing", clip_sample=False)
-    expected = theirs(reference, noise(), generator=torch.Generator().manual_seed(1))
-    found = ours(DDPM(), Denoiser(wavy, schedule, prediction), generator=torch.Generator().manual_seed(1))
+    expected = run_scheduler(reference, noise(), generator=torch.Generator().manual_seed(1))
+    found = run_sampler(DDPM(), Denoiser(wavy, schedule, prediction), generator=torch.Generator().manual_seed(1))
     assert_same(found, expected)
 
 
@@ -135,8 +135,8 @@ def test_multistep_methods(schedule, published, prediction, name, sampler, kind,
     reference = started(
         kind, **published, **settings, prediction_type=name, timestep_spacing="trailing", final_sigmas_type="zero"
     )
-    expected = theirs(reference, noise(), **added)
-    assert_same(ours(sampler, Denoiser(wavy, schedule, prediction), generator=noise), expected)
+    expected = run_scheduler(reference, noise(), **added)
+    assert_same(run_sampler(sampler, Denoiser(wavy, schedule, prediction), generator=noise), expected)
 
 
 @PREDICTIONS
@@ -144,8 +144,8 @@ def test_multistep_methods(schedule, published, prediction, name, sampler, kind,
 def test_the_third_order_of_unipc(schedule, published, prediction, name):
     """But for the last two steps: they have second order in the last but one, for the sake of few steps."""
     settings = {"solver_order": 3, "timestep_spacing": "trailing", "final_sigmas_type": "zero"}
-    expected = theirs(started(UniPCMultistepScheduler, **published, **settings, prediction_type=name), noise())
-    assert_same(ours(UniPC(order=3), Denoiser(wavy, schedule, prediction))[:-2], expected[:-2])
+    expected = run_scheduler(started(UniPCMultistepScheduler, **published, **settings, prediction_type=name), noise())
+    assert_same(run_sampler(UniPC(order=3), Denoiser(wavy, schedule, prediction))[:-2], expected[:-2])
 
 
 @pytest.mark.parametrize("beta_schedule", [linear, scaled_linear])
@@ -164,17 +164,17 @@ def test_the_third_order_of_unipc(schedule, published, prediction, name):
 def test_methods_over_the_noise_level(beta_schedule, sampler, kind, prediction, name):
     """They hold x / alpha in float32, which cancels to our x where alpha is not small: not on the cosine schedule.
 
-    Heun's two halves are two steps of theirs, but for the last.
+    Heun's two halves are two steps of run_scheduler, but for the last.
     """
     settings = {"beta_schedule": beta_schedule.__name__, "prediction_type": name, "timestep_spacing": "trailing"}
     schedule = beta_schedule(beta_start=0.00085, beta_end=0.012)
     reference = started(kind, **settings, beta_start=0.00085, beta_end=0.012)
     alphas = schedule(torch.tensor(Trailing()(schedule, STEPS)))[0].float()
     drawn = {"generator": torch.Generator().manual_seed(1)} if kind is EulerAncestralDiscreteScheduler else {}
-    expected = theirs(reference, noise() / alphas[0], **drawn)
+    expected = run_scheduler(reference, noise() / alphas[0], **drawn)
     if kind is HeunDiscreteScheduler:
         expected = torch.cat([expected[1:-1:2], expected[-1:]])
-    found = ours(sampler, Denoiser(wavy, schedule, prediction), generator=torch.Generator().manual_seed(1))
+    found = run_sampler(sampler, Denoiser(wavy, schedule, prediction), generator=torch.Generator().manual_seed(1))
     assert_same(found, expected * alphas[1:].view(-1, 1, 1, 1, 1))
 
 
@@ -183,16 +183,16 @@ def test_rectified_flow(shift):
     schedule = RectifiedFlow(shift=shift)
     reference = FlowMatchEulerDiscreteScheduler(shift=shift)
     reference.set_timesteps(sigmas=[(STEPS - i) / STEPS for i in range(STEPS)])
-    assert_same(ours(Euler(), Denoiser(wavy, schedule, Flow())), theirs(reference, noise()))
+    assert_same(run_sampler(Euler(), Denoiser(wavy, schedule, Flow())), run_scheduler(reference, noise()))
 
 
 def test_edm():
-    """A thousand times their c_noise is what our network is told, and its velocity is their output's opposite."""
+    """The network time is 1000 times their c_noise, and the velocity is the negative of their output."""
     schedule = EDM(sigma_data=0.5)
     reference = started(EDMEulerScheduler, sigma_data=0.5)
-    expected = theirs(
+    expected = run_scheduler(
         reference,
         noise() * reference.init_noise_sigma,
-        lambda shown, told, conditioning: -wavy(shown, 1000 * told, conditioning),
+        lambda x_t, c_noise, conditioning: -wavy(x_t, 1000 * c_noise, conditioning),
     )
-    assert_same(ours(Euler(), Denoiser(wavy, schedule, Velocity()), Karras()), expected)
+    assert_same(run_sampler(Euler(), Denoiser(wavy, schedule, Velocity()), Karras()), expected)

@@ -7,7 +7,7 @@ from torch.testing import assert_close
 from ldm_train.diffusion.denoiser import Denoiser
 from ldm_train.diffusion.prediction import Velocity
 from ldm_train.diffusion.schedules.named import EDM, RectifiedFlow, cosine
-from ldm_train.samplers.base import Picture
+from ldm_train.samplers.base import InitialPicture
 from ldm_train.samplers.ddim import DDIM
 from ldm_train.samplers.ddpm import DDPM
 from ldm_train.samplers.dpm_solver import DPMSolver
@@ -68,26 +68,26 @@ def sample(sampler, network, picture, *, schedule=None, steps=10):
 )
 def test_strength_is_the_share_of_the_steps_that_is_taken(strength, taken):
     network = Recorder()
-    sample(DDIM(), network, Picture(latents, strength))
+    sample(DDIM(), network, InitialPicture(latents, strength))
     assert len(network.shown) == taken
 
 
 @strengths(0.2, 0.5, 1.0)
 def test_it_starts_from_the_picture_as_the_forward_process_has_it(sampler, schedule, strength):
     network = Recorder()
-    sample(sampler, network, Picture(latents, strength), schedule=schedule)
+    sample(sampler, network, InitialPicture(latents, strength), schedule=schedule)
     t = torch.tensor([Trailing()(schedule, 10)[10 - round(10 * strength)]] * 2)
     corrupted = schedule.corrupt(latents, noise, t)
-    shown, told = network.shown[0]
+    shown, seen_time = network.shown[0]
     norm = 1.0 if schedule.sigma_data is None else torch.hypot(*schedule(t)).float().view(-1, 1, 1, 1)
     assert_close(shown, corrupted / norm)
-    # A real t is told in float32.
-    assert_close(told.double(), schedule.told(t).double(), rtol=1e-6, atol=0)
+    # A real t is seen_time in float32.
+    assert_close(seen_time.double(), schedule.network_time(t).double(), rtol=1e-6, atol=0)
 
 
 def test_a_faint_change_is_near_the_picture():
     """From t = 1 of 1000 the one step is to the clean estimate: off by no more than what the noise there can hide."""
-    found = sample(DDIM(), Recorder(), Picture(latents, 0.001), steps=1000)
+    found = sample(DDIM(), Recorder(), InitialPicture(latents, 0.001), steps=1000)
     alpha, sigma = (value.item() for value in cosine()(torch.tensor([1])))
     output = torch.tanh(1.3 * latents.roll(1, dims=-1) - 0.4 * latents).abs().max().item() + 1
     assert_close(found, latents, rtol=0, atol=sigma * (noise.abs().max().item() + output) + (1 - alpha))
@@ -95,7 +95,7 @@ def test_a_faint_change_is_near_the_picture():
 
 @strengths(0.5, 1.0)
 def test_what_the_mask_keeps_is_the_picture_itself(sampler, schedule, strength):
-    found = sample(sampler, Recorder(), Picture(latents, strength, MASK), schedule=schedule)
+    found = sample(sampler, Recorder(), InitialPicture(latents, strength, MASK), schedule=schedule)
     keep = (MASK == 0).expand_as(latents)
     assert_close(found[keep], latents[keep], rtol=0, atol=0)
     assert (found[~keep] != latents[~keep]).all()
@@ -113,7 +113,7 @@ def test_what_the_mask_keeps_has_the_forward_process_s_noise_on_the_way(sampler,
         Conditioning(),
         steps=10,
         generator=torch.Generator().manual_seed(1),
-        picture=Picture(latents, mask=MASK),
+        picture=InitialPicture(latents, mask=MASK),
         callback=lambda number, x_s, estimate: reached.append(x_s),
     )
     points = torch.tensor(Trailing()(schedule, 10)[1:])
@@ -125,8 +125,8 @@ def test_what_the_mask_keeps_has_the_forward_process_s_noise_on_the_way(sampler,
 @SAMPLERS
 def test_a_mask_of_ones_draws_everything(sampler):
     assert_close(
-        sample(sampler, Recorder(), Picture(latents, 0.5, torch.ones(2, 1, 4, 4))),
-        sample(sampler, Recorder(), Picture(latents, 0.5)),
+        sample(sampler, Recorder(), InitialPicture(latents, 0.5, torch.ones(2, 1, 4, 4))),
+        sample(sampler, Recorder(), InitialPicture(latents, 0.5)),
         rtol=0,
         atol=0,
     )
@@ -135,4 +135,4 @@ def test_a_mask_of_ones_draws_everything(sampler):
 @pytest.mark.parametrize("strength", [-0.5, 0.0, 1.01])
 def test_strength_out_of_range_is_refused(strength):
     with pytest.raises(ValueError, match=f"strength={strength} must be above 0"):
-        Picture(latents, strength)
+        InitialPicture(latents, strength)

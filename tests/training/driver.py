@@ -9,7 +9,7 @@ import torch
 
 from ldm_train.cli.main import main
 from ldm_train.training.module import NoisePredictorTraining
-from ldm_train.training.optimization.optimizers import sharding
+from ldm_train.training.optimization import sharding
 from ldm_train.types import LatentBatch
 
 training_step = NoisePredictorTraining.training_step
@@ -33,23 +33,23 @@ def cut_at(step: int) -> None:
     sharding.write_shares = write_and_fail
 
 
-def tell(folder: str) -> None:
+def record_batches(folder: str) -> None:
     """Have every process write down what it trains on, a line a micro-batch."""
 
-    def told_step(self: NoisePredictorTraining, batch: LatentBatch, batch_idx: int) -> dict[str, torch.Tensor]:
+    def recorded_step(self: NoisePredictorTraining, batch: LatentBatch, batch_idx: int) -> dict[str, torch.Tensor]:
         line = {"step": self.global_step, "positions": batch.positions.tolist(), "seed": torch.initial_seed()}
         with Path(folder, f"{self.global_rank}.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         return training_step(self, batch, batch_idx)
 
-    NoisePredictorTraining.training_step = told_step  # type: ignore[method-assign]
+    NoisePredictorTraining.training_step = recorded_step  # type: ignore[method-assign]
 
 
 for job in json.loads(sys.argv[1]):
     if "cut_at" in job:
         cut_at(job["cut_at"])
-    if "told" in job:
-        tell(job["told"])
+    if "seen" in job:
+        record_batches(job["seen"])
     try:
         main(job["words"])
     except SystemExit as ended:

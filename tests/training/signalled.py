@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from ldm_train.cli.main import main
-from ldm_train.training.callbacks.stop import SAME, Stop
+from ldm_train.training.callbacks.stop import REPEAT_SECONDS, Stop
 from ldm_train.util.processes import launched_rank
 
 rank = launched_rank()
@@ -41,7 +41,7 @@ def while_writing(checkpoint: Any, file: Any, *rest: Any, **more: Any) -> None:
     if any(wanted["moment"] == "writing" and wanted["step"] == step for wanted in due):
         file.write(b"half a checkpoint")
         file.flush()
-        time.sleep(1.1 * SAME)
+        time.sleep(1.1 * REPEAT_SECONDS)
         send("writing", step)
     save_original(checkpoint, file, *rest, **more)
 

@@ -15,8 +15,8 @@ from ldm_train.data.cache.reader import LatentCache
 from ldm_train.data.pictures.crops import Buckets
 from ldm_train.data.pictures.decoding import decode_picture, render_view
 from ldm_train.data.pictures.images import to_signed
-from ldm_train.training.validation.held_out import held_out_losses
-from ldm_train.training.validation.validation_callback import Validation
+from ldm_train.training.validation.held_out import measure_held_out
+from ldm_train.training.validation.validation_callback import ValidationCallback
 
 SIZES = [(16, 16), (40, 20), (20, 40), (30, 31), (17, 16), (50, 34), (8, 16), (16, 64), (33, 50)]
 WORDS = ["crop=buckets", "crop.step=4", "image_size=16"]
@@ -114,12 +114,12 @@ def test_the_validation_loss_knows_no_batch_size(
 ) -> None:
     found: list[dict[str, float]] = []
 
-    def at_the_end(self: Validation, trainer: object, module: object, *rest: object) -> None:
+    def at_the_end(self: ValidationCallback, trainer: object, module: object, *rest: object) -> None:
         for batch_size, world in ((1, 1), (2, 1), (64, 1)):
-            losses = held_out_losses(module, trainer.datamodule, batch_size=batch_size, repeats=2, world=world)  # type: ignore[arg-type, attr-defined]
+            losses = measure_held_out(module, trainer.datamodule, batch_size=batch_size, repeats=2, world=world)  # type: ignore[arg-type, attr-defined]
             found.append(losses.scalars())
 
-    monkeypatch.setattr(Validation, "on_train_batch_end", at_the_end)
+    monkeypatch.setattr(ValidationCallback, "on_train_batch_end", at_the_end)
     assert train(bucketed, tmp_path / "run", *QUICK, "max_steps=1").code == 0
     assert len(found) == 3
     for other in found[1:]:

@@ -19,8 +19,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from ldm_train.training.loggers.csv_table import CSVTable
 from ldm_train.training.loggers.dashboards import Dashboard
-from ldm_train.training.loggers.jsonl import JsonLinesLogger
-from ldm_train.training.loggers.other_loggers import Others, as_dashboard
+from ldm_train.training.loggers.jsonl import JsonLines
+from ldm_train.training.loggers.other_loggers import LightningDashboard, as_dashboard
 from ldm_train.training.loggers.tensorboard import TensorBoard
 
 SETTINGS = {"network": {"channels": [1, 2]}, "seed": 0}
@@ -58,7 +58,7 @@ def test_after_a_cut_the_table_is_as_if_there_had_been_none(
 
 
 def test_a_column_comes_with_its_metric(tmp_path: Path) -> None:
-    jsonl, table = JsonLinesLogger(tmp_path), CSVTable(tmp_path)
+    jsonl, table = JsonLines(tmp_path), CSVTable(tmp_path)
     table.begin(SETTINGS, None)
     for step, values in enumerate(({"a": 1.0}, {"a": 2.0}, {"a": 3.0, "b": 0.5}, {"b": 0.25}), start=1):
         jsonl.scalars(values, step)
@@ -75,7 +75,7 @@ def test_lines_wait_for_room_on_the_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     """One that was half written is taken back; a checkpoint, whose past they are, is refused until they are written."""
-    jsonl, full = JsonLinesLogger(tmp_path), True
+    jsonl, full = JsonLines(tmp_path), True
     write_text = Path.open
 
     def opened(path: Path, mode: str = "r", **more: Any) -> Any:
@@ -119,7 +119,8 @@ def test_a_dashboard_that_fails_does_not_end_a_run_and_says_so_once(
     answer = train(cache, tmp_path / "run")
     assert answer.code == 0, answer.err
     assert (
-        answer.out.count("warning: Broken fails (the network is down); the run goes on, and metrics.jsonl has it all") == 1
+        answer.out.count("warning: Broken failed (the network is down); the run goes on, and metrics.jsonl has all values")
+        == 1
     )
     assert answer.out.count("warning") == 1
     assert (tmp_path / "run/metrics.jsonl").read_text() == (trained / "metrics.jsonl").read_text()
@@ -127,7 +128,7 @@ def test_a_dashboard_that_fails_does_not_end_a_run_and_says_so_once(
 
 def test_a_logger_of_lightnings_gets_the_scalars(tmp_path: Path) -> None:
     dashboard = as_dashboard(CSVLogger(tmp_path, name="csv", version=""))
-    assert isinstance(dashboard, Others)
+    assert isinstance(dashboard, LightningDashboard)
     dashboard.begin(SETTINGS, None)
     dashboard.scalars({"loss": 0.5}, 3)
     dashboard.picture("one", torch.zeros(3, 4, 4, dtype=torch.uint8), 3)

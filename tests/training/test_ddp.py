@@ -58,22 +58,22 @@ def two_ranks(on_two_ranks: Callable[..., Path]) -> Path:
 
 def test_metrics_equal_those_of_one_process(two_ranks: Path, one: Path) -> None:
     """At every step, the validation's too."""
-    ours, theirs = lines(two_ranks), lines(one)
-    assert len(ours) == len(theirs) == 8
-    for line, other in zip(ours, theirs, strict=True):
+    actual, reference = lines(two_ranks), lines(one)
+    assert len(actual) == len(reference) == 8
+    for line, other in zip(actual, reference, strict=True):
         assert line == pytest.approx(other, rel=1e-10, abs=0)
 
 
 @pytest.mark.parametrize("part", ["raw", "averaged"])
 def test_weights_equal_those_of_one_process(part: str, two_ranks: Path, one: Path) -> None:
-    theirs = weights(one, part)
-    assert (weights(two_ranks, part) - theirs).norm() < 1e-10 * theirs.norm()
+    reference = weights(one, part)
+    assert (weights(two_ranks, part) - reference).norm() < 1e-10 * reference.norm()
 
 
 @pytest.mark.parametrize("name", ["step-00000008.png", "held-out-step-00000008.png", "growth.png"])
 def test_pictures_that_are_drawn_in_shares_equal_those_of_one_process(name: str, two_ranks: Path, one: Path) -> None:
-    ours, theirs = (np.asarray(Image.open(run_dir / "samples" / name)).astype(int) for run_dir in (two_ranks, one))
-    assert abs(ours - theirs).max() <= 1
+    actual, reference = (np.asarray(Image.open(run_dir / "samples" / name)).astype(int) for run_dir in (two_ranks, one))
+    assert abs(actual - reference).max() <= 1
 
 
 def test_files_are_written_by_one_rank_alone(two_ranks: Path, one: Path) -> None:
@@ -109,9 +109,9 @@ def test_a_part_that_two_train_equals_that_of_one(
     words: tuple[str, ...], trained: Path, on_two_ranks: Callable[..., Path], run_with: Callable[..., Path]
 ) -> None:
     own = (f"network.weights={trained}", *words, "pictures.prompts=[]")
-    ours, theirs = on_two_ranks(*own), run_with(DOUBLE, *own)
-    for line, other in zip(lines(ours), lines(theirs), strict=True):
+    actual, reference = on_two_ranks(*own), run_with(DOUBLE, *own)
+    for line, other in zip(lines(actual), lines(reference), strict=True):
         assert line == pytest.approx(other, rel=1e-10, abs=0)
     for part in ("raw", "averaged"):
-        expected = weights(theirs, part)
-        assert (weights(ours, part) - expected).norm() < 1e-10 * expected.norm()
+        expected = weights(reference, part)
+        assert (weights(actual, part) - expected).norm() < 1e-10 * expected.norm()

@@ -35,35 +35,35 @@ def state(run_dir: Path) -> dict[str, Tensor]:
 
 def assert_near(run_dir: Path, other: Path) -> None:
     """All that is logged at every step, and all weights, to float64's rounding."""
-    ours, theirs = lines(run_dir / "metrics.jsonl"), lines(other / "metrics.jsonl")
-    assert len(ours) == len(theirs) == STEPS
-    for one, line in zip(ours, theirs, strict=True):
+    actual, reference = lines(run_dir / "metrics.jsonl"), lines(other / "metrics.jsonl")
+    assert len(actual) == len(reference) == STEPS
+    for one, line in zip(actual, reference, strict=True):
         common = one.keys() & line.keys()
         assert {"step", "loss", "noise_mse", "grad_norm", "lr"} <= common
         assert {n: one[n] for n in common} == pytest.approx({n: line[n] for n in common}, rel=1e-10, abs=0)
     assert_close(state(run_dir), state(other), rtol=1e-10, atol=1e-10)
 
 
-def assert_every_position_once(told: Sequence[dict], steps: range) -> None:
+def assert_every_position_once(seen_lines: Sequence[dict], steps: range) -> None:
     """Each step trains on its own positions of the run, in whatever micro-batches and processes."""
-    by_step = {step: [p for line in told if line["step"] == step for p in line["positions"]] for step in steps}
-    assert {line["step"] for line in told} == set(steps)
+    by_step = {step: [p for line in seen_lines if line["step"] == step for p in line["positions"]] for step in steps}
+    assert {line["step"] for line in seen_lines} == set(steps)
     assert {step: sorted(found) for step, found in by_step.items()} == {
         step: list(range(step * BATCH, (step + 1) * BATCH)) for step in steps
     }
 
 
 @pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> list[dict]:
+def seen_lines(monkeypatch: pytest.MonkeyPatch) -> list[dict]:
     """What is trained on in this process, a line a micro-batch."""
     found: list[dict] = []
     training_step = NoisePredictorTraining.training_step
 
-    def told_step(self: NoisePredictorTraining, batch: LatentBatch, batch_idx: int) -> dict[str, Tensor]:
+    def recorded_step(self: NoisePredictorTraining, batch: LatentBatch, batch_idx: int) -> dict[str, Tensor]:
         found.append({"step": self.global_step, "positions": batch.positions.tolist(), "seed": torch.initial_seed()})
         return training_step(self, batch, batch_idx)
 
-    monkeypatch.setattr(NoisePredictorTraining, "training_step", told_step)
+    monkeypatch.setattr(NoisePredictorTraining, "training_step", recorded_step)
     return found
 
 
@@ -89,16 +89,16 @@ def test_another_accumulation_continues_at_the_same_example(
     train: Callable,
     power_cut: Callable,
     run_with: Callable,
-    told: list[dict],
+    seen_lines: list[dict],
     tmp_path: Path,
 ) -> None:
     whole, run_dir = run_with(DOUBLE), tmp_path / "run"
     with power_cut(4):
         train(cache, run_dir, DOUBLE, f"micro_batch_size={before}")
-    told.clear()
+    seen_lines.clear()
     answer = train(cache, run_dir, DOUBLE, f"micro_batch_size={after}")
     assert answer.code == 0, answer.err
-    assert_every_position_once(told, range(3, STEPS))
+    assert_every_position_once(seen_lines, range(3, STEPS))
     assert_near(run_dir, whole)
 
 
@@ -112,19 +112,19 @@ def test_dropout_is_the_same_after_a_resume(
     train: Callable,
     run_with: Callable,
     power_cut: Callable,
-    told: list[dict],
+    seen_lines: list[dict],
     tmp_path: Path,
 ) -> None:
     whole, run_dir = run_with(*words), tmp_path / "run"
     with power_cut(4):
         train(cache, run_dir, *words)
     torch.manual_seed(54321)  # another process would be in another state
-    told.clear()
+    seen_lines.clear()
     answer = train(cache, run_dir, *words)
     assert answer.code == 0, answer.err
     assert (run_dir / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
     assert_close(state(run_dir), state(whole), rtol=0, atol=0)
-    assert len({line["seed"] for line in told}) == len(told), "no two micro-batches share their masks"
+    assert len({line["seed"] for line in seen_lines}) == len(seen_lines), "no two micro-batches share their masks"
     assert answer.out.count("note: dropout in networks") == 1
 
 
@@ -141,7 +141,7 @@ def two(cache: Path, train: Callable, train_words: list[str], tmp_path_factory: 
     """A folder of runs on two processes: `continued` from one process's, `begun` to be continued, and with dropout."""
     folder = tmp_path_factory.mktemp("two")
     assert train(cache, folder / "continued", *ALIKE, "max_steps=4").code == 0
-    (folder / "told").mkdir()
+    (folder / "seen").mkdir()
     (folder / "masks").mkdir()
 
     def job(name: str, *words: str, **settings: str) -> dict[str, object]:
@@ -149,9 +149,9 @@ def two(cache: Path, train: Callable, train_words: list[str], tmp_path_factory: 
         return {"words": ["train", f"cache={cache}", f"run_dir={folder / name}", *train_words, *several, *words], **settings}
 
     jobs = [
-        job("continued", *ALIKE, told=str(folder / "told")),
+        job("continued", *ALIKE, seen=str(folder / "seen")),
         job("begun", *ALIKE, "max_steps=4"),
-        job("dropping", *DROPPING, told=str(folder / "masks")),
+        job("dropping", *DROPPING, seen=str(folder / "masks")),
         job("dropping-begun", *DROPPING, "max_steps=4"),
         job("dropping-begun", *DROPPING),
     ]
@@ -164,33 +164,33 @@ def two(cache: Path, train: Callable, train_words: list[str], tmp_path_factory: 
     return folder
 
 
-def told_by_both(folder: Path) -> Iterator[dict]:
+def seen_by_both(folder: Path) -> Iterator[dict]:
     for rank in (0, 1):
         yield from ({**line, "rank": rank} for line in lines(folder / f"{rank}.jsonl"))  # type: ignore[misc]
 
 
 def test_two_processes_continue_what_one_began_at_the_same_example(two: Path, run_with: Callable) -> None:
-    told = list(told_by_both(two / "told"))
-    assert_every_position_once(told, range(4, STEPS))
-    assert {line["rank"] for line in told} == {0, 1}
+    seen_lines = list(seen_by_both(two / "seen"))
+    assert_every_position_once(seen_lines, range(4, STEPS))
+    assert {line["rank"] for line in seen_lines} == {0, 1}
     assert_near(two / "continued", run_with(*ALIKE))
 
 
 def test_one_process_continues_what_two_began_at_the_same_example(
-    two: Path, cache: Path, train: Callable, run_with: Callable, told: list[dict], tmp_path: Path
+    two: Path, cache: Path, train: Callable, run_with: Callable, seen_lines: list[dict], tmp_path: Path
 ) -> None:
     run_dir, whole = Path(shutil.copytree(two / "begun", tmp_path / "run")), run_with(*ALIKE)
-    told.clear()
+    seen_lines.clear()
     answer = train(cache, run_dir, *ALIKE)
     assert answer.code == 0, answer.err
-    assert_every_position_once(told, range(4, STEPS))
+    assert_every_position_once(seen_lines, range(4, STEPS))
     assert_near(run_dir, whole)
 
 
 def test_dropout_on_two_processes_is_the_same_after_a_resume(two: Path) -> None:
     assert lines(two / "dropping-begun/metrics.jsonl") == lines(two / "dropping/metrics.jsonl")
     assert_close(state(two / "dropping-begun"), state(two / "dropping"), rtol=0, atol=0)
-    seeds = [line["seed"] for line in told_by_both(two / "masks")]
+    seeds = [line["seed"] for line in seen_by_both(two / "masks")]
     assert len(seeds) == 2 * 2 * STEPS
     assert len(set(seeds)) == len(seeds), "neither two processes nor two micro-batches share their masks"
     said = (two / "stdout").read_text()

@@ -13,10 +13,10 @@ from torch import nn
 from torch.testing import assert_close
 from torch.utils.flop_counter import FlopCounterMode
 
-from ldm_train.networks.cpu_kernels import Linear, attention
+from ldm_train.networks.cpu_kernels import FastLinear, attend
 from ldm_train.training.callbacks import health
-from ldm_train.training.callbacks.block_norms import block, by_block
-from ldm_train.training.callbacks.spent import Spent
+from ldm_train.training.callbacks.block_norms import group_by_block, name_block
+from ldm_train.training.callbacks.spent import TimeSpent
 from ldm_train.training.flops import CountFlops, peak
 
 QUIET = ["pictures.prompts=[]", "pictures.every=1000", "validation.every=1000"]
@@ -43,7 +43,7 @@ def length(tensors: list[torch.Tensor]) -> float:
     ],
 )
 def test_blocks(name: str, expected: str) -> None:
-    assert block(name) == expected
+    assert name_block(name) == expected
 
 
 @pytest.mark.parametrize("words", [(), ("micro_batch_size=2",)])
@@ -54,7 +54,7 @@ def test_updates_and_the_distance_of_the_average(
     assert answer.code == 0, answer.err
     for line in lines(tmp_path / "run")[1:]:
         before, after = (seen.states[int(line["step"]) - back] for back in (1, 0))
-        for name, parameters in by_block(list(after.weights)).items():
+        for name, parameters in group_by_block(list(after.weights)).items():
             moved = length([after.weights[p] - before.weights[p] for p in parameters])
             ratio = moved / length([after.weights[p] for p in parameters])
             assert line[f"health/update_ratio/{name}"] == pytest.approx(ratio, rel=1e-3)
@@ -122,7 +122,7 @@ def test_an_autoencoder_has_its_health_too(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(health, "NORMS", 2)
+    monkeypatch.setattr(health, "HISTOGRAM_STEPS", 2)
     words = [
         f"source.path={pictures}",
         f"run_dir={tmp_path / 'run'}",
@@ -152,17 +152,17 @@ def test_an_autoencoder_has_its_health_too(
 )
 def test_operations_are_those_that_torch_counts(module: nn.Module, shape: tuple[int, ...]) -> None:
     x = torch.ones(shape, requires_grad=True)
-    with CountFlops() as ours:
+    with CountFlops() as actual:
         module(x).sum().backward()
-    with FlopCounterMode(display=False) as theirs:
+    with FlopCounterMode(display=False) as reference:
         module(x).sum().backward()
-    assert ours.total == theirs.get_total_flops() > 0
+    assert actual.total == reference.get_total_flops() > 0
 
 
 def test_operations_of_our_own_products_are_counted() -> None:
     x = torch.ones(128, 64, requires_grad=True)
     with CountFlops() as count:
-        Linear(64, 32)(x).sum().backward()
+        FastLinear(64, 32)(x).sum().backward()
     assert count.total == 3 * 2 * 128 * 64 * 32
 
 
@@ -171,7 +171,7 @@ def test_operations_of_attention_are_counted(tokens: int) -> None:
     """Two products forward; back, two for each of them and the scores once more; on either way that it is computed."""
     q = torch.ones(2, 4, tokens, 16, requires_grad=True)
     with CountFlops() as count:
-        attention(q, q, q, None).sum().backward()
+        attend(q, q, q, None).sum().backward()
     assert count.total == 7 * 2 * (2 * 4 * tokens * tokens * 16)
 
 
@@ -186,9 +186,9 @@ def test_a_peak_is_measured_once_and_draws_nothing() -> None:
 
 
 def test_spent_adds_up_by_name_and_tells_what_is_done() -> None:
-    now, told = iter([0.0, 2.0, 10.0, 10.5, 20.0, 21.0]), []
-    spent = Spent(clock=lambda: next(now))
-    spent.listen(told.append)
+    now, tasks = iter([0.0, 2.0, 10.0, 10.5, 20.0, 21.0]), []
+    spent = TimeSpent(clock=lambda: next(now))
+    spent.listen(tasks.append)
     with spent("pictures"):
         pass
     with spent("validation"):
@@ -198,4 +198,4 @@ def test_spent_adds_up_by_name_and_tells_what_is_done() -> None:
     spent.add("data", 4.0)
     assert spent.seconds == {"pictures": 3.0, "validation": 0.5, "data": 4.0}
     assert spent.besides_training() == 3.5
-    assert told == ["drawing pictures", "", "validating", "", "drawing pictures", ""]
+    assert tasks == ["drawing pictures", "", "validating", "", "drawing pictures", ""]

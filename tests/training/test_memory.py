@@ -31,8 +31,8 @@ def test_a_step_within_the_backward_pass_is_the_step_after_it(optimizer: str, ru
 def test_the_norm_of_freed_gradients_is_logged(run_with: Callable[..., Path]) -> None:
     own = (UNCLIPPED, "optimizer=adamw", "network.gradient_checkpointing=true")
     lines = [(run_with(*own, *more) / "metrics.jsonl").read_text() for more in ((), ("fused_backward=true",))]
-    told = [[json.loads(line) for line in text.splitlines()] for text in lines]
-    norms = [[line["grad_norm"] for line in run if "grad_norm" in line] for run in told]
+    logged = [[json.loads(line) for line in text.splitlines()] for text in lines]
+    norms = [[line["grad_norm"] for line in run if "grad_norm" in line] for run in logged]
     assert len(norms[0]) == 8
     assert norms[0] == pytest.approx(norms[1], rel=1e-5)
 

@@ -12,8 +12,8 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 from torch.testing import assert_close
 
-from ldm_train.training.callbacks.growth import ROWS, grow, read_rows, shown
-from ldm_train.training.callbacks.picture_grids import fitted, pairs
+from ldm_train.training.callbacks.growth import MAX_ROWS, add_growth_row, choose_growth_rows, read_growth_rows
+from ldm_train.training.callbacks.picture_grids import fit_on_white, make_pair_picture
 
 SETTINGS = {"prompts": ["a", "b"], "size": [16, 16]}
 
@@ -34,7 +34,7 @@ def test_a_true_picture_stands_above_its_own() -> None:
     above, below = (
         torch.arange(start, start + 5, dtype=torch.uint8).view(5, 1, 1, 1).expand(5, 3, 4, 4) for start in (0, 10)
     )
-    picture = pairs(above, below, columns=3)
+    picture = make_pair_picture(above, below, columns=3)
     values = picture[0, 3::6, 3::6]
     assert values.tolist() == [[0, 1, 2], [10, 11, 12], [3, 4, 255], [13, 14, 255]]
 
@@ -43,7 +43,7 @@ def test_a_true_picture_stands_above_its_own() -> None:
     ("shape", "inner"), [((8, 16), (16, 32)), ((16, 8), (32, 16)), ((64, 64), (32, 32)), ((32, 32), (32, 32))]
 )
 def test_a_picture_of_another_shape_is_shown_whole_on_white(shape: tuple[int, int], inner: tuple[int, int]) -> None:
-    found = fitted(torch.zeros(3, *shape, dtype=torch.uint8), (32, 32))
+    found = fit_on_white(torch.zeros(3, *shape, dtype=torch.uint8), (32, 32))
     assert found.shape == (3, 32, 32)
     assert (found == 0).sum() == 3 * inner[0] * inner[1]
     assert ((found == 0) | (found == 255)).all()
@@ -55,8 +55,8 @@ def test_a_picture_of_another_shape_is_shown_whole_on_white(shape: tuple[int, in
 def test_a_row_is_added_for_each_step_and_later_ones_are_replaced(tmp_path: Path) -> None:
     path = tmp_path / "growth.png"
     for step, value in ((10, 1), (20, 2), (30, 3), (20, 9)):
-        picture = grow(path, plain(value), step=step, every=10, settings=SETTINGS)
-    rows = read_rows(path, json.dumps(SETTINGS, sort_keys=True))
+        picture = add_growth_row(path, plain(value), step=step, every=10, settings=SETTINGS)
+    rows = read_growth_rows(path, json.dumps(SETTINGS, sort_keys=True))
     assert list(rows) == [10, 20]
     assert [row.getpixel((70, 30))[0] for row in rows.values()] == [1, 9]
     assert (picture.permute(1, 2, 0).numpy() == pixels(path)).all()
@@ -65,15 +65,15 @@ def test_a_row_is_added_for_each_step_and_later_ones_are_replaced(tmp_path: Path
 @pytest.mark.parametrize("broken", [b"", b"no picture", None])
 def test_it_starts_anew_where_it_cannot_go_on(broken: bytes | None, tmp_path: Path) -> None:
     path = tmp_path / "growth.png"
-    grow(path, plain(1), step=10, every=10, settings=SETTINGS)
+    add_growth_row(path, plain(1), step=10, every=10, settings=SETTINGS)
     if broken is not None:
         path.write_bytes(broken)
     else:
         path.write_bytes(path.read_bytes()[:200])
-    grow(path, plain(2), step=20, every=10, settings=SETTINGS)
-    assert list(read_rows(path, json.dumps(SETTINGS, sort_keys=True))) == [20]
-    grow(path, plain(3), step=30, every=10, settings=SETTINGS | {"prompts": ["c", "d"]})
-    assert read_rows(path, json.dumps(SETTINGS, sort_keys=True)) == {}
+    add_growth_row(path, plain(2), step=20, every=10, settings=SETTINGS)
+    assert list(read_growth_rows(path, json.dumps(SETTINGS, sort_keys=True))) == [20]
+    add_growth_row(path, plain(3), step=30, every=10, settings=SETTINGS | {"prompts": ["c", "d"]})
+    assert read_growth_rows(path, json.dumps(SETTINGS, sort_keys=True)) == {}
 
 
 @pytest.mark.parametrize("steps", ["[" * 100_000, "9" * 400, "[[1]]", '{"a": 1}', '["x"]', "null", "1e999"])
@@ -82,7 +82,7 @@ def test_a_picture_with_other_steps_in_its_text_has_no_rows(steps: str, tmp_path
     texts.add_text("settings", "s")
     texts.add_text("steps", steps)
     Image.new("RGB", (8, 8)).save(tmp_path / "growth.png", pnginfo=texts)
-    assert read_rows(tmp_path / "growth.png", "s") == {}
+    assert read_growth_rows(tmp_path / "growth.png", "s") == {}
 
 
 @pytest.mark.parametrize("last", [10, 500, 505, 2400, 100_000])
@@ -91,15 +91,15 @@ def test_a_long_run_keeps_some_rows_whatever_interrupted_it(last: int) -> None:
     steps = [*range(10, last, 10), last]
     grown: list[int] = []
     for step in steps:
-        grown = shown([*grown, step], every=10)
-    assert grown == shown(steps, every=10)
-    assert min(len(steps), ROWS // 2) <= len(grown) <= ROWS + 1
+        grown = choose_growth_rows([*grown, step], every=10)
+    assert grown == choose_growth_rows(steps, every=10)
+    assert min(len(steps), MAX_ROWS // 2) <= len(grown) <= MAX_ROWS + 1
     assert grown[-1] == last
 
 
 def test_the_run_s_own_has_a_row_for_each_time(trained: Path) -> None:
     settings = json.loads((trained / "samples/prompts.json").read_text())
-    rows = read_rows(trained / "samples/growth.png", json.dumps(settings, sort_keys=True))
+    rows = read_growth_rows(trained / "samples/growth.png", json.dumps(settings, sort_keys=True))
     assert list(rows) == [4, 8]
     tile = pixels(trained / "samples/step-00000008.png")[2:18, 2:18]
     assert (np.asarray(rows[8])[:64:4, 64:128:4] == tile).all(), "the first prompt's, four times as large"
@@ -174,15 +174,15 @@ def test_a_frozen_text_encoder_is_freed_and_the_run_is_the_same(
 
 def test_other_captions_need_their_embeddings(pictures: Path) -> None:
     from ldm_train.conditioners.text_encoder import small
-    from ldm_train.types import Captions
+    from ldm_train.types import CaptionBatch
 
     encoder = small(width=16, layers=1, heads=2, trained=False)
-    known, other = (Captions(encoder.tokenize([text])) for text in ("a cat", "a dog"))
+    known, other = (CaptionBatch(encoder.tokenize([text])) for text in ("a cat", "a dog"))
     states = [encoder(captions) for captions in (known, other)]
     encoder.keep_only(["a cat"])
     assert_close(encoder(known).tokens, states[0].tokens, rtol=1e-4, atol=1e-5)
     assert_close(encoder(known).vector, states[0].vector, rtol=1e-4, atol=1e-5)
-    assert_close(encoder(Captions(other.tokens, states[1].tokens)).vector, states[1].vector)
+    assert_close(encoder(CaptionBatch(other.tokens, states[1].tokens)).vector, states[1].vector)
     with pytest.raises(ValueError, match="freed"):
         encoder(other)
     assert encoder.state_dict() == {}

@@ -191,13 +191,13 @@ def test_validation_does_not_depend_on_its_batch_size(cache: Path, trained: Path
     from ldm_train.assembly.training_data import batches
     from ldm_train.assembly.training_module import training_module
     from ldm_train.data.cache.reader import LatentCache
-    from ldm_train.training.validation.held_out import held_out_losses
+    from ldm_train.training.validation.held_out import measure_held_out
 
     config = read_config(str(trained))
     parts = build_parts(config)
     load_weights(trained, parts)
     module, data = training_module(config, parts), batches(config, LatentCache(cache))
-    whole, single = (held_out_losses(module, data, batch_size=size, repeats=2).scalars() for size in (64, 1))
+    whole, single = (measure_held_out(module, data, batch_size=size, repeats=2).scalars() for size in (64, 1))
     assert single == pytest.approx(whole, rel=1e-6)
     assert lines(trained)[-1]["validation_loss"] == pytest.approx(whole["loss"], rel=1e-6), "that of the averaged weights"
 

@@ -45,8 +45,8 @@ def test_all_else_is_what_it_stands_on(run_dir: Path, trained: Path) -> None:
     load_weights(trained, before)
     load_weights(run_dir, after)
     for one, other in ((before.network, after.network), (before.text_encoder, after.text_encoder)):
-        theirs = dict(other.named_parameters())
-        assert all(torch.equal(p, theirs[name]) for name, p in one.named_parameters())
+        reference = dict(other.named_parameters())
+        assert all(torch.equal(p, reference[name]) for name, p in one.named_parameters())
 
 
 def test_its_file_on_what_it_stands_on_draws_what_it_draws(run_dir: Path, trained: Path) -> None:

@@ -65,7 +65,7 @@ def records(run_dir: Path) -> list[Any]:
 
     found = []
     for path in files(run_dir):
-        for data in wandb_files.records(path.read_bytes()):
+        for data in wandb_files.split_records(path.read_bytes()):
             record = Record()
             record.ParseFromString(data)
             found.append(record)
@@ -210,7 +210,7 @@ def test_without_a_server_a_run_is_logged_on_the_disk(
 def test_a_stranger_is_refused_before_anything_is_read(ldm_train: Callable, unacquainted: None, tmp_path: Path) -> None:
     answer = ldm_train("train", "cache=absent", f"run_dir={tmp_path / 'run'}", "logger=wandb", "max_steps=1")
     assert answer.code == 1
-    assert "logger=wandb finds no API key" in answer.err
+    assert "logger=wandb found no API key" in answer.err
     assert "logger.offline=true" in answer.err
     assert not (tmp_path / "run").exists()
 

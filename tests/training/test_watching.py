@@ -11,7 +11,7 @@ import torch
 from pytorch_lightning import Callback, Trainer
 from torch.testing import assert_close
 
-from ldm_train.training.callbacks.finite import NonFinite
+from ldm_train.training.callbacks.finite import NonFiniteSteps
 from ldm_train.training.callbacks.health import Health
 from ldm_train.training.callbacks.progress import StepProgress
 from ldm_train.training.callbacks.reconstructions import Reconstructions
@@ -20,11 +20,23 @@ from ldm_train.training.callbacks.step_log import StepLog
 from ldm_train.training.callbacks.stop import Stop
 from ldm_train.training.checkpoints.checkpoint_callback import Checkpoints
 from ldm_train.training.ema.ema import EMA
-from ldm_train.training.ema.snapshot_callback import Snapshots
-from ldm_train.training.validation.metrics_callback import Metrics
-from ldm_train.training.validation.validation_callback import Validation
+from ldm_train.training.ema.snapshot_callback import SnapshotCallback
+from ldm_train.training.validation.metrics_callback import MetricsCallback
+from ldm_train.training.validation.validation_callback import ValidationCallback
 
-WATCHERS = [Samples, Validation, Metrics, Health, Snapshots, Checkpoints, EMA, StepLog, StepProgress, NonFinite, Stop]
+WATCHERS = [
+    Samples,
+    ValidationCallback,
+    MetricsCallback,
+    Health,
+    SnapshotCallback,
+    Checkpoints,
+    EMA,
+    StepLog,
+    StepProgress,
+    NonFiniteSteps,
+    Stop,
+]
 ALWAYS = [
     *("pictures.every=1", "validation.every=1", "metrics.every=1", "checkpoint.every=1", "checkpoint.keep=2"),
     *("metrics.count=4", "metrics.steps=1", "sampler=ddpm", "health.every=1"),

@@ -21,7 +21,7 @@ from ldm_train.settings.schema.training import CheckSettings
 from ldm_train.training.cost import CacheBytes, RowShapes, StepBytes, Tried, cache_bytes, free_memory, step_bytes, try_step
 from ldm_train.training.ema.ema import EMA
 from ldm_train.training.module import NoisePredictorTraining
-from ldm_train.types import Captions, LatentBatch, Moments
+from ldm_train.types import CaptionBatch, LatentBatch, Moments
 
 TRIED_WHOLE = 100e6  # parameters
 WORK_BYTES = 16  # of a trained parameter: weight, gradient, two moments
@@ -159,5 +159,7 @@ def examples(
     mean = torch.zeros(count, rows.channels, *(side // rows.factor for side in shape), device=device)
     embeddings = None if rows.width is None else torch.zeros(*tokens.shape, rows.width, device=device, dtype=torch.half)
     return LatentBatch(
-        torch.arange(count), Moments(mean, torch.zeros_like(mean) if rows.posterior else None), Captions(tokens, embeddings)
+        torch.arange(count),
+        Moments(mean, torch.zeros_like(mean) if rows.posterior else None),
+        CaptionBatch(tokens, embeddings),
     )

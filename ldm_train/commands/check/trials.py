@@ -32,7 +32,7 @@ from ldm_train.settings.schema.training import CheckSettings
 from ldm_train.settings.validation import out_of_range
 from ldm_train.training.checkpoints.checkpoint_callback import Keeping
 from ldm_train.training.module import NoisePredictorTraining
-from ldm_train.types import Autoencoder, Captions, Conditioning
+from ldm_train.types import Autoencoder, CaptionBatch, Conditioning
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -164,7 +164,7 @@ def try_shape(parts: Parts, shape: Size) -> None:
         raise ValueError(
             f"pictures of {shape[0]}x{shape[1]} pixels: the sides must be multiples of {factor}, the autoencoder's factor"
         )
-    told = parts.text_encoder(Captions(parts.text_encoder.tokenize([""])))
+    told = parts.text_encoder(CaptionBatch(parts.text_encoder.tokenize([""])))
     conditioning = Conditioning(**{name: None if part is None else part.to(META) for name, part in vars(told).items()})
     latents = torch.empty(1, parts.autoencoder.channels, *(side // factor for side in shape), device=META)
     try:

@@ -19,7 +19,7 @@ from ldm_train.commands.evaluate.requests import choose_prompts, points, refuse_
 from ldm_train.commands.evaluate.result_files import Result, write
 from ldm_train.settings.composition import build
 from ldm_train.settings.schema.using import EvaluateSettings
-from ldm_train.training.validation.held_out import held_out_losses
+from ldm_train.training.validation.held_out import measure_held_out
 from ldm_train.util.files import hidden_path, make_folder
 from ldm_train.util.locks import hold_lock
 from ldm_train.util.ownership import check_file
@@ -77,7 +77,7 @@ def of_run_dir(config: EvaluateSettings) -> Result:
     result = of_model(config, model, evaluation, of_folder(config.real) if config.real else real)
     if data is not None:
         module = training_module(trained.config, trained.parts).to(model.device)
-        losses = held_out_losses(module, data, batch_size=64, repeats=16)
+        losses = measure_held_out(module, data, batch_size=64, repeats=16)
         held_out = Numbers()
         for name, total in losses.total.items():
             ends = None if total.low is None or total.high is None else (total.low, total.high)

@@ -105,6 +105,6 @@ def painter_of(trained: TrainedRun, config: EvaluateSettings) -> Painter:
 
     def paint(prompts: list[str], numbers: Tensor) -> Tensor:
         images = trained.generation(prompts, recipe, numbers=numbers)
-        return trained.generation.refuse_nonfinite(images, prompts, numbers.tolist(), seed=recipe.seed)
+        return trained.generation.require_finite(images, prompts, numbers.tolist(), seed=recipe.seed)
 
     return paint

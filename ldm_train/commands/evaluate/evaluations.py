@@ -14,8 +14,8 @@ from ldm_train.commands.evaluate.output_files import SHEET
 from ldm_train.data.pictures.images import read_image, save_png, to_bytes, to_signed
 from ldm_train.data.sources.folder import Folder
 from ldm_train.data.sources.items import Item
-from ldm_train.metrics.drawings import corner_colours, nearest, psnr
-from ldm_train.training.callbacks.picture_grids import grid
+from ldm_train.metrics.drawings import find_nearest, measure_corner_colours, psnr
+from ldm_train.training.callbacks.picture_grids import make_grid_picture
 from ldm_train.types import Autoencoder
 
 
@@ -126,14 +126,14 @@ class Drawings:
             candidates = torch.tensor([index for index, name in enumerate(backgrounds) if name == background])
             asked = torch.isin(order, candidates)
             if asked.any():
-                found[asked] = candidates[nearest(pictures[asked], truth[candidates])] == order[asked]
+                found[asked] = candidates[find_nearest(pictures[asked], truth[candidates])] == order[asked]
         return found
 
     def _on_background(self, pictures: Tensor, order: Tensor, truth: Tensor, backgrounds: list[str]) -> Tensor:
         """Whether each picture's corners are nearest to the asked background's colour, (B,)."""
         known = sorted(set(backgrounds))
-        colours = torch.stack([corner_colours(truth[[n == name for n in backgrounds]]).mean(0) for name in known])
-        seen = torch.cdist(corner_colours(pictures), colours).argmin(1)
+        colours = torch.stack([measure_corner_colours(truth[[n == name for n in backgrounds]]).mean(0) for name in known])
+        seen = torch.cdist(measure_corner_colours(pictures), colours).argmin(1)
         return seen == torch.tensor([known.index(backgrounds[index]) for index in order.tolist()])
 
     def _show(self, pictures: Tensor, references: Tensor, path: Path) -> None:
@@ -141,4 +141,4 @@ class Drawings:
         rows = [
             part for i in range(0, 3 * columns, columns) for part in (references[i : i + columns], pictures[i : i + columns])
         ]
-        save_png(grid(to_bytes(torch.cat(rows)), columns=columns), path, SHEET)
+        save_png(make_grid_picture(to_bytes(torch.cat(rows)), columns=columns), path, SHEET)

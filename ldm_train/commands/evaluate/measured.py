@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from rich.progress import track
 from torch import Tensor
 
-from ldm_train.metrics.intervals import interval
+from ldm_train.metrics.intervals import jackknife_interval
 from ldm_train.metrics.sets import (
-    LEAST,
+    MIN_PICTURES,
     clip_score,
     frechet_distance,
+    is_rank_deficient,
     kernel_distance,
     precision_recall,
-    rank_deficient,
     retrieval_at_1,
 )
 
@@ -40,7 +40,7 @@ class Resampling:
         """The 95 % interval of a statistic of `count` examples, within bounds; None where a half has not `least`."""
         if self.resamples == 0 or count // 2 < least:
             return None
-        low, high = interval(statistic, count, seed=self.seed, resamples=self.resamples)
+        low, high = jackknife_interval(statistic, count, seed=self.seed, resamples=self.resamples)
         return max(low, bounds[0]), min(high, bounds[1])
 
 
@@ -90,8 +90,8 @@ SHARE = (0.0, 1.0)
 STATISTICS = (
     Statistic("kid", kernel_distance, 2, (-math.inf, math.inf)),
     Statistic("fid", frechet_distance, 2, (0.0, math.inf)),
-    Statistic("precision", lambda real, drawn: precision_recall(real, drawn)[0], LEAST, SHARE),
-    Statistic("recall", lambda real, drawn: precision_recall(real, drawn)[1], LEAST, SHARE),
+    Statistic("precision", lambda real, drawn: precision_recall(real, drawn)[0], MIN_PICTURES, SHARE),
+    Statistic("recall", lambda real, drawn: precision_recall(real, drawn)[1], MIN_PICTURES, SHARE),
 )
 
 
@@ -103,7 +103,7 @@ def compare(real: Tensor, drawn: Tensor, resampling: Resampling, *, extractor: s
         ends = resampling(on_part(statistic, real, drawn), len(drawn), least=statistic.least, bounds=statistic.bounds)
         numbers.add(f"{statistic.name}_{extractor}", statistic.of(real, drawn), ends)
         if statistic.name == "fid":
-            numbers.add(f"fid_{extractor}_rank_deficient", rank_deficient(real, drawn))
+            numbers.add(f"fid_{extractor}_rank_deficient", is_rank_deficient(real, drawn))
     if left := [statistic.name for statistic in STATISTICS if statistic not in possible]:
         print(f"{len(real)} real and {len(drawn)} drawn pictures are too few for {', '.join(left)}")
     return numbers

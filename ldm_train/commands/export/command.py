@@ -11,7 +11,7 @@ from ldm_train.commands.export.run_layouts import refuse_layout, write_layout
 from ldm_train.run_dir.stored_settings import read_trained
 from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.settings.schema.using import ExportSettings
-from ldm_train.training.ema.profiles import refuse_length
+from ldm_train.training.ema.profiles import check_length
 from ldm_train.weights.tensor_files import write_tensor_file
 
 OWN = (None, "own")
@@ -54,7 +54,7 @@ def refuse_contradictions(config: ExportSettings) -> None:
     else:
         refuse_layout(config)
     if config.ema_length is not None:
-        refuse_length(config.ema_length, "ema_length")
+        check_length(config.ema_length, "ema_length")
         if config.weights != "ema":
             raise ValueError(f"weights={config.weights} and ema_length={config.ema_length} contradict each other; give one")
     elif config.step is not None:

@@ -17,7 +17,7 @@ from ldm_train.commands.export.encoder_configs import Left, autoencoder_out, tex
 from ldm_train.conditioners.text_encoder import TextEncoder
 from ldm_train.networks.unet import UNet
 from ldm_train.settings.schema.training import TrainSettings
-from ldm_train.training.optimization.parameter_groups import TEXT_ENCODER
+from ldm_train.training.optimization.parameter_groups import TEXT_ENCODER_PREFIX
 from ldm_train.util.safe_json import Json
 from ldm_train.weights.layouts import text_layout
 from ldm_train.weights.layouts.unet_config import build_unet_config, list_unsupported_settings
@@ -144,7 +144,11 @@ def take_text(found: Leaving, state: Mapping[str, Tensor]) -> None:
     if not isinstance(encoder, TextEncoder):
         found.lacking[TEXT] = [f"text_encoder={type(encoder).__name__}: it is no CLIPTextModel"]
         return
-    own = {name.removeprefix(TEXT_ENCODER): tensor for name, tensor in state.items() if name.startswith(TEXT_ENCODER)}
+    own = {
+        name.removeprefix(TEXT_ENCODER_PREFIX): tensor
+        for name, tensor in state.items()
+        if name.startswith(TEXT_ENCODER_PREFIX)
+    }
     encoder.load_state_dict(own, strict=False)
     found.text = text_out(encoder)
 

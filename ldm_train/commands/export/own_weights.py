@@ -14,9 +14,9 @@ from ldm_train.assembly.parts import build_parts
 from ldm_train.assembly.stored_weights import complete_weights, read_weights
 from ldm_train.assembly.trained_part import is_partial
 from ldm_train.settings.schema.training import TrainSettings
-from ldm_train.training.ema.post_hoc import Combination, combine, solve
+from ldm_train.training.ema.post_hoc import Combination, combine_tensors, fit_coefficients
 from ldm_train.training.ema.profiles import gamma_of_length
-from ldm_train.training.ema.snapshots import FOLDER, Snapshot, lengths_in, name_in_snapshot, read_snapshots
+from ldm_train.training.ema.snapshots import SNAPSHOT_FOLDER, Snapshot, list_lengths, name_in_snapshot, read_snapshots
 from ldm_train.weights.tensor_files import check_tensor, read_checksums
 
 POOR = 0.05  # residual; on a random walk the weights then err by about 1 % of what averaging changes of them
@@ -58,7 +58,7 @@ def of_snapshots(run_dir: Path, *, length: float, step: int | None) -> Export:
     snapshots = find_snapshots(run_dir, step)
     step = snapshots[-1].step if step is None else step
     stored = [(snapshot, own) for snapshot in snapshots for own in snapshot.lengths]
-    combination = solve(
+    combination = fit_coefficients(
         torch.tensor([snapshot.updates for snapshot, _ in stored]),
         torch.tensor([gamma_of_length(own) for _, own in stored], dtype=torch.float64),
         wished_t=snapshots[-1].updates - (snapshots[-1].step - step),
@@ -66,13 +66,15 @@ def of_snapshots(run_dir: Path, *, length: float, step: int | None) -> Export:
     )
     if combination.residual > POOR:
         print(
-            f"warning: {len(snapshots)} snapshots of lengths {', '.join(map(str, lengths_in(snapshots)))} come no nearer to "
-            f"ema_length={length} at step {step} than {combination.residual:.0%} of its profile; nearer are a length "
+            f"warning: {len(snapshots)} snapshots of lengths {', '.join(map(str, list_lengths(snapshots)))} come no nearer "
+            f"to ema_length={length} at step {step} than {combination.residual:.0%} of its profile; nearer are a length "
             "between theirs, a snapshot's own step, or a run with a smaller ema.snapshot_every"
         )
     weights = combined(stored, combination)
     if not all(tensor.isfinite().all() for tensor in weights.values()):
-        raise ValueError(f"the averages in {run_dir / FOLDER} are not finite up to step {step}: the training had diverged")
+        raise ValueError(
+            f"the averages in {run_dir / SNAPSHOT_FOLDER} are not finite up to step {step}: the training had diverged"
+        )
     used = [
         {"step": snapshot.step, "length": own, "coefficient": coefficient}
         for (snapshot, own), coefficient in zip(stored, combination.coefficients.tolist(), strict=True)
@@ -90,12 +92,14 @@ def find_snapshots(run_dir: Path, step: int | None) -> list[Snapshot]:
     snapshots = read_snapshots(run_dir)
     if not snapshots:
         raise ValueError(
-            f"{run_dir / FOLDER} holds no snapshots, from which ema_length=… is made: train with ema=power (and "
+            f"{run_dir / SNAPSHOT_FOLDER} holds no snapshots, from which ema_length=… is made: train with ema=power (and "
             "ema.snapshot_every below the run's steps); without ema_length the checkpoint's own average is exported"
         )
     first, last = snapshots[0].start_step + 1, snapshots[-1].step
     if step is not None and (not isinstance(step, int) or not first <= step <= last):
-        raise ValueError(f"step={step} must be a step of the averages in {run_dir / FOLDER}: from {first} to {last}")
+        raise ValueError(
+            f"step={step} must be a step of the averages in {run_dir / SNAPSHOT_FOLDER}: from {first} to {last}"
+        )
     end = next(n for n, snapshot in enumerate(snapshots) if step is None or snapshot.step >= step)
     return snapshots if step is None else snapshots[: end + 1]
 
@@ -119,7 +123,7 @@ def combined(stored: Sequence[tuple[Snapshot, float]], combination: Combination)
                     read_one(opened[s.path], s.path, name_in_snapshot(own, name), known[s.path]) for s, own in stored
                 )
                 dtype = torch.float64 if last.get_slice(prefix + name).get_dtype() == "F64" else torch.float32
-                weights[name] = combine(combination.coefficients, one_by_one).to(dtype)
+                weights[name] = combine_tensors(combination.coefficients, one_by_one).to(dtype)
     except (SafetensorError, RuntimeError) as error:
         raise ValueError(f"the snapshots in {stored[0][0].path.parent} cannot be combined: {error}") from error
     return weights

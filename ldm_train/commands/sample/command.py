@@ -12,7 +12,7 @@ from ldm_train.commands.sample.xy_plot import draw_plots
 from ldm_train.data.pictures.images import to_bytes
 from ldm_train.settings.plot_axes import has_axes
 from ldm_train.settings.schema.using import SampleSettings
-from ldm_train.training.callbacks.picture_grids import grid
+from ldm_train.training.callbacks.picture_grids import make_grid_picture
 
 
 def run(config: SampleSettings) -> None:
@@ -36,13 +36,13 @@ def draw_grid(config: SampleSettings, prompts: list[str], folder: PictureFolder)
         batch = prompts[first : first + config.batch_size]
         images = trained.generation(batch, trained.recipe, first=first, picture=start)
         numbers = range(first, first + len(batch))
-        trained.generation.refuse_nonfinite(images, batch, numbers, seed=config.seed)
+        trained.generation.require_finite(images, batch, numbers, seed=config.seed)
         pictures.append(to_bytes(images).cpu())
         for number, picture in enumerate(pictures[-1], start=first):
             folder.save(picture, f"{number:04d}.png", texts(config, trained, prompts[number], number))
     together = torch.cat(pictures)
     columns = config.count if 1 < config.count <= 8 else min(8, len(prompts))
-    shown = captioned(together, prompts, columns=columns) if config.labels else grid(together, columns=columns)
+    shown = captioned(together, prompts, columns=columns) if config.labels else make_grid_picture(together, columns=columns)
     folder.save(shown, "grid.png", of_all(config, prompts))
     print(f"{len(prompts)} pictures of step {trained.step} in {folder.path}, all together in {folder.path / 'grid.png'}")
     return prompts

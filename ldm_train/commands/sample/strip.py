@@ -11,7 +11,7 @@ from ldm_train.assembly.picture_folder import PictureFolder
 from ldm_train.commands.sample.png_text import of_all, texts
 from ldm_train.data.pictures.images import to_bytes
 from ldm_train.settings.schema.using import SampleSettings
-from ldm_train.training.callbacks.picture_grids import grid
+from ldm_train.training.callbacks.picture_grids import make_grid_picture
 
 
 def draw_strip(config: SampleSettings, prompts: list[str], folder: PictureFolder) -> list[str]:
@@ -35,15 +35,15 @@ def draw_strip(config: SampleSettings, prompts: list[str], folder: PictureFolder
     places = [(row, part) for row in range(len(pairs)) for part in shares.split(config.batch_size)]
     for row, part in track(places, "drawing"):
         ends = (seeds[row % 2], seeds[1 - row % 2])
-        images = trained.generation.between(pairs[row], trained.recipe, part, seeds=ends, blend=config.blend)
+        images = trained.generation.interpolate(pairs[row], trained.recipe, part, seeds=ends, blend=config.blend)
         names = [f"{pairs[row][0]} - {share:.0%} - {pairs[row][1]}" for share in part.tolist()]
-        trained.generation.refuse_nonfinite(images, names, [0] * len(names), seed=ends[0])
+        trained.generation.require_finite(images, names, [0] * len(names), seed=ends[0])
         pictures.append(to_bytes(images).cpu())
         for share, picture, name in zip(part.tolist(), pictures[-1], names, strict=True):
             told = {"from": pairs[row][0], "to": pairs[row][1], "share": share, "seeds": list(ends), "blend": config.blend}
             folder.save(picture, f"{len(shown):04d}.png", texts(config, trained, name, 0, interpolation=told))
             shown.append(name)
     together = torch.cat(pictures)
-    folder.save(grid(together, columns=config.interpolate), "strip.png", of_all(config, prompts))
+    folder.save(make_grid_picture(together, columns=config.interpolate), "strip.png", of_all(config, prompts))
     print(f"{len(shown)} pictures of step {trained.step} in {folder.path}, all together in {folder.path / 'strip.png'}")
     return shown

@@ -14,11 +14,11 @@ from ldm_train.assembly.stored_run import TrainedRun, build_recipe, fill_from_ru
 from ldm_train.commands.sample.labelled_grid import plot
 from ldm_train.commands.sample.png_text import of_all, texts
 from ldm_train.data.pictures.images import to_bytes
-from ldm_train.generation import Recipe
+from ldm_train.generation import SamplingSettings
 from ldm_train.run_dir.stored_settings import read_trained
 from ldm_train.settings.plot_axes import Axis, place, read_axes
 from ldm_train.settings.schema.using import SampleSettings
-from ldm_train.training.callbacks.picture_grids import grid
+from ldm_train.training.callbacks.picture_grids import make_grid_picture
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def draw_plots(config: SampleSettings, prompts: list[str], folder: PictureFolder
         task = progress.add_task("drawing", total=len(cells))
         for alike in grouped(cells, lambda cell: cell.checkpoint):
             for cell, drawn in draw_cells(alike, folder):
-                pictures[cell.number] = grid(drawn, columns=len(drawn)) if len(drawn) > 1 else drawn[0]
+                pictures[cell.number] = make_grid_picture(drawn, columns=len(drawn)) if len(drawn) > 1 else drawn[0]
                 progress.advance(task)
     for number, name in enumerate(names):
         starts = range(number * size, (number + 1) * size, len(x.values))
@@ -101,11 +101,11 @@ def draw_alike(cells: Sequence[Cell], trained: TrainedRun) -> Iterable[Tensor]:
         trained.generation(prompts[i : i + config.batch_size], recipe, numbers=part, picture=start)
         for i, part in zip(range(0, len(prompts), config.batch_size), numbers.split(config.batch_size), strict=True)
     ]
-    images = trained.generation.refuse_nonfinite(torch.cat(batches), prompts, numbers.tolist(), seed=config.seed)
+    images = trained.generation.require_finite(torch.cat(batches), prompts, numbers.tolist(), seed=config.seed)
     return to_bytes(images).cpu().split(config.count)
 
 
-def recipe_of(cell: Cell) -> Recipe:
+def recipe_of(cell: Cell) -> SamplingSettings:
     config = cell.config
     return build_recipe(config, steps=config.steps, seed=config.seed, negative_prompt=str(config.negative_prompt))
 

@@ -22,10 +22,10 @@ from ldm_train.run_dir.holding import hold_run_directory
 from ldm_train.run_dir.record import note_saved, prepare, set_threads
 from ldm_train.settings.composition import build
 from ldm_train.settings.schema.training import TrainSettings
-from ldm_train.training.callbacks.spent import Spent
+from ldm_train.training.callbacks.spent import TimeSpent
 from ldm_train.training.checkpoints.checkpoint_callback import Keeping
 from ldm_train.training.ema.ema import EMA
-from ldm_train.training.ema.snapshot_callback import Snapshots
+from ldm_train.training.ema.snapshot_callback import SnapshotCallback
 from ldm_train.training.fit import Limits
 from ldm_train.training.fit import run as fit
 from ldm_train.util.processes import launched_rank
@@ -75,14 +75,14 @@ def train(config: TrainSettings, limits: Limits, keeping: Keeping) -> str | None
     warn_of_the_end(module.objective)
     for line in [*told, *untrained_words(module.text_encoder)]:
         print(f"warning: {line}")
-    run_dir, spent = Path(config.run_dir), Spent()
+    run_dir, spent = Path(config.run_dir), TimeSpent()
     reason = fit(
         module,
         data,
         run_dir=run_dir,
         limits=limits,
         keeping=keeping,
-        callbacks=[ema, Snapshots(run_dir, ema), *watching.callbacks(config, ema, content=content, spent=spent)],
+        callbacks=[ema, SnapshotCallback(run_dir, ema), *watching.callbacks(config, ema, content=content, spent=spent)],
         loggers=loggers,
         settings=stored.as_plain(),
         log_every=config.trainer.log_every_n_steps,

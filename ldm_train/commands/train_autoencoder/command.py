@@ -23,7 +23,7 @@ from ldm_train.settings.composition import build
 from ldm_train.settings.schema.training import AutoencoderTrainingSettings
 from ldm_train.training.autoencoder_module import AutoencoderTraining
 from ldm_train.training.callbacks.reconstructions import Reconstructions
-from ldm_train.training.callbacks.spent import Spent
+from ldm_train.training.callbacks.spent import TimeSpent
 from ldm_train.training.checkpoints.checkpoint_callback import Keeping
 from ldm_train.training.fit import Limits
 from ldm_train.training.fit import run as fit
@@ -70,7 +70,7 @@ def train(config: AutoencoderTrainingSettings, limits: Limits, keeping: Keeping)
         seed=config.seed,
     )
     resumed = prepare(config, content=describe_pictures(items, digests))
-    run_dir, spent = Path(config.run_dir), Spent()
+    run_dir, spent = Path(config.run_dir), TimeSpent()
     reason = fit(
         module,
         data,

@@ -21,7 +21,7 @@ from ldm_train.data.cache.manifest import (
     read_manifest,
 )
 from ldm_train.data.cache.shards import Rows, load_rows, pooled_statistics
-from ldm_train.types import Captions, Moments
+from ldm_train.types import CaptionBatch, Moments
 from ldm_train.util.safe_json import Json
 
 REPAIR_ADVICE = "encode it again, which repairs what is damaged and keeps the rest"
@@ -64,7 +64,7 @@ class Latents(Protocol):
     def moments(self, examples: Tensor, views: Tensor) -> Moments:
         """Return the raw moments (B, C, H, W), as stored, of one view (B,) of each example (B,); all of one bucket."""
 
-    def captions(self, examples: Tensor, chosen: Tensor, dropped: Tensor) -> Captions:
+    def captions(self, examples: Tensor, chosen: Tensor, dropped: Tensor) -> CaptionBatch:
         """Return one caption of each example (B,): `chosen` (B,) in [0, 1) picks it; the empty one if `dropped` (B,)."""
 
     def first_caption(self, example: int) -> str:
@@ -144,13 +144,13 @@ class LatentCache:
         rows = bucket.gather(self.index.row[examples], views)
         return Moments(rows["mean"], rows.get("log_variance"))
 
-    def captions(self, examples: Tensor, chosen: Tensor, dropped: Tensor) -> Captions:
+    def captions(self, examples: Tensor, chosen: Tensor, dropped: Tensor) -> CaptionBatch:
         return self.numbered(self.index.caption_of(examples, chosen).masked_fill(dropped, self.manifest.empty))
 
-    def numbered(self, numbers: Tensor) -> Captions:
+    def numbered(self, numbers: Tensor) -> CaptionBatch:
         """Return captions by number, (B,)."""
         rows = self.caption_rows.gather(numbers)
-        return Captions(rows["tokens"].long(), rows.get("embeddings"))
+        return CaptionBatch(rows["tokens"].long(), rows.get("embeddings"))
 
     @cached_property
     def entries(self) -> list[Entry]:
@@ -202,14 +202,14 @@ class JoinedCaches:
         variances = [(mask, part.log_variance) for mask, part in parts if part.log_variance is not None]
         return Moments(mean, _scattered(variances) if variances else None)
 
-    def captions(self, examples: Tensor, chosen: Tensor, dropped: Tensor) -> Captions:
+    def captions(self, examples: Tensor, chosen: Tensor, dropped: Tensor) -> CaptionBatch:
         parts = [
             (mask, cache.captions(examples[mask] - start, chosen[mask], dropped[mask]))
             for cache, start, mask in self._shares(examples)
         ]
         embeddings = [(mask, part.embeddings) for mask, part in parts if part.embeddings is not None]
         tokens = _scattered([(mask, part.tokens) for mask, part in parts])
-        return Captions(tokens, _scattered(embeddings) if embeddings else None)
+        return CaptionBatch(tokens, _scattered(embeddings) if embeddings else None)
 
     def first_caption(self, example: int) -> str:
         cache, own = self._own(example)

@@ -1,4 +1,7 @@
-"""The noise schedules by name: tables of betas, rectified flow, EDM."""
+"""The noise schedules by name: tables of betas, rectified flow, EDM.
+
+The settings that any table has (zero_terminal_snr, shift, discrete) are explained and applied in `adjust_table`.
+"""
 
 import math
 from collections.abc import Sequence
@@ -13,20 +16,17 @@ from ldm_train.diffusion.schedules.schedule import NoiseSchedule, VariancePreser
 def from_betas(
     betas: Sequence[float] | Tensor, *, zero_terminal_snr: bool = False, shift: float = 1.0, discrete: bool = True
 ) -> VariancePreserving:
-    """alpha_t^2 = prod_{s <= t} (1 - beta_s), for betas (T,) in (0, 1] (arXiv 2006.11239, eq. 4).
+    """Return the schedule alpha_t^2 = prod_{s <= t} (1 - beta_s) for betas (T,) (arXiv 2006.11239, eq. 4).
 
-    Args:
-        zero_terminal_snr: bring alpha_T to 0, so that sampling starts from what was trained on (arXiv 2305.08891, alg. 1).
-        shift: times sigma / alpha: the side of the pictures over the side that the schedule was made for (arXiv 2301.11093,
-            eq. 4), since neighbouring pixels average noise away.
-        discrete: train at whole t alone.
+    Raises:
+        ValueError: a beta is no number in (0, 1].
     """
     if not isinstance(betas, Tensor) and not all(isinstance(beta, int | float) for beta in betas):
         raise ValueError(f"schedule.betas={list(betas)} must be numbers")
     table = torch.as_tensor(list(betas) if not isinstance(betas, Tensor) else betas, dtype=torch.float64)
     if table.ndim != 1 or not ((table > 0) & (table <= 1)).all():
         raise ValueError(f"schedule.betas must be numbers above 0 and at most 1; got {table.tolist()}")
-    return _adjusted(torch.cumprod(1 - table, 0), zero_terminal_snr=zero_terminal_snr, shift=shift, discrete=discrete)
+    return adjust_table(torch.cumprod(1 - table, 0), zero_terminal_snr=zero_terminal_snr, shift=shift, discrete=discrete)
 
 
 def linear(
@@ -38,8 +38,8 @@ def linear(
     shift: float = 1.0,
     discrete: bool = True,
 ) -> VariancePreserving:
-    """Betas rising linearly: DDPM's schedule (Ho et al. 2020, arXiv 2006.11239, section 4)."""
-    _shares(beta_start, beta_end)
+    """Return DDPM's schedule: betas rise linearly (Ho et al. 2020, arXiv 2006.11239, section 4)."""
+    _require_betas(beta_start, beta_end)
     betas = torch.linspace(beta_start, beta_end, num_steps, dtype=torch.float64)
     return from_betas(betas, zero_terminal_snr=zero_terminal_snr, shift=shift, discrete=discrete)
 
@@ -53,8 +53,8 @@ def scaled_linear(
     shift: float = 1.0,
     discrete: bool = True,
 ) -> VariancePreserving:
-    """Square roots of the betas rising linearly: Stable Diffusion's schedule (Rombach et al. 2022, arXiv 2112.10752)."""
-    _shares(beta_start, beta_end)
+    """Return Stable Diffusion's schedule: square roots of betas rise linearly (Rombach et al. 2022, arXiv 2112.10752)."""
+    _require_betas(beta_start, beta_end)
     betas = torch.linspace(math.sqrt(beta_start), math.sqrt(beta_end), num_steps, dtype=torch.float64).square()
     return from_betas(betas, zero_terminal_snr=zero_terminal_snr, shift=shift, discrete=discrete)
 
@@ -68,7 +68,7 @@ def cosine(
     shift: float = 1.0,
     discrete: bool = True,
 ) -> VariancePreserving:
-    """alpha_t = cos((t/T + offset) / (1 + offset) pi/2), betas clipped (Nichol, Dhariwal 2021, arXiv 2102.09672, eq. 17)."""
+    """Return alpha_t = cos((t/T + offset) / (1 + offset) pi/2), with betas clipped (arXiv 2102.09672, eq. 17)."""
     t = torch.arange(num_steps + 1, dtype=torch.float64) / num_steps
     table = torch.cos((t + offset) / (1 + offset) * math.pi / 2).square()
     betas = (1 - table[1:] / table[:-1]).clamp_max(max_beta)
@@ -86,22 +86,31 @@ def sigmoid(
     shift: float = 1.0,
     discrete: bool = True,
 ) -> VariancePreserving:
-    """alpha_t^2 falling as a sigmoid from 1 to `minimum` (Jabri et al. 2022, arXiv 2212.11972).
+    """Return alpha_t^2 that falls as a sigmoid from 1 to `minimum` (Jabri et al. 2022, arXiv 2212.11972).
 
     Args:
-        first, last: the part of the sigmoid that is used.
-        temperature: the smaller, the steeper in the middle.
+        first, last: the interval of the sigmoid that is used.
+        temperature: the smaller, the steeper the middle.
     """
-    _positive("schedule.temperature", temperature)
+    _require_positive("schedule.temperature", temperature)
     t = torch.arange(1, num_steps + 1, dtype=torch.float64) / num_steps
     ends = torch.tensor([first, last], dtype=torch.float64).div(temperature).sigmoid()
     falling = ends[1] - ((t * (last - first) + first) / temperature).sigmoid()
     table = (falling / (ends[1] - ends[0])).clamp_min(minimum)
-    return _adjusted(table, zero_terminal_snr=zero_terminal_snr, shift=shift, discrete=discrete)
+    return adjust_table(table, zero_terminal_snr=zero_terminal_snr, shift=shift, discrete=discrete)
 
 
-def _adjusted(alphas_squared: Tensor, *, zero_terminal_snr: bool, shift: float, discrete: bool) -> VariancePreserving:
-    _positive("schedule.shift", shift)
+def adjust_table(alphas_squared: Tensor, *, zero_terminal_snr: bool, shift: float, discrete: bool) -> VariancePreserving:
+    """Apply the settings that every table has to alpha_t^2 (T,), and return the schedule.
+
+    Args:
+        zero_terminal_snr: rescale alpha so that alpha_T = 0, and sampling starts from the pure noise that was trained on
+            (Lin et al. 2024, arXiv 2305.08891, algorithm 1).
+        shift: factor of sigma / alpha: the side of the pictures over the side for which the schedule was made (Hoogeboom et
+            al. 2023, arXiv 2301.11093, eq. 4). In larger pictures, neighbouring pixels average the noise away.
+        discrete: train only at whole t.
+    """
+    _require_positive("schedule.shift", shift)
     if zero_terminal_snr:
         alphas = alphas_squared.sqrt()
         alphas_squared = ((alphas - alphas[-1]) * alphas[0] / (alphas[0] - alphas[-1])).square()
@@ -113,7 +122,7 @@ class RectifiedFlow(NoiseSchedule):
     """alpha = 1 - t, sigma = t (Liu et al. 2022, arXiv 2209.03003, eq. 1), for t from 0 to 1.
 
     Args:
-        shift: times sigma / alpha, t becoming shift t / (1 + (shift - 1) t) (Esser et al. 2024, arXiv 2403.03206, eq. 23).
+        shift: factor of sigma / alpha: sigma = shift t / (1 + (shift - 1) t) (Esser et al. 2024, arXiv 2403.03206, eq. 23).
     """
 
     shift: float = 1.0
@@ -121,18 +130,18 @@ class RectifiedFlow(NoiseSchedule):
     end = 1.0
 
     def __post_init__(self) -> None:
-        _positive("schedule.shift", self.shift)
+        _require_positive("schedule.shift", self.shift)
 
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
         t = t.double()
         total = 1 + (self.shift - 1) * t
         return (1 - t) / total, self.shift * t / total
 
-    def time_of(self, ratio: Tensor) -> Tensor:
+    def t_at_ratio(self, ratio: Tensor) -> Tensor:
         return 1 / (1 + self.shift / ratio.double())
 
-    def told(self, t: Tensor) -> Tensor:
-        """1000 sigma."""
+    def network_time(self, t: Tensor) -> Tensor:
+        """Return 1000 sigma."""
         return 1000 * self(t)[1]
 
 
@@ -140,11 +149,11 @@ class RectifiedFlow(NoiseSchedule):
 class EDM(NoiseSchedule):
     """alpha = 1, sigma = t (Karras et al. 2022, arXiv 2206.00364, table 1, last column), for t from 0 to sigma_max.
 
-    Where t is asked for evenly, it is even in ln(sigma).
+    "Evenly spaced" t are evenly spaced in ln(sigma).
 
     Args:
-        sigma_min, sigma_max: the noise that is trained on; sampling ends with a step from sigma_min to 0.
-        sigma_data: the deviation of what is corrupted; 1 for model latents.
+        sigma_min, sigma_max: the range of noise levels in training; sampling ends with a step from sigma_min to 0.
+        sigma_data: standard deviation of the data; 1 for model latents.
     """
 
     sigma_min: float = 0.002
@@ -152,8 +161,8 @@ class EDM(NoiseSchedule):
     sigma_data: float = 1.0
 
     def __post_init__(self) -> None:
-        _positive("schedule.sigma_min", self.sigma_min)
-        _positive("schedule.sigma_data", self.sigma_data)
+        _require_positive("schedule.sigma_min", self.sigma_min)
+        _require_positive("schedule.sigma_data", self.sigma_data)
         if self.sigma_max <= self.sigma_min:
             raise ValueError(f"schedule.sigma_max={self.sigma_max} must be above schedule.sigma_min={self.sigma_min}")
 
@@ -168,26 +177,26 @@ class EDM(NoiseSchedule):
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
         return torch.ones_like(t, dtype=torch.float64), t.double()
 
-    def time_of(self, ratio: Tensor) -> Tensor:
+    def t_at_ratio(self, ratio: Tensor) -> Tensor:
         return ratio.double()
 
-    def along(self, share: float) -> float:
+    def t_at_share(self, share: float) -> float:
         return self.sigma_max * (self.sigma_max / self.sigma_min) ** (share - 1)
 
     def quantile(self, u: Tensor) -> Tensor:
         return (self.sigma_max * ((u - 1) * math.log(self.sigma_max / self.sigma_min)).exp()).clamp_min(self.sigma_min)
 
-    def told(self, t: Tensor) -> Tensor:
-        """250 ln(sigma), a thousand times the paper's c_noise."""
+    def network_time(self, t: Tensor) -> Tensor:
+        """Return 250 ln(sigma), a thousand times the paper's c_noise."""
         return 250 * t.log()
 
 
-def _shares(beta_start: float, beta_end: float) -> None:
+def _require_betas(beta_start: float, beta_end: float) -> None:
     for name, value in (("beta_start", beta_start), ("beta_end", beta_end)):
         if not 0 < value <= 1:
             raise ValueError(f"schedule.{name}={value} must be above 0 and at most 1")
 
 
-def _positive(name: str, value: float) -> None:
+def _require_positive(name: str, value: float) -> None:
     if value <= 0:
         raise ValueError(f"{name}={value} must be above 0")

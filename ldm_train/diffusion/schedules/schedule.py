@@ -1,7 +1,8 @@
-"""The forward process q(x_t | x) = N(alpha_t x, sigma_t^2 I) as a value, t -> (alpha_t, sigma_t).
+"""The forward process q(x_t | x) = N(alpha_t x, sigma_t^2 I) as a value: t -> (alpha_t, sigma_t).
 
-t runs from 0 (clean: alpha 1, sigma 0) to `end` (noise): to T for a table of T steps, to 1 for rectified flow, to sigma_max
-for EDM. Schedules compute in float64 and where t is, which is on the CPU: nothing waits for a GPU.
+t is float64 everywhere. It runs from 0 (clean: alpha = 1, sigma = 0) to the schedule's `end` (noise): to T for a table of T
+steps, to 1 for rectified flow, to sigma_max for EDM. Schedules compute in float64 on the device of t, which is the CPU, so
+that no step waits for a GPU.
 """
 
 import math
@@ -11,14 +12,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ldm_train.diffusion.broadcast import per_example
+from ldm_train.diffusion.broadcast import broadcast_like
 
 
 class NoiseSchedule(ABC):
-    """An immutable map from t to (alpha_t, sigma_t), whose signal-to-noise ratio falls strictly.
+    """An immutable map from t to (alpha_t, sigma_t). The signal-to-noise ratio falls strictly with t.
 
-    `start` is the least noisy t that is trained on, `end` the noisiest; `discrete` says that only whole t are trained on;
-    `sigma_data`, where it is a number, has the denoiser bring the network's input to unit variance.
+    Attributes:
+        start, end: the least and the most noisy t that training draws.
+        discrete: training draws only whole t.
+        sigma_data: standard deviation of the data, if the denoiser shall scale the network's input to unit variance.
     """
 
     start: float
@@ -28,46 +31,49 @@ class NoiseSchedule(ABC):
 
     @abstractmethod
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """(alpha_t, sigma_t), each (B,) float64, for t (B,) from 0 to `end`."""
+        """Return (alpha_t, sigma_t), each (B,) float64, for t (B,) from 0 to `end`."""
 
     @abstractmethod
-    def time_of(self, ratio: Tensor) -> Tensor:
-        """The t, (B,) float64, at which sigma_t / alpha_t is `ratio` (B,)."""
+    def t_at_ratio(self, ratio: Tensor) -> Tensor:
+        """Return the t (B,) float64 at which sigma_t / alpha_t is `ratio` (B,): the inverse of `ratio`."""
 
     @abstractmethod
-    def told(self, t: Tensor) -> Tensor:
-        """What a network is told of t (B,): near 0 to 1000, as networks with sinusoidal embeddings expect it."""
+    def network_time(self, t: Tensor) -> Tensor:
+        """Return the number (B,) that the network is conditioned on at t (B,).
+
+        It lies between about 0 and 1000, the range for which sinusoidal embeddings are made.
+        """
 
     def ratio(self, t: Tensor) -> Tensor:
-        """sigma_t / alpha_t, (B,) float64: 0 where clean, infinite where nothing of the picture is left."""
+        """Return sigma_t / alpha_t, (B,) float64, for t (B,): 0 at t = 0, infinity at pure noise."""
         alpha, sigma = self(t)
         return sigma / alpha
 
     def snr(self, t: Tensor) -> Tensor:
-        """Signal-to-noise ratio alpha_t^2 / sigma_t^2, (B,) float64; infinite at t = 0."""
+        """Return the signal-to-noise ratio alpha_t^2 / sigma_t^2, (B,) float64, for t (B,): infinity at t = 0."""
         return self.ratio(t).pow(-2)
 
     def log_snr(self, t: Tensor) -> Tensor:
-        """Its natural logarithm, (B,) float64."""
+        """Return ln(alpha_t^2 / sigma_t^2), (B,) float64, for t (B,)."""
         return -2 * self.ratio(t).log()
 
     def corrupt(self, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """x_t = alpha_t x + sigma_t noise, like x (B, ...), for t (B,)."""
+        """Return x_t = alpha_t x + sigma_t noise, like x (B, ...), for t (B,)."""
         alpha, sigma = self(t)
-        return per_example(alpha, x) * x + per_example(sigma, x) * noise
+        return broadcast_like(alpha, x) * x + broadcast_like(sigma, x) * noise
 
-    def trained(self, t: Tensor) -> Tensor:
-        """Any t (B,) brought to the nearest one that is trained on."""
-        return (t.round().long() if self.discrete else t).clamp(self.start, self.end)
+    def nearest_trained(self, t: Tensor) -> Tensor:
+        """Return the t nearest to t (B,) that training draws: within [start, end], whole if the schedule is discrete."""
+        return (t.round() if self.discrete else t).clamp(self.start, self.end)
 
-    def along(self, share: float) -> float:
-        """The t that lies a share in (0, 1] of the way from clean to the end."""
+    def t_at_share(self, share: float) -> float:
+        """Return the t at a share in (0, 1] of the way from clean to `end`, where evenly spaced sampling steps lie."""
         return self.end * share
 
     def quantile(self, u: Tensor) -> Tensor:
-        """The t (B,) below which a share u (B,) in [0, 1) of all t lies."""
+        """Return the t (B,) below which a share u (B,) in [0, 1) of uniformly drawn training steps lies."""
         if self.discrete:
-            return 1 + (u * self.end).long().clamp_max(int(self.end) - 1)
+            return 1 + (u * self.end).floor().clamp_max(self.end - 1)
         return self.start + u * (self.end - self.start)
 
 
@@ -79,10 +85,10 @@ class VariancePreserving(NoiseSchedule):
 
     Args:
         alphas_squared: (T,), float64, the cumulative products "alpha bar" of Ho et al. 2020 (arXiv 2006.11239, eq. 4).
-        discrete: train at whole t alone.
+        discrete: train only at whole t.
 
     Raises:
-        ValueError: not one-dimensional, not within [0, 1], or not falling.
+        ValueError: the table is not one-dimensional, leaves [0, 1], or does not fall strictly.
     """
 
     alphas_squared: Tensor
@@ -94,7 +100,7 @@ class VariancePreserving(NoiseSchedule):
         falls = table.ndim == 1 and len(table) > 0 and table[0] < 1 and table[-1] >= 0 and (table.diff() < 0).all()
         if not falls:
             raise ValueError(
-                f"a noise schedule's alpha^2 must fall strictly from below 1 to at least 0; got {_shown(table)}"
+                f"a noise schedule's alpha^2 must fall strictly from below 1 to at least 0; got {_format_table(table)}"
             )
 
     @property
@@ -102,21 +108,26 @@ class VariancePreserving(NoiseSchedule):
         return len(self.alphas_squared)
 
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        if t.is_floating_point():
-            below = t.floor().clamp(0, self.end - 1).long()
-            angle = torch.lerp(self._angles(below), self._angles(below + 1), t.double() - below)
-            return (math.pi / 2 - angle).sin(), angle.sin()  # unlike the cosine, exactly 0 at pure noise
-        alpha_squared = self._table()[t]
-        return alpha_squared.sqrt(), (1 - alpha_squared).sqrt()
+        t = t.double()
+        nearest = t.round().long()
+        alpha_squared, whole = self._table()[nearest], nearest == t
+        alpha, sigma = alpha_squared.sqrt(), (1 - alpha_squared).sqrt()
+        if whole.all():
+            return alpha, sigma
+        below = t.floor().clamp(0, self.end - 1).long()
+        angle = torch.lerp(self._angles(below), self._angles(below + 1), t - below)
+        # Whole t keep the table's values, from which a sine of an interpolated angle would differ in the last bits. The
+        # cosine is written as a sine because that is exactly 0 at pure noise.
+        return torch.where(whole, alpha, (math.pi / 2 - angle).sin()), torch.where(whole, sigma, angle.sin())
 
-    def time_of(self, ratio: Tensor) -> Tensor:
+    def t_at_ratio(self, ratio: Tensor) -> Tensor:
         angle = ratio.double().atan()
         angles = self._angles(torch.arange(self.end + 1))
         above = torch.searchsorted(angles, angle).clamp(1, self.end)
         return above - (angles[above] - angle) / (angles[above] - angles[above - 1])
 
-    def told(self, t: Tensor) -> Tensor:
-        """t - 1, from 0 to T - 1, as published models count."""
+    def network_time(self, t: Tensor) -> Tensor:
+        """Return t - 1, from 0 to T - 1, as published models count their steps."""
         return t - 1
 
     def _table(self) -> Tensor:
@@ -126,7 +137,7 @@ class VariancePreserving(NoiseSchedule):
         return self._table()[t].sqrt().acos()
 
 
-def _shown(table: Tensor) -> str:
-    """A table, or the ends of a long one."""
+def _format_table(table: Tensor) -> str:
+    """Return the numbers of a table; only its ends if it is long."""
     values = table.flatten().tolist()
     return f"{values}" if len(values) <= 10 else f"{values[:4]} … {values[-4:]}"

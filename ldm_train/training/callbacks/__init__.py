@@ -1,1 +1,1 @@
-"""What watches a run without disturbing it: the step's log, progress, checkpoints, pictures, validation."""
+"""Callbacks that watch a run without changing it: step log, progress, health, pictures; and early stopping."""

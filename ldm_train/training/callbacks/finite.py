@@ -1,4 +1,4 @@
-"""What becomes of steps whose loss or gradient was not finite, and so were left out: told, kept to be looked at, counted."""
+"""Steps that were skipped because their loss or gradient was not finite: record them, and stop after too many."""
 
 import json
 from dataclasses import dataclass, field
@@ -13,32 +13,36 @@ from torch.optim import Optimizer
 from ldm_train.data.batches.datamodules import EndlessData
 from ldm_train.training.base_module import Examined, Training
 from ldm_train.training.callbacks.step_log import step_ended
-from ldm_train.training.optimization.sharding import gathered
+from ldm_train.training.optimization.sharding import gather_tensor
 from ldm_train.util.files import atomic_write
 from ldm_train.weights.tensor_files import write_tensor_file
 
 
 class DivergedError(ValueError):
-    """So many steps in a row were not finite that the run is lost."""
+    """Too many steps in a row were not finite."""
 
 
 @dataclass
-class Attempt:
-    """A step that may have been left out: what its micro-batches saw, and the flag, on its way to the host."""
+class PendingStep:
+    """A step that may have been skipped: what its micro-batches were, and the flag `applied`, on its way to the host."""
 
     step: int = 0
     examined: list[Examined] = field(default_factory=list)
     applied: Tensor | None = None
 
 
-class NonFinite(Callback):
-    """Looks at each step's flag when the next one is about to be taken, so that no device waits for the host.
+class NonFiniteSteps(Callback):
+    """Record skipped steps, and raise after `limit` of them in a row.
 
-    The weights are then still those that led to it, for neither step has changed them. They are kept, of the first step in
-    a row, as `nonfinite/step-….safetensors`; beside them every rank tells its examples, timesteps and losses as JSON.
+    A step's flag is read just before the next optimizer step, so that the host never waits for the device. The weights are
+    then still the ones that led to the failure, because neither step has changed them. At the first skipped step in a row
+    they are kept as `nonfinite/step-….safetensors`; every rank writes its examples, timesteps and losses as JSON next to it.
 
     Args:
-        limit: so many steps in a row end the run.
+        limit: number of skipped steps in a row that ends the run.
+
+    Raises:
+        DivergedError: `limit` steps in a row were not finite.
     """
 
     def __init__(self, run_dir: Path, *, limit: int) -> None:
@@ -46,8 +50,8 @@ class NonFinite(Callback):
         self.limit = limit
         self.in_a_row = 0
         self._last = 0
-        self._now = Attempt()
-        self._before = Attempt()
+        self._now = PendingStep()
+        self._before = PendingStep()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: object, batch_idx: int
@@ -60,14 +64,14 @@ class NonFinite(Callback):
             if pl_module.applied.is_cuda:
                 self._copied = torch.cuda.Event()
                 self._copied.record()
-            self._before, self._now = self._now, Attempt()
+            self._before, self._now = self._now, PendingStep()
 
     def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer) -> None:
         self._look(trainer, pl_module)
         self._refuse_diverged()
 
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, object]) -> None:
-        """Look before the checkpoint is there: a run that is continued from it does not see its last step again."""
+        """Look at the last step before the checkpoint is written: a run continued from it does not repeat that step."""
         self._look(trainer, pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -76,7 +80,7 @@ class NonFinite(Callback):
 
     def _look(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Training)
-        attempt, self._before = self._before, Attempt()
+        attempt, self._before = self._before, PendingStep()
         if attempt.applied is None:
             return
         if pl_module.applied.is_cuda:
@@ -90,26 +94,29 @@ class NonFinite(Callback):
         if self.in_a_row >= self.limit:
             raise DivergedError(
                 f"the loss or the gradient was not finite in {self.in_a_row} steps in a row, up to step {self._last} "
-                f"(max_nonfinite_steps={self.limit}); none of them was applied. {self.folder} names their examples and "
-                "holds the weights; try a lower optimizer.lr, a longer lr_schedule.warmup_steps, trainer.precision=32-true"
+                f"(max_nonfinite_steps={self.limit}); none of them was applied. {self.folder} has their examples and the "
+                "weights. Try a lower optimizer.lr, a longer lr_schedule.warmup_steps, or trainer.precision=32-true"
             )
 
-    def _keep(self, trainer: pl.Trainer, module: Training, attempt: Attempt) -> None:
+    def _keep(self, trainer: pl.Trainer, module: Training, attempt: PendingStep) -> None:
         data = trainer.datamodule  # type: ignore[attr-defined]
-        told = [line for examined in attempt.examined for line in told_examples(examined, data)]
+        examples = [line for examined in attempt.examined for line in describe_examples(examined, data)]
         path = self.folder / f"step-{attempt.step:08d}-rank-{trainer.global_rank}.json"
-        atomic_write(path, json.dumps({"step": attempt.step, "examples": told}, indent=2) + "\n")
+        atomic_write(path, json.dumps({"step": attempt.step, "examples": examples}, indent=2) + "\n")
         if self.in_a_row == 1:
-            weights = {name: gathered(p.detach()).cpu() for name, p in module.trained_parameters().items()}
+            weights = {name: gather_tensor(p.detach()).cpu() for name, p in module.trained_parameters().items()}
             if trainer.is_global_zero:
                 write_tensor_file(self.folder / f"step-{attempt.step:08d}.safetensors", weights, {"step": attempt.step})
         if trainer.is_global_zero:
-            names = ", ".join(str(line["example"]) for line in told if line["finite"] is False) or "none of them alone"
-            print(f"warning: step {attempt.step} was not finite and is left out; see {path} (examples: {names})")
+            names = ", ".join(str(line["example"]) for line in examples if line["finite"] is False) or "none"
+            print(
+                f"warning: step {attempt.step} was skipped: its loss or gradient is not finite (examples: {names}); "
+                f"see {path}"
+            )
 
 
-def told_examples(examined: Examined, data: EndlessData) -> list[dict[str, object]]:
-    """What a micro-batch saw, an example each, in plain values; a loss that is no number as text."""
+def describe_examples(examined: Examined, data: EndlessData) -> list[dict[str, object]]:
+    """Return what a micro-batch was, one entry per example, in plain values; a loss that is not finite as text."""
     losses = examined.losses.tolist()
     times = [None] * len(losses) if examined.t is None else examined.t.tolist()
     names = data.names(examined.positions)

@@ -1,4 +1,4 @@
-"""Pictures side by side, for people and dashboards, and pictures that all ranks draw together."""
+"""Grids of pictures for people and dashboards, and pictures that all ranks draw together."""
 
 import pytorch_lightning as pl
 import torch
@@ -7,27 +7,30 @@ from torch.nn.functional import interpolate, pad
 from torchvision.utils import make_grid
 
 from ldm_train.data.pictures.images import count_broken, to_display_bytes
-from ldm_train.generation import Generation, Recipe
+from ldm_train.generation import Generation, SamplingSettings
 from ldm_train.samplers.base import StepCallback
 from ldm_train.training.loggers.dashboards import log_scalars
 
 
-def grid(images: Tensor, *, columns: int) -> Tensor:
-    """uint8 images (B, 3, H, W) in rows of `columns`, one picture (3, H', W')."""
+def make_grid_picture(images: Tensor, *, columns: int) -> Tensor:
+    """Return uint8 images (B, 3, H, W) as one picture (3, H', W') with rows of `columns`."""
     return make_grid(images, nrow=columns, padding=2, pad_value=255).to(torch.uint8)
 
 
-def pairs(above: Tensor, below: Tensor, *, columns: int) -> Tensor:
-    """Each of uint8 images (B, 3, H, W) over its counterpart, in double rows of `columns`, one picture (3, H', W')."""
+def make_pair_picture(above: Tensor, below: Tensor, *, columns: int) -> Tensor:
+    """Return one picture (3, H', W') with each of uint8 images (B, 3, H, W) above its counterpart.
+
+    The double rows have `columns` pairs.
+    """
     rows = [row for i in range(0, len(above), columns) for row in (above[i : i + columns], below[i : i + columns])]
     empty = torch.full_like(above[:1], 255).expand(columns, -1, -1, -1)
-    return grid(torch.cat([torch.cat([row, empty[len(row) :]]) for row in rows]), columns=columns)
+    return make_grid_picture(torch.cat([torch.cat([row, empty[len(row) :]]) for row in rows]), columns=columns)
 
 
-def fitted(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """A uint8 image (3, H, W) as large as it can be within (height, width), on white, (3, height, width)."""
-    scale = min(side / own for side, own in zip(size, image.shape[1:], strict=True))
-    inner = [max(1, round(own * scale)) for own in image.shape[1:]]
+def fit_on_white(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return a uint8 image (3, H, W) scaled to fit into (height, width), on white, (3, height, width)."""
+    scale = min(side / length for side, length in zip(size, image.shape[1:], strict=True))
+    inner = [max(1, round(length * scale)) for length in image.shape[1:]]
     if tuple(inner) != tuple(image.shape[1:]):
         resized = interpolate(image[None].float(), inner, mode="bilinear", antialias=True)[0]
         image = resized.round().clamp(0, 255).to(torch.uint8)
@@ -35,36 +38,40 @@ def fitted(image: Tensor, size: tuple[int, int]) -> Tensor:
     return pad(image, (left, size[1] - inner[1] - left, top, size[0] - inner[0] - top), value=255)
 
 
-def warn_of_broken(trainer: pl.Trainer, name: str, pictures: Tensor) -> None:
-    """Say and log how many of uint8 pictures (B, 3, H, W) stand for what was not finite, if there are some."""
+def warn_of_nonfinite(trainer: pl.Trainer, name: str, pictures: Tensor) -> None:
+    """Warn of, and log, the number of pictures that stand for ones that were not finite, if there are any.
+
+    Args:
+        pictures: (B, 3, H, W) uint8.
+    """
     if count := count_broken(pictures):
         print(
-            f"warning: at step {trainer.global_step} {count} of {len(pictures)} {name} contain NaN or infinity, and are "
+            f"warning: at step {trainer.global_step} {count} of {len(pictures)} {name} contain NaN or infinity and are "
             "shown as a checkerboard; the run goes on"
         )
         log_scalars(trainer, {f"nonfinite_pictures/{name.replace(' ', '_')}": float(count)})
 
 
-def draw_together(
+def draw_over_ranks(
     generation: Generation,
     prompts: list[str],
-    recipe: Recipe,
+    recipe: SamplingSettings,
     *,
     rank: int,
     world: int,
     callback: StepCallback | None = None,
 ) -> Tensor:
-    """A picture of each prompt, (B, 3, H, W) uint8 on the CPU of every rank, of which each has drawn a share.
+    """Draw a picture of each prompt, a share on each rank, and return all on every rank's CPU, (B, 3, H, W) uint8.
 
-    The i-th has noise number i, whoever draws it. A rank with nothing to do draws a picture again, for sharded parameters
-    need every rank at every step.
+    The i-th picture has noise number i, whichever rank draws it. A rank without a share draws the first picture again,
+    because sharded parameters need every rank at every step.
     """
     portion = torch.arange(len(prompts)).tensor_split(world)[rank].tolist()
     drawn = portion or [0]
-    own = to_display_bytes(generation([prompts[i] for i in drawn], recipe, first=drawn[0], callback=callback))
+    images_here = to_display_bytes(generation([prompts[i] for i in drawn], recipe, first=drawn[0], callback=callback))
     if world == 1:
-        return own.cpu()
-    images = own.new_zeros(len(prompts), *own.shape[1:])
-    images[portion] = own[: len(portion)]
+        return images_here.cpu()
+    images = images_here.new_zeros(len(prompts), *images_here.shape[1:])
+    images[portion] = images_here[: len(portion)]
     torch.distributed.all_reduce(images)
     return images.cpu()

@@ -1,4 +1,4 @@
-"""The progress of a run by optimizer steps: a bar with loss, speed and time left; a line now and then elsewhere."""
+"""The progress of a run in optimizer steps: a bar with loss, speed and time left on a terminal, else a line now and then."""
 
 import sys
 import time
@@ -7,20 +7,20 @@ import pytorch_lightning as pl
 from pytorch_lightning import Callback
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from ldm_train.training.callbacks.spent import Spent
+from ldm_train.training.callbacks.spent import TimeSpent
 from ldm_train.training.callbacks.step_log import StepLog, step_ended
 
-TRAINING = "training"
+TRAINING_TASK = "training"
 
 
 class StepProgress(Callback):
-    """A bar on a terminal, which says what else is done while no step is taken; elsewhere one line every `seconds`."""
+    """Show a bar on a terminal, which also says what is done between steps; elsewhere print a line every `seconds`."""
 
-    def __init__(self, step_log: StepLog, spent: Spent, *, seconds: float = 30.0) -> None:
+    def __init__(self, step_log: StepLog, spent: TimeSpent, *, seconds: float = 30.0) -> None:
         self.step_log = step_log
         self.spent = spent
         self.seconds = seconds
-        spent.listen(self._tell)
+        spent.listen(self._describe)
         self._bar: Progress | None = None
         self._last_line = 0.0
 
@@ -35,7 +35,7 @@ class StepProgress(Callback):
                 TimeRemainingColumn(),
             )
             self._bar = Progress(*columns, TextColumn("{task.fields[note]}"), speed_estimate_period=120)
-            self._task = self._bar.add_task(TRAINING, total=trainer.max_steps, completed=trainer.global_step, note="")
+            self._task = self._bar.add_task(TRAINING_TASK, total=trainer.max_steps, completed=trainer.global_step, note="")
             self._bar.start()
 
     def on_train_batch_end(
@@ -56,9 +56,9 @@ class StepProgress(Callback):
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         self._stop()
 
-    def _tell(self, doing: str) -> None:
+    def _describe(self, task: str) -> None:
         if self._bar is not None:
-            self._bar.update(self._task, description=doing or TRAINING)
+            self._bar.update(self._task, description=task or TRAINING_TASK)
 
     def _stop(self) -> None:
         if self._bar is not None:

@@ -1,4 +1,4 @@
-"""Held-out pictures above their reconstructions, and how near they come, while an autoencoder trains."""
+"""Reconstructions of held-out pictures while an autoencoder trains."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,20 +13,20 @@ from ldm_train.data.pictures.images import save_png, to_display_bytes
 from ldm_train.data.sources.items import Item
 from ldm_train.metrics.drawings import psnr
 from ldm_train.training.autoencoder_module import AutoencoderTraining
-from ldm_train.training.callbacks.picture_grids import grid, warn_of_broken
-from ldm_train.training.callbacks.spent import Spent
+from ldm_train.training.callbacks.picture_grids import make_grid_picture, warn_of_nonfinite
+from ldm_train.training.callbacks.spent import TimeSpent
 from ldm_train.training.callbacks.step_log import is_due
 from ldm_train.training.loggers.dashboards import log_picture, log_scalars
 
 
 class Reconstructions(Callback):
-    """Logs the mean PSNR of held-out pictures, dB, and a grid of the first sixteen over their reconstructions.
+    """Log the mean PSNR of held-out pictures, dB, and a grid of the first sixteen above their reconstructions.
 
-    Without held-out pictures the first of the training's stand in, and the metric is named accordingly.
+    If no picture is held out, the first 64 training pictures are used, and the metric is named `train_psnr`.
     """
 
-    def __init__(self, run_dir: Path, *, every: int, batch_size: int = 32, spent: Spent | None = None) -> None:
-        self.spent = spent or Spent()
+    def __init__(self, run_dir: Path, *, every: int, batch_size: int = 32, spent: TimeSpent | None = None) -> None:
+        self.spent = spent or TimeSpent()
         self.run_dir = run_dir
         self.every = every
         self.batch_size = batch_size
@@ -58,7 +58,7 @@ class Reconstructions(Callback):
             decoded = module.reconstruct(images)
             values.append(psnr(decoded, images).cpu())
             if start == 0:
-                shown = to_display_bytes(torch.cat([images[:16], decoded[:16]]))
-                warn_of_broken(trainer, "reconstructions", shown[len(shown) // 2 :])
-                pair = grid(shown, columns=min(16, len(images)))
+                images_and_decoded = to_display_bytes(torch.cat([images[:16], decoded[:16]]))
+                warn_of_nonfinite(trainer, "reconstructions", images_and_decoded[len(images_and_decoded) // 2 :])
+                pair = make_grid_picture(images_and_decoded, columns=min(16, len(images)))
         return torch.cat(values), pair

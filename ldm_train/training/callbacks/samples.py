@@ -1,4 +1,4 @@
-"""Pictures while a run trains: of fixed prompts, of held-out captions beside the true ones, and one's way from noise."""
+"""Pictures while a run trains: of fixed prompts, of held-out captions next to the true pictures, and film strips."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -12,19 +12,29 @@ from pytorch_lightning import Callback
 from torch import Tensor
 
 from ldm_train.data.pictures.images import save_png, to_display_bytes
-from ldm_train.generation import Generation, Recipe
-from ldm_train.training.callbacks.film import Reverse, forward_strip, latents_of
-from ldm_train.training.callbacks.growth import grow
-from ldm_train.training.callbacks.picture_grids import draw_together, fitted, grid, pairs, warn_of_broken
-from ldm_train.training.callbacks.spent import Spent
+from ldm_train.generation import Generation, SamplingSettings
+from ldm_train.training.callbacks.film import (
+    ReverseFilm,
+    load_model_latents,
+    make_forward_strip,
+)
+from ldm_train.training.callbacks.growth import add_growth_row
+from ldm_train.training.callbacks.picture_grids import (
+    draw_over_ranks,
+    fit_on_white,
+    make_grid_picture,
+    make_pair_picture,
+    warn_of_nonfinite,
+)
+from ldm_train.training.callbacks.spent import TimeSpent
 from ldm_train.training.callbacks.step_log import is_due
 from ldm_train.training.ema.ema import EMA
 from ldm_train.training.loggers.dashboards import log_picture
 from ldm_train.training.module import NoisePredictorTraining
 from ldm_train.util.files import atomic_write
 
-COLUMNS = 8
-GROWTH = "growth.png"
+SAMPLE_COLUMNS = 8
+GROWTH_PICTURE = "growth.png"
 PREFIXES = {"samples": "", "held_out": "held-out-", "reverse": "reverse-", "forward": "forward-"}
 
 
@@ -33,38 +43,40 @@ class Drawing:
     """Which pictures of a run are drawn, and how.
 
     Args:
-        prompts: the same ones every time; of the first, the way from noise is shown.
-        recipes: by guidance scale; each draws all prompts. The first one draws what else there is.
-        held_out: captions of held-out examples by the examples' numbers, drawn beside what the examples show.
+        prompts: drawn every time; a film strip shows the reverse process of the first one.
+        recipes: by guidance scale; each draws all prompts. The first one also draws everything else.
+        held_out: captions of held-out examples by the examples' numbers, drawn next to the examples' pictures.
     """
 
     prompts: list[str]
-    recipes: Mapping[float, Recipe]
+    recipes: Mapping[float, SamplingSettings]
     held_out: Mapping[int, str]
 
     @cached_property
-    def recipe(self) -> Recipe:
+    def recipe(self) -> SamplingSettings:
+        """The settings at the first guidance scale."""
         return next(iter(self.recipes.values()))
 
     @property
     def captions(self) -> list[str]:
-        """All that is ever drawn."""
+        """All captions that are ever drawn."""
         return [*self.prompts, *self.held_out.values(), self.recipe.negative_prompt]
 
     def settings(self, size: tuple[int, int]) -> dict[str, object]:
-        """As plain values."""
+        """Return what decides the pictures, in plain values."""
         return {"prompts": self.prompts, "guidance": list(self.recipes), "size": list(size), "seed": self.recipe.seed}
 
 
 class Samples(Callback):
-    """Draws with the averaged weights, on all ranks together: `samples/step-….png` and its like, and all dashboards.
+    """Draw with the averaged weights, on all ranks together; write `samples/step-….png` and others, and log them.
 
-    The networks compute in the training's precision, such as bf16-mixed; the rest, the autoencoder too, in float32.
+    The networks compute in the training's precision, such as bf16-mixed; everything else, including the autoencoder, in
+    float32.
 
     Args:
-        generation: makes the pictures of the module's network and text encoder.
+        generation: builds the generation from the module's network and text encoder.
         every: optimizer steps; also at the end of the run.
-        spent: what its time is added to.
+        spent: to which the time of drawing is added.
     """
 
     def __init__(
@@ -75,9 +87,9 @@ class Samples(Callback):
         drawing: Drawing,
         *,
         every: int,
-        spent: Spent | None = None,
+        spent: TimeSpent | None = None,
     ) -> None:
-        self.spent = spent or Spent()
+        self.spent = spent or TimeSpent()
         self.folder = run_dir / "samples"
         self.ema = ema
         self.generation = generation
@@ -94,50 +106,56 @@ class Samples(Callback):
                 self._show(trainer, pl_module)
 
     def _show(self, trainer: pl.Trainer, module: NoisePredictorTraining) -> None:
-        with self.ema.swapped(module), module.at_rest():  # in this order: autocast remembers weights
+        with self.ema.swapped(module), module.at_rest():  # in this order, because autocast caches the weights that it casts
             generation = self.generation(module)
             pictures, row = self._draw(trainer, generation)
         if trainer.is_global_zero:
             data = trainer.datamodule  # type: ignore[attr-defined]
-            pictures["forward"] = forward_strip(module, data, generation, seed=self.drawing.recipe.seed)
+            pictures["forward"] = make_forward_strip(module, data, generation, seed=self.drawing.recipe.seed)
             self._keep(trainer, pictures, row)
 
     def _draw(self, trainer: pl.Trainer, generation: Generation) -> tuple[dict[str, Tensor], Tensor]:
-        """What is shown, by name, and the prompts' pictures (B, 3, H, W) at the first scale."""
+        """Return pictures to show by name, and the prompts' pictures (B, 3, H, W) at the first guidance scale."""
         drawing, prompts = self.drawing, self.drawing.prompts
         rank, world = trainer.global_rank, trainer.world_size
-        film = Reverse(generation, drawing.recipe.steps)
+        film = ReverseFilm(generation, drawing.recipe.steps)
         rows = [
-            draw_together(generation, prompts, recipe, rank=rank, world=world, callback=watch if rank == 0 else None)
+            draw_over_ranks(generation, prompts, recipe, rank=rank, world=world, callback=watch if rank == 0 else None)
             for recipe, watch in zip(drawing.recipes.values(), [film, *[None] * len(drawing.recipes)], strict=False)
         ]
-        columns = min(COLUMNS, len(prompts)) if len(rows) == 1 else len(prompts)
-        shown = {"samples": grid(torch.cat(rows), columns=columns)}
+        columns = min(SAMPLE_COLUMNS, len(prompts)) if len(rows) == 1 else len(prompts)
+        pictures = {"samples": make_grid_picture(torch.cat(rows), columns=columns)}
         if rank == 0:
-            warn_of_broken(trainer, "pictures of prompts", torch.cat(rows))
+            warn_of_nonfinite(trainer, "pictures of prompts", torch.cat(rows))
         captions = list(drawing.held_out.values())
         if captions:
             same = captions == prompts
-            drawn = rows[0] if same else draw_together(generation, captions, drawing.recipe, rank=rank, world=world)
+            drawn = rows[0] if same else draw_over_ranks(generation, captions, drawing.recipe, rank=rank, world=world)
             if rank == 0 and not same:
-                warn_of_broken(trainer, "pictures of held-out captions", drawn)
-            shown["held_out"] = pairs(self._truth(trainer, generation, drawn), drawn, columns=min(COLUMNS, len(captions)))
-        return shown | ({"reverse": film.strip} if rank == 0 else {}), rows[0]
+                warn_of_nonfinite(trainer, "pictures of held-out captions", drawn)
+            pictures["held_out"] = make_pair_picture(
+                self._truth(trainer, generation, drawn), drawn, columns=min(SAMPLE_COLUMNS, len(captions))
+            )
+        return pictures | ({"reverse": film.strip} if rank == 0 else {}), rows[0]
 
     def _truth(self, trainer: pl.Trainer, generation: Generation, drawn: Tensor) -> Tensor:
-        """The held-out examples as the autoencoder gives them back, at the size of what is drawn, (B, 3, H, W) uint8."""
+        """Return the held-out examples as the autoencoder decodes them, at the size of what is drawn, (B, 3, H, W) uint8."""
         if self._true is None:
             data = trainer.datamodule  # type: ignore[attr-defined]
-            latents = [latents_of(data, example, generation) for example in self.drawing.held_out]
+            latents = [load_model_latents(data, example, generation) for example in self.drawing.held_out]
             pictures = [to_display_bytes(generation.decode(one))[0].cpu() for one in latents]
-            self._true = torch.stack([fitted(picture, (drawn.shape[2], drawn.shape[3])) for picture in pictures])
+            self._true = torch.stack([fit_on_white(picture, (drawn.shape[2], drawn.shape[3])) for picture in pictures])
         return self._true
 
     def _keep(self, trainer: pl.Trainer, pictures: Mapping[str, Tensor], row: Tensor) -> None:
-        """On disk and in the dashboards; `row` (B, 3, H, W) is added to the picture of the whole run."""
+        """Write the pictures and log them; `row` (B, 3, H, W) is added to the picture of the whole run."""
         step, settings = trainer.global_step, self.drawing.settings((row.shape[2], row.shape[3]))
         for name, picture in pictures.items():
             save_png(picture, self.folder / f"{PREFIXES[name]}step-{step:08d}.png")
             log_picture(trainer, name, picture)
-        log_picture(trainer, "growth", grow(self.folder / GROWTH, row, step=step, every=self.every, settings=settings))
+        log_picture(
+            trainer,
+            "growth",
+            add_growth_row(self.folder / GROWTH_PICTURE, row, step=step, every=self.every, settings=settings),
+        )
         atomic_write(self.folder / "prompts.json", json.dumps(settings, indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""The wall-clock that a run spends on anything but training, by name."""
+"""The wall-clock time that a run spends on anything but training, by name."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -7,8 +7,8 @@ from contextlib import contextmanager
 import pytorch_lightning as pl
 from pytorch_lightning import Callback
 
-DATA = "data"  # the wait for it
-DOING = {
+DATA = "data"  # waiting for it
+TASK_DESCRIPTIONS = {
     "pictures": "drawing pictures",
     "validation": "validating",
     "metrics": "measuring pictures",
@@ -16,11 +16,11 @@ DOING = {
 }
 
 
-class Spent:
-    """`with spent("pictures"): …` adds up `seconds` by name, and tells those who listen what is being done.
+class TimeSpent:
+    """`with spent("pictures"): …` adds to `seconds` by name, and notifies listeners of what is being done.
 
     Args:
-        clock: seconds, from any moment on.
+        clock: returns seconds since any fixed moment.
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -31,33 +31,34 @@ class Spent:
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
         began = self.clock()
-        self._tell(DOING.get(name, name))
+        self._notify(TASK_DESCRIPTIONS.get(name, name))
         try:
             yield
         finally:
             self.add(name, self.clock() - began)
-            self._tell("")
+            self._notify("")
 
     def add(self, name: str, seconds: float) -> None:
+        """Add seconds to a name."""
         self.seconds[name] = self.seconds.get(name, 0.0) + seconds
 
     def listen(self, listener: Callable[[str], None]) -> None:
-        """Have it called with what is begun, in words, and with nothing when that is done."""
+        """Call the listener with a description of each task when it begins, and with "" when it ends."""
         self._listeners.append(listener)
 
     def besides_training(self) -> float:
-        """Seconds on all but training and the wait for its data."""
+        """Return the seconds spent on anything but training and waiting for its data."""
         return sum(seconds for name, seconds in self.seconds.items() if name != DATA)
 
-    def _tell(self, doing: str) -> None:
+    def _notify(self, task: str) -> None:
         for listener in self._listeners:
-            listener(doing)
+            listener(task)
 
 
-class Waiting(Callback):
-    """Adds up the time between a batch's end and the next one's start; to be the last of all callbacks."""
+class DataWaiting(Callback):
+    """Add up the time between a batch's end and the next one's start. Must be the last of all callbacks."""
 
-    def __init__(self, spent: Spent) -> None:
+    def __init__(self, spent: TimeSpent) -> None:
         self.spent = spent
         self._ended: float | None = None
 

@@ -13,23 +13,23 @@ from ldm_train.training.loggers.dashboards import log_scalars
 
 
 def step_ended(trainer: pl.Trainer, batch_idx: int) -> bool:
-    """Whether this micro-batch completed an optimizer step."""
+    """Return whether this micro-batch completed an optimizer step."""
     return (batch_idx + 1) % trainer.accumulate_grad_batches == 0
 
 
 def is_logged(step: int, every: int, trainer: pl.Trainer) -> bool:
-    """Whether it is one of every so many steps, the first, or the last."""
+    """Return whether a step is logged: every so many steps, the first, and the last."""
     return step % every == 0 or step in (1, trainer.max_steps)
 
 
 def is_due(trainer: pl.Trainer, batch_idx: int, *, every: int) -> bool:
-    """Whether this micro-batch completed a step at which something is done every so many steps, and at the end."""
+    """Return whether this micro-batch completed a step at which something is done every so many steps and at the end."""
     step = trainer.global_step
     return step_ended(trainer, batch_idx) and (step % every == 0 or step == trainer.max_steps)
 
 
 def mean_over_ranks(values: Tensor) -> Tensor:
-    """The mean of every rank's values, on every rank."""
+    """Return the mean of all ranks' values, on every rank."""
     if torch.distributed.is_initialized():
         torch.distributed.all_reduce(values)
         values = values / torch.distributed.get_world_size()
@@ -37,12 +37,12 @@ def mean_over_ranks(values: Tensor) -> Tensor:
 
 
 class StepLog(Callback):
-    """Logs each returned value's mean over the global batch, the gradient's norm, the learning rate and the speed.
+    """Log each returned value's mean over the global batch, the gradient's norm, the learning rate and the speed.
 
-    Values stay on the device and are fetched only at a logged step.
+    Values stay on the device and are fetched only at logged steps.
 
     Args:
-        every: optimizer steps; the first and the last are logged too.
+        every: optimizer steps; the first and the last step are logged too.
     """
 
     def __init__(self, *, every: int) -> None:
@@ -57,14 +57,14 @@ class StepLog(Callback):
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        self._rate = optimizer.param_groups[0]["lr"]  # at the step's end it is the next one's
+        self._rate = optimizer.param_groups[0]["lr"]  # read here: at the end of the step it is already the next step's
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         assert isinstance(outputs, Mapping)
         for name, value in outputs.items():
-            # Lightning divides the returned loss by the accumulation for the backward pass.
+            # Lightning has divided the returned loss by the number of micro-batches, but no other value.
             share = value.detach() if name == "loss" else value.detach() / trainer.accumulate_grad_batches
             self._sums[name] = self._sums[name] + share if name in self._sums else share
         if step_ended(trainer, batch_idx):

@@ -1,7 +1,7 @@
-"""Ending a run early without losing a step: a signal or a time limit is agreed on by all ranks and ends it at a step's end.
+"""End a run early without losing a step: all ranks agree on a signal or a time limit, and stop at the end of the same step.
 
-Lightning's own handlers broadcast from inside the signal, and wait for the device at every micro-batch to be ready for it;
-they are switched off.
+Lightning's own handlers broadcast from inside the signal handler and wait for the device at every micro-batch to be ready
+for it; they are switched off.
 """
 
 import os
@@ -20,20 +20,20 @@ from torch.distributed import Work
 
 from ldm_train.training.callbacks.step_log import step_ended
 
-# A terminal that is closed sends SIGHUP; SLURM warns with the last two.
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-SAME = 1.0  # seconds in which a second one is the first again, sent by a terminal and by what started the process
-TIME_LIMIT = 255  # stands for the limit where a signal's number would
+# A closed terminal sends SIGHUP; SLURM can be asked to warn with SIGUSR1 or SIGUSR2.
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+REPEAT_SECONDS = 1.0  # a second signal within this time repeats the first: a terminal and a launcher both send it
+TIME_LIMIT = 255  # stands for max_time in the place of a signal's number
 
 
 class Stop(Callback):
-    """Sets `trainer.should_stop` at the end of a step, on every rank at the same one; `reason` says why.
+    """Set `trainer.should_stop` at the end of a step, the same step on every rank; `reason` says why.
 
-    The ranks exchange their flags through the CPU while the next step is computed, so nothing waits for that.
+    The ranks exchange their flags on the CPU while the next step is computed, so nothing waits for that.
 
     Args:
-        max_time: how long this process may train, from `started` on; None for as long as it takes.
-        started: when that began, on the clock of `time.monotonic`.
+        max_time: how long this process may train, counted from `started`; None for no limit.
+        started: when the process started, as `time.monotonic()`.
     """
 
     def __init__(self, *, max_time: timedelta | None = None, started: float) -> None:
@@ -50,16 +50,20 @@ class Stop(Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         silence_lightning(trainer)
-        self._terminals = [stream for stream in (1, 2) if os.isatty(stream)]  # a closed one is none any more
+        # Asked now, because a closed terminal is no tty any more.
+        self._terminals = [stream for stream in (1, 2) if os.isatty(stream)]
         if threading.current_thread() is threading.main_thread():
-            ignored = {number for number in SIGNALS if signal.getsignal(number) == signal.SIG_IGN}  # SIGHUP's, by nohup
-            self._handlers = {number: signal.signal(number, self._receive) for number in SIGNALS if number not in ignored}
+            # Such as SIGHUP under nohup.
+            ignored = {number for number in STOP_SIGNALS if signal.getsignal(number) == signal.SIG_IGN}
+            self._handlers = {
+                number: signal.signal(number, self._receive) for number in STOP_SIGNALS if number not in ignored
+            }
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        self._give_back()
+        self._restore_handlers()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        self._give_back()
+        self._restore_handlers()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.world_size > 1:
@@ -72,8 +76,8 @@ class Stop(Callback):
     ) -> None:
         if not step_ended(trainer, batch_idx):
             return
-        wish = self._signal or (TIME_LIMIT if time.monotonic() >= self.deadline else 0)
-        agreed = wish if self._group is None else self._exchanged(wish)
+        wanted = self._signal or (TIME_LIMIT if time.monotonic() >= self.deadline else 0)
+        agreed = wanted if self._group is None else self._exchanged(wanted)
         if agreed:
             self.reason = "max_time" if agreed == TIME_LIMIT else signal.Signals(agreed).name
             trainer.should_stop = True
@@ -83,13 +87,13 @@ class Stop(Callback):
             self._exchange.wait()
             self._exchange = None
 
-    def _exchanged(self, wish: int) -> int:
-        """What any rank wished for at the end of the step before; this one's wish is sent."""
+    def _exchanged(self, wanted: int) -> int:
+        """Return what any rank wanted at the end of the previous step, and send what this one wants now."""
         agreed = 0
         if self._exchange is not None:
             self._exchange.wait()
             agreed = int(self._flag)
-        self._flag.fill_(wish)
+        self._flag.fill_(wanted)
         self._exchange = torch.distributed.all_reduce(
             self._flag, torch.distributed.ReduceOp.MAX, group=self._group, async_op=True
         )
@@ -101,29 +105,29 @@ class Stop(Callback):
         name = signal.Signals(number).name
         if number == signal.SIGHUP:
             leave_terminal(self._terminals)
-        if self._signal and time.monotonic() < self._received + SAME:
+        if self._signal and time.monotonic() < self._received + REPEAT_SECONDS:
             return
         if self._signal:
-            say(f"{name} again: exiting at once; the last checkpoint stands")
+            write_to_stderr(f"{name} again: exiting at once; the last checkpoint is kept")
             os._exit(128 + number)
         self._signal, self._received = number, time.monotonic()
         if os.environ.get("LOCAL_RANK", "0") == "0":
-            say(f"{name}: saving at the end of a step and exiting; a second signal exits at once")
+            write_to_stderr(f"{name}: saving at the end of a step and exiting; a second signal exits at once")
 
-    def _give_back(self) -> None:
+    def _restore_handlers(self) -> None:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
         self._handlers = {}
 
 
-def say(words: str) -> None:
-    """To stderr past Python's own, a print to which may just have been interrupted; it does not matter who listens."""
+def write_to_stderr(message: str) -> None:
+    """Write to stderr past Python's buffer, because a print may just have been interrupted; ignore errors."""
     with suppress(OSError):
-        os.write(2, f"\n{words}\n".encode())
+        os.write(2, f"\n{message}\n".encode())
 
 
 def leave_terminal(streams: Sequence[int]) -> None:
-    """Say nothing more to a terminal that was closed: every print to it would end the run."""
+    """Redirect streams to nowhere after their terminal was closed: every print to it would end the run."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in streams:
         os.dup2(nowhere, stream)
@@ -131,6 +135,6 @@ def leave_terminal(streams: Sequence[int]) -> None:
 
 
 def silence_lightning(trainer: pl.Trainer) -> None:
-    """Keep Lightning's handlers away, and its broadcast at every micro-batch."""
+    """Disable Lightning's signal handlers, and its broadcast at every micro-batch."""
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]

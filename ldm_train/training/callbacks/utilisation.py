@@ -1,4 +1,4 @@
-"""How much of what a device is good for a run makes use of."""
+"""How much of a device's speed a run uses."""
 
 import pytorch_lightning as pl
 import torch
@@ -10,13 +10,13 @@ from ldm_train.training.flops import CountFlops, peak
 
 
 class Utilisation(Callback):
-    """Counts the operations of this process's first micro-batch, and measures what its device does in a second.
+    """Count the operations of this process's first micro-batch, and measure the device's peak speed.
 
-    Compiled networks are not counted: their operations are not seen.
+    Compiled networks are not counted, because their operations cannot be observed.
 
     Attributes:
-        flops: of a micro-batch, forward and back; 0 where they are not known.
-        peak: of the device in the training's precision, a second.
+        flops: operations of a micro-batch, forward and backward; 0 if unknown.
+        peak: operations a second that the device reaches in the training's precision.
     """
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class Utilisation(Callback):
         self._stop()
 
     def share(self, micro_batches: int, seconds: float) -> float | None:
-        """Of the peak, so many micro-batches in so many seconds; None where it is not known."""
+        """Return the share of the peak that so many micro-batches in so many seconds reach; None if unknown."""
         return self.flops * micro_batches / max(1e-9, seconds) / self.peak if self.flops else None
 
     def _stop(self) -> None:

@@ -11,12 +11,12 @@ import pytorch_lightning as pl
 from pytorch_lightning import Callback
 
 from ldm_train.training.base_module import Training
-from ldm_train.training.callbacks.spent import Spent
+from ldm_train.training.callbacks.spent import TimeSpent
 from ldm_train.training.callbacks.step_log import step_ended
 from ldm_train.training.checkpoints.checkpoint_files import BEST, keep_as, last_checkpoint, prune, read_step
 from ldm_train.training.checkpoints.sharded_checkpoint import remove_unnamed_shares
-from ldm_train.training.loggers.dashboards import CLOCK, flush, log_checkpoint
-from ldm_train.training.loggers.jsonl import JsonLinesLogger
+from ldm_train.training.loggers.dashboards import TIMING_PREFIX, flush_dashboards, log_checkpoint
+from ldm_train.training.loggers.jsonl import JsonLines
 from ldm_train.training.run_files import RUN_ID, read_run_id
 from ldm_train.util.files import make_folder
 
@@ -52,7 +52,7 @@ class Keeping:
                 f"checkpoint.keep_every={self.keep_every} must be a multiple of checkpoint.every={self.every}, "
                 "the steps at which there is one"
             )
-        if self.best is not None and self.best.startswith(CLOCK):
+        if self.best is not None and self.best.startswith(TIMING_PREFIX):
             raise ValueError(f"checkpoint.best={self.best} is of the clock, not of the weights; see validation_loss")
 
 
@@ -69,13 +69,13 @@ class Checkpoints(Callback):
         self,
         run_dir: Path,
         keeping: Keeping,
-        lines: JsonLinesLogger,
+        lines: JsonLines,
         *,
-        spent: Spent | None = None,
+        spent: TimeSpent | None = None,
         saved: Callable[[], None] = lambda: None,
     ) -> None:
         self.run_dir = run_dir
-        self.spent = spent or Spent()
+        self.spent = spent or TimeSpent()
         self.run_id = read_run_id(run_dir)
         self.path = last_checkpoint(run_dir)
         self.keeping = keeping
@@ -146,7 +146,7 @@ class Checkpoints(Callback):
 
     def _save(self, trainer: pl.Trainer) -> None:
         self._tell_unknown(trainer)
-        flush(trainer)
+        flush_dashboards(trainer)
         if self.path.is_file():
             self._refuse_full(self.path.stat().st_size, "the next checkpoint")
         trainer.save_checkpoint(self.path, weights_only=False)
@@ -159,7 +159,9 @@ class Checkpoints(Callback):
         """Say once, at the first checkpoint, that there may never be a best one."""
         name, told, self._told = self.keeping.best, self._told, True
         if name is not None and name not in self.lines.latest and not told and trainer.is_global_zero:
-            known = ", ".join(sorted(metric for metric in self.lines.latest if not metric.startswith((CLOCK, "health/"))))
+            known = ", ".join(
+                sorted(metric for metric in self.lines.latest if not metric.startswith((TIMING_PREFIX, "health/")))
+            )
             print(f"warning: checkpoint.best={name} was not logged up to step {trainer.global_step}; there are: {known}")
 
     def _keep(self, step: int) -> None:

@@ -1,1 +1,1 @@
-"""Average the trained weights, store the averages, and rebuild averages of other lengths."""
+"""Average the trained weights, store the averages, and reconstruct averages of other lengths."""

@@ -1,4 +1,4 @@
-"""Moving averages of the trained weights, beside the raw ones."""
+"""Moving averages of the trained weights, kept next to the raw weights."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -9,28 +9,28 @@ from pytorch_lightning import Callback
 from torch import Tensor
 
 from ldm_train.training.callbacks.step_log import step_ended
-from ldm_train.training.ema.profiles import Decay, Power, Profile
+from ldm_train.training.ema.profiles import AveragingProfile, Decay, Power
 from ldm_train.training.ema.snapshots import SnapshotSettings
 from ldm_train.training.module import NoisePredictorTraining
-from ldm_train.training.optimization.sharding import swap
+from ldm_train.training.optimization.sharding import swap_value
 from ldm_train.training.optimization.strides import match_strides
 
 Weights = Mapping[str, Tensor]
 
 
 class EMA(Callback):
-    """average <- average + (1 - kept(n)) (weights - average) at the n-th update, for one or several profiles of `kept`.
+    """average <- average + (1 - kept_share(n)) (weights - average) at the n-th update, for one or several profiles.
 
     Args:
-        profiles: the first one's is `average`: the one that draws, validates and is sampled.
-        start_step: optimizer steps for which every average is the weights as they are; it starts from those of the last.
-        snapshots: how the averages are stored for a later reconstruction; None: not at all.
-        offload: keep them in the CPU's memory, to which the weights are copied at each step.
+        profiles: how each average forgets; the first one's is `average`, which is used to draw, validate and sample.
+        start_step: optimizer steps during which every average is a copy of the weights; averaging starts after them.
+        snapshots: how the averages are stored for a later reconstruction; None to store none.
+        offload: keep the averages in the CPU's memory, to which the weights are copied at each step.
     """
 
     def __init__(
         self,
-        profiles: Sequence[Profile] = (Decay(),),
+        profiles: Sequence[AveragingProfile] = (Decay(),),
         *,
         start_step: int = 0,
         snapshots: SnapshotSettings | None = None,
@@ -38,7 +38,7 @@ class EMA(Callback):
     ) -> None:
         names = [profile.name for profile in profiles]
         if not names or len(set(names)) < len(names):
-            raise ValueError(f"ema averages {names or 'nothing'}; give at least one, and none twice")
+            raise ValueError(f"ema.lengths lists {names or 'nothing'}; list at least one, and none twice")
         if start_step < 0:
             raise ValueError(f"ema.start_step={start_step} must be 0 (from the first step on) or more optimizer steps")
         self.profiles = tuple(profiles)
@@ -51,16 +51,17 @@ class EMA(Callback):
 
     @property
     def average(self) -> Weights:
+        """The first profile's average, by the names of the parameters."""
         return self.averages[self.profiles[0].name]
 
     @property
     def number(self) -> int:
-        """Of the latest update since the averages started; 0 or less before."""
+        """Number of the latest update since averaging started; 0 or less before."""
         return self.updates - self.start_step
 
     @property
     def state_key(self) -> str:
-        return "EMA"  # a name in checkpoints, whatever the class is called
+        return "EMA"  # part of the checkpoint's format, so it does not follow the class's name
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.start(pl_module)
@@ -72,9 +73,9 @@ class EMA(Callback):
             self.update(pl_module)
 
     def start(self, pl_module: pl.LightningModule) -> None:
-        """Start from the weights as they are, or go on from the averages that were loaded."""
+        """Start from the current weights, or continue from the averages that a checkpoint had."""
         weights = _trained(pl_module)
-        self._weights = list(weights.values())  # walking all modules at every step would take a CPU a percent of it
+        self._weights = list(weights.values())  # walking all modules at every step would take 1 % of a small step on a CPU
         loaded = self.averages or {profile.name: weights for profile in self.profiles}
         self.averages = {
             profile: {
@@ -85,34 +86,34 @@ class EMA(Callback):
 
     @torch.no_grad()
     def update(self, pl_module: pl.LightningModule) -> None:
-        """Follow the weights after an optimizer step."""
+        """Update the averages after an optimizer step."""
         self.updates += 1
         assert isinstance(pl_module, NoisePredictorTraining)
         weights = [p.detach().to(self._place(p)) for p in self._weights] if self.offload else self._weights
         for profile in self.profiles:
             averages = list(self.averages[profile.name].values())
-            share = (self.share(profile) * pl_module.applied.double()).to(averages[0])  # 0 where the step was left out
+            share = (self.share(profile) * pl_module.applied.double()).to(averages[0])  # 0 if the step was skipped
             torch._foreach_lerp_(averages, weights, [share] * len(averages))
 
     def _place(self, parameter: Tensor) -> torch.device:
         return torch.device("cpu") if self.offload else parameter.device
 
-    def share(self, profile: Profile) -> float:
-        """Of the weights in the latest update of a profile's average; all of them, a copy, before the start."""
-        return 1 - profile.kept(self.number) if self.number > 0 else 1.0
+    def share(self, profile: AveragingProfile) -> float:
+        """Return the weights' share in the latest update of a profile's average; 1, a copy, before averaging starts."""
+        return 1 - profile.kept_share(self.number) if self.number > 0 else 1.0
 
     @contextmanager
     def swapped(self, pl_module: pl.LightningModule) -> Iterator[None]:
-        """The averaged weights in the raw ones' place, which come back whatever happens."""
+        """Replace the raw weights by the averaged ones within the context; the raw ones come back whatever happens."""
         weights = _trained(pl_module)
         raw: dict[str, Tensor] = {}
         try:
             for name, p in weights.items():
-                raw[name] = swap(p, self.average[name].to(p.device))
+                raw[name] = swap_value(p, self.average[name].to(p.device))
             yield
         finally:
             for name, value in raw.items():
-                swap(weights[name], value)
+                swap_value(weights[name], value)
 
     def state_dict(self) -> dict[str, object]:
         first, *others = self.profiles
@@ -132,7 +133,7 @@ class EMA(Callback):
 
 
 def decaying(*, decay: float = 0.999, start_step: int = 0, offload: bool = False) -> EMA:
-    """One average that forgets exponentially."""
+    """Return one average that forgets exponentially."""
     return EMA([Decay(decay)], start_step=start_step, offload=offload)
 
 
@@ -144,12 +145,15 @@ def power(
     dtype: str = "float32",
     offload: bool = False,
 ) -> EMA:
-    """Averages over a constant share of the run, stored as it goes, from which any other length can be made afterwards.
+    """Return averages over a constant share of the run, and snapshots from which any other length can be reconstructed.
 
     Args:
-        lengths: the averages' standard deviations as shares of the run; the first one is drawn, validated and sampled.
-        snapshot_every: optimizer steps; also at the end.
-        dtype: of the snapshots.
+        lengths: standard deviations of the averages as shares of the run; the first one's is used to draw, validate and
+            sample.
+        start_step: optimizer steps before averaging starts.
+        snapshot_every: optimizer steps between snapshots; one is also written at the end.
+        dtype: dtype of the snapshots.
+        offload: keep the averages in the CPU's memory.
     """
     if not isinstance(lengths, Sequence):
         raise ValueError(f"ema.lengths={lengths} must be a list, such as [0.10,0.05]")
@@ -162,11 +166,11 @@ def power(
 
 
 def _stored(state_dict: Mapping[str, object]) -> dict[str, Weights]:
-    """The averages in a checkpoint by their profiles; older ones held one, of a decay."""
-    average, others = state_dict["average"], state_dict.get("others", {})
+    """Return the averages in a checkpoint by the names of their profiles."""
+    average, others = state_dict["average"], state_dict["others"]
     assert isinstance(average, dict)
     assert isinstance(others, dict)
-    return {str(state_dict.get("profile", "decay")): average, **others}
+    return {str(state_dict["profile"]): average, **others}
 
 
 def _trained(pl_module: pl.LightningModule) -> Mapping[str, torch.nn.Parameter]:

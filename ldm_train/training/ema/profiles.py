@@ -4,30 +4,30 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-LONGEST = 12**-0.5  # of all steps alike, gamma = 0
+MAX_LENGTH = 12**-0.5  # gamma = 0: all steps count the same
 
 
-class Profile(ABC):
-    """The shares kept by one average, which goes by a name among several."""
+class AveragingProfile(ABC):
+    """The shares that one average keeps, and its name among several averages."""
 
     @property
     @abstractmethod
     def name(self) -> str:
-        """What a checkpoint calls the average."""
+        """The average's name in checkpoints."""
 
     @abstractmethod
-    def kept(self, number: int) -> float:
-        """The share of the average that is kept at this update, 0 to 1."""
+    def kept_share(self, number: int) -> float:
+        """Return the share of the average that is kept at update `number` (from 1), 0 to 1."""
 
 
 @dataclass(frozen=True)
-class Decay(Profile):
+class Decay(AveragingProfile):
     """min(decay, (1 + n) / (10 + n)): exponential forgetting.
 
-    The warm-up is that of TensorFlow's ExponentialMovingAverage; it lets a short run forget its start.
+    The warm-up is that of TensorFlow's ExponentialMovingAverage; with it, a short run forgets its start.
 
     Args:
-        decay: the share that is kept at each optimizer step, once warmed up.
+        decay: the share that is kept at each optimizer step after the warm-up.
     """
 
     decay: float = 0.999
@@ -40,16 +40,16 @@ class Decay(Profile):
     def name(self) -> str:
         return "decay"
 
-    def kept(self, number: int) -> float:
+    def kept_share(self, number: int) -> float:
         return min(self.decay, (1 + number) / (10 + number))
 
 
 @dataclass(frozen=True)
-class Power(Profile):
-    """(1 - 1/n)^(gamma + 1): the weights of step s enter by s^gamma (Karras et al. 2024, arXiv 2312.02696, section 3.1).
+class Power(AveragingProfile):
+    """(1 - 1/n)^(gamma + 1): step s counts in proportion to s^gamma (Karras et al. 2024, arXiv 2312.02696, section 3.1).
 
-    After t updates the step s has exactly (s^(gamma + 1) - (s - 1)^(gamma + 1)) / t^(gamma + 1), so the first weights are
-    forgotten, and the average's width stays the same share of the run however long it gets.
+    After t updates, step s has exactly the coefficient (s^(gamma + 1) - (s - 1)^(gamma + 1)) / t^(gamma + 1). So the first
+    weights are forgotten, and the average spans the same share of the run however long the run gets.
 
     Args:
         length: the profile's standard deviation as a share of the run so far, sigma_rel.
@@ -58,40 +58,39 @@ class Power(Profile):
     length: float = 0.10
 
     def __post_init__(self) -> None:
-        refuse_length(self.length, "ema.lengths")
+        check_length(self.length, "ema.lengths")
 
     @property
     def name(self) -> str:
         return f"length {self.length}"
 
-    def kept(self, number: int) -> float:
+    def kept_share(self, number: int) -> float:
         return (1 - 1 / number) ** (gamma_of_length(self.length) + 1)
 
 
-def refuse_length(length: float, setting: str) -> None:
-    """Name the lengths that there are.
-
-    Raises:
-        ValueError: it is none of them.
-    """
-    if not isinstance(length, int | float) or isinstance(length, bool) or not 0 < length <= LONGEST:
+def check_length(length: float, setting: str) -> None:
+    """Raise a ValueError if a length is no number above 0 and at most MAX_LENGTH."""
+    if not isinstance(length, int | float) or isinstance(length, bool) or not 0 < length <= MAX_LENGTH:
         raise ValueError(
-            f"{setting}={length} must be above 0 and at most {math.floor(LONGEST * 1e4) / 1e4} (the mean of all steps): "
+            f"{setting}={length} must be above 0 and at most {math.floor(MAX_LENGTH * 1e4) / 1e4} (the mean of all steps): "
             "the average's standard deviation as a share of the run, such as 0.05 or 0.10"
         )
 
 
 def length_of_gamma(gamma: float) -> float:
-    """The standard deviation of a density s^gamma on [0, 1]: (gamma + 1)^(1/2) (gamma + 2)^(-1) (gamma + 3)^(-1/2)."""
+    """Return the standard deviation of a density s^gamma on [0, 1].
+
+    It is (gamma + 1)^(1/2) (gamma + 2)^(-1) (gamma + 3)^(-1/2).
+    """
     return math.sqrt((gamma + 1) / (gamma + 3)) / (gamma + 2)
 
 
 def gamma_of_length(length: float) -> float:
-    """The exponent of a profile of this length.
+    """Return the exponent of a profile of this length.
 
-    The largest root of gamma^3 + 7 gamma^2 + (16 - S) gamma + (12 - S) with S = length^-2: `length_of_gamma` cleared of
-    fractions. With S >= 12 it is 2 S at -3, 2 at -1 and not above 0 at 0: all three roots are real, and the largest, by
-    Viete's cosine, is at least 0.
+    It is the largest root of gamma^3 + 7 gamma^2 + (16 - S) gamma + (12 - S) with S = length^-2, which is `length_of_gamma`
+    cleared of fractions. For S >= 12 the polynomial is 2 S at -3, 2 at -1 and at most 0 at 0, so all three roots are real
+    and the largest is at least 0; Viete's formula gives it by a cosine.
     """
     inverse = length**-2
     b, c, d = 7.0, 16 - inverse, 12 - inverse

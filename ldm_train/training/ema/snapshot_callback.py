@@ -1,4 +1,4 @@
-"""The averages of a run on disk as it goes, for lengths that nobody has thought of yet."""
+"""Store the averages of the weights while a run trains, so that other lengths can be reconstructed later."""
 
 from pathlib import Path
 
@@ -8,18 +8,20 @@ from pytorch_lightning import Callback
 from ldm_train.training.callbacks.step_log import step_ended
 from ldm_train.training.ema.ema import EMA
 from ldm_train.training.ema.profiles import Power
-from ldm_train.training.ema.snapshots import FOLDER, drop_later, write_snapshot
-from ldm_train.training.optimization.sharding import gathered
+from ldm_train.training.ema.snapshots import SNAPSHOT_FOLDER, remove_later_snapshots, write_snapshot
+from ldm_train.training.optimization.sharding import gather_tensor
 from ldm_train.training.run_files import read_run_id
 
 
-class Snapshots(Callback):
-    """Writes the averages every so many optimizer steps and at the end; to be called after `ema` and before the checkpoint.
+class SnapshotCallback(Callback):
+    """Write the averages every so many optimizer steps and at the end.
 
-    So a checkpoint has all the snapshots before it; later ones, of a run that was cut, are removed and come again.
+    It must run after `ema` and before the checkpoint callback: then every checkpoint finds the snapshots of all steps
+    before it on disk. Snapshots of later steps, left by a run that was killed after its checkpoint, are removed when it
+    continues, and are written again.
 
     Args:
-        ema: its `snapshots` say how often; None: never.
+        ema: its `snapshots` say how often; None for never.
     """
 
     def __init__(self, run_dir: Path, ema: EMA) -> None:
@@ -29,7 +31,7 @@ class Snapshots(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.is_global_zero:
-            drop_later(self.run_dir, trainer.global_step)
+            remove_later_snapshots(self.run_dir, trainer.global_step)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: object, batch_idx: int
@@ -40,13 +42,13 @@ class Snapshots(Callback):
         if step % settings.every and step != trainer.max_steps:
             return
         averages = {
-            p.length: {name: gathered(average) for name, average in ema.averages[p.name].items()}
+            p.length: {name: gather_tensor(average) for name, average in ema.averages[p.name].items()}
             for p in ema.profiles
             if isinstance(p, Power)
         }
         if trainer.is_global_zero:
             write_snapshot(
-                self.run_dir / FOLDER,
+                self.run_dir / SNAPSHOT_FOLDER,
                 averages,
                 step=step,
                 updates=ema.number,

@@ -1,1 +1,1 @@
-"""The dashboards beside the JSON lines, a file each; `dashboards.py` has what they have in common."""
+"""The dashboards, one file each; `dashboards.py` has their common interface."""

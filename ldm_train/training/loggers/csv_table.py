@@ -1,20 +1,20 @@
-"""`metrics.csv`: the lines of `metrics.jsonl` as one table for a spreadsheet, and tables of their own in `tables/`."""
+"""`metrics.csv`, the lines of `metrics.jsonl` as one table for a spreadsheet; and other tables as files in `tables/`."""
 
 import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from ldm_train.training.loggers.dashboards import Cell, Dashboard, Settings
+from ldm_train.training.loggers.dashboards import Dashboard, PlainConfig, TableCell
 from ldm_train.training.run_files import METRICS
 from ldm_train.util.files import atomic_write, flush_file
 from ldm_train.util.safe_json import numbers_of, parse_json
 
 
 class CSVTable(Dashboard):
-    """Made of `metrics.jsonl` alone, at each checkpoint and at the end, so that it says what that says.
+    """Write `metrics.csv` from `metrics.jsonl` at each checkpoint and at the end, so that both always agree.
 
-    A column comes with the first line that has its metric; lines without one have an empty cell there.
+    A metric's column is added with the first line that has the metric; lines without it have an empty cell there.
     """
 
     def __init__(self, run_dir: Path) -> None:
@@ -24,7 +24,7 @@ class CSVTable(Dashboard):
         self._columns: list[str] = []
         self._read = 0  # bytes of metrics.jsonl
 
-    def begin(self, settings: Settings, step: int | None) -> None:
+    def begin(self, settings: PlainConfig, step: int | None) -> None:
         self.path.unlink(missing_ok=True)
         self.flush()
 
@@ -44,11 +44,11 @@ class CSVTable(Dashboard):
     def close(self, *, failed: bool) -> None:
         self.flush()
 
-    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]], step: int) -> None:
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[TableCell]], step: int) -> None:
         _replace(self.run_dir / "tables" / f"{name}.csv", columns, [dict(zip(columns, row, strict=True)) for row in rows])
 
     def _lines(self, start: int) -> Iterator[tuple[dict[str, float], int]]:
-        """The whole lines from a byte on, each with the byte that it ends before."""
+        """Yield the complete lines from a byte on, each with the byte at which it ends."""
         path = self.run_dir / METRICS
         if not path.exists():
             return
@@ -60,7 +60,7 @@ class CSVTable(Dashboard):
                     yield numbers_of(parse_json(line)), start
 
 
-def _replace(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Cell]]) -> None:
+def _replace(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, TableCell]]) -> None:
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, columns)
     writer.writeheader()

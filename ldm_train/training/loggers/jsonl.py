@@ -1,4 +1,4 @@
-"""`metrics.jsonl`: a line a logged step, of values that the same run gives again; the clock's go to `timing.jsonl`."""
+"""`metrics.jsonl`, one line for each logged step, with values that a repeated run reproduces; and `timing.jsonl`."""
 
 import json
 import math
@@ -8,18 +8,18 @@ from pathlib import Path
 
 from pytorch_lightning.utilities import rank_zero_only
 
-from ldm_train.training.loggers.dashboards import CLOCK, Dashboard, Record, Settings
+from ldm_train.training.loggers.dashboards import TIMING_PREFIX, Dashboard, PlainConfig, PlainRecord
 from ldm_train.training.run_files import LINES, METRICS, TIMING
 from ldm_train.util.files import atomic_write, flush_file, flush_folder, write_error
 from ldm_train.util.safe_json import parse_json
 
 
-class JsonLinesLogger(Dashboard):
-    """JSON-lines files in the run directory, which have everything that is no picture, whatever becomes of other dashboards.
+class JsonLines(Dashboard):
+    """Write everything but pictures to JSON-lines files in the run directory, whatever happens to the other dashboards.
 
-    What is logged at one step shares a line, written when the next step comes, at a checkpoint, or at the end. `latest` has
-    each metric's last step and value, on every rank. Lines that a full disk refuses wait for room; a checkpoint, which
-    would lose them, is not written then.
+    Values of one step share a line, which is written when the next step is logged, at a checkpoint, or at the end. `latest`
+    has each metric's last step and value, on every rank. Lines that a full disk refuses wait for room; no checkpoint is
+    written while they wait, because a run resumed from it would lack them.
     """
 
     on_every_rank = True
@@ -29,16 +29,16 @@ class JsonLinesLogger(Dashboard):
         self.run_dir = run_dir
         self.latest: dict[str, tuple[int, float]] = {}
         self._step = 0
-        self._lines: dict[str, dict[str, float]] = {}  # of that step, by file
-        self._waiting: dict[str, str] = {}  # text by file
+        self._lines: dict[str, dict[str, float]] = {}  # of the step self._step, by file
+        self._waiting: dict[str, str] = {}  # lines that a full disk refused, by file
 
     def attempt(self, work: Callable[[], None]) -> None:
-        """What fails here fails the run, for it would not be told by what it left."""
+        """Do the work, and let its failure end the run: without these files, the run's record would be incomplete."""
         work()
 
     @rank_zero_only
-    def begin(self, settings: Settings, step: int | None) -> None:
-        """Of a run that is continued, drop the lines of later steps, and one that was cut off in the middle."""
+    def begin(self, settings: PlainConfig, step: int | None) -> None:
+        """If a run continues, drop the lines of later steps, and a line that was cut off."""
         for path in () if step is None else self._files():
             lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
             atomic_write(path, "".join(f"{line}\n" for line in lines if _step(line) <= (step or 0)))
@@ -53,13 +53,13 @@ class JsonLinesLogger(Dashboard):
             self.save()
         self._step = step
         for name, value in values.items():
-            file = TIMING if name.startswith(CLOCK) else METRICS
-            self._lines.setdefault(file, {"step": step})[name.removeprefix(CLOCK)] = value
+            file = TIMING if name.startswith(TIMING_PREFIX) else METRICS
+            self._lines.setdefault(file, {"step": step})[name.removeprefix(TIMING_PREFIX)] = value
 
     @rank_zero_only
-    def record(self, name: str, record: Record, step: int) -> None:
-        """A line of its own in `NAME.jsonl`."""
-        assert f"{name}.jsonl" in LINES, "a run directory's files are listed in run_files.py"
+    def record(self, name: str, record: PlainRecord, step: int) -> None:
+        """Append a line to `NAME.jsonl`."""
+        assert f"{name}.jsonl" in LINES, "add the file to LINES in run_files.py"
         self._append(f"{name}.jsonl", {"step": step, **record})
 
     @rank_zero_only
@@ -70,10 +70,10 @@ class JsonLinesLogger(Dashboard):
 
     @rank_zero_only
     def flush(self) -> None:
-        """Have all lines on the disk.
+        """Write all lines to disk.
 
         Raises:
-            OSError: it has no room for them.
+            OSError: a line cannot be written.
         """
         self.save()
         try:
@@ -86,7 +86,7 @@ class JsonLinesLogger(Dashboard):
                 flush_file(path)
             except OSError as error:
                 raise write_error(path, error) from error
-        flush_folder(self.run_dir)  # which has the names of new files
+        flush_folder(self.run_dir)  # a new file's name is on disk only after this
 
     @rank_zero_only
     def close(self, *, failed: bool) -> None:
@@ -100,14 +100,13 @@ class JsonLinesLogger(Dashboard):
         try:
             self._write_out(name)
         except OSError as error:
-            if not self._told:
-                print(
-                    f"warning: {self.run_dir / name} cannot be written ({error}); its lines wait until the next checkpoint"
-                )
-            self._told = True
+            if not self._warned:
+                path = self.run_dir / name
+                print(f"warning: {path} cannot be written ({error}); its lines wait for room until the next checkpoint")
+            self._warned = True
 
     def _write_out(self, name: str) -> None:
-        """Append what waits, all of it or nothing."""
+        """Append the waiting text, all or nothing."""
         path = self.run_dir / name
         size = path.stat().st_size if path.exists() else 0
         try:

@@ -1,14 +1,14 @@
-"""Any other logger of Lightning's as a dashboard, which has the curves alone."""
+"""Any other Lightning logger as a dashboard, which then has the curves and the config."""
 
 from collections.abc import Mapping
 
 from pytorch_lightning.loggers.logger import Logger
 
-from ldm_train.training.loggers.dashboards import Dashboard, Settings
+from ldm_train.training.loggers.dashboards import Dashboard, PlainConfig
 
 
-class Others(Dashboard):
-    """Hands on scalars and the config."""
+class LightningDashboard(Dashboard):
+    """Pass scalars and the config on to a Lightning logger."""
 
     def __init__(self, logger: Logger) -> None:
         super().__init__()
@@ -18,7 +18,7 @@ class Others(Dashboard):
     def name(self) -> str:
         return type(self.logger).__name__
 
-    def begin(self, settings: Settings, step: int | None) -> None:
+    def begin(self, settings: PlainConfig, step: int | None) -> None:
         self.logger.log_hyperparams(dict(settings))
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
@@ -32,5 +32,5 @@ class Others(Dashboard):
 
 
 def as_dashboard(logger: Logger) -> Dashboard:
-    """A logger that is none becomes one."""
-    return logger if isinstance(logger, Dashboard) else Others(logger)
+    """Return a Lightning logger as a dashboard; a dashboard as it is."""
+    return logger if isinstance(logger, Dashboard) else LightningDashboard(logger)

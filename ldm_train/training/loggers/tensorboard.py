@@ -1,4 +1,4 @@
-"""TensorBoard's event files: curves, pictures, tables, histograms and the config, to be looked at offline."""
+"""TensorBoard's event files, to look at offline: curves, pictures, tables, histograms and the config."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from ldm_train.training.loggers.dashboards import Cell, Dashboard, Settings
+from ldm_train.training.loggers.dashboards import Dashboard, PlainConfig, TableCell
 from ldm_train.util.files import flush_file
 
 if TYPE_CHECKING:
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 
 class TensorBoard(Dashboard):
-    """`run_dir/tensorboard`: a file a start, of which what comes again in a later one is not shown."""
+    """Write `run_dir/tensorboard`, one file for each start of the run; steps that a later file has again are hidden."""
 
     def __init__(self, run_dir: Path) -> None:
         super().__init__()
         self.folder = run_dir / "tensorboard"
         self._writer: SummaryWriter | None = None
 
-    def begin(self, settings: Settings, step: int | None) -> None:
+    def begin(self, settings: PlainConfig, step: int | None) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         start = 0 if step is None else step + 1
@@ -38,10 +38,10 @@ class TensorBoard(Dashboard):
         if self._writer:
             self._writer.add_image(name, picture, step)
 
-    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]], step: int) -> None:
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[TableCell]], step: int) -> None:
         if self._writer:
             lines = [columns, ["---"] * len(columns), *rows]
-            self._writer.add_text(name, "\n".join(f"| {' | '.join(map(_shown, line))} |" for line in lines), step)
+            self._writer.add_text(name, "\n".join(f"| {' | '.join(map(_format_cell, line))} |" for line in lines), step)
 
     def histogram(self, name: str, values: Tensor, step: int) -> None:
         if self._writer:
@@ -58,5 +58,5 @@ class TensorBoard(Dashboard):
             self._writer.close()
 
 
-def _shown(cell: Cell) -> str:
+def _format_cell(cell: TableCell) -> str:
     return f"{cell:.6g}" if isinstance(cell, float) else str(cell)

@@ -1,8 +1,8 @@
-"""Weights & Biases: a row a logged step, on an axis of our own that never goes backwards, under one id for the whole run.
+"""Weights & Biases: one wandb run per run directory, with one row for each logged step on an axis that never goes back.
 
-A run that is killed has logged steps after its last checkpoint, which come again, and wandb may have lost rows that it had
-not yet written. So where a run is continued, what wandb has is asked first; rows that it lacks up to the checkpoint are
-taken from `metrics.jsonl`, and steps that it has are left out until there are new ones.
+A run that is killed has logged steps after its last checkpoint, which it repeats when it continues; and wandb may have lost
+rows that it had not written yet. So a continued run first reads which steps wandb has: rows up to the checkpoint that wandb
+lacks are copied from `metrics.jsonl`, and repeated steps are not logged until new ones come.
 """
 
 import json
@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 
-from ldm_train.training.loggers.dashboards import CLOCK, Cell, Dashboard, Settings
-from ldm_train.training.loggers.wandb_files import last_step
+from ldm_train.training.loggers.dashboards import TIMING_PREFIX, Dashboard, PlainConfig, TableCell
+from ldm_train.training.loggers.wandb_files import read_last_step
 from ldm_train.training.run_files import METRICS, TIMING
 from ldm_train.util.files import atomic_write
 from ldm_train.util.safe_json import numbers_of, parse_json, read_object
@@ -28,23 +28,23 @@ if TYPE_CHECKING:
     from wandb.wandb_run import Run
 
 IDENTITY = re.compile("[0-9a-z]{8}")
-FLUSHED = 0.25  # seconds in which wandb has a row in its file
-INIT, FINISH, FINISH_ARTIFACTS = 30.0, 120.0, 1800.0  # seconds that an unreachable server may take
+FLUSH_SECONDS = 0.25  # after which wandb has written a row to its file
+INIT, FINISH, FINISH_ARTIFACTS = 30.0, 120.0, 1800.0  # seconds to wait for a server
 
 
 class Wandb(Dashboard):
-    """Weights & Biases, online or on the disk for `wandb sync`; where the server does not answer, on the disk.
+    """Log to Weights & Biases, online, or on disk for `wandb sync`; on disk too if the server does not answer.
 
     Args:
         save_dir: the run directory.
-        project, entity, group, tags, notes: as wandb has them.
-        name: of the run; null: the run directory's.
-        offline: on the disk alone.
-        artifacts: keep every checkpoint there too.
-        further: what else `wandb.init` takes.
+        project, entity, group, tags, notes: as in `wandb.init`.
+        name: name of the wandb run; None for the run directory's name.
+        offline: log only to disk.
+        artifacts: upload every checkpoint too.
+        further: other arguments of `wandb.init`.
 
     Raises:
-        ValueError: nobody is logged in, online.
+        ValueError: online, but no API key is found.
     """
 
     def __init__(
@@ -67,28 +67,28 @@ class Wandb(Dashboard):
         self.settings |= {"group": group, "tags": list(tags), "notes": notes, **further}
         self.mode = "offline" if offline else os.environ.get("WANDB_MODE", "online")
         self.artifacts = artifacts
-        self.advice = f"; `wandb sync {self.run_dir}/wandb/*run-*` uploads what wandb has on the disk"
+        self.advice = f"; `wandb sync {self.run_dir}/wandb/*run-*` uploads what is on disk"
         self._run: Run | None = None
         self._row: dict[str, object] = {}
-        self._step = 0  # of that row
-        self._there = 0  # the last step that wandb has of an earlier start
+        self._step = 0  # the step of self._row
+        self._last_known = 0  # the last step that wandb has from an earlier start of the run
         self._pictures = False
         if self.mode == "online":
-            rank_zero_only(refuse_stranger)()
+            rank_zero_only(require_login)()
 
-    def begin(self, settings: Settings, step: int | None) -> None:
+    def begin(self, settings: PlainConfig, step: int | None) -> None:
         identity = self._identity(anew=step is None)
-        self._there = 0 if step is None else last_step(self.run_dir / "wandb", identity)
+        self._last_known = 0 if step is None else read_last_step(self.run_dir / "wandb", identity)
         self._run = self._online(identity) if self.mode == "online" else self._init(identity, self.mode)
-        if self.mode == "online" and step is not None:  # what is on the disk may not have been sent
-            self._there = int(self._run.summary.get("step") or 0)
+        if self.mode == "online" and step is not None:  # rows on disk may not have been sent
+            self._last_known = int(self._run.summary.get("step") or 0)
         self._run.config.update(dict(settings), allow_val_change=True)
         self._run.define_metric("step", hidden=True)
         self._run.define_metric("*", step_metric="step")
         if step is not None:
-            for number, row in missing_rows(self.run_dir, after=self._there, until=step):
+            for number, row in read_missing_rows(self.run_dir, after=self._last_known, until=step):
                 self._run.log({**row, "step": number})
-            self._there = max(self._there, step)
+            self._last_known = max(self._last_known, step)
         if self.mode == "online":
             print(f"wandb: {self._run.url}")
 
@@ -101,7 +101,7 @@ class Wandb(Dashboard):
         self._add({name: wandb.Image(picture.permute(1, 2, 0).cpu().numpy())}, step)
         self._pictures = True
 
-    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]], step: int) -> None:
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[TableCell]], step: int) -> None:
         import wandb
 
         self._add({name: wandb.Table(columns=list(columns), data=[list(row) for row in rows])}, step)
@@ -115,28 +115,32 @@ class Wandb(Dashboard):
         if self.artifacts and self._run is not None:
             import wandb
 
-            os.environ.setdefault("WANDB_DATA_DIR", str(self.run_dir.resolve() / "wandb"))  # where it copies them to
+            os.environ.setdefault("WANDB_DATA_DIR", str(self.run_dir.resolve() / "wandb"))  # where wandb copies artifacts
             artifact = wandb.Artifact(f"checkpoint-{self._run.id}", type="model", metadata={"step": step})
-            artifact.add_file(str(path), name="last.ckpt")  # copied, for the next one takes its place
+            artifact.add_file(str(path), name="last.ckpt")  # copied now, because the next checkpoint replaces the file
             self._run.log_artifact(artifact, aliases=["latest", f"step-{step}"])
 
     def flush(self) -> None:
-        """A picture of a checkpoint's past does not come again; wandb cannot be told to write, only waited for."""
+        """Log the step's row, and wait until wandb has written pictures.
+
+        A run continued from the checkpoint that follows does not draw the pictures before it again. wandb has no call to
+        flush its file, so the only way is to wait.
+        """
         self._commit()
         if self._pictures and self._run is not None:
-            time.sleep(2 * FLUSHED)
+            time.sleep(2 * FLUSH_SECONDS)
         self._pictures = False
 
     def close(self, *, failed: bool) -> None:
         self._commit()
         run, self._run = self._run, None
         if run is not None:
-            finish(run, failed=failed)
+            finish_run(run, failed=failed)
             if self.mode != "online":
                 print(f"wandb: `wandb sync {self.run_dir}/wandb/*run-*` uploads this run")
 
     def _add(self, values: Mapping[str, object], step: int) -> None:
-        if step <= self._there:
+        if step <= self._last_known:
             return
         if step != self._step:
             self._commit()
@@ -149,13 +153,13 @@ class Wandb(Dashboard):
             self._run.log({**row, "step": self._step})
 
     def _identity(self, *, anew: bool) -> str:
-        """The run's id, which stays for as long as it is continued."""
+        """Return the wandb run's id, which stays the same while the run is continued."""
         path = self.run_dir / "wandb.json"
         if anew or not path.exists():
             atomic_write(path, json.dumps({"id": secrets.token_hex(4)}) + "\n")
         identity = read_object(path).get("id")
         if not isinstance(identity, str) or not IDENTITY.fullmatch(identity):
-            raise ValueError(f"{path} holds no id of a run of wandb's; restore it, or remove it to log to a new one")
+            raise ValueError(f"{path} has no wandb run id; restore the file, or remove it to log to a new wandb run")
         return identity
 
     def _online(self, identity: str) -> "Run":
@@ -167,21 +171,21 @@ class Wandb(Dashboard):
             wandb.teardown()
             self.mode = "offline"
             reason = str(error).splitlines()[0]
-            print(f"warning: wandb cannot be reached ({reason}); this start is logged on the disk{self.advice}")
+            print(f"warning: wandb cannot be reached ({reason}); logging to disk instead{self.advice}")
             return self._init(identity, "offline")
 
     def _init(self, identity: str, mode: str) -> "Run":
         import wandb
 
-        finish = FINISH_ARTIFACTS if self.artifacts else FINISH
+        finish_run = FINISH_ARTIFACTS if self.artifacts else FINISH
         quiet = wandb.Settings(
             silent=True,
             console="off",
             reinit="create_new",
             init_timeout=INIT,
-            finish_timeout=finish,
+            finish_timeout=finish_run,
             finish_timeout_raises=True,
-            x_transaction_log_flush_interval=FLUSHED,
+            x_transaction_log_flush_interval=FLUSH_SECONDS,
         )
         where: dict[str, Any] = {"id": identity, "dir": self.run_dir, "mode": mode}
         if mode == "online":
@@ -189,8 +193,11 @@ class Wandb(Dashboard):
         return wandb.init(settings=quiet, **where, **self.settings)
 
 
-def finish(run: "Run", *, failed: bool) -> None:
-    """Let wandb have the rest of a run; where its service is gone, forget that, for the process would stumble on it."""
+def finish_run(run: "Run", *, failed: bool) -> None:
+    """Let wandb send the rest of a run.
+
+    If wandb's service is gone, shut wandb down too; otherwise it would fail when Python exits.
+    """
     import wandb
 
     try:
@@ -201,25 +208,25 @@ def finish(run: "Run", *, failed: bool) -> None:
         raise
 
 
-def refuse_stranger() -> None:
-    """Refuse to start where wandb would ask who one is.
+def require_login() -> None:
+    """Raise if wandb would ask for an API key.
 
     Raises:
-        ValueError: it says how to log in, and how to go without.
+        ValueError: no API key; the message says how to log in, and how to log offline.
     """
     import wandb
 
     if not wandb.login(prompt=False, verify=False):
         raise ValueError(
-            "logger=wandb finds no API key; run `wandb login`, set WANDB_API_KEY, or keep the run on the disk by "
-            "logger.offline=true (`wandb sync` uploads it later)"
+            "logger=wandb found no API key; run `wandb login`, set WANDB_API_KEY, or log to disk with logger.offline=true "
+            "(`wandb sync` uploads it later)"
         )
 
 
-def missing_rows(run_dir: Path, *, after: int, until: int) -> list[tuple[int, dict[str, float]]]:
-    """What a run logged at the steps in between, by step."""
+def read_missing_rows(run_dir: Path, *, after: int, until: int) -> list[tuple[int, dict[str, float]]]:
+    """Return (step, values) for the steps after `after` up to `until`, from the run directory's files."""
     rows: dict[int, dict[str, float]] = {}
-    for name, prefix in ((METRICS, ""), (TIMING, CLOCK)):
+    for name, prefix in ((METRICS, ""), (TIMING, TIMING_PREFIX)):
         path = run_dir / name
         for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
             values = numbers_of(parse_json(line))

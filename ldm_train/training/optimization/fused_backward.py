@@ -1,17 +1,18 @@
-"""The optimizer's step within the backward pass, parameter by parameter: never are all gradients in memory at once."""
+"""Run the optimizer within the backward pass, parameter by parameter, so that never all gradients are in memory at once."""
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ldm_train.training.optimization.gradients import leave_out
+from ldm_train.training.optimization.gradients import skip_step
 
 
 class FusedBackward:
-    """Steps on each parameter as soon as its gradient is whole, and frees that (Lv et al. 2023, arXiv 2306.09782).
+    """Step on each parameter as soon as its gradient is complete, then free the gradient (Lv et al. 2023, arXiv 2306.09782).
 
-    The norm of all gradients is known only when all steps are done: too late to clip by it. A parameter whose gradient is
-    not finite stays as it was; the others don't. Gradients of several backward passes cannot be summed, nor over devices.
+    The norm of all gradients is known only after all steps, too late to clip by it. A parameter whose gradient is not
+    finite keeps its value, but the others do not. Gradients cannot be accumulated over several backward passes or averaged
+    over devices.
     """
 
     def __init__(self, optimizer: Optimizer) -> None:
@@ -25,11 +26,12 @@ class FusedBackward:
                 self._hooks.append(parameter.register_post_accumulate_grad_hook(self._step))
 
     def norm(self, device: torch.device) -> Tensor:
-        """Of all gradients since the last call, ()."""
+        """Return the norm of all gradients since the last call, ()."""
         norms, self._norms = self._norms, []
         return torch.stack(norms).norm() if norms else torch.zeros((), device=device)
 
     def remove(self) -> None:
+        """Remove the hooks from the parameters."""
         for hook in self._hooks:
             hook.remove()
 
@@ -39,7 +41,7 @@ class FusedBackward:
         norm = torch.linalg.vector_norm(parameter.grad)
         self._norms.append(norm)
         optimizer, groups = self.optimizer, self.optimizer.param_groups
-        leave_out(optimizer, [parameter], applied=norm.isfinite().float())
+        skip_step(optimizer, [parameter], applied=norm.isfinite().float())
         optimizer.param_groups = [groups[self._groups[parameter]] | {"params": [parameter]}]
         try:
             optimizer.step()

@@ -1,6 +1,6 @@
-"""Learning-rate schedules: the optimizer step to a factor of the base rate, in optimizer steps on any number of devices.
+"""Learning-rate schedules: from the number of an optimizer step to a factor of the base rate.
 
-A step is one update of the weights, whatever number of micro-batches and devices share its batch.
+A step is one update of the weights, however many micro-batches and devices share its batch.
 """
 
 import math
@@ -10,19 +10,19 @@ from abc import ABC, abstractmethod
 class LRSchedule(ABC):
     """A shape between a linear warm-up and a linear cool-down.
 
-    For a run of N = max_steps updates, of which W = warmup_steps and C = cooldown_steps, the update number s (from 0) has
+    In a run of N = max_steps updates, W = warmup_steps and C = cooldown_steps, the update s (from 0) has the factor
 
         (s + 1) / W                                       for s < W,
         shape(s)                                          for W <= s < N - C,
         final + (shape(N - C) - final) (N - s) / C        for s >= N - C, and `final` from N on.
 
-    What comes before the cool-down is the same with and without one, so a run at a constant rate may be continued into it
-    (Hägele et al. 2024, arXiv 2405.18392).
+    The cool-down does not change the factors before it, so a run at a constant rate can be continued into one (Hägele et al.
+    2024, arXiv 2405.18392).
 
     Args:
-        warmup_steps: over which the factor rises from near 0; 0 for none.
-        cooldown_steps: the last ones, over which it falls in a line from where the shape has brought it; 0 for none.
-        final: the factor at max_steps, of the cool-down, and of shapes that fall by themselves.
+        warmup_steps: steps over which the factor rises from near 0; 0 for none.
+        cooldown_steps: last steps, over which the factor falls linearly from the shape's value; 0 for none.
+        final: the factor at max_steps, for the cool-down and for shapes that fall by themselves.
 
     Raises:
         ValueError: steps below 0, or a final factor outside 0 to 1.
@@ -31,7 +31,7 @@ class LRSchedule(ABC):
     def __init__(self, *, warmup_steps: int = 0, cooldown_steps: int = 0, final: float = 0.0) -> None:
         for name, steps in (("warmup_steps", warmup_steps), ("cooldown_steps", cooldown_steps)):
             if steps < 0:
-                raise ValueError(f"lr_schedule.{name}={steps} must be at least 0, optimizer steps; 0 is none")
+                raise ValueError(f"lr_schedule.{name}={steps} must be at least 0 optimizer steps; 0 is none")
         if not 0 <= final <= 1:
             raise ValueError(f"lr_schedule.final={final} must be from 0 to 1, a factor of the base rate")
         self.warmup_steps = warmup_steps
@@ -39,7 +39,7 @@ class LRSchedule(ABC):
         self.final = final
 
     def __call__(self, step: int, max_steps: int) -> float:
-        """The factor of the update number `step` (from 0)."""
+        """Return the factor of the update number `step` (from 0)."""
         start = max_steps - self.cooldown_steps
         if step < self.warmup_steps:
             return (step + 1) / self.warmup_steps
@@ -50,21 +50,21 @@ class LRSchedule(ABC):
 
     @abstractmethod
     def shape(self, step: int, max_steps: int) -> float:
-        """The factor of an update after the warm-up, were there no cool-down."""
+        """Return the factor of an update after the warm-up, as if there were no cool-down."""
 
     def progress(self, step: int, max_steps: int) -> float:
-        """The share, 0 to 1, of what follows the warm-up."""
+        """Return the share, 0 to 1, of the steps after the warm-up that are done."""
         return min(1.0, (step - self.warmup_steps) / max(1, max_steps - self.warmup_steps))
 
     def check(self, max_steps: int) -> None:
-        """Refuse a cool-down that would have to begin before the warm-up is over, or to rise.
+        """Raise if the cool-down would begin before the warm-up ends, or would rise.
 
         Raises:
-            ValueError: it would.
+            ValueError: the schedule does not fit into a run of `max_steps`.
         """
         if self.cooldown_steps and self.warmup_steps + self.cooldown_steps > max_steps:
             raise ValueError(
-                f"lr_schedule.warmup_steps={self.warmup_steps} and lr_schedule.cooldown_steps={self.cooldown_steps} are "
+                f"lr_schedule.warmup_steps={self.warmup_steps} and lr_schedule.cooldown_steps={self.cooldown_steps} take "
                 f"{self.warmup_steps + self.cooldown_steps} steps together, more than max_steps={max_steps}; lower one of "
                 "them, or train longer"
             )
@@ -76,11 +76,11 @@ class LRSchedule(ABC):
 
 
 class Constant(LRSchedule):
-    """The base rate throughout."""
+    """The base rate at every step."""
 
     def __init__(self, *, warmup_steps: int = 0, cooldown_steps: int = 0, final: float = 0.0) -> None:
         super().__init__(warmup_steps=warmup_steps, cooldown_steps=cooldown_steps, final=final)
-        refuse_idle_final(self)
+        check_final_reached(self)
 
     def shape(self, step: int, max_steps: int) -> float:
         return 1.0
@@ -94,20 +94,23 @@ class Cosine(LRSchedule):
 
 
 class Linear(LRSchedule):
-    """A line from 1 to `final`: 1 - (1 - final) (s - W) / (N - W). A cool-down follows the same line, so changes nothing."""
+    """A line from 1 to `final`: 1 - (1 - final) (s - W) / (N - W).
+
+    A cool-down would follow the same line, so it has no effect.
+    """
 
     def shape(self, step: int, max_steps: int) -> float:
         return 1 - (1 - self.final) * self.progress(step, max_steps)
 
 
 class InverseSqrt(LRSchedule):
-    """1 / sqrt(max(s / decay_after, 1)) (Karras et al. 2024, arXiv 2312.02696, their t_ref), which no max_steps enters.
+    """1 / sqrt(max(s / decay_after, 1)) (Karras et al. 2024, arXiv 2312.02696, their t_ref), independent of max_steps.
 
     Args:
-        decay_after: optimizer steps at the base rate, the warm-up's among them; after four times as many it is halved.
+        decay_after: optimizer steps at the base rate, including the warm-up; after four times as many the rate is half.
 
     Raises:
-        ValueError: fewer than 1, or than the warm-up takes.
+        ValueError: `decay_after` is below 1 or below `warmup_steps`.
     """
 
     def __init__(self, *, decay_after: int, warmup_steps: int = 0, cooldown_steps: int = 0, final: float = 0.0) -> None:
@@ -115,17 +118,17 @@ class InverseSqrt(LRSchedule):
         if decay_after < max(1, warmup_steps):
             raise ValueError(
                 f"lr_schedule.decay_after={decay_after} must be at least 1 and at least "
-                f"lr_schedule.warmup_steps={warmup_steps}, or the rate would fall before it is reached"
+                f"lr_schedule.warmup_steps={warmup_steps}; otherwise the rate would fall during the warm-up"
             )
         self.decay_after = decay_after
-        refuse_idle_final(self)
+        check_final_reached(self)
 
     def shape(self, step: int, max_steps: int) -> float:
         return 1 / math.sqrt(max(step / self.decay_after, 1))
 
 
-def refuse_idle_final(schedule: LRSchedule) -> None:
-    """A final factor that is set and never reached."""
+def check_final_reached(schedule: LRSchedule) -> None:
+    """Raise a ValueError if a final factor is set but never reached."""
     if schedule.final and not schedule.cooldown_steps:
         raise ValueError(
             f"lr_schedule.final={schedule.final} has no effect without a cool-down; "

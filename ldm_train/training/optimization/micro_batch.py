@@ -1,4 +1,4 @@
-"""How many examples a device takes at once: `micro_batch_size=auto` finds what its memory holds."""
+"""The number of examples that a device takes at once; `micro_batch_size=auto` finds how many fit into its memory."""
 
 import gc
 import traceback
@@ -14,15 +14,15 @@ from ldm_train.training.base_module import Training
 from ldm_train.training.cost import free_memory, saved_bytes
 from ldm_train.training.optimization.sharding import is_sharded
 
-SHARE = 0.5  # of a CPU's free memory: what a backward pass takes beside what it keeps is not seen
-COPIES = 3  # of each trained number, which come with the first step: average, two moments of the optimizer
+CPU_MEMORY_SHARE = 0.5  # of the free memory; the measurement misses what a backward pass allocates and frees again
+FIRST_STEP_COPIES = 3  # of each trained number, allocated by the first step: the average and the optimizer's two moments
 
 
 class MicroBatch(Callback):
-    """Sets the data's micro-batch size where it is "auto", once the weights are where they will be trained.
+    """Set the data's micro-batch size if it is "auto", after the weights have moved to the device that trains them.
 
-    A continued run keeps the size that it had, for other sizes round otherwise. `advice` is what to say of a GPU's memory
-    that did not suffice.
+    A continued run keeps its size, because other sizes round differently. After an out-of-memory error, `advice` says which
+    size would have fit.
     """
 
     def __init__(self) -> None:
@@ -36,21 +36,24 @@ class MicroBatch(Callback):
         if data.micro_batch_size != "auto":
             return
         if is_sharded(pl_module):
-            raise ValueError("micro_batch_size=auto does not go with trainer.strategy=fsdp2; set a number, or null")
+            raise ValueError("micro_batch_size=auto does not work with trainer.strategy=fsdp2; set a number, or null")
         if self._found.get("devices") != trainer.world_size:
-            size = torch.tensor(fitting(pl_module, data, data.geometry.rows), device=pl_module.device)
+            size = torch.tensor(find_fitting_size(pl_module, data, data.geometry.rows), device=pl_module.device)
             if trainer.world_size > 1:
                 torch.distributed.all_reduce(size, torch.distributed.ReduceOp.MIN)
             self._found = {"devices": trainer.world_size, "micro_batch_size": int(size)}
         data.divide(self._found["micro_batch_size"])
         if trainer.is_global_zero:
-            print(f"micro_batch_size=auto: {data.geometry.rows}, {data.geometry.accumulation} of them a step on each device")
+            geometry = data.geometry
+            print(
+                f"micro_batch_size=auto found {geometry.rows}: {geometry.accumulation} micro-batches a step on each device"
+            )
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         if isinstance(exception, torch.OutOfMemoryError):
             assert isinstance(pl_module, Training)
-            traceback.clear_frames(exception.__traceback__)  # they hold what the memory is full of
-            self.advice = told_out_of_memory(pl_module, trainer.datamodule)  # type: ignore[attr-defined]
+            traceback.clear_frames(exception.__traceback__)  # its frames hold the tensors that fill the memory
+            self.advice = explain_out_of_memory(pl_module, trainer.datamodule)  # type: ignore[attr-defined]
 
     def state_dict(self) -> dict[str, int]:
         return self._found
@@ -59,33 +62,34 @@ class MicroBatch(Callback):
         self._found = state_dict
 
 
-def fitting(module: Training, data: EndlessData, share: int) -> int:
-    """The largest divisor of a device's share whose forward and backward passes fit.
+def find_fitting_size(module: Training, data: EndlessData, share: int) -> int:
+    """Return the largest divisor of a device's share of the batch whose forward and backward passes fit into memory.
 
-    On a GPU they are tried. On a CPU, where a process that asks for too much is killed, one example's are measured.
+    On a GPU the sizes are tried. On a CPU, where the system kills a process that takes too much, the memory of one example
+    is measured and multiplied.
 
     Raises:
         ValueError: not even a single example fits.
     """
     sizes = [size for size in range(share, 0, -1) if share % size == 0]
     if module.device.type != "cpu":
-        found = next((size for size in sizes if tried(partial(_pass, module, data, size), module)), None)
+        fitting = next((size for size in sizes if fits_in_memory(partial(_pass, module, data, size), module)), None)
     else:
         _, each = saved_bytes(lambda: _loss(module, data, 1), module.parameters())
-        room = SHARE * (free_memory(module.device) - COPIES * _trained_bytes(module))
-        found = next((size for size in sizes if size * each <= room), None)
-    if found is None:
+        room = CPU_MEMORY_SHARE * (free_memory(module.device) - FIRST_STEP_COPIES * _trained_bytes(module))
+        fitting = next((size for size in sizes if size * each <= room), None)
+    if fitting is None:
         raise ValueError(
             f"not even one example fits into the memory of {module.device}; "
-            "see network.gradient_checkpointing=true, trainer.precision=bf16-mixed, or a smaller network or image_size"
+            "try network.gradient_checkpointing=true, trainer.precision=bf16-mixed, or a smaller network or image_size"
         )
-    return found
+    return fitting
 
 
-def tried(passes: Callable[[], None], module: Training) -> bool:
-    """Whether it goes through without running out of memory, beside what the first step will add."""
+def fits_in_memory(passes: Callable[[], None], module: Training) -> bool:
+    """Return whether the passes fit into memory together with what the first step will allocate."""
     try:
-        held = torch.empty(COPIES * _trained_bytes(module), dtype=torch.uint8, device=module.device)
+        held = torch.empty(FIRST_STEP_COPIES * _trained_bytes(module), dtype=torch.uint8, device=module.device)
         passes()
         del held
         return True
@@ -98,20 +102,18 @@ def tried(passes: Callable[[], None], module: Training) -> bool:
             torch.cuda.empty_cache()
 
 
-def told_out_of_memory(module: Training, data: EndlessData) -> str:
-    """What to say when a step ran out of a GPU's memory: which size would have fit."""
+def explain_out_of_memory(module: Training, data: EndlessData) -> str:
+    """Return advice after a step ran out of a GPU's memory: the largest size that fits."""
     module.zero_grad()
     rows = data.geometry.rows
     sizes = [size for size in range(rows, 0, -1) if rows % size == 0]
-    found = next((size for size in sizes if tried(partial(_pass, module, data, size), module)), None)
-    told = f"{module.device} ran out of memory with micro_batch_size={rows}: "
-    if found is None:
-        return f"{told}no smaller one fits; see network.gradient_checkpointing=true or trainer.precision=bf16-mixed"
-    if found == rows:
-        return (
-            f"{told}micro_batch_size={rows} itself fits, so look at what else takes memory: pictures.count, other processes"
-        )
-    return f"{told}micro_batch_size={found} fits, with the same results (micro_batch_size=auto finds it)"
+    fitting = next((size for size in sizes if fits_in_memory(partial(_pass, module, data, size), module)), None)
+    happened = f"{module.device} ran out of memory with micro_batch_size={rows}: "
+    if fitting is None:
+        return f"{happened}no smaller one fits; try network.gradient_checkpointing=true or trainer.precision=bf16-mixed"
+    if fitting == rows:
+        return f"{happened}the step itself fits, so check what else takes memory, such as pictures.count or other processes"
+    return f"{happened}micro_batch_size={fitting} fits, with the same results (micro_batch_size=auto finds it)"
 
 
 def _loss(module: Training, data: EndlessData, size: int) -> torch.Tensor:

@@ -9,16 +9,16 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.optimizer import ParamsT
 
 from ldm_train.training.optimization.lr_schedules import LRSchedule
-from ldm_train.training.optimization.parameter_groups import ALIKE, ParameterGroups
+from ldm_train.training.optimization.parameter_groups import SINGLE_GROUP, ParameterGroups
 
 
-def optimizer_and_schedule(
+def build_optimizer(
     module: pl.LightningModule,
     make_optimizer: Callable[[ParamsT], Optimizer],
     lr_schedule: LRSchedule,
-    parameter_groups: ParameterGroups = ALIKE,
+    parameter_groups: ParameterGroups = SINGLE_GROUP,
 ) -> OptimizerLRScheduler:
-    """An optimizer of the module's trained parameters, each group's rate following `lr_schedule` by optimizer steps.
+    """Build an optimizer of the module's trained parameters, and the LR schedule of its groups by optimizer steps.
 
     Raises:
         ValueError: the schedule does not fit into the run.

@@ -1,7 +1,7 @@
-"""Parameters, gradients, averages and optimizer states shared out over the processes (FSDP2): each holds its part of all.
+"""Shard parameters, gradients, averages and optimizer states over the processes (FSDP2).
 
-What a module computes is as before: the parameters of a block are gathered for as long as it works. Sharded tensors are
-`DTensor`s, which optimizers, norms and averages take as they are.
+Each process holds a part of every tensor. What a module computes does not change: a block's parameters are gathered while it
+runs. Sharded tensors are `DTensor`s, which optimizers, norms and averages accept like others.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,10 +20,10 @@ from torch.distributed.tensor import empty as empty_dtensor
 from ldm_train.training.checkpoints.sharded_checkpoint import Keys, Tree, mapped, new_folder, whole, write_shares
 
 
-def shard(parts: Iterable[object], mesh: DeviceMesh) -> None:
-    """Share out in place, over all processes of a mesh, the parts that have something to train; the others stay as they are.
+def shard_modules(parts: Iterable[object], mesh: DeviceMesh) -> None:
+    """Shard those of the parts that have something to train, in place, over all processes of a mesh.
 
-    The layers of every part's lists are gathered one at a time, the rest of it at once.
+    The layers in every part's lists are gathered one at a time, its other parameters together.
     """
     everywhere = init_device_mesh(mesh.device_type, (mesh.size(),))
     for part in parts:
@@ -31,31 +31,31 @@ def shard(parts: Iterable[object], mesh: DeviceMesh) -> None:
             continue
         if not any(p.requires_grad for p in part.parameters()):
             continue
-        # A root too gives its parameters back after a forward pass: left gathered, they would not see the weights swapped.
-        for module in (*layers(part), part):
+        # Reshard the root too: parameters that stayed gathered after a forward pass would miss that weights were swapped.
+        for module in (*iterate_list_layers(part), part):
             fully_shard(module, mesh=everywhere, reshard_after_forward=True)
         if callable(getattr(part, "loss", None)):
-            register_fsdp_forward_method(part, "loss")  # a weighting is called by this name
+            register_fsdp_forward_method(part, "loss")  # a weighting is called by this method, not by `forward`
 
 
-def layers(module: nn.Module) -> Iterator[nn.Module]:
-    """The elements of a module's outermost lists, those that have parameters."""
+def iterate_list_layers(module: nn.Module) -> Iterator[nn.Module]:
+    """Yield the elements of a module's outermost lists that have parameters."""
     for child in module.children():
         if isinstance(child, nn.ModuleList):
             yield from (layer for layer in child if any(True for _ in layer.parameters()))
         else:
-            yield from layers(child)
+            yield from iterate_list_layers(child)
 
 
 def is_sharded(module: nn.Module) -> bool:
-    """Whether every forward pass needs all processes."""
+    """Return whether a forward pass needs all processes."""
     return any(isinstance(part, FSDPModule) for part in module.modules())
 
 
-def swap(parameter: nn.Parameter, value: Tensor) -> Tensor:
-    """Put a value in a parameter's place, and give what was there.
+def swap_value(parameter: nn.Parameter, value: Tensor) -> Tensor:
+    """Replace a parameter's value, and return the previous one.
 
-    A sharded parameter is gathered from memory of its own, which is therefore overwritten.
+    A sharded parameter keeps its memory, from which it is gathered, so its value is overwritten there.
     """
     if isinstance(parameter, DTensor):
         before: Tensor = parameter.detach().clone()
@@ -65,21 +65,21 @@ def swap(parameter: nn.Parameter, value: Tensor) -> Tensor:
     return before
 
 
-def gathered(tensor: Tensor) -> Tensor:
-    """The whole of a tensor; of a sharded one every process must ask for it."""
+def gather_tensor(tensor: Tensor) -> Tensor:
+    """Return a tensor in full. If it is sharded, every process must call this."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def like(tensor: Tensor, sharded: DTensor) -> DTensor:
-    """A whole tensor that every process has, shared out as another is."""
+def shard_like(tensor: Tensor, sharded: DTensor) -> DTensor:
+    """Return a full tensor, which every process has, sharded like another one."""
     return distribute_tensor(tensor, sharded.device_mesh, sharded.placements, src_data_rank=None)
 
 
 class FullySharded(ModelParallelStrategy):
-    """Lightning's strategy for a module that shards itself in `configure_model`, with this project's checkpoints.
+    """Lightning's strategy for a module that shards itself in `configure_model`, with this project's checkpoint formats.
 
-    A checkpoint is one file, as of any other strategy, which process 0 gathers tensor by tensor; or each process writes its
-    share. Either is read by any number of processes, of this strategy and of others.
+    A checkpoint is either one file, as with any other strategy, gathered by process 0 tensor by tensor, or one share
+    written by each process. Any number of processes can read either, with this strategy or another.
 
     Args:
         shares: write checkpoints in shares.
@@ -89,7 +89,7 @@ class FullySharded(ModelParallelStrategy):
         super().__init__()
         self.shares = shares
 
-    # A DTensor is saved and loaded as any other: what Lightning does for plain strategies is right, and keeps their layout.
+    # Lightning's methods for plain strategies are right for DTensors too, and keep their sharding.
     lightning_module_state_dict = Strategy.lightning_module_state_dict
     load_model_state_dict = Strategy.load_model_state_dict
     optimizer_state = Strategy.optimizer_state
@@ -105,7 +105,7 @@ class FullySharded(ModelParallelStrategy):
             Strategy.save_checkpoint(self, self.gathered(checkpoint), filepath)
 
     def gathered(self, checkpoint: dict[str, Any]) -> dict[str, Any]:
-        """On process 0, with every tensor whole and on the CPU; what the others get is of no use."""
+        """Return the checkpoint with every tensor in full and on the CPU; only process 0 gets all of it."""
 
         def gather(keys: Keys, leaf: Tree) -> Tree:
             if not isinstance(leaf, DTensor):
@@ -116,7 +116,7 @@ class FullySharded(ModelParallelStrategy):
         return {key: mapped(value, gather, (key,)) for key, value in checkpoint.items()}
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
-        """A checkpoint in shares or in one file, its tensors shared out as the parameters that they belong to."""
+        """Load a checkpoint, in shares or one file, with its tensors sharded like the parameters that they belong to."""
         path = Path(self.broadcast(checkpoint_path))
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         assert self.lightning_module is not None
@@ -127,13 +127,13 @@ class FullySharded(ModelParallelStrategy):
         def distribute(keys: Keys, leaf: Tree) -> Tree:
             parameter = self._parameter(keys, named)
             fits = isinstance(leaf, Tensor) and isinstance(parameter, DTensor) and leaf.shape == parameter.shape
-            return like(leaf, parameter) if fits and not isinstance(leaf, DTensor) else leaf  # type: ignore[arg-type]
+            return shard_like(leaf, parameter) if fits and not isinstance(leaf, DTensor) else leaf  # type: ignore[arg-type]
 
         checkpoint = whole(checkpoint, path, empty)
         return {key: mapped(value, distribute, (key,)) for key, value in checkpoint.items()}
 
     def _parameter(self, keys: Keys, named: Mapping[str, nn.Parameter]) -> nn.Parameter | None:
-        """The parameter that a tensor at these keys of a checkpoint belongs to, by its name or its place in an optimizer."""
+        """Return the parameter of a tensor at these keys of a checkpoint, by its name or its place in an optimizer."""
         match keys:
             case ("optimizer_states", int(number), "state", int(place), _):
                 return [p for group in self.optimizers[number].param_groups for p in group["params"]][place]

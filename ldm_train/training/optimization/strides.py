@@ -1,7 +1,7 @@
-"""Tensors that belong to a parameter, laid out in memory as the parameter is.
+"""Give tensors that belong to a parameter the parameter's memory layout.
 
 A fused optimizer pairs a parameter with its moments by their order in memory. A checkpoint may have another order than the
-run that continues from it, since `channels_last` may have been switched meanwhile.
+run that continues from it, because `channels_last` may have been switched.
 """
 
 import torch
@@ -9,16 +9,16 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
-COMPRESSED = (torch.uint8, torch.int8)  # whose scales belong to blocks of a tensor's memory
+COMPRESSED = (torch.uint8, torch.int8)  # their scales belong to blocks of a tensor's memory, so they cannot be reordered
 
 
 def match_strides(value: Tensor, parameter: Tensor) -> Tensor:
-    """Return the value, of the parameter's shape, with the parameter's strides; itself if it has them already."""
-    if local(value).stride() == local(parameter).stride():
+    """Return the value with the parameter's strides; the same tensor if it has them already. Both have one shape."""
+    if local_part(value).stride() == local_part(parameter).stride():
         return value
     if isinstance(value, DTensor):
         return DTensor.from_local(
-            match_strides(value.to_local(), local(parameter)),
+            match_strides(value.to_local(), local_part(parameter)),
             value.device_mesh,
             value.placements,
             shape=value.shape,
@@ -28,10 +28,10 @@ def match_strides(value: Tensor, parameter: Tensor) -> Tensor:
 
 
 def match_optimizer_strides(optimizer: Optimizer) -> None:
-    """Give everything that the optimizer keeps of a parameter, such as its moments, the parameter's strides, in place.
+    """Give all tensors that the optimizer keeps for a parameter, such as its moments, the parameter's strides, in place.
 
     Raises:
-        ValueError: moments in eight bits, which cannot be reordered.
+        ValueError: moments in eight bits have other strides; they cannot be reordered.
     """
     for parameter, state in optimizer.state.items():
         for name, value in state.items():
@@ -40,11 +40,11 @@ def match_optimizer_strides(optimizer: Optimizer) -> None:
             state[name] = match_strides(value, parameter)
             if state[name] is not value and value.dtype in COMPRESSED:
                 raise ValueError(
-                    "channels_last cannot be switched in a run with an optimizer of eight bits, which keeps its moments in "
-                    "the order of the weights in memory; set channels_last as the run was started with"
+                    "channels_last cannot be switched when a run with an 8-bit optimizer continues, because its moments "
+                    "have the weights' order in memory; set channels_last to what the run was started with"
                 )
 
 
-def local(tensor: Tensor) -> Tensor:
-    """Return what this process holds of a tensor."""
+def local_part(tensor: Tensor) -> Tensor:
+    """Return this process's part of a tensor."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor

@@ -1,1 +1,1 @@
-"""Measure a run while it trains: held-out losses and metrics of sets of pictures."""
+"""Measure a run while it trains: held-out losses, and metrics of sets of pictures."""

@@ -1,4 +1,4 @@
-"""Which examples drawn pictures are compared with, and how that work is shared among the ranks."""
+"""Choose the examples with which drawn pictures are compared, and share the work among the ranks."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,22 +8,22 @@ import torch
 from torch import Tensor
 
 from ldm_train.data.batches.datamodules import CachedLatents
-from ldm_train.metrics.sets import LEAST
+from ldm_train.metrics.sets import MIN_PICTURES
 
-ENOUGH = 16  # held-out pictures, from which on training pictures are left out of it
-PORTION = 16  # pictures at once, on any number of ranks, so that the same pictures are always computed together
+ENOUGH_HELD_OUT = 16  # held-out pictures; with fewer, training pictures are compared
+PORTION_SIZE = 16  # pictures of one call; fixed, so that their values do not depend on the number of ranks
 
 
 @dataclass(frozen=True)
-class Compared:
-    """Examples whose captions are drawn, and whose pictures the drawn ones are compared with; N of them.
+class ComparisonSet:
+    """N examples whose captions are drawn, and with whose pictures the drawn ones are compared.
 
     Args:
-        portions: their numbers among the data's, of one shape each.
+        portions: the examples' numbers in the data; pictures of one portion have one shape.
         sizes: (height, width) of each portion's pictures, pixels.
-        captions: the first one of each, N in the portions' order.
-        backgrounds: the `background` that the source names of each, if it does.
-        held_out: whether training never sees them.
+        captions: the first caption of each example, N in the portions' order.
+        backgrounds: the `background` that the source gives for each example, or None.
+        held_out: whether training never sees the examples.
     """
 
     portions: Sequence[Tensor]
@@ -34,73 +34,78 @@ class Compared:
 
     @property
     def examples(self) -> Tensor:
+        """The numbers of all examples, (N,)."""
         return torch.cat(list(self.portions))
 
     @property
     def starts(self) -> list[int]:
-        """The place of each portion's first example among the N."""
+        """The index of each portion's first example among the N."""
         return [0, *torch.tensor([len(portion) for portion in self.portions]).cumsum(0).tolist()[:-1]]
 
     def captions_of(self, number: int) -> list[str]:
-        """Of one portion."""
+        """Return the captions of one portion."""
         start = self.starts[number]
         return self.captions[start : start + len(self.portions[number])]
 
 
-def choose(data: CachedLatents, count: int, *, factor: int) -> Compared | None:
-    """Up to `count` held-out examples, evenly spread; training examples where fewer than `ENOUGH` are held out.
+def choose_comparison(data: CachedLatents, count: int, *, factor: int) -> ComparisonSet | None:
+    """Choose up to `count` held-out examples, evenly spread; training examples if fewer than `ENOUGH` are held out.
 
     Args:
-        factor: the autoencoder's, by which pictures are larger than latents.
+        factor: pixels per position of the latents.
 
     Returns:
-        None where there are too few to compare.
+        None if there are fewer than MIN_PICTURES examples.
     """
-    held_out = len(data.held_out) >= min(ENOUGH, count)
+    held_out = len(data.held_out) >= min(ENOUGH_HELD_OUT, count)
     pool = data.held_out if held_out else torch.cat(data.train)
     chosen = pool[torch.arange(min(count, len(pool))) * len(pool) // min(count, len(pool))]
-    if len(chosen) < LEAST:
+    if len(chosen) < MIN_PICTURES:
         return None
     portions: list[Tensor] = []
     sizes: list[tuple[int, int]] = []
     buckets = data.latents.index.bucket[chosen]
     for bucket in buckets.unique():
-        own = [data.available(part) for part in chosen[buckets == bucket].split(PORTION)]
-        height, width = data.latents.moments(own[0][:1], torch.zeros(1, dtype=torch.int64)).mean.shape[2:]
-        portions += own
-        sizes += [(height * factor, width * factor)] * len(own)
+        bucket_portions = [data.available(part) for part in chosen[buckets == bucket].split(PORTION_SIZE)]
+        height, width = data.latents.moments(bucket_portions[0][:1], torch.zeros(1, dtype=torch.int64)).mean.shape[2:]
+        portions += bucket_portions
+        sizes += [(height * factor, width * factor)] * len(bucket_portions)
     examples = torch.cat(portions)
     captions = [data.latents.first_caption(example) for example in examples.tolist()]
     backgrounds = [fields.get("background") for fields in data.latents.fields(examples)]
-    return Compared(portions, sizes, captions, backgrounds, held_out)
+    return ComparisonSet(portions, sizes, captions, backgrounds, held_out)
 
 
-def over_ranks(
-    compared: Compared,
+def compute_over_ranks(
+    compared: ComparisonSet,
     sizes: Mapping[str, int],
     compute: Callable[[int], Mapping[str, Tensor]],
     trainer: pl.Trainer,
 ) -> dict[str, Tensor]:
-    """What `compute` gives of every portion by its number, (n, size) by name: on every rank whole, (N, size), on the CPU.
+    """Return what `compute` returns for every portion's number, (n, size) by name, joined as (N, size) on every rank's CPU.
 
-    Each rank computes its part. Sharded parameters need every rank at every forward pass, so one without a portion of its
-    own computes another's.
+    Each rank computes its portions. Sharded parameters need every rank at every forward pass, so a rank without a portion
+    of its own computes another's and drops it.
+
+    Args:
+        sizes: size of each name's rows.
+        compute: maps a portion's number to tensors (n, size) by name.
     """
     device, count = trainer.strategy.root_device, len(compared.captions)
-    whole = {name: torch.zeros(count, size, device=device) for name, size in sizes.items()}
+    tables = {name: torch.zeros(count, size, device=device) for name, size in sizes.items()}
     for first in range(0, len(compared.portions), trainer.world_size):
-        own = first + trainer.global_rank
-        found = compute(own if own < len(compared.portions) else first)
-        if own < len(compared.portions):
-            start = compared.starts[own]
-            for name, rows in found.items():
-                whole[name][start : start + len(rows)] = rows
-    for table in whole.values() if trainer.world_size > 1 else ():
-        torch.distributed.all_reduce(table)  # every row is zero but on one rank, so the sum is that row
-    return {name: table.cpu() for name, table in whole.items()}
+        number = first + trainer.global_rank
+        values = compute(number if number < len(compared.portions) else first)
+        if number < len(compared.portions):
+            start = compared.starts[number]
+            for name, rows in values.items():
+                tables[name][start : start + len(rows)] = rows
+    for table in tables.values() if trainer.world_size > 1 else ():
+        torch.distributed.all_reduce(table)  # a row is zero on all ranks but one, so the sum is that row
+    return {name: table.cpu() for name, table in tables.items()}
 
 
-def say(trainer: pl.Trainer, words: str) -> None:
-    """Once, whatever the number of ranks."""
+def print_once(trainer: pl.Trainer, message: str) -> None:
+    """Print once, on the first rank."""
     if trainer.is_global_zero:
-        print(words)
+        print(message)

@@ -1,4 +1,4 @@
-"""What held-out examples say of a model: its losses by log-SNR, with draws fixed per example."""
+"""Losses of a model on held-out examples, by log-SNR, with draws fixed per example."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,40 +7,46 @@ import torch
 from torch import Tensor
 
 from ldm_train.data.batches.datamodules import CachedLatents
-from ldm_train.training.loggers.jsonl import Record
+from ldm_train.training.loggers.dashboards import PlainRecord
 from ldm_train.training.module import NoisePredictorTraining
-from ldm_train.training.validation.strata import Interval, Strata, stratified
+from ldm_train.training.validation.strata import ConfidenceInterval, Strata, compute_stratified_means
 
 NAMES = ("loss", "noise_mse")
 
 
 @dataclass(frozen=True)
 class HeldOutLosses:
-    """The loss and the noise error of held-out examples, in total and by log-SNR."""
+    """The loss and the noise error of held-out examples, in total and by log-SNR.
+
+    Args:
+        counts: draws in each bin.
+        total: mean over the training's t, by name ("loss", "noise_mse").
+        each: mean in each bin, by name.
+    """
 
     strata: Strata
     counts: list[int]
-    total: Mapping[str, Interval]
-    each: Mapping[str, list[Interval]]
+    total: Mapping[str, ConfidenceInterval]
+    each: Mapping[str, list[ConfidenceInterval]]
 
     def scalars(self, suffix: str = "") -> dict[str, float]:
-        """The totals by name, and the ends of their intervals where there are some."""
-        found: dict[str, float] = {}
+        """Return the totals by name, and the ends of their confidence intervals if there are any."""
+        values: dict[str, float] = {}
         for name, interval in self.total.items():
             ends = {"": interval.mean, "_low": interval.low, "_high": interval.high}
-            found |= {f"{name}{suffix}{end}": value for end, value in ends.items() if value is not None}
-        return found
+            values |= {f"{name}{suffix}{end}": value for end, value in ends.items() if value is not None}
+        return values
 
     def bins(self, prefix: str) -> dict[str, float]:
-        """The loss by the log-SNRs of each bin."""
+        """Return the loss in each bin, with the bin's log-SNRs in its name."""
         edges = self.strata.edges.tolist()
         return {
             f"{prefix}log_snr_{low:.1f}_to_{high:.1f}": interval.mean
             for low, high, interval in zip(edges[:-1], edges[1:], self.each["loss"], strict=True)
         }
 
-    def record(self) -> Record:
-        """All bins as plain values."""
+    def record(self) -> PlainRecord:
+        """Return all bins as plain values."""
         loss = self.each["loss"]
         return {
             "edges": self.strata.edges.tolist(),
@@ -52,7 +58,7 @@ class HeldOutLosses:
         }
 
 
-def held_out_losses(
+def measure_held_out(
     module: NoisePredictorTraining,
     data: CachedLatents,
     *,
@@ -63,25 +69,30 @@ def held_out_losses(
     rank: int = 0,
     world: int = 1,
 ) -> HeldOutLosses:
-    """Losses over held-out examples, each at `repeats` timesteps; shared among the ranks, and the same on each of them."""
+    """Measure losses on held-out examples, each at `repeats` timesteps; the ranks share the work, and all return the same.
+
+    Args:
+        bins: number of bins of log-SNR; fewer if there are few draws.
+        examples: how many held-out examples at most, evenly spread; None for all.
+    """
     indices = torch.arange(len(data.held_out))
     indices = indices[:: max(1, -(-len(indices) // (examples or len(indices))))]
-    # Of a bin with one value alone nothing could be told.
+    # At least two values a bin, or its interval would be undefined.
     strata = Strata.of(
         module.timesteps,
         module.objective.denoiser.schedule,
         bins=max(1, min(bins, len(indices) * repeats // 2)),
     )
     chosen, quantiles = strata.assign(torch.arange(len(indices)), repeats)
-    times = module.timesteps.at(quantiles.flatten(), module.objective.denoiser.schedule).view(quantiles.shape)
+    times = module.timesteps.t_at_quantiles(quantiles.flatten(), module.objective.denoiser.schedule).view(quantiles.shape)
     values = torch.zeros(len(NAMES), *quantiles.shape, dtype=torch.float64, device=module.device)
     for repeat in range(repeats):
         for portion in data.portions(indices, batch_size * world):
             mine = portion[rank::world]
-            # Sharded parameters need every rank at every forward pass: one without examples of its own computes another's.
-            some = mine if len(mine) else portion[:1]
-            places = torch.searchsorted(indices, some)
-            batch = data.transfer_batch_to_device(data.held_out_batch(some), module.device, 0)
+            # Sharded parameters need every rank at every forward pass, so a rank without examples computes another's.
+            examples_now = mine if len(mine) else portion[:1]
+            places = torch.searchsorted(indices, examples_now)
+            batch = data.transfer_batch_to_device(data.held_out_batch(examples_now), module.device, 0)
             with module.at_rest():
                 losses = module.losses(batch, times[places, repeat], stream=f"held out {repeat} ")
             if len(mine):
@@ -92,12 +103,12 @@ def held_out_losses(
 
 
 def _summed(values: Tensor, chosen: Tensor, strata: Strata) -> HeldOutLosses:
-    """What values (2, N, R) in bins (N, R) come to."""
-    found = {name: stratified(own, chosen, strata.shares) for name, own in zip(NAMES, values, strict=True)}
+    """Return the means of values (2, N, R) in bins (N, R)."""
+    means = {name: compute_stratified_means(rows, chosen, strata.shares) for name, rows in zip(NAMES, values, strict=True)}
     counts = chosen.flatten().bincount(minlength=len(strata.shares)).tolist()
     return HeldOutLosses(
         strata,
         counts,
-        {name: total for name, (total, _) in found.items()},
-        {name: each for name, (_, each) in found.items()},
+        {name: total for name, (total, _) in means.items()},
+        {name: each for name, (_, each) in means.items()},
     )

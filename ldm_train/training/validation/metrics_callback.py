@@ -1,4 +1,4 @@
-"""Metrics of sets of pictures while a run trains: those drawn from captions, against the true ones."""
+"""Metrics of sets of pictures while a run trains: pictures drawn from captions, compared with the true ones."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -11,72 +11,77 @@ from torch import Tensor
 from ldm_train.data.batches.datamodules import CachedLatents
 from ldm_train.features.clip_score import CLIPPair
 from ldm_train.features.extractors import Features, Pixels
-from ldm_train.generation import Generation, Recipe
-from ldm_train.metrics.drawings import background_accuracy, nearest
-from ldm_train.metrics.sets import clip_score, measures, rank_deficient, retrieval_at_1
-from ldm_train.training.callbacks.spent import Spent
+from ldm_train.generation import Generation, SamplingSettings
+from ldm_train.metrics.drawings import background_accuracy, find_nearest
+from ldm_train.metrics.sets import MIN_PICTURES, clip_score, compare_features, is_rank_deficient, retrieval_at_1
+from ldm_train.training.callbacks.spent import TimeSpent
 from ldm_train.training.callbacks.step_log import is_due
 from ldm_train.training.ema.ema import EMA
-from ldm_train.training.loggers.dashboards import log_record, log_scalars
-from ldm_train.training.loggers.jsonl import Record
+from ldm_train.training.loggers.dashboards import PlainRecord, log_record, log_scalars
 from ldm_train.training.module import NoisePredictorTraining
-from ldm_train.training.validation.compared import Compared, choose, over_ranks, say
-from ldm_train.training.validation.real_features import KeptFeatures, real_features
+from ldm_train.training.validation.compared import (
+    ENOUGH_HELD_OUT,
+    ComparisonSet,
+    choose_comparison,
+    compute_over_ranks,
+    print_once,
+)
+from ldm_train.training.validation.real_features import FeatureStore, load_or_compute_features
 
-PIXELS, CLIP = "pixels", "clip"
+PIXEL_FEATURES, CLIP_IMAGES = "pixels", "clip"
 
 
 @dataclass(frozen=True)
-class Measuring:
-    """What is measured, and of which pictures.
+class MetricSettings:
+    """What is measured, and on which pictures.
 
     Args:
-        features: whose distances between drawn and true pictures are measured; None for none.
-        pair: by which drawn pictures are compared with their captions; None for none.
+        features: extractor for distances between drawn and true pictures; None for no distances.
+        pair: CLIP, to compare drawn pictures with their captions; None for no comparison.
         recipe: how pictures are drawn; the i-th has noise number i.
-        count: how many, at most.
+        count: largest number of pictures.
     """
 
     features: Features | None
     pair: CLIPPair | None
-    recipe: Recipe
+    recipe: SamplingSettings
     count: int
 
 
-class Metrics(Callback):
-    """Draws held-out captions with the averaged weights, and logs what their pictures' features say.
+class MetricsCallback(Callback):
+    """Draw held-out captions with the averaged weights, and log metrics of the pictures' features.
 
-    The true pictures are what their cached latents decode to: they are there when the source is gone, and the autoencoder's
-    own errors do not count against the network. `metrics/kid_…` and `metrics/fid_…` are distances, precision and recall
-    shares, all with the extractor in the name. Where captions are held out and distinct, `metrics/retrieval_at_1` is the
-    share of drawn pictures to which the true picture of their caption is the nearest, pixel by pixel; where the source names
-    each picture's `background`, `metrics/background_accuracy` is the share that have its colour in their corners.
+    The true pictures are decoded from their cached latents: so the source is not needed, and the autoencoder's errors do not
+    count against the network. `metrics/kid_…`, `metrics/fid_…`, `metrics/precision_…` and `metrics/recall_…` have the
+    extractor in their name. If captions are held out and distinct, `metrics/retrieval_at_1` is the share of drawn pictures
+    for which the true picture of their caption is the nearest, pixel by pixel. If the source names each picture's
+    `background`, `metrics/background_accuracy` is the share of drawn pictures with that colour in their corners.
 
     Args:
-        generation: makes the pictures of the module's network and text encoder.
+        generation: builds the generation from the module's network and text encoder.
         every: optimizer steps; also at the end of the run.
-        kept: where the true pictures' features are kept; None for no longer than the run.
-        spent: what its time is added to.
+        kept: store of the true pictures' features; None to compute them in every run.
+        spent: to which the time of the metrics is added.
     """
 
     def __init__(
         self,
         ema: EMA,
         generation: Callable[[NoisePredictorTraining], Generation],
-        measuring: Measuring,
+        measuring: MetricSettings,
         *,
         every: int,
-        kept: KeptFeatures | None,
-        spent: Spent | None = None,
+        kept: FeatureStore | None,
+        spent: TimeSpent | None = None,
     ) -> None:
         self.ema = ema
         self.generation = generation
         self.measuring = measuring
         self.every = every
         self.kept = kept
-        self.spent = spent or Spent()
+        self.spent = spent or TimeSpent()
         self.extractors: list[Features] = [Pixels()] if measuring.features is None else [Pixels(), measuring.features]
-        self._compared: Compared | None = None
+        self._compared: ComparisonSet | None = None
         self._real: Mapping[str, Tensor] = {}
         self._texts: Tensor | None = None
 
@@ -95,19 +100,19 @@ class Metrics(Callback):
             part.to(module.device)
         generation = self.generation(module)
         if not self._real:
-            self._look(trainer, module, generation)
+            self._prepare(trainer, module, generation)
         if self._compared is not None:
             drawn = self._draw(trainer, module, generation, self._compared)
             self._log(trainer, self._compared, drawn)
         for part in frozen:
-            part.to(torch.device("cpu"))  # until the next time, a GPU's memory is the training's
+            part.to(torch.device("cpu"))  # free the GPU's memory for the training
 
-    def _look(self, trainer: pl.Trainer, module: NoisePredictorTraining, generation: Generation) -> None:
-        """Choose the true pictures, and have their features."""
+    def _prepare(self, trainer: pl.Trainer, module: NoisePredictorTraining, generation: Generation) -> None:
+        """Choose the true pictures, and load or compute their features."""
         data: CachedLatents = trainer.datamodule  # type: ignore[attr-defined]
-        compared = choose(data, self.measuring.count, factor=generation.autoencoder.factor)
+        compared = choose_comparison(data, self.measuring.count, factor=generation.autoencoder.factor)
         if compared is None:
-            return say(trainer, "note: there are too few pictures for metrics of sets of pictures")
+            return print_once(trainer, f"note: no metrics of sets of pictures: they need at least {MIN_PICTURES} pictures")
         self._compared = compared
 
         @torch.no_grad()
@@ -117,15 +122,15 @@ class Metrics(Callback):
             latents = mean.to(module.device, torch.promote_types(mean.dtype, torch.float32))
             return generation.decode(module.scaling.to_model(latents))
 
-        self._real = real_features(compared, self.extractors, images, self.kept, trainer)
+        self._real = load_or_compute_features(compared, self.extractors, images, self.kept, trainer)
         if self.measuring.pair is not None:
             self._texts = self.measuring.pair.texts(compared.captions).cpu()
-        self._tell(trainer, compared)
+        self._explain(trainer, compared)
 
     def _draw(
-        self, trainer: pl.Trainer, module: NoisePredictorTraining, generation: Generation, compared: Compared
+        self, trainer: pl.Trainer, module: NoisePredictorTraining, generation: Generation, compared: ComparisonSet
     ) -> dict[str, Tensor]:
-        """Features of a picture of each caption, by the extractors and the image tower."""
+        """Return features of a drawn picture of each caption, from the extractors and CLIP's image tower."""
         pair = self.measuring.pair
 
         def compute(number: int) -> dict[str, Tensor]:
@@ -133,61 +138,65 @@ class Metrics(Callback):
             with module.at_rest():
                 images = drawing(compared.captions_of(number), self.measuring.recipe, first=compared.starts[number])
             features = {extractor.name: extractor(images) for extractor in self.extractors}
-            return features if pair is None else features | {CLIP: pair.images(images)}
+            return features if pair is None else features | {CLIP_IMAGES: pair.images(images)}
 
-        sizes = {e.name: e.size for e in self.extractors} | ({} if pair is None else {CLIP: pair.size})
+        sizes = {e.name: e.size for e in self.extractors} | ({} if pair is None else {CLIP_IMAGES: pair.size})
         with self.ema.swapped(module):
-            return over_ranks(compared, sizes, compute, trainer)
+            return compute_over_ranks(compared, sizes, compute, trainer)
 
-    def _log(self, trainer: pl.Trainer, compared: Compared, drawn: Mapping[str, Tensor]) -> None:
+    def _log(self, trainer: pl.Trainer, compared: ComparisonSet, drawn: Mapping[str, Tensor]) -> None:
         if not all(features.isfinite().all() for features in drawn.values()):
-            return say(
-                trainer, f"note: at step {trainer.global_step} the averaged weights draw nothing that can be measured"
+            return print_once(
+                trainer,
+                f"note: no metrics at step {trainer.global_step}: pictures that the averaged weights drew are not finite",
             )
         values = trainer.strategy.broadcast(self._values(compared, drawn) if trainer.is_global_zero else {})
         log_scalars(trainer, {f"metrics/{name}": value for name, value in values.items()})
         recipe, extractor = self.measuring.recipe, self.measuring.features
-        told: Record = {
+        record: PlainRecord = {
             "pictures": len(compared.captions),
             "held_out": compared.held_out,
             "steps": recipe.steps,
             "seed": recipe.seed,
         }
         if extractor is not None:
-            told |= {"extractor": extractor.name, "features": extractor.size, "rank_deficient": self._deficient(compared)}
-        log_record(trainer, "set_metrics", {**told, **values})
+            record |= {"extractor": extractor.name, "features": extractor.size, "rank_deficient": self._deficient(compared)}
+        log_record(trainer, "set_metrics", {**record, **values})
         return None
 
-    def _values(self, compared: Compared, drawn: Mapping[str, Tensor]) -> dict[str, float]:
+    def _values(self, compared: ComparisonSet, drawn: Mapping[str, Tensor]) -> dict[str, float]:
         values: dict[str, float] = {}
         extractor, pair = self.measuring.features, self.measuring.pair
         if extractor is not None:
-            found = measures(self._real[extractor.name], drawn[extractor.name])
-            values |= {f"{name}_{extractor.name}": value for name, value in found.items()}
+            metrics = compare_features(self._real[extractor.name], drawn[extractor.name])
+            values |= {f"{name}_{extractor.name}": value for name, value in metrics.items()}
         if pair is not None and self._texts is not None:
-            values[f"clip_score_{pair.name}"] = clip_score(drawn[CLIP], self._texts).mean().item()
-            values[f"clip_retrieval_at_1_{pair.name}"] = retrieval_at_1(drawn[CLIP], self._texts)
+            values[f"clip_score_{pair.name}"] = clip_score(drawn[CLIP_IMAGES], self._texts).mean().item()
+            values[f"clip_retrieval_at_1_{pair.name}"] = retrieval_at_1(drawn[CLIP_IMAGES], self._texts)
         if compared.held_out and len(set(compared.captions)) == len(compared.captions):
-            right = nearest(drawn[PIXELS], self._real[PIXELS]) == torch.arange(len(compared.captions))
+            right = find_nearest(drawn[PIXEL_FEATURES], self._real[PIXEL_FEATURES]) == torch.arange(len(compared.captions))
             values["retrieval_at_1"] = right.double().mean().item()
         backgrounds = [name for name in compared.backgrounds if name is not None]
         if len(backgrounds) == len(compared.captions) and len(set(backgrounds)) > 1:
-            images, truth = (Pixels.images(features[PIXELS]) for features in (drawn, self._real))
+            images, truth = (Pixels.images(features[PIXEL_FEATURES]) for features in (drawn, self._real))
             values["background_accuracy"] = background_accuracy(images, truth, backgrounds)
         return values
 
-    def _deficient(self, compared: Compared) -> bool:
+    def _deficient(self, compared: ComparisonSet) -> bool:
         extractor = self.measuring.features
-        return extractor is not None and rank_deficient(self._real[extractor.name], self._real[extractor.name])
+        return extractor is not None and is_rank_deficient(self._real[extractor.name], self._real[extractor.name])
 
-    def _tell(self, trainer: pl.Trainer, compared: Compared) -> None:
-        """What the figures are of, once."""
+    def _explain(self, trainer: pl.Trainer, compared: ComparisonSet) -> None:
+        """Print once what the metrics are of and how far to trust them."""
         extractor, count = self.measuring.features, len(compared.captions)
         if not compared.held_out:
-            say(trainer, f"note: too few pictures are held out: the metrics are of {count} training pictures")
-        if extractor is not None and self._deficient(compared):
-            say(
+            print_once(
                 trainer,
-                f"note: metrics/fid_{extractor.name} is of {count} pictures for {extractor.size} features, too few for "
-                f"their covariance: compare it at this count alone, and look at metrics/kid_{extractor.name} first",
+                f"note: the metrics are of {count} training pictures, because fewer than {ENOUGH_HELD_OUT} are held out",
+            )
+        if extractor is not None and self._deficient(compared):
+            print_once(
+                trainer,
+                f"note: metrics/fid_{extractor.name} is of {count} pictures, too few for the covariance of {extractor.size} "
+                f"features: compare it only at this number of pictures, or compare metrics/kid_{extractor.name} instead",
             )

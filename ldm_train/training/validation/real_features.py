@@ -1,8 +1,7 @@
-"""Features of true pictures, kept on the disk beside the cache that they are of.
+"""Features of the true pictures, stored on disk next to the cache that has the pictures.
 
-A file is named by all that its content depends on, so a changed cache, extractor, choice of examples or device has another
-one; what a file holds is compared with its checksum, and computed anew where it differs. Nothing relies on the folder: it
-may be removed at any time.
+A file's name is a hash of everything that its content depends on, so another cache, extractor, choice of examples or device
+has another file. A file with a wrong checksum is computed again. The folder can be removed at any time.
 """
 
 import hashlib
@@ -16,19 +15,19 @@ import torch
 from torch import Tensor, nn
 
 from ldm_train.data.cache.shards import load_rows, read_row_metadata, save_rows
-from ldm_train.training.validation.compared import Compared, over_ranks, say
+from ldm_train.training.validation.compared import ComparisonSet, compute_over_ranks, print_once
 from ldm_train.types import FeatureExtractor
 from ldm_train.weights.fingerprint import fingerprint_module
 
-FORMAT = 1
+FEATURES_FORMAT = 1
 
 
 @dataclass(frozen=True)
-class KeptFeatures:
-    """Where features of a cache's pictures are kept.
+class FeatureStore:
+    """A folder with features of a cache's pictures.
 
     Args:
-        folder: beside the cache, which holds nothing but what made it.
+        folder: next to the cache, because a cache holds nothing but its own files.
         content: the fingerprint of the cache, or of several.
     """
 
@@ -36,15 +35,16 @@ class KeptFeatures:
     content: str
 
     @classmethod
-    def beside(cls, caches: str | Sequence[str], content: str) -> "KeptFeatures":
+    def next_to(cls, caches: str | Sequence[str], content: str) -> "FeatureStore":
+        """Return the store next to a cache, or to the first of several."""
         first = Path(caches if isinstance(caches, str) else caches[0])
         return cls(first.with_name(f"{first.name}.features"), content)
 
     def path(self, extractor: FeatureExtractor, examples: Tensor, device: torch.device) -> Path:
-        """The file of these examples' features (N, size) by this extractor on this device."""
+        """Return the file of these examples' features (N, size) by this extractor on this device."""
         assert isinstance(extractor, nn.Module)
         settings = {
-            "format": FORMAT,
+            "format": FEATURES_FORMAT,
             "content": self.content,
             "examples": hashlib.sha256(examples.numpy().tobytes()).hexdigest(),
             "extractor": [extractor.name, fingerprint_module(extractor)],
@@ -54,18 +54,18 @@ class KeptFeatures:
         return self.folder / f"{extractor.name}-{digest[:32]}.safetensors"
 
     def read(self, path: Path, shape: tuple[int, int]) -> Tensor | None:
-        """The features of a file; None where it is not there, or not as it was written."""
+        """Return the features in a file; None if there is no file or it is damaged."""
         if not path.is_file():
             return None
         try:
-            told, features = read_row_metadata(path), load_rows(path).get("features")
+            metadata, features = read_row_metadata(path), load_rows(path).get("features")
         except ValueError:
             return None
         sound = features is not None and features.shape == shape and features.dtype == torch.float32
-        return features.clone() if sound and told.get("sha256") == _digest(features) else None  # type: ignore[arg-type, union-attr]
+        return features.clone() if sound and metadata.get("sha256") == _digest(features) else None  # type: ignore[arg-type, union-attr]
 
     def write(self, path: Path, features: Tensor) -> str | None:
-        """Keep features; why they could not be kept, if so, which ends nothing."""
+        """Store features, and return the problem if that failed; a run goes on without."""
         try:
             self.folder.mkdir(exist_ok=True)
             save_rows({"features": features}, path, metadata={"sha256": _digest(features), "content": self.content})
@@ -74,38 +74,41 @@ class KeptFeatures:
         return None
 
 
-def real_features(
-    compared: Compared,
+def load_or_compute_features(
+    compared: ComparisonSet,
     extractors: Sequence[FeatureExtractor],
     images: Callable[[int], Tensor],
-    kept: KeptFeatures | None,
+    kept: FeatureStore | None,
     trainer: pl.Trainer,
 ) -> dict[str, Tensor]:
-    """Each extractor's features (N, size) of the true pictures, on every rank: as they are kept, else computed and kept.
+    """Return each extractor's features (N, size) of the true pictures on every rank, from the store or computed and stored.
 
     Args:
-        images: the true pictures (B, 3, H, W) of a portion by its number.
+        images: maps a portion's number to its true pictures (B, 3, H, W).
     """
-    found: dict[str, Tensor] = {}
+    stored: dict[str, Tensor] = {}
     paths: dict[str, Path] = {}
     if kept is not None and trainer.is_global_zero:
         paths = {e.name: kept.path(e, compared.examples, trainer.strategy.root_device) for e in extractors}
         read = {e.name: kept.read(paths[e.name], (len(compared.captions), e.size)) for e in extractors}
-        found = {name: features for name, features in read.items() if features is not None}
-    found = trainer.strategy.broadcast(found)  # all ranks must compute the same, whatever each could read
-    missing = [extractor for extractor in extractors if extractor.name not in found]
+        stored = {name: features for name, features in read.items() if features is not None}
+    stored = trainer.strategy.broadcast(stored)  # all ranks must compute the same features
+    missing = [extractor for extractor in extractors if extractor.name not in stored]
     if not missing:
-        return found
+        return stored
 
     def compute(number: int) -> dict[str, Tensor]:
         pictures = images(number)
         return {extractor.name: extractor(pictures) for extractor in missing}
 
-    new = over_ranks(compared, {e.name: e.size for e in missing}, compute, trainer)
+    new = compute_over_ranks(compared, {e.name: e.size for e in missing}, compute, trainer)
     problems = {kept.write(path, new[name]) for name, path in paths.items() if name in new} if kept is not None else set()
     for problem in problems - {None}:
-        say(trainer, f"note: the next run will compute the true pictures' features again: {problem}")
-    return found | new
+        print_once(
+            trainer,
+            f"note: the true pictures' features were not stored, and the next run will compute them again: {problem}",
+        )
+    return stored | new
 
 
 def _digest(features: Tensor) -> str:

@@ -1,7 +1,8 @@
-"""Levels of noise alike: bins of log-SNR, and means over them with confidence intervals.
+"""Bins of log-SNR, and means over them with confidence intervals.
 
-The training's distribution over t is cut at log-SNRs into K bins, of shares p_k. Where each bin has as many draws as the
-others, sum_k p_k mean_k is the expectation over the training's own t, and every level of noise is measured alike.
+The training's distribution over t is cut at log-SNRs into K bins with shares p_k. Every bin gets the same number of draws,
+so that all noise levels are measured with the same precision; sum_k p_k mean_k estimates the expectation over the
+training's t.
 """
 
 from dataclasses import dataclass
@@ -12,12 +13,9 @@ from torch import Tensor
 from ldm_train.diffusion.schedules.schedule import NoiseSchedule
 from ldm_train.diffusion.timesteps import Timesteps
 
-GRID = 4096  # quantiles by which the bins' shares are found
-NORMAL = 1.96  # standard deviations on either side of a normal distribution's mean that hold 95 % of it
-STRIDES = (
-    0.6180339887498949,
-    0.7548776662466927,
-)  # of the golden and the plastic number: multiples spread evenly
+GRID = 4096  # quantiles from which the bins' shares are estimated
+Z_95 = 1.96  # 95 % of a normal distribution lie within so many standard deviations of its mean
+STRIDES = (0.6180339887498949, 0.7548776662466927)  # from the golden and the plastic number: multiples spread evenly
 
 
 @dataclass(frozen=True)
@@ -25,8 +23,8 @@ class Strata:
     """Bins of log-SNR.
 
     Args:
-        edges: log-SNRs, (K + 1,) float64, rising; the outer ones are the training distribution's own, where finite.
-        quantiles: the shares of the training's draws that are less noisy than each edge, (K + 1,), falling from 1 to 0.
+        edges: log-SNRs, (K + 1,) float64, rising; the outer ones are the ends of the training's distribution, where finite.
+        quantiles: the share of the training's draws that are less noisy than each edge, (K + 1,), falling from 1 to 0.
     """
 
     edges: Tensor
@@ -34,12 +32,12 @@ class Strata:
 
     @classmethod
     def of(cls, timesteps: Timesteps, schedule: NoiseSchedule, *, bins: int) -> "Strata":
-        """At most `bins` of them: of equal width from the 1st to the 99th percentile, the outer two open.
+        """Return at most `bins` bins of equal width from the 1st to the 99th percentile, the outer two extended to the ends.
 
-        Those in which no t lies, as of a schedule with few of them, become part of a neighbour.
+        Bins without any t, which a schedule of few steps has, are merged into a neighbour.
         """
         u = (torch.arange(GRID, dtype=torch.float64) + 0.5) / GRID
-        log_snr = schedule.log_snr(timesteps.at(u, schedule))
+        log_snr = schedule.log_snr(timesteps.t_at_quantiles(u, schedule))
         finite = log_snr[log_snr.isfinite()]
         low, high = torch.quantile(finite, torch.tensor([0.01, 0.99], dtype=torch.float64))
         edges, quantiles = [finite.min()], [torch.ones((), dtype=torch.float64)]
@@ -52,13 +50,14 @@ class Strata:
 
     @property
     def shares(self) -> Tensor:
-        """Of the training's draws in each bin, (K,)."""
+        """The share of the training's draws in each bin, (K,)."""
         return self.quantiles[:-1] - self.quantiles[1:]
 
     def assign(self, indices: Tensor, repeats: int) -> tuple[Tensor, Tensor]:
-        """The bins of examples (N,), each drawn `repeats` times, and the training's quantiles at which: both (N, repeats).
+        """Return the bins of examples (N,), each drawn `repeats` times, and the quantiles to draw, both (N, repeats).
 
-        Every bin has its share of examples to within one for each repeat, and its quantiles are spread evenly over it.
+        The quantiles are those of the training's distribution. In each repeat all bins get the same number of examples, to
+        within one, and their quantiles spread evenly over the bin.
         """
         count, repeat = len(self.shares), torch.arange(repeats)
         bins = (indices[:, None] + repeat * count // repeats) % count
@@ -67,19 +66,24 @@ class Strata:
 
 
 @dataclass(frozen=True)
-class Interval:
-    """A mean and the ends of its 95 % confidence interval, which None stands for where one example cannot tell."""
+class ConfidenceInterval:
+    """A mean and the ends of its 95 % confidence interval; the ends are None if there are fewer than two examples."""
 
     mean: float
     low: float | None
     high: float | None
 
 
-def stratified(values: Tensor, bins: Tensor, shares: Tensor) -> tuple[Interval, list[Interval]]:
-    """The mean over the training's t, and that of each bin, of values (N, R) float64 of N examples in bins (N, R).
+def compute_stratified_means(
+    values: Tensor, bins: Tensor, shares: Tensor
+) -> tuple[ConfidenceInterval, list[ConfidenceInterval]]:
+    """Return the mean over the training's t, and the mean of each bin, of values (N, R) float64 in bins (N, R).
 
-    An example's own values go together, so the variance is that between examples: with residuals e and weights w,
-    N / (N - 1) sum_i (sum_r w_ir e_ir)^2 (the cluster-robust variance, Liang, Zeger 1986, eq. 3).
+    The N examples are independent, but not an example's R values, so the variance is taken between examples: with residuals
+    e and weights w it is N / (N - 1) sum_i (sum_r w_ir e_ir)^2 (cluster-robust; Liang and Zeger 1986, eq. 3).
+
+    Args:
+        shares: of the training's draws in each bin, (K,).
     """
     counts = bins.flatten().bincount(minlength=len(shares)).double()
     means = torch.zeros_like(shares).index_add(0, bins.flatten(), values.flatten()) / counts
@@ -92,10 +96,10 @@ def stratified(values: Tensor, bins: Tensor, shares: Tensor) -> tuple[Interval, 
     return total, each
 
 
-def _interval(mean: Tensor, contributions: Tensor) -> Interval:
-    """Of a mean whose examples contribute residuals (N, R) to it."""
+def _interval(mean: Tensor, contributions: Tensor) -> ConfidenceInterval:
+    """Return the interval of a mean to which the examples contribute residuals (N, R)."""
     count = len(contributions)
     if count < 2:
-        return Interval(mean.item(), None, None)
-    half = NORMAL * (count / (count - 1) * contributions.sum(1).square().sum()).sqrt()
-    return Interval(mean.item(), (mean - half).item(), (mean + half).item())
+        return ConfidenceInterval(mean.item(), None, None)
+    half = Z_95 * (count / (count - 1) * contributions.sum(1).square().sum()).sqrt()
+    return ConfidenceInterval(mean.item(), (mean - half).item(), (mean + half).item())

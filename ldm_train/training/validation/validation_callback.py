@@ -1,31 +1,31 @@
-"""The validation loss: on held-out examples, with draws fixed per example, so that two checkpoints meet the same noise."""
+"""The validation loss: on held-out examples with draws fixed per example, so that all checkpoints see the same noise."""
 
 from contextlib import nullcontext
 
 import pytorch_lightning as pl
 from pytorch_lightning import Callback
 
-from ldm_train.training.callbacks.spent import Spent
+from ldm_train.training.callbacks.spent import TimeSpent
 from ldm_train.training.callbacks.step_log import is_due
 from ldm_train.training.ema.ema import EMA
 from ldm_train.training.loggers.dashboards import log_record, log_scalars
 from ldm_train.training.module import NoisePredictorTraining
-from ldm_train.training.validation.held_out import held_out_losses
+from ldm_train.training.validation.held_out import measure_held_out
 
 
-class Validation(Callback):
-    """Logs `validation_loss` and `validation_noise_mse`, with intervals and by log-SNR, of the averaged and the raw weights.
+class ValidationCallback(Callback):
+    """Log `validation_loss` and `validation_noise_mse`, with intervals and by log-SNR, of the averaged and the raw weights.
 
-    They are computed in the training's precision. Names without `raw` are of the averaged weights; the bins are scalars, and
-    lines of `validation.jsonl`.
+    Losses are computed in the training's precision. Names without `raw` are of the averaged weights. The bins are logged as
+    scalars, and as lines of `validation.jsonl`.
 
     Args:
         every: optimizer steps; also at the end of the run.
-        batch_size: examples of one forward pass, over which the loss does not depend.
+        batch_size: examples of one forward pass; the loss does not depend on it.
         repeats: timesteps per example.
-        bins: of log-SNR; fewer where there are few examples.
-        examples: at most so many, evenly spread over those held out; None for all.
-        spent: what its time is added to.
+        bins: number of bins of log-SNR; fewer if there are few examples.
+        examples: how many held-out examples at most, evenly spread; None for all.
+        spent: to which the time of the validation is added.
     """
 
     def __init__(
@@ -37,9 +37,9 @@ class Validation(Callback):
         repeats: int = 4,
         bins: int = 8,
         examples: int | None = None,
-        spent: Spent | None = None,
+        spent: TimeSpent | None = None,
     ) -> None:
-        self.spent = spent or Spent()
+        self.spent = spent or TimeSpent()
         self.ema = ema
         self.every = every
         self.batch_size = batch_size
@@ -60,7 +60,7 @@ class Validation(Callback):
         data = trainer.datamodule  # type: ignore[attr-defined]
         for weights in ("ema", "raw") if len(data.held_out) else ():
             with self.ema.swapped(module) if weights == "ema" else nullcontext():
-                found = held_out_losses(
+                losses = measure_held_out(
                     module,
                     data,
                     batch_size=self.batch_size,
@@ -71,6 +71,6 @@ class Validation(Callback):
                     world=trainer.world_size,
                 )
             suffix = "" if weights == "ema" else "_raw"
-            log_scalars(trainer, {f"validation_{name}": value for name, value in found.scalars(suffix).items()})
-            log_scalars(trainer, found.bins(f"validation_bins{suffix}/"))
-            log_record(trainer, "validation", {"weights": weights, **found.record()})
+            log_scalars(trainer, {f"validation_{name}": value for name, value in losses.scalars(suffix).items()})
+            log_scalars(trainer, losses.bins(f"validation_bins{suffix}/"))
+            log_record(trainer, "validation", {"weights": weights, **losses.record()})

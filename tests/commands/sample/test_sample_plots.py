@@ -10,7 +10,7 @@ import torch
 from PIL import Image, PngImagePlugin
 
 from ldm_train.commands.sample.labelled_grid import LINE, captioned, plot, wrapped
-from ldm_train.generation import mixed, slerp
+from ldm_train.generation import interpolate_conditioning, slerp
 from ldm_train.types import Conditioning
 
 TWO = 'prompts=["a black circle on a red background","a cat"]'
@@ -190,7 +190,7 @@ def test_conditioning_between_two_has_the_parts_of_both() -> None:
     assert b.tokens is not None
     assert a.mask is not None
     assert b.mask is not None
-    middle = mixed(a, b, torch.tensor([0.0, 0.5, 1.0]), blend="lerp")
+    middle = interpolate_conditioning(a, b, torch.tensor([0.0, 0.5, 1.0]), blend="lerp")
     assert middle.tokens is not None
     assert middle.mask is not None
     assert torch.equal(middle.tokens[0], a.tokens[0])

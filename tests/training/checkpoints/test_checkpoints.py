@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from ldm_train.training.checkpoints.checkpoint_callback import Checkpoints, Keeping
 from ldm_train.training.checkpoints.checkpoint_files import checkpoints, numbered, prune
-from ldm_train.training.loggers.jsonl import JsonLinesLogger
+from ldm_train.training.loggers.jsonl import JsonLines
 from tests.training.checkpoints.checkpointed import KEPT, QUIET, assert_same_run, last, lines, load
 
 
@@ -116,7 +116,7 @@ def test_settings_that_make_no_sense_are_refused(
 def test_the_first_of_the_best_values_is_it_and_no_number_never(
     best_is: Any, values: list[float], expected: list[int | None], tmp_path: Path
 ) -> None:
-    log = JsonLinesLogger(tmp_path)
+    log = JsonLines(tmp_path)
     watching = Checkpoints(tmp_path, Keeping(every=1, best="metric", best_is=best_is), log)
     found = []
     for step, value in enumerate(values, start=1):

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from ldm_train.training.checkpoints.checkpoint_files import WholeFiles
-from ldm_train.training.ema.snapshots import drop_later
-from ldm_train.training.loggers.jsonl import JsonLinesLogger
+from ldm_train.training.ema.snapshots import remove_later_snapshots
+from ldm_train.training.loggers.jsonl import JsonLines
 from ldm_train.training.run_files import HISTORY, written_files
 from tests.run_dir.records import QUIET, files
 
@@ -68,9 +68,9 @@ def test_nothing_is_left_under_a_temporary_name(cache: Path, train: Callable, tm
     assert json.loads((tmp_path / "run/run.json").read_text())["saved"] is True
 
 
-def logged(run_dir: Path, *, step: int | None = None) -> JsonLinesLogger:
+def logged(run_dir: Path, *, step: int | None = None) -> JsonLines:
     """A logger that was begun, anew or at a checkpoint's step."""
-    log = JsonLinesLogger(run_dir)
+    log = JsonLines(run_dir)
     log.begin({}, step)
     return log
 
@@ -109,7 +109,7 @@ def test_averages_that_come_again_are_removed_and_a_users_file_stays(tmp_path: P
     for name in ("step-00000002.safetensors", "step-00000004.safetensors", "step-final.safetensors", "step-9.txt"):
         (tmp_path / "ema").mkdir(exist_ok=True)
         (tmp_path / "ema" / name).touch()
-    drop_later(tmp_path, 3)
+    remove_later_snapshots(tmp_path, 3)
     assert sorted(path.name for path in (tmp_path / "ema").iterdir()) == [
         *("step-00000002.safetensors", "step-9.txt", "step-final.safetensors")
     ]

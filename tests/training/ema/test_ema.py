@@ -61,7 +61,7 @@ def train(ema, module, trainer, steps):
 def recursion(history, profile):
     average = history[0]
     for n, weights in enumerate(history[1:], start=1):
-        kept = profile.kept(n)
+        kept = profile.kept_share(n)
         average = kept * average + (1 - kept) * weights
     return average
 
@@ -138,18 +138,6 @@ def test_stored_and_loaded_it_goes_on_as_if_nothing_had_happened(module, trainer
     assert_close(resumed.average["network.weight"].double(), recursion(history, Decay(0.9)), rtol=1e-5, atol=1e-5)
 
 
-def test_what_an_older_version_stored_goes_on(module, trainer):
-    """Before there were several profiles, a state was two entries."""
-    ema = decaying(decay=0.9)
-    ema.on_train_start(trainer, module)
-    history = train(ema, module, trainer, range(5))
-    resumed = decaying(decay=0.9)
-    resumed.load_state_dict({"updates": ema.updates, "average": ema.average})
-    resumed.on_train_start(trainer, module)
-    history += train(resumed, module, trainer, range(5, 30))[1:]
-    assert_close(resumed.average["network.weight"].double(), recursion(history, Decay(0.9)), rtol=1e-5, atol=1e-5)
-
-
 def test_fewer_lengths_than_before_go_on(module, trainer):
     ema = power(lengths=[0.10, 0.05])
     ema.on_train_start(trainer, module)
@@ -219,10 +207,10 @@ def test_writing_into_swapped_weights_leaves_the_raw_ones_alone(module, trainer)
     [
         ({"lengths": [0.1, 0.3]}, "ema.lengths=0.3 must be above 0 and at most 0.2886"),
         ({"lengths": 0.1}, "ema.lengths=0.1 must be a list"),
-        ({"lengths": []}, "ema averages nothing"),
-        ({"lengths": [0.1, 0.1]}, "none twice"),
+        ({"lengths": []}, "ema.lengths lists nothing"),
+        ({"lengths": [0.1, 0.1]}, "ema.lengths lists .*0.1.*0.1"),
         ({"snapshot_every": 0}, "ema.snapshot_every=0 must be at least 1"),
-        ({"dtype": "bfloat16"}, "ema.dtype=bfloat16 is not a type to store averages in; accepted: float16, float32"),
+        ({"dtype": "bfloat16"}, "ema.dtype=bfloat16 .*float16, float32"),
         ({"start_step": -1}, "ema.start_step=-1"),
     ],
 )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from ldm_train.training.ema.post_hoc import Combination, combine, inner_products, solve
+from ldm_train.training.ema.post_hoc import Combination, combine_tensors, compute_inner_products, fit_coefficients
 from ldm_train.training.ema.profiles import Power, gamma_of_length
 
 STORED = (0.10, 0.05)
@@ -28,7 +28,7 @@ def tracked(weights: Tensor, length: float) -> Tensor:
     """The averages at every step (from 1 on), as training keeps them, in float32."""
     average, history = weights[0].clone(), []
     for number, now in enumerate(weights[1:], start=1):
-        average.lerp_(now, 1 - Power(length).kept(number))
+        average.lerp_(now, 1 - Power(length).kept_share(number))
         history.append(average.clone())
     return torch.stack(history)
 
@@ -55,7 +55,7 @@ class Stored:
 
     def solve(self, length: float, t: float | None = None) -> Combination:
         wished_t = float(self.t.max()) if t is None else t
-        return solve(self.t, self.gamma, wished_t=wished_t, wished_gamma=gamma_of_length(length))
+        return fit_coefficients(self.t, self.gamma, wished_t=wished_t, wished_gamma=gamma_of_length(length))
 
 
 @pytest.mark.parametrize("length", WISHED)
@@ -65,7 +65,7 @@ def test_a_walks_average_is_the_tracked_one(length: float, steps: int, every: in
     """Within 1 % of itself, and by the stricter measure of what averaging changed of the weights."""
     weights = walk(steps, jump=jump)
     stored = Stored.of(weights, every=every)
-    made, kept = combine(stored.solve(length).coefficients, stored.averages), tracked(weights, length)[-1].double()
+    made, kept = combine_tensors(stored.solve(length).coefficients, stored.averages), tracked(weights, length)[-1].double()
     error = (made - kept).norm()
     assert error < 1e-2 * kept.norm()
     assert error < 1e-2 * (kept - weights[-1]).norm()
@@ -77,7 +77,7 @@ def test_float16_holds_a_per_cent_of_the_weights_but_not_of_what_averaging_chang
     errors, kept = {}, tracked(weights, 0.08)[-1].double()
     for dtype in (torch.float16, torch.float32):
         stored = Stored.of(weights, every=25, dtype=dtype)
-        errors[dtype] = (combine(stored.solve(0.08).coefficients, stored.averages) - kept).norm()
+        errors[dtype] = (combine_tensors(stored.solve(0.08).coefficients, stored.averages) - kept).norm()
     changed = (kept - weights[-1]).norm()
     assert errors[torch.float16] < 1e-2 * kept.norm()
     assert errors[torch.float16] > 1e-2 * changed
@@ -89,7 +89,7 @@ def test_an_earlier_steps_average_is_made_too() -> None:
     stored = Stored.of(weights, every=25)
     until = stored.t <= 300
     part = Stored(stored.t[until], stored.gamma[until], stored.averages[until])
-    made, kept = combine(part.solve(0.08).coefficients, part.averages), tracked(weights, 0.08)[299].double()
+    made, kept = combine_tensors(part.solve(0.08).coefficients, part.averages), tracked(weights, 0.08)[299].double()
     assert (made - kept).norm() < 1e-2 * (kept - weights[300]).norm()
 
 
@@ -98,7 +98,7 @@ def test_an_earlier_steps_average_is_made_too() -> None:
 def test_coefficients_sum_to_one(length: float, steps: int, every: int) -> None:
     t = torch.arange(every, steps + 1, every).repeat_interleave(len(STORED))
     gamma = torch.tensor([gamma_of_length(own) for own in STORED], dtype=torch.float64).repeat(len(t) // len(STORED))
-    found = solve(t, gamma, wished_t=float(steps), wished_gamma=gamma_of_length(length))
+    found = fit_coefficients(t, gamma, wished_t=float(steps), wished_gamma=gamma_of_length(length))
     assert found.coefficients.sum().item() == pytest.approx(1, abs=1e-9)
 
 
@@ -128,7 +128,7 @@ def test_inner_products_are_the_integrals(shares: tuple[float, float], gammas: t
     pairs = [
         torch.tensor(value, dtype=torch.float64) for t, gamma in zip(shares, gammas, strict=True) for value in (t, gamma)
     ]
-    assert inner_products(*pairs).item() == pytest.approx((first * second).mean().item(), rel=1e-4)
+    assert compute_inner_products(*pairs).item() == pytest.approx((first * second).mean().item(), rel=1e-4)
 
 
 def test_the_combination_is_the_nearest() -> None:
@@ -163,4 +163,4 @@ def test_averages_are_combined_one_at_a_time() -> None:
             yield tensor
             del tensor
 
-    assert_close(combine(torch.tensor([0.5, 2.0, -1.0]), stored()), torch.full((2,), 1.5, dtype=torch.float64))
+    assert_close(combine_tensors(torch.tensor([0.5, 2.0, -1.0]), stored()), torch.full((2,), 1.5, dtype=torch.float64))

@@ -5,14 +5,14 @@ import math
 import pytest
 import torch
 
-from ldm_train.training.ema.profiles import LONGEST, Decay, Power, Profile, gamma_of_length, length_of_gamma
+from ldm_train.training.ema.profiles import MAX_LENGTH, AveragingProfile, Decay, Power, gamma_of_length, length_of_gamma
 
 LENGTHS = [0.001, 0.01, 0.05, 0.08, 0.10, 0.15, 0.25, 0.2886]
 
 
-def shares(profile: Profile, steps: int) -> torch.Tensor:
+def shares(profile: AveragingProfile, steps: int) -> torch.Tensor:
     """Of each step's weights in the average at the end, (steps,), by the recursion alone; the start's is left out."""
-    kept = torch.tensor([profile.kept(n) for n in range(1, steps + 1)], dtype=torch.float64)
+    kept = torch.tensor([profile.kept_share(n) for n in range(1, steps + 1)], dtype=torch.float64)
     later = torch.cat([kept[1:].flip(0).cumprod(0).flip(0), torch.ones(1, dtype=torch.float64)])
     return (1 - kept) * later
 
@@ -27,7 +27,7 @@ def test_an_exponent_has_the_length_that_it_was_made_of(length: float) -> None:
 def test_the_exponents_of_the_paper() -> None:
     """Karras et al. 2024, section 3.1: sigma_rel of 0.05 and 0.10 are exponents of about 16.97 and 6.94."""
     assert (gamma_of_length(0.05), gamma_of_length(0.10)) == pytest.approx((16.97, 6.94), abs=5e-3)
-    assert gamma_of_length(LONGEST) == pytest.approx(0, abs=1e-9)
+    assert gamma_of_length(MAX_LENGTH) == pytest.approx(0, abs=1e-9)
 
 
 @pytest.mark.parametrize("length", [0.05, 0.10, 0.20])
@@ -48,7 +48,7 @@ def test_a_step_has_the_profiles_integral(steps: int) -> None:
 
 
 def test_a_decay_warms_up() -> None:
-    kept = [Decay(0.9).kept(n) for n in range(1, 200)]
+    kept = [Decay(0.9).kept_share(n) for n in range(1, 200)]
     assert kept[0] == 2 / 11
     assert kept == sorted(kept)
     assert kept[-1] == 0.9

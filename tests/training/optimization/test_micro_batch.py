@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from ldm_train.training.optimization.optimizers import micro_batch
+from ldm_train.training.optimization import micro_batch
 
 QUIET = ["pictures.prompts=[]", "pictures.every=1000", "validation.every=1000"]
 AUTO = [*QUIET, "micro_batch_size=auto"]
@@ -40,14 +40,16 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
         monkeypatch.setattr(micro_batch, "saved_bytes", measured)
         monkeypatch.setattr(micro_batch, "_trained_bytes", lambda module: 1000)
         monkeypatch.setattr(
-            micro_batch, "free_memory", lambda device: 1000 * micro_batch.COPIES + examples * needs[0] / micro_batch.SHARE
+            micro_batch,
+            "free_memory",
+            lambda device: 1000 * micro_batch.FIRST_STEP_COPIES + examples * needs[0] / micro_batch.CPU_MEMORY_SHARE,
         )
 
     return put
 
 
 def size(out: str) -> int:
-    found = re.search(r"micro_batch_size=auto: (\d+), (\d+) of them a step on each device", out)
+    found = re.search(r"micro_batch_size=auto found (\d+): (\d+) micro-batches", out)
     assert found
     assert int(found[1]) * int(found[2]) == 12
     return int(found[1])
@@ -165,8 +167,8 @@ def holds(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
         (11, [], 12, "micro_batch_size=6 fits, with the same results"),
         (5, [], 12, "micro_batch_size=4 fits, with the same results"),
         (1, ["micro_batch_size=3"], 3, "micro_batch_size=1 fits, with the same results"),
-        (0, ["micro_batch_size=2"], 2, "no smaller one fits; see network.gradient_checkpointing=true"),
-        (0, ["micro_batch_size=1"], 1, "no smaller one fits; see network.gradient_checkpointing=true"),
+        (0, ["micro_batch_size=2"], 2, "no smaller one fits; try network.gradient_checkpointing=true"),
+        (0, ["micro_batch_size=1"], 1, "no smaller one fits; try network.gradient_checkpointing=true"),
     ],
 )
 def test_running_out_of_memory_is_answered_with_a_size_that_fits(
@@ -203,10 +205,10 @@ def test_memory_that_validation_lacked_is_not_blamed_on_the_micro_batch(
     def fail(*arguments: object, **more: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-    monkeypatch.setattr(validation_callback, "held_out_losses", fail)
+    monkeypatch.setattr(validation_callback, "measure_held_out", fail)
     answer = train(cache, tmp_path / "run", "pictures.prompts=[]", "validation.every=1")
     assert answer.code == 1
-    assert "micro_batch_size=4 itself fits" in answer.err
+    assert "micro_batch_size=4: the step itself fits" in answer.err
     assert "pictures.count" in answer.err
 
 

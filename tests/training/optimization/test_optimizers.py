@@ -116,7 +116,7 @@ BARE = ["~optimizer.betas", "~optimizer.eps", "~optimizer.fused", "~optimizer.we
         (["optimizer._target_=torch.optim.Adan"], "torch.optim.Adan is not there"),
         (["optimizer.betas=[2,0.9]"], "Invalid beta parameter at index 0: 2"),
         (["optimizer.lr=-1"], "optimizer.lr=-1 must be at least 0"),
-        (["lr_schedule.cooldown_steps=7"], "are 9 steps together, more than max_steps=8"),
+        (["lr_schedule.cooldown_steps=7"], "9 steps together, more than max_steps=8"),
         (["parameter_groups.text_encoder_lr=-1"], "parameter_groups.text_encoder_lr=-1 must be a number above 0"),
     ],
 )
@@ -147,7 +147,8 @@ def test_a_frozen_text_encoder_with_a_rate_is_told_by_the_command(
     assert encode(pictures, tmp_path / "cache", "text_encoder.trained=false").code == 0
     answer = train(tmp_path / "cache", tmp_path / "run", "parameter_groups.text_encoder_lr=1e-5")
     assert answer.code == 1
-    assert "text_encoder_lr=1e-05 is a rate for a text encoder that is frozen" in answer.err
+    assert "text_encoder_lr=1e-05" in answer.err
+    assert "frozen" in answer.err
     assert not (tmp_path / "run/metrics.jsonl").exists()
 
 

@@ -12,8 +12,8 @@ from ldm_train.diffusion.timesteps import Uniform
 from ldm_train.diffusion.weighting import LearnedLogVariance
 from ldm_train.training.module import NoisePredictorTraining
 from ldm_train.training.optimization.lr_schedules import Constant
-from ldm_train.training.optimization.optimizers import optimizer_and_schedule
-from ldm_train.training.optimization.parameter_groups import ALIKE, DEFAULT, ParameterGroups
+from ldm_train.training.optimization.optimizers import build_optimizer
+from ldm_train.training.optimization.parameter_groups import DEFAULT_GROUPS, SINGLE_GROUP, ParameterGroups
 
 
 class Network(nn.Module):
@@ -44,7 +44,7 @@ def whole() -> nn.ModuleDict:
     return nn.ModuleDict({"text_encoder": text_encoder, "network": Network(), "weighting": LearnedLogVariance(terms=3)})
 
 
-def told(groups: ParameterGroups, module: nn.Module) -> list[tuple[list[str], dict[str, float]]]:
+def describe_groups(groups: ParameterGroups, module: nn.Module) -> list[tuple[list[str], dict[str, float]]]:
     """Names and own settings of each group."""
     names = {id(p): name for name, p in module.named_parameters()}
     made = groups(module.named_parameters())
@@ -52,7 +52,7 @@ def told(groups: ParameterGroups, module: nn.Module) -> list[tuple[list[str], di
 
 
 def test_norms_biases_and_numbers_do_not_decay_and_embeddings_do() -> None:
-    assert told(DEFAULT, whole()) == [
+    assert describe_groups(DEFAULT_GROUPS, whole()) == [
         ([*TEXT_WEIGHTS, *WEIGHTS], {}),
         ([*TEXT_OTHERS, *OTHERS, TABLE], {"weight_decay": 0.0}),
     ]
@@ -60,30 +60,30 @@ def test_norms_biases_and_numbers_do_not_decay_and_embeddings_do() -> None:
 
 def test_a_rate_of_its_own_puts_the_text_encoder_last() -> None:
     own = {"lr": 1e-5}
-    assert told(ParameterGroups(text_encoder_lr=1e-5), whole()) == [
+    assert describe_groups(ParameterGroups(text_encoder_lr=1e-5), whole()) == [
         (WEIGHTS, {}),
         ([*OTHERS, TABLE], {"weight_decay": 0.0}),
         (TEXT_WEIGHTS, own),
         (TEXT_OTHERS, own | {"weight_decay": 0.0}),
     ]
     both = ParameterGroups(decay_norms_and_biases=True, text_encoder_lr=1e-5)
-    assert [settings for _, settings in told(both, whole())] == [{}, own]
+    assert [settings for _, settings in describe_groups(both, whole())] == [{}, own]
 
 
 def test_alike_is_one_group_in_the_modules_order() -> None:
     module = whole()
     trained = [name for name, p in module.named_parameters() if p.requires_grad]
-    assert told(ALIKE, module) == [(trained, {})]
+    assert describe_groups(SINGLE_GROUP, module) == [(trained, {})]
 
 
 def test_groups_without_a_parameter_are_left_out() -> None:
-    assert told(DEFAULT, nn.Linear(2, 2, bias=False)) == [(["weight"], {})]
-    assert told(DEFAULT, nn.LayerNorm(2)) == [(["weight", "bias"], {"weight_decay": 0.0})]
-    assert told(DEFAULT, nn.Linear(2, 2).requires_grad_(False)) == []
+    assert describe_groups(DEFAULT_GROUPS, nn.Linear(2, 2, bias=False)) == [(["weight"], {})]
+    assert describe_groups(DEFAULT_GROUPS, nn.LayerNorm(2)) == [(["weight", "bias"], {"weight_decay": 0.0})]
+    assert describe_groups(DEFAULT_GROUPS, nn.Linear(2, 2).requires_grad_(False)) == []
 
 
 @pytest.mark.parametrize("kind", [torch.optim.AdamW, torch.optim.SGD, torch.optim.Adam, torch.optim.RMSprop])
-@pytest.mark.parametrize("groups", [DEFAULT, ALIKE])
+@pytest.mark.parametrize("groups", [DEFAULT_GROUPS, SINGLE_GROUP])
 def test_a_step_without_gradient_moves_what_decays_alone(kind: type[torch.optim.Optimizer], groups: ParameterGroups) -> None:
     module = whole()
     for p in module.parameters():
@@ -92,7 +92,7 @@ def test_a_step_without_gradient_moves_what_decays_alone(kind: type[torch.optim.
     kind(groups(module.named_parameters()), lr=0.1, weight_decay=0.1).step()
     moved = {name for name, p in module.named_parameters() if not torch.equal(p, torch.ones_like(p))}
     trained = {name for name, p in module.named_parameters() if p.requires_grad}
-    assert moved == ({*WEIGHTS, *TEXT_WEIGHTS} if groups == DEFAULT else trained)
+    assert moved == ({*WEIGHTS, *TEXT_WEIGHTS} if groups == DEFAULT_GROUPS else trained)
 
 
 def training(text_encoder: nn.Module, groups: ParameterGroups) -> NoisePredictorTraining:
@@ -125,16 +125,16 @@ def test_the_schedule_multiplies_each_groups_own_rate(monkeypatch: pytest.Monkey
 
 
 def test_a_schedule_that_does_not_fit_is_refused_before_there_is_an_optimizer(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = training(ClassLabels(classes=["a"], width=2), DEFAULT)
+    module = training(ClassLabels(classes=["a"], width=2), DEFAULT_GROUPS)
     monkeypatch.setattr(NoisePredictorTraining, "trainer", type("Trainer", (), {"max_steps": 8}))
-    with pytest.raises(ValueError, match=r"lr_schedule.cooldown_steps=9 are 9 steps together"):
-        optimizer_and_schedule(module, pytest.fail, Constant(cooldown_steps=9))
+    with pytest.raises(ValueError, match=r"lr_schedule.cooldown_steps=9 take 9 steps together"):
+        build_optimizer(module, pytest.fail, Constant(cooldown_steps=9))
 
 
 def test_a_rate_for_a_frozen_text_encoder_is_refused() -> None:
     frozen = ClassLabels(classes=["a"], width=2).requires_grad_(False)
-    training(frozen, DEFAULT)
-    with pytest.raises(ValueError, match=r"text_encoder_lr=0.1 is a rate for a text encoder that is frozen"):
+    training(frozen, DEFAULT_GROUPS)
+    with pytest.raises(ValueError, match=r"text_encoder_lr=0.1 .*frozen"):
         training(frozen, ParameterGroups(text_encoder_lr=0.1))
 
 

@@ -16,7 +16,7 @@ from torch.testing import assert_close
 
 from ldm_train.assembly.stored_weights import read_checkpoint
 from ldm_train.training.checkpoints.sharded_checkpoint import SHARES, mapped, remove_unnamed_shares, whole
-from ldm_train.training.optimization.sharding import layers, swap
+from ldm_train.training.optimization.sharding import iterate_list_layers, swap_value
 
 DOUBLE = "trainer.precision=64-true"
 ADAPTERS = ("adapter=lora", "adapter.text_encoder=true", "optimizer.lr=0.05")
@@ -38,9 +38,9 @@ def state(run_dir: Path) -> dict[str, Tensor]:
 
 def assert_near(run_dir: Path, other: Path) -> None:
     """Weights, averages and moments to the rounding of float64."""
-    ours, theirs = state(run_dir), state(other)
-    assert ours.keys() == theirs.keys()
-    ours_flat, theirs_flat = (torch.cat([values[name].flatten() for name in theirs]) for values in (ours, theirs))
+    actual, reference = state(run_dir), state(other)
+    assert actual.keys() == reference.keys()
+    ours_flat, theirs_flat = (torch.cat([values[name].flatten() for name in reference]) for values in (actual, reference))
     assert (ours_flat - theirs_flat).norm() < 1e-10 * theirs_flat.norm()
 
 
@@ -83,9 +83,9 @@ def test_sharded_adapters_equal_those_of_one_process(runs: Path, one: Path, run_
 
 
 def test_a_sharded_run_equals_that_of_one_process(runs: Path, one: Path) -> None:
-    ours, theirs = lines(runs / "whole"), lines(one)
-    assert len(ours) == len(theirs) == 8
-    for line, other in zip(ours, theirs, strict=True):
+    actual, reference = lines(runs / "whole"), lines(one)
+    assert len(actual) == len(reference) == 8
+    for line, other in zip(actual, reference, strict=True):
         assert line == pytest.approx(other, rel=1e-10, abs=0)
     assert_near(runs / "whole", one)
     assert {path.name for path in (runs / "whole/samples").iterdir()} == {p.name for p in (one / "samples").iterdir()}
@@ -164,12 +164,12 @@ def test_shares_that_some_checkpoint_names_are_kept(tmp_path: Path) -> None:
 def test_layers_are_the_elements_of_the_outermost_lists() -> None:
     inner = nn.ModuleList([nn.Linear(1, 1)])
     module = nn.ModuleDict({"a": nn.ModuleList([nn.Linear(1, 1), nn.SiLU(), nn.Sequential(inner)]), "b": nn.Linear(1, 1)})
-    assert list(layers(module)) == [module["a"][0], module["a"][2]]
+    assert list(iterate_list_layers(module)) == [module["a"][0], module["a"][2]]
 
 
 def test_a_plain_value_is_swapped_in_without_a_copy() -> None:
     parameter, value = nn.Parameter(torch.zeros(2)), torch.ones(2)
-    before = swap(parameter, value)
+    before = swap_value(parameter, value)
     assert parameter.data_ptr() == value.data_ptr()
     assert_close(before, torch.zeros(2))
 

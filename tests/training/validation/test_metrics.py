@@ -18,9 +18,9 @@ from ldm_train.data.cache.reader import LatentCache
 from ldm_train.features.extractors import EfficientNetLite0, Features, Pixels
 from ldm_train.generation import Generation
 from ldm_train.metrics.drawings import background_accuracy
-from ldm_train.metrics.sets import measures
+from ldm_train.metrics.sets import compare_features
 from ldm_train.training.validation import compared as comparing
-from ldm_train.training.validation.compared import choose
+from ldm_train.training.validation.compared import choose_comparison
 
 ON = [
     "metrics.every=4",
@@ -85,11 +85,11 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     shown: list[str] = []
     forward = Features.forward
 
-    def told(self: Features, images: torch.Tensor) -> torch.Tensor:
+    def expected_record(self: Features, images: torch.Tensor) -> torch.Tensor:
         shown.append(self.name)
         return forward(self, images)
 
-    monkeypatch.setattr(Features, "forward", told)
+    monkeypatch.setattr(Features, "forward", expected_record)
     return shown
 
 
@@ -99,10 +99,10 @@ def test_a_run_logs_them_at_its_steps_and_says_what_they_are_of(run: Path) -> No
     assert all(values.keys() == DISTANCES | EXACT for values in found.values())
     assert found[4] != found[8]
     records = [json.loads(line) for line in (run / "set_metrics.jsonl").read_text().splitlines()]
-    told = {"extractor": "efficientnet_lite0", "features": 1280, "pictures": 8, "rank_deficient": True}
-    told |= {"held_out": True, "steps": 2, "seed": 5}
+    expected_record = {"extractor": "efficientnet_lite0", "features": 1280, "pictures": 8, "rank_deficient": True}
+    expected_record |= {"held_out": True, "steps": 2, "seed": 5}
     for record in records:
-        assert record.items() >= told.items()
+        assert record.items() >= expected_record.items()
         assert {f"metrics/{name}": record[name] for name in record if "_efficientnet" in name}.items() <= found[
             record["step"]
         ].items()
@@ -136,7 +136,7 @@ def test_they_are_what_the_averaged_weights_draw_against_what_is_held_out(run: P
     real = to_signed(torch.stack([read_image((source / key).read_bytes(), 16) for key, _ in chosen]))
     extractor = EfficientNetLite0()
     values = lines(run)[8]
-    for name, value in measures(extractor(real), extractor(drawn)).items():
+    for name, value in compare_features(extractor(real), extractor(drawn)).items():
         assert values[f"metrics/{name}_efficientnet_lite0"] == pytest.approx(value, rel=1e-4, abs=1e-4)
     backgrounds = [key.removesuffix(".png").split("-")[1] for key, _ in chosen]
     assert values["metrics/background_accuracy"] == background_accuracy(
@@ -168,7 +168,7 @@ def two(held_out: Path, train_words: list[str], tmp_path_factory: pytest.TempPat
 @pytest.mark.slow
 def test_two_ranks_measure_as_torchmetrics_does_and_as_one(two: Path) -> None:
     real, drawn = runpy.run_path(str(Path(__file__).with_name("measured.py")))["sets"]()
-    alone = measures(real, drawn)
+    alone = compare_features(real, drawn)
     for rank in (0, 1):
         found = json.loads((two / f"{rank}.json").read_text())
         assert found["ours"] == pytest.approx(alone, rel=1e-4)
@@ -177,10 +177,10 @@ def test_two_ranks_measure_as_torchmetrics_does_and_as_one(two: Path) -> None:
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
 def test_a_run_of_two_ranks_logs_what_one_does(strategy: str, two: Path, run: Path) -> None:
-    ours, theirs = lines(two / strategy), lines(run)
-    assert ours.keys() == theirs.keys()
-    for step, values in theirs.items():
-        assert ours[step] == pytest.approx(values, rel=1e-4, abs=1e-6)
+    actual, reference = lines(two / strategy), lines(run)
+    assert actual.keys() == reference.keys()
+    for step, values in reference.items():
+        assert actual[step] == pytest.approx(values, rel=1e-4, abs=1e-6)
     assert (two / "stdout").read_text().count("note: metrics/fid_efficientnet_lite0") == 2, "once a run"
     kept = two / f"caches-{strategy}/cache.features"
     assert sorted(path.name.partition("-")[0] for path in kept.iterdir()) == ["efficientnet_lite0", "pixels"]
@@ -250,7 +250,7 @@ def test_a_folder_that_cannot_be_written_is_told_and_ends_nothing(own: Path, tra
     own.with_name("cache.features").write_text("in the way")
     answer = train(own, tmp_path / "run", *ON)
     assert answer.code == 0, answer.err
-    assert answer.out.count("note: the next run will compute the true pictures' features again") == 1
+    assert answer.out.count("note: the true pictures' features were not stored") == 1
     assert list(lines(tmp_path / "run")) == [4, 8]
 
 
@@ -306,7 +306,7 @@ def test_too_few_held_out_pictures_are_replaced_by_training_ones(cache: Path, tr
     own = shutil.copytree(cache, tmp_path / "cache")
     answer = train(own, tmp_path / "run", *ON, "max_steps=1")
     assert answer.code == 0, answer.err
-    assert "note: too few pictures are held out: the metrics are of 8 training pictures" in answer.out
+    assert "note: the metrics are of 8 training pictures" in answer.out
     assert lines(tmp_path / "run")[1].keys() == DISTANCES | {"metrics/background_accuracy"}
 
 
@@ -326,7 +326,7 @@ def test_pictures_that_cannot_be_measured_end_nothing(
     monkeypatch.setattr(Generation, "__call__", lambda self, *a, **k: draw(self, *a, **k) * float("nan"))
     answer = train(own, tmp_path / "run", *ON)
     assert answer.code == 0, answer.err
-    assert "note: at step 4 the averaged weights draw nothing that can be measured" in answer.out
+    assert "note: no metrics at step 4" in answer.out
     assert lines(tmp_path / "run") == {}
 
 
@@ -381,10 +381,10 @@ def test_a_choice_is_spread_over_what_is_held_out(
 ) -> None:
     from ldm_train.data.batches.datamodules import CachedLatents
 
-    monkeypatch.setattr(comparing, "ENOUGH", 5)
-    monkeypatch.setattr(comparing, "PORTION", 3)
+    monkeypatch.setattr(comparing, "ENOUGH_HELD_OUT", 5)
+    monkeypatch.setattr(comparing, "PORTION_SIZE", 3)
     data = CachedLatents(LatentCache(held_out), batch_size=4)
-    chosen = choose(data, count, factor=1)
+    chosen = choose_comparison(data, count, factor=1)
     assert chosen is not None
     assert_close(chosen.examples, data.held_out[torch.tensor(places)])
     assert max(len(portion) for portion in chosen.portions) <= 3

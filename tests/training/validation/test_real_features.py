@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
 from ldm_train.features.extractors import EfficientNetLite0, Pixels
-from ldm_train.training.validation.real_features import KeptFeatures
+from ldm_train.training.validation.real_features import FeatureStore
 
 
 def spoil_a_bit(path: Path) -> None:
@@ -32,7 +32,7 @@ def of_others(path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [spoil_a_bit, leave_out_a_row, cut_off, of_others, Path.unlink])
 def test_what_is_damaged_is_not_read(damage: Callable[[Path], None], tmp_path: Path) -> None:
-    kept, extractor = KeptFeatures(tmp_path / "features", "content"), Pixels()
+    kept, extractor = FeatureStore(tmp_path / "features", "content"), Pixels()
     path = kept.path(extractor, torch.arange(3), torch.device("cpu"))
     features = torch.rand(3, 2, generator=torch.Generator().manual_seed(0))
     assert kept.read(path, (3, 2)) is None
@@ -45,13 +45,13 @@ def test_what_is_damaged_is_not_read(damage: Callable[[Path], None], tmp_path: P
 def test_a_file_is_named_by_all_that_its_content_depends_on(tmp_path: Path) -> None:
     extractor, other = EfficientNetLite0(), EfficientNetLite0()
     other.model._bn0.bias.data[0] += 1
-    kept, examples, cpu = KeptFeatures(tmp_path, "content"), torch.arange(3), torch.device("cpu")
+    kept, examples, cpu = FeatureStore(tmp_path, "content"), torch.arange(3), torch.device("cpu")
     paths = [
         kept.path(extractor, examples, cpu),
         kept.path(extractor, examples + 1, cpu),
         kept.path(other, examples, cpu),
         kept.path(extractor, examples, torch.device("meta")),
-        KeptFeatures(tmp_path, "other content").path(extractor, examples, cpu),
+        FeatureStore(tmp_path, "other content").path(extractor, examples, cpu),
     ]
     assert len(set(paths)) == len(paths)
     assert kept.path(EfficientNetLite0(), torch.arange(3), cpu) == paths[0]

@@ -7,7 +7,7 @@ from torch import Tensor
 from ldm_train.diffusion.schedules.named import RectifiedFlow, cosine, scaled_linear
 from ldm_train.diffusion.schedules.schedule import NoiseSchedule
 from ldm_train.diffusion.timesteps import LogitNormal, LogNormal, Timesteps, Uniform
-from ldm_train.training.validation.strata import Strata, stratified
+from ldm_train.training.validation.strata import Strata, compute_stratified_means
 
 SETTINGS = [
     (Uniform(), cosine()),
@@ -34,7 +34,7 @@ def test_bins_rise_and_hold_all_that_is_trained(timesteps: Timesteps, schedule: 
 def test_a_bin_s_draws_lie_between_its_edges(timesteps: Timesteps, schedule: NoiseSchedule) -> None:
     found = Strata.of(timesteps, schedule, bins=8)
     bins, quantiles = found.assign(torch.arange(1000), 4)
-    log_snr = schedule.log_snr(timesteps.at(quantiles.flatten(), schedule)).view(bins.shape)
+    log_snr = schedule.log_snr(timesteps.t_at_quantiles(quantiles.flatten(), schedule)).view(bins.shape)
     slack = 0.02 * (found.edges[-1] - found.edges[0])  # shares are found to one part in 4096
     inner = log_snr.isfinite() & (bins > 0) & (bins < 7)
     assert (log_snr[inner] >= found.edges[bins[inner]] - slack).all()
@@ -65,11 +65,13 @@ def loss(log_snr: Tensor, difficulty: Tensor) -> Tensor:
 @settings
 def test_the_total_is_the_training_s_expectation(timesteps: Timesteps, schedule: NoiseSchedule) -> None:
     grid = (torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000
-    expected = loss(schedule.log_snr(timesteps.at(grid, schedule)), torch.ones(())).mean()
+    expected = loss(schedule.log_snr(timesteps.t_at_quantiles(grid, schedule)), torch.ones(())).mean()
     found = Strata.of(timesteps, schedule, bins=8)
     bins, quantiles = found.assign(torch.arange(2000), 4)
-    values = loss(schedule.log_snr(timesteps.at(quantiles.flatten(), schedule)).view(bins.shape), torch.ones(2000, 1))
-    total, _ = stratified(values, bins, found.shares)
+    values = loss(
+        schedule.log_snr(timesteps.t_at_quantiles(quantiles.flatten(), schedule)).view(bins.shape), torch.ones(2000, 1)
+    )
+    total, _ = compute_stratified_means(values, bins, found.shares)
     torch.testing.assert_close(total.mean, expected.item(), rtol=2e-3, atol=0)
 
 
@@ -79,12 +81,12 @@ def test_the_intervals_hold_the_truth_as_often_as_they_say() -> None:
     found = Strata.of(Uniform(), cosine(), bins=4)
     bins, quantiles = found.assign(torch.arange(60), 4)
     curve = loss(cosine().log_snr(cosine().quantile(quantiles.flatten())).view(bins.shape), torch.ones(60, 1))
-    truth, truths = stratified(curve, bins, found.shares)
+    truth, truths = compute_stratified_means(curve, bins, found.shares)
     held = torch.zeros(5)
     for _ in range(400):
         difficulty = 1 + 0.5 * torch.randn(60, 1, generator=generator, dtype=torch.float64)
         noise = 1 + 0.2 * torch.randn(60, 4, generator=generator, dtype=torch.float64)
-        total, each = stratified(curve * difficulty * noise, bins, found.shares)
+        total, each = compute_stratified_means(curve * difficulty * noise, bins, found.shares)
         pairs = [(truth, total), *zip(truths, each, strict=True)]
         assert all(found.low is not None and found.high is not None for _, found in pairs)
         held += torch.tensor([float(found.low <= true.mean <= found.high) for true, found in pairs])  # type: ignore[operator]
@@ -94,6 +96,8 @@ def test_the_intervals_hold_the_truth_as_often_as_they_say() -> None:
 
 
 def test_one_example_has_no_interval() -> None:
-    total, [each] = stratified(torch.tensor([[1.0, 3.0]]).double(), torch.zeros(1, 2).long(), torch.ones(1).double())
+    total, [each] = compute_stratified_means(
+        torch.tensor([[1.0, 3.0]]).double(), torch.zeros(1, 2).long(), torch.ones(1).double()
+    )
     assert (total.mean, total.low, total.high) == (2.0, None, None)
     assert (each.mean, each.low) == (2.0, None)
