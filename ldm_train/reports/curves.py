@@ -69,7 +69,7 @@ class Curves:
         """The lines that have a point, with their colours; faint ones first, so that the others are drawn above them."""
         filled = [one for one in self.lines if np.isfinite(one.y).any()]
         coloured = [ColouredLine(one, i if one.colour is None else one.colour) for i, one in enumerate(filled)]
-        return sorted(coloured, key=lambda shown: not shown.line.faint)
+        return sorted(coloured, key=lambda one: not one.line.faint)
 
     @cached_property
     def x_axis(self) -> Axis:
@@ -85,19 +85,19 @@ class Curves:
     @property
     def summary(self) -> str:
         """A description for screen readers."""
-        return "; ".join(f"{shown.line.label}: {shown.summary}" for shown in self.coloured_lines if not shown.line.faint)
+        return "; ".join(f"{one.line.label}: {one.summary}" for one in self.coloured_lines if not one.line.faint)
 
     @property
     def legend(self) -> list["ColouredLine"]:
         """One line for each label, if there are several labels; lines with the same label are hidden together."""
-        found = {shown.line.label: shown for shown in self.coloured_lines}  # faint lines come first, so others replace them
+        found = {one.line.label: one for one in self.coloured_lines}  # faint lines come first, so others replace them
         order = dict.fromkeys(one.label for one in self.lines)
         return [found[label] for label in order if label in found] if len(found) > 1 else []
 
     @property
     def cut(self) -> int:
         """How many points the longest line has, if not all of them are drawn, else 0."""
-        longest = max((len(shown.line.x) for shown in self.coloured_lines), default=0)
+        longest = max((len(one.line.x) for one in self.coloured_lines), default=0)
         return longest if longest > MAX_POINTS else 0
 
     @property
@@ -113,7 +113,7 @@ class Curves:
     @property
     def data(self) -> Markup:
         """The lines as JSON for the script, escaped so that it cannot end an HTML element."""
-        lines = [shown.data for shown in self.coloured_lines]
+        lines = [one.data for one in self.coloured_lines]
         content = {"log": self.log, "x": self.x_name, "lines": lines}
         text = json.dumps(content, separators=(",", ":"), allow_nan=False)
         return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))

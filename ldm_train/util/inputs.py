@@ -100,7 +100,7 @@ def _skip_line(file: BinaryIO) -> None:
     raise OSError(f"a line is longer than {MAX_SKIPPED:,} bytes")
 
 
-def read_text(path: Path, *, limit: int) -> str:
+def read_user_text(path: Path, *, limit: int) -> str:
     """Read a text file, with or without a byte order mark.
 
     Raises:

@@ -281,7 +281,7 @@ def test_an_unknown_format_is_refused(cache: Path, tmp_path: Path) -> None:
     folder = copy(cache, tmp_path / "cache")
     values = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps(values | {"format": 99}))
-    with pytest.raises(ValueError, match="has format 99, and this version reads"):
+    with pytest.raises(ValueError, match="has format 99; this version reads"):
         LatentCache(folder)
 
 
