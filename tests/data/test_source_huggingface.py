@@ -249,10 +249,10 @@ def test_a_row_without_a_picture_cannot_be_read(image: object, streaming: bool, 
     good, bad = source_of(path, tmp_path, streaming=streaming)
     assert read(good) == png(0)
     if streaming:
-        assert re.search(r"train/00000001: .*(holds no picture|gone\.png)", str(bad.problem))
+        assert re.search(r"train/00000001: .*(contains no picture|gone\.png)", str(bad.problem))
         assert bad.captions == ()
     else:
-        with pytest.raises(OSError, match=r"holds no picture|gone\.png"):
+        with pytest.raises(OSError, match=r"contains no picture|gone\.png"):
             read(bad)
 
 

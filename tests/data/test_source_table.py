@@ -98,7 +98,7 @@ FAULTS: dict[str, tuple[dict[str, object], dict[str, str], str]] = {
     ),
     "no key": ({"file_name": "b.png", "text": "x"}, {"key_column": "id"}, "has no usable name: id is empty"),
     "absolute key": ({"file_name": "b.png", "text": "x", "id": "/b"}, {"key_column": "id"}, "or an absolute path"),
-    "same key": ({"file_name": "b.png", "text": "x", "id": "g"}, {"key_column": "id"}, "the name g is taken"),
+    "same key": ({"file_name": "b.png", "text": "x", "id": "g"}, {"key_column": "id"}, "the same name g"),
 }
 
 

@@ -40,7 +40,7 @@ class Source(ABC):
         known = ", ".join(sorted(HELD_OUT_SPLITS))
         for split, count in splits.most_common(MAX_NAMED_SPLITS):
             self.notes.append(
-                f"split {format_name(split[:100])!r} ({count:,}) does not keep from training; these do: {known}"
+                f"split {format_name(split[:100])!r} ({count:,}) does not hold examples out; these do: {known}"
             )
 
     @abstractmethod
