@@ -13,7 +13,7 @@ from ldm_train.data.sources.metadata import MetadataTables
 from ldm_train.data.sources.sidecars import Sidecars
 from ldm_train.data.sources.source import Source
 
-Captions = Literal["auto", "metadata", "sidecar", "template"]
+CaptionPlace = Literal["auto", "metadata", "sidecar", "template"]
 
 
 class Annotator(Protocol):
@@ -50,15 +50,15 @@ class Folder(Source):
         self,
         path: str,
         *,
-        captions: Captions = "auto",
+        captions: CaptionPlace = "auto",
         caption_column: str = "text",
         template: str | None = None,
         prefix: str = "",
         suffix: str = "",
     ) -> None:
         super().__init__(prefix=prefix, suffix=suffix)
-        if captions not in get_args(Captions):
-            raise ValueError(f"source.captions={captions} is unknown; accepted are {', '.join(get_args(Captions))}")
+        if captions not in get_args(CaptionPlace):
+            raise ValueError(f"source.captions={captions} is unknown; accepted are {', '.join(get_args(CaptionPlace))}")
         self.path = Path(str(path))
         if not self.path.is_dir():
             raise ValueError(f"source.path={path} is not a folder; set it to the folder with the pictures")

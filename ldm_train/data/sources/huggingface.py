@@ -7,14 +7,14 @@ from ldm_train.data.sources.annotations import annotate_from_values, read_key, s
 from ldm_train.data.sources.arrow import iterate_rows
 from ldm_train.data.sources.columns import PictureFetcher, is_small, may_hold_pictures, name_class, read_encoded_picture
 from ldm_train.data.sources.dataset_splits import DataFiles, DatasetRequest, load_split
-from ldm_train.data.sources.items import Item, Picture, PictureBytes, TablePicture, format_name
+from ldm_train.data.sources.items import EncodedPicture, Item, PictureBytes, TablePicture, format_name
 from ldm_train.data.sources.source import Source
 from ldm_train.util.inputs import READ_ERRORS, describe_error
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
-RowAndPicture = tuple[Mapping[str, object], Picture | str]  # a row's values, and its picture or the problem with it
+RowAndPicture = tuple[Mapping[str, object], EncodedPicture | str]  # a row's values, and its picture or the problem with it
 
 
 class HuggingFace(Source):
@@ -136,7 +136,7 @@ class HuggingFace(Source):
             except READ_ERRORS as error:
                 yield values, str(error) or describe_error(error)
 
-    def _item(self, values: Mapping[str, object], picture: Picture | str, place: str, *, held_out: bool) -> Item:
+    def _item(self, values: Mapping[str, object], picture: EncodedPicture | str, place: str, *, held_out: bool) -> Item:
         """Return the item of a row; a `picture` of type str is a problem."""
         if isinstance(picture, str):
             return Item(place, None, (), format_name(place), problem=f"{format_name(place)}: {picture}")

@@ -8,7 +8,7 @@ from typing import Protocol
 from ldm_train.util.inputs import MAX_PICTURE, read_input
 
 
-class Picture(Protocol):
+class EncodedPicture(Protocol):
     """The encoded bytes of one picture.
 
     `lasting` is whether they can be read at any time, and by other processes; those of a stream cannot.
@@ -101,7 +101,7 @@ class Item:
     """
 
     key: str
-    picture: Picture | None
+    picture: EncodedPicture | None
     captions: tuple[str, ...]
     origin: str
     held_out: bool = False

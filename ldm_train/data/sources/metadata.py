@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ldm_train.data.sources.annotations import Annotation, annotate_from_values, format_columns
 from ldm_train.data.sources.items import Item, format_name
-from ldm_train.data.sources.rows import ProblemCounter, TableRow, read_rows
+from ldm_train.data.sources.rows import ProblemCounter, TableRow, read_table_rows
 
 FILE_NAME = "file_name"
 
@@ -59,7 +59,7 @@ class MetadataTables:
 
     def _read(self, root: Path, file: str) -> None:
         row = None
-        for row in read_rows(root / file, file, needed={FILE_NAME, self.column, "split"}):
+        for row in read_table_rows(root / file, file, needed={FILE_NAME, self.column, "split"}):
             if row.problem is None and FILE_NAME not in row.values:
                 self._add_problem(row.key, row, f"{row.origin} has no {FILE_NAME!r}; it has {format_columns(row.values)}")
                 if not file.lower().endswith(".jsonl"):

@@ -46,7 +46,7 @@ class ColumnSize:
         return self.unpacked > SUSPICIOUS[0] and self.unpacked > SUSPICIOUS[1] * self.packed
 
 
-def read_batches(file: BinaryIO, needed: Collection[str]) -> Iterator["RecordBatch | SkippedGroup"]:
+def read_record_batches(file: BinaryIO, needed: Collection[str]) -> Iterator["RecordBatch | SkippedGroup"]:
     """Yield a parquet file in small batches, without pictures, and without columns that unpack to far more than a table has.
 
     Texts stay dictionaries, since every row may use a value that is stored once.

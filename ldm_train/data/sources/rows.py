@@ -10,7 +10,7 @@ from typing import BinaryIO
 from ldm_train.data.sources.annotations import BOM, parse_json_object
 from ldm_train.data.sources.arrow import iterate_rows
 from ldm_train.data.sources.items import Item, format_name
-from ldm_train.data.sources.row_groups import SkippedGroup, read_batches
+from ldm_train.data.sources.row_groups import SkippedGroup, read_record_batches
 from ldm_train.util.inputs import BUFFER, MAX_LINE, MAX_TABLE, READ_ERRORS, describe_error, open_input, read_lines
 from ldm_train.util.text import first_line
 
@@ -51,7 +51,7 @@ class ProblemCounter:
             yield Item(f"{name}:further", None, (), name, problem=problem)
 
 
-def read_rows(path: Path, name: str, *, needed: Collection[str]) -> Iterator[TableRow]:
+def read_table_rows(path: Path, name: str, *, needed: Collection[str]) -> Iterator[TableRow]:
     """Yield the rows of a file with a suffix in `ROW_READERS`.
 
     A file that cannot be read, or ends within a row, yields a problem there.
@@ -166,7 +166,7 @@ def _too_long(record: list[str], header: list[str]) -> str | None:
 def _parquet(file: BinaryIO, name: str, needed: Collection[str]) -> Iterator[TableRow]:
     number = 0
     try:
-        for batch in read_batches(file, needed):
+        for batch in read_record_batches(file, needed):
             if isinstance(batch, SkippedGroup):
                 yield _broken(name, batch.problem, key=f"{name}:{number + 1}")
                 number += batch.num_rows

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from ldm_train.data.sources.annotations import annotate_from_values, read_key, suggest_column
 from ldm_train.data.sources.items import Item, PictureFile, format_name
-from ldm_train.data.sources.rows import ROW_READERS, ProblemCounter, TableRow, read_rows
+from ldm_train.data.sources.rows import ROW_READERS, ProblemCounter, TableRow, read_table_rows
 from ldm_train.data.sources.source import Source
 
-LONGEST = 200  # characters of a name in a message
+MAX_NAME_LENGTH = 200  # characters of a name in a message
 
 
 class Table(Source):
@@ -64,7 +64,7 @@ class Table(Source):
                 self._require(column, setting)
         found: dict[str, Item] = {}
         others, named = [], ProblemCounter()
-        for row in read_rows(self.path, self.path.name, needed=self.needed):
+        for row in read_table_rows(self.path, self.path.name, needed=self.needed):
             item = Item(row.key, None, (), row.origin, problem=row.problem) if row.problem else self._item(row)
             if item.problem is not None and named.is_full():
                 continue
@@ -82,7 +82,7 @@ class Table(Source):
         """Raise ValueError if no row has a column; usually only the first row is read."""
         known: dict[str, None] = {}
         bad_rows = False
-        for row in read_rows(self.path, self.path.name, needed=self.needed):
+        for row in read_table_rows(self.path, self.path.name, needed=self.needed):
             if column in row.values:
                 return
             known |= dict.fromkeys(row.values)
@@ -106,7 +106,7 @@ class Table(Source):
             return self._problem(row, f"has no usable name: {self.key_column} is empty or an absolute path")
         if not os.path.isfile(path):  # not Path.is_file, which raises for too long names
             hint = "download it first" if "://" in name else f"it is looked for in {self.root}, see source.root"
-            problem = f"{row.origin} names {format_name(name[:LONGEST])}, which is not a file; {hint}"
+            problem = f"{row.origin} names {format_name(name[:MAX_NAME_LENGTH])}, which is not a file; {hint}"
             return Item(key, None, (), row.origin, problem=problem)
         return Item(
             key,

@@ -14,7 +14,7 @@ from ldm_train.data.sources.tar_index import Fault, Member, iterate_members
 from ldm_train.util.inputs import MAX_TEXT, READ_ERRORS, describe_error, read_input
 
 Sample = dict[str, Member]  # members by suffix
-META = re.compile(r"__[^/]*__($|/)")  # names that webdataset ignores
+IGNORED_NAMES = re.compile(r"__[^/]*__($|/)")  # names that webdataset ignores
 
 
 class TarShards(Source):
@@ -95,7 +95,7 @@ class TarShards(Source):
     def _sort_in(self, member: Member, samples: dict[str, Sample], others: Counter[str]) -> Iterator[Fault]:
         """Add a member to its sample, count one of another kind, and ignore webdataset's own."""
         key, ending = _parts(member.name)
-        if META.match(member.name):
+        if IGNORED_NAMES.match(member.name):
             return
         if ending not in (*self.images, *self.captions, "json"):
             others[f".{ending}" if ending else ""] += 1
