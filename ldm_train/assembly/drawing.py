@@ -14,7 +14,7 @@ from ldm_train.data.pictures.mask_files import has_transparency
 from ldm_train.generation import Generation
 from ldm_train.samplers.base import InitialPicture
 from ldm_train.settings.schema.using import SampleSettings
-from ldm_train.util.inputs import MAX_PICTURE, MAX_PROMPTS, describe_error, read_input, read_text
+from ldm_train.util.inputs import MAX_PICTURE, MAX_PROMPTS, describe_error, read_input, read_user_text
 
 
 def open_sized(config: SampleSettings) -> TrainedRun:
@@ -100,7 +100,7 @@ def _is_file(text: str) -> bool:
 
 def _read_lines(path: str, setting: str) -> list[str]:
     try:
-        content = read_text(Path(path), limit=MAX_PROMPTS)
+        content = read_user_text(Path(path), limit=MAX_PROMPTS)
     except ValueError as error:
         raise ValueError(f"{setting}={path}: {error}; give a text file, or a list: '{setting}=[\"…\"]'") from error
     return [line.strip() for line in content.splitlines() if line.strip()]

@@ -9,11 +9,11 @@ import torch
 from ldm_train.assembly.trainer import options, quiet
 from ldm_train.autoencoders.scaling import Scaling
 from ldm_train.data.cache.manifest import Manifest
-from ldm_train.data.cache.plan import CachePlan, EncodingBatch, read_batches
+from ldm_train.data.cache.plan import CachePlan, EncodingBatch, read_planned_batches
 from ldm_train.data.cache.shards import channel_statistics
 from ldm_train.data.cache.staging import CacheWorkspace
 from ldm_train.data.pictures.crops import Crop
-from ldm_train.data.sources.items import Picture
+from ldm_train.data.sources.items import EncodedPicture
 from ldm_train.settings.composition import build
 from ldm_train.settings.schema.using import EncodeSettings
 from ldm_train.training.encoding import Batches, Encoding, EncodingData, Rendering, WriteParts
@@ -26,7 +26,7 @@ def encode_batches(
     place: CacheWorkspace,
     crop: Crop,
     todo: Sequence[EncodingBatch] | None,
-    pictures: Callable[[], Mapping[str, Picture]],
+    pictures: Callable[[], Mapping[str, EncodedPicture]],
 ) -> None:
     """Encode the batches that the first process wrote down, each process its share, as parts.
 
@@ -47,7 +47,7 @@ def encode_batches(
 
     def read() -> Batches:
         rendering = Rendering(pictures(), crop, background=config.background, max_pixels=config.max_pixels)
-        return Batches(read_batches(place.batches), rendering, pictures=rows)
+        return Batches(read_planned_batches(place.batches), rendering, pictures=rows)
 
     autoencoder = build(config.autoencoder, "autoencoder")
     encoding = Encoding(autoencoder, build(config.text_encoder, "text_encoder"), dtype=getattr(torch, config.dtype)).eval()

@@ -11,11 +11,11 @@ from ldm_train.assembly.cache_identity import Encoders, describe
 from ldm_train.assembly.source_survey import labels_of, look, name_classes, refuse_settings, refuse_shapes
 from ldm_train.assembly.trainer import refuse_processes
 from ldm_train.data.cache.manifest import Manifest, describe_differences, read_entries
-from ldm_train.data.cache.plan import CachePlan, EncodingBatch, read_batches, read_undecodable, write_batches
+from ldm_train.data.cache.plan import CachePlan, EncodingBatch, read_planned_batches, read_undecodable, write_planned_batches
 from ldm_train.data.cache.staging import CacheWorkspace, ReusableRows
 from ldm_train.data.pictures.crops import Crop
 from ldm_train.data.scan.survey import ScanMemory, Survey
-from ldm_train.data.sources.items import Picture, PictureFile, format_name
+from ldm_train.data.sources.items import EncodedPicture, PictureFile, format_name
 from ldm_train.settings.composition import build
 from ldm_train.settings.schema.using import EncodeSettings
 from ldm_train.util.files import hidden_path
@@ -92,7 +92,7 @@ def encode(job: Job, plan: CachePlan, bad: Mapping[str, str]) -> CachePlan:
     if parts.places:
         print(f"{len(parts.places)} pictures and captions were encoded before an interruption")
     todo = job.missing(plan, known.places.keys() | parts.places.keys() | parts.problems.keys())
-    write_batches(place.batches, todo)
+    write_planned_batches(place.batches, todo)
     pictures = {seen.item.key: seen.item.picture for seen in plan.first.values() if seen.item.picture}
     encode_batches(job.config, place, job.crop, todo, lambda: pictures)
     parts = read_parts(place.parts)
@@ -129,7 +129,7 @@ def release(config: EncodeSettings, place: CacheWorkspace, crop: Crop) -> None:
     """Tell the processes that were started along that there is nothing to encode."""
     from ldm_train.assembly.encode_batches import encode_batches
 
-    write_batches(place.batches, [])
+    write_planned_batches(place.batches, [])
     encode_batches(config, place, crop, [], dict)
 
 
@@ -137,9 +137,9 @@ def follow(config: EncodeSettings, place: CacheWorkspace, crop: Crop) -> int:
     """What every further process does: encode its share of the batches that the first one found."""
     from ldm_train.assembly.encode_batches import encode_batches
 
-    def pictures() -> dict[str, Picture]:
-        rows = {row.key: row.digest for batch in read_batches(place.batches) for row in batch.pictures}
-        passed: dict[str, Picture] = {
+    def pictures() -> dict[str, EncodedPicture]:
+        rows = {row.key: row.digest for batch in read_planned_batches(place.batches) for row in batch.pictures}
+        passed: dict[str, EncodedPicture] = {
             key: PictureFile(place.spool / digest) for key, digest in rows.items() if (place.spool / digest).is_file()
         }
         items = build(config.source, "source") if len(passed) < len(rows) else []

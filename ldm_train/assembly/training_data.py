@@ -15,7 +15,7 @@ from ldm_train.autoencoders.scaling import Scaling
 from ldm_train.data.batches.datamodules import CachedLatents
 from ldm_train.data.cache.manifest import Manifest, check_cache_matches, to_canonical_json
 from ldm_train.data.cache.plan import CachePlan, parse_bucket
-from ldm_train.data.cache.reader import LatentCache, Latents, join_caches, open_caches
+from ldm_train.data.cache.reader import EncodedExamples, LatentCache, join_caches, open_caches
 from ldm_train.data.cache.shards import channel_statistics
 from ldm_train.data.sources.items import format_name
 from ldm_train.settings.composition import build, words
@@ -97,7 +97,7 @@ def as_before(manifest: Manifest) -> list[str]:
     return [f"crop={crop['kind']}", *own, f"'background=\"{made['background']}\"'", f"dtype={made['dtype']}"]
 
 
-def batches(config: TrainSettings, latents: Latents) -> CachedLatents:
+def batches(config: TrainSettings, latents: EncodedExamples) -> CachedLatents:
     """The batches that the config asks of a cache, or of several."""
     return CachedLatents(latents, **settings(config), repeats=config.cache_repeats, shares=config.cache_shares)
 

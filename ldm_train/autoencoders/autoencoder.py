@@ -177,7 +177,7 @@ def _config_of_file(found: PublishedPart, scale: float | None) -> dict[str, obje
 
 
 def _empty(config: dict[str, object]) -> AutoencoderKL:
-    """Build the network that a config describes on "meta", where it takes no memory of whatever size."""
+    """Build the network that a config describes on "meta", where a network of any size takes no memory."""
     try:
         with torch.device("meta"):
             return cast(AutoencoderKL, AutoencoderKL.from_config(config))

@@ -6,7 +6,7 @@ from math import ceil, floor, isfinite, log10
 
 
 @dataclass(frozen=True)
-class Axis:
+class PlotAxis:
     """An axis from `low` to `high`, logarithmic if `log`; positions on it are in per cent from its low end.
 
     `page.js` draws the same axes: change both.
@@ -17,7 +17,7 @@ class Axis:
     log: bool = False
 
     @classmethod
-    def around(cls, values: Sequence[float], *, log: bool = False, margin: float = 0.05) -> "Axis":
+    def around(cls, values: Sequence[float], *, log: bool = False, margin: float = 0.05) -> "PlotAxis":
         """Return an axis that contains these values and a margin; a logarithmic one contains only the positive values."""
         kept = [value for value in values if isfinite(value) and (value > 0 or not log)] or ([1.0] if log else [0.0, 1.0])
         low, high = min(kept), max(kept)

@@ -11,7 +11,7 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from ldm_train.reports.axes import Axis, format_number
+from ldm_train.reports.axes import PlotAxis, format_number
 from ldm_train.reports.safe_text import fit_line
 
 MAX_POINTS = 800  # of a line
@@ -69,35 +69,37 @@ class Curves:
         """The lines that have a point, with their colours; faint ones first, so that the others are drawn above them."""
         filled = [one for one in self.lines if np.isfinite(one.y).any()]
         coloured = [ColouredLine(one, i if one.colour is None else one.colour) for i, one in enumerate(filled)]
-        return sorted(coloured, key=lambda shown: not shown.line.faint)
+        return sorted(coloured, key=lambda one: not one.line.faint)
 
     @cached_property
-    def x_axis(self) -> Axis:
-        return Axis.around([float(v) for s in self.coloured_lines for v in (s.line.x.min(), s.line.x.max())], margin=0.01)
+    def x_axis(self) -> PlotAxis:
+        return PlotAxis.around(
+            [float(v) for s in self.coloured_lines for v in (s.line.x.min(), s.line.x.max())], margin=0.01
+        )
 
     @cached_property
-    def y_axis(self) -> Axis:
+    def y_axis(self) -> PlotAxis:
         """The axis of all lines except faint ones, unless all are faint: an outlier must not flatten the other values."""
         strong = [s.line for s in self.coloured_lines if not s.line.faint] or [s.line for s in self.coloured_lines]
         parts = [part for one in strong for part in (one.y, one.low, one.high) if part is not None]
-        return Axis.around(np.concatenate(parts).tolist(), log=self.log)
+        return PlotAxis.around(np.concatenate(parts).tolist(), log=self.log)
 
     @property
     def summary(self) -> str:
         """A description for screen readers."""
-        return "; ".join(f"{shown.line.label}: {shown.summary}" for shown in self.coloured_lines if not shown.line.faint)
+        return "; ".join(f"{one.line.label}: {one.summary}" for one in self.coloured_lines if not one.line.faint)
 
     @property
     def legend(self) -> list["ColouredLine"]:
         """One line for each label, if there are several labels; lines with the same label are hidden together."""
-        found = {shown.line.label: shown for shown in self.coloured_lines}  # faint lines come first, so others replace them
+        found = {one.line.label: one for one in self.coloured_lines}  # faint lines come first, so others replace them
         order = dict.fromkeys(one.label for one in self.lines)
         return [found[label] for label in order if label in found] if len(found) > 1 else []
 
     @property
     def cut(self) -> int:
         """How many points the longest line has, if not all of them are drawn, else 0."""
-        longest = max((len(shown.line.x) for shown in self.coloured_lines), default=0)
+        longest = max((len(one.line.x) for one in self.coloured_lines), default=0)
         return longest if longest > MAX_POINTS else 0
 
     @property
@@ -113,7 +115,7 @@ class Curves:
     @property
     def data(self) -> Markup:
         """The lines as JSON for the script, escaped so that it cannot end an HTML element."""
-        lines = [shown.data for shown in self.coloured_lines]
+        lines = [one.data for one in self.coloured_lines]
         content = {"log": self.log, "x": self.x_name, "lines": lines}
         text = json.dumps(content, separators=(",", ":"), allow_nan=False)
         return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
@@ -150,7 +152,7 @@ class ColouredLine:
         value = float(self.line.y[found[0]]) if len(found) else float("nan")
         return format_number(value) if isfinite(value) else ""
 
-    def path(self, x_axis: Axis, y_axis: Axis) -> str:
+    def path(self, x_axis: PlotAxis, y_axis: PlotAxis) -> str:
         """Return the SVG path of the line, in per cent from the upper left corner."""
         words, lift = [], True
         for i in choose_points(self.line.y, POINTS_WITHOUT_SCRIPT).tolist():
@@ -161,12 +163,12 @@ class ColouredLine:
             lift = not isfinite(y)
         return "".join(words)
 
-    def marks(self, x_axis: Axis, y_axis: Axis) -> str:
+    def marks(self, x_axis: PlotAxis, y_axis: PlotAxis) -> str:
         """Return the SVG path of the dots: strokes of length 0 with round ends."""
         points = [(x, y) for x, y in zip(self.line.x.tolist(), self.line.y.tolist(), strict=True) if isfinite(y)]
         return "".join(f"M{x_axis.place(x):.4g} {100 - y_axis.place(y):.4g}h0" for x, y in points if self.line.dots)
 
-    def band(self, x_axis: Axis, y_axis: Axis) -> str:
+    def band(self, x_axis: PlotAxis, y_axis: PlotAxis) -> str:
         """Return the SVG path around the band, empty if there is none."""
         low, high = self.line.low, self.line.high
         if low is None or high is None:

@@ -6,7 +6,7 @@ from itertools import pairwise
 from math import isfinite, log
 from typing import ClassVar
 
-from ldm_train.reports.axes import Axis, format_number
+from ldm_train.reports.axes import PlotAxis, format_number
 
 # Viridis: from dark violet to yellow, perceptually uniform, also in grey.
 COLOUR_STOPS = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
@@ -51,7 +51,7 @@ class Heatmap:
     def cells(self) -> list[tuple[int, float, float, str, str]]:
         """Each cell's column, top and height in per cent, colour, and description."""
         low, high = min(self._positive), max(self._positive)
-        axis = Axis(self.edges[0], self.edges[-1])
+        axis = PlotAxis(self.edges[0], self.edges[-1])
         return [
             (
                 column,
@@ -75,7 +75,7 @@ class Heatmap:
 
     @property
     def y_ticks(self) -> list[tuple[float, str]]:
-        return Axis(self.edges[0], self.edges[-1]).ticks()
+        return PlotAxis(self.edges[0], self.edges[-1]).ticks()
 
     @property
     def table(self) -> tuple[list[str], list[list[str]]]:

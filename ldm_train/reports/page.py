@@ -13,7 +13,7 @@ from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
 from ldm_train.reports.embedded_pictures import embed_thumbnail
-from ldm_train.reports.page_blocks import Block, Strings
+from ldm_train.reports.page_blocks import PageBlock, Strings
 from ldm_train.reports.safe_text import fit_line, fit_prose
 from ldm_train.util.files import atomic_write
 
@@ -34,7 +34,7 @@ class Section:
     """A heading with a note and blocks. A section without a filled block is left out."""
 
     title: str
-    blocks: Sequence[Block]
+    blocks: Sequence[PageBlock]
     note: str = ""
 
 

@@ -138,4 +138,4 @@ class ShellCommand:
         return not self.text
 
 
-Block = Facts | DataTable | Bars | Histogram | Charts | Heatmap | Thumbnails | Pictures | Paragraphs | ShellCommand
+PageBlock = Facts | DataTable | Bars | Histogram | Charts | Heatmap | Thumbnails | Pictures | Paragraphs | ShellCommand

@@ -23,7 +23,7 @@ from ldm_train.data.cache.writer import write_part
 from ldm_train.data.pictures.crops import Crop, View
 from ldm_train.data.pictures.decoding import DECODE_ERRORS, decode_picture, describe_decode_error, render_view
 from ldm_train.data.pictures.images import to_signed
-from ldm_train.data.sources.items import Picture
+from ldm_train.data.sources.items import EncodedPicture
 from ldm_train.types import Autoencoder
 from ldm_train.util.inputs import READ_ERRORS, describe_error
 
@@ -61,7 +61,7 @@ class Rendering:
         max_pixels: larger pictures are refused.
     """
 
-    def __init__(self, pictures: Mapping[str, Picture], crop: Crop, *, background: str, max_pixels: int) -> None:
+    def __init__(self, pictures: Mapping[str, EncodedPicture], crop: Crop, *, background: str, max_pixels: int) -> None:
         self.pictures = pictures
         self.crop = crop
         self.background = background

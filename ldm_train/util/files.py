@@ -18,7 +18,7 @@ try:
 except ImportError:  # not on every system
     fcntl = None  # type: ignore[assignment]
 
-SUFFIX = ".ldm-train-writing"
+TEMPORARY_SUFFIX = ".ldm-train-writing"
 LONGEST_NAME = 255  # bytes of a file's name, the dot and the suffix among them
 NO_LINKS = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)  # a link there would lead to somebody's file
 UNSUPPORTED = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES, errno.EPERM, errno.EBADF}
@@ -26,7 +26,7 @@ UNSUPPORTED = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errn
 
 def temporary_path(path: Path) -> Path:
     """Return the name under which `path` is written until it is complete."""
-    return hidden_path(path, SUFFIX)
+    return hidden_path(path, TEMPORARY_SUFFIX)
 
 
 def hidden_path(path: Path, suffix: str) -> Path:
@@ -149,7 +149,7 @@ def flush_folder(folder: Path) -> None:
 
 def remove_temporaries(folder: Path) -> None:
     """Remove what killed processes left below a folder; a file that a living process is writing stays."""
-    for path in folder.rglob(f".*{SUFFIX}"):
+    for path in folder.rglob(f".*{TEMPORARY_SUFFIX}"):
         if path.is_symlink() or not path.is_file():
             continue  # nothing that was written here, and opening a pipe would wait
         with suppress(OSError, ValueError), path.open("rb") as file:
@@ -170,7 +170,7 @@ def remove_files(paths: Iterable[Path]) -> None:
 
 def is_temporary(path: Path) -> bool:
     """Return whether this is a temporary name of `atomic_path`."""
-    return path.name.startswith(".") and path.name.endswith(SUFFIX)
+    return path.name.startswith(".") and path.name.endswith(TEMPORARY_SUFFIX)
 
 
 def _error_number(error: BaseException) -> int | None:

@@ -22,8 +22,8 @@ READ_ERRORS = (OSError, ValueError, MemoryError, OverflowError, RecursionError)
 
 BUFFER = 2**20  # of files that are read from start to end
 CHECKED_FIRST = 2**20  # files above this many bytes have their first bytes checked before the rest is read
-BEGINNING = 512
-KINDS = {
+CHECKED_BEGINNING = 512
+FILE_KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a named pipe",
     stat.S_IFSOCK: "a socket",
@@ -68,7 +68,7 @@ def read_input(
         count = os.fstat(file.fileno()).st_size if length is None else length
         check_size(count, limit)
         file.seek(offset)
-        content = file.read(BEGINNING) if check and count > CHECKED_FIRST else b""
+        content = file.read(CHECKED_BEGINNING) if check and count > CHECKED_FIRST else b""
         if check and content:
             check(content)
         content += file.read(count - len(content))
@@ -100,7 +100,7 @@ def _skip_line(file: BinaryIO) -> None:
     raise OSError(f"a line is longer than {MAX_SKIPPED:,} bytes")
 
 
-def read_text(path: Path, *, limit: int) -> str:
+def read_user_text(path: Path, *, limit: int) -> str:
     """Read a text file, with or without a byte order mark.
 
     Raises:
@@ -133,7 +133,7 @@ def describe_error(error: BaseException) -> str:
 
 def _check_regular(status: os.stat_result, limit: int | None) -> None:
     if not stat.S_ISREG(status.st_mode):
-        kind = KINDS.get(stat.S_IFMT(status.st_mode), "something else")
+        kind = FILE_KINDS.get(stat.S_IFMT(status.st_mode), "something else")
         raise OSError(f"it is {kind}; only regular files are read")
     if limit is not None:
         check_size(status.st_size, limit)

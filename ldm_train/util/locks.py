@@ -9,6 +9,7 @@ from filelock import FileLock, Timeout
 
 from ldm_train.util.files import write_error
 
+LOCK_SUFFIX = ".ldm-train-lock"  # of a hidden file next to what it protects
 NOT_OF_LOCKS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOENT, errno.EIO}
 
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ldm_train.util.files import atomic_write, flush_folder, hidden_path, make_folder, remove_temporaries
-from ldm_train.util.locks import hold_lock
+from ldm_train.util.locks import LOCK_SUFFIX, hold_lock
 from ldm_train.util.ownership import FolderKind, check_folder, check_given, is_system_file
 
 WORKING = FolderKind("a working folder of ldm-train", "working.json", frozenset({"ldm_train_works_on"}))
@@ -46,7 +46,7 @@ class ReplacedFolder:
             ValueError: another process writes it, or it is something that may not be replaced.
         """
         make_folder(self.folder.parent)
-        lock = hidden_path(self.folder, ".ldm-train-lock")
+        lock = hidden_path(self.folder, LOCK_SUFFIX)
         busy = f"{self.setting}={self.folder} is being written by another process; wait for it, or stop it"
         with hold_lock(lock, busy=busy, remove=True):
             check_folder(self.working, WORKING, setting=self.setting)

@@ -10,7 +10,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from ldm_train.util.text import first_line
 
 FILES = {".safetensors", ".ckpt", ".pt", ".pth", ".bin"}
-WEIGHTS = (
+WEIGHT_FILES = (
     "{name}.safetensors",
     "{name}-*.safetensors",
     "{name}.fp16.safetensors",
@@ -64,11 +64,11 @@ def download_weights(repository: str, *, setting: str, subfolder: str, name: str
 
 
 def select_files(files: list[str], *, subfolder: str, name: str) -> list[str]:
-    """Return a repository's settings files, and the part's weight files in the first format of `WEIGHTS` that it has."""
+    """Return a repository's settings files, and the part's weight files that match the first pattern of `WEIGHT_FILES`."""
     part = f"{subfolder}/" if any(file.startswith(f"{subfolder}/") for file in files) else ""
     own = [file for file in files if file.startswith(part) and "/" not in file.removeprefix(part)]
     settings = [file for file in own if file.endswith(".json")] + [f for f in files if f.startswith("scheduler/")]
-    for pattern in WEIGHTS:
+    for pattern in WEIGHT_FILES:
         if found := [file for file in own if fnmatch(file, part + pattern.format(name=name))]:
             return settings + found
     return settings

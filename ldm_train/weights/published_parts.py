@@ -76,7 +76,7 @@ def find_unet(path: Path, *, averaged: bool = True) -> PublishedPart:
     check_is_model(path, tensors, "a U-Net")
     if "conv_in.weight" in tensors and any(name.startswith("down_blocks.") for name in tensors):
         return PublishedPart(path, "diffusers' layout", tensors)
-    prefix = unet_single_file.PREFIX if any(name.startswith(unet_single_file.PREFIX) for name in tensors) else ""
+    prefix = unet_single_file.UNET_PREFIX if any(name.startswith(unet_single_file.UNET_PREFIX) for name in tensors) else ""
     if f"{prefix}input_blocks.0.0.weight" not in tensors and not prefix:
         raise ValueError(
             describe_unknown(path, tensors, "a U-Net", "model.diffusion_model.…, input_blocks.… or down_blocks.…")
@@ -106,7 +106,9 @@ def find_autoencoder(path: Path, *, subfolder: str | None = None) -> PublishedPa
         renewed = tensors.rename({name: autoencoder_layout.update_attention_name(name) for name in tensors})
         return PublishedPart(folder, "diffusers' layout", renewed, config)
     tensors = open_tensor_file(path).tensors()
-    prefix = next((p for p in (autoencoder_layout.PREFIX, "vae.") if any(name.startswith(p) for name in tensors)), "")
+    prefix = next(
+        (p for p in (autoencoder_layout.AUTOENCODER_PREFIX, "vae.") if any(name.startswith(p) for name in tensors)), ""
+    )
     check_is_model(path, tensors, "an autoencoder")
     if f"{prefix}encoder.conv_in.weight" not in tensors:
         raise ValueError(describe_unknown(path, tensors, "an autoencoder", "first_stage_model.… or encoder.…"))

@@ -169,7 +169,7 @@ def deep() -> Iterator[Case]:
     keyed = np.where(grey_levels() == 20000, 65535, grey_levels())
     seen = Image.fromarray((keyed / 257).round().astype(np.uint8)).convert("RGB")
     yield Case("grey_16_key.png", saved(grey, "PNG", transparency=20000), None, seen)
-    yield Case("grey_32.tif", tiff((grey_levels()[..., None] * np.uint32(65537)), kind=1), "32 bits of grey")
+    yield Case("grey_32.tif", tiff((grey_levels()[..., None] * np.uint32(65537)), kind=1), "32-bit grey")
     levels = np.asarray(quarters()).astype(np.uint16) * 257
     rows = [row.tobytes() for row in levels.astype(">u2")]
     yield Case("rgb_16.png", png(64, 32, depth=16, kind=2, rows=rows), None, quarters())

@@ -48,7 +48,7 @@ def test_rows_and_accumulation_describe_the_pieces(world_size, micro_batch_size)
 def test_a_batch_that_cannot_be_shared_out_is_refused_with_sizes_that_can(batch_size, world_size, micro_batch_size):
     with pytest.raises(ValueError, match=rf"batch_size={batch_size} .* {world_size} device") as error:
         BatchGeometry(batch_size, world_size, 0, micro_batch_size)
-    _, sizes = str(error.value).split("the nearest that can:")
+    _, sizes = str(error.value).split("the nearest sizes that can:")
     named = [int(number) for number in re.findall(r"\d+", sizes)]
     assert named
     assert all(BatchGeometry(size, world_size, 0, micro_batch_size).batch_size == size for size in named)

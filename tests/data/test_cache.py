@@ -255,7 +255,7 @@ def test_a_missing_file_is_refused_by_name(name: str, cache: Path, train: Callab
     (folder / name).unlink()
     answer = train(folder, tmp_path / "run")
     assert answer.code == 1
-    assert f"lacks {name}" in answer.err
+    assert f"has no {name}" in answer.err
 
 
 def test_a_file_cut_short_is_refused_by_name(cache: Path, tmp_path: Path) -> None:
@@ -281,7 +281,7 @@ def test_an_unknown_format_is_refused(cache: Path, tmp_path: Path) -> None:
     folder = copy(cache, tmp_path / "cache")
     values = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps(values | {"format": 99}))
-    with pytest.raises(ValueError, match="has format 99, and this version reads"):
+    with pytest.raises(ValueError, match="has format 99; this version reads"):
         LatentCache(folder)
 
 

@@ -23,12 +23,12 @@ LOOK = """
 import resource, sys
 import pyarrow.parquet
 import webdataset
-from ldm_train.data.scan.inspection import Decoding, inspect
+from ldm_train.data.scan.inspection import Decoder, inspect_items
 from ldm_train.data.pictures.headers import MAX_PIXELS
 from ldm_train.data.sources.folder import Folder
 from ldm_train.data.sources.table import Table
 from ldm_train.data.sources.tar_shards import TarShards
-from ldm_train.data.scan.survey import survey
+from ldm_train.data.scan.survey import survey_items
 
 def most():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
@@ -36,9 +36,9 @@ def most():
 resource.setrlimit(resource.RLIMIT_AS, (12 * 2**30,) * 2)  # so that a mistake does not take the machine's
 before = most()
 for source in (Folder(sys.argv[1]), Table(sys.argv[2]), TarShards(sys.argv[3])):
-    found = survey(source, max_pixels=MAX_PIXELS)
+    found = survey_items(source, max_pixels=MAX_PIXELS)
     problems = dict(found.problems)
-    for one in inspect(source, Decoding("white", MAX_PIXELS)):
+    for one in inspect_items(source, Decoder("white", MAX_PIXELS)):
         if one.problem:
             problems[one.item.key] = one.problem
     print("used", *(seen.item.key for seen in found.scanned if seen.item.key not in problems))

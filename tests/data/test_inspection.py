@@ -69,7 +69,7 @@ def test_a_picture_that_ends_its_process_is_told_and_the_others_are_seen(monkeyp
     items[5] = Item("deadly", Deadly(Path()), ("x",), "x")
     found = {one.item.key: one.problem for one in inspect_items(items, DECODER, workers=2)}
     assert len(found) == 20
-    assert "ends the process" in (found.pop("deadly") or "")
+    assert "crashes the process" in (found.pop("deadly") or "")
     assert set(found.values()) == {None}
 
 

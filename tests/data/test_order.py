@@ -180,7 +180,7 @@ def test_a_data_set_repeated_no_times_is_left_out() -> None:
         ([1, -1], None, "repeats"),
         ([0, 0], None, "repeats"),
         (None, [1, 1, 1], "shares"),
-        ([1, 1], [0.5, 0.5], "repeats or shares, not both"),
+        ([1, 1], [0.5, 0.5], "cache_repeats or cache_shares, not both"),
         ([], None, "repeats"),
         ([float("nan"), 1], None, "repeats"),
         (None, [float("inf"), 1], "shares"),

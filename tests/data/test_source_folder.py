@@ -122,8 +122,8 @@ def test_sidecars_that_agree_or_say_nothing_go_together(tmp_path: Path) -> None:
     (item,) = source
     assert (item.captions, item.fields) == (("x",), {"width": "3"})
     assert source.notes == [
-        "captions from files beside the pictures: 1 .caption, 1 .txt",
-        "files of captions that belong to no picture: 1 (the first: b.txt)",
+        "captions from files next to the pictures: 1 .caption, 1 .txt",
+        "caption files without a picture: 1 (the first: b.txt)",
     ]
 
 
@@ -222,7 +222,7 @@ def test_what_is_passed_over_is_noted(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     assert list(items_of(tmp_path)) == ["a.png"]
     assert notes_of(tmp_path) == [
-        "captions from files beside the pictures: 1 .txt",
+        "captions from files next to the pictures: 1 .txt",
         "hidden files and folders left out: 4 (.c.png, .c.txt, .hidden, …)",
         "not read as pictures: 2 .psd, 1 .heic, 1 without an ending, 1 .yaml",
     ]

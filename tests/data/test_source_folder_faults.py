@@ -37,19 +37,19 @@ METADATA_FAULTS: dict[str, tuple[Make, str, str]] = {
     "a number as file_name": (named(3), "metadata.jsonl:2", "file_name is not a text but 3"),
     "no text as file_name": (named(None), "metadata.jsonl:2", "file_name is not a text but None"),
     "an empty file_name": (named(" "), "metadata.jsonl:2", "file_name is not a text but ' '"),
-    "a NUL in file_name": (named("a\0.png"), "a\0.png", "names a\\x00.png, which is no picture in the folder"),
+    "a NUL in file_name": (named("a\0.png"), "a\0.png", "names a\\x00.png, which is not a picture in the folder"),
     "named twice": (named("good.png"), "metadata.jsonl:2", "names good.png, as metadata.jsonl line 1 does already"),
     "named twice in two ways": (named("./sub/..//good.png"), "metadata.jsonl:2", "as metadata.jsonl line 1 does already"),
-    "a picture that is gone": (named("gone.png"), "gone.png", "line 2 names gone.png, which is no picture in the folder"),
-    "other case": (named("GOOD.png"), "GOOD.png", "which is no picture in the folder; there is good.png"),
-    "backslashes": (named("sub\\more.png"), "sub\\more.png", "no picture in the folder; there is sub/more.png"),
-    "a way out": (named("../outside.png"), "metadata.jsonl:2", "names ../outside.png, which leads out of the folder"),
+    "a picture that is gone": (named("gone.png"), "gone.png", "line 2 names gone.png, which is not a picture in the folder"),
+    "other case": (named("GOOD.png"), "GOOD.png", "which is not a picture in the folder; there is good.png"),
+    "backslashes": (named("sub\\more.png"), "sub\\more.png", "; there is sub/more.png"),
+    "a way out": (named("../outside.png"), "metadata.jsonl:2", "names ../outside.png, which is outside the folder"),
     "an absolute path": (
         named("/etc/outside.png"),
         "metadata.jsonl:2",
-        "names /etc/outside.png, which leads out of the folder",
+        "names /etc/outside.png, which is outside the folder",
     ),
-    "a file that is no picture": (named("metadata.jsonl"), "metadata.jsonl", "which is no picture in the folder"),
+    "a file that is no picture": (named("metadata.jsonl"), "metadata.jsonl", "which is not a picture in the folder"),
     "a picture that is not named": (line(), "sub/more.png", "not named in metadata.jsonl"),
     "no caption": (
         line({"file_name": "sub/more.png"}),
@@ -68,7 +68,11 @@ METADATA_FAULTS: dict[str, tuple[Make, str, str]] = {
     ),
     "a caption of blanks": (named("sub/more.png", text=" \t\n"), "sub/more.png", "has no text in 'text'"),
     "a number as caption": (named("sub/more.png", text=7), "sub/more.png", "has no text in 'text'"),
-    "a NUL in a caption": (named("sub/more.png", text="a\0b"), "sub/more.png", "holds a NUL byte, so it is binary: a\\x00b"),
+    "a NUL in a caption": (
+        named("sub/more.png", text="a\0b"),
+        "sub/more.png",
+        "contains a NUL byte, so it is binary: a\\x00b",
+    ),
     "half a character": (
         line(b'{"file_name": "sub/more.png", "text": "a\\ud800"}'),
         "sub/more.png",
@@ -90,7 +94,7 @@ def test_faults_of_metadata_are_told_and_spare_the_others(fault: str, tmp_path: 
 
 
 TABLE_FAULTS: dict[str, tuple[str, bytes, str, str]] = {
-    "csv: empty": ("csv", b"", "metadata.csv", "does not begin with the names of its columns: it is empty"),
+    "csv: empty": ("csv", b"", "metadata.csv", "does not start with the names of its columns: it is empty"),
     "csv: no header": ("csv", b"a.png,a cat\nb.png,a dog\n", "metadata.csv:2", "has no 'file_name'; it has a.png, a cat"),
     "csv: a header alone": ("csv", b"file_name,text\n", "metadata.csv", "metadata.csv has no row"),
     "jsonl: empty": ("jsonl", b"\n", "metadata.jsonl", "metadata.jsonl has no row"),
@@ -177,18 +181,18 @@ def test_a_record_of_several_lines_is_named_by_its_first(tmp_path: Path) -> None
 
 
 SIDECAR_FAULTS: dict[str, tuple[str, bytes | None, str]] = {
-    "none": ("a.txt", None, "no caption: beside it lies no a.txt, a.caption or a.json"),
+    "none": ("a.txt", None, "no caption: there is no a.txt, a.caption or a.json next to it"),
     "empty": ("a.txt", b"", "no caption: a.txt is empty"),
     "blank": ("a.caption", b" \n\t\n", "no caption: a.caption is empty"),
     "no UTF-8": ("a.txt", b"caf\xe9", "no caption: a.txt is not UTF-8: byte 0xe9 at 3; save it as UTF-8"),
     "no UTF-8 after a mark": ("a.txt", b"\xef\xbb\xbfcaf\xe9", "byte 0xe9 at 6"),
     "UTF-16": ("a.txt", "café".encode("utf-16"), "is not UTF-8: byte 0xff at 0"),
-    "binary": ("a.txt", b"PK\0\x01", "no caption: a.txt holds a NUL byte, so it is binary: PK\\x00\\x01"),
+    "binary": ("a.txt", b"PK\0\x01", "no caption: a.txt contains a NUL byte, so it is binary: PK\\x00\\x01"),
     "json: half": ("a.json", b"{", "no caption: a.json is not JSON"),
     "json: a text": ("a.json", b'"x"', 'no caption: a.json is not a JSON object but "x"'),
     "json: without a caption": ("a.json", b'{"width": 3}', "no caption: a.json has no 'text'; it has width"),
     "json: an empty caption": ("a.json", b'{"text": []}', "no caption: a.json has no text in 'text'"),
-    "json: NUL": ("a.json", b'{"text": "a\\u0000"}', "holds a NUL byte"),
+    "json: NUL": ("a.json", b'{"text": "a\\u0000"}', "contains a NUL byte"),
 }
 
 

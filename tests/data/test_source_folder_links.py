@@ -25,7 +25,7 @@ def test_walking_in_circles_is_told(target: str, tmp_path: Path) -> None:
     (tmp_path / "in/deep/loop").symlink_to(Path(target) if target == "/" else tmp_path / "in/deep" / target)
     items = items_of(tmp_path / "in")
     if target == "deep":  # a link to itself
-        assert items["deep/loop"].problem == "a link that leads nowhere"
+        assert items["deep/loop"].problem == "a broken link"
     else:
         assert "leads back to" in str(items["deep/loop"].problem)
     assert items["a.png"].captions == ("x",)
@@ -53,7 +53,7 @@ def test_a_broken_link_to_a_picture_is_an_item_that_cannot_be_read(target: str, 
 def test_a_link_to_a_folder_that_is_gone_is_told(tmp_path: Path) -> None:
     captioned(tmp_path / "a.png")
     (tmp_path / "cats").symlink_to(tmp_path / "unmounted")
-    assert items_of(tmp_path)["cats"].problem == "a link that leads nowhere"
+    assert items_of(tmp_path)["cats"].problem == "a broken link"
 
 
 def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:

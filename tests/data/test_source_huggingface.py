@@ -116,7 +116,9 @@ def test_rows_are_items_and_pictures_their_bytes(kind: str, streaming: bool, tmp
     assert [read(item) for item in items] == [png(i) for i in range(3)]
     lasting = not streaming or kind.startswith("saved")
     assert all(item.picture is not None and item.picture.lasting is lasting for item in items)
-    assert source.notes == (["source.streaming has no effect on what save_to_disk wrote"] if streaming and lasting else [])
+    assert source.notes == (
+        ["source.streaming has no effect on a folder that save_to_disk wrote"] if streaming and lasting else []
+    )
 
 
 def test_the_listing_reads_no_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,7 +129,7 @@ def test_the_listing_reads_no_picture(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(datasets.Image, "decode_example", lambda *_, **__: pytest.fail("a picture was decoded"))
     columns_read: list[list[str]] = []
     monkeypatch.setattr(
-        "ldm_train.data.sources.huggingface.one_by_one",
+        "ldm_train.data.sources.huggingface.iterate_rows",
         lambda batch, needed: columns_read.append(batch.schema.names) or iterate_rows(batch, needed),
     )
     items = list(source_of(path, tmp_path))
@@ -193,9 +195,9 @@ def test_keys_are_a_column(tmp_path: Path) -> None:
     )
     items = list(source_of(path, tmp_path, key_column="id"))
     assert [item.key for item in items] == ["b", "0", "train/00000002", "b#2", "train/00000004"]
-    assert items[2].problem == "train/00000002 has no name of its own: id is empty or an absolute path"
-    assert items[3].problem == "the name b is taken by an earlier picture"
-    assert items[4].problem == "train/00000004 has no name of its own: id is empty or an absolute path"
+    assert items[2].problem == "train/00000002 has no usable name: id is empty or an absolute path"
+    assert items[3].problem == "an earlier picture has the same name b"
+    assert items[4].problem == "train/00000004 has no usable name: id is empty or an absolute path"
     assert "id" not in items[0].fields
 
 
@@ -247,10 +249,10 @@ def test_a_row_without_a_picture_cannot_be_read(image: object, streaming: bool, 
     good, bad = source_of(path, tmp_path, streaming=streaming)
     assert read(good) == png(0)
     if streaming:
-        assert re.search(r"train/00000001: .*(holds no picture|gone\.png)", str(bad.problem))
+        assert re.search(r"train/00000001: .*(contains no picture|gone\.png)", str(bad.problem))
         assert bad.captions == ()
     else:
-        with pytest.raises(OSError, match=r"holds no picture|gone\.png"):
+        with pytest.raises(OSError, match=r"contains no picture|gone\.png"):
             read(bad)
 
 
@@ -259,7 +261,7 @@ def test_a_row_without_a_picture_cannot_be_read(image: object, streaming: bool, 
     [
         (None, "no caption: train/00000000 has no text in 'text'"),
         (" ", "no caption: train/00000000 has no text in 'text'"),
-        ("a\0", "no caption: train/00000000 holds a NUL byte"),
+        ("a\0", "no caption: train/00000000 contains a NUL byte"),
     ],
 )
 def test_a_row_without_a_caption_is_told(caption: str | None, words: str, tmp_path: Path) -> None:
@@ -279,9 +281,9 @@ def test_a_row_without_a_caption_is_told(caption: str | None, words: str, tmp_pa
             "it has image, text, size; did you mean source.caption_column=text?",
         ),
         ({"key_column": "id"}, "no column 'id' (source.key_column): it has image, text, size; set source.key_column"),
-        ({"image_column": "size"}, "source.image_column=size holds no pictures but Value('int64')"),
+        ({"image_column": "size"}, "source.image_column=size has no pictures but Value('int64')"),
         ({"split": "nope"}, "split 'nope', cannot be loaded"),
-        ({"data_files": "other.parquet"}, "goes without source.data_files"),
+        ({"data_files": "other.parquet"}, "without source.data_files"),
     ],
 )
 def test_what_is_not_there_is_refused(settings: Row, words: str, streaming: bool, tmp_path: Path) -> None:
@@ -300,7 +302,7 @@ def test_a_split_that_is_not_there_is_refused_with_those_that_are(write: object,
 
 
 def test_training_on_what_is_held_out_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"source\.held_out_split=train is source\.split too"):
+    with pytest.raises(ValueError, match=r"source\.held_out_split=train is also source\.split"):
         source_of("anything", tmp_path, held_out_split="train")
 
 
@@ -309,7 +311,7 @@ def test_training_on_what_is_held_out_is_refused(tmp_path: Path) -> None:
     [
         ("nobody/nothing", "source.path=nobody/nothing, split 'train', cannot be loaded: "),
         ("empty", "cannot be loaded: "),
-        ("d.txt", "a file should end in one of .parquet, .arrow, .jsonl, .json, .csv"),
+        ("d.txt", "a file must end in one of .parquet, .arrow, .jsonl, .json, .csv"),
         ("broken.parquet", "cannot be loaded: "),
     ],
 )

@@ -80,12 +80,12 @@ FAULTS: dict[str, tuple[dict[str, object], dict[str, str], str]] = {
     "gone": (
         {"file_name": "gone.png", "text": "x"},
         {},
-        "t.jsonl line 2 names gone.png, which is no file; it is looked for in",
+        "t.jsonl line 2 names gone.png, which is not a file; it is looked for in",
     ),
-    "folder": ({"file_name": "sub", "text": "x"}, {}, "which is no file"),
-    "URL": ({"file_name": "https://x.org/a.png", "text": "x"}, {}, "which is no file; download it first"),
-    "NUL": ({"file_name": "a\0.png", "text": "x"}, {}, "names a\\x00.png, which is no file"),
-    "half a character": ({"file_name": "\ud800.png", "text": "x"}, {}, "names \\ud800.png, which is no file"),
+    "folder": ({"file_name": "sub", "text": "x"}, {}, "which is not a file"),
+    "URL": ({"file_name": "https://x.org/a.png", "text": "x"}, {}, "which is not a file; download it first"),
+    "NUL": ({"file_name": "a\0.png", "text": "x"}, {}, "names a\\x00.png, which is not a file"),
+    "half a character": ({"file_name": "\ud800.png", "text": "x"}, {}, "names \\ud800.png, which is not a file"),
     "no name": ({"text": "x"}, {}, "t.jsonl line 2 names no picture: file_name is None"),
     "empty name": ({"file_name": "", "text": "x"}, {}, "names no picture: file_name is ''"),
     "number": ({"file_name": 3, "text": "x"}, {}, "names no picture: file_name is 3"),
@@ -94,11 +94,11 @@ FAULTS: dict[str, tuple[dict[str, object], dict[str, str], str]] = {
     "another split": (
         {"file_name": "./good.png", "text": "y", "split": "test"},
         {},
-        "the name good.png is taken by an earlier picture",
+        "an earlier picture has the same name good.png",
     ),
-    "no key": ({"file_name": "b.png", "text": "x"}, {"key_column": "id"}, "has no name of its own: id is empty"),
+    "no key": ({"file_name": "b.png", "text": "x"}, {"key_column": "id"}, "has no usable name: id is empty"),
     "absolute key": ({"file_name": "b.png", "text": "x", "id": "/b"}, {"key_column": "id"}, "or an absolute path"),
-    "same key": ({"file_name": "b.png", "text": "x", "id": "g"}, {"key_column": "id"}, "the name g is taken"),
+    "same key": ({"file_name": "b.png", "text": "x", "id": "g"}, {"key_column": "id"}, "the same name g"),
 }
 
 
@@ -144,15 +144,15 @@ def test_a_column_that_is_not_there_is_refused_with_the_nearest(setting: str, ki
 @pytest.mark.parametrize(
     ("name", "content", "root", "words"),
     [
-        ("gone.csv", None, None, "gone.csv is not a file; give a table: .jsonl, .csv, .tsv, .parquet"),
-        ("t.xlsx", b"", None, "t.xlsx is no table that can be read here; accepted are .jsonl, .csv, .tsv, .parquet"),
+        ("gone.csv", None, None, "gone.csv is not a file; set it to a table: .jsonl, .csv, .tsv, .parquet"),
+        ("t.xlsx", b"", None, "t.xlsx is not a table that can be read; accepted are .jsonl, .csv, .tsv, .parquet"),
         ("t.csv", b"file_name,text\n", None, "t.csv has no row; is it the right table?"),
         ("t.jsonl", b"\n", None, "t.jsonl has no row"),
         (
             "t.csv",
             b"file_name,text\n",
             "gone",
-            "source.root=gone is not a folder; give the one that file_name is relative to",
+            "source.root=gone is not a folder; set it to the folder that file_name is relative to",
         ),
     ],
 )

@@ -166,8 +166,8 @@ def test_shards_of_one_name_in_two_folders_are_told_apart(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("path", "words"),
     [
-        ("{tmp}/gone.tar", "the shard {tmp}/gone.tar is not there"),
-        ("{tmp}/s-{{0..1}}.tar", "the shard {tmp}/s-1.tar is not there"),
+        ("{tmp}/gone.tar", "the shard {tmp}/gone.tar does not exist"),
+        ("{tmp}/s-{{0..1}}.tar", "the shard {tmp}/s-1.tar does not exist"),
         ("{tmp}/gone-*.tar", "source.path={tmp}/gone-*.tar matches no file"),
         ("{tmp}", "source.path={tmp} is a folder; name its shards: {tmp}/*.tar"),
         ("{tmp}/s-{{0.tar", "cannot be expanded: Unbalanced braces"),
@@ -176,7 +176,7 @@ def test_shards_of_one_name_in_two_folders_are_told_apart(tmp_path: Path) -> Non
         (["{tmp}/s-0.tar", "{tmp}/s-*.tar"], "source.path names {tmp}/s-0.tar twice"),
         (
             "https://x.org/s-{{0..1}}.tar",
-            "source.path=https://x.org/s-0.tar lies elsewhere; set source.download to a folder",
+            "source.path=https://x.org/s-0.tar must be downloaded; set source.download to a folder",
         ),
         ("pipe:cat s.tar", "source.path=pipe:cat s.tar: pipe: runs a program"),
     ],
@@ -206,7 +206,7 @@ FAULTS: dict[str, tuple[list[tuple[str, Content]], str, str]] = {
     "no caption": ([("a.png", png(0))], "s/a", "no caption: s.tar, a has no .txt or .caption or .json"),
     "empty": ([("a.png", png(0)), ("a.txt", "\n")], "s/a", "no caption: s.tar, a.txt is empty"),
     "no UTF-8": ([("a.png", png(0)), ("a.txt", b"\xe9")], "s/a", "s.tar, a.txt is not UTF-8: byte 0xe9 at 0"),
-    "binary": ([("a.png", png(0)), ("a.txt", b"a\0")], "s/a", "holds a NUL byte"),
+    "binary": ([("a.png", png(0)), ("a.txt", b"a\0")], "s/a", "contains a NUL byte"),
     "json: half": ([("a.png", png(0)), ("a.json", "{")], "s/a", "s.tar, a.json is not JSON"),
     "json: half, beside a text": ([("a.png", png(0)), ("a.txt", "x"), ("a.json", "{")], "s/a", "s.tar, a.json is not JSON"),
     "json: no caption": ([("a.png", png(0)), ("a.json", {"w": 1})], "s/a", "s.tar, a.json has no 'text'; it has w"),
@@ -347,6 +347,6 @@ def test_shards_come_over_http(server: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("url", ["{server}/gone.tar", "pipe:echo half; exit 3", "nowhere://s.tar"])
 def test_what_cannot_be_fetched_is_refused_and_leaves_nothing(url: str, server: str, tmp_path: Path) -> None:
     source = TarShards(url.format(server=server), download=str(tmp_path / "kept"), commands=True)
-    with pytest.raises(ValueError, match=r"source.path: .* cannot be fetched"):
+    with pytest.raises(ValueError, match=r"source.path: .* cannot be downloaded"):
         list(source)
     assert list((tmp_path / "kept").iterdir()) == []

@@ -45,7 +45,7 @@ def test_a_name_given_twice_is_a_problem_under_a_name_of_its_own(keys: list[str]
     assert [item.key for item in items] == unique
     for item, key in zip(items, keys, strict=True):
         assert (item.problem is None) == (item.key == key)
-        assert item.key == key or item.problem == f"the name {key} is taken by an earlier picture"
+        assert item.key == key or item.problem == f"an earlier picture has the same name {key}"
         assert (item.picture is None) == (item.captions == ()) == (item.problem is not None)
 
 
@@ -68,7 +68,7 @@ def test_a_split_of_an_unknown_name_is_noted_and_notes_do_not_pile_up() -> None:
     source = Given(*named("a", "b", fields={"split": "dev"}), *named("c"))
     for _ in range(2):
         list(source)
-        assert source.notes == ["split 'dev' (2) does not keep from training; these do: held_out, test, val, validation"]
+        assert source.notes == ["split 'dev' (2) does not hold examples out; these do: held_out, test, val, validation"]
 
 
 @pytest.mark.parametrize(

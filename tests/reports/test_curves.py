@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ldm_train.reports.axes import Axis, format_number
+from ldm_train.reports.axes import PlotAxis, format_number
 from ldm_train.reports.curves import MAX_POINTS, Charts, CurveLine, Curves, choose_points, smooth_values
 from ldm_train.reports.heatmap import COLOUR_STOPS, Heatmap, mix_colour
 from ldm_train.reports.page import Page, Section, render_page
@@ -51,7 +51,7 @@ def test_smoothing_is_the_mean_of_the_finite_values_around(width: int) -> None:
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(st.lists(NUMBERS, max_size=20), st.booleans())
 def test_an_axis_holds_all_values_and_its_ticks(values: list[float], log: bool) -> None:
-    axis = Axis.around(values, log=log)
+    axis = PlotAxis.around(values, log=log)
     assert axis.low < axis.high
     shown = [value for value in values if math.isfinite(value) and (value > 0 or not log)]
     assert all(-1e-6 <= axis.place(value) <= 100 + 1e-6 for value in shown)

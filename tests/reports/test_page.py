@@ -14,7 +14,7 @@ from PIL import Image
 
 from ldm_train.reports.charts import Bars, Histogram
 from ldm_train.reports.page import Page, Section, Verdict, render_page, write_page
-from ldm_train.reports.page_blocks import Block, DataTable, Facts, Paragraphs, ShellCommand, Thumbnail, Thumbnails
+from ldm_train.reports.page_blocks import DataTable, Facts, PageBlock, Paragraphs, ShellCommand, Thumbnail, Thumbnails
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 HOSTILE = [
@@ -66,13 +66,13 @@ class Read(HTMLParser):
         return "".join(self.words)
 
 
-def with_blocks(*blocks: Block) -> Page:
+def with_blocks(*blocks: PageBlock) -> Page:
     return Page("A report", sections=[Section("A section", blocks)])
 
 
 def everything(text: str) -> Page:
     """A page with this text wherever a page takes text."""
-    blocks: list[Block] = [
+    blocks: list[PageBlock] = [
         Facts([(text, text)]),
         DataTable([text, "number"], [[text, "1"]] * 3, numeric=["number"], max_rows=1, max_folded=1, caption=text),
         Bars([(text, 2.0, text)] * 3, unit=text, max_rows=1),
@@ -153,7 +153,7 @@ def test_the_verdict_stands_first(ok: bool, word: str) -> None:
 
 
 def test_empty_sections_are_left_out() -> None:
-    empty: list[Block] = [
+    empty: list[PageBlock] = [
         Facts([]),
         DataTable(["a"], []),
         Bars([]),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ldm_train.util import inputs
-from ldm_train.util.inputs import open_input, read_input, read_lines, read_text
+from ldm_train.util.inputs import open_input, read_input, read_lines, read_user_text
 
 
 def make_socket(path: Path) -> None:
@@ -93,4 +93,4 @@ def test_a_line_that_is_too_long_spares_the_next(long: bytes, monkeypatch: pytes
 def test_texts_that_cannot_be_read_are_named(content: bytes, reason: str, tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(content)
     with pytest.raises(ValueError, match=f"{tmp_path}/x.*{reason}"):
-        read_text(tmp_path / "x", limit=10)
+        read_user_text(tmp_path / "x", limit=10)

@@ -10,10 +10,10 @@ from ldm_train.commands.check.reconstruction import Latents
 from ldm_train.commands.check.terminal import of_cache, of_cost
 from ldm_train.data.cache.plan import CachePlan, format_bucket
 from ldm_train.data.scan.inspection import Inspected
-from ldm_train.data.sources.items import Picture
+from ldm_train.data.sources.items import EncodedPicture
 from ldm_train.reports.charts import Histogram
 from ldm_train.reports.page import Page, Section, Verdict
-from ldm_train.reports.page_blocks import Bars, Block, DataTable, Facts, Paragraphs, Thumbnail, Thumbnails
+from ldm_train.reports.page_blocks import Bars, DataTable, Facts, PageBlock, Paragraphs, Thumbnail, Thumbnails
 
 T = TypeVar("T")
 REJECTED, EXAMPLES, LONGEST, SHOWN = 24, 6, 8, 12  # thumbnails
@@ -59,21 +59,21 @@ def summary(report: Report) -> list[tuple[str, str]]:
     return rows
 
 
-def rejected(facts: PictureFacts, pictures: Mapping[str, Picture | None]) -> list[Block]:
+def rejected(facts: PictureFacts, pictures: Mapping[str, EncodedPicture | None]) -> list[PageBlock]:
     thumbnails = [
         Thumbnail(content(pictures[key]), key, problem) for key, problem in first(facts.unusable.items(), REJECTED)
     ]
     return [Thumbnails(thumbnails), DataTable(["picture", "problem"], [[k, p] for k, p in facts.unusable.items()])]
 
 
-def shapes(facts: PictureFacts, plan: CachePlan | None) -> list[Block]:
+def shapes(facts: PictureFacts, plan: CachePlan | None) -> list[PageBlock]:
     """How many pictures have each shape, how they are cut, and what some of each look like."""
     if plan is None or not facts.buckets:
         return []
     rows = [[bucket, f"{count:,}", f"{share:.1%}"] for bucket, (count, share) in facts.buckets.items()]
     sides = [min(seen.size) for seen in plan.scanned]
     bars = [(bucket, count, f"{count:,}") for bucket, (count, _) in facts.buckets.items()]
-    blocks: list[Block] = [
+    blocks: list[PageBlock] = [
         Bars(bars if len(bars) > 1 else [], unit="pictures"),
         DataTable(["shape", "pictures", "cut away"], rows, numeric=["pictures", "cut away"]),
         Histogram.of(sides if len(set(sides)) > 1 else [], unit="pixels", caption="Shorter side"),
@@ -87,7 +87,7 @@ def shapes(facts: PictureFacts, plan: CachePlan | None) -> list[Block]:
     return blocks
 
 
-def odd(facts: PictureFacts, pictures: Mapping[str, Picture | None]) -> list[Block]:
+def odd(facts: PictureFacts, pictures: Mapping[str, EncodedPicture | None]) -> list[PageBlock]:
     """What can be used, and may not be meant."""
     enlarged = sorted(facts.enlarged.items(), key=lambda pair: -pair[1])
     notes = [(key, f"enlarged {factor:.3g} times") for key, factor in first(enlarged, SHOWN)]
@@ -101,7 +101,7 @@ def odd(facts: PictureFacts, pictures: Mapping[str, Picture | None]) -> list[Blo
     ]
 
 
-def duplicates(facts: PictureFacts, pictures: Mapping[str, Picture | None]) -> list[Block]:
+def duplicates(facts: PictureFacts, pictures: Mapping[str, EncodedPicture | None]) -> list[PageBlock]:
     rows = [
         [
             ", ".join(group.keys),
@@ -116,7 +116,7 @@ def duplicates(facts: PictureFacts, pictures: Mapping[str, Picture | None]) -> l
     return [Thumbnails(thumbnails), DataTable(["pictures", "captions", "held out"], rows)]
 
 
-def captions(facts: CaptionFacts, looked: Sequence[Inspected]) -> list[Block]:
+def captions(facts: CaptionFacts, looked: Sequence[Inspected]) -> list[PageBlock]:
     """What is cut, what is common, and the pictures of the longest."""
     longest = sorted(
         ((max(one.item.captions, key=len), one) for one in looked if one.problem is None and one.item.captions),
@@ -144,7 +144,7 @@ def captions(facts: CaptionFacts, looked: Sequence[Inspected]) -> list[Block]:
     ]
 
 
-def latents(found: Latents) -> list[Block]:
+def latents(found: Latents) -> list[PageBlock]:
     channels = list(enumerate(zip(found.mean, found.std, strict=True)))
     return [
         Facts(
@@ -164,8 +164,8 @@ def latents(found: Latents) -> list[Block]:
     ]
 
 
-def cost(report: Report) -> list[Block]:
-    blocks: list[Block] = [Paragraphs([line.strip() for line in of_cost(report)])]
+def cost(report: Report) -> list[PageBlock]:
+    blocks: list[PageBlock] = [Paragraphs([line.strip() for line in of_cost(report)])]
     if report.training is not None:
         memory, activations = report.training.memory, report.training.activations
         parts = {"weights": memory.weights + report.training.autoencoder, "gradients": memory.gradients}
@@ -180,7 +180,7 @@ def first(things: Iterable[T], count: int) -> list[T]:
     return list(islice(things, count))
 
 
-def content(picture: Picture | None) -> bytes | None:
+def content(picture: EncodedPicture | None) -> bytes | None:
     """A picture's bytes; None where they cannot be had (any more)."""
     try:
         return None if picture is None else picture.read()

@@ -14,7 +14,7 @@ from ldm_train.assembly.training_data import batches, refuse_unfit, verify
 from ldm_train.commands.evaluate.drawn_pictures import in_batches
 from ldm_train.commands.evaluate.galleries import open_gallery
 from ldm_train.data.batches.datamodules import CachedLatents, split_held_out
-from ldm_train.data.cache.reader import Latents, join_caches, open_caches
+from ldm_train.data.cache.reader import EncodedExamples, join_caches, open_caches
 from ldm_train.run_dir.record import PRIOR
 from ldm_train.settings.composition import build
 from ldm_train.settings.schema.training import TrainSettings
@@ -38,7 +38,7 @@ def of_folder(path: str) -> Real:
     return Real(lambda size: in_batches(gallery.files, size), len(gallery.files), gallery.captions)
 
 
-def of_latents(latents: Latents, held_out: Tensor, autoencoder: Autoencoder, device: torch.device) -> Real:
+def of_latents(latents: EncodedExamples, held_out: Tensor, autoencoder: Autoencoder, device: torch.device) -> Real:
     """Held-out examples by number, (N,)."""
 
     @torch.no_grad()

@@ -9,7 +9,7 @@ import numpy as np
 from ldm_train.commands.report.run_curves import Shown
 from ldm_train.reports.curves import Charts, CurveLine, Curves
 from ldm_train.reports.heatmap import Heatmap
-from ldm_train.reports.page_blocks import Block
+from ldm_train.reports.page_blocks import PageBlock
 from ldm_train.run_dir.reading import Plain, RunRead
 
 COLUMNS = 60  # of a heatmap
@@ -18,7 +18,7 @@ STEPS = ((7, "dashed"), (2, ""), (1, ""), (0, ""))  # colours and kinds of the f
 ENDS = ("nearly noise", "nearly clean")
 
 
-def blocks(shown: Sequence[Shown]) -> list[Block]:
+def blocks(shown: Sequence[Shown]) -> list[PageBlock]:
     """Lines in one plot; a heatmap for each of the first runs."""
     found = [(one, measured(one.run)) for one in shown]
     lines = [line for one, bins in found if bins for line in (_over_time(bins) if one.alone else [_last(one, bins)])]

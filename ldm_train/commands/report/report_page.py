@@ -8,7 +8,7 @@ from ldm_train.commands.report.run_pictures import Budget
 from ldm_train.reports.axes import format_number
 from ldm_train.reports.curves import MAX_POINTS
 from ldm_train.reports.page import Page, Section
-from ldm_train.reports.page_blocks import Block, Charts, DataTable, Facts, Paragraphs
+from ldm_train.reports.page_blocks import Charts, DataTable, Facts, PageBlock, Paragraphs
 from ldm_train.run_dir.metric_names import best
 from ldm_train.run_dir.reading import RunRead
 from ldm_train.run_dir.run_settings import chosen, differing, every_setting, names
@@ -138,9 +138,9 @@ def differences(shown: Sequence[Shown]) -> DataTable:
     )
 
 
-def settings(shown: Sequence[Shown]) -> list[Block]:
+def settings(shown: Sequence[Shown]) -> list[PageBlock]:
     """Behind a fold for each run, unless there is one only."""
-    found: list[Block] = []
+    found: list[PageBlock] = []
     for one in shown:
         own, every = chosen(one.run), every_setting(one.run)
         found.append(Facts(own, fold="" if one.alone else f"{one.name}: {len(own)} settings that are not the defaults"))

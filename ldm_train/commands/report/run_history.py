@@ -5,7 +5,7 @@ from datetime import datetime
 
 from ldm_train.commands.report.run_curves import Shown
 from ldm_train.reports.page import Verdict
-from ldm_train.reports.page_blocks import Block, DataTable, Paragraphs, ShellCommand
+from ldm_train.reports.page_blocks import DataTable, PageBlock, Paragraphs, ShellCommand
 from ldm_train.run_dir.reading import RunRead
 from ldm_train.run_dir.run_state import ended, minutes, state_of, time_of
 
@@ -35,9 +35,9 @@ def troubles(run: RunRead) -> Iterator[str]:
     yield from run.notes
 
 
-def wrong(shown: Sequence[Shown]) -> list[Block]:
+def wrong(shown: Sequence[Shown]) -> list[PageBlock]:
     """Steps that were left out, and troubles of several runs, which the banner does not tell."""
-    found: list[Block] = []
+    found: list[PageBlock] = []
     if len(shown) > 1:
         found.append(Paragraphs([f"{one.name}: {told}" for one in shown for told in troubles(one.run)]))
     for one in shown:
@@ -47,9 +47,9 @@ def wrong(shown: Sequence[Shown]) -> list[Block]:
     return found
 
 
-def starts(shown: Sequence[Shown]) -> list[Block]:
+def starts(shown: Sequence[Shown]) -> list[PageBlock]:
     """Each start with its end, where, of what; then the commands."""
-    found: list[Block] = []
+    found: list[PageBlock] = []
     for one in shown:
         rows = [_row(i, start, running=one.run.locked is True and i == len(one.run.starts)) for i, start in
                 enumerate(one.run.starts, 1)]  # fmt: skip

@@ -8,7 +8,7 @@ import numpy as np
 
 from ldm_train.commands.report.run_curves import Shown
 from ldm_train.reports.embedded_pictures import LARGEST_PICTURE, embed_picture
-from ldm_train.reports.page_blocks import Block, Pictures, WholePicture
+from ldm_train.reports.page_blocks import PageBlock, Pictures, WholePicture
 from ldm_train.util.inputs import READ_ERRORS, read_input
 from ldm_train.util.safe_json import read_json
 
@@ -55,12 +55,12 @@ class Budget:
         return [text for count, text in ((self.smaller, smaller), (self.left_out, left_out)) if count]
 
 
-def newest(shown: Sequence[Shown], budget: Budget) -> list[Block]:
+def newest(shown: Sequence[Shown], budget: Budget) -> list[PageBlock]:
     """Each run's last grid of pictures."""
     return [_newest(one, budget) for one in shown]
 
 
-def _newest(one: Shown, budget: Budget) -> Block:
+def _newest(one: Shown, budget: Budget) -> PageBlock:
     prompts, scales = _asked(one.run.path)
     told = "Drawn by the averaged weights"
     if len(scales) > 1:
@@ -70,33 +70,33 @@ def _newest(one: Shown, budget: Budget) -> Block:
     return replace(found, columns=prompts if len(prompts) <= LISTED else (), across=across)
 
 
-def strips(shown: Sequence[Shown], budget: Budget) -> list[Block]:
+def strips(shown: Sequence[Shown], budget: Budget) -> list[PageBlock]:
     """The reverse and the forward process of one picture."""
     reverse = "From noise to picture: above the latents, below what the network takes the clean ones for"
-    found: list[Block] = []
+    found: list[PageBlock] = []
     for one in shown:
         found.append(_latest(one, budget, "reverse-", reverse))
         found.append(_latest(one, budget, "forward-", "From picture to noise, as training meets it"))
     return found
 
 
-def held_out(shown: Sequence[Shown], budget: Budget) -> list[Block]:
+def held_out(shown: Sequence[Shown], budget: Budget) -> list[PageBlock]:
     """Pictures that were kept from training, beside what the model makes of their captions."""
     told = "Held-out pictures above, drawn from their captions below"
     return [_latest(one, budget, "held-out-", told) for one in shown]
 
 
-def reconstructions(shown: Sequence[Shown], budget: Budget) -> list[Block]:
+def reconstructions(shown: Sequence[Shown], budget: Budget) -> list[PageBlock]:
     """What an autoencoder makes of pictures."""
     return [_latest(one, budget, "", "Pictures above, reconstructed below") for one in shown]
 
 
-def growth(shown: Sequence[Shown], budget: Budget) -> list[Block]:
+def growth(shown: Sequence[Shown], budget: Budget) -> list[PageBlock]:
     """The whole training in one picture for each run: a row a step, a column a prompt."""
     return [_grown(one, budget) for one in shown]
 
 
-def _grown(one: Shown, budget: Budget) -> Block:
+def _grown(one: Shown, budget: Budget) -> PageBlock:
     steps, (prompts, scales) = one.run.samples(), _asked(one.run.path)
     told = one.label("A row a step; a column a prompt")
     alt = "a row of pictures for each of some steps, a column for each prompt"

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from ldm_train.commands.report.run_curves import MEASURED, SHARES, Shown, metric_names
 from ldm_train.reports.axes import format_number
 from ldm_train.reports.charts import Bars
-from ldm_train.reports.page_blocks import Block, DataTable, Paragraphs, ShellCommand
+from ldm_train.reports.page_blocks import DataTable, PageBlock, Paragraphs, ShellCommand
 from ldm_train.run_dir.metric_names import best, lower_is_better, metric_title
 from ldm_train.run_dir.run_settings import value
 
@@ -48,9 +48,9 @@ def _measured_on(told: Mapping[str, object]) -> str:
     return f"{words} {few}: compare its FID at this number alone, and look at its KID first."
 
 
-def evaluations(shown: Sequence[Shown]) -> list[Block]:
+def evaluations(shown: Sequence[Shown]) -> list[PageBlock]:
     """The results of `ldm-train evaluate`, whatever is in them."""
-    found: list[Block] = []
+    found: list[PageBlock] = []
     for one in shown:
         for name, told in one.run.evaluations.items():
             rows = [(key, _text(part), interval(told, key)) for key, part in _flat(told) if key not in ("kind", "command")]
@@ -75,9 +75,9 @@ def interval(told: Mapping[str, object], name: str) -> str:
     return f"{format_number(ends[0])} to {format_number(ends[1])}"
 
 
-def time_spent(shown: Sequence[Shown]) -> list[Block]:
+def time_spent(shown: Sequence[Shown]) -> list[PageBlock]:
     """Shares of the wall-clock so far, as bars."""
-    found: list[Block] = []
+    found: list[PageBlock] = []
     for one in shown:
         named = {name: series.finite for name, series in one.run.series.items() if name.startswith(SHARES)}
         shares = {SHARE_WORDS.get(name, name.partition("_")[2].replace("_", " ")): s.last for name, s in named.items()

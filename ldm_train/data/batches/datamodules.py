@@ -16,7 +16,7 @@ from ldm_train import draws
 from ldm_train.data.batches.order import ExampleOrder, Pool
 from ldm_train.data.batches.positions import BatchGeometry, build_endless_loader
 from ldm_train.data.cache.index import CacheIndex
-from ldm_train.data.cache.reader import Latents
+from ldm_train.data.cache.reader import EncodedExamples
 from ldm_train.data.pictures.images import DECODE_ERRORS, describe_decode_error, read_image, to_signed
 from ldm_train.data.sources.items import Item, format_name
 from ldm_train.types import ImageBatch, LatentBatch
@@ -173,7 +173,7 @@ class CachedLatents(EndlessData):
 
     def __init__(
         self,
-        latents: Latents,
+        latents: EncodedExamples,
         *,
         batch_size: int,
         micro_batch_size: MicroBatchSize = None,
@@ -237,7 +237,7 @@ class CachedLatents(EndlessData):
             yield from indices[buckets == bucket].split(count)
 
 
-def split_held_out(latents: Latents, share: float) -> tuple[list[Tensor], Tensor]:
+def split_held_out(latents: EncodedExamples, share: float) -> tuple[list[Tensor], Tensor]:
     """Return the examples to train on of each data set, and all held-out ones.
 
     Examples are held out as the source says, otherwise by the picture's hash, so copies of a picture stay together.

@@ -177,11 +177,11 @@ def read_undecodable(report: Path) -> dict[str, str]:
     return {str(row["picture"]): str(row.get("problem")) for row in rows if "picture" in row}
 
 
-def write_batches(path: Path, batches: list[EncodingBatch]) -> None:
+def write_planned_batches(path: Path, batches: list[EncodingBatch]) -> None:
     atomic_write(path, json.dumps([asdict(batch) for batch in batches]))
 
 
-def read_batches(path: Path) -> list[EncodingBatch]:
+def read_planned_batches(path: Path) -> list[EncodingBatch]:
     batches: Any = read_json(path, limit=None)
     return [
         EncodingBatch(b["name"], [PictureRow(**row) for row in b["pictures"]], [CaptionRow(**row) for row in b["captions"]])

@@ -55,7 +55,7 @@ class StoredRows:
         return found
 
 
-class Latents(Protocol):
+class EncodedExamples(Protocol):
     """Encoded examples by number, for batches of one bucket. `sets` has the number of examples of each data set."""
 
     index: CacheIndex
@@ -279,6 +279,6 @@ def open_caches(folders: str | Sequence[str]) -> list[LatentCache]:
     return [LatentCache(folder) for folder in ([folders] if isinstance(folders, str) else folders)]
 
 
-def join_caches(caches: Sequence[LatentCache]) -> Latents:
+def join_caches(caches: Sequence[LatentCache]) -> EncodedExamples:
     """Return several caches as one, or the only one."""
     return caches[0] if len(caches) == 1 else JoinedCaches(caches)

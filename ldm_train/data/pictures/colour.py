@@ -16,7 +16,7 @@ CACHED_PROFILES = 16  # by the profiles' bytes
 PROBES = np.array([0, 32, 64, 128, 192, 255], dtype=np.uint8)
 
 
-class Profile(NamedTuple):
+class ColourProfile(NamedTuple):
     """How to apply a profile.
 
     Args:
@@ -100,29 +100,29 @@ def colour_mode(mode: str) -> str:
     return "L" if mode in ("1", "L", "LA", "La") or mode.startswith("I") else "RGB"
 
 
-def embedded_profile(picture: Image.Image, mode: str) -> Profile:
+def embedded_profile(picture: Image.Image, mode: str) -> ColourProfile:
     """Return how to apply a picture's profile to its colours, which are in `mode`: L, RGB or CMYK."""
     content = picture.info.get("icc_profile")
     if not content or picture.mode == "LAB":  # Lab colours need no profile
-        return Profile(mode, None)
+        return ColourProfile(mode, None)
     if len(content) > MAX_PROFILE:
-        return Profile(mode, None, f"its ICC profile has {len(content):,} bytes; at most {MAX_PROFILE:,} are read")
+        return ColourProfile(mode, None, f"its ICC profile has {len(content):,} bytes; at most {MAX_PROFILE:,} are read")
     return read_profile(content, mode)
 
 
 @lru_cache(maxsize=CACHED_PROFILES)
-def read_profile(content: bytes, mode: str) -> Profile:
+def read_profile(content: bytes, mode: str) -> ColourProfile:
     """Parse a profile. Results are cached, since the pictures of a collection share a few profiles."""
     try:
         profile = ImageCms.ImageCmsProfile(io.BytesIO(content))
         space = profile.profile.xcolor_space.strip()
         profile_mode = PROFILE_MODES.get(space)
         if profile_mode is None or (profile_mode != mode and (profile_mode, mode) != ("RGB", "L")):
-            return Profile(mode, None, f"its ICC profile is for {space}, its colours are {mode}")
+            return ColourProfile(mode, None, f"its ICC profile is for {space}, its colours are {mode}")
         transform = ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), profile_mode, "RGB")
     except (ImageCms.PyCMSError, OSError, ValueError) as error:
-        return Profile(mode, None, f"its ICC profile is broken: {' '.join(str(error).split())}")
-    return Profile(profile_mode, None if is_srgb(transform, profile_mode) else transform)
+        return ColourProfile(mode, None, f"its ICC profile is broken: {' '.join(str(error).split())}")
+    return ColourProfile(profile_mode, None if is_srgb(transform, profile_mode) else transform)
 
 
 def is_srgb(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:

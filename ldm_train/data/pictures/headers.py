@@ -15,7 +15,7 @@ DECODE_ERRORS = (*READ_ERRORS, SyntaxError, Image.DecompressionBombError)
 DESCRIBED = (OSError, SyntaxError, ValueError, MemoryError, Image.DecompressionBombError)  # their messages name the damage
 
 # Raster formats that Pillow decodes by itself; EPS would start Ghostscript.
-FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "TIFF", "BMP", "JPEG2000", "PPM", "QOI")
+PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "TIFF", "BMP", "JPEG2000", "PPM", "QOI")
 
 # The first bytes, in lower case, of files that Pillow cannot read, and what to add to the message.
 BEGINNINGS = {
@@ -31,7 +31,7 @@ MAX_EXIF = 16 * 2**20  # bytes, of which one tag may claim all
 # size itself, before any pixel is decoded.
 Image.MAX_IMAGE_PIXELS = None
 Image.init()
-AVAILABLE = tuple(name for name in FORMATS if name in Image.OPEN)  # AVIF depends on how Pillow was built
+AVAILABLE = tuple(name for name in PICTURE_FORMATS if name in Image.OPEN)  # AVIF depends on how Pillow was built
 
 
 @contextmanager

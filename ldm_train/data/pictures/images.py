@@ -57,15 +57,15 @@ def find_nonfinite(images: Tensor) -> list[int]:
 def to_display_bytes(images: Tensor) -> Tensor:
     """Return images (B, 3, H, W) as `to_bytes` does, with a checkerboard instead of each with NaN or infinity."""
     broken = find_nonfinite(images)
-    shown = to_bytes(images.nan_to_num(0, 0, 0))
-    shown[broken] = draw_checkerboard(images.shape[2], images.shape[3]).to(shown.device)
-    return shown
+    displayed = to_bytes(images.nan_to_num(0, 0, 0))
+    displayed[broken] = draw_checkerboard(images.shape[2], images.shape[3]).to(displayed.device)
+    return displayed
 
 
-def count_broken(shown: Tensor) -> int:
+def count_broken(displayed: Tensor) -> int:
     """Return how many of the uint8 images (B, 3, H, W) are the checkerboard of `to_display_bytes`."""
-    board = draw_checkerboard(shown.shape[2], shown.shape[3]).to(shown.device)
-    return int((shown == board).flatten(1).all(1).sum())
+    board = draw_checkerboard(displayed.shape[2], displayed.shape[3]).to(displayed.device)
+    return int((displayed == board).flatten(1).all(1).sum())
 
 
 def draw_checkerboard(height: int, width: int) -> Tensor:

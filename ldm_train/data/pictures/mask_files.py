@@ -7,7 +7,7 @@ from ldm_train.data.pictures.colour import separate_alpha
 from ldm_train.data.pictures.decoding import MAX_PIXELS, TRANSPOSES
 from ldm_train.data.pictures.headers import open_picture, read_orientation
 
-SAME = 8  # of 255: difference of equal colours by an editor's rounding
+SAME_COLOUR = 8  # of 255: difference of equal colours by an editor's rounding
 
 
 def decode_mask(content: bytes) -> tuple[Image.Image, str | None]:
@@ -29,7 +29,7 @@ def decode_mask(content: bytes) -> tuple[Image.Image, str | None]:
         if not opacity.any():
             raise ValueError("it is transparent everywhere; save it as black and white, white where to draw anew")
         if opacity.min() < opacity.max():
-            if np.ptp(brightness[opacity > 0]) > SAME:
+            if np.ptp(brightness[opacity > 0]) > SAME_COLOUR:
                 raise ValueError(
                     "both its brightness and its transparency vary, and either could be the mask; "
                     "save it without transparency, as black and white, white where to draw anew"

@@ -12,7 +12,7 @@ from itertools import chain, islice
 
 from ldm_train.data.pictures.decoding import DECODE_ERRORS, decode_picture, describe_decode_error, find_profile_problem
 from ldm_train.data.scan.survey import Scanned, Survey
-from ldm_train.data.sources.items import FileSlice, Item, Picture, PictureBytes, PictureFile
+from ldm_train.data.sources.items import EncodedPicture, FileSlice, Item, PictureBytes, PictureFile
 from ldm_train.util.inputs import READ_ERRORS
 
 FEW_PICTURES = 48  # decoding these takes less time than starting processes
@@ -156,7 +156,7 @@ class DecodingPool:
                     return Inspected(sent, problem=problem)
 
 
-def as_picklable(picture: Picture | None) -> Picture | None:
+def as_picklable(picture: EncodedPicture | None) -> EncodedPicture | None:
     """Return the picture, or its bytes if another process could not read them."""
     return picture if picture is None or isinstance(picture, PictureFile | FileSlice) else PictureBytes(picture.read())
 

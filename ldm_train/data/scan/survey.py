@@ -12,7 +12,7 @@ from pathlib import Path
 from threading import Lock
 
 from ldm_train.data.pictures.decoding import DECODE_ERRORS, describe_decode_error, read_upright_size
-from ldm_train.data.sources.items import Item, Picture, PictureFile
+from ldm_train.data.sources.items import EncodedPicture, Item, PictureFile
 from ldm_train.util.files import atomic_write
 from ldm_train.util.inputs import READ_ERRORS, describe_error
 from ldm_train.util.safe_json import read_object
@@ -127,7 +127,7 @@ def _portions(items: Iterable[Item]) -> Iterator[list[Item]]:
         yield some
 
 
-def _spool(picture: Picture, content: bytes, digest: str, spool: Path | None) -> Picture | None:
+def _spool(picture: EncodedPicture, content: bytes, digest: str, spool: Path | None) -> EncodedPicture | None:
     """Return the picture if it can be read again, else its copy in the spool; None without a spool."""
     if picture.lasting or spool is None:
         return picture if picture.lasting else None

@@ -1,4 +1,4 @@
-"""What one place tells of a picture: captions, whether it is held out, further fields; or why that is of no use."""
+"""Annotations of pictures: captions, whether a picture is held out, and further fields, or why they cannot be used."""
 
 import difflib
 import json
@@ -19,7 +19,14 @@ BOM = b"\xef\xbb\xbf"
 
 @dataclass(frozen=True)
 class Annotation:
-    """What stands at `origin`; no captions where there is a problem, which `damaged` says is one of the place itself."""
+    """The annotation of one picture in one place.
+
+    Args:
+        origin: the place, for messages.
+        captions: none if there is a problem.
+        problem: why there is no caption.
+        damaged: whether the place cannot be read, so other places are not used either.
+    """
 
     origin: str
     captions: tuple[str, ...] = ()
@@ -29,18 +36,23 @@ class Annotation:
     damaged: bool = False
 
 
-def join_annotations(told: Sequence[Annotation]) -> Annotation:
-    """What several places tell of one picture: the first captions, all fields. One that is damaged spoils the others."""
-    damaged = [one for one in told if one.damaged]
+def join_annotations(annotations: Sequence[Annotation]) -> Annotation:
+    """Return the first captions and all fields of annotations of one picture, or the first damaged annotation."""
+    damaged = [one for one in annotations if one.damaged]
     if damaged:
         return damaged[0]
-    best = next((one for one in told if one.captions), told[0])
-    fields = {name: text for one in told for name, text in one.fields.items()}
-    return replace(best, held_out=any(one.held_out for one in told), fields=fields)
+    best = next((one for one in annotations if one.captions), annotations[0])
+    fields = {name: text for one in annotations for name, text in one.fields.items()}
+    return replace(best, held_out=any(one.held_out for one in annotations), fields=fields)
 
 
 def annotate_from_values(values: Mapping[str, object], *, column: str, origin: str, apart: Iterable[str] = ()) -> Annotation:
-    """A row of a table: captions of its `column`, `split`, and all else but the columns in `apart` as fields."""
+    """Return the annotation in a row of a table.
+
+    Args:
+        column: has the captions.
+        apart: columns that do not become fields.
+    """
     captions = list_texts(values.get(column))
     unusable = _unusable(captions, origin)
     split = format_as_text(values.get("split")).strip().lower()
@@ -58,7 +70,7 @@ def annotate_from_values(values: Mapping[str, object], *, column: str, origin: s
 
 
 def annotate_from_text(content: bytes, *, origin: str) -> Annotation:
-    """A text file of a caption a line."""
+    """Return the annotation in a text file with a caption in each line."""
     try:
         text = decode_utf8(content)
     except ValueError as error:
@@ -67,14 +79,14 @@ def annotate_from_text(content: bytes, *, origin: str) -> Annotation:
 
 
 def annotate_from_captions(captions: tuple[str, ...], *, origin: str) -> Annotation:
-    """Captions and nothing else."""
+    """Return an annotation that has only captions."""
     unusable = _unusable(captions, origin)
     problem = unusable if captions else f"no caption: {origin} is empty"
     return Annotation(origin, () if problem else captions, problem=problem, damaged=unusable is not None)
 
 
 def annotate_from_json(content: bytes, *, column: str, origin: str) -> Annotation:
-    """A JSON object; where it has no `column`, under one of the usual names of captions."""
+    """Return the annotation in a JSON object, with captions in `column` or, without it, in one of `CAPTION_COLUMNS`."""
     try:
         values = parse_json_object(content)
     except ValueError as error:
@@ -84,7 +96,11 @@ def annotate_from_json(content: bytes, *, column: str, origin: str) -> Annotatio
 
 
 def parse_json_object(content: bytes) -> dict[str, object]:
-    """Raises ValueError, whose words follow the name of the place, for all but one JSON object."""
+    """Return a JSON object.
+
+    Raises:
+        ValueError: with a message that continues the name of the place, such as "is not JSON".
+    """
     text = decode_utf8(content)
     try:
         values = parse_values(text)
@@ -96,7 +112,7 @@ def parse_json_object(content: bytes) -> dict[str, object]:
 
 
 def decode_utf8(content: bytes) -> str:
-    """Text with or without a byte order mark. Raises ValueError, whose words follow the name of the place."""
+    """Return text with or without a byte order mark; raises as `parse_json_object`."""
     try:
         return content.removeprefix(BOM).decode("utf-8")
     except UnicodeDecodeError as error:
@@ -105,46 +121,46 @@ def decode_utf8(content: bytes) -> str:
 
 
 def list_texts(value: object) -> tuple[str, ...]:
-    """One text or a list of them, without what is empty or no text."""
+    """Return the texts of one text or a list, stripped, without empty ones and values that are not text."""
     several = value if isinstance(value, list | tuple) else [value]
     return tuple(text.strip() for text in several if isinstance(text, str) and text.strip())
 
 
 def format_as_text(value: object) -> str:
-    """Any value as a text that UTF-8 can hold; empty for one that cannot be written."""
+    """Return any value as a text that UTF-8 can encode; empty for one that cannot be written."""
     try:
         text = json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, list | dict) else str(value)
-    except READ_ERRORS:  # nested too deep, or a number of thousands of digits
+    except READ_ERRORS:  # nested too deeply, or a number with thousands of digits
         return ""
     try:
         text.encode()
     except UnicodeEncodeError:
         return text.encode("utf-8", "backslashreplace").decode("utf-8")
-    return text  # the same object, which many rows may share
+    return text  # the same object, since many rows may share it
 
 
 def read_key(value: object) -> str | None:
-    """A name out of a column; None for an empty one, or a path of this machine alone."""
+    """Return a key from a column's value; None if it is empty or an absolute path, which differs on other machines."""
     key = "" if value is None else format_as_text(value).strip()
     return None if not key or os.path.isabs(key) else key
 
 
 def _unusable(captions: Iterable[str], origin: str) -> str | None:
-    """Why these captions are no text, if so."""
+    """Return why captions cannot be used as text, None if they can."""
     for caption in captions:
         if "\0" in caption:
-            return f"no caption: {origin} holds a NUL byte, so it is binary: {format_name(caption[:40])}"
+            return f"no caption: {origin} contains a NUL byte, so it is binary: {format_name(caption[:40])}"
         try:
             size = len(caption.encode())
         except UnicodeEncodeError:
             return f"no caption: {origin} is not valid Unicode: {format_name(caption[:40])}"
-        if size > MAX_TEXT:  # cut, it would say something else
+        if size > MAX_TEXT:  # not cut, which could change its meaning
             return f"no caption: {origin} has a caption of {size:,} bytes; at most {MAX_TEXT:,} are read"
     return None
 
 
 def suggest_column(column: str, known: Iterable[str], setting: str) -> str:
-    """The columns there are, and the one that was likely meant: the end of a message that misses one."""
+    """Return the end of a message about a missing column: the existing columns, and the one that was likely meant."""
     names = [str(name) for name in known]
     usual = [name for name in names if setting == "caption_column" and name.lower() in CAPTION_COLUMNS]
     likely = difflib.get_close_matches(column, names, n=1) or usual[:1]
@@ -154,4 +170,5 @@ def suggest_column(column: str, known: Iterable[str], setting: str) -> str:
 
 
 def format_columns(columns: Iterable[str]) -> str:
+    """Return the names of columns for a message."""
     return ", ".join(format_name(str(column)) for column in columns) or "none"

@@ -1,4 +1,4 @@
-"""Rows of arrow data as Python values; a value that cannot be read spares the others."""
+"""Convert rows of arrow data to Python values. A value that cannot be read does not affect the others."""
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class Unreadable:
 
 
 def iterate_rows(batch: "RecordBatch", needed: Collection[str]) -> Iterator[dict[str, object] | str]:
-    """Give each row without the values that cannot be read, or the problem where one of the `needed` columns cannot be."""
+    """Yield each row without unreadable values, or the problem if a value of one of the `needed` columns is unreadable."""
     if batch.num_rows > 1 and sum(map(count_unpacked_bytes, batch.columns)) > MAX_BATCH:
         half = batch.num_rows // 2
         yield from iterate_rows(batch.slice(0, half), needed)
@@ -35,7 +35,7 @@ def iterate_rows(batch: "RecordBatch", needed: Collection[str]) -> Iterator[dict
 
 
 def count_unpacked_bytes(column: "Array") -> int:
-    """How many bytes a column takes without dictionaries, and with a pointer to each value of a list."""
+    """Return how many bytes a column has without dictionaries, with a pointer for each value of a list."""
     import pyarrow
     from pyarrow import compute, types
 
@@ -52,7 +52,7 @@ def count_unpacked_bytes(column: "Array") -> int:
 
 
 def _cells(column: "Array") -> list[object]:
-    """The values of a column, each that cannot be read as an `Unreadable`."""
+    """Return the values of a column, with an `Unreadable` for each that cannot be read."""
     if len(column) == 1 and (size := count_unpacked_bytes(column)) > MAX_LINE:
         return [Unreadable(f"has {size:,} bytes in one column; at most {MAX_LINE:,} are read")]
     try:
@@ -66,7 +66,7 @@ def _cells(column: "Array") -> list[object]:
 
 
 def _values(column: "Array") -> list[object]:
-    """The values of a column; those of a dictionary once in memory, however many rows have them."""
+    """Return the values of a column; rows share the values of a dictionary."""
     from pyarrow import compute, types
 
     if types.is_dictionary(column.type):

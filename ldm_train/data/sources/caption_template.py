@@ -1,4 +1,4 @@
-"""Captions made of a picture's path."""
+"""Captions from a template with parts of the picture's path."""
 
 import posixpath
 import string
@@ -9,9 +9,9 @@ from ldm_train.data.sources.annotations import Annotation, annotate_from_caption
 from ldm_train.data.sources.items import format_name
 
 PLACEHOLDERS = {
-    "folder": "the folder that the picture lies in",
-    "top": "the first folder on the way to it",
-    "file": "its name without the ending",
+    "folder": "the picture's folder",
+    "top": "the first folder of its path",
+    "file": "its file name without suffix",
 }
 
 
@@ -20,10 +20,10 @@ class CaptionTemplate:
 
     Args:
         template: such as "a photo of a {top}".
-        root: the folder, whose name is the `{folder}` of a picture in it.
+        root: the source's folder, which is the `{folder}` of pictures that are not in a subfolder.
 
     Raises:
-        ValueError: an empty text, or an unknown placeholder.
+        ValueError: the template is empty, or has an unknown placeholder.
     """
 
     def __init__(self, template: str, root: Path) -> None:
@@ -31,7 +31,9 @@ class CaptionTemplate:
         try:
             parts = list(string.Formatter().parse(template))
         except ValueError as error:
-            raise ValueError(f"source.template={template!r} has an odd brace ({error}); accepted are {accepted}") from error
+            raise ValueError(
+                f"source.template={template!r} has an unmatched brace ({error}); accepted are {accepted}"
+            ) from error
         used = [
             f"{name}{'!' + way if way else ''}{':' + form if form else ''}"
             for _, name, form, way in parts
@@ -39,18 +41,18 @@ class CaptionTemplate:
         ]
         unknown = [name for name in used if name not in PLACEHOLDERS]
         if unknown or not template.strip():
-            wrong = f"does not know {{{unknown[0]}}}" if unknown else "is empty"
+            wrong = f"has the unknown placeholder {{{unknown[0]}}}" if unknown else "is empty"
             raise ValueError(f"source.template={template!r} {wrong}; accepted are {accepted}, and text around them")
         self.template = template
         self.needs_top = "top" in used
         self.root_name = root.resolve().name
 
-    def tell(self, key: str) -> Annotation:
+    def annotate(self, key: str) -> Annotation:
         origin = format_name(key)
         folder, name = posixpath.split(key)
         if self.needs_top and not folder:
-            where = "it lies in the source's folder itself, not in a folder of its class"
-            return Annotation(origin, problem=f"no caption: {{top}} of {self.template!r} names nothing: {where}")
+            where = "the picture is in the source's folder, not in a folder of its class"
+            return Annotation(origin, problem=f"no caption: {{top}} of {self.template!r} is empty: {where}")
         caption = self.template.format(
             folder=posixpath.basename(folder) or self.root_name,
             top=folder.partition("/")[0],

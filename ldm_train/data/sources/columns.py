@@ -1,12 +1,11 @@
-"""What the columns of a dataset of `datasets` hold, and the bytes of pictures in them."""
+"""Columns of datasets in Hugging Face's `datasets`: their types, and reading pictures from them."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ldm_train.data.sources.dataset_splits import one_line
 from ldm_train.data.sources.items import check_picture
-from ldm_train.util.inputs import MAX_PICTURE, check_size, read_input
+from ldm_train.util.inputs import MAX_PICTURE, check_size, describe_error, read_input
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -14,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PictureFetcher:
-    """Reads the bytes of a row's picture, in any process."""
+    """Read the bytes of a row's picture, also in another process."""
 
     data: "Dataset"
     column: str
@@ -23,26 +22,26 @@ class PictureFetcher:
         try:
             value = self.data[row][self.column]
         except Exception as error:  # whatever `datasets` and pyarrow raise about damaged files
-            raise OSError(f"the row cannot be read: {one_line(error)}") from error
+            raise OSError(f"the row cannot be read: {describe_error(error)}") from error
         return read_encoded_picture(value)
 
 
 def read_encoded_picture(value: object) -> bytes:
-    """A picture that was not decoded: its bytes, or those of the file that it names.
+    """Return a picture's bytes from a row's value, which contains them or the path of a file.
 
     Raises:
-        READ_ERRORS: there is neither, or they are too many.
+        READ_ERRORS: it contains neither, or the picture cannot be read or is too large.
     """
     content, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (None, None)
     if isinstance(content, bytes):
         check_size(len(content), MAX_PICTURE)
         return content
     if not isinstance(path, str):
-        raise OSError("the row holds no picture")
-    return _from_afar(path) if "://" in path else read_input(Path(path), limit=MAX_PICTURE, check=check_picture)
+        raise OSError("the row contains no picture")
+    return _read_remote(path) if "://" in path else read_input(Path(path), limit=MAX_PICTURE, check=check_picture)
 
 
-def _from_afar(address: str) -> bytes:
+def _read_remote(address: str) -> bytes:
     from datasets.utils.file_utils import xopen
 
     try:
@@ -50,12 +49,12 @@ def _from_afar(address: str) -> bytes:
             content = bytes(file.read(MAX_PICTURE + 1))
         check_size(len(content), MAX_PICTURE)
         return content
-    except Exception as error:  # each protocol has its own
-        raise OSError(f"{address} cannot be read: {one_line(error)}") from error
+    except Exception as error:  # each protocol has its own classes
+        raise OSError(f"{address} cannot be read: {describe_error(error)}") from error
 
 
 def may_hold_pictures(feature: object) -> bool:
-    """Whether a column may hold pictures: encoded ones, or the paths of files."""
+    """Return whether a column may contain pictures: encoded ones, or paths of files."""
     import datasets
 
     if isinstance(feature, dict):
@@ -64,7 +63,7 @@ def may_hold_pictures(feature: object) -> bool:
 
 
 def is_small(feature: object) -> bool:
-    """Whether a column is read at little cost: numbers, texts, names of classes, and lists of them."""
+    """Return whether a column is cheap to read: numbers, texts, classes, and lists of these."""
     import datasets
 
     if isinstance(feature, datasets.List | datasets.LargeList):
@@ -73,7 +72,7 @@ def is_small(feature: object) -> bool:
 
 
 def name_class(feature: object, value: object) -> object:
-    """A class's name in place of its number."""
+    """Return a class's name instead of its number; other values as they are."""
     import datasets
 
     return (

@@ -1,4 +1,4 @@
-"""Splits as `datasets` loads them; it is imported only when there is one to load."""
+"""Load splits with Hugging Face's `datasets`, which is imported only when a split is loaded."""
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ldm_train.util.inputs import describe_error
+
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
 FILE_FORMATS = {".parquet": "parquet", ".arrow": "arrow", ".jsonl": "json", ".json": "json", ".csv": "csv"}
 
 
-SAFE_LOADERS = ("parquet", "arrow", "json", "csv", "imagefolder")  # loaders of `datasets` that only read
+SAFE_LOADERS = ("parquet", "arrow", "json", "csv", "imagefolder")  # loaders of `datasets` that run no code of the data
 UNSAFE_LOADERS = {"pandas", "generator", "spark", "sql", "eval", "harbor", "cache"}  # pandas unpickles
 
 
@@ -22,7 +24,7 @@ DataFiles = str | Sequence[str] | Mapping[str, str | Sequence[str]] | None
 
 @dataclass(frozen=True)
 class DatasetRequest:
-    """Which dataset; `HuggingFace` says what each is."""
+    """Which dataset to load; the fields are the arguments of `HuggingFace`."""
 
     path: str
     name: str | None
@@ -33,12 +35,14 @@ class DatasetRequest:
 
 
 def load_split(request: DatasetRequest, split: str) -> "Dataset | IterableDataset":
-    """One split. Raises ValueError, of one line, where it cannot be had."""
+    """Return one split, or raise ValueError with a message of one line if it cannot be loaded."""
     with _bars_for_people():
         try:
             return _saved(request.path, split) if _is_saved(Path(request.path)) else _loaded(request, split)
         except Exception as error:  # whatever the network and the readers of all formats raise
-            raise ValueError(f"source.path={request.path}, split {split!r}, cannot be loaded: {one_line(error)}") from error
+            raise ValueError(
+                f"source.path={request.path}, split {split!r}, cannot be loaded: {describe_error(error)}"
+            ) from error
 
 
 def _loaded(request: DatasetRequest, split: str) -> "Dataset | IterableDataset":
@@ -46,12 +50,10 @@ def _loaded(request: DatasetRequest, split: str) -> "Dataset | IterableDataset":
 
     path, files = request.path, _plain(request.data_files)
     if path in UNSAFE_LOADERS:
-        raise ValueError(
-            f"the loader {path!r} of `datasets` can run code that the data holds; use {', '.join(SAFE_LOADERS)}"
-        )
+        raise ValueError(f"the loader {path!r} of `datasets` can run code in the data; use {', '.join(SAFE_LOADERS)}")
     if Path(path).is_file():
         if Path(path).suffix.lower() not in FILE_FORMATS or files is not None:
-            raise ValueError(f"a file should end in one of {', '.join(FILE_FORMATS)}, and goes without source.data_files")
+            raise ValueError(f"a file must end in one of {', '.join(FILE_FORMATS)}, and is used without source.data_files")
         path, files = FILE_FORMATS[Path(path).suffix.lower()], path
     return datasets.load_dataset(
         path,
@@ -65,14 +67,14 @@ def _loaded(request: DatasetRequest, split: str) -> "Dataset | IterableDataset":
 
 
 def _plain(files: DataFiles) -> object:
-    """Lists and dicts, which `datasets` insists on, in place of a config's own."""
+    """Return plain lists and dicts, which `datasets` requires, for those of a config."""
     if isinstance(files, Mapping):
         return {str(split): _plain(some) for split, some in files.items()}
     return files if isinstance(files, str | None) else list(files)
 
 
 def _is_saved(folder: Path) -> bool:
-    """Whether `save_to_disk` wrote it."""
+    """Return whether `save_to_disk` wrote a folder."""
     return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
 
 
@@ -89,7 +91,7 @@ def _saved(path: str, split: str) -> "Dataset":
 
 @contextmanager
 def _bars_for_people() -> Iterator[None]:
-    """Progress bars on a terminal alone."""
+    """Show progress bars only on a terminal."""
     from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     change = not sys.stderr.isatty() and not are_progress_bars_disabled()
@@ -100,9 +102,3 @@ def _bars_for_people() -> Iterator[None]:
     finally:
         if change:
             enable_progress_bars()
-
-
-def one_line(error: BaseException) -> str:
-    """An error's words, shortened."""
-    words = " ".join(str(error).split()) or type(error).__name__
-    return words if len(words) <= 300 else f"{words[:300]}…"

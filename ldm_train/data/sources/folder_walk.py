@@ -1,4 +1,4 @@
-"""The files in a folder at every depth, through links to folders, without walking in circles."""
+"""List the files in a folder at every depth, through links to folders, without walking in circles."""
 
 import os
 from collections import Counter, deque
@@ -16,7 +16,7 @@ METADATA_NAMES = {"metadata.jsonl", "metadata.csv", "metadata.parquet"}
 
 @dataclass
 class FolderTree:
-    """What lies in a folder, by path relative to it, each list sorted; `others` counts all else by ending."""
+    """The content of a folder by sorted paths relative to it; `others` counts all other files by suffix."""
 
     pictures: list[str] = field(default_factory=list)
     sidecars: list[str] = field(default_factory=list)
@@ -36,7 +36,7 @@ class FolderTree:
         self.problems.append(Item(key, None, (), format_name(key), problem=problem))
 
     def add_file(self, key: str, name: str, *, lost: bool = False) -> None:
-        """A file by its name; `lost` for a link that leads to none, which only reading tells of a picture or a caption."""
+        """Add a file by its name; `lost` if it is a broken link, which reading a picture or caption will report."""
         suffix = os.path.splitext(name)[1].lower()
         if suffix in PICTURE_SUFFIXES:
             self.pictures.append(key)
@@ -45,24 +45,24 @@ class FolderTree:
         elif suffix in SIDECAR_SUFFIXES:
             self.sidecars.append(key)
         elif lost:
-            self.add_problem(key, "a link that leads nowhere")
+            self.add_problem(key, "a broken link")
         else:
             self.others[suffix] += 1
 
 
 def format_suffix_counts(suffixes: Counter[str]) -> str:
-    """ "1,204 .txt, 3 .json": the five most frequent."""
+    """Return the five most frequent suffixes with their numbers: "1,204 .txt, 3 .json"."""
     common = [f"{count:,} {format_name(suffix) or 'without an ending'}" for suffix, count in suffixes.most_common(5)]
     return ", ".join(common) + (", …" if len(suffixes) > 5 else "")
 
 
 def walk_folder(root: Path) -> FolderTree:
-    """All that lies in a folder. A folder that cannot be read, or that is reached a second time, is a problem.
+    """Return the content of a folder. A folder that cannot be read, or is reached again through a link, becomes a problem.
 
-    Links are followed after all that lies in the folder itself, so that a folder is read where it lies.
+    Links are followed last, so that a folder which is also linked to is read at its own path.
     """
     tree = FolderTree()
-    seen = {_identity(parent): "a folder around the whole source" for parent in root.resolve().parents}
+    seen = {_identity(parent): "a folder that contains the source" for parent in root.resolve().parents}
     folders, links = [""], deque[str]()
     while folders or links:
         key = folders.pop() if folders else links.popleft()
@@ -79,8 +79,8 @@ def walk_folder(root: Path) -> FolderTree:
             continue
         for entry in ordered:
             _add(tree, f"{key}/{entry.name}" if key else entry.name, entry, folders, links)
-    for listed in (tree.pictures, tree.sidecars, tree.metadata):
-        listed.sort()
+    for paths in (tree.pictures, tree.sidecars, tree.metadata):
+        paths.sort()
     tree.problems.sort(key=lambda item: item.key)
     return tree
 
@@ -93,7 +93,7 @@ def _identity(folder: Path) -> tuple[int, int]:
 def _add(tree: FolderTree, key: str, entry: os.DirEntry[str], folders: list[str], links: deque[str]) -> None:
     try:
         is_folder, is_file = entry.is_dir(), entry.is_file()
-    except OSError:  # as of a link that leads to itself
+    except OSError:  # such as a link to itself
         is_folder = is_file = False
     if entry.name.startswith(".") or (is_folder and is_system_folder(entry.name)):
         tree.hidden.append(key)

@@ -1,4 +1,4 @@
-"""Pictures in a dataset of Hugging Face's `datasets`: on the hub, or in local files."""
+"""Pictures in datasets of Hugging Face's `datasets`, on the hub or in local files."""
 
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
@@ -6,37 +6,38 @@ from typing import TYPE_CHECKING
 from ldm_train.data.sources.annotations import annotate_from_values, read_key, suggest_column
 from ldm_train.data.sources.arrow import iterate_rows
 from ldm_train.data.sources.columns import PictureFetcher, is_small, may_hold_pictures, name_class, read_encoded_picture
-from ldm_train.data.sources.dataset_splits import DataFiles, DatasetRequest, load_split, one_line
-from ldm_train.data.sources.items import Item, Picture, PictureBytes, TablePicture, format_name
+from ldm_train.data.sources.dataset_splits import DataFiles, DatasetRequest, load_split
+from ldm_train.data.sources.items import EncodedPicture, Item, PictureBytes, TablePicture, format_name
 from ldm_train.data.sources.source import Source
 from ldm_train.util.inputs import READ_ERRORS, describe_error
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
-RowAndPicture = tuple[Mapping[str, object], Picture | str]  # a row's values and picture, or what is wrong with that
+RowAndPicture = tuple[Mapping[str, object], EncodedPicture | str]  # a row's values, and its picture or the problem with it
 
 
 class HuggingFace(Source):
-    """A split of a dataset, in its order; pictures as the bytes that it holds.
+    """A split of a dataset, in its order.
 
-    Columns of text and numbers are kept; `split` among them keeps from training as in a folder's metadata.
+    Columns of text and numbers become fields; a column `split` holds examples out as in a folder's metadata.
 
     Args:
         path: a name on the hub, a folder, a `.parquet`, `.arrow`, `.jsonl` or `.csv` file, or a `save_to_disk` folder.
-        name: which configuration, where there are several.
-        split: what to train on, also a slice: "train[:10%]".
-        held_out_split: a further split, to keep from training.
-        image_column, caption_column: a caption may be a list, or the name of a class.
-        key_column: names that are unique and lasting; None takes the split and the row's number.
-        data_files: which files of the dataset.
-        revision: the commit on the hub, so that it stays the same.
-        cache_dir: where `datasets` keeps what it downloads and converts; None takes its own place.
-        streaming: read over the network, once and in order, without keeping it.
-        prefix, suffix: put around every caption.
+        name: the configuration, if there are several.
+        split: the split to train on, or a slice of it: "train[:10%]".
+        held_out_split: a further split, which is held out.
+        image_column: the pictures' column.
+        caption_column: the captions' column; a value may be a text, a list of texts or a class.
+        key_column: a column of unique, permanent names; None uses the split and the row's number.
+        data_files: which files of the dataset to use.
+        revision: the commit on the hub, so that the data stay the same.
+        cache_dir: where `datasets` stores downloads and converted data; None uses its default.
+        streaming: whether to read over the network, once and in order, without storing the data.
+        prefix, suffix: added to every caption.
 
     Raises:
-        ValueError: it cannot be had, or has no such split or column.
+        ValueError: the dataset cannot be loaded, or has no such split or column.
     """
 
     def __init__(
@@ -58,7 +59,9 @@ class HuggingFace(Source):
     ) -> None:
         super().__init__(prefix=prefix, suffix=suffix)
         if held_out_split == split:
-            raise ValueError(f"source.held_out_split={split} is source.split too; then nothing is left to train on")
+            raise ValueError(
+                f"source.held_out_split={split} is also source.split, so nothing is left to train on; choose another one"
+            )
         self.request = DatasetRequest(str(path), name, data_files, revision, cache_dir, streaming)
         self.split = split
         self.held_out_split = held_out_split
@@ -77,17 +80,19 @@ class HuggingFace(Source):
         data = load_split(self.request, split)
         if isinstance(data, datasets.IterableDataset) and data.features is None:
             data = data._resolve_features()
-        features = data.features  # made anew at each access
+        features = data.features  # built again at each access
         self._check(features)
-        listed = [name for name, kind in features.items() if name != self.image_column and self._is_listed(name, kind)]
-        data = data.select_columns([*listed, self.image_column]).cast_column(self.image_column, datasets.Image(decode=False))
+        columns = [name for name, kind in features.items() if name != self.image_column and self._is_read(name, kind)]
+        data = data.select_columns([*columns, self.image_column]).cast_column(
+            self.image_column, datasets.Image(decode=False)
+        )
         at_rest = isinstance(data, datasets.Dataset)
         if at_rest and self.request.streaming and split == self.split:
-            self.notes.append("source.streaming has no effect on what save_to_disk wrote")
-        rows = self._at_rest(data, listed) if at_rest else self._passing(data)
+            self.notes.append("source.streaming has no effect on a folder that save_to_disk wrote")
+        rows = self._at_rest(data, columns) if at_rest else self._stream(data)
         for number, (values, picture) in enumerate(rows):
-            told = {name: name_class(features[name], values.get(name)) for name in listed}
-            yield self._item(told, picture, f"{split}/{number:08d}", held_out=held_out)
+            row = {name: name_class(features[name], values.get(name)) for name in columns}
+            yield self._item(row, picture, f"{split}/{number:08d}", held_out=held_out)
 
     def _check(self, features: Mapping[str, object]) -> None:
         wanted = {"image_column": self.image_column, "caption_column": self.caption_column, "key_column": self.key_column}
@@ -97,24 +102,26 @@ class HuggingFace(Source):
                 raise ValueError(f"{self.request.path} has no column {column!r} (source.{setting}): {rest}")
         if not may_hold_pictures(features[self.image_column]):
             kind = features[self.image_column]
-            raise ValueError(f"source.image_column={self.image_column} holds no pictures but {kind}; which column does?")
+            raise ValueError(
+                f"source.image_column={self.image_column} has no pictures but {kind}; choose the column with the pictures"
+            )
 
-    def _is_listed(self, name: str, kind: object) -> bool:
-        """Whether a column is read in naming the items: not what is large."""
+    def _is_read(self, name: str, kind: object) -> bool:
+        """Return whether a column is read while items are columns: not if it is large."""
         return name in (self.caption_column, self.key_column) or is_small(kind)
 
-    def _at_rest(self, data: "Dataset", listed: list[str]) -> Iterator[RowAndPicture]:
-        """Rows whose pictures are read when asked for."""
+    def _at_rest(self, data: "Dataset", columns: list[str]) -> Iterator[RowAndPicture]:
+        """Yield rows with pictures that are read when needed."""
         fetch = PictureFetcher(data.select_columns([self.image_column]), self.image_column)
-        listing = data.select_columns(listed).with_format("arrow")
+        listing = data.select_columns(columns).with_format("arrow")
         needed = {self.caption_column, self.key_column or self.caption_column, "split"}
         batches = (batch for table in listing.iter(batch_size=1000) for batch in table.combine_chunks().to_batches())
         rows = (row for batch in batches for row in iterate_rows(batch, needed))
         for number, row in enumerate(rows):
             yield ({}, row) if isinstance(row, str) else (row, TablePicture(fetch, number))
 
-    def _passing(self, data: "IterableDataset") -> Iterator[RowAndPicture]:
-        """Rows with their pictures; a stream that breaks off ends in its problem."""
+    def _stream(self, data: "IterableDataset") -> Iterator[RowAndPicture]:
+        """Yield rows with their pictures in memory; a stream that breaks off ends with a problem."""
         rows = iter(data)
         while True:
             try:
@@ -122,21 +129,29 @@ class HuggingFace(Source):
             except StopIteration:
                 return
             except Exception as error:  # whatever the network and the readers of all formats raise
-                yield {}, f"the stream broke off here: {one_line(error)}"
+                yield {}, f"the stream broke off here: {describe_error(error)}"
                 return
             try:
                 yield values, PictureBytes(read_encoded_picture(values.get(self.image_column)))
             except READ_ERRORS as error:
                 yield values, str(error) or describe_error(error)
 
-    def _item(self, values: Mapping[str, object], picture: Picture | str, place: str, *, held_out: bool) -> Item:
-        """`picture` is a text where it is a problem."""
+    def _item(self, values: Mapping[str, object], picture: EncodedPicture | str, place: str, *, held_out: bool) -> Item:
+        """Return the item of a row; a `picture` of type str is a problem."""
         if isinstance(picture, str):
             return Item(place, None, (), format_name(place), problem=f"{format_name(place)}: {picture}")
         apart = [] if self.key_column is None else [self.key_column]
-        told = annotate_from_values(values, column=self.caption_column, origin=format_name(place), apart=apart)
+        annotation = annotate_from_values(values, column=self.caption_column, origin=format_name(place), apart=apart)
         key = place if self.key_column is None else read_key(values[self.key_column])
         if key is None:
-            problem = f"{format_name(place)} has no name of its own: {self.key_column} is empty or an absolute path"
+            problem = f"{format_name(place)} has no usable name: {self.key_column} is empty or an absolute path"
             return Item(place, None, (), format_name(place), problem=problem)
-        return Item(key, picture, told.captions, told.origin, held_out or told.held_out, told.fields, told.problem)
+        return Item(
+            key,
+            picture,
+            annotation.captions,
+            annotation.origin,
+            held_out or annotation.held_out,
+            annotation.fields,
+            annotation.problem,
+        )

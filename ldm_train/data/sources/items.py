@@ -1,4 +1,4 @@
-"""What a source yields: captioned pictures whose bytes are read only when asked for."""
+"""The items of sources: captioned pictures that are read only when needed."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -8,25 +8,25 @@ from typing import Protocol
 from ldm_train.util.inputs import MAX_PICTURE, read_input
 
 
-class Picture(Protocol):
-    """The encoded bytes of one picture, wherever they lie.
+class EncodedPicture(Protocol):
+    """The encoded bytes of one picture.
 
-    `lasting` says whether they can be read at any time, and by other processes; a stream's cannot.
+    `lasting` is whether they can be read at any time, and by other processes; those of a stream cannot.
     """
 
     @property
     def lasting(self) -> bool: ...
 
     def read(self) -> bytes:
-        """All bytes. Raises one of `READ_ERRORS` where they cannot be had."""
+        """Return all bytes, or raise one of `READ_ERRORS`."""
 
     def stamp(self) -> tuple[int, int] | None:
-        """Size in bytes and time of change in nanoseconds, which change where the bytes do; None if unknown."""
+        """Return size in bytes and modification time in nanoseconds, which change with the content; None if not known."""
 
 
 @dataclass(frozen=True)
 class PictureFile:
-    """A file of its own."""
+    """A picture in a file."""
 
     path: Path
     lasting = True
@@ -41,7 +41,7 @@ class PictureFile:
 
 @dataclass(frozen=True)
 class FileSlice:
-    """A part of a file, as of a tar: `length` bytes from `offset`."""
+    """A picture in a part of a file, such as a tar: `length` bytes from `offset`."""
 
     path: Path
     offset: int
@@ -59,7 +59,7 @@ class FileSlice:
 
 @dataclass(frozen=True)
 class TablePicture:
-    """A row of a table that can be read at any place."""
+    """A picture in a row of a table with random access."""
 
     fetch: Callable[[int], bytes]
     row: int
@@ -74,7 +74,7 @@ class TablePicture:
 
 @dataclass(frozen=True)
 class PictureBytes:
-    """What a stream handed over: here once, in memory."""
+    """A picture of a stream, in memory."""
 
     content: bytes
     lasting = False
@@ -91,17 +91,17 @@ class Item:
     """One captioned picture of a source.
 
     Args:
-        key: its name, unique in the source and the same on another machine: no absolute path.
-        picture: its bytes; None where there is only a problem to tell.
-        captions: all it has, in the source's order, without empty ones.
-        origin: where it stands, for people: "metadata.jsonl line 3".
-        held_out: whether training must not see it.
-        fields: the metadata's further columns, as text.
-        problem: why it cannot be used, if so.
+        key: its name, unique in the source and the same on other machines: not an absolute path.
+        picture: its bytes; None if the item only reports a problem.
+        captions: all its captions, in the source's order, without empty ones.
+        origin: where it is, for messages: "metadata.jsonl line 3".
+        held_out: whether it is held out from training.
+        fields: further columns of its metadata, as text.
+        problem: why it cannot be used, None if it can.
     """
 
     key: str
-    picture: Picture | None
+    picture: EncodedPicture | None
     captions: tuple[str, ...]
     origin: str
     held_out: bool = False
@@ -110,13 +110,13 @@ class Item:
 
 
 def check_picture(start: bytes) -> None:
-    """Raise ValueError if a file with these first bytes is no picture; Pillow is imported for large files only."""
+    """Raise ValueError if a file with these first bytes is not a picture. Pillow is imported only for large files."""
     from ldm_train.data.pictures.headers import check_beginning
 
     check_beginning(start)
 
 
 def format_name(name: str) -> str:
-    """A key or path as a terminal can print it on one line: control characters and undecodable bytes escaped."""
+    """Return a key or path for one line of a terminal, with control characters and undecodable bytes escaped."""
     readable = name.encode("utf-8", "backslashreplace").decode("utf-8")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in readable)

@@ -1,4 +1,4 @@
-"""Row groups of a parquet file, with limits on what they unpack to; a damaged one spares the others."""
+"""Read row groups of parquet files, limited in their unpacked size. A damaged group does not affect the others."""
 
 import os
 import re
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from pyarrow.parquet import FileMetaData, ParquetFile
 
 ROWS_PER_BATCH = 1000  # of a batch
-FEW_ROWS = 2**20  # of a table; of more, each takes a byte of the file at least, for no two name one picture and say the same
-MAX_FOOTER = 64 * 2**20  # bytes of what describes a file's columns
+FEW_ROWS = 2**20  # of a table; larger ones need a byte of the file for each row, since no two rows are equal
+MAX_FOOTER = 64 * 2**20  # bytes of the description of a file's columns
 MAX_CHUNK = 2**30  # bytes of a column of a row group, encoded but not compressed
-SUSPICIOUS = 64 * 2**20, 100  # bytes of a column, and times its compressed size, that no captions come to
+SUSPICIOUS = 64 * 2**20, 100  # bytes of a column, and times its compressed size, which no captions reach
 TEXTS = re.compile(r"[^.]+(\.list\.(element|item))?")  # columns of texts, and of lists of texts
 
 
@@ -33,7 +33,7 @@ class SkippedGroup:
 
 @dataclass(frozen=True)
 class ColumnSize:
-    """Bytes of a column, in one row group or in all, as the file's footer gives them."""
+    """Bytes of a column in one or in all row groups, according to the file's footer."""
 
     packed: int = 0
     unpacked: int = 0
@@ -46,13 +46,13 @@ class ColumnSize:
         return self.unpacked > SUSPICIOUS[0] and self.unpacked > SUSPICIOUS[1] * self.packed
 
 
-def read_batches(file: BinaryIO, needed: Collection[str]) -> Iterator["RecordBatch | SkippedGroup"]:
-    """Read a parquet file in small batches, without its pictures and without columns that unpack to far more than a table.
+def read_record_batches(file: BinaryIO, needed: Collection[str]) -> Iterator["RecordBatch | SkippedGroup"]:
+    """Yield a parquet file in small batches, without pictures, and without columns that unpack to far more than a table has.
 
-    Texts stay as dictionaries, for a value that is stored once may be used by every row.
+    Texts stay dictionaries, since every row may use a value that is stored once.
 
     Args:
-        needed: columns without which a row group is of no use.
+        needed: columns without which a row group is useless.
 
     Raises:
         OSError: its footer is too long, it has more rows than a file of its size can describe, or one of the needed columns
@@ -74,14 +74,14 @@ def read_batches(file: BinaryIO, needed: Collection[str]) -> Iterator["RecordBat
 
 
 class ColumnLimit:
-    """Counts the bytes of each column, for one short value may be that of a million rows."""
+    """Count the unpacked bytes of each column: one short value may be that of a million rows."""
 
     def __init__(self, needed: Collection[str]) -> None:
         self.needed = needed
         self.taken: Counter[str] = Counter()
 
     def within(self, batch: "RecordBatch") -> "RecordBatch":
-        """The batch without columns that have had too many bytes by now. Raises OSError if one of them is needed."""
+        """Return the batch without columns that have too many bytes by now; raise OSError if one of them is needed."""
         for name, column in zip(batch.schema.names, batch.columns, strict=True):
             self.taken[name] += count_unpacked_bytes(column)
             if self.taken[name] > MAX_TABLE and name in self.needed:
@@ -90,10 +90,10 @@ class ColumnLimit:
 
 
 def _check_footer(file: BinaryIO) -> None:
-    """Raise OSError for a description of the file that is longer than any."""
+    """Raise OSError if the description of the file is longer than that of any real one."""
     file.seek(-min(8, os.fstat(file.fileno()).st_size), os.SEEK_END)
     length, mark = int.from_bytes(file.read(4), "little"), file.read(4)
-    if mark == b"PAR1" and length > MAX_FOOTER:  # of any other end, pyarrow says what is wrong
+    if mark == b"PAR1" and length > MAX_FOOTER:  # pyarrow reports any other end
         raise OSError(f"its footer has {length:,} bytes; at most {MAX_FOOTER:,} are read")
 
 
@@ -113,7 +113,10 @@ def _read_group(
         return
     usable = [name for name in columns if name not in large]
     problem = ""
-    for some in (usable, [name for name in usable if name in needed]):  # a damaged column that is not needed costs no row
+    for some in (
+        usable,
+        [name for name in usable if name in needed],
+    ):  # a damaged column that is not needed must not lose rows
         try:
             for batch in _from_row(file.iter_batches(batch_size=ROWS_PER_BATCH, row_groups=[group], columns=some), rows):
                 rows += batch.num_rows
@@ -132,7 +135,7 @@ def _from_row(batches: Iterator["RecordBatch"], start: int) -> Iterator["RecordB
 
 
 def _large_columns(metadata: "FileMetaData") -> list[dict[str, int]]:
-    """The columns of each row group that unpack to too many bytes, there or in all row groups, with that number."""
+    """Return each row group's columns that unpack to too many bytes, there or in all groups, with the number of bytes."""
     groups = [_column_sizes(metadata, group) for group in range(metadata.num_row_groups)]
     large = [
         {name: size.unpacked for name, size in sizes.items() if size.suspicious or size.unpacked > MAX_CHUNK}
@@ -140,7 +143,7 @@ def _large_columns(metadata: "FileMetaData") -> list[dict[str, int]]:
     ]
     total: dict[str, ColumnSize] = {}
     for sizes, some in zip(groups, large, strict=True):
-        for name in sizes.keys() - some.keys():  # so that a group of zeros does not spoil the others
+        for name in sizes.keys() - some.keys():  # a group of zeros must not exclude the other groups
             total[name] = total.get(name, ColumnSize()) + sizes[name]
     everywhere = {name: size.unpacked for name, size in total.items() if size.suspicious}
     return [everywhere | some for some in large]
@@ -151,7 +154,7 @@ def _column_sizes(metadata: "FileMetaData", group: int) -> dict[str, ColumnSize]
     for number in range(metadata.num_columns):
         chunk = metadata.row_group(group).column(number)
         name = chunk.path_in_schema.partition(".")[0]
-        unpacked = max(chunk.total_uncompressed_size, chunk.num_values)  # a value that repeats takes no byte
+        unpacked = max(chunk.total_uncompressed_size, chunk.num_values)  # repeated values take no byte
         sizes[name] = sizes.get(name, ColumnSize()) + ColumnSize(chunk.total_compressed_size, unpacked)
     return sizes
 
@@ -161,5 +164,5 @@ def _is_text(leaf: object) -> bool:
 
 
 def _holds_bytes(kind: "DataType") -> bool:
-    """Whether a column's type has bytes in it, as pictures do, at any depth."""
+    """Return whether a column's type contains bytes, as pictures do, at any depth."""
     return "binary" in str(kind)

@@ -1,4 +1,4 @@
-"""Rows of a table in a file: JSON lines, comma or tab separated values, parquet. A bad row does not spoil the others."""
+"""Read rows of tables: JSON lines, comma or tab separated values, parquet. A bad row does not affect the others."""
 
 import csv
 from collections.abc import Callable, Collection, Iterator
@@ -10,16 +10,22 @@ from typing import BinaryIO
 from ldm_train.data.sources.annotations import BOM, parse_json_object
 from ldm_train.data.sources.arrow import iterate_rows
 from ldm_train.data.sources.items import Item, format_name
-from ldm_train.data.sources.row_groups import SkippedGroup, read_batches
+from ldm_train.data.sources.row_groups import SkippedGroup, read_record_batches
 from ldm_train.util.inputs import BUFFER, MAX_LINE, MAX_TABLE, READ_ERRORS, describe_error, open_input, read_lines
+from ldm_train.util.text import first_line
 
 TOO_LONG = f"is longer than {MAX_LINE:,} bytes"
-MAX_NAMED = 100_000  # rows of a table that cannot be used, and are named one by one
+MAX_NAMED = 100_000  # unusable rows of a table that are reported one by one
 
 
 @dataclass(frozen=True)
 class TableRow:
-    """A row at its `origin` ("metadata.jsonl line 3"), or the problem with it; `key` names it among all rows."""
+    """A row, or the problem with it.
+
+    Args:
+        key: unique among all rows.
+        origin: where it is, for messages: "metadata.jsonl line 3".
+    """
 
     key: str
     origin: str
@@ -28,30 +34,31 @@ class TableRow:
 
 
 class ProblemCounter:
-    """How many of a table's rows that cannot be used are named: a few MB of a damaged one may hold millions of them."""
+    """Limit how many unusable rows of a table are reported: a few MB of a damaged one may contain millions."""
 
     def __init__(self) -> None:
         self.count = 0
 
     def is_full(self) -> bool:
-        """Count one more; whether it is too many to be named."""
+        """Count one more, and return whether it is too many to be reported."""
         self.count += 1
         return self.count > MAX_NAMED
 
     def further(self, name: str) -> Iterator[Item]:
-        """One item for all that were too many."""
+        """Yield one item for all that were too many."""
         if self.count > MAX_NAMED:
             problem = f"{self.count - MAX_NAMED:,} further rows cannot be used; is {name} the right table?"
             yield Item(f"{name}:further", None, (), name, problem=problem)
 
 
-def read_rows(path: Path, name: str, *, needed: Collection[str]) -> Iterator[TableRow]:
-    """The rows of a file whose ending is one of `ROW_READERS`, called `name` to people.
+def read_table_rows(path: Path, name: str, *, needed: Collection[str]) -> Iterator[TableRow]:
+    """Yield the rows of a file with a suffix in `ROW_READERS`.
 
-    A file that cannot be read, or ends amid a row, yields a problem there.
+    A file that cannot be read, or ends within a row, yields a problem there.
 
     Args:
-        needed: columns that a row is of no use without; what cannot be read of another column is left out.
+        name: of the file, for messages.
+        needed: columns without which a row is useless; values of other columns that cannot be read are left out.
     """
     try:
         with open_input(path, limit=MAX_TABLE, buffering=BUFFER) as file:
@@ -83,7 +90,7 @@ def _separated(file: BinaryIO, name: str, needed: Collection[str], *, delimiter:
     records = _records(file, delimiter)
     _, header = next(records, (1, []))
     if isinstance(header, str) or not header:
-        yield _broken(name, f"does not begin with the names of its columns: {header or 'it is empty'}")
+        yield _broken(name, f"does not start with the names of its columns: {header or 'it is empty'}")
         return
     problem = _not_utf8(header) or ("has two columns of one name" if len(set(header)) < len(header) else None)
     if problem:
@@ -97,9 +104,9 @@ def _separated(file: BinaryIO, name: str, needed: Collection[str], *, delimiter:
 
 
 class Lines(Iterator[str]):
-    """The lines of a file for `csv.reader`, which goes on after one that is too long.
+    """The lines of a file for `csv.reader`, which can continue after a line that is too long.
 
-    `record` counts the characters since it was set to 0: an open quote may join many lines to one record.
+    `record` counts the characters since it was last set to 0: an open quote may join many lines into one record.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -126,7 +133,7 @@ def _text_lines(file: BinaryIO) -> Iterator[str | None]:
 
 
 def _records(file: BinaryIO, delimiter: str) -> Iterator[tuple[int, list[str] | str]]:
-    """Each record with the line that it begins in, or what is wrong with it."""
+    """Yield each record, or the problem with it, with the number of its first line."""
     lines = Lines(file)
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     while True:
@@ -153,13 +160,13 @@ def _not_utf8(record: list[str]) -> str | None:
 def _too_long(record: list[str], header: list[str]) -> str | None:
     if len(record) <= len(header):
         return None
-    return f"has {len(record)} values for {len(header)} columns; put quotes around a text that holds the separator"
+    return f"has {len(record)} values for {len(header)} columns; put quotes around texts that contain the separator"
 
 
 def _parquet(file: BinaryIO, name: str, needed: Collection[str]) -> Iterator[TableRow]:
     number = 0
     try:
-        for batch in read_batches(file, needed):
+        for batch in read_record_batches(file, needed):
             if isinstance(batch, SkippedGroup):
                 yield _broken(name, batch.problem, key=f"{name}:{number + 1}")
                 number += batch.num_rows
@@ -173,7 +180,7 @@ def _parquet(file: BinaryIO, name: str, needed: Collection[str]) -> Iterator[Tab
                     else TableRow(key, origin, values)
                 )
     except Exception as error:  # whatever pyarrow raises about a damaged file
-        reason = str(error).splitlines()[0] if str(error) else describe_error(error)
+        reason = first_line(error) if str(error) else describe_error(error)
         yield _broken(name, f"cannot be read after {number} rows: {reason[:300]}")
 
 

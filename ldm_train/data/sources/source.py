@@ -1,4 +1,4 @@
-"""A source yields captioned pictures lazily and in a stable order, and reads no more than it must to name them."""
+"""The base of sources, which yield captioned pictures lazily and in a stable order."""
 
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -8,16 +8,17 @@ from dataclasses import replace
 from ldm_train.data.sources.annotations import HELD_OUT_SPLITS
 from ldm_train.data.sources.items import Item, format_name
 
-MAX_NAMED_SPLITS = 5  # values of `split` in notes
+MAX_NAMED_SPLITS = 5  # of the values of `split`, in notes
 
 
 class Source(ABC):
     """Captioned pictures in a stable order.
 
     Args:
-        prefix, suffix: put around every caption, such as a trigger word.
+        prefix, suffix: added to every caption, such as a trigger word.
 
-    `notes` says what was detected, for people; it is complete once the items were iterated.
+    Attributes:
+        notes: messages about what was found, complete after all items were iterated.
     """
 
     def __init__(self, *, prefix: str = "", suffix: str = "") -> None:
@@ -39,16 +40,16 @@ class Source(ABC):
         known = ", ".join(sorted(HELD_OUT_SPLITS))
         for split, count in splits.most_common(MAX_NAMED_SPLITS):
             self.notes.append(
-                f"split {format_name(split[:100])!r} ({count:,}) does not keep from training; these do: {known}"
+                f"split {format_name(split[:100])!r} ({count:,}) does not hold examples out; these do: {known}"
             )
 
     @abstractmethod
     def items(self) -> Iterator[Item]:
-        """Each item as the source has it."""
+        """Yield each item, with captions as they are in the source."""
 
 
 def _uniquely_named(items: Iterator[Item]) -> Iterator[Item]:
-    """Items whose key was there before become problems, under keys of their own: "a.png#2", "a.png#3"."""
+    """Yield items with unique keys: one whose key occurred before becomes a problem named "a.png#2", "a.png#3"."""
     latest: dict[str, int] = {}
     for item in items:
         key = item.key
@@ -57,6 +58,6 @@ def _uniquely_named(items: Iterator[Item]) -> Iterator[Item]:
             key = f"{item.key}#{latest[item.key]}"
         latest[key] = 1
         if key != item.key:
-            problem = item.problem or f"the name {format_name(item.key)} is taken by an earlier picture"
+            problem = item.problem or f"an earlier picture has the same name {format_name(item.key)}"
             item = replace(item, key=key, picture=None, captions=(), problem=problem)
         yield item

@@ -1,4 +1,4 @@
-"""Pictures and captions that a table names."""
+"""Pictures and captions in a table of paths and captions."""
 
 import os
 import reprlib
@@ -8,28 +8,28 @@ from pathlib import Path
 
 from ldm_train.data.sources.annotations import annotate_from_values, read_key, suggest_column
 from ldm_train.data.sources.items import Item, PictureFile, format_name
-from ldm_train.data.sources.rows import ROW_READERS, ProblemCounter, TableRow, read_rows
+from ldm_train.data.sources.rows import ROW_READERS, ProblemCounter, TableRow, read_table_rows
 from ldm_train.data.sources.source import Source
 
-LONGEST = 200  # characters of a name in a message
+MAX_NAME_LENGTH = 200  # characters of a name in a message
 
 
 class Table(Source):
-    """A picture a row, or a caption a row, in the table's order: `.jsonl`, `.csv`, `.tsv` or `.parquet`.
+    """A table with a picture or a caption in each row, in its order: `.jsonl`, `.csv`, `.tsv` or `.parquet`.
 
-    Rows that name the same picture are one item with all their captions, if they agree on the split. A column `split`
-    ("held_out", "validation", "val", "test") keeps from training; the further columns are kept.
+    Rows of the same picture and split become one item with all their captions. A column `split` with "held_out",
+    "validation", "val" or "test" holds out; further columns become fields.
 
     Args:
         path: the table.
-        path_column: the pictures' paths, relative to `root`, or absolute.
-        caption_column: the caption, or a list of them.
-        key_column: names that are unique and lasting; None takes the path relative to `root`.
-        root: a folder; None takes the table's own.
-        prefix, suffix: put around every caption.
+        path_column: the column of the pictures' paths, absolute or relative to `root`.
+        caption_column: the column of the captions, texts or lists of texts.
+        key_column: a column of unique, permanent names; None uses the path relative to `root`.
+        root: a folder; None uses the table's folder.
+        prefix, suffix: added to every caption.
 
     Raises:
-        ValueError: no such table, folder or column, or no row.
+        ValueError: there is no such table, folder or column, or no row.
     """
 
     def __init__(
@@ -46,11 +46,11 @@ class Table(Source):
         super().__init__(prefix=prefix, suffix=suffix)
         self.path = Path(str(path))
         if not self.path.is_file():
-            raise ValueError(f"source.path={path} is not a file; give a table: {', '.join(ROW_READERS)}")
+            raise ValueError(f"source.path={path} is not a file; set it to a table: {', '.join(ROW_READERS)}")
         if self.path.suffix.lower() not in ROW_READERS:
-            raise ValueError(f"source.path={path} is no table that can be read here; accepted are {', '.join(ROW_READERS)}")
+            raise ValueError(f"source.path={path} is not a table that can be read; accepted are {', '.join(ROW_READERS)}")
         if root is not None and not Path(root).is_dir():
-            raise ValueError(f"source.root={root} is not a folder; give the one that {path_column} is relative to")
+            raise ValueError(f"source.root={root} is not a folder; set it to the folder that {path_column} is relative to")
         self.path_column = path_column
         self.caption_column = caption_column
         self.key_column = key_column
@@ -64,7 +64,7 @@ class Table(Source):
                 self._require(column, setting)
         found: dict[str, Item] = {}
         others, named = [], ProblemCounter()
-        for row in read_rows(self.path, self.path.name, needed=self.needed):
+        for row in read_table_rows(self.path, self.path.name, needed=self.needed):
             item = Item(row.key, None, (), row.origin, problem=row.problem) if row.problem else self._item(row)
             if item.problem is not None and named.is_full():
                 continue
@@ -79,10 +79,10 @@ class Table(Source):
         yield from named.further(format_name(self.path.name))
 
     def _require(self, column: str, setting: str) -> None:
-        """Refuse a column that no row has; most often the first row shows that it is there."""
+        """Raise ValueError if no row has a column; usually only the first row is read."""
         known: dict[str, None] = {}
         bad_rows = False
-        for row in read_rows(self.path, self.path.name, needed=self.needed):
+        for row in read_table_rows(self.path, self.path.name, needed=self.needed):
             if column in row.values:
                 return
             known |= dict.fromkeys(row.values)
@@ -96,19 +96,27 @@ class Table(Source):
 
     def _item(self, row: TableRow) -> Item:
         apart = [self.path_column, *([self.key_column] if self.key_column is not None else [])]
-        told = annotate_from_values(row.values, column=self.caption_column, origin=row.origin, apart=apart)
+        annotation = annotate_from_values(row.values, column=self.caption_column, origin=row.origin, apart=apart)
         name = row.values.get(self.path_column)
         if not isinstance(name, str) or not name.strip():
             return self._problem(row, f"names no picture: {self.path_column} is {format_name(reprlib.repr(name)[:40])}")
         path = self.root / name
         key = self._key(row, path)
         if key is None:
-            return self._problem(row, f"has no name of its own: {self.key_column} is empty or an absolute path")
-        if not os.path.isfile(path):  # and not Path.is_file, which raises for a name that is too long
+            return self._problem(row, f"has no usable name: {self.key_column} is empty or an absolute path")
+        if not os.path.isfile(path):  # not Path.is_file, which raises for too long names
             hint = "download it first" if "://" in name else f"it is looked for in {self.root}, see source.root"
-            problem = f"{row.origin} names {format_name(name[:LONGEST])}, which is no file; {hint}"
+            problem = f"{row.origin} names {format_name(name[:MAX_NAME_LENGTH])}, which is not a file; {hint}"
             return Item(key, None, (), row.origin, problem=problem)
-        return Item(key, PictureFile(path), told.captions, told.origin, told.held_out, told.fields, told.problem)
+        return Item(
+            key,
+            PictureFile(path),
+            annotation.captions,
+            annotation.origin,
+            annotation.held_out,
+            annotation.fields,
+            annotation.problem,
+        )
 
     def _key(self, row: TableRow, path: Path) -> str | None:
         if self.key_column is None:
@@ -120,6 +128,6 @@ class Table(Source):
 
 
 def is_same_picture(first: Item, other: Item) -> bool:
-    """Whether two rows are captions of one picture."""
+    """Return whether two items without problems have the same picture and split."""
     sound = first.problem is None and other.problem is None
     return sound and (first.picture, first.held_out) == (other.picture, other.held_out)

@@ -1,4 +1,4 @@
-"""Shards of tar files: which ones a setting means, and fetching those that lie elsewhere."""
+"""Find the tar files (shards) that a setting names, and download those with URLs."""
 
 import glob
 import hashlib
@@ -12,16 +12,16 @@ from pathlib import Path
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
-from ldm_train.util.files import atomic_file, make_folder
-from ldm_train.util.locks import hold_lock
+from ldm_train.util.files import atomic_file, hidden_path, make_folder
+from ldm_train.util.locks import LOCK_SUFFIX, hold_lock
 
-PATIENCE = 6 * 3600  # seconds that a process waits for another one's download
-PLAIN_SCHEMES = ("https", "http", "hf", "file")  # of URLs that are only read
+PATIENCE = 6 * 3600  # seconds to wait for another process's download
+PLAIN_SCHEMES = ("https", "http", "hf", "file")  # of URLs that run no command
 
 
 @dataclass(frozen=True)
 class TarShard:
-    """A tar file, there now or once it is fetched from its `url`; `name` begins its pictures' keys."""
+    """A tar file, which is downloaded from its `url` if it has one. Its pictures' keys begin with `name`."""
 
     name: str
     path: Path
@@ -29,14 +29,15 @@ class TarShard:
 
 
 def find_shards(setting: str | Sequence[str], download: str | None, *, commands: bool) -> list[TarShard]:
-    """The shards that a path, a glob, a brace list, a URL, or a list of these means, in that order.
+    """Return the shards that a path, a glob, a brace list, a URL, or a list of these names, in order.
 
     Args:
-        commands: whether a place may be a command (`pipe:…`), or be opened by a program other than curl.
+        download: the folder for downloaded shards.
+        commands: whether a place may be a command (`pipe:…`), or be opened by another program than curl.
 
     Raises:
-        ValueError: one that is not there, nothing that matches, one given twice, a URL without a folder to download to, or a
-            command where none is accepted.
+        ValueError: a shard does not exist or is named twice, nothing matches, a URL is given without a folder for downloads,
+            or a command although commands are not accepted.
     """
     settings = [setting] if isinstance(setting, str) else list(setting)
     places = [found for one in settings for place in _expanded(one) for found in _matching(place)]
@@ -50,9 +51,7 @@ def find_shards(setting: str | Sequence[str], download: str | None, *, commands:
         raise ValueError(f"source.path names {twice[0]} twice; give each shard once")
     remote = [place for place in places if is_remote(place)]
     if remote and download is None:
-        raise ValueError(
-            f"source.path={remote[0]} lies elsewhere; set source.download to a folder, to fetch the shards into"
-        )
+        raise ValueError(f"source.path={remote[0]} must be downloaded; set source.download to a folder for the shards")
     local = [os.path.abspath(place) for place in places if not is_remote(place)]
     common = os.path.commonpath([os.path.dirname(path) for path in local]) if local else ""
     stems = Counter(_stem(place) for place in remote)
@@ -69,28 +68,28 @@ def find_shards(setting: str | Sequence[str], download: str | None, *, commands:
 
 
 def fetch_shard(shard: TarShard) -> None:
-    """Bring a shard here, once; an interrupted try leaves nothing. Raises ValueError where it cannot be had."""
+    """Download a shard if it is not there yet, atomically; raise ValueError if it cannot be downloaded."""
     if shard.url is None or shard.path.exists():
         return
     from webdataset.gopen import gopen
 
     make_folder(shard.path.parent)
-    lock = shard.path.with_name(f".{shard.path.name}.ldm-train-lock")
+    lock = hidden_path(shard.path, LOCK_SUFFIX)
     busy = f"source.path: another process has been fetching {shard.url} for {PATIENCE / 3600:.0f} hours"
     with hold_lock(lock, busy=busy, wait=PATIENCE, remove=True):
         if shard.path.exists():
-            return  # which another process fetched meanwhile
+            return  # another process downloaded it meanwhile
         try:
             with atomic_file(shard.path) as file, gopen(shard.url) as stream:
                 shutil.copyfileobj(stream, file)
         except (OSError, ValueError) as error:
             raise ValueError(
-                f"source.path: {shard.url} cannot be fetched ({error}); shards that were are kept in {shard.path.parent}"
+                f"source.path: {shard.url} cannot be downloaded ({error}); earlier downloads are kept in {shard.path.parent}"
             ) from error
 
 
 def check_no_command(place: str) -> None:
-    """Raise if opening a place would run a command, or a program with credentials of the user's."""
+    """Raise ValueError if opening a place would run a command, or a program that uses the user's credentials."""
     scheme = urlparse(place.strip()).scheme.lower()
     if is_remote(place) and scheme not in PLAIN_SCHEMES:
         raise ValueError(
@@ -100,11 +99,12 @@ def check_no_command(place: str) -> None:
 
 
 def is_remote(place: str) -> bool:
+    """Return whether a place is a URL or a command."""
     return place.startswith("pipe:") or "://" in place
 
 
 def _expanded(setting: str) -> list[str]:
-    """Braces, several separated by `::`, and ${…} of the environment, as webdataset has them."""
+    """Expand braces, places separated by `::`, and ${…} from the environment, as webdataset does."""
     from webdataset.shardlists import expand_urls
 
     if os.path.lexists(setting):
@@ -119,13 +119,13 @@ def _expanded(setting: str) -> list[str]:
 
 
 def _matching(place: str) -> list[str]:
-    """A URL itself, a file that is there, or the files that match."""
+    """Return a URL or an existing file itself, or the files that match a glob."""
     if is_remote(place) or os.path.isfile(place):
         return [place]
     if os.path.isdir(place):
         raise ValueError(f"source.path={place} is a folder; name its shards: {place.rstrip('/')}/*.tar")
     if not glob.has_magic(place):
-        raise ValueError(f"source.path: the shard {place} is not there")
+        raise ValueError(f"source.path: the shard {place} does not exist")
     found = sorted(path for path in glob.glob(place, recursive=True) if os.path.isfile(path))
     if not found:
         raise ValueError(f"source.path={place} matches no file; name tar files")
@@ -133,7 +133,7 @@ def _matching(place: str) -> list[str]:
 
 
 def _stem(url: str) -> str:
-    """A name for what a URL or a command gives: the last part that looks like a file."""
+    """Return a name for the file of a URL or a command: the last part that looks like a file name."""
     path = url if url.startswith("pipe:") else urlparse(url).path
     parts = re.findall(r"[\w.-]+", path)
     tars = [part for part in parts if part.endswith(".tar")]

@@ -1,4 +1,4 @@
-"""Where the members of a tar file begin: its headers alone are read."""
+"""List the members of a tar file and their offsets, by reading only its headers."""
 
 import os
 import tarfile
@@ -11,7 +11,7 @@ from ldm_train.data.sources.items import format_name
 from ldm_train.util.inputs import describe_error, open_input
 
 MAX_HEADERS = 2**20  # bytes of all headers of one member
-AFTER_END = 64  # MiB after the end mark that are searched for a second tar
+AFTER_END = 64  # MiB after the end mark that are searched for a second tar file
 PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
@@ -26,7 +26,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Fault:
-    """What is wrong with a tar, and with which member, if its name is known; `certain` if beyond doubt."""
+    """A problem of a tar file, or of a member if its name is known; not `certain` if the file may be complete."""
 
     words: str
     member: str | None = None
@@ -34,9 +34,9 @@ class Fault:
 
 
 class Headers:
-    """The file that tarfile reads headers from. Sizes in damaged headers would have it read gigabytes of a long name.
+    """A file that limits what tarfile reads as headers: a damaged header may announce a name of gigabytes.
 
-    `taken` counts the bytes since it was set to 0.
+    `taken` counts the bytes since it was last set to 0.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -53,7 +53,7 @@ class Headers:
 
 
 def iterate_members(path: Path) -> Iterator[Member | Fault]:
-    """The whole files of a tar, in its order, and its faults. Raises OSError."""
+    """Yield the complete files of a tar in order, and its faults. Raises OSError if it cannot be read."""
     with open_input(path, limit=None) as file:
         size = os.fstat(file.fileno()).st_size
         start = file.read(tarfile.BLOCKSIZE)
@@ -67,7 +67,7 @@ def iterate_members(path: Path) -> Iterator[Member | Fault]:
             headers = Headers(file)
             with tarfile.open(fileobj=headers, mode="r:", encoding="utf-8", errors="surrogateescape") as tar:  # type: ignore[call-overload]
                 while (info := tar.next()) is not None:
-                    if info.size < 0 or tar.offset <= info.offset:  # tarfile would go round in circles
+                    if info.size < 0 or tar.offset <= info.offset:  # tarfile would loop forever
                         yield Fault(f"is damaged: {format_name(info.name)} has {info.size} bytes", info.name)
                         return
                     if info.isfile() and info.offset_data + info.size > size:
@@ -92,7 +92,7 @@ def iterate_members(path: Path) -> Iterator[Member | Fault]:
 
 
 def _after(file: BinaryIO, last: str) -> Iterator[Fault]:
-    """tarfile ends quietly at whatever is no header; only blocks of zeros are an end."""
+    """Yield the fault at the end of a tar: tarfile stops silently at anything that is not a header."""
     block = file.read(tarfile.BLOCKSIZE)
     if not block:
         yield Fault(f"has no end mark: it may be cut after {last}", certain=False)

@@ -1,4 +1,4 @@
-"""Pictures and captions in tar files, as webdataset groups them."""
+"""Pictures and captions in tar files, in webdataset's format."""
 
 import re
 from collections import Counter
@@ -13,27 +13,27 @@ from ldm_train.data.sources.tar_files import TarShard, fetch_shard, find_shards
 from ldm_train.data.sources.tar_index import Fault, Member, iterate_members
 from ldm_train.util.inputs import MAX_TEXT, READ_ERRORS, describe_error, read_input
 
-Sample = dict[str, Member]  # by its members' endings
-META = re.compile(r"__[^/]*__($|/)")  # names that webdataset passes over
+Sample = dict[str, Member]  # members by suffix
+IGNORED_NAMES = re.compile(r"__[^/]*__($|/)")  # names that webdataset ignores
 
 
 class TarShards(Source):
-    """Samples of tar files, whose members share a name up to the first dot: `0001.jpg`, `0001.txt`, `0001.json`.
+    """Samples in tar files, whose members have the same name up to the first dot: `0001.jpg`, `0001.txt`, `0001.json`.
 
-    The tars stay as they are; pictures are read from where they lie in them. An object in `0001.json` gives further fields,
-    and `split` among them keeps from training as in a folder's metadata.
+    Tars are not unpacked: pictures are read at their place in them. The object in `0001.json` has further fields, of which
+    `split` holds out as in a folder's metadata.
 
     Args:
         path: a glob, "shard-{0000..0009}.tar", a URL (https://…, hf://…, pipe:…), or a list of these.
-        images: the endings of pictures.
-        captions: the endings of captions, of which the first that says something is taken.
+        images: suffixes of pictures.
+        captions: suffixes of captions; the first that is not empty is used.
         caption_column: the name of the caption in a `.json`.
-        download: the folder where shards from URLs are kept.
-        prefix, suffix: put around every caption.
-        commands: accept `pipe:COMMAND` and URLs that are opened by programs other than curl; from the command line only.
+        download: the folder where downloaded shards are stored.
+        prefix, suffix: added to every caption.
+        commands: whether to accept `pipe:COMMAND` and URLs that other programs than curl open; only from the command line.
 
     Raises:
-        ValueError: a shard that is not there, nothing that matches, URLs without `download`, or no picture in any shard.
+        ValueError: a shard does not exist, nothing matches, URLs are given without `download`, or no shard has a picture.
     """
 
     def __init__(
@@ -64,10 +64,10 @@ class TarShards(Source):
                 yield item
         kinds = f"not read as pictures or captions: {format_suffix_counts(others)}"
         if empty:
-            looked = " ".join(f".{ending}" for ending in self.images)
+            suffixes = " ".join(f".{ending}" for ending in self.images)
             raise ValueError(
-                f"no picture in {self.shards[0].path} and what else source.path names (looked for {looked} after the first "
-                f"dot of each name); {kinds if others else 'it is empty'}; see source.images"
+                f"no picture in {self.shards[0].path} and the other files of source.path (looked for {suffixes} after the "
+                f"first dot of each name); {kinds if others else 'it is empty'}; see source.images"
             )
         if others:
             self.notes.append(kinds)
@@ -93,9 +93,9 @@ class TarShards(Source):
                 self.notes.append(words)
 
     def _sort_in(self, member: Member, samples: dict[str, Sample], others: Counter[str]) -> Iterator[Fault]:
-        """Put a member to its sample, count one of another kind, pass over webdataset's own."""
+        """Add a member to its sample, count one of another kind, and ignore webdataset's own."""
         key, ending = _parts(member.name)
-        if META.match(member.name):
+        if IGNORED_NAMES.match(member.name):
             return
         if ending not in (*self.images, *self.captions, "json"):
             others[f".{ending}" if ending else ""] += 1
@@ -116,19 +116,19 @@ class TarShards(Source):
             )
             there = ", ".join(f".{ending}" for ending in sample)
             return Item(name, None, (), origin, problem=f"{origin} holds {there}: {wrong}")
-        told = self._told(shard, sample, origin)
+        annotation = self._annotate(shard, sample, origin)
         member = sample[pictures[0]]
         picture = FileSlice(shard.path, member.offset, member.length)
-        return Item(name, picture, told.captions, origin, told.held_out, told.fields, told.problem)
+        return Item(name, picture, annotation.captions, origin, annotation.held_out, annotation.fields, annotation.problem)
 
-    def _told(self, shard: TarShard, sample: Sample, origin: str) -> Annotation:
-        """The captions in the order of the setting; a JSON's fields whether or not captions are taken from it."""
-        told = [self._read(shard, sample[ending], ending) for ending in self.captions if ending in sample]
+    def _annotate(self, shard: TarShard, sample: Sample, origin: str) -> Annotation:
+        """Return the first caption in the order of the setting, with the fields of the JSON in any case."""
+        annotations = [self._read(shard, sample[ending], ending) for ending in self.captions if ending in sample]
         missing = f"no caption: {origin} has no {' or '.join(f'.{ending}' for ending in self.captions)}"
         if "json" in sample and "json" not in self.captions:
             fields = self._read(shard, sample["json"], "json")
-            told.append(replace(fields, captions=(), problem=fields.problem if fields.damaged else missing))
-        return join_annotations(told) if told else Annotation(origin, problem=missing)
+            annotations.append(replace(fields, captions=(), problem=fields.problem if fields.damaged else missing))
+        return join_annotations(annotations) if annotations else Annotation(origin, problem=missing)
 
     def _read(self, shard: TarShard, member: Member, ending: str) -> Annotation:
         origin = f"{format_name(shard.path.name)}, {format_name(member.name)}"
@@ -142,7 +142,7 @@ class TarShards(Source):
 
 
 def _parts(name: str) -> tuple[str, str]:
-    """A sample's name and a member's ending in lower case, as webdataset tells them apart; ("", "") if it has no ending."""
+    """Split a member's name as webdataset does: the sample's name, and the suffix in lower case; ("", "") without suffix."""
     from webdataset.tariterators import base_plus_ext
 
     key, ending = base_plus_ext(name.removeprefix("./"))

@@ -12,10 +12,10 @@ from torch import Size
 from ldm_train.util.text import list_names
 from ldm_train.weights.tensor_mapping import Piece
 
-PREFIX = "first_stage_model."
+AUTOENCODER_PREFIX = "first_stage_model."
 OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 ATTENTION = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
-MIDDLE = {"block_1": "resnets.0", "block_2": "resnets.1", "attn_1": "attentions.0"}
+AUTOENCODER_MIDDLE = {"block_1": "resnets.0", "block_2": "resnets.1", "attn_1": "attentions.0"}
 MATRICES = re.compile(r".*\.attentions\.\d+\.(to_q|to_k|to_v|to_out\.0)\.weight")
 
 
@@ -38,7 +38,7 @@ def rename_autoencoder_to_single_file(names: Iterable[str]) -> dict[str, str]:
     back = rename_autoencoder_to_diffusers(renamed.values())
     if unknown := [name for name, single in renamed.items() if back[single] != name]:
         raise ValueError(f"latent-diffusion's layout has no place for {list_names(unknown)}")
-    return {name: f"{PREFIX}{single}" for name, single in renamed.items()}
+    return {name: f"{AUTOENCODER_PREFIX}{single}" for name, single in renamed.items()}
 
 
 def update_attention_name(name: str) -> str:
@@ -89,7 +89,7 @@ def infer_autoencoder_config(shapes: Mapping[str, Size]) -> dict[str, object]:
 def _diffusers_name(name: str, ups: int) -> str:
     name = re.sub(r"^(encoder|decoder)\.norm_out\.", r"\1.conv_norm_out.", name)
     if match := re.fullmatch(r"(encoder|decoder)\.mid\.(block_1|block_2|attn_1)\.(.+)", name):
-        return f"{match[1]}.mid_block.{MIDDLE[match[2]]}.{_inner(match[3], attention=match[2] == 'attn_1')}"
+        return f"{match[1]}.mid_block.{AUTOENCODER_MIDDLE[match[2]]}.{_inner(match[3], attention=match[2] == 'attn_1')}"
     if match := re.fullmatch(r"(encoder\.down|decoder\.up)\.(\d+)\.block\.(\d+)\.(.+)", name):
         return f"{match[1]}_blocks.{_level(match[1], match[2], ups)}.resnets.{match[3]}.{_inner(match[4])}"
     if match := re.fullmatch(r"(encoder\.down|decoder\.up)\.(\d+)\.(down|up)sample\.(.+)", name):
@@ -100,7 +100,7 @@ def _diffusers_name(name: str, ups: int) -> str:
 def _single_file_name(name: str, ups: int) -> str:
     name = re.sub(r"^(encoder|decoder)\.conv_norm_out\.", r"\1.norm_out.", name)
     if match := re.fullmatch(r"(encoder|decoder)\.mid_block\.((?:resnets|attentions)\.\d)\.(.+)", name):
-        place = {new: old for old, new in MIDDLE.items()}.get(match[2], match[2])
+        place = {new: old for old, new in AUTOENCODER_MIDDLE.items()}.get(match[2], match[2])
         module, _, kind = match[3].rpartition(".")
         inner = {new: old for old, new in ATTENTION.items()}.get(module, module) if place == "attn_1" else module
         return f"{match[1]}.mid.{place}.{inner.replace('conv_shortcut', 'nin_shortcut')}.{kind}"

@@ -25,7 +25,7 @@ class TextArchitecture:
 
 PREFIX_1, PREFIX_2 = "cond_stage_model.transformer.", "cond_stage_model.model."
 HEAD = "text_model."
-OUTER = {
+TEXT_OUTER = {
     "token_embedding.weight": "embeddings.token_embedding.weight",
     "positional_embedding": "embeddings.position_embedding.weight",
     "ln_final.weight": "final_layer_norm.weight",
@@ -75,8 +75,8 @@ def list_transformers_names(name: str) -> tuple[str, ...]:
     Raises:
         ValueError: CLIPTextModel has no such tensor.
     """
-    if name in OUTER:
-        return (OUTER[name],)
+    if name in TEXT_OUTER:
+        return (TEXT_OUTER[name],)
     match = re.fullmatch(r"transformer\.resblocks\.(\d+)\.(.+)", name)
     if match is None:
         raise ValueError(f"transformers' CLIPTextModel has no place for {name}")

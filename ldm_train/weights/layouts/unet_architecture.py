@@ -8,7 +8,7 @@ from torch import Size
 
 from ldm_train.util.text import list_names
 
-Value = TypeVar("Value")
+SettingValue = TypeVar("SettingValue")
 
 
 class UNetSettings(TypedDict, total=False):
@@ -164,7 +164,7 @@ def read_unet_config(config: Mapping[str, Any]) -> UNetSettings:
     return {"heads": _per_level(heads, count), "only_cross_attention": _per_level(only, count)}
 
 
-def _per_level(value: Value | Sequence[Value], count: int) -> list[Value]:
+def _per_level(value: SettingValue | Sequence[SettingValue], count: int) -> list[SettingValue]:
     return list(value) if isinstance(value, list | tuple) else [value] * count  # type: ignore[list-item]
 
 

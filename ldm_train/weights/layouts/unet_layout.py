@@ -18,7 +18,7 @@ from ldm_train.weights.tensor_mapping import Piece, check_shapes, get_shapes
 
 Names = tuple[str, ...]
 
-OUTER = {
+UNET_OUTER = {
     "conv_in": "conv_in",
     "time.linear_1": "time_embedding.linear_1",
     "time.linear_2": "time_embedding.linear_2",
@@ -26,7 +26,7 @@ OUTER = {
     "norm_out": "conv_norm_out",
     "conv_out": "conv_out",
 }
-RESIDUAL = {
+UNET_RESIDUAL = {
     "norm_1": "norm1",
     "conv_1": "conv1",
     "embedding": "time_emb_proj",
@@ -139,8 +139,8 @@ def list_diffusers_names(ours: Iterable[str]) -> dict[str, Names]:
 
 def _their_name(name: str, blocks: int) -> Names:
     module, _, kind = name.rpartition(".")
-    if module in OUTER:
-        return (f"{OUTER[module]}.{kind}",)
+    if module in UNET_OUTER:
+        return (f"{UNET_OUTER[module]}.{kind}",)
     side, place, *rest = module.split(".")
     if side == "middle":
         level, index = "mid_block", int(place)
@@ -150,7 +150,7 @@ def _their_name(name: str, blocks: int) -> Names:
     if not rest:
         return (f"{level}.{side}samplers.0.conv.{kind}",)
     if rest[0] == "residual":
-        return (f"{level}.resnets.{index}.{RESIDUAL[rest[1]]}.{kind}",)
+        return (f"{level}.resnets.{index}.{UNET_RESIDUAL[rest[1]]}.{kind}",)
     return tuple(f"{level}.attentions.{index}.{part}.{kind}" for part in TRANSFORMER[".".join(rest[1:])])
 
 
@@ -158,6 +158,6 @@ def _is_known(name: str) -> bool:
     module = name.rpartition(".")[0]
     place = re.fullmatch(r"(?:down|middle|up)\.\d+(?:\.residual\.(.+)|\.transformer\.(.+))?", module)
     if place is None:
-        return module in OUTER
+        return module in UNET_OUTER
     residual, transformer = place.groups()
-    return (residual is None or residual in RESIDUAL) and (transformer is None or transformer in TRANSFORMER)
+    return (residual is None or residual in UNET_RESIDUAL) and (transformer is None or transformer in TRANSFORMER)

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Mapping
 
 from ldm_train.util.text import list_names
 
-PREFIX = "model.diffusion_model."
+UNET_PREFIX = "model.diffusion_model."
 AVERAGED = "model_ema."
-OUTER = {
+SINGLE_FILE_OUTER = {
     "time_embed.0": "time_embedding.linear_1",
     "time_embed.2": "time_embedding.linear_2",
     "label_emb": "class_embedding",
@@ -19,7 +19,7 @@ OUTER = {
     "out.0": "conv_norm_out",
     "out.2": "conv_out",
 }
-RESIDUAL = {
+SINGLE_FILE_RESIDUAL = {
     "in_layers.0": "norm1",
     "in_layers.2": "conv1",
     "emb_layers.1": "time_emb_proj",
@@ -27,15 +27,17 @@ RESIDUAL = {
     "out_layers.3": "conv2",
     "skip_connection": "conv_shortcut",
 }
-BLOCK = re.compile(r"(input_blocks|output_blocks)\.(\d+)\.(\d)\.(.+)")
-MIDDLE = {"0": "mid_block.resnets.0", "1": "mid_block.attentions.0", "2": "mid_block.resnets.1"}
+BLOCK_NAME = re.compile(r"(input_blocks|output_blocks)\.(\d+)\.(\d)\.(.+)")
+UNET_MIDDLE = {"0": "mid_block.resnets.0", "1": "mid_block.attentions.0", "2": "mid_block.resnets.1"}
 
 
 def rename_unet_to_diffusers(names: Iterable[str]) -> dict[str, str]:
     """Return diffusers' name for each single-file name (without its prefix); names of other layouts map to themselves."""
     names = list(names)
-    downs = [int(m[2]) for name in names if (m := BLOCK.fullmatch(name)) and m[1] == "input_blocks" and m[4][:3] == "op."]
-    inputs = [int(m[2]) for name in names if (m := BLOCK.fullmatch(name)) and m[1] == "input_blocks"]
+    downs = [
+        int(m[2]) for name in names if (m := BLOCK_NAME.fullmatch(name)) and m[1] == "input_blocks" and m[4][:3] == "op."
+    ]
+    inputs = [int(m[2]) for name in names if (m := BLOCK_NAME.fullmatch(name)) and m[1] == "input_blocks"]
     blocks = min(downs, default=max(inputs, default=1) + 1) - 1
     return {name: _diffusers_name(name, max(blocks, 1)) for name in names}
 
@@ -54,7 +56,7 @@ def rename_unet_to_single_file(names: Iterable[str]) -> dict[str, str]:
     found = {name: _single_file_name(name, blocks, attending) for name in names}
     if unknown := [name for name, single in found.items() if single is None]:
         raise ValueError(f"latent-diffusion's layout has no place for {list_names(unknown)}")
-    return {name: f"{PREFIX}{single}" for name, single in found.items()}
+    return {name: f"{UNET_PREFIX}{single}" for name, single in found.items()}
 
 
 def format_average_name(name: str) -> str:
@@ -64,11 +66,11 @@ def format_average_name(name: str) -> str:
 
 def _diffusers_name(name: str, blocks: int) -> str:
     module, _, kind = name.rpartition(".")
-    if module in OUTER:
-        return f"{OUTER[module]}.{kind}"
+    if module in SINGLE_FILE_OUTER:
+        return f"{SINGLE_FILE_OUTER[module]}.{kind}"
     if match := re.fullmatch(r"middle_block\.([012])\.(.+)", name):
-        return f"{MIDDLE[match[1]]}.{_inner(match[2], residual=match[1] != '1')}"
-    if not (match := BLOCK.fullmatch(name)):
+        return f"{UNET_MIDDLE[match[1]]}.{_inner(match[2], residual=match[1] != '1')}"
+    if not (match := BLOCK_NAME.fullmatch(name)):
         return name
     side, number, place, inner = match[1], int(match[2]), match[3], match[4]
     if side == "input_blocks":
@@ -87,14 +89,14 @@ def _diffusers_name(name: str, blocks: int) -> str:
 
 def _inner(name: str, *, residual: bool) -> str:
     module, _, kind = name.rpartition(".")
-    return f"{RESIDUAL[module]}.{kind}" if residual and module in RESIDUAL else name
+    return f"{SINGLE_FILE_RESIDUAL[module]}.{kind}" if residual and module in SINGLE_FILE_RESIDUAL else name
 
 
 def _single_file_name(name: str, blocks: int, attending: set[str]) -> str | None:
     module, _, kind = name.rpartition(".")
-    if module in (outer := _inverse(OUTER)):
+    if module in (outer := _inverse(SINGLE_FILE_OUTER)):
         return f"{outer[module]}.{kind}"
-    for own, theirs in MIDDLE.items():
+    for own, theirs in UNET_MIDDLE.items():
         if name.startswith(f"{theirs}."):
             inner = _outwards(name.removeprefix(f"{theirs}."), residual=own != "1")
             return inner and f"middle_block.{own}.{inner}"
@@ -116,7 +118,7 @@ def _outwards(name: str, *, residual: bool) -> str | None:
     module, _, kind = name.rpartition(".")
     if not residual:
         return name
-    return f"{_inverse(RESIDUAL)[module]}.{kind}" if module in RESIDUAL.values() else None
+    return f"{_inverse(SINGLE_FILE_RESIDUAL)[module]}.{kind}" if module in SINGLE_FILE_RESIDUAL.values() else None
 
 
 def _inverse(table: Mapping[str, str]) -> dict[str, str]:

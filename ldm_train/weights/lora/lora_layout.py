@@ -27,7 +27,7 @@ TEXT_LAYERS: dict[str, Names] = {
     "mlp.c_fc": ("mlp.fc1",),
     "mlp.c_proj": ("mlp.fc2",),
 }
-PROJECTIONS = (".proj_in", ".proj_out")  # 1x1 convolutions in diffusers if `use_linear_projection` is false
+PROJECTION_LAYERS = (".proj_in", ".proj_out")  # 1x1 convolutions in diffusers if `use_linear_projection` is false
 KOHYA_ENDS = {DOWN: ".lora_down.weight", UP: ".lora_up.weight", ALPHA: ".alpha", MAGNITUDE: ".dora_scale"}
 
 
@@ -165,7 +165,7 @@ def _split(adapter: Mapping[str, Tensor], like: Mapping[str, Tensor], *, linear_
         if ours not in table:
             raise ValueError(f"diffusers has no counterpart of {ours}, which this run has an adapter of")
         for name, part in zip(table[ours], split_layer(layer, len(table[ours])), strict=True):
-            found[name] = _shape_for_diffusers(part, projection=name.endswith(PROJECTIONS) and not linear_projection)
+            found[name] = _shape_for_diffusers(part, projection=name.endswith(PROJECTION_LAYERS) and not linear_projection)
     return found
 
 

@@ -12,7 +12,7 @@ LoraLayout = Literal["ours", "diffusers", "kohya"]
 
 NETWORK_PREFIX, TEXT_PREFIX = "network.", "text_encoder."
 # The ends of names in all layouts, three of which diffusers used over time, to those of this package.
-ENDS = {
+PAIR_ENDS = {
     **dict.fromkeys((".lora_A.weight", ".lora.down.weight", ".lora_linear_layer.down.weight", ".lora_down.weight"), DOWN),
     **dict.fromkeys((".lora_B.weight", ".lora.up.weight", ".lora_linear_layer.up.weight", ".lora_up.weight"), UP),
     **dict.fromkeys((".lora_magnitude_vector", ".lora_magnitude_vector.weight", ".dora_scale"), MAGNITUDE),
@@ -55,7 +55,7 @@ def rename_pairs(state: Mapping[str, Tensor], *, known: Collection[str]) -> dict
     found: dict[str, Tensor] = {}
     others, unknown, twice = [], [], []
     for name, tensor in state.items():
-        end = max((end for end in ENDS if name.endswith(end)), key=len, default="")
+        end = max((end for end in PAIR_ENDS if name.endswith(end)), key=len, default="")
         layer = name.removesuffix(end)
         if layer.startswith("text_encoder.encoder."):  # recent versions of transformers leave out `text_model.`
             layer = layer.replace("text_encoder.", "text_encoder.text_model.", 1)
@@ -64,10 +64,10 @@ def rename_pairs(state: Mapping[str, Tensor], *, known: Collection[str]) -> dict
             others.append(name)
         elif layer not in known:
             unknown.append(name)
-        elif layer + ENDS[end] in found:
+        elif layer + PAIR_ENDS[end] in found:
             twice.append(name)
         else:
-            found[layer + ENDS[end]] = tensor
+            found[layer + PAIR_ENDS[end]] = tensor
     if others:
         raise ValueError(
             f"it contains more than LoRA's matrices and DoRA's norms of rows: {list_names(sorted(others), most=3)}. Other "
