@@ -10,8 +10,8 @@ from pathlib import Path
 
 from hydra.utils import get_object
 
+from ldm_train.settings.commented_yaml import Setting, parse_settings
 from manual.measured import make_table
-from manual.settings_file import Setting, parse_settings
 
 CONF = Path(__file__).parent.parent.parent / "conf"
 
