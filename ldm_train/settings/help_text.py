@@ -9,7 +9,7 @@ from pydantic.fields import FieldInfo
 
 from ldm_train.settings.commented_yaml import Setting, SettingsFile, parse_settings
 from ldm_train.settings.config_file import text
-from ldm_train.settings.schema.commands import SCHEMAS, argument_kind, may_change, own_settings
+from ldm_train.settings.schema.commands import CONTINUED, SCHEMAS, argument_kind, may_change, own_settings
 from ldm_train.settings.schema.kinds import Section, describe
 from ldm_train.settings.schema.options import TrainerSettings, groups_of
 from ldm_train.settings.shipped import folder, groups, refuse_unknown_options
@@ -37,7 +37,8 @@ def describe_command(verb: str, words: list[str]) -> str:
     page = read_comments(verb)
     choices = [word.partition("=")[::2] for word in words if word.partition("=")[0] in list_groups(verb)]
     refuse_unknown_options(verb, [f"{group}={option}" for group, option in choices])
-    lines = [*page.header, "", "Settings (??? must be given; with a star, a continued run may change it):"]
+    star = "; *: a continued run may change it" if verb in CONTINUED else ""
+    lines = [*page.header, "", f"Settings (???: must be given{star}):"]
     for name, info in own_settings(verb).items():
         lines += _describe_own(verb, name, info)
     lines += ["", FORMS, f"Groups (`ldm-train {verb} GROUP=OPTION --help` shows the settings of an option):"]
@@ -79,8 +80,7 @@ def _describe_own(verb: str, name: str, info: FieldInfo) -> Iterator[str]:
         return
     indent = "    " if "." in name else "  "
     kind = describe(info.annotation, info.metadata)
-    star = " *" if may_change(verb, name) else ""
-    yield from _columns(f"{indent}{name}={describe_default(info)}{star}", f"{info.description or ''} ({kind})")
+    yield from _columns(f"{indent}{name}={describe_default(info)}{_star(verb, name)}", f"{info.description or ''} ({kind})")
 
 
 def _describe_group(choice: Setting) -> Iterator[str]:
@@ -98,15 +98,20 @@ def _describe_option(verb: str, group: str, option: str) -> Iterator[str]:
     for setting in page.settings:
         if setting.default or setting.comment:
             name = setting.name if sets_others else f"{group}.{setting.name}"
-            star = " *" if may_change(verb, name) else ""
             kind = "" if sets_others else f"({describe(*option_kind(group, setting.name, page.target))})"
-            comment = setting.comment or _trainer_help(group, setting.name)
-            yield from _columns(f"  {name}={defaults.get(name, setting.default)}{star}", f"{comment} {kind}".strip())
+            explanation = f"{setting.comment or trainer_help(group, setting.name)} {kind}".strip()
+            default = defaults.get(name, setting.default)
+            yield from _columns(f"  {name}={default}{_star(verb, name)}", explanation)
     if page.target:
         yield f"  These are what {page.target} takes."
 
 
-def _trainer_help(group: str, name: str) -> str:
+def _star(verb: str, name: str) -> str:
+    return " *" if verb in CONTINUED and may_change(verb, name) else ""
+
+
+def trainer_help(group: str, name: str) -> str:
+    """Return the help of a setting of the group `trainer`; "" for other groups."""
     info = TrainerSettings.model_fields.get(name) if group == "trainer" else None
     return "" if info is None else info.description or ""
 
@@ -118,6 +123,3 @@ def _columns(left: str, *paragraphs: str) -> Iterator[str]:
         left = f"{left:<{COLUMN}}{lines.pop(0)}"
     yield left
     yield from (f"{'':{COLUMN}}{line}" for line in lines)
-
-
-__all__ = ["describe_command", "describe_default", "list_groups", "option_kind", "read_comments"]

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from ldm_train.settings.schema.kinds import MISSING, FilePath, Paths, Section, takes_container
-from ldm_train.settings.schema.options import ARGUMENTS, FREE, CommandSettings, Part, TrainerSettings, groups_of
+from ldm_train.settings.schema.options import ARGUMENTS, FREE, CommandSettings, TrainerSettings, groups_of
 from ldm_train.settings.schema.training import AutoencoderTrainingSettings, CheckSettings, TrainSettings
 from ldm_train.settings.schema.using import (
     EncodeSettings,
@@ -30,6 +30,7 @@ SCHEMAS: dict[str, type[CommandSettings]] = {
     "runs": RunsSettings,
     "train_autoencoder": AutoencoderTrainingSettings,
 }
+CONTINUED = ("train", "train_autoencoder")  # commands that continue a run
 
 
 @cache
@@ -99,6 +100,3 @@ def _default(info: FieldInfo) -> object:
     if info.is_required():
         return MISSING
     return info.default.model_dump() if isinstance(info.default, Section) else info.default
-
-
-__all__ = ["MISSING", "SCHEMAS", "Part", "argument_kind", "default_values", "kind_of", "may_change", "own_settings"]
