@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
-from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from ldm_train.cli.main import VERBS
-from ldm_train.settings.composition import build, compose, folder, groups
+from ldm_train.settings.composition import as_yaml, build, compose, compose_as, defaults, folder, groups
 from ldm_train.settings.constructors import COMMANDS, EXTRAS
-from ldm_train.settings.strict import KEPT, PASSED, SET_BY_THE_RUN
+from ldm_train.settings.schema.options import KEPT, PASSED, Part, read_part
+from ldm_train.settings.schema.training import TrainSettings
+from ldm_train.settings.strict import SET_BY_THE_RUN
 
 FILES = sorted(folder().rglob("*.yaml"))
 NAMES = [path.relative_to(folder()).as_posix() for path in FILES]
@@ -28,9 +28,7 @@ SETTINGS = {"experiment", "memory"}  # groups whose options set what others read
 
 def dummies(verb: str, overrides: list[str]) -> list[str]:
     """A value for each mandatory key of a verb with these overrides."""
-    with initialize_config_dir(str(folder()), version_base="1.3"):
-        missing = OmegaConf.missing_keys(hydra_compose(verb, overrides))
-    return [f"{key}=x" for key in sorted(missing)]
+    return [f"{key}=x" for key in sorted(OmegaConf.missing_keys(defaults(verb, tuple(overrides))))]
 
 
 def groups_of(verb: str) -> list[str]:
@@ -54,9 +52,9 @@ def test_every_group_is_used() -> None:
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_verb_composes(verb: str) -> None:
-    config = compose(verb, dummies(verb, []))
-    assert not OmegaConf.missing_keys(config)
-    assert config.debug is False
+    settings = compose(verb, dummies(verb, []))
+    assert "???" not in as_yaml(settings)
+    assert settings.debug is False
 
 
 @pytest.mark.parametrize(("verb", "group"), sorted({choice[:2] for choice in CHOICES}))
@@ -67,8 +65,9 @@ def test_options_compose_and_arrive(verb: str, group: str) -> None:
         if group not in SETTINGS:
             own = OmegaConf.load(folder() / group / f"{option}.yaml")
             assert isinstance(own, DictConfig)
-            assert set(own) <= set(config[group]), option
-            assert config[group].get("_target_") == own.get("_target_"), option
+            chosen = config.as_plain()[group]
+            assert set(own) <= set(chosen), option
+            assert chosen.get("_target_") == own.get("_target_"), option
 
 
 @pytest.mark.parametrize("name", WITH_TARGET)
@@ -110,24 +109,29 @@ def test_experiment_is_short_and_says_its_command(experiment: str) -> None:
     found = re.search(rf"ldm-train (.*experiment={experiment}.*)", header)
     assert found, f"the header should hold a command with experiment={experiment}"
     verb, *overrides = shlex.split(found[1])
-    config = compose(verb, overrides)
-    assert not OmegaConf.missing_keys(config)
+    assert "???" not in as_yaml(compose(verb, overrides))
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_experiment_overrules_the_defaults_and_the_command_line_overrules_both(experiment: str) -> None:
     own = OmegaConf.load(folder() / "experiment" / f"{experiment}.yaml")
     needed = [f"experiment={experiment}", *dummies("train", [f"experiment={experiment}"])]
-    assert compose("train", needed).max_steps == own.max_steps
-    assert compose("train", [*needed, "max_steps=7"]).max_steps == 7
+    assert compose_as(TrainSettings, needed).max_steps == own.max_steps
+    assert compose_as(TrainSettings, [*needed, "max_steps=7"]).max_steps == 7
+
+
+def as_part(values: dict[str, object]) -> Part:
+    part = read_part("sampler", values)
+    assert isinstance(part, Part)
+    return part
 
 
 class Nowhere:
     """Configs that would make a file if they were carried out."""
 
     @staticmethod
-    def touching(target: str, mark: Path) -> DictConfig:
-        return OmegaConf.create({"_target_": target, "_args_": [f"touch {mark}"]})
+    def touching(target: str, mark: Path) -> dict[str, object]:
+        return {"_target_": target, "_args_": [f"touch {mark}"]}
 
 
 @pytest.mark.parametrize(
@@ -138,13 +142,12 @@ def test_a_target_outside_the_allowed_packages_is_refused(target: str, nested: s
     bad = Nowhere.touching(target, tmp_path / "mark")
     config = {
         "plain": bad,
-        "in a value": OmegaConf.create({"_target_": "ldm_train.samplers.ddim.DDIM", "eta": bad}),
-        "in a list": OmegaConf.create({"_target_": "ldm_train.samplers.ddim.DDIM", "eta": [bad]}),
-        "partial": OmegaConf.merge(bad, {"_partial_": True}),
+        "in a value": {"_target_": "ldm_train.samplers.ddim.DDIM", "eta": bad},
+        "in a list": {"_target_": "ldm_train.samplers.ddim.DDIM", "eta": [bad]},
+        "partial": bad | {"_partial_": True},
     }[nested]
-    assert isinstance(config, DictConfig)
     with pytest.raises(ValueError, match=re.escape(target)):
-        build(config, "sampler")
+        build(as_part(config), "sampler")
     assert not (tmp_path / "mark").exists()
 
 
@@ -154,7 +157,7 @@ def test_a_target_outside_the_allowed_packages_is_refused(target: str, nested: s
 )
 def test_an_allowed_module_is_no_way_to_what_it_imports(target: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=re.escape(target)):
-        build(Nowhere.touching(target, tmp_path / "mark"), "optimizer")
+        build(as_part(Nowhere.touching(target, tmp_path / "mark")), "optimizer")
     assert not (tmp_path / "mark").exists()
 
 
@@ -168,9 +171,9 @@ def test_a_refused_target_on_the_command_line_names_what_is_accepted(trained: Pa
 
 def test_a_constructor_that_refuses_says_so_in_its_own_words() -> None:
     with pytest.raises(ValueError, match="eta=2"):
-        build(OmegaConf.create({"_target_": "ldm_train.samplers.ddim.DDIM", "eta": 2}), "sampler")
+        build(Part("ldm_train.samplers.ddim.DDIM", {"eta": 2}), "sampler")
 
 
 def test_an_argument_that_is_unknown_is_named() -> None:
     with pytest.raises(ValueError, match="etta"):
-        build(OmegaConf.create({"_target_": "ldm_train.samplers.ddim.DDIM", "etta": 1}), "sampler")
+        build(Part("ldm_train.samplers.ddim.DDIM", {"etta": 1}), "sampler")

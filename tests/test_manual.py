@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 import yaml
 from manual import api, figures, settings
-from manual.settings_file import parse_settings
 from PIL import Image
 
+from ldm_train.settings.commented_yaml import parse_settings
 from ldm_train.settings.composition import compose
 
 ROOT = Path(__file__).parent.parent

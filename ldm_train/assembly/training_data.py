@@ -29,7 +29,7 @@ FEW = 16  # pictures of one forward pass, where a GPU's memory is the network's
 
 
 def open_data(config: TrainSettings) -> tuple[TrainSettings, Parts, CachedLatents, str]:
-    """Return the settings filled in from the data, the parts, the batches, and one name for the content that a run trains on.
+    """Return the settings filled in from the data, the parts, the batches, and a name for the content that a run trains on.
 
     Raises:
         ValueError: there is no cache and no source, a cache is damaged, or something else made it than the run expects.

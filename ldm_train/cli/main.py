@@ -6,10 +6,11 @@ Nothing heavier than Hydra is imported before the config is known to be right, s
 import importlib
 import signal
 import sys
+from importlib.metadata import version
 
 from ldm_train.assembly.trainer import refuse_at_once
 from ldm_train.cli.launcher import end_with_launcher
-from ldm_train.settings.composition import ConfigError, compose
+from ldm_train.settings.composition import ConfigError, as_yaml, compose
 from ldm_train.settings.schema.options import CommandSettings
 from ldm_train.settings.trust import granted, read_grants
 from ldm_train.util.processes import launched_rank
@@ -27,6 +28,7 @@ VERBS = {
     "train_autoencoder": "train a KL autoencoder on pictures",
 }
 BARE = {"runs": "dir"}  # a setting whose name may be left out before its value
+PRINT = "--print-config"
 SWEEPING = {"-m", "--multirun", "--dry-run"}
 
 
@@ -38,8 +40,10 @@ def usage() -> str:
             "",
             *lines,
             "",
-            "`ldm-train VERB --help` shows a verb's settings and groups;",
-            "`ldm-train VERB --multirun seed=0,1 ...` runs it with every combination of several values.",
+            "`ldm-train VERB --help` shows a verb's settings and groups, with GROUP=OPTION also those of that option;",
+            "`ldm-train VERB ... --print-config` prints the settings that these words make, as YAML;",
+            "`ldm-train VERB --multirun seed=0,1 ...` runs it with every combination of several values;",
+            "`ldm-train --version` prints the version.",
         ]
     )
 
@@ -51,21 +55,27 @@ def main(arguments: list[str] | None = None) -> None:
     if not words or words[0] in ("-h", "--help"):
         print(usage())
         raise SystemExit(0 if words else 2)
+    if words[0] == "--version":
+        print(f"ldm-train {version('ldm-train')}")
+        raise SystemExit(0)
     verb, *overrides = words
     if verb not in VERBS:
         _fail(f"unknown verb {verb!r}{nearest(verb, VERBS)}\n\n{usage()}", code=2)
     overrides = [_named(verb, word) for word in overrides]
     try:
         if any(word in ("-h", "--help") for word in overrides):
-            from ldm_train.settings.composition import describe
+            from ldm_train.settings.help_text import describe_command
 
-            print(describe(verb))
+            print(describe_command(verb, overrides))
             raise SystemExit(0)
         with granted(read_grants(overrides)):
             if SWEEPING & set(overrides):
                 from ldm_train.cli.sweep import sweep
 
                 raise SystemExit(sweep(verb, overrides))
+            if PRINT in overrides:
+                print(as_yaml(compose(verb, [word for word in overrides if word != PRINT])), end="")
+                raise SystemExit(0)
             _run(verb, compose(verb, overrides))
     except ConfigError as error:
         _fail(str(error), code=2)

@@ -10,26 +10,35 @@ from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic.fields import FieldInfo
 
-from ldm_train.settings.config_file import CONFIG, file_words, text
+from ldm_train.settings.config_file import CONFIG, file_words
 from ldm_train.settings.constructors import build
-from ldm_train.settings.schema.commands import SCHEMAS, default_values, kind_of, own_settings
-from ldm_train.settings.schema.kinds import Section, takes_null, takes_only_text, takes_text
-from ldm_train.settings.schema.kinds import describe as describe_kind
+from ldm_train.settings.quoting import quote, quote_text
+from ldm_train.settings.schema.commands import SCHEMAS, default_values, kind_of
+from ldm_train.settings.schema.kinds import describe
 from ldm_train.settings.schema.options import KEPT, PASSED, TARGET, CommandSettings, Part
-from ldm_train.settings.shipped import ConfigError, dotted, folder, groups, groups_of, none_chosen, read, shipped
+from ldm_train.settings.shipped import (
+    ConfigError,
+    dotted,
+    folder,
+    groups,
+    groups_of,
+    key_of,
+    none_chosen,
+    read,
+    refuse_unknown_options,
+    shipped,
+)
 from ldm_train.settings.signatures import signature
 from ldm_train.settings.strict import SET_BY_THE_RUN, TRAINER, NameCheck, describe_set_by_the_run
 from ldm_train.settings.trust import is_trust
 from ldm_train.settings.validation import read_settings
 from ldm_train.util.text import nearest
 
-__all__ = ["ConfigError", "build", "compose", "describe", "folder", "groups", "nearest", "words"]
+__all__ = ["ConfigError", "build", "compose", "folder", "groups", "nearest", "words"]
 
 Settings = TypeVar("Settings", bound=CommandSettings)
 PLAIN = re.compile(r"[\w./~][^\s'\"\[\](){}]*")  # a path as people type it
@@ -50,7 +59,8 @@ def compose(verb: str, overrides: list[str]) -> CommandSettings:
         ConfigError: an unknown key, group or option (with the nearest name), a wrong type, or a missing value.
     """
     typed = [word for word in overrides if key_of(word) != CONFIG and not is_trust(word)]
-    _refuse_unknown_options(verb, typed)
+    refuse_unknown_options(verb, typed)
+    typed = _last_words(typed)
     targets = targets_of(verb, typed)
     own = [readable(quote_text(verb, word, targets)) for word in typed]
     own = [f"~{key_of(word)}" if word == f"{key_of(word)}=null" and key_of(word) in groups() else word for word in own]
@@ -93,17 +103,10 @@ def targets_of(verb: str, words: list[str]) -> dict[str, str]:
     return {group: str(shipped(name).get(TARGET, "")) for group, name in names.items()}
 
 
-def quote_text(verb: str, word: str, targets: dict[str, str]) -> str:
-    """Return a word whose setting takes a text with its value in quotes, so that Hydra's grammar reads it as it was typed."""
-    key, equals, value = word.partition("=")
-    found = kind_of(verb, key_of(word), targets)
-    if not equals or found is None or word.startswith("~") or not takes_text(found[0]):
-        return word
-    quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
-    listed = value[:1] in ("[", "{") and not takes_only_text(found[0])
-    if quoted or listed or "${" in value or (value == "null" and takes_null(found[0])):
-        return word
-    return f"{key}={QuotedString(value, Quote.double).with_quotes()}"
+def _last_words(words: list[str]) -> list[str]:
+    """Return the words without those that give a setting a value which a later word gives another one."""
+    last = {word.partition("=")[0]: number for number, word in enumerate(words)}
+    return [word for number, word in enumerate(words) if "=" not in word or last[word.partition("=")[0]] == number]
 
 
 def _choices(verb: str, words: list[str]) -> tuple[str, ...]:
@@ -141,11 +144,6 @@ class Origins:
         return ""
 
 
-def key_of(word: str) -> str:
-    """What a word of the command line sets."""
-    return word.lstrip("+~").partition("=")[0]
-
-
 def _deletable(word: str) -> list[str]:
     """A word, after one that gives a value to the option's setting that it deletes: Hydra deletes nothing that is null."""
     key = key_of(word)
@@ -158,7 +156,7 @@ def readable(word: str) -> str:
     try:
         OverridesParser.create().parse_override(word)
     except HydraException:
-        return f"{key}={QuotedString(value, Quote.double).with_quotes()}" if PLAIN.fullmatch(value) else word
+        return f"{key}={quote(value)}" if PLAIN.fullmatch(value) else word
     return word
 
 
@@ -173,50 +171,6 @@ def _hydra(verb: str, overrides: list[str]) -> DictConfig:
     ConfigStore.instance().store(name=f"{verb}_settings", node=default_values(verb))
     with initialize_config_dir(str(folder()), version_base="1.3"):
         return hydra_compose(verb, overrides)
-
-
-def _refuse_unknown_options(verb: str, overrides: list[str]) -> None:
-    """Hydra passes over an unknown option of an optional group in silence, and over settings of its own."""
-    known = groups()
-    for word in overrides:
-        key, _, value = word.partition("=")
-        if key_of(word).partition(".")[0] == "hydra":
-            raise ConfigError(f"{word} has no meaning here: Hydra composes the settings, and runs nothing")
-        if value == "null" and not groups_of(verb).get(key, True):
-            raise ConfigError(f"{verb} needs {key}=…, one of: {', '.join(known[key])}")
-        if key in known and value not in {*known[key], "null"}:
-            raise ConfigError(
-                f"{key}={value} is no option; there are: {', '.join(known[key])}{nearest(value, known[key])} "
-                f"(a setting of it is {key}.NAME=VALUE{'; a file of yours: config=FILE' * (key == 'experiment')})"
-            )
-
-
-FORMS = """\
-Also on the command line:
-  config=FILE.yaml    settings from a file, before the words: `max_steps: 500`, `optimizer: {lr: 1.0e-3}`, or options of
-                      groups, `schedule: cosine`; a run's config.yaml is one
-  trust=PACKAGE       or [A,B]: settings may name classes and functions of these packages in `_target_`; their code then runs
-                      with your rights. A file cannot grant this
-  --multirun          every combination of several values, `seed=0,1 optimizer.lr=1e-3,1e-4`, one after the other, each in a
-                      directory of its own; with --dry-run, print their commands instead
-"""
-
-
-def describe(verb: str) -> str:
-    """Return a command's help: its settings with their defaults and kinds, and the options of each group that it uses."""
-    header = [line for line in (folder() / f"{verb}.yaml").read_text(encoding="utf-8").splitlines() if line.startswith("#")]
-    own = [_describe_setting(name, info) for name, info in own_settings(verb).items()]
-    options = "\n".join(f"  {group}={'|'.join(names)}" for group, names in groups().items() if group in groups_of(verb))
-    usage = "\n".join(line.removeprefix("#").removeprefix(" ") for line in header)
-    return f"{usage}\n\nSettings:\n" + "\n".join(own) + f"\n\n{FORMS}\nGroups:\n{options}"
-
-
-def _describe_setting(name: str, info: FieldInfo) -> str:
-    if isinstance(info.default, Section):
-        return f"  {name}: {(type(info.default).__doc__ or '').strip()}"
-    default = "required" if info.is_required() else text(info.default)
-    kind = describe_kind(info.annotation, info.metadata)
-    return f"  {name}={default}  {info.description or ''} ({kind})"
 
 
 def words(group: str, chosen: Part | None) -> list[str]:
@@ -264,6 +218,11 @@ def _explain(verb: str, overrides: list[str], error: Exception) -> str:
         return told
     if known:
         return f"unknown setting {known[2]!r} of {verb}{nearest(known[2], plain)} (`ldm-train {verb} --help` lists them)"
+    merged = re.search(r"full_key: ([\w.]+)", f"{error} {error.__cause__}")
+    word = next((word for word in overrides if merged and key_of(word) == merged[1]), None)
+    if word is not None and (found := kind_of(verb, key_of(word), targets_of(verb, overrides))) is not None:
+        name, value = key_of(word), word.partition("=")[2]
+        return f"{name}={value} is not accepted; {name} takes {describe(*found)}"
     return str(error.__cause__ or error).strip()
 
 
@@ -286,6 +245,11 @@ def _unlisted(chosen: DictConfig, key: str) -> str | None:
     if found is None or name not in found.kinds.keys() - PASSED.get(group, set()):
         return None
     return f"{key} is not listed in {group}'s settings, but {target.rpartition('.')[2]} takes it: +{key}=…"
+
+
+def as_yaml(settings: CommandSettings) -> str:
+    """Return a command's settings as the YAML file that a run directory holds, which `config=FILE` reads again."""
+    return OmegaConf.to_yaml(OmegaConf.create(settings.as_plain()))
 
 
 def plain(config: DictConfig, *, resolve: bool = True) -> dict[str, Any]:

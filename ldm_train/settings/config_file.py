@@ -132,4 +132,6 @@ def text(value: object) -> str:
         return "[" + ",".join(map(text, value)) + "]"
     if isinstance(value, str):
         return QuotedString(value, Quote.double).with_quotes()
+    if isinstance(value, bool):
+        return str(value).lower()
     return "null" if value is None else str(value)

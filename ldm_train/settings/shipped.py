@@ -8,6 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ldm_train.settings.safe_yaml import read_settings_file
 from ldm_train.settings.schema.options import Part, read_part
+from ldm_train.util.text import nearest
 
 
 class ConfigError(Exception):
@@ -74,3 +75,28 @@ def shipped_part(group: str, option: str) -> Part:
     part = read_part(group, OmegaConf.to_container(shipped(f"{group}/{option}")))
     assert isinstance(part, Part)
     return part
+
+
+def key_of(word: str) -> str:
+    """Return the name of what a word of the command line sets."""
+    return word.lstrip("+~").partition("=")[0]
+
+
+def refuse_unknown_options(verb: str, overrides: list[str]) -> None:
+    """Raise for an option that there is not, which Hydra passes over in silence, and for settings of Hydra's own.
+
+    Raises:
+        ConfigError: it names the options that there are.
+    """
+    known = groups()
+    for word in overrides:
+        key, _, value = word.partition("=")
+        if key_of(word).partition(".")[0] == "hydra":
+            raise ConfigError(f"{word} has no meaning here: Hydra composes the settings, and runs nothing")
+        if value == "null" and not groups_of(verb).get(key, True):
+            raise ConfigError(f"{verb} needs {key}=…, one of: {', '.join(known[key])}")
+        if key in known and value not in {*known[key], "null"}:
+            raise ConfigError(
+                f"{key}={value} is no option; there are: {', '.join(known[key])}{nearest(value, known[key])} "
+                f"(a setting of it is {key}.NAME=VALUE{'; a file of yours: config=FILE' * (key == 'experiment')})"
+            )

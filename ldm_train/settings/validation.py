@@ -1,6 +1,6 @@
 """Plain settings to typed ones: unknown names, missing values, wrong types, and values out of range.
 
-A wrong name or type ends the reading (`ConfigError`); values out of range are listed, all of them, since `check` reports each.
+A wrong name or type ends the reading (`ConfigError`); values out of range are all listed, since `check` reports each.
 """
 
 from collections.abc import Callable, Iterator, Mapping

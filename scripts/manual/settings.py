@@ -1,17 +1,18 @@
-"""Pages of all settings, as Markdown: one a command and one a group, read from `ldm-train VERB --help` and from conf/."""
+"""Pages of all settings, as Markdown: one a command, from its typed settings, and one a group, from conf/."""
 
 import inspect
 import re
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from hydra.utils import get_object
 
+from ldm_train.settings.commented_yaml import SettingsFile, parse_settings
+from ldm_train.settings.help_text import describe_default, option_kind, read_comments, trainer_help
+from ldm_train.settings.schema.commands import CONTINUED, SCHEMAS, may_change, own_settings
+from ldm_train.settings.schema.kinds import Section, describe
+from ldm_train.settings.schema.options import groups_of
 from manual.measured import make_table
-from manual.settings_file import Setting, parse_settings
 
 CONF = Path(__file__).parent.parent.parent / "conf"
 
@@ -25,25 +26,45 @@ def list_commands() -> list[str]:
     return sorted(path.stem for path in CONF.glob("*.yaml"))
 
 
-def read_help(command: str) -> str:
-    """Return what `ldm-train COMMAND --help` prints."""
-    words = [sys.executable, "-m", "ldm_train", command, "--help"]
-    return subprocess.run(words, check=True, capture_output=True, text=True, cwd=CONF.parent).stdout
-
-
 def escape(text: str) -> str:
     """Return text that a table's cell shows as it is."""
     return re.sub(r"([|*_<>\[\]])", r"\\\1", text)
 
 
-def format_settings(settings: Sequence[Setting]) -> str:
-    """Return the table of settings."""
-    rows = [
-        [f"`{each.name}`", f"`{each.default}`" if each.default else "", escape(each.comment)]
-        for each in settings
-        if each.default or each.comment
-    ]
-    return make_table(["setting", "default", "meaning"], rows) if rows else "No settings."
+def make_row(verb: str, name: str, default: str, kind: str, meaning: str) -> list[str]:
+    """Return a setting's row: its name, default, what it takes, its meaning, and whether a continued run may change it."""
+    continued = "yes" if may_change(verb, name) else ""
+    return [f"`{name}`", f"`{default}`" if default else "", escape(kind), escape(meaning), continued]
+
+
+def format_settings(rows: Sequence[Sequence[str]], *, continued: bool) -> str:
+    """Return the table of settings, with a column of what a continued run may change if `continued`."""
+    header = ["setting", "default", "takes", "meaning", "continued run may change it"]
+    columns = len(header) if continued else len(header) - 1
+    return make_table(header[:columns], [list(row[:columns]) for row in rows]) if rows else "No settings."
+
+
+def list_own_rows(command: str) -> list[list[str]]:
+    """Return the rows of a command's own settings; a section has its meaning only."""
+    rows = []
+    for name, info in own_settings(command).items():
+        if isinstance(info.default, Section):
+            rows.append([f"`{name}`", "", "", escape(inspect.getdoc(type(info.default)) or ""), ""])
+        else:
+            kind = describe(info.annotation, info.metadata)
+            rows.append(make_row(command, name, describe_default(info), kind, info.description or ""))
+    return rows
+
+
+def list_option_rows(group: str, option: SettingsFile, docstring: str) -> list[list[str]]:
+    """Return the rows of an option's settings; one without a comment has what the constructor's docstring says of it."""
+    arguments = read_arguments(docstring)
+    rows = []
+    for each in (each for each in option.settings if each.default or each.comment):
+        kind = describe(*option_kind(group, each.name, option.target))
+        meaning = each.comment or arguments.get(each.name, "") or trainer_help(group, each.name)
+        rows.append([f"`{each.name}`", *make_row("train", f"{group}.{each.name}", each.default, kind, meaning)[1:]])
+    return rows
 
 
 def format_header(header: Sequence[str]) -> str:
@@ -62,8 +83,7 @@ def format_header(header: Sequence[str]) -> str:
 
 def make_command_page(command: str) -> str:
     """Return the page of one command's settings."""
-    text = read_help(command)
-    page = parse_settings(text.partition("\nAlso on the command line:")[0])
+    page = read_comments(command)
     rows = [
         [
             f"[`{each.name.removeprefix('optional ')}`](../groups/{each.name.removeprefix('optional ')}.md)",
@@ -79,8 +99,8 @@ def make_command_page(command: str) -> str:
     )
     return (
         f"# {command}\n\n{format_header(page.header)}\n\n## Settings\n\n"
-        "`???` must be given; `null` means none, or what the comment says.\n\n"
-        f"{format_settings(page.settings)}{groups}\n"
+        "`???` must be given; `null` means none, or what the meaning says.\n\n"
+        f"{format_settings(list_own_rows(command), continued=command in CONTINUED)}{groups}\n"
     )
 
 
@@ -96,18 +116,13 @@ def read_arguments(docstring: str) -> dict[str, str]:
     return {name: " ".join(text.split()) for names, text in entries for name in names.split(", ")}
 
 
-def add_arguments(settings: Sequence[Setting], docstring: str) -> list[Setting]:
-    """Return the settings; those without a comment get what the docstring of their constructor says."""
-    arguments = read_arguments(docstring)
-    return [replace(each, comment=each.comment or arguments.get(each.name, "")) for each in settings]
-
-
 def make_group_page(group: str, files: Sequence[Path]) -> str:
     """Return the page of one group's options with their settings."""
     sections = [
         f"# {group}",
         f"Options of `{group}=`, and the settings `{group}.NAME=` of each." if group != "experiment" else EXPERIMENTS,
     ]
+    trained = groups_of(SCHEMAS["train"])
     for path in files:
         text = path.read_text(encoding="utf-8")
         if "@package _global_" in text:
@@ -123,7 +138,7 @@ def make_group_page(group: str, files: Sequence[Path]) -> str:
                     f"## {group}={path.stem}",
                     *filter(None, described),
                     *built,
-                    format_settings(add_arguments(option.settings, docstring)),
+                    format_settings(list_option_rows(group, option, docstring), continued=group in trained),
                 ]
             )
         )

@@ -4,16 +4,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from ldm_train.settings.limits import largest
-from ldm_train.settings.ranges import out_of_range
-from ldm_train.settings.values import leaves
 from omegaconf import OmegaConf
 
 from ldm_train.assembly.parts import build_parts
 from ldm_train.autoencoders.autoencoder import NewKLAutoencoder
 from ldm_train.conditioners.text_encoder import small
+from ldm_train.run_dir.stored_settings import read_trained
 from ldm_train.settings.composition import compose, defaults
+from ldm_train.settings.schema.largest_values import largest
+from ldm_train.settings.schema.options import dict_settings
 from ldm_train.settings.shipped import folder, groups
+from ldm_train.settings.validation import out_of_range
 from tests.settings.test_values import NEEDED
 
 HUGE = 10**15
@@ -34,8 +35,10 @@ def test_every_whole_number_has_a_largest_value_or_is_known_to_need_none(verb: s
 
 def leaves_of(config: object) -> list[tuple[str, object]]:
     assert OmegaConf.is_config(config)
-    plain = OmegaConf.create(OmegaConf.to_container(config, throw_on_missing=False))
-    return [(name, value) for name, value in leaves(plain) if value != "???"]
+    plain = OmegaConf.to_container(config, throw_on_missing=False)
+    assert isinstance(plain, dict)
+    every = [(name, one) for name, value in dict_settings(plain) for one in (value if isinstance(value, list) else [value])]
+    return [(name, value) for name, value in every if value != "???"]
 
 
 @pytest.mark.parametrize(
@@ -75,10 +78,10 @@ def test_models_that_no_memory_holds_are_refused_before_they_are_built(trained: 
         small(width=2**16, layers=1000)
     with pytest.raises(ValueError, match=r"architecture has [\d,]+ weights"):
         NewKLAutoencoder([2**16, 2**16])
-    config = OmegaConf.load(trained / "config.yaml")
-    config.network.channels, config.network.attention = [2**16, 2**16], [False, False]
+    settings = read_trained(trained)
+    network = settings.network.with_values(channels=[2**16, 2**16], attention=[False, False])
     with pytest.raises(ValueError, match=r"network has [\d,]+ weights"):
-        build_parts(config)  # type: ignore[arg-type]
+        build_parts(settings.with_values(network=network))
 
 
 def test_an_encoder_of_a_billion_layers_is_refused_at_once(pictures: Path, ldm_train: Callable, tmp_path: Path) -> None:

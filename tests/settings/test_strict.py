@@ -13,10 +13,11 @@ from pytorch_lightning.strategies import StrategyRegistry
 from ldm_train.assembly.trainer import options as options_of_trainer
 from ldm_train.assembly.trainer import refuse_absent, refuse_fused_scaling, refuse_sharding
 from ldm_train.cli.main import VERBS
-from ldm_train.settings import composition as configs
-from ldm_train.settings import shipped
-from ldm_train.settings.composition import ConfigError, compose, folder, groups
+from ldm_train.settings import composition, constructors, shipped
+from ldm_train.settings.composition import ConfigError, compose, compose_as, folder, groups
 from ldm_train.settings.schema.options import ACCELERATORS, ARGUMENTS, PRECISIONS, STRATEGIES
+from ldm_train.settings.schema.training import TrainSettings
+from ldm_train.settings.signatures import signature
 from ldm_train.settings.strict import SET_BY_THE_RUN, TRAINER
 from ldm_train.settings.validation import out_of_range
 from ldm_train.training.optimization.sharding import FullySharded
@@ -93,13 +94,13 @@ def refused(verb: str, *words: str) -> str:
         ("train", "+network=unet", "network=unet is no option; there are: diffusers_unet, "),
         ("train", "optimizer={lrr: 1}", "optimizer={lrr: 1} is no option"),
         ("train", "~network=unet", "Could not delete 'network=unet'"),
-        ("train", "offset_noise=null", "offset_noise=null is not accepted; its default is 0.0"),
-        ("train", "input_perturbation=null", "input_perturbation=null is not accepted; its default is 0.0"),
-        ("train", "background=null", "background=null is not accepted; its default is white"),
-        ("train", "run_dir=null", "run_dir=null is not accepted; it has no default"),
-        ("train", "optimizer.lr=null", "optimizer.lr=null is not accepted; its default is 0.0001"),
+        ("train", "offset_noise=null", "offset_noise=null is not accepted; offset_noise takes a number"),
+        ("train", "input_perturbation=null", "input_perturbation=null is not accepted; input_perturbation takes a number"),
+        ("train", "background=null", "background=null is not accepted; background takes one text"),
+        ("train", "run_dir=null", "run_dir=null is not accepted; run_dir takes a path"),
+        ("train", "optimizer.lr=null", "optimizer.lr=null is not accepted; optimizer.lr takes a number"),
         ("train", "trainer.devices=null", "trainer.devices=null is not accepted"),
-        ("train", "network.channels=64", "network.channels=64 is not a list, such as its default [96, 160]"),
+        ("train", "network.channels=64", "network.channels=64 is not accepted; network.channels takes a list"),
         ("train", "network=unet_compact", ""),
         ("encode", "cache=null", "cache=null is not accepted"),
         ("encode", "source.path=null", "source.path=null is not accepted"),
@@ -147,15 +148,15 @@ def test_what_a_message_says_to_leave_out_can_be_left_out() -> None:
     word = "network._target_=ldm_train.networks.diffusers_unet.DiffusersUNet"
     told = refused("train", word).rpartition(": ")[2].split()
     assert "~network.middle_attention" in told  # which is null
-    network = compose("train", [*NEEDED["train"], word, *told]).network
-    assert not {name.removeprefix("~network.") for name in told} & network.keys()
+    network = compose_as(TrainSettings, [*NEEDED["train"], word, *told]).network
+    assert not {name.removeprefix("~network.") for name in told} & network.as_plain().keys()
 
 
 def test_a_network_in_an_options_place_has_what_is_read_of_every_network(tmp_path: Path) -> None:
     file = tmp_path / "own.yaml"
     file.write_text("network: {_target_: ldm_train.networks.diffusers_unet.DiffusersUNet}")
-    network = compose("train", [*NEEDED["train"], f"config={file}"]).network
-    assert (network.weights, network.averaged, network.add_input_channels) == (None, True, False)
+    network = compose_as(TrainSettings, [*NEEDED["train"], f"config={file}"]).network
+    assert network.kept == {"weights": None, "averaged": True, "add_input_channels": False}
 
 
 def test_constructors_within_constructors_are_looked_at() -> None:
@@ -174,7 +175,7 @@ def own_conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the configs, in which files can be written."""
     copy = tmp_path / "conf"
     shutil.copytree(folder(), copy)
-    for module in (shipped, configs):
+    for module in (shipped, composition, constructors):
         monkeypatch.setattr(module, "folder", lambda: copy)
     return copy
 
@@ -185,8 +186,8 @@ BAD = [
     ("pictures: {evry: 3}", "unknown setting 'pictures.evry' of train in {file}; did you mean 'pictures.every'"),
     ("trainer: {devises: 3}", "in {file}; did you mean 'trainer.devices'"),
     ("trainer: {max_steps: 3}", "trainer.max_steps in {file} is set by the run, from max_steps"),
-    ("batch_size: many", "batch_size=many in {file} is not a whole number"),
-    ("offset_noise: null", "offset_noise=null in {file} is not accepted; its default is 0.0"),
+    ("batch_size: many", "batch_size=many in {file} is not accepted; batch_size takes a whole number"),
+    ("offset_noise: null", "offset_noise=null in {file} is not accepted; offset_noise takes a number"),
     ("optimiser: {lr: 1.0}", "unknown setting 'optimiser' of train in {file}; did you mean 'optimizer'"),
 ]
 
@@ -220,11 +221,11 @@ def test_every_argument_in_the_table_is_one_of_an_option() -> None:
 
 def test_choices_are_lightnings() -> None:
     assert set(STRATEGIES) <= {"auto", "fsdp2", *StrategyRegistry.available_strategies()}
-    config = compose("train", [*NEEDED["train"], "trainer.strategy=fsdp2"])
-    assert isinstance(options_of_trainer(config.trainer)["strategy"], FullySharded)
+    settings = compose_as(TrainSettings, [*NEEDED["train"], "trainer.strategy=fsdp2"])
+    assert isinstance(options_of_trainer(settings.trainer)["strategy"], FullySharded)
     assert set(ACCELERATORS) == {"auto", "gpu", *AcceleratorRegistry.available_accelerators()}
     assert {"16", "32", "64", "bf16", *_PRECISION_INPUT_STR.__args__} == set(PRECISIONS)
-    found = configs.signature(TRAINER)
+    found = signature(TRAINER)
     assert found is not None
     assert set(SET_BY_THE_RUN) <= set(found.kinds)
 
@@ -303,17 +304,17 @@ def test_they_are_refused_before_anything_is_read(words: list[str], told: str, l
 def test_scaled_gradients_are_not_for_a_fused_optimizer(precision: str) -> None:
     words = [*NEEDED["train"], f"trainer.precision={precision}"]
     with pytest.raises(ValueError, match=f"trainer.precision={precision} does not go with a fused optimizer"):
-        refuse_fused_scaling(compose("train", words))
+        refuse_fused_scaling(compose_as(TrainSettings, words))
     for mended in ("optimizer.fused=false", "trainer.precision=bf16-mixed"):
-        refuse_fused_scaling(compose("train", [*words, mended]))
+        refuse_fused_scaling(compose_as(TrainSettings, [*words, mended]))
 
 
 @pytest.mark.parametrize("precision", ["16-mixed", "16"])
 def test_scaled_gradients_are_not_for_shared_parameters(precision: str) -> None:
     words = [*NEEDED["train"], f"trainer.precision={precision}"]
     with pytest.raises(ValueError, match=f"trainer.precision={precision} does not go with trainer.strategy=fsdp2"):
-        refuse_sharding(compose("train", [*words, "trainer.strategy=fsdp2"]), shardable=True)
-    refuse_sharding(compose("train", [*words, "trainer.strategy=ddp"]), shardable=True)
+        refuse_sharding(compose_as(TrainSettings, [*words, "trainer.strategy=fsdp2"]), shardable=True)
+    refuse_sharding(compose_as(TrainSettings, [*words, "trainer.strategy=ddp"]), shardable=True)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="of machines without a GPU")
@@ -347,7 +348,7 @@ def test_devices_that_are_not_there_are_refused_before_anything_is_read(
 )
 def test_more_gpus_than_there_are_are_refused(words: list[str], told: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    config = compose("train", [*NEEDED["train"], *words])
+    config = compose_as(TrainSettings, [*NEEDED["train"], *words])
     if told is None:
         refuse_absent(config.trainer)
     else:

@@ -4,11 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
 
 from ldm_train.assembly.drawing import read_prompts
 from ldm_train.assembly.watching import own_prompts
-from ldm_train.settings.composition import ConfigError, compose
+from ldm_train.settings.composition import ConfigError, compose, compose_as
+from ldm_train.settings.schema.options import select
+from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.settings.validation import out_of_range
 
 NEEDED = {
@@ -97,7 +98,7 @@ def test_it_ends_the_command_at_once(ldm_train: Callable, trained: Path, tmp_pat
 )
 def test_one_text_is_a_list_of_one_where_several_are_meant(word: str, name: str, value: list[str]) -> None:
     groups = ["adapter=lora", "text_encoder=class_labels" if "classes" in word else "text_encoder=small"]
-    assert OmegaConf.select(compose("train", [*NEEDED["train"], *groups, word]), name) == value
+    assert select(compose("train", [*NEEDED["train"], *groups, word]), name) == value
 
 
 @pytest.mark.parametrize(
@@ -112,21 +113,90 @@ def test_one_text_is_a_list_of_one_where_several_are_meant(word: str, name: str,
     ],
 )
 @pytest.mark.parametrize("value", ["[a,b]", "{a:b}"])
-def test_a_list_where_one_text_is_meant_is_refused_by_name(verb: str, name: str, value: str) -> None:
-    with pytest.raises(ConfigError, match=f"^{name}="):
-        compose(verb, [*NEEDED[verb], f"{name}={value}"])
+def test_where_one_text_is_meant_brackets_are_characters_of_it(verb: str, name: str, value: str) -> None:
+    assert select(compose(verb, [*NEEDED[verb], f"{name}={value}"]), name) == value
 
 
 @pytest.mark.parametrize(("verb", "name"), [("train", "cache"), ("report", "run_dir"), ("evaluate", "prompts")])
-def test_a_mapping_is_refused_where_texts_are_meant(verb: str, name: str) -> None:
+def test_a_mapping_in_a_file_is_refused_where_texts_are_meant(verb: str, name: str, tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text(f"{name}: {{a: b}}")
+    needed = [word for word in NEEDED[verb] if not word.startswith(f"{name}=")]
     with pytest.raises(ConfigError, match=f"^{name}="):
-        compose(verb, [*NEEDED[verb], f"{name}={{a:b}}"])
+        compose(verb, [*needed, f"config={tmp_path}/own.yaml"])
 
 
 @pytest.mark.parametrize("word", ["cache=[a,b]", "run_dir=[a,b]"])
 def test_paths_of_several_are_lists(word: str) -> None:
     verb = "train" if word.startswith("cache") else "report"
-    assert compose(verb, [*NEEDED[verb], word])[word.partition("=")[0]] == ["a", "b"]
+    assert select(compose(verb, [*NEEDED[verb], word]), word.partition("=")[0]) == ["a", "b"]
+
+
+TYPED = [
+    *("a photo of ", " a", "it's me", 'a "red" fox', "[a]", "{top} of {folder}", "a: b # c", "a,b", "a=b", "\\n", 'a\\"b'),
+    *("1e3", "2026_11_29", "007", "0x10", "true", "5", "-1", "1.50", "é ü 🦊", "", "~", "$HOME", "(a)", "a|b", "NULL", "@x"),
+]
+
+
+@pytest.mark.parametrize("value", TYPED)
+def test_a_text_is_the_word_that_was_typed(value: str) -> None:
+    settings = compose("encode", [*NEEDED["encode"], f"source.prefix={value}", f"source.template={value}"])
+    assert select(settings, "source.prefix") == value
+    assert select(settings, "source.template") == value
+    assert select(compose("sample", [*NEEDED["sample"], f"prompts={value}"]), "prompts") in (value, [value])
+
+
+@pytest.mark.parametrize(
+    "value", ["a b", "it's", "[a,b]", "1e3", "2026_11_29", "a=b,c", "out/lr=1e-3,seed=0", "s3://b/k?x=1&y"]
+)
+@pytest.mark.parametrize(
+    ("verb", "name"), [("train", "run_dir"), ("encode", "source.path"), ("encode", "cache"), ("train", "network.weights")]
+)
+def test_a_path_is_the_word_that_was_typed(verb: str, name: str, value: str) -> None:
+    assert select(compose(verb, [*NEEDED[verb], f"{name}={value}"]), name) == value
+
+
+@pytest.mark.parametrize(
+    ("verb", "name"), [("train", "run_dir"), ("encode", "source.path"), ("sample", "mask"), ("train", "network.weights")]
+)
+def test_a_path_may_begin_at_the_home_folder(verb: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert select(compose(verb, [*NEEDED[verb], f"{name}=~/x y"]), name) == "/home/me/x y"
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("cache=[~/a,1e3,2026_11_29]", ["/home/me/a", "1e3", "2026_11_29"]),
+        ("cache=[a b, 'c,d' ,it's]", ["a b", "c,d", "it's"]),
+        ("cache=['a',\"b c\"]", ["a", "b c"]),
+        ("trained=[network.*,5,true]", ["network.*", "5", "true"]),
+        ("pictures.prompts=[a (red) fox, it's me]", ["a (red) fox", "it's me"]),
+        ("pictures.prompts=[]", []),
+        ("pictures.guidance=[1,2.5]", [1, 2.5]),
+    ],
+)
+def test_texts_in_a_list_are_the_words_that_were_typed(
+    word: str, expected: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert select(compose("train", [*NEEDED["train"], word]), word.partition("=")[0]) == expected
+
+
+def test_a_source_of_one_path_takes_brackets_as_characters_and_one_of_several_a_list() -> None:
+    word = "source.path=[a,b]"
+    assert select(compose("encode", ["cache=x", word]), "source.path") == "[a,b]"
+    assert select(compose("encode", ["cache=x", "source=webdataset", word]), "source.path") == ["a", "b"]
+
+
+def test_the_later_of_two_values_wins_of_whichever_type() -> None:
+    assert select(compose("sample", [*NEEDED["sample"], "prompts=b", "prompts=[c,d]", "prompts=e"]), "prompts") == "e"
+
+
+@pytest.mark.parametrize(("verb", "word"), [("train", "network.channels={a:b}"), ("train", "optimizer.betas={a:1}")])
+def test_a_mapping_in_place_of_a_list_is_refused_by_name(verb: str, word: str) -> None:
+    name = word.partition("=")[0]
+    with pytest.raises(ConfigError, match=rf"^{name}=.*{name} takes a list"):
+        compose(verb, [*NEEDED[verb], word])
 
 
 @pytest.mark.parametrize(
@@ -139,7 +209,10 @@ def test_paths_of_several_are_lists(word: str) -> None:
 )
 def test_lists_of_numbers_are_no_other_values(verb: str, word: str) -> None:
     more = ["crop=buckets"] if "crop" in word else []
-    reasons = out_of_range(compose(verb, [*NEEDED[verb], *more, word]))
+    try:
+        reasons = out_of_range(compose(verb, [*NEEDED[verb], *more, word]))
+    except ConfigError as error:  # another type
+        reasons = [str(error)]
     assert [reason.partition("=")[0] for reason in reasons] == [word.partition("=")[0]]
 
 
@@ -147,22 +220,21 @@ def test_one_prompt_is_one_prompt_everywhere(tmp_path: Path) -> None:
     (tmp_path / "prompts.txt").write_text("a fox\n\na cat\n")
     for given, expected in (
         ("a fox", ["a fox"]),
-        (5, ["5"]),
-        (OmegaConf.create(["a fox", 5]), ["a fox", "5"]),
+        ("5", ["5"]),
+        ("[a fox,5]", ["a fox", "5"]),
         (str(tmp_path / "prompts.txt"), ["a fox", "a cat"]),
     ):
-        assert read_prompts(given) == expected
-        config = OmegaConf.create({"pictures": {"prompts": given}})
-        assert own_prompts(config) == expected
-    assert own_prompts(OmegaConf.create({"pictures": {"prompts": []}})) == []
-    assert own_prompts(OmegaConf.create({"pictures": {"prompts": None}})) is None
+        settings = compose_as(TrainSettings, [*NEEDED["train"], f"pictures.prompts={given}"])
+        assert own_prompts(settings) == expected
+        assert read_prompts(settings.pictures.prompts) == expected
+    assert own_prompts(compose_as(TrainSettings, [*NEEDED["train"], "pictures.prompts=[]"])) == []
+    assert own_prompts(compose_as(TrainSettings, NEEDED["train"])) is None
 
 
 @pytest.mark.parametrize("given", ["missing.txt", "lists/animals", "prompts.csv", [["a"]], {"a": "b"}, [None], []])
 def test_what_is_no_prompt_is_refused_by_the_settings_name(given: object) -> None:
-    value = OmegaConf.create({"v": given}).v
     with pytest.raises(ValueError, match=r"^pictures\.prompts="):
-        read_prompts(value, setting="pictures.prompts")
+        read_prompts(given, setting="pictures.prompts")
 
 
 def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from ldm_train.settings.schema.kinds import MISSING, Section
-from ldm_train.settings.schema.options import ARGUMENTS, FREE, CommandSettings, Part, TrainerSettings, groups_of
+from ldm_train.settings.schema.kinds import MISSING, FilePath, Paths, Section, takes_container
+from ldm_train.settings.schema.options import ARGUMENTS, FREE, CommandSettings, TrainerSettings, groups_of
 from ldm_train.settings.schema.training import AutoencoderTrainingSettings, CheckSettings, TrainSettings
 from ldm_train.settings.schema.using import (
     EncodeSettings,
@@ -30,13 +30,14 @@ SCHEMAS: dict[str, type[CommandSettings]] = {
     "runs": RunsSettings,
     "train_autoencoder": AutoencoderTrainingSettings,
 }
+CONTINUED = ("train", "train_autoencoder")  # commands that continue a run
 
 
 @cache
 def own_settings(verb: str) -> dict[str, FieldInfo]:
     """Return a command's own settings, without its groups, by their full names; a section's come after the section."""
     groups = groups_of(SCHEMAS[verb])
-    return {name: info for name, info in _fields(SCHEMAS[verb], "") if name not in groups}
+    return {name: info for name, info in _fields(SCHEMAS[verb], "") if name.partition(".")[0] not in groups}
 
 
 def default_values(verb: str) -> dict[str, Any]:
@@ -64,11 +65,11 @@ def kind_of(verb: str, name: str, targets: dict[str, str]) -> tuple[object, list
 
 
 def argument_kind(group: str, name: str, target: str) -> object:
-    """Return the kind of a constructor's argument: from the table of `parts`, else from its signature."""
-    if (kind := ARGUMENTS.get(f"{group}.{name}")) is not None:
-        return kind
+    """Return the kind of a constructor's argument: from the table of `options`, else from its signature."""
     found = signature(target)
-    return Any if found is None else found.kinds.get(name, Any)
+    written = Any if found is None else found.kinds.get(name, Any)
+    kind = ARGUMENTS.get(f"{group}.{name}", written)
+    return Paths if kind is FilePath and takes_container(written, list) else kind
 
 
 def may_change(verb: str, name: str) -> bool:
@@ -99,6 +100,3 @@ def _default(info: FieldInfo) -> object:
     if info.is_required():
         return MISSING
     return info.default.model_dump() if isinstance(info.default, Section) else info.default
-
-
-__all__ = ["MISSING", "SCHEMAS", "Part", "argument_kind", "default_values", "kind_of", "may_change", "own_settings"]

@@ -1,7 +1,7 @@
 """The kinds of values that settings take.
 
-A type is checked by pydantic; what a type cannot say (a range, a choice, a path that must not be empty) is an annotation that
-`out_of_range` checks afterwards, so that one look lists every value that is out of range.
+A type is checked by pydantic; what a type cannot say (a range, a choice, a path that must not be empty) is an annotation
+that `out_of_range` checks afterwards, so that one look lists every value that is out of range.
 """
 
 import math
@@ -61,16 +61,30 @@ class Choice:
 
 @dataclass(frozen=True)
 class NotEmpty:
-    """A path: an empty one would mean the current folder."""
+    """A path, since an empty one would mean the current folder; or a list of at least one path."""
 
     def problem(self, value: object) -> str | None:
-        """Return what to do if a path is empty."""
-        if isinstance(value, str) and not value.strip():
+        """Return what to do if a path or a list is empty."""
+        if value == [] or (isinstance(value, str) and not value.strip()):
             return "is empty; give it a name (is a variable of the shell unset?)"
         return None
 
     def __str__(self) -> str:
         return "a path"
+
+
+@dataclass(frozen=True)
+class Length:
+    """A list of so many values."""
+
+    count: int
+
+    def problem(self, value: object) -> str | None:
+        """Return what is accepted if a list is shorter or longer."""
+        return f"must be {self}" if isinstance(value, list) and len(value) != self.count else None
+
+    def __str__(self) -> str:
+        return f"a list of {self.count} values"
 
 
 @dataclass(frozen=True)
@@ -118,7 +132,7 @@ Finite = Annotated[float, Range(-math.inf)]
 Text = Annotated[str, BeforeValidator(_as_text)]
 FilePath = Annotated[str, BeforeValidator(_as_path), NotEmpty()]
 Texts = Annotated[list[Text], BeforeValidator(_as_list), Words("a list of texts")]
-Paths = FilePath | list[FilePath]
+Paths = FilePath | Annotated[list[FilePath], NotEmpty(), Words("a list of paths")]
 Prompts = Annotated[Text | list[Text], Words("a list of texts, one text, or a text file with one a line")]
 
 
@@ -147,9 +161,10 @@ def describe(kind: object, metadata: tuple[object, ...] | list[object] = ()) -> 
         return describe(arguments[0], [*arguments[1:], *metadata])
     if origin in (Union, UnionType):
         parts = [describe(one) for one in arguments if one is not NoneType]
-        return " or ".join([*dict.fromkeys(parts), *(["null"] if NoneType in arguments else [])])
+        every = [*dict.fromkeys(parts), *(["null"] if NoneType in arguments else [])]
+        return (", or " if any("," in part for part in every) else " or ").join(every)
     if origin is Literal:
-        return ", ".join(map(str, arguments))
+        return ", ".join(str(one).lower() if isinstance(one, bool) else str(one) for one in arguments)
     limits = [str(one) for one in metadata if isinstance(one, Rule) and str(one) != "at least -inf"]
     if limits and not any(isinstance(one, Range) for one in metadata):
         return limits[0]
@@ -227,9 +242,9 @@ def takes_text(kind: object) -> bool:
     return (str in found or list[str] in found or list[Text] in found) and not {int, float, bool, Any} & {*_hashable(found)}
 
 
-def takes_only_text(kind: object) -> bool:
-    """Return whether a setting takes one text, and no list or mapping."""
-    return all(member in (str, NoneType) for member in members(kind))
+def takes_container(kind: object, container: type[list[Any] | dict[Any, Any]]) -> bool:
+    """Return whether a setting takes a list, or a mapping."""
+    return any(member is container or get_origin(member) is container for member in members(kind))
 
 
 def takes_null(kind: object) -> bool:

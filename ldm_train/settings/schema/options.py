@@ -1,7 +1,7 @@
 """The settings of groups: an option of a group is a constructor and what it is given.
 
-The types of a constructor's arguments are those of its signature; this file adds what a signature cannot say: the ranges, what
-the run itself passes to a constructor, what it reads itself and does not pass on, and what a continued run may change.
+The types of a constructor's arguments are those of its signature; this file adds what a signature cannot say: the ranges,
+what the run itself passes to a constructor, what it reads itself and does not pass on, and what a continued run may change.
 """
 
 import re
@@ -17,6 +17,7 @@ from ldm_train.settings.schema.kinds import (
     Count,
     FilePath,
     Finite,
+    Length,
     NotNegative,
     Range,
     Section,
@@ -74,6 +75,8 @@ KEPT: dict[str, frozenset[str]] = {
     "guidance": frozenset({"weak"}),
 }
 
+Bound = Annotated[float, Range(float("-inf"), infinite=True)]
+
 # Types of arguments that a signature leaves open, and ranges.
 ARGUMENTS: dict[str, Any] = {
     **dict.fromkeys(("optimizer.lr", "optimizer.weight_decay", "lr_schedule.final"), NotNegative),
@@ -87,7 +90,8 @@ ARGUMENTS: dict[str, Any] = {
     "network.averaged": bool,
     "network.add_input_channels": bool,
     "guidance.weak": FilePath,
-    "guidance.interval": Annotated[list[Annotated[float, Range(float("-inf"), infinite=True)]], Words("[low, high]")] | None,
+    "guidance.interval": Annotated[list[Bound], Length(2), Words("[low, high]")] | None,
+    "source.path": FilePath,
     **dict.fromkeys(("evaluation.batch_size", "evaluation.seeds"), Count),
     **dict.fromkeys(("source.root", "autoencoder.weights", "text_encoder.weights"), FilePath | None),
     **dict.fromkeys(("adapter.targets", "adapter.text_targets", "logger.tags"), Texts),

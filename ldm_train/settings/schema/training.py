@@ -54,7 +54,7 @@ class HealthSettings(Section):
 
 
 class PriorSettings(Section):
-    """Prior preservation: pictures that network.weights draws first, trained on with the cache's so that they are not unlearned."""
+    """Prior preservation: pictures that network.weights draws first; training on them keeps them from being unlearned."""
 
     prompts: Prompts | None = setting(None, "what they show; null: none")
     count: Count = setting(200, "pictures, over the prompts in turn; kept in run_dir/prior")
@@ -160,7 +160,7 @@ class TrainSettings(FittingSettings, SourceSettings):
     caption_dropout: Share = setting(0.1, "share of examples trained without a caption, for guidance")
     trained: Texts | None = setting(
         None,
-        'patterns of parameters\' names, ["network.*.cross_attention.*"]; the rest stays as network.weights has it; null: all',
+        "patterns of parameters' names, [network.*.cross_attention.*]; the rest stays as network.weights has it; null: all",
     )
     offset_noise: NotNegative = setting(0.0, "0.1 learns a picture's brightness better")
     input_perturbation: NotNegative = setting(

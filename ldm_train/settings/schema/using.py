@@ -7,6 +7,7 @@ from ldm_train.settings.schema.kinds import (
     Count,
     FilePath,
     Finite,
+    Length,
     Paths,
     Positive,
     Prompts,
@@ -79,7 +80,7 @@ class SampleSettings(DrawingSettings):
     prompts: Prompts = setting(..., "a list, one text, or a text file with one prompt a line")
     out: FilePath = setting(..., "folder for 0000.png ... and grid.png, plot.png or strip.png")
     count: Count = setting(1, "pictures of each prompt")
-    size: Annotated[list[Count], Range(1), Words("[HEIGHT,WIDTH], such as [512,768]")] | None = setting(
+    size: Annotated[list[Count], Length(2), Words("[HEIGHT,WIDTH], such as [512,768]")] | None = setting(
         None, "height and width in pixels; null: a square of the run's image_size"
     )
     negative_prompt: Text = setting("", "what guidance leads away from")
@@ -101,7 +102,7 @@ class SampleSettings(DrawingSettings):
         Annotated[dict[str, Finite] | Paths | list[dict[str, object]], Words("paths, or paths with factors")] | None
     ) = setting(
         None,
-        "LoRAs with factors, {runs/lora:0.8,other.safetensors:0.5}: run directories, and files of this program, diffusers or kohya",
+        "LoRAs with factors, {runs/lora:0.8,other.safetensors:0.5}: runs, or files of ldm-train, diffusers or kohya",
     )
     embeddings: Paths | None = setting(
         None, "vectors of new words, [run/learned_embeds.safetensors], also of diffusers and of web interfaces"

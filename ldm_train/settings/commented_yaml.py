@@ -7,6 +7,8 @@ import yaml
 
 LINE = re.compile(r"(?P<indent> *)(?P<dash>- )?(?P<key>[^\s:#][^:#]*):(?: (?P<rest>.*))?$")
 
+ENTRY = re.compile(r" *- \w+ *(#.*)?$")  # of a defaults list: another file's settings, or these
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -51,7 +53,7 @@ def parse_settings(text: str) -> SettingsFile:
     for line in text.splitlines():
         if line.startswith("#") and not found.settings and not found.choices and found.target is None:
             found.header.append(line.removeprefix("#").removeprefix(" "))
-        elif line.strip() and not line.lstrip().startswith(("#", "- _self_")):
+        elif line.strip() and not line.lstrip().startswith("#") and not ENTRY.match(line):
             match = LINE.match(line)
             if match is None:
                 raise ValueError(f"{line!r} is no setting")
