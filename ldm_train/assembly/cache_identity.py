@@ -111,7 +111,7 @@ def restore(manifest: Manifest, part: str, *, cache: Path) -> Part:
     """The config of a cache's autoencoder or text encoder.
 
     Raises:
-        ValueError: its weights are not where they were, as seen from the cache.
+        ValueError: its weights are not where they were, as seen from the cache, or the config names no constructor.
     """
     settings = dict(getattr(manifest, part)["config"])
     weights = str(settings.get("weights"))
@@ -121,5 +121,6 @@ def restore(manifest: Manifest, part: str, *, cache: Path) -> Part:
             raise ValueError(f"the {part} of cache {cache} was at {path}, and is not; say where it is: {part}.weights=PATH")
         settings["weights"] = str(path)
     restored = read_part(part, settings)
-    assert isinstance(restored, Part)
+    if not isinstance(restored, Part):
+        raise ValueError(f"the {part} of cache {cache} names no constructor; encode the cache again")
     return restored

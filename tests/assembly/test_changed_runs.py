@@ -11,10 +11,11 @@ import torch
 from omegaconf import OmegaConf
 
 from ldm_train.assembly.parts import build_parts
-from ldm_train.assembly.stored_run import read_config
 from ldm_train.assembly.stored_weights import refuse_circle
 from ldm_train.assembly.trained_for import describe_purpose, refuse_other_purpose, warn_of_other_purpose
 from ldm_train.autoencoders.autoencoder import NewKLAutoencoder
+from ldm_train.run_dir.stored_settings import read_trained
+from ldm_train.settings.schema.options import Part
 
 EDITS: dict[str, tuple[object, str]] = {
     "prediction._target_": ("ldm_train.diffusion.prediction.Velocity", "prediction: then noise, now velocity"),
@@ -66,15 +67,15 @@ def test_a_config_that_says_the_same_in_other_words_is_accepted(run_dir: Path) -
     edit(run_dir, "schedule.discrete", False)
     edit(run_dir, "network.dropout", 0.5)
     edit(run_dir, "network.gradient_checkpointing", True)
-    config = read_config(str(run_dir))
+    config = read_trained(run_dir)
     refuse_other_purpose(run_dir, config, build_parts(config))
 
 
 def test_an_autoencoder_of_other_weights_at_the_same_path_is_another(run_dir: Path, tmp_path: Path) -> None:
     autoencoder = NewKLAutoencoder([8], latent_channels=3, groups=4)
     autoencoder.save(tmp_path / "kl", shift=0.0, scale=1.0)
-    config = read_config(str(run_dir))
-    config.autoencoder = {"_target_": "ldm_train.autoencoders.autoencoder.pretrained", "weights": str(tmp_path / "kl")}
+    pretrained = Part("ldm_train.autoencoders.autoencoder.pretrained", {"weights": str(tmp_path / "kl")})
+    config = read_trained(run_dir).with_values(autoencoder=pretrained)
     record = json.loads((run_dir / "run.json").read_text())
     record["trained_for"] = describe_purpose(config, build_parts(config))
     (run_dir / "run.json").write_text(json.dumps(record))
@@ -88,8 +89,8 @@ def test_an_autoencoder_of_other_weights_at_the_same_path_is_another(run_dir: Pa
 
 
 def test_a_network_of_other_settings_and_the_same_shapes_is_told(trained: Path) -> None:
-    config = read_config(str(trained))
-    config.network.head_size = 4
+    config = read_trained(trained)
+    config = config.with_values(network=config.network.with_values(head_size=4))
     [line] = warn_of_other_purpose(trained, config, build_parts(config))
     assert "network.head_size: then 8, now 4" in line
 
@@ -134,4 +135,4 @@ def test_a_run_that_stands_on_itself_is_told_at_once(
 def test_a_chain_that_ends_is_no_circle(adapter: Path, tmp_path: Path) -> None:
     run_dir = Path(shutil.copytree(adapter, tmp_path / "run"))
     edit(run_dir, "network.weights", str(adapter))
-    refuse_circle(run_dir, read_config(str(run_dir)))
+    refuse_circle(run_dir, read_trained(run_dir))

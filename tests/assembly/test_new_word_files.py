@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
-from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.testing import assert_close
@@ -117,7 +116,7 @@ def test_files_of_others_give_the_word(
     save = save_file if name.endswith(".safetensors") else torch.save
     save(LAYOUTS[name](rows.clone()), tmp_path / name)
     text = encoder()
-    add_embeddings(OmegaConf.create([str(tmp_path / name)]), text)
+    add_embeddings([str(tmp_path / name)], text)
     assert f"prompts may have <toy> ({3 if several else 1} tokens)" in capsys.readouterr().out
     pipeline.load_textual_inversion({"<toy>": rows})
     assert_close(states(text, CAPTIONS), theirs(pipeline, CAPTIONS), rtol=1e-5, atol=1e-5)

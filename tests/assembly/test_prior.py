@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 
 from ldm_train.assembly import prior
 from ldm_train.assembly.parts import build_parts
-from ldm_train.assembly.stored_run import read_config
 from ldm_train.assembly.stored_weights import read_weights
 from ldm_train.commands.evaluate.real_pictures import held_out_data
+from ldm_train.run_dir.stored_settings import read_trained
+from ldm_train.settings.composition import compose_as
+from ldm_train.settings.schema.using import EvaluateSettings
 
 PROMPT = "a black circle"
 WORDS = ("prior.count=5", "prior.steps=2", "max_steps=2", "pictures.prompts=[]")
@@ -33,7 +34,7 @@ def test_they_are_drawn_told_and_trained_on_in_their_share(first: tuple[Path, st
     assert [row["text"] for row in rows] == [PROMPT] * 5
     told = json.loads((run_dir / "prior" / "prior.json").read_text())
     assert (told["prompts"], told["count"], told["seed"]) == ([PROMPT], 5, 0)
-    joined = prior.with_class_pictures(read_config(str(run_dir)), run_dir)
+    joined = prior.with_class_pictures(read_trained(run_dir), run_dir)
     assert list(joined.cache) == [str(cache), str(run_dir / "prior" / "cache")]
     assert list(joined.cache_shares) == [0.25, 0.75]
 
@@ -42,14 +43,13 @@ def test_its_config_is_what_was_asked_for_and_makes_the_same_run_again(
     first: tuple[Path, str], cache: Path, ldm_train: Callable, tmp_path: Path
 ) -> None:
     run_dir, _ = first
-    config = read_config(str(run_dir))
+    config = read_trained(run_dir)
     assert config.cache == str(cache)
     assert config.cache_shares is None
     answer = ldm_train("train", f"config={run_dir / 'config.yaml'}", f"run_dir={tmp_path / 'again'}")
     assert answer.code == 0, answer.err
-    again = read_config(str(tmp_path / "again"))
-    again.run_dir = config.run_dir
-    assert again == config
+    again = read_trained(tmp_path / "again")
+    assert again.with_values(run_dir=config.run_dir) == config
     contents = [json.loads((folder / "run.json").read_text())["content"] for folder in (run_dir, tmp_path / "again")]
     assert contents[0] == contents[1]
     one, other = (read_weights(folder, "raw")[0] for folder in (run_dir, tmp_path / "again"))
@@ -58,8 +58,8 @@ def test_its_config_is_what_was_asked_for_and_makes_the_same_run_again(
 
 def test_an_evaluation_measures_what_was_held_out_of_both(first: tuple[Path, str], cache: Path) -> None:
     run_dir, _ = first
-    asked = OmegaConf.create({"run_dir": str(run_dir), "cache": None})
-    trained = read_config(str(run_dir))
+    asked = compose_as(EvaluateSettings, [f"run_dir={run_dir}", "out=x"])
+    trained = read_trained(run_dir)
     data = held_out_data(asked, trained, build_parts(trained))
     assert data is not None
     assert data.latents.sets == [12, 5]

@@ -5,16 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 from PIL import Image
 from safetensors.torch import save_file
 from torch.testing import assert_close
 
 from ldm_train.assembly.parts import Parts, build_parts
 from ldm_train.assembly.stacked_adapters import add_adapters, listed
-from ldm_train.assembly.stored_run import read_config
 from ldm_train.assembly.stored_weights import load_weights
 from ldm_train.assembly.trained_part import parameters_of
+from ldm_train.run_dir.stored_settings import read_trained
 
 LORA = ("adapter=lora", "adapter.rank=2", "optimizer.lr=0.05")
 
@@ -30,10 +29,10 @@ def other(trained: Path, run_with: Callable[..., Path]) -> Path:
 
 
 def opened(run_dir: Path, setting: object = None) -> Parts:
-    config = read_config(str(run_dir))
+    config = read_trained(run_dir)
     parts = build_parts(config)
     load_weights(run_dir, parts)
-    add_adapters(OmegaConf.create(setting) if isinstance(setting, dict | list) else setting, config, parts)
+    add_adapters(setting, config, parts)
     return parts
 
 
@@ -76,14 +75,14 @@ def test_pictures_with_an_adapter_are_those_of_its_run(
 def test_the_forms_of_the_setting() -> None:
     assert listed(None) == []
     assert listed("a") == [("a", 1.0)]
-    assert listed(OmegaConf.create(["a", {"path": "b", "scale": 2}])) == [("a", 1.0), ("b", 2.0)]
-    assert listed(OmegaConf.create({"a": 0.5, "b": -1})) == [("a", 0.5), ("b", -1.0)]
+    assert listed(["a", {"path": "b", "scale": 2}]) == [("a", 1.0), ("b", 2.0)]
+    assert listed({"a": 0.5, "b": -1}) == [("a", 0.5), ("b", -1.0)]
 
 
 @pytest.mark.parametrize("setting", [3, {"a": "much"}, {"a": None}, [{"scale": 1}], [1], {"a": True}])
 def test_another_form_is_refused(setting: object) -> None:
     with pytest.raises(ValueError, match="must be paths and their factors, such as"):
-        listed(OmegaConf.create(setting) if isinstance(setting, dict | list) else setting)
+        listed(setting)
 
 
 def test_what_is_no_adapter_is_refused(trained: Path, tmp_path: Path) -> None:

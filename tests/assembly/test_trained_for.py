@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from ldm_train.assembly.parts import build_parts
-from ldm_train.assembly.stored_run import read_config
 from ldm_train.assembly.trained_for import (
     compare_purposes,
     describe_purpose,
@@ -16,6 +15,8 @@ from ldm_train.assembly.trained_for import (
     warn_of_other_purpose,
 )
 from ldm_train.autoencoders.autoencoder import NewKLAutoencoder
+from ldm_train.run_dir.stored_settings import read_trained
+from ldm_train.settings.schema.options import Part
 from tests.conftest import PICTURES, TEXT
 
 QUICK = ["max_steps=1", "pictures.every=1000", "validation.every=1000", "pictures.prompts=[]"]
@@ -79,8 +80,9 @@ def test_the_same_purpose_is_no_warning(
 
 
 def test_a_frozen_text_encoder_of_other_weights_is_another_and_one_that_is_now_trained_is_not(trained: Path) -> None:
-    config = read_config(str(trained))
-    config.text_encoder.trained = False
+    config = read_trained(trained)
+    assert config.text_encoder is not None
+    config = config.with_values(text_encoder=config.text_encoder.with_values(trained=False))
     parts = build_parts(config)
     record = json.loads((trained / "run.json").read_text())
     assert "fingerprint" not in record["trained_for"]["text_encoder"]
@@ -96,8 +98,8 @@ def test_a_frozen_text_encoder_of_other_weights_is_another_and_one_that_is_now_t
 
 def test_another_autoencoder_is_told_with_its_scale(trained: Path, tmp_path: Path) -> None:
     NewKLAutoencoder([8], latent_channels=3, groups=4).save(tmp_path / "kl", shift=0.0, scale=2.0)
-    config = read_config(str(trained))
-    config.autoencoder = {"_target_": "ldm_train.autoencoders.autoencoder.pretrained", "weights": str(tmp_path / "kl")}
+    pretrained = Part("ldm_train.autoencoders.autoencoder.pretrained", {"weights": str(tmp_path / "kl")})
+    config = read_trained(trained).with_values(autoencoder=pretrained)
     [line] = warn_of_other_purpose(trained, config, build_parts(config))
     assert "autoencoder.kind: then identity, now kl_autoencoder" in line
     assert "autoencoder.scale: then 1.0, now 2.0" in line
@@ -106,7 +108,7 @@ def test_another_autoencoder_is_told_with_its_scale(trained: Path, tmp_path: Pat
 def test_weights_without_a_record_are_said_to_have_none(trained: Path, tmp_path: Path) -> None:
     run_dir = Path(shutil.copytree(trained, tmp_path / "run"))
     (run_dir / "run.json").unlink()
-    config = read_config(str(run_dir))
+    config = read_trained(run_dir)
     [line] = warn_of_other_purpose(run_dir, config, build_parts(config))
     assert str(run_dir) in line
     assert not line.startswith("warning")
@@ -127,7 +129,7 @@ def test_a_record_that_holds_anything_ends_nothing(content: object, trained: Pat
     run_dir = Path(shutil.copytree(trained, tmp_path / "run"))
     record = json.loads((run_dir / "run.json").read_text())
     (run_dir / "run.json").write_text(json.dumps(record | {"trained_for": content}))
-    config = read_config(str(run_dir))
+    config = read_trained(run_dir)
     assert warn_of_other_purpose(run_dir, config, build_parts(config))
 
 

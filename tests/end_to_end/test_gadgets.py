@@ -9,11 +9,12 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from ldm_train.assembly.cache_identity import restore
 from ldm_train.data.cache.manifest import read_manifest
 from ldm_train.settings.constructors import build, check_config, check_constructors
+from ldm_train.settings.schema.options import Part, read_part
 from ldm_train.settings.trust import Grants, granted, read_grants
 
 CANARY = "canary"
@@ -75,16 +76,17 @@ def test_no_gadget_passes_at_any_place_and_nothing_is_imported(place: str, tmp_p
     configs = {name: OmegaConf.create(PLACES[place](gadget)) for name, gadget in gadgets(tmp_path / CANARY).items()}
     read = {name: partial(check_config, config, origin="config.yaml") for name, config in configs.items()}
     [group] = {str(next(iter(config))) for config in configs.values()}
-    built = {name: partial(build, config[group], group) for name, config in configs.items()}
+    parts = {name: read_part(group, OmegaConf.to_container(config)[group]) for name, config in configs.items()}
+    built = {name: partial(build, part, group) for name, part in parts.items() if isinstance(part, Part)}
     assert [name for name, check in read.items() if passed_by(check, "nothing was run")] == []
-    assert [name for name, check in built.items() if isinstance(configs[name][group], DictConfig) and passed_by(check)] == []
+    assert [name for name, check in built.items() if passed_by(check)] == []
     assert not (tmp_path / CANARY).exists()
 
 
 def test_a_constructor_in_its_own_place_is_built() -> None:
     base = {"_target_": "ldm_train.diffusion.weighting.MinSNR", "gamma": 4.0}
-    config = OmegaConf.create({"_target_": "ldm_train.diffusion.weighting.LearnedLogVariance", "base": base})
-    assert build(config, "weighting").base.gamma == 4.0
+    part = Part("ldm_train.diffusion.weighting.LearnedLogVariance", {"base": base})
+    assert build(part, "weighting").base.gamma == 4.0
 
 
 @pytest.fixture
@@ -100,18 +102,18 @@ def own_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_own_code_needs_trust_which_the_message_names(own_package: str, tmp_path: Path) -> None:
-    config = OmegaConf.create({"_target_": f"{own_package}.Mine", "eta": {"_target_": f"{own_package}.Mine"}})
+    part = Part(f"{own_package}.Mine", {"eta": {"_target_": f"{own_package}.Mine"}})
     with pytest.raises(ValueError, match=rf"trust={own_package} .*with your rights"):
-        build(config, "sampler")
+        build(part, "sampler")
     assert not (tmp_path / "imported").exists()
     with granted(Grants((own_package,))):
-        assert type(build(config, "sampler").eta).__name__ == "Mine"
+        assert type(build(part, "sampler").eta).__name__ == "Mine"
 
 
 @pytest.mark.parametrize("name", ["Popen", "os.system", "Mine.run", "missing"])
 def test_trust_in_a_package_is_none_in_what_it_imports(name: str, own_package: str) -> None:
     with granted(Grants((own_package,))), pytest.raises(ValueError, match=name):
-        build(OmegaConf.create({"_target_": f"{own_package}.{name}"}), "sampler")
+        build(Part(f"{own_package}.{name}", {}), "sampler")
 
 
 def test_trust_is_read_from_words() -> None:
@@ -284,6 +286,7 @@ def test_a_cache(
         ({"files": {"/etc/passwd": NOTHING}}, "/etc/passwd"),
         ({"image_size": "${oc.env:HOME}"}, "image_size"),
         ({"autoencoder": 5}, "autoencoder"),
+        ({"autoencoder": {"config": {}}}, "autoencoder"),
     ],
 )
 def test_a_manifest_of_other_values(

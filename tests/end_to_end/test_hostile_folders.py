@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
 from PIL import Image
 from torch.testing import assert_close
 
@@ -56,7 +55,7 @@ def test_prompts_are_a_regular_file(pipe: Path, tmp_path: Path) -> None:
 
 def test_a_prompt_may_be_longer_than_a_path() -> None:
     assert read_prompts("word " * 5000) == ["word " * 5000]
-    assert read_prompts(OmegaConf.create(["a", "b"])) == ["a", "b"]
+    assert read_prompts(["a", "b"]) == ["a", "b"]
 
 
 def test_an_autoencoder_trains_without_what_cannot_be_read(pipe: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,23 +9,28 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 import pytest
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from ldm_train.run_dir.holding import hold_run_directory
 from ldm_train.run_dir.record import last_step, note_saved, prepare, read_record
+from ldm_train.settings.composition import compose_as
+from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.util.files import temporary_path
 from tests.pairwise import parametrize_pairs
 from tests.run_dir.records import QUIET, files, lines, record
 
 
-def config(run_dir: Path | str, resume: str = "auto") -> DictConfig:
-    devices = {"num_nodes": 1, "devices": 1}
-    return OmegaConf.create(
-        {"run_dir": str(run_dir), "resume": resume, "max_steps": 8, "micro_batch_size": None, "trainer": devices}
-    )
+@cache
+def settings() -> TrainSettings:
+    return compose_as(TrainSettings, ["cache=a", "run_dir=b", "max_steps=8", "trainer.accelerator=cpu"])
+
+
+def config(run_dir: Path | str, resume: str = "auto") -> TrainSettings:
+    return settings().with_values(run_dir=str(run_dir), resume=resume)
 
 
 def tree(folder: Path) -> dict[str, object]:
@@ -168,9 +173,9 @@ def test_the_folder_is_marked_before_anything_else_is_written(tmp_path: Path) ->
 @pytest.mark.slow
 def test_a_start_that_is_killed_while_it_prepares_can_be_started_again(tmp_path: Path) -> None:
     code = (
-        "import os, sys; from pathlib import Path; from omegaconf import OmegaConf\n"
+        "import os, sys; from pathlib import Path; from types import SimpleNamespace\n"
         "from ldm_train.run_dir.holding import hold_run_directory\n"
-        "with hold_run_directory(OmegaConf.create({'run_dir': sys.argv[1], 'resume': 'auto'})):\n"
+        "with hold_run_directory(SimpleNamespace(run_dir=sys.argv[1], resume='auto')):\n"
         "    Path(sys.argv[1], 'prior').mkdir(); os.kill(os.getpid(), 9)"
     )
     ended = subprocess.run([sys.executable, "-c", code, tmp_path / "run"], check=False)

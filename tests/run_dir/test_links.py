@@ -4,13 +4,15 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
-from omegaconf import DictConfig, OmegaConf
 
 from ldm_train.run_dir.holding import hold_run_directory
 from ldm_train.run_dir.reading import is_locked
 from ldm_train.run_dir.record import new_record, write_record
+from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.util.files import atomic_write, remove_temporaries, temporary_path
 
 FILES = [
@@ -40,8 +42,8 @@ def mine(tmp_path: Path) -> Path:
     return tmp_path / "mine"
 
 
-def config(run_dir: Path, resume: str) -> DictConfig:
-    return OmegaConf.create({"run_dir": str(run_dir), "resume": resume})
+def config(run_dir: Path, resume: str) -> TrainSettings:
+    return cast(TrainSettings, SimpleNamespace(run_dir=str(run_dir), resume=resume))
 
 
 def refusal(run_dir: Path, resume: str) -> str:

@@ -87,7 +87,7 @@ def test_a_glance_at_the_lock_keeps_no_run_from_starting(
 
 
 def test_the_commit_is_that_of_the_sources(finished: Path) -> None:
-    here = Path(__file__).parents[3]
+    here = Path(__file__).parents[2]
     if not (here / ".git").exists():
         pytest.skip("not in a git repository")
     head = subprocess.run(["git", "-C", here, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout

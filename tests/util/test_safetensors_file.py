@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from ldm_train.data.cache.shards import save as save_rows
+from ldm_train.data.cache.shards import save_rows
 from ldm_train.util.files import temporary_path
 from ldm_train.util.safetensors_file import save_tensors
 

@@ -53,8 +53,10 @@ class Part:
         return self.kept.get(name, self.arguments.get(name, default))
 
     def with_values(self, **values: object) -> "Part":
-        """Return a part with other arguments."""
-        return replace(self, arguments=self.arguments | values)
+        """Return a part with other values of its arguments, or of what the run keeps of the option."""
+        kept = {name: value for name, value in values.items() if name in self.kept}
+        arguments = {name: value for name, value in values.items() if name not in kept}
+        return replace(self, arguments=self.arguments | arguments, kept=self.kept | kept)
 
     def as_plain(self) -> dict[str, Any]:
         """Return the mapping that a config file holds."""
