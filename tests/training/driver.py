@@ -9,7 +9,7 @@ import torch
 
 from ldm_train.cli.main import main
 from ldm_train.training.module import NoisePredictorTraining
-from ldm_train.training.optimization.optimizers import sharding
+from ldm_train.training.optimization import sharding
 from ldm_train.types import LatentBatch
 
 training_step = NoisePredictorTraining.training_step
