@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from ldm_train.assembly.stored_run import read_config
 from ldm_train.assembly.stored_weights import read_weights
+from ldm_train.run_dir.stored_settings import read_trained
 from ldm_train.settings.composition import compose
+from ldm_train.settings.schema.options import select
 from ldm_train.training.optimization.fused_backward import FusedBackward
 
 UNCLIPPED = "trainer.gradient_clip_val=null"
@@ -101,19 +102,17 @@ def test_averages_on_the_cpu_are_those_of_the_device(run_with: Callable[..., Pat
 )
 @pytest.mark.parametrize("verb", ["train", "check"])
 def test_one_setting_composes_the_levers(verb: str, memory: str, settings: dict[str, object]) -> None:
-    from omegaconf import OmegaConf
-
     needed = ["cache=x", "run_dir=y"] if verb == "train" else ["source.path=x"]
     config = compose(verb, [f"memory={memory}", *needed])
-    assert {name: OmegaConf.select(config, name) for name in settings} == settings
+    assert {name: select(config, name) for name in settings} == settings
     overruled = compose(verb, [f"memory={memory}", "network.gradient_checkpointing=false", *needed])
-    assert overruled.network.gradient_checkpointing is False
+    assert select(overruled, "network.gradient_checkpointing") is False
 
 
 @pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
 def test_the_lowest_trains(run_with: Callable[..., Path]) -> None:
     run_dir = run_with("memory=lowest")
-    assert read_config(str(run_dir)).fused_backward is True
+    assert read_trained(run_dir).fused_backward is True
     state, step, _ = read_weights(run_dir, "raw")
     assert step == 8
     assert all(p.isfinite().all() for p in state.values())

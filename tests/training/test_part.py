@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from ldm_train.assembly.parts import Parts, build_parts
-from ldm_train.assembly.stored_run import read_config
 from ldm_train.assembly.stored_weights import load_weights, read_weights
+from ldm_train.run_dir.stored_settings import read_trained
 
 LORA = ("adapter=lora", "adapter.rank=2", "adapter.dropout=0.1", "adapter.text_encoder=true")
 CROSS = ('trained=["network.*.cross_attention.*","text_encoder.*.mlp.*"]',)
@@ -33,7 +33,7 @@ def runs(base: Path, run_with: Callable[..., Path]) -> Callable[[tuple[str, ...]
 
 
 def opened(run_dir: Path, weights: str = "ema") -> Parts:
-    parts = build_parts(read_config(str(run_dir)))
+    parts = build_parts(read_trained(run_dir))
     load_weights(run_dir, parts, weights=weights)
     return parts
 
@@ -160,7 +160,7 @@ def test_export_can_merge_what_a_run_stands_on(
     run_dir, out = runs(words), tmp_path / "whole.safetensors"
     answer = ldm_train("export", f"run_dir={run_dir}", f"out={out}", "merge=true")
     assert answer.code == 0, answer.err
-    parts = build_parts(read_config(str(run_dir)))
+    parts = build_parts(read_trained(run_dir))
     load_weights(run_dir, parts, weights=str(out))
     actual, reference = weights(parts), weights(opened(run_dir))
     assert all(torch.equal(actual[name], reference[name]) for name in reference)

@@ -186,14 +186,14 @@ def test_watching_leaves_the_weights_alone(words: tuple[str, ...], run_with: Cal
 
 def test_validation_does_not_depend_on_its_batch_size(cache: Path, trained: Path) -> None:
     from ldm_train.assembly.parts import build_parts
-    from ldm_train.assembly.stored_run import read_config
     from ldm_train.assembly.stored_weights import load_weights
     from ldm_train.assembly.training_data import batches
     from ldm_train.assembly.training_module import training_module
     from ldm_train.data.cache.reader import LatentCache
+    from ldm_train.run_dir.stored_settings import read_trained
     from ldm_train.training.validation.held_out import measure_held_out
 
-    config = read_config(str(trained))
+    config = read_trained(trained)
     parts = build_parts(config)
     load_weights(trained, parts)
     module, data = training_module(config, parts), batches(config, LatentCache(cache))

@@ -5,17 +5,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
-from ldm_train.assembly.new_word_files import FILE
 from ldm_train.assembly.new_words import check_new_words, untrained_words
 from ldm_train.assembly.parts import build_parts
-from ldm_train.assembly.stored_run import open_run, read_config
+from ldm_train.assembly.stored_run import open_run
 from ldm_train.assembly.stored_weights import load_weights, read_weights
 from ldm_train.conditioners.text_encoder import TextEncoder, small
-from ldm_train.settings.composition import compose
+from ldm_train.run_dir.stored_settings import read_trained
+from ldm_train.settings.composition import compose_as
+from ldm_train.settings.schema.training import TrainSettings
+from ldm_train.settings.schema.using import SampleSettings
+from ldm_train.weights.embedding_files import EMBEDDINGS_FILE
 
 LEARNED = "text_encoder.tower.token_embedding.learned"
 WORDS = ('text_encoder.new_words=["circle=round thing"]',)
@@ -41,7 +43,7 @@ def test_its_checkpoint_holds_the_vectors_alone_and_they_changed(run_dir: Path) 
 
 
 def test_all_else_is_what_it_stands_on(run_dir: Path, trained: Path) -> None:
-    before, after = build_parts(read_config(str(trained))), build_parts(read_config(str(run_dir)))
+    before, after = build_parts(read_trained(trained)), build_parts(read_trained(run_dir))
     load_weights(trained, before)
     load_weights(run_dir, after)
     for one, other in ((before.network, after.network), (before.text_encoder, after.text_encoder)):
@@ -51,12 +53,12 @@ def test_all_else_is_what_it_stands_on(run_dir: Path, trained: Path) -> None:
 
 def test_its_file_on_what_it_stands_on_draws_what_it_draws(run_dir: Path, trained: Path) -> None:
     words = ("prompts=[x]", "out=x", "steps=2", "device=cpu")
-    own = open_run(compose("sample", [f"run_dir={run_dir}", *words]))
-    other = open_run(compose("sample", [f"run_dir={trained}", f"embeddings=[{run_dir / FILE}]", *words]))
-    assert load_file(run_dir / FILE)["circle"].shape == (2, 32)
+    own = open_run(compose_as(SampleSettings, [f"run_dir={run_dir}", *words]))
+    other = open_run(compose_as(SampleSettings, [f"run_dir={trained}", f"embeddings=[{run_dir / EMBEDDINGS_FILE}]", *words]))
+    assert load_file(run_dir / EMBEDDINGS_FILE)["circle"].shape == (2, 32)
     one, two = (run.generation(["a black circle"], run.recipe) for run in (own, other))
     assert_close(one, two, rtol=1e-5, atol=1e-5)
-    plain = open_run(compose("sample", [f"run_dir={trained}", *words]))
+    plain = open_run(compose_as(SampleSettings, [f"run_dir={trained}", *words]))
     assert not torch.equal(plain.generation(["a black circle"], plain.recipe), two)
 
 
@@ -87,9 +89,9 @@ def encoder() -> TextEncoder:
     return small(width=8, layers=1, heads=1, context_length=6, new_words=["<toy>=toy"])
 
 
-def asked(**settings: object) -> DictConfig:
-    plain = {"pictures": {"prompts": None}, "prior": {"prompts": None}, "text_encoder": {"new_words": ["<toy>=toy"]}}
-    return OmegaConf.merge(OmegaConf.create(plain), OmegaConf.create(settings))  # type: ignore[return-value]
+def asked(*words: str) -> TrainSettings:
+    own = ("cache=x", "run_dir=y", "text_encoder=small", 'text_encoder.new_words=["<toy>=toy"]')
+    return compose_as(TrainSettings, [*own, *words])
 
 
 @pytest.mark.parametrize(
@@ -113,18 +115,16 @@ def test_a_word_that_is_missing_or_cut_off_is_refused(captions: list[list[str]],
 
 
 @pytest.mark.parametrize(
-    ("settings", "named"),
+    ("words", "named"),
     [
-        ({"pictures": {"prompts": ["a fox"]}}, "pictures.prompts"),
-        ({"prior": {"prompts": "a photo of <toy>"}}, "prior.prompts"),
-        ({"prior": {"prompts": "a photo of a cat"}}, "prior.prompts"),
-        ({"pictures": {"prompts": ["a <toy>", "a fox"]}, "prior": {"prompts": ["a Toy"]}}, None),
+        (['pictures.prompts=["a fox"]'], "pictures.prompts"),
+        (["prior.prompts=a photo of <toy>"], "prior.prompts"),
+        (["prior.prompts=a photo of a cat"], "prior.prompts"),
+        (['pictures.prompts=["a <toy>","a fox"]', 'prior.prompts=["a Toy"]'], None),
     ],
 )
-def test_prompts_without_the_word_are_warned_of(
-    settings: dict[str, object], named: str | None, encoder: TextEncoder
-) -> None:
-    warnings = check_new_words(asked(**settings), encoder, [["a <toy>"]])
+def test_prompts_without_the_word_are_warned_of(words: list[str], named: str | None, encoder: TextEncoder) -> None:
+    warnings = check_new_words(asked(*words), encoder, [["a <toy>"]])
     assert [named in line for line in warnings if named] == [True] * (named is not None)
     assert len(warnings) == (named is not None)
 

@@ -215,15 +215,23 @@ def test_memory_that_validation_lacked_is_not_blamed_on_the_micro_batch(
 # Words that are no size
 
 
-@pytest.mark.parametrize("value", ["0", "-1", "abc", "1.5", "true", "[2]"])
+@pytest.mark.parametrize(("value", "code"), [("0", 1), ("-1", 1), ("abc", 2), ("1.5", 2), ("true", 2), ("[2]", 2)])
 @pytest.mark.parametrize("verb", ["train", "train_autoencoder"])
 def test_what_is_no_size_is_refused(
-    verb: str, value: str, cache: Path, pictures: Path, ldm_train: Callable, train_words: list[str], tmp_path: Path
+    verb: str,
+    value: str,
+    code: int,
+    cache: Path,
+    pictures: Path,
+    ldm_train: Callable,
+    train_words: list[str],
+    tmp_path: Path,
 ) -> None:
     words = [f"cache={cache}", *train_words] if verb == "train" else [f"source.path={pictures}", "image_size=16"]
     answer = ldm_train(verb, *words, f"run_dir={tmp_path / 'run'}", f"micro_batch_size={value}")
-    assert answer.code == 1
-    assert re.search(r"micro_batch_size=\S+ must be a whole number of at least 1, or auto", answer.err)
+    assert answer.code == code
+    assert f"micro_batch_size={value} " in answer.err
+    assert "a whole number of at least 1" in answer.err
     assert not (tmp_path / "run").exists()
 
 

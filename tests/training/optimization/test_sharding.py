@@ -67,7 +67,7 @@ def runs(cache: Path, one: Path, train_words: list[str], tmp_path_factory: pytes
         job("continued", "max_steps=9", "pictures.prompts=[]"),
         job("adapters", f"network.weights={one}", *ADAPTERS),
     ]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", Path(__file__).with_name("driver.py")]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", Path(__file__).parents[1] / "driver.py"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     ended = subprocess.run(
         [*command, json.dumps(jobs)], capture_output=True, text=True, check=False, timeout=300, env=environment, cwd=folder

@@ -121,11 +121,12 @@ def test_the_best_checkpoint_can_be_chosen_by_them(run: Path, two: Path) -> None
 def test_they_are_what_the_averaged_weights_draw_against_what_is_held_out(run: Path, source: Path, held_out: Path) -> None:
     """Drawn and measured again by hand, from the last checkpoint and the picture files."""
     from ldm_train.assembly.parts import build_parts
-    from ldm_train.assembly.stored_run import build_recipe, read_config
+    from ldm_train.assembly.stored_run import build_recipe
     from ldm_train.assembly.stored_weights import load_weights
     from ldm_train.data.pictures.images import read_image, to_signed
+    from ldm_train.run_dir.stored_settings import read_trained
 
-    config = read_config(str(run))
+    config = read_trained(run)
     parts = build_parts(config)
     load_weights(run, parts)
     generation = parts.generation(parts.network.double().eval(), parts.text_encoder.double().eval(), torch.device("cpu"))
@@ -155,7 +156,7 @@ def two(held_out: Path, train_words: list[str], tmp_path_factory: pytest.TempPat
         cache = shutil.copytree(held_out, folder / f"caches-{strategy}/cache")
         words = [*train_words, *ON, DOUBLE, BEST, "trainer.devices=2", f"trainer.strategy={strategy}"]
         jobs.append(["train", f"cache={cache}", f"run_dir={folder / strategy}", *words])
-    script = Path(__file__).with_name("measured.py")
+    script = Path(__file__).parents[1] / "measured.py"
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", script, json.dumps(jobs), folder]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=environment, cwd=folder)
@@ -167,7 +168,7 @@ def two(held_out: Path, train_words: list[str], tmp_path_factory: pytest.TempPat
 
 @pytest.mark.slow
 def test_two_ranks_measure_as_torchmetrics_does_and_as_one(two: Path) -> None:
-    real, drawn = runpy.run_path(str(Path(__file__).with_name("measured.py")))["sets"]()
+    real, drawn = runpy.run_path(str(Path(__file__).parents[1] / "measured.py"))["sets"]()
     alone = compare_features(real, drawn)
     for rank in (0, 1):
         found = json.loads((two / f"{rank}.json").read_text())
