@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from ldm_train.settings.limits import too_large
 from ldm_train.settings.plot_axes import problems
 from ldm_train.settings.shipped import nearest
+from ldm_train.settings.size_limits import too_large
 from ldm_train.settings.values import empty_paths, leaves, wrong_numbers
 
 

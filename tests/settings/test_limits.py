@@ -10,9 +10,9 @@ from ldm_train.assembly.parts import build_parts
 from ldm_train.autoencoders.autoencoder import NewKLAutoencoder
 from ldm_train.conditioners.text_encoder import small
 from ldm_train.settings.composition import compose, defaults
-from ldm_train.settings.limits import largest
 from ldm_train.settings.ranges import out_of_range
 from ldm_train.settings.shipped import folder, groups
+from ldm_train.settings.size_limits import largest
 from ldm_train.settings.values import leaves
 from tests.settings.test_values import NEEDED
 
