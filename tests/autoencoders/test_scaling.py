@@ -98,7 +98,7 @@ def test_a_wrong_scale_is_refused_by_encode_and_train_until_told_otherwise_or_me
     answer = train(folder, tmp_path / "run", "max_steps=1")
     assert answer.code == 1
     assert "scale_check=false trains nevertheless" in answer.err
-    assert "usually" in answer.err
+    assert "deviation" in answer.err
     assert train(folder, tmp_path / "run", "max_steps=1", "pictures.steps=1", "scale_check=false").code == 0
     better = proposed(" ".join(refused.err.split()))
     mended = [f"autoencoder.shift={better.shift}", f"autoencoder.scale={better.scale}"]
