@@ -24,8 +24,9 @@ from rich.table import Table
 
 from ldm_train.assembly.trainer import refuse_at_once
 from ldm_train.cli.sweep_jobs import ENDED_EARLY, Jobs, job_name
-from ldm_train.settings.composition import ConfigError, compose, folder, readable
+from ldm_train.settings.composition import ConfigError, can_be_read, compose, folder, readable, targets_of
 from ldm_train.settings.config_file import text
+from ldm_train.settings.quoting import quote_text
 from ldm_train.training.run_files import METRICS
 from ldm_train.util.files import atomic_write
 from ldm_train.util.ownership import LOCK, FolderKind, check_folder
@@ -104,7 +105,9 @@ def expand(verb: str, words: list[str]) -> list[Job]:
         ConfigError: a word that cannot be read, no word with several values, or a place to write that is not one.
     """
     place = PLACES.get(verb, "out")
-    words = [*{word.partition("=")[0]: readable(word) for word in words}.values()]  # of two values the later one
+    targets = targets_of(verb, words)
+    words = [word if can_be_read(word) else readable(quote_text(verb, word, targets)) for word in words]
+    words = [*{word.partition("=")[0]: word for word in words}.values()]  # of two values the later one
     swept, plain, base = [], [], None
     with initialize_config_dir(str(folder()), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()

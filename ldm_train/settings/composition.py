@@ -151,13 +151,18 @@ def _deletable(word: str) -> list[str]:
 
 
 def readable(word: str) -> str:
-    """A word with its value in quotes where Hydra's grammar has no other way to read it, such as a path with "=" in it."""
+    """Return a word with its value in quotes if Hydra's grammar cannot read it otherwise, such as a path with "=" in it."""
     key, _, value = word.partition("=")
+    return word if can_be_read(word) or not PLAIN.fullmatch(value) else f"{key}={quote(value)}"
+
+
+def can_be_read(word: str) -> bool:
+    """Return whether Hydra's grammar can read a word."""
     try:
         OverridesParser.create().parse_override(word)
     except HydraException:
-        return f"{key}={quote(value)}" if PLAIN.fullmatch(value) else word
-    return word
+        return False
+    return True
 
 
 @cache

@@ -14,6 +14,7 @@ from ldm_train.settings.schema.kinds import describe, field_problems, problems_o
 from ldm_train.settings.schema.largest_values import too_large
 from ldm_train.settings.schema.options import MIXED_16, TARGET, CommandSettings, Part, TrainerSettings, dict_settings
 from ldm_train.settings.shipped import ConfigError
+from ldm_train.util.text import format_value
 
 Origin = Callable[[str], str]  # of a setting's full name: " in FILE", or nothing
 STRICT = ConfigDict(strict=True)
@@ -129,5 +130,4 @@ def _setting_name(verb: str, steps: list[str]) -> str:
 
 
 def _not_accepted(name: str, value: object, accepted: str, origin: Origin) -> str:
-    shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
-    return f"{name}={shown}{origin(name)} is not accepted; {name} takes {accepted}"
+    return f"{name}={format_value(value)}{origin(name)} is not accepted; {name} takes {accepted}"

@@ -14,6 +14,7 @@ from ldm_train.settings.composition import defaults, plain
 from ldm_train.settings.schema.options import TARGET, CommandSettings, dict_settings, select
 from ldm_train.settings.shipped import ConfigError, read
 from ldm_train.util.safe_json import read_object
+from ldm_train.util.text import format_value
 
 FITTING = ("train", "train_autoencoder", "check")
 DRAWING = ("sampler", "spacing", "guidance", "steps")
@@ -245,14 +246,14 @@ def _changed(verb: str, config: CommandSettings, name: str) -> Iterator[str]:
     value, default = select(config, name), select(plain(defaults(verb), resolve=False), name)
     if not isinstance(value, Mapping):
         if value != default:
-            yield f"{name}={value}"
+            yield f"{name}={format_value(value)}"
     elif not isinstance(default, Mapping) or value.get(TARGET) != default.get(TARGET):
         yield name
     else:
         for key, one in dict_settings(value):
             if one != select(default, key):
-                yield f"{name}.{key}={one}"
+                yield f"{name}.{key}={format_value(one)}"
 
 
 def _filled(text: str, config: Any) -> str:
-    return re.sub(r"\{([\w.]+)\}", lambda found: str(select(config, found[1])), text)
+    return re.sub(r"\{([\w.]+)\}", lambda found: format_value(select(config, found[1])), text)

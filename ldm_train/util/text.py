@@ -25,3 +25,8 @@ def first_line(message: object) -> str:
     """Return the first line of a text, or of an error's message; the class of an error without message."""
     text = str(message).strip() or (type(message).__name__ if isinstance(message, BaseException) else "")
     return text.partition("\n")[0]
+
+
+def format_value(value: object) -> str:
+    """Return a setting's value as it is typed."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

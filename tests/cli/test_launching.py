@@ -10,9 +10,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
 
 from ldm_train.assembly.trainer import options, refuse_launch, slurm
+from ldm_train.settings.composition import compose_as
+from ldm_train.settings.schema.options import TrainerSettings
+from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.util.processes import launched_rank
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "slurm.sbatch"
@@ -156,9 +158,11 @@ def test_the_rank_is_that_among_all_nodes(environment: Callable, variables: dict
 
 @pytest.mark.parametrize("variables", [TORCHRUN, SLURM])
 @pytest.mark.parametrize("devices", [2, "auto", [0, 1]])
-def test_fitting_processes_are_accepted(environment: Callable, variables: dict[str, str], devices: object) -> None:
+def test_fitting_processes_are_accepted(
+    environment: Callable, variables: dict[str, str], devices: int | str | list[int]
+) -> None:
     environment(variables)
-    refuse_launch(OmegaConf.create({"devices": devices, "num_nodes": 2}))
+    refuse_launch(TrainerSettings(devices=devices, num_nodes=2))
 
 
 @pytest.mark.parametrize(("devices", "num_nodes"), [(1, 1), (4, 1), (1, 4), (2, 1), (4, 2)])
@@ -168,18 +172,18 @@ def test_other_processes_are_refused_with_settings_that_fit(
 ) -> None:
     environment(variables)
     with pytest.raises(ValueError, match=rf"{launcher} started, 4 .* set trainer.devices=2 trainer.num_nodes=2"):
-        refuse_launch(OmegaConf.create({"devices": devices, "num_nodes": num_nodes}))
+        refuse_launch(TrainerSettings(devices=devices, num_nodes=num_nodes))
 
 
 def test_tasks_that_slurm_counts_in_all_only_are_refused(environment: Callable) -> None:
     environment({name: value for name, value in SLURM.items() if name != "SLURM_NTASKS_PER_NODE"})
     with pytest.raises(ValueError, match="give it --ntasks-per-node=2"):
-        refuse_launch(OmegaConf.create({"devices": 2, "num_nodes": 2}))
+        refuse_launch(TrainerSettings(devices=2, num_nodes=2))
 
 
 def test_an_interactive_shell_of_slurm_is_a_machine_like_any(environment: Callable) -> None:
     environment(SLURM | {"SLURM_JOB_NAME": "interactive"})
-    refuse_launch(OmegaConf.create({"devices": 1, "num_nodes": 1}))
+    refuse_launch(TrainerSettings(devices=1, num_nodes=1))
     assert slurm() == []
 
 
@@ -195,7 +199,7 @@ def test_a_command_line_that_does_not_fit_is_told_before_anything_is_read(
 
 def test_lightning_leaves_saving_and_requeueing_to_us(environment: Callable) -> None:
     environment(SLURM)
-    trainer = OmegaConf.create({"devices": 2, "strategy": "ddp", "log_every_n_steps": 1})
+    trainer = TrainerSettings(devices=2, strategy="ddp", log_every_n_steps=1)
     plugins = options(trainer)["plugins"]
     assert isinstance(plugins, list)
     assert [plugin.auto_requeue for plugin in plugins if hasattr(plugin, "auto_requeue")] == [False]
@@ -243,7 +247,5 @@ def test_the_script_passes_its_words_and_requeues_what_was_interrupted_alone(sub
 
 
 def test_the_scripts_words_may_be_overruled() -> None:
-    from ldm_train.settings.composition import compose
-
-    config = compose("train", ["trainer.strategy=ddp", "cache=a", "run_dir=b", "trainer.strategy=fsdp2"])
+    config = compose_as(TrainSettings, ["trainer.strategy=ddp", "cache=a", "run_dir=b", "trainer.strategy=fsdp2"])
     assert config.trainer.strategy == "fsdp2"

@@ -109,12 +109,12 @@ def test_help_of_an_option_shows_its_settings(ldm_train: Callable) -> None:
 
 
 def test_the_composed_config_is_printed_and_read_again(ldm_train: Callable, tmp_path: Path) -> None:
-    words = ["train", "cache=x", f"run_dir={tmp_path}/a=b", "optimizer=sgd", "pictures.prompts=[it's me]"]
+    words = ["train", "cache=1e3", f"run_dir={tmp_path}/a=b", "optimizer=sgd", "pictures.prompts=[it's me,2026_11_29,no]"]
     answer = ldm_train(*words, "--print-config")
     assert (answer.code, answer.err) == (0, "")
     (tmp_path / "own.yaml").write_text(answer.out)
     assert ldm_train("train", f"config={tmp_path}/own.yaml", "--print-config").out == answer.out
-    assert OmegaConf.create(answer.out).pictures.prompts == ["it's me"]
+    assert OmegaConf.create(answer.out).pictures.prompts == ["it's me", "2026_11_29", "no"]
     assert not (tmp_path / "a=b").exists()
 
 

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
 
 from ldm_train.settings.constructors import build
 from ldm_train.settings.own_code import KINDS
+from ldm_train.settings.schema.options import Part
 from ldm_train.settings.trust import Grants, granted
 
 CODE = """
@@ -36,7 +36,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def make(package: str, name: str, group: str) -> object:
     with granted(Grants((package,))):
-        return build(OmegaConf.create({"_target_": f"{package}.{name}"}), group)
+        return build(Part(f"{package}.{name}", {}), group)
 
 
 @pytest.mark.parametrize("group", [*KINDS, "network"])

@@ -31,7 +31,7 @@ def tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[
     ("verb", "words", "told"),
     [
         ("train", "crop=random background=red", "note: crop, background=red have no effect: a cache is given"),
-        ("train", "crop.mirrored=true", "note: crop.mirrored=True has no effect"),
+        ("train", "crop.mirrored=true", "note: crop.mirrored=true has no effect"),
         ("train", "max_pixels=5 dtype=float32", "note: max_pixels=5, dtype=float32 have no effect"),
         ("train", "cache_repeats=[2]", "note: cache_repeats=[2] has no effect: there is one cache"),
         ("train", "cache=[a] cache_shares=[1.0]", "note: cache_shares=[1.0] has no effect: there is one cache"),
@@ -60,7 +60,7 @@ def tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[
         ("train", "pictures.every=501 max_steps=500", "note: pictures.every=501 has no effect"),
         ("train", "trainer.strategy=ddp", "note: trainer.strategy=ddp has no effect: trainer.devices=1 is one process"),
         ("train", "+guidance.weak=r", "note: guidance.weak=r has no effect: guidance=classifier_free"),
-        ("train", "trainer.benchmark=true trainer.accelerator=cpu", "note: trainer.benchmark=True has no effect"),
+        ("train", "trainer.benchmark=true trainer.accelerator=cpu", "note: trainer.benchmark=true has no effect"),
         (
             "train",
             "lr_schedule.warmup_steps=100 max_steps=100",
