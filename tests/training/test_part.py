@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from ldm_train.assembly.parts import Parts, build_parts
-from ldm_train.run_dir.stored_settings import read_trained
 from ldm_train.assembly.stored_weights import load_weights, read_weights
+from ldm_train.run_dir.stored_settings import read_trained
 
 LORA = ("adapter=lora", "adapter.rank=2", "adapter.dropout=0.1", "adapter.text_encoder=true")
 CROSS = ('trained=["network.*.cross_attention.*","text_encoder.*.mlp.*"]',)

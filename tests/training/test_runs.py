@@ -186,11 +186,11 @@ def test_watching_leaves_the_weights_alone(words: tuple[str, ...], run_with: Cal
 
 def test_validation_does_not_depend_on_its_batch_size(cache: Path, trained: Path) -> None:
     from ldm_train.assembly.parts import build_parts
-    from ldm_train.run_dir.stored_settings import read_trained
     from ldm_train.assembly.stored_weights import load_weights
     from ldm_train.assembly.training_data import batches
     from ldm_train.assembly.training_module import training_module
     from ldm_train.data.cache.reader import LatentCache
+    from ldm_train.run_dir.stored_settings import read_trained
     from ldm_train.training.validation.held_out import held_out_losses
 
     config = read_trained(trained)

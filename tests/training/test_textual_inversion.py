@@ -11,9 +11,9 @@ from torch.testing import assert_close
 from ldm_train.assembly.new_words import check_new_words, untrained_words
 from ldm_train.assembly.parts import build_parts
 from ldm_train.assembly.stored_run import open_run
-from ldm_train.run_dir.stored_settings import read_trained
 from ldm_train.assembly.stored_weights import load_weights, read_weights
 from ldm_train.conditioners.text_encoder import TextEncoder, small
+from ldm_train.run_dir.stored_settings import read_trained
 from ldm_train.settings.composition import compose_as
 from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.settings.schema.using import SampleSettings

@@ -112,8 +112,8 @@ def test_a_run_that_is_watched_at_every_step_is_the_same(precision: str, run_wit
 
 def test_a_module_comes_back_as_it_was(trained: Path) -> None:
     from ldm_train.assembly.parts import build_parts
-    from ldm_train.run_dir.stored_settings import read_trained
     from ldm_train.assembly.training_module import training_module
+    from ldm_train.run_dir.stored_settings import read_trained
 
     config = read_trained(trained)
     module = training_module(config, build_parts(config)).train()

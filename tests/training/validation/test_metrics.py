@@ -122,9 +122,9 @@ def test_they_are_what_the_averaged_weights_draw_against_what_is_held_out(run: P
     """Drawn and measured again by hand, from the last checkpoint and the picture files."""
     from ldm_train.assembly.parts import build_parts
     from ldm_train.assembly.stored_run import build_recipe
-    from ldm_train.run_dir.stored_settings import read_trained
     from ldm_train.assembly.stored_weights import load_weights
     from ldm_train.data.pictures.images import read_image, to_signed
+    from ldm_train.run_dir.stored_settings import read_trained
 
     config = read_trained(run)
     parts = build_parts(config)
