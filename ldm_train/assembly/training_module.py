@@ -21,21 +21,25 @@ def compile_network(network: torch.nn.Module, *, backend: str) -> None:
     network.compile(fullgraph=True, backend=backend)
 
 
-def warn_of_the_end(objective: Objective) -> None:
-    """Say what trains well and then draws badly: errors that grow, or that do not count, where sampling starts."""
+def list_sampling_warnings(objective: Objective) -> list[str]:
+    """Return warnings about an objective that trains well but draws badly.
+
+    Near the time where sampling starts, the network's errors may be amplified, or may have no weight in the loss.
+    """
+    warnings = []
     denoiser = objective.denoiser
     amplification = denoiser.terminal_amplification()
     if amplification > 1000:
-        print(
-            "warning: with this prediction and schedule, sampling starts where a network's error counts "
-            f"{amplification:.0f} times in the picture; not so with prediction=velocity, nor with schedule=scaled_linear"
+        warnings.append(
+            f"this prediction and schedule amplify the network's error {amplification:.0f} times where sampling starts; "
+            "set prediction=velocity or schedule=scaled_linear"
         )
     end = torch.tensor([denoiser.schedule.end])
     if objective.weighting.weights(denoiser.schedule.snr(end), denoiser.clean_error_per_output_error(end)).item() == 0:
-        print(
-            "warning: this weighting gives no weight to the end of this schedule, where sampling starts; "
-            "not so weighting=uniform"
+        warnings.append(
+            "this weighting gives no weight to the end of this schedule, where sampling starts; set weighting=uniform"
         )
+    return warnings
 
 
 def training_module(config: TrainSettings, parts: Parts) -> NoisePredictorTraining:

@@ -76,7 +76,7 @@ def test_a_run_starts_from_published_weights(folder: Path, cache: Path, train: C
         (
             [*FITTING, "network.channels=[64,128]", "network.head_size=16"],
             1,
-            ["wrong: network.weights=", "channels=[64, 64] there and [64, 128] here; set network.channels=[64,64]"],
+            ["- network.weights=", "channels=[64, 64] there and [64, 128] here; set network.channels=[64,64]"],
         ),
         ([*FITTING, "text_encoder.width=64"], 1, ["context_width=32 there and 64 here", "choose the text encoder that"]),
     ],

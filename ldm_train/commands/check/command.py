@@ -1,4 +1,9 @@
-"""`ldm-train check`: read all that training will read, measure what it will cost, and list what would go wrong."""
+"""`ldm-train check`: read everything that training will read, estimate what it will cost, and list the problems.
+
+Stages: try each setting and part (`trials.py`), inspect every picture and caption (`dataset_facts.py`), encode a few
+pictures (`reconstruction.py`), estimate disk, memory and time (`estimate.py`, `forecast.py`), compare existing caches
+(`existing_cache.py`), judge all of it (`findings.py`), and print it (`terminal.py`) or write a page (`check_page.py`).
+"""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -11,15 +16,22 @@ from ldm_train.assembly.new_words import check_new_words
 from ldm_train.assembly.parts import Parts, choose_device
 from ldm_train.assembly.source_survey import name_classes
 from ldm_train.assembly.trainer import quiet
-from ldm_train.commands.check.check_page import page
-from ldm_train.commands.check.dataset_facts import caption_facts, picture_facts
-from ldm_train.commands.check.estimate import disk, encoding_seconds, row_shapes, training
-from ldm_train.commands.check.existing_cache import compare
-from ldm_train.commands.check.findings import Report, judge
-from ldm_train.commands.check.forecast import class_pictures, run_files
+from ldm_train.commands.check.check_page import build_check_page
+from ldm_train.commands.check.dataset_facts import collect_caption_facts, collect_picture_facts
+from ldm_train.commands.check.estimate import estimate_disk, estimate_encoding, estimate_training, measure_row_shapes
+from ldm_train.commands.check.existing_cache import compare_cache
+from ldm_train.commands.check.findings import Report, judge_report
+from ldm_train.commands.check.forecast import estimate_class_pictures, estimate_run_files
 from ldm_train.commands.check.reconstruction import try_latents
-from ldm_train.commands.check.terminal import lines
-from ldm_train.commands.check.trials import Attempts, devices, try_parts, try_settings, try_together, warnings_of
+from ldm_train.commands.check.terminal import format_report
+from ldm_train.commands.check.trials import (
+    Attempts,
+    collect_start_warnings,
+    count_devices,
+    try_parts,
+    try_settings,
+    try_together,
+)
 from ldm_train.data.cache.manifest import Provenance
 from ldm_train.data.cache.plan import CachePlan
 from ldm_train.data.pictures.colour import background_colour
@@ -38,118 +50,120 @@ PAGE = "check.html"
 CHECKED = FolderKind("a result of `ldm-train check`", "check.json", frozenset({"ok", "measured"}), frozenset({PAGE}))
 
 
-def run(config: CheckSettings) -> int:
-    if config.out is not None:
-        check_folder(Path(config.out), CHECKED, setting="out", given=str(config.out))
-        check_file(Path(config.out) / PAGE, is_page, setting="out")
+def run(settings: CheckSettings) -> int:
+    """Check, print the report, and return the exit code: 0 if training can start, 1 if there are problems."""
+    if settings.out is not None:
+        check_folder(Path(settings.out), CHECKED, setting="out", given=str(settings.out))
+        check_file(Path(settings.out) / PAGE, is_page, setting="out")
     quiet()
-    set_threads(config.threads)
+    set_threads(settings.threads)
     attempt = Attempts()
-    try_settings(config, attempt)
-    white = attempt(background_colour, config.background) is None
-    crop = attempt(build, config.crop, "crop", image_size=config.image_size)
-    looked, notes = look(config, Decoder("white" if white else config.background, config.max_pixels))
-    found = survey_from_inspection(looked)
-    captions = sorted({text for seen in found.scanned for text in seen.item.captions})
-    config = config.with_values(text_encoder=name_classes(config.text_encoder, captions))
+    try_settings(settings, attempt)
+    white = attempt(background_colour, settings.background) is None
+    crop = attempt(build, settings.crop, "crop", image_size=settings.image_size)
+    inspected, notes = inspect_source(settings, Decoder("white" if white else settings.background, settings.max_pixels))
+    survey = survey_from_inspection(inspected)
+    captions = sorted({text for scanned in survey.scanned for text in scanned.item.captions})
+    settings = settings.with_values(text_encoder=name_classes(settings.text_encoder, captions))
     plan = None
     if crop is not None:
-        plan = CachePlan(found, crop, pictures=Provenance({}), captions=Provenance({}), bad={})
-    report = Report(picture_facts(looked, plan), notes)
-    parts = try_parts(config, attempt)
-    if parts is not None and plan is not None and found.scanned:
-        attempt(examine, config, report, plan, parts, attempt)
+        plan = CachePlan(survey, crop, pictures=Provenance({}), captions=Provenance({}), bad={})
+    report = Report(collect_picture_facts(inspected, plan), notes)
+    parts = try_parts(settings, attempt)
+    if parts is not None and plan is not None and survey.scanned:
+        attempt(examine_training, settings, report, plan, parts, attempt)
     if parts is not None:
-        attempt.told += [*getattr(parts.autoencoder, "notes", []), *getattr(parts.text_encoder, "notes", [])]
-    report.warnings += [line.removeprefix("warning: ") for line in attempt.told if line.startswith("warning: ")]
-    report.notes += [line for line in attempt.told if not line.startswith("warning: ")]
+        attempt.notes += [*getattr(parts.autoencoder, "notes", []), *getattr(parts.text_encoder, "notes", [])]
+    report.warnings += [line.removeprefix("warning: ") for line in attempt.notes if line.startswith("warning: ")]
+    report.notes += [line for line in attempt.notes if not line.startswith("warning: ")]
     if crop is not None:
-        compare_caches(config, report, found, crop, attempt)
+        compare_caches(settings, report, survey, crop, attempt)
     length = None if parts is None else parts.text_encoder.identity.get("context_length")
-    judge(
+    judge_report(
         report,
-        strict=config.strict,
-        scale_check=config.scale_check and (parts is None or parts.autoencoder.factor > 1),
+        strict=settings.strict,
+        scale_check=settings.scale_check and (parts is None or parts.autoencoder.factor > 1),
         chunk=length - 2 if isinstance(length, int) else None,
     )
     report.reasons += attempt.reasons
-    for line in lines(report):
+    for line in format_report(report):
         print(line)
-    if config.out is not None:
-        save(report, looked, plan, Path(config.out), background=config.background)
+    if settings.out is not None:
+        write_report(report, inspected, plan, Path(settings.out))
     return 1 if report.reasons else 0
 
 
-def look(config: CheckSettings, decoding: Decoder) -> tuple[list[Inspected], list[str]]:
-    """Every item of the source, and what the source noted on the way."""
-    source = build(config.source, "source")
+def inspect_source(settings: CheckSettings, decoder: Decoder) -> tuple[list[Inspected], list[str]]:
+    """Inspect every item of the source; return the results and the notes of the source."""
+    source = build(settings.source, "source")
     with Progress(*Progress.get_default_columns(), MofNCompleteColumn()) as progress:
         task = progress.add_task("reading the source", total=None)
-        looked = list(inspect_items(source, decoding, progress=lambda: progress.advance(task)))
-        progress.update(task, total=len(looked))
-    return looked, source.notes
+        inspected = list(inspect_items(source, decoder, progress=lambda: progress.advance(task)))
+        progress.update(task, total=len(inspected))
+    return inspected, source.notes
 
 
-def examine(config: CheckSettings, report: Report, plan: CachePlan, parts: Parts, attempt: Attempts) -> None:
-    """Captions, latents and cost, with the config's own parts."""
-    device = choose_device("cpu" if config.trainer.accelerator == "cpu" else "auto")
-    items = [seen.item for seen in plan.scanned]
-    report.captions = caption_facts(items, parts.text_encoder.count, parts.text_encoder.capacity)
+def examine_training(settings: CheckSettings, report: Report, plan: CachePlan, parts: Parts, attempt: Attempts) -> None:
+    """Add to the report what needs the parts of training: captions in tokens, latents, and the cost."""
+    device = choose_device("cpu" if settings.trainer.accelerator == "cpu" else "auto")
+    items = [scanned.item for scanned in plan.scanned]
+    report.captions = collect_caption_facts(items, parts.text_encoder.count, parts.text_encoder.capacity)
     captions = [item.captions for item in items if not item.held_out]
-    report.warnings += attempt(check_new_words, config, parts.text_encoder, captions) or []
-    module = try_together(config, parts, plan.rows, attempt)
+    report.warnings += attempt(check_new_words, settings, parts.text_encoder, captions) or []
+    module = try_together(settings, parts, plan.rows, attempt)
     if attempt.reasons:
         return
-    rows = row_shapes(config, parts)
-    report.disk = disk(config, plan, rows)
-    if config.measure and parts.autoencoder.factor > 1:
-        with telling("trying the autoencoder on a few pictures"):
-            tried = try_latents(config, plan, parts.autoencoder, device)
-        if tried is not None:
-            report.latents, pace = tried
-            report.encoding_seconds = encoding_seconds(config, plan, pace)
-    report.prior = attempt(class_pictures, config, parts, plan, rows)
+    rows = measure_row_shapes(settings, parts)
+    report.disk = estimate_disk(settings, plan, rows)
+    if settings.measure and parts.autoencoder.factor > 1:
+        with show_progress("trying the autoencoder on a few pictures"):
+            measured = try_latents(settings, plan, parts.autoencoder, device)
+        if measured is not None:
+            report.latents, pace = measured
+            report.encoding_seconds = estimate_encoding(settings, plan, pace)
+    report.prior = attempt(estimate_class_pictures, settings, parts, plan, rows)
     if module is None:
         return
-    report.warnings += warnings_of(config, module)
+    report.warnings += collect_start_warnings(module)
     report.free_memory = free_memory(device)
-    with telling("working out what training takes"):
-        report.training = training(config, parts, module, plan, rows, device)
-    report.files = run_files(config, report.training, report.prior)
+    with show_progress("estimating the cost of training"):
+        report.training = estimate_training(settings, parts, module, plan, rows, device)
+    report.files = estimate_run_files(settings, report.training, report.prior)
     if report.prior is not None:
-        recomputes = bool(config.network.get("gradient_checkpointing"))
+        recomputes = bool(settings.network.get("gradient_checkpointing"))
         report.prior_seconds = report.prior.seconds(report.training, recomputes=recomputes)
     if report.training.seconds is not None:
-        report.training_seconds = report.training.seconds * config.max_steps
-        report.price = price(config, report)
+        report.training_seconds = report.training.seconds * settings.max_steps
+        report.price = compute_price(settings, report)
 
 
 @contextmanager
-def telling(what: str) -> Iterator[None]:
-    """Say what is being done for as long as it takes, which may be minutes."""
+def show_progress(description: str) -> Iterator[None]:
+    """Show a spinner and the elapsed time while the block runs, which may take minutes."""
     with Progress(TextColumn("{task.description}"), SpinnerColumn(), TimeElapsedColumn()) as progress:
-        task = progress.add_task(what, total=1)
+        task = progress.add_task(description, total=1)
         yield
         progress.advance(task)
 
 
-def price(config: CheckSettings, report: Report) -> float | None:
-    """Of the hours of all devices."""
-    if config.price_per_hour is None or report.training_seconds is None:
+def compute_price(settings: CheckSettings, report: Report) -> float | None:
+    """Return the price of all device hours, or None if the price of an hour or the time is unknown."""
+    if settings.price_per_hour is None or report.training_seconds is None:
         return None
     seconds = (report.encoding_seconds or 0) + (report.prior_seconds or 0) + report.training_seconds
-    return round(config.price_per_hour * seconds / 3600 * devices(config), 2)
+    return round(settings.price_per_hour * seconds / 3600 * count_devices(settings), 2)
 
 
-def compare_caches(config: CheckSettings, report: Report, found: Survey, crop: Crop, attempt: Attempts) -> None:
-    folders = [config.cache] if isinstance(config.cache, str) else list(config.cache or [])
-    for folder in folders if found.scanned else []:
-        compared = attempt(compare, config, Path(folder), found, crop, alone=len(folders) == 1)
-        report.caches += [] if compared is None else [compared]
+def compare_caches(settings: CheckSettings, report: Report, survey: Survey, crop: Crop, attempt: Attempts) -> None:
+    """Add to the report how each cache of the settings compares with the source."""
+    folders = [settings.cache] if isinstance(settings.cache, str) else list(settings.cache or [])
+    for folder in folders if survey.scanned else []:
+        comparison = attempt(compare_cache, settings, Path(folder), survey, crop, is_only_cache=len(folders) == 1)
+        report.caches += [] if comparison is None else [comparison]
 
 
-def save(report: Report, looked: Iterable[Inspected], plan: CachePlan | None, folder: Path, *, background: str) -> None:
-    """`check.json` and `check.html`."""
-    write_page(page(report, list(looked), plan), folder / PAGE)
-    atomic_write(folder / CHECKED.mark, json.dumps(report.told(), indent=2) + "\n")
-    print(f"{folder / PAGE} shows it all")
+def write_report(report: Report, inspected: Iterable[Inspected], plan: CachePlan | None, folder: Path) -> None:
+    """Write `check.json` and `check.html` into a folder."""
+    write_page(build_check_page(report, list(inspected), plan), folder / PAGE)
+    atomic_write(folder / CHECKED.mark, json.dumps(report.as_json(), indent=2) + "\n")
+    print(f"wrote the report to {folder / PAGE}")

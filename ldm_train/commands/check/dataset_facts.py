@@ -1,4 +1,4 @@
-"""What is to be known of a source's pictures and captions before training on them, from the look at each."""
+"""Collect facts about the pictures and captions of a source, from the inspection of each item."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -8,12 +8,18 @@ from ldm_train.data.cache.plan import CachePlan
 from ldm_train.data.scan.inspection import Inspected
 from ldm_train.data.sources.items import Item
 
-TINY = 4  # enlarged by more than this, a picture has hardly anything to learn from
+TINY = 4  # a picture that is enlarged by more than this factor has hardly any detail to learn from
 
 
 @dataclass(frozen=True)
 class Copies:
-    """Pictures of the same bytes: their keys, and whether their captions differ, or one alone is held out."""
+    """Pictures with identical bytes.
+
+    Args:
+        keys: the keys of the items.
+        captions_differ: whether the items have different captions.
+        split_differs: whether some of them are held out and others are not.
+    """
 
     digest: str
     keys: list[str]
@@ -21,10 +27,10 @@ class Copies:
     split_differs: bool
 
 
-def copies(looked: Sequence[Inspected]) -> list[Copies]:
-    """All pictures that are there more than once."""
+def find_copies(inspected: Sequence[Inspected]) -> list[Copies]:
+    """Return the pictures that occur more than once, grouped by the digest of their bytes."""
     groups: dict[str, list[Item]] = {}
-    for one in looked:
+    for one in inspected:
         groups.setdefault(one.digest, []).append(one.item)
     return [
         Copies(
@@ -40,16 +46,16 @@ def copies(looked: Sequence[Inspected]) -> list[Copies]:
 
 @dataclass(frozen=True)
 class CaptionFacts:
-    """The captions of pictures.
+    """Facts about the captions of a source.
 
     Args:
-        distinct: how many different ones.
-        longest: how many tokens the longest has.
-        several: pictures that have more than one.
-        common: captions that more than one picture has, with their numbers of pictures, the most frequent first.
-        capacity: how many tokens the text encoder keeps of one.
-        cut: distinct captions that have more, with their numbers of tokens, the longest first.
-        pictures_cut: pictures that have such a caption.
+        distinct: number of different captions.
+        longest: number of tokens of the longest caption.
+        several: number of pictures with more than one caption.
+        common: captions of more than one picture, with their number of pictures, most frequent first.
+        capacity: number of tokens that the text encoder keeps of a caption.
+        cut: distinct captions with more tokens than that, with their number of tokens, longest first.
+        pictures_cut: number of pictures with such a caption.
     """
 
     distinct: int
@@ -61,8 +67,13 @@ class CaptionFacts:
     pictures_cut: int
 
 
-def caption_facts(items: Sequence[Item], count: Callable[[list[str]], list[int]], capacity: int) -> CaptionFacts:
-    """Of items and of what their captions come to in tokens."""
+def collect_caption_facts(items: Sequence[Item], count: Callable[[list[str]], list[int]], capacity: int) -> CaptionFacts:
+    """Return the facts about the captions of items.
+
+    Args:
+        count: returns the number of tokens of each text.
+        capacity: number of tokens that the text encoder keeps.
+    """
     frequent = Counter(caption for item in items for caption in set(item.captions))
     texts = sorted(frequent)
     tokens = dict(zip(texts, count(texts), strict=True))
@@ -80,16 +91,16 @@ def caption_facts(items: Sequence[Item], count: Callable[[list[str]], list[int]]
 
 @dataclass(frozen=True)
 class PictureFacts:
-    """The pictures of a source.
+    """Facts about the pictures of a source.
 
     Args:
-        items, usable, held_out, distinct: how many there are, can be used, are kept from training, and differ.
-        unusable: the others' problems, by key.
-        enlarged: by how much pictures are enlarged, by key, where they are.
-        copies: pictures of the same bytes.
+        items, usable, held_out, distinct: number of items, of usable pictures, of held-out pictures, of different pictures.
+        unusable: the problem of each unusable picture, by key.
+        enlarged: the factor of each picture that is enlarged, by key.
+        copies: pictures with identical bytes.
         profiles: why a colour profile is ignored, by key.
-        flat: keys of pictures of one colour.
-        buckets: of each shape the number of pictures, and the share of their area that is cut away.
+        flat: keys of pictures with a single colour.
+        buckets: for each shape, the number of pictures and the share of their area that is cut away.
     """
 
     items: int
@@ -108,18 +119,18 @@ class PictureFacts:
         return {key: factor for key, factor in self.enlarged.items() if factor > TINY}
 
 
-def picture_facts(looked: Sequence[Inspected], plan: CachePlan | None) -> PictureFacts:
-    """Of all items, and of how they are cut."""
-    good = sorted((one for one in looked if one.problem is None), key=lambda one: one.item.key)
+def collect_picture_facts(inspected: Sequence[Inspected], plan: CachePlan | None) -> PictureFacts:
+    """Return the facts about the pictures of all items; with a plan, also how they are cropped."""
+    good = sorted((one for one in inspected if one.problem is None), key=lambda one: one.item.key)
     scales = {} if plan is None else {one.item.key: plan.crop.scale(one.size) for one in good}
     return PictureFacts(
-        items=len(looked),
+        items=len(inspected),
         usable=len(good),
         held_out=sum(one.item.held_out for one in good),
         distinct=len({one.digest for one in good}),
-        unusable={one.item.key: one.problem for one in sorted(looked, key=lambda one: one.item.key) if one.problem},
+        unusable={one.item.key: one.problem for one in sorted(inspected, key=lambda one: one.item.key) if one.problem},
         enlarged={key: round(factor, 3) for key, factor in scales.items() if factor > 1},
-        copies=copies(good),
+        copies=find_copies(good),
         profiles={one.item.key: one.profile for one in good if one.profile},
         flat=[one.item.key for one in good if one.flat],
         buckets={} if plan is None else plan.lost(),

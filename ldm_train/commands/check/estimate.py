@@ -1,4 +1,4 @@
-"""What encoding and training of a config will take of disk, memory, time and money."""
+"""Estimate the disk space, memory and time that encoding and training will take."""
 
 import shutil
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ import torch
 from ldm_train.assembly.parts import Parts
 from ldm_train.assembly.training_module import training_module
 from ldm_train.commands.check.reconstruction import Pace
-from ldm_train.commands.check.trials import CPU, build_network, devices, geometry
+from ldm_train.commands.check.trials import CPU, build_geometry, build_network_on, count_devices
 from ldm_train.conditioners.class_labels import ClassLabels
 from ldm_train.conditioners.text_encoder import TextEncoder
 from ldm_train.data.cache.plan import CachePlan
@@ -24,13 +24,13 @@ from ldm_train.training.module import NoisePredictorTraining
 from ldm_train.types import CaptionBatch, LatentBatch, Moments
 
 TRIED_WHOLE = 100e6  # parameters
-WORK_BYTES = 16  # of a trained parameter: weight, gradient, two moments
-TRUE_BYTES = {"bf16-true": 2, "16-true": 2, "64-true": 8}  # of a number, by the Trainer's precision; 4 with others
+WORK_BYTES = 16  # per trained parameter in float32: weight, gradient, two moments
+TRUE_BYTES = {"bf16-true": 2, "16-true": 2, "64-true": 8}  # bytes of a number by the Trainer's precision; 4 with others
 
 
 @dataclass(frozen=True)
 class Disk:
-    """What the cache will need, and what is free where it will lie."""
+    """Disk space of a cache: the bytes that it needs, and the bytes free in the existing folder above it."""
 
     cache: CacheBytes
     folder: str
@@ -38,18 +38,18 @@ class Disk:
 
 
 @dataclass(frozen=True)
-class Training:
-    """A training step on one device.
+class StepEstimate:
+    """The cost of a training step on one device.
 
     Args:
-        parameters, trained: how many, of network and text encoder.
-        memory: without the activations.
-        checkpoint: bytes of one on disk.
-        autoencoder: bytes of its weights, which draw the run's pictures.
-        rows: examples of one forward pass.
-        accumulation: forward passes of a step.
-        tried: a step that was measured on this machine; None where none could be.
-        device: what it was measured on.
+        parameters, trained: numbers of parameters of network and text encoder: all, and those that are trained.
+        memory: bytes without the activations.
+        checkpoint: bytes of one checkpoint on disk.
+        autoencoder: bytes of the autoencoder's weights, which stay on the device to draw the run's pictures.
+        rows: examples per forward pass.
+        accumulation: forward passes per step.
+        tried: a step measured on this machine; None if none could be measured.
+        device: type of the device that it was measured on.
     """
 
     parameters: int
@@ -68,11 +68,12 @@ class Training:
 
     @property
     def seconds(self) -> float | None:
-        """Of an optimizer step."""
+        """Return the seconds of an optimizer step, or None if none could be measured."""
         return None if self.tried is None else self.tried.step(self.rows, self.accumulation)
 
 
-def row_shapes(config: CheckSettings, parts: Parts) -> RowShapes:
+def measure_row_shapes(settings: CheckSettings, parts: Parts) -> RowShapes:
+    """Return the shapes of a cache's rows, from one small encoded image."""
     text, autoencoder = parts.text_encoder, parts.autoencoder
     side = 8 * autoencoder.factor
     with torch.inference_mode():
@@ -81,45 +82,46 @@ def row_shapes(config: CheckSettings, parts: Parts) -> RowShapes:
         channels=autoencoder.channels,
         factor=autoencoder.factor,
         posterior=posterior,
-        moment_bytes=getattr(torch, config.dtype).itemsize,
+        moment_bytes=getattr(torch, settings.dtype).itemsize,
         tokens=text.tokenize([""]).shape[1],
         width=None if text.trained else text.context_width,
     )
 
 
-def disk(config: CheckSettings, plan: CachePlan, rows: RowShapes) -> Disk:
-    wanted = Path(config.cache).absolute() if isinstance(config.cache, str) else Path.cwd()
+def estimate_disk(settings: CheckSettings, plan: CachePlan, rows: RowShapes) -> Disk:
+    """Return the disk space that the cache needs, and the space that is free."""
+    wanted = Path(settings.cache).absolute() if isinstance(settings.cache, str) else Path.cwd()
     folder = next(path for path in (wanted, *wanted.parents) if path.is_dir())
     return Disk(cache_bytes(plan, rows), str(folder), shutil.disk_usage(folder).free)
 
 
-def encoding_seconds(config: CheckSettings, plan: CachePlan, pace: Pace) -> float:
-    """Of all distinct pictures."""
-    return len(plan.named) * (pace.reading + plan.crop.views * pace.encoding) / devices(config)
+def estimate_encoding(settings: CheckSettings, plan: CachePlan, pace: Pace) -> float:
+    """Return the seconds to encode all distinct pictures on all devices."""
+    return len(plan.named) * (pace.reading + plan.crop.views * pace.encoding) / count_devices(settings)
 
 
-def training(
-    config: CheckSettings,
+def estimate_training(
+    settings: CheckSettings,
     parts: Parts,
     module: NoisePredictorTraining,
     plan: CachePlan,
     rows: RowShapes,
     device: torch.device,
-) -> Training:
-    """From shapes, and from a step on this machine where it bears one."""
+) -> StepEstimate:
+    """Return the cost of a step from the shapes, and from a measured step if this machine has the memory for one."""
     counts = [p.numel() for p in module.parameters()]
     sizes = [p.numel() for p in module.trained_parameters().values()]
     trained, largest = sum(sizes), max(sizes)
-    ema: EMA = build(config.ema, "ema")
-    division, bytes_each = geometry(config), TRUE_BYTES.get(config.trainer.precision, 4)
-    whole = step_bytes(module, build(config.optimizer, "optimizer"), averages=len(ema.profiles)).of_numbers(bytes_each)
-    told = Training(
+    ema: EMA = build(settings.ema, "ema")
+    division, bytes_each = build_geometry(settings), TRUE_BYTES.get(settings.trainer.precision, 4)
+    whole = step_bytes(module, build(settings.optimizer, "optimizer"), averages=len(ema.profiles)).of_numbers(bytes_each)
+    estimate = StepEstimate(
         parameters=sum(counts),
         trained=trained,
         memory=replace(
             whole,
             ema=0 if ema.offload and device.type != "cpu" else whole.ema,
-            gradients=whole.gradients * largest // trained if config.fused_backward else whole.gradients,
+            gradients=whole.gradients * largest // trained if settings.fused_backward else whole.gradients,
         ),
         checkpoint=whole.gradients + whole.optimizer + whole.ema,  # weights are as large as their gradients
         autoencoder=sum(p.nbytes for p in parts.autoencoder.parameters()),  # type: ignore[attr-defined]
@@ -129,24 +131,24 @@ def training(
         device=device.type,
     )
     free = free_memory(device)
-    if not config.measure or trained * WORK_BYTES > free / 2 or bytes_each != 4:
-        return told
+    if not settings.measure or trained * WORK_BYTES > free / 2 or bytes_each != 4:
+        return estimate
     shape = max(plan.rows, key=lambda shape: shape[0] * shape[1])
-    network = build_network(config, parts.autoencoder, parts.text_encoder, device=CPU)
-    real = training_module(config, replace(parts, network=network)).to(device)
+    network = build_network_on(settings, parts.autoencoder, parts.text_encoder, device=CPU)
+    real = training_module(settings, replace(parts, network=network)).to(device)
     tried = try_step(
         real,
-        lambda count: examples(count, rows, shape, plan.texts, parts.text_encoder, device),
+        lambda count: make_example_batch(count, rows, shape, plan.texts, parts.text_encoder, device),
         rows=division.rows,
         memory=(free - trained * WORK_BYTES) // 2,
-        precision=config.trainer.precision,
+        precision=settings.trainer.precision,
         ema=ema if trained < TRIED_WHOLE else None,
     )
     real.to("cpu")
-    return replace(told, tried=tried)
+    return replace(estimate, tried=tried)
 
 
-def examples(
+def make_example_batch(
     count: int,
     rows: RowShapes,
     shape: Size,
@@ -154,7 +156,7 @@ def examples(
     text_encoder: TextEncoder | ClassLabels,
     device: torch.device,
 ) -> LatentBatch:
-    """A batch like those of training: of latents that are all alike, with captions of the source."""
+    """Return a batch with the shapes of training: zeros as latents, and captions of the source."""
     tokens = text_encoder.tokenize(list(islice(cycle(texts), count))).to(device)
     mean = torch.zeros(count, rows.channels, *(side // rows.factor for side in shape), device=device)
     embeddings = None if rows.width is None else torch.zeros(*tokens.shape, rows.width, device=device, dtype=torch.half)

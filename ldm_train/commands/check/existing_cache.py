@@ -1,4 +1,4 @@
-"""A cache that is there already, against the source and the settings of now."""
+"""Compare an existing cache with the source and the settings."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,16 +14,16 @@ from ldm_train.settings.schema.training import CheckSettings
 
 
 @dataclass(frozen=True)
-class Compared:
-    """A cache and what encoding into it would do.
+class CacheComparison:
+    """A cache, and what encoding into it would do.
 
     Args:
-        there: whether there is one.
-        holds: how many of the usable pictures.
-        new_pictures, new_captions: what would be encoded.
-        dropped: keys of pictures that it has, and the source has no more.
-        differences: settings that made it otherwise, so that all is encoded anew, and that training refuses.
-        damaged: files that changed or are missing, and what is wrong with each.
+        there: whether the cache exists.
+        holds: number of the usable pictures that it has.
+        new_pictures, new_captions: how many would be encoded.
+        dropped: keys of its pictures that the source no longer has.
+        differences: settings that it was encoded with and that differ now; encoding starts anew, and training refuses them.
+        damaged: the problem of each file that changed or is missing, by name.
     """
 
     folder: str
@@ -36,32 +36,36 @@ class Compared:
     damaged: dict[str, str]
 
 
-def compare(config: CheckSettings, folder: Path, found: Survey, crop: Crop, *, alone: bool) -> Compared:
-    """A cache, with the source unless others stand beside it, of which the source is one's.
+def compare_cache(
+    settings: CheckSettings, folder: Path, survey: Survey, crop: Crop, *, is_only_cache: bool
+) -> CacheComparison:
+    """Compare a cache with the settings and, if it is the only one, with the source.
+
+    With several caches, the source belongs to just one of them, and which one is unknown.
 
     Raises:
-        ValueError: it cannot be read, or most of its pictures are gone from the source.
+        ValueError: the cache cannot be read, or most of its pictures are missing from the source.
     """
     if not (folder / "manifest.json").is_file():
-        return Compared(str(folder), False, 0, 0, 0, [], [], {})
+        return CacheComparison(str(folder), False, 0, 0, 0, [], [], {})
     manifest = read_manifest(folder)
-    encoders = describe(config, manifest, cache=folder)
-    made_by = encoders.made_by(config, crop)
-    told = describe_differences(asdict(manifest), {name: made_by[name] for name in ("encoding", "shift", "scale")})
-    if not alone:
-        return Compared(str(folder), True, 0, 0, 0, [], told, {})
-    known = ReusableRows.of(folder)
-    plan = CachePlan(found, crop, pictures=encoders.pictures(config, crop), captions=encoders.captions(), bad={})
-    refuse_emptying(known, plan, folder, prune=config.prune)
-    keys = {seen.item.key for seen in plan.scanned}
-    before = set() if "entries.jsonl" in known.damaged else {entry.key for entry in read_entries(folder)}
-    return Compared(
+    encoders = describe(settings, manifest, cache=folder)
+    made_by = encoders.made_by(settings, crop)
+    differences = describe_differences(asdict(manifest), {name: made_by[name] for name in ("encoding", "shift", "scale")})
+    if not is_only_cache:
+        return CacheComparison(str(folder), True, 0, 0, 0, [], differences, {})
+    reusable = ReusableRows.of(folder)
+    plan = CachePlan(survey, crop, pictures=encoders.pictures(settings, crop), captions=encoders.captions(), bad={})
+    refuse_emptying(reusable, plan, folder, prune=settings.prune)
+    keys = {scanned.item.key for scanned in plan.scanned}
+    before = set() if "entries.jsonl" in reusable.damaged else {entry.key for entry in read_entries(folder)}
+    return CacheComparison(
         str(folder),
         True,
-        holds=sum(plan.named[seen.digest] in known.places for seen in plan.scanned),
-        new_pictures=len(set(plan.named.values()) - known.places.keys()),
-        new_captions=len(set(plan.caption_rows.values()) - known.places.keys()),
+        holds=sum(plan.named[scanned.digest] in reusable.places for scanned in plan.scanned),
+        new_pictures=len(set(plan.named.values()) - reusable.places.keys()),
+        new_captions=len(set(plan.caption_rows.values()) - reusable.places.keys()),
         dropped=sorted(before - keys),
-        differences=told,
-        damaged=known.damaged,
+        differences=differences,
+        damaged=reusable.damaged,
     )

@@ -1,42 +1,45 @@
-"""What a check found, what of it is wrong, and what only worth a word; as JSON, with the same keys every time."""
+"""Hold the results of a check, sort them into problems and warnings, and convert them to JSON with fixed keys."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from math import ceil
 
 from ldm_train.commands.check.dataset_facts import TINY, CaptionFacts, PictureFacts
-from ldm_train.commands.check.estimate import Disk, Training
-from ldm_train.commands.check.existing_cache import Compared
+from ldm_train.commands.check.estimate import Disk, StepEstimate
+from ldm_train.commands.check.existing_cache import CacheComparison
 from ldm_train.commands.check.forecast import ClassPictures, RunFiles
-from ldm_train.commands.check.reconstruction import Latents, findings
+from ldm_train.commands.check.reconstruction import LatentStatistics, judge_latents
 from ldm_train.data.sources.items import format_name
 from ldm_train.util.safe_json import Json
 
 SOME = 3
-COMMON = 0.5  # of the pictures; one caption for more is hardly meant
-HELD_BYTES = 0.95  # of a device's memory that can be had
+COMMON = 0.5  # share of the pictures; one caption for more than these is hardly intended
+HELD_BYTES = 0.95  # share of a device's free memory that can be used
 
 
 @dataclass
 class Report:
-    """All of it. `reasons` are why training would go wrong; `warnings` are for people to weigh.
+    """The results of a check.
 
     Args:
         notes: what the source detected.
-        seconds: of encoding all, of drawing class pictures, and of training to the last step.
-        price: of them all, if a price of the hour is known.
-        free_memory: of the device that a step was measured on, bytes.
+        encoding_seconds, prior_seconds, training_seconds: of encoding everything, of drawing class pictures, and of training
+            to the last step.
+        price: of all three, if the price of an hour is known.
+        free_memory: bytes free on the device that a step was measured on.
+        reasons: problems that training would refuse or that would spoil it.
+        warnings: what may be intended, for a person to decide.
     """
 
     pictures: PictureFacts
     notes: list[str] = field(default_factory=list)
     captions: CaptionFacts | None = None
-    latents: Latents | None = None
+    latents: LatentStatistics | None = None
     disk: Disk | None = None
     prior: ClassPictures | None = None
-    training: Training | None = None
+    training: StepEstimate | None = None
     files: RunFiles | None = None
-    caches: list[Compared] = field(default_factory=list)
+    caches: list[CacheComparison] = field(default_factory=list)
     encoding_seconds: float | None = None
     prior_seconds: float | None = None
     training_seconds: float | None = None
@@ -45,8 +48,8 @@ class Report:
     reasons: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
-    def told(self) -> dict[str, Json]:
-        """As JSON; what differs from one time to the next, or from machine to machine, under "measured"."""
+    def as_json(self) -> dict[str, Json]:
+        """Return the report as JSON; values that vary between repetitions or machines are under "measured"."""
         values = asdict(self)
         measured: dict[str, Json] = {name: values.pop(name) for name in MEASURED}
         if self.disk is not None:
@@ -65,89 +68,97 @@ class Report:
 MEASURED = ("encoding_seconds", "prior_seconds", "training_seconds", "price", "free_memory")
 
 
-def judge(report: Report, *, strict: bool, scale_check: bool, chunk: int | None) -> None:
-    """Add the reasons and warnings that follow from what was found.
+def judge_report(report: Report, *, strict: bool, scale_check: bool, chunk: int | None) -> None:
+    """Add the problems and warnings that follow from the results to the report.
 
     Args:
-        strict: whether a picture that cannot be used is wrong.
-        scale_check: whether latents can be.
+        strict: whether an unusable picture is a problem rather than a warning.
+        scale_check: whether wrong latents are a problem rather than a warning.
         chunk: tokens of one chunk of the text encoder, if it has chunks.
     """
-    wrong, odd = report.reasons, report.warnings
-    of_pictures(report.pictures, wrong if strict else odd, wrong, odd)
+    problems, warnings = report.reasons, report.warnings
+    judge_pictures(report.pictures, problems if strict else warnings, problems, warnings)
     if report.captions is not None:
-        odd += of_captions(report.captions, report.pictures.usable, chunk)
+        warnings += judge_captions(report.captions, report.pictures.usable, chunk)
     if report.latents is not None:
-        bad, poor = findings(report.latents)
-        (wrong if scale_check else odd).extend(bad)
-        odd += poor
+        wrong, poor = judge_latents(report.latents)
+        (problems if scale_check else warnings).extend(wrong)
+        warnings += poor
     disk = report.disk
     if disk is not None and disk.cache.while_encoding > disk.free:
-        wrong.append(
-            f"encoding needs {amount(disk.cache.while_encoding)} of disk and {disk.folder} has {amount(disk.free)} free"
+        problems.append(
+            f"encoding needs {format_bytes(disk.cache.while_encoding)} of disk, but {disk.folder} has "
+            f"{format_bytes(disk.free)} free; free some space, or choose another cache=DIR"
         )
     files = report.files
     if files is not None and files.at_most > files.free:
-        wrong.append(
-            f"the run's files need {amount(files.at_most)} of disk and {files.folder} has {amount(files.free)} free; "
-            "see checkpoint.keep, checkpoint.keep_every and ema.snapshot_every, or choose another run_dir"
+        problems.append(
+            f"the run's files need {format_bytes(files.at_most)} of disk, but {files.folder} has "
+            f"{format_bytes(files.free)} free; "
+            "see checkpoint.keep, checkpoint.keep_every and ema.snapshot_every, or choose another run_dir=DIR"
         )
     for cache in report.caches:
         if cache.differences:
             listed = "; ".join(cache.differences)
-            wrong.append(f"cache {cache.folder} was made by something else, and training refuses it: {listed}")
-        odd += [f"{cache.folder}/{name} {problem}: it is encoded again" for name, problem in cache.damaged.items()]
-    odd += of_memory(report)
+            problems.append(f"cache {cache.folder} was encoded with other settings, and training refuses it: {listed}")
+        warnings += [f"{cache.folder}/{name} {problem}: it is encoded again" for name, problem in cache.damaged.items()]
+    warnings += judge_memory(report)
 
 
-def of_pictures(facts: PictureFacts, unusable: list[str], wrong: list[str], odd: list[str]) -> None:
-    """What pictures tell, put where it belongs."""
+def judge_pictures(facts: PictureFacts, unusable: list[str], problems: list[str], warnings: list[str]) -> None:
+    """Add what the pictures show to one of the lists; `unusable` is the list for unusable pictures."""
     if not facts.usable:
-        wrong.append("nothing in the source can be used")
+        problems.append("no picture in the source can be used")
     elif facts.usable == facts.held_out:
-        wrong.append(f"all {facts.usable:,} usable pictures are held out: none is left to train on")
+        problems.append(f"all {facts.usable:,} usable pictures are held out: none is left to train on")
     if facts.unusable:
-        unusable.append(f"cannot be used: {len(facts.unusable):,} of {facts.items:,} pictures ({some(facts.unusable)})")
+        unusable.append(
+            f"cannot be used: {len(facts.unusable):,} of {facts.items:,} pictures ({shorten_names(facts.unusable)})"
+        )
     split = [" = ".join(format_name(key) for key in group.keys[:SOME]) for group in facts.copies if group.split_differs]
     if split:
-        wrong.append(f"held out, and to be trained on as a copy, byte for byte: {len(split):,} ({some(split)})")
+        problems.append(
+            f"held out, but an identical copy, byte for byte, is trained on: {len(split):,} ({shorten_names(split)})"
+        )
     if facts.copies:
         differ = sum(group.captions_differ for group in facts.copies)
-        odd.append(
-            f"copies: {sum(len(group.keys) - 1 for group in facts.copies):,}, of {len(facts.copies):,} different pictures, "
-            "which training sees more often for them" + (f"; with other captions: those of {differ:,}" if differ else "")
+        warnings.append(
+            f"{sum(len(group.keys) - 1 for group in facts.copies):,} copies of {len(facts.copies):,} different pictures, "
+            "which training sees more often than others" + (f"; the captions of {differ:,} of them differ" if differ else "")
         )
     if facts.enlarged:
         worst = max(facts.enlarged.values())
-        odd.append(f"smaller than what is trained on: {len(facts.enlarged):,} pictures, enlarged up to {worst:.3g} times")
-    for what, keys in (
+        warnings.append(
+            f"{len(facts.enlarged):,} pictures are smaller than the training size and are enlarged, up to {worst:.3g} times"
+        )
+    for description, keys in (
         (f"enlarged more than {TINY} times", facts.tiny),
         ("with a colour profile that is ignored", facts.profiles),
-        ("all of one colour", facts.flat),
+        ("with a single colour", facts.flat),
     ):
         if keys:
-            odd.append(f"{what}: {len(keys):,} ({some(keys)})")
+            warnings.append(f"pictures {description}: {len(keys):,} ({shorten_names(keys)})")
 
 
-def of_captions(facts: CaptionFacts, pictures: int, chunk: int | None) -> list[str]:
-    """What captions tell."""
-    odd = []
+def judge_captions(facts: CaptionFacts, pictures: int, chunk: int | None) -> list[str]:
+    """Return warnings about captions that are cut, and about one caption for most pictures."""
+    warnings = []
     if facts.cut:
         beyond = sum(tokens - facts.capacity for _, tokens in facts.cut) / len(facts.cut)
-        whole = f"; text_encoder.chunks={ceil(facts.longest / chunk)} keeps all whole" if chunk else ""
-        odd.append(
-            f"{len(facts.cut):,} of {facts.distinct:,} captions ({len(facts.cut) / facts.distinct:.1%}), those of "
+        advice = f"; text_encoder.chunks={ceil(facts.longest / chunk)} keeps all tokens" if chunk else ""
+        warnings.append(
+            f"{len(facts.cut):,} of {facts.distinct:,} captions ({len(facts.cut) / facts.distinct:.1%}), in "
             f"{facts.pictures_cut:,} pictures, are cut at {facts.capacity} tokens, by {beyond:.1f} on average; the longest "
-            f"has {facts.longest:,}{whole}"
+            f"has {facts.longest:,} tokens{advice}"
         )
     if facts.common and facts.common[0][1] > COMMON * pictures:
         text, count = facts.common[0]
-        odd.append(f"{count:,} of {pictures:,} pictures have the same caption: {format_name(text)[:80]!r}")
-    return odd
+        warnings.append(f"{count:,} of {pictures:,} pictures have the same caption: {format_name(text)[:80]!r}")
+    return warnings
 
 
-def of_memory(report: Report) -> list[str]:
-    """What does not fit into this machine, which need not be the one to train on."""
+def judge_memory(report: Report) -> list[str]:
+    """Return a warning if training does not fit into this machine's memory; training may run on another machine."""
     training, free = report.training, report.free_memory
     if training is None or free is None:
         return []
@@ -156,18 +167,19 @@ def of_memory(report: Report) -> list[str]:
         return []
     device = "GPU" if training.device == "cuda" else "machine"
     return [
-        f"training needs about {amount(needed)} of memory, and this {device} has {amount(free)} free; see micro_batch_size"
+        f"training needs about {format_bytes(needed)} of memory, but this {device} has {format_bytes(free)} free; "
+        "set a smaller micro_batch_size"
     ]
 
 
-def some(names: Iterable[str]) -> str:
-    """The first few, and how many more."""
+def shorten_names(names: Iterable[str]) -> str:
+    """Return the first few names and how many more there are."""
     everything = [format_name(name) for name in names]
     return ", ".join(everything[:SOME]) + (f", and {len(everything) - SOME:,} more" if len(everything) > SOME else "")
 
 
-def amount(size: float) -> str:
-    """Bytes as people read them."""
+def format_bytes(size: float) -> str:
+    """Return a number of bytes with a binary unit, such as "1.5 GiB"."""
     for unit in ("bytes", "KiB", "MiB", "GiB"):
         if size < 1024:
             return f"{size:.3g} {unit}" if unit != "bytes" else f"{size:.0f} bytes"
@@ -175,8 +187,12 @@ def amount(size: float) -> str:
     return f"{size:.4g} TiB"
 
 
-def duration(seconds: float) -> str:
-    """Seconds as people read them."""
+def count_problems(count: int) -> str:
+    return f"{count} problem{'s' * (count != 1)}"
+
+
+def format_duration(seconds: float) -> str:
+    """Return seconds in a readable unit, such as "3.2 hours"."""
     for unit, length in (("days", 2 * 86400), ("hours", 2 * 3600), ("minutes", 120)):
         if seconds >= length:
             return f"{seconds / (length / 2):.3g} {unit}"

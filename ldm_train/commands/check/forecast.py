@@ -1,4 +1,4 @@
-"""What a run will leave on disk, and the class pictures that it draws before its first step."""
+"""Estimate the files that a run will keep on disk, and the class pictures that it draws before its first step."""
 
 import shutil
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from torch import Tensor
 from ldm_train.assembly.parts import Parts
 from ldm_train.assembly.prior import class_prompts, refuse_settings
 from ldm_train.assembly.stored_run import build_recipe
-from ldm_train.commands.check.estimate import Training
+from ldm_train.commands.check.estimate import StepEstimate
 from ldm_train.data.cache.plan import CachePlan
 from ldm_train.diffusion.denoiser import Denoiser
 from ldm_train.settings.composition import build
@@ -21,17 +21,19 @@ from ldm_train.training.ema.ema import EMA
 from ldm_train.training.ema.profiles import Power
 from ldm_train.types import Conditioning
 
-PIXEL = 3  # bytes of a PNG, at most about
+PIXEL = 3  # bytes per pixel of a PNG, about the maximum
 
 
 @dataclass(frozen=True)
 class RunFiles:
-    """The large files of a run directory.
+    """The large files of a run directory at the end of the run.
 
     Args:
-        checkpoint, snapshot: bytes of one; `checkpoints` and `snapshots` stay.
+        checkpoint, snapshot: bytes of one file.
+        checkpoints, snapshots: how many are kept.
         prior: bytes of class pictures and their cache.
-        free: where `folder` is.
+        folder: the run directory, or the nearest existing folder above it.
+        free: bytes free there.
     """
 
     checkpoint: int
@@ -48,20 +50,24 @@ class RunFiles:
 
     @property
     def at_most(self) -> int:
-        """A checkpoint is whole before an older one goes."""
+        """Return the most bytes at any time: a new checkpoint is complete before an older one is removed."""
         return self.total + self.checkpoint
 
 
 @dataclass(frozen=True)
 class ClassPictures:
-    """Of prior preservation: how many, passes of the network for each, and bytes of all on disk."""
+    """The class pictures of prior preservation: their number, network passes for each, and bytes of all on disk."""
 
     count: int
     passes: int
     size: int
 
-    def seconds(self, training: Training, *, recomputes: bool) -> float | None:
-        """By a training step's time, which is a pass forward and one or two more back, and one again to recompute blocks."""
+    def seconds(self, training: StepEstimate, *, recomputes: bool) -> float | None:
+        """Return the seconds to draw all, from the time of a training step, or None if no step was measured.
+
+        A step is a forward pass, a backward pass of one or two times its cost (by the share of trained parameters), and one
+        more forward pass if gradient checkpointing recomputes the blocks.
+        """
         tried = training.tried
         if tried is None:
             return None
@@ -69,58 +75,58 @@ class ClassPictures:
         return self.count * self.passes * each / (2 + training.trained / training.parameters + recomputes)
 
 
-def run_files(config: CheckSettings, training: Training, prior: ClassPictures | None) -> RunFiles:
-    """At the end of the run."""
-    ema: EMA = build(config.ema, "ema")
+def estimate_run_files(settings: CheckSettings, training: StepEstimate, prior: ClassPictures | None) -> RunFiles:
+    """Return the files that the run keeps at its end."""
+    ema: EMA = build(settings.ema, "ema")
     lengths, every = sum(isinstance(profile, Power) for profile in ema.profiles), ema.snapshots
     number = 0 if every is None else getattr(torch, every.dtype).itemsize
-    wanted = Path.cwd() if config.run_dir is None else Path(config.run_dir).absolute()
+    wanted = Path.cwd() if settings.run_dir is None else Path(settings.run_dir).absolute()
     folder = next(path for path in (wanted, *wanted.parents) if path.is_dir())
     return RunFiles(
         checkpoint=training.checkpoint,
-        checkpoints=kept(Keeping(**dict(config.checkpoint)), config.max_steps),
+        checkpoints=count_checkpoints(Keeping(**dict(settings.checkpoint)), settings.max_steps),
         snapshot=training.trained * number * lengths,
-        snapshots=0 if every is None else -(-config.max_steps // every.every),
+        snapshots=0 if every is None else -(-settings.max_steps // every.every),
         prior=0 if prior is None else prior.size,
         folder=str(folder),
         free=shutil.disk_usage(folder).free,
     )
 
 
-def kept(keeping: Keeping, max_steps: int) -> int:
-    """How many checkpoints there are at the end, at most."""
+def count_checkpoints(keeping: Keeping, max_steps: int) -> int:
+    """Return how many checkpoints there are at the end, at most."""
     steps = [*range(keeping.every, max_steps, keeping.every), max_steps]
     lasting = {s for s in steps if keeping.keep_every is not None and s % keeping.keep_every == 0}
     return len(lasting | set(steps[-keeping.keep :])) + (keeping.best is not None)
 
 
-def class_pictures(config: CheckSettings, parts: Parts, plan: CachePlan, rows: RowShapes) -> ClassPictures | None:
-    """None where there are none.
+def estimate_class_pictures(settings: CheckSettings, parts: Parts, plan: CachePlan, rows: RowShapes) -> ClassPictures | None:
+    """Return the cost of the class pictures, or None if the run has none.
 
     Raises:
-        ValueError: prompts that cannot be read, or what they do not go with.
+        ValueError: the prompts cannot be read, or prior preservation cannot be combined with other settings.
     """
-    prior = config.prior
+    prior = settings.prior
     if prior.prompts is None:
         return None
-    refuse_settings(config)
-    captions = len(set(class_prompts(config)))
-    shape = (config.image_size, config.image_size)
-    each = PIXEL * config.image_size**2 + rows.picture(shape, plan.crop.views)
-    return ClassPictures(prior.count, passes(config, parts), prior.count * each + captions * rows.caption)
+    refuse_settings(settings)
+    captions = len(set(class_prompts(settings)))
+    shape = (settings.image_size, settings.image_size)
+    each = PIXEL * settings.image_size**2 + rows.picture(shape, plan.crop.views)
+    return ClassPictures(prior.count, count_passes(settings, parts), prior.count * each + captions * rows.caption)
 
 
-def passes(config: CheckSettings, parts: Parts) -> int:
-    """Of the network, for a class picture: those of a drawing whose network only counts."""
-    seen = 0
+def count_passes(settings: CheckSettings, parts: Parts) -> int:
+    """Return the network passes for one class picture, by sampling with a network that only counts its calls."""
+    calls = 0
 
     def count(x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-        nonlocal seen
-        seen += len(x_t)
+        nonlocal calls
+        calls += len(x_t)
         return torch.zeros_like(x_t)
 
-    recipe = build_recipe(config, steps=config.prior.steps, seed=config.prior.seed)
+    recipe = build_recipe(settings, steps=settings.prior.steps, seed=settings.prior.seed)
     denoiser, noise = Denoiser(count, parts.schedule, parts.prediction), torch.zeros(1, 1, 1, 1)
     guided = recipe.guidance(denoiser, Conditioning(), denoiser)
     recipe.sampler(guided, noise, Conditioning(), steps=recipe.steps, spacing=recipe.spacing, generator=lambda step: noise)
-    return seen
+    return calls

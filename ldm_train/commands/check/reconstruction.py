@@ -1,4 +1,4 @@
-"""A few pictures through the config's own autoencoder and back: whether training would see latents as it should."""
+"""Encode and decode a few pictures with the run's autoencoder, to check its weights and its latent scaling."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -18,21 +18,25 @@ from ldm_train.training.encoding import Rendering
 from ldm_train.types import Autoencoder
 
 SAMPLE = 32  # pictures
-SECONDS = 8.0  # of which as many as this allows, and one batch at least
+SECONDS = 8.0  # the time limit for the sample; at least one batch is tried
 WRONG, POOR = 10.0, 18.0  # dB
 CAUSE = (
-    "wrong weights, weights made for pictures in another range ([0, 1] instead of [-1, 1]), or pictures much smaller than "
-    "the autoencoder was trained on"
+    "weights for pixel values in another range ([0, 1] instead of [-1, 1]), or pictures much smaller than those that the "
+    "autoencoder was trained on"
 )
 
 
 @dataclass(frozen=True)
-class Latents:
-    """Of a sample of pictures: raw latents per channel, their deviation after scaling, the pictures' range and likeness.
+class LatentStatistics:
+    """Statistics of the latents of a sample of pictures.
 
     Args:
-        psnr: of the decoded pictures to the pictures, dB.
-        problem: what is wrong with the scaling, if so.
+        pictures: number of pictures.
+        mean, std: of the raw latents, per channel.
+        deviation: root mean square of the latents after scaling; should be near 1.
+        low, high: range of the pixel values.
+        psnr: of the decoded pictures compared with the pictures, dB.
+        problem: what is wrong with the scaling, if anything.
     """
 
     pictures: int
@@ -53,64 +57,73 @@ class Pace:
     encoding: float
 
 
-def sampled(plan: CachePlan) -> list[PictureRow]:
-    """Pictures that can be read again, spread over all as chance would; those of one shape together."""
-    there = [seen for seen in plan.first.values() if seen.item.picture is not None]
-    chosen = sorted(there, key=lambda seen: seen.digest)[:SAMPLE]
-    rows = [PictureRow("", seen.digest, seen.item.key, list(seen.size)) for seen in chosen]
+def choose_sample(plan: CachePlan) -> list[PictureRow]:
+    """Return a sample of the pictures that can be read again, sorted by shape.
+
+    The order of digests is as good as random, and the same every time.
+    """
+    readable = [scanned for scanned in plan.first.values() if scanned.item.picture is not None]
+    chosen = sorted(readable, key=lambda scanned: scanned.digest)[:SAMPLE]
+    rows = [PictureRow("", scanned.digest, scanned.item.key, list(scanned.size)) for scanned in chosen]
     return sorted(rows, key=lambda row: plan.shapes[row.digest])
 
 
 @torch.inference_mode()
 def try_latents(
-    config: CheckSettings, plan: CachePlan, autoencoder: Autoencoder, device: torch.device
-) -> tuple[Latents, Pace] | None:
-    """Encode and decode a sample; None where no picture can be read again."""
-    pictures = {seen.item.key: seen.item.picture for seen in plan.first.values() if seen.item.picture}
-    rendering = Rendering(pictures, plan.crop, background=config.background, max_pixels=config.max_pixels)
-    rows, began = sampled(plan), perf_counter()
+    settings: CheckSettings, plan: CachePlan, autoencoder: Autoencoder, device: torch.device
+) -> tuple[LatentStatistics, Pace] | None:
+    """Encode and decode a sample; return its statistics and the pace, or None if no picture can be read again."""
+    pictures = {scanned.item.key: scanned.item.picture for scanned in plan.first.values() if scanned.item.picture}
+    rendering = Rendering(pictures, plan.crop, background=settings.background, max_pixels=settings.max_pixels)
+    rows, began = choose_sample(plan), perf_counter()
     images = [to_signed(rendering(row)[0]) for row in rows]
     reading = (perf_counter() - began) / max(1, len(rows))
     if not rows:
         return None
     autoencoder.to(device)
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as encoding has it on a CPU, of whose cores each takes a batch
+    torch.set_num_threads(1)  # as `encode` on a CPU, where each core takes its own batches
     means, errors, seconds, done = [], [], [], 0
-    for some in batches(images, config.encode_batch_size if device.type == "cuda" else 2):
-        start = worked(device)
-        given = some.to(device)
-        mean = autoencoder.encode(given).mean
-        seconds.append((worked(device) - start) / len(some))
+    for batch in batch_by_shape(images, settings.encode_batch_size if device.type == "cuda" else 2):
+        start = read_work_clock(device)
+        originals = batch.to(device)
+        mean = autoencoder.encode(originals).mean
+        seconds.append((read_work_clock(device) - start) / len(batch))
         decoded = autoencoder.decode(mean).clamp(-1, 1)
-        errors += (decoded - given).square().flatten(1).mean(1).tolist()
+        errors += (decoded - originals).square().flatten(1).mean(1).tolist()
         means.append(mean.double().cpu().transpose(0, 1).flatten(1))
-        done += len(some)
+        done += len(batch)
         if now(device) - began > SECONDS:
             break
     torch.set_num_threads(threads)
     autoencoder.to(torch.device("cpu"))
-    seen = images[:done]
     pace = Pace(reading, min(seconds) / (1 if device.type == "cuda" else os.cpu_count() or 1))
-    return latents_of(torch.cat(means, dim=1), seen, sum(errors) / len(errors), Scaling.of(autoencoder)), pace
+    error = sum(errors) / len(errors)
+    return describe_latents(torch.cat(means, dim=1), images[:done], error, Scaling.of(autoencoder)), pace
 
 
-def worked(device: torch.device) -> float:
-    """Seconds of work so far: of a GPU by the clock, of a CPU without what others take of it."""
+def read_work_clock(device: torch.device) -> float:
+    """Return seconds of work so far: the wall clock on a GPU; on a CPU this process's time, without that of others."""
     return now(device) if device.type == "cuda" else process_time()
 
 
-def batches(images: Iterable[Tensor], size: int) -> Iterator[Tensor]:
-    """Images of one shape together, (B, 3, H, W), a few at a time."""
+def batch_by_shape(images: Iterable[Tensor], size: int) -> Iterator[Tensor]:
+    """Yield batches of images of one shape, (B, 3, H, W), with B at most `size`; images must be sorted by shape."""
     for _, same in groupby(images, key=lambda image: image.shape):
         yield from torch.stack(list(same)).split(size)
 
 
-def latents_of(values: Tensor, images: list[Tensor], error: float, scaling: Scaling) -> Latents:
-    """Of raw latents (C, N), the images that they are of, and the mean squared error of what is decoded from them."""
+def describe_latents(values: Tensor, images: list[Tensor], error: float, scaling: Scaling) -> LatentStatistics:
+    """Return the statistics of raw latents.
+
+    Args:
+        values: the raw latents, (C, N).
+        images: the images that they were encoded from, each (3, H, W).
+        error: mean squared error of the decoded images.
+    """
     mean, std = values.mean(1).tolist(), values.std(1, correction=0).tolist()
     deviation = scaling.to_model(values).square().mean().sqrt().item()
-    return Latents(
+    return LatentStatistics(
         pictures=len(images),
         mean=[round(value, 4) for value in mean],
         std=[round(value, 4) for value in std],
@@ -122,15 +135,13 @@ def latents_of(values: Tensor, images: list[Tensor], error: float, scaling: Scal
     )
 
 
-def findings(latents: Latents) -> tuple[list[str], list[str]]:
-    """What is wrong with latents, and what is only poor."""
+def judge_latents(latents: LatentStatistics) -> tuple[list[str], list[str]]:
+    """Return what is wrong with latents, and what is only poor."""
     wrong = [latents.problem] if latents.problem else []
     if latents.psnr >= POOR:
         return wrong, []
-    told = f"decoded from their latents, pictures come back at {latents.psnr:.1f} dB ({latents.pictures} tried)"
+    message = f"{latents.pictures} pictures that were encoded and decoded have a PSNR of {latents.psnr:.1f} dB"
     if latents.psnr < WRONG:
-        return [
-            *wrong,
-            f"{told}: usually {CAUSE}",
-        ], []
-    return wrong, [f"{told}: this autoencoder was made for other pictures, or for larger ones; no network can draw better"]
+        return [*wrong, f"{message}: usually wrong weights, {CAUSE}"], []
+    poor = "this autoencoder was trained on other pictures, or on larger ones; no network can draw better than it decodes"
+    return wrong, [f"{message}: {poor}"]

@@ -1,103 +1,110 @@
-"""A check's report for a terminal."""
+"""Format a check's report for a terminal."""
 
 from collections.abc import Iterator
 
 from ldm_train.commands.check.dataset_facts import PictureFacts
-from ldm_train.commands.check.estimate import Training
-from ldm_train.commands.check.existing_cache import Compared
-from ldm_train.commands.check.findings import Report, amount, duration
+from ldm_train.commands.check.estimate import StepEstimate
+from ldm_train.commands.check.existing_cache import CacheComparison
+from ldm_train.commands.check.findings import Report, count_problems, format_bytes, format_duration
 from ldm_train.commands.check.forecast import RunFiles
 from ldm_train.data.sources.items import format_name
 
 LISTED = 100
 
 
-def lines(report: Report) -> Iterator[str]:
-    """What is wrong comes last, where it is seen."""
+def format_report(report: Report) -> Iterator[str]:
+    """Yield the lines of a report; the problems come last, where they are seen."""
     yield from report.notes
-    yield from of_pictures(report.pictures)
+    yield from format_pictures(report.pictures)
     if report.captions is not None:
         facts = report.captions
         yield (
-            f"{facts.distinct:,} distinct captions; tokens of the longest: {facts.longest:,} ({facts.capacity} are kept); "
-            f"pictures with several: {facts.several:,}"
+            f"{facts.distinct:,} distinct captions; the longest has {facts.longest:,} tokens ({facts.capacity} are kept); "
+            f"{facts.several:,} pictures have several captions"
         )
     if report.latents is not None:
         latents = report.latents
         yield (
-            f"latents ({latents.pictures} tried, pictures from {latents.low:.2f} to {latents.high:.2f}): deviation "
-            f"{latents.deviation:.2f} after scaling, decoded at {latents.psnr:.1f} dB"
+            f"latents of {latents.pictures} pictures (pixel values from {latents.low:.2f} to {latents.high:.2f}): "
+            f"RMS {latents.deviation:.2f} after scaling; decoded with a PSNR of {latents.psnr:.1f} dB"
         )
-    yield from of_cost(report)
+    yield from format_cost(report)
     for cache in report.caches:
-        yield of_cache(cache, report.pictures.usable)
+        yield format_cache(cache, report.pictures.usable)
     for warning in report.warnings:
         yield f"warning: {warning}"
+    if not report.reasons:
+        yield "No problems found: ready to train."
+        return
+    yield f"{count_problems(len(report.reasons))} to fix before training:"
     for reason in report.reasons:
-        yield f"wrong: {reason}"
-    yield f"{len(report.reasons)} to mend before training" if report.reasons else "nothing here keeps from training"
+        yield f"- {reason}"
 
 
-def of_pictures(facts: PictureFacts) -> Iterator[str]:
+def format_pictures(facts: PictureFacts) -> Iterator[str]:
     for key, problem in list(facts.unusable.items())[:LISTED]:
         yield f"{format_name(key)}: {format_name(problem)}"
     if len(facts.unusable) > LISTED:
-        yield f"… and {len(facts.unusable) - LISTED:,} more, which out=DIR lists in check.json"
+        yield f"… and {len(facts.unusable) - LISTED:,} more; out=DIR writes all of them to DIR/check.json"
     cannot = len(facts.unusable)
     yield f"{facts.items:,} pictures: {facts.usable:,} can be used ({facts.held_out:,} held out), {cannot:,} cannot"
     for bucket, (count, share) in facts.buckets.items():
-        yield f"  {bucket}: {count:,} pictures, of which the crop cuts away {share:.1%}"
+        yield f"  {bucket}: {count:,} pictures; the crop cuts away {share:.1%} of their area"
 
 
-def of_cost(report: Report) -> Iterator[str]:
+def format_cost(report: Report) -> Iterator[str]:
     if report.disk is not None:
         disk = report.disk
         yield (
-            f"the cache takes {amount(disk.cache.total)} ({amount(disk.cache.while_encoding)} while encoding) of "
-            f"{amount(disk.free)} free in {disk.folder}"
-            + ("" if report.encoding_seconds is None else f", and {duration(report.encoding_seconds)} here")
+            f"the cache takes {format_bytes(disk.cache.total)} ({format_bytes(disk.cache.while_encoding)} while encoding) "
+            f"of {format_bytes(disk.free)} free in {disk.folder}"
+            + (
+                ""
+                if report.encoding_seconds is None
+                else f"; encoding takes {format_duration(report.encoding_seconds)} here"
+            )
         )
     if report.prior is not None:
         yield (
-            f"{report.prior.count:,} class pictures are drawn first, by {report.prior.passes:,} passes of the network each"
-            + ("" if report.prior_seconds is None else f", in about {duration(report.prior_seconds)} here")
+            f"{report.prior.count:,} class pictures are drawn first, with {report.prior.passes:,} passes of the network each"
+            + ("" if report.prior_seconds is None else f", in about {format_duration(report.prior_seconds)} here")
         )
     if report.training is not None:
-        yield of_training(report.training)
+        yield format_training(report.training)
         if report.training_seconds is not None and report.training.seconds is not None:
             yield (
-                f"a step takes {report.training.seconds:.3g} s here ({report.training.device}), all of them "
-                f"{duration(report.training_seconds)}, without validation and the pictures drawn meanwhile"
+                f"a step takes {report.training.seconds:.3g} s here ({report.training.device}), all steps take "
+                f"{format_duration(report.training_seconds)}, without validation and the pictures drawn during training"
             )
     if report.files is not None:
-        yield of_files(report.files)
+        yield format_run_files(report.files)
     if report.price is not None:
-        yield f"price of all that: {report.price:,.2f}"
+        yield f"price of encoding and training: {report.price:,.2f}"
 
 
-def of_training(training: Training) -> str:
+def format_training(training: StepEstimate) -> str:
     memory, activations = training.memory, training.activations
-    batch = "" if activations is None else f" and {amount(activations)} for a forward pass of {training.rows}"
+    batch = "" if activations is None else f" and {format_bytes(activations)} for a forward pass of {training.rows} examples"
     return (
         f"training {training.trained / 1e6:,.1f}M of {training.parameters / 1e6:,.1f}M parameters takes "
-        f"{amount(memory.total + training.autoencoder)} of memory{batch}"
+        f"{format_bytes(memory.total + training.autoencoder)} of memory{batch}"
     )
 
 
-def of_files(files: RunFiles) -> str:
-    parts = [f"{files.checkpoints:,} checkpoint{'s' * (files.checkpoints > 1)} of {amount(files.checkpoint)}"]
+def format_run_files(files: RunFiles) -> str:
+    parts = [f"{files.checkpoints:,} checkpoint{'s' * (files.checkpoints > 1)} of {format_bytes(files.checkpoint)}"]
     if files.snapshots:
-        parts.append(f"{files.snapshots:,} snapshot{'s' * (files.snapshots > 1)} of averages of {amount(files.snapshot)}")
+        each = format_bytes(files.snapshot)
+        parts.append(f"{files.snapshots:,} snapshot{'s' * (files.snapshots > 1)} of averaged weights of {each}")
     if files.prior:
-        parts.append(f"{amount(files.prior)} of class pictures")
-    return (
-        f"the run keeps {', '.join(parts)}, {amount(files.at_most)} at most, of {amount(files.free)} free in {files.folder}"
-    )
+        parts.append(f"{format_bytes(files.prior)} of class pictures")
+    most, free = format_bytes(files.at_most), format_bytes(files.free)
+    return f"the run keeps {', '.join(parts)}: {most} at most, of {free} free in {files.folder}"
 
 
-def of_cache(cache: Compared, usable: int) -> str:
+def format_cache(cache: CacheComparison, usable: int) -> str:
     if not cache.there:
-        return f"{cache.folder} is not there yet: `ldm-train encode` makes it"
+        return f"{cache.folder} does not exist yet: `ldm-train encode` creates it"
     return (
         f"{cache.folder} holds {cache.holds:,} of these {usable:,} pictures; encoding would add {cache.new_pictures:,} "
         f"pictures and {cache.new_captions:,} captions, and drop {len(cache.dropped):,} pictures"

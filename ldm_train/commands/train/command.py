@@ -15,7 +15,7 @@ from ldm_train.assembly.trained_for import describe_purpose, refuse_other_purpos
 from ldm_train.assembly.trained_part import refuse_part
 from ldm_train.assembly.trainer import build_loggers, options, quiet, refuse_fused_scaling, refuse_processes
 from ldm_train.assembly.training_data import open_data
-from ldm_train.assembly.training_module import compile_network, training_module, warn_of_the_end
+from ldm_train.assembly.training_module import compile_network, list_sampling_warnings, training_module
 from ldm_train.assembly.watching import Watching
 from ldm_train.conditioners.text_encoder import TextEncoder
 from ldm_train.run_dir.holding import hold_run_directory
@@ -51,7 +51,7 @@ def train(config: TrainSettings, limits: Limits, keeping: Keeping) -> str | None
     torch.manual_seed(config.seed)
     config, parts, data, content = open_data(config)
     captions = training_captions(parts.text_encoder, data, caches=len(given_caches(given)))
-    told = check_new_words(config, parts.text_encoder, captions)
+    warnings = check_new_words(config, parts.text_encoder, captions)
     stored = with_given_caches(config, given)
     watching = Watching.of(config, parts, data)
     ema: EMA = build(config.ema, "ema")
@@ -72,9 +72,8 @@ def train(config: TrainSettings, limits: Limits, keeping: Keeping) -> str | None
         module.to(memory_format=torch.channels_last)
     if config.compile is not None:
         compile_network(module.network, backend=config.compile)
-    warn_of_the_end(module.objective)
-    for line in [*told, *untrained_words(module.text_encoder)]:
-        print(f"warning: {line}")
+    for warning in [*warnings, *list_sampling_warnings(module.objective), *untrained_words(module.text_encoder)]:
+        print(f"warning: {warning}")
     run_dir, spent = Path(config.run_dir), TimeSpent()
     reason = fit(
         module,

@@ -143,7 +143,7 @@ def test_what_cannot_be_used_may_be_borne(make: Callable, check: Callable) -> No
 @pytest.mark.parametrize(
     ("contents", "reason"),
     [
-        ({"a.png": (b"", "a")}, "nothing in the source can be used"),
+        ({"a.png": (b"", "a")}, "no picture in the source can be used"),
         ({"a.png": (noise(0), "a", "test")}, "all 1 usable pictures are held out"),
     ],
 )
@@ -151,7 +151,7 @@ def test_a_source_of_nothing_to_train_on_is_refused(contents: dict, reason: str,
     code, out, report = check(make(contents), *UNTRIED)
     assert code == 1
     assert reason in "\n".join(report["reasons"])
-    assert f"wrong: {reason}" in out
+    assert f"- {reason}" in out
 
 
 def test_a_held_out_picture_among_those_to_train_on_is_refused(make: Callable, check: Callable) -> None:
@@ -172,11 +172,12 @@ def test_copies_small_and_flat_pictures_are_only_warned_of(make: Callable, check
     }
     code, _, report = check(make(contents), *UNTRIED)
     assert code == 0
-    assert warned(report, "copies: 1, of 1 different pictures")
-    assert warned(report, "with other captions: those of 1")
-    assert warned(report, "smaller than what is trained on: 2 pictures, enlarged up to 5.33 times")
+    assert warned(report, "1 copies of 1 different pictures")
+    assert warned(report, "the captions of 1 of them differ")
+    assert warned(report, "2 pictures are smaller")
+    assert warned(report, "5.33 times")
     assert warned(report, "enlarged more than 4 times: 1 (tiny.png)")
-    assert warned(report, "all of one colour: 1 (flat.png)")
+    assert warned(report, "with a single colour: 1 (flat.png)")
     assert warned(report, "with a colour profile that is ignored: 1 (profile.png)")
     assert [group["keys"] for group in report["pictures"]["copies"]] == [["a.png", "b.png"]]
 
@@ -185,18 +186,16 @@ def test_what_the_crop_cuts_away_is_told_by_shape(make: Callable, check: Callabl
     wide = noise(0, 32).crop((0, 0, 32, 16))
     _, out, report = check(make({"a.png": (wide, "a"), "b.png": (noise(1), "b")}), *UNTRIED)
     assert report["pictures"]["buckets"] == {"16x16": [2, 0.25]}
-    assert "16x16: 2 pictures, of which the crop cuts away 25.0%" in out
+    assert "16x16: 2 pictures; the crop cuts away 25.0%" in out
 
 
 def test_long_captions_are_told_once_with_the_choice(make: Callable, check: Callable, tmp_path: Path) -> None:
     contents = {f"{n}.png": (noise(n), "a cat " * (10 if n else 1) + f"number {n}") for n in range(4)}
     code, _, report = check(make(contents), *UNTRIED)
     assert code == 0
-    [told] = [warning for warning in report["warnings"] if "cut at" in warning]
-    assert (
-        "3 of 4 captions (75.0%), those of 3 pictures, are cut at 14 tokens, by 8.0 on average; the longest has 22" in told
-    )
-    assert "text_encoder.chunks=2 keeps all whole" in told
+    [message] = [warning for warning in report["warnings"] if "cut at" in warning]
+    for value in ("3 of 4 captions (75.0%)", "3 pictures", "14 tokens", "8.0", "22", "text_encoder.chunks=2"):
+        assert value in message
     assert not warned(check(tmp_path / "source", *UNTRIED, "text_encoder.chunks=2")[2], "cut at")
 
 
@@ -293,7 +292,7 @@ def test_a_cache_is_compared(pictures: Path, cache: Path, check: Callable, tmp_p
     assert report["caches"][0]["new_pictures"] == 12
     code, out, _ = check(pictures, *words, f"cache={tmp_path}/none")
     assert code == 0
-    assert "is not there yet" in out
+    assert f"{tmp_path}/none does not exist" in out
 
 
 def test_a_cache_of_other_pictures_is_compared(make: Callable, cache: Path, check: Callable) -> None:

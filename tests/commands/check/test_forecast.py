@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ldm_train.assembly.parts import build_parts
-from ldm_train.commands.check.forecast import kept, passes
+from ldm_train.commands.check.forecast import count_checkpoints, count_passes
 from ldm_train.settings.composition import compose
 from ldm_train.training.checkpoints.checkpoint_callback import Keeping, occupied
 from tests.conftest import NETWORK, PICTURES, TEXT
@@ -42,7 +42,7 @@ def check(pictures: Path, train_words: list[str], ldm_train: Callable, tmp_path:
 )
 def test_checkpoints_that_stay_are_counted(keeping: Keeping, number: int) -> None:
     """Of eight steps: those of keep and keep_every once, and the best."""
-    assert kept(keeping, 8) == number
+    assert count_checkpoints(keeping, 8) == number
 
 
 def test_the_disk_it_foretells_is_what_a_run_takes(check: Callable, run_with: Callable[..., Path]) -> None:
@@ -52,7 +52,7 @@ def test_the_disk_it_foretells_is_what_a_run_takes(check: Callable, run_with: Ca
     taken = occupied(run_dir / "checkpoints") + occupied(run_dir / "ema")
     assert files["total"] == pytest.approx(taken, rel=0.1)
     assert "the run keeps 2 checkpoints of" in out
-    assert "2 snapshots of averages of" in out
+    assert "2 snapshots of averaged weights of" in out
 
 
 def test_too_small_a_disk_is_refused(check: Callable, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,13 +66,13 @@ def test_too_small_a_disk_is_refused(check: Callable, trained: Path, monkeypatch
 )
 def test_passes_of_a_class_picture_are_counted(words: list[str], number: int) -> None:
     config = compose("check", ["source.path=none", "prior.steps=3", *PICTURES, *TEXT, *NETWORK, *words])
-    assert passes(config, build_parts(config)) == number
+    assert count_passes(config, build_parts(config)) == number
 
 
 def test_class_pictures_are_told_with_their_time(check: Callable, trained: Path) -> None:
     own = [f"network.weights={trained}", *PROMPT]
     out, report = check(*own, "measure=true", "price_per_hour=1000")
-    assert "40 class pictures are drawn first, by 6 passes of the network each, in about" in out
+    assert "40 class pictures are drawn first, with 6 passes of the network each, in about" in out
     assert (report["prior"]["count"], report["prior"]["passes"]) == (40, 6)
     step = report["measured"]["step"]
     assert 0 < report["measured"]["prior_seconds"] < 40 * 6 * step["seconds"]
