@@ -224,9 +224,9 @@ def _explain(verb: str, overrides: list[str], error: Exception) -> str:
     if known:
         return f"unknown setting {known[2]!r} of {verb}{nearest(known[2], plain)} (`ldm-train {verb} --help` lists them)"
     merged = re.search(r"full_key: ([\w.]+)", f"{error} {error.__cause__}")
-    word = next((word for word in overrides if merged and key_of(word) == merged[1]), None)
-    if word is not None and (found := kind_of(verb, key_of(word), targets_of(verb, overrides))) is not None:
-        name, value = key_of(word), word.partition("=")[2]
+    unmerged = next((word for word in overrides if merged and key_of(word) == merged[1]), None)
+    if unmerged is not None and (found := kind_of(verb, key_of(unmerged), targets_of(verb, overrides))) is not None:
+        name, value = key_of(unmerged), unmerged.partition("=")[2]
         return f"{name}={value} is not accepted; {name} takes {describe(*found)}"
     return str(error.__cause__ or error).strip()
 
