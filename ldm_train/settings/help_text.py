@@ -38,10 +38,13 @@ def describe_command(verb: str, words: list[str]) -> str:
     choices = [word.partition("=")[::2] for word in words if word.partition("=")[0] in list_groups(verb)]
     refuse_unknown_options(verb, [f"{group}={option}" for group, option in choices])
     star = "; *: a continued run may change it" if verb in CONTINUED else ""
-    lines = [*page.header, "", f"Settings (???: must be given{star}):"]
+    lines = [line for text in page.header for line in textwrap.wrap(text, WIDTH + 10) or [""]]
+    lines += ["", f"Settings (???: must be given{star}):"]
     for name, info in own_settings(verb).items():
         lines += _describe_own(verb, name, info)
-    lines += ["", FORMS, f"Groups (`ldm-train {verb} GROUP=OPTION --help` shows the settings of an option):"]
+    lines += ["", FORMS]
+    if page.choices:
+        lines.append(f"Groups (`ldm-train {verb} GROUP=OPTION --help` shows the settings of an option):")
     for choice in page.choices:
         lines += _describe_group(choice)
     for group, option in choices:
