@@ -78,7 +78,8 @@ def option_kind(group: str, name: str, target: str | None) -> tuple[Any, list[ob
 
 
 def _wrap_header(header: list[str]) -> Iterator[str]:
-    for is_command, lines in itertools.groupby(header, lambda line: line.startswith("  ")):
+    for is_command, group in itertools.groupby(header, lambda line: line.startswith("  ")):
+        lines = list(group)
         yield from lines if is_command else textwrap.wrap(" ".join(lines), WIDTH)
 
 
