@@ -19,6 +19,7 @@ from PIL import Image
 
 from ldm_train.settings.commented_yaml import parse_settings
 from ldm_train.settings.composition import compose
+from ldm_train.settings.schema.commands import own_settings
 
 ROOT = Path(__file__).parent.parent
 PAGES = {path.stem: path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
@@ -283,10 +284,23 @@ def test_the_reference_lists_every_setting_with_its_default(path: Path) -> None:
     assert all(comment in text for comment in comments)
 
 
-def test_the_reference_reads_the_help_of_a_command() -> None:
+def test_the_reference_of_a_command_is_its_schema() -> None:
     page = settings.make_command_page("encode")
     assert "| `image_size` | `64` |" in page
     assert "(../groups/autoencoder.md) | `openmoji` |" in page
+    assert "continued" not in page
+    rows = [line.split(" | ") for line in settings.make_command_page("train").splitlines() if line.startswith("| `")]
+    named = {row[0].removeprefix("| ").strip("`"): row for row in rows}
+    assert named.keys() >= own_settings("train").keys()
+    for name, info in own_settings("train").items():
+        assert "." in name or not info.description or named[name][3].replace("\\", "") == info.description.strip()
+    assert [named[name][4].strip(" |") for name in ("max_steps", "pictures.every", "seed")] == ["yes", "yes", ""]
+
+
+def test_the_reference_of_a_group_has_types_and_what_a_continued_run_may_change() -> None:
+    page = settings.make_group_page("ema", [settings.CONF / "ema" / "power.yaml"])
+    [row] = [line.split(" | ") for line in page.splitlines() if line.startswith("| `snapshot_every`")]
+    assert (row[1], row[2], row[4].strip(" |")) == ("`500`", "a whole number of at least 1", "yes")
 
 
 def test_the_api_reference_lists_the_modules_of_its_rooms() -> None:

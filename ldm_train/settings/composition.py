@@ -35,7 +35,7 @@ from ldm_train.settings.shipped import (
 from ldm_train.settings.signatures import signature
 from ldm_train.settings.strict import SET_BY_THE_RUN, TRAINER, NameCheck, describe_set_by_the_run
 from ldm_train.settings.trust import is_trust
-from ldm_train.settings.validation import read_settings
+from ldm_train.settings.validation import not_accepted, read_settings
 from ldm_train.util.text import nearest
 
 __all__ = ["ConfigError", "build", "compose", "folder", "groups", "nearest", "words"]
@@ -67,7 +67,7 @@ def compose(verb: str, overrides: list[str]) -> CommandSettings:
     own = [part for word in own for part in _deletable(word)]
     files = [word.partition("=")[2].strip("'\"") for word in overrides if key_of(word) == CONFIG]
     chosen = {key_of(word) for word in own}
-    given = [word for file in files for word in file_words(verb, file, chosen=chosen)] + own
+    given = [word for file in files for word in file_words(verb, file, chosen=chosen, targets=targets)] + own
     try:
         config = _hydra(verb, given)
         missing = sorted(OmegaConf.missing_keys(config))
@@ -223,11 +223,10 @@ def _explain(verb: str, overrides: list[str], error: Exception) -> str:
         return told
     if known:
         return f"unknown setting {known[2]!r} of {verb}{nearest(known[2], plain)} (`ldm-train {verb} --help` lists them)"
-    merged = re.search(r"full_key: ([\w.]+)", f"{error} {error.__cause__}")
-    unmerged = next((word for word in overrides if merged and key_of(word) == merged[1]), None)
-    if unmerged is not None and (found := kind_of(verb, key_of(unmerged), targets_of(verb, overrides))) is not None:
-        name, value = key_of(unmerged), unmerged.partition("=")[2]
-        return f"{name}={value} is not accepted; {name} takes {describe(*found)}"
+    merged = re.search(r"Cannot merge .*\s+full_key: ([\w.]+)", f"{error} {error.__cause__}")
+    refused = next((word for word in overrides if merged and key_of(word) == merged[1]), None)
+    if refused is not None and (found := kind_of(verb, key_of(refused), targets_of(verb, overrides))) is not None:
+        return not_accepted(key_of(refused), refused.partition("=")[2], describe(*found))
     return str(error.__cause__ or error).strip()
 
 

@@ -11,6 +11,9 @@ from pathlib import Path
 from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import DictConfig, OmegaConf
 
+from ldm_train.settings.safe_yaml import read_written
+from ldm_train.settings.schema.commands import kind_of
+from ldm_train.settings.schema.kinds import takes_text
 from ldm_train.settings.shipped import ConfigError, groups, groups_of, read, shipped
 from ldm_train.settings.trust import TRUST
 from ldm_train.util.text import nearest
@@ -18,10 +21,11 @@ from ldm_train.util.text import nearest
 CONFIG = "config"
 
 
-def file_words(verb: str, path: str, *, chosen: Collection[str]) -> list[str]:
+def file_words(verb: str, path: str, *, chosen: Collection[str], targets: dict[str, str]) -> list[str]:
     """The words that a file of settings stands for: options of groups first.
 
     Args:
+        targets: the constructor of each group.
         chosen: groups of which the command line chooses an option: the file's own, with its settings, is passed over.
 
     Raises:
@@ -29,7 +33,10 @@ def file_words(verb: str, path: str, *, chosen: Collection[str]) -> list[str]:
     """
     if not Path(path).is_file():
         raise ConfigError(f"{CONFIG}={path} is not there; it takes a YAML file of settings, such as a run's config.yaml")
-    config = OmegaConf.to_container(read(Path(path)))
+    read_values = OmegaConf.to_container(read(Path(path)))
+    assert isinstance(read_values, dict)
+    targets = targets | {key: found for key, value in read_values.items() if (found := _target(key, value))}
+    config = _keep_texts(verb, targets, "", read_values, read_written(Path(path)))
     assert isinstance(config, dict)
     if refused := next((key for key in (TRUST, "hydra") if key in config), None):
         raise ConfigError(
@@ -56,6 +63,26 @@ def file_words(verb: str, path: str, *, chosen: Collection[str]) -> list[str]:
         f"~{group}" if option is None else f"{group}={option}" for group, option in choices.items() if group not in chosen
     ]
     return words + settings
+
+
+def _target(group: object, value: object) -> str | None:
+    """Return the constructor that a file chooses for a group; None if it is no group, or chooses none."""
+    if isinstance(value, str) and value in groups().get(str(group), []):
+        value = shipped(f"{group}/{value}")
+    return str(value["_target_"]) if isinstance(value, dict | DictConfig) and "_target_" in value else None
+
+
+def _keep_texts(verb: str, targets: dict[str, str], name: str, value: object, written: object) -> object:
+    """Return a setting of a file; a text that YAML reads as a number or a switch, such as 1e3 or no, is as it is written."""
+    if isinstance(value, dict) and isinstance(written, dict):
+        names = {key: f"{name}.{key}".lstrip(".") for key in value}
+        return {key: _keep_texts(verb, targets, names[key], one, written.get(str(key))) for key, one in value.items()}
+    if isinstance(value, list) and isinstance(written, list):
+        return [_keep_texts(verb, targets, name, *pair) for pair in zip(value, written, strict=True)]
+    if not isinstance(value, bool | int | float) or not isinstance(written, str):
+        return value
+    found = kind_of(verb, name, targets)
+    return written if found is not None and takes_text(found[0]) else value
 
 
 def _check_logger(node: object, path: str) -> None:

@@ -1,6 +1,7 @@
 """The help of a command, `ldm-train VERB --help`, and of the options that its words choose."""
 
 import inspect
+import itertools
 import textwrap
 from collections.abc import Iterator
 from typing import Any
@@ -38,10 +39,12 @@ def describe_command(verb: str, words: list[str]) -> str:
     choices = [word.partition("=")[::2] for word in words if word.partition("=")[0] in list_groups(verb)]
     refuse_unknown_options(verb, [f"{group}={option}" for group, option in choices])
     star = "; *: a continued run may change it" if verb in CONTINUED else ""
-    lines = [*page.header, "", f"Settings (???: must be given{star}):"]
+    lines = [*_wrap_header(page.header), "", f"Settings (???: must be given{star}):"]
     for name, info in own_settings(verb).items():
         lines += _describe_own(verb, name, info)
-    lines += ["", FORMS, f"Groups (`ldm-train {verb} GROUP=OPTION --help` shows the settings of an option):"]
+    lines += ["", FORMS]
+    if page.choices:
+        lines.append(f"Groups (`ldm-train {verb} GROUP=OPTION --help` shows the settings of an option):")
     for choice in page.choices:
         lines += _describe_group(choice)
     for group, option in choices:
@@ -72,6 +75,12 @@ def option_kind(group: str, name: str, target: str | None) -> tuple[Any, list[ob
     if group == "trainer" and (info := TrainerSettings.model_fields.get(name)) is not None:
         return info.annotation, info.metadata
     return argument_kind(group, name, TRAINER if group == "trainer" else target or ""), []
+
+
+def _wrap_header(header: list[str]) -> Iterator[str]:
+    for is_command, group in itertools.groupby(header, lambda line: line.startswith("  ")):
+        lines = list(group)
+        yield from lines if is_command else textwrap.wrap(" ".join(lines), WIDTH)
 
 
 def _describe_own(verb: str, name: str, info: FieldInfo) -> Iterator[str]:

@@ -49,6 +49,11 @@ def read_settings_file(path: Path) -> DictConfig:
     return config
 
 
+def read_written(path: Path) -> object:
+    """Return what a file that `read_yaml` accepts holds, each number, switch and null as the text that is written there."""
+    return yaml.load(read_text(path, limit=LARGEST_FILE), Loader=yaml.BaseLoader)
+
+
 def _check_events(text: str) -> None:
     """Raise if a file is too deep or too long once its aliases are replaced by what they repeat."""
     sizes: dict[str, int] = {}

@@ -100,7 +100,7 @@ def _argument(name: str, value: object, target: str, origin: Origin) -> object:
     try:
         return TypeAdapter(kind, config=STRICT).validate_python(value)
     except ValidationError:
-        raise ConfigError(_not_accepted(name, value, describe(kind), origin)) from None
+        raise ConfigError(not_accepted(name, value, describe(kind), origin)) from None
 
 
 def _explain(verb: str, values: Mapping[str, Any], error: ValidationError, origin: Origin) -> str:
@@ -113,7 +113,7 @@ def _explain(verb: str, values: Mapping[str, Any], error: ValidationError, origi
     if found["type"] == "missing":
         return f"{verb} needs {name}=…"
     kind = kind_of(verb, name, {})
-    return _not_accepted(name, value, describe(*kind) if kind else "something else", origin)
+    return not_accepted(name, value, describe(*kind) if kind else "something else", origin)
 
 
 def _setting_name(verb: str, steps: list[str]) -> str:
@@ -129,5 +129,6 @@ def _setting_name(verb: str, steps: list[str]) -> str:
     return ".".join(names)
 
 
-def _not_accepted(name: str, value: object, accepted: str, origin: Origin) -> str:
+def not_accepted(name: str, value: object, accepted: str, origin: Origin = lambda name: "") -> str:
+    """Return the message for a value of another type."""
     return f"{name}={format_value(value)}{origin(name)} is not accepted; {name} takes {accepted}"

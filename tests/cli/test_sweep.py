@@ -96,7 +96,7 @@ def test_what_is_replaced_or_cut_in_names_does_not_make_them_the_same() -> None:
             ["seed=0,1", "batchsize=3"],
             "job 1 of 2 (seed=0): unknown setting 'batchsize' of train; did you mean 'batch_size'",
         ),
-        (["seed=0,1,many"], "job 3 of 3 (seed=many): seed=many is not a whole number"),
+        (["seed=0,1,many"], "job 3 of 3 (seed=many): seed=many is not accepted"),
         (["schedule=cosine,linaer"], "job 2 of 2 (schedule=linaer): schedule=linaer is no option"),
         (["optimizer.lr=1e-3,-1e-3"], "job 2 of 2 (optimizer.lr=-0.001): optimizer.lr=-0.001 must be at least 0"),
     ],

@@ -98,6 +98,17 @@ def test_a_bad_file_is_named(text: str, told: str, with_file: Callable, tmp_path
     assert told.format(file=f"{tmp_path}/mine.yaml") in str(error.value)
 
 
+def test_a_text_in_a_file_is_as_it_is_written(with_file: Callable) -> None:
+    text = "cache: [2026_11_29, 1e3, 007, a]\nmax_time: 11:30:00\npictures: {prompts: [5, no], count: 0x10}\nseed: 1_000"
+    source = "source: {_target_: ldm_train.data.sources.folder.Folder, path: 1e3, prefix: 007}"
+    config = with_file(f"{text}\n{source}\nspacing: karras")
+    assert config.source is not None
+    assert (config.source.get("path"), config.source.get("prefix")) == ("1e3", "007")
+    assert config.cache == ["2026_11_29", "1e3", "007", "a"]
+    assert config.max_time == "11:30:00"
+    assert (config.pictures.prompts, config.pictures.count, config.seed) == (["5", "no"], 16, 1000)
+
+
 def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"config=.*none.yaml is not there; it takes a YAML file"):
         compose("train", [*NEEDED, f"config={tmp_path}/none.yaml"])
