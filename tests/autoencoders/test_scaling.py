@@ -26,7 +26,7 @@ def raw_latents(mean: float, deviation: float) -> torch.Tensor:
 
 
 def proposed(told: str) -> Scaling:
-    found = re.search(r"On these pictures autoencoder\.shift=(\S+) autoencoder\.scale=(\S+)", told)
+    found = re.search(r"autoencoder\.shift=(\S+) autoencoder\.scale=(\S+)", told)
     assert found
     return Scaling(float(found[1]), float(found[2]))
 
@@ -51,7 +51,7 @@ def test_a_scale_off_by_ten_is_a_problem_and_the_proposed_one_gives_1(
 @pytest.mark.parametrize(
     ("deviation", "scale", "cause"),
     [
-        (5.5, 1.0, "a scale that was left out"),
+        (5.5, 1.0, "missing scale"),
         (1.0, 0.18215, "scaled already"),
         (0.5, 0.18215, r"another range than \[-1, 1\]"),
     ],
@@ -98,7 +98,7 @@ def test_a_wrong_scale_is_refused_by_encode_and_train_until_told_otherwise_or_me
     answer = train(folder, tmp_path / "run", "max_steps=1")
     assert answer.code == 1
     assert "scale_check=false trains nevertheless" in answer.err
-    assert "usually" in answer.err
+    assert "usual cause" in answer.err
     assert train(folder, tmp_path / "run", "max_steps=1", "pictures.steps=1", "scale_check=false").code == 0
     better = proposed(" ".join(refused.err.split()))
     mended = [f"autoencoder.shift={better.shift}", f"autoencoder.scale={better.scale}"]
