@@ -186,11 +186,10 @@ def complete_weights(state: Mapping[str, Tensor], run_dir: Path, parts: Parts) -
     Raises:
         ValueError: what it stands on is not there, or is another than it was.
     """
-    expected = trainable(parts)
-    if expected.keys() <= state.keys() or not (run_dir / CONFIG).is_file():
+    if not (run_dir / CONFIG).is_file():
         return state
-    config = read_trained(run_dir)
-    if not is_partial(config):
+    config, expected = read_trained(run_dir), trainable(parts)
+    if not is_partial(config) or expected.keys() <= state.keys():
         return state
     base = config.network.get("weights")
     refuse_circle(run_dir, config)

@@ -90,7 +90,7 @@ def test_what_is_no_adapter_is_refused(trained: Path, tmp_path: Path) -> None:
     for path, message in {
         trained: "is a run without adapters",
         tmp_path: "neither a run directory nor a file of a LoRA",
-        tmp_path / "a.safetensors": "are not those of a LoRA",
+        tmp_path / "a.safetensors": r"a\.safetensors: its tensors \(a\) are not those of a LoRA",
     }.items():
         with pytest.raises(ValueError, match=message):
             opened(trained, str(path))

@@ -23,7 +23,7 @@ QUICK = ["max_steps=1", "pictures.every=1000", "validation.every=1000", "picture
 OTHERS = [
     (["prediction=velocity"], ["prediction=noise", "prediction=velocity"]),
     (["schedule=cosine"], ["schedule=scaled_linear", "schedule=cosine"]),
-    (["schedule.shift=2"], ["schedule=scaled_linear, and schedule=scaled_linear schedule.shift=2 is set"]),
+    (["schedule.shift=2"], ["schedule=scaled_linear, and schedule=scaled_linear schedule.shift=2.0 is set"]),
     (["text_encoder.heads=2"], ["text_encoder.heads: then 4, now 2"]),
 ]
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from ldm_train.run_dir.config_changes import refuse_other
-from ldm_train.settings.composition import compose
+from ldm_train.settings.composition import compose_as
+from ldm_train.settings.schema.training import TrainSettings
 from tests.run_dir.records import QUIET, files, lines, record
 
 # What may not continue
@@ -24,7 +25,7 @@ from tests.run_dir.records import QUIET, files, lines, record
         ("caption_dropout=0.5", "caption_dropout: then 0.1, now 0.5"),
         ("held_out=0.2", "held_out: then 0.05, now 0.2"),
         ("offset_noise=0.1", "offset_noise: then 0.0, now 0.1"),
-        ("cache_repeats=[2]", "cache_repeats: then null, now [2]"),
+        ("cache_repeats=[2]", "cache_repeats: then null, now [2.0]"),
         ("optimizer.lr=2e-3", "optimizer.lr: then 0.001, now 0.002"),
         ("optimizer=sgd", 'optimizer._target_: then "torch.optim.AdamW", now "torch.optim.SGD"'),
         ("parameter_groups.text_encoder_lr=1e-4", "parameter_groups.text_encoder_lr: then null, now 0.0001"),
@@ -86,7 +87,7 @@ def test_a_run_goes_on_under_settings_that_leave_its_weights_alone(copy: Path, c
 def test_where_and_how_fast_it_runs_may_differ(words: list[str], tmp_path: Path) -> None:
     needed = ["cache=c", "run_dir=d"]
     before = [word for word in words if word.startswith("text_encoder=")]
-    then, now = (compose("train", [*needed, *own]) for own in (before, words))
+    then, now = (compose_as(TrainSettings, [*needed, *own]) for own in (before, words))
     refuse_other(then, now, "the data", tmp_path, {"content": "the data", "starts": []})
 
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 from torch import nn
 
 from ldm_train.assembly.stored_weights import load_start
 from ldm_train.run_dir.config_changes import identify_run
-from ldm_train.settings.composition import compose
+from ldm_train.settings.composition import compose_as
+from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.training.ema.snapshots import read_snapshots
 from ldm_train.training.run_files import SHORT_ID
 from tests.run_dir.records import QUIET, files, record
@@ -53,7 +53,7 @@ def run_dir(original: Path, tmp_path: Path) -> Path:
 
 
 def identity(*words: str, content: str = "data", first: str | None = None, purpose: str = "noise") -> str:
-    config = compose("train", ["cache=a", "run_dir=b", *words])
+    config = compose_as(TrainSettings, ["cache=a", "run_dir=b", *words])
     return identify_run(config, content=content, first_weights=first, trained_for={"prediction": purpose})
 
 
@@ -110,7 +110,8 @@ def test_a_text_encoder_that_is_trained_from_a_file_is_among_the_first_weights()
         torch.manual_seed(seed)
         encoder: Any = nn.Linear(2, 2)
         encoder.trained = trained
-        config = OmegaConf.create({"network": {"weights": None}, "text_encoder": {"weights": weights}})
+        words = ["text_encoder=clip_vit_l_14", "text_encoder.weights=" + (weights or "null")]
+        config = compose_as(TrainSettings, ["cache=a", "run_dir=b", *words])
         return load_start(config, SimpleNamespace(text_encoder=encoder))  # type: ignore[arg-type]
 
     assert named(0) == named(0, weights="moved.pt") != named(1)
