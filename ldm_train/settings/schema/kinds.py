@@ -22,10 +22,11 @@ MISSING = "???"  # in a config file: a value that must be given
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from `low` to `high`, both included, or below `high`."""
+    """Numbers from `low` to `high`, both included, or above `low`, or below `high`."""
 
     low: float
     high: float = math.inf
+    above: bool = False
     below: bool = False
     infinite: bool = False  # whether infinity is accepted too
 
@@ -33,12 +34,13 @@ class Range:
         """Return what is accepted if a value is out of range."""
         if not isinstance(value, int | float) or isinstance(value, bool):
             return None
-        within = self.low <= value and (value < self.high if self.below else value <= self.high)
+        high_enough = value > self.low if self.above else value >= self.low
+        within = high_enough and (value < self.high if self.below else value <= self.high)
         return None if within and (self.infinite or math.isfinite(value)) else f"must be {self}"
 
     def __str__(self) -> str:
         if self.high == math.inf:
-            return f"at least {self.low:g}"
+            return f"{'above' if self.above else 'at least'} {self.low:g}"
         return f"from {self.low:g} to {'below ' if self.below else ''}{self.high:g}"
 
 
@@ -124,7 +126,7 @@ def _as_list(value: object) -> object:
 Count = Annotated[int, Range(1)]
 WholeNumber = Annotated[int, Range(0)]
 NotNegative = Annotated[float, Range(0)]
-Positive = Annotated[float, Range(5e-324), Words("a number above 0")]
+Positive = Annotated[float, Range(0, above=True)]
 Share = Annotated[float, Range(0, 1)]
 BelowOne = Annotated[float, Range(0, 1, below=True)]
 Finite = Annotated[float, Range(-math.inf)]
@@ -193,7 +195,8 @@ def problems_of(value: object, kind: object, name: str, metadata: tuple[object, 
     for rule in metadata:
         if isinstance(rule, Rule) and value is not None and (reason := rule.problem(value)):
             whole = "a whole number of " if kind is int and reason.startswith("must be at") else ""
-            shown = "" if isinstance(rule, NotEmpty) else f"={value}"
+            typed = int(value) if isinstance(value, float) and value.is_integer() else value
+            shown = "" if isinstance(rule, NotEmpty) else f"={typed}"
             yield f"{name}{shown} {reason.replace('must be ', f'must be {whole}')}"
             return
     if isinstance(value, list | tuple):

@@ -10,6 +10,7 @@ from ldm_train.settings.schema.kinds import (
     Finite,
     NotNegative,
     Paths,
+    Positive,
     Prompts,
     Range,
     Section,
@@ -69,7 +70,7 @@ class ParameterGroupSettings(Section):
     """Which parameters share a rate and a weight decay."""
 
     decay_norms_and_biases: bool = setting(False, "optimizer.weight_decay is for norms and biases too")
-    text_encoder_lr: NotNegative | None = setting(None, "base rate of a text encoder that is trained; null: optimizer.lr")
+    text_encoder_lr: Positive | None = setting(None, "base rate of a text encoder that is trained; null: optimizer.lr")
 
 
 class ValidationSettings(Section):

@@ -241,4 +241,5 @@ def test_a_size_that_does_not_divide_the_batch_is_refused_with_batches_that_do(
 ) -> None:
     answer = train(cache, tmp_path / "run", f"micro_batch_size={value}")
     assert answer.code == 1
-    assert f"cannot be divided among 1 device(s) and micro_batch_size={value}; the nearest sizes that can:" in answer.err
+    assert f"micro_batch_size={value};" in answer.err
+    assert f": {value}, {2 * int(value)}, " in answer.err, "batches that it divides"
