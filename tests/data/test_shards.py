@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from ldm_train.data.cache import shards, staging
 from ldm_train.data.cache.manifest import Shard, read_manifest
-from ldm_train.data.cache.reader import LatentCache, shards, staging
+from ldm_train.data.cache.reader import LatentCache
 from ldm_train.data.pictures.images import read_image, to_signed
 from ldm_train.training.encoding import Encoding, Loaded
 from ldm_train.util.files import temporary_path
@@ -37,7 +38,7 @@ def test_files_follow_from_the_names_in_order_and_none_is_far_too_large(names: s
     ordered = sorted(f"{name:064x}" for name in names)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shards, "SHARD_BYTES", 1000)
-        files = list(shards.split(ordered, size, "rows"))
+        files = list(shards.split_into_shards(ordered, size, "rows"))
     assert [name for _, part in files for name in part] == ordered
     assert [file for file, _ in files] == sorted({file for file, _ in files})
     bits = max(0, (len(ordered) * size - 1) // 1000).bit_length()
@@ -227,7 +228,7 @@ def test_what_a_kill_leaves_is_in_nobodys_way(
     left: str, cache: Path, pictures: Path, encode: Callable, tmp_path: Path
 ) -> None:
     folder = tmp_path / "cache"
-    place = staging.Workplace(folder)
+    place = staging.CacheWorkspace(folder)
     place.start()
     shutil.copytree(cache, place.previous if left != "half a part" else folder)
     if left != "the old one alone":
@@ -243,7 +244,7 @@ def test_what_a_kill_leaves_is_in_nobodys_way(
 
 
 def test_training_after_such_a_kill_says_what_to_do(cache: Path, train: Callable, tmp_path: Path) -> None:
-    place = staging.Workplace(tmp_path / "cache")
+    place = staging.CacheWorkspace(tmp_path / "cache")
     place.start()
     shutil.copytree(cache, place.previous)
     answer = train(tmp_path / "cache", tmp_path / "run")

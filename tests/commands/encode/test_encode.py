@@ -12,8 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
+from ldm_train.data.cache import staging
 from ldm_train.data.cache.manifest import read_manifest
-from ldm_train.data.cache.reader import LatentCache, staging
+from ldm_train.data.cache.reader import LatentCache
 from ldm_train.training.encoding import Encoding, Loaded
 
 EXACT = "dtype=float32"
@@ -240,7 +241,7 @@ def test_a_linked_folder_stays_linked(cache: Path, pictures: Path, encode: Calla
 
 def test_one_writer_at_a_time(own: Path, pictures: Path, encode: Callable, tmp_path: Path) -> None:
     before = contents(own)
-    with staging.Workplace(own).locked():
+    with staging.CacheWorkspace(own).locked():
         answer = encode(pictures, own, "dtype=float16")
         assert answer.code == 1
         assert "is being written by another process" in answer.err
