@@ -83,7 +83,7 @@ class Picture:
 
     def __post_init__(self) -> None:
         if not 0 < self.strength <= 1:
-            raise ValueError(f"strength={self.strength} must be above 0 (hardly a change) and at most 1 (all steps)")
+            raise ValueError(f"strength={self.strength:g} must be above 0 (hardly a change) and at most 1 (all steps)")
 
     def at(self, point: Point, noise: Tensor) -> Tensor:
         """The picture with this noise at a point, (B, C, H, W)."""

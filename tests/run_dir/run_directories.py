@@ -56,7 +56,7 @@ def write_run(folder: Path, *words: str, seed: int = 0, prompts: tuple[str, ...]
 @cache
 def composed(words: tuple[str, ...]) -> dict[str, object]:
     """The config of `train` with these overrides, as plain values; not to be changed."""
-    found = OmegaConf.to_container(compose("train", ["cache=caches/a", "run_dir=x", *words]))
+    found = compose("train", ["cache=caches/a", "run_dir=x", *words]).as_plain()
     assert isinstance(found, dict)
     return {str(name): value for name, value in found.items()}
 
