@@ -149,7 +149,7 @@ def describe(kind: object, metadata: tuple[object, ...] | list[object] = ()) -> 
         parts = [describe(one) for one in arguments if one is not NoneType]
         return " or ".join([*dict.fromkeys(parts), *(["null"] if NoneType in arguments else [])])
     if origin is Literal:
-        return ", ".join(map(str, arguments))
+        return ", ".join(str(one).lower() if isinstance(one, bool) else str(one) for one in arguments)
     limits = [str(one) for one in metadata if isinstance(one, Rule) and str(one) != "at least -inf"]
     if limits and not any(isinstance(one, Range) for one in metadata):
         return limits[0]
