@@ -107,7 +107,7 @@ def refuse_settings(config: TrainSettings) -> None:
     if config.cache_repeats is not None:
         raise ValueError("cache_repeats do not go with prior.prompts, whose weight is a share; give cache_shares")
     if not config.prior.weight > 0:
-        raise ValueError(f"prior.weight={config.prior.weight} must be above 0; prior.prompts=null is none")
+        raise ValueError(f"prior.weight={config.prior.weight:g} must be above 0; prior.prompts=null is none")
 
 
 def shared(config: TrainSettings, count: int) -> list[float]:

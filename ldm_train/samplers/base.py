@@ -82,7 +82,7 @@ class InitialPicture:
 
     def __post_init__(self) -> None:
         if not 0 < self.strength <= 1:
-            raise ValueError(f"strength={self.strength} must be above 0 (hardly a change) and at most 1 (all steps)")
+            raise ValueError(f"strength={self.strength:g} must be above 0 (hardly a change) and at most 1 (all steps)")
 
     def at(self, point: TimePoint, noise: Tensor) -> Tensor:
         """Return the picture corrupted by this noise at a point, (B, C, H, W)."""

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from hashlib import sha256
 
 import pytest
-from omegaconf import OmegaConf
 
 from ldm_train.data.pictures import crops
 from ldm_train.data.pictures.crops import Buckets, CentreCrop, Crop, RandomCrop, View
-from ldm_train.settings.composition import build, folder
+from ldm_train.settings.composition import build
+from ldm_train.settings.shipped import shipped_part
 
 SIZES = [(64, 64), (64, 100), (200, 90), (333, 512), (700, 128), (128, 129)]
 OTHERS: dict[Callable[..., Crop], dict[str, list[object]]] = {
@@ -55,6 +55,6 @@ def test_the_same_views_said_otherwise_have_one_name() -> None:
 
 @pytest.mark.parametrize("name", ["centre", "random", "buckets"])
 def test_the_kind_is_the_options_name_and_no_path(name: str) -> None:
-    crop = build(OmegaConf.load(folder() / "crop" / f"{name}.yaml"), "crop", image_size=64)  # type: ignore[arg-type]
+    crop = build(shipped_part("crop", name), "crop", image_size=64)
     assert crop.identity["kind"] == name
     assert "ldm_train" not in json.dumps(crop.identity)

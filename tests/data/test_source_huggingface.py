@@ -11,7 +11,6 @@ import datasets
 import pyarrow
 import pytest
 from datasets.utils import are_progress_bars_disabled
-from omegaconf import OmegaConf
 from PIL import Image
 from pyarrow import parquet
 
@@ -19,7 +18,8 @@ from ldm_train.data.sources import columns
 from ldm_train.data.sources.arrow import iterate_rows
 from ldm_train.data.sources.huggingface import HuggingFace
 from ldm_train.data.sources.items import Item, PictureBytes
-from ldm_train.settings.composition import build, folder
+from ldm_train.settings.composition import build
+from ldm_train.settings.shipped import shipped_part
 
 Row = dict[str, object]
 
@@ -218,10 +218,10 @@ def test_a_row_that_is_no_utf8_is_told_and_spares_the_others(tmp_path: Path) -> 
 
 def test_files_are_chosen_in_a_config(tmp_path: Path) -> None:
     write_folder(tmp_path / "d", rows(2))
-    config = OmegaConf.load(folder() / "source/huggingface.yaml")
     settings = {"path": "parquet", "cache_dir": str(tmp_path / "cache"), "held_out_split": "test"}
     files = {"train": [f"{tmp_path}/d/data/train-*.parquet"], "test": f"{tmp_path}/d/data/test-*.parquet"}
-    items = list(build(OmegaConf.merge(config, settings, {"data_files": files}), "source"))
+    part = shipped_part("source", "huggingface").with_values(**settings, data_files=files)
+    items = list(build(part, "source"))
     assert [item.held_out for item in items] == [False, False, True]
 
 

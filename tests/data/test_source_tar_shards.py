@@ -12,12 +12,12 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
 from PIL import Image
 
 from ldm_train.data.sources.items import Item
 from ldm_train.data.sources.tar_shards import TarShards
-from ldm_train.settings.composition import build, folder
+from ldm_train.settings.composition import build
+from ldm_train.settings.shipped import shipped_part
 
 Content = bytes | str | dict[str, object]
 
@@ -152,9 +152,9 @@ def test_a_setting_means_shards_as_webdataset_expands_it(setting: str | list[str
 
 
 def test_a_config_may_list_shards(tmp_path: Path) -> None:
-    config = OmegaConf.load(folder() / "source/webdataset.yaml")
-    config.path = [str(shard(tmp_path / f"s-{number}.tar", samples(0, 1))) for number in range(2)]
-    assert [item.key for item in build(config, "source")] == ["s-0/0000", "s-1/0000"]
+    path = [str(shard(tmp_path / f"s-{number}.tar", samples(0, 1))) for number in range(2)]
+    source = build(shipped_part("source", "webdataset").with_values(path=path), "source")
+    assert [item.key for item in source] == ["s-0/0000", "s-1/0000"]
 
 
 def test_shards_of_one_name_in_two_folders_are_told_apart(tmp_path: Path) -> None:

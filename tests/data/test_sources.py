@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
 from PIL import Image
 
 from ldm_train.data.sources.items import Item, PictureBytes, format_name
 from ldm_train.data.sources.source import Source
 from ldm_train.settings.composition import build, folder
+from ldm_train.settings.shipped import shipped_part
 
 KINDS = ["folder", "class_folders", "table", "huggingface", "webdataset"]
 
@@ -124,11 +124,8 @@ MAKE: list[Callable[[Path], Path]] = [make_folder, make_classes, make_table, mak
 def test_each_kind_is_built_of_its_config_and_reads_the_same_twice_under_lasting_names(
     kind: str, make: Callable[[Path], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = OmegaConf.load(folder() / "source" / f"{kind}.yaml")
-    config.path = str(make(tmp_path))
-    if kind == "huggingface":
-        config.cache_dir = str(tmp_path / "cache")
-    source = build(config, "source")
+    more = {"cache_dir": str(tmp_path / "cache")} if kind == "huggingface" else {}
+    source = build(shipped_part("source", kind).with_values(path=str(make(tmp_path)), **more), "source")
     assert isinstance(source, Source)
     items = list(source)
     assert [item.captions for item in items] == [("x",)]

@@ -6,7 +6,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
-from omegaconf import OmegaConf
 from torch.testing import assert_close
 
 from ldm_train.assembly.parts import Parts
@@ -15,8 +14,8 @@ from ldm_train.diffusion.prediction import Noise
 from ldm_train.diffusion.schedules.named import scaled_linear
 from ldm_train.networks.diffusers_unet import DiffusersUNet
 from ldm_train.networks.unet import UNet
-from ldm_train.settings.shipped import shipped
-from ldm_train.settings.strict import KEPT
+from ldm_train.settings.schema.options import TARGET, read_part
+from ldm_train.settings.shipped import shipped_part
 from ldm_train.types import Conditioning
 from ldm_train.weights.layouts.unet_architecture import describe_unet, infer_heads, infer_unet_settings
 from ldm_train.weights.layouts.unet_layout import convert_unet_to_diffusers, map_unet_to_diffusers
@@ -45,6 +44,11 @@ def single(state):
     return {names[name]: tensor for name, tensor in state.items()} | others
 
 
+def asking(network):
+    """Settings with this network, of which only what a run keeps of the option is read, and its arguments."""
+    return SimpleNamespace(network=read_part("network", {TARGET: "UNet", **network}))
+
+
 @pytest.fixture
 def loaded(settings_of):
     """`loaded(case, path)`: our network of the case with the weights from there, and what was told."""
@@ -63,7 +67,7 @@ def loaded(settings_of):
         text = SimpleNamespace(context_width=CONTEXT, vector_width=vector_width)
         schedule = scaled_linear(num_steps=1000, beta_start=0.00085, beta_end=0.012)
         parts = Parts(network, text, SimpleNamespace(channels=4), schedule, Noise(), None, 64)
-        return network, load_first_weights(OmegaConf.create({"network": settings | {"weights": str(path)}}), parts)
+        return network, load_first_weights(asking(settings | {"weights": str(path)}), parts)
 
     return load
 
@@ -161,7 +165,7 @@ def test_diffusers_own_network_takes_them_too(unet, tmp_path):
     def load(**changes):
         network = DiffusersUNet(in_channels=4, context_width=CONTEXT, vector_width=None, **(settings | changes))
         parts = Parts(network, text, SimpleNamespace(channels=4), schedule, Noise(), None, 64)
-        load_first_weights(OmegaConf.create({"network": {"weights": str(tmp_path)}}), parts)
+        load_first_weights(asking({"weights": str(tmp_path)}), parts)
         return network.unet.state_dict()
 
     assert_close(load(), theirs.state_dict(), rtol=0, atol=0)
@@ -174,8 +178,7 @@ def test_diffusers_own_network_takes_them_too(unet, tmp_path):
 )
 def test_a_single_file_of_a_published_shape_is_known_by_its_widths(name, context, linear, heads):
     """Where no tensor's shape tells the number of heads."""
-    settings = OmegaConf.to_container(shipped(f"network/stable_diffusion_{name}"))
-    kept = {key: value for key, value in settings.items() if key not in {"_target_", *KEPT["network"]}}
+    kept = shipped_part("network", f"stable_diffusion_{name}").arguments
     with torch.device("meta"):
         ours = UNet(in_channels=4, context_width=context, vector_width=None, **kept).state_dict()
     shapes = {new: piece(ours).shape for new, piece in map_unet_to_diffusers(ours, linear_projection=linear).items()}

@@ -15,7 +15,7 @@ from ldm_train.commands.evaluate.measured import Numbers, Resampling
 from ldm_train.commands.evaluate.measures import Measures
 from ldm_train.commands.evaluate.output_files import check_outputs, is_sheet
 from ldm_train.commands.evaluate.real_pictures import Real, held_out_data, of_cache, of_folder, of_run
-from ldm_train.commands.evaluate.requests import choose_prompts, points, refuse_contradictions
+from ldm_train.commands.evaluate.requests import choose_prompts, has_sweep, points, refuse_contradictions, refuse_nothing
 from ldm_train.commands.evaluate.result_files import Result, write
 from ldm_train.settings.composition import build
 from ldm_train.settings.schema.using import EvaluateSettings
@@ -28,8 +28,7 @@ from ldm_train.util.ownership import check_file
 def run(config: EvaluateSettings) -> None:
     refuse_contradictions(config)
     out = Path(config.out)
-    sweeps = any(values is not None for _, values in config.sweep)
-    check_outputs(out, draws=config.pictures is None, sweeps=sweeps)
+    check_outputs(out, draws=config.pictures is None, sweeps=has_sweep(config))
     make_folder(out.parent)
     busy = f"out={out} is being written by another process; wait for it, or choose another out"
     with hold_lock(hidden_path(out, ".ldm-train-lock"), busy=busy, remove=True):
@@ -48,6 +47,8 @@ def of_gallery(config: EvaluateSettings) -> Result:
     gallery = open_gallery("pictures", config.pictures)
     captions = choose_prompts(config, gallery.captions, count=len(gallery.files))
     measures = open_measures(config, of_folder(config.real) if config.real else None, choose_device(config.device))
+    if not measures.any_of(captions):
+        refuse_nothing(config, compares=config.real is not None)
     numbers = measures(gallery.files, captions)
     return Result(Numbers({"pictures": len(gallery.files)}) | numbers, measures.told())
 
@@ -58,7 +59,7 @@ def of_pipeline(config: EvaluateSettings) -> Result:
 
     model, real = PipelineModel(config), None
     if config.real or config.cache:
-        real = of_folder(config.real) if config.real else of_cache(str(config.cache), model.device)
+        real = of_folder(config.real) if config.real else of_cache(config.cache or [], model.device)
     evaluation = HeldOut() if config.evaluation is None else build(config.evaluation, "evaluation")
     return of_model(config, model, evaluation, real)
 
@@ -74,7 +75,8 @@ def of_run_dir(config: EvaluateSettings) -> Result:
         data = None
     evaluation = build(trained.config.evaluation if config.evaluation is None else config.evaluation, "evaluation")
     real = None if data is None else of_run(data, trained.parts.autoencoder, model.device)
-    result = of_model(config, model, evaluation, of_folder(config.real) if config.real else real)
+    real = of_folder(config.real) if config.real else real
+    result = of_model(config, model, evaluation, real, losses=data is not None)
     if data is not None:
         module = training_module(trained.config, trained.parts).to(model.device)
         losses = measure_held_out(module, data, batch_size=64, repeats=16)
@@ -87,11 +89,16 @@ def of_run_dir(config: EvaluateSettings) -> Result:
     return result
 
 
-def of_model(config: EvaluateSettings, model: Model, evaluation: Evaluation, real: Real | None) -> Result:
-    """What is measured of drawn pictures: by the command's own recipe, and at every point of a sweep.
+def of_model(
+    config: EvaluateSettings, model: Model, evaluation: Evaluation, real: Real | None, *, losses: bool = False
+) -> Result:
+    """Measure drawn pictures: by the command's own recipe, and at every point of a sweep.
+
+    Args:
+        losses: whether the result gets the losses of held-out examples, which need no pictures.
 
     Raises:
-        ValueError: something cannot be drawn; nothing was, then.
+        ValueError: something cannot be drawn, or there is nothing to measure; nothing was drawn, then.
     """
     out, measures = Path(config.out), open_measures(config, real, model.device)
     asked = evaluation.prompts()
@@ -99,6 +106,8 @@ def of_model(config: EvaluateSettings, model: Model, evaluation: Evaluation, rea
         check_file(out.with_suffix(".png"), is_sheet, setting="out")
     known = [] if real is None or not measures.any else real.captions
     prompts = asked or choose_prompts(config, known, count=config.samples)
+    if not asked and not (prompts and measures.any_of(prompts)) and (has_sweep(config) or not losses):
+        refuse_nothing(config, compares=real is not None)
     orders = [
         Order(point, prompts, model.identity | model.recipe(point), model.opener) for point in points(config, model.device)
     ]

@@ -44,6 +44,10 @@ class Measures:
         """Whether pictures are needed at all."""
         return self.extractor is not None or self.clip is not None
 
+    def any_of(self, captions: Sequence[str]) -> bool:
+        """Return whether pictures with these captions, which may be none, can be measured."""
+        return self.extractor is not None or (self.clip is not None and len(captions) > 0)
+
     def told(self) -> dict[str, object]:
         """By what the numbers are, and from how many real pictures."""
         found: dict[str, object] = {}

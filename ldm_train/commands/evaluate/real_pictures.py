@@ -60,15 +60,16 @@ def of_run(data: CachedLatents, autoencoder: Autoencoder, device: torch.device) 
     return of_latents(data.latents, data.held_out, autoencoder, device)
 
 
-def of_cache(folder: str, device: torch.device) -> Real:
-    """The held-out examples of a cache by itself, with the autoencoder that made it."""
-    caches = open_caches(folder)
+def of_cache(folders: str | list[str], device: torch.device) -> Real | None:
+    """Return the held-out examples of a cache or several, with the autoencoder that made them; None if there are none."""
+    caches = open_caches(folders)
     verify(caches)
     autoencoder: Autoencoder = build(restore(caches[0].manifest, "autoencoder", cache=caches[0].folder), "autoencoder").to(
         device
     )
     latents = join_caches(caches)
-    return of_latents(latents, split_held_out(latents, HELD_OUT)[1], autoencoder, device)
+    held_out = split_held_out(latents, HELD_OUT)[1]
+    return of_latents(latents, held_out, autoencoder, device) if len(held_out) > 0 else None
 
 
 def held_out_data(config: EvaluateSettings, trained: TrainSettings, parts: Parts) -> CachedLatents | None:

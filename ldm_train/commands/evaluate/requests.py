@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import product
+from typing import NoReturn
 
 import torch
 
@@ -31,7 +32,7 @@ def contradictions(config: EvaluateSettings) -> Iterator[str]:
     compares = config.features is not None
     if given == ["pictures"] and config.clip_score is None and not (compares and config.real):
         yield f"pictures={config.pictures} are to be compared with real=DIR by features=…, or with captions by clip_score=…"
-    if config.pictures is not None and any(values is not None for _, values in config.sweep):
+    if config.pictures is not None and has_sweep(config):
         yield f"a sweep draws pictures, and pictures={config.pictures} are there already; give run_dir=… or pipeline=…"
     if config.pictures is not None and config.evaluation is not None:
         yield "evaluation=… asks for pictures of its own, and pictures=… are there already; give run_dir=… or pipeline=…"
@@ -41,6 +42,27 @@ def contradictions(config: EvaluateSettings) -> Iterator[str]:
                 yield f"{name}={getattr(config, name)} does not go with evaluation=drawings, which asks for its own pictures"
     if given == ["pipeline"] and config.evaluation is None and not (config.prompts or config.real or config.cache):
         yield f"pipeline={config.pipeline} needs prompts=…, or real=DIR with captions, or cache=DIR, to know what to draw"
+
+
+def has_sweep(config: EvaluateSettings) -> bool:
+    """Return whether further pictures are asked for, at the values of a sweep."""
+    return any(values is not None for _, values in config.sweep)
+
+
+def refuse_nothing(config: EvaluateSettings, *, compares: bool) -> NoReturn:
+    """Raise because there is nothing to measure, and say which settings would change that.
+
+    Args:
+        compares: whether there are real pictures to compare with.
+    """
+    if config.features is None and config.clip_score is None:
+        reason = "features and clip_score are null; set features=efficientnet_lite0 or clip_score=open_clip"
+    elif config.clip_score is None and not compares:
+        cache = "" if config.pictures is not None else ", or cache=DIR with held-out pictures"
+        reason = f"there are no real pictures to compare with; give real=DIR{cache}, or prompts=… and clip_score=open_clip"
+    else:
+        reason = "there are no captions; give prompts=…"
+    raise ValueError(f"{'the sweep' if has_sweep(config) else 'evaluate'} has nothing to measure: {reason}")
 
 
 def choose_prompts(config: EvaluateSettings, known: Sequence[str], *, count: int | None) -> list[str]:

@@ -7,13 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
-from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from ldm_train.commands.check.command import run as run_check
-from ldm_train.settings.composition import compose, groups
-from ldm_train.settings.composition import folder as conf
+from ldm_train.settings.composition import compose_as
+from ldm_train.settings.schema.commands import default_values
+from ldm_train.settings.schema.training import CheckSettings
 from tests.conftest import NETWORK, PICTURES, TEXT
 from tests.data.bad_pictures import bad_pictures
 
@@ -52,26 +51,13 @@ def _in_haste(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ldm_train.training.cost.SECONDS", 0.2)
 
 
-@pytest.fixture(scope="session")
-def small() -> DictConfig:
-    """The config of a check of a tiny network on pictures as they are."""
-    return compose("check", ["source.path=none", *SMALL])
-
-
 @pytest.fixture
-def check(small: DictConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable:
-    """`check(source, *words)`: the exit code, what was printed, and the JSON; composed anew for other options of groups."""
+def check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable:
+    """`check(source, *words)`: the exit code, what was printed, and the JSON."""
 
     def run(source: Path, *words: str) -> tuple[int, str, dict]:
         out = tmp_path / "report"
-        own = [f"source.path={source}", f"out={out}", *words]
-        if {word.partition("=")[0] for word in words} & groups().keys():
-            config = compose("check", [*SMALL, *own])
-        else:
-            config = OmegaConf.create(OmegaConf.to_container(small))
-            for key, _, value in (word.partition("=") for word in own):
-                OmegaConf.update(config, key, yaml.safe_load(value))
-        code = run_check(config)
+        code = run_check(compose_as(CheckSettings, [*SMALL, f"source.path={source}", f"out={out}", *words]))
         return code, capsys.readouterr().out, json.loads((out / "check.json").read_text())
 
     return run
@@ -83,9 +69,7 @@ def warned(report: dict, of: str) -> bool:
 
 def test_it_takes_every_setting_of_encode_and_of_train() -> None:
     """With the same default, or training would be checked otherwise than it is done."""
-    check, encode, train = (
-        OmegaConf.to_container(OmegaConf.load(conf() / f"{v}.yaml")) for v in ("check", "encode", "train")
-    )
+    check, encode, train = (default_values(verb) for verb in ("check", "encode", "train"))
     assert set(encode) | set(train) <= set(check)
     given = set(check) - OWN - NOT_OURS - {"cache", "run_dir", "strict", "image_size", "batch_size"}
     for verb in (encode, train):

@@ -8,7 +8,8 @@ import pytest
 
 from ldm_train.assembly.parts import build_parts
 from ldm_train.commands.check.forecast import count_checkpoints, count_passes
-from ldm_train.settings.composition import compose
+from ldm_train.settings.composition import compose_as
+from ldm_train.settings.schema.training import CheckSettings
 from ldm_train.training.checkpoints.checkpoint_callback import Keeping, occupied
 from tests.conftest import NETWORK, PICTURES, TEXT
 
@@ -65,7 +66,7 @@ def test_too_small_a_disk_is_refused(check: Callable, trained: Path, monkeypatch
     ("words", "number"), [([], 6), (["guidance.scale=1"], 3), (["sampler=heun"], 10), (["guidance.interval=[0,1e-6]"], 3)]
 )
 def test_passes_of_a_class_picture_are_counted(words: list[str], number: int) -> None:
-    config = compose("check", ["source.path=none", "prior.steps=3", *PICTURES, *TEXT, *NETWORK, *words])
+    config = compose_as(CheckSettings, ["source.path=none", "prior.steps=3", *PICTURES, *TEXT, *NETWORK, *words])
     assert count_passes(config, build_parts(config)) == number
 
 

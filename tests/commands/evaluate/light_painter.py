@@ -1,10 +1,10 @@
 """A painter for which nothing must be loaded, in a file of its own: other processes import it by this name."""
 
 import torch
-from omegaconf import DictConfig
 from torch import Tensor
 
 from ldm_train.commands.evaluate.drawn_pictures import Painter
+from ldm_train.settings.schema.using import EvaluateSettings
 
 
 class Light:
@@ -15,5 +15,5 @@ class Light:
         return (values / 127.5 - 1).view(-1, 1, 1, 1).expand(-1, 3, 4, 4)
 
 
-def open_light(config: DictConfig) -> Painter:
+def open_light(config: EvaluateSettings) -> Painter:
     return Light()

@@ -17,6 +17,7 @@ from ldm_train.commands.evaluate.evaluations import Drawings, Drawn
 from ldm_train.commands.evaluate.measured import Numbers, Resampling
 from ldm_train.data.pictures.images import read_image, to_signed
 from ldm_train.data.sources.folder import Folder
+from ldm_train.features import clip_score
 
 COMMON = {
     "kind",
@@ -210,6 +211,69 @@ def test_what_a_sweep_cannot_draw_is_told_before_any_is(trained: Path, ldm_train
     answer = ldm_train("evaluate", f"run_dir={trained}", f"out={tmp_path}/o.json", *QUICK, "sweep.steps=[2,2000]")
     assert answer.code == 1
     assert "steps=2000 must be from 1 to the schedule's 1000" in answer.err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def bare(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A picture without a caption, which no source names as held out."""
+    folder = tmp_path_factory.mktemp("bare")
+    shutil.copyfile(pictures / "circle-red.png", folder / "a.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def not_held_out(bare: Path, encode: Callable, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    cache = tmp_path_factory.mktemp("caches") / "none"
+    answer = encode(bare, cache, "dtype=float32")
+    assert answer.code == 0, answer.err
+    return cache
+
+
+@pytest.mark.parametrize("sweep", [[], ["sweep.steps=[1,2]"]], ids=["no sweep", "sweep"])
+@pytest.mark.parametrize(
+    ("words", "advice"),
+    [
+        ([], ["real=DIR", "cache=DIR"]),
+        (["prompts=[a circle]"], ["real=DIR", "cache=DIR", "clip_score=open_clip"]),
+        (["features=null"], ["features=efficientnet_lite0", "clip_score=open_clip"]),
+        (["real={bare}"], ["prompts="]),
+    ],
+    ids=["no held-out pictures", "prompts only", "no features", "no captions"],
+)
+def test_a_run_with_nothing_to_measure_is_refused(
+    words: list[str],
+    advice: list[str],
+    sweep: list[str],
+    bare: Path,
+    not_held_out: Path,
+    trained: Path,
+    ldm_train: Callable,
+    tmp_path: Path,
+) -> None:
+    given = [word.format(bare=bare) for word in words]
+    subject = [f"run_dir={trained}", f"cache={not_held_out}", f"out={tmp_path}/o.json"]
+    answer = ldm_train("evaluate", *subject, *QUICK, *given, *sweep)
+    assert answer.code == 1
+    assert all(setting in answer.err for setting in advice)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_sweep_of_losses_alone_is_refused(trained: Path, ldm_train: Callable, tmp_path: Path) -> None:
+    words = [f"run_dir={trained}", f"out={tmp_path}/o.json", "features=null", "sweep.steps=[1,2]"]
+    answer = ldm_train("evaluate", *words, *QUICK)
+    assert answer.code == 1
+    assert "features=efficientnet_lite0" in answer.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_pictures_without_captions_cannot_be_compared_with_them(
+    bare: Path, ldm_train: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clip_score.CLIPPair, "__init__", lambda self, **_: torch.nn.Module.__init__(self))
+    answer = ldm_train("evaluate", f"pictures={bare}", f"out={tmp_path}/o.json", "clip_score=open_clip", *QUICK)
+    assert answer.code == 1
+    assert "prompts=" in answer.err
     assert not list(tmp_path.iterdir())
 
 

@@ -6,10 +6,13 @@ from types import ModuleType
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor
 
 from ldm_train.commands.evaluate.drawn_pictures import Order, draw, in_batches
+from ldm_train.settings.composition import compose_as
+from ldm_train.settings.schema.using import EvaluateSettings
+
+CONFIG = compose_as(EvaluateSettings, ["out=o.json", "device=cpu", "batch_size=2"])
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +25,7 @@ def light(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 @pytest.mark.parametrize("devices", [1, 2])
 @pytest.mark.slow
 def test_processes_share_the_batches(devices: int, light: ModuleType, tmp_path: Path) -> None:
-    config = OmegaConf.create({"device": "cpu", "batch_size": 2})
+    config = CONFIG
     order = Order(config, ["a", "bb", "c", "dd", "e"], {"seed": 0}, light.open_light)
     files = draw(order, tmp_path / "o.json", light.Light(), devices=devices)
     drawn = torch.cat(list(in_batches(files, 3)))
@@ -31,7 +34,7 @@ def test_processes_share_the_batches(devices: int, light: ModuleType, tmp_path: 
 
 
 def test_the_rest_of_an_interrupted_drawing_is_drawn_in_whole_batches(light: ModuleType, tmp_path: Path) -> None:
-    config, asked = OmegaConf.create({"device": "cpu", "batch_size": 2}), []
+    config, asked = CONFIG, []
 
     def paint(prompts: list[str], numbers: Tensor) -> Tensor:
         asked.append(numbers.tolist())
@@ -47,7 +50,7 @@ def test_the_rest_of_an_interrupted_drawing_is_drawn_in_whole_batches(light: Mod
 
 @pytest.mark.parametrize("other", [{"seed": 1}, {"model": "other"}, {"guidance": {"scale": 2.0}}])
 def test_what_decides_pictures_names_their_folder(other: dict[str, object], light: ModuleType) -> None:
-    config, told = OmegaConf.create(), {"seed": 0, "model": "one", "guidance": {"scale": 1.0}}
+    config, told = CONFIG, {"seed": 0, "model": "one", "guidance": {"scale": 1.0}}
     own = Order(config, ["a", "b"], told, light.open_light)
     assert Order(config, ["a", "b"], dict(reversed(told.items())), light.open_light).key == own.key
     assert Order(config, ["a", "b"], told | other, light.open_light).key != own.key

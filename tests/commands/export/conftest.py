@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 
-from ldm_train.assembly.stored_run import read_config
+from ldm_train.run_dir.stored_settings import read_trained
 from tests.commands.export.shaped import SCALE, SHAPE, SHIFT
 
 
@@ -59,7 +59,7 @@ def adapter(run_1: Path, train: Callable, tmp_path_factory: pytest.TempPathFacto
     path = tmp_path_factory.mktemp("adapters") / "run"
     lora = ("adapter=lora", "adapter.rank=2", "adapter.alpha=3", "adapter.text_encoder=true", "optimizer.lr=0.1")
     words = (f"network.weights={run_1}", "scale_check=false", *lora)
-    answer = train(read_config(str(run_1)).cache, path, *SHAPE, "network.heads=4", *words)
+    answer = train(read_trained(run_1).cache, path, *SHAPE, "network.heads=4", *words)
     assert answer.code == 0, answer.err
     return path
 

@@ -9,9 +9,10 @@ from torch import Tensor
 from ldm_train import draws
 from ldm_train.assembly.parts import build_parts
 from ldm_train.assembly.stacked_adapters import add_adapters
-from ldm_train.assembly.stored_run import build_recipe, read_config
+from ldm_train.assembly.stored_run import build_recipe
 from ldm_train.assembly.stored_weights import load_weights
 from ldm_train.commands.evaluate.published_pipeline import open_pipeline
+from ldm_train.run_dir.stored_settings import read_trained
 
 SHAPE = [
     *("network.channels=[64,64]", "network.attention=[true,false]", "network.middle_attention=true", "network.blocks=1"),
@@ -23,7 +24,7 @@ SCALE, SHIFT, PROMPT = 0.7, 0.25, "a black circle, on a red background!"
 
 def ours(run_dir: Path, adapter: Path | None = None) -> Tensor:
     """The picture of a run, by its own sampler and spacing."""
-    config = read_config(str(run_dir))
+    config = read_trained(run_dir)
     parts = build_parts(config)
     load_weights(run_dir, parts)
     add_adapters(None if adapter is None else str(adapter), config, parts)
@@ -32,7 +33,7 @@ def ours(run_dir: Path, adapter: Path | None = None) -> Tensor:
 
 
 def theirs(pipeline: StableDiffusionPipeline, run_dir: Path) -> Tensor:
-    scale = read_config(str(run_dir)).guidance.scale
+    scale = read_trained(run_dir).guidance.get("scale")
     noise = draws.normal(0, "initial noise", torch.tensor([0]), (4, 8, 8))
     drawn = pipeline(PROMPT, num_inference_steps=4, guidance_scale=scale, latents=noise, output_type="np")
     return torch.from_numpy(drawn.images).permute(0, 3, 1, 2) * 2 - 1

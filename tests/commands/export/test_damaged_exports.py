@@ -9,9 +9,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from ldm_train.assembly.parts import choose_device
-from ldm_train.assembly.stored_run import read_config
 from ldm_train.autoencoders.autoencoder import NewKLAutoencoder, pretrained
 from ldm_train.commands.evaluate.published_pipeline import open_pipeline
+from ldm_train.run_dir.stored_settings import read_trained
 from ldm_train.weights.tensor_files import METADATA_KEY, check_tensor_file
 from tests.commands.export.shaped import SHAPE
 from tests.training.checkpoints.test_checkpoint_damage import flip
@@ -37,7 +37,7 @@ def test_training_from_a_damaged_export_is_refused(
     # of a network's tensor that both layouts have; the last bytes of a single file may belong to the text encoder
     flip(damaged, content.index(load_file(damaged)[network_name(layout)].numpy().tobytes()))
     words = (*SHAPE, "network.heads=4", "scale_check=false", f"network.weights={weights}")
-    answer = train(read_config(str(run_1)).cache, tmp_path / "next", *words)
+    answer = train(read_trained(run_1).cache, tmp_path / "next", *words)
     assert answer.code == 1
     assert f"{damaged} is damaged" in answer.err
 

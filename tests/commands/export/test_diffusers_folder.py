@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ldm_train.assembly.stored_run import read_config
+from ldm_train.run_dir.stored_settings import read_trained
 from ldm_train.util.ownership import EXPORT
 from tests.commands.export.shaped import SHAPE, opened, ours, same_picture, theirs
 
@@ -38,7 +38,7 @@ pipeline("a circle", num_inference_steps=1).images[0].save({str(out / "picture.p
 
 
 def test_velocity_on_a_schedule_of_its_own(run_dir: Path, train: Callable, export: Callable, tmp_path: Path) -> None:
-    cache = read_config(str(run_dir)).cache
+    cache = read_trained(run_dir).cache
     words = ("prediction=velocity", "schedule=sigmoid", "schedule.zero_terminal_snr=true", "optimizer.lr=0.02")
     answer = train(cache, tmp_path / "run", *SHAPE, "scale_check=false", *words)
     assert answer.code == 0, answer.err
@@ -56,7 +56,7 @@ def test_diffusers_own_network_leaves_as_it_is(run_dir: Path, ldm_train: Callabl
         "network.attention_head_dim=4",
     )
     short = ("trainer.accelerator=cpu", "threads=1", "batch_size=4", "max_steps=2", "pictures.every=9", "validation.every=9")
-    told = [f"cache={read_config(str(run_dir)).cache}", f"run_dir={tmp_path}/run", "scale_check=false", "metrics.every=null"]
+    told = [f"cache={read_trained(run_dir).cache}", f"run_dir={tmp_path}/run", "scale_check=false", "metrics.every=null"]
     answer = ldm_train("train", *told, *words, *blocks, *short, "optimizer.lr=0.02", "lr_schedule.warmup_steps=1")
     assert answer.code == 0, answer.err
     same_picture(ours(tmp_path / "run"), theirs(opened(export(tmp_path / "run", "layout=diffusers")), tmp_path / "run"))
@@ -73,7 +73,7 @@ def test_an_exported_pipeline_is_measured(run_1: Path, pictures: Path, ldm_train
 def test_of_another_network_the_other_parts_leave(
     trained: Path, run_dir: Path, train: Callable, export: Callable, tmp_path: Path
 ) -> None:
-    answer = train(read_config(str(run_dir)).cache, tmp_path / "run", "scale_check=false", "max_steps=1")
+    answer = train(read_trained(run_dir).cache, tmp_path / "run", "scale_check=false", "max_steps=1")
     assert answer.code == 0, answer.err
     out = export(tmp_path / "run", "layout=diffusers")
     assert {path.name for path in out.iterdir()} == {

@@ -8,9 +8,10 @@ import torch
 from torch.testing import assert_close
 
 from ldm_train.assembly.parts import build_parts
-from ldm_train.assembly.stored_run import read_config
 from ldm_train.assembly.stored_weights import load_first_weights, load_weights
 from ldm_train.autoencoders.autoencoder import pretrained
+from ldm_train.run_dir.stored_settings import read_trained
+from ldm_train.settings.schema.options import Part
 from ldm_train.weights.layouts.text_layout import map_text_encoder_from_published
 from ldm_train.weights.module_loading import copy_into_module
 from ldm_train.weights.published_parts import find_text_encoder
@@ -25,11 +26,11 @@ def test_out_and_in_again_is_bitwise(
     run, shift = (run_1, 0.0) if shape == "1.x" else (run_dir, SHIFT)
     out = export(run, f"layout={layout}", f"weights={weights}")
     path = out if layout == "diffusers" else out / "out.safetensors"
-    config = read_config(str(run))
+    config = read_trained(run)
     expected, found = build_parts(config), build_parts(config)
     load_weights(run, expected, weights=weights)
-    config.network.weights = str(path)
-    load_first_weights(config, found)
+    network = Part(config.network.target, config.network.arguments, kept=config.network.kept | {"weights": str(path)})
+    load_first_weights(config.with_values(network=network), found)
     assert_close(found.network.state_dict(), expected.network.state_dict(), rtol=0, atol=0)
     tower, text = found.text_encoder.tower.state_dict(), find_text_encoder(path)
     copy_into_module(tower, map_text_encoder_from_published(tower, text.tensors), text.tensors, text.shapes)

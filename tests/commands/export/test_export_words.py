@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from ldm_train.assembly.parts import build_parts
-from ldm_train.assembly.stored_run import read_config
 from ldm_train.assembly.stored_weights import load_weights
+from ldm_train.run_dir.stored_settings import read_trained
 from ldm_train.weights.embedding_files import EMBEDDINGS_FILE
 from tests.commands.export.shaped import PROMPT, SHAPE, opened
 
@@ -31,7 +31,7 @@ def inverted(run_1: Path, latents: Callable, train: Callable, tmp_path_factory: 
 def test_the_word_leaves_beside_the_pipeline(inverted: Path, export: Callable) -> None:
     out = export(inverted, "layout=diffusers")
     assert f"the vectors of background are in {EMBEDDINGS_FILE}" in (out / "README.md").read_text()
-    pipeline, parts = opened(out), build_parts(read_config(str(inverted)))
+    pipeline, parts = opened(out), build_parts(read_trained(inverted))
     load_weights(inverted, parts)
     plain = embedded(pipeline)
     pipeline.load_textual_inversion(str(out))

@@ -5,13 +5,16 @@ import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
-from ldm_train.assembly.stored_run import read_config
 from ldm_train.commands.export import usage
 from ldm_train.commands.export.model_card import Card, front
+from ldm_train.run_dir.stored_settings import read_trained
+from ldm_train.settings.schema.options import Part
+from ldm_train.settings.schema.training import TrainSettings
 
 CARD = Card("model", "A model.", usage.TAGS, {"step": 3, "weights": "ema"}, "", [])
 
@@ -20,8 +23,8 @@ def blocks(card: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", card, re.S)
 
 
-def fields(trained: DictConfig, card: Card = CARD, licence: str | None = None) -> dict[str, object]:
-    lines = front(card, trained, OmegaConf.create({"licence": licence}))
+def fields(trained: TrainSettings, card: Card = CARD, licence: str | None = None) -> dict[str, object]:
+    lines = front(card, trained, SimpleNamespace(licence=licence))
     assert (lines[0], lines[-2]) == ("---", "---")
     return OmegaConf.to_container(OmegaConf.create(lines[1]))  # type: ignore[return-value]
 
@@ -70,26 +73,22 @@ def test_a_cards_commands_run(
 def test_catalogues_read_names_that_they_know(
     base: str | None, licence: str | None, expected: dict[str, str], trained: Path
 ) -> None:
-    config = read_config(str(trained))
-    config.network.weights = base
+    config = read_trained(trained)
+    config = config.with_values(network=replace(config.network, kept=config.network.kept | {"weights": base}))
     always = {"library_name": "diffusers", "pipeline_tag": "text-to-image", "tags": list(usage.TAGS)}
     assert fields(config, licence=licence) == always | expected
 
 
 def test_parts_are_no_whole_pipeline_for_catalogues(trained: Path) -> None:
     tags = [tag for tag in usage.TAGS if tag != "text-to-image"]
-    assert "pipeline_tag" not in fields(read_config(str(trained)), replace(CARD, tags=tags))
+    assert "pipeline_tag" not in fields(read_trained(trained), replace(CARD, tags=tags))
 
 
 def test_training_goes_on_by_options_and_what_differs_from_them(trained: Path) -> None:
-    config = read_config(str(trained))
-    config.text_encoder = {
-        "_target_": "ldm_train.conditioners.text_encoder.clip",
-        "model": "ViT-H-14",
-        "weights": "/there/text",
-    }
-    config.text_encoder.update({"pad_token": 7, "chunks": 1, "layer": "penultimate", "trained": False, "pooled": False})
-    text = usage.further("out", config, scale=0.5)
+    config = read_trained(trained)
+    more = {"model": "ViT-H-14", "pad_token": 7, "chunks": 1, "layer": "penultimate", "trained": False, "pooled": False}
+    encoder = Part("ldm_train.conditioners.text_encoder.clip", {"weights": "/there/text", **more})
+    text = usage.further("out", config.with_values(text_encoder=encoder), scale=0.5)
     assert "text_encoder=clip_vit_h_14 text_encoder.weights=out text_encoder.pad_token=7" in text
     assert "autoencoder.weights=out autoencoder.scale=0.5" in text
     assert "network.weights=out" in text

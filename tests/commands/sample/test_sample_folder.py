@@ -7,19 +7,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 from PIL import Image
 
 from ldm_train.assembly.picture_folder import PictureFolder
 from ldm_train.commands.evaluate.galleries import open_gallery
+from ldm_train.settings.composition import compose_as
+from ldm_train.settings.schema.using import SampleSettings
 from ldm_train.util.ownership import PICTURES
 from tests.folders import digests
 
 TEXTS = {"ldm_train": "{}"}
 
 
-def config(out: Path, **more: str | None) -> OmegaConf:
-    return OmegaConf.create({"out": str(out), "picture": None, "mask": None, "prompts": ["a"], **more})
+def config(out: Path, **more: str | None) -> SampleSettings:
+    return compose_as(SampleSettings, ["run_dir=none", "prompts=[a]", f"out={out}"]).with_values(**more)
 
 
 def drawing(out: Path, count: int, shade: int = 0, *, until: int | None = None) -> None:

@@ -114,15 +114,12 @@ def test_runs_and_exported_files_are_an_axis(run_with: Callable, trained: Path, 
         (["x.sampler=[ddim,dpm_sover]"], "dpm_sover is not one of samplers"),
         (["x.sampler=[ddim,dpm_sover]"], "did you mean 'dpm_solver'"),
         (["x.steps=[10,0]"], "0 is not one of whole numbers from 1"),
-        (["x.guidance=3"], "x.guidance=3 must be a list of numbers (of guidance.scale), such as x.guidance=[1,1.5,2]"),
         (["x.seed=[]"], "x.seed=[] must be a list of whole numbers"),
         (["x.checkpoint=[nowhere]"], "nowhere is not one of ema, raw, run directories"),
-        (["x.prompt=[a]"], "must be true: the axis' values are those of prompts"),
         (["interpolate=4", "x.seed=[1]"], "interpolate=4 and axes are two kinds of plots"),
         (["interpolate=4", "count=2"], "count=2 does not go with interpolate=4"),
         (["interpolate=1"], "interpolate=1 must be a whole number of at least 2"),
         (["to_seed=1"], "to_seed=1 is where an interpolation's noise goes to"),
-        (["blend=linear"], "blend=linear is not known"),
     ],
 )
 def test_bad_axes_are_told_before_the_run_is_read(
@@ -132,6 +129,16 @@ def test_bad_axes_are_told_before_the_run_is_read(
     assert answer.code == 1
     assert message in answer.err
     assert "run directory: it" not in answer.err, "it was not looked for"
+
+
+@pytest.mark.parametrize(
+    ("word", "accepted"), [("x.guidance=3", "a list"), ("x.prompt=[a]", "true"), ("blend=linear", "slerp, lerp")]
+)
+def test_axes_of_another_type_are_refused(word: str, accepted: str, ldm_train: Callable, tmp_path: Path) -> None:
+    answer = ldm_train("sample", "run_dir=nowhere", f"out={tmp_path}/out", "prompts=[a]", word)
+    assert answer.code == 2
+    assert word.partition("=")[0] in answer.err
+    assert accepted in answer.err
 
 
 def test_a_cell_that_cannot_be_drawn_is_told_before_any_is(trained: Path, ldm_train: Callable, tmp_path: Path) -> None:
