@@ -1,5 +1,6 @@
 """The health of a run, against what its weights, gradients and clock say in plain formulas."""
 
+import itertools
 import json
 import math
 from collections.abc import Callable
@@ -183,6 +184,13 @@ def test_a_peak_is_measured_once_and_draws_nothing() -> None:
 
 
 # Time
+
+
+def test_a_peak_is_measured_where_a_busy_machine_gives_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process is paused for longer than the measurement may take, before its first product."""
+    times = itertools.count(step=60.0)
+    monkeypatch.setattr("ldm_train.training.flops.time.perf_counter", lambda: next(times))
+    assert peak.__wrapped__(torch.device("cpu"), torch.float32, 3) > 0
 
 
 def test_spent_adds_up_by_name_and_tells_what_is_done() -> None:
