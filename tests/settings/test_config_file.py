@@ -99,12 +99,12 @@ def test_a_bad_file_is_named(text: str, told: str, with_file: Callable, tmp_path
 
 
 def test_a_text_in_a_file_is_as_it_is_written(with_file: Callable) -> None:
-    text = "cache: [2026_11_29, 1e3, 007, a]\nmax_time: 11:30:00\npictures: {prompts: [5, no], count: 0x10}\nseed: 1_000"
+    text = "trained: [2026_11_29, 1e3, 007, a]\nmax_time: 11:30:00\npictures: {prompts: [5, no], count: 0x10}\nseed: 1_000"
     source = "source: {_target_: ldm_train.data.sources.folder.Folder, path: 1e3, prefix: 007}"
     config = with_file(f"{text}\n{source}\nspacing: karras")
     assert config.source is not None
     assert (config.source.get("path"), config.source.get("prefix")) == ("1e3", "007")
-    assert config.cache == ["2026_11_29", "1e3", "007", "a"]
+    assert config.trained == ["2026_11_29", "1e3", "007", "a"]
     assert config.max_time == "11:30:00"
     assert (config.pictures.prompts, config.pictures.count, config.seed) == (["5", "no"], 16, 1000)
 
