@@ -24,7 +24,8 @@ class Axis:
             return [""]
         if self.name == "checkpoint":
             return [str(value).rstrip("/") for value in self.values]
-        return [str(value) if self.name in ("prompt", "sampler") else f"{self.name} {value}" for value in self.values]
+        shown = [f"{value:g}" if isinstance(value, float) else str(value) for value in self.values]
+        return shown if self.name in ("prompt", "sampler") else [f"{self.name} {value}" for value in shown]
 
 
 NONE = Axis("", [None])

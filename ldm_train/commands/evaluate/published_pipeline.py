@@ -83,7 +83,7 @@ def painter(pipeline: DiffusionPipeline, *, steps: int, seed: int, scale: float 
     known = inspect.signature(type(pipeline).__call__).parameters
     guided = {} if scale is None else {"guidance_scale": scale}
     if scale is not None and "guidance_scale" not in known:
-        raise ValueError(f"guidance={scale} is not to be had: {type(pipeline).__name__} knows no guidance_scale")
+        raise ValueError(f"guidance={scale:g} is not to be had: {type(pipeline).__name__} knows no guidance_scale")
 
     def paint(prompts: list[str], numbers: Tensor) -> Tensor:
         asked = {"prompt": prompts} if "prompt" in known else {"batch_size": len(prompts)}
