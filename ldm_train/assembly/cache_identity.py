@@ -1,4 +1,6 @@
-"""What a config's autoencoder and text encoder are, in plain values for a manifest; not built where it knows them."""
+"""Describe the autoencoder and text encoder of a cache in plain values, as its manifest holds them.
+
+They are built only if the manifest does not know them already."""
 
 import os
 from collections.abc import Mapping
@@ -37,7 +39,7 @@ class Encoders:
     factor: int
 
     def pictures(self, config: EncodeSettings | TrainSettings, crop: Crop) -> Provenance:
-        """What turns a picture's bytes into stored moments under this config."""
+        """Return everything that the stored moments of a picture depend on, apart from its bytes."""
         return Provenance(
             {
                 VERSION_KEY: ENCODING_VERSION,
@@ -49,11 +51,11 @@ class Encoders:
         )
 
     def captions(self) -> Provenance:
-        """What turns a caption into stored tokens and embeddings."""
+        """Return everything that a caption's stored tokens and embeddings depend on, apart from its text."""
         return Provenance({VERSION_KEY: CAPTIONS_VERSION, **self.text_encoder})
 
     def made_by(self, config: EncodeSettings | TrainSettings, crop: Crop) -> dict[str, Json]:
-        """The manifest's settings."""
+        """Return the part of the manifest that says what made the cache."""
         kinds: dict[str, Json] = {
             "pictures": dict(self.pictures(config, crop).settings),
             "captions": dict(self.captions().settings),
@@ -69,7 +71,7 @@ class Encoders:
 
 
 def describe(config: EncodeSettings | TrainSettings, manifest: Manifest | None, *, cache: Path) -> Encoders:
-    """The config's encoders: as the manifest says where config and files of weights are the same, else by building them."""
+    """Return the encoders' description, from the manifest if settings and weights are the same, else by building them."""
     assert config.autoencoder is not None
     assert config.text_encoder is not None
     parts = {name: described(getattr(config, name), cache=cache, part=part) for name, part in PARTS.items()}
@@ -89,7 +91,7 @@ def describe(config: EncodeSettings | TrainSettings, manifest: Manifest | None, 
 
 
 def described(config: Part, *, cache: Path, part: str) -> dict[str, Json]:
-    """A part's settings, without an absolute path, and the checksum of its files of weights where they are at hand.
+    """Return an encoder's settings without absolute paths, and the checksum of its weights if they are on this machine.
 
     Args:
         part: its subfolder in a pipeline's folder.
@@ -103,12 +105,12 @@ def described(config: Part, *, cache: Path, part: str) -> dict[str, Json]:
 
 
 def same(part: Mapping[str, Json], before: Mapping[str, Json]) -> bool:
-    """Whether a part is known to compute what it did."""
+    """Return whether an encoder is known to compute what it did when the cache was made."""
     return part["files"] is not None and all(before.get(name) == value for name, value in part.items())
 
 
 def restore(manifest: Manifest, part: str, *, cache: Path) -> Part:
-    """The config of a cache's autoencoder or text encoder.
+    """Return the autoencoder or the text encoder that made a cache.
 
     Raises:
         ValueError: its weights are not where they were, as seen from the cache, or the config names no constructor.

@@ -1,4 +1,4 @@
-"""What drawing starts from: the prompts, the trained run at the wished size, and a picture with its mask."""
+"""Read what drawing starts from: prompts, a trained run at the requested size, and a picture with its mask."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,13 +18,13 @@ from ldm_train.util.inputs import MAX_PICTURE, MAX_PROMPTS, describe_error, read
 
 
 def open_sized(config: SampleSettings) -> TrainedRun:
-    """The run that a command names, drawing pictures of the size that it asks for."""
+    """Open the run that a command names, set to the size that it asks for."""
     trained = open_run(config)
     return replace(trained, generation=resized(trained.generation, config.size))
 
 
 def resized(generation: Generation, size: Sequence[int] | None) -> Generation:
-    """For pictures of another (height, width) than the run's squares.
+    """Return a generation that draws pictures of another (height, width) than the run's squares.
 
     Raises:
         ValueError: not two numbers, or none that the autoencoder and the network can divide.
@@ -38,7 +38,7 @@ def resized(generation: Generation, size: Sequence[int] | None) -> Generation:
 
 
 def read_start(config: SampleSettings, generation: Generation) -> InitialPicture | None:
-    """The picture to start from, encoded, and the mask (white where to draw) at the size of its latents.
+    """Return the latents of the picture to start from, and its mask (white where to draw) at their size; None without one.
 
     Raises:
         ValueError: a mask without a picture, a strength without one, or a file that cannot be read.
@@ -61,7 +61,7 @@ def read_start(config: SampleSettings, generation: Generation) -> InitialPicture
 
 
 def read_signed(path: str, size: int | tuple[int, int]) -> torch.Tensor:
-    """A picture file, cropped and scaled as encoding does, (1, 3, H, W) in [-1, 1]."""
+    """Read a picture file, cropped and scaled as encoding does it, (1, 3, H, W) in [-1, 1]."""
     try:
         return to_signed(read_image(Path(path), size)[None])
     except DECODE_ERRORS as error:

@@ -40,7 +40,7 @@ def encode_batches(
     rows = max(1, config.batch_size // crop.views)
 
     def judge(means: torch.Tensor) -> None:
-        """A few pictures may be unlike the others, but not that unlike."""
+        """Raise if the latents of the first pictures are far from a deviation of 1, with some slack for few pictures."""
         problem = Scaling.of(autoencoder).problem(*channel_statistics(means), slack=2)
         if config.scale_check and autoencoder.factor > 1 and problem is not None:
             raise ValueError(f"{problem}\nscale_check=false encodes nevertheless")
@@ -64,14 +64,14 @@ def encode_batches(
 
 
 def refuse_scale(manifest: Manifest) -> None:
-    """Refuse a cache on whose latents a network would train badly, and name the usual cause."""
+    """Raise if the latents of a new cache have a scale on which a network would train badly."""
     problem = Scaling(manifest.shift, manifest.scale).problem(manifest.mean, manifest.std)
     if problem is not None and manifest.factor > 1:
         raise ValueError(f"{problem}\nscale_check=false encodes nevertheless; what is encoded is kept for that")
 
 
 def summarise(folder: Path, plan: CachePlan, manifest: Manifest) -> None:
-    """Tell what is in the cache now."""
+    """Print what is in the cache now."""
     deviation = Scaling(manifest.shift, manifest.scale).deviation(manifest.mean, manifest.std)
     print(
         f"{manifest.entries} pictures in {folder} ({manifest.held_out} held out, {manifest.captions - 1} captions); "

@@ -27,7 +27,7 @@ MOST_DROPPED = 0.1
 
 @dataclass(frozen=True)
 class Job:
-    """What is to become a cache."""
+    """An encoding: its settings, the place of its files, what the old cache holds, and what the source holds."""
 
     config: EncodeSettings
     place: CacheWorkspace
@@ -37,12 +37,12 @@ class Job:
     encoders: Encoders
 
     def plan(self, bad: Mapping[str, str], unread: Mapping[str, str] = MappingProxyType({})) -> CachePlan:
-        """The cache's rows and entries, without the pictures of these digests."""
+        """Return the plan of the cache without the pictures of these digests."""
         pictures, captions = self.encoders.pictures(self.config, self.crop), self.encoders.captions()
         return CachePlan(self.found, self.crop, pictures=pictures, captions=captions, bad=bad, unread=unread)
 
     def missing(self, plan: CachePlan, known: Collection[str]) -> list[EncodingBatch]:
-        """The batches that are yet to be encoded where rows of these names are known."""
+        """Return the batches that remain to be encoded if the rows of these names exist."""
         return plan.batches(known, pictures=max(1, self.config.batch_size // self.crop.views))
 
     @property
@@ -51,7 +51,7 @@ class Job:
 
 
 def lead(config: EncodeSettings, place: CacheWorkspace, crop: Crop) -> int:
-    """What the first process does: look, decide, encode with the others, merge."""
+    """Run the first process: survey the source, plan, encode together with the other processes, and merge."""
     known = ReusableRows.of(place.folder)
     for name, problem in known.damaged.items():
         print(f"{place.folder / name} {problem}: what it held is encoded again")
@@ -81,13 +81,13 @@ def lead(config: EncodeSettings, place: CacheWorkspace, crop: Crop) -> int:
 
 
 def encode(job: Job, plan: CachePlan, bad: Mapping[str, str]) -> CachePlan:
-    """Encode what neither the cache nor an interrupted encoding has, and put the new cache in the old one's place."""
+    """Encode what neither the old cache nor an interrupted encoding holds, and replace the old cache by the new one."""
     from ldm_train.assembly.encode_batches import encode_batches, refuse_scale, summarise
     from ldm_train.data.cache.writer import merge_parts, read_parts
 
     place, known = job.place, job.known
-    if known.manifest is not None and (told := changes(known.manifest, job.made_by)):
-        print("encoded anew, since these changed: " + "; ".join(told))
+    if known.manifest is not None and (differences := changes(known.manifest, job.made_by)):
+        print("encoded anew, since these changed: " + "; ".join(differences))
     parts = read_parts(place.parts)
     if parts.places:
         print(f"{len(parts.places)} pictures and captions were encoded before an interruption")
@@ -126,7 +126,7 @@ def encode(job: Job, plan: CachePlan, bad: Mapping[str, str]) -> CachePlan:
 
 
 def release(config: EncodeSettings, place: CacheWorkspace, crop: Crop) -> None:
-    """Tell the processes that were started along that there is nothing to encode."""
+    """End the other processes if there is nothing to encode."""
     from ldm_train.assembly.encode_batches import encode_batches
 
     write_planned_batches(place.batches, [])
@@ -134,7 +134,7 @@ def release(config: EncodeSettings, place: CacheWorkspace, crop: Crop) -> None:
 
 
 def follow(config: EncodeSettings, place: CacheWorkspace, crop: Crop) -> int:
-    """What every further process does: encode its share of the batches that the first one found."""
+    """Run a further process: encode its share of the batches that the first process planned."""
     from ldm_train.assembly.encode_batches import encode_batches
 
     def pictures() -> dict[str, EncodedPicture]:
@@ -151,7 +151,7 @@ def follow(config: EncodeSettings, place: CacheWorkspace, crop: Crop) -> int:
 
 
 def refuse_emptying(known: ReusableRows, plan: CachePlan, folder: Path, *, prune: bool) -> None:
-    """A share of a disk that is not mounted must not cost what was encoded."""
+    """Raise if the new cache would lose many pictures of the old one, as when a disk is not mounted."""
     if known.manifest is None or {"entries.jsonl"} & known.damaged.keys():
         return
     before = {entry.key: entry.picture for entry in read_entries(folder)}
@@ -166,16 +166,16 @@ def refuse_emptying(known: ReusableRows, plan: CachePlan, folder: Path, *, prune
 
 
 def unchanged(known: ReusableRows, plan: CachePlan, made_by: Mapping[str, Json], folder: Path) -> bool:
-    """Whether the cache on disk is the one that would be written."""
+    """Return whether the cache on disk is the one that would be written."""
     if known.manifest is None or known.damaged or any(getattr(known.manifest, k) != v for k, v in made_by.items()):
         return False
     return all((folder / name).read_text(encoding="utf-8") == text for name, text in plan.texts_on_disk().items())
 
 
 def changes(manifest: Manifest, made_by: Mapping[str, Json], of: str = "") -> list[str]:
-    """What made a cache and is different now, in words; of these names alone, if asked."""
-    told = describe_differences(asdict(manifest), {"encoding": made_by["encoding"]})
-    return [line.replace("the cache has ", "").replace(", this run expects ", " -> ") for line in told if of in line]
+    """Return what made a cache and is different now, as messages; only those with `of` in them."""
+    differences = describe_differences(asdict(manifest), {"encoding": made_by["encoding"]})
+    return [line.replace("the cache has ", "").replace(", this run expects ", " -> ") for line in differences if of in line]
 
 
 def encode_cache(config: EncodeSettings) -> int:

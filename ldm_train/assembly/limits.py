@@ -1,4 +1,4 @@
-"""When a run ends, and what its command then says and returns."""
+"""The limits of a run, and what its command prints and returns at its end."""
 
 import re
 import time
@@ -15,7 +15,7 @@ STARTED = time.monotonic() - time.process_time()  # of the process, about: impor
 
 
 def ending(config: FittingSettings) -> Limits:
-    """The limits of a config.
+    """Return when a run ends.
 
     Raises:
         ValueError: a max_time that is no time.
@@ -24,7 +24,7 @@ def ending(config: FittingSettings) -> Limits:
 
 
 def duration(words: str | int | None) -> timedelta | None:
-    """A time as [days-]hours:minutes:seconds, as SLURM has it too.
+    """Return a time written as [days-]hours:minutes:seconds, SLURM's form.
 
     Raises:
         ValueError: it is written in another way.
@@ -39,7 +39,7 @@ def duration(words: str | int | None) -> timedelta | None:
 
 
 def told_ending(config: FittingSettings, reason: str | None) -> int:
-    """The exit code; the run directory is told too.
+    """Record how a run ended, and return the exit code.
 
     Ranks but the first return 0: what started them would take another code for a failure.
     """

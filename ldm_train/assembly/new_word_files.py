@@ -1,4 +1,4 @@
-"""Vectors of new words as files: written at the end of a run that trained them, and read before a run draws."""
+"""Files of new words' vectors: written at the end of a run that trained them, and read before a run draws."""
 
 from pathlib import Path
 from urllib.parse import quote
@@ -11,7 +11,7 @@ from ldm_train.weights.tensor_files import write_tensor_file
 
 
 def write_words(folder: Path, text_encoder: nn.Module) -> list[str]:
-    """Write the vectors of new words into a folder, where the text encoder has some; a sentence that says so.
+    """Write the vectors of a text encoder's new words into a folder, and return the lines to print.
 
     Of several words each has a file beside, because diffusers and web interfaces read one word of a file.
     """
@@ -29,7 +29,7 @@ def write_words(folder: Path, text_encoder: nn.Module) -> list[str]:
 
 
 def add_embeddings(files: str | list[str] | None, text_encoder: nn.Module) -> None:
-    """Have the text encoder know the words of these files.
+    """Add the words in these files to the text encoder.
 
     Raises:
         ValueError: no such file, another text encoder's vectors, or a text encoder without words.

@@ -1,4 +1,4 @@
-"""Whether a run's captions have the new words that it is to learn: a word that no caption has keeps what it begins as."""
+"""Check that a run's captions contain the new words that it trains: a word in no caption would keep its initial vectors."""
 
 from collections.abc import Sequence
 

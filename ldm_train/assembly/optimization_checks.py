@@ -1,4 +1,4 @@
-"""Optimizer and LR schedule of a config, refused where they cannot be before anything else is read."""
+"""Check the optimizer and the LR schedule before any data is read."""
 
 import torch
 from torch import nn
@@ -10,7 +10,7 @@ from ldm_train.settings.schema.training import FittingSettings, TrainSettings
 
 
 def refuse_optimization(config: FittingSettings) -> None:
-    """Try an optimizer's settings on a parameter, and a schedule's on the length of the run.
+    """Raise if the optimizer cannot be built, or if the LR schedule does not fit into the run.
 
     Raises:
         ValueError: not installed, no optimizer, settings that it does not take, or more steps than the run has.
@@ -30,7 +30,7 @@ def refuse_optimization(config: FittingSettings) -> None:
 
 
 def refuse_fused_backward(config: TrainSettings) -> None:
-    """Refuse what needs all gradients at once.
+    """Raise for settings that need all gradients at once.
 
     Raises:
         ValueError: clipping, accumulation, several devices, or scaled gradients.

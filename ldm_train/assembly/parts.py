@@ -20,7 +20,7 @@ from ldm_train.util.memory import check_fits
 
 @dataclass(frozen=True)
 class Parts:
-    """What a run's config names, built; `network`, `text_encoder` and a trained `weighting` are yet to be given weights."""
+    """The objects that a run's settings name; networks among them have no trained weights yet."""
 
     network: torch.nn.Module
     text_encoder: TextEncoder | ClassLabels
@@ -32,11 +32,11 @@ class Parts:
 
     @property
     def divisor(self) -> int:
-        """What the sides of pictures must be multiples of, pixels."""
+        """Return what the sides of pictures must be multiples of, in pixels."""
         return self.autoencoder.factor * getattr(self.network, "divisor", 1)
 
     def trained(self) -> dict[str, torch.nn.Module]:
-        """What may have trained weights, by their prefix in a checkpoint."""
+        """Return the modules that may have trained weights, by their prefix in a checkpoint."""
         modules = {"network.": self.network, "text_encoder.": self.text_encoder, "weighting.": self.weighting}
         return {prefix: module for prefix, module in modules.items() if isinstance(module, torch.nn.Module)}
 
@@ -47,7 +47,7 @@ class Parts:
         device: torch.device,
         weak: Generation | None = None,
     ) -> Generation:
-        """Pictures by these weights, on this device, guided by a weaker model where there is one."""
+        """Return a generation with these weights on a device, guided by a weaker model if there is one."""
         self.autoencoder.to(device)
         network.to(device)
         text_encoder.to(device)
@@ -64,7 +64,7 @@ class Parts:
 
 
 def build_parts(config: TrainSettings, *, empty_network: bool = False) -> Parts:
-    """The parts of a run whose config knows its autoencoder, text encoder and picture size.
+    """Build the parts of a run from completed settings: autoencoder, text encoder and picture size are set.
 
     Args:
         empty_network: on "meta": for its names and shapes alone, in no memory.

@@ -1,4 +1,4 @@
-"""Prior preservation: pictures that the first weights draw, trained on beside one's own so that the rest is not unlearned.
+"""Prior preservation: class pictures that the first weights draw are trained on together with the user's pictures.
 
 DreamBooth's second term (Ruiz et al. 2022, arXiv 2208.12242, eq. 2), as data: the pictures become a cache of their own, and
 the weight of their loss is how often an epoch has them, which is the same in expectation and costs no second batch.
@@ -40,7 +40,7 @@ Told = dict[str, object]
 
 
 def join_prior(config: TrainSettings) -> TrainSettings:
-    """Have a run train on class pictures beside its caches, where `prior.prompts` asks for them; they are made first.
+    """Return settings with the cache of class pictures added, which is made first, if `prior.prompts` asks for them.
 
     They lie in the run directory: an interrupted drawing goes on where it was, and other settings or weights draw anew.
 
@@ -66,7 +66,7 @@ def given_caches(config: TrainSettings) -> list[str]:
 
 
 def with_class_pictures(config: TrainSettings, run_dir: Path) -> TrainSettings:
-    """Return the config of a run with the cache of its class pictures after its own caches, each with its share.
+    """Return settings with the cache of class pictures after the given caches, each with its share.
 
     Raises:
         ValueError: several own caches without shares.
@@ -76,12 +76,12 @@ def with_class_pictures(config: TrainSettings, run_dir: Path) -> TrainSettings:
 
 
 def with_given_caches(config: TrainSettings, given: TrainSettings) -> TrainSettings:
-    """Return a run's completed config with the caches that it was given, so that it makes the same run again."""
+    """Return completed settings with the caches that the user gave, so that the stored config makes the same run again."""
     return config.with_values(cache=given.cache, cache_shares=given.cache_shares)
 
 
 def refuse(config: TrainSettings) -> None:
-    """Refuse what class pictures do not go with, here.
+    """Raise for settings that do not go with class pictures while training.
 
     Raises:
         ValueError: saying what to set.
@@ -97,7 +97,7 @@ def refuse(config: TrainSettings) -> None:
 
 
 def refuse_settings(config: TrainSettings) -> None:
-    """Refuse what they go with nowhere.
+    """Raise for settings that never go with class pictures.
 
     Raises:
         ValueError: saying what to set.
@@ -111,7 +111,7 @@ def refuse_settings(config: TrainSettings) -> None:
 
 
 def shared(config: TrainSettings, count: int) -> list[float]:
-    """The shares of the own caches and of the class pictures' in an epoch: 1 to `prior.weight`.
+    """Return the shares of the given caches and of the class pictures in an epoch, in the ratio 1 : `prior.weight`.
 
     Raises:
         ValueError: several own caches without shares.
@@ -127,7 +127,7 @@ def shared(config: TrainSettings, count: int) -> list[float]:
 
 
 def make(config: TrainSettings, folder: Path, cache: LatentCache) -> None:
-    """Draw what is not there yet, and encode it as the own cache was."""
+    """Draw the class pictures that are missing, and encode them like the given cache."""
     prompts = class_prompts(config)
     config = complete(config, cache)
     parts = build_parts(config)
@@ -162,14 +162,14 @@ def class_prompts(config: TrainSettings) -> list[str]:
 
 
 def manner(config: TrainSettings) -> Told:
-    """All else that decides what is drawn, in plain values."""
+    """Return all settings that decide what is drawn, except the prompts, in plain values."""
     plain = config.as_plain()
     names = ("sampler", "spacing", "guidance", "schedule", "prediction", "image_size")
     return {**{name: plain[name] for name in names}, **{n: getattr(config.prior, n) for n in ("count", "steps", "seed")}}
 
 
 def draw(generation: Generation, recipe: SamplingSettings, folder: Path, prompts: Sequence[str], count: int) -> None:
-    """The pictures that are missing, the i-th with noise number i, and their captions."""
+    """Draw the pictures that are missing, the i-th from noise number i, and write their captions."""
     texts = [prompts[number % len(prompts)] for number in range(count)]
     missing = [number for number in range(count) if not (folder / "pictures" / name(number)).is_file()]
     at_once = min(AT_ONCE, max(1, PIXELS // math.prod(generation.sides)))
@@ -185,7 +185,7 @@ def draw(generation: Generation, recipe: SamplingSettings, folder: Path, prompts
 
 
 def encode(config: TrainSettings, folder: Path, cache: LatentCache) -> None:
-    """The pictures to a cache, by the run's encoders and in the own cache's type."""
+    """Encode the class pictures with the run's encoders, in the type of the given cache."""
     made = cache.manifest.encoding["pictures"]
     assert isinstance(made, dict)
     words = [f"source.path={folder / 'pictures'}", f"cache={folder / 'cache'}", f"image_size={config.image_size}"]
@@ -204,7 +204,7 @@ def name(number: int) -> str:
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether all were drawn and encoded."""
+    """Return whether all class pictures were drawn and encoded."""
     return (read_mark(folder, KIND) or {}).get("encoded") is True and (folder / "cache" / "manifest.json").is_file()
 
 

@@ -1,4 +1,4 @@
-"""What a published pipeline's scheduler says of how its network was trained, beside what a run does with it."""
+"""Compare how a published network was trained, by its pipeline's scheduler config, with how a run uses it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +15,7 @@ PREDICTIONS = {"epsilon": "noise", "v_prediction": "velocity", "sample": "clean"
 
 
 def of_scheduler(unet: Path) -> dict[str, Any] | None:
-    """The scheduler's settings beside a pipeline's network; None where there are none.
+    """Return the scheduler config of a pipeline, or None if there is none.
 
     Raises:
         ValueError: they cannot be read.
@@ -25,11 +25,11 @@ def of_scheduler(unet: Path) -> dict[str, Any] | None:
 
 
 def promised(scheduler: Mapping[str, Any], prediction: Prediction, schedule: NoiseSchedule) -> list[str]:
-    """Warnings of what the run does otherwise than the network was trained to."""
-    told = []
+    """Return a warning for each thing that the run does differently from how the network was trained."""
+    warnings = []
     there, here = PREDICTIONS.get(str(scheduler.get("prediction_type", "epsilon"))), type(prediction).__name__.lower()
     if there != here:
-        told.append(
+        warnings.append(
             f"warning: its scheduler says that it predicts {there or scheduler['prediction_type']}, and prediction={here} "
             f"is set; set prediction={there or '…'} unless it shall learn another"
         )
@@ -37,15 +37,15 @@ def promised(scheduler: Mapping[str, Any], prediction: Prediction, schedule: Noi
     if own is not None and not same(own, schedule):
         words = ", ".join(f"{n}={scheduler[n]}" for n in ("beta_schedule", "beta_start", "beta_end") if n in scheduler)
         zero = ", rescale_betas_zero_snr" if scheduler.get("rescale_betas_zero_snr") else ""
-        told.append(
+        warnings.append(
             f"warning: its scheduler has another noise schedule ({words}{zero}) than schedule=… is set to; "
             f"{mending(scheduler)} is the one that it was trained on"
         )
-    return told
+    return warnings
 
 
 def named_schedule(scheduler: Mapping[str, Any]) -> NoiseSchedule | None:
-    """The schedule that these settings make; None for one that is not known here."""
+    """Return the noise schedule of a scheduler config, or None if it is not a known one."""
     steps = scheduler.get("num_train_timesteps", 1000)
     start, end = scheduler.get("beta_start", 1e-4), scheduler.get("beta_end", 0.02)
     zero = bool(scheduler.get("rescale_betas_zero_snr", False))
@@ -65,7 +65,7 @@ def named_schedule(scheduler: Mapping[str, Any]) -> NoiseSchedule | None:
 
 
 def same(one: NoiseSchedule, other: NoiseSchedule) -> bool:
-    """Whether two schedules tell a network the same times of the same noise."""
+    """Return whether two schedules give a network the same times for the same noise."""
     if one.end != other.end or not other.discrete:
         return False
     t = torch.arange(1, int(one.end) + 1)
@@ -73,7 +73,7 @@ def same(one: NoiseSchedule, other: NoiseSchedule) -> bool:
 
 
 def mending(scheduler: Mapping[str, Any]) -> str:
-    """The option and settings that make the schedule."""
+    """Return the words of a command line that make the schedule."""
     kind = {"squaredcos_cap_v2": "cosine"}.get(str(scheduler.get("beta_schedule")), scheduler.get("beta_schedule"))
     betas = "" if kind == "cosine" else "".join(f" schedule.{n}={scheduler[n]}" for n in ("beta_start", "beta_end"))
     zero = " schedule.zero_terminal_snr=true" if scheduler.get("rescale_betas_zero_snr") else ""

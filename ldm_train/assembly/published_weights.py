@@ -1,4 +1,4 @@
-"""Where a network's first weights are from: another run, an exported file, or what others published in their layouts."""
+"""Load published weights into a run's network, and compare how they were trained with what the run does."""
 
 from ldm_train.assembly.parts import Parts
 from ldm_train.assembly.published_scheduler import of_scheduler, promised
@@ -19,12 +19,12 @@ from ldm_train.weights.tensor_mapping import Piece
 
 
 def take(found: PublishedPart, parts: Parts, config: TrainSettings) -> list[str]:
-    """Load them into the network, of whichever kind it is; what is to be told of it.
+    """Load published weights into the network, and return the lines to print.
 
     Raises:
         ValueError: they are those of another network; it names the settings in which.
     """
-    network, told, adding = parts.network, [], bool(config.network.get("add_input_channels", False))
+    network, notes, adding = parts.network, [], bool(config.network.get("add_input_channels", False))
     state = network.state_dict()
     refuse_maps(found, network.map_channels)  # type: ignore[arg-type]
     if isinstance(network, DiffusersUNet):
@@ -32,19 +32,19 @@ def take(found: PublishedPart, parts: Parts, config: TrainSettings) -> list[str]
         table = {name: Piece((name.removeprefix("unet."),)) for name in state}
         stem = "unet.conv_in.weight"
     else:
-        told = compare(found, own_settings(config.network, parts), adding=adding)
+        notes = compare(found, own_settings(config.network, parts), adding=adding)
         refuse_other_groups(network, (found.config or {}).get("norm_num_groups", 32))
         table, stem = map_unet_from_diffusers(state, found.tensors), "conv_in.weight"
     there = found.shapes.get("conv_in.weight", ())
     if adding and len(there) == 4 and (more := state[stem].shape[1] - there[1]) > 0:
         table[stem] = Piece(table[stem].names, more_columns=more)
-        told.append(f"{more} input channels are added to it, with zeros for weights")
+        notes.append(f"{more} input channels are added to it, with zeros for weights")
     copy_into_module(state, table, found.tensors, found.shapes)
-    return told
+    return notes
 
 
 def of_training(found: PublishedPart, config: TrainSettings, parts: Parts) -> list[str]:
-    """What is told of how it was trained: warnings where the run does otherwise, or that no file tells."""
+    """Return warnings about how the published network was trained: what the run does differently."""
     if read_purpose(found.path) is not None:
         return warn_of_other_purpose(found.path, config, parts)
     scheduler = of_scheduler(found.path)

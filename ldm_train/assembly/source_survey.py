@@ -1,4 +1,4 @@
-"""The config's source, looked at: what encoding, training without a cache, and `check` begin with."""
+"""Survey a source: the first step of encoding, of training without a cache, and of `check`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,7 +36,7 @@ def look(config: SourceSettings, *, memory: ScanMemory | None = None, spool: Pat
 
 
 def refuse_settings(config: SourceSettings) -> None:
-    """Refuse what every picture would stumble over, before the first."""
+    """Raise if the background is no colour, before the first picture is decoded."""
     background_colour(config.background)
 
 
@@ -54,7 +54,7 @@ def name_classes(text_encoder: Part, labels: Sequence[str]) -> Part:
 
 
 def refuse_shapes(shapes: Sequence[tuple[int, int]], divisor: int) -> None:
-    """Refuse pictures whose sides the autoencoder, or the network after it, cannot divide."""
+    """Raise if the sides of pictures are not multiples of what the autoencoder and the network need."""
     wrong = [shape for shape in shapes if any(side % divisor for side in shape)]
     if wrong:
         raise ValueError(

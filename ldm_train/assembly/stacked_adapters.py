@@ -1,4 +1,4 @@
-"""Adapters of other runs, and of other people's files, merged into a run's weights before it draws."""
+"""Merge low-rank adapters, of runs and of other programs' files, into a run's weights before it draws."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -44,7 +44,7 @@ def add_adapters(setting: object, config: TrainSettings, parts: Parts) -> None:
 
 
 def listed(setting: object) -> list[tuple[str, float]]:
-    """Paths and factors.
+    """Return the paths of a setting for adapters, and their factors.
 
     Raises:
         ValueError: a setting of another form.
@@ -68,7 +68,7 @@ def listed(setting: object) -> list[tuple[str, float]]:
 
 
 def read_one(path: Path, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The adapter of a run directory, of a folder of diffusers' or of a file."""
+    """Read the adapter of a run directory, of a diffusers folder, or of a file."""
     if (path / CONFIG).is_file():
         config = read_trained(path)
         if config.adapter is None:

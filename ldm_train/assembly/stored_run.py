@@ -1,4 +1,4 @@
-"""A run directory back into its parts, for every verb that needs them."""
+"""Open a run directory: its settings, its parts with their weights, ready to draw."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ Drawing = TypeVar("Drawing", bound=DrawingSettings)
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A run directory as a command asks for it: the run's config and parts with their weights, ready to draw by a recipe."""
+    """An opened run: its settings, its parts with their weights, and a recipe to draw by."""
 
     config: TrainSettings
     parts: Parts
@@ -32,7 +32,7 @@ class TrainedRun:
 
 
 def open_run(config: DrawingSettings) -> TrainedRun:
-    """The run that a command's `run_dir`, `weights`, `device`, `sampler`, `spacing`, `guidance`, `steps` and `seed` name.
+    """Open the run that a command names, with the weights, device and recipe that it asks for.
 
     Raises:
         ValueError: no run there, no weights, or points in time that its schedule does not have.
@@ -65,7 +65,7 @@ def fill_from_run(config: Drawing, trained: TrainSettings) -> Drawing:
 def build_recipe(
     config: DrawingSettings | TrainSettings, *, steps: int, seed: int, negative_prompt: str = ""
 ) -> SamplingSettings:
-    """How to draw, from the groups `sampler`, `spacing` and `guidance` of a config."""
+    """Return how to draw: the sampler, the spacing of its steps, and the guidance of these settings."""
     assert config.guidance is not None
     assert config.spacing is not None
     guidance = build(config.guidance, "guidance")
@@ -75,7 +75,7 @@ def build_recipe(
 
 
 def build_weak(config: DrawingSettings | TrainSettings, strong: Parts, device: torch.device) -> Generation | None:
-    """The weaker model that `guidance.weak` names, a run directory.
+    """Open the weaker model that `guidance.weak` names, or return None if it names none.
 
     Raises:
         ValueError: it is on another schedule, or on another autoencoder's latents.

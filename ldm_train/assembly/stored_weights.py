@@ -35,7 +35,10 @@ NEW_WORDS = "token_embedding.learned"  # of a text encoder, begins at zero
 
 
 def load_weights(run_dir: Path, parts: Parts, *, weights: str = "ema") -> int:
-    """Give the parts trained weights, a run's "ema" or "raw" ones or those of an exported file; the step they are from.
+    """Load trained weights into the parts, and return the step that they are from.
+
+    Args:
+        weights: "ema" or "raw" of the run's checkpoint, or an exported file.
 
     Raises:
         ValueError: no weights there, or another network's.
@@ -59,7 +62,7 @@ def load_weights(run_dir: Path, parts: Parts, *, weights: str = "ema") -> int:
 
 
 def read_weights(run_dir: Path, weights: str) -> tuple[Mapping[str, Tensor], int, Path]:
-    """Trained weights by their names in a run, the step they are from, and the file that held them.
+    """Return trained weights by their names in a run, the step that they are from, and the file that holds them.
 
     Raises:
         ValueError: no checkpoint or file there, or weights neither "ema" nor "raw" nor a file's name.
@@ -68,10 +71,10 @@ def read_weights(run_dir: Path, weights: str) -> tuple[Mapping[str, Tensor], int
         path = Path(weights)
         if not path.is_file():
             raise ValueError(f"weights={weights} is not there; `ldm-train export run_dir={run_dir} out={weights}` makes it")
-        told = read_metadata(path)
-        if "weights" not in told:
+        metadata = read_metadata(path)
+        if "weights" not in metadata:
             raise ValueError(f"weights={weights} was not written by `ldm-train export`: it does not tell its step")
-        return read_tensor_file(path), told["step"], path
+        return read_tensor_file(path), metadata["step"], path
     checkpoint = read_checkpoint(run_dir)
     if weights not in ("ema", "raw"):
         raise ValueError(
@@ -83,7 +86,7 @@ def read_weights(run_dir: Path, weights: str) -> tuple[Mapping[str, Tensor], int
 
 
 def read_checkpoint(run_dir: Path) -> dict[str, Any]:
-    """A run's last checkpoint, on the CPU.
+    """Read a run's last checkpoint into the CPU's memory.
 
     Raises:
         ValueError: there is none, it is damaged, it is another run's, or it cannot be read without running code from it.
@@ -102,7 +105,7 @@ def read_checkpoint(run_dir: Path) -> dict[str, Any]:
 
 
 def load_first_weights(config: TrainSettings, parts: Parts) -> list[str]:
-    """Give the parts the weights that `network.weights` names; what is to be told of them.
+    """Load the weights that `network.weights` names into the parts, and return the lines to print.
 
     Raises:
         ValueError: they are nowhere, not to be trusted, or those of another network.
@@ -121,17 +124,17 @@ def load_first_weights(config: TrainSettings, parts: Parts) -> list[str]:
     path = locate_weights(weights, setting="network.weights", subfolder="unet", name=name)
     try:
         found = find_unet(path, averaged=averaged)
-        told = take(found, parts, config)
+        notes = take(found, parts, config)
     except ValueError as error:
         raise ValueError(f"network.weights={weights}: {error}") from error
     kind = "averaged weights" if found.averaged else "weights"
     looks = describe_unet(infer_unet_settings(found.shapes), found.shapes)
     first = f"starting from the {kind} of {weights}: {looks}, in {found.layout}, {len(found.tensors)} tensors"
-    return [first, *told, *of_training(found, config, parts)]
+    return [first, *notes, *of_training(found, config, parts)]
 
 
 def is_run(path: Path) -> bool:
-    """Whether a folder is a run's, or none of those that others write."""
+    """Return whether a folder is a run directory, or at least not one that other programs write."""
     part = find_part_folder(path, "unet")
     published = any(f.is_file() for f in (part / "config.json", path / "model_index.json")) or any(
         part.glob("*.safetensors")
@@ -140,7 +143,7 @@ def is_run(path: Path) -> bool:
 
 
 def load_base(config: TrainSettings, parts: Parts) -> str | None:
-    """Give the parts what a run that trains a part of them stands on, and its fingerprint; None where all is trained.
+    """Load the base weights of a run that trains a part, and return their fingerprint; None if the run trains everything.
 
     Raises:
         ValueError: it cannot be loaded, or leaves something random that is not trained.
@@ -156,9 +159,9 @@ def load_base(config: TrainSettings, parts: Parts) -> str | None:
             f"network.weights={path} is no run, from which the text encoder's weights would come, and "
             "text_encoder.weights names none: a part of a random one would stay as it is; set text_encoder=clip_… or weights"
         )
-    told = load_first_weights(config, parts)
+    notes = load_first_weights(config, parts)
     if launched_rank() == 0:
-        print("\n".join([*told, f"keep {path}, for this run's files hold what it trains alone"]))
+        print("\n".join([*notes, f"keep {path}, for this run's files hold what it trains alone"]))
     return base_fingerprint(parts)
 
 
@@ -178,7 +181,7 @@ def load_start(config: TrainSettings, parts: Parts) -> str | None:
 
 
 def complete_weights(state: Mapping[str, Tensor], run_dir: Path, parts: Parts) -> Mapping[str, Tensor]:
-    """A run's weights with those that it did not train, and with its adapters merged into them.
+    """Return a run's weights together with the base weights that it did not train, and with its adapters merged.
 
     Args:
         parts: the run's; they are given what it stands on.
@@ -226,7 +229,7 @@ def refuse_circle(run_dir: Path, config: TrainSettings) -> None:
 
 
 def refuse_other_base(run_dir: Path, parts: Parts, base: str) -> None:
-    """Refuse what a run would stand on in place of what it was trained on."""
+    """Raise if the base weights changed since this run was trained."""
     path = run_dir / RECORD
     then = read_record(run_dir).get("base") if path.is_file() else None
     if then is None or any(p.is_meta for p in parts.network.parameters()):

@@ -115,15 +115,15 @@ def compare_purposes(then: Purpose, now: Purpose, path: Path, *, effect: str = "
         before, after = (purpose["schedule"].get("set_by") for purpose in (then, now))  # type: ignore[union-attr]
         yield f"{path} was trained with {before}, and {after} is set{effect}; set {before}, unless it shall learn the other"
     for part in ("autoencoder", "text_encoder", *(["network"] if is_same_kind(then, now) else [])):
-        if told := compare_part(then.get(part), now[part], part):
+        if differences := compare_part(then.get(part), now[part], part):
             yield (
-                f"{path} was trained with another {part}{effect}: {'; '.join(told)}. Set {part}=… as it was then, unless it "
-                "shall learn the other"
+                f"{path} was trained with another {part}{effect}: {'; '.join(differences)}. Set {part}=… as it was "
+                "then, unless it shall learn the other"
             )
 
 
 def is_same_kind(then: Purpose, now: Purpose) -> bool:
-    """Whether two networks are of one class, whose settings can be compared."""
+    """Return whether two networks are of one class, so that their settings can be compared."""
     first, second = then.get("network"), now.get("network")
     return isinstance(first, dict) and isinstance(second, dict) and first.get("kind") == second.get("kind")
 
@@ -138,17 +138,17 @@ def refuse_other_purpose(run_dir: Path, config: TrainSettings, parts: Parts, *, 
     Raises:
         ValueError: listing what differs from its record, or from what the file was trained for.
     """
-    if told := list(_changes(read_purpose(run_dir), config, parts)):
+    if differences := list(_changes(read_purpose(run_dir), config, parts)):
         raise ValueError(
             f"{run_dir / CONFIG}, or what it names, changed since the run was trained, as {RECORD} there says:\n  "
-            + "\n  ".join(told)
+            + "\n  ".join(differences)
             + f"\nrestore {run_dir / CONFIG}, or the files that it names"
         )
     file = Path(weights)
-    if file.suffix == ".safetensors" and (told := list(_changes(read_purpose(file), config, parts))):
+    if file.suffix == ".safetensors" and (differences := list(_changes(read_purpose(file), config, parts))):
         raise ValueError(
             f"weights={file} was trained for something else than run_dir={run_dir} (then in the file, now in the run):\n  "
-            + "\n  ".join(told)
+            + "\n  ".join(differences)
             + "\nuse it with the run that it was exported from, or another file"
         )
 
@@ -172,7 +172,7 @@ def _changes(then: Purpose | None, config: TrainSettings, parts: Parts) -> Itera
 
 
 def is_same_schedule(one: Json, other: Json) -> bool:
-    """Whether two schedules show a network the same times of the same noise."""
+    """Return whether two schedules give a network the same times for the same noise."""
     if not isinstance(one, dict) or not isinstance(other, dict) or one.get("sigma_data") != other.get("sigma_data"):
         return False
     try:

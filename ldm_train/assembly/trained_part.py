@@ -1,4 +1,4 @@
-"""What of a run is trained: all of it, parameters by their names, or adapters; the rest is what `network.weights` names.
+"""Choose what a run trains: everything, parameters by their names, or adapters; the rest keeps its first weights.
 
 Checkpoints hold what is trained alone. So a run that trains a part needs the weights that it stands on each time it is
 opened, and they must be the same: `run.json` tells their fingerprint.
@@ -21,7 +21,7 @@ def is_partial(config: TrainSettings) -> bool:
 
 
 def refuse_part(config: TrainSettings) -> None:
-    """Refuse what cannot be trained in part.
+    """Raise for settings with which a part cannot be trained.
 
     Raises:
         ValueError: both ways at once, or nothing to stand on.
@@ -42,7 +42,7 @@ def refuse_part(config: TrainSettings) -> None:
 
 
 def base_fingerprint(parts: Parts) -> str:
-    """Of the network and the text encoder as they are."""
+    """Return the fingerprint of the weights that the network and the text encoder have now."""
     both = fingerprint_module(parts.network) + fingerprint_module(parts.text_encoder)
     return hashlib.sha256(both.encode()).hexdigest()
 
@@ -64,7 +64,7 @@ def choose_trained(config: TrainSettings, parts: Parts) -> None:
 
 
 def trainable(parts: Parts) -> dict[str, nn.Parameter]:
-    """What wants gradients, by its name in a checkpoint."""
+    """Return the parameters that require gradients, by their names in a checkpoint."""
     return {name: p for name, p in parameters_of(parts).items() if p.requires_grad}
 
 
@@ -73,7 +73,7 @@ def parameters_of(parts: Parts) -> dict[str, nn.Parameter]:
 
 
 def alpha_of(config: TrainSettings) -> float:
-    """Of a run's adapters."""
+    """Return the alpha of a run's adapters."""
     assert config.adapter is not None
     alpha = config.adapter.get("alpha")
     return float(config.adapter.get("rank") if alpha is None else alpha)

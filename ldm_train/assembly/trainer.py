@@ -1,4 +1,4 @@
-"""Lightning's settings from a config, without what it says at every start and nobody needs to read."""
+"""Set up Lightning's Trainer: its arguments, plugins and loggers, and checks of devices and processes."""
 
 import logging
 import os
@@ -29,7 +29,7 @@ def quiet() -> None:
 
 
 def refuse_fused_scaling(config: FittingSettings) -> None:
-    """A fused optimizer undoes the scaling of 16-bit gradients in its step, when they were measured and clipped."""
+    """Raise for a fused optimizer with 16-bit scaled gradients: it removes the scale only after they were clipped."""
     if config.trainer.precision in MIXED_16 and config.optimizer.get("fused"):
         raise ValueError(
             f"trainer.precision={config.trainer.precision} does not go with a fused optimizer; choose "
@@ -38,12 +38,12 @@ def refuse_fused_scaling(config: FittingSettings) -> None:
 
 
 def build_loggers(config: FittingSettings) -> list["Logger"]:
-    """Where else a run is logged; to be built before anything is read, for it may refuse who is not logged in."""
+    """Return further loggers; build them before any data is read, since a service may refuse the login."""
     return [] if config.logger is None else [build(config.logger, "logger", save_dir=config.run_dir)]
 
 
 def options(trainer: TrainerSettings, *, shares: bool = False) -> dict[str, object]:
-    """The settings that go to the Trainer, with the strategies that `ddp` and `fsdp2` name and our plugins.
+    """Return the Trainer's arguments, with the strategies that `ddp` and `fsdp2` stand for, and the plugins.
 
     Args:
         shares: with fsdp2, each process writes its own part of a checkpoint.
@@ -67,7 +67,7 @@ def options(trainer: TrainerSettings, *, shares: bool = False) -> dict[str, obje
 
 
 def slurm() -> list["SLURMEnvironment"]:
-    """Lightning's view of SLURM where that started the process, without its own way to save and requeue at a signal."""
+    """Return Lightning's SLURM environment if SLURM started this process, without its own requeueing at a signal."""
     from lightning_fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 
     if TorchElasticEnvironment.detect() or not SLURMEnvironment.detect():
@@ -76,7 +76,7 @@ def slurm() -> list["SLURMEnvironment"]:
 
 
 def refuse_processes(config: FittingSettings | EncodeSettings, *, shardable: bool = False) -> None:
-    """Refuse other processes than were started, and settings that do not go with sharded parameters, or with whole ones.
+    """Raise if the launcher started another number of processes, or if settings do not go with sharded parameters.
 
     Args:
         shardable: whether this verb can share out its parameters.
@@ -86,7 +86,7 @@ def refuse_processes(config: FittingSettings | EncodeSettings, *, shardable: boo
 
 
 def refuse_sharding(config: FittingSettings | EncodeSettings, *, shardable: bool) -> None:
-    """The same where no process was started yet."""
+    """Raise if settings do not go with sharded parameters, or with parameters that are not sharded."""
     strategy, shares = config.trainer.strategy, isinstance(config, FittingSettings) and config.checkpoint.shares
     if strategy != "fsdp2":
         if shares:
@@ -109,7 +109,7 @@ def refuse_sharding(config: FittingSettings | EncodeSettings, *, shardable: bool
 
 
 def refuse_launch(trainer: TrainerSettings) -> None:
-    """Refuse settings for another number of processes than torchrun or SLURM started: they would wait for one another."""
+    """Raise if torchrun or SLURM started another number of processes than is set: they would wait for each other."""
     environment = os.environ
     if "TORCHELASTIC_RUN_ID" in environment:
         launcher, total, here = "torchrun", int(environment["WORLD_SIZE"]), int(environment["LOCAL_WORLD_SIZE"])
@@ -132,7 +132,7 @@ def refuse_launch(trainer: TrainerSettings) -> None:
 
 
 def refuse_at_once(verb: str, settings: CommandSettings) -> None:
-    """Refuse values that no run can have, and devices that are not there; `check` lists them with all else that it finds.
+    """Raise for values out of range and for missing devices; `check` lists them with everything else.
 
     Raises:
         ValueError: a line for each value.
@@ -146,7 +146,7 @@ def refuse_at_once(verb: str, settings: CommandSettings) -> None:
 
 
 def refuse_absent(trainer: TrainerSettings) -> None:
-    """Refuse devices that this machine has not, before anything is read; torch is imported only where it must be asked.
+    """Raise for devices that this machine does not have; torch is imported only if it must be asked.
 
     Raises:
         ValueError: it says what there is.

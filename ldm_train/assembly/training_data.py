@@ -1,4 +1,4 @@
-"""What a run trains on: caches that it was checked to fit, or a source that is encoded on the fly."""
+"""Open what a run trains on: caches that fit its settings, or a source that is encoded on the fly."""
 
 import hashlib
 from collections.abc import Sequence
@@ -49,7 +49,7 @@ def open_data(config: TrainSettings) -> tuple[TrainSettings, Parts, CachedLatent
 
 
 def verify(caches: Sequence[LatentCache]) -> None:
-    """Read all files before training relies on them, with a bar where that takes a while."""
+    """Compare all files of the caches with their checksums, with a progress bar if they are large."""
     size = sum((cache.folder / name).stat().st_size for cache in caches for name in cache.manifest.digests())
     with Progress(*Progress.get_default_columns(), DownloadColumn(), disable=size < 2**30) as progress:
         task = progress.add_task("verifying the cache", total=size)
@@ -66,7 +66,7 @@ def complete(config: TrainSettings, cache: LatentCache) -> TrainSettings:
 
 
 def refuse_unfit(config: TrainSettings, parts: Parts, caches: Sequence[LatentCache]) -> None:
-    """Refuse caches that something else made than this run expects, and latents of a wrong scale."""
+    """Raise if other encoders or settings made a cache than this run expects, or if its latents have a wrong scale."""
     text, autoencoder = parts.text_encoder, parts.autoencoder
     expected: dict[str, Json] = {
         "image_size": config.image_size,
@@ -88,7 +88,7 @@ def refuse_unfit(config: TrainSettings, parts: Parts, caches: Sequence[LatentCac
 
 
 def as_before(manifest: Manifest) -> list[str]:
-    """The words of `encode` with which the pictures of a cache were prepared."""
+    """Return the words of `encode` that prepare pictures as they were prepared for a cache."""
     made = manifest.encoding["pictures"]
     assert isinstance(made, dict)
     crop = made["crop"]
@@ -98,18 +98,18 @@ def as_before(manifest: Manifest) -> list[str]:
 
 
 def batches(config: TrainSettings, latents: EncodedExamples) -> CachedLatents:
-    """The batches that the config asks of a cache, or of several."""
+    """Return the batches of one cache or of several."""
     return CachedLatents(latents, **settings(config), repeats=config.cache_repeats, shares=config.cache_shares)
 
 
 def settings(config: TrainSettings) -> dict[str, Any]:
-    """How a config makes batches of examples."""
+    """Return the settings that decide how batches are made."""
     names = ("batch_size", "micro_batch_size", "seed", "caption_dropout", "held_out", "workers")
     return {name: getattr(config, name) for name in names}
 
 
 def open_source(config: TrainSettings) -> tuple[TrainSettings, Parts, CachedLatents, str]:
-    """The same without a cache, from the config's source."""
+    """Open a source that is encoded on the fly; returns what `open_data` returns."""
     needed = [name for name in ("source", "autoencoder", "text_encoder", "image_size") if getattr(config, name) is None]
     if needed:
         raise ValueError(f"without a cache, train encodes on the fly and needs {', '.join(f'{name}=…' for name in needed)}")
@@ -153,7 +153,7 @@ def open_source(config: TrainSettings) -> tuple[TrainSettings, Parts, CachedLate
 
 
 def refuse_live_scale(live: LivePictures, scaling: Scaling) -> None:
-    """Refuse what a few pictures show to be far off; there is no cache to have measured all."""
+    """Raise if the latents of a few pictures have a wrong scale; without a cache there are no statistics of all."""
     alike = (live.index.bucket == live.index.bucket[0]).nonzero()[:FEW, 0]
     examples = live.readable(alike, alike)
     means = live.moments(examples, torch.zeros_like(examples)).mean

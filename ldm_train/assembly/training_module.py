@@ -14,7 +14,7 @@ from ldm_train.training.optimization.parameter_groups import ParameterGroups
 
 
 def compile_network(network: torch.nn.Module, *, backend: str) -> None:
-    """In place, so that its parameters keep their names, and as one graph: what breaks it would cost its speed unseen."""
+    """Compile a network in place (its parameters keep their names) and as one graph: a break would cost speed silently."""
     if backend not in torch.compiler.list_backends(exclude_tags=()):
         known = ", ".join(torch.compiler.list_backends())
         raise ValueError(f"compile={backend} is no backend of torch.compile; there are: {known}")
@@ -43,7 +43,7 @@ def list_sampling_warnings(objective: Objective) -> list[str]:
 
 
 def training_module(config: TrainSettings, parts: Parts) -> NoisePredictorTraining:
-    """The Trainer's view of these parts, of which what the config does not train is frozen."""
+    """Build the Lightning module of these parts; what the settings do not train is frozen."""
     choose_trained(config, parts)
     return NoisePredictorTraining(
         parts.network,

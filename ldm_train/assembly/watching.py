@@ -1,4 +1,4 @@
-"""What watches a run while it trains: validation, pictures, and metrics of sets of pictures, as its config says."""
+"""Build what watches a run while it trains: validation, pictures, and metrics of sets of pictures."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ from ldm_train.training.validation.validation_callback import ValidationCallback
 
 @dataclass(frozen=True)
 class Watching:
-    """What is drawn and measured, tried before anything is trained.
+    """What is drawn and measured while a run trains; everything is tried before the first step.
 
     Args:
         weak: a weaker model that guides, where there is one.
@@ -40,7 +40,7 @@ class Watching:
 
     @classmethod
     def of(cls, config: TrainSettings, parts: Parts, data: CachedLatents) -> "Watching":
-        """As a config says.
+        """Build it from a run's settings.
 
         Raises:
             ValueError: pictures that cannot be drawn so, or a network that measures whose weights are not to be had.
@@ -55,14 +55,14 @@ class Watching:
         return watching
 
     def captions(self, data: CachedLatents) -> list[str]:
-        """All that are ever drawn."""
+        """Return all captions that pictures are ever drawn of."""
         compared = None
         if self.measuring is not None:
             compared = choose_comparison(data, self.measuring.count, factor=self.parts.autoencoder.factor)
         return [*self.drawing.captions, *([] if compared is None else compared.captions)]
 
     def callbacks(self, config: TrainSettings, ema: EMA, *, content: str, spent: TimeSpent) -> list[Callback]:
-        """In the order in which they look at a step.
+        """Return the callbacks, in the order in which they run.
 
         Args:
             content: one name for all that is trained on.
@@ -85,7 +85,7 @@ class Watching:
 
 
 def drawing(config: TrainSettings, data: CachedLatents) -> Drawing:
-    """The pictures to draw while training: of the config's prompts, or of held-out (else training) captions."""
+    """Return the pictures to draw while training: of the given prompts, or of held-out (else training) captions."""
     pictures = config.pictures
     scales = guidance_scales(config)
     settings = [config.with_values(guidance=config.guidance.with_values(scale=scale)) for scale in scales]
@@ -113,7 +113,7 @@ def own_prompts(config: TrainSettings) -> list[str] | None:
 
 
 def guidance_scales(config: TrainSettings) -> list[float]:
-    """At which the prompts' pictures are drawn.
+    """Return the guidance scales at which pictures are drawn while training.
 
     Raises:
         ValueError: no list of numbers, or one twice.
@@ -128,7 +128,7 @@ def guidance_scales(config: TrainSettings) -> list[float]:
 
 
 def build_measuring(config: TrainSettings) -> MetricSettings | None:
-    """The frozen networks that measure, and how pictures are drawn for them; None where nothing is measured.
+    """Return the frozen networks that measure pictures, and how pictures are drawn for them; None if nothing is measured.
 
     Raises:
         ValueError: the weights of a network are not to be had.

@@ -1,4 +1,4 @@
-"""Published weights beside a run's network: refused by the settings in which they are another's, with what to set."""
+"""Compare published weights with a run's network: raise for each setting that differs, with what to set."""
 
 import inspect
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ ELSEWHERE = {
 
 
 def refuse_maps(found: PublishedPart, own: int) -> None:
-    """Refuse a network that is shown more than noisy latents, which captioned pictures have nothing for.
+    """Raise for a network with more input channels than the noisy latents, which captioned pictures cannot fill.
 
     Raises:
         ValueError: it is one.
@@ -44,7 +44,7 @@ def refuse_maps(found: PublishedPart, own: int) -> None:
 
 
 def own_settings(network: Part, parts: Parts) -> UNetSettings:
-    """The config's network in the settings by which one is recognised."""
+    """Return the settings of the run's network that can be inferred from published weights too."""
     defaults = {name: p.default for name, p in inspect.signature(UNet).parameters.items()}
     given: dict[str, Any] = defaults | network.arguments
     channels, flags = given["channels"], given["attention"]
@@ -62,7 +62,7 @@ def own_settings(network: Part, parts: Parts) -> UNetSettings:
 
 
 def compare(found: PublishedPart, own: UNetSettings, *, adding: bool) -> list[str]:
-    """Refuse weights of another network than one's own by the settings that differ; what they do not tell is told.
+    """Raise for weights of another network, naming the settings that differ; return notes about what the weights cannot say.
 
     Raises:
         ValueError: there is such a setting.
@@ -87,7 +87,7 @@ def compare(found: PublishedPart, own: UNetSettings, *, adding: bool) -> list[st
 
 
 def mend(there: UNetSettings, own: UNetSettings) -> str:
-    """What to set so that one's network is the one that was found."""
+    """Return what to set so that the run's network is the one whose weights were found."""
     wrong = [name for name, value in there.items() if list_differences({name: value}, own)]
     words = [
         f"network.{name}={value}".replace(" ", "").replace("None", "null").replace("True", "true")
@@ -106,7 +106,7 @@ def mend(there: UNetSettings, own: UNetSettings) -> str:
 
 
 def words_for_heads(there: UNetSettings) -> str:
-    """The setting by which a network has these heads, as far as there is one."""
+    """Return the setting that gives a network these attention heads, if there is one."""
     heads, channels = there["heads"], there.get("channels")
     if len(set(heads)) == 1:
         return f"network.heads={heads[0]}"
@@ -115,7 +115,7 @@ def words_for_heads(there: UNetSettings) -> str:
 
 
 def refuse_other_groups(network: nn.Module, groups: object) -> None:
-    """Refuse weights whose normalisations have another number of groups than the network has at its widths.
+    """Raise if the weights' group normalisations have another number of groups than the network's.
 
     Raises:
         ValueError: they do.
@@ -129,7 +129,7 @@ def refuse_other_groups(network: nn.Module, groups: object) -> None:
 
 
 def refuse_other_config(found: PublishedPart, own: Mapping[str, Any]) -> None:
-    """Refuse weights for diffusers' own network whose config differs in what decides its numbers.
+    """Raise if the config of diffusers' network differs in a setting that changes its output.
 
     Raises:
         ValueError: it does.

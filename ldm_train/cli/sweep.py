@@ -206,7 +206,7 @@ def read_jobs(table: Path) -> list[Job]:
         OSError, ValueError, LookupError, TypeError: it cannot be read, or is no table of a sweep.
     """
     content = read_json(table)
-    jobs = [Job(**told) for told in content["jobs"]]  # type: ignore
+    jobs = [Job(**job) for job in content["jobs"]]  # type: ignore
     for job in jobs:
         texts = [job.directory, *job.words, *job.swept, *job.swept.values()]
         if not all(isinstance(text, str) for text in texts) or not isinstance(job.code, int | None):

@@ -1,4 +1,4 @@
-"""A run's stored config beside one of now: what an older version did not know, what may be otherwise, and what may not."""
+"""Compare a run's stored settings with the settings of now: what may differ when a run is continued, and what may not."""
 
 import hashlib
 import inspect
@@ -18,7 +18,7 @@ from ldm_train.settings.shipped import groups, shipped
 
 
 def filled(config: DictConfig) -> DictConfig:
-    """A run's config with the defaults of settings that came after it; what a group's constructor takes has its own."""
+    """Return a stored config with the defaults of the command's own settings that it lacks."""
     verb = "train_autoencoder" if "architecture" in config else "train"
     own = (name for name in defaults(verb) if name not in groups() or name == "evaluation")
     later = {name: defaults(verb)[name] for name in own if not OmegaConf.is_missing(defaults(verb), name)}
@@ -30,7 +30,7 @@ def filled(config: DictConfig) -> DictConfig:
 def refuse_other(
     before: FittingSettings, config: FittingSettings, content: str, run_dir: Path, record: Plain, *, base: str | None = None
 ) -> None:
-    """Refuse to continue a run whose config or data were others, in what matters; max_steps may be others.
+    """Raise if a run cannot be continued because its settings or data differ; settings that may change are ignored.
 
     Raises:
         ValueError: listing what differs.
@@ -44,15 +44,15 @@ def refuse_other(
     )
     if base is not None:
         names = [name for name in names if name != "network.weights"]  # they may have moved
-    told = [f"{name}: then {json.dumps(then.get(name))}, now {json.dumps(now.get(name))}" for name in names]
+    differences = [f"{name}: then {json.dumps(then.get(name))}, now {json.dumps(now.get(name))}" for name in names]
     if record["content"] != content:
-        told.insert(0, f"the data: then {record['content']}, now {content}")
+        differences.insert(0, f"the data: then {record['content']}, now {content}")
     if base is not None and record.get("base") != base:
-        told.insert(
+        differences.insert(
             0, f"the weights in network.weights={select(config, 'network.weights')}: then {record.get('base')}, now {base}"
         )
-    if told:
-        listed = "\n  ".join(told)
+    if differences:
+        listed = "\n  ".join(differences)
         raise ValueError(
             f"{run_dir} cannot be continued, for its run differs:\n  {listed}\n"
             "give these as they were then, choose another run_dir, or set resume=restart to remove this run's history and "
@@ -78,7 +78,7 @@ def identify_run(
 
 
 def _is_new(name: str, then: Plain, now: Plain) -> bool:
-    """Whether this is a constructor's setting that one of the configs lacks, with the value by which that is the same."""
+    """Return whether only one config has this setting of a constructor, with the constructor's default as its value."""
     group, _, key = name.partition(".")
     target = now.get(f"{group}._target_")
     if (name in then) == (name in now) or target != then.get(f"{group}._target_") or not may_build(target, group):

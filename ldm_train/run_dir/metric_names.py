@@ -28,7 +28,7 @@ BINS = "validation_bins"  # begins the names of what `validation.jsonl` has whol
 
 
 def metric_title(name: str) -> str:
-    """As people call it, with what extracted the features or embedded the pictures behind it."""
+    """Return the title of a metric for people, followed by the network that extracted the features."""
     own = name.removeprefix("metrics/")
     if own in AUTOENCODER:
         return AUTOENCODER[own]
@@ -39,12 +39,12 @@ def metric_title(name: str) -> str:
 
 
 def lower_is_better(name: str) -> bool:
-    """Whether the lowest value of this metric is its best."""
+    """Return whether the lowest value of a metric is its best."""
     return any(word in name for word in ("loss", "mse", "kid", "fid", "distance", "error", "kl"))
 
 
 def best(name: str, series: Series) -> tuple[int, float] | None:
-    """The step and the value that are best, of those that are finite."""
+    """Return the step and the value of the best finite value, or None without one."""
     kept = series.finite
     if not len(kept.values):
         return None

@@ -1,6 +1,6 @@
 """A run directory as plain data, read without a lock and without torch, whether the run is over or still going on.
 
-What is missing is empty; what cannot be read is told in `notes`, and never ends the reading: a line may be half written,
+What is missing is empty; what cannot be read is content in `notes`, and never ends the reading: a line may be half written,
 a picture broken, the run older than what would read it.
 """
 
@@ -77,7 +77,7 @@ class RunRead:
 
     @property
     def step(self) -> int:
-        """The last that was logged."""
+        """Return the last logged step."""
         return max((int(series.steps[-1]) for series in self.series.values()), default=0)
 
     @property
@@ -90,12 +90,12 @@ class RunRead:
         return any(name.startswith("architecture.") for name in self.settings)
 
     def samples(self, prefix: str = "") -> dict[int, Path]:
-        """The pictures of `samples/` whose names are this prefix with a step, by step."""
+        """Return the pictures in `samples/` whose names are this prefix and a step, by step."""
         return dict(sorted(_numbered(self.path / "samples", f"{prefix}step-", ".png")))
 
 
 def read_run(path: Path) -> RunRead:
-    """All that a run directory says of its run, but for its pictures and weights.
+    """Read everything that a run directory records, except its pictures and weights.
 
     Raises:
         ValueError: it is no run directory, or its config cannot be read.
@@ -124,12 +124,12 @@ def read_runs(paths: Iterable[Path]) -> tuple[list[RunRead], list[str]]:
 
 
 def is_run(path: Path) -> bool:
-    """Whether this folder looks like a run's: a config is there, and what a start writes beside it."""
+    """Return whether a folder looks like a run directory: it has a config, and a record or metrics."""
     return (path / CONFIG).is_file() and ((path / RECORD).is_file() or (path / METRICS).is_file())
 
 
 def settings(value: object, name: str = "") -> Iterator[tuple[str, object]]:
-    """Dotted names and values of a plain config."""
+    """Yield the dotted names and the values of a plain config."""
     if isinstance(value, Mapping) and value:
         for key, part in value.items():
             yield from settings(part, f"{name}.{key}" if name else str(key))
@@ -138,7 +138,7 @@ def settings(value: object, name: str = "") -> Iterator[tuple[str, object]]:
 
 
 def is_locked(path: Path) -> bool | None:
-    """Whether a process has this run directory; asked for a moment, with a lock that can be shared. None: unknown."""
+    """Return whether a process holds this run directory, asked with a shared lock; None if it cannot be known."""
     try:
         import fcntl  # not on every system
 
@@ -187,7 +187,7 @@ def _starts(path: Path, notes: list[str]) -> list[Plain]:
 
 
 def _lines(path: Path, notes: list[str]) -> list[Plain]:
-    """The lines of a JSON-lines file that are whole and have a step; of those that are not, the number is noted."""
+    """Return the complete lines of a JSON-lines file that have a step; note how many do not."""
     try:
         texts = read_text(path, limit=LARGEST_LINES, errors="replace").split("\n")  # damage costs its own line only
     except FileNotFoundError:
@@ -213,7 +213,7 @@ def _lines(path: Path, notes: list[str]) -> list[Plain]:
 
 
 def _series(path: Path, prefix: str, notes: list[str]) -> dict[str, Series]:
-    """Every logged number; of a step that was logged twice, the later one."""
+    """Return every logged number; if a step was logged twice, the later one."""
     columns: dict[str, dict[int, float]] = {}
     for line in _lines(path, notes):
         step = line.pop("step")
@@ -249,11 +249,11 @@ def _evaluations(path: Path) -> dict[str, Plain]:
     found: dict[str, Plain] = {}
     for file in [*sorted(path.glob("*.json")), *sorted(path.glob("evaluations/*.json"))]:
         try:
-            told = read_json(file)
+            content = read_json(file)
         except (OSError, ValueError):
             continue  # a stranger's file, or one that is being written
-        if isinstance(told, dict) and told.get("kind") == "evaluation":
-            found[file.relative_to(path).as_posix()] = dict(told)
+        if isinstance(content, dict) and content.get("kind") == "evaluation":
+            found[file.relative_to(path).as_posix()] = dict(content)
     return found
 
 
@@ -270,7 +270,7 @@ def _nonfinite(folder: Path) -> dict[int, int]:
 
 
 def _numbered(folder: Path, prefix: str, suffix: str) -> Iterator[tuple[int, Path]]:
-    """Files named as this prefix with a step, and perhaps more words after it."""
+    """Yield the files named by this prefix, a step, and perhaps further words."""
     for file in sorted(folder.glob(f"{prefix}*{suffix}")):
         digits = file.name.removeprefix(prefix).removesuffix(suffix).partition("-")[0]
         if digits.isdecimal():

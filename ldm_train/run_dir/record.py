@@ -1,4 +1,4 @@
-"""What a run directory holds beside its checkpoints, and whether a run may continue in it."""
+"""Write and read what a run directory records next to its checkpoints, and decide whether a run may continue in it."""
 
 import json
 import os
@@ -51,7 +51,7 @@ def prepare(
     check: Callable[[], None] = lambda: None,
     first_weights: Callable[[], str | None] = lambda: None,
 ) -> bool:
-    """Record this start in a run directory that is held; True where a checkpoint is to be continued.
+    """Record this start in a run directory that is held; return whether a checkpoint is continued.
 
     Args:
         content: one name for all that is trained on, such as the cache's fingerprint.
@@ -114,7 +114,7 @@ def record_end(run_dir: Path, how: str) -> None:
 
 
 def told_error(error: BaseException) -> str:
-    """What ended a start, in one line."""
+    """Return how an error ended a start, in one line."""
     words = " ".join(str(error).split())[:TOLD]
     if isinstance(error, KeyboardInterrupt):
         return "interrupted (Ctrl-C)"
@@ -122,7 +122,7 @@ def told_error(error: BaseException) -> str:
 
 
 def last_step(run_dir: Path) -> int:
-    """Of the metrics that are written; 0 where there are none."""
+    """Return the last step in the metrics file; 0 if there is none."""
     try:
         with (run_dir / METRICS).open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - 2**16))
@@ -148,7 +148,7 @@ def note_saved(run_dir: Path) -> None:
 
 
 def read_record(run_dir: Path) -> Plain:
-    """What the starts of a run wrote down.
+    """Read the record of a run's starts.
 
     Raises:
         ValueError: it is not there, or unreadable.
@@ -167,14 +167,14 @@ def _are_starts(found: object) -> bool:
 
 
 def commands(run_dir: Path) -> list[str]:
-    """The command lines that a run was started and continued by."""
+    """Return the command lines that started and continued a run."""
     starts = read_record(run_dir)["starts"]
     assert isinstance(starts, list)
     return [start["command"] for start in starts]
 
 
 def read_settings(run_dir: Path) -> FittingSettings:
-    """The config that a run was last started with.
+    """Return the settings that a run was last started with.
 
     Raises:
         ValueError: it is not there, or unreadable.
@@ -193,7 +193,7 @@ def _unreadable(run_dir: Path, name: str, error: Exception) -> ValueError:
 
 
 def this_start(config: FittingSettings) -> Plain:
-    """What this process is: its command, versions, sources and machine."""
+    """Return the command, versions, sources and machine of this process."""
     return {
         "command": shlex.join(["ldm-train", *sys.argv[1:]]),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -206,14 +206,14 @@ def this_start(config: FittingSettings) -> Plain:
 
 
 def tell_changes(before: Plain, now: Plain) -> None:
-    """Say why a continued run will not be, bit for bit, what it would have been."""
+    """Print what changed since the last start, so that the run continues only to rounding."""
     changed = [name for name in ("packages", "git", "devices", "threads", "machine") if before.get(name) != now[name]]
     if changed:
         print(f"note: {', '.join(changed)} changed since the last start, so it goes on to rounding, not bit for bit")
 
 
 def git_state(folder: Path) -> dict[str, str | bool] | None:
-    """The commit that a folder is at, and whether files differ from it; None where git keeps none of its files."""
+    """Return a folder's commit and whether its files differ from it; None if git tracks none of them."""
     try:
         _, commit, status = (
             subprocess.run(["git", "-C", folder, *words], capture_output=True, text=True, check=True, timeout=30).stdout
@@ -247,6 +247,6 @@ def _start_anew(run_dir: Path) -> None:
 
 
 def set_threads(threads: int | None) -> None:
-    """CPU threads of this process; None leaves them to torch."""
+    """Set the number of CPU threads of this process; None leaves it to torch."""
     if threads is not None:
         torch.set_num_threads(threads)

@@ -1,4 +1,4 @@
-"""What a run was told: its settings beside the defaults, and beside those of other runs."""
+"""Compare the settings of runs with the defaults and with each other."""
 
 import json
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ ABSENT = "(none)"
 
 
 def names(paths: Sequence[Path]) -> list[str]:
-    """A short, different name for each run directory: what is left of its path without what all have in common."""
+    """Return a short name for each run directory: its path without what all paths have in common."""
     if len(paths) == 1:
         return [paths[0].resolve().name]
     whole = [path.resolve() for path in paths]
@@ -25,14 +25,14 @@ def names(paths: Sequence[Path]) -> list[str]:
 
 
 def differing(runs: Sequence[RunRead]) -> dict[str, list[str]]:
-    """Each setting that is not the same in all runs that have it, with its value in each; options in all runs."""
+    """Return each setting that differs between the runs that have it, with its value in each."""
     every = sorted({name for run in runs for name in run.settings} - NOT_OF_THE_RUN)
     found = {name: [_told(run.settings, name) for run in runs] for name in every}
     return {_short(name): values for name, values in found.items() if len(set(values) - _lacking(name)) > 1}
 
 
 def chosen(run: RunRead) -> list[tuple[str, str]]:
-    """The settings of a run that are not its verb's defaults."""
+    """Return the settings of a run that are not its command's defaults."""
     verb = "train_autoencoder" if run.of_autoencoder else "train"
     shipped = dict(settings(OmegaConf.to_container(defaults(verb))))
     kept = [name for name in run.settings if name not in NOT_OF_THE_RUN and run.settings[name] != shipped.get(name)]
@@ -44,7 +44,7 @@ def every_setting(run: RunRead) -> list[tuple[str, str]]:
 
 
 def value(found: object) -> str:
-    """As on a command line, about."""
+    """Return a value about as it stands on a command line."""
     return found if isinstance(found, str) else json.dumps(found)
 
 
@@ -54,10 +54,10 @@ def _told(found: Plain, name: str) -> str:
 
 
 def _lacking(name: str) -> set[str]:
-    """What is no difference: that a run chose another option than the one with this setting is told by the option."""
+    """Return the values that do not count as a difference: a missing setting, if the run chose an option without it."""
     return {ABSENT} if "." in name and not name.endswith("._target_") else set()
 
 
 def _short(name: str) -> str:
-    """A constructor's setting is called as its group is."""
+    """Return the short name of a setting: a constructor is named by its group."""
     return name.removesuffix("._target_")

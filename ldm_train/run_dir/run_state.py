@@ -1,4 +1,4 @@
-"""How a run stands: running, finished, interrupted, failed or killed, from what its starts wrote down and who has it now."""
+"""Determine the state of a run (running, finished, interrupted, failed or killed) from its record and its lock."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ YEARS = range(1970, 2500)
 
 @dataclass(frozen=True)
 class State:
-    """In a word and in a sentence; `ok` is None where neither all is well nor something went wrong."""
+    """A run's state in a word and in a sentence; `ok` is None if it is neither good nor bad."""
 
     word: Word
     text: str
@@ -29,15 +29,15 @@ class State:
 
 
 def state_of(run: RunRead) -> State:
-    """The state of a run's last start."""
+    """Return the state of a run's last start."""
     place = f"step {run.step:,} of {run.max_steps:,}"
     if run.locked:
         return State("running", f"Running, at {place}" if run.step else "Running, before its first logged step")
-    told = ended(run.starts[-1]) if run.starts else None
-    if told is not None and not told.startswith("finished"):
-        word: Word = "interrupted" if told.startswith("interrupted") else "failed"
-        return State(word, f"{told[:1].upper()}{told[1:]}, at {place}")
-    if told is not None or run.step >= run.max_steps > 0:
+    ending = ended(run.starts[-1]) if run.starts else None
+    if ending is not None and not ending.startswith("finished"):
+        word: Word = "interrupted" if ending.startswith("interrupted") else "failed"
+        return State(word, f"{ending[:1].upper()}{ending[1:]}, at {place}")
+    if ending is not None or run.step >= run.max_steps > 0:
         return State("finished", f"Finished, after {run.step or run.max_steps:,} steps")
     if run.locked is None:
         return State("stopped", f"Stopped or still running, at {place}")
@@ -47,22 +47,22 @@ def state_of(run: RunRead) -> State:
 
 
 def ended(start: Mapping[str, object]) -> str | None:
-    """How a start ended: "finished", "interrupted (…)" or "failed: …"; None where it left no word."""
-    told = start.get("ended")
-    return str(told["as"]) if isinstance(told, Mapping) and "as" in told else None
+    """Return how a start ended: "finished", "interrupted (…)" or "failed: …"; None if it recorded nothing."""
+    ending = start.get("ended")
+    return str(ending["as"]) if isinstance(ending, Mapping) and "as" in ending else None
 
 
-def time_of(told: Mapping[str, object]) -> datetime | None:
-    """When that was, in the time zone that it was written in; None where it is not known, or in no year of a run's."""
+def time_of(ending: Mapping[str, object]) -> datetime | None:
+    """Return the time of a record in the time zone it was written in; None if it is missing or implausible."""
     try:
-        found = datetime.fromisoformat(str(told.get("time")))
+        found = datetime.fromisoformat(str(ending.get("time")))
     except ValueError:
         return None
     return found.replace(tzinfo=found.tzinfo or UTC) if found.year in YEARS else None
 
 
 def minutes(run: RunRead) -> float | None:
-    """From each start to its end, added up; None where an end is not known."""
+    """Return the minutes from each start to its end, added up; None if an end is not known."""
     total = 0.0
     for start in run.starts:
         end = start.get("ended")

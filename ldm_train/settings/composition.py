@@ -127,7 +127,7 @@ def refuse_interpolations(value: object) -> None:
 
 
 class Origins:
-    """Which file a setting's value is from, to be told beside what is wrong with it."""
+    """Finds the file that a setting's value came from, for messages about it."""
 
     def __init__(self, words: list[str], files: list[str], given: list[str]) -> None:
         self.words = words
@@ -138,9 +138,9 @@ class Origins:
 
     def __call__(self, name: str) -> str:
         if not any(f"{name}.".startswith(f"{key_of(word)}.") for word in self.words):
-            for told, path in self.files.items():
+            for name_of_file, path in self.files.items():
                 if name in dotted(read(path)):
-                    return f" in {told}"
+                    return f" in {name_of_file}"
         return ""
 
 
@@ -219,8 +219,8 @@ def _explain(verb: str, overrides: list[str], error: Exception) -> str:
     known = re.search(r"Key '(\w+)' is not in struct\s+full_key: ([\w.]+)", f"{error} {error.__cause__}")
     if known and known[2] in groups_of(verb):
         return none_chosen(known[2], next(key_of(word) for word in overrides if key_of(word).startswith(f"{known[2]}.")))
-    if known and (told := _unlisted(chosen, known[2])):
-        return told
+    if known and (hint := _unlisted(chosen, known[2])):
+        return hint
     if known:
         return f"unknown setting {known[2]!r} of {verb}{nearest(known[2], plain)} (`ldm-train {verb} --help` lists them)"
     merged = re.search(r"Cannot merge .*\s+full_key: ([\w.]+)", f"{error} {error.__cause__}")

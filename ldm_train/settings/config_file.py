@@ -57,8 +57,8 @@ def file_words(verb: str, path: str, *, chosen: Collection[str], targets: dict[s
     for group, option in choices.items():
         known = groups()[group]
         if option is not None and option not in known:
-            told = f"{group}: {option} in {path} is no option; there are: {', '.join(known)}"
-            raise ConfigError(told + nearest(str(option), known))
+            message = f"{group}: {option} in {path} is no option; there are: {', '.join(known)}"
+            raise ConfigError(message + nearest(str(option), known))
     words = [
         f"~{group}" if option is None else f"{group}={option}" for group, option in choices.items() if group not in chosen
     ]
@@ -146,7 +146,7 @@ def nearest_option(group: str, node: Mapping[str, object]) -> str | None:
 
 
 def _default_settings(verb: str, group: str) -> set[str]:
-    """Of the option that the verb has unless it is told another."""
+    """Of the option that the verb has unless it is message another."""
     entries = [entry for entry in shipped(verb).defaults if isinstance(entry, DictConfig) and group in entry]
     return {str(key) for entry in entries for key in shipped(f"{group}/{entry[group]}")}
 

@@ -1,4 +1,4 @@
-"""What a constructor takes, read from its source: importing it would import torch, and a typo is to be told at once."""
+"""Read the arguments of a constructor from its source, since importing it would import torch and delay an answer."""
 
 import ast
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Settings that were changed and change nothing: told at the start, since who set them expects something of them."""
+"""Warn of settings that were changed and have no effect, since whoever set them expects one."""
 
 import os
 import re
@@ -25,7 +25,7 @@ class Rule:
     """Settings, or groups of them, that have no effect under a condition.
 
     Args:
-        because: the condition, as a person would be told; `{name}` stands for a setting's value, as in `{max_steps}`.
+        because: the condition, in words; `{name}` stands for a setting's value, as in `{max_steps}`.
     """
 
     verbs: tuple[str, ...]
@@ -186,11 +186,11 @@ WARNINGS: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
 
 
 def notes(verb: str, config: Any) -> list[str]:
-    """A line for each setting that differs from the verb's default to no effect, and for what trains badly."""
+    """Return a line for each changed setting without effect, and for each combination that trains badly."""
     lines = []
     for rule in RULES:
         if verb in rule.verbs and rule.holds(config):
-            changed = [told for name in rule.names for told in _changed(verb, config, name)]
+            changed = [setting for name in rule.names for setting in _changed(verb, config, name)]
             if changed:
                 effect = "has no effect" if len(changed) == 1 else "have no effect"
                 lines.append(f"note: {', '.join(changed)} {effect}: {_filled(rule.because, config)}")
