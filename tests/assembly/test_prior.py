@@ -12,7 +12,7 @@ from ldm_train.assembly import prior
 from ldm_train.assembly.parts import build_parts
 from ldm_train.assembly.stored_run import read_config
 from ldm_train.assembly.stored_weights import read_weights
-from ldm_train.commands.evaluate.real_pictures import held_out_data
+from ldm_train.commands.evaluate.real_pictures import open_held_out_data
 
 PROMPT = "a black circle"
 WORDS = ("prior.count=5", "prior.steps=2", "max_steps=2", "pictures.prompts=[]")
@@ -60,7 +60,7 @@ def test_an_evaluation_measures_what_was_held_out_of_both(first: tuple[Path, str
     run_dir, _ = first
     asked = OmegaConf.create({"run_dir": str(run_dir), "cache": None})
     trained = read_config(str(run_dir))
-    data = held_out_data(asked, trained, build_parts(trained))
+    data = open_held_out_data(asked, trained, build_parts(trained))
     assert data is not None
     assert data.latents.sets == [12, 5]
 

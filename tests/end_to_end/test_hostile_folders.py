@@ -9,7 +9,7 @@ from PIL import Image
 from torch.testing import assert_close
 
 from ldm_train.assembly.drawing import read_prompts, read_signed
-from ldm_train.commands.evaluate.drawn_pictures import in_batches
+from ldm_train.commands.evaluate.drawn_pictures import read_picture_batches
 from ldm_train.commands.evaluate.galleries import open_gallery
 from ldm_train.commands.report.run_pictures import Budget
 from ldm_train.commands.train_autoencoder.command import usable
@@ -39,7 +39,7 @@ def test_pictures_to_measure_are_regular_files(pipe: Path) -> None:
     gallery = open_gallery("real", str(pipe.parent))
     assert gallery.captions == []
     with pytest.raises(ValueError, match=f"{pipe} cannot be measured.*named pipe"):
-        list(in_batches(gallery.files, 1))
+        list(read_picture_batches(gallery.files, 1))
 
 
 def test_prompts_are_a_regular_file(pipe: Path, tmp_path: Path) -> None:
