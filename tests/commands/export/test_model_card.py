@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ldm_train.assembly.stored_run import read_config
 from ldm_train.commands.export import usage
-from ldm_train.commands.export.model_card import Card, front
+from ldm_train.commands.export.model_card import Card, build_front_matter
 
 CARD = Card("model", "A model.", usage.TAGS, {"step": 3, "weights": "ema"}, "", [])
 
@@ -21,7 +21,7 @@ def blocks(card: str, language: str) -> list[str]:
 
 
 def fields(trained: DictConfig, card: Card = CARD, licence: str | None = None) -> dict[str, object]:
-    lines = front(card, trained, OmegaConf.create({"licence": licence}))
+    lines = build_front_matter(card, trained, OmegaConf.create({"licence": licence}))
     assert (lines[0], lines[-2]) == ("---", "---")
     return OmegaConf.to_container(OmegaConf.create(lines[1]))  # type: ignore[return-value]
 
@@ -55,7 +55,7 @@ def test_a_cards_commands_run(
     (command,) = blocks(card, "bash")
     answer = ldm_train(*shlex.split(command)[1:], "samples=4", "steps=1", "resamples=0", "device=cpu")
     assert answer.code == 0, answer.err
-    assert "which comes in again from the run alone" in card
+    assert "network.weights=RUN" in card
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_training_goes_on_by_options_and_what_differs_from_them(trained: Path) -
         "weights": "/there/text",
     }
     config.text_encoder.update({"pad_token": 7, "chunks": 1, "layer": "penultimate", "trained": False, "pooled": False})
-    text = usage.further("out", config, scale=0.5)
+    text = usage.describe_further_training("out", config, scale=0.5)
     assert "text_encoder=clip_vit_h_14 text_encoder.weights=out text_encoder.pad_token=7" in text
     assert "autoencoder.weights=out autoencoder.scale=0.5" in text
     assert "network.weights=out" in text
