@@ -35,7 +35,7 @@ def file_words(verb: str, path: str, *, chosen: Collection[str], targets: dict[s
         raise ConfigError(f"{CONFIG}={path} is not there; it takes a YAML file of settings, such as a run's config.yaml")
     read_values = OmegaConf.to_container(read(Path(path)))
     assert isinstance(read_values, dict)
-    targets = targets | {key: found for key, value in read_values.items() if (found := _target(key, value))}
+    targets = targets | {str(key): found for key, value in read_values.items() if (found := _target(key, value))}
     config = _keep_texts(verb, targets, "", read_values, read_written(Path(path)))
     assert isinstance(config, dict)
     if refused := next((key for key in (TRUST, "hydra") if key in config), None):
