@@ -13,9 +13,9 @@ from torch.testing import assert_close
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from ldm_train.assembly.new_word_files import add_embeddings, write_words
-from ldm_train.commands.export.encoder_configs import text_out, tokenizer_files
+from ldm_train.commands.export.encoder_configs import build_tokenizer_files, export_text_encoder
 from ldm_train.commands.export.export_folder import write_tensors
-from ldm_train.commands.export.exported_parts import as_transformers
+from ldm_train.commands.export.exported_parts import map_text_to_transformers
 from ldm_train.conditioners.class_labels import ClassLabels
 from ldm_train.conditioners.text_encoder import TextEncoder, small
 from ldm_train.weights.embedding_files import EMBEDDINGS_FILE
@@ -43,10 +43,10 @@ def states(text: TextEncoder, captions: list[str]) -> Tensor:
 def pipeline(tmp_path_factory: pytest.TempPathFactory) -> StableDiffusionPipeline:
     """diffusers' own, with the text encoder that `encoder` makes and no other part."""
     folder, plain = tmp_path_factory.mktemp("pipeline"), encoder()
-    left = text_out(plain)
+    left = export_text_encoder(plain)
     (folder / "config.json").write_text(json.dumps(left.config))
-    write_tensors(folder / "model.safetensors", as_transformers(left), dtype=torch.float32)
-    for name, text in tokenizer_files(plain).items():
+    write_tensors(folder / "model.safetensors", map_text_to_transformers(left), dtype=torch.float32)
+    for name, text in build_tokenizer_files(plain).items():
         (folder / name).write_text(text)
     return StableDiffusionPipeline(
         vae=None,

@@ -10,7 +10,7 @@ import torch
 from ldm_train.assembly import prior
 from ldm_train.assembly.parts import build_parts
 from ldm_train.assembly.stored_weights import read_weights
-from ldm_train.commands.evaluate.real_pictures import held_out_data
+from ldm_train.commands.evaluate.real_pictures import open_held_out_data
 from ldm_train.run_dir.stored_settings import read_trained
 from ldm_train.settings.composition import compose_as
 from ldm_train.settings.schema.using import EvaluateSettings
@@ -60,7 +60,7 @@ def test_an_evaluation_measures_what_was_held_out_of_both(first: tuple[Path, str
     run_dir, _ = first
     asked = compose_as(EvaluateSettings, [f"run_dir={run_dir}", "out=x"])
     trained = read_trained(run_dir)
-    data = held_out_data(asked, trained, build_parts(trained))
+    data = open_held_out_data(asked, trained, build_parts(trained))
     assert data is not None
     assert data.latents.sets == [12, 5]
 

@@ -8,10 +8,10 @@ from PIL import Image
 from torch.testing import assert_close
 
 from ldm_train.assembly.drawing import read_prompts, read_signed
-from ldm_train.commands.evaluate.drawn_pictures import in_batches
+from ldm_train.commands.evaluate.drawn_pictures import read_picture_batches
 from ldm_train.commands.evaluate.galleries import open_gallery
 from ldm_train.commands.report.run_pictures import Budget
-from ldm_train.commands.train_autoencoder.command import usable
+from ldm_train.commands.train_autoencoder.command import select_usable
 from ldm_train.data.batches.datamodules import PictureBatches
 from ldm_train.data.sources.folder import Folder
 from tests.data.folders import captioned, picture
@@ -38,7 +38,7 @@ def test_pictures_to_measure_are_regular_files(pipe: Path) -> None:
     gallery = open_gallery("real", str(pipe.parent))
     assert gallery.captions == []
     with pytest.raises(ValueError, match=f"{pipe} cannot be measured.*named pipe"):
-        list(in_batches(gallery.files, 1))
+        list(read_picture_batches(gallery.files, 1))
 
 
 def test_prompts_are_a_regular_file(pipe: Path, tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_a_prompt_may_be_longer_than_a_path() -> None:
 def test_an_autoencoder_trains_without_what_cannot_be_read(pipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     captioned(pipe.with_name("a.png"))
     pipe.with_suffix(".txt").write_text("x")
-    assert [item.key for item in usable(Folder(str(pipe.parent)))[0]] == ["a.png"]
+    assert [item.key for item in select_usable(Folder(str(pipe.parent)))[0]] == ["a.png"]
     assert "x.png" in capsys.readouterr().out
 
 
@@ -72,7 +72,7 @@ def test_a_picture_that_is_damaged_further_in_is_replaced(tmp_path: Path, capsys
     content = (tmp_path / "b.png").read_bytes()
     (tmp_path / "b.png").write_bytes(content[: content.index(b"IDAT") + 8])
     Image.new("RGB", (4, 4), "red").save(tmp_path / "c.png")
-    items, _ = usable(Folder(str(tmp_path)))
+    items, _ = select_usable(Folder(str(tmp_path)))
     data = PictureBatches(items, size=4, batch_size=3)
     for _ in range(2):
         images = data.images(items)

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from ldm_train.commands.check import command as checking
-from ldm_train.commands.evaluate.drawn_pictures import kept
+from ldm_train.commands.evaluate.drawn_pictures import locate_pictures
 from ldm_train.commands.evaluate.output_files import check_outputs
 from tests.folders import digests
 
@@ -70,7 +70,13 @@ def test_check_refuses_a_user_s_folder_before_it_reads_a_picture(
 
 def outputs(folder: Path) -> list[Path]:
     out = folder / "numbers.json"
-    return [out, out.with_suffix(".md"), out.with_suffix(".svg"), kept(out) / "photo.png", kept(out) / "drawn.json"]
+    return [
+        out,
+        out.with_suffix(".md"),
+        out.with_suffix(".svg"),
+        locate_pictures(out) / "photo.png",
+        locate_pictures(out) / "drawn.json",
+    ]
 
 
 @pytest.mark.parametrize("number", range(5))
@@ -101,15 +107,15 @@ def test_evaluate_renews_its_results_and_removes_its_own_pictures_only(
     out = tmp_path / "numbers.json"
     words = [f"run_dir={trained}", f"out={out}", "features=null", "samples=2", "device=cpu", "prompts=[a]"]
     assert ldm_train("evaluate", *words, "steps=1", "sweep.steps=[2]").code == 0
-    first = set(kept(out).glob("*/"))
+    first = set(locate_pictures(out).glob("*/"))
     assert len(first) == 2
-    (kept(out) / "mine").mkdir()
-    (kept(out) / "mine/000000.png").write_text("mine")
+    (locate_pictures(out) / "mine").mkdir()
+    (locate_pictures(out) / "mine/000000.png").write_text("mine")
     in_ours = min(first) / "notes.txt"
     in_ours.write_text("mine")
     answer = ldm_train("evaluate", *words, "steps=3", "sweep.steps=[4]")
     assert answer.code == 0, answer.err
-    assert (kept(out) / "mine/000000.png").read_text() == in_ours.read_text() == "mine"
+    assert (locate_pictures(out) / "mine/000000.png").read_text() == in_ours.read_text() == "mine"
     assert not max(first).exists()
     assert sorted(path.name for path in min(first).iterdir()) == ["notes.txt"]
     names = {path.name for path in tmp_path.iterdir()}

@@ -1,9 +1,9 @@
-"""`ldm-train encode`: captioned pictures to a latent cache; what it holds already is kept, and what is gone is dropped."""
+"""`ldm-train encode`: encode captioned pictures into a latent cache; rows that it has are kept, removed pictures dropped."""
 
 from ldm_train.assembly.encode_cache import encode_cache
 from ldm_train.settings.schema.using import EncodeSettings
 
 
-def run(config: EncodeSettings) -> int:
-    """Encode; return the exit code."""
-    return encode_cache(config)
+def run(settings: EncodeSettings) -> int:
+    """Encode the pictures of the source and return the exit code."""
+    return encode_cache(settings)

@@ -1,4 +1,4 @@
-"""`ldm-train evaluate`: a trained run, a folder of pictures or a pipeline to numbers, as JSON and Markdown."""
+"""`ldm-train evaluate`: measure a trained run, a folder of pictures or a pipeline; write JSON and Markdown."""
 
 from pathlib import Path
 
@@ -8,15 +8,33 @@ from ldm_train.assembly.parts import choose_device
 from ldm_train.assembly.stored_run import fill_from_run
 from ldm_train.assembly.training_module import training_module
 from ldm_train.commands.evaluate.drawing_models import Model, RunModel
-from ldm_train.commands.evaluate.drawn_pictures import Order, draw, forget_others, in_batches, processes
-from ldm_train.commands.evaluate.evaluations import Drawn, Evaluation, HeldOut
+from ldm_train.commands.evaluate.drawn_pictures import (
+    DrawingJob,
+    count_processes,
+    draw_pictures,
+    read_picture_batches,
+    remove_other_pictures,
+)
+from ldm_train.commands.evaluate.evaluations import DrawnPictures, Evaluation, HeldOut
 from ldm_train.commands.evaluate.galleries import open_gallery
 from ldm_train.commands.evaluate.measured import Numbers, Resampling
 from ldm_train.commands.evaluate.measures import Measures
 from ldm_train.commands.evaluate.output_files import check_outputs, is_sheet
-from ldm_train.commands.evaluate.real_pictures import Real, held_out_data, of_cache, of_folder, of_run
-from ldm_train.commands.evaluate.requests import choose_prompts, has_sweep, points, refuse_contradictions, refuse_nothing
-from ldm_train.commands.evaluate.result_files import Result, write
+from ldm_train.commands.evaluate.real_pictures import (
+    RealPictures,
+    open_cache_pictures,
+    open_folder_pictures,
+    open_held_out_data,
+    open_run_pictures,
+)
+from ldm_train.commands.evaluate.requests import (
+    choose_prompts,
+    has_sweep,
+    list_points,
+    refuse_evaluate_conflicts,
+    refuse_nothing,
+)
+from ldm_train.commands.evaluate.result_files import Result, write_result
 from ldm_train.settings.composition import build
 from ldm_train.settings.schema.using import EvaluateSettings
 from ldm_train.training.validation.held_out import measure_held_out
@@ -25,58 +43,68 @@ from ldm_train.util.locks import hold_lock
 from ldm_train.util.ownership import check_file
 
 
-def run(config: EvaluateSettings) -> None:
-    refuse_contradictions(config)
-    out = Path(config.out)
-    check_outputs(out, draws=config.pictures is None, sweeps=has_sweep(config))
+def run(settings: EvaluateSettings) -> None:
+    """Measure what the settings name and write the result to `out`.
+
+    Raises:
+        ValueError: settings contradict each other, `out` is something else, the subject cannot be read, or there is nothing
+            to measure.
+    """
+    refuse_evaluate_conflicts(settings)
+    out = Path(settings.out)
+    check_outputs(out, draws=settings.pictures is None, sweeps=has_sweep(settings))
     make_folder(out.parent)
-    busy = f"out={out} is being written by another process; wait for it, or choose another out"
+    busy = f"out={out} is being written by another process; wait for it, or choose another out=FILE.json"
     with hold_lock(hidden_path(out, ".ldm-train-lock"), busy=busy, remove=True):
-        if config.pictures is not None:
-            result = of_gallery(config)
-        elif config.pipeline is not None:
-            result = of_pipeline(config)
+        if settings.pictures is not None:
+            result = evaluate_gallery(settings)
+        elif settings.pipeline is not None:
+            result = evaluate_pipeline(settings)
         else:
-            result = of_run_dir(config)
-        write(config, result)
+            result = evaluate_run(settings)
+        write_result(settings, result)
 
 
-def of_gallery(config: EvaluateSettings) -> Result:
-    """Pictures that are there already."""
-    assert config.pictures is not None
-    gallery = open_gallery("pictures", config.pictures)
-    captions = choose_prompts(config, gallery.captions, count=len(gallery.files))
-    measures = open_measures(config, of_folder(config.real) if config.real else None, choose_device(config.device))
+def evaluate_gallery(settings: EvaluateSettings) -> Result:
+    """Measure the pictures of a folder."""
+    assert settings.pictures is not None
+    gallery = open_gallery("pictures", settings.pictures)
+    captions = choose_prompts(settings, gallery.captions, count=len(gallery.files))
+    measures = open_measures(
+        settings, open_folder_pictures(settings.real) if settings.real else None, choose_device(settings.device)
+    )
     if not measures.any_of(captions):
-        refuse_nothing(config, compares=config.real is not None)
+        refuse_nothing(settings, compares=settings.real is not None)
     numbers = measures(gallery.files, captions)
-    return Result(Numbers({"pictures": len(gallery.files)}) | numbers, measures.told())
+    return Result(Numbers({"pictures": len(gallery.files)}) | numbers, measures.describe())
 
 
-def of_pipeline(config: EvaluateSettings) -> Result:
-    """A pipeline in diffusers' layout."""
-    from ldm_train.commands.evaluate.published_pipeline import PipelineModel  # which takes seconds to import
+def evaluate_pipeline(settings: EvaluateSettings) -> Result:
+    """Measure a pipeline in diffusers' layout."""
+    from ldm_train.commands.evaluate.published_pipeline import PipelineModel  # importing diffusers takes seconds
 
-    model, real = PipelineModel(config), None
-    if config.real or config.cache:
-        real = of_folder(config.real) if config.real else of_cache(config.cache or [], model.device)
-    evaluation = HeldOut() if config.evaluation is None else build(config.evaluation, "evaluation")
-    return of_model(config, model, evaluation, real)
+    model, real = PipelineModel(settings), None
+    if settings.real or settings.cache:
+        real = (
+            open_folder_pictures(settings.real) if settings.real else open_cache_pictures(settings.cache or [], model.device)
+        )
+    evaluation = HeldOut() if settings.evaluation is None else build(settings.evaluation, "evaluation")
+    return evaluate_model(settings, model, evaluation, real)
 
 
-def of_run_dir(config: EvaluateSettings) -> Result:
-    """A trained run, whose held-out examples have losses too."""
-    model = RunModel(config)
-    config = fill_from_run(config, model.trained.config)
-    trained, data = model.trained, held_out_data(config, model.trained.config, model.trained.parts)
+def evaluate_run(settings: EvaluateSettings) -> Result:
+    """Measure a trained run, including the losses of its held-out examples."""
+    model = RunModel(settings)
+    settings = fill_from_run(settings, model.trained.config)
+    trained, data = model.trained, open_held_out_data(settings, model.trained.config, model.trained.parts)
     if data is None:
-        print("the run was encoded on the fly: without cache=… there is no validation loss")
+        print("this run was trained without a cache, so there is no validation loss; give cache=DIR to measure one")
     elif len(data.held_out) == 0:
         data = None
-    evaluation = build(trained.config.evaluation if config.evaluation is None else config.evaluation, "evaluation")
-    real = None if data is None else of_run(data, trained.parts.autoencoder, model.device)
-    real = of_folder(config.real) if config.real else real
-    result = of_model(config, model, evaluation, real, losses=data is not None)
+    evaluation = build(trained.config.evaluation if settings.evaluation is None else settings.evaluation, "evaluation")
+    real = None if data is None else open_run_pictures(data, trained.parts.autoencoder, model.device)
+    real = open_folder_pictures(settings.real) if settings.real else real
+    result = evaluate_model(settings, model, evaluation, real, losses=data is not None)
     if data is not None:
         module = training_module(trained.config, trained.parts).to(model.device)
         losses = measure_held_out(module, data, batch_size=64, repeats=16)
@@ -85,50 +113,57 @@ def of_run_dir(config: EvaluateSettings) -> Result:
             ends = None if total.low is None or total.high is None else (total.low, total.high)
             held_out.add(f"validation_{name}", total.mean, ends)
         held_out.add("held_out_examples", len(data.held_out))
-        result = Result(result.numbers | held_out, result.told, result.sweep)
+        result = Result(result.numbers | held_out, result.details, result.sweep)
     return result
 
 
-def of_model(
-    config: EvaluateSettings, model: Model, evaluation: Evaluation, real: Real | None, *, losses: bool = False
+def evaluate_model(
+    settings: EvaluateSettings,
+    model: Model,
+    evaluation: Evaluation,
+    real: RealPictures | None,
+    *,
+    losses: bool = False,
 ) -> Result:
-    """Measure drawn pictures: by the command's own recipe, and at every point of a sweep.
+    """Draw pictures and measure them: with the command's own settings, and at every point of a sweep.
 
     Args:
         losses: whether the result gets the losses of held-out examples, which need no pictures.
 
     Raises:
-        ValueError: something cannot be drawn, or there is nothing to measure; nothing was drawn, then.
+        ValueError: a point cannot be drawn, or there is nothing to measure; both are checked before anything is drawn.
     """
-    out, measures = Path(config.out), open_measures(config, real, model.device)
-    asked = evaluation.prompts()
-    if asked:
+    out, measures = Path(settings.out), open_measures(settings, real, model.device)
+    evaluation_prompts = evaluation.prompts()
+    if evaluation_prompts:
         check_file(out.with_suffix(".png"), is_sheet, setting="out")
-    known = [] if real is None or not measures.any else real.captions
-    prompts = asked or choose_prompts(config, known, count=config.samples)
-    if not asked and not (prompts and measures.any_of(prompts)) and (has_sweep(config) or not losses):
-        refuse_nothing(config, compares=real is not None)
-    orders = [
-        Order(point, prompts, model.identity | model.recipe(point), model.opener) for point in points(config, model.device)
+    captions = [] if real is None or not measures.any else real.captions
+    prompts = evaluation_prompts or choose_prompts(settings, captions, count=settings.samples)
+    if not evaluation_prompts and not (prompts and measures.any_of(prompts)) and (has_sweep(settings) or not losses):
+        refuse_nothing(settings, compares=real is not None)
+    jobs = [
+        DrawingJob(point, prompts, model.identity | model.recipe(point), model.opener)
+        for point in list_points(settings, model.device)
     ]
-    for order in orders:
-        model.paint(order.config)
-    measured = []
-    for order in orders if prompts else []:
-        files = draw(order, out, model.paint(order.config), devices=processes(config, model.device))
+    for job in jobs:
+        model.paint(job.settings)  # raises if it cannot be drawn
+    results = []
+    for job in jobs if prompts else []:
+        files = draw_pictures(job, out, model.paint(job.settings), devices=count_processes(settings, model.device))
         numbers = Numbers({"pictures": len(files)})
-        if asked:
-            sheet = out.with_suffix(".png") if order is orders[0] else None
-            pictures = torch.cat(list(in_batches(files, len(files))))
-            numbers |= evaluation(Drawn(pictures, model.autoencoder, model.device, sheet), measures.resampling)
-        measured.append(numbers | measures(files, prompts))
-    forget_others(out, orders)
-    sweep = [(model.told(order.config), numbers) for order, numbers in zip(orders[1:], measured[1:], strict=True)]
-    return Result(measured[0] if measured else Numbers(), model.told(orders[0].config) | measures.told(), sweep)
+        if evaluation_prompts:
+            sheet = out.with_suffix(".png") if job is jobs[0] else None
+            pictures = torch.cat(list(read_picture_batches(files, len(files))))
+            numbers |= evaluation(DrawnPictures(pictures, model.autoencoder, model.device, sheet), measures.resampling)
+        results.append(numbers | measures(files, prompts))
+    remove_other_pictures(out, jobs)
+    sweep = [(model.describe(job.settings), numbers) for job, numbers in zip(jobs[1:], results[1:], strict=True)]
+    details = model.describe(jobs[0].settings) | measures.describe()
+    return Result(results[0] if results else Numbers(), details, sweep)
 
 
-def open_measures(config: EvaluateSettings, real: Real | None, device: torch.device) -> Measures:
-    """The extractors that a config names, on a device."""
-    extractor = None if config.features is None or real is None else build(config.features, "features")
-    clip = None if config.clip_score is None else build(config.clip_score, "clip_score")
-    return Measures(real, extractor, clip, Resampling(config.resamples, config.seed), device)
+def open_measures(settings: EvaluateSettings, real: RealPictures | None, device: torch.device) -> Measures:
+    """Build the feature extractors that the settings name, on a device."""
+    extractor = None if settings.features is None or real is None else build(settings.features, "features")
+    clip = None if settings.clip_score is None else build(settings.clip_score, "clip_score")
+    return Measures(real, extractor, clip, Resampling(settings.resamples, settings.seed), device)

@@ -1,4 +1,4 @@
-"""What an evaluation can draw with: a trained run, or anything else that this protocol fits."""
+"""The models that an evaluation can draw with: a trained run, or anything that implements the protocol `Model`."""
 
 from importlib.metadata import version
 from typing import Protocol
@@ -14,93 +14,94 @@ from ldm_train.settings.schema.using import EvaluateSettings
 from ldm_train.types import Autoencoder
 from ldm_train.weights.fingerprint import fingerprint_module
 
-Told = dict[str, object]
+Details = dict[str, object]
 
 
 class Model(Protocol):
-    """What draws the pictures of an evaluation.
+    """Draw the pictures of an evaluation.
 
     Attributes:
-        opener: makes another process's painter of a config.
-        identity: what decides its pictures beside a recipe, in plain values.
+        opener: builds a painter from settings, in another process.
+        identity: plain values that, together with the recipe, decide the pictures: weights, versions, sizes.
+        autoencoder: the model's own, or None if it is unknown.
     """
 
     opener: Opener
-    identity: Told
+    identity: Details
     device: torch.device
     autoencoder: Autoencoder | None
 
-    def paint(self, config: EvaluateSettings) -> Painter:
-        """What draws by a config's guidance, steps and seed.
+    def paint(self, settings: EvaluateSettings) -> Painter:
+        """Return a painter that draws with the guidance, steps and seed of the settings.
 
         Raises:
-            ValueError: these cannot be drawn by.
+            ValueError: the model cannot draw with these settings.
         """
 
-    def recipe(self, config: EvaluateSettings) -> Told:
-        """All that a config says of how pictures are drawn, in plain values."""
+    def recipe(self, settings: EvaluateSettings) -> Details:
+        """Return every setting that decides how pictures are drawn, as plain values."""
 
-    def told(self, config: EvaluateSettings) -> Told:
-        """What the result says of the model, and of how its pictures are drawn."""
+    def describe(self, settings: EvaluateSettings) -> Details:
+        """Return what the result states about the model and how its pictures are drawn."""
 
 
-def plain(config: CommandSettings, *names: str) -> Told:
-    """Return some settings as plain values."""
-    container = config.as_plain()
+def select_plain(settings: CommandSettings, *names: str) -> Details:
+    """Return the settings of these names as plain values."""
+    container = settings.as_plain()
     return {name: container.get(name) for name in names}
 
 
-def class_name(part: Part | None) -> str:
+def get_class_name(part: Part | None) -> str:
     return "" if part is None else part.target.rpartition(".")[2]
 
 
 class RunModel:
-    """A trained run by the weights that a command asks for; its config is filled in from the run."""
+    """A trained run, with the weights that the command's settings select."""
 
-    def __init__(self, config: EvaluateSettings) -> None:
-        self.trained: TrainedRun = open_run(config)
-        self.opener: Opener = run_painter
+    def __init__(self, settings: EvaluateSettings) -> None:
+        self.trained: TrainedRun = open_run(settings)
+        self.opener: Opener = open_run_painter
         self.device = self.trained.generation.device
         self.autoencoder: Autoencoder | None = self.trained.parts.autoencoder
         weak = self.trained.generation.weak
-        self.identity: Told = {
-            "model": fingerprints(self.trained.generation),
-            "weak": None if weak is None else fingerprints(weak),
-            **plain(self.trained.config, "schedule", "prediction"),
+        self.identity: Details = {
+            "model": fingerprint_parts(self.trained.generation),
+            "weak": None if weak is None else fingerprint_parts(weak),
+            **select_plain(self.trained.config, "schedule", "prediction"),
             "size": self.trained.generation.size,
             "version": version("ldm-train"),
         }
 
-    def paint(self, config: EvaluateSettings) -> Painter:
-        return painter_of(self.trained, config)
+    def paint(self, settings: EvaluateSettings) -> Painter:
+        return build_run_painter(self.trained, settings)
 
-    def recipe(self, config: EvaluateSettings) -> Told:
-        return plain(config, "sampler", "spacing", "guidance", "steps", "seed")
+    def recipe(self, settings: EvaluateSettings) -> Details:
+        return select_plain(settings, "sampler", "spacing", "guidance", "steps", "seed")
 
-    def told(self, config: EvaluateSettings) -> Told:
+    def describe(self, settings: EvaluateSettings) -> Details:
         return {
             "step": self.trained.step,
-            "weights": str(config.weights),
-            "sampler": class_name(config.sampler),
-            "steps": config.steps,
-            "spacing": class_name(config.spacing),
-            "guidance": {} if config.guidance is None else config.guidance.arguments | config.guidance.kept,
-            "seed": config.seed,
+            "weights": str(settings.weights),
+            "sampler": get_class_name(settings.sampler),
+            "steps": settings.steps,
+            "spacing": get_class_name(settings.spacing),
+            "guidance": {} if settings.guidance is None else settings.guidance.arguments | settings.guidance.kept,
+            "seed": settings.seed,
         }
 
 
-def fingerprints(generation: Generation) -> list[str]:
-    """Of all that has weights."""
+def fingerprint_parts(generation: Generation) -> list[str]:
+    """Return the fingerprints of all parts that have weights."""
     parts = (generation.network, generation.conditioner, generation.autoencoder)
     return [fingerprint_module(part) for part in parts if isinstance(part, torch.nn.Module)]
 
 
-def run_painter(config: EvaluateSettings) -> Painter:
-    return painter_of(open_run(config), config)
+def open_run_painter(settings: EvaluateSettings) -> Painter:
+    return build_run_painter(open_run(settings), settings)
 
 
-def painter_of(trained: TrainedRun, config: EvaluateSettings) -> Painter:
-    recipe = build_recipe(config, steps=config.steps, seed=config.seed)
+def build_run_painter(trained: TrainedRun, settings: EvaluateSettings) -> Painter:
+    recipe = build_recipe(settings, steps=settings.steps, seed=settings.seed)
     trained.generation.check([], recipe)
 
     def paint(prompts: list[str], numbers: Tensor) -> Tensor:

@@ -1,14 +1,14 @@
-"""Pictures drawn for an evaluation, kept in files: what was drawn once is not drawn again, also after a kill.
+"""Draw the pictures of an evaluation into files, so that a repeated or interrupted evaluation draws only those missing.
 
-They lie in a folder named by all that decides them: the weights, the recipe and the prompts. Each one's noise is by its
-number, so batches and processes leave them alone, to rounding.
+The pictures are in a folder named after everything that decides them: the weights, the recipe and the prompts. The noise of
+a picture depends on its number only, so its content does not depend on batches and processes, up to rounding.
 """
 
 import hashlib
 import json
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -36,100 +36,112 @@ KEY, NUMBERED = re.compile(r"[0-9a-f]{16}"), re.compile(r"\d{6,}\.png")
 
 
 @dataclass(frozen=True)
-class Order:
-    """Pictures to be drawn, the i-th of the i-th prompt with noise number i.
+class DrawingJob:
+    """Pictures to draw: picture i from prompt i with noise number i.
 
     Args:
-        told: all that decides them but the prompts, in plain values.
-        opener: of the config: what draws prompts with noise numbers (B,), as images (B, 3, H, W) in [-1, 1]; of a module, so
-            that other processes find it.
+        metadata: plain values that decide the pictures, without the prompts.
+        opener: builds a painter from the settings; a painter draws prompts with noise numbers (B,) as images (B, 3, H, W) in
+            [-1, 1]. Must be a module's function or class, so that other processes can import it.
     """
 
-    config: EvaluateSettings
+    settings: EvaluateSettings
     prompts: list[str]
-    told: dict[str, object]
+    metadata: dict[str, object]
     opener: Opener
 
     @property
     def key(self) -> str:
-        text = json.dumps([self.told, self.prompts], sort_keys=True)
+        """Return the name of the pictures' folder: a hash of the metadata and the prompts."""
+        text = json.dumps([self.metadata, self.prompts], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def kept(out: Path) -> Path:
-    """Where the pictures of a result are kept."""
+def locate_pictures(out: Path) -> Path:
+    """Return the folder in which the pictures of a result are kept."""
     return out.with_name(f"{out.name}.pictures")
 
 
-def forget_others(out: Path, orders: Sequence[Order]) -> None:
-    """Remove the pictures of earlier results of the same name."""
-    keys = {order.key for order in orders}
-    for key in read_drawn(out) - keys:
-        folder = kept(out) / key
+def remove_other_pictures(out: Path, jobs: Sequence[DrawingJob]) -> None:
+    """Remove the pictures of earlier results with the same name."""
+    keys = {job.key for job in jobs}
+    for key in read_drawn_keys(out) - keys:
+        folder = locate_pictures(out) / key
         if not folder.is_dir():
             continue
         for path in folder.iterdir():
             if NUMBERED.fullmatch(path.name) or is_temporary(path):
                 path.unlink()
-        if not any(folder.iterdir()):  # else it holds a file of the user's
+        if not any(folder.iterdir()):  # otherwise the user put a file there
             folder.rmdir()
-    if kept(out).is_dir():
-        write_drawn(out, keys)
+    if locate_pictures(out).is_dir():
+        write_drawn_keys(out, keys)
 
 
-def read_drawn(out: Path) -> set[str]:
-    """The names of the folders that evaluations drew into."""
-    names = (read_mark(kept(out), KEPT) or {}).get("drawn")
+def read_drawn_keys(out: Path) -> set[str]:
+    """Return the names of the folders that evaluations drew into."""
+    names = (read_mark(locate_pictures(out), KEPT) or {}).get("drawn")
     return {name for name in names if isinstance(name, str) and KEY.fullmatch(name)} if isinstance(names, list) else set()
 
 
-def write_drawn(out: Path, keys: Collection[str]) -> None:
-    if read_drawn(out) != set(keys):
-        atomic_write(kept(out) / KEPT.mark, json.dumps({"drawn": sorted(keys)}, indent=2) + "\n")
+def write_drawn_keys(out: Path, keys: Collection[str]) -> None:
+    """Record the names of the folders that evaluations drew into, if they changed."""
+    if read_drawn_keys(out) != set(keys):
+        atomic_write(locate_pictures(out) / KEPT.mark, json.dumps({"drawn": sorted(keys)}, indent=2) + "\n")
 
 
-def draw(order: Order, out: Path, paint: Painter, *, devices: int) -> list[Path]:
-    """The files of the pictures; only those that are not there yet are drawn, in whole batches.
+def draw_pictures(job: DrawingJob, out: Path, paint: Painter, *, devices: int) -> list[Path]:
+    """Draw the pictures that do not exist yet, in complete batches; return the files of all.
 
     Args:
-        paint: this process's own.
-        devices: processes that share the batches.
+        paint: the painter of this process.
+        devices: number of processes that share the batches.
     """
-    folder = kept(out) / order.key
-    write_drawn(out, read_drawn(out) | {order.key})
+    folder = locate_pictures(out) / job.key
+    write_drawn_keys(out, read_drawn_keys(out) | {job.key})
     make_folder(folder)
-    files = [folder / f"{number:06d}.png" for number in range(len(order.prompts))]
-    batches = torch.arange(len(files)).split(order.config.batch_size)
+    files = [folder / f"{number:06d}.png" for number in range(len(job.prompts))]
+    batches = torch.arange(len(files)).split(job.settings.batch_size)
     missing = [batch for batch in batches if not all(files[number].is_file() for number in batch.tolist())]
     if len(missing) < len(batches):
-        print(f"{len(batches) - len(missing)} of {len(batches)} batches of pictures were drawn before")
-    what = f"drawing {len(files)} pictures"
+        print(f"{len(batches) - len(missing)} of {len(batches)} batches of pictures exist already and are not drawn again")
+    description = f"drawing {len(files)} pictures"
     if devices == 1 or len(missing) < 2:
-        for batch in track(missing, what, disable=not missing):
-            draw_batch(order, paint, batch, files)
+        for batch in track(missing, description, disable=not missing):
+            draw_batch(job, paint, batch, files)
     else:
-        draw_together(order, missing, files, devices=min(devices, len(missing)), what=what)
+        draw_in_processes(job, missing, files, devices=min(devices, len(missing)), description=description)
     return files
 
 
-def draw_batch(order: Order, paint: Painter, numbers: Tensor, files: Sequence[Path]) -> None:
-    """Draw and write the pictures of these numbers (B,)."""
+def draw_batch(job: DrawingJob, paint: Painter, numbers: Tensor, files: Sequence[Path]) -> None:
+    """Draw the pictures with these numbers (B,) and write them.
+
+    Raises:
+        ValueError: a picture contains NaN or infinity.
+    """
     chosen = numbers.tolist()
-    drawn = paint([order.prompts[number] for number in chosen], numbers)
+    drawn = paint([job.prompts[number] for number in chosen], numbers)
     if broken := find_nonfinite(drawn):
         number = chosen[broken[0]]
-        raise ValueError(f"the picture of {order.prompts[number]!r} (number {number}) contains NaN or infinity")
+        raise ValueError(f"the picture of {job.prompts[number]!r} (number {number}) contains NaN or infinity")
     for number, image in zip(chosen, to_bytes(drawn).cpu(), strict=True):
-        told = order.told | {"prompt": order.prompts[number], "number": number}
-        save_png(image, files[number], {"ldm_train": json.dumps(told, ensure_ascii=False)})
+        metadata = job.metadata | {"prompt": job.prompts[number], "number": number}
+        save_png(image, files[number], {"ldm_train": json.dumps(metadata, ensure_ascii=False)})
 
 
-def draw_together(order: Order, batches: Sequence[Tensor], files: Sequence[Path], *, devices: int, what: str) -> None:
-    """Share the batches among processes of their own."""
-    shared = (order.config, order.prompts, order.told, order.opener, list(batches), list(files), devices, current_grants())
+def draw_in_processes(
+    job: DrawingJob, batches: Sequence[Tensor], files: Sequence[Path], *, devices: int, description: str
+) -> None:
+    """Draw batches in several new processes, one per device.
+
+    Raises:
+        ValueError: a process raised ValueError or OSError.
+    """
+    shared = (job, list(batches), list(files), devices, current_grants())
     context = torch.multiprocessing.spawn(draw_share, shared, nprocs=devices, join=False, daemon=True)
     with Progress() as progress:
-        task = progress.add_task(what, total=len(files))
+        task = progress.add_task(description, total=len(files))
         try:
             while not context.join(timeout=0.2):
                 progress.update(task, completed=len(list(files[0].parent.glob("*.png"))))
@@ -140,54 +152,45 @@ def draw_together(order: Order, batches: Sequence[Tensor], files: Sequence[Path]
             raise ValueError(reason) from error
 
 
-def draw_share(
-    rank: int,
-    config: EvaluateSettings,
-    prompts: list[str],
-    told: dict[str, object],
-    opener: Opener,
-    batches: list[Tensor],
-    files: list[Path],
-    devices: int,
-    grants: Grants,
-) -> None:
-    """What one of the processes does: open the model on its own device and draw every so many batches."""
-    if str(config.device).startswith("cuda"):
-        config = config.with_values(device=f"cuda:{rank}")
+def draw_share(rank: int, job: DrawingJob, batches: list[Tensor], files: list[Path], devices: int, grants: Grants) -> None:
+    """Open the model on the device of this process and draw every `devices`-th batch."""
+    if str(job.settings.device).startswith("cuda"):
+        job = replace(job, settings=job.settings.with_values(device=f"cuda:{rank}"))
     torch.set_num_threads(max(1, torch.get_num_threads() // devices))
-    order = Order(config, prompts, told, opener)
     with granted(grants):
-        paint = opener(config)
+        paint = job.opener(job.settings)
     for batch in batches[rank::devices]:
-        draw_batch(order, paint, batch, files)
+        draw_batch(job, paint, batch, files)
 
 
-def processes(config: EvaluateSettings, device: torch.device) -> int:
-    """How many processes draw.
+def count_processes(settings: EvaluateSettings, device: torch.device) -> int:
+    """Return how many processes draw.
 
     Raises:
-        ValueError: more than there are GPUs.
+        ValueError: `devices` is more than the number of GPUs.
     """
-    gpus = torch.cuda.device_count() if device.type == "cuda" and config.device in ("auto", "cuda") else 1
-    if config.devices == "auto":
+    gpus = torch.cuda.device_count() if device.type == "cuda" and settings.device in ("auto", "cuda") else 1
+    if settings.devices == "auto":
         return gpus
-    if device.type != "cpu" and config.devices > gpus:
+    if device.type != "cpu" and settings.devices > gpus:
         raise ValueError(
-            f"devices={config.devices}: device={config.device} has {gpus}; devices=auto takes all that there are"
+            f"devices={settings.devices} is more than the {gpus} of device={settings.device}; devices=auto uses all of them"
         )
-    return int(config.devices)
+    return int(settings.devices)
 
 
-def in_batches(files: Sequence[Path], size: int) -> Iterator[Tensor]:
-    """The pictures of files as they are, (B, 3, H, W) in [-1, 1], in their order: at most so many, of one shape."""
+def read_picture_batches(files: Sequence[Path], size: int) -> Iterator[Tensor]:
+    """Yield the pictures of files in job, in batches (B, 3, H, W) in [-1, 1] of one shape, with B at most `size`.
+
+    Raises:
+        ValueError: a file cannot be decoded.
+    """
     batch: list[Tensor] = []
     for file in files:
         try:
             image = read_image(file, None)
         except DECODE_ERRORS as error:
-            raise ValueError(
-                f"{file} cannot be measured: {describe_decode_error(error)}; remove it, or replace it"
-            ) from error
+            raise ValueError(f"{file} cannot be measured: {describe_decode_error(error)}; remove or replace it") from error
         if batch and (len(batch) == size or image.shape != batch[0].shape):
             yield to_signed(torch.stack(batch))
             batch = []

@@ -1,4 +1,4 @@
-"""What `ldm-train evaluate` can measure beside distances of sets: each evaluation asks for pictures and gives numbers."""
+"""The evaluations of `ldm-train evaluate`: each names the prompts to draw and returns numbers about the pictures."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,13 +20,13 @@ from ldm_train.types import Autoencoder
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """What was drawn of the prompts that an evaluation asked for.
+class DrawnPictures:
+    """The pictures drawn from the prompts of an evaluation.
 
     Args:
-        pictures: (B, 3, H, W) in [-1, 1].
-        autoencoder: whose latents they were drawn in, where that is known, on `device`.
-        sheet: where a picture of them may be written.
+        pictures: (B, 3, H, W) in [-1, 1], in the order of the prompts.
+        autoencoder: the model's autoencoder on `device`, or None if it is unknown.
+        sheet: the file for an overview of the pictures, or None if none is wanted.
     """
 
     pictures: Tensor
@@ -36,34 +36,36 @@ class Drawn:
 
 
 class Evaluation(Protocol):
-    """Numbers of a model by the pictures of prompts that it asks for; of none, where it asks for none."""
+    """Name the prompts to draw and measure the pictures; it is not called if it names no prompts."""
 
-    def prompts(self) -> list[str]: ...
+    def prompts(self) -> list[str]:
+        """Return the prompts to draw, in order."""
 
-    def __call__(self, drawn: Drawn, resampling: Resampling) -> Numbers: ...
+    def __call__(self, drawn: DrawnPictures, resampling: Resampling) -> Numbers:
+        """Return numbers about the pictures of the prompts."""
 
 
 class HeldOut:
-    """Nothing beyond what every model is given: the losses of held-out examples, and sets of pictures compared."""
+    """Measure nothing beyond what every model gets: losses of held-out examples, and comparisons of sets of pictures."""
 
     def prompts(self) -> list[str]:
         return []
 
-    def __call__(self, drawn: Drawn, resampling: Resampling) -> Numbers:
+    def __call__(self, drawn: DrawnPictures, resampling: Resampling) -> Numbers:
         return Numbers()
 
 
 class Drawings:
-    """Held-out drawings on named backgrounds, drawn from their captions and compared with the true ones.
+    """Draw held-out drawings on named backgrounds from their captions and compare them with the originals.
 
-    `retrieval_at_1`: how often a picture's nearest among all drawings on the asked background is the asked one;
-    `background_accuracy`: how often the corners' mean colour is nearest to the asked background's;
-    `drawing_psnr`: mean PSNR to the true drawing, dB, beside `autoencoder_psnr`, which bounds it.
+    `retrieval_at_1`: share of pictures for which the requested drawing is the nearest of all on the requested background;
+    `background_accuracy`: share of pictures with corners nearest to the colour of the requested background;
+    `drawing_psnr`: mean PSNR to the original drawing, dB; its upper bound is about `autoencoder_psnr`.
 
     Args:
-        source: the folder of pictures, whose metadata names each one's `background`.
-        seeds: pictures of each held-out drawing.
-        batch_size: pictures that the autoencoder is given at once.
+        source: a folder of pictures; its metadata names the `background` of each.
+        seeds: number of pictures of each held-out drawing.
+        batch_size: number of pictures that the autoencoder encodes at once.
     """
 
     def __init__(self, *, source: str, seeds: int = 3, batch_size: int = 40) -> None:
@@ -73,45 +75,47 @@ class Drawings:
 
     @cached_property
     def items(self) -> list[Item]:
-        """All drawings.
+        """Return all usable drawings of the source.
 
         Raises:
-            ValueError: no held-out picture there, or no background.
+            ValueError: no picture is held out, or one has no background.
         """
         items = [item for item in Folder(self.source) if item.problem is None]
         if not any(item.held_out for item in items) or any("background" not in item.fields for item in items):
             raise ValueError(
-                f"evaluation.source={self.source} needs held-out pictures, and a background for each, in its metadata.jsonl"
+                f"evaluation.source={self.source} needs held-out pictures, and a background for each picture; "
+                'add "split" and "background" to its metadata.jsonl'
             )
         return items
 
     @property
-    def asked(self) -> list[int]:
+    def held_out(self) -> list[int]:
+        """Return the indices of the held-out drawings among `items`."""
         return [index for index, item in enumerate(self.items) if item.held_out]
 
     def prompts(self) -> list[str]:
-        return [self.items[index].captions[0] for index in self.asked * self.seeds]
+        return [self.items[index].captions[0] for index in self.held_out * self.seeds]
 
-    def __call__(self, drawn: Drawn, resampling: Resampling) -> Numbers:
+    def __call__(self, drawn: DrawnPictures, resampling: Resampling) -> Numbers:
         pictures, truth = drawn.pictures, self._read(self.items, (drawn.pictures.shape[2], drawn.pictures.shape[3]))
-        order = torch.tensor(self.asked * self.seeds)
+        order = torch.tensor(self.held_out * self.seeds)
         backgrounds = [item.fields["background"] for item in self.items]
         numbers = Numbers()
-        numbers.add_share("retrieval_at_1", self._found(pictures, order, truth, backgrounds), resampling)
-        numbers.add_share("background_accuracy", self._on_background(pictures, order, truth, backgrounds), resampling)
+        numbers.add_share("retrieval_at_1", self._is_nearest(pictures, order, truth, backgrounds), resampling)
+        numbers.add_share("background_accuracy", self._has_background(pictures, order, truth, backgrounds), resampling)
         numbers.add_mean("drawing_psnr", psnr(pictures, truth[order]), resampling)
         if drawn.autoencoder is not None:
-            own = truth[torch.tensor(self.asked)]
-            numbers.add_mean("autoencoder_psnr", psnr(self._through(own, drawn), own), resampling)
+            originals = truth[torch.tensor(self.held_out)]
+            numbers.add_mean("autoencoder_psnr", psnr(self._reconstruct(originals, drawn), originals), resampling)
         numbers.add("pictures", len(pictures))
-        numbers.add("held_out_pairs", len(self.asked))
+        numbers.add("held_out_pairs", len(self.held_out))
         if drawn.sheet is not None:
-            self._show(pictures, truth[order], drawn.sheet)
+            self._write_sheet(pictures, truth[order], drawn.sheet)
         return numbers
 
     @torch.no_grad()
-    def _through(self, images: Tensor, drawn: Drawn) -> Tensor:
-        """Images as the autoencoder gives them back."""
+    def _reconstruct(self, images: Tensor, drawn: DrawnPictures) -> Tensor:
+        """Encode and decode images (B, 3, H, W)."""
         assert drawn.autoencoder is not None
         raw = [drawn.autoencoder.encode(part.to(drawn.device)).mean for part in images.split(self.batch_size)]
         return torch.cat([drawn.autoencoder.decode(part).cpu() for part in raw])
@@ -119,24 +123,30 @@ class Drawings:
     def _read(self, items: Sequence[Item], size: tuple[int, int]) -> Tensor:
         return to_signed(torch.stack([read_image(item.picture.read(), size) for item in items if item.picture]))
 
-    def _found(self, pictures: Tensor, order: Tensor, truth: Tensor, backgrounds: list[str]) -> Tensor:
-        """Whether each picture's nearest drawing on its background is the asked one, (B,)."""
-        found = torch.zeros(len(pictures), dtype=torch.bool)
+    def _is_nearest(self, pictures: Tensor, order: Tensor, truth: Tensor, backgrounds: list[str]) -> Tensor:
+        """Return whether the requested drawing is the nearest of all on its background, per picture, (B,) bool.
+
+        Args:
+            order: index of the requested drawing of each picture, (B,).
+            truth: all drawings, (N, 3, H, W); `backgrounds` names the background of each.
+        """
+        is_nearest = torch.zeros(len(pictures), dtype=torch.bool)
         for background in sorted(set(backgrounds)):
             candidates = torch.tensor([index for index, name in enumerate(backgrounds) if name == background])
-            asked = torch.isin(order, candidates)
-            if asked.any():
-                found[asked] = candidates[find_nearest(pictures[asked], truth[candidates])] == order[asked]
-        return found
+            chosen = torch.isin(order, candidates)
+            if chosen.any():
+                is_nearest[chosen] = candidates[find_nearest(pictures[chosen], truth[candidates])] == order[chosen]
+        return is_nearest
 
-    def _on_background(self, pictures: Tensor, order: Tensor, truth: Tensor, backgrounds: list[str]) -> Tensor:
-        """Whether each picture's corners are nearest to the asked background's colour, (B,)."""
-        known = sorted(set(backgrounds))
-        colours = torch.stack([measure_corner_colours(truth[[n == name for n in backgrounds]]).mean(0) for name in known])
-        seen = torch.cdist(measure_corner_colours(pictures), colours).argmin(1)
-        return seen == torch.tensor([known.index(backgrounds[index]) for index in order.tolist()])
+    def _has_background(self, pictures: Tensor, order: Tensor, truth: Tensor, backgrounds: list[str]) -> Tensor:
+        """Return whether the corners are nearest to the colour of the requested background, per picture, (B,) bool."""
+        names = sorted(set(backgrounds))
+        colours = torch.stack([measure_corner_colours(truth[[n == name for n in backgrounds]]).mean(0) for name in names])
+        nearest_names = torch.cdist(measure_corner_colours(pictures), colours).argmin(1)
+        return nearest_names == torch.tensor([names.index(backgrounds[index]) for index in order.tolist()])
 
-    def _show(self, pictures: Tensor, references: Tensor, path: Path) -> None:
+    def _write_sheet(self, pictures: Tensor, references: Tensor, path: Path) -> None:
+        """Write a picture of up to 20 drawings in columns: pairs of rows, an original above the picture of a seed."""
         columns = min(20, len(pictures) // self.seeds)
         rows = [
             part for i in range(0, 3 * columns, columns) for part in (references[i : i + columns], pictures[i : i + columns])

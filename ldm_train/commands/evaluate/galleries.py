@@ -1,4 +1,4 @@
-"""Folders of pictures as an evaluation takes them: the files in order, and the captions where they are known."""
+"""Open folders of pictures for an evaluation: the files in order, and their captions if all are known."""
 
 import re
 from collections.abc import Sequence
@@ -16,52 +16,52 @@ NUMBERED = re.compile(r"\d+\.png")
 
 @dataclass(frozen=True)
 class Gallery:
-    """Pictures of a folder, and one caption of each, or none where not every one has one."""
+    """The pictures of a folder, and one caption of each; no captions unless every picture has one."""
 
     files: list[Path]
     captions: list[str]
 
 
 def open_gallery(setting: str, path: str) -> Gallery:
-    """The pictures in a folder; of one that this project drew only those with a number, and only those that were listed.
+    """Return the pictures of a folder; of a folder drawn by `ldm-train`, only its numbered and listed pictures.
 
     Raises:
-        ValueError: no such folder, or no picture in it.
+        ValueError: there is no such folder, or no picture in it.
     """
     root = Path(path)
     if not root.is_dir():
-        raise ValueError(f"{setting}={path} is not a folder; give one with pictures")
+        raise ValueError(f"{setting}={path} is not a folder; give {setting}=DIR with pictures in it")
     files = [root / name for name in walk_folder(root).pictures]
     if listing := read_listing(root):
         files = [root / name for name in listing if NUMBERED.fullmatch(name) and (root / name).is_file()]
         if None in listing.values():
-            print(f"{setting}={path}: `ldm-train sample` was interrupted there after {len(files)} pictures")
+            print(f"{setting}={path} has only {len(files)} pictures, because `ldm-train sample` was interrupted")
     numbered = [file for file in files if NUMBERED.fullmatch(file.name)]
-    files = numbered if numbered and told_prompts(numbered[:1]) else files
+    files = numbered if numbered and read_stored_prompts(numbered[:1]) else files
     if not files:
-        raise ValueError(f"{setting}={path} holds no picture")
-    return Gallery(files, told_prompts(files) or captions_beside(root, files))
+        raise ValueError(f"{setting}={path} contains no picture; give {setting}=DIR with pictures in it")
+    return Gallery(files, read_stored_prompts(files) or read_source_captions(root, files))
 
 
-def told_prompts(files: Sequence[Path]) -> list[str]:
-    """The prompts that the files themselves tell; nothing unless all do."""
-    found = []
+def read_stored_prompts(files: Sequence[Path]) -> list[str]:
+    """Return the prompts in the files' own metadata, or nothing unless all files have one."""
+    prompts = []
     for file in files:
         try:
-            told = parse_json(read_png_texts(file)["ldm_train"])
+            metadata = parse_json(read_png_texts(file)["ldm_train"])
         except (KeyError, ValueError):
             return []
-        if not isinstance(told, dict) or "prompt" not in told:
+        if not isinstance(metadata, dict) or "prompt" not in metadata:
             return []
-        found.append(str(told["prompt"]))
-    return found
+        prompts.append(str(metadata["prompt"]))
+    return prompts
 
 
-def captions_beside(root: Path, files: Sequence[Path]) -> list[str]:
-    """The first caption of each, from metadata or from a file beside it; nothing unless all have one."""
+def read_source_captions(root: Path, files: Sequence[Path]) -> list[str]:
+    """Return the first caption of each file, from the folder's metadata or text files; nothing unless all have one."""
     try:
-        told = {root / str(item.key): item.captions for item in Folder(str(root))}
-    except ValueError:  # captions in two places that differ: then they are not known
+        captions = {root / str(item.key): item.captions for item in Folder(str(root))}
+    except ValueError:  # two places give different captions, so they are not known
         return []
-    captions = [told.get(file, ())[:1] for file in files]
-    return [caption for one in captions for caption in one] if all(captions) else []
+    firsts = [captions.get(file, ())[:1] for file in files]
+    return [caption for first in firsts for caption in first] if all(firsts) else []

@@ -1,4 +1,4 @@
-"""Measured numbers with their intervals, by name."""
+"""Named numbers with 95 % intervals, and the statistics that compare features of pictures."""
 
 import math
 from collections.abc import Callable
@@ -19,12 +19,12 @@ from ldm_train.metrics.sets import (
 )
 
 Value = float | int | str | bool
-NORMAL = 1.96  # deviations on either side of a normal distribution's mean that hold 95 % of it
+NORMAL = 1.96  # standard deviations on either side of the mean that contain 95 % of a normal distribution
 
 
 @dataclass(frozen=True)
 class Resampling:
-    """How intervals are made: of so many random halves, by this seed; none where there are no resamples."""
+    """Compute intervals from `resamples` random halves of the examples; none if `resamples` is 0."""
 
     resamples: int
     seed: int
@@ -37,7 +37,12 @@ class Resampling:
         least: int = 1,
         bounds: tuple[float, float] = (-math.inf, math.inf),
     ) -> tuple[float, float] | None:
-        """The 95 % interval of a statistic of `count` examples, within bounds; None where a half has not `least`."""
+        """Return the 95 % interval of a statistic of `count` examples, within bounds.
+
+        Args:
+            statistic: computed from the indices of the chosen examples.
+            least: the fewest examples that the statistic needs; if a half has fewer, return None.
+        """
         if self.resamples == 0 or count // 2 < least:
             return None
         low, high = jackknife_interval(statistic, count, seed=self.seed, resamples=self.resamples)
@@ -46,7 +51,7 @@ class Resampling:
 
 @dataclass(frozen=True)
 class Numbers:
-    """Values by name, and the ends of the 95 % intervals of those that have one."""
+    """Values by name, and the ends of their 95 % intervals if they have one."""
 
     values: dict[str, Value] = field(default_factory=dict)
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
@@ -57,15 +62,15 @@ class Numbers:
             self.intervals[name] = ends
 
     def add_mean(self, name: str, each: Tensor, resampling: Resampling) -> None:
-        """The mean of one number for each picture."""
+        """Add the mean of one number per picture, (M,), with its interval."""
         values = each.double().cpu()
         self.add(name, values.mean().item(), resampling(lambda chosen: values[chosen].mean().item(), len(values)))
 
     def add_share(self, name: str, each: Tensor, resampling: Resampling) -> None:
-        """The share of pictures of which something holds, (M,) bool.
+        """Add the share of pictures for which a property is true, (M,) bool, with its interval.
 
-        With Wilson's interval (1927, Journal of the American Statistical Association 22), which has a width at 0 and 1 too,
-        where resampled shares would all be alike.
+        The interval is Wilson's (1927, Journal of the American Statistical Association 22): it has a width at shares of 0
+        and 1 too, where all resampled shares would be equal.
         """
         share, count = each.double().mean().item(), len(each)
         middle, spread = share + NORMAL**2 / (2 * count), (share * (1 - share) / count + NORMAL**2 / (4 * count**2)) ** 0.5
@@ -78,7 +83,13 @@ class Numbers:
 
 @dataclass(frozen=True)
 class Statistic:
-    """A number of two sets of features, how many pictures each needs at least, and between what it lies."""
+    """A function of the features of two sets of pictures.
+
+    Args:
+        of: computes it from real features (N, D) and drawn features (M, D).
+        least: the fewest pictures that each set needs.
+        bounds: its smallest and largest possible value.
+    """
 
     name: str
     of: Callable[[Tensor, Tensor], float]
@@ -95,26 +106,30 @@ STATISTICS = (
 )
 
 
-def compare(real: Tensor, drawn: Tensor, resampling: Resampling, *, extractor: str) -> Numbers:
-    """Distances, precision and recall of features (N, D) and (M, D); the intervals are over drawn pictures alone."""
+def compare_features(real: Tensor, drawn: Tensor, resampling: Resampling, *, extractor: str) -> Numbers:
+    """Return distances, precision and recall of real (N, D) and drawn (M, D) features.
+
+    The intervals resample the drawn pictures only. Statistics that need more pictures are left out, with a printed note.
+    """
     numbers, few = Numbers(), min(len(real), len(drawn))
     possible = [statistic for statistic in STATISTICS if few >= statistic.least]
     for statistic in track(possible, "comparing features"):
-        ends = resampling(on_part(statistic, real, drawn), len(drawn), least=statistic.least, bounds=statistic.bounds)
+        ends = resampling(restrict_drawn(statistic, real, drawn), len(drawn), least=statistic.least, bounds=statistic.bounds)
         numbers.add(f"{statistic.name}_{extractor}", statistic.of(real, drawn), ends)
         if statistic.name == "fid":
             numbers.add(f"fid_{extractor}_rank_deficient", is_rank_deficient(real, drawn))
     if left := [statistic.name for statistic in STATISTICS if statistic not in possible]:
-        print(f"{len(real)} real and {len(drawn)} drawn pictures are too few for {', '.join(left)}")
+        print(f"{len(real)} real and {len(drawn)} drawn pictures are too few to compute {', '.join(left)}")
     return numbers
 
 
-def on_part(statistic: Statistic, real: Tensor, drawn: Tensor) -> Callable[[Tensor], float]:
+def restrict_drawn(statistic: Statistic, real: Tensor, drawn: Tensor) -> Callable[[Tensor], float]:
+    """Return the statistic as a function of the indices of the drawn pictures to use."""
     return lambda chosen: statistic.of(real, drawn[chosen.to(drawn.device)])
 
 
-def go_together(images: Tensor, texts: Tensor, resampling: Resampling, *, model: str) -> Numbers:
-    """CLIP score and retrieval of pictures by their embeddings (M, D) and those of their captions (M, D)."""
+def compare_with_captions(images: Tensor, texts: Tensor, resampling: Resampling, *, model: str) -> Numbers:
+    """Return the CLIP score and retrieval from embeddings of pictures (M, D) and of their captions (M, D)."""
     numbers = Numbers()
     numbers.add_mean(f"clip_score_{model}", clip_score(images, texts), resampling)
     numbers.add(

@@ -1,4 +1,4 @@
-"""All that is measured of a set of drawn pictures, beside real ones and captions; the real ones are looked at once."""
+"""Measure sets of drawn pictures against real pictures and captions; features of the real ones are computed once."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -7,26 +7,26 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from ldm_train.commands.evaluate.drawn_pictures import in_batches
-from ldm_train.commands.evaluate.measured import Numbers, Resampling, compare, go_together
-from ldm_train.commands.evaluate.real_pictures import Real
+from ldm_train.commands.evaluate.drawn_pictures import read_picture_batches
+from ldm_train.commands.evaluate.measured import Numbers, Resampling, compare_features, compare_with_captions
+from ldm_train.commands.evaluate.real_pictures import RealPictures
 from ldm_train.features.clip_score import CLIPPair
 from ldm_train.types import FeatureExtractor
 
-BATCH = 32  # pictures that an extractor is given at once
+BATCH = 32  # pictures per call of an extractor
 
 
 class Measures:
-    """Compares sets of pictures, by an extractor and an open_clip model where there are such.
+    """Compare sets of pictures with a feature extractor, with an open_clip model, with both, or with neither.
 
     Args:
-        real: None where nothing is compared.
-        device: where the extractors are.
+        real: the real pictures; None if drawn pictures are not compared with real ones.
+        device: the device to move the extractors to.
     """
 
     def __init__(
         self,
-        real: Real | None,
+        real: RealPictures | None,
         extractor: FeatureExtractor | None,
         clip: CLIPPair | None,
         resampling: Resampling,
@@ -41,46 +41,47 @@ class Measures:
 
     @property
     def any(self) -> bool:
-        """Whether pictures are needed at all."""
+        """Return whether any pictures are needed."""
         return self.extractor is not None or self.clip is not None
 
     def any_of(self, captions: Sequence[str]) -> bool:
         """Return whether pictures with these captions, which may be none, can be measured."""
         return self.extractor is not None or (self.clip is not None and len(captions) > 0)
 
-    def told(self) -> dict[str, object]:
-        """By what the numbers are, and from how many real pictures."""
-        found: dict[str, object] = {}
+    def describe(self) -> dict[str, object]:
+        """Return the names of the extractors and the number of real pictures, for the result."""
+        details: dict[str, object] = {}
         if self.extractor is not None and self.real is not None:
-            found |= {"features": self.extractor.name, "real_pictures": self.real.count}
+            details |= {"features": self.extractor.name, "real_pictures": self.real.count}
         if self.clip is not None:
-            found["clip_score"] = self.clip.name
-        return found | ({"resamples": self.resampling.resamples} if self.any else {})
+            details["clip_score"] = self.clip.name
+        return details | ({"resamples": self.resampling.resamples} if self.any else {})
 
     def __call__(self, files: Sequence[Path], captions: Sequence[str]) -> Numbers:
-        """Of pictures in files, and a caption of each, or none."""
+        """Measure the pictures in files; `captions` has one per file, or is empty."""
         numbers = Numbers()
         if self.extractor is not None and self.real is not None:
-            drawn = self._of(in_batches(files, BATCH), len(files), "looking at the drawn pictures")
-            numbers |= compare(self._of_real(self.real), drawn, self.resampling, extractor=self.extractor.name)
+            drawn = self._extract(read_picture_batches(files, BATCH), len(files), "computing features of the drawn pictures")
+            numbers |= compare_features(self._extract_real(self.real), drawn, self.resampling, extractor=self.extractor.name)
         if self.clip is not None and captions:
-            numbers |= self._with_captions(self.clip, files, captions)
+            numbers |= self._measure_captions(self.clip, files, captions)
         return numbers
 
-    def _of_real(self, real: Real) -> Tensor:
+    def _extract_real(self, real: RealPictures) -> Tensor:
+        """Return the features of the real pictures, (N, D), computed at the first call."""
         if self._features is None:
-            self._features = self._of(real.read(BATCH), real.count, "looking at the real pictures")
+            self._features = self._extract(real.read(BATCH), real.count, "computing features of the real pictures")
         return self._features
 
-    def _of(self, pictures: Iterable[Tensor], count: int, what: str) -> Tensor:
-        """Features (count, D)."""
+    def _extract(self, pictures: Iterable[Tensor], count: int, description: str) -> Tensor:
+        """Return the features of batches of pictures, (count, D)."""
         assert self.extractor is not None
-        shown = track(pictures, what, total=-(-count // BATCH))
-        return torch.cat([self.extractor(images.to(self.device)) for images in shown])
+        batches = track(pictures, description, total=-(-count // BATCH))
+        return torch.cat([self.extractor(images.to(self.device)) for images in batches])
 
-    def _with_captions(self, clip: CLIPPair, files: Sequence[Path], captions: Sequence[str]) -> Numbers:
-        shown = track(in_batches(files, BATCH), "comparing with captions", total=-(-len(files) // BATCH))
-        images = torch.cat([clip.images(part.to(self.device)).cpu() for part in shown])
+    def _measure_captions(self, clip: CLIPPair, files: Sequence[Path], captions: Sequence[str]) -> Numbers:
+        batches = track(read_picture_batches(files, BATCH), "comparing with captions", total=-(-len(files) // BATCH))
+        images = torch.cat([clip.images(batch.to(self.device)).cpu() for batch in batches])
         starts = range(0, len(captions), BATCH)
         texts = torch.cat([clip.texts(list(captions[i : i + BATCH])).cpu() for i in starts])
-        return go_together(images, texts, self.resampling, model=clip.name)
+        return compare_with_captions(images, texts, self.resampling, model=clip.name)

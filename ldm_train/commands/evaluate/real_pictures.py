@@ -1,4 +1,4 @@
-"""The real pictures of an evaluation: held-out ones of a cache, as the autoencoder gives them back, or those of a folder."""
+"""Open the real pictures of an evaluation: decoded held-out latents of a cache, or the pictures of a folder."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from ldm_train.assembly.cache_identity import restore
 from ldm_train.assembly.parts import Parts
 from ldm_train.assembly.prior import is_whole, with_class_pictures
 from ldm_train.assembly.training_data import batches, refuse_unfit, verify
-from ldm_train.commands.evaluate.drawn_pictures import in_batches
+from ldm_train.commands.evaluate.drawn_pictures import read_picture_batches
 from ldm_train.commands.evaluate.galleries import open_gallery
 from ldm_train.data.batches.datamodules import CachedLatents, split_held_out
 from ldm_train.data.cache.reader import EncodedExamples, join_caches, open_caches
@@ -21,25 +21,36 @@ from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.settings.schema.using import EvaluateSettings
 from ldm_train.types import Autoencoder
 
-HELD_OUT = 0.05  # share of a cache that names none, for a model that is not a run: as `train` has it
+HELD_OUT = 0.05  # share of a cache that marks no example as held out, as in `train`; for models that are not runs
 
 
 @dataclass(frozen=True)
-class Real:
-    """Real pictures, (B, 3, H, W) in [-1, 1] in batches of at most so many, and a caption of each, or none."""
+class RealPictures:
+    """Real pictures.
+
+    Args:
+        read: yields them in batches (B, 3, H, W) in [-1, 1], with B at most the given number.
+        captions: one per picture, or none.
+    """
 
     read: Callable[[int], Iterator[Tensor]]
     count: int
     captions: list[str]
 
 
-def of_folder(path: str) -> Real:
+def open_folder_pictures(path: str) -> RealPictures:
     gallery = open_gallery("real", path)
-    return Real(lambda size: in_batches(gallery.files, size), len(gallery.files), gallery.captions)
+    return RealPictures(lambda size: read_picture_batches(gallery.files, size), len(gallery.files), gallery.captions)
 
 
-def of_latents(latents: EncodedExamples, held_out: Tensor, autoencoder: Autoencoder, device: torch.device) -> Real:
-    """Held-out examples by number, (N,)."""
+def open_latent_pictures(
+    latents: EncodedExamples, held_out: Tensor, autoencoder: Autoencoder, device: torch.device
+) -> RealPictures:
+    """Return held-out examples of a cache, decoded when they are read.
+
+    Args:
+        held_out: indices of the examples, (N,).
+    """
 
     @torch.no_grad()
     def read(size: int) -> Iterator[Tensor]:
@@ -49,19 +60,19 @@ def of_latents(latents: EncodedExamples, held_out: Tensor, autoencoder: Autoenco
                 images = autoencoder.decode(mean.to(device, torch.float32))
                 if not images.isfinite().all():
                     raise ValueError(
-                        "the autoencoder gives back held-out pictures with NaN or infinity; look at its weights"
+                        "the autoencoder decodes held-out pictures to NaN or infinity; its weights may be damaged"
                     )
                 yield images.clamp(-1, 1).cpu()
 
-    return Real(read, len(held_out), [latents.first_caption(example) for example in held_out.tolist()])
+    return RealPictures(read, len(held_out), [latents.first_caption(example) for example in held_out.tolist()])
 
 
-def of_run(data: CachedLatents, autoencoder: Autoencoder, device: torch.device) -> Real:
-    return of_latents(data.latents, data.held_out, autoencoder, device)
+def open_run_pictures(data: CachedLatents, autoencoder: Autoencoder, device: torch.device) -> RealPictures:
+    return open_latent_pictures(data.latents, data.held_out, autoencoder, device)
 
 
-def of_cache(folders: str | list[str], device: torch.device) -> Real | None:
-    """Return the held-out examples of a cache or several, with the autoencoder that made them; None if there are none."""
+def open_cache_pictures(folders: str | list[str], device: torch.device) -> RealPictures | None:
+    """Return the held-out examples of caches, decoded with the autoencoder that encoded them; None if there are none."""
     caches = open_caches(folders)
     verify(caches)
     autoencoder: Autoencoder = build(restore(caches[0].manifest, "autoencoder", cache=caches[0].folder), "autoencoder").to(
@@ -69,19 +80,19 @@ def of_cache(folders: str | list[str], device: torch.device) -> Real | None:
     )
     latents = join_caches(caches)
     held_out = split_held_out(latents, HELD_OUT)[1]
-    return of_latents(latents, held_out, autoencoder, device) if len(held_out) > 0 else None
+    return open_latent_pictures(latents, held_out, autoencoder, device) if len(held_out) > 0 else None
 
 
-def held_out_data(config: EvaluateSettings, trained: TrainSettings, parts: Parts) -> CachedLatents | None:
-    """The batches of the cache that a command names, or of the run's own; None where the run was encoded on the fly.
+def open_held_out_data(settings: EvaluateSettings, trained: TrainSettings, parts: Parts) -> CachedLatents | None:
+    """Return the batches of the cache that the settings name, else of the run's cache; None if there is neither.
 
     Raises:
-        ValueError: there is no cache, or another autoencoder or text encoder than the run's made it.
+        ValueError: the cache does not exist, or was encoded with another autoencoder or text encoder than the run's.
     """
-    run_dir = Path(str(config.run_dir))
-    if config.cache is None and trained.prior.prompts is not None and is_whole(run_dir / PRIOR):
+    run_dir = Path(str(settings.run_dir))
+    if settings.cache is None and trained.prior.prompts is not None and is_whole(run_dir / PRIOR):
         trained = with_class_pictures(trained, run_dir)
-    cache = config.cache or trained.cache
+    cache = settings.cache or trained.cache
     if cache is None:
         return None
     caches = open_caches(cache)

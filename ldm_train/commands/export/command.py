@@ -1,4 +1,4 @@
-"""`ldm-train export`: a run's trained weights to one file of our own names, or to a folder that others read."""
+"""`ldm-train export`: write a run's trained weights as one file with ldm-train's names, or in a published layout."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from ldm_train.assembly.trained_for import TRAINED_FOR, read_purpose
 from ldm_train.assembly.trained_part import alpha_of
 from ldm_train.commands.export.export_folder import refuse_existing_file
-from ldm_train.commands.export.own_weights import Export, of_checkpoint, of_snapshots, whole
+from ldm_train.commands.export.own_weights import Export, average_snapshots, complete_export, read_checkpoint_weights
 from ldm_train.commands.export.run_layouts import refuse_layout, write_layout
 from ldm_train.run_dir.stored_settings import read_trained
 from ldm_train.settings.schema.training import TrainSettings
@@ -17,59 +17,74 @@ from ldm_train.weights.tensor_files import write_tensor_file
 OWN = (None, "own")
 
 
-def run(config: ExportSettings) -> None:
-    refuse_contradictions(config)
-    trained, run_dir = read_trained(config.run_dir), Path(config.run_dir)
-    if config.ema_length is None:
-        export = of_checkpoint(run_dir, str(config.weights))
-    else:
-        export = of_snapshots(run_dir, length=config.ema_length, step=config.step)
-    if (purpose := read_purpose(run_dir)) is not None:
-        export.told[TRAINED_FOR] = purpose
-    if config.layout in OWN:
-        write_own(config, trained, export)
-    else:
-        write_layout(config, trained, export)
-
-
-def write_own(config: ExportSettings, trained: TrainSettings, export: Export) -> None:
-    """One file under our own names."""
-    out = Path(config.out)
-    if config.merge:
-        export = replace(export, weights=whole(trained, Path(config.run_dir), export.weights))
-    elif trained.adapter is not None:
-        export.told["alpha"] = alpha_of(trained)
-    write_tensor_file(out, export.weights, {"step": export.step} | export.told)
-    print(f"{len(export.weights)} tensors, {out.stat().st_size / 2**20:.1f} MiB, of step {export.step} in {out}")
-
-
-def refuse_contradictions(config: ExportSettings) -> None:
-    """Say which settings cannot be, or would do nothing.
+def run(settings: ExportSettings) -> None:
+    """Export the weights that the settings select.
 
     Raises:
-        ValueError: there is one.
+        ValueError: settings contradict each other, `out` may not be overwritten, or the run cannot be exported so.
     """
-    if config.layout in OWN:
-        refuse_own(config)
+    refuse_export_conflicts(settings)
+    trained, run_dir = read_trained(settings.run_dir), Path(settings.run_dir)
+    if settings.ema_length is None:
+        export = read_checkpoint_weights(run_dir, str(settings.weights))
     else:
-        refuse_layout(config)
-    if config.ema_length is not None:
-        check_length(config.ema_length, "ema_length")
-        if config.weights != "ema":
-            raise ValueError(f"weights={config.weights} and ema_length={config.ema_length} contradict each other; give one")
-    elif config.step is not None:
+        export = average_snapshots(run_dir, length=settings.ema_length, step=settings.step)
+    if (purpose := read_purpose(run_dir)) is not None:
+        export.metadata[TRAINED_FOR] = purpose
+    if settings.layout in OWN:
+        write_own(settings, trained, export)
+    else:
+        write_layout(settings, trained, export)
+
+
+def write_own(settings: ExportSettings, trained: TrainSettings, export: Export) -> None:
+    """Write one file with ldm-train's names of the weights."""
+    out = Path(settings.out)
+    if settings.merge:
+        export = replace(export, weights=complete_export(trained, Path(settings.run_dir), export.weights))
+    elif trained.adapter is not None:
+        export.metadata["alpha"] = alpha_of(trained)
+    write_tensor_file(out, export.weights, {"step": export.step} | export.metadata)
+    print(f"wrote {len(export.weights)} tensors ({out.stat().st_size / 2**20:.1f} MiB) of step {export.step} to {out}")
+
+
+def refuse_export_conflicts(settings: ExportSettings) -> None:
+    """Raise if settings contradict each other or would have no effect.
+
+    Raises:
+        ValueError: naming the first such setting.
+    """
+    if settings.layout in OWN:
+        refuse_own(settings)
+    else:
+        refuse_layout(settings)
+    if settings.ema_length is not None:
+        check_length(settings.ema_length, "ema_length")
+        if settings.weights != "ema":
+            raise ValueError(
+                f"weights={settings.weights} and ema_length={settings.ema_length} contradict each other; give one"
+            )
+    elif settings.step is not None:
         raise ValueError(
-            f"step={config.step} needs ema_length=…; without it the last checkpoint is exported, at its own step"
+            f"step={settings.step} needs ema_length=…; without ema_length, the last checkpoint is exported: leave step out"
         )
-    elif config.weights not in ("ema", "raw") and (config.layout in OWN or not config.weights.endswith(".safetensors")):
-        raise ValueError(f"weights={config.weights} cannot be exported; a checkpoint holds ema (averaged) and raw")
+    elif settings.weights not in ("ema", "raw") and (
+        settings.layout in OWN or not settings.weights.endswith(".safetensors")
+    ):
+        raise ValueError(f"weights={settings.weights} cannot be exported; weights takes ema (averaged) or raw")
 
 
-def refuse_own(config: ExportSettings) -> None:
-    """The same of settings that are other layouts'."""
-    if Path(config.out).suffix != ".safetensors":
-        raise ValueError(f"out={config.out} must end in .safetensors, the format that is written")
+def refuse_own(settings: ExportSettings) -> None:
+    """Raise if settings do not fit the export as one file with ldm-train's names.
+
+    Raises:
+        ValueError: naming the first such setting.
+    """
+    if Path(settings.out).suffix != ".safetensors":
+        raise ValueError(f"out={settings.out} must end in .safetensors, the format of the file")
     for name in ("dtype", "lora_format", "licence", "data_licence"):
-        if getattr(config, name) is not None:
-            raise ValueError(f"{name}={getattr(config, name)} has no effect without layout=diffusers, single_file or lora")
-    refuse_existing_file(Path(config.out), overwrite=config.overwrite)
+        if getattr(settings, name) is not None:
+            raise ValueError(
+                f"{name}={getattr(settings, name)} has no effect without layout=diffusers, layout=single_file or layout=lora"
+            )
+    refuse_existing_file(Path(settings.out), overwrite=settings.overwrite)

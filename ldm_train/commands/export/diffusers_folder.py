@@ -1,14 +1,22 @@
-"""A run as a pipeline's folder in diffusers' layout, or as much of one as diffusers' classes can hold."""
+"""Write a run as a pipeline's folder in diffusers' layout, or the parts of it that diffusers' classes support."""
 
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
-from ldm_train.commands.export.ddim_scheduler import scheduler_config, told_spacing
-from ldm_train.commands.export.encoder_configs import tokenizer_files
+from ldm_train.commands.export.ddim_scheduler import build_scheduler_config, list_spacing_notes
+from ldm_train.commands.export.encoder_configs import build_tokenizer_files
 from ldm_train.commands.export.export_folder import write_json, write_tensors
-from ldm_train.commands.export.exported_parts import SCHEDULER, TEXT, UNET, VAE, Leaving, as_transformers, plain_tensors
+from ldm_train.commands.export.exported_parts import (
+    SCHEDULER,
+    TEXT,
+    UNET,
+    VAE,
+    ExportedParts,
+    as_lazy_tensors,
+    map_text_to_transformers,
+)
 from ldm_train.conditioners.text_encoder import TextEncoder
 from ldm_train.diffusion.schedules.schedule import VariancePreserving
 from ldm_train.settings.composition import build
@@ -29,46 +37,49 @@ INDEX: dict[str, object] = {
 }
 
 
-def write_pipeline(folder: Path, found: Leaving, dtype: torch.dtype) -> list[str]:
-    """Write the parts, and where all are held the pipeline's index; the parts that are written.
+def write_pipeline(folder: Path, exported: ExportedParts, dtype: torch.dtype) -> list[str]:
+    """Write the supported parts, and the pipeline's index if all are supported; return the names of the written parts.
 
     Raises:
-        ValueError: no part of it can be held.
+        ValueError: diffusers' classes support no part of the run.
     """
     stamp = {"_diffusers_version": version("diffusers")}
     written = []
-    if found.unet is not None:
+    if exported.unet is not None:
         written.append(UNET)
-        write_json(folder / UNET / "config.json", {**found.unet.config, **stamp})
-        write_tensors(folder / UNET / WEIGHTS, found.unet.tensors, dtype=dtype)
-    if found.vae is not None:
+        write_json(folder / UNET / "config.json", {**exported.unet.config, **stamp})
+        write_tensors(folder / UNET / WEIGHTS, exported.unet.tensors, dtype=dtype)
+    if exported.vae is not None:
         written.append(VAE)
-        write_json(folder / VAE / "config.json", {**found.vae.config, **stamp})
-        write_tensors(folder / VAE / WEIGHTS, plain_tensors(found.vae.tensors), dtype=dtype)
-    written += write_text(folder, found, dtype)
-    if not found.lacking[SCHEDULER]:
+        write_json(folder / VAE / "config.json", {**exported.vae.config, **stamp})
+        write_tensors(folder / VAE / WEIGHTS, as_lazy_tensors(exported.vae.tensors), dtype=dtype)
+    written += write_text(folder, exported, dtype)
+    if not exported.problems[SCHEDULER]:
         written.append(SCHEDULER)
-        assert isinstance(found.parts.schedule, VariancePreserving)
-        config = scheduler_config(found.trained, found.parts.schedule, found.parts.prediction)
+        assert isinstance(exported.parts.schedule, VariancePreserving)
+        config = build_scheduler_config(exported.trained, exported.parts.schedule, exported.parts.prediction)
         write_json(folder / SCHEDULER / "scheduler_config.json", config | stamp)
-        found.notes += told_spacing(build(found.trained.spacing, "spacing"))
+        exported.notes += list_spacing_notes(build(exported.trained.spacing, "spacing"))
     if not {UNET, VAE, TEXT} & set(written):
-        raise ValueError(f"diffusers' classes can hold no part of this run: {'; '.join(found.reasons)}")
-    if not found.reasons:
+        raise ValueError(
+            f"diffusers' classes support no part of this run: {'; '.join(exported.reasons)}; "
+            "layout=null writes ldm-train's own file"
+        )
+    if not exported.reasons:
         write_json(folder / "model_index.json", INDEX | stamp)
     return written
 
 
-def write_text(folder: Path, found: Leaving, dtype: torch.dtype) -> list[str]:
-    """The text encoder and its tokenizer."""
-    if found.text is None:
+def write_text(folder: Path, exported: ExportedParts, dtype: torch.dtype) -> list[str]:
+    """Write the text encoder and its tokenizer; return the names of the written parts."""
+    if exported.text is None:
         return []
-    encoder = found.parts.text_encoder
+    encoder = exported.parts.text_encoder
     assert isinstance(encoder, TextEncoder)
-    # What transformers loads it in unless it is told: as diffusers does the other parts, whatever the file has.
+    # The dtype that transformers loads by default; diffusers loads its parts as float32 too, whatever the file has.
     stamp = {"transformers_version": version("transformers"), "torch_dtype": "float32"}
-    write_json(folder / TEXT / "config.json", found.text.config | stamp)
-    write_tensors(folder / TEXT / "model.safetensors", as_transformers(found.text), dtype=dtype)
-    for name, text in tokenizer_files(encoder).items():
+    write_json(folder / TEXT / "config.json", exported.text.config | stamp)
+    write_tensors(folder / TEXT / "model.safetensors", map_text_to_transformers(exported.text), dtype=dtype)
+    for name, text in build_tokenizer_files(encoder).items():
         atomic_write(folder / "tokenizer" / name, text)
     return [TEXT, "tokenizer"]

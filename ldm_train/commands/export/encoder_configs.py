@@ -1,4 +1,4 @@
-"""Autoencoders and text encoders in the words of diffusers and transformers: their settings, and the tokenizer's files."""
+"""Convert autoencoders and text encoders to the configs of diffusers and transformers, and build the tokenizer's files."""
 
 import json
 from collections.abc import Mapping
@@ -17,11 +17,14 @@ START, END, PADDING = "<|startoftext|>", "<|endoftext|>", "<|padding|>"
 
 
 @dataclass(frozen=True)
-class Left:
-    """A part as it leaves: its settings, its tensors under its own names, and what is to be told of it.
+class ExportedEncoder:
+    """An exported encoder.
 
     Args:
-        unused: tensors on which nothing depends that leaves, which some readers want to see nevertheless.
+        config: its config in the published layout.
+        tensors: its tensors, under the names of its own class.
+        notes: for the model card.
+        unused: tensors that do not affect any output, but that some readers of the layout require.
     """
 
     config: dict[str, object]
@@ -30,36 +33,38 @@ class Left:
     unused: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-def autoencoder_out(autoencoder: KLAutoencoder) -> Left:
-    """An AutoencoderKL as it is, but for a shift, which pipelines of Stable Diffusion do not apply.
+def export_autoencoder(autoencoder: KLAutoencoder) -> ExportedEncoder:
+    """Return an AutoencoderKL with its latents' shift moved into biases, because Stable Diffusion pipelines apply no shift.
 
-    Its raw latents are z + shift, and 1x1 convolutions stand before and behind them: their biases can have it exactly.
+    The raw latents are z + shift. The 1x1 convolutions directly before and after them can absorb the shift exactly.
 
     Raises:
-        ValueError: there is a shift, and no such convolutions.
+        ValueError: there is a shift, but no such convolutions.
     """
     config: dict[str, object] = json.loads(autoencoder.model.to_json_string())
     tensors = {name: tensor.detach() for name, tensor in autoencoder.model.state_dict().items()}
     if autoencoder.shift == 0:
-        return Left(config, tensors)
+        return ExportedEncoder(config, tensors)
     names = ("quant_conv.bias", "post_quant_conv.bias", "post_quant_conv.weight")
     if any(name not in tensors for name in names):
-        raise ValueError(f"autoencoder.shift={autoencoder.shift}: pipelines apply none, and it has no quant_conv to hold it")
+        raise ValueError(
+            f"autoencoder.shift={autoencoder.shift}: pipelines apply no shift, and it has no quant_conv to absorb it"
+        )
     before, after, weight = (tensors[name].double() for name in names)
     scaling, count = Scaling(autoencoder.shift, 1.0), autoencoder.channels
     before = torch.cat([scaling.to_model(before[:count]), before[count:]])
     moved = {names[0]: before, names[1]: after + weight.flatten(1) @ scaling.to_raw(weight.new_zeros(count))}
     note = (
-        f"the latents' shift of {autoencoder.shift:.6g}, which these pipelines do not apply, is in the biases of quant_conv "
-        "and post_quant_conv; all other weights are as they were"
+        f"the latents' shift of {autoencoder.shift:.6g} was moved into the biases of quant_conv and post_quant_conv, "
+        "because these pipelines apply no shift; all other weights are unchanged"
     )
-    return Left(config | {"shift_factor": None}, tensors | {n: t.float() for n, t in moved.items()}, (note,))
+    return ExportedEncoder(config | {"shift_factor": None}, tensors | {n: t.float() for n, t in moved.items()}, (note,))
 
 
-def text_out(encoder: TextEncoder) -> Left:
-    """CLIPTextModel's settings for a text encoder, and the tower's tensors under open_clip's names, but for new words.
+def export_text_encoder(encoder: TextEncoder) -> ExportedEncoder:
+    """Return the config of CLIPTextModel and the tower's tensors under open_clip's names, without new words.
 
-    Of a tower whose penultimate layer is used, the last one is beside them, as it is not in Stable Diffusion 2's folders.
+    If the output of the penultimate layer is used, the last layer is in `unused`, as Stable Diffusion 2 leaves it out.
     """
     tower = encoder.tower
     assert isinstance(tower, TextTransformer)
@@ -86,14 +91,14 @@ def text_out(encoder: TextEncoder) -> Left:
     left_out = ("text_projection", "token_embedding.learned")
     state = {name: t.detach() for name, t in tower.state_dict().items() if not name.startswith(left_out)}
     unused = {name: t for name, t in state.items() if name.startswith(f"transformer.resblocks.{count}.")}
-    return Left(config, {name: t for name, t in state.items() if name not in unused}, unused=unused)
+    return ExportedEncoder(config, {name: t for name, t in state.items() if name not in unused}, unused=unused)
 
 
-def tokenizer_files(encoder: TextEncoder) -> dict[str, str]:
-    """CLIPTokenizer's files by their names, with the numbers that open_clip's tokenizer gives.
+def build_tokenizer_files(encoder: TextEncoder) -> dict[str, str]:
+    """Return the content of CLIPTokenizer's files by name; ids are those of open_clip's tokenizer.
 
-    Padding by 0 has a token of its own. Stable Diffusion 2's has "!" for it, of the same number, and so takes every
-    exclamation mark in a prompt for padding; here a prompt is what it was in training.
+    Padding with id 0 gets a token of its own. Stable Diffusion 2 uses "!", which has the same id, so it takes every
+    exclamation mark in a prompt as padding; here a prompt is encoded as in training.
     """
     tokenizer = Tokenizer(context_length=encoder.context_length)
     special = {tokenizer.sot_token_id: START, tokenizer.eot_token_id: END}

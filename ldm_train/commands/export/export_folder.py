@@ -1,4 +1,4 @@
-"""A folder that is there whole or not at all, and takes the place of none but what an export has written."""
+"""Write an export's folder atomically, and replace an existing one only if an export wrote it."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -27,59 +27,62 @@ from ldm_train.weights.lazy_tensors import LazyTensors
 from ldm_train.weights.streaming_writer import stream_tensors
 from ldm_train.weights.tensor_files import read_metadata
 
-PYTORCH = {"format": "pt"}  # without which transformers and diffusers refuse a file
+PYTORCH = {"format": "pt"}  # transformers and diffusers refuse a file without it
 
 
 def refuse_existing(out: Path, *, given: str, overwrite: bool, keep: Path) -> None:
-    """Refuse a folder with files that the export would remove.
+    """Raise if a folder has files that the export must not remove.
 
     Args:
         out: the resolved path of the folder `given`.
-        keep: the run, which no setting may overwrite.
+        keep: the run directory, which is never overwritten.
 
     Raises:
-        ValueError: no export wrote it, it holds more than that, or it is a folder that is never overwritten.
+        ValueError: no export wrote the folder, it has other files too, or it is a folder that is never overwritten.
     """
     check_replaceable(out, setting="out", given=given)
     run = keep.resolve()
     if out == run or out in run.parents:
         raise ValueError(f"out={given} is the run's own folder, or contains it; choose another out")
     if out.is_dir() and any(out.iterdir()) and not carries_mark(out, EXPORT):
-        refuse_ours(out, given, below=overwrite)
+        refuse_run_or_cache(out, given, below=overwrite)
     if overwrite:
         return
     try:
         check_folder(out, EXPORT, setting="out", given=given)
     except ValueError as error:
-        raise ValueError(f"{error}; or overwrite=true, which removes all that is in it") from error
-    if carries_mark(out, EXPORT) and (changed := sorted(contents(out).items() - written(out).items())):
+        raise ValueError(f"{error}; or set overwrite=true, which removes everything in it") from error
+    if carries_mark(out, EXPORT) and (changed := sorted(list_contents(out).items() - read_written_files(out).items())):
         raise ValueError(
             f"out={given} was written by `ldm-train export`, but since then {list_names([name for name, _ in changed])} "
-            "came or changed; choose another out, or overwrite=true, which removes all that is in it"
+            "was added or changed; choose another out, or set overwrite=true, which removes everything in it"
         )
 
 
 def refuse_existing_file(out: Path, *, overwrite: bool) -> None:
-    """Refuse a file that no export has written.
+    """Raise if a file exists that no export has written.
 
     Raises:
-        ValueError: it is one, or a folder.
+        ValueError: there is such a file, or it is a folder.
     """
     try:
         check_file(out, is_own_file, setting="out")
     except ValueError as error:
         if not out.is_file():
             raise
-        refuse_ours(out, str(out), below=False)
+        refuse_run_or_cache(out, str(out), below=False)
         if not overwrite:
-            raise ValueError(f"{error}; or overwrite=true, which replaces it") from error
+            raise ValueError(f"{error}; or set overwrite=true, which replaces it") from error
 
 
-def refuse_ours(out: Path, given: str, *, below: bool) -> None:
-    """Refuse what a run or a cache holds, which no setting may overwrite.
+def refuse_run_or_cache(out: Path, given: str, *, below: bool) -> None:
+    """Raise if a path is inside a run directory or a cache, which are never overwritten.
 
     Args:
-        below: whether to look for runs and caches in `out` too.
+        below: whether to look for runs and caches inside `out` too.
+
+    Raises:
+        ValueError: naming the run directory or cache.
     """
     places = [out, *out.resolve().parents]
     for kind in (RUN, CACHE):
@@ -92,39 +95,44 @@ def refuse_ours(out: Path, given: str, *, below: bool) -> None:
 
 
 def is_own_file(path: Path) -> bool:
-    """Whether an export has written it, under our own names."""
+    """Return whether an export wrote this file, with ldm-train's names."""
     return "weights" in read_metadata(path)
 
 
-def contents(folder: Path) -> dict[str, int]:
-    """The bytes of each file in a folder, but for the one that says this and those of the system."""
+def list_contents(folder: Path) -> dict[str, int]:
+    """Return the bytes of each file in a folder, without the export's own record and files of the operating system."""
     paths = (path for path in folder.rglob("*") if path.is_file() and not is_system_file(path))
-    files = {path.relative_to(folder).as_posix(): path for path in paths if not in_system_folder(path.relative_to(folder))}
+    files = {
+        path.relative_to(folder).as_posix(): path for path in paths if not is_in_system_folder(path.relative_to(folder))
+    }
     return {name: path.stat().st_size for name, path in files.items() if name != EXPORT.mark}
 
 
-def in_system_folder(path: Path) -> bool:
+def is_in_system_folder(path: Path) -> bool:
     return any(is_system_folder(name) for name in path.parts[:-1])
 
 
-def written(folder: Path) -> dict[str, int]:
-    """The bytes of each file as the export wrote it."""
+def read_written_files(folder: Path) -> dict[str, int]:
+    """Return the bytes of each file as the export recorded them."""
     files = (read_mark(folder, EXPORT) or {}).get("files")
     return {name: size for name, size in files.items() if isinstance(size, int)} if isinstance(files, dict) else {}
 
 
 @contextmanager
-def whole_folder(out: Path, told: Mapping[str, object], *, check: Callable[[], None] = lambda: None) -> Iterator[Path]:
-    """A folder to write into, which is `out` afterwards; if anything fails, what was there stays.
+def write_whole_folder(
+    out: Path, record: Mapping[str, object], *, check: Callable[[], None] = lambda: None
+) -> Iterator[Path]:
+    """Yield a folder to write into that becomes `out` afterwards; if anything fails, the old `out` stays.
 
     Args:
+        record: what the export's mark file states, in addition to the files.
         check: raises ValueError unless `out` may be replaced.
     """
     place = ReplacedFolder(out.resolve(), setting="out", check=check)
     with place.locked():
         place.start()
         yield place.new
-        write_json(place.new / EXPORT.mark, {**told, "files": contents(place.new)})
+        write_json(place.new / EXPORT.mark, {**record, "files": list_contents(place.new)})
         place.put_in_place()
 
 
@@ -137,10 +145,15 @@ def write_tensors(
     tensors: LazyTensors,
     *,
     dtype: torch.dtype,
-    told: Mapping[str, object] | None = None,
-    metadata: Mapping[str, str] | None = None,
+    metadata: Mapping[str, object] | None = None,
+    texts: Mapping[str, str] | None = None,
 ) -> None:
-    """A safetensors file, one tensor after another, with a bar that tells how many are written."""
+    """Write a safetensors file one tensor at a time, with a progress bar.
+
+    Args:
+        metadata: ldm-train's own metadata of the file.
+        texts: further texts for the header, which other programs read.
+    """
     with Progress(transient=True) as progress:
         task = progress.add_task(path.name, total=len(tensors))
 
@@ -148,4 +161,4 @@ def write_tensors(
             progress.advance(task)
             return tensors[name]
 
-        stream_tensors(path, tensors.shapes, make, dtype=dtype, metadata=told, texts={**PYTORCH, **(metadata or {})})
+        stream_tensors(path, tensors.shapes, make, dtype=dtype, metadata=metadata, texts={**PYTORCH, **(texts or {})})

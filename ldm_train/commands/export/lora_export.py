@@ -1,4 +1,4 @@
-"""A run's adapters as a file in diffusers' layout or in that of kohya's scripts, which the web UIs load."""
+"""Write a run's adapters in diffusers' layout or in the layout of kohya's scripts, which web UIs load."""
 
 import json
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from ldm_train.assembly.stacked_adapters import PIPELINES
 from ldm_train.assembly.trained_for import TRAINED_FOR
 from ldm_train.assembly.trained_part import alpha_of
 from ldm_train.commands.export.export_folder import write_tensors
-from ldm_train.commands.export.exported_parts import lacking_of_network, plain_tensors, projects_linearly
+from ldm_train.commands.export.exported_parts import as_lazy_tensors, has_linear_projection, list_network_problems
 from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.weights.lora.lora_files import DIFFUSERS_METADATA_KEY
 from ldm_train.weights.lora.lora_layout import export_adapter_to_diffusers, export_adapter_to_kohya
@@ -32,43 +32,44 @@ def write_lora(
     name: str,
     purpose: object = None,
 ) -> Path:
-    """Write the file; where it is.
+    """Write the file and return its path.
 
     Args:
         form: "diffusers" or "kohya".
-        name: of the file in kohya's layout, without its suffix.
-        purpose: what the adapters were trained for.
+        name: the file's name in kohya's layout, without suffix.
+        purpose: what the adapters were trained for, for the file's metadata.
 
     Raises:
-        ValueError: the run has no adapters, or they are of a network that these layouts have no place for.
+        ValueError: the run has no adapters, or these layouts do not support its network.
     """
     if trained.adapter is None:
         raise ValueError(
-            "layout=lora is for a run of adapters, and this one was trained with adapter=null; export all of it"
+            "layout=lora needs a run with adapters, but this one was trained with adapter=null; leave layout out, or set "
+            "layout=diffusers or layout=single_file"
         )
     parts = build_parts(trained, empty_network=True)
-    if reasons := lacking_of_network(parts, trained):
+    if reasons := list_network_problems(parts, trained):
         raise ValueError(
-            f"layouts of LoRA are for networks of diffusers' shape, which cannot hold this one: {'; '.join(reasons)}; "
-            "layout=null writes it under our own names"
+            f"layout=lora supports networks that diffusers supports, which cannot hold this one: {'; '.join(reasons)}; "
+            "layout=null writes ldm-train's own file"
         )
     adapter = extract_adapter(weights, alpha=alpha_of(trained))
     like = {NETWORK_PREFIX + name: tensor for name, tensor in parts.network.state_dict().items()}
     like |= {TEXT_PREFIX + name: tensor for name, tensor in parts.text_encoder.state_dict().items()}
-    linear = projects_linearly(parts, trained)
+    linear = has_linear_projection(parts, trained)
     if form == "kohya":
-        path, metadata = folder / f"{name}.safetensors", kohya_told(adapter)
+        path, texts = folder / f"{name}.safetensors", build_kohya_metadata(adapter)
         state = export_adapter_to_kohya(adapter, like, linear_projection=linear)
     else:
         state, settings = export_adapter_to_diffusers(adapter, like, linear_projection=linear)
-        path, metadata = folder / PIPELINES, {DIFFUSERS_METADATA_KEY: json.dumps(settings, indent=2, sort_keys=True)}
-    ours = {} if purpose is None else {TRAINED_FOR: purpose}
-    write_tensors(path, plain_tensors(state), dtype=dtype, told=ours, metadata=metadata)
+        path, texts = folder / PIPELINES, {DIFFUSERS_METADATA_KEY: json.dumps(settings, indent=2, sort_keys=True)}
+    metadata = {} if purpose is None else {TRAINED_FOR: purpose}
+    write_tensors(path, as_lazy_tensors(state), dtype=dtype, metadata=metadata, texts=texts)
     return path
 
 
-def kohya_told(adapter: Mapping[str, Tensor]) -> dict[str, str]:
-    """What the web UIs show of a file."""
+def build_kohya_metadata(adapter: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return the metadata that web UIs show of a LoRA file."""
     first = next(iter(group_layers(adapter).values()))
     return {
         "ss_network_module": "networks.lora",

@@ -1,4 +1,4 @@
-"""A run out in the layouts that others read: a pipeline's folder, a single file, a LoRA; each with its model card."""
+"""Export a run in published layouts: a pipeline's folder, a single file, or a LoRA, each with a model card."""
 
 from pathlib import Path
 
@@ -8,89 +8,101 @@ from ldm_train.assembly.new_word_files import write_words
 from ldm_train.assembly.trained_for import TRAINED_FOR
 from ldm_train.commands.export import usage
 from ldm_train.commands.export.diffusers_folder import write_pipeline
-from ldm_train.commands.export.export_folder import refuse_existing, whole_folder
-from ldm_train.commands.export.exported_parts import leaving
+from ldm_train.commands.export.export_folder import refuse_existing, write_whole_folder
+from ldm_train.commands.export.exported_parts import export_parts
 from ldm_train.commands.export.lora_export import write_lora
 from ldm_train.commands.export.model_card import TASK, Card, write_card
 from ldm_train.commands.export.own_weights import Export
-from ldm_train.commands.export.single_file import untold_scale, write_single_file
+from ldm_train.commands.export.single_file import find_unknown_scale, write_single_file
 from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.settings.schema.using import ExportSettings
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
-def refuse_layout(config: ExportSettings) -> None:
-    """Say which settings cannot be, or would do nothing, in these layouts.
+def refuse_layout(settings: ExportSettings) -> None:
+    """Raise if settings do not fit a published layout or would have no effect.
 
     Raises:
-        ValueError: there is one.
+        ValueError: naming the first such setting.
     """
-    out = Path(config.out)
+    out = Path(settings.out)
     if out.suffix == ".safetensors":
-        raise ValueError(f"out={out} must be a folder with layout={config.layout}: a model card is written with the weights")
-    if config.merge:
-        what = "writes the adapters by themselves" if config.layout == "lora" else "always merges them"
-        raise ValueError(f"merge=true has no effect with layout={config.layout}, which {what}; leave it out")
-    if config.lora_format is not None and config.layout != "lora":
-        raise ValueError(f"lora_format={config.lora_format} has no effect with layout={config.layout}; set layout=lora")
-    refuse_out(config)
+        raise ValueError(
+            f"out={out} must be a folder with layout={settings.layout}: a model card is written with the weights"
+        )
+    if settings.merge:
+        action = "writes the adapters without merging" if settings.layout == "lora" else "always merges them"
+        raise ValueError(f"merge=true has no effect with layout={settings.layout}, which {action}; leave merge out")
+    if settings.lora_format is not None and settings.layout != "lora":
+        raise ValueError(f"lora_format={settings.lora_format} has no effect with layout={settings.layout}; set layout=lora")
+    refuse_out(settings)
 
 
-def refuse_out(config: ExportSettings) -> None:
-    out, given = Path(config.out).resolve(), str(config.out)
-    refuse_existing(out, given=given, overwrite=config.overwrite, keep=Path(config.run_dir))
+def refuse_out(settings: ExportSettings) -> None:
+    out, given = Path(settings.out).resolve(), str(settings.out)
+    refuse_existing(out, given=given, overwrite=settings.overwrite, keep=Path(settings.run_dir))
 
 
-def write_layout(config: ExportSettings, trained: TrainSettings, export: Export) -> None:
-    """Write what `layout` names into the folder `out`, whole or not at all, and tell of it.
+def write_layout(settings: ExportSettings, trained: TrainSettings, export: Export) -> None:
+    """Write the layout of the settings into the folder `out` atomically, and print what was written.
 
     Raises:
-        ValueError: the layout cannot hold the run; it names the settings for which.
+        ValueError: the layout does not support the run; the message names the settings that it does not support.
     """
-    out, dtype = Path(config.out), DTYPES[config.dtype or "float32"]
-    told = {"step": export.step} | export.told
-    mark = {"layout": config.layout, "dtype": config.dtype or "float32"} | told
-    with whole_folder(out, mark, check=lambda: refuse_out(config)) as folder:
-        card = {"diffusers": pipeline, "single_file": single_file, "lora": lora}[str(config.layout)](
-            config, trained, export, folder, dtype
+    out, dtype = Path(settings.out), DTYPES[settings.dtype or "float32"]
+    record = {"layout": settings.layout, "dtype": settings.dtype or "float32", "step": export.step} | export.metadata
+    with write_whole_folder(out, record, check=lambda: refuse_out(settings)) as folder:
+        card = {"diffusers": export_pipeline, "single_file": export_single_file, "lora": export_lora}[str(settings.layout)](
+            settings, trained, export, folder, dtype
         )
-        write_card(folder, card, trained, Path(config.run_dir), config)
+        write_card(folder, card, trained, Path(settings.run_dir), settings)
     for note in card.notes:
         print(f"note: {note}")
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
-    print(f"{card.kind} {size / 2**20:.1f} MiB, of step {export.step}, in {out}; its README.md says how to use it")
+    print(f"{card.kind} Wrote {size / 2**20:.1f} MiB of step {export.step} to {out}; see {out / 'README.md'} for its use")
 
 
-def pipeline(config: ExportSettings, trained: TrainSettings, export: Export, folder: Path, dtype: torch.dtype) -> Card:
-    found = leaving(trained, Path(config.run_dir), export.weights)
-    written = write_pipeline(folder, found, dtype)
-    found.notes += write_words(folder, found.parts.text_encoder)
-    name, told = Path(config.out).name, {"step": export.step} | export.told
-    if not found.reasons:
+def export_pipeline(
+    settings: ExportSettings, trained: TrainSettings, export: Export, folder: Path, dtype: torch.dtype
+) -> Card:
+    exported = export_parts(trained, Path(settings.run_dir), export.weights)
+    written = write_pipeline(folder, exported, dtype)
+    exported.notes += write_words(folder, exported.parts.text_encoder)
+    name, metadata = Path(settings.out).name, {"step": export.step} | export.metadata
+    if not exported.reasons:
         kind = "A pipeline in diffusers' layout, as StableDiffusionPipeline loads it."
-        return Card(name, kind, usage.TAGS, told, usage.pipeline(config.out, trained, found.parts), found.notes)
-    kind = f"Parts of a run in diffusers' layout ({', '.join(written)}), which are not a whole pipeline."
-    lacking = [f"what diffusers' classes cannot hold: {reason}" for reason in found.reasons]
+        return Card(
+            name,
+            kind,
+            usage.TAGS,
+            metadata,
+            usage.describe_pipeline_use(settings.out, trained, exported.parts),
+            exported.notes,
+        )
+    kind = f"Parts of a run in diffusers' layout ({', '.join(written)}), without a complete pipeline."
+    unsupported = [f"not supported by diffusers' classes: {reason}" for reason in exported.reasons]
     tags = [tag for tag in usage.TAGS if tag != TASK]
-    return Card(name, kind, tags, told, usage.parts(config.out, written), [*lacking, *found.notes])
+    return Card(name, kind, tags, metadata, usage.describe_parts_use(settings.out, written), [*unsupported, *exported.notes])
 
 
-def single_file(config: ExportSettings, trained: TrainSettings, export: Export, folder: Path, dtype: torch.dtype) -> Card:
-    name, told = Path(config.out).name, {"step": export.step} | export.told
-    found = leaving(trained, Path(config.run_dir), export.weights)
-    write_single_file(folder / f"{name}.safetensors", found, dtype)
-    found.notes += write_words(folder, found.parts.text_encoder)
-    text = usage.single_file(config.out, name, trained, scale=untold_scale(found))
-    kind = "A whole model in one file of latent-diffusion's layout, as the web UIs load it."
-    return Card(name, kind, usage.TAGS, told, text, found.notes)
+def export_single_file(
+    settings: ExportSettings, trained: TrainSettings, export: Export, folder: Path, dtype: torch.dtype
+) -> Card:
+    name, metadata = Path(settings.out).name, {"step": export.step} | export.metadata
+    exported = export_parts(trained, Path(settings.run_dir), export.weights)
+    write_single_file(folder / f"{name}.safetensors", exported, dtype)
+    exported.notes += write_words(folder, exported.parts.text_encoder)
+    text = usage.describe_single_file_use(settings.out, name, trained, scale=find_unknown_scale(exported))
+    kind = "A complete model in one file in latent-diffusion's layout, as web UIs load it."
+    return Card(name, kind, usage.TAGS, metadata, text, exported.notes)
 
 
-def lora(config: ExportSettings, trained: TrainSettings, export: Export, folder: Path, dtype: torch.dtype) -> Card:
-    name, told = Path(config.out).name, {"step": export.step} | export.told
-    form = config.lora_format or "diffusers"
-    purpose = export.told.get(TRAINED_FOR)
+def export_lora(settings: ExportSettings, trained: TrainSettings, export: Export, folder: Path, dtype: torch.dtype) -> Card:
+    name, metadata = Path(settings.out).name, {"step": export.step} | export.metadata
+    form = settings.lora_format or "diffusers"
+    purpose = export.metadata.get(TRAINED_FOR)
     file = write_lora(folder, trained, export.weights, form=form, dtype=dtype, name=name, purpose=purpose).name
-    kind = {"diffusers": "A LoRA in diffusers' layout.", "kohya": "A LoRA in kohya's layout, as the web UIs load it."}[form]
-    text = usage.lora(config.out, file, str(trained.network.get("weights")), trained)
-    return Card(name, kind, (*usage.TAGS, "lora"), told, text, [])
+    kind = {"diffusers": "A LoRA in diffusers' layout.", "kohya": "A LoRA in kohya's layout, as web UIs load it."}[form]
+    text = usage.describe_lora_use(settings.out, file, str(trained.network.get("weights")), trained)
+    return Card(name, kind, (*usage.TAGS, "lora"), metadata, text, [])

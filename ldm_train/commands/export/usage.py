@@ -1,85 +1,87 @@
-"""How to use what was exported, as a model card says it."""
+"""Write the usage section of a model card: code and commands for each layout."""
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from ldm_train.assembly.parts import Parts
-from ldm_train.commands.export.model_card import TASK, public
+from ldm_train.commands.export.model_card import TASK, hide_local_path
 from ldm_train.settings.config_file import shortest_words
 from ldm_train.settings.schema.options import Part
 from ldm_train.settings.schema.training import TrainSettings
 
 TAGS = ("stable-diffusion", TASK, "ldm-train")
-MENDED = (
-    "Captions were mended by ftfy before training saw them, which transformers' tokenizer does not do to a prompt: write "
-    "straight quotes for curly ones, plain letters for ligatures and full-width ones, and `&` for `&amp;`."
+CLEANED = (
+    "In training, captions were cleaned with ftfy, which transformers' tokenizer does not do with a prompt: write straight "
+    "quotes for curly ones, plain letters for ligatures and full-width letters, and `&` for `&amp;`."
 )
 
 
-def code(*lines: str, language: str = "python") -> str:
+def format_code(*lines: str, language: str = "python") -> str:
     return "\n".join([f"```{language}", *lines, "```"])
 
 
-def prompt_of(trained: TrainSettings) -> str:
-    """One that the run drew, else one of no matter."""
+def choose_prompt(trained: TrainSettings) -> str:
+    """Return the first prompt of the run's pictures, or an example if it has none."""
     given = trained.pictures.prompts
     return str(given[0]) if given else "a red apple"
 
 
-def drawing(trained: TrainSettings) -> str:
-    """The call that draws as the run's own pictures were drawn, as far as a pipeline can."""
+def format_drawing_call(trained: TrainSettings) -> str:
+    """Return a line of code that draws with the settings of the run's pictures, as far as a pipeline supports them."""
     settings = f"num_inference_steps={trained.pictures.steps}, guidance_scale={trained.guidance.get('scale', 1.0)}"
-    return f"image = pipeline({json.dumps(prompt_of(trained), ensure_ascii=False)}, {settings}).images[0]"
+    return f"image = describe_pipeline_use({json.dumps(choose_prompt(trained), ensure_ascii=False)}, {settings}).images[0]"
 
 
-def pipeline(out: str, trained: TrainSettings, parts: Parts) -> str:
+def describe_pipeline_use(out: str, trained: TrainSettings, parts: Parts) -> str:
     load = (
         "from diffusers import StableDiffusionPipeline",
         "",
-        f'pipeline = StableDiffusionPipeline.from_pretrained("{own_name(out)}")',
-        drawing(trained),
+        f'pipeline = StableDiffusionPipeline.from_pretrained("{get_folder_name(out)}")',
+        format_drawing_call(trained),
         'image.save("picture.png")',
     )
     return "\n\n".join(
         [
-            f"`diffusers` and `transformers` are all that it takes; pictures are {parts.size} pixels wide by default.",
-            code(*load),
-            f"DDIM's steps are those of training's pictures where their number divides {int(parts.schedule.end)}. {MENDED}",
-            "To measure it:",
-            code(f"ldm-train evaluate pipeline={own_name(out)} real=PICTURES out=numbers.json", language="bash"),
-            further(own_name(out), trained),
+            f"Install `diffusers` and `transformers`; pictures are {parts.size} pixels wide by default.",
+            format_code(*load),
+            f"DDIM uses the same steps as the run's pictures if their number divides {int(parts.schedule.end)}. {CLEANED}",
+            "To evaluate it:",
+            format_code(
+                f"ldm-train evaluate pipeline={get_folder_name(out)} real=PICTURES out=numbers.json", language="bash"
+            ),
+            describe_further_training(get_folder_name(out), trained),
         ]
     )
 
 
-def further(weights: str, trained: TrainSettings, *, scale: float | None = None) -> str:
-    """How training goes on from what has left.
+def describe_further_training(weights: str, trained: TrainSettings, *, scale: float | None = None) -> str:
+    """Return the commands that train the exported weights further.
 
     Args:
         weights: the folder or file.
-        scale: of the latents, where the weights do not tell it.
+        scale: the latents' scale if the weights do not state it.
     """
     assert trained.text_encoder is not None
     if "weights" not in trained.text_encoder.arguments:
         return (
-            "Its text encoder is one of ldm-train's own, which comes in again from the run alone: "
-            "`network.weights=RUN` trains that further."
+            "Its text encoder was trained with ldm-train and cannot be loaded from this export; train the run further with "
+            "`network.weights=RUN`."
         )
     encode = [
         f"image_size={trained.image_size}",
         *("autoencoder=pretrained", f"autoencoder.weights={weights}"),
         *([] if scale is None else [f"autoencoder.scale={scale:.8g}"]),
-        *words("text_encoder", trained.text_encoder, weights=weights),
+        *list_part_words("text_encoder", trained.text_encoder, weights=weights),
     ]
     train = [
-        *words("network", trained.network, weights=weights, averaged=True, add_input_channels=False),
-        *(word for group in ("prediction", "schedule") for word in words(group, getattr(trained, group))),
+        *list_part_words("network", trained.network, weights=weights, averaged=True, add_input_channels=False),
+        *(word for group in ("prediction", "schedule") for word in list_part_words(group, getattr(trained, group))),
     ]
     return "\n\n".join(
         [
-            "To train it further on pictures of your own:",
-            code(
+            "To train it further on your own pictures:",
+            format_code(
                 f"ldm-train encode source.path=PICTURES cache=CACHE {' '.join(encode)}",
                 f"ldm-train train cache=CACHE run_dir=RUN {' '.join(train)}",
                 language="bash",
@@ -88,12 +90,12 @@ def further(weights: str, trained: TrainSettings, *, scale: float | None = None)
     )
 
 
-def words(group: str, part: Part, **changed: object) -> list[str]:
-    """Return the words of a command line that choose a part, with some values changed."""
+def list_part_words(group: str, part: Part, **changed: object) -> list[str]:
+    """Return the command-line words that choose a part, with some values changed."""
     return shortest_words(group, part.as_plain() | changed)
 
 
-def parts(out: str, written: Sequence[str]) -> str:
+def describe_parts_use(out: str, written: Sequence[str]) -> str:
     classes = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL", "scheduler": "DDIMScheduler"}
     transformers = {"text_encoder": "CLIPTextModel", "tokenizer": "CLIPTokenizer"}
     lines = []
@@ -101,33 +103,36 @@ def parts(out: str, written: Sequence[str]) -> str:
         if names := [name for name in written if name in table]:
             lines.append(f"from {library} import {', '.join(table[name] for name in names)}")
     both = classes | transformers
-    lines += ["", *(f'{name} = {both[name]}.from_pretrained("{own_name(out)}", subfolder="{name}")' for name in written)]
-    return code(*lines)
+    lines += [
+        "",
+        *(f'{name} = {both[name]}.from_pretrained("{get_folder_name(out)}", subfolder="{name}")' for name in written),
+    ]
+    return format_code(*lines)
 
 
-def single_file(out: str, name: str, trained: TrainSettings, *, scale: float | None) -> str:
-    file = f"{own_name(out)}/{name}.safetensors"
+def describe_single_file_use(out: str, name: str, trained: TrainSettings, *, scale: float | None) -> str:
+    file = f"{get_folder_name(out)}/{name}.safetensors"
     return "\n\n".join(
         [
-            f"Put `{name}.safetensors` where your web UI has its checkpoints. {MENDED}",
-            further(file, trained, scale=scale),
+            f"Put `{name}.safetensors` where your web UI looks for checkpoints. {CLEANED}",
+            describe_further_training(file, trained, scale=scale),
         ]
     )
 
 
-def lora(out: str, file: str, base: str, trained: TrainSettings) -> str:
+def describe_lora_use(out: str, file: str, base: str, trained: TrainSettings) -> str:
     load = (
         "from diffusers import StableDiffusionPipeline",
         "",
-        f'pipeline = StableDiffusionPipeline.from_pretrained("{public(base)}")  # in diffusers\' layout',
-        f'pipeline.load_lora_weights("{own_name(out)}", weight_name="{file}")',
-        drawing(trained),
+        f'pipeline = StableDiffusionPipeline.from_pretrained("{hide_local_path(base)}")  # in diffusers\' layout',
+        f'pipeline.load_lora_weights("{get_folder_name(out)}", weight_name="{file}")',
+        format_drawing_call(trained),
         'image.save("picture.png")',
     )
-    words = f"ldm-train sample run_dir=RUN 'prompts=[…]' out=DIR 'adapters={{{own_name(out)}/{file}:0.8}}'"
-    return "\n\n".join([code(*load), code(words, language="bash")])
+    words = f"ldm-train sample run_dir=RUN 'prompts=[…]' out=DIR 'adapters={{{get_folder_name(out)}/{file}:0.8}}'"
+    return "\n\n".join([format_code(*load), format_code(words, language="bash")])
 
 
-def own_name(out: str) -> str:
-    """Return the name of the exported folder: the same whether it was there before, and nothing of the machine."""
+def get_folder_name(out: str) -> str:
+    """Return the name of the exported folder, without its path, so that a card reveals nothing about the machine."""
     return Path(out).resolve().name

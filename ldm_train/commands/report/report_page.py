@@ -1,9 +1,9 @@
-"""A report on runs as a page: what one mails to a colleague."""
+"""Build the page of a report on one or several runs; it is one file that can be sent by mail."""
 
 from collections.abc import Sequence
 
 from ldm_train.commands.report import loss_by_noise, run_curves, run_history, run_pictures, run_results
-from ldm_train.commands.report.run_curves import Shown
+from ldm_train.commands.report.run_curves import ReportedRun
 from ldm_train.commands.report.run_pictures import Budget
 from ldm_train.reports.axes import format_number
 from ldm_train.reports.curves import MAX_POINTS
@@ -14,64 +14,78 @@ from ldm_train.run_dir.reading import RunRead
 from ldm_train.run_dir.run_settings import chosen, differing, every_setting, names
 from ldm_train.run_dir.run_state import state_of
 
-FIRST = ("validation_loss", "held_out_psnr", "metrics/kid", "metrics/clip_score", "metrics/retrieval")  # in the summary
+FIRST = (
+    "validation_loss",
+    "held_out_psnr",
+    "metrics/kid",
+    "metrics/clip_score",
+    "metrics/retrieval",
+)  # metrics in the summary
 HOW = (
-    "Drag across a plot to see a part of it, or spread two fingers; a double click shows all again. "
-    "A line's name hides and shows it."
+    "Drag across a plot to zoom in, or spread two fingers; double-click to see everything again. "
+    "Click the name of a line to hide or show it."
 )
 
 
-def page(runs: Sequence[RunRead], *, broken: Sequence[str] = ()) -> Page:
-    """One run, or several in the same plots.
+def build_report_page(run_records: Sequence[RunRead], *, broken: Sequence[str] = ()) -> Page:
+    """Return the page about one run, or about several in the same plots.
 
     Args:
-        broken: what is wrong with runs that are not shown.
+        broken: messages about runs that could not be read.
     """
-    called = names([run.path for run in runs])
-    shown = [Shown(name, run, i, len(runs) == 1) for i, (name, run) in enumerate(zip(called, runs, strict=True))]
+    run_names = names([run.path for run in run_records])
+    runs = [
+        ReportedRun(name, run, i, len(run_records) == 1)
+        for i, (name, run) in enumerate(zip(run_names, run_records, strict=True))
+    ]
     budget = Budget()
-    drawn = picture_sections(shown, budget)
-    metrics = run_curves.metrics(shown)
-    loss, validation, others = (of(shown) for of in (run_curves.losses, run_curves.validation, run_curves.others))
-    losses, rest = ([loss, validation, others], []) if shown[0].run.of_autoencoder else ([loss, validation], [others])
+    pictures = build_picture_sections(runs, budget)
+    metrics = run_curves.plot_metrics(runs)
+    loss, validation, others = (
+        plot(runs) for plot in (run_curves.plot_losses, run_curves.plot_validation, run_curves.plot_others)
+    )
+    losses, rest = ([loss, validation, others], []) if runs[0].run.of_autoencoder else ([loss, validation], [others])
     return Page(
-        f"Run {called[0]}" if len(runs) == 1 else f"Runs {', '.join(called)}",
-        run_history.verdict(shown),
-        summary(shown[0]) if len(runs) == 1 else [],
+        f"Run {run_names[0]}" if len(runs) == 1 else f"Runs {', '.join(run_names)}",
+        run_history.build_verdict(runs),
+        summarise_run(runs[0]) if len(runs) == 1 else [],
         [
-            Section("Runs", [glance(shown), differences(shown)] if len(runs) > 1 else []),
-            Section("Loss", losses, f"{HOW}{thinned(losses)}"),
-            *drawn,
+            Section("Runs", [build_runs_table(runs), build_differing_table(runs)] if len(runs) > 1 else []),
+            Section("Loss", losses, f"{HOW}{describe_thinning(losses)}"),
+            *pictures,
             Section(
                 "Metrics",
                 [
-                    run_results.logged(shown),
-                    run_results.measured_on(shown),
+                    run_results.build_metrics_table(runs),
+                    run_results.build_sets_note(runs),
                     metrics,
-                    *run_results.evaluations(shown),
+                    *run_results.build_evaluation_blocks(runs),
                 ],
             ),
             Section(
                 "Loss by noise level",
-                loss_by_noise.blocks(shown),
-                "The validation loss at each log-SNR, which is high where a picture is nearly clean.",
+                loss_by_noise.build_loss_blocks(runs),
+                "The validation loss at each log-SNR; log-SNR is high if a picture is nearly clean.",
             ),
-            Section("Health", [run_curves.health(shown), *rest]),
-            Section("Speed and time", [run_curves.machine(shown), *run_results.time_spent(shown)]),
-            Section("What went wrong", [Paragraphs(list(broken)), *run_history.wrong(shown), Paragraphs(budget.told)]),
-            Section("Settings", settings(shown), "Those that are not the defaults, then all."),
-            Section("Starts", run_history.starts(shown)),
+            Section("Health", [run_curves.plot_health(runs), *rest]),
+            Section("Speed and time", [run_curves.plot_machine(runs), *run_results.build_time_bars(runs)]),
+            Section(
+                "What went wrong",
+                [Paragraphs(list(broken)), *run_history.build_trouble_blocks(runs), Paragraphs(budget.notes)],
+            ),
+            Section("Settings", build_settings_blocks(runs), "First the settings that differ from the defaults, then all."),
+            Section("Starts", run_history.build_start_blocks(runs)),
         ],
     )
 
 
-def picture_sections(shown: Sequence[Shown], budget: Budget) -> list[Section]:
-    """The latest first, for they must not lack room."""
-    if any(one.run.of_autoencoder for one in shown):
-        return [Section("Reconstructions", run_pictures.reconstructions(shown, budget))]
-    newest = run_pictures.newest(shown, budget)
-    held_out, strips = run_pictures.held_out(shown, budget), run_pictures.strips(shown, budget)
-    growth = run_pictures.growth(shown, budget)
+def build_picture_sections(runs: Sequence[ReportedRun], budget: Budget) -> list[Section]:
+    """Return the sections with pictures; the newest pictures take their share of the budget first."""
+    if any(one.run.of_autoencoder for one in runs):
+        return [Section("Reconstructions", run_pictures.show_reconstructions(runs, budget))]
+    newest = run_pictures.show_newest(runs, budget)
+    held_out, strips = run_pictures.show_held_out(runs, budget), run_pictures.show_strips(runs, budget)
+    growth = run_pictures.show_growth(runs, budget)
     return [
         Section("Pictures", newest),
         Section("Pictures over the training", growth),
@@ -80,79 +94,76 @@ def picture_sections(shown: Sequence[Shown], budget: Budget) -> list[Section]:
     ]
 
 
-def summary(one: Shown) -> list[tuple[str, str]]:
-    """The few numbers that one asks for first."""
+def summarise_run(one: ReportedRun) -> list[tuple[str, str]]:
+    """Return the most important numbers of a run."""
     run, rows = one.run, []
-    whole = run.step == run.max_steps
-    rows.append(("steps", f"{run.step:,}") if whole else ("step", f"{run.step:,} of {run.max_steps:,}"))
-    if duration := run_history.duration_of(run):
-        rows.append(("took", duration))
+    is_complete = run.step == run.max_steps
+    rows.append(("steps", f"{run.step:,}") if is_complete else ("step", f"{run.step:,} of {run.max_steps:,}"))
+    if duration := run_history.format_total_time(run):
+        rows.append(("training time", duration))
     if "loss" in run.series and not run.of_autoencoder:
         tail = run.series["loss"].finite.values[-max(1, len(run.series["loss"].values) // 20) :]
-        rows.append(("training loss, lately", format_number(float(tail.mean())) if len(tail) else "not finite"))
-    metrics = run_curves.metric_names([one])
+        rows.append(("recent training loss", format_number(float(tail.mean())) if len(tail) else "not finite"))
+    metrics = run_curves.list_metric_names([one])
     for first in FIRST:
         name = next((name for name in metrics if name.startswith(first)), first)
-        found = best(name, run.series[name]) if name in run.series else None
-        if found is not None:
-            words = run_curves.metric_title(name)
-            words = words if words[1:2].isupper() else words[:1].lower() + words[1:]
-            rows.append((f"best {words}", format_number(found[1])))
+        best_value = best(name, run.series[name]) if name in run.series else None
+        if best_value is not None:
+            title = run_curves.metric_title(name)
+            title = title if title[1:2].isupper() else title[:1].lower() + title[1:]
+            rows.append((f"best {title}", format_number(best_value[1])))
     if "time/samples_per_second" in run.series:
         speeds = run.series["time/samples_per_second"].finite.values
         rows += (
             [("examples per second", format_number(float(f"{sorted(speeds)[len(speeds) // 2]:.3g}")))] if len(speeds) else []
         )
-    apart = run_results.shares_apart([one])
-    if apart is not None:
-        rows.append(("time for watching", f"{apart:.1%}"))
+    share = run_results.measure_watching_share([one])
+    if share is not None:
+        rows.append(("time for pictures, validation and metrics", f"{share:.1%}"))
     return rows
 
 
-def glance(shown: Sequence[Shown]) -> DataTable:
-    """The runs side by side in numbers."""
+def build_runs_table(runs: Sequence[ReportedRun]) -> DataTable:
+    """Return a table with the most important numbers of each run."""
     rows = []
-    for one in shown:
+    for one in runs:
         series = one.run.series.get("validation_loss")
-        found = None if series is None else best("validation_loss", series)
+        best_loss = None if series is None else best("validation_loss", series)
         speed = one.run.series.get("time/samples_per_second")
         rows.append(
             [
                 one.name,
                 state_of(one.run).word,
                 f"{one.run.step:,} of {one.run.max_steps:,}",
-                format_number(found[1]) if found else "",
+                format_number(best_loss[1]) if best_loss else "",
                 format_number(float(f"{speed.last:.3g}")) if speed is not None else "",
-                run_history.duration_of(one.run),
+                run_history.format_total_time(one.run),
             ]
         )
-    columns = ["run", "state", "step", "best validation loss", "examples per second", "took"]
+    columns = ["run", "state", "step", "best validation loss", "examples per second", "training time"]
     return DataTable(columns, rows, numeric=columns[2:])
 
 
-def differences(shown: Sequence[Shown]) -> DataTable:
-    """A row for each setting in which the runs differ."""
-    rows = [[name, *values] for name, values in differing([one.run for one in shown]).items()]
-    return DataTable(
-        ["what differs", *(one.name for one in shown)], rows, caption="Settings that are not the same in all runs"
-    )
+def build_differing_table(runs: Sequence[ReportedRun]) -> DataTable:
+    """Return a table with a row for each setting that differs between the runs."""
+    rows = [[name, *values] for name, values in differing([one.run for one in runs]).items()]
+    return DataTable(["setting", *(one.name for one in runs)], rows, caption="Settings that differ between the runs")
 
 
-def settings(shown: Sequence[Shown]) -> list[PageBlock]:
-    """Behind a fold for each run, unless there is one only."""
-    found: list[PageBlock] = []
-    for one in shown:
-        own, every = chosen(one.run), every_setting(one.run)
-        found.append(Facts(own, fold="" if one.alone else f"{one.name}: {len(own)} settings that are not the defaults"))
-        found.append(Facts(every, fold=one.label(f"all {len(every)} settings")))
-    return found
+def build_settings_blocks(runs: Sequence[ReportedRun]) -> list[PageBlock]:
+    """Return the settings of each run; they are folded if there are several runs."""
+    blocks: list[PageBlock] = []
+    for one in runs:
+        changed, every = chosen(one.run), every_setting(one.run)
+        fold = "" if one.is_only else f"{one.name}: {len(changed)} settings that differ from the defaults"
+        blocks.append(Facts(changed, fold=fold))
+        blocks.append(Facts(every, fold=one.label(f"all {len(every)} settings")))
+    return blocks
 
 
-def thinned(charts: Sequence[Charts]) -> str:
-    """What to say of lines that have more points than are drawn."""
+def describe_thinning(charts: Sequence[Charts]) -> str:
+    """Return a sentence about lines with more values than are drawn, or nothing if all are drawn."""
     longest = max((plot.cut for chart in charts for plot in chart.filled), default=0)
     if not longest:
         return ""
-    return (
-        f" Of up to {longest:,} logged values {MAX_POINTS} are drawn, the lowest and the highest of each stretch among them."
-    )
+    return f" Of up to {longest:,} logged values {MAX_POINTS} are drawn, including the lowest and highest of each interval."

@@ -1,4 +1,4 @@
-"""A report's curves: what was logged over the steps, of one run or of several in the same plots."""
+"""Plot what was logged over the steps, of one run or of several in the same plots."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,9 +10,9 @@ from ldm_train.reports.curves import Charts, CurveLine, Curves, smooth_values
 from ldm_train.run_dir.metric_names import BINS, LIMITS, metric_title, plain_title
 from ldm_train.run_dir.reading import RunRead
 
-SMOOTHED = 40  # stretches of a run, over one of which the values around each are averaged, twice
-FEW = 40  # values, which are marked each
-WIDE = 10.0  # from the lowest to the highest value times this much, a logarithmic axis shows more
+SMOOTHED = 40  # a running mean covers 1/40 of a run's values
+FEW = 40  # a line with at most so many values has a dot at each
+WIDE = 10.0  # ratio of the highest to the lowest value above which the axis is logarithmic
 MEASURED = ("validation_loss", "validation_loss_raw", "validation_noise_mse", "validation_noise_mse_raw")
 LOSSES = ("loss", "noise_mse")
 HEALTH = {
@@ -32,122 +32,128 @@ UNSHOWN = ("time/minutes_left",)
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A run with the name that the report gives it, and whether it is the only one."""
+class ReportedRun:
+    """A run in a report.
+
+    Args:
+        name: its name in the report.
+        number: its position, which decides its colour.
+        is_only: whether the report has no other run.
+    """
 
     name: str
     run: RunRead
     number: int
-    alone: bool
+    is_only: bool
 
     def label(self, words: str) -> str:
-        if self.alone:
+        """Return a label, preceded by the name of the run if there are several."""
+        if self.is_only:
             return words
         return f"{self.name}: {words}" if words else self.name
 
 
-def losses(shown: Sequence[Shown]) -> Charts:
-    """The training loss, each step and smoothed."""
-    return Charts([_noisy(shown, "loss", "Training loss")])
+def plot_losses(runs: Sequence[ReportedRun]) -> Charts:
+    """Plot the training loss, logged and smoothed."""
+    return Charts([_noisy(runs, "loss", "Training loss")])
 
 
-def validation(shown: Sequence[Shown]) -> Charts:
-    """What was measured on held-out examples, and the error of the noise that the losses imply."""
+def plot_validation(runs: Sequence[ReportedRun]) -> Charts:
+    """Plot the losses of held-out examples, and the error of the noise that the losses imply."""
     forms = {"validation_loss": "averaged weights", "validation_loss_raw": "raw weights"}
     errors = {"validation_noise_mse": "held out, averaged weights", "validation_noise_mse_raw": "held out, raw weights"}
-    measured, implied = _plot(shown, forms, "Validation loss"), _noisy(shown, "noise_mse", "Error of the noise")
-    beside = _plot(shown, errors, "", beside=True)
-    return Charts([measured, replace(implied, lines=[*implied.lines, *beside.lines])])
+    measured, implied = _plot(runs, forms, "Validation loss"), _noisy(runs, "noise_mse", "Error of the noise")
+    held_out = _plot(runs, errors, "", first_colour=1)
+    return Charts([measured, replace(implied, lines=[*implied.lines, *held_out.lines])])
 
 
-def metrics(shown: Sequence[Shown]) -> Charts:
-    """A plot for each metric of sets of pictures."""
-    return Charts([_plot(shown, {name: ""}, metric_title(name)) for name in metric_names(shown)])
+def plot_metrics(runs: Sequence[ReportedRun]) -> Charts:
+    """Plot each metric of sets of pictures."""
+    return Charts([_plot(runs, {name: ""}, metric_title(name)) for name in list_metric_names(runs)])
 
 
-def health(shown: Sequence[Shown]) -> Charts:
-    """Gradients, rates and updates."""
-    plots = [_noisy(shown, "grad_norm", HEALTH["grad_norm"])]
-    plots += [_plot(shown, {name: ""}, title, log=False) for name, title in HEALTH.items() if name != "grad_norm"]
-    for one in shown:
+def plot_health(runs: Sequence[ReportedRun]) -> Charts:
+    """Plot gradient norms, learning rates and updates."""
+    plots = [_noisy(runs, "grad_norm", HEALTH["grad_norm"])]
+    plots += [_plot(runs, {name: ""}, title, log=False) for name, title in HEALTH.items() if name != "grad_norm"]
+    for one in runs:
         blocks = {name: name.removeprefix(RATIO) for name in one.run.series if name.startswith(RATIO)}
-        title = "Update over weight, by block" + ("" if one.alone else f": {one.name}")
-        plots.append(_plot([Shown(one.name, one.run, 0, alone=True)], blocks, title, log=True))
+        title = "Update over weight, by block" + ("" if one.is_only else f": {one.name}")
+        plots.append(_plot([ReportedRun(one.name, one.run, 0, is_only=True)], blocks, title, log=True))
     return Charts(plots)
 
 
-def machine(shown: Sequence[Shown]) -> Charts:
-    """What is of the clock and of the machine."""
+def plot_machine(runs: Sequence[ReportedRun]) -> Charts:
+    """Plot speed, utilisation, memory and other times."""
     others = sorted(
-        {name for one in shown for name in one.run.series if name.startswith("time/") and not name.startswith(SHARES)}
+        {name for one in runs for name in one.run.series if name.startswith("time/") and not name.startswith(SHARES)}
         - CLOCK.keys() - {*UNSHOWN}
     )  # fmt: skip
     titles = CLOCK | {name: plain_title(name.removeprefix("time/")) for name in others}
     speed, *rest = titles.items()
-    return Charts([_noisy(shown, *speed, log=False), *(_plot(shown, {name: ""}, title, log=False) for name, title in rest)])
+    return Charts([_noisy(runs, *speed, log=False), *(_plot(runs, {name: ""}, title, log=False) for name, title in rest)])
 
 
-def others(shown: Sequence[Shown]) -> Charts:
-    """Whatever else was logged."""
+def plot_others(runs: Sequence[ReportedRun]) -> Charts:
+    """Plot everything else that was logged."""
     known = {*LOSSES, *HEALTH, *CLOCK, *MEASURED}
-    found: dict[str, None] = {}
-    for one in shown:
+    names: dict[str, None] = {}
+    for one in runs:
         for name in one.run.series:
-            own = name in known or name.startswith((RATIO, BINS, "time/", "metrics/")) or _is_limit(name, one.run)
-            if not own:
-                found[name] = None
-    return Charts([_plot(shown, {name: ""}, metric_title(name.removeprefix("health/"))) for name in found])
+            plotted = name in known or name.startswith((RATIO, BINS, "time/", "metrics/")) or _is_limit(name, one.run)
+            if not plotted:
+                names[name] = None
+    return Charts([_plot(runs, {name: ""}, metric_title(name.removeprefix("health/"))) for name in names])
 
 
-def metric_names(shown: Sequence[Shown]) -> list[str]:
-    """The metrics of sets of pictures that any of the runs logged."""
-    found = {name for one in shown for name in one.run.series if name.startswith("metrics/")}
-    return sorted(name for name in found if not any(_is_limit(name, one.run) for one in shown))
+def list_metric_names(runs: Sequence[ReportedRun]) -> list[str]:
+    """Return the names of the metrics of sets of pictures that any run logged."""
+    names = {name for one in runs for name in one.run.series if name.startswith("metrics/")}
+    return sorted(name for name in names if not any(_is_limit(name, one.run) for one in runs))
 
 
-def _noisy(shown: Sequence[Shown], name: str, title: str, *, log: bool | None = None) -> Curves:
-    """Each logged value in the back, their running mean (twice, so that no edge shows) before it."""
+def _noisy(runs: Sequence[ReportedRun], name: str, title: str, *, log: bool | None = None) -> Curves:
+    """Plot each logged value faintly, and on top of them their running mean, taken twice for a smooth curve."""
     lines, spans = [], set()
-    for one in (one for one in shown if name in one.run.series):
+    for one in (one for one in runs if name in one.run.series):
         series = one.run.series[name]
         steps, width = series.steps.astype(np.float64), 2 * (len(series.values) // (2 * SMOOTHED)) + 1
-        logged = CurveLine(one.label("as logged" if one.alone else ""), steps, series.values, colour=one.number)
+        logged = CurveLine(one.label("as logged" if one.is_only else ""), steps, series.values, colour=one.number)
         lines.append(replace(logged, faint=width > 1))
         if width > 1:
             mean = smooth_values(smooth_values(series.values, width), width)
-            lines.append(CurveLine(one.label("mean" if one.alone else ""), steps, mean, colour=one.number))
+            lines.append(CurveLine(one.label("mean" if one.is_only else ""), steps, mean, colour=one.number))
             spans.add(2 * width - 1)
-    told = f"running means over {' or '.join(map(str, sorted(spans)))} logged steps" if spans else ""
-    return Curves(title, lines, log=_is_wide(lines) if log is None else log, note=told)
+    note = f"running means over {' or '.join(map(str, sorted(spans)))} logged steps" if spans else ""
+    return Curves(title, lines, log=_is_wide(lines) if log is None else log, note=note)
 
 
 def _plot(
-    shown: Sequence[Shown], named: dict[str, str], title: str, *, log: bool | None = None, beside: bool = False
+    runs: Sequence[ReportedRun], named: dict[str, str], title: str, *, log: bool | None = None, first_colour: int = 0
 ) -> Curves:
-    """Lines of the same unit; colours tell runs apart, or the lines of the only one.
+    """Plot series with the same unit; a colour stands for a run, or for a series if there is only one run.
 
     Args:
-        named: what each series is called in the legend.
-        beside: they are drawn beside another line of each run.
+        named: the name of each series in the legend.
+        first_colour: the first colour for series, if colours before it belong to other lines of the plot.
     """
     lines = []
-    for one in shown:
-        found = [name for name in named if name in one.run.series]
-        for i, name in enumerate(found, start=int(beside)):
+    for one in runs:
+        for i, name in enumerate([name for name in named if name in one.run.series], start=first_colour):
             series, (low, high) = one.run.series[name], _limits(one.run, name)
-            label, steps = one.label(named[name] or ("value" if one.alone else "")), series.steps.astype(np.float64)
+            label, steps = one.label(named[name] or ("value" if one.is_only else "")), series.steps.astype(np.float64)
             line = CurveLine(label, steps, series.values, low, high, dots=len(steps) <= FEW)
-            lines.append(replace(line, colour=i if one.alone else one.number, dashed=i > 0 and not one.alone))
+            lines.append(replace(line, colour=i if one.is_only else one.number, dashed=i > 0 and not one.is_only))
     log = _is_wide(lines) if log is None else log and _is_positive(lines)
     return Curves(title, lines, log=log, note="bands: 95 % intervals" if any(one.low is not None for one in lines) else "")
 
 
 def _limits(run: RunRead, name: str) -> tuple[NDArray[np.float64] | None, NDArray[np.float64] | None]:
-    """The interval's ends at the steps of a series."""
-    found = [run.series.get(f"{name}{end}") for end in LIMITS]
-    if any(one is None for one in found):
+    """Return the ends of the intervals at the steps of a series, or None for both if they were not logged."""
+    ends = [run.series.get(f"{name}{end}") for end in LIMITS]
+    if any(end is None for end in ends):
         return None, None
-    columns = [dict(zip(one.steps.tolist(), one.values.tolist(), strict=True)) for one in found if one is not None]
+    columns = [dict(zip(end.steps.tolist(), end.values.tolist(), strict=True)) for end in ends if end is not None]
     low, high = (np.array([column.get(step, np.nan) for step in run.series[name].steps.tolist()]) for column in columns)
     return low, high
 

@@ -1,88 +1,88 @@
-"""What a run went through: its starts and ends, the steps that were left out, and what could not be read."""
+"""Describe the history of runs: starts and ends, skipped steps, and files that could not be read."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 
-from ldm_train.commands.report.run_curves import Shown
+from ldm_train.commands.report.run_curves import ReportedRun
 from ldm_train.reports.page import Verdict
 from ldm_train.reports.page_blocks import DataTable, PageBlock, Paragraphs, ShellCommand
 from ldm_train.run_dir.reading import RunRead
 from ldm_train.run_dir.run_state import ended, minutes, state_of, time_of
 
 
-def verdict(shown: Sequence[Shown]) -> Verdict:
-    """How the run stands, or each of the runs."""
-    states = [state_of(one.run) for one in shown]
-    if len(shown) == 1:
-        return Verdict(ok=states[0].ok, text=states[0].text, reasons=list(troubles(shown[0].run)))
+def build_verdict(runs: Sequence[ReportedRun]) -> Verdict:
+    """Return the state of the run, or of each run."""
+    states = [state_of(one.run) for one in runs]
+    if len(runs) == 1:
+        return Verdict(ok=states[0].ok, text=states[0].text, reasons=list(list_troubles(runs[0].run)))
     words = [state.word for state in states]
-    told = ", ".join(f"{words.count(word)} {word}" for word in dict.fromkeys(words))
+    counts = ", ".join(f"{words.count(word)} {word}" for word in dict.fromkeys(words))
     ok = False if any(state.ok is False for state in states) else None if any(s.ok is None for s in states) else True
-    reasons = [f"{one.name}: {state.text}" for one, state in zip(shown, states, strict=True)]
-    return Verdict(ok=ok, text=f"{len(shown)} runs: {told}", reasons=reasons)
+    reasons = [f"{one.name}: {state.text}" for one, state in zip(runs, states, strict=True)]
+    return Verdict(ok=ok, text=f"{len(runs)} runs: {counts}", reasons=reasons)
 
 
-def troubles(run: RunRead) -> Iterator[str]:
-    """What is worth a word beside the state."""
+def list_troubles(run: RunRead) -> Iterator[str]:
+    """Yield what a reader should know about a run in addition to its state."""
     if run.nonfinite:
         first, last = min(run.nonfinite), max(run.nonfinite)
         several = f"{len(run.nonfinite):,} steps were not finite and were left out, from step {first:,} to {last:,}"
         yield several if first < last else f"step {first:,} was not finite and was left out"
-    failures = [told for start in run.starts[:-1] if (told := ended(start)) and told.startswith("failed")]
-    yield from (f"an earlier start {told}" for told in failures)
+    failures = [end for start in run.starts[:-1] if (end := ended(start)) and end.startswith("failed")]
+    yield from (f"an earlier start {end}" for end in failures)
     if len(run.starts) > 1:
-        yield f"it was started {len(run.starts)} times; each start went on from the last checkpoint"
+        yield f"it was started {len(run.starts)} times; each start continued from the last checkpoint"
     yield from run.notes
 
 
-def wrong(shown: Sequence[Shown]) -> list[PageBlock]:
-    """Steps that were left out, and troubles of several runs, which the banner does not tell."""
-    found: list[PageBlock] = []
-    if len(shown) > 1:
-        found.append(Paragraphs([f"{one.name}: {told}" for one in shown for told in troubles(one.run)]))
-    for one in shown:
-        rows = [[f"{step:,}", f"{bad:,}" if bad else "none alone"] for step, bad in one.run.nonfinite.items()]
+def build_trouble_blocks(runs: Sequence[ReportedRun]) -> list[PageBlock]:
+    """Return the skipped steps, and the troubles of each run if there are several (the banner has those of one run)."""
+    blocks: list[PageBlock] = []
+    if len(runs) > 1:
+        blocks.append(Paragraphs([f"{one.name}: {trouble}" for one in runs for trouble in list_troubles(one.run)]))
+    for one in runs:
+        rows = [[f"{step:,}", f"{bad:,}" if bad else "no single one"] for step, bad in one.run.nonfinite.items()]
         columns = ["step that was left out", "examples that were not finite"]
-        found.append(DataTable(columns, rows, numeric=columns, max_rows=10, caption=one.label("Not finite")))
-    return found
+        blocks.append(DataTable(columns, rows, numeric=columns, max_rows=10, caption=one.label("Not finite")))
+    return blocks
 
 
-def starts(shown: Sequence[Shown]) -> list[PageBlock]:
-    """Each start with its end, where, of what; then the commands."""
-    found: list[PageBlock] = []
-    for one in shown:
+def build_start_blocks(runs: Sequence[ReportedRun]) -> list[PageBlock]:
+    """Return a table of the starts of each run, and the commands that started them."""
+    blocks: list[PageBlock] = []
+    for one in runs:
         rows = [_row(i, start, running=one.run.locked is True and i == len(one.run.starts)) for i, start in
                 enumerate(one.run.starts, 1)]  # fmt: skip
         columns = ["start", "began", "ended", "at step", "how", "machine", "commit", "torch"]
-        found.append(DataTable(columns, rows, caption="" if one.alone else one.name))
+        blocks.append(DataTable(columns, rows, caption="" if one.is_only else one.name))
         commands = dict.fromkeys(str(start["command"]) for start in one.run.starts if start.get("command"))
-        found += [ShellCommand(command) for command in commands]
-    return found
+        blocks += [ShellCommand(command) for command in commands]
+    return blocks
 
 
-def duration_of(run: RunRead) -> str:
-    """Of all starts together; nothing where one's end is not known."""
+def format_total_time(run: RunRead) -> str:
+    """Return the time of all starts together, or nothing if the end of one is unknown."""
     length = minutes(run)
     if length is None:
         return ""
     return f"{length:.1f} min" if length < 120 else f"{length / 60:.1f} h"
 
 
-def moment(found: datetime | None) -> str:
-    return "" if found is None else found.strftime("%Y-%m-%d %H:%M:%S %Z")
+def format_time(time: datetime | None) -> str:
+    return "" if time is None else time.strftime("%Y-%m-%d %H:%M:%S %Z")
 
 
 def _row(number: int, start: Mapping[str, object], *, running: bool) -> list[str]:
     end = start.get("ended")
-    told: Mapping[str, object] = end if isinstance(end, Mapping) else {}
-    how = ended(start) or ("still going on" if running else "not known")
+    end_record: Mapping[str, object] = end if isinstance(end, Mapping) else {}
+    how = ended(start) or ("still running" if running else "unknown")
     machine = start.get("machine")
     packages, git = start.get("packages"), start.get("git")
     return [
         str(number),
-        moment(time_of(start)),
-        moment(time_of(told)),
-        str(told.get("step", "")),
+        format_time(time_of(start)),
+        format_time(time_of(end_record)),
+        str(end_record.get("step", "")),
         how,
         ", ".join(map(str, machine)) if isinstance(machine, list) else "",
         _commit(git),
@@ -91,7 +91,7 @@ def _row(number: int, start: Mapping[str, object], *, running: bool) -> list[str
 
 
 def _commit(git: object) -> str:
-    own = git.get("ldm_train") if isinstance(git, Mapping) else None
-    if not isinstance(own, Mapping):
+    state = git.get("ldm_train") if isinstance(git, Mapping) else None
+    if not isinstance(state, Mapping):
         return ""
-    return str(own.get("commit"))[:10] + (" (modified)" if own.get("modified") else "")
+    return str(state.get("commit"))[:10] + (" (modified)" if state.get("modified") else "")

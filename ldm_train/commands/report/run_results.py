@@ -1,15 +1,15 @@
-"""A report's numbers: metrics with their best values, evaluations with their commands, and where the time went."""
+"""Show the numbers of runs: metrics with their best values, evaluations with their commands, and the use of time."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from ldm_train.commands.report.run_curves import MEASURED, SHARES, Shown, metric_names
+from ldm_train.commands.report.run_curves import MEASURED, SHARES, ReportedRun, list_metric_names
 from ldm_train.reports.axes import format_number
 from ldm_train.reports.charts import Bars
 from ldm_train.reports.page_blocks import DataTable, PageBlock, Paragraphs, ShellCommand
 from ldm_train.run_dir.metric_names import best, lower_is_better, metric_title
 from ldm_train.run_dir.run_settings import value
 
-ROWS = 200  # of a table in an evaluation
+ROWS = 200  # at most, in a table of an evaluation
 SHARE_WORDS = {
     "time/wait_for_data": "waiting for data",
     "time/share_pictures": "pictures",
@@ -18,93 +18,95 @@ SHARE_WORDS = {
 }
 
 
-def logged(shown: Sequence[Shown]) -> DataTable:
-    """What was measured while a run trained: the last value, and the best one with its step."""
+def build_metrics_table(runs: Sequence[ReportedRun]) -> DataTable:
+    """Return a table of the metrics measured during training: the last value, and the best one with its step."""
     rows = []
-    for name in [*MEASURED, "held_out_psnr", "train_psnr", *metric_names(shown)]:
-        for one in (one for one in shown if name in one.run.series):
+    for name in [*MEASURED, "held_out_psnr", "train_psnr", *list_metric_names(runs)]:
+        for one in (one for one in runs if name in one.run.series):
             series = one.run.series[name].finite
-            found = best(name, series)
-            if found is not None:
-                words = metric_title(name)
+            best_value = best(name, series)
+            if best_value is not None:
+                title, (step, value_at_step) = metric_title(name), best_value
                 direction = "lowest" if lower_is_better(name) else "highest"
-                row = [words, format_number(series.last), format_number(found[1]), f"{found[0]:,}", direction]
-                rows.append(row if one.alone else [f"{words}, {one.name}", *row[1:]])
-    columns = ["measured while training", "last", "best", "at step", "best is the"]
+                row = [title, format_number(series.last), format_number(value_at_step), f"{step:,}", direction]
+                rows.append(row if one.is_only else [f"{title}, {one.name}", *row[1:]])
+    columns = ["measured during training", "last", "best", "at step", "best is the"]
     return DataTable(columns, rows, numeric=columns[1:4])
 
 
-def measured_on(shown: Sequence[Shown]) -> Paragraphs:
-    """Of how many pictures the metrics are, and where those are too few for a Fréchet distance."""
-    return Paragraphs([one.label(_measured_on(one.run.sets[-1])) for one in shown if one.run.sets])
+def build_sets_note(runs: Sequence[ReportedRun]) -> Paragraphs:
+    """State the number of pictures behind the metrics, and whether they are too few for a Fréchet distance."""
+    return Paragraphs([one.label(_measured_on(one.run.sets[-1])) for one in runs if one.run.sets])
 
 
-def _measured_on(told: Mapping[str, object]) -> str:
-    against = "held-out pictures" if told.get("held_out") else "pictures of the training"
-    words = f"Metrics of sets are of {told.get('pictures')} pictures, drawn in {told.get('steps')} steps, against {against}."
-    if not told.get("rank_deficient"):
-        return words
-    few = f"These are fewer than the {told.get('features')} features of {told.get('extractor')}"
-    return f"{words} {few}: compare its FID at this number alone, and look at its KID first."
+def _measured_on(metadata: Mapping[str, object]) -> str:
+    against = "held-out pictures" if metadata.get("held_out") else "training pictures"
+    drawn = f"{metadata.get('pictures')} pictures, drawn in {metadata.get('steps')} steps"
+    sentence = f"Metrics of sets are of {drawn}, against {against}."
+    if not metadata.get("rank_deficient"):
+        return sentence
+    few = f"These are fewer than the {metadata.get('features')} features of {metadata.get('extractor')}"
+    return f"{sentence} {few}: compare the FID only with results for as many pictures, and prefer the KID."
 
 
-def evaluations(shown: Sequence[Shown]) -> list[PageBlock]:
-    """The results of `ldm-train evaluate`, whatever is in them."""
-    found: list[PageBlock] = []
-    for one in shown:
-        for name, told in one.run.evaluations.items():
-            rows = [(key, _text(part), interval(told, key)) for key, part in _flat(told) if key not in ("kind", "command")]
+def build_evaluation_blocks(runs: Sequence[ReportedRun]) -> list[PageBlock]:
+    """Return the results of `ldm-train evaluate` that are in the run directories."""
+    blocks: list[PageBlock] = []
+    for one in runs:
+        for name, result in one.run.evaluations.items():
+            values = [(key, part) for key, part in _flat(result) if key not in ("kind", "command")]
+            rows = [(key, _text(part), format_interval(result, key)) for key, part in values]
             columns = ["evaluation", one.label(name), "95 % interval"]
-            some = any(ends for _, _, ends in rows)
-            found.append(
+            has_intervals = any(ends for _, _, ends in rows)
+            blocks.append(
                 DataTable(columns, rows, max_rows=30)
-                if some
+                if has_intervals
                 else DataTable(columns[:2], [row[:2] for row in rows], max_rows=30)
             )
-            found += [_rows(key, part) for key, part in told.items() if _is_table(part)]
-            found.append(ShellCommand(_command(told.get("command"))))
-    return found
+            blocks += [_rows(key, part) for key, part in result.items() if _is_table(part)]
+            blocks.append(ShellCommand(_command(result.get("command"))))
+    return blocks
 
 
-def interval(told: Mapping[str, object], name: str) -> str:
-    """Where a number's interval is among those of an evaluation, from its lower to its upper end."""
-    every = told.get("intervals")
-    ends = every.get(name) if isinstance(every, Mapping) else None
+def format_interval(result: Mapping[str, object], name: str) -> str:
+    """Return the interval of a number of an evaluation as "low to high", or nothing if it has none."""
+    intervals = result.get("intervals")
+    ends = intervals.get(name) if isinstance(intervals, Mapping) else None
     if not isinstance(ends, list) or len(ends) != 2 or not all(isinstance(end, int | float) for end in ends):
         return ""
     return f"{format_number(ends[0])} to {format_number(ends[1])}"
 
 
-def time_spent(shown: Sequence[Shown]) -> list[PageBlock]:
-    """Shares of the wall-clock so far, as bars."""
-    found: list[PageBlock] = []
-    for one in shown:
+def build_time_bars(runs: Sequence[ReportedRun]) -> list[PageBlock]:
+    """Return bars of the shares of the wall-clock time so far."""
+    blocks: list[PageBlock] = []
+    for one in runs:
         named = {name: series.finite for name, series in one.run.series.items() if name.startswith(SHARES)}
         shares = {SHARE_WORDS.get(name, name.partition("_")[2].replace("_", " ")): s.last for name, s in named.items()
                   if len(s.values)}  # fmt: skip
         shares = {name: min(max(share, 0.0), 1.0) for name, share in shares.items()}
         rows = [("training", max(0.0, 1 - sum(shares.values()))), *shares.items()] if shares else []
-        found.append(
+        blocks.append(
             Bars([(name, share, f"{share:.1%}") for name, share in rows], unit=one.label("share of the wall-clock"))
         )
-    return found
+    return blocks
 
 
-def shares_apart(shown: Sequence[Shown]) -> float | None:
-    """What part of the wall-clock of the only run went into pictures, validation and metrics; None where it is unknown."""
-    series = [s.finite for one in shown for name, s in one.run.series.items() if name.startswith("time/share_")]
-    return sum(s.last for s in series if len(s.values)) if series and len(shown) == 1 else None
+def measure_watching_share(runs: Sequence[ReportedRun]) -> float | None:
+    """Return the share of the wall-clock time for pictures, validation and metrics; None if it is unknown or runs differ."""
+    series = [s.finite for one in runs for name, s in one.run.series.items() if name.startswith("time/share_")]
+    return sum(s.last for s in series if len(s.values)) if series and len(runs) == 1 else None
 
 
-def _command(found: object) -> str:
-    return " ".join(map(str, found)) if isinstance(found, list) else str(found or "")
+def _command(command: object) -> str:
+    return " ".join(map(str, command)) if isinstance(command, list) else str(command or "")
 
 
-def _flat(told: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Values by dotted names; lists of rows are tables of their own."""
-    for key, part in told.items():
+def _flat(result: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Yield values by dotted names, without lists of rows, which become tables."""
+    for key, part in result.items():
         if key == "intervals":
-            continue  # they stand beside their numbers
+            continue  # they are runs next to their numbers
         if isinstance(part, Mapping):
             yield from _flat(part, f"{prefix}{key}.")
         elif not _is_table(part):
@@ -120,8 +122,8 @@ def _rows(name: str, part: object) -> DataTable:
     flat = [dict(_flat(row)) for row in part[:ROWS]]
     columns = list(dict.fromkeys(key for row in flat for key in row))
     texts = [
-        [f"{_text(row.get(column, ''))} {interval(told, column)}".strip() for column in columns]
-        for row, told in zip(flat, part, strict=False)
+        [f"{_text(row.get(column, ''))} {format_interval(result, column)}".strip() for column in columns]
+        for row, result in zip(flat, part, strict=False)
     ]
     numeric = [key for key in columns if all(isinstance(row.get(key, 0), int | float) for row in flat)]
     return DataTable(columns or [name], texts if columns else [], numeric=numeric, caption=name)

@@ -1,4 +1,4 @@
-"""`ldm-train runs DIR`: the runs below a folder, at a glance."""
+"""`ldm-train runs DIR`: list the runs in a folder and its subfolders, as a table or as JSON."""
 
 import json
 import os
@@ -25,67 +25,69 @@ COLOURS: dict[Word, str] = {
     "running": "cyan", "finished": "green", "interrupted": "yellow", "failed": "red", "killed": "red", "stopped": "yellow"
 }  # fmt: skip
 FIRST = ("validation_loss", "held_out_psnr", "metrics/kid", "metrics/retrieval", "metrics/clip_score")
-SHOWN = 4  # metrics in the table; all are in the JSON
-WIDE = 10_000  # columns of what is no terminal, so that nothing is cut
+SHOWN = 4  # metrics in the table; the JSON has all
+WIDE = 10_000  # columns if the output is not a terminal, so that nothing is cut
 BEGINNING = datetime.min.replace(tzinfo=UTC)
 
 
-def run(config: RunsSettings) -> None:
-    """Raises:
-    ValueError: no such folder, no run below it, or nothing to sort by.
+def run(settings: RunsSettings) -> None:
+    """Print the runs in a folder.
+
+    Raises:
+        ValueError: there is no such folder, it contains no run, or `sort` names no column or metric.
     """
-    folder = Path(config.dir)
+    folder = Path(settings.dir)
     if not folder.is_dir():
-        raise ValueError(f"dir={folder} is not a folder; `ldm-train runs DIR` lists the runs below DIR")
-    found, broken = read_runs(run_folders(folder))
-    for told in broken:
-        print(f"warning: {told}", file=sys.stderr)
-    if not found:
-        damaged = f" ({len(broken)} cannot be read)" if broken else ""
-        raise ValueError(f"no run below dir={folder}{damaged}; a run's folder has a config.yaml and a run.json")
-    found = ordered(found, str(config.sort))
-    if config.format == "json":
-        print(json.dumps(told_runs(found), indent=2))
+        raise ValueError(f"dir={folder} is not a folder; `ldm-train runs DIR` lists the runs in DIR")
+    runs, warnings = read_runs(find_run_dirs(folder))
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    if not runs:
+        damaged = f" ({len(warnings)} cannot be read)" if warnings else ""
+        raise ValueError(f"dir={folder} contains no run{damaged}; a run directory has a config.yaml and a run.json")
+    runs = sort_runs(runs, str(settings.sort))
+    if settings.format == "json":
+        print(json.dumps(list_plain_runs(runs), indent=2))
     else:
-        show(found, Console(width=None if sys.stdout.isatty() else WIDE))
+        print_table(runs, Console(width=None if sys.stdout.isatty() else WIDE))
 
 
-def show(runs: Sequence[RunRead], console: Console) -> None:
-    """In one table where there is the room; else what differs in a second one, and only as many columns as fit."""
+def print_table(runs: Sequence[RunRead], console: Console) -> None:
+    """Print one table if it fits; else as many columns as fit, and a second table of the settings that differ."""
     unbounded = console.options.update(width=WIDE)
-    whole = table(runs)
+    whole = build_table(runs)
     if whole.__rich_measure__(console, unbounded).maximum <= console.width:
         return console.print(whole)
     for left_out in (("what differs",), ("what differs", "started"), ("what differs", "started", "its best", "best")):
-        smaller = table(runs, left_out=left_out)
+        smaller = build_table(runs, left_out=left_out)
         if smaller.__rich_measure__(console, unbounded).minimum <= console.width:
             break
     console.print(smaller)
-    return console.print(differs_table(runs))
+    return console.print(build_differences_table(runs))
 
 
-def run_folders(folder: Path) -> Iterator[Path]:
-    """Run directories by name, without looking into what runs themselves write."""
+def find_run_dirs(folder: Path) -> Iterator[Path]:
+    """Yield run directories by name, without searching the folders that runs write."""
     for place, below, _ in os.walk(folder):
         below[:] = sorted(name for name in below if not name.startswith(".") and name not in PASSED_OVER)
         if is_run(Path(place)):
             yield Path(place)
 
 
-def ordered(runs: Sequence[RunRead], by: str) -> list[RunRead]:
-    """Those that have no such value last.
+def sort_runs(runs: Sequence[RunRead], by: str) -> list[RunRead]:
+    """Return runs sorted by a column or metric; runs without the value come last.
 
     Raises:
-        ValueError: no run has a metric of this name.
+        ValueError: `by` is neither a column nor a metric of any run.
     """
     if by == "started":
-        return sorted(runs, key=lambda run: began(run) or BEGINNING, reverse=True)
+        return sorted(runs, key=lambda run: read_first_start(run) or BEGINNING, reverse=True)
     if by == "name":
         return sorted(runs, key=lambda run: str(run.path))
     if by == "state":
         return sorted(runs, key=lambda run: state_of(run).word)
     if by in ("step", "speed"):
-        return sorted(runs, key=lambda run: -(run.step if by == "step" else speed(run) or 0))
+        return sorted(runs, key=lambda run: -(run.step if by == "step" else read_speed(run) or 0))
     name = _metric(runs, by)
     sign = 1 if lower_is_better(name) else -1
 
@@ -103,29 +105,29 @@ def _metric(runs: Sequence[RunRead], by: str) -> str:
             return name
     plain = {name.removeprefix("metrics/") for name in known if not name.endswith(LIMITS)}
     short = sorted(name for name in plain if "/" not in name)
-    told = nearest(by, [*PLACES, *short])
-    raise ValueError(f"sort={by} is not known; accepted: {', '.join([*PLACES, *short])}{told}")
+    suggestion = nearest(by, [*PLACES, *short])
+    raise ValueError(f"sort={by} is not known; accepted: {', '.join([*PLACES, *short])}{suggestion}")
 
 
-def measured(run: RunRead) -> dict[str, Series]:
-    """What tells how good a run is."""
+def select_metrics(run: RunRead) -> dict[str, Series]:
+    """Return the series that measure how good a run is, by name."""
     kinds = ("validation_", "metrics/", "held_out_", "train_psnr")
-    own = {name: series for name, series in run.series.items() if name.startswith(kinds) and not name.startswith(BINS)}
-    return {name: series for name, series in own.items() if not name.endswith(LIMITS)}
+    series = {name: s for name, s in run.series.items() if name.startswith(kinds) and not name.startswith(BINS)}
+    return {name: s for name, s in series.items() if not name.endswith(LIMITS)}
 
 
-def table(runs: Sequence[RunRead], *, left_out: tuple[str, ...] = ()) -> Table:
-    """A row for each run; what differs between them stands in one column, in few words.
+def build_table(runs: Sequence[RunRead], *, left_out: tuple[str, ...] = ()) -> Table:
+    """Return a table with a row for each run; the settings that differ are in one column.
 
     Args:
-        left_out: beginnings of the names of columns that there is no room for.
+        left_out: prefixes of the names of columns to leave out.
     """
     differ = _differs(runs)
-    rows = [_row(name, run, told) for name, run, told in zip(_names(runs), runs, differ, strict=True)]
+    rows = [_row(name, run, differs) for name, run, differs in zip(_names(runs), runs, differ, strict=True)]
     metrics = [name for name in _columns(runs) if name != "validation_loss"]
     for row, run in zip(rows, runs, strict=True):
         row |= {f"best {metric_title(name)}": Text(_best(run, name)) for name in metrics}
-        row["what differs"] = row.pop("what differs")  # the last
+        row["what differs"] = row.pop("what differs")  # move it to the end
     shown = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     kept = [name for name in rows[0] if not name.startswith(left_out or ("-",))]
     for name in kept:
@@ -139,9 +141,9 @@ def table(runs: Sequence[RunRead], *, left_out: tuple[str, ...] = ()) -> Table:
 def _row(name: str, run: RunRead, differs: str) -> dict[str, Text]:
     last, word = run.series.get("validation_loss"), state_of(run).word
     plain = {
-        "started": _moment(began(run)),
+        "started": _moment(read_first_start(run)),
         "step": f"{run.step:,}/{run.max_steps:,}",
-        "samples/s": _rounded(speed(run)),
+        "samples/s": _rounded(read_speed(run)),
         "validation loss": format_number(last.last) if last else "",
         "its best": _best(run, "validation_loss"),
         "what differs": differs,
@@ -150,11 +152,11 @@ def _row(name: str, run: RunRead, differs: str) -> dict[str, Text]:
     return {"run": Text(name), "state": Text(word, style=COLOURS[word]), **words}
 
 
-def differs_table(runs: Sequence[RunRead]) -> Table:
-    """What differs, a row for each run; empty where nothing does."""
+def build_differences_table(runs: Sequence[RunRead]) -> Table:
+    """Return a table of the settings that differ, with a row for each run; empty if none differs."""
     shown = Table("", "what differs", box=None, padding=(0, 2, 0, 0), header_style="bold", show_header=True)
-    told = _differs(runs)
-    for name, differs in zip(_names(runs), told, strict=True) if any(told) else ():
+    differ = _differs(runs)
+    for name, differs in zip(_names(runs), differ, strict=True) if any(differ) else ():
         shown.add_row(Text(name), Text(differs))
     return shown
 
@@ -164,13 +166,13 @@ def _names(runs: Sequence[RunRead]) -> list[str]:
 
 
 def _differs(runs: Sequence[RunRead]) -> list[str]:
-    """Of each run, the settings that not all have alike."""
-    others = {name: values for name, values in differing(runs).items() if name != "max_steps"}  # stands with the steps
+    """Return the settings of each run that are not the same in all runs."""
+    others = {name: values for name, values in differing(runs).items() if name != "max_steps"}  # is in the column of steps
     return [", ".join(f"{name}={v[i]}" for name, v in others.items() if v[i] != ABSENT) for i in range(len(runs))]
 
 
-def told_runs(runs: Sequence[RunRead]) -> list[dict[str, object]]:
-    """The same as plain values."""
+def list_plain_runs(runs: Sequence[RunRead]) -> list[dict[str, object]]:
+    """Return the runs as plain values for JSON."""
     others = differing(runs)
     return [
         {
@@ -179,29 +181,29 @@ def told_runs(runs: Sequence[RunRead]) -> list[dict[str, object]]:
             "told": state_of(run).text,
             "step": run.step,
             "max_steps": run.max_steps,
-            "samples_per_second": speed(run),
-            "started": None if began(run) is None else str(run.starts[0].get("time")),
+            "samples_per_second": read_speed(run),
+            "started": None if read_first_start(run) is None else str(run.starts[0].get("time")),
             "starts": len(run.starts),
-            "metrics": {name: _plain(name, series) for name, series in measured(run).items()},
+            "metrics": {name: _plain(name, series) for name, series in select_metrics(run).items()},
             "differs": {name: values[i] for name, values in others.items() if values[i] != ABSENT},
         }
         for i, run in enumerate(runs)
     ]
 
 
-def speed(run: RunRead) -> float | None:
-    """Examples per second, as it was logged last."""
+def read_speed(run: RunRead) -> float | None:
+    """Return the examples per second that were logged last, or None."""
     found = run.series.get("time/samples_per_second")
     return None if found is None or not len(found.finite.values) else found.finite.last
 
 
-def began(run: RunRead) -> datetime | None:
-    """When it was first started."""
+def read_first_start(run: RunRead) -> datetime | None:
+    """Return the time of the first start, or None if it is unknown."""
     return time_of(run.starts[0]) if run.starts else None
 
 
 def _columns(runs: Sequence[RunRead]) -> list[str]:
-    every = sorted({name for run in runs for name in measured(run)})
+    every = sorted({name for run in runs for name in select_metrics(run)})
     return [name for first in FIRST for name in every if name.startswith(first) and not name.endswith("_raw")][:SHOWN]
 
 

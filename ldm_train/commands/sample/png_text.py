@@ -1,4 +1,4 @@
-"""What a drawn picture tells of itself, as texts in its PNG file: without clock or machine, so that it comes out again."""
+"""Build the PNG texts of a drawn picture; without time or machine, so that the same picture gives the same file."""
 
 import json
 from pathlib import Path
@@ -9,28 +9,30 @@ from ldm_train.settings.schema.using import SampleSettings
 SETTINGS = ("sampler", "spacing", "guidance", "steps", "seed", "negative_prompt", "picture", "strength", "mask")
 
 
-def texts(config: SampleSettings, trained: TrainedRun, prompt: str, number: int, **more: object) -> dict[str, str]:
-    """By keyword: `parameters`, which web interfaces for Stable Diffusion read, and `ldm_train`, all settings as JSON.
+def build_png_texts(
+    settings: SampleSettings, trained: TrainedRun, prompt: str, number: int, **more: object
+) -> dict[str, str]:
+    """Return `parameters`, which web UIs for Stable Diffusion read, and `ldm_train`, all settings as JSON.
 
     Args:
-        config: what it was drawn by, with the run's own spacing.
-        number: which with the seed fixes the noise.
-        more: further settings, of an interpolation.
+        settings: the settings that the picture was drawn with, including the spacing of the run.
+        number: the noise number; the seed and the number decide the noise.
+        more: further metadata, such as that of an interpolation.
     """
-    told = settings(config, trained) | {"prompt": prompt, "number": number} | more
-    return {"parameters": parameters(told), "ldm_train": json.dumps(told, ensure_ascii=False)}
+    metadata = collect_metadata(settings, trained) | {"prompt": prompt, "number": number} | more
+    return {"parameters": format_parameters(metadata), "ldm_train": json.dumps(metadata, ensure_ascii=False)}
 
 
-def of_all(config: SampleSettings, prompts: list[str]) -> dict[str, str]:
-    """The same for a picture of several: the command's settings with its prompts, as JSON."""
-    plain = config.as_plain()
-    told = {name: value for name, value in plain.items() if name not in ("out", "batch_size", "device", "debug")}
-    return {"ldm_train": json.dumps(told | {"prompts": prompts}, ensure_ascii=False)}
+def build_overview_texts(settings: SampleSettings, prompts: list[str]) -> dict[str, str]:
+    """Return the texts of a file that shows several pictures: the settings of the command and its prompts, as JSON."""
+    plain = settings.as_plain()
+    metadata = {name: value for name, value in plain.items() if name not in ("out", "batch_size", "device", "debug")}
+    return {"ldm_train": json.dumps(metadata | {"prompts": prompts}, ensure_ascii=False)}
 
 
-def settings(config: SampleSettings, trained: TrainedRun) -> dict[str, object]:
-    """All that decides what is drawn but prompt and number, in plain values."""
-    plain = fill_from_run(config, trained.config).as_plain()
+def collect_metadata(settings: SampleSettings, trained: TrainedRun) -> dict[str, object]:
+    """Return plain values of everything that decides a picture, without prompt and number."""
+    plain = fill_from_run(settings, trained.config).as_plain()
     size = trained.generation.size
     return {name: plain[name] for name in SETTINGS} | {
         "size": [size, size] if isinstance(size, int) else list(size),
@@ -40,32 +42,33 @@ def settings(config: SampleSettings, trained: TrainedRun) -> dict[str, object]:
     }
 
 
-def parameters(told: dict[str, object]) -> str:
-    """The prompt, what is led away from, and a line of settings, in the form and by the names that are common."""
-    sampler, spacing, guidance, size = told["sampler"], told["spacing"], told["guidance"], told["size"]
+def format_parameters(metadata: dict[str, object]) -> str:
+    """Return the prompt, the negative prompt and a line of settings, in the form that web UIs use."""
+    sampler, spacing, guidance, size = (metadata[name] for name in ("sampler", "spacing", "guidance", "size"))
     assert isinstance(sampler, dict)
     assert isinstance(spacing, dict)
     assert isinstance(guidance, dict)
     assert isinstance(size, list)
     line = {
-        "Steps": told["steps"],
-        "Sampler": class_name(sampler),
-        "Schedule type": class_name(spacing),
+        "Steps": metadata["steps"],
+        "Sampler": get_target_name(sampler),
+        "Schedule type": get_target_name(spacing),
         "CFG scale": guidance["scale"],
-        "Seed": told["seed"],
+        "Seed": metadata["seed"],
         "Size": f"{size[1]}x{size[0]}",
-        "Model": Path(str(told["run_dir"])).name,
-        "Model step": told["step"],
-        "Weights": Path(str(told["weights"])).name,
-        "Number": told["number"],
+        "Model": Path(str(metadata["run_dir"])).name,
+        "Model step": metadata["step"],
+        "Weights": Path(str(metadata["weights"])).name,
+        "Number": metadata["number"],
     }
-    if told["picture"] is not None:
-        line["Denoising strength"] = told["strength"]
-    lines = [" ".join(str(told["prompt"]).split())]
-    if told["negative_prompt"]:
-        lines.append(f"Negative prompt: {told['negative_prompt']}")
+    if metadata["picture"] is not None:
+        line["Denoising strength"] = metadata["strength"]
+    lines = [" ".join(str(metadata["prompt"]).split())]
+    if metadata["negative_prompt"]:
+        lines.append(f"Negative prompt: {metadata['negative_prompt']}")
     return "\n".join([*lines, ", ".join(f"{name}: {value}" for name, value in line.items())])
 
 
-def class_name(settings: dict[str, object]) -> str:
-    return str(settings["_target_"]).rpartition(".")[2]
+def get_target_name(part: dict[str, object]) -> str:
+    """Return the class name of a part's plain settings."""
+    return str(part["_target_"]).rpartition(".")[2]

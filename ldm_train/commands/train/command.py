@@ -1,4 +1,8 @@
-"""`ldm-train train`: latents, of caches or encoded on the fly, to a trained noise predictor."""
+"""`ldm-train train`: train a noise predictor on latents from caches or encoded on the fly.
+
+Stages: reject settings that cannot be trained with (`run`), open the data and build the parts, prepare the run directory,
+build the Lightning module, and fit (`train_network`).
+"""
 
 from functools import partial
 from pathlib import Path
@@ -31,69 +35,69 @@ from ldm_train.training.fit import run as fit
 from ldm_train.util.processes import launched_rank
 
 
-def run(config: TrainSettings) -> int:
-    """Train; the exit code is 0 for a finished run, and INTERRUPTED for one that was saved before."""
-    refuse_fused_scaling(config)
-    refuse_processes(config, shardable=True)
-    limits, keeping = ending(config), Keeping(**dict(config.checkpoint))
-    set_threads(config.threads)
+def run(settings: TrainSettings) -> int:
+    """Train, and return the exit code: 0 for a finished run, INTERRUPTED for one that was saved before its end."""
+    refuse_fused_scaling(settings)
+    refuse_processes(settings, shardable=True)
+    limits, keeping = ending(settings), Keeping(**dict(settings.checkpoint))
+    set_threads(settings.threads)
     quiet()
-    refuse_optimization(config)
-    refuse_part(config)
-    with hold_run_directory(config):
-        return told_ending(config, train(config, limits, keeping))
+    refuse_optimization(settings)
+    refuse_part(settings)
+    with hold_run_directory(settings):
+        return told_ending(settings, train_network(settings, limits, keeping))
 
 
-def train(config: TrainSettings, limits: Limits, keeping: Keeping) -> str | None:
-    """Why the run was left before its end, if it was."""
-    loggers = build_loggers(config)
-    given, config = config, join_prior(config)
-    torch.manual_seed(config.seed)
-    config, parts, data, content = open_data(config)
-    captions = training_captions(parts.text_encoder, data, caches=len(given_caches(given)))
-    warnings = check_new_words(config, parts.text_encoder, captions)
-    stored = with_given_caches(config, given)
-    watching = Watching.of(config, parts, data)
-    ema: EMA = build(config.ema, "ema")
-    base = load_base(config, parts)
-    check = partial(refuse_other_purpose, Path(config.run_dir), config, parts)
+def train_network(settings: TrainSettings, limits: Limits, keeping: Keeping) -> str | None:
+    """Train in the run directory; return why training stopped before its end, or None."""
+    loggers = build_loggers(settings)
+    original, settings = settings, join_prior(settings)
+    torch.manual_seed(settings.seed)
+    settings, parts, data, content = open_data(settings)
+    captions = training_captions(parts.text_encoder, data, caches=len(given_caches(original)))
+    warnings = check_new_words(settings, parts.text_encoder, captions)
+    stored = with_given_caches(settings, original)
+    watching = Watching.of(settings, parts, data)
+    ema: EMA = build(settings.ema, "ema")
+    base = load_base(settings, parts)
+    check = partial(refuse_other_purpose, Path(settings.run_dir), settings, parts)
     resumed = prepare(
         stored,
         content=content,
         base=base,
-        trained_for=describe_purpose(config, parts),
+        trained_for=describe_purpose(settings, parts),
         check=check,
-        first_weights=partial(load_start, config, parts),
+        first_weights=partial(load_start, settings, parts),
     )
-    if config.cache is not None and isinstance(parts.text_encoder, TextEncoder) and not parts.text_encoder.trained:
-        parts.text_encoder.keep_only(watching.captions(data))  # the cache has the embeddings of all others
-    module = training_module(config, parts)
-    if config.channels_last:
+    if settings.cache is not None and isinstance(parts.text_encoder, TextEncoder) and not parts.text_encoder.trained:
+        parts.text_encoder.keep_only(watching.captions(data))  # the cache has the embeddings of all other captions
+    module = training_module(settings, parts)
+    if settings.channels_last:
         module.to(memory_format=torch.channels_last)
-    if config.compile is not None:
-        compile_network(module.network, backend=config.compile)
+    if settings.compile is not None:
+        compile_network(module.network, backend=settings.compile)
     for warning in [*warnings, *list_sampling_warnings(module.objective), *untrained_words(module.text_encoder)]:
         print(f"warning: {warning}")
-    run_dir, spent = Path(config.run_dir), TimeSpent()
+    run_dir, spent = Path(settings.run_dir), TimeSpent()
     reason = fit(
         module,
         data,
         run_dir=run_dir,
         limits=limits,
         keeping=keeping,
-        callbacks=[ema, SnapshotCallback(run_dir, ema), *watching.callbacks(config, ema, content=content, spent=spent)],
+        callbacks=[ema, SnapshotCallback(run_dir, ema), *watching.callbacks(settings, ema, content=content, spent=spent)],
         loggers=loggers,
         settings=stored.as_plain(),
-        log_every=config.trainer.log_every_n_steps,
-        health_every=config.health.every,
+        log_every=settings.trainer.log_every_n_steps,
+        health_every=settings.health.every,
         spent=spent,
-        options=options(config.trainer, shares=config.checkpoint.shares),
+        options=options(settings.trainer, shares=settings.checkpoint.shares),
         first_rank=launched_rank() == 0,
         resumed=resumed,
         saved=partial(note_saved, run_dir),
     )
-    assert config.text_encoder is not None
-    if launched_rank() == 0 and config.text_encoder.get("new_words"):
+    assert settings.text_encoder is not None
+    if launched_rank() == 0 and settings.text_encoder.get("new_words"):
         with ema.swapped(module):
             print(*write_words(run_dir, module.text_encoder))
     return reason

@@ -1,4 +1,4 @@
-"""`ldm-train train_autoencoder`: pictures to a KL autoencoder in diffusers' layout, with its measured scale."""
+"""`ldm-train train_autoencoder`: train a KL autoencoder on pictures, and write it in diffusers' layout with its scale."""
 
 import hashlib
 import json
@@ -33,86 +33,91 @@ from ldm_train.util.processes import launched_rank
 from ldm_train.util.safe_json import numbers_of, parse_json
 
 
-def run(config: AutoencoderTrainingSettings) -> int:
-    """Train; the exit code is 0 for a finished run, and INTERRUPTED for one that was saved before."""
-    refuse_fused_scaling(config)
-    refuse_processes(config)
-    limits, keeping = ending(config), Keeping(**dict(config.checkpoint))
-    refuse_optimization(config)
-    set_threads(config.threads)
+def run(settings: AutoencoderTrainingSettings) -> int:
+    """Train, and return the exit code: 0 for a finished run, INTERRUPTED for one that was saved before its end."""
+    refuse_fused_scaling(settings)
+    refuse_processes(settings)
+    limits, keeping = ending(settings), Keeping(**dict(settings.checkpoint))
+    refuse_optimization(settings)
+    set_threads(settings.threads)
     quiet()
-    with hold_run_directory(config):
-        return told_ending(config, train(config, limits, keeping))
+    with hold_run_directory(settings):
+        return told_ending(settings, train_autoencoder(settings, limits, keeping))
 
 
-def train(config: AutoencoderTrainingSettings, limits: Limits, keeping: Keeping) -> str | None:
-    """Why the run was left before its end, if it was; its autoencoder is written at its end."""
-    loggers = build_loggers(config)
-    autoencoder = build(config.architecture, "architecture").initialise(config.seed)
-    if config.image_size % autoencoder.factor:
-        raise ValueError(f"image_size={config.image_size} must be a multiple of {autoencoder.factor} for this architecture")
-    items, digests = usable(build(config.source, "source"))
+def train_autoencoder(settings: AutoencoderTrainingSettings, limits: Limits, keeping: Keeping) -> str | None:
+    """Train in the run directory and write the autoencoder at the end; return why training stopped early, or None.
+
+    Raises:
+        ValueError: `image_size` does not fit the architecture.
+    """
+    loggers = build_loggers(settings)
+    autoencoder = build(settings.architecture, "architecture").initialise(settings.seed)
+    if settings.image_size % autoencoder.factor:
+        raise ValueError(
+            f"image_size={settings.image_size} must be a multiple of {autoencoder.factor}, the factor of this architecture"
+        )
+    items, digests = select_usable(build(settings.source, "source"))
     data = PictureBatches(
         items,
-        size=config.image_size,
-        batch_size=config.batch_size,
-        micro_batch_size=config.micro_batch_size,
-        seed=config.seed,
-        workers=config.workers,
-        flip=config.flip,
+        size=settings.image_size,
+        batch_size=settings.batch_size,
+        micro_batch_size=settings.micro_batch_size,
+        seed=settings.seed,
+        workers=settings.workers,
+        flip=settings.flip,
     )
     module = AutoencoderTraining(
         autoencoder,
-        optimizer=build(config.optimizer, "optimizer"),
-        lr_schedule=build(config.lr_schedule, "lr_schedule"),
-        mse_weight=config.mse_weight,
-        kl_weight=config.kl_weight,
-        seed=config.seed,
+        optimizer=build(settings.optimizer, "optimizer"),
+        lr_schedule=build(settings.lr_schedule, "lr_schedule"),
+        mse_weight=settings.mse_weight,
+        kl_weight=settings.kl_weight,
+        seed=settings.seed,
     )
-    resumed = prepare(config, content=describe_pictures(items, digests))
-    run_dir, spent = Path(config.run_dir), TimeSpent()
+    resumed = prepare(settings, content=describe_pictures(items, digests))
+    run_dir, spent = Path(settings.run_dir), TimeSpent()
     reason = fit(
         module,
         data,
         run_dir=run_dir,
         limits=limits,
         keeping=keeping,
-        callbacks=[Reconstructions(run_dir, every=config.pictures.every, spent=spent)],
+        callbacks=[Reconstructions(run_dir, every=settings.pictures.every, spent=spent)],
         loggers=loggers,
-        settings=config.as_plain(),
-        log_every=config.trainer.log_every_n_steps,
-        health_every=config.health.every,
+        settings=settings.as_plain(),
+        log_every=settings.trainer.log_every_n_steps,
+        health_every=settings.health.every,
         spent=spent,
-        options=options(config.trainer),
+        options=options(settings.trainer),
         first_rank=launched_rank() == 0,
         resumed=resumed,
         saved=partial(note_saved, run_dir),
     )
     if reason is None and module.global_rank == 0:
-        save(module, data, run_dir)
+        save_autoencoder(module, data, run_dir)
     return reason
 
 
-def usable(items: Iterable[Item]) -> tuple[list[Item], dict[str, str]]:
-    """Return the items with pictures whose headers can be read, and their digests by key; print why others are left out."""
-    listed = list(items)
-    found = survey_items(listed, max_pixels=MAX_PIXELS)
-    for key, problem in sorted(found.problems.items()):
+def select_usable(items: Iterable[Item]) -> tuple[list[Item], dict[str, str]]:
+    """Return the items with readable picture headers, and their digests by key; print why the others are left out."""
+    all_items = list(items)
+    survey = survey_items(all_items, max_pixels=MAX_PIXELS)
+    for key, problem in sorted(survey.problems.items()):
         print(f"left out {format_name(key)}: {problem}")
-    return [item for item in listed if item.key not in found.problems], {
-        seen.item.key: seen.digest for seen in found.scanned
-    }
+    usable = [item for item in all_items if item.key not in survey.problems]
+    return usable, {scanned.item.key: scanned.digest for scanned in survey.scanned}
 
 
 def describe_pictures(items: Sequence[Item], digests: Mapping[str, str]) -> str:
-    """Return one name for the pictures that are trained on: how many, and a checksum of their bytes in their order."""
+    """Return a description of the training pictures: their number, and a checksum of their bytes in order."""
     lines = "".join(f"{digests[item.key]} {item.held_out}\n" for item in items)
     checksum = hashlib.sha256(lines.encode()).hexdigest()
     return f"{len(items)} pictures ({sum(item.held_out for item in items)} held out) with the checksum {checksum}"
 
 
 @torch.no_grad()
-def save(module: AutoencoderTraining, data: PictureBatches, run_dir: Path) -> None:
+def save_autoencoder(module: AutoencoderTraining, data: PictureBatches, run_dir: Path) -> None:
     """Write the autoencoder with its measured scale, and `training.json`: commands, PSNR in dB, curve."""
     module.eval().cpu().float()
     sample = data.train_items[:: max(1, len(data.train_items) // 256)]
@@ -124,14 +129,14 @@ def save(module: AutoencoderTraining, data: PictureBatches, run_dir: Path) -> No
         if items:
             batches = [data.images(items[i : i + 32]) for i in range(0, len(items), 32)]
             report[name] = torch.cat([psnr(module.reconstruct(images), images) for images in batches]).mean().item()
-    told = {"commands": commands(run_dir), **report, "curve": curve(run_dir)}
-    atomic_write(run_dir / "autoencoder" / "training.json", json.dumps(told, indent=2) + "\n")
-    print(f"autoencoder in {run_dir / 'autoencoder'}: {report}")
+    record = {"commands": commands(run_dir), **report, "curve": read_psnr_curve(run_dir)}
+    atomic_write(run_dir / "autoencoder" / "training.json", json.dumps(record, indent=2) + "\n")
+    print(f"wrote the autoencoder to {run_dir / 'autoencoder'}: {report}")
 
 
-def curve(run_dir: Path) -> list[dict[str, float]]:
-    """The lines of `metrics.jsonl` with a PSNR, without the rate, the gradient and what is told of the weights."""
+def read_psnr_curve(run_dir: Path) -> list[dict[str, float]]:
+    """Return the lines of `metrics.jsonl` with a PSNR, without the learning rate, the gradient norm and grouped metrics."""
     lines = [numbers_of(parse_json(line)) for line in (run_dir / METRICS).read_text(encoding="utf-8").splitlines()]
     measured = [line for line in lines if any(name.endswith("_psnr") for name in line)]
-    shown = [[name for name in line if name not in ("lr", "grad_norm") and "/" not in name] for line in measured]
-    return [{name: round(line[name], 5) for name in names} for line, names in zip(measured, shown, strict=True)]
+    kept = [[name for name in line if name not in ("lr", "grad_norm") and "/" not in name] for line in measured]
+    return [{name: round(line[name], 5) for name in names} for line, names in zip(measured, kept, strict=True)]

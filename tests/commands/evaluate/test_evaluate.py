@@ -12,8 +12,8 @@ from PIL import Image
 
 from ldm_train.autoencoders.autoencoder import IdentityAutoencoder
 from ldm_train.commands.evaluate import drawn_pictures as evaluated
-from ldm_train.commands.evaluate.drawn_pictures import kept
-from ldm_train.commands.evaluate.evaluations import Drawings, Drawn
+from ldm_train.commands.evaluate.drawn_pictures import locate_pictures
+from ldm_train.commands.evaluate.evaluations import Drawings, DrawnPictures
 from ldm_train.commands.evaluate.measured import Numbers, Resampling
 from ldm_train.data.pictures.images import read_image, to_signed
 from ldm_train.data.sources.folder import Folder
@@ -92,7 +92,7 @@ def test_drawn_pictures_are_compared_with_real_ones(compared: tuple[dict, Path],
         low, high = numbers["intervals"][name]
         assert low <= high
     assert numbers["validation_loss"] == held_out["validation_loss"]
-    assert len(list(kept(out).glob("*/*.png"))) == 9
+    assert len(list(locate_pictures(out).glob("*/*.png"))) == 9
 
 
 def test_the_numbers_are_told_in_markdown_too(compared: tuple[dict, Path]) -> None:
@@ -102,7 +102,7 @@ def test_the_numbers_are_told_in_markdown_too(compared: tuple[dict, Path]) -> No
     assert f"| `kid_efficientnet_lite0` | {numbers['kid_efficientnet_lite0']:.4g} | {low:.4g} to {high:.4g} |" in text
     for line in ("| pictures | 9 |", "| sampler | DDIM |", "| features | efficientnet_lite0 |", "| seed | 3 |"):
         assert line in text
-    assert "compares only at this very number of them" in text
+    assert "fid_efficientnet_lite0_rank_deficient" in text
 
 
 def test_few_held_out_pictures_are_compared_as_far_as_they_can_be(evaluate: Callable) -> None:
@@ -131,9 +131,9 @@ def test_batches_and_interruptions_leave_the_result_alone(
     expected, before = compared
     words, out = ["samples=9", f"real={pictures}", "seed=3", "batch_size=4"], tmp_path / "numbers.json"
     if change == "some were drawn before":
-        shutil.copytree(kept(before), kept(out))
+        shutil.copytree(locate_pictures(before), locate_pictures(out))
         for name in ("000001.png", "000008.png"):
-            next(kept(out).glob(f"*/{name}")).unlink()
+            next(locate_pictures(out).glob(f"*/{name}")).unlink()
     if change == "it was killed":
         save, count = evaluated.save_png, iter(range(100))
 
@@ -147,7 +147,7 @@ def test_batches_and_interruptions_leave_the_result_alone(
             evaluate(*words, out=out)
         monkeypatch.undo()
         assert not out.exists()
-        assert len(list(kept(out).glob("*/*.png"))) == 6
+        assert len(list(locate_pictures(out).glob("*/*.png"))) == 6
     numbers, _ = evaluate(*words, out=out)
     assert numbers.keys() == expected.keys()
     for name in SETS | {"validation_loss"}:
@@ -169,21 +169,21 @@ def test_pictures_of_another_model_or_recipe_are_never_used(
     other: str, compared: tuple[dict, Path], evaluate: Callable, pictures: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "numbers.json"
-    shutil.copytree(kept(compared[1]), kept(out))
-    [stale] = kept(out).glob("*/")
+    shutil.copytree(locate_pictures(compared[1]), locate_pictures(out))
+    [stale] = locate_pictures(out).glob("*/")
     for file in stale.iterdir():
         file.write_bytes(b"a picture of something else")
     more = ["guidance=classifier_free"] if other.startswith("guidance") else []
     evaluate(*more, other, "samples=9", "seed=3", f"real={pictures}", out=out)
     assert not stale.exists(), "and they are not kept beside a result that is not theirs"
-    assert len(list(kept(out).glob("*/"))) == 1
+    assert len(list(locate_pictures(out).glob("*/"))) == 1
 
 
 def test_another_training_s_pictures_are_never_used(
     compared: tuple[dict, Path], evaluate: Callable, run_with: Callable, pictures: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "numbers.json"
-    shutil.copytree(kept(compared[1]), kept(out))
+    shutil.copytree(locate_pictures(compared[1]), locate_pictures(out))
     numbers, _ = evaluate(f"run_dir={run_with('max_steps=2')}", "samples=9", f"real={pictures}", "seed=3", out=out)
     assert numbers["kid_efficientnet_lite0"] != compared[0]["kid_efficientnet_lite0"]
 
@@ -392,7 +392,7 @@ def measured(folder: Path, instead: dict[str, str] | None = None) -> dict:
     }
     evaluation = Drawings(source=str(folder), seeds=2, batch_size=4)
     drawn = torch.stack([images[(instead or {}).get(prompt, prompt)] for prompt in evaluation.prompts()])
-    subject = Drawn(drawn, IdentityAutoencoder(), torch.device("cpu"), None)
+    subject = DrawnPictures(drawn, IdentityAutoencoder(), torch.device("cpu"), None)
     return evaluation(subject, Resampling(0, 0)).values
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ldm_train.commands.evaluate.drawn_pictures import Order, draw, in_batches
+from ldm_train.commands.evaluate.drawn_pictures import DrawingJob, draw_pictures, read_picture_batches
 from ldm_train.settings.composition import compose_as
 from ldm_train.settings.schema.using import EvaluateSettings
 
@@ -26,9 +26,9 @@ def light(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 @pytest.mark.slow
 def test_processes_share_the_batches(devices: int, light: ModuleType, tmp_path: Path) -> None:
     config = CONFIG
-    order = Order(config, ["a", "bb", "c", "dd", "e"], {"seed": 0}, light.open_light)
-    files = draw(order, tmp_path / "o.json", light.Light(), devices=devices)
-    drawn = torch.cat(list(in_batches(files, 3)))
+    order = DrawingJob(config, ["a", "bb", "c", "dd", "e"], {"seed": 0}, light.open_light)
+    files = draw_pictures(order, tmp_path / "o.json", light.Light(), devices=devices)
+    drawn = torch.cat(list(read_picture_batches(files, 3)))
     torch.testing.assert_close(drawn, light.Light()(order.prompts, torch.arange(5)), atol=0.5 / 127.5, rtol=0)
     assert not list(tmp_path.rglob("*.writing"))
 
@@ -40,21 +40,21 @@ def test_the_rest_of_an_interrupted_drawing_is_drawn_in_whole_batches(light: Mod
         asked.append(numbers.tolist())
         return light.Light()(prompts, numbers)
 
-    order = Order(config, list("abcdef"), {}, light.open_light)
-    files = draw(order, tmp_path / "o.json", paint, devices=1)
+    order = DrawingJob(config, list("abcdef"), {}, light.open_light)
+    files = draw_pictures(order, tmp_path / "o.json", paint, devices=1)
     files[3].unlink()
     asked.clear()
-    assert draw(order, tmp_path / "o.json", paint, devices=1) == files
+    assert draw_pictures(order, tmp_path / "o.json", paint, devices=1) == files
     assert asked == [[2, 3]]
 
 
 @pytest.mark.parametrize("other", [{"seed": 1}, {"model": "other"}, {"guidance": {"scale": 2.0}}])
 def test_what_decides_pictures_names_their_folder(other: dict[str, object], light: ModuleType) -> None:
     config, told = CONFIG, {"seed": 0, "model": "one", "guidance": {"scale": 1.0}}
-    own = Order(config, ["a", "b"], told, light.open_light)
-    assert Order(config, ["a", "b"], dict(reversed(told.items())), light.open_light).key == own.key
-    assert Order(config, ["a", "b"], told | other, light.open_light).key != own.key
-    assert Order(config, ["a", "c"], told, light.open_light).key != own.key
+    own = DrawingJob(config, ["a", "b"], told, light.open_light)
+    assert DrawingJob(config, ["a", "b"], dict(reversed(told.items())), light.open_light).key == own.key
+    assert DrawingJob(config, ["a", "b"], told | other, light.open_light).key != own.key
+    assert DrawingJob(config, ["a", "c"], told, light.open_light).key != own.key
 
 
 def test_pictures_of_several_sizes_are_read_in_their_order(tmp_path: Path) -> None:
@@ -64,6 +64,6 @@ def test_pictures_of_several_sizes_are_read_in_their_order(tmp_path: Path) -> No
     for number, side in enumerate([4, 4, 5, 4]):
         files.append(tmp_path / f"{number}.png")
         save_png(torch.full((3, side, 4), number, dtype=torch.uint8), files[-1])
-    read = list(in_batches(files, 2))
+    read = list(read_picture_batches(files, 2))
     assert [tuple(batch.shape) for batch in read] == [(2, 3, 4, 4), (1, 3, 5, 4), (1, 3, 4, 4)]
     assert [round((value + 1) * 127.5) for batch in read for value in batch[:, 0, 0, 0].tolist()] == [0, 1, 2, 3]

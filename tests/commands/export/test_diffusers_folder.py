@@ -81,5 +81,5 @@ def test_of_another_network_the_other_parts_leave(
     }
     card = (out / "README.md").read_text()
     for words in ("network.patch_size=2", "network.extra_up_block=false", "network.expansion=1", "of 16 channels"):
-        assert f"what diffusers' classes cannot hold: {words}" in card or words in card
+        assert f"not supported by diffusers' classes: {words}" in card or words in card
     assert 'AutoencoderKL.from_pretrained("out", subfolder="vae")' in card

@@ -123,7 +123,8 @@ def test_an_earlier_step_is_made_of_what_was_stored_until_then(stored: Path, run
 def test_a_length_that_the_snapshots_do_not_make_is_warned_of(stored: Path, export: Callable) -> None:
     _, told, printed = export(stored, "ema_length=0.2")
     assert told["residual"] > 0.05
-    assert f"come no nearer to ema_length=0.2 at step 8 than {told['residual']:.0%} of its profile" in printed
+    for value in ("ema_length=0.2", "step 8", f"{told['residual']:.0%}"):
+        assert value in printed
 
 
 # Snapshots

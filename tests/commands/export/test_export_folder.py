@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ldm_train.commands.export.export_folder import refuse_existing, refuse_existing_file, whole_folder
+from ldm_train.commands.export.export_folder import refuse_existing, refuse_existing_file, write_whole_folder
 from ldm_train.util.ownership import EXPORT
 from ldm_train.util.replacing import ReplacedFolder
 from ldm_train.weights.streaming_writer import stream_tensors
@@ -69,11 +69,11 @@ def test_runs_caches_and_the_current_folder_are_never_overwritten(
 
 
 def test_an_error_leaves_what_was_there(tmp_path: Path) -> None:
-    with whole_folder(tmp_path / "out", {}) as folder:
+    with write_whole_folder(tmp_path / "out", {}) as folder:
         (folder / "a").write_text("first")
 
     def fail() -> None:
-        with whole_folder(tmp_path / "out", {}) as folder:
+        with write_whole_folder(tmp_path / "out", {}) as folder:
             (folder / "a").write_text("second")
             raise OSError("the disk is full")
 
@@ -85,7 +85,7 @@ def test_an_error_leaves_what_was_there(tmp_path: Path) -> None:
 
 def test_what_came_or_changed_since_an_export_is_left_alone(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    with whole_folder(out, {}) as folder:
+    with write_whole_folder(out, {}) as folder:
         (folder / "README.md").write_text("a card")
     accepted(out, tmp_path / "run")
     (out / ".DS_Store").write_text("icons")
@@ -103,7 +103,7 @@ def test_names_next_to_an_export_are_the_user_s(tmp_path: Path) -> None:
         (tmp_path / name / "a").write_text("mine")
     before = digests(tmp_path)
     for text in ("first", "second"):
-        with whole_folder(tmp_path / "out", {}) as folder:
+        with write_whole_folder(tmp_path / "out", {}) as folder:
             (folder / "a").write_text(text)
     assert before.items() <= digests(tmp_path).items()
     assert {path.name for path in tmp_path.iterdir()} == {"out", "out.writing", "out.replaced", "out.lock", ".out"}
@@ -123,7 +123,7 @@ def test_what_a_killed_export_leaves_is_not_mixed_with_the_next(killed: str, tmp
     for folder in there:
         folder.mkdir(exist_ok=True)
         (folder / "old").write_text("old")
-    with whole_folder(out, {}) as folder:
+    with write_whole_folder(out, {}) as folder:
         (folder / "new").write_text("new")
     assert sorted(path.name for path in out.iterdir()) == [EXPORT.mark, "new"]
     assert list(tmp_path.iterdir()) == [out]
@@ -142,7 +142,7 @@ def test_what_was_replaced_comes_back_where_the_new_one_cannot_have_its_name(
         return rename(path, target)
 
     def replace() -> None:
-        with whole_folder(out, {}):
+        with write_whole_folder(out, {}):
             monkeypatch.setattr(Path, "rename", fails)
 
     with pytest.raises(OSError, match="no more"):
@@ -155,7 +155,7 @@ def test_a_file_that_comes_while_an_export_works_is_kept(tmp_path: Path) -> None
     out = tmp_path / "out"
 
     def export() -> None:
-        with whole_folder(out, {}, check=lambda: accepted(out, tmp_path / "run")):
+        with write_whole_folder(out, {}, check=lambda: accepted(out, tmp_path / "run")):
             out.mkdir()
             (out / "mine").write_text("mine")
 
@@ -167,9 +167,9 @@ def test_a_file_that_comes_while_an_export_works_is_kept(tmp_path: Path) -> None
 
 def test_two_exports_do_not_share_a_folder(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    with whole_folder(out, {}) as folder:
+    with write_whole_folder(out, {}) as folder:
         (folder / "a").write_text("first")
-        with pytest.raises(ValueError, match=f"out={out}"), whole_folder(out, {}):
+        with pytest.raises(ValueError, match=f"out={out}"), write_whole_folder(out, {}):
             pass
     assert (out / "a").read_text() == "first"
     assert list(tmp_path.iterdir()) == [out]
@@ -201,7 +201,7 @@ def test_a_full_disk_is_told_with_the_file_and_its_room(tmp_path: Path) -> None:
         raise OSError(28, "No space left on device")
 
     def export() -> None:
-        with whole_folder(tmp_path / "out", {}) as folder:
+        with write_whole_folder(tmp_path / "out", {}) as folder:
             stream_tensors(folder / "a.safetensors", {"weight": torch.Size([1])}, make)
 
     with pytest.raises(OSError, match=r"cannot write .+a.safetensors \([\d,]+ MiB are free there\): .*No space left"):

@@ -10,7 +10,7 @@ import pytest
 def test_what_has_no_place_in_a_layout_is_refused(layout: str, trained: Path, ldm_train: Callable, tmp_path: Path) -> None:
     answer = ldm_train("export", f"run_dir={trained}", f"out={tmp_path}/out", f"layout={layout}")
     assert answer.code == 1
-    expected = "network.patch_size=2" if layout == "single_file" else "layout=lora is for a run of adapters"
+    expected = "network.patch_size=2" if layout == "single_file" else "layout=lora needs a run with adapters"
     assert expected in answer.err
     assert list(tmp_path.iterdir()) == []
 

@@ -11,7 +11,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from ldm_train.commands.export import usage
-from ldm_train.commands.export.model_card import Card, front
+from ldm_train.commands.export.model_card import Card, build_front_matter
 from ldm_train.run_dir.stored_settings import read_trained
 from ldm_train.settings.schema.options import Part
 from ldm_train.settings.schema.training import TrainSettings
@@ -24,7 +24,7 @@ def blocks(card: str, language: str) -> list[str]:
 
 
 def fields(trained: TrainSettings, card: Card = CARD, licence: str | None = None) -> dict[str, object]:
-    lines = front(card, trained, SimpleNamespace(licence=licence))
+    lines = build_front_matter(card, trained, SimpleNamespace(licence=licence))
     assert (lines[0], lines[-2]) == ("---", "---")
     return OmegaConf.to_container(OmegaConf.create(lines[1]))  # type: ignore[return-value]
 
@@ -58,7 +58,7 @@ def test_a_cards_commands_run(
     (command,) = blocks(card, "bash")
     answer = ldm_train(*shlex.split(command)[1:], "samples=4", "steps=1", "resamples=0", "device=cpu")
     assert answer.code == 0, answer.err
-    assert "which comes in again from the run alone" in card
+    assert "network.weights=RUN" in card
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_training_goes_on_by_options_and_what_differs_from_them(trained: Path) -
     config = read_trained(trained)
     more = {"model": "ViT-H-14", "pad_token": 7, "chunks": 1, "layer": "penultimate", "trained": False, "pooled": False}
     encoder = Part("ldm_train.conditioners.text_encoder.clip", {"weights": "/there/text", **more})
-    text = usage.further("out", config.with_values(text_encoder=encoder), scale=0.5)
+    text = usage.describe_further_training("out", config.with_values(text_encoder=encoder), scale=0.5)
     assert "text_encoder=clip_vit_h_14 text_encoder.weights=out text_encoder.pad_token=7" in text
     assert "autoencoder.weights=out autoencoder.scale=0.5" in text
     assert "network.weights=out" in text

@@ -9,7 +9,7 @@ import pytest
 from filelock import FileLock
 from rich.console import Console
 
-from ldm_train.commands.runs.command import run_folders, show
+from ldm_train.commands.runs.command import find_run_dirs, print_table
 from ldm_train.run_dir.reading import read_runs
 from tests.run_dir.run_directories import FINISHED, write_lines, write_run, write_starts
 
@@ -108,7 +108,7 @@ def test_a_run_that_cannot_be_read_is_told_and_passed_over(folder: Path, ldm_tra
 @pytest.mark.parametrize("width", [40, 70, 110, 400])
 def test_a_table_fits_its_terminal(width: int, folder: Path) -> None:
     out = io.StringIO()
-    show(read_runs(run_folders(folder))[0], Console(width=width, file=out))
+    print_table(read_runs(find_run_dirs(folder))[0], Console(width=width, file=out))
     lines = out.getvalue().splitlines()
     assert all(len(line) <= width for line in lines)
     assert "optimizer.lr=0.002" in out.getvalue().replace("\n", "").replace(" ", "")
@@ -122,7 +122,7 @@ def test_a_folder_that_is_a_run_is_listed(folder: Path, ldm_train: Callable) -> 
     ("words", "told"),
     [
         ("{folder}/nowhere", "dir={folder}/nowhere is not a folder"),
-        ("{folder}/other", "no run below dir={folder}/other"),
+        ("{folder}/other", "dir={folder}/other contains no run"),
         ("{folder} sort=validation_los", "sort=validation_los is not known; accepted: started, name"),
         ("{folder} sort=validation_los", "did you mean 'validation_loss'"),
         ("{folder} format=xml", "format=xml is not known; accepted: table, json"),

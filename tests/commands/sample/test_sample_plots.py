@@ -9,7 +9,12 @@ import pytest
 import torch
 from PIL import Image, PngImagePlugin
 
-from ldm_train.commands.sample.labelled_grid import LINE, captioned, plot, wrapped
+from ldm_train.commands.sample.labelled_grid import (
+    LINE,
+    draw_captioned_grid,
+    draw_labelled_grid,
+    wrap_text,
+)
 from ldm_train.generation import interpolate_conditioning, slerp
 from ldm_train.types import Conditioning
 
@@ -247,14 +252,14 @@ def test_a_labelled_grid_has_room_for_words(sample: Callable) -> None:
 
 
 def test_words_are_wrapped_and_long_ones_cut() -> None:
-    lines = wrapped("a black circle on a red background " + "w" * 30, 128)
+    lines = wrap_text("a black circle on a red background " + "w" * 30, 128)
     assert "".join(lines).replace(" ", "") == "ablackcircleonaredbackground" + "w" * 30
-    assert len(wrapped("word " * 100, 60)) == 6
-    assert wrapped("", 60) == []
+    assert len(wrap_text("word " * 100, 60)) == 6
+    assert wrap_text("", 60) == []
 
 
 def test_pictures_of_any_height_are_placed() -> None:
     tall = torch.zeros(3, 300, 200, dtype=torch.uint8)
-    shown = plot([[tall, tall]], ["left", "right"], [""])
+    shown = draw_labelled_grid([[tall, tall]], ["left", "right"], [""])
     assert shown.shape[2] == 6 + 2 * 206
-    assert captioned(torch.stack([tall] * 3), ["a", "b", "c"], columns=2).shape[2] == 6 + 2 * 206
+    assert draw_captioned_grid(torch.stack([tall] * 3), ["a", "b", "c"], columns=2).shape[2] == 6 + 2 * 206
