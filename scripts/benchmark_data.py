@@ -28,7 +28,7 @@ import torch
 from diffusers import AutoencoderKL
 from measuring import cpu_seconds, drawn, status_bytes, write_results
 
-from ldm_train.assembly.cache_identity import describe
+from ldm_train.assembly.cache_identity import describe_encoders
 from ldm_train.commands.encode import command as encode
 from ldm_train.data.batches.datamodules import CachedLatents
 from ldm_train.data.cache.manifest import Provenance
@@ -78,7 +78,7 @@ def decoded(folder: Path) -> list[torch.Tensor]:
 
 def models(config: EncodeSettings) -> Encoding:
     """Both models, as often as the task builds them."""
-    describe(config, None, cache=Path(config.cache))
+    describe_encoders(config, None, cache=Path(config.cache))
     autoencoder, text_encoder = (build(getattr(config, name), name) for name in ("autoencoder", "text_encoder"))
     return Encoding(autoencoder, text_encoder, dtype=torch.float16).eval()
 

@@ -70,12 +70,12 @@ class Encoders:
         }
 
 
-def describe(config: EncodeSettings | TrainSettings, manifest: Manifest | None, *, cache: Path) -> Encoders:
+def describe_encoders(config: EncodeSettings | TrainSettings, manifest: Manifest | None, *, cache: Path) -> Encoders:
     """Return the encoders' description, from the manifest if settings and weights are the same, else by building them."""
     assert config.autoencoder is not None
     assert config.text_encoder is not None
-    parts = {name: described(getattr(config, name), cache=cache, part=part) for name, part in PARTS.items()}
-    if manifest is not None and all(same(parts[name], getattr(manifest, name)) for name in parts):
+    parts = {name: describe_part(getattr(config, name), cache=cache, part=part) for name, part in PARTS.items()}
+    if manifest is not None and all(is_same_part(parts[name], getattr(manifest, name)) for name in parts):
         found = manifest.expected_of_a_run
         identities = found["autoencoder"], found["text_encoder"]
         return Encoders(*identities, parts, shift=manifest.shift, scale=manifest.scale, factor=manifest.factor)  # type: ignore[arg-type]
@@ -90,7 +90,7 @@ def describe(config: EncodeSettings | TrainSettings, manifest: Manifest | None, 
     )
 
 
-def described(config: Part, *, cache: Path, part: str) -> dict[str, Json]:
+def describe_part(config: Part, *, cache: Path, part: str) -> dict[str, Json]:
     """Return an encoder's settings without absolute paths, and the checksum of its weights if they are on this machine.
 
     Args:
@@ -104,12 +104,12 @@ def described(config: Part, *, cache: Path, part: str) -> dict[str, Json]:
     return {"config": settings, "files": digest}
 
 
-def same(part: Mapping[str, Json], before: Mapping[str, Json]) -> bool:
+def is_same_part(part: Mapping[str, Json], before: Mapping[str, Json]) -> bool:
     """Return whether an encoder is known to compute what it did when the cache was made."""
     return part["files"] is not None and all(before.get(name) == value for name, value in part.items())
 
 
-def restore(manifest: Manifest, part: str, *, cache: Path) -> Part:
+def restore_part(manifest: Manifest, part: str, *, cache: Path) -> Part:
     """Return the autoencoder or the text encoder that made a cache.
 
     Raises:

@@ -20,10 +20,10 @@ from ldm_train.util.inputs import MAX_PICTURE, MAX_PROMPTS, describe_error, read
 def open_sized(config: SampleSettings) -> TrainedRun:
     """Open the run that a command names, set to the size that it asks for."""
     trained = open_run(config)
-    return replace(trained, generation=resized(trained.generation, config.size))
+    return replace(trained, generation=resize_generation(trained.generation, config.size))
 
 
-def resized(generation: Generation, size: Sequence[int] | None) -> Generation:
+def resize_generation(generation: Generation, size: Sequence[int] | None) -> Generation:
     """Return a generation that draws pictures of another (height, width) than the run's squares.
 
     Raises:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytorch_lightning as pl
 import torch
 
-from ldm_train.assembly.trainer import options, quiet
+from ldm_train.assembly.trainer import silence_lightning, trainer_options
 from ldm_train.autoencoders.scaling import Scaling
 from ldm_train.data.cache.manifest import Manifest
 from ldm_train.data.cache.plan import CachePlan, EncodingBatch, read_planned_batches
@@ -36,7 +36,7 @@ def encode_batches(
     """
     if todo == [] and is_only_process(num_nodes=config.trainer.num_nodes):
         return
-    quiet()
+    silence_lightning()
     rows = max(1, config.batch_size // crop.views)
 
     def judge(means: torch.Tensor) -> None:
@@ -57,7 +57,7 @@ def encode_batches(
         enable_progress_bar=False,
         use_distributed_sampler=False,
         inference_mode=True,
-        **options(config.trainer),  # type: ignore[arg-type]
+        **trainer_options(config.trainer),  # type: ignore[arg-type]
     )
     with interruptible():
         trainer.predict(encoding, EncodingData(read, workers=config.workers), return_predictions=False)
@@ -70,7 +70,7 @@ def refuse_scale(manifest: Manifest) -> None:
         raise ValueError(f"{problem}\nscale_check=false encodes nevertheless; what is encoded is kept for that")
 
 
-def summarise(folder: Path, plan: CachePlan, manifest: Manifest) -> None:
+def print_summary(folder: Path, plan: CachePlan, manifest: Manifest) -> None:
     """Print what is in the cache now."""
     deviation = Scaling(manifest.shift, manifest.scale).deviation(manifest.mean, manifest.std)
     print(

@@ -7,8 +7,8 @@ from types import MappingProxyType
 
 from rich.progress import Progress
 
-from ldm_train.assembly.cache_identity import Encoders, describe
-from ldm_train.assembly.source_survey import labels_of, look, name_classes, refuse_settings, refuse_shapes
+from ldm_train.assembly.cache_identity import Encoders, describe_encoders
+from ldm_train.assembly.source_survey import check_background, list_labels, name_classes, refuse_shapes, survey_source
 from ldm_train.assembly.trainer import refuse_processes
 from ldm_train.data.cache.manifest import Manifest, describe_differences, read_entries
 from ldm_train.data.cache.plan import CachePlan, EncodingBatch, read_planned_batches, read_undecodable, write_planned_batches
@@ -26,7 +26,7 @@ MOST_DROPPED = 0.1
 
 
 @dataclass(frozen=True)
-class Job:
+class EncodingJob:
     """An encoding: its settings, the place of its files, what the old cache holds, and what the source holds."""
 
     config: EncodeSettings
@@ -50,28 +50,28 @@ class Job:
         return self.encoders.made_by(self.config, self.crop)
 
 
-def lead(config: EncodeSettings, place: CacheWorkspace, crop: Crop) -> int:
+def encode_as_first(config: EncodeSettings, place: CacheWorkspace, crop: Crop) -> int:
     """Run the first process: survey the source, plan, encode together with the other processes, and merge."""
     known = ReusableRows.of(place.folder)
     for name, problem in known.damaged.items():
         print(f"{place.folder / name} {problem}: what it held is encoded again")
     remembered = hidden_path(place.folder, ".ldm-train-stat.json")
     memory = ScanMemory(remembered) if config.unchanged_by == "stat" else None
-    found = look(config, memory=memory, spool=place.spool)
-    config = config.with_values(text_encoder=name_classes(config.text_encoder, labels_of(found)))
-    job = Job(config, place, crop, known, found, describe(config, known.manifest, cache=place.folder))
+    found = survey_source(config, memory=memory, spool=place.spool)
+    config = config.with_values(text_encoder=name_classes(config.text_encoder, list_labels(found)))
+    job = EncodingJob(config, place, crop, known, found, describe_encoders(config, known.manifest, cache=place.folder))
     refuse_shapes(crop.shapes, job.encoders.factor)
-    same_version = known.manifest is not None and not changes(known.manifest, job.made_by, "encoding.pictures.version:")
+    same_version = known.manifest is not None and not list_changes(known.manifest, job.made_by, "encoding.pictures.version:")
     bad = read_undecodable(place.folder / "report.json") if same_version and "report.json" not in known.damaged else {}
     plan = job.plan(bad)
     refuse_emptying(known, plan, place.folder, prune=config.prune)
-    if not job.missing(plan, known.places) and unchanged(known, plan, job.made_by, place.folder):
+    if not job.missing(plan, known.places) and is_unchanged(known, plan, job.made_by, place.folder):
         if not is_only_process(num_nodes=config.trainer.num_nodes):
-            release(config, place, crop)
+            release_followers(config, place, crop)
         place.clear()
         print(f"{len(plan.scanned)} pictures in {place.folder}: nothing changed, nothing to encode")
     else:
-        plan = encode(job, plan, bad)
+        plan = encode_missing(job, plan, bad)
     if plan.problems:
         print(
             f"{len(plan.problems)} left out; {place.folder / 'report.json'} names them"
@@ -80,13 +80,13 @@ def lead(config: EncodeSettings, place: CacheWorkspace, crop: Crop) -> int:
     return 1 if config.strict and plan.problems else 0
 
 
-def encode(job: Job, plan: CachePlan, bad: Mapping[str, str]) -> CachePlan:
+def encode_missing(job: EncodingJob, plan: CachePlan, bad: Mapping[str, str]) -> CachePlan:
     """Encode what neither the old cache nor an interrupted encoding holds, and replace the old cache by the new one."""
-    from ldm_train.assembly.encode_batches import encode_batches, refuse_scale, summarise
+    from ldm_train.assembly.encode_batches import encode_batches, print_summary, refuse_scale
     from ldm_train.data.cache.writer import merge_parts, read_parts
 
     place, known = job.place, job.known
-    if known.manifest is not None and (differences := changes(known.manifest, job.made_by)):
+    if known.manifest is not None and (differences := list_changes(known.manifest, job.made_by)):
         print("encoded anew, since these changed: " + "; ".join(differences))
     parts = read_parts(place.parts)
     if parts.places:
@@ -121,11 +121,11 @@ def encode(job: Job, plan: CachePlan, bad: Mapping[str, str]) -> CachePlan:
     if job.config.scale_check:
         refuse_scale(manifest)
     place.put_in_place()
-    summarise(place.folder, plan, manifest)
+    print_summary(place.folder, plan, manifest)
     return plan
 
 
-def release(config: EncodeSettings, place: CacheWorkspace, crop: Crop) -> None:
+def release_followers(config: EncodeSettings, place: CacheWorkspace, crop: Crop) -> None:
     """End the other processes if there is nothing to encode."""
     from ldm_train.assembly.encode_batches import encode_batches
 
@@ -133,7 +133,7 @@ def release(config: EncodeSettings, place: CacheWorkspace, crop: Crop) -> None:
     encode_batches(config, place, crop, [], dict)
 
 
-def follow(config: EncodeSettings, place: CacheWorkspace, crop: Crop) -> int:
+def encode_as_follower(config: EncodeSettings, place: CacheWorkspace, crop: Crop) -> int:
     """Run a further process: encode its share of the batches that the first process planned."""
     from ldm_train.assembly.encode_batches import encode_batches
 
@@ -165,14 +165,14 @@ def refuse_emptying(known: ReusableRows, plan: CachePlan, folder: Path, *, prune
         )
 
 
-def unchanged(known: ReusableRows, plan: CachePlan, made_by: Mapping[str, Json], folder: Path) -> bool:
+def is_unchanged(known: ReusableRows, plan: CachePlan, made_by: Mapping[str, Json], folder: Path) -> bool:
     """Return whether the cache on disk is the one that would be written."""
     if known.manifest is None or known.damaged or any(getattr(known.manifest, k) != v for k, v in made_by.items()):
         return False
     return all((folder / name).read_text(encoding="utf-8") == text for name, text in plan.texts_on_disk().items())
 
 
-def changes(manifest: Manifest, made_by: Mapping[str, Json], of: str = "") -> list[str]:
+def list_changes(manifest: Manifest, made_by: Mapping[str, Json], of: str = "") -> list[str]:
     """Return what made a cache and is different now, as messages; only those with `of` in them."""
     differences = describe_differences(asdict(manifest), {"encoding": made_by["encoding"]})
     return [line.replace("the cache has ", "").replace(", this run expects ", " -> ") for line in differences if of in line]
@@ -184,7 +184,7 @@ def encode_cache(config: EncodeSettings) -> int:
     Raises:
         ValueError: settings that contradict each other, no usable picture, or a cache that would lose much of what it has.
     """
-    refuse_settings(config)
+    check_background(config)
     refuse_processes(config)
     if config.trainer.precision != "32-true":
         raise ValueError(
@@ -198,7 +198,7 @@ def encode_cache(config: EncodeSettings) -> int:
     place = CacheWorkspace(Path(config.cache).resolve(), str(config.cache))
     crop = build(config.crop, "crop", image_size=config.image_size)
     if launched_rank() > 0:
-        return follow(config, place, crop)
+        return encode_as_follower(config, place, crop)
     with place.locked():
         place.start()
-        return lead(config, place, crop)
+        return encode_as_first(config, place, crop)

@@ -14,16 +14,16 @@ from ldm_train.util.processes import launched_rank
 STARTED = time.monotonic() - time.process_time()  # of the process, about: importing takes seconds
 
 
-def ending(config: FittingSettings) -> Limits:
+def read_limits(config: FittingSettings) -> Limits:
     """Return when a run ends.
 
     Raises:
         ValueError: a max_time that is no time.
     """
-    return Limits(config.max_steps, STARTED, duration(config.max_time), config.max_nonfinite_steps)
+    return Limits(config.max_steps, STARTED, parse_duration(config.max_time), config.max_nonfinite_steps)
 
 
-def duration(words: str | int | None) -> timedelta | None:
+def parse_duration(words: str | int | None) -> timedelta | None:
     """Return a time written as [days-]hours:minutes:seconds, SLURM's form.
 
     Raises:
@@ -38,7 +38,7 @@ def duration(words: str | int | None) -> timedelta | None:
     return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
 
 
-def told_ending(config: FittingSettings, reason: str | None) -> int:
+def record_ending(config: FittingSettings, reason: str | None) -> int:
     """Record how a run ended, and return the exit code.
 
     Ranks but the first return 0: what started them would take another code for a failure.

@@ -19,12 +19,12 @@ def training_captions(text_encoder: nn.Module, data: CachedLatents, *, caches: i
     Args:
         caches: how many of the data sets are of pictures that were given; class pictures follow them.
     """
-    if not new_words(text_encoder):
+    if not list_new_words(text_encoder):
         return []
     return [data.latents.captions_of(example) for example in torch.cat(data.train[:caches]).tolist()]
 
 
-def new_words(text_encoder: nn.Module) -> dict[str, list[int]]:
+def list_new_words(text_encoder: nn.Module) -> dict[str, list[int]]:
     """Return the new words of a text encoder, and their tokens."""
     return text_encoder.words.ids if isinstance(text_encoder, TextEncoder) else {}
 
@@ -39,7 +39,7 @@ def check_new_words(config: TrainSettings, text_encoder: nn.Module, captions: Se
         ValueError: a word is in no caption, so that nothing of it would be trained.
     """
     warnings = []
-    for word in new_words(text_encoder):
+    for word in list_new_words(text_encoder):
         assert isinstance(text_encoder, TextEncoder)
         known = {text for text in {one for each in captions for one in each} if has_word(text_encoder, word, text)}
         count = sum(not known.isdisjoint(each) for each in captions)
@@ -83,9 +83,9 @@ def has_word(text_encoder: TextEncoder, word: str, text: str) -> bool:
     return set(text_encoder.words.ids[word]) <= set(text_encoder.tokenize([text])[0].tolist())
 
 
-def untrained_words(text_encoder: nn.Module) -> list[str]:
+def warn_of_untrained_words(text_encoder: nn.Module) -> list[str]:
     """Return a warning if new words are not trained, once it is chosen what is."""
-    words = new_words(text_encoder)
+    words = list_new_words(text_encoder)
     tower = getattr(text_encoder, "tower", None)
     embedding = None if tower is None else tower.token_embedding
     if not words or (isinstance(embedding, ExtendedEmbedding) and embedding.learned.requires_grad):

@@ -19,7 +19,7 @@ from ldm_train.assembly.parts import build_parts, choose_device
 from ldm_train.assembly.stored_run import build_recipe
 from ldm_train.assembly.stored_weights import load_first_weights
 from ldm_train.assembly.trained_part import base_fingerprint
-from ldm_train.assembly.training_data import complete
+from ldm_train.assembly.training_data import fill_from_cache
 from ldm_train.data.cache.reader import LatentCache, open_caches
 from ldm_train.data.pictures.images import save_png, to_bytes
 from ldm_train.generation import Generation, SamplingSettings
@@ -49,14 +49,14 @@ def join_prior(config: TrainSettings) -> TrainSettings:
     """
     if config.prior.prompts is None:
         return config
-    refuse(config)
+    refuse_prior(config)
     joined = with_class_pictures(config, Path(config.run_dir))
     folder = Path(config.run_dir) / PRIOR
     continued = config.resume != "restart" and checkpoints(Path(config.run_dir))
     if launched_rank() == 0 and not (is_whole(folder) and continued):
         assert config.cache is not None
         with torch.random.fork_rng(devices=[]):
-            make(config, folder, open_caches(config.cache)[0])
+            make_class_pictures(config, folder, open_caches(config.cache)[0])
     return joined
 
 
@@ -72,7 +72,7 @@ def with_class_pictures(config: TrainSettings, run_dir: Path) -> TrainSettings:
         ValueError: several own caches without shares.
     """
     own = given_caches(config)
-    return config.with_values(cache=[*own, str(run_dir / PRIOR / "cache")], cache_shares=shared(config, len(own)))
+    return config.with_values(cache=[*own, str(run_dir / PRIOR / "cache")], cache_shares=share_epoch(config, len(own)))
 
 
 def with_given_caches(config: TrainSettings, given: TrainSettings) -> TrainSettings:
@@ -80,13 +80,13 @@ def with_given_caches(config: TrainSettings, given: TrainSettings) -> TrainSetti
     return config.with_values(cache=given.cache, cache_shares=given.cache_shares)
 
 
-def refuse(config: TrainSettings) -> None:
+def refuse_prior(config: TrainSettings) -> None:
     """Raise for settings that do not go with class pictures while training.
 
     Raises:
         ValueError: saying what to set.
     """
-    refuse_settings(config)
+    refuse_prior_settings(config)
     if config.cache is None:
         raise ValueError("prior.prompts need the own pictures in a cache; encode them, or set prior.prompts=null")
     if not is_only_process(num_nodes=config.trainer.num_nodes) and not is_whole(Path(config.run_dir) / PRIOR):
@@ -96,7 +96,7 @@ def refuse(config: TrainSettings) -> None:
         )
 
 
-def refuse_settings(config: TrainSettings) -> None:
+def refuse_prior_settings(config: TrainSettings) -> None:
     """Raise for settings that never go with class pictures.
 
     Raises:
@@ -110,7 +110,7 @@ def refuse_settings(config: TrainSettings) -> None:
         raise ValueError(f"prior.weight={config.prior.weight:g} must be above 0; prior.prompts=null is none")
 
 
-def shared(config: TrainSettings, count: int) -> list[float]:
+def share_epoch(config: TrainSettings, count: int) -> list[float]:
     """Return the shares of the given caches and of the class pictures in an epoch, in the ratio 1 : `prior.weight`.
 
     Raises:
@@ -126,14 +126,14 @@ def shared(config: TrainSettings, count: int) -> list[float]:
     return [*(share / sum(own) / whole for share in own), config.prior.weight / whole]
 
 
-def make(config: TrainSettings, folder: Path, cache: LatentCache) -> None:
+def make_class_pictures(config: TrainSettings, folder: Path, cache: LatentCache) -> None:
     """Draw the class pictures that are missing, and encode them like the given cache."""
     prompts = class_prompts(config)
-    config = complete(config, cache)
+    config = fill_from_cache(config, cache)
     parts = build_parts(config)
     lines = load_first_weights(config, parts)
     device = choose_device("cpu" if config.trainer.accelerator == "cpu" else "auto")
-    wanted: Told = {"prompts": prompts, "weights": base_fingerprint(parts), **manner(config)}
+    wanted: Told = {"prompts": prompts, "weights": base_fingerprint(parts), **describe_drawing(config)}
     check_folder(folder, KIND, setting="run_dir", given=str(folder))
     before = read_mark(folder, KIND)
     if is_whole(folder) and before == wanted | {"encoded": True}:
@@ -145,14 +145,14 @@ def make(config: TrainSettings, folder: Path, cache: LatentCache) -> None:
     for line in lines:
         print(line)
     generation = parts.generation(parts.network.eval(), parts.text_encoder.eval(), device)
-    draw(
+    draw_class_pictures(
         generation,
         build_recipe(config, steps=config.prior.steps, seed=config.prior.seed),
         folder,
         prompts,
         config.prior.count,
     )
-    encode(config, folder, cache)
+    encode_class_pictures(config, folder, cache)
     atomic_write(folder / MANIFEST, json.dumps(wanted | {"encoded": True}, indent=2) + "\n")
 
 
@@ -161,17 +161,19 @@ def class_prompts(config: TrainSettings) -> list[str]:
     return read_prompts(config.prior.prompts, setting="prior.prompts")
 
 
-def manner(config: TrainSettings) -> Told:
+def describe_drawing(config: TrainSettings) -> Told:
     """Return all settings that decide what is drawn, except the prompts, in plain values."""
     plain = config.as_plain()
     names = ("sampler", "spacing", "guidance", "schedule", "prediction", "image_size")
     return {**{name: plain[name] for name in names}, **{n: getattr(config.prior, n) for n in ("count", "steps", "seed")}}
 
 
-def draw(generation: Generation, recipe: SamplingSettings, folder: Path, prompts: Sequence[str], count: int) -> None:
+def draw_class_pictures(
+    generation: Generation, recipe: SamplingSettings, folder: Path, prompts: Sequence[str], count: int
+) -> None:
     """Draw the pictures that are missing, the i-th from noise number i, and write their captions."""
     texts = [prompts[number % len(prompts)] for number in range(count)]
-    missing = [number for number in range(count) if not (folder / "pictures" / name(number)).is_file()]
+    missing = [number for number in range(count) if not (folder / "pictures" / picture_name(number)).is_file()]
     at_once = min(AT_ONCE, max(1, PIXELS // math.prod(generation.sides)))
     for first in track(range(0, len(missing), at_once), "drawing class pictures"):
         numbers = missing[first : first + at_once]
@@ -179,12 +181,12 @@ def draw(generation: Generation, recipe: SamplingSettings, folder: Path, prompts
         images = generation(batch, recipe, numbers=torch.tensor(numbers))
         generation.require_finite(images, batch, numbers, seed=recipe.seed)
         for number, image in zip(numbers, to_bytes(images).cpu(), strict=True):
-            save_png(image, folder / "pictures" / name(number))
-    rows = [{"file_name": name(number), "text": text} for number, text in enumerate(texts)]
+            save_png(image, folder / "pictures" / picture_name(number))
+    rows = [{"file_name": picture_name(number), "text": text} for number, text in enumerate(texts)]
     atomic_write(folder / "pictures" / "metadata.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
 
 
-def encode(config: TrainSettings, folder: Path, cache: LatentCache) -> None:
+def encode_class_pictures(config: TrainSettings, folder: Path, cache: LatentCache) -> None:
     """Encode the class pictures with the run's encoders, in the type of the given cache."""
     made = cache.manifest.encoding["pictures"]
     assert isinstance(made, dict)
@@ -199,7 +201,7 @@ def encode(config: TrainSettings, folder: Path, cache: LatentCache) -> None:
         )
 
 
-def name(number: int) -> str:
+def picture_name(number: int) -> str:
     return f"{number:05d}.png"
 
 

@@ -14,7 +14,7 @@ from ldm_train.util.safe_json import read_object
 PREDICTIONS = {"epsilon": "noise", "v_prediction": "velocity", "sample": "clean"}
 
 
-def of_scheduler(unet: Path) -> dict[str, Any] | None:
+def read_scheduler(unet: Path) -> dict[str, Any] | None:
     """Return the scheduler config of a pipeline, or None if there is none.
 
     Raises:
@@ -24,7 +24,7 @@ def of_scheduler(unet: Path) -> dict[str, Any] | None:
     return read_object(path) if unet.is_dir() and path.is_file() else None
 
 
-def promised(scheduler: Mapping[str, Any], prediction: Prediction, schedule: NoiseSchedule) -> list[str]:
+def compare_scheduler(scheduler: Mapping[str, Any], prediction: Prediction, schedule: NoiseSchedule) -> list[str]:
     """Return a warning for each thing that the run does differently from how the network was trained."""
     warnings = []
     there, here = PREDICTIONS.get(str(scheduler.get("prediction_type", "epsilon"))), type(prediction).__name__.lower()
@@ -34,12 +34,12 @@ def promised(scheduler: Mapping[str, Any], prediction: Prediction, schedule: Noi
             f"is set; set prediction={there or '…'} unless it shall learn another"
         )
     own = named_schedule(scheduler)
-    if own is not None and not same(own, schedule):
+    if own is not None and not is_same_noise(own, schedule):
         words = ", ".join(f"{n}={scheduler[n]}" for n in ("beta_schedule", "beta_start", "beta_end") if n in scheduler)
         zero = ", rescale_betas_zero_snr" if scheduler.get("rescale_betas_zero_snr") else ""
         warnings.append(
             f"warning: its scheduler has another noise schedule ({words}{zero}) than schedule=… is set to; "
-            f"{mending(scheduler)} is the one that it was trained on"
+            f"{suggest_schedule(scheduler)} is the one that it was trained on"
         )
     return warnings
 
@@ -64,7 +64,7 @@ def named_schedule(scheduler: Mapping[str, Any]) -> NoiseSchedule | None:
     return None
 
 
-def same(one: NoiseSchedule, other: NoiseSchedule) -> bool:
+def is_same_noise(one: NoiseSchedule, other: NoiseSchedule) -> bool:
     """Return whether two schedules give a network the same times for the same noise."""
     if one.end != other.end or not other.discrete:
         return False
@@ -72,7 +72,7 @@ def same(one: NoiseSchedule, other: NoiseSchedule) -> bool:
     return torch.allclose(one(t)[0], other(t)[0], rtol=1e-4, atol=1e-6)
 
 
-def mending(scheduler: Mapping[str, Any]) -> str:
+def suggest_schedule(scheduler: Mapping[str, Any]) -> str:
     """Return the words of a command line that make the schedule."""
     kind = {"squaredcos_cap_v2": "cosine"}.get(str(scheduler.get("beta_schedule")), scheduler.get("beta_schedule"))
     betas = "" if kind == "cosine" else "".join(f" schedule.{n}={scheduler[n]}" for n in ("beta_start", "beta_end"))

@@ -1,11 +1,11 @@
 """Load published weights into a run's network, and compare how they were trained with what the run does."""
 
 from ldm_train.assembly.parts import Parts
-from ldm_train.assembly.published_scheduler import of_scheduler, promised
+from ldm_train.assembly.published_scheduler import compare_scheduler, read_scheduler
 from ldm_train.assembly.trained_for import read_purpose, warn_of_other_purpose
 from ldm_train.assembly.weights_match import (
-    compare,
-    own_settings,
+    compare_unet,
+    describe_own_unet,
     refuse_maps,
     refuse_other_config,
     refuse_other_groups,
@@ -18,7 +18,7 @@ from ldm_train.weights.published_parts import PublishedPart
 from ldm_train.weights.tensor_mapping import Piece
 
 
-def take(found: PublishedPart, parts: Parts, config: TrainSettings) -> list[str]:
+def load_published(found: PublishedPart, parts: Parts, config: TrainSettings) -> list[str]:
     """Load published weights into the network, and return the lines to print.
 
     Raises:
@@ -32,7 +32,7 @@ def take(found: PublishedPart, parts: Parts, config: TrainSettings) -> list[str]
         table = {name: Piece((name.removeprefix("unet."),)) for name in state}
         stem = "unet.conv_in.weight"
     else:
-        notes = compare(found, own_settings(config.network, parts), adding=adding)
+        notes = compare_unet(found, describe_own_unet(config.network, parts), adding=adding)
         refuse_other_groups(network, (found.config or {}).get("norm_num_groups", 32))
         table, stem = map_unet_from_diffusers(state, found.tensors), "conv_in.weight"
     there = found.shapes.get("conv_in.weight", ())
@@ -43,13 +43,13 @@ def take(found: PublishedPart, parts: Parts, config: TrainSettings) -> list[str]
     return notes
 
 
-def of_training(found: PublishedPart, config: TrainSettings, parts: Parts) -> list[str]:
+def describe_training(found: PublishedPart, config: TrainSettings, parts: Parts) -> list[str]:
     """Return warnings about how the published network was trained: what the run does differently."""
     if read_purpose(found.path) is not None:
         return warn_of_other_purpose(found.path, config, parts)
-    scheduler = of_scheduler(found.path)
+    scheduler = read_scheduler(found.path)
     if scheduler is not None:
-        return promised(scheduler, parts.prediction, parts.schedule)
+        return compare_scheduler(scheduler, parts.prediction, parts.schedule)
     name = type(parts.prediction).__name__.lower()
     return [
         f"nothing beside it tells what it predicts, and prediction={name} is taken; Stable Diffusion 2.x at 768 pixels "

@@ -13,7 +13,7 @@ from ldm_train.settings.schema.options import Part
 from ldm_train.settings.schema.training import SourceSettings
 
 
-def look(config: SourceSettings, *, memory: ScanMemory | None = None, spool: Path | None = None) -> Survey:
+def survey_source(config: SourceSettings, *, memory: ScanMemory | None = None, spool: Path | None = None) -> Survey:
     """Read every picture of the source, and print what was detected.
 
     Raises:
@@ -35,12 +35,12 @@ def look(config: SourceSettings, *, memory: ScanMemory | None = None, spool: Pat
     return found
 
 
-def refuse_settings(config: SourceSettings) -> None:
+def check_background(config: SourceSettings) -> None:
     """Raise if the background is no colour, before the first picture is decoded."""
     background_colour(config.background)
 
 
-def labels_of(found: Survey) -> list[str]:
+def list_labels(found: Survey) -> list[str]:
     """Return all captions of a source, each once."""
     return sorted({text for seen in found.scanned for text in seen.item.captions})
 

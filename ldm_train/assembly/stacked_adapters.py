@@ -29,21 +29,21 @@ def add_adapters(setting: object, config: TrainSettings, parts: Parts) -> None:
     Raises:
         ValueError: no such setting, or something that is no adapter of these parts, or one of another prediction.
     """
-    wanted = listed(setting)
+    wanted = list_adapters(setting)
     if not wanted:
         return
     for path, _ in wanted:
         for warning in require_same_prediction(Path(path), config, parts):
             print(warning)
     weights = {name: p.detach() for name, p in parameters_of(parts).items()}
-    found = [WeightedAdapter(read_one(Path(path), weights), scale, path) for path, scale in wanted]
+    found = [WeightedAdapter(read_adapter_of(Path(path), weights), scale, path) for path, scale in wanted]
     changed = merge_adapters(weights, found)
     for prefix, module in parts.trained().items():
         own = {name.removeprefix(prefix): tensor for name, tensor in changed.items() if name.startswith(prefix)}
         module.load_state_dict(own, strict=False)
 
 
-def listed(setting: object) -> list[tuple[str, float]]:
+def list_adapters(setting: object) -> list[tuple[str, float]]:
     """Return the paths of a setting for adapters, and their factors.
 
     Raises:
@@ -67,7 +67,7 @@ def listed(setting: object) -> list[tuple[str, float]]:
     return found
 
 
-def read_one(path: Path, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def read_adapter_of(path: Path, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Read the adapter of a run directory, of a diffusers folder, or of a file."""
     if (path / CONFIG).is_file():
         config = read_trained(path)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ldm_train.assembly.parts import Parts
-from ldm_train.assembly.published_weights import of_training, take
+from ldm_train.assembly.published_weights import describe_training, load_published
 from ldm_train.assembly.trained_for import warn_of_other_purpose
 from ldm_train.assembly.trained_part import alpha_of, base_fingerprint, is_partial, trainable
 from ldm_train.run_dir.record import CONFIG, LAST, RECORD, read_record
@@ -124,13 +124,13 @@ def load_first_weights(config: TrainSettings, parts: Parts) -> list[str]:
     path = locate_weights(weights, setting="network.weights", subfolder="unet", name=name)
     try:
         found = find_unet(path, averaged=averaged)
-        notes = take(found, parts, config)
+        notes = load_published(found, parts, config)
     except ValueError as error:
         raise ValueError(f"network.weights={weights}: {error}") from error
     kind = "averaged weights" if found.averaged else "weights"
     looks = describe_unet(infer_unet_settings(found.shapes), found.shapes)
     first = f"starting from the {kind} of {weights}: {looks}, in {found.layout}, {len(found.tensors)} tensors"
-    return [first, *notes, *of_training(found, config, parts)]
+    return [first, *notes, *describe_training(found, config, parts)]
 
 
 def is_run(path: Path) -> bool:

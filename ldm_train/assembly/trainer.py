@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pytorch_lightning.loggers.logger import Logger
 
 
-def quiet() -> None:
+def silence_lightning() -> None:
     """Keep Lightning's warnings; drop its tips and its remarks about choices that were made here on purpose."""
     for name in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -42,7 +42,7 @@ def build_loggers(config: FittingSettings) -> list["Logger"]:
     return [] if config.logger is None else [build(config.logger, "logger", save_dir=config.run_dir)]
 
 
-def options(trainer: TrainerSettings, *, shares: bool = False) -> dict[str, object]:
+def trainer_options(trainer: TrainerSettings, *, shares: bool = False) -> dict[str, object]:
     """Return the Trainer's arguments, with the strategies that `ddp` and `fsdp2` stand for, and the plugins.
 
     Args:
@@ -55,7 +55,7 @@ def options(trainer: TrainerSettings, *, shares: bool = False) -> dict[str, obje
     from ldm_train.training.optimization.sharding import FullySharded
 
     chosen: dict[str, object] = trainer.model_dump(exclude_unset=True, exclude={"log_every_n_steps"})
-    plugins: list[object] = [WholeFiles(), *slurm()]
+    plugins: list[object] = [WholeFiles(), *slurm_plugins()]
     if trainer.strategy == "fsdp2":
         chosen["strategy"] = FullySharded(shares=shares)
         if trainer.precision == "64-true":  # which Lightning takes there as a plugin alone
@@ -66,7 +66,7 @@ def options(trainer: TrainerSettings, *, shares: bool = False) -> dict[str, obje
     return chosen | {"plugins": plugins}
 
 
-def slurm() -> list["SLURMEnvironment"]:
+def slurm_plugins() -> list["SLURMEnvironment"]:
     """Return Lightning's SLURM environment if SLURM started this process, without its own requeueing at a signal."""
     from lightning_fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from rich.progress import DownloadColumn, Progress
 
-from ldm_train.assembly.cache_identity import describe, restore
+from ldm_train.assembly.cache_identity import describe_encoders, restore_part
 from ldm_train.assembly.parts import Parts, build_parts
-from ldm_train.assembly.source_survey import labels_of, look, name_classes, refuse_settings, refuse_shapes
+from ldm_train.assembly.source_survey import check_background, list_labels, name_classes, refuse_shapes, survey_source
 from ldm_train.autoencoders.scaling import Scaling
 from ldm_train.data.batches.datamodules import CachedLatents
 from ldm_train.data.cache.manifest import Manifest, check_cache_matches, to_canonical_json
@@ -40,15 +40,15 @@ def open_data(config: TrainSettings) -> tuple[TrainSettings, Parts, CachedLatent
         raise ValueError("train takes a cache, or with cache=null a source that it encodes on the fly; not both")
     caches = open_caches(config.cache)
     if launched_rank() == 0:
-        verify(caches)
-    config = complete(config, caches[0])
+        verify_caches(caches)
+    config = fill_from_cache(config, caches[0])
     parts = build_parts(config)
     refuse_unfit(config, parts, caches)
     refuse_shapes([parse_bucket(bucket) for cache in caches for bucket in cache.manifest.buckets], parts.divisor)
-    return config, parts, batches(config, join_caches(caches)), " ".join(cache.manifest.fingerprint for cache in caches)
+    return config, parts, make_batches(config, join_caches(caches)), " ".join(cache.manifest.fingerprint for cache in caches)
 
 
-def verify(caches: Sequence[LatentCache]) -> None:
+def verify_caches(caches: Sequence[LatentCache]) -> None:
     """Compare all files of the caches with their checksums, with a progress bar if they are large."""
     size = sum((cache.folder / name).stat().st_size for cache in caches for name in cache.manifest.digests())
     with Progress(*Progress.get_default_columns(), DownloadColumn(), disable=size < 2**30) as progress:
@@ -57,10 +57,10 @@ def verify(caches: Sequence[LatentCache]) -> None:
             cache.verify(progress=lambda count: progress.advance(task, count))
 
 
-def complete(config: TrainSettings, cache: LatentCache) -> TrainSettings:
+def fill_from_cache(config: TrainSettings, cache: LatentCache) -> TrainSettings:
     """Return settings with what they leave to the cache: the autoencoder, the text encoder, the size."""
     missing = [part for part in ("autoencoder", "text_encoder") if getattr(config, part) is None]
-    values: dict[str, object] = {part: restore(cache.manifest, part, cache=cache.folder) for part in missing}
+    values: dict[str, object] = {part: restore_part(cache.manifest, part, cache=cache.folder) for part in missing}
     size = cache.manifest.image_size if config.image_size is None else config.image_size
     return config.with_values(**values, image_size=size)
 
@@ -81,13 +81,13 @@ def refuse_unfit(config: TrainSettings, parts: Parts, caches: Sequence[LatentCac
         *words("text_encoder", config.text_encoder),
     ]
     for cache in caches:
-        check_cache_matches(cache.manifest, expected, cache=cache.folder, mend=mend + as_before(cache.manifest))
+        check_cache_matches(cache.manifest, expected, cache=cache.folder, mend=mend + words_of_encoding(cache.manifest))
         problem = Scaling.of(autoencoder).problem(cache.manifest.mean, cache.manifest.std)
         if config.scale_check and autoencoder.factor > 1 and problem is not None:
             raise ValueError(f"cache {cache.folder}: {problem}\nscale_check=false trains nevertheless")
 
 
-def as_before(manifest: Manifest) -> list[str]:
+def words_of_encoding(manifest: Manifest) -> list[str]:
     """Return the words of `encode` that prepare pictures as they were prepared for a cache."""
     made = manifest.encoding["pictures"]
     assert isinstance(made, dict)
@@ -97,12 +97,12 @@ def as_before(manifest: Manifest) -> list[str]:
     return [f"crop={crop['kind']}", *own, f"'background=\"{made['background']}\"'", f"dtype={made['dtype']}"]
 
 
-def batches(config: TrainSettings, latents: EncodedExamples) -> CachedLatents:
+def make_batches(config: TrainSettings, latents: EncodedExamples) -> CachedLatents:
     """Return the batches of one cache or of several."""
-    return CachedLatents(latents, **settings(config), repeats=config.cache_repeats, shares=config.cache_shares)
+    return CachedLatents(latents, **batch_settings(config), repeats=config.cache_repeats, shares=config.cache_shares)
 
 
-def settings(config: TrainSettings) -> dict[str, Any]:
+def batch_settings(config: TrainSettings) -> dict[str, Any]:
     """Return the settings that decide how batches are made."""
     names = ("batch_size", "micro_batch_size", "seed", "caption_dropout", "held_out", "workers")
     return {name: getattr(config, name) for name in names}
@@ -121,15 +121,15 @@ def open_source(config: TrainSettings) -> tuple[TrainSettings, Parts, CachedLate
     assert config.text_encoder is not None
     if config.source.get("streaming"):
         raise ValueError("source.streaming=true: a stream passes only once; encode a cache, or set source.streaming=false")
-    refuse_settings(config)
+    check_background(config)
     crop = build(config.crop, "crop", image_size=config.image_size)
-    found = look(config)
-    config = config.with_values(text_encoder=name_classes(config.text_encoder, labels_of(found)))
+    found = survey_source(config)
+    config = config.with_values(text_encoder=name_classes(config.text_encoder, list_labels(found)))
     parts = build_parts(config)
     refuse_shapes(crop.shapes, parts.divisor)
     assert config.autoencoder is not None
     assert config.text_encoder is not None
-    encoders = describe(config, None, cache=Path.cwd())
+    encoders = describe_encoders(config, None, cache=Path.cwd())
     plan = CachePlan(found, crop, pictures=encoders.pictures(config, crop), captions=encoders.captions(), bad={})
     for key, problem in sorted(plan.problems.items()):
         print(f"left out {format_name(key)}: {problem}")
@@ -149,7 +149,7 @@ def open_source(config: TrainSettings) -> tuple[TrainSettings, Parts, CachedLate
         name: value for name, value in encoders.made_by(config, crop).items() if name not in ("autoencoder", "text_encoder")
     }
     content = to_canonical_json(made_by) + "".join(plan.texts_on_disk().values())
-    return config, parts, OnTheFly(live, **settings(config)), hashlib.sha256(content.encode()).hexdigest()
+    return config, parts, OnTheFly(live, **batch_settings(config)), hashlib.sha256(content.encode()).hexdigest()
 
 
 def refuse_live_scale(live: LivePictures, scaling: Scaling) -> None:

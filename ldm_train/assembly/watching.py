@@ -46,7 +46,7 @@ class Watching:
             ValueError: pictures that cannot be drawn so, or a network that measures whose weights are not to be had.
         """
         weak = build_weak(config, parts, choose_device("cpu" if config.trainer.accelerator == "cpu" else "auto"))
-        watching = cls(parts, drawing(config, data), build_measuring(config), weak)
+        watching = cls(parts, plan_drawing(config, data), build_measuring(config), weak)
         generation = parts.generation(parts.network, parts.text_encoder, torch.device("cpu"), weak)
         for recipe in watching.drawing.recipes.values():
             generation.check(watching.drawing.captions, recipe)
@@ -84,7 +84,7 @@ class Watching:
         return found
 
 
-def drawing(config: TrainSettings, data: CachedLatents) -> Drawing:
+def plan_drawing(config: TrainSettings, data: CachedLatents) -> Drawing:
     """Return the pictures to draw while training: of the given prompts, or of held-out (else training) captions."""
     pictures = config.pictures
     scales = guidance_scales(config)

@@ -43,7 +43,7 @@ def refuse_maps(found: PublishedPart, own: int) -> None:
         )
 
 
-def own_settings(network: Part, parts: Parts) -> UNetSettings:
+def describe_own_unet(network: Part, parts: Parts) -> UNetSettings:
     """Return the settings of the run's network that can be inferred from published weights too."""
     defaults = {name: p.default for name, p in inspect.signature(UNet).parameters.items()}
     given: dict[str, Any] = defaults | network.arguments
@@ -61,7 +61,7 @@ def own_settings(network: Part, parts: Parts) -> UNetSettings:
     }
 
 
-def compare(found: PublishedPart, own: UNetSettings, *, adding: bool) -> list[str]:
+def compare_unet(found: PublishedPart, own: UNetSettings, *, adding: bool) -> list[str]:
     """Raise for weights of another network, naming the settings that differ; return notes about what the weights cannot say.
 
     Raises:
@@ -77,7 +77,8 @@ def compare(found: PublishedPart, own: UNetSettings, *, adding: bool) -> list[st
         del there["map_channels"]
     if other := list_differences(there, own):
         raise ValueError(
-            f"it is another network, {describe_unet(there, found.shapes)}: {'; '.join(other)}; {mend(there, own)}"
+            f"it is another network, {describe_unet(there, found.shapes)}: "
+            f"{'; '.join(other)}; {suggest_settings(there, own)}"
         )
     if "heads" in there:
         return []
@@ -86,7 +87,7 @@ def compare(found: PublishedPart, own: UNetSettings, *, adding: bool) -> list[st
     ]
 
 
-def mend(there: UNetSettings, own: UNetSettings) -> str:
+def suggest_settings(there: UNetSettings, own: UNetSettings) -> str:
     """Return what to set so that the run's network is the one whose weights were found."""
     wrong = [name for name, value in there.items() if list_differences({name: value}, own)]
     words = [

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from ldm_train.run_dir.reading import Plain, settings
+from ldm_train.run_dir.reading import Plain, flatten_settings
 from ldm_train.settings.composition import defaults
 from ldm_train.settings.constructors import find_constructor, may_build
 from ldm_train.settings.schema.commands import may_change
@@ -17,7 +17,7 @@ from ldm_train.settings.schema.training import AutoencoderTrainingSettings, Fitt
 from ldm_train.settings.shipped import groups, shipped
 
 
-def filled(config: DictConfig) -> DictConfig:
+def fill_defaults(config: DictConfig) -> DictConfig:
     """Return a stored config with the defaults of the command's own settings that it lacks."""
     verb = "train_autoencoder" if "architecture" in config else "train"
     own = (name for name in defaults(verb) if name not in groups() or name == "evaluation")
@@ -27,7 +27,7 @@ def filled(config: DictConfig) -> DictConfig:
     return whole
 
 
-def refuse_other(
+def refuse_other_run(
     before: FittingSettings, config: FittingSettings, content: str, run_dir: Path, record: Plain, *, base: str | None = None
 ) -> None:
     """Raise if a run cannot be continued because its settings or data differ; settings that may change are ignored.
@@ -35,7 +35,7 @@ def refuse_other(
     Raises:
         ValueError: listing what differs.
     """
-    then, now = (dict(settings(plain)) for plain in (before.as_plain(), config.as_plain()))
+    then, now = (dict(flatten_settings(plain)) for plain in (before.as_plain(), config.as_plain()))
     verb = verb_of(config)
     names = sorted(
         name
@@ -70,7 +70,7 @@ def identify_run(
     Args:
         first_weights: one name for the weights that the run starts from, instead of their path; None if its seed draws them.
     """
-    kept = {name: value for name, value in settings(config.as_plain()) if not may_change(verb_of(config), name)}
+    kept = {name: value for name, value in flatten_settings(config.as_plain()) if not may_change(verb_of(config), name)}
     if first_weights is not None:
         kept.pop("network.weights", None)
     decisive = {"settings": kept, "content": content, "first_weights": first_weights, "trained_for": trained_for}

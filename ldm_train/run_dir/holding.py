@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ldm_train.run_dir.reading import CONFIG, RECORD
-from ldm_train.run_dir.record import PRIOR, last_step, new_record, read_record, record_end, told_error, write_record
+from ldm_train.run_dir.record import PRIOR, describe_end, last_step, new_record, read_record, record_end, write_record
 from ldm_train.settings.schema.training import FittingSettings
 from ldm_train.training.checkpoints.checkpoint_files import checkpoints, last_checkpoint
 from ldm_train.training.run_files import HISTORY, METRICS, written_files
@@ -74,7 +74,7 @@ def _claim(run_dir: Path, *, resume: str) -> Iterator[None]:
     except BaseException as error:
         with suppress(OSError, ValueError):  # of a full disk, say: what ended the run is worth more
             if before not in (None, (run_dir / RECORD).read_bytes()):  # else it was refused before its start was recorded
-                record_end(run_dir, told_error(error))
+                record_end(run_dir, describe_end(error))
         if new and not any((run_dir / name).exists() for name in (METRICS, PRIOR)):
             with suppress(OSError):
                 _undo(run_dir)

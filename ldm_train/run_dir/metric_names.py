@@ -43,7 +43,7 @@ def lower_is_better(name: str) -> bool:
     return any(word in name for word in ("loss", "mse", "kid", "fid", "distance", "error", "kl"))
 
 
-def best(name: str, series: Series) -> tuple[int, float] | None:
+def best_value(name: str, series: Series) -> tuple[int, float] | None:
     """Return the step and the value of the best finite value, or None without one."""
     kept = series.finite
     if not len(kept.values):

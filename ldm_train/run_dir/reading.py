@@ -128,11 +128,11 @@ def is_run(path: Path) -> bool:
     return (path / CONFIG).is_file() and ((path / RECORD).is_file() or (path / METRICS).is_file())
 
 
-def settings(value: object, name: str = "") -> Iterator[tuple[str, object]]:
+def flatten_settings(value: object, name: str = "") -> Iterator[tuple[str, object]]:
     """Yield the dotted names and the values of a plain config."""
     if isinstance(value, Mapping) and value:
         for key, part in value.items():
-            yield from settings(part, f"{name}.{key}" if name else str(key))
+            yield from flatten_settings(part, f"{name}.{key}" if name else str(key))
     else:
         yield name, value
 
@@ -169,7 +169,7 @@ def _config(path: Path) -> Plain:
         raise ValueError(f"{path / CONFIG} cannot be read ({error})") from error
     if not isinstance(found, dict) or "max_steps" not in found:
         raise ValueError(f"{path / CONFIG} is no config of a run: it has no max_steps")
-    return dict(settings(found))
+    return dict(flatten_settings(found))
 
 
 def _starts(path: Path, notes: list[str]) -> list[Plain]:

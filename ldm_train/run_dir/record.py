@@ -14,7 +14,7 @@ import torch
 from omegaconf import OmegaConf
 
 import ldm_train
-from ldm_train.run_dir.config_changes import identify_run, refuse_other
+from ldm_train.run_dir.config_changes import identify_run, refuse_other_run
 from ldm_train.run_dir.reading import CONFIG, RECORD, Plain
 from ldm_train.run_dir.stored_settings import read_config
 from ldm_train.settings.safe_yaml import read_settings_file
@@ -42,7 +42,7 @@ PACKAGES = (
 TOLD = 500  # characters of an error that ended a start
 
 
-def prepare(
+def prepare_run(
     config: FittingSettings,
     *,
     content: str,
@@ -74,7 +74,7 @@ def prepare(
         raise ValueError(f"{run_dir / LAST} is already there; resume=auto continues it, or choose another run_dir")
     if found:
         record = read_record(run_dir) | {"saved": True}
-        refuse_other(read_settings(run_dir), config, content, run_dir, record, base=base)
+        refuse_other_run(read_settings(run_dir), config, content, run_dir, record, base=base)
         check()
         check_own_checkpoints(run_dir)
     else:
@@ -90,9 +90,9 @@ def prepare(
     record["run_dir"] = str(run_dir.resolve())  # by which a copy of this folder knows that it is one
     starts = record["starts"]
     assert isinstance(starts, list)
-    this = this_start(config)
+    this = describe_start(config)
     if starts:
-        tell_changes(starts[-1], this)
+        print_changes(starts[-1], this)
     starts.append(this)
     write_record(run_dir, record)
     return found
@@ -113,7 +113,7 @@ def record_end(run_dir: Path, how: str) -> None:
     write_record(run_dir, record)
 
 
-def told_error(error: BaseException) -> str:
+def describe_end(error: BaseException) -> str:
     """Return how an error ended a start, in one line."""
     words = " ".join(str(error).split())[:TOLD]
     if isinstance(error, KeyboardInterrupt):
@@ -166,7 +166,7 @@ def _are_starts(found: object) -> bool:
     return isinstance(found, list) and all(isinstance(start, dict) and "command" in start for start in found)
 
 
-def commands(run_dir: Path) -> list[str]:
+def list_commands(run_dir: Path) -> list[str]:
     """Return the command lines that started and continued a run."""
     starts = read_record(run_dir)["starts"]
     assert isinstance(starts, list)
@@ -192,7 +192,7 @@ def _unreadable(run_dir: Path, name: str, error: Exception) -> ValueError:
     )
 
 
-def this_start(config: FittingSettings) -> Plain:
+def describe_start(config: FittingSettings) -> Plain:
     """Return the command, versions, sources and machine of this process."""
     return {
         "command": shlex.join(["ldm-train", *sys.argv[1:]]),
@@ -205,7 +205,7 @@ def this_start(config: FittingSettings) -> Plain:
     }
 
 
-def tell_changes(before: Plain, now: Plain) -> None:
+def print_changes(before: Plain, now: Plain) -> None:
     """Print what changed since the last start, so that the run continues only to rounding."""
     changed = [name for name in ("packages", "git", "devices", "threads", "machine") if before.get(name) != now[name]]
     if changed:

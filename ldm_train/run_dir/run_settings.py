@@ -7,14 +7,14 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from ldm_train.run_dir.reading import Plain, RunRead, settings
+from ldm_train.run_dir.reading import Plain, RunRead, flatten_settings
 from ldm_train.settings.composition import defaults
 
 NOT_OF_THE_RUN = {"run_dir", "resume", "debug", "max_time"}  # differ without a difference in what is trained
 ABSENT = "(none)"
 
 
-def names(paths: Sequence[Path]) -> list[str]:
+def short_names(paths: Sequence[Path]) -> list[str]:
     """Return a short name for each run directory: its path without what all paths have in common."""
     if len(paths) == 1:
         return [paths[0].resolve().name]
@@ -24,32 +24,32 @@ def names(paths: Sequence[Path]) -> list[str]:
     return [path.name if name == "." else name for path, name in zip(whole, short, strict=True)]
 
 
-def differing(runs: Sequence[RunRead]) -> dict[str, list[str]]:
+def list_differences(runs: Sequence[RunRead]) -> dict[str, list[str]]:
     """Return each setting that differs between the runs that have it, with its value in each."""
     every = sorted({name for run in runs for name in run.settings} - NOT_OF_THE_RUN)
     found = {name: [_told(run.settings, name) for run in runs] for name in every}
     return {_short(name): values for name, values in found.items() if len(set(values) - _lacking(name)) > 1}
 
 
-def chosen(run: RunRead) -> list[tuple[str, str]]:
+def list_changed(run: RunRead) -> list[tuple[str, str]]:
     """Return the settings of a run that are not its command's defaults."""
     verb = "train_autoencoder" if run.of_autoencoder else "train"
-    shipped = dict(settings(OmegaConf.to_container(defaults(verb))))
+    shipped = dict(flatten_settings(OmegaConf.to_container(defaults(verb))))
     kept = [name for name in run.settings if name not in NOT_OF_THE_RUN and run.settings[name] != shipped.get(name)]
     return [(_short(name), _told(run.settings, name)) for name in kept]
 
 
 def every_setting(run: RunRead) -> list[tuple[str, str]]:
-    return [(_short(name), value(found)) for name, found in run.settings.items()]
+    return [(_short(name), format_value(found)) for name, found in run.settings.items()]
 
 
-def value(found: object) -> str:
+def format_value(found: object) -> str:
     """Return a value about as it stands on a command line."""
     return found if isinstance(found, str) else json.dumps(found)
 
 
 def _told(found: Plain, name: str) -> str:
-    text = value(found[name]) if name in found else ABSENT
+    text = format_value(found[name]) if name in found else ABSENT
     return text.rpartition(".")[2] if name.endswith("._target_") else text
 
 

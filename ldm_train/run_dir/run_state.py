@@ -33,7 +33,7 @@ def state_of(run: RunRead) -> State:
     place = f"step {run.step:,} of {run.max_steps:,}"
     if run.locked:
         return State("running", f"Running, at {place}" if run.step else "Running, before its first logged step")
-    ending = ended(run.starts[-1]) if run.starts else None
+    ending = end_of_start(run.starts[-1]) if run.starts else None
     if ending is not None and not ending.startswith("finished"):
         word: Word = "interrupted" if ending.startswith("interrupted") else "failed"
         return State(word, f"{ending[:1].upper()}{ending[1:]}, at {place}")
@@ -46,7 +46,7 @@ def state_of(run: RunRead) -> State:
     return State("killed", f"Ended without a word, as a process that is killed does, at {place}")
 
 
-def ended(start: Mapping[str, object]) -> str | None:
+def end_of_start(start: Mapping[str, object]) -> str | None:
     """Return how a start ended: "finished", "interrupted (…)" or "failed: …"; None if it recorded nothing."""
     ending = start.get("ended")
     return str(ending["as"]) if isinstance(ending, Mapping) and "as" in ending else None
@@ -61,7 +61,7 @@ def time_of(ending: Mapping[str, object]) -> datetime | None:
     return found.replace(tzinfo=found.tzinfo or UTC) if found.year in YEARS else None
 
 
-def minutes(run: RunRead) -> float | None:
+def total_minutes(run: RunRead) -> float | None:
     """Return the minutes from each start to its end, added up; None if an end is not known."""
     total = 0.0
     for start in run.starts:

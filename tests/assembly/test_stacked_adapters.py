@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch.testing import assert_close
 
 from ldm_train.assembly.parts import Parts, build_parts
-from ldm_train.assembly.stacked_adapters import add_adapters, listed
+from ldm_train.assembly.stacked_adapters import add_adapters, list_adapters
 from ldm_train.assembly.stored_weights import load_weights
 from ldm_train.assembly.trained_part import parameters_of
 from ldm_train.run_dir.stored_settings import read_trained
@@ -73,16 +73,16 @@ def test_pictures_with_an_adapter_are_those_of_its_run(
 
 
 def test_the_forms_of_the_setting() -> None:
-    assert listed(None) == []
-    assert listed("a") == [("a", 1.0)]
-    assert listed(["a", {"path": "b", "scale": 2}]) == [("a", 1.0), ("b", 2.0)]
-    assert listed({"a": 0.5, "b": -1}) == [("a", 0.5), ("b", -1.0)]
+    assert list_adapters(None) == []
+    assert list_adapters("a") == [("a", 1.0)]
+    assert list_adapters(["a", {"path": "b", "scale": 2}]) == [("a", 1.0), ("b", 2.0)]
+    assert list_adapters({"a": 0.5, "b": -1}) == [("a", 0.5), ("b", -1.0)]
 
 
 @pytest.mark.parametrize("setting", [3, {"a": "much"}, {"a": None}, [{"scale": 1}], [1], {"a": True}])
 def test_another_form_is_refused(setting: object) -> None:
     with pytest.raises(ValueError, match="must be paths and their factors, such as"):
-        listed(setting)
+        list_adapters(setting)
 
 
 def test_what_is_no_adapter_is_refused(trained: Path, tmp_path: Path) -> None:

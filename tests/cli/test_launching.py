@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ldm_train.assembly.trainer import options, refuse_launch, slurm
+from ldm_train.assembly.trainer import refuse_launch, slurm_plugins, trainer_options
 from ldm_train.settings.composition import compose_as
 from ldm_train.settings.schema.options import TrainerSettings
 from ldm_train.settings.schema.training import TrainSettings
@@ -184,7 +184,7 @@ def test_tasks_that_slurm_counts_in_all_only_are_refused(environment: Callable) 
 def test_an_interactive_shell_of_slurm_is_a_machine_like_any(environment: Callable) -> None:
     environment(SLURM | {"SLURM_JOB_NAME": "interactive"})
     refuse_launch(TrainerSettings(devices=1, num_nodes=1))
-    assert slurm() == []
+    assert slurm_plugins() == []
 
 
 def test_a_command_line_that_does_not_fit_is_told_before_anything_is_read(
@@ -200,7 +200,7 @@ def test_a_command_line_that_does_not_fit_is_told_before_anything_is_read(
 def test_lightning_leaves_saving_and_requeueing_to_us(environment: Callable) -> None:
     environment(SLURM)
     trainer = TrainerSettings(devices=2, strategy="ddp", log_every_n_steps=1)
-    plugins = options(trainer)["plugins"]
+    plugins = trainer_options(trainer)["plugins"]
     assert isinstance(plugins, list)
     assert [plugin.auto_requeue for plugin in plugins if hasattr(plugin, "auto_requeue")] == [False]
 

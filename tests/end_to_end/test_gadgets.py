@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from ldm_train.assembly.cache_identity import restore
+from ldm_train.assembly.cache_identity import restore_part
 from ldm_train.data.cache.manifest import read_manifest
 from ldm_train.settings.constructors import build, check_config, check_constructors
 from ldm_train.settings.schema.options import Part, read_part
@@ -274,7 +274,7 @@ def test_a_cache(
     says = str(gadget["_target_"])
     nothing_happens("train", f"cache={folder}", "run_dir=run", *train_words, says=says)
     with pytest.raises(ValueError, match=re.escape(says)):
-        build(restore(read_manifest(folder), part, cache=folder), part)
+        build(restore_part(read_manifest(folder), part, cache=folder), part)
     assert not (tmp_path / CANARY).exists()
 
 

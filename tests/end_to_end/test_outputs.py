@@ -61,7 +61,7 @@ def test_check_refuses_a_user_s_folder_before_it_reads_a_picture(
 ) -> None:
     mine(tmp_path / "out" / name)
     before = digests(tmp_path)
-    monkeypatch.setattr(checking, "look", None)
+    monkeypatch.setattr(checking, "inspect_source", None)
     answer = ldm_train("check", f"source.path={pictures}", "autoencoder=identity", "image_size=16", f"out={tmp_path}/out")
     assert answer.code == 1
     assert f"{tmp_path}/out" in answer.err

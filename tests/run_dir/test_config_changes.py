@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ldm_train.run_dir.config_changes import refuse_other
+from ldm_train.run_dir.config_changes import refuse_other_run
 from ldm_train.settings.composition import compose_as
 from ldm_train.settings.schema.training import TrainSettings
 from tests.run_dir.records import QUIET, files, lines, record
@@ -88,7 +88,7 @@ def test_where_and_how_fast_it_runs_may_differ(words: list[str], tmp_path: Path)
     needed = ["cache=c", "run_dir=d"]
     before = [word for word in words if word.startswith("text_encoder=")]
     then, now = (compose_as(TrainSettings, [*needed, *own]) for own in (before, words))
-    refuse_other(then, now, "the data", tmp_path, {"content": "the data", "starts": []})
+    refuse_other_run(then, now, "the data", tmp_path, {"content": "the data", "starts": []})
 
 
 def closed_form(kind: str, step: int, max_steps: int) -> float:

@@ -16,7 +16,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from ldm_train.run_dir.holding import hold_run_directory
-from ldm_train.run_dir.record import last_step, note_saved, prepare, read_record
+from ldm_train.run_dir.record import last_step, note_saved, prepare_run, read_record
 from ldm_train.settings.composition import compose_as
 from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.util.files import temporary_path
@@ -52,7 +52,7 @@ def write(folder: Path, *names: str, content: str = "mine") -> Path:
 def run_with_history(folder: Path, *, saved: bool) -> Path:
     """A run directory of which some steps are logged and no checkpoint is there."""
     with hold_run_directory(config(folder)):
-        prepare(config(folder), content="data")
+        prepare_run(config(folder), content="data")
         write(folder, "metrics.jsonl", "timing.jsonl", content='{"step": 7}\n')
         write(folder, "samples/step-00000004.png", "samples/growth.png", "ema/step-00000004.safetensors", content="ours")
         if saved:
@@ -181,7 +181,7 @@ def test_a_start_that_is_killed_while_it_prepares_can_be_started_again(tmp_path:
     ended = subprocess.run([sys.executable, "-c", code, tmp_path / "run"], check=False)
     assert ended.returncode == -signal.SIGKILL
     with hold_run_directory(config(tmp_path / "run")):
-        assert not prepare(config(tmp_path / "run"), content="data")
+        assert not prepare_run(config(tmp_path / "run"), content="data")
     assert len(record(tmp_path / "run")["starts"]) == 1
 
 
@@ -192,7 +192,7 @@ def test_a_first_start_that_fails_before_its_first_step_leaves_what_was_there(th
         run_dir.mkdir(parents=True)
     before = tree(tmp_path)
     with fails(run_dir):
-        prepare(config(run_dir), content="data")
+        prepare_run(config(run_dir), content="data")
         write(run_dir, "tensorboard/events.out.tfevents.1700000000.host.1.0", "metrics.csv")
         (run_dir / "checkpoints").mkdir()
     assert tree(tmp_path) == before
@@ -261,7 +261,7 @@ def test_a_run_that_is_started_anew_loses_its_history_and_nothing_of_the_users(
         write(run_dir, "checkpoints/last.ckpt", "checkpoints/step-00000004.ckpt", content="ours")
     again = config(run_dir, resume)
     with hold_run_directory(again):
-        assert prepare(again, content="other data") is False
+        assert prepare_run(again, content="other data") is False
     assert sorted(files(run_dir)) == sorted([*MINE, ".lock", "run.json", "config.yaml"])
     assert record(run_dir)["content"] == "other data"
     assert record(run_dir)["saved"] is False

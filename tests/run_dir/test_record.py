@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from torch.testing import assert_close
 
 from ldm_train.data.cache.manifest import read_manifest
-from ldm_train.run_dir.record import PACKAGES, told_error
+from ldm_train.run_dir.record import PACKAGES, describe_end
 from tests.run_dir.records import QUIET, files, lines, record
 
 # What it says
@@ -72,7 +72,7 @@ def test_how_a_start_ended_is_recorded(cache: Path, train: Callable, tmp_path: P
     ],
 )
 def test_an_error_is_told_in_a_line(error: BaseException, told: str) -> None:
-    assert told_error(error) == told
+    assert describe_end(error) == told
 
 
 def test_a_glance_at_the_lock_keeps_no_run_from_starting(

@@ -10,8 +10,8 @@ from lightning_fabric.plugins.precision.precision import _PRECISION_INPUT_STR
 from pytorch_lightning.accelerators import AcceleratorRegistry
 from pytorch_lightning.strategies import StrategyRegistry
 
-from ldm_train.assembly.trainer import options as options_of_trainer
 from ldm_train.assembly.trainer import refuse_absent, refuse_fused_scaling, refuse_sharding
+from ldm_train.assembly.trainer import trainer_options as options_of_trainer
 from ldm_train.cli.main import VERBS
 from ldm_train.settings import composition, constructors, shipped
 from ldm_train.settings.composition import ConfigError, compose, compose_as, folder, groups

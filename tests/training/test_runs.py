@@ -187,7 +187,7 @@ def test_watching_leaves_the_weights_alone(words: tuple[str, ...], run_with: Cal
 def test_validation_does_not_depend_on_its_batch_size(cache: Path, trained: Path) -> None:
     from ldm_train.assembly.parts import build_parts
     from ldm_train.assembly.stored_weights import load_weights
-    from ldm_train.assembly.training_data import batches
+    from ldm_train.assembly.training_data import make_batches
     from ldm_train.assembly.training_module import training_module
     from ldm_train.data.cache.reader import LatentCache
     from ldm_train.run_dir.stored_settings import read_trained
@@ -196,7 +196,7 @@ def test_validation_does_not_depend_on_its_batch_size(cache: Path, trained: Path
     config = read_trained(trained)
     parts = build_parts(config)
     load_weights(trained, parts)
-    module, data = training_module(config, parts), batches(config, LatentCache(cache))
+    module, data = training_module(config, parts), make_batches(config, LatentCache(cache))
     whole, single = (measure_held_out(module, data, batch_size=size, repeats=2).scalars() for size in (64, 1))
     assert single == pytest.approx(whole, rel=1e-6)
     assert lines(trained)[-1]["validation_loss"] == pytest.approx(whole["loss"], rel=1e-6), "that of the averaged weights"

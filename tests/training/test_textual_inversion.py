@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
-from ldm_train.assembly.new_words import check_new_words, untrained_words
+from ldm_train.assembly.new_words import check_new_words, warn_of_untrained_words
 from ldm_train.assembly.parts import build_parts
 from ldm_train.assembly.stored_run import open_run
 from ldm_train.assembly.stored_weights import load_weights, read_weights
@@ -131,7 +131,7 @@ def test_prompts_without_the_word_are_warned_of(words: list[str], named: str | N
 
 def test_words_that_are_not_trained_are_warned_of() -> None:
     settings = {"width": 8, "layers": 1, "heads": 1, "new_words": ["<toy>=toy"]}
-    assert untrained_words(small(**settings)) == []  # type: ignore[arg-type]
-    [line] = untrained_words(small(**settings, trained=False))  # type: ignore[arg-type]
+    assert warn_of_untrained_words(small(**settings)) == []  # type: ignore[arg-type]
+    [line] = warn_of_untrained_words(small(**settings, trained=False))  # type: ignore[arg-type]
     assert "<toy>" in line
-    assert untrained_words(small(width=8, layers=1, heads=1, trained=False)) == []
+    assert warn_of_untrained_words(small(width=8, layers=1, heads=1, trained=False)) == []

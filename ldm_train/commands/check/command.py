@@ -15,7 +15,7 @@ from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColum
 from ldm_train.assembly.new_words import check_new_words
 from ldm_train.assembly.parts import Parts, choose_device
 from ldm_train.assembly.source_survey import name_classes
-from ldm_train.assembly.trainer import quiet
+from ldm_train.assembly.trainer import silence_lightning
 from ldm_train.commands.check.check_page import build_check_page
 from ldm_train.commands.check.dataset_facts import collect_caption_facts, collect_picture_facts
 from ldm_train.commands.check.estimate import estimate_disk, estimate_encoding, estimate_training, measure_row_shapes
@@ -55,7 +55,7 @@ def run(settings: CheckSettings) -> int:
     if settings.out is not None:
         check_folder(Path(settings.out), CHECKED, setting="out", given=str(settings.out))
         check_file(Path(settings.out) / PAGE, is_page, setting="out")
-    quiet()
+    silence_lightning()
     set_threads(settings.threads)
     attempt = Attempts()
     try_settings(settings, attempt)

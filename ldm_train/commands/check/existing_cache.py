@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ldm_train.assembly.cache_identity import describe
+from ldm_train.assembly.cache_identity import describe_encoders
 from ldm_train.assembly.encode_cache import refuse_emptying
 from ldm_train.data.cache.manifest import describe_differences, read_entries, read_manifest
 from ldm_train.data.cache.plan import CachePlan
@@ -49,7 +49,7 @@ def compare_cache(
     if not (folder / "manifest.json").is_file():
         return CacheComparison(str(folder), False, 0, 0, 0, [], [], {})
     manifest = read_manifest(folder)
-    encoders = describe(settings, manifest, cache=folder)
+    encoders = describe_encoders(settings, manifest, cache=folder)
     made_by = encoders.made_by(settings, crop)
     differences = describe_differences(asdict(manifest), {name: made_by[name] for name in ("encoding", "shift", "scale")})
     if not is_only_cache:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ldm_train.assembly.parts import Parts
-from ldm_train.assembly.prior import class_prompts, refuse_settings
+from ldm_train.assembly.prior import class_prompts, refuse_prior_settings
 from ldm_train.assembly.stored_run import build_recipe
 from ldm_train.commands.check.estimate import StepEstimate
 from ldm_train.data.cache.plan import CachePlan
@@ -109,7 +109,7 @@ def estimate_class_pictures(settings: CheckSettings, parts: Parts, plan: CachePl
     prior = settings.prior
     if prior.prompts is None:
         return None
-    refuse_settings(settings)
+    refuse_prior_settings(settings)
     captions = len(set(class_prompts(settings)))
     shape = (settings.image_size, settings.image_size)
     each = PIXEL * settings.image_size**2 + rows.picture(shape, plan.crop.views)

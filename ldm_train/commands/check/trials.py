@@ -8,8 +8,8 @@ from typing import ParamSpec, TypeVar
 import torch
 from torch import nn
 
-from ldm_train.assembly.limits import duration
-from ldm_train.assembly.new_words import untrained_words
+from ldm_train.assembly.limits import parse_duration
+from ldm_train.assembly.new_words import warn_of_untrained_words
 from ldm_train.assembly.optimization_checks import refuse_optimization
 from ldm_train.assembly.parts import Parts, build_parts
 from ldm_train.assembly.stored_run import build_recipe, build_weak
@@ -70,7 +70,7 @@ def try_settings(settings: CheckSettings, attempt: Attempts) -> None:
     attempt(refuse_absent, settings.trainer)
     attempt(refuse_fused_scaling, settings)
     attempt(refuse_sharding, settings, shardable=True)
-    attempt(duration, settings.max_time)
+    attempt(parse_duration, settings.max_time)
     attempt(Keeping, **dict(settings.checkpoint))
     attempt(build, settings.ema, "ema")
     attempt(build_geometry, settings)
@@ -179,4 +179,4 @@ def try_shape(parts: Parts, shape: Size) -> None:
 
 def collect_start_warnings(module: NoisePredictorTraining) -> list[str]:
     """Return the warnings that `train` prints at its start."""
-    return list_sampling_warnings(module.objective) + untrained_words(module.text_encoder)
+    return list_sampling_warnings(module.objective) + warn_of_untrained_words(module.text_encoder)

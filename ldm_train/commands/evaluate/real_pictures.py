@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ldm_train.assembly.cache_identity import restore
+from ldm_train.assembly.cache_identity import restore_part
 from ldm_train.assembly.parts import Parts
 from ldm_train.assembly.prior import is_whole, with_class_pictures
-from ldm_train.assembly.training_data import batches, refuse_unfit, verify
+from ldm_train.assembly.training_data import make_batches, refuse_unfit, verify_caches
 from ldm_train.commands.evaluate.drawn_pictures import read_picture_batches
 from ldm_train.commands.evaluate.galleries import open_gallery
 from ldm_train.data.batches.datamodules import CachedLatents, split_held_out
@@ -74,10 +74,10 @@ def open_run_pictures(data: CachedLatents, autoencoder: Autoencoder, device: tor
 def open_cache_pictures(folders: str | list[str], device: torch.device) -> RealPictures | None:
     """Return the held-out examples of caches, decoded with the autoencoder that encoded them; None if there are none."""
     caches = open_caches(folders)
-    verify(caches)
-    autoencoder: Autoencoder = build(restore(caches[0].manifest, "autoencoder", cache=caches[0].folder), "autoencoder").to(
-        device
-    )
+    verify_caches(caches)
+    autoencoder: Autoencoder = build(
+        restore_part(caches[0].manifest, "autoencoder", cache=caches[0].folder), "autoencoder"
+    ).to(device)
     latents = join_caches(caches)
     held_out = split_held_out(latents, HELD_OUT)[1]
     return open_latent_pictures(latents, held_out, autoencoder, device) if len(held_out) > 0 else None
@@ -96,6 +96,6 @@ def open_held_out_data(settings: EvaluateSettings, trained: TrainSettings, parts
     if cache is None:
         return None
     caches = open_caches(cache)
-    verify(caches)
+    verify_caches(caches)
     refuse_unfit(trained, parts, caches)
-    return batches(trained, join_caches(caches))
+    return make_batches(trained, join_caches(caches))

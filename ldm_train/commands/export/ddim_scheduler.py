@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from ldm_train.assembly.published_scheduler import PREDICTIONS, named_schedule, same
+from ldm_train.assembly.published_scheduler import PREDICTIONS, is_same_noise, named_schedule
 from ldm_train.diffusion.prediction import Prediction
 from ldm_train.diffusion.schedules.schedule import NoiseSchedule, VariancePreserving
 from ldm_train.samplers.spacings import Leading, Linspace, Spacing, Trailing
@@ -39,7 +39,7 @@ def build_scheduler_config(trained: TrainSettings, schedule: VariancePreserving,
     }
     for named in list_published_schedules(trained.schedule):
         found = named_schedule(config | named)
-        if found is not None and same(found, schedule):
+        if found is not None and is_same_noise(found, schedule):
             return config | named
     return config | {"trained_betas": compute_betas(schedule)}
 

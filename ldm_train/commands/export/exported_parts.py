@@ -10,7 +10,7 @@ from ldm_train.assembly.parts import Parts, build_parts
 from ldm_train.assembly.stored_weights import complete_weights
 from ldm_train.assembly.trained_for import refuse_other_purpose
 from ldm_train.assembly.trained_part import is_partial
-from ldm_train.assembly.weights_match import own_settings
+from ldm_train.assembly.weights_match import describe_own_unet
 from ldm_train.autoencoders.autoencoder import KLAutoencoder
 from ldm_train.commands.export.ddim_scheduler import list_scheduler_problems
 from ldm_train.commands.export.encoder_configs import ExportedEncoder, export_autoencoder, export_text_encoder
@@ -97,7 +97,7 @@ def has_linear_projection(parts: Parts, trained: TrainSettings) -> bool:
 
 
 def list_network_problems(parts: Parts, trained: TrainSettings) -> list[str]:
-    return list_unsupported_settings(own_settings(trained.network, parts)) if isinstance(parts.network, UNet) else []
+    return list_unsupported_settings(describe_own_unet(trained.network, parts)) if isinstance(parts.network, UNet) else []
 
 
 def select_module(state: Mapping[str, Tensor], prefix: str, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -120,7 +120,7 @@ def export_unet(exported: ExportedParts, state: Mapping[str, Tensor], side: int)
         config |= {"_class_name": "UNet2DConditionModel", "sample_size": side}
         return ExportedPart(config, LazyTensors(get_shapes(plain), lambda name: plain[name]))
     table = map_unet_to_diffusers(state, linear_projection=exported.linear_projection)
-    own = own_settings(exported.trained.network, exported.parts)
+    own = describe_own_unet(exported.trained.network, exported.parts)
     config = build_unet_config(own, linear_projection=exported.linear_projection, sample_size=side)
     return ExportedPart(config, map_lazily(table, state, network.state_dict()))
 

@@ -9,9 +9,9 @@ from ldm_train.reports.axes import format_number
 from ldm_train.reports.curves import MAX_POINTS
 from ldm_train.reports.page import Page, Section
 from ldm_train.reports.page_blocks import Charts, DataTable, Facts, PageBlock, Paragraphs
-from ldm_train.run_dir.metric_names import best
+from ldm_train.run_dir.metric_names import best_value
 from ldm_train.run_dir.reading import RunRead
-from ldm_train.run_dir.run_settings import chosen, differing, every_setting, names
+from ldm_train.run_dir.run_settings import every_setting, list_changed, list_differences, short_names
 from ldm_train.run_dir.run_state import state_of
 
 FIRST = (
@@ -33,7 +33,7 @@ def build_report_page(run_records: Sequence[RunRead], *, broken: Sequence[str] =
     Args:
         broken: messages about runs that could not be read.
     """
-    run_names = names([run.path for run in run_records])
+    run_names = short_names([run.path for run in run_records])
     runs = [
         ReportedRun(name, run, i, len(run_records) == 1)
         for i, (name, run) in enumerate(zip(run_names, run_records, strict=True))
@@ -107,11 +107,11 @@ def summarise_run(one: ReportedRun) -> list[tuple[str, str]]:
     metrics = run_curves.list_metric_names([one])
     for first in FIRST:
         name = next((name for name in metrics if name.startswith(first)), first)
-        best_value = best(name, run.series[name]) if name in run.series else None
-        if best_value is not None:
+        found = best_value(name, run.series[name]) if name in run.series else None
+        if found is not None:
             title = run_curves.metric_title(name)
             title = title if title[1:2].isupper() else title[:1].lower() + title[1:]
-            rows.append((f"best {title}", format_number(best_value[1])))
+            rows.append((f"best {title}", format_number(found[1])))
     if "time/samples_per_second" in run.series:
         speeds = run.series["time/samples_per_second"].finite.values
         rows += (
@@ -128,7 +128,7 @@ def build_runs_table(runs: Sequence[ReportedRun]) -> DataTable:
     rows = []
     for one in runs:
         series = one.run.series.get("validation_loss")
-        best_loss = None if series is None else best("validation_loss", series)
+        best_loss = None if series is None else best_value("validation_loss", series)
         speed = one.run.series.get("time/samples_per_second")
         rows.append(
             [
@@ -146,7 +146,7 @@ def build_runs_table(runs: Sequence[ReportedRun]) -> DataTable:
 
 def build_differing_table(runs: Sequence[ReportedRun]) -> DataTable:
     """Return a table with a row for each setting that differs between the runs."""
-    rows = [[name, *values] for name, values in differing([one.run for one in runs]).items()]
+    rows = [[name, *values] for name, values in list_differences([one.run for one in runs]).items()]
     return DataTable(["setting", *(one.name for one in runs)], rows, caption="Settings that differ between the runs")
 
 
@@ -154,7 +154,7 @@ def build_settings_blocks(runs: Sequence[ReportedRun]) -> list[PageBlock]:
     """Return the settings of each run; they are folded if there are several runs."""
     blocks: list[PageBlock] = []
     for one in runs:
-        changed, every = chosen(one.run), every_setting(one.run)
+        changed, every = list_changed(one.run), every_setting(one.run)
         fold = "" if one.is_only else f"{one.name}: {len(changed)} settings that differ from the defaults"
         blocks.append(Facts(changed, fold=fold))
         blocks.append(Facts(every, fold=one.label(f"all {len(every)} settings")))

@@ -7,7 +7,7 @@ from ldm_train.commands.report.run_curves import ReportedRun
 from ldm_train.reports.page import Verdict
 from ldm_train.reports.page_blocks import DataTable, PageBlock, Paragraphs, ShellCommand
 from ldm_train.run_dir.reading import RunRead
-from ldm_train.run_dir.run_state import ended, minutes, state_of, time_of
+from ldm_train.run_dir.run_state import end_of_start, state_of, time_of, total_minutes
 
 
 def build_verdict(runs: Sequence[ReportedRun]) -> Verdict:
@@ -28,7 +28,7 @@ def list_troubles(run: RunRead) -> Iterator[str]:
         first, last = min(run.nonfinite), max(run.nonfinite)
         several = f"{len(run.nonfinite):,} steps were not finite and were left out, from step {first:,} to {last:,}"
         yield several if first < last else f"step {first:,} was not finite and was left out"
-    failures = [end for start in run.starts[:-1] if (end := ended(start)) and end.startswith("failed")]
+    failures = [end for start in run.starts[:-1] if (end := end_of_start(start)) and end.startswith("failed")]
     yield from (f"an earlier start {end}" for end in failures)
     if len(run.starts) > 1:
         yield f"it was started {len(run.starts)} times; each start continued from the last checkpoint"
@@ -62,7 +62,7 @@ def build_start_blocks(runs: Sequence[ReportedRun]) -> list[PageBlock]:
 
 def format_total_time(run: RunRead) -> str:
     """Return the time of all starts together, or nothing if the end of one is unknown."""
-    length = minutes(run)
+    length = total_minutes(run)
     if length is None:
         return ""
     return f"{length:.1f} min" if length < 120 else f"{length / 60:.1f} h"
@@ -75,7 +75,7 @@ def format_time(time: datetime | None) -> str:
 def _row(number: int, start: Mapping[str, object], *, running: bool) -> list[str]:
     end = start.get("ended")
     end_record: Mapping[str, object] = end if isinstance(end, Mapping) else {}
-    how = ended(start) or ("still running" if running else "unknown")
+    how = end_of_start(start) or ("still running" if running else "unknown")
     machine = start.get("machine")
     packages, git = start.get("packages"), start.get("git")
     return [

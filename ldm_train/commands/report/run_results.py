@@ -6,8 +6,8 @@ from ldm_train.commands.report.run_curves import MEASURED, SHARES, ReportedRun, 
 from ldm_train.reports.axes import format_number
 from ldm_train.reports.charts import Bars
 from ldm_train.reports.page_blocks import DataTable, PageBlock, Paragraphs, ShellCommand
-from ldm_train.run_dir.metric_names import best, lower_is_better, metric_title
-from ldm_train.run_dir.run_settings import value
+from ldm_train.run_dir.metric_names import best_value, lower_is_better, metric_title
+from ldm_train.run_dir.run_settings import format_value
 
 ROWS = 200  # at most, in a table of an evaluation
 SHARE_WORDS = {
@@ -24,9 +24,9 @@ def build_metrics_table(runs: Sequence[ReportedRun]) -> DataTable:
     for name in [*MEASURED, "held_out_psnr", "train_psnr", *list_metric_names(runs)]:
         for one in (one for one in runs if name in one.run.series):
             series = one.run.series[name].finite
-            best_value = best(name, series)
-            if best_value is not None:
-                title, (step, value_at_step) = metric_title(name), best_value
+            found = best_value(name, series)
+            if found is not None:
+                title, (step, value_at_step) = metric_title(name), found
                 direction = "lowest" if lower_is_better(name) else "highest"
                 row = [title, format_number(series.last), format_number(value_at_step), f"{step:,}", direction]
                 rows.append(row if one.is_only else [f"{title}, {one.name}", *row[1:]])
@@ -134,4 +134,4 @@ def _text(part: object) -> str:
         return format_number(part)
     if isinstance(part, list) and part and all(isinstance(one, float) for one in part):
         return ", ".join(format_number(one) for one in part)
-    return value(part)
+    return format_value(part)

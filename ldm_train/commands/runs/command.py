@@ -12,9 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from ldm_train.reports.axes import format_number
-from ldm_train.run_dir.metric_names import BINS, LIMITS, best, lower_is_better, metric_title
+from ldm_train.run_dir.metric_names import BINS, LIMITS, best_value, lower_is_better, metric_title
 from ldm_train.run_dir.reading import RunRead, Series, is_run, read_runs
-from ldm_train.run_dir.run_settings import ABSENT, differing, names
+from ldm_train.run_dir.run_settings import ABSENT, list_differences, short_names
 from ldm_train.run_dir.run_state import Word, state_of, time_of
 from ldm_train.settings.schema.using import RunsSettings
 from ldm_train.util.text import nearest
@@ -92,7 +92,7 @@ def sort_runs(runs: Sequence[RunRead], by: str) -> list[RunRead]:
     sign = 1 if lower_is_better(name) else -1
 
     def place(run: RunRead) -> tuple[bool, float]:
-        found = best(name, run.series[name]) if name in run.series else None
+        found = best_value(name, run.series[name]) if name in run.series else None
         return (found is None, sign * found[1] if found else 0.0)
 
     return sorted(runs, key=place)
@@ -162,18 +162,20 @@ def build_differences_table(runs: Sequence[RunRead]) -> Table:
 
 
 def _names(runs: Sequence[RunRead]) -> list[str]:
-    return names([run.path for run in runs])
+    return short_names([run.path for run in runs])
 
 
 def _differs(runs: Sequence[RunRead]) -> list[str]:
     """Return the settings of each run that are not the same in all runs."""
-    others = {name: values for name, values in differing(runs).items() if name != "max_steps"}  # is in the column of steps
+    others = {
+        name: values for name, values in list_differences(runs).items() if name != "max_steps"
+    }  # is in the column of steps
     return [", ".join(f"{name}={v[i]}" for name, v in others.items() if v[i] != ABSENT) for i in range(len(runs))]
 
 
 def list_plain_runs(runs: Sequence[RunRead]) -> list[dict[str, object]]:
     """Return the runs as plain values for JSON."""
-    others = differing(runs)
+    others = list_differences(runs)
     return [
         {
             "run_dir": str(run.path),
@@ -208,12 +210,12 @@ def _columns(runs: Sequence[RunRead]) -> list[str]:
 
 
 def _best(run: RunRead, name: str) -> str:
-    found = best(name, run.series[name]) if name in run.series else None
+    found = best_value(name, run.series[name]) if name in run.series else None
     return "" if found is None else format_number(found[1])
 
 
 def _plain(name: str, series: Series) -> dict[str, float | int | None]:
-    found = best(name, series)
+    found = best_value(name, series)
     last = series.last if len(series.finite.values) and series.finite.steps[-1] == series.steps[-1] else None
     return {"last": last, "best": None if found is None else found[1], "best_step": None if found is None else found[0]}
 

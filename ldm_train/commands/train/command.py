@@ -9,21 +9,27 @@ from pathlib import Path
 
 import torch
 
-from ldm_train.assembly.limits import ending, told_ending
+from ldm_train.assembly.limits import read_limits, record_ending
 from ldm_train.assembly.new_word_files import write_words
-from ldm_train.assembly.new_words import check_new_words, training_captions, untrained_words
+from ldm_train.assembly.new_words import check_new_words, training_captions, warn_of_untrained_words
 from ldm_train.assembly.optimization_checks import refuse_optimization
 from ldm_train.assembly.prior import given_caches, join_prior, with_given_caches
 from ldm_train.assembly.stored_weights import load_base, load_start
 from ldm_train.assembly.trained_for import describe_purpose, refuse_other_purpose
 from ldm_train.assembly.trained_part import refuse_part
-from ldm_train.assembly.trainer import build_loggers, options, quiet, refuse_fused_scaling, refuse_processes
+from ldm_train.assembly.trainer import (
+    build_loggers,
+    refuse_fused_scaling,
+    refuse_processes,
+    silence_lightning,
+    trainer_options,
+)
 from ldm_train.assembly.training_data import open_data
 from ldm_train.assembly.training_module import compile_network, list_sampling_warnings, training_module
 from ldm_train.assembly.watching import Watching
 from ldm_train.conditioners.text_encoder import TextEncoder
 from ldm_train.run_dir.holding import hold_run_directory
-from ldm_train.run_dir.record import note_saved, prepare, set_threads
+from ldm_train.run_dir.record import note_saved, prepare_run, set_threads
 from ldm_train.settings.composition import build
 from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.training.callbacks.spent import TimeSpent
@@ -39,13 +45,13 @@ def run(settings: TrainSettings) -> int:
     """Train, and return the exit code: 0 for a finished run, INTERRUPTED for one that was saved before its end."""
     refuse_fused_scaling(settings)
     refuse_processes(settings, shardable=True)
-    limits, keeping = ending(settings), Keeping(**dict(settings.checkpoint))
+    limits, keeping = read_limits(settings), Keeping(**dict(settings.checkpoint))
     set_threads(settings.threads)
-    quiet()
+    silence_lightning()
     refuse_optimization(settings)
     refuse_part(settings)
     with hold_run_directory(settings):
-        return told_ending(settings, train_network(settings, limits, keeping))
+        return record_ending(settings, train_network(settings, limits, keeping))
 
 
 def train_network(settings: TrainSettings, limits: Limits, keeping: Keeping) -> str | None:
@@ -61,7 +67,7 @@ def train_network(settings: TrainSettings, limits: Limits, keeping: Keeping) -> 
     ema: EMA = build(settings.ema, "ema")
     base = load_base(settings, parts)
     check = partial(refuse_other_purpose, Path(settings.run_dir), settings, parts)
-    resumed = prepare(
+    resumed = prepare_run(
         stored,
         content=content,
         base=base,
@@ -76,7 +82,7 @@ def train_network(settings: TrainSettings, limits: Limits, keeping: Keeping) -> 
         module.to(memory_format=torch.channels_last)
     if settings.compile is not None:
         compile_network(module.network, backend=settings.compile)
-    for warning in [*warnings, *list_sampling_warnings(module.objective), *untrained_words(module.text_encoder)]:
+    for warning in [*warnings, *list_sampling_warnings(module.objective), *warn_of_untrained_words(module.text_encoder)]:
         print(f"warning: {warning}")
     run_dir, spent = Path(settings.run_dir), TimeSpent()
     reason = fit(
@@ -91,7 +97,7 @@ def train_network(settings: TrainSettings, limits: Limits, keeping: Keeping) -> 
         log_every=settings.trainer.log_every_n_steps,
         health_every=settings.health.every,
         spent=spent,
-        options=options(settings.trainer, shares=settings.checkpoint.shares),
+        options=trainer_options(settings.trainer, shares=settings.checkpoint.shares),
         first_rank=launched_rank() == 0,
         resumed=resumed,
         saved=partial(note_saved, run_dir),

@@ -8,9 +8,15 @@ from pathlib import Path
 
 import torch
 
-from ldm_train.assembly.limits import ending, told_ending
+from ldm_train.assembly.limits import read_limits, record_ending
 from ldm_train.assembly.optimization_checks import refuse_optimization
-from ldm_train.assembly.trainer import build_loggers, options, quiet, refuse_fused_scaling, refuse_processes
+from ldm_train.assembly.trainer import (
+    build_loggers,
+    refuse_fused_scaling,
+    refuse_processes,
+    silence_lightning,
+    trainer_options,
+)
 from ldm_train.autoencoders.scaling import Scaling
 from ldm_train.data.batches.datamodules import PictureBatches
 from ldm_train.data.pictures.decoding import MAX_PIXELS
@@ -18,7 +24,7 @@ from ldm_train.data.scan.survey import survey_items
 from ldm_train.data.sources.items import Item, format_name
 from ldm_train.metrics.drawings import psnr
 from ldm_train.run_dir.holding import hold_run_directory
-from ldm_train.run_dir.record import commands, note_saved, prepare, set_threads
+from ldm_train.run_dir.record import list_commands, note_saved, prepare_run, set_threads
 from ldm_train.settings.composition import build
 from ldm_train.settings.schema.training import AutoencoderTrainingSettings
 from ldm_train.training.autoencoder_module import AutoencoderTraining
@@ -37,12 +43,12 @@ def run(settings: AutoencoderTrainingSettings) -> int:
     """Train, and return the exit code: 0 for a finished run, INTERRUPTED for one that was saved before its end."""
     refuse_fused_scaling(settings)
     refuse_processes(settings)
-    limits, keeping = ending(settings), Keeping(**dict(settings.checkpoint))
+    limits, keeping = read_limits(settings), Keeping(**dict(settings.checkpoint))
     refuse_optimization(settings)
     set_threads(settings.threads)
-    quiet()
+    silence_lightning()
     with hold_run_directory(settings):
-        return told_ending(settings, train_autoencoder(settings, limits, keeping))
+        return record_ending(settings, train_autoencoder(settings, limits, keeping))
 
 
 def train_autoencoder(settings: AutoencoderTrainingSettings, limits: Limits, keeping: Keeping) -> str | None:
@@ -75,7 +81,7 @@ def train_autoencoder(settings: AutoencoderTrainingSettings, limits: Limits, kee
         kl_weight=settings.kl_weight,
         seed=settings.seed,
     )
-    resumed = prepare(settings, content=describe_pictures(items, digests))
+    resumed = prepare_run(settings, content=describe_pictures(items, digests))
     run_dir, spent = Path(settings.run_dir), TimeSpent()
     reason = fit(
         module,
@@ -89,7 +95,7 @@ def train_autoencoder(settings: AutoencoderTrainingSettings, limits: Limits, kee
         log_every=settings.trainer.log_every_n_steps,
         health_every=settings.health.every,
         spent=spent,
-        options=options(settings.trainer),
+        options=trainer_options(settings.trainer),
         first_rank=launched_rank() == 0,
         resumed=resumed,
         saved=partial(note_saved, run_dir),
@@ -129,7 +135,7 @@ def save_autoencoder(module: AutoencoderTraining, data: PictureBatches, run_dir:
         if items:
             batches = [data.images(items[i : i + 32]) for i in range(0, len(items), 32)]
             report[name] = torch.cat([psnr(module.reconstruct(images), images) for images in batches]).mean().item()
-    record = {"commands": commands(run_dir), **report, "curve": read_psnr_curve(run_dir)}
+    record = {"commands": list_commands(run_dir), **report, "curve": read_psnr_curve(run_dir)}
     atomic_write(run_dir / "autoencoder" / "training.json", json.dumps(record, indent=2) + "\n")
     print(f"wrote the autoencoder to {run_dir / 'autoencoder'}: {report}")
 

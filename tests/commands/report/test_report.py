@@ -13,7 +13,7 @@ import pytest
 from filelock import FileLock
 
 from ldm_train.run_dir.reading import read_run
-from ldm_train.run_dir.run_settings import differing
+from ldm_train.run_dir.run_settings import list_differences
 from tests.reports.test_page import Read
 from tests.run_dir.run_directories import FINISHED, HOSTILE, MAX_STEPS, evaluation, write_lines, write_run, write_starts
 
@@ -99,9 +99,9 @@ def test_an_option_that_one_run_chose_is_told_without_its_settings(tmp_path: Pat
     lora = ["network.weights=x", "adapter=lora"]
     words = [[], lora, [*lora, "adapter.rank=4"]]
     runs = [read_run(write_run(tmp_path / str(number), *more)) for number, more in enumerate(words)]
-    assert differing(runs[:2]) == {"adapter": ["(none)", "LoRA"], "network.weights": ["null", "x"]}
-    assert differing(runs)["adapter.rank"] == ["(none)", "8", "4"]
-    assert "adapter.dora" not in differing(runs)
+    assert list_differences(runs[:2]) == {"adapter": ["(none)", "LoRA"], "network.weights": ["null", "x"]}
+    assert list_differences(runs)["adapter.rank"] == ["(none)", "8", "4"]
+    assert "adapter.dora" not in list_differences(runs)
 
 
 def test_two_runs_of_the_same_name_are_told_apart(tmp_path: Path, report: Callable[..., Read]) -> None:
