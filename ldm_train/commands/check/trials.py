@@ -12,14 +12,16 @@ from ldm_train.assembly.limits import parse_duration
 from ldm_train.assembly.new_words import warn_of_untrained_words
 from ldm_train.assembly.optimization_checks import refuse_optimization
 from ldm_train.assembly.parts import Parts, build_parts
+from ldm_train.assembly.prior import given_caches, share_epoch
 from ldm_train.assembly.stored_run import build_recipe, build_weak
 from ldm_train.assembly.stored_weights import load_first_weights
 from ldm_train.assembly.trained_part import refuse_part
 from ldm_train.assembly.trainer import refuse_absent, refuse_fused_scaling, refuse_sharding
 from ldm_train.assembly.training_module import compile_network, list_sampling_warnings, training_module
-from ldm_train.assembly.watching import build_measuring, own_prompts
+from ldm_train.assembly.watching import build_measuring, guidance_scales, own_prompts
 from ldm_train.conditioners.class_labels import ClassLabels
 from ldm_train.conditioners.text_encoder import TextEncoder
+from ldm_train.data.batches.datamodules import compute_repeats
 from ldm_train.data.batches.positions import BatchGeometry
 from ldm_train.data.pictures.crops import Size
 from ldm_train.diffusion.denoiser import Denoiser
@@ -75,7 +77,13 @@ def try_settings(settings: CheckSettings, attempt: Attempts) -> None:
     attempt(build, settings.ema, "ema")
     attempt(build_geometry, settings)
     attempt(build_measuring, settings)
+    attempt(guidance_scales, settings)
     attempt(refuse_part, settings)
+    count = len(given_caches(settings))
+    if settings.prior.prompts is not None:
+        attempt(share_epoch, settings, count)
+    elif settings.cache is not None:
+        attempt(compute_repeats, [1] * count, settings.cache_repeats, settings.cache_shares)
     if settings.compile is not None:
         attempt(compile_network, nn.Identity(), backend=settings.compile)
 
