@@ -287,7 +287,7 @@ def test_pictures_without_captions_cannot_be_compared_with_them(
         (["pictures=a", "real=b", "sweep.steps=[1]"], "pictures=a are there already"),
         (["pictures=a", "real=b"], "pictures=a is not a folder"),
         (["pipeline=a"], "pipeline=a needs prompts=…"),
-        (["pipeline=a", "prompts=[x]"], "pipeline=a is no folder with a model_index.json"),
+        (["pipeline=a", "prompts=[x]"], "pipeline=a is not a folder with a model_index.json"),
         (
             ["run_dir=a", "evaluation=drawings", "evaluation.source=b", "samples=5"],
             "samples=5 does not go with evaluation=drawings",
