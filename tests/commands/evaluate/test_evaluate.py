@@ -280,17 +280,17 @@ def test_pictures_without_captions_cannot_be_compared_with_them(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "needs one of run_dir=…, pictures=… and pipeline=…, and was given none"),
-        (["run_dir=a", "pipeline=b"], "was given run_dir and pipeline"),
+        ([], "run_dir=DIR, pictures=DIR and pipeline=DIR"),
+        (["run_dir=a", "pipeline=b"], "given: run_dir, pipeline"),
         (["run_dir=a", "out=numbers"], "out=numbers must end in .json"),
-        (["pictures=a"], "pictures=a are to be compared with real=DIR"),
-        (["pictures=a", "real=b", "sweep.steps=[1]"], "pictures=a are there already"),
+        (["pictures=a"], "real=DIR"),
+        (["pictures=a", "real=b", "sweep.steps=[1]"], "pictures=a exist already"),
         (["pictures=a", "real=b"], "pictures=a is not a folder"),
-        (["pipeline=a"], "pipeline=a needs prompts=…"),
+        (["pipeline=a"], "pipeline=a needs prompts"),
         (["pipeline=a", "prompts=[x]"], "pipeline=a is not a folder with a model_index.json"),
         (
             ["run_dir=a", "evaluation=drawings", "evaluation.source=b", "samples=5"],
-            "samples=5 does not go with evaluation=drawings",
+            "samples=5 cannot be combined with evaluation=drawings",
         ),
         (["run_dir=a", "sweep.guidance=2"], "sweep.guidance=2 must be a list of numbers"),
         (["run_dir=a", "sweep.steps=[0]"], "0 is not one of whole numbers from 1"),
