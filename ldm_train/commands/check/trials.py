@@ -48,7 +48,7 @@ class Attempts:
     Args:
         reasons: messages of calls that raised.
         notes: how published weights were recognised.
-        out_of_range: settings outside their ranges, as `name=value`; a second message about one of them is left out.
+        out_of_range: names of settings outside their ranges; a second message about one of them is left out.
     """
 
     reasons: list[str] = field(default_factory=list)
@@ -60,7 +60,7 @@ class Attempts:
         try:
             return make(*args, **values)
         except (ValueError, OSError) as error:
-            if str(error) not in self.reasons and str(error).partition(" ")[0] not in self.out_of_range:
+            if str(error) not in self.reasons and str(error).partition("=")[0] not in self.out_of_range:
                 self.reasons.append(str(error))
             return None
 
@@ -68,7 +68,7 @@ class Attempts:
 def try_settings(settings: CheckSettings, attempt: Attempts) -> None:
     """Try what depends on the settings only, before any part is built."""
     attempt.reasons += out_of_range(settings)
-    attempt.out_of_range = {reason.partition(" ")[0] for reason in attempt.reasons}
+    attempt.out_of_range = {reason.partition("=")[0] for reason in attempt.reasons}
     attempt(refuse_absent, settings.trainer)
     attempt(refuse_fused_scaling, settings)
     attempt(refuse_sharding, settings, shardable=True)

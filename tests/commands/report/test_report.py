@@ -319,7 +319,7 @@ def test_a_real_run_is_shown(trained: Path, report: Callable[..., Read]) -> None
         ("run_dir={tmp}/nowhere out=x.html", "{tmp}/nowhere is not a run directory: {tmp}/nowhere/config.yaml is not there"),
         ("run_dir=[{tmp}/run,{tmp}] out=x.html", "{tmp} is not a run directory"),
         ("run_dir=[{tmp}/run,{tmp}/run/] out=x.html", "none twice"),
-        ("run_dir=[] out=x.html", "at least one"),
+        ("run_dir=[] out=x.html", "run_dir is empty"),
         ("run_dir={tmp}/run out={tmp}", "out={tmp} is a folder"),
         ("run_dir={tmp}/broken out=x.html", "{tmp}/broken/config.yaml cannot be read"),
         ("run_dir={tmp}/stranger out=x.html", "{tmp}/stranger/config.yaml is no config of a run"),
