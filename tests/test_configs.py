@@ -26,9 +26,12 @@ MAX_EXPERIMENT_LINES = 25
 SETTINGS = {"experiment", "memory"}  # groups whose options set what others read
 
 
+LISTS = {"spacing.timesteps": "[1000,500]", "schedule.betas": "[0.1,0.2]"}
+
+
 def dummies(verb: str, overrides: list[str]) -> list[str]:
-    """A value for each mandatory key of a verb with these overrides."""
-    return [f"{key}=x" for key in sorted(OmegaConf.missing_keys(defaults(verb, tuple(overrides))))]
+    """A value for each mandatory key of a verb with these overrides; those named in LISTS take numbers."""
+    return [f"{key}={LISTS.get(key, 'x')}" for key in sorted(OmegaConf.missing_keys(defaults(verb, tuple(overrides))))]
 
 
 def groups_of(verb: str) -> list[str]:
