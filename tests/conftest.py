@@ -127,7 +127,8 @@ def _command(*words: str | Path) -> Answer:
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as ended:
         main([str(word) for word in words])
     assert isinstance(ended.value.code, int)
-    if ended.value.code == 0 and {"train", "train_autoencoder"} & {*words[:1]} and "--help" not in words:
+    prints = {"--help", "--print-config", "--dry-run"} & {*words}
+    if ended.value.code == 0 and {"train", "train_autoencoder"} & {*words[:1]} and not prints:
         started.append("a training")
     collect_garbage()
     return Answer(ended.value.code, out.getvalue(), err.getvalue())

@@ -74,5 +74,5 @@ class LogNormal(Timesteps):
 
 def _require_positive(std: float) -> float:
     if std <= 0:
-        raise ValueError(f"timesteps.std={std} must be above 0")
+        raise ValueError(f"timesteps.std={std:g} must be above 0")
     return std

@@ -39,7 +39,7 @@ class MinSNR(Weighting):
 
     def __init__(self, *, gamma: float = 5.0) -> None:
         if gamma <= 0:
-            raise ValueError(f"weighting.gamma={gamma} must be above 0; the paper uses 5")
+            raise ValueError(f"weighting.gamma={gamma:g} must be above 0; the paper uses 5")
         self.gamma = gamma
 
     def weights(self, snr: Tensor, clean_error: Tensor) -> Tensor:
@@ -57,7 +57,7 @@ class EDMWeight(Weighting):
 
     def __init__(self, *, sigma_data: float = 1.0) -> None:
         if sigma_data <= 0:
-            raise ValueError(f"weighting.sigma_data={sigma_data} must be above 0; model latents have 1")
+            raise ValueError(f"weighting.sigma_data={sigma_data:g} must be above 0; model latents have 1")
         self.sigma_data = sigma_data
 
     def weights(self, snr: Tensor, clean_error: Tensor) -> Tensor:

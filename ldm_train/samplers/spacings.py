@@ -86,7 +86,7 @@ class Karras(Spacing):
 
     def __init__(self, *, rho: float = 7.0, sigma_min: float | None = None, sigma_max: float | None = None) -> None:
         if rho <= 0:
-            raise ValueError(f"spacing.rho={rho} must be above 0; the paper uses 7")
+            raise ValueError(f"spacing.rho={rho:g} must be above 0; the paper uses 7")
         self.rho = rho
         self.sigma_min = sigma_min
         self.sigma_max = sigma_max

@@ -134,5 +134,5 @@ def test_a_mask_of_ones_draws_everything(sampler):
 
 @pytest.mark.parametrize("strength", [-0.5, 0.0, 1.01])
 def test_strength_out_of_range_is_refused(strength):
-    with pytest.raises(ValueError, match=f"strength={strength} must be above 0"):
+    with pytest.raises(ValueError, match=f"strength={strength:g} must be above 0"):
         InitialPicture(latents, strength)
