@@ -23,7 +23,7 @@ class ClassifierFreeGuidance:
 
     def __init__(self, denoiser: Denoiser, null: Conditioning, *, scale: float, rescale: float = 0.0) -> None:
         if not 0 <= rescale <= 1:
-            raise ValueError(f"guidance.rescale={rescale} must be from 0 (off) to 1")
+            raise ValueError(f"guidance.rescale={rescale:g} must be from 0 (off) to 1")
         self.denoiser = denoiser
         self.schedule = denoiser.schedule
         self.null = null

@@ -199,4 +199,4 @@ def _require_betas(beta_start: float, beta_end: float) -> None:
 
 def _require_positive(name: str, value: float) -> None:
     if value <= 0:
-        raise ValueError(f"{name}={value} must be above 0")
+        raise ValueError(f"{name}={value:g} must be above 0")

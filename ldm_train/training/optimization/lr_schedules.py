@@ -33,7 +33,7 @@ class LRSchedule(ABC):
             if steps < 0:
                 raise ValueError(f"lr_schedule.{name}={steps} must be at least 0 optimizer steps; 0 is none")
         if not 0 <= final <= 1:
-            raise ValueError(f"lr_schedule.final={final} must be from 0 to 1, a factor of the base rate")
+            raise ValueError(f"lr_schedule.final={final:g} must be from 0 to 1, a factor of the base rate")
         self.warmup_steps = warmup_steps
         self.cooldown_steps = cooldown_steps
         self.final = final
