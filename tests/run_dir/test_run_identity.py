@@ -187,6 +187,7 @@ def test_a_restart_needs_no_checkpoint_of_its_own(run_dir: Path, other: Path, ca
     assert in_checkpoint(run_dir / LAST) == run_id(run_dir) != run_id(other)
 
 
+@pytest.mark.slow
 def test_an_autoencoders_checkpoint_is_refused_in_another_run(
     pictures: Path, ldm_train: Callable, autoencoder_settings: list[str], tmp_path: Path
 ) -> None:

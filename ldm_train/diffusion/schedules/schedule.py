@@ -112,8 +112,6 @@ class VariancePreserving(NoiseSchedule):
         nearest = t.round().long()
         alpha_squared, whole = self._table()[nearest], nearest == t
         alpha, sigma = alpha_squared.sqrt(), (1 - alpha_squared).sqrt()
-        if whole.all():
-            return alpha, sigma
         below = t.floor().clamp(0, self.end - 1).long()
         angle = torch.lerp(self._angles(below), self._angles(below + 1), t - below)
         # Whole t keep the table's values, from which a sine of an interpolated angle would differ in the last bits. The

