@@ -114,7 +114,7 @@ BARE = ["~optimizer.betas", "~optimizer.eps", "~optimizer.fused", "~optimizer.we
         (["optimizer._target_=torch.optim.Adan"], "torch.optim.Adan is not there"),
         (["optimizer.betas=[2,0.9]"], "Invalid beta parameter at index 0: 2"),
         (["optimizer.lr=-1"], "optimizer.lr=-1 must be at least 0"),
-        (["lr_schedule.cooldown_steps=7"], "are 9 steps together, more than max_steps=8"),
+        (["lr_schedule.cooldown_steps=7"], "9 steps together, more than max_steps=8"),
         (["parameter_groups.text_encoder_lr=-1"], "parameter_groups.text_encoder_lr=-1 must be above 0"),
         (["parameter_groups.text_encoder_lr=0"], "parameter_groups.text_encoder_lr=0 must be above 0"),
     ],
