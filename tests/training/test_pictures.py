@@ -122,7 +122,6 @@ def test_scales_that_are_none_are_refused(scales: str, cache: Path, train: Calla
     answer = train(cache, tmp_path / "run", f"pictures.guidance={scales}")
     assert answer.code != 0
     assert "pictures.guidance=" in answer.err
-    assert "[1,2,4]" in answer.err
 
 
 def test_prompts_of_one_s_own_are_drawn_beside_held_out_examples(run_with: Callable[..., Path], trained: Path) -> None:
