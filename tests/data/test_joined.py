@@ -136,9 +136,9 @@ def test_what_does_not_go_together_is_refused_by_name(
 )
 def test_what_is_no_list_is_refused_in_words(words: list[str], cache: Path, ldm_train: Callable, tmp_path: Path) -> None:
     answer = ldm_train("train", *[word.format(cache=cache) for word in words], f"run_dir={tmp_path}/run", "max_steps=1")
-    assert answer.code == 1
+    assert answer.code in (1, 2)
     assert words[-1].partition("=")[0].partition("_")[0] in answer.err
-    assert "debug=true" in answer.err, "a message for people, not an error of ours"
+    assert answer.err.startswith("ldm-train: "), "a message for people, not an error of ours"
     assert "Error" not in answer.err
     assert "has no len" not in answer.err
 

@@ -105,7 +105,7 @@ def test_evaluate_renews_its_results_and_removes_its_own_pictures_only(
     trained: Path, ldm_train: Callable, tmp_path: Path
 ) -> None:
     out = tmp_path / "numbers.json"
-    words = [f"run_dir={trained}", f"out={out}", "features=null", "samples=2", "device=cpu", "prompts=[a]"]
+    words = [f"run_dir={trained}", f"out={out}", "samples=3", "device=cpu"]
     assert ldm_train("evaluate", *words, "steps=1", "sweep.steps=[2]").code == 0
     first = set(locate_pictures(out).glob("*/"))
     assert len(first) == 2
