@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -184,7 +185,7 @@ def test_a_service_that_dies_does_not_end_the_run(
     monkeypatch.setattr(Wandb, "flush", then_die)
     answer = train(cache, run_dir, *LOGGER, *quiet)
     assert answer.code == 0, answer.err
-    assert answer.out.count("warning: Wandb fails") == 1
+    assert len(re.findall("warning: .*Wandb", answer.out)) == 1
     assert [line["step"] for line in lines(run_dir)] == list(range(1, STEPS + 1))
 
 
