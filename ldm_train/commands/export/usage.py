@@ -30,7 +30,7 @@ def choose_prompt(trained: TrainSettings) -> str:
 def format_drawing_call(trained: TrainSettings) -> str:
     """Return a line of code that draws with the settings of the run's pictures, as far as a pipeline supports them."""
     settings = f"num_inference_steps={trained.pictures.steps}, guidance_scale={trained.guidance.get('scale', 1.0)}"
-    return f"image = describe_pipeline_use({json.dumps(choose_prompt(trained), ensure_ascii=False)}, {settings}).images[0]"
+    return f"image = pipeline({json.dumps(choose_prompt(trained), ensure_ascii=False)}, {settings}).images[0]"
 
 
 def describe_pipeline_use(out: str, trained: TrainSettings, parts: Parts) -> str:
