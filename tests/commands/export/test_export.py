@@ -277,7 +277,7 @@ def test_a_bad_export_is_refused(
 ) -> None:
     words = tuple(word.format(tmp=tmp_path) for word in words)
     answer = ldm_train("export", f"run_dir={stored}", f"out={tmp_path}/w.safetensors", *words)
-    assert answer.code == 1
+    assert answer.code in (1, 2)
     assert message.format(run=stored) in answer.err
     assert list(tmp_path.iterdir()) == []
 
