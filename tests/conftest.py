@@ -94,10 +94,14 @@ def pytest_runtest_teardown(item: pytest.Item) -> None:
         pytest.fail(f"{item.name} starts {started[0]}: mark it with @pytest.mark.slow", pytrace=False)
 
 
+frozen: set[str] = set()  # modules whose objects need not be looked at again
+
+
 def collect_garbage() -> None:
     """Free a run's Trainer, modules and optimizers: they refer to each other, and Python collects too rarely by itself."""
     gc.collect()
-    if len(gc.get_objects()) > 100_000:  # those of imported modules, which need not be looked at again
+    if len(sys.modules.keys() - frozen) > 50:  # counting by gc.get_objects would disturb a thread that builds a tuple
+        frozen.update(sys.modules)
         gc.freeze()
 
 
