@@ -115,7 +115,7 @@ def test_a_shift_moves_the_log_snr_alone(make, shift):
 @pytest.mark.parametrize("make", [linear, cosine, sigmoid, RectifiedFlow])
 @pytest.mark.parametrize("shift", [0.0, -1.0])
 def test_a_shift_must_be_positive(make, shift):
-    with pytest.raises(ValueError, match=f"schedule.shift={shift} must be above 0"):
+    with pytest.raises(ValueError, match=f"schedule.shift={shift:g} must be above 0"):
         make(shift=shift)
 
 
@@ -144,7 +144,7 @@ def test_edm_s_t_is_its_noise():
 @pytest.mark.parametrize("name", ["sigma_min", "sigma_data"])
 @pytest.mark.parametrize("value", [0.0, -1.0])
 def test_edm_s_parameters_must_be_positive(name, value):
-    with pytest.raises(ValueError, match=f"schedule.{name}={value} must be above 0"):
+    with pytest.raises(ValueError, match=f"schedule.{name}={value:g} must be above 0"):
         EDM(**{name: value})
 
 

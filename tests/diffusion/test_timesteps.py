@@ -148,5 +148,5 @@ def test_batches_and_seeds_differ(kind, stratified):
 @pytest.mark.parametrize("kind", [LogitNormal, LogNormal])
 @pytest.mark.parametrize("std", [0.0, -1.0])
 def test_a_deviation_must_be_positive(kind, std):
-    with pytest.raises(ValueError, match=rf"timesteps\.std={std} must be above 0"):
+    with pytest.raises(ValueError, match=rf"timesteps\.std={std:g} must be above 0"):
         kind(std=std)

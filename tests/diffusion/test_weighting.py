@@ -54,7 +54,7 @@ def test_snr_and_min_snr_equal_diffusers(schedule, prediction, more):
 
 @pytest.mark.parametrize("gamma", [0.0, -1.0])
 def test_gamma_must_be_positive(gamma):
-    with pytest.raises(ValueError, match=f"gamma={gamma}"):
+    with pytest.raises(ValueError, match=f"gamma={gamma:g}"):
         MinSNR(gamma=gamma)
 
 
@@ -77,7 +77,7 @@ def test_edm_s_weight_comes_to_1_with_its_preconditioning(sigma_data):
 
 @pytest.mark.parametrize("sigma_data", [0.0, -1.0])
 def test_sigma_data_must_be_positive(sigma_data):
-    with pytest.raises(ValueError, match=f"sigma_data={sigma_data} must be above 0"):
+    with pytest.raises(ValueError, match=f"sigma_data={sigma_data:g} must be above 0"):
         EDMWeight(sigma_data=sigma_data)
 
 

@@ -169,5 +169,5 @@ def test_karras_needs_an_end_to_pure_noise(schedule):
 
 @pytest.mark.parametrize("rho", [0.0, -7.0])
 def test_rho_must_be_positive(rho):
-    with pytest.raises(ValueError, match=f"rho={rho} must be above 0"):
+    with pytest.raises(ValueError, match=f"rho={rho:g} must be above 0"):
         Karras(rho=rho)
