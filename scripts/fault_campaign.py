@@ -25,11 +25,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from faults.shim import LOADED, Fault, build, environment
+from faults.shim import LOADED, build, environment
 from measuring import write_results
 
 MEMORY = Path("/dev/shm")  # a file system in memory: what is flushed is counted, and costs nothing
-GROUPS = ("commands", "pairs")
 Row = dict[str, Any]
 
 
@@ -43,6 +42,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=math.inf, help="then drawn by chance, as many as fit")
     parser.add_argument("--jobs", type=int, default=1, help="processes that share the faults")
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--keep", action="store_true", help="keep what --out has of the commands that are left out")
     arguments = parser.parse_args()
     folder = Path(tempfile.mkdtemp(dir=MEMORY if MEMORY.is_dir() else None))  # which a child's end must not remove
     try:
@@ -59,41 +59,66 @@ def _start_with_shim(folder: Path) -> bool:
 
 
 def _run(arguments: argparse.Namespace, folder: Path) -> bool:
-    """Go through all that was asked for, in several processes; True if something is not as it must be."""
-    from faults.world import World
+    """Go through all that was asked for, and write the results after each command; True if something is wrong."""
+    from faults.pairs import PAIRS
+    from faults.world import COMMANDS, World
     from faults.zygote import import_everything
 
     start = time.monotonic()
     import_everything()
     World(folder, folder / "prepared").prepare()
     print(f"prepared after {time.monotonic() - start:.0f} s", flush=True)
-    jobs = [_fork(arguments, folder, job) for job in range(arguments.jobs)]
-    codes = [os.waitstatus_to_exitcode(os.waitpid(job, 0)[1]) for job in jobs]
-    if any(codes):
-        raise SystemExit(f"a part of the campaign ended with {codes}")
-    parts = [json.loads((folder / f"part{job}").read_text()) for job in range(arguments.jobs)]
-    groups = {group: {name: _sum([part[group][name] for part in parts]) for name in parts[0][group]} for group in GROUPS}
-    failures = [failure for part in parts for failure in part["failures"]]
-    total = sum(row["faults"] for group in groups.values() for row in group.values())
+    groups = {
+        "commands": list(COMMANDS) if arguments.commands is None else arguments.commands,
+        "pairs": list(PAIRS) if arguments.pairs is None else arguments.pairs,
+    }
+    earlier = json.loads(arguments.out.read_text()) if arguments.keep else {}
+    rows: dict[str, dict[str, Row]] = {group: earlier.get(group, {}) for group in groups}
+    asked = {name for names in groups.values() for name in names}
+    failures = [row for row in earlier.get("failures", []) if row["command"] not in asked]
+    left = sum(map(len, groups.values()))
+    for group, names in groups.items():
+        for name in names:
+            began = time.monotonic()
+            until = began + (start + 60 * arguments.minutes - began) / left
+            row = _sum(_share(arguments, folder, group, name, until))
+            failures += row.pop("problems")
+            rows[group][name] = row | {"seconds": round(time.monotonic() - began)}
+            _write(arguments, rows, failures, round(time.monotonic() - start))
+            left -= 1
+    return bool(failures)
+
+
+def _write(arguments: argparse.Namespace, rows: dict[str, dict[str, Row]], failures: Sequence[Row], seconds: int) -> None:
+    faults = sum(row["faults"] for group in rows.values() for row in group.values())
     figures = {
         "every": arguments.every,
         "minutes": arguments.minutes if math.isfinite(arguments.minutes) else None,
         "jobs": arguments.jobs,
-        "seconds": round(time.monotonic() - start),
+        "seconds": seconds,
+        "faults": faults,
+        "failed": len(failures),
     }
-    figures |= {"faults": total, "failed": len(failures)}
-    write_results(arguments.out, {**_machine(), **figures, **groups, "failures": failures})
-    print(f"{total} faults, {len(failures)} failures", flush=True)
-    return bool(failures)
+    write_results(arguments.out, {**_machine(), **figures, **rows, "failures": failures})
+    print(f"{faults} faults, {len(failures)} failures", flush=True)
 
 
-def _fork(arguments: argparse.Namespace, folder: Path, job: int) -> int:
+def _share(arguments: argparse.Namespace, folder: Path, group: str, name: str, until: float) -> list[Row]:
+    """Go through one command's or pair's faults in several processes, and return a row of each."""
+    children = [_fork(arguments, folder, job, group, name, until) for job in range(arguments.jobs)]
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    if any(codes):
+        raise SystemExit(f"{name}: the campaign's processes ended with {codes}")
+    return [json.loads((folder / f"part{job}").read_text()) for job in range(arguments.jobs)]
+
+
+def _fork(arguments: argparse.Namespace, folder: Path, job: int, group: str, name: str, until: float) -> int:
     """Start a process that does its share of the faults."""
     sys.stdout.flush()
     child = os.fork()
     if child == 0:
         try:
-            (folder / f"part{job}").write_text(json.dumps(_part(arguments, folder, job)))
+            (folder / f"part{job}").write_text(json.dumps(_part(arguments, folder, job, group, name, until)))
             os._exit(0)
         except BaseException:
             traceback.print_exc()
@@ -101,58 +126,46 @@ def _fork(arguments: argparse.Namespace, folder: Path, job: int) -> int:
     return child
 
 
-def _part(arguments: argparse.Namespace, folder: Path, job: int) -> Row:
+def _part(arguments: argparse.Namespace, folder: Path, job: int, group: str, name: str, until: float) -> Row:
     from faults.campaign import KINDS, Campaign, Outcome
-    from faults.pairs import PAIRS, Meeting
-    from faults.world import COMMANDS, World
+    from faults.pairs import Meeting
+    from faults.world import World
 
     world = World(folder / f"job{job}", folder / "prepared")
-    world.room.mkdir()
+    world.room.mkdir(exist_ok=True)
     os.environ["TMPDIR"] = str(world.path / "tmp")
-    deadline = time.monotonic() + 60 * arguments.minutes
-    part: dict[str, Row] = {group: {} for group in GROUPS}
-    failures: list[Row] = []
-
-    def go_through(group: str, name: str, campaign: Campaign | Meeting, faults: Sequence[Fault]) -> None:
-        outcomes: list[Outcome] = []
-        now, chosen = time.monotonic(), list(faults[arguments.first - 1 :: arguments.every])
-        until = now + (deadline - now) / max(1, left.pop(0))
-        if math.isfinite(deadline):
-            random.Random(0).shuffle(chosen)
-        for fault in chosen[job :: arguments.jobs]:
-            if time.monotonic() > until:
-                break
-            outcomes.append(campaign.try_fault(fault))
-            if outcomes[-1].problems:
-                print(outcomes[-1], flush=True)
-        failed = [outcome.as_json() for outcome in outcomes if outcome.problems]
-        counts = dict(Counter(f"{outcome.kind}: {outcome.what}" for outcome in outcomes))
-        row: Row = {"operations": len(campaign.operations), "possible_faults": len(faults), "faults": len(outcomes)}
-        part[group][name] = row | {"outcomes": counts, "failures": len(failed)}
-        failures.extend(failed)
-        print(f"{name}: {part[group][name]}", flush=True)
-
-    commands, pairs = (
-        list(known) if asked is None else asked
-        for known, asked in ((COMMANDS, arguments.commands), (PAIRS, arguments.pairs))
-    )
-    left = list(range(len(commands) + len(pairs), 0, -1))  # of those to come, which share the time
-    for name in commands:
-        campaign = Campaign(world, name)
-        go_through("commands", name, campaign, campaign.faults(arguments.kinds or KINDS))
-    for name in pairs:
-        meeting = Meeting(world, name)
-        go_through("pairs", name, meeting, meeting.faults())
-    return {**part, "failures": failures}
+    try:
+        campaign = Campaign(world, name) if group == "commands" else Meeting(world, name)
+    except RuntimeError as error:  # a failure as any, which must not end the others
+        problem = {"command": name, "kind": "none", "problems": [str(error)]}
+        return {"operations": 0, "possible_faults": 0, "faults": 1, "outcomes": {}, "failures": 1, "problems": [problem]}
+    faults = campaign.faults(arguments.kinds or KINDS) if isinstance(campaign, Campaign) else campaign.faults()
+    chosen = list(faults[arguments.first - 1 :: arguments.every])
+    if math.isfinite(until):
+        random.Random(0).shuffle(chosen)
+    outcomes: list[Outcome] = []
+    for fault in chosen[job :: arguments.jobs]:
+        if time.monotonic() > until:
+            break
+        outcomes.append(campaign.try_fault(fault))
+        if outcomes[-1].problems:
+            print(outcomes[-1], flush=True)
+    problems = [outcome.as_json() for outcome in outcomes if outcome.problems]
+    counts = dict(Counter(f"{outcome.kind}: {outcome.what}" for outcome in outcomes))
+    row: Row = {"operations": len(campaign.operations), "possible_faults": len(faults), "faults": len(outcomes)}
+    row |= {"outcomes": counts, "failures": len(problems)}
+    print(f"{name}: {row}", flush=True)
+    return row | {"problems": problems}
 
 
-def _sum(rows: Sequence[dict[str, Any]]) -> Row:
-    """The rows of all processes as one."""
+def _sum(rows: Sequence[Row]) -> Row:
+    """Return the rows of all processes as one."""
     outcomes = Counter[str]()
     for row in rows:
         outcomes.update(row["outcomes"])
     totals = {name: sum(row[name] for row in rows) for name in ("faults", "failures")}
-    return {**rows[0], **totals, "outcomes": dict(sorted(outcomes.items()))}
+    problems = [problem for row in rows for problem in row["problems"]]
+    return {**rows[0], **totals, "outcomes": dict(sorted(outcomes.items())), "problems": problems}
 
 
 def _machine() -> Row:

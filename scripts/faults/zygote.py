@@ -29,7 +29,7 @@ MODULES = (
     "torch.utils.tensorboard",
     "diffusers",
 )
-LIMIT = 120.0  # seconds of a command
+LIMIT = 900.0  # seconds of a command, on a busy machine
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """Runs that log to Weights & Biases on the disk: whole after a kill and a resume, under one id, on one axis."""
 
-import gc
 import json
 import os
 import re
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image
@@ -178,20 +178,16 @@ def test_a_service_that_dies_does_not_end_the_run(
 
     def then_die(self: Wandb) -> None:
         flush(self)
-        for process in services():
-            process.kill()
-            process.wait()
+        for process in psutil.Process().children():
+            if "wandb-core" in process.name():
+                process.kill()
+                process.wait()
 
     monkeypatch.setattr(Wandb, "flush", then_die)
     answer = train(cache, run_dir, *LOGGER, *quiet)
     assert answer.code == 0, answer.err
     assert len(re.findall("warning: .*Wandb", answer.out)) == 1
     assert [line["step"] for line in lines(run_dir)] == list(range(1, STEPS + 1))
-
-
-def services() -> list[subprocess.Popen]:
-    """The processes that wandb started for this one."""
-    return [found for found in gc.get_objects() if isinstance(found, subprocess.Popen) and "wandb-core" in str(found.args)]
 
 
 def test_without_a_server_a_run_is_logged_on_the_disk(
