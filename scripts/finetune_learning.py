@@ -20,8 +20,9 @@ from pathlib import Path
 import torch
 
 from ldm_train.assembly.stored_run import TrainedRun, open_run
-from ldm_train.commands.evaluate.evaluations import Drawings, DrawnPictures
-from ldm_train.commands.evaluate.measured import Resampling
+from ldm_train.metrics.evaluation import DrawnPictures
+from ldm_train.metrics.numbers import Resampling
+from ldm_train.quickstart.drawings import Drawings
 from ldm_train.settings.composition import compose_as
 from ldm_train.settings.schema.using import SampleSettings
 
@@ -69,7 +70,7 @@ def measure(trained: TrainedRun, folder: Path, seeds: int) -> Found:
     pictures = torch.cat(
         [generation(prompts[i : i + 40], trained.recipe, first=i) for i in range(0, len(prompts), 40)]
     ).cpu()
-    numbers = drawings(DrawnPictures(pictures, None, generation.device, None), Resampling(0, 0))
+    numbers = drawings(DrawnPictures(pictures, None, generation.device), Resampling(0, 0))
     return {name: float(numbers.values[name]) for name in ("retrieval_at_1", "background_accuracy", "drawing_psnr")}
 
 

@@ -33,6 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "generation": BASE | {"diffusion", "samplers", "autoencoders"},
 }
 MAY_IMPORT["training"] = set(MAY_IMPORT)
+MAY_IMPORT["quickstart"] = {"data", "metrics", "training", "types", "util"}
 MAY_IMPORT["settings"] = {"util"}
 MAY_IMPORT["run_dir"] = {"settings", "training", "util"}
 MAY_IMPORT["assembly"] = set(MAY_IMPORT) - {"reports"}

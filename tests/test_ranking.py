@@ -15,14 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from ldm_train import draws
-from ldm_train.commands.evaluate.measured import Numbers, Resampling
 from ldm_train.diffusion.denoiser import Denoiser
 from ldm_train.diffusion.objective import Objective
 from ldm_train.diffusion.prediction import Clean
 from ldm_train.diffusion.schedules.named import scaled_linear
 from ldm_train.diffusion.timesteps import Uniform
 from ldm_train.diffusion.weighting import UniformWeight
-from ldm_train.metrics.drawings import find_nearest
+from ldm_train.metrics.numbers import Numbers, Resampling
+from ldm_train.metrics.pixel_distance import find_nearest
 from ldm_train.metrics.sets import kernel_distance
 from ldm_train.samplers.ddim import DDIM
 from ldm_train.types import Conditioning

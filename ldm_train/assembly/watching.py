@@ -11,6 +11,7 @@ from ldm_train.assembly.parts import Parts, choose_device
 from ldm_train.assembly.stored_run import build_recipe, build_weak
 from ldm_train.data.batches.datamodules import CachedLatents
 from ldm_train.generation import Generation
+from ldm_train.metrics.evaluation import Evaluation
 from ldm_train.settings.composition import build
 from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.settings.without_effect import measures
@@ -138,4 +139,5 @@ def build_measuring(config: TrainSettings) -> MetricSettings | None:
     measured = {"features": config.features, "clip_score": config.clip_score}
     features, pair = (None if part is None else build(part, name) for name, part in measured.items())
     recipe = build_recipe(config, steps=config.metrics.steps, seed=config.metrics.seed)
-    return MetricSettings(features, pair, recipe, config.metrics.count)
+    evaluation: Evaluation = build(config.evaluation, "evaluation")
+    return MetricSettings(features, pair, recipe, config.metrics.count, evaluation.metrics)

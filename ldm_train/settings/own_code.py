@@ -19,7 +19,7 @@ KINDS = {
     "autoencoder": "ldm_train.types.Autoencoder",
     "text_encoder": "ldm_train.types.Conditioner",
     "features": "ldm_train.types.FeatureExtractor",
-    "evaluation": "ldm_train.commands.evaluate.evaluations.Evaluation",
+    "evaluation": "ldm_train.metrics.evaluation.Evaluation",
 }
 NETWORK_ARGUMENTS = ("x_t", "t", "conditioning")
 

@@ -30,7 +30,7 @@ def gadgets(canary: Path) -> dict[str, dict[str, object]]:
         "a method, positional": {"_target_": "ldm_train.cli.sweep_jobs.Jobs.run", "_args_": [job, touch]},
         "a class of ours": job,
         "a function of ours": {"_target_": "ldm_train.util.files.atomic_write", "path": str(canary), "content": "x"},
-        "another group's class": {"_target_": "ldm_train.commands.evaluate.evaluations.HeldOut"},
+        "another group's class": {"_target_": "ldm_train.metrics.evaluation.HeldOut"},
         "a process": {"_target_": "subprocess.Popen", "args": touch},
         "a shell": {"_target_": "os.system", "_args_": [f"touch {canary}"]},
         "what a module of ours imports": {"_target_": "ldm_train.cli.sweep.sys.exit"},

@@ -15,11 +15,9 @@ from ldm_train.commands.evaluate.drawn_pictures import (
     read_picture_batches,
     remove_other_pictures,
 )
-from ldm_train.commands.evaluate.evaluations import DrawnPictures, Evaluation, HeldOut
 from ldm_train.commands.evaluate.galleries import open_gallery
-from ldm_train.commands.evaluate.measured import Numbers, Resampling
 from ldm_train.commands.evaluate.measures import Measures
-from ldm_train.commands.evaluate.output_files import check_outputs, is_sheet
+from ldm_train.commands.evaluate.output_files import OVERVIEW, check_outputs, is_overview
 from ldm_train.commands.evaluate.real_pictures import (
     RealPictures,
     open_cache_pictures,
@@ -35,6 +33,9 @@ from ldm_train.commands.evaluate.requests import (
     refuse_nothing,
 )
 from ldm_train.commands.evaluate.result_files import Result, write_result
+from ldm_train.data.pictures.images import save_png
+from ldm_train.metrics.evaluation import DrawnPictures, Evaluation, HeldOut
+from ldm_train.metrics.numbers import Numbers, Resampling
 from ldm_train.settings.composition import build
 from ldm_train.settings.schema.using import EvaluateSettings
 from ldm_train.training.validation.held_out import measure_held_out
@@ -136,7 +137,7 @@ def evaluate_model(
     out, measures = Path(settings.out), open_measures(settings, real, model.device)
     evaluation_prompts = evaluation.prompts()
     if evaluation_prompts:
-        check_file(out.with_suffix(".png"), is_sheet, setting="out")
+        check_file(out.with_suffix(".png"), is_overview, setting="out")
     captions = [] if real is None or not measures.any else real.captions
     prompts = evaluation_prompts or choose_prompts(settings, captions, count=settings.samples)
     if not evaluation_prompts and not (prompts and measures.any_of(prompts)) and (has_sweep(settings) or not losses):
@@ -152,9 +153,11 @@ def evaluate_model(
         files = draw_pictures(job, out, model.paint(job.settings), devices=count_processes(settings, model.device))
         numbers = Numbers({"pictures": len(files)})
         if evaluation_prompts:
-            sheet = out.with_suffix(".png") if job is jobs[0] else None
             pictures = torch.cat(list(read_picture_batches(files, len(files))))
-            numbers |= evaluation(DrawnPictures(pictures, model.autoencoder, model.device, sheet), measures.resampling)
+            drawn = DrawnPictures(pictures, model.autoencoder, model.device)
+            numbers |= evaluation(drawn, measures.resampling)
+            if job is jobs[0] and (overview := evaluation.overview(drawn)) is not None:
+                save_png(overview, out.with_suffix(".png"), OVERVIEW)
         results.append(numbers | measures(files, prompts))
     remove_other_pictures(out, jobs)
     sweep = [(model.describe(job.settings), numbers) for job, numbers in zip(jobs[1:], results[1:], strict=True)]

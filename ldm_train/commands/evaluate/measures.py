@@ -8,9 +8,10 @@ from rich.progress import track
 from torch import Tensor
 
 from ldm_train.commands.evaluate.drawn_pictures import read_picture_batches
-from ldm_train.commands.evaluate.measured import Numbers, Resampling, compare_features, compare_with_captions
 from ldm_train.commands.evaluate.real_pictures import RealPictures
+from ldm_train.commands.evaluate.statistics import compare_features, compare_with_captions
 from ldm_train.features.clip_score import CLIPPair
+from ldm_train.metrics.numbers import Numbers, Resampling
 from ldm_train.types import FeatureExtractor
 
 BATCH = 32  # pictures per call of an extractor

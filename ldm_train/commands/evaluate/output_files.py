@@ -9,7 +9,7 @@ from ldm_train.util.ownership import check_file, check_folder
 from ldm_train.util.safe_json import read_object
 
 KIND = "evaluation"
-SHEET = {"ldm_train": json.dumps({"kind": KIND})}  # the PNG text of an overview of drawings
+OVERVIEW = {"ldm_train": json.dumps({"kind": KIND})}  # the PNG text of an overview of pictures
 COMMENT = "<!-- ldm-train evaluate -->"  # the first line of Markdown and of a plot
 
 
@@ -40,5 +40,5 @@ def is_commented(path: Path) -> bool:
         return file.read(len(COMMENT)) == COMMENT.encode()
 
 
-def is_sheet(path: Path) -> bool:
-    return read_png_texts(path).get("ldm_train") == SHEET["ldm_train"]
+def is_overview(path: Path) -> bool:
+    return read_png_texts(path).get("ldm_train") == OVERVIEW["ldm_train"]

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ldm_train.commands.evaluate.measured import Numbers
 from ldm_train.commands.evaluate.output_files import COMMENT, KIND
 from ldm_train.commands.evaluate.sweep_plot import SweepPoint, plot_sweep
+from ldm_train.metrics.numbers import Numbers
 from ldm_train.settings.schema.using import EvaluateSettings
 from ldm_train.util.files import atomic_write
 

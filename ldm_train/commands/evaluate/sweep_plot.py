@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from ldm_train.commands.evaluate.measured import Numbers
+from ldm_train.metrics.numbers import Numbers
 
 WIDTH, HEIGHT, LEFT, TOP, GAP = 300, 210, 64, 30, 44  # size of a panel and the space around it, pixels
 COLOURS = (

@@ -22,7 +22,7 @@ from ldm_train.data.batches.datamodules import PictureBatches
 from ldm_train.data.pictures.decoding import MAX_PIXELS
 from ldm_train.data.scan.survey import survey_items
 from ldm_train.data.sources.items import Item, format_name
-from ldm_train.metrics.drawings import psnr
+from ldm_train.metrics.pixel_distance import psnr
 from ldm_train.run_dir.holding import hold_run_directory
 from ldm_train.run_dir.record import list_commands, note_saved, prepare_run, set_threads
 from ldm_train.settings.composition import build

@@ -11,7 +11,7 @@ from torch import Tensor
 from ldm_train.data.batches.datamodules import PictureBatches
 from ldm_train.data.pictures.images import save_png, to_display_bytes
 from ldm_train.data.sources.items import Item
-from ldm_train.metrics.drawings import psnr
+from ldm_train.metrics.pixel_distance import psnr
 from ldm_train.training.autoencoder_module import AutoencoderTraining
 from ldm_train.training.callbacks.picture_grids import make_grid_picture, warn_of_nonfinite
 from ldm_train.training.callbacks.spent import TimeSpent

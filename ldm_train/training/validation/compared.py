@@ -22,14 +22,14 @@ class ComparisonSet:
         portions: the examples' numbers in the data; pictures of one portion have one shape.
         sizes: (height, width) of each portion's pictures, pixels.
         captions: the first caption of each example, N in the portions' order.
-        backgrounds: the `background` that the source gives for each example, or None.
+        fields: what the source says of each example, N.
         held_out: whether training never sees the examples.
     """
 
     portions: Sequence[Tensor]
     sizes: Sequence[tuple[int, int]]
     captions: list[str]
-    backgrounds: list[str | None]
+    fields: list[Mapping[str, str]]
     held_out: bool
 
     @property
@@ -72,8 +72,7 @@ def choose_comparison(data: CachedLatents, count: int, *, factor: int) -> Compar
         sizes += [(height * factor, width * factor)] * len(bucket_portions)
     examples = torch.cat(portions)
     captions = [data.latents.first_caption(example) for example in examples.tolist()]
-    backgrounds = [fields.get("background") for fields in data.latents.fields(examples)]
-    return ComparisonSet(portions, sizes, captions, backgrounds, held_out)
+    return ComparisonSet(portions, sizes, captions, list(data.latents.fields(examples)), held_out)
 
 
 def compute_over_ranks(

@@ -1,6 +1,6 @@
 """Metrics of sets of pictures while a run trains: pictures drawn from captions, compared with the true ones."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import pytorch_lightning as pl
@@ -12,7 +12,7 @@ from ldm_train.data.batches.datamodules import CachedLatents
 from ldm_train.features.clip_score import CLIPPair
 from ldm_train.features.extractors import Features, Pixels
 from ldm_train.generation import Generation, SamplingSettings
-from ldm_train.metrics.drawings import background_accuracy, find_nearest
+from ldm_train.metrics.evaluation import Comparison, PictureMetric, Retrieval
 from ldm_train.metrics.sets import MIN_PICTURES, clip_score, compare_features, is_rank_deficient, retrieval_at_1
 from ldm_train.training.callbacks.spent import TimeSpent
 from ldm_train.training.callbacks.step_log import is_due
@@ -40,12 +40,14 @@ class MetricSettings:
         pair: CLIP, to compare drawn pictures with their captions; None for no comparison.
         recipe: how pictures are drawn; the i-th has noise number i.
         count: largest number of pictures.
+        metrics: further metrics of each picture, at a size of 64x64 pixels.
     """
 
     features: Features | None
     pair: CLIPPair | None
     recipe: SamplingSettings
     count: int
+    metrics: Sequence[PictureMetric] = ()
 
 
 class MetricsCallback(Callback):
@@ -54,8 +56,7 @@ class MetricsCallback(Callback):
     The true pictures are decoded from their cached latents: so the source is not needed, and the autoencoder's errors do not
     count against the network. `metrics/kid_…`, `metrics/fid_…`, `metrics/precision_…` and `metrics/recall_…` have the
     extractor in their name. If captions are held out and distinct, `metrics/retrieval_at_1` is the share of drawn pictures
-    for which the true picture of their caption is the nearest, pixel by pixel. If the source names each picture's
-    `background`, `metrics/background_accuracy` is the share of drawn pictures with that colour in their corners.
+    for which the true picture of their caption is the nearest, pixel by pixel. The metrics of the run's evaluation follow.
 
     Args:
         generation: builds the generation from the module's network and text encoder.
@@ -173,13 +174,10 @@ class MetricsCallback(Callback):
         if pair is not None and self._texts is not None:
             values[f"clip_score_{pair.name}"] = clip_score(drawn[CLIP_IMAGES], self._texts).mean().item()
             values[f"clip_retrieval_at_1_{pair.name}"] = retrieval_at_1(drawn[CLIP_IMAGES], self._texts)
-        if compared.held_out and len(set(compared.captions)) == len(compared.captions):
-            right = find_nearest(drawn[PIXEL_FEATURES], self._real[PIXEL_FEATURES]) == torch.arange(len(compared.captions))
-            values["retrieval_at_1"] = right.double().mean().item()
-        backgrounds = [name for name in compared.backgrounds if name is not None]
-        if len(backgrounds) == len(compared.captions) and len(set(backgrounds)) > 1:
-            images, truth = (Pixels.images(features[PIXEL_FEATURES]) for features in (drawn, self._real))
-            values["background_accuracy"] = background_accuracy(images, truth, backgrounds)
+        images, truth = (Pixels.images(features[PIXEL_FEATURES]) for features in (drawn, self._real))
+        comparison = Comparison(images, truth, compared.captions, compared.fields, compared.held_out)
+        for metric in (Retrieval(), *self.measuring.metrics):
+            values |= {name: each.double().mean().item() for name, each in metric(comparison).items()}
         return values
 
     def _deficient(self, compared: ComparisonSet) -> bool:

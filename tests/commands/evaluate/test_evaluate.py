@@ -13,11 +13,12 @@ from PIL import Image
 from ldm_train.autoencoders.autoencoder import IdentityAutoencoder
 from ldm_train.commands.evaluate import drawn_pictures as evaluated
 from ldm_train.commands.evaluate.drawn_pictures import locate_pictures
-from ldm_train.commands.evaluate.evaluations import Drawings, DrawnPictures
-from ldm_train.commands.evaluate.measured import Numbers, Resampling
 from ldm_train.data.pictures.images import read_image, to_signed
 from ldm_train.data.sources.folder import Folder
 from ldm_train.features import clip_score
+from ldm_train.metrics.evaluation import DrawnPictures
+from ldm_train.metrics.numbers import Numbers, Resampling
+from ldm_train.quickstart.drawings import Drawings
 
 COMMON = {
     "kind",
@@ -392,7 +393,7 @@ def measured(folder: Path, instead: dict[str, str] | None = None) -> dict:
     }
     evaluation = Drawings(source=str(folder), seeds=2, batch_size=4)
     drawn = torch.stack([images[(instead or {}).get(prompt, prompt)] for prompt in evaluation.prompts()])
-    subject = DrawnPictures(drawn, IdentityAutoencoder(), torch.device("cpu"), None)
+    subject = DrawnPictures(drawn, IdentityAutoencoder(), torch.device("cpu"))
     return evaluation(subject, Resampling(0, 0)).values
 
 

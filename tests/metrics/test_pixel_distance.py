@@ -1,4 +1,4 @@
-"""Measures of drawings, against values known in closed form."""
+"""Distances in pixels, against values known in closed form."""
 
 import math
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from ldm_train.metrics.drawings import background_accuracy, find_nearest, measure_corner_colours, psnr
+from ldm_train.metrics.pixel_distance import find_nearest, psnr
 
 
 @pytest.mark.parametrize("error", [0.01, 0.1, 0.5, 2.0])
@@ -50,36 +50,3 @@ def test_nearest_is_by_distance() -> None:
     candidates = torch.stack([torch.full((3, 2, 2), value) for value in (-1.0, 0.0, 1.0)])
     images = torch.stack([torch.full((3, 2, 2), value) for value in (-0.6, -0.4, 0.4, 0.6)])
     assert find_nearest(images, candidates).tolist() == [0, 1, 1, 2]
-
-
-def test_corner_colours_see_the_corners_alone() -> None:
-    images = torch.zeros(1, 3, 16, 16)
-    images[:, 0, :4, :4] = 1
-    images[:, 1, :4, -4:] = 1
-    images[:, 2, -4:, :4] = 1
-    images[:, :, -4:, -4:] = -1
-    images[:, :, 4:-4, :] = 7
-    images[:, :, :, 4:-4] = 7
-    assert_close(measure_corner_colours(images), torch.zeros(1, 3))
-    images[:, 0, -4:, -4:] = 1
-    assert_close(measure_corner_colours(images), torch.tensor([[0.5, 0.0, 0.0]]))
-
-
-@pytest.mark.parametrize("side", [1, 2, 4])
-def test_corner_colours_of_a_given_side(side: int) -> None:
-    images = torch.zeros(2, 3, 16, 16)
-    images[1, :, :side, :side] = 4.0
-    assert_close(measure_corner_colours(images, side=side), torch.tensor([[0.0] * 3, [1.0] * 3]))
-    assert_close(measure_corner_colours(images, side=2 * side)[1], torch.full((3,), 0.25))
-
-
-def test_a_background_is_right_whatever_is_before_it() -> None:
-    draw = torch.Generator().manual_seed(0)
-    asked = ["red", "blue", "red", "white", "blue"]
-    colours = {"red": (1.0, -1.0, -1.0), "blue": (-1.0, -1.0, 1.0), "white": (1.0, 1.0, 1.0)}
-    truth = torch.stack([torch.tensor(colours[name]).view(3, 1, 1).expand(3, 16, 16) for name in asked]).clone()
-    images = truth * 0.8 + 0.1 * torch.randn(truth.shape, generator=draw)
-    images[..., 5:11, 5:11] = torch.randn(5, 3, 6, 6, generator=draw)
-    assert background_accuracy(images, truth, asked) == 1
-    images[1] = truth[0]
-    assert background_accuracy(images, truth, asked) == 0.8
