@@ -6,25 +6,12 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
-
 from ldm_train.run_dir.reading import Plain, flatten_settings
-from ldm_train.settings.composition import defaults
 from ldm_train.settings.constructors import find_constructor, may_build
 from ldm_train.settings.schema.commands import may_change
 from ldm_train.settings.schema.options import KEPT, select
 from ldm_train.settings.schema.training import AutoencoderTrainingSettings, FittingSettings
 from ldm_train.settings.shipped import groups, shipped
-
-
-def fill_defaults(config: DictConfig) -> DictConfig:
-    """Return a stored config with the defaults of the command's own settings that it lacks."""
-    verb = "train_autoencoder" if "architecture" in config else "train"
-    own = (name for name in defaults(verb) if name not in groups() or name == "evaluation")
-    later = {name: defaults(verb)[name] for name in own if not OmegaConf.is_missing(defaults(verb), name)}
-    whole = OmegaConf.merge(later, config)
-    assert isinstance(whole, DictConfig)
-    return whole
 
 
 def refuse_other_run(

@@ -5,7 +5,6 @@ from pathlib import Path
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from ldm_train.run_dir.config_changes import fill_defaults
 from ldm_train.run_dir.reading import CONFIG
 from ldm_train.settings.composition import defaults, plain
 from ldm_train.settings.config_file import nearest_option
@@ -32,7 +31,7 @@ def read_config(run_dir: Path) -> FittingSettings:
         raise ValueError(f"{path} is no config of a run: it has no max_steps")
     check_config(config, origin=str(path))
     try:
-        return read_stored(fill_defaults(config), path)
+        return read_stored(config, path)
     except OmegaConfBaseException as error:
         raise ValueError(f"{path} is damaged: {error}") from error
 
@@ -53,7 +52,7 @@ def read_trained(run_dir: Path | str) -> TrainSettings:
 
 
 def read_stored(config: DictConfig, path: Path) -> FittingSettings:
-    """Return the settings that a stored config holds, after it was filled with the defaults.
+    """Return the settings that a stored config holds.
 
     Raises:
         ValueError: it names the file and the first setting that is unknown, missing, of another type or out of range.
