@@ -22,7 +22,7 @@ __all__ = [
 ]
 
 # Version of the code that turns bytes into an encoder's input; part of the names of cached rows.
-ENCODING_VERSION: int = 1
+ENCODING_VERSION: int = 2
 
 TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
