@@ -52,7 +52,8 @@ class TiffLayout:
         if self.sample_format != 1:
             kind = {2: "signed", 5: "complex", 6: "complex"}.get(self.sample_format, "undefined")
             raise ValueError(
-                f"{kind} {max(self.bits)}-bit values have no known black and white; save the picture with 8 or 16 bits, unsigned"
+                f"{kind} {max(self.bits)}-bit values have no known black and white; "
+                "save the picture with 8 or 16 unsigned bits"
             )
         if max(self.bits) == 32 and self.colours in (WHITE_IS_ZERO, BLACK_IS_ZERO):
             raise ValueError("32-bit grey values have no known white; save the picture with 16 or 8 bits")
