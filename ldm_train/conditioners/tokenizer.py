@@ -3,6 +3,8 @@
 import open_clip
 from tokenizers.models import BPE
 
+TRANSFORMERS_SPECIAL = ("<|startoftext|>", "<|endoftext|>")  # the names that transformers has for start and end
+
 
 class Tokenizer(open_clip.SimpleTokenizer):
     """open_clip's tokenizer for captions of any length, with the same ids.
@@ -14,6 +16,11 @@ class Tokenizer(open_clip.SimpleTokenizer):
         super().__init__(context_length=context_length)
         merges = sorted(self.bpe_ranks, key=self.bpe_ranks.__getitem__)
         self._model = BPE(self.encoder, merges, end_of_word_suffix="</w>")
+
+    def has_token(self, word: str) -> bool:
+        """Return whether a word is one token of CLIP's vocabulary, at the end of a word or inside one."""
+        letters = "".join(self.byte_encoder[byte] for byte in word.casefold().encode())
+        return not {letters, f"{letters}</w>"}.isdisjoint(self.encoder) or word in TRANSFORMERS_SPECIAL
 
     def bpe(self, token: str) -> str:
         """Return the symbols of one word, separated by spaces; the word is in open_clip's letters for bytes."""
