@@ -43,8 +43,9 @@ def refuse_unfit_optimizer(target: str, make: Callable[[ParamsT], Optimizer]) ->
     parameters = [nn.Parameter(torch.zeros(shape)) for shape in ((2, 2), (2, 2, 1, 1), (2,))]
     for parameter in parameters:
         parameter.grad = torch.zeros_like(parameter)
+    groups: list[dict[str, object]] = [{"params": parameters[:2]}, {"params": parameters[2:], "weight_decay": 0.0}]
     try:
-        make([{"params": parameters[:2]}, {"params": parameters[2:], "weight_decay": 0.0}]).step()
+        make(groups).step()
     except (TypeError, RuntimeError, ValueError) as error:
         raise ValueError(
             f"optimizer._target_={target} cannot train a network's weights, which are vectors, matrices and convolutions: "

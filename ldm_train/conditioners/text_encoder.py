@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ldm_train.conditioners.clip_tower import VOCABULARY, count_layers, describe_states, load_clip_tower
 from ldm_train.conditioners.new_tokens import ExtendedEmbedding, NewWords, parse_new_words
-from ldm_train.conditioners.tokenizer import Tokenizer
+from ldm_train.conditioners.tokenizer import Tokenizer, check_new_words
 from ldm_train.types import CaptionBatch, Conditioning
 from ldm_train.util.memory import check_fits
 from ldm_train.util.safe_json import Json
@@ -79,24 +79,9 @@ class TextEncoder(nn.Module):
         self._tokenizer = Tokenizer(context_length=context_length)
         self.words = NewWords({}, first=VOCABULARY)
         begun = {word: self._tokenizer.encode(text) for word, text in parse_new_words(new_words).items()}
-        for word, ids in begun.items():
-            self._check_new_word(word, len(ids))
+        check_new_words(self._tokenizer, begun, capacity=self.capacity)
         if begun:
             self._extend({word: len(ids) for word, ids in begun.items()}, [id for ids in begun.values() for id in ids])
-
-    def _check_new_word(self, word: str, vectors: int) -> None:
-        """Raise if the vocabulary has a word that a run is to train, or if no caption could hold its vectors."""
-        if self._tokenizer.has_token(word):
-            raise ValueError(
-                f"text_encoder.new_words: {word} is in the tokenizer's vocabulary already, so other programs refuse its "
-                f"vectors; choose a word that is not, such as <{word}>, also in the captions"
-            )
-        if vectors > self.capacity:
-            chunks = -(-vectors // (self.context_length - 2))
-            raise ValueError(
-                f"text_encoder.new_words: {word} would get {vectors} vectors, one for each token of what it starts as, but "
-                f"{self.capacity} tokens of a caption are kept; start it as fewer words, or set text_encoder.chunks={chunks}"
-            )
 
     def _extend(self, sizes: Mapping[str, int], starts: list[int], learned: Tensor | None = None) -> None:
         """Add words, with vectors after the existing ones."""

@@ -1,5 +1,7 @@
 """open_clip's tokenizer, with the byte-pair merges of the `tokenizers` library."""
 
+from collections.abc import Mapping, Sequence
+
 import open_clip
 from tokenizers.models import BPE
 
@@ -27,3 +29,28 @@ class Tokenizer(open_clip.SimpleTokenizer):
         if token not in self.cache:  # which has open_clip's special tokens from the start: they are not merged
             self.cache[token] = " ".join(symbol.value for symbol in self._model.tokenize(token))
         return self.cache[token]
+
+
+def check_new_words(tokenizer: Tokenizer, begun: Mapping[str, Sequence[int]], *, capacity: int) -> None:
+    """Raise for a word that a run cannot train as a new one.
+
+    Args:
+        begun: the tokens that each word starts as.
+        capacity: how many tokens of a caption are kept.
+
+    Raises:
+        ValueError: the vocabulary has the word, or no caption could hold its vectors.
+    """
+    for word, ids in begun.items():
+        if tokenizer.has_token(word):
+            raise ValueError(
+                f"text_encoder.new_words: {word} is in the tokenizer's vocabulary already, so other programs refuse its "
+                f"vectors; choose a word that is not, such as <{word}>, also in the captions"
+            )
+        if len(ids) > capacity:
+            assert tokenizer.context_length is not None
+            chunks = -(-len(ids) // (tokenizer.context_length - 2))
+            raise ValueError(
+                f"text_encoder.new_words: {word} would get {len(ids)} vectors, one for each token of what it starts as, but "
+                f"{capacity} tokens of a caption are kept; start it as fewer words, or set text_encoder.chunks={chunks}"
+            )

@@ -13,7 +13,14 @@ from PIL import Image, ImageFile
 
 from ldm_train.data.pictures import formats, headers
 from ldm_train.data.pictures.decoding import DECODE_ERRORS, decode_picture
-from ldm_train.data.pictures.formats import FORMATS, HEIC, PICTURE_ENDINGS, PICTURE_SUFFIXES, recognise_format
+from ldm_train.data.pictures.formats import (
+    FORMATS,
+    HEIC,
+    PICTURE_ENDINGS,
+    PICTURE_SUFFIXES,
+    UNREAD_SUFFIXES,
+    recognise_format,
+)
 from ldm_train.data.sources.folder import Folder
 from ldm_train.data.sources.tar_shards import TarShards
 from tests.data.bad_pictures import quarters, saved
@@ -51,6 +58,8 @@ def test_a_suffix_stands_for_one_format() -> None:
     suffixes = [suffix for one in FORMATS for suffix in one.suffixes]
     assert len(suffixes) == len(set(suffixes))
     assert {".jpe", ".ppm", ".qoi", ".tga"} <= PICTURE_SUFFIXES
+    assert {".dng", ".jxl", ".svg", ".psd"} <= UNREAD_SUFFIXES
+    assert not PICTURE_SUFFIXES & UNREAD_SUFFIXES
     assert {f".{ending}" for ending in PICTURE_ENDINGS} == PICTURE_SUFFIXES
 
 

@@ -132,11 +132,11 @@ def judge_pictures(facts: PictureFacts, unusable: list[str], problems: list[str]
             f"{len(facts.enlarged):,} pictures are smaller than the training size and are enlarged, up to {worst:.3g} times"
         )
     if facts.cropped:
-        worst = [f"{format_name(key)}: {share:.0%}" for key, share in facts.cropped.items()]
+        most = [f"{format_name(key)}: {share:.0%}" for key, share in facts.cropped.items()]
         heads = f"; {facts.upright:,} of them are upright, and lose top and bottom, where heads are" if facts.upright else ""
         warnings.append(
             f"the crop cuts away more than {LARGE_LOSS:.0%} of the area of {len(facts.cropped):,} of "
-            f"{facts.usable:,} pictures ({shorten_names(worst)}){heads}; crop=buckets keeps more, crop=fit everything"
+            f"{facts.usable:,} pictures ({shorten_names(most)}){heads}; crop=buckets keeps more, crop=fit everything"
         )
     for description, keys in (
         (f"enlarged more than {TINY} times", facts.tiny),

@@ -35,7 +35,11 @@ HEIC = PictureFormat(
 )
 AVIF = PictureFormat("AVIF", (".avif",), plugin="AVIF", advice=f"install a Pillow that reads AVIF, or {CONVERT}")
 TGA = PictureFormat("TGA", (".tga",), plugin="TGA")
-CAMERA_RAW = PictureFormat("a camera's raw file", (), advice="develop it, and save it as PNG or JPEG")
+CAMERA_RAW = PictureFormat(
+    "a camera's raw file",
+    (".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"),
+    advice="develop it, and save it as PNG or JPEG",
+)
 VIDEO = PictureFormat("a video", (), advice="save frames of it as pictures")
 
 FORMATS = (
@@ -53,6 +57,10 @@ FORMATS = (
     PictureFormat("PPM", (".ppm", ".pgm", ".pbm", ".pnm"), (b"P1", b"P2", b"P3", b"P4", b"P5", b"P6"), "PPM"),
     PictureFormat("QOI", (".qoi",), (b"qoif",), "QOI"),
     TGA,
+    CAMERA_RAW,
+    PictureFormat("an SVG drawing", (".svg", ".svgz"), advice="it must be rendered to pixels first"),
+    PictureFormat("a Krita file", (".kra",)),
+    PictureFormat("PCX", (".pcx",)),
     PictureFormat("JPEG XL", (".jxl",), (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")),
     PictureFormat("a Photoshop file", (".psd", ".psb"), (b"8BPS",)),
     PictureFormat("a GIMP file", (".xcf",), (b"gimp xcf",)),
@@ -76,6 +84,7 @@ TGA_DEPTHS = {1: (8,), 2: (16, 24, 32), 3: (1, 8, 16)}  # bits of a pixel of eac
 
 READ_FORMATS = tuple(one for one in FORMATS if one.plugin is not None and (one is not HEIC or find_spec(HEIC_PACKAGE)))
 PICTURE_SUFFIXES = frozenset(suffix for one in READ_FORMATS for suffix in one.suffixes)
+UNREAD_SUFFIXES = frozenset(suffix for one in FORMATS for suffix in one.suffixes) - PICTURE_SUFFIXES
 PICTURE_ENDINGS = tuple(suffix.removeprefix(".") for one in READ_FORMATS for suffix in one.suffixes)
 
 

@@ -69,12 +69,12 @@ def read_png_profile(colours: dict[bytes, bytes], *, grey: bool) -> bytes | None
         ValueError: they name colours that are not converted, such as those of high dynamic range.
     """
     if len(coded := colours.get(b"cICP", b"")) == 4:
-        primaries, transfer, matrix, full = coded
+        number, transfer, matrix, full = coded
         if matrix != 0 or full != 1:
             raise ValueError(
                 f"cICP with matrix {matrix} and range {full} is not converted to sRGB; save the picture as sRGB"
             )
-        return coded_profile(primaries, transfer, grey=grey)
+        return coded_profile(number, transfer, grey=grey)
     if b"iCCP" in colours:
         packed = colours[b"iCCP"]
         return _unpack(packed[packed.find(b"\0") + 2 :], LONGEST_PROFILE)[0] or b"\0"  # which is reported as broken
