@@ -31,7 +31,7 @@ class Tokenizer(open_clip.SimpleTokenizer):
         return self.cache[token]
 
 
-def check_new_words(tokenizer: Tokenizer, begun: Mapping[str, Sequence[int]], *, capacity: int) -> None:
+def check_vocabulary(tokenizer: Tokenizer, begun: Mapping[str, Sequence[int]], *, capacity: int) -> None:
     """Raise for a word that a run cannot train as a new one.
 
     Args:
