@@ -81,6 +81,17 @@ def test_kinds_of_targa(mode: str, options: dict[str, object]) -> None:
     assert np.array_equal(np.asarray(decoded), np.asarray(picture.convert("RGB")))
 
 
+@pytest.mark.parametrize("options", [{}, {"compression": "tga_rle"}])
+@pytest.mark.parametrize("alpha_bits", [0, 8])
+def test_a_fourth_channel_of_targa_is_alpha_only_if_it_says_so(alpha_bits: int, options: dict[str, object]) -> None:
+    picture = quarters().convert("RGBA")
+    picture.putalpha(0)
+    content = bytearray(saved(picture, "TGA", **options))
+    content[17] = content[17] & 0xF0 | alpha_bits
+    seen = np.asarray(decode_picture(bytes(content)))
+    assert np.array_equal(seen, np.asarray(quarters()) if alpha_bits == 0 else np.full_like(seen, 255))
+
+
 @pytest.mark.parametrize("content", [bytes(1000), b"no picture at all, just text", b"\1\0\2\3" * 50, b"PK\3\4" + bytes(60)])
 def test_what_is_no_picture_is_not_taken_for_targa(content: bytes) -> None:
     assert recognise_format(content) is None

@@ -132,6 +132,14 @@ def test_what_has_no_certain_colours_is_refused_by_its_name(name: str) -> None:
         assert "damaged" not in str(caught.value)
 
 
+@pytest.mark.parametrize("scale", [257, 1])
+def test_a_palette_of_eight_bits_is_not_black(scale: int) -> None:
+    """Sixteen are meant, and some programs write eight."""
+    colours = np.random.default_rng(0).integers(0, 256, (256, 3)).astype(np.uint16)
+    indices = values(1, np.uint8)[..., 0]
+    assert_seen(write(indices, photometric="palette", colormap=colours.T * scale), colours[indices].astype(float))
+
+
 def test_damaged_tags_have_no_layout() -> None:
     assert read_tiff_layout(FILES["signed 16"][:20]) is None
 

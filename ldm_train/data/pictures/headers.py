@@ -11,10 +11,11 @@ from PIL import Image, features
 
 from ldm_train.data.pictures.coded_colours import coded_profile
 from ldm_train.data.pictures.colour import colour_mode
-from ldm_train.data.pictures.formats import AVIF, HEIC, HEIC_PACKAGE, READ_FORMATS, PictureFormat, recognise_format
+from ldm_train.data.pictures.formats import AVIF, HEIC, HEIC_PACKAGE, READ_FORMATS, TGA, PictureFormat, recognise_format
 from ldm_train.data.pictures.iso_media import read_nclx
 from ldm_train.data.pictures.png_chunks import read_png_profile, strip_png
 from ldm_train.data.pictures.structure import check_structure
+from ldm_train.data.pictures.tga_file import CheckedTga
 from ldm_train.data.pictures.tiff_layout import CheckedTiff, read_tiff_layout
 from ldm_train.util.inputs import READ_ERRORS
 
@@ -82,6 +83,8 @@ def find_constructor(kind: PictureFormat) -> Callable[[io.BytesIO, str], Image.I
     """Return what makes a picture of a file's bytes."""
     if kind.plugin == "TIFF":
         return CheckedTiff
+    if kind is TGA:
+        return CheckedTga
     if kind is HEIC:  # not registered with Pillow, which would change it for the whole process
         plugin = import_module(f"{HEIC_PACKAGE}.as_plugin")
         return cast(Callable[[io.BytesIO, str], Image.Image], plugin.HeifImageFile)

@@ -4,7 +4,7 @@ import struct
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageFile, TiffImagePlugin
+from PIL import Image, ImageFile, ImagePalette, TiffImagePlugin
 
 MAX_VALUES = 10**6  # numbers under one tag, such as the places of strips
 MAX_TAGS = 65_535
@@ -17,7 +17,7 @@ COLOURS = {
     **{WHITE_IS_ZERO: "grey, white is 0", BLACK_IS_ZERO: "grey", RGB: "RGB", PALETTE: "a palette", 4: "a mask"},
     **{SEPARATED: "CMYK", YCBCR: "YCbCr", LAB: "CIE Lab", 9: "ICC Lab", 10: "ITU Lab", 32844: "LogL", 32845: "LogLuv"},
 }
-PHOTOMETRIC, BITS = 262, 258
+PHOTOMETRIC, BITS, COLOUR_MAP = 262, 258, 320
 RAW_COLOURS = {32803, 34892}  # of cameras' sensors
 DNG_VERSION = 50706
 
@@ -116,6 +116,7 @@ class CheckedTiff(TiffImagePlugin.TiffImageFile):
 
     - Planes of 16 bits are read by libtiff. Pillow reads the uncompressed ones as if they had 8.
     - Grey of 16 bits of which 0 is white is inverted, and grey of 12 bits gets the range of 16.
+    - A palette without a value above 255 is one of 8 bits, as libtiff has it, and not nearly black.
     """
 
     def _setup(self) -> None:
@@ -128,6 +129,10 @@ class CheckedTiff(TiffImagePlugin.TiffImageFile):
             self.use_load_libtiff = True
             whole = (0, 0, *self._tile_size)
             self.tile = [ImageFile._Tile("libtiff", whole, 0, ("RGB;16N", False, self.tag_v2.offset))]
+
+        colours = self.tag_v2.get(COLOUR_MAP, ())
+        if self.palette is not None and colours and max(colours) < 256:
+            self.palette = ImagePalette.raw("RGB;L", bytes(colours))
 
     def load_prepare(self) -> None:
         if self._im is None:
