@@ -1,12 +1,12 @@
 """Read what drawing starts from: prompts, a trained run at the requested size, and a picture with its mask."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from ldm_train.assembly.mask import read_mask
+from ldm_train.assembly.mask import KeptPixels, read_mask, reduce_mask, soften_edge
 from ldm_train.assembly.stored_run import TrainedRun, open_run
 from ldm_train.data.pictures.decoding import read_upright_size
 from ldm_train.data.pictures.images import DECODE_ERRORS, read_image, to_signed
@@ -37,8 +37,20 @@ def resize_generation(generation: Generation, size: Sequence[int] | None) -> Gen
     return replace(generation, size=(size[0], size[1]))
 
 
-def read_start(config: SampleSettings, generation: Generation) -> InitialPicture | None:
-    """Return the latents of the picture to start from, and its mask (white where to draw) at their size; None without one.
+@dataclass(frozen=True)
+class StartPicture:
+    """What drawing starts from: latents with their mask, None for noise; and the pixels that are kept, None for none."""
+
+    initial: InitialPicture | None = None
+    kept: KeptPixels | None = None
+
+    def paste(self, images: torch.Tensor) -> torch.Tensor:
+        """Return drawn images (B, 3, H, W) with the pixels that are kept."""
+        return images if self.kept is None else self.kept(images)
+
+
+def read_start(config: SampleSettings, generation: Generation) -> StartPicture:
+    """Return the picture to start from, and its mask, white where to draw.
 
     Raises:
         ValueError: a mask without a picture, a strength without one, or a file that cannot be read.
@@ -46,18 +58,22 @@ def read_start(config: SampleSettings, generation: Generation) -> InitialPicture
     if config.picture is None:
         if config.mask is not None or config.strength != 1:
             raise ValueError(f"mask={config.mask} and strength={config.strength} need a picture=FILE to start from")
-        return None
-    latents = generation.encode(read_signed(config.picture, generation.size))
+        return StartPicture()
+    original = read_signed(config.picture, generation.size)
+    latents = generation.encode(original)
     if not latents.isfinite().all():
         raise ValueError(f"the latents of picture={config.picture} contain NaN or infinity; look at the autoencoder")
     content = read_input(Path(config.picture), limit=MAX_PICTURE)
     if has_transparency(content):
         print(f"note: picture={config.picture} is transparent in places, which are taken as white")
     if config.mask is None:
-        return InitialPicture(latents, config.strength)
+        return StartPicture(InitialPicture(latents, config.strength))
+    white = read_mask(config.mask, picture=read_upright_size(content), size=generation.sides)
     height, width = latents.shape[2:]
-    mask = read_mask(config.mask, picture=read_upright_size(content), size=generation.sides, latents=(height, width))
-    return InitialPicture(latents, config.strength, mask.to(latents))
+    mask = reduce_mask(white, (height, width), path=config.mask)
+    edge = generation.autoencoder.factor if config.mask_edge is None else config.mask_edge
+    kept = KeptPixels(original, soften_edge(white, edge)) if config.paste_original else None
+    return StartPicture(InitialPicture(latents, config.strength, mask.to(latents)), kept)
 
 
 def read_signed(path: str, size: int | tuple[int, int]) -> torch.Tensor:

@@ -1,8 +1,11 @@
 """Check the optimizer and the LR schedule before any data is read."""
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 from torch.optim import Optimizer
+from torch.optim.optimizer import ParamsT
 
 from ldm_train.settings.composition import build
 from ldm_train.settings.schema.options import MIXED_16
@@ -24,9 +27,32 @@ def refuse_optimization(config: FittingSettings) -> None:
         ) from error
     if not isinstance(optimizer, Optimizer):
         raise ValueError(f"optimizer._target_={target} is no optimizer; name one, such as torch.optim.AdamW")
+    if target.startswith("torch.optim."):
+        refuse_unfit_optimizer(target, make)
     build(config.lr_schedule, "lr_schedule").check(config.max_steps)
     if isinstance(config, TrainSettings) and config.fused_backward:
         refuse_fused_backward(config)
+
+
+def refuse_unfit_optimizer(target: str, make: Callable[[ParamsT], Optimizer]) -> None:
+    """Raise if an optimizer cannot take one step of parameters as networks have them: vectors, matrices and convolutions.
+
+    Raises:
+        ValueError: such as of Muon, which takes matrices only, SparseAdam, and LBFGS, which evaluates a loss several times.
+    """
+    parameters = [nn.Parameter(torch.zeros(shape)) for shape in ((2, 2), (2, 2, 1, 1), (2,))]
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    groups: list[dict[str, object]] = [{"params": parameters[:2]}, {"params": parameters[2:], "weight_decay": 0.0}]
+    try:
+        make(groups).step()
+    except (TypeError, RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"optimizer._target_={target} cannot train a network's weights, which are vectors, matrices and convolutions: "
+            f"{error}; choose another one, such as optimizer._target_=torch.optim.AdamW"
+        ) from error
+    except AssertionError:  # `capturable` needs weights on a GPU
+        return
 
 
 def refuse_fused_backward(config: TrainSettings) -> None:

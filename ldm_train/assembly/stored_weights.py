@@ -26,6 +26,7 @@ from ldm_train.util.text import list_names
 from ldm_train.weights.fingerprint import fingerprint_module
 from ldm_train.weights.hub import locate_weights
 from ldm_train.weights.layouts.unet_architecture import describe_unet, infer_unet_settings
+from ldm_train.weights.leftovers import describe_leftovers
 from ldm_train.weights.lora.low_rank import WeightedAdapter, extract_adapter, merge_adapters
 from ldm_train.weights.part_folders import find_part_folder
 from ldm_train.weights.published_parts import RAW_VARIANT, find_unet
@@ -130,7 +131,7 @@ def load_first_weights(config: TrainSettings, parts: Parts) -> list[str]:
     kind = "averaged weights" if found.averaged else "weights"
     looks = describe_unet(infer_unet_settings(found.shapes), found.shapes)
     first = f"starting from the {kind} of {weights}: {looks}, in {found.layout}, {len(found.tensors)} tensors"
-    return [first, *notes, *describe_training(found, config, parts)]
+    return [first, *describe_leftovers(found.ignored), *notes, *describe_training(found, config, parts)]
 
 
 def is_run(path: Path) -> bool:

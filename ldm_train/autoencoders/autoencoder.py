@@ -15,6 +15,7 @@ from ldm_train.util.safe_json import Json
 from ldm_train.weights.fingerprint import SHIPPED, digest_tensors
 from ldm_train.weights.hub import locate_weights
 from ldm_train.weights.layouts import autoencoder_layout
+from ldm_train.weights.leftovers import describe_leftovers
 from ldm_train.weights.module_loading import copy_into_module
 from ldm_train.weights.part_folders import find_part_folder
 from ldm_train.weights.published_parts import PublishedPart, find_autoencoder
@@ -139,7 +140,8 @@ def pretrained(
     model.register_to_config(**{name: value for name, value in given.items() if value is not None})
     autoencoder = KLAutoencoder(model.requires_grad_(False)).eval()
     details = f"{found.layout}, factor {autoencoder.factor}, scale {autoencoder.scale:.6g}"
-    autoencoder.notes = [] if path.parent == SHIPPED else [f"autoencoder.weights={weights}: {details}"]
+    lines = [details, *describe_leftovers(found.ignored)]
+    autoencoder.notes = [] if path.parent == SHIPPED else [f"autoencoder.weights={weights}: {line}" for line in lines]
     return autoencoder
 
 

@@ -13,6 +13,7 @@ from ldm_train.util.safe_json import Json, read_object
 from ldm_train.weights.fingerprint import digest_tensors
 from ldm_train.weights.hub import locate_weights
 from ldm_train.weights.layouts.text_layout import infer_text_architecture, map_text_encoder_from_published
+from ldm_train.weights.leftovers import describe_leftovers
 from ldm_train.weights.module_loading import copy_into_module
 from ldm_train.weights.published_parts import PublishedPart, find_text_encoder
 
@@ -49,7 +50,8 @@ def load_clip_tower(model: str, weights: str, *, layer: str, pad_token: int) -> 
     except ValueError as error:
         raise ValueError(f"text_encoder.weights={weights}: {error}") from error
     assumed = "" if found.config else f"; its activation and number of heads are not in the file, those of {model} are used"
-    return tower, f"text_encoder.weights={weights}: {found.layout}, {layers} layers of width {tower.width}{assumed}"
+    lines = [f"{found.layout}, {layers} layers of width {tower.width}{assumed}", *describe_leftovers(found.ignored)]
+    return tower, f"text_encoder.weights={weights}: {'; '.join(lines)}"
 
 
 def check_padding(found: PublishedPart, pad_token: int) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ldm_train.conditioners.clip_tower import VOCABULARY, count_layers, describe_states, load_clip_tower
 from ldm_train.conditioners.new_tokens import ExtendedEmbedding, NewWords, parse_new_words
-from ldm_train.conditioners.tokenizer import Tokenizer
+from ldm_train.conditioners.tokenizer import Tokenizer, check_vocabulary
 from ldm_train.types import CaptionBatch, Conditioning
 from ldm_train.util.memory import check_fits
 from ldm_train.util.safe_json import Json
@@ -79,6 +79,7 @@ class TextEncoder(nn.Module):
         self._tokenizer = Tokenizer(context_length=context_length)
         self.words = NewWords({}, first=VOCABULARY)
         begun = {word: self._tokenizer.encode(text) for word, text in parse_new_words(new_words).items()}
+        check_vocabulary(self._tokenizer, begun, capacity=self.capacity)
         if begun:
             self._extend({word: len(ids) for word, ids in begun.items()}, [id for ids in begun.values() for id in ids])
 

@@ -1,7 +1,6 @@
 """Encode pictures as `data:` addresses that a page contains."""
 
 import base64
-import math
 from dataclasses import dataclass
 from io import BytesIO
 
@@ -10,7 +9,6 @@ from markupsafe import Markup
 from PIL import Image, ImageOps
 
 THUMBNAIL_SIDE = 160  # pixels
-MOST_PIXELS = 178_956_970  # of a file that is decoded; data/pictures/headers.py turns Pillow's own limit off
 LARGEST_PICTURE = (1600, 8000)  # pixels, of a picture at its own size
 
 
@@ -23,11 +21,8 @@ class EmbeddedPicture:
     height: int
 
 
-def embed_thumbnail(picture: bytes | Image.Image | None) -> EmbeddedPicture | None:
-    """Return a picture upright and on white, at most `THUMBNAIL_SIDE` pixels a side; None if it cannot be decoded.
-
-    The picture is encoded again, so the page contains nothing of a user's file except its pixels.
-    """
+def embed_thumbnail(picture: Image.Image | None) -> EmbeddedPicture | None:
+    """Return a decoded picture, at most `THUMBNAIL_SIDE` pixels a side; None if there is none, or its pixels are damaged."""
     small = None if picture is None else _within(picture, (THUMBNAIL_SIDE, THUMBNAIL_SIDE))
     if small is None:
         return None
@@ -53,9 +48,7 @@ def _encode_address(content: BytesIO, kind: str, picture: Image.Image) -> Embedd
 
 def _within(picture: bytes | Image.Image, most: tuple[int, int]) -> Image.Image | None:
     try:
-        opened = Image.open(BytesIO(picture)) if isinstance(picture, bytes) else picture.copy()
-        too_large = isinstance(picture, bytes) and math.prod(opened.size) > MOST_PIXELS
-        return None if too_large else _small(opened, most)
+        return _small(Image.open(BytesIO(picture)) if isinstance(picture, bytes) else picture.copy(), most)
     except Exception:  # Pillow may raise any class for a damaged file, and reports are about such files
         return None
 

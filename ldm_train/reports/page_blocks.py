@@ -58,9 +58,9 @@ class DataTable:
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """A picture, as a file's bytes or decoded; a box with a message replaces one that is None or cannot be decoded."""
+    """A decoded picture; a box with a message replaces None, a picture that cannot be decoded."""
 
-    picture: bytes | Image.Image | None
+    picture: Image.Image | None
     caption: str
     note: str = ""
 

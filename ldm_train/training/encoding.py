@@ -57,7 +57,7 @@ class Rendering:
 
     Args:
         pictures: the bytes by key.
-        background: what shows through, a colour's name.
+        background: what shows through or around pictures, a colour's name.
         max_pixels: larger pictures are refused.
     """
 
@@ -84,7 +84,7 @@ class Rendering:
         if hashlib.sha256(content).hexdigest() != row.digest:
             raise UnreadError("it changed since it was listed")
         decoded = decode_picture(content, background=self.background, max_pixels=self.max_pixels)
-        views = [torch.from_numpy(render_view(decoded, view)) for view in self.views(row)]
+        views = [torch.from_numpy(render_view(decoded, view, background=self.background)) for view in self.views(row)]
         return torch.stack(views).permute(0, 3, 1, 2)
 
     def views(self, row: PictureRow) -> list[View]:

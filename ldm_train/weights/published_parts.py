@@ -13,6 +13,7 @@ from torch import Size
 from ldm_train.util.text import list_names
 from ldm_train.weights.layouts import autoencoder_layout, text_layout, unet_single_file
 from ldm_train.weights.lazy_tensors import LazyTensors, open_tensor_file
+from ldm_train.weights.leftovers import drop_leftovers, suggest_removal
 from ldm_train.weights.part_folders import VARIANTS, find_part_folder, open_part_folder
 
 # What single files contain next to a part: the other parts, and the tables of the noise schedule.
@@ -39,6 +40,7 @@ class PublishedPart:
         layout: its layout, for messages.
         config: the content of a folder's `config.json`; None for a file.
         averaged: whether these are the averages of a file that has raw weights too.
+        ignored: names of tensors that are left over from other programs.
     """
 
     path: Path
@@ -46,6 +48,7 @@ class PublishedPart:
     tensors: LazyTensors
     config: Mapping[str, Any] | None = None
     averaged: bool = False
+    ignored: tuple[str, ...] = ()
 
     @property
     def shapes(self) -> Mapping[str, Size]:
@@ -72,10 +75,10 @@ def find_unet(path: Path, *, averaged: bool = True) -> PublishedPart:
             folder, name="diffusion_pytorch_model", classes=ACCEPTED_CLASSES["unet"], variants=variants
         )
         return PublishedPart(folder, "diffusers' layout", tensors, config)
-    tensors = open_tensor_file(path).tensors()
+    tensors, ignored = drop_leftovers(open_tensor_file(path).tensors())
     check_is_model(path, tensors, "a U-Net")
     if "conv_in.weight" in tensors and any(name.startswith("down_blocks.") for name in tensors):
-        return PublishedPart(path, "diffusers' layout", tensors)
+        return PublishedPart(path, "diffusers' layout", tensors, ignored=ignored)
     prefix = unet_single_file.UNET_PREFIX if any(name.startswith(unet_single_file.UNET_PREFIX) for name in tensors) else ""
     if f"{prefix}input_blocks.0.0.weight" not in tensors and not prefix:
         raise ValueError(
@@ -91,7 +94,7 @@ def find_unet(path: Path, *, averaged: bool = True) -> PublishedPart:
             )
         own = tensors.rename({old: new for new, old in averages.items()})
     renamed = own.rename(unet_single_file.rename_unet_to_diffusers(own))
-    return PublishedPart(path, "latent-diffusion's layout", renamed, averaged=takes_averages)
+    return PublishedPart(path, "latent-diffusion's layout", renamed, averaged=takes_averages, ignored=ignored)
 
 
 def find_autoencoder(path: Path, *, subfolder: str | None = None) -> PublishedPart:
@@ -105,7 +108,7 @@ def find_autoencoder(path: Path, *, subfolder: str | None = None) -> PublishedPa
         tensors, config = open_part_folder(folder, name="diffusion_pytorch_model", classes=ACCEPTED_CLASSES["vae"])
         renewed = tensors.rename({name: autoencoder_layout.update_attention_name(name) for name in tensors})
         return PublishedPart(folder, "diffusers' layout", renewed, config)
-    tensors = open_tensor_file(path).tensors()
+    tensors, ignored = drop_leftovers(open_tensor_file(path).tensors())
     prefix = next(
         (p for p in (autoencoder_layout.AUTOENCODER_PREFIX, "vae.") if any(name.startswith(p) for name in tensors)), ""
     )
@@ -119,7 +122,8 @@ def find_autoencoder(path: Path, *, subfolder: str | None = None) -> PublishedPa
         for old, new in autoencoder_layout.rename_autoencoder_to_diffusers(own).items()
     }
     single = any(name.startswith("encoder.down.") for name in own)
-    return PublishedPart(path, "latent-diffusion's layout" if single else "diffusers' layout", own.rename(names))
+    layout = "latent-diffusion's layout" if single else "diffusers' layout"
+    return PublishedPart(path, layout, own.rename(names), ignored=ignored)
 
 
 def find_text_encoder(path: Path) -> PublishedPart:
@@ -132,7 +136,7 @@ def find_text_encoder(path: Path) -> PublishedPart:
         folder = find_part_folder(path, "text_encoder")
         tensors, config = open_part_folder(folder, name="model", classes=ACCEPTED_CLASSES["text_encoder"])
         return PublishedPart(folder, "transformers' layout", drop_unused(tensors), config)
-    tensors = open_tensor_file(path).tensors()
+    tensors, ignored = drop_leftovers(open_tensor_file(path).tensors())
     prefixes = (text_layout.PREFIX_1, text_layout.PREFIX_2, "module.", "text.")
     check_is_model(path, tensors, "a text encoder")
     for prefix in prefixes:
@@ -145,7 +149,7 @@ def find_text_encoder(path: Path) -> PublishedPart:
         raise ValueError(
             describe_unknown(path, tensors, "a text encoder", "cond_stage_model.…, text_model.… or token_embedding")
         )
-    return PublishedPart(path, "transformers' layout" if transformers else "open_clip's layout", own)
+    return PublishedPart(path, "transformers' layout" if transformers else "open_clip's layout", own, ignored=ignored)
 
 
 def drop_unused(tensors: LazyTensors) -> LazyTensors:
@@ -164,7 +168,10 @@ def select_below(path: Path, tensors: LazyTensors, prefix: str) -> LazyTensors:
         return tensors
     strange = [name for name in tensors if not name.startswith((prefix, *OTHER_PREFIXES))]
     if strange:
-        raise ValueError(f"{path} contains tensors that belong to no known part of a model: {list_names(strange)}")
+        raise ValueError(
+            f"{path} contains tensors that belong to no known part of a model: {list_names(strange)}; "
+            + suggest_removal(path, strange)
+        )
     return tensors.rename({name: name.removeprefix(prefix) for name in tensors if name.startswith(prefix)})
 
 

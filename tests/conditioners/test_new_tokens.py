@@ -1,5 +1,7 @@
 """New words of a text encoder: what they begin as, and that they alone differ."""
 
+import re
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -59,3 +61,24 @@ def test_its_vectors_alone_get_a_gradient_where_it_is_alone_trained() -> None:
 def test_a_word_that_is_none_is_refused(word: str) -> None:
     with pytest.raises(ValueError, match="word"):
         encoder(word)
+
+
+@pytest.mark.parametrize("word", ["sks", "toy", "Toy", "*", "é", "<|endoftext|>", "<start_of_text>"])
+def test_a_word_of_the_vocabulary_is_refused(word: str) -> None:
+    """diffusers refuses to add it again, and every caption with the old word would have the new vectors."""
+    with pytest.raises(ValueError, match=re.escape(word)) as caught:
+        encoder(f"{word}=wooden toy")
+    assert f"<{word}>" in str(caught.value)
+
+
+@pytest.mark.parametrize("word", ["<toy>", "<sks>", "sks dog".replace(" ", "-"), "zyxwvut"])
+def test_a_word_that_it_does_not_have_is_taken(word: str) -> None:
+    assert list(encoder(f"{word}=wooden toy").words.ids) == [word]
+
+
+def test_a_word_of_more_vectors_than_a_caption_holds_is_refused() -> None:
+    """With chunks of ten tokens."""
+    long = " ".join(["toy"] * 11)
+    with pytest.raises(ValueError, match=r"<toy> would get 11 vectors.*text_encoder\.chunks=2"):
+        encoder(f"<toy>={long}")
+    assert len(encoder(f"<toy>={' '.join(['toy'] * 10)}").words.ids["<toy>"]) == 10

@@ -8,13 +8,14 @@ from hashlib import sha256
 import pytest
 
 from ldm_train.data.pictures import crops
-from ldm_train.data.pictures.crops import Buckets, CentreCrop, Crop, RandomCrop, View
+from ldm_train.data.pictures.crops import Buckets, CentreCrop, Crop, FitCrop, RandomCrop, View
 from ldm_train.settings.composition import build
 from ldm_train.settings.shipped import shipped_part
 
 SIZES = [(64, 64), (64, 100), (200, 90), (333, 512), (700, 128), (128, 129)]
 OTHERS: dict[Callable[..., Crop], dict[str, list[object]]] = {
     CentreCrop: {"image_size": [64], "mirrored": [True]},
+    FitCrop: {"image_size": [64], "mirrored": [True]},
     RandomCrop: {"image_size": [64], "mirrored": [True], "views": [3]},
     Buckets: {
         "image_size": [256],
@@ -53,7 +54,7 @@ def test_the_same_views_said_otherwise_have_one_name() -> None:
     assert RandomCrop(64).identity == RandomCrop(64, views=4).identity
 
 
-@pytest.mark.parametrize("name", ["centre", "random", "buckets"])
+@pytest.mark.parametrize("name", ["centre", "fit", "random", "buckets"])
 def test_the_kind_is_the_options_name_and_no_path(name: str) -> None:
     crop = build(shipped_part("crop", name), "crop", image_size=64)
     assert crop.identity["kind"] == name

@@ -5,12 +5,18 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
-from ldm_train.data.pictures.crops import Buckets, CentreCrop, Crop, RandomCrop, View
+from ldm_train.data.cache.plan import PictureRow
+from ldm_train.data.pictures.crops import Buckets, CentreCrop, Crop, FitCrop, RandomCrop, View
+from ldm_train.data.pictures.decoding import render_view
+from ldm_train.data.sources.items import PictureFile
+from ldm_train.training.encoding import Rendering
 
 CONFIGS = Path(__file__).parents[2] / "conf/crop"
 CROPS: dict[str, Crop] = {
@@ -87,6 +93,49 @@ def test_each_view_is_followed_by_its_mirror_image(crop: Crop) -> None:
 @pytest.mark.parametrize(("size", "view"), [((100, 50), View(64, 32, 16, 0, 32, 32)), ((7, 8), View(32, 37, 0, 2, 32, 32))])
 def test_the_centre_is_cut(size: tuple[int, int], view: View) -> None:
     assert CentreCrop(32)(size, digest(0)) == [view]
+
+
+@given(sizes, st.booleans())
+def test_fit_keeps_the_whole_picture_in_the_middle(size: tuple[int, int], mirrored: bool) -> None:
+    crop = FitCrop(64, mirrored=mirrored)
+    views = crop(size, digest(0))
+    assert len(views) == crop.views
+    for view in views:
+        assert (view.height, view.width) == (64, 64)
+        assert max(view.resized_height, view.resized_width) == 64
+        for start, resized in ((view.top, view.resized_height), (view.left, view.resized_width)):
+            before, after = -start, 64 - resized + start
+            assert before >= 0 <= after
+            assert before - after in (0, 1)
+        assert view.resized_height == max(1, round_half_up(size[0] * 64, max(size)))
+    assert crop.lost(size) == 0
+    assert crop.scale(size) == 64 / max(size)
+
+
+def round_half_up(number: int, by: int) -> int:
+    return (2 * number + by) // (2 * by)
+
+
+@pytest.mark.parametrize("size", [(16, 8), (8, 16), (16, 16), (300, 7), (5, 9)])
+def test_fit_puts_the_background_around_and_nothing_else(size: tuple[int, int]) -> None:
+    (view,) = FitCrop(16)(size, "")
+    picture = Image.new("RGB", size[::-1], (200, 10, 10))
+    image = render_view(picture, view, background="blue")
+    inside = (image == (200, 10, 10)).all(-1)
+    assert (image[~inside] == (0, 0, 255)).all()
+    assert inside.sum() == view.resized_height * view.resized_width
+    assert inside[-view.top : -view.top + view.resized_height, -view.left : -view.left + view.resized_width].all()
+    assert np.array_equal(render_view(picture, replace(view, mirrored=True), background="blue"), image[:, ::-1])
+
+
+def test_encoding_puts_the_cache_s_background_around(tmp_path: Path) -> None:
+    picture = tmp_path / "a.png"
+    Image.new("RGB", (8, 16), "red").save(picture)
+    row = PictureRow("name", hashlib.sha256(picture.read_bytes()).hexdigest(), "a.png", [16, 8])
+    rendering = Rendering({"a.png": PictureFile(picture)}, FitCrop(16), background="#0000ff", max_pixels=1000)
+    (image,) = rendering(row)
+    assert image[:, 8, 8].tolist() == [255, 0, 0]
+    assert image[:, 8, 0].tolist() == image[:, 0, 15].tolist() == [0, 0, 255]
 
 
 def test_random_places_are_others_for_other_pictures_and_spread_evenly() -> None:
@@ -174,7 +223,7 @@ def test_bad_settings_of_buckets_are_named(settings: dict[str, object], message:
         Buckets(512, **settings)
 
 
-@pytest.mark.parametrize("make", [CentreCrop, RandomCrop, Buckets])
+@pytest.mark.parametrize("make", [CentreCrop, FitCrop, RandomCrop, Buckets])
 @pytest.mark.parametrize("image_size", [0, -64])
 def test_image_size_is_positive(make: type[Crop], image_size: int) -> None:
     with pytest.raises(ValueError, match=f"image_size={image_size} must be"):
@@ -186,9 +235,9 @@ def test_a_random_crop_has_a_view() -> None:
         RandomCrop(64, views=0)
 
 
-@pytest.mark.parametrize("make", [CentreCrop, RandomCrop, Buckets])
+@pytest.mark.parametrize("make", [CentreCrop, FitCrop, RandomCrop, Buckets])
 def test_the_configs_hold_every_setting_at_its_default(make: type[Crop]) -> None:
-    name = {CentreCrop: "centre", RandomCrop: "random", Buckets: "buckets"}[make]
+    name = {CentreCrop: "centre", FitCrop: "fit", RandomCrop: "random", Buckets: "buckets"}[make]
     config = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text(encoding="utf-8"))
     assert config.pop("_target_") == f"ldm_train.data.pictures.crops.{make.__name__}"
     assert config == make.__init__.__kwdefaults__

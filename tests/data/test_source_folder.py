@@ -6,10 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
+from ldm_train.data.pictures.formats import PICTURE_SUFFIXES
 from ldm_train.data.sources.folder import Folder
-from ldm_train.data.sources.folder_walk import PICTURE_SUFFIXES
 from ldm_train.data.sources.items import Item, PictureFile
 from tests.data.folders import NOT_UTF8, captioned, describe, items_of, notes_of, parquet, picture
 
@@ -164,13 +163,11 @@ def test_class_folders_give_their_names_as_captions(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", sorted(PICTURE_SUFFIXES | {".PNG", ".JPEG"}))
-def test_pictures_of_each_ending_are_found_and_pillow_reads_them(suffix: str, tmp_path: Path) -> None:
-    Image.new("RGB", (16, 16)).save(tmp_path / f"a{suffix}")
+def test_pictures_of_each_ending_are_found(suffix: str, tmp_path: Path) -> None:
+    (tmp_path / f"a{suffix}").touch()
     (tmp_path / "a.md").touch()
     (item,) = items_of(tmp_path, template="x").values()
     assert item.key == f"a{suffix}"
-    with Image.open(tmp_path / item.key) as opened:
-        opened.load()
 
 
 @pytest.mark.parametrize("with_metadata", [True, False])
@@ -218,13 +215,13 @@ def test_pictures_of_the_system_are_not_counted(name: str, tmp_path: Path) -> No
 def test_what_is_passed_over_is_noted(tmp_path: Path) -> None:
     for name in ("a.png", "__MACOSX/._a.png", ".hidden/b.png", ".c.png"):
         captioned(tmp_path / name)
-    for name in ("1.psd", "2.PSD", "3.heic", "LICENSE", "metadata.yaml"):
+    for name in ("1.psd", "2.PSD", "3.jxl", "LICENSE", "metadata.yaml"):
         (tmp_path / name).touch()
     assert list(items_of(tmp_path)) == ["a.png"]
     assert notes_of(tmp_path) == [
         "captions from files next to the pictures: 1 .txt",
         "hidden files and folders left out: 4 (.c.png, .c.txt, .hidden, …)",
-        "not read as pictures: 2 .psd, 1 .heic, 1 without an ending, 1 .yaml",
+        "not read as pictures: 2 .psd, 1 .jxl, 1 without an ending, 1 .yaml",
     ]
 
 

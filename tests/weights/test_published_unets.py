@@ -1,5 +1,6 @@
 """Published U-Nets of every shape, in every layout, load here and compute what they did."""
 
+import re
 from copy import deepcopy
 from types import SimpleNamespace
 
@@ -230,6 +231,52 @@ def test_averages_are_taken_of_a_file_that_has_both(unet, loaded, saved):
     assert "averaged weights" in told[0]
     assert_close(averaged.state_dict(), {name: 2 * tensor for name, tensor in plain.state_dict().items()}, rtol=0, atol=0)
     assert "model_ema.diffusion_modelinput_blocks00weight" in both
+
+
+LEFTOVERS = {
+    "embedding_manager.embedder.transformer.weight": torch.zeros(2),
+    "embedding_manager.string_to_param_dict.*": torch.zeros(2, 3),
+    "ztsnr": torch.zeros(0),
+    "denoiser.sigmas": torch.zeros(3),
+    "lvlb_weights": torch.zeros(3),
+    "global_step": torch.zeros((), dtype=torch.int64),
+}
+
+
+@pytest.mark.parametrize("ending", ["safetensors", "ckpt"])
+@pytest.mark.parametrize("whole", [True, False])
+def test_what_other_programs_left_is_named_and_not_read(whole, ending, unet, loaded, saved):
+    state = single(unet("1.x").state_dict())
+    if not whole:
+        prefix = "model.diffusion_model."
+        state = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+    plain, _ = loaded("1.x", saved(state, f"plain.{ending}"))
+    network, notes = loaded("1.x", saved(state | LEFTOVERS, f"more.{ending}"))
+    assert_close(network.state_dict(), plain.state_dict(), rtol=0, atol=0)
+    assert any("embedding_manager.embedder.transformer.weight" in note for note in notes)
+
+
+def test_a_key_that_says_velocity_is_compared(unet, loaded, saved):
+    _, notes = loaded("1.x", saved(single(unet("1.x").state_dict()) | {"v_pred": torch.zeros(0)}, "v.safetensors"))
+    (warning,) = [note for note in notes if note.startswith("warning: ")]
+    assert "v_pred" in warning
+    assert "prediction=velocity" in warning
+
+
+@pytest.mark.parametrize("ending", ["safetensors", "ckpt"])
+def test_what_belongs_to_no_part_is_refused_with_a_way_round_that_works(ending, unet, loaded, saved, monkeypatch):
+    """As it could change what the model computes."""
+    state = single(unet("1.x").state_dict())
+    path = saved(state | {"noise_augmentor.weight": torch.ones(2), "embedder.model.x": torch.ones(2)}, f"model.{ending}")
+    with pytest.raises(ValueError, match=r"noise_augmentor\.weight") as caught:
+        loaded("1.x", path)
+    command = re.search(r'python -c "(.*)"', str(caught.value))
+    assert command is not None
+    monkeypatch.chdir(path.parent)
+    exec(command[1], {})
+    plain, _ = loaded("1.x", saved(state, "plain.safetensors"))
+    network, _ = loaded("1.x", path.parent / "model-plain.safetensors")
+    assert_close(network.state_dict(), plain.state_dict(), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """Build the HTML page of a check's report, with thumbnails of the pictures that it mentions."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import TypeVar
 
@@ -8,9 +8,10 @@ from ldm_train.commands.check.dataset_facts import CaptionFacts, PictureFacts
 from ldm_train.commands.check.findings import Report, count_problems, format_bytes, format_duration
 from ldm_train.commands.check.reconstruction import LatentStatistics
 from ldm_train.commands.check.terminal import format_cache, format_cost
+from ldm_train.commands.check.thumbnails import draw_crops, make_thumbnail
 from ldm_train.data.cache.plan import CachePlan, format_bucket
-from ldm_train.data.scan.inspection import Inspected
-from ldm_train.data.sources.items import EncodedPicture
+from ldm_train.data.pictures.crops import View
+from ldm_train.data.scan.inspection import Decoder, Inspected
 from ldm_train.reports.charts import Histogram
 from ldm_train.reports.page import Page, Section, Verdict
 from ldm_train.reports.page_blocks import Bars, DataTable, Facts, PageBlock, Paragraphs, Thumbnail, Thumbnails
@@ -19,9 +20,22 @@ T = TypeVar("T")
 REJECTED, EXAMPLES, LONGEST, SHOWN = 24, 6, 8, 12  # thumbnails
 
 
-def build_check_page(report: Report, looked: Sequence[Inspected], plan: CachePlan | None) -> Page:
-    """Return the page of a report; the pictures for thumbnails are read again if their sources allow it."""
-    pictures = {one.item.key: one.item.picture for one in looked}
+class SourcePictures:
+    """The pictures of a source by key, which are read again for thumbnails if the source allows it."""
+
+    def __init__(self, looked: Sequence[Inspected], decoder: Decoder) -> None:
+        self.by_key = {one.item.key: one.item.picture for one in looked}
+        self.decoder = decoder
+
+    def thumbnail(self, key: str, caption: str = "", note: str = "", *, views: Sequence[View] = ()) -> Thumbnail:
+        """Return the thumbnail of a picture, with the crops of these views drawn."""
+        small = make_thumbnail(self.by_key[key], self.decoder)
+        return Thumbnail(draw_crops(small, views) if views else small, caption or key, note)
+
+
+def build_check_page(report: Report, looked: Sequence[Inspected], plan: CachePlan | None, decoder: Decoder) -> Page:
+    """Return the page of a report."""
+    pictures = SourcePictures(looked, decoder)
     count = len(report.reasons)
     text = f"{count_problems(count)} to fix before training" if count else "No problems found: ready to train"
     return Page(
@@ -31,10 +45,11 @@ def build_check_page(report: Report, looked: Sequence[Inspected], plan: CachePla
         [
             Section("Warnings", [Paragraphs(report.warnings)]),
             Section("Pictures that cannot be used", build_rejected_blocks(report.pictures, pictures)),
-            Section("Shapes", build_shape_blocks(report.pictures, plan)),
+            Section("Shapes", build_shape_blocks(report.pictures, plan, pictures)),
+            Section("Most cut away", build_crop_blocks(report.pictures, plan, pictures)),
             Section("Pictures to look at", build_suspect_blocks(report.pictures, pictures)),
             Section("Copies", build_copy_blocks(report.pictures, pictures), "Pictures with identical bytes."),
-            Section("Captions", build_caption_blocks(report.captions, looked) if report.captions else []),
+            Section("Captions", build_caption_blocks(report.captions, looked, pictures) if report.captions else []),
             Section("Latents", build_latent_blocks(report.latents) if report.latents else []),
             Section("Cost", build_cost_blocks(report)),
             Section("Cache", [Paragraphs([format_cache(cache, report.pictures.usable) for cache in report.caches])]),
@@ -59,15 +74,12 @@ def list_summary(report: Report) -> list[tuple[str, str]]:
     return rows
 
 
-def build_rejected_blocks(facts: PictureFacts, pictures: Mapping[str, EncodedPicture | None]) -> list[PageBlock]:
-    thumbnails = [
-        Thumbnail(read_picture_bytes(pictures[key]), key, problem)
-        for key, problem in take_first(facts.unusable.items(), REJECTED)
-    ]
+def build_rejected_blocks(facts: PictureFacts, pictures: SourcePictures) -> list[PageBlock]:
+    thumbnails = [pictures.thumbnail(key, note=problem) for key, problem in take_first(facts.unusable.items(), REJECTED)]
     return [Thumbnails(thumbnails), DataTable(["picture", "problem"], [[k, p] for k, p in facts.unusable.items()])]
 
 
-def build_shape_blocks(facts: PictureFacts, plan: CachePlan | None) -> list[PageBlock]:
+def build_shape_blocks(facts: PictureFacts, plan: CachePlan | None, pictures: SourcePictures) -> list[PageBlock]:
     """Return the number of pictures of each shape, how much is cut away, and some examples of each."""
     if plan is None or not facts.buckets:
         return []
@@ -82,15 +94,24 @@ def build_shape_blocks(facts: PictureFacts, plan: CachePlan | None) -> list[Page
     for shape in plan.rows:
         some = take_first((seen for seen in plan.scanned if plan.shapes[seen.digest] == shape), EXAMPLES)
         notes = [f"{format_bucket(shape)}: cut from {seen.size[0]}x{seen.size[1]}" for seen in some]
-        blocks.append(
-            Thumbnails(
-                [Thumbnail(read_picture_bytes(s.item.picture), s.item.key, n) for s, n in zip(some, notes, strict=True)]
-            )
-        )
+        blocks.append(Thumbnails([pictures.thumbnail(s.item.key, note=n) for s, n in zip(some, notes, strict=True)]))
     return blocks
 
 
-def build_suspect_blocks(facts: PictureFacts, pictures: Mapping[str, EncodedPicture | None]) -> list[PageBlock]:
+def build_crop_blocks(facts: PictureFacts, plan: CachePlan | None, pictures: SourcePictures) -> list[PageBlock]:
+    """Return the pictures that lose most of their area, with the crop drawn."""
+    if plan is None or not facts.cropped:
+        return []
+    seen = {one.item.key: one for one in plan.scanned if one.item.key in facts.cropped}
+    thumbnails = [
+        pictures.thumbnail(key, note=f"{share:.0%} cut away", views=plan.crop(seen[key].size, seen[key].digest))
+        for key, share in take_first(facts.cropped.items(), SHOWN)
+    ]
+    rows = [[key, f"{share:.1%}"] for key, share in facts.cropped.items()]
+    return [Thumbnails(thumbnails), DataTable(["picture", "cut away"], rows, numeric=["cut away"])]
+
+
+def build_suspect_blocks(facts: PictureFacts, pictures: SourcePictures) -> list[PageBlock]:
     """Return the pictures that can be used, but that may not be what the user intended."""
     enlarged = sorted(facts.enlarged.items(), key=lambda pair: -pair[1])
     notes = [(key, f"enlarged {factor:.3g} times") for key, factor in take_first(enlarged, SHOWN)]
@@ -98,13 +119,13 @@ def build_suspect_blocks(facts: PictureFacts, pictures: Mapping[str, EncodedPict
     notes += [(key, f"profile ignored: {problem}") for key, problem in take_first(facts.profiles.items(), SHOWN)]
     rows = [[key, f"{factor:.3g}"] for key, factor in enlarged]
     return [
-        Thumbnails([Thumbnail(read_picture_bytes(pictures[key]), key, note) for key, note in notes]),
+        Thumbnails([pictures.thumbnail(key, note=note) for key, note in notes]),
         DataTable(["picture", "times"], rows, numeric=["times"], caption="Enlarged"),
         DataTable(["picture", "problem"], [[k, p] for k, p in facts.profiles.items()], caption="Colour profiles ignored"),
     ]
 
 
-def build_copy_blocks(facts: PictureFacts, pictures: Mapping[str, EncodedPicture | None]) -> list[PageBlock]:
+def build_copy_blocks(facts: PictureFacts, pictures: SourcePictures) -> list[PageBlock]:
     rows = [
         [
             ", ".join(group.keys),
@@ -113,20 +134,17 @@ def build_copy_blocks(facts: PictureFacts, pictures: Mapping[str, EncodedPicture
         ]
         for group in facts.copies
     ]
-    thumbnails = [
-        Thumbnail(read_picture_bytes(pictures[g.keys[0]]), g.keys[0], f"{len(g.keys)} times")
-        for g in take_first(facts.copies, SHOWN)
-    ]
+    thumbnails = [pictures.thumbnail(g.keys[0], note=f"{len(g.keys)} times") for g in take_first(facts.copies, SHOWN)]
     return [Thumbnails(thumbnails), DataTable(["pictures", "captions", "held out"], rows)]
 
 
-def build_caption_blocks(facts: CaptionFacts, looked: Sequence[Inspected]) -> list[PageBlock]:
+def build_caption_blocks(facts: CaptionFacts, looked: Sequence[Inspected], pictures: SourcePictures) -> list[PageBlock]:
     """Return the captions that are cut or repeated, and the pictures with the longest captions."""
     longest = sorted(
         ((max(one.item.captions, key=len), one) for one in looked if one.problem is None and one.item.captions),
         key=lambda pair: (-len(pair[0]), pair[1].item.key),
     )
-    thumbnails = [Thumbnail(read_picture_bytes(one.item.picture), text, one.item.key) for text, one in longest[:LONGEST]]
+    thumbnails = [pictures.thumbnail(one.item.key, text, one.item.key) for text, one in longest[:LONGEST]]
     return [
         Facts(
             [
@@ -182,11 +200,3 @@ def build_cost_blocks(report: Report) -> list[PageBlock]:
 
 def take_first(things: Iterable[T], count: int) -> list[T]:
     return list(islice(things, count))
-
-
-def read_picture_bytes(picture: EncodedPicture | None) -> bytes | None:
-    """Return the encoded bytes of a picture, or None if they cannot be read (any more)."""
-    try:
-        return None if picture is None else picture.read()
-    except (OSError, ValueError):
-        return None

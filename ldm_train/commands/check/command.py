@@ -6,7 +6,7 @@ pictures (`reconstruction.py`), estimate disk, memory and time (`estimate.py`, `
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -38,7 +38,7 @@ from ldm_train.data.pictures.colour import background_colour
 from ldm_train.data.pictures.crops import Crop
 from ldm_train.data.scan.inspection import Decoder, Inspected, inspect_items, survey_from_inspection
 from ldm_train.data.scan.survey import Survey
-from ldm_train.reports.page import is_page, write_page
+from ldm_train.reports.page import Page, is_page, write_page
 from ldm_train.run_dir.record import set_threads
 from ldm_train.settings.composition import build
 from ldm_train.settings.schema.training import CheckSettings
@@ -61,7 +61,8 @@ def run(settings: CheckSettings) -> int:
     try_settings(settings, attempt)
     white = attempt(background_colour, settings.background) is None
     crop = attempt(build, settings.crop, "crop", image_size=settings.image_size)
-    inspected, notes = inspect_source(settings, Decoder("white" if white else settings.background, settings.max_pixels))
+    decoder = Decoder("white" if white else settings.background, settings.max_pixels)
+    inspected, notes = inspect_source(settings, decoder)
     survey = survey_from_inspection(inspected)
     captions = sorted({text for scanned in survey.scanned for text in scanned.item.captions})
     settings = settings.with_values(text_encoder=name_classes(settings.text_encoder, captions))
@@ -89,7 +90,7 @@ def run(settings: CheckSettings) -> int:
     for line in format_report(report):
         print(line)
     if settings.out is not None:
-        write_report(report, inspected, plan, Path(settings.out))
+        write_report(report, build_check_page(report, inspected, plan, decoder), Path(settings.out))
     return 1 if report.reasons else 0
 
 
@@ -162,8 +163,8 @@ def compare_caches(settings: CheckSettings, report: Report, survey: Survey, crop
         report.caches += [] if comparison is None else [comparison]
 
 
-def write_report(report: Report, inspected: Iterable[Inspected], plan: CachePlan | None, folder: Path) -> None:
+def write_report(report: Report, page: Page, folder: Path) -> None:
     """Write `check.json` and `check.html` into a folder."""
-    write_page(build_check_page(report, list(inspected), plan), folder / PAGE)
+    write_page(page, folder / PAGE)
     atomic_write(folder / CHECKED.mark, json.dumps(report.as_json(), indent=2) + "\n")
     print(f"wrote the report to {folder / PAGE}")

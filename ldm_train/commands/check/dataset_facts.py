@@ -8,6 +8,7 @@ from ldm_train.data.cache.plan import CachePlan
 from ldm_train.data.scan.inspection import Inspected
 from ldm_train.data.sources.items import Item
 
+LARGE_LOSS = 0.2  # share of a picture's area; a crop that cuts away more often cuts the subject
 TINY = 4  # a picture that is enlarged by more than this factor has hardly any detail to learn from
 
 
@@ -101,6 +102,8 @@ class PictureFacts:
         profiles: why a colour profile is ignored, by key.
         flat: keys of pictures with a single colour.
         buckets: for each shape, the number of pictures and the share of their area that is cut away.
+        cropped: the share of each picture that loses more than `LARGE_LOSS` of its area, by key, the largest first.
+        upright: how many of these are higher than wide.
     """
 
     items: int
@@ -113,6 +116,8 @@ class PictureFacts:
     profiles: dict[str, str]
     flat: list[str]
     buckets: dict[str, tuple[int, float]]
+    cropped: dict[str, float]
+    upright: int
 
     @property
     def tiny(self) -> dict[str, float]:
@@ -123,6 +128,8 @@ def collect_picture_facts(inspected: Sequence[Inspected], plan: CachePlan | None
     """Return the facts about the pictures of all items; with a plan, also how they are cropped."""
     good = sorted((one for one in inspected if one.problem is None), key=lambda one: one.item.key)
     scales = {} if plan is None else {one.item.key: plan.crop.scale(one.size) for one in good}
+    shares = [] if plan is None else [(one, plan.crop.lost(one.size)) for one in good]
+    cropped = sorted((pair for pair in shares if pair[1] > LARGE_LOSS), key=lambda pair: -pair[1])
     return PictureFacts(
         items=len(inspected),
         usable=len(good),
@@ -134,4 +141,6 @@ def collect_picture_facts(inspected: Sequence[Inspected], plan: CachePlan | None
         profiles={one.item.key: one.profile for one in good if one.profile},
         flat=[one.item.key for one in good if one.flat],
         buckets={} if plan is None else plan.lost(),
+        cropped={one.item.key: round(share, 3) for one, share in cropped},
+        upright=sum(one.size[0] > one.size[1] for one, _ in cropped),
     )

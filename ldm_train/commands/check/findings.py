@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from math import ceil
 
-from ldm_train.commands.check.dataset_facts import TINY, CaptionFacts, PictureFacts
+from ldm_train.commands.check.dataset_facts import LARGE_LOSS, TINY, CaptionFacts, PictureFacts
 from ldm_train.commands.check.estimate import Disk, StepEstimate
 from ldm_train.commands.check.existing_cache import CacheComparison
 from ldm_train.commands.check.forecast import ClassPictures, RunFiles
@@ -130,6 +130,13 @@ def judge_pictures(facts: PictureFacts, unusable: list[str], problems: list[str]
         worst = max(facts.enlarged.values())
         warnings.append(
             f"{len(facts.enlarged):,} pictures are smaller than the training size and are enlarged, up to {worst:.3g} times"
+        )
+    if facts.cropped:
+        most = [f"{format_name(key)}: {share:.0%}" for key, share in facts.cropped.items()]
+        heads = f"; {facts.upright:,} of them are upright, and lose top and bottom, where heads are" if facts.upright else ""
+        warnings.append(
+            f"the crop cuts away more than {LARGE_LOSS:.0%} of the area of {len(facts.cropped):,} of "
+            f"{facts.usable:,} pictures ({shorten_names(most)}){heads}; crop=buckets keeps more, crop=fit everything"
         )
     for description, keys in (
         (f"enlarged more than {TINY} times", facts.tiny),

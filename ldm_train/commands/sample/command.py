@@ -39,7 +39,7 @@ def draw_grid(settings: SampleSettings, prompts: list[str], folder: PictureFolde
     start, pictures = read_start(settings, trained.generation), []
     for first in track(range(0, len(prompts), settings.batch_size), "drawing"):
         batch = prompts[first : first + settings.batch_size]
-        images = trained.generation(batch, trained.recipe, first=first, picture=start)
+        images = start.paste(trained.generation(batch, trained.recipe, first=first, picture=start.initial))
         numbers = range(first, first + len(batch))
         trained.generation.require_finite(images, batch, numbers, seed=settings.seed)
         pictures.append(to_bytes(images).cpu())

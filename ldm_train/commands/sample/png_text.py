@@ -6,7 +6,10 @@ from pathlib import Path
 from ldm_train.assembly.stored_run import TrainedRun, fill_from_run
 from ldm_train.settings.schema.using import SampleSettings
 
-SETTINGS = ("sampler", "spacing", "guidance", "steps", "seed", "negative_prompt", "picture", "strength", "mask")
+SETTINGS = (
+    *("sampler", "spacing", "guidance", "steps", "seed", "negative_prompt"),
+    *("picture", "strength", "mask", "paste_original", "mask_edge"),
+)
 
 
 def build_png_texts(

@@ -98,7 +98,7 @@ def draw_same_recipe(cells: Sequence[Cell], trained: TrainedRun) -> Iterable[Ten
     prompts = [cell.prompt for cell in cells for _ in range(settings.count)]
     numbers = torch.arange(settings.count).repeat(len(cells))
     batches = [
-        trained.generation(prompts[i : i + settings.batch_size], recipe, numbers=part, picture=start)
+        start.paste(trained.generation(prompts[i : i + settings.batch_size], recipe, numbers=part, picture=start.initial))
         for i, part in zip(range(0, len(prompts), settings.batch_size), numbers.split(settings.batch_size), strict=True)
     ]
     images = trained.generation.require_finite(torch.cat(batches), prompts, numbers.tolist(), seed=settings.seed)

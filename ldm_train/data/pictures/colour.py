@@ -1,6 +1,6 @@
 """Convert pictures of all of Pillow's modes to sRGB: grey, palettes, 16 bits, CMYK, Lab, ICC profiles, transparency.
 
-Profiles are applied by lcms with their perceptual intent. gAMA and cHRM chunks of PNG files are ignored.
+Profiles are applied by lcms with their perceptual intent. Colours that a file gives by numbers come as a profile too.
 """
 
 import io
@@ -106,7 +106,7 @@ def embedded_profile(picture: Image.Image, mode: str) -> ColourProfile:
     if not content or picture.mode == "LAB":  # Lab colours need no profile
         return ColourProfile(mode, None)
     if len(content) > MAX_PROFILE:
-        return ColourProfile(mode, None, f"its ICC profile has {len(content):,} bytes; at most {MAX_PROFILE:,} are read")
+        return ColourProfile(mode, None, f"its ICC profile has more than the {MAX_PROFILE:,} bytes that are read")
     return read_profile(content, mode)
 
 

@@ -16,7 +16,10 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class View:
-    """Resize to (resized_height, resized_width), crop (height, width) at (top, left), then mirror; all in pixels."""
+    """Resize to (resized_height, resized_width), crop (height, width) at (top, left), then mirror; all in pixels.
+
+    A negative `top` or `left` is the width of a background before the picture.
+    """
 
     resized_height: int
     resized_width: int
@@ -60,8 +63,7 @@ class Crop(ABC):
 
     def __call__(self, size: Size, digest: str) -> list[View]:
         """Return the views of a picture; `digest` is the hexadecimal SHA-256 of its bytes."""
-        shape = self.shape(size)
-        resized = cover_shape(size, shape)
+        shape, resized = self.shape(size), self.resize(size)
         views = []
         for number in range(self.positions):
             top, left = (self.place(r - s, digest, number) for r, s in zip(resized, shape, strict=True))
@@ -69,9 +71,14 @@ class Crop(ABC):
             views += [view, replace(view, mirrored=True)] if self.mirrored else [view]
         return views
 
+    def resize(self, size: Size) -> Size:
+        """Return the size that a picture of this size is resized to."""
+        return cover_shape(size, self.shape(size))
+
     def lost(self, size: Size) -> float:
         """Return the share of the resized picture's area that is cropped away."""
-        return 1 - math.prod(self.shape(size)) / math.prod(cover_shape(size, self.shape(size)))
+        resized = self.resize(size)
+        return 1 - math.prod(map(min, resized, self.shape(size))) / math.prod(resized)
 
     def scale(self, size: Size) -> float:
         """Return the factor by which the picture is resized; above 1 it is enlarged."""
@@ -91,6 +98,29 @@ class CentreCrop(Crop):
 
     def shape(self, size: Size) -> Size:
         return self.shapes[0]
+
+
+class FitCrop(Crop):
+    """Resize the longer side to `image_size`, and put the whole picture in the centre of a square of the background."""
+
+    def __init__(self, image_size: int, *, mirrored: bool = False) -> None:
+        require_whole("image_size", image_size)
+        super().__init__([(image_size, image_size)], mirrored=mirrored)
+
+    @property
+    def identity(self) -> dict[str, Json]:
+        return {"kind": "fit", "image_size": self.shapes[0][0], "mirrored": self.mirrored}
+
+    def shape(self, size: Size) -> Size:
+        return self.shapes[0]
+
+    def resize(self, size: Size) -> Size:
+        side, longer = self.shapes[0][0], max(size)
+        height, width = (max(1, (2 * one * side + longer) // (2 * longer)) for one in size)
+        return height, width
+
+    def scale(self, size: Size) -> float:
+        return self.shapes[0][0] / max(size)
 
 
 class RandomCrop(Crop):

@@ -22,7 +22,7 @@ __all__ = [
 ]
 
 # Version of the code that turns bytes into an encoder's input; part of the names of cached rows.
-ENCODING_VERSION: int = 1
+ENCODING_VERSION: int = 2
 
 TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -72,11 +72,19 @@ def decode_picture(content: bytes, *, background: str = "white", max_pixels: int
     return colour if turn is None else colour.transpose(turn)
 
 
-def render_view(picture: Image.Image, view: View) -> np.ndarray:
-    """Return a view of an RGB picture, uint8 (height, width, 3), resized by bicubic interpolation with antialiasing."""
+def render_view(picture: Image.Image, view: View, *, background: str = "white") -> np.ndarray:
+    """Return a view of an RGB picture, uint8 (height, width, 3), resized by bicubic interpolation with antialiasing.
+
+    Args:
+        background: the colour around a picture that is smaller than the view.
+    """
     size = (view.resized_width, view.resized_height)
+    if view.top < 0 or view.left < 0:
+        canvas = Image.new("RGB", (view.width, view.height), background_colour(background))
+        whole = picture if picture.size == size else picture.resize(size, Image.Resampling.BICUBIC)
+        canvas.paste(whole, (-view.left, -view.top))
+        return render_view(canvas, View(view.height, view.width, 0, 0, view.height, view.width, view.mirrored))
     box = (view.left, view.top, view.left + view.width, view.top + view.height)
-    assert min(box) >= 0
     assert box[2] <= size[0]
     assert box[3] <= size[1]
     if picture.size == size:

@@ -2,60 +2,107 @@
 
 import io
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
+from typing import cast
 
-from PIL import Image
+from PIL import Image, features
 
+from ldm_train.data.pictures.coded_colours import coded_profile
+from ldm_train.data.pictures.colour import colour_mode
+from ldm_train.data.pictures.formats import AVIF, HEIC, HEIC_PACKAGE, READ_FORMATS, TGA, PictureFormat, recognise_format
+from ldm_train.data.pictures.iso_media import read_nclx
+from ldm_train.data.pictures.png_chunks import read_png_profile, strip_png
 from ldm_train.data.pictures.structure import check_structure
+from ldm_train.data.pictures.tga_file import CheckedTga
+from ldm_train.data.pictures.tiff_layout import CheckedTiff, read_tiff_layout
 from ldm_train.util.inputs import READ_ERRORS
 
 MAX_PIXELS = 178_956_970  # Pillow's own limit: 0.7 GB in memory
 DECODE_ERRORS = (*READ_ERRORS, SyntaxError, Image.DecompressionBombError)
 DESCRIBED = (OSError, SyntaxError, ValueError, MemoryError, Image.DecompressionBombError)  # their messages name the damage
 
-# Raster formats that Pillow decodes by itself; EPS would start Ghostscript.
-PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "TIFF", "BMP", "JPEG2000", "PPM", "QOI")
+DAMAGED_HEADER = (SyntaxError, IndexError, TypeError, struct.error)  # what Pillow's formats raise for one
 
-# The first bytes, in lower case, of files that Pillow cannot read, and what to add to the message.
+# The first bytes, in lower case, of files that are no pictures, and what to add to the message.
 BEGINNINGS = {
-    b"<!doctype html": ": it is an HTML page, as a failed download leaves",
-    b"<html": ": it is an HTML page, as a failed download leaves",
-    b"version https://git-lfs": ": it is a Git LFS pointer; run git lfs pull",
-} | dict.fromkeys((b"\x89png", b"\xff\xd8\xff", b"gif8", b"riff", b"ii*\0", b"mm\0*"), ": its header is damaged")
+    b"<!doctype html": "an HTML page, as a failed download leaves",
+    b"<html": "an HTML page, as a failed download leaves",
+    b"version https://git-lfs": "a Git LFS pointer; run git lfs pull",
+}
 
 ORIENTATION = 0x0112  # EXIF's tag
 MAX_EXIF = 16 * 2**20  # bytes, of which one tag may claim all
 
-# Pillow warns from half of MAX_PIXELS on, and warnings cannot be caught in only one thread. `open_picture` checks the
-# size itself, before any pixel is decoded.
-Image.MAX_IMAGE_PIXELS = None
-Image.init()
-AVAILABLE = tuple(name for name in PICTURE_FORMATS if name in Image.OPEN)  # AVIF depends on how Pillow was built
+Image.init()  # registers Pillow's own formats, of which only those of the table are used
 
 
 @contextmanager
 def open_picture(content: bytes, max_pixels: int) -> Iterator[Image.Image]:
-    """Open a picture and check its header; whatever Pillow raises until the block ends becomes one of `DECODE_ERRORS`."""
+    """Open a picture and check its header; whatever Pillow raises until the block ends becomes one of `DECODE_ERRORS`.
+
+    The format's class is called directly: `Image.open` would warn of large pictures, or refuse them, by a limit of the whole
+    process; `check_header` has its own, before any pixel is decoded. Colours that are not in an ICC profile get one.
+    """
     if not content:
         raise ValueError("empty file")
     check_structure(content)
+    kind = require_format(content)
     try:
-        with Image.open(io.BytesIO(content), formats=AVAILABLE) as picture:
+        with open_format(kind, content) as picture:
             check_header(picture, max_pixels)
             yield picture
-    except Image.UnidentifiedImageError as error:
-        raise ValueError(f"not a picture Pillow can read{describe_beginning(content)}") from error
     except DESCRIBED:
         raise
     except Exception as error:  # damaged files lead Pillow's parsers to struct.error, KeyError, OverflowError and others
         raise ValueError(f"damaged: {type(error).__name__}: {error}") from error
 
 
-def check_beginning(start: bytes) -> None:
-    """Raise ValueError if a file with these first bytes is not a picture, so that a large one need not be read."""
-    if not any(accept is None or accept(start) for _, accept in (Image.OPEN[name] for name in AVAILABLE)):
+def open_format(kind: PictureFormat, content: bytes) -> Image.Image:
+    """Return a picture of a known format, with its colour profile under "icc_profile", before any pixel is decoded."""
+    layout = read_tiff_layout(content) if kind.plugin == "TIFF" else None
+    if layout is not None:
+        layout.check()
+    stripped, colours = strip_png(content) if kind.plugin == "PNG" else (content, {})
+    try:
+        picture = find_constructor(kind)(io.BytesIO(stripped), "")
+    except (*DAMAGED_HEADER, KeyError) as error:
+        if layout is not None:
+            raise ValueError(f"{layout.describe()}: such a TIFF is not read; save the picture as RGB with 8 bits") from error
+        raise ValueError(f"not a picture Pillow can read: it is {kind.name}, and its header is damaged") from error
+    grey = colour_mode(picture.mode) == "L"
+    if kind.plugin == "PNG" and (profile := read_png_profile(colours, grey=grey)) is not None:
+        picture.info["icc_profile"] = profile
+    if kind in (AVIF, HEIC) and not picture.info.get("icc_profile") and (coded := read_nclx(content)) is not None:
+        picture.info["icc_profile"] = coded_profile(*coded, grey=grey)
+    return picture
+
+
+def find_constructor(kind: PictureFormat) -> Callable[[io.BytesIO, str], Image.Image]:
+    """Return what makes a picture of a file's bytes."""
+    if kind.plugin == "TIFF":
+        return CheckedTiff
+    if kind is TGA:
+        return CheckedTga
+    if kind is HEIC:  # not registered with Pillow, which would change it for the whole process
+        plugin = import_module(f"{HEIC_PACKAGE}.as_plugin")
+        return cast(Callable[[io.BytesIO, str], Image.Image], plugin.HeifImageFile)
+    return Image.OPEN[str(kind.plugin)][0]
+
+
+def require_format(start: bytes) -> PictureFormat:
+    """Return the format of a file with these first bytes.
+
+    Raises:
+        ValueError: it is not a picture, or one of a format that is not read here.
+    """
+    kind = recognise_format(start)
+    if kind is None:
         raise ValueError(f"not a picture Pillow can read{describe_beginning(start)}")
+    if kind not in READ_FORMATS or (kind is AVIF and not features.check("avif")):
+        raise ValueError(f"not a picture Pillow can read: it is {kind.name}; {kind.advice}")
+    return kind
 
 
 def check_header(picture: Image.Image, max_pixels: int) -> None:
@@ -76,9 +123,7 @@ def describe_beginning(content: bytes) -> str:
     start = content[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if b"<svg" in start:
         return ": it is an SVG drawing, which must be rendered to pixels first"
-    if content[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1"):
-        return ": it is HEIC; convert it to JPEG or PNG"
-    return next((reason for prefix, reason in BEGINNINGS.items() if start.startswith(prefix)), "")
+    return next((f": it is {kind}" for prefix, kind in BEGINNINGS.items() if start.startswith(prefix)), "")
 
 
 def read_orientation(picture: Image.Image, content: bytes) -> int:
@@ -87,7 +132,7 @@ def read_orientation(picture: Image.Image, content: bytes) -> int:
         return 1
     if picture.format == "PNG" and "exif" not in picture.info and has_chunk(content, b"eXIf"):
         picture.load()  # the chunk may follow the pixels
-    if len(picture.info.get("exif", b"")) > MAX_EXIF:
+    if len(picture.info.get("exif") or b"") > MAX_EXIF:
         return 1
     try:
         return int(Image.Image.getexif(picture).get(ORIENTATION, 1))  # PNG's own getexif would decode the pixels

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 MAX_PARTS = 10_000  # chunks, segments or extension blocks that are not pixels
 MAX_CHUNKS = 10**6  # of a PNG, pixels included
 MAX_SCANS = 100  # passes over all pixels of a progressive JPEG, of which programs write about ten
-MAX_VALUES = 10**6  # numbers under one tag of a TIFF, such as the places of its strips
 MAX_METADATA = 16 * 2**20  # bytes of a WebP's profile, EXIF or XMP, which are copied several times
 MAX_ANIMATED = 45_000_000  # pixels of an animated WebP, whose decoder keeps four pictures at once
 
@@ -18,7 +17,6 @@ PIXEL_CHUNKS = (b"IDAT", b"fdAT", b"fcTL")  # a PNG's, and those of the further 
 MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # a JPEG's, without those that may stand between pixels
 ALONE = {0x01, *range(0xD0, 0xD9)}  # markers that no length follows
 START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
-BYTES_AND_TEXTS = {1, 2, 6, 7}  # types of a TIFF's values that are read at once
 
 
 def check_structure(content: bytes) -> None:
@@ -31,8 +29,6 @@ def check_structure(content: bytes) -> None:
         _check_count(sum(1 for _ in _gif_extensions(content)), MAX_PARTS, "extension blocks")
     elif content[:4] == b"RIFF" and content[8:12] == b"WEBP":
         _check_webp(content)
-    elif content.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
-        _check_tiff(content)
 
 
 def _check_count(count: int, limit: int, noun: str) -> None:
@@ -92,19 +88,3 @@ def _check_webp(content: bytes) -> None:
             _check_count(width * height, MAX_ANIMATED, "pixels in an animation")
         position += 8 + length + length % 2
         chunks += name != b"ANMF"
-
-
-def _check_tiff(content: bytes) -> None:
-    """Check the tags of the first page, the only one that is read."""
-    order, big = "<" if content[0] == ord("I") else ">", b"+" in content[2:4]
-    place, number, tag, size = ("Q", "Q", "HHQ", 20) if big else ("I", "H", "HHI", 12)
-    try:
-        (start,) = struct.unpack_from(order + place, content, 8 if big else 4)
-        (count,) = struct.unpack_from(order + number, content, start)
-        start += struct.calcsize(order + number)
-        for offset in range(start, min(start + size * count, len(content)), size):
-            _, kind, values = struct.unpack_from(order + tag, content, offset)
-            if kind not in BYTES_AND_TEXTS:
-                _check_count(values, MAX_VALUES, "numbers under one tag")
-    except (struct.error, OverflowError):
-        return

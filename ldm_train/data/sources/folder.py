@@ -5,9 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, Protocol, get_args
 
+from ldm_train.data.pictures.formats import PICTURE_SUFFIXES
 from ldm_train.data.sources.annotations import Annotation
 from ldm_train.data.sources.caption_template import CaptionTemplate
-from ldm_train.data.sources.folder_walk import PICTURE_SUFFIXES, FolderTree, format_suffix_counts, walk_folder
+from ldm_train.data.sources.folder_walk import FolderTree, format_suffix_counts, walk_folder
 from ldm_train.data.sources.items import Item, PictureFile, format_name
 from ldm_train.data.sources.metadata import MetadataTables
 from ldm_train.data.sources.sidecars import Sidecars

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ldm_train.data.pictures.formats import PICTURE_SUFFIXES
 from ldm_train.data.sources.items import Item, format_name
 from ldm_train.util.ownership import is_system_folder
 
-PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".jfif", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff", ".tga", ".jp2"}
 SIDECAR_SUFFIXES = {".txt", ".caption", ".json"}
 METADATA_NAMES = {"metadata.jsonl", "metadata.csv", "metadata.parquet"}
 

@@ -111,9 +111,9 @@ class Item:
 
 def check_picture(start: bytes) -> None:
     """Raise ValueError if a file with these first bytes is not a picture. Pillow is imported only for large files."""
-    from ldm_train.data.pictures.headers import check_beginning
+    from ldm_train.data.pictures.headers import require_format
 
-    check_beginning(start)
+    require_format(start)
 
 
 def format_name(name: str) -> str:

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from ldm_train.data.pictures.formats import PICTURE_ENDINGS
 from ldm_train.data.sources.annotations import Annotation, annotate_from_json, annotate_from_text, join_annotations
 from ldm_train.data.sources.folder_walk import format_suffix_counts
 from ldm_train.data.sources.items import FileSlice, Item, format_name
@@ -25,7 +26,7 @@ class TarShards(Source):
 
     Args:
         path: a glob, "shard-{0000..0009}.tar", a URL (https://…, hf://…, pipe:…), or a list of these.
-        images: suffixes of pictures.
+        images: suffixes of pictures; None for those of all formats that are read.
         captions: suffixes of captions; the first that is not empty is used.
         caption_column: the name of the caption in a `.json`.
         download: the folder where downloaded shards are stored.
@@ -40,7 +41,7 @@ class TarShards(Source):
         self,
         path: str | Sequence[str],
         *,
-        images: Sequence[str] = ("jpg", "jpeg", "png", "webp", "avif", "gif", "bmp", "tif", "tiff", "jp2"),
+        images: Sequence[str] | None = None,
         captions: Sequence[str] = ("txt", "caption", "json"),
         caption_column: str = "text",
         download: str | None = None,
@@ -49,7 +50,7 @@ class TarShards(Source):
         commands: bool = False,
     ) -> None:
         super().__init__(prefix=prefix, suffix=suffix)
-        self.images = [ending.lower().lstrip(".") for ending in images]
+        self.images = [ending.lower().lstrip(".") for ending in (PICTURE_ENDINGS if images is None else images)]
         self.captions = [ending.lower().lstrip(".") for ending in captions]
         self.caption_column = caption_column
         self.shards = find_shards(path, download, commands=commands)

@@ -137,7 +137,9 @@ class FittingSettings(CommandSettings):
 class SourceSettings(CommandSettings):
     """How the pictures of a source are read."""
 
-    background: Text = setting("white", 'what shows through transparent pictures: a colour\'s name, or "#rrggbb"')
+    background: Text = setting(
+        "white", 'what shows through transparent pictures, and around them with crop=fit: a colour\'s name, or "#rrggbb"'
+    )
     max_pixels: Count = setting(MOST_PIXELS, "larger pictures are left out: decoding them takes too much memory", free=True)
     dtype: Dtype = setting("float16", "of stored latents: float16, bfloat16 or float32")
     source: Part | None = None

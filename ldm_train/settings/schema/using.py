@@ -87,6 +87,10 @@ class SampleSettings(DrawingSettings):
     picture: FilePath | None = setting(None, "a file to start from instead of noise")
     strength: Share = setting(1.0, "share of the steps taken from that picture: how much of it may change")
     mask: FilePath | None = setting(None, "a file, white where to draw anew; the rest of the picture is kept")
+    paste_original: bool = setting(True, "keep the picture outside mask exactly; false: as the autoencoder reproduces it")
+    mask_edge: WholeNumber | None = setting(
+        None, "pixels over which what is drawn fades into the picture; 0: a hard edge; null: the autoencoder's factor"
+    )
     batch_size: Count = setting(16, "pictures drawn at once")
     labels: bool = setting(False, "write each picture's prompt under it in grid.png")
     x: AxisSettings = setting(AxisSettings(), "")

@@ -16,7 +16,7 @@ from ldm_train.run_dir.stored_settings import read_trained
 from ldm_train.weights.embedding_files import EMBEDDINGS_FILE
 from tests.commands.export.shaped import PROMPT, SHAPE, opened
 
-NEW_WORDS = 'text_encoder.new_words=["background=round thing"]'
+NEW_WORDS = 'text_encoder.new_words=["backgroun=round thing"]'
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def inverted(run_1: Path, latents: Callable, train: Callable, tmp_path_factory: 
 
 def test_the_word_leaves_beside_the_pipeline(inverted: Path, export: Callable) -> None:
     out = export(inverted, "layout=diffusers")
-    assert f"the vectors of background are in {EMBEDDINGS_FILE}" in (out / "README.md").read_text()
+    assert f"the vectors of backgroun are in {EMBEDDINGS_FILE}" in (out / "README.md").read_text()
     pipeline, parts = opened(out), build_parts(read_trained(inverted))
     load_weights(inverted, parts)
     plain = embedded(pipeline)
@@ -52,5 +52,5 @@ def test_and_beside_a_single_file(weights: str, inverted: Path, run_1: Path, exp
     base = export(run_1, "layout=single_file", out="base") / "base.safetensors"
     assert_close(load_file(out / "out.safetensors"), load_file(base), rtol=0, atol=0)
     assert torch.equal(
-        load_file(out / EMBEDDINGS_FILE)["background"], load_file(inverted / EMBEDDINGS_FILE)["background"]
+        load_file(out / EMBEDDINGS_FILE)["backgroun"], load_file(inverted / EMBEDDINGS_FILE)["backgroun"]
     ) == (weights == "ema")

@@ -3,11 +3,13 @@
 import importlib.util
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
+from ldm_train.assembly.optimization_checks import refuse_unfit_optimizer
 from ldm_train.settings.composition import build
 from ldm_train.settings.shipped import shipped_part
 
@@ -114,6 +116,7 @@ BARE = ["~optimizer.betas", "~optimizer.eps", "~optimizer.fused", "~optimizer.we
         (["optimizer._target_=torch.optim.Adan"], "torch.optim.Adan is not there"),
         (["optimizer.betas=[2,0.9]"], "Invalid beta parameter at index 0: 2"),
         (["optimizer.lr=-1"], "optimizer.lr=-1 must be at least 0"),
+        (["optimizer._target_=torch.optim.Muon", "~optimizer.betas", "~optimizer.fused"], "torch.optim.Muon cannot train"),
         (["lr_schedule.cooldown_steps=7"], "9 steps together, more than max_steps=8"),
         (["parameter_groups.text_encoder_lr=-1"], "parameter_groups.text_encoder_lr=-1 must be above 0"),
         (["parameter_groups.text_encoder_lr=0"], "parameter_groups.text_encoder_lr=0 must be above 0"),
@@ -160,3 +163,28 @@ def test_an_optimizer_that_is_not_installed_says_how_to_get_it(
     assert answer.code == 1
     assert "bitsandbytes, which is not installed: pip install 'ldm-train[eight_bit]'" in answer.err
     assert not (tmp_path / "run").exists()
+
+
+REFUSED = {
+    "torch.optim.Muon": "2D",
+    "torch.optim.SparseAdam": "dense gradients",
+    "torch.optim.LBFGS": "parameter groups",
+}
+
+
+@pytest.mark.parametrize("target", REFUSED)
+def test_an_optimizer_that_cannot_take_the_parameters_is_refused_before_training(target: str) -> None:
+    """Muon would fail at the first convolution, SparseAdam at the first step."""
+    make = partial(getattr(torch.optim, target.rpartition(".")[2]), lr=0.01)
+    with pytest.raises(ValueError, match=f"optimizer._target_={target} cannot train") as caught:
+        refuse_unfit_optimizer(target, make)
+    assert REFUSED[target] in str(caught.value)
+    assert "torch.optim.AdamW" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["AdamW", "Adam", "SGD", "NAdam", "RAdam", "Adamax", "Adadelta", "Adagrad", "ASGD", "RMSprop", "Rprop", "Adafactor"],
+)
+def test_every_other_one_of_torch_passes(target: str) -> None:
+    refuse_unfit_optimizer(f"torch.optim.{target}", partial(getattr(torch.optim, target), lr=0.01))
