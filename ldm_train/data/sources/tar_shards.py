@@ -4,14 +4,22 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import get_args
 
-from ldm_train.data.sources.annotations import Annotation, annotate_from_json, annotate_from_text, join_annotations
-from ldm_train.data.sources.folder_walk import format_suffix_counts
+from ldm_train.data.sources.annotations import (
+    Annotation,
+    Lines,
+    annotate_from_json,
+    annotate_from_text,
+    join_annotations,
+)
+from ldm_train.data.sources.folder_walk import UNREAD_SUFFIXES, format_suffix_counts
 from ldm_train.data.sources.items import FileSlice, Item, format_name
 from ldm_train.data.sources.source import Source
 from ldm_train.data.sources.tar_files import TarShard, fetch_shard, find_shards
 from ldm_train.data.sources.tar_index import Fault, Member, iterate_members
-from ldm_train.util.inputs import MAX_TEXT, READ_ERRORS, describe_error, read_input
+from ldm_train.util.inputs import MAX_LINE, MAX_TEXT, READ_ERRORS, describe_error, read_input
+from ldm_train.util.ownership import is_system_folder
 
 Sample = dict[str, Member]  # members by suffix
 IGNORED_NAMES = re.compile(r"__[^/]*__($|/)")  # names that webdataset ignores
@@ -28,6 +36,7 @@ class TarShards(Source):
         images: suffixes of pictures.
         captions: suffixes of captions; the first that is not empty is used.
         caption_column: the name of the caption in a `.json`.
+        lines: whether each line of a text is a caption ("each"), or all lines are one ("one").
         download: the folder where downloaded shards are stored.
         prefix, suffix: added to every caption.
         commands: whether to accept `pipe:COMMAND` and URLs that other programs than curl open; only from the command line.
@@ -43,6 +52,7 @@ class TarShards(Source):
         images: Sequence[str] = ("jpg", "jpeg", "png", "webp", "avif", "gif", "bmp", "tif", "tiff", "jp2"),
         captions: Sequence[str] = ("txt", "caption", "json"),
         caption_column: str = "text",
+        lines: Lines = "each",
         download: str | None = None,
         prefix: str = "",
         suffix: str = "",
@@ -52,6 +62,9 @@ class TarShards(Source):
         self.images = [ending.lower().lstrip(".") for ending in images]
         self.captions = [ending.lower().lstrip(".") for ending in captions]
         self.caption_column = caption_column
+        if lines not in get_args(Lines):
+            raise ValueError(f"source.lines={lines} is unknown; accepted are {', '.join(get_args(Lines))}")
+        self.lines: Lines = lines
         self.shards = find_shards(path, download, commands=commands)
 
     def items(self) -> Iterator[Item]:
@@ -95,10 +108,13 @@ class TarShards(Source):
     def _sort_in(self, member: Member, samples: dict[str, Sample], others: Counter[str]) -> Iterator[Fault]:
         """Add a member to its sample, count one of another kind, and ignore webdataset's own."""
         key, ending = _parts(member.name)
-        if IGNORED_NAMES.match(member.name):
+        if IGNORED_NAMES.match(member.name) or any(map(is_system_folder, member.name.split("/")[:-1])):
             return
         if ending not in (*self.images, *self.captions, "json"):
             others[f".{ending}" if ending else ""] += 1
+            last = ending.rpartition(".")[2]
+            if last in self.images or f".{last}" in UNREAD_SUFFIXES:
+                self.unread[f".{ending}"] += 1
         elif ending in samples.setdefault(key, {}):
             yield Fault(
                 f"holds {format_name(member.name)} twice; the sample is left out, since one may be an older one", member.name
@@ -133,12 +149,13 @@ class TarShards(Source):
     def _read(self, shard: TarShard, member: Member, ending: str) -> Annotation:
         origin = f"{format_name(shard.path.name)}, {format_name(member.name)}"
         try:
-            content = read_input(shard.path, limit=MAX_TEXT, offset=member.offset, length=member.length)
+            limit = MAX_LINE if ending == "json" else MAX_TEXT
+            content = read_input(shard.path, limit=limit, offset=member.offset, length=member.length)
         except READ_ERRORS as error:
             return Annotation(origin, problem=f"no caption: {origin} cannot be read: {describe_error(error)}", damaged=True)
         if ending == "json":
             return annotate_from_json(content, column=self.caption_column, origin=origin)
-        return annotate_from_text(content, origin=origin)
+        return annotate_from_text(content, origin=origin, lines=self.lines)
 
 
 def _parts(name: str) -> tuple[str, str]:
