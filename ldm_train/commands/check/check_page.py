@@ -64,7 +64,8 @@ def build_rejected_blocks(facts: PictureFacts, pictures: Mapping[str, EncodedPic
         Thumbnail(read_picture_bytes(pictures[key]), key, problem)
         for key, problem in take_first(facts.unusable.items(), REJECTED)
     ]
-    return [Thumbnails(thumbnails), DataTable(["picture", "problem"], [[k, p] for k, p in facts.unusable.items()])]
+    rows = [[key, problem] for key, problem in [*facts.unusable.items(), *facts.rows.items()]]
+    return [Thumbnails(thumbnails), DataTable(["picture", "problem"], rows)]
 
 
 def build_shape_blocks(facts: PictureFacts, plan: CachePlan | None) -> list[PageBlock]:
