@@ -25,9 +25,9 @@ def review_captions(items: Iterable[Item]) -> tuple[list[str], list[str]]:
     """Return three captions as they are trained, and warnings about odd ones."""
     captioned = [item for item in items if item.captions]
     examples = [
-        f"caption of {format_name(item.key)}: {format_caption(item.captions[0])}"
-        + (f" (1 of {len(item.captions):,})" if len(item.captions) > 1 else "")
-        for item in _choose_examples(captioned)
+        f"caption of {format_name(item.key)}: {format_caption(item.captions[number % len(item.captions)])}"
+        + (f" ({number % len(item.captions) + 1} of {len(item.captions):,})" if len(item.captions) > 1 else "")
+        for number, item in enumerate(_choose_examples(captioned))
     ]
     several = {item.captions: format_name(item.key) for item in captioned if len(item.captions) > 1}
     warnings = []
@@ -116,7 +116,7 @@ def judge_unread(unread: Counter[str], *, usable: int, unusable: int, most: floa
         return None, None
     kinds = ", ".join(f"{count:,} {format_name(suffix)}" for suffix, count in unread.most_common(5))
     words = f"{lost:,} of {total:,} pictures ({lost / total:.0%}) cannot be used"
-    words += f": {kinds} are of kinds that are not read; convert them to PNG or JPEG" if unread else ""
+    words += f": {kinds} are not of the kinds that are read; convert them to PNG or JPEG" if unread else ""
     if lost >= most * total and most < 1:
         return f"{words}; max_unusable=1 uses the others", None
     return None, words if unread else None

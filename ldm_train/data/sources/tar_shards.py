@@ -84,6 +84,12 @@ class TarShards(Source):
             )
         if others:
             self.notes.append(kinds)
+        dotted = [ending.lstrip(".") for ending in self.unread if ending.rpartition(".")[2] in self.images]
+        if dotted:
+            self.warnings.append(
+                f"a suffix begins at the first dot of a name: source.images=[{','.join([*self.images, *dotted[:5]])}] also reads "
+                f".{dotted[0]}, or rename the pictures"
+            )
 
     def _shard(self, shard: TarShard, others: Counter[str]) -> Iterator[Item]:
         samples: dict[str, Sample] = {}
