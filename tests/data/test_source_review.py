@@ -25,7 +25,7 @@ def test_examples_are_of_different_captions_and_on_one_line() -> None:
     examples, _ = review_captions(items_with(*[("same\nline",)] * 50, ("other", "second")))
     assert len(examples) == 2
     assert "'same\\nline'" in examples[0]
-    assert "1 of 2" in examples[1]
+    assert "'second' (2 of 2)" in examples[1]
 
 
 def test_pictures_without_captions_have_nothing_to_review() -> None:

@@ -87,23 +87,26 @@ class TarShards(Source):
         dotted = [ending.lstrip(".") for ending in self.unread if ending.rpartition(".")[2] in self.images]
         if dotted:
             self.warnings.append(
-                f"a suffix begins at the first dot of a name: source.images=[{','.join([*self.images, *dotted[:5]])}] also reads "
-                f".{dotted[0]}, or rename the pictures"
+                f"a suffix begins at the first dot of a name: source.images=[{','.join([*self.images, *dotted[:5]])}] "
+                f"reads .{dotted[0]} too, or rename the pictures"
             )
 
     def _shard(self, shard: TarShard, others: Counter[str]) -> Iterator[Item]:
         samples: dict[str, Sample] = {}
         faults: list[Fault] = []
+        unread: list[tuple[str, str]] = []  # samples and suffixes
         try:
             for found in iterate_members(shard.path):
                 if isinstance(found, Fault):
                     faults.append(found)
                 else:
-                    faults.extend(self._sort_in(found, samples, others))
+                    faults.extend(self._sort_in(found, samples, others, unread))
         except READ_ERRORS as error:
             faults.append(Fault(f"cannot be read: {describe_error(error)}"))
         broken = {_parts(fault.member)[0] for fault in faults if fault.member is not None}
         yield from (self._item(shard, key, sample) for key, sample in samples.items() if key not in broken)
+        has_picture = {key for key, sample in samples.items() if not sample.keys().isdisjoint(self.images)}
+        self.unread.update(f".{ending}" for key, ending in unread if key not in has_picture)
         for number, fault in enumerate(faults):
             words = f"{format_name(shard.path.name)} {fault.words}"
             if fault.certain:
@@ -111,7 +114,9 @@ class TarShards(Source):
             else:
                 self.notes.append(words)
 
-    def _sort_in(self, member: Member, samples: dict[str, Sample], others: Counter[str]) -> Iterator[Fault]:
+    def _sort_in(
+        self, member: Member, samples: dict[str, Sample], others: Counter[str], unread: list[tuple[str, str]]
+    ) -> Iterator[Fault]:
         """Add a member to its sample, count one of another kind, and ignore webdataset's own."""
         key, ending = _parts(member.name)
         if IGNORED_NAMES.match(member.name) or any(map(is_system_folder, member.name.split("/")[:-1])):
@@ -120,7 +125,7 @@ class TarShards(Source):
             others[f".{ending}" if ending else ""] += 1
             last = ending.rpartition(".")[2]
             if last in self.images or f".{last}" in UNREAD_SUFFIXES:
-                self.unread[f".{ending}"] += 1
+                unread.append((key, ending))
         elif ending in samples.setdefault(key, {}):
             yield Fault(
                 f"holds {format_name(member.name)} twice; the sample is left out, since one may be an older one", member.name
