@@ -49,7 +49,9 @@ def test_tables_of_other_programs_are_read(name: str, given: bool, tmp_path: Pat
     write(file, json.dumps(TABLES[name]))
     settings = {"captions_from": str(file)} if given else {}
     assert captions_of(tmp_path / "in", **settings) == {"images/a.png": ("one", "two")}
-    assert any(file.name in note for note in notes_of(tmp_path / "in", **settings))
+    notes = notes_of(tmp_path / "in", **settings)
+    assert any(file.name in note for note in notes)
+    assert any(note.startswith("1 rows of") for note in notes) == (TABLES[name] is COCO)
 
 
 def test_a_json_that_names_no_picture_changes_nothing(tmp_path: Path) -> None:
