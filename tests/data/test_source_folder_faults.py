@@ -225,6 +225,10 @@ ANY_BYTES = st.binary(max_size=60) | st.text(max_size=60).map(lambda text: text.
 LIKELY = st.sampled_from(
     [
         b'{"file_name": "a.png", "text": "x"}',
+        b'{"a.png": "x"}',
+        b'{"images": [{"id": 1, "file_name": "a.png"}], "annotations": [{"image_id": 1, "caption": "x"}]}',
+        b"\xff\xfe",
+        b"sep=;",
         b"file_name,text",
         b"a.png,x",
         b"{",
@@ -240,7 +244,7 @@ LIKELY = st.sampled_from(
 )
 
 
-@pytest.mark.parametrize("name", ["metadata.jsonl", "metadata.csv", "metadata.parquet", "a.txt", "a.json"])
+@pytest.mark.parametrize("name", ["metadata.jsonl", "metadata.csv", "metadata.parquet", "metadata.json", "a.txt", "a.json"])
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(parts=st.lists(LIKELY | ANY_BYTES, max_size=8))
 def test_no_content_is_an_exception(parts: list[bytes], name: str, tmp_path: Path) -> None:

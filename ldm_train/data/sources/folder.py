@@ -2,18 +2,16 @@
 
 import heapq
 import os
-import posixpath
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal, Protocol, get_args
 
 from ldm_train.data.sources.annotations import Annotation, Lines, is_same_text
 from ldm_train.data.sources.caption_hints import suggest_caption_places
+from ldm_train.data.sources.caption_places import Annotator, CaptionPlace, CaptionPlaces
 from ldm_train.data.sources.caption_template import CaptionTemplate
 from ldm_train.data.sources.folder_walk import (
     PICTURE_SUFFIXES,
-    SIDECAR_SUFFIXES,
     FolderTree,
     format_suffix_counts,
     walk_folder,
@@ -21,23 +19,9 @@ from ldm_train.data.sources.folder_walk import (
 from ldm_train.data.sources.items import Item, PictureFile, format_name
 from ldm_train.data.sources.kohya_folders import KohyaFolders
 from ldm_train.data.sources.metadata import MetadataTables
-from ldm_train.data.sources.rows import ROW_READERS
 from ldm_train.data.sources.sidecars import Sidecars
 from ldm_train.data.sources.source import Source
 from ldm_train.data.sources.split_folders import SplitFolders
-
-CaptionPlace = Literal["auto", "metadata", "sidecar", "template"]
-JSON_TABLES = ("metadata.json", "meta_cap.json")  # names of tables of captions, with those that contain "captions" or "coco"
-
-
-class Annotator(Protocol):
-    """A place with captions."""
-
-    def annotate(self, key: str) -> Annotation:
-        """Return the annotation of the picture with this key."""
-
-    def notes(self, pictures: list[str]) -> Iterator[str]:
-        """Yield messages about the place, after all pictures were annotated."""
 
 
 class Folder(Source):
@@ -82,40 +66,21 @@ class Folder(Source):
         suffix: str = "",
     ) -> None:
         super().__init__(prefix=prefix, suffix=suffix)
-        if isinstance(captions, str) and captions not in get_args(CaptionPlace):
-            raise ValueError(
-                f"source.captions={captions} is unknown; accepted are {', '.join(get_args(CaptionPlace))}, and a list of "
-                "suffixes of files next to the pictures, such as [txt,json]"
-            )
-        if lines not in get_args(Lines):
-            raise ValueError(f"source.lines={lines} is unknown; accepted are {', '.join(get_args(Lines))}")
         self.path = Path(str(path))
         if not self.path.is_dir():
             raise ValueError(f"source.path={path} is not a folder; set it to the folder with the pictures")
-        if captions == "template" and template is None:
-            raise ValueError("source.captions=template needs source.template, such as '{folder}' or 'a photo of a {top}'")
-        if captions_from is not None:
-            elsewhere = Path(captions_from)
-            if not elsewhere.is_dir() and not (elsewhere.is_file() and elsewhere.suffix.lower() in ROW_READERS):
-                raise ValueError(
-                    f"source.captions_from={captions_from} is neither a folder nor a table ({', '.join(ROW_READERS)})"
-                )
-        self.captions = "sidecar" if not isinstance(captions, str) else captions
-        self.order = None if isinstance(captions, str) else [str(suffix) for suffix in captions]
-        self.captions_from = None if captions_from is None else Path(captions_from)
-        self.caption_column = caption_column
-        self.lines: Lines = lines
         self.splits = splits
         self.kohya = kohya
         self.template = None if template is None else CaptionTemplate(template, self.path)
+        self.places = CaptionPlaces(self.path, captions, captions_from, caption_column, lines, self.template)
 
     def items(self) -> Iterator[Item]:
-        tree = walk_folder(self.path, sidecars=self._sidecar_suffixes())
+        tree = walk_folder(self.path, sidecars=self.places.sidecar_suffixes())
         if not tree.pictures:
             raise ValueError(self._nothing_found(tree))
         splits = SplitFolders(tree.pictures if self.splits else [])
         kohya = KohyaFolders(tree.pictures) if self.kohya else None
-        annotators = self._annotators(tree)
+        annotators = self.places.find_annotators(tree)
         missing: list[str] = []
         bad_rows = [item for annotator in annotators if isinstance(annotator, MetadataTables) for item in annotator.problems]
         problems = sorted([*tree.problems, *bad_rows], key=lambda item: item.key)
@@ -129,59 +94,12 @@ class Folder(Source):
         self.notes.extend(splits.notes())
         self.notes.extend(kohya.notes() if kohya else [])
         if self.template is not None and annotators[0] is not self.template:
-            chosen = f"captions={self.captions}" if self.captions_from is None else "captions_from"
-            self.notes.append(f"source.template has no effect with source.{chosen}")
+            self.notes.append(f"source.template has no effect with source.{self.places.setting}")
         stems = {os.path.splitext(key)[0] for key in tree.pictures}
         self.unread.update(os.path.splitext(key)[1].lower() for key in tree.unread if os.path.splitext(key)[0] not in stems)
         if missing:
             lonely = Sidecars(self.path, tree.sidecars, column="", refuse=False).list_lonely(tree.pictures)
             self.warnings.extend(suggest_caption_places(self.path, tree, missing, lonely))
-
-    def _sidecar_suffixes(self) -> set[str]:
-        return SIDECAR_SUFFIXES | {f".{suffix.lower().lstrip('.')}" for suffix in self.order or []}
-
-    def _sidecars(self, folder: Path, files: list[str], *, elsewhere: bool = False) -> Sidecars:
-        return Sidecars(
-            folder,
-            files,
-            column=self.caption_column,
-            lines=self.lines,
-            order=self.order,
-            refuse=self.captions == "auto",
-            elsewhere=elsewhere,
-        )
-
-    def _annotators(self, tree: FolderTree) -> list[Annotator]:
-        """Return the annotator to use, then those that must not contradict it."""
-        auto = self.captions == "auto"
-        if (place := self.captions_from) is not None:
-            if place.is_dir():
-                files = walk_folder(place, sidecars=self._sidecar_suffixes()).sidecars
-                return [self._sidecars(place, files, elsewhere=True)]
-            tables = {place.name: place}
-            return [MetadataTables(self.path, tables, tree.pictures, column=self.caption_column, loose=True)]
-        sidecars = self._sidecars(self.path, tree.sidecars)
-        found: list[Annotator] = []
-        if self.template is not None and self.captions in ("auto", "template"):
-            found.append(self.template)
-        if self.captions in ("auto", "metadata"):
-            found.extend(self._metadata(tree))
-        if self.captions == "metadata" and not found:
-            raise ValueError(f"source.captions=metadata, but no metadata.jsonl, .csv or .parquet is in {self.path}")
-        if self.captions == "sidecar" or (auto and (not found or any(sidecars.list_files(key) for key in tree.pictures))):
-            found.append(sidecars)
-        return found
-
-    def _metadata(self, tree: FolderTree) -> Iterator[MetadataTables]:
-        """Yield the tables of captions in the folder, if there are any."""
-        loose = not tree.metadata
-        names = tree.metadata or [name for name in tree.sidecars if _is_json_table(name)]
-        stems = {os.path.splitext(key)[0] for key in tree.pictures} if loose and names else set()
-        files = {name: self.path / name for name in names if os.path.splitext(name)[0] not in stems}
-        if files:
-            tables = MetadataTables(self.path, files, tree.pictures, column=self.caption_column, loose=loose)
-            if tables.rows or not loose:
-                yield tables
 
     def _item(self, key: str, annotators: list[Annotator], splits: SplitFolders, kohya: KohyaFolders | None) -> Item:
         held_out, inner = splits.classify(key)
@@ -224,8 +142,3 @@ class Folder(Source):
         kinds = {".parquet": "huggingface", ".arrow": "huggingface", ".tar": "webdataset"}
         parts += [f"source={kind} reads {suffix}" for suffix, kind in kinds.items() if suffix in tree.others]
         return "; ".join([*parts, "is it the right folder?"])
-
-
-def _is_json_table(path: str) -> bool:
-    name = posixpath.basename(path).lower()
-    return name.endswith(".json") and (name in JSON_TABLES or "captions" in name or "coco" in name)
