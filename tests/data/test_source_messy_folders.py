@@ -94,6 +94,14 @@ def test_one_message_names_what_reads_captions_elsewhere(files: list[str], hint:
     assert hints.count("\n") == 0
 
 
+@pytest.mark.parametrize("place", ["captions", "annotations/captions_val2017.json"])
+def test_captions_next_to_the_folder_are_named(place: str, tmp_path: Path) -> None:
+    picture(tmp_path / "images/1.png")
+    write(tmp_path / place / "1.txt" if place == "captions" else tmp_path / place, "{}")
+    assert hints_of(tmp_path / "images").count("source.captions_from=") == 1
+    assert f"source.captions_from={tmp_path / place} " in hints_of(tmp_path / "images")
+
+
 @pytest.mark.parametrize("path", [["missing"], ["empty.xlsx"]])
 def test_captions_from_nothing_are_refused(path: list[str], tmp_path: Path) -> None:
     (tmp_path / "empty.xlsx").touch()
@@ -167,6 +175,7 @@ def test_rows_of_one_picture_are_its_captions_as_in_a_table(tmp_path: Path) -> N
     ("text", "encoding"),
     [
         ("file_name;text\na.png;a, b\n", "utf-8"),
+        ('file_name;text;"size, pixels"\na.png;a, b;3\n', "utf-8"),
         ("sep=;\r\nfile_name;text\r\na.png;a, b\r\n", "utf-8-sig"),
         ('sep=,\nfile_name,text\na.png,"a, b"\n', "utf-8"),
         ("file_name\ttext\r\na.png\ta, b\r\n", "utf-16"),

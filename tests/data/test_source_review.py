@@ -40,6 +40,7 @@ ODD: dict[str, tuple[list[tuple[str, ...]], str]] = {
     "key=value": ([("a cat",), ("de.utf8=eine Katze",)], "'de.utf8=eine Katze'"),
     "scripts": ([("a cat",), ("猫",)], "'猫'"),
     "weights": ([("a cat",), ("a (red:1.2) cat",)], "'a (red:1.2) cat'"),
+    "boxes": ([("0 0.51 0.49 0.2 0.3",)], "no letters"),
     "markup": ([("<b>cat</b>",)], "HTML"),
     "underscores": ([("long_hair, blue_eyes",)], "underscores"),
 }

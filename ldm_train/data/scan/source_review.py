@@ -18,6 +18,7 @@ LISTED = 3  # problems of one kind that are printed one by one
 LIST_LINE = re.compile(r"([-*•\u2013]|\d{1,2}[.)])\s|\W+$|.*[:{\[]$|\"[^\"]*\":")
 KEY_AND_VALUE = re.compile(r"[\w.@-]+=\S")
 MARKUP = re.compile(r"</\w+>|<br\s*/?>|&(amp|quot|lt|gt|nbsp|#\d+);|https?://")
+NUMBERS = re.compile(r"[\W_]*\d[\W\d_]*")
 SENTENCE_ENDS = tuple(".!?\"'\u201d\u3002\uff01\uff1f")
 
 
@@ -62,6 +63,7 @@ def _list_odd(captions: Sequence[str]) -> Iterator[str]:
         "have the syntax of a web UI, which is trained as text": find_web_ui_syntax,
         "begin as key=value": KEY_AND_VALUE.match,
         "have HTML or addresses": MARKUP.search,
+        "have numbers and no letters": NUMBERS.fullmatch,
     }
     for description, test in tests.items():
         odd = [text for text in captions if test(text)]

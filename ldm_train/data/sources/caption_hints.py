@@ -1,5 +1,6 @@
 """Find captions that a folder's settings do not read, and name the setting that reads them."""
 
+import os
 import posixpath
 import re
 import shlex
@@ -12,6 +13,7 @@ from ldm_train.data.sources.folder_walk import FolderTree
 from ldm_train.data.sources.items import compose_accents, format_name
 from ldm_train.data.sources.kohya_folders import is_kohya_layout
 
+FOLDERS = ("captions", "texts", "txt", "prompts")
 SEARCHED = 10_000  # pictures without captions that are looked for elsewhere
 NUMBERED = re.compile(r"(img|dsc|dscn|dscf|pxl|image|photo|picture|frame|screenshot|whatsapp|p)?[\W\d_]*", re.IGNORECASE)
 
@@ -33,10 +35,13 @@ def suggest_caption_places(root: Path, tree: FolderTree, missing: Sequence[str],
     tables = [*tree.tables, *(file for file in lonely if file.lower().endswith(".json"))]
     for table in [] if folders else tables[:3]:
         yield f"if {format_name(table)} has the captions, {_set(f'captions_from={root / table}')} reads it"
+    siblings = [] if folders or tables else list(_list_siblings(root))
+    for place in siblings[:3]:
+        yield f"if {place.name} next to the folder has the captions, {_set(f'captions_from={place}')} reads it"
     if is_kohya_layout(tree.pictures):
         folder = posixpath.dirname(tree.pictures[0])
         yield f"folders such as {format_name(folder)} give repeats and a caption as kohya's do; source=kohya reads them"
-    elif not folders and not tables:
+    elif not folders and not tables and not siblings:
         words = [read_words(posixpath.basename(key)) for key in missing[:SEARCHED]]
         named = [text for text in words if not NUMBERED.fullmatch(text) and re.search(r"[^\W\d_]{3}", text)]
         if 2 * len(named) > len(words):
@@ -58,6 +63,13 @@ def _match_folders(missing: Sequence[str], lonely: Sequence[str]) -> Counter[str
                 there.pop()
             found["/".join(file.split("/")[: len(there)]) or "."] += 1
     return found
+
+
+def _list_siblings(root: Path) -> Iterator[Path]:
+    """Yield folders and tables of captions next to the source's folder, as `captions` is to `images`."""
+    parent = Path(os.path.abspath(root)).parent
+    yield from (parent / name for name in FOLDERS if (parent / name).is_dir() and parent / name != root)
+    yield from sorted(parent.glob("annotations/*caption*.json"))
 
 
 def _stem(path: str) -> str:

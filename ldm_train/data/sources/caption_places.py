@@ -44,7 +44,7 @@ class CaptionPlaces:
     template: CaptionTemplate | None
 
     def __post_init__(self) -> None:
-        if isinstance(self.captions, str) and self.captions not in get_args(CaptionPlace):
+        if self.captions not in get_args(CaptionPlace) if isinstance(self.captions, str) else not self.captions:
             raise ValueError(
                 f"source.captions={self.captions} is unknown; accepted are {', '.join(get_args(CaptionPlace))}, and a list "
                 "of suffixes of files next to the pictures, such as [txt,json]"

@@ -21,6 +21,7 @@ from ldm_train.data.sources.items import Item, format_name, relative_path, usual
 from ldm_train.data.sources.rows import ProblemCounter, TableRow, read_table_rows
 
 FILE_NAME = "file_name"
+ELSEWHERE = "; given as source.captions_from, a table finds pictures by their file names alone"
 
 
 class MetadataTables:
@@ -105,7 +106,9 @@ class MetadataTables:
         if key not in self.pictures and self.loose:
             self.others += 1
         elif os.path.isabs(key) or key.split("/")[0] == "..":
-            self._add_problem(row.key, row, f"{row.origin} names {format_name(name)}, which is outside the folder")
+            self._add_problem(
+                row.key, row, f"{row.origin} names {format_name(name)}, which is outside the folder{ELSEWHERE}"
+            )
         elif key not in self.pictures:
             self._add_problem(
                 key, row, f"{row.origin} names {format_name(name)}, which is not a picture in the folder{self._near(key)}"

@@ -147,12 +147,12 @@ def _separated(file: BinaryIO, name: str, needed: Collection[str], *, delimiter:
 
 
 def _detect_delimiter(file: BinaryIO, delimiter: str) -> str:
-    """Return what separates the names in the first line: what `sep=` says, the usual one, a semicolon or a tab."""
+    """Return what separates the names in the first line: what `sep=` says, or what it has most of."""
     first = file.readline(MAX_LINE).removeprefix(BOM).strip(b"\r\n")
     file.seek(0)
     if len(first) == 5 and first.startswith(b"sep="):
         return chr(first[4])
-    return next((one for one in (delimiter, ";", "\t") if one.encode() in first), delimiter)
+    return max((delimiter, ";", "\t"), key=lambda one: first.count(one.encode()))  # the usual one if several are equal
 
 
 class LineReader(Iterator[str]):
