@@ -122,6 +122,9 @@ def test_kohyas_folders_give_repeats_and_captions(tmp_path: Path) -> None:
     }
     (tmp_path / "other/d.png").unlink()
     assert [item.repeats for item in Folder(str(tmp_path), kohya=True)] == [2, 2, 1]
+    (tmp_path / "img/10_sks dog/a.txt").write_text("x")
+    (tmp_path / "reg/5_dog/c.txt").write_text("x")
+    assert any("source=kohya" in note for note in notes_of(tmp_path))
     assert [item.repeats for item in Folder(str(tmp_path), captions="template", template="x")] == [1, 1, 1]
 
 
@@ -142,7 +145,7 @@ def test_an_order_of_files_next_to_pictures_chooses(order: list[str], captions: 
     captioned(tmp_path / "a.png", "new")
     write(tmp_path / "a.json", '{"caption": "old", "width": 3}')
     write(tmp_path / "a.cap", "third")
-    with pytest.raises(ValueError, match=r"source\.captions=\[json\]"):
+    with pytest.raises(ValueError, match=r"source\.captions=\[txt,json\]"):
         items_of(tmp_path)
     (item,) = items_of(tmp_path, captions=order).values()  # type: ignore[arg-type]
     assert item.captions == (captions,)

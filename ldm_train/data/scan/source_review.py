@@ -30,7 +30,7 @@ def review_captions(items: Iterable[Item]) -> tuple[list[str], list[str]]:
         + (f" ({number % len(item.captions) + 1} of {len(item.captions):,})" if len(item.captions) > 1 else "")
         for number, item in enumerate(_choose_examples(captioned))
     ]
-    several = {item.captions: format_name(item.key) for item in captioned if len(item.captions) > 1}
+    several = Counter(item.captions for item in captioned if len(item.captions) > 1)
     warnings = []
     many = [item for item in captioned if len(item.captions) > MANY]
     if many:
@@ -40,13 +40,12 @@ def review_captions(items: Iterable[Item]) -> tuple[list[str], list[str]]:
             f"{len(most.captions):,}; one of them is drawn at each step. If the lines of a text file are one text, set "
             "source.lines=one"
         )
-    split = [(captions, key) for captions, key in several.items() if looks_like_one_text(captions)]
+    split = {captions: count for captions, count in several.items() if looks_like_one_text(captions)}
     if split:
-        captions, key = split[0]
+        first, second, *_ = next(iter(split))
         warnings.append(
-            f"the captions of {key} look like the lines of one text ({format_caption(captions[0], 40)}, "
-            f"{format_caption(captions[1], 40)}, …), as do those of {len(split) - 1:,} others; source.lines=one makes one "
-            "caption of a text file"
+            f"the captions of {sum(split.values()):,} of {len(captioned):,} pictures look like lines of one text, such as "
+            f"{format_caption(first, 40)} and {format_caption(second, 40)}; source.lines=one makes one caption of a file"
         )
     return examples, warnings + list(_list_odd(sorted({text for item in captioned for text in item.captions})))
 
@@ -139,6 +138,7 @@ def group_problems(problems: Mapping[str, str]) -> Iterator[str]:
 
 def _kind(key: str, problem: str) -> str:
     """Return a problem without the parts that differ between pictures: names, numbers, quoted texts."""
+    key = re.sub(r"#\d+$", "", key)
     for name in (key, posixpath.basename(key), posixpath.splitext(key)[0]):
         problem = problem.replace(format_name(name), "") if len(name) > 1 else problem
     return re.sub(r"\d[\d,.]*|'[^']*'|\"[^\"]*\"", "", problem)

@@ -17,7 +17,7 @@ from ldm_train.data.sources.folder_walk import (
     walk_folder,
 )
 from ldm_train.data.sources.items import Item, PictureFile, format_name
-from ldm_train.data.sources.kohya_folders import KohyaFolders
+from ldm_train.data.sources.kohya_folders import KohyaFolders, is_kohya_layout
 from ldm_train.data.sources.metadata import MetadataTables
 from ldm_train.data.sources.sidecars import Sidecars
 from ldm_train.data.sources.source import Source
@@ -100,6 +100,8 @@ class Folder(Source):
         if missing:
             lonely = Sidecars(self.path, tree.sidecars, column="", refuse=False).list_lonely(tree.pictures)
             self.warnings.extend(suggest_caption_places(self.path, tree, missing, lonely))
+        elif not self.kohya and annotators[0] is not self.template and is_kohya_layout(tree.pictures):
+            self.notes.append("the folders' names may be repeats as kohya's are; source=kohya reads them")
 
     def _item(self, key: str, annotators: list[Annotator], splits: SplitFolders, kohya: KohyaFolders | None) -> Item:
         held_out, inner = splits.classify(key)

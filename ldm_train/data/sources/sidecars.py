@@ -115,9 +115,7 @@ class Sidecars:
     def _clash(self, one: Annotation, other: Annotation) -> Annotation:
         words = f"{one.origin} says {one.captions[0]!r}, {other.origin} says {other.captions[0]!r}; keep one of the files"
         if self.refuse:
-            suffix = os.path.splitext(one.origin)[1].lower().lstrip(".")
-            raise ValueError(
-                f"two captions of one picture: {words}, or choose, as in source.captions=[{suffix}], "
-                "source.captions=metadata or source.captions=template"
-            )
+            kinds = {os.path.splitext(place.origin)[1].lower().lstrip(".") for place in (one, other)}
+            order = ",".join(sorted(kinds, reverse=True))
+            raise ValueError(f"two captions of one picture: {words}, or set their order, as source.captions=[{order}]")
         return Annotation(one.origin, problem=f"two captions of one picture: {words}")
