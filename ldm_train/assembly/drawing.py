@@ -15,6 +15,7 @@ from ldm_train.generation import Generation
 from ldm_train.samplers.base import InitialPicture
 from ldm_train.settings.schema.using import SampleSettings
 from ldm_train.util.inputs import MAX_PICTURE, MAX_PROMPTS, describe_error, read_input, read_user_text
+from ldm_train.util.prompt_syntax import list_syntax_notes
 
 
 def open_sized(config: SampleSettings) -> TrainedRun:
@@ -99,6 +100,8 @@ def read_prompts(prompts: object, *, setting: str = "prompts") -> list[str]:
         texts = [str(one) for one in listed]
     if not texts:
         raise ValueError(f"{setting}={prompts} holds no prompt")
+    for note in list_syntax_notes(texts, setting):
+        print(note)
     return texts
 
 

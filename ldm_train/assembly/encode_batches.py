@@ -78,9 +78,7 @@ def print_summary(folder: Path, plan: CachePlan, manifest: Manifest) -> None:
         f"the latents' deviation after scaling is {deviation:.2f}"
     )
     if len(plan.named) < len(plan.scanned):
-        print(
-            f"  {len(plan.scanned) - len(plan.named)} of them are copies of others, byte for byte, and share their latents"
-        )
+        print(f"  {len(plan.scanned) - len(plan.named)} of them are copies or repeats of others, and share their latents")
     lost = plan.lost()
     for bucket, (count, share) in lost.items() if len(lost) > 1 else []:
         print(f"  {bucket}: {count} pictures, of which the crop cuts away {share:.1%}")

@@ -14,6 +14,7 @@ from ldm_train.data.cache.manifest import Manifest, describe_differences, read_e
 from ldm_train.data.cache.plan import CachePlan, EncodingBatch, read_planned_batches, read_undecodable, write_planned_batches
 from ldm_train.data.cache.staging import CacheWorkspace, ReusableRows
 from ldm_train.data.pictures.crops import Crop
+from ldm_train.data.scan.source_review import group_problems
 from ldm_train.data.scan.survey import ScanMemory, Survey
 from ldm_train.data.sources.items import EncodedPicture, PictureFile, format_name
 from ldm_train.settings.composition import build
@@ -101,8 +102,8 @@ def encode_missing(job: EncodingJob, plan: CachePlan, bad: Mapping[str, str]) ->
         {**bad, **{digest: parts.problems[name] for digest, name in names.items() if name in parts.problems}},
         {digest: parts.unread[name] for digest, name in names.items() if name in parts.unread},
     )
-    for key in sorted(plan.problems):
-        print(f"left out {format_name(key)}: {plan.problems[key]}")
+    for line in group_problems(dict(sorted(plan.problems.items()))):
+        print(f"left out {line}")
     if not plan.scanned:
         place.clear()
         raise ValueError(f"none of {len(plan.problems)} pictures could be encoded; {place.folder} is as it was")

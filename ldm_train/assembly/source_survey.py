@@ -1,23 +1,24 @@
 """Survey a source: the first step of encoding, of training without a cache, and of `check`."""
 
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 from rich.progress import MofNCompleteColumn, Progress
 
 from ldm_train.data.pictures.colour import background_colour
+from ldm_train.data.scan.source_review import group_problems, judge_unread, review_captions
 from ldm_train.data.scan.survey import ScanMemory, Survey, survey_items
-from ldm_train.data.sources.items import format_name
 from ldm_train.settings.composition import build
 from ldm_train.settings.schema.options import Part
 from ldm_train.settings.schema.training import SourceSettings
 
 
 def survey_source(config: SourceSettings, *, memory: ScanMemory | None = None, spool: Path | None = None) -> Survey:
-    """Read every picture of the source, and print what was detected.
+    """Read every picture of the source, and print what was detected, with examples of captions.
 
     Raises:
-        ValueError: nothing in the source can be used.
+        ValueError: nothing in the source can be used, or too little.
     """
     assert config.source is not None
     source = build(config.source, "source")
@@ -27,11 +28,18 @@ def survey_source(config: SourceSettings, *, memory: ScanMemory | None = None, s
             source, max_pixels=config.max_pixels, memory=memory, spool=spool, progress=lambda: progress.advance(task)
         )
         progress.update(task, total=len(found.scanned) + len(found.problems))
-    for note in source.notes:
-        print(note)
+    examples, odd = review_captions(scanned.item for scanned in found.scanned)
+    usable = len(found.scanned)
+    problem, unread = judge_unread(source.unread, usable=usable, unusable=found.num_unusable, most=config.max_unusable)
+    for line in [*source.notes, *examples]:
+        print(line)
+    for line in [*source.warnings, *odd, *([unread] if unread else [])]:
+        print(f"warning: {line}")
     if not found.scanned:
-        listed = "\n".join(f"  {format_name(key)}: {problem}" for key, problem in list(found.problems.items())[:10])
+        listed = "\n".join(f"  {line}" for line in islice(group_problems(found.problems), 10))
         raise ValueError(f"nothing in the source can be used:\n{listed}")
+    if problem:
+        raise ValueError("\n  ".join([problem, *islice(group_problems(found.problems), 10)]))
     return found
 
 

@@ -17,7 +17,7 @@ from ldm_train.data.cache.manifest import Manifest, check_cache_matches, to_cano
 from ldm_train.data.cache.plan import CachePlan, parse_bucket
 from ldm_train.data.cache.reader import EncodedExamples, LatentCache, join_caches, open_caches
 from ldm_train.data.cache.shards import channel_statistics
-from ldm_train.data.sources.items import format_name
+from ldm_train.data.scan.source_review import group_problems
 from ldm_train.settings.composition import build, words
 from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.training.encoding import Encoding, Rendering
@@ -131,8 +131,8 @@ def open_source(config: TrainSettings) -> tuple[TrainSettings, Parts, CachedLate
     assert config.text_encoder is not None
     encoders = describe_encoders(config, None, cache=Path.cwd())
     plan = CachePlan(found, crop, pictures=encoders.pictures(config, crop), captions=encoders.captions(), bad={})
-    for key, problem in sorted(plan.problems.items()):
-        print(f"left out {format_name(key)}: {problem}")
+    for line in group_problems(dict(sorted(plan.problems.items()))):
+        print(f"left out {line}")
     pictures = {seen.item.key: seen.item.picture for seen in plan.scanned if seen.item.picture}
     rendering = Rendering(pictures, crop, background=config.background, max_pixels=config.max_pixels)
     # Its own encoders: the network's text encoder may be in training.

@@ -51,7 +51,7 @@ DONE = {
 RULES = (
     Rule(
         ("train",),
-        ("crop", "background", "max_pixels", "dtype"),
+        ("crop", "background", "max_pixels", "max_unusable", "dtype"),
         lambda c: c.cache is not None,
         "a cache is given, whose pictures are encoded already",
     ),

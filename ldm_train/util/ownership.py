@@ -21,7 +21,7 @@ SYSTEM_FILES = re.compile(
 )
 # Folders of file systems, network drives and file managers: snapshots, thumbnails, what was deleted.
 SYSTEM_FOLDERS = re.compile(
-    r"lost\+found|@eadir|\.@__thumb|@recycle|#recycle|\$recycle\.bin|system volume information|__macosx|"
+    r"lost\+found|@eadir|\.@__thumb|@recycle|#recycle|#snapshot|\$recycle\.bin|system volume information|__macosx|"
     r"\.snapshots?|\.zfs|\.trash(es|-\d+)|\.spotlight-v100|\.fseventsd|\.temporaryitems|\.appledouble",
     re.IGNORECASE,
 )

@@ -132,7 +132,7 @@ def test_sidecars_that_agree_or_say_nothing_go_together(tmp_path: Path) -> None:
         ("{top}", "cat/deep/a.png", "cat"),
         ("a {folder}", "cat/deep/a.png", "a deep"),
         ("{folder}", "a.png", "root"),
-        ("{top}: {file}", "cat/red_fox-2.x.png", "cat: red_fox-2.x"),
+        ("{top}: {file}", "cat/red_fox-2.x.png", "cat: red fox-2.x"),
         ("{{{file}}}", "a.png", "{a}"),
         ("sks", "a.png", "sks"),
         ("{top}", "{file}/a.png", "{file}"),
@@ -221,7 +221,7 @@ def test_what_is_passed_over_is_noted(tmp_path: Path) -> None:
     assert notes_of(tmp_path) == [
         "captions from files next to the pictures: 1 .txt",
         "hidden files and folders left out: 4 (.c.png, .c.txt, .hidden, …)",
-        "not read as pictures: 2 .psd, 1 .jxl, 1 without an ending, 1 .yaml",
+        "not read as pictures: 1 without an ending, 1 .yaml",
     ]
 
 
@@ -252,7 +252,9 @@ def test_where_no_picture_is_found_other_kinds_of_source_are_named(tmp_path: Pat
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"captions": "txt"}, "source.captions=txt is unknown; accepted are auto, metadata, sidecar, template"),
+        ({"captions": "txt"}, "source.captions=txt is unknown; accepted are auto, metadata, sidecar, template, and a list"),
+        ({"captions": []}, "source.captions=[] is unknown"),
+        ({"lines": "all"}, "source.lines=all is unknown; accepted are each, one"),
         ({"captions": "template"}, "source.captions=template needs source.template"),
         ({"captions": "metadata"}, "source.captions=metadata, but no metadata.jsonl, .csv or .parquet is in"),
     ],

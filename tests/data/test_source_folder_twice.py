@@ -45,7 +45,7 @@ def test_two_places_that_agree_are_one(tmp_path: Path) -> None:
             "a.txt says 'y', but metadata.jsonl line 1 says 'x'; set source.captions=metadata, sidecar or template",
         ),
         (only_sidecar, None, "a.txt says 'y', but there is none elsewhere (not named in metadata.jsonl)"),
-        (two_sidecars, None, "a.caption says 'y', a.txt says 'x'; keep one of the two files"),
+        (two_sidecars, None, "a.caption says 'y', a.txt says 'x'; keep one of the files"),
         (agree, "{file}", "metadata.jsonl line 1 says 'x', but a.png says 'a'; set source.captions=metadata"),
         (lambda folder: (folder / "a.txt").write_text("y"), "{file}", "a.txt says 'y', but a.png says 'a'"),
     ],

@@ -144,8 +144,8 @@ def test_a_column_that_is_not_there_is_refused_with_the_nearest(setting: str, ki
 @pytest.mark.parametrize(
     ("name", "content", "root", "words"),
     [
-        ("gone.csv", None, None, "gone.csv is not a file; set it to a table: .jsonl, .csv, .tsv, .parquet"),
-        ("t.xlsx", b"", None, "t.xlsx is not a table that can be read; accepted are .jsonl, .csv, .tsv, .parquet"),
+        ("gone.csv", None, None, "gone.csv is not a file; set it to a table: .jsonl, .json, .csv, .tsv, .parquet"),
+        ("t.xlsx", b"", None, "t.xlsx is not a table that can be read; accepted are .jsonl, .json, .csv, .tsv, .parquet"),
         ("t.csv", b"file_name,text\n", None, "t.csv has no row; is it the right table?"),
         ("t.jsonl", b"\n", None, "t.jsonl has no row"),
         (

@@ -132,6 +132,24 @@ def test_other_members_are_noted(tmp_path: Path) -> None:
     )
     assert len(list(source)) == 2
     assert source.notes == ["not read as pictures or captions: 2 .cls, 1 without an ending, 1 .seg.png"]
+    assert (source.unread, source.warnings) == ({}, [])
+
+
+def test_pictures_that_are_not_read_are_counted(tmp_path: Path) -> None:
+    """A name has its suffix after the first dot, so that `photo.v1.jpg` is no .jpg."""
+    more: dict[str, Content] = {"photo.v1.png": png(0), "b.heic": "", "0000.heic": "", "@eaDir/a.png": png(1)}
+    source = TarShards(str(shard(tmp_path / "s.tar", samples(0, 1) | more)))
+    assert [item.captions for item in source] == [("caption 0",)]
+    assert source.unread == {".v1.png": 1, ".heic": 1}
+    (warning,) = source.warnings
+    assert "source.images=[" in warning
+    assert ",v1.png]" in warning
+
+
+@pytest.mark.parametrize(("lines", "captions"), [("each", ("one", "two")), ("one", ("one two",))])
+def test_lines_are_captions_or_one(lines: str, captions: tuple[str, ...], tmp_path: Path) -> None:
+    path = str(shard(tmp_path / "s.tar", {"a.png": png(0), "a.txt": "one\n\ntwo\n"}))
+    assert [item.captions for item in items_of(path, lines=lines).values()] == [captions]
 
 
 @pytest.mark.parametrize(

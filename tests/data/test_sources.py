@@ -13,7 +13,7 @@ from ldm_train.data.sources.source import Source
 from ldm_train.settings.composition import build, folder
 from ldm_train.settings.shipped import shipped_part
 
-KINDS = ["folder", "class_folders", "table", "huggingface", "webdataset"]
+KINDS = ["folder", "class_folders", "kohya", "table", "huggingface", "webdataset"]
 
 
 class Given(Source):
@@ -91,6 +91,12 @@ def make_classes(path: Path) -> Path:
     return path
 
 
+def make_kohya(path: Path) -> Path:
+    (path / "10_x").mkdir()
+    Image.new("RGB", (2, 2)).save(path / "10_x/a.png")
+    return path
+
+
 def make_table(path: Path) -> Path:
     Image.new("RGB", (2, 2)).save(path / "a.png")
     (path / "t.csv").write_text("file_name,text\na.png,x\n")
@@ -117,7 +123,7 @@ def make_tar(path: Path) -> Path:
     return path / "s.tar"
 
 
-MAKE: list[Callable[[Path], Path]] = [make_folder, make_classes, make_table, make_parquet, make_tar]
+MAKE: list[Callable[[Path], Path]] = [make_folder, make_classes, make_kohya, make_table, make_parquet, make_tar]
 
 
 @pytest.mark.parametrize(("kind", "make"), list(zip(KINDS, MAKE, strict=True)))

@@ -19,6 +19,7 @@ from ldm_train.data.cache.reader import LatentCache
 from ldm_train.data.scan.survey import AT_ONCE, ScanMemory, survey_items
 from ldm_train.data.sources.items import Item, PictureBytes, PictureFile
 from ldm_train.training.encoding import Rendering
+from tests.data.folders import captioned
 
 EXACT = "dtype=float32"
 
@@ -165,6 +166,23 @@ def test_a_picture_that_could_not_be_read_once_is_tried_again(
     monkeypatch.undo()
     assert encode(pictures, tmp_path / "cache", EXACT).code == 0
     assert contents(tmp_path / "cache") == contents(cache)
+
+
+def test_a_source_of_which_half_is_not_read_is_refused_and_says_what_it_found(encode: Callable, tmp_path: Path) -> None:
+    """As `check` does, by the same function."""
+    source = tmp_path / "source"
+    captioned(source / "a.png", "a (red:1.2) cat")
+    (source / "b.heic").touch()
+    answer = encode(source, tmp_path / "cache", EXACT)
+    assert answer.code == 1
+    assert "1 of 2 pictures (50%)" in answer.err
+    assert "1 .heic" in answer.err
+    assert not (tmp_path / "cache").exists()
+    answer = encode(source, tmp_path / "cache", EXACT, "max_unusable=1")
+    assert answer.code == 0
+    assert "caption of a.png: 'a (red:1.2) cat'" in answer.out
+    assert "warning: 1 of 1 captions have the syntax of a web UI" in answer.out
+    assert "warning: 1 of 2 pictures (50%)" in answer.out
 
 
 @pytest.fixture

@@ -58,6 +58,15 @@ def test_a_prompt_may_be_longer_than_a_path() -> None:
     assert read_prompts(["a", "b"]) == ["a", "b"]
 
 
+def test_syntax_of_web_uis_in_prompts_is_noted(capsys: pytest.CaptureFixture[str]) -> None:
+    prompts = ["a (red:1.2) cat", "a dog"]
+    assert read_prompts(prompts, setting="pictures.prompts") == prompts
+    out = capsys.readouterr().out
+    assert "pictures.prompts has '(red:1.2)', in 1 of 2 prompts" in out
+    read_prompts(prompts[1:])
+    assert capsys.readouterr().out == ""
+
+
 def test_an_autoencoder_trains_without_what_cannot_be_read(pipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     captioned(pipe.with_name("a.png"))
     pipe.with_suffix(".txt").write_text("x")

@@ -32,7 +32,11 @@ def tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[
     [
         ("train", "crop=random background=red", "note: crop, background=red have no effect: a cache is given"),
         ("train", "crop.mirrored=true", "note: crop.mirrored=true has no effect"),
-        ("train", "max_pixels=5 dtype=float32", "note: max_pixels=5, dtype=float32 have no effect"),
+        (
+            "train",
+            "max_pixels=5 max_unusable=1 dtype=float32",
+            "note: max_pixels=5, max_unusable=1.0, dtype=float32 have no effect",
+        ),
         ("train", "cache_repeats=[2]", "note: cache_repeats=[2.0] has no effect: there is one cache"),
         ("train", "cache=[a] cache_shares=[1.0]", "note: cache_shares=[1.0] has no effect: there is one cache"),
         (

@@ -76,7 +76,8 @@ def list_summary(report: Report) -> list[tuple[str, str]]:
 
 def build_rejected_blocks(facts: PictureFacts, pictures: SourcePictures) -> list[PageBlock]:
     thumbnails = [pictures.thumbnail(key, note=problem) for key, problem in take_first(facts.unusable.items(), REJECTED)]
-    return [Thumbnails(thumbnails), DataTable(["picture", "problem"], [[k, p] for k, p in facts.unusable.items()])]
+    rows = [[key, problem] for key, problem in [*facts.unusable.items(), *facts.rows.items()]]
+    return [Thumbnails(thumbnails), DataTable(["picture", "problem"], rows)]
 
 
 def build_shape_blocks(facts: PictureFacts, plan: CachePlan | None, pictures: SourcePictures) -> list[PageBlock]:

@@ -6,7 +6,7 @@ pictures (`reconstruction.py`), estimate disk, memory and time (`estimate.py`, `
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from ldm_train.commands.check.check_page import build_check_page
 from ldm_train.commands.check.dataset_facts import collect_caption_facts, collect_picture_facts
 from ldm_train.commands.check.estimate import estimate_disk, estimate_encoding, estimate_training, measure_row_shapes
 from ldm_train.commands.check.existing_cache import compare_cache
-from ldm_train.commands.check.findings import Report, judge_report
+from ldm_train.commands.check.findings import Report, judge_report, judge_source
 from ldm_train.commands.check.forecast import estimate_class_pictures, estimate_run_files
 from ldm_train.commands.check.reconstruction import try_latents
 from ldm_train.commands.check.terminal import format_report
@@ -37,7 +37,9 @@ from ldm_train.data.cache.plan import CachePlan
 from ldm_train.data.pictures.colour import background_colour
 from ldm_train.data.pictures.crops import Crop
 from ldm_train.data.scan.inspection import Decoder, Inspected, inspect_items, survey_from_inspection
+from ldm_train.data.scan.source_review import review_captions
 from ldm_train.data.scan.survey import Survey
+from ldm_train.data.sources.items import Item
 from ldm_train.reports.page import Page, is_page, write_page
 from ldm_train.run_dir.record import set_threads
 from ldm_train.settings.composition import build
@@ -62,14 +64,16 @@ def run(settings: CheckSettings) -> int:
     white = attempt(background_colour, settings.background) is None
     crop = attempt(build, settings.crop, "crop", image_size=settings.image_size)
     decoder = Decoder("white" if white else settings.background, settings.max_pixels)
-    inspected, notes = inspect_source(settings, decoder)
+    source = build(settings.source, "source")
+    inspected = inspect_source(source, decoder)
     survey = survey_from_inspection(inspected)
+    examples, odd = review_captions(scanned.item for scanned in survey.scanned)
     captions = sorted({text for scanned in survey.scanned for text in scanned.item.captions})
     settings = settings.with_values(text_encoder=name_classes(settings.text_encoder, captions))
     plan = None
     if crop is not None:
         plan = CachePlan(survey, crop, pictures=Provenance({}), captions=Provenance({}), bad={})
-    report = Report(collect_picture_facts(inspected, plan), notes)
+    report = Report(collect_picture_facts(inspected, plan), [*source.notes, *examples], warnings=[*source.warnings, *odd])
     parts = try_parts(settings, attempt)
     if parts is not None and plan is not None and survey.scanned:
         attempt(examine_training, settings, report, plan, parts, attempt)
@@ -86,6 +90,7 @@ def run(settings: CheckSettings) -> int:
         scale_check=settings.scale_check and (parts is None or parts.autoencoder.factor > 1),
         chunk=length - 2 if isinstance(length, int) else None,
     )
+    judge_source(report, source.unread, strict=settings.strict, most=settings.max_unusable)
     report.reasons += attempt.reasons
     for line in format_report(report):
         print(line)
@@ -94,14 +99,13 @@ def run(settings: CheckSettings) -> int:
     return 1 if report.reasons else 0
 
 
-def inspect_source(settings: CheckSettings, decoder: Decoder) -> tuple[list[Inspected], list[str]]:
-    """Inspect every item of the source; return the results and the notes of the source."""
-    source = build(settings.source, "source")
+def inspect_source(source: Iterable[Item], decoder: Decoder) -> list[Inspected]:
+    """Inspect every item of the source."""
     with Progress(*Progress.get_default_columns(), MofNCompleteColumn()) as progress:
         task = progress.add_task("reading the source", total=None)
         inspected = list(inspect_items(source, decoder, progress=lambda: progress.advance(task)))
         progress.update(task, total=len(inspected))
-    return inspected, source.notes
+    return inspected
 
 
 def examine_training(settings: CheckSettings, report: Report, plan: CachePlan, parts: Parts, attempt: Attempts) -> None:

@@ -95,8 +95,9 @@ class PictureFacts:
     """Facts about the pictures of a source.
 
     Args:
-        items, usable, held_out, distinct: number of items, of usable pictures, of held-out pictures, of different pictures.
+        items, usable, held_out, distinct: number of pictures, of usable, of held-out, of different pictures.
         unusable: the problem of each unusable picture, by key.
+        rows: the problem of each row or file that is about no picture, by key.
         enlarged: the factor of each picture that is enlarged, by key.
         copies: pictures with identical bytes.
         profiles: why a colour profile is ignored, by key.
@@ -111,6 +112,7 @@ class PictureFacts:
     held_out: int
     distinct: int
     unusable: dict[str, str]
+    rows: dict[str, str]
     enlarged: dict[str, float]
     copies: list[Copies]
     profiles: dict[str, str]
@@ -130,12 +132,15 @@ def collect_picture_facts(inspected: Sequence[Inspected], plan: CachePlan | None
     scales = {} if plan is None else {one.item.key: plan.crop.scale(one.size) for one in good}
     shares = [] if plan is None else [(one, plan.crop.lost(one.size)) for one in good]
     cropped = sorted((pair for pair in shares if pair[1] > LARGE_LOSS), key=lambda pair: -pair[1])
+    bad = sorted((one for one in inspected if one.problem is not None), key=lambda one: one.item.key)
+    rows = {one.item.key: one.problem for one in bad if one.problem and one.item.picture is None and not one.digest}
     return PictureFacts(
-        items=len(inspected),
+        items=len(inspected) - len(rows),
         usable=len(good),
         held_out=sum(one.item.held_out for one in good),
         distinct=len({one.digest for one in good}),
-        unusable={one.item.key: one.problem for one in sorted(inspected, key=lambda one: one.item.key) if one.problem},
+        unusable={one.item.key: one.problem for one in bad if one.problem and one.item.key not in rows},
+        rows=rows,
         enlarged={key: round(factor, 3) for key, factor in scales.items() if factor > 1},
         copies=find_copies(good),
         profiles={one.item.key: one.profile for one in good if one.profile},

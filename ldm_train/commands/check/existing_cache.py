@@ -62,7 +62,7 @@ def compare_cache(
     return CacheComparison(
         str(folder),
         True,
-        holds=sum(plan.named[scanned.digest] in reusable.places for scanned in plan.scanned),
+        holds=sum(plan.named[scanned.digest] in reusable.places for scanned in survey.scanned),
         new_pictures=len(set(plan.named.values()) - reusable.places.keys()),
         new_captions=len(set(plan.caption_rows.values()) - reusable.places.keys()),
         dropped=sorted(before - keys),

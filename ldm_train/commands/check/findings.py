@@ -1,5 +1,6 @@
 """Hold the results of a check, sort them into problems and warnings, and convert them to JSON with fixed keys."""
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from math import ceil
@@ -9,6 +10,7 @@ from ldm_train.commands.check.estimate import Disk, StepEstimate
 from ldm_train.commands.check.existing_cache import CacheComparison
 from ldm_train.commands.check.forecast import ClassPictures, RunFiles
 from ldm_train.commands.check.reconstruction import LatentStatistics, judge_latents
+from ldm_train.data.scan.source_review import judge_unread
 from ldm_train.data.sources.items import format_name
 from ldm_train.util.safe_json import Json
 
@@ -105,6 +107,21 @@ def judge_report(report: Report, *, strict: bool, scale_check: bool, chunk: int 
     warnings += judge_memory(report)
 
 
+def judge_source(report: Report, unread: Counter[str], *, strict: bool, most: float) -> None:
+    """Add how much of the source cannot be used, as `encode` judges it.
+
+    Args:
+        unread: pictures of kinds that are not read, by suffix.
+        strict: whether each unusable picture is a problem already.
+        most: the share of the pictures from which on unusable ones are a problem.
+    """
+    facts = report.pictures
+    problem, warning = judge_unread(unread, usable=facts.usable, unusable=len(facts.unusable), most=most)
+    if problem and facts.usable and (unread or not strict):
+        report.reasons.append(problem)
+    report.warnings += [warning] if warning else []
+
+
 def judge_pictures(facts: PictureFacts, unusable: list[str], problems: list[str], warnings: list[str]) -> None:
     """Add what the pictures show to one of the lists; `unusable` is the list for unusable pictures."""
     if not facts.usable:
@@ -115,6 +132,8 @@ def judge_pictures(facts: PictureFacts, unusable: list[str], problems: list[str]
         unusable.append(
             f"cannot be used: {len(facts.unusable):,} of {facts.items:,} pictures ({shorten_names(facts.unusable)})"
         )
+    if facts.rows:
+        unusable.append(f"cannot be used: {len(facts.rows):,} rows or files about no picture ({shorten_names(facts.rows)})")
     split = [" = ".join(format_name(key) for key in group.keys[:SOME]) for group in facts.copies if group.split_differs]
     if split:
         problems.append(

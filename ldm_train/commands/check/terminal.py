@@ -7,7 +7,7 @@ from ldm_train.commands.check.estimate import StepEstimate
 from ldm_train.commands.check.existing_cache import CacheComparison
 from ldm_train.commands.check.findings import Report, count_problems, format_bytes, format_duration
 from ldm_train.commands.check.forecast import RunFiles
-from ldm_train.data.sources.items import format_name
+from ldm_train.data.scan.source_review import group_problems
 
 LISTED = 100
 
@@ -42,12 +42,16 @@ def format_report(report: Report) -> Iterator[str]:
 
 
 def format_pictures(facts: PictureFacts) -> Iterator[str]:
-    for key, problem in list(facts.unusable.items())[:LISTED]:
-        yield f"{format_name(key)}: {format_name(problem)}"
-    if len(facts.unusable) > LISTED:
-        yield f"… and {len(facts.unusable) - LISTED:,} more; out=DIR writes all of them to DIR/check.json"
+    lines = list(group_problems({**facts.unusable, **facts.rows}))
+    yield from lines[:LISTED]
+    if len(lines) < len(facts.unusable) + len(facts.rows):
+        yield "out=DIR writes the problem of each to DIR/check.json"
+    elif len(lines) > LISTED:
+        yield f"… and {len(lines) - LISTED:,} more; out=DIR writes all of them to DIR/check.json"
     cannot = len(facts.unusable)
     yield f"{facts.items:,} pictures: {facts.usable:,} can be used ({facts.held_out:,} held out), {cannot:,} cannot"
+    if facts.rows:
+        yield f"{len(facts.rows):,} rows or files are about no picture that can be used"
     for bucket, (count, share) in facts.buckets.items():
         yield f"  {bucket}: {count:,} pictures; the crop cuts away {share:.1%} of their area"
 

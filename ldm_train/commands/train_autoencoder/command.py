@@ -20,8 +20,10 @@ from ldm_train.assembly.trainer import (
 from ldm_train.autoencoders.scaling import Scaling
 from ldm_train.data.batches.datamodules import PictureBatches
 from ldm_train.data.pictures.decoding import MAX_PIXELS
+from ldm_train.data.scan.source_review import group_problems
 from ldm_train.data.scan.survey import survey_items
-from ldm_train.data.sources.items import Item, format_name
+from ldm_train.data.sources.items import Item
+from ldm_train.data.sources.source import Source
 from ldm_train.metrics.pixel_distance import psnr
 from ldm_train.run_dir.holding import hold_run_directory
 from ldm_train.run_dir.record import list_commands, note_saved, prepare_run, set_threads
@@ -109,8 +111,11 @@ def select_usable(items: Iterable[Item]) -> tuple[list[Item], dict[str, str]]:
     """Return the items with readable picture headers, and their digests by key; print why the others are left out."""
     all_items = list(items)
     survey = survey_items(all_items, max_pixels=MAX_PIXELS)
-    for key, problem in sorted(survey.problems.items()):
-        print(f"left out {format_name(key)}: {problem}")
+    if isinstance(items, Source):
+        for line in [*items.notes, *(f"warning: {one}" for one in items.warnings)]:
+            print(line)
+    for line in group_problems(dict(sorted(survey.problems.items()))):
+        print(f"left out {line}")
     usable = [item for item in all_items if item.key not in survey.problems]
     return usable, {scanned.item.key: scanned.digest for scanned in survey.scanned}
 

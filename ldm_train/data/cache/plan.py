@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -100,6 +100,15 @@ class CachePlan:
         used = {"", *(text for seen in self.scanned for text in seen.item.captions)}
         self.caption_rows = {text: captions.name(text) for text in used}
         self.texts = sorted(used, key=self.caption_rows.__getitem__)
+        if any(seen.item.repeats > 1 for seen in self.scanned):  # the same rows under further keys
+            self.scanned = sorted(
+                (
+                    replace(seen, item=replace(seen.item, key=f"{seen.item.key}#{number}")) if number > 1 else seen
+                    for seen in self.scanned
+                    for number in range(1, seen.item.repeats + 1)
+                ),
+                key=lambda seen: seen.item.key,
+            )
 
     def _shape(self, seen: Scanned) -> tuple[int, int]:
         view = self.crop(seen.size, seen.digest)[0]

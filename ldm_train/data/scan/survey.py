@@ -30,12 +30,16 @@ class Scanned:
     size: tuple[int, int]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Survey:
-    """What a source contains: the items with a usable header, and the problems of the others by key."""
+    """What a source contains: the items with a usable header, and the problems of the others by key.
+
+    `num_unusable` counts the pictures among the others, without rows of tables that name no picture.
+    """
 
     scanned: list[Scanned] = field(default_factory=list)
     problems: dict[str, str] = field(default_factory=dict)
+    num_unusable: int = 0
 
 
 class ScanMemory:
@@ -115,6 +119,7 @@ def survey_items(
                     survey.scanned.append(answer)
                 else:
                     survey.problems[item.key] = answer
+                    survey.num_unusable += item.picture is not None
                 progress()
     if memory:
         memory.save()

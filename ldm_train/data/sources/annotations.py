@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from ldm_train.data.sources.items import format_name
 from ldm_train.util.inputs import MAX_TEXT, READ_ERRORS
@@ -15,6 +16,13 @@ HELD_OUT_SPLITS = {"held_out", "validation", "val", "test"}
 TRAINING_SPLITS = {"train", "training", "", "none"}
 CAPTION_COLUMNS = ("caption", "captions", "text", "prompt")
 BOM = b"\xef\xbb\xbf"
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # marks at the beginning of texts of Windows' programs
+
+Lines = Literal["each", "one"]  # each line of a file is a caption, or all lines are one
+
+
+class NotAnObjectError(ValueError):
+    """JSON that is not an object."""
 
 
 @dataclass(frozen=True)
@@ -36,14 +44,24 @@ class Annotation:
     damaged: bool = False
 
 
-def join_annotations(annotations: Sequence[Annotation]) -> Annotation:
-    """Return the first captions and all fields of annotations of one picture, or the first damaged annotation."""
+def join_annotations(annotations: Sequence[Annotation], *, join_captions: bool = False) -> Annotation:
+    """Return the first captions and all fields of annotations of one picture, or the first damaged annotation.
+
+    Args:
+        join_captions: return the captions of all, each once.
+    """
     damaged = [one for one in annotations if one.damaged]
     if damaged:
         return damaged[0]
     best = next((one for one in annotations if one.captions), annotations[0])
+    captions = tuple(dict.fromkeys(text for one in annotations for text in one.captions)) if join_captions else best.captions
     fields = {name: text for one in annotations for name, text in one.fields.items()}
-    return replace(best, held_out=any(one.held_out for one in annotations), fields=fields)
+    return replace(best, captions=captions, held_out=any(one.held_out for one in annotations), fields=fields)
+
+
+def is_same_text(captions: Sequence[str], others: Sequence[str]) -> bool:
+    """Return whether two places have the same captions, if line breaks and blanks make no difference."""
+    return " ".join(" ".join(captions).split()) == " ".join(" ".join(others).split())
 
 
 def annotate_from_values(values: Mapping[str, object], *, column: str, origin: str, apart: Iterable[str] = ()) -> Annotation:
@@ -55,7 +73,7 @@ def annotate_from_values(values: Mapping[str, object], *, column: str, origin: s
     """
     captions = list_texts(values.get(column))
     unusable = _unusable(captions, origin)
-    split = format_as_text(values.get("split")).strip().lower()
+    split = read_split(values)
     consumed = {column, *apart} | ({"split"} if split in HELD_OUT_SPLITS | TRAINING_SPLITS else set())
     fields = {format_as_text(k): format_as_text(v) for k, v in values.items() if k not in consumed and v is not None}
     if column not in values:
@@ -69,13 +87,19 @@ def annotate_from_values(values: Mapping[str, object], *, column: str, origin: s
     )
 
 
-def annotate_from_text(content: bytes, *, origin: str) -> Annotation:
-    """Return the annotation in a text file with a caption in each line."""
+def read_split(values: Mapping[str, object]) -> str:
+    """Return the value of `split` in a row of a table, in lower case; "none" or "" if there is none."""
+    return format_as_text(values.get("split")).strip().lower()
+
+
+def annotate_from_text(content: bytes, *, origin: str, lines: Lines = "each") -> Annotation:
+    """Return the annotation in a text file."""
     try:
-        text = decode_utf8(content)
+        text = decode_text(content)
     except ValueError as error:
         return Annotation(origin, problem=f"no caption: {origin} {error}", damaged=True)
-    return annotate_from_captions(list_texts(re.split(r"\r\n|\r|\n", text)), origin=origin)
+    captions = list_texts(re.split(r"\r\n|\r|\n", text))
+    return annotate_from_captions((" ".join(captions),) if lines == "one" and captions else captions, origin=origin)
 
 
 def annotate_from_captions(captions: tuple[str, ...], *, origin: str) -> Annotation:
@@ -86,13 +110,22 @@ def annotate_from_captions(captions: tuple[str, ...], *, origin: str) -> Annotat
 
 
 def annotate_from_json(content: bytes, *, column: str, origin: str) -> Annotation:
-    """Return the annotation in a JSON object, with captions in `column` or, without it, in one of `CAPTION_COLUMNS`."""
+    """Return the annotation in a JSON object, with captions in `column` or, without it, in one of `CAPTION_COLUMNS`.
+
+    Other JSON, such as a list of tags, is no caption, and other places are used.
+    """
     try:
         values = parse_json_object(content)
+    except NotAnObjectError as error:
+        return Annotation(origin, problem=f"no caption: {origin} {error}")
     except ValueError as error:
         return Annotation(origin, problem=f"no caption: {origin} {error}", damaged=True)
-    named = [name for name in (column, *CAPTION_COLUMNS) if list_texts(values.get(name))]
-    return annotate_from_values(values, column=named[0] if named else column, origin=origin)
+    return annotate_from_values(values, column=choose_caption_column(values, column), origin=origin)
+
+
+def choose_caption_column(values: Mapping[str, object], column: str, *, further: Sequence[str] = ()) -> str:
+    """Return the first of `column`, `CAPTION_COLUMNS` and `further` that has a text, or `column`."""
+    return next((name for name in (column, *CAPTION_COLUMNS, *further) if list_texts(values.get(name))), column)
 
 
 def parse_json_object(content: bytes) -> dict[str, object]:
@@ -100,19 +133,25 @@ def parse_json_object(content: bytes) -> dict[str, object]:
 
     Raises:
         ValueError: with a message that continues the name of the place, such as "is not JSON".
+        NotAnObjectError: the same, for other JSON.
     """
-    text = decode_utf8(content)
+    text = decode_text(content)
     try:
         values = parse_values(text)
     except ValueError as error:
         raise ValueError(f"is not JSON: {error}") from error
     if not isinstance(values, dict):
-        raise ValueError(f"is not a JSON object but {format_name(text.strip()[:40])}")
+        raise NotAnObjectError(f"is not a JSON object but {format_name(text.strip()[:40])}")
     return dict(values)
 
 
-def decode_utf8(content: bytes) -> str:
-    """Return text with or without a byte order mark; raises as `parse_json_object`."""
+def decode_text(content: bytes) -> str:
+    """Return text in UTF-8, or in UTF-16 with a byte order mark; raises as `parse_json_object`."""
+    if content.startswith(UTF_16):
+        try:
+            return content.decode("utf-16")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"starts as UTF-16 but is not ({error.reason}); save it as UTF-8") from error
     try:
         return content.removeprefix(BOM).decode("utf-8")
     except UnicodeDecodeError as error:

@@ -11,8 +11,13 @@ from ldm_train.data.sources.items import format_name
 PLACEHOLDERS = {
     "folder": "the picture's folder",
     "top": "the first folder of its path",
-    "file": "its file name without suffix",
+    "file": "its file name without suffix, with blanks for underscores",
 }
+
+
+def read_words(name: str) -> str:
+    """Return a file's name as words: without suffix, and with blanks for underscores."""
+    return posixpath.splitext(name)[0].replace("_", " ").strip()
 
 
 class CaptionTemplate:
@@ -56,7 +61,7 @@ class CaptionTemplate:
         caption = self.template.format(
             folder=posixpath.basename(folder) or self.root_name,
             top=folder.partition("/")[0],
-            file=posixpath.splitext(name)[0],
+            file=read_words(name),
         ).strip()
         return annotate_from_captions((caption,), origin=origin)
 

@@ -1,30 +1,23 @@
 """Pictures in a folder, at any depth, with captions in metadata files, in sidecars, or from their paths."""
 
 import heapq
-from collections.abc import Iterator
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal, Protocol, get_args
 
 from ldm_train.data.pictures.formats import PICTURE_SUFFIXES
-from ldm_train.data.sources.annotations import Annotation
+from ldm_train.data.sources.annotations import Annotation, Lines, is_same_text
+from ldm_train.data.sources.caption_hints import suggest_caption_places
+from ldm_train.data.sources.caption_places import Annotator, CaptionPlace, CaptionPlaces
 from ldm_train.data.sources.caption_template import CaptionTemplate
 from ldm_train.data.sources.folder_walk import FolderTree, format_suffix_counts, walk_folder
 from ldm_train.data.sources.items import Item, PictureFile, format_name
+from ldm_train.data.sources.kohya_folders import KohyaFolders, is_kohya_layout
 from ldm_train.data.sources.metadata import MetadataTables
 from ldm_train.data.sources.sidecars import Sidecars
 from ldm_train.data.sources.source import Source
-
-CaptionPlace = Literal["auto", "metadata", "sidecar", "template"]
-
-
-class Annotator(Protocol):
-    """A place with captions."""
-
-    def annotate(self, key: str) -> Annotation:
-        """Return the annotation of the picture with this key."""
-
-    def notes(self, pictures: list[str]) -> Iterator[str]:
-        """Yield messages about the place, after all pictures were annotated."""
+from ldm_train.data.sources.split_folders import SplitFolders
 
 
 class Folder(Source):
@@ -33,14 +26,21 @@ class Folder(Source):
     Captions are in one of these places:
     - `metadata`: `metadata.jsonl`, `.csv` or `.parquet` in any folder, with the columns `file_name` (relative to it), the
       caption or a list of captions, optionally `split` ("held_out", "validation", "val" or "test" hold out), and others.
+      Without one, also `metadata.json`, kohya's `meta_cap.json` and COCO's `captions_*.json`.
     - `sidecar`: a file next to each picture, `.txt` or `.caption` with a caption in each line, or `.json` with an object.
     - `template`: a text into which parts of the paths are inserted.
 
     Args:
         path: the folder.
-        captions: the place; "auto" finds it, and raises if captions in two places differ.
+        captions: the place; "auto" finds it, and raises if captions in two places differ. A list is that of the suffixes of
+            files next to the pictures, of which the first with a caption is used: ["txt", "json"].
+        captions_from: another folder with caption files, or a table: `.json`, `.jsonl`, `.csv`, `.tsv` or `.parquet`.
         caption_column: the captions' name in metadata and in JSON.
+        lines: whether each line of a text file is a caption ("each"), or all lines are one ("one").
         template: a text with {folder}, {top} or {file} in it.
+        splits: whether pictures in folders named `val` or `test` are held out if there is a `train` next to them.
+        kohya: whether folders are named as kohya's: the pictures of `10_sks dog` are repeated 10 times as often as those of
+            `1_dog`, and are of "sks dog" if they have no other caption.
         prefix, suffix: added to every caption.
 
     Raises:
@@ -51,61 +51,74 @@ class Folder(Source):
         self,
         path: str,
         *,
-        captions: CaptionPlace = "auto",
+        captions: CaptionPlace | Sequence[str] = "auto",
+        captions_from: str | None = None,
         caption_column: str = "text",
+        lines: Lines = "each",
         template: str | None = None,
+        splits: bool = True,
+        kohya: bool = False,
         prefix: str = "",
         suffix: str = "",
     ) -> None:
         super().__init__(prefix=prefix, suffix=suffix)
-        if captions not in get_args(CaptionPlace):
-            raise ValueError(f"source.captions={captions} is unknown; accepted are {', '.join(get_args(CaptionPlace))}")
         self.path = Path(str(path))
         if not self.path.is_dir():
             raise ValueError(f"source.path={path} is not a folder; set it to the folder with the pictures")
-        if captions == "template" and template is None:
-            raise ValueError("source.captions=template needs source.template, such as '{folder}' or 'a photo of a {top}'")
-        self.captions = captions
-        self.caption_column = caption_column
+        self.splits = splits
+        self.kohya = kohya
         self.template = None if template is None else CaptionTemplate(template, self.path)
+        self.places = CaptionPlaces(self.path, captions, captions_from, caption_column, lines, self.template)
 
     def items(self) -> Iterator[Item]:
-        tree = walk_folder(self.path)
+        tree = walk_folder(self.path, sidecars=self.places.sidecar_suffixes())
         if not tree.pictures:
             raise ValueError(self._nothing_found(tree))
-        annotators = self._annotators(tree)
+        splits = SplitFolders(tree.pictures if self.splits else [])
+        kohya = KohyaFolders(tree.pictures) if self.kohya else None
+        annotators = self.places.find_annotators(tree)
+        missing: list[str] = []
         bad_rows = [item for annotator in annotators if isinstance(annotator, MetadataTables) for item in annotator.problems]
         problems = sorted([*tree.problems, *bad_rows], key=lambda item: item.key)
-        yield from heapq.merge(problems, (self._item(key, annotators) for key in tree.pictures), key=lambda item: item.key)
+        items = (self._item(key, annotators, splits, kohya) for key in tree.pictures)
+        for item in heapq.merge(problems, items, key=lambda item: item.key):
+            if item.picture is not None and not item.captions:
+                missing.append(item.key)
+            yield item
         self.notes.extend(annotators[0].notes(tree.pictures))
         self.notes.extend(tree.notes())
+        self.notes.extend(splits.notes())
+        self.notes.extend(kohya.notes() if kohya else [])
         if self.template is not None and annotators[0] is not self.template:
-            self.notes.append(f"source.template has no effect with source.captions={self.captions}")
+            self.notes.append(f"source.template has no effect with source.{self.places.setting}")
+        stems = {os.path.splitext(key)[0] for key in tree.pictures}
+        self.unread.update(os.path.splitext(key)[1].lower() for key in tree.unread if os.path.splitext(key)[0] not in stems)
+        if missing:
+            lonely = Sidecars(self.path, tree.sidecars, column="", refuse=False).list_lonely(tree.pictures)
+            self.warnings.extend(suggest_caption_places(self.path, tree, missing, lonely))
+        elif not self.kohya and annotators[0] is not self.template and is_kohya_layout(tree.pictures):
+            self.notes.append("the folders' names may be repeats as kohya's are; source=kohya reads them")
 
-    def _annotators(self, tree: FolderTree) -> list[Annotator]:
-        """Return the annotator to use, then those that must not contradict it."""
-        auto = self.captions == "auto"
-        sidecars = Sidecars(self.path, tree.sidecars, column=self.caption_column, refuse=auto)
-        found: list[Annotator] = []
-        if self.template is not None and self.captions in ("auto", "template"):
-            found.append(self.template)
-        if self.captions == "metadata" and not tree.metadata:
-            raise ValueError(f"source.captions=metadata, but no metadata.jsonl, .csv or .parquet is in {self.path}")
-        if tree.metadata and self.captions in ("auto", "metadata"):
-            found.append(MetadataTables(self.path, tree.metadata, tree.pictures, column=self.caption_column))
-        if self.captions == "sidecar" or (auto and (not found or any(sidecars.list_files(key) for key in tree.pictures))):
-            found.append(sidecars)
-        return found
-
-    def _item(self, key: str, annotators: list[Annotator]) -> Item:
-        annotation = annotators[0].annotate(key)
+    def _item(self, key: str, annotators: list[Annotator], splits: SplitFolders, kohya: KohyaFolders | None) -> Item:
+        held_out, inner = splits.classify(key)
+        annotation = annotators[0].annotate(inner if annotators[0] is self.template else key)
         for annotator in annotators[1:]:
             other = annotator.annotate(key)
-            if other.captions and other.captions != annotation.captions:
+            if other.captions and not annotation.captions and getattr(annotators[0], "loose", False):
+                annotation = other
+            elif other.captions and not is_same_text(other.captions, annotation.captions):
                 raise ValueError(self._differ(key, annotation, other))
-        picture = PictureFile(self.path / key)
+        if kohya is not None:
+            annotation = kohya.complete(key, annotation)
         return Item(
-            key, picture, annotation.captions, annotation.origin, annotation.held_out, annotation.fields, annotation.problem
+            key,
+            PictureFile(self.path / key),
+            annotation.captions,
+            annotation.origin,
+            held_out or annotation.held_out,
+            annotation.fields,
+            annotation.problem,
+            1 if kohya is None else kohya.repeats(key),
         )
 
     def _differ(self, key: str, annotation: Annotation, other: Annotation) -> str:
@@ -122,7 +135,8 @@ class Folder(Source):
     def _nothing_found(self, tree: FolderTree) -> str:
         parts = [f"no picture in {self.path} (looked at every depth for {' '.join(sorted(PICTURE_SUFFIXES))})"]
         parts += [f"{item.origin}: {item.problem}" for item in tree.problems[:1]]
-        parts += [f"there are {format_suffix_counts(tree.others)}"] if tree.others else []
+        others = tree.others + Counter(os.path.splitext(key)[1].lower() for key in tree.unread)
+        parts += [f"there are {format_suffix_counts(others)}"] if others else []
         kinds = {".parquet": "huggingface", ".arrow": "huggingface", ".tar": "webdataset"}
         parts += [f"source={kind} reads {suffix}" for suffix, kind in kinds.items() if suffix in tree.others]
         return "; ".join([*parts, "is it the right folder?"])

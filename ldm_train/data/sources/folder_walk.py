@@ -2,25 +2,34 @@
 
 import os
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ldm_train.data.pictures.formats import PICTURE_SUFFIXES
+from ldm_train.data.pictures.formats import PICTURE_SUFFIXES, UNREAD_SUFFIXES
 from ldm_train.data.sources.items import Item, format_name
 from ldm_train.util.ownership import is_system_folder
 
 SIDECAR_SUFFIXES = {".txt", ".caption", ".json"}
 METADATA_NAMES = {"metadata.jsonl", "metadata.csv", "metadata.parquet"}
+TABLE_SUFFIXES = {".jsonl", ".csv", ".tsv", ".parquet"}
 
 
 @dataclass
 class FolderTree:
-    """The content of a folder by sorted paths relative to it; `others` counts all other files by suffix."""
+    """The content of a folder by sorted paths relative to it.
+
+    Args:
+        tables: other files that may be tables of captions.
+        unread: pictures of kinds that are not read.
+        others: the number of all other files by suffix, tables included.
+    """
 
     pictures: list[str] = field(default_factory=list)
     sidecars: list[str] = field(default_factory=list)
     metadata: list[str] = field(default_factory=list)
+    tables: list[str] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
     problems: list[Item] = field(default_factory=list)
     hidden: list[str] = field(default_factory=list)
     others: Counter[str] = field(default_factory=Counter)
@@ -35,19 +44,23 @@ class FolderTree:
     def add_problem(self, key: str, problem: str) -> None:
         self.problems.append(Item(key, None, (), format_name(key), problem=problem))
 
-    def add_file(self, key: str, name: str, *, lost: bool = False) -> None:
+    def add_file(self, key: str, name: str, *, lost: bool = False, sidecars: Collection[str] = SIDECAR_SUFFIXES) -> None:
         """Add a file by its name; `lost` if it is a broken link, which reading a picture or caption will report."""
         suffix = os.path.splitext(name)[1].lower()
         if suffix in PICTURE_SUFFIXES:
             self.pictures.append(key)
         elif name.lower() in METADATA_NAMES:
             self.metadata.append(key)
-        elif suffix in SIDECAR_SUFFIXES:
+        elif suffix in sidecars:
             self.sidecars.append(key)
         elif lost:
             self.add_problem(key, "a broken link")
+        elif suffix in UNREAD_SUFFIXES:
+            self.unread.append(key)
         else:
             self.others[suffix] += 1
+            if suffix in TABLE_SUFFIXES:
+                self.tables.append(key)
 
 
 def format_suffix_counts(suffixes: Counter[str]) -> str:
@@ -56,8 +69,10 @@ def format_suffix_counts(suffixes: Counter[str]) -> str:
     return ", ".join(common) + (", …" if len(suffixes) > 5 else "")
 
 
-def walk_folder(root: Path) -> FolderTree:
+def walk_folder(root: Path, *, sidecars: Collection[str] = SIDECAR_SUFFIXES) -> FolderTree:
     """Return the content of a folder. A folder that cannot be read, or is reached again through a link, becomes a problem.
+
+    Files with a suffix in `sidecars` may have captions.
 
     Links are followed last, so that a folder which is also linked to is read at its own path.
     """
@@ -78,8 +93,8 @@ def walk_folder(root: Path) -> FolderTree:
             tree.add_problem(key or ".", f"the folder cannot be read: {error.strerror}")
             continue
         for entry in ordered:
-            _add(tree, f"{key}/{entry.name}" if key else entry.name, entry, folders, links)
-    for paths in (tree.pictures, tree.sidecars, tree.metadata):
+            _add(tree, f"{key}/{entry.name}" if key else entry.name, entry, folders, links, sidecars)
+    for paths in (tree.pictures, tree.sidecars, tree.metadata, tree.tables, tree.unread):
         paths.sort()
     tree.problems.sort(key=lambda item: item.key)
     return tree
@@ -90,7 +105,9 @@ def _identity(folder: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _add(tree: FolderTree, key: str, entry: os.DirEntry[str], folders: list[str], links: deque[str]) -> None:
+def _add(
+    tree: FolderTree, key: str, entry: os.DirEntry[str], folders: list[str], links: deque[str], sidecars: Collection[str]
+) -> None:
     try:
         is_folder, is_file = entry.is_dir(), entry.is_file()
     except OSError:  # such as a link to itself
@@ -102,6 +119,6 @@ def _add(tree: FolderTree, key: str, entry: os.DirEntry[str], folders: list[str]
     elif is_folder:
         folders.append(key)
     elif is_file or entry.is_symlink():
-        tree.add_file(key, entry.name, lost=not is_file)
+        tree.add_file(key, entry.name, lost=not is_file, sidecars=sidecars)
     else:
         tree.add_problem(key, "neither a file nor a folder")

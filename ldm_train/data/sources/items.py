@@ -1,5 +1,7 @@
 """The items of sources: captioned pictures that are read only when needed."""
 
+import os
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,6 +100,7 @@ class Item:
         held_out: whether it is held out from training.
         fields: further columns of its metadata, as text.
         problem: why it cannot be used, None if it can.
+        repeats: how often an epoch has it.
     """
 
     key: str
@@ -107,6 +110,7 @@ class Item:
     held_out: bool = False
     fields: dict[str, str] = field(default_factory=dict)
     problem: str | None = None
+    repeats: int = 1
 
 
 def check_picture(start: bytes) -> None:
@@ -114,6 +118,21 @@ def check_picture(start: bytes) -> None:
     from ldm_train.data.pictures.headers import require_format
 
     require_format(start)
+
+
+def compose_accents(name: str) -> str:
+    """Return a name with composed accents: macOS writes them as characters of their own."""
+    return unicodedata.normalize("NFC", name)
+
+
+def usual_name(name: str) -> str:
+    """Return a path with composed accents and with slashes, for which Windows writes backslashes."""
+    return compose_accents(name.replace("\\", "/"))
+
+
+def relative_path(path: str, folder: str) -> str:
+    """Return a path relative to a folder, with slashes; ".." begins one that is outside."""
+    return Path(os.path.relpath(path, folder)).as_posix()
 
 
 def format_name(name: str) -> str:

@@ -1,20 +1,33 @@
-"""Read rows of tables: JSON lines, comma or tab separated values, parquet. A bad row does not affect the others."""
+"""Read rows of tables: JSON, JSON lines, separated values, parquet. A bad row does not affect the others."""
 
 import csv
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
-from ldm_train.data.sources.annotations import BOM, parse_json_object
+from ldm_train.data.sources.annotations import BOM, UTF_16, decode_text, parse_json_object
 from ldm_train.data.sources.arrow import iterate_rows
 from ldm_train.data.sources.items import Item, format_name
+from ldm_train.data.sources.json_tables import list_json_rows
 from ldm_train.data.sources.row_groups import SkippedGroup, read_record_batches
-from ldm_train.util.inputs import BUFFER, MAX_LINE, MAX_TABLE, READ_ERRORS, describe_error, open_input, read_lines
+from ldm_train.util.inputs import (
+    BUFFER,
+    MAX_LINE,
+    MAX_TABLE,
+    READ_ERRORS,
+    check_size,
+    describe_error,
+    open_input,
+    read_lines,
+)
+from ldm_train.util.safe_json import parse_values
 from ldm_train.util.text import first_line
 
 TOO_LONG = f"is longer than {MAX_LINE:,} bytes"
+MAX_CONVERTED = 256 * 2**20  # bytes of a table that is read at once: JSON, or UTF-16
 MAX_NAMED = 100_000  # unusable rows of a table that are reported one by one
 
 
@@ -61,14 +74,41 @@ def read_table_rows(path: Path, name: str, *, needed: Collection[str]) -> Iterat
         needed: columns without which a row is useless; values of other columns that cannot be read are left out.
     """
     try:
+        suffix = path.suffix.lower()
         with open_input(path, limit=MAX_TABLE, buffering=BUFFER) as file:
-            yield from ROW_READERS[path.suffix.lower()](file, name, needed)
+            yield from ROW_READERS[suffix](file if suffix == ".parquet" else _as_utf8(file), name, needed)
     except READ_ERRORS as error:
         yield _broken(name, f"cannot be read: {describe_error(error)}")
 
 
 def _broken(name: str, problem: str, *, key: str | None = None) -> TableRow:
     return TableRow(key or name, format_name(name), {}, f"{format_name(name)} {problem}")
+
+
+def _as_utf8(file: BinaryIO) -> BinaryIO:
+    """Return a file of UTF-8; one that starts with the mark of UTF-16, as Excel's "Unicode text" does, is converted."""
+    start = file.read(2)
+    file.seek(0)
+    if start not in UTF_16:
+        return file
+    content = file.read(MAX_CONVERTED + 1)
+    check_size(len(content), MAX_CONVERTED)
+    return BytesIO(decode_text(content).encode())
+
+
+def _json(file: BinaryIO, name: str, needed: Collection[str]) -> Iterator[TableRow]:
+    content = file.read(MAX_CONVERTED + 1)
+    check_size(len(content), MAX_CONVERTED)
+    try:
+        rows = list_json_rows(parse_values(decode_text(content)))
+    except ValueError as error:
+        yield _broken(name, f"is not a table in JSON: {error}")
+        return
+    for number, row in enumerate(rows, start=1):
+        key, origin = f"{name}:{number}", f"{format_name(name)} entry {number}"
+        yield (
+            TableRow(key, origin, row) if isinstance(row, dict) else TableRow(key, origin, {}, f"{origin} is not an object")
+        )
 
 
 def _jsonl(file: BinaryIO, name: str, needed: Collection[str]) -> Iterator[TableRow]:
@@ -87,8 +127,11 @@ def _jsonl(file: BinaryIO, name: str, needed: Collection[str]) -> Iterator[Table
 
 
 def _separated(file: BinaryIO, name: str, needed: Collection[str], *, delimiter: str) -> Iterator[TableRow]:
+    delimiter = _detect_delimiter(file, delimiter)
     records = _records(file, delimiter)
     _, header = next(records, (1, []))
+    if isinstance(header, list) and len(header) == 2 and header == ["sep=", ""]:  # what Excel reads first
+        _, header = next(records, (1, []))
     if isinstance(header, str) or not header:
         yield _broken(name, f"does not start with the names of its columns: {header or 'it is empty'}")
         return
@@ -103,7 +146,16 @@ def _separated(file: BinaryIO, name: str, needed: Collection[str], *, delimiter:
         yield TableRow(key, origin, values, f"{origin} {bad}" if bad else None)
 
 
-class Lines(Iterator[str]):
+def _detect_delimiter(file: BinaryIO, delimiter: str) -> str:
+    """Return what separates the names in the first line: what `sep=` says, or what it has most of."""
+    first = file.readline(MAX_LINE).removeprefix(BOM).strip(b"\r\n")
+    file.seek(0)
+    if len(first) == 5 and first.startswith(b"sep="):
+        return chr(first[4])
+    return max((delimiter, ";", "\t"), key=lambda one: first.count(one.encode()))  # the usual one if several are equal
+
+
+class LineReader(Iterator[str]):
     """The lines of a file for `csv.reader`, which can continue after a line that is too long.
 
     `record` counts the characters since it was last set to 0: an open quote may join many lines into one record.
@@ -134,7 +186,7 @@ def _text_lines(file: BinaryIO) -> Iterator[str | None]:
 
 def _records(file: BinaryIO, delimiter: str) -> Iterator[tuple[int, list[str] | str]]:
     """Yield each record, or the problem with it, with the number of its first line."""
-    lines = Lines(file)
+    lines = LineReader(file)
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     while True:
         number, lines.record = lines.number + 1, 0
@@ -186,6 +238,7 @@ def _parquet(file: BinaryIO, name: str, needed: Collection[str]) -> Iterator[Tab
 
 ROW_READERS: dict[str, Callable[[BinaryIO, str, Collection[str]], Iterator[TableRow]]] = {
     ".jsonl": _jsonl,
+    ".json": _json,
     ".csv": partial(_separated, delimiter=","),
     ".tsv": partial(_separated, delimiter="\t"),
     ".parquet": _parquet,

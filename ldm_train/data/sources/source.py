@@ -9,6 +9,8 @@ from ldm_train.data.sources.annotations import HELD_OUT_SPLITS
 from ldm_train.data.sources.items import Item, format_name
 
 MAX_NAMED_SPLITS = 5  # of the values of `split`, in notes
+MAX_FIELD = 2000  # characters of a further field, which the cache stores: not a picture in base64
+MAX_FIELDS = 100  # of a picture
 
 
 class Source(ABC):
@@ -19,22 +21,38 @@ class Source(ABC):
 
     Attributes:
         notes: messages about what was found, complete after all items were iterated.
+        warnings: the same, for what is likely not intended.
+        unread: the number of pictures of kinds that are not read, by suffix; they are no items.
     """
 
     def __init__(self, *, prefix: str = "", suffix: str = "") -> None:
         self.prefix = prefix
         self.suffix = suffix
         self.notes: list[str] = []
+        self.warnings: list[str] = []
+        self.unread: Counter[str] = Counter()
 
     def __iter__(self) -> Iterator[Item]:
-        self.notes.clear()
+        for found in (self.notes, self.warnings, self.unread):
+            found.clear()
         splits: Counter[str] = Counter()
+        dropped: Counter[str] = Counter()
         for item in _uniquely_named(self.items()):
+            long = [name for name, text in item.fields.items() if len(text) > MAX_FIELD]
+            if long or len(item.fields) > MAX_FIELDS:
+                kept = [name for name in item.fields if name not in long][:MAX_FIELDS]
+                dropped.update(item.fields.keys() - {*kept})
+                item = replace(item, fields={name: item.fields[name] for name in kept})
             if "split" in item.fields:
                 splits[item.fields["split"]] += 1
             if self.prefix or self.suffix:
                 item = replace(item, captions=tuple(f"{self.prefix}{text}{self.suffix}" for text in item.captions))
             yield item
+        if dropped:
+            names = ", ".join(
+                f"{format_name(name[:40])} ({count:,})" for name, count in dropped.most_common(MAX_NAMED_SPLITS)
+            )
+            self.notes.append(f"fields that are not stored, being longer than {MAX_FIELD:,} characters or too many: {names}")
         if len(splits) > MAX_NAMED_SPLITS:
             self.notes.append(f"there are {len(splits) - MAX_NAMED_SPLITS:,} further values of split like the following")
         known = ", ".join(sorted(HELD_OUT_SPLITS))

@@ -2,12 +2,13 @@
 
 import os
 import reprlib
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from ldm_train.data.sources.annotations import annotate_from_values, read_key, suggest_column
-from ldm_train.data.sources.items import Item, PictureFile, format_name
+from ldm_train.data.sources.items import Item, PictureFile, format_name, usual_name
 from ldm_train.data.sources.rows import ROW_READERS, ProblemCounter, TableRow, read_table_rows
 from ldm_train.data.sources.source import Source
 
@@ -15,7 +16,7 @@ MAX_NAME_LENGTH = 200  # characters of a name in a message
 
 
 class Table(Source):
-    """A table with a picture or a caption in each row, in its order: `.jsonl`, `.csv`, `.tsv` or `.parquet`.
+    """A table with a picture or a caption in each row, in its order: `.json`, `.jsonl`, `.csv`, `.tsv` or `.parquet`.
 
     Rows of the same picture and split become one item with all their captions. A column `split` with "held_out",
     "validation", "val" or "test" holds out; further columns become fields.
@@ -100,7 +101,7 @@ class Table(Source):
         name = row.values.get(self.path_column)
         if not isinstance(name, str) or not name.strip():
             return self._problem(row, f"names no picture: {self.path_column} is {format_name(reprlib.repr(name)[:40])}")
-        path = self.root / name
+        path = self._find(name)
         key = self._key(row, path)
         if key is None:
             return self._problem(row, f"has no usable name: {self.key_column} is empty or an absolute path")
@@ -117,6 +118,13 @@ class Table(Source):
             annotation.fields,
             annotation.problem,
         )
+
+    def _find(self, name: str) -> Path:
+        """Return the file that a row names, also with other slashes or accents in another form; else the path as given."""
+        usual = usual_name(name)
+        others = (self.root / other for other in (usual, unicodedata.normalize("NFD", usual)))
+        given = self.root / name
+        return given if os.path.isfile(given) else next((path for path in others if os.path.isfile(path)), given)
 
     def _key(self, row: TableRow, path: Path) -> str | None:
         if self.key_column is None:

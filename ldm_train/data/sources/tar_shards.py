@@ -4,15 +4,23 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import get_args
 
-from ldm_train.data.pictures.formats import PICTURE_ENDINGS
-from ldm_train.data.sources.annotations import Annotation, annotate_from_json, annotate_from_text, join_annotations
+from ldm_train.data.pictures.formats import PICTURE_ENDINGS, UNREAD_SUFFIXES
+from ldm_train.data.sources.annotations import (
+    Annotation,
+    Lines,
+    annotate_from_json,
+    annotate_from_text,
+    join_annotations,
+)
 from ldm_train.data.sources.folder_walk import format_suffix_counts
 from ldm_train.data.sources.items import FileSlice, Item, format_name
 from ldm_train.data.sources.source import Source
 from ldm_train.data.sources.tar_files import TarShard, fetch_shard, find_shards
 from ldm_train.data.sources.tar_index import Fault, Member, iterate_members
-from ldm_train.util.inputs import MAX_TEXT, READ_ERRORS, describe_error, read_input
+from ldm_train.util.inputs import MAX_LINE, MAX_TEXT, READ_ERRORS, describe_error, read_input
+from ldm_train.util.ownership import is_system_folder
 
 Sample = dict[str, Member]  # members by suffix
 IGNORED_NAMES = re.compile(r"__[^/]*__($|/)")  # names that webdataset ignores
@@ -29,6 +37,7 @@ class TarShards(Source):
         images: suffixes of pictures; None for those of all formats that are read.
         captions: suffixes of captions; the first that is not empty is used.
         caption_column: the name of the caption in a `.json`.
+        lines: whether each line of a text is a caption ("each"), or all lines are one ("one").
         download: the folder where downloaded shards are stored.
         prefix, suffix: added to every caption.
         commands: whether to accept `pipe:COMMAND` and URLs that other programs than curl open; only from the command line.
@@ -44,6 +53,7 @@ class TarShards(Source):
         images: Sequence[str] | None = None,
         captions: Sequence[str] = ("txt", "caption", "json"),
         caption_column: str = "text",
+        lines: Lines = "each",
         download: str | None = None,
         prefix: str = "",
         suffix: str = "",
@@ -53,6 +63,9 @@ class TarShards(Source):
         self.images = [ending.lower().lstrip(".") for ending in (PICTURE_ENDINGS if images is None else images)]
         self.captions = [ending.lower().lstrip(".") for ending in captions]
         self.caption_column = caption_column
+        if lines not in get_args(Lines):
+            raise ValueError(f"source.lines={lines} is unknown; accepted are {', '.join(get_args(Lines))}")
+        self.lines: Lines = lines
         self.shards = find_shards(path, download, commands=commands)
 
     def items(self) -> Iterator[Item]:
@@ -72,20 +85,29 @@ class TarShards(Source):
             )
         if others:
             self.notes.append(kinds)
+        dotted = [ending.lstrip(".") for ending in self.unread if ending.rpartition(".")[2] in self.images]
+        if dotted:
+            self.warnings.append(
+                f"a suffix begins at the first dot of a name: source.images=[{','.join([*self.images, *dotted[:5]])}] "
+                f"reads .{dotted[0]} too, or rename the pictures"
+            )
 
     def _shard(self, shard: TarShard, others: Counter[str]) -> Iterator[Item]:
         samples: dict[str, Sample] = {}
         faults: list[Fault] = []
+        unread: list[tuple[str, str]] = []  # samples and suffixes
         try:
             for found in iterate_members(shard.path):
                 if isinstance(found, Fault):
                     faults.append(found)
                 else:
-                    faults.extend(self._sort_in(found, samples, others))
+                    faults.extend(self._sort_in(found, samples, others, unread))
         except READ_ERRORS as error:
             faults.append(Fault(f"cannot be read: {describe_error(error)}"))
         broken = {_parts(fault.member)[0] for fault in faults if fault.member is not None}
         yield from (self._item(shard, key, sample) for key, sample in samples.items() if key not in broken)
+        has_picture = {key for key, sample in samples.items() if not sample.keys().isdisjoint(self.images)}
+        self.unread.update(f".{ending}" for key, ending in unread if key not in has_picture)
         for number, fault in enumerate(faults):
             words = f"{format_name(shard.path.name)} {fault.words}"
             if fault.certain:
@@ -93,13 +115,18 @@ class TarShards(Source):
             else:
                 self.notes.append(words)
 
-    def _sort_in(self, member: Member, samples: dict[str, Sample], others: Counter[str]) -> Iterator[Fault]:
+    def _sort_in(
+        self, member: Member, samples: dict[str, Sample], others: Counter[str], unread: list[tuple[str, str]]
+    ) -> Iterator[Fault]:
         """Add a member to its sample, count one of another kind, and ignore webdataset's own."""
         key, ending = _parts(member.name)
-        if IGNORED_NAMES.match(member.name):
+        if IGNORED_NAMES.match(member.name) or any(map(is_system_folder, member.name.split("/")[:-1])):
             return
         if ending not in (*self.images, *self.captions, "json"):
             others[f".{ending}" if ending else ""] += 1
+            last = ending.rpartition(".")[2]
+            if last in self.images or f".{last}" in UNREAD_SUFFIXES:
+                unread.append((key, ending))
         elif ending in samples.setdefault(key, {}):
             yield Fault(
                 f"holds {format_name(member.name)} twice; the sample is left out, since one may be an older one", member.name
@@ -134,12 +161,13 @@ class TarShards(Source):
     def _read(self, shard: TarShard, member: Member, ending: str) -> Annotation:
         origin = f"{format_name(shard.path.name)}, {format_name(member.name)}"
         try:
-            content = read_input(shard.path, limit=MAX_TEXT, offset=member.offset, length=member.length)
+            limit = MAX_LINE if ending == "json" else MAX_TEXT
+            content = read_input(shard.path, limit=limit, offset=member.offset, length=member.length)
         except READ_ERRORS as error:
             return Annotation(origin, problem=f"no caption: {origin} cannot be read: {describe_error(error)}", damaged=True)
         if ending == "json":
             return annotate_from_json(content, column=self.caption_column, origin=origin)
-        return annotate_from_text(content, origin=origin)
+        return annotate_from_text(content, origin=origin, lines=self.lines)
 
 
 def _parts(name: str) -> tuple[str, str]:

@@ -95,7 +95,7 @@ ARGUMENTS: dict[str, Any] = {
     "guidance.interval": Annotated[list[Bound], Length(2), Words("[low, high]")] | None,
     "source.path": FilePath,
     **dict.fromkeys(("evaluation.batch_size", "evaluation.seeds"), Count),
-    **dict.fromkeys(("source.root", "autoencoder.weights", "text_encoder.weights"), FilePath | None),
+    **dict.fromkeys(("source.root", "source.captions_from", "autoencoder.weights", "text_encoder.weights"), FilePath | None),
     **dict.fromkeys(("adapter.targets", "adapter.text_targets", "logger.tags"), Texts),
     **dict.fromkeys(("text_encoder.new_words", "text_encoder.classes"), Texts | None),
     "crop.areas": Annotated[list[Count], Words("a list of sides in pixels, such as [512,768]")] | None,

@@ -141,6 +141,7 @@ class SourceSettings(CommandSettings):
         "white", 'what shows through transparent pictures, and around them with crop=fit: a colour\'s name, or "#rrggbb"'
     )
     max_pixels: Count = setting(MOST_PIXELS, "larger pictures are left out: decoding them takes too much memory", free=True)
+    max_unusable: Share = setting(0.5, "share of the pictures from which on unusable ones are an error; 1: never", free=True)
     dtype: Dtype = setting("float16", "of stored latents: float16, bfloat16 or float32")
     source: Part | None = None
     scale_check: bool = setting(True, "refuse latents with a deviation far from 1 after scaling", free=True)

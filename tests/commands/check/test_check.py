@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from ldm_train.commands.check.command import run as run_check
+from ldm_train.data.scan.source_review import group_problems
 from ldm_train.settings.composition import compose_as
 from ldm_train.settings.schema.commands import default_values
 from ldm_train.settings.schema.training import CheckSettings
@@ -103,12 +104,12 @@ def test_every_bad_picture_is_listed_with_its_reason(make: Callable, check: Call
     named = {name if "." in name else f"{name}.png": value for name, value in bad_pictures().items()}
     code, out, report = check(make({name: (content, name) for name, (content, _) in named.items()}), *UNTRIED)
     assert code == 1
-    problems = report["pictures"]["unusable"]
-    used = report["pictures"]["usable"]
-    assert report["pictures"]["items"] == len(named) == used + len(problems)
+    facts = report["pictures"]
+    problems = {**facts["unusable"], **facts["rows"]}
+    assert facts["items"] == len(named) - len(facts["rows"]) == facts["usable"] + len(facts["unusable"])
+    assert all(line in out for line in group_problems(problems))
     for name, (_, reason) in named.items():
         if name in problems:
-            assert f"{name}: {problems[name]}" in out
             assert (reason or "") in problems[name] or "not a picture in the folder" in problems[name]
         else:
             assert reason is None, name
@@ -117,11 +118,42 @@ def test_every_bad_picture_is_listed_with_its_reason(make: Callable, check: Call
 
 def test_what_cannot_be_used_may_be_borne(make: Callable, check: Callable) -> None:
     source = make({"good.png": (noise(0), "good"), "bad.png": (b"", "bad"), "untold.png": (noise(1), "")})
-    code, out, report = check(source, *UNTRIED, "strict=false")
+    code, out, report = check(source, *UNTRIED, "strict=false", "max_unusable=1")
     assert code == 0
     assert "bad.png: the picture does not decode: empty file" in out
     assert "untold.png: no caption" in out
     assert warned(report, "cannot be used: 2 of 3 pictures (bad.png, untold.png)")
+
+
+def test_rows_are_not_counted_as_pictures(make: Callable, check: Callable) -> None:
+    source = make({name: (noise(n), name) for n, name in enumerate(["a.png", "b.png", "c.png", "d.png", "e.png", "f.png"])})
+    for name in ("c.png", "d.png", "e.png", "f.png"):
+        (source / name).unlink()
+    code, out, report = check(source, *UNTRIED, "strict=false")
+    assert code == 0
+    assert (report["pictures"]["items"], report["pictures"]["usable"], len(report["pictures"]["rows"])) == (2, 2, 4)
+    assert "c.png and 3 more" in out
+    assert "d.png" not in out.replace("(c.png, d.png", "")
+    assert warned(report, "4 rows or files about no picture")
+
+
+@pytest.mark.parametrize(("unread", "most", "code"), [(1, 0.5, 0), (4, 0.5, 1), (4, 1, 0)])
+def test_a_source_of_which_half_is_not_read_is_refused(
+    unread: int, most: float, code: int, make: Callable, check: Callable
+) -> None:
+    source = make({"a.png": (noise(0), "a"), "b.png": (noise(1), "b")})
+    for number in range(unread):
+        (source / f"{number}.heic").touch()
+    found, _, report = check(source, *UNTRIED, f"max_unusable={most}")
+    lines = report["reasons"] if code else report["warnings"]
+    assert found == code
+    assert any(f"{unread} of {unread + 2} pictures" in line and f"{unread} .heic" in line for line in lines)
+
+
+def test_captions_are_shown_and_odd_ones_are_named(make: Callable, check: Callable) -> None:
+    _, out, report = check(make({"a.png": (noise(0), "a (red:1.2) cat")}), *UNTRIED, "source.prefix=sks")
+    assert "caption of a.png: 'sksa (red:1.2) cat'" in out
+    assert warned(report, "web UI")
 
 
 @pytest.mark.parametrize(
