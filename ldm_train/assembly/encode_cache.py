@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 from rich.progress import Progress
 
+from ldm_train.assembly.arithmetic import set_tf32, uses_tf32
 from ldm_train.assembly.cache_identity import Encoders, describe_encoders
 from ldm_train.assembly.source_survey import check_background, list_labels, name_classes, refuse_shapes, survey_source
 from ldm_train.assembly.trainer import refuse_processes
@@ -59,7 +60,9 @@ def encode_as_first(config: EncodeSettings, place: CacheWorkspace, crop: Crop) -
     memory = ScanMemory(remembered) if config.unchanged_by == "stat" else None
     found = survey_source(config, memory=memory, spool=place.spool)
     config = config.with_values(text_encoder=name_classes(config.text_encoder, list_labels(found)))
-    job = EncodingJob(config, place, crop, known, found, describe_encoders(config, known.manifest, cache=place.folder))
+    tf32 = uses_tf32(config.trainer)
+    encoders = describe_encoders(config, known.manifest, cache=place.folder, tf32=tf32)
+    job = EncodingJob(config, place, crop, known, found, encoders)
     refuse_shapes(crop.shapes, job.encoders.factor)
     same_version = known.manifest is not None and not list_changes(known.manifest, job.made_by, "encoding.pictures.version:")
     bad = read_undecodable(place.folder / "report.json") if same_version and "report.json" not in known.damaged else {}
@@ -195,6 +198,7 @@ def encode_cache(config: EncodeSettings) -> int:
         config.trainer.devices != 1 or not is_only_process(num_nodes=config.trainer.num_nodes)
     ):
         raise ValueError("several processes must agree on the classes before they look: give text_encoder.classes=[…]")
+    set_tf32(uses_tf32(config.trainer))
     place = CacheWorkspace(Path(config.cache).resolve(), str(config.cache))
     crop = build(config.crop, "crop", image_size=config.image_size)
     if launched_rank() > 0:

@@ -6,6 +6,7 @@ from typing import TypeVar
 
 import torch
 
+from ldm_train.assembly.arithmetic import read_capabilities, set_tf32
 from ldm_train.assembly.new_word_files import add_embeddings
 from ldm_train.assembly.parts import Parts, build_parts, choose_device
 from ldm_train.assembly.stacked_adapters import add_adapters
@@ -40,6 +41,7 @@ def open_run(config: DrawingSettings) -> TrainedRun:
     assert config.run_dir is not None
     run_dir = Path(config.run_dir)
     trained, device = read_trained(config.run_dir), choose_device(config.device)
+    set_tf32(device.type == "cuda" and read_capabilities("cuda").tf32)
     config = fill_from_run(config, trained)
     parts = build_parts(trained)
     refuse_other_purpose(run_dir, trained, parts, weights=str(config.weights))

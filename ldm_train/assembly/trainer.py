@@ -54,7 +54,7 @@ def trainer_options(trainer: TrainerSettings, *, shares: bool = False) -> dict[s
     from ldm_train.training.checkpoints.checkpoint_files import WholeFiles
     from ldm_train.training.optimization.sharding import FullySharded
 
-    chosen: dict[str, object] = trainer.model_dump(exclude_unset=True, exclude={"log_every_n_steps"})
+    chosen: dict[str, object] = trainer.model_dump(exclude_unset=True, exclude={"log_every_n_steps", "tf32"})
     plugins: list[object] = [WholeFiles(), *slurm_plugins()]
     if trainer.strategy == "fsdp2":
         chosen["strategy"] = FullySharded(shares=shares)
@@ -96,7 +96,7 @@ def refuse_sharding(config: FittingSettings | EncodeSettings, *, shardable: bool
         raise ValueError("trainer.strategy=fsdp2 is for train alone; use ddp here")
     unsharded = (("compile", None), ("channels_last", False), ("fused_backward", False), ("ema.offload", False))
     for setting, fitting in unsharded:
-        if (value := select(config, setting)) != fitting:
+        if (value := select(config, setting)) not in (fitting, "auto"):
             raise ValueError(
                 f"{setting}={str(value).lower()} does not go with trainer.strategy=fsdp2; "
                 f"set {setting}={'null' if fitting is None else 'false'} or trainer.strategy=ddp"

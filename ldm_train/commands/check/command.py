@@ -12,6 +12,7 @@ from pathlib import Path
 
 from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from ldm_train.assembly.arithmetic import resolve_arithmetic
 from ldm_train.assembly.new_words import check_new_words
 from ldm_train.assembly.parts import Parts, choose_device
 from ldm_train.assembly.source_survey import name_classes
@@ -56,6 +57,7 @@ def run(settings: CheckSettings) -> int:
         check_folder(Path(settings.out), CHECKED, setting="out", given=str(settings.out))
         check_file(Path(settings.out) / PAGE, is_page, setting="out")
     silence_lightning()
+    settings, arithmetic = resolve_arithmetic(settings)
     set_threads(settings.threads)
     attempt = Attempts()
     try_settings(settings, attempt)
@@ -68,7 +70,7 @@ def run(settings: CheckSettings) -> int:
     plan = None
     if crop is not None:
         plan = CachePlan(survey, crop, pictures=Provenance({}), captions=Provenance({}), bad={})
-    report = Report(collect_picture_facts(inspected, plan), notes)
+    report = Report(collect_picture_facts(inspected, plan), [*notes, arithmetic])
     parts = try_parts(settings, attempt)
     if parts is not None and plan is not None and survey.scanned:
         attempt(examine_training, settings, report, plan, parts, attempt)
