@@ -1,16 +1,11 @@
 """Choose how a device computes: the precision, TF32, compilation and the order of weights in memory."""
 
-import shutil
 from contextlib import suppress
-from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeVar
 
-import torch
-
+from ldm_train.assembly.capabilities import Capabilities, read_capabilities, set_tf32, uses_tf32
 from ldm_train.run_dir.stored_settings import read_config
-from ldm_train.settings.schema.options import TrainerSettings
 from ldm_train.settings.schema.training import FittingSettings, TrainSettings
 from ldm_train.training.checkpoints.checkpoint_files import checkpoints
 
@@ -20,38 +15,6 @@ UNET = "ldm_train.networks.unet.UNet"  # which is known to compile as one graph
 HALF_PRECISIONS = ("bf16-mixed", "bf16-true", "16-mixed", "16-true")
 
 Fitting = TypeVar("Fitting", bound=FittingSettings)
-
-
-@dataclass(frozen=True)
-class Capabilities:
-    """What the device that a command computes on can do.
-
-    Args:
-        name: for people.
-        bfloat16: whether it computes with bfloat16 in hardware, faster than with float32.
-        tf32: whether it can multiply float32 numbers rounded to TF32's 10 bits, several times faster.
-        compiler: whether what torch.compile needs for it is installed.
-    """
-
-    name: str = "the CPU"
-    gpu: bool = False
-    bfloat16: bool = False
-    tf32: bool = False
-    compiler: bool = False
-
-
-def read_capabilities(accelerator: str) -> Capabilities:
-    """Return what the device can do that Lightning takes for this `trainer.accelerator`."""
-    if accelerator in (AUTO, "gpu", "cuda") and torch.cuda.is_available():
-        return Capabilities(
-            torch.cuda.get_device_name(),
-            gpu=True,
-            bfloat16=torch.cuda.is_bf16_supported(including_emulation=False),
-            tf32=torch.version.hip is None and torch.cuda.get_device_capability() >= (8, 0),
-            compiler=find_spec("triton") is not None and any(map(shutil.which, ("cc", "gcc", "clang"))),
-        )
-    mps = accelerator in (AUTO, "gpu", "mps") and torch.backends.mps.is_available()
-    return Capabilities("Apple's GPU", gpu=True) if mps else Capabilities()
 
 
 def choose_precision(precision: str, able: Capabilities) -> str:
@@ -109,18 +72,6 @@ def keep_resolved(settings: Fitting) -> Fitting:
         if isinstance(settings, TrainSettings) and isinstance(before, TrainSettings) and settings.channels_last == AUTO:
             settings = settings.with_values(channels_last=before.channels_last)
     return settings
-
-
-def uses_tf32(trainer: TrainerSettings) -> bool:
-    """Return whether these settings multiply float32 numbers as TF32, which changes results in the fourth digit."""
-    return trainer.tf32 and read_capabilities(trainer.accelerator).tf32
-
-
-def set_tf32(on: bool) -> bool:
-    """Switch TF32 on or off, in matrix products and convolutions alike; return the argument."""
-    if torch.cuda.is_available():
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = on
-    return on
 
 
 def describe_arithmetic(settings: FittingSettings, able: Capabilities, *, tf32: bool) -> str:

@@ -7,8 +7,8 @@ from types import MappingProxyType
 
 from rich.progress import Progress
 
-from ldm_train.assembly.arithmetic import set_tf32, uses_tf32
 from ldm_train.assembly.cache_identity import Encoders, describe_encoders
+from ldm_train.assembly.capabilities import uses_tf32
 from ldm_train.assembly.source_survey import check_background, list_labels, name_classes, refuse_shapes, survey_source
 from ldm_train.assembly.trainer import refuse_processes
 from ldm_train.data.cache.manifest import Manifest, describe_differences, read_entries
@@ -198,7 +198,6 @@ def encode_cache(config: EncodeSettings) -> int:
         config.trainer.devices != 1 or not is_only_process(num_nodes=config.trainer.num_nodes)
     ):
         raise ValueError("several processes must agree on the classes before they look: give text_encoder.classes=[…]")
-    set_tf32(uses_tf32(config.trainer))
     place = CacheWorkspace(Path(config.cache).resolve(), str(config.cache))
     crop = build(config.crop, "crop", image_size=config.image_size)
     if launched_rank() > 0:

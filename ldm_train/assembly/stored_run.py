@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import torch
 
-from ldm_train.assembly.arithmetic import read_capabilities, set_tf32
+from ldm_train.assembly.capabilities import read_capabilities, set_tf32
 from ldm_train.assembly.new_word_files import add_embeddings
 from ldm_train.assembly.parts import Parts, build_parts, choose_device
 from ldm_train.assembly.stacked_adapters import add_adapters

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 import ldm_train
 from ldm_train.run_dir.config_changes import identify_run, refuse_other_run
-from ldm_train.run_dir.reading import CONFIG, RECORD, Plain
+from ldm_train.run_dir.reading import CONFIG, RECORD, SAVED_STEP, Plain
 from ldm_train.run_dir.stored_settings import read_config
 from ldm_train.settings.safe_yaml import read_settings_file
 from ldm_train.settings.schema.training import FittingSettings, TrainSettings
@@ -99,7 +99,7 @@ def prepare_run(
 
 
 def record_end(run_dir: Path, how: str) -> None:
-    """Write down how the last start ended, and at which logged step; a process that is killed leaves no such word.
+    """Write down how the last start ended, and at which step; a process that is killed leaves no such word.
 
     Args:
         how: "finished", "interrupted (why)" or "failed: why".
@@ -109,7 +109,9 @@ def record_end(run_dir: Path, how: str) -> None:
     record = read_record(run_dir)
     starts = record["starts"]
     assert isinstance(starts, list)
-    starts[-1]["ended"] = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "step": last_step(run_dir), "as": how}
+    saved = record.get(SAVED_STEP)
+    step = max(last_step(run_dir), saved if isinstance(saved, int) else 0)
+    starts[-1]["ended"] = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "step": step, "as": how}
     write_record(run_dir, record)
 
 
@@ -141,10 +143,10 @@ def write_record(run_dir: Path, record: Plain) -> None:
     atomic_write(run_dir / RECORD, json.dumps(record, indent=2) + "\n")
 
 
-def note_saved(run_dir: Path) -> None:
-    """Record that the run has a checkpoint, so that a later start knows if its checkpoints are missing."""
-    if (run_dir / RECORD).is_file() and not (record := read_record(run_dir)).get("saved"):
-        write_record(run_dir, record | {"saved": True})
+def note_saved(run_dir: Path, step: int) -> None:
+    """Record the step of a run's last checkpoint, so that others know where it stands, and if checkpoints are missing."""
+    if (run_dir / RECORD).is_file():
+        write_record(run_dir, read_record(run_dir) | {"saved": True, SAVED_STEP: step})
 
 
 def read_record(run_dir: Path) -> Plain:

@@ -10,6 +10,7 @@ from ldm_train.training.callbacks.step_log import is_due
 from ldm_train.training.ema.ema import EMA
 from ldm_train.training.loggers.dashboards import log_record, log_scalars
 from ldm_train.training.module import NoisePredictorTraining
+from ldm_train.training.validation.compared import print_once
 from ldm_train.training.validation.held_out import measure_held_out
 
 
@@ -74,3 +75,5 @@ class ValidationCallback(Callback):
             log_scalars(trainer, {f"validation_{name}": value for name, value in losses.scalars(suffix).items()})
             log_scalars(trainer, losses.bins(f"validation_bins{suffix}/"))
             log_record(trainer, "validation", {"weights": weights, **losses.record()})
+            if weights == "ema":
+                print_once(trainer, f"step {trainer.global_step}: validation loss {losses.total['loss'].mean:.4f}")
