@@ -101,7 +101,7 @@ def describe_encoders(
 
 
 def describe_part(config: Part, *, cache: Path, part: str) -> dict[str, Json]:
-    """Return an encoder's settings without absolute paths, and the checksum of its weights if they are on this machine.
+    """Return an encoder's settings with paths as seen from the cache, and the checksum of its weights if they are here.
 
     Args:
         part: its subfolder in a pipeline's folder.
@@ -109,7 +109,7 @@ def describe_part(config: Part, *, cache: Path, part: str) -> dict[str, Json]:
     settings: dict[str, Json] = config.as_plain()
     weights = config.get("weights")
     digest = digest_weights(weights, config.get("subfolder"), part=part)
-    if weights is not None and Path(weights).is_absolute():
+    if weights is not None and (Path(weights).is_absolute() or ("/" in weights and Path(weights).exists())):
         settings["weights"] = HERE + Path(os.path.relpath(weights, cache)).as_posix()
     return {"config": settings, "files": digest}
 

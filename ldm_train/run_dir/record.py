@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 
 import ldm_train
 from ldm_train.run_dir.config_changes import identify_run, refuse_other_run
+from ldm_train.run_dir.moved_paths import STARTED_IN
 from ldm_train.run_dir.reading import CONFIG, RECORD, SAVED_STEP, Plain
 from ldm_train.run_dir.stored_settings import read_config
 from ldm_train.settings.safe_yaml import read_settings_file
@@ -23,6 +24,7 @@ from ldm_train.training.checkpoints.checkpoint_files import check_own_checkpoint
 from ldm_train.training.checkpoints.sharded_checkpoint import remove_unnamed_shares
 from ldm_train.training.run_files import HISTORY, METRICS, RUN_ID, written_files
 from ldm_train.util.files import atomic_write, remove_files
+from ldm_train.util.interrupts import StopSignal
 from ldm_train.util.processes import launched_rank
 from ldm_train.util.safe_json import parse_json, read_json
 
@@ -118,6 +120,8 @@ def record_end(run_dir: Path, how: str) -> None:
 def describe_end(error: BaseException) -> str:
     """Return how an error ended a start, in one line."""
     words = " ".join(str(error).split())[:TOLD]
+    if isinstance(error, StopSignal):
+        return f"interrupted ({error})"
     if isinstance(error, KeyboardInterrupt):
         return "interrupted (Ctrl-C)"
     return f"failed: {words}" if isinstance(error, ValueError) else f"failed: {type(error).__name__}: {words}"
@@ -199,6 +203,7 @@ def describe_start(config: FittingSettings) -> Plain:
     return {
         "command": shlex.join(["ldm-train", *sys.argv[1:]]),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        STARTED_IN: str(Path.cwd()),
         "packages": {name: version(name) for name in PACKAGES} | {"python": sys.version.split()[0]},
         "git": {"ldm_train": git_state(Path(ldm_train.__file__).parent), "working_directory": git_state(Path.cwd())},
         "devices": {"nodes": config.trainer.num_nodes, "each": config.trainer.devices, "batch": config.micro_batch_size},

@@ -8,7 +8,7 @@ from ldm_train.commands.check.dataset_facts import CaptionFacts, PictureFacts
 from ldm_train.commands.check.findings import Report, count_problems, format_bytes, format_duration
 from ldm_train.commands.check.reconstruction import LatentStatistics
 from ldm_train.commands.check.terminal import format_cache, format_cost
-from ldm_train.data.cache.plan import CachePlan, format_bucket
+from ldm_train.data.cache.plan import CachePlan, format_size
 from ldm_train.data.scan.inspection import Inspected
 from ldm_train.data.sources.items import EncodedPicture
 from ldm_train.reports.charts import Histogram
@@ -81,7 +81,7 @@ def build_shape_blocks(facts: PictureFacts, plan: CachePlan | None) -> list[Page
     ]
     for shape in plan.rows:
         some = take_first((seen for seen in plan.scanned if plan.shapes[seen.digest] == shape), EXAMPLES)
-        notes = [f"{format_bucket(shape)}: cut from {seen.size[0]}x{seen.size[1]}" for seen in some]
+        notes = [f"{format_size(shape)}: cut from {format_size(seen.size)}" for seen in some]
         blocks.append(
             Thumbnails(
                 [Thumbnail(read_picture_bytes(s.item.picture), s.item.key, n) for s, n in zip(some, notes, strict=True)]

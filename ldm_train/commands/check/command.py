@@ -33,6 +33,7 @@ from ldm_train.commands.check.trials import (
     try_settings,
     try_together,
 )
+from ldm_train.data.batches.held_out import warn_of_none_held_out
 from ldm_train.data.cache.manifest import Provenance
 from ldm_train.data.cache.plan import CachePlan
 from ldm_train.data.pictures.colour import background_colour
@@ -70,7 +71,7 @@ def run(settings: CheckSettings) -> int:
     plan = None
     if crop is not None:
         plan = CachePlan(survey, crop, pictures=Provenance({}), captions=Provenance({}), bad={})
-    report = Report(collect_picture_facts(inspected, plan), [*notes, arithmetic])
+    report = Report(collect_picture_facts(inspected, plan, share=settings.held_out), [*notes, arithmetic])
     parts = try_parts(settings, attempt)
     if parts is not None and plan is not None and survey.scanned:
         attempt(examine_training, settings, report, plan, parts, attempt)
@@ -78,6 +79,9 @@ def run(settings: CheckSettings) -> int:
         attempt.notes += [*getattr(parts.autoencoder, "notes", []), *getattr(parts.text_encoder, "notes", [])]
     report.warnings += [line.removeprefix("warning: ") for line in attempt.notes if line.startswith("warning: ")]
     report.notes += [line for line in attempt.notes if not line.startswith("warning: ")]
+    report.warnings += warn_of_none_held_out(
+        report.pictures.held_out, report.pictures.usable, share=settings.held_out if report.pictures.usable else 0
+    )
     if crop is not None:
         compare_caches(settings, report, survey, crop, attempt)
     length = None if parts is None else parts.text_encoder.identity.get("context_length")

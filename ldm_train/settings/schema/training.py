@@ -78,6 +78,9 @@ class ValidationSettings(Section):
 
     every: Count = setting(500, "optimizer steps between measurements", free=True)
     repeats: Count = setting(4, "timesteps per held-out example", free=True)
+    batch_size: Count | None = setting(
+        None, "examples of one forward pass; null: as many as training takes at once", free=True
+    )
     bins: Count = setting(8, "bins of log-SNR, each with a loss of its own", free=True)
     examples: Count | None = setting(1000, "at most so many held-out examples, evenly spread; null: all", free=True)
 

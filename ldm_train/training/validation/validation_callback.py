@@ -22,7 +22,7 @@ class ValidationCallback(Callback):
 
     Args:
         every: optimizer steps; also at the end of the run.
-        batch_size: examples of one forward pass; the loss does not depend on it.
+        batch_size: examples of one forward pass; None for as many as training takes at once. The loss does not depend on it.
         repeats: timesteps per example.
         bins: number of bins of log-SNR; fewer if there are few examples.
         examples: how many held-out examples at most, evenly spread; None for all.
@@ -34,7 +34,7 @@ class ValidationCallback(Callback):
         ema: EMA,
         *,
         every: int,
-        batch_size: int = 64,
+        batch_size: int | None = None,
         repeats: int = 4,
         bins: int = 8,
         examples: int | None = None,
@@ -64,7 +64,7 @@ class ValidationCallback(Callback):
                 losses = measure_held_out(
                     module,
                     data,
-                    batch_size=self.batch_size,
+                    batch_size=self.batch_size or data.geometry.rows,
                     repeats=self.repeats,
                     bins=self.bins,
                     examples=self.examples,
