@@ -9,7 +9,7 @@ import torch
 from ldm_train.assembly.capabilities import set_tf32, uses_tf32
 from ldm_train.assembly.trainer import silence_lightning, trainer_options
 from ldm_train.autoencoders.scaling import Scaling
-from ldm_train.data.batches.held_out import falls_out, warn_of_none_held_out
+from ldm_train.data.batches.holding_out import falls_out, warn_of_none_held_out
 from ldm_train.data.cache.manifest import Manifest
 from ldm_train.data.cache.plan import CachePlan, EncodingBatch, read_planned_batches
 from ldm_train.data.cache.shards import channel_statistics

@@ -33,7 +33,7 @@ from ldm_train.commands.check.trials import (
     try_settings,
     try_together,
 )
-from ldm_train.data.batches.held_out import warn_of_none_held_out
+from ldm_train.data.batches.holding_out import warn_of_none_held_out
 from ldm_train.data.cache.manifest import Provenance
 from ldm_train.data.cache.plan import CachePlan
 from ldm_train.data.pictures.colour import background_colour

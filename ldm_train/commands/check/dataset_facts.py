@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ldm_train.data.batches.held_out import falls_out
+from ldm_train.data.batches.holding_out import falls_out
 from ldm_train.data.cache.plan import CachePlan
 from ldm_train.data.scan.inspection import Inspected
 from ldm_train.data.sources.items import Item

@@ -36,7 +36,7 @@ from ldm_train.commands.evaluate.requests import (
     refuse_nothing,
 )
 from ldm_train.commands.evaluate.result_files import Result, write_result
-from ldm_train.data.batches.held_out import warn_of_none_held_out
+from ldm_train.data.batches.holding_out import warn_of_none_held_out
 from ldm_train.settings.composition import build
 from ldm_train.settings.schema.using import EvaluateSettings
 from ldm_train.training.validation.held_out import measure_held_out

@@ -29,7 +29,7 @@ from ldm_train.assembly.training_data import open_data
 from ldm_train.assembly.training_module import compile_network, list_sampling_warnings, training_module
 from ldm_train.assembly.watching import Watching
 from ldm_train.conditioners.text_encoder import TextEncoder
-from ldm_train.data.batches.held_out import warn_of_none_held_out
+from ldm_train.data.batches.holding_out import warn_of_none_held_out
 from ldm_train.run_dir.holding import hold_run_directory
 from ldm_train.run_dir.record import note_saved, prepare_run, set_threads
 from ldm_train.settings.composition import build

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ldm_train import draws
-from ldm_train.data.batches.held_out import falls_out
+from ldm_train.data.batches.holding_out import falls_out
 from ldm_train.data.batches.order import ExampleOrder, Pool
 from ldm_train.data.batches.positions import BatchGeometry, build_endless_loader
 from ldm_train.data.cache.index import CacheIndex

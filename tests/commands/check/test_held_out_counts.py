@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ldm_train.data.batches.datamodules import split_held_out
-from ldm_train.data.batches.held_out import warn_of_none_held_out
+from ldm_train.data.batches.holding_out import warn_of_none_held_out
 from ldm_train.data.cache.reader import open_caches
 from tests.conftest import PICTURES, TEXT
 

@@ -56,7 +56,7 @@ def test_what_no_font_has_is_said_once_for_all_labels(only, capsys: pytest.Captu
     draw_labelled_grid([[cell, cell]], ["a 猫", "猫 \U00010400"], ["b"])
     printed = capsys.readouterr().out
     assert printed.count("猫") == printed.count("\U00010400") == printed.count("note") == 1
-    draw_captioned_grid(torch.stack([cell]), ["only Latin: é ü"], columns=1)
+    draw_captioned_grid(torch.stack([cell]), ["only Latin"], columns=1)
     assert capsys.readouterr().out == ""
 
 
