@@ -67,8 +67,8 @@ def trainer_options(trainer: TrainerSettings, *, shares: bool = False) -> dict[s
             chosen["precision"], plugins = None, [*plugins, DoublePrecision()]
     elif trainer.strategy == "ddp":
         # Gradients stay where they were summed, which spares a copy; and no buffer here changes in training.
-        unsynced = {name: False for name in signature(DistributedDataParallel).parameters if name in UNSYNCED[:1]}
-        chosen["strategy"] = DDPStrategy(gradient_as_bucket_view=True, **(unsynced or {UNSYNCED[1]: False}))
+        unsynced = next(name for name in UNSYNCED if name in signature(DistributedDataParallel).parameters)
+        chosen["strategy"] = DDPStrategy(gradient_as_bucket_view=True, **{unsynced: False})  # type: ignore[arg-type]
     return chosen | {"plugins": plugins}
 
 

@@ -64,7 +64,7 @@ class TensorBoard(Dashboard):
         self._writer.add_text("config", "\n".join(f"    {line}" for line in lines), start)
 
         for summary in hparams(flatten(settings), {name_card("validation_loss"): 0.0}):
-            self._writer.file_writer.add_summary(summary)  # type: ignore[union-attr]
+            self._writer._get_file_writer().add_summary(summary)
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         for name, value in values.items() if self._writer else ():
