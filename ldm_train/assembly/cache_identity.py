@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ldm_train.data.cache.manifest import VERSION_KEY, Manifest, Provenance
+from ldm_train.data.cache.manifest import TF32_KEY, VERSION_KEY, Manifest, Provenance
 from ldm_train.data.pictures.crops import Crop
 from ldm_train.data.pictures.decoding import ENCODING_VERSION, background_colour
 from ldm_train.settings.composition import build
@@ -28,6 +28,7 @@ class Encoders:
 
     Args:
         autoencoder, text_encoder: their identities, which rows are named by.
+        tf32: whether a GPU rounds to TF32 what it multiplies, which changes the rows.
         parts: how to build them again, by their names: config, and checksum of the files of weights.
     """
 
@@ -37,6 +38,7 @@ class Encoders:
     shift: float
     scale: float
     factor: int
+    tf32: bool = False
 
     def pictures(self, config: EncodeSettings | TrainSettings, crop: Crop) -> Provenance:
         """Return everything that the stored moments of a picture depend on, apart from its bytes."""
@@ -47,12 +49,17 @@ class Encoders:
                 "crop": crop.identity,
                 "autoencoder": self.autoencoder,
                 "dtype": config.dtype,
+                **self._rounding,
             }
         )
 
+    @property
+    def _rounding(self) -> dict[str, Json]:
+        return {TF32_KEY: True} if self.tf32 else {}
+
     def captions(self) -> Provenance:
         """Return everything that a caption's stored tokens and embeddings depend on, apart from its text."""
-        return Provenance({VERSION_KEY: CAPTIONS_VERSION, **self.text_encoder})
+        return Provenance({VERSION_KEY: CAPTIONS_VERSION, **self._rounding, **self.text_encoder})
 
     def made_by(self, config: EncodeSettings | TrainSettings, crop: Crop) -> dict[str, Json]:
         """Return the part of the manifest that says what made the cache."""
@@ -70,7 +77,9 @@ class Encoders:
         }
 
 
-def describe_encoders(config: EncodeSettings | TrainSettings, manifest: Manifest | None, *, cache: Path) -> Encoders:
+def describe_encoders(
+    config: EncodeSettings | TrainSettings, manifest: Manifest | None, *, cache: Path, tf32: bool = False
+) -> Encoders:
     """Return the encoders' description, from the manifest if settings and weights are the same, else by building them."""
     assert config.autoencoder is not None
     assert config.text_encoder is not None
@@ -78,7 +87,7 @@ def describe_encoders(config: EncodeSettings | TrainSettings, manifest: Manifest
     if manifest is not None and all(is_same_part(parts[name], getattr(manifest, name)) for name in parts):
         found = manifest.expected_of_a_run
         identities = found["autoencoder"], found["text_encoder"]
-        return Encoders(*identities, parts, shift=manifest.shift, scale=manifest.scale, factor=manifest.factor)  # type: ignore[arg-type]
+        return Encoders(*identities, parts, manifest.shift, manifest.scale, manifest.factor, tf32=tf32)  # type: ignore[arg-type]
     autoencoder, text_encoder = build(config.autoencoder, "autoencoder"), build(config.text_encoder, "text_encoder")
     return Encoders(
         autoencoder.identity,
@@ -87,11 +96,12 @@ def describe_encoders(config: EncodeSettings | TrainSettings, manifest: Manifest
         shift=autoencoder.shift,
         scale=autoencoder.scale,
         factor=autoencoder.factor,
+        tf32=tf32,
     )
 
 
 def describe_part(config: Part, *, cache: Path, part: str) -> dict[str, Json]:
-    """Return an encoder's settings without absolute paths, and the checksum of its weights if they are on this machine.
+    """Return an encoder's settings with paths as seen from the cache, and the checksum of its weights if they are here.
 
     Args:
         part: its subfolder in a pipeline's folder.
@@ -99,7 +109,7 @@ def describe_part(config: Part, *, cache: Path, part: str) -> dict[str, Json]:
     settings: dict[str, Json] = config.as_plain()
     weights = config.get("weights")
     digest = digest_weights(weights, config.get("subfolder"), part=part)
-    if weights is not None and Path(weights).is_absolute():
+    if weights is not None and (Path(weights).is_absolute() or ("/" in weights and Path(weights).exists())):
         settings["weights"] = HERE + Path(os.path.relpath(weights, cache)).as_posix()
     return {"config": settings, "files": digest}
 

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytorch_lightning as pl
 import torch
 
+from ldm_train.assembly.capabilities import set_tf32, uses_tf32
 from ldm_train.assembly.trainer import silence_lightning, trainer_options
 from ldm_train.autoencoders.scaling import Scaling
+from ldm_train.data.batches.holding_out import falls_out, warn_of_none_held_out
 from ldm_train.data.cache.manifest import Manifest
 from ldm_train.data.cache.plan import CachePlan, EncodingBatch, read_planned_batches
 from ldm_train.data.cache.shards import channel_statistics
@@ -15,10 +17,13 @@ from ldm_train.data.cache.staging import CacheWorkspace
 from ldm_train.data.pictures.crops import Crop
 from ldm_train.data.sources.items import EncodedPicture
 from ldm_train.settings.composition import build
+from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.settings.schema.using import EncodeSettings
 from ldm_train.training.encoding import Batches, Encoding, EncodingData, Rendering, WriteParts
 from ldm_train.util.interrupts import interruptible
 from ldm_train.util.processes import is_only_process
+
+HELD_OUT = TrainSettings.model_fields["held_out"].default
 
 
 def encode_batches(
@@ -37,6 +42,7 @@ def encode_batches(
     if todo == [] and is_only_process(num_nodes=config.trainer.num_nodes):
         return
     silence_lightning()
+    set_tf32(uses_tf32(config.trainer))
     rows = max(1, config.batch_size // crop.views)
 
     def judge(means: torch.Tensor) -> None:
@@ -79,6 +85,10 @@ def print_summary(folder: Path, plan: CachePlan, manifest: Manifest) -> None:
     )
     if len(plan.named) < len(plan.scanned):
         print(f"  {len(plan.scanned) - len(plan.named)} of them are copies or repeats of others, and share their latents")
+    bits = torch.tensor([int(digest[:8], 16) for digest in plan.named])
+    drawn = manifest.held_out or int(falls_out(bits, HELD_OUT).sum())
+    for warning in warn_of_none_held_out(drawn, manifest.entries, share=HELD_OUT):
+        print(f"note: {warning}")
     lost = plan.lost()
     for bucket, (count, share) in lost.items() if len(lost) > 1 else []:
         print(f"  {bucket}: {count} pictures, of which the crop cuts away {share:.1%}")

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from rich.progress import Progress
 
 from ldm_train.assembly.cache_identity import Encoders, describe_encoders
+from ldm_train.assembly.capabilities import uses_tf32
 from ldm_train.assembly.source_survey import check_background, list_labels, name_classes, refuse_shapes, survey_source
 from ldm_train.assembly.trainer import refuse_processes
 from ldm_train.data.cache.manifest import Manifest, describe_differences, read_entries
@@ -60,7 +61,9 @@ def encode_as_first(config: EncodeSettings, place: CacheWorkspace, crop: Crop) -
     memory = ScanMemory(remembered) if config.unchanged_by == "stat" else None
     found = survey_source(config, memory=memory, spool=place.spool)
     config = config.with_values(text_encoder=name_classes(config.text_encoder, list_labels(found)))
-    job = EncodingJob(config, place, crop, known, found, describe_encoders(config, known.manifest, cache=place.folder))
+    tf32 = uses_tf32(config.trainer)
+    encoders = describe_encoders(config, known.manifest, cache=place.folder, tf32=tf32)
+    job = EncodingJob(config, place, crop, known, found, encoders)
     refuse_shapes(crop.shapes, job.encoders.factor)
     same_version = known.manifest is not None and not list_changes(known.manifest, job.made_by, "encoding.pictures.version:")
     bad = read_undecodable(place.folder / "report.json") if same_version and "report.json" not in known.damaged else {}

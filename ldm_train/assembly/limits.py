@@ -2,8 +2,10 @@
 
 import re
 import time
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from shlex import quote
 
 from ldm_train.run_dir.record import record_end
 from ldm_train.settings.schema.training import FittingSettings
@@ -38,13 +40,25 @@ def parse_duration(words: str | int | None) -> timedelta | None:
     return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
 
 
+def list_places(run_dir: Path) -> Iterator[str]:
+    """Yield where a run's pictures are, and the commands that show the run."""
+    if (run_dir / "samples").is_dir():
+        yield f"pictures: {run_dir / 'samples'}"
+    yield f"a page about the run: ldm-train report {quote(f'run_dir={run_dir}')} {quote(f'out={run_dir}/report.html')}"
+    yield f"its curves: tensorboard --logdir {quote(str(run_dir / 'tensorboard'))}"
+
+
 def record_ending(config: FittingSettings, reason: str | None) -> int:
     """Record how a run ended, and return the exit code.
 
     Ranks but the first return 0: what started them would take another code for a failure.
     """
-    record_end(Path(config.run_dir), "finished" if reason is None else f"interrupted ({reason})")
-    if reason is None or launched_rank() > 0:
+    run_dir = Path(config.run_dir)
+    record_end(run_dir, "finished" if reason is None else f"interrupted ({reason})")
+    if launched_rank() > 0:
+        return 0
+    print(*list_places(run_dir), sep="\n")
+    if reason is None:
         return 0
     print(f"stopped by {reason} and saved in {config.run_dir}; the same command continues it (exit code {INTERRUPTED})")
     return INTERRUPTED

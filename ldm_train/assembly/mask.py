@@ -61,8 +61,8 @@ def read_mask(path: str, *, picture: Size, size: Size) -> Tensor:
     own = (mask.height, mask.width)
     if not is_alike(own, picture) and not is_alike(own, size):
         raise ValueError(
-            f"mask={path} is {own[0]}x{own[1]} pixels (height x width), the picture {picture[0]}x{picture[1]}: they "
-            f"must have the same shape; or give a mask of the shape of what is drawn, {size[0]}x{size[1]}"
+            f"mask={path} is {own[1]}x{own[0]} pixels, the picture {picture[1]}x{picture[0]}: they "
+            f"must have the same shape; or give a mask of the shape of what is drawn, {size[1]}x{size[0]}"
         )
     if note is not None:
         print(f"note: mask={path} {note}")

@@ -5,7 +5,6 @@ the weight of their loss is how often an epoch has them, which is the same in ex
 """
 
 import json
-import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,10 +28,11 @@ from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.settings.schema.using import EncodeSettings
 from ldm_train.training.checkpoints.checkpoint_files import checkpoints
 from ldm_train.util.files import atomic_write, remove_files
+from ldm_train.util.memory import count_at_once
 from ldm_train.util.ownership import FolderKind, check_folder, read_mark
 from ldm_train.util.processes import is_only_process, launched_rank
 
-AT_ONCE, PIXELS = 16, 4 * 512**2  # pictures, and fewer large ones, as a small GPU can hold
+AT_ONCE = 16  # pictures
 MANIFEST = "prior.json"
 KIND = FolderKind("a folder of class pictures", MANIFEST, frozenset({"prompts", "weights", "count"}))
 PICTURE = re.compile(r"(\d{5,})\.png")
@@ -174,7 +174,7 @@ def draw_class_pictures(
     """Draw the pictures that are missing, the i-th from noise number i, and write their captions."""
     texts = [prompts[number % len(prompts)] for number in range(count)]
     missing = [number for number in range(count) if not (folder / "pictures" / picture_name(number)).is_file()]
-    at_once = min(AT_ONCE, max(1, PIXELS // math.prod(generation.sides)))
+    at_once = count_at_once(*generation.sides, most=AT_ONCE)
     for first in track(range(0, len(missing), at_once), "drawing class pictures"):
         numbers = missing[first : first + at_once]
         batch = [texts[number] for number in numbers]

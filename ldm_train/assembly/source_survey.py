@@ -66,6 +66,6 @@ def refuse_shapes(shapes: Sequence[tuple[int, int]], divisor: int) -> None:
     wrong = [shape for shape in shapes if any(side % divisor for side in shape)]
     if wrong:
         raise ValueError(
-            f"image_size and crop make pictures of {wrong[0][0]}x{wrong[0][1]} pixels; their sides must be multiples of "
+            f"image_size and crop make pictures of {wrong[0][1]}x{wrong[0][0]} pixels; their sides must be multiples of "
             f"{divisor} here (of the autoencoder's factor, and in training of the network's)"
         )

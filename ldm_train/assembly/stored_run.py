@@ -6,12 +6,14 @@ from typing import TypeVar
 
 import torch
 
+from ldm_train.assembly.capabilities import read_capabilities, set_tf32
 from ldm_train.assembly.new_word_files import add_embeddings
 from ldm_train.assembly.parts import Parts, build_parts, choose_device
 from ldm_train.assembly.stacked_adapters import add_adapters
 from ldm_train.assembly.stored_weights import load_weights
 from ldm_train.assembly.trained_for import refuse_other_purpose
 from ldm_train.generation import Generation, SamplingSettings
+from ldm_train.run_dir.moved_paths import explaining_paths, relocated
 from ldm_train.run_dir.stored_settings import read_trained
 from ldm_train.settings.composition import build
 from ldm_train.settings.schema.training import TrainSettings
@@ -39,18 +41,28 @@ def open_run(config: DrawingSettings) -> TrainedRun:
     """
     assert config.run_dir is not None
     run_dir = Path(config.run_dir)
+    with relocated(config.moved):
+        return _open_located(config, run_dir)
+
+
+def _open_located(config: DrawingSettings, run_dir: Path) -> TrainedRun:
+    assert config.run_dir is not None
     trained, device = read_trained(config.run_dir), choose_device(config.device)
+    set_tf32(device.type == "cuda" and read_capabilities("cuda").tf32)
     config = fill_from_run(config, trained)
-    parts = build_parts(trained)
+    with explaining_paths(trained, run_dir):
+        parts = build_parts(trained)
     refuse_other_purpose(run_dir, trained, parts, weights=str(config.weights))
     recipe = build_recipe(
         config, steps=config.steps, seed=config.seed, negative_prompt=getattr(config, "negative_prompt", "")
     )
-    step = load_weights(run_dir, parts, weights=str(config.weights))
+    with explaining_paths(trained, run_dir):
+        step = load_weights(run_dir, parts, weights=str(config.weights))
     if isinstance(config, SampleSettings):
         add_adapters(config.adapters, trained, parts)
         add_embeddings(config.embeddings, parts.text_encoder)
-    weak = build_weak(config, parts, device)
+    with explaining_paths(trained, run_dir):
+        weak = build_weak(config, parts, device)
     generation = parts.generation(parts.network.eval(), parts.text_encoder.eval(), device, weak)
     generation.check([], recipe)
     return TrainedRun(trained, parts, step, generation, recipe)

@@ -3,6 +3,7 @@
 import logging
 import os
 import warnings
+from inspect import signature
 from typing import TYPE_CHECKING
 
 from ldm_train.settings.composition import build
@@ -14,6 +15,9 @@ from ldm_train.settings.validation import on_a_cpu, out_of_range
 if TYPE_CHECKING:
     from lightning_fabric.plugins.environments import SLURMEnvironment
     from pytorch_lightning.loggers.logger import Logger
+
+
+UNSYNCED = ("forward_sync_buffers", "broadcast_buffers")  # of DistributedDataParallel: since torch 2.13, and before
 
 
 def silence_lightning() -> None:
@@ -50,19 +54,21 @@ def trainer_options(trainer: TrainerSettings, *, shares: bool = False) -> dict[s
     """
     from pytorch_lightning.plugins import DoublePrecision
     from pytorch_lightning.strategies import DDPStrategy
+    from torch.nn.parallel import DistributedDataParallel
 
     from ldm_train.training.checkpoints.checkpoint_files import WholeFiles
     from ldm_train.training.optimization.sharding import FullySharded
 
-    chosen: dict[str, object] = trainer.model_dump(exclude_unset=True, exclude={"log_every_n_steps"})
+    chosen: dict[str, object] = trainer.model_dump(exclude_unset=True, exclude={"log_every_n_steps", "tf32"})
     plugins: list[object] = [WholeFiles(), *slurm_plugins()]
     if trainer.strategy == "fsdp2":
         chosen["strategy"] = FullySharded(shares=shares)
         if trainer.precision == "64-true":  # which Lightning takes there as a plugin alone
             chosen["precision"], plugins = None, [*plugins, DoublePrecision()]
     elif trainer.strategy == "ddp":
-        # Gradients stay where they were summed, which spares a copy; and no buffer of ours changes in training.
-        chosen["strategy"] = DDPStrategy(gradient_as_bucket_view=True, broadcast_buffers=False)
+        # Gradients stay where they were summed, which spares a copy; and no buffer here changes in training.
+        unsynced = next(name for name in UNSYNCED if name in signature(DistributedDataParallel).parameters)
+        chosen["strategy"] = DDPStrategy(gradient_as_bucket_view=True, **{unsynced: False})  # type: ignore[arg-type]
     return chosen | {"plugins": plugins}
 
 
@@ -96,11 +102,13 @@ def refuse_sharding(config: FittingSettings | EncodeSettings, *, shardable: bool
         raise ValueError("trainer.strategy=fsdp2 is for train alone; use ddp here")
     unsharded = (("compile", None), ("channels_last", False), ("fused_backward", False), ("ema.offload", False))
     for setting, fitting in unsharded:
-        if (value := select(config, setting)) != fitting:
+        if (value := select(config, setting)) not in (fitting, "auto"):
             raise ValueError(
                 f"{setting}={str(value).lower()} does not go with trainer.strategy=fsdp2; "
                 f"set {setting}={'null' if fitting is None else 'false'} or trainer.strategy=ddp"
             )
+    if isinstance(config, FittingSettings) and config.micro_batch_size == "auto":
+        raise ValueError("micro_batch_size=auto does not go with trainer.strategy=fsdp2; set a number, or null")
     if config.trainer.precision in MIXED_16:
         raise ValueError(
             f"trainer.precision={config.trainer.precision} does not go with trainer.strategy=fsdp2; "

@@ -12,12 +12,21 @@ from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.training.module import NoisePredictorTraining
 from ldm_train.training.optimization.parameter_groups import ParameterGroups
 
+USES = 4  # of a shape: in training, validation, pictures, and pictures of another number
 
-def compile_network(network: torch.nn.Module, *, backend: str) -> None:
-    """Compile a network in place (its parameters keep their names) and as one graph: a break would cost speed silently."""
+
+def compile_network(network: torch.nn.Module, *, backend: str, shapes: int = 1) -> None:
+    """Compile a network in place (its parameters keep their names) and as one graph: a break would cost speed silently.
+
+    Args:
+        shapes: how many shapes the data has; torch would end the run at its ninth graph.
+    """
     if backend not in torch.compiler.list_backends(exclude_tags=()):
         known = ", ".join(torch.compiler.list_backends())
         raise ValueError(f"compile={backend} is no backend of torch.compile; there are: {known}")
+    dynamo = torch._dynamo.config
+    dynamo.recompile_limit = max(dynamo.recompile_limit, USES * shapes)
+    dynamo.accumulated_recompile_limit = max(dynamo.accumulated_recompile_limit, USES * shapes)
     network.compile(fullgraph=True, backend=backend)
 
 

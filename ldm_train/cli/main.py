@@ -6,13 +6,17 @@ Nothing heavier than Hydra is imported before the config is known to be right, s
 import importlib
 import signal
 import sys
+from contextlib import nullcontext
 from importlib.metadata import version
 
 from ldm_train.assembly.trainer import refuse_at_once
 from ldm_train.cli.launcher import end_with_launcher
 from ldm_train.settings.composition import ConfigError, as_yaml, compose
+from ldm_train.settings.schema.commands import CONTINUED
 from ldm_train.settings.schema.options import CommandSettings
 from ldm_train.settings.trust import granted, read_grants
+from ldm_train.training.run_files import INTERRUPTED
+from ldm_train.util.interrupts import StopSignal, stoppable
 from ldm_train.util.processes import launched_rank
 from ldm_train.util.text import nearest
 
@@ -89,11 +93,15 @@ def _run(verb: str, settings: CommandSettings) -> None:
     try:
         refuse_at_once(verb, settings)
         _tell(verb, settings)
-        code = importlib.import_module(f"ldm_train.commands.{verb}.command").run(settings)
+        with stoppable() if verb in CONTINUED else nullcontext():
+            code = importlib.import_module(f"ldm_train.commands.{verb}.command").run(settings)
     except Exception as error:
         if settings.debug or not _is_message(error):
             raise
         _fail(f"{str(error) or type(error).__name__}\n(debug=true shows where this came from)", code=1)
+    except StopSignal as stop:
+        print(f"stopped by {stop} before its first step; the same command starts it (exit code {INTERRUPTED})")
+        raise SystemExit(0 if launched_rank() else INTERRUPTED) from None
     except KeyboardInterrupt:
         _fail("interrupted", code=128 + signal.SIGINT)
     raise SystemExit(code or 0)

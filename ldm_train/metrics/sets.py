@@ -12,6 +12,17 @@ from torchmetrics.image.kid import poly_kernel
 CHUNK_ROWS = 1024  # rows of a table of all pairs that are in memory at once
 NEIGHBOURS = 3
 MIN_PICTURES = NEIGHBOURS + 1  # pictures on a side for which all metrics are defined
+MANY_PICTURES = 1000  # on a side, below which shares of neighbours depend more on their number than on the pictures
+
+
+def caution_of_few(real: int, drawn: int) -> str | None:
+    """Return what not to conclude from metrics of few pictures; None if there are many."""
+    if min(real, drawn) >= MANY_PICTURES:
+        return None
+    return (
+        f"{drawn:,} drawn pictures and {real:,} real ones are few: precision, recall and retrieval of so few can be high "
+        "for pure noise, and the distances vary; compare them only at the same numbers of pictures"
+    )
 
 
 def compare_features(real: Tensor, drawn: Tensor) -> dict[str, float]:

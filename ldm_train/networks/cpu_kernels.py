@@ -150,13 +150,18 @@ def group_heads(q: Tensor, k: Tensor) -> tuple[Callable[[Tensor, Tensor], Tensor
     return lambda a, b: torch.bmm(a, b.mT), groups
 
 
+def is_faster(q: Tensor, k: Tensor) -> bool:
+    """Return whether attention of q (B, H, N, d) to k (B, H, L, d) has many scores or narrow heads, which gain here."""
+    return q.shape[2] * k.shape[2] >= MANY_SCORES or (q.shape[3] <= 8 and q.shape[2] >= 256)
+
+
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """Return softmax(q k^T / sqrt(d)) v, (B, H, N, d), for q (B, H, N, d), k and v (B, H, L, d).
 
     Args:
         mask: True for the keys to attend to, (B, L).
     """
-    many, narrow = q.shape[2] * k.shape[2] >= MANY_SCORES, q.shape[3] <= 8 and q.shape[2] >= 256
-    if mask is None and torch.is_grad_enabled() and (many or narrow) and is_supported(q, k, v):
+    # Sizes come last: what is compiled compares none, or each picture size would be compiled anew.
+    if mask is None and torch.is_grad_enabled() and is_supported(q, k, v) and is_faster(q, k):
         return _Attention.apply(q, k, v)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=None if mask is None else mask[:, None, None])

@@ -204,7 +204,7 @@ class UNet(nn.Module):
         """
         if x_t.shape[-1] % self.divisor or x_t.shape[-2] % self.divisor:
             raise ValueError(
-                f"latents of {x_t.shape[-2]}x{x_t.shape[-1]} do not fit: this network needs multiples of {self.divisor}"
+                f"latents of {x_t.shape[-1]}x{x_t.shape[-2]} do not fit: this network needs multiples of {self.divisor}"
             )
         check_conditioning(
             conditioning,

@@ -42,6 +42,13 @@ class CurveLine:
     dashed: bool = False
     dots: bool = False
 
+    @property
+    def is_dotted(self) -> bool:
+        """Whether each value is marked: as asked for, or because one has no neighbour and so no stroke would show it."""
+        known = np.isfinite(self.y)
+        joined = np.append(known[1:], False) | np.insert(known[:-1], 0, False)
+        return self.dots or bool((known & ~joined).any())
+
 
 @dataclass(frozen=True)
 class Curves:
@@ -134,7 +141,8 @@ class ColouredLine:
 
     @property
     def kind(self) -> str:
-        words = [name for name in ("faint", "dashed", "dots") if getattr(self.line, name)]
+        marks = {"faint": self.line.faint, "dashed": self.line.dashed, "dots": self.line.is_dotted}
+        words = [name for name, is_set in marks.items() if is_set]
         return " ".join([*words, "dashed"] if self.number >= NUM_COLOURS else words)
 
     @property
@@ -166,7 +174,7 @@ class ColouredLine:
     def marks(self, x_axis: PlotAxis, y_axis: PlotAxis) -> str:
         """Return the SVG path of the dots: strokes of length 0 with round ends."""
         points = [(x, y) for x, y in zip(self.line.x.tolist(), self.line.y.tolist(), strict=True) if isfinite(y)]
-        return "".join(f"M{x_axis.place(x):.4g} {100 - y_axis.place(y):.4g}h0" for x, y in points if self.line.dots)
+        return "".join(f"M{x_axis.place(x):.4g} {100 - y_axis.place(y):.4g}h0" for x, y in points if self.line.is_dotted)
 
     def band(self, x_axis: PlotAxis, y_axis: PlotAxis) -> str:
         """Return the SVG path around the band, empty if there is none."""

@@ -23,6 +23,7 @@ from ldm_train.util.safe_json import parse_json, read_json, read_text
 
 CONFIG = "config.yaml"
 RECORD = RUN.mark
+SAVED_STEP = "saved_step"  # the key in the record
 
 LARGEST_LINES = 2**30  # bytes of a file of lines
 LARGEST_STEP = 2**53
@@ -61,6 +62,7 @@ class RunRead:
         evaluations: the results of `ldm-train evaluate` found in it, by file name.
         nonfinite: steps that were left out, and how many of their examples were not finite themselves.
         locked: whether a process has it now; None where that cannot be known.
+        saved: the step of the last checkpoint; None if none is recorded.
         notes: what could not be read.
     """
 
@@ -73,12 +75,13 @@ class RunRead:
     evaluations: dict[str, Plain] = field(default_factory=dict)
     nonfinite: dict[int, int] = field(default_factory=dict)
     locked: bool | None = False
+    saved: int | None = None
     notes: list[str] = field(default_factory=list)
 
     @property
     def step(self) -> int:
-        """Return the last logged step."""
-        return max((int(series.steps[-1]) for series in self.series.values()), default=0)
+        """Return the furthest step: the last one that was logged or saved."""
+        return max((self.saved or 0, *(int(series.steps[-1]) for series in self.series.values())))
 
     @property
     def max_steps(self) -> int:
@@ -101,7 +104,7 @@ def read_run(path: Path) -> RunRead:
         ValueError: it is no run directory, or its config cannot be read.
     """
     run = RunRead(path, _config(path))
-    run.starts = _starts(path, run.notes)
+    run.starts, run.saved = _read_record(path, run.notes)
     run.series = _series(path / METRICS, "", run.notes) | _series(path / TIMING, "time/", run.notes)
     run.bins = [line for line in _lines(path / BINS, run.notes) if _is_binned(line)]
     run.sets = _lines(path / SETS, run.notes)
@@ -172,18 +175,21 @@ def _config(path: Path) -> Plain:
     return dict(flatten_settings(found))
 
 
-def _starts(path: Path, notes: list[str]) -> list[Plain]:
+def _read_record(path: Path, notes: list[str]) -> tuple[list[Plain], int | None]:
+    """Return the starts of a run, and the step of its last checkpoint."""
     try:
         record = read_json(path / RECORD)
         starts = record["starts"]  # type: ignore[index,call-overload]
         if not isinstance(starts, list):
             raise ValueError("its starts are no list")
-        return [dict(start) for start in starts if isinstance(start, dict)]
+        saved = record.get(SAVED_STEP)  # type: ignore[union-attr]
+        known = isinstance(saved, int) and 0 <= saved < LARGEST_STEP
+        return [dict(start) for start in starts if isinstance(start, dict)], saved if known else None  # type: ignore[return-value]
     except FileNotFoundError:
         notes.append(f"{RECORD} is not there: how the run was started is not known")
     except (OSError, ValueError, LookupError, TypeError) as error:
         notes.append(f"{RECORD} cannot be read ({error})")
-    return []
+    return [], None
 
 
 def _lines(path: Path, notes: list[str]) -> list[Plain]:

@@ -15,7 +15,8 @@ from omegaconf import OmegaConf
 
 import ldm_train
 from ldm_train.run_dir.config_changes import identify_run, refuse_other_run
-from ldm_train.run_dir.reading import CONFIG, RECORD, Plain
+from ldm_train.run_dir.moved_paths import STARTED_IN
+from ldm_train.run_dir.reading import CONFIG, RECORD, SAVED_STEP, Plain
 from ldm_train.run_dir.stored_settings import read_config
 from ldm_train.settings.safe_yaml import read_settings_file
 from ldm_train.settings.schema.training import FittingSettings, TrainSettings
@@ -23,6 +24,7 @@ from ldm_train.training.checkpoints.checkpoint_files import check_own_checkpoint
 from ldm_train.training.checkpoints.sharded_checkpoint import remove_unnamed_shares
 from ldm_train.training.run_files import HISTORY, METRICS, RUN_ID, written_files
 from ldm_train.util.files import atomic_write, remove_files
+from ldm_train.util.interrupts import StopSignal
 from ldm_train.util.processes import launched_rank
 from ldm_train.util.safe_json import parse_json, read_json
 
@@ -99,7 +101,7 @@ def prepare_run(
 
 
 def record_end(run_dir: Path, how: str) -> None:
-    """Write down how the last start ended, and at which logged step; a process that is killed leaves no such word.
+    """Write down how the last start ended, and at which step; a process that is killed leaves no such word.
 
     Args:
         how: "finished", "interrupted (why)" or "failed: why".
@@ -109,13 +111,17 @@ def record_end(run_dir: Path, how: str) -> None:
     record = read_record(run_dir)
     starts = record["starts"]
     assert isinstance(starts, list)
-    starts[-1]["ended"] = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "step": last_step(run_dir), "as": how}
+    saved = record.get(SAVED_STEP)
+    step = max(last_step(run_dir), saved if isinstance(saved, int) else 0)
+    starts[-1]["ended"] = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "step": step, "as": how}
     write_record(run_dir, record)
 
 
 def describe_end(error: BaseException) -> str:
     """Return how an error ended a start, in one line."""
     words = " ".join(str(error).split())[:TOLD]
+    if isinstance(error, StopSignal):
+        return f"interrupted ({error})"
     if isinstance(error, KeyboardInterrupt):
         return "interrupted (Ctrl-C)"
     return f"failed: {words}" if isinstance(error, ValueError) else f"failed: {type(error).__name__}: {words}"
@@ -141,10 +147,10 @@ def write_record(run_dir: Path, record: Plain) -> None:
     atomic_write(run_dir / RECORD, json.dumps(record, indent=2) + "\n")
 
 
-def note_saved(run_dir: Path) -> None:
-    """Record that the run has a checkpoint, so that a later start knows if its checkpoints are missing."""
-    if (run_dir / RECORD).is_file() and not (record := read_record(run_dir)).get("saved"):
-        write_record(run_dir, record | {"saved": True})
+def note_saved(run_dir: Path, step: int) -> None:
+    """Record the step of a run's last checkpoint, so that others know where it stands, and if checkpoints are missing."""
+    if (run_dir / RECORD).is_file():
+        write_record(run_dir, read_record(run_dir) | {"saved": True, SAVED_STEP: step})
 
 
 def read_record(run_dir: Path) -> Plain:
@@ -197,6 +203,7 @@ def describe_start(config: FittingSettings) -> Plain:
     return {
         "command": shlex.join(["ldm-train", *sys.argv[1:]]),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        STARTED_IN: str(Path.cwd()),
         "packages": {name: version(name) for name in PACKAGES} | {"python": sys.version.split()[0]},
         "git": {"ldm_train": git_state(Path(ldm_train.__file__).parent), "working_directory": git_state(Path.cwd())},
         "devices": {"nodes": config.trainer.num_nodes, "each": config.trainer.devices, "batch": config.micro_batch_size},

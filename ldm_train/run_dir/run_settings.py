@@ -12,6 +12,7 @@ from ldm_train.settings.composition import defaults
 
 NOT_OF_THE_RUN = {"run_dir", "resume", "debug", "max_time"}  # differ without a difference in what is trained
 ABSENT = "(none)"
+OF_THE_LOSS = ("prediction", "weighting")  # what the loss is the error of, and how it is weighted
 
 
 def short_names(paths: Sequence[Path]) -> list[str]:
@@ -29,6 +30,12 @@ def list_differences(runs: Sequence[RunRead]) -> dict[str, list[str]]:
     every = sorted({name for run in runs for name in run.settings} - NOT_OF_THE_RUN)
     found = {name: [_told(run.settings, name) for run in runs] for name in every}
     return {_short(name): values for name, values in found.items() if len(set(values) - _lacking(name)) > 1}
+
+
+def list_loss_differences(runs: Sequence[RunRead]) -> list[str]:
+    """Return the parts of the loss that differ between runs, so that their losses are not of one kind, with each value."""
+    found = {name: {_told(run.settings, f"{name}._target_") for run in runs} - {ABSENT} for name in OF_THE_LOSS}
+    return [f"{name}: {', '.join(sorted(values))}" for name, values in found.items() if len(values) > 1]
 
 
 def list_changed(run: RunRead) -> list[tuple[str, str]]:

@@ -31,6 +31,8 @@ class State:
 def state_of(run: RunRead) -> State:
     """Return the state of a run's last start."""
     place = f"step {run.step:,} of {run.max_steps:,}"
+    if run.saved is not None and run.saved < run.step:
+        place += f"; its last checkpoint is of step {run.saved:,}"
     if run.locked:
         return State("running", f"Running, at {place}" if run.step else "Running, before its first logged step")
     ending = end_of_start(run.starts[-1]) if run.starts else None
@@ -41,7 +43,7 @@ def state_of(run: RunRead) -> State:
         return State("finished", f"Finished, after {run.step or run.max_steps:,} steps")
     if run.locked is None:
         return State("stopped", f"Stopped or still running, at {place}")
-    if not run.series:
+    if not run.series and not run.saved:
         return State("killed", "Ended before its first logged step, without a word")
     return State("killed", f"Ended without a word, as a process that is killed does, at {place}")
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from ldm_train.run_dir.moved_paths import locate_paths
 from ldm_train.run_dir.reading import CONFIG
 from ldm_train.settings.composition import defaults, plain
 from ldm_train.settings.config_file import nearest_option
@@ -37,7 +38,7 @@ def read_config(run_dir: Path) -> FittingSettings:
 
 
 def read_trained(run_dir: Path | str) -> TrainSettings:
-    """Return the settings that a run of `train` was last started with.
+    """Return the settings that a run of `train` was last started with, and the paths where its files are now.
 
     Raises:
         ValueError: no run there, one of another command, or a config that `train` could not have written.
@@ -48,7 +49,7 @@ def read_trained(run_dir: Path | str) -> TrainSettings:
             f"run_dir={run_dir} trained an autoencoder, which is in {Path(run_dir) / 'autoencoder'} in diffusers' layout; "
             "give a run of `ldm-train train`"
         )
-    return settings
+    return locate_paths(settings, Path(run_dir))
 
 
 def read_stored(config: DictConfig, path: Path) -> FittingSettings:

@@ -123,7 +123,12 @@ RULES = (
         lambda c: c.trainer.devices == 1 and c.trainer.num_nodes == 1 and "WORLD_SIZE" not in os.environ,
         "trainer.devices=1 is one process",
     ),
-    Rule(FITTING, ("trainer.benchmark",), lambda c: c.trainer.accelerator == "cpu", "it is of a GPU's convolutions"),
+    Rule(
+        (*FITTING, "encode"),
+        ("trainer.benchmark", "trainer.tf32"),
+        lambda c: c.trainer.accelerator == "cpu",
+        "it is of a GPU's convolutions",
+    ),
     Rule(
         ("sample",),
         ("guidance.rescale", "guidance.interval", "negative_prompt"),

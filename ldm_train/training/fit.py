@@ -64,7 +64,7 @@ def run(
     options: Mapping[str, object],
     first_rank: bool,
     resumed: bool,
-    saved: Callable[[], None],
+    saved: Callable[[int], None],
 ) -> str | None:
     """Train to the end, from the run directory's last checkpoint where there is one.
 
@@ -78,7 +78,7 @@ def run(
         options: the Trainer's own (devices, accelerator, strategy, precision, plugins, ...).
         first_rank: whether this process is the one that writes.
         resumed: whether the run directory has a checkpoint to continue from.
-        saved: called on the first rank after each checkpoint.
+        saved: called on the first rank with the step of each checkpoint.
 
     Returns:
         Why the run was saved and left before its end: a signal's name, or "max_time"; None where it is finished.

@@ -1,9 +1,50 @@
-"""Let Ctrl-C end a command as Ctrl-C, also where Lightning trains: it answers with an exit, of code 1 and without a word."""
+"""Let signals end a command as they should: Ctrl-C also where Lightning trains, a cluster's warning also at the start."""
 
+import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)  # by which a cluster asks a process to make room
+REPEAT_SECONDS = 1.0  # a second signal within this time repeats the first: a scheduler and a launcher both send it
+
+
+class StopSignal(BaseException):
+    """A signal asked a command to stop, before it had anything of its own to answer that with."""
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Raise StopSignal at a cluster's signal; a further one, later, ends the process at once.
+
+    Raises:
+        StopSignal: it names the signal.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    process, received = os.getpid(), 0.0
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal received
+        if os.getpid() != process or (received and time.monotonic() > received + REPEAT_SECONDS):
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        elif not received:
+            received = time.monotonic()
+            raise StopSignal(signal.Signals(number).name)
+
+    replaced = {number: signal.getsignal(number) for number in STOP_SIGNALS if signal.getsignal(number) is signal.SIG_DFL}
+    for number in replaced:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in replaced.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import os
 
+PIXELS = 4 * 512**2  # of the pictures that are drawn at once, as a small GPU can hold
 BYTES = 4  # of a weight, as it is built
 
 
@@ -20,6 +21,11 @@ def check_fits(weights: int, *, noun: str) -> None:
             f"{noun} has {weights:,} weights, which take {weights * BYTES / 2**30:,.1f} GiB, and this machine has "
             f"{memory / 2**30:,.1f} GiB of memory; choose smaller sizes in {noun}"
         )
+
+
+def count_at_once(height: int, width: int, *, most: int) -> int:
+    """Return how many pictures of this size are drawn at once: fewer large ones."""
+    return min(most, max(1, PIXELS // (height * width)))
 
 
 def machine_memory() -> int | None:

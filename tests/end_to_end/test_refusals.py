@@ -24,6 +24,7 @@ REFUSED = [
     ["trained=[nothing.*]"],
     ["checkpoint.shares=true"],
     ["trainer.strategy=fsdp2", "channels_last=true"],
+    ["trainer.strategy=fsdp2", "micro_batch_size=auto"],
     ["trainer.precision=16-mixed", "trainer.accelerator=cpu"],
     ["network.channels=[16,30]"],
     ["network.head_size=7"],
@@ -36,6 +37,7 @@ REFUSED = [
     ["metrics.every=4", "features=dinov2", "features.weights=nowhere"],
     ["prior.prompts=a dog"],
     ["cache_shares=[0.5,0.5]"],
+    ["prior.prompts=a dog", "network.weights=nowhere", "cache_repeats=[1]"],
     ["cache_repeats=[1]", "cache_shares=[1]"],
 ]
 
@@ -52,3 +54,13 @@ def test_check_says_what_train_refuses(
     check = ldm_train("check", *looked, *PICTURES, *TEXT, *train_words, *words)
     assert check.code != 0
     assert reason in check.out + check.err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [["cache_repeats=[1]", "cache_shares=[1]"], ["cache_shares=[-1,2]"]], ids=str)
+def test_check_needs_no_cache_to_refuse_how_caches_are_mixed(
+    words: list[str], pictures: Path, train_words: list[str], ldm_train: Callable
+) -> None:
+    check = ldm_train("check", f"source.path={pictures}", "measure=false", *PICTURES, *TEXT, *train_words, *words)
+    assert check.code != 0
+    assert "cache_shares" in check.out + check.err

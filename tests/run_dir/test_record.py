@@ -228,8 +228,8 @@ def test_a_start_without_a_checkpoint_leaves_nothing_of_itself_to_the_next(
     assert [line["step"] for line in lines(tmp_path / "run")] == [1, 2, 3, 4]
     assert len(record(tmp_path / "run")["starts"]) == 1
     events = EventAccumulator(str(tmp_path / "run/tensorboard")).Reload()
-    logged = {event.step: event.value for event in events.Scalars("loss")}
-    assert [event.step for event in events.Scalars("loss")] == [1, 2, 3, 4]
+    logged = {event.step: event.value for event in events.Scalars("loss/training")}
+    assert [event.step for event in events.Scalars("loss/training")] == [1, 2, 3, 4]
     assert logged == pytest.approx({line["step"]: line["loss"] for line in lines(tmp_path / "run")}, rel=1e-6)
 
 

@@ -224,7 +224,7 @@ def test_choices_are_lightnings() -> None:
     settings = compose_as(TrainSettings, [*NEEDED["train"], "trainer.strategy=fsdp2"])
     assert isinstance(options_of_trainer(settings.trainer)["strategy"], FullySharded)
     assert set(ACCELERATORS) == {"auto", "gpu", *AcceleratorRegistry.available_accelerators()}
-    assert {"16", "32", "64", "bf16", *_PRECISION_INPUT_STR.__args__} == set(PRECISIONS)
+    assert {"auto", "16", "32", "64", "bf16", *_PRECISION_INPUT_STR.__args__} == set(PRECISIONS)
     found = signature(TRAINER)
     assert found is not None
     assert set(SET_BY_THE_RUN) <= set(found.kinds)

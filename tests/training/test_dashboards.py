@@ -21,7 +21,7 @@ from ldm_train.training.loggers.csv_table import CSVTable
 from ldm_train.training.loggers.dashboards import Dashboard
 from ldm_train.training.loggers.jsonl import JsonLines
 from ldm_train.training.loggers.other_loggers import LightningDashboard, as_dashboard
-from ldm_train.training.loggers.tensorboard import TensorBoard
+from ldm_train.training.loggers.tensorboard import TensorBoard, name_card
 
 SETTINGS = {"network": {"channels": [1, 2]}, "seed": 0}
 
@@ -148,9 +148,9 @@ def test_tensorboard_has_curves_pictures_tables_histograms_and_the_config(tmp_pa
     dashboard.histogram("norms", torch.tensor([0.5, 2.0], dtype=torch.float64), 3)
     dashboard.finalize("success")
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    assert set(events.Tags()["scalars"]) == {"loss", "health/clipped"}
-    assert events.Tags()["images"] == ["one"]
-    assert events.Tags()["histograms"] == ["norms"]
+    assert set(events.Tags()["scalars"]) == {"loss/training", "training health/clipped"}
+    assert events.Tags()["images"] == ["pictures/one"]
+    assert events.Tags()["histograms"] == ["loss/norms"]
     texts = {
         name: events.Tensors(f"{name}/text_summary")[0].tensor_proto.string_val[0].decode() for name in ("config", "some")
     }
@@ -194,5 +194,5 @@ def listed(server: str, kind: str, *, seconds: float = 120.0) -> set[str]:
 def test_a_real_server_lists_every_scalar_and_picture(server: str, trained: Path) -> None:
     timing = {f"time/{name}" for line in lines(trained, "timing.jsonl") for name in line if name != "step"}
     metrics = {name for line in lines(trained) for name in line if name != "step"}
-    assert listed(server, "scalars") == metrics | timing
-    assert listed(server, "images") >= {"samples", "reverse", "forward"}
+    assert listed(server, "scalars") == {name_card(name) for name in metrics | timing}
+    assert listed(server, "images") >= {"pictures/samples", "pictures/reverse", "pictures/forward"}

@@ -140,7 +140,7 @@ def test_an_autoencoder_has_its_health_too(
     assert "health/clipped" not in (tmp_path / "run/autoencoder/training.json").read_text()
     assert list(tmp_path.glob("run/wandb/offline-run-*/run-*.wandb"))
     events = EventAccumulator(str(tmp_path / "run/tensorboard")).Reload()
-    norms = [histogram.histogram_value for histogram in events.Histograms("grad_norms")]
+    norms = [histogram.histogram_value for histogram in events.Histograms("optimizer/grad_norms")]
     assert [norm.num for norm in norms] == [2]
     assert norms[0].sum == pytest.approx(sum(line["grad_norm"] for line in lines(tmp_path / "run")[:2]), rel=1e-6)
 

@@ -115,12 +115,13 @@ def test_run_directory_holds_config_and_samples(trained: Path) -> None:
 
 def test_dashboard_lists_curves_and_pictures(trained: Path) -> None:
     events = EventAccumulator(str(trained / "tensorboard"), size_guidance={"images": 0}).Reload()
-    assert {"loss", "noise_mse", "lr", "grad_norm", "validation_loss"} <= set(events.Tags()["scalars"])
-    assert {"samples", "held_out", "reverse", "forward", "growth"} <= set(events.Tags()["images"])
-    assert [event.step for event in events.Scalars("loss")] == list(range(1, STEPS + 1))
-    assert [event.step for event in events.Images("samples")] == sorted(VALIDATED)
+    assert {"loss/training", "loss/validation", "optimizer/lr", "optimizer/grad_norm"} <= set(events.Tags()["scalars"])
+    shown = {f"pictures/{name}" for name in ("samples", "held_out", "reverse", "forward", "growth")}
+    assert shown <= set(events.Tags()["images"])
+    assert [event.step for event in events.Scalars("loss/training")] == list(range(1, STEPS + 1))
+    assert [event.step for event in events.Images("pictures/samples")] == sorted(VALIDATED)
     logged = {line["step"]: line["loss"] for line in lines(trained)}
-    assert {event.step: event.value for event in events.Scalars("loss")} == pytest.approx(logged, rel=1e-6)
+    assert {event.step: event.value for event in events.Scalars("loss/training")} == pytest.approx(logged, rel=1e-6)
 
 
 def test_a_run_writes_nothing_outside_its_directory(

@@ -9,7 +9,7 @@ from ldm_train.commands.check.findings import Report, count_problems, format_byt
 from ldm_train.commands.check.reconstruction import LatentStatistics
 from ldm_train.commands.check.terminal import format_cache, format_cost
 from ldm_train.commands.check.thumbnails import draw_crops, make_thumbnail
-from ldm_train.data.cache.plan import CachePlan, format_bucket
+from ldm_train.data.cache.plan import CachePlan, format_size
 from ldm_train.data.pictures.crops import View
 from ldm_train.data.scan.inspection import Decoder, Inspected
 from ldm_train.reports.charts import Histogram
@@ -94,7 +94,7 @@ def build_shape_blocks(facts: PictureFacts, plan: CachePlan | None, pictures: So
     ]
     for shape in plan.rows:
         some = take_first((seen for seen in plan.scanned if plan.shapes[seen.digest] == shape), EXAMPLES)
-        notes = [f"{format_bucket(shape)}: cut from {seen.size[0]}x{seen.size[1]}" for seen in some]
+        notes = [f"{format_size(shape)}: cut from {format_size(seen.size)}" for seen in some]
         blocks.append(Thumbnails([pictures.thumbnail(s.item.key, note=n) for s, n in zip(some, notes, strict=True)]))
     return blocks
 

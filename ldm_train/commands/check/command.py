@@ -12,6 +12,7 @@ from pathlib import Path
 
 from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from ldm_train.assembly.arithmetic import resolve_arithmetic
 from ldm_train.assembly.new_words import check_new_words
 from ldm_train.assembly.parts import Parts, choose_device
 from ldm_train.assembly.source_survey import name_classes
@@ -32,6 +33,7 @@ from ldm_train.commands.check.trials import (
     try_settings,
     try_together,
 )
+from ldm_train.data.batches.holding_out import warn_of_none_held_out
 from ldm_train.data.cache.manifest import Provenance
 from ldm_train.data.cache.plan import CachePlan
 from ldm_train.data.pictures.colour import background_colour
@@ -58,6 +60,7 @@ def run(settings: CheckSettings) -> int:
         check_folder(Path(settings.out), CHECKED, setting="out", given=str(settings.out))
         check_file(Path(settings.out) / PAGE, is_page, setting="out")
     silence_lightning()
+    settings, arithmetic = resolve_arithmetic(settings)
     set_threads(settings.threads)
     attempt = Attempts()
     try_settings(settings, attempt)
@@ -73,7 +76,8 @@ def run(settings: CheckSettings) -> int:
     plan = None
     if crop is not None:
         plan = CachePlan(survey, crop, pictures=Provenance({}), captions=Provenance({}), bad={})
-    report = Report(collect_picture_facts(inspected, plan), [*source.notes, *examples], warnings=[*source.warnings, *odd])
+    facts = collect_picture_facts(inspected, plan, share=settings.held_out)
+    report = Report(facts, [*source.notes, *examples, arithmetic], warnings=[*source.warnings, *odd])
     parts = try_parts(settings, attempt)
     if parts is not None and plan is not None and survey.scanned:
         attempt(examine_training, settings, report, plan, parts, attempt)
@@ -81,6 +85,9 @@ def run(settings: CheckSettings) -> int:
         attempt.notes += [*getattr(parts.autoencoder, "notes", []), *getattr(parts.text_encoder, "notes", [])]
     report.warnings += [line.removeprefix("warning: ") for line in attempt.notes if line.startswith("warning: ")]
     report.notes += [line for line in attempt.notes if not line.startswith("warning: ")]
+    report.warnings += warn_of_none_held_out(
+        report.pictures.held_out, report.pictures.usable, share=settings.held_out if report.pictures.usable else 0
+    )
     if crop is not None:
         compare_caches(settings, report, survey, crop, attempt)
     length = None if parts is None else parts.text_encoder.identity.get("context_length")

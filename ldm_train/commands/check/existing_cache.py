@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ldm_train.assembly.cache_identity import describe_encoders
 from ldm_train.assembly.encode_cache import refuse_emptying
-from ldm_train.data.cache.manifest import describe_differences, read_entries, read_manifest
+from ldm_train.data.cache.manifest import TF32_KEY, describe_differences, read_entries, read_manifest
 from ldm_train.data.cache.plan import CachePlan
 from ldm_train.data.cache.staging import ReusableRows
 from ldm_train.data.pictures.crops import Crop
@@ -49,7 +49,9 @@ def compare_cache(
     if not (folder / "manifest.json").is_file():
         return CacheComparison(str(folder), False, 0, 0, 0, [], [], {})
     manifest = read_manifest(folder)
-    encoders = describe_encoders(settings, manifest, cache=folder)
+    pictures = manifest.encoding["pictures"]
+    tf32 = isinstance(pictures, dict) and bool(pictures.get(TF32_KEY))  # of the machine that encodes, which may be another
+    encoders = describe_encoders(settings, manifest, cache=folder, tf32=tf32)
     made_by = encoders.made_by(settings, crop)
     differences = describe_differences(asdict(manifest), {name: made_by[name] for name in ("encoding", "shift", "scale")})
     if not is_only_cache:

@@ -12,7 +12,7 @@ from ldm_train.assembly.limits import parse_duration
 from ldm_train.assembly.new_words import warn_of_untrained_words
 from ldm_train.assembly.optimization_checks import refuse_optimization
 from ldm_train.assembly.parts import Parts, build_parts
-from ldm_train.assembly.prior import given_caches, share_epoch
+from ldm_train.assembly.prior import given_caches, refuse_prior_settings, share_epoch
 from ldm_train.assembly.stored_run import build_recipe, build_weak
 from ldm_train.assembly.stored_weights import load_first_weights
 from ldm_train.assembly.trained_part import refuse_part
@@ -81,9 +81,12 @@ def try_settings(settings: CheckSettings, attempt: Attempts) -> None:
     attempt(refuse_part, settings)
     count = len(given_caches(settings))
     if settings.prior.prompts is not None:
+        attempt(refuse_prior_settings, settings)
         attempt(share_epoch, settings, count)
-    elif settings.cache is not None:
-        attempt(compute_repeats, [1] * count, settings.cache_repeats, settings.cache_shares)
+    else:  # the caches may be named later, one for each number
+        given = settings.cache_repeats or settings.cache_shares or [1]
+        sets = [1] * (count if settings.cache is not None else len(given))
+        attempt(compute_repeats, sets, settings.cache_repeats, settings.cache_shares)
     if settings.compile is not None:
         attempt(compile_network, nn.Identity(), backend=settings.compile)
 
@@ -174,7 +177,7 @@ def try_shape(parts: Parts, shape: Size) -> None:
     factor, schedule = parts.autoencoder.factor, parts.schedule
     if any(side % factor for side in shape):
         raise ValueError(
-            f"pictures of {shape[0]}x{shape[1]} pixels: both sides must be multiples of {factor}, the autoencoder's factor"
+            f"pictures of {shape[1]}x{shape[0]} pixels: both sides must be multiples of {factor}, the autoencoder's factor"
         )
     encoded = parts.text_encoder(CaptionBatch(parts.text_encoder.tokenize([""])))
     conditioning = Conditioning(**{name: None if part is None else part.to(META) for name, part in vars(encoded).items()})
@@ -182,7 +185,7 @@ def try_shape(parts: Parts, shape: Size) -> None:
     try:
         Denoiser(parts.network, schedule, parts.prediction)(latents, torch.tensor([schedule.end]), conditioning)
     except (ValueError, RuntimeError) as error:
-        raise ValueError(f"pictures of {shape[0]}x{shape[1]} pixels: {error}") from error
+        raise ValueError(f"pictures of {shape[1]}x{shape[0]} pixels: {error}") from error
 
 
 def collect_start_warnings(module: NoisePredictorTraining) -> list[str]:

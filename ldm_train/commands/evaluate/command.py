@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from ldm_train.assembly.parts import choose_device
-from ldm_train.assembly.stored_run import fill_from_run
+from ldm_train.assembly.stored_run import TrainedRun, fill_from_run
 from ldm_train.assembly.training_module import training_module
 from ldm_train.commands.evaluate.drawing_models import Model, RunModel
 from ldm_train.commands.evaluate.drawn_pictures import (
@@ -19,6 +19,7 @@ from ldm_train.commands.evaluate.galleries import open_gallery
 from ldm_train.commands.evaluate.measures import Measures
 from ldm_train.commands.evaluate.output_files import OVERVIEW, check_outputs, is_overview
 from ldm_train.commands.evaluate.real_pictures import (
+    HELD_OUT,
     RealPictures,
     open_cache_pictures,
     open_folder_pictures,
@@ -33,6 +34,7 @@ from ldm_train.commands.evaluate.requests import (
     refuse_nothing,
 )
 from ldm_train.commands.evaluate.result_files import Result, write_result
+from ldm_train.data.batches.holding_out import warn_of_none_held_out
 from ldm_train.data.pictures.images import save_png
 from ldm_train.metrics.evaluation import DrawnPictures, Evaluation, HeldOut
 from ldm_train.metrics.numbers import Numbers, Resampling
@@ -41,7 +43,10 @@ from ldm_train.settings.schema.using import EvaluateSettings
 from ldm_train.training.validation.held_out import measure_held_out
 from ldm_train.util.files import hidden_path, make_folder
 from ldm_train.util.locks import hold_lock
+from ldm_train.util.memory import count_at_once
 from ldm_train.util.ownership import check_file
+
+MOST_AT_ONCE, PIPELINE_AT_ONCE = 40, 8  # pictures
 
 
 def run(settings: EvaluateSettings) -> None:
@@ -84,6 +89,7 @@ def evaluate_pipeline(settings: EvaluateSettings) -> Result:
     """Measure a pipeline in diffusers' layout."""
     from ldm_train.commands.evaluate.published_pipeline import PipelineModel  # importing diffusers takes seconds
 
+    settings = settings.with_values(batch_size=settings.batch_size or PIPELINE_AT_ONCE)
     model, real = PipelineModel(settings), None
     if settings.real or settings.cache:
         real = (
@@ -96,11 +102,15 @@ def evaluate_pipeline(settings: EvaluateSettings) -> Result:
 def evaluate_run(settings: EvaluateSettings) -> Result:
     """Measure a trained run, including the losses of its held-out examples."""
     model = RunModel(settings)
-    settings = fill_from_run(settings, model.trained.config)
+    settings = fill_from_run(settings, model.trained.config).with_values(
+        batch_size=choose_batch_size(settings, model.trained)
+    )
     trained, data = model.trained, open_held_out_data(settings, model.trained.config, model.trained.parts)
     if data is None:
         print("this run was trained without a cache, so there is no validation loss; give cache=DIR to measure one")
     elif len(data.held_out) == 0:
+        for warning in warn_of_none_held_out(0, len(data.latents.index), share=trained.config.held_out or HELD_OUT):
+            print(f"warning: {warning}; or give real=DIR and prompts=…")
         data = None
     evaluation = build(trained.config.evaluation if settings.evaluation is None else settings.evaluation, "evaluation")
     real = None if data is None else open_run_pictures(data, trained.parts.autoencoder, model.device)
@@ -108,7 +118,7 @@ def evaluate_run(settings: EvaluateSettings) -> Result:
     result = evaluate_model(settings, model, evaluation, real, losses=data is not None)
     if data is not None:
         module = training_module(trained.config, trained.parts).to(model.device)
-        losses = measure_held_out(module, data, batch_size=64, repeats=16)
+        losses = measure_held_out(module, data, batch_size=settings.batch_size or 1, repeats=16)
         held_out = Numbers()
         for name, total in losses.total.items():
             ends = None if total.low is None or total.high is None else (total.low, total.high)
@@ -116,6 +126,14 @@ def evaluate_run(settings: EvaluateSettings) -> Result:
         held_out.add("held_out_examples", len(data.held_out))
         result = Result(result.numbers | held_out, result.details, result.sweep)
     return result
+
+
+def choose_batch_size(settings: EvaluateSettings, trained: TrainedRun) -> int:
+    """Return how many pictures are drawn, and examples measured, at once: fewer large ones, and no more than in training."""
+    if settings.batch_size is not None:
+        return settings.batch_size
+    size = trained.config.micro_batch_size
+    return min(count_at_once(*trained.generation.sides, most=MOST_AT_ONCE), size if isinstance(size, int) else MOST_AT_ONCE)
 
 
 def evaluate_model(

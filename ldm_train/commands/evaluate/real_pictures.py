@@ -1,6 +1,7 @@
 """Open the real pictures of an evaluation: decoded held-out latents of a cache, or the pictures of a folder."""
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from ldm_train.commands.evaluate.drawn_pictures import read_picture_batches
 from ldm_train.commands.evaluate.galleries import open_gallery
 from ldm_train.data.batches.datamodules import CachedLatents, split_held_out
 from ldm_train.data.cache.reader import EncodedExamples, join_caches, open_caches
+from ldm_train.run_dir.moved_paths import explaining_paths
 from ldm_train.run_dir.record import PRIOR
 from ldm_train.settings.composition import build
 from ldm_train.settings.schema.training import TrainSettings
@@ -95,7 +97,8 @@ def open_held_out_data(settings: EvaluateSettings, trained: TrainSettings, parts
     cache = settings.cache or trained.cache
     if cache is None:
         return None
-    caches = open_caches(cache)
+    with nullcontext() if settings.cache else explaining_paths(trained, run_dir):
+        caches = open_caches(cache)
     verify_caches(caches)
     refuse_unfit(trained, parts, caches)
     return make_batches(trained, join_caches(caches))

@@ -13,6 +13,11 @@ from ldm_train.metrics.numbers import Numbers
 from ldm_train.settings.schema.using import EvaluateSettings
 from ldm_train.util.files import atomic_write
 
+FEWER_THAN_FEATURES = "fewer pictures than features; compare it only with results for as many pictures"
+FLAGS = {
+    "few_pictures": "precision, recall and retrieval of so few pictures can be high for pure noise, and the distances vary; "
+    "compare them only with results for as many pictures"
+}
 COUNTS = ("pictures", "held_out_pairs", "held_out_examples", "real_pictures", "step", "steps", "seed", "resamples")
 
 
@@ -84,7 +89,7 @@ def format_result(result: Result, plot: str) -> Iterator[str]:
         yield f"| `{name}` | {result.numbers.values[name]:.4g} | {interval} |"
     for name, flag in result.numbers.values.items():
         if flag is True:
-            yield from ("", f"`{name}`: fewer pictures than features; compare it only with results for as many pictures.")
+            yield from ("", f"`{name}`: {FLAGS.get(name, FEWER_THAN_FEATURES)}.")
     yield from ("", "| setting | value |", "|---|---|")
     counts: dict[str, object] = {name: value for name, value in result.numbers.values.items() if name in COUNTS}
     for name, value in (counts | result.details).items():

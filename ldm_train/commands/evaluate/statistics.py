@@ -10,6 +10,7 @@ from torch import Tensor
 from ldm_train.metrics.numbers import Numbers, Resampling
 from ldm_train.metrics.sets import (
     MIN_PICTURES,
+    caution_of_few,
     clip_score,
     frechet_distance,
     is_rank_deficient,
@@ -56,6 +57,9 @@ def compare_features(real: Tensor, drawn: Tensor, resampling: Resampling, *, ext
         numbers.add(f"{statistic.name}_{extractor}", statistic.of(real, drawn), ends)
         if statistic.name == "fid":
             numbers.add(f"fid_{extractor}_rank_deficient", is_rank_deficient(real, drawn))
+    if (caution := caution_of_few(len(real), len(drawn))) is not None:
+        numbers.add("few_pictures", True)
+        print(f"caution: {caution}")
     if left := [statistic.name for statistic in STATISTICS if statistic not in possible]:
         print(f"{len(real)} real and {len(drawn)} drawn pictures are too few to compute {', '.join(left)}")
     return numbers

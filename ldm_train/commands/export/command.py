@@ -8,6 +8,7 @@ from ldm_train.assembly.trained_part import alpha_of
 from ldm_train.commands.export.export_folder import refuse_existing_file
 from ldm_train.commands.export.own_weights import Export, average_snapshots, complete_export, read_checkpoint_weights
 from ldm_train.commands.export.run_layouts import refuse_layout, write_layout
+from ldm_train.run_dir.moved_paths import explaining_paths, relocated
 from ldm_train.run_dir.stored_settings import read_trained
 from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.settings.schema.using import ExportSettings
@@ -24,7 +25,15 @@ def run(settings: ExportSettings) -> None:
         ValueError: settings contradict each other, `out` may not be overwritten, or the run cannot be exported so.
     """
     refuse_export_conflicts(settings)
-    trained, run_dir = read_trained(settings.run_dir), Path(settings.run_dir)
+    with relocated(settings.moved):
+        trained = read_trained(settings.run_dir)
+        with explaining_paths(trained, Path(settings.run_dir)):
+            export_run(settings, trained)
+
+
+def export_run(settings: ExportSettings, trained: TrainSettings) -> None:
+    """Export the weights of a run with these settings."""
+    run_dir = Path(settings.run_dir)
     if settings.ema_length is None:
         export = read_checkpoint_weights(run_dir, str(settings.weights))
     else:

@@ -6,7 +6,7 @@ from typing import TypeGuard
 
 import numpy as np
 
-from ldm_train.commands.report.run_curves import ReportedRun
+from ldm_train.commands.report.run_curves import ReportedRun, describe_targets, join_notes
 from ldm_train.reports.curves import Charts, CurveLine, Curves
 from ldm_train.reports.heatmap import Heatmap
 from ldm_train.reports.page_blocks import PageBlock
@@ -23,7 +23,7 @@ def build_loss_blocks(runs: Sequence[ReportedRun]) -> list[PageBlock]:
     binned = [(one, select_bins(one.run)) for one in runs]
     lines = [line for one, bins in binned if bins for line in (_over_time(bins) if one.is_only else [_last(one, bins)])]
     title = "Loss by log-SNR" if len(runs) == 1 else "Loss by log-SNR, at each run's last measurement"
-    note = f"from {ENDS[0]} on the left to {ENDS[1]} on the right"
+    note = join_notes(f"from {ENDS[0]} on the left to {ENDS[1]} on the right", describe_targets(runs))
     plot = Curves(title, lines, log=all((line.y > 0).any() for line in lines), x_name="log-SNR", note=note)
     return [Charts([plot]), *(_heatmap(one, bins) for one, bins in binned[:MAPS] if len(bins) > 1)]
 

@@ -125,10 +125,11 @@ def summarise_run(one: ReportedRun) -> list[tuple[str, str]]:
 
 def build_runs_table(runs: Sequence[ReportedRun]) -> DataTable:
     """Return a table with the most important numbers of each run."""
+    measure = "validation_noise_mse" if run_curves.describe_targets(runs) else "validation_loss"
     rows = []
     for one in runs:
-        series = one.run.series.get("validation_loss")
-        best_loss = None if series is None else best_value("validation_loss", series)
+        series = one.run.series.get(measure)
+        best_loss = None if series is None else best_value(measure, series)
         speed = one.run.series.get("time/samples_per_second")
         rows.append(
             [
@@ -140,7 +141,7 @@ def build_runs_table(runs: Sequence[ReportedRun]) -> DataTable:
                 run_history.format_total_time(one.run),
             ]
         )
-    columns = ["run", "state", "step", "best validation loss", "examples per second", "training time"]
+    columns = ["run", "state", "step", f"best {measure.replace('_', ' ')}", "examples per second", "training time"]
     return DataTable(columns, rows, numeric=columns[2:])
 
 

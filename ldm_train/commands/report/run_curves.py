@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from ldm_train.reports.curves import Charts, CurveLine, Curves, smooth_values
 from ldm_train.run_dir.metric_names import BINS, LIMITS, metric_title, plain_title
 from ldm_train.run_dir.reading import RunRead
+from ldm_train.run_dir.run_settings import list_loss_differences
 
 SMOOTHED = 40  # a running mean covers 1/40 of a run's values
 FEW = 40  # a line with at most so many values has a dot at each
@@ -55,7 +56,8 @@ class ReportedRun:
 
 def plot_losses(runs: Sequence[ReportedRun]) -> Charts:
     """Plot the training loss, logged and smoothed."""
-    return Charts([_noisy(runs, "loss", "Training loss")])
+    plot = _noisy(runs, "loss", "Training loss")
+    return Charts([replace(plot, note=join_notes(plot.note, describe_targets(runs)))])
 
 
 def plot_validation(runs: Sequence[ReportedRun]) -> Charts:
@@ -64,7 +66,18 @@ def plot_validation(runs: Sequence[ReportedRun]) -> Charts:
     errors = {"validation_noise_mse": "held out, averaged weights", "validation_noise_mse_raw": "held out, raw weights"}
     measured, implied = _plot(runs, forms, "Validation loss"), _noisy(runs, "noise_mse", "Error of the noise")
     held_out = _plot(runs, errors, "", first_colour=1)
+    measured = replace(measured, note=join_notes(measured.note, describe_targets(runs)))
     return Charts([measured, replace(implied, lines=[*implied.lines, *held_out.lines])])
+
+
+def describe_targets(runs: Sequence[ReportedRun]) -> str:
+    """Return a warning if the losses of these runs are not of one kind, else nothing."""
+    differences = list_loss_differences([one.run for one in runs])
+    return f"not of one kind ({'; '.join(differences)}): compare the error of the noise instead" if differences else ""
+
+
+def join_notes(*notes: str) -> str:
+    return "; ".join(note for note in notes if note)
 
 
 def plot_metrics(runs: Sequence[ReportedRun]) -> Charts:

@@ -9,6 +9,7 @@ from ldm_train.reports.page_blocks import DataTable, PageBlock, Paragraphs, Shel
 from ldm_train.run_dir.metric_names import best_value, lower_is_better, metric_title
 from ldm_train.run_dir.run_settings import format_value
 
+MANY_PICTURES = 1000  # as `metrics/sets.py` has it, which imports torch
 ROWS = 200  # at most, in a table of an evaluation
 SHARE_WORDS = {
     "time/wait_for_data": "waiting for data",
@@ -43,6 +44,9 @@ def _measured_on(metadata: Mapping[str, object]) -> str:
     against = "held-out pictures" if metadata.get("held_out") else "training pictures"
     drawn = f"{metadata.get('pictures')} pictures, drawn in {metadata.get('steps')} steps"
     sentence = f"Metrics of sets are of {drawn}, against {against}."
+    count = metadata.get("pictures")
+    if isinstance(count, int) and count < MANY_PICTURES:
+        sentence += " Precision, recall and retrieval of so few can be high for pure noise."
     if not metadata.get("rank_deficient"):
         return sentence
     few = f"These are fewer than the {metadata.get('features')} features of {metadata.get('extractor')}"

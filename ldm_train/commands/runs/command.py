@@ -14,7 +14,7 @@ from rich.text import Text
 from ldm_train.reports.axes import format_number
 from ldm_train.run_dir.metric_names import BINS, LIMITS, best_value, lower_is_better, metric_title
 from ldm_train.run_dir.reading import RunRead, Series, is_run, read_runs
-from ldm_train.run_dir.run_settings import ABSENT, list_differences, short_names
+from ldm_train.run_dir.run_settings import ABSENT, list_differences, list_loss_differences, short_names
 from ldm_train.run_dir.run_state import Word, state_of, time_of
 from ldm_train.settings.schema.using import RunsSettings
 from ldm_train.util.text import nearest
@@ -25,6 +25,7 @@ COLOURS: dict[Word, str] = {
     "running": "cyan", "finished": "green", "interrupted": "yellow", "failed": "red", "killed": "red", "stopped": "yellow"
 }  # fmt: skip
 FIRST = ("validation_loss", "held_out_psnr", "metrics/kid", "metrics/retrieval", "metrics/clip_score")
+NOISE_ERROR = "validation_noise_mse"
 SHOWN = 4  # metrics in the table; the JSON has all
 WIDE = 10_000  # columns if the output is not a terminal, so that nothing is cut
 BEGINNING = datetime.min.replace(tzinfo=UTC)
@@ -46,6 +47,12 @@ def run(settings: RunsSettings) -> None:
         damaged = f" ({len(warnings)} cannot be read)" if warnings else ""
         raise ValueError(f"dir={folder} contains no run{damaged}; a run directory has a config.yaml and a run.json")
     runs = sort_runs(runs, str(settings.sort))
+    if differences := list_loss_differences(runs):
+        print(
+            f"note: the losses of these runs are not of one kind ({'; '.join(differences)}); compare {NOISE_ERROR}, "
+            "the error of the noise that each implies, or metrics of pictures",
+            file=sys.stderr,
+        )
     if settings.format == "json":
         print(json.dumps(list_plain_runs(runs), indent=2))
     else:
@@ -123,8 +130,9 @@ def build_table(runs: Sequence[RunRead], *, left_out: tuple[str, ...] = ()) -> T
         left_out: prefixes of the names of columns to leave out.
     """
     differ = _differs(runs)
-    rows = [_row(name, run, differs) for name, run, differs in zip(_names(runs), runs, differ, strict=True)]
-    metrics = [name for name in _columns(runs) if name != "validation_loss"]
+    measure = NOISE_ERROR if list_loss_differences(runs) else "validation_loss"
+    rows = [_row(name, run, differs, measure) for name, run, differs in zip(_names(runs), runs, differ, strict=True)]
+    metrics = [name for name in _columns(runs) if name not in ("validation_loss", measure)]
     for row, run in zip(rows, runs, strict=True):
         row |= {f"best {metric_title(name)}": Text(_best(run, name)) for name in metrics}
         row["what differs"] = row.pop("what differs")  # move it to the end
@@ -138,14 +146,14 @@ def build_table(runs: Sequence[RunRead], *, left_out: tuple[str, ...] = ()) -> T
     return shown
 
 
-def _row(name: str, run: RunRead, differs: str) -> dict[str, Text]:
-    last, word = run.series.get("validation_loss"), state_of(run).word
+def _row(name: str, run: RunRead, differs: str, measure: str) -> dict[str, Text]:
+    last, word = run.series.get(measure), state_of(run).word
     plain = {
         "started": _moment(read_first_start(run)),
         "step": f"{run.step:,}/{run.max_steps:,}",
         "samples/s": _rounded(read_speed(run)),
-        "validation loss": format_number(last.last) if last else "",
-        "its best": _best(run, "validation_loss"),
+        measure.replace("_", " "): format_number(last.last) if last else "",
+        "its best": _best(run, measure),
         "what differs": differs,
     }
     words = {name: Text(value) for name, value in plain.items()}
@@ -182,6 +190,7 @@ def list_plain_runs(runs: Sequence[RunRead]) -> list[dict[str, object]]:
             "state": state_of(run).word,
             "told": state_of(run).text,
             "step": run.step,
+            "saved_step": run.saved,
             "max_steps": run.max_steps,
             "samples_per_second": read_speed(run),
             "started": None if read_first_start(run) is None else str(run.starts[0].get("time")),

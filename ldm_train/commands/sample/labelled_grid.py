@@ -1,14 +1,15 @@
-"""Draw pictures in rows and columns with labels or captions, with Pillow and its built-in font."""
+"""Draw pictures in rows and columns with labels or captions, with Pillow and the fonts of this machine."""
 
 from collections.abc import Sequence
-from functools import cache
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
-FONT_SIZE, LINE, GAP = 14, 18, 6  # pixels
+from ldm_train.commands.sample.fonts import list_absent, load_font, split_by_font
+
+LINE, GAP = 18, 6  # pixels
 NARROWEST = 128  # pixels; narrower cells are enlarged by a whole factor, so that labels fit
 LABEL_WIDTH = 200  # pixels at most, for the labels to the left of the rows
 MAX_LINES = 6
@@ -16,6 +17,7 @@ MAX_LINES = 6
 
 def draw_labelled_grid(cells: Sequence[Sequence[Tensor]], columns: Sequence[str], rows: Sequence[str]) -> Tensor:
     """Return one image (3, H', W') of uint8 images (3, H, W) in rows, with labels above columns and to the left of rows."""
+    warn_of_absent_letters([*columns, *rows])
     pictures = [[_picture(cell) for cell in row] for row in cells]
     width, height = pictures[0][0].size
     above = [wrap_text(text, width) for text in columns]
@@ -27,11 +29,11 @@ def draw_labelled_grid(cells: Sequence[Sequence[Tensor]], columns: Sequence[str]
     for column, lines in enumerate(above):
         middle = left + column * (width + GAP) + width // 2
         for number, line in enumerate(reversed(lines)):
-            pen.text((middle, top - GAP - LINE * number), line, fill="black", font=load_font(), anchor="md")
+            _write(pen, (middle, top - GAP - LINE * number), line, anchor="md")
     for row, lines in enumerate(row_labels):
         start = top + row * (height + GAP) + (height - LINE * len(lines)) // 2
         for number, line in enumerate(lines):
-            pen.text((left - GAP, start + LINE * number), line, fill="black", font=load_font(), anchor="ra")
+            _write(pen, (left - GAP, start + LINE * number), line, anchor="ra")
         for column, picture in enumerate(pictures[row]):
             canvas.paste(picture, (left + column * (width + GAP), top + row * (height + GAP)))
     return _tensor(canvas)
@@ -39,6 +41,7 @@ def draw_labelled_grid(cells: Sequence[Sequence[Tensor]], columns: Sequence[str]
 
 def draw_captioned_grid(images: Tensor, texts: Sequence[str], *, columns: int) -> Tensor:
     """Return one image (3, H', W') of uint8 images (B, 3, H, W) in rows of `columns`, with a text below each."""
+    warn_of_absent_letters(texts)
     pictures = [_picture(image) for image in images]
     width, height = pictures[0].size
     below = [wrap_text(text, width) for text in texts]
@@ -51,7 +54,7 @@ def draw_captioned_grid(images: Tensor, texts: Sequence[str], *, columns: int) -
         canvas.paste(picture, (left, top))
         for line_number, line in enumerate(lines):
             place = (left + width // 2, top + height + GAP // 2 + LINE * line_number)
-            pen.text(place, line, fill="black", font=load_font(), anchor="ma")
+            _write(pen, place, line, anchor="ma")
     return _tensor(canvas)
 
 
@@ -70,13 +73,31 @@ def wrap_text(text: str, width: int) -> list[str]:
     return lines if len(lines) <= MAX_LINES else [*lines[: MAX_LINES - 1], f"{lines[MAX_LINES - 1]} …"]
 
 
-@cache
-def load_font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(FONT_SIZE)
+def warn_of_absent_letters(texts: Sequence[str]) -> None:
+    """Print which letters will be drawn as boxes, since no font on this machine has them."""
+    if absent := list_absent(texts):
+        print(
+            f"note: no font on this machine has {' '.join(absent)}, which are drawn as boxes; install one, such as Noto Sans"
+        )
 
 
 def _width(text: str) -> int:
-    return int(-(-load_font().getlength(text) // 1))
+    return int(-(-sum(font.getlength(part) for part, font in split_by_font(text)) // 1))
+
+
+def _write(pen: ImageDraw.ImageDraw, place: tuple[int, int], text: str, *, anchor: str) -> None:
+    """Write a text whose middle (m) or right end (r) is at a place; on one baseline, whatever fonts its letters need."""
+    x, y = float(place[0] - _width(text) / (2 if anchor[0] == "m" else 1)), place[1]
+    bottom = y + _ascent() if anchor[1] == "a" else y - LINE + _ascent()
+    for part, font in split_by_font(text):
+        pen.text((x, bottom), part, fill="black", font=font, anchor="ls")
+        x += font.getlength(part)
+
+
+def _ascent() -> int:
+    """Return the pixels from the top of a line to its baseline."""
+    _, top, _, bottom = load_font().getbbox("Ag", anchor="ls")
+    return round(LINE / 2 - (top + bottom) / 2)
 
 
 def _picture(cell: Tensor) -> Image.Image:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from ldm_train.assembly.arithmetic import resolve_arithmetic
 from ldm_train.assembly.limits import read_limits, record_ending
 from ldm_train.assembly.new_word_files import write_words
 from ldm_train.assembly.new_words import check_new_words, training_captions, warn_of_untrained_words
@@ -28,6 +29,7 @@ from ldm_train.assembly.training_data import open_data
 from ldm_train.assembly.training_module import compile_network, list_sampling_warnings, training_module
 from ldm_train.assembly.watching import Watching
 from ldm_train.conditioners.text_encoder import TextEncoder
+from ldm_train.data.batches.holding_out import warn_of_none_held_out
 from ldm_train.run_dir.holding import hold_run_directory
 from ldm_train.run_dir.record import note_saved, prepare_run, set_threads
 from ldm_train.settings.composition import build
@@ -43,6 +45,7 @@ from ldm_train.util.processes import launched_rank
 
 def run(settings: TrainSettings) -> int:
     """Train, and return the exit code: 0 for a finished run, INTERRUPTED for one that was saved before its end."""
+    settings, arithmetic = resolve_arithmetic(settings)
     refuse_fused_scaling(settings)
     refuse_processes(settings, shardable=True)
     limits, keeping = read_limits(settings), Keeping(**dict(settings.checkpoint))
@@ -50,6 +53,8 @@ def run(settings: TrainSettings) -> int:
     silence_lightning()
     refuse_optimization(settings)
     refuse_part(settings)
+    if launched_rank() == 0:
+        print(arithmetic)
     with hold_run_directory(settings):
         return record_ending(settings, train_network(settings, limits, keeping))
 
@@ -61,7 +66,8 @@ def train_network(settings: TrainSettings, limits: Limits, keeping: Keeping) -> 
     torch.manual_seed(settings.seed)
     settings, parts, data, content = open_data(settings)
     captions = training_captions(parts.text_encoder, data, caches=len(given_caches(original)))
-    warnings = check_new_words(settings, parts.text_encoder, captions)
+    warnings = warn_of_none_held_out(len(data.held_out), len(data.latents.index), share=settings.held_out)
+    warnings += check_new_words(settings, parts.text_encoder, captions)
     stored = with_given_caches(settings, original)
     watching = Watching.of(settings, parts, data)
     ema: EMA = build(settings.ema, "ema")
@@ -81,7 +87,7 @@ def train_network(settings: TrainSettings, limits: Limits, keeping: Keeping) -> 
     if settings.channels_last:
         module.to(memory_format=torch.channels_last)
     if settings.compile is not None:
-        compile_network(module.network, backend=settings.compile)
+        compile_network(module.network, backend=settings.compile, shapes=len(data.order.buckets))
     for warning in [*warnings, *list_sampling_warnings(module.objective), *warn_of_untrained_words(module.text_encoder)]:
         print(f"warning: {warning}")
     run_dir, spent = Path(settings.run_dir), TimeSpent()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from ldm_train.assembly.arithmetic import resolve_arithmetic
 from ldm_train.assembly.limits import read_limits, record_ending
 from ldm_train.assembly.optimization_checks import refuse_optimization
 from ldm_train.assembly.trainer import (
@@ -43,12 +44,15 @@ from ldm_train.util.safe_json import numbers_of, parse_json
 
 def run(settings: AutoencoderTrainingSettings) -> int:
     """Train, and return the exit code: 0 for a finished run, INTERRUPTED for one that was saved before its end."""
+    settings, arithmetic = resolve_arithmetic(settings)
     refuse_fused_scaling(settings)
     refuse_processes(settings)
     limits, keeping = read_limits(settings), Keeping(**dict(settings.checkpoint))
     refuse_optimization(settings)
     set_threads(settings.threads)
     silence_lightning()
+    if launched_rank() == 0:
+        print(arithmetic)
     with hold_run_directory(settings):
         return record_ending(settings, train_autoencoder(settings, limits, keeping))
 

@@ -25,6 +25,7 @@ from ldm_train.util.safe_json import Json, parse_json, read_object
 
 CACHE_FORMAT = 3
 VERSION_KEY = "version"  # of the code, among the settings that decide rows' names
+TF32_KEY = "tf32"  # among them, where a GPU rounded to TF32 what it multiplied
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ class Manifest:
         return {
             "image_size": self.image_size,
             "autoencoder": pictures["autoencoder"],
-            "text_encoder": {name: value for name, value in captions.items() if name != VERSION_KEY},
+            "text_encoder": {name: value for name, value in captions.items() if name not in (VERSION_KEY, TF32_KEY)},
             "shift": self.shift,
             "scale": self.scale,
         }

@@ -54,6 +54,11 @@ def format_bucket(shape: tuple[int, int]) -> str:
     return f"{shape[0]}x{shape[1]}"
 
 
+def format_size(shape: tuple[int, int]) -> str:
+    """Return a (height, width) as people write it, "WIDTHxHEIGHT"."""
+    return f"{shape[1]}x{shape[0]}"
+
+
 def parse_bucket(bucket: str) -> tuple[int, int]:
     """Return the (height, width) of a bucket's name."""
     height, width = bucket.split("x")
@@ -165,10 +170,10 @@ class CachePlan:
         }
 
     def lost(self) -> dict[str, tuple[int, float]]:
-        """Return each bucket's number of pictures, and the average share of their area that is cropped away."""
+        """Return the number of pictures of each "WIDTHxHEIGHT", and the average share of their area that is cropped away."""
         shares = defaultdict(list)
         for seen in self.scanned:
-            shares[format_bucket(self.shapes[seen.digest])].append(self.crop.lost(seen.size))
+            shares[format_size(self.shapes[seen.digest])].append(self.crop.lost(seen.size))
         return {bucket: (len(lost), sum(lost) / len(lost)) for bucket, lost in sorted(shares.items())}
 
 

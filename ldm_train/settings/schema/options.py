@@ -114,7 +114,7 @@ STRATEGIES = (
     "fsdp2",
 )
 PRECISIONS = (
-    *("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true", "transformer-engine"),
+    *("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true", "transformer-engine"),
     *("transformer-engine-float16", "32", "16", "64", "bf16"),
 )
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
@@ -143,7 +143,12 @@ class TrainerSettings(Section, extra="allow"):
     devices: Annotated[int | str | list[int], Devices()] = setting(1, "how many devices, or their numbers", free=True)
     num_nodes: Count = setting(1, "machines", free=True)
     strategy: Annotated[str, Choice(STRATEGIES)] = setting("auto", "how several processes share the work", free=True)
-    precision: Annotated[Text, Choice(PRECISIONS)] = setting("32-true", "types of numbers in the forward pass")
+    precision: Annotated[Text, Choice(PRECISIONS)] = setting(
+        "auto", "types of numbers in the forward pass; auto: bf16-mixed on a GPU that has bfloat16, else 32-true"
+    )
+    tf32: bool = setting(
+        True, "multiply float32 numbers as TF32 on a GPU that can: several times faster, right to three digits", free=True
+    )
     gradient_clip_val: NotNegative | None = setting(1.0, "largest norm of the gradient")
     log_every_n_steps: Count = setting(50, "optimizer steps between lines of the log", free=True)
     deterministic: bool | Literal["warn"] | None = setting(None, "true: only operations that give equal bits", free=True)

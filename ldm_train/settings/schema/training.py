@@ -78,6 +78,9 @@ class ValidationSettings(Section):
 
     every: Count = setting(500, "optimizer steps between measurements", free=True)
     repeats: Count = setting(4, "timesteps per held-out example", free=True)
+    batch_size: Count | None = setting(
+        None, "examples of one forward pass; null: as many as training takes at once", free=True
+    )
     bins: Count = setting(8, "bins of log-SNR, each with a loss of its own", free=True)
     examples: Count | None = setting(1000, "at most so many held-out examples, evenly spread; null: all", free=True)
 
@@ -178,9 +181,13 @@ class TrainSettings(FittingSettings, SourceSettings):
     fused_backward: bool = setting(
         False, "step within the backward pass, without memory for all gradients; no clipping, accumulation or DDP", free=True
     )
-    channels_last: bool = setting(False, "faster convolutions on a recent GPU, with trainer.precision=bf16-mixed", free=True)
+    channels_last: Annotated[bool | Literal["auto"], Words("true, false or auto")] = setting(
+        "auto", "order of pictures in memory, for faster convolutions in 16 bits; auto: with compile on a GPU", free=True
+    )
     compile: Text | None = setting(
-        None, "such as inductor: compile the network by this backend, minutes at the start", free=True
+        "auto",
+        "backend of torch.compile, such as inductor, which takes minutes; auto: where a long run on a GPU gains",
+        free=True,
     )
 
     network: Part

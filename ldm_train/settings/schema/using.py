@@ -23,6 +23,8 @@ from ldm_train.settings.schema.options import CommandSettings, Part, TrainerSett
 from ldm_train.settings.schema.training import Dtype, SourceSettings
 
 Device = Annotated[str, Choice(("auto", "cpu", "cuda", "cuda:0", "mps", "xpu"), pattern=r"(cuda|xpu):\d+")]
+Moved = Annotated[dict[str, FilePath], Words("{OLD:NEW}, of paths or of folders above them")]
+MOVED = "{outputs/base:/data/base}: where the cache, the encoders or the base weights are now that a run names"
 Weights = Annotated[FilePath, Words("ema, raw, or a file of `ldm-train export`")]
 
 
@@ -56,6 +58,7 @@ class DrawingSettings(CommandSettings):
     seed: int = setting(0, "of the noise")
     weights: Weights = setting("ema", "raw: the weights that the optimizer holds; or a file of `ldm-train export`")
     device: Device = setting("auto", "where to compute; auto: a GPU if there is one")
+    moved: Moved | None = setting(None, MOVED)
 
     sampler: Part
     spacing: Part | None = None
@@ -142,7 +145,9 @@ class EvaluateSettings(DrawingSettings):
     steps: Count = setting(20, "steps of the sampler")
     sweep: SweepSettings = setting(SweepSettings(), "")
     resamples: WholeNumber = setting(200, "random halves of the pictures for the 95 % intervals; 0: none")
-    batch_size: Count = setting(40, "pictures drawn at once")
+    batch_size: Count | None = setting(
+        None, "pictures drawn and measured at once; null: 40, fewer large ones, and no more than the run took in training"
+    )
     devices: Annotated[int | Literal["auto"], Range(1), Words("a whole number of at least 1, or auto")] = setting(
         "auto", "processes that draw, each on its own GPU; auto: all GPUs, or one process on the CPU"
     )
@@ -170,6 +175,7 @@ class ExportSettings(CommandSettings):
     ema_length: Positive | None = setting(
         None, "such as 0.08: make the average over this share of the run from the snapshots that ema=power stored"
     )
+    moved: Moved | None = setting(None, MOVED)
     step: WholeNumber | None = setting(None, "where that average ends; null: at the last snapshot")
     merge: bool = setting(False, "of a run that trains adapters or a part by names: write all weights, with those merged in")
     overwrite: bool = setting(

@@ -1,5 +1,7 @@
 """Grids of pictures for people and dashboards, and pictures that all ranks draw together."""
 
+from collections.abc import Callable
+
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
@@ -52,6 +54,19 @@ def warn_of_nonfinite(trainer: pl.Trainer, name: str, pictures: Tensor) -> None:
         log_scalars(trainer, {f"nonfinite_pictures/{name.replace(' ', '_')}": float(count)})
 
 
+def draw_in_passes(draw: Callable[[int, int], Tensor], count: int, *, at_once: int, most: int) -> Tensor:
+    """Return what `draw(start, end)` returns for all of `count` pictures, (count, ...), in passes of at most `at_once`.
+
+    Args:
+        most: pictures of the rank that has most; this one makes as many passes, since sharded parameters need every rank.
+    """
+    starts = range(0, count, at_once)
+    parts = [draw(start, min(start + at_once, count)) for start in starts]
+    for _ in range(-(-most // at_once) - len(starts)):
+        draw(0, min(at_once, count))
+    return torch.cat(parts)
+
+
 def draw_over_ranks(
     generation: Generation,
     prompts: list[str],
@@ -59,16 +74,27 @@ def draw_over_ranks(
     *,
     rank: int,
     world: int,
+    at_once: int | None = None,
     callback: StepCallback | None = None,
 ) -> Tensor:
     """Draw a picture of each prompt, a share on each rank, and return all on every rank's CPU, (B, 3, H, W) uint8.
 
     The i-th picture has noise number i, whichever rank draws it. A rank without a share draws the first picture again,
     because sharded parameters need every rank at every step.
+
+    Args:
+        at_once: pictures of one pass; None for all of a rank.
+        callback: of the first pass.
     """
     portion = torch.arange(len(prompts)).tensor_split(world)[rank].tolist()
     drawn = portion or [0]
-    images_here = to_display_bytes(generation([prompts[i] for i in drawn], recipe, first=drawn[0], callback=callback))
+
+    def draw(start: int, end: int) -> Tensor:
+        texts, watch = [prompts[i] for i in drawn[start:end]], callback if start == 0 else None
+        return to_display_bytes(generation(texts, recipe, first=drawn[start], callback=watch))
+
+    most = -(-len(prompts) // world)  # of any rank
+    images_here = draw_in_passes(draw, len(drawn), at_once=at_once or most, most=most)
     if world == 1:
         return images_here.cpu()
     images = images_here.new_zeros(len(prompts), *images_here.shape[1:])

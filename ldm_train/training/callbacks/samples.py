@@ -118,9 +118,12 @@ class Samples(Callback):
         """Return pictures to show by name, and the prompts' pictures (B, 3, H, W) at the first guidance scale."""
         drawing, prompts = self.drawing, self.drawing.prompts
         rank, world = trainer.global_rank, trainer.world_size
+        at_once = trainer.datamodule.geometry.rows  # type: ignore[attr-defined]
         film = ReverseFilm(generation, drawing.recipe.steps)
         rows = [
-            draw_over_ranks(generation, prompts, recipe, rank=rank, world=world, callback=watch if rank == 0 else None)
+            draw_over_ranks(
+                generation, prompts, recipe, rank=rank, world=world, at_once=at_once, callback=watch if rank == 0 else None
+            )
             for recipe, watch in zip(drawing.recipes.values(), [film, *[None] * len(drawing.recipes)], strict=False)
         ]
         columns = min(SAMPLE_COLUMNS, len(prompts)) if len(rows) == 1 else len(prompts)
@@ -130,7 +133,11 @@ class Samples(Callback):
         captions = list(drawing.held_out.values())
         if captions:
             same = captions == prompts
-            drawn = rows[0] if same else draw_over_ranks(generation, captions, drawing.recipe, rank=rank, world=world)
+            drawn = (
+                rows[0]
+                if same
+                else draw_over_ranks(generation, captions, drawing.recipe, rank=rank, world=world, at_once=at_once)
+            )
             if rank == 0 and not same:
                 warn_of_nonfinite(trainer, "pictures of held-out captions", drawn)
             pictures["held_out"] = make_pair_picture(

@@ -62,7 +62,7 @@ class Checkpoints(Callback):
     Args:
         lines: which has the metric to judge by. All dashboards are flushed before, so that what is in a checkpoint's past
             is on the disk.
-        saved: called on the first rank after each checkpoint.
+        saved: called on the first rank with the step of each checkpoint.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Checkpoints(Callback):
         lines: JsonLines,
         *,
         spent: TimeSpent | None = None,
-        saved: Callable[[], None] = lambda: None,
+        saved: Callable[[int], None] = lambda step: None,
     ) -> None:
         self.run_dir = run_dir
         self.spent = spent or TimeSpent()
@@ -151,7 +151,7 @@ class Checkpoints(Callback):
             self._refuse_full(self.path.stat().st_size, "the next checkpoint")
         trainer.save_checkpoint(self.path, weights_only=False)
         if trainer.is_global_zero:
-            self.saved()
+            self.saved(trainer.global_step)
             self._keep(trainer.global_step)
         log_checkpoint(trainer, self.path)
 

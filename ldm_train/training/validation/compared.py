@@ -107,4 +107,4 @@ def compute_over_ranks(
 def print_once(trainer: pl.Trainer, message: str) -> None:
     """Print once, on the first rank."""
     if trainer.is_global_zero:
-        print(message)
+        print(message, flush=True)

@@ -76,7 +76,7 @@ def measure_held_out(
         examples: how many held-out examples at most, evenly spread; None for all.
     """
     indices = torch.arange(len(data.held_out))
-    indices = indices[:: max(1, -(-len(indices) // (examples or len(indices))))]
+    indices = indices[:: max(1, -(-len(indices) // (examples or len(indices))))].contiguous()
     # At least two values a bin, or its interval would be undefined.
     strata = Strata.of(
         module.timesteps,
@@ -91,7 +91,7 @@ def measure_held_out(
             mine = portion[rank::world]
             # Sharded parameters need every rank at every forward pass, so a rank without examples computes another's.
             examples_now = mine if len(mine) else portion[:1]
-            places = torch.searchsorted(indices, examples_now)
+            places = torch.searchsorted(indices, examples_now.contiguous())
             batch = data.transfer_batch_to_device(data.held_out_batch(examples_now), module.device, 0)
             with module.at_rest():
                 losses = module.losses(batch, times[places, repeat], stream=f"held out {repeat} ")

@@ -13,14 +13,24 @@ from ldm_train.features.clip_score import CLIPPair
 from ldm_train.features.extractors import Features, Pixels
 from ldm_train.generation import Generation, SamplingSettings
 from ldm_train.metrics.evaluation import Comparison, PictureMetric, Retrieval
-from ldm_train.metrics.sets import MIN_PICTURES, clip_score, compare_features, is_rank_deficient, retrieval_at_1
+from ldm_train.metrics.sets import (
+    MIN_PICTURES,
+    caution_of_few,
+    clip_score,
+    compare_features,
+    is_rank_deficient,
+    retrieval_at_1,
+)
+from ldm_train.training.callbacks.picture_grids import draw_in_passes
 from ldm_train.training.callbacks.spent import TimeSpent
 from ldm_train.training.callbacks.step_log import is_due
 from ldm_train.training.ema.ema import EMA
 from ldm_train.training.loggers.dashboards import PlainRecord, log_record, log_scalars
 from ldm_train.training.module import NoisePredictorTraining
+from ldm_train.training.optimization.sharding import is_sharded
 from ldm_train.training.validation.compared import (
     ENOUGH_HELD_OUT,
+    PORTION_SIZE,
     ComparisonSet,
     choose_comparison,
     compute_over_ranks,
@@ -83,6 +93,7 @@ class MetricsCallback(Callback):
         self.spent = spent or TimeSpent()
         self.extractors: list[Features] = [Pixels()] if measuring.features is None else [Pixels(), measuring.features]
         self._compared: ComparisonSet | None = None
+        self._prepared = False
         self._real: Mapping[str, Tensor] = {}
         self._texts: Tensor | None = None
 
@@ -100,7 +111,8 @@ class MetricsCallback(Callback):
         for part in frozen:
             part.to(module.device)
         generation = self.generation(module)
-        if not self._real:
+        if not self._prepared:
+            self._prepared = True
             self._prepare(trainer, module, generation)
         if self._compared is not None:
             drawn = self._draw(trainer, module, generation, self._compared)
@@ -132,12 +144,18 @@ class MetricsCallback(Callback):
         self, trainer: pl.Trainer, module: NoisePredictorTraining, generation: Generation, compared: ComparisonSet
     ) -> dict[str, Tensor]:
         """Return features of a drawn picture of each caption, from the extractors and CLIP's image tower."""
-        pair = self.measuring.pair
+        pair, at_once = self.measuring.pair, trainer.datamodule.geometry.rows  # type: ignore[attr-defined]
 
         def compute(number: int) -> dict[str, Tensor]:
-            drawing = replace(generation, size=compared.sizes[number])
+            drawing, captions = replace(generation, size=compared.sizes[number]), compared.captions_of(number)
+            first, recipe = compared.starts[number], self.measuring.recipe
             with module.at_rest():
-                images = drawing(compared.captions_of(number), self.measuring.recipe, first=compared.starts[number])
+                images = draw_in_passes(
+                    lambda start, end: drawing(captions[start:end], recipe, first=first + start),
+                    len(captions),
+                    at_once=at_once,
+                    most=PORTION_SIZE if is_sharded(module) else 0,
+                )
             features = {extractor.name: extractor(images) for extractor in self.extractors}
             return features if pair is None else features | {CLIP_IMAGES: pair.images(images)}
 
@@ -187,6 +205,8 @@ class MetricsCallback(Callback):
     def _explain(self, trainer: pl.Trainer, compared: ComparisonSet) -> None:
         """Print once what the metrics are of and how far to trust them."""
         extractor, count = self.measuring.features, len(compared.captions)
+        if caution := caution_of_few(count, count):
+            print_once(trainer, f"caution: {caution}")
         if not compared.held_out:
             print_once(
                 trainer,

@@ -48,7 +48,7 @@ class FeatureStore:
             "content": self.content,
             "examples": hashlib.sha256(examples.numpy().tobytes()).hexdigest(),
             "extractor": [extractor.name, fingerprint_module(extractor)],
-            "machine": [device.type, torch.cuda.get_device_name(device) if device.type == "cuda" else "", torch.__version__],
+            "machine": [device.type, *describe_gpu(device), torch.__version__],
         }
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
         return self.folder / f"{extractor.name}-{digest[:32]}.safetensors"
@@ -109,6 +109,11 @@ def load_or_compute_features(
             f"note: the true pictures' features were not stored, and the next run will compute them again: {problem}",
         )
     return stored | new
+
+
+def describe_gpu(device: torch.device) -> list[str | bool]:
+    """Return what of a GPU decides how it rounds: its name, and whether its convolutions use TF32; nothing for a CPU."""
+    return [torch.cuda.get_device_name(device), torch.backends.cudnn.allow_tf32] if device.type == "cuda" else []
 
 
 def _digest(features: Tensor) -> str:

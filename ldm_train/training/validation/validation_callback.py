@@ -10,6 +10,7 @@ from ldm_train.training.callbacks.step_log import is_due
 from ldm_train.training.ema.ema import EMA
 from ldm_train.training.loggers.dashboards import log_record, log_scalars
 from ldm_train.training.module import NoisePredictorTraining
+from ldm_train.training.validation.compared import print_once
 from ldm_train.training.validation.held_out import measure_held_out
 
 
@@ -21,7 +22,7 @@ class ValidationCallback(Callback):
 
     Args:
         every: optimizer steps; also at the end of the run.
-        batch_size: examples of one forward pass; the loss does not depend on it.
+        batch_size: examples of one forward pass; None for as many as training takes at once. The loss does not depend on it.
         repeats: timesteps per example.
         bins: number of bins of log-SNR; fewer if there are few examples.
         examples: how many held-out examples at most, evenly spread; None for all.
@@ -33,7 +34,7 @@ class ValidationCallback(Callback):
         ema: EMA,
         *,
         every: int,
-        batch_size: int = 64,
+        batch_size: int | None = None,
         repeats: int = 4,
         bins: int = 8,
         examples: int | None = None,
@@ -63,7 +64,7 @@ class ValidationCallback(Callback):
                 losses = measure_held_out(
                     module,
                     data,
-                    batch_size=self.batch_size,
+                    batch_size=self.batch_size or data.geometry.rows,
                     repeats=self.repeats,
                     bins=self.bins,
                     examples=self.examples,
@@ -74,3 +75,5 @@ class ValidationCallback(Callback):
             log_scalars(trainer, {f"validation_{name}": value for name, value in losses.scalars(suffix).items()})
             log_scalars(trainer, losses.bins(f"validation_bins{suffix}/"))
             log_record(trainer, "validation", {"weights": weights, **losses.record()})
+            if weights == "ema":
+                print_once(trainer, f"step {trainer.global_step}: validation loss {losses.total['loss'].mean:.4f}")

@@ -36,7 +36,7 @@ COMMON = {
     "intervals",
 }
 SETS = {f"{name}_efficientnet_lite0" for name in ("kid", "fid", "precision", "recall")}
-COMPARED = {"pictures", "real_pictures", "features", "resamples", "fid_efficientnet_lite0_rank_deficient"}
+COMPARED = {"pictures", "real_pictures", "features", "resamples", "few_pictures", "fid_efficientnet_lite0_rank_deficient"}
 DRAWINGS = {"retrieval_at_1", "background_accuracy", "drawing_psnr", "autoencoder_psnr", "pictures", "held_out_pairs"}
 QUICK = ["steps=2", "device=cpu", "resamples=5"]
 

@@ -81,6 +81,7 @@ def test_json_holds_all_of_it(folder: Path, ldm_train: Callable) -> None:
         "state": "interrupted",
         "told": "Interrupted (SIGTERM), at step 300 of 400",
         "step": 300,
+        "saved_step": None,
         "max_steps": 400,
         "samples_per_second": 100.0,
         "started": "2026-01-02T12:00:00+00:00",

@@ -1,0 +1,82 @@
+"""What is held out is counted by one rule everywhere, and where nothing is, each command says so."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ldm_train.data.batches.datamodules import split_held_out
+from ldm_train.data.batches.holding_out import warn_of_none_held_out
+from ldm_train.data.cache.reader import open_caches
+from tests.conftest import PICTURES, TEXT
+
+
+@pytest.fixture(scope="module")
+def unsplit(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shared pictures without a split."""
+    folder = tmp_path_factory.mktemp("unsplit") / "pictures"
+    folder.mkdir()
+    rows = [json.loads(line) for line in (pictures / "metadata.jsonl").read_text().splitlines()]
+    for row in rows:
+        row.pop("split", None)
+        (folder / row["file_name"]).write_bytes((pictures / row["file_name"]).read_bytes())
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def unsplit_cache(unsplit: Path, encode: Callable, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("caches") / "unsplit"
+    assert encode(unsplit, folder, "dtype=float32").code == 0
+    return folder
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.6])
+def test_check_counts_what_train_holds_out(
+    share: float, unsplit: Path, unsplit_cache: Path, ldm_train: Callable, tmp_path: Path
+) -> None:
+    words = [f"source.path={unsplit}", f"out={tmp_path / 'report'}", "measure=false", f"held_out={share}"]
+    assert ldm_train("check", *words, *PICTURES, *TEXT).code == 0
+    counted = json.loads((tmp_path / "report/check.json").read_text())["pictures"]["held_out"]
+    assert counted == len(split_held_out(open_caches(str(unsplit_cache))[0], share)[1])
+    assert (counted > 0) is (share > 0)
+
+
+def test_what_the_source_names_is_counted_alone(pictures: Path, ldm_train: Callable, tmp_path: Path) -> None:
+    words = [f"source.path={pictures}", f"out={tmp_path / 'report'}", "measure=false", "held_out=0.6"]
+    assert ldm_train("check", *words, *PICTURES, *TEXT).code == 0
+    assert json.loads((tmp_path / "report/check.json").read_text())["pictures"]["held_out"] == 3
+
+
+def test_none_is_worth_a_warning_unless_it_was_asked_for() -> None:
+    assert warn_of_none_held_out(0, 12, share=0.0) == []
+    assert warn_of_none_held_out(1, 12, share=0.1) == []
+    assert "held_out=0.001" in warn_of_none_held_out(0, 12, share=0.001)[0]
+
+
+@pytest.mark.slow
+def test_every_command_warns_where_none_is_held_out(
+    unsplit: Path, unsplit_cache: Path, ldm_train: Callable, train: Callable, encode: Callable, tmp_path: Path
+) -> None:
+    few = "held_out=0.0001"
+    check = ldm_train("check", f"source.path={unsplit}", "measure=false", *PICTURES, *TEXT, few)
+    assert f"{few}:" in check.out
+    run_dir = tmp_path / "run"
+    trained = train(unsplit_cache, run_dir, few, "max_steps=2", "pictures.prompts=[]")
+    assert trained.code == 0, trained.err
+    assert f"{few}:" in trained.out
+    one = tmp_path / "one"
+    one.mkdir()
+    for name in ("circle-red.png", "square-red.png"):
+        (one / name).write_bytes((unsplit / name).read_bytes())
+        (one / name).with_suffix(".txt").write_text(name)
+    encoded = encode(one, tmp_path / "small")
+    assert encoded.code == 0, encoded.err
+    held_out = len(split_held_out(open_caches(str(tmp_path / "small"))[0], 0.05)[1])
+    assert ("held_out=0.05" in encoded.out) is (held_out == 0)
+    for words in ([], ["features=null"]):
+        answer = ldm_train("evaluate", f"run_dir={run_dir}", f"out={tmp_path / 'measured.json'}", "device=cpu", *words)
+        assert answer.code == 1, "nothing was measured"
+        assert f"{few}:" in answer.out
+        assert not (tmp_path / "measured.json").exists()
