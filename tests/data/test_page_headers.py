@@ -1,5 +1,6 @@
 """The sizes of a parquet file's pages are read from the pages: footers that say otherwise change nothing."""
 
+import os
 from pathlib import Path
 
 import pyarrow
@@ -7,9 +8,12 @@ import pytest
 from pyarrow import parquet
 
 from ldm_train.data.scan.survey import survey_items
-from ldm_train.data.sources import column_sizes, page_headers, row_groups
+from ldm_train.data.sources import column_sizes, dataset_splits, page_headers, row_groups
+from ldm_train.data.sources.dataset_splits import check_data_file
+from ldm_train.data.sources.huggingface import HuggingFace
 from ldm_train.data.sources.page_headers import CompactReader, read_page_sizes
 from ldm_train.data.sources.table import Table
+from ldm_train.util.inputs import MAX_TABLE
 from tests.data.folders import picture
 from tests.pairwise import parametrize_pairs
 
@@ -123,6 +127,31 @@ def test_a_footer_that_says_more_is_packed_does_not_help(tmp_path: Path, small_l
     path = write_bomb(tmp_path, size=10**6)
     replace_in_footer(path, 1, total_compressed_size=2**13 - 1)
     assert "'text' cannot be read: " in read_problem(path)
+
+
+def test_a_dataset_is_held_to_the_same_limits(tmp_path: Path, small_limits: None) -> None:
+    path = write_bomb(tmp_path, size=10**6)
+    replace_in_footer(path, 1, total_uncompressed_size=1000)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for place in (path.rename(folder / "t.parquet"), folder):
+        source = HuggingFace(str(place), image_column="file_name", cache_dir=str(tmp_path / "cache"))
+        with pytest.raises(ValueError, match=r"t\.parquet cannot be read: row group 0: its column 'text' unpacks to 2,000,"):
+            list(source)
+
+
+@pytest.mark.parametrize(("suffix", "line"), [("jsonl", '{"image": "a.png", "text": "x"}\n'), ("csv", "image,text\n")])
+def test_a_file_of_data_has_no_endless_line(suffix: str, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dataset_splits, "MAX_SKIPPED", 2**25)
+    path = tmp_path / f"t.{suffix}"
+    path.write_text(line)
+    check_data_file(path)
+    os.truncate(path, 2**25 + 1)  # zeros up to there
+    with pytest.raises(OSError, match=r"a line of more than 16,777,216 bytes"):
+        check_data_file(path)
+    os.truncate(path, MAX_TABLE + 1)
+    with pytest.raises(OSError, match="at most"):
+        check_data_file(path)
 
 
 def test_a_damaged_header_of_a_later_page_is_named(tmp_path: Path) -> None:

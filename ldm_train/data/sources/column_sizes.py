@@ -49,7 +49,7 @@ class GroupSizes:
 def measure_columns(
     file: BinaryIO, metadata: "FileMetaData", names: Collection[str], *, most: int = MAX_CHUNK
 ) -> list[GroupSizes]:
-    """Return the sizes of columns in each row group, with those that unpack to too much, there or in all groups, as problems.
+    """Return the sizes of columns in each row group. Those that unpack to too much, there or in all groups, are problems.
 
     Args:
         names: the columns that will be read.

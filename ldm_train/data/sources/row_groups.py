@@ -60,6 +60,23 @@ def read_record_batches(file: BinaryIO, needed: Collection[str]) -> Iterator["Re
                     yield batch if isinstance(batch, SkippedGroup) else limit.within(batch)
 
 
+def check_parquet_file(file: BinaryIO) -> None:
+    """Raise if another library would need far more memory for a parquet file than the file has bytes.
+
+    Raises:
+        OSError: as `read_record_batches`, or any column unpacks to too much or has damaged pages.
+    """
+    from pyarrow import parquet
+
+    _check_footer(file)
+    with parquet.ParquetFile(file) as opened:
+        _check_rows(opened.metadata, os.fstat(file.fileno()).st_size)
+        names = [column.name for column in opened.schema_arrow]
+        for group, sizes in enumerate(measure_columns(file, opened.metadata, names, most=MAX_TABLE)):
+            for name, problem in sizes.problems.items():
+                raise OSError(f"row group {group}: its column {format_name(name)!r} {problem}")
+
+
 class ColumnLimit:
     """Count the unpacked bytes of each column: one short value may be that of a million rows."""
 
