@@ -4,6 +4,7 @@ import os
 import posixpath
 import reprlib
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -27,11 +28,9 @@ class MetadataTables:
 
     def __init__(self, root: Path, files: list[str], pictures: list[str], *, column: str) -> None:
         folders = [posixpath.dirname(file) for file in files]
-        twice = next((i for i in range(1, len(files)) if folders[i] in folders[:i]), None)
+        twice = next((folder for folder, count in Counter(folders).items() if count > 1), None)
         if twice is not None:
-            both = ", ".join(
-                format_name(file) for file, folder in zip(files, folders, strict=True) if folder == folders[twice]
-            )
+            both = ", ".join(format_name(file) for file, folder in zip(files, folders, strict=True) if folder == twice)
             raise ValueError(f"one folder has several metadata files, {both}; keep one of them")
         self.files = files
         self.pictures = set(pictures)
@@ -46,8 +45,7 @@ class MetadataTables:
     def annotate(self, key: str) -> Annotation:
         row = self.rows.get(key)
         if row is None:
-            broken = next((f"; {item.problem}" for item in self.problems if item.key in self.files), "")
-            return Annotation(format_name(key), problem=f"not named in {self._describe_files()}{broken}")
+            return Annotation(format_name(key), problem=f"not named in {self._describe_files()}{self._broken_file}")
         return annotate_from_values(row.values, column=self.column, origin=row.origin, apart=[FILE_NAME])
 
     def notes(self, pictures: list[str]) -> Iterator[str]:
@@ -100,6 +98,12 @@ class MetadataTables:
     def _near(self, key: str) -> str:
         near = self._by_folded_name.get(_folded(key))
         return f"; there is {format_name(near)}" if near else ""
+
+    @cached_property
+    def _broken_file(self) -> str:
+        """What is wrong with the first file that cannot be read, for a message."""
+        files = set(self.files)
+        return next((f"; {item.problem}" for item in self.problems if item.key in files), "")
 
     @cached_property
     def _by_folded_name(self) -> dict[str, str]:
