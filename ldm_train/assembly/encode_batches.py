@@ -7,6 +7,8 @@ import pytorch_lightning as pl
 import torch
 
 from ldm_train.assembly.capabilities import set_tf32, uses_tf32
+from ldm_train.assembly.encoding_memory import estimate_encoding_memory, find_memory_problem
+from ldm_train.assembly.parts import choose_device
 from ldm_train.assembly.trainer import silence_lightning, trainer_options
 from ldm_train.autoencoders.scaling import Scaling
 from ldm_train.data.batches.holding_out import falls_out, warn_of_none_held_out
@@ -20,6 +22,7 @@ from ldm_train.settings.composition import build
 from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.settings.schema.using import EncodeSettings
 from ldm_train.training.encoding import Batches, Encoding, EncodingData, Rendering, WriteParts
+from ldm_train.types import Autoencoder
 from ldm_train.util.interrupts import interruptible
 from ldm_train.util.processes import is_only_process
 
@@ -56,6 +59,7 @@ def encode_batches(
         return Batches(read_planned_batches(place.batches), rendering, pictures=rows)
 
     autoencoder = build(config.autoencoder, "autoencoder")
+    refuse_memory(config, crop, todo or [], autoencoder)
     encoding = Encoding(autoencoder, build(config.text_encoder, "text_encoder"), dtype=getattr(torch, config.dtype)).eval()
     trainer = pl.Trainer(
         logger=False,
@@ -67,6 +71,20 @@ def encode_batches(
     )
     with interruptible():
         trainer.predict(encoding, EncodingData(read, workers=config.workers), return_predictions=False)
+
+
+def refuse_memory(config: EncodeSettings, crop: Crop, todo: Sequence[EncodingBatch], autoencoder: Autoencoder) -> None:
+    """Raise if this machine has not the memory to encode these batches.
+
+    Raises:
+        ValueError: it has not.
+    """
+    device = choose_device("cpu" if config.trainer.accelerator == "cpu" else "auto")
+    memory = estimate_encoding_memory(
+        autoencoder, todo, crop, batch_size=config.batch_size, workers=config.workers, device=device
+    )
+    if problem := find_memory_problem(memory, batch_size=f"batch_size={config.batch_size}", device=device):
+        raise ValueError(problem)
 
 
 def refuse_scale(manifest: Manifest) -> None:

@@ -10,6 +10,7 @@ from ldm_train.diffusion.prediction import Prediction
 from ldm_train.diffusion.schedules.named import cosine, from_betas, linear, scaled_linear
 from ldm_train.diffusion.schedules.schedule import NoiseSchedule
 from ldm_train.util.safe_json import read_object
+from ldm_train.weights.exported_files import check_exported_file
 
 PREDICTIONS = {"epsilon": "noise", "v_prediction": "velocity", "sample": "clean"}
 
@@ -21,7 +22,10 @@ def read_scheduler(unet: Path) -> dict[str, Any] | None:
         ValueError: they cannot be read.
     """
     path = unet.parent / "scheduler" / "scheduler_config.json"
-    return read_object(path) if unet.is_dir() and path.is_file() else None
+    if not unet.is_dir() or not path.is_file():
+        return None
+    check_exported_file(path)
+    return read_object(path)
 
 
 def compare_scheduler(scheduler: Mapping[str, Any], prediction: Prediction, schedule: NoiseSchedule) -> list[str]:

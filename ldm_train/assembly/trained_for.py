@@ -16,8 +16,8 @@ from ldm_train.diffusion.schedules.schedule import NoiseSchedule
 from ldm_train.run_dir.record import CONFIG, RECORD, read_record
 from ldm_train.settings.composition import words
 from ldm_train.settings.schema.training import TrainSettings
-from ldm_train.util.ownership import EXPORT
-from ldm_train.util.safe_json import Json, read_object
+from ldm_train.util.safe_json import Json
+from ldm_train.weights.exported_files import read_export_record
 from ldm_train.weights.tensor_files import read_metadata
 
 TRAINED_FOR = "trained_for"  # the key in `run.json`, in files of weights and in `export.json`
@@ -88,8 +88,8 @@ def read_purpose(path: Path) -> Purpose | None:
         if path.suffix == ".safetensors" and path.is_file():
             found = read_metadata(path).get(TRAINED_FOR)
         for folder in (path, path.parent):  # a pipeline's own folder or a part of it, or around a single file
-            if found is None and (folder / EXPORT.mark).is_file():
-                found = read_object(folder / EXPORT.mark).get(TRAINED_FOR)
+            if found is None:
+                found = read_export_record(folder).get(TRAINED_FOR)
     if not isinstance(found, dict) or "prediction" not in found or not isinstance(found.get("schedule"), dict):
         return None
     return found

@@ -1,5 +1,6 @@
 """Autoencoders behind the `Autoencoder` protocol: published ones of diffusers, the shipped one, and the identity."""
 
+import zlib
 from functools import partial
 from pathlib import Path
 from typing import Protocol, Self, cast
@@ -17,7 +18,7 @@ from ldm_train.weights.hub import locate_weights
 from ldm_train.weights.layouts import autoencoder_layout
 from ldm_train.weights.leftovers import describe_leftovers
 from ldm_train.weights.module_loading import copy_into_module
-from ldm_train.weights.part_folders import find_part_folder
+from ldm_train.weights.part_folders import CONFIG, CONFIG_CHECKSUM, find_part_folder
 from ldm_train.weights.published_parts import PublishedPart, find_autoencoder
 from ldm_train.weights.tensor_files import write_tensor_file
 
@@ -84,8 +85,12 @@ class KLAutoencoder(nn.Module):
     def save(self, folder: Path, *, shift: float, scale: float) -> None:
         """Write diffusers' layout: `config.json` with this shift and scale, and the weights as safetensors."""
         self.model.register_to_config(scaling_factor=scale, shift_factor=shift)
-        write_tensor_file(folder / "diffusion_pytorch_model.safetensors", self.model.state_dict(), {}, {"format": "pt"})
-        atomic_write(folder / "config.json", self.model.to_json_string())
+        config = self.model.to_json_string().encode()
+        metadata = {CONFIG_CHECKSUM: zlib.crc32(config)}
+        write_tensor_file(
+            folder / "diffusion_pytorch_model.safetensors", self.model.state_dict(), metadata, {"format": "pt"}
+        )
+        atomic_write(folder / CONFIG, config)
 
 
 class IdentityAutoencoder(nn.Module):
@@ -155,7 +160,7 @@ def _locate(weights: str, subfolder: str | None) -> Path:
             weights, setting="autoencoder.weights", subfolder=subfolder or "vae", name="diffusion_pytorch_model"
         )
         folder = path / subfolder if subfolder else find_part_folder(path, "vae")
-        if not path.is_file() and not (folder / "config.json").is_file():
+        if not path.is_file() and not (folder / CONFIG).is_file():
             raise ValueError(f"{folder} has no config.json")
     except ValueError as error:
         raise ValueError(

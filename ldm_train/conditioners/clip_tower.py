@@ -10,6 +10,7 @@ from open_clip.transformer import TextTransformer
 from torch import Tensor, nn
 
 from ldm_train.util.safe_json import Json, read_object
+from ldm_train.weights.exported_files import check_exported_file
 from ldm_train.weights.fingerprint import digest_tensors
 from ldm_train.weights.hub import locate_weights
 from ldm_train.weights.layouts.text_layout import infer_text_architecture, map_text_encoder_from_published
@@ -63,6 +64,7 @@ def check_padding(found: PublishedPart, pad_token: int) -> None:
     path = found.path.parent / "tokenizer" / "tokenizer_config.json"
     if not found.path.is_dir() or not path.is_file():
         return
+    check_exported_file(path)
     pad = read_object(path).get("pad_token")
     there = PAD_TOKENS.get(str(pad.get("content") if isinstance(pad, dict) else pad), pad_token)
     if there != pad_token:

@@ -1,12 +1,17 @@
 """Read a part's folder as diffusers and transformers write it: `config.json`, and weights in one file or several."""
 
+import zlib
 from pathlib import Path
 from typing import Any
 
 from ldm_train.util.safe_json import read_object
 from ldm_train.util.text import list_names
+from ldm_train.weights.exported_files import check_exported_file
 from ldm_train.weights.lazy_tensors import LazyTensors, SafetensorsFile, open_tensor_file
+from ldm_train.weights.tensor_files import read_metadata
 
+CONFIG = "config.json"
+CONFIG_CHECKSUM = "config"  # in the metadata of a trained autoencoder's weights
 VARIANTS = ("", "fp16", "bf16")
 
 
@@ -32,6 +37,7 @@ def open_part_folder(
         dotted = f".{variant}" if variant else ""
         file, index = folder / f"{name}{dotted}.safetensors", folder / f"{name}.safetensors.index{dotted}.json"
         if file.is_file():
+            check_config(folder / CONFIG, file)
             return SafetensorsFile(file).tensors(), config
         for path in (index, folder / f"{name}{dotted}.safetensors.index.json"):
             if path.is_file():
@@ -52,14 +58,29 @@ def read_part_config(folder: Path, classes: tuple[str, ...]) -> dict[str, Any]:
     Raises:
         ValueError: it does not exist, cannot be read, or names a class that is not accepted.
     """
-    path = folder / "config.json"
+    path = folder / CONFIG
     if not path.is_file():
         raise ValueError(f"{folder} has no config.json, so it is not a folder in diffusers' layout")
+    check_exported_file(path)
     config: dict[str, Any] = {**read_object(path)}
     named = [config["_class_name"]] if "_class_name" in config else config.get("architectures") or []
     if strange := [one for one in named if one not in classes]:
         raise ValueError(f"{path} names the class {strange[0]}; accepted here: {', '.join(classes)}. Nothing was loaded")
     return config
+
+
+def check_config(config: Path, weights: Path) -> None:
+    """Raise if the metadata of weights has a checksum of the config next to them, and the config has another.
+
+    Raises:
+        ValueError: it has, or the weights cannot be read.
+    """
+    expected = read_metadata(weights).get(CONFIG_CHECKSUM)
+    if expected is not None and zlib.crc32(config.read_bytes()) != expected:
+        raise ValueError(
+            f"{config} is damaged, or was changed since it was written with {weights.name}: its checksum differs. "
+            "Train again from the last checkpoint, or restore it from a copy"
+        )
 
 
 def open_indexed_files(index: Path) -> LazyTensors:

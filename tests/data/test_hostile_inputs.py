@@ -14,7 +14,7 @@ from pyarrow import parquet
 
 from ldm_train.data.scan.inspection import Decoder, inspect_items
 from ldm_train.data.scan.survey import Survey, survey_items
-from ldm_train.data.sources import arrow, row_groups
+from ldm_train.data.sources import arrow, column_sizes, row_groups
 from ldm_train.data.sources.columns import name_class
 from ldm_train.data.sources.folder import Folder
 from ldm_train.data.sources.huggingface import HuggingFace
@@ -182,7 +182,7 @@ def test_a_label_without_a_name_stays_a_number(label: int) -> None:
 def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arrow, "MAX_BATCH", 10_000)
     monkeypatch.setattr(arrow, "MAX_LINE", 5_000)
-    monkeypatch.setattr(row_groups, "SUSPICIOUS", (100_000, 100))
+    monkeypatch.setattr(column_sizes, "SUSPICIOUS", (100_000, 100))
 
 
 @pytest.mark.parametrize("name", ["text", "more"])

@@ -19,7 +19,13 @@ from ldm_train.assembly.source_survey import name_classes
 from ldm_train.assembly.trainer import silence_lightning
 from ldm_train.commands.check.check_page import build_check_page
 from ldm_train.commands.check.dataset_facts import collect_caption_facts, collect_picture_facts
-from ldm_train.commands.check.estimate import estimate_disk, estimate_encoding, estimate_training, measure_row_shapes
+from ldm_train.commands.check.estimate import (
+    estimate_disk,
+    estimate_encoding,
+    estimate_memory,
+    estimate_training,
+    measure_row_shapes,
+)
 from ldm_train.commands.check.existing_cache import compare_cache
 from ldm_train.commands.check.findings import Report, judge_report, judge_source
 from ldm_train.commands.check.forecast import estimate_class_pictures, estimate_run_files
@@ -127,6 +133,9 @@ def examine_training(settings: CheckSettings, report: Report, plan: CachePlan, p
         return
     rows = measure_row_shapes(settings, parts)
     report.disk = estimate_disk(settings, plan, rows)
+    report.encoding_memory = estimate_memory(settings, plan, parts.autoencoder, device, attempt)
+    if attempt.reasons:
+        return
     if settings.measure and parts.autoencoder.factor > 1:
         with show_progress("trying the autoencoder on a few pictures"):
             measured = try_latents(settings, plan, parts.autoencoder, device)

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import torch
 
+from ldm_train.assembly.encoding_memory import EncodingMemory, estimate_encoding_memory, find_memory_problem
 from ldm_train.assembly.parts import Parts
 from ldm_train.assembly.training_module import training_module
 from ldm_train.commands.check.reconstruction import Pace
-from ldm_train.commands.check.trials import CPU, build_geometry, build_network_on, count_devices
+from ldm_train.commands.check.trials import CPU, Attempts, build_geometry, build_network_on, count_devices
 from ldm_train.conditioners.class_labels import ClassLabels
 from ldm_train.conditioners.text_encoder import TextEncoder
 from ldm_train.data.cache.plan import CachePlan
@@ -21,7 +22,7 @@ from ldm_train.settings.schema.training import CheckSettings
 from ldm_train.training.cost import CacheBytes, RowShapes, StepBytes, Tried, cache_bytes, free_memory, step_bytes, try_step
 from ldm_train.training.ema.ema import EMA
 from ldm_train.training.module import NoisePredictorTraining
-from ldm_train.types import CaptionBatch, LatentBatch, Moments
+from ldm_train.types import Autoencoder, CaptionBatch, LatentBatch, Moments
 
 TRIED_WHOLE = 100e6  # parameters
 WORK_BYTES = 16  # per trained parameter in float32: weight, gradient, two moments
@@ -93,6 +94,20 @@ def estimate_disk(settings: CheckSettings, plan: CachePlan, rows: RowShapes) -> 
     wanted = Path(settings.cache).absolute() if isinstance(settings.cache, str) else Path.cwd()
     folder = next(path for path in (wanted, *wanted.parents) if path.is_dir())
     return Disk(cache_bytes(plan, rows), str(folder), shutil.disk_usage(folder).free)
+
+
+def estimate_memory(
+    settings: CheckSettings, plan: CachePlan, autoencoder: Autoencoder, device: torch.device, attempt: Attempts
+) -> EncodingMemory:
+    """Return the memory that encoding all pictures takes, and add a problem if there is not so much."""
+    size = settings.encode_batch_size
+    batches = plan.batches((), pictures=max(1, size // plan.crop.views))
+    memory = estimate_encoding_memory(
+        autoencoder, batches, plan.crop, batch_size=size, workers=settings.workers, device=device
+    )
+    problem = find_memory_problem(memory, batch_size=f"encode_batch_size={size}", device=device)
+    attempt.reasons += [problem] if problem else []
+    return memory
 
 
 def estimate_encoding(settings: CheckSettings, plan: CachePlan, pace: Pace) -> float:

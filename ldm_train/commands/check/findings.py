@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from math import ceil
 
+from ldm_train.assembly.encoding_memory import EncodingMemory
 from ldm_train.commands.check.dataset_facts import LARGE_LOSS, TINY, CaptionFacts, PictureFacts
 from ldm_train.commands.check.estimate import Disk, StepEstimate
 from ldm_train.commands.check.existing_cache import CacheComparison
@@ -25,6 +26,7 @@ class Report:
 
     Args:
         notes: what the source detected.
+        encoding_memory: bytes at the peak of encoding everything.
         encoding_seconds, prior_seconds, training_seconds: of encoding everything, of drawing class pictures, and of training
             to the last step.
         price: of all three, if the price of an hour is known.
@@ -42,6 +44,7 @@ class Report:
     training: StepEstimate | None = None
     files: RunFiles | None = None
     caches: list[CacheComparison] = field(default_factory=list)
+    encoding_memory: EncodingMemory | None = None
     encoding_seconds: float | None = None
     prior_seconds: float | None = None
     training_seconds: float | None = None
@@ -67,7 +70,7 @@ class Report:
         return {"ok": not self.reasons, **values, "measured": measured}
 
 
-MEASURED = ("encoding_seconds", "prior_seconds", "training_seconds", "price", "free_memory")
+MEASURED = ("encoding_memory", "encoding_seconds", "prior_seconds", "training_seconds", "price", "free_memory")
 
 
 def judge_report(report: Report, *, strict: bool, scale_check: bool, chunk: int | None) -> None:

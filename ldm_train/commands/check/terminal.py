@@ -68,6 +68,10 @@ def format_cost(report: Report) -> Iterator[str]:
                 else f"; encoding takes {format_duration(report.encoding_seconds)} here"
             )
         )
+    if report.encoding_memory is not None:
+        memory = report.encoding_memory
+        gpu = f", and {format_bytes(memory.activations)} of the GPU" if memory.on_gpu else ""
+        yield f"encoding takes about {format_bytes(memory.machine)} of memory at its peak{gpu}, besides the models"
     if report.prior is not None:
         yield (
             f"{report.prior.count:,} class pictures are drawn first, with {report.prior.passes:,} passes of the network each"

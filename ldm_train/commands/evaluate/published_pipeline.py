@@ -14,6 +14,7 @@ from ldm_train.commands.evaluate.drawing_models import Details, select_plain
 from ldm_train.commands.evaluate.drawn_pictures import Opener, Painter
 from ldm_train.settings.schema.using import EvaluateSettings
 from ldm_train.types import Autoencoder
+from ldm_train.weights.exported_files import check_exported_folder
 from ldm_train.weights.fingerprint import digest_files
 from ldm_train.weights.tensor_files import check_tensor_file
 
@@ -69,6 +70,7 @@ def open_pipeline(path: str, device: torch.device) -> DiffusionPipeline:
             f"pipeline={path} is not a folder with a model_index.json; give pipeline=DIR written by `ldm-train export` or "
             "by diffusers' `save_pretrained`"
         )
+    check_exported_folder(Path(path))
     for file in sorted(Path(path).glob("*/*.safetensors")):
         check_tensor_file(file)
     try:

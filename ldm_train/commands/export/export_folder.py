@@ -23,6 +23,7 @@ from ldm_train.util.ownership import (
 )
 from ldm_train.util.replacing import ReplacedFolder, check_replaceable
 from ldm_train.util.text import list_names
+from ldm_train.weights.exported_files import add_checksums
 from ldm_train.weights.lazy_tensors import LazyTensors
 from ldm_train.weights.streaming_writer import stream_tensors
 from ldm_train.weights.tensor_files import read_metadata
@@ -132,7 +133,7 @@ def write_whole_folder(
     with place.locked():
         place.start()
         yield place.new
-        write_json(place.new / EXPORT.mark, {**record, "files": list_contents(place.new)})
+        write_json(place.new / EXPORT.mark, add_checksums({**record, "files": list_contents(place.new)}, place.new))
         place.put_in_place()
 
 

@@ -1,13 +1,25 @@
 """Load splits with Hugging Face's `datasets`, which is imported only when a split is loaded."""
 
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
-from ldm_train.util.inputs import describe_error
+from ldm_train.data.sources.items import format_name
+from ldm_train.data.sources.row_groups import check_parquet_file
+from ldm_train.util.inputs import (
+    BUFFER,
+    MAX_LINE,
+    MAX_SKIPPED,
+    MAX_TABLE,
+    READ_ERRORS,
+    describe_error,
+    open_input,
+    read_lines,
+)
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -55,6 +67,8 @@ def _loaded(request: DatasetRequest, split: str) -> "Dataset | IterableDataset":
         if Path(path).suffix.lower() not in FILE_FORMATS or files is not None:
             raise ValueError(f"a file must end in one of {', '.join(FILE_FORMATS)}, and is used without source.data_files")
         path, files = FILE_FORMATS[Path(path).suffix.lower()], path
+    if not request.streaming:
+        _check_local_files(request, path, files)
     return datasets.load_dataset(
         path,
         request.name,
@@ -64,6 +78,38 @@ def _loaded(request: DatasetRequest, split: str) -> "Dataset | IterableDataset":
         cache_dir=request.cache_dir,
         streaming=request.streaming,
     )
+
+
+def _check_local_files(request: DatasetRequest, path: str, files: object) -> None:
+    """Raise OSError for a file of this machine that `datasets` would need far too much memory to convert."""
+    import datasets
+
+    if not Path(path).exists() and path not in SAFE_LOADERS:
+        return  # on the hub
+    builder = datasets.load_dataset_builder(
+        path, request.name, data_files=files, revision=request.revision, cache_dir=request.cache_dir
+    )
+    for split in (builder.config.data_files or {}).values():
+        for file in split:
+            if Path(file).suffix.lower() in FILE_FORMATS and "://" not in file:
+                check_data_file(Path(file))
+
+
+def check_data_file(path: Path) -> None:
+    """Raise OSError if a file of data is no regular file, too large, or unpacks to far more than it has bytes."""
+    try:
+        with open_input(path, limit=MAX_TABLE, buffering=BUFFER) as file:
+            if path.suffix.lower() == ".parquet":
+                check_parquet_file(file)
+            elif path.suffix.lower() != ".arrow" and os.fstat(file.fileno()).st_size > MAX_SKIPPED:
+                _check_lines(file)
+    except READ_ERRORS as error:
+        raise OSError(f"{format_name(path.name)} cannot be read: {describe_error(error)}") from error
+
+
+def _check_lines(file: BinaryIO) -> None:
+    if any(line is None for line in read_lines(file)):
+        raise OSError(f"it has a line of more than {MAX_LINE:,} bytes; convert it to .jsonl or .parquet")
 
 
 def _plain(files: DataFiles) -> object:

@@ -62,8 +62,7 @@ class MetadataTables:
     def annotate(self, key: str) -> Annotation:
         rows = self.rows.get(key)
         if rows is None:
-            broken = next((f"; {item.problem}" for item in self.problems if item.key in self.files), "")
-            return Annotation(format_name(key), problem=f"not named in {self._describe_files()}{broken}")
+            return Annotation(format_name(key), problem=f"not named in {self._describe_files()}{self._broken_file}")
         return join_annotations([self._annotate(row) for row in rows], join_captions=True)
 
     def _annotate(self, row: TableRow) -> Annotation:
@@ -156,6 +155,12 @@ class MetadataTables:
     def _near(self, key: str) -> str:
         near = self._by_folded_name.get(_folded(key))
         return f"; there is {format_name(near)}" if near else ""
+
+    @cached_property
+    def _broken_file(self) -> str:
+        """What is wrong with the first file that cannot be read, for a message."""
+        files = set(self.files)
+        return next((f"; {item.problem}" for item in self.problems if item.key in files), "")
 
     @cached_property
     def _by_folded_name(self) -> dict[str, str]:

@@ -7,7 +7,8 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
-from ldm_train.data.sources.arrow import count_unpacked_bytes
+from ldm_train.data.sources.arrow import MAX_BATCH, count_unpacked_bytes
+from ldm_train.data.sources.column_sizes import GroupSizes, find_column, measure_columns
 from ldm_train.data.sources.items import format_name
 from ldm_train.util.inputs import MAX_TABLE, describe_error
 
@@ -17,9 +18,7 @@ if TYPE_CHECKING:
 
 ROWS_PER_BATCH = 1000  # of a batch
 FEW_ROWS = 2**20  # of a table; larger ones need a byte of the file for each row, since no two rows are equal
-MAX_FOOTER = 64 * 2**20  # bytes of the description of a file's columns
-MAX_CHUNK = 2**30  # bytes of a column of a row group, encoded but not compressed
-SUSPICIOUS = 64 * 2**20, 100  # bytes of a column, and times its compressed size, which no captions reach
+MAX_FOOTER = 16 * 2**20  # bytes of the description of a file's columns
 TEXTS = re.compile(r"[^.]+(\.list\.(element|item))?")  # columns of texts, and of lists of texts
 
 
@@ -29,21 +28,6 @@ class SkippedGroup:
 
     num_rows: int
     problem: str
-
-
-@dataclass(frozen=True)
-class ColumnSize:
-    """Bytes of a column in one or in all row groups, according to the file's footer."""
-
-    packed: int = 0
-    unpacked: int = 0
-
-    def __add__(self, other: "ColumnSize") -> "ColumnSize":
-        return ColumnSize(self.packed + other.packed, self.unpacked + other.unpacked)
-
-    @property
-    def suspicious(self) -> bool:
-        return self.unpacked > SUSPICIOUS[0] and self.unpacked > SUSPICIOUS[1] * self.packed
 
 
 def read_record_batches(file: BinaryIO, needed: Collection[str]) -> Iterator["RecordBatch | SkippedGroup"]:
@@ -64,13 +48,33 @@ def read_record_batches(file: BinaryIO, needed: Collection[str]) -> Iterator["Re
     _check_footer(file)
     with parquet.ParquetFile(file) as plain:
         _check_rows(plain.metadata, os.fstat(file.fileno()).st_size)
-        texts = [leaf.path for leaf in map(plain.schema.column, range(len(plain.schema.names))) if _is_text(leaf)]
         columns = [column.name for column in plain.schema_arrow if not _holds_bytes(column.type)]
-        large = _large_columns(plain.metadata)
+        groups = measure_columns(file, plain.metadata, columns)
+        repeating = {name: max((group.repeating[name] for group in groups), default=0) for name in columns}
+        leaves = [leaf for leaf in map(plain.schema.column, range(len(plain.schema.names))) if _is_text(leaf)]
+        # pyarrow does not read repeating values as dictionaries
+        texts = [leaf.path for leaf in leaves if not repeating.get(find_column(leaf.path, columns) or "")]
         with parquet.ParquetFile(file, read_dictionary=texts) as opened:
-            for group in range(opened.num_row_groups):
-                for batch in _read_group(opened, group, columns, needed, large[group]):
+            for group, sizes in enumerate(groups):
+                for batch in _read_group(opened, group, columns, needed, sizes):
                     yield batch if isinstance(batch, SkippedGroup) else limit.within(batch)
+
+
+def check_parquet_file(file: BinaryIO) -> None:
+    """Raise if another library would need far more memory for a parquet file than the file has bytes.
+
+    Raises:
+        OSError: as `read_record_batches`, or any column unpacks to too much or has damaged pages.
+    """
+    from pyarrow import parquet
+
+    _check_footer(file)
+    with parquet.ParquetFile(file) as opened:
+        _check_rows(opened.metadata, os.fstat(file.fileno()).st_size)
+        names = [column.name for column in opened.schema_arrow]
+        for group, sizes in enumerate(measure_columns(file, opened.metadata, names, most=MAX_TABLE)):
+            for name, problem in sizes.problems.items():
+                raise OSError(f"row group {group}: its column {format_name(name)!r} {problem}")
 
 
 class ColumnLimit:
@@ -104,21 +108,22 @@ def _check_rows(metadata: "FileMetaData", size: int) -> None:
 
 
 def _read_group(
-    file: "ParquetFile", group: int, columns: list[str], needed: Collection[str], large: dict[str, int]
+    file: "ParquetFile", group: int, columns: list[str], needed: Collection[str], sizes: GroupSizes
 ) -> Iterator["RecordBatch | SkippedGroup"]:
-    bad = next((name for name in columns if name in large and name in needed), None)
+    bad = next((name for name in columns if name in sizes.problems and name in needed), None)
     rows, all_rows = 0, file.metadata.row_group(group).num_rows
     if bad is not None:
-        yield SkippedGroup(all_rows, f"row group {group}: its column {format_name(bad)!r} unpacks to {large[bad]:,} bytes")
+        yield SkippedGroup(all_rows, f"row group {group}: its column {format_name(bad)!r} {sizes.problems[bad]}")
         return
-    usable = [name for name in columns if name not in large]
+    usable = [name for name in columns if name not in sizes.problems]
+    at_once = max(1, min(ROWS_PER_BATCH, MAX_BATCH // max(1, *(sizes.repeating[name] for name in usable))))
     problem = ""
     for some in (
         usable,
         [name for name in usable if name in needed],
     ):  # a damaged column that is not needed must not lose rows
         try:
-            for batch in _from_row(file.iter_batches(batch_size=ROWS_PER_BATCH, row_groups=[group], columns=some), rows):
+            for batch in _from_row(file.iter_batches(batch_size=at_once, row_groups=[group], columns=some), rows):
                 rows += batch.num_rows
                 yield batch
             return
@@ -132,31 +137,6 @@ def _from_row(batches: Iterator["RecordBatch"], start: int) -> Iterator["RecordB
         if start < batch.num_rows:
             yield batch.slice(start)
         start = max(0, start - batch.num_rows)
-
-
-def _large_columns(metadata: "FileMetaData") -> list[dict[str, int]]:
-    """Return each row group's columns that unpack to too many bytes, there or in all groups, with the number of bytes."""
-    groups = [_column_sizes(metadata, group) for group in range(metadata.num_row_groups)]
-    large = [
-        {name: size.unpacked for name, size in sizes.items() if size.suspicious or size.unpacked > MAX_CHUNK}
-        for sizes in groups
-    ]
-    total: dict[str, ColumnSize] = {}
-    for sizes, some in zip(groups, large, strict=True):
-        for name in sizes.keys() - some.keys():  # a group of zeros must not exclude the other groups
-            total[name] = total.get(name, ColumnSize()) + sizes[name]
-    everywhere = {name: size.unpacked for name, size in total.items() if size.suspicious}
-    return [everywhere | some for some in large]
-
-
-def _column_sizes(metadata: "FileMetaData", group: int) -> dict[str, ColumnSize]:
-    sizes: dict[str, ColumnSize] = {}
-    for number in range(metadata.num_columns):
-        chunk = metadata.row_group(group).column(number)
-        name = chunk.path_in_schema.partition(".")[0]
-        unpacked = max(chunk.total_uncompressed_size, chunk.num_values)  # repeated values take no byte
-        sizes[name] = sizes.get(name, ColumnSize()) + ColumnSize(chunk.total_compressed_size, unpacked)
-    return sizes
 
 
 def _is_text(leaf: object) -> bool:

@@ -65,17 +65,18 @@ class Table(Source):
                 self._require(column, setting)
         found: dict[str, Item] = {}
         others, named = [], ProblemCounter()
+        captions: dict[str, dict[str, None]] = {}  # of pictures in several rows
         for row in read_table_rows(self.path, self.path.name, needed=self.needed):
             item = Item(row.key, None, (), row.origin, problem=row.problem) if row.problem else self._item(row)
             if item.problem is not None and named.is_full():
                 continue
             first = found.setdefault(item.key, item)
             if first is not item and is_same_picture(first, item):
-                further = tuple(text for text in item.captions if text not in first.captions)
-                found[item.key] = replace(first, captions=first.captions + further)
+                captions.setdefault(item.key, dict.fromkeys(first.captions)).update(dict.fromkeys(item.captions))
             elif first is not item:
                 others.append(item)
-        yield from found.values()
+        for key, item in found.items():
+            yield replace(item, captions=tuple(captions[key])) if key in captions else item
         yield from others
         yield from named.further(format_name(self.path.name))
 

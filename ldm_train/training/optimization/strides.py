@@ -31,18 +31,26 @@ def match_optimizer_strides(optimizer: Optimizer) -> None:
     """Give all tensors that the optimizer keeps for a parameter, such as its moments, the parameter's strides, in place.
 
     Raises:
-        ValueError: moments in eight bits have other strides; they cannot be reordered.
+        ValueError: moments in eight bits lie in another order than their parameter; they cannot be reordered without loss.
     """
     for parameter, state in optimizer.state.items():
         for name, value in state.items():
             if not isinstance(value, Tensor) or value.shape != parameter.shape or value.ndim < 2:
                 continue
-            state[name] = match_strides(value, parameter)
-            if state[name] is not value and value.dtype in COMPRESSED:
+            if value.dtype in COMPRESSED and memory_order(value) != memory_order(parameter):
+                before = local_part(value).is_contiguous(memory_format=torch.channels_last)
                 raise ValueError(
-                    "channels_last cannot be switched when a run with an 8-bit optimizer continues, because its moments "
-                    "have the weights' order in memory; set channels_last to what the run was started with"
+                    f"channels_last cannot be switched when a run with an 8-bit optimizer ({type(optimizer).__name__}) "
+                    "continues: its moments are compressed in blocks of memory, in the order of the weights. "
+                    f"Set channels_last={str(before).lower()}, as the run was started"
                 )
+            state[name] = match_strides(value, parameter)
+
+
+def memory_order(tensor: Tensor) -> list[int]:
+    """Return the strides of the dimensions along which a tensor has more than one number; others move nothing."""
+    part = local_part(tensor)
+    return [stride for stride, size in zip(part.stride(), part.shape, strict=True) if size > 1]
 
 
 def local_part(tensor: Tensor) -> Tensor:

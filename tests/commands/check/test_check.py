@@ -78,6 +78,19 @@ def test_it_takes_every_setting_of_encode_and_of_train() -> None:
     assert (check["batch_size"], check["encode_batch_size"]) == (train["batch_size"], encode["batch_size"])
 
 
+def test_a_batch_of_pictures_that_does_not_fit_is_a_problem(
+    pictures: Path, check: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, out, report = check(pictures, *UNTRIED)
+    assert code == 0
+    assert "encoding takes about" in out
+    assert report["measured"]["encoding_memory"]["batches"] > 0
+    monkeypatch.setattr("ldm_train.assembly.encoding_memory.machine_memory", lambda: 2**20)
+    code, out, report = check(pictures, *UNTRIED, "encode_batch_size=1000")
+    assert code == 1
+    assert any("encode_batch_size=1000" in reason for reason in report["reasons"])
+
+
 def test_whole_pictures_pass_and_the_page_needs_nothing_else(pictures: Path, check: Callable, tmp_path: Path) -> None:
     code, out, report = check(pictures, "price_per_hour=3")
     assert code == 0

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,14 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from ldm_train.assembly.parts import choose_device
+from ldm_train.assembly.published_scheduler import read_scheduler
+from ldm_train.assembly.trained_for import read_purpose
 from ldm_train.autoencoders.autoencoder import NewKLAutoencoder, pretrained
 from ldm_train.commands.evaluate.published_pipeline import open_pipeline
+from ldm_train.conditioners.clip_tower import check_padding
 from ldm_train.run_dir.stored_settings import read_trained
+from ldm_train.weights.exported_files import check_exported_folder
+from ldm_train.weights.published_parts import find_text_encoder, find_unet
 from ldm_train.weights.tensor_files import METADATA_KEY, check_tensor_file
 from tests.commands.export.shaped import SHAPE
 from tests.training.checkpoints.test_checkpoint_damage import flip
@@ -66,6 +72,66 @@ def test_a_damaged_pipeline_is_not_measured(name: str, run_1: Path, export: Call
     with pytest.raises(ValueError, match="is damaged") as refused:
         open_pipeline(str(out), choose_device("cpu"))
     assert str(file) in str(refused.value)
+
+
+@pytest.fixture(scope="module")
+def exported(run_1: Path, ldm_train: Callable, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in diffusers' layout, to copy."""
+    out = tmp_path_factory.mktemp("exported") / "out"
+    assert ldm_train("export", f"run_dir={run_1}", f"out={out}", "layout=diffusers").code == 0
+    return out
+
+
+def change_digit(path: Path) -> Path:
+    """Change the last digit of a JSON file, which leaves it JSON."""
+    content = path.read_text()
+    place = max(place for place, letter in enumerate(content) if letter.isdigit())
+    path.write_text(content[:place] + ("7" if content[place] != "7" else "5") + content[place + 1 :])
+    return path
+
+
+READERS: dict[str, Callable[[Path], object]] = {
+    "unet/config.json": lambda out: find_unet(out),
+    "vae/config.json": lambda out: pretrained(str(out)),
+    "text_encoder/config.json": lambda out: find_text_encoder(out),
+    "scheduler/scheduler_config.json": lambda out: read_scheduler(out / "unet"),
+    "tokenizer/tokenizer_config.json": lambda out: check_padding(find_text_encoder(out), 0),
+    "export.json": lambda out: read_purpose(out),
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_changed_config_is_named_by_its_reader(name: str, exported: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(exported, tmp_path / "out"))
+    with suppress(ValueError):  # of padding with another token
+        READERS[name](out)
+    file = change_digit(out / name)
+    with pytest.raises(ValueError, match="is damaged") as refused:
+        READERS[name](out)
+    assert str(file) in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["tokenizer/vocab.json", "tokenizer/merges.txt", "scheduler/scheduler_config.json"])
+def test_a_changed_file_of_a_pipeline_is_named(name: str, exported: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(exported, tmp_path / "out"))
+    (out / "README.md").write_text("my own words")
+    open_pipeline(str(out), choose_device("cpu"))
+    file = change_digit(out / name)
+    with pytest.raises(ValueError, match="is damaged") as refused:
+        open_pipeline(str(out), choose_device("cpu"))
+    assert str(file) in str(refused.value)
+    (out / "export.json").unlink()  # as the message says for changes on purpose
+    check_exported_folder(out)
+
+
+def test_a_trained_autoencoders_changed_scale_is_named(tmp_path: Path) -> None:
+    NewKLAutoencoder([8, 16], groups=4).initialise(0).save(tmp_path, shift=0.0, scale=1.25)
+    assert pretrained(str(tmp_path)).scale == 1.25
+    config = tmp_path / "config.json"
+    config.write_text(config.read_text().replace("1.25", "1.35"))
+    with pytest.raises(ValueError, match="is damaged") as refused:
+        pretrained(str(tmp_path))
+    assert str(config) in str(refused.value)
 
 
 def test_a_trained_autoencoder_with_a_flipped_bit_is_refused(tmp_path: Path) -> None:

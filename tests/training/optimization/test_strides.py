@@ -12,6 +12,7 @@ from torch.testing import assert_close
 
 from ldm_train.training.optimization.strides import match_optimizer_strides, match_strides
 
+FORMATS = [torch.channels_last, torch.contiguous_format]
 QUIET = ["pictures.prompts=[]", "pictures.every=1000", "validation.every=1000", "checkpoint.every=4"]
 
 
@@ -59,14 +60,35 @@ def test_what_lies_as_the_weights_do_is_left_as_it_is() -> None:
     assert torch.equal(moved, value)
 
 
-def test_moments_of_eight_bits_are_refused() -> None:
-    network = convolutions(channels_last=True)
+def with_bytes(network: nn.Module, like: nn.Module) -> torch.optim.Optimizer:
+    """An optimizer that has moments of eight bits for each parameter, in the order of another network's."""
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
-    for parameter in network.parameters():
-        optimizer.state[parameter]["state1"] = torch.zeros(parameter.shape, dtype=torch.uint8)
-    with pytest.raises(ValueError, match="channels_last"):
+    for parameter, other in zip(network.parameters(), like.parameters(), strict=True):
+        optimizer.state[parameter]["state1"] = torch.randint_like(other, 256).to(torch.uint8)
+    return optimizer
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_moments_of_eight_bits_are_refused_in_another_order(before: bool) -> None:
+    old, new = (convolutions(channels_last=value) for value in (before, not before))
+    match_optimizer_strides(with_bytes(old, old))
+    optimizer = with_bytes(new, old)
+    kept = {parameter: dict(state) for parameter, state in optimizer.state.items()}
+    with pytest.raises(ValueError, match=f"SGD.*channels_last={str(before).lower()}"):
         match_optimizer_strides(optimizer)
-    match_optimizer_strides(torch.optim.SGD(convolutions(channels_last=False).parameters(), lr=0.1))
+    assert optimizer.state == kept
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_moments_of_eight_bits_are_kept_where_the_order_is_the_same(before: bool) -> None:
+    """Of a convolution of 1x1, whatever strides say of its sides."""
+    old, new = (nn.Conv2d(64, 64, 1, bias=False).to(memory_format=kind) for kind in FORMATS[:: 1 if before else -1])
+    optimizer = with_bytes(new, old)
+    (moments,) = (state["state1"] for state in optimizer.state.values())
+    match_optimizer_strides(optimizer)
+    (moved,) = (state["state1"] for state in optimizer.state.values())
+    assert torch.equal(moved, moments)
+    assert moved.stride() == new.weight.stride()
 
 
 @pytest.mark.parametrize("before", ["false", "true"])
