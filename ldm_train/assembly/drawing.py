@@ -13,6 +13,7 @@ from ldm_train.data.pictures.images import DECODE_ERRORS, read_image, to_signed
 from ldm_train.data.pictures.mask_files import has_transparency
 from ldm_train.generation import Generation
 from ldm_train.samplers.base import InitialPicture
+from ldm_train.settings.schema.typed_values import expand_home
 from ldm_train.settings.schema.using import SampleSettings
 from ldm_train.util.inputs import MAX_PICTURE, MAX_PROMPTS, describe_error, read_input, read_user_text
 
@@ -74,8 +75,8 @@ def read_prompts(prompts: object, *, setting: str = "prompts") -> list[str]:
     Raises:
         ValueError: something else, a file that is missing or not text, or no prompt.
     """
-    if isinstance(prompts, str) and (_is_file(prompts) or looks_like_a_file(prompts)):
-        texts = _read_lines(prompts, setting)
+    if isinstance(prompts, str) and (_is_file(expand_home(prompts)) or looks_like_a_file(prompts)):
+        texts = _read_lines(expand_home(prompts), setting)
     else:
         listed = list(prompts) if isinstance(prompts, list) else [prompts]
         if any(isinstance(one, list | dict) or one is None for one in listed):

@@ -20,6 +20,7 @@ from ldm_train.settings.quoting import quote, quote_text
 from ldm_train.settings.schema.commands import SCHEMAS, default_values, kind_of
 from ldm_train.settings.schema.kinds import describe
 from ldm_train.settings.schema.options import KEPT, PASSED, TARGET, CommandSettings, Part
+from ldm_train.settings.schema.typed_values import expand_home, unquote
 from ldm_train.settings.shipped import (
     ConfigError,
     dotted,
@@ -41,7 +42,6 @@ from ldm_train.util.text import nearest
 __all__ = ["ConfigError", "build", "compose", "folder", "groups", "nearest", "words"]
 
 Settings = TypeVar("Settings", bound=CommandSettings)
-PLAIN = re.compile(r"[\w./~][^\s'\"\[\](){}]*")  # a path as people type it
 
 
 def compose_as(kind: type[Settings], overrides: list[str]) -> Settings:
@@ -60,12 +60,12 @@ def compose(verb: str, overrides: list[str]) -> CommandSettings:
     """
     typed = [word for word in overrides if key_of(word) != CONFIG and not is_trust(word)]
     refuse_unknown_options(verb, typed)
-    typed = _last_words(typed)
+    typed = last_words(typed)
     targets = targets_of(verb, typed)
     own = [readable(quote_text(verb, word, targets)) for word in typed]
     own = [f"~{key_of(word)}" if word == f"{key_of(word)}=null" and key_of(word) in groups() else word for word in own]
     own = [part for word in own for part in _deletable(word)]
-    files = [word.partition("=")[2].strip("'\"") for word in overrides if key_of(word) == CONFIG]
+    files = [expand_home(unquote(word.partition("=")[2])) for word in overrides if key_of(word) == CONFIG]
     chosen = {key_of(word) for word in own}
     given = [word for file in files for word in file_words(verb, file, chosen=chosen, targets=targets)] + own
     try:
@@ -103,10 +103,17 @@ def targets_of(verb: str, words: list[str]) -> dict[str, str]:
     return {group: str(shipped(name).get(TARGET, "")) for group, name in names.items()}
 
 
-def _last_words(words: list[str]) -> list[str]:
-    """Return the words without those that give a setting a value which a later word gives another one."""
+def last_words(words: list[str]) -> list[str]:
+    """Return the words without those that give a setting a value which a later word gives another one.
+
+    Of files of settings and of trusted packages there may be several.
+    """
     last = {word.partition("=")[0]: number for number, word in enumerate(words)}
-    return [word for number, word in enumerate(words) if "=" not in word or last[word.partition("=")[0]] == number]
+    return [
+        word
+        for number, word in enumerate(words)
+        if "=" not in word or key_of(word) == CONFIG or is_trust(word) or last[word.partition("=")[0]] == number
+    ]
 
 
 def _choices(verb: str, words: list[str]) -> tuple[str, ...]:
@@ -151,9 +158,9 @@ def _deletable(word: str) -> list[str]:
 
 
 def readable(word: str) -> str:
-    """Return a word with its value in quotes if Hydra's grammar cannot read it otherwise, such as a path with "=" in it."""
-    key, _, value = word.partition("=")
-    return word if can_be_read(word) or not PLAIN.fullmatch(value) else f"{key}={quote(value)}"
+    """Return a word with its value in quotes if Hydra's grammar cannot read it, unless it is a list; types are checked later."""
+    key, equals, value = word.partition("=")
+    return f"{key}={quote(value)}" if equals and value[:1] not in [*"'\"[{"] and not can_be_read(word) else word
 
 
 def can_be_read(word: str) -> bool:

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from ldm_train.settings.schema.kinds import (
     Choice,
     Count,
+    Factors,
     FilePath,
     Finite,
     Length,
@@ -68,7 +69,7 @@ class AxisSettings(Section):
     guidance: list[Finite] | None = setting(None, "[1,1.5,2], of guidance.scale")
     steps: list[Count] | None = setting(None, "[10,20]")
     sampler: list[Text] | None = setting(None, "[ddim,heun]")
-    checkpoint: list[Text] | None = setting(None, "[ema,raw,RUN_DIR,FILE.safetensors]")
+    checkpoint: list[FilePath] | None = setting(None, "[ema,raw,RUN_DIR,FILE.safetensors]")
     prompt: Literal[True] | None = setting(None, "true: the prompts")
     seed: list[WholeNumber] | None = setting(None, "[0,1,2]")
 
@@ -98,9 +99,7 @@ class SampleSettings(DrawingSettings):
     blend: Annotated[Literal["slerp", "lerp"], Choice(("slerp", "lerp"))] = setting(
         "slerp", "how the prompts' embeddings are blended"
     )
-    adapters: (
-        Annotated[dict[str, Finite] | Paths | list[dict[str, object]], Words("paths, or paths with factors")] | None
-    ) = setting(
+    adapters: Factors | None = setting(
         None,
         "LoRAs with factors, {runs/lora:0.8,other.safetensors:0.5}: runs, or files of ldm-train, diffusers or kohya",
     )
