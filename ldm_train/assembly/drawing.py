@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from ldm_train.assembly.cut_texts import warn_of_cut_prompts
 from ldm_train.assembly.mask import read_mask
 from ldm_train.assembly.stored_run import TrainedRun, open_run
 from ldm_train.data.pictures.decoding import read_upright_size
@@ -19,8 +20,12 @@ from ldm_train.util.inputs import MAX_PICTURE, MAX_PROMPTS, describe_error, read
 
 
 def open_sized(config: SampleSettings) -> TrainedRun:
-    """Open the run that a command names, set to the size that it asks for."""
+    """Open the run that a command names, set to the size that it asks for; print a warning if prompts are cut."""
     trained = open_run(config)
+    negative = [config.negative_prompt] if config.negative_prompt else []
+    for name, prompts in (("prompts", read_prompts(config.prompts)), ("negative_prompt", negative)):
+        for line in warn_of_cut_prompts(trained.parts.text_encoder, prompts, setting=name):
+            print(f"warning: {line}")
     return replace(trained, generation=resize_generation(trained.generation, config.size))
 
 

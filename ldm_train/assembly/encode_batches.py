@@ -6,6 +6,7 @@ from pathlib import Path
 import pytorch_lightning as pl
 import torch
 
+from ldm_train.assembly.cut_texts import warn_of_cut_captions
 from ldm_train.assembly.trainer import silence_lightning, trainer_options
 from ldm_train.autoencoders.scaling import Scaling
 from ldm_train.data.cache.manifest import Manifest
@@ -17,6 +18,7 @@ from ldm_train.data.sources.items import EncodedPicture
 from ldm_train.settings.composition import build
 from ldm_train.settings.schema.using import EncodeSettings
 from ldm_train.training.encoding import Batches, Encoding, EncodingData, Rendering, WriteParts
+from ldm_train.types import Conditioner
 from ldm_train.util.interrupts import interruptible
 from ldm_train.util.processes import is_only_process
 
@@ -27,15 +29,15 @@ def encode_batches(
     crop: Crop,
     todo: Sequence[EncodingBatch] | None,
     pictures: Callable[[], Mapping[str, EncodedPicture]],
-) -> None:
-    """Encode the batches that the first process wrote down, each process its share, as parts.
+) -> Conditioner | None:
+    """Encode the batches that the first process wrote down, each process its share, as parts; return the text encoder.
 
     Args:
         todo: the batches, as the first process knows them already.
         pictures: called once all processes are there.
     """
     if todo == [] and is_only_process(num_nodes=config.trainer.num_nodes):
-        return
+        return None
     silence_lightning()
     rows = max(1, config.batch_size // crop.views)
 
@@ -50,7 +52,8 @@ def encode_batches(
         return Batches(read_planned_batches(place.batches), rendering, pictures=rows)
 
     autoencoder = build(config.autoencoder, "autoencoder")
-    encoding = Encoding(autoencoder, build(config.text_encoder, "text_encoder"), dtype=getattr(torch, config.dtype)).eval()
+    text_encoder: Conditioner = build(config.text_encoder, "text_encoder")
+    encoding = Encoding(autoencoder, text_encoder, dtype=getattr(torch, config.dtype)).eval()
     trainer = pl.Trainer(
         logger=False,
         callbacks=[WriteParts(place.parts, total=len(todo or []), judge=judge)],
@@ -61,6 +64,7 @@ def encode_batches(
     )
     with interruptible():
         trainer.predict(encoding, EncodingData(read, workers=config.workers), return_predictions=False)
+    return text_encoder
 
 
 def refuse_scale(manifest: Manifest) -> None:
@@ -70,8 +74,12 @@ def refuse_scale(manifest: Manifest) -> None:
         raise ValueError(f"{problem}\nscale_check=false encodes nevertheless; what is encoded is kept for that")
 
 
-def print_summary(folder: Path, plan: CachePlan, manifest: Manifest) -> None:
-    """Print what is in the cache now."""
+def print_summary(folder: Path, plan: CachePlan, manifest: Manifest, text_encoder: Conditioner | None) -> None:
+    """Print what is in the cache now.
+
+    Args:
+        text_encoder: that encoded captions; None if none was encoded.
+    """
     deviation = Scaling(manifest.shift, manifest.scale).deviation(manifest.mean, manifest.std)
     print(
         f"{manifest.entries} pictures in {folder} ({manifest.held_out} held out, {manifest.captions - 1} captions); "
@@ -84,3 +92,5 @@ def print_summary(folder: Path, plan: CachePlan, manifest: Manifest) -> None:
     lost = plan.lost()
     for bucket, (count, share) in lost.items() if len(lost) > 1 else []:
         print(f"  {bucket}: {count} pictures, of which the crop cuts away {share:.1%}")
+    for line in [] if text_encoder is None else warn_of_cut_captions(text_encoder, [text for text in plan.texts if text]):
+        print(f"warning: {line}")

@@ -6,7 +6,6 @@ continued by the same sweep typed again, and can be handed to another launcher (
 """
 
 import json
-import os
 import re
 import shlex
 import sys
@@ -35,6 +34,7 @@ from ldm_train.settings.trust import is_trust
 from ldm_train.training.run_files import METRICS
 from ldm_train.util.files import atomic_write
 from ldm_train.util.ownership import LOCK, FolderKind, check_folder
+from ldm_train.util.processes import count_launched
 from ldm_train.util.safe_json import parse_json, read_json, read_text
 
 PLACES = {"train": "run_dir", "train_autoencoder": "run_dir", "encode": "cache"}  # of others: out
@@ -190,8 +190,7 @@ def refuse(verb: str, jobs: list[Job]) -> None:
 
 def refuse_several_processes() -> None:
     """Started once a process, a sweep would run as often."""
-    count = int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_NTASKS") or 1)
-    if count > 1:
+    if (count := count_launched()) > 1:
         raise ConfigError(
             f"--multirun was started in {count} processes, and each would run the whole sweep; start it once (a job "
             "starts its own processes, trainer.devices=2), or print the commands with --dry-run"

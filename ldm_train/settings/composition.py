@@ -16,7 +16,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ldm_train.settings.config_file import CONFIG, file_words
 from ldm_train.settings.constructors import build
+from ldm_train.settings.foreign_names import suggest_option
 from ldm_train.settings.quoting import quote, quote_text
+from ldm_train.settings.run_options import words_of_run
 from ldm_train.settings.schema.commands import SCHEMAS, default_values, kind_of
 from ldm_train.settings.schema.kinds import describe
 from ldm_train.settings.schema.options import KEPT, PASSED, TARGET, CommandSettings, Part
@@ -35,11 +37,11 @@ from ldm_train.settings.shipped import (
 )
 from ldm_train.settings.signatures import signature
 from ldm_train.settings.strict import SET_BY_THE_RUN, TRAINER, NameCheck, describe_set_by_the_run
+from ldm_train.settings.suggestions import suggest_setting
 from ldm_train.settings.trust import is_trust
 from ldm_train.settings.validation import not_accepted, read_settings
-from ldm_train.util.text import nearest
 
-__all__ = ["ConfigError", "build", "compose", "folder", "groups", "nearest", "words"]
+__all__ = ["ConfigError", "build", "compose", "folder", "groups", "words"]
 
 Settings = TypeVar("Settings", bound=CommandSettings)
 
@@ -68,6 +70,7 @@ def compose(verb: str, overrides: list[str]) -> CommandSettings:
     files = [expand_home(unquote(word.partition("=")[2])) for word in overrides if key_of(word) == CONFIG]
     chosen = {key_of(word) for word in own}
     given = [word for file in files for word in file_words(verb, file, chosen=chosen, targets=targets)] + own
+    given = words_of_run(verb, given) + given
     try:
         config = _hydra(verb, given)
         missing = sorted(OmegaConf.missing_keys(config))
@@ -158,7 +161,7 @@ def _deletable(word: str) -> list[str]:
 
 
 def readable(word: str) -> str:
-    """Return a word with its value in quotes if Hydra's grammar cannot read it, unless it is a list; types are checked later."""
+    """Return a word with its value in quotes if Hydra's grammar cannot read it; types are checked later."""
     key, equals, value = word.partition("=")
     return f"{key}={quote(value)}" if equals and value[:1] not in [*"'\"[{"] and not can_be_read(word) else word
 
@@ -215,26 +218,34 @@ def _explain(verb: str, overrides: list[str], error: Exception) -> str:
             and isinstance(error, HydraException)
             and "Could not find" in str(error)
         ):
-            return f"{key}={value} is no option; there are: {', '.join(groups()[key])}{nearest(value, groups()[key])}"
+            options = groups()[key]
+            return f"{key}={value} is no option; there are: {', '.join(options)}{suggest_option(key, value, options)}"
     chosen = _with_options(verb, overrides)
     plain = dotted(chosen)
     for word in overrides:
         key = key_of(word)
         parent = key.rpartition(".")[0]
         if key not in plain and key not in groups() and parent.split(".")[0] not in groups():
-            return f"unknown setting {key!r} of {verb}{nearest(key, plain)} (`ldm-train {verb} --help` lists them)"
+            return _unknown(verb, key, plain)
     known = re.search(r"Key '(\w+)' is not in struct\s+full_key: ([\w.]+)", f"{error} {error.__cause__}")
     if known and known[2] in groups_of(verb):
         return none_chosen(known[2], next(key_of(word) for word in overrides if key_of(word).startswith(f"{known[2]}.")))
     if known and (hint := _unlisted(chosen, known[2])):
         return hint
     if known:
-        return f"unknown setting {known[2]!r} of {verb}{nearest(known[2], plain)} (`ldm-train {verb} --help` lists them)"
+        return _unknown(verb, known[2], plain)
+    if unset := re.search(r"Interpolation key '([^']*)' not found", f"{error} {error.__cause__}"):
+        word = next((word for word in overrides if f"${{{unset[1]}}}" in word), f"${{{unset[1]}}}")
+        return f"{word}: {unset[1]} is no setting; a shell puts in a variable's value outside of single quotes only"
     merged = re.search(r"Cannot merge .*\s+full_key: ([\w.]+)", f"{error} {error.__cause__}")
     refused = next((word for word in overrides if merged and key_of(word) == merged[1]), None)
     if refused is not None and (found := kind_of(verb, key_of(refused), targets_of(verb, overrides))) is not None:
         return not_accepted(key_of(refused), refused.partition("=")[2], describe(*found))
     return str(error.__cause__ or error).strip()
+
+
+def _unknown(verb: str, name: str, known: list[str]) -> str:
+    return f"unknown setting {name!r} of {verb}{suggest_setting(verb, name, known)} (`ldm-train {verb} --help` lists them)"
 
 
 def _with_options(verb: str, overrides: list[str]) -> DictConfig:

@@ -11,13 +11,13 @@ from pathlib import Path
 from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import DictConfig, OmegaConf
 
+from ldm_train.settings.foreign_names import suggest_option
 from ldm_train.settings.safe_yaml import read_written
 from ldm_train.settings.schema.commands import kind_of
 from ldm_train.settings.schema.kinds import takes_container, takes_text
 from ldm_train.settings.schema.typed_values import expand_home
 from ldm_train.settings.shipped import ConfigError, groups, groups_of, read, shipped
 from ldm_train.settings.trust import TRUST
-from ldm_train.util.text import nearest
 
 CONFIG = "config"
 
@@ -60,7 +60,7 @@ def file_words(verb: str, path: str, *, chosen: Collection[str], targets: dict[s
         known = groups()[group]
         if option is not None and option not in known:
             message = f"{group}: {option} in {path} is no option; there are: {', '.join(known)}"
-            raise ConfigError(message + nearest(str(option), known))
+            raise ConfigError(message + suggest_option(group, str(option), known))
     words = [
         f"~{group}" if option is None else f"{group}={option}" for group, option in choices.items() if group not in chosen
     ]

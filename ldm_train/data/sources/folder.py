@@ -63,7 +63,9 @@ class Folder(Source):
         if not self.path.is_dir():
             raise ValueError(f"source.path={path} is not a folder; set it to the folder with the pictures")
         if captions == "template" and template is None:
-            raise ValueError("source.captions=template needs source.template, such as '{folder}' or 'a photo of a {top}'")
+            raise ValueError(
+                "source.captions=template needs a template: source.template={folder}, or 'source.template=a photo of a {top}'"
+            )
         self.captions = captions
         self.caption_column = caption_column
         self.template = None if template is None else CaptionTemplate(template, self.path)

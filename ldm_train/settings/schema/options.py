@@ -149,7 +149,7 @@ class TrainerSettings(Section, extra="allow"):
     num_nodes: Count = setting(1, "machines", free=True)
     strategy: Annotated[str, Choice(STRATEGIES)] = setting("auto", "how several processes share the work", free=True)
     precision: Annotated[Text, Choice(PRECISIONS)] = setting("32-true", "types of numbers in the forward pass")
-    gradient_clip_val: NotNegative | None = setting(1.0, "largest norm of the gradient")
+    gradient_clip_val: NotNegative | None = setting(None, "largest norm of the gradient; null: any")
     log_every_n_steps: Count = setting(50, "optimizer steps between lines of the log", free=True)
     deterministic: bool | Literal["warn"] | None = setting(None, "true: only operations that give equal bits", free=True)
     benchmark: bool | None = setting(None, "let cuDNN choose its routines by timing them", free=True)

@@ -7,9 +7,7 @@ closes is a character.
 import os
 import re
 
-QUOTED = (
-    r"""(?<![^\[{,:\s])(?P<quoted>"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')(?=\s*(?:[,:\]}]|$))"""  # else it is an apostrophe
-)
+QUOTED = r"""(?<![^\[{,:\s])(?P<quoted>"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')(?=\s*(?:[,:\]}]|$))"""  # or an apostrophe
 PIECE = re.compile(rf"{QUOTED}|(?P<mark>[\[\]{{}},])|.", re.DOTALL)
 DEPTHS = {"[": 1, "{": 1, "]": -1, "}": -1}
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|nan|[+-]?inf", re.IGNORECASE)

@@ -53,12 +53,12 @@ class DrawingSettings(CommandSettings):
     """How `sample` and `evaluate` draw."""
 
     run_dir: FilePath | None = setting(None, "a trained run")
-    steps: Count = setting(30, "steps of the sampler")
+    steps: Count | None = setting(None, "steps of the sampler; null: the run's pictures.steps")
     seed: int = setting(0, "of the noise")
     weights: Weights = setting("ema", "raw: the weights that the optimizer holds; or a file of `ldm-train export`")
     device: Device = setting("auto", "where to compute; auto: a GPU if there is one")
 
-    sampler: Part
+    sampler: Part | None = None
     spacing: Part | None = None
     guidance: Part | None = None
 
@@ -107,8 +107,6 @@ class SampleSettings(DrawingSettings):
         None, "vectors of new words, [run/learned_embeds.safetensors], also of diffusers and of web interfaces"
     )
 
-    guidance: Part
-
 
 class SweepSettings(Section):
     """Further pictures at every combination of these: a table and a plot."""
@@ -134,7 +132,6 @@ class EvaluateSettings(DrawingSettings):
         ..., "FILE.json; a Markdown file and a sweep's plot next to it, and pictures in FILE.json.pictures"
     )
     cache: Paths | None = setting(None, "null: the run's own")
-    steps: Count = setting(20, "steps of the sampler")
     sweep: SweepSettings = setting(SweepSettings(), "")
     resamples: WholeNumber = setting(200, "random halves of the pictures for the 95 % intervals; 0: none")
     batch_size: Count = setting(40, "pictures drawn at once")
