@@ -101,10 +101,10 @@ def refuse_unknown(verb: str, options: Sequence[str]) -> None:
     """
     for option in options:
         if option not in OPTIONS:
-            near = nearest(option, OPTIONS)
-            name = option.lstrip("-").partition("=")[0].replace("-", "_")
-            setting = suggest_setting(verb, name, own_settings(verb))
-            hint = near or f"; a setting is NAME=VALUE, without dashes{setting}"
+            name, own = option.lstrip("-").partition("=")[0].replace("-", "_"), own_settings(verb)
+            setting = f"; did you mean {name!r}?" if name in own else suggest_setting(verb, name, [])
+            near = "" if setting else nearest(option, OPTIONS)
+            hint = near or f"; a setting is NAME=VALUE, without dashes{setting or nearest(name, own)}"
             raise ConfigError(f"unknown option {option} of {verb}{hint} (`ldm-train {verb} --help` lists them)")
 
 

@@ -245,7 +245,8 @@ def _explain(verb: str, overrides: list[str], error: Exception) -> str:
 
 
 def _unknown(verb: str, name: str, known: list[str]) -> str:
-    return f"unknown setting {name!r} of {verb}{suggest_setting(verb, name, known)} (`ldm-train {verb} --help` lists them)"
+    hint = suggest_setting(verb, name, [*known, *groups_of(verb)])
+    return f"unknown setting {name!r} of {verb}{hint} (`ldm-train {verb} --help` lists them)"
 
 
 def _with_options(verb: str, overrides: list[str]) -> DictConfig:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -304,16 +305,16 @@ def test_runs_lists_a_folder_whose_name_has_an_equals_sign(
     monkeypatch.setenv("HOME", str(tmp_path))
     folder = Path(word.replace("~", str(tmp_path)))
     folder.mkdir(parents=True)
-    (folder / "run").symlink_to(trained)
+    shutil.copytree(trained, folder / "run")
     answer = ldm_train("runs", word, "format=json")
     assert answer.code == 0, answer.err
     assert len(json.loads(answer.out)) == 1
 
 
 def test_runs_takes_one_folder(ldm_train: Callable) -> None:
-    answer = ldm_train("runs", "a", "b=c/d")
+    answer = ldm_train("runs", "a", "b/c=d")
     assert answer.code == 2
-    assert "a, b=c/d" in answer.err
+    assert "a, b/c=d" in answer.err
 
 
 @pytest.mark.parametrize("place", ["ldm_train.cli.run_command.compose", "ldm_train.cli.run_command.end_with_launcher"])

@@ -18,6 +18,7 @@ from ldm_train.settings.schema.commands import SCHEMAS, own_settings
 from ldm_train.settings.schema.options import TrainerSettings, groups_of, select
 from ldm_train.settings.shipped import groups, shipped
 from ldm_train.settings.signatures import signature
+from ldm_train.settings.validation import out_of_range
 from ldm_train.util.text import as_word
 
 PACKAGE = Path(ldm_train.__file__).parent
@@ -35,8 +36,8 @@ NEEDED = {
 # A word in single quotes, or NAME=VALUE up to what ends it in a sentence; ⟪…⟫ is a value that is put in.
 VALUE = r"""(?:⟪[^⟫]*⟫|"[^"\s]*"|\[[^\]]*\]|\{[^}]*\}|[^\s,;:)'"`\[\]{}])"""
 SUGGESTION = re.compile(rf"""(?<![\w.'"])(?:'(?P<quoted>[a-z_.]+=[^']*)'|(?P<name>[a-z_.]+)=(?P<value>{VALUE}*))""")
-PUT_IN = ("1", "x", "0.5", "true", "[1,2]", "velocity", "null")  # values of one kind or another
-OMITTED = ("", "…", "[…]", "clip_…")
+PUT_IN = ("1", "x", "0.5", "true", "[1,2]", "null")  # values of one kind or another
+OMITTED = ("", "…", "[…]", "clip_…", "⟪⟫⟪⟫⟪⟫")
 
 
 @cache
@@ -83,7 +84,8 @@ def suggestions() -> list[str]:
                 word = match[0] if match["quoted"] else f"{match['name']}={match['value'].rstrip('.')}"
                 name, _, value = (match["quoted"] or word).partition("=")
                 known = any(option_words(verb, name) for verb in SCHEMAS)
-                if known and value not in OMITTED and not re.search(r"\{[a-z_.]+\}$", value):  # of a template of messages
+                to_fill_in = re.search(r"\{[a-z_.]+\}$", value) or value in OMITTED
+                if known and not to_fill_in and not value.startswith('"') and "_target_" not in name:  # x="1" is of SVG
                     found.add(word)
     return sorted(found)
 
@@ -91,14 +93,15 @@ def suggestions() -> list[str]:
 def is_accepted(word: str) -> bool:
     """Return whether a command takes a word, with one value or another in the place of what is put in."""
     name = word.partition("=")[0]
-    filled = [word.replace("⟪⟫", value) for value in PUT_IN] if "⟪⟫" in word else [word]
+    filled = [word.replace("⟪⟫", value) for value in (*PUT_IN, *groups().get(name, ()))] if "⟪⟫" in word else [word]
     for verb, one in product(SCHEMAS, filled):
         for words in option_words(verb, name):
             try:
-                compose(verb, [*NEEDED[verb], *words, one])
+                settings = compose(verb, [*NEEDED[verb], *words, one])
             except ConfigError:
                 continue
-            return True
+            if "⟪⟫" in word or not any(problem.startswith(f"{name}=") for problem in out_of_range(settings)):
+                return True
     return False
 
 

@@ -135,7 +135,8 @@ def refuse_sizes(cells: Sequence[Cell]) -> None:
     sizes = {run_dir: read_trained(run_dir).image_size for run_dir in dict.fromkeys(runs)}
     if cells[0].settings.size is None and len(set(sizes.values())) > 1:
         listed = ", ".join(f"{run_dir}: {size} pixels" for run_dir, size in sizes.items())
-        raise ValueError(f"the runs draw pictures of different sizes ({listed}); set size=[HEIGHT,WIDTH] for all")
+        first = next(iter(sizes.values()))
+        raise ValueError(f"the runs draw pictures of different sizes ({listed}); set size=[{first},{first}] for all")
 
 
 def group_cells(cells: Sequence[Cell], key: Callable[[Cell], str]) -> list[list[Cell]]:

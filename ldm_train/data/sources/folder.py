@@ -64,7 +64,7 @@ class Folder(Source):
             raise ValueError(f"source.path={path} is not a folder; set it to the folder with the pictures")
         if captions == "template" and template is None:
             raise ValueError(
-                "source.captions=template needs a template: source.template={folder}, or 'source.template=a photo of a {top}'"
+                "source.captions=template needs one: source.template={folder}, or 'source.template=a photo of a {top}'"
             )
         self.captions = captions
         self.caption_column = caption_column
