@@ -16,6 +16,7 @@ from ldm_train.generation import Generation
 from ldm_train.samplers.base import InitialPicture
 from ldm_train.settings.schema.typed_values import expand_home
 from ldm_train.settings.schema.using import SampleSettings
+from ldm_train.util.files import LONGEST_NAME
 from ldm_train.util.inputs import MAX_PICTURE, MAX_PROMPTS, describe_error, read_input, read_user_text
 
 
@@ -94,7 +95,7 @@ def read_prompts(prompts: object, *, setting: str = "prompts") -> list[str]:
 
 def looks_like_a_file(text: str) -> bool:
     """Return whether a text is the name of a file, as `prompts.txt` and `lists/animals` are, and not a prompt."""
-    return " " not in text and (Path(text).suffix != "" or "/" in text)
+    return " " not in text and (Path(text).suffix != "" or "/" in text) and len(Path(text).name.encode()) <= LONGEST_NAME
 
 
 def _is_file(text: str) -> bool:

@@ -10,12 +10,13 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 import ldm_train
 from ldm_train.data.sources.annotations import suggest_column
 from ldm_train.settings.composition import ConfigError, compose
 from ldm_train.settings.schema.commands import SCHEMAS, own_settings
-from ldm_train.settings.schema.options import TrainerSettings, groups_of, select
+from ldm_train.settings.schema.options import PASSED, TrainerSettings, groups_of, select
 from ldm_train.settings.shipped import groups, shipped
 from ldm_train.settings.signatures import signature
 from ldm_train.settings.validation import out_of_range
@@ -55,9 +56,15 @@ def option_words(verb: str, name: str) -> tuple[tuple[str, ...], ...]:
         config = shipped(f"{group}/{option}")
         kinds = signature(str(config.get("_target_", "")))
         if key in config.keys() or (kinds is not None and key in kinds.kinds):  # noqa: SIM118
-            missing = [f"{group}.{one}=x" for one in config if config._get_node(one)._is_missing()]  # type: ignore[union-attr]
-            found.append((f"{group}={option}", *missing))
+            found.append((f"{group}={option}", *missing_words(f"{group}={option}")))
     return tuple(found)
+
+
+def missing_words(choice: str) -> list[str]:
+    """Return words for what must be given with an option of a group."""
+    group, _, option = choice.partition("=")
+    config = shipped(f"{group}/{option}") if option in groups().get(group, ()) else {}
+    return [f"{group}.{name}=x" for name in map(str, config) if OmegaConf.is_missing(config, name)]
 
 
 def texts_of_messages(path: Path) -> Iterator[str]:
@@ -85,19 +92,26 @@ def suggestions() -> list[str]:
                 name, _, value = (match["quoted"] or word).partition("=")
                 known = any(option_words(verb, name) for verb in SCHEMAS)
                 to_fill_in = re.search(r"\{[a-z_.]+\}$", value) or value in OMITTED
-                if known and not to_fill_in and not value.startswith('"') and "_target_" not in name:  # x="1" is of SVG
+                if known and not to_fill_in and not value.startswith('"') and not is_passed(name):  # x="1" is of SVG
                     found.add(word)
     return sorted(found)
+
+
+def is_passed(name: str) -> bool:
+    """Return whether a setting is not for people to give."""
+    group, _, key = name.partition(".")
+    return key == "_target_" or key in PASSED.get(group, ())
 
 
 def is_accepted(word: str) -> bool:
     """Return whether a command takes a word, with one value or another in the place of what is put in."""
     name = word.partition("=")[0]
-    filled = [word.replace("⟪⟫", value) for value in (*PUT_IN, *groups().get(name, ()))] if "⟪⟫" in word else [word]
-    for verb, one in product(SCHEMAS, filled):
+    values = (*PUT_IN, *groups().get(name, ()), "gaussian", "orthogonal", "penultimate")
+    filled = [word.replace("⟪⟫", value) for value in values] if "⟪⟫" in word else [word]
+    for verb, one, more in product(SCHEMAS, filled, ([], ["interpolate=8"])):
         for words in option_words(verb, name):
             try:
-                settings = compose(verb, [*NEEDED[verb], *words, one])
+                settings = compose(verb, [*NEEDED[verb], *more, *words, *missing_words(one), one])
             except ConfigError:
                 continue
             if "⟪⟫" in word or not any(problem.startswith(f"{name}=") for problem in out_of_range(settings)):

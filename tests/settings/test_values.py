@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from ldm_train.assembly.drawing import read_prompts
+from ldm_train.assembly.prior import class_prompts
 from ldm_train.assembly.watching import own_prompts
 from ldm_train.settings.composition import ConfigError, compose, compose_as
 from ldm_train.settings.schema.options import select
@@ -315,6 +316,12 @@ def test_one_prompt_is_one_prompt_everywhere(tmp_path: Path) -> None:
 def test_what_is_no_prompt_is_refused_by_the_settings_name(given: object) -> None:
     with pytest.raises(ValueError, match=r"^pictures\.prompts="):
         read_prompts(given, setting="pictures.prompts")
+
+
+@pytest.mark.parametrize("prompt", ["a " + "very " * 100 + "long prompt", "x" * 300, "a.b" * 100, "a/" + "b" * 300 + " c"])
+def test_a_prompt_may_be_longer_than_the_name_of_a_file(prompt: str) -> None:
+    settings = compose_as(TrainSettings, [*NEEDED["train"], f"prior.prompts={prompt}", f"pictures.prompts={prompt}"])
+    assert class_prompts(settings) == own_prompts(settings) == [prompt]
 
 
 def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
