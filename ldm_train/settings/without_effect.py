@@ -245,7 +245,9 @@ def evaluation(config: Any) -> str:
 def _changed(verb: str, config: CommandSettings, name: str) -> Iterator[str]:
     """Yield how a setting, or each of a group, that differs from the command's default was written."""
     group = name.partition(".")[0]
-    of_run = group in DRAWING and select(plain(defaults(verb), resolve=False), group) is None  # so it began as a run's
+    of_run = (
+        name != group and group in DRAWING and select(plain(defaults(verb), resolve=False), group) is None
+    )  # so it began as a run's
     value, default = select(config, name), select(plain(defaults("train" if of_run else verb), resolve=False), name)
     if not isinstance(value, Mapping):
         if value != default:
