@@ -4,9 +4,22 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import ceil
+from typing import Protocol
 
-from ldm_train.types import Conditioner
+from ldm_train.util.safe_json import Json
 from ldm_train.util.text import list_names, shorten
+
+
+class CountsTokens(Protocol):
+    """What is read of a conditioner."""
+
+    capacity: int
+
+    @property
+    def identity(self) -> dict[str, Json]: ...
+
+    def count(self, captions: list[str]) -> list[int]: ...
+
 
 Count = Callable[[list[str]], list[int]]  # tokens of each text, before it is cut
 MOST = 3  # texts that are described; of further ones there is the number
@@ -45,7 +58,7 @@ def describe_cut(text: str, tokens: int, count: Count, capacity: int) -> CutText
     return CutText(text, tokens, lost + 1, words[lost])
 
 
-def warn_of_cut_prompts(conditioner: Conditioner, prompts: Iterable[str], *, setting: str = "prompts") -> list[str]:
+def warn_of_cut_prompts(conditioner: CountsTokens, prompts: Iterable[str], *, setting: str = "prompts") -> list[str]:
     """Return a warning if prompts are cut."""
     return warn_of_cuts(prompts, conditioner.count, conditioner.capacity, setting=setting)
 
@@ -56,7 +69,7 @@ def warn_of_cuts(prompts: Iterable[str], count: Count, capacity: int, *, setting
     return [f"{setting}: only {capacity} tokens of a text fit; cut: {list_names([*map(str, cut)], MOST)}"] if cut else []
 
 
-def warn_of_cut_captions(conditioner: Conditioner, captions: Sequence[str]) -> list[str]:
+def warn_of_cut_captions(conditioner: CountsTokens, captions: Sequence[str]) -> list[str]:
     """Return a warning with the number of captions that are cut and the longest of them."""
     sizes = dict(zip(captions, conditioner.count([*captions]), strict=True))
     cut = [text for text, size in sizes.items() if size > conditioner.capacity]

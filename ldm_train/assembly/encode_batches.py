@@ -6,7 +6,7 @@ from pathlib import Path
 import pytorch_lightning as pl
 import torch
 
-from ldm_train.assembly.cut_texts import warn_of_cut_captions
+from ldm_train.assembly.cut_texts import CountsTokens, warn_of_cut_captions
 from ldm_train.assembly.trainer import silence_lightning, trainer_options
 from ldm_train.autoencoders.scaling import Scaling
 from ldm_train.data.cache.manifest import Manifest
@@ -18,7 +18,6 @@ from ldm_train.data.sources.items import EncodedPicture
 from ldm_train.settings.composition import build
 from ldm_train.settings.schema.using import EncodeSettings
 from ldm_train.training.encoding import Batches, Encoding, EncodingData, Rendering, WriteParts
-from ldm_train.types import Conditioner
 from ldm_train.util.interrupts import interruptible
 from ldm_train.util.processes import is_only_process
 
@@ -29,7 +28,7 @@ def encode_batches(
     crop: Crop,
     todo: Sequence[EncodingBatch] | None,
     pictures: Callable[[], Mapping[str, EncodedPicture]],
-) -> Conditioner | None:
+) -> CountsTokens | None:
     """Encode the batches that the first process wrote down, each process its share, as parts; return the text encoder.
 
     Args:
@@ -52,7 +51,7 @@ def encode_batches(
         return Batches(read_planned_batches(place.batches), rendering, pictures=rows)
 
     autoencoder = build(config.autoencoder, "autoencoder")
-    text_encoder: Conditioner = build(config.text_encoder, "text_encoder")
+    text_encoder = build(config.text_encoder, "text_encoder")
     encoding = Encoding(autoencoder, text_encoder, dtype=getattr(torch, config.dtype)).eval()
     trainer = pl.Trainer(
         logger=False,
@@ -74,7 +73,7 @@ def refuse_scale(manifest: Manifest) -> None:
         raise ValueError(f"{problem}\nscale_check=false encodes nevertheless; what is encoded is kept for that")
 
 
-def print_summary(folder: Path, plan: CachePlan, manifest: Manifest, text_encoder: Conditioner | None) -> None:
+def print_summary(folder: Path, plan: CachePlan, manifest: Manifest, text_encoder: CountsTokens | None) -> None:
     """Print what is in the cache now.
 
     Args:
