@@ -15,7 +15,7 @@ run ldm-train encode source=folder source.path=data/openmoji image_size=64 cache
 run ldm-train train cache=caches/openmoji run_dir=$out experiment=openmoji
 run ldm-train evaluate run_dir=$out out=$out/metrics.json
 run ldm-train report run_dir=$out out=$out/report.html
-run ldm-train sample run_dir=$out out=$out/pictures guidance.scale=1.25 \
+run ldm-train sample run_dir=$out out=$out/pictures \
     'prompts=["a rat on a white background","a tiger on a blue background","an owl on a purple background","a red apple on a green background","a cactus on a pink background","a hamburger on a yellow background","a fox on a gray background","a doughnut on an orange background"]'
 
 cat <<END

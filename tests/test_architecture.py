@@ -237,6 +237,7 @@ def at_once(file: str) -> set[str]:
     "file",
     [
         "cli/main.py",
+        "cli/run_command.py",
         "commands/encode/command.py",
         "commands/report/command.py",
         "commands/runs/command.py",

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from ldm_train.assembly.cut_texts import warn_of_cut_prompts
 from ldm_train.assembly.mask import KeptPixels, read_mask, reduce_mask, soften_edge
 from ldm_train.assembly.stored_run import TrainedRun, open_run
 from ldm_train.data.pictures.decoding import read_upright_size
@@ -13,14 +14,20 @@ from ldm_train.data.pictures.images import DECODE_ERRORS, read_image, to_signed
 from ldm_train.data.pictures.mask_files import has_transparency
 from ldm_train.generation import Generation
 from ldm_train.samplers.base import InitialPicture
+from ldm_train.settings.schema.typed_values import expand_home
 from ldm_train.settings.schema.using import SampleSettings
+from ldm_train.util.files import LONGEST_NAME
 from ldm_train.util.inputs import MAX_PICTURE, MAX_PROMPTS, describe_error, read_input, read_user_text
 from ldm_train.util.prompt_syntax import list_syntax_notes
 
 
 def open_sized(config: SampleSettings) -> TrainedRun:
-    """Open the run that a command names, set to the size that it asks for."""
+    """Open the run that a command names, set to the size that it asks for; print a warning if prompts are cut."""
     trained = open_run(config)
+    negative = [config.negative_prompt] if config.negative_prompt else []
+    for name, prompts in (("prompts", read_prompts(config.prompts)), ("negative_prompt", negative)):
+        for line in warn_of_cut_prompts(trained.parts.text_encoder, prompts, setting=name):
+            print(f"warning: {line}")
     return replace(trained, generation=resize_generation(trained.generation, config.size))
 
 
@@ -91,8 +98,8 @@ def read_prompts(prompts: object, *, setting: str = "prompts") -> list[str]:
     Raises:
         ValueError: something else, a file that is missing or not text, or no prompt.
     """
-    if isinstance(prompts, str) and (_is_file(prompts) or looks_like_a_file(prompts)):
-        texts = _read_lines(prompts, setting)
+    if isinstance(prompts, str) and (_is_file(expand_home(prompts)) or looks_like_a_file(prompts)):
+        texts = _read_lines(expand_home(prompts), setting)
     else:
         listed = list(prompts) if isinstance(prompts, list) else [prompts]
         if any(isinstance(one, list | dict) or one is None for one in listed):
@@ -107,7 +114,7 @@ def read_prompts(prompts: object, *, setting: str = "prompts") -> list[str]:
 
 def looks_like_a_file(text: str) -> bool:
     """Return whether a text is the name of a file, as `prompts.txt` and `lists/animals` are, and not a prompt."""
-    return " " not in text and (Path(text).suffix != "" or "/" in text)
+    return " " not in text and (Path(text).suffix != "" or "/" in text) and len(Path(text).name.encode()) <= LONGEST_NAME
 
 
 def _is_file(text: str) -> bool:

@@ -7,6 +7,7 @@ import pytorch_lightning as pl
 import torch
 
 from ldm_train.assembly.capabilities import set_tf32, uses_tf32
+from ldm_train.assembly.cut_texts import CountsTokens, warn_of_cut_captions
 from ldm_train.assembly.encoding_memory import estimate_encoding_memory, find_memory_problem
 from ldm_train.assembly.parts import choose_device
 from ldm_train.assembly.trainer import silence_lightning, trainer_options
@@ -35,15 +36,15 @@ def encode_batches(
     crop: Crop,
     todo: Sequence[EncodingBatch] | None,
     pictures: Callable[[], Mapping[str, EncodedPicture]],
-) -> None:
-    """Encode the batches that the first process wrote down, each process its share, as parts.
+) -> CountsTokens | None:
+    """Encode the batches that the first process wrote down, each process its share, as parts; return the text encoder.
 
     Args:
         todo: the batches, as the first process knows them already.
         pictures: called once all processes are there.
     """
     if todo == [] and is_only_process(num_nodes=config.trainer.num_nodes):
-        return
+        return None
     silence_lightning()
     set_tf32(uses_tf32(config.trainer))
     rows = max(1, config.batch_size // crop.views)
@@ -60,7 +61,8 @@ def encode_batches(
 
     autoencoder = build(config.autoencoder, "autoencoder")
     refuse_memory(config, crop, todo or [], autoencoder)
-    encoding = Encoding(autoencoder, build(config.text_encoder, "text_encoder"), dtype=getattr(torch, config.dtype)).eval()
+    text_encoder = build(config.text_encoder, "text_encoder")
+    encoding = Encoding(autoencoder, text_encoder, dtype=getattr(torch, config.dtype)).eval()
     trainer = pl.Trainer(
         logger=False,
         callbacks=[WriteParts(place.parts, total=len(todo or []), judge=judge)],
@@ -71,6 +73,7 @@ def encode_batches(
     )
     with interruptible():
         trainer.predict(encoding, EncodingData(read, workers=config.workers), return_predictions=False)
+    return text_encoder
 
 
 def refuse_memory(config: EncodeSettings, crop: Crop, todo: Sequence[EncodingBatch], autoencoder: Autoencoder) -> None:
@@ -94,8 +97,12 @@ def refuse_scale(manifest: Manifest) -> None:
         raise ValueError(f"{problem}\nscale_check=false encodes nevertheless; what is encoded is kept for that")
 
 
-def print_summary(folder: Path, plan: CachePlan, manifest: Manifest) -> None:
-    """Print what is in the cache now."""
+def print_summary(folder: Path, plan: CachePlan, manifest: Manifest, text_encoder: CountsTokens | None) -> None:
+    """Print what is in the cache now.
+
+    Args:
+        text_encoder: that encoded captions; None if none was encoded.
+    """
     deviation = Scaling(manifest.shift, manifest.scale).deviation(manifest.mean, manifest.std)
     print(
         f"{manifest.entries} pictures in {folder} ({manifest.held_out} held out, {manifest.captions - 1} captions); "
@@ -110,3 +117,5 @@ def print_summary(folder: Path, plan: CachePlan, manifest: Manifest) -> None:
     lost = plan.lost()
     for bucket, (count, share) in lost.items() if len(lost) > 1 else []:
         print(f"  {bucket}: {count} pictures, of which the crop cuts away {share:.1%}")
+    for line in [] if text_encoder is None else warn_of_cut_captions(text_encoder, [text for text in plan.texts if text]):
+        print(f"warning: {line}")

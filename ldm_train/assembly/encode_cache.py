@@ -98,7 +98,7 @@ def encode_missing(job: EncodingJob, plan: CachePlan, bad: Mapping[str, str]) ->
     todo = job.missing(plan, known.places.keys() | parts.places.keys() | parts.problems.keys())
     write_planned_batches(place.batches, todo)
     pictures = {seen.item.key: seen.item.picture for seen in plan.first.values() if seen.item.picture}
-    encode_batches(job.config, place, job.crop, todo, lambda: pictures)
+    text_encoder = encode_batches(job.config, place, job.crop, todo, lambda: pictures)
     parts = read_parts(place.parts)
     names = {digest: name for digest, name in plan.named.items() if name not in parts.places}
     plan = job.plan(
@@ -125,7 +125,7 @@ def encode_missing(job: EncodingJob, plan: CachePlan, bad: Mapping[str, str]) ->
     if job.config.scale_check:
         refuse_scale(manifest)
     place.put_in_place()
-    print_summary(place.folder, plan, manifest)
+    print_summary(place.folder, plan, manifest, text_encoder)
     return plan
 
 

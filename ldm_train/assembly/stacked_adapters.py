@@ -16,7 +16,7 @@ from ldm_train.weights.lora.lora_files import read_adapter
 from ldm_train.weights.lora.low_rank import WeightedAdapter, extract_adapter, merge_adapters
 
 PIPELINES = "pytorch_lora_weights.safetensors"  # a folder's, as diffusers writes it
-FORMS = "adapters={runs/lora:0.8,other.safetensors:0.5}, or [runs/lora,other.safetensors] for a factor of 1 each"
+FORMS = "'adapters={runs/lora:0.8,other.safetensors:0.5}', or 'adapters=[runs/lora,other.safetensors]' for factors of 1"
 
 
 def add_adapters(setting: object, config: TrainSettings, parts: Parts) -> None:

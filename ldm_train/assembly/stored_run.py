@@ -53,6 +53,7 @@ def _open_located(config: DrawingSettings, run_dir: Path) -> TrainedRun:
     with explaining_paths(trained, run_dir):
         parts = build_parts(trained)
     refuse_other_purpose(run_dir, trained, parts, weights=str(config.weights))
+    assert config.steps is not None
     recipe = build_recipe(
         config, steps=config.steps, seed=config.seed, negative_prompt=getattr(config, "negative_prompt", "")
     )
@@ -69,15 +70,16 @@ def _open_located(config: DrawingSettings, run_dir: Path) -> TrainedRun:
 
 
 def fill_from_run(config: Drawing, trained: TrainSettings) -> Drawing:
-    """Return settings with what they leave to the run: its guidance, and the spacing of its points in time."""
-    guidance, spacing = config.guidance or trained.guidance, config.spacing or trained.spacing
-    return config.with_values(guidance=guidance, spacing=spacing)
+    """Return settings with what they leave to the run: how it draws its own pictures."""
+    parts = {name: getattr(config, name) or getattr(trained, name) for name in ("sampler", "spacing", "guidance")}
+    return config.with_values(**parts, steps=config.steps or trained.pictures.steps)
 
 
 def build_recipe(
     config: DrawingSettings | TrainSettings, *, steps: int, seed: int, negative_prompt: str = ""
 ) -> SamplingSettings:
     """Return how to draw: the sampler, the spacing of its steps, and the guidance of these settings."""
+    assert config.sampler is not None
     assert config.guidance is not None
     assert config.spacing is not None
     guidance = build(config.guidance, "guidance")

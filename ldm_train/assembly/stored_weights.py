@@ -22,7 +22,7 @@ from ldm_train.training.checkpoints.checkpoint_files import refuse_damaged
 from ldm_train.training.checkpoints.sharded_checkpoint import whole
 from ldm_train.training.run_files import RUN_ID, check_same_run
 from ldm_train.util.processes import launched_rank
-from ldm_train.util.text import list_names
+from ldm_train.util.text import as_word, list_names
 from ldm_train.weights.fingerprint import fingerprint_module
 from ldm_train.weights.hub import locate_weights
 from ldm_train.weights.layouts.unet_architecture import describe_unet, infer_unet_settings
@@ -71,7 +71,8 @@ def read_weights(run_dir: Path, weights: str) -> tuple[Mapping[str, Tensor], int
     if weights.endswith(".safetensors"):
         path = Path(weights)
         if not path.is_file():
-            raise ValueError(f"weights={weights} is not there; `ldm-train export run_dir={run_dir} out={weights}` makes it")
+            words = f"{as_word('run_dir', run_dir)} {as_word('out', weights)}"
+            raise ValueError(f"weights={weights} is not there; `ldm-train export {words}` makes it")
         metadata = read_metadata(path)
         if "weights" not in metadata:
             raise ValueError(f"weights={weights} was not written by `ldm-train export`: it does not tell its step")

@@ -11,9 +11,10 @@ from ldm_train.settings.schema.options import MIXED_16, CommandSettings, Trainer
 from ldm_train.settings.schema.training import FittingSettings
 from ldm_train.settings.schema.using import EncodeSettings
 from ldm_train.settings.validation import on_a_cpu, out_of_range
+from ldm_train.util.processes import count_slurm_tasks
 
 if TYPE_CHECKING:
-    from lightning_fabric.plugins.environments import SLURMEnvironment
+    from lightning_fabric.plugins.environments import ClusterEnvironment
     from pytorch_lightning.loggers.logger import Logger
 
 
@@ -59,7 +60,7 @@ def trainer_options(trainer: TrainerSettings, *, shares: bool = False) -> dict[s
     from ldm_train.training.checkpoints.checkpoint_files import WholeFiles
     from ldm_train.training.optimization.sharding import FullySharded
 
-    chosen: dict[str, object] = trainer.model_dump(exclude_unset=True, exclude={"log_every_n_steps", "tf32"})
+    chosen: dict[str, object] = trainer.model_dump(exclude={"log_every_n_steps", "tf32"})
     plugins: list[object] = [WholeFiles(), *slurm_plugins()]
     if trainer.strategy == "fsdp2":
         chosen["strategy"] = FullySharded(shares=shares)
@@ -72,13 +73,16 @@ def trainer_options(trainer: TrainerSettings, *, shares: bool = False) -> dict[s
     return chosen | {"plugins": plugins}
 
 
-def slurm_plugins() -> list["SLURMEnvironment"]:
-    """Return Lightning's SLURM environment if SLURM started this process, without its own requeueing at a signal."""
-    from lightning_fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+def slurm_plugins() -> list["ClusterEnvironment"]:
+    """Return Lightning's SLURM environment if srun started several tasks, without its own requeueing at a signal.
 
-    if TorchElasticEnvironment.detect() or not SLURMEnvironment.detect():
+    In any other process within a job of SLURM, Lightning is kept from waiting for tasks that nobody started.
+    """
+    from lightning_fabric.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
+
+    if TorchElasticEnvironment.detect() or "SLURM_NTASKS" not in os.environ:
         return []
-    return [SLURMEnvironment(auto_requeue=False)]
+    return [SLURMEnvironment(auto_requeue=False) if count_slurm_tasks() > 1 else LightningEnvironment()]
 
 
 def refuse_processes(config: FittingSettings | EncodeSettings, *, shardable: bool = False) -> None:
@@ -122,11 +126,11 @@ def refuse_launch(trainer: TrainerSettings) -> None:
     if "TORCHELASTIC_RUN_ID" in environment:
         launcher, total, here = "torchrun", int(environment["WORLD_SIZE"]), int(environment["LOCAL_WORLD_SIZE"])
         nodes = total // here
-    elif "SLURM_NTASKS" in environment and environment.get("SLURM_JOB_NAME") not in ("bash", "interactive"):
-        launcher, total = "SLURM", int(environment["SLURM_NTASKS"])
+    elif (tasks := count_slurm_tasks()) > 1:
+        launcher, total = "SLURM", tasks
         nodes = int(environment.get("SLURM_NNODES") or environment.get("SLURM_JOB_NUM_NODES") or 1)
         here = total // nodes
-        if total > 1 and "SLURM_NTASKS_PER_NODE" not in environment:
+        if "SLURM_NTASKS_PER_NODE" not in environment:
             raise ValueError(f"SLURM started {total} tasks without --ntasks-per-node; give it --ntasks-per-node={here}")
     else:
         return

@@ -24,6 +24,7 @@ from ldm_train.training.encoding import Encoding, Rendering
 from ldm_train.training.on_the_fly import LivePictures, OnTheFly
 from ldm_train.util.processes import launched_rank
 from ldm_train.util.safe_json import Json
+from ldm_train.util.text import as_word
 
 FEW = 16  # pictures of one forward pass, where a GPU's memory is the network's
 
@@ -94,7 +95,7 @@ def words_of_encoding(manifest: Manifest) -> list[str]:
     crop = made["crop"]
     assert isinstance(crop, dict)
     own = [f"crop.{name}={value}".replace(" ", "") for name, value in crop.items() if name not in ("kind", "image_size")]
-    return [f"crop={crop['kind']}", *own, f"'background=\"{made['background']}\"'", f"dtype={made['dtype']}"]
+    return [f"crop={crop['kind']}", *own, as_word("background", made["background"]), f"dtype={made['dtype']}"]
 
 
 def make_batches(config: TrainSettings, latents: EncodedExamples) -> CachedLatents:

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from pytorch_lightning import Callback
 
+from ldm_train.assembly.cut_texts import warn_of_cut_prompts
 from ldm_train.assembly.drawing import read_prompts
 from ldm_train.assembly.parts import Parts, choose_device
 from ldm_train.assembly.stored_run import build_recipe, build_weak
@@ -32,12 +33,14 @@ class Watching:
     Args:
         weak: a weaker model that guides, where there is one.
         measuring: None where no sets of pictures are measured.
+        warnings: of prompts that are cut.
     """
 
     parts: Parts
     drawing: Drawing
     measuring: MetricSettings | None
     weak: Generation | None
+    warnings: list[str]
 
     @classmethod
     def of(cls, config: TrainSettings, parts: Parts, data: CachedLatents) -> "Watching":
@@ -47,7 +50,7 @@ class Watching:
             ValueError: pictures that cannot be drawn so, or a network that measures whose weights are not to be had.
         """
         weak = build_weak(config, parts, choose_device("cpu" if config.trainer.accelerator == "cpu" else "auto"))
-        watching = cls(parts, plan_drawing(config, data), build_measuring(config), weak)
+        watching = cls(parts, plan_drawing(config, data), build_measuring(config), weak, warn_of_own_prompts(config, parts))
         generation = parts.generation(parts.network, parts.text_encoder, torch.device("cpu"), weak)
         for recipe in watching.drawing.recipes.values():
             generation.check(watching.drawing.captions, recipe)
@@ -111,6 +114,13 @@ def own_prompts(config: TrainSettings) -> list[str] | None:
     if prompts is None or (not prompts):
         return None if prompts is None else []
     return read_prompts(prompts, setting="pictures.prompts")
+
+
+def warn_of_own_prompts(config: TrainSettings, parts: Parts) -> list[str]:
+    """Return warnings of prompts in a run's settings that its text encoder cuts."""
+    classes = [] if config.prior.prompts is None else read_prompts(config.prior.prompts, setting="prior.prompts")
+    texts = {"pictures.prompts": own_prompts(config) or [], "prior.prompts": classes}
+    return [line for name, one in texts.items() for line in warn_of_cut_prompts(parts.text_encoder, one, setting=name)]
 
 
 def guidance_scales(config: TrainSettings) -> list[float]:

@@ -1,16 +1,17 @@
 """`ldm-train VERB --multirun key=a,b …`: every combination, one after the other, each in a process and directory of its own.
 
-The words are Hydra's: `a,b`, `choice(a,b)`, `range(1,4)`, and `glob(*)` of a group's options. A job is the command that a
-person would type, so it may itself start processes (`trainer.devices=2`), is continued by the same sweep typed again, and
-can be handed to another launcher (`--dry-run` prints the commands).
+The words are Hydra's: `a,b`, `choice(a,b)`, `range(1,4)`, and `glob(*)` of a group's options; but texts and paths are kept
+as they were typed. A job is the command that a person would type, so it may itself start processes (`trainer.devices=2`), is
+continued by the same sweep typed again, and can be handed to another launcher (`--dry-run` prints the commands).
 """
 
 import json
-import os
+import re
 import shlex
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
+from itertools import product
 from pathlib import Path
 
 from hydra import initialize_config_dir
@@ -24,17 +25,22 @@ from rich.table import Table
 
 from ldm_train.assembly.trainer import refuse_at_once
 from ldm_train.cli.sweep_jobs import ENDED_EARLY, Jobs, job_name
-from ldm_train.settings.composition import ConfigError, can_be_read, compose, folder, readable, targets_of
-from ldm_train.settings.config_file import text
-from ldm_train.settings.quoting import quote_text
+from ldm_train.settings.composition import ConfigError, compose, folder, last_words, targets_of
+from ldm_train.settings.config_file import CONFIG, text
+from ldm_train.settings.quoting import is_of_texts
+from ldm_train.settings.schema.typed_values import expand_home, split_items, unquote
+from ldm_train.settings.shipped import key_of
+from ldm_train.settings.trust import is_trust
 from ldm_train.training.run_files import METRICS
 from ldm_train.util.files import atomic_write
 from ldm_train.util.ownership import LOCK, FolderKind, check_folder
+from ldm_train.util.processes import count_launched
 from ldm_train.util.safe_json import parse_json, read_json, read_text
 
 PLACES = {"train": "run_dir", "train_autoencoder": "run_dir", "encode": "cache"}  # of others: out
 TABLE = "sweep.json"
 WIDTH = 160  # of the table in a file
+CHOICE = re.compile(r"choice\(.*\)", re.DOTALL)
 SHOWN = 4  # metrics in the table on the terminal; all are in the file
 
 
@@ -99,34 +105,56 @@ def sweep(verb: str, arguments: list[str]) -> int:
 
 
 def expand(verb: str, words: list[str]) -> list[Job]:
-    """The jobs of a command line, by Hydra's own rules.
+    """The jobs of a command line: several values by Hydra's own rules, and of texts and paths as they were typed.
 
     Raises:
         ConfigError: a word that cannot be read, no word with several values, or a place to write that is not one.
     """
     place = PLACES.get(verb, "out")
+    words = last_words(words)
     targets = targets_of(verb, words)
-    words = [word if can_be_read(word) else readable(quote_text(verb, word, targets)) for word in words]
-    words = [*{word.partition("=")[0]: word for word in words}.values()]  # of two values the later one
-    swept, plain, base = [], [], None
+    swept, plain, base = list[list[str]](), [], ""
     with initialize_config_dir(str(folder()), version_base="1.3"):
-        loader = GlobalHydra.instance().config_loader()
-        for word, override in zip(words, parsed(OverridesParser.create(config_loader=loader), words), strict=True):
-            if override.key_or_group == place:
-                base = override
-            elif override.is_sweep_override():
-                swept.append(override)
+        parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+        for word in words:
+            if is_trust(word) or key_of(word) == CONFIG or is_of_texts(verb, word, targets):
+                choices = list_texts(word)
+            else:
+                choices = list_choices(parser, word)
+            if key_of(word) == place:
+                base = unquote(word.partition("=")[2]) if len(choices) == 1 else ""
+            elif choices != [word]:
+                swept.append(choices)
             else:
                 plain.append(word)
-        try:
-            batches = BasicSweeper.split_arguments(swept, None)
-        except HydraException as error:
-            raise ConfigError(str(error)) from error
     if not swept:
         raise ConfigError(f"--multirun sweeps nothing: give a setting of {verb} several values, as in seed=0,1")
-    if base is None or base.is_sweep_override() or not str(base.value() or "").strip():
+    if not base.strip() or base == "null":
         raise ConfigError(f"--multirun needs {place}=…, the one folder in which each job has its own")
-    return [job(verb, plain, combination, place, Path(str(base.value()))) for [*combination] in batches[0]]
+    return [job(verb, plain, [*combination], place, Path(expand_home(base))) for combination in product(*swept)]
+
+
+def list_texts(word: str) -> list[str]:
+    """Return a word for each of the texts that it gives a setting, `a,b` or `choice(a,b)`, as they were typed."""
+    name, equals, value = word.partition("=")
+    chosen = value.removeprefix("choice(").removesuffix(")") if CHOICE.fullmatch(value) else value
+    values = split_items(chosen) if equals and not is_trust(word) else [value]
+    return [word] if len(values) == 1 and chosen == value else [f"{name}={one}" for one in values]
+
+
+def list_choices(parser: OverridesParser, word: str) -> list[str]:
+    """Return a word for each value that Hydra's grammar reads in it; the word itself if it is one value.
+
+    Raises:
+        ConfigError: it cannot be read, or has values that cannot be listed.
+    """
+    [override] = parsed(parser, [word])
+    if not override.is_sweep_override():
+        return [word]
+    try:
+        return [one for [one] in BasicSweeper.split_arguments([override], None)[0]]
+    except HydraException as error:
+        raise ConfigError(str(error)) from error
 
 
 def parsed(parser: OverridesParser, words: Iterable[str]) -> list[Override]:
@@ -141,7 +169,7 @@ def parsed(parser: OverridesParser, words: Iterable[str]) -> list[Override]:
 
 def job(verb: str, plain: list[str], combination: list[str], place: str, base: Path) -> Job:
     """The job of one combination, with what it writes under `base` by its name."""
-    swept = dict(sorted((word.partition("=")[0].lstrip("+"), word.partition("=")[2]) for word in combination))
+    swept = dict(sorted((key_of(word), unquote(word.partition("=")[2])) for word in combination))
     directory = str(base / (job_name(swept) + (".json" if verb == "evaluate" else "")))
     return Job(swept, directory, [verb, *plain, *combination, f"{place}={text(directory)}"])
 
@@ -162,8 +190,7 @@ def refuse(verb: str, jobs: list[Job]) -> None:
 
 def refuse_several_processes() -> None:
     """Started once a process, a sweep would run as often."""
-    count = int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_NTASKS") or 1)
-    if count > 1:
+    if (count := count_launched()) > 1:
         raise ConfigError(
             f"--multirun was started in {count} processes, and each would run the whole sweep; start it once (a job "
             "starts its own processes, trainer.devices=2), or print the commands with --dry-run"

@@ -59,7 +59,7 @@ def parse_new_words(new_words: Sequence[str]) -> dict[str, str]:
         if not equals or not begins.strip() or word in found:
             raise ValueError(
                 f"text_encoder.new_words={list(new_words)} must be distinct new words, each with the words that it starts "
-                'as, such as ["<toy>=wooden toy"]'
+                "as, such as 'text_encoder.new_words=[\"<toy>=wooden toy\"]'"
             )
         found[word] = begins
     return found

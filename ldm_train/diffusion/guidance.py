@@ -72,7 +72,7 @@ class LimitedGuidance:
 
     def __init__(self, guided: AnyDenoiser, plain: AnyDenoiser, *, low: float, high: float) -> None:
         if not 0 <= low < high:
-            raise ValueError(f"guidance.interval=[{low}, {high}] must be noise levels sigma / alpha with 0 <= low < high")
+            raise ValueError(f"guidance.interval=[{low},{high}] must be noise levels sigma / alpha with 0 <= low < high")
         self.guided = guided
         self.plain = plain
         self.schedule = plain.schedule

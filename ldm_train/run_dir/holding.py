@@ -20,7 +20,7 @@ from ldm_train.util.locks import hold_lock
 from ldm_train.util.ownership import LOCK, RUN, carries_mark, check_folder, check_given, read_mark
 from ldm_train.util.processes import launched_rank
 from ldm_train.util.safe_json import Json
-from ldm_train.util.text import list_names
+from ldm_train.util.text import as_word, list_names
 
 LINKABLE = tuple(name for name in (*HISTORY, "checkpoints") if name)  # folders that may be links to another disk
 WANDB = "wandb"
@@ -93,7 +93,7 @@ def check_record(run_dir: Path) -> None:
         f"run_dir={run_dir} has {list_names([path.name for path in found])}, but {RECORD}, which says what they are of, is "
         f"missing or damaged, so the run cannot be continued. Nothing was changed: bring {RECORD} back from a backup, or "
         f"choose another run_dir. `ldm-train sample` and `ldm-train export` read these checkpoints without it, and "
-        f"network.weights={run_dir} starts a new run from their weights"
+        f"{as_word('network.weights', run_dir)} starts a new run from their weights"
     )
 
 

@@ -16,10 +16,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ldm_train.settings.config_file import CONFIG, file_words
 from ldm_train.settings.constructors import build
+from ldm_train.settings.foreign_names import suggest_option
 from ldm_train.settings.quoting import quote, quote_text
+from ldm_train.settings.run_options import words_of_run
 from ldm_train.settings.schema.commands import SCHEMAS, default_values, kind_of
 from ldm_train.settings.schema.kinds import describe
 from ldm_train.settings.schema.options import KEPT, PASSED, TARGET, CommandSettings, Part
+from ldm_train.settings.schema.typed_values import expand_home, unquote
 from ldm_train.settings.shipped import (
     ConfigError,
     dotted,
@@ -34,14 +37,13 @@ from ldm_train.settings.shipped import (
 )
 from ldm_train.settings.signatures import signature
 from ldm_train.settings.strict import SET_BY_THE_RUN, TRAINER, NameCheck, describe_set_by_the_run
+from ldm_train.settings.suggestions import suggest_setting
 from ldm_train.settings.trust import is_trust
 from ldm_train.settings.validation import not_accepted, read_settings
-from ldm_train.util.text import nearest
 
-__all__ = ["ConfigError", "build", "compose", "folder", "groups", "nearest", "words"]
+__all__ = ["ConfigError", "build", "compose", "folder", "groups", "words"]
 
 Settings = TypeVar("Settings", bound=CommandSettings)
-PLAIN = re.compile(r"[\w./~][^\s'\"\[\](){}]*")  # a path as people type it
 
 
 def compose_as(kind: type[Settings], overrides: list[str]) -> Settings:
@@ -60,14 +62,15 @@ def compose(verb: str, overrides: list[str]) -> CommandSettings:
     """
     typed = [word for word in overrides if key_of(word) != CONFIG and not is_trust(word)]
     refuse_unknown_options(verb, typed)
-    typed = _last_words(typed)
+    typed = last_words(typed)
     targets = targets_of(verb, typed)
     own = [readable(quote_text(verb, word, targets)) for word in typed]
     own = [f"~{key_of(word)}" if word == f"{key_of(word)}=null" and key_of(word) in groups() else word for word in own]
     own = [part for word in own for part in _deletable(word)]
-    files = [word.partition("=")[2].strip("'\"") for word in overrides if key_of(word) == CONFIG]
+    files = [expand_home(unquote(word.partition("=")[2])) for word in overrides if key_of(word) == CONFIG]
     chosen = {key_of(word) for word in own}
     given = [word for file in files for word in file_words(verb, file, chosen=chosen, targets=targets)] + own
+    given = words_of_run(verb, given) + given
     try:
         config = _hydra(verb, given)
         missing = sorted(OmegaConf.missing_keys(config))
@@ -103,10 +106,17 @@ def targets_of(verb: str, words: list[str]) -> dict[str, str]:
     return {group: str(shipped(name).get(TARGET, "")) for group, name in names.items()}
 
 
-def _last_words(words: list[str]) -> list[str]:
-    """Return the words without those that give a setting a value which a later word gives another one."""
+def last_words(words: list[str]) -> list[str]:
+    """Return the words without those that give a setting a value which a later word gives another one.
+
+    Of files of settings and of trusted packages there may be several.
+    """
     last = {word.partition("=")[0]: number for number, word in enumerate(words)}
-    return [word for number, word in enumerate(words) if "=" not in word or last[word.partition("=")[0]] == number]
+    return [
+        word
+        for number, word in enumerate(words)
+        if "=" not in word or key_of(word) == CONFIG or is_trust(word) or last[word.partition("=")[0]] == number
+    ]
 
 
 def _choices(verb: str, words: list[str]) -> tuple[str, ...]:
@@ -151,9 +161,9 @@ def _deletable(word: str) -> list[str]:
 
 
 def readable(word: str) -> str:
-    """Return a word with its value in quotes if Hydra's grammar cannot read it otherwise, such as a path with "=" in it."""
-    key, _, value = word.partition("=")
-    return word if can_be_read(word) or not PLAIN.fullmatch(value) else f"{key}={quote(value)}"
+    """Return a word with its value in quotes if Hydra's grammar cannot read it; types are checked later."""
+    key, equals, value = word.partition("=")
+    return f"{key}={quote(value)}" if equals and value[:1] not in [*"'\"[{"] and not can_be_read(word) else word
 
 
 def can_be_read(word: str) -> bool:
@@ -208,26 +218,35 @@ def _explain(verb: str, overrides: list[str], error: Exception) -> str:
             and isinstance(error, HydraException)
             and "Could not find" in str(error)
         ):
-            return f"{key}={value} is no option; there are: {', '.join(groups()[key])}{nearest(value, groups()[key])}"
+            options = groups()[key]
+            return f"{key}={value} is no option; there are: {', '.join(options)}{suggest_option(key, value, options)}"
     chosen = _with_options(verb, overrides)
     plain = dotted(chosen)
     for word in overrides:
         key = key_of(word)
         parent = key.rpartition(".")[0]
         if key not in plain and key not in groups() and parent.split(".")[0] not in groups():
-            return f"unknown setting {key!r} of {verb}{nearest(key, plain)} (`ldm-train {verb} --help` lists them)"
+            return _unknown(verb, key, plain)
     known = re.search(r"Key '(\w+)' is not in struct\s+full_key: ([\w.]+)", f"{error} {error.__cause__}")
     if known and known[2] in groups_of(verb):
         return none_chosen(known[2], next(key_of(word) for word in overrides if key_of(word).startswith(f"{known[2]}.")))
     if known and (hint := _unlisted(chosen, known[2])):
         return hint
     if known:
-        return f"unknown setting {known[2]!r} of {verb}{nearest(known[2], plain)} (`ldm-train {verb} --help` lists them)"
+        return _unknown(verb, known[2], plain)
+    if unset := re.search(r"Interpolation key '([^']*)' not found", f"{error} {error.__cause__}"):
+        word = next((word for word in overrides if f"${{{unset[1]}}}" in word), f"${{{unset[1]}}}")
+        return f"{word}: {unset[1]} is no setting; a shell puts in a variable's value outside of single quotes only"
     merged = re.search(r"Cannot merge .*\s+full_key: ([\w.]+)", f"{error} {error.__cause__}")
     refused = next((word for word in overrides if merged and key_of(word) == merged[1]), None)
     if refused is not None and (found := kind_of(verb, key_of(refused), targets_of(verb, overrides))) is not None:
         return not_accepted(key_of(refused), refused.partition("=")[2], describe(*found))
     return str(error.__cause__ or error).strip()
+
+
+def _unknown(verb: str, name: str, known: list[str]) -> str:
+    hint = suggest_setting(verb, name, [*known, *groups_of(verb)])
+    return f"unknown setting {name!r} of {verb}{hint} (`ldm-train {verb} --help` lists them)"
 
 
 def _with_options(verb: str, overrides: list[str]) -> DictConfig:

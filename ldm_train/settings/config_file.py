@@ -11,12 +11,13 @@ from pathlib import Path
 from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import DictConfig, OmegaConf
 
+from ldm_train.settings.foreign_names import suggest_option
 from ldm_train.settings.safe_yaml import read_written
 from ldm_train.settings.schema.commands import kind_of
-from ldm_train.settings.schema.kinds import takes_text
+from ldm_train.settings.schema.kinds import takes_container, takes_text
+from ldm_train.settings.schema.typed_values import expand_home
 from ldm_train.settings.shipped import ConfigError, groups, groups_of, read, shipped
 from ldm_train.settings.trust import TRUST
-from ldm_train.util.text import nearest
 
 CONFIG = "config"
 
@@ -31,6 +32,7 @@ def file_words(verb: str, path: str, *, chosen: Collection[str], targets: dict[s
     Raises:
         ConfigError: there is no such file, or it names an option that there is not.
     """
+    path = expand_home(path)
     if not Path(path).is_file():
         raise ConfigError(f"{CONFIG}={path} is not there; it takes a YAML file of settings, such as a run's config.yaml")
     read_values = OmegaConf.to_container(read(Path(path)))
@@ -58,7 +60,7 @@ def file_words(verb: str, path: str, *, chosen: Collection[str], targets: dict[s
         known = groups()[group]
         if option is not None and option not in known:
             message = f"{group}: {option} in {path} is no option; there are: {', '.join(known)}"
-            raise ConfigError(message + nearest(str(option), known))
+            raise ConfigError(message + suggest_option(group, str(option), known))
     words = [
         f"~{group}" if option is None else f"{group}={option}" for group, option in choices.items() if group not in chosen
     ]
@@ -74,14 +76,16 @@ def _target(group: object, value: object) -> str | None:
 
 def _keep_texts(verb: str, targets: dict[str, str], name: str, value: object, written: object) -> object:
     """Return a setting of a file; a text that YAML reads as a number or a switch, such as 1e3 or no, is as it is written."""
+    found = kind_of(verb, name, targets)
     if isinstance(value, dict) and isinstance(written, dict):
+        if found is not None and takes_text(found[0]) and takes_container(found[0], dict):
+            return write_mapping(dict(zip(written, value.values(), strict=True)))
         names = {key: f"{name}.{key}".lstrip(".") for key in value}
         return {key: _keep_texts(verb, targets, names[key], one, written.get(str(key))) for key, one in value.items()}
     if isinstance(value, list) and isinstance(written, list):
         return [_keep_texts(verb, targets, name, *pair) for pair in zip(value, written, strict=True)]
     if not isinstance(value, bool | int | float) or not isinstance(written, str):
         return value
-    found = kind_of(verb, name, targets)
     return written if found is not None and takes_text(found[0]) else value
 
 
@@ -149,6 +153,11 @@ def _default_settings(verb: str, group: str) -> set[str]:
     """Of the option that the verb has unless it is message another."""
     entries = [entry for entry in shipped(verb).defaults if isinstance(entry, DictConfig) and group in entry]
     return {str(key) for entry in entries for key in shipped(f"{group}/{entry[group]}")}
+
+
+def write_mapping(values: Mapping[str, object]) -> str:
+    """Return a mapping as the text that a setting for paths with values reads."""
+    return "{" + ",".join(f"{text(key)}:{text(value)}" for key, value in values.items()) + "}"
 
 
 def text(value: object) -> str:

@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ldm_train.settings.foreign_names import suggest_option
 from ldm_train.settings.schema.using import AxisSettings, EvaluateSettings, SampleSettings
 from ldm_train.settings.shipped import groups, shipped_part
-from ldm_train.util.text import nearest
 
 AXES = ("x", "y")
 
@@ -100,7 +100,7 @@ def _values(setting: str, name: str, values: object) -> Iterator[str]:
         return
     for value in values:
         if not KINDS[name].holds(value):
-            hint = nearest(str(value), groups()["sampler"]) if name == "sampler" else ""
+            hint = suggest_option("sampler", str(value), groups()["sampler"]) if name == "sampler" else ""
             yield f"{setting}={values}: {value} is not one of {KINDS[name].accepted}{hint}"
 
 
@@ -143,6 +143,7 @@ KINDS: dict[str, Kind] = {
 def place(settings: SampleSettings, axis: Axis, value: object) -> SampleSettings:
     """Return a command's settings at a place on an axis."""
     if axis.name == "guidance":
+        assert settings.guidance is not None
         return settings.with_values(guidance=settings.guidance.with_values(scale=value))
     if axis.name == "sampler":
         return settings.with_values(sampler=shipped_part("sampler", str(value)))

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from ldm_train.settings.foreign_names import suggest_option
 from ldm_train.settings.safe_yaml import read_settings_file
 from ldm_train.settings.schema.options import Part, read_part
-from ldm_train.util.text import nearest
 
 
 class ConfigError(Exception):
@@ -97,6 +97,6 @@ def refuse_unknown_options(verb: str, overrides: list[str]) -> None:
             raise ConfigError(f"{verb} needs {key}=…, one of: {', '.join(known[key])}")
         if key in known and value not in {*known[key], "null"}:
             raise ConfigError(
-                f"{key}={value} is no option; there are: {', '.join(known[key])}{nearest(value, known[key])} "
+                f"{key}={value} is no option; there are: {', '.join(known[key])}{suggest_option(key, value, known[key])} "
                 f"(a setting of it is {key}.NAME=VALUE{'; a file of yours: config=FILE' * (key == 'experiment')})"
             )

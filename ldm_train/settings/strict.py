@@ -10,7 +10,7 @@ from ldm_train.settings.schema.kinds import Section
 from ldm_train.settings.schema.options import KEPT, OWN_KEYS, PASSED, TARGET, groups_of
 from ldm_train.settings.shipped import ConfigError, groups, none_chosen, shipped
 from ldm_train.settings.signatures import signature
-from ldm_train.util.text import nearest
+from ldm_train.settings.suggestions import suggest_setting
 
 TRAINER = "pytorch_lightning.trainer.trainer.Trainer"
 SET_BY_THE_RUN = {
@@ -133,7 +133,7 @@ class NameCheck:
         return ConfigError(f"unknown setting '{path}.{left[0]}' of {of}; leave out what another constructor takes: {words}")
 
     def _unknown(self, key: str, known: list[str], *, of: str = "") -> ConfigError:
-        place = f"{of or self.verb}{self.origin(key)}{nearest(key, known)}"
+        place = f"{of or self.verb}{self.origin(key)}{suggest_setting(self.verb, key, known)}"
         return ConfigError(f"unknown setting {key!r} of {place} (`ldm-train {self.verb} --help` lists them)")
 
 

@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ldm_train.settings.composition import defaults, plain
 from ldm_train.settings.schema.options import TARGET, CommandSettings, dict_settings, select
 from ldm_train.settings.shipped import ConfigError, read
+from ldm_train.util.processes import count_slurm_tasks
 from ldm_train.util.safe_json import read_object
 from ldm_train.util.text import format_value
 
@@ -132,13 +133,13 @@ RULES = (
     Rule(
         ("sample",),
         ("guidance.rescale", "guidance.interval", "negative_prompt"),
-        lambda c: c.guidance.get("scale") == 1 and c.x.guidance is None and c.y.guidance is None,
+        lambda c: select(c, "guidance.scale") == 1 and c.x.guidance is None and c.y.guidance is None,
         "guidance.scale=1 is no guidance",
     ),
     Rule(
         ("sample",),
         ("negative_prompt",),
-        lambda c: c.guidance.target.endswith("autoguidance"),
+        lambda c: c.guidance is not None and c.guidance.target.endswith("autoguidance"),
         "guidance=autoguidance leads away from a weaker model",
     ),
     Rule(
@@ -183,7 +184,7 @@ WARNINGS: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
     (FITTING, lambda c: select(c, "optimizer.lr") == 0, "optimizer.lr=0 trains nothing"),
     (
         ("train", "train_autoencoder", "encode"),
-        lambda c: c.trainer.num_nodes > 1 and not {"MASTER_ADDR", "SLURM_NTASKS"} & os.environ.keys(),
+        lambda c: c.trainer.num_nodes > 1 and "MASTER_ADDR" not in os.environ and count_slurm_tasks() == 1,
         "trainer.num_nodes={trainer.num_nodes} waits for the other nodes: start the same command on each, with MASTER_ADDR, "
         "MASTER_PORT and NODE_RANK set; MASTER_ADDR is not",
     ),
@@ -248,7 +249,11 @@ def evaluation(config: Any) -> str:
 
 def _changed(verb: str, config: CommandSettings, name: str) -> Iterator[str]:
     """Yield how a setting, or each of a group, that differs from the command's default was written."""
-    value, default = select(config, name), select(plain(defaults(verb), resolve=False), name)
+    group = name.partition(".")[0]
+    of_run = (
+        name != group and group in DRAWING and select(plain(defaults(verb), resolve=False), group) is None
+    )  # so it began as a run's
+    value, default = select(config, name), select(plain(defaults("train" if of_run else verb), resolve=False), name)
     if not isinstance(value, Mapping):
         if value != default:
             yield f"{name}={format_value(value)}"

@@ -1,10 +1,6 @@
 """The processes that a launcher started, as their environment tells before any of them is set up."""
 
 import os
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
 
 
 def is_only_process(*, num_nodes: int) -> bool:
@@ -12,14 +8,26 @@ def is_only_process(*, num_nodes: int) -> bool:
 
     Lightning's own processes do not count: it starts them when there is work.
     """
-    launched = int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_NTASKS") or 1)
-    return launched == 1 and num_nodes == 1
+    return count_launched() == 1 and num_nodes == 1
+
+
+def count_launched() -> int:
+    """Return how many processes a launcher started of which this is one, on all nodes."""
+    return int(os.environ.get("WORLD_SIZE") or count_slurm_tasks())
+
+
+def count_slurm_tasks() -> int:
+    """Return how many processes srun started of which this is one.
+
+    SLURM_NTASKS does not tell: salloc, sbatch and `srun --pty` set it in the one shell that they start.
+    """
+    return int(os.environ.get("SLURM_STEP_NUM_TASKS") or 1)
 
 
 def launched_rank() -> int:
     """Return the rank that Lightning, torchrun or SLURM gave this process, before any process group is set up."""
     if "RANK" in os.environ:
         return int(os.environ["RANK"])
-    if "LOCAL_RANK" not in os.environ and int(os.environ.get("SLURM_NTASKS", "1")) > 1:
+    if "LOCAL_RANK" not in os.environ and count_slurm_tasks() > 1:
         return int(os.environ.get("SLURM_PROCID", "0"))
     return int(os.environ.get("NODE_RANK", "0")) or int(os.environ.get("LOCAL_RANK", "0"))

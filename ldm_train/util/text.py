@@ -1,6 +1,7 @@
 """Short forms of what may be long, for messages."""
 
 import difflib
+import shlex
 from collections.abc import Collection, Iterable
 
 
@@ -19,6 +20,11 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """Return the nearest known word as a suggestion to end a message with; nothing if none is near."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def as_word(setting: str, value: object) -> str:
+    """Return a setting with a value as a word for a shell, in quotes if it needs them."""
+    return shlex.quote(f"{setting}={value}")
 
 
 def first_line(message: object) -> str:

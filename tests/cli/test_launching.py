@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from ldm_train.assembly.trainer import refuse_launch, slurm_plugins, trainer_options
-from ldm_train.settings.composition import compose_as
+from ldm_train.cli.sweep import refuse_several_processes
+from ldm_train.settings.composition import ConfigError, compose_as
 from ldm_train.settings.schema.options import TrainerSettings
 from ldm_train.settings.schema.training import TrainSettings
-from ldm_train.util.processes import launched_rank
+from ldm_train.util.processes import is_only_process, launched_rank
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "slurm.sbatch"
 LAUNCHERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "TORCHELASTIC_", "SLURM_")
@@ -26,6 +27,7 @@ SLURM = {
     "SLURM_NODELIST": "localhost",
     "SLURM_NNODES": "2",
     "SLURM_NTASKS": "4",
+    "SLURM_STEP_NUM_TASKS": "4",
     "SLURM_NTASKS_PER_NODE": "2",
     "SLURM_PROCID": "3",
     "SLURM_LOCALID": "1",
@@ -104,7 +106,13 @@ sys.exit(max(os.waitstatus_to_exitcode(os.wait()[1]) != 0 for _ in environments)
 def slurm_nodes(words: list[str], free_port: int, cwd: Path) -> None:
     tasks = [
         SLURM
-        | {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "1", "SLURM_LOCALID": "0", "MASTER_PORT": str(free_port)}
+        | {
+            "SLURM_NTASKS": "2",
+            "SLURM_STEP_NUM_TASKS": "2",
+            "SLURM_NTASKS_PER_NODE": "1",
+            "SLURM_LOCALID": "0",
+            "MASTER_PORT": str(free_port),
+        }
         | {"SLURM_PROCID": rank, "SLURM_NODEID": rank}
         for rank in ("0", "1")
     ]
@@ -181,10 +189,35 @@ def test_tasks_that_slurm_counts_in_all_only_are_refused(environment: Callable) 
         refuse_launch(TrainerSettings(devices=2, num_nodes=2))
 
 
-def test_an_interactive_shell_of_slurm_is_a_machine_like_any(environment: Callable) -> None:
+ONE_SHELL = SLURM | {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {
+            name: value for name, value in ONE_SHELL.items() if name != "SLURM_STEP_NUM_TASKS"
+        },  # salloc, and a script of sbatch
+        ONE_SHELL | {"SLURM_STEP_NUM_TASKS": "1"},  # srun --pty, and salloc with an interactive step
+        ONE_SHELL | {"SLURM_STEP_NUM_TASKS": "1", "SLURM_JOB_NAME": "interactive"},
+    ],
+)
+def test_a_shell_of_slurm_is_one_process(environment: Callable, variables: dict[str, str]) -> None:
+    environment(variables)
+    refuse_launch(TrainerSettings(devices=2, num_nodes=1))
+    refuse_several_processes()
+    assert is_only_process(num_nodes=1)
+    assert launched_rank() == 0
+    assert [type(plugin).__name__ for plugin in slurm_plugins()] == ["LightningEnvironment"]
+
+
+def test_tasks_of_srun_within_an_interactive_job_are_its_processes(environment: Callable) -> None:
     environment(SLURM | {"SLURM_JOB_NAME": "interactive"})
-    refuse_launch(TrainerSettings(devices=1, num_nodes=1))
-    assert slurm_plugins() == []
+    refuse_launch(TrainerSettings(devices=2, num_nodes=2))
+    assert launched_rank() == 3
+    assert [type(plugin).__name__ for plugin in slurm_plugins()] == ["SLURMEnvironment"]
+    with pytest.raises(ConfigError, match="4 processes"):
+        refuse_several_processes()
 
 
 def test_a_command_line_that_does_not_fit_is_told_before_anything_is_read(

@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -274,3 +276,91 @@ def test_check_names_every_problem(ldm_train: Callable, tmp_path: Path, pictures
     assert f"{rows[0]['file_name']}: the picture does not decode" in answer.out
     assert f"{rows[1]['file_name']}: no caption" in answer.out
     assert "3 pictures: 1 can be used (0 held out), 2 cannot" in answer.out
+
+
+# Options, interruptions and closed pipes
+
+
+@pytest.mark.parametrize(
+    ("words", "hints"),
+    [
+        (["--multirun", "--dryrun", "seed=0,1"], ["--dryrun", "--dry-run"]),
+        (["-n"], ["-n"]),
+        (["--print_config"], ["--print_config", "--print-config"]),
+        (["--batch-size=4"], ["--batch-size=4", "batch_size"]),
+        (["--lr", "1e-4"], ["--lr", "optimizer.lr"]),
+    ],
+)
+def test_an_unknown_option_is_refused_and_starts_nothing(words: list[str], hints: list[str], ldm_train: Callable) -> None:
+    answer = ldm_train("train", "cache=x", "run_dir=y", *words)
+    assert (answer.code, answer.out) == (2, "")
+    assert all(hint in answer.err for hint in hints)
+
+
+@pytest.mark.parametrize("word", ["sweep/seed=0", "sweep/optimizer.lr=0.1,seed=0/", "seed=0", "~/sweep/seed=0"])
+def test_runs_lists_a_folder_whose_name_has_an_equals_sign(
+    word: str, trained: Path, ldm_train: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    folder = Path(word.replace("~", str(tmp_path)))
+    folder.mkdir(parents=True)
+    shutil.copytree(trained, folder / "run")
+    answer = ldm_train("runs", word, "format=json")
+    assert answer.code == 0, answer.err
+    assert len(json.loads(answer.out)) == 1
+
+
+def test_runs_takes_one_folder(ldm_train: Callable) -> None:
+    answer = ldm_train("runs", "a", "b/c=d")
+    assert answer.code == 2
+    assert "a, b/c=d" in answer.err
+
+
+@pytest.mark.parametrize("place", ["ldm_train.cli.run_command.compose", "ldm_train.cli.run_command.end_with_launcher"])
+def test_an_interruption_before_a_command_begins_is_one_line(
+    place: str, ldm_train: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(place, interrupt)
+    answer = ldm_train("train", "cache=x", "run_dir=y")
+    assert (answer.code, answer.out, len(answer.err.splitlines())) == (130, "", 1)
+
+
+@pytest.mark.slow
+def test_an_interruption_of_imports_is_one_line() -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "ldm_train", "train", "--help"]
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, restore_signals=True
+    ) as process:
+        assert process.stderr is not None
+        assert any("omegaconf" in line for line in process.stderr)
+        process.send_signal(signal.SIGINT)
+        lines = [line for line in process.stderr if not line.startswith("import time:")]
+    assert (process.returncode, len(lines)) == (130, 1), lines
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [["train", "--help"], ["--help"], ["train", "cache=x", "run_dir=y", "--print-config"]])
+def test_a_reader_that_leaves_ends_a_command_quietly(words: list[str]) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "ldm_train", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 128 + signal.SIGPIPE
+
+
+def test_a_broken_pipe_of_something_else_is_no_reader_that_left(
+    ldm_train: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise BrokenPipeError("a worker")
+
+    monkeypatch.setattr("ldm_train.cli.run_command.refuse_at_once", fail)
+    with pytest.raises(BrokenPipeError):
+        ldm_train("runs", "outputs")

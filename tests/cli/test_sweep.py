@@ -60,6 +60,51 @@ def test_the_words_are_hydras_and_name_the_directories(words: list[str], expecte
     assert names(*words) == expected
 
 
+@pytest.mark.parametrize(
+    ("verb", "word", "values"),
+    [
+        ("train", "cache=1e3,2e3", ["1e3", "2e3"]),
+        ("train", "cache=choice(1e3,2026_1_12)", ["1e3", "2026_1_12"]),
+        ("train", "network.weights=2026_1_12,2026_1_13", ["2026_1_12", "2026_1_13"]),
+        ("train", "cache=my pics (1),it's me", ["my pics (1)", "it's me"]),
+        ("train", "cache=[1e3,2e3],[a b]", [["1e3", "2e3"], ["a b"]]),
+        ("train", "max_time=11:30:00,12:00:00", ["11:30:00", "12:00:00"]),
+        ("train", "compile=null,inductor", [None, "inductor"]),
+        ("sample", "run_dir=2026_1_12,a b", ["2026_1_12", "a b"]),
+        ("sample", "prompts=a fox,'a cat, asleep'", ["a fox", "a cat, asleep"]),
+        ("sample", "adapters={2024_01:1},{a b:0.5}", [{"2024_01": 1}, {"a b": 0.5}]),
+        ("encode", "source.prefix=a photo of ,a ", ["a photo of ", "a "]),
+    ],
+)
+def test_texts_and_paths_of_jobs_are_as_they_were_typed(verb: str, word: str, values: list[object]) -> None:
+    needed = {
+        "train": [*TRAIN],
+        "sample": ["run_dir=r", "prompts=p", "out=out/s"],
+        "encode": ["source.path=x", "cache=out/s"],
+    }[verb]
+    jobs = expand(verb, [*needed, word])
+    assert [select(compose(verb, job.words[1:]), word.partition("=")[0]) for job in jobs] == values
+    assert len({job.directory for job in jobs}) == len(values)
+
+
+@pytest.mark.parametrize(("typed", "folder"), [("2026_1_12", "2026_1_12"), ("~/a b", "{home}/a b"), ("'a,b'", "a,b")])
+def test_the_folder_of_a_sweep_is_as_it_was_typed(typed: str, folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    [job] = expand("train", ["cache=x", f"run_dir={typed}", "seed=choice(1)"])
+    assert job.directory == f"{folder.format(home='/home/me')}/seed=1"
+    assert select(compose("train", job.words[1:]), "run_dir") == job.directory
+
+
+def test_every_file_of_settings_and_every_grant_reaches_the_jobs() -> None:
+    [job] = expand("train", [*TRAIN, "config=a", "config=b", "trust=one", "trust=two", "seed=choice(1)"])
+    assert [word for word in job.words if word.startswith(("config", "trust"))] == [
+        "config=a",
+        "config=b",
+        "trust=one",
+        "trust=two",
+    ]
+
+
 def test_a_glob_takes_all_options() -> None:
     assert names("sampler=glob(*)") == [f"sampler={option}" for option in groups()["sampler"]]
 

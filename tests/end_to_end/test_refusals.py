@@ -39,14 +39,24 @@ REFUSED = [
     ["cache_shares=[0.5,0.5]"],
     ["prior.prompts=a dog", "network.weights=nowhere", "cache_repeats=[1]"],
     ["cache_repeats=[1]", "cache_shares=[1]"],
+    ["logger=wandb"],  # without a login
 ]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("words", REFUSED, ids=lambda words: words[0])
 def test_check_says_what_train_refuses(
-    words: list[str], pictures: Path, cache: Path, train_words: list[str], ldm_train: Callable, tmp_path: Path
+    words: list[str],
+    pictures: Path,
+    cache: Path,
+    train_words: list[str],
+    ldm_train: Callable,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     train = ldm_train("train", f"cache={cache}", f"run_dir={tmp_path / 'run'}", *train_words, *words)
     assert train.code != 0
     reason = train.err.strip().removeprefix("ldm-train: ").partition("\n(debug=true")[0]

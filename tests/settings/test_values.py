@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from ldm_train.assembly.drawing import read_prompts
+from ldm_train.assembly.prior import class_prompts
 from ldm_train.assembly.watching import own_prompts
 from ldm_train.settings.composition import ConfigError, compose, compose_as
 from ldm_train.settings.schema.options import select
@@ -182,6 +183,86 @@ def test_texts_in_a_list_are_the_words_that_were_typed(
     assert select(compose("train", [*NEEDED["train"], word]), word.partition("=")[0]) == expected
 
 
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("adapters={~/x.safetensors:0.5}", {"/home/me/x.safetensors": 0.5}),
+        (
+            "adapters={my lora (1).safetensors:0.8,2024_01:1,it's [a].safetensors:-.5}",
+            {"my lora (1).safetensors": 0.8, "2024_01": 1.0, "it's [a].safetensors": -0.5},
+        ),
+        ("adapters={'a,b.safetensors':1e-1,\"c:d\":2}", {"a,b.safetensors": 0.1, "c:d": 2.0}),
+        ("adapters=[~/a b,2024_01]", ["/home/me/a b", "2024_01"]),
+        ("adapters=[{path:~/a b,scale:0.5}]", [{"path": "/home/me/a b", "scale": 0.5}]),
+        ("adapters=my lora.safetensors", "my lora.safetensors"),
+        ("x.checkpoint=[ema,~/a b,1e3]", ["ema", "/home/me/a b", "1e3"]),
+        ("embeddings=[~/a,Photos [2024, 25]]", ["/home/me/a", "Photos [2024, 25]"]),
+    ],
+)
+def test_paths_with_factors_are_as_they_were_typed(word: str, expected: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert select(compose("sample", [*NEEDED["sample"], word]), word.partition("=")[0]) == expected
+
+
+@pytest.mark.parametrize("word", ["adapters={a:b}", "adapters={a}", "adapters={a:[1]}"])
+def test_factors_are_numbers(word: str) -> None:
+    with pytest.raises(ConfigError, match=r"^adapters=.*takes paths"):
+        compose("sample", [*NEEDED["sample"], word])
+
+
+def test_paths_in_a_file_are_as_they_were_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "own.yaml").write_text(
+        "adapters: {~/x.safetensors: 0.5, 2024_01: 1, no: -1, 'a\\b\"c': 2}\nx: {checkpoint: [~/a, 1e3]}\npicture: ~/p.png\n"
+    )
+    settings = compose("sample", [*NEEDED["sample"], "config=~/own.yaml"])
+    assert select(settings, "adapters") == {f"{tmp_path}/x.safetensors": 0.5, "2024_01": 1, "no": -1, 'a\\b"c': 2}
+    assert select(settings, "x.checkpoint") == [f"{tmp_path}/a", "1e3"]
+    assert select(settings, "picture") == f"{tmp_path}/p.png"
+    (tmp_path / "train.yaml").write_text("max_time: 11:30:00\ncache: [~/c, 2026_1_12]\npictures: {prompts: 2024-01-02}\n")
+    settings = compose("train", ["run_dir=x", "config=~/train.yaml"])
+    assert select(settings, "max_time") == "11:30:00"
+    assert select(settings, "cache") == [f"{tmp_path}/c", "2026_1_12"]
+    assert select(settings, "pictures.prompts") == "2024-01-02"
+
+
+@pytest.mark.parametrize(
+    ("verb", "words", "name"),
+    [
+        ("evaluate", ["evaluation=drawings", "evaluation.source=~/x y"], "evaluation.source"),
+        ("train", ["features=dinov2", "features.weights=~/x y"], "features.weights"),
+        ("train", ["features=inception", "features.weights=~/x y"], "features.weights"),
+        ("train", ["clip_score=open_clip", "clip_score.pretrained=~/x y"], "clip_score.pretrained"),
+        ("encode", ["source=webdataset", "source.download=~/x y"], "source.download"),
+        ("encode", ["source=huggingface", "source.cache_dir=~/x y"], "source.cache_dir"),
+        ("encode", ["source=huggingface", "source.data_files=~/x y"], "source.data_files"),
+        ("train", ["guidance=autoguidance", "guidance.weak=~/x y"], "guidance.weak"),
+        ("train", ["text_encoder=clip_vit_l_14", "text_encoder.weights=~/x y"], "text_encoder.weights"),
+    ],
+)
+def test_paths_of_options_begin_at_the_home_folder_too(
+    verb: str, words: list[str], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert select(compose(verb, [*NEEDED[verb], *words]), name) == "/home/me/x y"
+
+
+def test_data_files_are_paths_of_splits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    words = [*NEEDED["encode"], "source=huggingface", "source.data_files={train:~/a.parquet,test:[b c,~/1e3]}"]
+    assert select(compose("encode", words), "source.data_files") == {
+        "train": "/home/me/a.parquet",
+        "test": ["b c", "/home/me/1e3"],
+    }
+
+
+def test_a_file_of_prompts_may_lie_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "p.txt").write_text("a fox\n")
+    assert read_prompts("~/p.txt") == ["a fox"]
+    assert read_prompts("~ a fox") == ["~ a fox"]
+
+
 def test_a_source_of_one_path_takes_brackets_as_characters_and_one_of_several_a_list() -> None:
     word = "source.path=[a,b]"
     assert select(compose("encode", ["cache=x", word]), "source.path") == "[a,b]"
@@ -235,6 +316,12 @@ def test_one_prompt_is_one_prompt_everywhere(tmp_path: Path) -> None:
 def test_what_is_no_prompt_is_refused_by_the_settings_name(given: object) -> None:
     with pytest.raises(ValueError, match=r"^pictures\.prompts="):
         read_prompts(given, setting="pictures.prompts")
+
+
+@pytest.mark.parametrize("prompt", ["a " + "very " * 100 + "long prompt", "x" * 300, "a.b" * 100, "a/" + "b" * 300 + " c"])
+def test_a_prompt_may_be_longer_than_the_name_of_a_file(prompt: str) -> None:
+    settings = compose_as(TrainSettings, [*NEEDED["train"], f"prior.prompts={prompt}", f"pictures.prompts={prompt}"])
+    assert class_prompts(settings) == own_prompts(settings) == [prompt]
 
 
 def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:

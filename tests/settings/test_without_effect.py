@@ -16,7 +16,7 @@ from tests.settings.test_strict import NEEDED
 def tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
     """`tell(verb, *words)`, in a folder with caches `named` and `unnamed`, and runs `drawn` and `measured`."""
     monkeypatch.chdir(tmp_path)
-    for name in ("WORLD_SIZE", "MASTER_ADDR", "SLURM_NTASKS"):
+    for name in ("WORLD_SIZE", "MASTER_ADDR", "SLURM_STEP_NUM_TASKS"):
         monkeypatch.delenv(name, raising=False)
     for name, held_out in (("named", 3), ("unnamed", 0)):
         (tmp_path / name).mkdir()

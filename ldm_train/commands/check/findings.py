@@ -14,6 +14,7 @@ from ldm_train.commands.check.reconstruction import LatentStatistics, judge_late
 from ldm_train.data.scan.source_review import judge_unread
 from ldm_train.data.sources.items import format_name
 from ldm_train.util.safe_json import Json
+from ldm_train.util.text import shorten
 
 SOME = 3
 COMMON = 0.5  # share of the pictures; one caption for more than these is hardly intended
@@ -178,7 +179,7 @@ def judge_captions(facts: CaptionFacts, pictures: int, chunk: int | None) -> lis
         warnings.append(
             f"{len(facts.cut):,} of {facts.distinct:,} captions ({len(facts.cut) / facts.distinct:.1%}), in "
             f"{facts.pictures_cut:,} pictures, are cut at {facts.capacity} tokens, by {beyond:.1f} on average; the longest "
-            f"has {facts.longest:,} tokens{advice}"
+            f"has {facts.longest:,} tokens: {shorten(facts.cut[0][0])!r}{advice}"
         )
     if facts.common and facts.common[0][1] > COMMON * pictures:
         text, count = facts.common[0]

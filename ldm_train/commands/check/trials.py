@@ -16,9 +16,9 @@ from ldm_train.assembly.prior import given_caches, refuse_prior_settings, share_
 from ldm_train.assembly.stored_run import build_recipe, build_weak
 from ldm_train.assembly.stored_weights import load_first_weights
 from ldm_train.assembly.trained_part import refuse_part
-from ldm_train.assembly.trainer import refuse_absent, refuse_fused_scaling, refuse_sharding
+from ldm_train.assembly.trainer import build_loggers, refuse_absent, refuse_fused_scaling, refuse_sharding
 from ldm_train.assembly.training_module import compile_network, list_sampling_warnings, training_module
-from ldm_train.assembly.watching import build_measuring, guidance_scales, own_prompts
+from ldm_train.assembly.watching import build_measuring, guidance_scales, own_prompts, warn_of_own_prompts
 from ldm_train.conditioners.class_labels import ClassLabels
 from ldm_train.conditioners.text_encoder import TextEncoder
 from ldm_train.data.batches.datamodules import compute_repeats
@@ -78,6 +78,7 @@ def try_settings(settings: CheckSettings, attempt: Attempts) -> None:
     attempt(build_geometry, settings)
     attempt(build_measuring, settings)
     attempt(guidance_scales, settings)
+    attempt(build_loggers, settings if settings.run_dir else settings.with_values(run_dir="run"))
     attempt(refuse_part, settings)
     count = len(given_caches(settings))
     if settings.prior.prompts is not None:
@@ -147,6 +148,7 @@ def try_together(
     for shape in sorted({*shapes, (parts.size, parts.size)}):
         attempt(try_shape, parts, shape)
     prompts = attempt(own_prompts, settings) or []
+    attempt.notes += [f"warning: {line}" for line in attempt(warn_of_own_prompts, settings, parts) or []]
     recipe = attempt(build_recipe, settings, steps=settings.pictures.steps, seed=settings.pictures.seed)
     weak = attempt(build_weak, settings, parts, CPU)
     if recipe is not None:

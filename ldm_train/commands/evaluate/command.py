@@ -87,9 +87,9 @@ def evaluate_gallery(settings: EvaluateSettings) -> Result:
 
 def evaluate_pipeline(settings: EvaluateSettings) -> Result:
     """Measure a pipeline in diffusers' layout."""
-    from ldm_train.commands.evaluate.published_pipeline import PipelineModel  # importing diffusers takes seconds
+    from ldm_train.commands.evaluate.published_pipeline import STEPS, PipelineModel  # importing diffusers takes seconds
 
-    settings = settings.with_values(batch_size=settings.batch_size or PIPELINE_AT_ONCE)
+    settings = settings.with_values(batch_size=settings.batch_size or PIPELINE_AT_ONCE, steps=settings.steps or STEPS)
     model, real = PipelineModel(settings), None
     if settings.real or settings.cache:
         real = (
@@ -160,6 +160,8 @@ def evaluate_model(
     prompts = evaluation_prompts or choose_prompts(settings, captions, count=settings.samples)
     if not evaluation_prompts and not (prompts and measures.any_of(prompts)) and (has_sweep(settings) or not losses):
         refuse_nothing(settings, compares=real is not None)
+    for line in model.warn_of_cuts(prompts):
+        print(f"warning: {line}")
     jobs = [
         DrawingJob(point, prompts, model.identity | model.recipe(point), model.opener)
         for point in list_points(settings, model.device)

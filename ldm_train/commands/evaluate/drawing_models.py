@@ -6,6 +6,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ldm_train.assembly.cut_texts import warn_of_cut_prompts
 from ldm_train.assembly.stored_run import TrainedRun, build_recipe, open_run
 from ldm_train.commands.evaluate.drawn_pictures import Opener, Painter
 from ldm_train.generation import Generation
@@ -43,6 +44,9 @@ class Model(Protocol):
 
     def describe(self, settings: EvaluateSettings) -> Details:
         """Return what the result states about the model and how its pictures are drawn."""
+
+    def warn_of_cuts(self, prompts: list[str]) -> list[str]:
+        """Return warnings of prompts that are longer than the model's text encoder reads."""
 
 
 def select_plain(settings: CommandSettings, *names: str) -> Details:
@@ -89,6 +93,9 @@ class RunModel:
             "seed": settings.seed,
         }
 
+    def warn_of_cuts(self, prompts: list[str]) -> list[str]:
+        return warn_of_cut_prompts(self.trained.parts.text_encoder, prompts)
+
 
 def fingerprint_parts(generation: Generation) -> list[str]:
     """Return the fingerprints of all parts that have weights."""
@@ -101,6 +108,7 @@ def open_run_painter(settings: EvaluateSettings) -> Painter:
 
 
 def build_run_painter(trained: TrainedRun, settings: EvaluateSettings) -> Painter:
+    assert settings.steps is not None
     recipe = build_recipe(settings, steps=settings.steps, seed=settings.seed)
     trained.generation.check([], recipe)
 

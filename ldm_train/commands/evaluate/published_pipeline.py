@@ -9,6 +9,7 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from ldm_train import draws
+from ldm_train.assembly.cut_texts import warn_of_cuts
 from ldm_train.assembly.parts import choose_device
 from ldm_train.commands.evaluate.drawing_models import Details, select_plain
 from ldm_train.commands.evaluate.drawn_pictures import Opener, Painter
@@ -17,6 +18,8 @@ from ldm_train.types import Autoencoder
 from ldm_train.weights.exported_files import check_exported_folder
 from ldm_train.weights.fingerprint import digest_files
 from ldm_train.weights.tensor_files import check_tensor_file
+
+STEPS = 20  # of the sampler, unless the settings give another number
 
 
 class PipelineModel:
@@ -31,6 +34,7 @@ class PipelineModel:
         self.identity: Details = {"pipeline": digest_files(Path(settings.pipeline)), "diffusers": version("diffusers")}
 
     def paint(self, settings: EvaluateSettings) -> Painter:
+        assert settings.steps is not None
         return build_pipeline_painter(
             self.pipeline, steps=settings.steps, seed=settings.seed, scale=get_guidance_scale(settings)
         )
@@ -47,6 +51,15 @@ class PipelineModel:
             "seed": settings.seed,
         }
 
+    def warn_of_cuts(self, prompts: list[str]) -> list[str]:
+        tokenizer = getattr(self.pipeline, "tokenizer", None)
+        if tokenizer is None:
+            return []
+        capacity = tokenizer.model_max_length - tokenizer.num_special_tokens_to_add()
+        return warn_of_cuts(
+            prompts, lambda texts: [len(tokenizer.tokenize(one)) for one in texts], capacity, setting="prompts"
+        )
+
 
 def get_guidance_scale(settings: EvaluateSettings) -> float | None:
     """Return the guidance scale of the settings, or None to use the pipeline's default."""
@@ -55,6 +68,7 @@ def get_guidance_scale(settings: EvaluateSettings) -> float | None:
 
 def open_pipeline_painter(settings: EvaluateSettings) -> Painter:
     assert settings.pipeline is not None
+    assert settings.steps is not None
     pipeline = open_pipeline(settings.pipeline, choose_device(settings.device))
     return build_pipeline_painter(pipeline, steps=settings.steps, seed=settings.seed, scale=get_guidance_scale(settings))
 

@@ -9,6 +9,7 @@ from ldm_train.commands.export.model_card import TASK, hide_local_path
 from ldm_train.settings.config_file import shortest_words
 from ldm_train.settings.schema.options import Part
 from ldm_train.settings.schema.training import TrainSettings
+from ldm_train.util.text import as_word
 
 TAGS = ("stable-diffusion", TASK, "ldm-train")
 CLEANED = (
@@ -48,7 +49,8 @@ def describe_pipeline_use(out: str, trained: TrainSettings, parts: Parts) -> str
             f"DDIM uses the same steps as the run's pictures if their number divides {int(parts.schedule.end)}. {CLEANED}",
             "To evaluate it:",
             format_code(
-                f"ldm-train evaluate pipeline={get_folder_name(out)} real=PICTURES out=numbers.json", language="bash"
+                f"ldm-train evaluate {as_word('pipeline', get_folder_name(out))} real=PICTURES out=numbers.json",
+                language="bash",
             ),
             describe_further_training(get_folder_name(out), trained),
         ]
@@ -70,7 +72,7 @@ def describe_further_training(weights: str, trained: TrainSettings, *, scale: fl
         )
     encode = [
         f"image_size={trained.image_size}",
-        *("autoencoder=pretrained", f"autoencoder.weights={weights}"),
+        *("autoencoder=pretrained", as_word("autoencoder.weights", weights)),
         *([] if scale is None else [f"autoencoder.scale={scale:.8g}"]),
         *list_part_words("text_encoder", trained.text_encoder, weights=weights),
     ]
@@ -129,7 +131,8 @@ def describe_lora_use(out: str, file: str, base: str, trained: TrainSettings) ->
         format_drawing_call(trained),
         'image.save("picture.png")',
     )
-    words = f"ldm-train sample run_dir=RUN 'prompts=[…]' out=DIR 'adapters={{{get_folder_name(out)}/{file}:0.8}}'"
+    adapters = as_word("adapters", f"{{{get_folder_name(out)}/{file}:0.8}}")
+    words = f"ldm-train sample run_dir=RUN 'prompts=[…]' out=DIR {adapters}"
     return "\n\n".join([format_code(*load), format_code(words, language="bash")])
 
 

@@ -8,6 +8,7 @@ from ldm_train.reports.page import is_page, write_page
 from ldm_train.run_dir.reading import read_runs, require_config
 from ldm_train.settings.schema.using import ReportSettings
 from ldm_train.util.ownership import check_file
+from ldm_train.util.text import as_word
 
 
 def run(settings: ReportSettings) -> None:
@@ -23,7 +24,7 @@ def run(settings: ReportSettings) -> None:
     out = Path(settings.out)
     check_file(out, is_page, setting="out")
     if out.suffix.lower() not in (".html", ".htm"):
-        raise ValueError(f"out={out} must end in .html; set out={out.with_suffix('.html')}")
+        raise ValueError(f"out={out} must end in .html; set {as_word('out', out.with_suffix('.html'))}")
     for path in paths:
         require_config(path)
     runs, broken = read_runs(paths)

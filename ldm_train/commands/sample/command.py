@@ -5,6 +5,7 @@ from rich.progress import track
 
 from ldm_train.assembly.drawing import open_sized, read_prompts, read_start
 from ldm_train.assembly.picture_folder import PictureFolder
+from ldm_train.assembly.stored_run import fill_from_run
 from ldm_train.commands.sample.labelled_grid import draw_captioned_grid
 from ldm_train.commands.sample.png_text import build_overview_texts, build_png_texts
 from ldm_train.commands.sample.strip import draw_strip
@@ -36,6 +37,7 @@ def draw_grid(settings: SampleSettings, prompts: list[str], folder: PictureFolde
     """Draw picture i from prompt i with noise number i, and all of them in one grid; return the prompts."""
     folder.expect([*(f"{number:04d}.png" for number in range(len(prompts))), "grid.png"])
     trained = open_sized(settings)
+    settings = fill_from_run(settings, trained.config)
     start, pictures = read_start(settings, trained.generation), []
     for first in track(range(0, len(prompts), settings.batch_size), "drawing"):
         batch = prompts[first : first + settings.batch_size]

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from ldm_train.assembly.stored_run import TrainedRun, fill_from_run
+from ldm_train.assembly.stored_run import TrainedRun
 from ldm_train.settings.schema.using import SampleSettings
 
 SETTINGS = (
@@ -18,7 +18,7 @@ def build_png_texts(
     """Return `parameters`, which web UIs for Stable Diffusion read, and `ldm_train`, all settings as JSON.
 
     Args:
-        settings: the settings that the picture was drawn with, including the spacing of the run.
+        settings: the settings that the picture was drawn with, including what they leave to the run.
         number: the noise number; the seed and the number decide the noise.
         more: further metadata, such as that of an interpolation.
     """
@@ -35,7 +35,7 @@ def build_overview_texts(settings: SampleSettings, prompts: list[str]) -> dict[s
 
 def collect_metadata(settings: SampleSettings, trained: TrainedRun) -> dict[str, object]:
     """Return plain values of everything that decides a picture, without prompt and number."""
-    plain = fill_from_run(settings, trained.config).as_plain()
+    plain = settings.as_plain()
     size = trained.generation.size
     return {name: plain[name] for name in SETTINGS} | {
         "size": [size, size] if isinstance(size, int) else list(size),

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ldm_train.assembly.drawing import open_sized
 from ldm_train.assembly.picture_folder import PictureFolder
+from ldm_train.assembly.stored_run import fill_from_run
 from ldm_train.commands.sample.png_text import build_overview_texts, build_png_texts
 from ldm_train.data.pictures.images import to_bytes
 from ldm_train.settings.schema.using import SampleSettings
@@ -28,6 +29,7 @@ def draw_strip(settings: SampleSettings, prompts: list[str], folder: PictureFold
             f"interpolate={settings.interpolate} needs two prompts, or another seed for one prompt: set to_seed=1"
         )
     trained, shares = open_sized(settings), torch.linspace(0, 1, settings.interpolate)
+    settings = fill_from_run(settings, trained.config)
     pairs = list(pairwise(prompts)) or [(prompts[0], prompts[0])]
     trained.generation.check(prompts, trained.recipe)
     folder.expect([*(f"{number:04d}.png" for number in range(len(pairs) * len(shares))), "strip.png"])
@@ -49,7 +51,7 @@ def draw_strip(settings: SampleSettings, prompts: list[str], folder: PictureFold
             )
             drawn.append(name)
     together = torch.cat(pictures)
-    overview = make_grid_picture(together, columns=settings.interpolate)
+    overview = make_grid_picture(together, columns=len(shares))
     folder.save(overview, "strip.png", build_overview_texts(settings, prompts))
     print(f"wrote {len(drawn)} pictures of step {trained.step} to {folder.path}; see {folder.path / 'strip.png'}")
     return drawn

@@ -1,7 +1,8 @@
 """Draw X/Y plots: a picture for each pair of values on two axes, all with the same noise unless an axis is the seed."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cache
 from itertools import groupby
 
 import torch
@@ -17,6 +18,7 @@ from ldm_train.data.pictures.images import to_bytes
 from ldm_train.generation import SamplingSettings
 from ldm_train.run_dir.stored_settings import read_trained
 from ldm_train.settings.plot_axes import Axis, place, read_axes
+from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.settings.schema.using import SampleSettings
 from ldm_train.training.callbacks.picture_grids import make_grid_picture
 
@@ -64,13 +66,26 @@ def draw_plots(settings: SampleSettings, prompts: list[str], folder: PictureFold
 def make_cells(settings: SampleSettings, prompts: list[str], x: Axis, y: Axis) -> list[Cell]:
     """Return the cells plot by plot and row by row: the command's settings with the values of the axes."""
     cells: list[Cell] = []
+    read_once = cache(read_trained)
     for prompt in prompts[:1] if "prompt" in (x.name, y.name) else prompts:
         for row in y.values:
             for column in x.values:
-                cell_settings = place(place(settings, x, column), y, row)
+                cell_settings = place_in_run(settings, [(x, column), (y, row)], read_once)
                 cell_prompt = {x.name: column, y.name: row}.get("prompt", prompt)
                 cells.append(Cell(cell_settings, str(cell_prompt), len(cells)))
     return cells
+
+
+def place_in_run(
+    settings: SampleSettings, places: Sequence[tuple[Axis, object]], read_run: Callable[[str], TrainSettings]
+) -> SampleSettings:
+    """Return a command's settings at a place on each axis; what they leave to the run is that of the place's run."""
+    for is_run in (True, False):
+        for axis, value in places:
+            if (axis.name == "checkpoint") == is_run:
+                settings = place(settings, axis, value)
+        settings = fill_from_run(settings, read_run(settings.run_dir)) if is_run else settings
+    return settings
 
 
 def draw_cells(cells: Sequence[Cell], folder: PictureFolder) -> Iterator[tuple[Cell, Tensor]]:
@@ -80,7 +95,6 @@ def draw_cells(cells: Sequence[Cell], folder: PictureFolder) -> Iterator[tuple[C
         ValueError: a cell cannot be drawn; this is checked before the first one is drawn.
     """
     trained = open_sized(cells[0].settings)
-    cells = [replace(cell, settings=fill_from_run(cell.settings, trained.config)) for cell in cells]
     for cell in cells:
         trained.generation.check([cell.prompt], build_cell_recipe(cell))
     for alike in group_cells(cells, lambda cell: cell.recipe):
@@ -107,6 +121,7 @@ def draw_same_recipe(cells: Sequence[Cell], trained: TrainedRun) -> Iterable[Ten
 
 def build_cell_recipe(cell: Cell) -> SamplingSettings:
     settings = cell.settings
+    assert settings.steps is not None
     return build_recipe(settings, steps=settings.steps, seed=settings.seed, negative_prompt=str(settings.negative_prompt))
 
 
@@ -120,7 +135,8 @@ def refuse_sizes(cells: Sequence[Cell]) -> None:
     sizes = {run_dir: read_trained(run_dir).image_size for run_dir in dict.fromkeys(runs)}
     if cells[0].settings.size is None and len(set(sizes.values())) > 1:
         listed = ", ".join(f"{run_dir}: {size} pixels" for run_dir, size in sizes.items())
-        raise ValueError(f"the runs draw pictures of different sizes ({listed}); set size=[HEIGHT,WIDTH] for all")
+        first = next(iter(sizes.values()))
+        raise ValueError(f"the runs draw pictures of different sizes ({listed}); set size=[{first},{first}] for all")
 
 
 def group_cells(cells: Sequence[Cell], key: Callable[[Cell], str]) -> list[list[Cell]]:

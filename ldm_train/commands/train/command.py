@@ -88,7 +88,12 @@ def train_network(settings: TrainSettings, limits: Limits, keeping: Keeping) -> 
         module.to(memory_format=torch.channels_last)
     if settings.compile is not None:
         compile_network(module.network, backend=settings.compile, shapes=len(data.order.buckets))
-    for warning in [*warnings, *list_sampling_warnings(module.objective), *warn_of_untrained_words(module.text_encoder)]:
+    for warning in [
+        *warnings,
+        *watching.warnings,
+        *list_sampling_warnings(module.objective),
+        *warn_of_untrained_words(module.text_encoder),
+    ]:
         print(f"warning: {warning}")
     run_dir, spent = Path(settings.run_dir), TimeSpent()
     reason = fit(

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from ldm_train.util.safe_json import Json, parse_json, read_object
+from ldm_train.util.text import as_word
 
 CACHE_FORMAT = 3
 VERSION_KEY = "version"  # of the code, among the settings that decide rows' names
@@ -164,8 +165,8 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / "manifest.json"
     if not path.is_file():
         taken = folder.is_dir() and any(folder.iterdir())
-        into = "NEW_FOLDER` makes one in a new folder" if taken else f"{folder}` makes one"
-        raise ValueError(f"{folder} is not a latent cache (it has no manifest.json); `ldm-train encode … cache={into}")
+        into = "cache=NEW_FOLDER` makes one in a new folder" if taken else f"{as_word('cache', folder)}` makes one"
+        raise ValueError(f"{folder} is not a latent cache (it has no manifest.json); `ldm-train encode … {into}")
     try:
         values: Any = read_object(path)
         if values["format"] != CACHE_FORMAT:
@@ -296,5 +297,5 @@ def check_cache_matches(manifest: Manifest, expected: Mapping[str, Json], *, cac
         raise ValueError(
             f"cache {cache} was made with other settings:\n  {lines}\n"
             f"change the settings of this run, or encode with them (source=… as before):\n"
-            f"  ldm-train encode source.path=… cache={cache} {' '.join(mend)}"
+            f"  ldm-train encode source.path=… {as_word('cache', cache)} {' '.join(mend)}"
         )

@@ -11,6 +11,7 @@ from typing import Literal
 from ldm_train.data.sources.items import format_name
 from ldm_train.util.inputs import MAX_TEXT, READ_ERRORS
 from ldm_train.util.safe_json import parse_values
+from ldm_train.util.text import as_word
 
 HELD_OUT_SPLITS = {"held_out", "validation", "val", "test"}
 TRAINING_SPLITS = {"train", "training", "", "none"}
@@ -204,7 +205,7 @@ def suggest_column(column: str, known: Iterable[str], setting: str) -> str:
     usual = [name for name in names if setting == "caption_column" and name.lower() in CAPTION_COLUMNS]
     likely = difflib.get_close_matches(column, names, n=1) or usual[:1]
     return f"it has {format_columns(names)}; " + (
-        f"did you mean source.{setting}={likely[0]}?" if likely else f"set source.{setting}"
+        f"did you mean {as_word(f'source.{setting}', likely[0])}?" if likely else f"set source.{setting}"
     )
 
 

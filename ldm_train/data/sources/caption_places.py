@@ -52,7 +52,9 @@ class CaptionPlaces:
         if self.lines not in get_args(Lines):
             raise ValueError(f"source.lines={self.lines} is unknown; accepted are {', '.join(get_args(Lines))}")
         if self.captions == "template" and self.template is None:
-            raise ValueError("source.captions=template needs source.template, such as '{folder}' or 'a photo of a {top}'")
+            raise ValueError(
+                "source.captions=template needs one: source.template={folder}, or 'source.template=a photo of a {top}'"
+            )
         place = self._elsewhere
         if place and not place.is_dir() and not (place.is_file() and place.suffix.lower() in ROW_READERS):
             raise ValueError(f"source.captions_from={place} is neither a folder nor a table ({', '.join(ROW_READERS)})")

@@ -14,6 +14,7 @@ from urllib.request import url2pathname
 
 from ldm_train.util.files import atomic_file, hidden_path, make_folder
 from ldm_train.util.locks import LOCK_SUFFIX, hold_lock
+from ldm_train.util.text import as_word
 
 PATIENCE = 6 * 3600  # seconds to wait for another process's download
 PLAIN_SCHEMES = ("https", "http", "hf", "file")  # of URLs that run no command
@@ -113,7 +114,7 @@ def _expanded(setting: str) -> list[str]:
         places = list(expand_urls(setting))
     except (ValueError, AssertionError) as error:
         raise ValueError(
-            f"source.path={setting} cannot be expanded: {error}; such as shard-{{0000..0009}}.tar can"
+            f"source.path={setting} cannot be expanded: {error}; 'source.path=DIR/shard-{{0000..0009}}.tar' can, in quotes"
         ) from error
     return [url2pathname(urlparse(place).path) if place.startswith("file:") else place for place in places]
 
@@ -123,7 +124,8 @@ def _matching(place: str) -> list[str]:
     if is_remote(place) or os.path.isfile(place):
         return [place]
     if os.path.isdir(place):
-        raise ValueError(f"source.path={place} is a folder; name its shards: {place.rstrip('/')}/*.tar")
+        word = as_word("source.path", f"{place.rstrip('/')}/*.tar")
+        raise ValueError(f"source.path={place} is a folder; name its shards: {word}")
     if not glob.has_magic(place):
         raise ValueError(f"source.path: the shard {place} does not exist")
     found = sorted(path for path in glob.glob(place, recursive=True) if os.path.isfile(path))

@@ -15,6 +15,7 @@ from ldm_train.settings.schema.kinds import (
     BelowOne,
     Choice,
     Count,
+    DataFiles,
     FilePath,
     Finite,
     Length,
@@ -95,7 +96,11 @@ ARGUMENTS: dict[str, Any] = {
     "guidance.interval": Annotated[list[Bound], Length(2), Words("[low, high]")] | None,
     "source.path": FilePath,
     **dict.fromkeys(("evaluation.batch_size", "evaluation.seeds"), Count),
+    "evaluation.source": FilePath,
     **dict.fromkeys(("source.root", "source.captions_from", "autoencoder.weights", "text_encoder.weights"), FilePath | None),
+    **dict.fromkeys(("source.download", "source.cache_dir", "features.weights"), FilePath | None),
+    **dict.fromkeys(("features.pretrained", "clip_score.pretrained"), FilePath),
+    "source.data_files": DataFiles | None,
     **dict.fromkeys(("adapter.targets", "adapter.text_targets", "logger.tags"), Texts),
     **dict.fromkeys(("text_encoder.new_words", "text_encoder.classes"), Texts | None),
     "crop.areas": Annotated[list[Count], Words("a list of sides in pixels, such as [512,768]")] | None,
@@ -149,7 +154,7 @@ class TrainerSettings(Section, extra="allow"):
     tf32: bool = setting(
         True, "multiply float32 numbers as TF32 on a GPU that can: several times faster, right to three digits", free=True
     )
-    gradient_clip_val: NotNegative | None = setting(1.0, "largest norm of the gradient")
+    gradient_clip_val: NotNegative | None = setting(None, "largest norm of the gradient; null: any")
     log_every_n_steps: Count = setting(50, "optimizer steps between lines of the log", free=True)
     deterministic: bool | Literal["warn"] | None = setting(None, "true: only operations that give equal bits", free=True)
     benchmark: bool | None = setting(None, "let cuDNN choose its routines by timing them", free=True)

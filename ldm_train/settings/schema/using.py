@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from ldm_train.settings.schema.kinds import (
     Choice,
     Count,
+    Factors,
     FilePath,
     Finite,
     Length,
@@ -54,13 +55,13 @@ class DrawingSettings(CommandSettings):
     """How `sample` and `evaluate` draw."""
 
     run_dir: FilePath | None = setting(None, "a trained run")
-    steps: Count = setting(30, "steps of the sampler")
+    steps: Count | None = setting(None, "steps of the sampler; null: the run's pictures.steps")
     seed: int = setting(0, "of the noise")
     weights: Weights = setting("ema", "raw: the weights that the optimizer holds; or a file of `ldm-train export`")
     device: Device = setting("auto", "where to compute; auto: a GPU if there is one")
     moved: Moved | None = setting(None, MOVED)
 
-    sampler: Part
+    sampler: Part | None = None
     spacing: Part | None = None
     guidance: Part | None = None
 
@@ -71,7 +72,7 @@ class AxisSettings(Section):
     guidance: list[Finite] | None = setting(None, "[1,1.5,2], of guidance.scale")
     steps: list[Count] | None = setting(None, "[10,20]")
     sampler: list[Text] | None = setting(None, "[ddim,heun]")
-    checkpoint: list[Text] | None = setting(None, "[ema,raw,RUN_DIR,FILE.safetensors]")
+    checkpoint: list[FilePath] | None = setting(None, "[ema,raw,RUN_DIR,FILE.safetensors]")
     prompt: Literal[True] | None = setting(None, "true: the prompts")
     seed: list[WholeNumber] | None = setting(None, "[0,1,2]")
 
@@ -105,17 +106,13 @@ class SampleSettings(DrawingSettings):
     blend: Annotated[Literal["slerp", "lerp"], Choice(("slerp", "lerp"))] = setting(
         "slerp", "how the prompts' embeddings are blended"
     )
-    adapters: (
-        Annotated[dict[str, Finite] | Paths | list[dict[str, object]], Words("paths, or paths with factors")] | None
-    ) = setting(
+    adapters: Factors | None = setting(
         None,
         "LoRAs with factors, {runs/lora:0.8,other.safetensors:0.5}: runs, or files of ldm-train, diffusers or kohya",
     )
     embeddings: Paths | None = setting(
         None, "vectors of new words, [run/learned_embeds.safetensors], also of diffusers and of web interfaces"
     )
-
-    guidance: Part
 
 
 class SweepSettings(Section):
@@ -142,7 +139,6 @@ class EvaluateSettings(DrawingSettings):
         ..., "FILE.json; a Markdown file and a sweep's plot next to it, and pictures in FILE.json.pictures"
     )
     cache: Paths | None = setting(None, "null: the run's own")
-    steps: Count = setting(20, "steps of the sampler")
     sweep: SweepSettings = setting(SweepSettings(), "")
     resamples: WholeNumber = setting(200, "random halves of the pictures for the 95 % intervals; 0: none")
     batch_size: Count | None = setting(

@@ -1,5 +1,6 @@
 """Drawing pictures with a trained run."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -50,6 +51,37 @@ def test_pictures_grid_and_prompts_are_written(drawn: Path) -> None:
     for number, picture in enumerate(pixels(drawn)):
         left = 2 + 18 * number
         assert (grid[2:18, left : left + 16] == picture).all()
+
+
+def test_one_prompt_is_given_as_one_text(sample: Callable) -> None:
+    assert (pixels(sample(f"prompts={PROMPTS[0]}"), 1) == pixels(sample(AS_LIST), 1)).all()
+
+
+def read_metadata(folder: Path) -> dict:
+    return json.loads(Image.open(folder / "0000.png").text["ldm_train"])  # type: ignore[attr-defined]
+
+
+def test_what_is_not_given_is_the_runs_own(run_with: Callable, ldm_train: Callable, tmp_path: Path) -> None:
+    run = run_with("guidance.scale=1.25", "guidance.rescale=0.1", "sampler=heun", "spacing=leading", "pictures.steps=3")
+    own = {"steps": 3, "sampler": "Heun", "spacing": "Leading", "scale": 1.25, "rescale": 0.1}
+
+    def draw(name: str, *words: str) -> dict[str, object]:
+        drawing = [f"run_dir={run}", "prompts=a circle", "device=cpu", f"out={tmp_path / name}"]
+        answer = ldm_train("sample", *drawing, *words)
+        assert answer.code == 0, answer.err
+        made = read_metadata(tmp_path / name)
+        parts = {part: made[part]["_target_"].rpartition(".")[2] for part in ("sampler", "spacing")}
+        return {"steps": made["steps"], **parts, **{key: made["guidance"][key] for key in ("scale", "rescale")}}
+
+    assert draw("own") == own
+    assert draw("scale", "guidance.scale=3") == own | {"scale": 3}
+    assert draw("plot", "x.guidance=[1,2]") == own | {"scale": 1}
+    assert draw("steps", "steps=2", "sampler=ddim") == own | {"steps": 2, "sampler": "DDIM"}
+    answer = ldm_train("evaluate", f"run_dir={run}", f"out={tmp_path}/own.json", "device=cpu", "resamples=0")
+    assert answer.code == 0, answer.err
+    measured = json.loads((tmp_path / "own.json").read_text())
+    assert (measured["steps"], measured["sampler"], measured["spacing"]) == (3, "Heun", "Leading")
+    assert (measured["guidance"]["scale"], measured["guidance"]["rescale"]) == (1.25, 0.1)
 
 
 def test_a_text_file_holds_a_prompt_a_line(drawn: Path, sample: Callable, tmp_path: Path) -> None:
