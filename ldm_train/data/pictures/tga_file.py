@@ -17,4 +17,4 @@ class CheckedTga(TgaImagePlugin.TgaImageFile):
         self.fp.seek(after)
         if self.mode == "RGBA" and not flags & ALPHA_BITS:
             self._mode = "RGB"
-            self.tile = [tile._replace(args=("BGRX", *tile.args[1:])) for tile in self.tile]  # type: ignore[index,misc]
+            self.tile = [tile._replace(args=("BGRX", *tile.args[1:])) for tile in self.tile]  # type: ignore[index]
