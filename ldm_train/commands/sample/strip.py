@@ -23,13 +23,14 @@ def draw_strip(settings: SampleSettings, prompts: list[str], folder: PictureFold
     Raises:
         ValueError: there is only one prompt and no second seed.
     """
-    assert settings.interpolate is not None
+    columns = settings.interpolate
+    assert columns is not None
     if len(prompts) == 1 and settings.to_seed is None:
         raise ValueError(
             f"interpolate={settings.interpolate} needs two prompts, or another seed for one prompt: set to_seed=1"
         )
-    trained, shares = open_sized(settings), torch.linspace(0, 1, settings.interpolate)
-    settings, columns = fill_from_run(settings, trained.config), settings.interpolate
+    trained, shares = open_sized(settings), torch.linspace(0, 1, columns)
+    settings = fill_from_run(settings, trained.config)
     pairs = list(pairwise(prompts)) or [(prompts[0], prompts[0])]
     trained.generation.check(prompts, trained.recipe)
     folder.expect([*(f"{number:04d}.png" for number in range(len(pairs) * len(shares))), "strip.png"])
