@@ -85,6 +85,7 @@ sys.addaudithook(note_process)
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
     started.clear()
+    print_messages()  # what a test calls without the command line is printed too
 
 
 @pytest.hookimpl(trylast=True)

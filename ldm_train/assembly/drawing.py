@@ -18,6 +18,7 @@ from ldm_train.settings.schema.typed_values import expand_home
 from ldm_train.settings.schema.using import SampleSettings
 from ldm_train.util.files import LONGEST_NAME
 from ldm_train.util.inputs import MAX_PICTURE, MAX_PROMPTS, describe_error, read_input, read_user_text
+from ldm_train.util.messages import note, note_all, warn
 from ldm_train.util.prompt_syntax import list_syntax_notes
 
 
@@ -27,7 +28,7 @@ def open_sized(config: SampleSettings) -> TrainedRun:
     negative = [config.negative_prompt] if config.negative_prompt else []
     for name, prompts in (("prompts", read_prompts(config.prompts)), ("negative_prompt", negative)):
         for line in warn_of_cut_prompts(trained.parts.text_encoder, prompts, setting=name):
-            print(f"warning: {line}")
+            warn(line)
     return replace(trained, generation=resize_generation(trained.generation, config.size))
 
 
@@ -73,7 +74,7 @@ def read_start(config: SampleSettings, generation: Generation) -> StartPicture:
         raise ValueError(f"the latents of picture={config.picture} contain NaN or infinity; look at the autoencoder")
     content = read_input(Path(config.picture), limit=MAX_PICTURE)
     if has_transparency(content):
-        print(f"note: picture={config.picture} is transparent in places, which are taken as white")
+        note(f"note: picture={config.picture} is transparent in places, which are taken as white")
     if config.mask is None:
         return StartPicture(InitialPicture(latents, config.strength))
     white = read_mask(config.mask, picture=read_upright_size(content), size=generation.sides)
@@ -107,8 +108,7 @@ def read_prompts(prompts: object, *, setting: str = "prompts") -> list[str]:
         texts = [str(one) for one in listed]
     if not texts:
         raise ValueError(f"{setting}={prompts} holds no prompt")
-    for note in list_syntax_notes(texts, setting):
-        print(note)
+    note_all(list_syntax_notes(texts, setting))
     return texts
 
 

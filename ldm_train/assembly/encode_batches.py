@@ -25,6 +25,7 @@ from ldm_train.settings.schema.using import EncodeSettings
 from ldm_train.training.encoding import Batches, Encoding, EncodingData, Rendering, WriteParts
 from ldm_train.types import Autoencoder
 from ldm_train.util.interrupts import interruptible
+from ldm_train.util.messages import note, warn
 from ldm_train.util.processes import is_only_process
 
 HELD_OUT = TrainSettings.model_fields["held_out"].default
@@ -104,18 +105,18 @@ def print_summary(folder: Path, plan: CachePlan, manifest: Manifest, text_encode
         text_encoder: that encoded captions; None if none was encoded.
     """
     deviation = Scaling(manifest.shift, manifest.scale).deviation(manifest.mean, manifest.std)
-    print(
+    note(
         f"{manifest.entries} pictures in {folder} ({manifest.held_out} held out, {manifest.captions - 1} captions); "
         f"the latents' deviation after scaling is {deviation:.2f}"
     )
     if len(plan.named) < len(plan.scanned):
-        print(f"  {len(plan.scanned) - len(plan.named)} of them are copies or repeats of others, and share their latents")
+        note(f"  {len(plan.scanned) - len(plan.named)} of them are copies or repeats of others, and share their latents")
     bits = torch.tensor([int(digest[:8], 16) for digest in plan.named])
     drawn = manifest.held_out or int(falls_out(bits, HELD_OUT).sum())
     for warning in warn_of_none_held_out(drawn, manifest.entries, share=HELD_OUT):
-        print(f"note: {warning}")
+        note(f"note: {warning}")
     lost = plan.lost()
     for bucket, (count, share) in lost.items() if len(lost) > 1 else []:
-        print(f"  {bucket}: {count} pictures, of which the crop cuts away {share:.1%}")
+        note(f"  {bucket}: {count} pictures, of which the crop cuts away {share:.1%}")
     for line in [] if text_encoder is None else warn_of_cut_captions(text_encoder, [text for text in plan.texts if text]):
-        print(f"warning: {line}")
+        warn(line)

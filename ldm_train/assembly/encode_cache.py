@@ -21,6 +21,7 @@ from ldm_train.data.sources.items import EncodedPicture, PictureFile, format_nam
 from ldm_train.settings.composition import build
 from ldm_train.settings.schema.using import EncodeSettings
 from ldm_train.util.files import hidden_path
+from ldm_train.util.messages import note
 from ldm_train.util.processes import is_only_process, launched_rank
 from ldm_train.util.safe_json import Json
 
@@ -56,7 +57,7 @@ def encode_as_first(config: EncodeSettings, place: CacheWorkspace, crop: Crop) -
     """Run the first process: survey the source, plan, encode together with the other processes, and merge."""
     known = ReusableRows.of(place.folder)
     for name, problem in known.damaged.items():
-        print(f"{place.folder / name} {problem}: what it held is encoded again")
+        note(f"{place.folder / name} {problem}: what it held is encoded again")
     remembered = hidden_path(place.folder, ".ldm-train-stat.json")
     memory = ScanMemory(remembered) if config.unchanged_by == "stat" else None
     found = survey_source(config, memory=memory, spool=place.spool)
@@ -73,11 +74,11 @@ def encode_as_first(config: EncodeSettings, place: CacheWorkspace, crop: Crop) -
         if not is_only_process(num_nodes=config.trainer.num_nodes):
             release_followers(config, place, crop)
         place.clear()
-        print(f"{len(plan.scanned)} pictures in {place.folder}: nothing changed, nothing to encode")
+        note(f"{len(plan.scanned)} pictures in {place.folder}: nothing changed, nothing to encode")
     else:
         plan = encode_missing(job, plan, bad)
     if plan.problems:
-        print(
+        note(
             f"{len(plan.problems)} left out; {place.folder / 'report.json'} names them"
             + (" (strict=true: exit code 1)" if config.strict else "")
         )
@@ -91,10 +92,10 @@ def encode_missing(job: EncodingJob, plan: CachePlan, bad: Mapping[str, str]) ->
 
     place, known = job.place, job.known
     if known.manifest is not None and (differences := list_changes(known.manifest, job.made_by)):
-        print("encoded anew, since these changed: " + "; ".join(differences))
+        note("encoded anew, since these changed: " + "; ".join(differences))
     parts = read_parts(place.parts)
     if parts.places:
-        print(f"{len(parts.places)} pictures and captions were encoded before an interruption")
+        note(f"{len(parts.places)} pictures and captions were encoded before an interruption")
     todo = job.missing(plan, known.places.keys() | parts.places.keys() | parts.problems.keys())
     write_planned_batches(place.batches, todo)
     pictures = {seen.item.key: seen.item.picture for seen in plan.first.values() if seen.item.picture}
@@ -106,7 +107,7 @@ def encode_missing(job: EncodingJob, plan: CachePlan, bad: Mapping[str, str]) ->
         {digest: parts.unread[name] for digest, name in names.items() if name in parts.unread},
     )
     for line in group_problems(dict(sorted(plan.problems.items()))):
-        print(f"left out {line}")
+        note(f"left out {line}")
     if not plan.scanned:
         place.clear()
         raise ValueError(f"none of {len(plan.problems)} pictures could be encoded; {place.folder} is as it was")

@@ -11,6 +11,7 @@ from ldm_train.run_dir.record import record_end
 from ldm_train.settings.schema.training import FittingSettings
 from ldm_train.training.fit import Limits
 from ldm_train.training.run_files import INTERRUPTED
+from ldm_train.util.messages import note, note_all
 from ldm_train.util.processes import launched_rank
 
 STARTED = time.monotonic() - time.process_time()  # of the process, about: importing takes seconds
@@ -57,8 +58,8 @@ def record_ending(config: FittingSettings, reason: str | None) -> int:
     record_end(run_dir, "finished" if reason is None else f"interrupted ({reason})")
     if launched_rank() > 0:
         return 0
-    print(*list_places(run_dir), sep="\n")
+    note_all(list_places(run_dir))
     if reason is None:
         return 0
-    print(f"stopped by {reason} and saved in {config.run_dir}; the same command continues it (exit code {INTERRUPTED})")
+    note(f"stopped by {reason} and saved in {config.run_dir}; the same command continues it (exit code {INTERRUPTED})")
     return INTERRUPTED

@@ -11,6 +11,7 @@ from ldm_train.data.pictures.decoding import render_view
 from ldm_train.data.pictures.images import DECODE_ERRORS
 from ldm_train.data.pictures.mask_files import decode_mask
 from ldm_train.util.inputs import MAX_PICTURE, describe_error, read_input
+from ldm_train.util.messages import note, warn
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def read_mask(path: str, *, picture: Size, size: Size) -> Tensor:
         ValueError: it cannot be read, does not say where, or has another shape than the picture and what is drawn.
     """
     try:
-        mask, note = decode_mask(read_input(Path(path), limit=MAX_PICTURE))
+        mask, finding = decode_mask(read_input(Path(path), limit=MAX_PICTURE))
     except DECODE_ERRORS as error:
         raise ValueError(f"mask={path} cannot be read as a mask: {describe_error(error)}") from error
     own = (mask.height, mask.width)
@@ -64,8 +65,8 @@ def read_mask(path: str, *, picture: Size, size: Size) -> Tensor:
             f"mask={path} is {own[1]}x{own[0]} pixels, the picture {picture[1]}x{picture[0]}: they "
             f"must have the same shape; or give a mask of the shape of what is drawn, {size[1]}x{size[0]}"
         )
-    if note is not None:
-        print(f"note: mask={path} {note}")
+    if finding is not None:
+        note(f"note: mask={path} {finding}")
     return torch.from_numpy(render_view(mask, centre_view(own, size))).float().mean(-1)[None, None] / 255
 
 
@@ -73,9 +74,9 @@ def reduce_mask(white: Tensor, latents: Size, *, path: str) -> Tensor:
     """Return which latents to draw anew, (1, 1, h, w) bool: those of which the mask covers more than half."""
     anew = torch.nn.functional.interpolate(white * 2 - 1, size=latents, mode="area") > 0
     if anew.all():
-        print(f"warning: mask={path} is white everywhere, so the whole picture is drawn anew")
+        warn(f"mask={path} is white everywhere, so the whole picture is drawn anew")
     elif not anew.any():
-        print(f"warning: mask={path} is black everywhere, so nothing of the picture is drawn anew")
+        warn(f"mask={path} is black everywhere, so nothing of the picture is drawn anew")
     return anew
 
 

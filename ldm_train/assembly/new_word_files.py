@@ -6,6 +6,7 @@ from urllib.parse import quote
 from torch import nn
 
 from ldm_train.conditioners.text_encoder import TextEncoder
+from ldm_train.util.messages import note
 from ldm_train.weights.embedding_files import EMBEDDINGS_FILE, read_embeddings
 from ldm_train.weights.tensor_files import write_tensor_file
 
@@ -43,4 +44,4 @@ def add_embeddings(files: str | list[str] | None, text_encoder: nn.Module) -> No
         except ValueError as error:
             raise ValueError(f"embeddings={file}: {error}") from error
         known = ", ".join(f"{word} ({len(rows)} tokens)" for word, rows in words.items())
-        print(f"embeddings={file}: prompts may have {known}")
+        note(f"embeddings={file}: prompts may have {known}")

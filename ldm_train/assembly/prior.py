@@ -29,6 +29,7 @@ from ldm_train.settings.schema.using import EncodeSettings
 from ldm_train.training.checkpoints.checkpoint_files import checkpoints
 from ldm_train.util.files import atomic_write, remove_files
 from ldm_train.util.memory import count_at_once
+from ldm_train.util.messages import note
 from ldm_train.util.ownership import FolderKind, check_folder, read_mark
 from ldm_train.util.processes import is_only_process, launched_rank
 
@@ -139,11 +140,11 @@ def make_class_pictures(config: TrainSettings, folder: Path, cache: LatentCache)
     if is_whole(folder) and before == wanted | {"encoded": True}:
         return
     if before is not None and before not in (wanted, wanted | {"encoded": True}):
-        print(f"{folder} holds pictures of other settings or weights: they are drawn anew")
+        note(f"{folder} holds pictures of other settings or weights: they are drawn anew")
         remove_files(find_pictures(folder, before.get("count")))
     atomic_write(folder / MANIFEST, json.dumps(wanted, indent=2) + "\n")
     for line in lines:
-        print(line)
+        note(line)
     generation = parts.generation(parts.network.eval(), parts.text_encoder.eval(), device)
     draw_class_pictures(
         generation,

@@ -9,6 +9,7 @@ import torch
 from ldm_train.diffusion.prediction import Prediction
 from ldm_train.diffusion.schedules.named import cosine, from_betas, linear, scaled_linear
 from ldm_train.diffusion.schedules.schedule import NoiseSchedule
+from ldm_train.util.messages import Caution
 from ldm_train.util.safe_json import read_object
 from ldm_train.weights.exported_files import check_exported_file
 
@@ -34,7 +35,7 @@ def compare_scheduler(scheduler: Mapping[str, Any], prediction: Prediction, sche
     there, here = PREDICTIONS.get(str(scheduler.get("prediction_type", "epsilon"))), type(prediction).__name__.lower()
     if there != here:
         warnings.append(
-            f"warning: its scheduler says that it predicts {there or scheduler['prediction_type']}, and prediction={here} "
+            f"its scheduler says that it predicts {there or scheduler['prediction_type']}, and prediction={here} "
             f"is set; set prediction={there or '…'} unless it shall learn another"
         )
     own = named_schedule(scheduler)
@@ -42,10 +43,10 @@ def compare_scheduler(scheduler: Mapping[str, Any], prediction: Prediction, sche
         words = ", ".join(f"{n}={scheduler[n]}" for n in ("beta_schedule", "beta_start", "beta_end") if n in scheduler)
         zero = ", rescale_betas_zero_snr" if scheduler.get("rescale_betas_zero_snr") else ""
         warnings.append(
-            f"warning: its scheduler has another noise schedule ({words}{zero}) than schedule=… is set to; "
+            f"its scheduler has another noise schedule ({words}{zero}) than schedule=… is set to; "
             f"{suggest_schedule(scheduler)} is the one that it was trained on"
         )
-    return warnings
+    return [Caution(line) for line in warnings]
 
 
 def named_schedule(scheduler: Mapping[str, Any]) -> NoiseSchedule | None:

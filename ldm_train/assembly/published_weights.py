@@ -12,6 +12,7 @@ from ldm_train.assembly.weights_match import (
 )
 from ldm_train.networks.diffusers_unet import DiffusersUNet
 from ldm_train.settings.schema.training import TrainSettings
+from ldm_train.util.messages import Caution
 from ldm_train.weights.layouts.unet_layout import map_unet_from_diffusers
 from ldm_train.weights.leftovers import VELOCITY
 from ldm_train.weights.module_loading import copy_into_module
@@ -53,16 +54,12 @@ def describe_training(found: PublishedPart, config: TrainSettings, parts: Parts)
         return compare_scheduler(scheduler, parts.prediction, parts.schedule)
     name = type(parts.prediction).__name__.lower()
     if VELOCITY in found.ignored:
-        fits = name == "velocity"
-        return (
-            []
-            if fits
-            else [
-                f"warning: the file's key {VELOCITY} says that it predicts velocity, and prediction={name} is taken; "
-                "set prediction=velocity"
-            ]
+        problem = (
+            f"the file's key {VELOCITY} says that it predicts velocity, and prediction={name} is taken; "
+            "set prediction=velocity"
         )
+        return [] if name == "velocity" else [Caution(problem)]
     return [
-        f"nothing beside it tells what it predicts, and prediction={name} is taken; Stable Diffusion 2.x at 768 pixels "
+        f"nothing next to it says what it predicts, and prediction={name} is taken; Stable Diffusion 2.x at 768 pixels "
         "predicts velocity, all its other published models noise"
     ]

@@ -12,6 +12,7 @@ from ldm_train.data.scan.survey import ScanMemory, Survey, survey_items
 from ldm_train.settings.composition import build
 from ldm_train.settings.schema.options import Part
 from ldm_train.settings.schema.training import SourceSettings
+from ldm_train.util.messages import note, warn
 
 
 def survey_source(config: SourceSettings, *, memory: ScanMemory | None = None, spool: Path | None = None) -> Survey:
@@ -32,9 +33,9 @@ def survey_source(config: SourceSettings, *, memory: ScanMemory | None = None, s
     usable = len(found.scanned)
     problem, unread = judge_unread(source.unread, usable=usable, unusable=found.num_unusable, most=config.max_unusable)
     for line in [*source.notes, *examples]:
-        print(line)
+        note(line)
     for line in [*source.warnings, *odd, *([unread] if unread else [])]:
-        print(f"warning: {line}")
+        warn(line)
     if not found.scanned:
         listed = "\n".join(f"  {line}" for line in islice(group_problems(found.problems), 10))
         raise ValueError(f"nothing in the source can be used:\n{listed}")
@@ -57,7 +58,7 @@ def name_classes(text_encoder: Part, labels: Sequence[str]) -> Part:
     """Return a text encoder of labels with the labels of the source as its classes, if it names none itself."""
     if "classes" not in text_encoder.arguments or text_encoder.get("classes") is not None:
         return text_encoder
-    print(f"{len(labels)} classes: {', '.join(labels[:20])}{', …' if len(labels) > 20 else ''}")
+    note(f"{len(labels)} classes: {', '.join(labels[:20])}{', …' if len(labels) > 20 else ''}")
     return text_encoder.with_values(classes=list(labels))
 
 

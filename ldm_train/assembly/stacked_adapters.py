@@ -12,6 +12,7 @@ from ldm_train.assembly.trained_part import alpha_of, parameters_of
 from ldm_train.run_dir.record import CONFIG
 from ldm_train.run_dir.stored_settings import read_trained
 from ldm_train.settings.schema.training import TrainSettings
+from ldm_train.util.messages import note
 from ldm_train.weights.lora.lora_files import read_adapter
 from ldm_train.weights.lora.low_rank import WeightedAdapter, extract_adapter, merge_adapters
 
@@ -34,7 +35,7 @@ def add_adapters(setting: object, config: TrainSettings, parts: Parts) -> None:
         return
     for path, _ in wanted:
         for warning in require_same_prediction(Path(path), config, parts):
-            print(warning)
+            note(warning)
     weights = {name: p.detach() for name, p in parameters_of(parts).items()}
     found = [WeightedAdapter(read_adapter_of(Path(path), weights), scale, path) for path, scale in wanted]
     changed = merge_adapters(weights, found)

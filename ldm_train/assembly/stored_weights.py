@@ -21,6 +21,7 @@ from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.training.checkpoints.checkpoint_files import refuse_damaged
 from ldm_train.training.checkpoints.sharded_checkpoint import whole
 from ldm_train.training.run_files import RUN_ID, check_same_run
+from ldm_train.util.messages import note_all
 from ldm_train.util.processes import launched_rank
 from ldm_train.util.text import as_word, list_names
 from ldm_train.weights.fingerprint import fingerprint_module
@@ -163,7 +164,7 @@ def load_base(config: TrainSettings, parts: Parts) -> str | None:
         )
     notes = load_first_weights(config, parts)
     if launched_rank() == 0:
-        print("\n".join([*notes, f"keep {path}, for this run's files hold what it trains alone"]))
+        note_all([*notes, f"keep {path}, which the files of this run, of what it trains only, need"])
     return base_fingerprint(parts)
 
 
@@ -176,7 +177,7 @@ def load_start(config: TrainSettings, parts: Parts) -> str | None:
     if is_partial(config):
         return None  # `load_base` loaded it
     if config.network.get("weights") is not None:
-        print(*load_first_weights(config, parts), sep="\n")
+        note_all(load_first_weights(config, parts))
         return base_fingerprint(parts)
     given = parts.text_encoder.trained and config.text_encoder is not None and config.text_encoder.get("weights") is not None
     return fingerprint_module(parts.text_encoder) if given else None

@@ -16,6 +16,7 @@ from ldm_train.diffusion.schedules.schedule import NoiseSchedule
 from ldm_train.run_dir.record import CONFIG, RECORD, read_record
 from ldm_train.settings.composition import words
 from ldm_train.settings.schema.training import TrainSettings
+from ldm_train.util.messages import Caution
 from ldm_train.util.safe_json import Json
 from ldm_train.weights.exported_files import read_export_record
 from ldm_train.weights.tensor_files import read_metadata
@@ -101,7 +102,7 @@ def warn_of_other_purpose(path: Path, config: TrainSettings, parts: Parts) -> li
     if then is None:
         return [f"nothing records what {path} was trained for; its prediction and schedule are taken to be this run's"]
     now = describe_purpose(config, parts, with_trained_text=True)
-    return [f"warning: {line}" for line in compare_purposes(then, now, path, effect=", so the loss starts high")]
+    return [Caution(line) for line in compare_purposes(then, now, path, effect=", so the loss starts high")]
 
 
 def compare_purposes(then: Purpose, now: Purpose, path: Path, *, effect: str = "") -> Iterator[str]:
@@ -212,4 +213,4 @@ def require_same_prediction(path: Path, config: TrainSettings, parts: Parts) -> 
             f"adapters: {path} was trained for prediction={then['prediction']}, and this run's network has "
             f"prediction={now['prediction']}; use it with a run that has prediction={then['prediction']}"
         )
-    return [f"warning: {line}" for line in compare_purposes(then, now, path)]
+    return [Caution(line) for line in compare_purposes(then, now, path)]

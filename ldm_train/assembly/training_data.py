@@ -22,6 +22,7 @@ from ldm_train.settings.composition import build, words
 from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.training.encoding import Encoding, Rendering
 from ldm_train.training.on_the_fly import LivePictures, OnTheFly
+from ldm_train.util.messages import note
 from ldm_train.util.processes import launched_rank
 from ldm_train.util.safe_json import Json
 from ldm_train.util.text import as_word
@@ -133,7 +134,7 @@ def open_source(config: TrainSettings) -> tuple[TrainSettings, Parts, CachedLate
     encoders = describe_encoders(config, None, cache=Path.cwd())
     plan = CachePlan(found, crop, pictures=encoders.pictures(config, crop), captions=encoders.captions(), bad={})
     for line in group_problems(dict(sorted(plan.problems.items()))):
-        print(f"left out {line}")
+        note(f"left out {line}")
     pictures = {seen.item.key: seen.item.picture for seen in plan.scanned if seen.item.picture}
     rendering = Rendering(pictures, crop, background=config.background, max_pixels=config.max_pixels)
     # Its own encoders: the network's text encoder may be in training.

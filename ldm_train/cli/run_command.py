@@ -20,9 +20,11 @@ from ldm_train.settings.suggestions import suggest_setting
 from ldm_train.settings.trust import granted, read_grants
 from ldm_train.training.run_files import INTERRUPTED
 from ldm_train.util.interrupts import StopSignal, stoppable
+from ldm_train.util.messages import note_all, print_messages
 from ldm_train.util.processes import launched_rank
 from ldm_train.util.text import nearest
 
+READ_BY_PROGRAMS = {"report", "runs"}  # which print their result only
 BARE = {"runs": "dir"}  # a setting whose name may be left out before its value
 HELP, PRINT, SWEEP, DRY_RUN = ("-h", "--help"), "--print-config", ("-m", "--multirun"), "--dry-run"
 OPTIONS = (*HELP, PRINT, *SWEEP, DRY_RUN)
@@ -135,8 +137,9 @@ def is_bare(verb: str, word: str) -> bool:
 
 def _run(verb: str, settings: CommandSettings) -> None:
     try:
+        print_messages(to_stderr=verb in READ_BY_PROGRAMS)
         refuse_at_once(verb, settings)
-        _tell(verb, settings)
+        note_settings(verb, settings)
         with stoppable() if verb in CONTINUED else nullcontext():
             code = importlib.import_module(f"ldm_train.commands.{verb}.command").run(settings)
     except BrokenPipeError:
@@ -163,13 +166,12 @@ def lacks_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or "can't allocate memory" in str(error)
 
 
-def _tell(verb: str, settings: CommandSettings) -> None:
-    """The settings without effect, once."""
+def note_settings(verb: str, settings: CommandSettings) -> None:
+    """Report the settings without effect, once."""
     from ldm_train.settings.without_effect import notes
 
     if launched_rank() == 0:
-        for line in notes(verb, settings):
-            print(line)
+        note_all(notes(verb, settings))
 
 
 def _fail(message: str, *, code: int) -> None:

@@ -12,6 +12,7 @@ from ldm_train.settings.schema.commands import may_change
 from ldm_train.settings.schema.options import KEPT, select
 from ldm_train.settings.schema.training import AutoencoderTrainingSettings, FittingSettings
 from ldm_train.settings.shipped import groups, shipped
+from ldm_train.util.messages import note
 
 
 def refuse_other_run(
@@ -46,7 +47,7 @@ def refuse_other_run(
             "checkpoints and start anew"
         )
     if before.max_steps != config.max_steps:
-        print(f"max_steps was {before.max_steps} and is {config.max_steps}: the LR schedule follows it from here on")
+        note(f"max_steps was {before.max_steps} and is {config.max_steps}: the LR schedule follows it from here on")
 
 
 def identify_run(

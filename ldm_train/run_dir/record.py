@@ -25,6 +25,7 @@ from ldm_train.training.checkpoints.sharded_checkpoint import remove_unnamed_sha
 from ldm_train.training.run_files import HISTORY, METRICS, RUN_ID, written_files
 from ldm_train.util.files import atomic_write, remove_files
 from ldm_train.util.interrupts import StopSignal
+from ldm_train.util.messages import note
 from ldm_train.util.processes import launched_rank
 from ldm_train.util.safe_json import parse_json, read_json
 
@@ -216,7 +217,7 @@ def print_changes(before: Plain, now: Plain) -> None:
     """Print what changed since the last start, so that the run continues only to rounding."""
     changed = [name for name in ("packages", "git", "devices", "threads", "machine") if before.get(name) != now[name]]
     if changed:
-        print(f"note: {', '.join(changed)} changed since the last start, so it goes on to rounding, not bit for bit")
+        note(f"note: {', '.join(changed)} changed since the last start, so it goes on to rounding, not bit for bit")
 
 
 def git_state(folder: Path) -> dict[str, str | bool] | None:

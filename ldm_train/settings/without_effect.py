@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ldm_train.settings.composition import defaults, plain
 from ldm_train.settings.schema.options import TARGET, CommandSettings, dict_settings, select
 from ldm_train.settings.shipped import ConfigError, read
+from ldm_train.util.messages import Caution
 from ldm_train.util.processes import count_slurm_tasks
 from ldm_train.util.safe_json import read_object
 from ldm_train.util.text import format_value
@@ -201,7 +202,7 @@ def notes(verb: str, config: Any) -> list[str]:
                 effect = "has no effect" if len(changed) == 1 else "have no effect"
                 lines.append(f"note: {', '.join(changed)} {effect}: {_filled(rule.because, config)}")
     bad = [text for verbs, holds, text in WARNINGS if verb in verbs and holds(config)]
-    return lines + [f"warning: {_filled(text, config)}" for text in bad]
+    return lines + [Caution(_filled(text, config)) for text in bad]
 
 
 def steps(config: Any, name: str) -> float:

@@ -21,6 +21,7 @@ from ldm_train.training.optimization.lr_schedules import LRSchedule
 from ldm_train.training.optimization.optimizers import build_optimizer
 from ldm_train.training.optimization.parameter_groups import SINGLE_GROUP, ParameterGroups
 from ldm_train.training.optimization.strides import match_optimizer_strides
+from ldm_train.util.messages import note
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class Training(pl.LightningModule):
         self.precision = self.trainer.precision_plugin.forward_context
         self._dropout = any(drops_out(module) for module in self.modules())
         if self._dropout and self.global_rank == 0:
-            print(
+            note(
                 "note: dropout in networks is drawn by (seed, step, device, micro-batch): the same after a resume, "
                 "another run on another number of devices or with another micro_batch_size"
             )

@@ -30,6 +30,7 @@ from ldm_train.training.loggers.tensorboard import TensorBoard
 from ldm_train.training.optimization.micro_batch import MicroBatch
 from ldm_train.util.files import link_file
 from ldm_train.util.interrupts import interruptible
+from ldm_train.util.messages import note
 
 
 @dataclass(frozen=True)
@@ -134,9 +135,9 @@ def begin(
     """Have the dashboards start anew, or go on from a checkpoint's step."""
     step = None if checkpoint is None else read_step(checkpoint)
     if step is not None:
-        print(f"continuing {run_dir} at step {step}")
+        note(f"continuing {run_dir} at step {step}")
         if step >= max_steps:
-            print(f"already at step {step} of max_steps={max_steps}: nothing to train; raise max_steps to go on")
+            note(f"already at step {step} of max_steps={max_steps}: nothing to train; raise max_steps to go on")
     for dashboard in dashboards:
         dashboard.attempt(lambda dashboard=dashboard: dashboard.begin(settings, step))  # type: ignore[misc]
 
@@ -146,6 +147,6 @@ def to_continue(run_dir: Path) -> Path | None:
     last = last_checkpoint(run_dir)
     whole = newest_whole(run_dir)
     if whole is not None and whole != last:
-        print(f"continuing from {whole} instead")
+        note(f"continuing from {whole} instead")
         link_file(whole, last)
     return None if whole is None else last

@@ -15,6 +15,7 @@ from ldm_train.data.pictures.images import to_signed
 from ldm_train.data.sources.items import format_name
 from ldm_train.training.encoding import Encoding, Rendering, UnreadError
 from ldm_train.types import CaptionBatch, LatentBatch, Moments
+from ldm_train.util.messages import note
 
 
 class LivePictures:
@@ -104,7 +105,7 @@ class LivePictures:
 
     def _refuse(self, example: int, problem: str) -> bool:
         self.unreadable.add(example)
-        print(f"{format_name(self.entries[example].key)} is replaced by another: {problem}")
+        note(f"{format_name(self.entries[example].key)} is replaced by another: {problem}")
         return False
 
     def _decoded(self, example: int) -> "Future[Tensor]":

@@ -17,6 +17,7 @@ from ldm_train.assembly.trained_for import (
 from ldm_train.autoencoders.autoencoder import NewKLAutoencoder
 from ldm_train.run_dir.stored_settings import read_trained
 from ldm_train.settings.schema.options import Part
+from ldm_train.util.messages import Caution
 from tests.conftest import PICTURES, TEXT
 
 QUICK = ["max_steps=1", "pictures.every=1000", "validation.every=1000", "pictures.prompts=[]"]
@@ -111,7 +112,7 @@ def test_weights_without_a_record_are_said_to_have_none(trained: Path, tmp_path:
     config = read_trained(run_dir)
     [line] = warn_of_other_purpose(run_dir, config, build_parts(config))
     assert str(run_dir) in line
-    assert not line.startswith("warning")
+    assert not isinstance(line, Caution)
 
 
 @pytest.mark.parametrize(

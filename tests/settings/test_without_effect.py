@@ -68,18 +68,18 @@ def tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[
         (
             "train",
             "lr_schedule.warmup_steps=100 max_steps=100",
-            "warning: lr_schedule.warmup_steps=100 is all of max_steps=100",
+            "lr_schedule.warmup_steps=100 is all of max_steps=100",
         ),
         (
             "train",
             "caption_dropout=0",
-            "warning: caption_dropout=0 never trains the empty caption, from which guidance.scale=2.0",
+            "caption_dropout=0 never trains the empty caption, from which guidance.scale=2.0",
         ),
-        ("train", "optimizer.lr=0", "warning: optimizer.lr=0 trains nothing"),
-        ("train", "trainer.num_nodes=2", "warning: trainer.num_nodes=2 waits for the other nodes"),
+        ("train", "optimizer.lr=0", "optimizer.lr=0 trains nothing"),
+        ("train", "trainer.num_nodes=2", "trainer.num_nodes=2 waits for the other nodes"),
         ("train_autoencoder", "pictures.every=9000", "note: pictures.every=9000 has no effect: max_steps=7000"),
         ("encode", "trainer.strategy=ddp", "note: trainer.strategy=ddp has no effect"),
-        ("check", "caption_dropout=0", "warning: caption_dropout=0 never trains"),
+        ("check", "caption_dropout=0", "caption_dropout=0 never trains"),
         ("sample", "guidance.scale=1 negative_prompt=blur", "note: negative_prompt=blur has no effect: guidance.scale=1"),
         ("sample", "guidance.scale=1 guidance.rescale=0.7", "note: guidance.rescale=0.7 has no effect: guidance.scale=1"),
         (

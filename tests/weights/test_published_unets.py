@@ -18,6 +18,7 @@ from ldm_train.networks.unet import UNet
 from ldm_train.settings.schema.options import TARGET, read_part
 from ldm_train.settings.shipped import shipped_part
 from ldm_train.types import Conditioning
+from ldm_train.util.messages import Caution
 from ldm_train.weights.layouts.unet_architecture import describe_unet, infer_heads, infer_unet_settings
 from ldm_train.weights.layouts.unet_layout import convert_unet_to_diffusers, map_unet_to_diffusers
 from ldm_train.weights.layouts.unet_single_file import format_average_name, rename_unet_to_single_file
@@ -258,7 +259,7 @@ def test_what_other_programs_left_is_named_and_not_read(whole, ending, unet, loa
 
 def test_a_key_that_says_velocity_is_compared(unet, loaded, saved):
     _, notes = loaded("1.x", saved(single(unet("1.x").state_dict()) | {"v_pred": torch.zeros(0)}, "v.safetensors"))
-    (warning,) = [note for note in notes if note.startswith("warning: ")]
+    (warning,) = [note for note in notes if isinstance(note, Caution)]
     assert "v_pred" in warning
     assert "prediction=velocity" in warning
 
@@ -410,5 +411,5 @@ def test_a_pipeline_s_scheduler_is_compared_with_the_run(changes, warning, unet,
     unet("2.x").save_pretrained(tmp_path / "unet")
     (tmp_path / "scheduler").mkdir()
     (tmp_path / "scheduler/scheduler_config.json").write_text(json.dumps(SCHEDULER | changes))
-    warned = [line for line in loaded("2.x", tmp_path)[1] if line.startswith("warning: ")]
+    warned = [line for line in loaded("2.x", tmp_path)[1] if isinstance(line, Caution)]
     assert (warned == []) if warning is None else re.search(warning, " ".join(warned))

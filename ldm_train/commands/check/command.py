@@ -54,6 +54,7 @@ from ldm_train.settings.composition import build
 from ldm_train.settings.schema.training import CheckSettings
 from ldm_train.training.cost import free_memory
 from ldm_train.util.files import atomic_write
+from ldm_train.util.messages import Caution
 from ldm_train.util.ownership import FolderKind, check_file, check_folder
 
 PAGE = "check.html"
@@ -89,8 +90,8 @@ def run(settings: CheckSettings) -> int:
         attempt(examine_training, settings, report, plan, parts, attempt)
     if parts is not None:
         attempt.notes += [*getattr(parts.autoencoder, "notes", []), *getattr(parts.text_encoder, "notes", [])]
-    report.warnings += [line.removeprefix("warning: ") for line in attempt.notes if line.startswith("warning: ")]
-    report.notes += [line for line in attempt.notes if not line.startswith("warning: ")]
+    for line in attempt.notes:
+        (report.warnings if isinstance(line, Caution) else report.notes).append(line)
     report.warnings += warn_of_none_held_out(
         report.pictures.held_out, report.pictures.usable, share=settings.held_out if report.pictures.usable else 0
     )

@@ -33,6 +33,7 @@ from ldm_train.settings.validation import out_of_range
 from ldm_train.training.checkpoints.checkpoint_callback import Keeping
 from ldm_train.training.module import NoisePredictorTraining
 from ldm_train.types import Autoencoder, CaptionBatch, Conditioning
+from ldm_train.util.messages import Caution
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -47,7 +48,7 @@ class Attempts:
 
     Args:
         reasons: messages of calls that raised.
-        notes: how published weights were recognised.
+        notes: how published weights were recognised, and warnings.
         out_of_range: names of settings outside their ranges; a second message about one of them is left out.
     """
 
@@ -148,7 +149,7 @@ def try_together(
     for shape in sorted({*shapes, (parts.size, parts.size)}):
         attempt(try_shape, parts, shape)
     prompts = attempt(own_prompts, settings) or []
-    attempt.notes += [f"warning: {line}" for line in attempt(warn_of_own_prompts, settings, parts) or []]
+    attempt.notes += map(Caution, attempt(warn_of_own_prompts, settings, parts) or [])
     recipe = attempt(build_recipe, settings, steps=settings.pictures.steps, seed=settings.pictures.seed)
     weak = attempt(build_weak, settings, parts, CPU)
     if recipe is not None:

@@ -44,6 +44,7 @@ from ldm_train.training.validation.held_out import measure_held_out
 from ldm_train.util.files import hidden_path, make_folder
 from ldm_train.util.locks import hold_lock
 from ldm_train.util.memory import count_at_once
+from ldm_train.util.messages import warn
 from ldm_train.util.ownership import check_file
 
 MOST_AT_ONCE, PIPELINE_AT_ONCE = 40, 8  # pictures
@@ -110,7 +111,7 @@ def evaluate_run(settings: EvaluateSettings) -> Result:
         print("this run was trained without a cache, so there is no validation loss; give cache=DIR to measure one")
     elif len(data.held_out) == 0:
         for warning in warn_of_none_held_out(0, len(data.latents.index), share=trained.config.held_out or HELD_OUT):
-            print(f"warning: {warning}; or give real=DIR and prompts=…")
+            warn(f"{warning}; or give real=DIR and prompts=…")
         data = None
     evaluation = build(trained.config.evaluation if settings.evaluation is None else settings.evaluation, "evaluation")
     real = None if data is None else open_run_pictures(data, trained.parts.autoencoder, model.device)
@@ -161,7 +162,7 @@ def evaluate_model(
     if not evaluation_prompts and not (prompts and measures.any_of(prompts)) and (has_sweep(settings) or not losses):
         refuse_nothing(settings, compares=real is not None)
     for line in model.warn_of_cuts(prompts):
-        print(f"warning: {line}")
+        warn(line)
     jobs = [
         DrawingJob(point, prompts, model.identity | model.recipe(point), model.opener)
         for point in list_points(settings, model.device)

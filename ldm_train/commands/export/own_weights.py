@@ -17,6 +17,7 @@ from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.training.ema.post_hoc import Combination, combine_tensors, fit_coefficients
 from ldm_train.training.ema.profiles import gamma_of_length
 from ldm_train.training.ema.snapshots import SNAPSHOT_FOLDER, Snapshot, list_lengths, name_in_snapshot, read_snapshots
+from ldm_train.util.messages import warn
 from ldm_train.weights.tensor_files import check_tensor, read_checksums
 
 POOR = 0.05  # residual; for a random walk, the error is then about 1 % of the change that averaging makes
@@ -75,8 +76,8 @@ def average_snapshots(run_dir: Path, *, length: float, step: int | None) -> Expo
         wished_gamma=gamma_of_length(length),
     )
     if combination.residual > POOR:
-        print(
-            f"warning: {len(snapshots)} snapshots of lengths {', '.join(map(str, list_lengths(snapshots)))} approximate "
+        warn(
+            f"{len(snapshots)} snapshots of lengths {', '.join(map(str, list_lengths(snapshots)))} approximate "
             f"ema_length={length} at step {step} with an error of {combination.residual:.0%}; choose a length between "
             "theirs or the step of a snapshot, or train with a smaller ema.snapshot_every"
         )

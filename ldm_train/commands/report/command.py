@@ -1,12 +1,12 @@
 """`ldm-train report`: write one page about run directories; also works while a run is training."""
 
-import sys
 from pathlib import Path
 
 from ldm_train.commands.report.report_page import build_report_page
 from ldm_train.reports.page import is_page, write_page
 from ldm_train.run_dir.reading import read_runs, require_config
 from ldm_train.settings.schema.using import ReportSettings
+from ldm_train.util.messages import warn
 from ldm_train.util.ownership import check_file
 from ldm_train.util.text import as_word
 
@@ -31,6 +31,6 @@ def run(settings: ReportSettings) -> None:
     if not runs:
         raise ValueError("\n".join(broken))
     for reason in broken:
-        print(f"warning: {reason}", file=sys.stderr)
+        warn(reason)
     write_page(build_report_page(runs, broken=broken), out)
     print(f"wrote {out} ({out.stat().st_size / 2**20:.1f} MiB)")

@@ -17,6 +17,7 @@ from ldm_train.run_dir.reading import RunRead, Series, is_run, read_runs
 from ldm_train.run_dir.run_settings import ABSENT, list_differences, list_loss_differences, short_names
 from ldm_train.run_dir.run_state import Word, state_of, time_of
 from ldm_train.settings.schema.using import RunsSettings
+from ldm_train.util.messages import warn
 from ldm_train.util.text import nearest
 
 PASSED_OVER = {"checkpoints", "samples", "tensorboard", "wandb", "nonfinite", "evaluations", "autoencoder"}
@@ -42,7 +43,7 @@ def run(settings: RunsSettings) -> None:
         raise ValueError(f"dir={folder} is not a folder; `ldm-train runs DIR` lists the runs in DIR")
     runs, warnings = read_runs(find_run_dirs(folder))
     for warning in warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        warn(warning)
     if not runs:
         damaged = f" ({len(warnings)} cannot be read)" if warnings else ""
         raise ValueError(f"dir={folder} contains no run{damaged}; a run directory has a config.yaml and a run.json")

@@ -40,6 +40,7 @@ from ldm_train.training.ema.ema import EMA
 from ldm_train.training.ema.snapshot_callback import SnapshotCallback
 from ldm_train.training.fit import Limits
 from ldm_train.training.fit import run as fit
+from ldm_train.util.messages import warn
 from ldm_train.util.processes import launched_rank
 
 
@@ -94,7 +95,7 @@ def train_network(settings: TrainSettings, limits: Limits, keeping: Keeping) -> 
         *list_sampling_warnings(module.objective),
         *warn_of_untrained_words(module.text_encoder),
     ]:
-        print(f"warning: {warning}")
+        warn(warning)
     run_dir, spent = Path(settings.run_dir), TimeSpent()
     reason = fit(
         module,

@@ -38,6 +38,7 @@ from ldm_train.training.fit import Limits
 from ldm_train.training.fit import run as fit
 from ldm_train.training.run_files import METRICS
 from ldm_train.util.files import atomic_write
+from ldm_train.util.messages import Caution, note_all
 from ldm_train.util.processes import launched_rank
 from ldm_train.util.safe_json import numbers_of, parse_json
 
@@ -116,8 +117,7 @@ def select_usable(items: Iterable[Item]) -> tuple[list[Item], dict[str, str]]:
     all_items = list(items)
     survey = survey_items(all_items, max_pixels=MAX_PIXELS)
     if isinstance(items, Source):
-        for line in [*items.notes, *(f"warning: {one}" for one in items.warnings)]:
-            print(line)
+        note_all([*items.notes, *map(Caution, items.warnings)])
     for line in group_problems(dict(sorted(survey.problems.items()))):
         print(f"left out {line}")
     usable = [item for item in all_items if item.key not in survey.problems]

@@ -21,6 +21,7 @@ from ldm_train.data.cache.reader import EncodedExamples
 from ldm_train.data.pictures.images import DECODE_ERRORS, describe_decode_error, read_image, to_signed
 from ldm_train.data.sources.items import Item, format_name
 from ldm_train.types import ImageBatch, LatentBatch
+from ldm_train.util.messages import note
 
 EitherBatch = TypeVar("EitherBatch", bound=LatentBatch | ImageBatch)
 MicroBatchSize = int | Literal["auto"] | None
@@ -144,7 +145,7 @@ class PictureBatches(EndlessData):
             return read_image(item.picture.read(), self.size)
         except DECODE_ERRORS as error:
             self.unreadable.add(item.key)
-            print(f"{format_name(item.key)} is replaced by another: {describe_decode_error(error)}")
+            note(f"{format_name(item.key)} is replaced by another: {describe_decode_error(error)}")
             return None
 
     def names(self, positions: Tensor) -> list[str]:

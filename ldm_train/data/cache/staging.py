@@ -17,6 +17,7 @@ from ldm_train.data.cache.manifest import (
     read_manifest,
 )
 from ldm_train.util.files import is_temporary, make_folder
+from ldm_train.util.messages import note
 from ldm_train.util.ownership import CACHE, check_folder, is_system_file, read_mark
 from ldm_train.util.replacing import ReplacedFolder, check_replaceable
 from ldm_train.util.text import list_names
@@ -53,7 +54,7 @@ class ReusableRows:
         try:
             manifest = read_manifest(folder)
         except OtherFormatError as error:
-            print(f"{error}: all pictures and captions are encoded again")
+            note(f"{error}: all pictures and captions are encoded again")
             return cls()
         known = cls(manifest, damaged=find_damaged_files(folder, manifest))
         if not {"entries.jsonl", "captions.jsonl"} & known.damaged.keys():

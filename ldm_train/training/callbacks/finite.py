@@ -15,6 +15,7 @@ from ldm_train.training.base_module import Examined, Training
 from ldm_train.training.callbacks.step_log import step_ended
 from ldm_train.training.optimization.sharding import gather_tensor
 from ldm_train.util.files import atomic_write
+from ldm_train.util.messages import warn
 from ldm_train.weights.tensor_files import write_tensor_file
 
 
@@ -109,10 +110,7 @@ class NonFiniteSteps(Callback):
                 write_tensor_file(self.folder / f"step-{attempt.step:08d}.safetensors", weights, {"step": attempt.step})
         if trainer.is_global_zero:
             names = ", ".join(str(line["example"]) for line in examples if line["finite"] is False) or "none"
-            print(
-                f"warning: step {attempt.step} was skipped: its loss or gradient is not finite (examples: {names}); "
-                f"see {path}"
-            )
+            warn(f"step {attempt.step} was skipped: its loss or gradient is not finite (examples: {names}); see {path}")
 
 
 def describe_examples(examined: Examined, data: EndlessData) -> list[dict[str, object]]:

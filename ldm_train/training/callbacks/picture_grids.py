@@ -12,6 +12,7 @@ from ldm_train.data.pictures.images import count_broken, to_display_bytes
 from ldm_train.generation import Generation, SamplingSettings
 from ldm_train.samplers.base import StepCallback
 from ldm_train.training.loggers.dashboards import log_scalars
+from ldm_train.util.messages import warn
 
 
 def make_grid_picture(images: Tensor, *, columns: int) -> Tensor:
@@ -47,8 +48,8 @@ def warn_of_nonfinite(trainer: pl.Trainer, name: str, pictures: Tensor) -> None:
         pictures: (B, 3, H, W) uint8.
     """
     if count := count_broken(pictures):
-        print(
-            f"warning: at step {trainer.global_step} {count} of {len(pictures)} {name} contain NaN or infinity and are "
+        warn(
+            f"at step {trainer.global_step} {count} of {len(pictures)} {name} contain NaN or infinity and are "
             "shown as a checkerboard; the run goes on"
         )
         log_scalars(trainer, {f"nonfinite_pictures/{name.replace(' ', '_')}": float(count)})

@@ -19,6 +19,7 @@ from ldm_train.training.loggers.dashboards import TIMING_PREFIX, flush_dashboard
 from ldm_train.training.loggers.jsonl import JsonLines
 from ldm_train.training.run_files import RUN_ID, read_run_id
 from ldm_train.util.files import make_folder
+from ldm_train.util.messages import warn
 
 COPIES = 4  # of each trained number: weight, average, two moments of the optimizer
 
@@ -162,7 +163,7 @@ class Checkpoints(Callback):
             known = ", ".join(
                 sorted(metric for metric in self.lines.latest if not metric.startswith((TIMING_PREFIX, "health/")))
             )
-            print(f"warning: checkpoint.best={name} was not logged up to step {trainer.global_step}; there are: {known}")
+            warn(f"checkpoint.best={name} was not logged up to step {trainer.global_step}; there are: {known}")
 
     def _keep(self, step: int) -> None:
         keeping = self.keeping

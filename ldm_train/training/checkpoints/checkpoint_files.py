@@ -12,6 +12,7 @@ from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from ldm_train.training.checkpoints.sharded_checkpoint import damaged_shares, missing_shares, whole
 from ldm_train.training.run_files import RUN_ID, check_same_run, numbered_steps
 from ldm_train.util.files import atomic_path, link_file, remove_files
+from ldm_train.util.messages import warn
 
 BEST = "best.ckpt"
 
@@ -108,7 +109,7 @@ def newest_whole(run_dir: Path) -> Path | None:
         problem = damage(path)
         if problem is None:
             return path
-        print(f"warning: {path} is damaged ({problem})")
+        warn(f"{path} is damaged ({problem})")
     if found:
         raise ValueError(
             f"all checkpoints in {last.parent} are damaged; set resume=restart to remove them and start {run_dir} anew"

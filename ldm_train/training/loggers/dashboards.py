@@ -8,6 +8,8 @@ from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 
+from ldm_train.util.messages import warn
+
 TIMING_PREFIX = "time/"  # of names of values that depend on the machine's speed, and differ when a run is repeated
 TableCell = float | int | str
 PlainRecord = dict[str, float | int | str | list[int] | list[float] | list[float | None] | list[str]]
@@ -75,9 +77,7 @@ class Dashboard(Logger):
         except Exception as error:  # any failure: a run is worth more than its dashboard
             reason = (str(error) or type(error).__name__).splitlines()[0]
             if not self._warned:
-                print(
-                    f"warning: {self.name} failed ({reason}); the run goes on, and metrics.jsonl has all values{self.advice}"
-                )
+                warn(f"{self.name} failed ({reason}); the run goes on, and metrics.jsonl has all values{self.advice}")
             self._warned = True
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:

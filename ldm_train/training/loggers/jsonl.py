@@ -11,6 +11,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from ldm_train.training.loggers.dashboards import TIMING_PREFIX, Dashboard, PlainConfig, PlainRecord
 from ldm_train.training.run_files import LINES, METRICS, TIMING
 from ldm_train.util.files import atomic_write, flush_file, flush_folder, write_error
+from ldm_train.util.messages import warn
 from ldm_train.util.safe_json import parse_json
 
 
@@ -102,7 +103,7 @@ class JsonLines(Dashboard):
         except OSError as error:
             if not self._warned:
                 path = self.run_dir / name
-                print(f"warning: {path} cannot be written ({error}); its lines wait for room until the next checkpoint")
+                warn(f"{path} cannot be written ({error}); its lines wait for room until the next checkpoint")
             self._warned = True
 
     def _write_out(self, name: str) -> None:

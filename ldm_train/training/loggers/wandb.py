@@ -22,6 +22,7 @@ from ldm_train.training.loggers.dashboards import TIMING_PREFIX, Dashboard, Plai
 from ldm_train.training.loggers.wandb_files import read_last_step
 from ldm_train.training.run_files import METRICS, TIMING
 from ldm_train.util.files import atomic_write
+from ldm_train.util.messages import note, warn
 from ldm_train.util.safe_json import numbers_of, parse_json, read_object
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ class Wandb(Dashboard):
                 self._run.log({**row, "step": number})
             self._last_known = max(self._last_known, step)
         if self.mode == "online":
-            print(f"wandb: {self._run.url}")
+            note(f"wandb: {self._run.url}")
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         self._add(dict(values), step)
@@ -137,7 +138,7 @@ class Wandb(Dashboard):
         if run is not None:
             finish_run(run, failed=failed)
             if self.mode != "online":
-                print(f"wandb: `wandb sync {self.run_dir}/wandb/*run-*` uploads this run")
+                note(f"wandb: `wandb sync {self.run_dir}/wandb/*run-*` uploads this run")
 
     def _add(self, values: Mapping[str, object], step: int) -> None:
         if step <= self._last_known:
@@ -171,7 +172,7 @@ class Wandb(Dashboard):
             wandb.teardown()
             self.mode = "offline"
             reason = str(error).splitlines()[0]
-            print(f"warning: wandb cannot be reached ({reason}); logging to disk instead{self.advice}")
+            warn(f"wandb cannot be reached ({reason}); logging to disk instead{self.advice}")
             return self._init(identity, "offline")
 
     def _init(self, identity: str, mode: str) -> "Run":

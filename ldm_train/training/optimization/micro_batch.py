@@ -13,6 +13,7 @@ from ldm_train.data.batches.datamodules import EndlessData
 from ldm_train.training.base_module import Training
 from ldm_train.training.cost import free_memory, saved_bytes
 from ldm_train.training.optimization.sharding import is_sharded
+from ldm_train.util.messages import note
 
 CPU_MEMORY_SHARE = 0.5  # of the free memory; the measurement misses what a backward pass allocates and frees again
 FIRST_STEP_COPIES = 3  # of each trained number, allocated by the first step: the average and the optimizer's two moments
@@ -45,9 +46,7 @@ class MicroBatch(Callback):
         data.divide(self._found["micro_batch_size"])
         if trainer.is_global_zero:
             geometry = data.geometry
-            print(
-                f"micro_batch_size=auto found {geometry.rows}: {geometry.accumulation} micro-batches a step on each device"
-            )
+            note(f"micro_batch_size=auto found {geometry.rows}: {geometry.accumulation} micro-batches a step on each device")
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         if isinstance(exception, torch.OutOfMemoryError):

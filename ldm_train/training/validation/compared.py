@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ldm_train.data.batches.datamodules import CachedLatents
 from ldm_train.metrics.sets import MIN_PICTURES
+from ldm_train.util.messages import note
 
 ENOUGH_HELD_OUT = 16  # held-out pictures; with fewer, training pictures are compared
 PORTION_SIZE = 16  # pictures of one call; fixed, so that their values do not depend on the number of ranks
@@ -107,4 +108,4 @@ def compute_over_ranks(
 def print_once(trainer: pl.Trainer, message: str) -> None:
     """Print once, on the first rank."""
     if trainer.is_global_zero:
-        print(message, flush=True)
+        note(message)
