@@ -20,6 +20,8 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline"}  # read when thei
 import pytest
 from PIL import Image, ImageDraw
 
+from ldm_train.util.messages import print_messages
+
 if TYPE_CHECKING:
     from pytorch_lightning import Trainer
 
