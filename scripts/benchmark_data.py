@@ -1,4 +1,4 @@
-"""What encoding costs beside decoding and the autoencoder, and how fast training reads a cache.
+"""What encoding costs in addition to decoding and the autoencoder, and how fast training reads a cache.
 
     python scripts/benchmark_data.py encode    # the quick start's autoencoder, 1,000 pictures of 512x512
     python scripts/benchmark_data.py large     # an autoencoder of Stable Diffusion's size, 32 such pictures

@@ -1,7 +1,7 @@
-"""Our training step, guided sampling and full-size network beside diffusers', as ratios in one interleaved run.
+"""Our training step, guided sampling and full-size network compared with diffusers', as ratios in one interleaved run.
 
     python scripts/benchmark_step.py step                  # the same architecture and weights, four cases
-    python scripts/benchmark_step.py preset                # our small preset beside diffusers' default layout of its size
+    python scripts/benchmark_step.py preset                # our small preset, and diffusers' default layout of its size
     python scripts/benchmark_step.py loss                  # their validation losses: trains both on caches/openmoji
     python scripts/benchmark_step.py sampling              # classifier-free guidance, DDIM
     python scripts/benchmark_step.py full                  # Stable Diffusion 1.5's size: 15 GB of memory
@@ -9,7 +9,7 @@
 Theirs has the settings of diffusers' train_text_to_image.py: AdamW as it comes, gradients clipped to 1, their EMA. Ours is
 what a run of this project does for a batch: keyed draws, objective, clipping, fused AdamW, EMA. Rounds alternate between the
 two; the figures are medians over rounds, and the ratio is the median of the rounds' ratios, with its quartiles. The share of
-the machine that other processes took meanwhile stands beside them. Peak memory is of a process of its own for each, without
+the machine that other processes took meanwhile stands next to them. Peak memory is of a process of its own for each, without
 what it held before the network was built.
 """
 
@@ -213,8 +213,8 @@ def sampling(case: Case, *, steps: int = 10, scale: float = 5.0) -> tuple[Step, 
         scheduler.set_timesteps(steps)
         latents, both = noise, torch.cat([null, embeddings])
         for t in scheduler.timesteps:
-            plain, told = theirs(torch.cat([latents] * 2), t, both, return_dict=False)[0].chunk(2)
-            latents = scheduler.step(plain + scale * (told - plain), t, latents).prev_sample
+            plain, reported = theirs(torch.cat([latents] * 2), t, both, return_dict=False)[0].chunk(2)
+            latents = scheduler.step(plain + scale * (reported - plain), t, latents).prev_sample
 
     return we_sample, they_sample
 

@@ -1,8 +1,8 @@
-"""What training costs beside the step itself: in the Trainer, at the start, in keeping two processes together, in watching.
+"""What training costs in addition to the step: in the Trainer, at the start, for two processes, for pictures and metrics.
 
-    python scripts/benchmark_train.py overhead cache=caches/openmoji   # the Trainer beside a bare loop of the same step
+    python scripts/benchmark_train.py overhead cache=caches/openmoji # the Trainer compared with a bare loop of the same step
     python scripts/benchmark_train.py start cache=caches/openmoji      # seconds to the first step, and to an answer
-    python scripts/benchmark_train.py ranks cache=caches/openmoji      # two ranks beside one, and beside two apart
+    python scripts/benchmark_train.py ranks cache=caches/openmoji      # two ranks compared with one, and with two apart
     python scripts/benchmark_train.py watching cache=caches/openmoji --rounds 1   # pictures, validation and metrics
 
 Further words change the run, which is the quick start's (its scripts/quickstart.sh makes the cache). Rounds go by turns; the
@@ -221,8 +221,8 @@ def samples_per_second(kind: str, arguments: argparse.Namespace) -> float:
         start = [__file__, "child-ranks"] if kind == "apart" else ["-m", "ldm_train", "train"]
         output([sys.executable, *start, *words], threads=1)
         lines = (Path(room) / "run" / "timing.jsonl").read_text(encoding="utf-8").splitlines()
-    told = [json.loads(line) for line in lines]
-    return statistics.median(line["samples_per_second"] for line in told if line["step"] > WARM)
+    reported = [json.loads(line) for line in lines]
+    return statistics.median(line["samples_per_second"] for line in reported if line["step"] > WARM)
 
 
 def run_watching(arguments: argparse.Namespace) -> dict[str, object]:
@@ -232,8 +232,8 @@ def run_watching(arguments: argparse.Namespace) -> dict[str, object]:
             with tempfile.TemporaryDirectory() as room:
                 output([sys.executable, "-m", "ldm_train", "train", *arguments.words, f"run_dir={room}/run"])
                 last = (Path(room) / "run" / "timing.jsonl").read_text(encoding="utf-8").splitlines()[-1]
-            told = [json.loads(last).get(f"share_{what}", 0.0) for what in WATCHING]
-            for name, value in zip(shares, [*told, sum(told)], strict=True):
+            reported = [json.loads(last).get(f"share_{what}", 0.0) for what in WATCHING]
+            for name, value in zip(shares, [*reported, sum(reported)], strict=True):
                 shares[name].append(value)
             print(last, flush=True)
     spreads = {key: value for name, values in shares.items() for key, value in spread(name, values).items()}

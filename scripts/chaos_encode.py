@@ -5,7 +5,7 @@
 
 Two processes encode small pictures, some of which are damaged or copies, over an older cache of a tenth of them. Each kill
 ends both at once, while they look at the source, encode, merge or rename; then they start again. Exit code 1: something
-was lost, or not told by name.
+was lost, or not reported by name.
 """
 
 import argparse
@@ -147,8 +147,10 @@ def campaign(encoding: Encoding, kills: int, whole: Digests, *, seed: int, parts
             taken.append(time.perf_counter() - start)
             there = digests(encoding.cache if encoding.cache.exists() else encoding.working / "previous")
             left = f"{len(encoding.listed('parts'))} parts, {len(encoding.listed('new'))} files of the new cache"
-            told = f"killed at {stage} ({number:.3g}): {left}" if killed else f"ended before {stage} ({number:.3g}), again"
-            check(f"{told}; a whole cache is there", there in (old, whole))
+            reported = (
+                f"killed at {stage} ({number:.3g}): {left}" if killed else f"ended before {stage} ({number:.3g}), again"
+            )
+            check(f"{reported}; a whole cache is there", there in (old, whole))
             if there == whole:  # there would be nothing more to kill
                 made["after renaming"] += killed
                 shutil.rmtree(room)
@@ -157,7 +159,7 @@ def campaign(encoding: Encoding, kills: int, whole: Digests, *, seed: int, parts
         made[stage] += 1
     ended = encoding.finish()
     check(f"after {kills} kills: the bytes of an undisturbed run", digests(encoding.cache) == whole)
-    check("nothing is left beside the cache", [path.name for path in room.iterdir()] == [encoding.cache.name])
+    check("nothing is left next to the cache", [path.name for path in room.iterdir()] == [encoding.cache.name])
     return {"kills": dict(made), "between_kills_s": statistics.median(taken), "last_run_s": ended.seconds}
 
 
@@ -190,14 +192,16 @@ def damages(encoding: Encoding, whole: Digests) -> dict[str, object]:
     content[-1000] ^= 1
     latents.write_bytes(content)
     ended = encoding.finish()
-    told = check("a flipped byte is told by name", f"{latents.name} changed since encoding" in " ".join(ended.said.split()))
+    reported = check(
+        "a flipped byte is reported by name", f"{latents.name} changed since encoding" in " ".join(ended.said.split())
+    )
     flipped = check("a flipped byte: whole again", digests(encoding.cache) == whole)
     encoding.working.mkdir()
     (encoding.working / WORKING.mark).write_text(json.dumps(dict.fromkeys(WORKING.keys, "")), encoding="utf-8")
     encoding.cache.rename(encoding.working / "previous")
     encoding.finish()
     between = check("as if killed between the two renames: whole", digests(encoding.cache) == whole)
-    return {"second_writer": refused, "lost_shard": lost, "flipped_byte": told and flipped, "between_renames": between}
+    return {"second_writer": refused, "lost_shard": lost, "flipped_byte": reported and flipped, "between_renames": between}
 
 
 def full_disk(source: Path, disk: Path, whole: Digests, *, merging: bool) -> bool:
@@ -210,11 +214,13 @@ def full_disk(source: Path, disk: Path, whole: Digests, *, merging: bool) -> boo
             shutil.rmtree(encoding.working / "new")  # as the next start does, which would make room
         filler.write_bytes(bytes(shutil.disk_usage(disk).free - (80 << 10)))
         ended = encoding.finish()
-        told = check(f"disk full while {name}: told by name", ended.code == 1 and "are free there" in ended.said)
+        reported = check(f"disk full while {name}: reported by name", ended.code == 1 and "are free there" in ended.said)
         filler.unlink()
         kept = len(encoding.listed("parts"))
         encoding.finish()
-        return told and check(f"with room again, from {kept} parts that were kept: whole", digests(encoding.cache) == whole)
+        return reported and check(
+            f"with room again, from {kept} parts that were kept: whole", digests(encoding.cache) == whole
+        )
     finally:
         subprocess.run(["umount", disk], check=True)
 

@@ -149,8 +149,8 @@ def campaign(run: Run, kills: int, seed: int) -> dict[str, object]:
         came = re.search(r"continuing .* at step (\d+)", run.said())
         starts.append(int(came[1]) if came else 0)
         left.append(seconds)
-        told = f"killed {death.kind}, rank {death.rank}, at step {death.step}; it had begun at {starts[-1]}"
-        check(f"{told}; a whole checkpoint of step {read_step(run.last)} is there", died)
+        reported = f"killed {death.kind}, rank {death.rank}, at step {death.step}; it had begun at {starts[-1]}"
+        check(f"{reported}; a whole checkpoint of step {read_step(run.last)} is there", died)
         made[death.kind] += died
     process = run.start()
     ended = process.wait()

@@ -157,8 +157,8 @@ class Runs:
     def _start(self, *words: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "ldm_train", *words]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        pipe, told = subprocess.PIPE, subprocess.STDOUT
-        return subprocess.Popen(command, stdout=pipe, stderr=told, text=True, env=environment, cwd=self.folder)
+        pipe, reported = subprocess.PIPE, subprocess.STDOUT
+        return subprocess.Popen(command, stdout=pipe, stderr=reported, text=True, env=environment, cwd=self.folder)
 
     def _finish(self, process: subprocess.Popen[str], code: int) -> str:
         said = process.communicate()[0]

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# From the quick start's model and a folder of one's own pictures to a LoRA, and its pictures beside the base model's.
+# From the quick start's model and a folder of one's own pictures to a LoRA, and its pictures next to the base model's.
 #   scripts/finetune_demo.sh           a dozen pictures of a rocket, which the model never saw
-#   scripts/finetune_demo.sh FOLDER    your own: pictures with FOLDER/metadata.jsonl, or a NAME.txt beside each, for captions
+#   scripts/finetune_demo.sh FOLDER    your own: pictures with FOLDER/metadata.jsonl, or a NAME.txt next to each, for captions
 # A second run goes on from the first. The quick start is run before, if it was not yet.
 set -euo pipefail
 folder=${1:+$(realpath "$1")}
@@ -37,7 +37,7 @@ Done in $((SECONDS / 60)) min $((SECONDS % 60)) s.
   before    $out/before/grid.png     (the quick start's model, the same prompts and noise)
   after     $out/pictures/grid.png
   LoRA      $out                     (stands on $base: keep that)
-  classes   $out/prior/pictures      (what the model drew of what it knew, trained on beside yours)
+  classes   $out/prior/pictures      (what the model drew of what it knew, trained on next to yours)
 
 The same LoRA at another strength, on the quick start's model:
   ldm-train sample run_dir=$base 'adapters={$out:0.7}' guidance.scale=1.25 out=$out/weaker prompts=$prompts

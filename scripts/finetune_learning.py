@@ -34,7 +34,7 @@ Found = dict[str, float]
 
 
 def run(*words: object) -> str:
-    """A command, told as it is typed; its line."""
+    """A command, reported as it is typed; its line."""
     line = shlex.join(map(str, words))
     print(f"\n$ {line}", flush=True)
     subprocess.run([sys.executable, *map(str, words)], check=True)

@@ -5,7 +5,7 @@
 
 A file of random weights (3.4 GB; for writing, a run's checkpoint with a small autoencoder and the text encoder's shape, raw
 and averaged: 7 GB, and 4 GB are written) is made in a temporary folder and deleted afterwards; a process of its own loads
-it. What is told is that process's peak, and how far it is above the weights' own size.
+it. The figure is that process's peak, and how far it is above the weights' own size.
 """
 
 import argparse
@@ -134,8 +134,8 @@ def load(path: Path) -> None:
 
 def peak() -> int:
     """Bytes that were in memory at most, of files too; unlike `getrusage`'s, not those of who started this process."""
-    told = Path("/proc/self/status").read_text()
-    return int(told.partition("VmHWM:")[2].split()[0]) * 1024
+    reported = Path("/proc/self/status").read_text()
+    return int(reported.partition("VmHWM:")[2].split()[0]) * 1024
 
 
 def gigabytes(count: int) -> str:

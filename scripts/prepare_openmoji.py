@@ -3,8 +3,8 @@
     python scripts/prepare_openmoji.py data/openmoji
 
 One picture in ten is marked `"split": "held_out"`; every glyph and every background still occurs among the others, so
-that following a prompt can be told from remembering a picture. The glyphs are OpenMoji's (https://openmoji.org),
-CC BY-SA 4.0; the licence notice is written beside the pictures.
+that following a prompt can be distinguished from remembering a picture. The glyphs are OpenMoji's (https://openmoji.org),
+CC BY-SA 4.0; the licence notice is written next to the pictures.
 """
 
 import argparse

@@ -153,7 +153,7 @@ def calls_of(tree: ast.AST, name: str) -> list[int]:
 
 
 def test_every_package_is_installed() -> None:
-    """setuptools is told their names; an editable installation would not miss one."""
+    """setuptools needs their names; an editable installation would not miss one."""
     settings = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8"))
     named = set(settings["tool"]["setuptools"]["packages"]) - {"ldm_train.conf"}
     found = {".".join(path.parent.relative_to(PACKAGE.parent).parts) for path in FILES if path.name == "__init__.py"}
@@ -245,7 +245,7 @@ def at_once(file: str) -> set[str]:
     ],
 )
 def test_what_must_answer_at_once_imports_nothing_heavy(file: str) -> None:
-    """A typo is told, a cache to which nothing changed is left alone, and runs are listed, in a second."""
+    """A typo is reported, a cache to which nothing changed is left alone, and runs are listed, in a second."""
     assert at_once(file) & HEAVY == set()
 
 

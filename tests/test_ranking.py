@@ -50,16 +50,16 @@ class Ideal(nn.Module):
         self.means = nn.Parameter(0.2 * draws.normal(0, "means", numbers, SHAPE))
         self.deviation = nn.Parameter(0.3 + 0.2 * draws.uniform(0, "deviation", numbers[:1], SHAPE)[0])
 
-    def forward(self, x_t: Tensor, told: Tensor, conditioning: Conditioning) -> Tensor:
+    def forward(self, x_t: Tensor, reported: Tensor, conditioning: Conditioning) -> Tensor:
         assert conditioning.vector is not None
-        alpha, sigma = (value.float().view(-1, 1, 1, 1) for value in self.schedule(told + 1))
+        alpha, sigma = (value.float().view(-1, 1, 1, 1) for value in self.schedule(reported + 1))
         mean = torch.einsum("bk,kchw->bchw", conditioning.vector, self.means)
         share = alpha * self.deviation**2 / (alpha**2 * self.deviation**2 + sigma**2)
         return mean + share * (x_t - alpha * mean)
 
 
 def kinds(count: int) -> tuple[Tensor, Conditioning]:
-    """Which kind each of so many pictures is of, (count,), and how a network is told."""
+    """Which kind each of so many pictures is of, (count,), and the conditioning that says so."""
     kind = torch.arange(count) % KINDS
     return kind, Conditioning(vector=nn.functional.one_hot(kind, KINDS).float())
 
@@ -112,7 +112,7 @@ def test_each_measure_ranks_all_grades(script: ModuleType, graded: list[tuple[fl
     found = script.rank(graded)
     assert set(found) == {"validation_loss", "kid_pixels", "retrieval_at_1"}
     assert {name: measure["ranked"] for name, measure in found.items()} == dict.fromkeys(found, True)
-    assert graded[0][1]["retrieval_at_1"] > 0.85, "the ideal model draws what it is told"
+    assert graded[0][1]["retrieval_at_1"] > 0.85, "the ideal model draws what is requested"
 
 
 def test_a_wrong_order_is_seen(script: ModuleType, graded: list[tuple[float, dict]]) -> None:

@@ -14,7 +14,7 @@ from ldm_train.weights.tensor_files import write_tensor_file
 def write_words(folder: Path, text_encoder: nn.Module) -> list[str]:
     """Write the vectors of a text encoder's new words into a folder, and return the lines to print.
 
-    Of several words each has a file beside, because diffusers and web interfaces read one word of a file.
+    Of several words each has a file of its own, because diffusers and web interfaces read one word of a file.
     """
     vectors = text_encoder.new_vectors() if isinstance(text_encoder, TextEncoder) else {}
     if not vectors:

@@ -37,7 +37,7 @@ AT_ONCE = 16  # pictures
 MANIFEST = "prior.json"
 KIND = FolderKind("a folder of class pictures", MANIFEST, frozenset({"prompts", "weights", "count"}))
 PICTURE = re.compile(r"(\d{5,})\.png")
-Told = dict[str, object]
+Description = dict[str, object]
 
 
 def join_prior(config: TrainSettings) -> TrainSettings:
@@ -134,7 +134,7 @@ def make_class_pictures(config: TrainSettings, folder: Path, cache: LatentCache)
     parts = build_parts(config)
     lines = load_first_weights(config, parts)
     device = choose_device("cpu" if config.trainer.accelerator == "cpu" else "auto")
-    wanted: Told = {"prompts": prompts, "weights": base_fingerprint(parts), **describe_drawing(config)}
+    wanted: Description = {"prompts": prompts, "weights": base_fingerprint(parts), **describe_drawing(config)}
     check_folder(folder, KIND, setting="run_dir", given=str(folder))
     before = read_mark(folder, KIND)
     if is_whole(folder) and before == wanted | {"encoded": True}:
@@ -162,7 +162,7 @@ def class_prompts(config: TrainSettings) -> list[str]:
     return read_prompts(config.prior.prompts, setting="prior.prompts")
 
 
-def describe_drawing(config: TrainSettings) -> Told:
+def describe_drawing(config: TrainSettings) -> Description:
     """Return all settings that decide what is drawn, except the prompts, in plain values."""
     plain = config.as_plain()
     names = ("sampler", "spacing", "guidance", "schedule", "prediction", "image_size")

@@ -70,7 +70,7 @@ class Watching:
 
         Args:
             content: one name for all that is trained on.
-            spent: is told the time that they take.
+            spent: to which the time that they take is added.
         """
 
         def generation(trained: NoisePredictorTraining) -> Generation:

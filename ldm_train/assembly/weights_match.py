@@ -37,7 +37,7 @@ def refuse_maps(found: PublishedPart, own: int) -> None:
     if more > own:
         what = {1: "depth", 3: "a small picture to enlarge", 5: "a mask and what it leaves of a picture"}.get(more, "maps")
         raise ValueError(
-            f"it is another network, {describe_unet(there, found.shapes)}: beside noisy latents it takes "
+            f"it is another network, {describe_unet(there, found.shapes)}: next to noisy latents it takes "
             f"{more} channel{'s' * (more > 1)} ({what}), which captioned pictures do not have; choose weights that draw "
             "from captions alone"
         )

@@ -42,7 +42,7 @@ PACKAGES = (
     "numpy",
 )
 
-TOLD = 500  # characters of an error that ended a start
+LONGEST_ERROR = 500  # characters of an error that ended a start
 
 
 def prepare_run(
@@ -120,7 +120,7 @@ def record_end(run_dir: Path, how: str) -> None:
 
 def describe_end(error: BaseException) -> str:
     """Return how an error ended a start, in one line."""
-    words = " ".join(str(error).split())[:TOLD]
+    words = " ".join(str(error).split())[:LONGEST_ERROR]
     if isinstance(error, StopSignal):
         return f"interrupted ({error})"
     if isinstance(error, KeyboardInterrupt):

@@ -28,13 +28,13 @@ def short_names(paths: Sequence[Path]) -> list[str]:
 def list_differences(runs: Sequence[RunRead]) -> dict[str, list[str]]:
     """Return each setting that differs between the runs that have it, with its value in each."""
     every = sorted({name for run in runs for name in run.settings} - NOT_OF_THE_RUN)
-    found = {name: [_told(run.settings, name) for run in runs] for name in every}
+    found = {name: [_reported(run.settings, name) for run in runs] for name in every}
     return {_short(name): values for name, values in found.items() if len(set(values) - _lacking(name)) > 1}
 
 
 def list_loss_differences(runs: Sequence[RunRead]) -> list[str]:
     """Return the parts of the loss that differ between runs, so that their losses are not of one kind, with each value."""
-    found = {name: {_told(run.settings, f"{name}._target_") for run in runs} - {ABSENT} for name in OF_THE_LOSS}
+    found = {name: {_reported(run.settings, f"{name}._target_") for run in runs} - {ABSENT} for name in OF_THE_LOSS}
     return [f"{name}: {', '.join(sorted(values))}" for name, values in found.items() if len(values) > 1]
 
 
@@ -43,7 +43,7 @@ def list_changed(run: RunRead) -> list[tuple[str, str]]:
     verb = "train_autoencoder" if run.of_autoencoder else "train"
     shipped = dict(flatten_settings(OmegaConf.to_container(defaults(verb))))
     kept = [name for name in run.settings if name not in NOT_OF_THE_RUN and run.settings[name] != shipped.get(name)]
-    return [(_short(name), _told(run.settings, name)) for name in kept]
+    return [(_short(name), _reported(run.settings, name)) for name in kept]
 
 
 def every_setting(run: RunRead) -> list[tuple[str, str]]:
@@ -55,7 +55,7 @@ def format_value(found: object) -> str:
     return found if isinstance(found, str) else json.dumps(found)
 
 
-def _told(found: Plain, name: str) -> str:
+def _reported(found: Plain, name: str) -> str:
     text = format_value(found[name]) if name in found else ABSENT
     return text.rpartition(".")[2] if name.endswith("._target_") else text
 

@@ -19,7 +19,7 @@ class Axis:
     values: list[object]
 
     def labels(self) -> list[str]:
-        """Each value as it stands beside its row or column."""
+        """Each value as it stands next to its row or column."""
         if self == NONE:
             return [""]
         if self.name == "checkpoint":

@@ -27,7 +27,7 @@ class AutoencoderTraining(Training):
 
     Args:
         autoencoder: trained in place.
-        mse_weight, kl_weight: of the terms beside the L1 error; the KL is per latent value.
+        mse_weight, kl_weight: of the terms next to the L1 error; the KL is per latent value.
         optimizer, lr_schedule, seed: as Training has them; all parameters decay alike.
     """
 

@@ -26,7 +26,7 @@ from ldm_train.util.messages import note
 
 @dataclass(frozen=True)
 class Examined:
-    """What a step saw, to be told where it went wrong: positions (B,), losses (B,), and t (B,) of a noise predictor."""
+    """What a step saw, for the message if it went wrong: positions (B,), losses (B,), and t (B,) of a noise predictor."""
 
     positions: Tensor
     losses: Tensor

@@ -29,7 +29,7 @@ class RowShapes:
 
     Args:
         channels, factor: C of the latents, and pixels of a latent's side.
-        posterior: whether a log-variance is stored beside the mean.
+        posterior: whether a log-variance is stored next to the mean.
         moment_bytes: of one number.
         tokens: L of a caption.
         width: D of a cached embedding; None where the text encoder is trained.
@@ -55,15 +55,15 @@ class RowShapes:
 
 @dataclass(frozen=True)
 class CacheBytes:
-    """A cache on disk: rows of latents and of captions, and what is told of them."""
+    """A cache on disk: rows of latents and of captions, and the index."""
 
     latents: int
     captions: int
-    told: int
+    texts: int
 
     @property
     def total(self) -> int:
-        return self.latents + self.captions + self.told
+        return self.latents + self.captions + self.texts
 
     @property
     def while_encoding(self) -> int:
@@ -75,8 +75,8 @@ def cache_bytes(plan: CachePlan, rows: RowShapes) -> CacheBytes:
     """What encoding all of a plan anew will write."""
     latents = sum(len(names) * rows.picture(shape, plan.crop.views) for shape, names in plan.rows.items())
     index = sum(41 + 20 * plan.crop.views + 4 * len(seen.item.captions) for seen in plan.scanned)
-    told = sum(len(text) for text in plan.texts_on_disk().values())
-    return CacheBytes(latents, len(plan.texts) * rows.caption, told + index)
+    texts = sum(len(text) for text in plan.texts_on_disk().values())
+    return CacheBytes(latents, len(plan.texts) * rows.caption, texts + index)
 
 
 @dataclass(frozen=True)

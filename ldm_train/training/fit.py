@@ -71,7 +71,7 @@ def run(
 
     Args:
         callbacks: called before the step's checkpoint is written.
-        loggers: beside TensorBoard, the JSON lines and their table.
+        loggers: next to TensorBoard, the JSON lines and their table.
         settings: the run's config in plain values, for dashboards to show.
         log_every: optimizer steps between lines of metrics.
         health_every: those between looks at the weights and the machine.

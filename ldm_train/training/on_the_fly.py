@@ -75,7 +75,7 @@ class LivePictures:
             self._decoded(example)
 
     def readable(self, examples: Tensor, among: Tensor) -> Tensor:
-        """The examples (B,), each that cannot be had replaced by the next one of its bucket `among` these; told once.
+        """The examples (B,), each that cannot be had replaced by the next one of its bucket `among` these; reported once.
 
         Raises:
             ValueError: none of a bucket can be had.

@@ -39,7 +39,7 @@ def edit(run_dir: Path, name: str, value: object) -> None:
 @pytest.mark.parametrize("name", EDITS)
 @pytest.mark.slow
 def test_an_edited_config_is_refused(name: str, run_dir: Path, trained: Path, ldm_train: Callable, tmp_path: Path) -> None:
-    value, told = EDITS[name]
+    value, reported = EDITS[name]
     edit(run_dir, name, value)
     drawing = ["prompts=[x]", "steps=1", "device=cpu", f"out={tmp_path / 'out'}"]
     weak = ["guidance=autoguidance", f"guidance.weak={run_dir}"]
@@ -51,7 +51,7 @@ def test_an_edited_config_is_refused(name: str, run_dir: Path, trained: Path, ld
     ):
         answer = ldm_train(*words)
         assert answer.code == 1
-        assert told in answer.err
+        assert reported in answer.err
         assert str(run_dir / "config.yaml") in answer.err
 
 
@@ -88,7 +88,7 @@ def test_an_autoencoder_of_other_weights_at_the_same_path_is_another(run_dir: Pa
         refuse_other_purpose(run_dir, config, build_parts(config))
 
 
-def test_a_network_of_other_settings_and_the_same_shapes_is_told(trained: Path) -> None:
+def test_a_network_of_other_settings_and_the_same_shapes_is_reported(trained: Path) -> None:
     config = read_trained(trained)
     config = config.with_values(network=config.network.with_values(head_size=4))
     [line] = warn_of_other_purpose(trained, config, build_parts(config))
@@ -116,7 +116,7 @@ def adapter(trained: Path, run_with: Callable) -> Path:
     return run_with(f"network.weights={trained}", "adapter=lora", "adapter.rank=2", "max_steps=1")
 
 
-def test_a_run_that_stands_on_itself_is_told_at_once(
+def test_a_run_that_stands_on_itself_is_reported_at_once(
     adapter: Path, cache: Path, train: Callable, ldm_train: Callable, tmp_path: Path
 ) -> None:
     one, two = (Path(shutil.copytree(adapter, tmp_path / name)) for name in ("one", "two"))

@@ -21,19 +21,19 @@ WORDS = ("prior.count=5", "prior.steps=2", "max_steps=2", "pictures.prompts=[]")
 
 @pytest.fixture(scope="module")
 def first(trained: Path, cache: Path, train: Callable, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A run with class pictures, to read only, and what it told."""
+    """A run with class pictures, to read only, and what it reported."""
     run_dir = tmp_path_factory.mktemp("prior") / "run"
     answer = train(cache, run_dir, f"network.weights={trained}", f"prior.prompts={PROMPT}", "prior.weight=3", *WORDS)
     assert answer.code == 0, answer.err
     return run_dir, answer.out
 
 
-def test_they_are_drawn_told_and_trained_on_in_their_share(first: tuple[Path, str], cache: Path) -> None:
+def test_they_are_drawn_reported_and_trained_on_in_their_share(first: tuple[Path, str], cache: Path) -> None:
     run_dir, _ = first
     rows = [json.loads(line) for line in (run_dir / "prior" / "pictures" / "metadata.jsonl").read_text().splitlines()]
     assert [row["text"] for row in rows] == [PROMPT] * 5
-    told = json.loads((run_dir / "prior" / "prior.json").read_text())
-    assert (told["prompts"], told["count"], told["seed"]) == ([PROMPT], 5, 0)
+    reported = json.loads((run_dir / "prior" / "prior.json").read_text())
+    assert (reported["prompts"], reported["count"], reported["seed"]) == ([PROMPT], 5, 0)
     joined = prior.with_class_pictures(read_trained(run_dir), run_dir)
     assert list(joined.cache) == [str(cache), str(run_dir / "prior" / "cache")]
     assert list(joined.cache_shares) == [0.25, 0.75]

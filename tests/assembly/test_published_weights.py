@@ -18,7 +18,7 @@ FITTING = [
 
 
 def unet(*, maps: int = 0) -> UNet2DConditionModel:
-    """A network for the cache's latents and text, and for so many channels beside them."""
+    """A network for the cache's latents and text, and for so many channels next to them."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return UNet2DConditionModel(
@@ -63,7 +63,7 @@ def test_a_run_starts_from_published_weights(folder: Path, cache: Path, train: C
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "told"),
+    ("words", "code", "reported"),
     [
         (
             FITTING,
@@ -82,12 +82,12 @@ def test_a_run_starts_from_published_weights(folder: Path, cache: Path, train: C
     ],
 )
 def test_check_says_what_they_are(
-    words: list[str], code: int, told: list[str], folder: Path, pictures: Path, ldm_train: Callable
+    words: list[str], code: int, reported: list[str], folder: Path, pictures: Path, ldm_train: Callable
 ) -> None:
     words = [*PICTURES, *TEXT, "trainer.accelerator=cpu", "threads=1", "batch_size=4", "measure=false", *words]
     answer = ldm_train("check", f"source.path={pictures}", f"network.weights={folder}", *words)
     assert answer.code == code, answer.out + answer.err
-    for line in told:
+    for line in reported:
         assert line in answer.out
 
 
@@ -127,6 +127,6 @@ def test_what_draws_from_more_than_captions_is_refused(
     words = [f"network.weights={tmp_path}", *network, "trainer.accelerator=cpu", "threads=1", "max_steps=1"]
     answer = ldm_train("train", f"cache={cache}", f"run_dir={tmp_path / 'run'}", *words)
     assert answer.code == 1
-    assert f"beside noisy latents it takes {what}" in answer.err
+    assert f"next to noisy latents it takes {what}" in answer.err
     assert "choose weights that draw from captions alone" in answer.err
     assert not (tmp_path / "run").exists()

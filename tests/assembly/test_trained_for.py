@@ -41,11 +41,11 @@ def words_of_check(pictures: Path, train_words: list[str]) -> list[str]:
     return [f"source.path={pictures}", *PICTURES, *TEXT, *kept, "measure=false"]
 
 
-@pytest.mark.parametrize(("words", "told"), OTHERS)
+@pytest.mark.parametrize(("words", "reported"), OTHERS)
 @pytest.mark.parametrize("kind", ["run", "file"])
 def test_train_and_check_warn_of_another_purpose(
     words: list[str],
-    told: list[str],
+    reported: list[str],
     kind: str,
     trained: Path,
     exported: Path,
@@ -62,7 +62,7 @@ def test_train_and_check_warn_of_another_purpose(
     answer = train(cache, tmp_path / "run", f"network.weights={weights}", *QUICK, *words)
     assert answer.code == 0, answer.err
     [line] = [line for line in answer.out.splitlines() if line.startswith(f"warning: {weights} was trained with")]
-    for part in told:
+    for part in reported:
         assert part in line
     checked = ldm_train("check", *words_of_check(pictures, train_words), f"network.weights={weights}", *words)
     assert line in checked.out.splitlines()
@@ -97,7 +97,7 @@ def test_a_frozen_text_encoder_of_other_weights_is_another_and_one_that_is_now_t
     assert "text_encoder.fingerprint" in line
 
 
-def test_another_autoencoder_is_told_with_its_scale(trained: Path, tmp_path: Path) -> None:
+def test_another_autoencoder_is_reported_with_its_scale(trained: Path, tmp_path: Path) -> None:
     NewKLAutoencoder([8], latent_channels=3, groups=4).save(tmp_path / "kl", shift=0.0, scale=2.0)
     pretrained = Part("ldm_train.autoencoders.autoencoder.pretrained", {"weights": str(tmp_path / "kl")})
     config = read_trained(trained).with_values(autoencoder=pretrained)

@@ -25,8 +25,8 @@ def raw_latents(mean: float, deviation: float) -> torch.Tensor:
     return mean + deviation * (normal - normal.mean()) / normal.std()
 
 
-def proposed(told: str) -> Scaling:
-    found = re.search(r"autoencoder\.shift=(\S+) autoencoder\.scale=(\S+)", told)
+def proposed(reported: str) -> Scaling:
+    found = re.search(r"autoencoder\.shift=(\S+) autoencoder\.scale=(\S+)", reported)
     assert found
     return Scaling(float(found[1]), float(found[2]))
 
@@ -40,9 +40,9 @@ def test_a_scale_off_by_ten_is_a_problem_and_the_proposed_one_gives_1(
     raw = raw_latents(mean, deviation)[:, :channels] + torch.arange(channels).view(-1, 1, 1) * deviation
     right = Scaling.measured(raw)
     assert right.problem(*statistics(raw)) is None
-    told = Scaling(right.shift, right.scale * off).problem(*statistics(raw))
-    assert told is not None
-    better = proposed(told)
+    reported = Scaling(right.shift, right.scale * off).problem(*statistics(raw))
+    assert reported is not None
+    better = proposed(reported)
     assert better.problem(*statistics(raw)) is None
     assert_close(better.to_model(raw).square().mean().sqrt(), torch.tensor(1.0), rtol=0.02, atol=0)
     assert_close(better.to_raw(better.to_model(raw)), raw, rtol=1e-4, atol=1e-4)
@@ -57,9 +57,9 @@ def test_a_scale_off_by_ten_is_a_problem_and_the_proposed_one_gives_1(
     ],
 )
 def test_the_usual_cause_is_named(deviation: float, scale: float, cause: str) -> None:
-    told = Scaling(0.0, scale).problem(*statistics(raw_latents(0.0, deviation)))
-    assert told is not None
-    assert re.search(cause, told)
+    reported = Scaling(0.0, scale).problem(*statistics(raw_latents(0.0, deviation)))
+    assert reported is not None
+    assert re.search(cause, reported)
 
 
 def test_latents_that_are_all_the_same_are_a_problem_without_an_error() -> None:
@@ -85,7 +85,7 @@ def autoencoder(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Cal
 
 
 @pytest.mark.parametrize("off", [10.0])
-def test_a_wrong_scale_is_refused_by_encode_and_train_until_told_otherwise_or_mended(
+def test_a_wrong_scale_is_refused_by_encode_and_train_until_reported_otherwise_or_mended(
     off: float, autoencoder: Callable, pictures: Path, encode: Callable, train: Callable, tmp_path: Path
 ) -> None:
     words = ["autoencoder=pretrained", f"autoencoder.weights={autoencoder(off)}"]

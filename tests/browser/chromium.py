@@ -61,11 +61,11 @@ class Chromium:
             message["sessionId"] = self.session
         self.to.write(json.dumps(message).encode() + b"\0")
         while True:
-            told = self._next()
-            if told.get("id") == self.count:
-                if "error" in told:
-                    raise PageError(f"{method}: {told['error']}")
-                found: dict[str, Any] = told["result"]
+            reported = self._next()
+            if reported.get("id") == self.count:
+                if "error" in reported:
+                    raise PageError(f"{method}: {reported['error']}")
+                found: dict[str, Any] = reported["result"]
                 return found
 
     def _next(self) -> dict[str, Any]:
@@ -74,10 +74,10 @@ class Chromium:
             assert part, "the browser ended"
             self.unread += part
         message, _, self.unread = self.unread.partition(b"\0")
-        told: dict[str, Any] = json.loads(message)
-        if "method" in told:
-            self.events.append(told)
-        return told
+        reported: dict[str, Any] = json.loads(message)
+        if "method" in reported:
+            self.events.append(reported)
+        return reported
 
     def open(self, path: Path, *, width: int, height: int = 900, touch: bool = False) -> None:
         """Load a file in a window of this size, to the end."""
@@ -101,13 +101,13 @@ class Chromium:
         self.value("0")  # whatever is under way has been reported when this is answered
         found = []
         for event in self.events:
-            method, told = event["method"], event["params"]
+            method, reported = event["method"], event["params"]
             if method == "Runtime.exceptionThrown":
-                found.append(json.dumps(told))
-            elif method == "Log.entryAdded" and told["entry"]["level"] in ("error", "warning"):
-                found.append(told["entry"]["text"])
-            elif method == "Runtime.consoleAPICalled" and told["type"] in ("error", "warning", "assert"):
-                found.append(json.dumps(told["args"]))
+                found.append(json.dumps(reported))
+            elif method == "Log.entryAdded" and reported["entry"]["level"] in ("error", "warning"):
+                found.append(reported["entry"]["text"])
+            elif method == "Runtime.consoleAPICalled" and reported["type"] in ("error", "warning", "assert"):
+                found.append(json.dumps(reported["args"]))
         return found
 
     def requests(self) -> list[str]:

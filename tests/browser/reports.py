@@ -30,8 +30,8 @@ CONTRASTS = """
     && e.closest('h2 a') === null);
   return texts.map((e) => {
     const [a, b] = [light(parse(getComputedStyle(e).color).rgb), light(ground(e))];
-    const told = e.tagName + '.' + e.className + ': ' + e.textContent.trim().slice(0, 40);
-    return [(Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05), told];
+    const reported = e.tagName + '.' + e.className + ': ' + e.textContent.trim().slice(0, 40);
+    return [(Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05), reported];
   });
 })()
 """
@@ -107,7 +107,7 @@ def test_a_page_loads_without_an_error_or_a_request(
     )
     contrasts = browser.value(CONTRASTS)
     assert len(contrasts) > 100
-    assert [told for contrast, told in contrasts if contrast < 4.5] == []
+    assert [reported for contrast, reported in contrasts if contrast < 4.5] == []
     browser.ask("Emulation.setEmulatedMedia", features=[])
 
 
@@ -162,9 +162,9 @@ def test_a_name_in_the_legend_hides_its_line_and_shows_it(full: Chromium) -> Non
 def test_values_are_read_off_beneath_the_pointer(full: Chromium) -> None:
     x, y, width, height = area(full)
     full.mouse("mouseMoved", (x + 0.5 * width, y + height / 2))
-    told = full.value(f"{FIRST}.querySelector('.axis').textContent")
-    assert told.startswith("step 200 · as logged ")
-    assert " · mean " in told
+    reported = full.value(f"{FIRST}.querySelector('.axis').textContent")
+    assert reported.startswith("step 200 · as logged ")
+    assert " · mean " in reported
 
 
 def test_keys_zoom_and_show_all_again(full: Chromium) -> None:
@@ -203,12 +203,12 @@ def test_one_finger_chooses_a_range(browser: Chromium, pages: dict[str, Path]) -
 
 def test_the_script_and_the_page_draw_the_same_axes(browser: Chromium, pages: dict[str, Path]) -> None:
     """Without the script the page has the axes that the script draws."""
-    told = "[...document.querySelectorAll('.curves .y')].map((e) => [...e.children].map((s) => s.textContent))"
+    reported = "[...document.querySelectorAll('.curves .y')].map((e) => [...e.children].map((s) => s.textContent))"
     browser.open(pages["full"], width=WIDE)
-    moved = browser.value(told)
+    moved = browser.value(reported)
     browser.ask("Emulation.setScriptExecutionDisabled", value=True)
     browser.open(pages["full"], width=WIDE)
-    still = browser.value(told)
+    still = browser.value(reported)
     lines = browser.value("[...document.querySelectorAll('path.line')].filter((e) => e.getAttribute('d')).length")
     tools = browser.value("document.querySelectorAll('.tools').length")
     browser.ask("Emulation.setScriptExecutionDisabled", value=False)

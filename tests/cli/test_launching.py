@@ -220,7 +220,7 @@ def test_tasks_of_srun_within_an_interactive_job_are_its_processes(environment: 
         refuse_several_processes()
 
 
-def test_a_command_line_that_does_not_fit_is_told_before_anything_is_read(
+def test_a_command_line_that_does_not_fit_is_reported_before_anything_is_read(
     environment: Callable, cache: Path, train: Callable, tmp_path: Path
 ) -> None:
     environment(TORCHRUN)

@@ -34,7 +34,7 @@ def test_without_a_verb_the_verbs_are_listed(words: list[str], code: int, ldm_tr
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "reported"),
     [
         (["trian"], "unknown verb 'trian'; did you mean 'train'"),
         (["train-autoencoder"], "did you mean 'train_autoencoder'"),
@@ -81,10 +81,10 @@ def test_without_a_verb_the_verbs_are_listed(words: list[str], code: int, ldm_tr
         (["train", "cache=x", "run_dir=y", "network.channels=[1"], "network.channels"),
     ],
 )
-def test_what_is_not_understood_is_answered_with_the_nearest(words: list[str], told: str, ldm_train: Callable) -> None:
+def test_what_is_not_understood_is_answered_with_the_nearest(words: list[str], reported: str, ldm_train: Callable) -> None:
     answer = ldm_train(*words)
     assert answer.code == 2
-    assert told in answer.err
+    assert reported in answer.err
     assert "Traceback" not in answer.err
     assert answer.out == ""
 
@@ -127,15 +127,15 @@ def test_the_version_is_the_packages(ldm_train: Callable) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "reported"),
     [(["trian"], "did you mean 'train'"), (["train", "cache=x", "run_dir=y", "batchsize=3"], "did you mean 'batch_size'")],
 )
 @pytest.mark.slow
-def test_a_typo_is_answered_before_anything_heavy_is_imported(words: list[str], told: str) -> None:
+def test_a_typo_is_answered_before_anything_heavy_is_imported(words: list[str], reported: str) -> None:
     command = [sys.executable, "-X", "importtime", "-m", "ldm_train", *words]
     ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert ended.returncode == 2
-    assert told in ended.stderr
+    assert reported in ended.stderr
     imported = {
         line.rpartition("|")[2].strip().partition(".")[0] for line in ended.stderr.splitlines() if "import time:" in line
     }
@@ -144,7 +144,7 @@ def test_a_typo_is_answered_before_anything_heavy_is_imported(words: list[str], 
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "reported"),
     [
         ("check source.path={tmp}/missing", "source.path={tmp}/missing is not a folder"),
         ("check source.path={tmp}/empty", "no picture in {tmp}/empty"),
@@ -190,19 +190,19 @@ def test_a_typo_is_answered_before_anything_heavy_is_imported(words: list[str], 
     ],
 )
 def test_bad_input_ends_with_a_message_and_no_traceback(
-    words: str, told: str, ldm_train: Callable, tmp_path: Path, pictures: Path, cache: Path, trained: Path
+    words: str, reported: str, ldm_train: Callable, tmp_path: Path, pictures: Path, cache: Path, trained: Path
 ) -> None:
     (tmp_path / "empty").mkdir()
     places = {"tmp": tmp_path, "pictures": pictures, "cache": cache, "trained": trained}
     answer = ldm_train(*(word.format(**places) for word in words.split()))
     assert answer.code == 1
-    assert told.format(**places) in answer.err
+    assert reported.format(**places) in answer.err
     assert "Traceback" not in answer.err
     assert "debug=true" in answer.err
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "reported"),
     [
         ("network.channels=[8,16,32]", "network.attention has 2 flags for 3 levels"),
         ("network.head_size=7", "network.head_size=7 does not divide"),
@@ -219,11 +219,11 @@ def test_bad_input_ends_with_a_message_and_no_traceback(
     ],
 )
 def test_a_bad_setting_ends_training_before_its_first_step(
-    words: str, told: str, train: Callable, cache: Path, tmp_path: Path
+    words: str, reported: str, train: Callable, cache: Path, tmp_path: Path
 ) -> None:
     answer = train(cache, tmp_path / "run", "max_steps=1", *words.split())
     assert answer.code == 1
-    assert told in answer.err
+    assert reported in answer.err
     assert not (tmp_path / "run/metrics.jsonl").exists()
 
 

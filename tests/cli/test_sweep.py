@@ -130,7 +130,7 @@ def test_what_is_replaced_or_cut_in_names_does_not_make_them_the_same() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "reported"),
     [
         (["seed=3"], "sweeps nothing: give a setting of train several values, as in seed=0,1"),
         (["seed=0,1", "run_dir=a,b"], "needs run_dir=…, the one folder in which each job has its own"),
@@ -146,11 +146,11 @@ def test_what_is_replaced_or_cut_in_names_does_not_make_them_the_same() -> None:
         (["optimizer.lr=1e-3,-1e-3"], "job 2 of 2 (optimizer.lr=-0.001): optimizer.lr=-0.001 must be at least 0"),
     ],
 )
-def test_all_jobs_are_checked_before_the_first_one_starts(words: list[str], told: str, codes: Callable) -> None:
+def test_all_jobs_are_checked_before_the_first_one_starts(words: list[str], reported: str, codes: Callable) -> None:
     started = codes()
     with pytest.raises(ConfigError) as refused:
         sweep("train", ["--multirun", *TRAIN, *words])
-    assert told in str(refused.value)
+    assert reported in str(refused.value)
     assert started == []
 
 
@@ -267,17 +267,17 @@ def test_a_sweep_started_in_several_processes_is_refused(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "reported"),
     [
         (["optimizer.lr=1e-3,1e-4"], "--multirun"),
         (["seed=range(0,3)"], "--multirun"),
         (["seed=0,1", "--dry-run"], "goes with --multirun"),
     ],
 )
-def test_several_values_alone_are_an_error_that_names_the_flag(words: list[str], told: str, ldm_train: Callable) -> None:
+def test_several_values_alone_are_an_error_that_names_the_flag(words: list[str], reported: str, ldm_train: Callable) -> None:
     answer = ldm_train("train", *TRAIN, *words)
     assert answer.code == 2
-    assert told in answer.err
+    assert reported in answer.err
 
 
 def test_a_job_is_found_by_its_directory_without_quotes() -> None:

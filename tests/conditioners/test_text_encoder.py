@@ -43,7 +43,7 @@ def encoder(*, pad_token=0, pooled=True, layer="last", trained=True, context_len
 
 
 @PADS
-def test_captions_are_padded_after_their_end_as_told(pad_token):
+def test_captions_are_padded_after_their_end_as_reported(pad_token):
     tokens = encoder(pad_token=pad_token).tokenize(["a red apple", ""])
     assert tokens.shape == (2, 8)
     assert tokens[:, 0].tolist() == [START, START]

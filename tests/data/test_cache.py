@@ -155,9 +155,9 @@ def test_what_cannot_be_used_is_left_out_and_named(damaged: Path, encode: Callab
     assert answer.code == 0
     report = json.loads((tmp_path / "cache/report.json").read_text())
     assert report["used"] == 10
-    told = {entry["key"]: entry["problem"] for entry in report["left_out"]}
-    assert set(told) == set(LEFT_OUT)
-    assert all(told[key].startswith(problem) for key, problem in LEFT_OUT.items())
+    reported = {entry["key"]: entry["problem"] for entry in report["left_out"]}
+    assert set(reported) == set(LEFT_OUT)
+    assert all(reported[key].startswith(problem) for key, problem in LEFT_OUT.items())
     assert all(f"left out {key}" in answer.out for key in LEFT_OUT)
     read = LatentCache(tmp_path / "cache")
     assert not {entry.key for entry in read.entries} & set(LEFT_OUT)
@@ -286,7 +286,7 @@ def test_an_unknown_format_is_refused(cache: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("expected", "told"),
+    ("expected", "reported"),
     [
         ({"image_size": 32}, "image_size: the cache has 16, this run expects 32"),
         ({"autoencoder": {"fingerprint": "abc"}}, "autoencoder.fingerprint: the cache has"),
@@ -294,8 +294,8 @@ def test_an_unknown_format_is_refused(cache: Path, tmp_path: Path) -> None:
         ({"text_encoder": {"context_length": 77}}, "text_encoder.context_length: the cache has 16, this run expects 77"),
     ],
 )
-def test_another_origin_is_refused_naming_the_difference(expected: dict, told: str, cache: Path) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_another_origin_is_refused_naming_the_difference(expected: dict, reported: str, cache: Path) -> None:
+    with pytest.raises(ValueError, match=reported):
         check_cache_matches(read_manifest(cache), {"image_size": 16} | expected, cache=cache, mend=[])
 
 
@@ -304,13 +304,13 @@ def test_the_same_origin_passes(cache: Path) -> None:
     check_cache_matches(manifest, manifest.expected_of_a_run, cache=cache, mend=[])
 
 
-def test_all_differences_are_told_at_once(cache: Path) -> None:
+def test_all_differences_are_reported_at_once(cache: Path) -> None:
     with pytest.raises(ValueError, match=r"(?s)image_size.*pad_token"):
         check_cache_matches(read_manifest(cache), {"image_size": 32, "text_encoder": {"pad_token": 1}}, cache=cache, mend=[])
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "reported"),
     [
         (["image_size=32"], "image_size: the cache has 16, this run expects 32"),
         (["autoencoder={kl}"], "autoencoder.fingerprint: the cache has"),
@@ -318,7 +318,7 @@ def test_all_differences_are_told_at_once(cache: Path) -> None:
     ],
 )
 def test_training_on_another_origin_is_refused(
-    words: list[str], told: str, cache: Path, train: Callable, tmp_path: Path
+    words: list[str], reported: str, cache: Path, train: Callable, tmp_path: Path
 ) -> None:
     if words == ["autoencoder={kl}"]:
         from ldm_train.autoencoders.autoencoder import NewKLAutoencoder
@@ -327,7 +327,7 @@ def test_training_on_another_origin_is_refused(
         words = ["autoencoder=pretrained", f"autoencoder.weights={tmp_path}/kl"]
     answer = train(cache, tmp_path / "run", *words)
     assert answer.code == 1
-    assert told in answer.err
+    assert reported in answer.err
     assert not (tmp_path / "run").exists()
 
 

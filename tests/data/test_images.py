@@ -217,7 +217,7 @@ def test_damage_behind_the_header_is_found_where_pixels_are_read() -> None:
         ("rgba.png", None),
     ],
 )
-def test_a_profile_that_is_ignored_is_told(name: str, problem: str | None) -> None:
+def test_a_profile_that_is_ignored_is_reported(name: str, problem: str | None) -> None:
     assert find_profile_problem(CASES[name].content) == problem
 
 

@@ -43,7 +43,7 @@ class Deadly:
 
 
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_each_bad_picture_is_told_and_none_disappears(workers: int, tmp_path: Path) -> None:
+def test_each_bad_picture_is_reported_and_none_disappears(workers: int, tmp_path: Path) -> None:
     bad = bad_pictures()
     found = list(inspect_items((item(n, c, folder=tmp_path) for n, (c, _) in bad.items()), DECODER, workers=workers))
     assert [one.item.key for one in found] == list(bad)
@@ -63,7 +63,7 @@ def test_processes_find_what_this_one_finds(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_picture_that_ends_its_process_is_told_and_the_others_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_picture_that_ends_its_process_is_reported_and_the_others_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ldm_train.data.scan.inspection.as_picklable", lambda picture: picture)
     items = [item(f"{n}.png", png((n, 0, 0))) for n in range(20)]
     items[5] = Item("deadly", Deadly(Path()), ("x",), "x")
@@ -85,7 +85,7 @@ def look(content: bytes) -> Inspected:
     return DECODER(item("x", content))
 
 
-def test_what_is_told_of_a_picture() -> None:
+def test_what_is_reported_of_a_picture() -> None:
     assert look(png()).flat
     assert look(png()).size == (6, 4)
     assert not look(bad_pictures()["png_pixels_crc_wrong"][0]).flat

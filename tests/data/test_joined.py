@@ -106,7 +106,7 @@ def test_joined_caches_train_and_resume_and_another_list_is_another_run(
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "reported"),
     [
         (["dtype=float16"], "dtype: the cache has float16, this run expects float32"),
         (["text_encoder.context_length=8"], "text_encoder.context_length: the cache has 8"),
@@ -116,7 +116,7 @@ def test_joined_caches_train_and_resume_and_another_list_is_another_run(
 )
 @pytest.mark.parametrize("order", ["first", "last"])
 def test_what_does_not_go_together_is_refused_by_name(
-    words: list[str], told: str, order: str, cache: Path, encode: Callable, train: Callable, tmp_path: Path
+    words: list[str], reported: str, order: str, cache: Path, encode: Callable, train: Callable, tmp_path: Path
 ) -> None:
     if words[0] == "autoencoder={kl}":
         from ldm_train.autoencoders.autoencoder import NewKLAutoencoder
@@ -127,7 +127,7 @@ def test_what_does_not_go_together_is_refused_by_name(
     folders = [cache, tmp_path / "cache"] if order == "last" else [tmp_path / "cache", cache]
     answer = train(f"[{folders[0]},{folders[1]}]", tmp_path / "run", "max_steps=1", *QUICK)
     assert answer.code == 1
-    assert (told if order == "last" else told.partition(":")[0]) in answer.err
+    assert (reported if order == "last" else reported.partition(":")[0]) in answer.err
     assert not (tmp_path / "run").exists()
 
 

@@ -174,7 +174,7 @@ def test_a_data_set_repeated_no_times_is_left_out() -> None:
 
 
 @pytest.mark.parametrize(
-    ("repeats", "shares", "told"),
+    ("repeats", "shares", "reported"),
     [
         ([1], None, "cache_repeats=\\[1\\] must be a list of 2 numbers of at least 0"),
         ([1, -1], None, "repeats"),
@@ -186,8 +186,10 @@ def test_a_data_set_repeated_no_times_is_left_out() -> None:
         (None, [float("inf"), 1], "shares"),
     ],
 )
-def test_what_is_no_number_for_each_is_refused(repeats: list[float] | None, shares: list[float] | None, told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_what_is_no_number_for_each_is_refused(
+    repeats: list[float] | None, shares: list[float] | None, reported: str
+) -> None:
+    with pytest.raises(ValueError, match=reported):
         compute_repeats([3, 4], repeats, shares)
 
 

@@ -53,8 +53,8 @@ def test_files_follow_from_the_names_in_order_and_none_is_far_too_large(names: s
 def test_pooled_statistics_are_those_of_all_rows(sizes: list[int], seed: int, mean: float) -> None:
     generator = torch.Generator().manual_seed(seed)
     parts = [torch.randn(n, 2, 3, 4, 4, generator=generator).double() * 3 + mean for n in sizes]
-    told = [Shard(len(part), "", *shards.channel_statistics(part)) for part in parts]
-    pooled_mean, pooled_std = shards.pooled_statistics(told)
+    reported = [Shard(len(part), "", *shards.channel_statistics(part)) for part in parts]
+    pooled_mean, pooled_std = shards.pooled_statistics(reported)
     every = torch.cat(parts)
     assert pooled_mean == pytest.approx(every.mean((0, 1, 3, 4)).tolist(), rel=1e-6, abs=1e-6)
     assert pooled_std == pytest.approx(every.std((0, 1, 3, 4), correction=0).tolist(), rel=1e-5, abs=1e-5)

@@ -1,4 +1,4 @@
-"""A corpus of what can be wrong in a folder of captioned pictures: each is told, and spares the others."""
+"""A corpus of what can be wrong in a folder of captioned pictures: each is reported, and spares the others."""
 
 import os
 from pathlib import Path
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.data.folders import NOT_UTF8, Make, captioned, describe, items_of, picture
 
-# How to make it beside good.png (in metadata.jsonl), the key that tells it, and its words.
+# How to make it next to good.png (in metadata.jsonl), the key that tells it, and its words.
 
 
 def line(*lines: bytes | dict[str, object]) -> Make:
@@ -84,7 +84,7 @@ METADATA_FAULTS: dict[str, tuple[Make, str, str]] = {
 
 
 @pytest.mark.parametrize("fault", METADATA_FAULTS)
-def test_faults_of_metadata_are_told_and_spare_the_others(fault: str, tmp_path: Path) -> None:
+def test_faults_of_metadata_are_reported_and_spare_the_others(fault: str, tmp_path: Path) -> None:
     make, key, words = METADATA_FAULTS[fault]
     picture(tmp_path / "outside.png")
     picture(tmp_path / "in/good.png")
@@ -135,7 +135,7 @@ TABLE_FAULTS: dict[str, tuple[str, bytes, str, str]] = {
 
 
 @pytest.mark.parametrize("fault", TABLE_FAULTS)
-def test_faults_of_tables_are_told(fault: str, tmp_path: Path) -> None:
+def test_faults_of_tables_are_reported(fault: str, tmp_path: Path) -> None:
     kind, content, key, words = TABLE_FAULTS[fault]
     picture(tmp_path / "a.png")
     (tmp_path / f"metadata.{kind}").write_bytes(content)
@@ -144,7 +144,7 @@ def test_faults_of_tables_are_told(fault: str, tmp_path: Path) -> None:
     assert items["a.png"].problem is not None
 
 
-def test_a_parquet_row_that_is_no_utf8_is_told_and_spares_the_others(tmp_path: Path) -> None:
+def test_a_parquet_row_that_is_no_utf8_is_reported_and_spares_the_others(tmp_path: Path) -> None:
     import pyarrow
     from pyarrow import parquet
 
@@ -157,7 +157,7 @@ def test_a_parquet_row_that_is_no_utf8_is_told_and_spares_the_others(tmp_path: P
     assert items["metadata.parquet:2"].problem == "metadata.parquet row 2 is not UTF-8: byte 0xff"
 
 
-def test_metadata_that_cannot_be_opened_is_told(tmp_path: Path) -> None:
+def test_metadata_that_cannot_be_opened_is_reported(tmp_path: Path) -> None:
     captioned(tmp_path / "a.png")
     (tmp_path / "metadata.jsonl").symlink_to(tmp_path / "gone")
     items = items_of(tmp_path, captions="metadata")
@@ -198,7 +198,7 @@ SIDECAR_FAULTS: dict[str, tuple[str, bytes | None, str]] = {
 
 
 @pytest.mark.parametrize("fault", SIDECAR_FAULTS)
-def test_faults_of_sidecars_are_told_and_spare_the_others(fault: str, tmp_path: Path) -> None:
+def test_faults_of_sidecars_are_reported_and_spare_the_others(fault: str, tmp_path: Path) -> None:
     name, content, words = SIDECAR_FAULTS[fault]
     picture(tmp_path / "a.png")
     captioned(tmp_path / "good.png")

@@ -1,4 +1,4 @@
-"""Links and permissions in a folder of captioned pictures: followed, or told, never walked in circles."""
+"""Links and permissions in a folder of captioned pictures: followed, or reported, never walked in circles."""
 
 import os
 from pathlib import Path
@@ -19,7 +19,7 @@ def test_links_are_followed_and_what_lies_in_the_folder_is_read_there(tmp_path: 
 
 
 @pytest.mark.parametrize("target", [".", "..", "../..", "deep", "/"])
-def test_walking_in_circles_is_told(target: str, tmp_path: Path) -> None:
+def test_walking_in_circles_is_reported(target: str, tmp_path: Path) -> None:
     captioned(tmp_path / "in/a.png")
     (tmp_path / "in/deep").mkdir()
     (tmp_path / "in/deep/loop").symlink_to(Path(target) if target == "/" else tmp_path / "in/deep" / target)
@@ -50,7 +50,7 @@ def test_a_broken_link_to_a_picture_is_an_item_that_cannot_be_read(target: str, 
         item.picture.read()
 
 
-def test_a_link_to_a_folder_that_is_gone_is_told(tmp_path: Path) -> None:
+def test_a_link_to_a_folder_that_is_gone_is_reported(tmp_path: Path) -> None:
     captioned(tmp_path / "a.png")
     (tmp_path / "cats").symlink_to(tmp_path / "unmounted")
     assert items_of(tmp_path)["cats"].problem == "a broken link"
@@ -62,7 +62,7 @@ def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
     assert items_of(tmp_path)["b.png"].problem == "neither a file nor a folder"
 
 
-def test_a_folder_that_cannot_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_read_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     captioned(tmp_path / "a.png")
     captioned(tmp_path / "closed/b.png")
     scan = os.scandir
@@ -80,7 +80,7 @@ def test_a_folder_that_cannot_be_read_is_told(tmp_path: Path, monkeypatch: pytes
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="permissions do not hold for root")
 @pytest.mark.parametrize(("name", "key"), [("closed", "closed"), ("a.txt", "a.png")])
-def test_permissions_are_told(name: str, key: str, tmp_path: Path) -> None:
+def test_permissions_are_reported(name: str, key: str, tmp_path: Path) -> None:
     captioned(tmp_path / "b.png")
     captioned(tmp_path / "a.png")
     captioned(tmp_path / "closed/b.png")
@@ -91,7 +91,7 @@ def test_permissions_are_told(name: str, key: str, tmp_path: Path) -> None:
         (tmp_path / name).chmod(0o700)
 
 
-def test_a_caption_that_cannot_be_opened_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_caption_that_cannot_be_opened_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     captioned(tmp_path / "a.png")
 
     def refuse(path: Path, flags: int) -> int:

@@ -206,7 +206,7 @@ def test_numbers_are_keys(tmp_path: Path) -> None:
     assert [item.key for item in source_of(path, tmp_path, key_column="size")] == ["0", "1"]
 
 
-def test_a_row_that_is_no_utf8_is_told_and_spares_the_others(tmp_path: Path) -> None:
+def test_a_row_that_is_no_utf8_is_reported_and_spares_the_others(tmp_path: Path) -> None:
     image = pyarrow.array([{"bytes": png(i), "path": None} for i in range(3)])
     text = pyarrow.array([b"one", b"\xff", b"three"]).view(pyarrow.string())
     parquet.write_table(pyarrow.table({"image": image, "text": text}), tmp_path / "d.parquet")
@@ -264,7 +264,7 @@ def test_a_row_without_a_picture_cannot_be_read(image: object, streaming: bool, 
         ("a\0", "no caption: train/00000000 contains a NUL byte"),
     ],
 )
-def test_a_row_without_a_caption_is_told(caption: str | None, words: str, tmp_path: Path) -> None:
+def test_a_row_without_a_caption_is_reported(caption: str | None, words: str, tmp_path: Path) -> None:
     path = write_parquet(tmp_path / "d.parquet", [rows(1)[0] | {"text": caption}, *rows(1)])
     bad, good = source_of(path, tmp_path)
     assert words in str(bad.problem)

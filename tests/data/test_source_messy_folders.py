@@ -111,12 +111,12 @@ def test_captions_from_nothing_are_refused(path: list[str], tmp_path: Path) -> N
 
 def test_kohyas_folders_give_repeats_and_captions(tmp_path: Path) -> None:
     picture(tmp_path / "img/10_sks dog/a.png")
-    captioned(tmp_path / "img/10_sks dog/b.png", "told")
+    captioned(tmp_path / "img/10_sks dog/b.png", "reported")
     picture(tmp_path / "reg/5_dog/c.png")
     picture(tmp_path / "other/d.png")
     assert {key: (item.captions, item.repeats) for key, item in items_of(tmp_path, kohya=True).items()} == {  # type: ignore[arg-type]
         "img/10_sks dog/a.png": (("sks dog",), 10),
-        "img/10_sks dog/b.png": (("told",), 10),
+        "img/10_sks dog/b.png": (("reported",), 10),
         "reg/5_dog/c.png": (("dog",), 5),
         "other/d.png": ((), 1),
     }

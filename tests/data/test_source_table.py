@@ -103,7 +103,7 @@ FAULTS: dict[str, tuple[dict[str, object], dict[str, str], str]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_faults_are_told_and_spare_the_others(fault: str, tmp_path: Path) -> None:
+def test_faults_are_reported_and_spare_the_others(fault: str, tmp_path: Path) -> None:
     row, settings, words = FAULTS[fault]
     for name in ("good.png", "b.png", "sub/c.png"):
         picture(tmp_path / name)

@@ -175,7 +175,7 @@ def test_a_config_may_list_shards(tmp_path: Path) -> None:
     assert [item.key for item in source] == ["s-0/0000", "s-1/0000"]
 
 
-def test_shards_of_one_name_in_two_folders_are_told_apart(tmp_path: Path) -> None:
+def test_shards_of_one_name_in_two_folders_are_reported_apart(tmp_path: Path) -> None:
     for place in ("a", "b"):
         shard(tmp_path / place / "0.tar", samples(0, 1))
     assert list(items_of(str(tmp_path / "*/0.tar"))) == ["a/0/0000", "b/0/0000"]
@@ -226,14 +226,14 @@ FAULTS: dict[str, tuple[list[tuple[str, Content]], str, str]] = {
     "no UTF-8": ([("a.png", png(0)), ("a.txt", b"\xe9")], "s/a", "s.tar, a.txt is not UTF-8: byte 0xe9 at 0"),
     "binary": ([("a.png", png(0)), ("a.txt", b"a\0")], "s/a", "contains a NUL byte"),
     "json: half": ([("a.png", png(0)), ("a.json", "{")], "s/a", "s.tar, a.json is not JSON"),
-    "json: half, beside a text": ([("a.png", png(0)), ("a.txt", "x"), ("a.json", "{")], "s/a", "s.tar, a.json is not JSON"),
+    "json: half, next to a text": ([("a.png", png(0)), ("a.txt", "x"), ("a.json", "{")], "s/a", "s.tar, a.json is not JSON"),
     "json: no caption": ([("a.png", png(0)), ("a.json", {"w": 1})], "s/a", "s.tar, a.json has no 'text'; it has w"),
     "twice": ([("a.png", png(0)), ("a.txt", "x"), ("a.txt", "y")], "s:0", "s.tar holds a.txt twice"),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_faults_are_told_and_spare_the_others(fault: str, tmp_path: Path) -> None:
+def test_faults_are_reported_and_spare_the_others(fault: str, tmp_path: Path) -> None:
     members, key, words = FAULTS[fault]
     items = items_of(str(shard(tmp_path / "s.tar", [*members, *samples(0, 1).items()])))
     assert set(items) == {key, "s/0000"}
@@ -265,7 +265,7 @@ def test_of_a_shard_that_is_cut_the_whole_samples_are_used(length: int, whole: i
     assert items["s:0"].problem.startswith(words)
 
 
-def test_wherever_a_shard_is_cut_nothing_wrong_is_read_and_the_cut_is_told(tmp_path: Path) -> None:
+def test_wherever_a_shard_is_cut_nothing_wrong_is_read_and_the_cut_is_reported(tmp_path: Path) -> None:
     path = shard(tmp_path / "s.tar", samples(0, 5))
     content = path.read_bytes()
     for length in range(0, 5 * WHOLE + 1024, 251):
@@ -297,7 +297,7 @@ def test_a_shard_that_ends_between_two_members_is_noted(tmp_path: Path) -> None:
         (lambda tar: b"<html>not found</html>" * 99, "s.tar cannot be read as a tar after its beginning"),
     ],
 )
-def test_a_damaged_shard_is_told(spoil: object, words: str, tmp_path: Path) -> None:
+def test_a_damaged_shard_is_reported(spoil: object, words: str, tmp_path: Path) -> None:
     path = shard(tmp_path / "s.tar", samples(0, 3))
     assert callable(spoil)
     path.write_bytes(spoil(path.read_bytes()))
@@ -306,7 +306,7 @@ def test_a_damaged_shard_is_told(spoil: object, words: str, tmp_path: Path) -> N
     assert problems[0].startswith(words)
 
 
-def test_a_shard_that_cannot_be_opened_is_told(tmp_path: Path) -> None:
+def test_a_shard_that_cannot_be_opened_is_reported(tmp_path: Path) -> None:
     path = shard(tmp_path / "s.tar", samples(0, 1))
     source = TarShards(str(path))
     path.unlink()

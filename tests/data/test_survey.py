@@ -58,9 +58,9 @@ def test_more_items_than_are_held_at_once_come_in_order_with_their_problems() ->
         )
         for n in range(count)
     ]
-    told: list[int] = []
-    found = survey_items(iter(items), max_pixels=100, progress=lambda: told.append(1))
-    assert len(told) == count
+    reported: list[int] = []
+    found = survey_items(iter(items), max_pixels=100, progress=lambda: reported.append(1))
+    assert len(reported) == count
     assert set(found.problems) == {f"{n:05d}" for n in range(count) if n % 100 == 7 or n == 9}
     assert found.problems["00009"] == "odd"
     assert [seen.item.key for seen in found.scanned] == sorted(seen.item.key for seen in found.scanned)

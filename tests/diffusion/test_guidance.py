@@ -23,7 +23,7 @@ NULL = Conditioning(vector=torch.full((3, 1), -0.5))
 
 
 class Recorder:
-    """A network whose output depends on all that it is told, and which counts its rows."""
+    """A network whose output depends on all its inputs, and which counts its rows."""
 
     def __init__(self):
         self.batches = []

@@ -64,7 +64,7 @@ def test_everything_is_used_or_named(folder: dict, encode: Callable, train: Call
     assert "Traceback" not in answer.out + answer.err
     used = {entry.key for entry in LatentCache(tmp_path / "cache").entries}
     report = json.loads((tmp_path / "cache/report.json").read_text())
-    problems = {told["key"]: told["problem"] for told in report["left_out"]}
+    problems = {reported["key"]: reported["problem"] for reported in report["left_out"]}
     expected = folder["expected"]
     assert len(expected) > 100
     assert used | problems.keys() == expected.keys()

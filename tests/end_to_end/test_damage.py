@@ -109,8 +109,8 @@ def test_a_damaged_record_never_hides_the_rest(name: str, ldm_train: Callable, t
         assert listed.code == 0, listed.err
         assert all(f"odd-{number}" in listed.out + listed.err for number in range(len(ODD)))
     every = ",".join(str(path) for path in sorted((tmp_path / "runs").iterdir()))
-    told = ldm_train("report", f"run_dir=[{every}]", f"out={tmp_path}/page.html")
-    assert told.code == 0, told.err
+    reported = ldm_train("report", f"run_dir=[{every}]", f"out={tmp_path}/page.html")
+    assert reported.code == 0, reported.err
     for number in (0, 3, 5):
         one = ldm_train("report", f"run_dir={tmp_path}/runs/odd-{number}", f"out={tmp_path}/one.html")
         assert one.code == 0, one.err
@@ -127,9 +127,9 @@ def test_damaged_configs_hide_no_other_run(ldm_train: Callable, tmp_path: Path) 
     assert "whole" in listed.out
     assert all(f"odd-{number}" in listed.out + listed.err for number in range(len(TEXTS)))
     every = ",".join(str(path) for path in sorted((tmp_path / "runs").iterdir()))
-    told = ldm_train("report", f"run_dir=[{every}]", f"out={tmp_path}/page.html")
-    assert told.code == 0
-    assert "odd-0/config.yaml" in told.err
+    reported = ldm_train("report", f"run_dir=[{every}]", f"out={tmp_path}/page.html")
+    assert reported.code == 0
+    assert "odd-0/config.yaml" in reported.err
     assert "odd-0/config.yaml" in (tmp_path / "page.html").read_text()
     alone = ldm_train("report", f"run_dir={tmp_path}/runs/odd-0", f"out={tmp_path}/one.html")
     assert alone.code == 1
@@ -210,8 +210,8 @@ def test_numbers_at_the_ends_of_the_range_are_drawn_or_left_out(name: str, ldm_t
     run = write_run(tmp_path / "runs" / "run")
     (run / name).write_text(EXTREME[name])
     assert ldm_train("runs", tmp_path / "runs").code == 0
-    told = ldm_train("report", f"run_dir={run}", f"out={tmp_path}/page.html")
-    assert told.code == 0, told.err
+    reported = ldm_train("report", f"run_dir={run}", f"out={tmp_path}/page.html")
+    assert reported.code == 0, reported.err
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")])

@@ -70,8 +70,8 @@ def test_export_refuses_weights_that_are_not_finite(broken: Callable, ldm_train:
 def test_a_run_says_so_shows_it_and_goes_on(cache: Path, train: Callable, tmp_path: Path) -> None:
     answer = train(cache, tmp_path / "run", "max_steps=4", "pictures.every=2", "pictures.prompts=[a fox]", HUGE)
     assert answer.code == 0, answer.err
-    told = [line for line in answer.out.splitlines() if line.startswith("warning:") and "pictures of prompts" in line]
-    assert [f"step {step}" in line for step, line in zip((2, 4), told, strict=True)] == [True, True]
+    reported = [line for line in answer.out.splitlines() if line.startswith("warning:") and "pictures of prompts" in line]
+    assert [f"step {step}" in line for step, line in zip((2, 4), reported, strict=True)] == [True, True]
     shown = np.asarray(Image.open(tmp_path / "run/samples/step-00000004.png"))
     assert np.array_equal(shown, draw_checkerboard(16, 16).permute(1, 2, 0).numpy())
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]

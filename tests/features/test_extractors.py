@@ -175,7 +175,7 @@ def test_a_square_shrinks_with_antialiasing(side: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "told"),
+    ("make", "reported"),
     [
         (lambda: CLIPImages("ViT-X", "openai"), r"features\.model=ViT-X"),
         (lambda: CLIPImages(TINY, "openai"), r"features\.pretrained=openai is neither a file nor weights of"),
@@ -183,8 +183,8 @@ def test_a_square_shrinks_with_antialiasing(side: int) -> None:
         (lambda: DINOv2("/no/such/folder"), r"features\.weights=/no/such/folder is neither a folder"),
     ],
 )
-def test_what_cannot_be_loaded_is_told(make: Callable[[], Features], told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_what_cannot_be_loaded_is_reported(make: Callable[[], Features], reported: str) -> None:
+    with pytest.raises(ValueError, match=reported):
         make()
 
 

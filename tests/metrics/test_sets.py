@@ -91,7 +91,7 @@ def test_the_frechet_distance_is_torchmetrics(sizes: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("sizes", [(10, 10), (8, 30), (30, 12), (24, 25)])
 def test_the_frechet_distance_of_few_pictures_is_torchmetrics_and_is_flagged(sizes: tuple[int, int]) -> None:
-    """Where the square root that torchmetrics takes of rounding errors is small beside the distance."""
+    """Where the square root that torchmetrics takes of rounding errors is small compared with the distance."""
     real, drawn = (features(count, 24, seed=side, shift=count / 20 + side) for side, count in enumerate(sizes))
     assert is_rank_deficient(real, drawn)
     metric = FrechetInceptionDistance(feature=Passing(24), normalize=True)

@@ -106,7 +106,7 @@ def test_no_parameter_is_unused(changes):
 
 
 @EACH_CONFIG
-def test_after_a_few_steps_every_parameter_is_told_something(changes):
+def test_after_a_few_steps_every_parameter_is_reported_something(changes):
     """What starts at zero blocks the gradient of what feeds it, for two steps and no longer."""
     network = unet(**changes)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
@@ -174,7 +174,7 @@ def test_gradient_checkpointing_leaves_output_and_gradients_alone(changes):
 
 
 def kept_numbers(network):
-    """How many numbers a forward pass keeps for the backward pass, beside the parameters."""
+    """how many numbers a forward pass keeps for the backward pass, without the parameters."""
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
         network(*inputs())

@@ -114,7 +114,7 @@ def test_a_page_has_a_script_where_a_curve_is_and_nowhere_else() -> None:
     assert empty.all("h2") == []
 
 
-def test_a_plot_is_told_in_numbers_too() -> None:
+def test_a_plot_is_reported_in_numbers_too() -> None:
     plot = Curves("c", [line(*range(100)), CurveLine("other", np.array([0.0, 99.0]), np.array([5.0, math.nan]))])
     columns, rows = plot.table
     assert columns == ["step", "a line", "other"]

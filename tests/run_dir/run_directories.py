@@ -43,8 +43,8 @@ def write_run(folder: Path, *words: str, seed: int = 0, prompts: tuple[str, ...]
         for step in (200, 400):
             picture(folder / "samples" / f"{name}step-{step:08d}.png", seed=step)
     picture(folder / "samples" / "growth.png", seed=1, height=32)
-    told = {"prompts": list(prompts), "guidance": [2.0], "size": [16, 16], "seed": 0}
-    (folder / "samples" / "prompts.json").write_text(json.dumps(told))
+    reported = {"prompts": list(prompts), "guidance": [2.0], "size": [16, 16], "seed": 0}
+    (folder / "samples" / "prompts.json").write_text(json.dumps(reported))
     (folder / "nonfinite").mkdir()
     examples = [{"example": "a", "t": 0.5, "loss": "nan", "finite": False}]
     (folder / "nonfinite" / "step-00000100-rank-0.json").write_text(json.dumps({"step": 100, "examples": examples}))

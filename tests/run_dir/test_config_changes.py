@@ -18,7 +18,7 @@ from tests.run_dir.records import QUIET, files, lines, record
 
 
 @pytest.mark.parametrize(
-    ("word", "told"),
+    ("word", "reported"),
     [
         ("seed=1", "seed: then 0, now 1"),
         ("batch_size=8", "batch_size: then 4, now 8"),
@@ -44,18 +44,18 @@ from tests.run_dir.records import QUIET, files, lines, record
         ("+trainer.gradient_clip_algorithm=value", 'trainer.gradient_clip_algorithm: then null, now "value"'),
     ],
 )
-def test_what_matters_may_not_differ(word: str, told: str, copy: Path, cache: Path, train: Callable) -> None:
+def test_what_matters_may_not_differ(word: str, reported: str, copy: Path, cache: Path, train: Callable) -> None:
     before = files(copy)
     answer = train(cache, copy, *QUIET, "max_steps=9", word)
     assert answer.code == 1
     assert f"{copy} cannot be continued, for its run differs:" in answer.err
-    assert f"\n  {told}" in answer.err
+    assert f"\n  {reported}" in answer.err
     assert "run_dir" in answer.err
     assert "resume=restart" in answer.err
     assert files(copy) == before
 
 
-def test_all_that_differs_is_told_at_once(copy: Path, cache: Path, train: Callable) -> None:
+def test_all_that_differs_is_reported_at_once(copy: Path, cache: Path, train: Callable) -> None:
     answer = train(cache, copy, *QUIET, "seed=3", "batch_size=2", "pictures.count=1")
     assert "\n  batch_size: then 4, now 2\n  seed: then 0, now 3\ngive these" in answer.err
 

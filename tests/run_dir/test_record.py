@@ -64,15 +64,15 @@ def test_how_a_start_ended_is_recorded(cache: Path, train: Callable, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "reported"),
     [
         (ValueError("too\n  high"), "failed: too high"),
         (RuntimeError("x" * 1000), "failed: RuntimeError: " + "x" * 500),
         (KeyboardInterrupt(), "interrupted (Ctrl-C)"),
     ],
 )
-def test_an_error_is_told_in_a_line(error: BaseException, told: str) -> None:
-    assert describe_end(error) == told
+def test_an_error_is_reported_in_a_line(error: BaseException, reported: str) -> None:
+    assert describe_end(error) == reported
 
 
 def test_a_glance_at_the_lock_keeps_no_run_from_starting(
@@ -131,7 +131,7 @@ def test_a_run_and_its_cache_may_be_moved(
     "content", [None, b"", b"{", b"[]", b"{}", b'{"content": "a"}', b'{"starts": 3, "content": ""}', b"\xff\xfe"]
 )
 @pytest.mark.parametrize("name", ["run.json", "config.yaml"])
-def test_a_record_that_is_missing_or_damaged_is_told(
+def test_a_record_that_is_missing_or_damaged_is_reported(
     name: str, content: bytes | None, copy: Path, cache: Path, train: Callable
 ) -> None:
     (copy / name).unlink()

@@ -95,7 +95,7 @@ def test_two_identical_runs_have_one_identity_and_equal_files(
     assert {snapshot.run_id for snapshot in read_snapshots(original)} == {run_id(original)}
 
 
-def test_runs_from_first_weights_are_told_apart_by_them(
+def test_runs_from_first_weights_are_reported_apart_by_them(
     original: Path, other: Path, cache: Path, train: Callable, tmp_path: Path
 ) -> None:
     starts = {"one": original, "same": shutil.copytree(original, tmp_path / "copy"), "other": other}

@@ -87,7 +87,7 @@ def test_the_samples_have_the_weights_and_moments_of_the_mixture(sampler, schedu
 
 
 def test_the_mixture_s_ideal_denoiser_is_the_mean_of_what_could_have_been():
-    """E[(x - E[x | x_t]) x_t] = 0: nothing of the error can be told from x_t."""
+    """E[(x - E[x | x_t]) x_t] = 0: x_t holds nothing about the error."""
     generator, schedule = torch.Generator().manual_seed(1), RectifiedFlow()
     x = drawn(COUNT, generator)[..., None, None]
     t = torch.full((COUNT,), 0.5, dtype=torch.float64)

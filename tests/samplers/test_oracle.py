@@ -25,8 +25,8 @@ from ldm_train.samplers.unipc import UniPC
 from tests.pairwise import parametrize_pairs
 
 STEPS = 64
-# A network is told of t in float32, to 6e-8; on a schedule of real t the ideal one errs by about as much at each step.
-TOLD = 1e-6
+# A network gets t in float32, to 6e-8; on a schedule of real t the ideal one errs by about as much at each step.
+T_ROUNDING = 1e-6
 
 SCHEDULES = {
     "linear": (linear(), Trailing()),
@@ -80,8 +80,8 @@ def test_first_order_methods_err_as_their_closed_form_says(data, sampler, settin
     denoiser = Denoiser(data.network(schedule, prediction), schedule, prediction)
     mean, deviation = samples(data, sampler, denoiser, spacing)
     kept = data.angles(schedule, spacing(schedule, STEPS)).diff(dim=0).cos().prod(0)
-    assert_close(mean, data.mean, rtol=0, atol=TOLD)
-    assert_close(deviation, data.deviation * kept, rtol=TOLD, atol=0)
+    assert_close(mean, data.mean, rtol=0, atol=T_ROUNDING)
+    assert_close(deviation, data.deviation * kept, rtol=T_ROUNDING, atol=0)
 
 
 @HIGHER_ORDER
@@ -94,8 +94,8 @@ def test_higher_orders_come_nearer_than_the_first(data, sampler, setting, predic
     mean, deviation = samples(data, sampler, denoiser, spacing)
     cosines = data.angles(schedule, spacing(schedule, STEPS)).diff(dim=0).cos()
     error = (deviation / (data.deviation * cosines[-1]) - 1).abs()
-    assert_close(mean, data.mean, rtol=0, atol=TOLD)
-    assert (error < 1 - cosines[:-1].prod(0) + TOLD).all()
+    assert_close(mean, data.mean, rtol=0, atol=T_ROUNDING)
+    assert (error < 1 - cosines[:-1].prod(0) + T_ROUNDING).all()
 
 
 @ANCESTRAL
@@ -109,8 +109,8 @@ def test_ancestral_methods_err_as_their_closed_form_says(data, sampler, setting,
     theta = data.angles(schedule, spacing(schedule, STEPS))
     t, s = theta[:-1], theta[1:]
     lost = ((t - s).sin() * (t + s).sin() / t.sin()).square().sum(0)
-    assert_close(mean, data.mean, rtol=0, atol=TOLD)
-    assert_close(deviation, data.deviation * (1 - lost).sqrt(), rtol=TOLD, atol=0)
+    assert_close(mean, data.mean, rtol=0, atol=T_ROUNDING)
+    assert_close(deviation, data.deviation * (1 - lost).sqrt(), rtol=T_ROUNDING, atol=0)
 
 
 @pytest.mark.parametrize("make", [DDIM, EulerAncestral], ids=["ddim", "ancestral"])
@@ -126,8 +126,8 @@ def test_between_them_the_variance_follows_its_recursion(data, make, eta, settin
         response = (data.deviation**2 + (s**2 - new) ** 0.5 * t) / (data.deviation**2 + t**2)
         variance = response**2 * variance + new
     mean, deviation = samples(data, make(eta=eta), data.denoiser(schedule), spacing, stochastic=True)
-    assert_close(mean, data.mean, rtol=0, atol=TOLD)
-    assert_close(deviation, variance.sqrt(), rtol=TOLD, atol=0)
+    assert_close(mean, data.mean, rtol=0, atol=T_ROUNDING)
+    assert_close(deviation, variance.sqrt(), rtol=T_ROUNDING, atol=0)
 
 
 @samplers(dpm_stochastic=DPMSolver(stochastic=True))
@@ -137,5 +137,5 @@ def test_the_stochastic_dpm_solver_comes_nearer_than_the_ancestral_methods(data,
     (mean, deviation), (_, ancestral) = (
         samples(data, each, denoiser, spacing, stochastic=True) for each in (sampler, DDPM())
     )
-    assert_close(mean, data.mean, rtol=0, atol=TOLD)
+    assert_close(mean, data.mean, rtol=0, atol=T_ROUNDING)
     assert ((deviation - data.deviation).abs() < (ancestral - data.deviation).abs()).all()

@@ -52,8 +52,8 @@ class Recorder:
     def __init__(self):
         self.shown = []
 
-    def __call__(self, x_t, told_t, conditioning):
-        self.shown.append((x_t, told_t))
+    def __call__(self, x_t, reported_t, conditioning):
+        self.shown.append((x_t, reported_t))
         return torch.tanh(1.3 * x_t.roll(1, dims=-1) - 0.4 * x_t)
 
 

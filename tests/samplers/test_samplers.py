@@ -45,9 +45,9 @@ def samplers(which):
     return pytest.mark.parametrize("sampler", which.values(), ids=which)
 
 
-def wavy(x_t, told_t, conditioning):
+def wavy(x_t, reported_t, conditioning):
     """A small fixed network without structure."""
-    return torch.tanh(1.3 * x_t.roll(1, dims=-1) - 0.4 * x_t) + 0.2 * torch.cos(told_t / 100.0).view(-1, 1, 1, 1)
+    return torch.tanh(1.3 * x_t.roll(1, dims=-1) - 0.4 * x_t) + 0.2 * torch.cos(reported_t / 100.0).view(-1, 1, 1, 1)
 
 
 def noise(seed=0):

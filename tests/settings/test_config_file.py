@@ -82,7 +82,7 @@ def test_another_option_on_the_command_line_takes_the_place_of_the_files(with_fi
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "reported"),
     [
         ("schedule: cosin", "schedule: cosin in {file} is no option; there are: betas, cosine, "),
         ("schedule: cosin", "did you mean 'cosine'?"),
@@ -92,10 +92,10 @@ def test_another_option_on_the_command_line_takes_the_place_of_the_files(with_fi
         ("max_steps: 0.5", "max_steps=0.5 in {file} is not accepted; max_steps takes a whole number"),
     ],
 )
-def test_a_bad_file_is_named(text: str, told: str, with_file: Callable, tmp_path: Path) -> None:
+def test_a_bad_file_is_named(text: str, reported: str, with_file: Callable, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as error:
         with_file(text)
-    assert told.format(file=f"{tmp_path}/mine.yaml") in str(error.value)
+    assert reported.format(file=f"{tmp_path}/mine.yaml") in str(error.value)
 
 
 def test_a_text_in_a_file_is_as_it_is_written(with_file: Callable) -> None:
@@ -109,7 +109,7 @@ def test_a_text_in_a_file_is_as_it_is_written(with_file: Callable) -> None:
     assert (config.pictures.prompts, config.pictures.count, config.seed) == (["5", "no"], 16, 1000)
 
 
-def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_file_that_is_not_there_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"config=.*none.yaml is not there; it takes a YAML file"):
         compose("train", [*NEEDED, f"config={tmp_path}/none.yaml"])
 

@@ -1,4 +1,4 @@
-"""Settings that nobody reads, and values that no run can have, from words, files and experiments: told at once, by name."""
+"""Unknown settings and values out of range, from words, files and experiments: reported at once, by name."""
 
 import shutil
 from collections.abc import Callable
@@ -42,7 +42,7 @@ def refused(verb: str, *words: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("verb", "word", "told"),
+    ("verb", "word", "reported"),
     [
         ("train", "+max_stepz=3", "unknown setting 'max_stepz' of train; did you mean 'max_steps'"),
         ("train", "++batchsize=3", "did you mean 'batch_size'"),
@@ -111,9 +111,9 @@ def refused(verb: str, *words: str) -> str:
         ("train_autoencoder", "+architecture.chanels=[8]", "did you mean 'architecture.channels'"),
     ],
 )
-def test_what_nobody_would_read_is_refused_with_the_nearest(verb: str, word: str, told: str) -> None:
-    if told:
-        assert told in refused(verb, word)
+def test_what_nobody_would_read_is_refused_with_the_nearest(verb: str, word: str, reported: str) -> None:
+    if reported:
+        assert reported in refused(verb, word)
     else:
         compose(verb, [*NEEDED[verb], word])
 
@@ -146,10 +146,10 @@ def test_what_is_read_is_accepted(words: list[str]) -> None:
 
 def test_what_a_message_says_to_leave_out_can_be_left_out() -> None:
     word = "network._target_=ldm_train.networks.diffusers_unet.DiffusersUNet"
-    told = refused("train", word).rpartition(": ")[2].split()
-    assert "~network.middle_attention" in told  # which is null
-    network = compose_as(TrainSettings, [*NEEDED["train"], word, *told]).network
-    assert not {name.removeprefix("~network.") for name in told} & network.as_plain().keys()
+    reported = refused("train", word).rpartition(": ")[2].split()
+    assert "~network.middle_attention" in reported  # which is null
+    network = compose_as(TrainSettings, [*NEEDED["train"], word, *reported]).network
+    assert not {name.removeprefix("~network.") for name in reported} & network.as_plain().keys()
 
 
 def test_a_network_in_an_options_place_has_what_is_read_of_every_network(tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def test_constructors_within_constructors_are_looked_at() -> None:
     assert "did you mean 'weighting.base.gamma'" in refused("train", "weighting=learned", base)
 
 
-def test_a_mistyped_setting_is_told_before_those_of_another_constructor() -> None:
+def test_a_mistyped_setting_is_reported_before_those_of_another_constructor() -> None:
     assert "did you mean 'optimizer.momentum'" in refused(
         "train", "optimizer._target_=torch.optim.SGD", "+optimizer.momentm=1"
     )
@@ -192,19 +192,19 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("text", "told"), BAD)
-def test_a_typo_in_an_experiment_names_the_experiment(text: str, told: str, own_conf: Path) -> None:
+@pytest.mark.parametrize(("text", "reported"), BAD)
+def test_a_typo_in_an_experiment_names_the_experiment(text: str, reported: str, own_conf: Path) -> None:
     (own_conf / "experiment/mine.yaml").write_text(f"# @package _global_\n{text}\n")
-    assert told.format(file="experiment=mine") in refused("train", "experiment=mine")
+    assert reported.format(file="experiment=mine") in refused("train", "experiment=mine")
 
 
-@pytest.mark.parametrize(("text", "told"), BAD)
-def test_a_typo_in_a_file_names_the_file(text: str, told: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("text", "reported"), BAD)
+def test_a_typo_in_a_file_names_the_file(text: str, reported: str, tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(text)
-    assert told.format(file=f"{tmp_path}/mine.yaml") in refused("train", f"config={tmp_path}/mine.yaml")
+    assert reported.format(file=f"{tmp_path}/mine.yaml") in refused("train", f"config={tmp_path}/mine.yaml")
 
 
-def test_a_typo_in_an_option_is_told(own_conf: Path) -> None:
+def test_a_typo_in_an_option_is_reported(own_conf: Path) -> None:
     (own_conf / "sampler/mine.yaml").write_text("_target_: ldm_train.samplers.ddim.DDIM\netta: 1.0\n")
     assert "did you mean 'sampler.eta'" in refused("sample", "sampler=mine")
 
@@ -274,7 +274,7 @@ def test_devices_are_a_number_a_list_or_all(devices: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "reported"),
     [
         (
             ["train", "trainer.precision=16-mixed", "trainer.accelerator=cpu"],
@@ -292,11 +292,11 @@ def test_devices_are_a_number_a_list_or_all(devices: object) -> None:
         (["train_autoencoder", "max_steps=0"], "max_steps=0 must be a whole number of at least 1"),
     ],
 )
-def test_they_are_refused_before_anything_is_read(words: list[str], told: str, ldm_train: Callable) -> None:
+def test_they_are_refused_before_anything_is_read(words: list[str], reported: str, ldm_train: Callable) -> None:
     verb, *more = words
     answer = ldm_train(verb, *NEEDED[verb], *more)
     assert answer.code == 1
-    assert told in answer.err
+    assert reported in answer.err
     assert answer.out == ""
 
 
@@ -319,7 +319,7 @@ def test_scaled_gradients_are_not_for_shared_parameters(precision: str) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="of machines without a GPU")
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "reported"),
     [
         (["train", "trainer.accelerator=gpu"], "trainer.accelerator=gpu: there is none on this machine"),
         (["train_autoencoder", "trainer.accelerator=cuda"], "trainer.accelerator=cuda: there is none on this machine"),
@@ -327,16 +327,16 @@ def test_scaled_gradients_are_not_for_shared_parameters(precision: str) -> None:
     ],
 )
 def test_devices_that_are_not_there_are_refused_before_anything_is_read(
-    words: list[str], told: str, ldm_train: Callable
+    words: list[str], reported: str, ldm_train: Callable
 ) -> None:
     verb, *more = words
     answer = ldm_train(verb, *NEEDED[verb], *more)
     assert answer.code == 1
-    assert told in answer.err
+    assert reported in answer.err
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "reported"),
     [
         (["trainer.accelerator=gpu", "trainer.devices=4"], "trainer.devices=4: this machine has 2 GPUs"),
         (["trainer.devices=4"], "trainer.devices=4: this machine has 2 GPUs"),
@@ -346,13 +346,15 @@ def test_devices_that_are_not_there_are_refused_before_anything_is_read(
         (["trainer.accelerator=cpu", "trainer.devices=4"], None),
     ],
 )
-def test_more_gpus_than_there_are_are_refused(words: list[str], told: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_gpus_than_there_are_are_refused(
+    words: list[str], reported: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     config = compose_as(TrainSettings, [*NEEDED["train"], *words])
-    if told is None:
+    if reported is None:
         refuse_absent(config.trainer)
     else:
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=reported):
             refuse_absent(config.trainer)
 
 

@@ -1,4 +1,4 @@
-"""Settings without effect are told, once each, and nothing is told of a run whose settings all have one."""
+"""Settings without effect are reported, once each, and nothing is reported of a run whose settings all have one."""
 
 import json
 from collections.abc import Callable
@@ -28,7 +28,7 @@ def tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[
 
 
 @pytest.mark.parametrize(
-    ("verb", "words", "told"),
+    ("verb", "words", "reported"),
     [
         ("train", "crop=random background=red", "note: crop, background=red have no effect: a cache is given"),
         ("train", "crop.mirrored=true", "note: crop.mirrored=true has no effect"),
@@ -93,9 +93,9 @@ def tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[
         ("evaluate", "features=null real=b", "note: real=b has no effect: features=null compares no pictures"),
     ],
 )
-def test_a_setting_without_effect_is_told(verb: str, words: str, told: str, tell: Callable) -> None:
+def test_a_setting_without_effect_is_reported(verb: str, words: str, reported: str, tell: Callable) -> None:
     [line] = tell(verb, *words.split())
-    assert line.startswith(told)
+    assert line.startswith(reported)
     assert "{" not in line
 
 
@@ -126,7 +126,7 @@ def test_a_setting_without_effect_is_told(verb: str, words: str, told: str, tell
         ("evaluate", "run_dir=nowhere steps=5"),
     ],
 )
-def test_nothing_is_told_of_settings_that_have_one(verb: str, words: str, tell: Callable) -> None:
+def test_nothing_is_reported_of_settings_that_have_one(verb: str, words: str, tell: Callable) -> None:
     assert tell(verb, *words.split()) == []
 
 

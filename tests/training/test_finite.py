@@ -201,7 +201,7 @@ def test_a_gradient_alone_accuses_no_example(cache: Path, train: Callable, spoil
     assert all(example["finite"] for example in read_examples(tmp_path / "run", 2))
 
 
-def test_joined_caches_are_told_apart(
+def test_joined_caches_are_reported_apart(
     cache: Path, pictures: Path, encode: Callable, train: Callable, seen: Any, spoiled: Callable, tmp_path: Path
 ) -> None:
     other = tmp_path / "inverted"

@@ -152,7 +152,7 @@ def truncated(pictures: Path, tmp_path: Path) -> Path:
     return source
 
 
-def test_what_does_not_decode_is_replaced_and_told_once(
+def test_what_does_not_decode_is_replaced_and_reported_once(
     truncated: Path, cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data, stored = live(truncated), CachedLatents(LatentCache(cache), batch_size=4)
@@ -210,7 +210,7 @@ def test_without_a_cache_what_is_missing_is_named(missing: str, pictures: Path, 
 
 
 @pytest.mark.slow
-def test_a_picture_left_out_by_its_header_is_told(
+def test_a_picture_left_out_by_its_header_is_reported(
     pictures: Path, ldm_train: Callable, train_words: list[str], tmp_path: Path
 ) -> None:
     source = Path(shutil.copytree(pictures, tmp_path / "source"))

@@ -54,7 +54,7 @@ def test_metrics_have_a_line_a_step_and_no_clock(trained: Path) -> None:
     assert {line["step"] for line in metrics if "validation_loss" in line} == VALIDATED
 
 
-def test_the_loss_is_told_by_log_snr_for_both_kinds_of_weights(trained: Path) -> None:
+def test_the_loss_is_reported_by_log_snr_for_both_kinds_of_weights(trained: Path) -> None:
     """The bins' means, weighed by what of the training falls into each, are the total."""
     from ldm_train.diffusion.schedules.named import scaled_linear
     from ldm_train.diffusion.timesteps import Uniform

@@ -1,4 +1,4 @@
-"""Runs that are told to stop: saved at a step's end, left with exit code 75, and continued bit for bit."""
+"""Runs that get a signal to stop: saved at a step's end, left with exit code 75, and continued bit for bit."""
 
 import json
 import os
@@ -311,7 +311,7 @@ def test_a_second_signal_ends_at_once_and_leaves_the_last_checkpoint(
 
 
 @pytest.mark.slow
-def test_ctrl_c_in_a_terminal_reaches_all_processes_and_is_told_once(
+def test_ctrl_c_in_a_terminal_reaches_all_processes_and_is_reported_once(
     start: Start, cache: Path, train_words: list[str], tmp_path: Path
 ) -> None:
     """Two ranks with two loader workers each, all in one process group."""

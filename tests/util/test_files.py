@@ -141,7 +141,7 @@ def test_a_file_that_is_being_written_is_not_cleared(tmp_path: Path) -> None:
     assert (tmp_path / "a").read_text() == "whole"
 
 
-def test_the_system_s_reason_is_told_where_a_library_hides_it(tmp_path: Path) -> None:
+def test_the_system_s_reason_is_reported_where_a_library_hides_it(tmp_path: Path) -> None:
     def fail() -> None:
         try:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

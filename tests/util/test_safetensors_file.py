@@ -29,7 +29,7 @@ MIXED = {
 
 
 @pytest.mark.parametrize("tensors", [MIXED, {"x": torch.ones(1)}, {}], ids=["mixed", "one", "none"])
-@pytest.mark.parametrize("metadata", [None, {"told": '{"é": 1}'}])
+@pytest.mark.parametrize("metadata", [None, {"reported": '{"é": 1}'}])
 def test_the_bytes_are_those_of_safetensors(tensors: dict[str, Tensor], metadata: dict | None, tmp_path: Path) -> None:
     save_tensors(tmp_path / "a", tensors, metadata)
     assert (tmp_path / "a").read_bytes() == save(tensors, metadata)

@@ -49,7 +49,7 @@ def test_what_grows_on_unpacking_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_way_to_safetensors_that_is_told_leads_there(tmp_path: Path) -> None:
+def test_the_way_to_safetensors_that_is_reported_leads_there(tmp_path: Path) -> None:
     """The first textual inversions are of a class that a reader would have to trust."""
     rows = torch.randn(2, 8)
     parameters = torch.nn.ParameterDict({"*": torch.nn.Parameter(rows)})

@@ -125,7 +125,7 @@ SETTINGS = "lora_adapter_metadata"
 
 
 @pytest.mark.parametrize(
-    ("told", "message"),
+    ("reported", "message"),
     [
         ("[]", SETTINGS),
         ("{", "cannot be read as a safetensors file"),
@@ -136,10 +136,10 @@ SETTINGS = "lora_adapter_metadata"
         ('{"unet.lora_alpha": 8, "unet.alpha_pattern": {"(": 1}}', "unet.mid_block.attentions.0.proj_in"),
     ],
 )
-def test_settings_that_are_none_are_refused(told: str, message: str, weights: dict[str, Tensor], tmp_path: Path) -> None:
+def test_settings_that_are_none_are_refused(reported: str, message: str, weights: dict[str, Tensor], tmp_path: Path) -> None:
     matrices = {"A": torch.zeros(3, 64), "B": torch.zeros(64, 3)}
     state = {f"unet.mid_block.attentions.0.proj_in.lora_{name}.weight": matrix for name, matrix in matrices.items()}
-    save_file(state, tmp_path / "x.safetensors", metadata={SETTINGS: told})
+    save_file(state, tmp_path / "x.safetensors", metadata={SETTINGS: reported})
     with pytest.raises(ValueError, match=rf"x\.safetensors.*{message}"):
         read_adapter(tmp_path / "x.safetensors", weights)
 

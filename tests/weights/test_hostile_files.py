@@ -57,10 +57,10 @@ def test_code_in_a_pickle_is_refused_by_its_name_and_not_run(find, kind, tmp_pat
     path = with_code(tmp_path / "model.ckpt", kind)
     with pytest.raises(ValueError, match=r"model\.ckpt") as refused:
         find(path)
-    told = str(refused.value)
+    reported = str(refused.value)
     if kind != "plain pickle":
-        assert "system" in told
-        assert "safetensors" in told
+        assert "system" in reported
+        assert "safetensors" in reported
 
 
 def test_a_class_in_a_pickle_is_named_with_the_way_to_safetensors(tmp_path):
@@ -229,7 +229,7 @@ def test_what_is_no_name_of_the_hub_is_not_looked_up(weights):
         locate_weights(weights, setting="network.weights", subfolder="unet", name="diffusion_pytorch_model")
 
 
-def test_offline_a_name_of_the_hub_is_told_with_the_way_out():
+def test_offline_a_name_of_the_hub_is_reported_with_the_way_out():
     with pytest.raises(ValueError, match=r"network\.weights=owner/name .*`hf download owner/name`"):
         locate_weights("owner/name", setting="network.weights", subfolder="unet", name="diffusion_pytorch_model")
 

@@ -59,7 +59,7 @@ def test_a_name_is_fetched_and_its_folder_given(monkeypatch, tmp_path):
     assert "unet/diffusion_pytorch_model.safetensors" in asked["owner/name"]
 
 
-def test_a_fetch_that_fails_is_told(monkeypatch):
+def test_a_fetch_that_fails_is_reported(monkeypatch):
     class FailedError(HfHubHTTPError):
         def __init__(self) -> None:
             Exception.__init__(self, "503 for everybody")

@@ -89,11 +89,11 @@ def test_an_adapter_leaves_and_comes_back_bit_for_bit(
 ) -> None:
     adapter = trained(dora=dora, alpha=alpha)
     if layout == "diffusers":
-        theirs, told = export_adapter_to_diffusers(adapter, like, linear_projection=linear)
-        told = json.loads(json.dumps(told))
+        theirs, reported = export_adapter_to_diffusers(adapter, like, linear_projection=linear)
+        reported = json.loads(json.dumps(reported))
     else:
-        theirs, told = export_adapter_to_kohya(adapter, like, linear_projection=linear), None
-    assert_same(import_adapter(theirs, like, settings=told), adapter)
+        theirs, reported = export_adapter_to_kohya(adapter, like, linear_projection=linear), None
+    assert_same(import_adapter(theirs, like, settings=reported), adapter)
 
 
 @pytest.mark.parametrize("names", ["lora.down lora.up", "lora_linear_layer.down lora_linear_layer.up"])
@@ -129,8 +129,8 @@ def test_diffusers_computes_with_an_adapter_what_is_computed_here(layout: str, d
     adapter, net = trained(dora=dora, alpha=2.0, text_encoder=False), network().eval()
     theirs = diffusers_unet(net, linear=linear)
     if layout == "diffusers":
-        tensors, told = export_adapter_to_diffusers(adapter, like, linear_projection=linear)
-        theirs.load_lora_adapter(tensors, prefix="unet", metadata=told)
+        tensors, reported = export_adapter_to_diffusers(adapter, like, linear_projection=linear)
+        theirs.load_lora_adapter(tensors, prefix="unet", metadata=reported)
     else:
         from diffusers import StableDiffusionPipeline
 
@@ -170,8 +170,8 @@ def test_transformers_computes_with_a_text_encoders_adapter_what_is_computed_her
     text = texts().eval()
     theirs = clip_like(text)
     adapter = {name: tensor for name, tensor in trained(alpha=2.0).items() if name.startswith("text_encoder.")}
-    tensors, told = export_adapter_to_diffusers(adapter, like, linear_projection=False)
-    StableDiffusionPipeline.load_lora_into_text_encoder(tensors, None, theirs, metadata=told)
+    tensors, reported = export_adapter_to_diffusers(adapter, like, linear_projection=False)
+    StableDiffusionPipeline.load_lora_into_text_encoder(tensors, None, theirs, metadata=reported)
     changed = merge_adapters(like, [WeightedAdapter(adapter, 1.0, "")])
     text.load_state_dict({name.removeprefix("text_encoder."): w for name, w in changed.items()}, strict=False)
     tokens = text.tokenize(["a fox", "a fox on a hill"])
@@ -235,8 +235,8 @@ def test_a_layer_that_is_split_joins_to_itself() -> None:
 
 def test_files_of_all_layouts_are_read_alike(like, tmp_path: Path) -> None:
     adapter = trained(alpha=2.0)
-    theirs, told = export_adapter_to_diffusers(adapter, like, linear_projection=False)
-    save_file(theirs, tmp_path / "diffusers.safetensors", metadata={DIFFUSERS_METADATA_KEY: json.dumps(told)})
+    theirs, reported = export_adapter_to_diffusers(adapter, like, linear_projection=False)
+    save_file(theirs, tmp_path / "diffusers.safetensors", metadata={DIFFUSERS_METADATA_KEY: json.dumps(reported)})
     save_file(export_adapter_to_kohya(adapter, like, linear_projection=False), tmp_path / "kohya.safetensors")
     own = {n.replace(".weight", ".default.weight"): t for n, t in adapter.items() if not n.endswith(ALPHA)}
     write_tensor_file(tmp_path / "ours.safetensors", own, {"step": 8, "alpha": 2.0})

@@ -248,7 +248,7 @@ def test_the_table_of_text_names_is_diffusers_s():
         ({"model": "ViT-S-32-alt"}, "width=32 there and 256 here"),
     ],
 )
-def test_a_text_encoder_of_another_architecture_is_told(changes, message, tmp_path):
+def test_a_text_encoder_of_another_architecture_is_reported(changes, message, tmp_path):
     text_model().save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=rf"text_encoder\.weights=.*text_encoder\.model: .*{message}"):
         clip(weights=str(tmp_path), **settings(**changes))

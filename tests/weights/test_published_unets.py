@@ -53,7 +53,7 @@ def asking(network):
 
 @pytest.fixture
 def loaded(settings_of):
-    """`loaded(case, path)`: our network of the case with the weights from there, and what was told."""
+    """`loaded(case, path)`: our network of the case with the weights from there, and the notes."""
 
     def load(case, path, **changes):
         settings = settings_of(case) | changes
@@ -102,10 +102,10 @@ def outputs(ours, theirs, case):
 def test_a_folder_computes_what_it_did(case, unet, loaded, tmp_path):
     theirs = unet(case)
     theirs.save_pretrained(tmp_path / "unet")
-    ours, told = loaded(case, tmp_path)
+    ours, reported = loaded(case, tmp_path)
     output, expected = outputs(ours, theirs, case)
     assert (output - expected).norm() <= 1e-5 * expected.norm()
-    assert "diffusers' layout" in told[0]
+    assert "diffusers' layout" in reported[0]
 
 
 @EACH_CASE
@@ -114,11 +114,11 @@ def test_a_single_file_is_the_same_network_bit_for_bit(case, unet, loaded, saved
     theirs.save_pretrained(tmp_path / "unet")
     expected, _ = loaded(case, tmp_path)
     for name in ("model.safetensors", "model.ckpt"):
-        ours, told = loaded(case, saved(single(theirs.state_dict()), name))
+        ours, reported = loaded(case, saved(single(theirs.state_dict()), name))
         assert_close(ours.state_dict(), expected.state_dict(), rtol=0, atol=0)
-        assert "latent-diffusion's layout" in told[0]
-        assert any("number of attention heads" in line for line in told)
-        assert any("what it predicts" in line for line in told)
+        assert "latent-diffusion's layout" in reported[0]
+        assert any("number of attention heads" in line for line in reported)
+        assert any("what it predicts" in line for line in reported)
 
 
 @EACH_CASE
@@ -227,9 +227,9 @@ def test_averages_are_taken_of_a_file_that_has_both(unet, loaded, saved):
         | {"model_ema.decay": torch.zeros(())}
     )
     path = saved(both, "both.safetensors")
-    averaged, told = loaded("1.x", path)
+    averaged, reported = loaded("1.x", path)
     plain, _ = loaded("1.x", path, averaged=False)
-    assert "averaged weights" in told[0]
+    assert "averaged weights" in reported[0]
     assert_close(averaged.state_dict(), {name: 2 * tensor for name, tensor in plain.state_dict().items()}, rtol=0, atol=0)
     assert "model_ema.diffusion_modelinput_blocks00weight" in both
 
@@ -310,7 +310,7 @@ def test_what_belongs_to_no_part_is_refused_with_a_way_round_that_works(ending, 
         ("x4 upscaler", {"only_cross_attention": None}, r"only_cross_attention=\[true, true, true, false\] there"),
     ],
 )
-def test_another_network_is_told_by_its_settings(case, changes, message, unet, loaded, tmp_path):
+def test_another_network_is_reported_by_its_settings(case, changes, message, unet, loaded, tmp_path):
     unet(case).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=rf"network\.weights=.*another network.*{message}"):
         loaded(case, tmp_path, **changes)
@@ -319,9 +319,9 @@ def test_another_network_is_told_by_its_settings(case, changes, message, unet, l
 def test_input_channels_are_added_with_zeros_where_that_is_asked(unet, loaded, tmp_path):
     theirs = unet("1.x")
     theirs.save_pretrained(tmp_path)
-    wider, told = loaded("1.x", tmp_path, map_channels=5, add_input_channels=True)
+    wider, reported = loaded("1.x", tmp_path, map_channels=5, add_input_channels=True)
     ours, _ = loaded("1.x", tmp_path)
-    assert any("5 input channels are added" in line for line in told)
+    assert any("5 input channels are added" in line for line in reported)
     state = wider.state_dict()
     stem = state.pop("conv_in.weight")
     assert not stem[:, 4:].any()
@@ -384,7 +384,7 @@ def test_other_groups_of_the_normalisations_are_refused(unet, loaded, tmp_path):
         (["a.weight", "b.weight"], r"a U-Net .*down_blocks.* a.weight, b.weight"),
     ],
 )
-def test_other_files_are_told_from_models(names, message, loaded, saved):
+def test_other_files_are_reported_from_models(names, message, loaded, saved):
     with pytest.raises(ValueError, match=message):
         loaded("1.x", saved({name: torch.zeros(2) for name in names}, "other.safetensors"))
 

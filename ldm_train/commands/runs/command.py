@@ -189,7 +189,7 @@ def list_plain_runs(runs: Sequence[RunRead]) -> list[dict[str, object]]:
         {
             "run_dir": str(run.path),
             "state": state_of(run).word,
-            "told": state_of(run).text,
+            "message": state_of(run).text,
             "step": run.step,
             "saved_step": run.saved,
             "max_steps": run.max_steps,

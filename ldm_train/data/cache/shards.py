@@ -16,7 +16,7 @@ from ldm_train.util.safe_json import parse_json
 from ldm_train.util.safetensors_file import save_tensors
 
 SHARD_BYTES = 256 * 2**20
-ROWS_METADATA_KEY = "told"  # in the files' headers
+ROWS_METADATA_KEY = "rows"  # in the files' headers
 Rows = dict[str, Tensor]
 
 

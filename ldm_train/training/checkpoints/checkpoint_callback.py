@@ -84,7 +84,7 @@ class Checkpoints(Callback):
         self.saved = saved
         self.best = math.inf
         self.best_step: int | None = None
-        self._told = False
+        self._warned = False
         self._kept: int | None = None  # the step after which nothing was left undone
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -158,8 +158,8 @@ class Checkpoints(Callback):
 
     def _tell_unknown(self, trainer: pl.Trainer) -> None:
         """Say once, at the first checkpoint, that there may never be a best one."""
-        name, told, self._told = self.keeping.best, self._told, True
-        if name is not None and name not in self.lines.latest and not told and trainer.is_global_zero:
+        name, warned, self._warned = self.keeping.best, self._warned, True
+        if name is not None and name not in self.lines.latest and not warned and trainer.is_global_zero:
             known = ", ".join(
                 sorted(metric for metric in self.lines.latest if not metric.startswith((TIMING_PREFIX, "health/")))
             )

@@ -143,7 +143,7 @@ def checkpoints(run_dir: Path) -> list[Path]:
 
 
 def numbered(run_dir: Path) -> dict[int, Path]:
-    """The checkpoints that are kept beside the last one, by step, in order."""
+    """The checkpoints that are kept next to the last one, by step, in order."""
     return numbered_steps(last_checkpoint(run_dir).parent, ".ckpt")
 
 

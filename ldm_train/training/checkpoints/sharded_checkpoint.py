@@ -33,7 +33,7 @@ BLOCK = 2**20  # bytes that are read at once
 
 
 def mapped(tree: Tree, change: Callable[[Keys, Tree], Tree], keys: Keys = ()) -> Tree:
-    """The same tree with every leaf changed, which is told its keys from the root."""
+    """Return the same tree with every leaf changed by a function of its keys from the root and its value."""
     if isinstance(tree, Mapping):
         return {key: mapped(value, change, (*keys, key)) for key, value in tree.items()}
     if isinstance(tree, list | tuple):

@@ -1,4 +1,4 @@
-"""`check`: each kind of fault is found before training, named, and told by the exit code; what is fine is left in peace."""
+"""`check`: it finds each kind of fault before training, names it, and exits with 1; it accepts what is fine."""
 
 import json
 import re
@@ -211,14 +211,14 @@ def test_copies_small_and_flat_pictures_are_only_warned_of(make: Callable, check
     assert [group["keys"] for group in report["pictures"]["copies"]] == [["a.png", "b.png"]]
 
 
-def test_what_the_crop_cuts_away_is_told_by_shape(make: Callable, check: Callable) -> None:
+def test_what_the_crop_cuts_away_is_reported_by_shape(make: Callable, check: Callable) -> None:
     wide = noise(0, 32).crop((0, 0, 32, 16))
     _, out, report = check(make({"a.png": (wide, "a"), "b.png": (noise(1), "b")}), *UNTRIED)
     assert report["pictures"]["buckets"] == {"16x16": [2, 0.25]}
     assert "16x16: 2 pictures; the crop cuts away 25.0%" in out
 
 
-def test_long_captions_are_told_once_with_the_choice(make: Callable, check: Callable, tmp_path: Path) -> None:
+def test_long_captions_are_reported_once_with_the_choice(make: Callable, check: Callable, tmp_path: Path) -> None:
     contents = {f"{n}.png": (noise(n), "a cat " * (10 if n else 1) + f"number {n}") for n in range(4)}
     code, _, report = check(make(contents), *UNTRIED)
     assert code == 0
@@ -241,8 +241,8 @@ def test_a_wrong_scale_is_refused_or_borne(scale: float, strict: bool, pictures:
     words = [*WITH_AUTOENCODER, "image_size=16", f"autoencoder.scale={scale}", f"scale_check={str(strict).lower()}"]
     code, _, report = check(pictures, *words)
     assert code == int(strict)
-    told = report["reasons"] if strict else report["warnings"]
-    assert any("the latents have a deviation of" in line for line in told)
+    reported = report["reasons"] if strict else report["warnings"]
+    assert any("the latents have a deviation of" in line for line in reported)
 
 
 def test_an_autoencoder_that_gives_other_pictures_back_is_refused(
@@ -264,13 +264,13 @@ def test_every_contradiction_is_listed_at_once(pictures: Path, check: Callable) 
     words += ["checkpoint.every=3", "checkpoint.keep_every=5", "checkpoint.shares=true"]
     code, out, report = check(pictures, *UNTRIED, *words)
     assert code == 1
-    told = "\n".join(report["reasons"])
+    reported = "\n".join(report["reasons"])
     for of in (
         *("batch_size=5", "ema.decay=1", "network.head_size=7", "dtype=int8", "gamma=0", "compile=nothing"),
         *("max_time=soon", "checkpoint.keep_every=5", "checkpoint.shares=true"),
     ):
-        assert told.count(of) == 1, of
-    assert told.count("earning rate") + told.count("optimizer.lr") == 1
+        assert reported.count(of) == 1, of
+    assert reported.count("earning rate") + reported.count("optimizer.lr") == 1
     assert "12 pictures: 12 can be used" in out
 
 

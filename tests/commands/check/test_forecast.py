@@ -70,7 +70,7 @@ def test_passes_of_a_class_picture_are_counted(words: list[str], number: int) ->
     assert count_passes(config, build_parts(config)) == number
 
 
-def test_class_pictures_are_told_with_their_time(check: Callable, trained: Path) -> None:
+def test_class_pictures_are_reported_with_their_time(check: Callable, trained: Path) -> None:
     own = [f"network.weights={trained}", *PROMPT]
     out, report = check(*own, "measure=true", "price_per_hour=1000")
     assert "40 class pictures are drawn first, with 6 passes of the network each, in about" in out

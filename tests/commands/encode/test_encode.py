@@ -155,7 +155,7 @@ def test_copies_of_a_picture_share_a_row(source: Path, own: Path, encode: Callab
 
 
 @pytest.mark.parametrize(
-    ("words", "told", "work"),
+    ("words", "reported", "work"),
     [
         (["dtype=float16"], "dtype: float32 -> float16", (12, 0)),
         (["background=black"], "background: #ffffff -> #000000", (12, 0)),
@@ -167,7 +167,7 @@ def test_copies_of_a_picture_share_a_row(source: Path, own: Path, encode: Callab
 )
 def test_other_settings_encode_anew_what_they_change_and_say_so(
     words: list[str],
-    told: str,
+    reported: str,
     work: tuple[int, int],
     pictures: Path,
     own: Path,
@@ -179,7 +179,7 @@ def test_other_settings_encode_anew_what_they_change_and_say_so(
     answer = encode(pictures, own, EXACT, *words)
     assert answer.code == 0, answer.err
     assert "encoded anew, since these changed" in answer.out
-    assert told in answer.out
+    assert reported in answer.out
     assert counted() == work
     assert encode(pictures, tmp_path / "fresh", EXACT, *words).code == 0
     assert contents(own) == contents(tmp_path / "fresh")
@@ -224,8 +224,8 @@ def test_a_cache_tells_nothing_of_when_where_and_how_it_was_made(
     time.sleep(0.01)
     assert encode(moved, other, EXACT, "batch_size=3", "workers=1").code == 0
     assert contents(one) == contents(other)
-    for told in (tmp_path.name, socket.gethostname(), str(Path.home()), time.strftime("%Y-")):
-        assert not [name for name, content in contents(one).items() if told.encode() in content], told
+    for reported in (tmp_path.name, socket.gethostname(), str(Path.home()), time.strftime("%Y-")):
+        assert not [name for name, content in contents(one).items() if reported.encode() in content], reported
 
 
 def test_a_linked_folder_stays_linked(cache: Path, pictures: Path, encode: Callable, tmp_path: Path) -> None:

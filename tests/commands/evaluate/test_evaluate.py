@@ -96,7 +96,7 @@ def test_drawn_pictures_are_compared_with_real_ones(compared: tuple[dict, Path],
     assert len(list(locate_pictures(out).glob("*/*.png"))) == 9
 
 
-def test_the_numbers_are_told_in_markdown_too(compared: tuple[dict, Path]) -> None:
+def test_the_numbers_are_reported_in_markdown_too(compared: tuple[dict, Path]) -> None:
     numbers, out = compared
     text = out.with_suffix(".md").read_text()
     low, high = numbers["intervals"]["kid_efficientnet_lite0"]
@@ -176,7 +176,7 @@ def test_pictures_of_another_model_or_recipe_are_never_used(
         file.write_bytes(b"a picture of something else")
     more = ["guidance=classifier_free"] if other.startswith("guidance") else []
     evaluate(*more, other, "samples=9", "seed=3", f"real={pictures}", out=out)
-    assert not stale.exists(), "and they are not kept beside a result that is not theirs"
+    assert not stale.exists(), "and they are not kept next to a result that is not theirs"
     assert len(list(locate_pictures(out).glob("*/"))) == 1
 
 
@@ -208,7 +208,7 @@ def test_a_sweep_measures_what_single_commands_do(
     assert len(list(plot.iter("{http://www.w3.org/2000/svg}circle"))) == 4 * len(SETS)
 
 
-def test_what_a_sweep_cannot_draw_is_told_before_any_is(trained: Path, ldm_train: Callable, tmp_path: Path) -> None:
+def test_what_a_sweep_cannot_draw_is_reported_before_any_is(trained: Path, ldm_train: Callable, tmp_path: Path) -> None:
     answer = ldm_train("evaluate", f"run_dir={trained}", f"out={tmp_path}/o.json", *QUICK, "sweep.steps=[2,2000]")
     assert answer.code == 1
     assert "steps=2000 must be from 1 to the schedule's 1000" in answer.err
@@ -301,7 +301,7 @@ def test_pictures_without_captions_cannot_be_compared_with_them(
         (["run_dir=a", "samples=0"], "samples=0 must be a whole number of at least 1"),
     ],
 )
-def test_contradictions_are_told(words: list[str], message: str, ldm_train: Callable, tmp_path: Path) -> None:
+def test_contradictions_are_reported(words: list[str], message: str, ldm_train: Callable, tmp_path: Path) -> None:
     out = [] if any(word.startswith("out=") for word in words) else [f"out={tmp_path}/o.json"]
     answer = ldm_train("evaluate", *words, *out)
     assert answer.code == 1
@@ -408,7 +408,7 @@ def test_perfect_drawings_get_perfect_numbers(pictures: Path) -> None:
     ("drawn_instead", "retrieval", "background"),
     [("a black square on a red background", 2 / 3, 1), ("a black circle on a white background", 1, 2 / 3)],
 )
-def test_a_wrong_shape_and_a_wrong_background_are_told_apart(
+def test_a_wrong_shape_and_a_wrong_background_are_reported_apart(
     drawn_instead: str, retrieval: float, background: float, pictures: Path
 ) -> None:
     """Of three held-out drawings the red circle is drawn as another one: on the right ground, or in the right shape."""

@@ -50,11 +50,11 @@ def test_the_rest_of_an_interrupted_drawing_is_drawn_in_whole_batches(light: Mod
 
 @pytest.mark.parametrize("other", [{"seed": 1}, {"model": "other"}, {"guidance": {"scale": 2.0}}])
 def test_what_decides_pictures_names_their_folder(other: dict[str, object], light: ModuleType) -> None:
-    config, told = CONFIG, {"seed": 0, "model": "one", "guidance": {"scale": 1.0}}
-    own = DrawingJob(config, ["a", "b"], told, light.open_light)
-    assert DrawingJob(config, ["a", "b"], dict(reversed(told.items())), light.open_light).key == own.key
-    assert DrawingJob(config, ["a", "b"], told | other, light.open_light).key != own.key
-    assert DrawingJob(config, ["a", "c"], told, light.open_light).key != own.key
+    config, reported = CONFIG, {"seed": 0, "model": "one", "guidance": {"scale": 1.0}}
+    own = DrawingJob(config, ["a", "b"], reported, light.open_light)
+    assert DrawingJob(config, ["a", "b"], dict(reversed(reported.items())), light.open_light).key == own.key
+    assert DrawingJob(config, ["a", "b"], reported | other, light.open_light).key != own.key
+    assert DrawingJob(config, ["a", "c"], reported, light.open_light).key != own.key
 
 
 def test_pictures_of_several_sizes_are_read_in_their_order(tmp_path: Path) -> None:

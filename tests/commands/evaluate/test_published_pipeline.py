@@ -37,8 +37,8 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_pipeline_is_measured_as_a_run_is(
     real: str, saved: Path, pictures: Path, cache: Path, ldm_train: Callable, tmp_path: Path
 ) -> None:
-    beside = f"real={pictures}" if real == "a folder" else f"cache={cache}"
-    words = [f"pipeline={saved}", beside, "samples=5", "steps=2", "resamples=0", "device=cpu", "batch_size=2"]
+    other = f"real={pictures}" if real == "a folder" else f"cache={cache}"
+    words = [f"pipeline={saved}", other, "samples=5", "steps=2", "resamples=0", "device=cpu", "batch_size=2"]
     answer = ldm_train("evaluate", *words, f"out={tmp_path}/o.json")
     assert answer.code == 0, answer.err
     numbers = json.loads((tmp_path / "o.json").read_text())
@@ -62,13 +62,13 @@ def test_guidance_of_a_pipeline_without_is_refused(saved: Path, pictures: Path, 
         assert name in answer.err
 
 
-def test_a_pipeline_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+def test_a_pipeline_that_cannot_be_read_is_reported(tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text("{")
     with pytest.raises(ValueError, match="pipeline="):
         open_pipeline(str(tmp_path), torch.device("cpu"))
 
 
-class Told:
+class Recording:
     """A pipeline of text that gives back what it was asked."""
 
     def __call__(
@@ -88,7 +88,7 @@ class Told:
 
 
 def test_prompts_steps_guidance_and_keyed_noise_arrive() -> None:
-    pipeline = Told()
+    pipeline = Recording()
     paint = build_pipeline_painter(pipeline, steps=7, seed=1, scale=5.0)  # type: ignore[arg-type]
     images = paint(["a", "b"], torch.tensor([3, 4]))
     together = pipeline.asked[2]

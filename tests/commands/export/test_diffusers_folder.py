@@ -56,8 +56,8 @@ def test_diffusers_own_network_leaves_as_it_is(run_dir: Path, ldm_train: Callabl
         "network.attention_head_dim=4",
     )
     short = ("trainer.accelerator=cpu", "threads=1", "batch_size=4", "max_steps=2", "pictures.every=9", "validation.every=9")
-    told = [f"cache={read_trained(run_dir).cache}", f"run_dir={tmp_path}/run", "scale_check=false", "metrics.every=null"]
-    answer = ldm_train("train", *told, *words, *blocks, *short, "optimizer.lr=0.02", "lr_schedule.warmup_steps=1")
+    reported = [f"cache={read_trained(run_dir).cache}", f"run_dir={tmp_path}/run", "scale_check=false", "metrics.every=null"]
+    answer = ldm_train("train", *reported, *words, *blocks, *short, "optimizer.lr=0.02", "lr_schedule.warmup_steps=1")
     assert answer.code == 0, answer.err
     same_picture(ours(tmp_path / "run"), theirs(opened(export(tmp_path / "run", "layout=diffusers")), tmp_path / "run"))
 

@@ -68,11 +68,11 @@ def names(run_dir: Path) -> list[str]:
 
 @pytest.mark.parametrize("weights", ["ema", "raw"])
 def test_the_checkpoints_weights_are_written_bit_for_bit(weights: str, trained: Path, export: Callable) -> None:
-    found, told, _ = export(trained, f"weights={weights}")
+    found, reported, _ = export(trained, f"weights={weights}")
     loaded = checkpoint(trained)
     expected = loaded["state_dict"] if weights == "raw" else loaded["callbacks"]["EMA"]["average"]
     assert_close(found, dict(expected), rtol=0, atol=0)
-    assert (told["step"], told["weights"]) == (8, weights)
+    assert (reported["step"], reported["weights"]) == (8, weights)
 
 
 def test_a_channels_last_run_is_written_in_the_usual_order(run_with: Callable, export: Callable) -> None:
@@ -90,17 +90,17 @@ def test_an_average_made_afterwards_is_the_one_that_would_have_been_kept(
     length: float, long_run: Path, run_with: Callable, export: Callable
 ) -> None:
     """Within 1 % of it, and 2 % of what averaging changes of the raw weights, which is the stricter measure."""
-    found, told, printed = export(long_run, f"ema_length={length}")
+    found, reported, printed = export(long_run, f"ema_length={length}")
     other = checkpoint(run_with(*LONG, "ema=power", f"ema.lengths=[{length}]", "ema.snapshot_every=1000"))
     assert_close(other["state_dict"], checkpoint(long_run)["state_dict"], rtol=0, atol=0)
     kept, made, raw = flat(other["callbacks"]["EMA"]["average"]), flat(found), flat(other["state_dict"])
     assert (made - kept).norm() < 1e-2 * kept.norm()
     assert (made - kept).norm() < 2e-2 * (kept - raw).norm()
-    assert (told["step"], told["weights"], told["ema_length"]) == (150, "post-hoc", length)
-    assert told["residual"] < 0.05
+    assert (reported["step"], reported["weights"], reported["ema_length"]) == (150, "post-hoc", length)
+    assert reported["residual"] < 0.05
     assert "warning" not in printed
-    assert sum(part["coefficient"] for part in told["combined"]) == pytest.approx(1, abs=1e-9)
-    assert {(part["step"], part["length"]) for part in told["combined"]} == {
+    assert sum(part["coefficient"] for part in reported["combined"]) == pytest.approx(1, abs=1e-9)
+    assert {(part["step"], part["length"]) for part in reported["combined"]} == {
         (step, own) for step in range(15, 151, 15) for own in (0.10, 0.05)
     }
 
@@ -112,18 +112,18 @@ def test_a_stored_average_comes_back(stored: Path, export: Callable) -> None:
 
 
 def test_an_earlier_step_is_made_of_what_was_stored_until_then(stored: Path, run_with: Callable, export: Callable) -> None:
-    found, told, _ = export(stored, "ema_length=0.1", "step=3")
+    found, reported, _ = export(stored, "ema_length=0.1", "step=3")
     snapshot = load_file(stored / "ema/step-00000003.safetensors")
     assert_close(found, {name: snapshot[f"0.1/{name}"] for name in found}, rtol=1e-6, atol=1e-7)
-    assert told["step"] == 3
-    assert {part["step"] for part in told["combined"]} == {3}
+    assert reported["step"] == 3
+    assert {part["step"] for part in reported["combined"]} == {3}
     assert {part["step"] for part in export(stored, "ema_length=0.1", "step=5")[1]["combined"]} == {3, 6}
 
 
 def test_a_length_that_the_snapshots_do_not_make_is_warned_of(stored: Path, export: Callable) -> None:
-    _, told, printed = export(stored, "ema_length=0.2")
-    assert told["residual"] > 0.05
-    for value in ("ema_length=0.2", "step 8", f"{told['residual']:.0%}"):
+    _, reported, printed = export(stored, "ema_length=0.2")
+    assert reported["residual"] > 0.05
+    for value in ("ema_length=0.2", "step 8", f"{reported['residual']:.0%}"):
         assert value in printed
 
 
@@ -147,8 +147,8 @@ def test_snapshots_are_written_every_so_often_and_at_the_end(stored: Path) -> No
 def test_a_late_start_stores_nothing_before_it_and_counts_from_it(run_with: Callable, export: Callable) -> None:
     run_dir = run_with(*POWER, "ema.start_step=4", "ema.dtype=float16")
     assert names(run_dir) == ["step-00000006.safetensors", "step-00000008.safetensors"]
-    told = read_metadata(run_dir / "ema/step-00000006.safetensors")
-    assert (told["step"], told["updates"], told["start_step"]) == (6, 2, 4)
+    reported = read_metadata(run_dir / "ema/step-00000006.safetensors")
+    assert (reported["step"], reported["updates"], reported["start_step"]) == (6, 2, 4)
     assert {t.dtype for t in load_file(run_dir / "ema/step-00000006.safetensors").values()} == {torch.float16}
     found, _, _ = export(run_dir, "ema_length=0.1")
     assert {tensor.dtype for tensor in found.values()} == {torch.float32}
@@ -220,17 +220,17 @@ def test_an_exported_file_draws_and_measures_as_what_it_was_made_of(
     trained: Path, ldm_train: Callable, export: Callable, tmp_path: Path
 ) -> None:
     export(trained, "weights=raw")
-    told = {}
+    reported = {}
     for weights in ("raw", str(tmp_path / "weights.safetensors")):
         words = [f"run_dir={trained}", "steps=2", "device=cpu", f"weights={weights}"]
         answer = ldm_train("evaluate", *words, f"out={tmp_path}/o.json")
         assert answer.code == 0, answer.err
-        told[weights] = json.loads((tmp_path / "o.json").read_text())
-        assert told[weights].pop("weights") == weights
-        answer = ldm_train("sample", *words, "prompts=[a]", f"out={tmp_path}/{len(told)}")
+        reported[weights] = json.loads((tmp_path / "o.json").read_text())
+        assert reported[weights].pop("weights") == weights
+        answer = ldm_train("sample", *words, "prompts=[a]", f"out={tmp_path}/{len(reported)}")
         assert answer.code == 0, answer.err
         assert "of step 8" in answer.out
-    assert len({json.dumps(numbers) for numbers in told.values()}) == 1
+    assert len({json.dumps(numbers) for numbers in reported.values()}) == 1
     one, other = (Image.open(tmp_path / name / "0000.png") for name in ("1", "2"))
     assert one.tobytes() == other.tobytes()
 
@@ -239,7 +239,7 @@ def test_an_exported_file_draws_and_measures_as_what_it_was_made_of(
 def test_a_file_of_another_network_is_refused_by_name(
     fault: str, trained: Path, ldm_train: Callable, export: Callable, tmp_path: Path
 ) -> None:
-    weights, told, _ = export(trained)
+    weights, reported, _ = export(trained)
     name = "network.conv_in.weight"
     if fault == "left over":
         weights["network.more"] = torch.zeros(1)
@@ -247,7 +247,7 @@ def test_a_file_of_another_network_is_refused_by_name(
         tensor = weights.pop(name)
         weights |= {} if fault == "lost" else {name: tensor[:1].clone()}
     path = tmp_path / "other.safetensors"
-    save_file(weights, path, metadata={"ldm_train": json.dumps(told)})
+    save_file(weights, path, metadata={"ldm_train": json.dumps(reported)})
     answer = ldm_train("sample", f"run_dir={trained}", "prompts=[a]", f"out={tmp_path}/o", f"weights={path}")
     assert answer.code == 1
     assert f"{path} was trained with another network" in answer.err

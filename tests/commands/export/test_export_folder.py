@@ -196,7 +196,7 @@ def test_a_run_s_own_file_is_never_overwritten(trained: Path, tmp_path: Path) ->
         refuse_existing_file(run / "ema/step-00000003.safetensors", overwrite=True)
 
 
-def test_a_full_disk_is_told_with_the_file_and_its_room(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_with_the_file_and_its_room(tmp_path: Path) -> None:
     def make(name: str) -> torch.Tensor:
         raise OSError(28, "No space left on device")
 

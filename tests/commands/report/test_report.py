@@ -90,12 +90,12 @@ def test_several_runs_share_their_plots_and_tell_what_differs(tmp_path: Path, re
     words = [word.strip() for word in page.words if word.strip()]
     row = words.index("optimizer.lr")
     assert words[row + 1 : row + 3] == ["0.0001", "0.002"]
-    told = next(str(d["aria-label"]) for d in page.all("svg") if str(d["aria-label"]).startswith("Training loss"))
-    assert "a: " in told
-    assert "b: " in told
+    reported = next(str(d["aria-label"]) for d in page.all("svg") if str(d["aria-label"]).startswith("Training loss"))
+    assert "a: " in reported
+    assert "b: " in reported
 
 
-def test_an_option_that_one_run_chose_is_told_without_its_settings(tmp_path: Path) -> None:
+def test_an_option_that_one_run_chose_is_reported_without_its_settings(tmp_path: Path) -> None:
     lora = ["network.weights=x", "adapter=lora"]
     words = [[], lora, [*lora, "adapter.rank=4"]]
     runs = [read_run(write_run(tmp_path / str(number), *more)) for number, more in enumerate(words)]
@@ -104,7 +104,7 @@ def test_an_option_that_one_run_chose_is_told_without_its_settings(tmp_path: Pat
     assert "adapter.dora" not in list_differences(runs)
 
 
-def test_two_runs_of_the_same_name_are_told_apart(tmp_path: Path, report: Callable[..., Read]) -> None:
+def test_two_runs_of_the_same_name_are_reported_apart(tmp_path: Path, report: Callable[..., Read]) -> None:
     page = report(write_run(tmp_path / "one/run"), write_run(tmp_path / "two/run"))
     assert "Runs one/run, two/run" in page.text
 
@@ -223,14 +223,14 @@ DAMAGES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("damage", "gone", "told"), DAMAGES)
-def test_what_is_missing_or_broken_is_left_out_or_told(
-    damage: Callable[[Path], None], gone: str, told: str, run: Path, report: Callable[..., Read]
+@pytest.mark.parametrize(("damage", "gone", "reported"), DAMAGES)
+def test_what_is_missing_or_broken_is_left_out_or_reported(
+    damage: Callable[[Path], None], gone: str, reported: str, run: Path, report: Callable[..., Read]
 ) -> None:
     damage(run)
     page = report(run)
     assert gone not in headings(page)
-    assert told in page.text
+    assert reported in page.text
     assert "nan" not in " ".join(str(drawing.get("d", "")) for drawing in page.all("path"))
 
 
@@ -241,7 +241,7 @@ def test_a_picture_that_is_just_being_written_is_passed_over(name: str, run: Pat
     assert len(report(run).all("img")) >= 5
 
 
-def test_pictures_without_room_are_told(run: Path, report: Callable[..., Read], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pictures_without_room_are_reported(run: Path, report: Callable[..., Read], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ldm_train.commands.report.run_pictures.Budget.left", 3000)
     monkeypatch.setattr("ldm_train.commands.report.run_pictures.Budget.__init__.__defaults__", (3000, 0, 0))
     page = report(run)
@@ -253,7 +253,7 @@ def test_pictures_without_room_are_told(run: Path, report: Callable[..., Read], 
 
 
 @pytest.mark.parametrize(
-    ("ends", "look", "told"),
+    ("ends", "look", "reported"),
     [
         ([FINISHED], "good", "Finished, after 400 steps"),
         ([None, FINISHED], "good", "Finished"),
@@ -263,14 +263,14 @@ def test_pictures_without_room_are_told(run: Path, report: Callable[..., Read], 
     ],
 )
 def test_the_verdict_says_how_the_last_start_ended(
-    ends: list, look: str, told: str, run: Path, report: Callable[..., Read]
+    ends: list, look: str, reported: str, run: Path, report: Callable[..., Read]
 ) -> None:
     config = (run / "config.yaml").read_text()
     (run / "config.yaml").write_text(config.replace(f"max_steps: {MAX_STEPS}", "max_steps: 800"))
     write_starts(run, *ends)
     page = report(run)
     assert verdict(page) == look
-    assert told in page.text
+    assert reported in page.text
 
 
 def test_a_run_that_is_going_on_is_read_without_being_touched(run: Path, report: Callable[..., Read]) -> None:
@@ -314,7 +314,7 @@ def test_a_real_run_is_shown(trained: Path, report: Callable[..., Read]) -> None
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "reported"),
     [
         ("run_dir={tmp}/nowhere out=x.html", "{tmp}/nowhere is not a run directory: {tmp}/nowhere/config.yaml is not there"),
         ("run_dir=[{tmp}/run,{tmp}] out=x.html", "{tmp} is not a run directory"),
@@ -325,13 +325,13 @@ def test_a_real_run_is_shown(trained: Path, report: Callable[..., Read]) -> None
         ("run_dir={tmp}/stranger out=x.html", "{tmp}/stranger/config.yaml is no config of a run"),
     ],
 )
-def test_what_is_no_run_is_refused(words: str, told: str, run: Path, ldm_train: Callable, tmp_path: Path) -> None:
+def test_what_is_no_run_is_refused(words: str, reported: str, run: Path, ldm_train: Callable, tmp_path: Path) -> None:
     for name, text in (("broken", "a: [1"), ("stranger", "a: 1")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.yaml").write_text(text)
     answer = ldm_train("report", *(word.format(tmp=tmp_path) for word in words.split()))
     assert answer.code == 1
-    assert told.format(tmp=tmp_path) in answer.err
+    assert reported.format(tmp=tmp_path) in answer.err
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The list of runs below a folder: found, told apart, sorted, as a table and as JSON."""
+"""The list of runs below a folder: found, compared, sorted, as a table and as JSON."""
 
 import io
 import json
@@ -16,7 +16,7 @@ from tests.run_dir.run_directories import FINISHED, write_lines, write_run, writ
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Three runs at two depths, beside what is none."""
+    """Three runs at two depths, next to what is none."""
     write_run(tmp_path / "runs/b", "optimizer.lr=2e-3")
     write_run(tmp_path / "runs/sweep/a", seed=1)
     write_run(tmp_path / "runs/sweep/c", seed=2)
@@ -79,7 +79,7 @@ def test_json_holds_all_of_it(folder: Path, ldm_train: Callable) -> None:
     assert run == {
         "run_dir": str(folder / "b"),
         "state": "interrupted",
-        "told": "Interrupted (SIGTERM), at step 300 of 400",
+        "reported": "Interrupted (SIGTERM), at step 300 of 400",
         "step": 300,
         "saved_step": None,
         "max_steps": 400,
@@ -99,7 +99,7 @@ def test_a_run_that_is_going_on_is_running(folder: Path, ldm_train: Callable) ->
     assert states == {"a": "interrupted", "b": "running", "c": "interrupted"}
 
 
-def test_a_run_that_cannot_be_read_is_told_and_passed_over(folder: Path, ldm_train: Callable) -> None:
+def test_a_run_that_cannot_be_read_is_reported_and_passed_over(folder: Path, ldm_train: Callable) -> None:
     (folder / "sweep/a/config.yaml").write_text("a: [1")
     answer = ldm_train("runs", folder, "format=json", "sort=name")
     assert names(answer.out) == ["b", "c"]
@@ -120,7 +120,7 @@ def test_a_folder_that_is_a_run_is_listed(folder: Path, ldm_train: Callable) -> 
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "reported"),
     [
         ("{folder}/nowhere", "dir={folder}/nowhere is not a folder"),
         ("{folder}/other", "dir={folder}/other contains no run"),
@@ -129,7 +129,7 @@ def test_a_folder_that_is_a_run_is_listed(folder: Path, ldm_train: Callable) -> 
         ("{folder} format=xml", "format=xml is not known; accepted: table, json"),
     ],
 )
-def test_what_cannot_be_listed_is_refused(words: str, told: str, folder: Path, ldm_train: Callable) -> None:
+def test_what_cannot_be_listed_is_refused(words: str, reported: str, folder: Path, ldm_train: Callable) -> None:
     answer = ldm_train("runs", *(word.format(folder=folder) for word in words.split()))
     assert answer.code == 1
-    assert told.format(folder=folder) in answer.err
+    assert reported.format(folder=folder) in answer.err

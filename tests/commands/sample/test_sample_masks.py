@@ -37,9 +37,9 @@ def test_a_mask_of_one_level_is_warned_of(level: int, word: str, tmp_path: Path,
     path = write(tmp_path / "mask.png", encoded(Image.new("L", (16, 16), level)))
     mask = reduce_mask(read_mask(path, **SQUARE), (4, 4), path=path)  # type: ignore[arg-type]
     assert mask.float().mean() == level / 255
-    told = capsys.readouterr().out
-    assert path in told
-    assert word in told
+    reported = capsys.readouterr().out
+    assert path in reported
+    assert word in reported
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_a_painted_layer_keeps_what_it_leaves(trained: Path, pictures: Path, ldm
     assert np.abs(after - before)[:, 8:].max() > 10
 
 
-def test_a_transparent_start_is_told(trained: Path, ldm_train: Callable, tmp_path: Path) -> None:
+def test_a_transparent_start_is_reported(trained: Path, ldm_train: Callable, tmp_path: Path) -> None:
     start = write(tmp_path / "start.png", encoded(layers(HALF, HALF, HALF, HALF, mode="RGBA"), exif=exif(1)))
     words = ("prompts=[x]", "steps=2", "device=cpu", f"picture={start}", f"out={tmp_path / 'out'}")
     answer = ldm_train("sample", f"run_dir={trained}", *words)

@@ -25,7 +25,7 @@ def pixels(path: Path) -> np.ndarray:
     return np.asarray(Image.open(path)).astype(int)
 
 
-def told(path: Path) -> dict:
+def reported(path: Path) -> dict:
     with Image.open(path) as picture:
         assert isinstance(picture, PngImagePlugin.PngImageFile)
         return dict(picture.text)
@@ -73,7 +73,7 @@ def test_a_plot_shows_its_cells_enlarged_beside_labels(plotted: Path) -> None:
         assert (shown[bottom - 128 : bottom, right - 128 : right] == cell).all()
     left, top = shown.shape[1] - 3 * 134, shown.shape[0] - 2 * 134
     assert (shown[:top, left:] < 128).any(), "words above"
-    assert (shown[top:, :left] < 128).any(), "words beside"
+    assert (shown[top:, :left] < 128).any(), "words next to it"
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_runs_and_exported_files_are_an_axis(run_with: Callable, trained: Path, 
         (["to_seed=1"], "to_seed=1 is where an interpolation's noise goes to"),
     ],
 )
-def test_bad_axes_are_told_before_the_run_is_read(
+def test_bad_axes_are_reported_before_the_run_is_read(
     words: list[str], message: str, ldm_train: Callable, tmp_path: Path
 ) -> None:
     answer = ldm_train("sample", "run_dir=nowhere", f"out={tmp_path}/out", "prompts=[a]", *words)
@@ -146,7 +146,7 @@ def test_axes_of_another_type_are_refused(word: str, accepted: str, ldm_train: C
     assert accepted in answer.err
 
 
-def test_a_cell_that_cannot_be_drawn_is_told_before_any_is(trained: Path, ldm_train: Callable, tmp_path: Path) -> None:
+def test_a_cell_that_cannot_be_drawn_is_reported_before_any_is(trained: Path, ldm_train: Callable, tmp_path: Path) -> None:
     words = ["sample", f"run_dir={trained}", f"out={tmp_path}/out", "prompts=[a]", "device=cpu"]
     answer = ldm_train(*words, "x.steps=[2,2000]")
     assert answer.code == 1
@@ -213,7 +213,7 @@ def test_conditioning_between_two_has_the_parts_of_both() -> None:
 
 def test_a_picture_tells_how_to_draw_it_again(sample: Callable, trained: Path) -> None:
     out = sample('prompts=["a ☂ and  a cat"]', "negative_prompt=a dog", "guidance.scale=2.5", "seed=7", "count=2")
-    text = told(out / "0001.png")
+    text = reported(out / "0001.png")
     lines = text["parameters"].splitlines()
     assert lines[:2] == ["a ☂ and a cat", "Negative prompt: a dog"]
     line = dict(part.split(": ") for part in lines[2].split(", "))
@@ -233,7 +233,7 @@ def test_a_picture_tells_how_to_draw_it_again(sample: Callable, trained: Path) -
     assert (settings["prompt"], settings["number"], settings["guidance"]["scale"]) == ("a ☂ and  a cat", 1, 2.5)
     assert settings["sampler"] == {"_target_": "ldm_train.samplers.ddim.DDIM", "eta": 0.0}
     assert settings["size"] == [16, 16]
-    assert json.loads(told(out / "grid.png")["ldm_train"])["prompts"] == ["a ☂ and  a cat"] * 2
+    assert json.loads(reported(out / "grid.png")["ldm_train"])["prompts"] == ["a ☂ and  a cat"] * 2
 
 
 def test_the_same_command_writes_the_same_bytes(plotted: Path, sample: Callable) -> None:

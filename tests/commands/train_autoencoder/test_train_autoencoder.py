@@ -148,7 +148,7 @@ def take_one_away(source: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("alter", "told"),
+    ("alter", "reported"),
     [
         (repaint, "now 12 pictures (3 held out)"),
         (hold_out, "now 12 pictures (4 held out)"),
@@ -156,7 +156,7 @@ def take_one_away(source: Path) -> None:
     ],
 )
 def test_other_pictures_do_not_continue_a_run(
-    alter: Callable, told: str, trained_autoencoder: Path, train_autoencoder: Callable, pictures: Path, tmp_path: Path
+    alter: Callable, reported: str, trained_autoencoder: Path, train_autoencoder: Callable, pictures: Path, tmp_path: Path
 ) -> None:
     run_dir = Path(shutil.copytree(trained_autoencoder, tmp_path / "run"))
     source = Path(shutil.copytree(pictures, tmp_path / "source"))
@@ -166,7 +166,7 @@ def test_other_pictures_do_not_continue_a_run(
     answer = train_autoencoder(run_dir, f"source.path={source}", "max_steps=9")
     assert answer.code == 1
     assert "the data: then 12 pictures (3 held out)" in answer.err
-    assert told in answer.err
+    assert reported in answer.err
     assert (run_dir / "metrics.jsonl").read_bytes() == before
 
 

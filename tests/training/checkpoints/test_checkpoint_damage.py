@@ -1,4 +1,4 @@
-"""Damaged checkpoints: found, told, and no more is lost than must be."""
+"""Damaged checkpoints: found, reported, and no more is lost than must be."""
 
 import os
 import pickle
@@ -84,8 +84,8 @@ def test_a_whole_best_checkpoint_is_better_than_none(
 def test_where_all_are_damaged_each_is_named_and_nothing_is_started(copied: Path, cache: Path, train: Callable) -> None:
     for path in checkpoints(copied):
         os.truncate(path, 1000)
-    told = ("run.json", "config.yaml")  # of this start
-    before = {path: path.read_bytes() for path in copied.rglob("*") if path.is_file() and path.name not in told}
+    reported = ("run.json", "config.yaml")  # of this start
+    before = {path: path.read_bytes() for path in copied.rglob("*") if path.is_file() and path.name not in reported}
     answer = train(cache, copied, *KEPT)
     assert answer.code == 1
     assert f"all checkpoints in {copied / 'checkpoints'} are damaged" in answer.err

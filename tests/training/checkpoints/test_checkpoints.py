@@ -171,7 +171,9 @@ def test_another_metric_starts_its_own_comparison(copied: Path, cache: Path, tra
     assert load(copied / "checkpoints/best.ckpt")["global_step"] == 8
 
 
-def test_a_metric_that_nothing_logs_is_told_once_with_those_there_are(cache: Path, train: Callable, tmp_path: Path) -> None:
+def test_a_metric_that_nothing_logs_is_reported_once_with_those_there_are(
+    cache: Path, train: Callable, tmp_path: Path
+) -> None:
     answer = train(cache, tmp_path / "run", *KEPT, "checkpoint.best=validation_los")
     assert answer.code == 0
     assert (

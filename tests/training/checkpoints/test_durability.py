@@ -93,7 +93,7 @@ def test_lines_that_were_cut_off_or_come_again_are_dropped_and_a_users_lines_sta
     assert (tmp_path / "captions.jsonl").read_bytes() == before
 
 
-def test_a_full_disk_is_told_by_the_files_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_by_the_files_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = logged(tmp_path)
     log.scalars({"loss": 1.0}, 1)
 

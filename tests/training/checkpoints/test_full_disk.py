@@ -1,4 +1,4 @@
-"""A full disk: told at once where it can be known, and nothing that was saved is lost."""
+"""A full disk: reported at once where it can be known, and nothing that was saved is lost."""
 
 import re
 import shutil
@@ -19,7 +19,7 @@ class Usage(NamedTuple):
     free: int
 
 
-def test_a_disk_without_room_for_the_runs_checkpoints_is_told_at_once(
+def test_a_disk_without_room_for_the_runs_checkpoints_is_reported_at_once(
     cache: Path, train: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
@@ -63,9 +63,9 @@ def disk(tmp_path: Path, cut: Path) -> Iterator[Path]:
     subprocess.run(["umount", folder], check=True)
 
 
-@pytest.mark.parametrize("told", ["the room is asked for", "the room is lied about"])
+@pytest.mark.parametrize("reported", ["the room is asked for", "the room is lied about"])
 def test_a_disk_that_fills_up_leaves_the_checkpoint_before_and_the_run_goes_on_when_there_is_room(
-    told: str,
+    reported: str,
     disk: Path,
     cache: Path,
     train: Callable,
@@ -78,7 +78,7 @@ def test_a_disk_that_fills_up_leaves_the_checkpoint_before_and_the_run_goes_on_w
         if trainer.global_step == 6:
             free = shutil.disk_usage(disk).free
             (disk / "filler").write_bytes(bytes(free - last(run_dir).stat().st_size // 2))
-            if told == "the room is lied about":
+            if reported == "the room is lied about":
                 monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(2**40, 0, 2**40))
         original(self, trainer)
 
@@ -87,7 +87,7 @@ def test_a_disk_that_fills_up_leaves_the_checkpoint_before_and_the_run_goes_on_w
     monkeypatch.undo()
     assert answer.code == 1
     assert "Traceback" not in answer.err
-    if told == "the room is asked for":
+    if reported == "the room is asked for":
         assert re.search(
             r"the next checkpoint will take \d+ MiB, and .+/checkpoints has \d+ MiB left; make room", answer.err
         )

@@ -1,4 +1,4 @@
-"""How many examples a device takes at once: found to fit, kept when continued, told when they did not."""
+"""How many examples a device takes at once: found to fit, kept when continued, reported when they did not."""
 
 import json
 import re
@@ -66,7 +66,7 @@ def test_auto_is_the_largest_divisor_of_a_devices_share_that_fits(
 
 
 @pytest.mark.parametrize("room", [0.9, 0, -100])
-def test_where_not_even_one_fits_that_is_told(
+def test_where_not_even_one_fits_that_is_reported(
     room: float, memory: Callable, cache: Path, train: Callable, tmp_path: Path
 ) -> None:
     memory(room)

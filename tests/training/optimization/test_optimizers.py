@@ -123,7 +123,7 @@ BARE = ["~optimizer.betas", "~optimizer.eps", "~optimizer.fused", "~optimizer.we
     ],
 )
 @pytest.mark.parametrize("verb", ["train", "check"])
-def test_what_cannot_be_is_told_by_train_and_by_check(
+def test_what_cannot_be_is_reported_by_train_and_by_check(
     verb: str,
     words: list[str],
     message: str,
@@ -143,7 +143,7 @@ def test_what_cannot_be_is_told_by_train_and_by_check(
     assert not (tmp_path / "run/metrics.jsonl").exists()
 
 
-def test_a_frozen_text_encoder_with_a_rate_is_told_by_the_command(
+def test_a_frozen_text_encoder_with_a_rate_is_reported_by_the_command(
     pictures: Path, encode: Callable, train: Callable, tmp_path: Path
 ) -> None:
     assert encode(pictures, tmp_path / "cache", "text_encoder.trained=false").code == 0

@@ -129,7 +129,7 @@ def test_pictures_are_drawn_from_shares(runs: Path, one: Path, ldm_train: Callab
     assert_close(drawn[0], drawn[1], atol=1, rtol=0)
 
 
-def test_a_missing_share_is_told(runs: Path, ldm_train: Callable, tmp_path: Path) -> None:
+def test_a_missing_share_is_reported(runs: Path, ldm_train: Callable, tmp_path: Path) -> None:
     run_dir = Path(shutil.copytree(runs / "whole", tmp_path / "run"))
     lost = next((run_dir / "checkpoints").glob("*.shares/shard-00002*"))
     lost.unlink()
@@ -139,7 +139,7 @@ def test_a_missing_share_is_told(runs: Path, ldm_train: Callable, tmp_path: Path
     assert "Traceback" not in answer.err
 
 
-def test_a_damaged_share_is_told(runs: Path, tmp_path: Path) -> None:
+def test_a_damaged_share_is_reported(runs: Path, tmp_path: Path) -> None:
     run_dir = Path(shutil.copytree(runs / "whole", tmp_path / "run"))
     damaged = next((run_dir / "checkpoints").glob("*.shares/shard-00002*"))
     content = damaged.read_bytes()

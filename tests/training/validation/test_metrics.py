@@ -61,7 +61,7 @@ def held_out(source: Path, encode: Callable, tmp_path_factory: pytest.TempPathFa
 
 @pytest.fixture
 def own(held_out: Path, tmp_path: Path) -> Path:
-    """A copy without features beside it."""
+    """A copy without features next to it."""
     return Path(shutil.copytree(held_out, tmp_path / "caches/cache"))
 
 
@@ -250,7 +250,7 @@ def test_another_choice_or_another_cache_has_files_of_its_own(
     assert len(list(kept.iterdir())) == 6
 
 
-def test_a_folder_that_cannot_be_written_is_told_and_ends_nothing(own: Path, train: Callable, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_reported_and_ends_nothing(own: Path, train: Callable, tmp_path: Path) -> None:
     own.with_name("cache.features").write_text("in the way")
     answer = train(own, tmp_path / "run", *ON)
     assert answer.code == 0, answer.err
@@ -370,7 +370,9 @@ def test_they_can_be_switched_off(off: list[str], own: Path, train: Callable, se
     assert not (tmp_path / "run/set_metrics.jsonl").exists()
 
 
-def test_weights_that_are_not_to_be_had_are_told_before_the_first_step(own: Path, train: Callable, tmp_path: Path) -> None:
+def test_weights_that_are_not_to_be_had_are_reported_before_the_first_step(
+    own: Path, train: Callable, tmp_path: Path
+) -> None:
     answer = train(own, tmp_path / "run", *ON, "features=clip")
     assert answer.code == 1
     assert "features.pretrained=openai" in answer.err

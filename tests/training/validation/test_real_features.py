@@ -1,4 +1,4 @@
-"""Features of true pictures that are kept beside a cache: read only where they are whole and of the same."""
+"""Features of true pictures that are kept next to a cache: read only where they are whole and of the same."""
 
 from collections.abc import Callable
 from pathlib import Path
