@@ -56,7 +56,7 @@ def run_with_history(folder: Path, *, saved: bool) -> Path:
         write(folder, "metrics.jsonl", "timing.jsonl", content='{"step": 7}\n')
         write(folder, "samples/step-00000004.png", "samples/growth.png", "ema/step-00000004.safetensors", content="ours")
         if saved:
-            note_saved(folder)
+            note_saved(folder, 7)
     return folder
 
 

@@ -71,7 +71,7 @@ FORMATS = (
     PictureFormat("an icon", (".ico",), (b"\0\0\1\0",)),
     PictureFormat("JPEG XR", (".jxr", ".wdp"), (b"II\xbc",)),
     PictureFormat("a DDS texture", (".dds",), (b"DDS ",)),
-    PictureFormat("a PDF", (".pdf",), (b"%PDF",), advice="save its pages as pictures"),
+    PictureFormat("a PDF", (), (b"%PDF",), advice="save its pages as pictures"),
     PictureFormat(
         "PostScript", (".eps", ".ps"), (b"%!PS", b"\xc5\xd0\xd3\xc6"), advice="it must be rendered to pixels first"
     ),
