@@ -59,7 +59,7 @@ def test_a_mask_has_the_shape_of_the_picture_or_of_what_is_drawn(
     if fits:
         assert read_mask(path, picture=picture, size=(16, 16)).shape == (1, 1, 16, 16)
     else:
-        with pytest.raises(ValueError, match=f"{mask[0]}x{mask[1]}.*{picture[0]}x{picture[1]}"):
+        with pytest.raises(ValueError, match=f"{mask[1]}x{mask[0]}.*{picture[1]}x{picture[0]}"):
             read_mask(path, picture=picture, size=(16, 16))
 
 
