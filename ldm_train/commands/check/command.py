@@ -91,9 +91,8 @@ def run(settings: CheckSettings) -> int:
         attempt.notes += [*getattr(parts.autoencoder, "notes", []), *getattr(parts.text_encoder, "notes", [])]
     report.warnings += [line.removeprefix("warning: ") for line in attempt.notes if line.startswith("warning: ")]
     report.notes += [line for line in attempt.notes if not line.startswith("warning: ")]
-    report.warnings += warn_of_none_held_out(
-        report.pictures.held_out, report.pictures.usable, share=settings.held_out if report.pictures.usable else 0
-    )
+    if facts.usable and settings.held_out:
+        report.warnings += warn_of_none_held_out(facts.held_out, facts.usable, share=settings.held_out)
     if crop is not None:
         compare_caches(settings, report, survey, crop, attempt)
     length = None if parts is None else parts.text_encoder.identity.get("context_length")
