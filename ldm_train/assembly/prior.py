@@ -192,7 +192,7 @@ def encode_class_pictures(config: TrainSettings, folder: Path, cache: LatentCach
     assert isinstance(made, dict)
     words = [f"source.path={folder / 'pictures'}", f"cache={folder / 'cache'}", f"image_size={config.image_size}"]
     own = compose_as(EncodeSettings, [*words, f"dtype={made['dtype']}", "strict=true"])
-    trainer = own.trainer.model_copy(update={"accelerator": config.trainer.accelerator})
+    trainer = own.trainer.model_copy(update={name: getattr(config.trainer, name) for name in ("accelerator", "tf32")})
     encoders = {"autoencoder": config.autoencoder, "text_encoder": config.text_encoder}
     if encode_cache(own.with_values(**encoders, trainer=trainer, scale_check=config.scale_check)):
         raise ValueError(
