@@ -118,7 +118,7 @@ def select_usable(items: Iterable[Item]) -> tuple[list[Item], dict[str, str]]:
     if isinstance(items, Source):
         for line in [*items.notes, *(f"warning: {one}" for one in items.warnings)]:
             print(line)
-    for line in group_problems(dict(sorted(survey.problems.items()))):
+    for line in group_problems(survey.problems):
         print(f"left out {line}")
     usable = [item for item in all_items if item.key not in survey.problems]
     return usable, {scanned.item.key: scanned.digest for scanned in survey.scanned}
