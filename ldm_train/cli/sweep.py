@@ -118,7 +118,7 @@ def expand(verb: str, words: list[str]) -> list[Job]:
         parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
         for word in words:
             if is_trust(word) or key_of(word) == CONFIG or is_of_texts(verb, word, targets):
-                choices = list_texts(word)
+                choices = split_texts(word)
             else:
                 choices = list_choices(parser, word)
             if key_of(word) == place:
@@ -134,7 +134,7 @@ def expand(verb: str, words: list[str]) -> list[Job]:
     return [job(verb, plain, [*combination], place, Path(expand_home(base))) for combination in product(*swept)]
 
 
-def list_texts(word: str) -> list[str]:
+def split_texts(word: str) -> list[str]:
     """Return a word for each of the texts that it gives a setting, `a,b` or `choice(a,b)`, as they were typed."""
     name, equals, value = word.partition("=")
     chosen = value.removeprefix("choice(").removesuffix(")") if CHOICE.fullmatch(value) else value
