@@ -255,7 +255,7 @@ def test_where_no_picture_is_found_other_kinds_of_source_are_named(tmp_path: Pat
         ({"captions": "txt"}, "source.captions=txt is unknown; accepted are auto, metadata, sidecar, template, and a list"),
         ({"captions": []}, "source.captions=[] is unknown"),
         ({"lines": "all"}, "source.lines=all is unknown; accepted are each, one"),
-        ({"captions": "template"}, "source.captions=template needs source.template"),
+        ({"captions": "template"}, "source.captions=template needs one: source.template={folder}"),
         ({"captions": "metadata"}, "source.captions=metadata, but no metadata.jsonl, .csv or .parquet is in"),
     ],
 )

@@ -137,10 +137,10 @@ def test_other_members_are_noted(tmp_path: Path) -> None:
 
 def test_pictures_that_are_not_read_are_counted(tmp_path: Path) -> None:
     """A name has its suffix after the first dot, so that `photo.v1.jpg` is no .jpg."""
-    more: dict[str, Content] = {"photo.v1.png": png(0), "b.heic": "", "0000.heic": "", "@eaDir/a.png": png(1)}
+    more: dict[str, Content] = {"photo.v1.png": png(0), "b.psd": "", "0000.psd": "", "@eaDir/a.png": png(1)}
     source = TarShards(str(shard(tmp_path / "s.tar", samples(0, 1) | more)))
     assert [item.captions for item in source] == [("caption 0",)]
-    assert source.unread == {".v1.png": 1, ".heic": 1}
+    assert source.unread == {".v1.png": 1, ".psd": 1}
     (warning,) = source.warnings
     assert "source.images=[" in warning
     assert ",v1.png]" in warning
@@ -187,7 +187,7 @@ def test_shards_of_one_name_in_two_folders_are_told_apart(tmp_path: Path) -> Non
         ("{tmp}/gone.tar", "the shard {tmp}/gone.tar does not exist"),
         ("{tmp}/s-{{0..1}}.tar", "the shard {tmp}/s-1.tar does not exist"),
         ("{tmp}/gone-*.tar", "source.path={tmp}/gone-*.tar matches no file"),
-        ("{tmp}", "source.path={tmp} is a folder; name its shards: {tmp}/*.tar"),
+        ("{tmp}", "source.path={tmp} is a folder; name its shards: 'source.path={tmp}/*.tar'"),
         ("{tmp}/s-{{0.tar", "cannot be expanded: Unbalanced braces"),
         ("${{NOWHERE}}/s.tar", "cannot be expanded: missing environment variable"),
         ([], "source.path is an empty list"),
