@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from rich.progress import track
 
-from ldm_train.assembly.drawing import read_prompts
+from ldm_train.assembly.drawing import parse_prompts
 from ldm_train.assembly.encode_cache import encode_cache
 from ldm_train.assembly.parts import build_parts, choose_device
 from ldm_train.assembly.stored_run import build_recipe
@@ -158,7 +158,7 @@ def make_class_pictures(config: TrainSettings, folder: Path, cache: LatentCache)
 
 def class_prompts(config: TrainSettings) -> list[str]:
     """Return what class pictures are drawn of."""
-    return read_prompts(config.prior.prompts, setting="prior.prompts")
+    return parse_prompts(config.prior.prompts, setting="prior.prompts")
 
 
 def describe_drawing(config: TrainSettings) -> Told:
