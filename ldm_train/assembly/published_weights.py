@@ -53,15 +53,12 @@ def describe_training(found: PublishedPart, config: TrainSettings, parts: Parts)
         return compare_scheduler(scheduler, parts.prediction, parts.schedule)
     name = type(parts.prediction).__name__.lower()
     if VELOCITY in found.ignored:
-        fits = name == "velocity"
-        return (
-            []
-            if fits
-            else [
-                f"warning: the file's key {VELOCITY} says that it predicts velocity, and prediction={name} is taken; "
-                "set prediction=velocity"
-            ]
-        )
+        if name == "velocity":
+            return []
+        return [
+            f"warning: the file's key {VELOCITY} says that it predicts velocity, and prediction={name} is taken; "
+            "set prediction=velocity"
+        ]
     return [
         f"nothing beside it tells what it predicts, and prediction={name} is taken; Stable Diffusion 2.x at 768 pixels "
         "predicts velocity, all its other published models noise"
