@@ -10,8 +10,8 @@ from ldm_train.util.safe_json import Json
 from ldm_train.util.text import list_names, shorten
 
 
-class CountsTokens(Protocol):
-    """What is read of a conditioner."""
+class TokenCounter(Protocol):
+    """A conditioner that counts the tokens of texts, and keeps so many of each."""
 
     capacity: int
 
@@ -58,7 +58,7 @@ def describe_cut(text: str, tokens: int, count: Count, capacity: int) -> CutText
     return CutText(text, tokens, lost + 1, words[lost])
 
 
-def warn_of_cut_prompts(conditioner: CountsTokens, prompts: Iterable[str], *, setting: str = "prompts") -> list[str]:
+def warn_of_cut_prompts(conditioner: TokenCounter, prompts: Iterable[str], *, setting: str = "prompts") -> list[str]:
     """Return a warning if prompts are cut."""
     return warn_of_cuts(prompts, conditioner.count, conditioner.capacity, setting=setting)
 
@@ -69,7 +69,7 @@ def warn_of_cuts(prompts: Iterable[str], count: Count, capacity: int, *, setting
     return [f"{setting}: only {capacity} tokens of a text fit; cut: {list_names([*map(str, cut)], MOST)}"] if cut else []
 
 
-def warn_of_cut_captions(conditioner: CountsTokens, captions: Sequence[str]) -> list[str]:
+def warn_of_cut_captions(conditioner: TokenCounter, captions: Sequence[str]) -> list[str]:
     """Return a warning with the number of captions that are cut and the longest of them."""
     sizes = dict(zip(captions, conditioner.count([*captions]), strict=True))
     cut = [text for text, size in sizes.items() if size > conditioner.capacity]

@@ -26,7 +26,7 @@ def open_sized(config: SampleSettings) -> TrainedRun:
     """Open the run that a command names, set to the size that it asks for; print a warning if prompts are cut."""
     trained = open_run(config)
     negative = [config.negative_prompt] if config.negative_prompt else []
-    for name, prompts in (("prompts", read_prompts(config.prompts)), ("negative_prompt", negative)):
+    for name, prompts in (("prompts", parse_prompts(config.prompts)), ("negative_prompt", negative)):
         for line in warn_of_cut_prompts(trained.parts.text_encoder, prompts, setting=name):
             warn(line)
     return replace(trained, generation=resize_generation(trained.generation, config.size))
@@ -93,7 +93,7 @@ def read_signed(path: str, size: int | tuple[int, int]) -> torch.Tensor:
         raise ValueError(f"{path} cannot be read as a picture: {describe_error(error)}") from error
 
 
-def read_prompts(prompts: object, *, setting: str = "prompts") -> list[str]:
+def parse_prompts(prompts: object, *, setting: str = "prompts") -> list[str]:
     """Return the prompts of a setting: a list, one prompt, or a text file with one prompt a line.
 
     Raises:
@@ -108,6 +108,12 @@ def read_prompts(prompts: object, *, setting: str = "prompts") -> list[str]:
         texts = [str(one) for one in listed]
     if not texts:
         raise ValueError(f"{setting}={prompts} holds no prompt")
+    return texts
+
+
+def read_prompts(prompts: object, *, setting: str = "prompts") -> list[str]:
+    """Return prompts as `parse_prompts`, and report syntax of a web UI in them."""
+    texts = parse_prompts(prompts, setting=setting)
     note_all(list_syntax_notes(texts, setting))
     return texts
 

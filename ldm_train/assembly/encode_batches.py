@@ -7,12 +7,12 @@ import pytorch_lightning as pl
 import torch
 
 from ldm_train.assembly.capabilities import set_tf32, uses_tf32
-from ldm_train.assembly.cut_texts import CountsTokens, warn_of_cut_captions
+from ldm_train.assembly.cut_texts import TokenCounter, warn_of_cut_captions
 from ldm_train.assembly.encoding_memory import estimate_encoding_memory, find_memory_problem
 from ldm_train.assembly.parts import choose_device
 from ldm_train.assembly.trainer import silence_lightning, trainer_options
 from ldm_train.autoencoders.scaling import Scaling
-from ldm_train.data.batches.holding_out import falls_out, warn_of_none_held_out
+from ldm_train.data.batches.holding_out import count_held_out, warn_of_none_held_out
 from ldm_train.data.cache.manifest import Manifest
 from ldm_train.data.cache.plan import CachePlan, EncodingBatch, read_planned_batches
 from ldm_train.data.cache.shards import channel_statistics
@@ -20,15 +20,13 @@ from ldm_train.data.cache.staging import CacheWorkspace
 from ldm_train.data.pictures.crops import Crop
 from ldm_train.data.sources.items import EncodedPicture
 from ldm_train.settings.composition import build
-from ldm_train.settings.schema.training import TrainSettings
+from ldm_train.settings.schema.training import HELD_OUT
 from ldm_train.settings.schema.using import EncodeSettings
 from ldm_train.training.encoding import Batches, Encoding, EncodingData, Rendering, WriteParts
 from ldm_train.types import Autoencoder
 from ldm_train.util.interrupts import interruptible
 from ldm_train.util.messages import note, warn
 from ldm_train.util.processes import is_only_process
-
-HELD_OUT = TrainSettings.model_fields["held_out"].default
 
 
 def encode_batches(
@@ -37,7 +35,7 @@ def encode_batches(
     crop: Crop,
     todo: Sequence[EncodingBatch] | None,
     pictures: Callable[[], Mapping[str, EncodedPicture]],
-) -> CountsTokens | None:
+) -> TokenCounter | None:
     """Encode the batches that the first process wrote down, each process its share, as parts; return the text encoder.
 
     Args:
@@ -98,7 +96,7 @@ def refuse_scale(manifest: Manifest) -> None:
         raise ValueError(f"{problem}\nscale_check=false encodes nevertheless; what is encoded is kept for that")
 
 
-def print_summary(folder: Path, plan: CachePlan, manifest: Manifest, text_encoder: CountsTokens | None) -> None:
+def print_summary(folder: Path, plan: CachePlan, manifest: Manifest, text_encoder: TokenCounter | None) -> None:
     """Print what is in the cache now.
 
     Args:
@@ -111,10 +109,9 @@ def print_summary(folder: Path, plan: CachePlan, manifest: Manifest, text_encode
     )
     if len(plan.named) < len(plan.scanned):
         note(f"  {len(plan.scanned) - len(plan.named)} of them are copies or repeats of others, and share their latents")
-    bits = torch.tensor([int(digest[:8], 16) for digest in plan.named])
-    drawn = manifest.held_out or int(falls_out(bits, HELD_OUT).sum())
-    for warning in warn_of_none_held_out(drawn, manifest.entries, share=HELD_OUT):
-        note(f"note: {warning}")
+    held_out = manifest.held_out or count_held_out(plan.named, HELD_OUT)
+    for warning in warn_of_none_held_out(held_out, manifest.entries, share=HELD_OUT):
+        warn(warning)
     lost = plan.lost()
     for bucket, (count, share) in lost.items() if len(lost) > 1 else []:
         note(f"  {bucket}: {count} pictures, of which the crop cuts away {share:.1%}")

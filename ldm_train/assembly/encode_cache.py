@@ -106,7 +106,7 @@ def encode_missing(job: EncodingJob, plan: CachePlan, bad: Mapping[str, str]) ->
         {**bad, **{digest: parts.problems[name] for digest, name in names.items() if name in parts.problems}},
         {digest: parts.unread[name] for digest, name in names.items() if name in parts.unread},
     )
-    for line in group_problems(dict(sorted(plan.problems.items()))):
+    for line in group_problems(plan.problems):
         note(f"left out {line}")
     if not plan.scanned:
         place.clear()

@@ -16,9 +16,7 @@ from ldm_train.util.memory import machine_memory
 
 DECODED = 10  # bytes of a pixel of a picture: as decoded, converted to RGB, and turned upright
 RGB = 3  # bytes of a pixel of a view
-FLOATS = (
-    3 * 4 * RGB
-)  # bytes of a pixel of a view as the autoencoder gets it: while it is converted, and padded to whole chunks
+FLOATS = 3 * 4 * RGB  # bytes of a pixel of a view in float32: while it is converted, and padded to whole chunks
 PREFETCHED = 2  # batches that wait in each process that decodes
 
 

@@ -13,6 +13,7 @@ from ldm_train.training.fit import Limits
 from ldm_train.training.run_files import INTERRUPTED
 from ldm_train.util.messages import note, note_all
 from ldm_train.util.processes import launched_rank
+from ldm_train.util.text import as_word
 
 STARTED = time.monotonic() - time.process_time()  # of the process, about: importing takes seconds
 
@@ -41,11 +42,11 @@ def parse_duration(words: str | int | None) -> timedelta | None:
     return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
 
 
-def list_places(run_dir: Path) -> Iterator[str]:
+def list_outputs(run_dir: Path) -> Iterator[str]:
     """Yield where a run's pictures are, and the commands that show the run."""
     if (run_dir / "samples").is_dir():
         yield f"pictures: {run_dir / 'samples'}"
-    yield f"a page about the run: ldm-train report {quote(f'run_dir={run_dir}')} {quote(f'out={run_dir}/report.html')}"
+    yield f"a page about the run: ldm-train report {as_word('run_dir', run_dir)} {as_word('out', run_dir / 'report.html')}"
     yield f"its curves: tensorboard --logdir {quote(str(run_dir / 'tensorboard'))}"
 
 
@@ -58,7 +59,7 @@ def record_ending(config: FittingSettings, reason: str | None) -> int:
     record_end(run_dir, "finished" if reason is None else f"interrupted ({reason})")
     if launched_rank() > 0:
         return 0
-    note_all(list_places(run_dir))
+    note_all(list_outputs(run_dir))
     if reason is None:
         return 0
     note(f"stopped by {reason} and saved in {config.run_dir}; the same command continues it (exit code {INTERRUPTED})")

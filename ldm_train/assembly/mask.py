@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ldm_train.data.pictures.crops import Size, centre_view
+from ldm_train.data.pictures.crops import Size, centre_view, format_size
 from ldm_train.data.pictures.decoding import render_view
 from ldm_train.data.pictures.images import DECODE_ERRORS
 from ldm_train.data.pictures.mask_files import decode_mask
@@ -62,8 +62,8 @@ def read_mask(path: str, *, picture: Size, size: Size) -> Tensor:
     own = (mask.height, mask.width)
     if not is_alike(own, picture) and not is_alike(own, size):
         raise ValueError(
-            f"mask={path} is {own[1]}x{own[0]} pixels, the picture {picture[1]}x{picture[0]}: they "
-            f"must have the same shape; or give a mask of the shape of what is drawn, {size[1]}x{size[0]}"
+            f"mask={path} is {format_size(own)} pixels, the picture {format_size(picture)}: they "
+            f"must have the same shape; or give a mask of the shape of what is drawn, {format_size(size)}"
         )
     if finding is not None:
         note(f"note: mask={path} {finding}")

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from rich.progress import track
 
-from ldm_train.assembly.drawing import read_prompts
+from ldm_train.assembly.drawing import parse_prompts
 from ldm_train.assembly.encode_cache import encode_cache
 from ldm_train.assembly.parts import build_parts, choose_device
 from ldm_train.assembly.stored_run import build_recipe
@@ -159,7 +159,7 @@ def make_class_pictures(config: TrainSettings, folder: Path, cache: LatentCache)
 
 def class_prompts(config: TrainSettings) -> list[str]:
     """Return what class pictures are drawn of."""
-    return read_prompts(config.prior.prompts, setting="prior.prompts")
+    return parse_prompts(config.prior.prompts, setting="prior.prompts")
 
 
 def describe_drawing(config: TrainSettings) -> Description:
@@ -193,7 +193,7 @@ def encode_class_pictures(config: TrainSettings, folder: Path, cache: LatentCach
     assert isinstance(made, dict)
     words = [f"source.path={folder / 'pictures'}", f"cache={folder / 'cache'}", f"image_size={config.image_size}"]
     own = compose_as(EncodeSettings, [*words, f"dtype={made['dtype']}", "strict=true"])
-    trainer = own.trainer.model_copy(update={"accelerator": config.trainer.accelerator})
+    trainer = own.trainer.model_copy(update={name: getattr(config.trainer, name) for name in ("accelerator", "tf32")})
     encoders = {"autoencoder": config.autoencoder, "text_encoder": config.text_encoder}
     if encode_cache(own.with_values(**encoders, trainer=trainer, scale_check=config.scale_check)):
         raise ValueError(

@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.progress import MofNCompleteColumn, Progress
 
 from ldm_train.data.pictures.colour import background_colour
+from ldm_train.data.pictures.crops import format_size
 from ldm_train.data.scan.source_review import group_problems, judge_unread, review_captions
 from ldm_train.data.scan.survey import ScanMemory, Survey, survey_items
 from ldm_train.settings.composition import build
@@ -67,6 +68,6 @@ def refuse_shapes(shapes: Sequence[tuple[int, int]], divisor: int) -> None:
     wrong = [shape for shape in shapes if any(side % divisor for side in shape)]
     if wrong:
         raise ValueError(
-            f"image_size and crop make pictures of {wrong[0][1]}x{wrong[0][0]} pixels; their sides must be multiples of "
+            f"image_size and crop make pictures of {format_size(wrong[0])} pixels; their sides must be multiples of "
             f"{divisor} here (of the autoencoder's factor, and in training of the network's)"
         )

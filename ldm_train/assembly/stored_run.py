@@ -16,6 +16,7 @@ from ldm_train.generation import Generation, SamplingSettings
 from ldm_train.run_dir.moved_paths import explaining_paths, relocated
 from ldm_train.run_dir.stored_settings import read_trained
 from ldm_train.settings.composition import build
+from ldm_train.settings.run_options import DRAWING_GROUPS
 from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.settings.schema.using import DrawingSettings, SampleSettings
 
@@ -48,7 +49,7 @@ def open_run(config: DrawingSettings) -> TrainedRun:
 def _open_located(config: DrawingSettings, run_dir: Path) -> TrainedRun:
     assert config.run_dir is not None
     trained, device = read_trained(config.run_dir), choose_device(config.device)
-    set_tf32(device.type == "cuda" and read_capabilities("cuda").tf32)
+    set_tf32(device.type == "cuda" and trained.trainer.tf32 and read_capabilities("cuda").tf32)
     config = fill_from_run(config, trained)
     with explaining_paths(trained, run_dir):
         parts = build_parts(trained)
@@ -71,7 +72,7 @@ def _open_located(config: DrawingSettings, run_dir: Path) -> TrainedRun:
 
 def fill_from_run(config: Drawing, trained: TrainSettings) -> Drawing:
     """Return settings with what they leave to the run: how it draws its own pictures."""
-    parts = {name: getattr(config, name) or getattr(trained, name) for name in ("sampler", "spacing", "guidance")}
+    parts = {name: getattr(config, name) or getattr(trained, name) for name in DRAWING_GROUPS}
     return config.with_values(**parts, steps=config.steps or trained.pictures.steps)
 
 

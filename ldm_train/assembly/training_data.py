@@ -133,7 +133,7 @@ def open_source(config: TrainSettings) -> tuple[TrainSettings, Parts, CachedLate
     assert config.text_encoder is not None
     encoders = describe_encoders(config, None, cache=Path.cwd())
     plan = CachePlan(found, crop, pictures=encoders.pictures(config, crop), captions=encoders.captions(), bad={})
-    for line in group_problems(dict(sorted(plan.problems.items()))):
+    for line in group_problems(plan.problems):
         note(f"left out {line}")
     pictures = {seen.item.key: seen.item.picture for seen in plan.scanned if seen.item.picture}
     rendering = Rendering(pictures, crop, background=config.background, max_pixels=config.max_pixels)

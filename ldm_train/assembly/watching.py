@@ -7,7 +7,7 @@ import torch
 from pytorch_lightning import Callback
 
 from ldm_train.assembly.cut_texts import warn_of_cut_prompts
-from ldm_train.assembly.drawing import read_prompts
+from ldm_train.assembly.drawing import parse_prompts, read_prompts
 from ldm_train.assembly.parts import Parts, choose_device
 from ldm_train.assembly.stored_run import build_recipe, build_weak
 from ldm_train.data.batches.datamodules import CachedLatents
@@ -113,13 +113,13 @@ def own_prompts(config: TrainSettings) -> list[str] | None:
     prompts = config.pictures.prompts
     if prompts is None or (not prompts):
         return None if prompts is None else []
-    return read_prompts(prompts, setting="pictures.prompts")
+    return parse_prompts(prompts, setting="pictures.prompts")
 
 
 def warn_of_own_prompts(config: TrainSettings, parts: Parts) -> list[str]:
-    """Return warnings of prompts in a run's settings that its text encoder cuts."""
-    classes = [] if config.prior.prompts is None else read_prompts(config.prior.prompts, setting="prior.prompts")
-    texts = {"pictures.prompts": own_prompts(config) or [], "prior.prompts": classes}
+    """Return warnings of prompts in a run's settings that its text encoder cuts, and print a note about their syntax."""
+    given = {"pictures.prompts": config.pictures.prompts, "prior.prompts": config.prior.prompts}
+    texts = {name: read_prompts(prompts, setting=name) for name, prompts in given.items() if prompts}
     return [line for name, one in texts.items() for line in warn_of_cut_prompts(parts.text_encoder, one, setting=name)]
 
 

@@ -27,7 +27,7 @@ from ldm_train.assembly.trainer import refuse_at_once
 from ldm_train.cli.sweep_jobs import ENDED_EARLY, Jobs, job_name
 from ldm_train.settings.composition import ConfigError, compose, folder, last_words, targets_of
 from ldm_train.settings.config_file import CONFIG, text
-from ldm_train.settings.quoting import is_of_texts
+from ldm_train.settings.quoting import kind_of_texts
 from ldm_train.settings.schema.typed_values import expand_home, split_items, unquote
 from ldm_train.settings.shipped import key_of
 from ldm_train.settings.trust import is_trust
@@ -117,8 +117,8 @@ def expand(verb: str, words: list[str]) -> list[Job]:
     with initialize_config_dir(str(folder()), version_base="1.3"):
         parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
         for word in words:
-            if is_trust(word) or key_of(word) == CONFIG or is_of_texts(verb, word, targets):
-                choices = list_texts(word)
+            if is_trust(word) or key_of(word) == CONFIG or kind_of_texts(verb, word, targets) is not None:
+                choices = split_texts(word)
             else:
                 choices = list_choices(parser, word)
             if key_of(word) == place:
@@ -134,7 +134,7 @@ def expand(verb: str, words: list[str]) -> list[Job]:
     return [job(verb, plain, [*combination], place, Path(expand_home(base))) for combination in product(*swept)]
 
 
-def list_texts(word: str) -> list[str]:
+def split_texts(word: str) -> list[str]:
     """Return a word for each of the texts that it gives a setting, `a,b` or `choice(a,b)`, as they were typed."""
     name, equals, value = word.partition("=")
     chosen = value.removeprefix("choice(").removesuffix(")") if CHOICE.fullmatch(value) else value

@@ -12,7 +12,7 @@ from pathlib import Path
 from ldm_train.settings.schema.options import Part
 from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.util.ownership import RUN, read_mark
-from ldm_train.util.text import list_names
+from ldm_train.util.text import as_word, list_names
 
 STARTED_IN = "folder"  # the key of the working folder in a start of the record
 NAMED = {
@@ -68,7 +68,7 @@ def locate_path(path: str, run_dir: Path, *, setting: str) -> str:
     found = {place.resolve(): str(place) for place in list_places(path, run_dir) if place.exists()}
     if len(found) > 1:
         raise ValueError(
-            f"{setting}={path} of {run_dir} may be {list_names(list(found.values()))}; say which: moved={{{path}:PATH}}"
+            f"{setting}={path} of {run_dir} may be {list_names(list(found.values()))}; say which: {suggest_move(path)}"
         )
     return next(iter(found.values()), path)
 
@@ -91,7 +91,7 @@ def list_places(path: str, run_dir: Path) -> list[Path]:
 
 @contextmanager
 def explaining_paths(settings: TrainSettings, run_dir: Path) -> Iterator[None]:
-    """Add to an error which of a run's files were not found, where they were looked for, and how to say where they are.
+    """Add to an error about a run's file that was not found where it was looked for, and how to say where it is.
 
     Raises:
         ValueError: what was raised, with that.
@@ -99,16 +99,22 @@ def explaining_paths(settings: TrainSettings, run_dir: Path) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        missing = list(_list_missing(settings, run_dir))
+        missing = list(_list_missing(settings, run_dir, str(error)))
         if not missing or "moved={" in str(error):
             raise
         raise ValueError(f"{error}\n" + "\n".join(missing)) from error
 
 
-def _list_missing(settings: TrainSettings, run_dir: Path) -> Iterator[str]:
+def suggest_move(path: str) -> str:
+    """Return the word that says where the file or folder at a run's path is now."""
+    return as_word("moved", f"{{{path}:PATH}}")
+
+
+def _list_missing(settings: TrainSettings, run_dir: Path, message: str) -> Iterator[str]:
+    """Yield a line for each path of a run that a message names and that leads nowhere."""
     named = [(f"{group}.{name}", part.get(name)) for group, name in NAMED.items() if (part := getattr(settings, group))]
     caches = settings.cache if isinstance(settings.cache, list) else [settings.cache]
     for setting, path in [*named, *(("cache", cache) for cache in caches)]:
-        if isinstance(path, str) and not os.path.exists(path):
+        if isinstance(path, str) and str(Path(path)) in message and not os.path.exists(path):
             places = list_names([str(place) for place in list_places(path, run_dir)])
-            yield f"{setting}={path} of {run_dir} is at none of {places}; if it was moved, set 'moved={{{path}:PATH}}'"
+            yield f"{setting}={path} of {run_dir} is at none of {places}; if it was moved, set {suggest_move(path)}"

@@ -22,7 +22,7 @@ from ldm_train.settings.run_options import words_of_run
 from ldm_train.settings.schema.commands import SCHEMAS, default_values, kind_of
 from ldm_train.settings.schema.kinds import describe
 from ldm_train.settings.schema.options import KEPT, PASSED, TARGET, CommandSettings, Part
-from ldm_train.settings.schema.typed_values import expand_home, unquote
+from ldm_train.settings.schema.typed_values import unquote
 from ldm_train.settings.shipped import (
     ConfigError,
     dotted,
@@ -67,7 +67,7 @@ def compose(verb: str, overrides: list[str]) -> CommandSettings:
     own = [readable(quote_text(verb, word, targets)) for word in typed]
     own = [f"~{key_of(word)}" if word == f"{key_of(word)}=null" and key_of(word) in groups() else word for word in own]
     own = [part for word in own for part in _deletable(word)]
-    files = [expand_home(unquote(word.partition("=")[2])) for word in overrides if key_of(word) == CONFIG]
+    files = [unquote(word.partition("=")[2]) for word in overrides if key_of(word) == CONFIG]
     chosen = {key_of(word) for word in own}
     given = [word for file in files for word in file_words(verb, file, chosen=chosen, targets=targets)] + own
     given = words_of_run(verb, given) + given

@@ -22,20 +22,19 @@ def quote_text(verb: str, word: str, targets: dict[str, str]) -> str:
         targets: the constructor of each group.
     """
     name, equals, value = word.partition("=")
-    if not equals or "${" in value or is_quoted(value) or value == "null" or not is_of_texts(verb, word, targets):
+    kind = kind_of_texts(verb, word, targets)
+    if not equals or "${" in value or is_quoted(value) or value == "null" or kind is None:
         return word
-    found = kind_of(verb, name.lstrip("+"), targets)
-    assert found is not None
-    if value.startswith("[") and value.endswith("]") and takes_container(found[0], list):
+    if value.startswith("[") and value.endswith("]") and takes_container(kind, list):
         return f"{name}={quote_items(value)}"
     return f"{name}={quote(value)}"
 
 
-def is_of_texts(verb: str, word: str, targets: dict[str, str]) -> bool:
-    """Return whether the setting of a word takes a text, or several."""
+def kind_of_texts(verb: str, word: str, targets: dict[str, str]) -> object | None:
+    """Return the kind of a word's setting if it takes a text, or several; else None."""
     name = word.partition("=")[0]
     found = None if word.startswith("~") else kind_of(verb, name.lstrip("+"), targets)
-    return found is not None and takes_text(found[0])
+    return found[0] if found is not None and takes_text(found[0]) else None
 
 
 def quote_items(value: str) -> str:

@@ -11,7 +11,7 @@ from ldm_train.settings.schema.options import OWN_KEYS, TARGET
 from ldm_train.settings.schema.typed_values import expand_home, unquote
 from ldm_train.settings.shipped import ConfigError, groups_of, key_of, read, shipped
 
-DRAWING = ("sampler", "spacing", "guidance")
+DRAWING_GROUPS = ("sampler", "spacing", "guidance")
 
 
 def words_of_run(verb: str, words: Sequence[str]) -> list[str]:
@@ -20,12 +20,12 @@ def words_of_run(verb: str, words: Sequence[str]) -> list[str]:
     Where the run's config cannot be read, or names own code, they choose what `train` has by default.
     """
     keys = [key_of(word) for word in words]
-    open_groups = [group for group in DRAWING if groups_of(verb).get(group) and group not in keys]
+    open_groups = [group for group in DRAWING_GROUPS if groups_of(verb).get(group) and group not in keys]
     needed = [group for group in open_groups if any(key.startswith(f"{group}.") for key in keys)]
     if not needed:
         return []
     paths = [word.partition("=")[2] for word in words if key_of(word) == "run_dir"]
-    run = read_run(expand_home(unquote(paths[-1]))) if paths else {}
+    run = read_run_config(expand_home(unquote(paths[-1]))) if paths else {}
     return [word for group in needed for word in choose_option(group, run.get(group)) or [default_option(group)]]
 
 
@@ -35,7 +35,7 @@ def default_option(group: str) -> str:
     return f"{group}={entries[0][group]}"
 
 
-def read_run(run_dir: str) -> dict[str, object]:
+def read_run_config(run_dir: str) -> dict[str, object]:
     """Return the settings that a run directory holds; {} if they cannot be read, which its command reports."""
     path = Path(run_dir) / "config.yaml"
     try:

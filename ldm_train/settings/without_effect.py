@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ldm_train.settings.composition import defaults, plain
+from ldm_train.settings.run_options import DRAWING_GROUPS
 from ldm_train.settings.schema.options import TARGET, CommandSettings, dict_settings, select
 from ldm_train.settings.shipped import ConfigError, read
 from ldm_train.util.messages import Caution
@@ -19,7 +20,7 @@ from ldm_train.util.safe_json import read_object
 from ldm_train.util.text import format_value
 
 FITTING = ("train", "train_autoencoder", "check")
-DRAWING = ("sampler", "spacing", "guidance", "steps")
+DRAWING = (*DRAWING_GROUPS, "steps")
 
 
 @dataclass(frozen=True)
@@ -251,9 +252,8 @@ def evaluation(config: Any) -> str:
 def _changed(verb: str, config: CommandSettings, name: str) -> Iterator[str]:
     """Yield how a setting, or each of a group, that differs from the command's default was written."""
     group = name.partition(".")[0]
-    of_run = (
-        name != group and group in DRAWING and select(plain(defaults(verb), resolve=False), group) is None
-    )  # so it began as a run's
+    # A setting of a group that the command leaves to the run began as the run's.
+    of_run = name != group and group in DRAWING_GROUPS and select(plain(defaults(verb), resolve=False), group) is None
     value, default = select(config, name), select(plain(defaults("train" if of_run else verb), resolve=False), name)
     if not isinstance(value, Mapping):
         if value != default:

@@ -37,7 +37,7 @@ def open_part_folder(
         dotted = f".{variant}" if variant else ""
         file, index = folder / f"{name}{dotted}.safetensors", folder / f"{name}.safetensors.index{dotted}.json"
         if file.is_file():
-            check_config(folder / CONFIG, file)
+            check_config_checksum(folder / CONFIG, file)
             return SafetensorsFile(file).tensors(), config
         for path in (index, folder / f"{name}{dotted}.safetensors.index.json"):
             if path.is_file():
@@ -69,7 +69,7 @@ def read_part_config(folder: Path, classes: tuple[str, ...]) -> dict[str, Any]:
     return config
 
 
-def check_config(config: Path, weights: Path) -> None:
+def check_config_checksum(config: Path, weights: Path) -> None:
     """Raise if the metadata of weights has a checksum of the config next to them, and the config has another.
 
     Raises:

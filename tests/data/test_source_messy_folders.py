@@ -259,11 +259,11 @@ def test_split_folders_with_metadata_each_and_in_a_folder_of_pictures(tmp_path: 
 
 def test_pictures_of_kinds_that_are_not_read_are_counted_unless_a_copy_is_read(tmp_path: Path) -> None:
     captioned(tmp_path / "a.png")
-    for name in ("a.jxl", "b.JXL", "c.svg", "d.pdf"):
+    for name in ("a.psd", "b.PSD", "c.svg", "d.pdf"):
         (tmp_path / name).touch()
     source = Folder(str(tmp_path))
     list(source)
-    assert source.unread == {".jxl": 1, ".svg": 1}
+    assert source.unread == {".psd": 1, ".svg": 1}
 
 
 def test_long_fields_are_not_kept(tmp_path: Path) -> None:

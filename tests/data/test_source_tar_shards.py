@@ -137,10 +137,10 @@ def test_other_members_are_noted(tmp_path: Path) -> None:
 
 def test_pictures_that_are_not_read_are_counted(tmp_path: Path) -> None:
     """A name has its suffix after the first dot, so that `photo.v1.jpg` is no .jpg."""
-    more: dict[str, Content] = {"photo.v1.png": png(0), "b.jxl": "", "0000.jxl": "", "@eaDir/a.png": png(1)}
+    more: dict[str, Content] = {"photo.v1.png": png(0), "b.psd": "", "0000.psd": "", "@eaDir/a.png": png(1)}
     source = TarShards(str(shard(tmp_path / "s.tar", samples(0, 1) | more)))
     assert [item.captions for item in source] == [("caption 0",)]
-    assert source.unread == {".v1.png": 1, ".jxl": 1}
+    assert source.unread == {".v1.png": 1, ".psd": 1}
     (warning,) = source.warnings
     assert "source.images=[" in warning
     assert ",v1.png]" in warning

@@ -172,11 +172,11 @@ def test_a_source_of_which_half_is_not_read_is_refused_and_says_what_it_found(en
     """As `check` does, by the same function."""
     source = tmp_path / "source"
     captioned(source / "a.png", "a (red:1.2) cat")
-    (source / "b.heic").touch()
+    (source / "b.psd").touch()
     answer = encode(source, tmp_path / "cache", EXACT)
     assert answer.code == 1
     assert "1 of 2 pictures (50%)" in answer.err
-    assert "1 .heic" in answer.err
+    assert "1 .psd" in answer.err
     assert not (tmp_path / "cache").exists()
     answer = encode(source, tmp_path / "cache", EXACT, "max_unusable=1")
     assert answer.code == 0

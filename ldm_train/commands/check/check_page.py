@@ -9,8 +9,8 @@ from ldm_train.commands.check.findings import Report, count_problems, format_byt
 from ldm_train.commands.check.reconstruction import LatentStatistics
 from ldm_train.commands.check.terminal import format_cache, format_cost
 from ldm_train.commands.check.thumbnails import draw_crops, make_thumbnail
-from ldm_train.data.cache.plan import CachePlan, format_size
-from ldm_train.data.pictures.crops import View
+from ldm_train.data.cache.plan import CachePlan
+from ldm_train.data.pictures.crops import View, format_size
 from ldm_train.data.scan.inspection import Decoder, Inspected
 from ldm_train.reports.charts import Histogram
 from ldm_train.reports.page import Page, Section, Verdict

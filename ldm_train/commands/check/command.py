@@ -92,9 +92,8 @@ def run(settings: CheckSettings) -> int:
         attempt.notes += [*getattr(parts.autoencoder, "notes", []), *getattr(parts.text_encoder, "notes", [])]
     for line in attempt.notes:
         (report.warnings if isinstance(line, Caution) else report.notes).append(line)
-    report.warnings += warn_of_none_held_out(
-        report.pictures.held_out, report.pictures.usable, share=settings.held_out if report.pictures.usable else 0
-    )
+    if facts.usable and settings.held_out:
+        report.warnings += warn_of_none_held_out(facts.held_out, facts.usable, share=settings.held_out)
     if crop is not None:
         compare_caches(settings, report, survey, crop, attempt)
     length = None if parts is None else parts.text_encoder.identity.get("context_length")

@@ -4,9 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
-
-from ldm_train.data.batches.holding_out import falls_out
+from ldm_train.data.batches.holding_out import count_held_out
 from ldm_train.data.cache.plan import CachePlan
 from ldm_train.data.scan.inspection import Inspected
 from ldm_train.data.sources.items import Item
@@ -129,13 +127,6 @@ class PictureFacts:
         return {key: factor for key, factor in self.enlarged.items() if factor > TINY}
 
 
-def count_held_out(good: Sequence[Inspected], share: float) -> int:
-    """Return how many usable pictures training holds out: those that the source names, else a share."""
-    named = sum(one.item.held_out for one in good)
-    bits = torch.tensor([int(one.digest[:8], 16) for one in good])
-    return named or int(falls_out(bits, share).sum())
-
-
 def collect_picture_facts(inspected: Sequence[Inspected], plan: CachePlan | None, *, share: float = 0.0) -> PictureFacts:
     """Return the facts about the pictures of all items; with a plan, also how they are cropped.
 
@@ -151,7 +142,7 @@ def collect_picture_facts(inspected: Sequence[Inspected], plan: CachePlan | None
     return PictureFacts(
         items=len(inspected) - len(rows),
         usable=len(good),
-        held_out=count_held_out(good, share),
+        held_out=sum(one.item.held_out for one in good) or count_held_out((one.digest for one in good), share),
         distinct=len({one.digest for one in good}),
         unusable={one.item.key: one.problem for one in bad if one.problem and one.item.key not in rows},
         rows=rows,

@@ -93,10 +93,10 @@ def format_cost(report: Report) -> Iterator[str]:
 def format_training(training: StepEstimate) -> str:
     memory, activations = training.memory, training.activations
     batch = "" if activations is None else f" and {format_bytes(activations)} for a forward pass of {training.rows} examples"
-    most = "; validation and pictures take no more examples at once"
     return (
         f"training {training.trained / 1e6:,.1f}M of {training.parameters / 1e6:,.1f}M parameters takes "
-        f"{format_bytes(memory.total + training.autoencoder)} of memory{batch}{most}"
+        f"{format_bytes(memory.total + training.autoencoder)} of memory{batch}; pictures take no more "
+        "at once, nor does validation without validation.batch_size"
     )
 
 

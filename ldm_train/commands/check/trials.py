@@ -23,7 +23,7 @@ from ldm_train.conditioners.class_labels import ClassLabels
 from ldm_train.conditioners.text_encoder import TextEncoder
 from ldm_train.data.batches.datamodules import compute_repeats
 from ldm_train.data.batches.positions import BatchGeometry
-from ldm_train.data.pictures.crops import Size
+from ldm_train.data.pictures.crops import Size, format_size
 from ldm_train.diffusion.denoiser import Denoiser
 from ldm_train.generation import Generation
 from ldm_train.settings.composition import build
@@ -180,7 +180,7 @@ def try_shape(parts: Parts, shape: Size) -> None:
     factor, schedule = parts.autoencoder.factor, parts.schedule
     if any(side % factor for side in shape):
         raise ValueError(
-            f"pictures of {shape[1]}x{shape[0]} pixels: both sides must be multiples of {factor}, the autoencoder's factor"
+            f"pictures of {format_size(shape)} pixels: both sides must be multiples of {factor}, the autoencoder's factor"
         )
     encoded = parts.text_encoder(CaptionBatch(parts.text_encoder.tokenize([""])))
     conditioning = Conditioning(**{name: None if part is None else part.to(META) for name, part in vars(encoded).items()})
@@ -188,7 +188,7 @@ def try_shape(parts: Parts, shape: Size) -> None:
     try:
         Denoiser(parts.network, schedule, parts.prediction)(latents, torch.tensor([schedule.end]), conditioning)
     except (ValueError, RuntimeError) as error:
-        raise ValueError(f"pictures of {shape[1]}x{shape[0]} pixels: {error}") from error
+        raise ValueError(f"pictures of {format_size(shape)} pixels: {error}") from error
 
 
 def collect_start_warnings(module: NoisePredictorTraining) -> list[str]:

@@ -19,7 +19,6 @@ from ldm_train.commands.evaluate.galleries import open_gallery
 from ldm_train.commands.evaluate.measures import Measures
 from ldm_train.commands.evaluate.output_files import OVERVIEW, check_outputs, is_overview
 from ldm_train.commands.evaluate.real_pictures import (
-    HELD_OUT,
     RealPictures,
     open_cache_pictures,
     open_folder_pictures,
@@ -110,7 +109,7 @@ def evaluate_run(settings: EvaluateSettings) -> Result:
     if data is None:
         print("this run was trained without a cache, so there is no validation loss; give cache=DIR to measure one")
     elif len(data.held_out) == 0:
-        for warning in warn_of_none_held_out(0, len(data.latents.index), share=trained.config.held_out or HELD_OUT):
+        for warning in warn_of_none_held_out(0, len(data.latents.index), share=trained.config.held_out):
             warn(f"{warning}; or give real=DIR and prompts=…")
         data = None
     evaluation = build(trained.config.evaluation if settings.evaluation is None else settings.evaluation, "evaluation")
@@ -118,8 +117,9 @@ def evaluate_run(settings: EvaluateSettings) -> Result:
     real = open_folder_pictures(settings.real) if settings.real else real
     result = evaluate_model(settings, model, evaluation, real, losses=data is not None)
     if data is not None:
+        assert settings.batch_size is not None
         module = training_module(trained.config, trained.parts).to(model.device)
-        losses = measure_held_out(module, data, batch_size=settings.batch_size or 1, repeats=16)
+        losses = measure_held_out(module, data, batch_size=settings.batch_size, repeats=16)
         held_out = Numbers()
         for name, total in losses.total.items():
             ends = None if total.low is None or total.high is None else (total.low, total.high)

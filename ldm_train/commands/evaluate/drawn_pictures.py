@@ -101,7 +101,8 @@ def draw_pictures(job: DrawingJob, out: Path, paint: Painter, *, devices: int) -
     write_drawn_keys(out, read_drawn_keys(out) | {job.key})
     make_folder(folder)
     files = [folder / f"{number:06d}.png" for number in range(len(job.prompts))]
-    batches = torch.arange(len(files)).split(job.settings.batch_size or 1)
+    assert job.settings.batch_size is not None
+    batches = torch.arange(len(files)).split(job.settings.batch_size)
     missing = [batch for batch in batches if not all(files[number].is_file() for number in batch.tolist())]
     if len(missing) < len(batches):
         print(f"{len(batches) - len(missing)} of {len(batches)} batches of pictures exist already and are not drawn again")

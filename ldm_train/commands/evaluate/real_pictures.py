@@ -19,11 +19,9 @@ from ldm_train.data.cache.reader import EncodedExamples, join_caches, open_cache
 from ldm_train.run_dir.moved_paths import explaining_paths
 from ldm_train.run_dir.record import PRIOR
 from ldm_train.settings.composition import build
-from ldm_train.settings.schema.training import TrainSettings
+from ldm_train.settings.schema.training import HELD_OUT, TrainSettings
 from ldm_train.settings.schema.using import EvaluateSettings
 from ldm_train.types import Autoencoder
-
-HELD_OUT = 0.05  # share of a cache that marks no example as held out, as in `train`; for models that are not runs
 
 
 @dataclass(frozen=True)

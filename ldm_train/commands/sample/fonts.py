@@ -1,7 +1,6 @@
 """Find fonts on this machine that have the letters of labels, whatever their script."""
 
 import os
-import sys
 from collections.abc import Iterable, Iterator
 from functools import cache
 from importlib.util import find_spec
@@ -44,7 +43,7 @@ def split_by_font(text: str) -> list[tuple[str, Font]]:
 @cache
 def choose_font(letter: str) -> Font:
     """Return the first font that has a letter, or Pillow's own if none has."""
-    return next((font for font in _fonts_for(letter) if has_letter(font, letter)), load_font())
+    return next((font for font in _iterate_fonts() if has_letter(font, letter)), load_font())
 
 
 def list_absent(texts: Iterable[str]) -> list[str]:
@@ -63,7 +62,7 @@ def has_letter(font: Font, letter: str) -> bool:
         return False
 
 
-def _fonts_for(letter: str) -> Iterator[Font]:
+def _iterate_fonts() -> Iterator[Font]:
     yield load_font()
     for path in list_font_files():
         if (font := _open_font(path)) is not None:
@@ -89,7 +88,7 @@ def list_font_files() -> tuple[Path, ...]:
 
 
 def _matplotlib_fonts() -> list[Path]:
-    spec = find_spec("matplotlib") if "matplotlib" not in sys.modules else sys.modules["matplotlib"].__spec__
+    spec = find_spec("matplotlib")
     origin = None if spec is None else spec.origin
     return [] if origin is None else [Path(origin).with_name("mpl-data") / "fonts" / "ttf"]
 

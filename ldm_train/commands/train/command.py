@@ -67,8 +67,9 @@ def train_network(settings: TrainSettings, limits: Limits, keeping: Keeping) -> 
     torch.manual_seed(settings.seed)
     settings, parts, data, content = open_data(settings)
     captions = training_captions(parts.text_encoder, data, caches=len(given_caches(original)))
-    warnings = warn_of_none_held_out(len(data.held_out), len(data.latents.index), share=settings.held_out)
-    warnings += check_new_words(settings, parts.text_encoder, captions)
+    warnings = check_new_words(settings, parts.text_encoder, captions)
+    if settings.held_out:
+        warnings += warn_of_none_held_out(len(data.held_out), len(data.latents.index), share=settings.held_out)
     stored = with_given_caches(settings, original)
     watching = Watching.of(settings, parts, data)
     ema: EMA = build(settings.ema, "ema")

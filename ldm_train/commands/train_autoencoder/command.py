@@ -118,7 +118,7 @@ def select_usable(items: Iterable[Item]) -> tuple[list[Item], dict[str, str]]:
     survey = survey_items(all_items, max_pixels=MAX_PIXELS)
     if isinstance(items, Source):
         note_all([*items.notes, *map(Caution, items.warnings)])
-    for line in group_problems(dict(sorted(survey.problems.items()))):
+    for line in group_problems(survey.problems):
         print(f"left out {line}")
     usable = [item for item in all_items if item.key not in survey.problems]
     return usable, {scanned.item.key: scanned.digest for scanned in survey.scanned}

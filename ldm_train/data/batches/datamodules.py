@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ldm_train import draws
-from ldm_train.data.batches.holding_out import falls_out
+from ldm_train.data.batches.holding_out import is_held_out
 from ldm_train.data.batches.order import ExampleOrder, Pool
 from ldm_train.data.batches.positions import BatchGeometry, build_endless_loader
 from ldm_train.data.cache.index import CacheIndex
@@ -247,7 +247,7 @@ def split_held_out(latents: EncodedExamples, share: float) -> tuple[list[Tensor]
     index, train, held_out, start = latents.index, [], [], 0
     for count in latents.sets:
         own = slice(start, start + count)
-        out = index.held_out[own] if index.held_out[own].any() else falls_out(index.picture[own], share)
+        out = index.held_out[own] if index.held_out[own].any() else is_held_out(index.picture[own], share)
         train.append(start + (~out).nonzero()[:, 0])
         held_out.append(start + out.nonzero()[:, 0])
         start += count

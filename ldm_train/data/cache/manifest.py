@@ -164,9 +164,8 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / "manifest.json"
     if not path.is_file():
-        taken = folder.is_dir() and any(folder.iterdir())
-        into = "cache=NEW_FOLDER` makes one in a new folder" if taken else f"{as_word('cache', folder)}` makes one"
-        raise ValueError(f"{folder} is not a latent cache (it has no manifest.json); `ldm-train encode … {into}")
+        word = "cache=NEW_FOLDER" if folder.is_dir() and any(folder.iterdir()) else as_word("cache", folder)
+        raise ValueError(f"{folder} is not a latent cache (it has no manifest.json); `ldm-train encode … {word}` makes one")
     try:
         values: Any = read_object(path)
         if values["format"] != CACHE_FORMAT:
@@ -186,10 +185,7 @@ def _check_values(manifest: Manifest) -> None:
     for name, kind in _KINDS.items():
         if not isinstance(getattr(manifest, name), kind):
             raise ValueError(f"its {name} is {getattr(manifest, name)!r:.60}")
-    for part, name in (
-        *(("encoding", "pictures"), ("encoding", "captions")),
-        *(("autoencoder", "config"), ("text_encoder", "config")),
-    ):
+    for part, name in _NESTED:
         if not isinstance(getattr(manifest, part).get(name), dict):
             raise ValueError(f"its {part} has no {name}")
     for name in ("autoencoder", "dtype"):
@@ -199,6 +195,7 @@ def _check_values(manifest: Manifest) -> None:
         raise ValueError(f"it names the file {outside!r}, which is not in its folder")
 
 
+_NESTED = (("encoding", "pictures"), ("encoding", "captions"), ("autoencoder", "config"), ("text_encoder", "config"))
 _KINDS: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("encoding", "autoencoder", "text_encoder", "buckets", "shards", "files"), dict),
     **dict.fromkeys(("image_size", "channels", "factor", "views", "entries", "held_out", "captions", "empty"), int),

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from ldm_train.data.cache.manifest import Entry, Provenance, to_json_lines
-from ldm_train.data.pictures.crops import Crop, View
+from ldm_train.data.pictures.crops import Crop, View, format_size
 from ldm_train.data.scan.survey import Scanned, Survey
 from ldm_train.util.files import atomic_write
 from ldm_train.util.safe_json import Json, read_json, read_object
@@ -52,11 +52,6 @@ class EncodingBatch:
 def format_bucket(shape: tuple[int, int]) -> str:
     """Return the name of the bucket with this (height, width)."""
     return f"{shape[0]}x{shape[1]}"
-
-
-def format_size(shape: tuple[int, int]) -> str:
-    """Return a (height, width) as people write it, "WIDTHxHEIGHT"."""
-    return f"{shape[1]}x{shape[0]}"
 
 
 def parse_bucket(bucket: str) -> tuple[int, int]:

@@ -11,7 +11,12 @@ from hashlib import sha256
 
 from ldm_train.util.safe_json import Json
 
-Size = tuple[int, int]
+Size = tuple[int, int]  # (height, width)
+
+
+def format_size(size: Size) -> str:
+    """Return a size as people write it, "WIDTHxHEIGHT"."""
+    return f"{size[1]}x{size[0]}"
 
 
 @dataclass(frozen=True)

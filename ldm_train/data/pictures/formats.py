@@ -14,7 +14,7 @@ class PictureFormat:
 
     Args:
         name: as messages write it.
-        suffixes: how the names of its files end.
+        suffixes: how the names of its files end; none if such files are usually documents or films, and no pictures.
         starts: the first bytes of a file, any of these; formats without them are recognised by `recognise_format`.
         plugin: Pillow's name of the format; None if it is not read.
         advice: what to do if it is not read.
@@ -33,7 +33,7 @@ HEIC = PictureFormat(
     plugin="HEIF",
     advice=f"install the extra `heic` (pip install pillow-heif), or {CONVERT}",
 )
-AVIF = PictureFormat("AVIF", (".avif",), plugin="AVIF", advice=f"install a Pillow that reads AVIF, or {CONVERT}")
+AVIF = PictureFormat("AVIF", (".avif", ".avifs"), plugin="AVIF", advice=f"install a Pillow that reads AVIF, or {CONVERT}")
 TGA = PictureFormat("TGA", (".tga",), plugin="TGA")
 CAMERA_RAW = PictureFormat(
     "a camera's raw file",
@@ -52,7 +52,10 @@ FORMATS = (
     PictureFormat("TIFF", (".tif", ".tiff"), (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), "TIFF"),
     PictureFormat("BMP", (".bmp",), (b"BM",), "BMP"),
     PictureFormat(
-        "JPEG 2000", (".jp2", ".j2k", ".jpx", ".j2c", ".jpc"), (b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  \r\n\x87\n"), "JPEG2000"
+        "JPEG 2000",
+        (".jp2", ".j2k", ".jpx", ".jpf", ".j2c", ".jpc"),
+        (b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  \r\n\x87\n"),
+        "JPEG2000",
     ),
     PictureFormat("PPM", (".ppm", ".pgm", ".pbm", ".pnm"), (b"P1", b"P2", b"P3", b"P4", b"P5", b"P6"), "PPM"),
     PictureFormat("QOI", (".qoi",), (b"qoif",), "QOI"),
@@ -72,9 +75,7 @@ FORMATS = (
     PictureFormat("JPEG XR", (".jxr", ".wdp"), (b"II\xbc",)),
     PictureFormat("a DDS texture", (".dds",), (b"DDS ",)),
     PictureFormat("a PDF", (), (b"%PDF",), advice="save its pages as pictures"),
-    PictureFormat(
-        "PostScript", (".eps", ".ps"), (b"%!PS", b"\xc5\xd0\xd3\xc6"), advice="it must be rendered to pixels first"
-    ),
+    PictureFormat("PostScript", (".eps",), (b"%!PS", b"\xc5\xd0\xd3\xc6"), advice="it must be rendered to pixels first"),
 )
 
 AVIF_BRANDS = {b"avif", b"avis", b"avio"}

@@ -66,7 +66,7 @@ def open_format(kind: PictureFormat, content: bytes) -> Image.Image:
         layout.check()
     stripped, colours = strip_png(content) if kind.plugin == "PNG" else (content, {})
     try:
-        picture = find_constructor(kind)(io.BytesIO(stripped), "")
+        picture = find_picture_class(kind)(io.BytesIO(stripped), "")
     except (*DAMAGED_HEADER, KeyError) as error:
         if layout is not None:
             raise ValueError(f"{layout.describe()}: such a TIFF is not read; save the picture as RGB with 8 bits") from error
@@ -79,8 +79,8 @@ def open_format(kind: PictureFormat, content: bytes) -> Image.Image:
     return picture
 
 
-def find_constructor(kind: PictureFormat) -> Callable[[io.BytesIO, str], Image.Image]:
-    """Return what makes a picture of a file's bytes."""
+def find_picture_class(kind: PictureFormat) -> Callable[[io.BytesIO, str], Image.Image]:
+    """Return the class that makes a picture of a file's bytes."""
     if kind.plugin == "TIFF":
         return CheckedTiff
     if kind is TGA:

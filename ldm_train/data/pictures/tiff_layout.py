@@ -73,17 +73,17 @@ def read_tiff_layout(content: bytes) -> TiffLayout | None:
     if tags is None:
         return None
     samples = tags.get(277, (1,))[0]
-    bits = tags.get(258, (1,))
+    bits = tags.get(BITS, (1,))
     formats = tags.get(339, (1,))
     return TiffLayout(
-        colours=tags.get(262, (WHITE_IS_ZERO,))[0],
+        colours=tags.get(PHOTOMETRIC, (WHITE_IS_ZERO,))[0],
         bits=bits * samples if len(bits) == 1 and samples <= 64 else bits,
         sample_format=max(formats, key=lambda one: one != 1),
         extra=tags.get(338, ()),
         compression=tags.get(259, (1,))[0],
         planar=tags.get(284, (1,))[0] == 2,
         subsampling=tags.get(530, SUBSAMPLED),
-        raw=DNG_VERSION in tags or tags.get(262, (0,))[0] in RAW_COLOURS or content[8:10] == b"CR",
+        raw=DNG_VERSION in tags or tags.get(PHOTOMETRIC, (0,))[0] in RAW_COLOURS or content[8:10] == b"CR",
     )
 
 

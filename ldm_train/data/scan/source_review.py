@@ -86,7 +86,7 @@ def looks_like_one_text(lines: Sequence[str]) -> bool:
     """Return whether lines look like parts of one text: a list, JSON, or sentences that go on in the next line."""
     odd = sum(LIST_LINE.match(line) is not None for line in lines)
     wrapped = sum(
-        len(line) > 40 and not line.endswith(SENTENCE_ENDS) and after[0].islower() for line, after in pairwise(lines)
+        len(line) > 40 and not line.endswith(SENTENCE_ENDS) and after[:1].islower() for line, after in pairwise(lines)
     )
     return len(lines) > 1 and 3 * (odd + wrapped) >= len(lines)
 
@@ -124,9 +124,9 @@ def judge_unread(unread: Counter[str], *, usable: int, unusable: int, most: floa
 
 
 def group_problems(problems: Mapping[str, str]) -> Iterator[str]:
-    """Yield a line for each problem, and one for many problems of the same kind."""
+    """Yield a line for each problem in the keys' order, and one for many problems of the same kind."""
     kinds: dict[str, list[str]] = {}
-    for key, problem in problems.items():
+    for key, problem in sorted(problems.items()):
         kinds.setdefault(_kind(key, problem), []).append(key)
     for keys in kinds.values():
         if len(keys) > LISTED:

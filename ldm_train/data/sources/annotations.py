@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, get_args
 
 from ldm_train.data.sources.items import format_name
 from ldm_train.util.inputs import MAX_TEXT, READ_ERRORS
@@ -20,6 +20,12 @@ BOM = b"\xef\xbb\xbf"
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # marks at the beginning of texts of Windows' programs
 
 Lines = Literal["each", "one"]  # each line of a file is a caption, or all lines are one
+
+
+def require_lines(lines: str) -> None:
+    """Raise ValueError for another value of `source.lines` than the two that are accepted."""
+    if lines not in get_args(Lines):
+        raise ValueError(f"source.lines={lines} is unknown; accepted are {', '.join(get_args(Lines))}")
 
 
 class NotAnObjectError(ValueError):

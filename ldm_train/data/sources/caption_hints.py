@@ -3,7 +3,6 @@
 import os
 import posixpath
 import re
-import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from ldm_train.data.sources.caption_template import read_words
 from ldm_train.data.sources.folder_walk import FolderTree
 from ldm_train.data.sources.items import compose_accents, format_name
 from ldm_train.data.sources.kohya_folders import is_kohya_layout
+from ldm_train.util.text import as_word
 
 FOLDERS = ("captions", "texts", "txt", "prompts")
 SEARCHED = 10_000  # pictures without captions that are looked for elsewhere
@@ -30,24 +30,25 @@ def suggest_caption_places(root: Path, tree: FolderTree, missing: Sequence[str],
     for folder, count in folders.most_common(1):
         yield (
             f"{count:,} pictures without a caption have a file of their name in {format_name(folder)}; "
-            f"{_set(f'captions_from={root / folder}')} reads it"
+            f"{as_word('source.captions_from', root / folder)} reads it"
         )
     tables = [*tree.tables, *(file for file in lonely if file.lower().endswith(".json"))]
     for table in [] if folders else tables[:3]:
-        yield f"if {format_name(table)} has the captions, {_set(f'captions_from={root / table}')} reads it"
+        yield f"if {format_name(table)} has the captions, {as_word('source.captions_from', root / table)} reads it"
     siblings = [] if folders or tables else list(_list_siblings(root))
     for place in siblings[:3]:
-        yield f"if {place.name} next to the folder has the captions, {_set(f'captions_from={place}')} reads it"
+        yield f"if {place.name} next to the folder has the captions, {as_word('source.captions_from', place)} reads it"
     if is_kohya_layout(tree.pictures):
         folder = posixpath.dirname(tree.pictures[0])
         yield f"folders such as {format_name(folder)} give repeats and a caption as kohya's do; source=kohya reads them"
     elif not folders and not tables and not siblings:
-        words = [read_words(posixpath.basename(key)) for key in missing[:SEARCHED]]
+        words = [read_words(posixpath.splitext(posixpath.basename(key))[0]) for key in missing[:SEARCHED]]
         named = [text for text in words if not NUMBERED.fullmatch(text) and re.search(r"[^\W\d_]{3}", text)]
         if 2 * len(named) > len(words):
-            yield f"if the file names are the captions ({named[0]!r}), {_set('template={file}')} reads them"
+            yield f"if the file names are the captions ({named[0]!r}), {as_word('source.template', '{file}')} reads them"
         elif any("/" in key for key in missing):
-            yield f"if the folders' names say what the pictures are, {_set('template=a photo of a {folder}')} uses them"
+            template = as_word("source.template", "a photo of a {folder}")
+            yield f"if the folders' names say what the pictures are, {template} uses them"
 
 
 def _match_folders(missing: Sequence[str], lonely: Sequence[str]) -> Counter[str]:
@@ -74,7 +75,3 @@ def _list_siblings(root: Path) -> Iterator[Path]:
 
 def _stem(path: str) -> str:
     return posixpath.splitext(compose_accents(path))[0]
-
-
-def _set(words: str) -> str:
-    return shlex.quote(f"source.{words}")

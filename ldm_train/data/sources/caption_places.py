@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, get_args
 
-from ldm_train.data.sources.annotations import Annotation, Lines
+from ldm_train.data.sources.annotations import Annotation, Lines, require_lines
 from ldm_train.data.sources.caption_template import CaptionTemplate
 from ldm_train.data.sources.folder_walk import SIDECAR_SUFFIXES, FolderTree, walk_folder
 from ldm_train.data.sources.metadata import MetadataTables
@@ -49,8 +49,7 @@ class CaptionPlaces:
                 f"source.captions={self.captions} is unknown; accepted are {', '.join(get_args(CaptionPlace))}, and a list "
                 "of suffixes of files next to the pictures, such as [txt,json]"
             )
-        if self.lines not in get_args(Lines):
-            raise ValueError(f"source.lines={self.lines} is unknown; accepted are {', '.join(get_args(Lines))}")
+        require_lines(self.lines)
         if self.captions == "template" and self.template is None:
             raise ValueError(
                 "source.captions=template needs one: source.template={folder}, or 'source.template=a photo of a {top}'"
@@ -61,7 +60,8 @@ class CaptionPlaces:
 
     @property
     def _order(self) -> list[str] | None:
-        return None if isinstance(self.captions, str) else [str(suffix) for suffix in self.captions]
+        """The suffixes of caption files in the order of the setting, ".txt"; None if it names a place."""
+        return None if isinstance(self.captions, str) else [f".{one.lower().lstrip('.')}" for one in map(str, self.captions)]
 
     @property
     def _elsewhere(self) -> Path | None:
@@ -74,7 +74,7 @@ class CaptionPlaces:
 
     def sidecar_suffixes(self) -> set[str]:
         """Return the suffixes of files that may have captions."""
-        return SIDECAR_SUFFIXES | {f".{suffix.lower().lstrip('.')}" for suffix in self._order or []}
+        return SIDECAR_SUFFIXES | {*(self._order or ())}
 
     def find_annotators(self, tree: FolderTree) -> list[Annotator]:
         """Return the annotator to use, then those that must not contradict it."""

@@ -16,8 +16,8 @@ PLACEHOLDERS = {
 
 
 def read_words(name: str) -> str:
-    """Return a file's name as words: without suffix, and with blanks for underscores."""
-    return posixpath.splitext(name)[0].replace("_", " ").strip()
+    """Return a name as words, with blanks for underscores."""
+    return name.replace("_", " ").strip()
 
 
 class CaptionTemplate:
@@ -61,7 +61,7 @@ class CaptionTemplate:
         caption = self.template.format(
             folder=posixpath.basename(folder) or self.root_name,
             top=folder.partition("/")[0],
-            file=read_words(name),
+            file=read_words(posixpath.splitext(name)[0]),
         ).strip()
         return annotate_from_captions((caption,), origin=origin)
 

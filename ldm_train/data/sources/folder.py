@@ -101,10 +101,12 @@ class Folder(Source):
 
     def _item(self, key: str, annotators: list[Annotator], splits: SplitFolders, kohya: KohyaFolders | None) -> Item:
         held_out, inner = splits.classify(key)
-        annotation = annotators[0].annotate(inner if annotators[0] is self.template else key)
+        first = annotators[0]
+        annotation = first.annotate(inner if first is self.template else key)
+        is_loose = isinstance(first, MetadataTables) and first.loose
         for annotator in annotators[1:]:
             other = annotator.annotate(key)
-            if other.captions and not annotation.captions and getattr(annotators[0], "loose", False):
+            if other.captions and not annotation.captions and is_loose:
                 annotation = other
             elif other.captions and not is_same_text(other.captions, annotation.captions):
                 raise ValueError(self._differ(key, annotation, other))

@@ -51,4 +51,4 @@ def is_kohya_layout(pictures: list[str]) -> bool:
 def _parse(folder: str) -> tuple[int, str]:
     """Return the repeats and the caption in the innermost folder of such a name; 1 and "" if there is none."""
     matches = [match for match in map(NAME.fullmatch, folder.split("/")) if match]
-    return (int(matches[-1][1]), read_words(matches[-1][2] + ".")) if matches else (1, "")
+    return (int(matches[-1][1]), read_words(matches[-1][2])) if matches else (1, "")

@@ -21,7 +21,7 @@ from ldm_train.data.sources.items import Item, format_name, relative_path, usual
 from ldm_train.data.sources.rows import ProblemCounter, TableRow, read_table_rows
 
 FILE_NAME = "file_name"
-ELSEWHERE = "; given as source.captions_from, a table finds pictures by their file names alone"
+ELSEWHERE = "; given as source.captions_from, a table may name pictures by their file names only"
 
 
 class MetadataTables:

@@ -27,7 +27,7 @@ class Sidecars:
         files: paths in it that may be caption files.
         column: the name of the caption in a JSON object.
         lines: whether each line is a caption, or all lines are one.
-        order: suffixes; the first file with a caption is used. None: all suffixes, and files of one picture must agree.
+        order: suffixes (".txt"); the first file with a caption is used. None: all, and files of one picture must agree.
         refuse: whether to raise ValueError, instead of returning a problem, if two files of one picture differ.
         elsewhere: whether `root` is another folder than the pictures', so that only the ends of the paths must be the same.
     """
@@ -46,7 +46,7 @@ class Sidecars:
         self.root = root
         self.column = column
         self.lines = lines
-        self.order = None if order is None else [f".{suffix.lower().lstrip('.')}" for suffix in order]
+        self.order = order
         self.refuse = refuse
         self.elsewhere = elsewhere
         self.by_stem: dict[str, list[str]] = defaultdict(list)

@@ -4,7 +4,6 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import get_args
 
 from ldm_train.data.pictures.formats import PICTURE_ENDINGS, UNREAD_SUFFIXES
 from ldm_train.data.sources.annotations import (
@@ -13,6 +12,7 @@ from ldm_train.data.sources.annotations import (
     annotate_from_json,
     annotate_from_text,
     join_annotations,
+    require_lines,
 )
 from ldm_train.data.sources.folder_walk import format_suffix_counts
 from ldm_train.data.sources.items import FileSlice, Item, format_name
@@ -63,8 +63,7 @@ class TarShards(Source):
         self.images = [ending.lower().lstrip(".") for ending in (PICTURE_ENDINGS if images is None else images)]
         self.captions = [ending.lower().lstrip(".") for ending in captions]
         self.caption_column = caption_column
-        if lines not in get_args(Lines):
-            raise ValueError(f"source.lines={lines} is unknown; accepted are {', '.join(get_args(Lines))}")
+        require_lines(lines)
         self.lines: Lines = lines
         self.shards = find_shards(path, download, commands=commands)
 

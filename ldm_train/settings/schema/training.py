@@ -27,6 +27,7 @@ DTYPES = ("float16", "bfloat16", "float32")
 Dtype = Annotated[str, Choice(DTYPES)]
 MicroBatch = Annotated[int | Literal["auto"], Range(1), Words("a whole number of at least 1, or auto")]
 MOST_PIXELS = 178_956_970
+HELD_OUT = 0.05  # share of a cache that names no example as held out
 
 
 class CheckpointSettings(Section):
@@ -173,7 +174,7 @@ class TrainSettings(FittingSettings, SourceSettings):
     input_perturbation: NotNegative = setting(
         0.0, "further noise in the network's input only: 0.1 for long runs on few pictures"
     )
-    held_out: BelowOne = setting(0.05, "share kept from training, if the source names none")
+    held_out: BelowOne = setting(HELD_OUT, "share kept from training, if the source names none")
     parameter_groups: ParameterGroupSettings = setting(ParameterGroupSettings(), "")
     validation: ValidationSettings = setting(ValidationSettings(), "", free=True)
     pictures: PictureSettings = setting(PictureSettings(), "", free=True)

@@ -156,11 +156,11 @@ def test_a_source_of_which_half_is_not_read_is_refused(
 ) -> None:
     source = make({"a.png": (noise(0), "a"), "b.png": (noise(1), "b")})
     for number in range(unread):
-        (source / f"{number}.jxl").touch()
+        (source / f"{number}.psd").touch()
     found, _, report = check(source, *UNTRIED, f"max_unusable={most}")
     lines = report["reasons"] if code else report["warnings"]
     assert found == code
-    assert any(f"{unread} of {unread + 2} pictures" in line and f"{unread} .jxl" in line for line in lines)
+    assert any(f"{unread} of {unread + 2} pictures" in line and f"{unread} .psd" in line for line in lines)
 
 
 def test_captions_are_shown_and_odd_ones_are_named(make: Callable, check: Callable) -> None:

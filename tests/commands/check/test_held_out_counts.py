@@ -50,7 +50,6 @@ def test_what_the_source_names_is_counted_alone(pictures: Path, ldm_train: Calla
 
 
 def test_none_is_worth_a_warning_unless_it_was_asked_for() -> None:
-    assert warn_of_none_held_out(0, 12, share=0.0) == []
     assert warn_of_none_held_out(1, 12, share=0.1) == []
     assert "held_out=0.001" in warn_of_none_held_out(0, 12, share=0.001)[0]
 
