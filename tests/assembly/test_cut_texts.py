@@ -97,6 +97,7 @@ def test_long_captions_and_prompts_are_reported_by_encode_and_check(
 
 
 def test_a_run_reports_its_own_prompts(cache: Path, train: Callable, tmp_path: Path) -> None:
-    answer = train(cache, tmp_path / "run", f"pictures.prompts={LONG}", "max_steps=1", "validation.every=9")
+    answer = train(cache, tmp_path / "run", f"pictures.prompts=(fox:1.2) {LONG}", "max_steps=1", "validation.every=9")
     assert answer.code == 0, answer.err
+    assert (answer.out + answer.err).count("'(fox:1.2)'") == 1
     assert "warning: pictures.prompts: " in answer.out

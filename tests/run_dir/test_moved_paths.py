@@ -66,6 +66,14 @@ def test_a_run_is_opened_from_another_folder_moved_and_in_pieces(
     assert json.loads((tmp_path / "four/measured.json").read_text())["validation_loss"] > 0
 
 
+def test_errors_about_other_things_name_no_lost_path(project: Path, ldm_train: Callable, tmp_path: Path) -> None:
+    (project / "caches").rename(tmp_path / "data")
+    answer = ldm_train("export", "run_dir=outputs/base", "weights=gone.safetensors", "out=whole.safetensors")
+    assert answer.code == 1
+    assert "weights=gone.safetensors" in answer.err
+    assert "moved=" not in answer.err
+
+
 def test_two_places_that_fit_are_not_chosen_between(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(project, tmp_path / "copy")
     monkeypatch.chdir(tmp_path)

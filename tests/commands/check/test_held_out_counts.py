@@ -49,9 +49,10 @@ def test_what_the_source_names_is_counted_alone(pictures: Path, ldm_train: Calla
     assert json.loads((tmp_path / "report/check.json").read_text())["pictures"]["held_out"] == 3
 
 
-def test_none_is_worth_a_warning_unless_it_was_asked_for() -> None:
+@pytest.mark.parametrize("share", [0.0, 0.001])
+def test_a_warning_of_none_names_the_share(share: float) -> None:
     assert warn_of_none_held_out(1, 12, share=0.1) == []
-    assert "held_out=0.001" in warn_of_none_held_out(0, 12, share=0.001)[0]
+    assert f"held_out={share:g}:" in warn_of_none_held_out(0, 12, share=share)[0]
 
 
 @pytest.mark.slow
