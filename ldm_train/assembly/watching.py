@@ -21,7 +21,7 @@ from ldm_train.training.callbacks.spent import TimeSpent
 from ldm_train.training.ema.ema import EMA
 from ldm_train.training.module import NoisePredictorTraining
 from ldm_train.training.validation.compared import choose_comparison
-from ldm_train.training.validation.metrics_callback import MetricsCallback, MetricSettings
+from ldm_train.training.validation.metrics_callback import Measuring, MetricsCallback
 from ldm_train.training.validation.real_features import FeatureStore
 from ldm_train.training.validation.validation_callback import ValidationCallback
 
@@ -38,7 +38,7 @@ class Watching:
 
     parts: Parts
     drawing: Drawing
-    measuring: MetricSettings | None
+    measuring: Measuring | None
     weak: Generation | None
     warnings: list[str]
 
@@ -138,7 +138,7 @@ def guidance_scales(config: TrainSettings) -> list[float]:
     return numbers
 
 
-def build_measuring(config: TrainSettings) -> MetricSettings | None:
+def build_measuring(config: TrainSettings) -> Measuring | None:
     """Return the frozen networks that measure pictures, and how pictures are drawn for them; None if nothing is measured.
 
     Raises:
@@ -150,4 +150,4 @@ def build_measuring(config: TrainSettings) -> MetricSettings | None:
     features, pair = (None if part is None else build(part, name) for name, part in measured.items())
     recipe = build_recipe(config, steps=config.metrics.steps, seed=config.metrics.seed)
     evaluation: Evaluation = build(config.evaluation, "evaluation")
-    return MetricSettings(features, pair, recipe, config.metrics.count, evaluation.metrics)
+    return Measuring(features, pair, recipe, config.metrics.count, evaluation.metrics)

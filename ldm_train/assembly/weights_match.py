@@ -14,7 +14,7 @@ from ldm_train.weights.layouts.unet_architecture import (
     describe_unet,
     infer_heads,
     infer_unet_settings,
-    list_differences,
+    list_unet_differences,
     read_unet_config,
 )
 from ldm_train.weights.published_parts import PublishedPart
@@ -75,7 +75,7 @@ def compare_unet(found: PublishedPart, own: UNetSettings, *, adding: bool) -> li
     there |= {"patch_size": 1, "extra_up_block": True}
     if adding and own["map_channels"] > there.get("map_channels", 0):
         del there["map_channels"]
-    if other := list_differences(there, own):
+    if other := list_unet_differences(there, own):
         raise ValueError(
             f"it is another network, {describe_unet(there, found.shapes)}: "
             f"{'; '.join(other)}; {suggest_settings(there, own)}"
@@ -89,7 +89,7 @@ def compare_unet(found: PublishedPart, own: UNetSettings, *, adding: bool) -> li
 
 def suggest_settings(there: UNetSettings, own: UNetSettings) -> str:
     """Return what to set so that the run's network is the one whose weights were found."""
-    wrong = [name for name, value in there.items() if list_differences({name: value}, own)]
+    wrong = [name for name, value in there.items() if list_unet_differences({name: value}, own)]
     words = [
         f"network.{name}={value}".replace(" ", "").replace("None", "null").replace("True", "true")
         for name, value in there.items()
@@ -139,5 +139,5 @@ def refuse_other_config(found: PublishedPart, own: Mapping[str, Any]) -> None:
     names = [n for n in (found.config or {}) if n in own and not n.startswith("_") and n not in free]
     plain = {n: list(own[n]) if isinstance(own[n], tuple) else own[n] for n in names}
     there = {name: (found.config or {})[name] for name in names}
-    if other := list_differences(there, plain):
+    if other := list_unet_differences(there, plain):
         raise ValueError(f"it is another network: {'; '.join(other[:5])}; set network.… so")

@@ -30,7 +30,7 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Section:
+class PageSection:
     """A heading with a note and blocks. A section without a filled block is left out."""
 
     title: str
@@ -45,13 +45,13 @@ class Page:
     title: str
     verdict: Verdict | None = None
     summary: Sequence[tuple[str, str]] = ()
-    sections: Sequence[Section] = ()
+    sections: Sequence[PageSection] = ()
 
 
 def render_page(page: Page) -> str:
     """Return the page as HTML that needs no other file, and can be encoded in UTF-8 whatever its texts contain."""
     filled = [
-        Section(section.title, [block for block in section.blocks if not block.empty], section.note)
+        PageSection(section.title, [block for block in section.blocks if not block.empty], section.note)
         for section in page.sections
         if any(not block.empty for block in section.blocks)
     ]

@@ -126,7 +126,7 @@ def read_runs(paths: Iterable[Path]) -> tuple[list[RunRead], list[str]]:
     return runs, broken
 
 
-def is_run(path: Path) -> bool:
+def is_run_directory(path: Path) -> bool:
     """Return whether a folder looks like a run directory: it has a config, and a record or metrics."""
     return (path / CONFIG).is_file() and ((path / RECORD).is_file() or (path / METRICS).is_file())
 

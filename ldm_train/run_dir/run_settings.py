@@ -47,16 +47,16 @@ def list_changed(run: RunRead) -> list[tuple[str, str]]:
 
 
 def every_setting(run: RunRead) -> list[tuple[str, str]]:
-    return [(_short(name), format_value(found)) for name, found in run.settings.items()]
+    return [(_short(name), format_setting(found)) for name, found in run.settings.items()]
 
 
-def format_value(found: object) -> str:
+def format_setting(found: object) -> str:
     """Return a value about as it stands on a command line."""
     return found if isinstance(found, str) else json.dumps(found)
 
 
 def _reported(found: Plain, name: str) -> str:
-    text = format_value(found[name]) if name in found else ABSENT
+    text = format_setting(found[name]) if name in found else ABSENT
     return text.rpartition(".")[2] if name.endswith("._target_") else text
 
 

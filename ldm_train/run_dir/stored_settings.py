@@ -15,7 +15,7 @@ from ldm_train.settings.schema.options import TARGET, CommandSettings
 from ldm_train.settings.schema.training import FittingSettings, TrainSettings
 from ldm_train.settings.shipped import ConfigError, groups_of
 from ldm_train.settings.strict import NameCheck
-from ldm_train.settings.validation import out_of_range, read_settings
+from ldm_train.settings.validation import out_of_range, validate_settings
 
 
 def read_config(run_dir: Path) -> FittingSettings:
@@ -65,7 +65,7 @@ def read_stored(config: DictConfig, path: Path) -> FittingSettings:
         named = {name: nearest_option(name, node) for name, node in nodes.items()}
         options = tuple(f"{name}={option}" for name, option in named.items() if option is not None)
         NameCheck(verb, lambda name: "", plain(defaults(verb, options), resolve=False))(values)
-        settings = read_settings(verb, values)
+        settings = validate_settings(verb, values)
         problems = [*out_of_range(settings), *_gaps(verb, settings)]
     except (ConfigError, OmegaConfBaseException, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is damaged, or was not written by this version: {error}") from error

@@ -39,7 +39,7 @@ from ldm_train.settings.signatures import signature
 from ldm_train.settings.strict import SET_BY_THE_RUN, TRAINER, NameCheck, describe_set_by_the_run
 from ldm_train.settings.suggestions import suggest_setting
 from ldm_train.settings.trust import is_trust
-from ldm_train.settings.validation import not_accepted, read_settings
+from ldm_train.settings.validation import not_accepted, validate_settings
 
 __all__ = ["ConfigError", "build", "compose", "folder", "groups", "words"]
 
@@ -85,7 +85,7 @@ def compose(verb: str, overrides: list[str]) -> CommandSettings:
     options = tuple(word for word in _choices(verb, given) if key_of(word) != "experiment")
     origin = Origins(own, files, given)
     NameCheck(verb, origin, plain(defaults(verb, options), resolve=False))(values)
-    return read_settings(verb, values, origin)
+    return validate_settings(verb, values, origin)
 
 
 def _complete_network(values: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from ldm_train.settings.commented_yaml import Setting, SettingsFile, parse_setti
 from ldm_train.settings.config_file import text
 from ldm_train.settings.schema.commands import CONTINUED, SCHEMAS, argument_kind, may_change, own_settings
 from ldm_train.settings.schema.kinds import Section, describe
-from ldm_train.settings.schema.options import TrainerSettings, groups_of
+from ldm_train.settings.schema.options import TrainerSettings, list_part_groups
 from ldm_train.settings.shipped import folder, groups, refuse_unknown_options
 from ldm_train.settings.strict import TRAINER
 
@@ -100,7 +100,7 @@ def _describe_group(choice: Setting) -> Iterator[str]:
 
 def _describe_option(verb: str, group: str, option: str) -> Iterator[str]:
     page = read_comments(f"{group}/{option}")
-    sets_others = group not in groups_of(SCHEMAS[verb])
+    sets_others = group not in list_part_groups(SCHEMAS[verb])
     defaults = {} if sets_others else {each.name: each.default for each in read_comments(verb).settings}
     for choice in page.choices:
         yield f"  {choice.name.split()[-1].lstrip('/')}={choice.default}"

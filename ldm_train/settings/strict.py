@@ -7,7 +7,7 @@ from typing import Any
 from ldm_train.settings.constructors import check_constructors
 from ldm_train.settings.schema.commands import SCHEMAS, own_settings
 from ldm_train.settings.schema.kinds import Section
-from ldm_train.settings.schema.options import KEPT, OWN_KEYS, PASSED, TARGET, groups_of
+from ldm_train.settings.schema.options import KEPT, OWN_KEYS, PASSED, TARGET, list_part_groups
 from ldm_train.settings.shipped import ConfigError, groups, none_chosen, shipped
 from ldm_train.settings.signatures import signature
 from ldm_train.settings.suggestions import suggest_setting
@@ -51,7 +51,7 @@ class NameCheck:
         Raises:
             ConfigError: it names the setting, where it came from, and the nearest name that there is.
         """
-        schema, used = SCHEMAS[self.verb], groups_of(SCHEMAS[self.verb])
+        schema, used = SCHEMAS[self.verb], list_part_groups(SCHEMAS[self.verb])
         for key, value in values.items():
             self._constructors(key, value, key if key in used else None)
         for key, value in values.items():
@@ -88,7 +88,7 @@ class NameCheck:
             return self._trainer(node)
         if isinstance(node, Mapping) and TARGET in node:
             return self._arguments(group, node, passed=PASSED.get(group, set()), kept=KEPT.get(group, frozenset()))
-        if node is None and groups_of(SCHEMAS[self.verb])[group]:
+        if node is None and list_part_groups(SCHEMAS[self.verb])[group]:
             return None
         options = ", ".join(groups()[group])
         if isinstance(node, Mapping) and node:

@@ -5,7 +5,7 @@ from functools import cache
 
 from ldm_train.settings.foreign_names import NAMES
 from ldm_train.settings.schema.commands import SCHEMAS, own_settings
-from ldm_train.settings.schema.options import TrainerSettings, groups_of
+from ldm_train.settings.schema.options import TrainerSettings, list_part_groups
 from ldm_train.settings.shipped import groups, shipped
 from ldm_train.util.text import nearest
 
@@ -29,7 +29,7 @@ def suggest_setting(verb: str, name: str, known: Iterable[str]) -> str:
 def option_with(verb: str, setting: str) -> str | None:
     """Return the option that a setting of a group needs, "" if it needs none; None if the verb has no such setting."""
     group, _, key = setting.partition(".")
-    of_verb = groups_of(SCHEMAS[verb])
+    of_verb = list_part_groups(SCHEMAS[verb])
     if setting in own_settings(verb) or setting in of_verb:
         return ""
     if group not in of_verb:

@@ -20,7 +20,7 @@ Origin = Callable[[str], str]  # of a setting's full name: " in FILE", or nothin
 STRICT = ConfigDict(strict=True)
 
 
-def read_settings(verb: str, values: Mapping[str, Any], origin: Origin = lambda name: "") -> CommandSettings:
+def validate_settings(verb: str, values: Mapping[str, Any], origin: Origin = lambda name: "") -> CommandSettings:
     """Return the typed settings of a command.
 
     Args:

@@ -24,7 +24,7 @@ DRAWING = (*DRAWING_GROUPS, "steps")
 
 
 @dataclass(frozen=True)
-class Rule:
+class EffectRule:
     """Settings, or groups of them, that have no effect under a condition.
 
     Args:
@@ -37,9 +37,9 @@ class Rule:
     because: str
 
 
-def every(name: str) -> Rule:
+def every(name: str) -> EffectRule:
     """Something that is done every so many steps is done at the end of a shorter run alone."""
-    return Rule(
+    return EffectRule(
         FITTING, (name,), lambda c: steps(c, name) > c.max_steps, f"max_steps={{max_steps}}, at whose end {DONE[name]}"
     )
 
@@ -52,117 +52,117 @@ DONE = {
 }
 
 RULES = (
-    Rule(
+    EffectRule(
         ("train",),
         ("crop", "background", "max_pixels", "max_unusable", "dtype"),
         lambda c: c.cache is not None,
         "a cache is given, whose pictures are encoded already",
     ),
-    Rule(
+    EffectRule(
         ("train", "check"),
         ("cache_repeats", "cache_shares"),
         lambda c: c.cache is not None and caches(c) == 1,
         "there is one cache, of which every epoch is all",
     ),
-    Rule(
+    EffectRule(
         ("train",),
         ("pictures.count", "pictures.every", "pictures.guidance", "pictures.steps", "pictures.seed"),
         lambda c: draws_none(c),
         "pictures.prompts=[] draws no pictures",
     ),
-    Rule(
+    EffectRule(
         ("train",),
         ("sampler",),
         lambda c: draws_none(c) and not measures(c),
         "pictures.prompts=[] draws no pictures, and none are measured",
     ),
-    Rule(
+    EffectRule(
         ("train", "check"),
         ("metrics.every", "metrics.count", "metrics.steps", "metrics.seed"),
         lambda c: c.metrics.every is not None and not measures(c),
         "without features and clip_score, no pictures are measured",
     ),
-    Rule(
+    EffectRule(
         ("train", "check"),
         ("features", "clip_score", "metrics.count", "metrics.steps", "metrics.seed"),
         lambda c: c.metrics.every is None,
         "metrics.every=null measures no pictures",
     ),
-    Rule(
+    EffectRule(
         ("train",),
         ("held_out",),
         lambda c: bool(held(c)) and all(held(c)),
         "the cache's source names its held-out pictures itself",
     ),
-    Rule(
+    EffectRule(
         ("train",),
         ("validation.every", "validation.repeats", "validation.bins", "validation.examples"),
         lambda c: c.held_out == 0 and bool(held(c)) and not any(held(c)),
         "held_out=0, and the cache's source names no held-out pictures",
     ),
-    Rule(
+    EffectRule(
         ("train", "check"),
         ("prior.count", "prior.weight", "prior.steps", "prior.seed"),
         lambda c: c.prior.prompts is None,
         "prior.prompts names no class pictures",
     ),
     *map(every, DONE),
-    Rule(FITTING, ("checkpoint.best_is",), lambda c: c.checkpoint.best is None, "checkpoint.best names no metric"),
-    Rule(
+    EffectRule(FITTING, ("checkpoint.best_is",), lambda c: c.checkpoint.best is None, "checkpoint.best names no metric"),
+    EffectRule(
         ("train", "check"),
         ("ema.start_step",),
         lambda c: steps(c, "ema.start_step") >= c.max_steps,
         "max_steps={max_steps} end before it, and until then the average is the weights themselves",
     ),
-    Rule(
+    EffectRule(
         ("train",),
         ("guidance.weak",),
         lambda c: c.guidance.target.endswith("classifier_free"),
         "guidance=classifier_free guides away from the empty caption; a weaker model goes with guidance=autoguidance",
     ),
-    Rule(
+    EffectRule(
         ("train", "train_autoencoder", "encode", "check"),
         ("trainer.strategy",),
         lambda c: c.trainer.devices == 1 and c.trainer.num_nodes == 1 and "WORLD_SIZE" not in os.environ,
         "trainer.devices=1 is one process",
     ),
-    Rule(
+    EffectRule(
         (*FITTING, "encode"),
         ("trainer.benchmark", "trainer.tf32"),
         lambda c: c.trainer.accelerator == "cpu",
         "it is of a GPU's convolutions",
     ),
-    Rule(
+    EffectRule(
         ("sample",),
         ("guidance.rescale", "guidance.interval", "negative_prompt"),
         lambda c: select(c, "guidance.scale") == 1 and c.x.guidance is None and c.y.guidance is None,
         "guidance.scale=1 is no guidance",
     ),
-    Rule(
+    EffectRule(
         ("sample",),
         ("negative_prompt",),
         lambda c: c.guidance is not None and c.guidance.target.endswith("autoguidance"),
         "guidance=autoguidance leads away from a weaker model",
     ),
-    Rule(
+    EffectRule(
         ("evaluate",),
         (*DRAWING, "seed"),
         lambda c: evaluation(c).endswith("HeldOut") and c.pictures is None and not (c.features or c.clip_score),
         "evaluation=held_out, without features and clip_score, draws no pictures",
     ),
-    Rule(
+    EffectRule(
         ("evaluate",),
         (*DRAWING, "seed", "weights", "samples", "batch_size", "devices", "cache"),
         lambda c: c.pictures is not None,
         "pictures={pictures} are there already",
     ),
-    Rule(
+    EffectRule(
         ("evaluate",),
         ("sampler", "spacing", "weights"),
         lambda c: c.pipeline is not None,
         "a pipeline brings its own",
     ),
-    Rule(
+    EffectRule(
         ("evaluate",),
         ("real",),
         lambda c: c.features is None,

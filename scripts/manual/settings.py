@@ -11,7 +11,7 @@ from ldm_train.settings.commented_yaml import SettingsFile, parse_settings
 from ldm_train.settings.help_text import describe_default, option_kind, read_comments, trainer_help
 from ldm_train.settings.schema.commands import CONTINUED, SCHEMAS, may_change, own_settings
 from ldm_train.settings.schema.kinds import Section, describe
-from ldm_train.settings.schema.options import groups_of
+from ldm_train.settings.schema.options import list_part_groups
 from manual.measured import make_table
 
 CONF = Path(__file__).parent.parent.parent / "conf"
@@ -122,7 +122,7 @@ def make_group_page(group: str, files: Sequence[Path]) -> str:
         f"# {group}",
         f"Options of `{group}=`, and the settings `{group}.NAME=` of each." if group != "experiment" else EXPERIMENTS,
     ]
-    trained = groups_of(SCHEMAS["train"])
+    trained = list_part_groups(SCHEMAS["train"])
     for path in files:
         text = path.read_text(encoding="utf-8")
         if "@package _global_" in text:

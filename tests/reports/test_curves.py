@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ldm_train.reports.axes import PlotAxis, format_number
 from ldm_train.reports.curves import MAX_POINTS, Charts, CurveLine, Curves, choose_points, smooth_values
 from ldm_train.reports.heatmap import COLOUR_STOPS, Heatmap, mix_colour
-from ldm_train.reports.page import Page, Section, render_page
+from ldm_train.reports.page import Page, PageSection, render_page
 from tests.reports.test_page import Read
 
 NUMBERS = st.floats(-1e9, 1e9, width=32) | st.sampled_from([math.nan, math.inf, -math.inf])
@@ -107,9 +107,9 @@ def test_data_ends_no_element() -> None:
 
 
 def test_a_page_has_a_script_where_a_curve_is_and_nowhere_else() -> None:
-    curves = Read(render_page(Page("a", sections=[Section("b", [Charts([Curves("c", [line(1, 2)])])])])))
+    curves = Read(render_page(Page("a", sections=[PageSection("b", [Charts([Curves("c", [line(1, 2)])])])])))
     assert [script.get("type") for script in curves.all("script")] == ["application/json", None]
-    empty = Read(render_page(Page("a", sections=[Section("b", [Charts([Curves("c", [line(math.nan)])])])])))
+    empty = Read(render_page(Page("a", sections=[PageSection("b", [Charts([Curves("c", [line(math.nan)])])])])))
     assert empty.all("script") == []
     assert empty.all("h2") == []
 
@@ -132,7 +132,7 @@ def test_a_heatmap_has_a_cell_for_each_positive_value() -> None:
     assert found.cells[2][3] == mix_colour(1)
     assert found.cells[0][4] == "step 5, height -1 to 0: 1"
     assert found.limits == ("1", "100")
-    page = Read(render_page(Page("a", sections=[Section("b", [found])])))
+    page = Read(render_page(Page("a", sections=[PageSection("b", [found])])))
     assert len(page.all("rect")) == 3
 
 
@@ -146,6 +146,6 @@ def test_colours_are_between_their_neighbours(share: float) -> None:
 @given(st.lists(st.lists(NUMBERS, min_size=1, max_size=8), max_size=4), st.booleans(), st.booleans())
 def test_any_curves_can_be_drawn(values: list[list[float]], log: bool, band: bool) -> None:
     lines = [line(*v, low=np.array(v) - 1, high=np.array(v) + 1) if band else line(*v, dots=True) for v in values]
-    html = render_page(Page("a", sections=[Section("b", [Charts([Curves("c", lines, log=log)])])]))
+    html = render_page(Page("a", sections=[PageSection("b", [Charts([Curves("c", lines, log=log)])])]))
     paths = [str(path["d"]) for path in Read(html).all("path")]
     assert not any("nan" in path or "inf" in path for path in paths)

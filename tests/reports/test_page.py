@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ldm_train.reports.charts import Bars, Histogram
-from ldm_train.reports.page import Page, Section, Verdict, render_page, write_page
+from ldm_train.reports.page import Page, PageSection, Verdict, render_page, write_page
 from ldm_train.reports.page_blocks import DataTable, Facts, PageBlock, Paragraphs, ShellCommand, Thumbnail, Thumbnails
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
@@ -67,7 +67,7 @@ class Read(HTMLParser):
 
 
 def with_blocks(*blocks: PageBlock) -> Page:
-    return Page("A report", sections=[Section("A section", blocks)])
+    return Page("A report", sections=[PageSection("A section", blocks)])
 
 
 def everything(text: str) -> Page:
@@ -82,7 +82,7 @@ def everything(text: str) -> Page:
         ShellCommand(text),
     ]
     verdict = Verdict(ok=False, text=text, reasons=[text] * 14)
-    return Page(text, verdict, [(text, text)], [Section(text, blocks, note=text)] * 4)
+    return Page(text, verdict, [(text, text)], [PageSection(text, blocks, note=text)] * 4)
 
 
 def test_it_is_well_formed_and_names_its_parts() -> None:
@@ -164,7 +164,8 @@ def test_empty_sections_are_left_out() -> None:
         ShellCommand(""),
     ]
     page = Page(
-        "A report", sections=[Section("Gone", empty, note="gone too"), Section("Here", [*empty, Paragraphs(["it is"])])]
+        "A report",
+        sections=[PageSection("Gone", empty, note="gone too"), PageSection("Here", [*empty, Paragraphs(["it is"])])],
     )
     read = Read(render_page(page))
     assert [heading["id"] for heading in read.all("h2")] == ["here"]
@@ -173,7 +174,9 @@ def test_empty_sections_are_left_out() -> None:
 
 @pytest.mark.parametrize(("sections", "contents"), [(3, 0), (4, 1)])
 def test_contents_are_listed_from_four_sections_on(sections: int, contents: int) -> None:
-    page = Read(render_page(Page("A report", sections=[Section(f"Part {i}", [Paragraphs(["x"])]) for i in range(sections)])))
+    page = Read(
+        render_page(Page("A report", sections=[PageSection(f"Part {i}", [Paragraphs(["x"])]) for i in range(sections)]))
+    )
     assert len(page.all("nav")) == contents
     linked = {str(link["href"])[1:] for link in page.all("a")}
     assert linked == {heading["id"] for heading in page.all("h2")}
@@ -181,7 +184,7 @@ def test_contents_are_listed_from_four_sections_on(sections: int, contents: int)
 
 def test_ids_differ_whatever_the_titles() -> None:
     titles = ["A", "a", "A 2", "שלום", "", "a-2", "Section"]
-    read = Read(render_page(Page("A report", sections=[Section(title, [Paragraphs(["x"])]) for title in titles])))
+    read = Read(render_page(Page("A report", sections=[PageSection(title, [Paragraphs(["x"])]) for title in titles])))
     assert all(heading["id"] for heading in read.all("h2"))
 
 

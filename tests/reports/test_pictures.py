@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from ldm_train.reports.embedded_pictures import THUMBNAIL_SIDE, embed_thumbnail
-from ldm_train.reports.page import Page, Section, render_page
+from ldm_train.reports.page import Page, PageSection, render_page
 from ldm_train.reports.page_blocks import Thumbnail, Thumbnails
 
 SIZES = [(1, 1), (64, 48), (160, 160), (161, 20), (1200, 700), (3, 4000)]
@@ -53,7 +53,7 @@ def test_the_callers_picture_stays_as_it_is() -> None:
 def test_what_does_not_decode_gets_a_box(damaged: bool) -> None:
     picture = Image.open(BytesIO(stored(Image.radial_gradient("L"))[:-500])) if damaged else None
     assert embed_thumbnail(picture) is None
-    html = render_page(Page("A report", sections=[Section("Pictures", [Thumbnails([Thumbnail(picture, "a tree")])])]))
+    html = render_page(Page("A report", sections=[PageSection("Pictures", [Thumbnails([Thumbnail(picture, "a tree")])])]))
     assert "cannot be decoded" in html
     assert "a tree" in html
     assert "<img" not in html

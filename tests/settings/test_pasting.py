@@ -16,7 +16,7 @@ import ldm_train
 from ldm_train.data.sources.annotations import suggest_column
 from ldm_train.settings.composition import ConfigError, compose
 from ldm_train.settings.schema.commands import SCHEMAS, own_settings
-from ldm_train.settings.schema.options import PASSED, TrainerSettings, groups_of, select
+from ldm_train.settings.schema.options import PASSED, TrainerSettings, list_part_groups, select
 from ldm_train.settings.shipped import groups, shipped
 from ldm_train.settings.signatures import signature
 from ldm_train.settings.validation import out_of_range
@@ -44,9 +44,9 @@ OMITTED = ("", "…", "[…]", "clip_…", "⟪⟫⟪⟫⟪⟫")
 def option_words(verb: str, name: str) -> tuple[tuple[str, ...], ...]:
     """Return the words that choose each option with this setting; () in it if none is needed."""
     group, _, key = name.partition(".")
-    if name in own_settings(verb) or name in groups_of(SCHEMAS[verb]) or name in ("memory", "experiment"):
+    if name in own_settings(verb) or name in list_part_groups(SCHEMAS[verb]) or name in ("memory", "experiment"):
         return ((),)
-    if group not in groups_of(SCHEMAS[verb]):
+    if group not in list_part_groups(SCHEMAS[verb]):
         return ()
     if group == "trainer":
         return ((),) if key in TrainerSettings.model_fields else ()

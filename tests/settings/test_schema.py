@@ -9,7 +9,7 @@ from pydantic import ConfigDict, TypeAdapter
 
 from ldm_train.settings.schema.commands import CONTINUED, SCHEMAS, default_values, kind_of, may_change, own_settings
 from ldm_train.settings.schema.kinds import Section, describe, problems_of
-from ldm_train.settings.schema.options import TrainerSettings, groups_of
+from ldm_train.settings.schema.options import TrainerSettings, list_part_groups
 from ldm_train.settings.shipped import groups_of as groups_of_config
 
 OWN = {**{verb: own_settings(verb) for verb in SCHEMAS}, "trainer": TrainerSettings.model_fields}
@@ -22,8 +22,8 @@ PLAIN = {
 @pytest.mark.parametrize("verb", SCHEMAS)
 def test_a_schema_has_the_groups_of_the_shipped_config(verb: str) -> None:
     shipped = groups_of_config(verb)
-    assert {group: shipped[group] for group in groups_of(SCHEMAS[verb])} == groups_of(SCHEMAS[verb])
-    assert shipped.keys() - groups_of(SCHEMAS[verb]) <= {"memory", "experiment"}
+    assert {group: shipped[group] for group in list_part_groups(SCHEMAS[verb])} == list_part_groups(SCHEMAS[verb])
+    assert shipped.keys() - list_part_groups(SCHEMAS[verb]) <= {"memory", "experiment"}
 
 
 @pytest.mark.parametrize("verb", OWN)

@@ -13,7 +13,7 @@ from ldm_train.data.cache.plan import CachePlan
 from ldm_train.data.pictures.crops import View, format_size
 from ldm_train.data.scan.inspection import Decoder, Inspected
 from ldm_train.reports.charts import Histogram
-from ldm_train.reports.page import Page, Section, Verdict
+from ldm_train.reports.page import Page, PageSection, Verdict
 from ldm_train.reports.page_blocks import Bars, DataTable, Facts, PageBlock, Paragraphs, Thumbnail, Thumbnails
 
 T = TypeVar("T")
@@ -43,17 +43,17 @@ def build_check_page(report: Report, looked: Sequence[Inspected], plan: CachePla
         Verdict(ok=not count, text=text, reasons=report.reasons),
         list_summary(report),
         [
-            Section("Warnings", [Paragraphs(report.warnings)]),
-            Section("Pictures that cannot be used", build_rejected_blocks(report.pictures, pictures)),
-            Section("Shapes", build_shape_blocks(report.pictures, plan, pictures)),
-            Section("Most cut away", build_crop_blocks(report.pictures, plan, pictures)),
-            Section("Pictures to look at", build_suspect_blocks(report.pictures, pictures)),
-            Section("Copies", build_copy_blocks(report.pictures, pictures), "Pictures with identical bytes."),
-            Section("Captions", build_caption_blocks(report.captions, looked, pictures) if report.captions else []),
-            Section("Latents", build_latent_blocks(report.latents) if report.latents else []),
-            Section("Cost", build_cost_blocks(report)),
-            Section("Cache", [Paragraphs([format_cache(cache, report.pictures.usable) for cache in report.caches])]),
-            Section("Source", [Paragraphs(report.notes)]),
+            PageSection("Warnings", [Paragraphs(report.warnings)]),
+            PageSection("Pictures that cannot be used", build_rejected_blocks(report.pictures, pictures)),
+            PageSection("Shapes", build_shape_blocks(report.pictures, plan, pictures)),
+            PageSection("Most cut away", build_crop_blocks(report.pictures, plan, pictures)),
+            PageSection("Pictures to look at", build_suspect_blocks(report.pictures, pictures)),
+            PageSection("Copies", build_copy_blocks(report.pictures, pictures), "Pictures with identical bytes."),
+            PageSection("Captions", build_caption_blocks(report.captions, looked, pictures) if report.captions else []),
+            PageSection("Latents", build_latent_blocks(report.latents) if report.latents else []),
+            PageSection("Cost", build_cost_blocks(report)),
+            PageSection("Cache", [Paragraphs([format_cache(cache, report.pictures.usable) for cache in report.caches])]),
+            PageSection("Source", [Paragraphs(report.notes)]),
         ],
     )
 

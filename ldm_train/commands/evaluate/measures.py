@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ldm_train.commands.evaluate.drawn_pictures import read_picture_batches
 from ldm_train.commands.evaluate.real_pictures import RealPictures
-from ldm_train.commands.evaluate.statistics import compare_features, compare_with_captions
+from ldm_train.commands.evaluate.statistics import compare_with_captions, compare_with_real
 from ldm_train.features.clip_score import CLIPPair
 from ldm_train.metrics.numbers import Numbers, Resampling
 from ldm_train.types import FeatureExtractor
@@ -63,7 +63,9 @@ class Measures:
         numbers = Numbers()
         if self.extractor is not None and self.real is not None:
             drawn = self._extract(read_picture_batches(files, BATCH), len(files), "computing features of the drawn pictures")
-            numbers |= compare_features(self._extract_real(self.real), drawn, self.resampling, extractor=self.extractor.name)
+            numbers |= compare_with_real(
+                self._extract_real(self.real), drawn, self.resampling, extractor=self.extractor.name
+            )
         if self.clip is not None and captions:
             numbers |= self._measure_captions(self.clip, files, captions)
         return numbers

@@ -45,7 +45,7 @@ STATISTICS = (
 )
 
 
-def compare_features(real: Tensor, drawn: Tensor, resampling: Resampling, *, extractor: str) -> Numbers:
+def compare_with_real(real: Tensor, drawn: Tensor, resampling: Resampling, *, extractor: str) -> Numbers:
     """Return distances, precision and recall of real (N, D) and drawn (M, D) features.
 
     The intervals resample the drawn pictures only. Statistics that need more pictures are left out, with a printed note.

@@ -7,7 +7,7 @@ from ldm_train.commands.report.run_curves import ReportedRun
 from ldm_train.commands.report.run_pictures import Budget
 from ldm_train.reports.axes import format_number
 from ldm_train.reports.curves import MAX_POINTS
-from ldm_train.reports.page import Page, Section
+from ldm_train.reports.page import Page, PageSection
 from ldm_train.reports.page_blocks import Charts, DataTable, Facts, PageBlock, Paragraphs
 from ldm_train.run_dir.metric_names import best_value
 from ldm_train.run_dir.reading import RunRead
@@ -50,10 +50,10 @@ def build_report_page(run_records: Sequence[RunRead], *, broken: Sequence[str] =
         run_history.build_verdict(runs),
         summarise_run(runs[0]) if len(runs) == 1 else [],
         [
-            Section("Runs", [build_runs_table(runs), build_differing_table(runs)] if len(runs) > 1 else []),
-            Section("Loss", losses, f"{HOW}{describe_thinning(losses)}"),
+            PageSection("Runs", [build_runs_table(runs), build_differing_table(runs)] if len(runs) > 1 else []),
+            PageSection("Loss", losses, f"{HOW}{describe_thinning(losses)}"),
             *pictures,
-            Section(
+            PageSection(
                 "Metrics",
                 [
                     run_results.build_metrics_table(runs),
@@ -62,35 +62,37 @@ def build_report_page(run_records: Sequence[RunRead], *, broken: Sequence[str] =
                     *run_results.build_evaluation_blocks(runs),
                 ],
             ),
-            Section(
+            PageSection(
                 "Loss by noise level",
                 loss_by_noise.build_loss_blocks(runs),
                 "The validation loss at each log-SNR; log-SNR is high if a picture is nearly clean.",
             ),
-            Section("Health", [run_curves.plot_health(runs), *rest]),
-            Section("Speed and time", [run_curves.plot_machine(runs), *run_results.build_time_bars(runs)]),
-            Section(
+            PageSection("Health", [run_curves.plot_health(runs), *rest]),
+            PageSection("Speed and time", [run_curves.plot_machine(runs), *run_results.build_time_bars(runs)]),
+            PageSection(
                 "What went wrong",
                 [Paragraphs(list(broken)), *run_history.build_trouble_blocks(runs), Paragraphs(budget.notes)],
             ),
-            Section("Settings", build_settings_blocks(runs), "First the settings that differ from the defaults, then all."),
-            Section("Starts", run_history.build_start_blocks(runs)),
+            PageSection(
+                "Settings", build_settings_blocks(runs), "First the settings that differ from the defaults, then all."
+            ),
+            PageSection("Starts", run_history.build_start_blocks(runs)),
         ],
     )
 
 
-def build_picture_sections(runs: Sequence[ReportedRun], budget: Budget) -> list[Section]:
+def build_picture_sections(runs: Sequence[ReportedRun], budget: Budget) -> list[PageSection]:
     """Return the sections with pictures; the newest pictures take their share of the budget first."""
     if any(one.run.of_autoencoder for one in runs):
-        return [Section("Reconstructions", run_pictures.show_reconstructions(runs, budget))]
+        return [PageSection("Reconstructions", run_pictures.show_reconstructions(runs, budget))]
     newest = run_pictures.show_newest(runs, budget)
     held_out, strips = run_pictures.show_held_out(runs, budget), run_pictures.show_strips(runs, budget)
     growth = run_pictures.show_growth(runs, budget)
     return [
-        Section("Pictures", newest),
-        Section("Pictures over the training", growth),
-        Section("Held-out pictures", held_out),
-        Section("Film strips", strips),
+        PageSection("Pictures", newest),
+        PageSection("Pictures over the training", growth),
+        PageSection("Held-out pictures", held_out),
+        PageSection("Film strips", strips),
     ]
 
 

@@ -7,7 +7,7 @@ from ldm_train.reports.axes import format_number
 from ldm_train.reports.charts import Bars
 from ldm_train.reports.page_blocks import DataTable, PageBlock, Paragraphs, ShellCommand
 from ldm_train.run_dir.metric_names import best_value, lower_is_better, metric_title
-from ldm_train.run_dir.run_settings import format_value
+from ldm_train.run_dir.run_settings import format_setting
 
 MANY_PICTURES = 1000  # as `metrics/sets.py` has it, which imports torch
 ROWS = 200  # at most, in a table of an evaluation
@@ -138,4 +138,4 @@ def _text(part: object) -> str:
         return format_number(part)
     if isinstance(part, list) and part and all(isinstance(one, float) for one in part):
         return ", ".join(format_number(one) for one in part)
-    return format_value(part)
+    return format_setting(part)

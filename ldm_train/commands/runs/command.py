@@ -13,7 +13,7 @@ from rich.text import Text
 
 from ldm_train.reports.axes import format_number
 from ldm_train.run_dir.metric_names import BINS, LIMITS, best_value, lower_is_better, metric_title
-from ldm_train.run_dir.reading import RunRead, Series, is_run, read_runs
+from ldm_train.run_dir.reading import RunRead, Series, is_run_directory, read_runs
 from ldm_train.run_dir.run_settings import ABSENT, list_differences, list_loss_differences, short_names
 from ldm_train.run_dir.run_state import Word, state_of, time_of
 from ldm_train.settings.schema.using import RunsSettings
@@ -78,7 +78,7 @@ def find_run_dirs(folder: Path) -> Iterator[Path]:
     """Yield run directories by name, without searching the folders that runs write."""
     for place, below, _ in os.walk(folder):
         below[:] = sorted(name for name in below if not name.startswith(".") and name not in PASSED_OVER)
-        if is_run(Path(place)):
+        if is_run_directory(Path(place)):
             yield Path(place)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from ldm_train.settings.schema.kinds import MISSING, FilePath, Paths, Section, takes_container
-from ldm_train.settings.schema.options import ARGUMENTS, FREE, CommandSettings, TrainerSettings, groups_of
+from ldm_train.settings.schema.options import ARGUMENTS, FREE, CommandSettings, TrainerSettings, list_part_groups
 from ldm_train.settings.schema.training import AutoencoderTrainingSettings, CheckSettings, TrainSettings
 from ldm_train.settings.schema.using import (
     EncodeSettings,
@@ -36,13 +36,13 @@ CONTINUED = ("train", "train_autoencoder")  # commands that continue a run
 @cache
 def own_settings(verb: str) -> dict[str, FieldInfo]:
     """Return a command's own settings, without its groups, by their full names; a section's come after the section."""
-    groups = groups_of(SCHEMAS[verb])
+    groups = list_part_groups(SCHEMAS[verb])
     return {name: info for name, info in _fields(SCHEMAS[verb], "") if name.partition(".")[0] not in groups}
 
 
 def default_values(verb: str) -> dict[str, Any]:
     """Return the defaults of a command's own settings as a config holds them; ??? is a setting that must be given."""
-    groups = groups_of(SCHEMAS[verb])
+    groups = list_part_groups(SCHEMAS[verb])
     return {name: _default(info) for name, info in SCHEMAS[verb].model_fields.items() if name not in groups}
 
 
@@ -56,7 +56,7 @@ def kind_of(verb: str, name: str, targets: dict[str, str]) -> tuple[object, list
     if (info := own_settings(verb).get(name)) is not None:
         return info.annotation, info.metadata
     group, _, key = name.partition(".")
-    if group not in groups_of(SCHEMAS[verb]) or not key:
+    if group not in list_part_groups(SCHEMAS[verb]) or not key:
         return None
     if group == "trainer":
         info = TrainerSettings.model_fields.get(key)

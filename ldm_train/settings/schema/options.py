@@ -170,11 +170,11 @@ class CommandSettings(Section):
     def _read_parts(cls, values: object) -> object:
         if not isinstance(values, Mapping):
             return values
-        return {name: read_part(name, value) if name in groups_of(cls) else value for name, value in values.items()}
+        return {name: read_part(name, value) if name in list_part_groups(cls) else value for name, value in values.items()}
 
     def as_plain(self) -> dict[str, Any]:
         """Return the settings as a config file holds them, without the groups of which no option is chosen."""
-        groups = groups_of(type(self))
+        groups = list_part_groups(type(self))
         values = {name: getattr(self, name) for name in type(self).model_fields}
         return {name: _plain(value) for name, value in values.items() if value is not None or name not in groups}
 
@@ -183,7 +183,7 @@ class CommandSettings(Section):
         return self.model_copy(update=values)
 
 
-def groups_of(settings: type[Section]) -> dict[str, bool]:
+def list_part_groups(settings: type[Section]) -> dict[str, bool]:
     """Return the groups of a command's settings, and whether it can do without each."""
     found = {name: info.annotation for name, info in settings.model_fields.items()}
     groups = {name: kind == Part | None for name, kind in found.items() if kind in (Part, Part | None)}

@@ -49,7 +49,7 @@ class Stop(Callback):
         self._group: torch.distributed.ProcessGroup | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        silence_lightning(trainer)
+        disable_lightning_signals(trainer)
         # Asked now, because a closed terminal is no tty any more.
         self._terminals = [stream for stream in (1, 2) if os.isatty(stream)]
         if threading.current_thread() is threading.main_thread():
@@ -134,7 +134,7 @@ def leave_terminal(streams: Sequence[int]) -> None:
     os.close(nowhere)
 
 
-def silence_lightning(trainer: pl.Trainer) -> None:
+def disable_lightning_signals(trainer: pl.Trainer) -> None:
     """Disable Lightning's signal handlers, and its broadcast at every micro-batch."""
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]

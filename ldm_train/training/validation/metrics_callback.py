@@ -42,7 +42,7 @@ PIXEL_FEATURES, CLIP_IMAGES = "pixels", "clip"
 
 
 @dataclass(frozen=True)
-class MetricSettings:
+class Measuring:
     """What is measured, and on which pictures.
 
     Args:
@@ -79,7 +79,7 @@ class MetricsCallback(Callback):
         self,
         ema: EMA,
         generation: Callable[[NoisePredictorTraining], Generation],
-        measuring: MetricSettings,
+        measuring: Measuring,
         *,
         every: int,
         kept: FeatureStore | None,

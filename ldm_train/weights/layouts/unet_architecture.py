@@ -168,7 +168,7 @@ def _per_level(value: SettingValue | Sequence[SettingValue], count: int) -> list
     return list(value) if isinstance(value, list | tuple) else [value] * count  # type: ignore[list-item]
 
 
-def list_differences(found: Mapping[str, object], own: Mapping[str, object]) -> list[str]:
+def list_unet_differences(found: Mapping[str, object], own: Mapping[str, object]) -> list[str]:
     """Return a description of each setting that differs between published weights and a run's network."""
     return [
         f"{name}={_format_value(value)} there and {_format_value(own[name])} here"
