@@ -38,9 +38,9 @@ def test_metadata_gives_captions_split_and_further_fields(kind: str, tmp_path: P
 @pytest.mark.parametrize(
     ("split", "held_out", "kept"),
     [
-        *[(split, True, {}) for split in ("held_out", "validation", "val", "test", " Validation ")],
+        *[(split, True, {}) for split in ("held_out", "validation", "val", "valid", "dev", "test", " Validation ")],
         *[(split, False, {}) for split in ("train", "", None)],
-        ("dev", False, {"split": "dev"}),
+        ("gold", False, {"split": "gold"}),
     ],
 )
 def test_split_keeps_from_training(split: str | None, held_out: bool, kept: dict[str, str], tmp_path: Path) -> None:

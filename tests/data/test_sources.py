@@ -65,10 +65,12 @@ def test_prefix_and_suffix_go_around_each_caption() -> None:
 
 
 def test_a_split_of_an_unknown_name_is_noted_and_notes_do_not_pile_up() -> None:
-    source = Given(*named("a", "b", fields={"split": "dev"}), *named("c"))
+    source = Given(*named("a", "b", fields={"split": "gold"}), *named("c"))
     for _ in range(2):
         list(source)
-        assert source.notes == ["split 'dev' (2) does not hold examples out; these do: held_out, test, val, validation"]
+        assert source.notes == [
+            "split 'gold' (2) does not hold examples out; these do: dev, held_out, test, val, valid, validation"
+        ]
 
 
 @pytest.mark.parametrize(

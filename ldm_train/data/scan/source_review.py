@@ -45,7 +45,8 @@ def review_captions(items: Iterable[Item]) -> tuple[list[str], list[str]]:
         first, second, *_ = next(iter(split))
         warnings.append(
             f"the captions of {sum(split.values()):,} of {len(captioned):,} pictures look like lines of one text, such as "
-            f"{format_caption(first, 40)} and {format_caption(second, 40)}; source.lines=one makes one caption of a file"
+            f"{format_caption(first, 40)} and {format_caption(second, 40)} "
+            "(source.lines=one makes one caption of a text file)"
         )
     return examples, warnings + list(_list_odd(sorted({text for item in captioned for text in item.captions})))
 

@@ -13,7 +13,7 @@ from ldm_train.util.inputs import MAX_TEXT, READ_ERRORS
 from ldm_train.util.safe_json import parse_values
 from ldm_train.util.text import as_word
 
-HELD_OUT_SPLITS = {"held_out", "validation", "val", "test"}
+HELD_OUT_SPLITS = {"held_out", "validation", "valid", "val", "dev", "test"}
 TRAINING_SPLITS = {"train", "training", "", "none"}
 CAPTION_COLUMNS = ("caption", "captions", "text", "prompt")
 BOM = b"\xef\xbb\xbf"

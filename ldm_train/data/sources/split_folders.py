@@ -5,10 +5,11 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 
+from ldm_train.data.sources.annotations import HELD_OUT_SPLITS
 from ldm_train.data.sources.items import format_name
 
 TRAINED = re.compile(r"train(ing)?(20\d\d)?", re.IGNORECASE)
-HELD_OUT = re.compile(r"(val|valid|validation|dev|test|testing|held_?out)(20\d\d)?", re.IGNORECASE)
+SPLIT_NAMES = re.compile(rf"({'|'.join(HELD_OUT_SPLITS)}|testing|heldout)(20\d\d)?", re.IGNORECASE)
 
 
 class SplitFolders:
@@ -27,8 +28,8 @@ class SplitFolders:
                 folder = parent
         self.held_out: dict[str, bool] = {}  # by the split's folder
         for parent, names in children.items():
-            kinds = {name: HELD_OUT.fullmatch(name) is not None for name in names if TRAINED.fullmatch(name)}
-            kinds |= {name: True for name in names if HELD_OUT.fullmatch(name)}
+            kinds = {name: SPLIT_NAMES.fullmatch(name) is not None for name in names if TRAINED.fullmatch(name)}
+            kinds |= {name: True for name in names if SPLIT_NAMES.fullmatch(name)}
             if len(set(kinds.values())) == 2:
                 self.held_out |= {posixpath.join(parent, name): out for name, out in kinds.items()}
         self.counts: Counter[str] = Counter()

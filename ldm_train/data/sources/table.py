@@ -19,7 +19,7 @@ class Table(Source):
     """A table with a picture or a caption in each row, in its order: `.json`, `.jsonl`, `.csv`, `.tsv` or `.parquet`.
 
     Rows of the same picture and split become one item with all their captions. A column `split` with "held_out",
-    "validation", "val" or "test" holds out; further columns become fields.
+    "validation", "valid", "val", "dev" or "test" holds out; further columns become fields.
 
     Args:
         path: the table.
