@@ -25,7 +25,8 @@ class Folder(Source):
 
     Captions are in one of these places:
     - `metadata`: `metadata.jsonl`, `.csv` or `.parquet` in any folder, with the columns `file_name` (relative to it), the
-      caption or a list of captions, optionally `split` ("held_out", "validation", "valid", "val", "dev" or "test" hold out), and others.
+      caption or a list of captions, optionally `split` ("held_out", "validation", "valid", "val", "dev" or
+      "test" hold out), and others.
       Without one, also `metadata.json`, kohya's `meta_cap.json` and COCO's `captions_*.json`.
     - `sidecar`: a file next to each picture, `.txt` or `.caption` with a caption in each line, or `.json` with an object.
     - `template`: a text into which parts of the paths are inserted.
