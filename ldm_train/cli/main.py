@@ -27,7 +27,10 @@ def main(arguments: list[str] | None = None) -> None:
     words = sys.argv[1:] if arguments is None else arguments
     try:
         try:
-            from ldm_train.cli.run_command import run_command
+            from ldm_train.util.interrupts import ending_at_once
+
+            with ending_at_once():
+                from ldm_train.cli.run_command import run_command
 
             run_command(words, VERBS)
         finally:

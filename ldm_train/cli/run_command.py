@@ -19,7 +19,7 @@ from ldm_train.settings.schema.options import CommandSettings
 from ldm_train.settings.suggestions import suggest_setting
 from ldm_train.settings.trust import granted, read_grants
 from ldm_train.training.run_files import INTERRUPTED
-from ldm_train.util.interrupts import StopSignal, stoppable
+from ldm_train.util.interrupts import StopSignal, ending_at_once, stoppable
 from ldm_train.util.messages import note_all, print_messages
 from ldm_train.util.processes import launched_rank
 from ldm_train.util.text import nearest
@@ -141,7 +141,9 @@ def _run(verb: str, settings: CommandSettings) -> None:
         refuse_at_once(verb, settings)
         note_settings(verb, settings)
         with stoppable() if verb in CONTINUED else nullcontext():
-            code = importlib.import_module(f"ldm_train.commands.{verb}.command").run(settings)
+            with ending_at_once():
+                command = importlib.import_module(f"ldm_train.commands.{verb}.command")
+            code = command.run(settings)
     except BrokenPipeError:
         raise
     except Exception as error:

@@ -48,6 +48,25 @@ def stoppable() -> Iterator[None]:
 
 
 @contextmanager
+def ending_at_once() -> Iterator[None]:
+    """Let Ctrl-C end the process with one line: for imports, in which a library may catch a KeyboardInterrupt."""
+    first = threading.current_thread() is threading.main_thread()
+    if not first or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+
+    def end(number: int, frame: FrameType | None) -> None:
+        os.write(2, b"ldm-train: interrupted\n")
+        os._exit(128 + number)
+
+    signal.signal(signal.SIGINT, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@contextmanager
 def interruptible() -> Iterator[None]:
     """Raise KeyboardInterrupt again if Lightning turned it into an exit and has signals ignored since.
 
