@@ -284,3 +284,24 @@ def test_many_fields_are_not_kept(make: Callable[[Path], None], count: int, tmp_
     make(tmp_path / "a.json")
     (item,) = items_of(tmp_path).values()
     assert len(item.fields) == count
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "captions"),
+    [
+        ("tags", ["1girl", "fox ears"], ("1girl, fox ears",)),
+        ("general_tags", ["a", "b"], ("a, b",)),
+        ("objects", ["cat", "sofa", "red rug", "lamp"], ("cat, sofa, red rug, lamp",)),
+        ("objects", ["a cat on a sofa", "a lamp", "a rug", "x"], ("a cat on a sofa", "a lamp", "a rug", "x")),
+        ("captions", ["cat", "sofa", "rug", "lamp"], ("cat", "sofa", "rug", "lamp")),
+        ("tags", ["one"], ("one",)),
+    ],
+)
+@pytest.mark.parametrize("place", ["sidecar", "table"])
+def test_lists_of_tags_are_one_caption(
+    column: str, value: list[str], captions: tuple[str, ...], place: str, tmp_path: Path
+) -> None:
+    picture(tmp_path / "a.png")
+    row = json.dumps({"file_name": "a.png", column: value})
+    write(tmp_path / ("a.json" if place == "sidecar" else "metadata.jsonl"), row)
+    assert captions_of(tmp_path, caption_column=column) == {"a.png": captions}

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
+from ldm_train.data.sources.caption_texts import cut_parameters, join_tags
 from ldm_train.data.sources.items import format_name
 from ldm_train.util.inputs import MAX_TEXT, READ_ERRORS
 from ldm_train.util.safe_json import parse_values
@@ -78,7 +79,7 @@ def annotate_from_values(values: Mapping[str, object], *, column: str, origin: s
         column: has the captions.
         apart: columns that do not become fields.
     """
-    captions = list_texts(values.get(column))
+    captions = join_tags(column, list_texts(values.get(column)))
     unusable = _unusable(captions, origin)
     split = read_split(values)
     consumed = {column, *apart} | ({"split"} if split in HELD_OUT_SPLITS | TRAINING_SPLITS else set())
