@@ -305,3 +305,16 @@ def test_lists_of_tags_are_one_caption(
     row = json.dumps({"file_name": "a.png", column: value})
     write(tmp_path / ("a.json" if place == "sidecar" else "metadata.jsonl"), row)
     assert captions_of(tmp_path, caption_column=column) == {"a.png": captions}
+
+
+@pytest.mark.parametrize("lines", ["each", "one"])
+def test_parameters_of_a_generation_are_no_captions(lines: str, tmp_path: Path) -> None:
+    captioned(tmp_path / "a.png", "a castle\nNegative prompt: blurry\nSteps: 20, Sampler: Euler a\nHires: 2")
+    captioned(tmp_path / "b.png", "a fox\nSteps: 20, Sampler: Euler a")
+    captioned(tmp_path / "c.png", "Steps: wooden ones, in a garden")
+    assert captions_of(tmp_path, lines=lines) == {
+        "a.png": ("a castle",),
+        "b.png": ("a fox",),
+        "c.png": ("Steps: wooden ones, in a garden",),
+    }
+    assert any("2 text files" in note for note in notes_of(tmp_path))

@@ -4,7 +4,13 @@ from collections import Counter
 
 import pytest
 
-from ldm_train.data.scan.source_review import group_problems, judge_unread, looks_like_one_text, review_captions
+from ldm_train.data.scan.source_review import (
+    group_problems,
+    judge_captions,
+    judge_unread,
+    looks_like_one_text,
+    review_captions,
+)
 from ldm_train.data.sources.items import Item, PictureBytes
 from ldm_train.util.prompt_syntax import find_web_ui_syntax, list_syntax_notes
 
@@ -37,6 +43,13 @@ ODD: dict[str, tuple[list[tuple[str, ...]], str]] = {
     "list": ([("- Mood: calm", "- Style: ink"), ("a cat",)], "source.lines=one"),
     "json": ([("{", '"mood": "calm",', "}")], "source.lines=one"),
     "wrapped": ([("A painting of a large cat which is sitting on", "a sofa, and looks at the wall.")], "source.lines=one"),
+    "comma": ([("a painting of a house by the sea,", "by Monet", "4k")], "source.lines=one"),
+    "goes on": ([("A painting of", "a house")], "source.lines=one"),
+    "keys": ([("Subject: a house", "Mood: calm")], "source.lines=one"),
+    "paragraphs": (
+        [("a house by the sea", "It is white and has a red roof. Behind it are trees.", "The mood is calm.")],
+        "source.lines=one",
+    ),
     "key=value": ([("a cat",), ("de.utf8=eine Katze",)], "'de.utf8=eine Katze'"),
     "scripts": ([("a cat",), ("猫",)], "'猫'"),
     "weights": ([("a cat",), ("a (red:1.2) cat",)], "'a (red:1.2) cat'"),
@@ -67,6 +80,22 @@ def test_odd_captions_are_named(kind: str) -> None:
 )
 def test_ordinary_captions_are_not_odd(captions: tuple[str, ...]) -> None:
     assert review_captions(items_with(captions))[1] == []
+
+
+@pytest.mark.parametrize(
+    ("captions", "is_refused"),
+    [
+        ([("0 0.51 0.49 0.2 0.3", "17 0.1 .2 0.3 1 0.5 0.6"), ("1 0.5 0.5 1 1",), ("a cat",)], True),
+        ([("0 0.51 0.49 0.2 0.3",), ("a cat",)], False),
+        ([("7",), ("8",)], False),
+        ([("1 2 3",)], False),
+        ([], False),
+    ],
+)
+def test_labels_of_boxes_are_refused_as_captions(captions: list[tuple[str, ...]], is_refused: bool) -> None:
+    problem = judge_captions(items_with(*captions))
+    assert (problem is not None) == is_refused
+    assert not problem or ("YOLO" in problem and "2 of 3" in problem and "0.png" in problem)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import pairwise
 
+from ldm_train.data.sources.caption_texts import is_box_label
 from ldm_train.data.sources.items import Item, format_name
 from ldm_train.util.prompt_syntax import find_web_ui_syntax
 from ldm_train.util.text import shorten
@@ -15,7 +16,9 @@ from ldm_train.util.text import shorten
 EXAMPLES = 3
 MANY = 8  # captions of one picture; COCO's have 5
 LISTED = 3  # problems of one kind that are printed one by one
-LIST_LINE = re.compile(r"([-*•\u2013]|\d{1,2}[.)])\s|\W+$|.*[:{\[]$|\"[^\"]*\":")
+LIST_LINE = re.compile(r"([-*•\u2013]|\d{1,2}[.)])\s|\W+$|.*[:{\[]$|\"[^\"]*\":|\w+( \w+)?: \S")
+GOES_ON = re.compile(r"([,;]|\s(and|or|with|of|the|a|an|in|on|by|to))$")
+NEXT_SENTENCE = re.compile(r"\w\w[.!?]\s+[^\W\da-z_]")
 KEY_AND_VALUE = re.compile(r"[\w.@-]+=\S")
 MARKUP = re.compile(r"</\w+>|<br\s*/?>|&(amp|quot|lt|gt|nbsp|#\d+);|https?://")
 NUMBERS = re.compile(r"[\W_]*\d[\W\d_]*")
@@ -51,6 +54,19 @@ def review_captions(items: Iterable[Item]) -> tuple[list[str], list[str]]:
     return examples, warnings + list(_list_odd(sorted({text for item in captioned for text in item.captions})))
 
 
+def judge_captions(items: Iterable[Item]) -> str | None:
+    """Return an error if the captions of most pictures are labels of an object detector."""
+    captioned = [item for item in items if item.captions]
+    boxes = [item for item in captioned if all(map(is_box_label, item.captions))]
+    if 2 * len(boxes) <= len(captioned):
+        return None
+    return (
+        f"the captions of {len(boxes):,} of {len(captioned):,} pictures look like YOLO labels, not captions, such as "
+        f"{format_caption(boxes[0].captions[0])} of {format_name(boxes[0].key)}; source.captions_from=FOLDER reads captions "
+        "elsewhere, and source.captions=template with source.template=TEXT makes them"
+    )
+
+
 def _choose_examples(items: Sequence[Item]) -> list[Item]:
     """Return the first item, one from the middle and the last, with different captions if possible."""
     spread = [items[place] for place in (0, len(items) // 2, len(items) - 1)] if items else []
@@ -84,12 +100,15 @@ def _list_odd(captions: Sequence[str]) -> Iterator[str]:
 
 
 def looks_like_one_text(lines: Sequence[str]) -> bool:
-    """Return whether lines look like parts of one text: a list, JSON, or sentences that go on in the next line."""
+    """Return whether lines look like parts of one text: a list, JSON, paragraphs, or lines that go on in the next one."""
     odd = sum(LIST_LINE.match(line) is not None for line in lines)
+    paragraphs = sum(NEXT_SENTENCE.search(line) is not None for line in lines)
     wrapped = sum(
-        len(line) > 40 and not line.endswith(SENTENCE_ENDS) and after[:1].islower() for line, after in pairwise(lines)
+        (len(line) > 40 or line[:1].isupper()) and not line.endswith(SENTENCE_ENDS) and after[:1].islower()
+        for line, after in pairwise(lines)
     )
-    return len(lines) > 1 and 3 * (odd + wrapped) >= len(lines)
+    goes_on = any(GOES_ON.search(line) for line in lines[:-1])
+    return len(lines) > 1 and (goes_on or 3 * (odd + paragraphs + wrapped) >= len(lines))
 
 
 @cache
