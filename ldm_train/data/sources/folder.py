@@ -95,8 +95,12 @@ class Folder(Source):
         stems = {os.path.splitext(key)[0] for key in tree.pictures}
         self.unread.update(os.path.splitext(key)[1].lower() for key in tree.unread if os.path.splitext(key)[0] not in stems)
         if missing:
+            tables = [one for one in annotators if isinstance(one, MetadataTables)]
+            used = [*self.places.list_given(), *(self.path / file for table in tables for file in table.files)]
             lonely = Sidecars(self.path, tree.sidecars, column="", refuse=False).list_lonely(tree.pictures)
-            self.warnings.extend(suggest_caption_places(self.path, tree, missing, lonely))
+            self.warnings.extend(
+                suggest_caption_places(self.path, tree, missing, lonely, used=used, template=annotators[0] is self.template)
+            )
         elif not self.kohya and annotators[0] is not self.template and is_kohya_layout(tree.pictures):
             self.notes.append("the folders' names may be repeats as kohya's are; source=kohya reads them")
 

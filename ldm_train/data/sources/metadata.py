@@ -19,8 +19,8 @@ from ldm_train.data.sources.annotations import (
 )
 from ldm_train.data.sources.items import Item, format_name, relative_path, usual_name
 from ldm_train.data.sources.rows import ProblemCounter, TableRow, read_table_rows
+from ldm_train.data.sources.table_hints import FILE_NAME, name_columns
 
-FILE_NAME = "file_name"
 ELSEWHERE = "; given as source.captions_from, a table may name pictures by their file names only"
 
 
@@ -82,7 +82,9 @@ class MetadataTables:
         row = None
         for row in read_table_rows(path, file, needed={FILE_NAME, self.column, "split"}):
             if row.problem is None and FILE_NAME not in row.values:
-                self._add_problem(row.key, row, f"{row.origin} has no {FILE_NAME!r}; it has {format_columns(row.values)}")
+                settings = name_columns(path, self.root, row.values)
+                columns = f"{row.origin} has no {FILE_NAME!r}; it has {format_columns(row.values)}"
+                self._add_problem(row.key, row, f"{columns}; {settings} reads it" if settings else columns)
                 if not file.lower().endswith(".jsonl"):
                     return  # all further rows lack it too
             elif row.problem is None:
