@@ -8,7 +8,7 @@ from rich.progress import MofNCompleteColumn, Progress
 
 from ldm_train.data.pictures.colour import background_colour
 from ldm_train.data.pictures.crops import format_size
-from ldm_train.data.scan.source_review import group_problems, judge_captions, judge_unread, review_captions
+from ldm_train.data.scan.source_review import group_problems, judge_labels, judge_unread, review_captions
 from ldm_train.data.scan.survey import ScanMemory, Survey, survey_items
 from ldm_train.settings.composition import build
 from ldm_train.settings.schema.options import Part
@@ -40,7 +40,7 @@ def survey_source(config: SourceSettings, *, memory: ScanMemory | None = None, s
     if not found.scanned:
         listed = "\n".join(f"  {line}" for line in islice(group_problems(found.problems), 10))
         raise ValueError(f"nothing in the source can be used:\n{listed}")
-    if labels := judge_captions(scanned.item for scanned in found.scanned):
+    if labels := judge_labels(scanned.item for scanned in found.scanned):
         raise ValueError(labels)
     if problem:
         raise ValueError("\n  ".join([problem, *islice(group_problems(found.problems), 10)]))

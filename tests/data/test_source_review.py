@@ -6,7 +6,7 @@ import pytest
 
 from ldm_train.data.scan.source_review import (
     group_problems,
-    judge_captions,
+    judge_labels,
     judge_unread,
     looks_like_one_text,
     review_captions,
@@ -93,7 +93,7 @@ def test_ordinary_captions_are_not_odd(captions: tuple[str, ...]) -> None:
     ],
 )
 def test_labels_of_boxes_are_refused_as_captions(captions: list[tuple[str, ...]], is_refused: bool) -> None:
-    problem = judge_captions(items_with(*captions))
+    problem = judge_labels(items_with(*captions))
     assert (problem is not None) == is_refused
     assert not problem or ("YOLO" in problem and "2 of 3" in problem and "0.png" in problem)
 

@@ -1,5 +1,6 @@
 """Constructors read from their sources are what Python says they are."""
 
+import re
 import importlib.util
 import inspect
 from typing import Any, get_args
@@ -12,6 +13,7 @@ from omegaconf import OmegaConf
 from ldm_train.settings.composition import folder
 from ldm_train.settings.constructors import EXTRAS
 from ldm_train.settings.schema.kinds import takes_null
+from ldm_train.settings.schema.kinds import describe
 from ldm_train.settings.signatures import FURTHER, signature
 from ldm_train.settings.strict import TRAINER
 
@@ -70,3 +72,10 @@ def test_what_is_not_there_has_none() -> None:
     assert signature("ldm_train.nothing.Here") is None
     assert signature("nowhere.at.all") is None
     assert signature("os.system") is None
+
+
+def test_names_of_choices_are_read_as_their_values() -> None:
+    found = signature("ldm_train.data.sources.folder.Folder")
+    assert found is not None
+    assert describe(found.kinds["lines"]) == "each, one"
+    assert {"auto", "metadata", "sidecar", "template"} <= set(re.findall(r"\w+", describe(found.kinds["captions"])))

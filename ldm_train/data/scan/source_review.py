@@ -54,7 +54,7 @@ def review_captions(items: Iterable[Item]) -> tuple[list[str], list[str]]:
     return examples, warnings + list(_list_odd(sorted({text for item in captioned for text in item.captions})))
 
 
-def judge_captions(items: Iterable[Item]) -> str | None:
+def judge_labels(items: Iterable[Item]) -> str | None:
     """Return an error if the captions of most pictures are labels of an object detector."""
     captioned = [item for item in items if item.captions]
     boxes = [item for item in captioned if all(map(is_box_label, item.captions))]
