@@ -8,6 +8,7 @@ from rich.progress import MofNCompleteColumn, Progress
 
 from ldm_train.data.pictures.colour import background_colour
 from ldm_train.data.pictures.crops import format_size
+from ldm_train.data.scan.inspection import Decoder
 from ldm_train.data.scan.source_review import group_problems, judge_labels, judge_unread, review_captions
 from ldm_train.data.scan.survey import ScanMemory, Survey, survey_items
 from ldm_train.settings.composition import build
@@ -30,7 +31,10 @@ def survey_source(config: SourceSettings, *, memory: ScanMemory | None = None, s
             source, max_pixels=config.max_pixels, memory=memory, spool=spool, progress=lambda: progress.advance(task)
         )
         progress.update(task, total=len(found.scanned) + len(found.problems))
-    examples, odd = review_captions(scanned.item for scanned in found.scanned)
+    decoder = Decoder("white", config.max_pixels)
+    examples, odd = review_captions(
+        (scanned.item for scanned in found.scanned), lambda item: item.picture is None or decoder(item).problem is None
+    )
     usable = len(found.scanned)
     problem, unread = judge_unread(source.unread, usable=usable, unusable=found.num_unusable, most=config.max_unusable)
     for line in [*source.notes, *examples]:

@@ -109,7 +109,7 @@ class _Choices(ast.NodeTransformer):
 
     module: str
 
-    def visit_Name(self, node: ast.Name) -> ast.expr:  # noqa: N802 -- the base class names it
+    def visit_Name(self, node: ast.Name) -> ast.expr:
         return _find_choices(self.module, node.id) or node
 
 

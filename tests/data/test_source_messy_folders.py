@@ -53,7 +53,7 @@ def test_tables_of_other_programs_are_read(name: str, given: bool, tmp_path: Pat
     assert captions_of(tmp_path / "in", **settings) == {"images/a.png": ("one", "two")}
     notes = notes_of(tmp_path / "in", **settings)
     assert any(file.name in note for note in notes)
-    assert any(note.startswith("1 rows of") for note in notes) == (TABLES[name] is COCO)
+    assert any(note.startswith("1 row ") for note in notes) == (TABLES[name] is COCO)
 
 
 def test_a_json_that_names_no_picture_changes_nothing(tmp_path: Path) -> None:
@@ -388,3 +388,14 @@ def test_names_by_cameras_and_programs_are_no_captions(name: str, is_caption: bo
 def test_names_of_addresses_are_decoded(tmp_path: Path) -> None:
     picture(tmp_path / "a%20red_fox.png")
     assert captions_of(tmp_path, template="{file}") == {"a%20red_fox.png": ("a red fox",)}
+
+
+@pytest.mark.parametrize("captions", ["sidecar", "metadata"])
+def test_a_conflict_in_kohyas_folders_names_settings_that_work_together(captions: str, tmp_path: Path) -> None:
+    captioned(tmp_path / "10_sks dog/a.png", "sidecar")
+    write(tmp_path / "meta_cap.json", '{"10_sks dog/a.png": {"caption": "metadata"}}')
+    for kohya in (True, False):
+        with pytest.raises(ValueError, match=f"source=kohya and source.captions={captions}"):
+            list(Folder(str(tmp_path), kohya=kohya))
+    settings: dict[str, object] = {"kohya": True, "captions": captions}
+    assert captions_of(tmp_path, **settings) == {"10_sks dog/a.png": (captions,)}

@@ -153,3 +153,17 @@ def test_problems_of_one_kind_are_one_line() -> None:
     assert "0.png" in lines[0]
     assert "99 more" in lines[0]
     assert lines[1:] == ["b.png: damaged", "c.png: damaged"]
+
+
+def test_examples_are_of_pictures_that_are_used() -> None:
+    items = items_with(*((f"a cat {n}",) for n in range(5)))
+    examples, _ = review_captions(items, lambda item: item.key not in ("0.png", "4.png"))
+    assert len(examples) == 3
+    assert not any("0.png" in line or "4.png" in line for line in examples)
+
+
+def test_pictures_without_a_caption_are_counted() -> None:
+    (line,) = group_problems({f"{n}.png": "no caption: there is no .txt" for n in range(8)})
+    assert "8 pictures" in line
+    assert "0.png" in line
+    assert ".txt" in line

@@ -1,8 +1,8 @@
 """Constructors read from their sources are what Python says they are."""
 
-import re
 import importlib.util
 import inspect
+import re
 from typing import Any, get_args
 
 import pytest
@@ -12,8 +12,7 @@ from omegaconf import OmegaConf
 
 from ldm_train.settings.composition import folder
 from ldm_train.settings.constructors import EXTRAS
-from ldm_train.settings.schema.kinds import takes_null
-from ldm_train.settings.schema.kinds import describe
+from ldm_train.settings.schema.kinds import describe, takes_null
 from ldm_train.settings.signatures import FURTHER, signature
 from ldm_train.settings.strict import TRAINER
 

@@ -10,11 +10,12 @@ from itertools import pairwise
 
 from ldm_train.data.sources.caption_texts import is_box_label
 from ldm_train.data.sources.items import Item, format_name
-from ldm_train.util.prompt_syntax import find_web_ui_syntax
+from ldm_train.util.prompt_syntax import NO_EFFECT, find_web_ui_syntax
 from ldm_train.util.text import shorten
 
 EXAMPLES = 3
 MANY = 8  # captions of one picture; COCO's have 5
+MISSING = "no caption: "  # the beginning of such a problem
 LISTED = 3  # problems of one kind that are printed one by one
 LIST_LINE = re.compile(r"([-*•\u2013]|\d{1,2}[.)])\s|\W+$|.*[:{\[]$|\"[^\"]*\":|\w+( \w+)?: \S")
 GOES_ON = re.compile(r"([,;]|\s(and|or|with|of|the|a|an|in|on|by|to))$")
@@ -25,13 +26,19 @@ NUMBERS = re.compile(r"[\W_]*\d[\W\d_]*")
 SENTENCE_ENDS = tuple(".!?\"'\u201d\u3002\uff01\uff1f")
 
 
-def review_captions(items: Iterable[Item]) -> tuple[list[str], list[str]]:
-    """Return three captions as they are trained, and warnings about odd ones."""
+def review_captions(
+    items: Iterable[Item], is_usable: Callable[[Item], bool] = lambda item: True
+) -> tuple[list[str], list[str]]:
+    """Return three captions as they are trained, and warnings about odd ones.
+
+    Args:
+        is_usable: whether the caption of an item may be an example; it is called of a few items.
+    """
     captioned = [item for item in items if item.captions]
     examples = [
         f"caption of {format_name(item.key)}: {format_caption(item.captions[number % len(item.captions)])}"
         + (f" ({number % len(item.captions) + 1} of {len(item.captions):,})" if len(item.captions) > 1 else "")
-        for number, item in enumerate(_choose_examples(captioned))
+        for number, item in enumerate(_choose_examples(captioned, is_usable))
     ]
     several = Counter(item.captions for item in captioned if len(item.captions) > 1)
     warnings = []
@@ -67,16 +74,19 @@ def judge_labels(items: Iterable[Item]) -> str | None:
     )
 
 
-def _choose_examples(items: Sequence[Item]) -> list[Item]:
-    """Return the first item, one from the middle and the last, with different captions if possible."""
+def _choose_examples(items: Sequence[Item], is_usable: Callable[[Item], bool]) -> list[Item]:
+    """Return the first item, one from the middle and the last, or others, with different captions if possible."""
     spread = [items[place] for place in (0, len(items) // 2, len(items) - 1)] if items else []
-    different = {item.captions: item for item in [*spread, *items[:100]]}
-    return list(different.values())[:EXAMPLES]
+    chosen: dict[tuple[str, ...], Item] = {}
+    for item in [*spread, *items[:100]]:
+        if len(chosen) < EXAMPLES and item.captions not in chosen and is_usable(item):
+            chosen[item.captions] = item
+    return list(chosen.values())
 
 
 def _list_odd(captions: Sequence[str]) -> Iterator[str]:
     tests: dict[str, Callable[[str], object]] = {
-        "have the syntax of a web UI, which is trained as text": find_web_ui_syntax,
+        f"have the syntax of a web UI, which {NO_EFFECT}": find_web_ui_syntax,
         "begin as key=value": KEY_AND_VALUE.match,
         "have HTML or addresses": MARKUP.search,
         "have numbers and no letters": NUMBERS.fullmatch,
@@ -95,7 +105,7 @@ def _list_odd(captions: Sequence[str]) -> Iterator[str]:
     if 2 * len(joined) > len(captions):
         yield (
             f"{len(joined):,} of {len(captions):,} captions have underscores, such as {format_caption(joined[0])}; text "
-            "encoders know words with blanks"
+            "encoders expect blanks: long hair, not long_hair"
         )
 
 
@@ -150,8 +160,11 @@ def group_problems(problems: Mapping[str, str]) -> Iterator[str]:
         kinds.setdefault(_kind(key, problem), []).append(key)
     for keys in kinds.values():
         if len(keys) > LISTED:
-            problem = format_name(problems[keys[0]])
-            yield f"{format_name(keys[0])} and {len(keys) - 1:,} more of this kind: {problem}"
+            first, problem = format_name(keys[0]), format_name(problems[keys[0]])
+            if problem.startswith(MISSING):
+                yield f"{len(keys):,} pictures have no caption (the first: {first}): {problem.removeprefix(MISSING)}"
+            else:
+                yield f"{first} and {len(keys) - 1:,} more of this kind: {problem}"
         else:
             yield from (f"{format_name(key)}: {format_name(problems[key])}" for key in keys)
 

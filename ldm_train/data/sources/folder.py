@@ -134,9 +134,14 @@ class Folder(Source):
             if annotation.captions
             else f"there is none elsewhere ({annotation.problem})"
         )
+        choices = (
+            "set source=kohya and source.captions=sidecar, or source=kohya and source.captions=metadata,"
+            if self.kohya or is_kohya_layout([key])
+            else "set source.captions=metadata, sidecar or template"
+        )
         return (
             f"which caption of {format_name(key)} is meant? {other.origin} says {other.captions[0]!r}, but {here}; "
-            "set source.captions=metadata, sidecar or template to choose for all pictures"
+            f"{choices} to choose for all pictures"
         )
 
     def _nothing_found(self, tree: FolderTree) -> str:
