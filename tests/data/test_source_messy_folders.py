@@ -336,6 +336,7 @@ def test_a_table_with_other_columns_is_read_by_the_settings_that_are_printed(
     source = Folder(str(root), captions_from=str(file) if given else None)
     problems = [item.problem for item in source if item.problem]
     message = "\n".join([*problems, *source.warnings])
+    assert "{file}" not in message
     assert f"source.captions_from={file}" not in message
     words = shlex.split(message[message.index("source=table") :].partition(" reads it")[0])
     settings = dict(word.removeprefix("source.").split("=", 1) for word in words[1:])
@@ -374,6 +375,8 @@ def test_a_place_in_use_is_not_suggested(given: bool, tmp_path: Path) -> None:
         ("IMG_1234", False),
         ("DSC00012", False),
         ("100APPLE", False),
+        ("valid0", False),
+        ("output", False),
         ("ComfyUI_00001_", False),
         ("Screenshot 2024-01-02 at 10.11.12", False),
         ("d41d8cd98f00b204e9800998ecf8427e", False),

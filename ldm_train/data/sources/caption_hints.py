@@ -20,10 +20,12 @@ TABLES = 20  # tables that are looked into
 SEARCHED = 10_000  # pictures without captions that are looked for elsewhere
 PROGRAMS = re.compile(
     r"(?<![^\W\d_])(img|dscn?|dscf|pxl|mvimg|images?|photos?|pictures?|frames?|screen ?shots?|whatsapp|comfyui|apple|canon|"
-    r"nikon|dcim|camera|scan|untitled|unnamed|download|grid|temp|new|folder|p|at)(?![^\W\d_])",
+    r"nikon|dcim|camera|scan|untitled|unnamed|downloads?|grid|temp|new|folder|p|at|"
+    r"outputs?|inputs?|results?|data|datasets?|train|valid?|test)(?![^\W\d_])",
     re.IGNORECASE,
 )
 HASH = re.compile(r"(?=\w*\d)(?=\w*[^\W\d_])[0-9A-Za-z]{8,}|[0-9a-fA-F]{8,}")
+NUMBERED_WORD = re.compile(r"[^\W\d_]+\d+")
 DIGEST = 16  # characters of a hash that names a file by its content
 FILES = 10_000  # in a folder next to the source's that are looked at
 
@@ -38,7 +40,7 @@ def suggest_caption_places(
         missing: paths of pictures without captions.
         lonely: paths of caption files that belong to no picture.
         used: folders and tables that captions are read from already.
-        template: whether captions are read from the paths already.
+        template: whether captions are read from the paths or from another place already.
     """
     in_use = {os.path.abspath(place) for place in used}
     folders = Counter(
@@ -84,7 +86,7 @@ def suggest_caption_places(
 def is_caption_name(name: str) -> bool:
     """Return whether a file's or folder's name has words, and is not a number, a hash or a name by a camera or program."""
     plain = name.replace("_", " ")
-    if any(len(match[0]) >= DIGEST for match in HASH.finditer(plain)):
+    if NUMBERED_WORD.fullmatch(plain) or any(len(match[0]) >= DIGEST for match in HASH.finditer(plain)):
         return False
     words = PROGRAMS.sub(" ", HASH.sub(" ", plain))
     letters, digits = (sum(map(test, words)) for test in (str.isalpha, str.isdigit))

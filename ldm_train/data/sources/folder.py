@@ -99,7 +99,14 @@ class Folder(Source):
             used = [*self.places.list_given(), *(self.path / file for table in tables for file in table.files)]
             lonely = Sidecars(self.path, tree.sidecars, column="", refuse=False).list_lonely(tree.pictures)
             self.warnings.extend(
-                suggest_caption_places(self.path, tree, missing, lonely, used=used, template=annotators[0] is self.template)
+                suggest_caption_places(
+                    self.path,
+                    tree,
+                    missing,
+                    lonely,
+                    used=used,
+                    template=bool(self.places.list_given()) or annotators[0] is self.template,
+                )
             )
         elif not self.kohya and annotators[0] is not self.template and is_kohya_layout(tree.pictures):
             self.notes.append("the folders' names may be repeats as kohya's are; source=kohya reads them")
