@@ -39,7 +39,9 @@ class CutText:
     word: str
 
     def __str__(self) -> str:
-        return f"{shorten(self.text)!r} ({self.tokens:,} tokens) from its word {self.number:,} on, {shorten(self.word)!r}"
+        return (
+            f"{shorten(self.text)!r} ({self.tokens:,} tokens), cut before {shorten(self.word)!r}, its word {self.number:,}"
+        )
 
 
 def find_cut_texts(texts: Iterable[str], count: Count, capacity: int) -> list[CutText]:

@@ -8,7 +8,8 @@ from rich.progress import MofNCompleteColumn, Progress
 
 from ldm_train.data.pictures.colour import background_colour
 from ldm_train.data.pictures.crops import format_size
-from ldm_train.data.scan.source_review import group_problems, judge_unread, review_captions
+from ldm_train.data.scan.inspection import Decoder
+from ldm_train.data.scan.source_review import group_problems, judge_labels, judge_unread, review_captions
 from ldm_train.data.scan.survey import ScanMemory, Survey, survey_items
 from ldm_train.settings.composition import build
 from ldm_train.settings.schema.options import Part
@@ -30,7 +31,10 @@ def survey_source(config: SourceSettings, *, memory: ScanMemory | None = None, s
             source, max_pixels=config.max_pixels, memory=memory, spool=spool, progress=lambda: progress.advance(task)
         )
         progress.update(task, total=len(found.scanned) + len(found.problems))
-    examples, odd = review_captions(scanned.item for scanned in found.scanned)
+    decoder = Decoder("white", config.max_pixels)
+    examples, odd = review_captions(
+        (scanned.item for scanned in found.scanned), lambda item: item.picture is None or decoder(item).problem is None
+    )
     usable = len(found.scanned)
     problem, unread = judge_unread(source.unread, usable=usable, unusable=found.num_unusable, most=config.max_unusable)
     for line in [*source.notes, *examples]:
@@ -40,6 +44,8 @@ def survey_source(config: SourceSettings, *, memory: ScanMemory | None = None, s
     if not found.scanned:
         listed = "\n".join(f"  {line}" for line in islice(group_problems(found.problems), 10))
         raise ValueError(f"nothing in the source can be used:\n{listed}")
+    if labels := judge_labels(scanned.item for scanned in found.scanned):
+        raise ValueError(labels)
     if problem:
         raise ValueError("\n  ".join([problem, *islice(group_problems(found.problems), 10)]))
     return found

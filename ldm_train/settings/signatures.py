@@ -55,17 +55,17 @@ def _find(target: str) -> tuple[str, ast.ClassDef | ast.FunctionDef] | None:
 
 def _of(module: str, node: ast.ClassDef | ast.FunctionDef) -> Signature | None:
     if isinstance(node, ast.FunctionDef):
-        return _arguments(node)
+        return _arguments(module, node)
     for own in node.body:
         if isinstance(own, ast.FunctionDef) and own.name == "__init__":
-            return _arguments(own, method=True)
+            return _arguments(module, own, method=True)
     bases = [base for base in map(ast.unparse, node.bases) if base.partition("[")[0] not in NO_ARGUMENTS]
     inherited = [_base(module, base) for base in bases[:1]]
     if None in inherited:
         return None
     before = {name: value for found in inherited if found for name, value in found.kinds.items()}
     if any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list):
-        return Signature(before | dict(_fields(node)))
+        return Signature(before | dict(_fields(module, node)))
     return inherited[0] if inherited else Signature({})
 
 
@@ -77,29 +77,54 @@ def _base(module: str, base: str) -> Signature | None:
     return signature(f"{origin}.{rest}" if rest else origin)
 
 
-def _arguments(node: ast.FunctionDef, *, method: bool = False) -> Signature:
+def _arguments(module: str, node: ast.FunctionDef, *, method: bool = False) -> Signature:
     plain = [*node.args.posonlyargs, *node.args.args]
     defaults = [None] * (len(plain) - len(node.args.defaults)) + node.args.defaults + node.args.kw_defaults
     every = list(zip([*plain, *node.args.kwonlyargs], defaults, strict=True))[method:]
-    return Signature({one.arg: _kind(one.annotation, default) for one, default in every}, node.args.kwarg is not None)
+    kinds = {one.arg: _kind(module, one.annotation, default) for one, default in every}
+    return Signature(kinds, node.args.kwarg is not None)
 
 
-def _fields(node: ast.ClassDef) -> Iterator[tuple[str, object]]:
+def _fields(module: str, node: ast.ClassDef) -> Iterator[tuple[str, object]]:
     for line in node.body:
         if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and "ClassVar" not in ast.dump(line):
-            yield line.target.id, _kind(line.annotation, line.value)
+            yield line.target.id, _kind(module, line.annotation, line.value)
 
 
 PLAIN: dict[str, object] = {"bool": bool, "int": int, "float": float, "str": str, "Path": str, "None": None}
 CONTAINERS: dict[str, object] = {"list": list, "Sequence": list, "Iterable": list, "dict": dict, "Mapping": dict}
 
 
-def _kind(annotation: ast.expr | None, default: ast.expr | None) -> object:
+def _kind(module: str, annotation: ast.expr | None, default: ast.expr | None) -> object:
     """Return the type of an argument as far as a config can hold it; one whose default is null may be null."""
-    kind = Any if annotation is None else _read(annotation)
+    kind = Any if annotation is None else _read(_Choices(module).visit(annotation))
     if isinstance(default, ast.Constant) and default.value is None and kind is not Any:
         return _union([kind, None])
     return kind
+
+
+@dataclass(frozen=True)
+class _Choices(ast.NodeTransformer):
+    """Replace the names of choices in an annotation, such as `Lines`, by their definitions, `Literal["each", "one"]`."""
+
+    module: str
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        return _find_choices(self.module, node.id) or node
+
+
+def _find_choices(module: str, name: str) -> ast.expr | None:
+    """Return the `Literal` that a module assigns to a name, or imports from another module of the package."""
+    tree = _parsed(module)
+    if tree is None:
+        return None
+    for line in tree.body:
+        match line:
+            case ast.Assign(targets=[ast.Name(id=found)], value=ast.Subscript(value=ast.Name(id="Literal")) as value):
+                if found == name:
+                    return value
+    origin, _, original = _imported(module, tree).get(name, "").rpartition(".")
+    return _find_choices(origin, original) if origin.startswith("ldm_train.") and origin != module else None
 
 
 def _read(node: ast.expr) -> Any:

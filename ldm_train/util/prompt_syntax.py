@@ -2,6 +2,7 @@
 
 import re
 
+NO_EFFECT = "has no effect; the encoder reads the brackets as text"
 SYNTAX = re.compile(
     r"\([^()]*[^\d\s():]\s*:\s*\d(\.\d+)?\s*\)"  # (word:1.2)
     r"|\(\([^()]+\)\)|\[\[[^\[\]]+\]\]"  # ((word)), [[word]]
@@ -22,6 +23,4 @@ def list_syntax_notes(prompts: list[str], setting: str) -> list[str]:
     found = [part for part in map(find_web_ui_syntax, prompts) if part]
     if not found:
         return []
-    return [
-        f"note: {setting} has {found[0]!r}, in {len(found):,} of {len(prompts):,} prompts: it is read as text, not as syntax"
-    ]
+    return [f"note: {setting} has {found[0]!r}, in {len(found):,} of {len(prompts):,} prompts: it {NO_EFFECT}"]

@@ -221,7 +221,7 @@ def test_what_is_passed_over_is_noted(tmp_path: Path) -> None:
     assert notes_of(tmp_path) == [
         "captions from files next to the pictures: 1 .txt",
         "hidden files and folders left out: 4 (.c.png, .c.txt, .hidden, …)",
-        "not read as pictures: 1 without an ending, 1 .yaml",
+        "not read as pictures: 1 file without an extension, 1 .yaml",
     ]
 
 

@@ -87,7 +87,7 @@ def test_two_metadata_files_in_one_folder_are_refused_and_in_two_folders_are_not
         items["sub/metadata.jsonl:1"].problem
         == "sub/metadata.jsonl line 1 names b.png, as metadata.jsonl line 2 does already"
     )
-    assert items["c.png"].problem == "not named in metadata.jsonl or the 1 further metadata files"
+    assert items["c.png"].problem == "not named in metadata.jsonl or 1 other metadata file"
     (tmp_path / "sub/metadata.csv").write_text("file_name,text\nb.png,z\n")
     with pytest.raises(ValueError, match=r"one folder has .*sub/metadata\.csv, sub/metadata\.jsonl; keep one"):
         items_of(tmp_path)

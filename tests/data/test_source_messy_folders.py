@@ -1,12 +1,14 @@
 """Folders as people have them: captions elsewhere, other programs' tables and names, split folders, system folders."""
 
 import json
+import shlex
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from ldm_train.data.sources.caption_hints import is_caption_name
 from ldm_train.data.sources.folder import Folder
 from ldm_train.data.sources.source import MAX_FIELD
 from ldm_train.data.sources.table import Table
@@ -51,7 +53,7 @@ def test_tables_of_other_programs_are_read(name: str, given: bool, tmp_path: Pat
     assert captions_of(tmp_path / "in", **settings) == {"images/a.png": ("one", "two")}
     notes = notes_of(tmp_path / "in", **settings)
     assert any(file.name in note for note in notes)
-    assert any(note.startswith("1 rows of") for note in notes) == (TABLES[name] is COCO)
+    assert any(note.startswith("1 row ") for note in notes) == (TABLES[name] is COCO)
 
 
 def test_a_json_that_names_no_picture_changes_nothing(tmp_path: Path) -> None:
@@ -76,10 +78,13 @@ def test_captions_in_a_folder_of_their_own_are_found_and_read(name: str, tmp_pat
     assert captions_of(tmp_path, captions_from=str(tmp_path / "captions")) == {key: ("a cat",)}
 
 
+NAMING = {"metadata1000.jsonl": '{"file_name": "1.png", "text": "a cat"}', "captions.csv": "file_name,text\n1.png,a cat\n"}
+
+
 @pytest.mark.parametrize(
     ("files", "hint"),
     [
-        (["1.png", "metadata1000.jsonl"], "source.captions_from={root}/metadata1000.jsonl"),
+        (["1.png", "metadata1000.jsonl", "other.csv"], "source.captions_from={root}/metadata1000.jsonl"),
         (["1.png", "captions.csv"], "source.captions_from={root}/captions.csv"),
         (["10_sks dog/1.png", "1_dog/2.png"], "source=kohya"),
         (["hot_dog.png", "red_fox.png"], "'source.template={file}'"),
@@ -88,7 +93,7 @@ def test_captions_in_a_folder_of_their_own_are_found_and_read(name: str, tmp_pat
 )
 def test_one_message_names_what_reads_captions_elsewhere(files: list[str], hint: str, tmp_path: Path) -> None:
     for file in files:
-        picture(tmp_path / file) if file.endswith(".png") else write(tmp_path / file, "")
+        picture(tmp_path / file) if file.endswith(".png") else write(tmp_path / file, NAMING.get(file, "a,b\n1,2.png\n"))
     hints = hints_of(tmp_path)
     assert hint.replace("{root}", str(tmp_path)) in hints
     assert hints.count("\n") == 0
@@ -97,7 +102,7 @@ def test_one_message_names_what_reads_captions_elsewhere(files: list[str], hint:
 @pytest.mark.parametrize("place", ["captions", "annotations/captions_val2017.json"])
 def test_captions_next_to_the_folder_are_named(place: str, tmp_path: Path) -> None:
     picture(tmp_path / "images/1.png")
-    write(tmp_path / place / "1.txt" if place == "captions" else tmp_path / place, "{}")
+    write(tmp_path / place / "1.txt" if place == "captions" else tmp_path / place, '{"1.png": "a cat"}')
     assert hints_of(tmp_path / "images").count("source.captions_from=") == 1
     assert f"source.captions_from={tmp_path / place} " in hints_of(tmp_path / "images")
 
@@ -284,3 +289,116 @@ def test_many_fields_are_not_kept(make: Callable[[Path], None], count: int, tmp_
     make(tmp_path / "a.json")
     (item,) = items_of(tmp_path).values()
     assert len(item.fields) == count
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "captions"),
+    [
+        ("tags", ["1girl", "fox ears"], ("1girl, fox ears",)),
+        ("general_tags", ["a", "b"], ("a, b",)),
+        ("objects", ["cat", "sofa", "red rug", "lamp"], ("cat, sofa, red rug, lamp",)),
+        ("objects", ["a cat on a sofa", "a lamp", "a rug", "x"], ("a cat on a sofa", "a lamp", "a rug", "x")),
+        ("captions", ["cat", "sofa", "rug", "lamp"], ("cat", "sofa", "rug", "lamp")),
+        ("tags", ["one"], ("one",)),
+    ],
+)
+@pytest.mark.parametrize("place", ["sidecar", "table"])
+def test_lists_of_tags_are_one_caption(
+    column: str, value: list[str], captions: tuple[str, ...], place: str, tmp_path: Path
+) -> None:
+    picture(tmp_path / "a.png")
+    row = json.dumps({"file_name": "a.png", column: value})
+    write(tmp_path / ("a.json" if place == "sidecar" else "metadata.jsonl"), row)
+    assert captions_of(tmp_path, caption_column=column) == {"a.png": captions}
+
+
+@pytest.mark.parametrize("lines", ["each", "one"])
+def test_parameters_of_a_generation_are_no_captions(lines: str, tmp_path: Path) -> None:
+    captioned(tmp_path / "a.png", "a castle\nNegative prompt: blurry\nSteps: 20, Sampler: Euler a\nHires: 2")
+    captioned(tmp_path / "b.png", "a fox\nSteps: 20, Sampler: Euler a")
+    captioned(tmp_path / "c.png", "Steps: wooden ones, in a garden")
+    assert captions_of(tmp_path, lines=lines) == {
+        "a.png": ("a castle",),
+        "b.png": ("a fox",),
+        "c.png": ("Steps: wooden ones, in a garden",),
+    }
+    assert any("2 text files" in note for note in notes_of(tmp_path))
+
+
+@pytest.mark.parametrize(("given", "inside"), [(True, True), (True, False), (False, True)])
+def test_a_table_with_other_columns_is_read_by_the_settings_that_are_printed(
+    given: bool, inside: bool, tmp_path: Path
+) -> None:
+    root = tmp_path / "in"
+    picture(root / "Kühe/Kuh 1.png")
+    file = (root if inside else tmp_path) / "Bilder.csv"
+    write(file, "sep=;\nDatei;Nr;Bildunterschrift;Notiz\nKühe\\Kuh 1.png;3;eine Kuh;ok\n", "utf-16")
+    source = Folder(str(root), captions_from=str(file) if given else None)
+    problems = [item.problem for item in source if item.problem]
+    message = "\n".join([*problems, *source.warnings])
+    assert "{file}" not in message
+    assert f"source.captions_from={file}" not in message
+    words = shlex.split(message[message.index("source=table") :].partition(" reads it")[0])
+    settings = dict(word.removeprefix("source.").split("=", 1) for word in words[1:])
+    assert [item.captions for item in Table(**settings)] == [("eine Kuh",)]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("captions.csv", "file_name,text\nz.png,a cat\n"),
+        ("captions.json", '{"annotations": [{"bbox": []}], "images": [{"file_name": "1.png"}, {"file_name": "2.png"}]}'),
+        ("info.json", '{"title": "1.png", "description": ""}'),
+        ("labels/1.txt", "0 0.5 0.5 0.1 0.1"),
+    ],
+)
+def test_files_without_captions_of_the_pictures_are_not_suggested(name: str, text: str, tmp_path: Path) -> None:
+    picture(tmp_path / "images/1.png")
+    picture(tmp_path / "images/2.png")
+    write(tmp_path / name, text)
+    assert "captions_from" not in hints_of(tmp_path)
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_a_place_in_use_is_not_suggested(given: bool, tmp_path: Path) -> None:
+    picture(tmp_path / "1.png")
+    picture(tmp_path / "2.png")
+    write(tmp_path / "captions.json", '{"1.png": "a cat", "2.png": ""}')
+    assert "captions_from" not in hints_of(tmp_path, captions_from=str(tmp_path / "captions.json") if given else None)
+
+
+@pytest.mark.parametrize(
+    ("name", "is_caption"),
+    [
+        ("hot dog", True),
+        ("a fox in snow 2", True),
+        ("IMG_1234", False),
+        ("DSC00012", False),
+        ("100APPLE", False),
+        ("valid0", False),
+        ("output", False),
+        ("ComfyUI_00001_", False),
+        ("Screenshot 2024-01-02 at 10.11.12", False),
+        ("d41d8cd98f00b204e9800998ecf8427e", False),
+        ("danbooru_1004_00000000000000000000000000000004", False),
+        ("20240102_101112", False),
+    ],
+)
+def test_names_by_cameras_and_programs_are_no_captions(name: str, is_caption: bool) -> None:
+    assert is_caption_name(name) == is_caption
+
+
+def test_names_of_addresses_are_decoded(tmp_path: Path) -> None:
+    picture(tmp_path / "a%20red_fox.png")
+    assert captions_of(tmp_path, template="{file}") == {"a%20red_fox.png": ("a red fox",)}
+
+
+@pytest.mark.parametrize("captions", ["sidecar", "metadata"])
+def test_a_conflict_in_kohyas_folders_names_settings_that_work_together(captions: str, tmp_path: Path) -> None:
+    captioned(tmp_path / "10_sks dog/a.png", "sidecar")
+    write(tmp_path / "meta_cap.json", '{"10_sks dog/a.png": {"caption": "metadata"}}')
+    for kohya in (True, False):
+        with pytest.raises(ValueError, match=f"source=kohya and source.captions={captions}"):
+            list(Folder(str(tmp_path), kohya=kohya))
+    settings: dict[str, object] = {"kohya": True, "captions": captions}
+    assert captions_of(tmp_path, **settings) == {"10_sks dog/a.png": (captions,)}

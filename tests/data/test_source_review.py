@@ -4,7 +4,13 @@ from collections import Counter
 
 import pytest
 
-from ldm_train.data.scan.source_review import group_problems, judge_unread, looks_like_one_text, review_captions
+from ldm_train.data.scan.source_review import (
+    group_problems,
+    judge_labels,
+    judge_unread,
+    looks_like_one_text,
+    review_captions,
+)
 from ldm_train.data.sources.items import Item, PictureBytes
 from ldm_train.util.prompt_syntax import find_web_ui_syntax, list_syntax_notes
 
@@ -37,6 +43,13 @@ ODD: dict[str, tuple[list[tuple[str, ...]], str]] = {
     "list": ([("- Mood: calm", "- Style: ink"), ("a cat",)], "source.lines=one"),
     "json": ([("{", '"mood": "calm",', "}")], "source.lines=one"),
     "wrapped": ([("A painting of a large cat which is sitting on", "a sofa, and looks at the wall.")], "source.lines=one"),
+    "comma": ([("a painting of a house by the sea,", "by Monet", "4k")], "source.lines=one"),
+    "goes on": ([("A painting of", "a house")], "source.lines=one"),
+    "keys": ([("Subject: a house", "Mood: calm")], "source.lines=one"),
+    "paragraphs": (
+        [("a house by the sea", "It is white and has a red roof. Behind it are trees.", "The mood is calm.")],
+        "source.lines=one",
+    ),
     "key=value": ([("a cat",), ("de.utf8=eine Katze",)], "'de.utf8=eine Katze'"),
     "scripts": ([("a cat",), ("猫",)], "'猫'"),
     "weights": ([("a cat",), ("a (red:1.2) cat",)], "'a (red:1.2) cat'"),
@@ -67,6 +80,22 @@ def test_odd_captions_are_named(kind: str) -> None:
 )
 def test_ordinary_captions_are_not_odd(captions: tuple[str, ...]) -> None:
     assert review_captions(items_with(captions))[1] == []
+
+
+@pytest.mark.parametrize(
+    ("captions", "is_refused"),
+    [
+        ([("0 0.51 0.49 0.2 0.3", "17 0.1 .2 0.3 1 0.5 0.6"), ("1 0.5 0.5 1 1",), ("a cat",)], True),
+        ([("0 0.51 0.49 0.2 0.3",), ("a cat",)], False),
+        ([("7",), ("8",)], False),
+        ([("1 2 3",)], False),
+        ([], False),
+    ],
+)
+def test_labels_of_boxes_are_refused_as_captions(captions: list[tuple[str, ...]], is_refused: bool) -> None:
+    problem = judge_labels(items_with(*captions))
+    assert (problem is not None) == is_refused
+    assert not problem or ("YOLO" in problem and "2 of 3" in problem and "0.png" in problem)
 
 
 @pytest.mark.parametrize(
@@ -124,3 +153,17 @@ def test_problems_of_one_kind_are_one_line() -> None:
     assert "0.png" in lines[0]
     assert "99 more" in lines[0]
     assert lines[1:] == ["b.png: damaged", "c.png: damaged"]
+
+
+def test_examples_are_of_pictures_that_are_used() -> None:
+    items = items_with(*((f"a cat {n}",) for n in range(5)))
+    examples, _ = review_captions(items, lambda item: item.key not in ("0.png", "4.png"))
+    assert len(examples) == 3
+    assert not any("0.png" in line or "4.png" in line for line in examples)
+
+
+def test_pictures_without_a_caption_are_counted() -> None:
+    (line,) = group_problems({f"{n}.png": "no caption: there is no .txt" for n in range(8)})
+    assert "8 pictures" in line
+    assert "0.png" in line
+    assert ".txt" in line

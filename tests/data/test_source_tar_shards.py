@@ -131,7 +131,7 @@ def test_other_members_are_noted(tmp_path: Path) -> None:
         )
     )
     assert len(list(source)) == 2
-    assert source.notes == ["not read as pictures or captions: 2 .cls, 1 without an ending, 1 .seg.png"]
+    assert source.notes == ["not read as pictures or captions: 2 .cls, 1 file without an extension, 1 .seg.png"]
     assert (source.unread, source.warnings) == ({}, [])
 
 

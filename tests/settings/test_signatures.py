@@ -2,6 +2,7 @@
 
 import importlib.util
 import inspect
+import re
 from typing import Any, get_args
 
 import pytest
@@ -11,7 +12,7 @@ from omegaconf import OmegaConf
 
 from ldm_train.settings.composition import folder
 from ldm_train.settings.constructors import EXTRAS
-from ldm_train.settings.schema.kinds import takes_null
+from ldm_train.settings.schema.kinds import describe, takes_null
 from ldm_train.settings.signatures import FURTHER, signature
 from ldm_train.settings.strict import TRAINER
 
@@ -70,3 +71,10 @@ def test_what_is_not_there_has_none() -> None:
     assert signature("ldm_train.nothing.Here") is None
     assert signature("nowhere.at.all") is None
     assert signature("os.system") is None
+
+
+def test_names_of_choices_are_read_as_their_values() -> None:
+    found = signature("ldm_train.data.sources.folder.Folder")
+    assert found is not None
+    assert describe(found.kinds["lines"]) == "each, one"
+    assert {"auto", "metadata", "sidecar", "template"} <= set(re.findall(r"\w+", describe(found.kinds["captions"])))

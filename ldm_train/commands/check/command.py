@@ -45,7 +45,7 @@ from ldm_train.data.cache.plan import CachePlan
 from ldm_train.data.pictures.colour import background_colour
 from ldm_train.data.pictures.crops import Crop
 from ldm_train.data.scan.inspection import Decoder, Inspected, inspect_items, survey_from_inspection
-from ldm_train.data.scan.source_review import review_captions
+from ldm_train.data.scan.source_review import judge_labels, review_captions
 from ldm_train.data.scan.survey import Survey
 from ldm_train.data.sources.items import Item
 from ldm_train.reports.page import Page, is_page, write_page
@@ -104,7 +104,8 @@ def run(settings: CheckSettings) -> int:
         chunk=length - 2 if isinstance(length, int) else None,
     )
     judge_source(report, source.unread, strict=settings.strict, most=settings.max_unusable)
-    report.reasons += attempt.reasons
+    labels = judge_labels(scanned.item for scanned in survey.scanned)
+    report.reasons += [*([labels] if labels else []), *attempt.reasons]
     for line in format_report(report):
         print(line)
     if settings.out is not None:

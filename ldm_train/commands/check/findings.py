@@ -183,7 +183,8 @@ def judge_captions(facts: CaptionFacts, pictures: int, chunk: int | None) -> lis
         )
     if facts.common and facts.common[0][1] > COMMON * pictures:
         text, count = facts.common[0]
-        warnings.append(f"{count:,} of {pictures:,} pictures have the same caption: {format_name(text)[:80]!r}")
+        have = "share a caption" if facts.several else "have the same caption"
+        warnings.append(f"{count:,} of {pictures:,} pictures {have}: {format_name(text)[:80]!r}")
     return warnings
 
 

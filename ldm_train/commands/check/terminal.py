@@ -19,8 +19,9 @@ def format_report(report: Report) -> Iterator[str]:
     if report.captions is not None:
         facts = report.captions
         yield (
-            f"{facts.distinct:,} distinct captions; the longest has {facts.longest:,} tokens ({facts.capacity} are kept); "
-            f"{facts.several:,} pictures have several captions"
+            f"{facts.distinct:,} distinct caption{'s' * (facts.distinct != 1)}; the longest has {facts.longest:,} tokens "
+            f"({facts.capacity} are kept); "
+            f"{facts.several:,} picture{' has' if facts.several == 1 else 's have'} several captions"
         )
     if report.latents is not None:
         latents = report.latents

@@ -8,27 +8,37 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import pairwise
 
+from ldm_train.data.sources.caption_texts import is_box_label
 from ldm_train.data.sources.items import Item, format_name
-from ldm_train.util.prompt_syntax import find_web_ui_syntax
+from ldm_train.util.prompt_syntax import NO_EFFECT, find_web_ui_syntax
 from ldm_train.util.text import shorten
 
 EXAMPLES = 3
 MANY = 8  # captions of one picture; COCO's have 5
+MISSING = "no caption: "  # the beginning of such a problem
 LISTED = 3  # problems of one kind that are printed one by one
-LIST_LINE = re.compile(r"([-*•\u2013]|\d{1,2}[.)])\s|\W+$|.*[:{\[]$|\"[^\"]*\":")
+LIST_LINE = re.compile(r"([-*•\u2013]|\d{1,2}[.)])\s|\W+$|.*[:{\[]$|\"[^\"]*\":|\w+( \w+)?: \S")
+GOES_ON = re.compile(r"([,;]|\s(and|or|with|of|the|a|an|in|on|by|to))$")
+NEXT_SENTENCE = re.compile(r"\w\w[.!?]\s+[^\W\da-z_]")
 KEY_AND_VALUE = re.compile(r"[\w.@-]+=\S")
 MARKUP = re.compile(r"</\w+>|<br\s*/?>|&(amp|quot|lt|gt|nbsp|#\d+);|https?://")
 NUMBERS = re.compile(r"[\W_]*\d[\W\d_]*")
 SENTENCE_ENDS = tuple(".!?\"'\u201d\u3002\uff01\uff1f")
 
 
-def review_captions(items: Iterable[Item]) -> tuple[list[str], list[str]]:
-    """Return three captions as they are trained, and warnings about odd ones."""
+def review_captions(
+    items: Iterable[Item], is_usable: Callable[[Item], bool] = lambda item: True
+) -> tuple[list[str], list[str]]:
+    """Return three captions as they are trained, and warnings about odd ones.
+
+    Args:
+        is_usable: whether the caption of an item may be an example; it is called of a few items.
+    """
     captioned = [item for item in items if item.captions]
     examples = [
         f"caption of {format_name(item.key)}: {format_caption(item.captions[number % len(item.captions)])}"
         + (f" ({number % len(item.captions) + 1} of {len(item.captions):,})" if len(item.captions) > 1 else "")
-        for number, item in enumerate(_choose_examples(captioned))
+        for number, item in enumerate(_choose_examples(captioned, is_usable))
     ]
     several = Counter(item.captions for item in captioned if len(item.captions) > 1)
     warnings = []
@@ -51,16 +61,32 @@ def review_captions(items: Iterable[Item]) -> tuple[list[str], list[str]]:
     return examples, warnings + list(_list_odd(sorted({text for item in captioned for text in item.captions})))
 
 
-def _choose_examples(items: Sequence[Item]) -> list[Item]:
-    """Return the first item, one from the middle and the last, with different captions if possible."""
+def judge_labels(items: Iterable[Item]) -> str | None:
+    """Return an error if the captions of most pictures are labels of an object detector."""
+    captioned = [item for item in items if item.captions]
+    boxes = [item for item in captioned if all(map(is_box_label, item.captions))]
+    if 2 * len(boxes) <= len(captioned):
+        return None
+    return (
+        f"the captions of {len(boxes):,} of {len(captioned):,} pictures look like YOLO labels, not captions, such as "
+        f"{format_caption(boxes[0].captions[0])} of {format_name(boxes[0].key)}; source.captions_from=FOLDER reads captions "
+        "elsewhere, and source.captions=template with source.template=TEXT makes them"
+    )
+
+
+def _choose_examples(items: Sequence[Item], is_usable: Callable[[Item], bool]) -> list[Item]:
+    """Return the first item, one from the middle and the last, or others, with different captions if possible."""
     spread = [items[place] for place in (0, len(items) // 2, len(items) - 1)] if items else []
-    different = {item.captions: item for item in [*spread, *items[:100]]}
-    return list(different.values())[:EXAMPLES]
+    chosen: dict[tuple[str, ...], Item] = {}
+    for item in [*spread, *items[:100]]:
+        if len(chosen) < EXAMPLES and item.captions not in chosen and is_usable(item):
+            chosen[item.captions] = item
+    return list(chosen.values())
 
 
 def _list_odd(captions: Sequence[str]) -> Iterator[str]:
     tests: dict[str, Callable[[str], object]] = {
-        "have the syntax of a web UI, which is trained as text": find_web_ui_syntax,
+        f"have the syntax of a web UI, which {NO_EFFECT}": find_web_ui_syntax,
         "begin as key=value": KEY_AND_VALUE.match,
         "have HTML or addresses": MARKUP.search,
         "have numbers and no letters": NUMBERS.fullmatch,
@@ -79,17 +105,20 @@ def _list_odd(captions: Sequence[str]) -> Iterator[str]:
     if 2 * len(joined) > len(captions):
         yield (
             f"{len(joined):,} of {len(captions):,} captions have underscores, such as {format_caption(joined[0])}; text "
-            "encoders know words with blanks"
+            "encoders expect blanks: long hair, not long_hair"
         )
 
 
 def looks_like_one_text(lines: Sequence[str]) -> bool:
-    """Return whether lines look like parts of one text: a list, JSON, or sentences that go on in the next line."""
+    """Return whether lines look like parts of one text: a list, JSON, paragraphs, or lines that go on in the next one."""
     odd = sum(LIST_LINE.match(line) is not None for line in lines)
+    paragraphs = sum(NEXT_SENTENCE.search(line) is not None for line in lines)
     wrapped = sum(
-        len(line) > 40 and not line.endswith(SENTENCE_ENDS) and after[:1].islower() for line, after in pairwise(lines)
+        (len(line) > 40 or line[:1].isupper()) and not line.endswith(SENTENCE_ENDS) and after[:1].islower()
+        for line, after in pairwise(lines)
     )
-    return len(lines) > 1 and 3 * (odd + wrapped) >= len(lines)
+    goes_on = any(GOES_ON.search(line) for line in lines[:-1])
+    return len(lines) > 1 and (goes_on or 3 * (odd + paragraphs + wrapped) >= len(lines))
 
 
 @cache
@@ -131,8 +160,11 @@ def group_problems(problems: Mapping[str, str]) -> Iterator[str]:
         kinds.setdefault(_kind(key, problem), []).append(key)
     for keys in kinds.values():
         if len(keys) > LISTED:
-            problem = format_name(problems[keys[0]])
-            yield f"{format_name(keys[0])} and {len(keys) - 1:,} more of this kind: {problem}"
+            first, problem = format_name(keys[0]), format_name(problems[keys[0]])
+            if problem.startswith(MISSING):
+                yield f"{len(keys):,} pictures have no caption (the first: {first}): {problem.removeprefix(MISSING)}"
+            else:
+                yield f"{first} and {len(keys) - 1:,} more of this kind: {problem}"
         else:
             yield from (f"{format_name(key)}: {format_name(problems[key])}" for key in keys)
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
+from ldm_train.data.sources.caption_texts import cut_parameters, join_tags
 from ldm_train.data.sources.items import format_name
 from ldm_train.util.inputs import MAX_TEXT, READ_ERRORS
 from ldm_train.util.safe_json import parse_values
@@ -28,6 +29,12 @@ def require_lines(lines: str) -> None:
         raise ValueError(f"source.lines={lines} is unknown; accepted are {', '.join(get_args(Lines))}")
 
 
+def describe_parameters(count: int) -> list[str]:
+    """Return a note about files with parameters of a generation, if there are any."""
+    files = "1 text file" if count == 1 else f"{count:,} text files"
+    return [f"parameters of a generation (Negative prompt, Steps, …) are left out of the captions of {files}"] * (count > 0)
+
+
 class NotAnObjectError(ValueError):
     """JSON that is not an object."""
 
@@ -41,6 +48,7 @@ class Annotation:
         captions: none if there is a problem.
         problem: why there is no caption.
         damaged: whether the place cannot be read, so other places are not used either.
+        has_parameters: whether parameters of a generation after the captions were left out.
     """
 
     origin: str
@@ -49,6 +57,7 @@ class Annotation:
     fields: dict[str, str] = field(default_factory=dict)
     problem: str | None = None
     damaged: bool = False
+    has_parameters: bool = False
 
 
 def join_annotations(annotations: Sequence[Annotation], *, join_captions: bool = False) -> Annotation:
@@ -78,7 +87,7 @@ def annotate_from_values(values: Mapping[str, object], *, column: str, origin: s
         column: has the captions.
         apart: columns that do not become fields.
     """
-    captions = list_texts(values.get(column))
+    captions = join_tags(column, list_texts(values.get(column)))
     unusable = _unusable(captions, origin)
     split = read_split(values)
     consumed = {column, *apart} | ({"split"} if split in HELD_OUT_SPLITS | TRAINING_SPLITS else set())
@@ -105,8 +114,10 @@ def annotate_from_text(content: bytes, *, origin: str, lines: Lines = "each") ->
         text = decode_text(content)
     except ValueError as error:
         return Annotation(origin, problem=f"no caption: {origin} {error}", damaged=True)
-    captions = list_texts(re.split(r"\r\n|\r|\n", text))
-    return annotate_from_captions((" ".join(captions),) if lines == "one" and captions else captions, origin=origin)
+    written = re.split(r"\r\n|\r|\n", text)
+    captions = list_texts(kept := cut_parameters(written))
+    annotation = annotate_from_captions((" ".join(captions),) if lines == "one" and captions else captions, origin=origin)
+    return replace(annotation, has_parameters=len(kept) < len(written))
 
 
 def annotate_from_captions(captions: tuple[str, ...], *, origin: str) -> Annotation:

@@ -67,6 +67,10 @@ class CaptionPlaces:
     def _elsewhere(self) -> Path | None:
         return None if self.captions_from is None else Path(self.captions_from)
 
+    def list_given(self) -> list[Path]:
+        """Return the folder or table of the setting, if there is one."""
+        return [self._elsewhere] if self._elsewhere is not None else []
+
     @property
     def setting(self) -> str:
         """The setting that decides the place."""

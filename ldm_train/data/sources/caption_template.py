@@ -4,6 +4,7 @@ import posixpath
 import string
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import unquote
 
 from ldm_train.data.sources.annotations import Annotation, annotate_from_captions
 from ldm_train.data.sources.items import format_name
@@ -16,8 +17,9 @@ PLACEHOLDERS = {
 
 
 def read_words(name: str) -> str:
-    """Return a name as words, with blanks for underscores."""
-    return name.replace("_", " ").strip()
+    """Return a name as words, with blanks for underscores and for the %20 of addresses."""
+    decoded = unquote(name)
+    return (name if "\ufffd" in decoded or "\0" in decoded else decoded).replace("_", " ").strip()
 
 
 class CaptionTemplate:

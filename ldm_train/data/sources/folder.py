@@ -95,8 +95,19 @@ class Folder(Source):
         stems = {os.path.splitext(key)[0] for key in tree.pictures}
         self.unread.update(os.path.splitext(key)[1].lower() for key in tree.unread if os.path.splitext(key)[0] not in stems)
         if missing:
+            tables = [one for one in annotators if isinstance(one, MetadataTables)]
+            used = [*self.places.list_given(), *(self.path / file for table in tables for file in table.files)]
             lonely = Sidecars(self.path, tree.sidecars, column="", refuse=False).list_lonely(tree.pictures)
-            self.warnings.extend(suggest_caption_places(self.path, tree, missing, lonely))
+            self.warnings.extend(
+                suggest_caption_places(
+                    self.path,
+                    tree,
+                    missing,
+                    lonely,
+                    used=used,
+                    template=bool(self.places.list_given()) or annotators[0] is self.template,
+                )
+            )
         elif not self.kohya and annotators[0] is not self.template and is_kohya_layout(tree.pictures):
             self.notes.append("the folders' names may be repeats as kohya's are; source=kohya reads them")
 
@@ -130,9 +141,14 @@ class Folder(Source):
             if annotation.captions
             else f"there is none elsewhere ({annotation.problem})"
         )
+        choices = (
+            "set source=kohya and source.captions=sidecar, or source=kohya and source.captions=metadata,"
+            if self.kohya or is_kohya_layout([key])
+            else "set source.captions=metadata, sidecar or template"
+        )
         return (
             f"which caption of {format_name(key)} is meant? {other.origin} says {other.captions[0]!r}, but {here}; "
-            "set source.captions=metadata, sidecar or template to choose for all pictures"
+            f"{choices} to choose for all pictures"
         )
 
     def _nothing_found(self, tree: FolderTree) -> str:

@@ -65,7 +65,8 @@ class FolderTree:
 
 def format_suffix_counts(suffixes: Counter[str]) -> str:
     """Return the five most frequent suffixes with their numbers: "1,204 .txt, 3 .json"."""
-    common = [f"{count:,} {format_name(suffix) or 'without an ending'}" for suffix, count in suffixes.most_common(5)]
+    bare = "file without an extension", "files without an extension"
+    common = [f"{count:,} {format_name(suffix) or bare[count != 1]}" for suffix, count in suffixes.most_common(5)]
     return ", ".join(common) + (", …" if len(suffixes) > 5 else "")
 
 

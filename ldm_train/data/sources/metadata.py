@@ -19,8 +19,8 @@ from ldm_train.data.sources.annotations import (
 )
 from ldm_train.data.sources.items import Item, format_name, relative_path, usual_name
 from ldm_train.data.sources.rows import ProblemCounter, TableRow, read_table_rows
+from ldm_train.data.sources.table_hints import FILE_NAME, name_columns
 
-FILE_NAME = "file_name"
 ELSEWHERE = "; given as source.captions_from, a table may name pictures by their file names only"
 
 
@@ -62,7 +62,7 @@ class MetadataTables:
     def annotate(self, key: str) -> Annotation:
         rows = self.rows.get(key)
         if rows is None:
-            return Annotation(format_name(key), problem=f"not named in {self._describe_files()}{self._broken_file}")
+            return Annotation(format_name(key), problem=f"not named in {self._describe_files('or')}{self._broken_file}")
         return join_annotations([self._annotate(row) for row in rows], join_captions=True)
 
     def _annotate(self, row: TableRow) -> Annotation:
@@ -72,17 +72,21 @@ class MetadataTables:
     def notes(self, pictures: list[str]) -> Iterator[str]:
         yield f"captions from {self._describe_files()}"
         if self.others:
-            yield f"{self.others:,} rows of {self._describe_files()} name no picture in the folder"
+            rows = "row names" if self.others == 1 else "rows name"
+            yield f"{self.others:,} {rows} no picture in the folder: of {self._describe_files()}"
 
-    def _describe_files(self) -> str:
+    def _describe_files(self, conjunction: str = "and") -> str:
         first = format_name(self.files[0])
-        return first if len(self.files) == 1 else f"{first} or the {len(self.files) - 1:,} further metadata files"
+        others = len(self.files) - 1
+        return f"{first} {conjunction} {others:,} other metadata file{'s' * (others != 1)}" if others else first
 
     def _read(self, path: Path, file: str) -> None:
         row = None
         for row in read_table_rows(path, file, needed={FILE_NAME, self.column, "split"}):
             if row.problem is None and FILE_NAME not in row.values:
-                self._add_problem(row.key, row, f"{row.origin} has no {FILE_NAME!r}; it has {format_columns(row.values)}")
+                settings = name_columns(path, self.root, row.values)
+                columns = f"{row.origin} has no {FILE_NAME!r}; it has {format_columns(row.values)}"
+                self._add_problem(row.key, row, f"{columns}; {settings} reads it" if settings else columns)
                 if not file.lower().endswith(".jsonl"):
                     return  # all further rows lack it too
             elif row.problem is None:

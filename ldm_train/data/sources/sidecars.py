@@ -11,6 +11,7 @@ from ldm_train.data.sources.annotations import (
     Lines,
     annotate_from_json,
     annotate_from_text,
+    describe_parameters,
     is_same_text,
     join_annotations,
 )
@@ -53,6 +54,7 @@ class Sidecars:
         for file in files:
             self.by_stem[os.path.splitext(compose_accents(file))[0]].append(file)
         self.used: Counter[str] = Counter()
+        self.num_parameters = 0
 
     def list_files(self, key: str) -> list[str]:
         """Return the caption files of a picture."""
@@ -89,6 +91,7 @@ class Sidecars:
         if self.used:
             where = f"in {self.root}" if self.elsewhere else "next to the pictures"
             yield f"captions from files {where}: {format_suffix_counts(self.used)}"
+        yield from describe_parameters(self.num_parameters)
         lonely = self.list_lonely(pictures)
         if lonely and not self.elsewhere:
             yield f"caption files without a picture: {len(lonely):,} (the first: {format_name(min(lonely))})"
@@ -106,7 +109,9 @@ class Sidecars:
         except READ_ERRORS as error:
             return Annotation(origin, problem=f"no caption: {origin} cannot be read: {describe_error(error)}", damaged=True)
         if not is_json:
-            return annotate_from_text(content, origin=origin, lines=self.lines)
+            annotation = annotate_from_text(content, origin=origin, lines=self.lines)
+            self.num_parameters += annotation.has_parameters
+            return annotation
         annotation = annotate_from_json(content, column=self.column, origin=origin)
         if self.order is None or ".json" in self.order:
             return annotation

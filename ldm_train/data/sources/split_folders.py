@@ -52,4 +52,4 @@ class SplitFolders:
                 f"{format_name(folder)} ({self.counts[folder]:,}{' held out' if out else ''})"
                 for folder, out in sorted(self.held_out.items())
             )
-            yield f"split by folders: {listed}; source.splits=false takes their names as those of any folder"
+            yield f"split by folders: {listed}; source.splits=false trains on all"

@@ -11,6 +11,7 @@ from ldm_train.data.sources.annotations import (
     Lines,
     annotate_from_json,
     annotate_from_text,
+    describe_parameters,
     join_annotations,
     require_lines,
 )
@@ -65,10 +66,12 @@ class TarShards(Source):
         self.caption_column = caption_column
         require_lines(lines)
         self.lines: Lines = lines
+        self.num_parameters = 0
         self.shards = find_shards(path, download, commands=commands)
 
     def items(self) -> Iterator[Item]:
         others: Counter[str] = Counter()
+        self.num_parameters = 0
         empty = True
         for shard in self.shards:
             fetch_shard(shard)
@@ -82,6 +85,7 @@ class TarShards(Source):
                 f"no picture in {self.shards[0].path} and the other files of source.path (looked for {suffixes} after the "
                 f"first dot of each name); {kinds if others else 'it is empty'}; see source.images"
             )
+        self.notes += describe_parameters(self.num_parameters)
         if others:
             self.notes.append(kinds)
         dotted = [ending.lstrip(".") for ending in self.unread if ending.rpartition(".")[2] in self.images]
@@ -166,7 +170,9 @@ class TarShards(Source):
             return Annotation(origin, problem=f"no caption: {origin} cannot be read: {describe_error(error)}", damaged=True)
         if ending == "json":
             return annotate_from_json(content, column=self.caption_column, origin=origin)
-        return annotate_from_text(content, origin=origin, lines=self.lines)
+        annotation = annotate_from_text(content, origin=origin, lines=self.lines)
+        self.num_parameters += annotation.has_parameters
+        return annotation
 
 
 def _parts(name: str) -> tuple[str, str]:
