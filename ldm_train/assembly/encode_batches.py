@@ -103,14 +103,15 @@ def print_summary(folder: Path, plan: CachePlan, manifest: Manifest, text_encode
         text_encoder: that encoded captions; None if none was encoded.
     """
     deviation = Scaling(manifest.shift, manifest.scale).deviation(manifest.mean, manifest.std)
+    chosen = 0 if manifest.held_out else count_held_out((seen.digest for seen in plan.scanned), HELD_OUT)
+    held_out = f"train will hold out {chosen} of them, held_out={HELD_OUT:g}" if chosen else f"{manifest.held_out} held out"
     note(
-        f"{manifest.entries} pictures in {folder} ({manifest.held_out} held out, {manifest.captions - 1} captions); "
+        f"{manifest.entries} pictures in {folder} ({held_out}, {manifest.captions - 1} captions); "
         f"the latents' deviation after scaling is {deviation:.2f}"
     )
     if len(plan.named) < len(plan.scanned):
         note(f"  {len(plan.scanned) - len(plan.named)} of them are copies or repeats of others, and share their latents")
-    held_out = manifest.held_out or count_held_out(plan.named, HELD_OUT)
-    for warning in warn_of_none_held_out(held_out, manifest.entries, share=HELD_OUT):
+    for warning in warn_of_none_held_out(manifest.held_out or chosen, manifest.entries, share=HELD_OUT):
         warn(warning)
     lost = plan.lost()
     for bucket, (count, share) in lost.items() if len(lost) > 1 else []:

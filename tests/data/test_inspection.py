@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from ldm_train.data.pictures.decoding import DECODE_ERRORS, decode_picture
 from ldm_train.data.scan.inspection import FEW_PICTURES, Decoder, Inspected, inspect_items, survey_from_inspection
 from ldm_train.data.sources.items import Item, PictureBytes, PictureFile, TablePicture
 from tests.data.bad_pictures import bad_pictures
@@ -93,6 +94,26 @@ def test_what_is_reported_of_a_picture() -> None:
     assert look(bad_pictures()["profile_broken.png"][0]).problem is None
     assert "more than max_pixels" in (look(png(size=(4000, 4000))).problem or "")
     assert "background" not in (look(png()).problem or "")
+
+
+MANY_FRAMES = {"two_frames.gif", "two_frames.png", "two_frames.webp", "two_frames.tiff"}
+
+
+def test_pictures_with_more_frames_are_recognised() -> None:
+    bad = bad_pictures()
+    assert {name for name, (content, reason) in bad.items() if not reason and look(content).more_frames} == MANY_FRAMES
+
+
+@pytest.mark.parametrize("name", sorted(MANY_FRAMES))
+def test_a_damaged_second_frame_does_not_make_a_picture_unusable(name: str) -> None:
+    frames = bad_pictures()[name][0]
+    for end in range(12, len(frames), 3):
+        try:
+            decode_picture(frames[:end])
+        except DECODE_ERRORS:
+            assert look(frames[:end]).problem
+        else:
+            assert look(frames[:end]).problem is None
 
 
 def test_a_problem_of_the_source_does_not_hide_that_of_the_picture() -> None:

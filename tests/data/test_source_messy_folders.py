@@ -402,3 +402,44 @@ def test_a_conflict_in_kohyas_folders_names_settings_that_work_together(captions
             list(Folder(str(tmp_path), kohya=kohya))
     settings: dict[str, object] = {"kohya": True, "captions": captions}
     assert captions_of(tmp_path, **settings) == {"10_sks dog/a.png": (captions,)}
+
+
+LEFTOVERS = [
+    "set/a-masklabel.png",
+    "set/b-condlabel.png",
+    "set/mask/a.png",
+    "Masks/a.webp",
+    "samples/0/1.png",
+    "sample/2.jpg",
+]
+
+
+def test_masks_and_samples_of_trainers_are_left_out_and_named(tmp_path: Path) -> None:
+    for key in ("set/a.png", "set/b.png", "samples/captioned.png"):
+        captioned(tmp_path / key)
+    for key in (*LEFTOVERS, "set/mask/other.png", "set/c-masklabel.png"):
+        picture(tmp_path / key)
+    items = items_of(tmp_path)
+    assert {key for key, item in items.items() if item.captions} == {"samples/captioned.png", "set/a.png", "set/b.png"}
+    assert {key for key, item in items.items() if item.problem} == {"set/c-masklabel.png", "set/mask/other.png"}
+    [note] = [line for line in notes_of(tmp_path) if "masks or samples" in line]
+    assert f"{len(LEFTOVERS)} " in note
+    assert min(LEFTOVERS) in note
+
+
+def test_a_folder_of_nothing_but_samples_is_reported(tmp_path: Path) -> None:
+    picture(tmp_path / "samples/a.png")
+    assert list(items_of(tmp_path)) == ["samples/a.png"]
+    assert not any("samples of a trainer" in line for line in notes_of(tmp_path))
+
+
+def test_archives_are_to_be_unpacked(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    archive = tmp_path / "in/pictures.zip"
+    archive.touch()
+    with pytest.raises(ValueError, match=f"source.path={archive} .*unpack"):
+        Folder(str(archive))
+    with pytest.raises(ValueError, match=r"unpack.*pictures\.zip"):
+        items_of(tmp_path / "in")
+    captioned(tmp_path / "in/a.png")
+    assert any("unpack" in line and "pictures.zip" in line for line in notes_of(tmp_path / "in"))

@@ -9,6 +9,7 @@ from ldm_train.data.cache.plan import CachePlan
 from ldm_train.data.scan.inspection import Inspected
 from ldm_train.data.sources.items import Item
 
+DARK = 16 / 255  # of white; 12 bits of values in a 16-bit picture reach 4095 / 65535
 LARGE_LOSS = 0.2  # share of a picture's area; a crop that cuts away more often cuts the subject
 TINY = 4  # a picture that is enlarged by more than this factor has hardly any detail to learn from
 
@@ -103,6 +104,8 @@ class PictureFacts:
         copies: pictures with identical bytes.
         profiles: why a colour profile is ignored, by key.
         flat: keys of pictures with a single colour.
+        dark: the largest value as a share of white, of each picture for which it is at most `DARK`, by key.
+        more_frames: keys of pictures with further pages or frames, which are not used.
         buckets: for each shape, the number of pictures and the share of their area that is cut away.
         cropped: the share of each picture that loses more than `LARGE_LOSS` of its area, by key, the largest first.
         upright: how many of these are higher than wide.
@@ -118,6 +121,8 @@ class PictureFacts:
     copies: list[Copies]
     profiles: dict[str, str]
     flat: list[str]
+    dark: dict[str, float]
+    more_frames: list[str]
     buckets: dict[str, tuple[int, float]]
     cropped: dict[str, float]
     upright: int
@@ -150,6 +155,8 @@ def collect_picture_facts(inspected: Sequence[Inspected], plan: CachePlan | None
         copies=find_copies(good),
         profiles={one.item.key: one.profile for one in good if one.profile},
         flat=[one.item.key for one in good if one.flat],
+        dark={one.item.key: round(one.brightest / 255, 3) for one in good if one.brightest / 255 <= DARK and not one.flat},
+        more_frames=[one.item.key for one in good if one.more_frames],
         buckets={} if plan is None else plan.lost(),
         cropped={one.item.key: round(share, 3) for one, share in cropped},
         upright=sum(one.size[0] > one.size[1] for one, _ in cropped),

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from math import ceil
 
 from ldm_train.assembly.encoding_memory import EncodingMemory
-from ldm_train.commands.check.dataset_facts import LARGE_LOSS, TINY, CaptionFacts, PictureFacts
+from ldm_train.commands.check.dataset_facts import LARGE_LOSS, TINY, CaptionFacts, Copies, PictureFacts
 from ldm_train.commands.check.estimate import Disk, StepEstimate
 from ldm_train.commands.check.existing_cache import CacheComparison
 from ldm_train.commands.check.forecast import ClassPictures, RunFiles
@@ -132,22 +132,27 @@ def judge_pictures(facts: PictureFacts, unusable: list[str], problems: list[str]
         problems.append("no picture in the source can be used")
     elif facts.usable == facts.held_out:
         problems.append(f"all {facts.usable:,} usable pictures are held out: none is left to train on")
+    is_problem = unusable is problems and facts.usable > 0
+    advice = "; strict=false accepts this, and `ldm-train encode` leaves them out" if is_problem else ""
     if facts.unusable:
         unusable.append(
-            f"cannot be used: {len(facts.unusable):,} of {facts.items:,} pictures ({shorten_names(facts.unusable)})"
+            f"cannot be used: {len(facts.unusable):,} of {facts.items:,} pictures ({shorten_names(facts.unusable)}){advice}"
         )
     if facts.rows:
-        unusable.append(f"cannot be used: {len(facts.rows):,} rows or files about no picture ({shorten_names(facts.rows)})")
-    split = [" = ".join(format_name(key) for key in group.keys[:SOME]) for group in facts.copies if group.split_differs]
+        unusable.append(
+            f"cannot be used: {len(facts.rows):,} rows or files about no picture ({shorten_names(facts.rows)}){advice}"
+        )
+    split = name_copies(group for group in facts.copies if group.split_differs)
     if split:
         problems.append(
             f"held out, but an identical copy, byte for byte, is trained on: {len(split):,} ({shorten_names(split)})"
         )
     if facts.copies:
-        differ = sum(group.captions_differ for group in facts.copies)
+        differ = name_copies(group for group in facts.copies if group.captions_differ)
+        captions = f"; the captions of {len(differ):,} of them differ ({shorten_names(differ)})" if differ else ""
         warnings.append(
             f"{sum(len(group.keys) - 1 for group in facts.copies):,} copies of {len(facts.copies):,} different pictures, "
-            "which training sees more often than others" + (f"; the captions of {differ:,} of them differ" if differ else "")
+            f"which training sees more often than others{captions}"
         )
     if facts.enlarged:
         worst = max(facts.enlarged.values())
@@ -161,10 +166,17 @@ def judge_pictures(facts: PictureFacts, unusable: list[str], problems: list[str]
             f"the crop cuts away more than {LARGE_LOSS:.0%} of the area of {len(facts.cropped):,} of "
             f"{facts.usable:,} pictures ({shorten_names(most)}){heads}; crop=buckets keeps more, crop=fit everything"
         )
+    if facts.dark:
+        key, share = next(iter(facts.dark.items()))
+        warnings.append(
+            f"{len(facts.dark):,} pictures are nearly black; the brightest value of {format_name(key)} is {share:.0%} of "
+            "white. If they have 10 or 12 bits of values stored in 16 bits, scale the values to the whole range"
+        )
     for description, keys in (
         (f"enlarged more than {TINY} times", facts.tiny),
         ("with a colour profile that is ignored", facts.profiles),
         ("with a single colour", facts.flat),
+        ("with further pages or frames, of which only the first is used", facts.more_frames),
     ):
         if keys:
             warnings.append(f"pictures {description}: {len(keys):,} ({shorten_names(keys)})")
@@ -201,6 +213,11 @@ def judge_memory(report: Report) -> list[str]:
         f"training needs about {format_bytes(needed)} of memory, but this {device} has {format_bytes(free)} free; "
         "set a smaller micro_batch_size"
     ]
+
+
+def name_copies(groups: Iterable[Copies]) -> list[str]:
+    """Return the first keys of each group: "a.png = b.png"."""
+    return [" = ".join(format_name(key) for key in group.keys[:SOME]) for group in groups]
 
 
 def shorten_names(names: Iterable[str]) -> str:

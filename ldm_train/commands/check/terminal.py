@@ -46,9 +46,9 @@ def format_pictures(facts: PictureFacts) -> Iterator[str]:
     lines = list(group_problems({**facts.unusable, **facts.rows}))
     yield from lines[:LISTED]
     if len(lines) < len(facts.unusable) + len(facts.rows):
-        yield "out=DIR writes the problem of each to DIR/check.json"
+        yield "add out=DIR for a list of all problems"
     elif len(lines) > LISTED:
-        yield f"… and {len(lines) - LISTED:,} more; out=DIR writes all of them to DIR/check.json"
+        yield f"… and {len(lines) - LISTED:,} more; add out=DIR for a list of all problems"
     cannot = len(facts.unusable)
     yield f"{facts.items:,} pictures: {facts.usable:,} can be used ({facts.held_out:,} held out), {cannot:,} cannot"
     if facts.rows:
@@ -96,8 +96,8 @@ def format_training(training: StepEstimate) -> str:
     batch = "" if activations is None else f" and {format_bytes(activations)} for a forward pass of {training.rows} examples"
     return (
         f"training {training.trained / 1e6:,.1f}M of {training.parameters / 1e6:,.1f}M parameters takes "
-        f"{format_bytes(memory.total + training.autoencoder)} of memory{batch}; pictures take no more "
-        "at once, nor does validation without validation.batch_size"
+        f"{format_bytes(memory.total + training.autoencoder)} of memory{batch}; "
+        "validation needs no more memory unless validation.batch_size is larger"
     )
 
 

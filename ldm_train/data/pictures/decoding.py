@@ -5,7 +5,14 @@ from PIL import Image
 
 from ldm_train.data.pictures.colour import background_colour, colour_mode, embedded_profile, to_srgb
 from ldm_train.data.pictures.crops import View
-from ldm_train.data.pictures.headers import DECODE_ERRORS, MAX_PIXELS, open_picture, read_orientation
+from ldm_train.data.pictures.headers import (
+    DECODE_ERRORS,
+    MAX_PIXELS,
+    has_chunk,
+    open_picture,
+    read_orientation,
+    require_format,
+)
 from ldm_train.util.inputs import describe_error
 from ldm_train.util.text import first_line
 
@@ -17,6 +24,7 @@ __all__ = [
     "decode_picture",
     "describe_decode_error",
     "find_profile_problem",
+    "has_more_frames",
     "read_upright_size",
     "render_view",
 ]
@@ -55,6 +63,18 @@ def find_profile_problem(content: bytes, *, max_pixels: int = MAX_PIXELS) -> str
     """
     with open_picture(content, max_pixels) as picture:
         return embedded_profile(picture, colour_mode(picture.mode)).problem
+
+
+def has_more_frames(content: bytes, *, max_pixels: int = MAX_PIXELS) -> bool:
+    """Return whether a file has further pages or frames than the first, without decoding or counting them."""
+    try:
+        kind = require_format(content)
+        if kind.plugin in ("PNG", "JPEG"):  # the further pictures of a JPEG are previews and depth maps
+            return kind.plugin == "PNG" and has_chunk(content, b"acTL")
+        with open_picture(content, max_pixels) as picture:
+            return bool(getattr(picture, "is_animated", False))
+    except DECODE_ERRORS:  # a damaged second frame does not keep the first from being used
+        return False
 
 
 def decode_picture(content: bytes, *, background: str = "white", max_pixels: int = MAX_PIXELS) -> Image.Image:

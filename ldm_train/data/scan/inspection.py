@@ -10,7 +10,13 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 
-from ldm_train.data.pictures.decoding import DECODE_ERRORS, decode_picture, describe_decode_error, find_profile_problem
+from ldm_train.data.pictures.decoding import (
+    DECODE_ERRORS,
+    decode_picture,
+    describe_decode_error,
+    find_profile_problem,
+    has_more_frames,
+)
 from ldm_train.data.scan.survey import Scanned, Survey
 from ldm_train.data.sources.items import EncodedPicture, FileSlice, Item, PictureBytes, PictureFile
 from ldm_train.util.inputs import READ_ERRORS
@@ -29,6 +35,8 @@ class Inspected:
         problem: why it cannot be used, None if it can.
         profile: why its colour profile is ignored, None if it is not.
         flat: whether all pixels have one colour.
+        brightest: the largest value of any channel, 0 to 255.
+        more_frames: whether the file has further pages or frames, which are not used.
     """
 
     item: Item
@@ -37,6 +45,8 @@ class Inspected:
     problem: str | None = None
     profile: str | None = None
     flat: bool = False
+    brightest: int = 255
+    more_frames: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,8 +68,17 @@ class Decoder:
         except DECODE_ERRORS as error:
             problems = (item.problem, describe_decode_error(error))
             return Inspected(item, digest, problem="; ".join(problem for problem in problems if problem))
-        flat = all(low == high for low, high in picture.getextrema())  # type: ignore[misc]
-        return Inspected(item, digest, (picture.height, picture.width), item.problem, profile, flat)
+        extrema: list[tuple[int, int]] = list(picture.getextrema())  # type: ignore[arg-type]
+        return Inspected(
+            item,
+            digest,
+            (picture.height, picture.width),
+            item.problem,
+            profile,
+            flat=all(low == high for low, high in extrema),
+            brightest=max(high for _, high in extrema),
+            more_frames=has_more_frames(content, max_pixels=self.max_pixels),
+        )
 
     def inspect(self, item: Item) -> Inspected:
         """Return the result without the picture's bytes, to be sent to another process."""

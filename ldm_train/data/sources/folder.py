@@ -11,13 +11,14 @@ from ldm_train.data.sources.annotations import Annotation, Lines, is_same_text
 from ldm_train.data.sources.caption_hints import suggest_caption_places
 from ldm_train.data.sources.caption_places import Annotator, CaptionPlace, CaptionPlaces
 from ldm_train.data.sources.caption_template import CaptionTemplate
-from ldm_train.data.sources.folder_walk import FolderTree, format_suffix_counts, walk_folder
+from ldm_train.data.sources.folder_walk import FolderTree, format_suffix_counts, is_archive, walk_folder
 from ldm_train.data.sources.items import Item, PictureFile, format_name
 from ldm_train.data.sources.kohya_folders import KohyaFolders, is_kohya_layout
 from ldm_train.data.sources.metadata import MetadataTables
 from ldm_train.data.sources.sidecars import Sidecars
 from ldm_train.data.sources.source import Source
 from ldm_train.data.sources.split_folders import SplitFolders
+from ldm_train.data.sources.trainer_leftovers import describe_leftovers, find_leftovers
 
 
 class Folder(Source):
@@ -64,6 +65,8 @@ class Folder(Source):
     ) -> None:
         super().__init__(prefix=prefix, suffix=suffix)
         self.path = Path(str(path))
+        if is_archive(self.path.name) and self.path.is_file():
+            raise ValueError(f"source.path={path} is an archive; unpack it, and set source.path to the folder")
         if not self.path.is_dir():
             raise ValueError(f"source.path={path} is not a folder; set it to the folder with the pictures")
         self.splits = splits
@@ -79,15 +82,20 @@ class Folder(Source):
         kohya = KohyaFolders(tree.pictures) if self.kohya else None
         annotators = self.places.find_annotators(tree)
         missing: list[str] = []
+        likely_left, left = find_leftovers(tree.pictures), list[str]()
         bad_rows = [item for annotator in annotators if isinstance(annotator, MetadataTables) for item in annotator.problems]
         problems = sorted([*tree.problems, *bad_rows], key=lambda item: item.key)
         items = (self._item(key, annotators, splits, kohya) for key in tree.pictures)
         for item in heapq.merge(problems, items, key=lambda item: item.key):
+            if item.key in likely_left and not item.captions:
+                left.append(item.key)
+                continue
             if item.picture is not None and not item.captions:
                 missing.append(item.key)
             yield item
         self.notes.extend(annotators[0].notes(tree.pictures))
         self.notes.extend(tree.notes())
+        self.notes.extend([describe_leftovers(left)] if left else [])
         self.notes.extend(splits.notes())
         self.notes.extend(kohya.notes() if kohya else [])
         if self.template is not None and annotators[0] is not self.template:
@@ -156,6 +164,7 @@ class Folder(Source):
         parts += [f"{item.origin}: {item.problem}" for item in tree.problems[:1]]
         others = tree.others + Counter(os.path.splitext(key)[1].lower() for key in tree.unread)
         parts += [f"there are {format_suffix_counts(others)}"] if others else []
+        parts += tree.archive_notes()
         kinds = {".parquet": "huggingface", ".arrow": "huggingface", ".tar": "webdataset"}
         parts += [f"source={kind} reads {suffix}" for suffix, kind in kinds.items() if suffix in tree.others]
         return "; ".join([*parts, "is it the right folder?"])

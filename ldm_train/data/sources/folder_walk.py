@@ -12,6 +12,7 @@ from ldm_train.util.ownership import is_system_folder
 
 SIDECAR_SUFFIXES = {".txt", ".caption", ".json"}
 METADATA_NAMES = {"metadata.jsonl", "metadata.csv", "metadata.parquet"}
+ARCHIVE_SUFFIXES = (".zip", ".rar", ".7z", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 TABLE_SUFFIXES = {".jsonl", ".csv", ".tsv", ".parquet"}
 
 
@@ -22,7 +23,8 @@ class FolderTree:
     Args:
         tables: other files that may be tables of captions.
         unread: pictures of kinds that are not read.
-        others: the number of all other files by suffix, tables included.
+        archives: packed folders, which are not read.
+        others: the number of all other files by suffix, tables and archives included.
     """
 
     pictures: list[str] = field(default_factory=list)
@@ -32,6 +34,7 @@ class FolderTree:
     unread: list[str] = field(default_factory=list)
     problems: list[Item] = field(default_factory=list)
     hidden: list[str] = field(default_factory=list)
+    archives: list[str] = field(default_factory=list)
     others: Counter[str] = field(default_factory=Counter)
 
     def notes(self) -> Iterator[str]:
@@ -40,6 +43,12 @@ class FolderTree:
             yield f"hidden files and folders left out: {len(self.hidden):,} ({names})"
         if self.others:
             yield f"not read as pictures: {format_suffix_counts(self.others)}"
+        yield from self.archive_notes()
+
+    def archive_notes(self) -> list[str]:
+        """Return a message if there are archives."""
+        names = ", ".join(format_name(name) for name in self.archives[:3]) + (", …" if len(self.archives) > 3 else "")
+        return [f"archives are not read, unpack them first: {names}"] if self.archives else []
 
     def add_problem(self, key: str, problem: str) -> None:
         self.problems.append(Item(key, None, (), format_name(key), problem=problem))
@@ -61,6 +70,13 @@ class FolderTree:
             self.others[suffix] += 1
             if suffix in TABLE_SUFFIXES:
                 self.tables.append(key)
+            if is_archive(name):
+                self.archives.append(key)
+
+
+def is_archive(name: str) -> bool:
+    """Return whether a file of this name is a packed folder."""
+    return name.lower().endswith(ARCHIVE_SUFFIXES)
 
 
 def format_suffix_counts(suffixes: Counter[str]) -> str:
@@ -95,7 +111,7 @@ def walk_folder(root: Path, *, sidecars: Collection[str] = SIDECAR_SUFFIXES) -> 
             continue
         for entry in ordered:
             _add(tree, f"{key}/{entry.name}" if key else entry.name, entry, folders, links, sidecars)
-    for paths in (tree.pictures, tree.sidecars, tree.metadata, tree.tables, tree.unread):
+    for paths in (tree.pictures, tree.sidecars, tree.metadata, tree.tables, tree.unread, tree.archives):
         paths.sort()
     tree.problems.sort(key=lambda item: item.key)
     return tree

@@ -1,5 +1,6 @@
 """`check`: it finds each kind of fault before training, names it, and exits with 1; it accepts what is fine."""
 
+import io
 import json
 import re
 from collections.abc import Callable
@@ -202,13 +203,35 @@ def test_copies_small_and_flat_pictures_are_only_warned_of(make: Callable, check
     code, _, report = check(make(contents), *UNTRIED)
     assert code == 0
     assert warned(report, "1 copies of 1 different pictures")
-    assert warned(report, "the captions of 1 of them differ")
+    assert warned(report, "the captions of 1 of them differ (a.png = b.png)")
     assert warned(report, "2 pictures are smaller")
     assert warned(report, "5.33 times")
     assert warned(report, "enlarged more than 4 times: 1 (tiny.png)")
     assert warned(report, "with a single colour: 1 (flat.png)")
     assert warned(report, "with a colour profile that is ignored: 1 (profile.png)")
     assert [group["keys"] for group in report["pictures"]["copies"]] == [["a.png", "b.png"]]
+
+
+def test_dark_pictures_and_further_frames_are_named(make: Callable, check: Callable) -> None:
+    grey = np.arange(256, dtype=np.uint16).reshape(16, 16)
+    contents = {f"{bits}.png": (Image.fromarray(grey * (2**bits // 256)), str(bits)) for bits in (10, 12, 16)}
+    contents |= {"black.png": (Image.new("RGB", (16, 16)), "black"), "dark.png": (noise(1).point(lambda v: v // 20), "dark")}
+    frames = io.BytesIO()
+    noise(0).save(frames, "TIFF", save_all=True, append_images=[noise(2)])
+    _, _, report = check(make({**contents, "a.tif": (frames.getvalue(), "frames")}), *UNTRIED)
+    assert report["pictures"]["dark"] == {"10.png": 0.016, "12.png": 0.063, "dark.png": 0.047}
+    assert warned(report, "3 pictures are nearly black; the brightest value of 10.png is 2% of white")
+    assert report["pictures"]["more_frames"] == ["a.tif"]
+    assert warned(report, "1 (a.tif)")
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_strict_problem_names_the_setting_that_accepts_it(strict: bool, make: Callable, check: Callable) -> None:
+    contents = {"bad.png": (b"", "bad"), "a.png": (noise(0), "a"), "b.png": (noise(1), "b")}
+    code, out, report = check(make(contents), *UNTRIED, f"strict={str(strict).lower()}")
+    assert code == strict
+    assert any("bad.png" in reason and "strict=false" in reason for reason in report["reasons"]) is strict
+    assert ("strict=false" in out) is strict
 
 
 def test_what_the_crop_cuts_away_is_reported_by_shape(make: Callable, check: Callable) -> None:

@@ -43,6 +43,13 @@ def test_check_counts_what_train_holds_out(
     assert (counted > 0) is (share > 0)
 
 
+def test_encode_names_what_train_will_hold_out(unsplit: Path, encode: Callable, tmp_path: Path) -> None:
+    answer = encode(unsplit, tmp_path / "cache")
+    held_out = len(split_held_out(open_caches(str(tmp_path / "cache"))[0], 0.05)[1])
+    assert (f"hold out {held_out} of them, held_out=0.05" in answer.out) is (held_out > 0)
+    assert ("held_out=0.05:" in answer.out) is (held_out == 0)
+
+
 def test_what_the_source_names_is_counted_alone(pictures: Path, ldm_train: Callable, tmp_path: Path) -> None:
     words = [f"source.path={pictures}", f"out={tmp_path / 'report'}", "measure=false", "held_out=0.6"]
     assert ldm_train("check", *words, *PICTURES, *TEXT).code == 0
