@@ -79,8 +79,8 @@ def suggest_caption_places(
         if 2 * len(named) > len(files):
             yield f"if the file names are the captions ({named[0]!r}), {as_word('source.template', '{file}')} reads them"
         elif within and 2 * sum(map(is_caption_name, within)) > len(within):
-            template = as_word("source.template", "a photo of a {folder}")
-            yield f"if the folders' names say what the pictures are, {template} uses them"
+            suggested = as_word("source.template", "a photo of a {folder}")
+            yield f"if the folders' names say what the pictures are, {suggested} uses them"
 
 
 def is_caption_name(name: str) -> bool:
