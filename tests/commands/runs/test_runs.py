@@ -79,7 +79,7 @@ def test_json_holds_all_of_it(folder: Path, ldm_train: Callable) -> None:
     assert run == {
         "run_dir": str(folder / "b"),
         "state": "interrupted",
-        "reported": "Interrupted (SIGTERM), at step 300 of 400",
+        "message": "Interrupted (SIGTERM), at step 300 of 400",
         "step": 300,
         "saved_step": None,
         "max_steps": 400,
