@@ -81,7 +81,7 @@ def test_every_command_warns_where_none_is_held_out(
     encoded = encode(one, tmp_path / "small")
     assert encoded.code == 0, encoded.err
     held_out = len(split_held_out(open_caches(str(tmp_path / "small"))[0], 0.05)[1])
-    assert ("held_out=0.05" in encoded.out) is (held_out == 0)
+    assert ("none of 2 pictures" in encoded.out) is (held_out == 0)
     for words in ([], ["features=null"]):
         answer = ldm_train("evaluate", f"run_dir={run_dir}", f"out={tmp_path / 'measured.json'}", "device=cpu", *words)
         assert answer.code == 1, "nothing was measured"
