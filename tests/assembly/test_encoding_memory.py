@@ -98,5 +98,5 @@ def test_the_estimate_is_near_what_encoding_takes(tmp_path: Path) -> None:
         )
         done = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, timeout=300)
         taken[size] = 1024 * int(done.stdout.split()[-1])
-    expected = [estimate(image_size=256, batch_size=size, side=512).batches for size in taken]
+    expected = [estimate(image_size=512, batch_size=size, side=512).batches for size in taken]
     assert 0.5 < (taken[128] - taken[2]) / (expected[1] - expected[0]) < 2
