@@ -1,9 +1,10 @@
 """Metrics of few pictures come with a caution, wherever they are measured."""
 
 import torch
-from ldm_train.commands.evaluate.measured import Resampling, compare_features
 
 from ldm_train.commands.evaluate.result_files import Result, format_result
+from ldm_train.commands.evaluate.statistics import compare_with_real
+from ldm_train.metrics.numbers import Resampling
 from ldm_train.metrics.sets import MANY_PICTURES, caution_of_few
 
 
@@ -12,7 +13,7 @@ def noise(count: int, seed: int) -> torch.Tensor:
 
 
 def test_few_pictures_are_cautioned_of(capsys) -> None:  # type: ignore[no-untyped-def]
-    numbers = compare_features(noise(16, 0), noise(20, 1), Resampling(0, 0), extractor="own")
+    numbers = compare_with_real(noise(16, 0), noise(20, 1), Resampling(0, 0), extractor="own")
     assert numbers.values["few_pictures"] is True
     printed = capsys.readouterr().out
     assert "16" in printed
