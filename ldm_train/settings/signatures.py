@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, Union
 
 NO_ARGUMENTS = {"ABC", "Protocol", "object", "nn.Module", "torch.nn.Module"}  # bases whose constructors take nothing
-# Whose own arguments a constructor's further ones become.
+# Functions and classes that get a constructor's further arguments.
 FURTHER = {
     "ldm_train.networks.diffusers_unet.DiffusersUNet": "diffusers.models.unets.unet_2d_condition.UNet2DConditionModel",
     "ldm_train.training.loggers.wandb.Wandb": "wandb.sdk.wandb_init.init",
@@ -22,7 +22,7 @@ class Signature:
 
     Args:
         kinds: the type of each argument, by its name; `Any` if its annotation says nothing that a config can hold.
-        further: whether it takes others, whose names are not known.
+        further: whether it takes others with unknown names.
     """
 
     kinds: dict[str, object]
@@ -96,7 +96,7 @@ CONTAINERS: dict[str, object] = {"list": list, "Sequence": list, "Iterable": lis
 
 
 def _kind(module: str, annotation: ast.expr | None, default: ast.expr | None) -> object:
-    """Return the type of an argument as far as a config can hold it; one whose default is null may be null."""
+    """Return the type of an argument as far as a config can hold it; null is accepted if it is the default."""
     kind = Any if annotation is None else _read(_Choices(module).visit(annotation))
     if isinstance(default, ast.Constant) and default.value is None and kind is not Any:
         return _union([kind, None])

@@ -41,7 +41,7 @@ class WholeFiles(TorchCheckpointIO):
 
 
 def read_step(path: Path) -> int:
-    """The step of a checkpoint, whose tensors are mapped, not read.
+    """Return the step of a checkpoint; its tensors are mapped, not read.
 
     Raises:
         ValueError: it cannot be read, or not without running code from it, or its shares are not there.
@@ -53,7 +53,7 @@ def read_step(path: Path) -> int:
 
 
 def _mapped(path: Path) -> dict[str, Any]:
-    """A checkpoint whose tensors are mapped, not read, and whose shares are all there."""
+    """Return a checkpoint with all its shares; its tensors are mapped, not read."""
     checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     if missing := missing_shares(checkpoint, path):
         raise FileNotFoundError(f"its shares {', '.join(map(str, missing))} are missing; copy both together")
@@ -65,7 +65,7 @@ def _reason(error: Exception) -> str:
 
 
 def damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint, all of whose bytes are compared with their checksums; None where it is whole."""
+    """Compare all bytes of a checkpoint with their checksums, and return what is wrong; None if it is whole."""
     try:
         with zipfile.ZipFile(path) as archive:
             wrong = archive.testzip()
