@@ -167,11 +167,14 @@ def compare(run: Run, undisturbed: Run) -> dict[str, bool]:
     import torch
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+    from ldm_train.training.loggers.tensorboard import name_card
+
     one, other = (torch.load(r.last, map_location="cpu", weights_only=True) for r in (run, undisturbed))
     lines = (run.run_dir / "metrics.jsonl").read_text()
     steps = list(range(1, run.steps + 1))
     pictures = [{p.name: p.read_bytes() for p in (r.run_dir / "samples").iterdir()} for r in (run, undisturbed)]
-    curve = EventAccumulator(str(run.run_dir / "tensorboard"), size_guidance={"scalars": 0}).Reload().Scalars("loss")
+    events = EventAccumulator(str(run.run_dir / "tensorboard"), size_guidance={"scalars": 0}).Reload()
+    curve = events.Scalars(name_card("loss"))
     results = {name: same(one[name], other[name]) for name in TENSORS}
     results["metrics.jsonl"] = lines == (undisturbed.run_dir / "metrics.jsonl").read_text()
     results["no step missing or doubled"] = [json.loads(line)["step"] for line in lines.splitlines()] == steps

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ldm_train.run_dir.reading import CONFIG, RECORD
+from ldm_train.run_dir.reading import CONFIG, RECORD, SAVED_STEP
 from ldm_train.run_dir.record import PRIOR, describe_end, last_step, new_record, read_record, record_end, write_record
 from ldm_train.settings.schema.training import FittingSettings
 from ldm_train.training.checkpoints.checkpoint_files import checkpoints, last_checkpoint
@@ -113,7 +113,7 @@ def check_checkpoints(run_dir: Path, *, resume: str) -> None:
         )
     if resume == "restart" or checkpoints(run_dir) or not carries_mark(run_dir, RUN):
         return
-    if read_record(run_dir).get("saved", True):
+    if read_record(run_dir).get(SAVED_STEP, 0) is not None:
         raise ValueError(
             f"{run_dir} has the history of a run up to step {last_step(run_dir)}, and {folder} has none of its checkpoints. "
             "Nothing was changed: bring the checkpoints back to continue it, set resume=restart to remove its history and "

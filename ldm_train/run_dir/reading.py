@@ -23,7 +23,7 @@ from ldm_train.util.safe_json import parse_json, read_json, read_text
 
 CONFIG = "config.yaml"
 RECORD = RUN.mark
-SAVED_STEP = "saved_step"  # the key in the record
+SAVED_STEP = "saved_step"  # the key in the record; None before the first checkpoint
 
 LARGEST_LINES = 2**30  # bytes of a file of lines
 LARGEST_STEP = 2**53

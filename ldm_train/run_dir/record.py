@@ -20,7 +20,12 @@ from ldm_train.run_dir.reading import CONFIG, RECORD, SAVED_STEP, Plain
 from ldm_train.run_dir.stored_settings import read_config
 from ldm_train.settings.safe_yaml import read_settings_file
 from ldm_train.settings.schema.training import FittingSettings, TrainSettings
-from ldm_train.training.checkpoints.checkpoint_files import check_own_checkpoints, checkpoints, last_checkpoint
+from ldm_train.training.checkpoints.checkpoint_files import (
+    check_own_checkpoints,
+    checkpoints,
+    last_checkpoint,
+    last_saved_step,
+)
 from ldm_train.training.checkpoints.sharded_checkpoint import remove_unnamed_shares
 from ldm_train.training.run_files import HISTORY, METRICS, RUN_ID, written_files
 from ldm_train.util.files import atomic_write, remove_files
@@ -76,10 +81,12 @@ def prepare_run(
     if found and config.resume == "never":
         raise ValueError(f"{run_dir / LAST} is already there; resume=auto continues it, or choose another run_dir")
     if found:
-        record = read_record(run_dir) | {"saved": True}
+        record = read_record(run_dir)
         refuse_other_run(read_settings(run_dir), config, content, run_dir, record, base=base)
         check()
         check_own_checkpoints(run_dir)
+        if (step := last_saved_step(run_dir)) is not None:
+            record[SAVED_STEP] = step  # which a start that was killed right after it may not have noted
     else:
         _refuse_other_verb(run_dir, config)
         run_id = identify_run(config, content=content, first_weights=first_weights() or base, trained_for=trained_for)
@@ -140,7 +147,7 @@ def last_step(run_dir: Path) -> int:
 
 def new_record() -> Plain:
     """Return the record of a run that has not started: by it, its folder is known to be a run directory."""
-    return {"content": None, "base": None, "saved": False, "starts": []}
+    return {"content": None, "base": None, SAVED_STEP: None, "starts": []}
 
 
 def write_record(run_dir: Path, record: Plain) -> None:
@@ -151,7 +158,7 @@ def write_record(run_dir: Path, record: Plain) -> None:
 def note_saved(run_dir: Path, step: int) -> None:
     """Record the step of a run's last checkpoint, so that others know where it stands, and if checkpoints are missing."""
     if (run_dir / RECORD).is_file():
-        write_record(run_dir, read_record(run_dir) | {"saved": True, SAVED_STEP: step})
+        write_record(run_dir, read_record(run_dir) | {SAVED_STEP: step})
 
 
 def read_record(run_dir: Path) -> Plain:

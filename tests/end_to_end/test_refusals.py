@@ -59,7 +59,7 @@ def test_check_says_what_train_refuses(
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     train = ldm_train("train", f"cache={cache}", f"run_dir={tmp_path / 'run'}", *train_words, *words)
     assert train.code != 0
-    reason = train.err.strip().removeprefix("ldm-train: ").partition("\n(debug=true")[0]
+    reason = train.err.rpartition("ldm-train: ")[2].partition("\n(debug=true")[0]
     looked = [f"source.path={pictures}", f"cache={cache}", "measure=false", "dtype=float32"]
     check = ldm_train("check", *looked, *PICTURES, *TEXT, *train_words, *words)
     assert check.code != 0

@@ -16,7 +16,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from ldm_train.run_dir.holding import hold_run_directory
-from ldm_train.run_dir.record import last_step, note_saved, prepare_run, read_record
+from ldm_train.run_dir.record import last_step, note_saved, prepare_run, read_record, write_record
 from ldm_train.settings.composition import compose_as
 from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.util.files import temporary_path
@@ -264,15 +264,15 @@ def test_a_run_that_is_started_anew_loses_its_history_and_nothing_of_the_users(
         assert prepare_run(again, content="other data") is False
     assert sorted(files(run_dir)) == sorted([*MINE, ".lock", "run.json", "config.yaml"])
     assert record(run_dir)["content"] == "other data"
-    assert record(run_dir)["saved"] is False
+    assert record(run_dir)["saved_step"] is None
     assert OmegaConf.load(run_dir / "config.yaml").resume == "auto"
 
 
 def test_a_checkpoint_is_noted_when_it_is_there(cache: Path, train: Callable, power_cut: Callable, tmp_path: Path) -> None:
-    for steps, saved in ((2, False), (3, True)):
+    for steps, saved in ((2, None), (3, 3)):
         with power_cut(steps):
             train(cache, tmp_path / "run", *QUIET)
-        assert record(tmp_path / "run")["saved"] is saved
+        assert record(tmp_path / "run")["saved_step"] == saved
         assert last_step(tmp_path / "run") == steps
     (tmp_path / "run/checkpoints/last.ckpt").rename(tmp_path / "last.ckpt")
     before = tree(tmp_path / "run")
@@ -281,6 +281,9 @@ def test_a_checkpoint_is_noted_when_it_is_there(cache: Path, train: Callable, po
     assert "step 3" in answer.err
     assert tree(tmp_path / "run") == before
     (tmp_path / "last.ckpt").rename(tmp_path / "run/checkpoints/last.ckpt")
+    write_record(tmp_path / "run", record(tmp_path / "run") | {"saved_step": None})  # as if killed before it was noted
+    assert train(cache, tmp_path / "run", *QUIET, "max_steps=3").code == 0
+    assert record(tmp_path / "run")["saved_step"] == 3
     assert train(cache, tmp_path / "run", *QUIET, "max_steps=4").code == 0
     assert [line["step"] for line in lines(tmp_path / "run")] == [1, 2, 3, 4]
 

@@ -18,7 +18,7 @@ from tests.run_dir.run_directories import MAX_STEPS, write_lines, write_run, wri
 
 def saved_at(run: Path, step: object) -> Path:
     record = json.loads((run / "run.json").read_text())
-    (run / "run.json").write_text(json.dumps(record | {"saved": True, "saved_step": step}))
+    (run / "run.json").write_text(json.dumps(record | {"saved_step": step}))
     return run
 
 

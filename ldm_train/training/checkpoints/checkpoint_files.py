@@ -142,6 +142,14 @@ def checkpoints(run_dir: Path) -> list[Path]:
     return [path for path in (last, *sorted(others, key=lambda path: -others[path])) if path.is_file()]
 
 
+def last_saved_step(run_dir: Path) -> int | None:
+    """Return the step of the newest checkpoint that can be read; None if there is none."""
+    for path in checkpoints(run_dir):
+        with suppress(ValueError):
+            return read_step(path)
+    return None
+
+
 def numbered(run_dir: Path) -> dict[int, Path]:
     """The checkpoints that are kept next to the last one, by step, in order."""
     return numbered_steps(last_checkpoint(run_dir).parent, ".ckpt")

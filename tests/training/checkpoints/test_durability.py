@@ -65,7 +65,7 @@ def test_nothing_is_left_under_a_temporary_name(cache: Path, train: Callable, tm
     for _ in range(2):
         assert train(cache, tmp_path / "run", *words).code == 0
         assert [name for name in files(tmp_path / "run") if "writing" in name] == []
-    assert json.loads((tmp_path / "run/run.json").read_text())["saved"] is True
+    assert json.loads((tmp_path / "run/run.json").read_text())["saved_step"] is not None
 
 
 def logged(run_dir: Path, *, step: int | None = None) -> JsonLines:
