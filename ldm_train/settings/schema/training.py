@@ -55,6 +55,12 @@ class HealthSettings(Section):
     every: Count = setting(50, "optimizer steps between looks; every 10th costs up to a percent of the time", free=True)
 
 
+class ReconstructionSettings(Section):
+    """When an autoencoder's reconstructions of some held-out pictures are drawn."""
+
+    every: Count = setting(500, "optimizer steps between pictures", free=True)
+
+
 class PriorSettings(Section):
     """Prior preservation: pictures that network.weights draws first; training on them keeps them from being unlearned."""
 
@@ -240,7 +246,7 @@ class AutoencoderTrainingSettings(FittingSettings):
     flip: bool = setting(False, "mirror half of the pictures")
     mse_weight: NotNegative = setting(1.0, "of the squared error, next to the L1 error")
     kl_weight: NotNegative = setting(1e-3, "of the divergence, per latent value")
-    pictures: HealthSettings = setting(HealthSettings(every=500), "", free=True)
+    pictures: ReconstructionSettings = setting(ReconstructionSettings(), "", free=True)
 
     source: Part
     architecture: Part
