@@ -30,7 +30,7 @@ from ldm_train.run_dir.holding import hold_run_directory
 from ldm_train.run_dir.record import list_commands, note_saved, prepare_run, set_threads
 from ldm_train.settings.composition import build
 from ldm_train.settings.schema.training import AutoencoderTrainingSettings
-from ldm_train.training.autoencoder_module import AutoencoderTraining
+from ldm_train.training.autoencoder_module import AutoencoderTraining, LossWeights
 from ldm_train.training.callbacks.reconstructions import Reconstructions
 from ldm_train.training.callbacks.spent import TimeSpent
 from ldm_train.training.checkpoints.checkpoint_callback import Keeping
@@ -84,8 +84,13 @@ def train_autoencoder(settings: AutoencoderTrainingSettings, limits: Limits, kee
         autoencoder,
         optimizer=build(settings.optimizer, "optimizer"),
         lr_schedule=build(settings.lr_schedule, "lr_schedule"),
-        mse_weight=settings.mse_weight,
-        kl_weight=settings.kl_weight,
+        weights=LossWeights(
+            mse=settings.mse_weight,
+            kl=settings.kl_weight,
+            gradient=settings.gradient_weight,
+            equivariance=settings.equivariance_weight,
+            equivariance_share=settings.equivariance_share,
+        ),
         seed=settings.seed,
     )
     resumed = prepare_run(settings, content=describe_pictures(items, digests))

@@ -23,6 +23,7 @@ from ldm_train.settings.schema.kinds import (
 )
 from ldm_train.settings.schema.options import CommandSettings, Part, TrainerSettings
 
+PartShare = Annotated[float, Range(0, 1, above=True)]
 DTYPES = ("float16", "bfloat16", "float32")
 Dtype = Annotated[str, Choice(DTYPES)]
 MicroBatch = Annotated[int | Literal["auto"], Range(1), Words("a whole number of at least 1, or auto")]
@@ -240,6 +241,14 @@ class AutoencoderTrainingSettings(FittingSettings):
     flip: bool = setting(False, "mirror half of the pictures")
     mse_weight: NotNegative = setting(1.0, "of the squared error, next to the L1 error")
     kl_weight: NotNegative = setting(1e-3, "of the divergence, per latent value")
+    gradient_weight: NotNegative = setting(
+        0.0, "of the error of the pictures' gradients at three scales, which keeps edges; 0: not computed"
+    )
+    equivariance_weight: NotNegative = setting(
+        0.0,
+        "of the error of scaled and turned latents, decoded (EQ-VAE), for latents that networks learn faster; 0: not computed",
+    )
+    equivariance_share: PartShare = setting(0.5, "share of the pictures of a step for which it is computed")
     pictures: HealthSettings = setting(HealthSettings(every=500), "", free=True)
 
     source: Part

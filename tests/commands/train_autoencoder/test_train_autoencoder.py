@@ -15,8 +15,8 @@ from ldm_train.autoencoders.scaling import Scaling
 from ldm_train.data.cache.reader import LatentCache
 from ldm_train.data.pictures.images import read_image, to_signed
 from ldm_train.data.sources.folder import Folder
-from ldm_train.training.autoencoder_module import kl_divergence
-from ldm_train.types import Moments
+
+ALL_TERMS = ["gradient_weight=0.5", "equivariance_weight=0.25"]
 
 
 @pytest.fixture(scope="module")
@@ -118,17 +118,36 @@ def test_encoding_with_it_and_decoding_again(
     assert lines(tmp_path / "run")[0]["loss"] == pytest.approx(1, abs=0.15), "noise against a network that starts at zero"
 
 
+@pytest.fixture(scope="module")
+def trained_with_all_terms(train_autoencoder: Callable, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run_dir = tmp_path_factory.mktemp("all-terms") / "run"
+    assert train_autoencoder(run_dir, *ALL_TERMS).code == 0
+    return run_dir
+
+
+@pytest.mark.parametrize("words", [[], ALL_TERMS], ids=["defaults", "all terms"])
 def test_a_resumed_run_equals_one_that_was_never_interrupted(
-    trained_autoencoder: Path, train_autoencoder: Callable, power_cut: Callable, tmp_path: Path
+    words: list[str],
+    request: pytest.FixtureRequest,
+    train_autoencoder: Callable,
+    power_cut: Callable,
+    tmp_path: Path,
 ) -> None:
+    uninterrupted = request.getfixturevalue("trained_with_all_terms" if words else "trained_autoencoder")
     with power_cut(5):
-        train_autoencoder(tmp_path / "run")
+        train_autoencoder(tmp_path / "run", *words)
     assert not (tmp_path / "run/autoencoder").exists()
-    answer = train_autoencoder(tmp_path / "run")
+    answer = train_autoencoder(tmp_path / "run", *words)
     assert answer.code == 0, answer.err
     assert "at step 3" in answer.out
     for name in ("metrics.jsonl", "autoencoder/diffusion_pytorch_model.safetensors", "autoencoder/config.json"):
-        assert (tmp_path / "run" / name).read_bytes() == (trained_autoencoder / name).read_bytes(), name
+        assert (tmp_path / "run" / name).read_bytes() == (uninterrupted / name).read_bytes(), name
+
+
+def test_all_terms_are_logged_and_weighted(trained_with_all_terms: Path) -> None:
+    for line in lines(trained_with_all_terms):
+        terms = line["l1"] + line["mse"] + 0.5 * line["gradient"] + 1e-3 * line["kl"] + 0.25 * line["equivariance"]
+        assert line["loss"] == pytest.approx(terms, rel=1e-5)
 
 
 def repaint(source: Path) -> None:
@@ -209,11 +228,3 @@ def test_a_size_that_the_architecture_cannot_halve_is_refused(
     answer = ldm_train("train_autoencoder", *words)
     assert answer.code == 1
     assert "image_size=15 must be a multiple of 2" in answer.err
-
-
-def test_divergence_in_closed_form() -> None:
-    """KL(N(m, s^2) || N(0, 1)) = (m^2 + s^2 - 1 - log s^2) / 2, and 0 for the standard normal itself."""
-    standard = Moments(torch.zeros(2, 4, 3, 3), torch.zeros(2, 4, 3, 3))
-    assert_close(kl_divergence(standard), torch.zeros(2))
-    moments = Moments(torch.full((2, 4, 3, 3), 2.0), torch.full((2, 4, 3, 3), 1.0))
-    assert_close(kl_divergence(moments), torch.full((2,), 0.5 * (4 + torch.e - 1 - 1)))
