@@ -20,8 +20,8 @@ def kl_divergence(moments: Moments) -> Tensor:
 def gradient_error(decoded: Tensor, images: Tensor) -> Tensor:
     """Return the mean over scales k of mean |d/dx R_k| + mean |d/dy R_k|, (), for R = decoded - images.
 
-    R_k has half the side of R_(k-1), by average pooling; a side of 1 has no gradient and ends the scales. It punishes blurred
-    edges, which L1 and MSE forgive (Ranftl et al. 2019, arXiv 1907.01341, eq. 11, after Li, Snavely 2018, arXiv 1804.00607).
+    R_k has half the side of R_(k-1), by average pooling; a side of 1 has no gradient and ends the scales. It punishes
+    blurred edges, which L1 and MSE forgive (Ranftl et al. 2019, arXiv 1907.01341, eq. 11).
     """
     difference, errors = decoded - images, list[Tensor]()
     while len(errors) < GRADIENT_SCALES and min(difference.shape[-2:]) > 1:
@@ -53,5 +53,5 @@ def interpolation_matrix(size: int, side: int) -> Tensor:
 
 
 def choose_side(side: int, uniform: float) -> int:
-    """Return the side of scaled latents: `side` times a factor from 0.25 to 1 that a number in [0, 1) chooses; at least 1."""
+    """Return the side of scaled latents: `side` times a factor from 0.25 to 1, chosen by a number in [0, 1); at least 1."""
     return max(1, round(side * (SMALLEST_SCALE + (1 - SMALLEST_SCALE) * uniform)))

@@ -23,6 +23,7 @@ from ldm_train.settings.schema.kinds import (
 )
 from ldm_train.settings.schema.options import CommandSettings, Part, TrainerSettings
 
+AverageLength = Annotated[float, Range(0, 0.2886, above=True)]  # up to the mean of all steps
 PartShare = Annotated[float, Range(0, 1, above=True)]
 DTYPES = ("float16", "bfloat16", "float32")
 Dtype = Annotated[str, Choice(DTYPES)]
@@ -249,7 +250,13 @@ class AutoencoderTrainingSettings(FittingSettings):
         "of the error of scaled and turned latents, decoded (EQ-VAE), for latents that networks learn faster; 0: not computed",
     )
     equivariance_share: PartShare = setting(0.5, "share of the pictures of a step for which it is computed")
+    ema_length: AverageLength | None = setting(
+        0.05, "of the average of the weights that is measured and saved, as a share of the run; null: no average"
+    )
+    held_out: BelowOne = setting(HELD_OUT, "share kept from training, if the source names none")
+    max_unusable: Share = setting(0.5, "share of the pictures from which on unusable ones are an error; 1: never", free=True)
     pictures: HealthSettings = setting(HealthSettings(every=500), "", free=True)
 
     source: Part
-    architecture: Part
+    architecture: Part | None = None
+    autoencoder: Part | None = None
