@@ -37,9 +37,7 @@ def refuse_other_run(
     if record["content"] != content:
         differences.insert(0, f"the data: then {record['content']}, now {content}")
     if base is not None and record.get("base") != base:
-        differences.insert(
-            0, f"the weights in {weights}={select(config, weights)}: then {record.get('base')}, now {base}"
-        )
+        differences.insert(0, f"the weights in {weights}={select(config, weights)}: then {record.get('base')}, now {base}")
     if differences:
         listed = "\n  ".join(differences)
         raise ValueError(

@@ -20,8 +20,8 @@ def words_of_fine_tuning(verb: str, words: Sequence[str]) -> list[str]:
     refused = [word for word in words if key_of(word).partition(".")[0] == "architecture" and not deletes(word)]
     if refused:
         raise ConfigError(
-            f"{refused[0]} is refused together with {given[0]}: trained weights have an architecture of their own; "
-            "leave out one of the two"
+            f"{key_of(refused[0])} is refused together with {key_of(given[0])}: trained weights have their own "
+            "architecture; leave out one of the two"
         )
     chosen = ["autoencoder=pretrained"] if not any(key_of(word) == "autoencoder" for word in words) else []
     deleted = ["~architecture"] if not any(key_of(word) == "architecture" for word in words) else []

@@ -131,7 +131,7 @@ def build_autoencoder(settings: AutoencoderTrainingSettings) -> KLAutoencoder:
     autoencoder = build(settings.autoencoder, "autoencoder")
     if not isinstance(autoencoder, KLAutoencoder):
         raise ValueError(
-            f"{settings.autoencoder.target.rpartition('.')[2]} is no KL autoencoder, which is what train_autoencoder trains; "
+            f"{settings.autoencoder.target.rpartition('.')[2]} is no KL autoencoder, and train_autoencoder trains no other; "
             "give autoencoder.weights=… of one, or leave out autoencoder to train a new one"
         )
     if launched_rank() == 0:

@@ -247,14 +247,14 @@ class AutoencoderTrainingSettings(FittingSettings):
     )
     equivariance_weight: NotNegative = setting(
         0.0,
-        "of the error of scaled and turned latents, decoded (EQ-VAE), for latents that networks learn faster; 0: not computed",
+        "of the error of scaled and turned latents, decoded (EQ-VAE), for latents that are learned faster; 0: not computed",
     )
     equivariance_share: PartShare = setting(0.5, "share of the pictures of a step for which it is computed")
     ema_length: AverageLength | None = setting(
         0.05, "of the average of the weights that is measured and saved, as a share of the run; null: no average"
     )
     held_out: BelowOne = setting(HELD_OUT, "share kept from training, if the source names none")
-    max_unusable: Share = setting(0.5, "share of the pictures from which on unusable ones are an error; 1: never", free=True)
+    max_unusable: Share = setting(0.5, "share of the pictures from which unusable ones are an error; 1: never", free=True)
     pictures: HealthSettings = setting(HealthSettings(every=500), "", free=True)
 
     source: Part

@@ -84,9 +84,7 @@ class Reconstructions(Callback):
         pairs = self._reconstruct(module, data, items)
         return torch.cat([psnr(decoded, images).cpu() for images, decoded in pairs]).mean().item()
 
-    def _pair(
-        self, trainer: pl.Trainer, module: AutoencoderTraining, data: PictureBatches, items: Sequence[Item]
-    ) -> Tensor:
+    def _pair(self, trainer: pl.Trainer, module: AutoencoderTraining, data: PictureBatches, items: Sequence[Item]) -> Tensor:
         """Return a picture of the first images above their reconstructions."""
         images, decoded = next(self._reconstruct(module, data, items[:16]))
         images_and_decoded = to_display_bytes(torch.cat([images, decoded]))

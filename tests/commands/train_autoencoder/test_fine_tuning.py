@@ -66,11 +66,12 @@ def test_trained_weights_change_the_defaults_and_ones_own_settings_win(word: str
 def test_an_architecture_next_to_trained_weights_is_refused(word: str) -> None:
     with pytest.raises(ConfigError) as error:
         compose("autoencoder.weights=openmoji", word)
-    assert word in str(error.value)
-    assert "autoencoder.weights=openmoji" in str(error.value)
+    assert word.partition("=")[0] in str(error.value)
+    assert "autoencoder.weights" in str(error.value)
 
 
-def test_it_starts_from_the_weights_and_says_by_how_many_db_it_helped(adapt: Callable, weights: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_it_starts_from_the_weights_and_says_how_many_db_it_gained(adapt: Callable, weights: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     answer = adapt(run_dir, "optimizer.lr=5e-3", "max_steps=20", "pictures.every=20")
     assert answer.code == 0, answer.err
@@ -86,6 +87,7 @@ def test_it_starts_from_the_weights_and_says_by_how_many_db_it_helped(adapt: Cal
     assert "go on using" not in answer.out + answer.err
 
 
+@pytest.mark.slow
 def test_what_it_measures_before_is_the_weights_own(adapt: Callable, weights: Path, tmp_path: Path) -> None:
     """With a rate of 0 the autoencoder stays as it was, which is no improvement, and it says so."""
     answer = adapt(tmp_path / "run", "optimizer.lr=0")
@@ -97,6 +99,7 @@ def test_what_it_measures_before_is_the_weights_own(adapt: Callable, weights: Pa
     assert_close(saved, pretrained(str(weights)).state_dict(), rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_equals_one_that_was_never_interrupted(adapt: Callable, power_cut: Callable, tmp_path: Path) -> None:
     assert adapt(tmp_path / "whole").code == 0
     with power_cut(3):
@@ -107,6 +110,7 @@ def test_a_resumed_run_equals_one_that_was_never_interrupted(adapt: Callable, po
     assert read_report(tmp_path / "cut")["before"] == read_report(tmp_path / "whole")["before"]
 
 
+@pytest.mark.slow
 def test_it_continues_from_weights_that_moved_and_from_no_others(adapt: Callable, weights: Path, tmp_path: Path) -> None:
     run_dir, moved, other = tmp_path / "run", tmp_path / "moved", tmp_path / "other"
     assert adapt(run_dir).code == 0
@@ -119,6 +123,7 @@ def test_it_continues_from_weights_that_moved_and_from_no_others(adapt: Callable
     assert f"autoencoder.weights={other}: then " in answer.err
 
 
+@pytest.mark.slow
 def test_an_autoencoder_without_weights_is_refused(adapt: Callable, tmp_path: Path) -> None:
     answer = adapt(tmp_path / "run", "autoencoder=identity")
     assert answer.code == 1
@@ -139,6 +144,7 @@ def uncaptioned(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_pictures_need_no_captions_and_a_share_is_held_out(adapt: Callable, uncaptioned: Path, tmp_path: Path) -> None:
     answer = adapt(tmp_path / "run", f"source.path={uncaptioned}", "held_out=0.25")
     assert answer.code == 0, answer.err
@@ -152,6 +158,7 @@ def test_pictures_need_no_captions_and_a_share_is_held_out(adapt: Callable, unca
     assert "held_out_psnr" not in read_report(tmp_path / "other")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("most", "code"), [(0.5, 1), (0.7, 0), (1, 0)])
 def test_unusable_pictures_beyond_max_unusable_stop_it(
     most: float, code: int, adapt: Callable, uncaptioned: Path, tmp_path: Path
@@ -163,6 +170,7 @@ def test_unusable_pictures_beyond_max_unusable_stop_it(
     assert code == 0 or "25 of 40 pictures" in answer.err
 
 
+@pytest.mark.slow
 def test_a_source_without_usable_pictures_is_refused(adapt: Callable, uncaptioned: Path, tmp_path: Path) -> None:
     for path in uncaptioned.iterdir():
         path.write_bytes(b"no picture")
