@@ -36,7 +36,7 @@ def test_divergence_in_closed_form() -> None:
 
 
 def test_gradient_error_is_that_of_both_pictures_gradients_at_three_scales() -> None:
-    decoded, images, expected = noise(2, 3, 16, 12), noise(2, 3, 16, 12, seed=1), []
+    decoded, images, expected = noise(2, 3, 16, 12), noise(2, 3, 16, 12, seed=1), list[Tensor]()
     for _ in range(3):
         (dy, dx), (dy_true, dx_true) = (
             (x[..., 1:, :] - x[..., :-1, :], x[..., 1:] - x[..., :-1]) for x in (decoded, images)
@@ -45,7 +45,7 @@ def test_gradient_error_is_that_of_both_pictures_gradients_at_three_scales() -> 
         decoded, images = (
             (x[..., ::2, ::2] + x[..., 1::2, ::2] + x[..., ::2, 1::2] + x[..., 1::2, 1::2]) / 4 for x in (decoded, images)
         )
-    assert_close(gradient_error(noise(2, 3, 16, 12), noise(2, 3, 16, 12, seed=1)), sum(expected) / 3)
+    assert_close(gradient_error(noise(2, 3, 16, 12), noise(2, 3, 16, 12, seed=1)), torch.stack(expected).mean())
 
 
 def test_gradient_error_ignores_brightness_and_punishes_a_blurred_edge() -> None:
@@ -94,9 +94,9 @@ def test_equivariance_is_the_error_of_decoding_scaled_and_turned_latents() -> No
     turns = (draws.uniform(0, "equivariance turn", examples.positions) * 4).long()
     error = torch.zeros(())
     for i in chosen.nonzero()[:, 0]:
-        shape = {"side": side, "turns": turns[i : i + 1]}
-        decoded = trained.autoencoder.decode(scale_and_turn(latents[i : i + 1], **shape))
-        true = scale_and_turn(examples.images[i : i + 1], **shape | {"side": 2 * side})
+        turn = turns[i : i + 1]
+        decoded = trained.autoencoder.decode(scale_and_turn(latents[i : i + 1], side, turn))
+        true = scale_and_turn(examples.images[i : i + 1], 2 * side, turn)
         error += F.l1_loss(decoded, true) + 0.5 * F.mse_loss(decoded, true) + 0.25 * gradient_error(decoded, true)
     assert_close(terms["equivariance"], (error / (0.6 * 12)).detach())
     plain = terms["l1"] + 0.5 * terms["mse"] + 0.25 * terms["gradient"]

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -40,8 +41,8 @@ def adapt(ldm_train: Callable, pictures: Path, weights: Path) -> Callable:
     )
 
 
-def read_report(run_dir: Path) -> dict:
-    report: dict = json.loads((run_dir / "autoencoder/training.json").read_text())
+def read_report(run_dir: Path) -> dict[str, Any]:
+    report: dict[str, Any] = json.loads((run_dir / "autoencoder/training.json").read_text())
     return report
 
 
