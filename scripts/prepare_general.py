@@ -189,7 +189,7 @@ def make_views(path: Path, package: Package) -> list[Image.Image]:
             side = round(math.exp(draw.uniform(math.log(SIDE), math.log(shortest))))
             view = put_on_background(crop(picture, side, draw), draw)
             views.append(view.resize((SIDE, SIDE), Image.Resampling.LANCZOS))
-    return [view for view in views if max(high - low for low, high in view.getextrema()) >= 16]
+    return [view for view in views if view.convert("L").getcolors(1) is None]  # one of a single gray shows nothing
 
 
 def draw_leaves(draw: random.Random) -> Image.Image:

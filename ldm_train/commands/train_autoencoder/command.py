@@ -124,9 +124,9 @@ def build_autoencoder(settings: AutoencoderTrainingSettings) -> KLAutoencoder:
     Raises:
         ValueError: there is neither, or the autoencoder has no weights.
     """
-    if settings.autoencoder is None and settings.architecture is None:
-        raise ValueError("there is no autoencoder to train; give architecture=kl_f4, or autoencoder.weights=…")
     if settings.autoencoder is None:
+        if settings.architecture is None:
+            raise ValueError("there is no autoencoder to train; give architecture=kl_f4, or autoencoder.weights=…")
         return build(settings.architecture, "architecture").initialise(settings.seed)
     autoencoder = build(settings.autoencoder, "autoencoder")
     if not isinstance(autoencoder, KLAutoencoder):
