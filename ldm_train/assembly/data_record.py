@@ -33,7 +33,7 @@ def describe_data(data: CachedLatents) -> dict[str, Json]:
 
 
 def record_data(run_dir: Path, data: CachedLatents) -> None:
-    """Write, in the first process, `data.json` into a run directory, and a copy of the cache's reconstructions if it has some."""
+    """Write `data.json` into a run directory, and a copy of the cache's reconstructions; in the first process only."""
     if launched_rank() > 0:
         return
     atomic_write(run_dir / DATA, json.dumps(describe_data(data), indent=2) + "\n")
