@@ -357,3 +357,24 @@ def test_an_experiment_finds_its_place(pictures: Path, check: Callable) -> None:
     code, _, report = check(pictures, *UNTRIED, "experiment=openmoji", "batch_size=24", "image_size=16")
     assert code == 0
     assert report["training"]["rows"] == 24
+
+
+@pytest.mark.parametrize("loss", [0.0, 0.5])
+def test_lossy_latents_are_warned_of_with_commands_and_shown(
+    loss: float, pictures: Path, check: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ldm_train.autoencoders.autoencoder import KLAutoencoder
+
+    decode = KLAutoencoder.decode
+    monkeypatch.setattr(KLAutoencoder, "decode", lambda self, latents: decode(self, latents) * (1 - loss))
+    code, out, report = check(pictures, *WITH_AUTOENCODER)
+    assert code == 0
+    psnr = report["latents"]["psnr"]
+    assert psnr > 10
+    assert (psnr < 25) is warned(report, f"{psnr:.1f} dB, below 25 dB")
+    assert psnr < 25 or not loss
+    assert (f"ldm-train train_autoencoder source=folder source.path={pictures} image_size=64" in out) is (psnr < 25)
+    assert "decoded" not in report
+    page = (tmp_path / "report" / "check.html").read_text()
+    assert 'id="reconstructions"' in page
+    assert page.count("data:image/webp") == 1
