@@ -83,13 +83,13 @@ def compare_folders(folder: Path, before: Path, after: Path) -> Comparison:
         raise ValueError(f"{before} and {after} are pictures of different prompts; draw both with the same prompts=FILE")
     if strange := [prompt for prompt in prompts if not any(prompt in of for of in captions)]:
         raise ValueError(f"no picture in {folder} has the caption {strange[0]!r}; draw captions of these pictures")
-    size = read_image(galleries[0].files[0], None).shape[1:]
+    _, height, width = read_image(galleries[0].files[0], None).shape
     extractor = EfficientNetLite0()
     contents = [item.picture.read() for item in items if item.picture is not None]
-    own = extract(extractor, [read_image(content, tuple(size)) for content in contents])
+    own = extract(extractor, [read_image(content, (height, width)) for content in contents])
     figures = []
     for gallery in galleries:
-        features = extract(extractor, [read_image(file, tuple(size)) for file in gallery.files])
+        features = extract(extractor, [read_image(file, (height, width)) for file in gallery.files])
         figures.append(compare(features, own, prompts, captions))
     (likeness_before, seen_before), (likeness_after, seen_after) = figures
     return Comparison(

@@ -57,7 +57,7 @@ def has_high_loss(run: RunRead) -> Values:
 
 def has_captions_alike(run: RunRead) -> Values:
     share, pictures = read_number(run, "share_of_commonest_caption"), read_number(run, "pictures")
-    if share is None or pictures is None or pictures < FEWEST_ALIKE or share <= ALIKE:
+    if share is None or pictures is None or pictures < FEWEST_ALIKE or share <= ALIKE or starts_from_weights(run):
         return None
     return {"share": share, "pictures": int(pictures)}
 
@@ -107,7 +107,9 @@ def has_lagging_average(run: RunRead) -> Values:
 
 def has_wrong_guidance(run: RunRead) -> Values:
     scale, dropout = run.settings.get("guidance.scale"), run.settings.get("caption_dropout")
-    if not isinstance(scale, int | float) or scale == 1 or get_class(run, "guidance") != "classifier_free":
+    if not isinstance(scale, int | float) or scale == 1 or starts_from_weights(run):
+        return None
+    if get_class(run, "guidance") != "classifier_free":
         return None
     return {"scale": scale, "dropout": dropout} if scale > STRONG_GUIDANCE or dropout == 0 else None
 

@@ -96,6 +96,7 @@ def test_many_steps_that_are_not_finite_are_reported_and_one_is_not(tmp_path: Pa
         ([], {"psnr": None, "deviation": None}, {}),  # without an autoencoder
         (["guidance.scale=1", "caption_dropout=0"], {}, {}),
         ([], {"pictures": 4, "share_of_commonest_caption": 1.0}, {}),  # one subject
+        (["network.weights=x", "guidance.scale=7.5", "caption_dropout=0"], {"share_of_commonest_caption": 1.0}, {}),
     ],
 )
 def test_what_is_no_fault_is_not_reported(words: list[str], data: dict, last: dict, tmp_path: Path) -> None:
