@@ -7,14 +7,17 @@ import pytorch_lightning as pl
 import torch
 
 from ldm_train.assembly.capabilities import set_tf32, uses_tf32
-from ldm_train.assembly.cut_texts import TokenCounter, warn_of_cut_captions
+from ldm_train.assembly.cut_texts import warn_of_cut_captions
+from ldm_train.assembly.decoded_sample import DecodedPicture, decode_sample, describe_quality, write_quality
 from ldm_train.assembly.encoding_memory import estimate_encoding_memory, find_memory_problem
 from ldm_train.assembly.parts import choose_device
+from ldm_train.assembly.quality_warnings import warn_of_lossy_latents
 from ldm_train.assembly.trainer import silence_lightning, trainer_options
 from ldm_train.autoencoders.scaling import Scaling
 from ldm_train.data.batches.holding_out import count_held_out, warn_of_none_held_out
 from ldm_train.data.cache.manifest import Manifest
 from ldm_train.data.cache.plan import CachePlan, EncodingBatch, read_planned_batches
+from ldm_train.data.cache.quality import RECONSTRUCTIONS, Quality
 from ldm_train.data.cache.shards import channel_statistics
 from ldm_train.data.cache.staging import CacheWorkspace
 from ldm_train.data.pictures.crops import Crop
@@ -35,8 +38,8 @@ def encode_batches(
     crop: Crop,
     todo: Sequence[EncodingBatch] | None,
     pictures: Callable[[], Mapping[str, EncodedPicture]],
-) -> TokenCounter | None:
-    """Encode the batches that the first process wrote down, each process its share, as parts; return the text encoder.
+) -> Encoding | None:
+    """Encode the batches that the first process wrote down, each process its share, as parts; return what encoded them.
 
     Args:
         todo: the batches, as the first process knows them already.
@@ -72,7 +75,7 @@ def encode_batches(
     )
     with interruptible():
         trainer.predict(encoding, EncodingData(read, workers=config.workers), return_predictions=False)
-    return text_encoder
+    return encoding
 
 
 def refuse_memory(config: EncodeSettings, crop: Crop, todo: Sequence[EncodingBatch], autoencoder: Autoencoder) -> None:
@@ -96,11 +99,49 @@ def refuse_scale(manifest: Manifest) -> None:
         raise ValueError(f"{problem}\nscale_check=false encodes nevertheless; what is encoded is kept for that")
 
 
-def print_summary(folder: Path, plan: CachePlan, manifest: Manifest, text_encoder: TokenCounter | None) -> None:
+def measure_quality(
+    config: EncodeSettings,
+    plan: CachePlan,
+    pictures: Mapping[str, EncodedPicture],
+    encoding: Encoding | None,
+    manifest: Manifest,
+    folder: Path,
+) -> Quality:
+    """Decode a sample of the pictures, and write into a cache's folder what its latents keep of them.
+
+    Args:
+        encoding: that encoded the pictures; None if no picture or caption was new.
+        manifest: of the cache.
+    """
+    decoded: list[DecodedPicture] = []
+    if manifest.factor > 1:
+        dtype = getattr(torch, config.dtype)
+        encoding = encoding or Encoding(build(config.autoencoder, "autoencoder"), None, dtype=dtype).eval()
+        device = choose_device("cpu" if config.trainer.accelerator == "cpu" else "auto")
+        rendering = Rendering(pictures, plan.crop, background=config.background, max_pixels=config.max_pixels)
+        decoded = decode_sample(plan, rendering, encoding.to(device))
+    quality = describe_quality(plan, decoded, manifest)
+    write_quality(folder, quality, decoded)
+    return quality
+
+
+def print_quality(config: EncodeSettings, quality: Quality) -> None:
+    """Print how well pictures are decoded, with advice if that is badly."""
+    if quality.psnr is None:
+        return
+    note(
+        f"  {len(quality.sample)} of them were decoded again with a PSNR of {quality.psnr:.1f} dB: "
+        f"see {Path(config.cache) / RECONSTRUCTIONS}"
+    )
+    for warning in warn_of_lossy_latents(config, quality.psnr):
+        warn(warning)
+
+
+def print_summary(folder: Path, plan: CachePlan, manifest: Manifest, encoding: Encoding | None) -> None:
     """Print what is in the cache now.
 
     Args:
-        text_encoder: that encoded captions; None if none was encoded.
+        encoding: that encoded the pictures and captions; None if none was new.
     """
     deviation = Scaling(manifest.shift, manifest.scale).deviation(manifest.mean, manifest.std)
     chosen = 0 if manifest.held_out else count_held_out((seen.digest for seen in plan.scanned), HELD_OUT)
@@ -116,5 +157,6 @@ def print_summary(folder: Path, plan: CachePlan, manifest: Manifest, text_encode
     lost = plan.lost()
     for bucket, (count, share) in lost.items() if len(lost) > 1 else []:
         note(f"  {bucket}: {count} pictures, of which the crop cuts away {share:.1%}")
+    text_encoder = None if encoding is None else encoding.text_encoder
     for line in [] if text_encoder is None else warn_of_cut_captions(text_encoder, [text for text in plan.texts if text]):
         warn(line)

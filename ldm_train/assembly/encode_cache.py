@@ -9,10 +9,12 @@ from rich.progress import Progress
 
 from ldm_train.assembly.cache_identity import Encoders, describe_encoders
 from ldm_train.assembly.capabilities import uses_tf32
+from ldm_train.assembly.quality_warnings import warn_of_lossy_latents
 from ldm_train.assembly.source_survey import check_background, list_labels, name_classes, refuse_shapes, survey_source
 from ldm_train.assembly.trainer import refuse_processes
 from ldm_train.data.cache.manifest import Manifest, describe_differences, read_entries
 from ldm_train.data.cache.plan import CachePlan, EncodingBatch, read_planned_batches, read_undecodable, write_planned_batches
+from ldm_train.data.cache.quality import read_quality
 from ldm_train.data.cache.staging import CacheWorkspace, ReusableRows
 from ldm_train.data.pictures.crops import Crop
 from ldm_train.data.scan.source_review import group_problems
@@ -21,7 +23,7 @@ from ldm_train.data.sources.items import EncodedPicture, PictureFile, format_nam
 from ldm_train.settings.composition import build
 from ldm_train.settings.schema.using import EncodeSettings
 from ldm_train.util.files import hidden_path
-from ldm_train.util.messages import note
+from ldm_train.util.messages import note, warn
 from ldm_train.util.processes import is_only_process, launched_rank
 from ldm_train.util.safe_json import Json
 
@@ -75,6 +77,8 @@ def encode_as_first(config: EncodeSettings, place: CacheWorkspace, crop: Crop) -
             release_followers(config, place, crop)
         place.clear()
         note(f"{len(plan.scanned)} pictures in {place.folder}: nothing changed, nothing to encode")
+        for warning in warn_of_lossy_latents(config, read_quality(place.folder).psnr):
+            warn(warning)
     else:
         plan = encode_missing(job, plan, bad)
     if plan.problems:
@@ -87,7 +91,13 @@ def encode_as_first(config: EncodeSettings, place: CacheWorkspace, crop: Crop) -
 
 def encode_missing(job: EncodingJob, plan: CachePlan, bad: Mapping[str, str]) -> CachePlan:
     """Encode what neither the old cache nor an interrupted encoding holds, and replace the old cache by the new one."""
-    from ldm_train.assembly.encode_batches import encode_batches, print_summary, refuse_scale
+    from ldm_train.assembly.encode_batches import (
+        encode_batches,
+        measure_quality,
+        print_quality,
+        print_summary,
+        refuse_scale,
+    )
     from ldm_train.data.cache.writer import merge_parts, read_parts
 
     place, known = job.place, job.known
@@ -99,7 +109,7 @@ def encode_missing(job: EncodingJob, plan: CachePlan, bad: Mapping[str, str]) ->
     todo = job.missing(plan, known.places.keys() | parts.places.keys() | parts.problems.keys())
     write_planned_batches(place.batches, todo)
     pictures = {seen.item.key: seen.item.picture for seen in plan.first.values() if seen.item.picture}
-    text_encoder = encode_batches(job.config, place, job.crop, todo, lambda: pictures)
+    encoding = encode_batches(job.config, place, job.crop, todo, lambda: pictures)
     parts = read_parts(place.parts)
     names = {digest: name for digest, name in plan.named.items() if name not in parts.places}
     plan = job.plan(
@@ -125,8 +135,10 @@ def encode_missing(job: EncodingJob, plan: CachePlan, bad: Mapping[str, str]) ->
         )
     if job.config.scale_check:
         refuse_scale(manifest)
+    quality = measure_quality(job.config, plan, pictures, encoding, manifest, place.new)
     place.put_in_place()
-    print_summary(place.folder, plan, manifest, text_encoder)
+    print_summary(place.folder, plan, manifest, encoding)
+    print_quality(job.config, quality)
     return plan
 
 

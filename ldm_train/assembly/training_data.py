@@ -9,6 +9,7 @@ import torch
 from rich.progress import DownloadColumn, Progress
 
 from ldm_train.assembly.cache_identity import describe_encoders, restore_part
+from ldm_train.assembly.decoded_sample import decode_sample, describe_quality
 from ldm_train.assembly.parts import Parts, build_parts
 from ldm_train.assembly.source_survey import check_background, list_labels, name_classes, refuse_shapes, survey_source
 from ldm_train.autoencoders.scaling import Scaling
@@ -144,7 +145,8 @@ def open_source(config: TrainSettings) -> tuple[TrainSettings, Parts, CachedLate
         dtype=getattr(torch, config.dtype),
         at_once=FEW,
     ).eval()
-    live = LivePictures(plan, rendering, encoding)
+    decoded = decode_sample(plan, rendering, encoding) if launched_rank() == 0 else []
+    live = LivePictures(plan, rendering, encoding, describe_quality(plan, decoded))
     if config.scale_check and parts.autoencoder.factor > 1:
         refuse_live_scale(live, Scaling.of(parts.autoencoder))
     made_by = {

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ldm_train.settings.safe_yaml import read_settings_file
-from ldm_train.training.run_files import BINS, METRICS, SETS, TIMING
+from ldm_train.training.run_files import BINS, DATA, METRICS, SETS, TIMING
 from ldm_train.util.inputs import open_input
 from ldm_train.util.ownership import LOCK, RUN
 from ldm_train.util.safe_json import parse_json, read_json, read_text
@@ -63,6 +63,7 @@ class RunRead:
         nonfinite: steps that were left out, and how many of their examples were not finite themselves.
         locked: whether a process has it now; None where that cannot be known.
         saved: the step of the last checkpoint; None if none is recorded.
+        data: of `data.json`, what it is trained on; empty if that is not there.
         notes: what could not be read.
     """
 
@@ -76,6 +77,7 @@ class RunRead:
     nonfinite: dict[int, int] = field(default_factory=dict)
     locked: bool | None = False
     saved: int | None = None
+    data: Plain = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -106,12 +108,22 @@ def read_run(path: Path) -> RunRead:
     run = RunRead(path, _config(path))
     run.starts, run.saved = _read_record(path, run.notes)
     run.series = _series(path / METRICS, "", run.notes) | _series(path / TIMING, "time/", run.notes)
+    run.data = read_data(path)
     run.bins = [line for line in _lines(path / BINS, run.notes) if _is_binned(line)]
     run.sets = _lines(path / SETS, run.notes)
     run.evaluations = _evaluations(path)
     run.nonfinite = _nonfinite(path / "nonfinite")
     run.locked = is_locked(path)
     return run
+
+
+def read_data(path: Path) -> Plain:
+    """Return what a run directory says of the data that the run is trained on; nothing if that cannot be read."""
+    try:
+        found = read_json(path / DATA)
+    except (OSError, ValueError):
+        return {}
+    return dict(found) if isinstance(found, dict) else {}
 
 
 def read_runs(paths: Iterable[Path]) -> tuple[list[RunRead], list[str]]:

@@ -130,6 +130,7 @@ class Encoding(pl.LightningModule):
     any number of threads and processes.
 
     Args:
+        text_encoder: None where only pictures are encoded.
         dtype: of the moments, as stored.
         at_once: rows of one forward pass on a GPU; None for all that are asked for.
     """
@@ -137,7 +138,7 @@ class Encoding(pl.LightningModule):
     def __init__(
         self,
         autoencoder: Autoencoder,
-        text_encoder: TextEncoder | ClassLabels,
+        text_encoder: TextEncoder | ClassLabels | None,
         *,
         dtype: torch.dtype,
         at_once: int | None = None,
@@ -160,8 +161,13 @@ class Encoding(pl.LightningModule):
         chunks = self._each(self._moments, images)
         return {key: torch.cat([chunk[key] for chunk in chunks])[: len(images)] for key in chunks[0]}
 
+    def decode(self, means: Tensor) -> Tensor:
+        """Return the images (B, 3, H, W) of raw latents (B, C, H, W) as stored."""
+        return torch.cat(self._each(self._decoded, means.float()))[: len(means)]
+
     def captions(self, texts: list[str]) -> dict[str, Tensor]:
         """Tokens (B, L) int32, and a frozen text encoder's embeddings (B, L, D) float16."""
+        assert self.text_encoder is not None
         tokens = self.text_encoder.tokenize(texts)
         encoded = {"tokens": tokens.int()}
         if isinstance(self.text_encoder, TextEncoder) and not self.text_encoder.trained:
@@ -183,6 +189,10 @@ class Encoding(pl.LightningModule):
         moments = self.autoencoder.encode(images)
         kept = {"mean": moments.mean, "log_variance": moments.log_variance}
         return {key: tensor.to(self.kept) for key, tensor in kept.items() if tensor is not None}
+
+    @torch.inference_mode()
+    def _decoded(self, means: Tensor) -> Tensor:
+        return self.autoencoder.decode(means)
 
     @torch.inference_mode()
     def _embeddings(self, embed: Callable[[Tensor], Tensor], tokens: Tensor) -> Tensor:

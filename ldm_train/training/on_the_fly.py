@@ -10,6 +10,7 @@ from torch import Tensor
 from ldm_train.data.batches.datamodules import CachedLatents
 from ldm_train.data.cache.index import CacheIndex, build_columns
 from ldm_train.data.cache.plan import CachePlan, PictureRow, format_bucket
+from ldm_train.data.cache.quality import NOT_MEASURED, Quality
 from ldm_train.data.pictures.decoding import DECODE_ERRORS, describe_decode_error
 from ldm_train.data.pictures.images import to_signed
 from ldm_train.data.sources.items import format_name
@@ -25,12 +26,14 @@ class LivePictures:
         plan: the entries, as a cache would have them.
         rendering: a picture's bytes to its views.
         encoding: pictures to moments, captions to tokens and embeddings, as for a cache.
+        quality: what the latents keep of the pictures.
     """
 
-    def __init__(self, plan: CachePlan, rendering: Rendering, encoding: Encoding) -> None:
+    def __init__(self, plan: CachePlan, rendering: Rendering, encoding: Encoding, quality: Quality = NOT_MEASURED) -> None:
         self.entries = plan.entries()
         self.index = CacheIndex(**build_columns(self.entries, sorted(format_bucket(shape) for shape in plan.rows)))
         self.sets = [len(self.entries)]
+        self.quality = quality
         self.texts = plan.texts
         self.empty = plan.texts.index("")
         self.rendering = rendering

@@ -16,6 +16,8 @@ METRICS = "metrics.jsonl"
 TIMING = "timing.jsonl"
 BINS = "validation.jsonl"
 SETS = "set_metrics.jsonl"
+DATA = "data.json"  # what the run is trained on
+RECONSTRUCTIONS = "reconstructions.png"  # some of its pictures, encoded and decoded
 LINES = (METRICS, TIMING, BINS, SETS)
 STEP = r"step-\d{8,}"
 RUN_ID = "run_id"  # the key of the identity in `run.json`, in checkpoints and in stored averages
@@ -30,7 +32,7 @@ HISTORY = {
     "nonfinite": re.compile(rf"{STEP}(?:-rank-\d+\.json|\.safetensors)"),
     "tables": re.compile(r"update_ratios\.csv"),
     "tensorboard": re.compile(r"events\.out\.tfevents\.\d+\..+"),
-    "": re.compile("|".join(re.escape(name) for name in (*LINES, "metrics.csv"))),
+    "": re.compile("|".join(re.escape(name) for name in (*LINES, DATA, RECONSTRUCTIONS, "metrics.csv"))),
 }
 
 

@@ -4,6 +4,9 @@ from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import TypeVar
 
+from PIL import Image
+
+from ldm_train.assembly.decoded_sample import DecodedPicture, draw_reconstructions
 from ldm_train.commands.check.dataset_facts import CaptionFacts, PictureFacts
 from ldm_train.commands.check.findings import Report, count_problems, format_bytes, format_duration
 from ldm_train.commands.check.reconstruction import LatentStatistics
@@ -13,8 +16,19 @@ from ldm_train.data.cache.plan import CachePlan
 from ldm_train.data.pictures.crops import View, format_size
 from ldm_train.data.scan.inspection import Decoder, Inspected
 from ldm_train.reports.charts import Histogram
+from ldm_train.reports.embedded_pictures import embed_picture
 from ldm_train.reports.page import Page, PageSection, Verdict
-from ldm_train.reports.page_blocks import Bars, DataTable, Facts, PageBlock, Paragraphs, Thumbnail, Thumbnails
+from ldm_train.reports.page_blocks import (
+    Bars,
+    DataTable,
+    Facts,
+    PageBlock,
+    Paragraphs,
+    Pictures,
+    Thumbnail,
+    Thumbnails,
+    WholePicture,
+)
 
 T = TypeVar("T")
 REJECTED, EXAMPLES, LONGEST, SHOWN = 24, 6, 8, 12  # thumbnails
@@ -51,6 +65,11 @@ def build_check_page(report: Report, looked: Sequence[Inspected], plan: CachePla
             PageSection("Copies", build_copy_blocks(report.pictures, pictures), "Pictures with identical bytes."),
             PageSection("Captions", build_caption_blocks(report.captions, looked, pictures) if report.captions else []),
             PageSection("Latents", build_latent_blocks(report.latents) if report.latents else []),
+            PageSection(
+                "Reconstructions",
+                build_reconstruction_blocks(report.decoded),
+                "Pictures above, encoded and decoded below: no network can draw better than this.",
+            ),
             PageSection("Cost", build_cost_blocks(report)),
             PageSection("Cache", [Paragraphs([format_cache(cache, report.pictures.usable) for cache in report.caches])]),
             PageSection("Source", [Paragraphs(report.notes)]),
@@ -185,6 +204,14 @@ def build_latent_blocks(latents: LatentStatistics) -> list[PageBlock]:
             caption="Raw latents",
         ),
     ]
+
+
+def build_reconstruction_blocks(pictures: Sequence[DecodedPicture]) -> list[PageBlock]:
+    """Return pictures above their reconstructions, from the worst to the best."""
+    if not pictures:
+        return []
+    drawn = Image.fromarray(draw_reconstructions(pictures).permute(1, 2, 0).numpy())
+    return [Pictures([WholePicture(embed_picture(drawn), "pictures above their reconstructions")])]
 
 
 def build_cost_blocks(report: Report) -> list[PageBlock]:

@@ -15,6 +15,7 @@ from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColum
 from ldm_train.assembly.arithmetic import resolve_arithmetic
 from ldm_train.assembly.new_words import check_new_words
 from ldm_train.assembly.parts import Parts, choose_device
+from ldm_train.assembly.quality_warnings import warn_of_lossy_latents
 from ldm_train.assembly.source_survey import name_classes
 from ldm_train.assembly.trainer import silence_lightning
 from ldm_train.commands.check.check_page import build_check_page
@@ -139,10 +140,11 @@ def examine_training(settings: CheckSettings, report: Report, plan: CachePlan, p
         return
     if settings.measure and parts.autoencoder.factor > 1:
         with show_progress("trying the autoencoder on a few pictures"):
-            measured = try_latents(settings, plan, parts.autoencoder, device)
-        if measured is not None:
-            report.latents, pace = measured
-            report.encoding_seconds = estimate_encoding(settings, plan, pace)
+            trial = try_latents(settings, plan, parts.autoencoder, device)
+        if trial is not None:
+            report.decoded, report.latents = trial.pictures, trial.statistics
+            report.warnings += warn_of_lossy_latents(settings, trial.statistics.psnr)
+            report.encoding_seconds = estimate_encoding(settings, plan, trial.pace)
     report.prior = attempt(estimate_class_pictures, settings, parts, plan, rows)
     if module is None:
         return

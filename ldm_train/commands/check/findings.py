@@ -2,9 +2,10 @@
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from math import ceil
 
+from ldm_train.assembly.decoded_sample import DecodedPicture
 from ldm_train.assembly.encoding_memory import EncodingMemory
 from ldm_train.commands.check.dataset_facts import LARGE_LOSS, TINY, CaptionFacts, Copies, PictureFacts
 from ldm_train.commands.check.estimate import Disk, StepEstimate
@@ -27,6 +28,7 @@ class Report:
 
     Args:
         notes: what the source detected.
+        decoded: pictures that were encoded and decoded.
         encoding_memory: bytes at the peak of encoding everything.
         encoding_seconds, prior_seconds, training_seconds: of encoding everything, of drawing class pictures, and of training
             to the last step.
@@ -40,6 +42,7 @@ class Report:
     notes: list[str] = field(default_factory=list)
     captions: CaptionFacts | None = None
     latents: LatentStatistics | None = None
+    decoded: list[DecodedPicture] = field(default_factory=list)
     disk: Disk | None = None
     prior: ClassPictures | None = None
     training: StepEstimate | None = None
@@ -56,7 +59,8 @@ class Report:
 
     def as_json(self) -> dict[str, Json]:
         """Return the report as JSON; values that vary between repetitions or machines are under "measured"."""
-        values = asdict(self)
+        values = asdict(replace(self, decoded=[]))
+        del values["decoded"]
         measured: dict[str, Json] = {name: values.pop(name) for name in MEASURED}
         if self.disk is not None:
             measured["free_disk"] = values["disk"].pop("free")
@@ -87,9 +91,7 @@ def judge_report(report: Report, *, strict: bool, scale_check: bool, chunk: int 
     if report.captions is not None:
         warnings += judge_captions(report.captions, report.pictures.usable, chunk)
     if report.latents is not None:
-        wrong, poor = judge_latents(report.latents)
-        (problems if scale_check else warnings).extend(wrong)
-        warnings += poor
+        (problems if scale_check else warnings).extend(judge_latents(report.latents))
     disk = report.disk
     if disk is not None and disk.cache.while_encoding > disk.free:
         problems.append(

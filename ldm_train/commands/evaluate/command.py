@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from ldm_train.assembly.parts import choose_device
+from ldm_train.assembly.quality_warnings import warn_of_lossy_caches, warn_of_lossy_run
 from ldm_train.assembly.stored_run import TrainedRun, fill_from_run
 from ldm_train.assembly.training_module import training_module
 from ldm_train.commands.evaluate.drawing_models import Model, RunModel
@@ -91,6 +92,8 @@ def evaluate_pipeline(settings: EvaluateSettings) -> Result:
 
     settings = settings.with_values(batch_size=settings.batch_size or PIPELINE_AT_ONCE, steps=settings.steps or STEPS)
     model, real = PipelineModel(settings), None
+    for warning in warn_of_lossy_caches(settings.cache or []):
+        warn(warning)
     if settings.real or settings.cache:
         real = (
             open_folder_pictures(settings.real) if settings.real else open_cache_pictures(settings.cache or [], model.device)
@@ -105,6 +108,8 @@ def evaluate_run(settings: EvaluateSettings) -> Result:
     settings = fill_from_run(settings, model.trained.config).with_values(
         batch_size=choose_batch_size(settings, model.trained)
     )
+    for warning in warn_of_lossy_run(str(settings.run_dir)):
+        warn(warning)
     trained, data = model.trained, open_held_out_data(settings, model.trained.config, model.trained.parts)
     if data is None:
         print("this run was trained without a cache, so there is no validation loss; give cache=DIR to measure one")

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from ldm_train.commands.report.report_page import build_report_page
+from ldm_train.commands.report.run_findings import list_findings
 from ldm_train.reports.page import is_page, write_page
 from ldm_train.run_dir.reading import read_runs, require_config
 from ldm_train.settings.schema.using import ReportSettings
@@ -32,5 +33,8 @@ def run(settings: ReportSettings) -> None:
         raise ValueError("\n".join(broken))
     for reason in broken:
         warn(reason)
+    for run_record in runs:
+        for finding in list_findings(run_record):
+            warn(finding if len(runs) == 1 else f"{run_record.path}: {finding}")
     write_page(build_report_page(runs, broken=broken), out)
     print(f"wrote {out} ({out.stat().st_size / 2**20:.1f} MiB)")

@@ -93,6 +93,11 @@ def build_picture_sections(runs: Sequence[ReportedRun], budget: Budget) -> list[
         PageSection("Pictures over the training", growth),
         PageSection("Held-out pictures", held_out),
         PageSection("Film strips", strips),
+        PageSection(
+            "Reconstructions",
+            run_pictures.show_decoded(runs, budget),
+            "What the autoencoder keeps of the pictures: no network trained on its latents can draw better than this.",
+        ),
     ]
 
 
@@ -119,6 +124,8 @@ def summarise_run(one: ReportedRun) -> list[tuple[str, str]]:
         rows += (
             [("examples per second", format_number(float(f"{sorted(speeds)[len(speeds) // 2]:.3g}")))] if len(speeds) else []
         )
+    if isinstance(psnr := run.data.get("psnr"), float):
+        rows.append(("PSNR of reconstructions", f"{psnr:.1f} dB"))
     share = run_results.measure_watching_share([one])
     if share is not None:
         rows.append(("time for pictures, validation and metrics", f"{share:.1%}"))

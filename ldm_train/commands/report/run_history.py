@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 
 from ldm_train.commands.report.run_curves import ReportedRun
+from ldm_train.commands.report.run_findings import list_findings
 from ldm_train.reports.page import Verdict
 from ldm_train.reports.page_blocks import DataTable, PageBlock, Paragraphs, ShellCommand
 from ldm_train.run_dir.reading import RunRead
@@ -14,11 +15,13 @@ def build_verdict(runs: Sequence[ReportedRun]) -> Verdict:
     """Return the state of the run, or of each run."""
     states = [state_of(one.run) for one in runs]
     if len(runs) == 1:
-        return Verdict(ok=states[0].ok, text=states[0].text, reasons=list(list_troubles(runs[0].run)))
+        reasons = [*list_findings(runs[0].run), *list_troubles(runs[0].run)]
+        return Verdict(ok=states[0].ok, text=states[0].text, reasons=reasons)
     words = [state.word for state in states]
     counts = ", ".join(f"{words.count(word)} {word}" for word in dict.fromkeys(words))
     ok = False if any(state.ok is False for state in states) else None if any(s.ok is None for s in states) else True
     reasons = [f"{one.name}: {state.text}" for one, state in zip(runs, states, strict=True)]
+    reasons += [one.label(finding) for one in runs for finding in list_findings(one.run)]
     return Verdict(ok=ok, text=f"{len(runs)} runs: {counts}", reasons=reasons)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from ldm_train.commands.report.run_curves import ReportedRun
 from ldm_train.reports.embedded_pictures import LARGEST_PICTURE, embed_picture
 from ldm_train.reports.page_blocks import PageBlock, Pictures, WholePicture
+from ldm_train.training.run_files import RECONSTRUCTIONS
 from ldm_train.util.inputs import READ_ERRORS, read_input
 from ldm_train.util.safe_json import read_json
 
@@ -95,6 +96,18 @@ def show_held_out(runs: Sequence[ReportedRun], budget: Budget) -> list[PageBlock
 def show_reconstructions(runs: Sequence[ReportedRun], budget: Budget) -> list[PageBlock]:
     """Return the reconstructions of each run of an autoencoder."""
     return [_latest(one, budget, "", "Pictures above, reconstructed below") for one in runs]
+
+
+def show_decoded(runs: Sequence[ReportedRun], budget: Budget) -> list[PageBlock]:
+    """Return pictures of each run's data that were encoded and decoded again, which is the best that it can draw."""
+    blocks: list[PageBlock] = []
+    for one in runs:
+        psnr = one.run.data.get("psnr")
+        caption = "Pictures above, encoded and decoded below"
+        drawn = budget.read(one.run.path / RECONSTRUCTIONS, caption) if isinstance(psnr, float) else None
+        if drawn is not None:
+            blocks.append(Pictures([drawn], one.label(f"{caption}; PSNR {psnr:.1f} dB")))
+    return blocks
 
 
 def show_growth(runs: Sequence[ReportedRun], budget: Budget) -> list[PageBlock]:

@@ -5,15 +5,17 @@ from rich.progress import track
 
 from ldm_train.assembly.drawing import open_sized, read_prompts, read_start
 from ldm_train.assembly.picture_folder import PictureFolder
+from ldm_train.assembly.quality_warnings import warn_of_lossy_run
 from ldm_train.assembly.stored_run import fill_from_run
-from ldm_train.commands.sample.labelled_grid import draw_captioned_grid
 from ldm_train.commands.sample.png_text import build_overview_texts, build_png_texts
 from ldm_train.commands.sample.strip import draw_strip
 from ldm_train.commands.sample.xy_plot import draw_plots
 from ldm_train.data.pictures.images import to_bytes
+from ldm_train.data.pictures.labelled_grid import draw_captioned_grid
 from ldm_train.settings.plot_axes import has_axes
 from ldm_train.settings.schema.using import SampleSettings
 from ldm_train.training.callbacks.picture_grids import make_grid_picture
+from ldm_train.util.messages import warn
 
 
 def run(settings: SampleSettings) -> None:
@@ -30,6 +32,8 @@ def run(settings: SampleSettings) -> None:
             drawn = draw_strip(settings, prompts, folder)
         else:
             drawn = draw_grid(settings, [prompt for prompt in prompts for _ in range(settings.count)], folder)
+        for warning in warn_of_lossy_run(str(settings.run_dir)):
+            warn(warning)
         folder.finish(drawn)
 
 

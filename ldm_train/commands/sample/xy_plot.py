@@ -12,9 +12,9 @@ from torch import Tensor
 from ldm_train.assembly.drawing import open_sized, read_start
 from ldm_train.assembly.picture_folder import PictureFolder
 from ldm_train.assembly.stored_run import TrainedRun, build_recipe, fill_from_run
-from ldm_train.commands.sample.labelled_grid import draw_labelled_grid
 from ldm_train.commands.sample.png_text import build_overview_texts, build_png_texts
 from ldm_train.data.pictures.images import to_bytes
+from ldm_train.data.pictures.labelled_grid import draw_labelled_grid
 from ldm_train.generation import SamplingSettings
 from ldm_train.run_dir.stored_settings import read_trained
 from ldm_train.settings.plot_axes import Axis, place, read_axes

@@ -10,11 +10,13 @@ from pathlib import Path
 import torch
 
 from ldm_train.assembly.arithmetic import resolve_arithmetic
+from ldm_train.assembly.data_record import record_data
 from ldm_train.assembly.limits import read_limits, record_ending
 from ldm_train.assembly.new_word_files import write_words
 from ldm_train.assembly.new_words import check_new_words, training_captions, warn_of_untrained_words
 from ldm_train.assembly.optimization_checks import refuse_optimization
 from ldm_train.assembly.prior import given_caches, join_prior, with_given_caches
+from ldm_train.assembly.quality_warnings import warn_of_lossy_latents
 from ldm_train.assembly.stored_weights import load_base, load_start
 from ldm_train.assembly.trained_for import describe_purpose, refuse_other_purpose
 from ldm_train.assembly.trained_part import refuse_part
@@ -70,6 +72,7 @@ def train_network(settings: TrainSettings, limits: Limits, keeping: Keeping) -> 
     warnings = check_new_words(settings, parts.text_encoder, captions)
     if settings.held_out:
         warnings += warn_of_none_held_out(len(data.held_out), len(data.latents.index), share=settings.held_out)
+    warnings += warn_of_lossy_latents(settings, data.latents.quality.psnr)
     stored = with_given_caches(settings, original)
     watching = Watching.of(settings, parts, data)
     ema: EMA = build(settings.ema, "ema")
@@ -83,6 +86,7 @@ def train_network(settings: TrainSettings, limits: Limits, keeping: Keeping) -> 
         check=check,
         first_weights=partial(load_start, settings, parts),
     )
+    record_data(Path(settings.run_dir), data)
     if settings.cache is not None and isinstance(parts.text_encoder, TextEncoder) and not parts.text_encoder.trained:
         parts.text_encoder.keep_only(watching.captions(data))  # the cache has the embeddings of all other captions
     module = training_module(settings, parts)

@@ -20,6 +20,7 @@ from ldm_train.data.cache.manifest import (
     read_fields,
     read_manifest,
 )
+from ldm_train.data.cache.quality import Quality, choose_worst, read_quality
 from ldm_train.data.cache.shards import Rows, load_rows, pooled_statistics
 from ldm_train.types import CaptionBatch, Moments
 from ldm_train.util.safe_json import Json
@@ -60,6 +61,7 @@ class EncodedExamples(Protocol):
 
     index: CacheIndex
     sets: list[int]
+    quality: Quality  # of several caches, the one that keeps least of its pictures
 
     def moments(self, examples: Tensor, views: Tensor) -> Moments:
         """Return the raw moments (B, C, H, W), as stored, of one view (B,) of each example (B,); all of one bucket."""
@@ -95,6 +97,7 @@ class LatentCache:
             raise ValueError(f"cache {self.folder} has no {', '.join(missing)}; {REPAIR_ADVICE}")
         self.index = CacheIndex(**load_rows(self.folder / "index.safetensors"))
         self.sets = [len(self.index)]
+        self.quality = read_quality(self.folder)
         self.buckets = [self._rows(f"latents-{bucket}") for bucket in sorted(self.manifest.buckets)]
         self.caption_rows = self._rows("captions")
         self._check_counts()
@@ -195,6 +198,7 @@ class JoinedCaches:
                 )
         names = sorted({bucket for cache in caches for bucket in cache.manifest.buckets})
         self.index = join_indices([(cache.index, sorted(cache.manifest.buckets)) for cache in caches], names)
+        self.quality = choose_worst([cache.quality for cache in caches])
 
     def moments(self, examples: Tensor, views: Tensor) -> Moments:
         parts = [(mask, cache.moments(examples[mask] - start, views[mask])) for cache, start, mask in self._shares(examples)]

@@ -16,6 +16,7 @@ from ldm_train.data.cache.manifest import (
     read_entries,
     read_manifest,
 )
+from ldm_train.data.cache.quality import FILES
 from ldm_train.util.files import is_temporary, make_folder
 from ldm_train.util.messages import note
 from ldm_train.util.ownership import CACHE, check_folder, is_system_file, read_mark
@@ -127,7 +128,7 @@ def check_cache(folder: Path) -> None:
     if manifest is None:
         return
     files = [names for names in (manifest["shards"], manifest["files"]) if isinstance(names, dict)]
-    known = {CACHE.mark}.union(*files)
+    known = FILES.union({CACHE.mark}, *files)
     paths = (path for path in folder.iterdir() if not is_temporary(path) and not is_system_file(path))
     if foreign := sorted(path.name for path in paths if path.name not in known):
         raise ValueError(

@@ -357,3 +357,26 @@ def test_an_experiment_finds_its_place(pictures: Path, check: Callable) -> None:
     code, _, report = check(pictures, *UNTRIED, "experiment=openmoji", "batch_size=24", "image_size=16")
     assert code == 0
     assert report["training"]["rows"] == 24
+
+
+@pytest.mark.parametrize("loss", [0.0, 0.3])
+def test_lossy_latents_are_warned_of_with_commands_and_shown(
+    loss: float, make: Callable, check: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ldm_train.autoencoders.autoencoder import KLAutoencoder
+
+    encode, encoded = KLAutoencoder.encode, []
+    monkeypatch.setattr(KLAutoencoder, "encode", lambda self, images: (encoded.append(images), encode(self, images))[1])
+    monkeypatch.setattr(KLAutoencoder, "decode", lambda self, latents: encoded[-1] * (1 - loss) + 1e-3)
+    source = make({f"{n}.png": (noise(n, 64), f"number {n}") for n in range(8)})
+    code, out, report = check(source, *WITH_AUTOENCODER, "scale_check=false")
+    assert code == 0, report["reasons"]
+    psnr = report["latents"]["psnr"]
+    assert (psnr < 25) is (loss > 0)
+    assert psnr > 10
+    assert warned(report, f"{psnr:.1f} dB, below 25 dB") is (loss > 0)
+    assert (f"ldm-train train_autoencoder source=folder source.path={source} image_size=64" in out) is (loss > 0)
+    assert "decoded" not in report
+    page = (tmp_path / "report" / "check.html").read_text()
+    assert 'id="reconstructions"' in page
+    assert page.count("data:image/webp") == 1

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image, PngImagePlugin
 
-from ldm_train.commands.sample.labelled_grid import (
+from ldm_train.data.pictures.labelled_grid import (
     LINE,
     draw_captioned_grid,
     draw_labelled_grid,

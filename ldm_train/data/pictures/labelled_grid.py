@@ -7,7 +7,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from ldm_train.commands.sample.fonts import list_absent, load_font, split_by_font
+from ldm_train.data.pictures.fonts import list_absent, load_font, split_by_font
 
 LINE, GAP = 18, 6  # pixels
 NARROWEST = 128  # pixels; narrower cells are enlarged by a whole factor, so that labels fit

@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import ImageFont
 
-from ldm_train.commands.sample import fonts
-from ldm_train.commands.sample.fonts import choose_font, has_letter, list_absent, load_font, split_by_font
-from ldm_train.commands.sample.labelled_grid import draw_captioned_grid, draw_labelled_grid
+from ldm_train.data.pictures import fonts
+from ldm_train.data.pictures.fonts import choose_font, has_letter, list_absent, load_font, split_by_font
+from ldm_train.data.pictures.labelled_grid import draw_captioned_grid, draw_labelled_grid
 
 CACHED = (fonts.choose_font, fonts.list_font_files, fonts._open_font)
 WIDE = next((path for path in fonts.list_font_files() if path.name == "DejaVuSans.ttf"), None)
