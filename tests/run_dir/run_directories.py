@@ -39,7 +39,7 @@ def write_run(folder: Path, *words: str, seed: int = 0, prompts: tuple[str, ...]
     write_lines(folder / "validation.jsonl", *bins)
     sets = {"pictures": 64, "held_out": True, "steps": 10, "extractor": "efficientnet_lite0", "features": 1280}
     write_lines(folder / "set_metrics.jsonl", {"step": MAX_STEPS, **sets, "rank_deficient": True})
-    for name in ("", "reverse-", "forward-", "held-out-"):
+    for name in ("", "reverse-", "forward-", "pairs-"):
         for step in (200, 400):
             picture(folder / "samples" / f"{name}step-{step:08d}.png", seed=step)
     picture(folder / "samples" / "growth.png", seed=1, height=32)

@@ -126,9 +126,7 @@ def test_scales_that_are_none_are_refused(scales: str, cache: Path, train: Calla
 
 def test_prompts_of_one_s_own_are_drawn_beside_held_out_examples(run_with: Callable[..., Path], trained: Path) -> None:
     own = run_with("pictures.prompts=[a black circle on a red background,anything]")
-    assert (
-        pixels(own / "samples/held-out-step-00000008.png") == pixels(trained / "samples/held-out-step-00000008.png")
-    ).all()
+    assert (pixels(own / "samples/pairs-step-00000008.png") == pixels(trained / "samples/pairs-step-00000008.png")).all()
     assert (pixels(own / "samples/step-00000008.png") != pixels(trained / "samples/step-00000008.png")).any()
 
 
@@ -164,7 +162,7 @@ def test_a_frozen_text_encoder_is_freed_and_the_run_is_the_same(
     runs = tmp_path / "freed", tmp_path / "kept"
     one, other = ((run / "metrics.jsonl").read_bytes() for run in runs)
     assert one == other
-    for name in ("samples/step-00000008.png", "samples/held-out-step-00000008.png"):
+    for name in ("samples/step-00000008.png", "samples/pairs-step-00000008.png"):
         one, other = (pixels(run / name).astype(int) for run in runs)
         assert abs(one - other).max() <= 1
     one, other = (torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for run in runs)

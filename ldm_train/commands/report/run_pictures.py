@@ -86,10 +86,10 @@ def show_strips(runs: Sequence[ReportedRun], budget: Budget) -> list[PageBlock]:
     return blocks
 
 
-def show_held_out(runs: Sequence[ReportedRun], budget: Budget) -> list[PageBlock]:
-    """Return the held-out pictures of each run, with pictures drawn from their captions."""
-    caption = "Held-out pictures above, pictures drawn from their captions below"
-    return [_latest(one, budget, "held-out-", caption) for one in runs]
+def show_pairs(runs: Sequence[ReportedRun], budget: Budget) -> list[PageBlock]:
+    """Return trained and held-out pictures of each run, with pictures drawn from their captions."""
+    caption = "Pictures of the data above, pictures drawn from their captions below; first trained ones, then held-out ones"
+    return [_latest(one, budget, "pairs-", caption) for one in runs]
 
 
 def show_reconstructions(runs: Sequence[ReportedRun], budget: Budget) -> list[PageBlock]:
@@ -130,12 +130,17 @@ def _latest(one: ReportedRun, budget: Budget, prefix: str, caption: str) -> Pict
 
 
 def _read_prompts(run_dir: Path) -> tuple[tuple[str, ...], list[str]]:
-    """Return the prompts and the guidance scales of a grid; nothing if the file is missing or damaged."""
+    """Return the prompts, with "trained" or "held out" if they are such captions, and the guidance scales of a grid.
+
+    Both are empty if the file is missing or damaged.
+    """
     try:
         content = read_json(run_dir / "samples" / "prompts.json")
         if not isinstance(content, dict):
             return (), []
-        return tuple(str(prompt) for prompt in content["prompts"]), [str(scale) for scale in content["guidance"]]  # type: ignore
+        prompts, kinds = [str(prompt) for prompt in content["prompts"]], content.get("kinds") or []  # type: ignore[union-attr]
+        named = [f"{kind}: {prompt}" for kind, prompt in zip(kinds, prompts, strict=False)]  # type: ignore[arg-type]
+        return tuple(named or prompts), [str(scale) for scale in content["guidance"]]  # type: ignore[union-attr]
     except (OSError, ValueError, LookupError, TypeError):
         return (), []
 
