@@ -9,6 +9,7 @@ import pytest
 from ldm_train.data.batches.datamodules import split_held_out
 from ldm_train.data.batches.holding_out import warn_of_few_held_out
 from ldm_train.data.cache.reader import open_caches
+from ldm_train.util.held_out_figures import ENOUGH
 from tests.conftest import PICTURES, TEXT
 
 
@@ -58,7 +59,8 @@ def test_what_the_source_names_is_counted_alone(pictures: Path, ldm_train: Calla
 
 @pytest.mark.parametrize("share", [0.0, 0.001])
 def test_a_warning_of_none_names_the_share(share: float) -> None:
-    assert warn_of_few_held_out(1, 12, share=0.1) == []
+    assert warn_of_few_held_out(ENOUGH, 120, share=0.1) == []
+    assert str(ENOUGH - 1) in warn_of_few_held_out(ENOUGH - 1, 120, share=0.1)[0]
     assert f"held_out={share:g}:" in warn_of_few_held_out(0, 12, share=share)[0]
 
 
@@ -82,8 +84,14 @@ def test_every_command_warns_where_none_is_held_out(
     assert encoded.code == 0, encoded.err
     held_out = len(split_held_out(open_caches(str(tmp_path / "small"))[0], None)[1])
     assert ("none of 2 pictures" in encoded.out) is (held_out == 0)
-    for words in ([], ["features=null"]):
+    for words, drawn in (["taught=5"], True), (["features=null"], False):
         answer = ldm_train("evaluate", f"run_dir={run_dir}", f"out={tmp_path / 'measured.json'}", "device=cpu", *words)
-        assert answer.code == 1, "nothing was measured"
+        assert answer.code == 0, answer.err
         assert f"{few}:" in answer.out
-        assert not (tmp_path / "measured.json").exists()
+        measured = json.loads((tmp_path / "measured.json").read_text())
+        assert {"taught_validation_loss"} <= measured.keys(), "what was trained is measured all the same"
+        assert ("taught_retrieval_at_1" in measured) is drawn
+        assert not {"validation_loss", "retrieval_at_1"} & measured.keys()
+    answer = ldm_train("evaluate", f"run_dir={run_dir}", f"out={tmp_path / 'other.json'}", "device=cpu", "taught=0")
+    assert answer.code == 1, "nothing was measured"
+    assert not (tmp_path / "other.json").exists()
