@@ -82,6 +82,12 @@ class Drawing:
         return [example.caption for example in self.examples]
 
     @property
+    def groups(self) -> dict[str, list[int]]:
+        """The places of the trained and of the held-out examples, by kind; no kind without an example."""
+        kinds = [example.kind for example in self.examples]
+        return {kind: [i for i, other in enumerate(kinds) if other == kind] for kind in dict.fromkeys(kinds)}
+
+    @property
     def kinds(self) -> list[str]:
         """What each prompt is, "trained" or "held out", if the prompts are the captions of examples; else nothing."""
         return [example.kind for example in self.examples] if self.prompts == self.example_captions else []
@@ -156,8 +162,7 @@ class Samples(Callback):
             )
             for recipe, watch in zip(drawing.recipes.values(), [film, *[None] * len(drawing.recipes)], strict=False)
         ]
-        columns = min(SAMPLE_COLUMNS, len(prompts)) if len(rows) == 1 else len(prompts)
-        pictures = {"samples": make_grid_picture(torch.cat(rows), columns=columns)}
+        pictures = {"samples": self._grid(rows)}
         if rank == 0:
             warn_of_nonfinite(trainer, "pictures of prompts", torch.cat(rows))
         captions = drawing.example_captions
@@ -172,17 +177,26 @@ class Samples(Callback):
         pictures["pairs"] = self._pairs(self._truth(trainer, generation, drawn), drawn)
         return pictures | ({"reverse": film.strip} if rank == 0 else {}), rows[0]
 
+    def _grid(self, rows: Sequence[Tensor]) -> Tensor:
+        """Return pictures (B, 3, H, W) of all prompts, a row for each guidance scale; captions of examples are labelled."""
+
+        def arrange(parts: Sequence[Tensor]) -> Tensor:
+            count = len(parts[0])
+            return make_grid_picture(
+                torch.cat(list(parts)), columns=min(SAMPLE_COLUMNS, count) if len(parts) == 1 else count
+            )
+
+        if not self.drawing.kinds:
+            return arrange(rows)
+        groups = self.drawing.groups
+        return stack_labelled({kind: arrange([row[chosen] for row in rows]) for kind, chosen in groups.items()})
+
     def _pairs(self, truth: Tensor, drawn: Tensor) -> Tensor:
         """Return the examples' pictures above the drawn ones, trained ones apart from held-out ones and labelled."""
-        kinds = torch.tensor([example.held_out for example in self.drawing.examples])
-        columns = min(SAMPLE_COLUMNS, max(int(kinds.sum()), int((~kinds).sum())))
-        named = {TRAINED: ~kinds, HELD_OUT: kinds}
+        groups = self.drawing.groups
+        columns = min(SAMPLE_COLUMNS, max(len(chosen) for chosen in groups.values()))
         return stack_labelled(
-            {
-                kind: make_pair_picture(truth[chosen], drawn[chosen], columns=columns)
-                for kind, chosen in named.items()
-                if chosen.any()
-            }
+            {kind: make_pair_picture(truth[chosen], drawn[chosen], columns=columns) for kind, chosen in groups.items()}
         )
 
     def _truth(self, trainer: pl.Trainer, generation: Generation, drawn: Tensor) -> Tensor:
