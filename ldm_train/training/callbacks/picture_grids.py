@@ -16,12 +16,15 @@ from ldm_train.samplers.base import StepCallback
 from ldm_train.training.loggers.dashboards import log_scalars
 from ldm_train.util.messages import warn
 
+GAP = 2  # pixels around each picture of a grid
 LABEL_MARGIN = 64  # pixels at the left of a picture, for its label
 
 
 def make_grid_picture(images: Tensor, *, columns: int) -> Tensor:
     """Return uint8 images (B, 3, H, W) as one picture (3, H', W') with rows of `columns`."""
-    return make_grid(images, nrow=columns, padding=2, pad_value=255).to(torch.uint8)
+    if len(images) == 1:  # which make_grid leaves without a margin
+        return pad(images[0], (GAP,) * 4, value=255)
+    return make_grid(images, nrow=columns, padding=GAP, pad_value=255).to(torch.uint8)
 
 
 def make_pair_picture(above: Tensor, below: Tensor, *, columns: int) -> Tensor:
