@@ -192,6 +192,7 @@ def test_validation_does_not_depend_on_its_batch_size(cache: Path, trained: Path
     from ldm_train.assembly.training_module import training_module
     from ldm_train.data.cache.reader import LatentCache
     from ldm_train.run_dir.stored_settings import read_trained
+    from ldm_train.training.validation.compared import choose_trained
     from ldm_train.training.validation.fixed_losses import measure_losses
 
     config = read_trained(trained)
@@ -201,6 +202,10 @@ def test_validation_does_not_depend_on_its_batch_size(cache: Path, trained: Path
     whole, single = (measure_losses(module, data, data.held_out, batch_size=size, repeats=2).scalars() for size in (64, 1))
     assert single == pytest.approx(whole, rel=1e-6)
     assert lines(trained)[-1]["validation_loss"] == pytest.approx(whole["loss"], rel=1e-6), "that of the averaged weights"
+    taught = choose_trained(data, held_out=3)
+    assert sorted(taught.tolist()) == sorted(torch.cat(data.train).tolist()), "all nine: as few as three mean little"
+    losses = measure_losses(module, data, taught, batch_size=64, repeats=2).scalars()
+    assert lines(trained)[-1]["taught_validation_loss"] == pytest.approx(losses["loss"], rel=1e-6)
 
 
 # That it can be interrupted

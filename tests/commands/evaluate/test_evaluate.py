@@ -113,11 +113,19 @@ def test_the_numbers_are_reported_in_markdown_too(compared: tuple[dict, Path]) -
 
 
 def test_few_held_out_pictures_are_compared_as_far_as_they_can_be(evaluate: Callable) -> None:
-    numbers, _ = evaluate("resamples=0")
+    numbers, out = evaluate("resamples=0")
     expected = COMMON | SETS | COMPARED | RETRIEVAL | TAUGHT | NEAREST
     assert set(numbers) == expected - {"precision_efficientnet_lite0", "recall_efficientnet_lite0"}
     assert (numbers["pictures"], numbers["real_pictures"]) == (3, 3)
     assert not set(numbers["intervals"]) & SETS
+    assert (numbers["taught_pictures"], numbers["few_held_out"]) == (9, True), "all nine that were trained on"
+    table = out.with_suffix(".md").read_text()
+    for name in ("retrieval_at_1", "validation_loss", "nearest_trained_ratio_efficientnet_lite0"):
+        [row] = [line for line in table.splitlines() if line.startswith(f"| `{name}` |")]
+        cells = [cell.strip() for cell in row.split("|")]
+        assert (cells[2], cells[4]) == (f"{numbers[name]:.4g}", f"{numbers[f'taught_{name}']:.4g}")
+    assert "few_held_out" in table
+    assert numbers["memorisation"] in table
 
 
 def test_raw_weights_are_other_weights(held_out: dict, evaluate: Callable) -> None:
