@@ -14,7 +14,7 @@ from ldm_train.assembly.parts import choose_device
 from ldm_train.assembly.quality_warnings import warn_of_lossy_latents
 from ldm_train.assembly.trainer import silence_lightning, trainer_options
 from ldm_train.autoencoders.scaling import Scaling
-from ldm_train.data.batches.holding_out import count_held_out, warn_of_none_held_out
+from ldm_train.data.batches.holding_out import count_held_out, warn_of_few_held_out
 from ldm_train.data.cache.manifest import Manifest
 from ldm_train.data.cache.plan import CachePlan, EncodingBatch, read_planned_batches
 from ldm_train.data.cache.quality import RECONSTRUCTIONS, Quality
@@ -23,7 +23,6 @@ from ldm_train.data.cache.staging import CacheWorkspace
 from ldm_train.data.pictures.crops import Crop
 from ldm_train.data.sources.items import EncodedPicture
 from ldm_train.settings.composition import build
-from ldm_train.settings.schema.training import HELD_OUT
 from ldm_train.settings.schema.using import EncodeSettings
 from ldm_train.training.encoding import Batches, Encoding, EncodingData, Rendering, WriteParts
 from ldm_train.types import Autoencoder
@@ -144,15 +143,15 @@ def print_summary(folder: Path, plan: CachePlan, manifest: Manifest, encoding: E
         encoding: that encoded the pictures and captions; None if none was new.
     """
     deviation = Scaling(manifest.shift, manifest.scale).deviation(manifest.mean, manifest.std)
-    chosen = 0 if manifest.held_out else count_held_out((seen.digest for seen in plan.scanned), HELD_OUT)
-    held_out = f"train will hold out {chosen} of them, held_out={HELD_OUT:g}" if chosen else f"{manifest.held_out} held out"
+    chosen = 0 if manifest.held_out else count_held_out((seen.digest for seen in plan.scanned), None)
+    held_out = f"train will hold out {chosen} of them" if chosen else f"{manifest.held_out} held out"
     note(
         f"{manifest.entries} pictures in {folder} ({held_out}, {manifest.captions - 1} captions); "
         f"the latents' deviation after scaling is {deviation:.2f}"
     )
     if len(plan.named) < len(plan.scanned):
         note(f"  {len(plan.scanned) - len(plan.named)} of them are copies or repeats of others, and share their latents")
-    for warning in warn_of_none_held_out(manifest.held_out or chosen, manifest.entries, share=HELD_OUT):
+    for warning in warn_of_few_held_out(manifest.held_out or chosen, manifest.entries, share=None):
         warn(warning)
     lost = plan.lost()
     for bucket, (count, share) in lost.items() if len(lost) > 1 else []:

@@ -11,16 +11,17 @@ from ldm_train.assembly.drawing import parse_prompts, read_prompts
 from ldm_train.assembly.parts import Parts, choose_device
 from ldm_train.assembly.stored_run import build_recipe, build_weak
 from ldm_train.data.batches.datamodules import CachedLatents
+from ldm_train.data.batches.holding_out import spread_evenly
 from ldm_train.generation import Generation
 from ldm_train.metrics.evaluation import Evaluation
 from ldm_train.settings.composition import build
 from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.settings.without_effect import measures
-from ldm_train.training.callbacks.samples import Drawing, Samples
+from ldm_train.training.callbacks.samples import Drawing, DrawnExample, Samples
 from ldm_train.training.callbacks.spent import TimeSpent
 from ldm_train.training.ema.ema import EMA
 from ldm_train.training.module import NoisePredictorTraining
-from ldm_train.training.validation.compared import choose_comparison
+from ldm_train.training.validation.compared import choose_comparisons
 from ldm_train.training.validation.metrics_callback import Measuring, MetricsCallback
 from ldm_train.training.validation.real_features import FeatureStore
 from ldm_train.training.validation.validation_callback import ValidationCallback
@@ -60,10 +61,10 @@ class Watching:
 
     def captions(self, data: CachedLatents) -> list[str]:
         """Return all captions that pictures are ever drawn of."""
-        compared = None
+        sets = []
         if self.measuring is not None:
-            compared = choose_comparison(data, self.measuring.count, factor=self.parts.autoencoder.factor)
-        return [*self.drawing.captions, *([] if compared is None else compared.captions)]
+            sets = choose_comparisons(data, self.measuring.count, factor=self.parts.autoencoder.factor)
+        return [*self.drawing.captions, *(caption for compared in sets for caption in compared.captions)]
 
     def callbacks(self, config: TrainSettings, ema: EMA, *, content: str, spent: TimeSpent) -> list[Callback]:
         """Return the callbacks, in the order in which they run.
@@ -89,7 +90,7 @@ class Watching:
 
 
 def plan_drawing(config: TrainSettings, data: CachedLatents) -> Drawing:
-    """Return the pictures to draw while training: of the given prompts, or of held-out (else training) captions."""
+    """Return the pictures to draw while training: of the given prompts, else of trained and held-out captions."""
     pictures = config.pictures
     scales = guidance_scales(config)
     settings = [config.with_values(guidance=config.guidance.with_values(scale=scale)) for scale in scales]
@@ -97,11 +98,20 @@ def plan_drawing(config: TrainSettings, data: CachedLatents) -> Drawing:
         scale: build_recipe(one, steps=pictures.steps, seed=pictures.seed)
         for scale, one in zip(scales, settings, strict=True)
     }
-    examples = data.held_out if len(data.held_out) else torch.cat(data.train)
-    examples = examples[:: max(1, len(data.held_out) // pictures.count)][: pictures.count]
-    captions = {example: data.latents.first_caption(example) for example in examples.tolist()}
+    examples = choose_examples(data, pictures.count)
     own = own_prompts(config)
-    return Drawing(list(captions.values()) if own is None else own, recipes, captions if len(data.held_out) else {})
+    return Drawing([example.caption for example in examples] if own is None else own, recipes, examples)
+
+
+def choose_examples(data: CachedLatents, count: int) -> list[DrawnExample]:
+    """Return `count` examples, evenly spread: trained ones, then as many held-out ones, or fewer if there are fewer."""
+    held_out = spread_evenly(data.held_out, count - count // 2)
+    trained = spread_evenly(data.trained, count - len(held_out))
+    return [
+        DrawnExample(number, data.latents.first_caption(number), held_out=is_held_out)
+        for numbers, is_held_out in ((trained, False), (held_out, True))
+        for number in numbers.tolist()
+    ]
 
 
 def own_prompts(config: TrainSettings) -> list[str] | None:

@@ -38,16 +38,26 @@ class PictureMetric(Protocol):
 
 
 class Retrieval:
-    """Compute whether the true picture of a caption is the nearest of all true pictures, pixel by pixel.
+    """Compute whether the nearest of all true pictures, pixel by pixel, has the caption that was drawn.
 
-    Applies to held-out pictures, if their captions differ.
+    Applies if there is more than one caption.
     """
 
     def __call__(self, comparison: Comparison) -> dict[str, Tensor]:
-        count = len(comparison.captions)
-        if not comparison.held_out or len(set(comparison.captions)) < count:
+        captions = comparison.captions
+        if len(set(captions)) < 2:
             return {}
-        return {"retrieval_at_1": find_nearest(comparison.drawn, comparison.truth) == torch.arange(count)}
+        return {"retrieval_at_1": match_captions(comparison.drawn, captions, comparison.truth, captions)}
+
+
+def match_captions(drawn: Tensor, prompts: Sequence[str], truth: Tensor, captions: Sequence[str]) -> Tensor:
+    """Return whether the true picture that is nearest in pixels to each drawn one has its prompt as its caption, (M,) bool.
+
+    Args:
+        drawn, truth: (M, ...) and (N, ...), of one size.
+    """
+    nearest = find_nearest(drawn, truth).tolist()
+    return torch.tensor([captions[index] == prompt for index, prompt in zip(nearest, prompts, strict=True)])
 
 
 @dataclass(frozen=True)

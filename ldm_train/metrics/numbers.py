@@ -67,5 +67,10 @@ class Numbers:
         ends = [(middle + side * NORMAL * spread) / (1 + NORMAL**2 / count) for side in (-1, 1)]
         self.add(name, share, (max(0.0, ends[0]), min(1.0, ends[1])) if resampling.resamples else None)
 
+    def rename(self, name: Callable[[str], str]) -> "Numbers":
+        """Return the same numbers under other names, without flags."""
+        values = {name(key): value for key, value in self.values.items() if not isinstance(value, bool)}
+        return Numbers(values, {name(key): ends for key, ends in self.intervals.items()})
+
     def __or__(self, other: "Numbers") -> "Numbers":
         return Numbers(self.values | other.values, self.intervals | other.intervals)

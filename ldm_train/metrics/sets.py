@@ -93,6 +93,12 @@ def precision_recall(real: Tensor, drawn: Tensor, *, neighbours: int = NEIGHBOUR
     return _share_within(drawn, real, neighbours), _share_within(real, drawn, neighbours)
 
 
+def nearest_distances(points: Tensor, others: Tensor) -> Tensor:
+    """Return the Euclidean distance of each point (M, D) to the nearest of the others (N, D), (M,)."""
+    points, others = _comparable(points, others, least=1)
+    return torch.cat([d.amin(1) for d in _distances(points, others)])
+
+
 def clip_score(images: Tensor, texts: Tensor) -> Tensor:
     """Return 100 times the cosine of each image's embedding and its text's, both (N, D), as (N,).
 

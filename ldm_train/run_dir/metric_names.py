@@ -1,6 +1,7 @@
 """The names of what a run logs: titles for people, and which values are better."""
 
-from ldm_train.run_dir.reading import Series
+from ldm_train.run_dir.reading import RunRead, Series
+from ldm_train.util.held_out_figures import TAUGHT, held_out_name, say_if_few
 
 LIMITS = ("_low", "_high")  # of a confidence interval, after a metric's name
 
@@ -30,6 +31,8 @@ BINS = "validation_bins"  # begins the names of what `validation.jsonl` has whol
 def metric_title(name: str) -> str:
     """Return the title of a metric for people, followed by the network that extracted the features."""
     own = name.removeprefix("metrics/")
+    if own.startswith(TAUGHT):
+        return f"{metric_title(held_out_name(own))} (trained)"
     if own in AUTOENCODER:
         return AUTOENCODER[own]
     for short in sorted(METRICS, key=len, reverse=True):
@@ -50,6 +53,14 @@ def best_value(name: str, series: Series) -> tuple[int, float] | None:
         return None
     at = int(kept.values.argmin() if lower_is_better(name) else kept.values.argmax())
     return int(kept.steps[at]), float(kept.values[at])
+
+
+def say_if_few_held_out(run: RunRead) -> str:
+    """Return that a run's held-out figures are of too few pictures, or nothing."""
+    counts = [line.get("examples") for line in run.bins[-1:]]
+    counts += [line.get("pictures") for line in run.sets[-1:] if line.get("held_out")]
+    few = next((text for count in counts if (text := say_if_few(count))), "")
+    return f"held-out figures are {few}" if few else ""
 
 
 def plain_title(name: str) -> str:

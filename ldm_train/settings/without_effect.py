@@ -152,15 +152,21 @@ RULES = (
     ),
     EffectRule(
         ("evaluate",),
-        (*DRAWING, "seed"),
+        (*DRAWING, "seed", "taught"),
         lambda c: evaluation(c).endswith("HeldOut") and c.pictures is None and not (c.features or c.clip_score),
         "evaluation=held_out, without features and clip_score, draws no pictures",
     ),
     EffectRule(
         ("evaluate",),
-        (*DRAWING, "seed", "weights", "samples", "batch_size", "devices", "cache"),
+        (*DRAWING, "seed", "weights", "samples", "taught", "batch_size", "devices", "cache"),
         lambda c: c.pictures is not None,
         "pictures={pictures} are there already",
+    ),
+    EffectRule(
+        ("evaluate",),
+        ("taught",),
+        lambda c: c.prompts is not None or c.real is not None,
+        "with prompts=… or real=… no trained captions are drawn",
     ),
     EffectRule(
         ("evaluate",),

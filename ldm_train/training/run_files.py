@@ -27,7 +27,7 @@ SHARES_FOLDER = re.compile(r".+-[0-9a-f]{8}\.shares")  # folders next to the che
 # Folders with the names that a run writes in them; "" is the run directory. Its config and record are not history, and what
 # it leaves at its end (an autoencoder, the vectors of new words) is replaced at the next one.
 HISTORY = {
-    "samples": re.compile(rf"(?:(?:held-out-|reverse-|forward-)?{STEP}|growth)\.png|prompts\.json"),
+    "samples": re.compile(rf"(?:(?:pairs-|reverse-|forward-)?{STEP}|growth)\.png|prompts\.json"),
     "ema": re.compile(rf"{STEP}\.safetensors"),
     "nonfinite": re.compile(rf"{STEP}(?:-rank-\d+\.json|\.safetensors)"),
     "tables": re.compile(r"update_ratios\.csv"),

@@ -342,7 +342,7 @@ def test_what_the_source_holds_out_is_never_trained_on(cache: Path) -> None:
     data = CachedLatents(read, batch_size=9, held_out=0.5)
     assert {read.entries[example].key for example in data.held_out} == {e.key for e in read.entries if e.held_out}
     assert sorted(data.order(torch.arange(9)).tolist()) == torch.cat(data.train).tolist()
-    latents = data.held_out_batch(torch.arange(3)).moments.mean
+    latents = data.fixed_batch(data.held_out, torch.arange(3)).moments.mean
     assert torch.equal(latents, means(read)[data.held_out])
     for positions in torch.arange(36).split(9):
         batch = data.fetch(positions).moments.mean

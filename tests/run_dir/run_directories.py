@@ -20,6 +20,7 @@ METRICS: Mapping[str, Callable[[float], float]] = {
     "metrics/precision_efficientnet_lite0": lambda x: 1 - x,
     "metrics/clip_retrieval_at_1_ViT-B-32": lambda x: 0.9 - 0.9 * x,
     "metrics/retrieval_at_1": lambda x: 1 - x,
+    "metrics/taught_retrieval_at_1": lambda x: 1 - 0.5 * x,
 }
 FINISHED = {"time": "2026-01-01T12:40:00+00:00", "step": MAX_STEPS, "as": "finished"}
 HOSTILE = "</script><script>alert(1)</script> \"><img src=x onerror='alert(2)'> \u202egnp"
@@ -39,7 +40,7 @@ def write_run(folder: Path, *words: str, seed: int = 0, prompts: tuple[str, ...]
     write_lines(folder / "validation.jsonl", *bins)
     sets = {"pictures": 64, "held_out": True, "steps": 10, "extractor": "efficientnet_lite0", "features": 1280}
     write_lines(folder / "set_metrics.jsonl", {"step": MAX_STEPS, **sets, "rank_deficient": True})
-    for name in ("", "reverse-", "forward-", "held-out-"):
+    for name in ("", "reverse-", "forward-", "pairs-"):
         for step in (200, 400):
             picture(folder / "samples" / f"{name}step-{step:08d}.png", seed=step)
     picture(folder / "samples" / "growth.png", seed=1, height=32)
@@ -111,7 +112,7 @@ def _logged(step: int, rng: np.random.Generator) -> dict[str, float]:
         line["loss"] = math.nan
     if step % 100 == 0:
         line |= {f"validation_bins/log_snr_{edge}": rest for edge in EDGES}
-        for name, factor in (("validation_loss", 1.0), ("validation_loss_raw", 1.2)):
+        for name, factor in (("validation_loss", 1.0), ("validation_loss_raw", 1.2), ("taught_validation_loss", 0.7)):
             value = factor * (0.1 + rest)
             line |= {name: value, f"{name}_low": 0.9 * value, f"{name}_high": 1.1 * value}
         line |= {name: of(rest) for name, of in METRICS.items()} | {"validation_noise_mse": 0.2 + rest}

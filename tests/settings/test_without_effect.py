@@ -92,6 +92,7 @@ def tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[
             "evaluation=held_out features=null steps=5",
             "note: steps=5 has no effect: evaluation=held_out, without",
         ),
+        ("evaluate", "run_dir=measured real=pictures taught=5", "note: taught=5 has no effect: with prompts"),
         ("evaluate", "run_dir=measured sampler=heun features=null", "note: sampler has no effect: evaluation=held_out"),
         ("evaluate", "run_dir=null pictures=a real=b seed=1", "note: seed=1 has no effect: pictures=a are there already"),
         ("evaluate", "run_dir=null pipeline=a sampler=heun", "note: sampler has no effect: a pipeline brings its own"),

@@ -15,7 +15,7 @@ from ldm_train.data.cache.reader import LatentCache
 from ldm_train.data.pictures.crops import Buckets
 from ldm_train.data.pictures.decoding import decode_picture, render_view
 from ldm_train.data.pictures.images import to_signed
-from ldm_train.training.validation.held_out import measure_held_out
+from ldm_train.training.validation.fixed_losses import measure_losses
 from ldm_train.training.validation.validation_callback import ValidationCallback
 
 SIZES = [(16, 16), (40, 20), (20, 40), (30, 31), (17, 16), (50, 34), (8, 16), (16, 64), (33, 50)]
@@ -87,10 +87,10 @@ def test_statistics_count_each_picture_alike(bucketed: Path) -> None:
 
 def test_portions_of_held_out_examples_are_of_one_bucket_and_all_of_them(bucketed: Path) -> None:
     data = CachedLatents(LatentCache(bucketed), batch_size=4)
-    portions = list(data.portions(torch.arange(3), 2))
+    portions = list(data.portions(data.held_out, 2))
     assert sorted(torch.cat(portions).tolist()) == [0, 1, 2]
     for portion in portions:
-        assert data.held_out_batch(portion).moments.mean.shape[0] == len(portion) <= 2
+        assert data.fixed_batch(data.held_out[portion], portion).moments.mean.shape[0] == len(portion) <= 2
 
 
 def test_a_resumed_run_is_the_one_that_was_never_interrupted(
@@ -116,7 +116,9 @@ def test_the_validation_loss_knows_no_batch_size(
 
     def at_the_end(self: ValidationCallback, trainer: object, module: object, *rest: object) -> None:
         for batch_size, world in ((1, 1), (2, 1), (64, 1)):
-            losses = measure_held_out(module, trainer.datamodule, batch_size=batch_size, repeats=2, world=world)  # type: ignore[arg-type, attr-defined]
+            losses = measure_losses(
+                module, trainer.datamodule, trainer.datamodule.held_out, batch_size=batch_size, repeats=2, world=world
+            )  # type: ignore[arg-type, attr-defined]
             found.append(losses.scalars())
 
     monkeypatch.setattr(ValidationCallback, "on_train_batch_end", at_the_end)

@@ -70,7 +70,7 @@ def test_weights_equal_those_of_one_process(part: str, two_ranks: Path, one: Pat
     assert (weights(two_ranks, part) - reference).norm() < 1e-10 * reference.norm()
 
 
-@pytest.mark.parametrize("name", ["step-00000008.png", "held-out-step-00000008.png", "growth.png"])
+@pytest.mark.parametrize("name", ["step-00000008.png", "pairs-step-00000008.png", "growth.png"])
 def test_pictures_that_are_drawn_in_shares_equal_those_of_one_process(name: str, two_ranks: Path, one: Path) -> None:
     actual, reference = (np.asarray(Image.open(run_dir / "samples" / name)).astype(int) for run_dir in (two_ranks, one))
     assert abs(actual - reference).max() <= 1

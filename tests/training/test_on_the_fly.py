@@ -129,7 +129,7 @@ def test_batches_are_the_caches_in_any_order(cache: Path, pictures: Path) -> Non
         positions = torch.arange(4 * step, 4 * step + 4)
         assert_same(stored.fetch(positions), data.fetch(positions))
     assert torch.equal(stored.held_out, data.held_out)
-    assert_same(stored.held_out_batch(torch.arange(3)), data.held_out_batch(torch.arange(3)))
+    assert_same(stored.fixed_batch(stored.held_out, torch.arange(3)), data.fixed_batch(data.held_out, torch.arange(3)))
 
 
 def test_what_was_decoded_is_let_go(pictures: Path) -> None:

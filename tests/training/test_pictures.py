@@ -12,8 +12,11 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 from torch.testing import assert_close
 
+from ldm_train.assembly.watching import choose_examples
+from ldm_train.data.batches.datamodules import CachedLatents
+from ldm_train.data.cache.reader import LatentCache
 from ldm_train.training.callbacks.growth import MAX_ROWS, add_growth_row, choose_growth_rows, read_growth_rows
-from ldm_train.training.callbacks.picture_grids import fit_on_white, make_pair_picture
+from ldm_train.training.callbacks.picture_grids import LABEL_MARGIN, fit_on_white, make_pair_picture, stack_labelled
 
 SETTINGS = {"prompts": ["a", "b"], "size": [16, 16]}
 
@@ -47,6 +50,36 @@ def test_a_picture_of_another_shape_is_shown_whole_on_white(shape: tuple[int, in
     assert found.shape == (3, 32, 32)
     assert (found == 0).sum() == 3 * inner[0] * inner[1]
     assert ((found == 0) | (found == 255)).all()
+
+
+def test_trained_and_held_out_pictures_are_labelled() -> None:
+    trained, held_out = plain(10)[0], torch.cat([plain(20)[0]] * 2, dim=2)
+    picture = stack_labelled({"trained": trained, "held out": held_out})
+    assert picture.shape == (3, 16 + 16, LABEL_MARGIN + 32)
+    for top, value, width in ((0, 10, 16), (16, 20, 32)):
+        row = picture[:, top : top + 16]
+        assert (row[:, :, LABEL_MARGIN : LABEL_MARGIN + width] == value).all()
+        assert (row[:, :, LABEL_MARGIN + width :] == 255).all()
+        assert (row[:, :, :LABEL_MARGIN] < 100).any(), "a label"
+
+
+@pytest.mark.parametrize(("count", "trained", "held_out"), [(8, 5, 3), (4, 2, 2), (3, 1, 2), (1, 0, 1)])
+def test_half_of_the_captions_are_trained_and_half_held_out(count: int, trained: int, held_out: int, cache: Path) -> None:
+    """Three pictures are held out; where they are too few, there are more trained ones."""
+    data = CachedLatents(LatentCache(cache), batch_size=4)
+    examples = choose_examples(data, count)
+    assert [example.held_out for example in examples] == [False] * trained + [True] * held_out
+    outside = set(data.held_out.tolist())
+    assert len({example.number for example in examples}) == count
+    for example in examples:
+        assert (example.number in outside) is example.held_out
+        assert example.caption == data.latents.first_caption(example.number)
+
+
+def test_a_run_labels_the_prompts_that_are_captions_of_examples(run_with: Callable[..., Path], trained: Path) -> None:
+    own = run_with("pictures.prompts=[a black circle on a red background,anything]")
+    for run_dir, kinds in ((trained, ["trained", "held out"]), (own, [])):
+        assert json.loads((run_dir / "samples/prompts.json").read_text())["kinds"] == kinds
 
 
 # The picture that grows
@@ -101,7 +134,7 @@ def test_the_run_s_own_has_a_row_for_each_time(trained: Path) -> None:
     settings = json.loads((trained / "samples/prompts.json").read_text())
     rows = read_growth_rows(trained / "samples/growth.png", json.dumps(settings, sort_keys=True))
     assert list(rows) == [4, 8]
-    tile = pixels(trained / "samples/step-00000008.png")[2:18, 2:18]
+    tile = pixels(trained / "samples/step-00000008.png")[2:18, LABEL_MARGIN + 2 : LABEL_MARGIN + 18]
     assert (np.asarray(rows[8])[:64:4, 64:128:4] == tile).all(), "the first prompt's, four times as large"
 
 
@@ -110,10 +143,11 @@ def test_the_run_s_own_has_a_row_for_each_time(trained: Path) -> None:
 
 def test_each_guidance_scale_has_a_row(run_with: Callable[..., Path], trained: Path) -> None:
     several = run_with("pictures.guidance=[2,1,5]")
-    rows = pixels(several / "samples/step-00000008.png")
-    assert rows.shape == (2 + 3 * 18, 2 + 2 * 18, 3)
-    assert (rows[:20] == pixels(trained / "samples/step-00000008.png")).all(), "the first is the run's own scale here"
-    assert (rows[18:36] != rows[:18]).any()
+    rows, alone = (pixels(run / "samples/step-00000008.png") for run in (several, trained))
+    assert rows.shape == (2 * (2 + 3 * 18), LABEL_MARGIN + 2 + 18, 3), "of a trained caption, then of a held-out one"
+    for part, single in zip(np.split(rows[:, LABEL_MARGIN:], 2), np.split(alone[:, LABEL_MARGIN:], 2), strict=True):
+        assert (part[:18] == single[:18]).all(), "the first is the run's own scale here"
+        assert (part[20:36] != part[2:18]).any()
     assert json.loads((several / "samples/prompts.json").read_text())["guidance"] == [2, 1, 5]
 
 
@@ -126,10 +160,8 @@ def test_scales_that_are_none_are_refused(scales: str, cache: Path, train: Calla
 
 def test_prompts_of_one_s_own_are_drawn_beside_held_out_examples(run_with: Callable[..., Path], trained: Path) -> None:
     own = run_with("pictures.prompts=[a black circle on a red background,anything]")
-    assert (
-        pixels(own / "samples/held-out-step-00000008.png") == pixels(trained / "samples/held-out-step-00000008.png")
-    ).all()
-    assert (pixels(own / "samples/step-00000008.png") != pixels(trained / "samples/step-00000008.png")).any()
+    assert (pixels(own / "samples/pairs-step-00000008.png") == pixels(trained / "samples/pairs-step-00000008.png")).all()
+    assert pixels(own / "samples/step-00000008.png").shape == (2 + 18, 2 + 2 * 18, 3), "without labels"
 
 
 def test_a_fresh_start_draws_no_rows_of_the_one_before(cache: Path, train: Callable, tmp_path: Path) -> None:
@@ -164,7 +196,7 @@ def test_a_frozen_text_encoder_is_freed_and_the_run_is_the_same(
     runs = tmp_path / "freed", tmp_path / "kept"
     one, other = ((run / "metrics.jsonl").read_bytes() for run in runs)
     assert one == other
-    for name in ("samples/step-00000008.png", "samples/held-out-step-00000008.png"):
+    for name in ("samples/step-00000008.png", "samples/pairs-step-00000008.png"):
         one, other = (pixels(run / name).astype(int) for run in runs)
         assert abs(one - other).max() <= 1
     one, other = (torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for run in runs)

@@ -103,7 +103,7 @@ def test_checkpoint_holds_plain_containers_and_both_kinds_of_weights(trained: Pa
 
 def test_run_directory_holds_config_and_samples(trained: Path) -> None:
     assert "max_steps: 8" in (trained / "config.yaml").read_text()
-    kinds = ("", "held-out-", "reverse-", "forward-")
+    kinds = ("", "pairs-", "reverse-", "forward-")
     names = {f"{kind}step-{step:08d}.png" for kind in kinds for step in VALIDATED} | {"growth.png"}
     assert {path.name for path in (trained / "samples").iterdir()} == names | {"prompts.json"}
     for name in names:
@@ -116,7 +116,7 @@ def test_run_directory_holds_config_and_samples(trained: Path) -> None:
 def test_dashboard_lists_curves_and_pictures(trained: Path) -> None:
     events = EventAccumulator(str(trained / "tensorboard"), size_guidance={"images": 0}).Reload()
     assert {"loss/training", "loss/validation", "optimizer/lr", "optimizer/grad_norm"} <= set(events.Tags()["scalars"])
-    shown = {f"pictures/{name}" for name in ("samples", "held_out", "reverse", "forward", "growth")}
+    shown = {f"pictures/{name}" for name in ("samples", "pairs", "reverse", "forward", "growth")}
     assert shown <= set(events.Tags()["images"])
     assert [event.step for event in events.Scalars("loss/training")] == list(range(1, STEPS + 1))
     assert [event.step for event in events.Images("pictures/samples")] == sorted(VALIDATED)
@@ -192,15 +192,20 @@ def test_validation_does_not_depend_on_its_batch_size(cache: Path, trained: Path
     from ldm_train.assembly.training_module import training_module
     from ldm_train.data.cache.reader import LatentCache
     from ldm_train.run_dir.stored_settings import read_trained
-    from ldm_train.training.validation.held_out import measure_held_out
+    from ldm_train.training.validation.compared import choose_trained
+    from ldm_train.training.validation.fixed_losses import measure_losses
 
     config = read_trained(trained)
     parts = build_parts(config)
     load_weights(trained, parts)
     module, data = training_module(config, parts), make_batches(config, LatentCache(cache))
-    whole, single = (measure_held_out(module, data, batch_size=size, repeats=2).scalars() for size in (64, 1))
+    whole, single = (measure_losses(module, data, data.held_out, batch_size=size, repeats=2).scalars() for size in (64, 1))
     assert single == pytest.approx(whole, rel=1e-6)
     assert lines(trained)[-1]["validation_loss"] == pytest.approx(whole["loss"], rel=1e-6), "that of the averaged weights"
+    taught = choose_trained(data, held_out=3)
+    assert sorted(taught.tolist()) == sorted(torch.cat(data.train).tolist()), "all nine: as few as three mean little"
+    losses = measure_losses(module, data, taught, batch_size=64, repeats=2).scalars()
+    assert lines(trained)[-1]["taught_validation_loss"] == pytest.approx(losses["loss"], rel=1e-6)
 
 
 # That it can be interrupted

@@ -54,7 +54,7 @@ def test_too_few_pictures_are_said_once(
         measure(self, trainer, module)
 
     monkeypatch.setattr(MetricsCallback, "_measure", counted)
-    monkeypatch.setattr(metrics_callback, "choose_comparison", lambda *arguments, **more: None)
+    monkeypatch.setattr(metrics_callback, "choose_comparisons", lambda *arguments, **more: [])
     answer = train(cache, tmp_path / "run", "max_steps=6", "metrics.every=2", "metrics.count=4")
     assert answer.code == 0, answer.err
     assert measured == [2, 4, 6]

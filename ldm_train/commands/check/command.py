@@ -40,7 +40,7 @@ from ldm_train.commands.check.trials import (
     try_settings,
     try_together,
 )
-from ldm_train.data.batches.holding_out import warn_of_none_held_out
+from ldm_train.data.batches.holding_out import warn_of_few_held_out
 from ldm_train.data.cache.manifest import Provenance
 from ldm_train.data.cache.plan import CachePlan
 from ldm_train.data.pictures.colour import background_colour
@@ -93,8 +93,8 @@ def run(settings: CheckSettings) -> int:
         attempt.notes += [*getattr(parts.autoencoder, "notes", []), *getattr(parts.text_encoder, "notes", [])]
     for line in attempt.notes:
         (report.warnings if isinstance(line, Caution) else report.notes).append(line)
-    if facts.usable and settings.held_out:
-        report.warnings += warn_of_none_held_out(facts.held_out, facts.usable, share=settings.held_out)
+    if facts.usable and settings.held_out != 0:
+        report.warnings += warn_of_few_held_out(facts.held_out, facts.usable, share=settings.held_out)
     if crop is not None:
         compare_caches(settings, report, survey, crop, attempt)
     length = None if parts is None else parts.text_encoder.identity.get("context_length")

@@ -132,11 +132,13 @@ class PictureFacts:
         return {key: factor for key, factor in self.enlarged.items() if factor > TINY}
 
 
-def collect_picture_facts(inspected: Sequence[Inspected], plan: CachePlan | None, *, share: float = 0.0) -> PictureFacts:
+def collect_picture_facts(
+    inspected: Sequence[Inspected], plan: CachePlan | None, *, share: float | None = 0.0
+) -> PictureFacts:
     """Return the facts about the pictures of all items; with a plan, also how they are cropped.
 
     Args:
-        share: of the pictures that training holds out if the source names none.
+        share: of the pictures that training holds out if the source names none; None for the default.
     """
     good = sorted((one for one in inspected if one.problem is None), key=lambda one: one.item.key)
     scales = {} if plan is None else {one.item.key: plan.crop.scale(one.size) for one in good}

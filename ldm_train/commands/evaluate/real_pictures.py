@@ -15,13 +15,17 @@ from ldm_train.assembly.training_data import make_batches, refuse_unfit, verify_
 from ldm_train.commands.evaluate.drawn_pictures import read_picture_batches
 from ldm_train.commands.evaluate.galleries import open_gallery
 from ldm_train.data.batches.datamodules import CachedLatents, split_held_out
+from ldm_train.data.batches.holding_out import spread_evenly
 from ldm_train.data.cache.reader import EncodedExamples, join_caches, open_caches
+from ldm_train.metrics.sets import MIN_PICTURES
 from ldm_train.run_dir.moved_paths import explaining_paths
 from ldm_train.run_dir.record import PRIOR
 from ldm_train.settings.composition import build
-from ldm_train.settings.schema.training import HELD_OUT, TrainSettings
+from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.settings.schema.using import EvaluateSettings
 from ldm_train.types import Autoencoder
+
+MOST_OTHERS = 1000  # trained pictures among which the nearest one to a drawn picture is looked for
 
 
 @dataclass(frozen=True)
@@ -43,32 +47,58 @@ def open_folder_pictures(path: str) -> RealPictures:
     return RealPictures(lambda size: read_picture_batches(gallery.files, size), len(gallery.files), gallery.captions)
 
 
-def open_latent_pictures(
-    latents: EncodedExamples, held_out: Tensor, autoencoder: Autoencoder, device: torch.device
-) -> RealPictures:
-    """Return held-out examples of a cache, decoded when they are read.
+@dataclass(frozen=True)
+class TrainedPictures:
+    """Pictures that a run was trained on.
 
     Args:
-        held_out: indices of the examples, (N,).
+        taught: a sample of which the captions are drawn.
+        others: up to `MOST_OTHERS`, with the sample among them: what a drawn picture may be a copy of.
     """
+
+    taught: RealPictures
+    others: RealPictures
+
+
+def open_latent_pictures(
+    latents: EncodedExamples, examples: Tensor, autoencoder: Autoencoder, device: torch.device
+) -> RealPictures:
+    """Return examples of a cache, decoded when they are read, ordered by their shapes.
+
+    Args:
+        examples: their indices, (N,).
+    """
+    examples = examples[latents.index.bucket[examples].argsort(stable=True)]
 
     @torch.no_grad()
     def read(size: int) -> Iterator[Tensor]:
-        for bucket in latents.index.bucket[held_out].unique():
-            for part in held_out[latents.index.bucket[held_out] == bucket].split(size):
+        for bucket in latents.index.bucket[examples].unique():
+            for part in examples[latents.index.bucket[examples] == bucket].split(size):
                 mean = latents.moments(part, torch.zeros_like(part)).mean
                 images = autoencoder.decode(mean.to(device, torch.float32))
                 if not images.isfinite().all():
-                    raise ValueError(
-                        "the autoencoder decodes held-out pictures to NaN or infinity; its weights may be damaged"
-                    )
+                    raise ValueError("the autoencoder decodes pictures to NaN or infinity; its weights may be damaged")
                 yield images.clamp(-1, 1).cpu()
 
-    return RealPictures(read, len(held_out), [latents.first_caption(example) for example in held_out.tolist()])
+    return RealPictures(read, len(examples), [latents.first_caption(example) for example in examples.tolist()])
 
 
 def open_run_pictures(data: CachedLatents, autoencoder: Autoencoder, device: torch.device) -> RealPictures:
     return open_latent_pictures(data.latents, data.held_out, autoencoder, device)
+
+
+def open_trained_pictures(
+    data: CachedLatents, count: int, autoencoder: Autoencoder, device: torch.device
+) -> TrainedPictures | None:
+    """Return `count` trained examples to draw, and more to compare with; None if there are too few."""
+    taught = spread_evenly(data.trained, count)
+    if len(taught) < MIN_PICTURES:
+        return None
+    others = torch.cat([spread_evenly(data.trained, MOST_OTHERS), taught]).unique()
+    return TrainedPictures(
+        open_latent_pictures(data.latents, taught, autoencoder, device),
+        open_latent_pictures(data.latents, others, autoencoder, device),
+    )
 
 
 def open_cache_pictures(folders: str | list[str], device: torch.device) -> RealPictures | None:
@@ -79,7 +109,7 @@ def open_cache_pictures(folders: str | list[str], device: torch.device) -> RealP
         restore_part(caches[0].manifest, "autoencoder", cache=caches[0].folder), "autoencoder"
     ).to(device)
     latents = join_caches(caches)
-    held_out = split_held_out(latents, HELD_OUT)[1]
+    held_out = split_held_out(latents, None)[1]
     return open_latent_pictures(latents, held_out, autoencoder, device) if len(held_out) > 0 else None
 
 

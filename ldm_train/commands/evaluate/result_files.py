@@ -12,13 +12,25 @@ from ldm_train.commands.evaluate.sweep_plot import SweepPoint, plot_sweep
 from ldm_train.metrics.numbers import Numbers
 from ldm_train.settings.schema.using import EvaluateSettings
 from ldm_train.util.files import atomic_write
+from ldm_train.util.held_out_figures import ENOUGH, pair_names
 
 FEWER_THAN_FEATURES = "fewer pictures than features; compare it only with results for as many pictures"
 FLAGS = {
     "few_pictures": "precision, recall and retrieval of so few pictures can be high for pure noise, and the distances vary; "
-    "compare them only with results for as many pictures"
+    "compare them only with results for as many pictures",
+    "few_held_out": f"fewer than {ENOUGH} pictures are held out: too few for these figures to mean much",
 }
-COUNTS = ("pictures", "held_out_pairs", "held_out_examples", "real_pictures", "step", "steps", "seed", "resamples")
+COUNTS = (
+    "pictures",
+    "taught_pictures",
+    "held_out_pairs",
+    "held_out_examples",
+    "real_pictures",
+    "step",
+    "steps",
+    "seed",
+    "resamples",
+)
 
 
 @dataclass(frozen=True)
@@ -82,11 +94,7 @@ def list_measures(numbers: Numbers) -> list[str]:
 def format_result(result: Result, plot: str) -> Iterator[str]:
     plain = result.plain()
     yield from ("# Evaluation", "", f"`{plain['command']}`", "")
-    yield from ("| metric | value | 95 % interval |", "|---|---|---|")
-    for name in list_measures(result.numbers):
-        ends = result.numbers.intervals.get(name)
-        interval = "" if ends is None else f"{ends[0]:.4g} to {ends[1]:.4g}"
-        yield f"| `{name}` | {result.numbers.values[name]:.4g} | {interval} |"
+    yield from format_measures(result.numbers)
     for name, flag in result.numbers.values.items():
         if flag is True:
             yield from ("", f"`{name}`: {FLAGS.get(name, FEWER_THAN_FEATURES)}.")
@@ -96,6 +104,24 @@ def format_result(result: Result, plot: str) -> Iterator[str]:
         yield f"| {name} | {format_detail(value)} |"
     if result.sweep:
         yield from ("", "## Sweep", "", *format_sweep_table(result.sweep), "", f"![The sweep's measures]({plot})")
+
+
+def format_measures(numbers: Numbers) -> Iterator[str]:
+    """Yield a table of the measurements, with those of trained captions next to those of held-out ones."""
+    names = pair_names(list_measures(numbers))
+    both = any(taught in numbers.values for taught in names.values())
+    yield "| metric | held out | 95 % interval | trained | 95 % interval |" if both else "| metric | value | 95 % interval |"
+    yield "|---|---|---|---|---|" if both else "|---|---|---|"
+    for name, taught in names.items():
+        columns = [format_value(numbers, one) for one in ((name, taught) if both else (name,))]
+        yield f"| `{name}` | {' | '.join(columns)} |"
+
+
+def format_value(numbers: Numbers, name: str) -> str:
+    """Return the value and the interval of a measurement as two cells; they are empty if there is none."""
+    ends = numbers.intervals.get(name)
+    interval = "" if ends is None else f"{ends[0]:.4g} to {ends[1]:.4g}"
+    return f"{numbers.values[name]:.4g} | {interval}" if name in numbers.values else " | "
 
 
 def format_detail(value: object) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
+from ldm_train.run_dir.metric_names import say_if_few_held_out
 from ldm_train.run_dir.reading import Plain, RunRead, read_run
 from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.settings.schema.using import ExportSettings
@@ -14,7 +15,10 @@ from ldm_train.util.files import atomic_write
 from ldm_train.weights.hub import is_hub_name
 
 UNSTATED, TASK = "not stated", "text-to-image"
-COUNTED = {"step", "steps", "seed", "pictures", "real_pictures", "resamples", "held_out_pairs", "held_out_examples"}
+COUNTED = {
+    *("step", "steps", "seed", "resamples", "pictures", "taught_pictures", "real_pictures"),
+    *("held_out_pairs", "held_out_examples"),
+}
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,8 @@ def format_body(card: Card, trained: TrainSettings, run: RunRead, settings: Expo
     if rows:
         yield from ("", "## Metrics", "", "| of | metric | value |", "|---|---|---|")
         yield from (f"| {of} | {name} | {value:.4g} |" for of, name, value in rows)
+        if few := say_if_few_held_out(run):
+            yield from ("", f"Caution: {few}.")
     yield from ("", "## Licences", "", "| of | licence |", "|---|---|")
     yield f"| these weights | {settings.licence or UNSTATED} |"
     yield f"| the pictures and captions | {settings.data_licence or UNSTATED} |"

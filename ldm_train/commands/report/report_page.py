@@ -9,7 +9,7 @@ from ldm_train.reports.axes import format_number
 from ldm_train.reports.curves import MAX_POINTS
 from ldm_train.reports.page import Page, PageSection
 from ldm_train.reports.page_blocks import Charts, DataTable, Facts, PageBlock, Paragraphs
-from ldm_train.run_dir.metric_names import best_value
+from ldm_train.run_dir.metric_names import best_value, say_if_few_held_out
 from ldm_train.run_dir.reading import RunRead
 from ldm_train.run_dir.run_settings import every_setting, list_changed, list_differences, short_names
 from ldm_train.run_dir.run_state import state_of
@@ -20,6 +20,7 @@ FIRST = (
     "metrics/kid",
     "metrics/clip_score",
     "metrics/retrieval",
+    "metrics/taught_retrieval",
 )  # metrics in the summary
 HOW = (
     "Drag across a plot to zoom in, or spread two fingers; double-click to see everything again. "
@@ -86,12 +87,12 @@ def build_picture_sections(runs: Sequence[ReportedRun], budget: Budget) -> list[
     if any(one.run.of_autoencoder for one in runs):
         return [PageSection("Reconstructions", run_pictures.show_reconstructions(runs, budget))]
     newest = run_pictures.show_newest(runs, budget)
-    held_out, strips = run_pictures.show_held_out(runs, budget), run_pictures.show_strips(runs, budget)
+    pairs, strips = run_pictures.show_pairs(runs, budget), run_pictures.show_strips(runs, budget)
     growth = run_pictures.show_growth(runs, budget)
     return [
         PageSection("Pictures", newest),
         PageSection("Pictures over the training", growth),
-        PageSection("Held-out pictures", held_out),
+        PageSection("Trained and held-out pictures", pairs),
         PageSection("Film strips", strips),
         PageSection(
             "Reconstructions",
@@ -126,6 +127,8 @@ def summarise_run(one: ReportedRun) -> list[tuple[str, str]]:
         )
     if isinstance(psnr := run.data.get("psnr"), float):
         rows.append(("PSNR of reconstructions", f"{psnr:.1f} dB"))
+    if few := say_if_few_held_out(run):
+        rows.append(("caution", few))
     share = run_results.measure_watching_share([one])
     if share is not None:
         rows.append(("time for pictures, validation and metrics", f"{share:.1%}"))

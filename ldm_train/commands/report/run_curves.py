@@ -7,14 +7,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldm_train.reports.curves import Charts, CurveLine, Curves, smooth_values
-from ldm_train.run_dir.metric_names import BINS, LIMITS, metric_title, plain_title
+from ldm_train.run_dir.metric_names import BINS, LIMITS, metric_title, plain_title, say_if_few_held_out
 from ldm_train.run_dir.reading import RunRead
 from ldm_train.run_dir.run_settings import list_loss_differences
+from ldm_train.util.held_out_figures import pair_names
 
 SMOOTHED = 40  # a running mean covers 1/40 of a run's values
 FEW = 40  # a line with at most so many values has a dot at each
 WIDE = 10.0  # ratio of the highest to the lowest value above which the axis is logarithmic
-MEASURED = ("validation_loss", "validation_loss_raw", "validation_noise_mse", "validation_noise_mse_raw")
+MEASURED = (
+    *("validation_loss", "validation_loss_raw", "taught_validation_loss"),
+    *("validation_noise_mse", "validation_noise_mse_raw", "taught_validation_noise_mse"),
+)
+TRAINED = "trained, averaged weights"
 LOSSES = ("loss", "noise_mse")
 HEALTH = {
     "grad_norm": "Gradient norm",
@@ -61,12 +66,17 @@ def plot_losses(runs: Sequence[ReportedRun]) -> Charts:
 
 
 def plot_validation(runs: Sequence[ReportedRun]) -> Charts:
-    """Plot the losses of held-out examples, and the error of the noise that the losses imply."""
-    forms = {"validation_loss": "averaged weights", "validation_loss_raw": "raw weights"}
-    errors = {"validation_noise_mse": "held out, averaged weights", "validation_noise_mse_raw": "held out, raw weights"}
+    """Plot the losses of held-out and of trained examples, and the error of the noise that the losses imply."""
+    forms = {
+        "validation_loss": "held out, averaged weights",
+        "validation_loss_raw": "held out, raw weights",
+        "taught_validation_loss": TRAINED,
+    }
+    errors = {name.replace("loss", "noise_mse"): label for name, label in forms.items()}
     measured, implied = _plot(runs, forms, "Validation loss"), _noisy(runs, "noise_mse", "Error of the noise")
     held_out = _plot(runs, errors, "", first_colour=1)
-    measured = replace(measured, note=join_notes(measured.note, describe_targets(runs)))
+    few = [one.label(text) for one in runs if (text := say_if_few_held_out(one.run))]
+    measured = replace(measured, note=join_notes(measured.note, describe_targets(runs), *few))
     return Charts([measured, replace(implied, lines=[*implied.lines, *held_out.lines])])
 
 
@@ -81,8 +91,14 @@ def join_notes(*notes: str) -> str:
 
 
 def plot_metrics(runs: Sequence[ReportedRun]) -> Charts:
-    """Plot each metric of sets of pictures."""
-    return Charts([_plot(runs, {name: ""}, metric_title(name)) for name in list_metric_names(runs)])
+    """Plot each metric of sets of pictures; of held-out and trained captions together, if there are both."""
+    names = list_metric_names(runs)
+    pairs = pair_names(names)
+    plots = []
+    for name, taught in pairs.items():
+        forms = {name: "held out", taught: "trained"} if {name, taught} <= set(names) else {name: "", taught: ""}
+        plots.append(_plot(runs, forms, metric_title(name if name in names else taught)))
+    return Charts(plots)
 
 
 def plot_health(runs: Sequence[ReportedRun]) -> Charts:

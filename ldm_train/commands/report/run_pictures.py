@@ -68,13 +68,16 @@ def show_newest(runs: Sequence[ReportedRun], budget: Budget) -> list[PageBlock]:
 
 
 def _newest(one: ReportedRun, budget: Budget) -> PageBlock:
-    prompts, scales = _read_prompts(one.run.path)
+    (prompts, scales), kinds = _read_prompts(one.run.path), _read_kinds(one.run.path)
     caption = "Drawn with the averaged weights"
     if len(scales) > 1:
         caption += f", a row for each guidance scale: {', '.join(scales)}"
     pictures = _latest(one, budget, "", caption)
-    across = len(prompts) if len(scales) > 1 else min(ACROSS, len(prompts))
-    return replace(pictures, columns=prompts if len(prompts) <= LISTED else (), across=across)
+    widest = max((kinds.count(kind) for kind in kinds), default=len(prompts))  # trained and held out have rows of their own
+    across = widest if len(scales) > 1 else min(ACROSS, widest)
+    drawn = next((one.embedded for one in pictures.pictures if one.embedded), None)
+    indent = min(50.0, 100 * MARGIN / drawn.width) if kinds and drawn else 0.0
+    return replace(pictures, columns=prompts if len(prompts) <= LISTED else (), across=across, indent=indent)
 
 
 def show_strips(runs: Sequence[ReportedRun], budget: Budget) -> list[PageBlock]:
@@ -87,10 +90,10 @@ def show_strips(runs: Sequence[ReportedRun], budget: Budget) -> list[PageBlock]:
     return blocks
 
 
-def show_held_out(runs: Sequence[ReportedRun], budget: Budget) -> list[PageBlock]:
-    """Return the held-out pictures of each run, with pictures drawn from their captions."""
-    caption = "Held-out pictures above, pictures drawn from their captions below"
-    return [_latest(one, budget, "held-out-", caption) for one in runs]
+def show_pairs(runs: Sequence[ReportedRun], budget: Budget) -> list[PageBlock]:
+    """Return trained and held-out pictures of each run, with pictures drawn from their captions."""
+    caption = "Pictures of the data above, pictures drawn from their captions below; first trained ones, then held-out ones"
+    return [_latest(one, budget, "pairs-", caption) for one in runs]
 
 
 def show_reconstructions(runs: Sequence[ReportedRun], budget: Budget) -> list[PageBlock]:
@@ -143,14 +146,29 @@ def _latest(one: ReportedRun, budget: Budget, prefix: str, caption: str) -> Pict
 
 
 def _read_prompts(run_dir: Path) -> tuple[tuple[str, ...], list[str]]:
-    """Return the prompts and the guidance scales of a grid; nothing if the file is missing or damaged."""
+    """Return the prompts, with "trained" or "held out" if they are such captions, and the guidance scales of a grid.
+
+    Both are empty if the file is missing or damaged.
+    """
     try:
         content = read_json(run_dir / "samples" / "prompts.json")
         if not isinstance(content, dict):
             return (), []
-        return tuple(str(prompt) for prompt in content["prompts"]), [str(scale) for scale in content["guidance"]]  # type: ignore
+        prompts, kinds = [str(prompt) for prompt in content["prompts"]], _read_kinds(run_dir)  # type: ignore[union-attr]
+        named = [f"{kind}: {prompt}" for kind, prompt in zip(kinds, prompts, strict=False)]
+        return tuple(named or prompts), [str(scale) for scale in content["guidance"]]  # type: ignore[union-attr]
     except (OSError, ValueError, LookupError, TypeError):
         return (), []
+
+
+def _read_kinds(run_dir: Path) -> list[str]:
+    """Return what each prompt is, "trained" or "held out"; nothing if they are no captions of examples, or it is unknown."""
+    try:
+        content = read_json(run_dir / "samples" / "prompts.json")
+    except (OSError, ValueError):
+        return []
+    kinds = content.get("kinds") if isinstance(content, dict) else None
+    return [str(kind) for kind in kinds] if isinstance(kinds, list) else []
 
 
 def _evenly(count: int, most: int) -> list[int]:

@@ -8,6 +8,7 @@ from ldm_train.reports.charts import Bars
 from ldm_train.reports.page_blocks import DataTable, PageBlock, Paragraphs, ShellCommand
 from ldm_train.run_dir.metric_names import best_value, lower_is_better, metric_title
 from ldm_train.run_dir.run_settings import format_setting
+from ldm_train.util.held_out_figures import pair_names
 
 MANY_PICTURES = 1000  # as `metrics/sets.py` has it, which imports torch
 ROWS = 200  # at most, in a table of an evaluation
@@ -45,6 +46,8 @@ def _measured_on(metadata: Mapping[str, object]) -> str:
     drawn = f"{metadata.get('pictures')} pictures, drawn in {metadata.get('steps')} steps"
     sentence = f"Metrics of sets are of {drawn}, against {against}."
     count = metadata.get("pictures")
+    if metadata.get("held_out") and metadata.get("taught_pictures"):
+        sentence += f" Those of trained captions are of {metadata['taught_pictures']}."
     if isinstance(count, int) and count < MANY_PICTURES:
         sentence += " Precision, recall and retrieval of so few can be high for pure noise."
     if not metadata.get("rank_deficient"):
@@ -58,18 +61,30 @@ def build_evaluation_blocks(runs: Sequence[ReportedRun]) -> list[PageBlock]:
     blocks: list[PageBlock] = []
     for one in runs:
         for name, result in one.run.evaluations.items():
-            values = [(key, part) for key, part in _flat(result) if key not in ("kind", "command")]
-            rows = [(key, _text(part), format_interval(result, key)) for key, part in values]
-            columns = ["evaluation", one.label(name), "95 % interval"]
-            has_intervals = any(ends for _, _, ends in rows)
-            blocks.append(
-                DataTable(columns, rows, max_rows=30)
-                if has_intervals
-                else DataTable(columns[:2], [row[:2] for row in rows], max_rows=30)
-            )
+            blocks.append(_evaluation_table(result, one.label(name)))
             blocks += [_rows(key, part) for key, part in result.items() if _is_table(part)]
             blocks.append(ShellCommand(_command(result.get("command"))))
     return blocks
+
+
+def _evaluation_table(result: Mapping[str, object], name: str) -> DataTable:
+    """Return the values of an evaluation; if some are of trained captions, they stand next to those of held-out ones."""
+    values = {key: part for key, part in _flat(result) if key not in ("kind", "command")}
+    pairs = pair_names(values)
+    both = any(taught in values and key in values for key, taught in pairs.items())
+    columns = ["evaluation", name, "95 % interval"]
+    if both:
+        columns = ["evaluation", f"{name}: held out", "95 % interval", "trained", "95 % interval"]
+        keys = [(key, taught) for key, taught in pairs.items()]
+    else:
+        keys = [(key, "") for key in values]
+    rows = []
+    for pair in keys:
+        cells = [cell for key in pair for cell in (_text(values.get(key, "")), format_interval(result, key))]
+        rows.append([pair[0], *cells][: len(columns)])
+    if not any(cell for row in rows for cell in row[2::2]):  # without intervals
+        columns, rows = [columns[0], *columns[1::2]], [[row[0], *row[1::2]] for row in rows]
+    return DataTable(columns, rows, max_rows=30)
 
 
 def format_interval(result: Mapping[str, object], name: str) -> str:

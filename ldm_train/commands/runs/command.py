@@ -12,11 +12,12 @@ from rich.table import Table
 from rich.text import Text
 
 from ldm_train.reports.axes import format_number
-from ldm_train.run_dir.metric_names import BINS, LIMITS, best_value, lower_is_better, metric_title
+from ldm_train.run_dir.metric_names import BINS, LIMITS, best_value, lower_is_better, metric_title, say_if_few_held_out
 from ldm_train.run_dir.reading import RunRead, Series, is_run_directory, read_runs
 from ldm_train.run_dir.run_settings import ABSENT, list_differences, list_loss_differences, short_names
 from ldm_train.run_dir.run_state import Word, state_of, time_of
 from ldm_train.settings.schema.using import RunsSettings
+from ldm_train.util.held_out_figures import TAUGHT
 from ldm_train.util.messages import warn
 from ldm_train.util.text import nearest
 
@@ -54,6 +55,9 @@ def run(settings: RunsSettings) -> None:
             "the error of the noise that each implies, or metrics of pictures",
             file=sys.stderr,
         )
+    for one in runs:
+        if few := say_if_few_held_out(one):
+            print(f"note: {one.path}: {few}", file=sys.stderr)
     if settings.format == "json":
         print(json.dumps(list_plain_runs(runs), indent=2))
     else:
@@ -119,7 +123,7 @@ def _metric(runs: Sequence[RunRead], by: str) -> str:
 
 def select_metrics(run: RunRead) -> dict[str, Series]:
     """Return the series that measure how good a run is, by name."""
-    kinds = ("validation_", "metrics/", "held_out_", "train_psnr")
+    kinds = ("validation_", TAUGHT, "metrics/", "held_out_", "train_psnr")
     series = {name: s for name, s in run.series.items() if name.startswith(kinds) and not name.startswith(BINS)}
     return {name: s for name, s in series.items() if not name.endswith(LIMITS)}
 

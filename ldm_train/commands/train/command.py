@@ -31,7 +31,7 @@ from ldm_train.assembly.training_data import open_data
 from ldm_train.assembly.training_module import compile_network, list_sampling_warnings, training_module
 from ldm_train.assembly.watching import Watching
 from ldm_train.conditioners.text_encoder import TextEncoder
-from ldm_train.data.batches.holding_out import warn_of_none_held_out
+from ldm_train.data.batches.holding_out import warn_of_few_held_out
 from ldm_train.run_dir.holding import hold_run_directory
 from ldm_train.run_dir.record import note_saved, prepare_run, set_threads
 from ldm_train.settings.composition import build
@@ -70,8 +70,8 @@ def train_network(settings: TrainSettings, limits: Limits, keeping: Keeping) -> 
     settings, parts, data, content = open_data(settings)
     captions = training_captions(parts.text_encoder, data, caches=len(given_caches(original)))
     warnings = check_new_words(settings, parts.text_encoder, captions)
-    if settings.held_out:
-        warnings += warn_of_none_held_out(len(data.held_out), len(data.latents.index), share=settings.held_out)
+    if settings.held_out != 0:
+        warnings += warn_of_few_held_out(len(data.held_out), len(data.latents.index), share=settings.held_out)
     warnings += warn_of_lossy_latents(settings, data.latents.quality.psnr)
     stored = with_given_caches(settings, original)
     watching = Watching.of(settings, parts, data)

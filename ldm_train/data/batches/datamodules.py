@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ldm_train import draws
-from ldm_train.data.batches.holding_out import is_held_out
+from ldm_train.data.batches.holding_out import choose_held_out
 from ldm_train.data.batches.order import ExampleOrder, Pool
 from ldm_train.data.batches.positions import BatchGeometry, build_endless_loader
 from ldm_train.data.cache.index import CacheIndex
@@ -165,7 +165,8 @@ class CachedLatents(EndlessData):
     Args:
         latents: a cache, or several joined.
         caption_dropout: share of examples whose caption is replaced by the empty one, for classifier-free guidance.
-        held_out: share of the entries that are held out, in each data set whose source does not say which are.
+        held_out: share of the entries that are held out, in each data set whose source does not say which are; None for the
+            default of `choose_held_out`.
         repeats: how often an epoch contains each data set; by default once.
         shares: each data set's share of an epoch, instead of repeats.
 
@@ -181,7 +182,7 @@ class CachedLatents(EndlessData):
         micro_batch_size: MicroBatchSize = None,
         seed: int = 0,
         caption_dropout: float = 0.1,
-        held_out: float = 0.0,
+        held_out: float | None = 0.0,
         workers: int = 0,
         repeats: Sequence[float] | None = None,
         shares: Sequence[float] | None = None,
@@ -194,6 +195,7 @@ class CachedLatents(EndlessData):
         if not sum(counts):
             raise ValueError(f"there is no example to train on: all {len(latents.index)} are held out; lower held_out")
         factors = compute_repeats(counts, repeats, shares)
+        self.trained = torch.cat([part for part, factor in zip(self.train, factors, strict=True) if factor])
         buckets = build_pools(latents.index, self.train, factors)
         if not buckets:
             raise ValueError(
@@ -226,20 +228,20 @@ class CachedLatents(EndlessData):
             return torch.zeros_like(examples)
         return (draws.uniform(self.seed, "view", positions) * counts).long()
 
-    def held_out_batch(self, indices: Tensor) -> LatentBatch:
-        """Return held-out examples of one bucket by index (B,): first view, first caption; positions are the indices."""
-        examples, first = self.readable(self.held_out[indices]), torch.zeros(len(indices))
+    def fixed_batch(self, examples: Tensor, positions: Tensor) -> LatentBatch:
+        """Return examples (B,) of one bucket as they are measured: first view, first caption, no dropout."""
+        examples, first = self.readable(examples), torch.zeros(len(examples))
         captions = self.latents.captions(examples, first, first.bool())
-        return LatentBatch(indices, self.latents.moments(examples, first.long()), captions)
+        return LatentBatch(positions, self.latents.moments(examples, first.long()), captions)
 
-    def portions(self, indices: Tensor, count: int) -> Iterator[Tensor]:
-        """Yield the indices of held-out examples in portions of one bucket, at most (count,)."""
-        buckets = self.latents.index.bucket[self.held_out[indices]]
+    def portions(self, examples: Tensor, count: int) -> Iterator[Tensor]:
+        """Yield the indices of examples (N,) in portions of one bucket, at most (count,)."""
+        buckets = self.latents.index.bucket[examples]
         for bucket in buckets.unique():
-            yield from indices[buckets == bucket].split(count)
+            yield from (buckets == bucket).nonzero()[:, 0].split(count)
 
 
-def split_held_out(latents: EncodedExamples, share: float) -> tuple[list[Tensor], Tensor]:
+def split_held_out(latents: EncodedExamples, share: float | None) -> tuple[list[Tensor], Tensor]:
     """Return the examples to train on of each data set, and all held-out ones.
 
     Examples are held out as the source says, otherwise by the picture's hash, so copies of a picture stay together.
@@ -247,7 +249,7 @@ def split_held_out(latents: EncodedExamples, share: float) -> tuple[list[Tensor]
     index, train, held_out, start = latents.index, [], [], 0
     for count in latents.sets:
         own = slice(start, start + count)
-        out = index.held_out[own] if index.held_out[own].any() else is_held_out(index.picture[own], share)
+        out = index.held_out[own] if index.held_out[own].any() else choose_held_out(index.picture[own], share)
         train.append(start + (~out).nonzero()[:, 0])
         held_out.append(start + out.nonzero()[:, 0])
         start += count

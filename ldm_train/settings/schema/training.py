@@ -29,7 +29,6 @@ DTYPES = ("float16", "bfloat16", "float32")
 Dtype = Annotated[str, Choice(DTYPES)]
 MicroBatch = Annotated[int | Literal["auto"], Range(1), Words("a whole number of at least 1, or auto")]
 MOST_PIXELS = 178_956_970
-HELD_OUT = 0.05  # share of a cache that names no example as held out
 
 
 class CheckpointSettings(Section):
@@ -83,7 +82,7 @@ class ParameterGroupSettings(Section):
 
 
 class ValidationSettings(Section):
-    """The loss on held-out examples."""
+    """The loss on held-out examples, and on as many trained ones."""
 
     every: Count = setting(500, "optimizer steps between measurements", free=True)
     repeats: Count = setting(4, "timesteps per held-out example", free=True)
@@ -98,8 +97,10 @@ class PictureSettings(Section):
     """Pictures drawn while a run trains."""
 
     every: Count = setting(500, "optimizer steps between pictures", free=True)
-    prompts: Prompts | None = setting(None, "what they show; null: captions of held-out examples; []: none", free=True)
-    count: Count = setting(8, "held-out examples drawn from their captions, next to the true pictures", free=True)
+    prompts: Prompts | None = setting(None, "what they show; null: trained and held-out captions; []: none", free=True)
+    count: Count = setting(
+        8, "examples drawn from their captions below their pictures, half of them trained, half held out", free=True
+    )
     guidance: list[Finite] | None = setting(None, "scales, such as [1,2,4], a row for each; null: guidance.scale", free=True)
     steps: Count = setting(20, "steps of the sampler", free=True)
     seed: int = setting(0, "of their noise", free=True)
@@ -109,7 +110,9 @@ class MetricSettings(Section):
     """Metrics of sets of pictures while a run trains."""
 
     every: Count | None = setting(800, "optimizer steps between measurements, and at the end; null: none", free=True)
-    count: Annotated[int, Range(4)] = setting(64, "held-out captions drawn, and true pictures compared with them", free=True)
+    count: Annotated[int, Range(4)] = setting(
+        64, "held-out captions drawn, and as many trained ones; each compared with its true pictures", free=True
+    )
     steps: Count = setting(10, "steps of the sampler", free=True)
     seed: int = setting(0, "of their noise", free=True)
 
@@ -182,7 +185,9 @@ class TrainSettings(FittingSettings, SourceSettings):
     input_perturbation: NotNegative = setting(
         0.0, "further noise in the network's input only: 0.1 for long runs on few pictures"
     )
-    held_out: BelowOne = setting(HELD_OUT, "share kept from training, if the source names none")
+    held_out: BelowOne | None = setting(
+        None, "share kept from training, if the source names none; null: 0.05, and at least 20 pictures or a fifth of fewer"
+    )
     parameter_groups: ParameterGroupSettings = setting(ParameterGroupSettings(), "")
     validation: ValidationSettings = setting(ValidationSettings(), "", free=True)
     pictures: PictureSettings = setting(PictureSettings(), "", free=True)

@@ -135,6 +135,9 @@ class EvaluateSettings(DrawingSettings):
     samples: Count | None = setting(
         None, "pictures to draw; null: one for each held-out picture, or what the evaluation asks for"
     )
+    taught: WholeNumber | None = setting(
+        None, "trained captions to draw too; null: as many as held-out pictures, at least 20, at most samples; 0: none"
+    )
     out: FilePath = setting(
         ..., "FILE.json; a Markdown file and a sweep's plot next to it, and pictures in FILE.json.pictures"
     )

@@ -1,11 +1,13 @@
 """Grids of pictures for people and dashboards, and pictures that all ranks draw together."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import pytorch_lightning as pl
 import torch
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
+from torchvision.transforms.functional import pil_to_tensor
 from torchvision.utils import make_grid
 
 from ldm_train.data.pictures.images import count_broken, to_display_bytes
@@ -14,10 +16,15 @@ from ldm_train.samplers.base import StepCallback
 from ldm_train.training.loggers.dashboards import log_scalars
 from ldm_train.util.messages import warn
 
+GAP = 2  # pixels around each picture of a grid
+LABEL_MARGIN = 64  # pixels at the left of a picture, for its label
+
 
 def make_grid_picture(images: Tensor, *, columns: int) -> Tensor:
     """Return uint8 images (B, 3, H, W) as one picture (3, H', W') with rows of `columns`."""
-    return make_grid(images, nrow=columns, padding=2, pad_value=255).to(torch.uint8)
+    if len(images) == 1:  # which make_grid leaves without a margin
+        return pad(images[0], (GAP,) * 4, value=255)
+    return make_grid(images, nrow=columns, padding=GAP, pad_value=255).to(torch.uint8)
 
 
 def make_pair_picture(above: Tensor, below: Tensor, *, columns: int) -> Tensor:
@@ -28,6 +35,19 @@ def make_pair_picture(above: Tensor, below: Tensor, *, columns: int) -> Tensor:
     rows = [row for i in range(0, len(above), columns) for row in (above[i : i + columns], below[i : i + columns])]
     empty = torch.full_like(above[:1], 255).expand(columns, -1, -1, -1)
     return make_grid_picture(torch.cat([torch.cat([row, empty[len(row) :]]) for row in rows]), columns=columns)
+
+
+def stack_labelled(pictures: Mapping[str, Tensor]) -> Tensor:
+    """Return pictures (3, H, W) uint8 below each other, (3, H', W'), each with its label at the left, on white."""
+    width, rows = max(picture.shape[2] for picture in pictures.values()), []
+    for label, picture in pictures.items():
+        margin = Image.new("RGB", (LABEL_MARGIN, picture.shape[1]), "white")
+        ImageDraw.Draw(margin).text(
+            (LABEL_MARGIN - 4, margin.height // 2), label, fill="black", anchor="rm", font=ImageFont.load_default(14)
+        )
+        labelled = torch.cat([pil_to_tensor(margin), picture.cpu()], dim=2)
+        rows.append(pad(labelled, (0, LABEL_MARGIN + width - labelled.shape[2]), value=255))
+    return torch.cat(rows, dim=1)
 
 
 def fit_on_white(image: Tensor, size: tuple[int, int]) -> Tensor:

@@ -1,7 +1,7 @@
-"""Pictures while a run trains: of fixed prompts, of held-out captions next to the true pictures, and film strips."""
+"""Pictures while a run trains: of fixed prompts, of captions next to the true pictures, and film strips."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +24,7 @@ from ldm_train.training.callbacks.picture_grids import (
     fit_on_white,
     make_grid_picture,
     make_pair_picture,
+    stack_labelled,
     warn_of_nonfinite,
 )
 from ldm_train.training.callbacks.spent import TimeSpent
@@ -35,7 +36,21 @@ from ldm_train.util.files import atomic_write
 
 SAMPLE_COLUMNS = 8
 GROWTH_PICTURE = "growth.png"
-PREFIXES = {"samples": "", "held_out": "held-out-", "reverse": "reverse-", "forward": "forward-"}
+PREFIXES = {"samples": "", "pairs": "pairs-", "reverse": "reverse-", "forward": "forward-"}
+TRAINED, HELD_OUT = "trained", "held out"  # what is said of an example in pictures
+
+
+@dataclass(frozen=True)
+class DrawnExample:
+    """An example of the data with its caption, which is drawn and compared with its picture."""
+
+    number: int
+    caption: str
+    held_out: bool
+
+    @property
+    def kind(self) -> str:
+        return HELD_OUT if self.held_out else TRAINED
 
 
 @dataclass(frozen=True)
@@ -45,12 +60,12 @@ class Drawing:
     Args:
         prompts: drawn every time; a film strip shows the reverse process of the first one.
         recipes: by guidance scale; each draws all prompts. The first one also draws everything else.
-        held_out: captions of held-out examples by the examples' numbers, drawn next to the examples' pictures.
+        examples: drawn from their captions, below their pictures; trained ones first.
     """
 
     prompts: list[str]
     recipes: Mapping[float, SamplingSettings]
-    held_out: Mapping[int, str]
+    examples: Sequence[DrawnExample]
 
     @cached_property
     def recipe(self) -> SamplingSettings:
@@ -60,11 +75,32 @@ class Drawing:
     @property
     def captions(self) -> list[str]:
         """All captions that are ever drawn."""
-        return [*self.prompts, *self.held_out.values(), self.recipe.negative_prompt]
+        return [*self.prompts, *self.example_captions, self.recipe.negative_prompt]
+
+    @property
+    def example_captions(self) -> list[str]:
+        return [example.caption for example in self.examples]
+
+    @property
+    def groups(self) -> dict[str, list[int]]:
+        """The places of the trained and of the held-out examples, by kind; no kind without an example."""
+        kinds = [example.kind for example in self.examples]
+        return {kind: [i for i, other in enumerate(kinds) if other == kind] for kind in dict.fromkeys(kinds)}
+
+    @property
+    def kinds(self) -> list[str]:
+        """What each prompt is, "trained" or "held out", if the prompts are the captions of examples; else nothing."""
+        return [example.kind for example in self.examples] if self.prompts == self.example_captions else []
 
     def settings(self, size: tuple[int, int]) -> dict[str, object]:
         """Return what decides the pictures, in plain values."""
-        return {"prompts": self.prompts, "guidance": list(self.recipes), "size": list(size), "seed": self.recipe.seed}
+        return {
+            "prompts": self.prompts,
+            "kinds": self.kinds,
+            "guidance": list(self.recipes),
+            "size": list(size),
+            "seed": self.recipe.seed,
+        }
 
 
 class Samples(Callback):
@@ -126,30 +162,48 @@ class Samples(Callback):
             )
             for recipe, watch in zip(drawing.recipes.values(), [film, *[None] * len(drawing.recipes)], strict=False)
         ]
-        columns = min(SAMPLE_COLUMNS, len(prompts)) if len(rows) == 1 else len(prompts)
-        pictures = {"samples": make_grid_picture(torch.cat(rows), columns=columns)}
+        pictures = {"samples": self._grid(rows)}
         if rank == 0:
             warn_of_nonfinite(trainer, "pictures of prompts", torch.cat(rows))
-        captions = list(drawing.held_out.values())
-        if captions:
-            same = captions == prompts
-            drawn = (
-                rows[0]
-                if same
-                else draw_over_ranks(generation, captions, drawing.recipe, rank=rank, world=world, at_once=at_once)
-            )
-            if rank == 0 and not same:
-                warn_of_nonfinite(trainer, "pictures of held-out captions", drawn)
-            pictures["held_out"] = make_pair_picture(
-                self._truth(trainer, generation, drawn), drawn, columns=min(SAMPLE_COLUMNS, len(captions))
-            )
+        captions = drawing.example_captions
+        same = captions == prompts
+        drawn = (
+            rows[0]
+            if same
+            else draw_over_ranks(generation, captions, drawing.recipe, rank=rank, world=world, at_once=at_once)
+        )
+        if rank == 0 and not same:
+            warn_of_nonfinite(trainer, "pictures of captions", drawn)
+        pictures["pairs"] = self._pairs(self._truth(trainer, generation, drawn), drawn)
         return pictures | ({"reverse": film.strip} if rank == 0 else {}), rows[0]
 
+    def _grid(self, rows: Sequence[Tensor]) -> Tensor:
+        """Return pictures (B, 3, H, W) of all prompts, a row for each guidance scale; captions of examples are labelled."""
+
+        def arrange(parts: Sequence[Tensor]) -> Tensor:
+            count = len(parts[0])
+            return make_grid_picture(
+                torch.cat(list(parts)), columns=min(SAMPLE_COLUMNS, count) if len(parts) == 1 else count
+            )
+
+        if not self.drawing.kinds:
+            return arrange(rows)
+        groups = self.drawing.groups
+        return stack_labelled({kind: arrange([row[chosen] for row in rows]) for kind, chosen in groups.items()})
+
+    def _pairs(self, truth: Tensor, drawn: Tensor) -> Tensor:
+        """Return the examples' pictures above the drawn ones, trained ones apart from held-out ones and labelled."""
+        groups = self.drawing.groups
+        columns = min(SAMPLE_COLUMNS, max(len(chosen) for chosen in groups.values()))
+        return stack_labelled(
+            {kind: make_pair_picture(truth[chosen], drawn[chosen], columns=columns) for kind, chosen in groups.items()}
+        )
+
     def _truth(self, trainer: pl.Trainer, generation: Generation, drawn: Tensor) -> Tensor:
-        """Return the held-out examples as the autoencoder decodes them, at the size of what is drawn, (B, 3, H, W) uint8."""
+        """Return the examples as the autoencoder decodes them, at the size of what is drawn, (B, 3, H, W) uint8."""
         if self._true is None:
             data = trainer.datamodule  # type: ignore[attr-defined]
-            latents = [load_model_latents(data, example, generation) for example in self.drawing.held_out]
+            latents = [load_model_latents(data, example.number, generation) for example in self.drawing.examples]
             pictures = [to_display_bytes(generation.decode(one))[0].cpu() for one in latents]
             self._true = torch.stack([fit_on_white(picture, (drawn.shape[2], drawn.shape[3])) for picture in pictures])
         return self._true

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ldm_train.training.loggers.dashboards import Dashboard, PlainConfig, TableCell
 from ldm_train.util.files import flush_file
+from ldm_train.util.held_out_figures import taught_name
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -26,8 +27,9 @@ def name_card(name: str) -> str:
     for error in ERRORS:
         if name == error:
             return f"{error}/training"
-        if name.startswith(f"validation_{error}"):
-            return f"{error}/validation{name.removeprefix(f'validation_{error}')}"
+        for kind in ("validation_", taught_name("validation_")):
+            if name.startswith(f"{kind}{error}"):
+                return f"{error}/{kind.rstrip('_')}{name.removeprefix(f'{kind}{error}')}"
     if "/" in name:
         return name
     if name in OPTIMIZER:

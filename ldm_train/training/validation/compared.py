@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from ldm_train.data.batches.datamodules import CachedLatents
+from ldm_train.data.batches.holding_out import spread_evenly
 from ldm_train.metrics.sets import MIN_PICTURES
+from ldm_train.util.held_out_figures import ENOUGH
 from ldm_train.util.messages import note
 
-ENOUGH_HELD_OUT = 16  # held-out pictures; with fewer, training pictures are compared
 PORTION_SIZE = 16  # pictures of one call; fixed, so that their values do not depend on the number of ranks
 
 
@@ -49,20 +50,31 @@ class ComparisonSet:
         return self.captions[start : start + len(self.portions[number])]
 
 
-def choose_comparison(data: CachedLatents, count: int, *, factor: int) -> ComparisonSet | None:
-    """Choose up to `count` held-out examples, evenly spread; training examples if fewer than `ENOUGH` are held out.
+def choose_trained(data: CachedLatents, held_out: int, *, most: int | None = None) -> Tensor:
+    """Return trained examples to compare with so many held-out ones: as many, but enough to measure something."""
+    count = max(held_out, ENOUGH)
+    return spread_evenly(data.trained, count if most is None else min(count, most))
+
+
+def choose_comparisons(data: CachedLatents, count: int, *, factor: int) -> list[ComparisonSet]:
+    """Choose up to `count` held-out examples and as many trained ones, evenly spread; no set of fewer than MIN_PICTURES.
 
     Args:
         factor: pixels per position of the latents.
-
-    Returns:
-        None if there are fewer than MIN_PICTURES examples.
     """
-    held_out = len(data.held_out) >= min(ENOUGH_HELD_OUT, count)
-    pool = data.held_out if held_out else torch.cat(data.train)
-    chosen = pool[torch.arange(min(count, len(pool))) * len(pool) // min(count, len(pool))]
-    if len(chosen) < MIN_PICTURES:
-        return None
+    held_out = spread_evenly(data.held_out, count)
+    few = len(held_out) < MIN_PICTURES
+    trained = choose_trained(data, count if few else len(held_out), most=count)
+    pools = [(trained, False)] if few else [(held_out, True), (trained, False)]
+    return [
+        build_comparison(data, chosen, factor=factor, held_out=held_out)
+        for chosen, held_out in pools
+        if len(chosen) >= MIN_PICTURES
+    ]
+
+
+def build_comparison(data: CachedLatents, chosen: Tensor, *, factor: int, held_out: bool) -> ComparisonSet:
+    """Return the set of these examples (N,), ordered by their shapes."""
     portions: list[Tensor] = []
     sizes: list[tuple[int, int]] = []
     buckets = data.latents.index.bucket[chosen]

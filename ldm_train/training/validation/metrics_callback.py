@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import pytorch_lightning as pl
 import torch
@@ -29,14 +30,14 @@ from ldm_train.training.loggers.dashboards import PlainRecord, log_record, log_s
 from ldm_train.training.module import NoisePredictorTraining
 from ldm_train.training.optimization.sharding import is_sharded
 from ldm_train.training.validation.compared import (
-    ENOUGH_HELD_OUT,
     PORTION_SIZE,
     ComparisonSet,
-    choose_comparison,
+    choose_comparisons,
     compute_over_ranks,
     print_once,
 )
 from ldm_train.training.validation.real_features import FeatureStore, load_or_compute_features
+from ldm_train.util.held_out_figures import say_if_few, taught_name
 
 PIXEL_FEATURES, CLIP_IMAGES = "pixels", "clip"
 
@@ -49,7 +50,7 @@ class Measuring:
         features: extractor for distances between drawn and true pictures; None for no distances.
         pair: CLIP, to compare drawn pictures with their captions; None for no comparison.
         recipe: how pictures are drawn; the i-th has noise number i.
-        count: largest number of pictures.
+        count: largest number of held-out captions, and of trained ones.
         metrics: further metrics of each picture, at a size of 64x64 pixels.
     """
 
@@ -61,12 +62,13 @@ class Measuring:
 
 
 class MetricsCallback(Callback):
-    """Draw held-out captions with the averaged weights, and log metrics of the pictures' features.
+    """Draw held-out and trained captions with the averaged weights, and log metrics of the pictures' features.
 
     The true pictures are decoded from their cached latents: so the source is not needed, and the autoencoder's errors do not
     count against the network. `metrics/kid_…`, `metrics/fid_…`, `metrics/precision_…` and `metrics/recall_…` have the
-    extractor in their name. If captions are held out and distinct, `metrics/retrieval_at_1` is the share of drawn pictures
-    for which the true picture of their caption is the nearest, pixel by pixel. The metrics of the run's evaluation follow.
+    extractor in their name, and are of held-out pictures; of trained ones if too few are held out. `metrics/retrieval_at_1`
+    is the share of drawn pictures for which the nearest true picture, pixel by pixel, has the caption that was drawn, and
+    `metrics/taught_retrieval_at_1` that share for trained captions. The metrics of the run's evaluation follow, of both.
 
     Args:
         generation: builds the generation from the module's network and text encoder.
@@ -92,9 +94,9 @@ class MetricsCallback(Callback):
         self.kept = kept
         self.spent = spent or TimeSpent()
         self.extractors: list[Features] = [Pixels()] if measuring.features is None else [Pixels(), measuring.features]
-        self._compared: ComparisonSet | None = None
+        self._sets: list[ComparisonSet] = []
         self._prepared = False
-        self._real: Mapping[str, Tensor] = {}
+        self._real: list[Mapping[str, Tensor]] = []
         self._texts: Tensor | None = None
 
     def on_train_batch_end(
@@ -114,37 +116,55 @@ class MetricsCallback(Callback):
         if not self._prepared:
             self._prepared = True
             self._prepare(trainer, module, generation)
-        if self._compared is not None:
-            drawn = self._draw(trainer, module, generation, self._compared)
-            self._log(trainer, self._compared, drawn)
+        if self._sets:
+            with self.ema.swapped(module):
+                drawn = [
+                    self._draw(trainer, module, generation, compared, self._list_extractors(compared))
+                    for compared in self._sets
+                ]
+            self._log(trainer, drawn)
         for part in frozen:
             part.to(torch.device("cpu"))  # free the GPU's memory for the training
 
     def _prepare(self, trainer: pl.Trainer, module: NoisePredictorTraining, generation: Generation) -> None:
         """Choose the true pictures, and load or compute their features."""
         data: CachedLatents = trainer.datamodule  # type: ignore[attr-defined]
-        compared = choose_comparison(data, self.measuring.count, factor=generation.autoencoder.factor)
-        if compared is None:
+        self._sets = choose_comparisons(data, self.measuring.count, factor=generation.autoencoder.factor)
+        if not self._sets:
             return print_once(trainer, f"note: no metrics of sets of pictures: they need at least {MIN_PICTURES} pictures")
-        self._compared = compared
 
         @torch.no_grad()
-        def images(number: int) -> Tensor:
+        def images(compared: ComparisonSet, number: int) -> Tensor:
             portion = compared.portions[number]
             mean = data.latents.moments(portion, torch.zeros_like(portion)).mean
             latents = mean.to(module.device, torch.promote_types(mean.dtype, torch.float32))
             return generation.decode(module.scaling.to_model(latents))
 
-        self._real = load_or_compute_features(compared, self.extractors, images, self.kept, trainer)
+        self._real = [
+            load_or_compute_features(
+                compared, self._list_extractors(compared), partial(images, compared), self.kept, trainer
+            )
+            for compared in self._sets
+        ]
         if self.measuring.pair is not None:
-            self._texts = self.measuring.pair.texts(compared.captions).cpu()
-        self._explain(trainer, compared)
+            self._texts = self.measuring.pair.texts(self._sets[0].captions).cpu()
+        self._explain(trainer, self._sets[0])
+
+    def _list_extractors(self, compared: ComparisonSet) -> list[Features]:
+        """Return all extractors for the first set, and pixels only for the other, to spare time."""
+        return self.extractors if compared is self._sets[0] else self.extractors[:1]
 
     def _draw(
-        self, trainer: pl.Trainer, module: NoisePredictorTraining, generation: Generation, compared: ComparisonSet
+        self,
+        trainer: pl.Trainer,
+        module: NoisePredictorTraining,
+        generation: Generation,
+        compared: ComparisonSet,
+        extractors: Sequence[Features],
     ) -> dict[str, Tensor]:
-        """Return features of a drawn picture of each caption, from the extractors and CLIP's image tower."""
-        pair, at_once = self.measuring.pair, trainer.datamodule.geometry.rows  # type: ignore[attr-defined]
+        """Return features of a drawn picture of each caption, from the extractors and, for the first set, CLIP."""
+        pair = self.measuring.pair if compared is self._sets[0] else None
+        at_once = trainer.datamodule.geometry.rows  # type: ignore[attr-defined]
 
         def compute(number: int) -> dict[str, Tensor]:
             drawing, captions = replace(generation, size=compared.sizes[number]), compared.captions_of(number)
@@ -156,51 +176,54 @@ class MetricsCallback(Callback):
                     at_once=at_once,
                     most=PORTION_SIZE if is_sharded(module) else 0,
                 )
-            features = {extractor.name: extractor(images) for extractor in self.extractors}
+            features = {extractor.name: extractor(images) for extractor in extractors}
             return features if pair is None else features | {CLIP_IMAGES: pair.images(images)}
 
-        sizes = {e.name: e.size for e in self.extractors} | ({} if pair is None else {CLIP_IMAGES: pair.size})
-        with self.ema.swapped(module):
-            return compute_over_ranks(compared, sizes, compute, trainer)
+        sizes = {e.name: e.size for e in extractors} | ({} if pair is None else {CLIP_IMAGES: pair.size})
+        return compute_over_ranks(compared, sizes, compute, trainer)
 
-    def _log(self, trainer: pl.Trainer, compared: ComparisonSet, drawn: Mapping[str, Tensor]) -> None:
-        if not all(features.isfinite().all() for features in drawn.values()):
+    def _log(self, trainer: pl.Trainer, drawn: Sequence[Mapping[str, Tensor]]) -> None:
+        compared = self._sets[0]
+        if not all(features.isfinite().all() for one in drawn for features in one.values()):
             return print_once(
                 trainer,
                 f"note: no metrics at step {trainer.global_step}: pictures that the averaged weights drew are not finite",
             )
-        values = trainer.strategy.broadcast(self._values(compared, drawn) if trainer.is_global_zero else {})
+        values = trainer.strategy.broadcast(self._values(drawn) if trainer.is_global_zero else {})
         log_scalars(trainer, {f"metrics/{name}": value for name, value in values.items()})
         recipe, extractor = self.measuring.recipe, self.measuring.features
         record: PlainRecord = {
             "pictures": len(compared.captions),
             "held_out": compared.held_out,
+            "taught_pictures": len(self._sets[-1].captions),
             "steps": recipe.steps,
             "seed": recipe.seed,
         }
         if extractor is not None:
-            record |= {"extractor": extractor.name, "features": extractor.size, "rank_deficient": self._deficient(compared)}
+            record |= {"extractor": extractor.name, "features": extractor.size, "rank_deficient": self._deficient()}
         log_record(trainer, "set_metrics", {**record, **values})
         return None
 
-    def _values(self, compared: ComparisonSet, drawn: Mapping[str, Tensor]) -> dict[str, float]:
+    def _values(self, drawn: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
         values: dict[str, float] = {}
         extractor, pair = self.measuring.features, self.measuring.pair
         if extractor is not None:
-            metrics = compare_features(self._real[extractor.name], drawn[extractor.name])
+            metrics = compare_features(self._real[0][extractor.name], drawn[0][extractor.name])
             values |= {f"{name}_{extractor.name}": value for name, value in metrics.items()}
         if pair is not None and self._texts is not None:
-            values[f"clip_score_{pair.name}"] = clip_score(drawn[CLIP_IMAGES], self._texts).mean().item()
-            values[f"clip_retrieval_at_1_{pair.name}"] = retrieval_at_1(drawn[CLIP_IMAGES], self._texts)
-        images, truth = (Pixels.images(features[PIXEL_FEATURES]) for features in (drawn, self._real))
-        comparison = Comparison(images, truth, compared.captions, compared.fields, compared.held_out)
-        for metric in (Retrieval(), *self.measuring.metrics):
-            values |= {name: each.double().mean().item() for name, each in metric(comparison).items()}
+            values[f"clip_score_{pair.name}"] = clip_score(drawn[0][CLIP_IMAGES], self._texts).mean().item()
+            values[f"clip_retrieval_at_1_{pair.name}"] = retrieval_at_1(drawn[0][CLIP_IMAGES], self._texts)
+        for compared, one, real in zip(self._sets, drawn, self._real, strict=True):
+            images, truth = (Pixels.images(features[PIXEL_FEATURES]) for features in (one, real))
+            comparison = Comparison(images, truth, compared.captions, compared.fields, compared.held_out)
+            for metric in (Retrieval(), *self.measuring.metrics):
+                for name, each in metric(comparison).items():
+                    values[name if compared.held_out else taught_name(name)] = each.double().mean().item()
         return values
 
-    def _deficient(self, compared: ComparisonSet) -> bool:
+    def _deficient(self) -> bool:
         extractor = self.measuring.features
-        return extractor is not None and is_rank_deficient(self._real[extractor.name], self._real[extractor.name])
+        return extractor is not None and is_rank_deficient(self._real[0][extractor.name], self._real[0][extractor.name])
 
     def _explain(self, trainer: pl.Trainer, compared: ComparisonSet) -> None:
         """Print once what the metrics are of and how far to trust them."""
@@ -210,9 +233,11 @@ class MetricsCallback(Callback):
         if not compared.held_out:
             print_once(
                 trainer,
-                f"note: the metrics are of {count} training pictures, because fewer than {ENOUGH_HELD_OUT} are held out",
+                f"note: the metrics are of {count} training pictures, because fewer than {MIN_PICTURES} are held out",
             )
-        if extractor is not None and self._deficient(compared):
+        elif few := say_if_few(count):
+            print_once(trainer, f"caution: the metrics of held-out pictures are {few}")
+        if extractor is not None and self._deficient():
             print_once(
                 trainer,
                 f"note: metrics/fid_{extractor.name} is of {count} pictures, too few for the covariance of {extractor.size} "

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from ldm_train.data.batches.datamodules import split_held_out
-from ldm_train.data.batches.holding_out import warn_of_none_held_out
+from ldm_train.data.batches.holding_out import warn_of_few_held_out
 from ldm_train.data.cache.reader import open_caches
+from ldm_train.util.held_out_figures import ENOUGH
 from tests.conftest import PICTURES, TEXT
 
 
@@ -45,9 +46,9 @@ def test_check_counts_what_train_holds_out(
 
 def test_encode_names_what_train_will_hold_out(unsplit: Path, encode: Callable, tmp_path: Path) -> None:
     answer = encode(unsplit, tmp_path / "cache")
-    held_out = len(split_held_out(open_caches(str(tmp_path / "cache"))[0], 0.05)[1])
-    assert (f"hold out {held_out} of them, held_out=0.05" in answer.out) is (held_out > 0)
-    assert ("held_out=0.05:" in answer.out) is (held_out == 0)
+    held_out = len(split_held_out(open_caches(str(tmp_path / "cache"))[0], None)[1])
+    assert (f"hold out {held_out} of them" in answer.out) is (held_out > 0)
+    assert ("held_out=null:" in answer.out) is (held_out == 0)
 
 
 def test_what_the_source_names_is_counted_alone(pictures: Path, ldm_train: Callable, tmp_path: Path) -> None:
@@ -58,8 +59,9 @@ def test_what_the_source_names_is_counted_alone(pictures: Path, ldm_train: Calla
 
 @pytest.mark.parametrize("share", [0.0, 0.001])
 def test_a_warning_of_none_names_the_share(share: float) -> None:
-    assert warn_of_none_held_out(1, 12, share=0.1) == []
-    assert f"held_out={share:g}:" in warn_of_none_held_out(0, 12, share=share)[0]
+    assert warn_of_few_held_out(ENOUGH, 120, share=0.1) == []
+    assert str(ENOUGH - 1) in warn_of_few_held_out(ENOUGH - 1, 120, share=0.1)[0]
+    assert f"held_out={share:g}:" in warn_of_few_held_out(0, 12, share=share)[0]
 
 
 @pytest.mark.slow
@@ -80,10 +82,16 @@ def test_every_command_warns_where_none_is_held_out(
         (one / name).with_suffix(".txt").write_text(name)
     encoded = encode(one, tmp_path / "small")
     assert encoded.code == 0, encoded.err
-    held_out = len(split_held_out(open_caches(str(tmp_path / "small"))[0], 0.05)[1])
+    held_out = len(split_held_out(open_caches(str(tmp_path / "small"))[0], None)[1])
     assert ("none of 2 pictures" in encoded.out) is (held_out == 0)
-    for words in ([], ["features=null"]):
+    for words, drawn in (["taught=5"], True), (["features=null"], False):
         answer = ldm_train("evaluate", f"run_dir={run_dir}", f"out={tmp_path / 'measured.json'}", "device=cpu", *words)
-        assert answer.code == 1, "nothing was measured"
+        assert answer.code == 0, answer.err
         assert f"{few}:" in answer.out
-        assert not (tmp_path / "measured.json").exists()
+        measured = json.loads((tmp_path / "measured.json").read_text())
+        assert {"taught_validation_loss"} <= measured.keys(), "what was trained is measured all the same"
+        assert ("taught_retrieval_at_1" in measured) is drawn
+        assert not {"validation_loss", "retrieval_at_1"} & measured.keys()
+    answer = ldm_train("evaluate", f"run_dir={run_dir}", f"out={tmp_path / 'other.json'}", "device=cpu", "taught=0")
+    assert answer.code == 1, "nothing was measured"
+    assert not (tmp_path / "other.json").exists()

@@ -33,10 +33,16 @@ COMMON = {
     "validation_loss",
     "validation_noise_mse",
     "held_out_examples",
+    "few_held_out",
+    "taught_validation_loss",
+    "taught_validation_noise_mse",
     "intervals",
 }
 SETS = {f"{name}_efficientnet_lite0" for name in ("kid", "fid", "precision", "recall")}
 COMPARED = {"pictures", "real_pictures", "features", "resamples", "few_pictures", "fid_efficientnet_lite0_rank_deficient"}
+RETRIEVAL = {"retrieval_at_1"}
+TAUGHT = {f"taught_{name}" for name in (*SETS, *RETRIEVAL, "pictures")}
+NEAREST = {f"{prefix}nearest_trained_ratio_efficientnet_lite0" for prefix in ("", "taught_")} | {"memorisation"}
 DRAWINGS = {"retrieval_at_1", "background_accuracy", "drawing_psnr", "autoencoder_psnr", "pictures", "held_out_pairs"}
 QUICK = ["steps=2", "device=cpu", "resamples=5"]
 
@@ -84,7 +90,7 @@ def compared(evaluate: Callable, pictures: Path) -> tuple[dict, Path]:
 
 def test_drawn_pictures_are_compared_with_real_ones(compared: tuple[dict, Path], held_out: dict) -> None:
     numbers, out = compared
-    assert set(numbers) == COMMON | SETS | COMPARED
+    assert set(numbers) == COMMON | SETS | COMPARED | RETRIEVAL
     assert (numbers["pictures"], numbers["real_pictures"], numbers["features"]) == (9, 12, "efficientnet_lite0")
     assert numbers["fid_efficientnet_lite0_rank_deficient"] is True
     assert numbers["kid_efficientnet_lite0"] > 0, "eight steps draw nothing"
@@ -107,10 +113,19 @@ def test_the_numbers_are_reported_in_markdown_too(compared: tuple[dict, Path]) -
 
 
 def test_few_held_out_pictures_are_compared_as_far_as_they_can_be(evaluate: Callable) -> None:
-    numbers, _ = evaluate("resamples=0")
-    assert set(numbers) == (COMMON | SETS | COMPARED) - {"precision_efficientnet_lite0", "recall_efficientnet_lite0"}
+    numbers, out = evaluate("resamples=0")
+    expected = COMMON | SETS | COMPARED | RETRIEVAL | TAUGHT | NEAREST
+    assert set(numbers) == expected - {"precision_efficientnet_lite0", "recall_efficientnet_lite0"}
     assert (numbers["pictures"], numbers["real_pictures"]) == (3, 3)
     assert not set(numbers["intervals"]) & SETS
+    assert (numbers["taught_pictures"], numbers["few_held_out"]) == (9, True), "all nine that were trained on"
+    table = out.with_suffix(".md").read_text()
+    for name in ("retrieval_at_1", "validation_loss", "nearest_trained_ratio_efficientnet_lite0"):
+        [row] = [line for line in table.splitlines() if line.startswith(f"| `{name}` |")]
+        cells = [cell.strip() for cell in row.split("|")]
+        assert (cells[2], cells[4]) == (f"{numbers[name]:.4g}", f"{numbers[f'taught_{name}']:.4g}")
+    assert "few_held_out" in table
+    assert numbers["memorisation"] in table
 
 
 def test_raw_weights_are_other_weights(held_out: dict, evaluate: Callable) -> None:
@@ -318,7 +333,8 @@ def test_a_sweep_is_of_a_list(ldm_train: Callable, tmp_path: Path) -> None:
 
 def test_a_folder_is_compared_with_itself(evaluate: Callable, pictures: Path) -> None:
     numbers, _ = evaluate(f"pictures={pictures}", f"real={pictures}")
-    assert set(numbers) == SETS | COMPARED | {"kind", "command", "intervals"}
+    assert set(numbers) == SETS | COMPARED | RETRIEVAL | {"kind", "command", "intervals"}
+    assert numbers["retrieval_at_1"] == 1
     assert (numbers["pictures"], numbers["real_pictures"]) == (12, 12)
     assert numbers["fid_efficientnet_lite0"] == pytest.approx(0, abs=1e-6)
     assert (numbers["precision_efficientnet_lite0"], numbers["recall_efficientnet_lite0"]) == (1, 1)
@@ -356,7 +372,7 @@ def drawings(evaluate: Callable, pictures: Path) -> tuple[dict, Path]:
 
 def test_drawings_are_measured_and_shown(drawings: tuple[dict, Path], held_out: dict) -> None:
     numbers, out = drawings
-    assert set(numbers) == (COMMON | DRAWINGS | SETS | COMPARED) - {
+    assert set(numbers) == (COMMON | DRAWINGS | SETS | COMPARED | TAUGHT | NEAREST) - {
         "precision_efficientnet_lite0",
         "recall_efficientnet_lite0",
     }

@@ -18,7 +18,7 @@ from tests.reports.test_page import Read
 from tests.run_dir.run_directories import FINISHED, HOSTILE, MAX_STEPS, evaluation, write_lines, write_run, write_starts
 
 SECTIONS = [
-    *("Loss", "Pictures", "Pictures over the training", "Held-out pictures", "Film strips", "Metrics"),
+    *("Loss", "Pictures", "Pictures over the training", "Trained and held-out pictures", "Film strips", "Metrics"),
     *("Loss by noise level", "Health", "Speed and time", "What went wrong", "Settings", "Starts"),
 ]
 
@@ -79,6 +79,31 @@ def test_a_run_is_shown_with_all_that_it_holds(run: Path, report: Callable[..., 
     assert "share of the wall-clock" in page.text
     assert not any("log_snr" in title for title in titles(page)), "bins have a plot of their own"
     assert len(page.all("img")) == 5, "growth, samples, held out, two strips"
+
+
+def test_figures_of_trained_captions_stand_next_to_those_of_held_out_ones(run: Path, report: Callable[..., Read]) -> None:
+    prompts = json.loads((run / "samples/prompts.json").read_text())
+    kinds = ["trained", "held out"]
+    (run / "samples/prompts.json").write_text(json.dumps(prompts | {"prompts": ["a cat", "a dog"], "kinds": kinds}))
+    measured = {"kind": "evaluation", "kid_x": 0.25, "taught_kid_x": 0.125, "taught_pictures": 20, "intervals": {}}
+    (run / "evaluations" / "measured.json").write_text(json.dumps(measured))
+    page = report(run)
+    legends = {str(d["aria-label"]).partition(" by step")[0]: str(d["aria-label"]) for d in page.all("svg")}
+    for label in ("held out, averaged weights", "held out, raw weights", "trained, averaged weights"):
+        assert label in legends["Validation loss"]
+    for label in kinds:
+        assert label in legends["Retrieval at 1"]
+    assert {"trained: a cat", "held out: a dog"} <= {word.strip() for word in page.words}
+    words = [word.strip() for word in page.words if word.strip()]
+    assert words[words.index("kid_x") + 1 :][:2] == ["0.25", "0.125"]
+
+
+@pytest.mark.parametrize(("examples", "few"), [(6, True), (64, False)])
+def test_too_few_held_out_pictures_are_named(examples: int, few: bool, tmp_path: Path, report: Callable[..., Read]) -> None:
+    run = write_run(tmp_path / "run")
+    lines = [json.loads(line) for line in (run / "validation.jsonl").read_text().splitlines()]
+    write_lines(run / "validation.jsonl", *(line | {"examples": examples} for line in lines))
+    assert (f"held-out figures are of {examples} pictures" in report(run).text) is few
 
 
 def test_several_runs_share_their_plots_and_tell_what_differs(tmp_path: Path, report: Callable[..., Read]) -> None:

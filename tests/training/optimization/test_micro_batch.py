@@ -205,7 +205,7 @@ def test_memory_that_validation_lacked_is_not_blamed_on_the_micro_batch(
     def fail(*arguments: object, **more: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-    monkeypatch.setattr(validation_callback, "measure_held_out", fail)
+    monkeypatch.setattr(validation_callback, "measure_losses", fail)
     answer = train(cache, tmp_path / "run", "pictures.prompts=[]", "validation.every=1")
     assert answer.code == 1
     assert "micro_batch_size=4: the step itself fits" in answer.err

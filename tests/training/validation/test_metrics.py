@@ -7,6 +7,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,10 +19,11 @@ from torch.testing import assert_close
 from ldm_train.data.cache.reader import LatentCache
 from ldm_train.features.extractors import EfficientNetLite0, Features, Pixels
 from ldm_train.generation import Generation
+from ldm_train.metrics.evaluation import Comparison, Retrieval
 from ldm_train.metrics.sets import compare_features
 from ldm_train.quickstart.backgrounds import has_background
 from ldm_train.training.validation import compared as comparing
-from ldm_train.training.validation.compared import choose_comparison
+from ldm_train.training.validation.compared import choose_comparisons
 
 ON = [
     "metrics.every=4",
@@ -35,7 +37,8 @@ ON = [
 ]
 DOUBLE = "trainer.precision=64-true"
 BEST = "checkpoint.best=metrics/kid_efficientnet_lite0"
-EXACT = {"metrics/retrieval_at_1", "metrics/background_accuracy"}
+TAUGHT = {"metrics/taught_retrieval_at_1", "metrics/taught_background_accuracy"}
+EXACT = {"metrics/retrieval_at_1", "metrics/background_accuracy"} | TAUGHT
 DISTANCES = {f"metrics/{name}_efficientnet_lite0" for name in ("kid", "fid", "precision", "recall")}
 
 
@@ -103,7 +106,7 @@ def test_a_run_logs_them_at_its_steps_and_says_what_they_are_of(run: Path) -> No
     assert found[4] != found[8]
     records = [json.loads(line) for line in (run / "set_metrics.jsonl").read_text().splitlines()]
     expected_record = {"extractor": "efficientnet_lite0", "features": 1280, "pictures": 8, "rank_deficient": True}
-    expected_record |= {"held_out": True, "steps": 2, "seed": 5}
+    expected_record |= {"held_out": True, "taught_pictures": 4, "steps": 2, "seed": 5}
     for record in records:
         assert record.items() >= expected_record.items()
         assert {f"metrics/{name}": record[name] for name in record if "_efficientnet" in name}.items() <= found[
@@ -148,6 +151,12 @@ def test_they_are_what_the_averaged_weights_draw_against_what_is_held_out(run: P
     assert values["metrics/background_accuracy"] == matches.double().mean().item()
     right = torch.cdist(drawn.float().flatten(1), real.flatten(1)).argmin(1) == torch.arange(8)
     assert values["metrics/retrieval_at_1"] == right.double().mean().item()
+    taught = [(entry.key, caption) for entry, caption in entries if not entry.held_out]
+    assert len(taught) == 4
+    drawn = generation([caption for _, caption in taught], build_recipe(config, steps=2, seed=5))
+    real = to_signed(torch.stack([read_image((source / key).read_bytes(), 16) for key, _ in taught]))
+    right = torch.cdist(drawn.float().flatten(1), real.flatten(1)).argmin(1) == torch.arange(4)
+    assert values["metrics/taught_retrieval_at_1"] == right.double().mean().item()
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +196,7 @@ def test_a_run_of_two_ranks_logs_what_one_does(strategy: str, two: Path, run: Pa
         assert actual[step] == pytest.approx(values, rel=1e-4, abs=1e-6)
     assert (two / "stdout").read_text().count("note: metrics/fid_efficientnet_lite0") == 2, "once a run"
     kept = two / f"caches-{strategy}/cache.features"
-    assert sorted(path.name.partition("-")[0] for path in kept.iterdir()) == ["efficientnet_lite0", "pixels"]
+    assert sorted(path.name.partition("-")[0] for path in kept.iterdir()) == ["efficientnet_lite0", "pixels", "pixels"]
 
 
 def test_an_interrupted_run_logs_the_same(
@@ -204,10 +213,14 @@ def test_an_interrupted_run_logs_the_same(
 def test_the_true_pictures_are_seen_once_in_all_runs(own: Path, train: Callable, seen: list[str], tmp_path: Path) -> None:
     before = {path.name: path.read_bytes() for path in own.iterdir()}
     assert train(own, tmp_path / "first", *ON).code == 0
-    assert seen.count("efficientnet_lite0") == seen.count("pixels") == 3, "the true ones, and those drawn at two steps"
+    expected = {
+        "efficientnet_lite0": 3,
+        "pixels": 6,
+    }  # the true ones and those drawn at two steps; pixels of trained ones too
+    assert Counter(seen) == expected
     seen.clear()
     assert train(own, tmp_path / "second", *ON).code == 0
-    assert seen.count("efficientnet_lite0") == seen.count("pixels") == 2
+    assert Counter(seen) == {"efficientnet_lite0": 2, "pixels": 4}
     assert lines(tmp_path / "first") == lines(tmp_path / "second")
     assert {path.name: path.read_bytes() for path in own.iterdir()} == before, "the cache is as it was"
 
@@ -232,7 +245,7 @@ def test_what_is_damaged_is_computed_again(own: Path, train: Callable, seen: lis
     path.write_bytes(sound[:-7])
     seen.clear()
     assert train(own, tmp_path / "second", *words).code == 0
-    assert (seen.count("efficientnet_lite0"), seen.count("pixels")) == (2, 1)
+    assert Counter(seen) == {"efficientnet_lite0": 2, "pixels": 2}
     assert path.read_bytes() == sound
     assert lines(tmp_path / "first") == lines(tmp_path / "second")
 
@@ -242,12 +255,12 @@ def test_another_choice_or_another_cache_has_files_of_its_own(
 ) -> None:
     kept = own.with_name("cache.features")
     assert train(own, tmp_path / "a", *ON, "max_steps=1").code == 0
-    assert len(list(kept.iterdir())) == 2
+    assert len(list(kept.iterdir())) == 3
     assert train(own, tmp_path / "b", *ON, "max_steps=1", "metrics.count=6").code == 0
-    assert len(list(kept.iterdir())) == 4
+    assert len(list(kept.iterdir())) == 5, "the trained ones are the same four"
     assert encode(source, own, "dtype=float16").code == 0
     assert train(own, tmp_path / "c", *ON, "max_steps=1").code == 0
-    assert len(list(kept.iterdir())) == 6
+    assert len(list(kept.iterdir())) == 8
 
 
 def test_a_folder_that_cannot_be_written_is_reported_and_ends_nothing(own: Path, train: Callable, tmp_path: Path) -> None:
@@ -294,24 +307,24 @@ def test_pictures_of_several_shapes_are_drawn_in_their_own(encode: Callable, tra
     assert encode(folder, tmp_path / "cache", "crop=buckets", "crop.step=4", "image_size=16").code == 0
     answer = train(tmp_path / "cache", tmp_path / "run", *ON, "max_steps=1", "batch_size=2")
     assert answer.code == 0, answer.err
-    assert lines(tmp_path / "run")[1].keys() == DISTANCES | {"metrics/retrieval_at_1"}
+    assert lines(tmp_path / "run")[1].keys() == DISTANCES | {"metrics/retrieval_at_1", "metrics/taught_retrieval_at_1"}
 
 
 def test_several_caches_are_measured_as_one(own: Path, cache: Path, train: Callable, tmp_path: Path) -> None:
     other = shutil.copytree(cache, tmp_path / "caches/other")
     answer = train(f"[{own},{other}]", tmp_path / "run", *ON, "max_steps=1", "metrics.count=11")
     assert answer.code == 0, answer.err
-    assert lines(tmp_path / "run")[1].keys() == DISTANCES | {"metrics/background_accuracy"}, "three captions are in both"
-    assert len(list(own.with_name("cache.features").iterdir())) == 2
+    assert lines(tmp_path / "run")[1].keys() == DISTANCES | EXACT
+    assert len(list(own.with_name("cache.features").iterdir())) == 3
 
 
 def test_too_few_held_out_pictures_are_replaced_by_training_ones(cache: Path, train: Callable, tmp_path: Path) -> None:
-    """Of which retrieval would be a measure of memory."""
+    """Of which retrieval is a measure of memory, and has the name of one."""
     own = shutil.copytree(cache, tmp_path / "cache")
     answer = train(own, tmp_path / "run", *ON, "max_steps=1")
     assert answer.code == 0, answer.err
     assert "note: the metrics are of 8 training pictures" in answer.out
-    assert lines(tmp_path / "run")[1].keys() == DISTANCES | {"metrics/background_accuracy"}
+    assert lines(tmp_path / "run")[1].keys() == DISTANCES | TAUGHT
 
 
 def test_equal_captions_leave_retrieval_out(source: Path, encode: Callable, train: Callable, tmp_path: Path) -> None:
@@ -320,7 +333,15 @@ def test_equal_captions_leave_retrieval_out(source: Path, encode: Callable, trai
     (folder / "metadata.jsonl").write_text("".join(json.dumps(row | {"text": "a shape"}) + "\n" for row in rows))
     assert encode(folder, tmp_path / "cache").code == 0
     assert train(tmp_path / "cache", tmp_path / "run", *ON, "max_steps=1").code == 0
-    assert lines(tmp_path / "run")[1].keys() == DISTANCES | {"metrics/background_accuracy"}
+    assert lines(tmp_path / "run")[1].keys() == DISTANCES | {name for name in EXACT if "background" in name}
+
+
+def test_captions_that_only_some_share_count_as_one() -> None:
+    """The nearest true picture is right if it has the caption, whichever of several it is."""
+    truth = torch.arange(4.0).view(4, 1, 1, 1).expand(4, 3, 2, 2)
+    captions, fields = ["a cat", "a cat", "a dog", "a cow"], [{}] * 4
+    found = Retrieval()(Comparison(truth[[1, 1, 2, 0]], truth, captions, fields, held_out=True))
+    assert found["retrieval_at_1"].tolist() == [True, True, True, False]
 
 
 def test_pictures_that_cannot_be_measured_end_nothing(
@@ -387,12 +408,12 @@ def test_a_choice_is_spread_over_what_is_held_out(
 ) -> None:
     from ldm_train.data.batches.datamodules import CachedLatents
 
-    monkeypatch.setattr(comparing, "ENOUGH_HELD_OUT", 5)
     monkeypatch.setattr(comparing, "PORTION_SIZE", 3)
     data = CachedLatents(LatentCache(held_out), batch_size=4)
-    chosen = choose_comparison(data, count, factor=1)
-    assert chosen is not None
+    chosen, taught = choose_comparisons(data, count, factor=1)
+    assert (chosen.held_out, taught.held_out) == (True, False)
     assert_close(chosen.examples, data.held_out[torch.tensor(places)])
+    assert_close(taught.examples, data.trained)
     assert max(len(portion) for portion in chosen.portions) <= 3
     assert chosen.captions == [data.latents.first_caption(example) for example in chosen.examples.tolist()]
     assert [caption for n in range(len(chosen.portions)) for caption in chosen.captions_of(n)] == chosen.captions

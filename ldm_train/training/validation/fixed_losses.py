@@ -1,4 +1,4 @@
-"""Losses of a model on held-out examples, by log-SNR, with draws fixed per example."""
+"""Losses of a model on chosen examples, held out or trained, by log-SNR, with draws fixed per example."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,15 +15,17 @@ NAMES = ("loss", "noise_mse")
 
 
 @dataclass(frozen=True)
-class HeldOutLosses:
-    """The loss and the noise error of held-out examples, in total and by log-SNR.
+class FixedLosses:
+    """The loss and the noise error of N examples, in total and by log-SNR.
 
     Args:
+        examples: N.
         counts: draws in each bin.
         total: mean over the training's t, by name ("loss", "noise_mse").
         each: mean in each bin, by name.
     """
 
+    examples: int
     strata: Strata
     counts: list[int]
     total: Mapping[str, ConfidenceInterval]
@@ -49,6 +51,7 @@ class HeldOutLosses:
         """Return all bins as plain values."""
         loss = self.each["loss"]
         return {
+            "examples": self.examples,
             "edges": self.strata.edges.tolist(),
             "counts": self.counts,
             "loss": [interval.mean for interval in loss],
@@ -58,41 +61,39 @@ class HeldOutLosses:
         }
 
 
-def measure_held_out(
+def measure_losses(
     module: NoisePredictorTraining,
     data: CachedLatents,
+    examples: Tensor,
     *,
     batch_size: int,
     repeats: int,
     bins: int = 8,
-    examples: int | None = None,
     rank: int = 0,
     world: int = 1,
-) -> HeldOutLosses:
-    """Measure losses on held-out examples, each at `repeats` timesteps; the ranks share the work, and all return the same.
+) -> FixedLosses:
+    """Measure losses on examples (N,), each at `repeats` timesteps; the ranks share the work, and all return the same.
+
+    Timesteps and noise depend on an example's place among the N only, so two models, or two sets of examples, get the same.
 
     Args:
         bins: number of bins of log-SNR; fewer if there are few draws.
-        examples: how many held-out examples at most, evenly spread; None for all.
     """
-    indices = torch.arange(len(data.held_out))
-    indices = indices[:: max(1, -(-len(indices) // (examples or len(indices))))].contiguous()
     # At least two values a bin, or its interval would be undefined.
     strata = Strata.of(
         module.timesteps,
         module.objective.denoiser.schedule,
-        bins=max(1, min(bins, len(indices) * repeats // 2)),
+        bins=max(1, min(bins, len(examples) * repeats // 2)),
     )
-    chosen, quantiles = strata.assign(torch.arange(len(indices)), repeats)
+    chosen, quantiles = strata.assign(torch.arange(len(examples)), repeats)
     times = module.timesteps.t_at_quantiles(quantiles.flatten(), module.objective.denoiser.schedule).view(quantiles.shape)
     values = torch.zeros(len(NAMES), *quantiles.shape, dtype=torch.float64, device=module.device)
     for repeat in range(repeats):
-        for portion in data.portions(indices, batch_size * world):
+        for portion in data.portions(examples, batch_size * world):
             mine = portion[rank::world]
             # Sharded parameters need every rank at every forward pass, so a rank without examples computes another's.
-            examples_now = mine if len(mine) else portion[:1]
-            places = torch.searchsorted(indices, examples_now.contiguous())
-            batch = data.transfer_batch_to_device(data.held_out_batch(examples_now), module.device, 0)
+            places = mine if len(mine) else portion[:1]
+            batch = data.transfer_batch_to_device(data.fixed_batch(examples[places], places), module.device, 0)
             with module.at_rest():
                 losses = module.losses(batch, times[places, repeat], stream=f"held out {repeat} ")
             if len(mine):
@@ -102,11 +103,12 @@ def measure_held_out(
     return _summed(values.cpu(), chosen, strata)
 
 
-def _summed(values: Tensor, chosen: Tensor, strata: Strata) -> HeldOutLosses:
+def _summed(values: Tensor, chosen: Tensor, strata: Strata) -> FixedLosses:
     """Return the means of values (2, N, R) in bins (N, R)."""
     means = {name: compute_stratified_means(rows, chosen, strata.shares) for name, rows in zip(NAMES, values, strict=True)}
     counts = chosen.flatten().bincount(minlength=len(strata.shares)).tolist()
-    return HeldOutLosses(
+    return FixedLosses(
+        len(chosen),
         strata,
         counts,
         {name: total for name, (total, _) in means.items()},
