@@ -7,7 +7,7 @@ from itertools import islice
 
 import torch
 
-from ldm_train.data.batches.holding_out import is_held_out
+from ldm_train.data.batches.holding_out import choose_held_out
 from ldm_train.data.pictures.decoding import MAX_PIXELS
 from ldm_train.data.scan.source_review import MISSING, group_problems, judge_unread
 from ldm_train.data.scan.survey import survey_items
@@ -50,15 +50,16 @@ def accept_without_caption(item: Item) -> Item:
     return replace(item, problem=None) if missing else item
 
 
-def hold_out_share(items: Sequence[Item], digests: Mapping[str, str], share: float) -> list[Item]:
+def hold_out_share(items: Sequence[Item], digests: Mapping[str, str], share: float | None) -> list[Item]:
     """Return the items, of which a share is held out if the source holds out none; their bytes decide which."""
-    if not share or any(item.held_out for item in items):
+    if share == 0 or any(item.held_out for item in items):
         return list(items)
-    chosen = is_held_out(torch.tensor([int(digests[item.key][:8], 16) for item in items]), share).tolist()
+    chosen = choose_held_out(torch.tensor([int(digests[item.key][:8], 16) for item in items]), share).tolist()
     if not any(chosen):
         warn(
-            f"none of {len(items):,} pictures is held out with held_out={share:g}: reconstructions are measured on pictures "
-            "that are trained on; set a higher held_out, or name held-out pictures in the source"
+            f"none of {len(items):,} pictures is held out with held_out={'null' if share is None else f'{share:g}'}: "
+            "reconstructions are measured on pictures that are trained on; set a higher held_out, or name held-out pictures "
+            "in the source"
         )
     return [replace(item, held_out=held_out) for item, held_out in zip(items, chosen, strict=True)]
 
