@@ -1,0 +1,198 @@
+"""`fit`: the commands that it runs, what it leaves, how it goes on, and what it refuses; most run in this process."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from ldm_train.assembly.child_processes import Jobs
+from ldm_train.cli.main import main
+from ldm_train.commands.fit import choosing, stage_commands
+from ldm_train.commands.fit.picture_facts import collect_facts
+from ldm_train.data.scan.survey import survey_items
+from ldm_train.settings.composition import build, compose, compose_as
+from ldm_train.settings.schema.using import FitSettings
+from ldm_train.training.run_files import INTERRUPTED
+from tests.conftest import draw
+
+Runs = Callable[..., list[str]]
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Let the commands run here, with a small network, and collect the names of those that ran."""
+    ran: list[str] = []
+    recipe = choosing.choose_recipe
+    small = {"network.channels": [16, 32], "network.head_size": 8, "network.expansion": 1, "threads": 1}
+
+    def run(self: Jobs, command: list[str], *, log: object = None) -> int:
+        ran.append(command[3])
+        with pytest.raises(SystemExit) as ended:
+            main(command[3:])
+        assert isinstance(ended.value.code, int)
+        return ended.value.code
+
+    monkeypatch.setattr(Jobs, "run", run)
+    monkeypatch.setattr(choosing, "choose_recipe", lambda *args, **values: {**recipe(*args, **values), **small})
+    monkeypatch.setattr(choosing, "START_SECONDS", 0.1)
+    monkeypatch.setattr(choosing, "WATCHED", 2)
+    monkeypatch.setattr("ldm_train.training.cost.SECONDS", 0.2)
+    return ran
+
+
+STAGES = ["check", "encode", "train", "sample", "evaluate", "report"]
+
+
+@pytest.mark.slow
+def test_a_folder_becomes_pictures_and_an_interrupted_fit_goes_on(
+    ldm_train: Callable, pictures: Path, tmp_path: Path, in_this_process: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, here = tmp_path / "out", Jobs.run
+    words = ["fit", pictures, f"out={out}", "minutes=0.3"]
+
+    def stop_in_training(self: Jobs, command: list[str], *, log: object = None) -> int:
+        if command[3] != "train":
+            return here(self, command, log=log)  # type: ignore[arg-type]
+        self.stopped = signal.SIGTERM
+        return INTERRUPTED
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Jobs, "run", stop_in_training)
+        answer = ldm_train(*words)
+    assert answer.code == INTERRUPTED, answer.err
+    assert str(out) in answer.out
+    assert in_this_process == ["check", "encode"]
+    config = (out / "config.yaml").read_bytes()
+
+    answer = ldm_train(*words)
+    assert answer.code == 0, answer.err
+    assert in_this_process == STAGES  # nothing twice
+    assert (out / "config.yaml").read_bytes() == config
+    record = json.loads((out / "fit.json").read_text())
+    assert {stage["ending"] for stage in record["stages"].values()} == {"done"}
+    assert Image.open(out / "pictures.png").size[0] > 16
+    page = (out / "fit.html").read_text()
+    assert "a black circle on a blue background" in page
+    assert "config=" in page
+    script = (out / "commands.sh").read_text()
+    assert all(f"ldm-train {stage} " in script for stage in STAGES)
+    run_config = compose("train", [f"config={out}/run/config.yaml"])
+    assert run_config.as_plain() | {"max_time": None} == compose("train", [f"config={out}/config.yaml"]).as_plain()
+
+
+@pytest.mark.slow
+def test_a_run_is_fine_tuned_with_its_own_parts(
+    ldm_train: Callable, pictures: Path, trained: Path, tmp_path: Path, in_this_process: list[str]
+) -> None:
+    answer = ldm_train("fit", pictures, f"out={tmp_path}/out", f"base={trained}", "minutes=0.3")
+    assert answer.code == 0, answer.err
+    config = compose("train", [f"config={tmp_path}/out/run/config.yaml"]).as_plain()
+    assert config["network"]["weights"] == str(trained)
+    assert config["network"]["channels"] == [16, 32]
+    assert config["optimizer"]["lr"] == choosing.BASE_LR
+    assert config["text_encoder"]["width"] == 32
+
+
+def test_what_check_refuses_is_refused(ldm_train: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for name in ("a", "b", "c"):
+        draw("circle", "red").save(folder / f"{name}.png")
+        (folder / f"{name}.txt").write_text(f"a circle, {name}")
+    (folder / "c.png").write_bytes(b"\x89PNG damaged")
+    asked: list[str] = []
+
+    def refuse(self: Jobs, command: list[str], *, log: object = None) -> int:
+        asked.append(command[3])
+        return 1
+
+    monkeypatch.setattr(Jobs, "run", refuse)
+    answer = ldm_train("fit", folder, f"out={tmp_path}/out")
+    assert answer.code == 1
+    assert asked == ["check"]
+    assert not (tmp_path / "out" / "cache").exists()
+
+
+def test_a_folder_of_the_users_is_left_alone(ldm_train: Callable, pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    answer = ldm_train("fit", pictures, f"out={tmp_path}")
+    assert answer.code == 1
+    assert "notes.txt" in answer.err
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_fit_goes_on_with_its_own_settings_only(
+    ldm_train: Callable, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Jobs, "run", lambda self, command, log=None: 1)
+    words = ["fit", pictures, f"out={tmp_path}/out"]
+    assert ldm_train(*words).code == 1
+    answer = ldm_train(*words, "minutes=7")
+    assert answer.code == 1
+    assert "minutes=7" in answer.err
+    assert "30.0" in answer.err
+
+
+@pytest.mark.parametrize("words", [["minutes=0"], ["crop=squares"], ["background=nocolour"]])
+def test_settings_that_are_wrong_are_refused_at_once(
+    ldm_train: Callable, pictures: Path, tmp_path: Path, words: list[str]
+) -> None:
+    answer = ldm_train("fit", pictures, f"out={tmp_path}/out", *words)
+    assert answer.code in (1, 2)
+    assert words[0].partition("=")[2] in answer.err
+    assert not (tmp_path / "out" / "fit.json").exists()
+
+
+def test_the_facts_are_those_of_the_pictures(tmp_path: Path) -> None:
+    """A bright subject on black, upright; of a transparent picture the surroundings count as white."""
+    for number in range(6):
+        picture = Image.new("RGB", (40, 80), "black")
+        picture.paste(Image.new("RGB", (20, 20 + number), "red"), (10, 30))
+        picture.save(tmp_path / f"{number}.png")
+        (tmp_path / f"{number}.txt").write_text("a red block")
+    settings = compose_as(FitSettings, [f"source.path={tmp_path}", "out=x"])
+    facts = collect_facts(survey_items(build(settings.source, "source"), max_pixels=10**6))
+    assert (facts.pictures, facts.captions, facts.shorter, facts.longer, facts.cut) == (6, 1, 40, 80, 0.5)
+    assert (facts.plain, facts.surroundings) == (1.0, "#000000")
+    for number in range(6):
+        Image.new("RGBA", (40, 80), (0, 0, 0, 0)).save(tmp_path / f"{number}.png")
+    assert collect_facts(survey_items(build(settings.source, "source"), max_pixels=10**6)).surroundings == "white"
+
+
+@pytest.mark.parametrize(
+    ("config", "scheduler", "expected"),
+    [
+        ({"cross_attention_dim": 768}, {"prediction_type": "epsilon"}, ("stable_diffusion_1", "noise")),
+        ({"cross_attention_dim": 1024}, {"prediction_type": "v_prediction"}, ("stable_diffusion_2", "velocity")),
+    ],
+)
+def test_a_published_base_brings_its_parts(config: dict, scheduler: dict, expected: tuple, tmp_path: Path) -> None:
+    for part, name, content in (("unet", "config", config), ("scheduler", "scheduler_config", scheduler)):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / f"{name}.json").write_text(json.dumps(content))
+    values = stage_commands.read_base(str(tmp_path))
+    assert (values["network"], values["prediction"]) == expected
+    assert values["network.weights"] == values["autoencoder.weights"] == str(tmp_path)
+    compose("check", ["source.path=x", *stage_commands.list_words(values)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_command_that_runs_and_the_fit(pictures: Path, tmp_path: Path, number: int) -> None:
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "ldm_train", "fit", str(pictures), f"out={out}"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    deadline = time.monotonic() + 120
+    while not (out / "logs").is_dir() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(number)
+    printed, _ = process.communicate(timeout=120)
+    assert process.returncode == INTERRUPTED, printed
+    assert str(out) in printed
+    assert json.loads((out / "fit.json").read_text())["stages"]["check identity"]["ending"] == ""
