@@ -92,7 +92,8 @@ def shrink(line: Line) -> list[str]:
     chooses = any(word.startswith("config=") for word in words)
     network = SMALL_NETWORK if verb == "train" and not chooses else []
     power = ["ema.snapshot_every=1"] if "ema=power" in words else []
-    return [verb, *words, *SMALL.get(verb, []), *network, *power]
+    side = ["image_size=16"] if verb == "train" and any(word.startswith("experiment=own_") for word in words) else []
+    return [verb, *words, *SMALL.get(verb, []), *network, *power, *side]
 
 
 LINES = {page: read_lines(text) for page, text in PAGES.items()}

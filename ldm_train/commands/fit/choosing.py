@@ -30,7 +30,11 @@ OVERHEAD = 1.15  # of a step within a run to one that is tried by itself
 START_SECONDS = 8.0  # of a command, to import what it needs
 DRAWN = 16  # prompts of the last pictures
 WATCHES = 6  # times that a run validates, draws and measures
-WATCHED = 120  # pictures of one of these, about
+WATCHED = 100  # pictures of one of these, about
+EVALUATED = 300  # pictures that `evaluate` draws, at most
+FEWEST_STEPS = 10
+FIRST_SECONDS = 40.0  # of the first steps, by which the number of all is corrected
+TOLERANCE = 0.15
 SAMPLER_PASSES = 40  # of the network for a picture: 20 steps, each with and without the caption
 GUIDANCE = 1.5
 
@@ -67,27 +71,22 @@ class Measured:
         tokens: of the longest caption.
         step_seconds: of an optimizer step; None if none could be tried.
         encoding_seconds: of all pictures.
-        held_out: number of held-out pictures.
     """
 
     psnr: float | None
     tokens: int
     step_seconds: float | None
     encoding_seconds: float
-    held_out: int
 
     @classmethod
     def of(cls, report: Mapping[str, Json]) -> "Measured":
         """Read the content of a `check.json`."""
-        latents, captions, measured, pictures = (
-            _section(report, n) for n in ("latents", "captions", "measured", "pictures")
-        )
+        latents, captions, measured = (_section(report, name) for name in ("latents", "captions", "measured"))
         return cls(
             _number(latents.get("psnr")),
             int(_number(captions.get("longest")) or 0),
             _number(measured.get("step_seconds")),
             _number(measured.get("encoding_seconds")) or 0.0,
-            int(_number(pictures.get("held_out")) or 0),
         )
 
 
@@ -176,32 +175,46 @@ class Budget:
         return START_SECONDS + self.steps * self.step
 
 
-def plan_budget(left: float, facts: DataFacts, measured: Measured, values: Values, *, adapts: bool, base: bool) -> Budget:
+def estimate_step(measured: Measured, values: Values) -> float:
+    """Return the seconds of an optimizer step within a run, from one that `check` tried with the shortest captions."""
+    assert measured.step_seconds is not None
+    length = values.get("text_encoder.context_length", SMALL_CONTEXT)
+    assert isinstance(length, int)
+    return measured.step_seconds * OVERHEAD * (1 + CONTEXT_COST * (length - SMALL_CONTEXT))
+
+
+def plan_budget(
+    left: float, facts: DataFacts, values: Values, *, step: float, encoding: float, adapts: bool, base: bool
+) -> Budget:
     """Share out the seconds that are left.
+
+    Args:
+        step: seconds of an optimizer step within a run.
+        encoding: seconds of encoding.
 
     Raises:
         ValueError: nothing is left for training.
     """
-    assert measured.step_seconds is not None
-    length, batch = values.get("text_encoder.context_length", SMALL_CONTEXT), values.get("batch_size", BATCH)
-    assert isinstance(length, int)
+    batch = values.get("batch_size", BATCH)
     assert isinstance(batch, int)
-    step = measured.step_seconds * OVERHEAD * (1 + CONTEXT_COST * (length - SMALL_CONTEXT))
     drawing = SAMPLER_PASSES * step / batch / 3  # seconds of a picture; a step is about three passes of each example
-    held_out = measured.held_out if facts.named else int(float(str(values.get("held_out", 0))) * facts.pictures)
-    ending = 3 * START_SECONDS + drawing * (DRAWN + 2 * min(held_out, 100) + WATCHED)
-    encoding = START_SECONDS + measured.encoding_seconds
+    ending = 3 * START_SECONDS + drawing * (DRAWN + EVALUATED)
     adapting = START_SECONDS + ADAPTING_SHARE * left if adapts else 0.0
     spare = left - ending - encoding - adapting - START_SECONDS - WATCHES * WATCHED * drawing
     steps = int(spare / step)
     if base:
         steps = min(steps, -(-BASE_EXAMPLES * facts.pictures // batch))
-    if steps < 10:
+    if steps < FEWEST_STEPS:
         raise ValueError(
             f"minutes are too few: encoding, drawing, evaluating and reporting take about {(left - spare) / 60:.1f} of the "
             f"{left / 60:.1f} that are left after checking, and a step of training {step:.2g} s; give more minutes"
         )
     return Budget(step, encoding, adapting, ending, steps)
+
+
+def is_off(step: float, planned: float) -> bool:
+    """Return whether the first steps of a run took so much more or less time than planned that their number changes."""
+    return not 1 - TOLERANCE <= step / planned <= 1 + TOLERANCE
 
 
 def choose_length(steps: int) -> Values:
@@ -234,7 +247,8 @@ RULES: dict[str, str] = {
     "held_out": f"about {HELD_OUT} pictures, {HELD_OUT_SHARES[0]:.0%} to {HELD_OUT_SHARES[1]:.0%} of all; none of fewer "
     f"than {FEWEST_TO_HOLD_OUT}: figures of a handful mean nothing",
     "max_steps": "what the measured seconds of a step make of the minutes that encoding, drawing, evaluating and reporting "
-    f"leave; at most {BASE_EXAMPLES:,} examples of each picture to fine-tune a base",
+    f"leave, corrected by its first {FIRST_SECONDS:.0f} seconds; at most {BASE_EXAMPLES:,} examples of each picture to "
+    "fine-tune a base",
     "ema.decay": f"1 - {AVERAGED:g} / max_steps: an average over a constant share of the run",
     "lr_schedule.warmup_steps": f"{WARMUP_STEPS}, and at most a tenth of the run",
     "validation.every": f"{WATCHES} times in the run; so are pictures and metrics",

@@ -11,6 +11,7 @@ from ldm_train.util.ownership import FolderKind, carries_mark, check_folder
 from ldm_train.util.safe_json import Json, parse_json, read_object
 
 FIT = FolderKind("a folder of `ldm-train fit`", "fit.json", frozenset({"request", "stages"}))
+FIRST_STEPS = "first steps"  # of the training: a stage that belongs to the one after it
 FREE = ("out", "debug", "threads", "prompts")  # settings that may be others when a fit goes on
 
 
@@ -87,3 +88,9 @@ def open_record(settings: FitSettings, out: Path) -> FitRecord:
             "it, or choose another out"
         )
     return record
+
+
+def list_commands(record: FitRecord) -> list[list[str]]:
+    """Return the words of the commands that a fit amounts to, without what only shares out its time."""
+    stages = [stage.words for name, stage in record.stages.items() if name != FIRST_STEPS]
+    return [[word for word in words if not word.startswith(("max_time=", "resume="))] for words in stages]

@@ -7,7 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 from ldm_train.commands.fit.choosing import BATCH, explain
-from ldm_train.commands.fit.fit_record import FitRecord
+from ldm_train.commands.fit.fit_record import FIRST_STEPS, FitRecord, list_commands
 from ldm_train.data.pictures.decoding import DECODE_ERRORS, decode_picture
 from ldm_train.data.scan.survey import Scanned
 from ldm_train.reports.axes import format_number
@@ -36,7 +36,7 @@ def build_result_page(out: Path, record: FitRecord, prompts: Prompts, warnings: 
     table = DataTable(["measured", "value"], [[n, format_number(v)] for n, v in numbers.items()], ["value"], max_rows=12)
     chosen = DataTable(["setting", "value", "rule"], [list(row) for row in explain(record.values)], max_rows=40)
     minutes = [(name, stage.seconds / 60, f"{stage.seconds / 60:.1f} min") for name, stage in record.stages.items()]
-    commands: list[PageBlock] = [ShellCommand(shlex.join(["ldm-train", *s.words])) for s in record.stages.values()]
+    commands: list[PageBlock] = [ShellCommand(shlex.join(["ldm-train", *words])) for words in list_commands(record)]
     return Page(
         f"Fit: {survey_name(record)}",
         Verdict(ok=None, text=headline(numbers), reasons=list_problems(record)),
@@ -66,7 +66,7 @@ def headline(numbers: dict[str, float]) -> str:
 
 
 def list_problems(record: FitRecord) -> list[str]:
-    return [f"{name}: {s.ending}" for name, s in record.stages.items() if s.ending != "done"]
+    return [f"{name}: {s.ending}" for name, s in record.stages.items() if s.ending != "done" and name != FIRST_STEPS]
 
 
 def list_summary(record: FitRecord, numbers: dict[str, float]) -> list[tuple[str, str]]:

@@ -11,7 +11,7 @@ from ldm_train.settings.config_file import shortest_words, text
 from ldm_train.settings.run_options import read_run_config
 from ldm_train.settings.schema.options import CommandSettings, Part
 from ldm_train.settings.schema.using import FitSettings
-from ldm_train.settings.shipped import folder, groups, shipped
+from ldm_train.settings.shipped import groups, shipped
 from ldm_train.util.safe_json import Json, read_object
 from ldm_train.weights.fingerprint import SHIPPED
 
@@ -119,10 +119,10 @@ def train_config(settings: FitSettings, values: Values, cache: Path, run_dir: Pa
     return compose("train", [f"cache={cache}", f"run_dir={run_dir}", *words])
 
 
-def train_words(config: Path, *, most_seconds: float) -> list[str]:
+def train_words(config: Path, *, most_seconds: float, restart: bool = False) -> list[str]:
     days, rest = divmod(round(most_seconds), 86400)
-    longest = str(timedelta(seconds=rest)).zfill(8)
-    return ["train", f"config={config}", f"max_time={f'{days}-' * (days > 0)}{longest}"]
+    longest = f"{f'{days}-' * (days > 0)}{str(timedelta(seconds=rest)).zfill(8)}"
+    return ["train", f"config={config}", f"max_time={longest}", *(["resume=restart"] if restart else [])]
 
 
 def sample_words(run_dir: Path, prompts: Path, out: Path) -> list[str]:
@@ -140,8 +140,3 @@ def report_words(run_dir: Path, out: Path) -> list[str]:
 def is_encoded(name: str) -> bool:
     """Return whether a setting is one of `encode`."""
     return name.lstrip("+").partition(".")[0] in ENCODED
-
-
-def can_adapt() -> bool:
-    """Return whether `train_autoencoder` can start from an autoencoder."""
-    return "autoencoder" in (folder() / "train_autoencoder.yaml").read_text(encoding="utf-8").partition("defaults:")[2]

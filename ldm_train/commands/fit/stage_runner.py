@@ -15,6 +15,7 @@ from ldm_train.commands.fit.fit_record import FitRecord, Stage
 from ldm_train.training.run_files import INTERRUPTED
 from ldm_train.util.files import make_folder
 
+AFTER_CHECKS = 5  # encode, train, sample, evaluate, report
 LAST_LINES = 12  # of what a failed command printed
 DONE = "done"
 STOPPED_EARLY = "stopped at its limit of time"
@@ -29,19 +30,19 @@ class StageStopError(Exception):
 
 
 class StageRunner:
-    """Run stages that are not done, and write the record after each.
+    """Run stages that are not done, and write the record after each."""
 
-    Args:
-        count: stages in all, for the lines; it may change.
-    """
-
-    def __init__(self, out: Path, record: FitRecord, jobs: Jobs, console: Console, count: int) -> None:
+    def __init__(self, out: Path, record: FitRecord, jobs: Jobs, console: Console) -> None:
         self.out = out
         self.record = record
         self.jobs = jobs
         self.console = console
-        self.count = count
         self.number = 0
+        self.count = 0  # of all stages; 0: not known yet
+
+    def plan(self, *, adapts: bool, first_steps: bool) -> None:
+        """Set the number of all stages, once it is known."""
+        self.count = self.number + AFTER_CHECKS + adapts + first_steps
 
     def __call__(self, name: str, words: list[str], *, quiet: bool = False, needed: bool = True) -> bool:
         """Run a command unless it is done, and return whether it ended well.
@@ -81,7 +82,8 @@ class StageRunner:
         planned, before = self.record.planned.get(name), stage.ending in (DONE, STOPPED_EARLY)
         note = f"about {planned / 60:.1f} minutes" if isinstance(planned, int | float) else ""
         note = f"{stage.ending} before, in {stage.seconds / 60:.1f} minutes" if before else note
-        self.console.rule(f"{self.number} of {self.count}: {name}  {note}".rstrip(), align="left")
+        number = f"{self.number} of {self.count}" if self.count else f"{self.number}"
+        self.console.rule(f"{number}: {name}  {note}".rstrip(), align="left")
         if not before:
             self.console.print(f"$ {shlex.join(['ldm-train', *stage.words])}", style="dim", markup=False, highlight=False)
         sys.stdout.flush()

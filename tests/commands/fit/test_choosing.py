@@ -9,7 +9,7 @@ from ldm_train.commands.fit.choosing import DataFacts, Measured
 from ldm_train.settings.composition import compose
 
 FACTS = DataFacts(pictures=300, captions=300, shorter=300, longer=400, cut=0.0, plain=0.0, surroundings="white", named=False)
-MEASURED = Measured(psnr=31.0, tokens=10, step_seconds=0.25, encoding_seconds=10.0, held_out=0)
+MEASURED = Measured(psnr=31.0, tokens=10, step_seconds=0.25, encoding_seconds=10.0)
 VALUES: choosing.Values = {"batch_size": 24, "held_out": 0.08}
 
 
@@ -72,37 +72,40 @@ def test_an_autoencoder_is_adapted_if_it_is_poor_and_there_is_time(psnr: float |
     assert choosing.needs_adapting(replace(MEASURED, psnr=psnr), minutes) == adapts
 
 
+def plan(left: float, values: choosing.Values = VALUES, *, step: float = 0.25, **changes: object) -> choosing.Budget:
+    arguments = {"encoding": 10.0, "adapts": False, "base": False, "facts": FACTS, **changes}
+    return choosing.plan_budget(left, values=values, step=step, **arguments)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("left", [300.0, 1800.0, 20000.0])
 @pytest.mark.parametrize("adapts", [False, True])
 @pytest.mark.parametrize("step", [0.02, 0.25])
 def test_all_stages_together_take_what_is_left(left: float, adapts: bool, step: float) -> None:
-    measured = replace(MEASURED, step_seconds=step)
-    budget = choosing.plan_budget(left, FACTS, measured, VALUES, adapts=adapts, base=False)
-    watched = choosing.WATCHES * choosing.WATCHED * choosing.SAMPLER_PASSES * budget.step / 24 / 3
+    budget = plan(left, step=step, adapts=adapts)
+    watched = choosing.WATCHES * choosing.WATCHED * choosing.SAMPLER_PASSES * step / 24 / 3
     total = budget.training + budget.encoding + budget.adapting + budget.ending + watched
-    assert total == pytest.approx(left, abs=2 * budget.step)
+    assert total == pytest.approx(left, abs=2 * step)
     assert (budget.adapting > 0) == adapts
 
 
-def test_longer_captions_leave_fewer_steps() -> None:
+def test_longer_captions_take_longer_steps() -> None:
     long: choosing.Values = {**VALUES, "text_encoder.context_length": 77}
-    short_steps, long_steps = (
-        choosing.plan_budget(1800, FACTS, MEASURED, values, adapts=False, base=False).steps for values in (VALUES, long)
-    )
-    assert long_steps < 0.75 * short_steps
+    assert choosing.estimate_step(MEASURED, long) == pytest.approx(1.5 * choosing.estimate_step(MEASURED, VALUES))
 
 
 def test_a_base_is_not_trained_on_a_picture_for_ever() -> None:
-    few = replace(FACTS, pictures=12)
-    steps = choosing.plan_budget(36_000, few, MEASURED, VALUES, adapts=False, base=True).steps
+    steps = plan(36_000, facts=replace(FACTS, pictures=12), base=True).steps
     assert steps == -(-choosing.BASE_EXAMPLES * 12 // 24)
 
 
 def test_too_few_minutes_are_refused_with_what_the_rest_takes() -> None:
     with pytest.raises(ValueError, match=r"minutes.*0\.25 s"):
-        choosing.plan_budget(
-            30, FACTS, replace(MEASURED, step_seconds=0.25 / choosing.OVERHEAD), VALUES, adapts=False, base=False
-        )
+        plan(30)
+
+
+@pytest.mark.parametrize(("step", "off"), [(0.25, False), (0.28, False), (0.22, False), (0.3, True), (0.2, True)])
+def test_first_steps_that_take_other_time_than_planned_are_seen(step: float, off: bool) -> None:
+    assert choosing.is_off(step, 0.25) == off
 
 
 @pytest.mark.parametrize("steps", [12, 300, 2400, 100_000])
