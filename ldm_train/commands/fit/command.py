@@ -68,9 +68,7 @@ def run(settings: FitSettings) -> int:
 def run_stages(settings: FitSettings, out: Path, record: FitRecord, survey: Survey, stage: StageRunner) -> None:
     """Decide, run the commands that are not done, and write the page."""
     facts = collect_facts(survey)
-    note(
-        f"{facts.pictures:,} pictures with {facts.captions:,} different captions; {settings.minutes:g} minutes for everything"
-    )
+    note(f"{facts.pictures:,} pictures, {facts.captions:,} different captions; {settings.minutes:g} minutes for everything")
     decisions = Decisions(settings, out, record, facts, stage, gpu=has_gpu())
     values = decisions.choose()
     stage.plan(adapts="adapt" in record.planned, first_steps=is_long(record))

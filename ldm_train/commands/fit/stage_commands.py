@@ -107,8 +107,8 @@ def encode_words(settings: FitSettings, values: Values, cache: Path) -> list[str
 def adapt_words(settings: FitSettings, values: Values, steps: int, run_dir: Path) -> list[str]:
     """Return the command that trains the chosen autoencoder further."""
     name = shipped(f"autoencoder/{values['autoencoder']}").get("weights")
-    chosen: Values = {"autoencoder": "pretrained", "autoencoder.weights": str(name), "image_size": values["image_size"]}
-    chosen |= {"max_steps": steps, "optimizer.lr": 5e-4, **name_run(settings)}
+    chosen: Values = {"autoencoder.weights": str(name), "image_size": values["image_size"], "max_steps": steps}
+    chosen |= name_run(settings) | ({"held_out": values["held_out"]} if "held_out" in values else {})
     return ["train_autoencoder", *name_source(settings), *list_words(chosen), f"run_dir={run_dir}"]
 
 
