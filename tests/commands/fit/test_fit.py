@@ -79,7 +79,8 @@ def test_a_folder_becomes_pictures_and_an_interrupted_fit_goes_on(
     assert (out / "config.yaml").read_bytes() == config
     record = json.loads((out / "fit.json").read_text())
     assert {stage["ending"] for stage in record["stages"].values()} == {"done"}
-    assert Image.open(out / "pictures.png").size[0] > 16
+    with Image.open(out / "pictures.png") as picture:
+        assert picture.width > 16
     page = (out / "fit.html").read_text()
     assert "a black circle on a blue background" in page
     assert "config=" in page
@@ -101,6 +102,19 @@ def test_a_run_is_fine_tuned_with_its_own_parts(
     assert config["network"]["channels"] == [16, 32]
     assert config["optimizer"]["lr"] == choosing.BASE_LR
     assert config["text_encoder"]["width"] == 32
+
+
+@pytest.mark.slow
+def test_a_poor_autoencoder_is_trained_further(
+    ldm_train: Callable, pictures: Path, tmp_path: Path, in_this_process: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choosing, "needs_adapting", lambda measured, minutes: True)
+    monkeypatch.setattr("ldm_train.commands.fit.decisions.ADAPTING_COST", 1e9)  # for the fewest steps
+    answer = ldm_train("fit", pictures, f"out={tmp_path}/out", "image_size=32")
+    assert answer.code == 0, answer.err
+    assert in_this_process == ["check", "train_autoencoder", *STAGES[1:]]
+    manifest = json.loads((tmp_path / "out" / "cache" / "manifest.json").read_text())
+    assert str(tmp_path / "out" / "autoencoder" / "autoencoder") in json.dumps(manifest)
 
 
 def test_what_check_refuses_is_refused(ldm_train: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
