@@ -35,7 +35,7 @@ SMALL = {
         *("max_steps=2", "batch_size=4", "held_out=0.34", "threads=1"),
         *("pictures.steps=1", "pictures.count=2", "metrics.every=null", "prior.count=2", "prior.steps=1"),
     ],
-    "train_autoencoder": ["max_steps=2", "batch_size=2", "image_size=16", "architecture.channels=[8,16]"],
+    "train_autoencoder": ["max_steps=2", "batch_size=2", "image_size=16"],
     "evaluate": ["steps=2", "resamples=5"],
     "sample": ["steps=2"],
 }
@@ -94,7 +94,9 @@ def shrink(line: Line) -> list[str]:
     network = SMALL_NETWORK if verb == "train" and not chooses else []
     power = ["ema.snapshot_every=1"] if "ema=power" in words else []
     side = ["image_size=16"] if verb == "train" and any(word.startswith("experiment=own_") for word in words) else []
-    return [verb, *words, *SMALL.get(verb, []), *network, *power, *side]
+    adapts = any(word.startswith("autoencoder") for word in words)
+    architecture = ["architecture.channels=[8,16]"] if verb == "train_autoencoder" and not adapts else []
+    return [verb, *words, *SMALL.get(verb, []), *network, *power, *side, *architecture]
 
 
 LINES = {page: read_lines(text) for page, text in PAGES.items()}
@@ -205,7 +207,8 @@ def test_the_first_pages_write_what_they_say(workplace: Path) -> None:
             assert path.is_file(), path
     assert (workplace / "outputs/mine/pictures/grid.png").is_file()
     assert (workplace / "outputs/classes/pictures/0001.png").is_file()
-    assert (workplace / "autoencoders/mine/autoencoder/config.json").is_file()
+    for name in ("mine", "adapted"):
+        assert (workplace / f"autoencoders/{name}/autoencoder/config.json").is_file()
 
 
 @pytest.mark.slow

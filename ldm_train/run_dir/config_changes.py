@@ -30,15 +30,14 @@ def refuse_other_run(
         for name in then | now
         if then.get(name) != now.get(name) and not may_change(verb, name) and not _is_new(name, then, now)
     )
+    weights = "network.weights" if verb == "train" else "autoencoder.weights"
     if base is not None:
-        names = [name for name in names if name != "network.weights"]  # they may have moved
+        names = [name for name in names if name != weights]  # they may have moved
     differences = [f"{name}: then {json.dumps(then.get(name))}, now {json.dumps(now.get(name))}" for name in names]
     if record["content"] != content:
         differences.insert(0, f"the data: then {record['content']}, now {content}")
     if base is not None and record.get("base") != base:
-        differences.insert(
-            0, f"the weights in network.weights={select(config, 'network.weights')}: then {record.get('base')}, now {base}"
-        )
+        differences.insert(0, f"the weights in {weights}={select(config, weights)}: then {record.get('base')}, now {base}")
     if differences:
         listed = "\n  ".join(differences)
         raise ValueError(

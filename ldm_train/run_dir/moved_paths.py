@@ -7,6 +7,7 @@ folder that lies to the run directory now as that one did then.
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 from ldm_train.settings.schema.options import Part
@@ -20,18 +21,17 @@ NAMED = {
     **{"guidance": "weak", "evaluation": "source"},
 }
 
-_moved: Mapping[str, str] = {}
+_moved: ContextVar[Mapping[str, str]] = ContextVar("moved", default={})  # noqa: B039 - never changed in place
 
 
 @contextmanager
 def relocated(moved: Mapping[str, str] | None) -> Iterator[None]:
     """Take a command's setting `moved`, old paths to new ones, for all runs that are read until the block ends."""
-    global _moved
-    before, _moved = _moved, moved or {}
+    before = _moved.set(moved or {})
     try:
         yield
     finally:
-        _moved = before
+        _moved.reset(before)
 
 
 def locate_paths(settings: TrainSettings, run_dir: Path) -> TrainSettings:
@@ -60,7 +60,7 @@ def locate_path(path: str, run_dir: Path, *, setting: str) -> str:
     Raises:
         ValueError: there are several, of which the current folder has none.
     """
-    for old, new in _moved.items():
+    for old, new in _moved.get().items():
         if path == old or path.startswith(f"{old.rstrip('/')}/"):
             return new + path[len(old.rstrip("/")) :]
     if os.path.exists(path):

@@ -58,7 +58,7 @@ def read_stored(config: DictConfig, path: Path) -> FittingSettings:
     Raises:
         ValueError: it names the file and the first setting that is unknown, missing, of another type or out of range.
     """
-    verb = "train_autoencoder" if "architecture" in config else "train"
+    verb = "train" if "network" in config else "train_autoencoder"
     try:
         values = plain(config)
         nodes = {name: values[name] for name in groups_of(verb) if _is_constructor(values.get(name))}

@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ldm_train.settings.config_file import CONFIG, file_words
 from ldm_train.settings.constructors import build
+from ldm_train.settings.fine_tuning import words_of_fine_tuning
 from ldm_train.settings.foreign_names import suggest_option
 from ldm_train.settings.quoting import quote, quote_text
 from ldm_train.settings.run_options import words_of_run
@@ -70,7 +71,7 @@ def compose(verb: str, overrides: list[str]) -> CommandSettings:
     files = [unquote(word.partition("=")[2]) for word in overrides if key_of(word) == CONFIG]
     chosen = {key_of(word) for word in own}
     given = [word for file in files for word in file_words(verb, file, chosen=chosen, targets=targets)] + own
-    given = words_of_run(verb, given) + given
+    given = [*words_of_run(verb, given), *words_of_fine_tuning(verb, given), *given]
     try:
         config = _hydra(verb, given)
         missing = sorted(OmegaConf.missing_keys(config))

@@ -106,6 +106,12 @@ RULES = (
         lambda c: c.prior.prompts is None,
         "prior.prompts names no class pictures",
     ),
+    EffectRule(
+        ("train_autoencoder",),
+        ("equivariance_share",),
+        lambda c: c.equivariance_weight == 0,
+        "equivariance_weight=0 does not compute the error of scaled and turned latents",
+    ),
     *map(every, DONE),
     EffectRule(FITTING, ("checkpoint.best_is",), lambda c: c.checkpoint.best is None, "checkpoint.best names no metric"),
     EffectRule(

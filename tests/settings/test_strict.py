@@ -289,6 +289,7 @@ def test_devices_are_a_number_a_list_or_all(devices: object) -> None:
         (["sample", "device=cudaa"], "device=cudaa is not known; accepted: auto, cpu, cuda"),
         (["sample", "strength=1.5"], "strength=1.5 must be from 0 to 1"),
         (["evaluate", "evaluation=drawings", "evaluation.source=x", "evaluation.seeds=0"], "evaluation.seeds=0 must be"),
+        (["train_autoencoder", "equivariance_share=0"], "equivariance_share=0 must be above 0 and up to 1"),
         (["train_autoencoder", "optimizer.lr=-1e-3"], "optimizer.lr=-0.001 must be at least 0"),
         (["train_autoencoder", "max_steps=0"], "max_steps=0 must be a whole number of at least 1"),
     ],

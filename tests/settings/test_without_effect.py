@@ -77,6 +77,11 @@ def tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[
         ),
         ("train", "optimizer.lr=0", "optimizer.lr=0 trains nothing"),
         ("train", "trainer.num_nodes=2", "trainer.num_nodes=2 waits for the other nodes"),
+        (
+            "train_autoencoder",
+            "equivariance_share=0.2",
+            "note: equivariance_share=0.2 has no effect: equivariance_weight=0 does not compute",
+        ),
         ("train_autoencoder", "pictures.every=9000", "note: pictures.every=9000 has no effect: max_steps=7000"),
         ("encode", "trainer.strategy=ddp", "note: trainer.strategy=ddp has no effect"),
         ("check", "caption_dropout=0", "caption_dropout=0 never trains"),

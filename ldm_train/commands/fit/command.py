@@ -109,7 +109,7 @@ def train(decisions: Decisions, values: Values, out: Path, stage: StageRunner) -
     if not config.is_file():
         write_config(decisions, values, out)
     if is_long(record):
-        stage(FIRST_STEPS, stage_commands.train_words(config, most_seconds=2 * START_SECONDS + FIRST_SECONDS))
+        stage(FIRST_STEPS, stage_commands.train_words(config, most_seconds=2 * START_SECONDS + FIRST_SECONDS), quiet=True)
         if "corrected" not in record.planned:
             corrected = decisions.correct(values)
             write_config(decisions, {**values, **record.values}, out)

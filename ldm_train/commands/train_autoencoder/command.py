@@ -1,12 +1,11 @@
-"""`ldm-train train_autoencoder`: train a KL autoencoder on pictures, and write it in diffusers' layout with its scale."""
+"""`ldm-train train_autoencoder`: train a KL autoencoder on pictures, and write it in diffusers' layout with its scale.
 
-import hashlib
-import json
-from collections.abc import Iterable, Mapping, Sequence
+It is a new one (`architecture`), or a trained one that goes on with other pictures (`autoencoder.weights`).
+"""
+
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-
-import torch
 
 from ldm_train.assembly.arithmetic import resolve_arithmetic
 from ldm_train.assembly.limits import read_limits, record_ending
@@ -18,29 +17,25 @@ from ldm_train.assembly.trainer import (
     silence_lightning,
     trainer_options,
 )
-from ldm_train.autoencoders.scaling import Scaling
+from ldm_train.autoencoders.autoencoder import KLAutoencoder
+from ldm_train.commands.train_autoencoder.trained_autoencoder import save_autoencoder
+from ldm_train.commands.train_autoencoder.training_pictures import describe_pictures, hold_out_share, select_usable
 from ldm_train.data.batches.datamodules import PictureBatches
-from ldm_train.data.pictures.decoding import MAX_PIXELS
-from ldm_train.data.scan.source_review import group_problems
-from ldm_train.data.scan.survey import survey_items
-from ldm_train.data.sources.items import Item
-from ldm_train.data.sources.source import Source
-from ldm_train.metrics.pixel_distance import psnr
 from ldm_train.run_dir.holding import hold_run_directory
-from ldm_train.run_dir.record import list_commands, note_saved, prepare_run, set_threads
+from ldm_train.run_dir.record import note_saved, prepare_run, set_threads
 from ldm_train.settings.composition import build
 from ldm_train.settings.schema.training import AutoencoderTrainingSettings
-from ldm_train.training.autoencoder_module import AutoencoderTraining
+from ldm_train.training.autoencoder_module import AutoencoderTraining, LossWeights
 from ldm_train.training.callbacks.reconstructions import Reconstructions
 from ldm_train.training.callbacks.spent import TimeSpent
 from ldm_train.training.checkpoints.checkpoint_callback import Keeping
+from ldm_train.training.ema.ema import EMA
+from ldm_train.training.ema.profiles import Power
 from ldm_train.training.fit import Limits
 from ldm_train.training.fit import run as fit
-from ldm_train.training.run_files import METRICS
-from ldm_train.util.files import atomic_write
-from ldm_train.util.messages import Caution, note_all
+from ldm_train.util.messages import note_all
 from ldm_train.util.processes import launched_rank
-from ldm_train.util.safe_json import numbers_of, parse_json
+from ldm_train.weights.fingerprint import digest_tensors
 
 
 def run(settings: AutoencoderTrainingSettings) -> int:
@@ -65,12 +60,13 @@ def train_autoencoder(settings: AutoencoderTrainingSettings, limits: Limits, kee
         ValueError: `image_size` does not fit the architecture.
     """
     loggers = build_loggers(settings)
-    autoencoder = build(settings.architecture, "architecture").initialise(settings.seed)
+    autoencoder = build_autoencoder(settings)
     if settings.image_size % autoencoder.factor:
         raise ValueError(
             f"image_size={settings.image_size} must be a multiple of {autoencoder.factor}, the factor of this architecture"
         )
-    items, digests = select_usable(build(settings.source, "source"))
+    items, digests = select_usable(build(settings.source, "source"), most_unusable=settings.max_unusable)
+    items = hold_out_share(items, digests, settings.held_out)
     data = PictureBatches(
         items,
         size=settings.image_size,
@@ -84,19 +80,28 @@ def train_autoencoder(settings: AutoencoderTrainingSettings, limits: Limits, kee
         autoencoder,
         optimizer=build(settings.optimizer, "optimizer"),
         lr_schedule=build(settings.lr_schedule, "lr_schedule"),
-        mse_weight=settings.mse_weight,
-        kl_weight=settings.kl_weight,
+        weights=LossWeights(
+            mse=settings.mse_weight,
+            kl=settings.kl_weight,
+            gradient=settings.gradient_weight,
+            equivariance=settings.equivariance_weight,
+            equivariance_share=settings.equivariance_share,
+        ),
         seed=settings.seed,
     )
-    resumed = prepare_run(settings, content=describe_pictures(items, digests))
+    start = None if settings.autoencoder is None else str(settings.autoencoder.get("weights"))
+    base = None if start is None else digest_tensors(autoencoder.state_dict())
+    resumed = prepare_run(settings, content=describe_pictures(items, digests), base=base)
     run_dir, spent = Path(settings.run_dir), TimeSpent()
+    ema = None if settings.ema_length is None else EMA([Power(settings.ema_length)])
+    shown = Reconstructions(run_dir, every=settings.pictures.every, ema=ema, before=start is not None, spent=spent)
     reason = fit(
         module,
         data,
         run_dir=run_dir,
         limits=limits,
         keeping=keeping,
-        callbacks=[Reconstructions(run_dir, every=settings.pictures.every, spent=spent)],
+        callbacks=[*([ema] if ema else []), shown],
         loggers=loggers,
         settings=settings.as_plain(),
         log_every=settings.trainer.log_every_n_steps,
@@ -108,50 +113,27 @@ def train_autoencoder(settings: AutoencoderTrainingSettings, limits: Limits, kee
         saved=partial(note_saved, run_dir),
     )
     if reason is None and module.global_rank == 0:
-        save_autoencoder(module, data, run_dir)
+        with ema.swapped(module) if ema else nullcontext():
+            save_autoencoder(module, data, run_dir, start=start)
     return reason
 
 
-def select_usable(items: Iterable[Item]) -> tuple[list[Item], dict[str, str]]:
-    """Return the items with readable picture headers, and their digests by key; print why the others are left out."""
-    all_items = list(items)
-    survey = survey_items(all_items, max_pixels=MAX_PIXELS)
-    if isinstance(items, Source):
-        note_all([*items.notes, *map(Caution, items.warnings)])
-    for line in group_problems(survey.problems):
-        print(f"left out {line}")
-    usable = [item for item in all_items if item.key not in survey.problems]
-    return usable, {scanned.item.key: scanned.digest for scanned in survey.scanned}
+def build_autoencoder(settings: AutoencoderTrainingSettings) -> KLAutoencoder:
+    """Return the autoencoder to train: the trained one of `autoencoder`, or a new one of `architecture`.
 
-
-def describe_pictures(items: Sequence[Item], digests: Mapping[str, str]) -> str:
-    """Return a description of the training pictures: their number, and a checksum of their bytes in order."""
-    lines = "".join(f"{digests[item.key]} {item.held_out}\n" for item in items)
-    checksum = hashlib.sha256(lines.encode()).hexdigest()
-    return f"{len(items)} pictures ({sum(item.held_out for item in items)} held out) with the checksum {checksum}"
-
-
-@torch.no_grad()
-def save_autoencoder(module: AutoencoderTraining, data: PictureBatches, run_dir: Path) -> None:
-    """Write the autoencoder with its measured scale, and `training.json`: commands, PSNR in dB, curve."""
-    module.eval().cpu().float()
-    sample = data.train_items[:: max(1, len(data.train_items) // 256)]
-    means = [module.autoencoder.encode(data.images(sample[i : i + 32])).mean for i in range(0, len(sample), 32)]
-    scaling = Scaling.measured(torch.cat(means))
-    module.autoencoder.save(run_dir / "autoencoder", shift=scaling.shift, scale=scaling.scale)
-    report = {"scale": scaling.scale, "shift": scaling.shift}
-    for name, items in {"train_psnr": sample, "held_out_psnr": data.held_out_items}.items():
-        if items:
-            batches = [data.images(items[i : i + 32]) for i in range(0, len(items), 32)]
-            report[name] = torch.cat([psnr(module.reconstruct(images), images) for images in batches]).mean().item()
-    record = {"commands": list_commands(run_dir), **report, "curve": read_psnr_curve(run_dir)}
-    atomic_write(run_dir / "autoencoder" / "training.json", json.dumps(record, indent=2) + "\n")
-    print(f"wrote the autoencoder to {run_dir / 'autoencoder'}: {report}")
-
-
-def read_psnr_curve(run_dir: Path) -> list[dict[str, float]]:
-    """Return the lines of `metrics.jsonl` with a PSNR, without the learning rate, the gradient norm and grouped metrics."""
-    lines = [numbers_of(parse_json(line)) for line in (run_dir / METRICS).read_text(encoding="utf-8").splitlines()]
-    measured = [line for line in lines if any(name.endswith("_psnr") for name in line)]
-    kept = [[name for name in line if name not in ("lr", "grad_norm") and "/" not in name] for line in measured]
-    return [{name: round(line[name], 5) for name in names} for line, names in zip(measured, kept, strict=True)]
+    Raises:
+        ValueError: there is neither, or the autoencoder has no weights.
+    """
+    if settings.autoencoder is None and settings.architecture is None:
+        raise ValueError("there is no autoencoder to train; give architecture=kl_f4, or autoencoder.weights=…")
+    if settings.autoencoder is None:
+        return build(settings.architecture, "architecture").initialise(settings.seed)
+    autoencoder = build(settings.autoencoder, "autoencoder")
+    if not isinstance(autoencoder, KLAutoencoder):
+        raise ValueError(
+            f"{settings.autoencoder.target.rpartition('.')[2]} is no KL autoencoder, and train_autoencoder trains no other; "
+            "give autoencoder.weights=… of one, or leave out autoencoder to train a new one"
+        )
+    if launched_rank() == 0:
+        note_all(autoencoder.notes)
+    return autoencoder.requires_grad_(True).train()

@@ -41,7 +41,8 @@ class Range:
     def __str__(self) -> str:
         if self.high == math.inf:
             return f"{'above' if self.above else 'at least'} {self.low:g}"
-        return f"from {self.low:g} to {'below ' if self.below else ''}{self.high:g}"
+        low = f"above {self.low:g} and up to" if self.above else f"from {self.low:g} to"
+        return f"{low} {'below ' if self.below else ''}{self.high:g}"
 
 
 @dataclass(frozen=True)

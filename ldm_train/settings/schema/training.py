@@ -23,6 +23,8 @@ from ldm_train.settings.schema.kinds import (
 )
 from ldm_train.settings.schema.options import CommandSettings, Part, TrainerSettings
 
+AverageLength = Annotated[float, Range(0, 0.2886, above=True)]  # up to the mean of all steps
+PartShare = Annotated[float, Range(0, 1, above=True)]
 DTYPES = ("float16", "bfloat16", "float32")
 Dtype = Annotated[str, Choice(DTYPES)]
 MicroBatch = Annotated[int | Literal["auto"], Range(1), Words("a whole number of at least 1, or auto")]
@@ -53,6 +55,12 @@ class HealthSettings(Section):
     """How often a run looks at its weights and at the machine."""
 
     every: Count = setting(50, "optimizer steps between looks; every 10th costs up to a percent of the time", free=True)
+
+
+class ReconstructionSettings(Section):
+    """When an autoencoder's reconstructions of some held-out pictures are drawn."""
+
+    every: Count = setting(500, "optimizer steps between pictures", free=True)
 
 
 class PriorSettings(Section):
@@ -240,7 +248,21 @@ class AutoencoderTrainingSettings(FittingSettings):
     flip: bool = setting(False, "mirror half of the pictures")
     mse_weight: NotNegative = setting(1.0, "of the squared error, next to the L1 error")
     kl_weight: NotNegative = setting(1e-3, "of the divergence, per latent value")
-    pictures: HealthSettings = setting(HealthSettings(every=500), "", free=True)
+    gradient_weight: NotNegative = setting(
+        0.0, "of the error of the pictures' gradients at three scales, which keeps edges; 0: not computed"
+    )
+    equivariance_weight: NotNegative = setting(
+        0.0,
+        "of the error of scaled and turned latents, decoded (EQ-VAE), for latents that are learned faster; 0: not computed",
+    )
+    equivariance_share: PartShare = setting(0.5, "share of the pictures of a step for which it is computed")
+    ema_length: AverageLength | None = setting(
+        0.05, "of the average of the weights that is measured and saved, as a share of the run; null: no average"
+    )
+    held_out: BelowOne = setting(HELD_OUT, "share kept from training, if the source names none")
+    max_unusable: Share = setting(0.5, "share of the pictures from which unusable ones are an error; 1: never", free=True)
+    pictures: ReconstructionSettings = setting(ReconstructionSettings(), "", free=True)
 
     source: Part
-    architecture: Part
+    architecture: Part | None = None
+    autoencoder: Part | None = None

@@ -8,10 +8,10 @@ import torch
 from pytorch_lightning import Callback
 from torch import Tensor
 
+from ldm_train.training.base_module import Training
 from ldm_train.training.callbacks.step_log import step_ended
 from ldm_train.training.ema.profiles import AveragingProfile, Decay, Power
 from ldm_train.training.ema.snapshots import SnapshotSettings
-from ldm_train.training.module import NoisePredictorTraining
 from ldm_train.training.optimization.sharding import swap_value
 from ldm_train.training.optimization.strides import match_strides
 
@@ -88,7 +88,7 @@ class EMA(Callback):
     def update(self, pl_module: pl.LightningModule) -> None:
         """Update the averages after an optimizer step."""
         self.updates += 1
-        assert isinstance(pl_module, NoisePredictorTraining)
+        assert isinstance(pl_module, Training)
         weights = [p.detach().to(self._place(p)) for p in self._weights] if self.offload else self._weights
         for profile in self.profiles:
             averages = list(self.averages[profile.name].values())
@@ -174,5 +174,5 @@ def _stored(state_dict: Mapping[str, object]) -> dict[str, Weights]:
 
 
 def _trained(pl_module: pl.LightningModule) -> Mapping[str, torch.nn.Parameter]:
-    assert isinstance(pl_module, NoisePredictorTraining)
+    assert isinstance(pl_module, Training)
     return pl_module.trained_parameters()

@@ -15,8 +15,9 @@ from ldm_train.autoencoders.scaling import Scaling
 from ldm_train.data.cache.reader import LatentCache
 from ldm_train.data.pictures.images import read_image, to_signed
 from ldm_train.data.sources.folder import Folder
-from ldm_train.training.autoencoder_module import kl_divergence
-from ldm_train.types import Moments
+from ldm_train.metrics.pixel_distance import psnr
+
+ALL_TERMS = ["gradient_weight=0.5", "equivariance_weight=0.25"]
 
 
 @pytest.fixture(scope="module")
@@ -68,13 +69,25 @@ def test_the_shipped_folder_loads_and_scales_latents_to_deviation_one(trained_au
     assert_close(latents.mean().item(), 0.0, atol=1e-3, rtol=0)
 
 
-def test_the_shipped_weights_are_those_of_the_checkpoint(trained_autoencoder: Path) -> None:
-    state = torch.load(trained_autoencoder / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+@pytest.mark.parametrize("words", [[], ["ema_length=null"]], ids=["averaged", "raw"])
+def test_the_saved_weights_are_the_checkpoints_average_or_else_its_raw_ones(
+    words: list[str], trained_autoencoder: Path, train_autoencoder: Callable, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run" if words else trained_autoencoder
+    if words:
+        assert train_autoencoder(run_dir, *words).code == 0
+    checkpoint = torch.load(run_dir / "checkpoints/last.ckpt", weights_only=True)
+    expected = checkpoint["state_dict"] if words else checkpoint["callbacks"]["EMA"]["average"]
     loaded = {
-        f"autoencoder.{name}": tensor
-        for name, tensor in pretrained(str(trained_autoencoder / "autoencoder")).state_dict().items()
+        f"autoencoder.{name}": tensor for name, tensor in pretrained(str(run_dir / "autoencoder")).state_dict().items()
     }
-    assert_close(loaded, state, rtol=0, atol=0)
+    assert_close(loaded, dict(expected), rtol=0, atol=0)
+    assert words or not torch.equal(
+        *(part["autoencoder.model.encoder.conv_in.weight"] for part in (expected, checkpoint["state_dict"]))
+    )
+
+
+def test_the_files_of_the_saved_autoencoder(trained_autoencoder: Path) -> None:
     assert sorted(path.suffix for path in (trained_autoencoder / "autoencoder").iterdir()) == [
         ".json",
         ".json",
@@ -82,9 +95,14 @@ def test_the_shipped_weights_are_those_of_the_checkpoint(trained_autoencoder: Pa
     ]
 
 
-def test_report_repeats_the_last_measurement(trained_autoencoder: Path) -> None:
+def test_report_has_the_psnr_of_the_saved_autoencoder(trained_autoencoder: Path, pictures: Path) -> None:
     report = json.loads((trained_autoencoder / "autoencoder/training.json").read_text())
-    assert report["held_out_psnr"] == pytest.approx(lines(trained_autoencoder)[-1]["held_out_psnr"], rel=1e-5)
+    for name, held_out in {"held_out_psnr": True, "train_psnr": False}.items():
+        true = images(pictures, held_out=held_out)
+        autoencoder = pretrained(str(trained_autoencoder / "autoencoder"))
+        with torch.no_grad():
+            decoded = autoencoder.decode(autoencoder.encode(true).mean)
+        assert report[name] == pytest.approx(psnr(decoded, true).mean().item(), rel=1e-4)
     assert [line["step"] for line in report["curve"]] == [4, 8]
     autoencoder = pretrained(str(trained_autoencoder / "autoencoder"))
     assert (report["scale"], report["shift"]) == pytest.approx((autoencoder.scale, autoencoder.shift))
@@ -118,17 +136,36 @@ def test_encoding_with_it_and_decoding_again(
     assert lines(tmp_path / "run")[0]["loss"] == pytest.approx(1, abs=0.15), "noise against a network that starts at zero"
 
 
+@pytest.fixture(scope="module")
+def trained_with_all_terms(train_autoencoder: Callable, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run_dir = tmp_path_factory.mktemp("all-terms") / "run"
+    assert train_autoencoder(run_dir, *ALL_TERMS).code == 0
+    return run_dir
+
+
+@pytest.mark.parametrize("words", [[], ALL_TERMS], ids=["defaults", "all terms"])
 def test_a_resumed_run_equals_one_that_was_never_interrupted(
-    trained_autoencoder: Path, train_autoencoder: Callable, power_cut: Callable, tmp_path: Path
+    words: list[str],
+    request: pytest.FixtureRequest,
+    train_autoencoder: Callable,
+    power_cut: Callable,
+    tmp_path: Path,
 ) -> None:
+    uninterrupted = request.getfixturevalue("trained_with_all_terms" if words else "trained_autoencoder")
     with power_cut(5):
-        train_autoencoder(tmp_path / "run")
+        train_autoencoder(tmp_path / "run", *words)
     assert not (tmp_path / "run/autoencoder").exists()
-    answer = train_autoencoder(tmp_path / "run")
+    answer = train_autoencoder(tmp_path / "run", *words)
     assert answer.code == 0, answer.err
     assert "at step 3" in answer.out
     for name in ("metrics.jsonl", "autoencoder/diffusion_pytorch_model.safetensors", "autoencoder/config.json"):
-        assert (tmp_path / "run" / name).read_bytes() == (trained_autoencoder / name).read_bytes(), name
+        assert (tmp_path / "run" / name).read_bytes() == (uninterrupted / name).read_bytes(), name
+
+
+def test_all_terms_are_logged_and_weighted(trained_with_all_terms: Path) -> None:
+    for line in lines(trained_with_all_terms):
+        terms = line["l1"] + line["mse"] + 0.5 * line["gradient"] + 1e-3 * line["kl"] + 0.25 * line["equivariance"]
+        assert line["loss"] == pytest.approx(terms, rel=1e-5)
 
 
 def repaint(source: Path) -> None:
@@ -209,11 +246,3 @@ def test_a_size_that_the_architecture_cannot_halve_is_refused(
     answer = ldm_train("train_autoencoder", *words)
     assert answer.code == 1
     assert "image_size=15 must be a multiple of 2" in answer.err
-
-
-def test_divergence_in_closed_form() -> None:
-    """KL(N(m, s^2) || N(0, 1)) = (m^2 + s^2 - 1 - log s^2) / 2, and 0 for the standard normal itself."""
-    standard = Moments(torch.zeros(2, 4, 3, 3), torch.zeros(2, 4, 3, 3))
-    assert_close(kl_divergence(standard), torch.zeros(2))
-    moments = Moments(torch.full((2, 4, 3, 3), 2.0), torch.full((2, 4, 3, 3), 1.0))
-    assert_close(kl_divergence(moments), torch.full((2,), 0.5 * (4 + torch.e - 1 - 1)))
