@@ -15,7 +15,7 @@ STEP = 16  # of sides: factor 4 of the shipped autoencoders, 2 of the patches, 2
 SMALL_SHARE = 0.1  # of the pictures that may be smaller than the side, and are enlarged
 CUT_LITTLE = 0.05  # of a picture's area, on average; less is not worth a smaller picture
 CUT_MUCH = 0.25
-GOOD_PSNR, POOR_PSNR = 30.0, 27.0  # dB
+GOOD_PSNR, POOR_PSNR, BAD_PSNR = 30.0, 27.0, 18.0  # dB
 ADAPTING_SHARE, ADAPTING_MINUTES = 0.15, 15  # of all minutes; and the fewest of these
 BATCH, GPU_BATCH, ADAPTING_BATCH = 24, 64, 16
 LR, GPU_LR, BASE_LR = 1e-3, 3e-4, 3e-4
@@ -48,7 +48,7 @@ class DataFacts:
         shorter, longer: the tenth part of the pictures has a shorter (longer) side below this, pixels.
         cut: share of a picture's area that a square in its centre leaves out, on average.
         plain: share of the pictures with transparent or single-coloured surroundings.
-        surroundings: the most frequent colour of these.
+        surroundings: their colour, if most of these have the same, else white.
         named: whether the source itself names held-out pictures.
     """
 
@@ -120,7 +120,7 @@ def choose_view(facts: DataFacts, *, gpu: bool, minutes: float) -> Values:
     step = 2 * STEP if gpu else STEP  # a further level of the network
     side = max(step, min(wanted, facts.longer if whole else facts.shorter) // step * step)
     values: Values = {"crop": "fit" if whole else "centre", "image_size": side}
-    return values | ({"background": facts.surroundings} if facts.plain >= 0.5 else {})
+    return values | ({"background": facts.surroundings} if whole and facts.surroundings != "white" else {})
 
 
 def choose_recipe(side: int, *, gpu: bool, pixels: bool) -> Values:
@@ -137,6 +137,11 @@ def choose_recipe(side: int, *, gpu: bool, pixels: bool) -> Values:
 def needs_adapting(measured: Measured, minutes: float) -> bool:
     """Return whether to train the autoencoder further on these pictures."""
     return measured.psnr is not None and measured.psnr < POOR_PSNR and minutes >= ADAPTING_MINUTES
+
+
+def needs_pixels(measured: Measured, minutes: float) -> bool:
+    """Return whether pixels are better than the best autoencoder, and than training it further."""
+    return measured.psnr is not None and measured.psnr < BAD_PSNR and not needs_adapting(measured, minutes)
 
 
 def choose_held_out(facts: DataFacts) -> Values:
@@ -231,9 +236,9 @@ RULES: dict[str, str] = {
     f"pictures is enlarged; a multiple of {STEP}, on a GPU of {2 * STEP}",
     "crop": f"centre if that cuts away at most {CUT_LITTLE:.0%} of the area on average; fit if it cuts more and half of the "
     f"pictures have plain surroundings, or if it cuts more than {CUT_MUCH:.0%}",
-    "background": "the most frequent colour of plain surroundings; white for transparent ones",
+    "background": "with crop=fit, the colour of the surroundings if most plain ones have the same; else white",
     "autoencoder": f"the first shipped one that gives the pictures back with {GOOD_PSNR:g} dB, else the best of them; "
-    f"pixels for pictures below {2 * STEP}",
+    f"pixels if that one has less than {BAD_PSNR:g} dB and cannot be trained further, and for sides below {2 * STEP}",
     "autoencoder.weights": f"trained further on these pictures if it reaches less than {POOR_PSNR:g} dB and there are "
     f"{ADAPTING_MINUTES} minutes, for {ADAPTING_SHARE:.0%} of them",
     "text_encoder.context_length": f"as many tokens as the longest caption has, {SMALL_CONTEXT} to {LARGEST_CONTEXT}",

@@ -29,6 +29,7 @@ class Decisions:
         self.stage = stage
         self.gpu = gpu
         self.has_base = settings.base is not None
+        self.base = {} if settings.base is None else stage_commands.read_base(settings.base)
 
     def choose(self) -> Values:
         """Return all values, from the record if they were chosen before.
@@ -38,21 +39,19 @@ class Decisions:
         """
         record = self.record
         if not record.values:
-            first = self.first_values()
-            measured = self.measure(first)
-            name = max(measured, key=lambda name: measured[name].psnr or 0.0)
-            values = {**first, **self.autoencoder_values(name), **choosing.choose_held_out(self.facts)}
+            name, values, measured = self.choose_autoencoder()
+            values |= choosing.choose_held_out(self.facts)
             if not self.has_base:
-                values |= {"text_encoder": "small", **choosing.choose_context(measured[name].tokens)}
-            adapts = self.adapts(name, measured[name])
+                values |= {"text_encoder": "small", **choosing.choose_context(measured.tokens)}
+            adapts = self.adapts(name, measured)
             budget = self.plan(
                 values,
-                step=choosing.estimate_step(measured[name], values),
-                encoding=choosing.START_SECONDS + measured[name].encoding_seconds,
+                step=choosing.estimate_step(measured, values),
+                encoding=choosing.START_SECONDS + measured.encoding_seconds,
                 adapts=adapts,
             )
             record.values = values | choosing.choose_length(budget.steps)
-            self.note_plan(budget, measured[name], adapts=adapts)
+            self.note_plan(budget, measured, adapts=adapts)
             for line in self.list_warnings([name]):
                 warn(line)
         for setting, value, rule in choosing.explain(record.values):
@@ -65,58 +64,63 @@ class Decisions:
             left, self.facts, values, step=step, encoding=encoding, adapts=adapts, base=self.has_base
         )
 
-    def first_values(self) -> Values:
+    def first_values(self, side: int, *, pixels: bool) -> Values:
         """Return what follows from the pictures, the machine and the base."""
         settings = self.settings
-        base = {} if settings.base is None else stage_commands.read_base(settings.base)
         values = choosing.choose_view(self.facts, gpu=self.gpu, minutes=settings.minutes)
-        side = settings.image_size or base.get("image_size") or values["image_size"]
-        assert isinstance(side, int)
         if settings.crop is not None:
             values |= stage_commands.describe_part("crop", settings.crop)
         if settings.background is not None:
             values["background"] = settings.background
-        recipe = choosing.choose_recipe(side, gpu=self.gpu, pixels=self.candidates(side) == ["identity"])
-        if base:
-            recipe = {name: recipe[name] for name in ("batch_size", "guidance.scale")} | base
+        recipe = choosing.choose_recipe(side, gpu=self.gpu, pixels=pixels)
+        if self.has_base:
+            recipe = {name: recipe[name] for name in ("batch_size", "guidance.scale")} | self.base
         return values | recipe | {"image_size": side}
 
-    def candidates(self, side: int) -> list[str]:
-        """Return the options of autoencoders to try; "own" is the user's, "base" the base's."""
-        if self.settings.autoencoder is not None:
-            return ["own"]
-        if self.has_base:
-            return ["base"]
-        return ["identity"] if side < 2 * choosing.STEP else stage_commands.list_shipped()
+    def choose_autoencoder(self) -> tuple[str, Values, Measured]:
+        """Return the autoencoder, what goes with it, and what `check` measured with it.
 
-    def autoencoder_values(self, name: str) -> Values:
-        if name == "own":
-            assert self.settings.autoencoder is not None
-            return stage_commands.describe_part("autoencoder", self.settings.autoencoder)
-        return {} if name == "base" else {"autoencoder": name}
+        A name is a shipped option, "own" for the user's, or "base" for the base's.
+        """
+        settings = self.settings
+        side = settings.image_size or self.base.get("image_size")
+        side = side or choosing.choose_view(self.facts, gpu=self.gpu, minutes=settings.minutes)["image_size"]
+        assert isinstance(side, int)
+        names = ["own"] if settings.autoencoder is not None else ["base"] if self.has_base else list_candidates(side)
+        tried: dict[str, tuple[Values, Measured]] = {}
+        for name in names:
+            tried[name] = self.measure(name, side)
+            if (psnr := tried[name][1].psnr) is None or psnr >= choosing.GOOD_PSNR:
+                break
+        best = max(tried, key=lambda name: tried[name][1].psnr or float("inf"))
+        if best in stage_commands.list_shipped() and choosing.needs_pixels(tried[best][1], settings.minutes):
+            best = "identity"
+            tried[best] = self.measure(best, side)
+        return best, *tried[best]
 
-    def measure(self, first: Values) -> dict[str, Measured]:
-        """Run `check` with the autoencoders that may do, until one gives the pictures back well.
+    def measure(self, name: str, side: int) -> tuple[Values, Measured]:
+        """Run `check` with an autoencoder; return what goes with it, and what was measured.
 
         Raises:
             ValueError: `check` found problems, or could not try a step.
         """
-        side, found = first["image_size"], dict[str, Measured]()
-        assert isinstance(side, int)
-        for name in self.candidates(side):
-            words = stage_commands.check_words(
-                self.settings, {**first, **self.autoencoder_values(name)}, self.out / "check" / name
-            )
-            if not self.stage(f"{CHECK}{name}", words, quiet=True, needed=False):
-                raise ValueError(f"`check` found what would go wrong; nothing was encoded. {self.out} can be removed")
-            found[name] = Measured.of(self.read_check(name))
-            psnr = found[name].psnr
-            note(f"autoencoder {name}: the pictures come back {'exactly' if psnr is None else f'with {psnr:.1f} dB'}")
-            if psnr is None or psnr >= choosing.GOOD_PSNR:
-                break
-        if any(one.step_seconds is None for one in found.values()):
+        values = self.first_values(side, pixels=name == "identity")
+        if name == "own":
+            assert self.settings.autoencoder is not None
+            values |= stage_commands.describe_part("autoencoder", self.settings.autoencoder)
+        elif name != "base":
+            values |= {"autoencoder": name}
+        words = stage_commands.check_words(self.settings, values, self.out / "check" / name)
+        if name in stage_commands.list_shipped():
+            words += ["scale_check=false"]  # another one may do
+        if not self.stage(f"{CHECK}{name}", words, quiet=True, needed=False):
+            raise ValueError(f"`check` found what would go wrong; nothing was encoded. {self.out} can be removed")
+        measured = Measured.of(self.read_check(name))
+        psnr = measured.psnr
+        note(f"autoencoder {name}: the pictures come back {'exactly' if psnr is None else f'with {psnr:.1f} dB'}")
+        if measured.step_seconds is None:
             raise ValueError("a step of training could not be tried: this machine has too little free memory for it")
-        return found
+        return values, measured
 
     def read_check(self, name: str) -> dict[str, Json]:
         return read_object(self.out / "check" / name / "check.json")
@@ -158,3 +162,8 @@ class Decisions:
         record.values = {**record.values, **choosing.choose_length(budget.steps)}
         record.planned |= {"step": step, "train": budget.training}
         return True
+
+
+def list_candidates(side: int) -> list[str]:
+    """Return the options of autoencoders to try for pictures of this side."""
+    return ["identity"] if side < 2 * choosing.STEP else stage_commands.list_shipped()

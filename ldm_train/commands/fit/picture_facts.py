@@ -57,10 +57,15 @@ def read_surroundings(seen: Scanned) -> tuple[int, int, int] | None:
 
 
 def most_common_colour(colours: list[tuple[int, int, int]]) -> str:
-    """Return the colour that most are near to, as the setting `background` takes it; white if there is none."""
-    if not colours:
+    """Return the colour that more than half have, about, as the setting `background` takes it; white if there is none."""
+    [(first, count)] = Counter(map(coarse, colours)).most_common(1) or [((), 0)]
+    if 2 * count <= len(colours):
         return "white"
-    [(first, _)] = Counter(tuple(value // 16 for value in colour) for colour in colours).most_common(1)
-    alike = [colour for colour in colours if tuple(value // 16 for value in colour) == first]
-    red, green, blue = (round(sum(values) / len(values)) for values in zip(*alike, strict=True))
+    alike = [colour for colour in colours if coarse(colour) == first]
+    red, green, blue = (round(sum(values) / count) for values in zip(*alike, strict=True))
     return "white" if min(red, green, blue) >= WHITE else f"#{red:02x}{green:02x}{blue:02x}"
+
+
+def coarse(colour: tuple[int, int, int]) -> tuple[int, ...]:
+    """Return a colour in steps of 16."""
+    return tuple(value // 16 for value in colour)

@@ -47,8 +47,8 @@ def test_a_gpu_gets_larger_pictures_and_a_larger_network() -> None:
 
 
 def test_plain_surroundings_go_on_around_the_picture() -> None:
-    assert view(plain=0.9, surroundings="#000000")["background"] == "#000000"
-    assert "background" not in view(plain=0.1, surroundings="#000000")
+    assert view(plain=0.9, cut=0.3, surroundings="#000000")["background"] == "#000000"
+    assert "background" not in view(plain=0.9, cut=0.0, surroundings="#000000")  # nothing is added
 
 
 @pytest.mark.parametrize(("pictures", "share"), [(12, 0.0), (59, 0.0), (100, 0.1), (300, 0.08), (5000, 0.05)])
@@ -70,6 +70,13 @@ def test_captions_are_read_to_their_end(tokens: int, length: int | None) -> None
 )
 def test_an_autoencoder_is_adapted_if_it_is_poor_and_there_is_time(psnr: float | None, minutes: float, adapts: bool) -> None:
     assert choosing.needs_adapting(replace(MEASURED, psnr=psnr), minutes) == adapts
+
+
+@pytest.mark.parametrize(
+    ("psnr", "minutes", "pixels"), [(15, 10, True), (15, 30, False), (22, 10, False), (None, 10, False)]
+)
+def test_pixels_are_better_than_a_bad_autoencoder(psnr: float | None, minutes: float, pixels: bool) -> None:
+    assert choosing.needs_pixels(replace(MEASURED, psnr=psnr), minutes) == pixels
 
 
 def plan(left: float, values: choosing.Values = VALUES, *, step: float = 0.25, **changes: object) -> choosing.Budget:

@@ -111,7 +111,7 @@ def test_a_poor_autoencoder_is_trained_further(
     monkeypatch.setattr(choosing, "needs_adapting", lambda measured, minutes: True)
     monkeypatch.setattr("ldm_train.commands.fit.decisions.ADAPTING_COST", 1e9)  # for the fewest steps
     answer = ldm_train("fit", pictures, f"out={tmp_path}/out", "image_size=32")
-    assert answer.code == 0, answer.err
+    assert answer.code == 0, answer.out + answer.err
     assert in_this_process == ["check", "train_autoencoder", *STAGES[1:]]
     manifest = json.loads((tmp_path / "out" / "cache" / "manifest.json").read_text())
     assert str(tmp_path / "out" / "autoencoder" / "autoencoder") in json.dumps(manifest)
@@ -168,7 +168,7 @@ def test_settings_that_are_wrong_are_refused_at_once(
 
 
 def test_the_facts_are_those_of_the_pictures(tmp_path: Path) -> None:
-    """A bright subject on black, upright; of a transparent picture the surroundings count as white."""
+    """A subject on black, upright; surroundings without a colour that most have are white, and transparent ones."""
     for number in range(6):
         picture = Image.new("RGB", (40, 80), "black")
         picture.paste(Image.new("RGB", (20, 20 + number), "red"), (10, 30))
@@ -178,6 +178,9 @@ def test_the_facts_are_those_of_the_pictures(tmp_path: Path) -> None:
     facts = collect_facts(survey_items(build(settings.source, "source"), max_pixels=10**6))
     assert (facts.pictures, facts.captions, facts.shorter, facts.longer, facts.cut) == (6, 1, 40, 80, 0.5)
     assert (facts.plain, facts.surroundings) == (1.0, "#000000")
+    for number in range(3):
+        Image.new("RGB", (40, 80), "blue").save(tmp_path / f"{number}.png")
+    assert collect_facts(survey_items(build(settings.source, "source"), max_pixels=10**6)).surroundings == "white"
     for number in range(6):
         Image.new("RGBA", (40, 80), (0, 0, 0, 0)).save(tmp_path / f"{number}.png")
     assert collect_facts(survey_items(build(settings.source, "source"), max_pixels=10**6)).surroundings == "white"
