@@ -30,8 +30,10 @@ OVERHEAD = 1.15  # of a step within a run to one that is tried by itself
 START_SECONDS = 8.0  # of a command, to import what it needs
 DRAWN = 16  # prompts of the last pictures
 WATCHES = 6  # times that a run validates, draws and measures
-WATCHED = 100  # pictures of one of these, about
-EVALUATED = 300  # pictures that `evaluate` draws, at most
+WATCHED = 60  # pictures of one of these, about
+WATCHING_SHARE = 0.1  # of the training's time, at most, if it watches itself more than once
+MEASURED_PICTURES = 32  # of a measurement in the run
+EVALUATED = 120  # pictures that `evaluate` draws, about
 FEWEST_STEPS = 10
 FIRST_SECONDS = 40.0  # of the first steps, by which the number of all is corrected
 TOLERANCE = 0.15
@@ -167,6 +169,7 @@ class Budget:
         step: seconds of an optimizer step within a run.
         encoding, adapting, ending: of encoding, of training the autoencoder, and of drawing, evaluating and reporting.
         steps: of the training.
+        watches: times that the training validates, draws and measures.
     """
 
     step: float
@@ -174,6 +177,7 @@ class Budget:
     adapting: float
     ending: float
     steps: int
+    watches: int
 
     @property
     def training(self) -> float:
@@ -205,7 +209,9 @@ def plan_budget(
     drawing = SAMPLER_PASSES * step / batch / 3  # seconds of a picture; a step is about three passes of each example
     ending = 3 * START_SECONDS + drawing * (DRAWN + EVALUATED)
     adapting = START_SECONDS + ADAPTING_SHARE * left if adapts else 0.0
-    spare = left - ending - encoding - adapting - START_SECONDS - WATCHES * WATCHED * drawing
+    spare = left - ending - encoding - adapting - START_SECONDS
+    watches = max(1, min(WATCHES, int(WATCHING_SHARE * spare / (WATCHED * drawing))))
+    spare -= watches * WATCHED * drawing
     steps = int(spare / step)
     if base:
         steps = min(steps, -(-BASE_EXAMPLES * facts.pictures // batch))
@@ -214,7 +220,7 @@ def plan_budget(
             f"minutes are too few: encoding, drawing, evaluating and reporting take about {(left - spare) / 60:.1f} of the "
             f"{left / 60:.1f} that are left after checking, and a step of training {step:.2g} s; give more minutes"
         )
-    return Budget(step, encoding, adapting, ending, steps)
+    return Budget(step, encoding, adapting, ending, steps, watches)
 
 
 def is_off(step: float, planned: float) -> bool:
@@ -222,13 +228,13 @@ def is_off(step: float, planned: float) -> bool:
     return not 1 - TOLERANCE <= step / planned <= 1 + TOLERANCE
 
 
-def choose_length(steps: int) -> Values:
+def choose_length(steps: int, watches: int = WATCHES) -> Values:
     """Return what goes with the number of steps: average, warm-up, and how often a run looks at itself."""
-    every = max(1, steps // WATCHES)
+    every = max(1, steps // watches)
     values: Values = {"max_steps": steps, "ema.decay": round(min(0.9999, max(0.9, 1 - AVERAGED / steps)), 5)}
     values["lr_schedule.warmup_steps"] = min(WARMUP_STEPS, steps // 10)
     watching: Values = {f"{name}.every": every for name in ("validation", "pictures", "metrics")}
-    return values | watching | {"checkpoint.every": min(500, every)}
+    return values | watching | {"checkpoint.every": min(500, every), "metrics.count": MEASURED_PICTURES}
 
 
 RULES: dict[str, str] = {
@@ -256,7 +262,8 @@ RULES: dict[str, str] = {
     "fine-tune a base",
     "ema.decay": f"1 - {AVERAGED:g} / max_steps: an average over a constant share of the run",
     "lr_schedule.warmup_steps": f"{WARMUP_STEPS}, and at most a tenth of the run",
-    "validation.every": f"{WATCHES} times in the run; so are pictures and metrics",
+    "validation.every": f"{WATCHES} times in the run, if that takes at most {WATCHING_SHARE:.0%} of its time; so are "
+    "pictures and metrics",
 }
 
 

@@ -50,7 +50,7 @@ class Decisions:
                 encoding=choosing.START_SECONDS + measured.encoding_seconds,
                 adapts=adapts,
             )
-            record.values = values | choosing.choose_length(budget.steps)
+            record.values = values | choosing.choose_length(budget.steps, budget.watches)
             self.note_plan(budget, measured, adapts=adapts)
             for line in self.list_warnings([name]):
                 warn(line)
@@ -159,7 +159,7 @@ class Decisions:
         budget = self.plan(values, step=step)
         before = record.values["max_steps"]
         note(f"a step takes {step:.2g} s and not {planned:.2g} s: {budget.steps:,} steps instead of {before:,}")
-        record.values = {**record.values, **choosing.choose_length(budget.steps)}
+        record.values = {**record.values, **choosing.choose_length(budget.steps, budget.watches)}
         record.planned |= {"step": step, "train": budget.training}
         return True
 

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from ldm_train.commands.fit.choosing import DRAWN
 from ldm_train.commands.fit.picture_facts import choose_sample
-from ldm_train.data.batches.holding_out import is_digest_held_out
 from ldm_train.data.scan.survey import Scanned, Survey
 from ldm_train.util.files import atomic_write
 from ldm_train.util.inputs import MAX_PROMPTS, read_user_text
@@ -20,12 +19,17 @@ def choose_trained(survey: Survey, share: float | None) -> list[tuple[str, Scann
     trained = [
         seen
         for seen in survey.scanned
-        if seen.item.captions and not (seen.item.held_out if share is None else is_digest_held_out(seen.digest, share))
+        if seen.item.captions and not (seen.item.held_out if share is None else is_held_out(seen.digest, share))
     ]
     found: dict[str, Scanned] = {}
     for seen in choose_sample(trained, len(trained)):
         found.setdefault(" ".join(seen.item.captions[0].split()), seen)
     return [(caption, seen) for caption, seen in found.items() if caption][:DRAWN]
+
+
+def is_held_out(digest: str, share: float) -> bool:
+    """Return whether training holds out a picture, as `data/batches/holding_out.py` decides it, which needs torch."""
+    return int(digest[:8], 16) / 2**32 < share
 
 
 def write_prompts(

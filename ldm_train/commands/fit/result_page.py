@@ -15,6 +15,7 @@ from ldm_train.reports.charts import Bars
 from ldm_train.reports.page import Page, PageSection, Verdict
 from ldm_train.reports.page_blocks import DataTable, PageBlock, Paragraphs, ShellCommand, Thumbnail, Thumbnails
 from ldm_train.util.safe_json import Json, read_object
+from ldm_train.util.text import as_word
 
 PAGE = "fit.html"
 HEADLINES = ("taught_retrieval_at_1", "retrieval_at_1", "validation_loss", "autoencoder_psnr", "psnr")
@@ -141,5 +142,5 @@ def list_results(out: Path, record: FitRecord) -> list[str]:
         f"  page       {out / PAGE}   (yours next to drawn, what was chosen and why, the commands)",
         f"  report     {out / 'report.html'}   (curves and pictures over the training)",
         f"  commands   {out / 'commands.sh'}   (what was run, to change and run again)",
-        "draw more:  " + shlex.join(["ldm-train", "sample", f"run_dir={out / 'run'}", 'prompts=["…"]', "out=…"]),
+        f"draw more:  ldm-train sample {as_word('run_dir', out / 'run')} 'prompts=[\"a fox\"]' out=…",
     ]

@@ -89,10 +89,11 @@ def plan(left: float, values: choosing.Values = VALUES, *, step: float = 0.25, *
 @pytest.mark.parametrize("step", [0.02, 0.25])
 def test_all_stages_together_take_what_is_left(left: float, adapts: bool, step: float) -> None:
     budget = plan(left, step=step, adapts=adapts)
-    watched = choosing.WATCHES * choosing.WATCHED * choosing.SAMPLER_PASSES * step / 24 / 3
+    watched = budget.watches * choosing.WATCHED * choosing.SAMPLER_PASSES * step / 24 / 3
     total = budget.training + budget.encoding + budget.adapting + budget.ending + watched
     assert total == pytest.approx(left, abs=2 * step)
     assert (budget.adapting > 0) == adapts
+    assert budget.watches == 1 or watched <= 0.1 * left
 
 
 def test_longer_captions_take_longer_steps() -> None:
@@ -134,4 +135,6 @@ def test_the_values_are_settings_and_have_rules(gpu: bool, pixels: bool) -> None
     recipe = choosing.choose_recipe(side, gpu=gpu, pixels=pixels)
     values = {**recipe, **choosing.choose_held_out(FACTS), **choosing.choose_length(1000), "image_size": side}
     compose("train", ["cache=x", "run_dir=x", *(f"{name}={value}" for name, value in values.items())])
-    assert {name for name in values if name not in choosing.RULES} <= {"pictures.every", "metrics.every", "checkpoint.every"}
+    assert {name for name in values if name not in choosing.RULES} <= {
+        *("pictures.every", "metrics.every", "metrics.count", "checkpoint.every")
+    }

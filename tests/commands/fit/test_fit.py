@@ -1,5 +1,6 @@
 """`fit`: the commands that it runs, what it leaves, how it goes on, and what it refuses; most run in this process."""
 
+import hashlib
 import json
 import signal
 import subprocess
@@ -15,7 +16,9 @@ from PIL import Image
 from ldm_train.assembly.child_processes import Jobs
 from ldm_train.cli.main import main
 from ldm_train.commands.fit import choosing, stage_commands
+from ldm_train.commands.fit.last_prompts import is_held_out
 from ldm_train.commands.fit.picture_facts import collect_facts
+from ldm_train.data.batches.holding_out import count_held_out
 from ldm_train.data.scan.survey import survey_items
 from ldm_train.settings.composition import build, compose, compose_as
 from ldm_train.settings.schema.options import select
@@ -49,6 +52,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return ran
 
 
+LONG = "minutes=9999"  # whatever a step takes while other tests run
 STAGES = ["check", "encode", "train", "sample", "evaluate", "report"]
 
 
@@ -57,7 +61,7 @@ def test_a_folder_becomes_pictures_and_an_interrupted_fit_goes_on(
     ldm_train: Callable, pictures: Path, tmp_path: Path, in_this_process: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, here = tmp_path / "out", Jobs.run
-    words = ["fit", pictures, f"out={out}"]
+    words = ["fit", pictures, f"out={out}", LONG]
 
     def stop_in_training(self: Jobs, command: list[str], *, log: object = None) -> int:
         if command[3] != "train":
@@ -95,7 +99,7 @@ def test_a_folder_becomes_pictures_and_an_interrupted_fit_goes_on(
 def test_a_run_is_fine_tuned_with_its_own_parts(
     ldm_train: Callable, pictures: Path, trained: Path, tmp_path: Path, in_this_process: list[str]
 ) -> None:
-    answer = ldm_train("fit", pictures, f"out={tmp_path}/out", f"base={trained}")
+    answer = ldm_train("fit", pictures, f"out={tmp_path}/out", f"base={trained}", LONG)
     assert answer.code == 0, answer.err
     config = compose("train", [f"config={tmp_path}/out/run/config.yaml"]).as_plain()
     assert config["network"]["weights"] == str(trained)
@@ -110,7 +114,7 @@ def test_a_poor_autoencoder_is_trained_further(
 ) -> None:
     monkeypatch.setattr(choosing, "needs_adapting", lambda measured, minutes: True)
     monkeypatch.setattr("ldm_train.commands.fit.decisions.ADAPTING_COST", 1e9)  # for the fewest steps
-    answer = ldm_train("fit", pictures, f"out={tmp_path}/out", "image_size=32")
+    answer = ldm_train("fit", pictures, f"out={tmp_path}/out", "image_size=32", LONG)
     assert answer.code == 0, answer.out + answer.err
     assert in_this_process == ["check", "train_autoencoder", *STAGES[1:]]
     manifest = json.loads((tmp_path / "out" / "cache" / "manifest.json").read_text())
@@ -184,6 +188,12 @@ def test_the_facts_are_those_of_the_pictures(tmp_path: Path) -> None:
     for number in range(6):
         Image.new("RGBA", (40, 80), (0, 0, 0, 0)).save(tmp_path / f"{number}.png")
     assert collect_facts(survey_items(build(settings.source, "source"), max_pixels=10**6)).surroundings == "white"
+
+
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.5])
+def test_prompts_are_of_pictures_that_training_sees(share: float) -> None:
+    digests = [hashlib.sha256(str(number).encode()).hexdigest() for number in range(200)]
+    assert sum(is_held_out(digest, share) for digest in digests) == count_held_out(digests, share)
 
 
 @pytest.mark.parametrize(
