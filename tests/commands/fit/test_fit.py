@@ -117,8 +117,8 @@ def test_a_poor_autoencoder_is_trained_further(
     answer = ldm_train("fit", pictures, f"out={tmp_path}/out", "image_size=32", LONG)
     assert answer.code == 0, answer.out + answer.err
     assert in_this_process == ["check", "train_autoencoder", *STAGES[1:]]
-    manifest = json.loads((tmp_path / "out" / "cache" / "manifest.json").read_text())
-    assert str(tmp_path / "out" / "autoencoder" / "autoencoder") in json.dumps(manifest)
+    encode = json.loads((tmp_path / "out" / "fit.json").read_text())["stages"]["encode"]["words"]
+    assert f"autoencoder.weights={tmp_path}/out/autoencoder/autoencoder" in encode
 
 
 def test_what_check_refuses_is_refused(ldm_train: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
