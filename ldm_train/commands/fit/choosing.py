@@ -223,9 +223,9 @@ def plan_budget(
     return Budget(step, encoding, adapting, ending, steps, watches)
 
 
-def is_off(step: float, planned: float) -> bool:
-    """Return whether the first steps of a run took so much more or less time than planned that their number changes."""
-    return not 1 - TOLERANCE <= step / planned <= 1 + TOLERANCE
+def is_off(steps: int, planned: int) -> bool:
+    """Return whether so many more or fewer steps fit into the time that is left that the plan changes."""
+    return not 1 - TOLERANCE <= steps / planned <= 1 + TOLERANCE
 
 
 def choose_length(steps: int, watches: int = WATCHES) -> Values:
@@ -234,7 +234,7 @@ def choose_length(steps: int, watches: int = WATCHES) -> Values:
     values: Values = {"max_steps": steps, "ema.decay": round(min(0.9999, max(0.9, 1 - AVERAGED / steps)), 5)}
     values["lr_schedule.warmup_steps"] = min(WARMUP_STEPS, steps // 10)
     watching: Values = {f"{name}.every": every for name in ("validation", "pictures", "metrics")}
-    return values | watching | {"checkpoint.every": min(500, every), "metrics.count": MEASURED_PICTURES}
+    return values | watching | {"checkpoint.every": min(500, max(1, steps // WATCHES)), "metrics.count": MEASURED_PICTURES}
 
 
 RULES: dict[str, str] = {

@@ -146,19 +146,26 @@ class Decisions:
         self.record.write(self.out)
 
     def correct(self, values: Values) -> bool:
-        """Change the number of steps if the first ones took other time than planned; return whether it was changed."""
+        """Change the number of steps if the time that is left, and what the first ones took, allow other ones.
+
+        Returns:
+            Whether it was changed. If nothing is left, it stays, and the fit takes longer than it was asked to.
+        """
         record = self.record
         speeds = read_run(self.out / "run").series.get("time/samples_per_second")
-        if speeds is None or len(speeds.finite.values) < 2:
-            return False
-        batch, planned = values.get("batch_size", choosing.BATCH), float(str(record.planned["step"]))
+        batch, before = values.get("batch_size", choosing.BATCH), values["max_steps"]
         assert isinstance(batch, int)
-        step = batch / median(speeds.finite.values[1:])
-        if not choosing.is_off(step, planned):
+        assert isinstance(before, int)
+        step = float(str(record.planned["step"]))
+        if speeds is not None and len(speeds.finite.values) > 1:
+            step = batch / float(median(speeds.finite.values[1:]))  # the first one includes what happens once
+        try:
+            budget = self.plan(values, step=step)
+        except ValueError:
             return False
-        budget = self.plan(values, step=step)
-        before = record.values["max_steps"]
-        note(f"a step takes {step:.2g} s and not {planned:.2g} s: {budget.steps:,} steps instead of {before:,}")
+        if not choosing.is_off(budget.steps, before):
+            return False
+        note(f"a step takes {step:.2g} s: {budget.steps:,} steps instead of {before:,}")
         record.values = {**record.values, **choosing.choose_length(budget.steps, budget.watches)}
         record.planned |= {"step": step, "train": budget.training}
         return True

@@ -111,9 +111,9 @@ def test_too_few_minutes_are_refused_with_what_the_rest_takes() -> None:
         plan(30)
 
 
-@pytest.mark.parametrize(("step", "off"), [(0.25, False), (0.28, False), (0.22, False), (0.3, True), (0.2, True)])
-def test_first_steps_that_take_other_time_than_planned_are_seen(step: float, off: bool) -> None:
-    assert choosing.is_off(step, 0.25) == off
+@pytest.mark.parametrize(("steps", "off"), [(1000, False), (1100, False), (900, False), (1200, True), (800, True)])
+def test_a_plan_changes_if_many_more_or_fewer_steps_fit(steps: int, off: bool) -> None:
+    assert choosing.is_off(steps, 1000) == off
 
 
 @pytest.mark.parametrize("steps", [12, 300, 2400, 100_000])

@@ -16,6 +16,8 @@ from PIL import Image
 from ldm_train.assembly.child_processes import Jobs
 from ldm_train.cli.main import main
 from ldm_train.commands.fit import choosing, stage_commands
+from ldm_train.commands.fit.decisions import Decisions
+from ldm_train.commands.fit.fit_record import FitRecord, Stage
 from ldm_train.commands.fit.last_prompts import is_held_out
 from ldm_train.commands.fit.picture_facts import collect_facts
 from ldm_train.data.batches.holding_out import count_held_out
@@ -188,6 +190,34 @@ def test_the_facts_are_those_of_the_pictures(tmp_path: Path) -> None:
     for number in range(6):
         Image.new("RGBA", (40, 80), (0, 0, 0, 0)).save(tmp_path / f"{number}.png")
     assert collect_facts(survey_items(build(settings.source, "source"), max_pixels=10**6)).surroundings == "white"
+
+
+@pytest.mark.parametrize(
+    ("speeds", "spent", "minutes", "changed"),
+    [
+        ([10, 96, 96, 96], 0, 5.5, False),  # 0.25 s a step, as planned
+        ([10, 48, 48, 48], 0, 5.5, True),
+        ([10, 192, 192], 0, 5.5, True),
+        ([], 0, 5.5, False),
+        ([], 200, 5.5, True),  # other stages took longer
+        ([], 600, 5.5, False),  # nothing is left
+    ],
+)
+def test_the_first_steps_correct_the_number_of_all(
+    speeds: list[int], spent: int, minutes: float, changed: bool, tmp_path: Path
+) -> None:
+    facts = choosing.DataFacts(100, 100, 64, 64, 0.0, 0.0, "white", named=False)
+    settings = compose_as(FitSettings, ["source.path=x", f"out={tmp_path}", f"minutes={minutes}"])
+    record = FitRecord({}, values={"max_steps": 1000, "batch_size": 24}, planned={"step": 0.25, "train": 260.0})
+    record.stages["adapt"] = Stage(["train_autoencoder"], spent, "done")
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").write_text("max_steps: 1000\n")
+    lines = [json.dumps({"step": 10 * (n + 1), "samples_per_second": speed}) for n, speed in enumerate(speeds)]
+    (run / "timing.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    decisions = Decisions(settings, tmp_path, record, facts, None, gpu=False)  # type: ignore[arg-type]
+    assert decisions.correct(record.values) == changed
+    assert (record.values["max_steps"] != 1000) == changed
 
 
 @pytest.mark.parametrize("share", [0.0, 0.05, 0.5])
