@@ -239,6 +239,7 @@ def at_once(file: str) -> set[str]:
         "cli/main.py",
         "cli/run_command.py",
         "commands/encode/command.py",
+        "commands/fit/command.py",
         "commands/report/command.py",
         "commands/runs/command.py",
         "data/sources/folder.py",

@@ -10,6 +10,7 @@ import sys
 from typing import TextIO
 
 VERBS = {
+    "fit": "from a folder to pictures, in the minutes that there are: all that follows, with settings that are chosen",
     "check": "read everything that encoding will read, and list what cannot be used",
     "encode": "encode captioned pictures into a latent cache",
     "train": "train a noise predictor on latent caches, or on pictures that are encoded on the fly",

@@ -25,7 +25,7 @@ from ldm_train.util.processes import launched_rank
 from ldm_train.util.text import nearest
 
 READ_BY_PROGRAMS = {"report", "runs"}  # which print their result only
-BARE = {"runs": "dir"}  # a setting whose name may be left out before its value
+BARE = {"runs": "dir", "fit": "source.path"}  # a setting whose name may be left out before its value
 HELP, PRINT, SWEEP, DRY_RUN = ("-h", "--help"), "--print-config", ("-m", "--multirun"), "--dry-run"
 OPTIONS = (*HELP, PRINT, *SWEEP, DRY_RUN)
 

@@ -23,8 +23,9 @@ from hydra.errors import HydraException
 from rich.console import Console
 from rich.table import Table
 
+from ldm_train.assembly.child_processes import ENDED_EARLY, Jobs
 from ldm_train.assembly.trainer import refuse_at_once
-from ldm_train.cli.sweep_jobs import ENDED_EARLY, Jobs, job_name
+from ldm_train.cli.sweep_jobs import job_name
 from ldm_train.settings.composition import ConfigError, compose, folder, last_words, targets_of
 from ldm_train.settings.config_file import CONFIG, text
 from ldm_train.settings.quoting import kind_of_texts

@@ -122,8 +122,9 @@ def shortest_words(group: str, node: Mapping[str, object]) -> list[str]:
     """
     name = nearest_option(group, node)
     option = shipped(f"{group}/{name}") if name else {}
+    known = {*option.keys()}  # also of values that must be given, which `in` does not find
     given = {
-        f"{'' if key in option else '++'}{group}.{key}": value for key, value in node.items() if option.get(key) != value
+        f"{'' if key in known else '++'}{group}.{key}": value for key, value in node.items() if option.get(key) != value
     }
     plain = [f"{key}={value if isinstance(value, str) else text(value)}" for key, value in given.items()]
     return [shlex.quote(word) for word in ([f"{group}={name}"] if name else []) + plain]

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable
 
-from manual import measured, tables_cache, tables_quality, tables_speed, tables_training
+from manual import measured, tables_cache, tables_choices, tables_quality, tables_speed, tables_training
 
 TABLES: dict[str, Callable[[], str]] = {
     function.__name__: function
@@ -31,7 +31,8 @@ def fill_figures(page: str) -> str:
     Raises:
         KeyError: a table or a figure is not known.
     """
-    page = TABLE.sub(lambda match: TABLES[match[1]](), page)
+    tables = TABLES | {"fit_rules": tables_choices.fit_rules}
+    page = TABLE.sub(lambda match: tables[match[1]](), page)
     return FIGURE.sub(lambda match: format(measured.number(match[1], *match[2].strip(".").split(".")), match[3]), page)
 
 

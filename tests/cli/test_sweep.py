@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from ldm_train.assembly.child_processes import Jobs
 from ldm_train.cli.sweep import expand, sweep
-from ldm_train.cli.sweep_jobs import LONGEST, Jobs, job_name
+from ldm_train.cli.sweep_jobs import LONGEST, job_name
 from ldm_train.settings.composition import ConfigError, compose, groups
 from ldm_train.settings.schema.options import select
 
@@ -287,7 +288,7 @@ def test_a_job_is_found_by_its_directory_without_quotes() -> None:
 
 PASSING = '''
 import sys
-from ldm_train.cli.sweep_jobs import Jobs
+from ldm_train.assembly.child_processes import Jobs
 job = """
 import signal, sys, time
 signal.signal(signal.{name}, lambda *_: sys.exit(75))

@@ -24,10 +24,10 @@ NOTHING = hashlib.sha256().hexdigest()
 def gadgets(canary: Path) -> dict[str, dict[str, object]]:
     """Mappings that would make a file if they were built, and one that would only import or bind something."""
     touch = ["touch", str(canary)]
-    job = {"_target_": "ldm_train.cli.sweep_jobs.Jobs"}
+    job = {"_target_": "ldm_train.assembly.child_processes.Jobs"}
     return {
-        "a method of ours": {"_target_": "ldm_train.cli.sweep_jobs.Jobs.run", "self": job, "command": touch},
-        "a method, positional": {"_target_": "ldm_train.cli.sweep_jobs.Jobs.run", "_args_": [job, touch]},
+        "a method of ours": {"_target_": "ldm_train.assembly.child_processes.Jobs.run", "self": job, "command": touch},
+        "a method, positional": {"_target_": "ldm_train.assembly.child_processes.Jobs.run", "_args_": [job, touch]},
         "a class of ours": job,
         "a function of ours": {"_target_": "ldm_train.util.files.atomic_write", "path": str(canary), "content": "x"},
         "another group's class": {"_target_": "ldm_train.metrics.evaluation.HeldOut"},
@@ -210,7 +210,8 @@ def test_what_only_lists_runs_builds_nothing(bad_run: tuple[Path, str], ldm_trai
 
 
 FILES = {
-    "sampler: {_target_: ldm_train.cli.sweep_jobs.Jobs.run, self: {_target_: ldm_train.cli.sweep_jobs.Jobs}}": "Jobs",
+    "sampler: {_target_: ldm_train.assembly.child_processes.Jobs.run, "
+    "self: {_target_: ldm_train.assembly.child_processes.Jobs}}": "Jobs",
     "sampler: {_target_: os.system, _args_: [touch canary]}": "os.system",
     "sampler: {eta: {_target_: subprocess.Popen, args: [touch, canary]}}": "subprocess.Popen",
     "trust: own_samplers": "trust",

@@ -24,6 +24,7 @@ from ldm_train.util.text import as_word
 
 PACKAGE = Path(ldm_train.__file__).parent
 NEEDED = {
+    "fit": ["source.path=x", "out=x"],
     "train": ["cache=x", "run_dir=x"],
     "check": ["source.path=x"],
     "encode": ["source.path=x", "cache=x"],

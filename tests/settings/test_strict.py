@@ -23,6 +23,7 @@ from ldm_train.settings.validation import out_of_range
 from ldm_train.training.optimization.sharding import FullySharded
 
 NEEDED = {
+    "fit": ["source.path=x", "out=y"],
     "train": ["cache=x", "run_dir=y"],
     "train_autoencoder": ["source.path=x", "run_dir=y"],
     "encode": ["source.path=x", "cache=y"],

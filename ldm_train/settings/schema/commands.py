@@ -13,6 +13,7 @@ from ldm_train.settings.schema.using import (
     EncodeSettings,
     EvaluateSettings,
     ExportSettings,
+    FitSettings,
     ReportSettings,
     RunsSettings,
     SampleSettings,
@@ -20,6 +21,7 @@ from ldm_train.settings.schema.using import (
 from ldm_train.settings.signatures import signature
 
 SCHEMAS: dict[str, type[CommandSettings]] = {
+    "fit": FitSettings,
     "check": CheckSettings,
     "encode": EncodeSettings,
     "train": TrainSettings,

@@ -51,6 +51,28 @@ class EncodeSettings(SourceSettings):
     trainer: TrainerSettings
 
 
+class FitSettings(SourceSettings):
+    """The settings of `ldm-train fit`."""
+
+    out: FilePath = setting(..., "folder for the cache, the run, its pictures and pages; the same folder again goes on")
+    minutes: Positive = setting(30.0, "of everything together, about; training takes what the rest leaves")
+    base: FilePath | None = setting(
+        None, "fine-tune this instead of training from the start: a run, or a Stable Diffusion in diffusers' layout"
+    )
+    image_size: Count | None = setting(None, "side of the pictures, pixels; null: by the pictures and the machine")
+    background: Text | None = setting(  # type: ignore[assignment]
+        None, "what shows through transparent pictures, and around them with crop=fit; null: as most of them have it"
+    )
+    prompts: Prompts | None = setting(None, "what the last pictures show; null: captions that were trained")
+    strict: bool = setting(True, "false: pictures that cannot be used are left out")
+    seed: int = setting(0, "of everything that is drawn")
+    threads: Count | None = setting(None, "CPU threads; null: as many as it has cores")
+
+    source: Part
+    crop: Part | None = None
+    autoencoder: Part | None = None
+
+
 class DrawingSettings(CommandSettings):
     """How `sample` and `evaluate` draw."""
 
