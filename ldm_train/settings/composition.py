@@ -18,6 +18,7 @@ from ldm_train.settings.config_file import CONFIG, file_words
 from ldm_train.settings.constructors import build
 from ldm_train.settings.foreign_names import suggest_option
 from ldm_train.settings.quoting import quote, quote_text
+from ldm_train.settings.replaced_options import allow_new_settings, complete_own, drop_replaced, find_replaced, find_targets
 from ldm_train.settings.run_options import words_of_run
 from ldm_train.settings.schema.commands import SCHEMAS, default_values, kind_of
 from ldm_train.settings.schema.kinds import describe
@@ -63,7 +64,7 @@ def compose(verb: str, overrides: list[str]) -> CommandSettings:
     typed = [word for word in overrides if key_of(word) != CONFIG and not is_trust(word)]
     refuse_unknown_options(verb, typed)
     typed = last_words(typed)
-    targets = targets_of(verb, typed)
+    targets = targets_of(verb, typed) | find_targets(verb, typed)
     own = [readable(quote_text(verb, word, targets)) for word in typed]
     own = [f"~{key_of(word)}" if word == f"{key_of(word)}=null" and key_of(word) in groups() else word for word in own]
     own = [part for word in own for part in _deletable(word)]
@@ -71,8 +72,11 @@ def compose(verb: str, overrides: list[str]) -> CommandSettings:
     chosen = {key_of(word) for word in own}
     given = [word for file in files for word in file_words(verb, file, chosen=chosen, targets=targets)] + own
     given = words_of_run(verb, given) + given
+    replaced = find_replaced(verb, given)
+    given = allow_new_settings(given, replaced)
     try:
         config = _hydra(verb, given)
+        drop_replaced(verb, config, replaced)
         missing = sorted(OmegaConf.missing_keys(config))
         if missing:
             raise ConfigError(f"{verb} needs {', '.join(f'{key}=…' for key in missing)} (see `ldm-train {verb} --help`)")
@@ -82,6 +86,7 @@ def compose(verb: str, overrides: list[str]) -> CommandSettings:
         raise ConfigError(_explain(verb, given, error)) from error
     values = plain(config)
     _complete_network(values)
+    complete_own(values)
     options = tuple(word for word in _choices(verb, given) if key_of(word) != "experiment")
     origin = Origins(own, files, given)
     NameCheck(verb, origin, plain(defaults(verb, options), resolve=False))(values)
@@ -199,6 +204,8 @@ def words(group: str, chosen: Part | None) -> list[str]:
         for name, option in ((n, OmegaConf.to_container(o)) for n, o in options.items())
         if isinstance(option, dict) and option.get("_target_") == part["_target_"]
     }
+    if not differing:  # own code, of which there is no option
+        return [f"{group}.{key}={value}" for key, value in part.items()]
     name = min(differing, key=lambda name: len(differing[name]))
     return [f"{group}={name}", *(f"{group}.{key}={value}" for key, value in differing[name].items())]
 

@@ -101,6 +101,12 @@ def may_build(target: object, group: str) -> bool:
     return target in _listed(group) or module in LIBRARIES.get(group, ()) or current_grants().cover(target)
 
 
+def is_own(target: object, group: str) -> bool:
+    """Return whether a name is of code outside this package, and no optimizer of the libraries of its group."""
+    module = str(target).rpartition(".")[0]
+    return isinstance(target, str) and not target.startswith("ldm_train.") and module not in LIBRARIES.get(group, ())
+
+
 def find_constructor(target: str, group: str) -> Callable[..., Any]:
     """Import a constructor that `may_build` accepts.
 
@@ -118,7 +124,10 @@ def find_constructor(target: str, group: str) -> Callable[..., Any]:
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"_target_: {target} is not there ({error})") from error
+        looked = "; Python looks in what is installed, in PYTHONPATH and, with trust=…, in the folder you stand in"
+        raise ValueError(
+            f"_target_: {target} is not there ({error}){looked if current_grants().cover(target) else ''}"
+        ) from error
     if module in LIBRARIES.get(group, ()):
         from torch.optim import Optimizer
 
