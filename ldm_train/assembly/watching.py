@@ -8,6 +8,7 @@ from pytorch_lightning import Callback
 
 from ldm_train.assembly.cut_texts import warn_of_cut_prompts
 from ldm_train.assembly.drawing import parse_prompts, read_prompts
+from ldm_train.assembly.own_objects import build_own_metrics
 from ldm_train.assembly.parts import Parts, choose_device
 from ldm_train.assembly.stored_run import build_recipe, build_weak
 from ldm_train.data.batches.datamodules import CachedLatents
@@ -150,4 +151,5 @@ def build_measuring(config: TrainSettings) -> Measuring | None:
     features, pair = (None if part is None else build(part, name) for name, part in measured.items())
     recipe = build_recipe(config, steps=config.metrics.steps, seed=config.metrics.seed)
     evaluation: Evaluation = build(config.evaluation, "evaluation")
-    return Measuring(features, pair, recipe, config.metrics.count, evaluation.metrics)
+    metrics = [*evaluation.metrics, *build_own_metrics(config)]
+    return Measuring(features, pair, recipe, config.metrics.count, metrics)

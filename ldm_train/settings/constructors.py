@@ -8,7 +8,7 @@ text before anything is imported; a constructor where a plain value is expected 
 import importlib
 import importlib.util
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,12 @@ from ldm_train.settings.own_code import check_kind
 from ldm_train.settings.schema.kinds import MISSING
 from ldm_train.settings.schema.options import OWN_KEYS, TARGET, Part
 from ldm_train.settings.shipped import folder, groups, shipped
-from ldm_train.settings.trust import NAME, TRUST, advice, current_grants
+from ldm_train.settings.trust import NAME, TRUST, UntrustedCodeError, advise, current_grants, may_be_granted
 
 LIBRARIES = {"optimizer": ("torch.optim", "bitsandbytes.optim")}  # modules of which every torch.optim.Optimizer is accepted
 NESTED = {("weighting", "base"): "weighting"}  # arguments that are objects: of which group
 EXTRAS = {"bitsandbytes": "eight_bit"}  # packages that an installation may lack, and the extra that brings each
+LISTS = {"callbacks": "callbacks", "metrics.own": "metrics"}  # settings that list objects of own code, and their groups
 ANY = "*"  # the group of arguments of trusted code: objects of any group
 COMMANDS = {"ldm_train.data.sources.tar_shards.TarShards": "commands"}  # the argument by which a path may be a command
 
@@ -44,7 +45,7 @@ def build(part: Part, group: str, **values: object) -> Any:
     if (argument := COMMANDS.get(part.target)) is not None:
         values[argument] = current_grants().commands
     made = _construct(plain, values, group)
-    if current_grants().cover(part.target) and not part.call.get("_partial_"):
+    if current_grants().cover(part.target):
         check_kind(made, part.target, group)
     return made
 
@@ -63,6 +64,8 @@ def check_config(config: DictConfig, *, origin: str) -> None:
             if key == TRUST:
                 raise ValueError("trust is accepted on the command line only; a file cannot grant it")
             check_constructors(value, str(key) if key in known else None, name=str(key))
+    except UntrustedCodeError as error:
+        raise ValueError(f"{origin}: {explain_untrusted(error, plain)}") from error
     except ValueError as error:
         raise ValueError(f"{origin}: {error}") from error
 
@@ -78,7 +81,7 @@ def check_constructors(value: object, group: str | None, *, name: str) -> None:
     """
     if isinstance(value, list):
         for number, item in enumerate(value):
-            check_constructors(item, group if group == ANY else None, name=f"{name}[{number}]")
+            check_constructors(item, group if group == ANY else LISTS.get(name), name=f"{name}[{number}]")
     elif isinstance(value, str) and "${" in value:
         raise ValueError(f"{name}={value} is an interpolation; give the value itself")
     elif isinstance(value, Mapping):
@@ -89,6 +92,21 @@ def check_constructors(value: object, group: str | None, *, name: str) -> None:
         for key, item in value.items():
             nested = ANY if ANY in (inner, group) else NESTED.get((inner or "", str(key)))
             check_constructors(item, nested, name=f"{name}.{key}")
+
+
+def explain_untrusted(error: UntrustedCodeError, config: Mapping[Any, object]) -> str:
+    """Return the message of an error with all packages of own code that a config names and the command line lacks."""
+    return error.refusal + advise(sorted({*_untrusted(config)}))
+
+
+def _untrusted(value: object) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        target = value.get(TARGET)
+        library = str(target).rpartition(".")[0] in {module for modules in LIBRARIES.values() for module in modules}
+        if may_be_granted(target) and not library and not current_grants().cover(str(target)):
+            yield str(target).partition(".")[0]
+    for item in value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ():
+        yield from _untrusted(item)
 
 
 def may_build(target: object, group: str) -> bool:
@@ -152,10 +170,10 @@ def _check_target(node: Mapping[Any, object], group: str | None, name: str) -> N
         accepted = sorted(_listed(group)) if group != ANY else []
         listed = f" it may be {', '.join(accepted)}" if accepted else ""
         libraries = "".join(f", or an optimizer of {library}" for library in LIBRARIES.get(group, ()))
-        raise ValueError(
-            f"{name}._target_={target} is not a constructor that this setting accepts;{listed}{libraries}; "
-            f"nothing was run{advice(str(target))}"
+        refusal = (
+            f"{name}._target_={target} is not a constructor that this setting accepts;{listed}{libraries}; nothing was run"
         )
+        raise UntrustedCodeError(refusal, str(target).partition(".")[0]) if may_be_granted(target) else ValueError(refusal)
     known = {(key, str(value)) for option in _options(group) for key, value in option.items()}
     for key in given:
         if key != "_target_" and (key, str(node[key])) not in known | {("_convert_", "all"), ("_partial_", "False")}:

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 
 from omegaconf import DictConfig, open_dict
 
-from ldm_train.settings.constructors import is_own
+from ldm_train.settings.constructors import LISTS, is_own
+from ldm_train.settings.own_code import BOUND
+from ldm_train.settings.schema.kinds import as_objects
 from ldm_train.settings.schema.options import OWN_KEYS, TARGET
 from ldm_train.settings.schema.typed_values import unquote
 from ldm_train.settings.shipped import groups, groups_of, key_of, shipped
-
-PARTIAL = ("optimizer", "guidance")  # groups whose constructors get further arguments from the run
 
 
 def find_targets(verb: str, words: Sequence[str]) -> dict[str, str]:
@@ -63,8 +63,16 @@ def drop_replaced(verb: str, config: DictConfig, replaced: Mapping[str, set[str]
 
 
 def complete_own(values: dict[str, object]) -> None:
-    """Add to own code that gets further arguments from the run that it is only bound to those of the config."""
-    for group in PARTIAL:
+    """Complete how a config names own code, in place.
+
+    What gets further arguments from the run is only bound to those of the config; a name in a list is a class without any.
+    """
+    for name in LISTS:
+        section, _, key = name.rpartition(".")
+        place = values.get(section) if section else values
+        if isinstance(place, dict) and key in place:
+            place[key] = as_objects(place[key])
+    for group in BOUND:
         node = values.get(group)
         if isinstance(node, dict) and TARGET in node and is_own(node[TARGET], group):
             values[group] = {"_partial_": True, **node}

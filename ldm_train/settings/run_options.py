@@ -56,4 +56,7 @@ def choose_option(group: str, node: object) -> list[str]:
         if not current_grants().cover(str(node[TARGET])):
             return []
         given = {TARGET: node[TARGET]} | given
-    return [*([] if option is None else [f"{group}={option}"]), *(f"++{group}.{name}={text(value)}" for name, value in given.items())]
+    return [
+        *([] if option is None else [f"{group}={option}"]),
+        *(f"++{group}.{name}={text(value)}" for name, value in given.items()),
+    ]

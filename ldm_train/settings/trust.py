@@ -119,9 +119,25 @@ def is_trust(word: str) -> bool:
     return word.lstrip("+~").partition("=")[0] == TRUST
 
 
-def advice(target: str) -> str:
-    """Return how to grant what an unlisted name needs; nothing where no grant would do."""
-    package = target.partition(".")[0]
-    if package in REFUSED or not NAME.fullmatch(target):
-        return ""
-    return f". Code of your own needs trust={package} on the command line, {MEANING.format(package=package)}"
+class UntrustedCodeError(ValueError):
+    """A config names code that only the command line can allow.
+
+    Args:
+        refusal: the message without what to do.
+        package: whose code it is.
+    """
+
+    def __init__(self, refusal: str, package: str) -> None:
+        super().__init__(refusal + advise([package]))
+        self.refusal = refusal
+
+
+def may_be_granted(target: object) -> bool:
+    """Return whether a name is in a package that `trust` accepts."""
+    return isinstance(target, str) and NAME.fullmatch(target) is not None and target.partition(".")[0] not in REFUSED
+
+
+def advise(packages: Sequence[str]) -> str:
+    """Return how to grant what own code of these packages needs, as the end of a message."""
+    word = packages[0] if len(packages) == 1 else f"[{','.join(packages)}]"
+    return f". Code of your own needs trust={word} on the command line, {MEANING.format(package=', '.join(packages))}"

@@ -144,6 +144,12 @@ def _as_entry(value: object) -> object:
     return {key: expand_home(one) if isinstance(one, str) else one for key, one in entry.items()}
 
 
+def as_objects(value: object) -> object:
+    """Return names of classes as the mappings that build them."""
+    found = [value] if isinstance(value, str | dict) else value
+    return [{"_target_": one} if isinstance(one, str) else one for one in found] if isinstance(found, list) else found
+
+
 def _as_list(value: object) -> object:
     return [value] if isinstance(value, str | int) and not isinstance(value, bool) else value
 
@@ -165,6 +171,11 @@ Factors = Annotated[
 ]
 DataFiles = Annotated[
     Paths | dict[str, Any], BeforeValidator(_as_files), Words("paths, or the paths of each split, {train:a.parquet}")
+]
+OwnObjects = Annotated[
+    list[dict[str, Any]],
+    BeforeValidator(as_objects),
+    Words("a list of own classes, [mypackage.Class], or [{_target_: mypackage.Class, every: 10}]"),
 ]
 Prompts = Annotated[Text | list[Text], Words("a list of texts, one text, or a text file with one a line")]
 
