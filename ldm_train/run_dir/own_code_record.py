@@ -31,12 +31,15 @@ def describe_own_code(config: CommandSettings) -> dict[str, Plain]:
 
 def list_changed(before: object, now: dict[str, Plain]) -> list[str]:
     """Return the modules whose source is not what it was, or that only one of two records has."""
-    then = before if isinstance(before, dict) else {}
-    sources = [
-        {module: digest for entry in record.values() for module, digest in entry["sources"].items()}
-        for record in (then, now)
-    ]
-    return sorted(module for module in sources[0] | sources[1] if sources[0].get(module) != sources[1].get(module))
+    then, current = _read_sources(before), _read_sources(now)
+    return sorted(module for module in then | current if then.get(module) != current.get(module))
+
+
+def _read_sources(record: object) -> dict[str, object]:
+    """Return the digests of all modules in a record, which may be damaged."""
+    entries = list(record.values()) if isinstance(record, dict) else []
+    sources = [entry["sources"] for entry in entries if isinstance(entry, dict) and isinstance(entry.get("sources"), dict)]
+    return {str(module): digest for one in sources for module, digest in one.items()}
 
 
 def _list_parts(config: CommandSettings) -> Iterator[tuple[str, Part]]:

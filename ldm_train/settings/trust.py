@@ -78,8 +78,8 @@ def read_grants(words: Sequence[str]) -> Grants:
     for package in packages:
         if not NAME.fullmatch(package):
             raise ConfigError(
-                f"trust={package} is no package; give its name in Python, trust=PACKAGE or trust=[A,B], or trust=. for the code in "
-                "the folder you stand in"
+                f"trust={package} is no package; give its name in Python, trust=PACKAGE or trust=[A,B], or trust=. for the "
+                "code in the folder you stand in"
             )
         if package.partition(".")[0] in REFUSED:
             raise ConfigError(f"trust={package} is refused: through it any command could be run; name your own package")
