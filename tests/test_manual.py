@@ -20,6 +20,7 @@ from PIL import Image
 from ldm_train.settings.commented_yaml import parse_settings
 from ldm_train.settings.composition import compose
 from ldm_train.settings.schema.commands import own_settings
+from ldm_train.settings.trust import Grants, granted
 
 ROOT = Path(__file__).parent.parent
 PAGES = {path.stem: path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
@@ -89,7 +90,7 @@ def shrink(line: Line) -> list[str]:
         return [verb, *words, "--dry-run"]
     if line.is_quickstart:
         return [verb, *words, *SMALL_QUICKSTART.get(verb, [])]
-    chooses = any(word.startswith("config=") for word in words)
+    chooses = any(word.startswith(("config=", "network._target_=")) for word in words)
     network = SMALL_NETWORK if verb == "train" and not chooses else []
     power = ["ema.snapshot_every=1"] if "ema=power" in words else []
     return [verb, *words, *SMALL.get(verb, []), *network, *power]
@@ -104,8 +105,10 @@ Runner = Callable[[str, Path], None]
 @pytest.mark.parametrize("words", COMPOSED, ids=lambda words: " ".join(words)[:80])
 def test_every_command_makes_a_config(words: tuple[str, ...]) -> None:
     verb, *overrides = words
+    named = [word.partition("._target_=")[2].partition(".")[0] for word in overrides if "._target_=" in word]
     if verb != "runs" and "--multirun" not in overrides and not any(word.startswith("config=") for word in overrides):
-        compose(verb, overrides)
+        with granted(Grants(tuple(named))):
+            compose(verb, overrides)
 
 
 @pytest.mark.parametrize("page", PAGES)
