@@ -56,10 +56,10 @@ def refuse_unfit_optimizer(target: str, make: Callable[[ParamsT], Optimizer]) ->
 
 
 def require_closure(optimizer: Optimizer) -> None:
-    """Take a step, and raise if it leaves out the forward and backward pass, which Lightning hands to it as a function.
+    """Take two steps, and raise if one leaves out the forward and backward pass, which Lightning hands to it as a function.
 
     Raises:
-        TypeError: `step` does not take the function, or does not call it.
+        TypeError: `step` needs the function, does not take it, or does not call it.
     """
     calls: list[bool] = []
 
@@ -67,6 +67,7 @@ def require_closure(optimizer: Optimizer) -> None:
         calls.append(torch.is_grad_enabled())
         return 0.0
 
+    optimizer.step()
     optimizer.step(closure)
     if not any(calls):
         raise TypeError("its step(closure) must call closure() once before it changes the weights, with torch.enable_grad()")

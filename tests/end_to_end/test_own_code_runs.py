@@ -20,7 +20,7 @@ EXAMPLES = dict(re.findall(r"```python title=\"(.*?)\"\n(.*?)```", PAGE.read_tex
 SMALL = [
     *("trainer.accelerator=cpu", "trainer.log_every_n_steps=1", "threads=1", "batch_size=4", "max_steps=2"),
     *("checkpoint.every=2", "pictures.every=2", "pictures.steps=2", "pictures.count=2", "validation.every=2"),
-    *("validation.repeats=1", "metrics.every=2", "metrics.count=4", "metrics.steps=2"),
+    *("validation.repeats=1", "metrics.every=2", "metrics.count=4", "metrics.steps=2", "held_out=0.5"),
 ]
 SCANS = [
     *("source._target_=mysource.Scans", "source.path=scans", "source.window=[0,3000]", "crop._target_=mycrop.TopCrop"),
