@@ -14,7 +14,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ldm_train.settings.config_file import CONFIG, file_words
+from ldm_train.settings.config_file import CONFIG, expand_own_options, file_words, find_own_files
 from ldm_train.settings.constructors import build
 from ldm_train.settings.foreign_names import suggest_option
 from ldm_train.settings.quoting import quote, quote_text
@@ -25,6 +25,7 @@ from ldm_train.settings.schema.kinds import describe
 from ldm_train.settings.schema.options import KEPT, PASSED, TARGET, CommandSettings, Part
 from ldm_train.settings.schema.typed_values import unquote
 from ldm_train.settings.shipped import (
+    CONFIG_PATH,
     ConfigError,
     dotted,
     folder,
@@ -35,6 +36,7 @@ from ldm_train.settings.shipped import (
     read,
     refuse_unknown_options,
     shipped,
+    shipped_groups,
 )
 from ldm_train.settings.signatures import signature
 from ldm_train.settings.strict import SET_BY_THE_RUN, TRAINER, NameCheck, describe_set_by_the_run
@@ -61,7 +63,7 @@ def compose(verb: str, overrides: list[str]) -> CommandSettings:
     Raises:
         ConfigError: an unknown key, group or option (with the nearest name), a wrong type, or a missing value.
     """
-    typed = [word for word in overrides if key_of(word) != CONFIG and not is_trust(word)]
+    typed = [word for word in overrides if key_of(word) not in (CONFIG, CONFIG_PATH) and not is_trust(word)]
     refuse_unknown_options(verb, typed)
     typed = last_words(typed)
     targets = targets_of(verb, typed) | find_targets(verb, typed)
@@ -69,9 +71,10 @@ def compose(verb: str, overrides: list[str]) -> CommandSettings:
     own = [f"~{key_of(word)}" if word == f"{key_of(word)}=null" and key_of(word) in groups() else word for word in own]
     own = [part for word in own for part in _deletable(word)]
     files = [unquote(word.partition("=")[2]) for word in overrides if key_of(word) == CONFIG]
+    files = find_own_files(verb, own) + files
     chosen = {key_of(word) for word in own}
     given = [word for file in files for word in file_words(verb, file, chosen=chosen, targets=targets)] + own
-    given = words_of_run(verb, given) + given
+    given = expand_own_options(verb, words_of_run(verb, given) + given)
     replaced = find_replaced(verb, given)
     given = allow_new_settings(given, replaced)
     try:
@@ -120,7 +123,10 @@ def last_words(words: list[str]) -> list[str]:
     return [
         word
         for number, word in enumerate(words)
-        if "=" not in word or key_of(word) == CONFIG or is_trust(word) or last[word.partition("=")[0]] == number
+        if "=" not in word
+        or key_of(word) in (CONFIG, CONFIG_PATH)
+        or is_trust(word)
+        or last[word.partition("=")[0]] == number
     ]
 
 
@@ -198,7 +204,7 @@ def words(group: str, chosen: Part | None) -> list[str]:
     if chosen is None:
         return []
     part = chosen.as_plain()
-    options = {name: shipped(f"{group}/{name}") for name in groups()[group]}
+    options = {name: shipped(f"{group}/{name}") for name in shipped_groups()[group]}
     differing = {
         name: {key: value for key, value in part.items() if key not in option or option[key] != value}
         for name, option in ((n, OmegaConf.to_container(o)) for n, o in options.items())

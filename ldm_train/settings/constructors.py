@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from ldm_train.settings.own_code import check_kind
 from ldm_train.settings.schema.kinds import MISSING
 from ldm_train.settings.schema.options import OWN_KEYS, TARGET, Part
-from ldm_train.settings.shipped import folder, groups, shipped
+from ldm_train.settings.shipped import folder, groups, shipped, shipped_groups
 from ldm_train.settings.trust import NAME, TRUST, UntrustedCodeError, advise, current_grants, may_be_granted
 
 LIBRARIES = {"optimizer": ("torch.optim", "bitsandbytes.optim")}  # modules of which every torch.optim.Optimizer is accepted
@@ -187,8 +187,9 @@ def _options(group: str) -> list[dict[str, object]]:
 @cache
 def _options_in(conf: Path, group: str) -> list[dict[str, object]]:
     """Return what Hydra reads of the options of a group in a folder of configs: `_target_` and the like."""
-    names = groups().items() if group == ANY else [(group, groups().get(group, []))]
-    options = [shipped(f"{known}/{option}") for known, options in names for option in options]
+    known = shipped_groups()  # not a user's own options: what these name needs `trust`
+    names = known.items() if group == ANY else [(group, known.get(group, []))]
+    options = [shipped(f"{name}/{option}") for name, options in names for option in options]
     return [{key: option[key] for key in {*OWN_KEYS} & set(option)} for option in options]
 
 

@@ -124,9 +124,7 @@ def test_own_code_that_changed_is_named_when_its_run_is_continued(folder: Path, 
 
 
 @pytest.mark.slow
-def test_a_callback_that_draws_leaves_the_weights_alone(
-    folder: Path, cache: Path, train: Callable, tmp_path: Path
-) -> None:
+def test_a_callback_that_draws_leaves_the_weights_alone(folder: Path, cache: Path, train: Callable, tmp_path: Path) -> None:
     words = ["network.dropout=0.2", "max_steps=4", "callbacks=[]"]
     drawing = [*words[:2], "callbacks=[mydrawing.Drawing]", "trust=mydrawing"]
     weights = []
