@@ -90,7 +90,7 @@ def shrink(line: Line) -> list[str]:
         return [verb, *words, "--dry-run"]
     if line.is_quickstart:
         return [verb, *words, *SMALL_QUICKSTART.get(verb, [])]
-    chooses = any(word.startswith(("config=", "network._target_=")) for word in words)
+    chooses = any(word.startswith(("config", "network._target_=")) for word in words)
     network = SMALL_NETWORK if verb == "train" and not chooses else []
     power = ["ema.snapshot_every=1"] if "ema=power" in words else []
     return [verb, *words, *SMALL.get(verb, []), *network, *power]
@@ -106,7 +106,7 @@ Runner = Callable[[str, Path], None]
 def test_every_command_makes_a_config(words: tuple[str, ...]) -> None:
     verb, *overrides = words
     named = [word.partition("._target_=")[2].partition(".")[0] for word in overrides if "._target_=" in word]
-    if verb != "runs" and "--multirun" not in overrides and not any(word.startswith("config=") for word in overrides):
+    if verb != "runs" and "--multirun" not in overrides and not any(word.startswith("config") for word in overrides):
         with granted(Grants(tuple(named))):
             compose(verb, overrides)
 
@@ -141,6 +141,7 @@ def run_page(ldm_train: Callable) -> Runner:
     def run(page: str, folder: Path) -> None:
         for not_run, language, title, code in BLOCK.findall(PAGES[page]):
             if title:
+                (folder / title).parent.mkdir(parents=True, exist_ok=True)
                 (folder / title).write_text(code)
             elif language == "python" and not not_run:
                 runpy.run_path(str(write(folder / "page.py", code)))
