@@ -7,16 +7,16 @@ the run's own size of pictures.
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ldm_train.assembly.parts import Parts, is_shipped
-from ldm_train.diffusion.denoiser import Denoiser, Estimate
+from ldm_train.diffusion.denoiser import Denoiser, Estimate, weights_dtype
 from ldm_train.diffusion.prediction import Noise
 from ldm_train.diffusion.schedules.named import scaled_linear
 from ldm_train.metrics.evaluation import Comparison
 from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.settings.schema.using import EncodeSettings
-from ldm_train.types import Autoencoder, CaptionBatch, Conditioner, Conditioning, Moments, Network
+from ldm_train.types import Autoencoder, CaptionBatch, Conditioner, Conditioning, Moments
 
 TWO = 2  # examples
 
@@ -94,9 +94,9 @@ def _describe(found: object) -> str:
     return "None" if found is None else f"a {type(found).__name__}"
 
 
-def _probe_network(network: Network, shape: tuple[int, ...], conditioning: Conditioning) -> None:
-    x_t, t = torch.zeros(TWO, *shape), torch.tensor([1.0, 500.0])
-    _expect(network(x_t, t, conditioning), x_t.shape, f"forward of noisy latents {tuple(x_t.shape)}")
+def _probe_network(module: nn.Module, shape: tuple[int, ...], conditioning: Conditioning) -> None:
+    x_t = torch.zeros(TWO, *shape, dtype=weights_dtype(module, default=torch.float32))
+    _expect(module(x_t, torch.tensor([1.0, 500.0]), conditioning), x_t.shape, f"forward of noisy latents {tuple(x_t.shape)}")
 
 
 def _probe_text_encoder(text_encoder: Conditioner) -> None:

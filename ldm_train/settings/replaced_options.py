@@ -9,9 +9,8 @@ from omegaconf import DictConfig, open_dict
 
 from ldm_train.settings.constructors import LISTS, is_own
 from ldm_train.settings.own_code import BOUND
-from ldm_train.settings.schema.kinds import as_objects
 from ldm_train.settings.schema.options import OWN_KEYS, TARGET
-from ldm_train.settings.schema.typed_values import unquote
+from ldm_train.settings.schema.typed_values import as_objects, unquote
 from ldm_train.settings.shipped import groups, groups_of, key_of, shipped
 
 

@@ -69,7 +69,8 @@ class Source(ABC):
         """
         if not isinstance(item, Item):
             raise ValueError(
-                f"{type(self).__name__}.items() yielded a {type(item).__name__}; it must yield ldm_train.data.sources.items.Item"
+                f"{type(self).__name__}.items() yielded a {type(item).__name__}; it must yield "
+                "ldm_train.data.sources.items.Item"
             )
         return item
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Protocol, Union, get_args, get_origi
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
-from ldm_train.settings.schema.typed_values import expand_home, is_mapping, read_mapping
+from ldm_train.settings.schema.typed_values import as_objects, expand_home, is_mapping, read_mapping
 from ldm_train.util.text import nearest
 
 MISSING = "???"  # in a config file: a value that must be given
@@ -142,12 +142,6 @@ def _as_entry(value: object) -> object:
     if not isinstance(entry, dict):
         return entry
     return {key: expand_home(one) if isinstance(one, str) else one for key, one in entry.items()}
-
-
-def as_objects(value: object) -> object:
-    """Return names of classes as the mappings that build them."""
-    found = [value] if isinstance(value, str | dict) else value
-    return [{"_target_": one} if isinstance(one, str) else one for one in found] if isinstance(found, list) else found
 
 
 def _as_list(value: object) -> object:
