@@ -14,7 +14,6 @@ from ldm_train.assembly.limits import read_limits, record_ending
 from ldm_train.assembly.new_word_files import write_words
 from ldm_train.assembly.new_words import check_new_words, training_captions, warn_of_untrained_words
 from ldm_train.assembly.optimization_checks import refuse_optimization
-from ldm_train.assembly.own_objects import build_callbacks
 from ldm_train.assembly.prior import given_caches, join_prior, with_given_caches
 from ldm_train.assembly.stored_weights import load_base, load_start
 from ldm_train.assembly.trained_for import describe_purpose, refuse_other_purpose
@@ -63,7 +62,7 @@ def run(settings: TrainSettings) -> int:
 
 def train_network(settings: TrainSettings, limits: Limits, keeping: Keeping) -> str | None:
     """Train in the run directory; return why training stopped before its end, or None."""
-    loggers, callbacks = build_loggers(settings), build_callbacks(settings)
+    loggers = build_loggers(settings)
     original, settings = settings, join_prior(settings)
     torch.manual_seed(settings.seed)
     settings, parts, data, content = open_data(settings)
@@ -105,12 +104,7 @@ def train_network(settings: TrainSettings, limits: Limits, keeping: Keeping) -> 
         run_dir=run_dir,
         limits=limits,
         keeping=keeping,
-        callbacks=[
-            ema,
-            SnapshotCallback(run_dir, ema),
-            *watching.callbacks(settings, ema, content=content, spent=spent),
-            *callbacks,
-        ],
+        callbacks=[ema, SnapshotCallback(run_dir, ema), *watching.callbacks(settings, ema, content=content, spent=spent)],
         loggers=loggers,
         settings=stored.as_plain(),
         log_every=settings.trainer.log_every_n_steps,
