@@ -47,7 +47,7 @@ def probe_parts(parts: Parts, config: TrainSettings) -> None:
 
 
 @torch.no_grad()
-def probe_encoders(autoencoder: Autoencoder, text_encoder: Conditioner, config: TrainSettings | EncodeSettings) -> None:
+def probe_encoders(autoencoder: Autoencoder, text_encoder: nn.Module, config: TrainSettings | EncodeSettings) -> None:
     """Raise if an own autoencoder or text encoder returns something of another kind or shape.
 
     Raises:
@@ -60,7 +60,8 @@ def probe_encoders(autoencoder: Autoencoder, text_encoder: Conditioner, config: 
         side = max(1, config.image_size // autoencoder.factor) * autoencoder.factor
         _attempt(f"autoencoder._target_={config.autoencoder.target}", lambda: _probe_autoencoder(autoencoder, side))
     if not is_shipped(config.text_encoder):
-        _attempt(f"text_encoder._target_={config.text_encoder.target}", lambda: _probe_text_encoder(text_encoder))
+        conditioner: Conditioner = text_encoder  # type: ignore[assignment]
+        _attempt(f"text_encoder._target_={config.text_encoder.target}", lambda: _probe_text_encoder(conditioner))
 
 
 def _attempt(name: str, check: Callable[[], None]) -> None:

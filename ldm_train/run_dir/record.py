@@ -21,6 +21,7 @@ from ldm_train.run_dir.reading import CONFIG, RECORD, SAVED_STEP, Plain
 from ldm_train.run_dir.stored_settings import read_config
 from ldm_train.settings.safe_yaml import read_settings_file
 from ldm_train.settings.schema.training import FittingSettings, TrainSettings
+from ldm_train.settings.trust import UntrustedCodeError
 from ldm_train.training.checkpoints.checkpoint_files import (
     check_own_checkpoints,
     checkpoints,
@@ -197,6 +198,8 @@ def read_settings(run_dir: Path) -> FittingSettings:
     """
     try:
         return read_config(run_dir)
+    except UntrustedCodeError:
+        raise
     except ValueError as error:
         raise _unreadable(run_dir, CONFIG, error) from error
 

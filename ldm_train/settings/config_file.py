@@ -92,8 +92,9 @@ def expand_own_options(verb: str, words: Sequence[str]) -> list[str]:
         if path is None:
             expanded.append(word)
         elif not _sets_others(verb, group):
-            node = OmegaConf.to_container(read(path))
-            assert isinstance(node, dict)
+            found = OmegaConf.to_container(read(path))
+            assert isinstance(found, dict)
+            node = {str(key): value for key, value in found.items()}
             option, settings = _constructor(verb, group, node) if TARGET in node else (None, list(_settings(group, node)))
             expanded += [*([] if option is None else [f"{group}={option}"]), *settings]
     return expanded

@@ -19,7 +19,7 @@ from ldm_train.settings.own_code import check_kind
 from ldm_train.settings.schema.kinds import MISSING
 from ldm_train.settings.schema.options import OWN_KEYS, TARGET, Part
 from ldm_train.settings.shipped import folder, groups, shipped, shipped_groups
-from ldm_train.settings.trust import NAME, TRUST, UntrustedCodeError, advise, current_grants, may_be_granted
+from ldm_train.settings.trust import NAME, TRUST, UntrustedCodeError, current_grants, may_be_granted
 
 LIBRARIES = {"optimizer": ("torch.optim", "bitsandbytes.optim")}  # modules of which every torch.optim.Optimizer is accepted
 NESTED = {("weighting", "base"): "weighting"}  # arguments that are objects: of which group
@@ -56,16 +56,16 @@ def check_config(config: DictConfig, *, origin: str) -> None:
     Raises:
         ValueError: it names the file and the setting; nothing was imported or run.
     """
+    plain = OmegaConf.to_container(config, throw_on_missing=False)
+    assert isinstance(plain, dict)
     try:
-        plain = OmegaConf.to_container(config, throw_on_missing=False)
-        assert isinstance(plain, dict)
         known = groups()
         for key, value in plain.items():
             if key == TRUST:
                 raise ValueError("trust is accepted on the command line only; a file cannot grant it")
             check_constructors(value, str(key) if key in known else None, name=str(key))
     except UntrustedCodeError as error:
-        raise ValueError(f"{origin}: {explain_untrusted(error, plain)}") from error
+        raise UntrustedCodeError(f"{origin}: {error.refusal}", list_untrusted(plain)) from error
     except ValueError as error:
         raise ValueError(f"{origin}: {error}") from error
 
@@ -94,9 +94,9 @@ def check_constructors(value: object, group: str | None, *, name: str) -> None:
             check_constructors(item, nested, name=f"{name}.{key}")
 
 
-def explain_untrusted(error: UntrustedCodeError, config: Mapping[Any, object]) -> str:
-    """Return the message of an error with all packages of own code that a config names and the command line lacks."""
-    return error.refusal + advise(sorted({*_untrusted(config)}))
+def list_untrusted(config: Mapping[Any, object]) -> list[str]:
+    """Return all packages of own code that a config names and the command line does not grant."""
+    return sorted({*_untrusted(config)})
 
 
 def _untrusted(value: object) -> Iterator[str]:
@@ -173,7 +173,7 @@ def _check_target(node: Mapping[Any, object], group: str | None, name: str) -> N
         refusal = (
             f"{name}._target_={target} is not a constructor that this setting accepts;{listed}{libraries}; nothing was run"
         )
-        raise UntrustedCodeError(refusal, str(target).partition(".")[0]) if may_be_granted(target) else ValueError(refusal)
+        raise UntrustedCodeError(refusal, [str(target).partition(".")[0]]) if may_be_granted(target) else ValueError(refusal)
     known = {(key, str(value)) for option in _options(group) for key, value in option.items()}
     for key in given:
         if key != "_target_" and (key, str(node[key])) not in known | {("_convert_", "all"), ("_partial_", "False")}:

@@ -54,9 +54,9 @@ def own_option(group: str, option: str) -> Path | None:
 
 def option_file(name: str) -> Path:
     """Return the file of "train", "network/unet_small" or an own option."""
-    return (
-        own_option(*name.split("/")) if name.count("/") == 1 and own_option(*name.split("/")) else folder() / f"{name}.yaml"
-    )
+    group, _, option = name.rpartition("/")
+    own = own_option(group, option)
+    return folder() / f"{name}.yaml" if own is None else own
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ldm_train.settings.constructors import check_constructors, explain_untrusted
+from ldm_train.settings.constructors import check_constructors, list_untrusted
 from ldm_train.settings.schema.commands import SCHEMAS, own_settings
 from ldm_train.settings.schema.kinds import Section
 from ldm_train.settings.schema.options import KEPT, OWN_KEYS, PASSED, TARGET, list_part_groups
@@ -58,7 +58,8 @@ class NameCheck:
             try:
                 self._constructors(key, value, key if key in used else None)
             except UntrustedCodeError as error:
-                raise ConfigError(f"{explain_untrusted(error, values)}{self.origin(key)}") from error
+                named = UntrustedCodeError(f"{error.refusal}{self.origin(key)}", list_untrusted(values))
+                raise ConfigError(str(named)) from error
         for key, value in values.items():
             if key in used:
                 self._group(key, value)

@@ -124,11 +124,11 @@ class UntrustedCodeError(ValueError):
 
     Args:
         refusal: the message without what to do.
-        package: whose code it is.
+        packages: whose code it is.
     """
 
-    def __init__(self, refusal: str, package: str) -> None:
-        super().__init__(refusal + advise([package]))
+    def __init__(self, refusal: str, packages: Sequence[str]) -> None:
+        super().__init__(refusal + _advise(packages))
         self.refusal = refusal
 
 
@@ -137,7 +137,7 @@ def may_be_granted(target: object) -> bool:
     return isinstance(target, str) and NAME.fullmatch(target) is not None and target.partition(".")[0] not in REFUSED
 
 
-def advise(packages: Sequence[str]) -> str:
+def _advise(packages: Sequence[str]) -> str:
     """Return how to grant what own code of these packages needs, as the end of a message."""
     word = packages[0] if len(packages) == 1 else f"[{','.join(packages)}]"
     return f". Code of your own needs trust={word} on the command line, {MEANING.format(package=', '.join(packages))}"
