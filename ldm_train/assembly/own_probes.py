@@ -105,6 +105,8 @@ def _probe_text_encoder(text_encoder: Conditioner) -> None:
     _require(isinstance(tokens, Tensor) and tokens.ndim == 2 and len(tokens) == TWO, "tokenize must return ids (B, L)")
     _require(not tokens.is_floating_point(), f"tokenize must return whole numbers, and returned {tokens.dtype}")
     _require(len(text_encoder.count([""] * TWO)) == TWO, "count must return one number for each caption")
+    learns = any(parameter.requires_grad for parameter in text_encoder.parameters())  # type: ignore[attr-defined]
+    _require(text_encoder.trained or not learns, "trained=False, but its parameters learn; call requires_grad_(False)")
     found = text_encoder(CaptionBatch(tokens))
     if not isinstance(found, Conditioning):
         raise _UnfitError(f"forward must return a Conditioning, and returned {_describe(found)}")

@@ -17,8 +17,15 @@ from omegaconf.errors import OmegaConfBaseException
 from ldm_train.settings.config_file import CONFIG, expand_own_options, file_words, find_own_files
 from ldm_train.settings.constructors import build
 from ldm_train.settings.foreign_names import suggest_option
-from ldm_train.settings.quoting import quote, quote_text
-from ldm_train.settings.replaced_options import allow_new_settings, complete_own, drop_replaced, find_replaced, find_targets
+from ldm_train.settings.quoting import quote_text, readable
+from ldm_train.settings.replaced_options import (
+    allow_new_settings,
+    complete_own,
+    drop_replaced,
+    find_replaced,
+    find_targets,
+    name_metrics,
+)
 from ldm_train.settings.run_options import words_of_run
 from ldm_train.settings.schema.commands import SCHEMAS, default_values, kind_of
 from ldm_train.settings.schema.kinds import describe
@@ -76,7 +83,7 @@ def compose(verb: str, overrides: list[str]) -> CommandSettings:
     given = [word for file in files for word in file_words(verb, file, chosen=chosen, targets=targets)] + own
     given = expand_own_options(verb, words_of_run(verb, given) + given)
     replaced = find_replaced(verb, given)
-    given = allow_new_settings(given, replaced)
+    given = name_metrics(allow_new_settings(given, replaced))
     try:
         config = _hydra(verb, given)
         drop_replaced(verb, config, replaced)
@@ -169,21 +176,6 @@ def _deletable(word: str) -> list[str]:
     """A word, after one that gives a value to the option's setting that it deletes: Hydra deletes nothing that is null."""
     key = key_of(word)
     return [f"{key}=0", word] if word == f"~{key}" and key.partition(".")[0] in groups() and "." in key else [word]
-
-
-def readable(word: str) -> str:
-    """Return a word with its value in quotes if Hydra's grammar cannot read it; types are checked later."""
-    key, equals, value = word.partition("=")
-    return f"{key}={quote(value)}" if equals and value[:1] not in [*"'\"[{"] and not can_be_read(word) else word
-
-
-def can_be_read(word: str) -> bool:
-    """Return whether Hydra's grammar can read a word."""
-    try:
-        OverridesParser.create().parse_override(word)
-    except HydraException:
-        return False
-    return True
 
 
 @cache

@@ -168,10 +168,10 @@ def _check_target(node: Mapping[Any, object], group: str | None, name: str) -> N
         )
     if not may_build(target, group):
         accepted = sorted(_listed(group)) if group != ANY else []
-        listed = f" it may be {', '.join(accepted)}" if accepted else ""
+        listed = f"; it may be {', '.join(accepted)}" if accepted else ""
         libraries = "".join(f", or an optimizer of {library}" for library in LIBRARIES.get(group, ()))
         refusal = (
-            f"{name}._target_={target} is not a constructor that this setting accepts;{listed}{libraries}; nothing was run"
+            f"{name}._target_={target} is not a constructor that this setting accepts{listed}{libraries}; nothing was run"
         )
         raise UntrustedCodeError(refusal, [str(target).partition(".")[0]]) if may_be_granted(target) else ValueError(refusal)
     known = {(key, str(value)) for option in _options(group) for key, value in option.items()}

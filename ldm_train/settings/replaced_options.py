@@ -3,6 +3,7 @@
 The replaced option's other settings are dropped: `channels` of a U-Net would mean something else to another network.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 
 from omegaconf import DictConfig, open_dict
@@ -12,6 +13,8 @@ from ldm_train.settings.own_code import BOUND
 from ldm_train.settings.schema.options import OWN_KEYS, TARGET
 from ldm_train.settings.schema.typed_values import as_objects, unquote
 from ldm_train.settings.shipped import groups, groups_of, key_of, shipped
+
+METRICS = re.compile(r"\+*metrics=\[")
 
 
 def find_targets(verb: str, words: Sequence[str]) -> dict[str, str]:
@@ -48,6 +51,11 @@ def allow_new_settings(words: Sequence[str], own: Mapping[str, object]) -> list[
         f"++{word}" if key_of(word).partition(".")[0] in own and "." in key_of(word) and word[0] not in "+~" else word
         for word in words
     ]
+
+
+def name_metrics(words: Sequence[str]) -> list[str]:
+    """Return words with `metrics=[…]`, a list where a section is, as its list of own metrics."""
+    return [word.replace("metrics=", "metrics.own=", 1) if METRICS.match(word) else word for word in words]
 
 
 def drop_replaced(verb: str, config: DictConfig, replaced: Mapping[str, set[str]]) -> None:

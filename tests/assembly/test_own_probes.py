@@ -22,6 +22,7 @@ class Words(nn.Module):
 
     def __init__(self, **found: object) -> None:
         super().__init__()
+        self.weight, self.trained = nn.Parameter(torch.zeros(1)), found.get("trained", True)
         self.tokens = found.get("tokens", torch.zeros(2, 3, dtype=torch.long))
         self.conditioning = found.get("conditioning", Conditioning(tokens=torch.zeros(2, 3, 4)))
 
@@ -93,6 +94,7 @@ def test_a_networks_output(change: object, says: str) -> None:
     ("found", "says"),
     [
         ({"tokens": [[1]]}, "tokenize"),
+        ({"trained": False}, "requires_grad_"),
         ({"tokens": torch.zeros(2, 3)}, "tokenize.*float32"),
         ({"conditioning": torch.zeros(2, 4)}, "Conditioning.*Tensor"),
         ({"conditioning": Conditioning(vector=torch.zeros(2, 4))}, "context_width=4"),

@@ -33,7 +33,7 @@ TRAINING = [
     *("schedule._target_=mynoise.Circle", "prediction._target_=myobjective.Score", "weighting.bias=1.0"),
     *("timesteps._target_=myobjective.Squared", "weighting._target_=myobjective.Sigmoid"),
     *("sampler._target_=mysampling.Churned", "spacing._target_=mysampling.Quadratic", "guidance._target_=myguidance.fading"),
-    *("features._target_=myfeatures.MeanColours", "metrics.own=[mymetrics.Sharpness]", "logger._target_=mylogger.TextFile"),
+    *("features._target_=myfeatures.MeanColours", "metrics=[mymetrics.Sharpness]", "logger._target_=mylogger.TextFile"),
     "callbacks=[{_target_:mycallbacks.WeightNorm,every:1}]",
 ]
 DRAWING = """
@@ -124,6 +124,7 @@ def test_own_code_that_changed_is_named_when_its_run_is_continued(folder: Path, 
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`, callbacks.*")
 def test_a_callback_that_draws_leaves_the_weights_alone(folder: Path, cache: Path, train: Callable, tmp_path: Path) -> None:
     words = ["network.dropout=0.2", "max_steps=4", "callbacks=[]"]
     drawing = [*words[:2], "callbacks=[mydrawing.Drawing]", "trust=mydrawing"]

@@ -65,9 +65,11 @@ def test_no_option_need_be_chosen(group: str) -> None:
 
 
 def test_a_file_and_an_unsaid_option_do_the_same(folder: Path) -> None:
-    (folder / "mine.yaml").write_text("network: {_target_: replacing.Net, width: 16}\noptimizer: {_target_: replacing.Net}")
+    text = "network: {_target_: replacing.Net, width: 16}\noptimizer: {_target_: replacing.Net}\nmetrics: [replacing.Net]"
+    (folder / "mine.yaml").write_text(text)
     settings = compose("train", [*RUN, "config=mine.yaml", "network.kind=c"])
     assert settings.network.arguments == {"width": 16, "kind": "c"}
+    assert settings.metrics.own == [{"_target_": "replacing.Net"}]
     assert (settings.optimizer.arguments, settings.optimizer.call) == ({}, {"_partial_": True})
 
 
@@ -99,6 +101,8 @@ def test_a_list_of_own_classes_takes_names_and_settings() -> None:
     settings = compose("train", [*RUN, *words])
     assert select(settings, "callbacks") == [{"_target_": "replacing.Net"}, {"_target_": "replacing.Other", "width": 3}]
     assert select(settings, "metrics.own") == [{"_target_": "replacing.Net"}]
+    short = compose("train", [*RUN, "metrics=[replacing.Net]", "metrics.every=3"])
+    assert short.metrics == settings.metrics.model_copy(update={"every": 3})
 
 
 def test_a_trusted_runs_own_sampler_stays_if_a_setting_of_it_changes(folder: Path) -> None:
