@@ -161,6 +161,12 @@ def test_every_package_is_installed() -> None:
     assert {path.parent for path in FILES} == {PACKAGE.parent.joinpath(*name.split(".")) for name in found}
 
 
+def test_types_are_installed_for_users() -> None:
+    settings = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    assert (PACKAGE / "py.typed").is_file()
+    assert "py.typed" in settings["tool"]["setuptools"]["package-data"]["ldm_train"]
+
+
 def test_every_room_is_in_the_table() -> None:
     assert {room_of(file) for file in TREES} <= set(MAY_IMPORT)
 

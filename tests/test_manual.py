@@ -21,6 +21,7 @@ from ldm_train.cli.run_command import name_bare
 from ldm_train.settings.commented_yaml import parse_settings
 from ldm_train.settings.composition import compose
 from ldm_train.settings.schema.commands import own_settings
+from ldm_train.settings.trust import Grants, granted
 
 ROOT = Path(__file__).parent.parent
 PAGES = {path.stem: path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
@@ -90,7 +91,7 @@ def shrink(line: Line) -> list[str]:
         return [verb, *words, "--dry-run"]
     if line.is_quickstart:
         return [verb, *words, *SMALL_QUICKSTART.get(verb, [])]
-    chooses = any(word.startswith("config=") for word in words)
+    chooses = any(word.startswith(("config", "network._target_=")) for word in words)
     network = SMALL_NETWORK if verb == "train" and not chooses else []
     power = ["ema.snapshot_every=1"] if "ema=power" in words else []
     side = ["image_size=16"] if verb == "train" and any(word.startswith("experiment=own_") for word in words) else []
@@ -108,8 +109,10 @@ Runner = Callable[[str, Path], None]
 @pytest.mark.parametrize("words", COMPOSED, ids=lambda words: " ".join(words)[:80])
 def test_every_command_makes_a_config(words: tuple[str, ...]) -> None:
     verb, *overrides = words
-    if "--multirun" not in overrides and not any(word.startswith(("config=", "--")) for word in overrides):
-        compose(verb, name_bare(verb, list(overrides)))
+    named = [word.partition("._target_=")[2].partition(".")[0] for word in overrides if "._target_=" in word]
+    if "--multirun" not in overrides and not any(word.startswith(("config", "--")) for word in overrides):
+        with granted(Grants(tuple(named))):
+            compose(verb, name_bare(verb, list(overrides)))
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -142,6 +145,7 @@ def run_page(ldm_train: Callable) -> Runner:
     def run(page: str, folder: Path) -> None:
         for not_run, language, title, code in BLOCK.findall(PAGES[page]):
             if title:
+                (folder / title).parent.mkdir(parents=True, exist_ok=True)
                 (folder / title).write_text(code)
             elif language == "python" and not not_run:
                 runpy.run_path(str(write(folder / "page.py", code)))

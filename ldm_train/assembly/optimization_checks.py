@@ -27,7 +27,7 @@ def refuse_optimization(config: FittingSettings) -> None:
         ) from error
     if not isinstance(optimizer, Optimizer):
         raise ValueError(f"optimizer._target_={target} is no optimizer; name one, such as torch.optim.AdamW")
-    if target.startswith("torch.optim."):
+    if not target.startswith("bitsandbytes."):  # whose steps need their own kernels
         refuse_unfit_optimizer(target, make)
     build(config.lr_schedule, "lr_schedule").check(config.max_steps)
     if isinstance(config, TrainSettings) and config.fused_backward:
@@ -45,7 +45,7 @@ def refuse_unfit_optimizer(target: str, make: Callable[[ParamsT], Optimizer]) ->
         parameter.grad = torch.zeros_like(parameter)
     groups: list[dict[str, object]] = [{"params": parameters[:2]}, {"params": parameters[2:], "weight_decay": 0.0}]
     try:
-        make(groups).step()
+        require_closure(make(groups))
     except (TypeError, RuntimeError, ValueError) as error:
         raise ValueError(
             f"optimizer._target_={target} cannot train a network's weights, which are vectors, matrices and convolutions: "
@@ -53,6 +53,24 @@ def refuse_unfit_optimizer(target: str, make: Callable[[ParamsT], Optimizer]) ->
         ) from error
     except AssertionError:  # `capturable` needs weights on a GPU
         return
+
+
+def require_closure(optimizer: Optimizer) -> None:
+    """Take two steps, and raise if one leaves out the forward and backward pass, which Lightning hands to it as a function.
+
+    Raises:
+        TypeError: `step` needs the function, does not take it, or does not call it.
+    """
+    calls: list[bool] = []
+
+    def closure() -> float:
+        calls.append(torch.is_grad_enabled())
+        return 0.0
+
+    optimizer.step()
+    optimizer.step(closure)
+    if not any(calls):
+        raise TypeError("its step(closure) must call closure() once before it changes the weights, with torch.enable_grad()")
 
 
 def refuse_fused_backward(config: TrainSettings) -> None:

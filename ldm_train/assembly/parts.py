@@ -67,7 +67,7 @@ def build_parts(config: TrainSettings, *, empty_network: bool = False) -> Parts:
     """Build the parts of a run from completed settings: autoencoder, text encoder and picture size are set.
 
     Args:
-        empty_network: on "meta": for its names and shapes alone, in no memory.
+        empty_network: on "meta": for its names and shapes alone, in no memory, unless it is own code.
     """
     assert config.autoencoder is not None
     assert config.text_encoder is not None
@@ -81,12 +81,13 @@ def build_parts(config: TrainSettings, *, empty_network: bool = False) -> Parts:
         context_width=text_encoder.context_width,
         vector_width=text_encoder.vector_width,
     )
-    if empty_network or is_own(config.network):
+    if is_shipped(config.network):
         with torch.device("meta"):
             network = make()
-    if not empty_network:
-        if is_own(config.network):
+        if not empty_network:
             check_fits(sum(parameter.numel() for parameter in network.parameters()), noun="network")
+            network = make()
+    else:  # own code may need numbers where it is built
         network = make()
     schedule, prediction = build(config.schedule, "schedule"), build(config.prediction, "prediction")
     weighting = build(config.weighting, "weighting")
@@ -96,9 +97,9 @@ def build_parts(config: TrainSettings, *, empty_network: bool = False) -> Parts:
     return Parts(network, text_encoder, autoencoder, schedule, prediction, weighting, config.image_size)
 
 
-def is_own(network: Part) -> bool:
+def is_shipped(part: Part) -> bool:
     """Return whether a group's constructor is one of this package."""
-    return str(network.target).startswith("ldm_train.")
+    return part.target.startswith("ldm_train.")
 
 
 def choose_device(name: str) -> torch.device:

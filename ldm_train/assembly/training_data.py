@@ -10,6 +10,7 @@ from rich.progress import DownloadColumn, Progress
 
 from ldm_train.assembly.cache_identity import describe_encoders, restore_part
 from ldm_train.assembly.decoded_sample import decode_sample, describe_quality
+from ldm_train.assembly.own_probes import probe_parts
 from ldm_train.assembly.parts import Parts, build_parts
 from ldm_train.assembly.source_survey import check_background, list_labels, name_classes, refuse_shapes, survey_source
 from ldm_train.autoencoders.scaling import Scaling
@@ -46,6 +47,7 @@ def open_data(config: TrainSettings) -> tuple[TrainSettings, Parts, CachedLatent
         verify_caches(caches)
     config = fill_from_cache(config, caches[0])
     parts = build_parts(config)
+    probe_parts(parts, config)
     refuse_unfit(config, parts, caches)
     refuse_shapes([parse_bucket(bucket) for cache in caches for bucket in cache.manifest.buckets], parts.divisor)
     return config, parts, make_batches(config, join_caches(caches)), " ".join(cache.manifest.fingerprint for cache in caches)
@@ -129,6 +131,7 @@ def open_source(config: TrainSettings) -> tuple[TrainSettings, Parts, CachedLate
     found = survey_source(config)
     config = config.with_values(text_encoder=name_classes(config.text_encoder, list_labels(found)))
     parts = build_parts(config)
+    probe_parts(parts, config)
     refuse_shapes(crop.shapes, parts.divisor)
     assert config.autoencoder is not None
     assert config.text_encoder is not None

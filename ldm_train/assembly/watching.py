@@ -8,6 +8,7 @@ from pytorch_lightning import Callback
 
 from ldm_train.assembly.cut_texts import warn_of_cut_prompts
 from ldm_train.assembly.drawing import parse_prompts, read_prompts
+from ldm_train.assembly.own_objects import build_callbacks, build_own_metrics
 from ldm_train.assembly.parts import Parts, choose_device
 from ldm_train.assembly.stored_run import build_recipe, build_weak
 from ldm_train.data.batches.datamodules import CachedLatents
@@ -35,6 +36,7 @@ class Watching:
         weak: a weaker model that guides, where there is one.
         measuring: None where no sets of pictures are measured.
         warnings: of prompts that are cut.
+        own: callbacks of own code.
     """
 
     parts: Parts
@@ -42,6 +44,7 @@ class Watching:
     measuring: Measuring | None
     weak: Generation | None
     warnings: list[str]
+    own: list[Callback]
 
     @classmethod
     def of(cls, config: TrainSettings, parts: Parts, data: CachedLatents) -> "Watching":
@@ -51,7 +54,12 @@ class Watching:
             ValueError: pictures that cannot be drawn so, or a network that measures whose weights are not to be had.
         """
         weak = build_weak(config, parts, choose_device("cpu" if config.trainer.accelerator == "cpu" else "auto"))
-        watching = cls(parts, plan_drawing(config, data), build_measuring(config), weak, warn_of_own_prompts(config, parts))
+        drawing, measuring, warnings = (
+            plan_drawing(config, data),
+            build_measuring(config),
+            warn_of_own_prompts(config, parts),
+        )
+        watching = cls(parts, drawing, measuring, weak, warnings, build_callbacks(config))
         generation = parts.generation(parts.network, parts.text_encoder, torch.device("cpu"), weak)
         for recipe in watching.drawing.recipes.values():
             generation.check(watching.drawing.captions, recipe)
@@ -86,7 +94,7 @@ class Watching:
             found.append(
                 MetricsCallback(ema, generation, self.measuring, every=config.metrics.every, kept=kept, spent=spent)
             )
-        return found
+        return [*found, *self.own]
 
 
 def plan_drawing(config: TrainSettings, data: CachedLatents) -> Drawing:
@@ -160,4 +168,5 @@ def build_measuring(config: TrainSettings) -> Measuring | None:
     features, pair = (None if part is None else build(part, name) for name, part in measured.items())
     recipe = build_recipe(config, steps=config.metrics.steps, seed=config.metrics.seed)
     evaluation: Evaluation = build(config.evaluation, "evaluation")
-    return Measuring(features, pair, recipe, config.metrics.count, evaluation.metrics)
+    metrics = [*evaluation.metrics, *build_own_metrics(config)]
+    return Measuring(features, pair, recipe, config.metrics.count, metrics)

@@ -16,6 +16,7 @@ from ldm_train.settings.composition import ConfigError, as_yaml, compose
 from ldm_train.settings.config_file import CONFIG
 from ldm_train.settings.schema.commands import CONTINUED, own_settings
 from ldm_train.settings.schema.options import CommandSettings
+from ldm_train.settings.shipped import CONFIG_PATH, searching
 from ldm_train.settings.suggestions import suggest_setting
 from ldm_train.settings.trust import granted, read_grants
 from ldm_train.training.run_files import INTERRUPTED
@@ -81,12 +82,12 @@ def run_verb(verb: str, overrides: list[str], options: Sequence[str]) -> None:
     Raises:
         ConfigError: the words do not make its settings.
     """
-    if {*HELP} & {*options}:
-        from ldm_train.settings.help_text import describe_command
+    with searching(overrides), granted(read_grants(overrides)):
+        if {*HELP} & {*options}:
+            from ldm_train.settings.help_text import describe_command
 
-        print(describe_command(verb, overrides))
-        raise SystemExit(0)
-    with granted(read_grants(overrides)):
+            print(describe_command(verb, overrides))
+            raise SystemExit(0)
         if {*SWEEP, DRY_RUN} & {*options}:
             from ldm_train.cli.sweep import sweep
 
@@ -132,7 +133,7 @@ def is_bare(verb: str, word: str) -> bool:
     name, equals, _ = word.partition("=")
     if not equals:
         return not word.startswith(("~", "+")) or word.startswith("~/")
-    return name not in (CONFIG, *own_settings(verb)) and ("/" in name or Path(word).exists())
+    return name not in (CONFIG, CONFIG_PATH, *own_settings(verb)) and ("/" in name or Path(word).exists())
 
 
 def _run(verb: str, settings: CommandSettings) -> None:

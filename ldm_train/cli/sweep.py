@@ -30,7 +30,7 @@ from ldm_train.settings.composition import ConfigError, compose, folder, last_wo
 from ldm_train.settings.config_file import CONFIG, text
 from ldm_train.settings.quoting import kind_of_texts
 from ldm_train.settings.schema.typed_values import expand_home, split_items, unquote
-from ldm_train.settings.shipped import key_of
+from ldm_train.settings.shipped import CONFIG_PATH, key_of
 from ldm_train.settings.trust import is_trust
 from ldm_train.training.run_files import METRICS
 from ldm_train.util.files import atomic_write
@@ -118,7 +118,7 @@ def expand(verb: str, words: list[str]) -> list[Job]:
     with initialize_config_dir(str(folder()), version_base="1.3"):
         parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
         for word in words:
-            if is_trust(word) or key_of(word) == CONFIG or kind_of_texts(verb, word, targets) is not None:
+            if is_trust(word) or key_of(word) in (CONFIG, CONFIG_PATH) or kind_of_texts(verb, word, targets) is not None:
                 choices = split_texts(word)
             else:
                 choices = list_choices(parser, word)

@@ -3,7 +3,6 @@
 import json
 import os
 import shlex
-import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -15,11 +14,14 @@ from omegaconf import OmegaConf
 
 import ldm_train
 from ldm_train.run_dir.config_changes import identify_run, refuse_other_run
+from ldm_train.run_dir.git_state import git_state
 from ldm_train.run_dir.moved_paths import STARTED_IN
+from ldm_train.run_dir.own_code_record import describe_own_code, list_changed
 from ldm_train.run_dir.reading import CONFIG, RECORD, SAVED_STEP, Plain
 from ldm_train.run_dir.stored_settings import read_config
 from ldm_train.settings.safe_yaml import read_settings_file
 from ldm_train.settings.schema.training import FittingSettings, TrainSettings
+from ldm_train.settings.trust import UntrustedCodeError
 from ldm_train.training.checkpoints.checkpoint_files import (
     check_own_checkpoints,
     checkpoints,
@@ -30,12 +32,13 @@ from ldm_train.training.checkpoints.sharded_checkpoint import remove_unnamed_sha
 from ldm_train.training.run_files import HISTORY, METRICS, RUN_ID, written_files
 from ldm_train.util.files import atomic_write, remove_files
 from ldm_train.util.interrupts import StopSignal
-from ldm_train.util.messages import note
+from ldm_train.util.messages import note, warn
 from ldm_train.util.processes import launched_rank
 from ldm_train.util.safe_json import parse_json, read_json
 
 LAST = Path("checkpoints") / "last.ckpt"
 PRIOR = "prior"  # class pictures that the first weights drew, and their cache
+OWN_CODE = "own_code"  # in a start: the trusted packages that it used
 PACKAGES = (
     "ldm-train",
     "torch",
@@ -195,6 +198,8 @@ def read_settings(run_dir: Path) -> FittingSettings:
     """
     try:
         return read_config(run_dir)
+    except UntrustedCodeError:
+        raise
     except ValueError as error:
         raise _unreadable(run_dir, CONFIG, error) from error
 
@@ -214,6 +219,7 @@ def describe_start(config: FittingSettings) -> Plain:
         STARTED_IN: str(Path.cwd()),
         "packages": {name: version(name) for name in PACKAGES} | {"python": sys.version.split()[0]},
         "git": {"ldm_train": git_state(Path(ldm_train.__file__).parent), "working_directory": git_state(Path.cwd())},
+        OWN_CODE: describe_own_code(config),
         "devices": {"nodes": config.trainer.num_nodes, "each": config.trainer.devices, "batch": config.micro_batch_size},
         "threads": torch.get_num_threads(),
         "machine": [os.uname().machine, torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"],
@@ -225,18 +231,13 @@ def print_changes(before: Plain, now: Plain) -> None:
     changed = [name for name in ("packages", "git", "devices", "threads", "machine") if before.get(name) != now[name]]
     if changed:
         note(f"note: {', '.join(changed)} changed since the last start, so it goes on to rounding, not bit for bit")
-
-
-def git_state(folder: Path) -> dict[str, str | bool] | None:
-    """Return a folder's commit and whether its files differ from it; None if git tracks none of them."""
-    try:
-        _, commit, status = (
-            subprocess.run(["git", "-C", folder, *words], capture_output=True, text=True, check=True, timeout=30).stdout
-            for words in (["ls-files", "--error-unmatch", "."], ["rev-parse", "HEAD"], ["status", "--porcelain", "-uno"])
+    now_used = now[OWN_CODE]
+    assert isinstance(now_used, dict)
+    if modules := list_changed(before.get(OWN_CODE), now_used):
+        warn(
+            f"your own code changed since the last start: {', '.join(modules)}; the run goes on with it as it is now. For a "
+            "new run, choose another run_dir"
         )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return {"commit": commit.strip(), "modified": bool(status.strip())}
 
 
 def _refuse_other_verb(run_dir: Path, config: FittingSettings) -> None:

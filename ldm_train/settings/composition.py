@@ -14,17 +14,26 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ldm_train.settings.config_file import CONFIG, file_words
+from ldm_train.settings.config_file import CONFIG, expand_own_options, file_words, find_own_files
 from ldm_train.settings.constructors import build
 from ldm_train.settings.fine_tuning import words_of_fine_tuning
 from ldm_train.settings.foreign_names import suggest_option
-from ldm_train.settings.quoting import quote, quote_text
+from ldm_train.settings.quoting import quote_text, readable
+from ldm_train.settings.replaced_options import (
+    allow_new_settings,
+    complete_own,
+    drop_replaced,
+    find_replaced,
+    find_targets,
+    name_metrics,
+)
 from ldm_train.settings.run_options import words_of_run
 from ldm_train.settings.schema.commands import SCHEMAS, default_values, kind_of
 from ldm_train.settings.schema.kinds import describe
 from ldm_train.settings.schema.options import KEPT, PASSED, TARGET, CommandSettings, Part
 from ldm_train.settings.schema.typed_values import unquote
 from ldm_train.settings.shipped import (
+    CONFIG_PATH,
     ConfigError,
     dotted,
     folder,
@@ -35,6 +44,7 @@ from ldm_train.settings.shipped import (
     read,
     refuse_unknown_options,
     shipped,
+    shipped_groups,
 )
 from ldm_train.settings.signatures import signature
 from ldm_train.settings.strict import SET_BY_THE_RUN, TRAINER, NameCheck, describe_set_by_the_run
@@ -61,19 +71,23 @@ def compose(verb: str, overrides: list[str]) -> CommandSettings:
     Raises:
         ConfigError: an unknown key, group or option (with the nearest name), a wrong type, or a missing value.
     """
-    typed = [word for word in overrides if key_of(word) != CONFIG and not is_trust(word)]
+    typed = [word for word in overrides if key_of(word) not in (CONFIG, CONFIG_PATH) and not is_trust(word)]
     refuse_unknown_options(verb, typed)
     typed = last_words(typed)
-    targets = targets_of(verb, typed)
+    targets = targets_of(verb, typed) | find_targets(verb, typed)
     own = [readable(quote_text(verb, word, targets)) for word in typed]
     own = [f"~{key_of(word)}" if word == f"{key_of(word)}=null" and key_of(word) in groups() else word for word in own]
     own = [part for word in own for part in _deletable(word)]
     files = [unquote(word.partition("=")[2]) for word in overrides if key_of(word) == CONFIG]
+    files = find_own_files(verb, own) + files
     chosen = {key_of(word) for word in own}
     given = [word for file in files for word in file_words(verb, file, chosen=chosen, targets=targets)] + own
-    given = [*words_of_run(verb, given), *words_of_fine_tuning(verb, given), *given]
+    given = expand_own_options(verb, [*words_of_run(verb, given), *words_of_fine_tuning(verb, given), *given])
+    replaced = find_replaced(verb, given)
+    given = name_metrics(allow_new_settings(given, replaced))
     try:
         config = _hydra(verb, given)
+        drop_replaced(verb, config, replaced)
         missing = sorted(OmegaConf.missing_keys(config))
         if missing:
             raise ConfigError(f"{verb} needs {', '.join(f'{key}=…' for key in missing)} (see `ldm-train {verb} --help`)")
@@ -83,6 +97,7 @@ def compose(verb: str, overrides: list[str]) -> CommandSettings:
         raise ConfigError(_explain(verb, given, error)) from error
     values = plain(config)
     _complete_network(values)
+    complete_own(values)
     options = tuple(word for word in _choices(verb, given) if key_of(word) != "experiment")
     origin = Origins(own, files, given)
     NameCheck(verb, origin, plain(defaults(verb, options), resolve=False))(values)
@@ -116,7 +131,10 @@ def last_words(words: list[str]) -> list[str]:
     return [
         word
         for number, word in enumerate(words)
-        if "=" not in word or key_of(word) == CONFIG or is_trust(word) or last[word.partition("=")[0]] == number
+        if "=" not in word
+        or key_of(word) in (CONFIG, CONFIG_PATH)
+        or is_trust(word)
+        or last[word.partition("=")[0]] == number
     ]
 
 
@@ -161,21 +179,6 @@ def _deletable(word: str) -> list[str]:
     return [f"{key}=0", word] if word == f"~{key}" and key.partition(".")[0] in groups() and "." in key else [word]
 
 
-def readable(word: str) -> str:
-    """Return a word with its value in quotes if Hydra's grammar cannot read it; types are checked later."""
-    key, equals, value = word.partition("=")
-    return f"{key}={quote(value)}" if equals and value[:1] not in [*"'\"[{"] and not can_be_read(word) else word
-
-
-def can_be_read(word: str) -> bool:
-    """Return whether Hydra's grammar can read a word."""
-    try:
-        OverridesParser.create().parse_override(word)
-    except HydraException:
-        return False
-    return True
-
-
 @cache
 def defaults(verb: str, options: tuple[str, ...] = ()) -> DictConfig:
     """Return a command's config as it is shipped, with these options of groups; not to be changed."""
@@ -194,12 +197,14 @@ def words(group: str, chosen: Part | None) -> list[str]:
     if chosen is None:
         return []
     part = chosen.as_plain()
-    options = {name: shipped(f"{group}/{name}") for name in groups()[group]}
+    options = {name: shipped(f"{group}/{name}") for name in shipped_groups()[group]}
     differing = {
         name: {key: value for key, value in part.items() if key not in option or option[key] != value}
         for name, option in ((n, OmegaConf.to_container(o)) for n, o in options.items())
         if isinstance(option, dict) and option.get("_target_") == part["_target_"]
     }
+    if not differing:  # own code, of which there is no option
+        return [f"{group}.{key}={value}" for key, value in part.items()]
     name = min(differing, key=lambda name: len(differing[name]))
     return [f"{group}={name}", *(f"{group}.{key}={value}" for key, value in differing[name].items())]
 

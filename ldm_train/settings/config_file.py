@@ -5,7 +5,7 @@ of a group by its name, `schedule: cosine`, or in a defaults list, `- override /
 """
 
 import shlex
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from hydra.core.override_parser.types import Quote, QuotedString
@@ -13,10 +13,21 @@ from omegaconf import DictConfig, OmegaConf
 
 from ldm_train.settings.foreign_names import suggest_option
 from ldm_train.settings.safe_yaml import read_written
-from ldm_train.settings.schema.commands import kind_of
+from ldm_train.settings.schema.commands import SCHEMAS, kind_of
 from ldm_train.settings.schema.kinds import takes_container, takes_text
+from ldm_train.settings.schema.options import TARGET, list_part_groups
 from ldm_train.settings.schema.typed_values import expand_home
-from ldm_train.settings.shipped import ConfigError, groups, groups_of, read, shipped
+from ldm_train.settings.shipped import (
+    CONFIG_PATH,
+    ConfigError,
+    groups,
+    groups_of,
+    key_of,
+    own_option,
+    read,
+    shipped,
+    shipped_groups,
+)
 from ldm_train.settings.trust import TRUST
 
 CONFIG = "config"
@@ -40,9 +51,10 @@ def file_words(verb: str, path: str, *, chosen: Collection[str], targets: dict[s
     targets = targets | {str(key): found for key, value in read_values.items() if (found := _target(key, value))}
     config = _keep_texts(verb, targets, "", read_values, read_written(Path(path)))
     assert isinstance(config, dict)
-    if refused := next((key for key in (TRUST, "hydra") if key in config), None):
+    if refused := next((key for key in (TRUST, CONFIG_PATH, "hydra") if key in config), None):
         raise ConfigError(
-            f"{refused} in {path} is refused: trust is granted on the command line only, and Hydra runs nothing"
+            f"{refused} in {path} is refused: trust and {CONFIG_PATH} are given on the command line only, and Hydra runs "
+            "nothing"
         )
     _check_logger(config.get("logger"), path)
     entries = config.pop("defaults", None)
@@ -65,6 +77,36 @@ def file_words(verb: str, path: str, *, chosen: Collection[str], targets: dict[s
         f"~{group}" if option is None else f"{group}={option}" for group, option in choices.items() if group not in chosen
     ]
     return words + settings
+
+
+def find_own_files(verb: str, words: Sequence[str]) -> list[str]:
+    """Return the files of a user's own options that set what others read, such as experiments, which words choose."""
+    return [str(path) for word in words if (path := _own_file(word)) and _sets_others(verb, key_of(word))]
+
+
+def expand_own_options(verb: str, words: Sequence[str]) -> list[str]:
+    """Return words with a user's own options as the settings that they stand for."""
+    expanded = []
+    for word in words:
+        group, path = key_of(word), _own_file(word)
+        if path is None:
+            expanded.append(word)
+        elif not _sets_others(verb, group):
+            found = OmegaConf.to_container(read(path))
+            assert isinstance(found, dict)
+            node = {str(key): value for key, value in found.items()}
+            option, settings = _constructor(verb, group, node) if TARGET in node else (None, list(_settings(group, node)))
+            expanded += [*([] if option is None else [f"{group}={option}"]), *settings]
+    return expanded
+
+
+def _own_file(word: str) -> Path | None:
+    group, _, option = word.lstrip("+").partition("=")
+    return own_option(group, option) if group in groups() else None
+
+
+def _sets_others(verb: str, group: str) -> bool:
+    return group not in list_part_groups(SCHEMAS[verb])
 
 
 def _target(group: object, value: object) -> str | None:
@@ -140,8 +182,8 @@ def _constructor(verb: str, group: str, node: dict[str, object]) -> tuple[str | 
 
 
 def nearest_option(group: str, node: Mapping[str, object]) -> str | None:
-    """The option of the same constructor that differs in the fewest settings."""
-    options = {name: shipped(f"{group}/{name}") for name in groups()[group]}
+    """The shipped option of the same constructor that differs in the fewest settings."""
+    options = {name: shipped(f"{group}/{name}") for name in shipped_groups()[group]}
     unlike = {
         name: sum(option.get(key) != value for key, value in node.items()) + len(option.keys() - node.keys())
         for name, option in options.items()

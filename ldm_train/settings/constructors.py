@@ -8,7 +8,7 @@ text before anything is imported; a constructor where a plain value is expected 
 import importlib
 import importlib.util
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,13 @@ from omegaconf import DictConfig, OmegaConf
 from ldm_train.settings.own_code import check_kind
 from ldm_train.settings.schema.kinds import MISSING
 from ldm_train.settings.schema.options import OWN_KEYS, TARGET, Part
-from ldm_train.settings.shipped import folder, groups, shipped
-from ldm_train.settings.trust import NAME, TRUST, advice, current_grants
+from ldm_train.settings.shipped import folder, groups, shipped, shipped_groups
+from ldm_train.settings.trust import NAME, TRUST, UntrustedCodeError, current_grants, may_be_granted
 
 LIBRARIES = {"optimizer": ("torch.optim", "bitsandbytes.optim")}  # modules of which every torch.optim.Optimizer is accepted
 NESTED = {("weighting", "base"): "weighting"}  # arguments that are objects: of which group
 EXTRAS = {"bitsandbytes": "eight_bit"}  # packages that an installation may lack, and the extra that brings each
+LISTS = {"callbacks": "callbacks", "metrics.own": "metrics"}  # settings that list objects of own code, and their groups
 ANY = "*"  # the group of arguments of trusted code: objects of any group
 COMMANDS = {"ldm_train.data.sources.tar_shards.TarShards": "commands"}  # the argument by which a path may be a command
 
@@ -44,7 +45,7 @@ def build(part: Part, group: str, **values: object) -> Any:
     if (argument := COMMANDS.get(part.target)) is not None:
         values[argument] = current_grants().commands
     made = _construct(plain, values, group)
-    if current_grants().cover(part.target) and not part.call.get("_partial_"):
+    if current_grants().cover(part.target):
         check_kind(made, part.target, group)
     return made
 
@@ -55,14 +56,16 @@ def check_config(config: DictConfig, *, origin: str) -> None:
     Raises:
         ValueError: it names the file and the setting; nothing was imported or run.
     """
+    plain = OmegaConf.to_container(config, throw_on_missing=False)
+    assert isinstance(plain, dict)
     try:
-        plain = OmegaConf.to_container(config, throw_on_missing=False)
-        assert isinstance(plain, dict)
         known = groups()
         for key, value in plain.items():
             if key == TRUST:
                 raise ValueError("trust is accepted on the command line only; a file cannot grant it")
             check_constructors(value, str(key) if key in known else None, name=str(key))
+    except UntrustedCodeError as error:
+        raise UntrustedCodeError(f"{origin}: {error.refusal}", list_untrusted(plain)) from error
     except ValueError as error:
         raise ValueError(f"{origin}: {error}") from error
 
@@ -78,7 +81,7 @@ def check_constructors(value: object, group: str | None, *, name: str) -> None:
     """
     if isinstance(value, list):
         for number, item in enumerate(value):
-            check_constructors(item, group if group == ANY else None, name=f"{name}[{number}]")
+            check_constructors(item, group if group == ANY else LISTS.get(name), name=f"{name}[{number}]")
     elif isinstance(value, str) and "${" in value:
         raise ValueError(f"{name}={value} is an interpolation; give the value itself")
     elif isinstance(value, Mapping):
@@ -91,6 +94,21 @@ def check_constructors(value: object, group: str | None, *, name: str) -> None:
             check_constructors(item, nested, name=f"{name}.{key}")
 
 
+def list_untrusted(config: Mapping[Any, object]) -> list[str]:
+    """Return all packages of own code that a config names and the command line does not grant."""
+    return sorted({*_untrusted(config)})
+
+
+def _untrusted(value: object) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        target = value.get(TARGET)
+        library = str(target).rpartition(".")[0] in {module for modules in LIBRARIES.values() for module in modules}
+        if may_be_granted(target) and not library and not current_grants().cover(str(target)):
+            yield str(target).partition(".")[0]
+    for item in value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ():
+        yield from _untrusted(item)
+
+
 def may_build(target: object, group: str) -> bool:
     """Return whether a group lists a constructor, or the command line trusts its package; nothing is imported."""
     if not isinstance(target, str) or not NAME.fullmatch(target):
@@ -99,6 +117,12 @@ def may_build(target: object, group: str) -> bool:
         return current_grants().cover(target) or any(may_build(target, known) for known in groups())
     module = target.rpartition(".")[0]
     return target in _listed(group) or module in LIBRARIES.get(group, ()) or current_grants().cover(target)
+
+
+def is_own(target: object, group: str) -> bool:
+    """Return whether a name is of code outside this package, and no optimizer of the libraries of its group."""
+    module = str(target).rpartition(".")[0]
+    return isinstance(target, str) and not target.startswith("ldm_train.") and module not in LIBRARIES.get(group, ())
 
 
 def find_constructor(target: str, group: str) -> Callable[..., Any]:
@@ -118,7 +142,10 @@ def find_constructor(target: str, group: str) -> Callable[..., Any]:
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"_target_: {target} is not there ({error})") from error
+        looked = "; Python looks in what is installed, in PYTHONPATH and, with trust=…, in the folder you stand in"
+        raise ValueError(
+            f"_target_: {target} is not there ({error}){looked if current_grants().cover(target) else ''}"
+        ) from error
     if module in LIBRARIES.get(group, ()):
         from torch.optim import Optimizer
 
@@ -141,12 +168,12 @@ def _check_target(node: Mapping[Any, object], group: str | None, name: str) -> N
         )
     if not may_build(target, group):
         accepted = sorted(_listed(group)) if group != ANY else []
-        listed = f" it may be {', '.join(accepted)}" if accepted else ""
+        listed = f"; it may be {', '.join(accepted)}" if accepted else ""
         libraries = "".join(f", or an optimizer of {library}" for library in LIBRARIES.get(group, ()))
-        raise ValueError(
-            f"{name}._target_={target} is not a constructor that this setting accepts;{listed}{libraries}; "
-            f"nothing was run{advice(str(target))}"
+        refusal = (
+            f"{name}._target_={target} is not a constructor that this setting accepts{listed}{libraries}; nothing was run"
         )
+        raise UntrustedCodeError(refusal, [str(target).partition(".")[0]]) if may_be_granted(target) else ValueError(refusal)
     known = {(key, str(value)) for option in _options(group) for key, value in option.items()}
     for key in given:
         if key != "_target_" and (key, str(node[key])) not in known | {("_convert_", "all"), ("_partial_", "False")}:
@@ -160,8 +187,9 @@ def _options(group: str) -> list[dict[str, object]]:
 @cache
 def _options_in(conf: Path, group: str) -> list[dict[str, object]]:
     """Return what Hydra reads of the options of a group in a folder of configs: `_target_` and the like."""
-    names = groups().items() if group == ANY else [(group, groups().get(group, []))]
-    options = [shipped(f"{known}/{option}") for known, options in names for option in options]
+    known = shipped_groups()  # not a user's own options: what these name needs `trust`
+    names = known.items() if group == ANY else [(group, known.get(group, []))]
+    options = [shipped(f"{name}/{option}") for name, options in names for option in options]
     return [{key: option[key] for key in {*OWN_KEYS} & set(option)} for option in options]
 
 

@@ -13,7 +13,7 @@ from ldm_train.settings.config_file import text
 from ldm_train.settings.schema.commands import CONTINUED, SCHEMAS, argument_kind, may_change, own_settings
 from ldm_train.settings.schema.kinds import Section, describe
 from ldm_train.settings.schema.options import TrainerSettings, list_part_groups
-from ldm_train.settings.shipped import folder, groups, refuse_unknown_options
+from ldm_train.settings.shipped import groups, option_file, refuse_unknown_options
 from ldm_train.settings.strict import TRAINER
 
 WIDTH, COLUMN = 110, 34  # characters of a line, and where explanations begin
@@ -21,8 +21,9 @@ FORMS = """\
 Also on the command line:
   config=FILE.yaml    settings from a file, before the words: `max_steps: 500`, `optimizer: {lr: 1.0e-3}`, or options of
                       groups, `schedule: cosine`; a run's config.yaml is one
-  trust=PACKAGE       or [A,B]: settings may name classes and functions of these packages in `_target_`; their code
-                      then runs with your rights. A file cannot grant this
+  config_path=DIR     own options and experiments by name: DIR/network/mine.yaml is network=mine
+  trust=PACKAGE       or [A,B], or `.` for all code in the current folder: settings may name its classes and functions
+                      in `_target_`; the code then runs with your rights. A file cannot grant this
   --print-config      print the settings that these words make, as YAML, and do nothing else
   --multirun          every combination of several values, `seed=0,1 optimizer.lr=1e-3,1e-4`, one after the other, each
                       in a directory of its own; with --dry-run, print their commands instead
@@ -55,7 +56,7 @@ def describe_command(verb: str, words: list[str]) -> str:
 
 def read_comments(name: str) -> SettingsFile:
     """Return what a shipped YAML file, such as "train" or "network/unet_small", says of its settings."""
-    return parse_settings((folder() / f"{name}.yaml").read_text(encoding="utf-8"))
+    return parse_settings(option_file(name).read_text(encoding="utf-8"))
 
 
 def list_groups(verb: str) -> list[str]:

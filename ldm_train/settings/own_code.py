@@ -1,4 +1,8 @@
-"""What an object of each group must have, so that own code of another kind is refused where it is built, in one message."""
+"""What an object of each group must have, so that own code of another kind is refused where it is built, in one message.
+
+First its methods and attributes, by the base class or protocol of its group; then what a few small calls return
+(`ldm_train.assembly.own_probes`).
+"""
 
 import importlib
 import inspect
@@ -20,17 +24,27 @@ KINDS = {
     "text_encoder": "ldm_train.types.Conditioner",
     "features": "ldm_train.types.FeatureExtractor",
     "evaluation": "ldm_train.metrics.evaluation.Evaluation",
+    "clip_score": "ldm_train.features.clip_score.CLIPPair",
+    "adapter": "ldm_train.networks.lora.LoRA",
+    "logger": "pytorch_lightning.loggers.logger.Logger",
+    "callbacks": "pytorch_lightning.callbacks.callback.Callback",
+    "metrics": "ldm_train.metrics.evaluation.PictureMetric",
 }
+MODULES = ("network", "autoencoder", "text_encoder")  # groups of modules of torch
+BOUND = ("optimizer", "guidance")  # groups of constructors that get further arguments from the run
+PROBES = "ldm_train.assembly.own_probes"
 NETWORK_ARGUMENTS = ("x_t", "t", "conditioning")
 
 
 def check_kind(made: object, target: str, group: str) -> None:
-    """Raise if what own code made lacks something that the objects of its group have.
+    """Raise if what own code made lacks something that the objects of its group have, or returns something else.
 
     Raises:
-        ValueError: naming the class, the group and what is missing.
+        ValueError: naming the class, the group and what is missing, or what was returned.
     """
     name = type(made).__name__
+    if group in MODULES:
+        _check_module(made, target, group)
     if group == "network":
         _check_network(made, target)
     elif group in KINDS:
@@ -41,14 +55,25 @@ def check_kind(made: object, target: str, group: str) -> None:
                 f"{group}._target_={target} makes a {name}, which is no {group}: it has no {list_names(missing)}; "
                 f"add what is missing, or derive the class from {kind}"
             )
+    if group in KINDS or group in BOUND:
+        importlib.import_module(PROBES).probe(made, target, group)
+
+
+def _check_module(made: object, target: str, group: str) -> None:
+    from torch import nn
+
+    if not isinstance(made, nn.Module):
+        raise ValueError(
+            f"{group}._target_={target} makes a {type(made).__name__}, which is no {group}: derive the class from "
+            "torch.nn.Module"
+        )
 
 
 def _check_network(made: object, target: str) -> None:
     from torch import nn
 
+    assert isinstance(made, nn.Module)
     message = f"network._target_={target} makes a {type(made).__name__}, which is no network"
-    if not isinstance(made, nn.Module):
-        raise ValueError(f"{message}: derive the class from torch.nn.Module")
     if type(made).forward is nn.Module.forward:
         raise ValueError(f"{message}: it has no forward({', '.join(NETWORK_ARGUMENTS)})")
     try:

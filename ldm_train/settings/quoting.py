@@ -1,6 +1,8 @@
 """Quote the values of texts and paths on a command line, so that Hydra's grammar reads them exactly as they were typed."""
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.errors import HydraException
 
 from ldm_train.settings.schema.commands import kind_of
 from ldm_train.settings.schema.kinds import takes_container, takes_text
@@ -43,3 +45,18 @@ def quote_items(value: str) -> str:
     if "" in items:
         return value
     return "[" + ",".join(item if is_quoted(item) or item == "null" else quote(item) for item in items) + "]"
+
+
+def readable(word: str) -> str:
+    """Return a word with its value in quotes if Hydra's grammar cannot read it; types are checked later."""
+    key, equals, value = word.partition("=")
+    return f"{key}={quote(value)}" if equals and value[:1] not in [*"'\"[{"] and not can_be_read(word) else word
+
+
+def can_be_read(word: str) -> bool:
+    """Return whether Hydra's grammar can read a word."""
+    try:
+        OverridesParser.create().parse_override(word)
+    except HydraException:
+        return False
+    return True

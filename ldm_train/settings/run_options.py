@@ -10,6 +10,7 @@ from ldm_train.settings.config_file import nearest_option, text
 from ldm_train.settings.schema.options import OWN_KEYS, TARGET
 from ldm_train.settings.schema.typed_values import expand_home, unquote
 from ldm_train.settings.shipped import ConfigError, groups_of, key_of, read, shipped
+from ldm_train.settings.trust import current_grants
 
 DRAWING_GROUPS = ("sampler", "spacing", "guidance")
 
@@ -17,7 +18,7 @@ DRAWING_GROUPS = ("sampler", "spacing", "guidance")
 def words_of_run(verb: str, words: Sequence[str]) -> list[str]:
     """Return words that choose the run's own option of each group of which only settings are given: `guidance.scale=4`.
 
-    Where the run's config cannot be read, or names own code, they choose what `train` has by default.
+    Where the run's config cannot be read, they choose what `train` has by default.
     """
     keys = [key_of(word) for word in words]
     open_groups = [group for group in DRAWING_GROUPS if groups_of(verb).get(group) and group not in keys]
@@ -46,8 +47,16 @@ def read_run_config(run_dir: str) -> dict[str, object]:
 
 
 def choose_option(group: str, node: object) -> list[str]:
-    """Return the words that make a group's settings: an option, and all that it is given; none for own code."""
-    if not isinstance(node, dict) or TARGET not in node or (option := nearest_option(group, node)) is None:
+    """Return the words that make a group's settings: an option, or the name of trusted code, and all that it is given."""
+    if not isinstance(node, dict) or TARGET not in node:
         return []
     given = {name: value for name, value in node.items() if name not in OWN_KEYS}
-    return [f"{group}={option}", *(f"++{group}.{name}={text(value)}" for name, value in given.items())]
+    option = nearest_option(group, node)
+    if option is None:
+        if not current_grants().cover(str(node[TARGET])):
+            return []
+        given = {TARGET: node[TARGET]} | given
+    return [
+        *([] if option is None else [f"{group}={option}"]),
+        *(f"++{group}.{name}={text(value)}" for name, value in given.items()),
+    ]

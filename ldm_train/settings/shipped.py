@@ -1,6 +1,11 @@
-"""The shipped configs as files: the groups with their options, and what to answer to a name that is not among them."""
+"""The configs as files: the groups with their options, and what to answer to a name that is not among them.
+
+Next to the shipped ones there may be a user's own, in the folder of `config_path=DIR` on the command line.
+"""
 
 import importlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -9,6 +14,11 @@ from omegaconf import DictConfig, OmegaConf
 from ldm_train.settings.foreign_names import suggest_option
 from ldm_train.settings.safe_yaml import read_settings_file
 from ldm_train.settings.schema.options import Part, read_part
+from ldm_train.settings.schema.typed_values import expand_home, unquote
+from ldm_train.util.text import nearest
+
+CONFIG_PATH = "config_path"
+_own_folder: Path | None = None  # of this process; no file can set it
 
 
 class ConfigError(Exception):
@@ -21,9 +31,62 @@ def folder() -> Path:
 
 
 def groups() -> dict[str, list[str]]:
-    """Every config group and its options."""
-    found = {p: sorted(f.stem for f in p.glob("*.yaml")) for p in sorted(folder().iterdir()) if p.is_dir()}
+    """Every config group and its options, shipped ones and a user's own."""
+    own = {} if _own_folder is None else _list_options(_own_folder)
+    return {group: sorted([*options, *own.get(group, [])]) for group, options in shipped_groups().items()}
+
+
+def shipped_groups() -> dict[str, list[str]]:
+    """Every config group and its shipped options."""
+    return _list_options(folder())
+
+
+def _list_options(place: Path) -> dict[str, list[str]]:
+    found = {p: sorted(f.stem for f in p.glob("*.yaml")) for p in sorted(place.iterdir()) if p.is_dir()}
     return {p.name: names for p, names in found.items() if names}
+
+
+def own_option(group: str, option: str) -> Path | None:
+    """Return the file of a user's own option; None if there is none of this name."""
+    path = None if _own_folder is None else _own_folder / group / f"{option}.yaml"
+    return path if path is not None and option in _list_options(path.parent.parent).get(group, []) else None
+
+
+def option_file(name: str) -> Path:
+    """Return the file of "train", "network/unet_small" or an own option."""
+    group, _, option = name.rpartition("/")
+    own = own_option(group, option)
+    return folder() / f"{name}.yaml" if own is None else own
+
+
+@contextmanager
+def searching(words: Sequence[str]) -> Iterator[None]:
+    """Let the options in the folder of `config_path=DIR` be chosen by name until the block ends.
+
+    Raises:
+        ConfigError: there is no such folder, or it holds something else than options of groups.
+    """
+    global _own_folder
+    before, given = _own_folder, [word.partition("=")[2] for word in words if key_of(word) == CONFIG_PATH]
+    _own_folder = _check_folder(Path(expand_home(unquote(given[-1])))) if given else None
+    try:
+        yield
+    finally:
+        _own_folder = before
+
+
+def _check_folder(place: Path) -> Path:
+    if not place.is_dir():
+        raise ConfigError(f"{CONFIG_PATH}={place} is no folder; it takes one with options such as network/mine.yaml")
+    known = shipped_groups()
+    for group, options in _list_options(place).items():
+        if group not in known:
+            raise ConfigError(
+                f"{place / group} is no group of options; there are: {', '.join(known)}{nearest(group, known)}"
+            )
+        if taken := sorted({*options} & {*known[group]}):
+            raise ConfigError(f"{place / group / taken[0]}.yaml has the name of a shipped option; give it another one")
+    return place.absolute()
 
 
 def read(path: Path) -> DictConfig:
@@ -38,10 +101,14 @@ def read(path: Path) -> DictConfig:
         raise ConfigError(str(error)) from error
 
 
-@cache
 def shipped(name: str) -> DictConfig:
-    """A shipped YAML file, such as "train" or "network/unet_small", as it is written; not to be changed."""
-    return read(folder() / f"{name}.yaml")
+    """The YAML file of "train", "network/unet_small" or an own option, as it is written; not to be changed."""
+    return _read_once(option_file(name))
+
+
+@cache
+def _read_once(path: Path) -> DictConfig:
+    return read(path)
 
 
 @cache

@@ -178,6 +178,9 @@ def _file(module: str, *, package: bool) -> Path | None:
     """A module's source: of a package its `__init__.py`; nothing but the first name is looked up by Python."""
     first, *rest = module.split(".")
     spec = find_spec(first) if first else None
+    if spec is not None and not spec.submodule_search_locations and not rest and not package and spec.has_location:
+        file = Path(str(spec.origin))
+        return file if file.suffix == ".py" and file.is_file() else None
     if spec is None or not spec.submodule_search_locations:
         return None
     place = Path(spec.submodule_search_locations[0], *rest)

@@ -4,24 +4,26 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ldm_train.settings.constructors import check_constructors
+from ldm_train.settings.constructors import check_constructors, list_untrusted
 from ldm_train.settings.schema.commands import SCHEMAS, own_settings
 from ldm_train.settings.schema.kinds import Section
 from ldm_train.settings.schema.options import KEPT, OWN_KEYS, PASSED, TARGET, list_part_groups
 from ldm_train.settings.shipped import ConfigError, groups, none_chosen, shipped
 from ldm_train.settings.signatures import signature
 from ldm_train.settings.suggestions import suggest_setting
+from ldm_train.settings.trust import UntrustedCodeError
 
 TRAINER = "pytorch_lightning.trainer.trainer.Trainer"
 SET_BY_THE_RUN = {
     "max_steps": "from max_steps",
     "accumulate_grad_batches": "from batch_size and micro_batch_size",
     "logger": "from the group `logger`",
+    "callbacks": "from callbacks=[…]",
     "enable_checkpointing": "which keeps its last checkpoint itself, every checkpoint.every steps",
     **dict.fromkeys(("limit_val_batches", "val_check_interval"), "which validates itself, every validation.every steps"),
     **dict.fromkeys(
         (
-            *("callbacks", "use_distributed_sampler", "max_epochs", "min_epochs", "min_steps", "limit_train_batches"),
+            *("use_distributed_sampler", "max_epochs", "min_epochs", "min_steps", "limit_train_batches"),
             *("enable_progress_bar", "enable_model_summary", "inference_mode", "overfit_batches", "barebones"),
             *("check_val_every_n_epoch", "num_sanity_val_steps", "reload_dataloaders_every_n_epochs", "fast_dev_run"),
             *("limit_test_batches", "limit_predict_batches"),
@@ -53,7 +55,11 @@ class NameCheck:
         """
         schema, used = SCHEMAS[self.verb], list_part_groups(SCHEMAS[self.verb])
         for key, value in values.items():
-            self._constructors(key, value, key if key in used else None)
+            try:
+                self._constructors(key, value, key if key in used else None)
+            except UntrustedCodeError as error:
+                named = UntrustedCodeError(f"{error.refusal}{self.origin(key)}", list_untrusted(values))
+                raise ConfigError(str(named)) from error
         for key, value in values.items():
             if key in used:
                 self._group(key, value)
@@ -69,6 +75,8 @@ class NameCheck:
         """Raise for constructors that may not be built, before any other check."""
         try:
             check_constructors(value, group, name=key)
+        except UntrustedCodeError:
+            raise
         except ValueError as error:
             raise ConfigError(f"{error}{self.origin(key)}") from error
 

@@ -1,6 +1,8 @@
 """What only the command line can grant: `trust=PACKAGE`, whose code may then run, and commands as sources (`pipe:`).
 
-A grant holds for the process, is never stored in a run's config, and no file can give it.
+A grant holds for the process, is never stored in a run's config, and no file can give it. `trust=.` grants every module and
+package in the current folder. Python then finds modules there too, after everything that is installed, so that no file in
+the folder can replace a library.
 """
 
 import re
@@ -8,10 +10,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.machinery import PathFinder
+from pathlib import Path
 
 from ldm_train.settings.shipped import ConfigError
 
-TRUST = "trust"
+TRUST, HERE = "trust", "."
 NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 # Through these any command could be run or any file be written, and none of them holds code of one's own.
 LIBRARIES = (
@@ -30,10 +34,12 @@ class Grants:
     Args:
         packages: whose classes and functions a config may name.
         commands: whether the source's path was typed, and so may be a command (`pipe:…`).
+        folder: where Python looks for modules after all other places; None for nowhere else.
     """
 
     packages: tuple[str, ...] = ()
     commands: bool = False
+    folder: str | None = None
 
     def cover(self, name: str) -> bool:
         """Return whether a full name lies in a trusted package."""
@@ -51,11 +57,13 @@ def current_grants() -> Grants:
 def granted(grants: Grants) -> Iterator[None]:
     """Let these grants hold in this process until the block ends."""
     global _current
-    before, _current = _current, grants
+    before, path = _current, [*sys.path]
+    _current = grants
+    sys.path += [] if grants.folder in (None, *sys.path) else [str(grants.folder)]
     try:
         yield
     finally:
-        _current = before
+        _current, sys.path[:] = before, path
 
 
 def read_grants(words: Sequence[str]) -> Grants:
@@ -65,14 +73,45 @@ def read_grants(words: Sequence[str]) -> Grants:
         ConfigError: `trust` is no name of a package, or one that is never trusted.
     """
     values = [word.partition("=")[2] for word in words if is_trust(word)]
-    packages = [name.strip(" '\"") for value in values for name in value.strip("[] ").split(",")]
+    named = [name.strip(" '\"") for value in values for name in value.strip("[] ").split(",")]
+    packages = [name for one in named for name in (list_modules(Path.cwd()) if one == HERE else [one])]
     for package in packages:
         if not NAME.fullmatch(package):
-            raise ConfigError(f"trust={package} is no package; give its name in Python, trust=PACKAGE or trust=[A,B]")
+            raise ConfigError(
+                f"trust={package} is no package; give its name in Python, trust=PACKAGE or trust=[A,B], or trust=. for the "
+                "code in the folder you stand in"
+            )
         if package.partition(".")[0] in REFUSED:
             raise ConfigError(f"trust={package} is refused: through it any command could be run; name your own package")
     typed = any(word.lstrip("+").startswith("source.path=") for word in words)
-    return Grants(tuple(packages), commands=typed)
+    local = HERE in named or any(is_only_in(Path.cwd(), package) for package in packages)
+    return Grants(tuple(packages), commands=typed, folder=str(Path.cwd()) if local else None)
+
+
+def list_modules(folder: Path) -> list[str]:
+    """Return the modules and packages in a folder that Python would import from there; nothing is imported.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    files = [path.stem for path in folder.glob("*.py")]
+    folders = [path.name for path in folder.iterdir() if path.is_dir() and any(path.glob("*.py"))]
+    names = {name for name in (*files, *folders) if NAME.fullmatch(name) and name not in REFUSED}
+    if found := sorted(name for name in names if _is_below(folder, name, [*sys.path, str(folder)])):
+        return found
+    raise ConfigError(f"trust=. grants the code in the folder you stand in, and {folder} holds no Python module of its own")
+
+
+def is_only_in(folder: Path, package: str) -> bool:
+    """Return whether a package is in a folder, and Python finds it nowhere else."""
+    top = package.partition(".")[0]
+    return PathFinder.find_spec(top) is None and _is_below(folder, top, [str(folder)])
+
+
+def _is_below(folder: Path, name: str, path: Sequence[str]) -> bool:
+    spec = PathFinder.find_spec(name, path)
+    places = [] if spec is None else [spec.origin, *(spec.submodule_search_locations or [])]
+    return any(place is not None and Path(place).resolve().is_relative_to(folder.resolve()) for place in places)
 
 
 def is_trust(word: str) -> bool:
@@ -80,9 +119,25 @@ def is_trust(word: str) -> bool:
     return word.lstrip("+~").partition("=")[0] == TRUST
 
 
-def advice(target: str) -> str:
-    """Return how to grant what an unlisted name needs; nothing where no grant would do."""
-    package = target.partition(".")[0]
-    if package in REFUSED or not NAME.fullmatch(target):
-        return ""
-    return f". Code of your own needs trust={package} on the command line, {MEANING.format(package=package)}"
+class UntrustedCodeError(ValueError):
+    """A config names code that only the command line can allow.
+
+    Args:
+        refusal: the message without what to do.
+        packages: whose code it is.
+    """
+
+    def __init__(self, refusal: str, packages: Sequence[str]) -> None:
+        super().__init__(refusal + _advise(packages))
+        self.refusal = refusal
+
+
+def may_be_granted(target: object) -> bool:
+    """Return whether a name is in a package that `trust` accepts."""
+    return isinstance(target, str) and NAME.fullmatch(target) is not None and target.partition(".")[0] not in REFUSED
+
+
+def _advise(packages: Sequence[str]) -> str:
+    """Return how to grant what own code of these packages needs, as the end of a message."""
+    word = packages[0] if len(packages) == 1 else f"[{','.join(packages)}]"
+    return f". Code of your own needs trust={word} on the command line, {MEANING.format(package=', '.join(packages))}"

@@ -231,8 +231,8 @@ def draws_none(config: Any) -> bool:
 
 def measures(config: Any) -> bool:
     """Whether a run draws pictures to be measured."""
-    return config.metrics.every is not None and any(
-        getattr(config, name, None) is not None for name in ("features", "clip_score")
+    return config.metrics.every is not None and (
+        bool(config.metrics.own) or any(getattr(config, name, None) is not None for name in ("features", "clip_score"))
     )
 
 

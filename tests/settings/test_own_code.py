@@ -55,3 +55,91 @@ def test_a_network_that_cannot_be_called_is_named(name: str, reason: str, packag
 
 def test_a_network_needs_no_class_of_this_package(package: str) -> None:
     assert type(make(package, "Right", "network")).__name__ == "Right"
+
+
+WRONG = """
+import torch
+from torch import nn
+from ldm_train.data.pictures.crops import CentreCrop
+from ldm_train.diffusion.prediction import Prediction
+from ldm_train.diffusion.schedules.schedule import NoiseSchedule
+from ldm_train.diffusion.timesteps import Timesteps
+from ldm_train.diffusion.weighting import Weighting
+from ldm_train.samplers.base import Sampler
+from ldm_train.training.optimization.lr_schedules import LRSchedule
+class Schedule(NoiseSchedule):
+    start, end = 0.1, 0.9
+    def __call__(self, t):
+        return 1 - t, t
+    def t_at_ratio(self, ratio):
+        return ratio
+    def network_time(self, t):
+        return t
+class OneNumber(Schedule):
+    def __call__(self, t):
+        return (1 - t).mean(), t
+class Unfinished(Sampler):
+    pass
+class Guess(Prediction):
+    def coefficients(self, alpha, sigma):
+        return alpha, sigma
+class Mean(Weighting):
+    def weights(self, snr, clean_error):
+        return snr[:1]
+    def loss(self, error, snr, clean_error):
+        return error.mean()
+class Late(Timesteps):
+    def t_at_quantiles(self, quantiles, schedule):
+        return quantiles + 2000
+class Text(LRSchedule):
+    def shape(self, step, max_steps):
+        return "fast"
+class Half(Sampler):
+    def step(self, step):
+        return step.x_t[:1]
+class Flat(nn.Module):
+    name, size = "flat", 7
+    def forward(self, images):
+        return images.flatten(1)
+class Fewer(CentreCrop):
+    def __call__(self, size, digest):
+        return []
+class Score:
+    def __call__(self, comparison):
+        return {"score": torch.zeros(())}
+class Averages:
+    pass
+def plain(denoiser, null, weak, scale=1.0):
+    class Wrapped:
+        schedule = denoiser.schedule
+        def __call__(self, x_t, t, conditioning):
+            return x_t
+    return Wrapped()
+"""
+
+
+@pytest.mark.parametrize(
+    ("group", "name", "arguments", "says"),
+    [
+        ("schedule", "Schedule", {}, "t_at_ratio"),
+        ("schedule", "OneNumber", {}, r"alpha .*\(3,\).*\(\)"),
+        ("sampler", "Unfinished", {}, "step"),
+        ("sampler", "Half", {}, r"\(2, 1, 4, 4\)"),
+        ("prediction", "Guess", {}, "to_clean"),
+        ("weighting", "Mean", {}, r"loss .*\(3,\).*\(\)"),
+        ("timesteps", "Late", {}, "t_at_quantiles.*2000"),
+        ("lr_schedule", "Text", {}, "fast"),
+        ("features", "Flat", {}, r"\(2, 7\).*\(2, 3072\)"),
+        ("crop", "Fewer", {"image_size": 16}, "views=1"),
+        ("metrics", "Score", {}, r"'score' .*\(4,\).*\(\)"),
+        ("guidance", "plain", {}, "Estimate.*Tensor"),
+    ],
+)
+def test_what_returns_another_shape_is_named(
+    group: str, name: str, arguments: dict[str, object], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_shapes.py").write_text(WRONG)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    call = {"_partial_": True} if group == "guidance" else {}
+    with granted(Grants(("own_shapes",))), pytest.raises(ValueError, match=f"own_shapes.{name}.*{says}"):
+        build(Part(f"own_shapes.{name}", {}, call), group, **arguments)

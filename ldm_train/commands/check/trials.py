@@ -11,7 +11,9 @@ from torch import nn
 from ldm_train.assembly.limits import parse_duration
 from ldm_train.assembly.new_words import warn_of_untrained_words
 from ldm_train.assembly.optimization_checks import refuse_optimization
-from ldm_train.assembly.parts import Parts, build_parts
+from ldm_train.assembly.own_objects import build_callbacks
+from ldm_train.assembly.own_probes import probe_parts
+from ldm_train.assembly.parts import Parts, build_parts, is_shipped
 from ldm_train.assembly.prior import given_caches, refuse_prior_settings, share_epoch
 from ldm_train.assembly.stored_run import build_recipe, build_weak
 from ldm_train.assembly.stored_weights import load_first_weights
@@ -79,6 +81,7 @@ def try_settings(settings: CheckSettings, attempt: Attempts) -> None:
     attempt(build_geometry, settings)
     attempt(build_measuring, settings)
     attempt(guidance_scales, settings)
+    attempt(build_callbacks, settings)
     attempt(build_loggers, settings if settings.run_dir else settings.with_values(run_dir="run"))
     attempt(refuse_part, settings)
     count = len(given_caches(settings))
@@ -117,10 +120,14 @@ def try_parts(settings: CheckSettings, attempt: Attempts) -> Parts | None:
         attempt(refuse_optimization, settings)
     network = None
     if autoencoder is not None and text_encoder is not None:
-        network = attempt(build_network_on, settings, autoencoder, text_encoder, device=META)
+        device = META if is_shipped(settings.network) else CPU  # own code may need numbers where it is built
+        network = attempt(build_network_on, settings, autoencoder, text_encoder, device=device)
     if not (network and text_encoder and autoencoder and schedule and prediction and weighting):
         return None
-    return Parts(network, text_encoder, autoencoder, schedule, prediction, weighting, settings.image_size)
+    parts = Parts(network, text_encoder, autoencoder, schedule, prediction, weighting, settings.image_size)
+    before = len(attempt.reasons)
+    attempt(probe_parts, parts, settings)
+    return parts if len(attempt.reasons) == before else None
 
 
 def with_smallest_parts(settings: CheckSettings) -> CheckSettings:
@@ -172,7 +179,7 @@ def try_together(
 
 @torch.no_grad()
 def try_shape(parts: Parts, shape: Size) -> None:
-    """Run one forward pass for pictures of this (height, width) on the meta device, which computes shapes only.
+    """Run one forward pass for pictures of this (height, width) on the network's device, such as meta: shapes only.
 
     Raises:
         ValueError: the autoencoder or the network cannot take this shape.
@@ -183,8 +190,9 @@ def try_shape(parts: Parts, shape: Size) -> None:
             f"pictures of {format_size(shape)} pixels: both sides must be multiples of {factor}, the autoencoder's factor"
         )
     encoded = parts.text_encoder(CaptionBatch(parts.text_encoder.tokenize([""])))
-    conditioning = Conditioning(**{name: None if part is None else part.to(META) for name, part in vars(encoded).items()})
-    latents = torch.empty(1, parts.autoencoder.channels, *(side // factor for side in shape), device=META)
+    device = next((parameter.device for parameter in parts.network.parameters()), META)
+    conditioning = Conditioning(**{name: None if part is None else part.to(device) for name, part in vars(encoded).items()})
+    latents = torch.zeros(1, parts.autoencoder.channels, *(side // factor for side in shape), device=device)
     try:
         Denoiser(parts.network, schedule, parts.prediction)(latents, torch.tensor([schedule.end]), conditioning)
     except (ValueError, RuntimeError) as error:

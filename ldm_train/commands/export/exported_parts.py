@@ -15,6 +15,7 @@ from ldm_train.autoencoders.autoencoder import KLAutoencoder
 from ldm_train.commands.export.ddim_scheduler import list_scheduler_problems
 from ldm_train.commands.export.encoder_configs import ExportedEncoder, export_autoencoder, export_text_encoder
 from ldm_train.conditioners.text_encoder import TextEncoder
+from ldm_train.networks.diffusers_unet import DiffusersUNet
 from ldm_train.networks.unet import UNet
 from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.training.optimization.parameter_groups import TEXT_ENCODER_PREFIX
@@ -93,10 +94,12 @@ def has_linear_projection(parts: Parts, trained: TrainSettings) -> bool:
     """
     if isinstance(parts.network, UNet):
         return trained.network.get("heads") is None
-    return bool(parts.network.unet.config.use_linear_projection)  # type: ignore[union-attr]
+    return isinstance(parts.network, DiffusersUNet) and bool(parts.network.unet.config.use_linear_projection)
 
 
 def list_network_problems(parts: Parts, trained: TrainSettings) -> list[str]:
+    if not isinstance(parts.network, UNet | DiffusersUNet):
+        return [f"network._target_={trained.network.target} is code of your own, for which no published layout has a place"]
     return list_unsupported_settings(describe_own_unet(trained.network, parts)) if isinstance(parts.network, UNet) else []
 
 

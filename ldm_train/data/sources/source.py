@@ -37,7 +37,7 @@ class Source(ABC):
             found.clear()
         splits: Counter[str] = Counter()
         dropped: Counter[str] = Counter()
-        for item in _uniquely_named(self.items()):
+        for item in _uniquely_named(map(self._require_item, self.items())):
             long = [name for name, text in item.fields.items() if len(text) > MAX_FIELD]
             if long or len(item.fields) > MAX_FIELDS:
                 kept = [name for name in item.fields if name not in long][:MAX_FIELDS]
@@ -60,6 +60,19 @@ class Source(ABC):
             self.notes.append(
                 f"split {format_name(split[:100])!r} ({count:,}) does not hold examples out; these do: {known}"
             )
+
+    def _require_item(self, item: object) -> Item:
+        """Return an item that `items` yielded, which may be own code.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        if not isinstance(item, Item):
+            raise ValueError(
+                f"{type(self).__name__}.items() yielded a {type(item).__name__}; it must yield "
+                "ldm_train.data.sources.items.Item"
+            )
+        return item
 
     @abstractmethod
     def items(self) -> Iterator[Item]:

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Protocol, Union, get_args, get_origi
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
-from ldm_train.settings.schema.typed_values import expand_home, is_mapping, read_mapping
+from ldm_train.settings.schema.typed_values import as_objects, expand_home, is_mapping, read_mapping
 from ldm_train.util.text import nearest
 
 MISSING = "???"  # in a config file: a value that must be given
@@ -166,6 +166,11 @@ Factors = Annotated[
 ]
 DataFiles = Annotated[
     Paths | dict[str, Any], BeforeValidator(_as_files), Words("paths, or the paths of each split, {train:a.parquet}")
+]
+OwnObjects = Annotated[
+    list[dict[str, Any]],
+    BeforeValidator(as_objects),
+    Words("a list of own classes, [mypackage.Class], or [{_target_: mypackage.Class, every: 10}]"),
 ]
 Prompts = Annotated[Text | list[Text], Words("a list of texts, one text, or a text file with one a line")]
 

@@ -9,6 +9,7 @@ from ldm_train.settings.schema.kinds import (
     FilePath,
     Finite,
     NotNegative,
+    OwnObjects,
     Paths,
     Positive,
     Prompts,
@@ -115,6 +116,7 @@ class MetricSettings(Section):
     )
     steps: Count = setting(10, "steps of the sampler", free=True)
     seed: int = setting(0, "of their noise", free=True)
+    own: OwnObjects = setting([], "further metrics of each picture, which are code of your own (trust=…)", free=True)
 
 
 class FittingSettings(CommandSettings):
@@ -192,6 +194,7 @@ class TrainSettings(FittingSettings, SourceSettings):
     validation: ValidationSettings = setting(ValidationSettings(), "", free=True)
     pictures: PictureSettings = setting(PictureSettings(), "", free=True)
     metrics: MetricSettings = setting(MetricSettings(), "", free=True)
+    callbacks: OwnObjects = setting([], "Lightning callbacks, which are code of your own (trust=…)", free=True)
     fused_backward: bool = setting(
         False, "step within the backward pass, without memory for all gradients; no clipping, accumulation or DDP", free=True
     )

@@ -74,3 +74,9 @@ def is_mapping(value: object) -> bool:
 def expand_home(path: str) -> str:
     """Return a path with the home folder instead of a `~` at its start."""
     return os.path.expanduser(path)
+
+
+def as_objects(value: object) -> object:
+    """Return names of classes as the mappings that build them."""
+    found = [value] if isinstance(value, str | dict) else value
+    return [{"_target_": one} if isinstance(one, str) else one for one in found] if isinstance(found, list) else found

@@ -1,0 +1,85 @@
+"""`GROUP._target_=mypackage.Class`: own code replaces a shipped option, and gets only the settings that are given for it.
+
+The replaced option's other settings are dropped: `channels` of a U-Net would mean something else to another network.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+
+from omegaconf import DictConfig, open_dict
+
+from ldm_train.settings.constructors import LISTS, is_own
+from ldm_train.settings.own_code import BOUND
+from ldm_train.settings.schema.options import OWN_KEYS, TARGET
+from ldm_train.settings.schema.typed_values import as_objects, unquote
+from ldm_train.settings.shipped import groups, groups_of, key_of, shipped
+
+METRICS = re.compile(r"\+*metrics=\[")
+
+
+def find_targets(verb: str, words: Sequence[str]) -> dict[str, str]:
+    """Return the constructors that words name themselves, by their groups."""
+    named = [(key_of(word), unquote(word.partition("=")[2])) for word in words if not word.startswith("~")]
+    pairs = [(key.rpartition("."), value) for key, value in named]
+    return {group: value for (group, _, key), value in pairs if key == TARGET and group in groups_of(verb)}
+
+
+def find_replaced(verb: str, words: Sequence[str]) -> dict[str, set[str]]:
+    """Return the groups whose option own code replaces, with the names of the settings that are given for it.
+
+    Words name the code, or the experiment that they choose.
+    """
+    given: dict[str, set[str]] = {}
+    for name in (word.partition("=")[2] for word in words if key_of(word) == "experiment"):
+        nodes = shipped(f"experiment/{name}").items() if name in groups().get("experiment", ()) else ()
+        for group, node in nodes:
+            if isinstance(node, DictConfig) and TARGET in node and is_own(node[TARGET], str(group)):
+                given[str(group)] = set(map(str, node))
+    for group, target in find_targets(verb, words).items():
+        given.pop(group, None)
+        if is_own(target, group):
+            given[group] = set()
+    for group, _, key in (key_of(word).partition(".") for word in words):
+        if group in given and key:
+            given[group].add(key.partition(".")[0])
+    return given
+
+
+def allow_new_settings(words: Sequence[str], own: Mapping[str, object]) -> list[str]:
+    """Return words of which those about own code also add settings that no option has, as Hydra's `++` does."""
+    return [
+        f"++{word}" if key_of(word).partition(".")[0] in own and "." in key_of(word) and word[0] not in "+~" else word
+        for word in words
+    ]
+
+
+def name_metrics(words: Sequence[str]) -> list[str]:
+    """Return words with `metrics=[…]`, a list where a section is, as its list of own metrics."""
+    return [word.replace("metrics=", "metrics.own=", 1) if METRICS.match(word) else word for word in words]
+
+
+def drop_replaced(verb: str, config: DictConfig, replaced: Mapping[str, set[str]]) -> None:
+    """Remove from a composed config what a replaced option set and nobody gave for the own code."""
+    for group, given in replaced.items():
+        node = config.get(group)
+        kept = given | {*OWN_KEYS} | set(map(str, shipped(verb).get(group, {})))
+        if isinstance(node, DictConfig):
+            with open_dict(node):
+                for key in [str(key) for key in node if str(key) not in kept]:
+                    del node[key]
+
+
+def complete_own(values: dict[str, object]) -> None:
+    """Complete how a config names own code, in place.
+
+    What gets further arguments from the run is only bound to those of the config; a name in a list is a class without any.
+    """
+    for name in LISTS:
+        section, _, key = name.rpartition(".")
+        place = values.get(section) if section else values
+        if isinstance(place, dict) and key in place:
+            place[key] = as_objects(place[key])
+    for group in BOUND:
+        node = values.get(group)
+        if isinstance(node, dict) and TARGET in node and is_own(node[TARGET], group):
+            values[group] = {"_partial_": True, **node}
