@@ -27,7 +27,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import prepare_openmoji
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageStat
 from rich.progress import track
 
 SIDE = 64
@@ -189,7 +189,7 @@ def make_views(path: Path, package: Package) -> list[Image.Image]:
             side = round(math.exp(draw.uniform(math.log(SIDE), math.log(shortest))))
             view = put_on_background(crop(picture, side, draw), draw)
             views.append(view.resize((SIDE, SIDE), Image.Resampling.LANCZOS))
-    return [view for view in views if view.convert("L").getcolors(1) is None]  # one of a single gray shows nothing
+    return [view for view in views if max(high - low for low, high in ImageStat.Stat(view).extrema) >= 16]
 
 
 def draw_leaves(draw: random.Random) -> Image.Image:

@@ -21,7 +21,7 @@ FORMS = """\
 Also on the command line:
   config=FILE.yaml    settings from a file, before the words: `max_steps: 500`, `optimizer: {lr: 1.0e-3}`, or options of
                       groups, `schedule: cosine`; a run's config.yaml is one
-  config_path=DIR     own options and experiments by name: DIR/network/mine.yaml is network=mine
+  config_path=DIR     own options and experiments by name: DIR/network/mine.yaml is the option mine
   trust=PACKAGE       or [A,B], or `.` for all code in the current folder: settings may name its classes and functions
                       in `_target_`; the code then runs with your rights. A file cannot grant this
   --print-config      print the settings that these words make, as YAML, and do nothing else

@@ -3,7 +3,6 @@
 The replaced option's other settings are dropped: `channels` of a U-Net would mean something else to another network.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 
 from omegaconf import DictConfig, open_dict
@@ -13,8 +12,6 @@ from ldm_train.settings.own_code import BOUND
 from ldm_train.settings.schema.options import OWN_KEYS, TARGET
 from ldm_train.settings.schema.typed_values import as_objects, unquote
 from ldm_train.settings.shipped import groups, groups_of, key_of, shipped
-
-METRICS = re.compile(r"\+*metrics=\[")
 
 
 def find_targets(verb: str, words: Sequence[str]) -> dict[str, str]:
@@ -55,7 +52,10 @@ def allow_new_settings(words: Sequence[str], own: Mapping[str, object]) -> list[
 
 def name_metrics(words: Sequence[str]) -> list[str]:
     """Return words with `metrics=[…]`, a list where a section is, as its list of own metrics."""
-    return [word.replace("metrics=", "metrics.own=", 1) if METRICS.match(word) else word for word in words]
+    lists = [key_of(word) == "metrics" and word.partition("=")[2].startswith("[") for word in words]
+    return [
+        word.replace("metrics", "metrics.own", 1) if is_list else word for word, is_list in zip(words, lists, strict=True)
+    ]
 
 
 def drop_replaced(verb: str, config: DictConfig, replaced: Mapping[str, set[str]]) -> None:

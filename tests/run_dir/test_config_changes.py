@@ -23,7 +23,7 @@ from tests.run_dir.records import QUIET, files, lines, record
         ("seed=1", "seed: then 0, now 1"),
         ("batch_size=8", "batch_size: then 4, now 8"),
         ("caption_dropout=0.5", "caption_dropout: then 0.1, now 0.5"),
-        ("held_out=0.2", "held_out: then 0.05, now 0.2"),
+        ("held_out=0.2", "held_out: then null, now 0.2"),
         ("offset_noise=0.1", "offset_noise: then 0.0, now 0.1"),
         ("cache_repeats=[2]", "cache_repeats: then null, now [2.0]"),
         ("optimizer.lr=2e-3", "optimizer.lr: then 0.001, now 0.002"),

@@ -98,7 +98,8 @@ def killed(cache: Path, train: Callable, train_words: list[str], tmp_path_factor
     answer = train(cache, run_dir, *LOGGER, PICTURES)
     assert answer.code == 0, answer.err
     assert "at step 3" in answer.out
-    assert "warning" not in answer.out + answer.err
+    warnings = [line for line in (answer.out + answer.err).splitlines() if "warning" in line]
+    assert [line for line in warnings if "are held out" not in line] == []
     return run_dir
 
 

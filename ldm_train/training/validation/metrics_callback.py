@@ -140,12 +140,18 @@ class MetricsCallback(Callback):
             latents = mean.to(module.device, torch.promote_types(mean.dtype, torch.float32))
             return generation.decode(module.scaling.to_model(latents))
 
-        self._real = [
+        found = [
             load_or_compute_features(
                 compared, self._list_extractors(compared), partial(images, compared), self.kept, trainer
             )
             for compared in self._sets
         ]
+        self._real = [features for features, _ in found]
+        for problem in sorted(set().union(*(problems for _, problems in found))):
+            print_once(
+                trainer,
+                f"note: the true pictures' features were not stored, and the next run will compute them again: {problem}",
+            )
         if self.measuring.pair is not None:
             self._texts = self.measuring.pair.texts(self._sets[0].captions).cpu()
         self._explain(trainer, self._sets[0])

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm_train.data.cache.shards import load_rows, read_row_metadata, save_rows
-from ldm_train.training.validation.compared import ComparisonSet, compute_over_ranks, print_once
+from ldm_train.training.validation.compared import ComparisonSet, compute_over_ranks
 from ldm_train.types import FeatureExtractor
 from ldm_train.weights.fingerprint import fingerprint_module
 
@@ -80,8 +80,10 @@ def load_or_compute_features(
     images: Callable[[int], Tensor],
     kept: FeatureStore | None,
     trainer: pl.Trainer,
-) -> dict[str, Tensor]:
-    """Return each extractor's features (N, size) of the true pictures on every rank, from the store or computed and stored.
+) -> tuple[dict[str, Tensor], set[str]]:
+    """Return each extractor's features (N, size) of the true pictures on every rank, and why they could not be stored.
+
+    They are from the store, or computed and stored.
 
     Args:
         images: maps a portion's number to its true pictures (B, 3, H, W).
@@ -95,7 +97,7 @@ def load_or_compute_features(
     stored = trainer.strategy.broadcast(stored)  # all ranks must compute the same features
     missing = [extractor for extractor in extractors if extractor.name not in stored]
     if not missing:
-        return stored
+        return stored, set()
 
     def compute(number: int) -> dict[str, Tensor]:
         pictures = images(number)
@@ -103,12 +105,7 @@ def load_or_compute_features(
 
     new = compute_over_ranks(compared, {e.name: e.size for e in missing}, compute, trainer)
     problems = {kept.write(path, new[name]) for name, path in paths.items() if name in new} if kept is not None else set()
-    for problem in problems - {None}:
-        print_once(
-            trainer,
-            f"note: the true pictures' features were not stored, and the next run will compute them again: {problem}",
-        )
-    return stored | new
+    return stored | new, {problem for problem in problems if problem is not None}
 
 
 def describe_gpu(device: torch.device) -> list[str | bool]:
