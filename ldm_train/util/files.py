@@ -206,12 +206,22 @@ def _open_locked(temporary: Path, target: Path) -> int:
             _lock(descriptor, target)
             with suppress(FileNotFoundError):  # or another file: its process renamed it meanwhile
                 if os.path.samestat(os.fstat(descriptor), temporary.stat()):
-                    os.ftruncate(descriptor, 0)
+                    _empty(descriptor, temporary)
                     return descriptor
         except BaseException:
             os.close(descriptor)
             raise
         os.close(descriptor)
+
+
+def _empty(descriptor: int, temporary: Path) -> None:
+    """Empty a temporary file that is locked, or remove it if that fails."""
+    try:
+        os.ftruncate(descriptor, 0)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
 
 
 def _lock(descriptor: int, target: Path) -> None:

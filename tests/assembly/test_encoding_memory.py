@@ -87,7 +87,7 @@ def test_the_estimate_is_near_what_encoding_takes(tmp_path: Path) -> None:
     for size in (2, 128):
         words = [
             "encode",
-            f"source.path={tmp_path}",
+            f"source.path={tmp_path / 'a'}",
             f"cache={tmp_path / str(size)}",
             "image_size=512",
             f"batch_size={size}",

@@ -105,7 +105,7 @@ def test_a_run_with_own_code_goes_its_whole_way(folder: Path, ldm_train: Callabl
     assert layout.code == 1
     assert "mynet.TinyNetwork" in layout.err
     metrics = [json.loads(line) for line in (folder / "run/metrics.jsonl").read_text().splitlines()]
-    assert {"weight_norm", "metrics/sharpness_drawn", "metrics/kid_mean_colours"} <= metrics[-1].keys()
+    assert {"weight_norm", "metrics/taught_sharpness_drawn", "metrics/kid_mean_colours"} <= metrics[-1].keys()
     assert "weight_norm" in (folder / "run/metrics.txt").read_text()
     starts = read_record(folder / "run")["starts"]
     used = starts[-1]["own_code"]  # type: ignore[index]

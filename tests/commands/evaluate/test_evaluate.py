@@ -220,7 +220,7 @@ def test_a_sweep_measures_what_single_commands_do(
     plot = ElementTree.parse(out.with_suffix(".svg")).getroot()
     texts = [element.text for element in plot.iter("{http://www.w3.org/2000/svg}text")]
     assert {"kid_efficientnet_lite0", "guidance", "1 steps", "2 steps"} <= set(texts)
-    assert len(list(plot.iter("{http://www.w3.org/2000/svg}circle"))) == 4 * len(SETS)
+    assert len(list(plot.iter("{http://www.w3.org/2000/svg}circle"))) == 4 * len({*SETS, "retrieval_at_1"})
 
 
 def test_what_a_sweep_cannot_draw_is_reported_before_any_is(trained: Path, ldm_train: Callable, tmp_path: Path) -> None:
