@@ -120,8 +120,8 @@ def pretrained(
     """Load a trained autoencoder.
 
     Args:
-        weights: "openmoji" (shipped), a folder in diffusers' layout (also a pipeline's), a file in latent-diffusion's layout
-            (also one with a whole model), or a name on the Hugging Face hub.
+        weights: "general" or "openmoji" (shipped), a folder in diffusers' layout (also a pipeline's), a file in
+            latent-diffusion's layout (also one with a whole model), or a name on the Hugging Face hub.
         subfolder: the autoencoder's folder in `weights`; by default "vae" in a pipeline.
         scale, shift: replace those in its config; a file has no config.
 
