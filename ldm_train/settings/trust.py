@@ -1,4 +1,4 @@
-"""What only the command line can grant: `trust=PACKAGE`, whose code may then run, and commands as sources (`pipe:`).
+"""What only the command line can grant: `trust=PACKAGE`, after which its code may run, and commands as sources (`pipe:`).
 
 A grant holds for the process, is never stored in a run's config, and no file can give it. `trust=.` grants every module and
 package in the current folder. Python then finds modules there too, after everything that is installed, so that no file in
@@ -32,7 +32,7 @@ class Grants:
     """What the command line of this process granted.
 
     Args:
-        packages: whose classes and functions a config may name.
+        packages: a config may name their classes and functions.
         commands: whether the source's path was typed, and so may be a command (`pipe:…`).
         folder: where Python looks for modules after all other places; None for nowhere else.
     """
@@ -124,7 +124,7 @@ class UntrustedCodeError(ValueError):
 
     Args:
         refusal: the message without what to do.
-        packages: whose code it is.
+        packages: those that the code belongs to.
     """
 
     def __init__(self, refusal: str, packages: Sequence[str]) -> None:
