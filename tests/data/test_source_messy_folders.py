@@ -56,6 +56,22 @@ def test_tables_of_other_programs_are_read(name: str, given: bool, tmp_path: Pat
     assert any(note.startswith("1 row ") for note in notes) == (TABLES[name] is COCO)
 
 
+@pytest.mark.parametrize(
+    ("mark", "keys", "left_out"),
+    [
+        ("manifest.json", ("format", "encoding", "shards", "files"), True),
+        ("run.json", ("content", "starts"), True),
+        ("manifest.json", ("name",), False),  # a web page's, such as
+    ],
+)
+def test_caches_and_runs_below_are_left_out(mark: str, keys: tuple[str, ...], left_out: bool, tmp_path: Path) -> None:
+    captioned(tmp_path / "a.png")
+    captioned(tmp_path / "deep/b/c.png")
+    write(tmp_path / "deep/b" / mark, json.dumps(dict.fromkeys(keys)))
+    assert list(items_of(tmp_path)) == ["a.png", "deep/b/c.png"][: 2 - left_out]
+    assert any("left out" in note and "deep/b" in note for note in notes_of(tmp_path)) == left_out
+
+
 def test_a_json_that_names_no_picture_changes_nothing(tmp_path: Path) -> None:
     captioned(tmp_path / "a.png")
     write(tmp_path / "metadata.json", '{"name": "my pictures", "version": "1"}')

@@ -2,13 +2,13 @@
 
 import os
 from collections import Counter, deque
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ldm_train.data.pictures.formats import PICTURE_SUFFIXES, UNREAD_SUFFIXES
 from ldm_train.data.sources.items import Item, format_name
-from ldm_train.util.ownership import is_system_folder
+from ldm_train.util.ownership import CACHE, RUN, carries_mark, is_system_folder
 
 SIDECAR_SUFFIXES = {".txt", ".caption", ".json"}
 METADATA_NAMES = {"metadata.jsonl", "metadata.csv", "metadata.parquet"}
@@ -24,6 +24,7 @@ class FolderTree:
         tables: other files that may be tables of captions.
         unread: pictures of kinds that are not read.
         archives: packed folders, which are not read.
+        own: latent caches and run directories below the folder, which are not read.
         others: the number of all other files by suffix, tables and archives included.
     """
 
@@ -34,21 +35,22 @@ class FolderTree:
     unread: list[str] = field(default_factory=list)
     problems: list[Item] = field(default_factory=list)
     hidden: list[str] = field(default_factory=list)
+    own: list[str] = field(default_factory=list)
     archives: list[str] = field(default_factory=list)
     others: Counter[str] = field(default_factory=Counter)
 
     def notes(self) -> Iterator[str]:
         if self.hidden:
-            names = ", ".join(format_name(name) for name in self.hidden[:3]) + (", …" if len(self.hidden) > 3 else "")
-            yield f"hidden files and folders left out: {len(self.hidden):,} ({names})"
+            yield f"hidden files and folders left out: {len(self.hidden):,} ({_list_few(self.hidden)})"
+        if self.own:
+            yield f"latent caches and run directories left out: {len(self.own):,} ({_list_few(self.own)})"
         if self.others:
             yield f"not read as pictures: {format_suffix_counts(self.others)}"
         yield from self.archive_notes()
 
     def archive_notes(self) -> list[str]:
         """Return a message if there are archives."""
-        names = ", ".join(format_name(name) for name in self.archives[:3]) + (", …" if len(self.archives) > 3 else "")
-        return [f"archives are not read, unpack them first: {names}"] if self.archives else []
+        return [f"archives are not read, unpack them first: {_list_few(self.archives)}"] if self.archives else []
 
     def add_problem(self, key: str, problem: str) -> None:
         self.problems.append(Item(key, None, (), format_name(key), problem=problem))
@@ -72,6 +74,10 @@ class FolderTree:
                 self.tables.append(key)
             if is_archive(name):
                 self.archives.append(key)
+
+
+def _list_few(names: Sequence[str]) -> str:
+    return ", ".join(format_name(name) for name in names[:3]) + (", …" if len(names) > 3 else "")
 
 
 def is_archive(name: str) -> bool:
@@ -106,6 +112,9 @@ def walk_folder(root: Path, *, sidecars: Collection[str] = SIDECAR_SUFFIXES) -> 
             seen[identity] = f"the folder {format_name(key) or 'of the source'}"
             with os.scandir(root / key) as entries:
                 ordered = sorted(entries, key=lambda entry: entry.name)
+            if key and _is_own(root / key, {entry.name for entry in ordered}):
+                tree.own.append(key)
+                continue
         except OSError as error:
             tree.add_problem(key or ".", f"the folder cannot be read: {error.strerror}")
             continue
@@ -120,6 +129,11 @@ def walk_folder(root: Path, *, sidecars: Collection[str] = SIDECAR_SUFFIXES) -> 
 def _identity(folder: Path) -> tuple[int, int]:
     status = folder.stat()
     return status.st_dev, status.st_ino
+
+
+def _is_own(folder: Path, names: Collection[str]) -> bool:
+    """Return whether a folder is a latent cache or a run directory, which hold pictures that show what was done."""
+    return any(kind.mark in names and carries_mark(folder, kind) for kind in (CACHE, RUN))
 
 
 def _add(
