@@ -144,7 +144,8 @@ def after_changes(operations: Sequence[Operation], *, nothing: Collection[str]) 
 
 def _is_named(operation: Operation, message: str, world: Path) -> bool:
     """Whether a message has the path of an operation's file, of a neighbour (the final name), of its folder, or in it."""
-    named = {world / word for word in re.findall(r"[^\s'\"=:,;()]+/[^\s'\"=:,;()]+", message)} - {world}
+    words = re.findall(r"[^\s'\"=:,;()]+/[^\s'\"=:,;()]+|(?<=')[^\s'\"=:,;()/]+(?=')", message)  # paths, and names in quotes
+    named = {world / word for word in words} - {world}
     return any(
         name in (path, *path.parents) or name.parent == path.parent or path in name.parents
         for path in map(Path, operation.path.split(" -> "))
