@@ -91,7 +91,8 @@ class Run:
         steps, averaged = self.most or 1_000_000, AVERAGED.get(self.recipe, 2.4)
         words = [*RECIPES[self.recipe], f"ema.decay={0 if averaged is None else max(0.0, 1 - averaged / steps):.6f}"]
         words += [f"cache={self.cache}", f"run_dir={self.folder}", f"seed={self.seed}", f"max_steps={steps}"]
-        words += [f"{name}.every=1000000" for name in ("validation", "pictures", "metrics", "checkpoint")]
+        words += [f"{name}.every=1000000" for name in ("validation", "pictures", "checkpoint")]
+        words += ["metrics.every=null", "validation.repeats=1", "pictures.count=1", "pictures.steps=1"]  # at the last step
         words += [f"max_time={timedelta(seconds=round(seconds))}"]
         run_command("train", words, accepted=(0, INTERRUPTED))
 
