@@ -36,8 +36,8 @@ def study_words(base: Path, plugins: PluginWords, objective: Objective) -> list[
     return [f"{key}={value}" for key, value in defaults.items() if key not in given]
 
 
-def continue_study(sweeper: Mapping[str, object], objective: Objective) -> int:
-    """Queue the trials of a study that have no value, and return how many trials are left.
+def continue_study(sweeper: Mapping[str, object], objective: Objective) -> list[str] | None:
+    """Queue the trials of a study that have no value; return settings of the sweeper for the rest, None if there is none.
 
     Raises:
         ConfigError: the study is of another objective.
@@ -45,7 +45,7 @@ def continue_study(sweeper: Mapping[str, object], objective: Objective) -> int:
     total = sweeper["n_trials"]
     assert isinstance(total, int)
     if sweeper["storage"] is None or sweeper["study_name"] is None:
-        return total
+        return []
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
         storage=str(sweeper["storage"]),
@@ -70,4 +70,13 @@ def continue_study(sweeper: Mapping[str, object], objective: Objective) -> int:
         if trial.params and trial.params not in known:
             study.enqueue_trial(trial.params)
             known.append(trial.params)
-    return max(0, total - len(ended))
+    if len(ended) >= total:
+        return None
+    sampler = sweeper.get("sampler")
+    seed = sampler.get("seed") if isinstance(sampler, Mapping) else None
+    # With the same seed, the sampler would draw its first values again.
+    renewed = [f"hydra.sweeper.sampler.seed={seed + len(trials)}"] if isinstance(seed, int) and trials else []
+    return [
+        f"hydra.sweeper.n_trials={total - len(ended)}",
+        *renewed,
+    ]  # with the same seed, it would draw the first values again

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 
-from hydra import initialize_config_dir
+from hydra import initialize
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
@@ -17,7 +17,6 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ldm_train.settings.composition import folder
 from ldm_train.settings.schema.options import TARGET
 from ldm_train.settings.shipped import ConfigError, key_of
 from ldm_train.settings.trust import current_grants
@@ -90,7 +89,7 @@ def check_plugins(plugins: PluginWords) -> None:
     Raises:
         ConfigError: it names the extra to install, or the nearest option or setting.
     """
-    with initialize_config_dir(str(folder()), version_base="1.3"):
+    with initialize(config_path=None, version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         options = {kind: loader.get_group_options(f"hydra/{kind}") for kind in KINDS}
     for kind in KINDS:
@@ -132,7 +131,7 @@ def compose_plugins(words: Sequence[str]) -> dict[str, dict[str, object]]:
     ConfigStore.instance().store(name=EMPTY, node={})
     GlobalHydra.instance().clear()
     try:
-        with initialize_config_dir(str(folder()), version_base="1.3"):
+        with initialize(config_path=None, version_base="1.3"):
             hydra = GlobalHydra.instance().hydra
             assert hydra is not None
             config = hydra.compose_config(EMPTY, [*words], run_mode=RunMode.MULTIRUN)

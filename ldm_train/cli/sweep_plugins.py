@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from hydra import initialize_config_dir
+from hydra import initialize
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 
@@ -23,10 +23,10 @@ from ldm_train.cli.sweep_jobs import TABLE
 from ldm_train.cli.sweep_objective import Objective
 from ldm_train.cli.sweep_plan import SweepPlan, nest
 from ldm_train.cli.sweep_task import JobTask, SweepStoppedError
-from ldm_train.settings.composition import folder
 from ldm_train.settings.quoting import quote
 
 APP = "ldm_train_sweep"
+PROGRAM = (sys.executable, "-m", "ldm_train")
 RESULTS = ("multirun.yaml", "optimization_results.yaml", "optuna.db", ".submitit")  # what Hydra's plugins write
 LOGS = "hydra_plugins"  # the logger of all plugins
 ON_CLUSTER = ("submitit_slurm",)  # launchers with jobs that go on when this process ends
@@ -37,7 +37,7 @@ def run_jobs(plan: SweepPlan, plugins: PluginWords, objective: Objective | None)
     with tempfile.TemporaryDirectory(prefix="ldm-train-") as temporary:
         stop = None if plugins.launcher in ON_CLUSTER else Path(temporary) / "stop"
         count = None if plan.searches else len(plan.jobs())
-        task = JobTask(plan.template, plan.keys, objective, count, stop)
+        task = JobTask(plan.template, plan.keys, objective, count, stop, PROGRAM)
         try:
             with stopping_by(stop), plugin_logs():
                 run_hydra(plan, plugins, objective, task)
@@ -65,12 +65,12 @@ def run_hydra(plan: SweepPlan, plugins: PluginWords, objective: Objective | None
 
         words += study_words(base, plugins, objective)
         left = continue_study(compose_plugins(words)["sweeper"], objective)
-        if not left:
+        if left is None:
             return print(f"all jobs of {base / TABLE} have ended; a larger hydra.sweeper.n_trials adds some")
-        words.append(f"hydra.sweeper.n_trials={left}")
+        words += left
     ConfigStore.instance().store(name=APP, node=nest(list(plan.keys.values())))
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(folder()), job_name="ldm-train", version_base="1.3"):
+    with initialize(config_path=None, job_name="ldm-train", version_base="1.3"):  # the options of groups are texts here
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None
         places = [f"hydra.sweep.dir={quote(str(base))}", "hydra.sweep.subdir=.", "hydra.output_subdir=null"]

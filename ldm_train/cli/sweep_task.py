@@ -51,6 +51,7 @@ class JobTask:
         count: of the jobs; None if a search chooses them.
         stop: a file that exists once the sweep must end, with its exit code; None if each job ends on its own, as on a
             cluster.
+        program: the beginning of a job's command line.
     """
 
     template: JobTemplate
@@ -58,6 +59,7 @@ class JobTask:
     objective: Objective | None
     count: int | None
     stop: Path | None
+    program: tuple[str, ...]
 
     def __call__(self, config: DictConfig) -> float | SweepEnd | None:
         job = self.find_job(plain(config, resolve=False))
@@ -67,7 +69,7 @@ class JobTask:
         Console().rule(f"job {number}: {job.name}", align="left")
         sys.stdout.flush()
         with Jobs(self.stop) as running:
-            job.code = running.run([sys.executable, "-m", "ldm_train", *job.words])
+            job.code = running.run([*self.program, *job.words])
         if running.stopped or job.code in ENDED_EARLY:
             code = running.code(job.code)
             if self.stop is not None and not self.stop.exists():
