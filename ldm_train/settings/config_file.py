@@ -53,8 +53,8 @@ def file_words(verb: str, path: str, *, chosen: Collection[str], targets: dict[s
     assert isinstance(config, dict)
     if refused := next((key for key in (TRUST, CONFIG_PATH, "hydra", "objective") if key in config), None):
         raise ConfigError(
-            f"{refused} in {path} is refused: trust, {CONFIG_PATH}, and what chooses Hydra's launcher and sweeper are given on "
-            "the command line only"
+            f"{refused} in {path} is refused: trust, {CONFIG_PATH}, objective, and Hydra's launcher and sweeper are given on the "
+            "command line only"
         )
     _check_logger(config.get("logger"), path)
     entries = config.pop("defaults", None)

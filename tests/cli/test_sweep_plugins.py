@@ -3,7 +3,9 @@
 import importlib.util
 import json
 import signal
+import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -244,6 +246,7 @@ def test_an_objective_that_cannot_be_is_refused_before_any_job(verb: str, words:
 
 @OPTUNA
 @IGNORE
+@pytest.mark.slow
 def test_a_search_improves_the_objective_and_prints_the_best_first(
     fake_jobs: FakeJobs, tmp_path: Path, ldm_train: Callable
 ) -> None:
@@ -269,6 +272,7 @@ def test_a_search_improves_the_objective_and_prints_the_best_first(
 
 @OPTUNA
 @IGNORE
+@pytest.mark.slow
 @pytest.mark.parametrize("code", [75, -signal.SIGINT])
 def test_an_interrupted_search_goes_on_with_the_job_that_was_cut_off(
     code: int, fake_jobs: FakeJobs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -291,6 +295,7 @@ def test_an_interrupted_search_goes_on_with_the_job_that_was_cut_off(
 
 @OPTUNA
 @IGNORE
+@pytest.mark.slow
 def test_a_search_for_what_no_job_logs_ends_after_the_first_job_which_is_kept(
     fake_jobs: FakeJobs, tmp_path: Path, ldm_train: Callable
 ) -> None:
@@ -316,6 +321,20 @@ run_dir.mkdir()
 (run_dir / "metrics.jsonl").write_text(json.dumps({"step": 4, "validation_loss": float(words["seed"])}) + "\\n")
 sys.exit(int(words["seed"]) // 3)
 """
+SLEEPER = """
+import signal, sys, time
+from pathlib import Path
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
+Path(sys.argv[0] + sys.argv[-1].strip('"')[-1]).touch()
+time.sleep(100)
+"""
+START = """
+import sys
+from ldm_train.cli import sweep_plugins
+from ldm_train.cli.sweep import sweep
+sweep_plugins.PROGRAM = (sys.executable, sys.argv[1])
+raise SystemExit(sweep("train", sys.argv[2:]))
+"""
 
 
 @pytest.mark.slow
@@ -335,3 +354,36 @@ def test_a_launcher_runs_each_job_into_its_own_directory(
     ]
     assert (tmp_path / "s/seed=1/metrics.jsonl").is_file()
     assert "seed=3" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@JOBLIB
+def test_a_signal_saves_the_jobs_that_run_and_starts_no_other(tmp_path: Path) -> None:
+    stub = tmp_path / "stub.py"
+    stub.write_text(SLEEPER)
+    launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    words = ["-m", *TRAIN, f"run_dir={tmp_path}/s", *launcher, "seed=0,1,2"]
+    with subprocess.Popen([sys.executable, "-c", START, str(stub), *words]) as process:
+        deadline = time.monotonic() + 200
+        while len(list(tmp_path.glob("stub.py?"))) < 2 and time.monotonic() < deadline:
+            time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(200) == 143
+    assert sorted(str(job["code"]) for job in read_jobs(tmp_path / "s")) == ["75", "75", "None"]
+
+
+@pytest.mark.slow
+@JOBLIB
+@IGNORE
+def test_real_trainings_side_by_side_are_listed_by_runs(
+    cache: Path, train_words: list[str], tmp_path: Path, ldm_train: Callable
+) -> None:
+    words = [f"cache={cache}", f"run_dir={tmp_path}/s", *train_words, "max_steps=2", "hydra/launcher=joblib"]
+    answer = ldm_train("train", "-m", *words, "seed=0,1")
+    assert answer.code == 0, answer.err
+    assert [(job["code"], job["metrics"]["step"]) for job in read_jobs(tmp_path / "s")] == [(0, 2), (0, 2)]
+    runs = json.loads(ldm_train("runs", f"{tmp_path}/s", "format=json").out)
+    assert sorted((Path(run["run_dir"]).name, run["state"]) for run in runs) == [
+        ("seed=0", "finished"),
+        ("seed=1", "finished"),
+    ]
