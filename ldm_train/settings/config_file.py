@@ -53,7 +53,7 @@ def file_words(verb: str, path: str, *, chosen: Collection[str], targets: dict[s
     assert isinstance(config, dict)
     if refused := next((key for key in (TRUST, CONFIG_PATH, "hydra", "objective") if key in config), None):
         raise ConfigError(
-            f"{refused} in {path} is refused: trust, {CONFIG_PATH}, objective, and Hydra's launcher and sweeper are given on the "
+            f"{refused} in {path} is refused: trust, {CONFIG_PATH}, objective and Hydra's plugins are chosen on the "
             "command line only"
         )
     _check_logger(config.get("logger"), path)
