@@ -68,6 +68,9 @@ def run_hydra(plan: SweepPlan, plugins: PluginWords, objective: Objective | None
         if left is None:
             return print(f"all jobs of {base / TABLE} have ended; a larger hydra.sweeper.n_trials adds some")
         words += left
+    if plugins.sweeper == "ax" and objective is not None:
+        lowest = str(objective.lowest).lower()
+        words += [f"hydra.sweeper.ax_config.{part}.minimize={lowest}" for part in ("experiment", "early_stop")]
     ConfigStore.instance().store(name=APP, node=nest(list(plan.keys.values())))
     GlobalHydra.instance().clear()
     with initialize(config_path=None, job_name="ldm-train", version_base="1.3"):  # the options of groups are texts here

@@ -28,6 +28,8 @@ def needs(plugin: str, extra: str) -> pytest.MarkDecorator:
 
 JOBLIB = needs("hydra_plugins.hydra_joblib_launcher", "joblib")
 SUBMITIT = needs("hydra_plugins.hydra_submitit_launcher", "submitit")
+AX = needs("hydra_plugins.hydra_ax_sweeper", "ax")
+WITHOUT_AX = pytest.mark.skipif(not AX.args[0], reason="hydra_plugins.hydra_ax_sweeper is installed")
 OPTUNA = needs("hydra_plugins.hydra_optuna_sweeper", "optuna")
 IGNORE = pytest.mark.filterwarnings("ignore")  # what Optuna and its libraries deprecate of each other
 TRAIN = ["cache=x", "max_steps=4"]
@@ -93,7 +95,7 @@ def read_jobs(folder: Path) -> list[dict]:
     [
         (["hydra/launcher=jolib"], ["hydra/launcher=jolib", "basic", "joblib", "submitit_slurm", "did you mean 'joblib'"]),
         (["hydra/sweeper=optuma"], ["hydra/sweeper=optuma", "basic", "ax", "did you mean 'optuna'"]),
-        (["hydra/sweeper=ax"], ["pip install 'ldm-train[ax]'", "hydra-core 1.4"]),
+        pytest.param(["hydra/sweeper=ax"], ["pip install 'ldm-train[ax]'", "hydra-core 1.4"], marks=WITHOUT_AX),
         (["hydra/launcher=absent"], ["pip install 'ldm-train[anywhere]'"]),
         (["hydra.run.dir=x"], ["hydra.run.dir=x", "hydra/launcher", "hydra.sweeper.NAME"]),
         (["hydra.sweep.dir=x"], ["hydra.sweep.dir=x"]),
@@ -306,6 +308,18 @@ def test_a_search_for_what_no_job_logs_ends_after_the_first_job_which_is_kept(
     assert "validation_loss" in answer.err
     assert len(fake_jobs.rates) == 1
     assert [job["code"] for job in read_jobs(tmp_path / "s")] == [0]
+
+
+@AX
+@IGNORE
+@pytest.mark.slow
+def test_ax_searches_too(fake_jobs: FakeJobs, tmp_path: Path) -> None:
+    ax = ["hydra/sweeper=ax", "hydra.sweeper.ax_config.max_trials=3"]
+    assert sweep("train", ["-m", *TRAIN, *ax, f"run_dir={tmp_path}/s", "optimizer.lr=interval(0.001,0.1)"]) == 0
+    jobs = read_jobs(tmp_path / "s")
+    assert [float(job["swept"]["optimizer.lr"]) for job in jobs] == pytest.approx(fake_jobs.rates)
+    assert [job["value"] for job in jobs] == pytest.approx([abs(rate - 0.01) for rate in fake_jobs.rates])
+    assert len(jobs) == 3
 
 
 # Launchers: real processes
