@@ -138,7 +138,11 @@ def compose_plugins(words: Sequence[str]) -> dict[str, dict[str, object]]:
             found = {kind: OmegaConf.to_container(config.hydra[kind], resolve=False) for kind in KINDS}
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(f"{' '.join(words)}: {str(error.__cause__ or error).strip()}") from error
-    return {kind: dict(values) for kind, values in found.items() if isinstance(values, dict)}
+    return {
+        kind: {str(name): value for name, value in values.items()}
+        for kind, values in found.items()
+        if isinstance(values, dict)
+    }
 
 
 def list_setting_names(settings: Mapping[str, object], prefix: str = "") -> list[str]:

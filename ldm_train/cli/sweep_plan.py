@@ -10,7 +10,7 @@ from hydra import initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import IntervalSweep, Override
+from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from hydra.errors import HydraException
 
 from ldm_train.cli.sweep_jobs import Job, JobTemplate
@@ -31,7 +31,8 @@ class SweptSetting:
 
     Args:
         name: as on the command line, perhaps with a `+`.
-        values: as they are written on a job's command line; of an interval its ends.
+        values: as they are written on a job's command line; of an interval its ends; of a range that a search draws from,
+            also its end.
         expression: of a range or an interval, in Hydra's grammar, which a search draws from; None for a list of values.
     """
 
@@ -142,7 +143,11 @@ def list_choices(parser: OverridesParser, word: str, *, searches: bool) -> tuple
         listed = [one for [one] in BasicSweeper.split_arguments([override], None)[0]]
     except HydraException as error:
         raise ConfigError(str(error)) from error
-    return listed, expression if override.is_range_sweep() else None
+    if not (searches and override.is_range_sweep()):
+        return listed, None
+    value = override.value()
+    assert isinstance(value, RangeSweep)
+    return [*listed, f"{name}={value.stop}"], expression  # Optuna draws the end too
 
 
 def parsed(parser: OverridesParser, words: Iterable[str]) -> list[Override]:

@@ -162,8 +162,8 @@ def test_a_search_draws_from_ranges_and_from_texts_as_they_were_typed() -> None:
         'schedule=choice("linear","cosine")',
     ]
     jobs = plan.jobs()
-    assert len(jobs) == 3
-    for name, values in (("optimizer.lr", {"0.0001", "0.01"}), ("seed", {"0", "1", "2"}), ("cache", {"1e3", "a b"})):
+    assert len(jobs) == 4
+    for name, values in (("optimizer.lr", {"0.0001", "0.01"}), ("seed", {"0", "1", "2", "3"}), ("cache", {"1e3", "a b"})):
         assert {job.swept[name] for job in jobs} == values
 
 
