@@ -45,7 +45,8 @@ MAY_IMPORT["__init__"] = set()
 # A library to the rooms (or files) that may use it; what is not here may be used anywhere but in the rooms of TORCH_ONLY.
 LIBRARIES: dict[str, set[str]] = {
     "hydra": {"settings", "cli"},
-    "omegaconf": {"settings", "run_dir", "commands/export/model_card.py"},
+    "optuna": {"cli/optuna_study.py"},
+    "omegaconf": {"settings", "run_dir", "cli", "commands/export/model_card.py"},
     "pydantic": {"settings"},
     "pytorch_lightning": {"training", "assembly", "data/batches/datamodules.py"},
     "lightning_fabric": {"training", "assembly", "data/batches/datamodules.py"},

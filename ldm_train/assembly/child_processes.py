@@ -4,7 +4,9 @@ import contextlib
 import os
 import signal
 import subprocess
+import threading
 from collections.abc import Sequence
+from pathlib import Path
 from types import FrameType
 from typing import BinaryIO, Self
 
@@ -12,17 +14,24 @@ from ldm_train.training.run_files import INTERRUPTED
 
 ENDED_EARLY = (INTERRUPTED, 128 + signal.SIGINT, -signal.SIGINT, 128 + signal.SIGTERM, -signal.SIGTERM)
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+POLL_SECONDS = 0.3
 
 
 class Jobs:
-    """Runs commands in groups of processes of their own; while it is entered, signals to this process go to them."""
+    """Runs commands in groups of processes of their own; while it is entered, signals to this process go to them.
 
-    def __init__(self) -> None:
+    Args:
+        stop: a file by which another process asks them to stop, once it exists; None if only signals do.
+    """
+
+    def __init__(self, stop: Path | None = None) -> None:
+        self.stop = stop
         self.stopped: int | None = None
         self.process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        self.before = {number: signal.signal(number, self._pass_on) for number in SIGNALS}
+        main = threading.current_thread() is threading.main_thread()  # Python allows handlers of signals in this one only
+        self.before = {number: signal.signal(number, self._pass_on) for number in SIGNALS if main}
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -39,9 +48,22 @@ class Jobs:
         self.process = subprocess.Popen(command, process_group=0, stdin=subprocess.DEVNULL, stdout=log, stderr=to_log)
         if self.stopped is not None:  # it came while the process was being started
             self._send(self.stopped)
-        code = self.process.wait()
+        try:
+            code = self._wait(self.process)
+        except BaseException:  # a cluster's launcher ends this process: let the job save first
+            self._send(signal.SIGTERM)
+            self.process.wait()
+            raise
         self.process = None
         return code
+
+    def _wait(self, process: "subprocess.Popen[bytes]") -> int:
+        while self.stop is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return process.wait(POLL_SECONDS)
+            if self.stopped is None and self.stop.exists():
+                self._pass_on(signal.SIGTERM, None)
+        return process.wait()
 
     def code(self, job: int) -> int:
         """The exit code of a sweep that ended early with this of its job: one that tells of an interruption, in any case."""

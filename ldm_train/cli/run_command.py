@@ -133,7 +133,9 @@ def is_bare(verb: str, word: str) -> bool:
     name, equals, _ = word.partition("=")
     if not equals:
         return not word.startswith(("~", "+")) or word.startswith("~/")
-    return name not in (CONFIG, CONFIG_PATH, *own_settings(verb)) and ("/" in name or Path(word).exists())
+    if name in (CONFIG, CONFIG_PATH, *own_settings(verb)) or name.startswith("hydra/"):
+        return False
+    return "/" in name or Path(word).exists()
 
 
 def _run(verb: str, settings: CommandSettings) -> None:

@@ -51,10 +51,10 @@ def file_words(verb: str, path: str, *, chosen: Collection[str], targets: dict[s
     targets = targets | {str(key): found for key, value in read_values.items() if (found := _target(key, value))}
     config = _keep_texts(verb, targets, "", read_values, read_written(Path(path)))
     assert isinstance(config, dict)
-    if refused := next((key for key in (TRUST, CONFIG_PATH, "hydra") if key in config), None):
+    if refused := next((key for key in (TRUST, CONFIG_PATH, "hydra", "objective") if key in config), None):
         raise ConfigError(
-            f"{refused} in {path} is refused: trust and {CONFIG_PATH} are given on the command line only, and Hydra runs "
-            "nothing"
+            f"{refused} in {path} is refused: trust, {CONFIG_PATH}, objective and Hydra's plugins are chosen on the "
+            "command line only"
         )
     _check_logger(config.get("logger"), path)
     entries = config.pop("defaults", None)

@@ -26,7 +26,9 @@ Also on the command line:
                       in `_target_`; the code then runs with your rights. A file cannot grant this
   --print-config      print the settings that these words make, as YAML, and do nothing else
   --multirun          every combination of several values, `seed=0,1 optimizer.lr=1e-3,1e-4`, one after the other, each
-                      in a directory of its own; with --dry-run, print their commands instead
+                      in a directory of its own; with --dry-run, print their commands instead. hydra/launcher=joblib or
+                      submitit_slurm runs several at once; hydra/sweeper=optuna chooses the values, of lists and of
+                      interval(A,B), that make objective=validation_loss best
 """
 
 

@@ -158,8 +158,8 @@ def refuse_unknown_options(verb: str, overrides: list[str]) -> None:
     known = groups()
     for word in overrides:
         key, _, value = word.partition("=")
-        if key_of(word).partition(".")[0] == "hydra":
-            raise ConfigError(f"{word} has no meaning here: Hydra composes the settings, and runs nothing")
+        if key_of(word).partition(".")[0].partition("/")[0] == "hydra" or key_of(word) == "objective":
+            raise ConfigError(f"{word} is for sweeps: hydra/launcher, hydra/sweeper and objective go with --multirun only")
         if value == "null" and not groups_of(verb).get(key, True):
             raise ConfigError(f"{verb} needs {key}=…, one of: {', '.join(known[key])}")
         if key in known and value not in {*known[key], "null"}:

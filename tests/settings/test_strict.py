@@ -90,7 +90,7 @@ def refused(verb: str, *words: str) -> str:
         ("train", "~optimizer", "train needs optimizer=…: it can be neither null nor deleted"),
         ("train", "checkpoint=5", "checkpoint=5 is no value: checkpoint has the settings checkpoint.every, checkpoint.keep"),
         ("train", "ema=0.9", "ema=0.9 is no option; there are: decay, power (a setting of it is ema.NAME=VALUE)"),
-        ("train", "hydra.run.dir=x", "has no meaning here"),
+        ("train", "hydra.run.dir=x", "go with --multirun"),
         ("train", "+network=unet_compact", "Multiple values for network"),
         ("train", "+network=unet", "network=unet is no option; there are: diffusers_unet, "),
         ("train", "optimizer={lrr: 1}", "optimizer={lrr: 1} is no option"),
