@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from ldm_train.settings.foreign_names import suggest_option
 from ldm_train.settings.safe_yaml import read_written
 from ldm_train.settings.schema.commands import SCHEMAS, kind_of
-from ldm_train.settings.schema.kinds import takes_container, takes_text
+from ldm_train.settings.schema.kinds import reads_text, takes_container, takes_text
 from ldm_train.settings.schema.options import TARGET, list_part_groups
 from ldm_train.settings.schema.typed_values import expand_home
 from ldm_train.settings.shipped import (
@@ -120,7 +120,7 @@ def _keep_texts(verb: str, targets: dict[str, str], name: str, value: object, wr
     """Return a setting of a file; a text that YAML reads as a number or a switch, such as 1e3 or no, is as it is written."""
     found = kind_of(verb, name, targets)
     if isinstance(value, dict) and isinstance(written, dict):
-        if found is not None and takes_text(found[0]) and takes_container(found[0], dict):
+        if found is not None and reads_text(found[0]) and takes_container(found[0], dict):
             return write_mapping(dict(zip(written, value.values(), strict=True)))
         names = {key: f"{name}.{key}".lstrip(".") for key in value}
         return {key: _keep_texts(verb, targets, names[key], one, written.get(str(key))) for key, one in value.items()}

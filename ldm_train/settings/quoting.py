@@ -5,7 +5,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 
 from ldm_train.settings.schema.commands import kind_of
-from ldm_train.settings.schema.kinds import takes_container, takes_text
+from ldm_train.settings.schema.kinds import reads_text, takes_container
 from ldm_train.settings.schema.typed_values import is_quoted, split_items
 
 
@@ -33,10 +33,10 @@ def quote_text(verb: str, word: str, targets: dict[str, str]) -> str:
 
 
 def kind_of_texts(verb: str, word: str, targets: dict[str, str]) -> object | None:
-    """Return the kind of a word's setting if it takes a text, or several; else None."""
+    """Return the kind of a word's setting if it takes a text, several, or a mapping; else None."""
     name = word.partition("=")[0]
     found = None if word.startswith("~") else kind_of(verb, name.lstrip("+"), targets)
-    return found[0] if found is not None and takes_text(found[0]) else None
+    return found[0] if found is not None and reads_text(found[0]) else None
 
 
 def quote_items(value: str) -> str:

@@ -76,6 +76,7 @@ PASSED: dict[str, set[str]] = {
 KEPT: dict[str, frozenset[str]] = {
     "network": frozenset({"weights", "averaged", "add_input_channels"}),
     "guidance": frozenset({"weak"}),
+    "optimizer": frozenset({"adamw_for"}),
 }
 
 Bound = Annotated[float, Range(float("-inf"), infinite=True)]
@@ -86,6 +87,7 @@ ARGUMENTS: dict[str, Any] = {
     **dict.fromkeys(("lr_schedule.warmup_steps", "lr_schedule.cooldown_steps", "ema.start_step"), WholeNumber),
     "optimizer.betas": list[Finite],
     "optimizer.fused": bool | None,
+    "optimizer.adamw_for": Texts,
     "ema.decay": BelowOne,
     "ema.snapshot_every": Count,
     "network.dropout": BelowOne,
