@@ -44,7 +44,8 @@ class ScheduleFree(ScheduleFreeAdamW, WeightAveraging):
 
     @torch.no_grad()
     def write_averages(self, weights: Sequence[nn.Parameter], averages: Sequence[Tensor]) -> None:
-        torch._foreach_copy_(averages, weights)
+        here = [weight.detach().to(average.device) for weight, average in zip(weights, averages, strict=True)]
+        torch._foreach_lerp_(averages, here, 1.0)  # a copy; sharded tensors have no _foreach_copy_
         places = {parameter: number for number, parameter in enumerate(weights)}
         for group in self.param_groups:
             stepped = [p for p in group["params"] if "z" in self.state.get(p, {})]

@@ -146,9 +146,7 @@ def test_the_schedule_free_average_is_the_librarys_and_leaves_the_weights() -> N
     assert (averages[0] - before[0]).abs().max() > 0.01
 
 
-def test_what_a_schedule_free_run_keeps_and_validates_is_its_average(
-    cache: Path, train: Callable, tmp_path: Path
-) -> None:
+def test_what_a_schedule_free_run_keeps_and_validates_is_its_average(cache: Path, train: Callable, tmp_path: Path) -> None:
     """And to look at it often, which swaps the weights, changes no bit of the run."""
     seldom, often = tmp_path / "seldom", tmp_path / "often"
     words = OPTIMIZERS["schedule_free"]
@@ -230,7 +228,10 @@ REFUSED = [
     (["optimizer=prodigy", "optimizer.lr=1", "parameter_groups.text_encoder_lr=1e-4"], ["text_encoder_lr=null"]),
     (["optimizer=prodigy", "optimizer.lr=1", "parameter_groups.rates={network.down.*:0.5}"], ["rates=null"]),
     *(([f"optimizer={name}", "optimizer.lr=1", "trainer.strategy=fsdp2"], ["fsdp2", "strategy=ddp"]) for name in UNSHARDED),
-    (["optimizer=lion", "fused_backward=true", "trainer.gradient_clip_val=null"], ["pytorch_optimizer.Lion", "fused_backward"]),
+    (
+        ["optimizer=lion", "fused_backward=true", "trainer.gradient_clip_val=null"],
+        ["pytorch_optimizer.Lion", "fused_backward"],
+    ),
     (["+optimizer.adamw_for=[a]"], ["optimizer.adamw_for", "optimizer=muon"]),
     (["parameter_groups.rates={network.dwon.*:0.5}"], ["'network.dwon.*'", "'network.down.*'"]),
     (["parameter_groups.rates={network.down.*:0}"], ["network.down.*:0"]),
@@ -263,5 +264,7 @@ def test_what_contradicts_an_optimizer_is_refused_before_anything_starts(
 def test_a_missing_package_is_named_with_its_extra(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "pytorch_optimizer" else found(name))
-    with pytest.raises(ValueError, match=r"pytorch_optimizer, which is not installed: pip install 'ldm-train\[optimizers\]'"):
+    with pytest.raises(
+        ValueError, match=r"pytorch_optimizer, which is not installed: pip install 'ldm-train\[optimizers\]'"
+    ):
         make(name)
