@@ -62,9 +62,7 @@ def refuse_unfit_optimizer(target: str, make: Callable[[ParamsT], Optimizer]) ->
         require_closure(try_optimizer(make))
     except AssertionError:  # `capturable` needs weights on a GPU
         return
-    except (
-        Exception
-    ) as error:  # libraries raise all kinds, such as schedulefree's `Exception` where its train() was not called
+    except Exception as error:  # of any kind: schedulefree's is `Exception` itself, if its train() was not called
         raise ValueError(
             f"optimizer._target_={target} cannot train a network's weights, which are vectors, matrices and convolutions: "
             f"{error}; choose another one, such as optimizer._target_=torch.optim.AdamW"

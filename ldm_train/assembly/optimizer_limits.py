@@ -65,8 +65,8 @@ def refuse_schedule(config: FittingSettings, lr_schedule: LRSchedule) -> None:
     """
     if config.max_steps > lr_schedule.warmup_steps and lr_schedule(config.max_steps - 1, config.max_steps) != 1:
         raise ValueError(
-            f"lr_schedule._target_={config.lr_schedule.target} does not go with optimizer=schedule_free, whose average of the "
-            "weights takes the place of a falling rate; set lr_schedule=constant and lr_schedule.cooldown_steps=0"
+            f"lr_schedule._target_={config.lr_schedule.target} does not go with optimizer=schedule_free, whose average of "
+            "the weights takes the place of a falling rate; set lr_schedule=constant and lr_schedule.cooldown_steps=0"
         )
 
 
@@ -79,11 +79,13 @@ def refuse_averages(config: FittingSettings) -> None:
     if not isinstance(config, TrainSettings):
         if getattr(config, "ema_length", None) is None:
             raise ValueError(
-                "ema_length=null does not go with optimizer=schedule_free, whose average is the autoencoder; set ema_length=0.1"
+                "ema_length=null does not go with optimizer=schedule_free, whose average is the autoencoder; set "
+                "ema_length=0.1"
             )
         return
     ema = build(config.ema, "ema")
     if len(ema.profiles) > 1 or ema.snapshots is not None:
         raise ValueError(
-            f"ema._target_={config.ema.target} does not go with optimizer=schedule_free, which makes one average; set ema=decay"
+            f"ema._target_={config.ema.target} does not go with optimizer=schedule_free, which makes one average; "
+            "set ema=decay"
         )

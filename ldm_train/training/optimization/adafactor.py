@@ -8,7 +8,7 @@ from torch import nn
 
 
 class Adafactor(torch.optim.Adafactor):
-    """Adafactor (Shazeer and Stern 2018, arXiv 1804.04235) with kernels (out, in, height, width) as (out, in * height * width).
+    """Adafactor (Shazeer and Stern 2018, arXiv 1804.04235), of a kernel as the matrix (out, in * height * width).
 
     torch's own factors the last two dimensions, which for kernels of 3x3 keeps two thirds of the second moments and for 1x1
     keeps them twice.

@@ -20,8 +20,9 @@ def build_muon(
 ) -> Optimizer:
     """Return Muon (Jordan et al. 2024) with one rate for both of its methods.
 
-    A kernel (out, in, height, width) is a matrix (out, in * height * width). Its orthogonal update is multiplied by
-    0.2 sqrt(max(out, in)), so that it is about as large as AdamW's at the same rate (Liu et al. 2025, arXiv 2502.16982, eq. 4).
+    A kernel is the matrix (out, in * height * width). The orthogonal update of a matrix is multiplied by 0.2 times the
+    square root of its longer side, so that it is about as large as AdamW's at the same rate (Liu et al. 2025, arXiv
+    2502.16982, eq. 4).
 
     Args:
         params: groups with `use_muon`; parameters without it are divided by their shape.

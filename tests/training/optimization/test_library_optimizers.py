@@ -1,4 +1,4 @@
-"""The optimizers of other libraries, in whole runs of a tiny network: bit for bit, skipped steps, averages, methods by name."""
+"""The optimizers of other libraries, in whole runs of a tiny network, and what contradicts them."""
 
 import copy
 import importlib.util
@@ -155,7 +155,7 @@ def test_what_a_schedule_free_run_keeps_and_validates_is_its_average(cache: Path
     assert_same_state(often, seldom)
     stored = checkpoint(seldom)
     averages, states = stored["callbacks"]["EMA"]["average"], stored["optimizer_states"][0]
-    number = [group["params"] for group in states["param_groups"]][0][0]  # of the first parameter that decays
+    number = states["param_groups"][0]["params"][0]  # of the first parameter that decays
     name = next(name for name, value in stored["state_dict"].items() if value.ndim >= 2)
     y, z = stored["state_dict"][name], states["state"][number]["z"]
     assert_close(averages[name], y + (1 - 1 / 0.9) * (z - y))
@@ -264,7 +264,5 @@ def test_what_contradicts_an_optimizer_is_refused_before_anything_starts(
 def test_a_missing_package_is_named_with_its_extra(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "pytorch_optimizer" else found(name))
-    with pytest.raises(
-        ValueError, match=r"pytorch_optimizer, which is not installed: pip install 'ldm-train\[optimizers\]'"
-    ):
+    with pytest.raises(ValueError, match=r"pytorch_optimizer, .*pip install 'ldm-train\[optimizers\]'"):
         make(name)

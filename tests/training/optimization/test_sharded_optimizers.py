@@ -29,9 +29,17 @@ def runs(cache: Path, train_words: list[str], tmp_path_factory: pytest.TempPathF
     folder = tmp_path_factory.mktemp("sharded")
 
     def job(name: str, *more: str, **settings: int) -> dict[str, object]:
-        words = [*train_words, DOUBLE, "trainer.devices=2", "trainer.strategy=fsdp2", *QUIET, *more]
+        words = [
+            "checkpoint.shares=true",
+            *train_words,
+            DOUBLE,
+            "trainer.devices=2",
+            "trainer.strategy=fsdp2",
+            *QUIET,
+            *more,
+        ]
         return {
-            "words": ["train", f"cache={cache}", f"run_dir={folder / name}", "checkpoint.shares=true", *words],
+            "words": ["train", f"cache={cache}", f"run_dir={folder / name}", *words],
             **settings,
         }
 
