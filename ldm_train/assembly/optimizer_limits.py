@@ -27,8 +27,6 @@ def refuse_combinations(config: FittingSettings, optimizer: Optimizer, lr_schedu
             f"optimizer._target_={config.optimizer.target} does not go with trainer.strategy=fsdp2, because {reason}; "
             "set trainer.strategy=ddp, or another optimizer, such as optimizer=adamw"
         )
-    if config.optimizer.get("adamw_for") is not None and kind != "build_muon":
-        raise ValueError(f"optimizer.adamw_for is for optimizer=muon only; leave it out with {config.optimizer.target}")
     if kind == "Prodigy":
         refuse_rates(config)
     if isinstance(optimizer, WeightAveraging):

@@ -93,7 +93,7 @@ def faults() -> str:
 def optimizers() -> str:
     """Training: optimizers on the same small task.
 
-    A network of 32 and 64 channels on the quick start's data, the same steps and seeds; each optimizer at the best of the
+    A network of 16 and 32 channels on the quick start's data, the same steps and seeds; each optimizer at the best of the
     rates that were tried, Prodigy at the one that it finds. Measured by
     `python scripts/benchmark_optimizers.py`.
     """

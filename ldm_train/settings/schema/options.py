@@ -76,7 +76,6 @@ PASSED: dict[str, set[str]] = {
 KEPT: dict[str, frozenset[str]] = {
     "network": frozenset({"weights", "averaged", "add_input_channels"}),
     "guidance": frozenset({"weak"}),
-    "optimizer": frozenset({"adamw_for"}),
 }
 
 Bound = Annotated[float, Range(float("-inf"), infinite=True)]

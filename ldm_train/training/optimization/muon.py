@@ -17,6 +17,7 @@ def build_muon(
     ns_steps: int = 5,
     betas: Sequence[float] = (0.9, 0.99),
     eps: float = 1e-8,
+    adamw_for: Sequence[str] = (),
 ) -> Optimizer:
     """Return Muon (Jordan et al. 2024) with one rate for both of its methods.
 
@@ -28,6 +29,7 @@ def build_muon(
         params: groups with `use_muon`; parameters without it are divided by their shape.
         ns_steps: iterations that make an update orthogonal.
         betas, eps: of AdamW.
+        adamw_for: the patterns of names by which `ParameterGroups` divides `params`; groups themselves have no names.
     """
     given = list(params)
     groups = given if isinstance(given[0], dict) else [{"params": given}]

@@ -232,7 +232,6 @@ REFUSED = [
         ["optimizer=lion", "fused_backward=true", "trainer.gradient_clip_val=null"],
         ["pytorch_optimizer.Lion", "fused_backward"],
     ),
-    (["+optimizer.adamw_for=[a]"], ["optimizer.adamw_for", "optimizer=muon"]),
     (["parameter_groups.rates={network.dwon.*:0.5}"], ["'network.dwon.*'", "'network.down.*'"]),
     (["parameter_groups.rates={network.down.*:0}"], ["network.down.*:0"]),
 ]
