@@ -12,9 +12,10 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import DictConfig, OmegaConf
 
 from ldm_train.settings.foreign_names import suggest_option
+from ldm_train.settings.quoting import reads_text
 from ldm_train.settings.safe_yaml import read_written
 from ldm_train.settings.schema.commands import SCHEMAS, kind_of
-from ldm_train.settings.schema.kinds import reads_text, takes_container, takes_text
+from ldm_train.settings.schema.kinds import takes_container, takes_text
 from ldm_train.settings.schema.options import TARGET, list_part_groups
 from ldm_train.settings.schema.typed_values import expand_home
 from ldm_train.settings.shipped import (

@@ -129,10 +129,6 @@ def _as_factors(value: object) -> object:
     return {expand_home(str(path)): factor for path, factor in value.items()} if isinstance(value, dict) else value
 
 
-def _read_if_mapping(value: object) -> object:
-    return read_mapping(str(value)) if is_mapping(value) else value
-
-
 def _as_files(value: object) -> object:
     """Return the paths of each split from the text that writes them, with the home folder in every path."""
     if isinstance(value, list):
@@ -169,7 +165,7 @@ Factors = Annotated[
     dict[str, Finite] | Paths | list[dict[str, object]], BeforeValidator(_as_factors), Words("paths, or paths with factors")
 ]
 PatternFactors = Annotated[
-    dict[str, Finite], BeforeValidator(_read_if_mapping), Words("patterns of names with factors, {network.down.*:0.5}")
+    dict[str, Finite], BeforeValidator(_as_factors), Words("patterns of names with factors, {network.down.*:0.5}")
 ]
 DataFiles = Annotated[
     Paths | dict[str, Any], BeforeValidator(_as_files), Words("paths, or the paths of each split, {train:a.parquet}")
@@ -288,11 +284,6 @@ def takes_text(kind: object) -> bool:
     found = members(kind)
     in_lists = any(get_origin(one) is list and takes_text(get_args(one)[0]) for one in found)
     return (str in found or in_lists) and not {int, float, bool, Any} & {*_hashable(found)}
-
-
-def reads_text(kind: object) -> bool:
-    """Return whether a setting is read from one text: it takes texts, or a mapping, which a command line writes as one."""
-    return takes_text(kind) or any(get_origin(member) is dict for member in members(kind))
 
 
 def takes_container(kind: object, container: type[list[Any] | dict[Any, Any]]) -> bool:
