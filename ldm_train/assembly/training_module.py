@@ -2,6 +2,7 @@
 
 import torch
 
+from ldm_train.assembly.optimization_checks import build_parameter_groups
 from ldm_train.assembly.parts import Parts
 from ldm_train.assembly.trained_part import choose_trained
 from ldm_train.autoencoders.scaling import Scaling
@@ -10,7 +11,6 @@ from ldm_train.diffusion.perturbations import Perturbations
 from ldm_train.settings.composition import build
 from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.training.module import NoisePredictorTraining
-from ldm_train.training.optimization.parameter_groups import ParameterGroups
 
 USES = 4  # of a shape: in training, validation, pictures, and pictures of another number
 
@@ -64,7 +64,7 @@ def training_module(config: TrainSettings, parts: Parts) -> NoisePredictorTraini
         weighting=parts.weighting,
         perturbations=Perturbations(config.offset_noise, config.input_perturbation),
         optimizer=build(config.optimizer, "optimizer"),
-        parameter_groups=ParameterGroups(**dict(config.parameter_groups)),
+        parameter_groups=build_parameter_groups(config),
         lr_schedule=build(config.lr_schedule, "lr_schedule"),
         batch_size=config.batch_size,
         seed=config.seed,

@@ -12,6 +12,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import DictConfig, OmegaConf
 
 from ldm_train.settings.foreign_names import suggest_option
+from ldm_train.settings.quoting import reads_text
 from ldm_train.settings.safe_yaml import read_written
 from ldm_train.settings.schema.commands import SCHEMAS, kind_of
 from ldm_train.settings.schema.kinds import takes_container, takes_text
@@ -120,7 +121,7 @@ def _keep_texts(verb: str, targets: dict[str, str], name: str, value: object, wr
     """Return a setting of a file; a text that YAML reads as a number or a switch, such as 1e3 or no, is as it is written."""
     found = kind_of(verb, name, targets)
     if isinstance(value, dict) and isinstance(written, dict):
-        if found is not None and takes_text(found[0]) and takes_container(found[0], dict):
+        if found is not None and reads_text(found[0]) and takes_container(found[0], dict):
             return write_mapping(dict(zip(written, value.values(), strict=True)))
         names = {key: f"{name}.{key}".lstrip(".") for key in value}
         return {key: _keep_texts(verb, targets, names[key], one, written.get(str(key))) for key, one in value.items()}

@@ -23,7 +23,10 @@ from ldm_train.settings.trust import NAME, TRUST, UntrustedCodeError, current_gr
 
 LIBRARIES = {"optimizer": ("torch.optim", "bitsandbytes.optim")}  # modules of which every torch.optim.Optimizer is accepted
 NESTED = {("weighting", "base"): "weighting"}  # arguments that are objects: of which group
-EXTRAS = {"bitsandbytes": "eight_bit"}  # packages that an installation may lack, and the extra that brings each
+EXTRAS = {"bitsandbytes": "eight_bit", "pytorch_optimizer": "optimizers"}  # optional packages, and the extra of each
+NEEDS = {  # modules of this package that import an optional one
+    f"ldm_train.training.optimization.{name}": "pytorch_optimizer" for name in ("muon", "schedule_free")
+}
 LISTS = {"callbacks": "callbacks", "metrics.own": "metrics"}  # settings that list objects of own code, and their groups
 ANY = "*"  # the group of arguments of trusted code: objects of any group
 COMMANDS = {"ldm_train.data.sources.tar_shards.TarShards": "commands"}  # the argument by which a path may be a command
@@ -133,7 +136,7 @@ def find_constructor(target: str, group: str) -> Callable[..., Any]:
     """
     assert may_build(target, group), target
     module, _, name = target.rpartition(".")
-    package = target.partition(".")[0]
+    package = NEEDS.get(module, target.partition(".")[0])
     if package in EXTRAS and importlib.util.find_spec(package) is None:
         raise ValueError(
             f"_target_: {target} needs the package {package}, which is not installed: "

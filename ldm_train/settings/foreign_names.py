@@ -112,6 +112,7 @@ VALUES: dict[str, dict[str, str]] = {
     },
     "optimizer": {
         **dict.fromkeys(("adamw8bit", "adam8bit", "adam_8bit"), "adamw_8bit"),
+        **dict.fromkeys(("adamwschedulefree", "schedulefree", "adamw_schedule_free", "schedule-free"), "schedule_free"),
     },
     "lr_schedule": {
         **dict.fromkeys(("constant_with_warmup", "none"), "constant"),

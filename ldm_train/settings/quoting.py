@@ -1,11 +1,13 @@
 """Quote the values of texts and paths on a command line, so that Hydra's grammar reads them exactly as they were typed."""
 
+from typing import get_origin
+
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 
 from ldm_train.settings.schema.commands import kind_of
-from ldm_train.settings.schema.kinds import takes_container, takes_text
+from ldm_train.settings.schema.kinds import members, takes_container, takes_text
 from ldm_train.settings.schema.typed_values import is_quoted, split_items
 
 
@@ -33,10 +35,15 @@ def quote_text(verb: str, word: str, targets: dict[str, str]) -> str:
 
 
 def kind_of_texts(verb: str, word: str, targets: dict[str, str]) -> object | None:
-    """Return the kind of a word's setting if it takes a text, or several; else None."""
+    """Return the kind of a word's setting if it takes a text, several, or a mapping; else None."""
     name = word.partition("=")[0]
     found = None if word.startswith("~") else kind_of(verb, name.lstrip("+"), targets)
-    return found[0] if found is not None and takes_text(found[0]) else None
+    return found[0] if found is not None and reads_text(found[0]) else None
+
+
+def reads_text(kind: object) -> bool:
+    """Return whether a setting is read from one text: it takes texts, or a mapping, which a command line writes as one."""
+    return takes_text(kind) or any(get_origin(member) is dict for member in members(kind))
 
 
 def quote_items(value: str) -> str:

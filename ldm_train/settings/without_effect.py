@@ -121,6 +121,12 @@ RULES = (
         "max_steps={max_steps} end before it, and until then the average is the weights themselves",
     ),
     EffectRule(
+        ("train", "check"),
+        ("ema.decay", "ema.start_step"),
+        lambda c: c.optimizer.target.endswith(".ScheduleFree"),
+        "optimizer=schedule_free averages the weights itself, and its average is kept instead",
+    ),
+    EffectRule(
         ("train",),
         ("guidance.weak",),
         lambda c: c.guidance.target.endswith("classifier_free"),

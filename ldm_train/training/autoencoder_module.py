@@ -19,6 +19,7 @@ from ldm_train.diffusion.broadcast import move_to_device
 from ldm_train.training.autoencoder_losses import choose_side, gradient_error, kl_divergence, scale_and_turn
 from ldm_train.training.base_module import Examined, Training
 from ldm_train.training.optimization.lr_schedules import LRSchedule
+from ldm_train.training.optimization.parameter_groups import SINGLE_GROUP, ParameterGroups
 from ldm_train.types import ImageBatch
 
 
@@ -46,7 +47,7 @@ class AutoencoderTraining(Training):
     Args:
         autoencoder: trained in place.
         weights: of the terms of the loss.
-        optimizer, lr_schedule, seed: as Training has them; all parameters decay alike.
+        optimizer, parameter_groups, lr_schedule, seed: as Training has them.
     """
 
     def __init__(
@@ -54,11 +55,12 @@ class AutoencoderTraining(Training):
         autoencoder: KLAutoencoder,
         *,
         optimizer: Callable[[ParamsT], Optimizer],
+        parameter_groups: ParameterGroups = SINGLE_GROUP,
         lr_schedule: LRSchedule,
         weights: LossWeights | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__(optimizer=optimizer, lr_schedule=lr_schedule, seed=seed)
+        super().__init__(optimizer=optimizer, parameter_groups=parameter_groups, lr_schedule=lr_schedule, seed=seed)
         self.autoencoder = autoencoder
         self.weights = weights or LossWeights()
 

@@ -16,7 +16,15 @@ from torch.optim.optimizer import ParamsT
 
 from ldm_train import draws
 from ldm_train.training.optimization.fused_backward import FusedBackward
-from ldm_train.training.optimization.gradients import all_ranks_finite, clip_gradients, compute_total_norm, skip_step
+from ldm_train.training.optimization.gradients import (
+    all_ranks_finite,
+    clip_gradients,
+    compute_total_norm,
+    copy_group_values,
+    restore_group_values,
+    skip_step,
+    skips_on_device,
+)
 from ldm_train.training.optimization.lr_schedules import LRSchedule
 from ldm_train.training.optimization.optimizers import build_optimizer
 from ldm_train.training.optimization.parameter_groups import SINGLE_GROUP, ParameterGroups
@@ -132,6 +140,14 @@ class Training(pl.LightningModule):
         self._loss = None
         clip_gradients(optimizer, parameters, gradient_clip_val, gradient_clip_algorithm, norm=self.grad_norm)
         skip_step(optimizer, parameters, applied=self.applied)
+
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        """Take a step, and undo what it changed in its groups if it was to be skipped: some optimizers count steps there."""
+        plain = self.trainer.optimizers[0]
+        before = None if skips_on_device(plain) else copy_group_values(plain)
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        if before is not None and self.applied.item() == 0:
+            restore_group_values(plain, before)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         return build_optimizer(self, self.make_optimizer, self.lr_schedule, self.parameter_groups)

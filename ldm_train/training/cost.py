@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,7 +115,15 @@ def state_bytes(shape: tuple[int, ...], dtype: torch.dtype, make_optimizer: Call
     parameter.grad = torch.zeros_like(parameter)
     optimizer = make_optimizer([parameter])
     optimizer.step()
-    return sum(value.nbytes for value in optimizer.state[parameter].values() if isinstance(value, Tensor))
+    return sum(tensor.nbytes for tensor in _list_tensors(list(optimizer.state[parameter].values())))
+
+
+def _list_tensors(value: object) -> Iterator[Tensor]:
+    """Yield a tensor, or all tensors in lists at any depth."""
+    if isinstance(value, Tensor):
+        yield value
+    for item in value if isinstance(value, list) else ():
+        yield from _list_tensors(item)
 
 
 def saved_bytes(forward: Callable[[], Tensor], weights: Iterable[Tensor]) -> tuple[Tensor, int]:
@@ -228,7 +236,7 @@ class Updates:
         self.module = module
         self.optimizer = module.make_optimizer([p for p in module.parameters() if p.requires_grad])
         self.ema = ema
-        self.ema.start(module)
+        self.ema.start(module, self.optimizer)
 
     def __call__(self) -> float:
         device = next(self.module.network.parameters()).device

@@ -61,7 +61,6 @@ class NoisePredictorTraining(Training):
             seed=seed,
             fused_backward=fused_backward,
         )
-        parameter_groups.check(text_encoder)
         self.network = network
         self.text_encoder = text_encoder
         self.scaling = scaling
@@ -70,6 +69,7 @@ class NoisePredictorTraining(Training):
         self.perturbations = perturbations
         self.objective = Objective(Denoiser(network, schedule, prediction), weighting)
         self.batch_size = batch_size
+        parameter_groups.check(self.trained_parameters(), text_encoder)
 
     def configure_model(self) -> None:
         """Shard the parameters if the strategy made a device mesh for that."""

@@ -13,6 +13,7 @@ TABLES: dict[str, Callable[[], str]] = {
         tables_training.exactness,
         tables_training.costs,
         tables_training.faults,
+        tables_training.optimizers,
         tables_quality.finetune,
         tables_quality.ranking,
         tables_speed.step,

@@ -88,3 +88,24 @@ def faults() -> str:
             cells = [f"{number('file_faults', section, name, key):.0f}" for key in ("possible_faults", "faults", "failures")]
             rows.append([name, *cells])
     return make_table(["command", "possible", "tried", "failures"], [row for row in rows if row[2] != "0"])
+
+
+def optimizers() -> str:
+    """Training: optimizers on the same small task.
+
+    A network of 16 and 32 channels on the quick start's data, the same steps and seeds; each optimizer at the best of the
+    rates that were tried, Prodigy at the one that it finds. Measured by
+    `python scripts/benchmark_optimizers.py`.
+    """
+    figures = look_up("optimizers", "optimizers")
+    assert isinstance(figures, dict)
+    rows = []
+    for name in sorted(figures, key=lambda name: number("optimizers", "optimizers", name, "validation_loss")):
+        rate, loss, seconds, kept = (
+            number("optimizers", "optimizers", name, key)
+            for key in ("lr", "validation_loss", "step_s", "numbers_per_weight")
+        )
+        rows.append([f"`{name}`", f"{rate:g}", f"{loss:.4f}", f"{1000 * seconds:.0f} ms", f"{kept:.2f}"])
+    steps = number("optimizers", "steps")
+    header = ["optimizer", "`optimizer.lr`", f"held-out loss after {steps:.0f} steps", "processor time of a step"]
+    return make_table([*header, "numbers kept for each weight"], rows)

@@ -84,7 +84,7 @@ def refused(verb: str, *words: str) -> str:
             "logger.offline is of the group logger, and no option of it is chosen; add logger=OPTION",
         ),
         ("train", "source.path=x", "source.path is of the group source, and no option of it is chosen"),
-        ("train", "optimizer=null", "train needs optimizer=…, one of: adam, adamw, "),
+        ("train", "optimizer=null", "train needs optimizer=…, one of: adafactor, adam, adamw, "),
         ("train", "~ema", "train needs ema=…: it can be neither null nor deleted"),
         ("train", "~checkpoint.every", "train needs checkpoint.every: it cannot be deleted"),
         ("train", "~optimizer", "train needs optimizer=…: it can be neither null nor deleted"),

@@ -4,6 +4,7 @@ It is a new one (`architecture`), or a trained one that goes on with other pictu
 """
 
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -33,6 +34,7 @@ from ldm_train.training.ema.ema import EMA
 from ldm_train.training.ema.profiles import Power
 from ldm_train.training.fit import Limits
 from ldm_train.training.fit import run as fit
+from ldm_train.training.optimization.parameter_groups import SINGLE_GROUP
 from ldm_train.util.messages import note_all
 from ldm_train.util.processes import launched_rank
 from ldm_train.weights.fingerprint import digest_tensors
@@ -79,6 +81,7 @@ def train_autoencoder(settings: AutoencoderTrainingSettings, limits: Limits, kee
     module = AutoencoderTraining(
         autoencoder,
         optimizer=build(settings.optimizer, "optimizer"),
+        parameter_groups=replace(SINGLE_GROUP, adamw_for=settings.optimizer.get("adamw_for")),
         lr_schedule=build(settings.lr_schedule, "lr_schedule"),
         weights=LossWeights(
             mse=settings.mse_weight,

@@ -164,6 +164,9 @@ Paths = FilePath | Annotated[list[FilePath], NotEmpty(), Words("a list of paths"
 Factors = Annotated[
     dict[str, Finite] | Paths | list[dict[str, object]], BeforeValidator(_as_factors), Words("paths, or paths with factors")
 ]
+PatternFactors = Annotated[
+    dict[str, Finite], BeforeValidator(_as_factors), Words("patterns of names with factors, {network.down.*:0.5}")
+]
 DataFiles = Annotated[
     Paths | dict[str, Any], BeforeValidator(_as_files), Words("paths, or the paths of each split, {train:a.parquet}")
 ]

@@ -86,6 +86,7 @@ ARGUMENTS: dict[str, Any] = {
     **dict.fromkeys(("lr_schedule.warmup_steps", "lr_schedule.cooldown_steps", "ema.start_step"), WholeNumber),
     "optimizer.betas": list[Finite],
     "optimizer.fused": bool | None,
+    "optimizer.adamw_for": Texts,
     "ema.decay": BelowOne,
     "ema.snapshot_every": Count,
     "network.dropout": BelowOne,

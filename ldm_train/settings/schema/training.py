@@ -11,6 +11,7 @@ from ldm_train.settings.schema.kinds import (
     NotNegative,
     OwnObjects,
     Paths,
+    PatternFactors,
     Positive,
     Prompts,
     Range,
@@ -80,6 +81,9 @@ class ParameterGroupSettings(Section):
 
     decay_norms_and_biases: bool = setting(False, "optimizer.weight_decay is for norms and biases too")
     text_encoder_lr: Positive | None = setting(None, "base rate of a text encoder that is trained; null: optimizer.lr")
+    rates: PatternFactors | None = setting(
+        None, "factors of the base rate by patterns of parameter names; the first that matches a name counts; null: none"
+    )
 
 
 class ValidationSettings(Section):

@@ -7,6 +7,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning import Callback
 from torch import Tensor
+from torch.optim import Optimizer
 
 from ldm_train.training.base_module import Training
 from ldm_train.training.callbacks.step_log import step_ended
@@ -14,12 +15,15 @@ from ldm_train.training.ema.profiles import AveragingProfile, Decay, Power
 from ldm_train.training.ema.snapshots import SnapshotSettings
 from ldm_train.training.optimization.sharding import swap_value
 from ldm_train.training.optimization.strides import match_strides
+from ldm_train.training.optimization.weight_averaging import WeightAveraging
 
 Weights = Mapping[str, Tensor]
 
 
 class EMA(Callback):
     """average <- average + (1 - kept_share(n)) (weights - average) at the n-th update, for one or several profiles.
+
+    If the optimizer averages the weights itself, its average is kept here instead, and the profile has no effect.
 
     Args:
         profiles: how each average forgets; the first one's is `average`, which is used to draw, validate and sample.
@@ -47,7 +51,8 @@ class EMA(Callback):
         self.offload = offload
         self.updates = 0
         self.averages: dict[str, Weights] = {}
-        self._weights: list[Tensor] = []
+        self._weights: list[torch.nn.Parameter] = []
+        self._averaging: WeightAveraging | None = None
 
     @property
     def average(self) -> Weights:
@@ -64,7 +69,7 @@ class EMA(Callback):
         return "EMA"  # part of the checkpoint's format, so it does not follow the class's name
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.start(pl_module)
+        self.start(pl_module, trainer.optimizers[0])
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: object, batch_idx: int
@@ -72,9 +77,10 @@ class EMA(Callback):
         if step_ended(trainer, batch_idx):
             self.update(pl_module)
 
-    def start(self, pl_module: pl.LightningModule) -> None:
+    def start(self, pl_module: pl.LightningModule, optimizer: Optimizer) -> None:
         """Start from the current weights, or continue from the averages that a checkpoint had."""
         weights = _trained(pl_module)
+        self._averaging = optimizer if isinstance(optimizer, WeightAveraging) else None
         self._weights = list(weights.values())  # walking all modules at every step would take 1 % of a small step on a CPU
         loaded = self.averages or {profile.name: weights for profile in self.profiles}
         self.averages = {
@@ -89,6 +95,9 @@ class EMA(Callback):
         """Update the averages after an optimizer step."""
         self.updates += 1
         assert isinstance(pl_module, Training)
+        if self._averaging is not None:
+            self._averaging.write_averages(self._weights, list(self.average.values()))
+            return
         weights = [p.detach().to(self._place(p)) for p in self._weights] if self.offload else self._weights
         for profile in self.profiles:
             averages = list(self.averages[profile.name].values())

@@ -1,6 +1,8 @@
 """The gradients of a step: their norm, clipping, and skipping the steps that are not finite."""
 
+import copy
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +51,7 @@ def clip_gradients(
 
 
 def skip_step(optimizer: Optimizer, parameters: Sequence[nn.Parameter], *, applied: Tensor) -> None:
-    """Make the coming optimizer step change nothing, neither weights nor its state, if `applied` is 0.
+    """Make the coming optimizer step change neither weights nor what it keeps for each, if `applied` is 0.
 
     Fused Adam decides that on the device, as PyTorch's GradScaler lets it. For other optimizers the host deletes the
     gradients, and has to wait for the device to know.
@@ -59,6 +61,19 @@ def skip_step(optimizer: Optimizer, parameters: Sequence[nn.Parameter], *, appli
     elif applied.item() == 0:
         for parameter in parameters:
             parameter.grad = None
+
+
+def copy_group_values(optimizer: Optimizer) -> list[dict[str, Any]]:
+    """Return what each group of an optimizer has next to its parameters, such as its rate, or a count of steps."""
+    return [copy.deepcopy({k: v for k, v in group.items() if k != "params"}) for group in optimizer.param_groups]
+
+
+def restore_group_values(optimizer: Optimizer, values: Sequence[dict[str, Any]]) -> None:
+    """Give the groups of an optimizer exactly these values, in place."""
+    for group, before in zip(optimizer.param_groups, values, strict=True):
+        params = group["params"]
+        group.clear()
+        group.update(params=params, **before)
 
 
 def skips_on_device(optimizer: Optimizer) -> bool:

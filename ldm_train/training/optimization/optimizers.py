@@ -26,5 +26,7 @@ def build_optimizer(
     max_steps = module.trainer.max_steps
     lr_schedule.check(max_steps)
     optimizer = make_optimizer([dict(group) for group in parameter_groups(module.named_parameters())])
+    for group in optimizer.param_groups:
+        group["lr"] *= group.pop("lr_factor", 1.0)
     rate = LambdaLR(optimizer, lambda step: lr_schedule(step, max_steps))
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": rate, "interval": "step"}}

@@ -1,5 +1,7 @@
 """Parameter groups: what decays, whose rate is whose, and that every optimizer trains with them."""
 
+import re
+
 import pytest
 import torch
 from torch import nn
@@ -93,6 +95,49 @@ def test_a_step_without_gradient_moves_what_decays_alone(kind: type[torch.optim.
     moved = {name for name, p in module.named_parameters() if not torch.equal(p, torch.ones_like(p))}
     trained = {name for name, p in module.named_parameters() if p.requires_grad}
     assert moved == ({*WEIGHTS, *TEXT_WEIGHTS} if groups == DEFAULT_GROUPS else trained)
+
+
+def test_rates_by_patterns_make_groups_of_their_own_and_the_first_match_counts() -> None:
+    rates = {"*.bias": 2.0, "network.*": 0.5, "text_encoder.1.*": 3.0}
+    biases = [name for name in (*TEXT_OTHERS, *OTHERS) if name.endswith(".bias")]
+    others = [name for name in OTHERS if name not in biases]
+    assert describe_groups(ParameterGroups(rates=rates, decay_norms_and_biases=True), whole()) == [
+        (["text_encoder.0.weight", "text_encoder.2.weight", TABLE], {}),
+        (biases, {"lr_factor": 2.0}),
+        (["network.gain", *WEIGHTS[:1], "network.norm.weight", *WEIGHTS[1:]], {"lr_factor": 0.5}),
+        (["text_encoder.1.weight"], {"lr_factor": 3.0}),
+    ]
+    assert {name for name in others if name.endswith("weight")} == {"network.norm.weight"}
+
+
+def test_a_pattern_multiplies_the_base_rate_of_its_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of a text encoder that has its own; the schedule multiplies what comes of it."""
+    groups = ParameterGroups(
+        decay_norms_and_biases=True, text_encoder_lr=0.1, rates={"*embedding*": 0.5, "network.conv.*": 3}
+    )
+    module = training(ClassLabels(classes=["a"], width=2), groups)
+    monkeypatch.setattr(NoisePredictorTraining, "trainer", type("Trainer", (), {"max_steps": 8}))
+    optimizer = module.configure_optimizers()["optimizer"]  # type: ignore[index, call-overload]
+    assert [group["initial_lr"] for group in optimizer.param_groups] == pytest.approx([1.0, 3.0, 0.05])
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.25, 0.75, 0.0125])
+    assert all("lr_factor" not in group for group in optimizer.param_groups)
+
+
+def test_a_pattern_that_matches_nothing_is_refused_with_the_nearest() -> None:
+    for pattern, near in (("network.cnv.*", "network.conv.*"), ("network.linear.wieght", "network.linear.weight")):
+        with pytest.raises(ValueError, match=re.escape(f"'{pattern}'")) as caught:
+            training(ClassLabels(classes=["a"], width=2), ParameterGroups(rates={pattern: 0.5}))
+        assert repr(near) in str(caught.value)
+    with pytest.raises(ValueError, match=r"'network.frozen.\*'"):
+        training(ClassLabels(classes=["a"], width=2), ParameterGroups(rates={"network.frozen.*": 0.5}))
+
+
+def test_muon_trains_matrices_that_no_pattern_leaves_to_adamw() -> None:
+    assert describe_groups(ParameterGroups(adamw_for=["network.conv.*", "*.0.weight"]), whole()) == [
+        (["text_encoder.1.weight", "network.linear.weight"], {"use_muon": True}),
+        (["text_encoder.0.weight", "network.conv.weight"], {"use_muon": False}),
+        ([*TEXT_OTHERS, *OTHERS, TABLE], {"use_muon": False, "weight_decay": 0.0}),
+    ]
 
 
 def training(text_encoder: nn.Module, groups: ParameterGroups) -> NoisePredictorTraining:
