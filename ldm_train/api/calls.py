@@ -37,8 +37,8 @@ def compose(
     """Return the settings that a command would run with, checked and complete; `as_plain()` of them is a dictionary.
 
     A setting is passed by its name, `max_steps=500`. A group takes the name of an option, `schedule="cosine"`, settings of
-    the default option, `optimizer={"lr": 1e-3}`, or an object: a class or function, to which `functools.partial` gives settings,
-    or an instance. Full names go into a dictionary: `compose("train", {"optimizer.lr": 1e-3}, cache=…, run_dir=…)`.
+    the default option, `optimizer={"lr": 1e-3}`, or an object: a class or function, to which `functools.partial` gives
+    settings, or an instance. Full names go into a dictionary: `compose("train", {"optimizer.lr": 1e-3}, cache="caches/a")`.
 
     Args:
         verb: the command, such as "train".
@@ -93,7 +93,10 @@ def train(
 ) -> TrainedRun:
     """Train a noise predictor on latent caches, as `ldm-train train`, and return the run as `load_run` opens it.
 
-    `cache` is the folder of a cache and `run_dir` the one to write; a run that is there is continued. Each part may be an
+    A run that is stopped, by Ctrl-C or `max_time`, is saved and returned: its `step` is below `max_steps`. The same call
+    continues it.
+
+    `cache` is the folder of a cache and `run_dir` the one to write. Each part may be an
     object, such as `network=MyNetwork`, a class that is built with `in_channels`, `context_width` and `vector_width`, or an
     instance. Of a module of torch a copy is trained: the trained one is `run.parts.network`, on any device.
 
@@ -103,7 +106,7 @@ def train(
     Raises:
         ConfigError: as in `compose`.
         ValueError: the settings, the data or the objects do not fit each other, or training diverged.
-        KeyboardInterrupt: it was interrupted; the run goes on from its last checkpoint if it is called again.
+        KeyboardInterrupt: it was stopped before its first step.
     """
     with _composed("train", {**settings, **more}, trust, config, config_path) as composed:
         _run("train", composed)

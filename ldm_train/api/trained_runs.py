@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from os import PathLike, fspath
 from types import MappingProxyType
 
 import torch
@@ -26,7 +27,12 @@ NOTHING: Mapping[str, object] = MappingProxyType({})
 
 
 def load_run(
-    run_dir: str, settings: Mapping[str, object] = NOTHING, /, *, trust: str | Sequence[str] = (), **more: object
+    run_dir: str | PathLike[str],
+    settings: Mapping[str, object] = NOTHING,
+    /,
+    *,
+    trust: str | Sequence[str] = (),
+    **more: object,
 ) -> TrainedRun:
     """Open a trained run, ready to draw.
 
@@ -49,13 +55,13 @@ def load_run(
     with granted(packages):
         passed = PythonValues("train", own)
         drawing = PythonValues("sample", {name: value for name, value in given.items() if name not in own})
-    stored, objects = read_run_config(str(run_dir)), {**drawing.objects, **passed.objects}
+    stored, objects = read_run_config(fspath(run_dir)), {**drawing.objects, **passed.objects}
     for group, node in passed.values.items():
         before, now = stored.get(group), node[TARGET] if isinstance(node, dict) and TARGET in node else None
         if isinstance(before, dict) and now in passed.objects:
             objects[str(before.get(TARGET))] = passed.objects[now]  # whatever the run calls it
     with granted(replace(packages, objects=objects)):
-        return open_for_drawing(str(run_dir), drawing.values)
+        return open_for_drawing(fspath(run_dir), drawing.values)
 
 
 def open_for_drawing(run_dir: str, values: Mapping[str, object] = NOTHING) -> TrainedRun:

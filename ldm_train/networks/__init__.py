@@ -5,10 +5,9 @@ from typing import TYPE_CHECKING
 from ldm_train.networks.unet import UNet
 from ldm_train.util.lazy_names import give_lazily
 
+__all__ = ["DiffusersUNet", "UNet"]
+
 if TYPE_CHECKING:
     from ldm_train.networks.diffusers_unet import DiffusersUNet
-
-__all__ = ["DiffusersUNet", "UNet"]
-__getattr__, __dir__ = give_lazily(
-    __name__, {"DiffusersUNet": "ldm_train.networks.diffusers_unet"}
-)  # diffusers takes seconds
+else:  # diffusers takes seconds
+    __getattr__, __dir__ = give_lazily(__name__, {"ldm_train.networks.diffusers_unet": ["DiffusersUNet"]})

@@ -2,30 +2,29 @@
 
 import importlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 NO_MODULES: Mapping[str, str] = MappingProxyType({})
 
 
 def give_lazily(
-    package: str, places: Mapping[str, str], modules: Mapping[str, str] = NO_MODULES
+    package: str, places: Mapping[str, Sequence[str]], modules: Mapping[str, str] = NO_MODULES
 ) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
     """Return `__getattr__` and `__dir__` for a package.
 
     Args:
-        places: the module that holds each name.
+        places: the names that are taken from each module.
         modules: the modules that have other names here.
     """
+    origins = {name: module for module, names in places.items() for name in names}
 
     def find(name: str) -> object:
-        if name in modules:
-            found: object = importlib.import_module(modules[name])
-        elif name in places:
-            found = getattr(importlib.import_module(places[name]), name)
-        else:
+        if name not in origins.keys() | modules.keys():
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        module = importlib.import_module(origins[name] if name in origins else modules[name])
+        found: object = getattr(module, name) if name in origins else module
         setattr(sys.modules[package], name, found)
         return found
 
-    return find, lambda: sorted({*vars(sys.modules[package]), *places, *modules})
+    return find, lambda: sorted({*vars(sys.modules[package]), *origins, *modules})
