@@ -1,6 +1,6 @@
 """Batches of a latent cache for a training loop of one's own."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -13,6 +13,8 @@ from ldm_train.conditioners.text_encoder import TextEncoder
 from ldm_train.data.batches.datamodules import CachedLatents
 from ldm_train.data.cache.reader import LatentCache
 from ldm_train.settings.composition import build
+from ldm_train.settings.python_values import read_trust
+from ldm_train.settings.trust import granted
 from ldm_train.types import CaptionBatch
 
 
@@ -41,14 +43,19 @@ def iterate_latents(
         yield scaling.to_model(batch.moments.draw(noise)), batch.captions
 
 
-def load_conditioner(cache: LatentCache) -> TextEncoder | ClassLabels:
+def load_conditioner(cache: LatentCache, *, trust: str | Sequence[str] = ()) -> TextEncoder | ClassLabels:
     """Build the text encoder, or the table of classes, that a cache was encoded with.
 
     It maps the captions of `iterate_latents` to a `Conditioning`. Its attributes `context_width` and `vector_width` are the
     widths of the tokens and of the vector, None if it has none; if `trained` is true, it learns together with the network.
 
+    Args:
+        trust: the package of a text encoder that is own code.
+
     Raises:
-        ValueError: its weights are not where they were, or it is own code, which only a run can have trusted.
+        ValueError: its weights are not where they were, or it is own code that is not trusted.
     """
-    made: TextEncoder | ClassLabels = build(restore_part(cache.manifest, "text_encoder", cache=cache.folder), "text_encoder")
-    return made
+    with granted(read_trust(trust)):
+        part = restore_part(cache.manifest, "text_encoder", cache=cache.folder)
+        made: TextEncoder | ClassLabels = build(part, "text_encoder")
+        return made

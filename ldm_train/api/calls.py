@@ -15,12 +15,12 @@ from ldm_train.assembly.trainer import refuse_at_once
 from ldm_train.data.cache.reader import LatentCache
 from ldm_train.settings.composition import compose as compose_words
 from ldm_train.settings.config_file import CONFIG
-from ldm_train.settings.python_values import PythonValues
+from ldm_train.settings.python_values import PythonValues, read_trust
 from ldm_train.settings.quoting import quote
 from ldm_train.settings.schema.commands import SCHEMAS
 from ldm_train.settings.schema.options import CommandSettings
 from ldm_train.settings.shipped import CONFIG_PATH, ConfigError, searching
-from ldm_train.settings.trust import TRUST, granted, read_grants
+from ldm_train.settings.trust import granted
 from ldm_train.settings.without_effect import notes
 from ldm_train.util.messages import note_all
 from ldm_train.util.processes import called_from_python, launched_rank
@@ -119,7 +119,7 @@ def _composed(verb: str, settings: Settings, trust: Names, config: Names, config
     if verb not in SCHEMAS:
         raise ConfigError(f"unknown command {verb!r}{nearest(verb, SCHEMAS)}; there are: {', '.join(SCHEMAS)}")
     path = [f"{CONFIG_PATH}={quote(config_path)}"] if config_path else []
-    files = [f"{CONFIG}={quote(file)}" for file in list_given(config)]
+    files = [f"{CONFIG}={quote(file)}" for file in ([config] if isinstance(config, str) else config) if file]
     with searching(path), _granted(verb, settings, trust) as values:
         yield compose_words(verb, files, values)
 
@@ -127,17 +127,13 @@ def _composed(verb: str, settings: Settings, trust: Names, config: Names, config
 @contextmanager
 def _granted(verb: str, settings: Settings, trust: Names) -> Iterator[Settings]:
     """Let what a call passes and trusts be built until the block ends, which gets the settings as plain values."""
-    packages = read_grants([f"{TRUST}=[{','.join(list_given(trust))}]"] if trust else [])
+    packages = read_trust(trust)
     with granted(packages):  # by which a group may name what is trusted
         read = PythonValues(verb, settings)
         typed = "source.path" in read.values or isinstance(read.values.get("source"), dict)
         call = f"ldm_train.run_command({verb!r}, {read.values!r})"
         with granted(replace(packages, commands=typed, objects=read.objects)), called_from_python(call):
             yield read.values
-
-
-def list_given(names: Names) -> list[str]:
-    return [names] if isinstance(names, str) else list(names)
 
 
 def _run(verb: str, composed: CommandSettings) -> int:

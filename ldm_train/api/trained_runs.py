@@ -13,14 +13,15 @@ from torch import Tensor
 from ldm_train.assembly.drawing import open_sized
 from ldm_train.assembly.stored_run import TrainedRun
 from ldm_train.data.pictures.images import to_bytes
+from ldm_train.diffusion.guidance import Guidance
 from ldm_train.samplers.base import Sampler
 from ldm_train.settings.composition import compose_as
-from ldm_train.settings.python_values import PythonValues
+from ldm_train.settings.python_values import PythonValues, read_trust
 from ldm_train.settings.run_options import DRAWING_GROUPS, read_run_config
 from ldm_train.settings.schema.options import TARGET
 from ldm_train.settings.schema.using import SampleSettings
 from ldm_train.settings.shipped import groups_of
-from ldm_train.settings.trust import TRUST, granted, read_grants
+from ldm_train.settings.trust import granted
 from ldm_train.training.callbacks.picture_grids import make_grid_picture
 
 NOTHING: Mapping[str, object] = MappingProxyType({})
@@ -51,7 +52,7 @@ def load_run(
     """
     given = {**settings, **more}
     own = {name: value for name, value in given.items() if name in groups_of("train") and name not in DRAWING_GROUPS}
-    packages = read_grants([f"{TRUST}=[{','.join([trust] if isinstance(trust, str) else trust)}]"] if trust else [])
+    packages = read_trust(trust)
     with granted(packages):
         passed = PythonValues("train", own)
         drawing = PythonValues("sample", {name: value for name, value in given.items() if name not in own})
@@ -100,7 +101,7 @@ def generate(
         seed=seed,
         steps=run.recipe.steps if steps is None else steps,
         sampler=run.recipe.sampler if sampler is None else sampler,
-        guidance=run.recipe.guidance if guidance_scale is None else partial(run.recipe.guidance, scale=guidance_scale),
+        guidance=run.recipe.guidance if guidance_scale is None else rescale(run.recipe.guidance, guidance_scale),
         negative_prompt=negative_prompt,
     )
     run.generation.check(texts, recipe)
@@ -110,6 +111,11 @@ def generate(
         images = run.generation(batch, recipe, first=first)
         drawn.append(run.generation.require_finite(images, batch, range(first, first + len(batch)), seed=seed).cpu().float())
     return torch.cat(drawn)
+
+
+def rescale(guidance: Guidance, scale: float) -> Guidance:
+    """Return a guidance with another scale, an argument that every one has."""
+    return partial(guidance, scale=scale)  # type: ignore[call-arg]
 
 
 def picture_grid(images: Tensor, *, columns: int = 8) -> Image.Image:

@@ -9,7 +9,7 @@ import copy
 import inspect
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from os import PathLike, fspath
 
@@ -20,7 +20,7 @@ from ldm_train.settings.schema.commands import kind_of
 from ldm_train.settings.schema.kinds import takes_container, takes_text
 from ldm_train.settings.schema.options import TARGET
 from ldm_train.settings.shipped import CONFIG_PATH, ConfigError, groups_of
-from ldm_train.settings.trust import FROM_PYTHON, REFUSED, TRUST, PassedObject, is_from_python
+from ldm_train.settings.trust import FROM_PYTHON, REFUSED, TRUST, Grants, PassedObject, is_from_python, read_grants
 
 LISTED = {"metrics": "metrics", **LISTS}  # settings that list objects, and their groups
 NO_OBJECTS = {"experiment", "memory", "trainer"}  # groups of settings only
@@ -90,6 +90,15 @@ class PythonValues:
             self.objects[target] = passed
         call = {"_partial_": True} if group in BOUND else {}
         return {TARGET: target, **call, **{key: self._read(key, one) for key, one in arguments.items()}}
+
+
+def read_trust(trust: str | Sequence[str]) -> Grants:
+    """Return what a Python program grants by the names of packages, or ".", which the command line's `trust=` accepts too.
+
+    Raises:
+        ConfigError: no name of a package, or one that is never trusted.
+    """
+    return read_grants([f"{TRUST}={trust}" if isinstance(trust, str) else f"{TRUST}=[{','.join(trust)}]"] if trust else [])
 
 
 def is_plain(value: object) -> bool:

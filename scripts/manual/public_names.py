@@ -4,6 +4,14 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
+from manual.api import ROOMS
+
+OPTIONS = """    options:
+      heading: {name}
+      heading_level: 2
+      show_root_heading: true
+      show_root_toc_entry: true
+      skip_local_inventory: {twice}"""  # links lead to the page of its room
 PACKAGE = Path(__file__).parent.parent.parent / "ldm_train"
 
 
@@ -47,9 +55,14 @@ def make_page() -> str:
     """Return the page: a heading and a directive of mkdocstrings for every public name; functions first, modules last."""
     public = list_public()
     names = sorted(public, key=lambda name: (*place_name(name), name))
-    body = "\n\n".join(f"## `{name}`\n\n::: {public[name]}" for name in names)
+    body = "\n\n".join(f"::: {public[name]}\n{make_options(name, public[name])}" for name in names)
     first = "The names that `import ldm_train` gives. [From Python](../../python.md) has examples."
     return f"# ldm_train\n\n{first}\n\n{body}\n"
+
+
+def make_options(name: str, origin: str) -> str:
+    """Return the options of a name's directive."""
+    return OPTIONS.format(name=name, twice=str(origin.split(".")[1] in ROOMS).lower())
 
 
 def place_name(name: str) -> tuple[str, bool]:

@@ -63,5 +63,5 @@ def test_another_name_is_an_attribute_error(module: str) -> None:
 
 def test_the_reference_has_exactly_the_public_names() -> None:
     page = public_names.make_page()
-    assert sorted(re.findall(r"^## `(.*)`$", page, re.MULTILINE)) == sorted(PUBLIC)
+    assert sorted(re.findall(r"^ +heading: (.*)$", page, re.MULTILINE)) == sorted(PUBLIC)
     assert sorted(re.findall(r"^::: (.*)$", page, re.MULTILINE)) == sorted(PUBLIC.values())
