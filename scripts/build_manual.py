@@ -3,7 +3,7 @@
 mkdocs build --strict
 """
 
-from manual import api, figures, settings
+from manual import api, figures, notebook, public_names, settings
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
@@ -11,7 +11,13 @@ from mkdocs.structure.pages import Page
 
 def make_pages() -> dict[str, str]:
     """Return the content of every generated page by its path relative to docs/."""
-    return {"results.md": figures.make_page(), **dict(settings.make_pages()), **dict(api.make_pages())}
+    return {
+        "results.md": figures.make_page(),
+        "tutorial.md": notebook.make_page(),
+        "reference/api/ldm_train.md": public_names.make_page(),
+        **dict(settings.make_pages()),
+        **dict(api.make_pages()),
+    }
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -20,7 +26,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     reference = [
         {"Commands": [{name: f"reference/commands/{name}.md"} for name in settings.list_commands()]},
         {"Groups of options": [{name: f"reference/groups/{name}.md"} for name in settings.list_groups()]},
-        {"Python API": [{name: f"reference/api/{name}.md"} for name in api.ROOMS]},
+        {"Python API": [{name: f"reference/api/{name}.md"} for name in ("ldm_train", *api.ROOMS)]},
     ]
     [entry] = [entry["Reference"] for entry in config.nav if "Reference" in entry]
     entry.extend(reference)

@@ -22,7 +22,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "draws": set(),
     "diffusion": BASE,
     "data": BASE,
-    "networks": {"types"},
+    "networks": {"types", "util"},
     "weights": {"util"},
     "autoencoders": {"types", "weights", "util"},
     "conditioners": {"types", "weights", "util"},
@@ -38,9 +38,10 @@ MAY_IMPORT["settings"] = {"util"}
 MAY_IMPORT["run_dir"] = {"settings", "training", "util"}
 MAY_IMPORT["assembly"] = set(MAY_IMPORT) - {"reports"}
 MAY_IMPORT["commands"] = set(MAY_IMPORT)
+MAY_IMPORT["api"] = set(MAY_IMPORT) - {"commands"}  # which it imports by their verbs
 MAY_IMPORT["cli"] = {"assembly", "commands", "settings", "training", "run_dir", "util"}
 MAY_IMPORT["__main__"] = {"cli"}
-MAY_IMPORT["__init__"] = set()
+MAY_IMPORT["__init__"] = set(MAY_IMPORT) - {"cli", "commands", "__main__"}
 
 # A library to the rooms (or files) that may use it; what is not here may be used anywhere but in the rooms of TORCH_ONLY.
 LIBRARIES: dict[str, set[str]] = {

@@ -25,7 +25,16 @@ Drawing = TypeVar("Drawing", bound=DrawingSettings)
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """An opened run: its settings, its parts with their weights, and a recipe to draw by."""
+    """An opened run: its settings, its parts with their weights, and a recipe to draw by.
+
+    Attributes:
+        config: the settings that it was last started with.
+        parts: `network`, `text_encoder`, `autoencoder`, `schedule`, `prediction` and `weighting`, with the trained weights.
+        step: the optimizer step that the weights are from.
+        generation: what draws pictures; `generation.denoiser()` is the network for a sampler, `generation.condition(texts)`
+            its conditioning, `generation.encode(images)` and `generation.decode(latents)` are the autoencoder.
+        recipe: the sampler, the number and the spacing of its steps, and the guidance.
+    """
 
     config: TrainSettings
     parts: Parts

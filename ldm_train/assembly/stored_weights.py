@@ -18,6 +18,7 @@ from ldm_train.assembly.trained_part import alpha_of, base_fingerprint, is_parti
 from ldm_train.run_dir.record import CONFIG, LAST, RECORD, read_record
 from ldm_train.run_dir.stored_settings import read_trained
 from ldm_train.settings.schema.training import TrainSettings
+from ldm_train.settings.trust import is_from_python
 from ldm_train.training.checkpoints.checkpoint_files import refuse_damaged
 from ldm_train.training.checkpoints.sharded_checkpoint import whole
 from ldm_train.training.run_files import RUN_ID, check_same_run
@@ -179,6 +180,8 @@ def load_start(config: TrainSettings, parts: Parts) -> str | None:
     if config.network.get("weights") is not None:
         note_all(load_first_weights(config, parts))
         return base_fingerprint(parts)
+    if is_from_python(config.network.target):
+        return fingerprint_module(parts.network)  # an instance has the weights that it was passed with
     given = parts.text_encoder.trained and config.text_encoder is not None and config.text_encoder.get("weights") is not None
     return fingerprint_module(parts.text_encoder) if given else None
 

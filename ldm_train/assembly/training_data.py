@@ -15,9 +15,10 @@ from ldm_train.assembly.parts import Parts, build_parts
 from ldm_train.assembly.source_survey import check_background, list_labels, name_classes, refuse_shapes, survey_source
 from ldm_train.autoencoders.scaling import Scaling
 from ldm_train.data.batches.datamodules import CachedLatents
+from ldm_train.data.cache.joined_caches import join_caches
 from ldm_train.data.cache.manifest import Manifest, check_cache_matches, to_canonical_json
 from ldm_train.data.cache.plan import CachePlan, parse_bucket
-from ldm_train.data.cache.reader import EncodedExamples, LatentCache, join_caches, open_caches
+from ldm_train.data.cache.reader import EncodedExamples, LatentCache, open_caches
 from ldm_train.data.cache.shards import channel_statistics
 from ldm_train.data.scan.source_review import group_problems
 from ldm_train.settings.composition import build, words

@@ -13,6 +13,8 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor
 
+__all__ = ["Clean", "Flow", "Noise", "Prediction", "Velocity"]
+
 Coefficients = tuple[Tensor | float, Tensor | float]
 
 

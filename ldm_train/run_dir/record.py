@@ -2,7 +2,6 @@
 
 import json
 import os
-import shlex
 import sys
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -33,7 +32,7 @@ from ldm_train.training.run_files import HISTORY, METRICS, RUN_ID, written_files
 from ldm_train.util.files import atomic_write, remove_files
 from ldm_train.util.interrupts import StopSignal
 from ldm_train.util.messages import note, warn
-from ldm_train.util.processes import launched_rank
+from ldm_train.util.processes import describe_call, launched_rank
 from ldm_train.util.safe_json import parse_json, read_json
 
 LAST = Path("checkpoints") / "last.ckpt"
@@ -214,7 +213,7 @@ def _unreadable(run_dir: Path, name: str, error: Exception) -> ValueError:
 def describe_start(config: FittingSettings) -> Plain:
     """Return the command, versions, sources and machine of this process."""
     return {
-        "command": shlex.join(["ldm-train", *sys.argv[1:]]),
+        "command": describe_call(),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         STARTED_IN: str(Path.cwd()),
         "packages": {name: version(name) for name in PACKAGES} | {"python": sys.version.split()[0]},

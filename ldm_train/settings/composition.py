@@ -1,8 +1,10 @@
 """Configs: composed by Hydra from `conf/`, and checked; `constructors` turns them into objects."""
 
 import re
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from hydra import compose as hydra_compose
@@ -14,7 +16,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ldm_train.settings.config_file import CONFIG, expand_own_options, file_words, find_own_files
+from ldm_train.settings.config_file import CONFIG, expand_own_options, file_words, find_own_files, list_words
 from ldm_train.settings.constructors import build
 from ldm_train.settings.fine_tuning import words_of_fine_tuning
 from ldm_train.settings.foreign_names import suggest_option
@@ -55,18 +57,22 @@ from ldm_train.settings.validation import not_accepted, validate_settings
 __all__ = ["ConfigError", "build", "compose", "folder", "groups", "words"]
 
 Settings = TypeVar("Settings", bound=CommandSettings)
+NO_VALUES: Mapping[str, object] = MappingProxyType({})
 
 
-def compose_as(kind: type[Settings], overrides: list[str]) -> Settings:
+def compose_as(kind: type[Settings], overrides: list[str], values: Mapping[str, object] = NO_VALUES) -> Settings:
     """Return `compose` for the command that has these settings."""
     verb = next(verb for verb, schema in SCHEMAS.items() if schema is kind)
-    settings = compose(verb, overrides)
+    settings = compose(verb, overrides, values)
     assert isinstance(settings, kind)
     return settings
 
 
-def compose(verb: str, overrides: list[str]) -> CommandSettings:
+def compose(verb: str, overrides: list[str], values: Mapping[str, object] = NO_VALUES) -> CommandSettings:
     """Return the settings of a command with these overrides, interpolations resolved.
+
+    Args:
+        values: settings as plain values, after those of the files that the overrides name.
 
     Raises:
         ConfigError: an unknown key, group or option (with the nearest name), a wrong type, or a missing value.
@@ -80,8 +86,9 @@ def compose(verb: str, overrides: list[str]) -> CommandSettings:
     own = [part for word in own for part in _deletable(word)]
     files = [unquote(word.partition("=")[2]) for word in overrides if key_of(word) == CONFIG]
     files = find_own_files(verb, own) + files
-    chosen = {key_of(word) for word in own}
-    given = [word for file in files for word in file_words(verb, file, chosen=chosen, targets=targets)] + own
+    chosen = {key_of(word) for word in own} | values.keys()
+    given = [word for file in files for word in file_words(verb, file, chosen=chosen, targets=targets)]
+    given += [*list_words(verb, values), *own]
     given = expand_own_options(verb, [*words_of_run(verb, given), *words_of_fine_tuning(verb, given), *given])
     replaced = find_replaced(verb, given)
     given = name_metrics(allow_new_settings(given, replaced))
@@ -99,7 +106,7 @@ def compose(verb: str, overrides: list[str]) -> CommandSettings:
     _complete_network(values)
     complete_own(values)
     options = tuple(word for word in _choices(verb, given) if key_of(word) != "experiment")
-    origin = Origins(own, files, given)
+    origin = Origins([*own, *values], files, given)
     NameCheck(verb, origin, plain(defaults(verb, options), resolve=False))(values)
     return validate_settings(verb, values, origin)
 

@@ -58,9 +58,23 @@ def file_words(verb: str, path: str, *, chosen: Collection[str], targets: dict[s
             "command line only"
         )
     _check_logger(config.get("logger"), path)
-    entries = config.pop("defaults", None)
-    choices, settings = dict(_default(entry, path) for entry in entries or []), []
-    for key, value in ((str(key), value) for key, value in config.items()):
+    return list_words(verb, config, chosen=chosen, origin=f" in {path}")
+
+
+def list_words(verb: str, config: Mapping[str, object], *, chosen: Collection[str] = (), origin: str = "") -> list[str]:
+    """Return the words that settings stand for: options of groups first.
+
+    Args:
+        config: plain values by the names of settings, full names among them.
+        chosen: groups that are passed over, with their settings.
+        origin: where the settings are from, for messages.
+
+    Raises:
+        ConfigError: they name an option that there is not.
+    """
+    entries, settings = config.get("defaults"), list[str]()
+    choices = dict(_default(entry, origin) for entry in entries if entry) if isinstance(entries, list) else {}
+    for key, value in ((str(key), value) for key, value in config.items() if key != "defaults"):
         if key in groups_of(verb) and not isinstance(value, dict):
             choices[key] = value
         elif key in groups_of(verb) and isinstance(value, dict) and "_target_" in value:
@@ -72,7 +86,7 @@ def file_words(verb: str, path: str, *, chosen: Collection[str], targets: dict[s
     for group, option in choices.items():
         known = groups()[group]
         if option is not None and option not in known:
-            message = f"{group}: {option} in {path} is no option; there are: {', '.join(known)}"
+            message = f"{group}: {option}{origin} is no option; there are: {', '.join(known)}"
             raise ConfigError(message + suggest_option(group, str(option), known))
     words = [
         f"~{group}" if option is None else f"{group}={option}" for group, option in choices.items() if group not in chosen
@@ -139,14 +153,14 @@ def _check_logger(node: object, path: str) -> None:
         raise ConfigError(f"logger.{further[0]} in {path} is accepted on the command line only: +logger.{further[0]}=…")
 
 
-def _default(entry: object, path: str) -> tuple[str, object]:
+def _default(entry: object, origin: str) -> tuple[str, object]:
     """A group and its option, of an entry `override /group: option`."""
     if isinstance(entry, dict) and len(entry) == 1:
         [(words, option)] = entry.items()
         group = str(words).split()[-1].lstrip("/")
         if group in groups():
             return group, option
-    raise ConfigError(f"{entry} in the defaults of {path} is not `override /GROUP: OPTION`")
+    raise ConfigError(f"{entry} in the defaults{origin} is not `override /GROUP: OPTION`")
 
 
 def _settings(key: str, value: object) -> Iterator[str]:

@@ -19,7 +19,7 @@ from ldm_train.settings.own_code import check_kind
 from ldm_train.settings.schema.kinds import MISSING
 from ldm_train.settings.schema.options import OWN_KEYS, TARGET, Part
 from ldm_train.settings.shipped import folder, groups, shipped, shipped_groups
-from ldm_train.settings.trust import NAME, TRUST, UntrustedCodeError, current_grants, may_be_granted
+from ldm_train.settings.trust import NAME, TRUST, UntrustedCodeError, current_grants, is_from_python, may_be_granted
 
 LIBRARIES = {"optimizer": ("torch.optim", "bitsandbytes.optim")}  # modules of which every torch.optim.Optimizer is accepted
 NESTED = {("weighting", "base"): "weighting"}  # arguments that are objects: of which group
@@ -113,9 +113,11 @@ def _untrusted(value: object) -> Iterator[str]:
 
 
 def may_build(target: object, group: str) -> bool:
-    """Return whether a group lists a constructor, or the command line trusts its package; nothing is imported."""
+    """Return whether a group lists a constructor, or it is trusted or passed from Python; nothing is imported."""
     if not isinstance(target, str) or not NAME.fullmatch(target):
         return False
+    if is_from_python(target):
+        return True  # nothing is imported for it
     if group == ANY:
         return current_grants().cover(target) or any(may_build(target, known) for known in groups())
     module = target.rpartition(".")[0]
@@ -129,12 +131,19 @@ def is_own(target: object, group: str) -> bool:
 
 
 def find_constructor(target: str, group: str) -> Callable[..., Any]:
-    """Import a constructor that `may_build` accepts.
+    """Import a constructor that `may_build` accepts, or return the one that a Python program passed.
 
     Raises:
-        ValueError: it is not installed, not there, or neither a class nor a function of the expected kind.
+        ValueError: it is not installed, not there, not passed, or neither a class nor a function of the expected kind.
     """
     assert may_build(target, group), target
+    if (passed := current_grants().objects.get(target)) is not None:
+        return passed.make
+    if is_from_python(target):
+        raise ValueError(
+            f"{group}._target_={target} is an object that a Python program passed, which no file can hold; pass it again, "
+            f"as in ldm_train.load_run(run_dir, {group}=…) or ldm_train.train(…, {group}=…)"
+        )
     module, _, name = target.rpartition(".")
     package = NEEDS.get(module, target.partition(".")[0])
     if package in EXTRAS and importlib.util.find_spec(package) is None:

@@ -2,20 +2,21 @@
 
 A grant holds for the process, is never stored in a run's config, and no file can give it. `trust=.` grants every module and
 package in the current folder. Python then finds modules there too, after everything that is installed, so that no file in
-the folder can replace a library.
+the folder can replace a library. A Python program grants the objects that it passes: their code is in its process already.
 """
 
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.machinery import PathFinder
 from pathlib import Path
 
 from ldm_train.settings.shipped import ConfigError
 
 TRUST, HERE = "trust", "."
+FROM_PYTHON = "from_python"  # begins the name, in a config, of an object that cannot be imported by a name
 NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 # Through these any command could be run or any file be written, and none of them holds code of one's own.
 LIBRARIES = (
@@ -23,27 +24,42 @@ LIBRARIES = (
     *("datasets", "webdataset", "pyarrow", "pandas", "fsspec", "huggingface_hub", "transformers", "diffusers", "accelerate"),
     *("open_clip", "peft", "safetensors", "wandb", "filelock", "yaml", "pip", "setuptools", "pytest", "__main__"),
 )
-REFUSED = {*sys.stdlib_module_names, "ldm_train", *LIBRARIES}
+REFUSED = {*sys.stdlib_module_names, "ldm_train", FROM_PYTHON, *LIBRARIES}
 MEANING = "which lets the code of {package} run with your rights: grant it only if you know who wrote that code"
 
 
 @dataclass(frozen=True)
+class PassedObject:
+    """An object that a Python program passed for a setting.
+
+    Args:
+        make: returns the object, or a new one, for the arguments that the config and the run give.
+        code: the class or function that the object is of.
+    """
+
+    make: Callable[..., object]
+    code: object
+
+
+@dataclass(frozen=True)
 class Grants:
-    """What the command line of this process granted.
+    """What the command line of this process granted, or the Python program that called.
 
     Args:
         packages: a config may name their classes and functions.
         commands: whether the source's path was typed, and so may be a command (`pipe:…`).
         folder: where Python looks for modules after all other places; None for nowhere else.
+        objects: what a Python program passed, by the name that a config has for it.
     """
 
     packages: tuple[str, ...] = ()
     commands: bool = False
     folder: str | None = None
+    objects: Mapping[str, PassedObject] = field(default_factory=dict)
 
     def cover(self, name: str) -> bool:
-        """Return whether a full name lies in a trusted package."""
-        return any(name.startswith(f"{package}.") for package in self.packages)
+        """Return whether a full name lies in a trusted package, or is that of a passed object."""
+        return name in self.objects or any(name.startswith(f"{package}.") for package in self.packages)
 
 
 _current = Grants()
@@ -137,7 +153,13 @@ def may_be_granted(target: object) -> bool:
     return isinstance(target, str) and NAME.fullmatch(target) is not None and target.partition(".")[0] not in REFUSED
 
 
+def is_from_python(target: object) -> bool:
+    """Return whether a name in a config stands for an object that only a Python program can pass."""
+    return isinstance(target, str) and target.startswith(f"{FROM_PYTHON}.")
+
+
 def _advise(packages: Sequence[str]) -> str:
     """Return how to grant what own code of these packages needs, as the end of a message."""
     word = packages[0] if len(packages) == 1 else f"[{','.join(packages)}]"
-    return f". Code of your own needs trust={word} on the command line, {MEANING.format(package=', '.join(packages))}"
+    meaning = MEANING.format(package=", ".join(packages))
+    return f". Code of your own needs trust={word} on the command line or from Python, {meaning}"

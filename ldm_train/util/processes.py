@@ -1,6 +1,12 @@
-"""The processes that a launcher started, as their environment tells before any of them is set up."""
+"""How this process was called, and the processes that a launcher started, as their environment tells."""
 
 import os
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_python_call: str | None = None
 
 
 def is_only_process(*, num_nodes: int) -> bool:
@@ -31,3 +37,19 @@ def launched_rank() -> int:
     if "LOCAL_RANK" not in os.environ and count_slurm_tasks() > 1:
         return int(os.environ.get("SLURM_PROCID", "0"))
     return int(os.environ.get("NODE_RANK", "0")) or int(os.environ.get("LOCAL_RANK", "0"))
+
+
+@contextmanager
+def called_from_python(call: str) -> Iterator[None]:
+    """Let `describe_call` return this call of the package's Python functions until the block ends."""
+    global _python_call
+    before, _python_call = _python_call, call
+    try:
+        yield
+    finally:
+        _python_call = before
+
+
+def describe_call() -> str:
+    """Return the command line of this process, or the Python call that is being answered."""
+    return shlex.join(["ldm-train", *sys.argv[1:]]) if _python_call is None else _python_call

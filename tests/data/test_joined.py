@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from ldm_train.data.batches.datamodules import CachedLatents
-from ldm_train.data.cache.reader import JoinedCaches, LatentCache
+from ldm_train.data.cache.joined_caches import JoinedCaches
+from ldm_train.data.cache.reader import LatentCache
 from ldm_train.data.pictures.decoding import decode_picture, render_view
 from ldm_train.data.pictures.images import to_signed
 

@@ -16,7 +16,8 @@ from ldm_train.commands.evaluate.drawn_pictures import read_picture_batches
 from ldm_train.commands.evaluate.galleries import open_gallery
 from ldm_train.data.batches.datamodules import CachedLatents, split_held_out
 from ldm_train.data.batches.holding_out import spread_evenly
-from ldm_train.data.cache.reader import EncodedExamples, join_caches, open_caches
+from ldm_train.data.cache.joined_caches import join_caches
+from ldm_train.data.cache.reader import EncodedExamples, open_caches
 from ldm_train.metrics.sets import MIN_PICTURES
 from ldm_train.run_dir.moved_paths import explaining_paths
 from ldm_train.run_dir.record import PRIOR

@@ -1,8 +1,6 @@
 """Write the result of an evaluation: JSON for programs, Markdown for people, and a plot of a sweep."""
 
 import json
-import shlex
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +11,7 @@ from ldm_train.metrics.numbers import Numbers
 from ldm_train.settings.schema.using import EvaluateSettings
 from ldm_train.util.files import atomic_write
 from ldm_train.util.held_out_figures import ENOUGH, pair_names
+from ldm_train.util.processes import describe_call
 
 FEWER_THAN_FEATURES = "fewer pictures than features; compare it only with results for as many pictures"
 FLAGS = {
@@ -51,7 +50,7 @@ class Result:
         """Return the content of the JSON file."""
         content: dict[str, object] = {
             "kind": KIND,
-            "command": shlex.join(["ldm-train", *sys.argv[1:]]),
+            "command": describe_call(),
             **self.numbers.values,
             **self.details,
             "intervals": list_intervals(self.numbers),

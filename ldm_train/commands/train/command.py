@@ -42,7 +42,7 @@ from ldm_train.training.ema.ema import EMA
 from ldm_train.training.ema.snapshot_callback import SnapshotCallback
 from ldm_train.training.fit import Limits
 from ldm_train.training.fit import run as fit
-from ldm_train.util.messages import warn
+from ldm_train.util.messages import note, warn
 from ldm_train.util.processes import launched_rank
 
 
@@ -57,7 +57,7 @@ def run(settings: TrainSettings) -> int:
     refuse_optimization(settings)
     refuse_part(settings)
     if launched_rank() == 0:
-        print(arithmetic)
+        note(arithmetic)
     with hold_run_directory(settings):
         return record_ending(settings, train_network(settings, limits, keeping))
 

@@ -9,21 +9,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ldm_train.data.cache.index import CacheIndex, join_indices
+from ldm_train.data.cache.index import CacheIndex
 from ldm_train.data.cache.manifest import (
     Entry,
     Manifest,
-    describe_differences,
     find_damaged_files,
     read_captions,
     read_entries,
     read_fields,
     read_manifest,
 )
-from ldm_train.data.cache.quality import Quality, choose_worst, read_quality
+from ldm_train.data.cache.quality import Quality, read_quality
 from ldm_train.data.cache.shards import Rows, load_rows, pooled_statistics
 from ldm_train.types import CaptionBatch, Moments
-from ldm_train.util.safe_json import Json
 
 REPAIR_ADVICE = "encode it again, which repairs what is damaged and keeps the rest"
 
@@ -83,7 +81,20 @@ class EncodedExamples(Protocol):
 
 
 class LatentCache:
-    """A cache opened for reading.
+    """A latent cache opened for reading; its files are memory-mapped.
+
+    Examples are numbered from 0 in the order of the source; `len(cache)` is how many there are. Methods take their numbers
+    as tensors (B,). Raw latents become the model's by `(raw - manifest.shift) * manifest.scale`, as in `iterate_latents`.
+
+    Args:
+        folder: what `encode` wrote.
+
+    Attributes:
+        channels: C of the latents.
+        manifest: what the cache holds, and the encoders and settings that made it.
+        index: of each example: its bucket of one shape, whether it is held out, the number of its views and captions.
+        entries: the name and the checksum of the picture of each example.
+        caption_texts: all distinct captions.
 
     Raises:
         ValueError: the folder is not a cache, has an unknown format, or a file is missing or cannot be read.
@@ -101,6 +112,13 @@ class LatentCache:
         self.buckets = [self._rows(f"latents-{bucket}") for bucket in sorted(self.manifest.buckets)]
         self.caption_rows = self._rows("captions")
         self._check_counts()
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @property
+    def channels(self) -> int:
+        return len(self.manifest.mean)
 
     def verify(self, *, progress: Callable[[int], None] = lambda count: None) -> None:
         """Read every file and compare its checksum; `progress` is called with each file's bytes.
@@ -143,11 +161,13 @@ class LatentCache:
         )
 
     def moments(self, examples: Tensor, views: Tensor) -> Moments:
+        """Return the raw moments (B, C, H, W), as stored, of one view (B,) of each example (B,); all of one bucket."""
         bucket = self.buckets[int(self.index.bucket[examples[0]])]
         rows = bucket.gather(self.index.row[examples], views)
         return Moments(rows["mean"], rows.get("log_variance"))
 
     def captions(self, examples: Tensor, chosen: Tensor, dropped: Tensor) -> CaptionBatch:
+        """Return one caption of each example (B,): `chosen` (B,) in [0, 1) picks it; the empty one if `dropped` (B,)."""
         return self.numbered(self.index.caption_of(examples, chosen).masked_fill(dropped, self.manifest.empty))
 
     def numbered(self, numbers: Tensor) -> CaptionBatch:
@@ -162,86 +182,25 @@ class LatentCache:
 
     @cached_property
     def caption_texts(self) -> list[str]:
+        """All distinct captions, by their numbers."""
         return read_captions(self.folder)
 
     def first_caption(self, example: int) -> str:
+        """Return the text of an example's first caption."""
         first = self.index.caption_of(torch.tensor([example]), torch.zeros(1))
         return self.caption_texts[int(first)]
 
     def captions_of(self, example: int) -> list[str]:
+        """Return the texts of all captions of an example."""
         return [self.caption_texts[number] for number in self.index.captions_of(example).tolist()]
 
     def name(self, example: int) -> str:
+        """Return an example's name in its source."""
         return self.entries[example].key
 
     def fields(self, examples: Tensor) -> list[dict[str, str]]:
+        """Return the further metadata of examples (B,) in their source."""
         return read_fields(self.folder, examples.tolist())
-
-
-class JoinedCaches:
-    """Several caches as one, with their examples concatenated; only the index is copied.
-
-    Raises:
-        ValueError: they were made by different autoencoders, text encoders or storage types.
-    """
-
-    def __init__(self, caches: Sequence[LatentCache]) -> None:
-        self.caches = caches
-        self.sets = [len(cache.index) for cache in caches]
-        self.starts = torch.tensor([0, *self.sets[:-1]]).cumsum(0)
-        first = caches[0].manifest
-        for cache in caches[1:]:
-            if different := describe_differences(_common(cache.manifest), _common(first)):
-                lines = "\n  ".join(different)
-                raise ValueError(
-                    f"{cache.folder} cannot be joined with {caches[0].folder}:\n  {lines}\nencode both with equal settings"
-                )
-        names = sorted({bucket for cache in caches for bucket in cache.manifest.buckets})
-        self.index = join_indices([(cache.index, sorted(cache.manifest.buckets)) for cache in caches], names)
-        self.quality = choose_worst([cache.quality for cache in caches])
-
-    def moments(self, examples: Tensor, views: Tensor) -> Moments:
-        parts = [(mask, cache.moments(examples[mask] - start, views[mask])) for cache, start, mask in self._shares(examples)]
-        mean = _scattered([(mask, part.mean) for mask, part in parts])
-        variances = [(mask, part.log_variance) for mask, part in parts if part.log_variance is not None]
-        return Moments(mean, _scattered(variances) if variances else None)
-
-    def captions(self, examples: Tensor, chosen: Tensor, dropped: Tensor) -> CaptionBatch:
-        parts = [
-            (mask, cache.captions(examples[mask] - start, chosen[mask], dropped[mask]))
-            for cache, start, mask in self._shares(examples)
-        ]
-        embeddings = [(mask, part.embeddings) for mask, part in parts if part.embeddings is not None]
-        tokens = _scattered([(mask, part.tokens) for mask, part in parts])
-        return CaptionBatch(tokens, _scattered(embeddings) if embeddings else None)
-
-    def first_caption(self, example: int) -> str:
-        cache, own = self._own(example)
-        return cache.first_caption(own)
-
-    def captions_of(self, example: int) -> list[str]:
-        cache, own = self._own(example)
-        return cache.captions_of(own)
-
-    def name(self, example: int) -> str:
-        cache, own = self._own(example)
-        return f"{cache.folder}: {cache.name(own)}"
-
-    def fields(self, examples: Tensor) -> list[dict[str, str]]:
-        found: dict[int, dict[str, str]] = {}
-        for cache, start, mask in self._shares(examples):
-            found |= zip(mask.nonzero()[:, 0].tolist(), cache.fields(examples[mask] - start), strict=True)
-        return [found[place] for place in range(len(examples))]
-
-    def _own(self, example: int) -> tuple[LatentCache, int]:
-        """Return the cache that contains an example, and the example's number there."""
-        number = int(torch.searchsorted(self.starts, torch.tensor(example), right=True)) - 1
-        return self.caches[number], example - int(self.starts[number])
-
-    def _shares(self, examples: Tensor) -> list[tuple[LatentCache, Tensor, Tensor]]:
-        """Return each cache with some of these examples, its first example's number, and a mask (B,) of its examples."""
-        owner = torch.searchsorted(self.starts, examples, right=True) - 1
-        return [(self.caches[n], self.starts[n], owner == n) for n in owner.unique().tolist()]
 
 
 def _wrong_statistics(manifest: Manifest) -> list[str]:
@@ -257,21 +216,6 @@ def _wrong_statistics(manifest: Manifest) -> list[str]:
     return [f"{name}: {said}, and its shards have {value}" for name, (said, value) in found.items() if said != value]
 
 
-def _common(manifest: Manifest) -> dict[str, Json]:
-    """Return what caches must have in common to be joined."""
-    shared = {name: value for name, value in manifest.expected_of_a_run.items() if name != "image_size"}
-    return shared | {"dtype": manifest.encoding["pictures"]["dtype"]}  # type: ignore[index, call-overload]
-
-
-def _scattered(parts: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-    """Return rows (B, …) from parts that each have the rows of their mask (B,)."""
-    mask, rows = parts[0]
-    merged = rows.new_empty(len(mask), *rows.shape[1:])
-    for mask, rows in parts:
-        merged[mask] = rows
-    return merged
-
-
 def open_caches(folders: str | Sequence[str]) -> list[LatentCache]:
     """Open the cache of a folder, or of each of several.
 
@@ -281,8 +225,3 @@ def open_caches(folders: str | Sequence[str]) -> list[LatentCache]:
     if not folders:
         raise ValueError("cache=[] names no cache; set it to a folder or a list of folders")
     return [LatentCache(folder) for folder in ([folders] if isinstance(folders, str) else folders)]
-
-
-def join_caches(caches: Sequence[LatentCache]) -> EncodedExamples:
-    """Return several caches as one, or the only one."""
-    return caches[0] if len(caches) == 1 else JoinedCaches(caches)

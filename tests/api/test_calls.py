@@ -1,0 +1,249 @@
+"""The commands as functions: own objects, what a run records of them, and errors that are raised."""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import ldm_train as package
+from ldm_train.run_dir.record import read_record
+from ldm_train.types import Conditioning
+
+SMALL: Mapping[str, object] = {
+    "max_steps": 2,
+    "batch_size": 4,
+    "threads": 1,
+    "trainer": {"accelerator": "cpu", "log_every_n_steps": 1},
+    "checkpoint": {"every": 2},
+    "pictures": {"every": 2, "count": 2, "steps": 2},
+    "metrics": {"every": None},
+    "validation": {"every": 2, "repeats": 1},
+}
+MODULE = """
+from torch import nn
+class Net(nn.Module):
+    def __init__(self, in_channels, context_width, vector_width, width=4):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(in_channels, width, 1), nn.Conv2d(width, in_channels, 1))
+    def forward(self, x_t, t, conditioning):
+        return self.layers(x_t)
+"""
+
+
+class Typed(nn.Module):
+    """As a class that was typed into a notebook, which no module holds."""
+
+    def __init__(self, in_channels: int, context_width: int | None, vector_width: int | None, width: int = 4) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(in_channels, width, 1), nn.Conv2d(width, in_channels, 1))
+
+    def forward(self, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+        made: Tensor = self.layers(x_t)
+        return made
+
+
+Typed.__module__ = "__main__"
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> type[nn.Module]:
+    """A network of a module that can be imported, in the current folder."""
+    (tmp_path / "own_net.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.syspath_prepend(str(tmp_path))
+        import own_net  # type: ignore[import-not-found]
+    return own_net.Net
+
+
+def own_code(run_dir: Path, start: int = -1) -> dict[str, dict[str, object]]:
+    starts = read_record(run_dir)["starts"]
+    found: dict[str, dict[str, object]] = starts[start]["own_code"]  # type: ignore[index]
+    return found
+
+
+@pytest.mark.slow
+def test_a_class_of_a_module_trains_as_on_the_command_line(
+    cache: Path, tmp_path: Path, module: type[nn.Module], ldm_train: Callable
+) -> None:
+    run = package.train(SMALL, cache=cache, run_dir="from_program", network=partial(module, width=8))
+    assert (run.step, type(run.parts.network)) == (2, module)
+    words = [
+        *(f"cache={cache}", "run_dir=from_words", "network._target_=own_net.Net", "network.width=8", "trust=own_net"),
+        *("max_steps=2", "batch_size=4", "threads=1", "trainer.accelerator=cpu", "trainer.log_every_n_steps=1"),
+        *("checkpoint.every=2", "pictures.every=2", "pictures.count=2", "pictures.steps=2", "metrics.every=null"),
+        *("validation.every=2", "validation.repeats=1"),
+    ]
+    answer = ldm_train("train", *words)
+    assert answer.code == 0, answer.err
+    configs = [Path(name, "config.yaml").read_text().replace(name, "RUN") for name in ("from_program", "from_words")]
+    assert configs[0] == configs[1]
+    assert (tmp_path / "from_program/metrics.jsonl").read_text() == (tmp_path / "from_words/metrics.jsonl").read_text()
+    assert own_code(tmp_path / "from_program") == own_code(tmp_path / "from_words")
+    assert [*own_code(tmp_path / "from_program")["own_net"]["sources"]] == ["own_net"]  # type: ignore[misc]
+    starts = read_record(tmp_path / "from_program")["starts"]
+    assert starts[0]["command"].startswith("ldm_train.run_command('train', {")  # type: ignore[index]
+    with pytest.raises(ValueError, match="trust=own_net"):
+        package.load_run("from_program")
+    for opened in (package.load_run("from_program", trust="own_net"), package.load_run("from_program", network=module)):
+        assert torch.equal(package.generate(opened, "a circle"), package.generate(run, ["a circle"]))
+    drawn = ldm_train("sample", "run_dir=from_program", "prompts=[a circle]", "out=drawn", "trust=own_net")
+    assert drawn.code == 0, drawn.err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("instance", [False, True], ids=["class", "instance"])
+def test_what_no_file_can_hold_is_passed_again(
+    instance: bool, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ldm_train: Callable
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    network = Typed(3, None, None, width=6) if instance else partial(Typed, width=6)
+    before = [parameter.clone() for parameter in network.parameters()] if isinstance(network, Typed) else []
+    run = package.train(SMALL, cache=cache, run_dir="run", network=network)
+    if isinstance(network, Typed):
+        assert all(map(torch.equal, network.parameters(), before)), "a copy is trained"
+    assert "_target_: from_python.__main__.Typed" in Path("run/config.yaml").read_text()
+    [(name, digest)] = own_code(tmp_path / "run")["__main__"]["sources"].items()  # type: ignore[attr-defined]
+    assert name == "__main__.Typed"
+    assert digest is None or re.fullmatch("[0-9a-f]{64}", digest)
+    refused = ldm_train("sample", "run_dir=run", "prompts=[a circle]", "out=drawn")
+    assert refused.code == 1
+    assert "from_python.__main__.Typed" in refused.err
+    assert "network=" in refused.err
+    again = package.train(SMALL, cache=cache, run_dir="run", network=network, max_steps=3)
+    assert (run.step, again.step) == (2, 3)
+    loaded = package.load_run("run", network=Typed(3, None, None, width=6), steps=2, guidance={"scale": 3})
+    images = package.generate(loaded, ["a circle", "a square"], seed=3, batch_size=1)
+    assert torch.equal(images, package.generate(again, ["a circle", "a square"], seed=3, steps=2, guidance_scale=3.0))
+    assert images.shape == (2, 3, 16, 16)
+    with pytest.raises(ValueError, match="another network"):
+        package.load_run("run", network=Typed(3, None, None, width=5))
+
+
+@pytest.mark.slow
+def test_two_instances_of_other_weights_are_two_runs(cache: Path, tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    names = []
+    for number in range(2):
+        run_dir = tmp_path / str(number)
+        package.train(SMALL, cache=cache, run_dir=run_dir, network=Typed(3, None, None))
+        names.append(read_record(run_dir)["run_id"])
+    assert names[0] != names[1]
+
+
+@pytest.mark.slow
+def test_own_callbacks_and_metrics_are_objects_too(cache: Path, tmp_path: Path) -> None:
+    from pytorch_lightning import Callback
+
+    from ldm_train.metrics.evaluation import Comparison
+
+    class Counting(Callback):
+        steps = 0
+
+        def on_train_batch_end(self, *arguments: object) -> None:
+            self.steps += 1
+
+    def redness(comparison: Comparison) -> dict[str, Tensor]:
+        return {"redness": comparison.drawn[:, 0].mean((1, 2))}
+
+    counting = Counting()
+    small = {**SMALL, "metrics": {"every": 2, "count": 4, "steps": 1, "own": [lambda: redness]}, "features": None}
+    run = package.train(small, cache=cache, run_dir=tmp_path / "run", network=Typed, callbacks=[counting])
+    assert counting.steps == 2
+    assert run.step == 2
+    assert "redness" in (tmp_path / "run/metrics.jsonl").read_text()
+    assert package.load_run(tmp_path / "run", network=Typed).step == 2  # needs neither again
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "says"),
+    [
+        (lambda: package.compose("trian"), "ConfigError", "train"),
+        (lambda: package.train(cache="none", run_dir="r", max_stepss=3), "ConfigError", "max_stepss.*max_steps"),
+        (lambda: package.train(cache="none", run_dir="r", network="unet"), "ConfigError", "unet.*unet_small"),
+        (lambda: package.train(cache="none", run_dir="r"), "ValueError", "none.*manifest.json"),
+        (lambda: package.train(cache="none", run_dir="r", batch_size=-1), "ValueError", "batch_size=-1"),
+        (
+            lambda: package.train({"network": {"_target_": "mynet.Net"}}, cache="c", run_dir="r"),
+            "ConfigError",
+            "trust=mynet",
+        ),
+        (lambda: package.train({"trust": "mynet"}, cache="c", run_dir="r"), "ConfigError", "trust"),
+        (lambda: package.compose("train", trust="os", cache="c", run_dir="r"), "ConfigError", "trust=os"),
+        (lambda: package.load_run("none"), "ValueError", "none"),
+        (lambda: package.load_run("none", stepss=3), "ConfigError", "stepss.*steps"),
+        (lambda: package.encode(cache="c", source={"path": "none"}), "ValueError", "none"),
+        (lambda: package.run_command("report", run_dir="none", out="page.html"), "ValueError", "none"),
+    ],
+)
+def test_what_cannot_be_done_is_raised(
+    call: object, error: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Exception, match=f"(?s){says}") as raised:
+        call()
+    assert type(raised.value).__name__ == error or (error == "ValueError" and isinstance(raised.value, ValueError))
+    assert "usage" not in "".join(capsys.readouterr())
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_pictures_that_are_left_out_are_an_error_if_strict(pictures: Path, tmp_path: Path) -> None:
+    from shutil import copytree
+
+    folder = tmp_path / "pictures"
+    copytree(pictures, folder)
+    broken = sorted(folder.glob("*.png"))[0]
+    broken.write_bytes(b"no picture")
+    settings = {"source": {"path": folder}, "image_size": 16, "autoencoder": "identity", "scale_check": False}
+    with pytest.raises(ValueError, match=r"report\.json"):
+        package.encode(settings, cache=tmp_path / "cache", strict=True)
+    assert len(package.encode(settings, cache=tmp_path / "cache")) == 11
+
+
+def test_the_batches_of_a_cache_are_those_of_a_run(cache: Path) -> None:
+    """The same examples, posterior samples and captions as the module that trains has for these positions."""
+    from ldm_train import draws
+    from ldm_train.data.batches.datamodules import CachedLatents
+
+    opened = package.LatentCache(cache)
+    data = CachedLatents(opened, batch_size=3, seed=5, caption_dropout=0.5)
+    batches = [*package.iterate_latents(opened, batch_size=3, steps=4, seed=5, caption_dropout=0.5)]
+    assert len(batches) == 4
+    for step, (latents, captions) in enumerate(batches):
+        expected = data.fetch(torch.arange(3 * step, 3 * step + 3))
+        noise = draws.normal(5, "posterior", expected.positions, expected.moments.mean.shape[1:])
+        raw = latents / opened.manifest.scale + opened.manifest.shift
+        torch.testing.assert_close(raw, expected.moments.draw(noise))
+        assert latents.dtype == torch.float32
+        assert torch.equal(captions.tokens, expected.captions.tokens)
+    assert len(opened) == 12
+    assert opened.channels == latents.shape[1]
+
+
+def test_the_conditioner_of_a_cache_fits_its_captions(cache: Path) -> None:
+    opened = package.LatentCache(cache)
+    text = package.load_conditioner(opened)
+    [(_, captions)] = package.iterate_latents(opened, batch_size=3, steps=1)
+    conditioning = text(captions)
+    assert conditioning.tokens is not None
+    assert conditioning.tokens.shape[::2] == (3, text.context_width)
+
+
+def test_a_grid_shows_every_image() -> None:
+    images = torch.linspace(-1, 1, 5).view(-1, 1, 1, 1).expand(-1, 3, 8, 8)
+    colours = package.picture_grid(images, columns=3).convert("L").getcolors()
+    assert colours is not None
+    assert {0, 64, 128, 191, 255} <= {value for _, value in colours}
+
+
+def test_settings_are_composed_without_a_training() -> None:
+    settings = package.compose("train", {"schedule": "cosine", "schedule.shift": 2.0}, cache="c", run_dir="r", network=Typed)
+    plain = settings.as_plain()
+    assert plain["schedule"]["shift"] == 2.0
+    assert plain["network"]["_target_"] == "from_python.__main__.Typed"
+    assert json.loads(json.dumps(plain)) == plain

