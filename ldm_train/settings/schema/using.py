@@ -207,6 +207,8 @@ class ExportSettings(CommandSettings):
     )
     licence: Text | None = setting(None, "of the weights, for the model card, such as openrail or apache-2.0")
     data_licence: Text | None = setting(None, "of the pictures and captions, for the model card")
+    push: Text | None = setting(None, "USER/NAME: also upload the folder to this repository of the Hugging Face hub")
+    push_private: bool = setting(True, "that repository is private; false: public")
 
 
 class ReportSettings(CommandSettings):
