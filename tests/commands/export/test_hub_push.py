@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -14,7 +15,6 @@ import pytest
 from huggingface_hub import constants
 
 from ldm_train.commands.export.hub_push import push_folder
-from ldm_train.weights import hub
 
 TOKEN = "hf_test"
 
@@ -80,7 +80,9 @@ class Answers(BaseHTTPRequestHandler):
             for line in map(json.loads, body.decode().splitlines()):
                 if line["key"] == "file":
                     self.server.files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
-            self.answer(200, {"commitUrl": f"{self.server.address}/commit/1", "commitOid": "1" * 40, "success": True})
+            self.answer(
+                200, {"commitUrl": f"{self.server.address}/me/model/commit/1", "commitOid": "1" * 40, "success": True}
+            )
         else:
             self.answer(404, {"error": f"no such page: {self.path}"})
 
@@ -157,7 +159,10 @@ def test_nothing_private_goes_into_a_public_repository(online: FakeHub, folder: 
 
 
 @pytest.mark.parametrize("fails", ["/repos/create", "/preupload/", "/commit/"])
-def test_after_an_error_of_the_server_the_export_stays(fails: str, online: FakeHub, folder: Path) -> None:
+def test_after_an_error_of_the_server_the_export_stays(
+    fails: str, online: FakeHub, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)  # between the client's attempts
     before, online.fails = contents(folder), fails
     with pytest.raises(ValueError, match="push=me/model") as raised:
         push_folder(folder, "me/model", private=True)
@@ -197,16 +202,3 @@ def test_what_cannot_be_uploaded_is_refused_before_anything_is_written(
         assert part in answer.err
     assert list(tmp_path.iterdir()) == []
     assert "/api/repos/create" not in online.asked
-
-
-def test_without_a_network_an_earlier_download_is_used(
-    online: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from huggingface_hub.errors import HTTPError
-
-    def fail(*_: object) -> list[str]:
-        raise HTTPError("no answer")
-
-    monkeypatch.setattr(hub.HfApi, "list_repo_files", fail)
-    monkeypatch.setattr(hub, "snapshot_download", lambda name, local_files_only: tmp_path)
-    assert hub.download_weights("me/model", setting="network.weights", subfolder="unet", name="x") == tmp_path
