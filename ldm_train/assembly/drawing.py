@@ -1,6 +1,7 @@
-"""Read what drawing starts from: prompts, a trained run at the requested size, and a picture with its mask."""
+"""Read what drawing starts from: a trained run at the requested size, and a picture with its mask."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -8,28 +9,70 @@ import torch
 
 from ldm_train.assembly.cut_texts import warn_of_cut_prompts
 from ldm_train.assembly.mask import KeptPixels, read_mask, reduce_mask, soften_edge
-from ldm_train.assembly.stored_run import TrainedRun, open_run
+from ldm_train.assembly.prompt_options import Prompt
+from ldm_train.assembly.prompts import list_texts, parse_prompts
+from ldm_train.assembly.stored_run import TrainedRun, build_recipe, open_run
 from ldm_train.data.pictures.decoding import read_upright_size
 from ldm_train.data.pictures.images import DECODE_ERRORS, read_image, to_signed
 from ldm_train.data.pictures.mask_files import has_transparency
-from ldm_train.generation import Generation
+from ldm_train.generation import Generation, SamplingSettings
 from ldm_train.samplers.base import InitialPicture
-from ldm_train.settings.schema.typed_values import expand_home
+from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.settings.schema.using import SampleSettings
-from ldm_train.util.files import LONGEST_NAME
-from ldm_train.util.inputs import MAX_PICTURE, MAX_PROMPTS, describe_error, read_input, read_user_text
-from ldm_train.util.messages import note, note_all, warn
-from ldm_train.util.prompt_syntax import list_syntax_notes
+from ldm_train.util.inputs import MAX_PICTURE, describe_error, read_input
+from ldm_train.util.messages import note, warn
 
 
 def open_sized(config: SampleSettings) -> TrainedRun:
     """Open the run that a command names, set to the size that it asks for; print a warning if prompts are cut."""
+    return set_size(open_warned(config), config.size)
+
+
+def open_warned(config: SampleSettings) -> TrainedRun:
+    """Open the run that a command names; print a warning if prompts are cut."""
     trained = open_run(config)
     negative = [config.negative_prompt] if config.negative_prompt else []
-    for name, prompts in (("prompts", parse_prompts(config.prompts)), ("negative_prompt", negative)):
+    for name, prompts in (("prompts", list_texts(parse_prompts(config.prompts))), ("negative_prompt", negative)):
         for line in warn_of_cut_prompts(trained.parts.text_encoder, prompts, setting=name):
             warn(line)
-    return replace(trained, generation=resize_generation(trained.generation, config.size))
+    return trained
+
+
+def set_size(trained: TrainedRun, size: Sequence[int] | None) -> TrainedRun:
+    """Return a run that draws pictures of another (height, width); raises as `resize_generation`."""
+    return replace(trained, generation=resize_generation(trained.generation, size))
+
+
+def apply_prompt(settings: SampleSettings, prompt: Prompt, trained: TrainSettings) -> SampleSettings:
+    """Return settings, complete with what they leave to the run, with those that a prompt has itself."""
+    options = {name: value for name in ("seed", "steps") if (value := getattr(prompt, name)) is not None}
+    if prompt.negative is not None:
+        options["negative_prompt"] = prompt.negative
+    if prompt.guidance is not None:
+        assert settings.guidance is not None
+        options["guidance"] = settings.guidance.with_values(scale=prompt.guidance)
+    if prompt.height is not None or prompt.width is not None:
+        assert trained.image_size is not None
+        height, width = settings.size or [trained.image_size] * 2
+        options["size"] = [prompt.height or height, prompt.width or width]
+    return settings.with_values(**options)
+
+
+def build_run_recipe(settings: SampleSettings) -> SamplingSettings:
+    """Return how to draw by settings that are complete."""
+    assert settings.steps is not None
+    return build_recipe(settings, steps=settings.steps, seed=settings.seed, negative_prompt=settings.negative_prompt)
+
+
+@contextmanager
+def naming_prompt(prompt: Prompt) -> Iterator[None]:
+    """Raise errors of what a prompt asks for itself with the place where it is written."""
+    try:
+        yield
+    except ValueError as error:
+        if not prompt.options:
+            raise
+        raise ValueError(f"{prompt.where}: {error}") from error
 
 
 def resize_generation(generation: Generation, size: Sequence[int] | None) -> Generation:
@@ -91,48 +134,3 @@ def read_signed(path: str, size: int | tuple[int, int]) -> torch.Tensor:
         return to_signed(read_image(Path(path), size)[None])
     except DECODE_ERRORS as error:
         raise ValueError(f"{path} cannot be read as a picture: {describe_error(error)}") from error
-
-
-def parse_prompts(prompts: object, *, setting: str = "prompts") -> list[str]:
-    """Return the prompts of a setting: a list, one prompt, or a text file with one prompt a line.
-
-    Raises:
-        ValueError: something else, a file that is missing or not text, or no prompt.
-    """
-    if isinstance(prompts, str) and (_is_file(expand_home(prompts)) or looks_like_a_file(prompts)):
-        texts = _read_lines(expand_home(prompts), setting)
-    else:
-        listed = list(prompts) if isinstance(prompts, list) else [prompts]
-        if any(isinstance(one, list | dict) or one is None for one in listed):
-            raise ValueError(f"{setting}={prompts} must be texts: one, a list of them, or a text file with one a line")
-        texts = [str(one) for one in listed]
-    if not texts:
-        raise ValueError(f"{setting}={prompts} holds no prompt")
-    return texts
-
-
-def read_prompts(prompts: object, *, setting: str = "prompts") -> list[str]:
-    """Return prompts as `parse_prompts`, and report syntax of a web UI in them."""
-    texts = parse_prompts(prompts, setting=setting)
-    note_all(list_syntax_notes(texts, setting))
-    return texts
-
-
-def looks_like_a_file(text: str) -> bool:
-    """Return whether a text is the name of a file, as `prompts.txt` and `lists/animals` are, and not a prompt."""
-    return " " not in text and (Path(text).suffix != "" or "/" in text) and len(Path(text).name.encode()) <= LONGEST_NAME
-
-
-def _is_file(text: str) -> bool:
-    try:
-        return Path(text).is_file()
-    except OSError:  # a prompt may be longer than any file's name
-        return False
-
-
-def _read_lines(path: str, setting: str) -> list[str]:
-    try:
-        content = read_user_text(Path(path), limit=MAX_PROMPTS)
-    except ValueError as error:
-        raise ValueError(f"{setting}={path}: {error}; give a text file, or a list: '{setting}=[\"…\"]'") from error
-    return [line.strip() for line in content.splitlines() if line.strip()]

@@ -59,7 +59,7 @@ def check_new_words(config: TrainSettings, text_encoder: nn.Module, captions: Se
 def _check_prompts(config: TrainSettings, text_encoder: TextEncoder, word: str) -> list[str]:
     """Return warnings about a run's prompts for pictures, and for class pictures."""
     warnings = []
-    drawn = own_prompts(config)
+    drawn = [prompt.text for prompt in own_prompts(config) or []]
     if drawn and not any(has_word(text_encoder, word, prompt) for prompt in drawn):
         warnings.append(f"none of pictures.prompts={drawn} has the new word {word}: the run's pictures will not show it")
     if config.prior.prompts is None:

@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 from rich.progress import track
 
-from ldm_train.assembly.drawing import parse_prompts
 from ldm_train.assembly.encode_cache import encode_cache
 from ldm_train.assembly.parts import build_parts, choose_device
+from ldm_train.assembly.prompts import parse_texts
 from ldm_train.assembly.stored_run import build_recipe
 from ldm_train.assembly.stored_weights import load_first_weights
 from ldm_train.assembly.trained_part import base_fingerprint
@@ -159,7 +159,7 @@ def make_class_pictures(config: TrainSettings, folder: Path, cache: LatentCache)
 
 def class_prompts(config: TrainSettings) -> list[str]:
     """Return what class pictures are drawn of."""
-    return parse_prompts(config.prior.prompts, setting="prior.prompts")
+    return parse_texts(config.prior.prompts, setting="prior.prompts")
 
 
 def describe_drawing(config: TrainSettings) -> Description:

@@ -7,9 +7,12 @@ import torch
 from pytorch_lightning import Callback
 
 from ldm_train.assembly.cut_texts import warn_of_cut_prompts
-from ldm_train.assembly.drawing import parse_prompts, read_prompts
+from ldm_train.assembly.drawing import naming_prompt, resize_generation
 from ldm_train.assembly.own_objects import build_callbacks, build_own_metrics
 from ldm_train.assembly.parts import Parts, choose_device
+from ldm_train.assembly.prompt_options import Prompt
+from ldm_train.assembly.prompts import list_texts, parse_prompts, read_prompts, read_texts
+from ldm_train.assembly.run_prompts import build_prompt_recipes, choose_sides, plan_alike
 from ldm_train.assembly.stored_run import build_recipe, build_weak
 from ldm_train.data.batches.datamodules import CachedLatents
 from ldm_train.data.batches.holding_out import spread_evenly
@@ -63,6 +66,7 @@ class Watching:
         generation = parts.generation(parts.network, parts.text_encoder, torch.device("cpu"), weak)
         for recipe in watching.drawing.recipes.values():
             generation.check(watching.drawing.captions, recipe)
+        check_prompts(config, generation)
         if watching.measuring is not None:
             generation.check([], watching.measuring.recipe)
         return watching
@@ -108,7 +112,23 @@ def plan_drawing(config: TrainSettings, data: CachedLatents) -> Drawing:
     }
     examples = choose_examples(data, pictures.count)
     own = own_prompts(config)
-    return Drawing([example.caption for example in examples] if own is None else own, recipes, examples)
+    if own is None:
+        return Drawing([example.caption for example in examples], recipes, examples)
+    texts, names = [prompt.text for prompt in own], [str(prompt) for prompt in own]
+    return Drawing(texts, recipes, examples, plan_alike(config, own, scales), names)
+
+
+def check_prompts(config: TrainSettings, generation: Generation) -> None:
+    """Raise what drawing the run's own prompts with their settings would raise.
+
+    Raises:
+        ValueError: it names the prompt.
+    """
+    for prompt in own_prompts(config) or []:
+        with naming_prompt(prompt):
+            sized = resize_generation(generation, choose_sides(config, prompt))
+            for recipe in build_prompt_recipes(config, prompt, guidance_scales(config)) if prompt.options else []:
+                sized.check([prompt.text], recipe)
 
 
 def choose_examples(data: CachedLatents, count: int) -> list[DrawnExample]:
@@ -122,11 +142,11 @@ def choose_examples(data: CachedLatents, count: int) -> list[DrawnExample]:
     ]
 
 
-def own_prompts(config: TrainSettings) -> list[str] | None:
+def own_prompts(config: TrainSettings) -> list[Prompt] | None:
     """Return the prompts that a config itself asks a run to draw, none for an empty list; None leaves them to the data.
 
     Raises:
-        ValueError: they are no texts, or a file that cannot be read.
+        ValueError: as `parse_prompts`.
     """
     prompts = config.pictures.prompts
     if prompts is None or (not prompts):
@@ -136,8 +156,11 @@ def own_prompts(config: TrainSettings) -> list[str] | None:
 
 def warn_of_own_prompts(config: TrainSettings, parts: Parts) -> list[str]:
     """Return warnings of prompts in a run's settings that its text encoder cuts, and print a note about their syntax."""
-    given = {"pictures.prompts": config.pictures.prompts, "prior.prompts": config.prior.prompts}
-    texts = {name: read_prompts(prompts, setting=name) for name, prompts in given.items() if prompts}
+    texts: dict[str, list[str]] = {}
+    if config.pictures.prompts:
+        texts["pictures.prompts"] = list_texts(read_prompts(config.pictures.prompts, setting="pictures.prompts"))
+    if config.prior.prompts:
+        texts["prior.prompts"] = read_texts(config.prior.prompts, setting="prior.prompts")
     return [line for name, one in texts.items() for line in warn_of_cut_prompts(parts.text_encoder, one, setting=name)]
 
 

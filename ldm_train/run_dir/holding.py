@@ -24,7 +24,8 @@ from ldm_train.util.text import as_word, list_names
 
 LINKABLE = tuple(name for name in (*HISTORY, "checkpoints") if name)  # folders that may be links to another disk
 WANDB = "wandb"
-NEVER_LINKS = (PRIOR, f"{PRIOR}/pictures", "autoencoder", WANDB)
+DASHBOARDS = (WANDB, "mlflow", "trackio")  # folders, each with a file of the run's id there next to it
+NEVER_LINKS = (PRIOR, f"{PRIOR}/pictures", "autoencoder", *DASHBOARDS)
 MOMENT = 0.3  # seconds, for which whoever only asks whether a run is going on may have its lock
 
 
@@ -182,7 +183,8 @@ def _first_start(record: Mapping[str, Json]) -> Json:
 
 def _undo(run_dir: Path) -> None:
     """Remove what a first start wrote before its first step; the record goes last, and stays next to a user's file."""
-    remove_files([*written_files(run_dir, HISTORY), run_dir / CONFIG, run_dir / "wandb.json"])
+    identities = [run_dir / f"{name}.json" for name in DASHBOARDS]
+    remove_files([*written_files(run_dir, HISTORY), run_dir / CONFIG, *identities])
     _remove_empty([run_dir / name for name in (*HISTORY, "checkpoints") if name])
     if {path.name for path in run_dir.iterdir()} <= {LOCK, RECORD}:
         remove_files([run_dir / RECORD, run_dir / LOCK])  # while it is held, so that whoever waits for it makes another

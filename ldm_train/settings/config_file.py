@@ -32,6 +32,7 @@ from ldm_train.settings.shipped import (
 from ldm_train.settings.trust import TRUST
 
 CONFIG = "config"
+SERVERS = ("tracking_uri", "space_id")  # settings of loggers that name where everything is sent
 
 
 def file_words(verb: str, path: str, *, chosen: Collection[str], targets: dict[str, str]) -> list[str]:
@@ -147,10 +148,14 @@ def _keep_texts(verb: str, targets: dict[str, str], name: str, value: object, wr
 
 
 def _check_logger(node: object, path: str) -> None:
-    """Raise if a file gives a logger what its options do not list: such settings of wandb name programs and servers."""
+    """Raise if a file gives a logger what names programs and servers, as settings may that its options do not list."""
     listed = {str(key) for option in groups()["logger"] for key in shipped(f"logger/{option}")}
-    if further := sorted(str(key) for key in node if str(key) not in listed) if isinstance(node, dict) else []:
-        raise ConfigError(f"logger.{further[0]} in {path} is accepted on the command line only: +logger.{further[0]}=…")
+    for key, value in sorted(node.items()) if isinstance(node, dict) else []:
+        server = key in SERVERS and value not in (None, "null")
+        if server or str(key) not in listed:
+            raise ConfigError(
+                f"logger.{key} in {path} is accepted on the command line only: {'+' * (not server)}logger.{key}=…"
+            )
 
 
 def _default(entry: object, origin: str) -> tuple[str, object]:

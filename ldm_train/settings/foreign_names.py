@@ -57,6 +57,8 @@ _NAMES: tuple[tuple[str, str], ...] = (
     ("sample_every sample_every_n_steps", "pictures.every"),
     ("validation_split val_split test_split", "held_out"),
     ("report_to log_with wandb use_wandb wandb_project", "logger=wandb"),
+    ("mlflow use_mlflow mlflow_uri tracking_uri", "logger=mlflow"),
+    ("trackio use_trackio", "logger=trackio"),
     ("ema_decay", "ema.decay"),
     ("use_ema", "ema"),
     ("prediction_type parameterization parametrization objective v_parameterization", "prediction"),

@@ -1,6 +1,6 @@
 """The axes of an X/Y plot of pictures, as settings: what may vary along one, and what is refused at once."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,13 +31,13 @@ class Axis:
 NONE = Axis("", [None])
 
 
-def read_axes(settings: SampleSettings, prompts: list[str]) -> tuple[Axis, Axis]:
+def read_axes(settings: SampleSettings, prompts: Sequence[object]) -> tuple[Axis, Axis]:
     """Return the columns and the rows that checked settings ask for; an axis that they leave out has one place."""
     x, y = (_read_axis(getattr(settings, name), prompts) for name in AXES)
     return x, y
 
 
-def _read_axis(axis: AxisSettings, prompts: list[str]) -> Axis:
+def _read_axis(axis: AxisSettings, prompts: Sequence[object]) -> Axis:
     for name in given_names(axis):
         return Axis(name, list(prompts) if name == "prompt" else list(getattr(axis, name)))
     return NONE

@@ -49,6 +49,11 @@ def read_settings_file(path: Path) -> DictConfig:
     return config
 
 
+def read_plain_yaml(path: Path) -> object:
+    """Return what a YAML file holds as plain lists and mappings; raises as `read_yaml`."""
+    return OmegaConf.to_container(read_yaml(path), resolve=False)
+
+
 def read_written(path: Path) -> object:
     """Return what a file that `read_yaml` accepts holds, each number, switch and null as the text that is written there."""
     return yaml.load(read_text(path, limit=LARGEST_FILE), Loader=yaml.BaseLoader)

@@ -22,7 +22,20 @@ NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 LIBRARIES = (
     *("torch", "torchvision", "torchmetrics", "pytorch_lightning", "lightning_fabric", "hydra", "omegaconf", "numpy", "PIL"),
     *("datasets", "webdataset", "pyarrow", "pandas", "fsspec", "huggingface_hub", "transformers", "diffusers", "accelerate"),
-    *("open_clip", "peft", "safetensors", "wandb", "filelock", "yaml", "pip", "setuptools", "pytest", "__main__"),
+    *(
+        "open_clip",
+        "peft",
+        "safetensors",
+        "wandb",
+        "mlflow",
+        "trackio",
+        "filelock",
+        "yaml",
+        "pip",
+        "setuptools",
+        "pytest",
+        "__main__",
+    ),
 )
 REFUSED = {*sys.stdlib_module_names, "ldm_train", FROM_PYTHON, *LIBRARIES}
 MEANING = "which lets the code of {package} run with your rights: grant it only if you know who wrote that code"

@@ -5,10 +5,12 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from huggingface_hub.errors import HFValidationError, HTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
 from ldm_train.util.text import first_line
 
+# What a request raises: a refusal, or no answer, which is an OSError only in some versions of the hub's client.
+HUB_ERRORS = (HTTPError, OfflineModeIsEnabled, HFValidationError, OSError)
 FILES = {".safetensors", ".ckpt", ".pt", ".pth", ".bin"}
 WEIGHT_FILES = (
     "{name}.safetensors",
@@ -55,11 +57,11 @@ def download_weights(repository: str, *, setting: str, subfolder: str, name: str
     """
     try:
         files = HfApi().list_repo_files(repository)
-    except (OfflineModeIsEnabled, HFValidationError, HfHubHTTPError, OSError):
+    except HUB_ERRORS:
         return _find_downloaded(repository, setting=setting)
     try:
         return Path(snapshot_download(repository, allow_patterns=select_files(files, subfolder=subfolder, name=name)))
-    except (HfHubHTTPError, OSError) as error:
+    except HUB_ERRORS as error:
         raise ValueError(f"{setting}={repository} cannot be downloaded: {first_line(error)}") from error
 
 
@@ -77,7 +79,7 @@ def select_files(files: list[str], *, subfolder: str, name: str) -> list[str]:
 def _find_downloaded(repository: str, *, setting: str) -> Path:
     try:
         return Path(snapshot_download(repository, local_files_only=True))
-    except (LocalEntryNotFoundError, HFValidationError, HfHubHTTPError, OSError) as error:
+    except (LocalEntryNotFoundError, *HUB_ERRORS) as error:
         raise ValueError(
             f"{setting}={repository} is not a file or a folder, and the Hugging Face hub cannot be reached or has no such "
             f"repository. Download it where there is a network (`hf download {repository}`) and set {setting} to its folder"

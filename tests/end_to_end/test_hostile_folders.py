@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 from torch.testing import assert_close
 
-from ldm_train.assembly.drawing import read_prompts, read_signed
+from ldm_train.assembly.drawing import read_signed
+from ldm_train.assembly.prompts import read_prompts
 from ldm_train.commands.evaluate.drawn_pictures import read_picture_batches
 from ldm_train.commands.evaluate.galleries import open_gallery
 from ldm_train.commands.report.run_pictures import Budget

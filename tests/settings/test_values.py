@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from ldm_train.assembly.drawing import read_prompts
 from ldm_train.assembly.prior import class_prompts
+from ldm_train.assembly.prompts import read_prompts
 from ldm_train.assembly.watching import own_prompts
 from ldm_train.settings.composition import ConfigError, compose, compose_as
 from ldm_train.settings.schema.options import select
@@ -259,8 +259,8 @@ def test_data_files_are_paths_of_splits(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_file_of_prompts_may_lie_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "p.txt").write_text("a fox\n")
-    assert read_prompts("~/p.txt") == ["a fox"]
-    assert read_prompts("~ a fox") == ["~ a fox"]
+    assert [prompt.text for prompt in read_prompts("~/p.txt")] == ["a fox"]
+    assert [prompt.text for prompt in read_prompts("~ a fox")] == ["~ a fox"]
 
 
 def test_a_source_of_one_path_takes_brackets_as_characters_and_one_of_several_a_list() -> None:
@@ -306,8 +306,9 @@ def test_one_prompt_is_one_prompt_everywhere(tmp_path: Path) -> None:
         (str(tmp_path / "prompts.txt"), ["a fox", "a cat"]),
     ):
         settings = compose_as(TrainSettings, [*NEEDED["train"], f"pictures.prompts={given}"])
-        assert own_prompts(settings) == expected
-        assert read_prompts(settings.pictures.prompts) == expected
+        for found in (own_prompts(settings), read_prompts(settings.pictures.prompts)):
+            assert found is not None
+            assert [prompt.text for prompt in found] == expected
     assert own_prompts(compose_as(TrainSettings, [*NEEDED["train"], "pictures.prompts=[]"])) == []
     assert own_prompts(compose_as(TrainSettings, NEEDED["train"])) is None
 
@@ -321,7 +322,8 @@ def test_what_is_no_prompt_is_refused_by_the_settings_name(given: object) -> Non
 @pytest.mark.parametrize("prompt", ["a " + "very " * 100 + "long prompt", "x" * 300, "a.b" * 100, "a/" + "b" * 300 + " c"])
 def test_a_prompt_may_be_longer_than_the_name_of_a_file(prompt: str) -> None:
     settings = compose_as(TrainSettings, [*NEEDED["train"], f"prior.prompts={prompt}", f"pictures.prompts={prompt}"])
-    assert class_prompts(settings) == own_prompts(settings) == [prompt]
+    [own] = own_prompts(settings) or []
+    assert class_prompts(settings) == [own.text] == [prompt]
 
 
 def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:

@@ -164,6 +164,44 @@ def test_prompts_of_one_s_own_are_drawn_beside_held_out_examples(run_with: Calla
     assert pixels(own / "samples/step-00000008.png").shape == (2 + 18, 2 + 2 * 18, 3), "without labels"
 
 
+def test_prompts_with_settings_of_their_own_are_drawn_with_them(
+    run_with: Callable[..., Path], ldm_train: Callable, tmp_path: Path
+) -> None:
+    """In two rows of guidance, where one prompt is wider; each is what `sample` draws with the run's last weights."""
+    lines = ["a cat", "a cat --n a fox --w 32 --d 7 --s 2", "a fox"]
+    listed = ",".join(f'"{line}"' for line in lines)
+    run_dir = run_with(f"pictures.prompts=[{listed}]", "pictures.guidance=[2,3]")
+    grid = pixels(run_dir / "samples/step-00000008.png").astype(int)
+    assert grid.shape == (2 + 2 * 18, 2 + 3 * 34, 3)
+    assert json.loads((run_dir / "samples/prompts.json").read_text())["prompts"] == lines
+    for row, scale in enumerate((2, 3)):
+        out = tmp_path / str(scale)
+        words = [f"prompts=[{listed}]", f"guidance.scale={scale}", "device=cpu", "steps=4"]
+        assert ldm_train("sample", f"run_dir={run_dir}", f"out={out}", *words).code == 0
+        for column in range(3):
+            picture = pixels(out / f"{column:04d}.png").astype(int)
+            top, left = 2 + 18 * row, 2 + 34 * column
+            tile = grid[top : top + picture.shape[0], left : left + picture.shape[1]]
+            assert abs(tile - picture).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (['pictures.prompts=["a cat","a fox --w 13"]'], ["pictures.prompts, prompt 2", "13"]),
+        (['pictures.prompts=["a fox --l 3"]', "pictures.guidance=[1,2]"], ["pictures.prompts", "pictures.guidance=[1"]),
+        (["pictures.prompts=[a fox --x]"], ["--x", "--n NEGATIVE"]),
+    ],
+)
+def test_prompts_that_cannot_be_drawn_are_refused_at_once(
+    words: list[str], named: list[str], cache: Path, train: Callable, tmp_path: Path
+) -> None:
+    answer = train(cache, tmp_path / "run", *words)
+    assert answer.code == 1
+    for part in named:
+        assert part in answer.err
+
+
 def test_a_fresh_start_draws_no_rows_of_the_one_before(cache: Path, train: Callable, tmp_path: Path) -> None:
     words = ["pictures.every=1", "checkpoint.every=100", "max_steps=2"]
     assert train(cache, tmp_path / "run", *words).code == 0

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
 
 from ldm_train.weights import hub
 
@@ -80,3 +80,12 @@ def test_offline_what_was_fetched_before_is_taken(monkeypatch, tmp_path):
     monkeypatch.setattr(hub.HfApi, "list_repo_files", offline)
     monkeypatch.setattr(hub, "snapshot_download", lambda repository, *, local_files_only: str(tmp_path))
     assert hub.locate_weights("owner/name", **PART) == Path(tmp_path)
+
+
+def test_without_a_network_an_earlier_download_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> list[str]:
+        raise HTTPError("no answer")
+
+    monkeypatch.setattr(hub.HfApi, "list_repo_files", fail)
+    monkeypatch.setattr(hub, "snapshot_download", lambda name, local_files_only: str(tmp_path))
+    assert hub.download_weights("me/model", setting="network.weights", subfolder="unet", name="x") == tmp_path

@@ -20,7 +20,7 @@ from ldm_train.assembly.stored_weights import load_first_weights
 from ldm_train.assembly.trained_part import refuse_part
 from ldm_train.assembly.trainer import build_loggers, refuse_absent, refuse_fused_scaling, refuse_sharding
 from ldm_train.assembly.training_module import compile_network, list_sampling_warnings, training_module
-from ldm_train.assembly.watching import build_measuring, guidance_scales, own_prompts, warn_of_own_prompts
+from ldm_train.assembly.watching import build_measuring, check_prompts, guidance_scales, own_prompts, warn_of_own_prompts
 from ldm_train.conditioners.class_labels import ClassLabels
 from ldm_train.conditioners.text_encoder import TextEncoder
 from ldm_train.data.batches.datamodules import compute_repeats
@@ -155,7 +155,7 @@ def try_together(
     """Try what needs several parts; return the training module with its network on the meta device, or None."""
     for shape in sorted({*shapes, (parts.size, parts.size)}):
         attempt(try_shape, parts, shape)
-    prompts = attempt(own_prompts, settings) or []
+    prompts = [prompt.text for prompt in attempt(own_prompts, settings) or []]
     attempt.notes += map(Caution, attempt(warn_of_own_prompts, settings, parts) or [])
     recipe = attempt(build_recipe, settings, steps=settings.pictures.steps, seed=settings.pictures.seed)
     weak = attempt(build_weak, settings, parts, CPU)
@@ -171,6 +171,7 @@ def try_together(
             weak,
         )
         attempt(generation.check, prompts, recipe)
+        attempt(check_prompts, settings, generation)
     if settings.network.get("weights") is not None:
         with warnings.catch_warnings(action="ignore"):  # torch warns that nothing is copied to the meta device
             attempt.notes += attempt(load_first_weights, settings, parts) or []

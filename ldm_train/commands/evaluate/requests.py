@@ -6,7 +6,7 @@ from typing import NoReturn
 
 import torch
 
-from ldm_train.assembly.drawing import read_prompts
+from ldm_train.assembly.prompts import read_texts
 from ldm_train.settings.schema.using import EvaluateSettings
 from ldm_train.settings.shipped import shipped_part
 
@@ -80,7 +80,7 @@ def refuse_nothing(settings: EvaluateSettings, *, compares: bool) -> NoReturn:
 
 def choose_prompts(settings: EvaluateSettings, captions: Sequence[str], *, count: int | None) -> list[str]:
     """Return `count` prompts of the settings, else of the captions, repeated from the first if there are fewer."""
-    prompts = list(captions) if settings.prompts is None else read_prompts(settings.prompts)
+    prompts = list(captions) if settings.prompts is None else read_texts(settings.prompts)
     if not prompts:
         return []
     return [prompts[number % len(prompts)] for number in range(len(prompts) if count is None else count)]

@@ -6,6 +6,7 @@ from pathlib import Path
 from ldm_train.assembly.trained_for import TRAINED_FOR, read_purpose
 from ldm_train.assembly.trained_part import alpha_of
 from ldm_train.commands.export.export_folder import refuse_existing_file
+from ldm_train.commands.export.hub_push import push_folder, refuse_push
 from ldm_train.commands.export.own_weights import Export, average_snapshots, complete_export, read_checkpoint_weights
 from ldm_train.commands.export.run_layouts import refuse_layout, write_layout
 from ldm_train.run_dir.moved_paths import explaining_paths, relocated
@@ -22,13 +23,17 @@ def run(settings: ExportSettings) -> None:
     """Export the weights that the settings select.
 
     Raises:
-        ValueError: settings contradict each other, `out` may not be overwritten, or the run cannot be exported so.
+        ValueError: settings contradict each other, `out` may not be overwritten, the run cannot be exported so, or the hub
+            refuses the upload.
     """
     refuse_export_conflicts(settings)
+    refuse_push(settings)
     with relocated(settings.moved):
         trained = read_trained(settings.run_dir)
         with explaining_paths(trained, Path(settings.run_dir)):
             export_run(settings, trained)
+    if settings.push is not None:
+        print(f"uploaded to {push_folder(Path(settings.out), settings.push, private=settings.push_private)}")
 
 
 def export_run(settings: ExportSettings, trained: TrainSettings) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ldm_train.assembly.parts import Parts
+from ldm_train.assembly.prompts import parse_prompts
 from ldm_train.commands.export.model_card import TASK, hide_local_path
 from ldm_train.settings.config_file import shortest_words
 from ldm_train.settings.schema.options import Part
@@ -24,8 +25,10 @@ def format_code(*lines: str, language: str = "python") -> str:
 
 def choose_prompt(trained: TrainSettings) -> str:
     """Return the first prompt of the run's pictures, or an example if it has none."""
-    given = trained.pictures.prompts
-    return str(given[0]) if given else "a red apple"
+    try:
+        return parse_prompts(trained.pictures.prompts)[0].text
+    except ValueError:  # none, or a file that is not there any more
+        return "a red apple"
 
 
 def format_drawing_call(trained: TrainSettings) -> str:

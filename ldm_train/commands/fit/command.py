@@ -12,6 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from ldm_train.assembly.child_processes import Jobs
+from ldm_train.assembly.prompts import parse_prompts
 from ldm_train.assembly.source_survey import check_background, survey_source
 from ldm_train.commands.fit import stage_commands
 from ldm_train.commands.fit.choosing import FIRST_SECONDS, START_SECONDS, Values
@@ -31,7 +32,7 @@ from ldm_train.util.locks import hold_lock
 from ldm_train.util.messages import note
 from ldm_train.util.ownership import LOCK, check_file
 
-CONFIG, PROMPTS, REPORT, COMMANDS, PICTURE = "config.yaml", "prompts.txt", "report.html", "commands.sh", "pictures.png"
+CONFIG, PROMPTS, REPORT, COMMANDS, PICTURE = "config.yaml", "prompts.json", "report.html", "commands.sh", "pictures.png"
 LONG = 180  # seconds of training, from which on its first steps correct its length
 LATE = 1.25  # times the time that training was planned to take: then it stops, wherever it is
 SHORTEST_LIMIT = 60.0  # seconds
@@ -49,6 +50,8 @@ def run(settings: FitSettings) -> int:
         check_file(out / name, is_page, setting="out")
     if settings.background is not None:
         check_background(settings)
+    if settings.prompts is not None:
+        parse_prompts(settings.prompts)
     make_folder(out)
     with hold_lock(out / LOCK, busy=f"another process is working in out={out}; wait for it, or choose another out"):
         survey = survey_source(settings)

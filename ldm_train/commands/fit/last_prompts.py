@@ -1,13 +1,14 @@
 """Choose what the last pictures show: captions that were trained, or the user's own prompts."""
 
-from collections.abc import Sequence
+import json
 from pathlib import Path
 
+from ldm_train.assembly.prompt_options import Prompt
+from ldm_train.assembly.prompts import parse_prompts
 from ldm_train.commands.fit.choosing import DRAWN
 from ldm_train.commands.fit.picture_facts import choose_sample
 from ldm_train.data.scan.survey import Scanned, Survey
 from ldm_train.util.files import atomic_write
-from ldm_train.util.inputs import MAX_PROMPTS, read_user_text
 
 
 def choose_trained(survey: Survey, share: float | None) -> list[tuple[str, Scanned]]:
@@ -32,20 +33,18 @@ def is_held_out(digest: str, share: float) -> bool:
     return int(digest[:8], 16) / 2**32 < share
 
 
-def write_prompts(
-    given: Sequence[str] | str | None, survey: Survey, share: float | None, path: Path
-) -> list[tuple[str, Scanned | None]]:
-    """Write the prompts of the last pictures, one a line, and return them, each with the picture that it was trained with.
+def write_prompts(given: object, survey: Survey, share: float | None, path: Path) -> list[tuple[str, Scanned | None]]:
+    """Write the prompts of the last pictures, and return them, each with the picture that it was trained with.
 
     Args:
         given: the user's own prompts, or a file of them; None for captions that were trained.
     """
     if given is None:
-        prompts: list[tuple[str, Scanned | None]] = [*choose_trained(survey, share)]
+        trained = choose_trained(survey, share)
+        prompts = [Prompt(caption, "a caption") for caption, _ in trained]
+        seen: list[Scanned | None] = [one for _, one in trained]
     else:
-        texts = [given] if isinstance(given, str) else list(given)
-        if isinstance(given, str) and Path(given).is_file():
-            texts = read_user_text(Path(given), limit=MAX_PROMPTS).splitlines()
-        prompts = [(" ".join(text.split()), None) for text in texts if text.strip()]
-    atomic_write(path, "".join(f"{text}\n" for text, _ in prompts))
-    return prompts
+        prompts = parse_prompts(given)
+        seen = [None] * len(prompts)
+    atomic_write(path, json.dumps([prompt.as_mapping() for prompt in prompts], indent=1, ensure_ascii=False) + "\n")
+    return [(str(prompt), one) for prompt, one in zip(prompts, seen, strict=True)]

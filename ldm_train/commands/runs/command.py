@@ -21,7 +21,8 @@ from ldm_train.util.held_out_figures import TAUGHT
 from ldm_train.util.messages import warn
 from ldm_train.util.text import nearest
 
-PASSED_OVER = {"checkpoints", "samples", "tensorboard", "wandb", "nonfinite", "evaluations", "autoencoder"}
+DASHBOARDS = {"tensorboard", "wandb", "mlflow", "trackio"}
+PASSED_OVER = DASHBOARDS | {"checkpoints", "samples", "nonfinite", "evaluations", "autoencoder"}
 PLACES = ("started", "name", "state", "step", "speed")
 COLOURS: dict[Word, str] = {
     "running": "cyan", "finished": "green", "interrupted": "yellow", "failed": "red", "killed": "red", "stopped": "yellow"

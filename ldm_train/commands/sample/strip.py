@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ldm_train.assembly.drawing import open_sized
 from ldm_train.assembly.picture_folder import PictureFolder
+from ldm_train.assembly.prompt_options import Prompt
 from ldm_train.assembly.stored_run import fill_from_run
 from ldm_train.commands.sample.png_text import build_overview_texts, build_png_texts
 from ldm_train.data.pictures.images import to_bytes
@@ -15,15 +16,22 @@ from ldm_train.settings.schema.using import SampleSettings
 from ldm_train.training.callbacks.picture_grids import make_grid_picture
 
 
-def draw_strip(settings: SampleSettings, prompts: list[str], folder: PictureFolder) -> list[str]:
+def draw_strip(settings: SampleSettings, given: list[Prompt], folder: PictureFolder) -> list[str]:
     """Draw `interpolate` pictures from each prompt to the next, ends included, with noise number 0; return their names.
 
     Each pair of prompts is a row of `strip.png`. The noise goes from `seed` to `to_seed` in a row, and back in the next.
 
     Raises:
-        ValueError: there is only one prompt and no second seed.
+        ValueError: there is only one prompt and no second seed, or a prompt has settings of its own.
     """
     assert settings.interpolate is not None
+    for prompt in given:
+        for name, value in prompt.options.items():
+            raise ValueError(
+                f"{prompt.where}: {name} {value} does not go with interpolate={settings.interpolate}, since a strip has the "
+                "same settings everywhere; give them as settings of the command"
+            )
+    prompts = [prompt.text for prompt in given]
     if len(prompts) == 1 and settings.to_seed is None:
         raise ValueError(
             f"interpolate={settings.interpolate} needs two prompts, or another seed for one prompt: set to_seed=1"

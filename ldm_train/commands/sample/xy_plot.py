@@ -9,18 +9,28 @@ import torch
 from rich.progress import Progress
 from torch import Tensor
 
-from ldm_train.assembly.drawing import open_sized, read_start
+from ldm_train.assembly.drawing import (
+    apply_prompt,
+    build_run_recipe,
+    naming_prompt,
+    open_warned,
+    read_start,
+    set_size,
+)
 from ldm_train.assembly.picture_folder import PictureFolder
-from ldm_train.assembly.stored_run import TrainedRun, build_recipe, fill_from_run
+from ldm_train.assembly.prompt_options import Prompt
+from ldm_train.assembly.stored_run import TrainedRun, fill_from_run
 from ldm_train.commands.sample.png_text import build_overview_texts, build_png_texts
 from ldm_train.data.pictures.images import to_bytes
 from ldm_train.data.pictures.labelled_grid import draw_labelled_grid
-from ldm_train.generation import SamplingSettings
 from ldm_train.run_dir.stored_settings import read_trained
 from ldm_train.settings.plot_axes import Axis, place, read_axes
 from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.settings.schema.using import SampleSettings
 from ldm_train.training.callbacks.picture_grids import make_grid_picture
+from ldm_train.util.text import list_names
+
+RECIPE = ("sampler", "spacing", "guidance", "steps", "seed", "negative_prompt", "size")  # settings of a cell's drawing
 
 
 @dataclass(frozen=True)
@@ -28,7 +38,7 @@ class Cell:
     """One cell of a plot: its settings, its prompt, and its number among the cells of all plots."""
 
     settings: SampleSettings
-    prompt: str
+    prompt: Prompt
     number: int
 
     @property
@@ -37,15 +47,15 @@ class Cell:
 
     @property
     def recipe(self) -> str:
-        return str([getattr(self.settings, name) for name in ("sampler", "spacing", "guidance", "steps", "seed")])
+        return str([getattr(self.settings, name) for name in RECIPE])
 
 
-def draw_plots(settings: SampleSettings, prompts: list[str], folder: PictureFolder) -> list[str]:
+def draw_plots(settings: SampleSettings, prompts: list[Prompt], folder: PictureFolder) -> list[str]:
     """Draw a plot for each prompt, or one plot if prompts are an axis; return the prompt of each numbered picture."""
     x, y = read_axes(settings, prompts)
     cells = make_cells(settings, prompts, x, y)
-    refuse_sizes(cells)
     size = len(x.values) * len(y.values)
+    refuse_sizes(cells, of_plot=size)
     names = ["plot.png"] if len(cells) == size else [f"plot-{number:04d}.png" for number in range(len(cells) // size)]
     folder.expect([*(f"{number:04d}.png" for number in range(len(cells) * settings.count)), *names])
     pictures: dict[int, Tensor] = {}
@@ -58,13 +68,24 @@ def draw_plots(settings: SampleSettings, prompts: list[str], folder: PictureFold
     for number, name in enumerate(names):
         starts = range(number * size, (number + 1) * size, len(x.values))
         table = [[pictures[start + column] for column in range(len(x.values))] for start in starts]
-        folder.save(draw_labelled_grid(table, x.labels(), y.labels()), name, build_overview_texts(settings, prompts))
+        texts = build_overview_texts(settings, [str(prompt) for prompt in prompts])
+        folder.save(draw_labelled_grid(table, x.labels(), y.labels()), name, texts)
     print(f"wrote {len(cells) * settings.count} pictures to {folder.path}; see {', '.join(names)}")
-    return [cell.prompt for cell in cells for _ in range(settings.count)]
+    return [str(cell.prompt) for cell in cells for _ in range(settings.count)]
 
 
-def make_cells(settings: SampleSettings, prompts: list[str], x: Axis, y: Axis) -> list[Cell]:
-    """Return the cells plot by plot and row by row: the command's settings with the values of the axes."""
+def make_cells(settings: SampleSettings, prompts: list[Prompt], x: Axis, y: Axis) -> list[Cell]:
+    """Return the cells plot by plot and row by row: the command's settings with the prompt's and the values of the axes.
+
+    Raises:
+        ValueError: a prompt itself has what varies along an axis.
+    """
+    for prompt in prompts:
+        for name in {x.name, y.name} & {*prompt.options}:
+            raise ValueError(
+                f"{prompt.where}: {name} {prompt.options[name]} contradicts {'x' if name == x.name else 'y'}.{name}, along "
+                "which it varies; leave one out"
+            )
     cells: list[Cell] = []
     read_once = cache(read_trained)
     for prompt in prompts[:1] if "prompt" in (x.name, y.name) else prompts:
@@ -72,7 +93,9 @@ def make_cells(settings: SampleSettings, prompts: list[str], x: Axis, y: Axis) -
             for column in x.values:
                 cell_settings = place_in_run(settings, [(x, column), (y, row)], read_once)
                 cell_prompt = {x.name: column, y.name: row}.get("prompt", prompt)
-                cells.append(Cell(cell_settings, str(cell_prompt), len(cells)))
+                assert isinstance(cell_prompt, Prompt)
+                cell_settings = apply_prompt(cell_settings, cell_prompt, read_once(cell_settings.run_dir))
+                cells.append(Cell(cell_settings, cell_prompt, len(cells)))
     return cells
 
 
@@ -94,22 +117,24 @@ def draw_cells(cells: Sequence[Cell], folder: PictureFolder) -> Iterator[tuple[C
     Raises:
         ValueError: a cell cannot be drawn; this is checked before the first one is drawn.
     """
-    trained = open_sized(cells[0].settings)
+    trained = open_warned(cells[0].settings)
     for cell in cells:
-        trained.generation.check([cell.prompt], build_cell_recipe(cell))
+        with naming_prompt(cell.prompt):
+            set_size(trained, cell.settings.size).generation.check([cell.prompt.text], build_run_recipe(cell.settings))
     for alike in group_cells(cells, lambda cell: cell.recipe):
-        for cell, drawn in zip(alike, draw_same_recipe(alike, trained), strict=True):
+        sized = set_size(trained, alike[0].settings.size)
+        for cell, drawn in zip(alike, draw_same_recipe(alike, sized), strict=True):
             for number, picture in enumerate(drawn):
                 name = f"{cell.number * len(drawn) + number:04d}.png"
-                folder.save(picture, name, build_png_texts(cell.settings, trained, cell.prompt, number))
+                folder.save(picture, name, build_png_texts(cell.settings, sized, cell.prompt.text, number))
             yield cell, drawn
 
 
 def draw_same_recipe(cells: Sequence[Cell], trained: TrainedRun) -> Iterable[Tensor]:
     """Return the uint8 images (count, 3, H, W) of cells with one recipe, drawn in batches across cells."""
-    settings, recipe = cells[0].settings, build_cell_recipe(cells[0])
+    settings, recipe = cells[0].settings, build_run_recipe(cells[0].settings)
     start = read_start(settings, trained.generation)
-    prompts = [cell.prompt for cell in cells for _ in range(settings.count)]
+    prompts = [cell.prompt.text for cell in cells for _ in range(settings.count)]
     numbers = torch.arange(settings.count).repeat(len(cells))
     batches = [
         start.paste(trained.generation(prompts[i : i + settings.batch_size], recipe, numbers=part, picture=start.initial))
@@ -119,24 +144,28 @@ def draw_same_recipe(cells: Sequence[Cell], trained: TrainedRun) -> Iterable[Ten
     return to_bytes(images).cpu().split(settings.count)
 
 
-def build_cell_recipe(cell: Cell) -> SamplingSettings:
-    settings = cell.settings
-    assert settings.steps is not None
-    return build_recipe(settings, steps=settings.steps, seed=settings.seed, negative_prompt=str(settings.negative_prompt))
+def refuse_sizes(cells: Sequence[Cell], *, of_plot: int) -> None:
+    """Raise if the pictures of a plot have different sizes, which do not fit into one table.
 
-
-def refuse_sizes(cells: Sequence[Cell]) -> None:
-    """Raise if the runs of the cells have different picture sizes, which do not fit into one table.
+    Args:
+        of_plot: the number of cells of one plot.
 
     Raises:
-        ValueError: they differ, and `size` is not set.
+        ValueError: they differ.
     """
-    runs = [str(cell.settings.run_dir) for cell in cells]
-    sizes = {run_dir: read_trained(run_dir).image_size for run_dir in dict.fromkeys(runs)}
-    if cells[0].settings.size is None and len(set(sizes.values())) > 1:
-        listed = ", ".join(f"{run_dir}: {size} pixels" for run_dir, size in sizes.items())
-        first = next(iter(sizes.values()))
-        raise ValueError(f"the runs draw pictures of different sizes ({listed}); set size=[{first},{first}] for all")
+    side_of_run = cache(lambda run_dir: read_trained(run_dir).image_size)
+    for start in range(0, len(cells), of_plot):
+        sizes = {
+            f"{cell.settings.run_dir}, {cell.prompt}": tuple(cell.settings.size or [side_of_run(cell.settings.run_dir)] * 2)
+            for cell in cells[start : start + of_plot]
+        }
+        if len({*sizes.values()}) > 1:
+            listed = list_names([f"{name}: {height} x {width}" for name, (height, width) in sizes.items()])
+            height, width = next(iter(sizes.values()))
+            raise ValueError(
+                f"the pictures of one plot have different sizes ({listed} pixels); set size=[{height},{width}], and give no "
+                "prompt a size of its own"
+            )
 
 
 def group_cells(cells: Sequence[Cell], key: Callable[[Cell], str]) -> list[list[Cell]]:

@@ -6,6 +6,7 @@ from ldm_train.settings.schema.kinds import (
     BelowOne,
     Choice,
     Count,
+    DrawnPrompts,
     FilePath,
     Finite,
     NotNegative,
@@ -102,7 +103,7 @@ class PictureSettings(Section):
     """Pictures drawn while a run trains."""
 
     every: Count = setting(500, "optimizer steps between pictures", free=True)
-    prompts: Prompts | None = setting(None, "what they show; null: trained and held-out captions; []: none", free=True)
+    prompts: DrawnPrompts | None = setting(None, "what they show; null: trained and held-out captions; []: none", free=True)
     count: Count = setting(
         8, "examples drawn from their captions below their pictures, half of them trained, half held out", free=True
     )

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from ldm_train.settings.schema.kinds import (
     Choice,
     Count,
+    DrawnPrompts,
     Factors,
     FilePath,
     Finite,
@@ -63,7 +64,7 @@ class FitSettings(SourceSettings):
     background: Text | None = setting(  # type: ignore[assignment]
         None, "what shows through transparent pictures, and around them with crop=fit; null: as most of them have it"
     )
-    prompts: Prompts | None = setting(None, "what the last pictures show; null: captions that were trained")
+    prompts: DrawnPrompts | None = setting(None, "what the last pictures show; null: captions that were trained")
     strict: bool = setting(True, "false: pictures that cannot be used are left out")
     seed: int = setting(0, "of everything that is drawn")
     threads: Count | None = setting(None, "CPU threads; null: as many as it has cores")
@@ -103,7 +104,9 @@ class SampleSettings(DrawingSettings):
     """The settings of `ldm-train sample`."""
 
     run_dir: FilePath = setting(..., "a trained run")
-    prompts: Prompts = setting(..., "a list, one text, or a text file with one prompt a line")
+    prompts: DrawnPrompts = setting(
+        ..., "a list, one text, or a file with one prompt a line; with options: a fox --n blurry --d 7"
+    )
     out: FilePath = setting(..., "folder for 0000.png ... and grid.png, plot.png or strip.png")
     count: Count = setting(1, "pictures of each prompt")
     size: Annotated[list[Count], Length(2), Words("[HEIGHT,WIDTH], such as [512,768]")] | None = setting(
@@ -204,6 +207,8 @@ class ExportSettings(CommandSettings):
     )
     licence: Text | None = setting(None, "of the weights, for the model card, such as openrail or apache-2.0")
     data_licence: Text | None = setting(None, "of the pictures and captions, for the model card")
+    push: Text | None = setting(None, "USER/NAME: also upload the folder to this repository of the Hugging Face hub")
+    push_private: bool = setting(True, "that repository is private; false: public")
 
 
 class ReportSettings(CommandSettings):

@@ -1,6 +1,6 @@
 """Grids of pictures for people and dashboards, and pictures that all ranks draw together."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import pytorch_lightning as pl
 import torch
@@ -61,13 +61,19 @@ def fit_on_white(image: Tensor, size: tuple[int, int]) -> Tensor:
     return pad(image, (left, size[1] - inner[1] - left, top, size[0] - inner[0] - top), value=255)
 
 
-def warn_of_nonfinite(trainer: pl.Trainer, name: str, pictures: Tensor) -> None:
+def stack_on_white(images: Sequence[Tensor]) -> Tensor:
+    """Return uint8 images (3, H, W) as (B, 3, H', W'), smaller ones at the top left on white."""
+    height, width = (max(image.shape[side] for image in images) for side in (1, 2))
+    return torch.stack([pad(image, (0, width - image.shape[2], 0, height - image.shape[1]), value=255) for image in images])
+
+
+def warn_of_nonfinite(trainer: pl.Trainer, name: str, pictures: Tensor | Sequence[Tensor]) -> None:
     """Warn of, and log, the number of pictures that stand for ones that were not finite, if there are any.
 
     Args:
-        pictures: (B, 3, H, W) uint8.
+        pictures: (3, H, W) uint8 each.
     """
-    if count := count_broken(pictures):
+    if count := sum(count_broken(picture[None]) for picture in pictures):
         warn(
             f"at step {trainer.global_step} {count} of {len(pictures)} {name} contain NaN or infinity and are "
             "shown as a checkerboard; the run goes on"
@@ -95,24 +101,27 @@ def draw_over_ranks(
     *,
     rank: int,
     world: int,
+    numbers: Sequence[int] | None = None,
     at_once: int | None = None,
     callback: StepCallback | None = None,
 ) -> Tensor:
     """Draw a picture of each prompt, a share on each rank, and return all on every rank's CPU, (B, 3, H, W) uint8.
 
-    The i-th picture has noise number i, whichever rank draws it. A rank without a share draws the first picture again,
-    because sharded parameters need every rank at every step.
+    The i-th picture has the i-th noise number, whichever rank draws it. A rank without a share draws the first picture
+    again, because sharded parameters need every rank at every step.
 
     Args:
+        numbers: noise numbers; None for 0, 1, 2, ….
         at_once: pictures of one pass; None for all of a rank.
         callback: of the first pass.
     """
     portion = torch.arange(len(prompts)).tensor_split(world)[rank].tolist()
     drawn = portion or [0]
+    every = torch.arange(len(prompts)) if numbers is None else torch.tensor(numbers)
 
     def draw(start: int, end: int) -> Tensor:
         texts, watch = [prompts[i] for i in drawn[start:end]], callback if start == 0 else None
-        return to_display_bytes(generation(texts, recipe, first=drawn[start], callback=watch))
+        return to_display_bytes(generation(texts, recipe, numbers=every[drawn[start:end]], callback=watch))
 
     most = -(-len(prompts) // world)  # of any rank
     images_here = draw_in_passes(draw, len(drawn), at_once=at_once or most, most=most)

@@ -1,8 +1,9 @@
 """Pictures while a run trains: of fixed prompts, of captions next to the true pictures, and film strips."""
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from ldm_train.training.callbacks.picture_grids import (
     make_grid_picture,
     make_pair_picture,
     stack_labelled,
+    stack_on_white,
     warn_of_nonfinite,
 )
 from ldm_train.training.callbacks.spent import TimeSpent
@@ -54,6 +56,23 @@ class DrawnExample:
 
 
 @dataclass(frozen=True)
+class AlikePrompts:
+    """Prompts that are drawn with the same settings.
+
+    Args:
+        places: where they stand among all prompts.
+        numbers: the noise number of each.
+        recipes: one for each row of pictures.
+        size: height and width in pixels; None for the run's.
+    """
+
+    places: Sequence[int]
+    numbers: Sequence[int]
+    recipes: Sequence[SamplingSettings]
+    size: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
 class Drawing:
     """Which pictures of a run are drawn, and how.
 
@@ -61,11 +80,15 @@ class Drawing:
         prompts: drawn every time; a film strip shows the reverse process of the first one.
         recipes: by guidance scale; each draws all prompts. The first one also draws everything else.
         examples: drawn from their captions, below their pictures; trained ones first.
+        alike: the prompts in groups with the same settings, the first prompt's first; empty if none has settings of its own.
+        names: what the prompts are shown as, with their settings; None for the prompts.
     """
 
     prompts: list[str]
     recipes: Mapping[float, SamplingSettings]
     examples: Sequence[DrawnExample]
+    alike: Sequence[AlikePrompts] = ()
+    names: Sequence[str] | None = None
 
     @cached_property
     def recipe(self) -> SamplingSettings:
@@ -75,7 +98,19 @@ class Drawing:
     @property
     def captions(self) -> list[str]:
         """All captions that are ever drawn."""
-        return [*self.prompts, *self.example_captions, self.recipe.negative_prompt]
+        negative = [recipe.negative_prompt for alike in self.alike for recipe in alike.recipes]
+        return [*self.prompts, *self.example_captions, self.recipe.negative_prompt, *negative]
+
+    @property
+    def groups_of_prompts(self) -> Sequence[AlikePrompts]:
+        """All prompts in groups with the same settings."""
+        every = range(len(self.prompts))
+        return self.alike or [AlikePrompts(every, every, [*self.recipes.values()])]
+
+    @property
+    def shows_examples(self) -> bool:
+        """Whether the prompts are the captions of the examples, without settings of their own."""
+        return self.prompts == self.example_captions and not self.alike
 
     @property
     def example_captions(self) -> list[str]:
@@ -90,12 +125,12 @@ class Drawing:
     @property
     def kinds(self) -> list[str]:
         """What each prompt is, "trained" or "held out", if the prompts are the captions of examples; else nothing."""
-        return [example.kind for example in self.examples] if self.prompts == self.example_captions else []
+        return [example.kind for example in self.examples] if self.shows_examples else []
 
     def settings(self, size: tuple[int, int]) -> dict[str, object]:
         """Return what decides the pictures, in plain values."""
         return {
-            "prompts": self.prompts,
+            "prompts": list(self.names or self.prompts),
             "kinds": self.kinds,
             "guidance": list(self.recipes),
             "size": list(size),
@@ -152,30 +187,51 @@ class Samples(Callback):
 
     def _draw(self, trainer: pl.Trainer, generation: Generation) -> tuple[dict[str, Tensor], Tensor]:
         """Return pictures to show by name, and the prompts' pictures (B, 3, H, W) at the first guidance scale."""
-        drawing, prompts = self.drawing, self.drawing.prompts
-        rank, world = trainer.global_rank, trainer.world_size
+        drawing, rank, world = self.drawing, trainer.global_rank, trainer.world_size
         at_once = trainer.datamodule.geometry.rows  # type: ignore[attr-defined]
-        film = ReverseFilm(generation, drawing.recipe.steps)
-        rows = [
-            draw_over_ranks(
-                generation, prompts, recipe, rank=rank, world=world, at_once=at_once, callback=watch if rank == 0 else None
-            )
-            for recipe, watch in zip(drawing.recipes.values(), [film, *[None] * len(drawing.recipes)], strict=False)
-        ]
+        film = ReverseFilm(*self._first(generation))
+        drawn = self._draw_prompts(generation, film, rank=rank, world=world, at_once=at_once)
+        rows = [*stack_on_white([picture for row in drawn for picture in row]).chunk(len(drawn))]
         pictures = {"samples": self._grid(rows)}
         if rank == 0:
-            warn_of_nonfinite(trainer, "pictures of prompts", torch.cat(rows))
-        captions = drawing.example_captions
-        same = captions == prompts
-        drawn = (
-            rows[0]
-            if same
-            else draw_over_ranks(generation, captions, drawing.recipe, rank=rank, world=world, at_once=at_once)
-        )
-        if rank == 0 and not same:
-            warn_of_nonfinite(trainer, "pictures of captions", drawn)
-        pictures["pairs"] = self._pairs(self._truth(trainer, generation, drawn), drawn)
+            warn_of_nonfinite(trainer, "pictures of prompts", [picture for row in drawn for picture in row])
+        if drawing.shows_examples:
+            of_captions = rows[0]
+        else:
+            captions = drawing.example_captions
+            of_captions = draw_over_ranks(generation, captions, drawing.recipe, rank=rank, world=world, at_once=at_once)
+            if rank == 0:
+                warn_of_nonfinite(trainer, "pictures of captions", of_captions)
+        pictures["pairs"] = self._pairs(self._truth(trainer, generation, of_captions), of_captions)
         return pictures | ({"reverse": film.strip} if rank == 0 else {}), rows[0]
+
+    def _first(self, generation: Generation) -> tuple[Generation, int]:
+        """Return the generation and the number of steps of the first prompt."""
+        alike = self.drawing.groups_of_prompts[0]
+        return set_sides(generation, alike.size), alike.recipes[0].steps
+
+    def _draw_prompts(
+        self, generation: Generation, film: ReverseFilm, *, rank: int, world: int, at_once: int
+    ) -> list[list[Tensor]]:
+        """Return the picture of each prompt, (3, H, W) uint8, in a row for each guidance scale."""
+        rows: list[dict[int, Tensor]] = [{} for _ in self.drawing.recipes]
+        for index, alike in enumerate(self.drawing.groups_of_prompts):
+            sized = set_sides(generation, alike.size)
+            fewer = math.prod(generation.sides) / math.prod(sized.sides)  # larger pictures take more memory
+            prompts = [self.drawing.prompts[place] for place in alike.places]
+            for number, (row, recipe) in enumerate(zip(rows, alike.recipes, strict=True)):
+                pictures = draw_over_ranks(
+                    sized,
+                    prompts,
+                    recipe,
+                    rank=rank,
+                    world=world,
+                    numbers=alike.numbers,
+                    at_once=max(1, int(at_once * min(1.0, fewer))),
+                    callback=film if rank == index == number == 0 else None,
+                )
+                row.update(zip(alike.places, pictures, strict=True))
+        return [[row[place] for place in sorted(row)] for row in rows]
 
     def _grid(self, rows: Sequence[Tensor]) -> Tensor:
         """Return pictures (B, 3, H, W) of all prompts, a row for each guidance scale; captions of examples are labelled."""
@@ -220,3 +276,8 @@ class Samples(Callback):
             add_growth_row(self.folder / GROWTH_PICTURE, row, step=step, every=self.every, settings=settings),
         )
         atomic_write(self.folder / "prompts.json", json.dumps(settings, indent=2) + "\n")
+
+
+def set_sides(generation: Generation, size: tuple[int, int] | None) -> Generation:
+    """Return a generation that draws pictures of another (height, width); None for its own."""
+    return generation if size is None else replace(generation, size=size)

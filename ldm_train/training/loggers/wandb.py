@@ -5,7 +5,6 @@ rows that it had not written yet. So a continued run first reads which steps wan
 lacks are copied from `metrics.jsonl`, and repeated steps are not logged until new ones come.
 """
 
-import json
 import os
 import re
 import secrets
@@ -18,12 +17,10 @@ from typing import TYPE_CHECKING, Any
 from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 
-from ldm_train.training.loggers.dashboards import TIMING_PREFIX, Dashboard, PlainConfig, TableCell
+from ldm_train.training.loggers.dashboards import Dashboard, PlainConfig, TableCell
+from ldm_train.training.loggers.step_rows import StepRows, read_identity, read_missing_rows, write_identity
 from ldm_train.training.loggers.wandb_files import read_last_step
-from ldm_train.training.run_files import METRICS, TIMING
-from ldm_train.util.files import atomic_write
 from ldm_train.util.messages import note, warn
-from ldm_train.util.safe_json import numbers_of, parse_json, read_object
 
 if TYPE_CHECKING:
     from wandb.wandb_run import Run
@@ -70,47 +67,45 @@ class Wandb(Dashboard):
         self.artifacts = artifacts
         self.advice = f"; `wandb sync {self.run_dir}/wandb/*run-*` uploads what is on disk"
         self._run: Run | None = None
-        self._row: dict[str, object] = {}
-        self._step = 0  # the step of self._row
-        self._last_known = 0  # the last step that wandb has from an earlier start of the run
+        self._rows = StepRows[object](self._log_row)
         self._pictures = False
         if self.mode == "online":
             rank_zero_only(require_login)()
 
     def begin(self, settings: PlainConfig, step: int | None) -> None:
         identity = self._identity(anew=step is None)
-        self._last_known = 0 if step is None else read_last_step(self.run_dir / "wandb", identity)
+        self._rows.last_known = 0 if step is None else read_last_step(self.run_dir / "wandb", identity)
         self._run = self._online(identity) if self.mode == "online" else self._init(identity, self.mode)
         if self.mode == "online" and step is not None:  # rows on disk may not have been sent
-            self._last_known = int(self._run.summary.get("step") or 0)
+            self._rows.last_known = int(self._run.summary.get("step") or 0)
         self._run.config.update(dict(settings), allow_val_change=True)
         self._run.define_metric("step", hidden=True)
         self._run.define_metric("*", step_metric="step")
         if step is not None:
-            for number, row in read_missing_rows(self.run_dir, after=self._last_known, until=step):
+            for number, row in read_missing_rows(self.run_dir, after=self._rows.last_known, until=step):
                 self._run.log({**row, "step": number})
-            self._last_known = max(self._last_known, step)
+            self._rows.last_known = max(self._rows.last_known, step)
         if self.mode == "online":
             note(f"wandb: {self._run.url}")
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
-        self._add(dict(values), step)
+        self._rows.add(values, step)
 
     def picture(self, name: str, picture: Tensor, step: int) -> None:
         import wandb
 
-        self._add({name: wandb.Image(picture.permute(1, 2, 0).cpu().numpy())}, step)
+        self._rows.add({name: wandb.Image(picture.permute(1, 2, 0).cpu().numpy())}, step)
         self._pictures = True
 
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[TableCell]], step: int) -> None:
         import wandb
 
-        self._add({name: wandb.Table(columns=list(columns), data=[list(row) for row in rows])}, step)
+        self._rows.add({name: wandb.Table(columns=list(columns), data=[list(row) for row in rows])}, step)
 
     def histogram(self, name: str, values: Tensor, step: int) -> None:
         import wandb
 
-        self._add({name: wandb.Histogram(values.float().cpu().flatten().tolist())}, step)
+        self._rows.add({name: wandb.Histogram(values.float().cpu().flatten().tolist())}, step)
 
     def checkpoint(self, path: Path, step: int) -> None:
         if self.artifacts and self._run is not None:
@@ -127,40 +122,30 @@ class Wandb(Dashboard):
         A run continued from the checkpoint that follows does not draw the pictures before it again. wandb has no call to
         flush its file, so the only way is to wait.
         """
-        self._commit()
+        self._rows.commit()
         if self._pictures and self._run is not None:
             time.sleep(2 * FLUSH_SECONDS)
         self._pictures = False
 
     def close(self, *, failed: bool) -> None:
-        self._commit()
+        self._rows.commit()
         run, self._run = self._run, None
         if run is not None:
             finish_run(run, failed=failed)
             if self.mode != "online":
                 note(f"wandb: `wandb sync {self.run_dir}/wandb/*run-*` uploads this run")
 
-    def _add(self, values: Mapping[str, object], step: int) -> None:
-        if step <= self._last_known:
-            return
-        if step != self._step:
-            self._commit()
-        self._step = step
-        self._row |= values
-
-    def _commit(self) -> None:
-        row, self._row = self._row, {}
-        if row and self._run is not None:
-            self._run.log({**row, "step": self._step})
+    def _log_row(self, values: Mapping[str, object], step: int) -> None:
+        if self._run is not None:
+            self._run.log({**values, "step": step})
 
     def _identity(self, *, anew: bool) -> str:
         """Return the wandb run's id, which stays the same while the run is continued."""
         path = self.run_dir / "wandb.json"
         if anew or not path.exists():
-            atomic_write(path, json.dumps({"id": secrets.token_hex(4)}) + "\n")
-        identity = read_object(path).get("id")
-        if not isinstance(identity, str) or not IDENTITY.fullmatch(identity):
-            raise ValueError(f"{path} has no wandb run id; restore the file, or remove it to log to a new wandb run")
+            write_identity(path, secrets.token_hex(4))
+        identity = read_identity(path, IDENTITY)
+        assert identity is not None
         return identity
 
     def _online(self, identity: str) -> "Run":
@@ -222,16 +207,3 @@ def require_login() -> None:
             "logger=wandb found no API key; run `wandb login`, set WANDB_API_KEY, or log to disk with logger.offline=true "
             "(`wandb sync` uploads it later)"
         )
-
-
-def read_missing_rows(run_dir: Path, *, after: int, until: int) -> list[tuple[int, dict[str, float]]]:
-    """Return (step, values) for the steps after `after` up to `until`, from the run directory's files."""
-    rows: dict[int, dict[str, float]] = {}
-    for name, prefix in ((METRICS, ""), (TIMING, TIMING_PREFIX)):
-        path = run_dir / name
-        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-            values = numbers_of(parse_json(line))
-            step = int(values.pop("step"))
-            if after < step <= until:
-                rows.setdefault(step, {}).update({prefix + key: value for key, value in values.items()})
-    return sorted(rows.items())

@@ -1,0 +1,176 @@
+"""MLflow: one of its runs for each run directory, by Lightning's logger; in a database of the run directory, or on a server.
+
+A continued run logs no step twice: steps that the database has are passed over, and rows that it lacks, because a server did
+not answer, are copied from `metrics.jsonl` at the next checkpoint or start.
+"""
+
+import json
+import logging
+import os
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from ldm_train.training.loggers.dashboards import Dashboard, PlainConfig, TableCell
+from ldm_train.training.loggers.step_rows import (
+    StepRows,
+    read_identity,
+    read_missing_rows,
+    require_packages,
+    write_identity,
+)
+from ldm_train.training.loggers.tensorboard import flatten
+from ldm_train.util.files import make_folder
+from ldm_train.util.messages import note
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from pytorch_lightning.loggers import MLFlowLogger
+
+IDENTITY = re.compile("[0-9a-f]{32}")
+FOLDER, DATABASE = "mlflow", "mlflow.db"
+# Unless a user says otherwise: nothing is sent to anyone but the server, and one that does not answer stops no training.
+ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+
+
+class MLflow(Dashboard):
+    """Log scalars, pictures, tables and the config to MLflow.
+
+    Args:
+        save_dir: the run directory.
+        experiment: the experiment's name.
+        name: of the run; None for the run directory's name.
+        tracking_uri: a server's address; None for `save_dir/mlflow`.
+
+    Raises:
+        ValueError: a package is not installed.
+    """
+
+    def __init__(
+        self,
+        save_dir: str,
+        *,
+        experiment: str = "ldm-train",
+        name: str | None = None,
+        tracking_uri: str | None = None,
+    ) -> None:
+        super().__init__()
+        require_packages("mlflow", "mlflow", *(("sqlalchemy", "alembic") if tracking_uri is None else ()))
+        self.run_dir = Path(save_dir)
+        self.experiment, self.tracking_uri = experiment, tracking_uri
+        self.run_name = name or self.run_dir.resolve().name
+        self._rows = StepRows(self._log_row)
+        self._logger: MLFlowLogger | None = None
+        self._logged = 0  # the last step up to which MLflow has all rows
+        self._waits = False  # for the next checkpoint, since a row could not be logged
+
+    def begin(self, settings: PlainConfig, step: int | None) -> None:
+        path = self.run_dir / "mlflow.json"
+        self._logger = self._open(None if step is None else read_identity(path, IDENTITY))
+        write_identity(path, self._id)
+        client = self._logger.experiment
+        data = client.get_run(self._id).data
+        self._logger.log_hyperparams({k: v for k, v in flatten(settings).items() if k not in data.params})
+        client.log_text(self._id, json.dumps(settings, indent=2) + "\n", "config.json")
+        steps = [metric.step for name in data.metrics for metric in client.get_metric_history(self._id, name)]
+        self._logged = max(steps, default=0)
+        self._copy_missing(until=step or 0)
+        self._rows.last_known = max(self._logged, step or 0)
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        self._rows.add(values, step)
+
+    def picture(self, name: str, picture: Tensor, step: int) -> None:
+        if self._is_new(step):
+            pixels = picture.permute(1, 2, 0).cpu().numpy()
+            self._client.log_image(self._id, pixels, key=name, step=step)
+
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[TableCell]], step: int) -> None:
+        if self._is_new(step):
+            table = {column: [row[place] for row in rows] for place, column in enumerate(columns)}
+            self._client.log_table(self._id, table, f"tables/{name}-step-{step:08d}.json")
+
+    def flush(self) -> None:
+        """Log the step's row, and the rows since one that could not be logged."""
+        self._rows.commit()
+        if self._waits:
+            self._waits = False
+            self._copy_missing(until=self._rows.step)
+
+    def close(self, *, failed: bool) -> None:
+        self.flush()
+        logger, self._logger = self._logger, None
+        if logger is not None:
+            logger.finalize("failed" if failed else "success")
+            if self.tracking_uri is None:
+                note(f"mlflow: `mlflow ui --backend-store-uri {self._local_uri}` shows this run")
+
+    @property
+    def _client(self) -> "MlflowClient":
+        assert self._logger is not None
+        return self._logger.experiment
+
+    @property
+    def _id(self) -> str:
+        assert self._logger is not None
+        assert self._logger.run_id is not None
+        return self._logger.run_id
+
+    @property
+    def _local_uri(self) -> str:
+        return f"sqlite:///{(self.run_dir / FOLDER).resolve() / DATABASE}"
+
+    def _is_new(self, step: int) -> bool:
+        return self._logger is not None and not self._waits and step > self._rows.last_known
+
+    def _open(self, identity: str | None) -> "MLFlowLogger":
+        """Return Lightning's logger of the run with this id, or of a new run if there is no such run."""
+        for name, value in ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        for library in ("mlflow", "alembic"):
+            logging.getLogger(library).setLevel(logging.WARNING)
+        with warnings.catch_warnings(action="ignore"):  # deprecations among mlflow's libraries
+            if self.tracking_uri is None:
+                import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
+            from mlflow.exceptions import MlflowException
+        from pytorch_lightning.loggers import MLFlowLogger
+
+        folder = (self.run_dir / FOLDER).resolve()
+        if self.tracking_uri is None:
+            make_folder(folder)
+        arguments: dict[str, Any] = {
+            "experiment_name": self.experiment,
+            "run_name": self.run_name,
+            "tracking_uri": self.tracking_uri or self._local_uri,
+            "artifact_location": (folder / "artifacts").as_uri() if self.tracking_uri is None else None,
+        }
+        logging.getLogger("pytorch_lightning.loggers.mlflow").setLevel(logging.ERROR)  # of a new experiment
+        if identity is not None:
+            logger = MLFlowLogger(**arguments, run_id=identity)
+            try:
+                logger.experiment.update_run(identity, status="RUNNING")
+                return logger
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+        return MLFlowLogger(**arguments)
+
+    def _log_row(self, values: Mapping[str, float], step: int) -> None:
+        if self._logger is None or self._waits:
+            return
+        self._waits = True  # unless this goes well: a server that does not answer would stop every step for seconds
+        self._logger.log_metrics(dict(values), step)
+        self._logged, self._waits = step, False
+
+    def _copy_missing(self, *, until: int) -> None:
+        for step, row in read_missing_rows(self.run_dir, after=self._logged, until=until):
+            self._log_row(row, step)

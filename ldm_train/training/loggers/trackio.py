@@ -1,0 +1,146 @@
+"""Trackio: one of its runs for each run directory, in a database of the run directory, to look at with `trackio show`.
+
+A continued run logs no step twice: steps that the database has are passed over, and rows that it lacks, because the process
+was killed before they were written, are copied from `metrics.jsonl`.
+"""
+
+import os
+import re
+import secrets
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from ldm_train.training.loggers.dashboards import Dashboard, PlainConfig, TableCell
+from ldm_train.training.loggers.step_rows import (
+    StepRows,
+    read_identity,
+    read_missing_rows,
+    require_packages,
+    write_identity,
+)
+from ldm_train.util.messages import note
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from trackio import Run
+
+IDENTITY = re.compile("[0-9a-f]{8}")
+FOLDER = "TRACKIO_DIR"  # the variable that names the folder of its databases, which trackio reads when it is imported
+WRITES = 1.0  # seconds after which trackio's thread has written a row
+
+
+class Trackio(Dashboard):
+    """Log scalars, pictures, tables, histograms and the config to Trackio.
+
+    Args:
+        save_dir: the run directory; its folder `trackio` has the database unless the variable TRACKIO_DIR names another.
+        project: the project's name.
+        name: of the run, before its id; None for the run directory's name.
+        group: of the run.
+        space_id: a Hugging Face Space, USER/SPACE, to which everything is sent; None for none.
+
+    Raises:
+        ValueError: the package is not installed, or this process already logs into another folder.
+    """
+
+    def __init__(
+        self,
+        save_dir: str,
+        *,
+        project: str = "ldm-train",
+        name: str | None = None,
+        group: str | None = None,
+        space_id: str | None = None,
+    ) -> None:
+        super().__init__()
+        require_packages("trackio", "trackio")
+        self.run_dir = Path(save_dir)
+        self.folder = Path(os.environ.get(FOLDER) or self.run_dir.resolve() / "trackio")
+        self.run_name = name or self.run_dir.resolve().name
+        self.settings: dict[str, Any] = {"project": project, "group": group, "space_id": space_id}
+        self._rows = StepRows[object](self._log_row)
+        self._run: Run | None = None
+        self._pictures = False
+        if (used := read_folder()) not in (None, self.folder):
+            raise ValueError(
+                f"logger=trackio already writes into {used} in this process, and cannot write into {self.folder}: start "
+                f"another process, or set {FOLDER} to one folder for all runs"
+            )
+
+    def begin(self, settings: PlainConfig, step: int | None) -> None:
+        trackio, path = import_trackio(self.folder), self.run_dir / "trackio.json"
+        identity = None if step is None else read_identity(path, IDENTITY)
+        if identity is None:
+            identity = secrets.token_hex(4)
+            write_identity(path, identity)
+        name, quiet = f"{self.run_name}-{identity}", {"embed": False, "auto_log_gpu": False, "auto_log_cpu": False}
+        with redirect_stdout(StringIO()):
+            self._run = trackio.init(name=name, resume="allow", config=dict(settings), **quiet, **self.settings)
+        known = trackio.sqlite_storage.SQLiteStorage.get_max_step_for_run(self.settings["project"], name) or 0
+        for number, row in read_missing_rows(self.run_dir, after=known, until=step or 0):
+            self._log_row(row, number)
+        self._rows.last_known = max(known, step or 0)
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        self._rows.add(values, step)
+
+    def picture(self, name: str, picture: Tensor, step: int) -> None:
+        import trackio
+
+        self._rows.add({name: trackio.Image(picture.permute(1, 2, 0).cpu().numpy())}, step)
+        self._pictures = True
+
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[TableCell]], step: int) -> None:
+        import trackio
+
+        self._rows.add({name: trackio.Table(columns=list(columns), data=[list(row) for row in rows])}, step)
+
+    def histogram(self, name: str, values: Tensor, step: int) -> None:
+        import trackio
+
+        self._rows.add({name: trackio.Histogram(values.float().cpu().flatten().numpy())}, step)
+
+    def flush(self) -> None:
+        """Log the step's row, and wait until pictures are written: a continued run does not draw them again."""
+        self._rows.commit()
+        if self._pictures and self._run is not None:
+            time.sleep(WRITES)
+        self._pictures = False
+
+    def close(self, *, failed: bool) -> None:
+        self._rows.commit()
+        run, self._run = self._run, None
+        if run is not None:
+            with redirect_stdout(StringIO()):
+                run.finish()
+            note(f"trackio: `{FOLDER}={self.folder} trackio show --project {self.settings['project']}` shows this run")
+
+    def _log_row(self, values: Mapping[str, object], step: int) -> None:
+        if self._run is not None:
+            self._run.log(dict(values), step=step)
+
+
+def read_folder() -> Path | None:
+    """Return the folder into which trackio writes in this process; None if it is not imported."""
+    return sys.modules["trackio.utils"].TRACKIO_DIR if "trackio.utils" in sys.modules else None
+
+
+def import_trackio(folder: Path) -> "ModuleType":
+    """Import trackio so that it writes into a folder."""
+    before = os.environ.get(FOLDER)
+    os.environ[FOLDER] = str(folder)
+    try:
+        import trackio
+        import trackio.sqlite_storage
+    finally:
+        if before is None:
+            del os.environ[FOLDER]
+    return trackio
