@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -36,6 +37,12 @@ def mean_over_ranks(values: Tensor) -> Tensor:
     return values
 
 
+def effective_rate(group: Mapping[str, Any]) -> float:
+    """Return the rate of an optimizer's group; of Prodigy's, which finds it, the rate that it found times its factor."""
+    found = group["d"] if "d0" in group else 1.0
+    return float(group["lr"] * found)
+
+
 class StepLog(Callback):
     """Log each returned value's mean over the global batch, the gradient's norm, the learning rate and the speed.
 
@@ -57,7 +64,7 @@ class StepLog(Callback):
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        self._rate = optimizer.param_groups[0]["lr"]  # read here: at the end of the step it is already the next step's
+        self._rate = effective_rate(optimizer.param_groups[0])  # here: at the step's end it is already the next step's
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: object, batch_idx: int

@@ -43,7 +43,7 @@ class ScheduleFree(ScheduleFreeAdamW, WeightAveraging):
         super().__init__(params, lr=lr, betas=tuple(betas), eps=eps, weight_decay=weight_decay, **powers)
 
     @torch.no_grad()
-    def write_averages(self, weights: Sequence[nn.Parameter], averages: Sequence[Tensor]) -> None:
+    def write_averages(self, weights: Sequence[nn.Parameter], averages: list[Tensor]) -> None:
         here = [weight.detach().to(average.device) for weight, average in zip(weights, averages, strict=True)]
         torch._foreach_lerp_(averages, here, 1.0)  # a copy; sharded tensors have no _foreach_copy_
         places = {parameter: number for number, parameter in enumerate(weights)}

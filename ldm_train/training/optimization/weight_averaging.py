@@ -14,5 +14,5 @@ class WeightAveraging(ABC):
     """
 
     @abstractmethod
-    def write_averages(self, weights: Sequence[nn.Parameter], averages: Sequence[Tensor]) -> None:
+    def write_averages(self, weights: Sequence[nn.Parameter], averages: list[Tensor]) -> None:
         """Write the average of each of these parameters into the tensor at the same place of `averages`."""

@@ -15,6 +15,7 @@ from ldm_train.conditioners.text_encoder import small
 from ldm_train.networks.unet import UNet
 from ldm_train.settings.composition import build, compose
 from ldm_train.settings.schema.training import TrainSettings
+from ldm_train.training.callbacks.step_log import effective_rate
 from ldm_train.training.cost import state_bytes
 from ldm_train.training.optimization.adafactor import Adafactor
 from ldm_train.training.optimization.gradients import copy_group_values, restore_group_values
@@ -218,6 +219,16 @@ def test_the_memory_of_an_optimizer_counts_all_its_tensors() -> None:
     assert state_bytes(shape, torch.float32, make("lion")) == 4 * numbers
     assert state_bytes(shape, torch.float32, make("muon")) == 4 * numbers
     assert state_bytes(shape, torch.float32, make("soap")) == 4 * (2 * numbers + 2 * sum(side**2 for side in shape))
+
+
+def test_the_log_has_the_rate_that_prodigy_found() -> None:
+    parameters = draw_parameters()
+    optimizer = make("prodigy", "optimizer.lr=0.5", "optimizer.d0=0.01")(parameters)
+    assert effective_rate(optimizer.param_groups[0]) == pytest.approx(0.5 * 0.01)
+    for seed in (1, 1, 1):
+        step(optimizer, parameters, seed=seed)
+    assert effective_rate(optimizer.param_groups[0]) > 0.5 * 0.011
+    assert effective_rate(make("adafactor", "optimizer.d=2")(parameters).param_groups[0]) == 0.01
 
 
 REFUSED = [
