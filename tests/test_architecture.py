@@ -244,6 +244,7 @@ def at_once(file: str) -> set[str]:
 @pytest.mark.parametrize(
     "file",
     [
+        "__init__.py",
         "cli/main.py",
         "cli/run_command.py",
         "commands/encode/command.py",

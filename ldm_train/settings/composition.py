@@ -60,19 +60,19 @@ Settings = TypeVar("Settings", bound=CommandSettings)
 NO_VALUES: Mapping[str, object] = MappingProxyType({})
 
 
-def compose_as(kind: type[Settings], overrides: list[str], values: Mapping[str, object] = NO_VALUES) -> Settings:
+def compose_as(kind: type[Settings], overrides: list[str], passed: Mapping[str, object] = NO_VALUES) -> Settings:
     """Return `compose` for the command that has these settings."""
     verb = next(verb for verb, schema in SCHEMAS.items() if schema is kind)
-    settings = compose(verb, overrides, values)
+    settings = compose(verb, overrides, passed)
     assert isinstance(settings, kind)
     return settings
 
 
-def compose(verb: str, overrides: list[str], values: Mapping[str, object] = NO_VALUES) -> CommandSettings:
+def compose(verb: str, overrides: list[str], passed: Mapping[str, object] = NO_VALUES) -> CommandSettings:
     """Return the settings of a command with these overrides, interpolations resolved.
 
     Args:
-        values: settings as plain values, after those of the files that the overrides name.
+        passed: settings as plain values, after those of the files that the overrides name.
 
     Raises:
         ConfigError: an unknown key, group or option (with the nearest name), a wrong type, or a missing value.
@@ -86,9 +86,9 @@ def compose(verb: str, overrides: list[str], values: Mapping[str, object] = NO_V
     own = [part for word in own for part in _deletable(word)]
     files = [unquote(word.partition("=")[2]) for word in overrides if key_of(word) == CONFIG]
     files = find_own_files(verb, own) + files
-    chosen = {key_of(word) for word in own} | values.keys()
+    chosen = {key_of(word) for word in own} | passed.keys()
     given = [word for file in files for word in file_words(verb, file, chosen=chosen, targets=targets)]
-    given += [*list_words(verb, values), *own]
+    given += [*list_words(verb, passed), *own]
     given = expand_own_options(verb, [*words_of_run(verb, given), *words_of_fine_tuning(verb, given), *given])
     replaced = find_replaced(verb, given)
     given = name_metrics(allow_new_settings(given, replaced))
@@ -106,7 +106,7 @@ def compose(verb: str, overrides: list[str], values: Mapping[str, object] = NO_V
     _complete_network(values)
     complete_own(values)
     options = tuple(word for word in _choices(verb, given) if key_of(word) != "experiment")
-    origin = Origins([*own, *values], files, given)
+    origin = Origins([*own, *passed], files, given)
     NameCheck(verb, origin, plain(defaults(verb, options), resolve=False))(values)
     return validate_settings(verb, values, origin)
 

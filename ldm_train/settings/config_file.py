@@ -165,7 +165,7 @@ def _default(entry: object, origin: str) -> tuple[str, object]:
         group = str(words).split()[-1].lstrip("/")
         if group in groups():
             return group, option
-    raise ConfigError(f"{entry} in the defaults{origin} is not `override /GROUP: OPTION`")
+    raise ConfigError(f"the entry {entry} of defaults{origin} is not `override /GROUP: OPTION`")
 
 
 def _settings(key: str, value: object) -> Iterator[str]:

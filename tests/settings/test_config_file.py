@@ -86,7 +86,7 @@ def test_another_option_on_the_command_line_takes_the_place_of_the_files(with_fi
     [
         ("schedule: cosin", "schedule: cosin in {file} is no option; there are: betas, cosine, "),
         ("schedule: cosin", "did you mean 'cosine'?"),
-        ("defaults:\n  - override /schedul: cosine", "in the defaults of {file} is not `override /GROUP: OPTION`"),
+        ("defaults:\n  - override /schedul: cosine", "of defaults in {file} is not `override /GROUP: OPTION`"),
         ("a: [1", "{file} cannot be read as YAML"),
         ("- a\n- b", "{file} must hold settings"),
         ("max_steps: 0.5", "max_steps=0.5 in {file} is not accepted; max_steps takes a whole number"),

@@ -160,6 +160,8 @@ def test_values_override_a_file_and_say_nothing_of_it(tmp_path: Path) -> None:
     settings = compose("train", [f"config={file}"], values).as_plain()
     assert settings["schedule"]["_target_"].endswith("linear")
     assert (settings["max_steps"], settings["batch_size"]) == (7, 3)
-    with pytest.raises(ConfigError) as error:
-        compose("train", [f"config={file}"], values | {"max_steps": "many"})
-    assert "mine.yaml" not in str(error.value)
+    for wrong, named in (({"max_steps": "many"}, False), ({}, True)):
+        file.write_text("schedule: cosine\nmax_steps: few\nbatch_size: 3\n")
+        with pytest.raises(ConfigError, match="max_steps=") as error:
+            compose("train", [f"config={file}"], {"cache": "c", "run_dir": "r", **wrong})
+        assert ("mine.yaml" in str(error.value)) == named
