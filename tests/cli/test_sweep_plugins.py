@@ -156,10 +156,10 @@ def test_a_search_draws_from_ranges_and_from_texts_as_they_were_typed() -> None:
     words = ["cache=1e3,a b", "optimizer.lr=tag(log,interval(1e-4,1e-2))", "seed=range(0,3)", "schedule=linear,cosine"]
     plan = plan_sweep("train", [*words, "run_dir=s"], searches=True)
     assert plan.hydra_words() == [
-        'cache=choice("1e3","a b")',
+        'cache="1e3","a b"',
         "optimizer.lr=tag(log,interval(1e-4,1e-2))",
         "seed=range(0,3)",
-        'schedule=choice("linear","cosine")',
+        'schedule="linear","cosine"',
     ]
     jobs = plan.jobs()
     assert len(jobs) == 4
@@ -241,6 +241,54 @@ def test_the_objective_has_a_default_and_a_direction(
 def test_an_objective_that_cannot_be_is_refused_before_any_job(verb: str, words: list[str], reported: str) -> None:
     with pytest.raises(ConfigError, match=reported):
         choose_objective(verb, words, searches=True)
+
+
+SWEEPERS = [
+    pytest.param([], id="basic"),
+    pytest.param(
+        ["hydra/sweeper=optuna", "hydra/sweeper/sampler=grid", "hydra.sweeper.n_jobs=30"], id="optuna", marks=OPTUNA
+    ),
+]
+
+
+@IGNORE
+@pytest.mark.slow
+@pytest.mark.parametrize("sweeper", SWEEPERS)
+def test_a_job_gets_the_words_that_were_typed_whatever_they_hold(
+    sweeper: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [
+        "1e3",
+        "007",
+        "a b",
+        " a ",
+        "it's",
+        "a=b",
+        "'a, b'",
+        "a:b",
+        "{a}",
+        "[a]",
+        "a\\\\b",
+        "a\\",
+        'say "a"',
+        "ünï",
+        "#a",
+        "~a",
+        "$(a)",
+    ]
+    words = ["prompts=" + ",".join(texts), "seed=choice(1)", "run_dir=r", "objective=kid_x"]
+    started: list[list[str]] = []
+
+    def run(self: Jobs, command: list[str]) -> int:
+        started.append(command[3:])
+        return 1
+
+    monkeypatch.setattr(Jobs, "run", run)
+    given = [*words[:3], f"out={tmp_path}/s", *(sweeper and words[3:])]
+    sweep("evaluate", ["-m", *given, *sweeper])
+    jobs = plan_sweep("evaluate", [*words[:3], f"out={tmp_path}/s"], searches=False).jobs()
+    assert len(jobs) == len(texts)
+    assert sorted(started) == sorted(job.words for job in jobs)
 
 
 # Searches
