@@ -350,12 +350,15 @@ def test_a_search_for_what_no_job_logs_ends_after_the_first_job_which_is_kept(
     fake_jobs: FakeJobs, tmp_path: Path, ldm_train: Callable
 ) -> None:
     words = [*SEARCH, f"run_dir={tmp_path}/s", "hydra.sweeper.n_trials=3", "optimizer.lr=interval(0.001,0.1)"]
-    answer = ldm_train("train", *words, "objective=kid_x", "hydra.sweeper.study_name=other")
+    answer = ldm_train("train", *words, "objective=clip_score_x")
     assert answer.code == 1
-    assert "objective=kid_x" in answer.err
+    assert "objective=clip_score_x" in answer.err
     assert "validation_loss" in answer.err
     assert len(fake_jobs.rates) == 1
     assert [job["code"] for job in read_jobs(tmp_path / "s")] == [0]
+    assert sweep("train", words) == 0
+    assert fake_jobs.rates[1] == fake_jobs.rates[0], "the first job gives its value"
+    assert len(read_jobs(tmp_path / "s")) == 3
 
 
 @AX
