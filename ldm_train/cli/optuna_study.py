@@ -46,26 +46,10 @@ def continue_study(sweeper: Mapping[str, object], objective: Objective) -> list[
     assert isinstance(total, int)
     if sweeper["storage"] is None or sweeper["study_name"] is None:
         return []
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(
-        storage=str(sweeper["storage"]),
-        study_name=str(sweeper["study_name"]),
-        direction="minimize" if objective.lowest else "maximize",
-        load_if_exists=True,
-    )
-    if (before := study.user_attrs.get(OBJECTIVE, objective.name)) != objective.name:
-        raise ConfigError(
-            f"the study {study.study_name} in {sweeper['storage']} searches for objective={before}, not {objective.name}: "
-            "choose another folder"
-        )
-    study.set_user_attr(OBJECTIVE, objective.name)
-    trials = study.trials
+    study, trials = open_study(str(sweeper["storage"]), str(sweeper["study_name"]), objective)
     ended = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-    for trial in trials:
-        if trial.state == TrialState.RUNNING:  # the sweep that ran it was interrupted: one sweep at a time holds the folder
-            study.tell(trial.number, state=TrialState.FAIL)
     known = [trial.params for trial in ended]
-    known += [trial.system_attrs["fixed_params"] for trial in trials if trial.state == TrialState.WAITING]
+    known += [trial.system_attrs["fixed_params"] for trial in study.trials if trial.state == TrialState.WAITING]
     for trial in trials:
         if trial.params and trial.params not in known:
             study.enqueue_trial(trial.params)
@@ -76,7 +60,31 @@ def continue_study(sweeper: Mapping[str, object], objective: Objective) -> list[
     seed = sampler.get("seed") if isinstance(sampler, Mapping) else None
     # With the same seed, the sampler would draw its first values again.
     renewed = [f"hydra.sweeper.sampler.seed={seed + len(trials)}"] if isinstance(seed, int) and trials else []
-    return [
-        f"hydra.sweeper.n_trials={total - len(ended)}",
-        *renewed,
-    ]  # with the same seed, it would draw the first values again
+    return [f"hydra.sweeper.n_trials={total - len(ended)}", *renewed]
+
+
+def open_study(storage: str, name: str, objective: Objective) -> tuple[optuna.Study, list[optuna.trial.FrozenTrial]]:
+    """Return a study, and the trials of earlier sweeps, of which none runs; one without values takes another objective.
+
+    Raises:
+        ConfigError: the study has values of another objective.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    direction = "minimize" if objective.lowest else "maximize"
+    try:
+        study = optuna.create_study(storage=storage, study_name=name, direction=direction)
+    except optuna.exceptions.DuplicatedStudyError:
+        study = optuna.load_study(storage=storage, study_name=name)
+    trials, wanted = study.trials, f"{objective.name}, {direction}"
+    if (before := study.user_attrs.get(OBJECTIVE, wanted)) != wanted:
+        if any(trial.state == TrialState.COMPLETE for trial in trials):
+            raise ConfigError(
+                f"the study {name} in {storage} searches for objective={before}, not {wanted}: choose another folder"
+            )
+        optuna.delete_study(storage=storage, study_name=name)
+        study = optuna.create_study(storage=storage, study_name=name, direction=direction)
+    study.set_user_attr(OBJECTIVE, wanted)
+    for trial in study.trials:
+        if trial.state == TrialState.RUNNING:  # the sweep that ran it was interrupted: one sweep at a time holds the folder
+            study.tell(trial.number, state=TrialState.FAIL)
+    return study, trials

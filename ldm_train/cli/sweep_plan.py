@@ -74,7 +74,8 @@ class SweepPlan:
 
     def hydra_words(self) -> list[str]:
         """Return what Hydra's sweeper gets: a list of texts as they were typed, or the expression of a range."""
-        listed = {one.name: one.expression or f"choice({','.join(map(quote, one.values))})" for one in self.swept}
+        # Not choice("a","b"), in which Hydra drops the quotes: a text such as 1e3 would become a number.
+        listed = {one.name: one.expression or ",".join(map(quote, one.values)) for one in self.swept}
         return [f"{key}={listed[name]}" for name, key in self.keys.items()]
 
 

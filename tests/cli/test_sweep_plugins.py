@@ -156,10 +156,10 @@ def test_a_search_draws_from_ranges_and_from_texts_as_they_were_typed() -> None:
     words = ["cache=1e3,a b", "optimizer.lr=tag(log,interval(1e-4,1e-2))", "seed=range(0,3)", "schedule=linear,cosine"]
     plan = plan_sweep("train", [*words, "run_dir=s"], searches=True)
     assert plan.hydra_words() == [
-        'cache=choice("1e3","a b")',
+        'cache="1e3","a b"',
         "optimizer.lr=tag(log,interval(1e-4,1e-2))",
         "seed=range(0,3)",
-        'schedule=choice("linear","cosine")',
+        'schedule="linear","cosine"',
     ]
     jobs = plan.jobs()
     assert len(jobs) == 4
@@ -243,6 +243,54 @@ def test_an_objective_that_cannot_be_is_refused_before_any_job(verb: str, words:
         choose_objective(verb, words, searches=True)
 
 
+SWEEPERS = [
+    pytest.param([], id="basic"),
+    pytest.param(
+        ["hydra/sweeper=optuna", "hydra/sweeper/sampler=grid", "hydra.sweeper.n_jobs=30"], id="optuna", marks=OPTUNA
+    ),
+]
+
+
+@IGNORE
+@pytest.mark.slow
+@pytest.mark.parametrize("sweeper", SWEEPERS)
+def test_a_job_gets_the_words_that_were_typed_whatever_they_hold(
+    sweeper: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [
+        "1e3",
+        "007",
+        "a b",
+        " a ",
+        "it's",
+        "a=b",
+        "'a, b'",
+        "a:b",
+        "{a}",
+        "[a]",
+        "a\\\\b",
+        "a\\",
+        'say "a"',
+        "ünï",
+        "#a",
+        "~a",
+        "$(a)",
+    ]
+    words = ["prompts=" + ",".join(texts), "seed=choice(1)", "run_dir=r", "objective=kid_x"]
+    started: list[list[str]] = []
+
+    def run(self: Jobs, command: list[str]) -> int:
+        started.append(command[3:])
+        return 1
+
+    monkeypatch.setattr(Jobs, "run", run)
+    given = [*words[:3], f"out={tmp_path}/s", *(sweeper and words[3:])]
+    sweep("evaluate", ["-m", *given, *sweeper])
+    jobs = plan_sweep("evaluate", [*words[:3], f"out={tmp_path}/s"], searches=False).jobs()
+    assert len(jobs) == len(texts)
+    assert sorted(started) == sorted(job.words for job in jobs)
+
+
 # Searches
 
 
@@ -302,12 +350,15 @@ def test_a_search_for_what_no_job_logs_ends_after_the_first_job_which_is_kept(
     fake_jobs: FakeJobs, tmp_path: Path, ldm_train: Callable
 ) -> None:
     words = [*SEARCH, f"run_dir={tmp_path}/s", "hydra.sweeper.n_trials=3", "optimizer.lr=interval(0.001,0.1)"]
-    answer = ldm_train("train", *words, "objective=kid_x", "hydra.sweeper.study_name=other")
+    answer = ldm_train("train", *words, "objective=clip_score_x")
     assert answer.code == 1
-    assert "objective=kid_x" in answer.err
+    assert "objective=clip_score_x" in answer.err
     assert "validation_loss" in answer.err
     assert len(fake_jobs.rates) == 1
     assert [job["code"] for job in read_jobs(tmp_path / "s")] == [0]
+    assert sweep("train", words) == 0
+    assert fake_jobs.rates[1] == fake_jobs.rates[0], "the first job gives its value"
+    assert len(read_jobs(tmp_path / "s")) == 3
 
 
 @AX
