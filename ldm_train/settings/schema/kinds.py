@@ -14,10 +14,9 @@ from typing import Annotated, Any, Literal, Protocol, Union, get_args, get_origi
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
-from ldm_train.settings.schema.typed_values import as_objects, expand_home, is_mapping, read_mapping
+from ldm_train.settings.schema.typed_values import as_objects, as_prompts, expand_home, is_mapping, read_mapping
 from ldm_train.util.text import nearest
 
-PROMPT = re.compile(r"\{\s*[\"']?prompt[\"']?\s*:")
 MISSING = "???"  # in a config file: a value that must be given
 
 
@@ -146,13 +145,6 @@ def _as_entry(value: object) -> object:
     return {key: expand_home(one) if isinstance(one, str) else one for key, one in entry.items()}
 
 
-def _as_prompts(value: object) -> object:
-    """Return the prompts of a list, of which one such as `{prompt: a fox, seed: 7}` is a text that writes a mapping."""
-    if not isinstance(value, list):
-        return value
-    return [read_mapping(one) if isinstance(one, str) and PROMPT.match(one) and is_mapping(one) else one for one in value]
-
-
 def _as_list(value: object) -> object:
     return [value] if isinstance(value, str | int) and not isinstance(value, bool) else value
 
@@ -186,7 +178,7 @@ OwnObjects = Annotated[
 Prompts = Annotated[Text | list[Text], Words("a list of texts, one text, or a text file with one a line")]
 DrawnPrompts = Annotated[
     Text | list[Text | dict[str, Any]],
-    BeforeValidator(_as_prompts),
+    BeforeValidator(as_prompts),
     Words("a list of texts or mappings {prompt: a fox, seed: 7}, one text, or a file of them"),
 ]
 

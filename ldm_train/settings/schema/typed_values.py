@@ -10,6 +10,7 @@ import re
 QUOTED = r"""(?<![^\[{,:\s])(?P<quoted>"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')(?=\s*(?:[,:\]}]|$))"""  # or an apostrophe
 PIECE = re.compile(rf"{QUOTED}|(?P<mark>[\[\]{{}},])|.", re.DOTALL)
 DEPTHS = {"[": 1, "{": 1, "]": -1, "}": -1}
+PROMPT = re.compile(r"\{\s*[\"']?prompt[\"']?\s*:")
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|nan|[+-]?inf", re.IGNORECASE)
 
 
@@ -80,3 +81,10 @@ def as_objects(value: object) -> object:
     """Return names of classes as the mappings that build them."""
     found = [value] if isinstance(value, str | dict) else value
     return [{"_target_": one} if isinstance(one, str) else one for one in found] if isinstance(found, list) else found
+
+
+def as_prompts(value: object) -> object:
+    """Return the prompts of a list, of which one such as `{prompt: a fox, seed: 7}` is a text that writes a mapping."""
+    if not isinstance(value, list):
+        return value
+    return [read_mapping(one) if isinstance(one, str) and PROMPT.match(one) and is_mapping(one) else one for one in value]
