@@ -77,7 +77,7 @@ class EMA(Callback):
         if step_ended(trainer, batch_idx):
             self.update(pl_module)
 
-    def start(self, pl_module: pl.LightningModule, optimizer: Optimizer) -> None:
+    def start(self, pl_module: pl.LightningModule, optimizer: Optimizer | None = None) -> None:
         """Start from the current weights, or continue from the averages that a checkpoint had."""
         weights = _trained(pl_module)
         self._averaging = optimizer if isinstance(optimizer, WeightAveraging) else None
@@ -98,7 +98,9 @@ class EMA(Callback):
         if self._averaging is not None:
             self._averaging.write_averages(self._weights, list(self.average.values()))
             return
-        weights = [p.detach().to(self._place(p)) for p in self._weights] if self.offload else self._weights
+        weights: list[Tensor] = list(self._weights)
+        if self.offload:
+            weights = [p.detach().to(self._place(p)) for p in weights]
         for profile in self.profiles:
             averages = list(self.averages[profile.name].values())
             share = (self.share(profile) * pl_module.applied.double()).to(averages[0])  # 0 if the step was skipped

@@ -38,7 +38,7 @@ def module():
 
 @pytest.fixture
 def trainer():
-    return SimpleNamespace(accumulate_grad_batches=1)
+    return SimpleNamespace(accumulate_grad_batches=1, optimizers=[None])
 
 
 @torch.no_grad()
@@ -120,7 +120,7 @@ def test_it_starts_as_a_copy_of_what_is_trained(module, trainer):
 
 
 def test_it_counts_optimizer_steps_not_micro_batches(module):
-    ema, trainer = EMA(), SimpleNamespace(accumulate_grad_batches=3)
+    ema, trainer = EMA(), SimpleNamespace(accumulate_grad_batches=3, optimizers=[None])
     ema.on_train_start(trainer, module)
     train(ema, module, trainer, range(7))
     assert ema.updates == 2
