@@ -9,7 +9,8 @@ import copy
 import inspect
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from os import PathLike, fspath
 
@@ -84,7 +85,7 @@ class PythonValues:
                 "pass the class, or functools.partial(CLASS, …) with its settings"
             )
         else:
-            passed = PassedObject(give_back(made), type(made))
+            passed = PassedObject(GiveBack(made), type(made))
             target = stand_in(passed.code)
         if not may_build(target, group) or is_from_python(target):
             self.objects[target] = passed
@@ -125,11 +126,12 @@ def stand_in(code: object) -> str:
     return f"{FROM_PYTHON}." + re.sub(r"[^\w.]", "", name).strip(".")
 
 
-def give_back(value: object) -> Callable[..., object]:
-    """Return a constructor that returns an object; a copy of a module of torch, since training changes its weights."""
+@dataclass(frozen=True)
+class GiveBack:
+    """A constructor that returns an object; a copy of a module of torch, since training changes its weights."""
 
-    def make(**arguments: object) -> object:
+    value: object
+
+    def __call__(self, **arguments: object) -> object:
         torch = sys.modules.get("torch")
-        return copy.deepcopy(value) if torch is not None and isinstance(value, torch.nn.Module) else value
-
-    return make
+        return copy.deepcopy(self.value) if torch is not None and isinstance(self.value, torch.nn.Module) else self.value
