@@ -7,6 +7,8 @@ closes is a character.
 import os
 import re
 
+from ldm_train.settings.safe_yaml import parse_yaml
+
 QUOTED = r"""(?<![^\[{,:\s])(?P<quoted>"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')(?=\s*(?:[,:\]}]|$))"""  # or an apostrophe
 PIECE = re.compile(rf"{QUOTED}|(?P<mark>[\[\]{{}},])|.", re.DOTALL)
 DEPTHS = {"[": 1, "{": 1, "]": -1, "}": -1}
@@ -84,10 +86,14 @@ def as_objects(value: object) -> object:
 
 
 def as_prompts(value: object) -> object:
-    """Return the prompts of a list, of which one such as `{prompt: a fox, seed: 7}` is a text that writes a mapping."""
+    """Return the prompts of a list, of which one such as `{prompt: a fox, seed: 7}` is a text that writes a mapping.
+
+    Raises:
+        ValueError: such a text is no YAML.
+    """
     if not isinstance(value, list):
         return value
-    return [read_mapping(one) if isinstance(one, str) and PROMPT.match(one) and is_mapping(one) else one for one in value]
+    return [parse_yaml(one) if isinstance(one, str) and PROMPT.match(one) and is_mapping(one) else one for one in value]
 
 
 def as_factors(value: object) -> object:
