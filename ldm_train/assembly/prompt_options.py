@@ -91,8 +91,8 @@ def read_mapping_prompt(item: Mapping[str, object], where: str) -> Prompt:
                 f"{where}: {key} is not an option of a prompt; accepted: {', '.join(known)}{nearest(key, known)}"
             )
     text = item["prompt"]
-    if text is None or isinstance(text, list | Mapping):
-        raise ValueError(f"{where}: prompt: {text} must be one text")
+    if text is None or isinstance(text, list | Mapping | bool):
+        raise ValueError(f"{where}: prompt: {text} must be one text; quote it")
     options = {key: _convert(key, value, f"{where}: {key}: {value}") for key, value in values.items()}
     return Prompt(str(text), where, **options)  # type: ignore[arg-type]
 
@@ -107,8 +107,8 @@ def _convert(name: str, value: object, shown: str) -> str | int | float:
         ValueError: it is of another type, or out of range.
     """
     if name == "negative":
-        if isinstance(value, list | Mapping):
-            raise ValueError(f"{shown} must be one text")
+        if isinstance(value, list | Mapping | bool):
+            raise ValueError(f"{shown} must be one text; quote it")
         return str(value)
     if name == "guidance":
         number = _as_number(value)

@@ -49,6 +49,19 @@ def read_settings_file(path: Path) -> DictConfig:
     return config
 
 
+def parse_yaml(text: str) -> object:
+    """Return what a text of YAML holds.
+
+    Raises:
+        ValueError: it is no YAML, or exceeds a limit.
+    """
+    try:
+        _check_events(text)
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{shorten(text)} cannot be read as YAML; quote texts with colons and commas") from error
+
+
 def read_plain_yaml(path: Path) -> object:
     """Return what a YAML file holds as plain lists and mappings; raises as `read_yaml`."""
     return OmegaConf.to_container(read_yaml(path), resolve=False)

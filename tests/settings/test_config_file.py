@@ -32,6 +32,10 @@ def with_file(tmp_path: Path) -> Callable:
         ("defaults:\n  - override /schedule: cosine\nschedule: {offset: 0.01}", ["schedule=cosine", "schedule.offset=0.01"]),
         ("pictures: {prompts: ['a, b=c', \"it's {x}\", '']}", ["pictures.prompts=['a, b=c','it\\'s {x}','']"]),
         ("micro_batch_size: null\ntrainer: {devices: [0, 1]}", ["trainer.devices=[0,1]"]),
+        (
+            "pictures: {prompts: [{prompt: 'a, b: c', seed: 7, guidance: 2.5}, a cat --d 7]}",
+            ["pictures.prompts=[{prompt: 'a, b: c', seed: 7, guidance: 2.5},a cat --d 7]"],
+        ),
         ("logger: wandb", ["logger=wandb"]),
         ("logger: null", []),
         ("optimizer: {amsgrad: true}", ["+optimizer.amsgrad=true"]),

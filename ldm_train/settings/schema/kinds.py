@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Protocol, Union, get_args, get_origi
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
-from ldm_train.settings.schema.typed_values import as_objects, as_prompts, expand_home, is_mapping, read_mapping
+from ldm_train.settings.schema.typed_values import as_factors, as_objects, as_prompts, expand_home, is_mapping, read_mapping
 from ldm_train.util.text import nearest
 
 MISSING = "???"  # in a config file: a value that must be given
@@ -120,29 +120,12 @@ def _as_path(value: object) -> object:
     return expand_home(text) if isinstance(text, str) else text
 
 
-def _as_factors(value: object) -> object:
-    """Return paths with factors from the text that writes them, and with the home folder in every path."""
-    if is_mapping(value):
-        return _as_factors(read_mapping(str(value)))
-    if isinstance(value, list):
-        return [_as_entry(one) for one in value]
-    return {expand_home(str(path)): factor for path, factor in value.items()} if isinstance(value, dict) else value
-
-
 def _as_files(value: object) -> object:
     """Return the paths of each split from the text that writes them, with the home folder in every path."""
     if isinstance(value, list):
         return [_as_path(one) for one in value]
     splits = read_mapping(str(value)) if is_mapping(value) else value
     return {split: _as_files(paths) for split, paths in splits.items()} if isinstance(splits, dict) else _as_path(splits)
-
-
-def _as_entry(value: object) -> object:
-    """Return `{path: …, scale: …}` from the text that writes it; a path as it is."""
-    entry = read_mapping(str(value)) if is_mapping(value) else value
-    if not isinstance(entry, dict):
-        return entry
-    return {key: expand_home(one) if isinstance(one, str) else one for key, one in entry.items()}
 
 
 def _as_list(value: object) -> object:
@@ -162,7 +145,7 @@ FilePath = Annotated[str, BeforeValidator(_as_path), NotEmpty()]
 Texts = Annotated[list[Text], BeforeValidator(_as_list), Words("a list of texts")]
 Paths = FilePath | Annotated[list[FilePath], NotEmpty(), Words("a list of paths")]
 Factors = Annotated[
-    dict[str, Finite] | Paths | list[dict[str, object]], BeforeValidator(_as_factors), Words("paths, or paths with factors")
+    dict[str, Finite] | Paths | list[dict[str, object]], BeforeValidator(as_factors), Words("paths, or paths with factors")
 ]
 PatternFactors = Annotated[
     dict[str, Finite], BeforeValidator(_as_factors), Words("patterns of names with factors, {network.down.*:0.5}")

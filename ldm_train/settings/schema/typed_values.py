@@ -7,6 +7,8 @@ closes is a character.
 import os
 import re
 
+from ldm_train.settings.safe_yaml import parse_yaml
+
 QUOTED = r"""(?<![^\[{,:\s])(?P<quoted>"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')(?=\s*(?:[,:\]}]|$))"""  # or an apostrophe
 PIECE = re.compile(rf"{QUOTED}|(?P<mark>[\[\]{{}},])|.", re.DOTALL)
 DEPTHS = {"[": 1, "{": 1, "]": -1, "}": -1}
@@ -84,7 +86,28 @@ def as_objects(value: object) -> object:
 
 
 def as_prompts(value: object) -> object:
-    """Return the prompts of a list, of which one such as `{prompt: a fox, seed: 7}` is a text that writes a mapping."""
+    """Return the prompts of a list, of which one such as `{prompt: a fox, seed: 7}` is a text that writes a mapping.
+
+    Raises:
+        ValueError: such a text is no YAML.
+    """
     if not isinstance(value, list):
         return value
-    return [read_mapping(one) if isinstance(one, str) and PROMPT.match(one) and is_mapping(one) else one for one in value]
+    return [parse_yaml(one) if isinstance(one, str) and PROMPT.match(one) and is_mapping(one) else one for one in value]
+
+
+def as_factors(value: object) -> object:
+    """Return paths with factors from the text that writes them, and with the home folder in every path."""
+    if is_mapping(value):
+        return as_factors(read_mapping(str(value)))
+    if isinstance(value, list):
+        return [_as_entry(one) for one in value]
+    return {expand_home(str(path)): factor for path, factor in value.items()} if isinstance(value, dict) else value
+
+
+def _as_entry(value: object) -> object:
+    """Return `{path: …, scale: …}` from the text that writes it; a path as it is."""
+    entry = read_mapping(str(value)) if is_mapping(value) else value
+    if not isinstance(entry, dict):
+        return entry
+    return {key: expand_home(one) if isinstance(one, str) else one for key, one in entry.items()}
