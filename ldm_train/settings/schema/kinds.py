@@ -148,7 +148,7 @@ Factors = Annotated[
     dict[str, Finite] | Paths | list[dict[str, object]], BeforeValidator(as_factors), Words("paths, or paths with factors")
 ]
 PatternFactors = Annotated[
-    dict[str, Finite], BeforeValidator(_as_factors), Words("patterns of names with factors, {network.down.*:0.5}")
+    dict[str, Finite], BeforeValidator(as_factors), Words("patterns of names with factors, {network.down.*:0.5}")
 ]
 DataFiles = Annotated[
     Paths | dict[str, Any], BeforeValidator(_as_files), Words("paths, or the paths of each split, {train:a.parquet}")
