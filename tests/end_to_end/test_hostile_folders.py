@@ -55,13 +55,13 @@ def test_prompts_are_a_regular_file(pipe: Path, tmp_path: Path) -> None:
 
 
 def test_a_prompt_may_be_longer_than_a_path() -> None:
-    assert read_prompts("word " * 5000) == ["word " * 5000]
-    assert read_prompts(["a", "b"]) == ["a", "b"]
+    assert [prompt.text for prompt in read_prompts("word " * 5000)] == ["word " * 5000]
+    assert [prompt.text for prompt in read_prompts(["a", "b"])] == ["a", "b"]
 
 
 def test_syntax_of_web_uis_in_prompts_is_noted(capsys: pytest.CaptureFixture[str]) -> None:
     prompts = ["a (red:1.2) cat", "a dog"]
-    assert read_prompts(prompts, setting="pictures.prompts") == prompts
+    assert [prompt.text for prompt in read_prompts(prompts, setting="pictures.prompts")] == prompts
     out = capsys.readouterr().out
     assert "pictures.prompts has '(red:1.2)', in 1 of 2 prompts" in out
     read_prompts(prompts[1:])
