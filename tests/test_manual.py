@@ -296,7 +296,7 @@ def test_the_reference_lists_every_setting_with_its_default(path: Path) -> None:
 def test_the_reference_of_a_command_is_its_schema() -> None:
     page = settings.make_command_page("encode")
     assert "| `image_size` | `64` |" in page
-    assert "(../groups/autoencoder.md) | `openmoji` |" in page
+    assert "(../groups/autoencoder.md) | `general` |" in page
     assert "continued" not in page
     rows = [line.split(" | ") for line in settings.make_command_page("train").splitlines() if line.startswith("| `")]
     named = {row[0].removeprefix("| ").strip("`"): row for row in rows}
