@@ -189,6 +189,8 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("outputs/recipes"), help="folder of the runs, to go on with")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
+    if len(arguments.seeds) > max(T_95):
+        parser.error(f"--seeds takes at most {max(T_95)}")
     runs = plan_runs(arguments)
     while unfinished := [run for run in runs if run.step < (run.most or 0)]:
         for run in unfinished:

@@ -7,6 +7,7 @@ import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from os import PathLike, fspath
 from types import MappingProxyType
 
 from ldm_train.api.trained_runs import open_for_drawing
@@ -20,7 +21,7 @@ from ldm_train.settings.quoting import quote
 from ldm_train.settings.schema.commands import SCHEMAS
 from ldm_train.settings.schema.options import CommandSettings
 from ldm_train.settings.shipped import CONFIG_PATH, ConfigError, searching
-from ldm_train.settings.trust import granted
+from ldm_train.settings.trust import TRUST, granted
 from ldm_train.settings.without_effect import notes
 from ldm_train.util.messages import note_all
 from ldm_train.util.processes import called_from_python, launched_rank
@@ -29,10 +30,19 @@ from ldm_train.util.text import nearest
 Settings = Mapping[str, object]
 NONE: Settings = MappingProxyType({})
 Names = str | Sequence[str]
+FileName = str | PathLike[str]
+Files = FileName | Sequence[FileName]
 
 
 def compose(
-    verb: str, settings: Settings = NONE, /, *, trust: Names = (), config: Names = (), config_path: str = "", **more: object
+    verb: str,
+    settings: Settings = NONE,
+    /,
+    *,
+    trust: Names = (),
+    config: Files = (),
+    config_path: FileName = "",
+    **more: object,
 ) -> CommandSettings:
     """Return the settings that a command would run with, checked and complete; `as_plain()` of them is a dictionary.
 
@@ -54,7 +64,14 @@ def compose(
 
 
 def run_command(
-    verb: str, settings: Settings = NONE, /, *, trust: Names = (), config: Names = (), config_path: str = "", **more: object
+    verb: str,
+    settings: Settings = NONE,
+    /,
+    *,
+    trust: Names = (),
+    config: Files = (),
+    config_path: FileName = "",
+    **more: object,
 ) -> int:
     """Run a command of `ldm-train` in this process, with settings as in `compose`; return its exit code.
 
@@ -70,7 +87,7 @@ def run_command(
 
 
 def encode(
-    settings: Settings = NONE, /, *, trust: Names = (), config: Names = (), config_path: str = "", **more: object
+    settings: Settings = NONE, /, *, trust: Names = (), config: Files = (), config_path: FileName = "", **more: object
 ) -> LatentCache:
     """Encode captioned pictures into a latent cache, as `ldm-train encode`, and return the cache.
 
@@ -89,7 +106,7 @@ def encode(
 
 
 def train(
-    settings: Settings = NONE, /, *, trust: Names = (), config: Names = (), config_path: str = "", **more: object
+    settings: Settings = NONE, /, *, trust: Names = (), config: Files = (), config_path: FileName = "", **more: object
 ) -> TrainedRun:
     """Train a noise predictor on latent caches, as `ldm-train train`, and return the run as `load_run` opens it.
 
@@ -114,24 +131,34 @@ def train(
 
 
 @contextmanager
-def _composed(verb: str, settings: Settings, trust: Names, config: Names, config_path: str) -> Iterator[CommandSettings]:
-    """Let a call's grants hold until the block ends, which gets the command's settings."""
+def _composed(
+    verb: str, settings: Settings, trust: Names, config: Files, config_path: FileName
+) -> Iterator[CommandSettings]:
+    """Compose a call's settings; its grants end with the block."""
     if verb not in SCHEMAS:
         raise ConfigError(f"unknown command {verb!r}{nearest(verb, SCHEMAS)}; there are: {', '.join(SCHEMAS)}")
-    path = [f"{CONFIG_PATH}={quote(config_path)}"] if config_path else []
-    files = [f"{CONFIG}={quote(file)}" for file in ([config] if isinstance(config, str) else config) if file]
-    with searching(path), _granted(verb, settings, trust) as values:
+    path = [f"{CONFIG_PATH}={quote(fspath(config_path))}"] if config_path else []
+    named = [fspath(file) for file in ([config] if isinstance(config, str | PathLike) else config) if file]
+    files = [f"{CONFIG}={quote(file)}" for file in named]
+    given = {TRUST: trust, CONFIG: named, CONFIG_PATH: config_path and fspath(config_path)}
+    with searching(path), _granted(verb, settings, trust, given) as values:
         yield compose_words(verb, files, values)
 
 
 @contextmanager
-def _granted(verb: str, settings: Settings, trust: Names) -> Iterator[Settings]:
-    """Let what a call passes and trusts be built until the block ends, which gets the settings as plain values."""
+def _granted(verb: str, settings: Settings, trust: Names, given: Mapping[str, object]) -> Iterator[Settings]:
+    """Let what a call passes and trusts be built until the block ends, which gets the settings as plain values.
+
+    Args:
+        given: further keywords of the call, for the record.
+    """
     packages = read_trust(trust)
     with granted(packages):  # by which a group may name what is trusted
         read = PythonValues(verb, settings)
-        typed = "source.path" in read.values or isinstance(read.values.get("source"), dict)
-        call = f"ldm_train.run_command({verb!r}, {read.values!r})"
+        source = read.values.get("source")
+        typed = "source.path" in read.values or (isinstance(source, dict) and "path" in source)
+        keywords = [f"{name}={value!r}" for name, value in given.items() if value]
+        call = f"ldm_train.run_command({', '.join([repr(verb), repr(read.values), *keywords])})"
         with granted(replace(packages, commands=typed, objects=read.objects)), called_from_python(call):
             yield read.values
 

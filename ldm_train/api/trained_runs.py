@@ -20,10 +20,11 @@ from ldm_train.settings.python_values import PythonValues, read_trust
 from ldm_train.settings.run_options import DRAWING_GROUPS, read_run_config
 from ldm_train.settings.schema.options import TARGET
 from ldm_train.settings.schema.using import SampleSettings
-from ldm_train.settings.shipped import groups_of
+from ldm_train.settings.shipped import ConfigError, groups_of
 from ldm_train.settings.trust import granted
 from ldm_train.training.callbacks.picture_grids import make_grid_picture
 
+WITHOUT_EFFECT = {"prompts", "out", "count", "labels", "x", "y", "interpolate"}
 NOTHING: Mapping[str, object] = MappingProxyType({})
 
 
@@ -51,6 +52,8 @@ def load_run(
         ValueError: no run there, no checkpoint, weights of another network, or own code that is neither trusted nor passed.
     """
     given = {**settings, **more}
+    if useless := sorted(WITHOUT_EFFECT & given.keys()):
+        raise ConfigError(f"{useless[0]} has no effect in load_run, which draws nothing; generate() takes prompts")
     own = {name: value for name, value in given.items() if name in groups_of("train") and name not in DRAWING_GROUPS}
     packages = read_trust(trust)
     with granted(packages):
@@ -75,11 +78,11 @@ def generate(
     run: TrainedRun,
     prompts: str | Sequence[str],
     *,
-    seed: int = 0,
+    seed: int | None = None,
     steps: int | None = None,
     guidance_scale: float | None = None,
     sampler: Sampler | None = None,
-    negative_prompt: str = "",
+    negative_prompt: str | None = None,
     batch_size: int = 16,
 ) -> Tensor:
     """Draw a picture for each prompt and return them as images (B, 3, H, W) in [-1, 1], float32 on the CPU.
@@ -88,8 +91,8 @@ def generate(
 
     Args:
         seed: of the noise.
-        steps, guidance_scale, sampler: instead of the run's.
         negative_prompt: what guidance leads away from.
+        seed, negative_prompt, steps, guidance_scale, sampler: None for those that the run was loaded with.
         batch_size: pictures drawn at once.
 
     Raises:
@@ -98,18 +101,20 @@ def generate(
     texts = [prompts] if isinstance(prompts, str) else list(prompts)
     recipe = replace(
         run.recipe,
-        seed=seed,
+        seed=run.recipe.seed if seed is None else seed,
         steps=run.recipe.steps if steps is None else steps,
         sampler=run.recipe.sampler if sampler is None else sampler,
         guidance=run.recipe.guidance if guidance_scale is None else rescale(run.recipe.guidance, guidance_scale),
-        negative_prompt=negative_prompt,
+        negative_prompt=run.recipe.negative_prompt if negative_prompt is None else negative_prompt,
     )
     run.generation.check(texts, recipe)
     drawn = []
     for first in range(0, len(texts), batch_size):
         batch = texts[first : first + batch_size]
         images = run.generation(batch, recipe, first=first)
-        drawn.append(run.generation.require_finite(images, batch, range(first, first + len(batch)), seed=seed).cpu().float())
+        drawn.append(
+            run.generation.require_finite(images, batch, range(first, first + len(batch)), seed=recipe.seed).cpu().float()
+        )
     return torch.cat(drawn)
 
 

@@ -17,26 +17,36 @@ from ldm_train.settings.quoting import quote
 from ldm_train.settings.shipped import ConfigError, key_of
 
 OBJECTIVE = "objective"  # a user attribute of the study
-GRID = "hydra/sweeper/sampler=grid"
+# Samplers without a study here: a grid needs none, and cmaes unpickles what it finds in one, which may be a stranger's.
+WITHOUT_STUDY = {f"hydra/sweeper/sampler={name}" for name in ("grid", "cmaes")}
+STUDY = "ldm-train"  # in the sweep's folder
 
 
 def study_words(base: Path, plugins: PluginWords, objective: Objective) -> list[str]:
     """Return the settings of the sweeper that no word gives: its study, its direction, and that a failed job ends nothing.
 
-    A grid needs no study: a job that ended before gives its value at once.
+    Raises:
+        ConfigError: a storage of the user's without the name of the study in it.
     """
     defaults = {
         "hydra.sweeper.direction": "minimize" if objective.lowest else "maximize",
         "hydra.sweeper.max_failure_rate": "1.0",
     }
-    if GRID not in plugins.words:
-        defaults["hydra.sweeper.storage"] = quote(f"sqlite:///{base.absolute() / 'optuna.db'}")
-        defaults["hydra.sweeper.study_name"] = "ldm-train"
     given = {key_of(word) for word in plugins.words}
+    if "hydra.sweeper.storage" in given and "hydra.sweeper.study_name" not in given:
+        raise ConfigError("hydra.sweeper.storage may hold the studies of several sweeps: add hydra.sweeper.study_name=NAME")
+    if not any(word.lstrip("+") in WITHOUT_STUDY for word in plugins.words):
+        defaults["hydra.sweeper.storage"] = quote(locate_study(base))
+        defaults["hydra.sweeper.study_name"] = STUDY
     return [f"{key}={value}" for key, value in defaults.items() if key not in given]
 
 
-def continue_study(sweeper: Mapping[str, object], objective: Objective) -> list[str] | None:
+def locate_study(base: Path) -> str:
+    """Return the address of the database in a sweep's folder."""
+    return f"sqlite:///{base.absolute() / 'optuna.db'}"
+
+
+def continue_study(base: Path, sweeper: Mapping[str, object], objective: Objective) -> list[str] | None:
     """Queue the trials of a study that have no value; return settings of the sweeper for the rest, None if there is none.
 
     Raises:
@@ -46,7 +56,8 @@ def continue_study(sweeper: Mapping[str, object], objective: Objective) -> list[
     assert isinstance(total, int)
     if sweeper["storage"] is None or sweeper["study_name"] is None:
         return []
-    study, trials = open_study(str(sweeper["storage"]), str(sweeper["study_name"]), objective)
+    storage = str(sweeper["storage"])
+    study, trials = open_study(storage, str(sweeper["study_name"]), objective, own=storage == locate_study(base))
     ended = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     known = [trial.params for trial in ended]
     known += [trial.system_attrs["fixed_params"] for trial in study.trials if trial.state == TrialState.WAITING]
@@ -63,8 +74,13 @@ def continue_study(sweeper: Mapping[str, object], objective: Objective) -> list[
     return [f"hydra.sweeper.n_trials={total - len(ended)}", *renewed]
 
 
-def open_study(storage: str, name: str, objective: Objective) -> tuple[optuna.Study, list[optuna.trial.FrozenTrial]]:
+def open_study(
+    storage: str, name: str, objective: Objective, *, own: bool
+) -> tuple[optuna.Study, list[optuna.trial.FrozenTrial]]:
     """Return a study, and the trials of earlier sweeps, of which none runs; one without values takes another objective.
+
+    Args:
+        own: whether it is in the sweep's folder, which one sweep at a time holds; other sweeps may use another one.
 
     Raises:
         ConfigError: the study has values of another objective.
@@ -77,14 +93,14 @@ def open_study(storage: str, name: str, objective: Objective) -> tuple[optuna.St
         study = optuna.load_study(storage=storage, study_name=name)
     trials, wanted = study.trials, f"{objective.name}, {direction}"
     if (before := study.user_attrs.get(OBJECTIVE, wanted)) != wanted:
-        if any(trial.state == TrialState.COMPLETE for trial in trials):
+        if not own or any(trial.state == TrialState.COMPLETE for trial in trials):
             raise ConfigError(
                 f"the study {name} in {storage} searches for objective={before}, not {wanted}: choose another folder"
             )
         optuna.delete_study(storage=storage, study_name=name)
         study = optuna.create_study(storage=storage, study_name=name, direction=direction)
     study.set_user_attr(OBJECTIVE, wanted)
-    for trial in study.trials:
-        if trial.state == TrialState.RUNNING:  # the sweep that ran it was interrupted: one sweep at a time holds the folder
+    for trial in study.trials if own else []:
+        if trial.state == TrialState.RUNNING:  # the sweep that ran it was interrupted
             study.tell(trial.number, state=TrialState.FAIL)
     return study, trials

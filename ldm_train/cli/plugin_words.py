@@ -105,7 +105,7 @@ def check_plugins(plugins: PluginWords) -> None:
             names = list_setting_names(known[match[1]])
             if match[2] not in names:
                 near = nearest(match[2], names)
-                raise ConfigError(f"unknown setting {key_of(word)!r}{near} There are: {', '.join(names)}")
+                raise ConfigError(f"unknown setting {key_of(word)!r}; there are: {', '.join(names)}{near}")
     compose_plugins(plugins.words)
 
 

@@ -56,8 +56,8 @@ class Objective:
         if found is None:
             names = sorted(name.removeprefix("metrics/") for name in values if not name.startswith("validation_bins"))
             raise MissingMetricError(
-                f"objective={self.name} is not in what {directory} logged: {list_names(names, 30) or 'nothing'}"
-                f"{nearest(self.name, names)} The same command with another objective goes on with the jobs that ended"
+                f"objective={self.name} is not in what {directory} logged: {list_names(names, 30) or 'nothing'}. The same "
+                f"command with another objective goes on with the jobs that ended{nearest(self.name, names)}"
             )
         if not found:
             raise ValueError(f"{directory} has no finite value of objective={self.name}")

@@ -64,7 +64,7 @@ def run_hydra(plan: SweepPlan, plugins: PluginWords, objective: Objective | None
         from ldm_train.cli.optuna_study import continue_study, study_words
 
         words += study_words(base, plugins, objective)
-        left = continue_study(compose_plugins(words)["sweeper"], objective)
+        left = continue_study(base, compose_plugins(words)["sweeper"], objective)
         if left is None:
             return print(f"all jobs of {base / TABLE} have ended; a larger hydra.sweeper.n_trials adds some")
         words += left

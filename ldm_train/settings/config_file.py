@@ -4,6 +4,7 @@ A setting is written as in a run's `config.yaml` or in an experiment: `max_steps
 of a group by its name, `schedule: cosine`, or in a defaults list, `- override /schedule: cosine`.
 """
 
+import re
 import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -32,6 +33,7 @@ from ldm_train.settings.shipped import (
 from ldm_train.settings.trust import TRUST
 
 CONFIG = "config"
+COMMAND_LINE = (TRUST, CONFIG, CONFIG_PATH, "hydra", "objective")  # what no file may set
 SERVERS = ("tracking_uri", "space_id")  # settings of loggers that name where everything is sent
 
 
@@ -53,13 +55,10 @@ def file_words(verb: str, path: str, *, chosen: Collection[str], targets: dict[s
     targets = targets | {str(key): found for key, value in read_values.items() if (found := _target(key, value))}
     config = _keep_texts(verb, targets, "", read_values, read_written(Path(path)))
     assert isinstance(config, dict)
-    if refused := next((key for key in (TRUST, CONFIG_PATH, "hydra", "objective") if key in config), None):
-        raise ConfigError(
-            f"{refused} in {path} is refused: trust, {CONFIG_PATH}, objective and Hydra's plugins are chosen on the "
-            "command line only"
-        )
-    _check_logger(config.get("logger"), path)
-    return list_words(verb, config, chosen=chosen, origin=f" in {path}")
+    _refuse_roots(config, path)
+    words = list_words(verb, config, chosen=chosen, origin=f" in {path}")
+    _check_logger(words, path)
+    return words
 
 
 def list_words(verb: str, config: Mapping[str, object], *, chosen: Collection[str] = (), origin: str = "") -> list[str]:
@@ -112,6 +111,7 @@ def expand_own_options(verb: str, words: Sequence[str]) -> list[str]:
             assert isinstance(found, dict)
             node = {str(key): value for key, value in found.items()}
             option, settings = _constructor(verb, group, node) if TARGET in node else (None, list(_settings(group, node)))
+            _check_logger(settings, path)
             expanded += [*([] if option is None else [f"{group}={option}"]), *settings]
     return expanded
 
@@ -147,15 +147,24 @@ def _keep_texts(verb: str, targets: dict[str, str], name: str, value: object, wr
     return written if found is not None and takes_text(found[0]) else value
 
 
-def _check_logger(node: object, path: str) -> None:
+def _refuse_roots(config: Mapping[str, object], path: str) -> None:
+    """Raise if a file has a setting that only the command line may choose, by itself or as the start of a full name."""
+    for key in config:
+        if re.split(r"[./@]", str(key).lstrip("+~"), maxsplit=1)[0] in COMMAND_LINE:
+            raise ConfigError(
+                f"{key} in {path} is refused: trust, {CONFIG_PATH}, objective and Hydra's plugins are chosen on the "
+                "command line only"
+            )
+
+
+def _check_logger(words: Sequence[str], path: str | Path) -> None:
     """Raise if a file gives a logger what names programs and servers, as settings may that its options do not list."""
     listed = {str(key) for option in groups()["logger"] for key in shipped(f"logger/{option}")}
-    for key, value in sorted(node.items()) if isinstance(node, dict) else []:
-        server = key in SERVERS and value not in (None, "null")
-        if server or str(key) not in listed:
-            raise ConfigError(
-                f"logger.{key} in {path} is accepted on the command line only: {'+' * (not server)}logger.{key}=…"
-            )
+    for key, value in sorted((key_of(word), word.partition("=")[2]) for word in words if not word.startswith("~")):
+        group, _, name = key.partition(".")
+        server = name in SERVERS and value != "null"
+        if group == "logger" and name and (server or name not in listed):
+            raise ConfigError(f"{key} in {path} is accepted on the command line only: {'+' * (not server)}{key}=…")
 
 
 def _default(entry: object, origin: str) -> tuple[str, object]:
@@ -213,7 +222,7 @@ def nearest_option(group: str, node: Mapping[str, object]) -> str | None:
 
 
 def _default_settings(verb: str, group: str) -> set[str]:
-    """Of the option that the verb has unless it is message another."""
+    """Return the names of the settings of the command's default option."""
     entries = [entry for entry in shipped(verb).defaults if isinstance(entry, DictConfig) and group in entry]
     return {str(key) for entry in entries for key in shipped(f"{group}/{entry[group]}")}
 

@@ -43,8 +43,11 @@ class PythonValues:
 
     def __init__(self, verb: str, settings: Mapping[str, object]) -> None:
         self.verb, self.objects = verb, dict[str, PassedObject]()
-        if refused := [name for name in (TRUST, CONFIG, CONFIG_PATH, "hydra") if name in settings]:
-            raise ConfigError(f"{refused[0]} is no setting of {verb}; pass it as a keyword: {refused[0]}=…")
+        self._originals = dict[str, object]()  # by the names in `objects`
+        if "hydra" in settings:
+            raise ConfigError("hydra is no setting: Hydra's launchers and sweepers are for `ldm-train … --multirun`")
+        if refused := [name for name in (TRUST, CONFIG, CONFIG_PATH) if name in settings]:
+            raise ConfigError(f"{refused[0]} is no setting of {verb}, but a keyword of some functions: {refused[0]}=…")
         self.values = {name: self._read(name, value) for name, value in settings.items()}
 
     def _read(self, name: str, value: object) -> object:
@@ -88,9 +91,17 @@ class PythonValues:
             passed = PassedObject(GiveBack(made), type(made))
             target = stand_in(passed.code)
         if not may_build(target, group) or is_from_python(target):
+            target = self._name_apart(target, made)
             self.objects[target] = passed
         call = {"_partial_": True} if group in BOUND else {}
         return {TARGET: target, **call, **{key: self._read(key, one) for key, one in arguments.items()}}
+
+    def _name_apart(self, target: str, made: object) -> str:
+        """Return the name, with a number if another object has it."""
+        names = (target, *(f"{target}_{number}" for number in range(2, len(self._originals) + 2)))
+        name = next(name for name in names if self._originals.get(name, made) is made)
+        self._originals[name] = made
+        return name
 
 
 def read_trust(trust: str | Sequence[str]) -> Grants:

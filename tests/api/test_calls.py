@@ -177,6 +177,7 @@ def test_own_callbacks_and_metrics_are_objects_too(cache: Path, tmp_path: Path) 
         (lambda: package.compose("train", trust="os", cache="c", run_dir="r"), "ConfigError", "trust=os"),
         (lambda: package.load_run("none"), "ValueError", "none"),
         (lambda: package.load_run("none", stepss=3), "ConfigError", "stepss.*steps"),
+        (lambda: package.load_run("none", prompts=["a"]), "ConfigError", "prompts.*generate"),
         (lambda: package.encode(cache="c", source={"path": "none"}), "ValueError", "none"),
         (lambda: package.run_command("report", run_dir="none", out="page.html"), "ValueError", "none"),
     ],
@@ -232,6 +233,13 @@ def test_the_conditioner_of_a_cache_fits_its_captions(cache: Path) -> None:
     conditioning = text(captions)
     assert conditioning.tokens is not None
     assert conditioning.tokens.shape[::2] == (3, text.context_width)
+
+
+def test_a_path_in_a_file_is_no_command(tmp_path: Path) -> None:
+    (tmp_path / "given.yaml").write_text(f"source: webdataset\nsource.path: 'pipe:touch {tmp_path}/ran'\n")
+    with pytest.raises(ValueError, match="pipe:"):
+        package.encode(config=tmp_path / "given.yaml", source={"lines": "one"}, cache=str(tmp_path / "cache"))
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_grid_shows_every_image() -> None:

@@ -135,7 +135,10 @@ def test_what_only_a_sweep_has_is_refused_without_one(word: str, ldm_train: Call
     assert word in answer.err
 
 
-@pytest.mark.parametrize("text", ["hydra: {launcher: {_target_: os.system}}", "hydra/launcher: joblib", "objective: loss"])
+FILES = ["hydra: {launcher: {_target_: os.system}}", "hydra/launcher: joblib", "hydra.searchpath: [x]", "objective: loss"]
+
+
+@pytest.mark.parametrize("text", FILES)
 def test_a_file_cannot_choose_a_launcher(text: str, ldm_train: Callable, tmp_path: Path) -> None:
     (tmp_path / "settings.yaml").write_text(text)
     answer = ldm_train("train", *TRAIN, "run_dir=x", f"config={tmp_path}/settings.yaml")
@@ -318,6 +321,27 @@ def test_a_search_improves_the_objective_and_prints_the_best_first(
     listed = ldm_train("runs", f"{tmp_path}/s")
     assert listed.code == 0
     assert all(job["directory"].rpartition("/")[2] in listed.out for job in jobs if job["code"] == 0)
+
+
+@OPTUNA
+@IGNORE
+@pytest.mark.parametrize("sampler", ["cmaes", "grid"])
+def test_a_sampler_that_unpickles_gets_no_study_from_the_folder(sampler: str, tmp_path: Path) -> None:
+    from ldm_train.cli.optuna_study import study_words
+
+    objective = Objective("loss", lowest=True)
+    for given, stored in (([], True), ([f"hydra/sweeper/sampler={sampler}"], False)):
+        _, plugins = split_plugins(["hydra/sweeper=optuna", *given])
+        assert any("optuna.db" in word for word in study_words(tmp_path, plugins, objective)) == stored
+
+
+@OPTUNA
+def test_a_storage_of_ones_own_needs_the_name_of_a_study(tmp_path: Path) -> None:
+    from ldm_train.cli.optuna_study import study_words
+
+    _, plugins = split_plugins(["hydra/sweeper=optuna", "hydra.sweeper.storage=sqlite:///a.db"])
+    with pytest.raises(ConfigError, match="study_name"):
+        study_words(tmp_path, plugins, Objective("loss", lowest=True))
 
 
 @OPTUNA

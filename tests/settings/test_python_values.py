@@ -110,6 +110,15 @@ def test_objects_of_lists_are_described_and_plain_values_kept() -> None:
     assert read.values["pictures"] == {"every": 2}
 
 
+def test_two_objects_of_one_class_have_two_names() -> None:
+    first, second = LOCAL(**VALUES), LOCAL(**VALUES)
+    found = PythonValues("train", {"callbacks": [first, second, first]})
+    names = [item["_target_"] for item in found.values["callbacks"]]  # type: ignore[index,union-attr]
+    assert names[0] == names[2] != names[1]
+    assert found.objects[names[0]].make.value is first  # type: ignore[attr-defined]
+    assert found.objects[names[1]].make.value is second  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
@@ -119,6 +128,7 @@ def test_objects_of_lists_are_described_and_plain_values_kept() -> None:
         ({"trainer": nn.Identity()}, "trainer.*Identity"),
         ({"trust": "mypackage"}, "trust"),
         ({"config_path": "folder"}, "config_path"),
+        ({"hydra": {"launcher": "joblib"}}, "--multirun"),
     ],
 )
 def test_what_no_setting_takes_is_named(settings: dict[str, object], says: str) -> None:

@@ -303,6 +303,7 @@ def test_one_prompt_is_one_prompt_everywhere(tmp_path: Path) -> None:
         ("a fox", ["a fox"]),
         ("5", ["5"]),
         ("[a fox,5]", ["a fox", "5"]),
+        ("{prompt: a fox, seed: 7}", ["a fox"]),
         (str(tmp_path / "prompts.txt"), ["a fox", "a cat"]),
     ):
         settings = compose_as(TrainSettings, [*NEEDED["train"], f"pictures.prompts={given}"])

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -14,7 +15,9 @@ import torch
 from PIL import Image
 
 from ldm_train.settings.composition import ConfigError, compose
+from ldm_train.settings.shipped import searching
 from ldm_train.training.loggers.step_rows import StepRows
+from ldm_train.training.loggers.trackio import as_folder_name
 
 STEPS = list(range(1, 9))
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of libraries that mlflow and trackio use
@@ -58,13 +61,31 @@ def test_a_missing_package_is_named_at_once_with_its_extra(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("form", ["logger: {%s}", "logger.%s", "logger: {_target_: %s.Logger, %s}"])
 @pytest.mark.parametrize("setting", ["tracking_uri: http://example.com", "space_id: someone/else"])
-def test_a_file_does_not_say_where_everything_is_sent(setting: str, tmp_path: Path) -> None:
-    option = "mlflow" if "uri" in setting else "trackio"
-    (tmp_path / "mine.yaml").write_text(f"logger: {{{setting}}}\n")
+def test_a_file_does_not_say_where_everything_is_sent(setting: str, form: str, tmp_path: Path) -> None:
+    option, target = ("mlflow", "mlflow.MLflow") if "uri" in setting else ("trackio", "trackio.Trackio")
+    text = form.replace("%s.Logger", f"ldm_train.training.loggers.{target}").replace("%s", setting)
+    (tmp_path / "mine.yaml").write_text(text + "\n")
     name = setting.partition(":")[0]
+    chosen = [] if "_target_" in form else [f"logger={option}"]
     with pytest.raises(ConfigError, match=f"logger.{name}"):
-        compose("train", ["cache=c", "run_dir=r", f"logger={option}", f"config={tmp_path}/mine.yaml"])
+        compose("train", ["cache=c", "run_dir=r", *chosen, f"config={tmp_path}/mine.yaml"])
+
+
+def test_an_own_option_does_not_say_it_either(tmp_path: Path) -> None:
+    (tmp_path / "logger").mkdir()
+    target = "ldm_train.training.loggers.mlflow.MLflow"
+    (tmp_path / "logger/mine.yaml").write_text(f"_target_: {target}\ntracking_uri: http://example.com\n")
+    with searching([f"config_path={tmp_path}"]), pytest.raises(ConfigError, match=r"logger\.tracking_uri"):
+        compose("train", ["cache=c", "run_dir=r", "logger=mine"])
+
+
+@pytest.mark.parametrize("name", ["../../away", "/away", "..", "a\\b"])
+def test_trackio_makes_no_folder_elsewhere(name: str) -> None:
+    inside = Path("/run/media")
+    assert Path(os.path.normpath(inside / as_folder_name(name))).parent == inside
+    assert "\\" not in as_folder_name(name)
 
 
 def test_a_row_is_logged_when_it_is_whole_and_once() -> None:

@@ -60,7 +60,7 @@ def push_folder(folder: Path, name: str, *, private: bool) -> str:
     if public:
         raise ValueError(
             f"push={name} exists on the hub and is public, and nothing was uploaded; make it private there, choose another "
-            f"name, or set push_private=false. {_describe_retry(folder, name, private=private)}"
+            f"name, or set push_private=false. The export in {folder} is complete"
         )
     return address
 
@@ -68,7 +68,8 @@ def push_folder(folder: Path, name: str, *, private: bool) -> str:
 def _describe_retry(folder: Path, name: str, *, private: bool) -> str:
     """Return the command of huggingface_hub that uploads a folder, in a sentence."""
     command = ["hf", "upload", name, shlex.quote(str(folder)), ".", *(["--private"] if private else [])]
-    return f"The export in {folder} is complete; to upload it: {' '.join(command)}"
+    note = " (which is private only if that makes the repository)" if private else ""
+    return f"The export in {folder} is complete; to upload it: {' '.join(command)}{note}"
 
 
 def _explain(error: BaseException) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ldm_train.assembly.parts import Parts
-from ldm_train.assembly.prompts import parse_prompts
+from ldm_train.assembly.prompts import looks_like_a_file, parse_prompts
 from ldm_train.commands.export.model_card import TASK, hide_local_path
 from ldm_train.settings.config_file import shortest_words
 from ldm_train.settings.schema.options import Part
@@ -13,6 +13,7 @@ from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.util.text import as_word
 
 TAGS = ("stable-diffusion", TASK, "ldm-train")
+EXAMPLE = "a red apple"
 CLEANED = (
     "In training, captions were cleaned with ftfy, which transformers' tokenizer does not do with a prompt: write straight "
     "quotes for curly ones, plain letters for ligatures and full-width letters, and `&` for `&amp;`."
@@ -24,11 +25,14 @@ def format_code(*lines: str, language: str = "python") -> str:
 
 
 def choose_prompt(trained: TrainSettings) -> str:
-    """Return the first prompt of the run's pictures, or an example if it has none."""
+    """Return the first prompt of the run's pictures, or an example: a file of prompts that a run names is not opened."""
+    given = trained.pictures.prompts
+    if not isinstance(given, list) and looks_like_a_file(str(given)):
+        return EXAMPLE
     try:
-        return parse_prompts(trained.pictures.prompts)[0].text
-    except ValueError:  # none, or a file that is not there any more
-        return "a red apple"
+        return parse_prompts(given if isinstance(given, list) else [given])[0].text
+    except ValueError:
+        return EXAMPLE
 
 
 def format_drawing_call(trained: TrainSettings) -> str:

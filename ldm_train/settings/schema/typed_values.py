@@ -86,14 +86,18 @@ def as_objects(value: object) -> object:
 
 
 def as_prompts(value: object) -> object:
-    """Return the prompts of a list, of which one such as `{prompt: a fox, seed: 7}` is a text that writes a mapping.
+    """Return prompts, of which one such as `{prompt: a fox, seed: 7}` is a text that writes a mapping.
 
     Raises:
         ValueError: such a text is no YAML.
     """
     if not isinstance(value, list):
-        return value
-    return [parse_yaml(one) if isinstance(one, str) and PROMPT.match(one) and is_mapping(one) else one for one in value]
+        return [parse_yaml(str(value))] if _writes_prompt(value) else value
+    return [parse_yaml(one) if _writes_prompt(one) else one for one in value]
+
+
+def _writes_prompt(value: object) -> bool:
+    return isinstance(value, str) and PROMPT.match(value) is not None and is_mapping(value)
 
 
 def as_factors(value: object) -> object:

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import re
+import shlex
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -78,7 +79,9 @@ class MLflow(Dashboard):
         self._logger = self._open(None if step is None else read_identity(path, IDENTITY))
         write_identity(path, self._id)
         client = self._logger.experiment
-        data = client.get_run(self._id).data
+        run = client.get_run(self._id)
+        self._check_place(str(run.info.artifact_uri))
+        data = run.data
         self._logger.log_hyperparams({k: v for k, v in flatten(settings).items() if k not in data.params})
         client.log_text(self._id, json.dumps(settings, indent=2) + "\n", "config.json")
         steps = [metric.step for name in data.metrics for metric in client.get_metric_history(self._id, name)]
@@ -112,7 +115,7 @@ class MLflow(Dashboard):
         if logger is not None:
             logger.finalize("failed" if failed else "success")
             if self.tracking_uri is None:
-                note(f"mlflow: `mlflow ui --backend-store-uri {self._local_uri}` shows this run")
+                note(f"mlflow: `mlflow ui --backend-store-uri {shlex.quote(self._local_uri)}` shows this run")
 
     @property
     def _client(self) -> "MlflowClient":
@@ -131,6 +134,13 @@ class MLflow(Dashboard):
 
     def _is_new(self, step: int) -> bool:
         return self._logger is not None and not self._waits and step > self._rows.last_known
+
+    def _check_place(self, artifacts: str) -> None:
+        """Raise if the database in the run directory would put pictures elsewhere, as that of a run that was moved does."""
+        own = (self.run_dir / FOLDER).resolve()
+        if self.tracking_uri is None and not artifacts.startswith(f"{own.as_uri()}/"):
+            self._logger = None
+            raise ValueError(f"{own} was made elsewhere and puts pictures into {artifacts}; remove that folder to log anew")
 
     def _open(self, identity: str | None) -> "MLFlowLogger":
         """Return Lightning's logger of the run with this id, or of a new run if there is no such run."""

@@ -1,4 +1,4 @@
-"""What dashboards share that keep a run of their own: its name on disk, whole rows of a step, and rows that it lacks."""
+"""Shared by dashboards with a run of their own: its name on disk, whole rows of a step, and rows that it lacks."""
 
 import importlib.util
 import json

@@ -7,6 +7,7 @@ was killed before they were written, are copied from `metrics.jsonl`.
 import os
 import re
 import secrets
+import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -64,8 +65,8 @@ class Trackio(Dashboard):
         require_packages("trackio", "trackio")
         self.run_dir = Path(save_dir)
         self.folder = Path(os.environ.get(FOLDER) or self.run_dir.resolve() / "trackio")
-        self.run_name = name or self.run_dir.resolve().name
-        self.settings: dict[str, Any] = {"project": project, "group": group, "space_id": space_id}
+        self.run_name = as_folder_name(name or self.run_dir.resolve().name)
+        self.settings: dict[str, Any] = {"project": as_folder_name(project), "group": group, "space_id": space_id}
         self._rows = StepRows[object](self._log_row)
         self._run: Run | None = None
         self._pictures = False
@@ -121,11 +122,19 @@ class Trackio(Dashboard):
         if run is not None:
             with redirect_stdout(StringIO()):
                 run.finish()
-            note(f"trackio: `{FOLDER}={self.folder} trackio show --project {self.settings['project']}` shows this run")
+            command = (
+                f"{FOLDER}={shlex.quote(str(self.folder))} trackio show --project {shlex.quote(self.settings['project'])}"
+            )
+            note(f"trackio: `{command}` shows this run")
 
     def _log_row(self, values: Mapping[str, object], step: int) -> None:
         if self._run is not None:
             self._run.log(dict(values), step=step)
+
+
+def as_folder_name(name: str) -> str:
+    """Return a name without what leads out of a folder, since trackio makes folders of names."""
+    return re.sub(r"[/\\]|^\.+", "_", name)
 
 
 def read_folder() -> Path | None:

@@ -1,4 +1,4 @@
-"""What an optimizer has that averages the weights itself; the average takes the place of the run's EMA."""
+"""Interface of optimizers that average the weights themselves; the average takes the place of the run's EMA."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence

@@ -15,6 +15,9 @@ import pytest
 from huggingface_hub import constants
 
 from ldm_train.commands.export.hub_push import push_folder
+from ldm_train.commands.export.usage import choose_prompt
+from ldm_train.settings.composition import compose_as
+from ldm_train.settings.schema.training import TrainSettings
 
 TOKEN = "hf_test"
 
@@ -156,6 +159,21 @@ def test_nothing_private_goes_into_a_public_repository(online: FakeHub, folder: 
         push_folder(folder, "me/model", private=True)
     assert online.files == {}
     assert str(folder) in str(raised.value)
+    assert "hf upload" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "shown"),
+    [("secret.txt", "a red apple"), ("keys/secret", "a red apple"), ("a fox", "a fox"), ("[a cat,a fox]", "a cat")],
+)
+def test_the_card_shows_no_line_of_a_file_that_a_run_names(
+    prompts: str, shown: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "keys").mkdir()
+    for name in ("secret.txt", "keys/secret"):
+        (tmp_path / name).write_text("token\n")
+    assert choose_prompt(compose_as(TrainSettings, ["cache=c", "run_dir=r", f"pictures.prompts={prompts}"])) == shown
 
 
 @pytest.mark.parametrize("fails", ["/repos/create", "/preupload/", "/commit/"])
