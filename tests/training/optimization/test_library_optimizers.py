@@ -241,7 +241,7 @@ REFUSED = [
     *(([f"optimizer={name}", "optimizer.lr=1", "trainer.strategy=fsdp2"], ["fsdp2", "strategy=ddp"]) for name in UNSHARDED),
     (
         ["optimizer=lion", "fused_backward=true", "trainer.gradient_clip_val=null"],
-        ["pytorch_optimizer.Lion", "fused_backward"],
+        ["pytorch_optimizer.optimizer.lion.Lion", "fused_backward"],
     ),
     (["parameter_groups.rates={network.dwon.*:0.5}"], ["'network.dwon.*'", "'network.down.*'"]),
     (["parameter_groups.rates={network.down.*:0}"], ["network.down.*:0"]),
