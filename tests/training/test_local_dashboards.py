@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -166,6 +167,19 @@ def test_mlflow_gets_what_was_before_and_survives_failures(trained: Path, tmp_pa
     assert [(one.step, one.value) for one in history] == [(step, lines(run_dir)[step]["loss"]) for step in range(1, 7)]
     [table] = (run_dir / "mlflow/artifacts" / run.info.run_id / "artifacts/tables").iterdir()
     assert json.loads(table.read_text())["columns"] == ["snr", "loss"]
+
+
+@needs_mlflow
+def test_mlflow_of_a_copied_run_writes_nothing_into_the_other_one(mlflow_run: Path, tmp_path: Path) -> None:
+    from ldm_train.training.loggers.mlflow import MLflow
+
+    before = {path: path.stat().st_mtime_ns for path in mlflow_run.rglob("*")}
+    logger = MLflow(str(shutil.copytree(mlflow_run, tmp_path / "copy")))
+    with pytest.raises(ValueError, match=re.escape(str(tmp_path / "copy/mlflow"))):
+        logger.begin({"seed": 0}, STEPS[-1])
+    logger.picture("samples", torch.zeros(3, 8, 8, dtype=torch.uint8), STEPS[-1] + 1)
+    logger.close(failed=False)
+    assert {path: path.stat().st_mtime_ns for path in mlflow_run.rglob("*")} == before
 
 
 # Trackio
