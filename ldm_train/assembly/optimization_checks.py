@@ -13,6 +13,7 @@ from ldm_train.settings.schema.options import MIXED_16
 from ldm_train.settings.schema.training import FittingSettings, TrainSettings
 from ldm_train.training.optimization.gradients import copy_group_values
 from ldm_train.training.optimization.parameter_groups import ParameterGroups
+from ldm_train.util.text import first_line
 
 
 def build_parameter_groups(config: TrainSettings) -> ParameterGroups:
@@ -65,7 +66,7 @@ def refuse_unfit_optimizer(target: str, make: Callable[[ParamsT], Optimizer]) ->
     except Exception as error:  # of any kind: schedulefree's is `Exception` itself, if its train() was not called
         raise ValueError(
             f"optimizer._target_={target} cannot train a network's weights, which are vectors, matrices and convolutions: "
-            f"{error}; choose another one, such as optimizer._target_=torch.optim.AdamW"
+            f"{first_line(error)}; choose another one, such as optimizer._target_=torch.optim.AdamW"
         ) from error
 
 

@@ -31,6 +31,8 @@ KINDS = {
     "metrics": "ldm_train.metrics.evaluation.PictureMetric",
 }
 MODULES = ("network", "autoencoder", "text_encoder")  # groups of modules of torch
+DERIVED = ("source", "callbacks")  # groups of which a base class does most of the work
+SINGULAR = {"callbacks": "callback", "metrics": "metric"}
 BOUND = ("optimizer", "guidance")  # groups of constructors that get further arguments from the run
 PROBES = "ldm_train.assembly.own_probes"
 NETWORK_ARGUMENTS = ("x_t", "t", "conditioning")
@@ -48,12 +50,14 @@ def check_kind(made: object, target: str, group: str) -> None:
     if group == "network":
         _check_network(made, target)
     elif group in KINDS:
-        kind = KINDS[group]
-        module, _, base = kind.rpartition(".")
-        if missing := sorted(_members(getattr(importlib.import_module(module), base)) - set(dir(made))):
+        kind, message = KINDS[group], f"{group}._target_={target} makes a {name}, which is no {SINGULAR.get(group, group)}"
+        module, _, base_name = kind.rpartition(".")
+        base = getattr(importlib.import_module(module), base_name)
+        if group in DERIVED and not isinstance(made, base):
+            raise ValueError(f"{message}: derive the class from {kind}")
+        if missing := sorted(_members(base) - set(dir(made))):
             raise ValueError(
-                f"{group}._target_={target} makes a {name}, which is no {group}: it has no {list_names(missing)}; "
-                f"add what is missing, or derive the class from {kind}"
+                f"{message}: it has no {list_names(missing)}; add what is missing, or derive the class from {kind}"
             )
     if group in KINDS or group in BOUND:
         importlib.import_module(PROBES).probe(made, target, group)

@@ -4,6 +4,7 @@ Next to the shipped ones there may be a user's own, in the folder of `config_pat
 """
 
 import importlib
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -163,7 +164,10 @@ def refuse_unknown_options(verb: str, overrides: list[str]) -> None:
         if value == "null" and not groups_of(verb).get(key, True):
             raise ConfigError(f"{verb} needs {key}=…, one of: {', '.join(known[key])}")
         if key in known and value not in {*known[key], "null"}:
+            own = "; a file of yours: config=FILE" if key == "experiment" else ""
+            if re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", value):
+                own = f"; a class of yours: {key}._target_={value} trust={value.partition('.')[0]}"
             raise ConfigError(
                 f"{key}={value} is no option; there are: {', '.join(known[key])}{suggest_option(key, value, known[key])} "
-                f"(a setting of it is {key}.NAME=VALUE{'; a file of yours: config=FILE' * (key == 'experiment')})"
+                f"(a setting of it is {key}.NAME=VALUE{own})"
             )

@@ -197,7 +197,7 @@ WARNINGS: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
     ),
     (
         FITTING,
-        lambda c: steps(c, "lr_schedule.warmup_steps") >= c.max_steps,
+        lambda c: select(c, "optimizer.lr") is not None and steps(c, "lr_schedule.warmup_steps") >= c.max_steps,
         "lr_schedule.warmup_steps={lr_schedule.warmup_steps} is all of max_steps={max_steps}: optimizer.lr={optimizer.lr} "
         "is reached at the end at most",
     ),

@@ -37,7 +37,7 @@ class Source(ABC):
             found.clear()
         splits: Counter[str] = Counter()
         dropped: Counter[str] = Counter()
-        for item in _uniquely_named(map(self._require_item, self.items())):
+        for item in _uniquely_named(map(self._require_item, self._named_items())):
             long = [name for name, text in item.fields.items() if len(text) > MAX_FIELD]
             if long or len(item.fields) > MAX_FIELDS:
                 kept = [name for name in item.fields if name not in long][:MAX_FIELDS]
@@ -65,14 +65,40 @@ class Source(ABC):
         """Return an item that `items` yielded, which may be own code.
 
         Raises:
-            ValueError: it is something else.
+            ValueError: it is something else, or has captions or a picture of another kind.
         """
+        name = f"{type(self).__name__}.items() yielded"
         if not isinstance(item, Item):
+            raise ValueError(f"{name} a {type(item).__name__}; it must yield ldm_train.data.sources.items.Item")
+        captions, picture = item.captions, item.picture
+        if not isinstance(captions, tuple) or not all(isinstance(caption, str) for caption in captions):
             raise ValueError(
-                f"{type(self).__name__}.items() yielded a {type(item).__name__}; it must yield "
-                "ldm_train.data.sources.items.Item"
+                f"{name} {item.key!r} with captions={captions!r}; it takes a tuple of texts, such as ('a fox',)"
+            )
+        if picture is not None and not all(hasattr(picture, method) for method in ("read", "stamp", "lasting")):
+            raise ValueError(
+                f"{name} {item.key!r} with a {type(picture).__name__} as its picture; it needs read(), stamp() and "
+                "lasting, such as ldm_train.data.sources.items.PictureFile(path)"
             )
         return item
+
+    def _named_items(self) -> Iterator[Item]:
+        """Yield the items; an error of own code gets the name of the class and the number of the item.
+
+        Raises:
+            ValueError: `items` raised.
+        """
+        number = 1
+        try:
+            for item in self.items():
+                yield item
+                number += 1
+        except Exception as error:
+            if isinstance(error, ValueError | OSError) or type(self).__module__.startswith("ldm_train."):
+                raise
+            raise ValueError(
+                f"{type(self).__name__}.items() failed at item {number}: {type(error).__name__}: {error}"
+            ) from error
 
     @abstractmethod
     def items(self) -> Iterator[Item]:
