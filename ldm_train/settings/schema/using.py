@@ -2,6 +2,8 @@
 
 from typing import Annotated, Literal
 
+from pydantic import BeforeValidator
+
 from ldm_train.settings.schema.kinds import (
     Choice,
     Count,
@@ -23,9 +25,10 @@ from ldm_train.settings.schema.kinds import (
 )
 from ldm_train.settings.schema.options import CommandSettings, Part, TrainerSettings
 from ldm_train.settings.schema.training import Dtype, SourceSettings
+from ldm_train.settings.schema.typed_values import as_factors
 
 Device = Annotated[str, Choice(("auto", "cpu", "cuda", "cuda:0", "mps", "xpu"), pattern=r"(cuda|xpu):\d+")]
-Moved = Annotated[dict[str, FilePath], Words("{OLD:NEW}, of paths or of folders above them")]
+Moved = Annotated[dict[str, FilePath], BeforeValidator(as_factors), Words("{OLD:NEW}, of paths or of folders above them")]
 MOVED = "{outputs/base:/data/base}: where the cache, the encoders or the base weights are now that a run names"
 Weights = Annotated[FilePath, Words("ema, raw, or a file of `ldm-train export`")]
 
