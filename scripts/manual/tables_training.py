@@ -77,8 +77,8 @@ def faults() -> str:
     """Faults at file operations.
 
     Kills, power cuts, full disks and I/O errors at operations on files, and two commands at once. "Possible" counts the
-    faults that could be tried, "tried" those that were, in {{ file_faults.minutes:.0f }} minutes of
-    `scripts/fault_campaign.py`. A failure is a fault that left something wrong behind.
+    faults that could be tried, "tried" those that were, by `scripts/fault_campaign.py`, in parts. A failure is a fault that
+    left something wrong behind.
     """
     rows = []
     for section in ("commands", "pairs"):
