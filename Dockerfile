@@ -13,17 +13,17 @@ ARG TORCH=cuda
 ARG EXTRAS=quickstart
 WORKDIR /opt/ldm-train
 COPY constraints.txt ./
-RUN if [ "$TORCH" = cpu ]; then index="--index-url https://download.pytorch.org/whl/cpu"; else index=""; fi \
-    && pip install --no-cache-dir $index $(grep -E "^(torch|torchvision)==" constraints.txt)
+RUN if [ "$TORCH" = cpu ]; then pip install --no-cache-dir uv && install="uv pip install --system --torch-backend cpu"; else install="pip install"; fi \
+    && $install --no-cache-dir $(grep -E "^(torch|torchvision)==" constraints.txt)
 COPY pyproject.toml README.md LICENSE ./
 COPY conf conf
 COPY ldm_train ldm_train
 RUN pip install --no-cache-dir -c constraints.txt ".[$EXTRAS]" && ldm-train --help
 
 # What a run writes belongs to this user; compose.yaml sets the one who starts it.
-RUN useradd --create-home --uid 1000 trainer && mkdir /work && chown trainer /work
+RUN useradd --create-home --uid 1000 trainer && mkdir /ldm && chown trainer /ldm
 USER trainer
-WORKDIR /work
-ENV HOME=/work HF_HOME=/work/caches/huggingface
+WORKDIR /ldm
+ENV HOME=/ldm HF_HOME=/ldm/caches/huggingface
 ENTRYPOINT ["ldm-train"]
 CMD ["--help"]

@@ -49,7 +49,7 @@ def test_build_arguments_and_extras_are_known() -> None:
 
 
 def test_services_share_the_folders_of_the_image() -> None:
-    [home] = [words for name, words in INSTRUCTIONS if name == "WORKDIR" and words == "/work"]
+    [home] = [words for name, words in INSTRUCTIONS if name == "WORKDIR" and words == "/ldm"]
     for name, service in SERVICES.items():
         assert {volume.partition(":")[2] for volume in service["volumes"]} == {
             f"{home}/{folder}" for folder in ("data", "caches", "outputs")
