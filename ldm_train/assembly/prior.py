@@ -105,6 +105,8 @@ def refuse_prior_settings(config: TrainSettings) -> None:
     """
     if config.network.get("weights") is None:
         raise ValueError("prior.prompts are drawn by the weights that a run starts from; set network.weights=…")
+    if config.conditions:
+        raise ValueError("prior.prompts have no values for conditions=…; leave one of the two out")
     if config.cache_repeats is not None:
         raise ValueError("cache_repeats do not go with prior.prompts, whose weight is a share; give cache_shares")
     if not config.prior.weight > 0:
@@ -145,7 +147,7 @@ def make_class_pictures(config: TrainSettings, folder: Path, cache: LatentCache)
     atomic_write(folder / MANIFEST, json.dumps(wanted, indent=2) + "\n")
     for line in lines:
         note(line)
-    generation = parts.generation(parts.network.eval(), parts.text_encoder.eval(), device)
+    generation = parts.generation(parts.network.eval(), parts.text_encoder.eval(), parts.conditions, device)
     draw_class_pictures(
         generation,
         build_recipe(config, steps=config.prior.steps, seed=config.prior.seed),

@@ -57,6 +57,7 @@ def training_module(config: TrainSettings, parts: Parts) -> NoisePredictorTraini
     return NoisePredictorTraining(
         parts.network,
         parts.text_encoder,
+        parts.conditions,
         scaling=Scaling.of(parts.autoencoder),
         schedule=parts.schedule,
         prediction=parts.prediction,

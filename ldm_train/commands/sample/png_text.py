@@ -8,7 +8,7 @@ from ldm_train.settings.schema.using import SampleSettings
 
 SETTINGS = (
     *("sampler", "spacing", "guidance", "steps", "seed", "negative_prompt"),
-    *("picture", "strength", "mask", "paste_original", "mask_edge"),
+    *("picture", "strength", "mask", "paste_original", "mask_edge", "number", "map"),
 )
 
 

@@ -20,10 +20,11 @@ from ldm_train.data.cache.index import CacheIndex
 from ldm_train.data.cache.reader import EncodedExamples
 from ldm_train.data.pictures.images import DECODE_ERRORS, describe_decode_error, read_image, to_signed
 from ldm_train.data.sources.items import Item, format_name
-from ldm_train.types import ImageBatch, LatentBatch
+from ldm_train.types import Given, ImageBatch, LatentBatch, ReadCondition
 from ldm_train.util.messages import note
 
 EitherBatch = TypeVar("EitherBatch", bound=LatentBatch | ImageBatch)
+JOINT = 0.5  # of the examples without a caption, the share that lacks a condition, too
 MicroBatchSize = int | Literal["auto"] | None
 
 
@@ -165,6 +166,7 @@ class CachedLatents(EndlessData):
     Args:
         latents: a cache, or several joined.
         caption_dropout: share of examples whose caption is replaced by the empty one, for classifier-free guidance.
+        conditions: what else the network is conditioned on; whether one is dropped is drawn here, too.
         held_out: share of the entries that are held out, in each data set whose source does not say which are; None for the
             default of `choose_held_out`.
         repeats: how often an epoch contains each data set; by default once.
@@ -182,6 +184,7 @@ class CachedLatents(EndlessData):
         micro_batch_size: MicroBatchSize = None,
         seed: int = 0,
         caption_dropout: float = 0.1,
+        conditions: Sequence[ReadCondition] = (),
         held_out: float | None = 0.0,
         workers: int = 0,
         repeats: Sequence[float] | None = None,
@@ -190,6 +193,7 @@ class CachedLatents(EndlessData):
         super().__init__(batch_size=batch_size, micro_batch_size=micro_batch_size, seed=seed, workers=workers)
         self.latents = latents
         self.caption_dropout = caption_dropout
+        self.conditions = {condition.name: (condition.read(latents), condition.dropout) for condition in conditions}
         self.train, self.held_out = split_held_out(latents, held_out)
         counts = [len(examples) for examples in self.train]
         if not sum(counts):
@@ -210,8 +214,21 @@ class CachedLatents(EndlessData):
         examples = self.readable(self.order(positions))
         chosen = draws.uniform(self.seed, "caption", positions)
         dropped = draws.uniform(self.seed, "caption dropout", positions) < self.caption_dropout
-        captions = self.latents.captions(examples, chosen, dropped)
-        return LatentBatch(positions, self.latents.moments(examples, self.views(examples, positions)), captions)
+        captions, views = self.latents.captions(examples, chosen, dropped), self.views(examples, positions)
+        conditions = self.given(examples, views)
+        for name, given in conditions.items():
+            given.kept &= self.keeps(name, positions, dropped)
+        return LatentBatch(positions, self.latents.moments(examples, views), captions, conditions)
+
+    def given(self, examples: Tensor, views: Tensor) -> dict[str, Given]:
+        """Return what is known for each condition of views (B,) of examples (B,)."""
+        return {name: read(examples, views) for name, (read, _) in self.conditions.items()}
+
+    def keeps(self, name: str, positions: Tensor, dropped: Tensor) -> Tensor:
+        """Return whether the examples at these positions keep a condition, (B,); `dropped` (B,): without a caption."""
+        share = self.conditions[name][1]
+        drawn = draws.uniform(self.seed, f"condition {name} dropout", positions)
+        return drawn >= torch.where(dropped & (share > 0), max(share, JOINT), share)
 
     def readable(self, examples: Tensor) -> Tensor:
         """Return the examples (B,), others for those that cannot be read; a cache can read all."""
@@ -231,8 +248,8 @@ class CachedLatents(EndlessData):
     def fixed_batch(self, examples: Tensor, positions: Tensor) -> LatentBatch:
         """Return examples (B,) of one bucket as they are measured: first view, first caption, no dropout."""
         examples, first = self.readable(examples), torch.zeros(len(examples))
-        captions = self.latents.captions(examples, first, first.bool())
-        return LatentBatch(positions, self.latents.moments(examples, first.long()), captions)
+        captions, views = self.latents.captions(examples, first, first.bool()), first.long()
+        return LatentBatch(positions, self.latents.moments(examples, views), captions, self.given(examples, views))
 
     def portions(self, examples: Tensor, count: int) -> Iterator[Tensor]:
         """Yield the indices of examples (N,) in portions of one bucket, at most (count,)."""

@@ -24,7 +24,7 @@ from ldm_train.settings.schema.kinds import (
     Words,
     setting,
 )
-from ldm_train.settings.schema.options import CommandSettings, Part, TrainerSettings
+from ldm_train.settings.schema.options import CommandSettings, Conditions, Part, TrainerSettings
 
 AverageLength = Annotated[float, Range(0, 0.2886, above=True)]  # up to the mean of all steps
 PartShare = Annotated[float, Range(0, 1, above=True)]
@@ -183,6 +183,7 @@ class TrainSettings(FittingSettings, SourceSettings):
     )
     prior: PriorSettings = setting(PriorSettings(), "")
     image_size: Count | None = setting(None, "side of the pictures, pixels; null: the cache's own; another one is refused")
+    conditions: Conditions = setting([], "what the network is conditioned on besides the caption")
     caption_dropout: Share = setting(0.1, "share of examples trained without a caption, for guidance")
     trained: Texts | None = setting(
         None,

@@ -12,6 +12,7 @@ import torch
 from pytorch_lightning import Callback
 from torch import Tensor
 
+from ldm_train.data.batches.datamodules import CachedLatents
 from ldm_train.data.pictures.images import save_png, to_display_bytes
 from ldm_train.generation import Generation, SamplingSettings
 from ldm_train.training.callbacks.film import (
@@ -34,6 +35,7 @@ from ldm_train.training.callbacks.step_log import is_due
 from ldm_train.training.ema.ema import EMA
 from ldm_train.training.loggers.dashboards import log_picture
 from ldm_train.training.module import NoisePredictorTraining
+from ldm_train.types import Given
 from ldm_train.util.files import atomic_write
 
 SAMPLE_COLUMNS = 8
@@ -188,9 +190,11 @@ class Samples(Callback):
     def _draw(self, trainer: pl.Trainer, generation: Generation) -> tuple[dict[str, Tensor], Tensor]:
         """Return pictures to show by name, and the prompts' pictures (B, 3, H, W) at the first guidance scale."""
         drawing, rank, world = self.drawing, trainer.global_rank, trainer.world_size
-        at_once = trainer.datamodule.geometry.rows  # type: ignore[attr-defined]
+        data: CachedLatents = trainer.datamodule  # type: ignore[attr-defined]
+        at_once = data.geometry.rows
+        given = generation.given_of(data.given, torch.tensor([example.number for example in drawing.examples]))
         film = ReverseFilm(*self._first(generation))
-        drawn = self._draw_prompts(generation, film, rank=rank, world=world, at_once=at_once)
+        drawn = self._draw_prompts(generation, film, given, rank=rank, world=world, at_once=at_once)
         rows = [*stack_on_white([picture for row in drawn for picture in row]).chunk(len(drawn))]
         pictures = {"samples": self._grid(rows)}
         if rank == 0:
@@ -199,7 +203,9 @@ class Samples(Callback):
             of_captions = rows[0]
         else:
             captions = drawing.example_captions
-            of_captions = draw_over_ranks(generation, captions, drawing.recipe, rank=rank, world=world, at_once=at_once)
+            of_captions = draw_over_ranks(
+                generation, captions, drawing.recipe, rank=rank, world=world, at_once=at_once, given=given
+            )
             if rank == 0:
                 warn_of_nonfinite(trainer, "pictures of captions", of_captions)
         pictures["pairs"] = self._pairs(self._truth(trainer, generation, of_captions), of_captions)
@@ -211,15 +217,31 @@ class Samples(Callback):
         return set_sides(generation, alike.size), alike.recipes[0].steps
 
     def _draw_prompts(
-        self, generation: Generation, film: ReverseFilm, *, rank: int, world: int, at_once: int
+        self,
+        generation: Generation,
+        film: ReverseFilm,
+        given: Mapping[str, Given],
+        *,
+        rank: int,
+        world: int,
+        at_once: int,
     ) -> list[list[Tensor]]:
-        """Return the picture of each prompt, (3, H, W) uint8, in a row for each guidance scale."""
-        rows: list[dict[int, Tensor]] = [{} for _ in self.drawing.recipes]
+        """Return the picture of each prompt, (3, H, W) uint8, in a row for each guidance scale.
+
+        Args:
+            given: what is known for the conditions of the examples; prompts of one's own get it of these in turn.
+        """
+        drawn: list[dict[int, Tensor]] = [{} for _ in self.drawing.recipes]
         for index, alike in enumerate(self.drawing.groups_of_prompts):
             sized = set_sides(generation, alike.size)
             fewer = math.prod(generation.sides) / math.prod(sized.sides)  # larger pictures take more memory
             prompts = [self.drawing.prompts[place] for place in alike.places]
-            for number, (row, recipe) in enumerate(zip(rows, alike.recipes, strict=True)):
+            rows = torch.tensor(alike.places) % len(self.drawing.examples)
+            own = {
+                one.name: one.gather([given[one.name][rows]], latent_size=sized.latent_shape[1:])
+                for one in sized.conditions.each
+            }
+            for number, (row, recipe) in enumerate(zip(drawn, alike.recipes, strict=True)):
                 pictures = draw_over_ranks(
                     sized,
                     prompts,
@@ -228,10 +250,11 @@ class Samples(Callback):
                     world=world,
                     numbers=alike.numbers,
                     at_once=max(1, int(at_once * min(1.0, fewer))),
+                    given=own,
                     callback=film if rank == index == number == 0 else None,
                 )
                 row.update(zip(alike.places, pictures, strict=True))
-        return [[row[place] for place in sorted(row)] for row in rows]
+        return [[row[place] for place in sorted(row)] for row in drawn]
 
     def _grid(self, rows: Sequence[Tensor]) -> Tensor:
         """Return pictures (B, 3, H, W) of all prompts, a row for each guidance scale; captions of examples are labelled."""
