@@ -194,7 +194,7 @@ class Generation:
         found = {condition.name for condition in self.conditions.each if condition.dropout}
         if not found:
             raise ValueError(
-                "guidance.condition_scale leads away from pictures without the conditions, and this network has no condition "
+                "guidance.condition_scale leads away from pictures without the conditions, and this network has none "
                 "with a dropout; leave it out"
             )
         dropped = {name: Given(rows.values, torch.zeros_like(rows.kept)) for name, rows in given.items() if name in found}

@@ -52,11 +52,16 @@ class Parts:
         self,
         network: torch.nn.Module,
         text_encoder: torch.nn.Module,
-        conditions: Conditions,
         device: torch.device,
         weak: Generation | None = None,
+        conditions: Conditions | None = None,
     ) -> Generation:
-        """Return a generation with these weights on a device, guided by a weaker model if there is one."""
+        """Return a generation with these weights on a device, guided by a weaker model if there is one.
+
+        Args:
+            conditions: None for its own.
+        """
+        conditions = self.conditions if conditions is None else conditions
         self.autoencoder.to(device)
         network.to(device)
         text_encoder.to(device)

@@ -147,7 +147,7 @@ def make_class_pictures(config: TrainSettings, folder: Path, cache: LatentCache)
     atomic_write(folder / MANIFEST, json.dumps(wanted, indent=2) + "\n")
     for line in lines:
         note(line)
-    generation = parts.generation(parts.network.eval(), parts.text_encoder.eval(), parts.conditions, device)
+    generation = parts.generation(parts.network.eval(), parts.text_encoder.eval(), device)
     draw_class_pictures(
         generation,
         build_recipe(config, steps=config.prior.steps, seed=config.prior.seed),

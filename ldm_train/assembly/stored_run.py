@@ -74,7 +74,7 @@ def _open_located(config: DrawingSettings, run_dir: Path) -> TrainedRun:
         add_embeddings(config.embeddings, parts.text_encoder)
     with explaining_paths(trained, run_dir):
         weak = build_weak(config, parts, device)
-    generation = parts.generation(parts.network.eval(), parts.text_encoder.eval(), parts.conditions, device, weak)
+    generation = parts.generation(parts.network.eval(), parts.text_encoder.eval(), device, weak)
     generation.check([], recipe)
     return TrainedRun(trained, parts, step, generation, recipe)
 
@@ -118,4 +118,4 @@ def build_weak(config: DrawingSettings | TrainSettings, strong: Parts, device: t
     times = [s.quantile(shares).double() for s in (schedule, parts.schedule)]
     if not torch.equal(times[0], times[1]) or not torch.equal(schedule.ratio(times[0]), parts.schedule.ratio(times[1])):
         raise ValueError(f"guidance.weak={run_dir} was trained on another noise schedule; it must be on the same one")
-    return parts.generation(parts.network.eval(), parts.text_encoder.eval(), parts.conditions, device)
+    return parts.generation(parts.network.eval(), parts.text_encoder.eval(), device)

@@ -63,7 +63,7 @@ class Watching:
             warn_of_own_prompts(config, parts),
         )
         watching = cls(parts, drawing, measuring, weak, warnings, build_callbacks(config))
-        generation = parts.generation(parts.network, parts.text_encoder, parts.conditions, torch.device("cpu"), weak)
+        generation = parts.generation(parts.network, parts.text_encoder, torch.device("cpu"), weak)
         for recipe in watching.drawing.recipes.values():
             generation.check(watching.drawing.captions, recipe)
         check_prompts(config, generation)
@@ -88,7 +88,7 @@ class Watching:
 
         def generation(trained: NoisePredictorTraining) -> Generation:
             return self.parts.generation(
-                trained.network, trained.text_encoder, trained.conditions, trained.device, self.weak
+                trained.network, trained.text_encoder, trained.device, self.weak, trained.conditions
             )
 
         found: list[Callback] = [
