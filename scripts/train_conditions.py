@@ -6,8 +6,9 @@
 that were not trained together; the share of the side that the drawn emoji takes is measured, and compared with what was
 asked for and with pictures drawn without a number.
 
-`map`: emoji at random places on coloured backgrounds, with their silhouettes as maps. Pictures are drawn for silhouettes of
-emoji that were held out; the drawn emoji's intersection over union with its silhouette is measured, with the map and without.
+`map`: emoji at random places on coloured backgrounds, with their silhouettes as maps. Pictures are drawn for silhouettes
+of emoji that were held out; the drawn emoji's intersection over union with its silhouette is measured, with the map and
+without.
 
 The emoji are OpenMoji's (https://openmoji.org), CC BY-SA 4.0.
 """

@@ -99,11 +99,11 @@ def read_given(config: SampleSettings, generation: Generation) -> dict[str, Give
     """
     found: dict[str, Given] = {}
     for name, value in config.number.items():
-        condition = dict(generation.conditions.items()).get(name)
-        if not isinstance(condition, Number):
-            numbers = [one.name for one in generation.conditions.each if isinstance(one, Number)]
+        condition = next((one for one in generation.conditions.each if one.name == name), None)
+        if condition is None or not condition.takes_number:
+            numbers = [one.name for one in generation.conditions.each if one.takes_number]
             raise ValueError(f"number.{name}={value:g}: this run is conditioned on {list_or_none(numbers, 'numbers')}")
-        if not condition.low <= value <= condition.high:
+        if isinstance(condition, Number) and not condition.low <= value <= condition.high:
             warn(
                 f"number.{name}={value:g} is outside of what the run was trained on, {condition.low:g} to {condition.high:g}"
             )

@@ -6,7 +6,7 @@ from ldm_train.assembly.optimization_checks import build_parameter_groups
 from ldm_train.assembly.parts import Parts
 from ldm_train.assembly.trained_part import choose_trained
 from ldm_train.autoencoders.scaling import Scaling
-from ldm_train.diffusion.objective import Objective
+from ldm_train.diffusion.objective import Huber, Objective, Penalty, absolute, squared
 from ldm_train.diffusion.perturbations import Perturbations
 from ldm_train.settings.composition import build
 from ldm_train.settings.schema.training import TrainSettings
@@ -51,6 +51,11 @@ def list_sampling_warnings(objective: Objective) -> list[str]:
     return warnings
 
 
+def choose_penalty(config: TrainSettings) -> Penalty:
+    """Return what an error of the output costs."""
+    return {"squared": squared, "absolute": absolute, "huber": Huber(config.huber_delta)}[config.error]
+
+
 def training_module(config: TrainSettings, parts: Parts) -> NoisePredictorTraining:
     """Build the Lightning module of these parts; what the settings do not train is frozen."""
     choose_trained(config, parts)
@@ -63,6 +68,7 @@ def training_module(config: TrainSettings, parts: Parts) -> NoisePredictorTraini
         prediction=parts.prediction,
         timesteps=build(config.timesteps, "timesteps"),
         weighting=parts.weighting,
+        penalty=choose_penalty(config),
         perturbations=Perturbations(config.offset_noise, config.input_perturbation),
         optimizer=build(config.optimizer, "optimizer"),
         parameter_groups=build_parameter_groups(config),

@@ -23,7 +23,9 @@ class Condition(nn.Module):
     Attributes:
         vector_width: D of the vector that it gives; 0 for none.
         map_channels: C of the maps that it gives; 0 for none.
-        setting: what gives it on the command line, such as "number.age=VALUE"; None if it follows from the picture's size.
+        identity: everything but trained weights that the conditioning depends on, in plain values.
+        takes_number: whether a number says what to draw, `number.NAME=VALUE` on the command line.
+        takes_map: whether a further picture does, `map.NAME=FILE`.
 
     Raises:
         ValueError: a name of other characters, or a dropout outside [0, 1).
@@ -31,7 +33,9 @@ class Condition(nn.Module):
 
     vector_width = 0
     map_channels = 0
-    setting: str | None = None
+    identity: dict[str, Json]
+    takes_number = False
+    takes_map = False
 
     def __init__(self, name: str, *, dropout: float = 0.0) -> None:
         super().__init__()
@@ -41,11 +45,6 @@ class Condition(nn.Module):
             raise ValueError(f"dropout={dropout!r} of the condition {name} must be a number from 0 to below 1")
         self.name = name
         self.dropout = float(dropout)
-
-    @property
-    def identity(self) -> dict[str, Json]:
-        """Everything but trained weights that the conditioning depends on, in plain values."""
-        raise NotImplementedError
 
     def read(self, examples: ConditionedExamples) -> Callable[[Tensor, Tensor], Given]:
         """Return a function from examples (B,) and their views (B,) to what is known of them.
@@ -118,9 +117,10 @@ class Conditions(nn.ModuleDict):
             known = ", ".join(self) or "nothing but the caption"
             raise ValueError(f"this network is not conditioned on {unknown[0]}; it is on {known}")
         for one in self.each:
-            if one.name not in given and one.setting is not None and not one.dropout:
+            if one.name not in given and not one.dropout and (one.takes_number or one.takes_map):
+                setting = f"number.{one.name}=VALUE" if one.takes_number else f"map.{one.name}=FILE"
                 raise ValueError(
-                    f"this network is conditioned on {one.name} and was never trained without it: give {one.setting}"
+                    f"this network is conditioned on {one.name} and was never trained without it: give {setting}"
                 )
         rows = {
             name: one[torch.zeros(count, dtype=torch.int64)] if len(one.kept) == 1 else one for name, one in given.items()

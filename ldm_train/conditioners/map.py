@@ -10,7 +10,6 @@ from torch.nn.functional import interpolate
 
 from ldm_train.conditioners.condition import Condition, drop
 from ldm_train.types import ConditionedExamples, Conditioning, Given
-from ldm_train.util.safe_json import Json
 
 
 class Map(Condition):
@@ -25,6 +24,8 @@ class Map(Condition):
     Raises:
         ValueError: channels below 1, or a map that is encoded and has neither 1 nor 3.
     """
+
+    takes_map = True
 
     def __init__(
         self,
@@ -42,12 +43,8 @@ class Map(Condition):
         if encoded and channels not in (1, 3):
             raise ValueError(f"channels={channels} of the condition {name}: an autoencoder takes grey (1) or colours (3)")
         self.channels, self.nearest, self.encoded = channels, nearest, encoded
-        self.setting = f"map.{name}=FILE"
         self.map_channels = latent_channels if encoded else channels
-
-    @property
-    def identity(self) -> dict[str, Json]:
-        return {"kind": "map", "channels": self.channels, "nearest": self.nearest, "encoded": self.encoded}
+        self.identity = {"kind": "map", "channels": channels, "nearest": nearest, "encoded": encoded}
 
     def read(self, examples: ConditionedExamples) -> Callable[[Tensor, Tensor], Given]:
         return partial(_read, examples, self.name)

@@ -11,7 +11,6 @@ from ldm_train.conditioners.condition import Condition, drop
 from ldm_train.conditioners.picture_size import check_width
 from ldm_train.networks.embeddings import embed_sinusoidal
 from ldm_train.types import ConditionedExamples, Conditioning, Given
-from ldm_train.util.safe_json import Json
 
 TOP = 1000.0  # what `high` is embedded as, as the largest timestep is
 
@@ -30,6 +29,8 @@ class Number(Condition):
         ValueError: `low` is not below `high`, or they are not finite.
     """
 
+    takes_number = True
+
     def __init__(
         self,
         column: str,
@@ -42,15 +43,11 @@ class Number(Condition):
     ) -> None:
         super().__init__(column if name is None else name, dropout=dropout)
         self.column = column
-        self.setting = f"number.{self.name}=VALUE"
         self.low, self.high = 0.0 if low is None else float(low), 1.0 if high is None else float(high)
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
             raise ValueError(f"low={low} and high={high} of the condition {self.name} must be finite numbers, low < high")
         self.vector_width = check_width(width, self.name)
-
-    @property
-    def identity(self) -> dict[str, Json]:
-        return {"kind": "number", "low": self.low, "high": self.high, "width": self.vector_width}
+        self.identity = {"kind": "number", "low": self.low, "high": self.high, "width": width}
 
     def read(self, examples: ConditionedExamples) -> Callable[[Tensor, Tensor], Given]:
         values = torch.tensor([parse_number(text) for text in examples.column(self.column)])

@@ -9,7 +9,6 @@ from torch import Tensor
 from ldm_train.conditioners.condition import Condition, drop
 from ldm_train.networks.embeddings import embed_sinusoidal
 from ldm_train.types import ConditionedExamples, Conditioning, Given
-from ldm_train.util.safe_json import Json
 
 NUMBERS = 6
 
@@ -28,10 +27,7 @@ class PictureSize(Condition):
         super().__init__(name, dropout=dropout)
         self.width = check_width(width, name)
         self.vector_width = NUMBERS * width
-
-    @property
-    def identity(self) -> dict[str, Json]:
-        return {"kind": "picture_size", "width": self.width}
+        self.identity = {"kind": "picture_size", "width": width}
 
     def read(self, examples: ConditionedExamples) -> Callable[[Tensor, Tensor], Given]:
         return partial(_read, examples)

@@ -12,7 +12,7 @@ from ldm_train.autoencoders.scaling import Scaling
 from ldm_train.conditioners.condition import Conditions
 from ldm_train.diffusion.broadcast import move_to_device
 from ldm_train.diffusion.denoiser import Denoiser
-from ldm_train.diffusion.objective import Losses, Objective
+from ldm_train.diffusion.objective import Losses, Objective, Penalty, squared
 from ldm_train.diffusion.perturbations import NO_PERTURBATIONS, Perturbations
 from ldm_train.diffusion.prediction import Prediction
 from ldm_train.diffusion.schedules.schedule import NoiseSchedule
@@ -33,7 +33,7 @@ class NoisePredictorTraining(Training):
         text_encoder: maps captions to conditioning; its parameters that require gradients are trained too.
         conditions: what else the network is conditioned on.
         scaling: raw latents to model latents.
-        timesteps, weighting, perturbations: of the training loss; a weighting that is a module is trained too.
+        timesteps, weighting, penalty, perturbations: of the training loss; a weighting that is a module is trained too.
         batch_size: the global batch, over which stratified timesteps are spread.
         optimizer, parameter_groups, lr_schedule, seed, fused_backward: as in Training.
     """
@@ -49,6 +49,7 @@ class NoisePredictorTraining(Training):
         prediction: Prediction,
         timesteps: Timesteps,
         weighting: Weighting,
+        penalty: Penalty = squared,
         perturbations: Perturbations = NO_PERTURBATIONS,
         optimizer: Callable[[ParamsT], Optimizer],
         parameter_groups: ParameterGroups = DEFAULT_GROUPS,
@@ -71,7 +72,7 @@ class NoisePredictorTraining(Training):
         self.timesteps = timesteps
         self.weighting = weighting
         self.perturbations = perturbations
-        self.objective = Objective(Denoiser(network, schedule, prediction), weighting)
+        self.objective = Objective(Denoiser(network, schedule, prediction), weighting, penalty)
         self.batch_size = batch_size
         parameter_groups.check(self.trained_parameters(), text_encoder)
 

@@ -22,6 +22,7 @@ from ldm_train.settings.schema.kinds import (
     NotNegative,
     Range,
     Section,
+    Share,
     Text,
     Texts,
     WholeNumber,
@@ -110,6 +111,7 @@ ARGUMENTS: dict[str, Any] = {
     "source.data_files": DataFiles | None,
     **dict.fromkeys(("adapter.targets", "adapter.text_targets", "logger.tags"), Texts),
     **dict.fromkeys(("text_encoder.new_words", "text_encoder.classes"), Texts | None),
+    "timesteps.quantiles": Annotated[list[Share], Length(2), Words("[low, high], from 0 to 1")],
     "crop.areas": Annotated[list[Count], Words("a list of sides in pixels, such as [512,768]")] | None,
 }
 

@@ -189,6 +189,10 @@ class TrainSettings(FittingSettings, SourceSettings):
         None,
         "patterns of parameters' names, [network.*.cross_attention.*]; the rest stays as network.weights has it; null: all",
     )
+    error: Annotated[str, Choice(("squared", "absolute", "huber"))] = setting(
+        "squared", "what an error of the network's output costs: squared, absolute, or huber, which outliers pull less"
+    )
+    huber_delta: Positive = setting(0.1, "of error=huber: errors below are squared, about, and larger ones absolute")
     offset_noise: NotNegative = setting(0.0, "0.1 learns a picture's brightness better")
     input_perturbation: NotNegative = setting(
         0.0, "further noise in the network's input only: 0.1 for long runs on few pictures"
