@@ -118,9 +118,9 @@ class Conditions(nn.ModuleDict):
             raise ValueError(f"this network is not conditioned on {unknown[0]}; it is on {known}")
         for one in self.each:
             if one.name not in given and not one.dropout and (one.takes_number or one.takes_map):
-                setting = f"number.{one.name}=VALUE" if one.takes_number else f"map.{one.name}=FILE"
+                word = f"number.{one.name}=VALUE" if one.takes_number else f"map.{one.name}=FILE"
                 raise ValueError(
-                    f"this network is conditioned on {one.name} and was never trained without it: give {setting}"
+                    f"this network is conditioned on {one.name} and was never trained without it: give {word}"
                 )
         rows = {
             name: one[torch.zeros(count, dtype=torch.int64)] if len(one.kept) == 1 else one for name, one in given.items()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -119,12 +120,13 @@ def test_guidance_scales_the_caption_and_the_other_conditions_apart() -> None:
 
 @pytest.mark.slow
 def test_a_run_records_the_range_of_its_numbers_and_continues_bit_for_bit(
-    conditioned: Path, aged_cache: Path, train: Callable, tmp_path: Path
+    conditioned: Path, aged_cache: Path, train: Callable, power_cut: Callable, tmp_path: Path
 ) -> None:
     text = (conditioned / "config.yaml").read_text()
     assert "low: 5.0" in text
     assert "high: 35.0" in text
-    assert train(aged_cache, tmp_path / "run", CONDITIONS, *QUICK, "max_steps=5").code == 0
+    with power_cut(5):
+        assert train(aged_cache, tmp_path / "run", CONDITIONS, *QUICK).code != 0
     answer = train(aged_cache, tmp_path / "run", CONDITIONS, *QUICK)
     assert answer.code == 0, answer.err
     assert losses(tmp_path / "run") == losses(conditioned)
@@ -171,23 +173,22 @@ def test_other_conditions_are_refused_when_a_run_is_continued(
 
 
 def draw(ldm_train: Callable, run_dir: Path, out: Path, *words: str) -> bytes:
+    """Return the pixels of a picture."""
     answer = ldm_train("sample", f"run_dir={run_dir}", f"out={out}", "prompts=[a black circle]", "steps=2", *words)
     assert answer.code == 0, answer.err
-    return (out / "0000.png").read_bytes()
+    return Image.open(out / "0000.png").tobytes()
 
 
 @pytest.mark.slow
 def test_numbers_are_given_by_their_names_and_are_in_the_file(
     conditioned: Path, ldm_train: Callable, tmp_path: Path
 ) -> None:
-    from PIL import Image
-
     none = draw(ldm_train, conditioned, tmp_path / "none")
     assert draw(ldm_train, conditioned, tmp_path / "one", "number.age=5") != none
-    again = draw(ldm_train, conditioned, tmp_path / "again", "number.age=5")
-    assert again == (tmp_path / "one" / "0000.png").read_bytes()
+    draw(ldm_train, conditioned, tmp_path / "again", "number.age=5")
+    assert (tmp_path / "again/0000.png").read_bytes() == (tmp_path / "one/0000.png").read_bytes()
     metadata = json.loads(Image.open(tmp_path / "one" / "0000.png").text["ldm_train"])
-    assert metadata["number"] == {"age": 5}
+    assert metadata["conditions"] == {"age": 5}
 
 
 @pytest.mark.slow
@@ -195,18 +196,18 @@ def test_a_number_that_the_run_never_saw_is_warned_of(conditioned: Path, ldm_tra
     words = ["prompts=[a]", "steps=1", f"out={tmp_path / 'out'}"]
     answer = ldm_train("sample", f"run_dir={conditioned}", "number.age=99", *words)
     assert answer.code == 0
-    assert "number.age=99" in answer.err
-    assert "5 to 35" in answer.err
+    assert "number.age=99" in answer.out
+    assert "5 to 35" in answer.out
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("word", ["number.height=3", "number.size=3", "map.depth=x.png", "number.age=old", "number.age=nan"])
+@pytest.mark.parametrize("word", ["number.height=3", "number.size=3", "map.depth=x.png", "map.age=x.png", "number.age=old", "number.age=nan"])
 def test_what_the_run_is_not_conditioned_on_is_refused(
     word: str, conditioned: Path, ldm_train: Callable, tmp_path: Path
 ) -> None:
     answer = ldm_train("sample", f"run_dir={conditioned}", word, "prompts=[a]", "steps=1", f"out={tmp_path / 'out'}")
     assert answer.code != 0
-    assert word.partition("=")[0] in answer.err
+    assert word.partition(".")[0] in answer.err
     assert "Traceback" not in answer.err
     assert not (tmp_path / "out" / "0000.png").exists()
 
@@ -237,10 +238,9 @@ def test_an_evaluation_draws_with_the_conditions_of_the_pictures_that_it_compare
 
 
 @pytest.mark.slow
-def test_pipelines_that_pass_no_such_condition_are_refused(conditioned: Path, ldm_train: Callable, tmp_path: Path) -> None:
+def test_an_export_says_which_conditions_a_pipeline_does_not_pass(conditioned: Path, ldm_train: Callable, tmp_path: Path) -> None:
     answer = ldm_train("export", f"run_dir={conditioned}", f"out={tmp_path / 'out'}", "layout=diffusers")
-    assert answer.code != 0
-    assert "conditions" in answer.err
+    assert "conditions: StableDiffusionPipeline passes no age" in answer.out
 
 
 @pytest.mark.slow

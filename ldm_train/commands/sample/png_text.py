@@ -8,7 +8,7 @@ from ldm_train.settings.schema.using import SampleSettings
 
 SETTINGS = (
     *("sampler", "spacing", "guidance", "steps", "seed", "negative_prompt"),
-    *("picture", "strength", "mask", "paste_original", "mask_edge", "number", "map"),
+    *("picture", "strength", "mask", "paste_original", "mask_edge"),
 )
 
 
@@ -42,6 +42,7 @@ def collect_metadata(settings: SampleSettings, trained: TrainedRun) -> dict[str,
         "run_dir": plain["run_dir"],
         "weights": str(plain["weights"]),
         "step": trained.step,
+        "conditions": {**plain["number"], **plain["map"]},
     }
 
 
