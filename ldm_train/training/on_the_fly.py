@@ -1,5 +1,6 @@
 """Encoding at every step instead of once: the same batches as from a cache, for data too large or short-lived for one."""
 
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from os import cpu_count
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from ldm_train.data.batches.datamodules import CachedLatents
 from ldm_train.data.cache.index import CacheIndex, build_columns
-from ldm_train.data.cache.plan import CachePlan, PictureRow, format_bucket
+from ldm_train.data.cache.plan import CachePlan, PictureRow, format_bucket, parse_bucket
 from ldm_train.data.cache.quality import NOT_MEASURED, Quality
 from ldm_train.data.pictures.decoding import DECODE_ERRORS, describe_decode_error
 from ldm_train.data.pictures.images import to_signed
@@ -33,6 +34,7 @@ class LivePictures:
         self.entries = plan.entries()
         self.index = CacheIndex(**build_columns(self.entries, sorted(format_bucket(shape) for shape in plan.rows)))
         self.sets = [len(self.entries)]
+        self.shapes = torch.tensor([parse_bucket(entry.bucket) for entry in self.entries])
         self.quality = quality
         self.texts = plan.texts
         self.empty = plan.texts.index("")
@@ -67,6 +69,9 @@ class LivePictures:
 
     def fields(self, examples: Tensor) -> list[dict[str, str]]:
         return [self.entries[example].fields for example in examples.tolist()]
+
+    def column(self, name: str) -> Iterator[str | None]:
+        return (entry.fields.get(name) for entry in self.entries)
 
     def let_go(self, examples: Tensor) -> None:
         """Forget what was decoded of these examples, (B,)."""

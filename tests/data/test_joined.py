@@ -53,6 +53,10 @@ def test_every_example_is_that_of_its_own_cache(cache: Path, other: Path) -> Non
             texts = ["", *(owner.caption_texts[n] for n in owner.entries[number].captions)]
             tokens = owner.numbered(torch.tensor([owner.caption_texts.index(text) for text in texts])).tokens
             assert (batch.captions.tokens[place] == tokens).all(1).any()
+    backgrounds = [entry.fields["background"] for entry in parts[0].entries]
+    assert list(both.column("background")) == [*parts[0].column("background"), *parts[1].column("background")]
+    assert list(both.column("background")) == [*backgrounds, *[None] * 8]
+    assert both.shapes.tolist() == [[16, 16]] * 20
     assert [both.first_caption(12 + i) for i in range(8)] == [parts[1].first_caption(i) for i in range(8)]
 
 

@@ -53,6 +53,7 @@ def test_each_picture_is_in_the_bucket_of_its_aspect_as_its_view_cuts_it(buckete
         (view,) = crop((height, width), entry.picture)
         assert entry.size == read.index.size[number].tolist() == [height, width]
         assert entry.bucket == f"{view.height}x{view.width}"
+        assert read.shapes[number].tolist() == [view.height, view.width]
         expected = [view.resized_height, view.resized_width, view.top, view.left, 0]
         assert entry.views == read.index.views[number].tolist() == [expected]
         image = to_signed(

@@ -129,6 +129,9 @@ def test_batches_are_the_caches_in_any_order(cache: Path, pictures: Path) -> Non
         positions = torch.arange(4 * step, 4 * step + 4)
         assert_same(stored.fetch(positions), data.fetch(positions))
     assert torch.equal(stored.held_out, data.held_out)
+    assert torch.equal(stored.latents.shapes, data.latents.shapes)
+    for field in ("background", "absent"):
+        assert list(stored.latents.column(field)) == list(data.latents.column(field))
     assert_same(stored.fixed_batch(stored.held_out, torch.arange(3)), data.fixed_batch(data.held_out, torch.arange(3)))
 
 

@@ -1,6 +1,7 @@
 """Join several latent caches into one, without copying their latents."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -33,6 +34,7 @@ class JoinedCaches:
                 )
         names = sorted({bucket for cache in caches for bucket in cache.manifest.buckets})
         self.index = join_indices([(cache.index, sorted(cache.manifest.buckets)) for cache in caches], names)
+        self.shapes = torch.cat([cache.shapes for cache in caches])
         self.quality = choose_worst([cache.quality for cache in caches])
 
     def moments(self, examples: Tensor, views: Tensor) -> Moments:
@@ -67,6 +69,9 @@ class JoinedCaches:
         for cache, start, mask in self._shares(examples):
             found |= zip(mask.nonzero()[:, 0].tolist(), cache.fields(examples[mask] - start), strict=True)
         return [found[place] for place in range(len(examples))]
+
+    def column(self, name: str) -> Iterator[str | None]:
+        return chain.from_iterable(cache.column(name) for cache in self.caches)
 
     def _own(self, example: int) -> tuple[LatentCache, int]:
         """Return the cache that contains an example, and the example's number there."""

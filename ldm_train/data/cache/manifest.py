@@ -226,6 +226,14 @@ def read_fields(folder: Path, numbers: Sequence[int]) -> list[dict[str, str]]:
     return [found[number]["fields"] for number in numbers]
 
 
+def iterate_field(folder: Path, name: str) -> Iterator[str | None]:
+    """Yield one further field of each entry, None if an entry does not have it, with one line in memory at a time."""
+    with (folder / "entries.jsonl").open(encoding="utf-8") as lines:
+        for line in lines:
+            entry: Any = parse_json(line)
+            yield entry["fields"].get(name)
+
+
 def read_captions(folder: Path) -> list[str]:
     """Return all captions of a cache by number."""
     with (folder / "captions.jsonl").open(encoding="utf-8") as lines:

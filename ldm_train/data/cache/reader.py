@@ -1,6 +1,6 @@
 """Read latent caches: memory-mapped, with random access by example; several caches can be joined."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -14,11 +14,13 @@ from ldm_train.data.cache.manifest import (
     Entry,
     Manifest,
     find_damaged_files,
+    iterate_field,
     read_captions,
     read_entries,
     read_fields,
     read_manifest,
 )
+from ldm_train.data.cache.plan import parse_bucket
 from ldm_train.data.cache.quality import Quality, read_quality
 from ldm_train.data.cache.shards import Rows, load_rows, pooled_statistics
 from ldm_train.types import CaptionBatch, Moments
@@ -59,6 +61,7 @@ class EncodedExamples(Protocol):
 
     index: CacheIndex
     sets: list[int]
+    shapes: Tensor  # (height, width) of each example's views, pixels, (N, 2)
     quality: Quality  # of several caches, the one that keeps least of its pictures
 
     def moments(self, examples: Tensor, views: Tensor) -> Moments:
@@ -78,6 +81,9 @@ class EncodedExamples(Protocol):
 
     def fields(self, examples: Tensor) -> list[dict[str, str]]:
         """Return the further metadata of examples (B,) in their source."""
+
+    def column(self, name: str) -> Iterator[str | None]:
+        """Yield one field of the further metadata of every example, None if it does not have it."""
 
 
 class LatentCache:
@@ -176,6 +182,11 @@ class LatentCache:
         return CaptionBatch(rows["tokens"].long(), rows.get("embeddings"))
 
     @cached_property
+    def shapes(self) -> Tensor:
+        """(height, width) of each example's views, pixels, (N, 2)."""
+        return torch.tensor([parse_bucket(bucket) for bucket in sorted(self.manifest.buckets)])[self.index.bucket.long()]
+
+    @cached_property
     def entries(self) -> list[Entry]:
         """All entries, for messages and reports; training reads only the index."""
         return read_entries(self.folder)
@@ -201,6 +212,10 @@ class LatentCache:
     def fields(self, examples: Tensor) -> list[dict[str, str]]:
         """Return the further metadata of examples (B,) in their source."""
         return read_fields(self.folder, examples.tolist())
+
+    def column(self, name: str) -> Iterator[str | None]:
+        """Yield one field of the further metadata of every example, None if it does not have it."""
+        return iterate_field(self.folder, name)
 
 
 def _wrong_statistics(manifest: Manifest) -> list[str]:
