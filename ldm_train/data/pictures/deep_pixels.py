@@ -10,7 +10,9 @@ import numpy as np
 from PIL import Image
 
 from ldm_train.data.pictures.headers import open_picture, read_orientation
+from ldm_train.data.pictures.tiff_layout import read_tiff_layout
 
+TIFF = (b"II", b"MM")
 OTHER_ORDER = {
     ";16B": ";16L",
     ";16L": ";16B",
@@ -50,6 +52,8 @@ def read_pixels(content: bytes, *, max_pixels: int, labels: bool) -> tuple[np.nd
 def _read_low_bytes(content: bytes, max_pixels: int, layouts: set[str]) -> np.ndarray:
     if any(layout.startswith("RGBa") for layout in layouts):
         raise ValueError("its 16-bit colours are multiplied by alpha; save it without transparency")
+    if content.startswith(TIFF) and (layout := read_tiff_layout(content)) is not None and layout.planar:
+        raise ValueError("its 16-bit colours are in planes, which are not read; save it with interleaved colours")
     with open_picture(content, max_pixels) as picture:
         _unpack_as(picture, {layout: layout[:-4] + OTHER_ORDER[layout[-4:]] for layout in layouts})
         try:

@@ -4,7 +4,7 @@ A map may have another size than its picture, of the same aspect ratio. Values a
 """
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -56,7 +56,7 @@ class MapSpec:
     @property
     def identity(self) -> dict[str, Json]:
         """Everything that stored values depend on, apart from the file."""
-        return {key: value for key, value in asdict(self).items() if key != "name"}
+        return {"channels": self.num_read, "nearest": self.nearest, "encoded": self.encoded}
 
 
 def read_map_size(content: bytes, *, max_pixels: int = MAX_PIXELS) -> Size:
