@@ -168,7 +168,7 @@ def test_a_map_is_turned_as_its_picture_is(orientation: int) -> None:
 def shaded(size: tuple[int, int]) -> Image.Image:
     """A smooth picture in grey without any symmetry."""
     y, x = np.mgrid[0 : size[0], 0 : size[1]].astype(float)
-    y, x = y / size[0], x / size[1]
+    y, x = (y + 0.5) / size[0], (x + 0.5) / size[1]
     return Image.fromarray((40 + 120 * x**2 + 60 * y + 30 * np.sin(7 * x + 4 * y)).astype(np.uint8))
 
 
@@ -196,7 +196,7 @@ def test_a_map_shows_what_its_picture_shows_in_every_view(crop: Crop, size: tupl
         assert cut.shape == expected.shape
         inner = expected > -1 if isinstance(crop, FitCrop) else torch.ones_like(expected).bool()
         assert (cut - expected)[inner].abs().mean() < 0.02
-        assert (cut - expected)[inner].abs().max() < (0.25 if isinstance(crop, FitCrop) else 0.08)  # at the edge
+        assert (cut - expected)[inner].abs().max() < (0.25 if isinstance(crop, FitCrop) else 0.06)  # at the edge
         assert (cut.flip(-1) - expected)[inner].abs().mean() > 0.1, "a mirrored one would be noticed"
 
 
