@@ -32,8 +32,8 @@ class Source(ABC):
         self.prefix = prefix
         self.suffix = suffix
         self.maps = dict(maps or {})
-        if bad := next((name for name in self.maps if not MAP_NAME.fullmatch(name)), None):
-            raise ValueError(f"source.maps: {bad!r} cannot be a map's name; it takes letters, digits and underscores")
+        if bad := [name for name in self.maps if not MAP_NAME.fullmatch(name)]:
+            raise ValueError(f"source.maps: {bad[0]!r} cannot be a map's name; it takes letters, digits and underscores")
         self.notes: list[str] = []
         self.warnings: list[str] = []
         self.unread: Counter[str] = Counter()
