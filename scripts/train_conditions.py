@@ -58,7 +58,7 @@ def draw_emoji(
     large = 4 * SIDE
     font = ImageFont.truetype(str(FONT), large)
     left, top, right, bottom = font.getbbox(glyph)
-    ink = Image.new("RGBA", (right - left, bottom - top))
+    ink = Image.new("RGBA", (round(right - left), round(bottom - top)))
     ImageDraw.Draw(ink).text((-left, -top), glyph, font=font, embedded_color=True)
     ink = ink.crop(ink.getbbox())
     scale = share * large / max(ink.size)

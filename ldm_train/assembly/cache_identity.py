@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ldm_train.assembly.map_conditions import describe_maps, map_specs
 from ldm_train.data.cache.manifest import TF32_KEY, VERSION_KEY, Manifest, Provenance
 from ldm_train.data.pictures.crops import Crop
 from ldm_train.data.pictures.decoding import ENCODING_VERSION, background_colour
@@ -50,6 +51,7 @@ class Encoders:
                 "autoencoder": self.autoencoder,
                 "dtype": config.dtype,
                 **self._rounding,
+                **describe_maps(map_specs(config)),
             }
         )
 

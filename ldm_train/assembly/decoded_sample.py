@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ldm_train.autoencoders.scaling import Scaling
 from ldm_train.data.cache.manifest import Manifest
-from ldm_train.data.cache.plan import CachePlan, PictureRow
+from ldm_train.data.cache.plan import CachePlan, PictureRow, describe_row
 from ldm_train.data.cache.quality import QUALITY, RECONSTRUCTIONS, Quality
 from ldm_train.data.pictures.decoding import DECODE_ERRORS
 from ldm_train.data.pictures.images import save_png, to_display_bytes, to_signed
@@ -52,8 +52,7 @@ def choose_sample(plan: CachePlan, count: int) -> list[PictureRow]:
     """
     readable = [scanned for scanned in plan.first.values() if scanned.item.picture is not None]
     chosen = sorted(readable, key=lambda scanned: scanned.digest)[:count]
-    rows = [PictureRow("", scanned.digest, scanned.item.key, list(scanned.size)) for scanned in chosen]
-    return sorted(rows, key=lambda row: plan.shapes[row.digest])
+    return sorted(map(describe_row, chosen), key=lambda row: plan.shapes[row.content])
 
 
 def count_sample(shapes: Iterable[tuple[int, int]]) -> int:
@@ -93,7 +92,7 @@ def pair_pictures(
     """Return the pictures of a plan's rows with their reconstructions; images (3, H, W) are in [-1, 1]."""
     found = []
     for row, image, again in zip(rows, images, decoded, strict=True):
-        captions = plan.first[row.digest].item.captions
+        captions = plan.first[row.content].item.captions
         shown = to_display_bytes(torch.stack([image, again]))
         value = psnr(again[None].nan_to_num(0, 0, 0), image[None]).item()
         found.append(DecodedPicture(row.key, captions[0] if captions else "", shown[0], shown[1], round(value, 2)))

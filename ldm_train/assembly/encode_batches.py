@@ -10,6 +10,7 @@ from ldm_train.assembly.capabilities import set_tf32, uses_tf32
 from ldm_train.assembly.cut_texts import warn_of_cut_captions
 from ldm_train.assembly.decoded_sample import DecodedPicture, decode_sample, describe_quality, write_quality
 from ldm_train.assembly.encoding_memory import estimate_encoding_memory, find_memory_problem
+from ldm_train.assembly.map_conditions import map_specs
 from ldm_train.assembly.own_probes import probe_encoders
 from ldm_train.assembly.parts import choose_device
 from ldm_train.assembly.quality_warnings import warn_of_lossy_latents
@@ -22,7 +23,7 @@ from ldm_train.data.cache.quality import RECONSTRUCTIONS, Quality
 from ldm_train.data.cache.shards import channel_statistics
 from ldm_train.data.cache.staging import CacheWorkspace
 from ldm_train.data.pictures.crops import Crop
-from ldm_train.data.sources.items import EncodedPicture
+from ldm_train.data.sources.items import Item
 from ldm_train.settings.composition import build
 from ldm_train.settings.schema.using import EncodeSettings
 from ldm_train.training.encoding import Batches, Encoding, EncodingData, Rendering, WriteParts
@@ -37,13 +38,13 @@ def encode_batches(
     place: CacheWorkspace,
     crop: Crop,
     todo: Sequence[EncodingBatch] | None,
-    pictures: Callable[[], Mapping[str, EncodedPicture]],
+    items: Callable[[], Mapping[str, Item]],
 ) -> Encoding | None:
     """Encode the batches that the first process wrote down, each process its share, as parts; return what encoded them.
 
     Args:
         todo: the batches, as the first process knows them already.
-        pictures: called once all processes are there.
+        items: the pictures with their maps by key; called once all processes are there.
     """
     if todo == [] and is_only_process(num_nodes=config.trainer.num_nodes):
         return None
@@ -58,14 +59,21 @@ def encode_batches(
             raise ValueError(f"{problem}\nscale_check=false encodes nevertheless")
 
     def read() -> Batches:
-        rendering = Rendering(pictures(), crop, background=config.background, max_pixels=config.max_pixels)
+        rendering = Rendering(
+            items(),
+            crop,
+            background=config.background,
+            max_pixels=config.max_pixels,
+            specs=specs,
+            factor=autoencoder.factor,
+        )
         return Batches(read_planned_batches(place.batches), rendering, pictures=rows)
 
-    autoencoder = build(config.autoencoder, "autoencoder")
+    autoencoder, specs = build(config.autoencoder, "autoencoder"), map_specs(config)
     refuse_memory(config, crop, todo or [], autoencoder)
     text_encoder = build(config.text_encoder, "text_encoder")
     probe_encoders(autoencoder, text_encoder, config)
-    encoding = Encoding(autoencoder, text_encoder, dtype=getattr(torch, config.dtype)).eval()
+    encoding = Encoding(autoencoder, text_encoder, dtype=getattr(torch, config.dtype), specs=specs).eval()
     trainer = pl.Trainer(
         logger=False,
         callbacks=[WriteParts(place.parts, total=len(todo or []), judge=judge)],
@@ -87,7 +95,13 @@ def refuse_memory(config: EncodeSettings, crop: Crop, todo: Sequence[EncodingBat
     """
     device = choose_device("cpu" if config.trainer.accelerator == "cpu" else "auto")
     memory = estimate_encoding_memory(
-        autoencoder, todo, crop, batch_size=config.batch_size, workers=config.workers, device=device
+        autoencoder,
+        todo,
+        crop,
+        batch_size=config.batch_size,
+        workers=config.workers,
+        device=device,
+        specs=map_specs(config),
     )
     if problem := find_memory_problem(memory, batch_size=f"batch_size={config.batch_size}", device=device):
         raise ValueError(problem)
@@ -103,7 +117,7 @@ def refuse_scale(manifest: Manifest) -> None:
 def measure_quality(
     config: EncodeSettings,
     plan: CachePlan,
-    pictures: Mapping[str, EncodedPicture],
+    items: Mapping[str, Item],
     encoding: Encoding | None,
     manifest: Manifest,
     folder: Path,
@@ -119,7 +133,7 @@ def measure_quality(
         dtype = getattr(torch, config.dtype)
         encoding = encoding or Encoding(build(config.autoencoder, "autoencoder"), None, dtype=dtype).eval()
         device = choose_device("cpu" if config.trainer.accelerator == "cpu" else "auto")
-        rendering = Rendering(pictures, plan.crop, background=config.background, max_pixels=config.max_pixels)
+        rendering = Rendering(items, plan.crop, background=config.background, max_pixels=config.max_pixels)
         decoded = decode_sample(plan, rendering, encoding.to(device))
     quality = describe_quality(plan, decoded, manifest)
     write_quality(folder, quality, decoded)

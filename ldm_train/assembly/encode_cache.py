@@ -9,17 +9,25 @@ from rich.progress import Progress
 
 from ldm_train.assembly.cache_identity import Encoders, describe_encoders
 from ldm_train.assembly.capabilities import uses_tf32
+from ldm_train.assembly.map_conditions import map_specs
 from ldm_train.assembly.quality_warnings import warn_of_lossy_latents
 from ldm_train.assembly.source_survey import check_background, list_labels, name_classes, refuse_shapes, survey_source
 from ldm_train.assembly.trainer import refuse_processes
-from ldm_train.data.cache.manifest import Manifest, describe_differences, read_entries
-from ldm_train.data.cache.plan import CachePlan, EncodingBatch, read_planned_batches, read_undecodable, write_planned_batches
+from ldm_train.data.cache.manifest import MAPS_KEY, VERSION_KEY, Manifest, describe_differences, read_entries
+from ldm_train.data.cache.plan import (
+    CachePlan,
+    EncodingBatch,
+    PictureRow,
+    read_planned_batches,
+    read_undecodable,
+    write_planned_batches,
+)
 from ldm_train.data.cache.quality import read_quality
 from ldm_train.data.cache.staging import CacheWorkspace, ReusableRows
 from ldm_train.data.pictures.crops import Crop
 from ldm_train.data.scan.source_review import group_problems
 from ldm_train.data.scan.survey import ScanMemory, Survey
-from ldm_train.data.sources.items import EncodedPicture, PictureFile, format_name
+from ldm_train.data.sources.items import Item, PictureFile, format_name
 from ldm_train.settings.composition import build
 from ldm_train.settings.schema.using import EncodeSettings
 from ldm_train.util.files import hidden_path
@@ -62,14 +70,17 @@ def encode_as_first(config: EncodeSettings, place: CacheWorkspace, crop: Crop) -
         note(f"{place.folder / name} {problem}: what it held is encoded again")
     remembered = hidden_path(place.folder, ".ldm-train-stat.json")
     memory = ScanMemory(remembered) if config.unchanged_by == "stat" else None
-    found = survey_source(config, memory=memory, spool=place.spool)
+    found = survey_source(config, memory=memory, spool=place.spool, specs=map_specs(config))
     config = config.with_values(text_encoder=name_classes(config.text_encoder, list_labels(found)))
     tf32 = uses_tf32(config.trainer)
     encoders = describe_encoders(config, known.manifest, cache=place.folder, tf32=tf32)
     job = EncodingJob(config, place, crop, known, found, encoders)
     refuse_shapes(crop.shapes, job.encoders.factor)
-    same_version = known.manifest is not None and not list_changes(known.manifest, job.made_by, "encoding.pictures.version:")
-    bad = read_undecodable(place.folder / "report.json") if same_version and "report.json" not in known.damaged else {}
+    decoded_alike = known.manifest is not None and not any(
+        list_changes(known.manifest, job.made_by, f"encoding.pictures.{setting}")
+        for setting in (f"{VERSION_KEY}:", MAPS_KEY)
+    )
+    bad = read_undecodable(place.folder / "report.json") if decoded_alike and "report.json" not in known.damaged else {}
     plan = job.plan(bad)
     refuse_emptying(known, plan, place.folder, prune=config.prune)
     if not job.missing(plan, known.places) and is_unchanged(known, plan, job.made_by, place.folder):
@@ -108,13 +119,13 @@ def encode_missing(job: EncodingJob, plan: CachePlan, bad: Mapping[str, str]) ->
         note(f"{len(parts.places)} pictures and captions were encoded before an interruption")
     todo = job.missing(plan, known.places.keys() | parts.places.keys() | parts.problems.keys())
     write_planned_batches(place.batches, todo)
-    pictures = {seen.item.key: seen.item.picture for seen in plan.first.values() if seen.item.picture}
-    encoding = encode_batches(job.config, place, job.crop, todo, lambda: pictures)
+    items = {seen.item.key: seen.item for seen in plan.first.values()}
+    encoding = encode_batches(job.config, place, job.crop, todo, lambda: items)
     parts = read_parts(place.parts)
-    names = {digest: name for digest, name in plan.named.items() if name not in parts.places}
+    names = {content: name for content, name in plan.named.items() if name not in parts.places}
     plan = job.plan(
-        {**bad, **{digest: parts.problems[name] for digest, name in names.items() if name in parts.problems}},
-        {digest: parts.unread[name] for digest, name in names.items() if name in parts.unread},
+        {**bad, **{content: parts.problems[name] for content, name in names.items() if name in parts.problems}},
+        {content: parts.unread[name] for content, name in names.items() if name in parts.unread},
     )
     for line in group_problems(plan.problems):
         note(f"left out {line}")
@@ -135,7 +146,7 @@ def encode_missing(job: EncodingJob, plan: CachePlan, bad: Mapping[str, str]) ->
         )
     if job.config.scale_check:
         refuse_scale(manifest)
-    quality = measure_quality(job.config, plan, pictures, encoding, manifest, place.new)
+    quality = measure_quality(job.config, plan, items, encoding, manifest, place.new)
     place.put_in_place()
     print_summary(place.folder, plan, manifest, encoding)
     print_quality(job.config, quality)
@@ -154,17 +165,23 @@ def encode_as_follower(config: EncodeSettings, place: CacheWorkspace, crop: Crop
     """Run a further process: encode its share of the batches that the first process planned."""
     from ldm_train.assembly.encode_batches import encode_batches
 
-    def pictures() -> dict[str, EncodedPicture]:
-        rows = {row.key: row.digest for batch in read_planned_batches(place.batches) for row in batch.pictures}
-        passed: dict[str, EncodedPicture] = {
-            key: PictureFile(place.spool / digest) for key, digest in rows.items() if (place.spool / digest).is_file()
-        }
-        items = build(config.source, "source") if len(passed) < len(rows) else []
-        lasting = {item.key: item.picture for item in items if item.key in rows and item.picture and item.picture.lasting}
+    def items() -> dict[str, Item]:
+        rows = {row.key: row for batch in read_planned_batches(place.batches) for row in batch.pictures}
+        passed = {key: item for key, row in rows.items() if (item := find_spooled(row, place.spool)) is not None}
+        source = build(config.source, "source") if len(passed) < len(rows) else []
+        lasting = {item.key: item for item in source if item.key in rows and item.picture and item.picture.lasting}
         return {**lasting, **passed}
 
-    encode_batches(config, place, crop, None, pictures)
+    encode_batches(config, place, crop, None, items)
     return 0
+
+
+def find_spooled(row: PictureRow, spool: Path) -> Item | None:
+    """Return a picture of a stream with its maps, of which the first process stored copies; None if it did not."""
+    if not (spool / row.digest).is_file():
+        return None
+    maps = {name: PictureFile(spool / digest) for name, digest in row.maps.items()}
+    return Item(row.key, PictureFile(spool / row.digest), (), row.key, maps=maps)
 
 
 def refuse_emptying(known: ReusableRows, plan: CachePlan, folder: Path, *, prune: bool) -> None:
@@ -172,8 +189,8 @@ def refuse_emptying(known: ReusableRows, plan: CachePlan, folder: Path, *, prune
     if known.manifest is None or {"entries.jsonl"} & known.damaged.keys():
         return
     before = {entry.key: entry.picture for entry in read_entries(folder)}
-    keys = {seen.item.key for seen in plan.scanned}
-    gone = sorted(key for key, digest in before.items() if key not in keys and digest not in plan.named)
+    keys, pictures = {seen.item.key for seen in plan.scanned}, {seen.digest for seen in plan.scanned}
+    gone = sorted(key for key, digest in before.items() if key not in keys and digest not in pictures)
     if len(gone) > MOST_DROPPED * len(before) and not prune:
         some = "".join(f"\n  {format_name(key)}: {plan.problems.get(key, 'not in the source any more')}" for key in gone[:5])
         raise ValueError(

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ldm_train.data.cache.plan import EncodingBatch
 from ldm_train.data.pictures.crops import Crop
+from ldm_train.data.pictures.map_values import MapSpec
 from ldm_train.training.encoding import CHUNK
 from ldm_train.types import Autoencoder
 from ldm_train.util.memory import machine_memory
@@ -17,6 +18,8 @@ from ldm_train.util.memory import machine_memory
 DECODED = 10  # bytes of a pixel of a picture: as decoded, converted to RGB, and turned upright
 RGB = 3  # bytes of a pixel of a view
 FLOATS = 3 * 4 * RGB  # bytes of a pixel of a view in float32: while it is converted, and padded to whole chunks
+FLOAT = 4  # bytes of a value of a map
+MAP_COPIES = 3  # of a whole map: as it is stored, as float32, and with other channels or upright
 PREFETCHED = 2  # batches that wait in each process that decodes
 
 
@@ -50,12 +53,14 @@ def estimate_encoding_memory(
     batch_size: int,
     workers: int,
     device: torch.device,
+    specs: Sequence[MapSpec] = (),
 ) -> EncodingMemory:
     """Return the memory for encoding these batches.
 
     Args:
         batch_size: views of pictures of one forward pass.
         workers: processes that decode.
+        specs: the maps of each picture, which are counted as if they had its size.
     """
     rows = [row for batch in batches for row in batch.pictures]
     first = [crop((batch.pictures[0].size[0], batch.pictures[0].size[1]), "")[0] for batch in batches if batch.pictures]
@@ -63,9 +68,12 @@ def estimate_encoding_memory(
     views = max(1, batch_size // crop.views) * crop.views
     on_gpu = device.type == "cuda"
     at_once = views if on_gpu else CHUNK * min(os.cpu_count() or 1, -(-views // CHUNK))
+    largest_map = MAP_COPIES * FLOAT * max((spec.num_read for spec in specs), default=0)
+    of_maps = sum(FLOAT * spec.num_read / (1 if spec.encoded else autoencoder.factor**2) for spec in specs)
     return EncodingMemory(
-        pictures=max(1, workers) * DECODED * max((prod(row.size) for row in rows), default=0),
-        batches=views * largest * (RGB * (1 + PREFETCHED * workers) + FLOATS),
+        pictures=max(1, workers) * max(DECODED, largest_map) * max((prod(row.size) for row in rows), default=0),
+        batches=views * largest * (RGB * (1 + PREFETCHED * workers) + FLOATS)
+        + int(views * largest * of_maps * (2 + PREFETCHED * workers)),
         activations=int(at_once * largest * measure_activations(autoencoder)),
         on_gpu=on_gpu,
     )

@@ -5,6 +5,7 @@ from functools import partial
 
 import torch
 
+from ldm_train.autoencoders.scaling import Scaling
 from ldm_train.conditioners.class_labels import ClassLabels
 from ldm_train.conditioners.condition import Condition, Conditions
 from ldm_train.conditioners.text_encoder import TextEncoder
@@ -113,11 +114,12 @@ def build_conditions(config: TrainSettings, autoencoder: Autoencoder) -> Conditi
     Raises:
         ValueError: two have the same name, or settings that do not go together.
     """
+    passed = {"latent_channels": autoencoder.channels, "to_model": Scaling.of(autoencoder).to_model}
     made: list[Condition] = []
     for part in config.conditions:
         found = signature(part.target)
-        passed = {"latent_channels": autoencoder.channels} if found and "latent_channels" in found.kinds else {}
-        made.append(build(part, "condition", **passed))
+        takes = {} if found is None else found.kinds
+        made.append(build(part, "condition", **{name: value for name, value in passed.items() if name in takes}))
     return Conditions(made)
 
 

@@ -1,6 +1,6 @@
 """Survey a source: the first step of encoding, of training without a cache, and of `check`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -8,6 +8,7 @@ from rich.progress import MofNCompleteColumn, Progress
 
 from ldm_train.data.pictures.colour import background_colour
 from ldm_train.data.pictures.crops import format_size
+from ldm_train.data.pictures.map_values import MapSpec
 from ldm_train.data.scan.inspection import Decoder
 from ldm_train.data.scan.source_review import group_problems, judge_labels, judge_unread, review_captions
 from ldm_train.data.scan.survey import ScanMemory, Survey, survey_items
@@ -17,8 +18,14 @@ from ldm_train.settings.schema.training import SourceSettings
 from ldm_train.util.messages import note, warn
 
 
-def survey_source(config: SourceSettings, *, memory: ScanMemory | None = None, spool: Path | None = None) -> Survey:
+def survey_source(
+    config: SourceSettings, *, memory: ScanMemory | None = None, spool: Path | None = None, specs: Sequence[MapSpec] = ()
+) -> Survey:
     """Read every picture of the source, and print what was detected, with examples of captions.
+
+    Args:
+        memory, spool: as in `survey_items`.
+        specs: the maps that every picture must have.
 
     Raises:
         ValueError: nothing in the source can be used, or too little.
@@ -28,7 +35,12 @@ def survey_source(config: SourceSettings, *, memory: ScanMemory | None = None, s
     with Progress(*Progress.get_default_columns(), MofNCompleteColumn()) as progress:
         task = progress.add_task("reading the source", total=None)
         found = survey_items(
-            source, max_pixels=config.max_pixels, memory=memory, spool=spool, progress=lambda: progress.advance(task)
+            source,
+            max_pixels=config.max_pixels,
+            maps=[spec.name for spec in specs],
+            memory=memory,
+            spool=spool,
+            progress=lambda: progress.advance(task),
         )
         progress.update(task, total=len(found.scanned) + len(found.problems))
     decoder = Decoder("white", config.max_pixels)
@@ -37,7 +49,7 @@ def survey_source(config: SourceSettings, *, memory: ScanMemory | None = None, s
     )
     usable = len(found.scanned)
     problem, unread = judge_unread(source.unread, usable=usable, unusable=found.num_unusable, most=config.max_unusable)
-    for line in [*source.notes, *examples]:
+    for line in [*source.notes, *describe_unused_maps(source.maps, specs), *examples]:
         note(line)
     for line in [*source.warnings, *odd, *([unread] if unread else [])]:
         warn(line)
@@ -49,6 +61,16 @@ def survey_source(config: SourceSettings, *, memory: ScanMemory | None = None, s
     if problem:
         raise ValueError("\n  ".join([problem, *islice(group_problems(found.problems), 10)]))
     return found
+
+
+def describe_unused_maps(maps: Iterable[str], specs: Sequence[MapSpec]) -> list[str]:
+    """Return a note about each map of the source that is not read, since no condition needs it."""
+    needed = {spec.name for spec in specs}
+    return [
+        f"source.maps: {name} is not read; conditions=[{{map:{{name:{name}}}}}] conditions on it"
+        for name in maps
+        if name not in needed
+    ]
 
 
 def check_background(config: SourceSettings) -> None:

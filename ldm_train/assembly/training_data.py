@@ -10,6 +10,7 @@ from rich.progress import DownloadColumn, Progress
 
 from ldm_train.assembly.cache_identity import describe_encoders, restore_part
 from ldm_train.assembly.decoded_sample import decode_sample, describe_quality
+from ldm_train.assembly.map_conditions import map_specs
 from ldm_train.assembly.own_probes import probe_parts
 from ldm_train.assembly.parts import Parts, build_parts
 from ldm_train.assembly.source_survey import check_background, list_labels, name_classes, refuse_shapes, survey_source
@@ -17,10 +18,11 @@ from ldm_train.autoencoders.scaling import Scaling
 from ldm_train.conditioners.number import Number, find_range
 from ldm_train.data.batches.datamodules import CachedLatents
 from ldm_train.data.cache.joined_caches import join_caches
-from ldm_train.data.cache.manifest import Manifest, check_cache_matches, to_canonical_json
+from ldm_train.data.cache.manifest import MAPS_KEY, Manifest, check_cache_matches, to_canonical_json
 from ldm_train.data.cache.plan import CachePlan, parse_bucket
 from ldm_train.data.cache.reader import EncodedExamples, LatentCache, open_caches
 from ldm_train.data.cache.shards import channel_statistics
+from ldm_train.data.pictures.map_values import describe_specs
 from ldm_train.data.scan.source_review import group_problems
 from ldm_train.settings.composition import build, words
 from ldm_train.settings.schema.training import TrainSettings
@@ -83,6 +85,7 @@ def refuse_unfit(config: TrainSettings, parts: Parts, caches: Sequence[LatentCac
         "shift": autoencoder.shift,
         "scale": autoencoder.scale,
         "text_encoder": text.identity,
+        MAPS_KEY: describe_specs(map_specs(config)),
     }
     mend = [
         f"image_size={config.image_size}",
@@ -159,7 +162,8 @@ def open_source(config: TrainSettings) -> tuple[TrainSettings, Parts, CachedLate
         raise ValueError("source.streaming=true: a stream passes only once; encode a cache, or set source.streaming=false")
     check_background(config)
     crop = build(config.crop, "crop", image_size=config.image_size)
-    found = survey_source(config)
+    specs = map_specs(config)
+    found = survey_source(config, specs=specs)
     config = config.with_values(text_encoder=name_classes(config.text_encoder, list_labels(found)))
     config = fill_numbers(config, lambda name: (seen.item.fields.get(name) for seen in found.scanned))
     parts = build_parts(config)
@@ -171,14 +175,22 @@ def open_source(config: TrainSettings) -> tuple[TrainSettings, Parts, CachedLate
     plan = CachePlan(found, crop, pictures=encoders.pictures(config, crop), captions=encoders.captions(), bad={})
     for line in group_problems(plan.problems):
         note(f"left out {line}")
-    pictures = {seen.item.key: seen.item.picture for seen in plan.scanned if seen.item.picture}
-    rendering = Rendering(pictures, crop, background=config.background, max_pixels=config.max_pixels)
+    items = {seen.item.key: seen.item for seen in plan.scanned}
+    rendering = Rendering(
+        items,
+        crop,
+        background=config.background,
+        max_pixels=config.max_pixels,
+        specs=specs,
+        factor=parts.autoencoder.factor,
+    )
     # Its own encoders: the network's text encoder may be in training.
     encoding = Encoding(
         build(config.autoencoder, "autoencoder"),
         build(config.text_encoder, "text_encoder"),
         dtype=getattr(torch, config.dtype),
         at_once=FEW,
+        specs=specs,
     ).eval()
     decoded = decode_sample(plan, rendering, encoding) if launched_rank() == 0 else []
     live = LivePictures(plan, rendering, encoding, describe_quality(plan, decoded))

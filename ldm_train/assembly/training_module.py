@@ -53,7 +53,8 @@ def list_sampling_warnings(objective: Objective) -> list[str]:
 
 def choose_penalty(config: TrainSettings) -> Penalty:
     """Return what an error of the output costs."""
-    return {"squared": squared, "absolute": absolute, "huber": Huber(config.huber_delta)}[config.error]
+    penalties: dict[str, Penalty] = {"squared": squared, "absolute": absolute, "huber": Huber(config.huber_delta)}
+    return penalties[config.error]
 
 
 def training_module(config: TrainSettings, parts: Parts) -> NoisePredictorTraining:

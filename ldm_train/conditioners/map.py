@@ -20,6 +20,7 @@ class Map(Condition):
         nearest: whether values are never mixed where it is scaled, as labels must not be.
         encoded: whether it is encoded by the autoencoder as a picture is; else it is scaled to the latents' size.
         latent_channels: C of the autoencoder's latents.
+        to_model: makes model latents of the raw ones that are stored of an encoded map.
 
     Raises:
         ValueError: channels below 1, or a map that is encoded and has neither 1 nor 3.
@@ -36,6 +37,7 @@ class Map(Condition):
         encoded: bool = False,
         dropout: float = 0.05,
         latent_channels: int = 4,
+        to_model: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__(name, dropout=dropout)
         if isinstance(channels, bool) or not isinstance(channels, int) or channels < 1:
@@ -43,6 +45,7 @@ class Map(Condition):
         if encoded and channels not in (1, 3):
             raise ValueError(f"channels={channels} of the condition {name}: an autoencoder takes grey (1) or colours (3)")
         self.channels, self.nearest, self.encoded = channels, nearest, encoded
+        self.to_model = to_model if encoded else None
         self.map_channels = latent_channels if encoded else channels
         self.identity = {"kind": "map", "channels": channels, "nearest": nearest, "encoded": encoded}
 
@@ -66,7 +69,8 @@ class Map(Condition):
         return interpolate(maps.float(), size, mode="bilinear", antialias=True)
 
     def forward(self, values: Tensor, kept: Tensor) -> Conditioning:
-        return Conditioning(maps=drop(values.float(), kept))
+        maps = values.float() if self.to_model is None else self.to_model(values.float())
+        return Conditioning(maps=drop(maps, kept))
 
 
 def _read(examples: ConditionedExamples, name: str, chosen: Tensor, views: Tensor) -> Given:

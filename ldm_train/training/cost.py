@@ -33,6 +33,7 @@ class RowShapes:
         moment_bytes: of one number.
         tokens: L of a caption.
         width: D of a cached embedding; None where the text encoder is trained.
+        map_channels: of all maps of a picture together.
     """
 
     channels: int
@@ -41,11 +42,12 @@ class RowShapes:
     moment_bytes: int
     tokens: int
     width: int | None
+    map_channels: int = 0
 
     def picture(self, shape: tuple[int, int], views: int) -> int:
         """Bytes of the row of a picture of this (height, width)."""
-        values = views * self.channels * math.prod(side // self.factor for side in shape)
-        return values * self.moment_bytes * (2 if self.posterior else 1)
+        channels = self.channels * (2 if self.posterior else 1) + self.map_channels
+        return views * channels * math.prod(side // self.factor for side in shape) * self.moment_bytes
 
     @property
     def caption(self) -> int:

@@ -23,7 +23,9 @@ from ldm_train.data.cache.writer import write_part
 from ldm_train.data.pictures.crops import Crop, View
 from ldm_train.data.pictures.decoding import DECODE_ERRORS, decode_picture, describe_decode_error, render_view
 from ldm_train.data.pictures.images import to_signed
-from ldm_train.data.sources.items import EncodedPicture
+from ldm_train.data.pictures.map_values import describe_map_error
+from ldm_train.data.pictures.maps import MapError, MapSpec, decode_map, key_of, render_map
+from ldm_train.data.sources.items import EncodedPicture, Item
 from ldm_train.types import Autoencoder
 from ldm_train.util.inputs import READ_ERRORS, describe_error
 
@@ -36,14 +38,15 @@ NOT_FINITE = "its output is not finite as stored; dtype=bfloat16 or float32 hold
 class Loaded:
     """A batch to encode: its rows' names, and either images (B, V, 3, H, W) uint8 or texts; some rows may be padding.
 
-    `problems` are those of pictures that could not be decoded, by name, `unread` those of pictures whose bytes could not be
-    had; their rows are black.
+    `maps` have the maps (B, V, C, h, w) float32 of the images, by name. `problems` are those of pictures that could not be
+    decoded, by name, `unread` those of pictures whose bytes could not be had; their rows are black.
     """
 
     name: str
     names: list[str]
     images: Tensor | None
     texts: list[str]
+    maps: dict[str, Tensor] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
     unread: dict[str, str] = field(default_factory=dict)
 
@@ -52,20 +55,41 @@ class UnreadError(Exception):
     """A picture's bytes could not be had this time, which says nothing of the picture."""
 
 
+@dataclass(frozen=True)
+class Rendered:
+    """All views of a picture, (V, 3, H, W) uint8, and of its maps, (V, C, h, w) float32 in [-1, 1], by name."""
+
+    images: Tensor
+    maps: dict[str, Tensor]
+
+
 class Rendering:
-    """A picture's bytes to its views.
+    """A picture's bytes, and those of its maps, to its views.
 
     Args:
-        pictures: the bytes by key.
+        items: the pictures with their maps, by key.
         background: what shows through or around pictures, a colour's name.
         max_pixels: larger pictures are refused.
+        specs: the maps that are rendered.
+        factor: pixels of a view for each value of a map that is not encoded.
     """
 
-    def __init__(self, pictures: Mapping[str, EncodedPicture], crop: Crop, *, background: str, max_pixels: int) -> None:
-        self.pictures = pictures
+    def __init__(
+        self,
+        items: Mapping[str, Item],
+        crop: Crop,
+        *,
+        background: str,
+        max_pixels: int,
+        specs: Sequence[MapSpec] = (),
+        factor: int = 1,
+    ) -> None:
+        self.items = items
         self.crop = crop
         self.background = background
         self.max_pixels = max_pixels
+        self.specs = specs
+        self.factor = factor
 
     def __call__(self, row: PictureRow) -> Tensor:
         """(V, 3, H, W) uint8.
@@ -74,22 +98,54 @@ class Rendering:
             UnreadError: its bytes cannot be had, or are not those that were listed.
             DECODE_ERRORS: it cannot be decoded.
         """
-        picture = self.pictures.get(row.key)
-        if picture is None:
-            raise UnreadError("it is not in the source any more")
-        try:
-            content = picture.read()
-        except READ_ERRORS as error:
-            raise UnreadError(f"it could not be read: {str(error) or describe_error(error)}") from error
-        if hashlib.sha256(content).hexdigest() != row.digest:
-            raise UnreadError("it changed since it was listed")
+        item = self.items.get(row.key)
+        content = read_listed("it", None if item is None else item.picture, row.digest)
         decoded = decode_picture(content, background=self.background, max_pixels=self.max_pixels)
         views = [torch.from_numpy(render_view(decoded, view, background=self.background)) for view in self.views(row)]
         return torch.stack(views).permute(0, 3, 1, 2)
 
+    def maps(self, row: PictureRow) -> dict[str, Tensor]:
+        """The views of each map, (V, C, h, w) float32 in [-1, 1], by name.
+
+        Raises:
+            UnreadError: its bytes cannot be had, or are not those that were listed.
+            MapError: it cannot be decoded.
+        """
+        item, found = self.items.get(row.key), {}
+        for spec in self.specs:
+            content = read_listed(f"its map {spec.name}", item and item.maps.get(spec.name), row.maps[spec.name])
+            try:
+                values = decode_map(content, spec, background=self.background, max_pixels=self.max_pixels)
+            except MemoryError:  # says nothing of the map
+                raise
+            except DECODE_ERRORS as error:
+                raise MapError(describe_map_error(spec.name, error)) from error
+            factor = 1 if spec.encoded else self.factor
+            found[spec.name] = torch.stack(
+                [render_map(values, view, factor=factor, nearest=spec.nearest) for view in self.views(row)]
+            )
+        return found
+
     def views(self, row: PictureRow) -> list[View]:
         height, width = row.size
         return self.crop((height, width), row.digest)
+
+
+def read_listed(what: str, picture: EncodedPicture | None, digest: str) -> bytes:
+    """Return the bytes of a picture or a map, which are those that were listed with this digest.
+
+    Raises:
+        UnreadError: they cannot be had.
+    """
+    if picture is None:
+        raise UnreadError(f"{what} is not in the source any more")
+    try:
+        content = picture.read()
+    except READ_ERRORS as error:
+        raise UnreadError(f"{what} could not be read: {str(error) or describe_error(error)}") from error
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise UnreadError(f"{what} changed since it was listed")
+    return content
 
 
 class Batches(Dataset[Loaded]):
@@ -110,17 +166,28 @@ class Batches(Dataset[Loaded]):
             return Loaded(batch.name, batch.names, None, texts + [""] * (CAPTIONS_PER_BATCH - len(texts)))
         first = self.rendering.views(batch.pictures[0])
         images = torch.zeros(self.pictures, len(first), 3, first[0].height, first[0].width, dtype=torch.uint8)
+        maps = {spec.name: self._empty(spec, images) for spec in self.rendering.specs}
         problems, unread = {}, {}
         for place, row in enumerate(batch.pictures):
             try:
                 images[place] = self.rendering(row)
+                for name, values in self.rendering.maps(row).items():
+                    maps[name][place] = values
+            except MapError as error:
+                problems[row.name] = str(error)
             except MemoryError as error:  # says nothing of the picture: there may be more memory another time
                 unread[row.name] = f"{describe_decode_error(error)}; encode again"
             except DECODE_ERRORS as error:
                 problems[row.name] = describe_decode_error(error)
             except UnreadError as error:
                 unread[row.name] = f"{error}; encode again"
-        return Loaded(batch.name, batch.names, images, [], problems, unread)
+        return Loaded(batch.name, batch.names, images, [], maps, problems, unread)
+
+    def _empty(self, spec: MapSpec, images: Tensor) -> Tensor:
+        """Return a map's values for images (B, V, 3, H, W), all 0."""
+        factor = 1 if spec.encoded else self.rendering.factor
+        sides = [side // factor for side in images.shape[3:]]
+        return torch.zeros(*images.shape[:2], spec.num_read, *sides)
 
 
 class Encoding(pl.LightningModule):
@@ -133,6 +200,7 @@ class Encoding(pl.LightningModule):
         text_encoder: None where only pictures are encoded.
         dtype: of the moments, as stored.
         at_once: rows of one forward pass on a GPU; None for all that are asked for.
+        specs: the maps of pictures that are stored.
     """
 
     def __init__(
@@ -142,8 +210,10 @@ class Encoding(pl.LightningModule):
         *,
         dtype: torch.dtype,
         at_once: int | None = None,
+        specs: Sequence[MapSpec] = (),
     ) -> None:
         super().__init__()
+        self.specs = {spec.name: spec for spec in specs}
         self.autoencoder = autoencoder
         self.text_encoder = text_encoder
         self.kept = dtype
@@ -154,12 +224,17 @@ class Encoding(pl.LightningModule):
             return self.captions(batch.texts)
         rows, views = batch.images.shape[:2]
         encoded = self.pictures(to_signed(batch.images.flatten(0, 1)))
+        encoded |= {key_of(name): self.map_values(name, values.flatten(0, 1)) for name, values in batch.maps.items()}
         return {key: tensor.unflatten(0, (rows, views)) for key, tensor in encoded.items()}
 
     def pictures(self, images: Tensor) -> dict[str, Tensor]:
         """Images (B, 3, H, W) in [-1, 1] to mean and, where there is a posterior, log_variance, (B, C, H, W) as stored."""
         chunks = self._each(self._moments, images)
         return {key: torch.cat([chunk[key] for chunk in chunks])[: len(images)] for key in chunks[0]}
+
+    def map_values(self, name: str, values: Tensor) -> Tensor:
+        """A map (B, C, h, w) in [-1, 1] as stored: as it is, or what the autoencoder makes of it, without noise."""
+        return self.pictures(values)["mean"] if self.specs[name].encoded else values.to(self.kept)
 
     def decode(self, means: Tensor) -> Tensor:
         """Return the images (B, 3, H, W) of raw latents (B, C, H, W) as stored."""

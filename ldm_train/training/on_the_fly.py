@@ -14,8 +14,9 @@ from ldm_train.data.cache.plan import CachePlan, PictureRow, format_bucket, pars
 from ldm_train.data.cache.quality import NOT_MEASURED, Quality
 from ldm_train.data.pictures.decoding import DECODE_ERRORS, describe_decode_error
 from ldm_train.data.pictures.images import to_signed
+from ldm_train.data.pictures.maps import MapError
 from ldm_train.data.sources.items import format_name
-from ldm_train.training.encoding import Encoding, Rendering, UnreadError
+from ldm_train.training.encoding import Encoding, Rendered, Rendering, UnreadError
 from ldm_train.types import CaptionBatch, LatentBatch, Moments
 from ldm_train.util.messages import note
 
@@ -42,15 +43,22 @@ class LivePictures:
         self.encoding = encoding
         self.unreadable: set[int] = set()
         self._threads = ThreadPoolExecutor(cpu_count())
-        self._ahead: dict[int, Future[Tensor]] = {}
+        self._ahead: dict[int, Future[Rendered]] = {}
+        self._maps: dict[int, dict[str, Tensor]] = {}  # of the examples that were encoded last
 
     def moments(self, examples: Tensor, views: Tensor) -> Moments:
         every = [self._decoded(example).result() for example in examples.tolist()]
         self.let_go(examples)
-        images = torch.stack([images[view] for images, view in zip(every, views.tolist(), strict=True)])
+        self._maps = {example: one.maps for example, one in zip(examples.tolist(), every, strict=True)}
+        images = torch.stack([one.images[view] for one, view in zip(every, views.tolist(), strict=True)])
         encoded = self.encoding.pictures(to_signed(images).to(self.encoding.device))
         variance = encoded.get("log_variance")
         return Moments(encoded["mean"].cpu(), None if variance is None else variance.cpu())
+
+    def maps(self, name: str, examples: Tensor, views: Tensor) -> Tensor:
+        every = [self._maps.get(example) or self._decoded(example).result().maps for example in examples.tolist()]
+        values = torch.stack([maps[name][view] for maps, view in zip(every, views.tolist(), strict=True)])
+        return self.encoding.map_values(name, values.to(self.encoding.device)).cpu()
 
     def captions(self, examples: Tensor, chosen: Tensor, dropped: Tensor) -> CaptionBatch:
         numbers = self.index.caption_of(examples, chosen).masked_fill(dropped, self.empty)
@@ -105,10 +113,10 @@ class LivePictures:
             return False
         try:
             self._decoded(example).result()
+        except (UnreadError, MapError) as error:
+            return self._refuse(example, str(error))
         except DECODE_ERRORS as error:
             return self._refuse(example, describe_decode_error(error))
-        except UnreadError as error:
-            return self._refuse(example, str(error))
         return True
 
     def _refuse(self, example: int, problem: str) -> bool:
@@ -116,13 +124,16 @@ class LivePictures:
         note(f"{format_name(self.entries[example].key)} is replaced by another: {problem}")
         return False
 
-    def _decoded(self, example: int) -> "Future[Tensor]":
-        """All views of an example, (V, 3, H, W) uint8, to come."""
+    def _decoded(self, example: int) -> "Future[Rendered]":
+        """All views of an example and its maps, to come."""
         if example not in self._ahead:
             entry = self.entries[example]
-            row = PictureRow("", entry.picture, entry.key, entry.size)
-            self._ahead[example] = self._threads.submit(self.rendering, row)
+            row = PictureRow("", entry.picture, entry.key, entry.size, entry.maps)
+            self._ahead[example] = self._threads.submit(self._render, row)
         return self._ahead[example]
+
+    def _render(self, row: PictureRow) -> Rendered:
+        return Rendered(self.rendering(row), self.rendering.maps(row))
 
 
 class OnTheFly(CachedLatents):

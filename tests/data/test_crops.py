@@ -15,7 +15,7 @@ from PIL import Image
 from ldm_train.data.cache.plan import PictureRow
 from ldm_train.data.pictures.crops import Buckets, CentreCrop, Crop, FitCrop, RandomCrop, View
 from ldm_train.data.pictures.decoding import render_view
-from ldm_train.data.sources.items import PictureFile
+from ldm_train.data.sources.items import Item, PictureFile
 from ldm_train.training.encoding import Rendering
 
 CONFIGS = Path(__file__).parents[2] / "conf/crop"
@@ -132,7 +132,9 @@ def test_encoding_puts_the_cache_s_background_around(tmp_path: Path) -> None:
     picture = tmp_path / "a.png"
     Image.new("RGB", (8, 16), "red").save(picture)
     row = PictureRow("name", hashlib.sha256(picture.read_bytes()).hexdigest(), "a.png", [16, 8])
-    rendering = Rendering({"a.png": PictureFile(picture)}, FitCrop(16), background="#0000ff", max_pixels=1000)
+    rendering = Rendering(
+        {"a.png": Item("a.png", PictureFile(picture), (), "")}, FitCrop(16), background="#0000ff", max_pixels=1000
+    )
     (image,) = rendering(row)
     assert image[:, 8, 8].tolist() == [255, 0, 0]
     assert image[:, 8, 0].tolist() == image[:, 0, 15].tolist() == [0, 0, 255]

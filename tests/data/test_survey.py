@@ -155,7 +155,7 @@ def test_a_picture_that_could_not_be_read_once_is_tried_again(
             raise OSError("Stale file handle")
 
     def stumble(self: Rendering, row: PictureRow) -> torch.Tensor:
-        self.pictures = {**self.pictures, "square-lime.png": Stale(Path("square-lime.png"))}
+        self.items = {**self.items, "square-lime.png": Item("square-lime.png", Stale(Path("square-lime.png")), (), "")}
         return original(self, row)
 
     monkeypatch.setattr(Rendering, "__call__", stumble)

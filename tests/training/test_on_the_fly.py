@@ -106,9 +106,7 @@ def test_the_run_is_that_of_the_cache(
 def live(source: Path, **settings: float) -> OnTheFly:
     found = survey_items(Folder(str(source)), max_pixels=10**6)
     plan = CachePlan(found, CentreCrop(16), pictures=Provenance({}), captions=Provenance({}), bad={})
-    rendering = Rendering(
-        {s.item.key: s.item.picture for s in plan.scanned if s.item.picture}, plan.crop, background="white", max_pixels=10**6
-    )
+    rendering = Rendering({s.item.key: s.item for s in plan.scanned}, plan.crop, background="white", max_pixels=10**6)
     encoding = Encoding(IdentityAutoencoder(), small(width=32, layers=1, heads=4), dtype=torch.float32)
     data = OnTheFly(LivePictures(plan, rendering, encoding), batch_size=4, **settings)  # type: ignore[arg-type]
     from ldm_train.data.batches.positions import BatchGeometry

@@ -13,10 +13,11 @@ from pathlib import Path
 from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from ldm_train.assembly.arithmetic import resolve_arithmetic
+from ldm_train.assembly.map_conditions import map_specs
 from ldm_train.assembly.new_words import check_new_words
 from ldm_train.assembly.parts import Parts, choose_device
 from ldm_train.assembly.quality_warnings import warn_of_lossy_latents
-from ldm_train.assembly.source_survey import name_classes
+from ldm_train.assembly.source_survey import describe_unused_maps, name_classes
 from ldm_train.assembly.trainer import silence_lightning
 from ldm_train.commands.check.check_page import build_check_page
 from ldm_train.commands.check.dataset_facts import collect_caption_facts, collect_picture_facts
@@ -74,7 +75,8 @@ def run(settings: CheckSettings) -> int:
     try_settings(settings, attempt)
     white = attempt(background_colour, settings.background) is None
     crop = attempt(build, settings.crop, "crop", image_size=settings.image_size)
-    decoder = Decoder("white" if white else settings.background, settings.max_pixels)
+    specs = map_specs(settings)
+    decoder = Decoder("white" if white else settings.background, settings.max_pixels, tuple(specs))
     source = build(settings.source, "source")
     inspected = inspect_source(source, decoder)
     survey = survey_from_inspection(inspected)
@@ -85,7 +87,11 @@ def run(settings: CheckSettings) -> int:
     if crop is not None:
         plan = CachePlan(survey, crop, pictures=Provenance({}), captions=Provenance({}), bad={})
     facts = collect_picture_facts(inspected, plan, share=settings.held_out)
-    report = Report(facts, [*source.notes, *examples, arithmetic], warnings=[*source.warnings, *odd])
+    report = Report(
+        facts,
+        [*source.notes, *describe_unused_maps(source.maps, specs), *examples, arithmetic],
+        warnings=[*source.warnings, *odd],
+    )
     parts = try_parts(settings, attempt)
     if parts is not None and plan is not None and survey.scanned:
         attempt(examine_training, settings, report, plan, parts, attempt)

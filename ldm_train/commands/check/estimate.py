@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from ldm_train.assembly.encoding_memory import EncodingMemory, estimate_encoding_memory, find_memory_problem
+from ldm_train.assembly.map_conditions import map_specs
 from ldm_train.assembly.parts import Parts
 from ldm_train.assembly.training_module import training_module
 from ldm_train.commands.check.reconstruction import Pace
@@ -79,6 +80,7 @@ def measure_row_shapes(settings: CheckSettings, parts: Parts) -> RowShapes:
         posterior = autoencoder.encode(torch.zeros(1, 3, side, side)).log_variance is not None
     return RowShapes(
         channels=autoencoder.channels,
+        map_channels=sum(autoencoder.channels if spec.encoded else spec.channels for spec in map_specs(settings)),
         factor=autoencoder.factor,
         posterior=posterior,
         moment_bytes=getattr(torch, settings.dtype).itemsize,
@@ -101,7 +103,13 @@ def estimate_memory(
     size = settings.encode_batch_size
     batches = plan.batches((), pictures=max(1, size // plan.crop.views))
     memory = estimate_encoding_memory(
-        autoencoder, batches, plan.crop, batch_size=size, workers=settings.workers, device=device
+        autoencoder,
+        batches,
+        plan.crop,
+        batch_size=size,
+        workers=settings.workers,
+        device=device,
+        specs=map_specs(settings),
     )
     problem = find_memory_problem(memory, batch_size=f"encode_batch_size={size}", device=device)
     attempt.reasons += [problem] if problem else []

@@ -64,7 +64,7 @@ def compare_cache(
     return CacheComparison(
         str(folder),
         True,
-        holds=sum(plan.named[scanned.digest] in reusable.places for scanned in survey.scanned),
+        holds=sum(plan.named[scanned.content] in reusable.places for scanned in survey.scanned),
         new_pictures=len(set(plan.named.values()) - reusable.places.keys()),
         new_captions=len(set(plan.caption_rows.values()) - reusable.places.keys()),
         dropped=sorted(before - keys),

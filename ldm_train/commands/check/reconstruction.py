@@ -74,8 +74,8 @@ class Trial:
 @torch.inference_mode()
 def try_latents(settings: CheckSettings, plan: CachePlan, autoencoder: Autoencoder, device: torch.device) -> Trial | None:
     """Encode and decode a sample of the pictures; return None if none can be read again."""
-    pictures = {scanned.item.key: scanned.item.picture for scanned in plan.first.values() if scanned.item.picture}
-    rendering = Rendering(pictures, plan.crop, background=settings.background, max_pixels=settings.max_pixels)
+    items = {scanned.item.key: scanned.item for scanned in plan.first.values()}
+    rendering = Rendering(items, plan.crop, background=settings.background, max_pixels=settings.max_pixels)
     rows, began = choose_sample(plan, SAMPLE), perf_counter()
     images = [to_signed(rendering(row)[0]) for row in rows]
     reading = (perf_counter() - began) / max(1, len(rows))

@@ -153,7 +153,8 @@ def build_network_on(
 ) -> nn.Module:
     """Build the network with the widths and channels of these encoders and conditions."""
     with device:
-        return build(settings.network, "network", **network_widths(settings, autoencoder, text_encoder, conditions))
+        widths = network_widths(settings, autoencoder, text_encoder, conditions)  # type: ignore[arg-type]
+        return build(settings.network, "network", **widths)
 
 
 def try_together(

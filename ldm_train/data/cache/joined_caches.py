@@ -43,6 +43,11 @@ class JoinedCaches:
         variances = [(mask, part.log_variance) for mask, part in parts if part.log_variance is not None]
         return Moments(mean, _scattered(variances) if variances else None)
 
+    def maps(self, name: str, examples: Tensor, views: Tensor) -> Tensor:
+        return _scattered(
+            [(mask, cache.maps(name, examples[mask] - start, views[mask])) for cache, start, mask in self._shares(examples)]
+        )
+
     def captions(self, examples: Tensor, chosen: Tensor, dropped: Tensor) -> CaptionBatch:
         parts = [
             (mask, cache.captions(examples[mask] - start, chosen[mask], dropped[mask]))

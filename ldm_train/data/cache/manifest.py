@@ -5,7 +5,7 @@ entries.jsonl                one line per picture: name, digest, bucket, row, nu
 captions.jsonl               every distinct caption once; the line is its number
 index.safetensors            the entries' numbers as columns, all that training reads of the entries
 captions-NNN.safetensors     tokens (rows, L), and embeddings (rows, L, D) if the text encoder is frozen
-latents-HxW-NNN.safetensors  a bucket's raw moments (rows, V, C, H, W): mean, and log_variance if there is a posterior
+latents-HxW-NNN.safetensors  a bucket's raw moments (rows, V, C, H, W): mean, log_variance if there is a posterior, map.NAME
 report.json                  which pictures were left out, and why
 
 A row is named by what made it, rows are sorted by name, and the name's first bits choose the shard. So the files depend only
@@ -26,6 +26,7 @@ from ldm_train.util.text import as_word
 
 CACHE_FORMAT = 3
 VERSION_KEY = "version"  # of the code, among the settings that decide rows' names
+MAPS_KEY = "maps"  # among them, what each map of a picture is, by its name; only if there are any
 TF32_KEY = "tf32"  # among them, where a GPU rounded to TF32 what it multiplied
 
 
@@ -49,8 +50,9 @@ class Entry:
     Args:
         key: its name in the source.
         picture: SHA-256 of its bytes.
+        maps: SHA-256 of each map's bytes, by name.
         size: (height, width) of the upright original, pixels.
-        bucket, row: where its moments are stored; copies of a picture share a row.
+        bucket, row: where its moments are stored; copies of a picture share a row if their maps are the same.
         views: how each view was cut: [resized height, resized width, top, left, mirrored].
     """
 
@@ -63,6 +65,26 @@ class Entry:
     captions: list[int]
     held_out: bool
     fields: dict[str, str] = field(default_factory=dict)
+    maps: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def content(self) -> str:
+        """The digest of all that a row is made of."""
+        return name_content(self.picture, self.maps)
+
+    def as_plain(self) -> dict[str, Json]:
+        """Return the values of a line of entries.jsonl, without maps if there are none."""
+        values: dict[str, Json] = asdict(self)
+        if not self.maps:
+            del values["maps"]
+        return values
+
+
+def name_content(picture: str, maps: Mapping[str, str]) -> str:
+    """Return the digest of a picture together with its maps, from their digests; the picture's own without maps."""
+    if not maps:
+        return picture
+    return hashlib.sha256(to_canonical_json([picture, dict(maps)]).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -81,7 +103,7 @@ class Manifest:
 
     Args:
         encoding: the settings that decide rows' names. For "pictures": identities of autoencoder and crop, background,
-            storage type and version; for "captions": identity of the text encoder and version.
+            storage type and version, and what its maps are; for "captions": identity of the text encoder and version.
         autoencoder, text_encoder: how to build them again: their configs, and the checksums of their weights' files.
         shift, scale: of the autoencoder; the cache stores raw latents.
         views: number of views of each picture.
@@ -130,6 +152,7 @@ class Manifest:
             "text_encoder": {name: value for name, value in captions.items() if name not in (VERSION_KEY, TF32_KEY)},
             "shift": self.shift,
             "scale": self.scale,
+            MAPS_KEY: pictures.get(MAPS_KEY, {}),
         }
 
     def text(self) -> str:

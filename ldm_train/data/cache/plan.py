@@ -4,12 +4,12 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from ldm_train.data.cache.manifest import Entry, Provenance, to_json_lines
+from ldm_train.data.cache.manifest import Entry, Provenance, name_content, to_json_lines
 from ldm_train.data.pictures.crops import Crop, View, format_size
 from ldm_train.data.scan.survey import Scanned, Survey
 from ldm_train.util.files import atomic_write
@@ -20,12 +20,26 @@ CAPTIONS_PER_BATCH = 64  # captions of one forward pass
 
 @dataclass(frozen=True)
 class PictureRow:
-    """One distinct picture to encode: its row's name, digest, an item with this picture, and its upright (height, width)."""
+    """One distinct picture to encode, together with its maps.
+
+    Args:
+        name: of its row.
+        digest: of its bytes.
+        key: of an item with this picture and these maps.
+        size: upright (height, width).
+        maps: digest of each map, by name.
+    """
 
     name: str
     digest: str
     key: str
     size: list[int]
+    maps: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def content(self) -> str:
+        """The digest of the picture together with its maps."""
+        return name_content(self.digest, self.maps)
 
 
 @dataclass(frozen=True)
@@ -67,10 +81,12 @@ class CachePlan:
         survey: what the source contains.
         crop: decides the views of each picture.
         pictures, captions: decide the names of rows of moments and of captions.
-        bad: problems of pictures that cannot be decoded, by digest.
-        unread: problems of pictures whose bytes could not be read this time, by digest.
+        bad: problems of pictures that cannot be decoded, by the digest of the picture together with its maps.
+        unread: problems of pictures whose bytes could not be read this time, by the same.
 
     Attributes:
+        named: the name of each distinct row, by the same.
+        first, shapes: a picture with this content, and the (height, width) of its views, by the same.
         rows: the sorted names of each bucket's rows.
         texts: the captions by number, in the order of their rows.
     """
@@ -87,15 +103,15 @@ class CachePlan:
     ) -> None:
         self.crop = crop
         missing = {**unread, **bad}
-        self.scanned = sorted((s for s in survey.scanned if s.digest not in missing), key=lambda s: s.item.key)
-        self.problems = survey.problems | {s.item.key: missing[s.digest] for s in survey.scanned if s.digest in missing}
-        self.bad = {s.item.key: s.digest for s in survey.scanned if s.digest in bad}
-        self.named = {seen.digest: pictures.name(seen.digest) for seen in self.scanned}
-        self.first = {seen.digest: seen for seen in reversed(self.scanned)}
-        self.shapes = {digest: self._shape(seen) for digest, seen in self.first.items()}
+        self.scanned = sorted((s for s in survey.scanned if s.content not in missing), key=lambda s: s.item.key)
+        self.problems = survey.problems | {s.item.key: missing[s.content] for s in survey.scanned if s.content in missing}
+        self.bad = {s.item.key: s.content for s in survey.scanned if s.content in bad}
+        self.named = {seen.content: pictures.name(seen.content) for seen in self.scanned}
+        self.first = {seen.content: seen for seen in reversed(self.scanned)}
+        self.shapes = {content: self._shape(seen) for content, seen in self.first.items()}
         rows = defaultdict(list)
-        for digest, name in self.named.items():
-            rows[self.shapes[digest]].append(name)
+        for content, name in self.named.items():
+            rows[self.shapes[content]].append(name)
         self.rows = {shape: sorted(names) for shape, names in sorted(rows.items())}
         used = {"", *(text for seen in self.scanned for text in seen.item.captions)}
         self.caption_rows = {text: captions.name(text) for text in used}
@@ -123,25 +139,25 @@ class CachePlan:
                 key=seen.item.key,
                 picture=seen.digest,
                 size=list(seen.size),
-                bucket=format_bucket(self.shapes[seen.digest]),
-                row=places[self.named[seen.digest]],
+                bucket=format_bucket(self.shapes[seen.content]),
+                row=places[self.named[seen.content]],
                 views=[describe_view(view) for view in self.crop(seen.size, seen.digest)],
                 captions=[numbers[text] for text in seen.item.captions],
                 held_out=seen.item.held_out,
                 fields=seen.item.fields,
+                maps=seen.maps,
             )
             for seen in self.scanned
         ]
 
     def batches(self, known: Collection[str], *, pictures: int) -> list[EncodingBatch]:
         """Return the batches of all rows whose names are not known, with this number of pictures each."""
-        digests = {name: digest for digest, name in self.named.items()}
+        contents = {name: content for content, name in self.named.items()}
         found = []
         for names in self.rows.values():
             missing = [name for name in names if name not in known]
             for some in _portions(missing, pictures):
-                seen = [self.first[digests[name]] for name in some]
-                rows = [PictureRow(n, s.digest, s.item.key, list(s.size)) for n, s in zip(some, seen, strict=True)]
+                rows = [describe_row(self.first[contents[name]], name) for name in some]
                 found.append(EncodingBatch(_name_of(some), rows, []))
         for some in _portions([text for text in self.texts if self.caption_rows[text] not in known], CAPTIONS_PER_BATCH):
             names = [self.caption_rows[text] for text in some]
@@ -160,7 +176,7 @@ class CachePlan:
         """Return the content of the cache's text files by name, without the manifest."""
         return {
             "captions.jsonl": to_json_lines(list(self.texts)),
-            "entries.jsonl": to_json_lines(asdict(entry) for entry in self.entries()),
+            "entries.jsonl": to_json_lines(entry.as_plain() for entry in self.entries()),
             "report.json": json.dumps(self.report(), indent=2) + "\n",
         }
 
@@ -168,8 +184,13 @@ class CachePlan:
         """Return the number of pictures of each "WIDTHxHEIGHT", and the average share of their area that is cropped away."""
         shares = defaultdict(list)
         for seen in self.scanned:
-            shares[format_size(self.shapes[seen.digest])].append(self.crop.lost(seen.size))
+            shares[format_size(self.shapes[seen.content])].append(self.crop.lost(seen.size))
         return {bucket: (len(lost), sum(lost) / len(lost)) for bucket, lost in sorted(shares.items())}
+
+
+def describe_row(seen: Scanned, name: str = "") -> PictureRow:
+    """Return the row of a picture under a name."""
+    return PictureRow(name, seen.digest, seen.item.key, list(seen.size), seen.maps)
 
 
 def describe_view(view: View) -> list[int]:
@@ -178,7 +199,7 @@ def describe_view(view: View) -> list[int]:
 
 
 def read_undecodable(report: Path) -> dict[str, str]:
-    """Return the problems of pictures that an earlier encoding could not decode, by digest."""
+    """Return the problems of pictures that an earlier encoding could not decode, as in `CachePlan`."""
     if not report.is_file():
         return {}
     left_out = read_object(report, limit=None).get("left_out")

@@ -1,6 +1,6 @@
 """Read latent caches: memory-mapped, with random access by example; several caches can be joined."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -23,9 +23,11 @@ from ldm_train.data.cache.manifest import (
 from ldm_train.data.cache.plan import parse_bucket
 from ldm_train.data.cache.quality import Quality, read_quality
 from ldm_train.data.cache.shards import Rows, load_rows, pooled_statistics
+from ldm_train.data.pictures.maps import key_of
 from ldm_train.types import CaptionBatch, Moments
 
 REPAIR_ADVICE = "encode it again, which repairs what is damaged and keeps the rest"
+MOMENTS = ("mean", "log_variance")  # keys of a row's tensors
 
 
 class StoredRows:
@@ -40,14 +42,16 @@ class StoredRows:
     def __len__(self) -> int:
         return int(self.ends[-1])
 
-    def gather(self, numbers: Tensor, views: Tensor | None = None) -> Rows:
-        """Return rows (B, …) by number (B,), or one view (B,) of each."""
+    def gather(self, numbers: Tensor, views: Tensor | None = None, keys: Collection[str] | None = None) -> Rows:
+        """Return rows (B, …) by number (B,), or one view (B,) of each; of all tensors, or only of those with these keys."""
         files = torch.searchsorted(self.ends, numbers, right=True).tolist()
         starts = [0, *self.ends.tolist()]
         within = [number - starts[file] for file, number in zip(files, numbers.tolist(), strict=True)]
         places = list(zip(within, strict=True) if views is None else zip(within, views.tolist(), strict=True))
         found = {}
         for key, dtype in self.types.items():
+            if keys is not None and key not in keys:
+                continue
             rows = [self.files[file][key][place] for file, place in zip(files, places, strict=True)]
             gathered = np.empty((len(rows), *rows[0].shape), np.uint8)
             for row, bytes_of_row in enumerate(rows):
@@ -61,11 +65,17 @@ class EncodedExamples(Protocol):
 
     index: CacheIndex
     sets: list[int]
-    shapes: Tensor  # (height, width) of each example's views, pixels, (N, 2)
     quality: Quality  # of several caches, the one that keeps least of its pictures
+
+    @property
+    def shapes(self) -> Tensor:
+        """(height, width) of each example's views, pixels, (N, 2)."""
 
     def moments(self, examples: Tensor, views: Tensor) -> Moments:
         """Return the raw moments (B, C, H, W), as stored, of one view (B,) of each example (B,); all of one bucket."""
+
+    def maps(self, name: str, examples: Tensor, views: Tensor) -> Tensor:
+        """Return a map (B, C, h, w), as stored, of one view (B,) of each example (B,); all of one bucket."""
 
     def captions(self, examples: Tensor, chosen: Tensor, dropped: Tensor) -> CaptionBatch:
         """Return one caption of each example (B,): `chosen` (B,) in [0, 1) picks it; the empty one if `dropped` (B,)."""
@@ -168,9 +178,19 @@ class LatentCache:
 
     def moments(self, examples: Tensor, views: Tensor) -> Moments:
         """Return the raw moments (B, C, H, W), as stored, of one view (B,) of each example (B,); all of one bucket."""
-        bucket = self.buckets[int(self.index.bucket[examples[0]])]
-        rows = bucket.gather(self.index.row[examples], views)
+        rows = self._gather(examples, views, MOMENTS)
         return Moments(rows["mean"], rows.get("log_variance"))
+
+    def maps(self, name: str, examples: Tensor, views: Tensor) -> Tensor:
+        """Return a map (B, C, h, w), as stored, of one view (B,) of each example (B,); all of one bucket."""
+        rows = self._gather(examples, views, [key_of(name)])
+        if not rows:
+            raise ValueError(f"cache {self.folder} has no map {name}; encode it again with this condition")
+        return rows[key_of(name)]
+
+    def _gather(self, examples: Tensor, views: Tensor, keys: Collection[str]) -> Rows:
+        bucket = self.buckets[int(self.index.bucket[examples[0]])]
+        return bucket.gather(self.index.row[examples], views, keys)
 
     def captions(self, examples: Tensor, chosen: Tensor, dropped: Tensor) -> CaptionBatch:
         """Return one caption of each example (B,): `chosen` (B,) in [0, 1) picks it; the empty one if `dropped` (B,)."""

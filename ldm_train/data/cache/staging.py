@@ -79,7 +79,7 @@ def list_row_names(folder: Path, manifest: Manifest) -> dict[str, list[str]]:
     pictures, captions = (Provenance(manifest.encoding[kind]) for kind in ("pictures", "captions"))  # type: ignore[arg-type]
     rows: dict[str, set[str]] = {}
     for entry in read_entries(folder):
-        rows.setdefault(f"latents-{entry.bucket}", set()).add(pictures.name(entry.picture))
+        rows.setdefault(f"latents-{entry.bucket}", set()).add(pictures.name(entry.content))
     rows["captions"] = {captions.name(text) for text in read_captions(folder)}
     return {prefix: sorted(names) for prefix, names in rows.items()}
 

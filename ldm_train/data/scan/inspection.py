@@ -7,9 +7,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 
+from ldm_train.data.pictures.crops import Size
 from ldm_train.data.pictures.decoding import (
     DECODE_ERRORS,
     decode_picture,
@@ -17,9 +18,17 @@ from ldm_train.data.pictures.decoding import (
     find_profile_problem,
     has_more_frames,
 )
+from ldm_train.data.pictures.map_values import (
+    MapError,
+    MapSpec,
+    check_aspect,
+    describe_map_error,
+    find_map,
+    read_map,
+)
 from ldm_train.data.scan.survey import Scanned, Survey
 from ldm_train.data.sources.items import EncodedPicture, FileSlice, Item, PictureBytes, PictureFile
-from ldm_train.util.inputs import READ_ERRORS
+from ldm_train.util.inputs import READ_ERRORS, describe_error
 
 FEW_PICTURES = 48  # decoding these takes less time than starting processes
 KEPT_BYTES = 64 * 2**20  # of a stream's pictures, which `check` shows and tries to encode
@@ -37,6 +46,7 @@ class Inspected:
         flat: whether all pixels have one colour.
         brightest: the largest value of any channel, 0 to 255.
         more_frames: whether the file has further pages or frames, which are not used.
+        maps: SHA-256 of each map's bytes, by name.
     """
 
     item: Item
@@ -47,14 +57,20 @@ class Inspected:
     flat: bool = False
     brightest: int = 255
     more_frames: bool = False
+    maps: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Decoder:
-    """Decode pictures and describe the result. It is pickled for worker processes."""
+    """Decode pictures with their maps and describe the result. It is pickled for worker processes.
+
+    Args:
+        maps: the maps that every picture must have.
+    """
 
     background: str
     max_pixels: int
+    maps: tuple[MapSpec, ...] = ()
 
     def __call__(self, item: Item) -> Inspected:
         digest = ""
@@ -65,8 +81,9 @@ class Decoder:
             digest = hashlib.sha256(content).hexdigest()
             picture = decode_picture(content, background=self.background, max_pixels=self.max_pixels)
             profile = find_profile_problem(content, max_pixels=self.max_pixels)
+            maps = {spec.name: self._decode_map(item, spec, (picture.height, picture.width)) for spec in self.maps}
         except DECODE_ERRORS as error:
-            problems = (item.problem, describe_decode_error(error))
+            problems = (item.problem, str(error) if isinstance(error, MapError) else describe_decode_error(error))
             return Inspected(item, digest, problem="; ".join(problem for problem in problems if problem))
         extrema: list[tuple[int, int]] = list(picture.getextrema())  # type: ignore[arg-type]
         return Inspected(
@@ -78,11 +95,30 @@ class Decoder:
             flat=all(low == high for low, high in extrema),
             brightest=max(high for _, high in extrema),
             more_frames=has_more_frames(content, max_pixels=self.max_pixels),
+            maps=maps,
         )
 
+    def _decode_map(self, item: Item, spec: MapSpec, picture: Size) -> str:
+        """Decode a map of a picture of this size, and return the digest of its bytes.
+
+        Raises:
+            MapError: it is missing, does not decode, or has another aspect ratio than the picture.
+        """
+        file = find_map(item, spec.name)
+        try:
+            content = file.read()
+        except READ_ERRORS as error:
+            raise MapError(f"its map {spec.name} cannot be read: {str(error) or describe_error(error)}") from error
+        try:
+            values = read_map(content, spec, background=self.background, max_pixels=self.max_pixels)
+        except DECODE_ERRORS as error:
+            raise MapError(describe_map_error(spec.name, error)) from error
+        check_aspect(spec.name, values.shape[:2], picture)
+        return hashlib.sha256(content).hexdigest()
+
     def inspect(self, item: Item) -> Inspected:
-        """Return the result without the picture's bytes, to be sent to another process."""
-        return replace(self(item), item=replace(item, picture=None))
+        """Return the result without the bytes of the picture and its maps, to be sent to another process."""
+        return replace(self(item), item=replace(item, picture=None, maps={}))
 
 
 def inspect_items(
@@ -90,7 +126,7 @@ def inspect_items(
 ) -> Iterator[Inspected]:
     """Yield each item once, in order, after decoding its picture.
 
-    The first `KEPT_BYTES` of a stream's pictures are kept in memory; later items have no picture.
+    The first `KEPT_BYTES` of a stream's pictures are kept in memory; later items have no picture. Maps of streams are not.
 
     Args:
         workers: how many processes; by default one for each core, and none for a few pictures.
@@ -107,7 +143,8 @@ def inspect_items(
         if isinstance(picture, PictureBytes):
             kept += len(picture.content)
             picture = picture if kept < KEPT_BYTES else None
-        yield replace(inspected, item=replace(item, picture=picture))
+        maps = {name: one for name, one in item.maps.items() if one.lasting}
+        yield replace(inspected, item=replace(item, picture=picture, maps=maps))
         progress()
 
 
@@ -151,7 +188,8 @@ class DecodingPool:
             future.set_result(self.decoder.inspect(item))
             return item, future
         try:
-            sent = replace(item, picture=as_picklable(item.picture))
+            maps = {spec.name: as_picklable(item.maps[spec.name]) for spec in self.decoder.maps if spec.name in item.maps}
+            sent = replace(item, picture=as_picklable(item.picture), maps=maps)
         except READ_ERRORS as error:
             future = Future()
             future.set_result(Inspected(item, problem=describe_decode_error(error)))
@@ -175,9 +213,9 @@ class DecodingPool:
                     return Inspected(sent, problem=problem)
 
 
-def as_picklable(picture: EncodedPicture | None) -> EncodedPicture | None:
+def as_picklable(picture: EncodedPicture) -> EncodedPicture:
     """Return the picture, or its bytes if another process could not read them."""
-    return picture if picture is None or isinstance(picture, PictureFile | FileSlice) else PictureBytes(picture.read())
+    return picture if isinstance(picture, PictureFile | FileSlice) else PictureBytes(picture.read())
 
 
 def survey_from_inspection(inspected: Iterable[Inspected]) -> Survey:
@@ -185,7 +223,7 @@ def survey_from_inspection(inspected: Iterable[Inspected]) -> Survey:
     survey = Survey()
     for one in inspected:
         if one.problem is None:
-            survey.scanned.append(Scanned(one.item, one.digest, one.size))
+            survey.scanned.append(Scanned(one.item, one.digest, one.size, one.maps))
         else:
             survey.problems[one.item.key] = one.problem
     return survey

@@ -1,8 +1,11 @@
-"""Columns of datasets in Hugging Face's `datasets`: their types, and reading pictures from them."""
+"""Columns of datasets in Hugging Face's `datasets`: their types, and reading pictures and arrays from them."""
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from ldm_train.data.sources.items import check_picture
 from ldm_train.util.inputs import MAX_PICTURE, check_size, describe_error, read_input
@@ -13,17 +16,37 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PictureFetcher:
-    """Read the bytes of a row's picture, also in another process."""
+    """Read the bytes of a row's picture, or of its array as a .npy file, also in another process.
+
+    Args:
+        numbers: the type of the array's numbers; None for a picture.
+    """
 
     data: "Dataset"
     column: str
+    numbers: str | None = None
 
     def __call__(self, row: int) -> bytes:
         try:
             value = self.data[row][self.column]
         except Exception as error:  # whatever `datasets` and pyarrow raise about damaged files
             raise OSError(f"the row cannot be read: {describe_error(error)}") from error
+        return read_cell(value, self.numbers)
+
+
+def read_cell(value: object, numbers: str | None) -> bytes:
+    """Return the bytes of a picture in a row's value, or of a .npy file with its array of numbers of this type.
+
+    Raises:
+        READ_ERRORS: as `read_encoded_picture`; or the array is missing, or its rows have different lengths.
+    """
+    if numbers is None:
         return read_encoded_picture(value)
+    if value is None:
+        raise OSError("the row contains no array")
+    file = io.BytesIO()
+    np.save(file, np.asarray(value, dtype=numbers), allow_pickle=False)
+    return file.getvalue()
 
 
 def read_encoded_picture(value: object) -> bytes:
@@ -60,6 +83,18 @@ def may_hold_pictures(feature: object) -> bool:
     if isinstance(feature, dict):
         return not {"bytes", "path"}.isdisjoint(feature)
     return isinstance(feature, datasets.Image) or _is_value(feature, "string", "large_string", "binary", "large_binary")
+
+
+def find_number_type(feature: object) -> str | None:
+    """Return the type of the numbers of a column of arrays, None for other columns."""
+    import datasets
+
+    if isinstance(feature, datasets.Array2D | datasets.Array3D):
+        return str(feature.dtype)
+    depth = 0
+    while isinstance(feature, datasets.List | datasets.LargeList):
+        feature, depth = feature.feature, depth + 1
+    return feature.dtype if depth in (2, 3) and isinstance(feature, datasets.Value) else None
 
 
 def is_small(feature: object) -> bool:

@@ -3,7 +3,7 @@
 import heapq
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ldm_train.data.pictures.formats import PICTURE_SUFFIXES
@@ -14,6 +14,7 @@ from ldm_train.data.sources.caption_template import CaptionTemplate
 from ldm_train.data.sources.folder_walk import FolderTree, format_suffix_counts, is_archive, walk_folder
 from ldm_train.data.sources.items import Item, PictureFile, format_name
 from ldm_train.data.sources.kohya_folders import KohyaFolders, is_kohya_layout
+from ldm_train.data.sources.map_paths import MapPaths
 from ldm_train.data.sources.metadata import MetadataTables
 from ldm_train.data.sources.sidecars import Sidecars
 from ldm_train.data.sources.source import Source
@@ -44,6 +45,8 @@ class Folder(Source):
         kohya: whether folders are named as kohya's: the pictures of `10_sks dog` are repeated 10 times as often as those of
             `1_dog`, and are of "sks dog" if they have no other caption.
         prefix, suffix: added to every caption.
+        maps: paths of each picture's maps as seen from the folder, with {stem}, {name} or {folder} of the picture in them:
+            {"depth": "depth/{stem}.png"}. Files that are maps are no pictures.
 
     Raises:
         ValueError: there is no such folder, no picture in it, a bad template, or captions in two places differ.
@@ -62,13 +65,15 @@ class Folder(Source):
         kohya: bool = False,
         prefix: str = "",
         suffix: str = "",
+        maps: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(prefix=prefix, suffix=suffix)
+        super().__init__(prefix=prefix, suffix=suffix, maps=maps)
         self.path = Path(str(path))
         if is_archive(self.path.name) and self.path.is_file():
             raise ValueError(f"source.path={path} is an archive; unpack it, and set source.path to the folder")
         if not self.path.is_dir():
             raise ValueError(f"source.path={path} is not a folder; set it to the folder with the pictures")
+        self.map_paths = MapPaths(self.maps, self.path)
         self.splits = splits
         self.kohya = kohya
         self.template = None if template is None else CaptionTemplate(template, self.path)
@@ -78,6 +83,7 @@ class Folder(Source):
         tree = walk_folder(self.path, sidecars=self.places.sidecar_suffixes())
         if not tree.pictures:
             raise ValueError(self._nothing_found(tree))
+        tree.set_apart(*self.map_paths.separate(tree.pictures))
         splits = SplitFolders(tree.pictures if self.splits else [])
         kohya = KohyaFolders(tree.pictures) if self.kohya else None
         annotators = self.places.find_annotators(tree)
@@ -97,6 +103,7 @@ class Folder(Source):
         self.notes.extend(tree.notes())
         self.notes.extend([describe_leftovers(left)] if left else [])
         self.notes.extend(splits.notes())
+        self.notes.extend(self.map_paths.notes(tree.pictures))
         self.notes.extend(kohya.notes() if kohya else [])
         if self.template is not None and annotators[0] is not self.template:
             self.notes.append(f"source.template has no effect with source.{self.places.setting}")
@@ -141,6 +148,7 @@ class Folder(Source):
             annotation.fields,
             annotation.problem,
             1 if kohya is None else kohya.repeats(key),
+            self.map_paths.find(key),
         )
 
     def _differ(self, key: str, annotation: Annotation, other: Annotation) -> str:

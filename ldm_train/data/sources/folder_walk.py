@@ -26,6 +26,7 @@ class FolderTree:
         archives: packed folders, which are not read.
         own: latent caches and run directories below the folder, which are not read.
         others: the number of all other files by suffix, tables and archives included.
+        unlisted: the paths of these.
     """
 
     pictures: list[str] = field(default_factory=list)
@@ -38,6 +39,14 @@ class FolderTree:
     own: list[str] = field(default_factory=list)
     archives: list[str] = field(default_factory=list)
     others: Counter[str] = field(default_factory=Counter)
+    unlisted: set[str] = field(default_factory=set)
+
+    def set_apart(self, pictures: list[str], maps: set[str]) -> None:
+        """Keep only these of the pictures, and do not report files that are maps as unread."""
+        self.pictures = pictures
+        self.unread = [key for key in self.unread if key not in maps]
+        self.others.subtract(os.path.splitext(key)[1].lower() for key in self.unlisted & maps)
+        self.others = +self.others
 
     def notes(self) -> Iterator[str]:
         if self.hidden:
@@ -70,6 +79,7 @@ class FolderTree:
             self.unread.append(key)
         else:
             self.others[suffix] += 1
+            self.unlisted.add(key)
             if suffix in TABLE_SUFFIXES:
                 self.tables.append(key)
             if is_archive(name):

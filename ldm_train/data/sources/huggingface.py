@@ -5,7 +5,14 @@ from typing import TYPE_CHECKING
 
 from ldm_train.data.sources.annotations import annotate_from_values, read_key, suggest_column
 from ldm_train.data.sources.arrow import iterate_rows
-from ldm_train.data.sources.columns import PictureFetcher, is_small, may_hold_pictures, name_class, read_encoded_picture
+from ldm_train.data.sources.columns import (
+    PictureFetcher,
+    find_number_type,
+    is_small,
+    may_hold_pictures,
+    name_class,
+    read_cell,
+)
 from ldm_train.data.sources.dataset_splits import DataFiles, DatasetRequest, load_split
 from ldm_train.data.sources.items import EncodedPicture, Item, PictureBytes, TablePicture, format_name
 from ldm_train.data.sources.source import Source
@@ -14,7 +21,8 @@ from ldm_train.util.inputs import READ_ERRORS, describe_error
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
-RowAndPicture = tuple[Mapping[str, object], EncodedPicture | str]  # a row's values, and its picture or the problem with it
+Files = dict[str, EncodedPicture]  # of a row, by the names of their columns
+RowAndFiles = tuple[Mapping[str, object], Files | str]  # a row's values, and its files or the problem with its picture
 
 
 class HuggingFace(Source):
@@ -35,6 +43,7 @@ class HuggingFace(Source):
         cache_dir: where `datasets` stores downloads and converted data; None uses its default.
         streaming: whether to read over the network, once and in order, without storing the data.
         prefix, suffix: added to every caption.
+        maps: the columns of each picture's maps, by the maps' names: {"depth": "depth_image"}; they have pictures or arrays.
 
     Raises:
         ValueError: the dataset cannot be loaded, or has no such split or column.
@@ -56,8 +65,9 @@ class HuggingFace(Source):
         streaming: bool = False,
         prefix: str = "",
         suffix: str = "",
+        maps: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(prefix=prefix, suffix=suffix)
+        super().__init__(prefix=prefix, suffix=suffix, maps=maps)
         if held_out_split == split:
             raise ValueError(
                 f"source.held_out_split={split} is also source.split, so nothing is left to train on; choose another one"
@@ -82,45 +92,53 @@ class HuggingFace(Source):
             data = data._resolve_features()
         features = data.features  # built again at each access
         self._check(features)
-        columns = [name for name, kind in features.items() if name != self.image_column and self._is_read(name, kind)]
-        data = data.select_columns([*columns, self.image_column]).cast_column(
-            self.image_column, datasets.Image(decode=False)
-        )
+        files = {name: find_number_type(features[name]) for name in (self.image_column, *self.maps.values())}
+        columns = [name for name, kind in features.items() if name not in files and self._is_read(name, kind)]
+        data = data.select_columns([*columns, *files])
+        for name in [name for name, numbers in files.items() if numbers is None]:
+            data = data.cast_column(name, datasets.Image(decode=False))
         at_rest = isinstance(data, datasets.Dataset)
         if at_rest and self.request.streaming and split == self.split:
             self.notes.append("source.streaming has no effect on a folder that save_to_disk wrote")
-        rows = self._at_rest(data, columns) if at_rest else self._stream(data)
-        for number, (values, picture) in enumerate(rows):
+        rows = self._at_rest(data, columns, files) if at_rest else self._stream(data, files)
+        for number, (values, found) in enumerate(rows):
             row = {name: name_class(features[name], values.get(name)) for name in columns}
-            yield self._item(row, picture, f"{split}/{number:08d}", held_out=held_out)
+            yield self._item(row, found, f"{split}/{number:08d}", held_out=held_out)
 
     def _check(self, features: Mapping[str, object]) -> None:
         wanted = {"image_column": self.image_column, "caption_column": self.caption_column, "key_column": self.key_column}
+        wanted |= {f"maps.{name}": column for name, column in self.maps.items()}
         for setting, column in wanted.items():
             if column is not None and column not in features:
                 rest = suggest_column(column, features, setting)
                 raise ValueError(f"{self.request.path} has no column {column!r} (source.{setting}): {rest}")
-        if not may_hold_pictures(features[self.image_column]):
-            kind = features[self.image_column]
-            raise ValueError(
-                f"source.image_column={self.image_column} has no pictures but {kind}; choose the column with the pictures"
-            )
+        for setting, column in {"image_column": self.image_column, **{f"maps.{n}": c for n, c in self.maps.items()}}.items():
+            kind = features[column]
+            arrays = setting != "image_column" and find_number_type(kind)
+            if not arrays and not may_hold_pictures(kind):
+                raise ValueError(
+                    f"source.{setting}={column} has no pictures but {kind}; choose the column with the pictures"
+                )
 
     def _is_read(self, name: str, kind: object) -> bool:
         """Return whether a column is read while items are columns: not if it is large."""
         return name in (self.caption_column, self.key_column) or is_small(kind)
 
-    def _at_rest(self, data: "Dataset", columns: list[str]) -> Iterator[RowAndPicture]:
+    def _at_rest(self, data: "Dataset", columns: list[str], files: Mapping[str, str | None]) -> Iterator[RowAndFiles]:
         """Yield rows with pictures that are read when needed."""
-        fetch = PictureFetcher(data.select_columns([self.image_column]), self.image_column)
+        fetch = {name: PictureFetcher(data.select_columns([name]), name, numbers) for name, numbers in files.items()}
         listing = data.select_columns(columns).with_format("arrow")
         needed = {self.caption_column, self.key_column or self.caption_column, "split"}
         batches = (batch for table in listing.iter(batch_size=1000) for batch in table.combine_chunks().to_batches())
         rows = (row for batch in batches for row in iterate_rows(batch, needed))
         for number, row in enumerate(rows):
-            yield ({}, row) if isinstance(row, str) else (row, TablePicture(fetch, number))
+            yield (
+                ({}, row)
+                if isinstance(row, str)
+                else (row, {name: TablePicture(one, number) for name, one in fetch.items()})
+            )
 
-    def _stream(self, data: "IterableDataset") -> Iterator[RowAndPicture]:
+    def _stream(self, data: "IterableDataset", files: Mapping[str, str | None]) -> Iterator[RowAndFiles]:
         """Yield rows with their pictures in memory; a stream that breaks off ends with a problem."""
         rows = iter(data)
         while True:
@@ -132,14 +150,14 @@ class HuggingFace(Source):
                 yield {}, f"the stream broke off here: {describe_error(error)}"
                 return
             try:
-                yield values, PictureBytes(read_encoded_picture(values.get(self.image_column)))
+                yield values, {name: PictureBytes(read_cell(values.get(name), kind)) for name, kind in files.items()}
             except READ_ERRORS as error:
                 yield values, str(error) or describe_error(error)
 
-    def _item(self, values: Mapping[str, object], picture: EncodedPicture | str, place: str, *, held_out: bool) -> Item:
-        """Return the item of a row; a `picture` of type str is a problem."""
-        if isinstance(picture, str):
-            return Item(place, None, (), format_name(place), problem=f"{format_name(place)}: {picture}")
+    def _item(self, values: Mapping[str, object], files: Files | str, place: str, *, held_out: bool) -> Item:
+        """Return the item of a row; `files` of type str are a problem."""
+        if isinstance(files, str):
+            return Item(place, None, (), format_name(place), problem=f"{format_name(place)}: {files}")
         apart = [] if self.key_column is None else [self.key_column]
         annotation = annotate_from_values(values, column=self.caption_column, origin=format_name(place), apart=apart)
         key = place if self.key_column is None else read_key(values[self.key_column])
@@ -148,10 +166,11 @@ class HuggingFace(Source):
             return Item(place, None, (), format_name(place), problem=problem)
         return Item(
             key,
-            picture,
+            files[self.image_column],
             annotation.captions,
             annotation.origin,
             held_out or annotation.held_out,
             annotation.fields,
             annotation.problem,
+            maps={name: files[column] for name, column in self.maps.items()},
         )

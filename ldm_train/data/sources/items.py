@@ -2,7 +2,7 @@
 
 import os
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -99,6 +99,7 @@ class Item:
         origin: where it is, for messages: "metadata.jsonl line 3".
         held_out: whether it is held out from training.
         fields: further columns of its metadata, as text.
+        maps: further pictures of it by their names, such as its depth.
         problem: why it cannot be used, None if it can.
         repeats: how often an epoch has it.
     """
@@ -111,13 +112,19 @@ class Item:
     fields: dict[str, str] = field(default_factory=dict)
     problem: str | None = None
     repeats: int = 1
+    maps: Mapping[str, EncodedPicture] = field(default_factory=dict)
 
 
 def check_picture(start: bytes) -> None:
-    """Raise ValueError if a file with these first bytes is not a picture. Pillow is imported only for large files."""
+    """Raise ValueError if a file with these first bytes is no picture, and no array as maps may be.
+
+    Pillow is imported only for large files.
+    """
+    from ldm_train.data.pictures.arrays import is_array
     from ldm_train.data.pictures.headers import require_format
 
-    require_format(start)
+    if not is_array(start):
+        require_format(start)
 
 
 def compose_accents(name: str) -> str:

@@ -1,8 +1,9 @@
 """The base of sources, which yield captioned pictures lazily and in a stable order."""
 
+import re
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from ldm_train.data.sources.annotations import HELD_OUT_SPLITS
@@ -11,6 +12,7 @@ from ldm_train.data.sources.items import Item, format_name
 MAX_NAMED_SPLITS = 5  # of the values of `split`, in notes
 MAX_FIELD = 2000  # characters of a further field, which the cache stores: not a picture in base64
 MAX_FIELDS = 100  # of a picture
+MAP_NAME = re.compile(r"[a-zA-Z]\w*", re.ASCII)
 
 
 class Source(ABC):
@@ -18,6 +20,7 @@ class Source(ABC):
 
     Args:
         prefix, suffix: added to every caption, such as a trigger word.
+        maps: where the maps of each picture are, by their names.
 
     Attributes:
         notes: messages about what was found, complete after all items were iterated.
@@ -25,9 +28,12 @@ class Source(ABC):
         unread: the number of pictures of kinds that are not read, by suffix; they are no items.
     """
 
-    def __init__(self, *, prefix: str = "", suffix: str = "") -> None:
+    def __init__(self, *, prefix: str = "", suffix: str = "", maps: Mapping[str, str] | None = None) -> None:
         self.prefix = prefix
         self.suffix = suffix
+        self.maps = dict(maps or {})
+        if bad := [name for name in self.maps if not MAP_NAME.fullmatch(name)]:
+            raise ValueError(f"source.maps: {bad[0]!r} cannot be a map's name; it takes letters, digits and underscores")
         self.notes: list[str] = []
         self.warnings: list[str] = []
         self.unread: Counter[str] = Counter()
@@ -75,11 +81,15 @@ class Source(ABC):
             raise ValueError(
                 f"{name} {item.key!r} with captions={captions!r}; it takes a tuple of texts, such as ('a fox',)"
             )
-        if picture is not None and not all(hasattr(picture, method) for method in ("read", "stamp", "lasting")):
-            raise ValueError(
-                f"{name} {item.key!r} with a {type(picture).__name__} as its picture; it needs read(), stamp() and "
-                "lasting, such as ldm_train.data.sources.items.PictureFile(path)"
-            )
+        if not isinstance(item.maps, Mapping):
+            raise ValueError(f"{name} {item.key!r} with maps={item.maps!r}; it takes a dict of pictures by their names")
+        files = [*([] if picture is None else [("picture", picture)]), *item.maps.items()]
+        for kind, file in files:
+            if not all(hasattr(file, method) for method in ("read", "stamp", "lasting")):
+                raise ValueError(
+                    f"{name} {item.key!r} with a {type(file).__name__} as its {kind}; it needs read(), stamp() and "
+                    "lasting, such as ldm_train.data.sources.items.PictureFile(path)"
+                )
         return item
 
     def _named_items(self) -> Iterator[Item]:

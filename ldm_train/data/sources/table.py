@@ -3,7 +3,7 @@
 import os
 import reprlib
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,6 +28,7 @@ class Table(Source):
         key_column: a column of unique, permanent names; None uses the path relative to `root`.
         root: a folder; None uses the table's folder.
         prefix, suffix: added to every caption.
+        maps: the columns of the paths of each picture's maps, by the maps' names: {"depth": "depth_file"}.
 
     Raises:
         ValueError: there is no such table, folder or column, or no row.
@@ -43,8 +44,9 @@ class Table(Source):
         root: str | None = None,
         prefix: str = "",
         suffix: str = "",
+        maps: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(prefix=prefix, suffix=suffix)
+        super().__init__(prefix=prefix, suffix=suffix, maps=maps)
         self.path = Path(str(path))
         if not self.path.is_file():
             raise ValueError(f"source.path={path} is not a file; set it to a table: {', '.join(ROW_READERS)}")
@@ -55,11 +57,12 @@ class Table(Source):
         self.path_column = path_column
         self.caption_column = caption_column
         self.key_column = key_column
-        self.needed = {path_column, caption_column, key_column or path_column, "split"}
+        self.needed = {path_column, caption_column, key_column or path_column, "split", *self.maps.values()}
         self.root = Path(root) if root is not None else self.path.parent
 
     def items(self) -> Iterator[Item]:
         wanted = {"path_column": self.path_column, "caption_column": self.caption_column, "key_column": self.key_column}
+        wanted |= {f"maps.{name}": column for name, column in self.maps.items()}
         for setting, column in wanted.items():
             if column is not None:
                 self._require(column, setting)
@@ -97,7 +100,7 @@ class Table(Source):
             raise ValueError(f"source.path={self.path} has no row; is it the right table?")
 
     def _item(self, row: TableRow) -> Item:
-        apart = [self.path_column, *([self.key_column] if self.key_column is not None else [])]
+        apart = [self.path_column, *([self.key_column] if self.key_column is not None else []), *self.maps.values()]
         annotation = annotate_from_values(row.values, column=self.caption_column, origin=row.origin, apart=apart)
         name = row.values.get(self.path_column)
         if not isinstance(name, str) or not name.strip():
@@ -118,7 +121,15 @@ class Table(Source):
             annotation.held_out,
             annotation.fields,
             annotation.problem,
+            maps=self._find_maps(row),
         )
+
+    def _find_maps(self, row: TableRow) -> dict[str, PictureFile]:
+        """Return the files of a row's maps by their names, without those of empty cells."""
+        paths = {name: row.values.get(column) for name, column in self.maps.items()}
+        return {
+            name: PictureFile(self._find(path)) for name, path in paths.items() if isinstance(path, str) and path.strip()
+        }
 
     def _find(self, name: str) -> Path:
         """Return the file that a row names, also with other slashes or accents in another form; else the path as given."""
@@ -137,6 +148,6 @@ class Table(Source):
 
 
 def is_same_picture(first: Item, other: Item) -> bool:
-    """Return whether two items without problems have the same picture and split."""
+    """Return whether two items without problems have the same picture, maps and split."""
     sound = first.problem is None and other.problem is None
-    return sound and (first.picture, first.held_out) == (other.picture, other.held_out)
+    return sound and (first.picture, first.maps, first.held_out) == (other.picture, other.maps, other.held_out)

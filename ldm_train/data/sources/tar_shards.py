@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from ldm_train.data.pictures.formats import PICTURE_ENDINGS, UNREAD_SUFFIXES
@@ -41,6 +41,7 @@ class TarShards(Source):
         lines: whether each line of a text is a caption ("each"), or all lines are one ("one").
         download: the folder where downloaded shards are stored.
         prefix, suffix: added to every caption.
+        maps: suffixes of each picture's maps, by the maps' names: {"depth": "depth.png"} for `0001.depth.png`.
         commands: whether to accept `pipe:COMMAND` and URLs that other programs than curl open; only from the command line.
 
     Raises:
@@ -58,10 +59,14 @@ class TarShards(Source):
         download: str | None = None,
         prefix: str = "",
         suffix: str = "",
+        maps: Mapping[str, str] | None = None,
         commands: bool = False,
     ) -> None:
-        super().__init__(prefix=prefix, suffix=suffix)
-        self.images = [ending.lower().lstrip(".") for ending in (PICTURE_ENDINGS if images is None else images)]
+        super().__init__(
+            prefix=prefix, suffix=suffix, maps={name: end.lower().lstrip(".") for name, end in (maps or {}).items()}
+        )
+        endings = [ending.lower().lstrip(".") for ending in (PICTURE_ENDINGS if images is None else images)]
+        self.images = [ending for ending in endings if ending not in self.maps.values()]
         self.captions = [ending.lower().lstrip(".") for ending in captions]
         self.caption_column = caption_column
         require_lines(lines)
@@ -125,7 +130,7 @@ class TarShards(Source):
         key, ending = _parts(member.name)
         if IGNORED_NAMES.match(member.name) or any(map(is_system_folder, member.name.split("/")[:-1])):
             return
-        if ending not in (*self.images, *self.captions, "json"):
+        if ending not in (*self.images, *self.captions, *self.maps.values(), "json"):
             others[f".{ending}" if ending else ""] += 1
             last = ending.rpartition(".")[2]
             if last in self.images or f".{last}" in UNREAD_SUFFIXES:
@@ -148,9 +153,17 @@ class TarShards(Source):
             there = ", ".join(f".{ending}" for ending in sample)
             return Item(name, None, (), origin, problem=f"{origin} holds {there}: {wrong}")
         annotation = self._annotate(shard, sample, origin)
-        member = sample[pictures[0]]
-        picture = FileSlice(shard.path, member.offset, member.length)
-        return Item(name, picture, annotation.captions, origin, annotation.held_out, annotation.fields, annotation.problem)
+        files = {ending: FileSlice(shard.path, member.offset, member.length) for ending, member in sample.items()}
+        return Item(
+            name,
+            files[pictures[0]],
+            annotation.captions,
+            origin,
+            annotation.held_out,
+            annotation.fields,
+            annotation.problem,
+            maps={map_name: files[ending] for map_name, ending in self.maps.items() if ending in files},
+        )
 
     def _annotate(self, shard: TarShard, sample: Sample, origin: str) -> Annotation:
         """Return the first caption in the order of the setting, with the fields of the JSON in any case."""

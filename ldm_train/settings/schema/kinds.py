@@ -128,6 +128,11 @@ def _as_files(value: object) -> object:
     return {split: _as_files(paths) for split, paths in splits.items()} if isinstance(splits, dict) else _as_path(splits)
 
 
+def _as_places(value: object) -> object:
+    """Return the place of each map from the text that writes them."""
+    return read_mapping(str(value)) if is_mapping(value) else value
+
+
 def _as_list(value: object) -> object:
     return [value] if isinstance(value, str | int) and not isinstance(value, bool) else value
 
@@ -152,6 +157,9 @@ PatternFactors = Annotated[
 ]
 DataFiles = Annotated[
     Paths | dict[str, Any], BeforeValidator(_as_files), Words("paths, or the paths of each split, {train:a.parquet}")
+]
+MapPlaces = Annotated[
+    dict[str, Text], BeforeValidator(_as_places), Words("the place of each map, {depth:depth/{stem}.png}")
 ]
 OwnObjects = Annotated[
     list[dict[str, Any]],

@@ -19,6 +19,7 @@ from ldm_train.settings.schema.kinds import (
     FilePath,
     Finite,
     Length,
+    MapPlaces,
     NotNegative,
     Range,
     Section,
@@ -77,7 +78,7 @@ PASSED: dict[str, set[str]] = {
     "guidance": {"denoiser", "null", "unconditional"},
     "optimizer": {"params"},
     "source": {"commands"},
-    "condition": {"latent_channels"},
+    "condition": {"latent_channels", "to_model"},
 }
 PART_LISTS = {"conditions": "condition"}  # settings that list options, and the group of these
 KEPT: dict[str, frozenset[str]] = {
@@ -109,6 +110,7 @@ ARGUMENTS: dict[str, Any] = {
     **dict.fromkeys(("source.download", "source.cache_dir", "features.weights"), FilePath | None),
     **dict.fromkeys(("features.pretrained", "clip_score.pretrained"), FilePath),
     "source.data_files": DataFiles | None,
+    "source.maps": MapPlaces | None,
     **dict.fromkeys(("adapter.targets", "adapter.text_targets", "logger.tags"), Texts),
     **dict.fromkeys(("text_encoder.new_words", "text_encoder.classes"), Texts | None),
     "timesteps.quantiles": Annotated[list[Share], Length(2), Words("[low, high], from 0 to 1")],

@@ -1,0 +1,67 @@
+"""Maps of pictures as tensors, cut as the views of their pictures are."""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ldm_train.data.pictures.crops import View
+from ldm_train.data.pictures.decoding import scale_box
+from ldm_train.data.pictures.headers import MAX_PIXELS
+from ldm_train.data.pictures.map_values import MapError, MapSpec, read_map
+
+__all__ = ["MapError", "MapSpec", "decode_map", "key_of", "render_map"]
+
+OUTSIDE = -1.0  # the value around a map, where crop=fit puts a background around its picture
+
+
+def key_of(name: str) -> str:
+    """Return the key of a map's values among the tensors of a row."""
+    return f"map.{name}"
+
+
+def decode_map(content: bytes, spec: MapSpec, *, background: str = "white", max_pixels: int = MAX_PIXELS) -> Tensor:
+    """Return an upright map as `read_map` reads it, (C, H, W) float32 in [-1, 1]; raises the same."""
+    values = read_map(content, spec, background=background, max_pixels=max_pixels)
+    return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)))
+
+
+def render_map(values: Tensor, view: View, *, factor: int = 1, nearest: bool = False) -> Tensor:
+    """Return what a view of the picture shows, of a map (C, H, W): (C, height / factor, width / factor).
+
+    Args:
+        factor: pixels of the picture's view for each value.
+        nearest: take values as they are instead of resizing with antialiasing.
+    """
+    if view.top < 0 or view.left < 0:
+        whole = replace(view, top=0, left=0, height=view.resized_height, width=view.resized_width, mirrored=False)
+        canvas = values.new_full((len(values), view.height, view.width), OUTSIDE)
+        rows, columns = (
+            slice(-start, -start + side) for start, side in ((view.top, whole.height), (view.left, whole.width))
+        )
+        canvas[:, rows, columns] = render_map(values, whole, nearest=nearest)
+        filled = View(view.height, view.width, 0, 0, view.height, view.width, view.mirrored)
+        return render_map(canvas, filled, factor=factor, nearest=nearest)
+    box = (view.left, view.top, view.left + view.width, view.top + view.height)
+    scaled = scale_box(box, (view.resized_width, view.resized_height), (values.shape[2], values.shape[1]))
+    size = (view.width // factor, view.height // factor)
+    cut = _take_nearest(values, scaled, size) if nearest else _resize(values, scaled, size)
+    return cut.flip(-1) if view.mirrored else cut
+
+
+def _take_nearest(values: Tensor, box: tuple[float, float, float, float], size: tuple[int, int]) -> Tensor:
+    """Return the values at the centres of (width, height) equal parts of a box."""
+    left, top, right, bottom = box
+    places = [
+        (start + (torch.arange(count, dtype=torch.float64) + 0.5) * (end - start) / count).long().clamp(max=side - 1)
+        for start, end, count, side in ((left, right, size[0], values.shape[2]), (top, bottom, size[1], values.shape[1]))
+    ]
+    return values[:, places[1]][:, :, places[0]]
+
+
+def _resize(values: Tensor, box: tuple[float, float, float, float], size: tuple[int, int]) -> Tensor:
+    """Return a box of values resized to (width, height) by linear interpolation with antialiasing, which stays in range."""
+    channels = [Image.fromarray(channel.numpy()).resize(size, Image.Resampling.BILINEAR, box) for channel in values]
+    return torch.from_numpy(np.stack([np.asarray(channel) for channel in channels]))
