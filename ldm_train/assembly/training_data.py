@@ -2,8 +2,9 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from rich.progress import DownloadColumn, Progress
@@ -24,6 +25,7 @@ from ldm_train.data.cache.reader import EncodedExamples, LatentCache, open_cache
 from ldm_train.data.cache.shards import channel_statistics
 from ldm_train.data.pictures.map_values import describe_specs
 from ldm_train.data.scan.source_review import group_problems
+from ldm_train.data.scan.survey import Survey
 from ldm_train.settings.composition import build, words
 from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.training.encoding import Encoding, Rendering
@@ -34,6 +36,7 @@ from ldm_train.util.safe_json import Json
 from ldm_train.util.text import as_word
 
 NUMBER = f"{Number.__module__}.{Number.__qualname__}"
+Training = TypeVar("Training", bound=TrainSettings)
 FEW = 16  # pictures of one forward pass, where a GPU's memory is the network's
 
 
@@ -109,7 +112,12 @@ def words_of_encoding(manifest: Manifest) -> list[str]:
     return [f"crop={crop['kind']}", *own, as_word("background", made["background"]), f"dtype={made['dtype']}"]
 
 
-def fill_numbers(config: TrainSettings, column: Callable[[str], Iterable[str | None]]) -> TrainSettings:
+def list_column(survey: Survey, name: str) -> list[str | None]:
+    """Return a column of the metadata of a source's usable pictures."""
+    return [seen.item.fields.get(name) for seen in survey.scanned]
+
+
+def fill_numbers(config: Training, column: Callable[[str], Iterable[str | None]]) -> Training:
     """Return settings in which conditions on numbers have the range of their data, where nothing else is set.
 
     Args:
@@ -165,7 +173,7 @@ def open_source(config: TrainSettings) -> tuple[TrainSettings, Parts, CachedLate
     specs = map_specs(config)
     found = survey_source(config, specs=specs)
     config = config.with_values(text_encoder=name_classes(config.text_encoder, list_labels(found)))
-    config = fill_numbers(config, lambda name: (seen.item.fields.get(name) for seen in found.scanned))
+    config = fill_numbers(config, partial(list_column, found))
     parts = build_parts(config)
     probe_parts(parts, config)
     refuse_shapes(crop.shapes, parts.divisor)

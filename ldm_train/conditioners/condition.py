@@ -119,9 +119,7 @@ class Conditions(nn.ModuleDict):
         for one in self.each:
             if one.name not in given and not one.dropout and (one.takes_number or one.takes_map):
                 word = f"number.{one.name}=VALUE" if one.takes_number else f"map.{one.name}=FILE"
-                raise ValueError(
-                    f"this network is conditioned on {one.name} and was never trained without it: give {word}"
-                )
+                raise ValueError(f"this network is conditioned on {one.name} and was never trained without it: give {word}")
         rows = {
             name: one[torch.zeros(count, dtype=torch.int64)] if len(one.kept) == 1 else one for name, one in given.items()
         }

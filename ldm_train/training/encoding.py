@@ -113,7 +113,9 @@ class Rendering:
         """
         item, found = self.items.get(row.key), {}
         for spec in self.specs:
-            content = read_listed(f"its map {spec.name}", item and item.maps.get(spec.name), row.maps[spec.name])
+            content = read_listed(
+                f"its map {spec.name}", None if item is None else item.maps.get(spec.name), row.maps[spec.name]
+            )
             try:
                 values = decode_map(content, spec, background=self.background, max_pixels=self.max_pixels)
             except MemoryError:  # says nothing of the map

@@ -201,7 +201,9 @@ def test_a_number_that_the_run_never_saw_is_warned_of(conditioned: Path, ldm_tra
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("word", ["number.height=3", "number.size=3", "map.depth=x.png", "map.age=x.png", "number.age=old", "number.age=nan"])
+@pytest.mark.parametrize(
+    "word", ["number.height=3", "number.size=3", "map.depth=x.png", "map.age=x.png", "number.age=old", "number.age=nan"]
+)
 def test_what_the_run_is_not_conditioned_on_is_refused(
     word: str, conditioned: Path, ldm_train: Callable, tmp_path: Path
 ) -> None:
@@ -238,7 +240,9 @@ def test_an_evaluation_draws_with_the_conditions_of_the_pictures_that_it_compare
 
 
 @pytest.mark.slow
-def test_an_export_says_which_conditions_a_pipeline_does_not_pass(conditioned: Path, ldm_train: Callable, tmp_path: Path) -> None:
+def test_an_export_says_which_conditions_a_pipeline_does_not_pass(
+    conditioned: Path, ldm_train: Callable, tmp_path: Path
+) -> None:
     answer = ldm_train("export", f"run_dir={conditioned}", f"out={tmp_path / 'out'}", "layout=diffusers")
     assert "conditions: StableDiffusionPipeline passes no age" in answer.out
 

@@ -1,7 +1,7 @@
 """Try everything that `train` would build, each part by itself, so that one check lists all problems."""
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ParamSpec, TypeVar
 
@@ -35,6 +35,7 @@ from ldm_train.settings.schema.training import CheckSettings
 from ldm_train.settings.validation import out_of_range
 from ldm_train.training.checkpoints.checkpoint_callback import Keeping
 from ldm_train.training.module import NoisePredictorTraining
+from ldm_train.training.on_the_fly import PlannedExamples
 from ldm_train.types import Autoencoder, CaptionBatch, Conditioning
 from ldm_train.util.messages import Caution
 
@@ -158,10 +159,10 @@ def build_network_on(
 
 
 def try_together(
-    settings: CheckSettings, parts: Parts, shapes: Iterable[Size], attempt: Attempts
+    settings: CheckSettings, parts: Parts, examples: PlannedExamples, attempt: Attempts
 ) -> NoisePredictorTraining | None:
     """Try what needs several parts; return the training module with its network on the meta device, or None."""
-    for shape in sorted({*shapes, (parts.size, parts.size)}):
+    for shape in sorted({*map(tuple, examples.shapes.unique(dim=0).tolist()), (parts.size, parts.size)}):
         attempt(try_shape, parts, shape)
     prompts = [prompt.text for prompt in attempt(own_prompts, settings) or []]
     attempt.notes += map(Caution, attempt(warn_of_own_prompts, settings, parts) or [])
@@ -181,6 +182,8 @@ def try_together(
         )
         attempt(generation.check, prompts, recipe)
         attempt(check_prompts, settings, generation)
+    for condition in parts.conditions.each:
+        attempt(condition.read, examples)
     if settings.network.get("weights") is not None:
         with warnings.catch_warnings(action="ignore"):  # torch warns that nothing is copied to the meta device
             attempt.notes += attempt(load_first_weights, settings, parts) or []
