@@ -11,6 +11,7 @@ from torch import Tensor
 from ldm_train import draws
 from ldm_train.autoencoders.scaling import Scaling
 from ldm_train.conditioners.condition import Conditions
+from ldm_train.conditioners.interpolation import interpolate_conditioning, slerp
 from ldm_train.diffusion.denoiser import AnyDenoiser, Denoiser
 from ldm_train.diffusion.guidance import FixedConditioning, Guidance
 from ldm_train.diffusion.prediction import Prediction
@@ -304,42 +305,3 @@ class Generation:
             "the weights are of usual size; lower guidance.scale and the factors in adapters=…, try weights=raw or more "
             "steps, or compute in float32"
         )
-
-
-def interpolate_conditioning(
-    first: Conditioning, second: Conditioning, weights: Tensor, *, blend: Literal["slerp", "lerp"] = "slerp"
-) -> Conditioning:
-    """Return conditioning between two that have the same parts, at weights (B,) from 0 to 1.
-
-    The mask keeps every token that either of them has.
-    """
-
-    def part(a: Tensor | None, b: Tensor | None, mix: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor | None:
-        return None if a is None or b is None else mix(a, b, weights.to(a.dtype))
-
-    embeddings = {"slerp": slerp, "lerp": lerp}[blend]
-    return Conditioning(
-        tokens=part(first.tokens, second.tokens, embeddings),
-        mask=None if first.mask is None or second.mask is None else first.mask | second.mask,
-        vector=part(first.vector, second.vector, embeddings),
-        maps=part(first.maps, second.maps, lerp),
-    )
-
-
-def lerp(first: Tensor, second: Tensor, weights: Tensor) -> Tensor:
-    """Return points on the line between tensors (B, ...), exactly the tensors themselves at weights (B,) of 0 and 1."""
-    return torch.lerp(first, second, weights.view(-1, *[1] * (first.ndim - 1)))
-
-
-def slerp(first: Tensor, second: Tensor, weights: Tensor) -> Tensor:
-    """Return points on the arc between vectors (B, ..., D), at weights (B,) from 0 to 1.
-
-    Spherical interpolation (Shoemake 1985, "Animating rotation with quaternion curves"). Between two draws of noise the
-    result is noise of the same standard deviation. Nearly parallel or opposite vectors, whose arc is undefined, are
-    interpolated on a line.
-    """
-    cosine = torch.nn.functional.cosine_similarity(first, second, dim=-1).unsqueeze(-1)
-    angle = cosine.clamp(-1, 1).acos()
-    share = weights.view(-1, *[1] * (first.ndim - 1))
-    arc = (torch.sin((1 - share) * angle) * first + torch.sin(share * angle) * second) / torch.sin(angle)
-    return torch.where(cosine.abs() > 0.9995, lerp(first, second, weights), arc)

@@ -12,7 +12,6 @@ from ldm_train.assembly.mask import KeptPixels, read_mask, reduce_mask, soften_e
 from ldm_train.assembly.prompt_options import Prompt
 from ldm_train.assembly.prompts import list_texts, parse_prompts
 from ldm_train.assembly.stored_run import TrainedRun, build_recipe, open_run
-from ldm_train.conditioners.number import Number
 from ldm_train.data.pictures.decoding import read_upright_size
 from ldm_train.data.pictures.images import DECODE_ERRORS, read_image, to_signed
 from ldm_train.data.pictures.mask_files import has_transparency
@@ -20,7 +19,6 @@ from ldm_train.generation import Generation, SamplingSettings
 from ldm_train.samplers.base import InitialPicture
 from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.settings.schema.using import SampleSettings
-from ldm_train.types import Given
 from ldm_train.util.inputs import MAX_PICTURE, describe_error, read_input
 from ldm_train.util.messages import note, warn
 
@@ -89,32 +87,6 @@ def resize_generation(generation: Generation, size: Sequence[int] | None) -> Gen
     if len(size) != 2 or any(side < 1 or side % unit for side in size):
         raise ValueError(f"size={list(size)} must be a height and a width, multiples of {unit} pixels for this run")
     return replace(generation, size=(size[0], size[1]))
-
-
-def read_given(config: SampleSettings, generation: Generation) -> dict[str, Given]:
-    """Return what a command gives for the conditions of a run, a row for all pictures; warn of numbers that it never saw.
-
-    Raises:
-        ValueError: the run is not conditioned on it, or needs what is not given.
-    """
-    found: dict[str, Given] = {}
-    for name, value in config.number.items():
-        condition = next((one for one in generation.conditions.each if one.name == name), None)
-        if condition is None or not condition.takes_number:
-            numbers = [one.name for one in generation.conditions.each if one.takes_number]
-            raise ValueError(f"number.{name}={value:g}: this run is conditioned on {list_or_none(numbers, 'numbers')}")
-        if isinstance(condition, Number) and not condition.low <= value <= condition.high:
-            warn(
-                f"number.{name}={value:g} is outside of what the run was trained on, {condition.low:g} to {condition.high:g}"
-            )
-        found[name] = Given(torch.tensor([float(value)]), torch.tensor([True]))
-    generation.complete(found, 1)
-    return found
-
-
-def list_or_none(names: Sequence[str], of: str) -> str:
-    """Return names of conditions for a message."""
-    return f"the {of} {', '.join(names)}" if names else f"no {of}"
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from ldm_train.assembly.drawing import open_sized, read_given
+from ldm_train.assembly.drawing import open_sized
+from ldm_train.assembly.given_conditions import read_given
 from ldm_train.assembly.picture_folder import PictureFolder
 from ldm_train.assembly.prompt_options import Prompt
 from ldm_train.assembly.stored_run import fill_from_run

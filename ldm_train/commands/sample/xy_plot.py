@@ -14,10 +14,10 @@ from ldm_train.assembly.drawing import (
     build_run_recipe,
     naming_prompt,
     open_warned,
-    read_given,
     read_start,
     set_size,
 )
+from ldm_train.assembly.given_conditions import read_given
 from ldm_train.assembly.picture_folder import PictureFolder
 from ldm_train.assembly.prompt_options import Prompt
 from ldm_train.assembly.stored_run import TrainedRun, fill_from_run
