@@ -1,6 +1,6 @@
 """Does a network follow what it is conditioned on besides the caption? Train small ones, ask, and measure the pictures.
 
-    python scripts/train_conditions.py outputs/conditions docs/results/conditions.json --minutes 6
+    python scripts/train_conditions.py outputs/conditions docs/results/conditions.json
 
 `number`: emoji drawn in different sizes, with the size in the metadata. Pictures are asked for at sizes and with captions
 that were not trained together; the share of the side that the drawn emoji takes is measured, and compared with what was
@@ -18,7 +18,6 @@ import json
 import shlex
 import subprocess
 import sys
-from datetime import timedelta
 from importlib.resources import files
 from pathlib import Path
 from random import Random
@@ -107,22 +106,21 @@ def write_rows(folder: Path, rows: list[dict[str, str]]) -> None:
     (folder / "LICENSE.txt").write_text("Emoji: OpenMoji (https://openmoji.org), CC BY-SA 4.0.\n", encoding="utf-8")
 
 
-def train(work: Path, words: list[str], *, minutes: float) -> TrainedRun:
-    """Encode the pictures and train on them for so many minutes, as a user does; return the opened run."""
+def train(work: Path, words: list[str], *, steps: int) -> TrainedRun:
+    """Encode the pictures and train on them for so many steps, as a user does; return the opened run."""
     cache, run_dir = work / "cache", work / "run"
-    own = [word for word in words if word.startswith("conditions=")]
-    call("encode", f"source.path={work / 'pictures'}", f"cache={cache}", "autoencoder=openmoji", *words)
-    steps = ["max_steps=100000", f"max_time={timedelta(seconds=round(60 * minutes))}"]
-    quiet = ["pictures.every=100000", "validation.every=500", "metrics.every=null", "lr_schedule=constant"]
-    call("train", f"cache={cache}", f"run_dir={run_dir}", "experiment=openmoji", "evaluation=held_out", *steps, *quiet, *own)
+    pictures = [word for word in words if word.startswith(("conditions", "source"))]
+    own = [word for word in words if not word.startswith("source")]
+    call("encode", f"source.path={work / 'pictures'}", f"cache={cache}", "autoencoder=openmoji", *pictures)
+    quiet = ["pictures.every=100000", "validation.every=500", "metrics.every=null", f"max_steps={steps}"]
+    call("train", f"cache={cache}", f"run_dir={run_dir}", "experiment=openmoji", "evaluation=held_out", *quiet, *own)
     return open_run(compose_as(SampleSettings, [f"run_dir={run_dir}", "prompts=[a]", "out=unused"]))
 
 
 def call(*words: str) -> None:
     line = shlex.join(["ldm-train", *words])
     print(f"\n$ {line}", flush=True)
-    code = subprocess.run([sys.executable, "-m", "ldm_train", *words], check=False).returncode
-    if code not in (0, 75):
+    if code := subprocess.run([sys.executable, "-m", "ldm_train", *words], check=False).returncode:
         raise SystemExit(f"{line} ended with {code}")
 
 
@@ -154,10 +152,10 @@ def measure_side(images: Tensor) -> Tensor:
     return torch.stack([(found.sum(side) > 1).sum(1) for side in (1, 2)], 1).amax(1) / images.shape[-1]
 
 
-def try_numbers(work: Path, pictures: Path, *, minutes: float) -> Found:
+def try_numbers(work: Path, pictures: Path, *, steps: int) -> Found:
     """Ask for sizes; return how far the drawn ones are off, and how far where no number is given."""
     prepare_numbers(work / "pictures")
-    run = train(work, ["conditions=[{number:{column:size}}]", "held_out=0"], minutes=minutes)
+    run = train(work, ["conditions=[{number:{column:size}}]", "held_out=0"], steps=steps)
     asked = [(spoken_name(glyph), size) for size in SIZES for glyph in FEW]
     prompts, sizes = [prompt for prompt, _ in asked], torch.tensor([size for _, size in asked])
     given = {"size": Given(sizes, torch.ones(len(sizes), dtype=torch.bool))}
@@ -179,11 +177,11 @@ def try_numbers(work: Path, pictures: Path, *, minutes: float) -> Found:
     }
 
 
-def try_maps(work: Path, pictures: Path, *, minutes: float) -> Found:
+def try_maps(work: Path, pictures: Path, *, steps: int) -> Found:
     """Draw into silhouettes of emoji that were held out; return the overlap with the map and without."""
     prepare_maps(work / "pictures")
     words = ["conditions=[{map:{name:shape}}]", "source.maps={shape:maps/{name}}"]
-    run = train(work, words, minutes=minutes)
+    run = train(work, words, steps=steps)
     rows = [json.loads(line) for line in (work / "pictures" / "metadata.jsonl").read_text().splitlines()]
     held_out = [row for row in rows if row["split"] == "held_out"][::2]
     names = [Path(row["file_name"]).name for row in held_out]
@@ -220,15 +218,13 @@ def main() -> None:
     parser.add_argument("work", type=Path, help="folder for pictures, caches and runs")
     parser.add_argument("out", type=Path, help="the JSON file; what it has of other trials stays")
     parser.add_argument("--trials", nargs="*", choices=list(TRIALS), default=list(TRIALS))
-    parser.add_argument("--minutes", type=float, default=6.0, help="of training each")
+    parser.add_argument("--steps", type=int, default=2000, help="of training each, with 24 pictures a step")
     parser.add_argument("--pictures", type=Path, default=Path("docs/pictures"), help="folder for the grids")
     arguments = parser.parse_args()
 
     found = json.loads(arguments.out.read_text()) if arguments.out.is_file() else {}
     for name in arguments.trials:
-        found[name] = {"minutes": arguments.minutes} | TRIALS[name](
-            arguments.work / name, arguments.pictures, minutes=arguments.minutes
-        )
+        found[name] = TRIALS[name](arguments.work / name, arguments.pictures, steps=arguments.steps)
         print(json.dumps(found[name], indent=2))
         write_results(arguments.out, found)
 
