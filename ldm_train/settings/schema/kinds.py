@@ -158,9 +158,7 @@ PatternFactors = Annotated[
 DataFiles = Annotated[
     Paths | dict[str, Any], BeforeValidator(_as_files), Words("paths, or the paths of each split, {train:a.parquet}")
 ]
-MapPlaces = Annotated[
-    dict[str, Text], BeforeValidator(_as_places), Words("the place of each map, {depth:depth/{stem}.png}")
-]
+MapPlaces = Annotated[dict[str, Text], BeforeValidator(_as_places), Words("the place of each map, {depth:depth/{stem}.png}")]
 OwnObjects = Annotated[
     list[dict[str, Any]],
     BeforeValidator(as_objects),
