@@ -48,11 +48,12 @@ class Ended(NamedTuple):
 
 @dataclass(frozen=True)
 class Encoding:
-    """`ldm-train encode` of a folder of pictures into a cache."""
+    """`ldm-train encode` of a folder of pictures into a cache, with further words of the command."""
 
     source: Path
     cache: Path
     processes: int = 2
+    words: tuple[str, ...] = ()
 
     @property
     def working(self) -> Path:
@@ -63,7 +64,7 @@ class Encoding:
         several = ["trainer.strategy=ddp"] if self.processes > 1 else []
         words = [f"source.path={self.source}", f"cache={self.cache}", f"image_size={SIDE}", f"batch_size={BATCH}"]
         words += [f"trainer.devices={self.processes}", *several, "trainer.accelerator=cpu", "scale_check=false"]
-        command = [sys.executable, "-m", "ldm_train", "encode", *words]
+        command = [sys.executable, "-m", "ldm_train", "encode", *words, *self.words]
         with self.source.with_name("log").open("wb") as log:
             return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
 

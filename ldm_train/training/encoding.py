@@ -122,10 +122,7 @@ class Rendering:
                 raise
             except DECODE_ERRORS as error:
                 raise MapError(describe_map_error(spec.name, error)) from error
-            factor = 1 if spec.encoded else self.factor
-            found[spec.name] = torch.stack(
-                [render_map(values, view, factor=factor, nearest=spec.nearest) for view in self.views(row)]
-            )
+            found[spec.name] = torch.stack([render_map(values, view, spec, factor=self.factor) for view in self.views(row)])
         return found
 
     def views(self, row: PictureRow) -> list[View]:

@@ -192,12 +192,23 @@ def test_a_map_shows_what_its_picture_shows_in_every_view(crop: Crop, size: tupl
         seen = Image.fromarray(render_view(picture, view, background="black")).convert("L")
         small = seen.resize((view.width // 4, view.height // 4), Image.Resampling.BILINEAR)
         expected = torch.from_numpy(np.array(small)).float() / 127.5 - 1
-        (cut,) = render_map(values, view, factor=4)
+        (cut,) = render_map(values, view, DEPTH, factor=4)
         assert cut.shape == expected.shape
         inner = expected > -1 if isinstance(crop, FitCrop) else torch.ones_like(expected).bool()
         assert (cut - expected)[inner].abs().mean() < 0.02
         assert (cut - expected)[inner].abs().max() < (0.25 if isinstance(crop, FitCrop) else 0.06)  # at the edge
         assert (cut.flip(-1) - expected)[inner].abs().mean() > 0.1, "a mirrored one would be noticed"
+
+
+@pytest.mark.parametrize("crop", CROPS, ids=lambda crop: type(crop).__name__)
+def test_an_encoded_map_is_resized_as_pictures_are(crop: Crop) -> None:
+    pixels = np.random.default_rng(0).integers(80, 176, (45, 77, 3), dtype=np.uint8)  # which no overshoot takes out of range
+    spec = MapSpec("drawn", encoded=True)
+    values = decode_map(png(pixels), spec)
+    for view in crop(pixels.shape[:2], "ab" * 32):
+        seen = torch.from_numpy(render_view(Image.fromarray(pixels), view, background="black")).permute(2, 0, 1)
+        cut = render_map(values, view, spec, factor=4)
+        assert ((cut + 1) * 127.5 - seen).abs().max() <= 1.5, "the picture was rounded twice"
 
 
 @pytest.mark.parametrize("crop", CROPS, ids=lambda crop: type(crop).__name__)
@@ -207,15 +218,15 @@ def test_labels_are_never_blended(crop: Crop, factor: int) -> None:
     values = decode_map(png(numbers), LABELS)
     there = {*values.unique().tolist()} | ({-1.0} if isinstance(crop, FitCrop) else set())
     for view in crop((45, 77), "ab" * 32):
-        cut = render_map(values, view, factor=factor, nearest=True)
+        cut = render_map(values, view, LABELS, factor=factor)
         assert {*cut.unique().tolist()} == there
 
 
 def test_a_map_of_its_views_size_is_taken_as_it_is() -> None:
     values = decode_map(npy(drawn(2)[:4, :8]), MapSpec("a", 2))
     (view,) = CentreCrop(16)((16, 32), "ab" * 32)
-    for nearest in (False, True):
-        torch.testing.assert_close(render_map(values, view, factor=4, nearest=nearest), values[:, :, 2:6])
+    for spec in (DEPTH, LABELS):
+        torch.testing.assert_close(render_map(values, view, spec, factor=4), values[:, :, 2:6])
 
 
 @pytest.mark.parametrize(

@@ -2,22 +2,32 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from ldm_train.data.cache.shards import load_rows
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 
+MAPS = ("source.maps={depth:../depth/{stem}.npy}", "conditions=[{map:{name:depth,channels:2}}]")
+
+
+@pytest.mark.parametrize("words", [(), MAPS], ids=["pictures", "maps"])
 @pytest.mark.slow
 def test_a_killed_encoding_ends_with_the_bytes_of_an_undisturbed_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(str(SCRIPTS))
     from chaos_encode import Encoding, digests, draw, moment
 
     draw(tmp_path / "pictures", 60)
-    undisturbed = Encoding(tmp_path / "pictures", tmp_path / "undisturbed", 1)
+    (tmp_path / "depth").mkdir()
+    for number, path in enumerate(sorted((tmp_path / "pictures").glob("0*"))):
+        np.save(tmp_path / f"depth/{path.stem}.npy", np.full((64, 64, 2), number, dtype=np.uint8))
+    undisturbed = Encoding(tmp_path / "pictures", tmp_path / "undisturbed", 1, words)
     assert undisturbed.finish().code == 0
-    killed = Encoding(tmp_path / "pictures", tmp_path / "killed", 1)
+    killed = Encoding(tmp_path / "pictures", tmp_path / "killed", 1, words)
     assert killed.kill(moment(killed, "encoding", 5))
     kept = len(killed.listed("parts"))
     ended = killed.finish()
@@ -25,4 +35,6 @@ def test_a_killed_encoding_ends_with_the_bytes_of_an_undisturbed_one(
     assert ended.encoded < 60 - 4 * (kept - 1), "what was encoded before is not encoded again"
     assert digests(killed.cache) == digests(undisturbed.cache)
     assert "manifest.json" in digests(killed.cache)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["killed", "log", "pictures", "undisturbed"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["depth", "killed", "log", "pictures", "undisturbed"]
+    latents = load_rows(undisturbed.cache / "latents-64x64-00000.safetensors")
+    assert ("map.depth" in latents) == bool(words)

@@ -28,26 +28,32 @@ def decode_map(content: bytes, spec: MapSpec, *, background: str = "white", max_
     return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)))
 
 
-def render_map(values: Tensor, view: View, *, factor: int = 1, nearest: bool = False) -> Tensor:
+def render_map(values: Tensor, view: View, spec: MapSpec, *, factor: int = 1) -> Tensor:
     """Return what a view of the picture shows, of a map (C, H, W): (C, height / factor, width / factor).
 
+    An encoded map is resized as pictures are, and has the view's size. Others are resized linearly with antialiasing, or not
+    blended at all.
+
     Args:
-        factor: pixels of the picture's view for each value.
-        nearest: take values as they are instead of resizing with antialiasing.
+        factor: pixels of the view for each position of the latents.
     """
+    step = 1 if spec.encoded else factor
     if view.top < 0 or view.left < 0:
         whole = replace(view, top=0, left=0, height=view.resized_height, width=view.resized_width, mirrored=False)
         canvas = values.new_full((len(values), view.height, view.width), OUTSIDE)
         rows, columns = (
             slice(-start, -start + side) for start, side in ((view.top, whole.height), (view.left, whole.width))
         )
-        canvas[:, rows, columns] = render_map(values, whole, nearest=nearest)
+        canvas[:, rows, columns] = render_map(values, whole, spec)
         filled = View(view.height, view.width, 0, 0, view.height, view.width, view.mirrored)
-        return render_map(canvas, filled, factor=factor, nearest=nearest)
+        return render_map(canvas, filled, spec, factor=factor)
     box = (view.left, view.top, view.left + view.width, view.top + view.height)
     scaled = scale_box(box, (view.resized_width, view.resized_height), (values.shape[2], values.shape[1]))
-    size = (view.width // factor, view.height // factor)
-    cut = _take_nearest(values, scaled, size) if nearest else _resize(values, scaled, size)
+    size = (view.width // step, view.height // step)
+    if spec.nearest:
+        cut = _take_nearest(values, scaled, size)
+    else:
+        cut = _resize(values, scaled, size, Image.Resampling.BICUBIC if spec.encoded else Image.Resampling.BILINEAR)
     return cut.flip(-1) if view.mirrored else cut
 
 
@@ -61,7 +67,7 @@ def _take_nearest(values: Tensor, box: tuple[float, float, float, float], size: 
     return values[:, places[1]][:, :, places[0]]
 
 
-def _resize(values: Tensor, box: tuple[float, float, float, float], size: tuple[int, int]) -> Tensor:
-    """Return a box of values resized to (width, height) by linear interpolation with antialiasing, which stays in range."""
-    channels = [Image.fromarray(channel.numpy()).resize(size, Image.Resampling.BILINEAR, box) for channel in values]
-    return torch.from_numpy(np.stack([np.asarray(channel) for channel in channels]))
+def _resize(values: Tensor, box: tuple[float, float, float, float], size: tuple[int, int], how: Image.Resampling) -> Tensor:
+    """Return a box of values resized to (width, height) with antialiasing, in [-1, 1] also where cubic curves overshoot."""
+    channels = [Image.fromarray(channel.numpy()).resize(size, how, box) for channel in values]
+    return torch.from_numpy(np.stack([np.asarray(channel) for channel in channels])).clamp(-1, 1)
