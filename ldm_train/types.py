@@ -270,6 +270,9 @@ class ReadCondition(Protocol):
 
     def read(self, examples: ConditionedExamples) -> Callable[[Tensor, Tensor], Given]: ...
 
+    def draw(self, given: Given, positions: Tensor, *, seed: int) -> Given:
+        """Return what a step has of it, where that is drawn, by the examples' positions (B,)."""
+
 
 class FeatureExtractor(Protocol):
     """Maps images (B, 3, H, W) in [-1, 1], of any size, to features (B, size) float32.

@@ -112,8 +112,9 @@ def train(work: Path, words: list[str], *, steps: int) -> TrainedRun:
     pictures = [word for word in words if word.startswith(("conditions", "source"))]
     own = [word for word in words if not word.startswith("source")]
     call("encode", f"source.path={work / 'pictures'}", f"cache={cache}", "autoencoder=openmoji", *pictures)
+    recipe = ["schedule=cosine", "prediction=velocity", "batch_size=24", "optimizer.lr=1e-3", "guidance.scale=1.25"]
     quiet = ["pictures.every=100000", "validation.every=500", "metrics.every=null", f"max_steps={steps}"]
-    call("train", f"cache={cache}", f"run_dir={run_dir}", "experiment=openmoji", "evaluation=held_out", *quiet, *own)
+    call("train", f"cache={cache}", f"run_dir={run_dir}", *recipe, *quiet, *own)
     return open_run(compose_as(SampleSettings, [f"run_dir={run_dir}", "prompts=[a]", "out=unused"]))
 
 

@@ -25,7 +25,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "networks": {"types", "util"},
     "weights": {"util"},
     "autoencoders": {"types", "weights", "util"},
-    "conditioners": {"types", "networks", "weights", "util"},
+    "conditioners": {"types", "draws", "networks", "weights", "util"},
     "features": {"types", "util"},
     "metrics": BASE,
     "reports": {"types", "util"},

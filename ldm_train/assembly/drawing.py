@@ -125,6 +125,8 @@ def read_start(config: SampleSettings, generation: Generation) -> StartPicture:
     mask = reduce_mask(white, (height, width), path=config.mask)
     edge = generation.autoencoder.factor if config.mask_edge is None else config.mask_edge
     kept = KeptPixels(original, soften_edge(white, edge)) if config.paste_original else None
+    if any(one.takes_mask for one in generation.conditions.each):  # the network itself knows what is kept
+        return StartPicture(InitialPicture(latents, config.strength) if config.strength < 1 else None, kept)
     return StartPicture(InitialPicture(latents, config.strength, mask.to(latents)), kept)
 
 

@@ -9,7 +9,7 @@ from rich.progress import Progress
 
 from ldm_train.assembly.cache_identity import Encoders, describe_encoders
 from ldm_train.assembly.capabilities import uses_tf32
-from ldm_train.assembly.map_conditions import map_specs
+from ldm_train.assembly.map_conditions import file_specs
 from ldm_train.assembly.quality_warnings import warn_of_lossy_latents
 from ldm_train.assembly.source_survey import check_background, list_labels, name_classes, refuse_shapes, survey_source
 from ldm_train.assembly.trainer import refuse_processes
@@ -70,7 +70,7 @@ def encode_as_first(config: EncodeSettings, place: CacheWorkspace, crop: Crop) -
         note(f"{place.folder / name} {problem}: what it held is encoded again")
     remembered = hidden_path(place.folder, ".ldm-train-stat.json")
     memory = ScanMemory(remembered) if config.unchanged_by == "stat" else None
-    found = survey_source(config, memory=memory, spool=place.spool, specs=map_specs(config))
+    found = survey_source(config, memory=memory, spool=place.spool, specs=file_specs(config))
     config = config.with_values(text_encoder=name_classes(config.text_encoder, list_labels(found)))
     tf32 = uses_tf32(config.trainer)
     encoders = describe_encoders(config, known.manifest, cache=place.folder, tf32=tf32)

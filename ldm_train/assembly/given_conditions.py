@@ -4,12 +4,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch.nn.functional import interpolate
 
+from ldm_train.assembly.drawing import read_signed
+from ldm_train.assembly.mask import read_mask
 from ldm_train.conditioners.condition import Condition
 from ldm_train.conditioners.map import Map
 from ldm_train.conditioners.number import Number
 from ldm_train.data.pictures.crops import centre_view
-from ldm_train.data.pictures.decoding import DECODE_ERRORS
+from ldm_train.data.pictures.decoding import DECODE_ERRORS, read_upright_size
 from ldm_train.data.pictures.map_values import MapSpec
 from ldm_train.data.pictures.maps import decode_map, render_map
 from ldm_train.generation import Generation
@@ -39,6 +42,10 @@ def read_given(config: SampleSettings, generation: Generation) -> dict[str, Give
         condition = find_condition(generation, f"map.{name}={path}", name, takes="takes_map")
         assert isinstance(condition, Map)
         found[name] = Given(read_map_file(path, condition, generation), KEPT)
+    if config.picture is not None and config.mask is not None:
+        for condition in generation.conditions.each:
+            if condition.takes_mask:
+                found[condition.name] = Given(read_hole(config.picture, config.mask, generation), KEPT)
     generation.complete(found, 1)
     return found
 
@@ -58,6 +65,20 @@ def find_condition(generation: Generation, word: str, name: str, *, takes: str) 
 def list_or_none(names: Sequence[str], kind: str) -> str:
     """Return names of conditions of a kind for a message."""
     return f"the {kind}{'s' * (len(names) > 1)} {', '.join(names)}" if names else f"no {kind}"
+
+
+def read_hole(picture: str, mask: str, generation: Generation) -> torch.Tensor:
+    """Return a mask and the raw latents of the picture that it leaves, (1, 1 + C, h, w), as a cache stores them.
+
+    Raises:
+        ValueError: a file cannot be read, or they do not fit together.
+    """
+    size = read_upright_size(read_input(Path(picture), limit=MAX_PICTURE))
+    hole = (read_mask(mask, picture=size, size=generation.sides) >= 0.5).float()
+    image = read_signed(picture, generation.size) * (1 - hole)
+    with torch.no_grad():
+        latents = generation.autoencoder.encode(image.to(generation.device)).mean
+    return torch.cat([interpolate(hole, latents.shape[2:], mode="nearest").to(latents), latents], 1)
 
 
 def read_map_file(path: str, condition: Map, generation: Generation) -> torch.Tensor:

@@ -5,18 +5,31 @@ from dataclasses import fields
 
 from ldm_train.data.cache.manifest import MAPS_KEY
 from ldm_train.data.pictures.map_values import MAPS_VERSION, MapSpec, describe_specs
+from ldm_train.settings.schema.options import Part
 from ldm_train.settings.schema.training import SourceSettings
 from ldm_train.util.safe_json import Json
 
-MAP_TARGET = "ldm_train.conditioners.map.Map"
+MAP_TARGET, INPAINT_TARGET = "ldm_train.conditioners.map.Map", "ldm_train.conditioners.inpaint.Inpaint"
 MAPS_VERSION_KEY = "maps_version"
 
 
 def map_specs(config: SourceSettings) -> list[MapSpec]:
-    """Return what each map is that a condition needs."""
-    parts = [part for part in getattr(config, "conditions", ()) if part.target == MAP_TARGET]
-    names = [field.name for field in fields(MapSpec)]
-    return [MapSpec(**{name: part.get(name) for name in names if part.get(name) is not None}) for part in parts]
+    """Return what each map is that is stored with a picture because a condition needs it."""
+    return [spec for part in getattr(config, "conditions", ()) if (spec := read_spec(part)) is not None]
+
+
+def read_spec(part: Part) -> MapSpec | None:
+    """Return what the map of a condition is; None if it needs none."""
+    if part.target == INPAINT_TARGET:
+        return MapSpec(part.get("name"), encoded=True, masks=part.get("masks"))
+    names = [field.name for field in fields(MapSpec) if field.name != "masks"]
+    given = {name: part.get(name) for name in names if part.get(name) is not None}
+    return MapSpec(**given) if part.target == MAP_TARGET else None
+
+
+def file_specs(config: SourceSettings) -> list[MapSpec]:
+    """Return what each map is that the source brings."""
+    return [spec for spec in map_specs(config) if not spec.masks]
 
 
 def describe_maps(specs: Sequence[MapSpec]) -> dict[str, Json]:

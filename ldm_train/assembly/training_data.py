@@ -11,7 +11,7 @@ from rich.progress import DownloadColumn, Progress
 
 from ldm_train.assembly.cache_identity import describe_encoders, restore_part
 from ldm_train.assembly.decoded_sample import decode_sample, describe_quality
-from ldm_train.assembly.map_conditions import map_specs
+from ldm_train.assembly.map_conditions import file_specs, map_specs
 from ldm_train.assembly.own_probes import probe_parts
 from ldm_train.assembly.parts import Parts, build_parts
 from ldm_train.assembly.source_survey import check_background, list_labels, name_classes, refuse_shapes, survey_source
@@ -171,7 +171,7 @@ def open_source(config: TrainSettings) -> tuple[TrainSettings, Parts, CachedLate
     check_background(config)
     crop = build(config.crop, "crop", image_size=config.image_size)
     specs = map_specs(config)
-    found = survey_source(config, specs=specs)
+    found = survey_source(config, specs=file_specs(config))
     config = config.with_values(text_encoder=name_classes(config.text_encoder, list_labels(found)))
     config = fill_numbers(config, partial(list_column, found))
     parts = build_parts(config)

@@ -26,6 +26,7 @@ class Condition(nn.Module):
         identity: everything but trained weights that the conditioning depends on, in plain values.
         takes_number: whether a number says what to draw, `number.NAME=VALUE` on the command line.
         takes_map: whether a further picture does, `map.NAME=FILE`.
+        takes_mask: whether a picture with a mask does, `picture=FILE mask=FILE`.
 
     Raises:
         ValueError: a name of other characters, or a dropout outside [0, 1).
@@ -36,6 +37,7 @@ class Condition(nn.Module):
     identity: dict[str, Json]
     takes_number = False
     takes_map = False
+    takes_mask = False
 
     def __init__(self, name: str, *, dropout: float = 0.0) -> None:
         super().__init__()
@@ -46,6 +48,13 @@ class Condition(nn.Module):
         self.name = name
         self.dropout = float(dropout)
 
+    @property
+    def word(self) -> str | None:
+        """What gives it on the command line; None if it follows from the pictures' size."""
+        if self.takes_mask:
+            return "picture=FILE mask=FILE"
+        return f"map.{self.name}=FILE" if self.takes_map else f"number.{self.name}=VALUE" if self.takes_number else None
+
     def read(self, examples: ConditionedExamples) -> Callable[[Tensor, Tensor], Given]:
         """Return a function from examples (B,) and their views (B,) to what is known of them.
 
@@ -53,6 +62,10 @@ class Condition(nn.Module):
             ValueError: the data does not have what the condition needs.
         """
         raise NotImplementedError
+
+    def draw(self, given: Given, positions: Tensor, *, seed: int) -> Given:
+        """Return what a step has of what was read, where some of it is drawn: a function of seed and positions (B,)."""
+        return given
 
     def absent(self, count: int, *, size: tuple[int, int], latent_size: tuple[int, int]) -> Given:
         """Return what `count` pictures of this (height, width), in pixels, are drawn with where nothing is given."""
@@ -117,8 +130,8 @@ class Conditions(nn.ModuleDict):
             known = ", ".join(self) or "nothing but the caption"
             raise ValueError(f"this network is not conditioned on {unknown[0]}; it is on {known}")
         for one in self.each:
-            if one.name not in given and not one.dropout and (one.takes_number or one.takes_map):
-                word = f"number.{one.name}=VALUE" if one.takes_number else f"map.{one.name}=FILE"
+            word = one.word
+            if one.name not in given and not one.dropout and word is not None:
                 raise ValueError(f"this network is conditioned on {one.name} and was never trained without it: give {word}")
         rows = {
             name: one[torch.zeros(count, dtype=torch.int64)] if len(one.kept) == 1 else one for name, one in given.items()

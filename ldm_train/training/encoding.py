@@ -14,6 +14,7 @@ import torch
 from pytorch_lightning.callbacks import BasePredictionWriter
 from rich.progress import Progress
 from torch import Tensor
+from torch.nn.functional import interpolate
 from torch.utils.data import DataLoader, Dataset
 
 from ldm_train.conditioners.class_labels import ClassLabels
@@ -25,6 +26,7 @@ from ldm_train.data.pictures.decoding import DECODE_ERRORS, decode_picture, desc
 from ldm_train.data.pictures.images import to_signed
 from ldm_train.data.pictures.map_values import describe_map_error
 from ldm_train.data.pictures.maps import MapError, MapSpec, decode_map, key_of, render_map
+from ldm_train.data.pictures.random_masks import draw_mask
 from ldm_train.data.sources.items import EncodedPicture, Item
 from ldm_train.types import Autoencoder
 from ldm_train.util.inputs import READ_ERRORS, describe_error
@@ -104,8 +106,8 @@ class Rendering:
         views = [torch.from_numpy(render_view(decoded, view, background=self.background)) for view in self.views(row)]
         return torch.stack(views).permute(0, 3, 1, 2)
 
-    def maps(self, row: PictureRow) -> dict[str, Tensor]:
-        """The views of each map, (V, C, h, w) float32 in [-1, 1], by name.
+    def maps(self, row: PictureRow, images: Tensor) -> dict[str, Tensor]:
+        """The views of each map, (V, C, h, w) float32 in [-1, 1], by name; `images` (V, 3, H, W) uint8 are the picture's.
 
         Raises:
             UnreadError: its bytes cannot be had, or are not those that were listed.
@@ -113,6 +115,9 @@ class Rendering:
         """
         item, found = self.items.get(row.key), {}
         for spec in self.specs:
+            if spec.masks:
+                found[spec.name] = mask_views(images, row.digest, spec.masks)
+                continue
             content = read_listed(
                 f"its map {spec.name}", None if item is None else item.maps.get(spec.name), row.maps[spec.name]
             )
@@ -147,6 +152,24 @@ def read_listed(what: str, picture: EncodedPicture | None, digest: str) -> bytes
     return content
 
 
+def mask_views(images: Tensor, digest: str, count: int) -> Tensor:
+    """Return masks of a picture's views with the pictures that they leave, (V, count * 4, H, W) float32.
+
+    Each is a mask, 1 where to draw anew, and the picture in [-1, 1] with 0 there, as in `StableDiffusionInpaintPipeline`.
+
+    Args:
+        images: the views, (V, 3, H, W) uint8.
+        digest: of the picture; it decides the masks.
+        count: masks of each view.
+    """
+    size = (images.shape[2], images.shape[3])
+    views = []
+    for number, image in enumerate(to_signed(images)):
+        masks = [torch.from_numpy(draw_mask(f"{digest}/{number}", k, size).astype("float32"))[None] for k in range(count)]
+        views.append(torch.cat([part for mask in masks for part in (mask, image * (1 - mask))]))
+    return torch.stack(views)
+
+
 class Batches(Dataset[Loaded]):
     """Batches of pictures of one shape, and of captions, each padded to one size."""
 
@@ -170,7 +193,7 @@ class Batches(Dataset[Loaded]):
         for place, row in enumerate(batch.pictures):
             try:
                 images[place] = self.rendering(row)
-                for name, values in self.rendering.maps(row).items():
+                for name, values in self.rendering.maps(row, images[place]).items():
                     maps[name][place] = values
             except MapError as error:
                 problems[row.name] = str(error)
@@ -232,8 +255,18 @@ class Encoding(pl.LightningModule):
         return {key: torch.cat([chunk[key] for chunk in chunks])[: len(images)] for key in chunks[0]}
 
     def map_values(self, name: str, values: Tensor) -> Tensor:
-        """A map (B, C, h, w) in [-1, 1] as stored: as it is, or what the autoencoder makes of it, without noise."""
-        return self.pictures(values)["mean"] if self.specs[name].encoded else values.to(self.kept)
+        """A map (B, C, h, w) in [-1, 1] as stored: as it is, or what the autoencoder makes of it, without noise.
+
+        Of masks with the pictures that they leave (`mask_views`), both are stored at the latents' size.
+        """
+        spec = self.specs[name]
+        if not spec.masks:
+            return self.pictures(values)["mean"] if spec.encoded else values.to(self.kept)
+        stored: list[Tensor] = []
+        for masked in values.chunk(spec.masks, dim=1):
+            mean = self.pictures(masked[:, 1:].contiguous())["mean"]
+            stored += [interpolate(masked[:, :1], mean.shape[2:], mode="nearest").to(mean), mean]
+        return torch.cat(stored, dim=1)
 
     def decode(self, means: Tensor) -> Tensor:
         """Return the images (B, 3, H, W) of raw latents (B, C, H, W) as stored."""

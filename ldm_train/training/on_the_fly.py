@@ -147,7 +147,8 @@ class LivePictures(PlannedExamples):
         return self._ahead[example]
 
     def _render(self, row: PictureRow) -> Rendered:
-        return Rendered(self.rendering(row), self.rendering.maps(row))
+        images = self.rendering(row)
+        return Rendered(images, self.rendering.maps(row, images))
 
 
 class OnTheFly(CachedLatents):

@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from ldm_train.assembly.arithmetic import resolve_arithmetic
-from ldm_train.assembly.map_conditions import map_specs
+from ldm_train.assembly.map_conditions import file_specs
 from ldm_train.assembly.new_words import check_new_words
 from ldm_train.assembly.parts import Parts, choose_device
 from ldm_train.assembly.quality_warnings import warn_of_lossy_latents
@@ -78,7 +78,7 @@ def run(settings: CheckSettings) -> int:
     try_settings(settings, attempt)
     white = attempt(background_colour, settings.background) is None
     crop = attempt(build, settings.crop, "crop", image_size=settings.image_size)
-    specs = map_specs(settings)
+    specs = file_specs(settings)
     decoder = Decoder("white" if white else settings.background, settings.max_pixels, tuple(specs))
     source = build(settings.source, "source")
     inspected = inspect_source(source, decoder)

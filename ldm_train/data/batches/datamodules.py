@@ -114,7 +114,7 @@ class CachedLatents(EndlessData):
         super().__init__(batch_size=batch_size, micro_batch_size=micro_batch_size, seed=seed, workers=workers)
         self.latents = latents
         self.caption_dropout = caption_dropout
-        self.conditions = {condition.name: (condition.read(latents), condition.dropout) for condition in conditions}
+        self.conditions = {condition.name: (condition, condition.read(latents)) for condition in conditions}
         self.train, self.held_out = split_held_out(latents, held_out)
         counts = [len(examples) for examples in self.train]
         if not sum(counts):
@@ -136,18 +136,23 @@ class CachedLatents(EndlessData):
         chosen = draws.uniform(self.seed, "caption", positions)
         dropped = draws.uniform(self.seed, "caption dropout", positions) < self.caption_dropout
         captions, views = self.latents.captions(examples, chosen, dropped), self.views(examples, positions)
-        conditions = self.given(examples, views)
+        conditions = self.draw(examples, views, positions)
         for name, given in conditions.items():
             given.kept &= self.keeps(name, positions, dropped)
         return LatentBatch(positions, self.latents.moments(examples, views), captions, conditions)
 
     def given(self, examples: Tensor, views: Tensor) -> dict[str, Given]:
         """Return what is known for each condition of views (B,) of examples (B,)."""
-        return {name: read(examples, views) for name, (read, _) in self.conditions.items()}
+        return {name: read(examples, views) for name, (_, read) in self.conditions.items()}
+
+    def draw(self, examples: Tensor, views: Tensor, positions: Tensor) -> dict[str, Given]:
+        """Return the same with what is drawn of it at these positions (B,)."""
+        given = self.given(examples, views)
+        return {name: one.draw(given[name], positions, seed=self.seed) for name, (one, _) in self.conditions.items()}
 
     def keeps(self, name: str, positions: Tensor, dropped: Tensor) -> Tensor:
         """Return whether the examples at these positions keep a condition, (B,); `dropped` (B,): without a caption."""
-        share = self.conditions[name][1]
+        share = self.conditions[name][0].dropout
         drawn = draws.uniform(self.seed, f"condition {name} dropout", positions)
         return drawn >= torch.where(dropped & (share > 0), max(share, JOINT), share)
 
@@ -170,7 +175,7 @@ class CachedLatents(EndlessData):
         """Return examples (B,) of one bucket as they are measured: first view, first caption, no dropout."""
         examples, first = self.readable(examples), torch.zeros(len(examples))
         captions, views = self.latents.captions(examples, first, first.bool()), first.long()
-        return LatentBatch(positions, self.latents.moments(examples, views), captions, self.given(examples, views))
+        return LatentBatch(positions, self.latents.moments(examples, views), captions, self.draw(examples, views, positions))
 
     def portions(self, examples: Tensor, count: int) -> Iterator[Tensor]:
         """Yield the indices of examples (N,) in portions of one bucket, at most (count,)."""

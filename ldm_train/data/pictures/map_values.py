@@ -20,6 +20,7 @@ from ldm_train.util.safe_json import Json
 from ldm_train.util.text import first_line
 
 MAPS_VERSION = 1  # of the code that turns a map's bytes into stored values; part of the names of cached rows
+MASKS_VERSION = 1  # of the code that draws masks and applies them
 GREY = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # of red, green and blue: ITU-R 601-2, as Pillow has it
 
 
@@ -41,21 +42,34 @@ class MapSpec:
         channels: of a map that is stored as it is: 1, 3, or those of an array.
         nearest: whether values are never blended, as labels of a segmentation.
         encoded: whether the autoencoder encodes it, as a picture with 3 channels.
+        masks: 0 for a map in a file; else the number of random masks that are drawn for each view, each of them stored with
+            the picture that it leaves, encoded.
     """
 
     name: str
     channels: int = 1
     nearest: bool = False
     encoded: bool = False
+    masks: int = 0
 
     @property
     def num_read(self) -> int:
-        """The number of channels that are read of its file."""
+        """The number of channels that are read of its file, or that a mask and the picture that it leaves have."""
+        if self.masks:
+            return 4 * self.masks
         return 3 if self.encoded else self.channels
+
+    def count_stored(self, latent_channels: int) -> int:
+        """Return the number of channels that are stored, by that of the autoencoder's latents."""
+        if self.masks:
+            return (1 + latent_channels) * self.masks
+        return latent_channels if self.encoded else self.channels
 
     @property
     def identity(self) -> dict[str, Json]:
         """Everything that stored values depend on, apart from the file."""
+        if self.masks:
+            return {"masks": self.masks, "version": MASKS_VERSION}
         return {"channels": self.num_read, "nearest": self.nearest, "encoded": self.encoded}
 
 

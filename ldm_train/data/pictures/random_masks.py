@@ -10,7 +10,6 @@ from PIL import Image, ImageDraw
 from ldm_train import draws
 from ldm_train.data.pictures.crops import Size
 
-MASKS_VERSION = 1  # of the code that draws masks; part of the names of cached rows
 BRUSH, BOX, HALF = 0.45, 0.8, 0.95  # limits of the shares of the kinds; what is above masks everything
 NUMBERS = 64  # that one mask takes at most
 
