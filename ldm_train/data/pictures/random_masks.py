@@ -40,7 +40,7 @@ def draw_mask(key: str, number: int, size: Size) -> np.ndarray:
         left, top = (width // 2 if side == 1 else 0), (height // 2 if side == 3 else 0)
         right, bottom = (-(-width // 2) if side == 0 else width), (-(-height // 2) if side == 2 else height)
         pen.rectangle((left, top, right - 1, bottom - 1), fill=1)
-    return np.asarray(canvas)
+    return np.array(canvas)
 
 
 def _draw_strokes(pen: ImageDraw.ImageDraw, size: Size, numbers: Iterator[float]) -> None:
