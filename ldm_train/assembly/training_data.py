@@ -25,8 +25,9 @@ from ldm_train.data.pictures.map_values import describe_specs
 from ldm_train.data.scan.source_review import group_problems
 from ldm_train.settings.composition import build, words
 from ldm_train.settings.schema.training import TrainSettings
-from ldm_train.training.encoding import Encoding, Rendering
+from ldm_train.training.encoding import Encoding
 from ldm_train.training.on_the_fly import LivePictures, OnTheFly
+from ldm_train.training.rendering import Rendering
 from ldm_train.util.messages import note
 from ldm_train.util.processes import launched_rank
 from ldm_train.util.safe_json import Json

@@ -9,15 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ldm_train.data.cache.entries import Entry, iterate_field, read_entries, read_fields
 from ldm_train.data.cache.index import CacheIndex
 from ldm_train.data.cache.manifest import (
-    Entry,
     Manifest,
     find_damaged_files,
-    iterate_field,
     read_captions,
-    read_entries,
-    read_fields,
     read_manifest,
 )
 from ldm_train.data.cache.plan import parse_bucket
@@ -65,8 +62,11 @@ class EncodedExamples(Protocol):
 
     index: CacheIndex
     sets: list[int]
-    shapes: Tensor  # (height, width) of each example's views, pixels, (N, 2)
     quality: Quality  # of several caches, the one that keeps least of its pictures
+
+    @property
+    def shapes(self) -> Tensor:
+        """(height, width) of each example's views, pixels, (N, 2)."""
 
     def moments(self, examples: Tensor, views: Tensor) -> Moments:
         """Return the raw moments (B, C, H, W), as stored, of one view (B,) of each example (B,); all of one bucket."""
