@@ -1,7 +1,8 @@
 """Prompts to pictures, on one page: captions to conditioning, noise through a sampler, latents to images."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Literal
 
 import torch
@@ -9,15 +10,18 @@ from torch import Tensor
 
 from ldm_train import draws
 from ldm_train.autoencoders.scaling import Scaling
-from ldm_train.diffusion.denoiser import Denoiser
+from ldm_train.conditioners.condition import Conditions
+from ldm_train.conditioners.interpolation import interpolate_conditioning, slerp
+from ldm_train.diffusion.denoiser import AnyDenoiser, Denoiser
 from ldm_train.diffusion.guidance import FixedConditioning, Guidance
 from ldm_train.diffusion.prediction import Prediction
 from ldm_train.diffusion.schedules.schedule import NoiseSchedule
 from ldm_train.samplers.base import InitialPicture, Sampler, StepCallback, TimePoint
 from ldm_train.samplers.spacings import Spacing
-from ldm_train.types import Autoencoder, CaptionBatch, Conditioner, Conditioning, Network
+from ldm_train.types import Autoencoder, CaptionBatch, Conditioner, Conditioning, Given, Network
 
 USUAL_WEIGHT = 1e4  # larger weights are a sign of divergence
+NOTHING: Mapping[str, Given] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,7 @@ class Generation:
         size: side of the pictures, or (height, width), pixels.
         device: the device of the network and the conditioner.
         weak: a weaker model on the same schedule, for autoguidance.
+        conditions: what else the network is conditioned on.
     """
 
     network: Network
@@ -56,6 +61,7 @@ class Generation:
     size: int | tuple[int, int]
     device: torch.device
     weak: "Generation | None" = None
+    conditions: Conditions = field(default_factory=Conditions)
 
     @torch.no_grad()
     def __call__(
@@ -67,6 +73,7 @@ class Generation:
         numbers: Tensor | None = None,
         picture: InitialPicture | None = None,
         callback: StepCallback | None = None,
+        given: Mapping[str, Given] = NOTHING,
     ) -> Tensor:
         """Draw one picture for each prompt, (B, 3, H, W) in [-1, 1].
 
@@ -75,14 +82,19 @@ class Generation:
             numbers: the number of each picture (B,), which overrides `first`.
             picture: a picture to start from instead of pure noise.
             callback: called after each step with its number (from 0), the latents x_s and the estimate.
+            given: what the pictures are conditioned on besides the prompts, by the conditions' names, a row for each.
+
+        Raises:
+            ValueError: `given` lacks a condition that the network cannot do without, or has one that it does not know.
         """
         numbers = torch.arange(first, first + len(prompts)) if numbers is None else numbers
         return self._draw(
-            lambda model: model.condition(prompts),
+            lambda model: model.condition(prompts, model.known(given)),
             lambda stream: draws.normal(recipe.seed, stream, numbers, self.latent_shape),
             recipe,
             picture,
             callback,
+            given,
         )
 
     @torch.no_grad()
@@ -95,6 +107,7 @@ class Generation:
         seeds: tuple[int, int] | None = None,
         number: int = 0,
         blend: Literal["slerp", "lerp"] = "slerp",
+        given: Mapping[str, Given] = NOTHING,
     ) -> Tensor:
         """Draw pictures on the way from one prompt to another, (B, 3, H, W) in [-1, 1].
 
@@ -104,10 +117,11 @@ class Generation:
             number: the number that all the pictures have under both seeds.
             blend: interpolation of the prompts' embeddings; noise is always interpolated by `slerp`, which keeps its
                 deviation.
+            given: what the pictures are conditioned on besides the prompts, the same all the way.
         """
 
         def condition(model: Generation) -> Conditioning:
-            first, second = (model.condition([prompt] * len(weights)) for prompt in prompts)
+            first, second = (model.condition([prompt] * len(weights), model.known(given)) for prompt in prompts)
             return interpolate_conditioning(first, second, weights.to(model.device), blend=blend)
 
         def noise(stream: str) -> Tensor:
@@ -117,7 +131,7 @@ class Generation:
             )
             return slerp(first.flatten(1), second.flatten(1), weights).view_as(first)
 
-        return self._draw(condition, noise, recipe)
+        return self._draw(condition, noise, recipe, given=given)
 
     def _draw(
         self,
@@ -126,6 +140,7 @@ class Generation:
         recipe: SamplingSettings,
         picture: InitialPicture | None = None,
         callback: StepCallback | None = None,
+        given: Mapping[str, Given] = NOTHING,
     ) -> Tensor:
         """Return images (B, 3, H, W) in [-1, 1].
 
@@ -134,10 +149,12 @@ class Generation:
             noise: returns the noise (B, C, H, W) of a named stream, on the CPU.
         """
         initial = noise("initial noise").to(self.device)
-        null = self.condition([recipe.negative_prompt] * len(initial))
+        negative = [recipe.negative_prompt] * len(initial)
         weak = None if self.weak is None else FixedConditioning(self.weak.denoiser(), condition(self.weak))
         latents = recipe.sampler(
-            recipe.guidance(self.denoiser(), null, weak),
+            self._guide(
+                recipe, self.condition(negative, given), weak, lambda: self.condition(negative, self.without(given))
+            ),
             initial,
             condition(self),
             steps=recipe.steps,
@@ -147,6 +164,54 @@ class Generation:
             callback=callback,
         )
         return self.decode(latents)
+
+    def _guide(
+        self,
+        recipe: SamplingSettings,
+        null: Conditioning,
+        weak: AnyDenoiser | None,
+        unconditional: Callable[[], Conditioning],
+    ) -> AnyDenoiser:
+        """Return the guided denoiser; one that scales conditions apart also gets what goes without them."""
+        if getattr(recipe.guidance, "keywords", {}).get("condition_scale") is None:
+            return recipe.guidance(self.denoiser(), null, weak)
+        return recipe.guidance(self.denoiser(), null, weak, unconditional=unconditional())  # type: ignore[call-arg]
+
+    def _check_scale(self) -> Conditioning:
+        """Raise what `without` raises."""
+        self.without({})
+        return Conditioning()
+
+    def known(self, given: Mapping[str, Given]) -> dict[str, Given]:
+        """Return what this network is conditioned on, of what is given for another."""
+        return {name: values for name, values in given.items() if name in self.conditions}
+
+    def without(self, given: Mapping[str, Given]) -> dict[str, Given]:
+        """Return what is given, with the conditions left out that the network was also trained without.
+
+        Raises:
+            ValueError: there is none.
+        """
+        found = {condition.name for condition in self.conditions.each if condition.dropout}
+        if not found:
+            raise ValueError(
+                "guidance.condition_scale leads away from pictures without the conditions, and this network has none "
+                "with a dropout; leave it out"
+            )
+        dropped = {name: Given(rows.values, torch.zeros_like(rows.kept)) for name, rows in given.items() if name in found}
+        return {**given, **dropped}
+
+    def given_of(self, read: Callable[[Tensor, Tensor], dict[str, Given]], examples: Tensor) -> dict[str, Given]:
+        """Return what is known for the conditions of examples (B,) of the data, at the size of the pictures to draw.
+
+        Args:
+            read: returns it for examples of one shape and their views.
+        """
+        if not len(self.conditions):
+            return {}
+        rows = [read(example, torch.zeros_like(example)) for example in examples.view(-1, 1)]
+        size = self.latent_shape[1:]
+        return {one.name: one.gather([row[one.name] for row in rows], latent_size=size) for one in self.conditions.each}
 
     @property
     def sides(self) -> tuple[int, int]:
@@ -167,16 +232,30 @@ class Generation:
                 caption.
         """
         recipe.sampler.check(TimePoint.of(self.schedule, recipe.spacing(self.schedule, recipe.steps)[0]))
-        recipe.guidance(self.denoiser(), Conditioning(), None if self.weak is None else self.weak.denoiser())
+        weak = None if self.weak is None else self.weak.denoiser()
+        self._guide(recipe, Conditioning(), weak, self._check_scale)
         self.conditioner.tokenize([*prompts, recipe.negative_prompt])
 
     def denoiser(self) -> Denoiser:
         """Return the network as a denoiser without guidance."""
         return Denoiser(self.network, self.schedule, self.prediction)
 
-    def condition(self, texts: list[str]) -> Conditioning:
-        """Return the conditioning of texts, one row each."""
-        return self.conditioner(CaptionBatch(self.conditioner.tokenize(texts).to(self.device)))
+    def condition(self, texts: list[str], given: Mapping[str, Given] = NOTHING) -> Conditioning:
+        """Return the conditioning of texts and of what else is given, one row each.
+
+        Raises:
+            ValueError: `given` lacks a condition that the network cannot do without, or has one that it does not know.
+        """
+        text = self.conditioner(CaptionBatch(self.conditioner.tokenize(texts).to(self.device)))
+        return self.conditions(text, {name: rows.to(self.device) for name, rows in self.complete(given, len(texts)).items()})
+
+    def complete(self, given: Mapping[str, Given], count: int) -> dict[str, Given]:
+        """Return what is given for `count` pictures, with what is left out.
+
+        Raises:
+            ValueError: as `condition`.
+        """
+        return self.conditions.complete(given, count, size=self.sides, latent_size=self.latent_shape[1:])
 
     def encode(self, images: Tensor) -> Tensor:
         """Return latents (B, C, H/factor, W/factor) of images (B, 3, H, W) in [-1, 1], the posterior's mean."""
@@ -226,42 +305,3 @@ class Generation:
             "the weights are of usual size; lower guidance.scale and the factors in adapters=…, try weights=raw or more "
             "steps, or compute in float32"
         )
-
-
-def interpolate_conditioning(
-    first: Conditioning, second: Conditioning, weights: Tensor, *, blend: Literal["slerp", "lerp"] = "slerp"
-) -> Conditioning:
-    """Return conditioning between two that have the same parts, at weights (B,) from 0 to 1.
-
-    The mask keeps every token that either of them has.
-    """
-
-    def part(a: Tensor | None, b: Tensor | None, mix: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor | None:
-        return None if a is None or b is None else mix(a, b, weights.to(a.dtype))
-
-    embeddings = {"slerp": slerp, "lerp": lerp}[blend]
-    return Conditioning(
-        tokens=part(first.tokens, second.tokens, embeddings),
-        mask=None if first.mask is None or second.mask is None else first.mask | second.mask,
-        vector=part(first.vector, second.vector, embeddings),
-        maps=part(first.maps, second.maps, lerp),
-    )
-
-
-def lerp(first: Tensor, second: Tensor, weights: Tensor) -> Tensor:
-    """Return points on the line between tensors (B, ...), exactly the tensors themselves at weights (B,) of 0 and 1."""
-    return torch.lerp(first, second, weights.view(-1, *[1] * (first.ndim - 1)))
-
-
-def slerp(first: Tensor, second: Tensor, weights: Tensor) -> Tensor:
-    """Return points on the arc between vectors (B, ..., D), at weights (B,) from 0 to 1.
-
-    Spherical interpolation (Shoemake 1985, "Animating rotation with quaternion curves"). Between two draws of noise the
-    result is noise of the same standard deviation. Nearly parallel or opposite vectors, whose arc is undefined, are
-    interpolated on a line.
-    """
-    cosine = torch.nn.functional.cosine_similarity(first, second, dim=-1).unsqueeze(-1)
-    angle = cosine.clamp(-1, 1).acos()
-    share = weights.view(-1, *[1] * (first.ndim - 1))
-    arc = (torch.sin((1 - share) * angle) * first + torch.sin(share * angle) * second) / torch.sin(angle)
-    return torch.where(cosine.abs() > 0.9995, lerp(first, second, weights), arc)

@@ -5,7 +5,8 @@ Images are float in [-1, 1]. Raw latents are what an autoencoder returns; (model
 standard deviation near 1. The parts of a batch are not frozen, because Lightning moves them to a device in place.
 """
 
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Protocol, Self
 
 import torch
@@ -21,6 +22,8 @@ class Pinnable:
         for name, part in vars(self).items():
             if isinstance(part, Tensor | Pinnable):
                 setattr(self, name, part.pin_memory())
+            elif isinstance(part, dict):
+                setattr(self, name, {key: value.pin_memory() for key, value in part.items()})
         return self
 
 
@@ -75,6 +78,50 @@ class Conditioning:
         }
         return type(self)(**choose)
 
+    @classmethod
+    def join(cls, parts: Sequence[Self]) -> Self:
+        """Return what several conditions give together: tokens along L, vectors along D, maps along C.
+
+        All get the dtype of the first tensor. Tokens of parts without a mask are attended to.
+        """
+        first = next((value for part in parts for value in (part.tokens, part.vector, part.maps) if value is not None), None)
+        kind = {} if first is None else {"dtype": first.dtype, "device": first.device}
+
+        def joined(name: str) -> Tensor | None:
+            found = [value.to(**kind) for part in parts if (value := getattr(part, name)) is not None]
+            return torch.cat(found, dim=1) if found else None
+
+        masks = None
+        if any(part.mask is not None for part in parts):
+            masks = torch.cat(
+                [
+                    part.tokens.new_ones(part.tokens.shape[:2], dtype=torch.bool) if part.mask is None else part.mask
+                    for part in parts
+                    if part.tokens is not None
+                ],
+                dim=1,
+            )
+        return cls(tokens=joined("tokens"), mask=masks, vector=joined("vector"), maps=joined("maps"))
+
+
+@dataclass
+class Given(Pinnable):
+    """What is known for a condition of the examples of a batch.
+
+    Args:
+        values: as the condition reads them of the data, (B, ...).
+        kept: False for examples that are drawn or trained without it, (B,).
+    """
+
+    values: Tensor
+    kept: Tensor
+
+    def __getitem__(self, rows: slice | Tensor) -> "Given":
+        return Given(self.values[rows], self.kept[rows])
+
+    def to(self, device: torch.device) -> "Given":
+        return Given(self.values.to(device), self.kept.to(device))
+
 
 @dataclass
 class CaptionBatch(Pinnable):
@@ -92,11 +139,13 @@ class LatentBatch(Pinnable):
         positions: each example's place in the run, or its index among the held-out examples, (B,) int64.
         moments: moments of the raw latents.
         captions: token ids, with embeddings if the text encoder is frozen.
+        conditions: what is known for each further condition, by its name.
     """
 
     positions: Tensor
     moments: Moments
     captions: CaptionBatch
+    conditions: dict[str, Given] = field(default_factory=dict)
 
 
 @dataclass
@@ -177,6 +226,49 @@ class Conditioner(Protocol):
     def count(self, captions: list[str]) -> list[int]: ...
 
     def __call__(self, captions: CaptionBatch) -> Conditioning: ...
+
+
+class ExampleIndex(Protocol):
+    """Of each of N encoded examples: (height, width) of the original (N, 2), and how its V views were cut (N, V, 5):
+    resized height, resized width, top, left, mirrored."""
+
+    @property
+    def size(self) -> Tensor: ...
+
+    @property
+    def views(self) -> Tensor: ...
+
+
+class ConditionedExamples(Protocol):
+    """What conditions may read of N encoded examples."""
+
+    @property
+    def index(self) -> ExampleIndex: ...
+
+    @property
+    def shapes(self) -> Tensor:
+        """(height, width) of each example's views, pixels, (N, 2)."""
+
+    def column(self, name: str) -> Iterator[str | None]:
+        """Yield one field of the metadata of every example, None if it does not have it."""
+
+    def maps(self, name: str, examples: Tensor, views: Tensor) -> Tensor:
+        """Return a map (B, C, H, W) of one view (B,) of each example (B,); all of one bucket."""
+
+    def name(self, example: int) -> str:
+        """Return an example's name in its source."""
+
+
+class ReadCondition(Protocol):
+    """A condition as the batches know it: its name, the share of the examples that lack it, and how it is read.
+
+    `read` returns a function from examples (B,) and their views (B,) to what is known of them.
+    """
+
+    name: str
+    dropout: float
+
+    def read(self, examples: ConditionedExamples) -> Callable[[Tensor, Tensor], Given]: ...
 
 
 class FeatureExtractor(Protocol):

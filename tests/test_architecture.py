@@ -25,12 +25,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "networks": {"types", "util"},
     "weights": {"util"},
     "autoencoders": {"types", "weights", "util"},
-    "conditioners": {"types", "weights", "util"},
+    "conditioners": {"types", "networks", "weights", "util"},
     "features": {"types", "util"},
     "metrics": BASE,
     "reports": {"types", "util"},
     "samplers": BASE | {"diffusion"},
-    "generation": BASE | {"diffusion", "samplers", "autoencoders"},
+    "generation": BASE | {"diffusion", "samplers", "autoencoders", "conditioners"},
 }
 MAY_IMPORT["training"] = set(MAY_IMPORT)
 MAY_IMPORT["quickstart"] = {"data", "metrics", "training", "types", "util"}

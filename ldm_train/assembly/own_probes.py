@@ -40,8 +40,11 @@ def probe_parts(parts: Parts, config: TrainSettings) -> None:
     """
     probe_encoders(parts.autoencoder, parts.text_encoder, config)
     if not is_shipped(config.network):
-        conditioning = parts.text_encoder(CaptionBatch(parts.text_encoder.tokenize([""] * TWO)))
         side = max(1, parts.size // parts.divisor) * parts.divisor // parts.autoencoder.factor
+        conditioning = parts.conditions(
+            parts.text_encoder(CaptionBatch(parts.text_encoder.tokenize([""] * TWO))),
+            parts.conditions.absent(TWO, size=(parts.size, parts.size), latent_size=(side, side)),
+        )
         shape = (parts.autoencoder.channels, side, side)
         _attempt(f"network._target_={config.network.target}", lambda: _probe_network(parts.network, shape, conditioning))
 

@@ -1,11 +1,13 @@
 """The parts of a run, built from its settings: network, text encoder, autoencoder, schedule, prediction, weighting."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
 
+from ldm_train.autoencoders.scaling import Scaling
 from ldm_train.conditioners.class_labels import ClassLabels
+from ldm_train.conditioners.condition import Condition, Conditions
 from ldm_train.conditioners.text_encoder import TextEncoder
 from ldm_train.diffusion.prediction import Prediction
 from ldm_train.diffusion.schedules.schedule import NoiseSchedule
@@ -14,7 +16,8 @@ from ldm_train.generation import Generation
 from ldm_train.settings.composition import build
 from ldm_train.settings.schema.options import Part
 from ldm_train.settings.schema.training import TrainSettings
-from ldm_train.types import Autoencoder
+from ldm_train.settings.signatures import signature
+from ldm_train.types import Autoencoder, Conditioner
 from ldm_train.util.memory import check_fits
 
 
@@ -29,6 +32,7 @@ class Parts:
     prediction: Prediction
     weighting: Weighting
     size: int
+    conditions: Conditions = field(default_factory=Conditions)
 
     @property
     def divisor(self) -> int:
@@ -37,7 +41,12 @@ class Parts:
 
     def trained(self) -> dict[str, torch.nn.Module]:
         """Return the modules that may have trained weights, by their prefix in a checkpoint."""
-        modules = {"network.": self.network, "text_encoder.": self.text_encoder, "weighting.": self.weighting}
+        modules = {
+            "network.": self.network,
+            "text_encoder.": self.text_encoder,
+            "conditions.": self.conditions,
+            "weighting.": self.weighting,
+        }
         return {prefix: module for prefix, module in modules.items() if isinstance(module, torch.nn.Module)}
 
     def generation(
@@ -46,14 +55,22 @@ class Parts:
         text_encoder: torch.nn.Module,
         device: torch.device,
         weak: Generation | None = None,
+        conditions: Conditions | None = None,
     ) -> Generation:
-        """Return a generation with these weights on a device, guided by a weaker model if there is one."""
+        """Return a generation with these weights on a device, guided by a weaker model if there is one.
+
+        Args:
+            conditions: None for its own.
+        """
+        conditions = self.conditions if conditions is None else conditions
         self.autoencoder.to(device)
         network.to(device)
         text_encoder.to(device)
+        conditions.to(device)
         return Generation(
             network=network,
             conditioner=text_encoder,  # type: ignore[arg-type]
+            conditions=conditions,
             autoencoder=self.autoencoder,
             schedule=self.schedule,
             prediction=self.prediction,
@@ -73,14 +90,8 @@ def build_parts(config: TrainSettings, *, empty_network: bool = False) -> Parts:
     assert config.text_encoder is not None
     assert config.image_size is not None
     autoencoder, text_encoder = build(config.autoencoder, "autoencoder"), build(config.text_encoder, "text_encoder")
-    make = partial(
-        build,
-        config.network,
-        "network",
-        in_channels=autoencoder.channels,
-        context_width=text_encoder.context_width,
-        vector_width=text_encoder.vector_width,
-    )
+    conditions = build_conditions(config, autoencoder)
+    make = partial(build, config.network, "network", **network_widths(config, autoencoder, text_encoder, conditions))
     if is_shipped(config.network):
         with torch.device("meta"):
             network = make()
@@ -94,7 +105,45 @@ def build_parts(config: TrainSettings, *, empty_network: bool = False) -> Parts:
     deviation = getattr(weighting, "sigma_data", schedule.sigma_data)
     if schedule.sigma_data not in (None, deviation):
         raise ValueError(f"weighting.sigma_data={deviation} and schedule.sigma_data={schedule.sigma_data} must be the same")
-    return Parts(network, text_encoder, autoencoder, schedule, prediction, weighting, config.image_size)
+    return Parts(network, text_encoder, autoencoder, schedule, prediction, weighting, config.image_size, conditions)
+
+
+def build_conditions(config: TrainSettings, autoencoder: Autoencoder) -> Conditions:
+    """Build what a run's settings condition the network on besides the caption.
+
+    Raises:
+        ValueError: two have the same name, or settings that do not go together.
+    """
+    passed = {"latent_channels": autoencoder.channels, "to_model": Scaling.of(autoencoder).to_model}
+    made: list[Condition] = []
+    for part in config.conditions:
+        found = signature(part.target)
+        takes = {} if found is None else found.kinds
+        made.append(build(part, "condition", **{name: value for name, value in passed.items() if name in takes}))
+    return Conditions(made)
+
+
+def network_widths(
+    config: TrainSettings, autoencoder: Autoencoder, text_encoder: Conditioner, conditions: Conditions
+) -> dict[str, int | None]:
+    """Return what the network gets from the parts around it: the channels of its input, the widths of its conditioning.
+
+    Raises:
+        ValueError: network.map_channels is set to another number than that of the maps.
+    """
+    widths: dict[str, int | None] = {
+        "in_channels": autoencoder.channels,
+        "context_width": text_encoder.context_width,
+        "vector_width": ((text_encoder.vector_width or 0) + conditions.vector_width) or None,
+    }
+    if (channels := conditions.map_channels) == 0:
+        return widths
+    if config.network.get("map_channels") not in (None, 0, channels):
+        raise ValueError(
+            f"network.map_channels={config.network.get('map_channels')}, and the maps of conditions have {channels}; "
+            "leave network.map_channels out"
+        )
+    return widths | {"map_channels": channels}
 
 
 def is_shipped(part: Part) -> bool:

@@ -105,6 +105,8 @@ def refuse_prior_settings(config: TrainSettings) -> None:
     """
     if config.network.get("weights") is None:
         raise ValueError("prior.prompts are drawn by the weights that a run starts from; set network.weights=…")
+    if config.conditions:
+        raise ValueError("prior.prompts have no values for conditions=…; leave one of the two out")
     if config.cache_repeats is not None:
         raise ValueError("cache_repeats do not go with prior.prompts, whose weight is a share; give cache_shares")
     if not config.prior.weight > 0:

@@ -7,7 +7,7 @@ from ldm_train.assembly.prompt_options import Prompt
 from ldm_train.assembly.stored_run import build_recipe
 from ldm_train.generation import SamplingSettings
 from ldm_train.settings.schema.training import TrainSettings
-from ldm_train.training.callbacks.samples import AlikePrompts
+from ldm_train.training.callbacks.drawing_plan import AlikePrompts
 
 
 def plan_alike(config: TrainSettings, prompts: Sequence[Prompt], scales: Sequence[float]) -> list[AlikePrompts]:

@@ -23,7 +23,7 @@ from ldm_train.weights.tensor_files import read_metadata
 
 TRAINED_FOR = "trained_for"  # the key in `run.json`, in files of weights and in `export.json`
 WORDS = {"new_words", "new_vectors"}  # of a text encoder: may be added to weights that do not know them
-PARTS = ("autoencoder", "text_encoder", "network")
+PARTS = ("autoencoder", "text_encoder", "conditions", "network")
 WITHOUT_OUTPUT = {"gradient_checkpointing", "dropout"}
 SHORT = 12  # letters of a checksum in a message
 TOLERANCE = 1e-4
@@ -46,6 +46,9 @@ def describe_purpose(config: TrainSettings, parts: Parts, *, with_trained_text: 
         "schedule": {"set_by": schedule_words(config), **describe_schedule(parts.schedule)},
         "autoencoder": parts.autoencoder.identity | {"shift": parts.autoencoder.shift, "scale": parts.autoencoder.scale},
         "text_encoder": text,
+        "conditions": {
+            name: condition.identity for name, condition in zip(parts.conditions, parts.conditions.each, strict=True)
+        },
         "network": describe_network(config),
     }
 
@@ -115,7 +118,7 @@ def compare_purposes(then: Purpose, now: Purpose, path: Path, *, effect: str = "
     if not is_same_schedule(then["schedule"], now["schedule"]):
         before, after = (purpose["schedule"].get("set_by") for purpose in (then, now))  # type: ignore[union-attr]
         yield f"{path} was trained with {before}, and {after} is set{effect}; set {before}, unless it shall learn the other"
-    for part in ("autoencoder", "text_encoder", *(["network"] if is_same_kind(then, now) else [])):
+    for part in ("autoencoder", "text_encoder", "conditions", *(["network"] if is_same_kind(then, now) else [])):
         if differences := compare_part(then.get(part), now[part], part):
             yield (
                 f"{path} was trained with another {part}{effect}: {'; '.join(differences)}. Set {part}=… as it was "

@@ -1,20 +1,22 @@
 """Open what a run trains on: caches that fit its settings, or a source that is encoded on the fly."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from rich.progress import DownloadColumn, Progress
 
 from ldm_train.assembly.cache_identity import describe_encoders, restore_part
 from ldm_train.assembly.decoded_sample import decode_sample, describe_quality
-from ldm_train.assembly.map_conditions import map_specs
+from ldm_train.assembly.map_conditions import map_specs, words_of_maps
 from ldm_train.assembly.own_probes import probe_parts
 from ldm_train.assembly.parts import Parts, build_parts
 from ldm_train.assembly.source_survey import check_background, list_labels, name_classes, refuse_shapes, survey_source
 from ldm_train.autoencoders.scaling import Scaling
+from ldm_train.conditioners.number import Number, find_range
 from ldm_train.data.batches.datamodules import CachedLatents
 from ldm_train.data.cache.joined_caches import join_caches
 from ldm_train.data.cache.manifest import MAPS_KEY, Manifest, check_cache_matches, to_canonical_json
@@ -23,6 +25,7 @@ from ldm_train.data.cache.reader import EncodedExamples, LatentCache, open_cache
 from ldm_train.data.cache.shards import channel_statistics
 from ldm_train.data.pictures.map_values import describe_specs
 from ldm_train.data.scan.source_review import group_problems
+from ldm_train.data.scan.survey import Survey
 from ldm_train.settings.composition import build, words
 from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.training.encoding import Encoding
@@ -33,6 +36,8 @@ from ldm_train.util.processes import launched_rank
 from ldm_train.util.safe_json import Json
 from ldm_train.util.text import as_word
 
+NUMBER = f"{Number.__module__}.{Number.__qualname__}"
+Training = TypeVar("Training", bound=TrainSettings)
 FEW = 16  # pictures of one forward pass, where a GPU's memory is the network's
 
 
@@ -49,12 +54,13 @@ def open_data(config: TrainSettings) -> tuple[TrainSettings, Parts, CachedLatent
     caches = open_caches(config.cache)
     if launched_rank() == 0:
         verify_caches(caches)
-    config = fill_from_cache(config, caches[0])
+    latents = join_caches(caches)
+    config = fill_numbers(fill_from_cache(config, caches[0]), latents.column)
     parts = build_parts(config)
     probe_parts(parts, config)
     refuse_unfit(config, parts, caches)
     refuse_shapes([parse_bucket(bucket) for cache in caches for bucket in cache.manifest.buckets], parts.divisor)
-    return config, parts, make_batches(config, join_caches(caches)), " ".join(cache.manifest.fingerprint for cache in caches)
+    return config, parts, make_batches(config, latents, parts), " ".join(cache.manifest.fingerprint for cache in caches)
 
 
 def verify_caches(caches: Sequence[LatentCache]) -> None:
@@ -89,6 +95,7 @@ def refuse_unfit(config: TrainSettings, parts: Parts, caches: Sequence[LatentCac
         f"image_size={config.image_size}",
         *words("autoencoder", config.autoencoder),
         *words("text_encoder", config.text_encoder),
+        *words_of_maps(map_specs(config)),
     ]
     for cache in caches:
         check_cache_matches(cache.manifest, expected, cache=cache.folder, mend=mend + words_of_encoding(cache.manifest))
@@ -107,9 +114,41 @@ def words_of_encoding(manifest: Manifest) -> list[str]:
     return [f"crop={crop['kind']}", *own, as_word("background", made["background"]), f"dtype={made['dtype']}"]
 
 
-def make_batches(config: TrainSettings, latents: EncodedExamples) -> CachedLatents:
+def list_column(survey: Survey, name: str) -> list[str | None]:
+    """Return a column of the metadata of a source's usable pictures."""
+    return [seen.item.fields.get(name) for seen in survey.scanned]
+
+
+def fill_numbers(config: Training, column: Callable[[str], Iterable[str | None]]) -> Training:
+    """Return settings in which conditions on numbers have the range of their data, where nothing else is set.
+
+    Args:
+        column: returns a column of all pictures' metadata.
+
+    Raises:
+        ValueError: there are not two different numbers in a column.
+    """
+    filled = []
+    for part in config.conditions:
+        if part.target == NUMBER and None in (part.get("low"), part.get("high")):
+            low, high = find_range(str(part.get("column")), column(str(part.get("column"))))
+            low, high = (
+                given if given is not None else found for given, found in ((part.get("low"), low), (part.get("high"), high))
+            )
+            part = part.with_values(low=low, high=high)
+        filled.append(part)
+    return config.with_values(conditions=filled)
+
+
+def make_batches(config: TrainSettings, latents: EncodedExamples, parts: Parts) -> CachedLatents:
     """Return the batches of one cache or of several."""
-    return CachedLatents(latents, **batch_settings(config), repeats=config.cache_repeats, shares=config.cache_shares)
+    return CachedLatents(
+        latents,
+        conditions=parts.conditions.each,
+        **batch_settings(config),
+        repeats=config.cache_repeats,
+        shares=config.cache_shares,
+    )
 
 
 def batch_settings(config: TrainSettings) -> dict[str, Any]:
@@ -136,6 +175,7 @@ def open_source(config: TrainSettings) -> tuple[TrainSettings, Parts, CachedLate
     specs = map_specs(config)
     found = survey_source(config, specs=specs)
     config = config.with_values(text_encoder=name_classes(config.text_encoder, list_labels(found)))
+    config = fill_numbers(config, partial(list_column, found))
     parts = build_parts(config)
     probe_parts(parts, config)
     refuse_shapes(crop.shapes, parts.divisor)
@@ -170,7 +210,12 @@ def open_source(config: TrainSettings) -> tuple[TrainSettings, Parts, CachedLate
         name: value for name, value in encoders.made_by(config, crop).items() if name not in ("autoencoder", "text_encoder")
     }
     content = to_canonical_json(made_by) + "".join(plan.texts_on_disk().values())
-    return config, parts, OnTheFly(live, **batch_settings(config)), hashlib.sha256(content.encode()).hexdigest()
+    return (
+        config,
+        parts,
+        OnTheFly(live, conditions=parts.conditions.each, **batch_settings(config)),
+        hashlib.sha256(content.encode()).hexdigest(),
+    )
 
 
 def refuse_live_scale(live: LivePictures, scaling: Scaling) -> None:

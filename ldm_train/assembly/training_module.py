@@ -6,7 +6,7 @@ from ldm_train.assembly.optimization_checks import build_parameter_groups
 from ldm_train.assembly.parts import Parts
 from ldm_train.assembly.trained_part import choose_trained
 from ldm_train.autoencoders.scaling import Scaling
-from ldm_train.diffusion.objective import Objective
+from ldm_train.diffusion.objective import Huber, Objective, Penalty, absolute, squared
 from ldm_train.diffusion.perturbations import Perturbations
 from ldm_train.settings.composition import build
 from ldm_train.settings.schema.training import TrainSettings
@@ -51,17 +51,25 @@ def list_sampling_warnings(objective: Objective) -> list[str]:
     return warnings
 
 
+def choose_penalty(config: TrainSettings) -> Penalty:
+    """Return what an error of the output costs."""
+    penalties: dict[str, Penalty] = {"squared": squared, "absolute": absolute, "huber": Huber(config.huber_delta)}
+    return penalties[config.error]
+
+
 def training_module(config: TrainSettings, parts: Parts) -> NoisePredictorTraining:
     """Build the Lightning module of these parts; what the settings do not train is frozen."""
     choose_trained(config, parts)
     return NoisePredictorTraining(
         parts.network,
         parts.text_encoder,
+        parts.conditions,
         scaling=Scaling.of(parts.autoencoder),
         schedule=parts.schedule,
         prediction=parts.prediction,
         timesteps=build(config.timesteps, "timesteps"),
         weighting=parts.weighting,
+        penalty=choose_penalty(config),
         perturbations=Perturbations(config.offset_noise, config.input_perturbation),
         optimizer=build(config.optimizer, "optimizer"),
         parameter_groups=build_parameter_groups(config),

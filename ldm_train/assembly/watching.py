@@ -21,7 +21,8 @@ from ldm_train.metrics.evaluation import Evaluation
 from ldm_train.settings.composition import build
 from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.settings.without_effect import measures
-from ldm_train.training.callbacks.samples import Drawing, DrawnExample, Samples
+from ldm_train.training.callbacks.drawing_plan import Drawing, DrawnExample
+from ldm_train.training.callbacks.samples import Samples
 from ldm_train.training.callbacks.spent import TimeSpent
 from ldm_train.training.ema.ema import EMA
 from ldm_train.training.module import NoisePredictorTraining
@@ -87,7 +88,9 @@ class Watching:
         """
 
         def generation(trained: NoisePredictorTraining) -> Generation:
-            return self.parts.generation(trained.network, trained.text_encoder, trained.device, self.weak)
+            return self.parts.generation(
+                trained.network, trained.text_encoder, trained.device, self.weak, trained.conditions
+            )
 
         found: list[Callback] = [
             ValidationCallback(ema, **dict(config.validation), spent=spent),

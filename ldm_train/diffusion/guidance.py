@@ -12,16 +12,28 @@ from ldm_train.types import Conditioning
 class ClassifierFreeGuidance:
     """output = null + scale (conditional - null) (Ho and Salimans 2022, arXiv 2207.12598, eq. 6, with scale = 1 + w).
 
-    Both outputs are computed in one batched call; with scale 1 only the conditional one is.
+    All outputs are computed in one batched call; with scale 1 only the conditional one is.
 
     Args:
         null: conditioning of the empty caption or of a negative prompt, one row for each example of a batch.
         scale: 0 ignores the prompt, 1 follows it, more exaggerates it.
+        unconditional: conditioning that lacks the other conditions too, if these have a scale of their own:
+            output = unconditional + condition_scale (null - unconditional) + scale (conditional - null)
+            (Brooks et al. 2022, arXiv 2211.09800, eq. 3).
         rescale: 0 to 1; interpolates the guided output towards the standard deviation of the conditional one, against
             over-exposed pictures (Lin et al. 2024, arXiv 2305.08891, eq. 15 and 16, who use 0.7).
     """
 
-    def __init__(self, denoiser: Denoiser, null: Conditioning, *, scale: float, rescale: float = 0.0) -> None:
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        null: Conditioning,
+        *,
+        scale: float,
+        rescale: float = 0.0,
+        unconditional: Conditioning | None = None,
+        condition_scale: float = 1.0,
+    ) -> None:
         if not 0 <= rescale <= 1:
             raise ValueError(f"guidance.rescale={rescale:g} must be from 0 (off) to 1")
         self.denoiser = denoiser
@@ -29,13 +41,21 @@ class ClassifierFreeGuidance:
         self.null = null
         self.scale = scale
         self.rescale = rescale
+        self.unconditional = None if condition_scale == 1 else unconditional
+        self.condition_scale = condition_scale
 
     def __call__(self, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Estimate:
-        if self.scale == 1:
+        if self.scale == 1 and self.unconditional is None:
             return self.denoiser(x_t, t, conditioning)
-        both = self.denoiser(torch.cat([x_t, x_t]), torch.cat([t, t]), conditioning.cat(self.null))
-        conditional, null = both.output.chunk(2)
+        together = conditioning.cat(self.null)
+        together = together if self.unconditional is None else together.cat(self.unconditional)
+        count = 2 if self.unconditional is None else 3
+        conditional, null, *rest = self.denoiser(torch.cat([x_t] * count), torch.cat([t] * count), together).output.chunk(
+            count
+        )
         output = null + self.scale * (conditional - null)
+        if rest:
+            output = output + (self.condition_scale - 1) * (null - rest[0])
         if self.rescale > 0:
             deviations = [part.std(dim=(1, 2, 3), keepdim=True) for part in (conditional, output)]
             output = torch.lerp(output, output * (deviations[0] / deviations[1]), self.rescale)
@@ -109,13 +129,26 @@ def classifier_free(
     scale: float,
     rescale: float = 0.0,
     interval: Sequence[float] | None = None,
+    condition_scale: float | None = None,
+    unconditional: Conditioning | None = None,
 ) -> AnyDenoiser:
     """Guide away from the empty caption or a negative prompt (arXiv 2207.12598), everywhere or in [low, high].
+
+    Args:
+        condition_scale: of conditions other than the caption, which `unconditional` lacks; None: they are never left out.
 
     Raises:
         ValueError: a rescale outside [0, 1], or an interval that is not two rising noise levels sigma / alpha.
     """
-    return limit_to_interval(ClassifierFreeGuidance(denoiser, null, scale=scale, rescale=rescale), denoiser, interval)
+    guided = ClassifierFreeGuidance(
+        denoiser,
+        null,
+        scale=scale,
+        rescale=rescale,
+        unconditional=unconditional,
+        condition_scale=1.0 if condition_scale is None else condition_scale,
+    )
+    return limit_to_interval(guided, denoiser, interval)
 
 
 def autoguidance(

@@ -1,5 +1,6 @@
 """The training objective: corrupt, denoise, weigh. It returns one loss per example."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -9,20 +10,52 @@ from ldm_train.diffusion.denoiser import Denoiser
 from ldm_train.diffusion.weighting import Weighting
 from ldm_train.types import Conditioning
 
+Penalty = Callable[[Tensor], Tensor]
+"""Maps the error of each value of the output to what it costs."""
+
+
+def squared(error: Tensor) -> Tensor:
+    """Return error^2, of which the mean is learned (Ho et al. 2020, arXiv 2006.11239, eq. 14)."""
+    return error.square()
+
+
+def absolute(error: Tensor) -> Tensor:
+    """Return |error|, of which the median is learned."""
+    return error.abs()
+
+
+class Huber:
+    """2 delta (sqrt(error^2 + delta^2) - delta): about error^2 below delta, and 2 delta |error| above.
+
+    Outliers, such as damaged pictures, then pull less (the pseudo-Huber loss; Charbonnier et al. 1997).
+
+    Args:
+        delta: above 0.
+    """
+
+    def __init__(self, delta: float) -> None:
+        if not delta > 0:
+            raise ValueError(f"huber_delta={delta:g} must be above 0")
+        self.delta = delta
+
+    def __call__(self, error: Tensor) -> Tensor:
+        return 2 * self.delta * ((error.square() + self.delta**2).sqrt() - self.delta)
+
 
 @dataclass
 class Losses:
-    """Per example, (B,): the weighted squared error of the output, and the squared error of the noise that it implies."""
+    """Per example, (B,): the weighted error of the output, and the squared error of the noise that it implies."""
 
     loss: Tensor
     noise_mse: Tensor
 
 
 class Objective:
-    """weight(t) |output - target|^2, averaged over each example's values (for noise: arXiv 2006.11239, eq. 14)."""
+    """weight(t) penalty(output - target), averaged over each example's values (for noise: arXiv 2006.11239, eq. 14)."""
 
-    def __init__(self, denoiser: Denoiser, weighting: Weighting) -> None:
+    def __init__(self, denoiser: Denoiser, weighting: Weighting, penalty: Penalty = squared) -> None:
         self.denoiser = denoiser
+        self.penalty = penalty
         self.weighting = weighting
 
     def __call__(
@@ -36,7 +69,7 @@ class Objective:
         denoiser = self.denoiser
         x_t = denoiser.schedule.corrupt(x, noise if input_noise is None else input_noise, t)
         estimate = denoiser(x_t, t, conditioning)
-        error = (estimate.output - denoiser.target(x, noise, t)).square().flatten(1).mean(1)
+        error = self.penalty(estimate.output - denoiser.target(x, noise, t)).flatten(1).mean(1)
         snr, clean_error = (
             move_to_device(values.float(), x.device)
             for values in (denoiser.schedule.snr(t), denoiser.clean_error_per_output_error(t))

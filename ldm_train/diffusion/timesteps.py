@@ -4,6 +4,7 @@ All t are float64, in the schedule's own units (1 to T, 0 to 1, or sigma).
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -19,10 +20,17 @@ class Timesteps(ABC):
         stratified: draw one number per global batch and shift it by k / batch_size for the k-th example, so that a batch
             covers the distribution evenly (Kingma et al. 2021, arXiv 2107.00630, appendix I.1): same expectation, less
             variance. The run's order shuffles which example gets which stratum. False: each example draws its own number.
+        quantiles: the part of the distribution to draw from, [0, 1] for all of it; [0.5, 1] trains on the noisier half only.
+
+    Raises:
+        ValueError: quantiles that are not two rising numbers from 0 to 1.
     """
 
-    def __init__(self, *, stratified: bool = True) -> None:
+    def __init__(self, *, stratified: bool = True, quantiles: Sequence[float] = (0.0, 1.0)) -> None:
         self.stratified = stratified
+        if len(quantiles) != 2 or not 0 <= quantiles[0] < quantiles[1] <= 1:
+            raise ValueError(f"timesteps.quantiles={list(quantiles)} must be two rising numbers from 0 to 1")
+        self.quantiles = quantiles
 
     @abstractmethod
     def t_at_quantiles(self, quantiles: Tensor, schedule: NoiseSchedule) -> Tensor:
@@ -31,11 +39,16 @@ class Timesteps(ABC):
     def __call__(self, positions: Tensor, *, schedule: NoiseSchedule, seed: int, batch_size: int) -> Tensor:
         """Return t (B,) float64 on the CPU for positions (B,) of a run whose global batch is `batch_size`."""
         if not self.stratified:
-            return self.t_at_quantiles(draws.uniform(seed, "timestep", positions).double(), schedule)
+            return self._t_at(draws.uniform(seed, "timestep", positions).double(), schedule)
         steps, slots = positions // batch_size, positions % batch_size
         offsets = {step: draws.uniform(seed, "timestep", torch.tensor([step]))[0].item() for step in steps.unique().tolist()}
         start = torch.tensor([offsets[step] for step in steps.tolist()], dtype=torch.float64)
-        return self.t_at_quantiles((start + slots.cpu().double() / batch_size) % 1, schedule)
+        return self._t_at((start + slots.cpu().double() / batch_size) % 1, schedule)
+
+    def _t_at(self, shares: Tensor, schedule: NoiseSchedule) -> Tensor:
+        """Return the t (B,) at shares (B,) of the part of the distribution that is drawn from."""
+        low, high = self.quantiles
+        return self.t_at_quantiles(low + (high - low) * shares, schedule)
 
 
 class Uniform(Timesteps):
@@ -51,8 +64,10 @@ class LogitNormal(Timesteps):
     To be exact, (t - start) / (end - start) has this distribution.
     """
 
-    def __init__(self, *, mean: float = 0.0, std: float = 1.0, stratified: bool = True) -> None:
-        super().__init__(stratified=stratified)
+    def __init__(
+        self, *, mean: float = 0.0, std: float = 1.0, stratified: bool = True, quantiles: Sequence[float] = (0.0, 1.0)
+    ) -> None:
+        super().__init__(stratified=stratified, quantiles=quantiles)
         self.mean, self.std = mean, _require_positive(std)
 
     def t_at_quantiles(self, quantiles: Tensor, schedule: NoiseSchedule) -> Tensor:
@@ -63,8 +78,10 @@ class LogitNormal(Timesteps):
 class LogNormal(Timesteps):
     """ln(sigma / alpha) ~ N(mean, std^2) (Karras et al. 2022, arXiv 2206.00364, table 1), on any schedule."""
 
-    def __init__(self, *, mean: float = -1.2, std: float = 1.2, stratified: bool = True) -> None:
-        super().__init__(stratified=stratified)
+    def __init__(
+        self, *, mean: float = -1.2, std: float = 1.2, stratified: bool = True, quantiles: Sequence[float] = (0.0, 1.0)
+    ) -> None:
+        super().__init__(stratified=stratified, quantiles=quantiles)
         self.mean, self.std = mean, _require_positive(std)
 
     def t_at_quantiles(self, quantiles: Tensor, schedule: NoiseSchedule) -> Tensor:

@@ -46,6 +46,34 @@ class MinSNR(Weighting):
         return snr.clamp_max(self.gamma) * clean_error
 
 
+class SoftMinSNR(Weighting):
+    """SNR gamma / (SNR + gamma) on the error of the clean estimate (Crowson et al. 2024, arXiv 2401.11605).
+
+    It is `MinSNR` without the bend.
+
+    Args:
+        gamma: what the weight comes to where there is no noise.
+    """
+
+    def __init__(self, *, gamma: float = 4.0) -> None:
+        if gamma <= 0:
+            raise ValueError(f"weighting.gamma={gamma:g} must be above 0; the paper uses 4")
+        self.gamma = gamma
+
+    def weights(self, snr: Tensor, clean_error: Tensor) -> Tensor:
+        return snr * self.gamma / (snr + self.gamma) * clean_error
+
+
+class Debiased(Weighting):
+    """sqrt(SNR) on the error of the clean estimate (Yu et al. 2023, arXiv 2310.08442).
+
+    On the error of the noise prediction that is 1 / sqrt(SNR), of which more goes to the noisy levels.
+    """
+
+    def weights(self, snr: Tensor, clean_error: Tensor) -> Tensor:
+        return snr.sqrt() * clean_error
+
+
 class EDMWeight(Weighting):
     """(sigma^2 + s^2) / (sigma s)^2 = SNR + 1 / s^2 on the error of the clean estimate (arXiv 2206.00364, table 1).
 

@@ -30,7 +30,7 @@ from ldm_train.settings.replaced_options import (
     name_metrics,
 )
 from ldm_train.settings.run_options import words_of_run
-from ldm_train.settings.schema.commands import SCHEMAS, default_values, kind_of
+from ldm_train.settings.schema.commands import SCHEMAS, default_values, kind_of, mappings_of
 from ldm_train.settings.schema.kinds import describe
 from ldm_train.settings.schema.options import KEPT, PASSED, TARGET, CommandSettings, Part
 from ldm_train.settings.schema.typed_values import unquote
@@ -91,7 +91,7 @@ def compose(verb: str, overrides: list[str], passed: Mapping[str, object] = NO_V
     given += [*list_words(verb, passed), *own]
     given = expand_own_options(verb, [*words_of_run(verb, given), *words_of_fine_tuning(verb, given), *given])
     replaced = find_replaced(verb, given)
-    given = name_metrics(allow_new_settings(given, replaced))
+    given = name_metrics(allow_new_settings(given, {**replaced, **dict.fromkeys(mappings_of(verb))}))
     try:
         config = _hydra(verb, given)
         drop_replaced(verb, config, replaced)

@@ -27,7 +27,7 @@ EXTRAS = {"bitsandbytes": "eight_bit", "pytorch_optimizer": "optimizers"}  # opt
 NEEDS = {  # modules of this package that import an optional one
     f"ldm_train.training.optimization.{name}": "pytorch_optimizer" for name in ("muon", "schedule_free")
 }
-LISTS = {"callbacks": "callbacks", "metrics.own": "metrics"}  # settings that list objects of own code, and their groups
+LISTS = {"callbacks": "callbacks", "metrics.own": "metrics", "conditions": "condition"}  # settings that list objects: groups
 ANY = "*"  # the group of arguments of trusted code: objects of any group
 COMMANDS = {"ldm_train.data.sources.tar_shards.TarShards": "commands"}  # the argument by which a path may be a command
 

@@ -22,6 +22,7 @@ KINDS = {
     "source": "ldm_train.data.sources.source.Source",
     "autoencoder": "ldm_train.types.Autoencoder",
     "text_encoder": "ldm_train.types.Conditioner",
+    "condition": "ldm_train.conditioners.condition.Condition",
     "features": "ldm_train.types.FeatureExtractor",
     "evaluation": "ldm_train.metrics.evaluation.Evaluation",
     "clip_score": "ldm_train.features.clip_score.CLIPPair",
@@ -31,7 +32,7 @@ KINDS = {
     "metrics": "ldm_train.metrics.evaluation.PictureMetric",
 }
 MODULES = ("network", "autoencoder", "text_encoder")  # groups of modules of torch
-DERIVED = ("source", "callbacks")  # groups of which a base class does most of the work
+DERIVED = ("source", "callbacks", "condition")  # groups of which a base class does most of the work
 SINGULAR = {"callbacks": "callback", "metrics": "metric"}
 BOUND = ("optimizer", "guidance")  # groups of constructors that get further arguments from the run
 PROBES = "ldm_train.assembly.own_probes"

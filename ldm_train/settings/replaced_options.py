@@ -5,13 +5,14 @@ The replaced option's other settings are dropped: `channels` of a U-Net would me
 
 from collections.abc import Mapping, Sequence
 
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from ldm_train.settings.constructors import LISTS, is_own
 from ldm_train.settings.own_code import BOUND
-from ldm_train.settings.schema.options import OWN_KEYS, TARGET
+from ldm_train.settings.schema.options import OWN_KEYS, PART_LISTS, TARGET
 from ldm_train.settings.schema.typed_values import as_objects, unquote
-from ldm_train.settings.shipped import groups, groups_of, key_of, shipped
+from ldm_train.settings.shipped import ConfigError, groups, groups_of, key_of, shipped
+from ldm_train.util.text import nearest
 
 
 def find_targets(verb: str, words: Sequence[str]) -> dict[str, str]:
@@ -79,7 +80,36 @@ def complete_own(values: dict[str, object]) -> None:
         place = values.get(section) if section else values
         if isinstance(place, dict) and key in place:
             place[key] = as_objects(place[key])
+            if name in PART_LISTS and isinstance(place[key], list):
+                place[key] = [expand_option(PART_LISTS[name], item) for item in place[key]]
     for group in BOUND:
         node = values.get(group)
         if isinstance(node, dict) and TARGET in node and is_own(node[TARGET], group):
             values[group] = {"_partial_": True, **node}
+
+
+def expand_option(group: str, item: object) -> object:
+    """Return the settings of an option that a list names, `size` or `{number: {column: age}}`; anything else as it is.
+
+    Raises:
+        ConfigError: no option of the group has this name, or it has no such setting.
+    """
+    if not isinstance(item, dict):
+        return item
+    target = item.get(TARGET)
+    given = {str(target): {}} if set(item) == {TARGET} and "." not in str(target) else item
+    name, settings = next(iter(given.items()), ("", None))
+    if TARGET in given or len(given) != 1 or not isinstance(settings, dict | None):
+        return item
+    if name not in groups()[group]:
+        raise ConfigError(
+            f"{group}={name} is no option; there are: {', '.join(groups()[group])}{nearest(name, groups()[group])}"
+        )
+    option = OmegaConf.to_container(shipped(f"{group}/{name}"))
+    assert isinstance(option, dict)
+    if unknown := sorted(map(str, (settings or {}).keys() - option.keys())):
+        known = [str(key) for key in option if key not in OWN_KEYS]
+        raise ConfigError(
+            f"{group}={name} has no setting {unknown[0]!r}; it has {', '.join(known)}{nearest(unknown[0], known)}"
+        )
+    return {**option, **(settings or {})}

@@ -7,7 +7,7 @@ from typing import Any
 from ldm_train.settings.constructors import check_constructors, list_untrusted
 from ldm_train.settings.schema.commands import SCHEMAS, own_settings
 from ldm_train.settings.schema.kinds import Section
-from ldm_train.settings.schema.options import KEPT, OWN_KEYS, PASSED, TARGET, list_part_groups
+from ldm_train.settings.schema.options import KEPT, OWN_KEYS, PART_LISTS, PASSED, TARGET, list_part_groups
 from ldm_train.settings.shipped import ConfigError, groups, none_chosen, shipped
 from ldm_train.settings.signatures import signature
 from ldm_train.settings.suggestions import suggest_setting
@@ -65,6 +65,10 @@ class NameCheck:
                 self._group(key, value)
             elif key not in schema.model_fields:
                 raise self._unknown(key, [*own_settings(self.verb), *used])
+            elif key in PART_LISTS:
+                for number, item in enumerate(value if isinstance(value, list) else []):
+                    if isinstance(item, Mapping):
+                        self._arguments(f"{key}[{number}]", item, passed=PASSED[PART_LISTS[key]], kept=frozenset())
             elif _is_section(schema.model_fields[key].annotation):
                 self._section(key, value)
         needed = schema.model_fields.keys() - {group for group, optional in used.items() if optional}

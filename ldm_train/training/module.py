@@ -1,4 +1,4 @@
-"""Training a noise predictor, on one page: latents and captions in, a weighted error out."""
+"""Training a noise predictor, on one page: latents, captions and further conditions in, a weighted error out."""
 
 from collections.abc import Callable
 
@@ -9,9 +9,10 @@ from torch.optim.optimizer import ParamsT
 
 from ldm_train import draws
 from ldm_train.autoencoders.scaling import Scaling
+from ldm_train.conditioners.condition import Conditions
 from ldm_train.diffusion.broadcast import move_to_device
 from ldm_train.diffusion.denoiser import Denoiser
-from ldm_train.diffusion.objective import Losses, Objective
+from ldm_train.diffusion.objective import Losses, Objective, Penalty, squared
 from ldm_train.diffusion.perturbations import NO_PERTURBATIONS, Perturbations
 from ldm_train.diffusion.prediction import Prediction
 from ldm_train.diffusion.schedules.schedule import NoiseSchedule
@@ -30,8 +31,9 @@ class NoisePredictorTraining(Training):
     Args:
         network: maps noisy latents, timesteps and conditioning to an output, as types.Network says.
         text_encoder: maps captions to conditioning; its parameters that require gradients are trained too.
+        conditions: what else the network is conditioned on.
         scaling: raw latents to model latents.
-        timesteps, weighting, perturbations: of the training loss; a weighting that is a module is trained too.
+        timesteps, weighting, penalty, perturbations: of the training loss; a weighting that is a module is trained too.
         batch_size: the global batch, over which stratified timesteps are spread.
         optimizer, parameter_groups, lr_schedule, seed, fused_backward: as in Training.
     """
@@ -40,12 +42,14 @@ class NoisePredictorTraining(Training):
         self,
         network: nn.Module,
         text_encoder: nn.Module,
+        conditions: Conditions | None = None,
         *,
         scaling: Scaling,
         schedule: NoiseSchedule,
         prediction: Prediction,
         timesteps: Timesteps,
         weighting: Weighting,
+        penalty: Penalty = squared,
         perturbations: Perturbations = NO_PERTURBATIONS,
         optimizer: Callable[[ParamsT], Optimizer],
         parameter_groups: ParameterGroups = DEFAULT_GROUPS,
@@ -63,11 +67,12 @@ class NoisePredictorTraining(Training):
         )
         self.network = network
         self.text_encoder = text_encoder
+        self.conditions = Conditions() if conditions is None else conditions
         self.scaling = scaling
         self.timesteps = timesteps
         self.weighting = weighting
         self.perturbations = perturbations
-        self.objective = Objective(Denoiser(network, schedule, prediction), weighting)
+        self.objective = Objective(Denoiser(network, schedule, prediction), weighting, penalty)
         self.batch_size = batch_size
         parameter_groups.check(self.trained_parameters(), text_encoder)
 
@@ -102,4 +107,5 @@ class NoisePredictorTraining(Training):
             move_to_device(drawn.to(dtype), mean.device) for drawn in (posterior, noise, input_noise)
         )
         latents = self.scaling.to_model(batch.moments.draw(posterior))
-        return self.objective(latents, noise, t, self.text_encoder(batch.captions), input_noise=input_noise)
+        conditioning = self.conditions(self.text_encoder(batch.captions), batch.conditions)
+        return self.objective(latents, noise, t, conditioning, input_noise=input_noise)

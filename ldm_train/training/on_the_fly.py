@@ -22,7 +22,41 @@ from ldm_train.types import CaptionBatch, LatentBatch, Moments
 from ldm_train.util.messages import note
 
 
-class LivePictures:
+class PlannedExamples:
+    """What is known of a source's pictures before any is encoded.
+
+    Args:
+        plan: the entries, as a cache would have them.
+    """
+
+    def __init__(self, plan: CachePlan) -> None:
+        self.entries = plan.entries()
+        self.index = CacheIndex(**build_columns(self.entries, sorted(format_bucket(shape) for shape in plan.rows)))
+        self.shapes = torch.tensor([parse_bucket(entry.bucket) for entry in self.entries])
+        self.sets = [len(self.entries)]
+        self.texts = plan.texts
+        self.empty = plan.texts.index("")
+
+    def first_caption(self, example: int) -> str:
+        return self.texts[self.entries[example].captions[0]]
+
+    def captions_of(self, example: int) -> list[str]:
+        return [self.texts[number] for number in self.entries[example].captions]
+
+    def name(self, example: int) -> str:
+        return self.entries[example].key
+
+    def fields(self, examples: Tensor) -> list[dict[str, str]]:
+        return [self.entries[example].fields for example in examples.tolist()]
+
+    def column(self, name: str) -> Iterator[str | None]:
+        return (entry.fields.get(name) for entry in self.entries)
+
+    def maps(self, name: str, examples: Tensor, views: Tensor) -> Tensor:
+        raise NotImplementedError("only what is encoded has maps")
+
+
+class LivePictures(PlannedExamples):
     """A source's pictures as `Latents`: decoded ahead in threads, encoded when asked for.
 
     Args:
@@ -33,13 +67,8 @@ class LivePictures:
     """
 
     def __init__(self, plan: CachePlan, rendering: Rendering, encoding: Encoding, quality: Quality = NOT_MEASURED) -> None:
-        self.entries = plan.entries()
-        self.index = CacheIndex(**build_columns(self.entries, sorted(format_bucket(shape) for shape in plan.rows)))
-        self.sets = [len(self.entries)]
-        self.shapes = torch.tensor([parse_bucket(entry.bucket) for entry in self.entries])
+        super().__init__(plan)
         self.quality = quality
-        self.texts = plan.texts
-        self.empty = plan.texts.index("")
         self.rendering = rendering
         self.encoding = encoding
         self.unreadable: set[int] = set()
@@ -66,21 +95,6 @@ class LivePictures:
         encoded = self.encoding.captions([self.texts[number] for number in numbers.tolist()])
         embeddings = encoded.get("embeddings")
         return CaptionBatch(encoded["tokens"].long(), None if embeddings is None else embeddings.cpu())
-
-    def first_caption(self, example: int) -> str:
-        return self.texts[self.entries[example].captions[0]]
-
-    def captions_of(self, example: int) -> list[str]:
-        return [self.texts[number] for number in self.entries[example].captions]
-
-    def name(self, example: int) -> str:
-        return self.entries[example].key
-
-    def fields(self, examples: Tensor) -> list[dict[str, str]]:
-        return [self.entries[example].fields for example in examples.tolist()]
-
-    def column(self, name: str) -> Iterator[str | None]:
-        return (entry.fields.get(name) for entry in self.entries)
 
     def let_go(self, examples: Tensor) -> None:
         """Forget what was decoded of these examples, (B,)."""

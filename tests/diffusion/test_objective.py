@@ -6,7 +6,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from ldm_train.diffusion.denoiser import Denoiser
-from ldm_train.diffusion.objective import Objective
+from ldm_train.diffusion.objective import Huber, Objective, absolute, squared
 from ldm_train.diffusion.prediction import Clean, Flow, Noise, Velocity
 from ldm_train.diffusion.schedules.named import EDM, RectifiedFlow, cosine
 from ldm_train.diffusion.weighting import EDMWeight, LearnedLogVariance, MinSNR, UniformWeight
@@ -140,3 +140,27 @@ def test_it_compiles_as_one_graph(schedule, times, weighting):
 
     compiled = torch.compile(call, fullgraph=True, backend="eager")
     assert_close(compiled(x, noise, times, noise + error), call(x, noise, times, noise + error))
+
+
+def test_errors_cost_what_the_penalty_says():
+    for penalty, expected in (
+        (squared, F.mse_loss),
+        (absolute, F.l1_loss),
+        (Huber(0.3), lambda found, true: (0.6 * (((found - true) ** 2 + 0.09).sqrt() - 0.3)).mean()),
+    ):
+        objective = Objective(Denoiser(says(noise + error), SCHEDULE, Noise()), UniformWeight(), penalty)
+        found = objective(x, noise, t, Conditioning())
+        assert_close(found.loss, torch.stack([expected(noise[i] + error[i], noise[i]) for i in range(len(x))]))
+        assert_close(found.noise_mse, error.square().flatten(1).mean(1))
+
+
+def test_huber_is_squared_for_small_errors_and_absolute_for_large_ones():
+    penalty, small, large = Huber(0.1), torch.tensor([1e-3, -1e-3]), torch.tensor([1e3, -1e3])
+    assert_close(penalty(small), small.square(), rtol=1e-3, atol=0)
+    assert_close(penalty(large), 0.2 * large.abs(), rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("delta", [0.0, -1.0, float("nan")])
+def test_a_delta_must_be_positive(delta):
+    with pytest.raises(ValueError, match="huber_delta"):
+        Huber(delta)

@@ -150,3 +150,18 @@ def test_batches_and_seeds_differ(kind, stratified):
 def test_a_deviation_must_be_positive(kind, std):
     with pytest.raises(ValueError, match=rf"timesteps\.std={std:g} must be above 0"):
         kind(std=std)
+
+
+@EVERY
+@EACH
+@EITHER
+def test_a_part_of_the_distribution_is_drawn_between_its_quantiles(kind, stratified, schedule):
+    drawn = draw(kind(stratified=stratified, quantiles=[0.25, 0.5]), schedule, 400, 8)
+    low, high = kind().t_at_quantiles(torch.tensor([0.25, 0.5], dtype=torch.float64), schedule)
+    assert low <= drawn.min() < drawn.max() <= high
+
+
+@pytest.mark.parametrize("quantiles", [[0.5, 0.5], [0.6, 0.4], [-0.1, 1], [0, 1.1], [0.5], [0, 0.5, 1], [math.nan, 1]])
+def test_quantiles_that_are_no_part_are_refused(quantiles):
+    with pytest.raises(ValueError, match=r"timesteps\.quantiles"):
+        Uniform(quantiles=quantiles)

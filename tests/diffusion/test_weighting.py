@@ -9,7 +9,7 @@ from torch.testing import assert_close
 from ldm_train.diffusion.denoiser import Denoiser
 from ldm_train.diffusion.prediction import Clean, Flow, Noise, Velocity
 from ldm_train.diffusion.schedules.named import EDM, cosine, linear, scaled_linear
-from ldm_train.diffusion.weighting import EDMWeight, MinSNR, UniformWeight
+from ldm_train.diffusion.weighting import Debiased, EDMWeight, MinSNR, SoftMinSNR, UniformWeight
 
 t = torch.tensor([1, 10, 100, 300, 700, 1000])
 alpha, sigma = linear()(t)
@@ -29,6 +29,23 @@ def weights(weighting, prediction):
 )
 def test_min_snr_has_its_closed_form(prediction, divisor, gamma):
     assert_close(weights(MinSNR(gamma=gamma), prediction), snr.clamp_max(gamma) / divisor, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "divisor"),
+    [(Noise(), snr), (Velocity(), snr + 1), (Clean(), 1), (Flow(), (snr.sqrt() + 1) ** 2)],
+    ids=["noise", "velocity", "clean", "flow"],
+)
+def test_soft_min_snr_and_debiased_weights_have_their_closed_forms(prediction, divisor):
+    assert_close(weights(SoftMinSNR(gamma=3), prediction), 3 * snr / (snr + 3) / divisor, rtol=1e-6, atol=0)
+    assert_close(weights(Debiased(), prediction), snr.sqrt() / divisor, rtol=1e-6, atol=0)
+
+
+def test_soft_min_snr_is_below_min_snr_and_meets_it_at_both_ends():
+    soft, hard = (kind(gamma=5.0).weights(snr, torch.ones_like(snr)) for kind in (SoftMinSNR, MinSNR))
+    assert (soft <= hard).all()
+    ends = torch.tensor([1e-6, 1e9])
+    assert_close(SoftMinSNR(gamma=5.0).weights(ends, torch.ones(2)), torch.tensor([1e-6, 5.0]), rtol=1e-5, atol=0)
 
 
 def test_min_snr_truncates_some_and_not_all():
@@ -54,8 +71,9 @@ def test_snr_and_min_snr_equal_diffusers(schedule, prediction, more):
 
 @pytest.mark.parametrize("gamma", [0.0, -1.0])
 def test_gamma_must_be_positive(gamma):
-    with pytest.raises(ValueError, match=f"gamma={gamma:g}"):
-        MinSNR(gamma=gamma)
+    for kind in (MinSNR, SoftMinSNR):
+        with pytest.raises(ValueError, match=f"gamma={gamma:g}"):
+            kind(gamma=gamma)
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS.values(), ids=PREDICTIONS)

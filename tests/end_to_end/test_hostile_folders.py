@@ -13,7 +13,7 @@ from ldm_train.commands.evaluate.drawn_pictures import read_picture_batches
 from ldm_train.commands.evaluate.galleries import open_gallery
 from ldm_train.commands.report.run_pictures import Budget
 from ldm_train.commands.train_autoencoder.command import select_usable
-from ldm_train.data.batches.datamodules import PictureBatches
+from ldm_train.data.batches.picture_batches import PictureBatches
 from ldm_train.data.sources.folder import Folder
 from tests.data.folders import captioned, picture
 

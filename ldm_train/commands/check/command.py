@@ -8,6 +8,7 @@ pictures (`reconstruction.py`), estimate disk, memory and time (`estimate.py`, `
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -19,6 +20,7 @@ from ldm_train.assembly.parts import Parts, choose_device
 from ldm_train.assembly.quality_warnings import warn_of_lossy_latents
 from ldm_train.assembly.source_survey import describe_unused_maps, name_classes
 from ldm_train.assembly.trainer import silence_lightning
+from ldm_train.assembly.training_data import fill_numbers, list_column
 from ldm_train.commands.check.check_page import build_check_page
 from ldm_train.commands.check.dataset_facts import collect_caption_facts, collect_picture_facts
 from ldm_train.commands.check.estimate import (
@@ -55,6 +57,7 @@ from ldm_train.run_dir.record import set_threads
 from ldm_train.settings.composition import build
 from ldm_train.settings.schema.training import CheckSettings
 from ldm_train.training.cost import free_memory
+from ldm_train.training.on_the_fly import PlannedExamples
 from ldm_train.util.files import atomic_write
 from ldm_train.util.messages import Caution
 from ldm_train.util.ownership import FolderKind, check_file, check_folder
@@ -83,6 +86,7 @@ def run(settings: CheckSettings) -> int:
     examples, odd = review_captions(scanned.item for scanned in survey.scanned)
     captions = sorted({text for scanned in survey.scanned for text in scanned.item.captions})
     settings = settings.with_values(text_encoder=name_classes(settings.text_encoder, captions))
+    settings = attempt(fill_numbers, settings, partial(list_column, survey)) or settings
     plan = None
     if crop is not None:
         plan = CachePlan(survey, crop, pictures=Provenance({}), captions=Provenance({}), bad={})
@@ -136,7 +140,7 @@ def examine_training(settings: CheckSettings, report: Report, plan: CachePlan, p
     report.captions = collect_caption_facts(items, parts.text_encoder.count, parts.text_encoder.capacity)
     captions = [item.captions for item in items if not item.held_out]
     report.warnings += attempt(check_new_words, settings, parts.text_encoder, captions) or []
-    module = try_together(settings, parts, plan.rows, attempt)
+    module = try_together(settings, parts, PlannedExamples(plan), attempt)
     if attempt.reasons:
         return
     rows = measure_row_shapes(settings, parts)

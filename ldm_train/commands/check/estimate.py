@@ -14,8 +14,6 @@ from ldm_train.assembly.parts import Parts
 from ldm_train.assembly.training_module import training_module
 from ldm_train.commands.check.reconstruction import Pace
 from ldm_train.commands.check.trials import CPU, Attempts, build_geometry, build_network_on, count_devices
-from ldm_train.conditioners.class_labels import ClassLabels
-from ldm_train.conditioners.text_encoder import TextEncoder
 from ldm_train.data.cache.plan import CachePlan
 from ldm_train.data.pictures.crops import Size
 from ldm_train.settings.composition import build
@@ -157,11 +155,11 @@ def estimate_training(
     if not settings.measure or trained * WORK_BYTES > free / 2 or bytes_each != 4:
         return estimate
     shape = max(plan.rows, key=lambda shape: shape[0] * shape[1])
-    network = build_network_on(settings, parts.autoencoder, parts.text_encoder, device=CPU)
+    network = build_network_on(settings, parts.autoencoder, parts.text_encoder, parts.conditions, device=CPU)
     real = training_module(settings, replace(parts, network=network)).to(device)
     tried = try_step(
         real,
-        lambda count: make_example_batch(count, rows, shape, plan.texts, parts.text_encoder, device),
+        lambda count: make_example_batch(count, rows, shape, plan.texts, parts, device),
         rows=division.rows,
         memory=(free - trained * WORK_BYTES) // 2,
         precision=settings.trainer.precision,
@@ -176,15 +174,17 @@ def make_example_batch(
     rows: RowShapes,
     shape: Size,
     texts: Sequence[str],
-    text_encoder: TextEncoder | ClassLabels,
+    parts: Parts,
     device: torch.device,
 ) -> LatentBatch:
-    """Return a batch with the shapes of training: zeros as latents, and captions of the source."""
-    tokens = text_encoder.tokenize(list(islice(cycle(texts), count))).to(device)
-    mean = torch.zeros(count, rows.channels, *(side // rows.factor for side in shape), device=device)
+    """Return a batch with the shapes of training: zeros as latents and conditions, and captions of the source."""
+    tokens = parts.text_encoder.tokenize(list(islice(cycle(texts), count))).to(device)
+    sides = (shape[0] // rows.factor, shape[1] // rows.factor)
+    mean = torch.zeros(count, rows.channels, *sides, device=device)
     embeddings = None if rows.width is None else torch.zeros(*tokens.shape, rows.width, device=device, dtype=torch.half)
     return LatentBatch(
         torch.arange(count),
         Moments(mean, torch.zeros_like(mean) if rows.posterior else None),
         CaptionBatch(tokens, embeddings),
+        {name: given.to(device) for name, given in parts.conditions.absent(count, size=shape, latent_size=sides).items()},
     )

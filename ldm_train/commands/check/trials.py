@@ -1,7 +1,7 @@
 """Try everything that `train` would build, each part by itself, so that one check lists all problems."""
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ParamSpec, TypeVar
 
@@ -13,7 +13,7 @@ from ldm_train.assembly.new_words import warn_of_untrained_words
 from ldm_train.assembly.optimization_checks import refuse_optimization
 from ldm_train.assembly.own_objects import build_callbacks
 from ldm_train.assembly.own_probes import probe_parts
-from ldm_train.assembly.parts import Parts, build_parts, is_shipped
+from ldm_train.assembly.parts import Parts, build_conditions, build_parts, is_shipped, network_widths
 from ldm_train.assembly.prior import given_caches, refuse_prior_settings, share_epoch
 from ldm_train.assembly.stored_run import build_recipe, build_weak
 from ldm_train.assembly.stored_weights import load_first_weights
@@ -22,6 +22,7 @@ from ldm_train.assembly.trainer import build_loggers, refuse_absent, refuse_fuse
 from ldm_train.assembly.training_module import compile_network, list_sampling_warnings, training_module
 from ldm_train.assembly.watching import build_measuring, check_prompts, guidance_scales, own_prompts, warn_of_own_prompts
 from ldm_train.conditioners.class_labels import ClassLabels
+from ldm_train.conditioners.condition import Conditions
 from ldm_train.conditioners.text_encoder import TextEncoder
 from ldm_train.data.batches.datamodules import compute_repeats
 from ldm_train.data.batches.positions import BatchGeometry
@@ -34,6 +35,7 @@ from ldm_train.settings.schema.training import CheckSettings
 from ldm_train.settings.validation import out_of_range
 from ldm_train.training.checkpoints.checkpoint_callback import Keeping
 from ldm_train.training.module import NoisePredictorTraining
+from ldm_train.training.on_the_fly import PlannedExamples
 from ldm_train.types import Autoencoder, CaptionBatch, Conditioning
 from ldm_train.util.messages import Caution
 
@@ -118,13 +120,15 @@ def try_parts(settings: CheckSettings, attempt: Attempts) -> Parts | None:
     # torch's messages name no setting, so they would repeat the message about the range
     if not any(setting.startswith("optimizer.") for setting in attempt.out_of_range):
         attempt(refuse_optimization, settings)
-    network = None
+    network, conditions = None, None
     if autoencoder is not None and text_encoder is not None:
+        conditions = attempt(build_conditions, settings, autoencoder)
+    if autoencoder is not None and text_encoder is not None and conditions is not None:
         device = META if is_shipped(settings.network) else CPU  # own code may need numbers where it is built
-        network = attempt(build_network_on, settings, autoencoder, text_encoder, device=device)
-    if not (network and text_encoder and autoencoder and schedule and prediction and weighting):
+        network = attempt(build_network_on, settings, autoencoder, text_encoder, conditions, device=device)
+    if conditions is None or not (network and text_encoder and autoencoder and schedule and prediction and weighting):
         return None
-    parts = Parts(network, text_encoder, autoencoder, schedule, prediction, weighting, settings.image_size)
+    parts = Parts(network, text_encoder, autoencoder, schedule, prediction, weighting, settings.image_size, conditions)
     before = len(attempt.reasons)
     attempt(probe_parts, parts, settings)
     return parts if len(attempt.reasons) == before else None
@@ -137,23 +141,28 @@ def with_smallest_parts(settings: CheckSettings) -> CheckSettings:
         "text_encoder": {"_target_": "ldm_train.conditioners.class_labels.ClassLabels", "classes": ["any"], "width": 1},
         "network": {"_target_": "ldm_train.networks.unet.UNet", "channels": [2], "attention": [False]},
     }
-    return settings.with_values(**{group: read_part(group, values) for group, values in least.items()})
+    return settings.with_values(conditions=[], **{group: read_part(group, values) for group, values in least.items()})
 
 
 def build_network_on(
-    settings: CheckSettings, autoencoder: Autoencoder, text_encoder: TextEncoder | ClassLabels, *, device: torch.device
+    settings: CheckSettings,
+    autoencoder: Autoencoder,
+    text_encoder: TextEncoder | ClassLabels,
+    conditions: Conditions,
+    *,
+    device: torch.device,
 ) -> nn.Module:
-    """Build the network with the widths and channels of these encoders."""
-    widths = {"context_width": text_encoder.context_width, "vector_width": text_encoder.vector_width}
+    """Build the network with the widths and channels of these encoders and conditions."""
     with device:
-        return build(settings.network, "network", in_channels=autoencoder.channels, **widths)
+        widths = network_widths(settings, autoencoder, text_encoder, conditions)  # type: ignore[arg-type]
+        return build(settings.network, "network", **widths)
 
 
 def try_together(
-    settings: CheckSettings, parts: Parts, shapes: Iterable[Size], attempt: Attempts
+    settings: CheckSettings, parts: Parts, examples: PlannedExamples, attempt: Attempts
 ) -> NoisePredictorTraining | None:
     """Try what needs several parts; return the training module with its network on the meta device, or None."""
-    for shape in sorted({*shapes, (parts.size, parts.size)}):
+    for shape in sorted({*map(tuple, examples.shapes.unique(dim=0).tolist()), (parts.size, parts.size)}):
         attempt(try_shape, parts, shape)
     prompts = [prompt.text for prompt in attempt(own_prompts, settings) or []]
     attempt.notes += map(Caution, attempt(warn_of_own_prompts, settings, parts) or [])
@@ -169,9 +178,12 @@ def try_together(
             parts.size,
             CPU,
             weak,
+            parts.conditions,
         )
         attempt(generation.check, prompts, recipe)
         attempt(check_prompts, settings, generation)
+    for condition in parts.conditions.each:
+        attempt(condition.read, examples)
     if settings.network.get("weights") is not None:
         with warnings.catch_warnings(action="ignore"):  # torch warns that nothing is copied to the meta device
             attempt.notes += attempt(load_first_weights, settings, parts) or []
@@ -190,7 +202,11 @@ def try_shape(parts: Parts, shape: Size) -> None:
         raise ValueError(
             f"pictures of {format_size(shape)} pixels: both sides must be multiples of {factor}, the autoencoder's factor"
         )
-    encoded = parts.text_encoder(CaptionBatch(parts.text_encoder.tokenize([""])))
+    latent_size = (shape[0] // factor, shape[1] // factor)
+    encoded = parts.conditions(
+        parts.text_encoder(CaptionBatch(parts.text_encoder.tokenize([""]))),
+        parts.conditions.absent(1, size=shape, latent_size=latent_size),
+    )
     device = next((parameter.device for parameter in parts.network.parameters()), META)
     conditioning = Conditioning(**{name: None if part is None else part.to(device) for name, part in vars(encoded).items()})
     latents = torch.zeros(1, parts.autoencoder.channels, *(side // factor for side in shape), device=device)

@@ -1,5 +1,6 @@
 """`ldm-train evaluate`: measure a trained run, a folder of pictures or a pipeline; write JSON and Markdown."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,6 +49,7 @@ from ldm_train.settings.schema.using import EvaluateSettings
 from ldm_train.training.module import NoisePredictorTraining
 from ldm_train.training.validation.compared import choose_trained
 from ldm_train.training.validation.fixed_losses import measure_losses
+from ldm_train.types import Given
 from ldm_train.util.files import hidden_path, make_folder
 from ldm_train.util.held_out_figures import ENOUGH, TAUGHT
 from ldm_train.util.locks import hold_lock
@@ -127,9 +129,9 @@ def evaluate_run(settings: EvaluateSettings) -> Result:
     evaluation = build(trained.config.evaluation if settings.evaluation is None else settings.evaluation, "evaluation")
     real, taught = None, None
     if data is not None and len(data.held_out):
-        real = open_run_pictures(data, trained.parts.autoencoder, model.device)
+        real = open_run_pictures(data, data.held_out, trained.generation)
     if data is not None and (count := count_taught(settings, len(data.held_out))):
-        taught = open_trained_pictures(data, count, trained.parts.autoencoder, model.device)
+        taught = open_trained_pictures(data, count, trained.generation)
     real = open_folder_pictures(settings.real) if settings.real else real
     measured = data is not None and (len(data.held_out) > 0 or taught is not None)
     result = evaluate_model(settings, model, evaluation, real, trained=taught, losses=measured)
@@ -201,14 +203,19 @@ def evaluate_model(
         refuse_nothing(settings, compares=real is not None)
     for line in model.warn_of_cuts(prompts):
         warn(line)
+    given = take_first(real.given, len(prompts)) if real is not None and prompts == captions[: len(prompts)] else {}
     jobs = [
-        DrawingJob(point, prompts, model.identity | model.recipe(point), model.opener)
+        DrawingJob(point, prompts, model.identity | model.recipe(point), model.opener, given)
         for point in list_points(settings, model.device)
     ]
     for job in jobs:
         model.paint(job.settings)  # raises if it cannot be drawn
     devices = count_processes(settings, model.device)
-    taught = [] if trained is None or not measures.any else [replace(jobs[0], prompts=trained.taught.captions)]
+    taught = (
+        []
+        if trained is None or not measures.any
+        else [replace(jobs[0], prompts=trained.taught.captions, given=trained.taught.given)]
+    )
     results = []
     for job in jobs if prompts else []:
         files = draw_pictures(job, out, model.paint(job.settings), devices=devices)
@@ -228,6 +235,11 @@ def evaluate_model(
     sweep = [(model.describe(job.settings), numbers) for job, numbers in zip(jobs[1:], results[1:], strict=True)]
     details = model.describe(jobs[0].settings) | measures.describe() | describe_memory(first)
     return Result(first, details, sweep)
+
+
+def take_first(given: Mapping[str, Given], count: int) -> dict[str, Given]:
+    """Return what is known for the conditions of the first pictures."""
+    return {name: rows[:count] for name, rows in given.items()}
 
 
 def describe_memory(numbers: Numbers) -> dict[str, object]:

@@ -12,7 +12,7 @@ from ldm_train.commands.evaluate.drawn_pictures import Opener, Painter
 from ldm_train.generation import Generation
 from ldm_train.settings.schema.options import CommandSettings, Part
 from ldm_train.settings.schema.using import EvaluateSettings
-from ldm_train.types import Autoencoder
+from ldm_train.types import Autoencoder, Given
 from ldm_train.weights.fingerprint import fingerprint_module
 
 Details = dict[str, object]
@@ -112,8 +112,8 @@ def build_run_painter(trained: TrainedRun, settings: EvaluateSettings) -> Painte
     recipe = build_recipe(settings, steps=settings.steps, seed=settings.seed)
     trained.generation.check([], recipe)
 
-    def paint(prompts: list[str], numbers: Tensor) -> Tensor:
-        images = trained.generation(prompts, recipe, numbers=numbers)
+    def paint(prompts: list[str], numbers: Tensor, given: dict[str, Given]) -> Tensor:
+        images = trained.generation(prompts, recipe, numbers=numbers, given=given)
         return trained.generation.require_finite(images, prompts, numbers.tolist(), seed=recipe.seed)
 
     return paint

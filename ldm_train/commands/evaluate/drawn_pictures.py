@@ -8,7 +8,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -26,10 +26,11 @@ from ldm_train.data.pictures.images import (
 )
 from ldm_train.settings.schema.using import EvaluateSettings
 from ldm_train.settings.trust import Grants, current_grants, granted
+from ldm_train.types import Given
 from ldm_train.util.files import atomic_write, is_temporary, make_folder
 from ldm_train.util.ownership import FolderKind, read_mark
 
-Painter = Callable[[list[str], Tensor], Tensor]
+Painter = Callable[[list[str], Tensor, dict[str, Given]], Tensor]
 Opener = Callable[[EvaluateSettings], Painter]
 KEPT = FolderKind("the drawn pictures of an evaluation", "drawn.json", frozenset({"drawn"}))
 KEY, NUMBERED = re.compile(r"[0-9a-f]{16}"), re.compile(r"\d{6,}\.png")
@@ -41,19 +42,23 @@ class DrawingJob:
 
     Args:
         metadata: plain values that decide the pictures, without the prompts.
-        opener: builds a painter from the settings; a painter draws prompts with noise numbers (B,) as images (B, 3, H, W) in
-            [-1, 1]. Must be a module's function or class, so that other processes can import it.
+        opener: builds a painter from the settings. A painter draws prompts with noise numbers (B,), and what is given for
+            the model's conditions, as images (B, 3, H, W) in [-1, 1]. Must be a module's function or class, so that other
+            processes can import it.
+        given: what the pictures are conditioned on besides the prompts, by name, a row for each.
     """
 
     settings: EvaluateSettings
     prompts: list[str]
     metadata: dict[str, object]
     opener: Opener
+    given: dict[str, Given] = field(default_factory=dict)
 
     @property
     def key(self) -> str:
-        """Return the name of the pictures' folder: a hash of the metadata and the prompts."""
-        text = json.dumps([self.metadata, self.prompts], sort_keys=True)
+        """Return the name of the pictures' folder: a hash of the metadata, the prompts and the conditions."""
+        given = {name: [rows.values.tolist(), rows.kept.tolist()] for name, rows in self.given.items()}
+        text = json.dumps([self.metadata, self.prompts, *([given] if given else [])], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -122,7 +127,7 @@ def draw_batch(job: DrawingJob, paint: Painter, numbers: Tensor, files: Sequence
         ValueError: a picture contains NaN or infinity.
     """
     chosen = numbers.tolist()
-    drawn = paint([job.prompts[number] for number in chosen], numbers)
+    drawn = paint([job.prompts[n] for n in chosen], numbers, {name: rows[numbers] for name, rows in job.given.items()})
     if broken := find_nonfinite(drawn):
         number = chosen[broken[0]]
         raise ValueError(f"the picture of {job.prompts[number]!r} (number {number}) contains NaN or infinity")

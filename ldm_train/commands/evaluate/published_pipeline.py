@@ -1,6 +1,7 @@
 """Draw with pipelines in diffusers' layout through diffusers itself, to measure exported or published models."""
 
 import inspect
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from ldm_train.assembly.parts import choose_device
 from ldm_train.commands.evaluate.drawing_models import Details, select_plain
 from ldm_train.commands.evaluate.drawn_pictures import Opener, Painter
 from ldm_train.settings.schema.using import EvaluateSettings
-from ldm_train.types import Autoencoder
+from ldm_train.types import Autoencoder, Given
 from ldm_train.weights.exported_files import check_exported_folder
 from ldm_train.weights.fingerprint import digest_files
 from ldm_train.weights.tensor_files import check_tensor_file
@@ -113,7 +114,7 @@ def build_pipeline_painter(pipeline: DiffusionPipeline, *, steps: int, seed: int
             f"guidance.scale={scale:g} cannot be used: {type(pipeline).__name__} takes no guidance_scale; leave guidance out"
         )
 
-    def paint(prompts: list[str], numbers: Tensor) -> Tensor:
+    def paint(prompts: list[str], numbers: Tensor, given: Mapping[str, Given]) -> Tensor:
         inputs = {"prompt": prompts} if "prompt" in accepted else {"batch_size": len(prompts)}
         generators = [draws.generator(seed, "initial noise", number) for number in numbers.tolist()]
         drawn = pipeline(**inputs, **guided, num_inference_steps=steps, generator=generators, output_type="np")

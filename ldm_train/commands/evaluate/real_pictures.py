@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -18,13 +18,14 @@ from ldm_train.data.batches.datamodules import CachedLatents, split_held_out
 from ldm_train.data.batches.holding_out import spread_evenly
 from ldm_train.data.cache.joined_caches import join_caches
 from ldm_train.data.cache.reader import EncodedExamples, open_caches
+from ldm_train.generation import Generation
 from ldm_train.metrics.sets import MIN_PICTURES
 from ldm_train.run_dir.moved_paths import explaining_paths
 from ldm_train.run_dir.record import PRIOR
 from ldm_train.settings.composition import build
 from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.settings.schema.using import EvaluateSettings
-from ldm_train.types import Autoencoder
+from ldm_train.types import Autoencoder, Given
 
 MOST_OTHERS = 1000  # trained pictures among which the nearest one to a drawn picture is looked for
 
@@ -36,11 +37,13 @@ class RealPictures:
     Args:
         read: yields them in batches (B, 3, H, W) in [-1, 1], with B at most the given number.
         captions: one per picture, or none.
+        given: what is known for the conditions of the pictures, by name, a row for each.
     """
 
     read: Callable[[int], Iterator[Tensor]]
     count: int
     captions: list[str]
+    given: dict[str, Given] = field(default_factory=dict)
 
 
 def open_folder_pictures(path: str) -> RealPictures:
@@ -62,12 +65,17 @@ class TrainedPictures:
 
 
 def open_latent_pictures(
-    latents: EncodedExamples, examples: Tensor, autoencoder: Autoencoder, device: torch.device
+    latents: EncodedExamples,
+    examples: Tensor,
+    autoencoder: Autoencoder,
+    device: torch.device,
+    given_of: Callable[[Tensor], dict[str, Given]] = lambda examples: {},
 ) -> RealPictures:
     """Return examples of a cache, decoded when they are read, ordered by their shapes.
 
     Args:
         examples: their indices, (N,).
+        given_of: returns what is known for their conditions.
     """
     examples = examples[latents.index.bucket[examples].argsort(stable=True)]
 
@@ -81,24 +89,31 @@ def open_latent_pictures(
                     raise ValueError("the autoencoder decodes pictures to NaN or infinity; its weights may be damaged")
                 yield images.clamp(-1, 1).cpu()
 
-    return RealPictures(read, len(examples), [latents.first_caption(example) for example in examples.tolist()])
+    return RealPictures(
+        read, len(examples), [latents.first_caption(example) for example in examples.tolist()], given_of(examples)
+    )
 
 
-def open_run_pictures(data: CachedLatents, autoencoder: Autoencoder, device: torch.device) -> RealPictures:
-    return open_latent_pictures(data.latents, data.held_out, autoencoder, device)
+def open_run_pictures(data: CachedLatents, examples: Tensor, generation: Generation) -> RealPictures:
+    """Return examples of the data that a run was trained with, with what is known for its conditions."""
+    return open_latent_pictures(
+        data.latents,
+        examples,
+        generation.autoencoder,
+        generation.device,
+        lambda chosen: generation.given_of(data.given, chosen),
+    )
 
 
-def open_trained_pictures(
-    data: CachedLatents, count: int, autoencoder: Autoencoder, device: torch.device
-) -> TrainedPictures | None:
+def open_trained_pictures(data: CachedLatents, count: int, generation: Generation) -> TrainedPictures | None:
     """Return `count` trained examples to draw, and more to compare with; None if there are too few."""
     taught = spread_evenly(data.trained, count)
     if len(taught) < MIN_PICTURES:
         return None
     others = torch.cat([spread_evenly(data.trained, MOST_OTHERS), taught]).unique()
     return TrainedPictures(
-        open_latent_pictures(data.latents, taught, autoencoder, device),
-        open_latent_pictures(data.latents, others, autoencoder, device),
+        open_run_pictures(data, taught, generation),
+        open_latent_pictures(data.latents, others, generation.autoencoder, generation.device),
     )
 
 
@@ -130,4 +145,4 @@ def open_held_out_data(settings: EvaluateSettings, trained: TrainSettings, parts
         caches = open_caches(cache)
     verify_caches(caches)
     refuse_unfit(trained, parts, caches)
-    return make_batches(trained, join_caches(caches))
+    return make_batches(trained, join_caches(caches), parts)

@@ -164,7 +164,9 @@ def list_pipeline_differences(parts: Parts) -> list[str]:
     messages = []
     if parts.text_encoder.vector_width is not None:
         messages.append("text_encoder.pooled=true: StableDiffusionPipeline passes tokens to the network, but no vector")
-    if getattr(parts.network, "map_channels", 0):
+    for name in parts.conditions:
+        messages.append(f"conditions: StableDiffusionPipeline passes no {name}")
+    if getattr(parts.network, "map_channels", 0) and not parts.conditions.map_channels:
         messages.append("network.map_channels: StableDiffusionPipeline passes latents to the network, but no maps")
     if getattr(parts.text_encoder, "chunks", 1) > 1:
         messages.append("text_encoder.chunks: StableDiffusionPipeline cuts a prompt at the text encoder's length")

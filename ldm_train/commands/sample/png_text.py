@@ -42,6 +42,7 @@ def collect_metadata(settings: SampleSettings, trained: TrainedRun) -> dict[str,
         "run_dir": plain["run_dir"],
         "weights": str(plain["weights"]),
         "step": trained.step,
+        "conditions": {**plain["number"], **plain["map"]},
     }
 
 

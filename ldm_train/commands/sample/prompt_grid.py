@@ -15,6 +15,7 @@ from ldm_train.assembly.drawing import (
     read_start,
     set_size,
 )
+from ldm_train.assembly.given_conditions import read_given
 from ldm_train.assembly.picture_folder import PictureFolder
 from ldm_train.assembly.prompt_options import Prompt
 from ldm_train.assembly.stored_run import TrainedRun, fill_from_run
@@ -24,6 +25,7 @@ from ldm_train.data.pictures.labelled_grid import draw_captioned_grid
 from ldm_train.generation import SamplingSettings
 from ldm_train.settings.schema.using import SampleSettings
 from ldm_train.training.callbacks.picture_grids import make_grid_picture, stack_on_white
+from ldm_train.types import Given
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class AlikePictures:
     trained: TrainedRun
     recipe: SamplingSettings
     start: StartPicture
+    given: dict[str, Given]
     places: list[int]
     prompts: list[str]
     numbers: list[int]
@@ -93,8 +96,8 @@ def group_alike(settings: SampleSettings, prompts: list[Prompt], trained: Traine
             with naming_prompt(prompt):
                 sized, recipe = set_size(trained, own.size), build_run_recipe(own)
                 sized.generation.check([], recipe)
-                start = read_start(own, sized.generation)
-            groups[key] = AlikePictures(own, sized, recipe, start, [], [], [])
+                start, given = read_start(own, sized.generation), read_given(own, sized.generation)
+            groups[key] = AlikePictures(own, sized, recipe, start, given, [], [], [])
         places = range(index * settings.count, (index + 1) * settings.count)
         groups[key].places.extend(places)
         groups[key].numbers.extend(places if prompt.seed is None else range(settings.count))
@@ -105,6 +108,6 @@ def group_alike(settings: SampleSettings, prompts: list[Prompt], trained: Traine
 def draw_batch(alike: AlikePictures, part: slice) -> Tensor:
     """Return uint8 images (B, 3, H, W) of a part of pictures with the same settings."""
     generation, prompts, numbers = alike.trained.generation, alike.prompts[part], alike.numbers[part]
-    images = generation(prompts, alike.recipe, numbers=torch.tensor(numbers), picture=alike.start.initial)
+    images = generation(prompts, alike.recipe, numbers=torch.tensor(numbers), picture=alike.start.initial, given=alike.given)
     images = generation.require_finite(alike.start.paste(images), prompts, numbers, seed=alike.recipe.seed)
     return to_bytes(images).cpu()

@@ -7,6 +7,7 @@ from rich.progress import track
 from torch import Tensor
 
 from ldm_train.assembly.drawing import open_sized
+from ldm_train.assembly.given_conditions import read_given
 from ldm_train.assembly.picture_folder import PictureFolder
 from ldm_train.assembly.prompt_options import Prompt
 from ldm_train.assembly.stored_run import fill_from_run
@@ -40,6 +41,7 @@ def draw_strip(settings: SampleSettings, given: list[Prompt], folder: PictureFol
     settings = fill_from_run(settings, trained.config)
     pairs = list(pairwise(prompts)) or [(prompts[0], prompts[0])]
     trained.generation.check(prompts, trained.recipe)
+    conditions = read_given(settings, trained.generation)
     folder.expect([*(f"{number:04d}.png" for number in range(len(pairs) * len(shares))), "strip.png"])
     seeds = [settings.seed, settings.seed if settings.to_seed is None else settings.to_seed]
     pictures: list[Tensor] = []
@@ -47,7 +49,9 @@ def draw_strip(settings: SampleSettings, given: list[Prompt], folder: PictureFol
     places = [(row, part) for row in range(len(pairs)) for part in shares.split(settings.batch_size)]
     for row, part in track(places, "drawing"):
         ends = (seeds[row % 2], seeds[1 - row % 2])
-        images = trained.generation.interpolate(pairs[row], trained.recipe, part, seeds=ends, blend=settings.blend)
+        images = trained.generation.interpolate(
+            pairs[row], trained.recipe, part, seeds=ends, blend=settings.blend, given=conditions
+        )
         names = [f"{pairs[row][0]} - {share:.0%} - {pairs[row][1]}" for share in part.tolist()]
         trained.generation.require_finite(images, names, [0] * len(names), seed=ends[0])
         pictures.append(to_bytes(images).cpu())

@@ -17,6 +17,7 @@ from ldm_train.assembly.drawing import (
     read_start,
     set_size,
 )
+from ldm_train.assembly.given_conditions import read_given
 from ldm_train.assembly.picture_folder import PictureFolder
 from ldm_train.assembly.prompt_options import Prompt
 from ldm_train.assembly.stored_run import TrainedRun, fill_from_run
@@ -133,11 +134,15 @@ def draw_cells(cells: Sequence[Cell], folder: PictureFolder) -> Iterator[tuple[C
 def draw_same_recipe(cells: Sequence[Cell], trained: TrainedRun) -> Iterable[Tensor]:
     """Return the uint8 images (count, 3, H, W) of cells with one recipe, drawn in batches across cells."""
     settings, recipe = cells[0].settings, build_run_recipe(cells[0].settings)
-    start = read_start(settings, trained.generation)
+    start, given = read_start(settings, trained.generation), read_given(settings, trained.generation)
     prompts = [cell.prompt.text for cell in cells for _ in range(settings.count)]
     numbers = torch.arange(settings.count).repeat(len(cells))
     batches = [
-        start.paste(trained.generation(prompts[i : i + settings.batch_size], recipe, numbers=part, picture=start.initial))
+        start.paste(
+            trained.generation(
+                prompts[i : i + settings.batch_size], recipe, numbers=part, picture=start.initial, given=given
+            )
+        )
         for i, part in zip(range(0, len(prompts), settings.batch_size), numbers.split(settings.batch_size), strict=True)
     ]
     images = trained.generation.require_finite(torch.cat(batches), prompts, numbers.tolist(), seed=settings.seed)

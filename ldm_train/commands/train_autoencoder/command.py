@@ -21,7 +21,7 @@ from ldm_train.assembly.trainer import (
 from ldm_train.autoencoders.autoencoder import KLAutoencoder
 from ldm_train.commands.train_autoencoder.trained_autoencoder import save_autoencoder
 from ldm_train.commands.train_autoencoder.training_pictures import describe_pictures, hold_out_share, select_usable
-from ldm_train.data.batches.datamodules import PictureBatches
+from ldm_train.data.batches.picture_batches import PictureBatches
 from ldm_train.run_dir.holding import hold_run_directory
 from ldm_train.run_dir.record import note_saved, prepare_run, set_threads
 from ldm_train.settings.composition import build

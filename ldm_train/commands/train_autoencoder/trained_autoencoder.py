@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from ldm_train.autoencoders.scaling import Scaling
-from ldm_train.data.batches.datamodules import PictureBatches
+from ldm_train.data.batches.picture_batches import PictureBatches
 from ldm_train.run_dir.record import list_commands
 from ldm_train.training.autoencoder_module import AutoencoderTraining
 from ldm_train.training.callbacks.reconstructions import HELD_OUT, TRAINED, choose_evenly

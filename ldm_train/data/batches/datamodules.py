@@ -4,7 +4,6 @@ import math
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
-from functools import cached_property
 from typing import Literal, TypeVar
 
 import pytorch_lightning as pl
@@ -18,12 +17,10 @@ from ldm_train.data.batches.order import ExampleOrder, Pool
 from ldm_train.data.batches.positions import BatchGeometry, build_endless_loader
 from ldm_train.data.cache.index import CacheIndex
 from ldm_train.data.cache.reader import EncodedExamples
-from ldm_train.data.pictures.images import DECODE_ERRORS, describe_decode_error, read_image, to_signed
-from ldm_train.data.sources.items import Item, format_name
-from ldm_train.types import ImageBatch, LatentBatch
-from ldm_train.util.messages import note
+from ldm_train.types import Given, ImageBatch, LatentBatch, ReadCondition
 
 EitherBatch = TypeVar("EitherBatch", bound=LatentBatch | ImageBatch)
+JOINT = 0.5  # of the examples without a caption, the share that lacks a condition, too
 MicroBatchSize = int | Literal["auto"] | None
 
 
@@ -84,87 +81,13 @@ class EndlessData(pl.LightningDataModule):
         return build_endless_loader(self.fetch, self.geometry, lambda: trainer.global_step, workers=self.workers)
 
 
-class PictureBatches(EndlessData):
-    """Batches of pictures decoded from their files, for training an autoencoder.
-
-    Args:
-        items: the usable items of a source.
-        size: side of the square pictures, pixels.
-        flip: whether to mirror half of them.
-
-    Raises:
-        ValueError: no picture is left to train on.
-    """
-
-    def __init__(
-        self,
-        items: Sequence[Item],
-        *,
-        size: int,
-        batch_size: int,
-        micro_batch_size: MicroBatchSize = None,
-        seed: int = 0,
-        workers: int = 0,
-        flip: bool = False,
-    ) -> None:
-        super().__init__(batch_size=batch_size, micro_batch_size=micro_batch_size, seed=seed, workers=workers)
-        self.train_items = [item for item in items if not item.held_out]
-        self.held_out_items = [item for item in items if item.held_out]
-        if not self.train_items:
-            raise ValueError(f"no picture to train on: all {len(items)} usable ones are held out; add some that are not")
-        self.size = size
-        self.flip = flip
-        self.order = draws.Shuffle(seed, "order", len(self.train_items))
-        self.unreadable: set[str] = set()
-
-    def images(self, items: Sequence[Item]) -> Tensor:
-        """Return images (B, 3, size, size) in [-1, 1]; the next picture that decodes replaces one that does not.
-
-        Raises:
-            ValueError: no picture decodes.
-        """
-        return to_signed(torch.stack([self._image(item) for item in items]))
-
-    def _image(self, item: Item) -> Tensor:
-        candidates = self.held_out_items if item.held_out else self.train_items
-        place = self._places[item.key]
-        for number in range(len(candidates)):
-            image = self._decode(candidates[(place + number) % len(candidates)])
-            if image is not None:
-                return image
-        raise ValueError("no picture decodes; `ldm-train check` says why")
-
-    @cached_property
-    def _places(self) -> dict[str, int]:
-        return {item.key: place for items in (self.train_items, self.held_out_items) for place, item in enumerate(items)}
-
-    def _decode(self, item: Item) -> Tensor | None:
-        if item.key in self.unreadable or item.picture is None:
-            return None
-        try:
-            return read_image(item.picture.read(), self.size)
-        except DECODE_ERRORS as error:
-            self.unreadable.add(item.key)
-            note(f"{format_name(item.key)} is replaced by another: {describe_decode_error(error)}")
-            return None
-
-    def names(self, positions: Tensor) -> list[str]:
-        return [str(self.train_items[index].key) for index in self.order(positions).tolist()]
-
-    def fetch(self, positions: Tensor) -> ImageBatch:
-        images = self.images([self.train_items[index] for index in self.order(positions).tolist()])
-        if self.flip:
-            mirrored = draws.uniform(self.seed, "flip", positions) < 0.5
-            images = torch.where(mirrored.view(-1, 1, 1, 1), images.flip(-1), images)
-        return ImageBatch(positions, images)
-
-
 class CachedLatents(EndlessData):
     """Batches of encoded examples of one bucket. The view, the caption and whether it is dropped are drawn here.
 
     Args:
         latents: a cache, or several joined.
         caption_dropout: share of examples whose caption is replaced by the empty one, for classifier-free guidance.
+        conditions: what else the network is conditioned on; whether one is dropped is drawn here, too.
         held_out: share of the entries that are held out, in each data set whose source does not say which are; None for the
             default of `choose_held_out`.
         repeats: how often an epoch contains each data set; by default once.
@@ -182,6 +105,7 @@ class CachedLatents(EndlessData):
         micro_batch_size: MicroBatchSize = None,
         seed: int = 0,
         caption_dropout: float = 0.1,
+        conditions: Sequence[ReadCondition] = (),
         held_out: float | None = 0.0,
         workers: int = 0,
         repeats: Sequence[float] | None = None,
@@ -190,6 +114,7 @@ class CachedLatents(EndlessData):
         super().__init__(batch_size=batch_size, micro_batch_size=micro_batch_size, seed=seed, workers=workers)
         self.latents = latents
         self.caption_dropout = caption_dropout
+        self.conditions = {condition.name: (condition.read(latents), condition.dropout) for condition in conditions}
         self.train, self.held_out = split_held_out(latents, held_out)
         counts = [len(examples) for examples in self.train]
         if not sum(counts):
@@ -210,8 +135,21 @@ class CachedLatents(EndlessData):
         examples = self.readable(self.order(positions))
         chosen = draws.uniform(self.seed, "caption", positions)
         dropped = draws.uniform(self.seed, "caption dropout", positions) < self.caption_dropout
-        captions = self.latents.captions(examples, chosen, dropped)
-        return LatentBatch(positions, self.latents.moments(examples, self.views(examples, positions)), captions)
+        captions, views = self.latents.captions(examples, chosen, dropped), self.views(examples, positions)
+        conditions = self.given(examples, views)
+        for name, given in conditions.items():
+            given.kept &= self.keeps(name, positions, dropped)
+        return LatentBatch(positions, self.latents.moments(examples, views), captions, conditions)
+
+    def given(self, examples: Tensor, views: Tensor) -> dict[str, Given]:
+        """Return what is known for each condition of views (B,) of examples (B,)."""
+        return {name: read(examples, views) for name, (read, _) in self.conditions.items()}
+
+    def keeps(self, name: str, positions: Tensor, dropped: Tensor) -> Tensor:
+        """Return whether the examples at these positions keep a condition, (B,); `dropped` (B,): without a caption."""
+        share = self.conditions[name][1]
+        drawn = draws.uniform(self.seed, f"condition {name} dropout", positions)
+        return drawn >= torch.where(dropped & (share > 0), max(share, JOINT), share)
 
     def readable(self, examples: Tensor) -> Tensor:
         """Return the examples (B,), others for those that cannot be read; a cache can read all."""
@@ -231,8 +169,8 @@ class CachedLatents(EndlessData):
     def fixed_batch(self, examples: Tensor, positions: Tensor) -> LatentBatch:
         """Return examples (B,) of one bucket as they are measured: first view, first caption, no dropout."""
         examples, first = self.readable(examples), torch.zeros(len(examples))
-        captions = self.latents.captions(examples, first, first.bool())
-        return LatentBatch(positions, self.latents.moments(examples, first.long()), captions)
+        captions, views = self.latents.captions(examples, first, first.bool()), first.long()
+        return LatentBatch(positions, self.latents.moments(examples, views), captions, self.given(examples, views))
 
     def portions(self, examples: Tensor, count: int) -> Iterator[Tensor]:
         """Yield the indices of examples (N,) in portions of one bucket, at most (count,)."""

@@ -48,6 +48,11 @@ def default_values(verb: str) -> dict[str, Any]:
     return {name: _default(info) for name, info in SCHEMAS[verb].model_fields.items() if name not in groups}
 
 
+def mappings_of(verb: str) -> list[str]:
+    """Return the settings of a command that are mappings with names of one's own, such as `number.age=30`."""
+    return [name for name, info in own_settings(verb).items() if isinstance(info.default, dict)]
+
+
 def kind_of(verb: str, name: str, targets: dict[str, str]) -> tuple[object, list[object]] | None:
     """Return the kind of a setting and its annotations; None if nothing is known of it.
 

@@ -23,6 +23,7 @@ from ldm_train.settings.schema.kinds import (
     NotNegative,
     Range,
     Section,
+    Share,
     Text,
     Texts,
     WholeNumber,
@@ -65,15 +66,21 @@ class Part:
         return {TARGET: self.target, **self.call, **self.arguments, **self.kept}
 
 
+Conditions = Annotated[
+    list[Part], Words("a list of options of the group condition with their settings, [size,{number:{column:age}}]")
+]
+
 # What the run passes to the constructors of a group, and what it reads itself of a group's options.
 PASSED: dict[str, set[str]] = {
     "crop": {"image_size"},
     "network": {"in_channels", "context_width", "vector_width"},
     "logger": {"save_dir"},
-    "guidance": {"denoiser", "null"},
+    "guidance": {"denoiser", "null", "unconditional"},
     "optimizer": {"params"},
     "source": {"commands"},
+    "condition": {"latent_channels", "to_model"},
 }
+PART_LISTS = {"conditions": "condition"}  # settings that list options, and the group of these
 KEPT: dict[str, frozenset[str]] = {
     "network": frozenset({"weights", "averaged", "add_input_channels"}),
     "guidance": frozenset({"weak"}),
@@ -106,6 +113,7 @@ ARGUMENTS: dict[str, Any] = {
     "source.maps": MapPlaces | None,
     **dict.fromkeys(("adapter.targets", "adapter.text_targets", "logger.tags"), Texts),
     **dict.fromkeys(("text_encoder.new_words", "text_encoder.classes"), Texts | None),
+    "timesteps.quantiles": Annotated[list[Share], Length(2), Words("[low, high], from 0 to 1")],
     "crop.areas": Annotated[list[Count], Words("a list of sides in pixels, such as [512,768]")] | None,
 }
 
@@ -173,7 +181,9 @@ class CommandSettings(Section):
     def _read_parts(cls, values: object) -> object:
         if not isinstance(values, Mapping):
             return values
-        return {name: read_part(name, value) if name in list_part_groups(cls) else value for name, value in values.items()}
+        parts = {name: read_part(name, values[name]) for name in list_part_groups(cls) if name in values}
+        lists = {name: read_parts(group, values[name]) for name, group in PART_LISTS.items() if name in values}
+        return {**values, **parts, **lists}
 
     def as_plain(self) -> dict[str, Any]:
         """Return the settings as a config file holds them, without the groups of which no option is chosen."""
@@ -206,9 +216,16 @@ def read_part(group: str, value: object) -> object:
     )
 
 
+def read_parts(group: str, values: object) -> object:
+    """Return the mappings with a `_target_` in a list as parts; anything else as it is."""
+    return [read_part(group, value) for value in values] if isinstance(values, list) else values
+
+
 def _plain(value: object) -> object:
     if isinstance(value, Part):
         return value.as_plain()
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
     if isinstance(value, Section):
         return {
             name: _plain(one) for name, one in value.model_dump(exclude_unset=isinstance(value, TrainerSettings)).items()

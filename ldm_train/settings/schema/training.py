@@ -24,7 +24,7 @@ from ldm_train.settings.schema.kinds import (
     Words,
     setting,
 )
-from ldm_train.settings.schema.options import CommandSettings, Part, TrainerSettings
+from ldm_train.settings.schema.options import CommandSettings, Conditions, Part, TrainerSettings
 
 AverageLength = Annotated[float, Range(0, 0.2886, above=True)]  # up to the mean of all steps
 PartShare = Annotated[float, Range(0, 1, above=True)]
@@ -183,11 +183,16 @@ class TrainSettings(FittingSettings, SourceSettings):
     )
     prior: PriorSettings = setting(PriorSettings(), "")
     image_size: Count | None = setting(None, "side of the pictures, pixels; null: the cache's own; another one is refused")
+    conditions: Conditions = setting([], "what the network is conditioned on besides the caption")
     caption_dropout: Share = setting(0.1, "share of examples trained without a caption, for guidance")
     trained: Texts | None = setting(
         None,
         "patterns of parameters' names, [network.*.cross_attention.*]; the rest stays as network.weights has it; null: all",
     )
+    error: Annotated[str, Choice(("squared", "absolute", "huber"))] = setting(
+        "squared", "what an error of the network's output costs: squared, absolute, or huber, which outliers pull less"
+    )
+    huber_delta: Positive = setting(0.1, "of error=huber: errors below are squared, about, and larger ones absolute")
     offset_noise: NotNegative = setting(0.0, "0.1 learns a picture's brightness better")
     input_perturbation: NotNegative = setting(
         0.0, "further noise in the network's input only: 0.1 for long runs on few pictures"

@@ -23,7 +23,7 @@ from ldm_train.settings.schema.kinds import (
     Words,
     setting,
 )
-from ldm_train.settings.schema.options import CommandSettings, Part, TrainerSettings
+from ldm_train.settings.schema.options import CommandSettings, Conditions, Part, TrainerSettings
 from ldm_train.settings.schema.training import Dtype, SourceSettings
 from ldm_train.settings.schema.typed_values import as_factors
 
@@ -47,6 +47,7 @@ class EncodeSettings(SourceSettings):
     )
     prune: bool = setting(False, "drop more than a tenth of the cache's pictures if the source no longer has them")
     strict: bool = setting(False, "exit with 1 if a picture was left out")
+    conditions: Conditions = setting([], "as for train; of these, maps are stored in the cache")
 
     source: Part
     crop: Part
@@ -122,6 +123,12 @@ class SampleSettings(DrawingSettings):
     paste_original: bool = setting(True, "keep the picture outside mask exactly; false: as the autoencoder reproduces it")
     mask_edge: WholeNumber | None = setting(
         None, "pixels over which what is drawn fades into the picture; 0: a hard edge; null: the autoencoder's factor"
+    )
+    number: Annotated[dict[str, Finite], Words("NAME=VALUE, as in number.age=30")] = setting(
+        {}, "numbers that the run is conditioned on"
+    )
+    map: Annotated[dict[str, FilePath], Words("NAME=FILE, as in map.depth=depth.png")] = setting(
+        {}, "files of maps that the run is conditioned on"
     )
     batch_size: Count = setting(16, "pictures drawn at once")
     labels: bool = setting(False, "write each picture's prompt under it in grid.png")

@@ -11,9 +11,10 @@ from torchvision.transforms.functional import pil_to_tensor
 from torchvision.utils import make_grid
 
 from ldm_train.data.pictures.images import count_broken, to_display_bytes
-from ldm_train.generation import Generation, SamplingSettings
+from ldm_train.generation import NOTHING, Generation, SamplingSettings
 from ldm_train.samplers.base import StepCallback
 from ldm_train.training.loggers.dashboards import log_scalars
+from ldm_train.types import Given
 from ldm_train.util.messages import warn
 
 GAP = 2  # pixels around each picture of a grid
@@ -104,6 +105,7 @@ def draw_over_ranks(
     numbers: Sequence[int] | None = None,
     at_once: int | None = None,
     callback: StepCallback | None = None,
+    given: Mapping[str, Given] = NOTHING,
 ) -> Tensor:
     """Draw a picture of each prompt, a share on each rank, and return all on every rank's CPU, (B, 3, H, W) uint8.
 
@@ -114,14 +116,16 @@ def draw_over_ranks(
         numbers: noise numbers; None for 0, 1, 2, ….
         at_once: pictures of one pass; None for all of a rank.
         callback: of the first pass.
+        given: what the pictures are conditioned on besides the prompts, a row for each.
     """
     portion = torch.arange(len(prompts)).tensor_split(world)[rank].tolist()
     drawn = portion or [0]
     every = torch.arange(len(prompts)) if numbers is None else torch.tensor(numbers)
 
     def draw(start: int, end: int) -> Tensor:
-        texts, watch = [prompts[i] for i in drawn[start:end]], callback if start == 0 else None
-        return to_display_bytes(generation(texts, recipe, numbers=every[drawn[start:end]], callback=watch))
+        rows, watch = torch.tensor(drawn[start:end]), callback if start == 0 else None
+        texts, own = [prompts[row] for row in drawn[start:end]], {name: one[rows] for name, one in given.items()}
+        return to_display_bytes(generation(texts, recipe, numbers=every[rows], callback=watch, given=own))
 
     most = -(-len(prompts) // world)  # of any rank
     images_here = draw_in_passes(draw, len(drawn), at_once=at_once or most, most=most)

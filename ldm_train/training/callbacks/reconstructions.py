@@ -9,7 +9,7 @@ import torch
 from pytorch_lightning import Callback
 from torch import Tensor
 
-from ldm_train.data.batches.datamodules import PictureBatches
+from ldm_train.data.batches.picture_batches import PictureBatches
 from ldm_train.data.pictures.images import save_png, to_display_bytes
 from ldm_train.data.sources.items import Item
 from ldm_train.metrics.pixel_distance import psnr

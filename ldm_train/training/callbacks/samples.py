@@ -3,8 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -12,8 +11,10 @@ import torch
 from pytorch_lightning import Callback
 from torch import Tensor
 
+from ldm_train.data.batches.datamodules import CachedLatents
 from ldm_train.data.pictures.images import save_png, to_display_bytes
-from ldm_train.generation import Generation, SamplingSettings
+from ldm_train.generation import Generation
+from ldm_train.training.callbacks.drawing_plan import Drawing
 from ldm_train.training.callbacks.film import (
     ReverseFilm,
     load_model_latents,
@@ -34,108 +35,12 @@ from ldm_train.training.callbacks.step_log import is_due
 from ldm_train.training.ema.ema import EMA
 from ldm_train.training.loggers.dashboards import log_picture
 from ldm_train.training.module import NoisePredictorTraining
+from ldm_train.types import Given
 from ldm_train.util.files import atomic_write
 
 SAMPLE_COLUMNS = 8
 GROWTH_PICTURE = "growth.png"
 PREFIXES = {"samples": "", "pairs": "pairs-", "reverse": "reverse-", "forward": "forward-"}
-TRAINED, HELD_OUT = "trained", "held out"  # what is said of an example in pictures
-
-
-@dataclass(frozen=True)
-class DrawnExample:
-    """An example of the data with its caption, which is drawn and compared with its picture."""
-
-    number: int
-    caption: str
-    held_out: bool
-
-    @property
-    def kind(self) -> str:
-        return HELD_OUT if self.held_out else TRAINED
-
-
-@dataclass(frozen=True)
-class AlikePrompts:
-    """Prompts that are drawn with the same settings.
-
-    Args:
-        places: where they stand among all prompts.
-        numbers: the noise number of each.
-        recipes: one for each row of pictures.
-        size: height and width in pixels; None for the run's.
-    """
-
-    places: Sequence[int]
-    numbers: Sequence[int]
-    recipes: Sequence[SamplingSettings]
-    size: tuple[int, int] | None = None
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """Which pictures of a run are drawn, and how.
-
-    Args:
-        prompts: drawn every time; a film strip shows the reverse process of the first one.
-        recipes: by guidance scale; each draws all prompts. The first one also draws everything else.
-        examples: drawn from their captions, below their pictures; trained ones first.
-        alike: the prompts in groups with the same settings, the first prompt's first; empty if none has settings of its own.
-        names: what the prompts are shown as, with their settings; None for the prompts.
-    """
-
-    prompts: list[str]
-    recipes: Mapping[float, SamplingSettings]
-    examples: Sequence[DrawnExample]
-    alike: Sequence[AlikePrompts] = ()
-    names: Sequence[str] | None = None
-
-    @cached_property
-    def recipe(self) -> SamplingSettings:
-        """The settings at the first guidance scale."""
-        return next(iter(self.recipes.values()))
-
-    @property
-    def captions(self) -> list[str]:
-        """All captions that are ever drawn."""
-        negative = [recipe.negative_prompt for alike in self.alike for recipe in alike.recipes]
-        return [*self.prompts, *self.example_captions, self.recipe.negative_prompt, *negative]
-
-    @property
-    def groups_of_prompts(self) -> Sequence[AlikePrompts]:
-        """All prompts in groups with the same settings."""
-        every = range(len(self.prompts))
-        return self.alike or [AlikePrompts(every, every, [*self.recipes.values()])]
-
-    @property
-    def shows_examples(self) -> bool:
-        """Whether the prompts are the captions of the examples, without settings of their own."""
-        return self.prompts == self.example_captions and not self.alike
-
-    @property
-    def example_captions(self) -> list[str]:
-        return [example.caption for example in self.examples]
-
-    @property
-    def groups(self) -> dict[str, list[int]]:
-        """The places of the trained and of the held-out examples, by kind; no kind without an example."""
-        kinds = [example.kind for example in self.examples]
-        return {kind: [i for i, other in enumerate(kinds) if other == kind] for kind in dict.fromkeys(kinds)}
-
-    @property
-    def kinds(self) -> list[str]:
-        """What each prompt is, "trained" or "held out", if the prompts are the captions of examples; else nothing."""
-        return [example.kind for example in self.examples] if self.shows_examples else []
-
-    def settings(self, size: tuple[int, int]) -> dict[str, object]:
-        """Return what decides the pictures, in plain values."""
-        return {
-            "prompts": list(self.names or self.prompts),
-            "kinds": self.kinds,
-            "guidance": list(self.recipes),
-            "size": list(size),
-            "seed": self.recipe.seed,
-        }
 
 
 class Samples(Callback):
@@ -188,9 +93,11 @@ class Samples(Callback):
     def _draw(self, trainer: pl.Trainer, generation: Generation) -> tuple[dict[str, Tensor], Tensor]:
         """Return pictures to show by name, and the prompts' pictures (B, 3, H, W) at the first guidance scale."""
         drawing, rank, world = self.drawing, trainer.global_rank, trainer.world_size
-        at_once = trainer.datamodule.geometry.rows  # type: ignore[attr-defined]
+        data: CachedLatents = trainer.datamodule  # type: ignore[attr-defined]
+        at_once = data.geometry.rows
+        given = generation.given_of(data.given, torch.tensor([example.number for example in drawing.examples]))
         film = ReverseFilm(*self._first(generation))
-        drawn = self._draw_prompts(generation, film, rank=rank, world=world, at_once=at_once)
+        drawn = self._draw_prompts(generation, film, given, rank=rank, world=world, at_once=at_once)
         rows = [*stack_on_white([picture for row in drawn for picture in row]).chunk(len(drawn))]
         pictures = {"samples": self._grid(rows)}
         if rank == 0:
@@ -199,7 +106,9 @@ class Samples(Callback):
             of_captions = rows[0]
         else:
             captions = drawing.example_captions
-            of_captions = draw_over_ranks(generation, captions, drawing.recipe, rank=rank, world=world, at_once=at_once)
+            of_captions = draw_over_ranks(
+                generation, captions, drawing.recipe, rank=rank, world=world, at_once=at_once, given=given
+            )
             if rank == 0:
                 warn_of_nonfinite(trainer, "pictures of captions", of_captions)
         pictures["pairs"] = self._pairs(self._truth(trainer, generation, of_captions), of_captions)
@@ -211,15 +120,31 @@ class Samples(Callback):
         return set_sides(generation, alike.size), alike.recipes[0].steps
 
     def _draw_prompts(
-        self, generation: Generation, film: ReverseFilm, *, rank: int, world: int, at_once: int
+        self,
+        generation: Generation,
+        film: ReverseFilm,
+        given: Mapping[str, Given],
+        *,
+        rank: int,
+        world: int,
+        at_once: int,
     ) -> list[list[Tensor]]:
-        """Return the picture of each prompt, (3, H, W) uint8, in a row for each guidance scale."""
-        rows: list[dict[int, Tensor]] = [{} for _ in self.drawing.recipes]
+        """Return the picture of each prompt, (3, H, W) uint8, in a row for each guidance scale.
+
+        Args:
+            given: what is known for the conditions of the examples; prompts of one's own get it of these in turn.
+        """
+        drawn: list[dict[int, Tensor]] = [{} for _ in self.drawing.recipes]
         for index, alike in enumerate(self.drawing.groups_of_prompts):
             sized = set_sides(generation, alike.size)
             fewer = math.prod(generation.sides) / math.prod(sized.sides)  # larger pictures take more memory
             prompts = [self.drawing.prompts[place] for place in alike.places]
-            for number, (row, recipe) in enumerate(zip(rows, alike.recipes, strict=True)):
+            rows = torch.tensor(alike.places) % len(self.drawing.examples)
+            own = {
+                one.name: one.gather([given[one.name][rows]], latent_size=sized.latent_shape[1:])
+                for one in sized.conditions.each
+            }
+            for number, (row, recipe) in enumerate(zip(drawn, alike.recipes, strict=True)):
                 pictures = draw_over_ranks(
                     sized,
                     prompts,
@@ -228,10 +153,11 @@ class Samples(Callback):
                     world=world,
                     numbers=alike.numbers,
                     at_once=max(1, int(at_once * min(1.0, fewer))),
+                    given=own,
                     callback=film if rank == index == number == 0 else None,
                 )
                 row.update(zip(alike.places, pictures, strict=True))
-        return [[row[place] for place in sorted(row)] for row in rows]
+        return [[row[place] for place in sorted(row)] for row in drawn]
 
     def _grid(self, rows: Sequence[Tensor]) -> Tensor:
         """Return pictures (B, 3, H, W) of all prompts, a row for each guidance scale; captions of examples are labelled."""

@@ -175,9 +175,15 @@ class MetricsCallback(Callback):
         def compute(number: int) -> dict[str, Tensor]:
             drawing, captions = replace(generation, size=compared.sizes[number]), compared.captions_of(number)
             first, recipe = compared.starts[number], self.measuring.recipe
+            given = drawing.given_of(trainer.datamodule.given, compared.portions[number])  # type: ignore[attr-defined]
             with module.at_rest():
                 images = draw_in_passes(
-                    lambda start, end: drawing(captions[start:end], recipe, first=first + start),
+                    lambda start, end: drawing(
+                        captions[start:end],
+                        recipe,
+                        first=first + start,
+                        given={name: rows[start:end] for name, rows in given.items()},
+                    ),
                     len(captions),
                     at_once=at_once,
                     most=PORTION_SIZE if is_sharded(module) else 0,

@@ -36,7 +36,7 @@ def test_processes_share_the_batches(devices: int, light: ModuleType, tmp_path: 
 def test_the_rest_of_an_interrupted_drawing_is_drawn_in_whole_batches(light: ModuleType, tmp_path: Path) -> None:
     config, asked = CONFIG, []
 
-    def paint(prompts: list[str], numbers: Tensor) -> Tensor:
+    def paint(prompts: list[str], numbers: Tensor, given: object) -> Tensor:
         asked.append(numbers.tolist())
         return light.Light()(prompts, numbers)
 

@@ -50,7 +50,7 @@ def test_a_pipeline_is_measured_as_a_run_is(
         np.asarray(Image.open(file)).astype(int) for file in locate_pictures(tmp_path / "o.json").glob("*/000004.png")
     ]
     paint = build_pipeline_painter(open_pipeline(str(saved), torch.device("cpu")), steps=2, seed=0, scale=None)
-    alone = paint(["x"], torch.tensor([4]))
+    alone = paint(["x"], torch.tensor([4]), {})
     assert abs((alone[0].permute(1, 2, 0).numpy() + 1) * 127.5 - drawn).max() <= 1, "its noise is by its number"
 
 
@@ -90,11 +90,11 @@ class Recording:
 def test_prompts_steps_guidance_and_keyed_noise_arrive() -> None:
     pipeline = Recording()
     paint = build_pipeline_painter(pipeline, steps=7, seed=1, scale=5.0)  # type: ignore[arg-type]
-    images = paint(["a", "b"], torch.tensor([3, 4]))
+    images = paint(["a", "b"], torch.tensor([3, 4]), {})
     together = pipeline.asked[2]
     torch.testing.assert_close(images, torch.zeros(2, 3, 4, 4, dtype=images.dtype), atol=1e-6, rtol=0)
     assert pipeline.asked[:2] == (["a", "b"], 7)
-    paint(["b"], torch.tensor([4]))
+    paint(["b"], torch.tensor([4]), {})
     assert (pipeline.asked[2][0] == together[1]).all()
     assert resolve_guidance_scale(pipeline, None) == 7.5  # type: ignore[arg-type]
     assert resolve_guidance_scale(pipeline, 2.0) == 2.0  # type: ignore[arg-type]

@@ -9,13 +9,13 @@ import pytest
 import torch
 from PIL import Image, PngImagePlugin
 
+from ldm_train.conditioners.interpolation import interpolate_conditioning, slerp
 from ldm_train.data.pictures.labelled_grid import (
     LINE,
     draw_captioned_grid,
     draw_labelled_grid,
     wrap_text,
 )
-from ldm_train.generation import interpolate_conditioning, slerp
 from ldm_train.types import Conditioning
 
 TWO = 'prompts=["a black circle on a red background","a cat"]'

@@ -1,0 +1,79 @@
+"""Read what a command gives for the conditions of a run: numbers, and files of maps."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from ldm_train.conditioners.condition import Condition
+from ldm_train.conditioners.map import Map
+from ldm_train.conditioners.number import Number
+from ldm_train.data.pictures.crops import centre_view
+from ldm_train.data.pictures.decoding import DECODE_ERRORS
+from ldm_train.data.pictures.map_values import MapSpec
+from ldm_train.data.pictures.maps import decode_map, render_map
+from ldm_train.generation import Generation
+from ldm_train.settings.schema.using import SampleSettings
+from ldm_train.types import Given
+from ldm_train.util.inputs import MAX_PICTURE, READ_ERRORS, describe_error, read_input
+from ldm_train.util.messages import warn
+
+KEPT = torch.tensor([True])
+
+
+def read_given(config: SampleSettings, generation: Generation) -> dict[str, Given]:
+    """Return what a command gives for the conditions of a run, a row for all pictures; warn of numbers that it never saw.
+
+    Raises:
+        ValueError: the run is not conditioned on it, or needs what is not given, or a file cannot be read as a map.
+    """
+    found: dict[str, Given] = {}
+    for name, value in config.number.items():
+        condition = find_condition(generation, f"number.{name}={value:g}", name, takes="takes_number")
+        if isinstance(condition, Number) and not condition.low <= value <= condition.high:
+            warn(
+                f"number.{name}={value:g} is outside of what the run was trained on, {condition.low:g} to {condition.high:g}"
+            )
+        found[name] = Given(torch.tensor([float(value)]), KEPT)
+    for name, path in config.map.items():
+        condition = find_condition(generation, f"map.{name}={path}", name, takes="takes_map")
+        assert isinstance(condition, Map)
+        found[name] = Given(read_map_file(path, condition, generation), KEPT)
+    generation.complete(found, 1)
+    return found
+
+
+def find_condition(generation: Generation, word: str, name: str, *, takes: str) -> Condition:
+    """Return the condition of this name, which takes a number or a map.
+
+    Raises:
+        ValueError: there is none; it names those that there are.
+    """
+    fitting = {one.name: one for one in generation.conditions.each if getattr(one, takes)}
+    if name not in fitting:
+        raise ValueError(f"{word}: this run is conditioned on {list_or_none([*fitting], takes.removeprefix('takes_'))}")
+    return fitting[name]
+
+
+def list_or_none(names: Sequence[str], kind: str) -> str:
+    """Return names of conditions of a kind for a message."""
+    return f"the {kind}{'s' * (len(names) > 1)} {', '.join(names)}" if names else f"no {kind}"
+
+
+def read_map_file(path: str, condition: Map, generation: Generation) -> torch.Tensor:
+    """Return a map (1, C, h, w) as a cache stores it, its centre cropped to the shape of the pictures to draw.
+
+    Raises:
+        ValueError: the file cannot be read as such a map.
+    """
+    spec = MapSpec(condition.name, condition.channels, condition.nearest, condition.encoded)
+    try:
+        values = decode_map(read_input(Path(path), limit=MAX_PICTURE), spec)
+    except (*DECODE_ERRORS, *READ_ERRORS) as error:
+        raise ValueError(f"map.{condition.name}={path} cannot be read as a map: {describe_error(error)}") from error
+    view = centre_view((values.shape[1], values.shape[2]), generation.sides)
+    rendered = render_map(values, view, spec, factor=generation.autoencoder.factor)[None]
+    if not spec.encoded:
+        return rendered
+    with torch.no_grad():
+        return generation.autoencoder.encode(rendered.to(generation.device)).mean

@@ -1,0 +1,139 @@
+"""What a network is conditioned on besides the caption: the base of conditions, and all conditions of a run together."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ldm_train.types import ConditionedExamples, Conditioning, Given
+from ldm_train.util.safe_json import Json
+
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+
+
+class Condition(nn.Module):
+    """A condition: it reads values of the data, which batches carry, and turns them into a part of the conditioning.
+
+    Args:
+        name: in batches, in messages, and before the names of its parameters; letters, digits and underscores.
+        dropout: share of the examples that are trained without it, so that pictures can be drawn without it too. Of the
+            examples whose caption is dropped, half lack it as well (as in arXiv 2211.09800, section 3.2.1).
+
+    Attributes:
+        vector_width: D of the vector that it gives; 0 for none.
+        map_channels: C of the maps that it gives; 0 for none.
+        identity: everything but trained weights that the conditioning depends on, in plain values.
+        takes_number: whether a number says what to draw, `number.NAME=VALUE` on the command line.
+        takes_map: whether a further picture does, `map.NAME=FILE`.
+
+    Raises:
+        ValueError: a name of other characters, or a dropout outside [0, 1).
+    """
+
+    vector_width = 0
+    map_channels = 0
+    identity: dict[str, Json]
+    takes_number = False
+    takes_map = False
+
+    def __init__(self, name: str, *, dropout: float = 0.0) -> None:
+        super().__init__()
+        if not isinstance(name, str) or not NAME.fullmatch(name):
+            raise ValueError(f"a condition's name={name!r} must be letters, digits and underscores, such as depth")
+        if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout < 1:
+            raise ValueError(f"dropout={dropout!r} of the condition {name} must be a number from 0 to below 1")
+        self.name = name
+        self.dropout = float(dropout)
+
+    def read(self, examples: ConditionedExamples) -> Callable[[Tensor, Tensor], Given]:
+        """Return a function from examples (B,) and their views (B,) to what is known of them.
+
+        Raises:
+            ValueError: the data does not have what the condition needs.
+        """
+        raise NotImplementedError
+
+    def absent(self, count: int, *, size: tuple[int, int], latent_size: tuple[int, int]) -> Given:
+        """Return what `count` pictures of this (height, width), in pixels, are drawn with where nothing is given."""
+        raise NotImplementedError
+
+    def gather(self, rows: Sequence[Given], *, latent_size: tuple[int, int]) -> Given:
+        """Return what is known of single examples together, for latents of this (height, width)."""
+        return Given(torch.cat([row.values for row in rows]), torch.cat([row.kept for row in rows]))
+
+    def forward(self, values: Tensor, kept: Tensor) -> Conditioning:
+        """Return the conditioning of values (B, ...); that of no value where `kept` (B,) is False."""
+        raise NotImplementedError
+
+
+class Conditions(nn.ModuleDict):
+    """All conditions of a run besides the caption, by name.
+
+    Raises:
+        ValueError: two have the same name, or one that a module's dictionary cannot take.
+    """
+
+    def __init__(self, conditions: Sequence[Condition] = ()) -> None:
+        super().__init__()
+        for condition in conditions:
+            if condition.name in self:
+                raise ValueError(f"two conditions have the name {condition.name}; give one of them another name=…")
+            try:
+                self[condition.name] = condition
+            except KeyError as error:
+                raise ValueError(f"a condition cannot have the name {condition.name}; give it another name=…") from error
+
+    @property
+    def each(self) -> list[Condition]:
+        """The conditions in their order."""
+        return [condition for condition in self.values() if isinstance(condition, Condition)]
+
+    @property
+    def vector_width(self) -> int:
+        """D of all vectors together."""
+        return sum(condition.vector_width for condition in self.each)
+
+    @property
+    def map_channels(self) -> int:
+        """C of all maps together."""
+        return sum(condition.map_channels for condition in self.each)
+
+    def forward(self, text: Conditioning, given: Mapping[str, Given]) -> Conditioning:
+        """Return the conditioning of captions joined with that of the conditions, each of which must be given."""
+        if not len(self):
+            return text
+        return Conditioning.join([text, *(one(given[one.name].values, given[one.name].kept) for one in self.each)])
+
+    def complete(
+        self, given: Mapping[str, Given], count: int, *, size: tuple[int, int], latent_size: tuple[int, int]
+    ) -> dict[str, Given]:
+        """Return what is given for `count` pictures, or for all of them at once, with what is left out.
+
+        Raises:
+            ValueError: a name that is no condition, or a condition that must be given and is not.
+        """
+        if unknown := sorted(given.keys() - self.keys()):
+            known = ", ".join(self) or "nothing but the caption"
+            raise ValueError(f"this network is not conditioned on {unknown[0]}; it is on {known}")
+        for one in self.each:
+            if one.name not in given and not one.dropout and (one.takes_number or one.takes_map):
+                word = f"number.{one.name}=VALUE" if one.takes_number else f"map.{one.name}=FILE"
+                raise ValueError(f"this network is conditioned on {one.name} and was never trained without it: give {word}")
+        rows = {
+            name: one[torch.zeros(count, dtype=torch.int64)] if len(one.kept) == 1 else one for name, one in given.items()
+        }
+        if wrong := next((name for name, one in rows.items() if len(one.kept) != count), None):
+            raise ValueError(
+                f"{wrong} is given for {len(rows[wrong].kept)} pictures, and {count} are drawn; give one or all"
+            )
+        return self.absent(count, size=size, latent_size=latent_size) | rows
+
+    def absent(self, count: int, *, size: tuple[int, int], latent_size: tuple[int, int]) -> dict[str, Given]:
+        """Return what `count` pictures of this (height, width), in pixels, are drawn with where nothing is given."""
+        return {one.name: one.absent(count, size=size, latent_size=latent_size) for one in self.each}
+
+
+def drop(features: Tensor, kept: Tensor) -> Tensor:
+    """Return features (B, ...) with zeros where `kept` (B,) is False."""
+    return torch.where(kept.view(-1, *[1] * (features.ndim - 1)), features, torch.zeros_like(features))

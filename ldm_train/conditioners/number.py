@@ -1,0 +1,95 @@
+"""A number of each picture as a condition: an age, a temperature, a brightness."""
+
+import math
+from collections.abc import Callable, Iterable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from ldm_train.conditioners.condition import Condition, drop
+from ldm_train.conditioners.picture_size import check_width
+from ldm_train.networks.embeddings import embed_sinusoidal
+from ldm_train.types import ConditionedExamples, Conditioning, Given
+
+TOP = 1000.0  # what `high` is embedded as, as the largest timestep is
+
+
+class Number(Condition):
+    """A number of a column of the pictures' metadata, as sinusoidal features of its place between `low` and `high`.
+
+    Args:
+        column: the metadata's column.
+        low, high: the numbers that count as 0 and 1. Left out, they are the smallest and largest of the data, which a run
+            fills in.
+        width: features, even.
+        dropout: share of the examples that are trained without it; above 0, pictures may lack the number.
+
+    Raises:
+        ValueError: `low` is not below `high`, or they are not finite.
+    """
+
+    takes_number = True
+
+    def __init__(
+        self,
+        column: str,
+        *,
+        name: str | None = None,
+        low: float | None = None,
+        high: float | None = None,
+        width: int = 64,
+        dropout: float = 0.05,
+    ) -> None:
+        super().__init__(column if name is None else name, dropout=dropout)
+        self.column = column
+        self.low, self.high = 0.0 if low is None else float(low), 1.0 if high is None else float(high)
+        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
+            raise ValueError(f"low={low} and high={high} of the condition {self.name} must be finite numbers, low < high")
+        self.vector_width = check_width(width, self.name)
+        self.identity = {"kind": "number", "low": self.low, "high": self.high, "width": width}
+
+    def read(self, examples: ConditionedExamples) -> Callable[[Tensor, Tensor], Given]:
+        values = torch.tensor([parse_number(text) for text in examples.column(self.column)])
+        if (missing := values.isnan().nonzero()[:, 0].tolist()) and not self.dropout:
+            raise ValueError(
+                f"{len(missing)} of {len(values)} pictures have no number in the column {self.column}, such as "
+                f"{examples.name(missing[0])}; a dropout above 0 trains them without it"
+            )
+        return partial(_read, values)
+
+    def absent(self, count: int, *, size: tuple[int, int], latent_size: tuple[int, int]) -> Given:
+        return Given(torch.zeros(count), torch.zeros(count, dtype=torch.bool))
+
+    def forward(self, values: Tensor, kept: Tensor) -> Conditioning:
+        places = (values.double() - self.low) / (self.high - self.low)
+        return Conditioning(vector=drop(embed_sinusoidal(TOP * places, self.vector_width), kept))
+
+
+def parse_number(text: str | None) -> float:
+    """Return the number that a text writes; NaN if it writes no finite one."""
+    try:
+        number = math.nan if text is None else float(text)
+    except ValueError:
+        return math.nan
+    return number if math.isfinite(number) else math.nan
+
+
+def find_range(column: str, texts: Iterable[str | None]) -> tuple[float, float]:
+    """Return the smallest and the largest number of a column.
+
+    Raises:
+        ValueError: there are not two different numbers in it.
+    """
+    found = [number for text in texts if not math.isnan(number := parse_number(text))]
+    if not found or min(found) == max(found):
+        what = f"only the number {found[0]:g}" if found else "no number"
+        raise ValueError(
+            f"conditions: the pictures' metadata has {what} in the column {column}; name a column with different numbers"
+        )
+    return min(found), max(found)
+
+
+def _read(values: Tensor, chosen: Tensor, views: Tensor) -> Given:
+    found = values[chosen]
+    return Given(found.nan_to_num(), ~found.isnan())

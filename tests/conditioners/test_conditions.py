@@ -1,0 +1,165 @@
+"""Conditions besides the caption: what each gives, what it is without a value, and all of them together."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+from ldm_train.conditioners.condition import Condition, Conditions
+from ldm_train.conditioners.map import Map
+from ldm_train.conditioners.number import Number, find_range
+from ldm_train.conditioners.picture_size import PictureSize
+from ldm_train.networks.embeddings import embed_sinusoidal
+from ldm_train.types import Conditioning, Given
+
+KEPT = torch.tensor([True, False])
+HERE = {"size": (16, 24), "latent_size": (4, 6)}
+
+
+@dataclass
+class Index:
+    size: Tensor
+    views: Tensor
+
+
+@dataclass
+class Examples:
+    """Three examples as a cache has them."""
+
+    ages: Sequence[str | None] = ("10", "30", "20")
+
+    index = Index(
+        torch.tensor([[100, 80], [64, 64], [50, 90]]),
+        torch.tensor([[[40, 32, 4, 8, 0]], [[32, 32, 0, 0, 1]], [[32, 58, 0, 20, 1]]]),
+    )
+    shapes = torch.tensor([[32, 24], [32, 32], [32, 32]])
+
+    def column(self, name: str) -> Iterator[str | None]:
+        return iter(self.ages)
+
+    def maps(self, name: str, examples: Tensor, views: Tensor) -> Tensor:
+        return torch.full((len(examples), 1, 4, 4), 0.5)
+
+    def name(self, example: int) -> str:
+        return f"{example}.png"
+
+
+def test_a_number_is_embedded_by_its_place_between_low_and_high() -> None:
+    number = Number("age", low=10, high=30, width=8)
+    given = Given(torch.tensor([20.0, 30.0]), torch.tensor([True, True]))
+    vector = number(given.values, given.kept).vector
+    assert_close(vector, embed_sinusoidal(torch.tensor([500.0, 1000.0]), 8))
+    assert_close(number(given.values, KEPT).vector[1], torch.zeros(8))
+
+
+def test_numbers_are_read_from_their_column_and_missing_ones_are_not_kept() -> None:
+    read = Number("age", low=0, high=1).read(Examples(["10", None, "x"]))
+    given = read(torch.tensor([2, 0, 1]), torch.zeros(3, dtype=torch.int64))
+    assert given.kept.tolist() == [False, True, False]
+    assert given.values.tolist() == [0, 10, 0]
+
+
+def test_a_missing_number_is_refused_by_the_name_of_its_picture_where_none_may_lack_it() -> None:
+    with pytest.raises(ValueError, match=r"2 of 3 pictures have no number in the column age, such as 1\.png"):
+        Number("age", low=0, high=1, dropout=0).read(Examples(["10", "", "nan"]))
+
+
+def test_the_range_of_a_column_is_that_of_its_numbers() -> None:
+    assert find_range("age", ["3", None, "-2.5", "inf", "old"]) == (-2.5, 3)
+    for texts in ([], ["x"], ["4", "4"]):
+        with pytest.raises(ValueError, match="column age"):
+            find_range("age", texts)
+
+
+@pytest.mark.parametrize("limits", [(1, 1), (2, 1), (0, math.inf), (math.nan, 1)])
+def test_a_range_that_is_none_is_refused(limits: tuple[float, float]) -> None:
+    with pytest.raises(ValueError, match="condition age"):
+        Number("age", low=limits[0], high=limits[1])
+
+
+def test_the_size_of_a_picture_is_that_of_the_original_its_crop_and_what_is_trained() -> None:
+    given = PictureSize().read(Examples())(torch.tensor([0, 1, 2]), torch.zeros(3, dtype=torch.int64))
+    assert given.values.tolist() == [[100, 80, 4, 8, 32, 24], [64, 64, 0, 0, 32, 32], [50, 90, 0, 58 - 20 - 32, 32, 32]]
+    assert given.kept.all()
+    size = PictureSize(width=4)
+    assert size.vector_width == 24
+    vector = size(given.values, given.kept).vector
+    assert_close(vector[0, 4:8], embed_sinusoidal(torch.tensor([80.0]), 4)[0])
+    assert size.absent(2, **HERE).values.tolist() == [[16, 24, 0, 0, 16, 24]] * 2  # type: ignore[arg-type]
+
+
+def test_a_map_without_a_value_is_zero_and_one_of_another_shape_is_scaled() -> None:
+    depth = Map(name="depth")
+    given = Given(torch.rand(2, 1, 4, 6), KEPT)
+    maps = depth(given.values, given.kept).maps
+    assert torch.equal(maps[0], given.values[0])
+    assert not maps[1].any()
+    rows = [Given(torch.ones(1, 1, 4, 4), KEPT[:1]), Given(torch.ones(1, 1, 2, 8), KEPT[:1])]
+    assert torch.equal(depth.gather(rows, latent_size=(4, 6)).values, torch.ones(2, 1, 4, 6))
+    labels = torch.tensor([[0.0, 1.0], [-1.0, 1.0]]).view(1, 1, 2, 2)
+    gathered = Map(name="labels", nearest=True).gather([Given(labels, KEPT[:1])], latent_size=(6, 6))
+    assert set(gathered.values.unique().tolist()) == {-1.0, 0.0, 1.0}
+    assert Map(name="depth", channels=3, encoded=True, latent_channels=8).map_channels == 8
+
+
+def test_conditions_are_joined_with_the_caption_in_their_order() -> None:
+    conditions = Conditions([Number("age", low=0, high=1, width=4), Map(name="depth"), PictureSize(width=2)])
+    assert (conditions.vector_width, conditions.map_channels) == (16, 1)
+    text = Conditioning(tokens=torch.ones(2, 3, 5, dtype=torch.bfloat16), vector=torch.ones(2, 6, dtype=torch.bfloat16))
+    joined = conditions(text, conditions.absent(2, **HERE))
+    assert joined.tokens is text.tokens or torch.equal(joined.tokens, text.tokens)
+    assert joined.vector.shape == (2, 22)
+    assert joined.vector.dtype == joined.maps.dtype == torch.bfloat16
+    assert not joined.vector[:, 6:10].any()
+    assert joined.maps.shape == (2, 1, 4, 6)
+
+
+def test_tokens_without_a_mask_are_attended_to_next_to_those_with_one() -> None:
+    one = Conditioning(tokens=torch.zeros(1, 2, 3), mask=torch.tensor([[True, False]]))
+    joined = Conditioning.join([one, Conditioning(tokens=torch.ones(1, 1, 3))])
+    assert joined.tokens.shape == (1, 3, 3)
+    assert joined.mask.tolist() == [[True, False, True]]
+
+
+def test_without_conditions_the_caption_stays_what_it_was() -> None:
+    text = Conditioning(tokens=torch.rand(1, 2, 3))
+    assert Conditions()(text, {}) is text
+
+
+def test_what_is_given_once_is_for_all_pictures() -> None:
+    conditions = Conditions([Number("age", low=0, high=1)])
+    once = Given(torch.tensor([0.5]), torch.tensor([True]))
+    assert conditions.complete({"age": once}, 3, **HERE)["age"].values.tolist() == [0.5] * 3  # type: ignore[arg-type]
+    assert not conditions.complete({}, 3, **HERE)["age"].kept.any()  # type: ignore[arg-type]
+    two = Given(torch.zeros(2), KEPT)
+    with pytest.raises(ValueError, match="age is given for 2 pictures, and 3 are drawn"):
+        conditions.complete({"age": two}, 3, **HERE)  # type: ignore[arg-type]
+
+
+def test_an_unknown_condition_and_one_that_must_be_given_are_refused() -> None:
+    conditions = Conditions([Number("age", low=0, high=1, dropout=0), PictureSize()])
+    with pytest.raises(ValueError, match="not conditioned on depth; it is on age, size"):
+        conditions.complete({"depth": Given(torch.zeros(1), KEPT[:1])}, 1, **HERE)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"give number\.age=VALUE"):
+        conditions.complete({}, 1, **HERE)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["", "a.b", "9", "a b", "keys", "training", 3])
+def test_a_name_that_parameters_cannot_have_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="name"):
+        Conditions([Map(name=name)])
+
+
+def test_two_conditions_of_one_name_are_refused() -> None:
+    with pytest.raises(ValueError, match="two conditions have the name size"):
+        Conditions([PictureSize(), Map(name="size")])
+
+
+@pytest.mark.parametrize("dropout", [-0.1, 1, True, "x", math.nan])
+def test_a_dropout_that_is_no_share_is_refused(dropout: float) -> None:
+    with pytest.raises(ValueError, match="dropout"):
+        Condition("a", dropout=dropout)
