@@ -17,7 +17,8 @@ from ldm_train.data.pictures.images import save_png, to_display_bytes, to_signed
 from ldm_train.data.pictures.labelled_grid import draw_captioned_grid
 from ldm_train.metrics.pixel_distance import psnr
 from ldm_train.training.callbacks.picture_grids import fit_on_white
-from ldm_train.training.encoding import Encoding, Rendering, UnreadError
+from ldm_train.training.encoding import Encoding
+from ldm_train.training.rendering import Rendering, UnreadError
 from ldm_train.util.files import atomic_write
 from ldm_train.util.text import shorten
 

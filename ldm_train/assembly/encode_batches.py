@@ -26,7 +26,8 @@ from ldm_train.data.pictures.crops import Crop
 from ldm_train.data.sources.items import Item
 from ldm_train.settings.composition import build
 from ldm_train.settings.schema.using import EncodeSettings
-from ldm_train.training.encoding import Batches, Encoding, EncodingData, Rendering, WriteParts
+from ldm_train.training.encoding import Batches, Encoding, EncodingData, WriteParts
+from ldm_train.training.rendering import Rendering
 from ldm_train.types import Autoencoder
 from ldm_train.util.interrupts import interruptible
 from ldm_train.util.messages import note, warn

@@ -13,7 +13,8 @@ from ldm_train.assembly.map_conditions import file_specs
 from ldm_train.assembly.quality_warnings import warn_of_lossy_latents
 from ldm_train.assembly.source_survey import check_background, list_labels, name_classes, refuse_shapes, survey_source
 from ldm_train.assembly.trainer import refuse_processes
-from ldm_train.data.cache.manifest import MAPS_KEY, VERSION_KEY, Manifest, describe_differences, read_entries
+from ldm_train.data.cache.entries import read_entries
+from ldm_train.data.cache.manifest import MAPS_KEY, VERSION_KEY, Manifest, describe_differences
 from ldm_train.data.cache.plan import (
     CachePlan,
     EncodingBatch,

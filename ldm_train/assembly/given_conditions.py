@@ -93,8 +93,8 @@ def read_map_file(path: str, condition: Map, generation: Generation) -> torch.Te
     except (*DECODE_ERRORS, *READ_ERRORS) as error:
         raise ValueError(f"map.{condition.name}={path} cannot be read as a map: {describe_error(error)}") from error
     view = centre_view((values.shape[1], values.shape[2]), generation.sides)
+    rendered = render_map(values, view, spec, factor=generation.autoencoder.factor)[None]
     if not spec.encoded:
-        return render_map(values, view, factor=generation.autoencoder.factor, nearest=spec.nearest)[None]
-    image = render_map(values, view)[None].to(generation.device)
+        return rendered
     with torch.no_grad():
-        return generation.autoencoder.encode(image).mean
+        return generation.autoencoder.encode(rendered.to(generation.device)).mean

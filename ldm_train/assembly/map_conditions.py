@@ -6,16 +6,18 @@ from dataclasses import fields
 from ldm_train.data.cache.manifest import MAPS_KEY
 from ldm_train.data.pictures.map_values import MAPS_VERSION, MapSpec, describe_specs
 from ldm_train.settings.schema.options import Part
-from ldm_train.settings.schema.training import SourceSettings
+from ldm_train.settings.schema.training import TrainSettings
+from ldm_train.settings.schema.using import EncodeSettings
 from ldm_train.util.safe_json import Json
+from ldm_train.util.text import as_word, format_value
 
 MAP_TARGET, INPAINT_TARGET = "ldm_train.conditioners.map.Map", "ldm_train.conditioners.inpaint.Inpaint"
 MAPS_VERSION_KEY = "maps_version"
 
 
-def map_specs(config: SourceSettings) -> list[MapSpec]:
+def map_specs(config: EncodeSettings | TrainSettings) -> list[MapSpec]:
     """Return what each map is that is stored with a picture because a condition needs it."""
-    return [spec for part in getattr(config, "conditions", ()) if (spec := read_spec(part)) is not None]
+    return [spec for part in config.conditions if (spec := read_spec(part)) is not None]
 
 
 def read_spec(part: Part) -> MapSpec | None:
@@ -27,9 +29,21 @@ def read_spec(part: Part) -> MapSpec | None:
     return MapSpec(**given) if part.target == MAP_TARGET else None
 
 
-def file_specs(config: SourceSettings) -> list[MapSpec]:
+def file_specs(config: EncodeSettings | TrainSettings) -> list[MapSpec]:
     """Return what each map is that the source brings."""
     return [spec for spec in map_specs(config) if not spec.masks]
+
+
+def words_of_maps(specs: Sequence[MapSpec]) -> list[str]:
+    """Return the words of `encode` that store these maps; none without maps."""
+    maps = [
+        f"{{inpaint:{{name:{spec.name},masks:{spec.masks}}}}}"
+        if spec.masks
+        else f"{{map:{{name:{spec.name},channels:{spec.channels},nearest:{format_value(spec.nearest)},"
+        f"encoded:{format_value(spec.encoded)}}}}}"
+        for spec in specs
+    ]
+    return [as_word("conditions", f"[{','.join(maps)}]")] if maps else []
 
 
 def describe_maps(specs: Sequence[MapSpec]) -> dict[str, Json]:

@@ -11,7 +11,7 @@ from rich.progress import DownloadColumn, Progress
 
 from ldm_train.assembly.cache_identity import describe_encoders, restore_part
 from ldm_train.assembly.decoded_sample import decode_sample, describe_quality
-from ldm_train.assembly.map_conditions import file_specs, map_specs
+from ldm_train.assembly.map_conditions import file_specs, map_specs, words_of_maps
 from ldm_train.assembly.own_probes import probe_parts
 from ldm_train.assembly.parts import Parts, build_parts
 from ldm_train.assembly.source_survey import check_background, list_labels, name_classes, refuse_shapes, survey_source
@@ -28,8 +28,9 @@ from ldm_train.data.scan.source_review import group_problems
 from ldm_train.data.scan.survey import Survey
 from ldm_train.settings.composition import build, words
 from ldm_train.settings.schema.training import TrainSettings
-from ldm_train.training.encoding import Encoding, Rendering
+from ldm_train.training.encoding import Encoding
 from ldm_train.training.on_the_fly import LivePictures, OnTheFly
+from ldm_train.training.rendering import Rendering
 from ldm_train.util.messages import note
 from ldm_train.util.processes import launched_rank
 from ldm_train.util.safe_json import Json
@@ -94,6 +95,7 @@ def refuse_unfit(config: TrainSettings, parts: Parts, caches: Sequence[LatentCac
         f"image_size={config.image_size}",
         *words("autoencoder", config.autoencoder),
         *words("text_encoder", config.text_encoder),
+        *words_of_maps(map_specs(config)),
     ]
     for cache in caches:
         check_cache_matches(cache.manifest, expected, cache=cache.folder, mend=mend + words_of_encoding(cache.manifest))

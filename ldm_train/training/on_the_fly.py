@@ -16,7 +16,8 @@ from ldm_train.data.pictures.decoding import DECODE_ERRORS, describe_decode_erro
 from ldm_train.data.pictures.images import to_signed
 from ldm_train.data.pictures.maps import MapError
 from ldm_train.data.sources.items import format_name
-from ldm_train.training.encoding import Encoding, Rendered, Rendering, UnreadError
+from ldm_train.training.encoding import Encoding
+from ldm_train.training.rendering import Rendered, Rendering, UnreadError
 from ldm_train.types import CaptionBatch, LatentBatch, Moments
 from ldm_train.util.messages import note
 

@@ -16,7 +16,7 @@ from ldm_train.data.cache.plan import PictureRow
 from ldm_train.data.pictures.crops import Buckets, CentreCrop, Crop, FitCrop, RandomCrop, View
 from ldm_train.data.pictures.decoding import render_view
 from ldm_train.data.sources.items import Item, PictureFile
-from ldm_train.training.encoding import Rendering
+from ldm_train.training.rendering import Rendering
 
 CONFIGS = Path(__file__).parents[2] / "conf/crop"
 CROPS: dict[str, Crop] = {

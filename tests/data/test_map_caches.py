@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 
 from ldm_train.autoencoders.autoencoder import NewKLAutoencoder
+from ldm_train.data.cache.entries import name_content
 from ldm_train.data.cache.joined_caches import JoinedCaches
-from ldm_train.data.cache.manifest import check_cache_matches, name_content, read_manifest
+from ldm_train.data.cache.manifest import check_cache_matches, read_manifest
 from ldm_train.data.cache.reader import LatentCache
 from ldm_train.data.pictures.images import to_signed
 from ldm_train.training.encoding import Encoding, Loaded

@@ -18,7 +18,7 @@ from ldm_train.data.cache.plan import PictureRow
 from ldm_train.data.cache.reader import LatentCache
 from ldm_train.data.scan.survey import AT_ONCE, ScanMemory, survey_items
 from ldm_train.data.sources.items import Item, PictureBytes, PictureFile
-from ldm_train.training.encoding import Rendering
+from ldm_train.training.rendering import Rendering
 from tests.data.folders import captioned
 
 EXACT = "dtype=float32"

@@ -20,8 +20,9 @@ from ldm_train.data.cache.reader import LatentCache
 from ldm_train.data.pictures.crops import CentreCrop
 from ldm_train.data.scan.survey import survey_items
 from ldm_train.data.sources.folder import Folder
-from ldm_train.training.encoding import Encoding, Rendering
+from ldm_train.training.encoding import Encoding
 from ldm_train.training.on_the_fly import LivePictures, OnTheFly
+from ldm_train.training.rendering import Rendering
 from ldm_train.types import LatentBatch
 
 PARTS = ["text_encoder=small", "text_encoder.width=32", "text_encoder.layers=1", "text_encoder.heads=4"]

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from ldm_train.assembly.cache_identity import describe_encoders
 from ldm_train.assembly.encode_cache import refuse_emptying
-from ldm_train.data.cache.manifest import TF32_KEY, describe_differences, read_entries, read_manifest
+from ldm_train.data.cache.entries import read_entries
+from ldm_train.data.cache.manifest import TF32_KEY, describe_differences, read_manifest
 from ldm_train.data.cache.plan import CachePlan
 from ldm_train.data.cache.staging import ReusableRows
 from ldm_train.data.pictures.crops import Crop

@@ -20,7 +20,7 @@ from ldm_train.data.cache.plan import CachePlan
 from ldm_train.data.pictures.images import to_signed
 from ldm_train.settings.schema.training import CheckSettings
 from ldm_train.training.cost import now
-from ldm_train.training.encoding import Rendering
+from ldm_train.training.rendering import Rendering
 from ldm_train.types import Autoencoder
 
 SECONDS = 8.0  # the time limit for the sample; at least one batch is tried

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ldm_train.data.cache.manifest import Entry
+from ldm_train.data.cache.entries import Entry
 
 
 @dataclass(frozen=True)

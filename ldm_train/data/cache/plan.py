@@ -9,7 +9,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from ldm_train.data.cache.manifest import Entry, Provenance, name_content, to_json_lines
+from ldm_train.data.cache.entries import Entry, name_content
+from ldm_train.data.cache.manifest import Provenance, to_json_lines
 from ldm_train.data.pictures.crops import Crop, View, format_size
 from ldm_train.data.scan.survey import Scanned, Survey
 from ldm_train.util.files import atomic_write

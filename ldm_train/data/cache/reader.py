@@ -9,15 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ldm_train.data.cache.entries import Entry, iterate_field, read_entries, read_fields
 from ldm_train.data.cache.index import CacheIndex
 from ldm_train.data.cache.manifest import (
-    Entry,
     Manifest,
     find_damaged_files,
-    iterate_field,
     read_captions,
-    read_entries,
-    read_fields,
     read_manifest,
 )
 from ldm_train.data.cache.plan import parse_bucket

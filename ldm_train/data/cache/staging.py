@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ldm_train.data.cache.entries import read_entries
 from ldm_train.data.cache.manifest import (
     Manifest,
     OtherFormatError,
     Provenance,
     find_damaged_files,
     read_captions,
-    read_entries,
     read_manifest,
 )
 from ldm_train.data.cache.quality import FILES

@@ -36,8 +36,7 @@ def read_pixels(content: bytes, *, max_pixels: int, labels: bool) -> tuple[np.nd
     """
     with open_picture(content, max_pixels) as picture:
         turn = read_orientation(picture, content)
-        tiles = picture.tile  # type: ignore[attr-defined]
-        layouts = {str(layout) for layout in map(_unpacked_as, tiles)}
+        layouts = {str(layout) for layout in map(_unpacked_as, getattr(picture, "tile", ()))}
         pairs = layouts == {GREY_WITH_ALPHA}
         if pairs:
             _unpack_as(picture, {GREY_WITH_ALPHA: "RGBA"})

@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from threading import Lock
 
-from ldm_train.data.cache.manifest import name_content
+from ldm_train.data.cache.entries import name_content
 from ldm_train.data.pictures.crops import Size
 from ldm_train.data.pictures.decoding import DECODE_ERRORS, describe_decode_error, read_upright_size
 from ldm_train.data.pictures.map_values import MapError, check_aspect, describe_map_error, find_map, read_map_size
