@@ -24,6 +24,11 @@ USUAL_WEIGHT = 1e4  # larger weights are a sign of divergence
 NOTHING: Mapping[str, Given] = MappingProxyType({})
 
 
+def scales_conditions(guidance: Guidance) -> bool:
+    """Return whether a guidance has a scale of its own for conditions other than the caption."""
+    return getattr(guidance, "keywords", {}).get("condition_scale") is not None
+
+
 @dataclass(frozen=True)
 class SamplingSettings:
     """How pictures are sampled.
@@ -89,7 +94,7 @@ class Generation:
         """
         numbers = torch.arange(first, first + len(prompts)) if numbers is None else numbers
         return self._draw(
-            lambda model: model.condition(prompts, model.known(given)),
+            lambda model: model.condition(prompts, model.conditions.known(given)),
             lambda stream: draws.normal(recipe.seed, stream, numbers, self.latent_shape),
             recipe,
             picture,
@@ -121,7 +126,7 @@ class Generation:
         """
 
         def condition(model: Generation) -> Conditioning:
-            first, second = (model.condition([prompt] * len(weights), model.known(given)) for prompt in prompts)
+            first, second = (model.condition([prompt] * len(weights), model.conditions.known(given)) for prompt in prompts)
             return interpolate_conditioning(first, second, weights.to(model.device), blend=blend)
 
         def noise(stream: str) -> Tensor:
@@ -152,9 +157,7 @@ class Generation:
         negative = [recipe.negative_prompt] * len(initial)
         weak = None if self.weak is None else FixedConditioning(self.weak.denoiser(), condition(self.weak))
         latents = recipe.sampler(
-            self._guide(
-                recipe, self.condition(negative, given), weak, lambda: self.condition(negative, self.without(given))
-            ),
+            self._guide(recipe, weak, negative, given),
             initial,
             condition(self),
             steps=recipe.steps,
@@ -166,40 +169,14 @@ class Generation:
         return self.decode(latents)
 
     def _guide(
-        self,
-        recipe: SamplingSettings,
-        null: Conditioning,
-        weak: AnyDenoiser | None,
-        unconditional: Callable[[], Conditioning],
+        self, recipe: SamplingSettings, weak: AnyDenoiser | None, negative: list[str], given: Mapping[str, Given]
     ) -> AnyDenoiser:
         """Return the guided denoiser; one that scales conditions apart also gets what goes without them."""
-        if getattr(recipe.guidance, "keywords", {}).get("condition_scale") is None:
+        null = self.condition(negative, given)
+        if not scales_conditions(recipe.guidance):
             return recipe.guidance(self.denoiser(), null, weak)
-        return recipe.guidance(self.denoiser(), null, weak, unconditional=unconditional())  # type: ignore[call-arg]
-
-    def _check_scale(self) -> Conditioning:
-        """Raise what `without` raises."""
-        self.without({})
-        return Conditioning()
-
-    def known(self, given: Mapping[str, Given]) -> dict[str, Given]:
-        """Return what this network is conditioned on, of what is given for another."""
-        return {name: values for name, values in given.items() if name in self.conditions}
-
-    def without(self, given: Mapping[str, Given]) -> dict[str, Given]:
-        """Return what is given, with the conditions left out that the network was also trained without.
-
-        Raises:
-            ValueError: there is none.
-        """
-        found = {condition.name for condition in self.conditions.each if condition.dropout}
-        if not found:
-            raise ValueError(
-                "guidance.condition_scale leads away from pictures without the conditions, and this network has none "
-                "with a dropout; leave it out"
-            )
-        dropped = {name: Given(rows.values, torch.zeros_like(rows.kept)) for name, rows in given.items() if name in found}
-        return {**given, **dropped}
+        unconditional = self.condition(negative, self.conditions.without(given))
+        return recipe.guidance(self.denoiser(), null, weak, unconditional=unconditional)  # type: ignore[call-arg]
 
     def given_of(self, read: Callable[[Tensor, Tensor], dict[str, Given]], examples: Tensor) -> dict[str, Given]:
         """Return what is known for the conditions of examples (B,) of the data, at the size of the pictures to draw.
@@ -207,11 +184,7 @@ class Generation:
         Args:
             read: returns it for examples of one shape and their views.
         """
-        if not len(self.conditions):
-            return {}
-        rows = [read(example, torch.zeros_like(example)) for example in examples.view(-1, 1)]
-        size = self.latent_shape[1:]
-        return {one.name: one.gather([row[one.name] for row in rows], latent_size=size) for one in self.conditions.each}
+        return self.conditions.gather(read, examples, latent_size=self.latent_shape[1:])
 
     @property
     def sides(self) -> tuple[int, int]:
@@ -233,7 +206,9 @@ class Generation:
         """
         recipe.sampler.check(TimePoint.of(self.schedule, recipe.spacing(self.schedule, recipe.steps)[0]))
         weak = None if self.weak is None else self.weak.denoiser()
-        self._guide(recipe, Conditioning(), weak, self._check_scale)
+        recipe.guidance(self.denoiser(), Conditioning(), weak)
+        if scales_conditions(recipe.guidance):
+            self.conditions.without({})
         self.conditioner.tokenize([*prompts, recipe.negative_prompt])
 
     def denoiser(self) -> Denoiser:

@@ -146,6 +146,36 @@ class Conditions(nn.ModuleDict):
         """Return what `count` pictures of this (height, width), in pixels, are drawn with where nothing is given."""
         return {one.name: one.absent(count, size=size, latent_size=latent_size) for one in self.each}
 
+    def known(self, given: Mapping[str, Given]) -> dict[str, Given]:
+        """Return what there is a condition for, of what is given for another network."""
+        return {name: values for name, values in given.items() if name in self}
+
+    def without(self, given: Mapping[str, Given]) -> dict[str, Given]:
+        """Return what is given, with the conditions left out that the network was also trained without.
+
+        Raises:
+            ValueError: there is none.
+        """
+        found = {condition.name for condition in self.each if condition.dropout}
+        if not found:
+            raise ValueError(
+                "guidance.condition_scale leads away from pictures without the conditions, and this network has none with a "
+                "dropout; leave it out"
+            )
+        dropped = {name: Given(rows.values, torch.zeros_like(rows.kept)) for name, rows in given.items() if name in found}
+        return {**given, **dropped}
+
+    def gather(
+        self, read: Callable[[Tensor, Tensor], dict[str, Given]], examples: Tensor, *, latent_size: tuple[int, int]
+    ) -> dict[str, Given]:
+        """Return what is known of examples (B,) of the data, for latents of this (height, width).
+
+        Args:
+            read: returns it for examples of one shape and their views.
+        """
+        rows = [read(example, torch.zeros_like(example)) for example in examples.view(-1, 1)] if len(self) else []
+        return {one.name: one.gather([row[one.name] for row in rows], latent_size=latent_size) for one in self.each}
+
 
 def drop(features: Tensor, kept: Tensor) -> Tensor:
     """Return features (B, ...) with zeros where `kept` (B,) is False."""

@@ -218,13 +218,13 @@ def test_what_the_run_is_not_conditioned_on_is_refused(
 def test_conditions_have_a_scale_of_their_own(conditioned: Path, ldm_train: Callable, tmp_path: Path) -> None:
     words = ["number.age=20", "guidance.scale=2"]
     plain = draw(ldm_train, conditioned, tmp_path / "plain", *words)
-    assert draw(ldm_train, conditioned, tmp_path / "one", *words, "+guidance.condition_scale=1") == plain
-    assert draw(ldm_train, conditioned, tmp_path / "two", *words, "+guidance.condition_scale=3") != plain
+    assert draw(ldm_train, conditioned, tmp_path / "one", *words, "guidance.condition_scale=1") == plain
+    assert draw(ldm_train, conditioned, tmp_path / "two", *words, "guidance.condition_scale=3") != plain
 
 
 @pytest.mark.slow
 def test_a_scale_of_conditions_is_refused_where_there_are_none(trained: Path, ldm_train: Callable, tmp_path: Path) -> None:
-    words = ["prompts=[a]", "steps=1", f"out={tmp_path / 'out'}", "+guidance.condition_scale=3"]
+    words = ["prompts=[a]", "steps=1", f"out={tmp_path / 'out'}", "guidance.condition_scale=3"]
     answer = ldm_train("sample", f"run_dir={trained}", *words)
     assert answer.code != 0
     assert "guidance.condition_scale" in answer.err
