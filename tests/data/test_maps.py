@@ -1,6 +1,7 @@
 """Maps of pictures: read at their full depth, refused where their range is unknown, and cut as their pictures are."""
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from ldm_train.data.pictures.crops import Buckets, CentreCrop, Crop, FitCrop, Ra
 from ldm_train.data.pictures.decoding import DECODE_ERRORS, decode_picture, render_view
 from ldm_train.data.pictures.map_values import check_aspect, read_map_size
 from ldm_train.data.pictures.maps import MapError, MapSpec, decode_map, render_map
+from ldm_train.data.sources.items import PictureFile
 from tests.data.map_files import deep_png, npy, png
 
 SIZE = (6, 9)
@@ -152,6 +154,15 @@ def test_a_header_of_a_huge_array_takes_no_memory() -> None:
     assert len(huge) == len(content)
     with pytest.raises(ValueError, match="damaged"):
         decode_map(huge, DEPTH)
+
+
+def test_a_large_file_of_an_array_is_read_and_another_one_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+    path.write_bytes(npy(np.zeros((1100, 1000), dtype=np.uint8)))
+    assert decode_map(PictureFile(path).read(), DEPTH).shape == (1, 1100, 1000)
+    path.write_bytes(bytes(2 * 2**20))
+    with pytest.raises(ValueError, match="not a picture"):
+        PictureFile(path).read()
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
