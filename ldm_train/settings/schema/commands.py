@@ -17,6 +17,7 @@ from ldm_train.settings.schema.using import (
     ReportSettings,
     RunsSettings,
     SampleSettings,
+    TokensSettings,
 )
 from ldm_train.settings.signatures import signature
 
@@ -30,6 +31,7 @@ SCHEMAS: dict[str, type[CommandSettings]] = {
     "export": ExportSettings,
     "report": ReportSettings,
     "runs": RunsSettings,
+    "tokens": TokensSettings,
     "train_autoencoder": AutoencoderTrainingSettings,
 }
 CONTINUED = ("train", "train_autoencoder")  # commands that continue a run

@@ -221,6 +221,23 @@ class ReportSettings(CommandSettings):
     out: FilePath = setting(..., "the HTML file")
 
 
+class TokensSettings(CommandSettings):
+    """The settings of `ldm-train tokens`."""
+
+    text: Text | None = setting(None, "what to split into tokens; its name may be left out")
+    run_dir: FilePath | None = setting(None, "a trained run, whose text encoder is looked at; or give text_encoder")
+    weights: Weights = setting("ema", "raw: the weights that the optimizer holds; or a file of `ldm-train export`")
+    moved: Moved | None = setting(None, MOVED)
+    neighbours: WholeNumber = setting(5, "nearest tokens that are listed for each")
+    out: FilePath | None = setting(None, "an HTML file to write it to as well")
+    words: Prompts | None = setting(None, "a text file with one word or text a line, or a list, for projector")
+    projector: FilePath | None = setting(
+        None, "a folder for the vectors of words, which TensorBoard's embedding projector opens"
+    )
+
+    text_encoder: Part | None = None
+
+
 class RunsSettings(CommandSettings):
     """The settings of `ldm-train runs`."""
 
