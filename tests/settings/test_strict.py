@@ -34,6 +34,7 @@ NEEDED = {
     "report": ["run_dir=x", "out=y.html"],
     "runs": [],
     "tokens": ["text=x"],
+    "explain": ["run_dir=x", "out=y.html"],
 }
 
 

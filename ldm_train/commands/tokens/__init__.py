@@ -1,1 +1,1 @@
-"""`ldm-train tokens`."""
+"""Show how a text encoder splits a text into tokens."""

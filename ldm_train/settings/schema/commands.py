@@ -12,6 +12,7 @@ from ldm_train.settings.schema.training import AutoencoderTrainingSettings, Chec
 from ldm_train.settings.schema.using import (
     EncodeSettings,
     EvaluateSettings,
+    ExplainSettings,
     ExportSettings,
     FitSettings,
     ReportSettings,
@@ -32,6 +33,7 @@ SCHEMAS: dict[str, type[CommandSettings]] = {
     "report": ReportSettings,
     "runs": RunsSettings,
     "tokens": TokensSettings,
+    "explain": ExplainSettings,
     "train_autoencoder": AutoencoderTrainingSettings,
 }
 CONTINUED = ("train", "train_autoencoder")  # commands that continue a run

@@ -221,6 +221,21 @@ class ReportSettings(CommandSettings):
     out: FilePath = setting(..., "the HTML file")
 
 
+class ExplainSettings(DrawingSettings):
+    """The settings of `ldm-train explain`."""
+
+    run_dir: Paths = setting(..., "a trained run, or two to compare: [outputs/a,outputs/b]")  # type: ignore[assignment]
+    key: Text | None = setting(
+        None, "the example of the run's data to show, by its name in the source; null: the first held-out one"
+    )
+    picture: FilePath | None = setting(None, "a picture file to show instead, with prompt=…")
+    prompt: Text | None = setting(None, "what the picture shows; null: the example's caption")
+    others: Prompts | None = setting(
+        None, "other prompts to draw from the same noise: a list, or a text file; null: two captions of the run's data"
+    )
+    out: FilePath = setting(..., "the HTML file")
+
+
 class TokensSettings(CommandSettings):
     """The settings of `ldm-train tokens`."""
 
