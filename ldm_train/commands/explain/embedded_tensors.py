@@ -1,12 +1,11 @@
 """Tensors as pictures of a page: images, latents, and maps of errors."""
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from ldm_train.reports.embedded_pictures import embed_picture
-from ldm_train.reports.heatmap import COLOUR_STOPS
+from ldm_train.reports.heatmap import colour_shares
 from ldm_train.reports.page_blocks import WholePicture
 
 LARGEST = (384, 384)  # pixels of a picture on the page
@@ -46,7 +45,5 @@ def show_map(values: Tensor, label: str, *, highest: float) -> WholePicture:
 
 def draw_map(values: Tensor, *, highest: float) -> Tensor:
     """Return values (h, w) as an image, uint8 (3, h, w), in the colours of heatmaps."""
-    shares = (values.float().nan_to_num(0, highest, 0) / (highest or 1)).clamp(0, 1).numpy() * (len(COLOUR_STOPS) - 1)
-    places = range(len(COLOUR_STOPS))
-    channels = [np.interp(shares, places, [stop[channel] for stop in COLOUR_STOPS]) for channel in range(3)]
-    return torch.from_numpy(np.stack(channels).round().astype(np.uint8))
+    shares = (values.float().nan_to_num(0, highest, 0) / (highest or 1)).clamp(0, 1)
+    return torch.from_numpy(colour_shares(shares.numpy()))

@@ -125,6 +125,9 @@ class SampleSettings(DrawingSettings):
     )
     batch_size: Count = setting(16, "pictures drawn at once")
     labels: bool = setting(False, "write each picture's prompt under it in grid.png")
+    attention: bool = setting(
+        False, "also write 0000-attention.png …: where the network attended to each word of the prompt, and when"
+    )
     x: AxisSettings = setting(AxisSettings(), "")
     y: AxisSettings = setting(AxisSettings(), "")
     interpolate: Annotated[int, Range(2)] | None = setting(
