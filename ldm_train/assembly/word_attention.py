@@ -42,7 +42,7 @@ class WordRecorder:
     """
 
     def __init__(self, network: nn.Module, conditioner: nn.Module, prompts: Sequence[str], *, setting: str) -> None:
-        if not isinstance(conditioner, TextEncoder) or not list_attending(network):
+        if not isinstance(conditioner, TextEncoder) or not attends_to_words(network, conditioner):
             kind = type(conditioner if not isinstance(conditioner, TextEncoder) else network).__name__
             raise ValueError(f"{setting}: this run does not attend to words, as far as is known of {kind}")
         self.words = [list_words(conditioner, prompt) for prompt in prompts]
@@ -76,6 +76,11 @@ class WordRecorder:
             )
             for row, words in enumerate(self.words)
         ]
+
+
+def attends_to_words(network: nn.Module, conditioner: nn.Module) -> bool:
+    """Return whether a network attends to words, as far as is known of it."""
+    return isinstance(conditioner, TextEncoder) and bool(list_attending(network))
 
 
 def list_words(encoder: TextEncoder, prompt: str) -> list[tuple[str, list[int]]]:

@@ -10,6 +10,7 @@ from ldm_train.commands.explain.explanation import Explanation
 from ldm_train.commands.explain.plain_words import (
     count_numbers,
     format_log_snr,
+    say_attention,
     say_errors,
     say_latents,
     say_prediction,
@@ -26,6 +27,7 @@ from ldm_train.reports.page_blocks import Film, FilmFrame, PageBlock, Paragraphs
 from ldm_train.samplers.base import TimePoint
 
 FRAMES = 25  # of a film, at most
+WORDS = 24  # whose attention is shown, at most
 CURVE_POINTS = 200  # of a schedule's curve
 
 Runs = Sequence[Explanation]
@@ -55,6 +57,7 @@ def build_explain_page(runs: Runs) -> Page:
             _section("Where it errs", runs, say_errors, None, plot_errors),
             _section("From noise to a picture", runs, say_reverse, show_reverse),
             _section("Where in time the prompt matters", runs, say_prompt_effect, None, plot_prompt_effect),
+            _section("Which words drew what", runs, say_attention, show_attention),
             _section("The same noise, other settings", runs, say_variations, show_variations),
         ],
     )
@@ -210,6 +213,30 @@ def plot_prompt_effect(runs: Runs) -> Charts:
             Curves("Difference of the clean estimate", clean, x_name="step of drawing", unit="RMS"),
         ]
     )
+
+
+def show_attention(one: Explanation) -> list[Film]:
+    """Return the attention to each word, over all steps and by step; nothing of a run that does not attend to words."""
+    attention = one.reverse.attention
+    if attention is None:
+        return []
+    combined = attention.combined[:, :WORDS]
+    highest = combined.amax((0, 2, 3)).tolist()
+    count = len(combined)
+    chosen = sorted({round(place) for place in np.linspace(0, count - 1, min(FRAMES, count)).tolist()})
+    moments = [("all steps", combined.mean(0)), *((f"step {step + 1} of {count}", combined[step]) for step in chosen)]
+    frames = [
+        FilmFrame(
+            label,
+            [show_image(one.reverse.drawn, "the picture")]
+            + [
+                show_map(values, f"{word} {float(values.mean()):.1%}", highest=most)
+                for word, values, most in zip(attention.words, maps, highest, strict=False)
+            ],
+        )
+        for label, maps in moments
+    ]
+    return [Film(frames, one.named("Attention to each word"), width=144)]
 
 
 def show_variations(one: Explanation) -> list[Film]:

@@ -71,7 +71,7 @@ def explain_run(settings: ExplainSettings, *, label: str) -> Explanation:
         corrupt_picture(generation, picture, seed=seed),
         view_network(generation, picture, seed=seed),
         measure_errors(generation, picture, seed=seed),
-        trace_reverse(generation, recipe, picture.prompt),
+        trace_reverse(generation, trained.parts.text_encoder, recipe, picture.prompt),
         draw_variations(generation, recipe, settings, trained.config, [picture.prompt, *picture.others, ""]),
     )
 

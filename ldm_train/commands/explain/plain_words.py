@@ -130,6 +130,21 @@ def say_prompt_effect(one: Explanation) -> str:
     )
 
 
+def say_attention(one: Explanation) -> str:
+    """Say what the maps of the words show."""
+    attention = one.reverse.attention
+    if attention is None:
+        return ""
+    shares = attention.combined.mean((0, 2, 3)).tolist()
+    around = shares[0] + shares[-1]
+    return one.named(
+        "At each place, the network shares its attention among the tokens of the prompt: all shares at a place sum to 1. "
+        "The maps show the share of each word, averaged over the heads and layers that attend to words; yellow is the "
+        f"largest value of that word. {around:.0%} of the attention is for the tokens around the words, which stand for "
+        "the prompt as a whole, or for nothing at all. With the first frame of all steps, the slider has the steps one by "
+    )
+
+
 def say_variations(one: Explanation) -> str:
     """Say what to look for in the rows of pictures."""
     scale = ""

@@ -156,11 +156,25 @@ def test_the_reverse_process_is_that_of_the_drawn_picture(one: Explanation, film
 
 
 def test_the_prompt_changes_nothing_where_there_is_none(one: Explanation) -> None:
-    nothing = trace_reverse(one.generation, one.trained.recipe, "")
+    nothing = trace_reverse(one.generation, one.trained.parts.text_encoder, one.trained.recipe, "")
     assert [step.noise_difference for step in nothing.steps] == [0] * len(nothing.steps)
     assert max(step.noise_difference for step in one.reverse.steps) > 0
     assert "does not use" in say_prompt_effect(replace(one, reverse=nothing))
     assert "does not use" not in say_prompt_effect(one)
+
+
+def test_the_attention_is_that_of_the_drawn_picture(one: Explanation, films: dict[str, Film]) -> None:
+    found = one.reverse.attention
+    assert found is not None
+    assert list(found.words) == ["start token", *CAPTION.split(), "end and padding"]
+    film = films["Attention to each word"]
+    assert [frame.label for frame in film.frames] == ["all steps", *(f"step {n} of 4" for n in (1, 2, 3, 4))]
+    place = found.words.index("circle")
+    highest = float(found.combined[:, place].max())
+    expected = [found.combined[:, place].mean(0), *found.combined[:, place]]
+    assert torch.equal(
+        torch.stack(pictures_of(film, 1 + place)), torch.stack([draw_map(one_of, highest=highest) for one_of in expected])
+    )
 
 
 def test_only_one_thing_differs_between_the_pictures_of_a_row(one: Explanation) -> None:
