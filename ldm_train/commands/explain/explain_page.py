@@ -48,7 +48,7 @@ def build_explain_page(runs: Runs) -> Page:
     names = " and ".join(one.label for one in runs) if first.label else ""
     return Page(
         f"How {names or 'a trained run'} works, on one picture",
-        Verdict(ok=None, text="Everything on this page was computed with the weights and the settings of this run."),
+        Verdict(ok=None, text=f"Everything here was computed with the weights and settings of {names or 'this run'}"),
         summary,
         [
             _section("The picture and its latents", runs, say_latents, show_picture),
@@ -117,7 +117,7 @@ def list_levels(point: TimePoint) -> list[tuple[str, str]]:
 
 def plot_schedules(runs: Runs) -> Charts:
     """Return the curves of the runs' schedules, with the points that the films show."""
-    levels, ratios = [], []
+    levels, ratios = list[CurveLine](), list[CurveLine]()
     for one in runs:
         schedule = one.generation.schedule
         t = torch.linspace(float(schedule.start), float(schedule.end), CURVE_POINTS, dtype=torch.float64)
@@ -162,7 +162,7 @@ def show_views(one: Explanation) -> list[Film]:
 
 def plot_errors(runs: Runs) -> Charts:
     """Return the errors by noise level, with the prompt and without it."""
-    noise, clean = [], []
+    noise, clean = list[CurveLine](), list[CurveLine]()
     for number, one in enumerate(runs):
         x = np.array([point.t for point in one.errors.points])
         for lines, values, unprompted in (
@@ -201,7 +201,7 @@ def show_reverse(one: Explanation) -> list[Film]:
 
 def plot_prompt_effect(runs: Runs) -> Charts:
     """Return how much the prompt changes what the network says, by step."""
-    noise, clean = [], []
+    noise, clean = list[CurveLine](), list[CurveLine]()
     for number, one in enumerate(runs):
         x = np.arange(1, len(one.reverse.steps) + 1, dtype=np.float64)
         values = ([s.noise_difference for s in one.reverse.steps], [s.clean_difference for s in one.reverse.steps])

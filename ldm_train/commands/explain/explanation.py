@@ -58,7 +58,7 @@ def explain_run(settings: ExplainSettings, *, label: str) -> Explanation:
     generation.conditioner.tokenize([picture.prompt, *picture.others])  # raises for the names of unknown classes
     seed, recipe = settings.seed, trained.recipe
     filled = fill_from_run(settings, trained.config)
-    groups = {"prediction": trained.config.prediction, "schedule": trained.config.schedule}
+    groups: dict[str, Part | None] = {"prediction": trained.config.prediction, "schedule": trained.config.schedule}
     groups |= {"sampler": filled.sampler, "spacing": filled.spacing, "guidance": filled.guidance}
     scale = None if filled.guidance is None else filled.guidance.get("scale")
     return Explanation(

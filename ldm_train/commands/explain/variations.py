@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from rich.progress import track
 from torch import Tensor
 
 from ldm_train.assembly.stored_run import fill_from_run
@@ -89,6 +90,8 @@ def can_draw(generation: Generation, recipe: SamplingSettings) -> bool:
 
 def _draw_row(title: str, generation: Generation, changed: Sequence[tuple[str, SamplingSettings, str]]) -> Variation:
     first = torch.zeros(1, dtype=torch.long)
-    images = [generation([prompt], recipe, numbers=first) for _, recipe, prompt in changed]
+    images = [
+        generation([prompt], recipe, numbers=first) for _, recipe, prompt in track(changed, f"drawing with other {title}")
+    ]
     pictures = to_display_bytes(torch.cat(images)).cpu() if images else torch.empty(0)
     return Variation(title, [label for label, _, _ in changed], pictures)

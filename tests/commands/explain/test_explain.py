@@ -23,6 +23,7 @@ from ldm_train.commands.explain.explain_page import build_explain_page
 from ldm_train.commands.explain.explanation import Explanation, explain_run
 from ldm_train.commands.explain.forward_process import corrupt_picture
 from ldm_train.commands.explain.network_view import predict
+from ldm_train.commands.explain.own_picture import read_own_picture
 from ldm_train.commands.explain.plain_words import (
     say_latents,
     say_prediction,
@@ -273,6 +274,12 @@ def test_what_cannot_be_explained_is_refused(
     assert answer.code == 1
     assert named in answer.err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_kept_no_pictures_needs_a_file(one: Explanation) -> None:
+    trained = replace(one.trained, config=one.trained.config.with_values(cache=None))
+    with pytest.raises(ValueError, match="picture=FILE"):
+        read_own_picture(compose_as(ExplainSettings, ["run_dir=x", "out=x.html"]), trained)
 
 
 def test_too_many_runs_and_files_of_others_are_refused(ldm_train: Callable, trained: Path, tmp_path: Path) -> None:
