@@ -12,7 +12,8 @@ PREDICTIONS = {
     "noise": "its network predicts the noise that was added",
     "velocity": (
         "its network predicts the velocity, alpha times the noise minus sigma times the clean latents: nearly the noise "
-        "where there is little noise, and nearly the clean latents, with the sign changed, where there is hardly anything "
+        "where there is little noise, and nearly the clean latents, with the sign changed, where there is hardly "
+        "anything else"
     ),
     "clean": "its network predicts the clean latents",
     "flow": "its network predicts the noise minus the clean latents, the direction in which the noisy latents move with t",
@@ -33,14 +34,15 @@ def say_latents(one: Explanation) -> str:
     if one.generation.autoencoder.factor == 1 and pixels == latents:
         return one.named(
             f"This run's latents are as large as its pictures of {height} x {width} pixels: {pixels:,} numbers. Stable "
-            f"Diffusion's autoencoder makes {small} of the {large} numbers of 512 x 512 pixels, and so all steps are "
+            f"Diffusion's autoencoder makes {small} of the {large} numbers of 512 x 512 pixels, and so "
+            "all steps are cheaper."
         )
     size = " x ".join(map(str, one.picture.latents.shape[1:]))
     return one.named(
         f"The picture has {height} x {width} pixels of 3 colours: {pixels:,} numbers. Its latents have {size} = "
         f"{latents:,} numbers, {format_number(pixels / latents)} times fewer: the autoencoder leaves out fine detail, and "
         "its decoder makes it up again. Everything that follows is done with the latents, which takes less time and "
-        f"memory. (Stable Diffusion at 512 x 512 pixels: {small} instead of {large}.)"
+        f"memory. Stable Diffusion at 512 x 512 pixels has {small} instead of {large}."
     )
 
 
@@ -51,7 +53,8 @@ def say_schedule(one: Explanation) -> str:
     first = (
         f"The schedule {one.names['schedule']} mixes the picture with noise: alpha times the picture plus sigma times "
         f"noise. Here are {shown} of its points of time, from t = 0, the picture, to t = {format_number(end.t)}. Of "
-        f"these, t = {format_number(half.t)} is the first with as much noise as picture, or more. The noise is the same "
+        f"these, t = {format_number(half.t)} is the first with as much noise as picture, or more. "
+        "The noise is the same at all of them. "
     )
     if end.alpha == 0:
         last = "At the end alpha is 0: nothing of the picture is left, and drawing starts from what training has seen."
@@ -64,7 +67,8 @@ def say_schedule(one: Explanation) -> str:
         last = (
             f"At the end alpha is still {format_number(end.alpha)}, so training never sees pure noise, from which drawing "
             "starts. What is left there is mostly the picture's mean brightness. So such a schedule tends to draw "
-            "pictures of middling brightness, too grey for a dark or a bright one; schedule.zero_terminal_snr=true ends "
+            "pictures of middling brightness, too grey for a dark or a bright one; "
+            "schedule.zero_terminal_snr=true ends in pure noise."
         )
     return one.named(first + last)
 
@@ -76,7 +80,8 @@ def say_prediction(one: Explanation) -> str:
     return one.named(
         f"The network is given the noisy latents, the time and the prompt. In this run {what}. Together with the noisy "
         "latents that says both what the noise is and what the clean latents are, the clean estimate. The best estimate "
-        "is the mean of all pictures that could be beneath the noise: blurred where there is much noise, sharp where "
+        "is the mean of all pictures that could be beneath the noise: blurred where there is much "
+        "noise, sharp where there is little."
     )
 
 
@@ -141,7 +146,8 @@ def say_attention(one: Explanation) -> str:
         "At each place, the network shares its attention among the tokens of the prompt: all shares at a place sum to 1. "
         "The maps show the share of each word, averaged over the heads and layers that attend to words; yellow is the "
         f"largest value of that word. {around:.0%} of the attention is for the tokens around the words, which stand for "
-        "the prompt as a whole, or for nothing at all. With the first frame of all steps, the slider has the steps one by "
+        "the prompt as a whole, or for nothing at all. With the first frame of all steps, the slider has the "
+        "steps one by one."
     )
 
 
@@ -156,7 +162,8 @@ def say_variations(one: Explanation) -> str:
     return one.named(
         "All of these start from the same noise, so what differs comes from what was changed. The noise decides much of "
         f"the layout, and the prompt what is drawn.{scale} With few steps, each goes far towards a mean of pictures, "
-        "which is a blur. From some number of steps on, more of them change little, unless the sampler adds noise in "
+        "which is a blur. From some number of steps on, more of them change little, unless the sampler "
+        "adds noise in each, as ddpm does."
     )
 
 

@@ -25,6 +25,8 @@ from ldm_train.commands.explain.forward_process import corrupt_picture
 from ldm_train.commands.explain.network_view import predict
 from ldm_train.commands.explain.own_picture import read_own_picture
 from ldm_train.commands.explain.plain_words import (
+    say_attention,
+    say_errors,
     say_latents,
     say_prediction,
     say_prompt_effect,
@@ -218,6 +220,7 @@ def test_the_words_say_whether_the_schedule_ends_in_noise(schedule: NoiseSchedul
     said = say_schedule(replace(one, forward=forward))
     assert ("alpha is 0" in said) == pure
     assert ("zero_terminal_snr=true" in said) == (not pure and not isinstance(schedule, EDM))
+    assert said.endswith(".")
 
 
 def test_the_words_have_the_run_s_numbers(one: Explanation) -> None:
@@ -228,6 +231,26 @@ def test_the_words_have_the_run_s_numbers(one: Explanation) -> None:
     assert "guidance.scale=2" in say_reverse(one)
     assert "guidance.scale" not in say_reverse(replace(one, guidance_scale=1.0))
     assert "guidance scale of 0" not in say_variations(replace(one, names={**one.names, "guidance": "autoguidance"}))
+
+
+SAYING = [
+    say_latents,
+    say_schedule,
+    say_prediction,
+    say_errors,
+    say_reverse,
+    say_prompt_effect,
+    say_attention,
+    say_variations,
+]
+
+
+@pytest.mark.parametrize("say", SAYING, ids=lambda say: say.__name__)
+def test_each_part_has_whole_sentences_also_next_to_another_run(say: Callable, one: Explanation) -> None:
+    small = replace(one, picture=replace(one.picture, latents=torch.zeros(1, 4, 2, 2)))
+    for each in (one, small, replace(one, names={**one.names, "prediction": "velocity"})):
+        assert say(each).endswith(".")
+        assert say(replace(each, label="outputs/a")) == f"outputs/a: {say(each)}"
 
 
 def test_a_key_and_a_file_choose_the_picture(trained: Path, pictures: Path, one: Explanation) -> None:
