@@ -38,6 +38,7 @@ SMALL = {
     ],
     "train_autoencoder": ["max_steps=2", "batch_size=2", "image_size=16"],
     "evaluate": ["steps=2", "resamples=5"],
+    "explain": ["steps=2"],
     "sample": ["steps=2"],
 }
 SMALL_NETWORK = ["network.channels=[16,32]", "network.head_size=8"]
@@ -48,6 +49,7 @@ SMALL_QUICKSTART = {
         *("pictures.steps=1", "pictures.count=2", "metrics.count=4", "metrics.steps=1", *SMALL_NETWORK),
     ],
     "evaluate": ["steps=2", "resamples=5"],
+    "explain": ["steps=2"],
     "sample": ["steps=2"],
 }
 

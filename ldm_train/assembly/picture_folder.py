@@ -18,7 +18,7 @@ from ldm_train.util.ownership import LOCK, PICTURES, check_folder, read_mark
 from ldm_train.util.safe_json import Json
 from ldm_train.util.text import list_names
 
-DRAWN = re.compile(r"\d{4,}\.png|(grid|strip|plot(-\d+)?)\.png|prompts\.txt")
+DRAWN = re.compile(r"\d{4,}(-attention)?\.png|(grid|strip|plot(-\d+)?)\.png|prompts\.txt")
 PROMPTS = "prompts.txt"
 INPUTS = ("picture", "mask", "prompts")
 

@@ -19,6 +19,8 @@ VERBS = {
     "export": "write a run's trained weights as a file, or as diffusers', the web UIs' or a LoRA's folder",
     "report": "write one page about runs: curves, pictures, metrics, settings, what went wrong",
     "runs": "list the runs below a folder: state, speed, best metrics, what differs",
+    "explain": "write one page that shows on a picture what a run does: noise, what the network predicts, drawing",
+    "tokens": "split a text into the tokens that a text encoder reads, with their numbers and nearest neighbours",
     "train_autoencoder": "train a KL autoencoder on pictures",
 }
 

@@ -25,8 +25,8 @@ from ldm_train.util.messages import note_all, print_messages
 from ldm_train.util.processes import launched_rank
 from ldm_train.util.text import nearest
 
-READ_BY_PROGRAMS = {"report", "runs"}  # which print their result only
-BARE = {"runs": "dir", "fit": "source.path"}  # a setting whose name may be left out before its value
+READ_BY_PROGRAMS = {"report", "runs", "tokens"}  # which print their result only
+BARE = {"runs": "dir", "fit": "source.path", "tokens": "text"}  # a setting whose name may be left out before its value
 HELP, PRINT, SWEEP, DRY_RUN = ("-h", "--help"), "--print-config", ("-m", "--multirun"), "--dry-run"
 OPTIONS = (*HELP, PRINT, *SWEEP, DRY_RUN)
 

@@ -31,13 +31,15 @@ def embed_thumbnail(picture: Image.Image | None) -> EmbeddedPicture | None:
     return _encode_address(content, "jpeg", small)
 
 
-def embed_picture(picture: bytes | Image.Image, *, most: tuple[int, int] = LARGEST_PICTURE) -> EmbeddedPicture | None:
+def embed_picture(
+    picture: bytes | Image.Image, *, most: tuple[int, int] = LARGEST_PICTURE, lossless: bool = False
+) -> EmbeddedPicture | None:
     """Return a picture at its own size, reduced to `most` pixels (width, height); None if it cannot be decoded."""
     colour = _within(picture, most)
     if colour is None:
         return None
     content = BytesIO()
-    colour.save(content, "WEBP", quality=90, method=4)
+    colour.save(content, "WEBP", quality=90, method=4, lossless=lossless)
     return _encode_address(content, "webp", colour)
 
 

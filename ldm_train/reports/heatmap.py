@@ -6,6 +6,9 @@ from itertools import pairwise
 from math import isfinite, log
 from typing import ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ldm_train.reports.axes import PlotAxis, format_number
 
 # Viridis: from dark violet to yellow, perceptually uniform, also in grey.
@@ -88,6 +91,13 @@ class Heatmap:
     def scale(self) -> str:
         """The colours from the lowest to the highest value, for a CSS gradient."""
         return ", ".join(mix_colour(i / 4) for i in range(5))
+
+
+def colour_shares(shares: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Return the colours (3, H, W) of shares (H, W) from 0, the darkest, to 1."""
+    places = np.linspace(0, 1, len(COLOUR_STOPS))
+    channels = [np.interp(shares, places, [stop[channel] for stop in COLOUR_STOPS]) for channel in range(3)]
+    return np.stack(channels).round().astype(np.uint8)
 
 
 def mix_colour(share: float) -> str:

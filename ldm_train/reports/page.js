@@ -1,4 +1,4 @@
-// Plots that can be zoomed, read off, and shown on a logarithmic axis, over the same curves as the page shows without it.
+// Sliders over the frames of a film, and plots that can be zoomed, read off, and shown on a logarithmic axis, over the same curves as the page shows without it.
 "use strict";
 (() => {
   const SVG = "http://www.w3.org/2000/svg";
@@ -264,6 +264,26 @@
         }
       }
     }
+  }
+
+  for (const film of document.querySelectorAll(".film")) {
+    const frames = [...film.querySelectorAll(".frames > li")];
+    if (frames.length < 2) continue;
+    const label = make("label", { className: "slide" });
+    const range = make("input", { type: "range", min: 0, max: frames.length - 1, step: 1, value: film.dataset.first });
+    const count = make("span");
+    label.append(range, count);
+    film.querySelector(".frames").before(label);
+    film.classList.add("sliding");
+    range.setAttribute("aria-label", film.querySelector("figcaption")?.textContent || "frame");
+    const show = () => {
+      const chosen = Number(range.value);
+      frames.forEach((frame, number) => (frame.hidden = number !== chosen));
+      range.setAttribute("aria-valuetext", frames[chosen].querySelector(".frame-label")?.textContent || "");
+      count.textContent = `${chosen + 1} / ${frames.length}`;
+    };
+    range.addEventListener("input", show);
+    show();
   }
 
   const plots = [...document.querySelectorAll(".curves")].map((figure) => new Plot(figure));

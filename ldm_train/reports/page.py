@@ -56,7 +56,8 @@ def render_page(page: Page) -> str:
         if any(not block.empty for block in section.blocks)
     ]
     sections = list(zip(_anchors([section.title for section in filled]), filled, strict=True))
-    script = _script() if any(block.kind == "charts" for section in filled for block in section.blocks) else None
+    kinds = {block.kind for section in filled for block in section.blocks}
+    script = _script() if kinds & {"charts", "film"} else None
     return _template().render(page=page, sections=sections, script=script, script_hash=_hash(script)).lstrip()
 
 
@@ -73,7 +74,7 @@ def is_page(path: Path) -> bool:
 
 @cache
 def _script() -> Markup:
-    """Return the script of interactive plots, which only pages with plots contain."""
+    """Return the script of plots and sliders, which only pages with one of them contain."""
     return Markup(files("ldm_train.reports").joinpath("page.js").read_text(encoding="utf-8"))
 
 

@@ -138,4 +138,35 @@ class ShellCommand:
         return not self.text
 
 
-PageBlock = Facts | DataTable | Bars | Histogram | Charts | Heatmap | Thumbnails | Pictures | Paragraphs | ShellCommand
+@dataclass(frozen=True)
+class FilmFrame:
+    """Pictures side by side at one step of something, with facts about it."""
+
+    label: str
+    pictures: Sequence[WholePicture]
+    facts: Sequence[tuple[str, str]] = ()
+
+
+@dataclass(frozen=True)
+class Film:
+    """Frames of which a slider shows one at a time; without a script all are below each other.
+
+    Args:
+        first: the number of the frame that is shown before somebody moves the slider.
+        width: largest width of a picture on the page, pixels.
+    """
+
+    kind: ClassVar[str] = "film"
+    frames: Sequence[FilmFrame]
+    caption: str = ""
+    first: int = 0
+    width: int = 256
+
+    @property
+    def empty(self) -> bool:
+        return not self.frames
+
+
+PageBlock = (
+    Facts | DataTable | Bars | Histogram | Charts | Heatmap | Thumbnails | Pictures | Film | Paragraphs | ShellCommand
+)

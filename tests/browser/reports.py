@@ -60,7 +60,10 @@ def pages(trained: Path, ldm_train: Callable, tmp_path_factory: pytest.TempPathF
     for name, run_dir in given.items():
         answer = ldm_train("report", f"run_dir={run_dir}", f"out={folder}/{name}.html", "debug=true")
         assert answer.code == 0, answer.err
-    return {name: folder / f"{name}.html" for name in given}
+    explained = f"{folder}/explained.html"
+    answer = ldm_train("explain", f"run_dir={trained}", f"out={explained}", "device=cpu", "debug=true")
+    assert answer.code == 0, answer.err
+    return {name: folder / f"{name}.html" for name in (*given, "explained")}
 
 
 @pytest.fixture
@@ -90,7 +93,7 @@ def path(browser: Chromium, *, of: str = FIRST) -> str:
     return found
 
 
-@pytest.mark.parametrize("name", ["real", "full", "several"])
+@pytest.mark.parametrize("name", ["real", "full", "several", "explained"])
 @pytest.mark.parametrize("width", [WIDE, PHONE])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_page_loads_without_an_error_or_a_request(
@@ -109,6 +112,19 @@ def test_a_page_loads_without_an_error_or_a_request(
     assert len(contrasts) > 100
     assert [reported for contrast, reported in contrasts if contrast < 4.5] == []
     browser.ask("Emulation.setEmulatedMedia", features=[])
+
+
+def test_a_slider_shows_one_frame_at_a_time(browser: Chromium, pages: dict[str, Path]) -> None:
+    browser.open(pages["explained"], width=WIDE)
+    film = "[...document.querySelectorAll('.film')].find((e) => e.querySelectorAll('.frames > li').length > 5)"
+    shown = f"[...{film}.querySelectorAll('.frames > li')].map((e) => e.checkVisibility())"
+    before = browser.value(shown)
+    assert before.count(True) == 1
+    last = "r.value = r.max; r.dispatchEvent(new Event('input'))"
+    browser.value(f"(() => {{ const r = {film}.querySelector('input'); {last}; return r.value; }})()")
+    assert browser.value(shown) == [False] * (len(before) - 1) + [True]
+    assert browser.value(f"{film}.querySelector('input').getAttribute('aria-valuetext')").startswith("t = ")
+    assert browser.troubles() == []
 
 
 def test_dragging_zooms_all_plots_of_steps_and_a_double_click_shows_all_again(full: Chromium) -> None:

@@ -60,6 +60,24 @@ def test_a_class_conditional_run_learns_its_classes(
     assert answer.code == 1
     assert "'a fox'" in answer.err
     assert "blue things, green things, red things" in answer.err
+    explain_classes(ldm_train, run_dir, tmp_path)
+
+
+def explain_classes(ldm_train: Callable, run_dir: Path, folder: Path) -> None:
+    """A run with classes is explained like others, and what is about words is left out or refused."""
+    answer = ldm_train("explain", f"run_dir={run_dir}", f"out={folder}/page.html", "steps=2", "device=cpu")
+    assert answer.code == 0, answer.err
+    page = (folder / "page.html").read_text()
+    assert "“blue things”" in page
+    assert "Attention to each word" not in page
+    answer = ldm_train("tokens", "a fox", f"run_dir={run_dir}")
+    assert answer.code == 1
+    assert "blue things, green things, red things" in answer.err
+    asked = [f"out={folder}/words", 'prompts=["red things"]', "attention=true", "device=cpu"]
+    answer = ldm_train("sample", f"run_dir={run_dir}", *asked)
+    assert answer.code == 1
+    assert "ClassLabels" in answer.err
+    assert not (folder / "words").exists()
 
 
 def test_a_run_with_other_classes_is_refused(class_cache: Path, train: Callable, tmp_path: Path) -> None:

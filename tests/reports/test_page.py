@@ -13,8 +13,20 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ldm_train.reports.charts import Bars, Histogram
+from ldm_train.reports.embedded_pictures import embed_picture
 from ldm_train.reports.page import Page, PageSection, Verdict, render_page, write_page
-from ldm_train.reports.page_blocks import DataTable, Facts, PageBlock, Paragraphs, ShellCommand, Thumbnail, Thumbnails
+from ldm_train.reports.page_blocks import (
+    DataTable,
+    Facts,
+    Film,
+    FilmFrame,
+    PageBlock,
+    Paragraphs,
+    ShellCommand,
+    Thumbnail,
+    Thumbnails,
+    WholePicture,
+)
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 HOSTILE = [
@@ -115,6 +127,28 @@ def test_hostile_text_is_only_text(text: str) -> None:
     page, plain = Read(render_page(everything(text))), Read(render_page(everything("tree")))
     assert [tag for tag, _ in page.elements] == [tag for tag, _ in plain.elements]
     assert [set(attributes) for _, attributes in page.elements] == [set(attributes) for _, attributes in plain.elements]
+
+
+def make_film(text: str) -> Page:
+    picture = embed_picture(Image.new("RGB", (4, 4), "red"), lossless=True)
+    frames = [FilmFrame(text, [WholePicture(picture, "", text), WholePicture(None, text, text)], [(text, text)])] * 3
+    return with_blocks(Film(frames, text, first=1))
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_a_film_holds_hostile_text_as_text(text: str) -> None:
+    page, plain = Read(render_page(make_film(text))), Read(render_page(make_film("tree")))
+    assert [tag for tag, _ in page.elements] == [tag for tag, _ in plain.elements]
+
+
+def test_a_film_has_the_script_and_all_its_frames_without_it() -> None:
+    html = render_page(make_film("tree"))
+    page = Read(html)
+    assert len(page.all("script")) == 1
+    assert html.count("cannot be decoded") == len(page.all("img")) == 3
+    assert not any("hidden" in attributes for _, attributes in page.elements)
+    assert [figure.get("data-first") for figure in page.all("figure")] == ["1"]
+    assert render_page(with_blocks(Film([]))) == render_page(Page("A report"))
 
 
 @settings(max_examples=50, deadline=None, derandomize=True)

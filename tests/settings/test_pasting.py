@@ -33,6 +33,8 @@ NEEDED = {
     "export": ["run_dir=x", "out=x"],
     "report": ["run_dir=x", "out=x"],
     "runs": [],
+    "tokens": ["text=x"],
+    "explain": ["run_dir=x", "out=x"],
     "train_autoencoder": ["source.path=x", "run_dir=x"],
 }
 # A word in single quotes, or NAME=VALUE up to what ends it in a sentence; ⟪…⟫ is a value that is put in.

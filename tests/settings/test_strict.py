@@ -33,6 +33,8 @@ NEEDED = {
     "export": ["run_dir=x", "out=y.safetensors"],
     "report": ["run_dir=x", "out=y.html"],
     "runs": [],
+    "tokens": ["text=x"],
+    "explain": ["run_dir=x", "out=y.html"],
 }
 
 

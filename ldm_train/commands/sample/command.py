@@ -17,6 +17,8 @@ def run(settings: SampleSettings) -> None:
     Raises:
         ValueError: the run cannot be read, the settings cannot be drawn with, or a picture contains NaN or infinity.
     """
+    if settings.attention and (has_axes(settings) or settings.interpolate is not None):
+        raise ValueError("attention=true goes with pictures of prompts, not with x and y axes or interpolate; leave it out")
     prompts = read_prompts(settings.prompts)
     with PictureFolder(settings) as folder:
         if has_axes(settings):

@@ -11,6 +11,8 @@ SETTINGS = (
     *("picture", "strength", "mask", "paste_original", "mask_edge"),
 )
 
+UNSEEN = ("out", "batch_size", "device", "debug", "attention")  # settings that no picture depends on
+
 
 def build_png_texts(
     settings: SampleSettings, trained: TrainedRun, prompt: str, number: int, **more: object
@@ -29,7 +31,7 @@ def build_png_texts(
 def build_overview_texts(settings: SampleSettings, prompts: list[str]) -> dict[str, str]:
     """Return the texts of a file that shows several pictures: the settings of the command and its prompts, as JSON."""
     plain = settings.as_plain()
-    metadata = {name: value for name, value in plain.items() if name not in ("out", "batch_size", "device", "debug")}
+    metadata = {name: value for name, value in plain.items() if name not in UNSEEN}
     return {"ldm_train": json.dumps(metadata | {"prompts": prompts}, ensure_ascii=False)}
 
 

@@ -1,5 +1,7 @@
 """Draw prompts into numbered files and one grid; prompts with the same settings are drawn together."""
 
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +21,8 @@ from ldm_train.assembly.given_conditions import read_given
 from ldm_train.assembly.picture_folder import PictureFolder
 from ldm_train.assembly.prompt_options import Prompt
 from ldm_train.assembly.stored_run import TrainedRun, fill_from_run
+from ldm_train.assembly.word_attention import WordAttention, WordRecorder
+from ldm_train.commands.sample.attention_picture import draw_attention
 from ldm_train.commands.sample.png_text import build_overview_texts, build_png_texts
 from ldm_train.data.pictures.images import to_bytes
 from ldm_train.data.pictures.labelled_grid import draw_captioned_grid
@@ -53,7 +57,8 @@ def draw_grid(settings: SampleSettings, prompts: list[Prompt], folder: PictureFo
     pictures in any file.
     """
     count = len(prompts) * settings.count
-    folder.expect([*(f"{number:04d}.png" for number in range(count)), "grid.png"])
+    maps = [f"{number:04d}-attention.png" for number in range(count)] if settings.attention else []
+    folder.expect([*(f"{number:04d}.png" for number in range(count)), *maps, "grid.png"])
     trained = open_warned(settings)
     pictures: dict[int, Tensor] = {}
     batches = [
@@ -63,11 +68,14 @@ def draw_grid(settings: SampleSettings, prompts: list[Prompt], folder: PictureFo
     ]
     for alike, first in track(batches, "drawing"):
         part = slice(first, first + settings.batch_size)
-        for place, number, prompt, picture in zip(
-            alike.places[part], alike.numbers[part], alike.prompts[part], draw_batch(alike, part), strict=True
+        drawn, attention = draw_batch(alike, part)
+        for place, number, prompt, picture, words in zip(
+            alike.places[part], alike.numbers[part], alike.prompts[part], drawn, attention, strict=True
         ):
             texts = build_png_texts(alike.settings, alike.trained, prompt, number)
             folder.save(picture, f"{place:04d}.png", texts)
+            if words is not None:
+                folder.save(draw_attention(words, picture), f"{place:04d}-attention.png", texts)
             pictures[place] = picture
     together = stack_on_white([pictures[place] for place in range(count)])
     names = [str(prompt) for prompt in prompts for _ in range(settings.count)]
@@ -98,6 +106,8 @@ def group_alike(settings: SampleSettings, prompts: list[Prompt], trained: Traine
                 sized.generation.check([], recipe)
                 start, given = read_start(own, sized.generation), read_given(own, sized.generation)
             groups[key] = AlikePictures(own, sized, recipe, start, given, [], [], [])
+            if own.attention:
+                build_recorder(groups[key], [prompt.text])  # raises before anything is drawn
         places = range(index * settings.count, (index + 1) * settings.count)
         groups[key].places.extend(places)
         groups[key].numbers.extend(places if prompt.seed is None else range(settings.count))
@@ -105,9 +115,30 @@ def group_alike(settings: SampleSettings, prompts: list[Prompt], trained: Traine
     return list(groups.values())
 
 
-def draw_batch(alike: AlikePictures, part: slice) -> Tensor:
-    """Return uint8 images (B, 3, H, W) of a part of pictures with the same settings."""
+def draw_batch(alike: AlikePictures, part: slice) -> tuple[Tensor, Sequence[WordAttention | None]]:
+    """Return uint8 images (B, 3, H, W) of a part of pictures with the same settings, and the attention to their words.
+
+    Without attention=true it is None for each picture.
+    """
     generation, prompts, numbers = alike.trained.generation, alike.prompts[part], alike.numbers[part]
-    images = generation(prompts, alike.recipe, numbers=torch.tensor(numbers), picture=alike.start.initial, given=alike.given)
+    recorder = build_recorder(alike, prompts) if alike.settings.attention else None
+    with nullcontext() if recorder is None else recorder:
+        images = generation(
+            prompts,
+            alike.recipe,
+            numbers=torch.tensor(numbers),
+            picture=alike.start.initial,
+            callback=recorder,
+            given=alike.given,
+        )
     images = generation.require_finite(alike.start.paste(images), prompts, numbers, seed=alike.recipe.seed)
-    return to_bytes(images).cpu()
+    return to_bytes(images).cpu(), [None] * len(prompts) if recorder is None else recorder.attention
+
+
+def build_recorder(alike: AlikePictures, prompts: Sequence[str]) -> WordRecorder:
+    """Return what records the attention to the words of prompts.
+
+    Raises:
+        ValueError: the run does not attend to words.
+    """
+    return WordRecorder(alike.trained.parts.network, alike.trained.parts.text_encoder, prompts, setting="attention=true")

@@ -12,11 +12,13 @@ from ldm_train.settings.schema.training import AutoencoderTrainingSettings, Chec
 from ldm_train.settings.schema.using import (
     EncodeSettings,
     EvaluateSettings,
+    ExplainSettings,
     ExportSettings,
     FitSettings,
     ReportSettings,
     RunsSettings,
     SampleSettings,
+    TokensSettings,
 )
 from ldm_train.settings.signatures import signature
 
@@ -30,6 +32,8 @@ SCHEMAS: dict[str, type[CommandSettings]] = {
     "export": ExportSettings,
     "report": ReportSettings,
     "runs": RunsSettings,
+    "tokens": TokensSettings,
+    "explain": ExplainSettings,
     "train_autoencoder": AutoencoderTrainingSettings,
 }
 CONTINUED = ("train", "train_autoencoder")  # commands that continue a run

@@ -132,6 +132,9 @@ class SampleSettings(DrawingSettings):
     )
     batch_size: Count = setting(16, "pictures drawn at once")
     labels: bool = setting(False, "write each picture's prompt under it in grid.png")
+    attention: bool = setting(
+        False, "also write 0000-attention.png …: where the network attended to each word of the prompt, and when"
+    )
     x: AxisSettings = setting(AxisSettings(), "")
     y: AxisSettings = setting(AxisSettings(), "")
     interpolate: Annotated[int, Range(2)] | None = setting(
@@ -226,6 +229,38 @@ class ReportSettings(CommandSettings):
 
     run_dir: Paths = setting(..., "a run directory, or several: [outputs/a,outputs/b]; also of runs that are still going on")
     out: FilePath = setting(..., "the HTML file")
+
+
+class ExplainSettings(DrawingSettings):
+    """The settings of `ldm-train explain`."""
+
+    run_dir: Paths = setting(..., "a trained run, or two to compare: [outputs/a,outputs/b]")  # type: ignore[assignment]
+    key: Text | None = setting(
+        None, "the example of the run's data to show, by its name in the source; null: the first held-out one"
+    )
+    picture: FilePath | None = setting(None, "a picture file to show instead, with prompt=…")
+    prompt: Text | None = setting(None, "what the picture shows; null: the example's caption")
+    others: Prompts | None = setting(
+        None, "other prompts to draw from the same noise: a list, or a text file; null: two captions of the run's data"
+    )
+    out: FilePath = setting(..., "the HTML file")
+
+
+class TokensSettings(CommandSettings):
+    """The settings of `ldm-train tokens`."""
+
+    text: Text | None = setting(None, "what to split into tokens; its name may be left out")
+    run_dir: FilePath | None = setting(None, "a trained run, whose text encoder is looked at; or give text_encoder")
+    weights: Weights = setting("ema", "raw: the weights that the optimizer holds; or a file of `ldm-train export`")
+    moved: Moved | None = setting(None, MOVED)
+    neighbours: WholeNumber = setting(5, "nearest tokens that are listed for each")
+    out: FilePath | None = setting(None, "an HTML file to write it to as well")
+    words: Prompts | None = setting(None, "a text file with one word or text a line, or a list, for projector")
+    projector: FilePath | None = setting(
+        None, "a folder for the vectors of words, which TensorBoard's embedding projector opens"
+    )
+
+    text_encoder: Part | None = None
 
 
 class RunsSettings(CommandSettings):

@@ -1,0 +1,1 @@
+"""Write a page that shows on one picture what a run does."""

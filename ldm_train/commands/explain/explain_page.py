@@ -1,0 +1,251 @@
+"""The page that explains one run, or two next to each other, on a picture."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+
+from ldm_train.commands.explain.embedded_tensors import show_image, show_latents, show_map
+from ldm_train.commands.explain.explanation import Explanation
+from ldm_train.commands.explain.plain_words import (
+    count_numbers,
+    format_log_snr,
+    say_attention,
+    say_errors,
+    say_latents,
+    say_prediction,
+    say_prompt_effect,
+    say_reverse,
+    say_schedule,
+    say_variations,
+)
+from ldm_train.data.pictures.images import to_display_bytes
+from ldm_train.reports.axes import format_number
+from ldm_train.reports.curves import Charts, CurveLine, Curves
+from ldm_train.reports.page import Page, PageSection, Verdict
+from ldm_train.reports.page_blocks import Film, FilmFrame, PageBlock, Paragraphs
+from ldm_train.samplers.base import TimePoint
+
+FRAMES = 25  # of a film, at most
+WORDS = 24  # whose attention is shown, at most
+CURVE_POINTS = 200  # of a schedule's curve
+
+Runs = Sequence[Explanation]
+
+
+def build_explain_page(runs: Runs) -> Page:
+    """Return the page."""
+    first = runs[0]
+    summary = [
+        ("picture", first.picture.name),
+        ("prompt", first.picture.prompt or "none"),
+        *[(one.named("predicts"), one.names["prediction"]) for one in runs],
+        *[(one.named("schedule"), one.names["schedule"]) for one in runs],
+        ("numbers of the picture", f"{count_numbers(first)[0]:,}"),
+        *[(one.named("numbers of its latents"), f"{count_numbers(one)[1]:,}") for one in runs],
+        *[(one.named("step of training"), f"{one.trained.step:,}") for one in runs],
+    ]
+    names = " and ".join(one.label for one in runs) if first.label else ""
+    return Page(
+        f"How {names or 'a trained run'} works, on one picture",
+        Verdict(ok=None, text=f"Everything here was computed with the weights and settings of {names or 'this run'}"),
+        summary,
+        [
+            _section("The picture and its latents", runs, say_latents, show_picture),
+            _section("Noise is added", runs, say_schedule, show_forward, plot_schedules),
+            _section("What the network sees and says", runs, say_prediction, show_views),
+            _section("Where it errs", runs, say_errors, None, plot_errors),
+            _section("From noise to a picture", runs, say_reverse, show_reverse),
+            _section("Where in time the prompt matters", runs, say_prompt_effect, None, plot_prompt_effect),
+            _section("Which words drew what", runs, say_attention, show_attention),
+            _section("The same noise, other settings", runs, say_variations, show_variations),
+        ],
+    )
+
+
+def _section(
+    title: str,
+    runs: Runs,
+    say: Callable[[Explanation], str],
+    show: Callable[[Explanation], list[Film]] | None,
+    plot: Callable[[Runs], Charts] | None = None,
+) -> PageSection:
+    """Return a section: a plot of all runs, and of each run what it means and its films."""
+    blocks: list[PageBlock] = [] if plot is None else [plot(runs)]
+    for one in runs:
+        blocks.append(Paragraphs([say(one)]))
+        blocks += [] if show is None else show(one)
+    return PageSection(title, blocks)
+
+
+def show_picture(one: Explanation) -> list[Film]:
+    """Return the picture, its latents, and what the autoencoder makes of them."""
+    decoded = one.generation.decode(one.picture.latents)
+    original, again = to_display_bytes(torch.cat([one.picture.image, decoded])).cpu()
+    shown = [show_latents(one.picture.latents[0].cpu(), "its latents, a channel each, in grey")]
+    shown.append(show_image(again, "decoded from its latents"))
+    if not one.picture.from_cache:
+        shown.insert(0, show_image(original, "the picture"))
+    return [Film([FilmFrame(one.picture.name, shown)], one.named("The picture"))]
+
+
+def show_forward(one: Explanation) -> list[Film]:
+    """Return the picture with more and more noise, in pixel space and in latent space."""
+    frames = [
+        FilmFrame(
+            f"t = {format_number(step.point.t)}",
+            [
+                show_image(step.pixels, "noise added to the pixels"),
+                show_latents(step.latents, "noise added to the latents"),
+                show_image(step.decoded, "the noisy latents decoded"),
+            ],
+            list_levels(step.point),
+        )
+        for step in one.forward
+    ]
+    return [Film(frames, one.named("The forward process"), first=len(frames) // 3)]
+
+
+def list_levels(point: TimePoint) -> list[tuple[str, str]]:
+    """Return how much of picture and noise there is at a point of time."""
+    return [
+        ("alpha, the part of the picture", format_number(point.alpha)),
+        ("sigma, the part of the noise", format_number(point.sigma)),
+        ("log-SNR, ln(alpha² / sigma²)", format_log_snr(point.ratio)),
+    ]
+
+
+def plot_schedules(runs: Runs) -> Charts:
+    """Return the curves of the runs' schedules, with the points that the films show."""
+    levels, ratios = list[CurveLine](), list[CurveLine]()
+    for one in runs:
+        schedule = one.generation.schedule
+        t = torch.linspace(float(schedule.start), float(schedule.end), CURVE_POINTS, dtype=torch.float64)
+        t = schedule.nearest_trained(t)
+        alpha, sigma = schedule(t)
+        shown = np.array([step.point.t for step in one.forward])
+        for name, curve, points in (
+            ("alpha", alpha, [step.point.alpha for step in one.forward]),
+            ("sigma", sigma, [step.point.sigma for step in one.forward]),
+        ):
+            number = len(levels) // 2
+            levels.append(CurveLine(one.named(name), t.numpy(), curve.numpy(), colour=number))
+            levels.append(CurveLine(one.named(f"{name} as shown"), shown, np.array(points), colour=number, dots=True))
+        ratios.append(CurveLine(one.named("log-SNR"), t.numpy(), schedule.log_snr(t).numpy()))
+    return Charts([Curves("Picture and noise", levels, x_name="t"), Curves("Signal to noise, log-SNR", ratios, x_name="t")])
+
+
+def show_views(one: Explanation) -> list[Film]:
+    """Return what the network sees and says at some points of time."""
+    highest = max(float(torch.quantile(view.error.flatten(), 0.99)) for view in one.views)
+    frames = [
+        FilmFrame(
+            f"t = {format_number(view.point.t)}",
+            [
+                show_image(view.noisy, "what the network sees, decoded"),
+                show_latents(view.added, "the noise that was added"),
+                show_latents(view.predicted, "the noise that it predicts"),
+                show_map(view.error, "the squared error by place, yellow: large", highest=highest),
+                show_image(view.estimate, "the clean estimate that follows"),
+            ],
+            [
+                ("the time, as the network is given it", format_number(view.network_time)),
+                ("mean squared error of the noise", format_number(view.noise_error)),
+                ("mean squared error of the clean estimate", format_number(view.clean_error)),
+                *list_levels(view.point),
+            ],
+        )
+        for view in one.views
+    ]
+    return [Film(frames, one.named("What the network sees and says"), first=len(frames) // 2, width=192)]
+
+
+def plot_errors(runs: Runs) -> Charts:
+    """Return the errors by noise level, with the prompt and without it."""
+    noise, clean = list[CurveLine](), list[CurveLine]()
+    for number, one in enumerate(runs):
+        x = np.array([point.t for point in one.errors.points])
+        for lines, values, unprompted in (
+            (noise, one.errors.noise, one.errors.noise_unprompted),
+            (clean, one.errors.clean, one.errors.clean_unprompted),
+        ):
+            lines.append(CurveLine(one.named("with the prompt"), x, np.array(values), colour=number, dots=True))
+            lines.append(CurveLine(one.named("without a prompt"), x, np.array(unprompted), colour=number, dashed=True))
+    return Charts(
+        [
+            Curves("Error of the predicted noise", noise, x_name="t", unit="mean square", log=True),
+            Curves("Error of the clean estimate", clean, x_name="t", unit="mean square", log=True),
+        ]
+    )
+
+
+def show_reverse(one: Explanation) -> list[Film]:
+    """Return the steps from noise to a picture."""
+    count = len(one.reverse.steps)
+    chosen = sorted({round(place) for place in np.linspace(0, count - 1, min(FRAMES, count)).tolist()})
+    frames = [
+        FilmFrame(
+            f"step {number + 1} of {count}: from t = {format_number(step.t.t)} to {format_number(step.s.t)}",
+            [
+                show_image(step.noisy, "the latents, decoded"),
+                show_image(step.estimate, "the clean estimate in this step"),
+                show_image(one.reverse.drawn, "the picture at the end"),
+            ],
+            [("what the prompt changes in the clean estimate (RMS)", format_number(step.clean_difference))],
+        )
+        for number, step in enumerate(one.reverse.steps)
+        if number in chosen
+    ]
+    return [Film(frames, one.named("The reverse process"), first=len(frames) // 3)]
+
+
+def plot_prompt_effect(runs: Runs) -> Charts:
+    """Return how much the prompt changes what the network says, by step."""
+    noise, clean = list[CurveLine](), list[CurveLine]()
+    for number, one in enumerate(runs):
+        x = np.arange(1, len(one.reverse.steps) + 1, dtype=np.float64)
+        values = ([s.noise_difference for s in one.reverse.steps], [s.clean_difference for s in one.reverse.steps])
+        for lines, own in zip((noise, clean), values, strict=True):
+            lines.append(CurveLine(one.label or "with and without the prompt", x, np.array(own), colour=number, dots=True))
+    return Charts(
+        [
+            Curves("Difference of the predicted noise", noise, x_name="step of drawing", unit="RMS"),
+            Curves("Difference of the clean estimate", clean, x_name="step of drawing", unit="RMS"),
+        ]
+    )
+
+
+def show_attention(one: Explanation) -> list[Film]:
+    """Return the attention to each word, over all steps and by step; nothing of a run that does not attend to words."""
+    attention = one.reverse.attention
+    if attention is None:
+        return []
+    combined = attention.combined[:, :WORDS]
+    highest = combined.amax((0, 2, 3)).tolist()
+    count = len(combined)
+    chosen = sorted({round(place) for place in np.linspace(0, count - 1, min(FRAMES, count)).tolist()})
+    moments = [("all steps", combined.mean(0)), *((f"step {step + 1} of {count}", combined[step]) for step in chosen)]
+    frames = [
+        FilmFrame(
+            label,
+            [show_image(one.reverse.drawn, "the picture")]
+            + [
+                show_map(values, f"{word} {float(values.mean()):.1%}", highest=most)
+                for word, values, most in zip(attention.words, maps, highest, strict=False)
+            ],
+        )
+        for label, maps in moments
+    ]
+    return [Film(frames, one.named("Attention to each word"), width=144)]
+
+
+def show_variations(one: Explanation) -> list[Film]:
+    """Return a row of pictures for each thing that was changed."""
+    return [
+        Film(
+            [FilmFrame("", [show_image(p, label) for p, label in zip(row.pictures, row.labels, strict=True)])],
+            one.named(f"Other {row.title}"),
+            width=160,
+        )
+        for row in one.variations
+    ]

@@ -1,0 +1,1 @@
+"""Show how a text encoder splits a text into tokens."""
