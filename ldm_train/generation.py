@@ -16,6 +16,7 @@ from ldm_train.diffusion.schedules.schedule import NoiseSchedule
 from ldm_train.samplers.base import InitialPicture, Sampler, StepCallback, TimePoint
 from ldm_train.samplers.spacings import Spacing
 from ldm_train.types import Autoencoder, CaptionBatch, Conditioner, Conditioning, Network
+from ldm_train.util.own_tokens import tokenize
 
 USUAL_WEIGHT = 1e4  # larger weights are a sign of divergence
 
@@ -168,7 +169,7 @@ class Generation:
         """
         recipe.sampler.check(TimePoint.of(self.schedule, recipe.spacing(self.schedule, recipe.steps)[0]))
         recipe.guidance(self.denoiser(), Conditioning(), None if self.weak is None else self.weak.denoiser())
-        self.conditioner.tokenize([*prompts, recipe.negative_prompt])
+        tokenize(self.conditioner, [*prompts, recipe.negative_prompt])
 
     def denoiser(self) -> Denoiser:
         """Return the network as a denoiser without guidance."""
@@ -176,7 +177,7 @@ class Generation:
 
     def condition(self, texts: list[str]) -> Conditioning:
         """Return the conditioning of texts, one row each."""
-        return self.conditioner(CaptionBatch(self.conditioner.tokenize(texts).to(self.device)))
+        return self.conditioner(CaptionBatch(tokenize(self.conditioner, texts).to(self.device)))
 
     def encode(self, images: Tensor) -> Tensor:
         """Return latents (B, C, H/factor, W/factor) of images (B, 3, H, W) in [-1, 1], the posterior's mean."""

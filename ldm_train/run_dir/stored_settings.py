@@ -17,6 +17,9 @@ from ldm_train.settings.shipped import ConfigError, groups_of
 from ldm_train.settings.strict import NameCheck
 from ldm_train.settings.validation import out_of_range, validate_settings
 
+# What only training builds, by the settings of its own command line.
+TRAINING_ONLY = ("optimizer", "lr_schedule", "ema", "timesteps", "callbacks", "metrics", "logger", "source", "crop")
+
 
 def read_config(run_dir: Path) -> FittingSettings:
     """Return the settings that a run was last started with, of whichever command.
@@ -30,7 +33,7 @@ def read_config(run_dir: Path) -> FittingSettings:
     config = read_settings_file(path)
     if "max_steps" not in config:
         raise ValueError(f"{path} is no config of a run: it has no max_steps")
-    check_config(config, origin=str(path))
+    check_config(config, origin=str(path), unbuilt=TRAINING_ONLY)
     try:
         return read_stored(config, path)
     except OmegaConfBaseException as error:

@@ -1,12 +1,13 @@
 """What an object of each group must have, so that own code of another kind is refused where it is built, in one message.
 
-First its methods and attributes, by the base class or protocol of its group; then what a few small calls return
-(`ldm_train.assembly.own_probes`).
+First its methods and attributes, by the base class or protocol of its group, then the kinds of its attributes, then what a
+few small calls return (`ldm_train.assembly.own_probes`).
 """
 
 import importlib
 import inspect
 
+from ldm_train.settings.own_attributes import check_attributes
 from ldm_train.util.text import list_names
 
 KINDS = {
@@ -59,6 +60,7 @@ def check_kind(made: object, target: str, group: str) -> None:
             raise ValueError(
                 f"{message}: it has no {list_names(missing)}; add what is missing, or derive the class from {kind}"
             )
+    check_attributes(made, target, group)
     if group in KINDS or group in BOUND:
         importlib.import_module(PROBES).probe(made, target, group)
 

@@ -60,6 +60,7 @@ class PythonValues:
             return [self._read_item(name, item) for item in value]
         if isinstance(value, PathLike):
             return fspath(value)
+        value = as_python_number(value)
         if value is None or isinstance(value, bool | int | float | str):
             return value
         if name in {*groups_of(self.verb)} - NO_OBJECTS:
@@ -113,13 +114,21 @@ def read_trust(trust: str | Sequence[str]) -> Grants:
     return read_grants([f"{TRUST}={trust}" if isinstance(trust, str) else f"{TRUST}=[{','.join(trust)}]"] if trust else [])
 
 
+def as_python_number(value: object) -> object:
+    """Return a number of NumPy or a tensor of one number as Python's own number, and anything else as it is."""
+    library = type(value).__module__.partition(".")[0]
+    if library in ("numpy", "torch") and getattr(value, "shape", None) == () and hasattr(value, "item"):
+        return value.item()
+    return value
+
+
 def is_plain(value: object) -> bool:
     """Return whether a config can hold a value."""
     if isinstance(value, Mapping):
         return all(isinstance(key, str) and is_plain(item) for key, item in value.items())
     if isinstance(value, list | tuple):
         return all(is_plain(item) for item in value)
-    return value is None or isinstance(value, bool | int | float | str | PathLike)
+    return as_python_number(value) is None or isinstance(as_python_number(value), bool | int | float | str | PathLike)
 
 
 def find_name(made: object, group: str) -> str | None:

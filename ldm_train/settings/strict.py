@@ -14,6 +14,7 @@ from ldm_train.settings.suggestions import suggest_setting
 from ldm_train.settings.trust import UntrustedCodeError
 
 TRAINER = "pytorch_lightning.trainer.trainer.Trainer"
+SCALE = "guidance.scale"
 SET_BY_THE_RUN = {
     "max_steps": "from max_steps",
     "accumulate_grad_batches": "from batch_size and micro_batch_size",
@@ -137,6 +138,8 @@ class NameCheck:
         left = [key for key in unknown if key in replaced]
         if mistyped := [key for key in unknown if key not in left]:
             return self._unknown(f"{path}.{mistyped[0]}", known, of=of)
+        if f"{path}.{left[0]}" == SCALE:
+            return ConfigError(f"{SCALE} is passed to every guidance, and {of} must take it: add the argument scale")
         words = " ".join(f"~{path}.{key}" for key in left)
         return ConfigError(f"unknown setting '{path}.{left[0]}' of {of}; leave out what another constructor takes: {words}")
 

@@ -26,6 +26,7 @@ from ldm_train.data.pictures.images import to_signed
 from ldm_train.data.sources.items import EncodedPicture
 from ldm_train.types import Autoencoder
 from ldm_train.util.inputs import READ_ERRORS, describe_error
+from ldm_train.util.own_tokens import tokenize
 
 CHUNK = 2
 Result = TypeVar("Result")
@@ -168,7 +169,7 @@ class Encoding(pl.LightningModule):
     def captions(self, texts: list[str]) -> dict[str, Tensor]:
         """Tokens (B, L) int32, and a frozen text encoder's embeddings (B, L, D) float16."""
         assert self.text_encoder is not None
-        tokens = self.text_encoder.tokenize(texts)
+        tokens = tokenize(self.text_encoder, texts)
         encoded = {"tokens": tokens.int()}
         if isinstance(self.text_encoder, TextEncoder) and not self.text_encoder.trained:
             embed = self.text_encoder.embed

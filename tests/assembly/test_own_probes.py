@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ldm_train.assembly.own_probes import probe_encoders, probe_parts
+from ldm_train.assembly.own_part_probes import probe_encoders, probe_parts
 from ldm_train.assembly.parts import Parts
 from ldm_train.diffusion.prediction import Noise
 from ldm_train.diffusion.schedules.named import scaled_linear
@@ -54,10 +54,10 @@ class Pooled(nn.Module):
 class Network(nn.Module):
     def __init__(self, change: object = lambda x: x) -> None:
         super().__init__()
-        self.change = change
+        self.change, self.factor = change, nn.Parameter(torch.ones(()))
 
     def forward(self, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> object:
-        return self.change(x_t)  # type: ignore[operator]
+        return self.change(x_t * self.factor)  # type: ignore[operator]
 
 
 def settings() -> TrainSettings:

@@ -122,7 +122,7 @@ def plain(denoiser, null, weak, scale=1.0):
     ("group", "name", "arguments", "says"),
     [
         ("schedule", "Schedule", {}, "t_at_ratio"),
-        ("schedule", "OneNumber", {}, r"alpha .*\(3,\).*\(\)"),
+        ("schedule", "OneNumber", {}, r"alpha .*\(5,\).*\(\)"),
         ("sampler", "Unfinished", {}, "step"),
         ("sampler", "Half", {}, r"\(2, 1, 4, 4\)"),
         ("prediction", "Guess", {}, "to_clean"),
