@@ -370,6 +370,39 @@ def test_an_interrupted_search_goes_on_with_the_job_that_was_cut_off(
 @OPTUNA
 @IGNORE
 @pytest.mark.slow
+def test_a_search_keeps_its_lists_of_values(fake_jobs: FakeJobs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [*SEARCH, f"run_dir={tmp_path}/s", "hydra.sweeper.n_trials=1", "optimizer.lr=interval(0.001,0.1)"]
+    assert sweep("train", [*words, "schedule=linear,cosine"]) == 0
+    more = [*words, "hydra.sweeper.n_trials=2"]
+    assert sweep("train", [*more, "schedule=linear,rectified_flow"]) == 1
+    assert "schedule=linear,cosine" in (said := capsys.readouterr().err)
+    assert "linear,rectified_flow" in said
+    assert "optuna on basic" not in said
+    assert sweep("train", [*more[:-2], "optimizer.lr=0.01,0.02", "schedule=linear,cosine", more[-1]]) == 1
+    assert "optimizer.lr=a range" in capsys.readouterr().err
+    assert len(fake_jobs.rates) == 1
+    assert sweep("train", [*more, "schedule=linear,cosine"]) == 0
+    assert len(fake_jobs.rates) == 2
+
+
+@OPTUNA
+@IGNORE
+@pytest.mark.slow
+def test_a_search_of_which_all_jobs_fail_names_them(
+    fake_jobs: FakeJobs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake_jobs.codes = {0: 3, 1: 1}
+    words = [*SEARCH, f"run_dir={tmp_path}/s", "hydra.sweeper.n_trials=2", "optimizer.lr=interval(0.001,0.1)"]
+    assert sweep("train", words) == 1
+    said = capsys.readouterr().err
+    for part in ("objective=validation_loss", "exit code 3", "exit code 1", "optimizer.lr="):
+        assert part in said
+    assert "optuna on basic" not in said
+
+
+@OPTUNA
+@IGNORE
+@pytest.mark.slow
 def test_a_search_for_what_no_job_logs_ends_after_the_first_job_which_is_kept(
     fake_jobs: FakeJobs, tmp_path: Path, ldm_train: Callable
 ) -> None:
