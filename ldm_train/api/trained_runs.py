@@ -20,7 +20,7 @@ from ldm_train.diffusion.guidance import Guidance
 from ldm_train.generation import Generation, SamplingSettings
 from ldm_train.samplers.base import Sampler
 from ldm_train.settings.composition import compose_as
-from ldm_train.settings.python_values import PythonValues, read_trust
+from ldm_train.settings.python_values import PythonValues, merge_settings, read_trust
 from ldm_train.settings.run_options import DRAWING_GROUPS, read_run_config
 from ldm_train.settings.schema.options import TARGET
 from ldm_train.settings.schema.using import SampleSettings
@@ -56,7 +56,9 @@ def load_run(
         ConfigError: an unknown setting, or a value of another type.
         ValueError: no run there, no checkpoint, weights of another network, or own code that is neither trusted nor passed.
     """
-    given = {**settings, **more}
+    if not isinstance(run_dir, str | PathLike):
+        raise ConfigError(f"load_run takes the run's directory, not {run_dir!r:.100}")
+    given = merge_settings(settings, more)
     if useless := sorted(WITHOUT_EFFECT & given.keys()):
         raise ConfigError(f"{useless[0]} has no effect in load_run, which draws nothing; generate() takes prompts")
     own = {name: value for name, value in given.items() if name in groups_of("train") and name not in DRAWING_GROUPS}

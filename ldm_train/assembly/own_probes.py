@@ -149,11 +149,16 @@ def _probe_crop(crop: Any) -> None:
     require(found == {tuple(shape)}, f"all views of a picture must have the shape {shape}, and have {sorted(found)}")
 
 
+def make_toy_comparison(count: int) -> Comparison:
+    """Return a comparison of black pictures with different captions."""
+    pictures = torch.zeros(count, 3, 64, 64)
+    captions = [f"caption {number}" for number in range(count)]
+    return Comparison(pictures, pictures.clone(), captions, [{} for _ in captions], held_out=True)
+
+
 def _probe_metric(metric: Any) -> None:
     for count in (FOUR, TWO):
-        pictures = torch.zeros(count, 3, 64, 64)
-        captions = [f"caption {number}" for number in range(count)]
-        values = metric(Comparison(pictures, pictures.clone(), captions, [{}] * count, held_out=True))
+        values = metric(make_toy_comparison(count))
         require(isinstance(values, dict), f"a metric must return a dict of names and tensors (B,), not {describe(values)}")
         for name, value in values.items():
             require(isinstance(name, str) and name.strip(), f"a metric's name must be a text, not {name!r}")

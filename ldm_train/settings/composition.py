@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from threading import RLock
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -56,6 +57,7 @@ from ldm_train.settings.validation import not_accepted, validate_settings
 
 __all__ = ["ConfigError", "build", "compose", "folder", "groups", "words"]
 
+HYDRA = RLock()  # Hydra composes one config at a time in a process
 Settings = TypeVar("Settings", bound=CommandSettings)
 NO_VALUES: Mapping[str, object] = MappingProxyType({})
 
@@ -193,10 +195,15 @@ def defaults(verb: str, options: tuple[str, ...] = ()) -> DictConfig:
 
 
 def _hydra(verb: str, overrides: list[str]) -> DictConfig:
-    GlobalHydra.instance().clear()
-    ConfigStore.instance().store(name=f"{verb}_settings", node=default_values(verb))
-    with initialize_config_dir(str(folder()), version_base="1.3"):
-        return hydra_compose(verb, overrides)
+    with HYDRA:
+        running = GlobalHydra.instance().hydra  # of a program that calls this one, which may use Hydra itself
+        GlobalHydra.instance().clear()
+        try:
+            ConfigStore.instance().store(name=f"{verb}_settings", node=default_values(verb))
+            with initialize_config_dir(str(folder()), version_base="1.3"):
+                return hydra_compose(verb, overrides)
+        finally:
+            GlobalHydra.instance().hydra = running
 
 
 def words(group: str, chosen: Part | None) -> list[str]:

@@ -105,12 +105,26 @@ class PythonValues:
         return name
 
 
+def merge_settings(settings: Mapping[str, object], more: Mapping[str, object]) -> dict[str, object]:
+    """Return the settings of a call's dictionary and of its keywords.
+
+    Raises:
+        ConfigError: the first argument is no dictionary.
+    """
+    if not isinstance(settings, Mapping):
+        raise ConfigError(f"settings are a dictionary of names and values, not a {type(settings).__name__}")
+    return {**settings, **more}
+
+
 def read_trust(trust: str | Sequence[str]) -> Grants:
     """Return what a Python program grants by the names of packages, or ".", which the command line's `trust=` accepts too.
 
     Raises:
         ConfigError: no name of a package, or one that is never trusted.
     """
+    named = [trust] if isinstance(trust, str | None) else trust
+    if not isinstance(named, Sequence) or not all(isinstance(name, str) for name in named if name is not None):
+        raise ConfigError(f"trust takes the name of a package as a text, or a list of names, not {trust!r:.100}")
     return read_grants([f"{TRUST}={trust}" if isinstance(trust, str) else f"{TRUST}=[{','.join(trust)}]"] if trust else [])
 
 

@@ -3,7 +3,9 @@
 import json
 import re
 import shutil
+import sys
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 
 import ldm_train as package
 from ldm_train.run_dir.record import read_record
+from ldm_train.settings.trust import Grants, current_grants
 from ldm_train.types import Conditioning
 
 SMALL: Mapping[str, object] = {
@@ -177,6 +180,14 @@ def test_own_callbacks_and_metrics_are_objects_too(cache: Path, tmp_path: Path) 
         ),
         (lambda: package.train({"trust": "mynet"}, cache="c", run_dir="r"), "ConfigError", "trust"),
         (lambda: package.compose("train", trust="os", cache="c", run_dir="r"), "ConfigError", "trust=os"),
+        (lambda: package.compose(5, cache="c", run_dir="r"), "ConfigError", "5"),  # type: ignore[arg-type]
+        (lambda: package.compose("train", [("seed", 1)]), "ConfigError", "dictionary.*list"),  # type: ignore[arg-type]
+        (lambda: package.compose("train", trust=5), "ConfigError", "trust .*5"),  # type: ignore[arg-type]
+        (lambda: package.compose("train", trust=[Path("a")]), "ConfigError", "trust .*a"),  # type: ignore[list-item]
+        (lambda: package.compose("train", config={"seed": 1}), "ConfigError", "config .*seed"),  # type: ignore[arg-type]
+        (lambda: package.compose("train", config=5), "ConfigError", "config .*5"),  # type: ignore[arg-type]
+        (lambda: package.compose("train", config_path=5), "ConfigError", "config_path .*5"),  # type: ignore[arg-type]
+        (lambda: package.load_run(5), "ConfigError", "5"),  # type: ignore[arg-type]
         (lambda: package.load_run("none"), "ValueError", "none"),
         (lambda: package.load_run("none", stepss=3), "ConfigError", "stepss.*steps"),
         (lambda: package.load_run("none", prompts=["a"]), "ConfigError", "prompts.*generate"),
@@ -354,6 +365,34 @@ def test_a_path_in_a_file_is_no_command(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="pipe:"):
         package.encode(config=tmp_path / "given.yaml", source={"lines": "one"}, cache=str(tmp_path / "cache"))
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_program_that_uses_hydra_itself_keeps_its_state() -> None:
+    import hydra
+    from hydra.core.global_hydra import GlobalHydra
+
+    with hydra.initialize(config_path=None, version_base="1.3"):
+        state = GlobalHydra.instance().hydra
+        package.compose("train", cache="c", run_dir="r")
+        assert GlobalHydra.instance().hydra is state
+
+
+def test_threads_compose_side_by_side_and_leave_no_grant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "threadnet.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
+
+    def compose(number: int) -> object:
+        given = {"network": {"_target_": "threadnet.Net"}} if number % 2 else {}
+        trust = "threadnet" if number % 2 else ()
+        return package.compose("train", given, cache="c", run_dir="r", seed=number, trust=trust).as_plain()["seed"]
+
+    before = [*sys.path]
+    with ThreadPoolExecutor(4) as threads:
+        assert [*threads.map(compose, range(12))] == [*range(12)]
+    assert current_grants() == Grants()
+    assert sys.path == before
+    with pytest.raises(package.ConfigError, match="trust=threadnet"):
+        package.compose("train", {"network": {"_target_": "threadnet.Net"}}, cache="c", run_dir="r")
 
 
 def test_a_grid_shows_every_image() -> None:

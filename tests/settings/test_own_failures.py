@@ -6,7 +6,7 @@ import pytest
 
 from ldm_train.settings.constructors import build, check_constructors
 from ldm_train.settings.schema.options import Part
-from ldm_train.settings.trust import Grants, UntrustedCodeError, granted
+from ldm_train.settings.trust import Grants, UntrustedCodeError, granted, raised_in_own_code
 
 MODULES = {
     "own_broken": "def f(:\n",
@@ -100,3 +100,19 @@ def test_a_name_in_another_form_gets_the_form_and_no_advice_on_trust(target: obj
     with granted(Grants(("own_whole",))), pytest.raises(ValueError, match=r"PACKAGE\.CLASS") as error:
         check_constructors({"_target_": target}, "network", name="network")
     assert not isinstance(error.value, UntrustedCodeError)
+
+
+def test_the_traceback_of_own_code_is_told_from_messages_of_this_package(tmp_path: Path) -> None:
+    (tmp_path / "own_late.py").write_text(
+        "from pathlib import Path\nfrom ldm_train.util.safe_json import read_json\n"
+        "def fail():\n    raise ValueError('mine')\ndef library():\n    Path('absent').read_text()\n"
+        "def ours():\n    read_json(Path('absent'))\n"
+    )
+    import own_late  # type: ignore[import-not-found]
+
+    for name, own in (("fail", True), ("library", True), ("ours", False)):
+        with granted(Grants(("own_late",))), pytest.raises((ValueError, OSError)) as error:
+            getattr(own_late, name)()
+        with granted(Grants(("own_late",))):
+            assert raised_in_own_code(error.value) == own
+        assert not raised_in_own_code(error.value), "it is not trusted any more"
