@@ -24,11 +24,13 @@ from ldm_train.cli.sweep_objective import Objective
 from ldm_train.cli.sweep_plan import SweepPlan, nest
 from ldm_train.cli.sweep_task import JobTask, SweepStoppedError
 from ldm_train.settings.quoting import quote
+from ldm_train.settings.shipped import key_of
 from ldm_train.util.text import list_names
 
 APP = "ldm_train_sweep"
 PROGRAM = (sys.executable, "-m", "ldm_train")
-RESULTS = ("multirun.yaml", "optimization_results.yaml", "optuna.db", ".submitit")  # what Hydra's plugins write
+SUBMITIT = ".submitit"
+RESULTS = ("multirun.yaml", "optimization_results.yaml", "optuna.db", SUBMITIT)  # what Hydra's plugins write
 LOGS = "hydra_plugins"  # the logger of all plugins
 ON_CLUSTER = ("submitit_slurm",)  # launchers with jobs that go on when this process ends
 
@@ -64,6 +66,18 @@ def run_jobs(plan: SweepPlan, plugins: PluginWords, objective: Objective | None)
         return task.read_code() if stop is not None and stop.exists() else 0
 
 
+def launcher_words(base: Path, plugins: PluginWords) -> list[str]:
+    """Return where submitit keeps the files of local jobs, unless a word says.
+
+    By default each job has a folder with its number as the name, which submitit makes after it started the job: a job that
+    is faster cannot open its log, and ends without a result.
+    """
+    place = "hydra.launcher.submitit_folder"
+    if plugins.launcher != "submitit_local" or any(key_of(word) == place for word in plugins.words):
+        return []
+    return [f"{place}={quote(str(base.absolute() / SUBMITIT))}"]
+
+
 def list_failed(base: Path) -> list[str]:
     """Return the jobs of a search with their exit codes if all of them failed; nothing if one has a value."""
     jobs = read_table(base)
@@ -93,7 +107,7 @@ def run_hydra(plan: SweepPlan, plugins: PluginWords, objective: Objective | None
         assert hydra is not None
         places = [f"hydra.sweep.dir={quote(str(base))}", "hydra.sweep.subdir=.", "hydra.output_subdir=null"]
         quiet = ["hydra/hydra_logging=none", "hydra/job_logging=none"]  # which would replace all handlers of the process
-        hydra.multirun(APP, task, [*places, *quiet, *words, *plan.hydra_words()])
+        hydra.multirun(APP, task, [*places, *quiet, *launcher_words(base, plugins), *words, *plan.hydra_words()])
     return None
 
 

@@ -67,11 +67,18 @@ def check_kind(made: object, target: str, group: str) -> None:
 
 def _check_module(made: object, target: str, group: str) -> None:
     from torch import nn
+    from torch.nn.parameter import is_lazy
 
     if not isinstance(made, nn.Module):
         raise ValueError(
             f"{group}._target_={target} makes a {type(made).__name__}, which is no {group}: derive the class from "
             "torch.nn.Module"
+        )
+    weights = {**dict(made.named_parameters()), **dict(made.named_buffers())}
+    if empty := [name for name, weight in weights.items() if not is_lazy(weight) and weight.is_meta]:
+        raise ValueError(
+            f"{group}._target_={target} makes a {type(made).__name__} with {list_names(empty)} without values, on the "
+            "device meta; build it on the CPU"
         )
 
 

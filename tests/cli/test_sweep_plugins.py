@@ -479,6 +479,35 @@ def test_a_launcher_runs_each_job_into_its_own_directory(
 
 
 @pytest.mark.slow
+@IGNORE
+@SUBMITIT
+def test_a_local_job_that_starts_before_submitit_named_its_files_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a machine with more processes than cores: its folder must be there when it opens its log."""
+    from submitit.core.utils import JobPaths
+
+    move = JobPaths.move_temporary_file
+
+    def move_late(*arguments: object, **named: object) -> None:
+        time.sleep(8)
+        move(*arguments, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(JobPaths, "move_temporary_file", move_late)
+    (tmp_path / "stub.py").write_text(STUB)
+    monkeypatch.setattr(sweep_plugins, "PROGRAM", (sys.executable, str(tmp_path / "stub.py")))
+    words = [*TRAIN, f"run_dir={tmp_path}/s", "hydra/launcher=submitit_local"]
+    assert sweep("train", ["-m", *words, "seed=1,2"]) == 0
+    assert [job["metrics"]["validation_loss"] for job in read_jobs(tmp_path / "s")] == [1.0, 2.0]
+
+
+@SUBMITIT
+def test_a_folder_of_submitits_files_that_is_given_counts() -> None:
+    _, plugins = split_plugins(["hydra/launcher=submitit_local", "hydra.launcher.submitit_folder=x/%j"])
+    assert sweep_plugins.launcher_words(Path("s"), plugins) == []
+
+
+@pytest.mark.slow
 @JOBLIB
 def test_a_signal_saves_the_jobs_that_run_and_starts_no_other(tmp_path: Path) -> None:
     stub = tmp_path / "stub.py"

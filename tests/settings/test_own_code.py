@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from ldm_train.settings.constructors import build
 from ldm_train.settings.own_code import KINDS
@@ -10,6 +11,7 @@ from ldm_train.settings.schema.options import Part
 from ldm_train.settings.trust import Grants, granted
 
 CODE = """
+import torch
 from torch import nn
 class Nothing:
     pass
@@ -21,6 +23,10 @@ class Silent(nn.Module):
 class Narrow(nn.Module):
     def forward(self, x):
         return x
+class Weighty(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(2))
 class Right(nn.Module):
     def forward(self, x_t, t, conditioning):
         return x_t
@@ -51,6 +57,15 @@ def test_an_object_of_another_kind_is_named(group: str, package: str) -> None:
 def test_a_network_that_cannot_be_called_is_named(name: str, reason: str, package: str) -> None:
     with pytest.raises(ValueError, match=rf"{package}.{name}.*{reason}"):
         make(package, name, "network")
+
+
+def test_weights_without_values_are_named(package: str) -> None:
+    with (
+        granted(Grants((package,))),
+        torch.device("meta"),
+        pytest.raises(ValueError, match=f"{package}.Weighty.*gain.*meta"),
+    ):
+        build(Part(f"{package}.Weighty", {}), "network")
 
 
 def test_a_network_needs_no_class_of_this_package(package: str) -> None:
