@@ -207,9 +207,10 @@ def picture_grid(images: Tensor, *, columns: int = 8) -> Image.Image:
     Raises:
         ValueError: other images, or less than one column.
     """
-    if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] != 3 or not len(images):
-        found = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
-        raise ValueError(f"picture_grid takes a tensor of images (B, 3, H, W), as generate() returns, not {found}")
+    fits = isinstance(images, Tensor) and images.ndim == 4 and images.shape[1] == 3 and len(images) > 0
+    if not fits or not images.is_floating_point():
+        found = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
+        raise ValueError(f"picture_grid takes images (B, 3, H, W) in [-1, 1], as generate() returns, not {found}")
     if not isinstance(columns, int) or columns < 1:
         raise ValueError(f"columns={columns!r} must be a whole number of at least 1")
     grid = make_grid_picture(to_bytes(images.cpu()), columns=columns)

@@ -67,7 +67,7 @@ def read_stored(config: DictConfig, path: Path) -> FittingSettings:
         nodes = {name: values[name] for name in groups_of(verb) if _is_constructor(values.get(name))}
         named = {name: nearest_option(name, node) for name, node in nodes.items()}
         options = tuple(f"{name}={option}" for name, option in named.items() if option is not None)
-        NameCheck(verb, lambda name: "", plain(defaults(verb, options), resolve=False))(values)
+        NameCheck(verb, lambda name: "", plain(defaults(verb, options), resolve=False), TRAINING_ONLY)(values)
         settings = validate_settings(verb, values)
         problems = [*out_of_range(settings), *_gaps(verb, settings)]
     except (ConfigError, OmegaConfBaseException, TypeError, AttributeError) as error:

@@ -4,14 +4,12 @@ import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from threading import RLock
 from types import MappingProxyType
 from typing import Any, TypeVar
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -21,6 +19,7 @@ from ldm_train.settings.config_file import CONFIG, expand_own_options, file_word
 from ldm_train.settings.constructors import build
 from ldm_train.settings.fine_tuning import words_of_fine_tuning
 from ldm_train.settings.foreign_names import suggest_option
+from ldm_train.settings.hydra_state import cleared_hydra
 from ldm_train.settings.quoting import quote_text, readable
 from ldm_train.settings.replaced_options import (
     allow_new_settings,
@@ -57,7 +56,6 @@ from ldm_train.settings.validation import not_accepted, validate_settings
 
 __all__ = ["ConfigError", "build", "compose", "folder", "groups", "words"]
 
-HYDRA = RLock()  # Hydra composes one config at a time in a process
 Settings = TypeVar("Settings", bound=CommandSettings)
 NO_VALUES: Mapping[str, object] = MappingProxyType({})
 
@@ -195,15 +193,10 @@ def defaults(verb: str, options: tuple[str, ...] = ()) -> DictConfig:
 
 
 def _hydra(verb: str, overrides: list[str]) -> DictConfig:
-    with HYDRA:
-        running = GlobalHydra.instance().hydra  # of a program that calls this one, which may use Hydra itself
-        GlobalHydra.instance().clear()
-        try:
-            ConfigStore.instance().store(name=f"{verb}_settings", node=default_values(verb))
-            with initialize_config_dir(str(folder()), version_base="1.3"):
-                return hydra_compose(verb, overrides)
-        finally:
-            GlobalHydra.instance().hydra = running
+    with cleared_hydra():
+        ConfigStore.instance().store(name=f"{verb}_settings", node=default_values(verb))
+        with initialize_config_dir(str(folder()), version_base="1.3"):
+            return hydra_compose(verb, overrides)
 
 
 def words(group: str, chosen: Part | None) -> list[str]:

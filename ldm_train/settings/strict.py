@@ -1,6 +1,6 @@
 """Reject settings that nothing reads: in a composed config, from whichever word or file they came."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,11 +42,13 @@ class NameCheck:
     Args:
         origin: returns the file that a setting came from, as words that begin with a space, or nothing.
         defaults: the command's config as it is shipped, with the chosen options.
+        unbuilt: settings of which nothing is built, so that own code in them needs no trust.
     """
 
     verb: str
     origin: Callable[[str], str]
     defaults: Plain
+    unbuilt: Collection[str] = ()
 
     def __call__(self, values: Plain) -> None:
         """Raise for the first setting that nothing reads, or that is missing.
@@ -59,6 +61,8 @@ class NameCheck:
             try:
                 self._constructors(key, value, key if key in used else None)
             except UntrustedCodeError as error:
+                if key in self.unbuilt:
+                    continue
                 named = UntrustedCodeError(f"{error.refusal}{self.origin(key)}", list_untrusted(values))
                 raise ConfigError(str(named)) from error
         for key, value in values.items():

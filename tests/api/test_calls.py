@@ -53,6 +53,7 @@ class Typed(nn.Module):
 
 
 Typed.__module__ = "__main__"
+BYTES = torch.zeros(1, 3, 4, 4, dtype=torch.uint8)
 
 
 @pytest.fixture
@@ -292,8 +293,9 @@ def test_prompts_may_have_options_of_their_own(trained: Path) -> None:
         seed=3,
         steps=2,
     )
-    assert torch.equal(both[:2], torch.cat(alone))
-    assert torch.equal(both[2], package.generate(run, ["", "", "a circle --d 7"], seed=3, steps=2)[2]), "a text as it is"
+    torch.testing.assert_close(both[:2], torch.cat(alone))
+    as_text = package.generate(run, ["", "", "a circle --d 7"], seed=3, steps=2)[2]
+    torch.testing.assert_close(both[2], as_text)
     small = package.generate(run, {"prompt": "a circle", "width": 32}, steps=1)
     assert small.shape == (1, 3, 16, 32)
 
@@ -352,7 +354,7 @@ def test_what_only_trained_a_run_needs_no_trust(trained: Path, tmp_path: Path) -
         package.load_run(run_dir, device="cpu")
 
 
-@pytest.mark.parametrize("images", [[1], np.zeros((1, 3, 4, 4)), torch.zeros(3, 4, 4), torch.zeros(0, 3, 4, 4)])
+@pytest.mark.parametrize("images", [[1], np.zeros((1, 3, 4, 4)), torch.zeros(3, 4, 4), torch.zeros(0, 3, 4, 4), BYTES])
 def test_a_grid_needs_images(images: object) -> None:
     with pytest.raises(ValueError, match=r"\(B, 3, H, W\)"):
         package.picture_grid(images)  # type: ignore[arg-type]
