@@ -3,13 +3,14 @@
 import importlib
 from collections.abc import Mapping
 from types import ModuleType
+from typing import Any
 
 from ldm_train.util.text import nearest, shorten
 
 LOOKED = "; Python looks in what is installed, in PYTHONPATH and, with trust=…, in the folder you stand in"
 
 
-def import_name(target: str, group: str, *, trusted: bool) -> object:
+def import_name(target: str, group: str, *, trusted: bool) -> Any:
     """Return what the full name of a class or function stands for.
 
     Raises:
