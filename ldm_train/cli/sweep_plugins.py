@@ -24,7 +24,7 @@ from ldm_train.cli.sweep_objective import Objective
 from ldm_train.cli.sweep_plan import SweepPlan, nest
 from ldm_train.cli.sweep_task import JobTask, SweepStoppedError
 from ldm_train.settings.quoting import quote
-from ldm_train.settings.shipped import key_of
+from ldm_train.settings.shipped import ConfigError, key_of
 from ldm_train.util.text import list_names
 
 APP = "ldm_train_sweep"
@@ -47,6 +47,9 @@ def run_jobs(plan: SweepPlan, plugins: PluginWords, objective: Objective | None)
         except SweepStoppedError as end:
             print(f"ldm-train: {end}", file=sys.stderr)
             return end.code
+        except ConfigError as error:  # of a study, before its first job
+            print(f"ldm-train: {error}", file=sys.stderr)
+            return 1
         except Exception as error:
             if "debug=true" in plan.template.plain:
                 raise
