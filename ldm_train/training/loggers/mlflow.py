@@ -102,7 +102,7 @@ class MLflow(RowDashboard):
         client.log_text(self._id, json.dumps(settings, indent=2) + "\n", "config.json")
         steps = [metric.step for name in data.metrics for metric in client.get_metric_history(self._id, name)]
         self._logged, self._waits = max(steps, default=0), False
-        self._copy_missing(after=self._logged, until=until)
+        self._begin_rows(known=self._logged, until=until)
 
     def picture(self, name: str, picture: Tensor, step: int) -> None:
         if self._is_new(step):

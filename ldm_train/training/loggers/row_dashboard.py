@@ -45,10 +45,14 @@ class RowDashboard(Dashboard):
         self._rows.commit()
 
     def _copy_missing(self, *, after: int, until: int) -> None:
-        """Log the rows of the steps after `after` up to `until`; rows up to the later of both are passed over afterwards."""
+        """Log the rows of the steps after `after` up to `until`."""
         for step, row in read_missing_rows(self.run_dir, after=after, until=until):
             self._log_row(row, step)
-        self._rows.last_known = max(after, until)
+
+    def _begin_rows(self, *, known: int, until: int) -> None:
+        """Log the rows up to `until` that the dashboard, which has rows up to `known`, lacks; pass over rows up to both."""
+        self._copy_missing(after=known, until=until)
+        self._rows.last_known = max(known, until)
 
 
 class MediaDashboard(RowDashboard):

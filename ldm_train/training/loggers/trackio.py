@@ -77,7 +77,7 @@ class Trackio(MediaDashboard):
         with redirect_stdout(StringIO()):
             self._run = trackio.init(name=name, resume="allow", config=dict(settings), **quiet, **self.settings)
         known = trackio.sqlite_storage.SQLiteStorage.get_max_step_for_run(self.settings["project"], name) or 0
-        self._copy_missing(after=known, until=step or 0)
+        self._begin_rows(known=known, until=step or 0)
 
     def close(self, *, failed: bool) -> None:
         self._rows.commit()

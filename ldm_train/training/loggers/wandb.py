@@ -79,7 +79,7 @@ class Wandb(MediaDashboard):
         self._run.config.update(dict(settings), allow_val_change=True)
         self._run.define_metric("step", hidden=True)
         self._run.define_metric("*", step_metric="step")
-        self._copy_missing(after=known, until=step or 0)
+        self._begin_rows(known=known, until=step or 0)
         if self.mode == "online":
             note(f"wandb: {self._run.url}")
 
