@@ -19,6 +19,7 @@ from ldm_train.diffusion.schedules.schedule import NoiseSchedule
 from ldm_train.samplers.base import InitialPicture, Sampler, StepCallback, TimePoint
 from ldm_train.samplers.spacings import Spacing
 from ldm_train.types import Autoencoder, CaptionBatch, Conditioner, Conditioning, Given, Network
+from ldm_train.util.own_tokens import tokenize
 
 USUAL_WEIGHT = 1e4  # larger weights are a sign of divergence
 NOTHING: Mapping[str, Given] = MappingProxyType({})
@@ -209,7 +210,7 @@ class Generation:
         recipe.guidance(self.denoiser(), Conditioning(), weak)
         if scales_conditions(recipe.guidance):
             self.conditions.without({})
-        self.conditioner.tokenize([*prompts, recipe.negative_prompt])
+        tokenize(self.conditioner, [*prompts, recipe.negative_prompt])
 
     def denoiser(self) -> Denoiser:
         """Return the network as a denoiser without guidance."""
@@ -221,7 +222,7 @@ class Generation:
         Raises:
             ValueError: `given` lacks a condition that the network cannot do without, or has one that it does not know.
         """
-        text = self.conditioner(CaptionBatch(self.conditioner.tokenize(texts).to(self.device)))
+        text = self.conditioner(CaptionBatch(tokenize(self.conditioner, texts).to(self.device)))
         return self.conditions(text, {name: rows.to(self.device) for name, rows in self.complete(given, len(texts)).items()})
 
     def complete(self, given: Mapping[str, Given], count: int) -> dict[str, Given]:

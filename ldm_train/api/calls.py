@@ -16,7 +16,7 @@ from ldm_train.assembly.trainer import refuse_at_once
 from ldm_train.data.cache.reader import LatentCache
 from ldm_train.settings.composition import compose as compose_words
 from ldm_train.settings.config_file import CONFIG
-from ldm_train.settings.python_values import PythonValues, read_trust
+from ldm_train.settings.python_values import PythonValues, merge_settings, read_trust
 from ldm_train.settings.quoting import quote
 from ldm_train.settings.schema.commands import SCHEMAS
 from ldm_train.settings.schema.options import CommandSettings
@@ -59,7 +59,7 @@ def compose(
     Raises:
         ConfigError: an unknown command, setting or option, a value of another type, or a setting that is missing.
     """
-    with _composed(verb, {**settings, **more}, trust, config, config_path) as composed:
+    with _composed(verb, merge_settings(settings, more), trust, config, config_path) as composed:
         return composed
 
 
@@ -82,7 +82,7 @@ def run_command(
         ConfigError: as in `compose`.
         ValueError, OSError: the command cannot do what the settings ask for; the message is the command line's.
     """
-    with _composed(verb, {**settings, **more}, trust, config, config_path) as composed:
+    with _composed(verb, merge_settings(settings, more), trust, config, config_path) as composed:
         return _run(verb, composed)
 
 
@@ -98,7 +98,7 @@ def encode(
         ConfigError: as in `compose`.
         ValueError: no picture can be used, some were left out with `strict=True`, or the cache would lose many.
     """
-    with _composed("encode", {**settings, **more}, trust, config, config_path) as composed:
+    with _composed("encode", merge_settings(settings, more), trust, config, config_path) as composed:
         code, folder = _run("encode", composed), str(composed.as_plain()["cache"])
     if code:
         raise ValueError(f"pictures were left out of {folder}, and strict=True; {folder}/report.json names them")
@@ -125,7 +125,7 @@ def train(
         ValueError: the settings, the data or the objects do not fit each other, or training diverged.
         KeyboardInterrupt: it was stopped before its first step.
     """
-    with _composed("train", {**settings, **more}, trust, config, config_path) as composed:
+    with _composed("train", merge_settings(settings, more), trust, config, config_path) as composed:
         _run("train", composed)
         return open_for_drawing(str(composed.as_plain()["run_dir"]))
 
@@ -135,14 +135,32 @@ def _composed(
     verb: str, settings: Settings, trust: Names, config: Files, config_path: FileName
 ) -> Iterator[CommandSettings]:
     """Compose a call's settings; its grants end with the block."""
-    if verb not in SCHEMAS:
-        raise ConfigError(f"unknown command {verb!r}{nearest(verb, SCHEMAS)}; there are: {', '.join(SCHEMAS)}")
+    if not isinstance(verb, str) or verb not in SCHEMAS:
+        raise ConfigError(f"unknown command {verb!r}{nearest(str(verb), SCHEMAS)}; there are: {', '.join(SCHEMAS)}")
+    named = list_files(config)
+    if not isinstance(config_path, str | PathLike | None):
+        raise ConfigError(f"{CONFIG_PATH} takes the name of a folder, not {config_path!r:.100}")
     path = [f"{CONFIG_PATH}={quote(fspath(config_path))}"] if config_path else []
-    named = [fspath(file) for file in ([config] if isinstance(config, str | PathLike) else config) if file]
     files = [f"{CONFIG}={quote(file)}" for file in named]
     given = {TRUST: trust, CONFIG: named, CONFIG_PATH: config_path and fspath(config_path)}
     with searching(path), _granted(verb, settings, trust, given) as values:
         yield compose_words(verb, files, values)
+
+
+def list_files(config: Files | None) -> list[str]:
+    """Return the names of the files of a call's `config`.
+
+    Raises:
+        ConfigError: it is something else than a name or a list of names.
+    """
+    given = [config] if isinstance(config, str | PathLike | None) else config
+    files = [file for file in given if file] if isinstance(given, Sequence) else [given]
+    if not all(isinstance(file, str | PathLike) for file in files):
+        raise ConfigError(
+            f"{CONFIG} takes the name of a YAML file, or a list of names, not {config!r:.100}; settings are a dictionary "
+            "before the keywords"
+        )
+    return [fspath(file) for file in files]
 
 
 @contextmanager

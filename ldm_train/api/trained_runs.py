@@ -1,22 +1,26 @@
 """Open a trained run from Python, draw with it, and show what was drawn."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from os import PathLike, fspath
 from types import MappingProxyType
+from typing import TypeVar
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from ldm_train.assembly.drawing import open_sized
+from ldm_train.assembly.drawing import naming_prompt, open_sized, resize_generation
+from ldm_train.assembly.prompt_options import Prompt, read_mapping_prompt
+from ldm_train.assembly.prompts import EXAMPLE
 from ldm_train.assembly.stored_run import TrainedRun
 from ldm_train.data.pictures.images import to_bytes
 from ldm_train.diffusion.guidance import Guidance
+from ldm_train.generation import Generation, SamplingSettings
 from ldm_train.samplers.base import Sampler
 from ldm_train.settings.composition import compose_as
-from ldm_train.settings.python_values import PythonValues, read_trust
+from ldm_train.settings.python_values import PythonValues, merge_settings, read_trust
 from ldm_train.settings.run_options import DRAWING_GROUPS, read_run_config
 from ldm_train.settings.schema.options import TARGET
 from ldm_train.settings.schema.using import SampleSettings
@@ -25,6 +29,7 @@ from ldm_train.settings.trust import granted
 from ldm_train.training.callbacks.picture_grids import make_grid_picture
 
 WITHOUT_EFFECT = {"prompts", "out", "count", "labels", "x", "y", "interpolate"}
+Value = TypeVar("Value")
 NOTHING: Mapping[str, object] = MappingProxyType({})
 
 
@@ -51,7 +56,9 @@ def load_run(
         ConfigError: an unknown setting, or a value of another type.
         ValueError: no run there, no checkpoint, weights of another network, or own code that is neither trusted nor passed.
     """
-    given = {**settings, **more}
+    if not isinstance(run_dir, str | PathLike):
+        raise ConfigError(f"load_run takes the run's directory, not {run_dir!r:.100}")
+    given = merge_settings(settings, more)
     if useless := sorted(WITHOUT_EFFECT & given.keys()):
         raise ConfigError(f"{useless[0]} has no effect in load_run, which draws nothing; generate() takes prompts")
     own = {name: value for name, value in given.items() if name in groups_of("train") and name not in DRAWING_GROUPS}
@@ -61,9 +68,20 @@ def load_run(
         drawing = PythonValues("sample", {name: value for name, value in given.items() if name not in own})
     stored, objects = read_run_config(fspath(run_dir)), {**drawing.objects, **passed.objects}
     for group, node in passed.values.items():
-        before, now = stored.get(group), node[TARGET] if isinstance(node, dict) and TARGET in node else None
-        if isinstance(before, dict) and now in passed.objects:
-            objects[str(before.get(TARGET))] = passed.objects[now]  # whatever the run calls it
+        target = node.get(TARGET) if isinstance(node, dict) else None
+        if target is None:
+            raise ConfigError(
+                f"{group}={node!r:.100} has no effect in load_run, which takes the run's own settings; pass an object, if "
+                "the run was trained with one that no file can hold"
+            )
+        before = stored.get(group)
+        if isinstance(before, dict) and target in passed.objects:
+            objects[str(before.get(TARGET))] = passed.objects[target]  # whatever the run calls it
+        elif isinstance(before, dict) and before.get(TARGET) != target:
+            raise ConfigError(
+                f"{group}={target} is not what the run was trained with, which is {before.get(TARGET)}: pass that class, or "
+                f"leave {group} out if it is a class of ldm_train"
+            )
     with granted(replace(packages, objects=objects)):
         return open_for_drawing(fspath(run_dir), drawing.values)
 
@@ -76,7 +94,7 @@ def open_for_drawing(run_dir: str, values: Mapping[str, object] = NOTHING) -> Tr
 
 def generate(
     run: TrainedRun,
-    prompts: str | Sequence[str],
+    prompts: str | Mapping[str, object] | Sequence[str | Mapping[str, object]],
     *,
     seed: int | None = None,
     steps: int | None = None,
@@ -87,35 +105,95 @@ def generate(
 ) -> Tensor:
     """Draw a picture for each prompt and return them as images (B, 3, H, W) in [-1, 1], float32 on the CPU.
 
-    Picture i has the noise of number i under the seed, as in `ldm-train sample`, whatever the batch size.
+    Picture i has the noise of number i under the seed, as in `ldm-train sample`, whatever the batch size; a prompt with a
+    seed of its own has number 0.
 
     Args:
+        prompts: texts, taken as they are, or mappings as in the files of `ldm-train sample`, such as `{"prompt": "a fox",
+            "seed": 7, "negative": "blurry", "width": 64, "height": 64, "guidance": 4.5, "steps": 20}`.
         seed: of the noise.
         negative_prompt: what guidance leads away from.
-        seed, negative_prompt, steps, guidance_scale, sampler: None for those that the run was loaded with.
+        seed, negative_prompt, steps, guidance_scale, sampler: None for those that the run was loaded with. What a mapping
+            has counts instead.
         batch_size: pictures drawn at once.
 
     Raises:
-        ValueError: the sampler and the number of steps do not fit the run's schedule, or an image is not finite.
+        ValueError: a prompt that is no text or mapping, or has an unknown option; prompts of different sizes; or the sampler
+            and the number of steps do not fit the run's schedule; or an image is not finite.
     """
-    texts = [prompts] if isinstance(prompts, str) else list(prompts)
+    if not isinstance(run, TrainedRun):
+        raise ValueError(f"generate takes a run as load_run() or train() returns it, not a {type(run).__name__}")
+    if not isinstance(sampler, Sampler | None):
+        raise ValueError(f"sampler={sampler!r:.100} must be an object such as ldm_train.samplers.DDIM()")
+    given = {"negative": negative_prompt, "seed": seed, "steps": steps, "guidance": guidance_scale}
+    common = read_mapping_prompt({"prompt": "", **given}, "generate")
+    read = read_prompt_list([prompts] if isinstance(prompts, str | Mapping) else prompts)
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"batch_size={batch_size!r} must be a whole number of at least 1")
+    groups: dict[str, list[int]] = {}
+    for place, prompt in enumerate(read):
+        groups.setdefault(str(prompt.options), []).append(place)
+    drawings = [(places, plan_prompt(run, read[places[0]], common, sampler)) for places in groups.values()]
+    if len(sizes := {drawing.sides for _, (drawing, _) in drawings}) > 1:
+        raise ValueError(
+            f"prompts ask for pictures of different sizes, {sorted(sizes)} (height, width); draw each size apart"
+        )
+    for places, (drawing, recipe) in drawings:
+        with naming_prompt(read[places[0]]):
+            drawing.check([read[place].text for place in places], recipe)
+    images: dict[int, Tensor] = {}
+    for places, (drawing, recipe) in drawings:
+        for first in range(0, len(places), batch_size):
+            batch = places[first : first + batch_size]
+            texts, numbers = [read[place].text for place in batch], [place * (read[place].seed is None) for place in batch]
+            found = drawing(texts, recipe, numbers=torch.tensor(numbers))
+            finite = drawing.require_finite(found, texts, numbers, seed=recipe.seed)
+            images |= zip(batch, finite.cpu().float(), strict=True)
+    return torch.stack([images[place] for place in range(len(read))])
+
+
+def read_prompt_list(prompts: Sequence[object]) -> list[Prompt]:
+    """Return the prompts of a call: texts as they are, and mappings with options.
+
+    Raises:
+        ValueError: there is none, or one is neither.
+    """
+    if not isinstance(prompts, Iterable) or not (items := list(prompts)):
+        raise ValueError(f"prompts={prompts!r:.100} must be a text, a mapping, or a list with at least one of them")
+    found = []
+    for number, item in enumerate(items, start=1):
+        where = f"prompts, prompt {number}"
+        if isinstance(item, Mapping) and "prompt" in item:
+            found.append(read_mapping_prompt({str(key): value for key, value in item.items()}, where))
+        elif isinstance(item, str):
+            found.append(Prompt(item, where))
+        else:
+            raise ValueError(f"{where}: {item!r:.100} must be a text, or a mapping such as {EXAMPLE}")
+    return found
+
+
+def plan_prompt(
+    run: TrainedRun, prompt: Prompt, common: Prompt, sampler: Sampler | None
+) -> tuple[Generation, SamplingSettings]:
+    """Return what draws a prompt, and how, with its own options, then those of the call, then those of the run."""
+    scale = common.guidance if prompt.guidance is None else prompt.guidance
     recipe = replace(
         run.recipe,
-        seed=run.recipe.seed if seed is None else seed,
-        steps=run.recipe.steps if steps is None else steps,
-        sampler=run.recipe.sampler if sampler is None else sampler,
-        guidance=run.recipe.guidance if guidance_scale is None else rescale(run.recipe.guidance, guidance_scale),
-        negative_prompt=run.recipe.negative_prompt if negative_prompt is None else negative_prompt,
+        seed=first_given(prompt.seed, common.seed, run.recipe.seed),
+        steps=first_given(prompt.steps, common.steps, run.recipe.steps),
+        sampler=first_given(sampler, run.recipe.sampler),
+        guidance=run.recipe.guidance if scale is None else rescale(run.recipe.guidance, scale),
+        negative_prompt=first_given(prompt.negative, common.negative, run.recipe.negative_prompt),
     )
-    run.generation.check(texts, recipe)
-    drawn = []
-    for first in range(0, len(texts), batch_size):
-        batch = texts[first : first + batch_size]
-        images = run.generation(batch, recipe, first=first)
-        drawn.append(
-            run.generation.require_finite(images, batch, range(first, first + len(batch)), seed=recipe.seed).cpu().float()
-        )
-    return torch.cat(drawn)
+    height, width = run.generation.sides
+    size = [prompt.height or height, prompt.width or width] if prompt.height or prompt.width else None
+    with naming_prompt(prompt):
+        return resize_generation(run.generation, size), recipe
+
+
+def first_given(*values: Value | None) -> Value:
+    """Return the first value that is not None."""
+    return next(value for value in values if value is not None)
 
 
 def rescale(guidance: Guidance, scale: float) -> Guidance:
@@ -124,6 +202,16 @@ def rescale(guidance: Guidance, scale: float) -> Guidance:
 
 
 def picture_grid(images: Tensor, *, columns: int = 8) -> Image.Image:
-    """Return images (B, 3, H, W) in [-1, 1] as one picture in rows of `columns`, which a notebook shows."""
+    """Return images (B, 3, H, W) in [-1, 1] as one picture in rows of `columns`, which a notebook shows.
+
+    Raises:
+        ValueError: other images, or less than one column.
+    """
+    fits = isinstance(images, Tensor) and images.ndim == 4 and images.shape[1] == 3 and len(images) > 0
+    if not fits or not images.is_floating_point():
+        found = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
+        raise ValueError(f"picture_grid takes images (B, 3, H, W) in [-1, 1], as generate() returns, not {found}")
+    if not isinstance(columns, int) or columns < 1:
+        raise ValueError(f"columns={columns!r} must be a whole number of at least 1")
     grid = make_grid_picture(to_bytes(images.cpu()), columns=columns)
     return Image.fromarray(grid.permute(1, 2, 0).numpy())

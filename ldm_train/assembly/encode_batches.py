@@ -11,7 +11,7 @@ from ldm_train.assembly.cut_texts import warn_of_cut_captions
 from ldm_train.assembly.decoded_sample import DecodedPicture, decode_sample, describe_quality, write_quality
 from ldm_train.assembly.encoding_memory import estimate_encoding_memory, find_memory_problem
 from ldm_train.assembly.map_conditions import map_specs
-from ldm_train.assembly.own_probes import probe_encoders
+from ldm_train.assembly.own_part_probes import probe_encoders
 from ldm_train.assembly.parts import choose_device
 from ldm_train.assembly.quality_warnings import warn_of_lossy_latents
 from ldm_train.assembly.trainer import silence_lightning, trainer_options
@@ -71,9 +71,9 @@ def encode_batches(
         return Batches(read_planned_batches(place.batches), rendering, pictures=rows)
 
     autoencoder, specs = build(config.autoencoder, "autoencoder"), map_specs(config)
-    refuse_memory(config, crop, todo or [], autoencoder)
     text_encoder = build(config.text_encoder, "text_encoder")
     probe_encoders(autoencoder, text_encoder, config)
+    refuse_memory(config, crop, todo or [], autoencoder)
     encoding = Encoding(autoencoder, text_encoder, dtype=getattr(torch, config.dtype), specs=specs).eval()
     trainer = pl.Trainer(
         logger=False,

@@ -53,6 +53,9 @@ def survey_source(
         note(line)
     for line in [*source.warnings, *odd, *([unread] if unread else [])]:
         warn(line)
+    if not found.scanned and not found.problems:
+        assert config.source is not None
+        raise ValueError(f"the source yields no picture (source._target_={config.source.target})")
     if not found.scanned:
         listed = "\n".join(f"  {line}" for line in islice(group_problems(found.problems), 10))
         raise ValueError(f"nothing in the source can be used:\n{listed}")

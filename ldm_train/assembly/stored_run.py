@@ -23,7 +23,7 @@ from ldm_train.settings.schema.using import DrawingSettings, SampleSettings
 Drawing = TypeVar("Drawing", bound=DrawingSettings)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TrainedRun:
     """An opened run: its settings, its parts with their weights, and a recipe to draw by.
 
@@ -41,6 +41,15 @@ class TrainedRun:
     step: int
     generation: Generation
     recipe: SamplingSettings
+
+    def __repr__(self) -> str:
+        network, (height, width) = self.parts.network, self.generation.sides
+        count = sum(parameter.numel() for parameter in network.parameters())
+        return (
+            f"TrainedRun({self.config.run_dir!r}: step {self.step}, {type(network).__name__} with {count:,} parameters, "
+            f"pictures of {width}x{height} pixels, {self.recipe.steps} steps of {type(self.recipe.sampler).__name__}, "
+            f"device {self.generation.device})"
+        )
 
 
 def open_run(config: DrawingSettings) -> TrainedRun:

@@ -12,7 +12,7 @@ from rich.progress import DownloadColumn, Progress
 from ldm_train.assembly.cache_identity import describe_encoders, restore_part
 from ldm_train.assembly.decoded_sample import decode_sample, describe_quality
 from ldm_train.assembly.map_conditions import file_specs, map_specs, words_of_maps
-from ldm_train.assembly.own_probes import probe_parts
+from ldm_train.assembly.own_part_probes import probe_parts
 from ldm_train.assembly.parts import Parts, build_parts
 from ldm_train.assembly.source_survey import check_background, list_labels, name_classes, refuse_shapes, survey_source
 from ldm_train.autoencoders.scaling import Scaling

@@ -174,6 +174,11 @@ def guidance_scales(config: TrainSettings) -> list[float]:
         ValueError: no list of numbers, or one twice.
     """
     scales = config.pictures.guidance
+    if scales is None and config.guidance.get("scale") is None:
+        raise ValueError(
+            f"guidance.scale has no value, and pictures are drawn at one; set guidance.scale=… "
+            f"({config.guidance.target} must take scale)"
+        )
     if scales is None:
         return [float(config.guidance.get("scale"))]
     numbers = [float(scale) for scale in scales]

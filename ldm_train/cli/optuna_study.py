@@ -5,7 +5,7 @@ Hydra's sweeper runs `n_trials` further trials of a study that it finds, and lea
 run directories go on.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import optuna
@@ -14,6 +14,7 @@ from optuna.trial import TrialState
 from ldm_train.cli.plugin_words import PluginWords
 from ldm_train.cli.sweep_objective import Objective
 from ldm_train.settings.quoting import quote
+from ldm_train.settings.schema.typed_values import unquote
 from ldm_train.settings.shipped import ConfigError, key_of
 
 OBJECTIVE = "objective"  # a user attribute of the study
@@ -46,11 +47,16 @@ def locate_study(base: Path) -> str:
     return f"sqlite:///{base.absolute() / 'optuna.db'}"
 
 
-def continue_study(base: Path, sweeper: Mapping[str, object], objective: Objective) -> list[str] | None:
+def continue_study(
+    base: Path, sweeper: Mapping[str, object], objective: Objective, lists: Mapping[str, Sequence[str] | None]
+) -> list[str] | None:
     """Queue the trials of a study that have no value; return settings of the sweeper for the rest, None if there is none.
 
+    Args:
+        lists: the values of each swept setting; None for a range that the search draws from.
+
     Raises:
-        ConfigError: the study is of another objective.
+        ConfigError: the study is of another objective, or searches other lists of values.
     """
     total = sweeper["n_trials"]
     assert isinstance(total, int)
@@ -58,6 +64,7 @@ def continue_study(base: Path, sweeper: Mapping[str, object], objective: Objecti
         return []
     storage = str(sweeper["storage"])
     study, trials = open_study(storage, str(sweeper["study_name"]), objective, own=storage == locate_study(base))
+    check_lists(trials, lists, base)
     ended = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     known = [trial.params for trial in ended]
     known += [trial.system_attrs["fixed_params"] for trial in study.trials if trial.state == TrialState.WAITING]
@@ -72,6 +79,24 @@ def continue_study(base: Path, sweeper: Mapping[str, object], objective: Objecti
     # With the same seed, the sampler would draw its first values again.
     renewed = [f"hydra.sweeper.sampler.seed={seed + len(trials)}"] if isinstance(seed, int) and trials else []
     return [f"hydra.sweeper.n_trials={total - len(ended)}", *renewed]
+
+
+def check_lists(trials: Sequence[optuna.trial.FrozenTrial], lists: Mapping[str, Sequence[str] | None], base: Path) -> None:
+    """Raise if a setting had other values in the study's earlier trials, which Optuna cannot compare with new ones.
+
+    Raises:
+        ConfigError: it names the setting, its values before and now, and what to do.
+    """
+    for trial in trials:
+        for name, distribution in trial.distributions.items():
+            choices = getattr(distribution, "choices", None)
+            before, now = None if choices is None else [unquote(str(one)) for one in choices], lists.get(name)
+            if name in lists and before != (None if now is None else [unquote(one) for one in now]):
+                texts = ["a range" if one is None else ",".join(one) for one in (before, now)]
+                raise ConfigError(
+                    f"the search in {base} has {name}={texts[0]}, and now it is {texts[1]}: one search keeps its lists of "
+                    "values. Type the values as before, or search in another folder"
+                )
 
 
 def open_study(

@@ -18,7 +18,7 @@ from ldm_train.settings.schema.commands import CONTINUED, own_settings
 from ldm_train.settings.schema.options import CommandSettings
 from ldm_train.settings.shipped import CONFIG_PATH, searching
 from ldm_train.settings.suggestions import suggest_setting
-from ldm_train.settings.trust import granted, read_grants
+from ldm_train.settings.trust import granted, raised_in_own_code, read_grants
 from ldm_train.training.run_files import INTERRUPTED
 from ldm_train.util.interrupts import StopSignal, ending_at_once, stoppable
 from ldm_train.util.messages import note_all, print_messages
@@ -150,7 +150,7 @@ def _run(verb: str, settings: CommandSettings) -> None:
     except BrokenPipeError:
         raise
     except Exception as error:
-        if settings.debug or not _is_message(error):
+        if settings.debug or not _is_message(error) or raised_in_own_code(error):
             raise
         _fail(f"{str(error) or type(error).__name__}\n(debug=true shows where this came from)", code=1)
     except StopSignal as stop:

@@ -81,15 +81,6 @@ def print_commands(jobs: Sequence[Job], plugins: PluginWords) -> int:
     return 0
 
 
-def expand(verb: str, words: list[str]) -> list[Job]:
-    """Return the jobs of a command line, every combination.
-
-    Raises:
-        ConfigError: a word that cannot be read, no word with several values, or a place to write that is not one.
-    """
-    return plan_sweep(verb, words, searches=False).jobs()
-
-
 def refuse(verb: str, jobs: list[Job]) -> None:
     """Compose all jobs' configs, before the first one starts.
 

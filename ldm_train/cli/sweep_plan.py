@@ -72,6 +72,12 @@ class SweepPlan:
         above = {key for key in plain.values() if any(other.startswith(f"{key}.") for other in plain.values())}
         return {name: f"{key}.option" if key in above else key for name, key in plain.items()}
 
+    @property
+    def lists(self) -> dict[str, tuple[str, ...] | None]:
+        """Return the values of each swept setting by its name in Hydra's config; None for a range; no shuffled ranges."""
+        kept = [one for one in self.swept if "shuffle" not in (one.expression or "")]
+        return {self.keys[one.name]: None if one.expression else one.values for one in kept}
+
     def hydra_words(self) -> list[str]:
         """Return what Hydra's sweeper gets: a list of texts as they were typed, or the expression of a range."""
         # Not choice("a","b"), in which Hydra drops the quotes: a text such as 1e3 would become a number.

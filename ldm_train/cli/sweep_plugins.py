@@ -17,17 +17,20 @@ from hydra import initialize
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 
-from ldm_train.assembly.child_processes import SIGNALS
+from ldm_train.assembly.child_processes import ENDED_EARLY, SIGNALS
 from ldm_train.cli.plugin_words import PluginWords, compose_plugins
-from ldm_train.cli.sweep_jobs import TABLE
+from ldm_train.cli.sweep_jobs import TABLE, read_table
 from ldm_train.cli.sweep_objective import Objective
 from ldm_train.cli.sweep_plan import SweepPlan, nest
 from ldm_train.cli.sweep_task import JobTask, SweepStoppedError
 from ldm_train.settings.quoting import quote
+from ldm_train.settings.shipped import ConfigError, key_of
+from ldm_train.util.text import list_names
 
 APP = "ldm_train_sweep"
 PROGRAM = (sys.executable, "-m", "ldm_train")
-RESULTS = ("multirun.yaml", "optimization_results.yaml", "optuna.db", ".submitit")  # what Hydra's plugins write
+SUBMITIT = ".submitit"
+RESULTS = ("multirun.yaml", "optimization_results.yaml", "optuna.db", SUBMITIT)  # what Hydra's plugins write
 LOGS = "hydra_plugins"  # the logger of all plugins
 ON_CLUSTER = ("submitit_slurm",)  # launchers with jobs that go on when this process ends
 
@@ -44,9 +47,19 @@ def run_jobs(plan: SweepPlan, plugins: PluginWords, objective: Objective | None)
         except SweepStoppedError as end:
             print(f"ldm-train: {end}", file=sys.stderr)
             return end.code
+        except ConfigError as error:  # of a study, before its first job
+            print(f"ldm-train: {error}", file=sys.stderr)
+            return 1
         except Exception as error:
             if "debug=true" in plan.template.plain:
                 raise
+            if objective is not None and (failed := list_failed(plan.template.base)):
+                print(
+                    f"ldm-train: no job of {plan.template.base} has a value of objective={objective.name}: "
+                    f"{list_names(failed)}. What each printed is above; the same command tries them again",
+                    file=sys.stderr,
+                )
+                return 1
             if stop is None or not stop.exists():
                 print(
                     f"ldm-train: {plugins.sweeper} on {plugins.launcher}: {str(error) or type(error).__name__}",
@@ -54,6 +67,25 @@ def run_jobs(plan: SweepPlan, plugins: PluginWords, objective: Objective | None)
                 )
                 return 1
         return task.read_code() if stop is not None and stop.exists() else 0
+
+
+def launcher_words(base: Path, plugins: PluginWords) -> list[str]:
+    """Return where submitit keeps the files of local jobs, unless a word says.
+
+    By default each job has a folder with its number as the name, which submitit makes after it started the job: a job that
+    is faster cannot open its log, and ends without a result.
+    """
+    place = "hydra.launcher.submitit_folder"
+    if plugins.launcher != "submitit_local" or any(key_of(word) == place for word in plugins.words):
+        return []
+    return [f"{place}={quote(str(base.absolute() / SUBMITIT))}"]
+
+
+def list_failed(base: Path) -> list[str]:
+    """Return the jobs of a search with their exit codes if all of them failed; nothing if one has a value."""
+    jobs = read_table(base)
+    failed = [f"{job.name} (exit code {job.code})" for job in jobs if job.code not in (0, None, *ENDED_EARLY)]
+    return failed if len(failed) == len(jobs) else []
 
 
 def run_hydra(plan: SweepPlan, plugins: PluginWords, objective: Objective | None, task: JobTask) -> None:
@@ -64,7 +96,7 @@ def run_hydra(plan: SweepPlan, plugins: PluginWords, objective: Objective | None
         from ldm_train.cli.optuna_study import continue_study, study_words
 
         words += study_words(base, plugins, objective)
-        left = continue_study(base, compose_plugins(words)["sweeper"], objective)
+        left = continue_study(base, compose_plugins(words)["sweeper"], objective, plan.lists)
         if left is None:
             return print(f"all jobs of {base / TABLE} have ended; a larger hydra.sweeper.n_trials adds some")
         words += left
@@ -78,7 +110,7 @@ def run_hydra(plan: SweepPlan, plugins: PluginWords, objective: Objective | None
         assert hydra is not None
         places = [f"hydra.sweep.dir={quote(str(base))}", "hydra.sweep.subdir=.", "hydra.output_subdir=null"]
         quiet = ["hydra/hydra_logging=none", "hydra/job_logging=none"]  # which would replace all handlers of the process
-        hydra.multirun(APP, task, [*places, *quiet, *words, *plan.hydra_words()])
+        hydra.multirun(APP, task, [*places, *quiet, *launcher_words(base, plugins), *words, *plan.hydra_words()])
     return None
 
 

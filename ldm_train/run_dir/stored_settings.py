@@ -17,6 +17,9 @@ from ldm_train.settings.shipped import ConfigError, groups_of
 from ldm_train.settings.strict import NameCheck
 from ldm_train.settings.validation import out_of_range, validate_settings
 
+# What only training builds, by the settings of its own command line.
+TRAINING_ONLY = ("optimizer", "lr_schedule", "ema", "timesteps", "callbacks", "metrics", "logger", "source", "crop")
+
 
 def read_config(run_dir: Path) -> FittingSettings:
     """Return the settings that a run was last started with, of whichever command.
@@ -30,7 +33,7 @@ def read_config(run_dir: Path) -> FittingSettings:
     config = read_settings_file(path)
     if "max_steps" not in config:
         raise ValueError(f"{path} is no config of a run: it has no max_steps")
-    check_config(config, origin=str(path))
+    check_config(config, origin=str(path), unbuilt=TRAINING_ONLY)
     try:
         return read_stored(config, path)
     except OmegaConfBaseException as error:
@@ -64,7 +67,7 @@ def read_stored(config: DictConfig, path: Path) -> FittingSettings:
         nodes = {name: values[name] for name in groups_of(verb) if _is_constructor(values.get(name))}
         named = {name: nearest_option(name, node) for name, node in nodes.items()}
         options = tuple(f"{name}={option}" for name, option in named.items() if option is not None)
-        NameCheck(verb, lambda name: "", plain(defaults(verb, options), resolve=False))(values)
+        NameCheck(verb, lambda name: "", plain(defaults(verb, options), resolve=False), TRAINING_ONLY)(values)
         settings = validate_settings(verb, values)
         problems = [*out_of_range(settings), *_gaps(verb, settings)]
     except (ConfigError, OmegaConfBaseException, TypeError, AttributeError) as error:

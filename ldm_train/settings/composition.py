@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -20,6 +19,7 @@ from ldm_train.settings.config_file import CONFIG, expand_own_options, file_word
 from ldm_train.settings.constructors import build
 from ldm_train.settings.fine_tuning import words_of_fine_tuning
 from ldm_train.settings.foreign_names import suggest_option
+from ldm_train.settings.hydra_state import cleared_hydra
 from ldm_train.settings.quoting import quote_text, readable
 from ldm_train.settings.replaced_options import (
     allow_new_settings,
@@ -193,10 +193,10 @@ def defaults(verb: str, options: tuple[str, ...] = ()) -> DictConfig:
 
 
 def _hydra(verb: str, overrides: list[str]) -> DictConfig:
-    GlobalHydra.instance().clear()
-    ConfigStore.instance().store(name=f"{verb}_settings", node=default_values(verb))
-    with initialize_config_dir(str(folder()), version_base="1.3"):
-        return hydra_compose(verb, overrides)
+    with cleared_hydra():
+        ConfigStore.instance().store(name=f"{verb}_settings", node=default_values(verb))
+        with initialize_config_dir(str(folder()), version_base="1.3"):
+            return hydra_compose(verb, overrides)
 
 
 def words(group: str, chosen: Part | None) -> list[str]:

@@ -8,7 +8,8 @@ text before anything is imported; a constructor where a plain value is expected 
 import importlib
 import importlib.util
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from ldm_train.settings.own_code import check_kind
+from ldm_train.settings.own_failures import describe_failure, import_name, mentions
 from ldm_train.settings.schema.kinds import MISSING
 from ldm_train.settings.schema.options import OWN_KEYS, TARGET, Part
 from ldm_train.settings.shipped import folder, groups, shipped, shipped_groups
@@ -47,14 +49,17 @@ def build(part: Part, group: str, **values: object) -> Any:
     check_constructors(plain, group, name=group)
     if (argument := COMMANDS.get(part.target)) is not None:
         values[argument] = current_grants().commands
-    made = _construct(plain, values, group)
+    made = _construct(plain, values, group, group)
     if current_grants().cover(part.target):
         check_kind(made, part.target, group)
     return made
 
 
-def check_config(config: DictConfig, *, origin: str) -> None:
+def check_config(config: DictConfig, *, origin: str, unbuilt: Collection[str] = ()) -> None:
     """Raise if a whole config that a file holds names anything that may not be built, or grants trust.
+
+    Args:
+        unbuilt: settings of which nothing is built, so that own code in them needs no trust.
 
     Raises:
         ValueError: it names the file and the setting; nothing was imported or run.
@@ -66,9 +71,11 @@ def check_config(config: DictConfig, *, origin: str) -> None:
         for key, value in plain.items():
             if key == TRUST:
                 raise ValueError("trust is accepted on the command line only; a file cannot grant it")
-            check_constructors(value, str(key) if key in known else None, name=str(key))
+            with suppress(*([UntrustedCodeError] if key in unbuilt else [])):
+                check_constructors(value, str(key) if key in known else None, name=str(key))
     except UntrustedCodeError as error:
-        raise UntrustedCodeError(f"{origin}: {error.refusal}", list_untrusted(plain)) from error
+        needed = {key: value for key, value in plain.items() if key not in unbuilt}
+        raise UntrustedCodeError(f"{origin}: {error.refusal}", list_untrusted(needed)) from error
     except ValueError as error:
         raise ValueError(f"{origin}: {error}") from error
 
@@ -144,30 +151,34 @@ def find_constructor(target: str, group: str) -> Callable[..., Any]:
             f"{group}._target_={target} is an object that a Python program passed, which no file can hold; pass it again, "
             f"as in ldm_train.load_run(run_dir, {group}=…) or ldm_train.train(…, {group}=…)"
         )
-    module, _, name = target.rpartition(".")
+    module = target.rpartition(".")[0]
     package = NEEDS.get(module, target.partition(".")[0])
     if package in EXTRAS and importlib.util.find_spec(package) is None:
         raise ValueError(
             f"_target_: {target} needs the package {package}, which is not installed: "
             f"pip install 'ldm-train[{EXTRAS[package]}]', or choose another"
         )
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        looked = "; Python looks in what is installed, in PYTHONPATH and, with trust=…, in the folder you stand in"
-        raise ValueError(
-            f"_target_: {target} is not there ({error}){looked if current_grants().cover(target) else ''}"
-        ) from error
+    found = import_name(target, group, trusted=current_grants().cover(target))
     if module in LIBRARIES.get(group, ()):
         from torch.optim import Optimizer
 
         if not (inspect.isclass(found) and issubclass(found, Optimizer)):
             raise ValueError(f"{group}._target_={target} is no optimizer; name one, such as torch.optim.AdamW")
-    elif target not in _all_listed() and not (
-        (inspect.isclass(found) or inspect.isfunction(found)) and current_grants().cover(f"{found.__module__}.")
-    ):
-        raise ValueError(f"_target_: {target} is neither a class nor a function that {package} defines")
+    elif target not in _all_listed():
+        _require_own(found, target, group)
     return found
+
+
+def _require_own(found: object, target: str, group: str) -> None:
+    """Raise unless a trusted package defines what a name stands for, and it is a class or a function."""
+    if not (inspect.isclass(found) or inspect.isfunction(found)):
+        kind = "module" if inspect.ismodule(found) else type(found).__name__
+        raise ValueError(f"{group}._target_={target} is a {kind}; it must be a class or a function")
+    if not current_grants().cover(f"{found.__module__}."):
+        raise ValueError(
+            f"{group}._target_={target} is defined in {found.__module__}, which is not trusted; name "
+            f"{found.__module__}.{found.__qualname__} itself"
+        )
 
 
 def _check_target(node: Mapping[Any, object], group: str | None, name: str) -> None:
@@ -185,6 +196,8 @@ def _check_target(node: Mapping[Any, object], group: str | None, name: str) -> N
         refusal = (
             f"{name}._target_={target} is not a constructor that this setting accepts{listed}{libraries}; nothing was run"
         )
+        if not (isinstance(target, str) and "." in target and NAME.fullmatch(target)):
+            raise ValueError(f"{refusal}. Code of your own is named as PACKAGE.CLASS, such as mynet.TinyNetwork")
         raise UntrustedCodeError(refusal, [str(target).partition(".")[0]]) if may_be_granted(target) else ValueError(refusal)
     known = {(key, str(value)) for option in _options(group) for key, value in option.items()}
     for key in given:
@@ -213,25 +226,28 @@ def _all_listed() -> set[str]:
     return _listed(ANY)
 
 
-def _construct(node: Mapping[str, object], values: Mapping[str, object], group: str) -> Any:
-    make = find_constructor(str(node["_target_"]), group)
-    inner = ANY if current_grants().cover(str(node["_target_"])) else group
-    arguments = {key: _value(value, inner, key) for key, value in node.items() if key not in {*OWN_KEYS}}
+def _construct(node: Mapping[str, object], values: Mapping[str, object], group: str, name: str) -> Any:
+    target = str(node[TARGET])
+    make = find_constructor(target, group)
+    own = current_grants().cover(target)
+    given = {key: value for key, value in node.items() if key not in {*OWN_KEYS}}
+    arguments = {key: _value(value, ANY if own else group, f"{name}.{key}") for key, value in given.items()}
     if node.get("_partial_"):
         return partial(make, **arguments, **values)
     try:
         return make(**(arguments | dict(values)))
-    except (ValueError, OSError):
-        raise
-    except Exception as error:
-        raise ValueError(f"{node['_target_']}: {error}") from error
+    except (Exception, SystemExit) as error:
+        if not own and (isinstance(error, OSError | SystemExit) or mentions(error, name)):
+            raise
+        raise ValueError(describe_failure(error, name, target, given)) from error
 
 
-def _value(value: object, group: str, key: str) -> object:
+def _value(value: object, group: str, name: str) -> object:
     if isinstance(value, list):
-        return [_value(item, group, key) for item in value]
+        return [_value(item, group, name) for item in value]
     if not isinstance(value, dict):
         return value
-    if "_target_" in value:
-        return _construct(value, {}, ANY if group == ANY else NESTED[group, key])
-    return {name: _value(item, group, str(name)) for name, item in value.items()}
+    key = name.rpartition(".")[2]
+    if TARGET in value:
+        return _construct(value, {}, ANY if group == ANY else NESTED[group, key], name)
+    return {inner: _value(item, group, f"{name}.{inner}") for inner, item in value.items()}

@@ -1,12 +1,13 @@
 """What an object of each group must have, so that own code of another kind is refused where it is built, in one message.
 
-First its methods and attributes, by the base class or protocol of its group; then what a few small calls return
-(`ldm_train.assembly.own_probes`).
+First its methods and attributes, by the base class or protocol of its group, then the kinds of its attributes, then what a
+few small calls return (`ldm_train.assembly.own_probes`).
 """
 
 import importlib
 import inspect
 
+from ldm_train.settings.own_attributes import check_attributes
 from ldm_train.util.text import list_names
 
 KINDS = {
@@ -60,17 +61,25 @@ def check_kind(made: object, target: str, group: str) -> None:
             raise ValueError(
                 f"{message}: it has no {list_names(missing)}; add what is missing, or derive the class from {kind}"
             )
+    check_attributes(made, target, group)
     if group in KINDS or group in BOUND:
         importlib.import_module(PROBES).probe(made, target, group)
 
 
 def _check_module(made: object, target: str, group: str) -> None:
     from torch import nn
+    from torch.nn.parameter import is_lazy
 
     if not isinstance(made, nn.Module):
         raise ValueError(
             f"{group}._target_={target} makes a {type(made).__name__}, which is no {group}: derive the class from "
             "torch.nn.Module"
+        )
+    weights = {**dict(made.named_parameters()), **dict(made.named_buffers())}
+    if empty := [name for name, weight in weights.items() if not is_lazy(weight) and weight.is_meta]:
+        raise ValueError(
+            f"{group}._target_={target} makes a {type(made).__name__} with {list_names(empty)} without values, on the "
+            "device meta; build it on the CPU"
         )
 
 

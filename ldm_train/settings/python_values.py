@@ -60,6 +60,7 @@ class PythonValues:
             return [self._read_item(name, item) for item in value]
         if isinstance(value, PathLike):
             return fspath(value)
+        value = as_python_number(value)
         if value is None or isinstance(value, bool | int | float | str):
             return value
         if name in {*groups_of(self.verb)} - NO_OBJECTS:
@@ -104,13 +105,35 @@ class PythonValues:
         return name
 
 
+def merge_settings(settings: Mapping[str, object], more: Mapping[str, object]) -> dict[str, object]:
+    """Return the settings of a call's dictionary and of its keywords.
+
+    Raises:
+        ConfigError: the first argument is no dictionary.
+    """
+    if not isinstance(settings, Mapping):
+        raise ConfigError(f"settings are a dictionary of names and values, not a {type(settings).__name__}")
+    return {**settings, **more}
+
+
 def read_trust(trust: str | Sequence[str]) -> Grants:
     """Return what a Python program grants by the names of packages, or ".", which the command line's `trust=` accepts too.
 
     Raises:
         ConfigError: no name of a package, or one that is never trusted.
     """
+    named = [trust] if isinstance(trust, str | None) else trust
+    if not isinstance(named, Sequence) or not all(isinstance(name, str) for name in named if name is not None):
+        raise ConfigError(f"trust takes the name of a package as a text, or a list of names, not {trust!r:.100}")
     return read_grants([f"{TRUST}={trust}" if isinstance(trust, str) else f"{TRUST}=[{','.join(trust)}]"] if trust else [])
+
+
+def as_python_number(value: object) -> object:
+    """Return a number of NumPy or a tensor of one number as Python's own number, and anything else as it is."""
+    library = type(value).__module__.partition(".")[0]
+    if library in ("numpy", "torch") and getattr(value, "shape", None) == () and hasattr(value, "item"):
+        return value.item()
+    return value
 
 
 def is_plain(value: object) -> bool:
@@ -119,7 +142,7 @@ def is_plain(value: object) -> bool:
         return all(isinstance(key, str) and is_plain(item) for key, item in value.items())
     if isinstance(value, list | tuple):
         return all(is_plain(item) for item in value)
-    return value is None or isinstance(value, bool | int | float | str | PathLike)
+    return as_python_number(value) is None or isinstance(as_python_number(value), bool | int | float | str | PathLike)
 
 
 def find_name(made: object, group: str) -> str | None:

@@ -8,7 +8,8 @@ the folder can replace a library. A Python program grants the objects that it pa
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from importlib.machinery import PathFinder
 from pathlib import Path
@@ -75,24 +76,27 @@ class Grants:
         return name in self.objects or any(name.startswith(f"{package}.") for package in self.packages)
 
 
-_current = Grants()
+# Of each thread, so that none keeps the grants of another one.
+_current: ContextVar[Grants] = ContextVar("grants", default=Grants())  # noqa: B039 - never changed in place
 
 
 def current_grants() -> Grants:
-    return _current
+    return _current.get()
 
 
 @contextmanager
 def granted(grants: Grants) -> Iterator[None]:
-    """Let these grants hold in this process until the block ends."""
-    global _current
-    before, path = _current, [*sys.path]
-    _current = grants
-    sys.path += [] if grants.folder in (None, *sys.path) else [str(grants.folder)]
+    """Let these grants hold until the block ends."""
+    before = _current.set(grants)
+    added = [] if grants.folder in (None, *sys.path) else [str(grants.folder)]
+    sys.path += added
     try:
         yield
     finally:
-        _current, sys.path[:] = before, path
+        _current.reset(before)
+        for folder in added:
+            with suppress(ValueError):  # own code removed it
+                sys.path.remove(folder)
 
 
 def read_grants(words: Sequence[str]) -> Grants:
@@ -169,6 +173,19 @@ def may_be_granted(target: object) -> bool:
 def is_from_python(target: object) -> bool:
     """Return whether a name in a config stands for an object that only a Python program can pass."""
     return isinstance(target, str) and target.startswith(f"{FROM_PYTHON}.")
+
+
+def raised_in_own_code(error: BaseException) -> bool:
+    """Return whether trusted code raised an error, or a library that it called, and nothing of this package after it."""
+    own, frame = False, error.__traceback__
+    while frame is not None:
+        module = str(frame.tb_frame.f_globals.get("__name__", ""))
+        if current_grants().cover(f"{module}."):
+            own = True
+        elif module.startswith("ldm_train."):
+            own = False
+        frame = frame.tb_next
+    return own
 
 
 def _advise(packages: Sequence[str]) -> str:

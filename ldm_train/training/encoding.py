@@ -25,6 +25,7 @@ from ldm_train.data.pictures.images import to_signed
 from ldm_train.data.pictures.maps import MapError, MapSpec, key_of
 from ldm_train.training.rendering import Rendering, UnreadError
 from ldm_train.types import Autoencoder
+from ldm_train.util.own_tokens import tokenize
 
 CHUNK = 2
 Result = TypeVar("Result")
@@ -153,7 +154,7 @@ class Encoding(pl.LightningModule):
     def captions(self, texts: list[str]) -> dict[str, Tensor]:
         """Tokens (B, L) int32, and a frozen text encoder's embeddings (B, L, D) float16."""
         assert self.text_encoder is not None
-        tokens = self.text_encoder.tokenize(texts)
+        tokens = tokenize(self.text_encoder, texts)
         encoded = {"tokens": tokens.int()}
         if isinstance(self.text_encoder, TextEncoder) and not self.text_encoder.trained:
             embed = self.text_encoder.embed

@@ -2,16 +2,21 @@
 
 import json
 import re
+import shutil
+import sys
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 import ldm_train as package
 from ldm_train.run_dir.record import read_record
+from ldm_train.settings.trust import Grants, current_grants
 from ldm_train.types import Conditioning
 
 SMALL: Mapping[str, object] = {
@@ -48,6 +53,7 @@ class Typed(nn.Module):
 
 
 Typed.__module__ = "__main__"
+BYTES = torch.zeros(1, 3, 4, 4, dtype=torch.uint8)
 
 
 @pytest.fixture
@@ -175,6 +181,14 @@ def test_own_callbacks_and_metrics_are_objects_too(cache: Path, tmp_path: Path) 
         ),
         (lambda: package.train({"trust": "mynet"}, cache="c", run_dir="r"), "ConfigError", "trust"),
         (lambda: package.compose("train", trust="os", cache="c", run_dir="r"), "ConfigError", "trust=os"),
+        (lambda: package.compose(5, cache="c", run_dir="r"), "ConfigError", "5"),  # type: ignore[arg-type]
+        (lambda: package.compose("train", [("seed", 1)]), "ConfigError", "dictionary.*list"),  # type: ignore[arg-type]
+        (lambda: package.compose("train", trust=5), "ConfigError", "trust .*5"),  # type: ignore[arg-type]
+        (lambda: package.compose("train", trust=[Path("a")]), "ConfigError", "trust .*a"),  # type: ignore[list-item]
+        (lambda: package.compose("train", config={"seed": 1}), "ConfigError", "config .*seed"),  # type: ignore[arg-type]
+        (lambda: package.compose("train", config=5), "ConfigError", "config .*5"),  # type: ignore[arg-type]
+        (lambda: package.compose("train", config_path=5), "ConfigError", "config_path .*5"),  # type: ignore[arg-type]
+        (lambda: package.load_run(5), "ConfigError", "5"),  # type: ignore[arg-type]
         (lambda: package.load_run("none"), "ValueError", "none"),
         (lambda: package.load_run("none", stepss=3), "ConfigError", "stepss.*steps"),
         (lambda: package.load_run("none", prompts=["a"]), "ConfigError", "prompts.*generate"),
@@ -235,11 +249,152 @@ def test_the_conditioner_of_a_cache_fits_its_captions(cache: Path) -> None:
     assert conditioning.tokens.shape[::2] == (3, text.context_width)
 
 
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"batch_size": 2.5}, "batch_size=2.5"),
+        ({"steps": -1}, "steps=-1"),
+        ({"seed": "a"}, "seed='a'"),
+        ({"caption_dropout": 2}, "caption_dropout=2"),
+        ({"cache": 5}, "cache .*int"),
+        ({"cache": "absent"}, "absent"),
+    ],
+)
+def test_a_loop_over_nothing_is_refused_at_the_call(given: dict[str, object], says: str, cache: Path) -> None:
+    with pytest.raises(ValueError, match=says):
+        package.iterate_latents(**({"cache": cache, "batch_size": 2, "steps": 1} | given))  # type: ignore[arg-type]
+
+
+def test_a_cache_stands_for_its_folder_and_says_what_it_is(cache: Path) -> None:
+    opened = package.LatentCache(cache)
+    assert package.compose("train", cache=opened, run_dir="r").as_plain()["cache"] == str(cache)
+    for part in (str(cache), "12 pictures", "3 channels", "16"):
+        assert part in repr(opened)
+    [(latents, _)] = package.iterate_latents(cache, batch_size=2, steps=1)
+    assert latents.shape == (2, 3, 16, 16)
+
+
+def test_prompts_may_have_options_of_their_own(trained: Path) -> None:
+    run = package.load_run(trained, device="cpu")
+    for part in (str(trained), "step 8", "UNet", "16x16"):
+        assert part in repr(run)
+    alone = [
+        package.generate(run, "a circle", seed=3, steps=2),
+        package.generate(run, "a square", seed=7, steps=3, negative_prompt="blue", guidance_scale=3.0),
+    ]
+    both = package.generate(
+        run,
+        [
+            {"prompt": "a circle"},
+            {"prompt": "a square", "seed": 7, "steps": 3, "negative": "blue", "guidance": 3.0},
+            "a circle --d 7",
+        ],
+        seed=3,
+        steps=2,
+    )
+    torch.testing.assert_close(both[:2], torch.cat(alone))
+    as_text = package.generate(run, ["", "", "a circle --d 7"], seed=3, steps=2)[2]
+    torch.testing.assert_close(both[2], as_text)
+    small = package.generate(run, {"prompt": "a circle", "width": 32}, steps=1)
+    assert small.shape == (1, 3, 16, 32)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "given", "says"),
+    [
+        ([], {}, r"prompts=\[\]"),
+        (5, {}, "prompts=5"),
+        ([None], {}, "prompt 1: None"),
+        (["a", {"text": "b"}], {}, "prompt 2: {'text': 'b'}"),
+        ({"prompt": "a", "sede": 3}, {}, "sede.*seed"),
+        ({"prompt": "a", "steps": 0}, {}, "steps: 0"),
+        ({"prompt": "a", "width": 17}, {}, "prompt 1: size=.*17"),
+        ([{"prompt": "a", "width": 32}, "b"], {}, r"different sizes.*\(16, 16\).*\(16, 32\)"),
+        ("a", {"seed": 1.5}, "seed: 1.5"),
+        ("a", {"steps": 0}, "steps: 0"),
+        ("a", {"guidance_scale": "high"}, "guidance: high"),
+        ("a", {"batch_size": 0}, "batch_size=0"),
+        ("a", {"sampler": package.samplers.DDIM}, "sampler=.*DDIM"),
+    ],
+)
+def test_what_cannot_be_drawn_is_named(prompts: object, given: dict[str, object], says: str, trained: Path) -> None:
+    run = package.load_run(trained, device="cpu")
+    with pytest.raises(ValueError, match=says):
+        package.generate(run, prompts, **given)  # type: ignore[arg-type]
+
+
+def test_a_run_is_needed_to_draw() -> None:
+    with pytest.raises(ValueError, match=r"load_run.*str"):
+        package.generate("outputs/a", "a circle")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"network": "unet_small"}, "network='unet_small'"),
+        ({"optimizer": {"lr": 1.0}}, "optimizer=.*lr"),
+        ({"network": package.networks.DiffusersUNet}, "DiffusersUNet.*UNet"),
+    ],
+)
+def test_an_object_that_a_run_does_not_take_is_named(given: dict[str, object], says: str, trained: Path) -> None:
+    with pytest.raises(package.ConfigError, match=says):
+        package.load_run(trained, **given)
+
+
+def test_what_only_trained_a_run_needs_no_trust(trained: Path, tmp_path: Path) -> None:
+    run_dir = Path(shutil.copytree(trained, tmp_path / "run"))
+    text = (run_dir / "config.yaml").read_text()
+    own = re.sub(r"(?s)\noptimizer:\n.*?\n(?=\S)", "\noptimizer:\n  _target_: mynet.Descent\n  _partial_: true\n", text)
+    assert own != text
+    (run_dir / "config.yaml").write_text(own)
+    assert package.load_run(run_dir, device="cpu").step == 8
+    (run_dir / "config.yaml").write_text(own.replace("ldm_train.networks.unet.UNet", "mynet.Net"))
+    with pytest.raises(ValueError, match="trust=mynet"):
+        package.load_run(run_dir, device="cpu")
+
+
+@pytest.mark.parametrize("images", [[1], np.zeros((1, 3, 4, 4)), torch.zeros(3, 4, 4), torch.zeros(0, 3, 4, 4), BYTES])
+def test_a_grid_needs_images(images: object) -> None:
+    with pytest.raises(ValueError, match=r"\(B, 3, H, W\)"):
+        package.picture_grid(images)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="columns=0"):
+        package.picture_grid(torch.zeros(1, 3, 4, 4), columns=0)
+
+
 def test_a_path_in_a_file_is_no_command(tmp_path: Path) -> None:
     (tmp_path / "given.yaml").write_text(f"source: webdataset\nsource.path: 'pipe:touch {tmp_path}/ran'\n")
     with pytest.raises(ValueError, match="pipe:"):
         package.encode(config=tmp_path / "given.yaml", source={"lines": "one"}, cache=str(tmp_path / "cache"))
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_program_that_uses_hydra_itself_keeps_its_state() -> None:
+    import hydra
+    from hydra.core.global_hydra import GlobalHydra
+
+    with hydra.initialize(config_path=None, version_base="1.3"):
+        state = GlobalHydra.instance().hydra
+        package.compose("train", cache="c", run_dir="r")
+        assert GlobalHydra.instance().hydra is state
+
+
+def test_threads_compose_side_by_side_and_leave_no_grant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "threadnet.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
+
+    def compose(number: int) -> object:
+        given = {"network": {"_target_": "threadnet.Net"}} if number % 2 else {}
+        trust = "threadnet" if number % 2 else ()
+        return package.compose("train", given, cache="c", run_dir="r", seed=number, trust=trust).as_plain()["seed"]
+
+    before = [*sys.path]
+    with ThreadPoolExecutor(4) as threads:
+        assert [*threads.map(compose, range(12))] == [*range(12)]
+    assert current_grants() == Grants()
+    assert sys.path == before
+    with pytest.raises(package.ConfigError, match="trust=threadnet"):
+        package.compose("train", {"network": {"_target_": "threadnet.Net"}}, cache="c", run_dir="r")
 
 
 def test_a_grid_shows_every_image() -> None:

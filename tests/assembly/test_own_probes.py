@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ldm_train.assembly.own_probes import probe_encoders, probe_parts
+from ldm_train.assembly.own_part_probes import probe_encoders, probe_parts
 from ldm_train.assembly.parts import Parts
 from ldm_train.diffusion.prediction import Noise
 from ldm_train.diffusion.schedules.named import scaled_linear
@@ -24,13 +24,14 @@ class Words(nn.Module):
         super().__init__()
         self.weight, self.trained = nn.Parameter(torch.zeros(1)), found.get("trained", True)
         self.tokens = found.get("tokens", torch.zeros(2, 3, dtype=torch.long))
+        self.counts = found.get("counts", [3, 3])
         self.conditioning = found.get("conditioning", Conditioning(tokens=torch.zeros(2, 3, 4)))
 
     def tokenize(self, captions: list[str]) -> object:
         return self.tokens
 
-    def count(self, captions: list[str]) -> list[int]:
-        return [3] * len(captions)
+    def count(self, captions: list[str]) -> object:
+        return self.counts
 
     def forward(self, captions: CaptionBatch) -> object:
         return self.conditioning
@@ -54,10 +55,15 @@ class Pooled(nn.Module):
 class Network(nn.Module):
     def __init__(self, change: object = lambda x: x) -> None:
         super().__init__()
-        self.change = change
+        self.change, self.factor = change, nn.Parameter(torch.ones(()))
 
     def forward(self, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> object:
-        return self.change(x_t)  # type: ignore[operator]
+        return self.change(x_t * self.factor)  # type: ignore[operator]
+
+
+class InPlace(Network):
+    def forward(self, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> object:
+        return super().forward(x_t.mul_(0), t, conditioning)
 
 
 def settings() -> TrainSettings:
@@ -83,6 +89,10 @@ def test_what_fits_passes_and_draws_nothing() -> None:
         (lambda x: None, "None"),
         (lambda x: (x,), "tuple"),
         (lambda x: x @ torch.zeros(9, 9), "RuntimeError"),
+        (lambda x: x.detach(), "gradient"),
+        (lambda x: x.round().long(), "floating-point.*int64"),
+        (lambda x: x.to("meta"), "device.*meta"),
+        (lambda x: x * float("nan"), "finite"),
     ],
 )
 def test_a_networks_output(change: object, says: str) -> None:
@@ -95,6 +105,8 @@ def test_a_networks_output(change: object, says: str) -> None:
     [
         ({"tokens": [[1]]}, "tokenize"),
         ({"trained": False}, "requires_grad_"),
+        ({"tokens": torch.zeros(2, 0, dtype=torch.long)}, "at least one id"),
+        ({"counts": [None, None]}, "count .*None"),
         ({"tokens": torch.zeros(2, 3)}, "tokenize.*float32"),
         ({"conditioning": torch.zeros(2, 4)}, "Conditioning.*Tensor"),
         ({"conditioning": Conditioning(vector=torch.zeros(2, 4))}, "context_width=4"),
@@ -118,6 +130,16 @@ def test_a_text_encoders_output(found: dict[str, object], says: str) -> None:
 def test_an_autoencoders_output(made: nn.Module, says: str) -> None:
     with pytest.raises(ValueError, match=rf"autoencoder._target_=mine\.autoencoder.*{says}"):
         probe(autoencoder=made)
+
+
+def test_a_network_that_changes_what_it_gets_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"network._target_=mine\.network.*x_t in place"):
+        probe(network=InPlace())
+
+
+def test_a_network_without_trained_weights_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"network._target_=mine\.network.*no trained parameters"):
+        probe(network=Network().requires_grad_(False))
 
 
 def test_shipped_parts_are_not_called() -> None:

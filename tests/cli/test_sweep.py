@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from ldm_train.assembly.child_processes import Jobs
-from ldm_train.cli.sweep import expand, sweep
-from ldm_train.cli.sweep_jobs import LONGEST, job_name
+from ldm_train.cli.sweep import sweep
+from ldm_train.cli.sweep_jobs import LONGEST, Job, job_name
+from ldm_train.cli.sweep_plan import plan_sweep
 from ldm_train.settings.composition import ConfigError, compose, groups
 from ldm_train.settings.schema.options import select
 
@@ -37,8 +38,12 @@ def codes(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[list[str]]]:
     return answer
 
 
+def list_jobs(verb: str, words: list[str]) -> list[Job]:
+    return plan_sweep(verb, words, searches=False).jobs()
+
+
 def names(*words: str) -> list[str]:
-    return [Path(job.directory).name for job in expand("train", [*TRAIN, *words])]
+    return [Path(job.directory).name for job in list_jobs("train", [*TRAIN, *words])]
 
 
 @pytest.mark.parametrize(
@@ -83,7 +88,7 @@ def test_texts_and_paths_of_jobs_are_as_they_were_typed(verb: str, word: str, va
         "sample": ["run_dir=r", "prompts=p", "out=out/s"],
         "encode": ["source.path=x", "cache=out/s"],
     }[verb]
-    jobs = expand(verb, [*needed, word])
+    jobs = list_jobs(verb, [*needed, word])
     assert [select(compose(verb, job.words[1:]), word.partition("=")[0]) for job in jobs] == values
     assert len({job.directory for job in jobs}) == len(values)
 
@@ -91,13 +96,13 @@ def test_texts_and_paths_of_jobs_are_as_they_were_typed(verb: str, word: str, va
 @pytest.mark.parametrize(("typed", "folder"), [("2026_1_12", "2026_1_12"), ("~/a b", "{home}/a b"), ("'a,b'", "a,b")])
 def test_the_folder_of_a_sweep_is_as_it_was_typed(typed: str, folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
-    [job] = expand("train", ["cache=x", f"run_dir={typed}", "seed=choice(1)"])
+    [job] = list_jobs("train", ["cache=x", f"run_dir={typed}", "seed=choice(1)"])
     assert job.directory == f"{folder.format(home='/home/me')}/seed=1"
     assert select(compose("train", job.words[1:]), "run_dir") == job.directory
 
 
 def test_every_file_of_settings_and_every_grant_reaches_the_jobs() -> None:
-    [job] = expand("train", [*TRAIN, "config=a", "config=b", "trust=one", "trust=two", "seed=choice(1)"])
+    [job] = list_jobs("train", [*TRAIN, "config=a", "config=b", "trust=one", "trust=two", "seed=choice(1)"])
     assert [word for word in job.words if word.startswith(("config", "trust"))] == [
         "config=a",
         "config=b",
@@ -243,7 +248,7 @@ def test_the_terminal_shows_values_codes_and_metrics(codes: Callable, tmp_path: 
 def test_printed_commands_are_those_of_the_jobs(verb: str, words: list[str], place: str, ldm_train: Callable) -> None:
     answer = ldm_train(verb, "--multirun", "--dry-run", *words, "seed=0,1")
     assert answer.code == 0
-    for job, line in zip(expand(verb, [*words, "seed=0,1"]), answer.out.splitlines(), strict=True):
+    for job, line in zip(list_jobs(verb, [*words, "seed=0,1"]), answer.out.splitlines(), strict=True):
         command, named, *own = shlex.split(line)
         assert (command, named, own) == ("ldm-train", verb, job.words[1:])
         config = compose(verb, own)
@@ -253,7 +258,7 @@ def test_printed_commands_are_those_of_the_jobs(verb: str, words: list[str], pla
 
 
 def test_an_evaluation_is_a_file_of_its_own() -> None:
-    assert [job.directory for job in expand("evaluate", ["run_dir=r", "out=o", "steps=5,10"])] == [
+    assert [job.directory for job in list_jobs("evaluate", ["run_dir=r", "out=o", "steps=5,10"])] == [
         "o/steps=5.json",
         "o/steps=10.json",
     ]
@@ -282,7 +287,7 @@ def test_several_values_alone_are_an_error_that_names_the_flag(words: list[str],
 
 
 def test_a_job_is_found_by_its_directory_without_quotes() -> None:
-    [job] = expand("train", [*TRAIN, "optimizer.lr=choice(1e-3)", "network.channels=choice([16,32])"])
+    [job] = list_jobs("train", [*TRAIN, "optimizer.lr=choice(1e-3)", "network.channels=choice([16,32])"])
     assert select(compose("sample", [f"run_dir={job.directory}", "prompts=[a]", "out=o"]), "run_dir") == job.directory
 
 

@@ -370,6 +370,39 @@ def test_an_interrupted_search_goes_on_with_the_job_that_was_cut_off(
 @OPTUNA
 @IGNORE
 @pytest.mark.slow
+def test_a_search_keeps_its_lists_of_values(fake_jobs: FakeJobs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [*SEARCH, f"run_dir={tmp_path}/s", "hydra.sweeper.n_trials=1", "optimizer.lr=interval(0.001,0.1)"]
+    assert sweep("train", [*words, "schedule=linear,cosine"]) == 0
+    more = [*words, "hydra.sweeper.n_trials=2"]
+    assert sweep("train", [*more, "schedule=linear,rectified_flow"]) == 1
+    assert "schedule=linear,cosine" in (said := capsys.readouterr().err)
+    assert "linear,rectified_flow" in said
+    assert "optuna on basic" not in said
+    assert sweep("train", [*more[:-2], "optimizer.lr=0.01,0.02", "schedule=linear,cosine", more[-1]]) == 1
+    assert "optimizer.lr=a range" in capsys.readouterr().err
+    assert len(fake_jobs.rates) == 1
+    assert sweep("train", [*more, "schedule=linear,cosine"]) == 0
+    assert len(fake_jobs.rates) == 2
+
+
+@OPTUNA
+@IGNORE
+@pytest.mark.slow
+def test_a_search_of_which_all_jobs_fail_names_them(
+    fake_jobs: FakeJobs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake_jobs.codes = {0: 3, 1: 1}
+    words = [*SEARCH, f"run_dir={tmp_path}/s", "hydra.sweeper.n_trials=2", "optimizer.lr=interval(0.001,0.1)"]
+    assert sweep("train", words) == 1
+    said = capsys.readouterr().err
+    for part in ("objective=validation_loss", "exit code 3", "exit code 1", "optimizer.lr="):
+        assert part in said
+    assert "optuna on basic" not in said
+
+
+@OPTUNA
+@IGNORE
+@pytest.mark.slow
 def test_a_search_for_what_no_job_logs_ends_after_the_first_job_which_is_kept(
     fake_jobs: FakeJobs, tmp_path: Path, ldm_train: Callable
 ) -> None:
@@ -443,6 +476,35 @@ def test_a_launcher_runs_each_job_into_its_own_directory(
     ]
     assert (tmp_path / "s/seed=1/metrics.jsonl").is_file()
     assert "seed=3" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@IGNORE
+@SUBMITIT
+def test_a_local_job_that_starts_before_submitit_named_its_files_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a machine with more processes than cores: its folder must be there when it opens its log."""
+    from submitit.core.utils import JobPaths
+
+    move = JobPaths.move_temporary_file
+
+    def move_late(*arguments: object, **named: object) -> None:
+        time.sleep(8)
+        move(*arguments, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(JobPaths, "move_temporary_file", move_late)
+    (tmp_path / "stub.py").write_text(STUB)
+    monkeypatch.setattr(sweep_plugins, "PROGRAM", (sys.executable, str(tmp_path / "stub.py")))
+    words = [*TRAIN, f"run_dir={tmp_path}/s", "hydra/launcher=submitit_local"]
+    assert sweep("train", ["-m", *words, "seed=1,2"]) == 0
+    assert [job["metrics"]["validation_loss"] for job in read_jobs(tmp_path / "s")] == [1.0, 2.0]
+
+
+@SUBMITIT
+def test_a_folder_of_submitits_files_that_is_given_counts() -> None:
+    _, plugins = split_plugins(["hydra/launcher=submitit_local", "hydra.launcher.submitit_folder=x/%j"])
+    assert sweep_plugins.launcher_words(Path("s"), plugins) == []
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from ldm_train.settings.constructors import build
 from ldm_train.settings.own_code import KINDS
@@ -10,6 +11,7 @@ from ldm_train.settings.schema.options import Part
 from ldm_train.settings.trust import Grants, granted
 
 CODE = """
+import torch
 from torch import nn
 class Nothing:
     pass
@@ -21,6 +23,10 @@ class Silent(nn.Module):
 class Narrow(nn.Module):
     def forward(self, x):
         return x
+class Weighty(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(2))
 class Right(nn.Module):
     def forward(self, x_t, t, conditioning):
         return x_t
@@ -53,6 +59,15 @@ def test_a_network_that_cannot_be_called_is_named(name: str, reason: str, packag
         make(package, name, "network")
 
 
+def test_weights_without_values_are_named(package: str) -> None:
+    with (
+        granted(Grants((package,))),
+        torch.device("meta"),
+        pytest.raises(ValueError, match=f"{package}.Weighty.*gain.*meta"),
+    ):
+        build(Part(f"{package}.Weighty", {}), "network")
+
+
 def test_a_network_needs_no_class_of_this_package(package: str) -> None:
     assert type(make(package, "Right", "network")).__name__ == "Right"
 
@@ -66,6 +81,9 @@ from ldm_train.diffusion.schedules.schedule import NoiseSchedule
 from ldm_train.diffusion.timesteps import Timesteps
 from ldm_train.diffusion.weighting import Weighting
 from ldm_train.samplers.base import Sampler
+from ldm_train.samplers.spacings import Spacing
+from ldm_train.training.ema.ema import EMA
+from ldm_train.training.ema.profiles import AveragingProfile
 from ldm_train.training.optimization.lr_schedules import LRSchedule
 class Schedule(NoiseSchedule):
     start, end = 0.1, 0.9
@@ -109,6 +127,56 @@ class Score:
         return {"score": torch.zeros(())}
 class Averages:
     pass
+class Falling(Schedule):
+    def __call__(self, t):
+        return t, 1 - t
+class Negative(Weighting):
+    def weights(self, snr, clean_error):
+        return -snr
+class Endless(Negative):
+    def weights(self, snr, clean_error):
+        return snr * float("inf")
+class Mixed(Negative):
+    def weights(self, snr, clean_error):
+        return snr.mean()
+class Detached(Negative):
+    def loss(self, error, snr, clean_error):
+        return error.detach()
+class Bare(Timesteps):
+    def __init__(self):
+        pass
+    def t_at_quantiles(self, quantiles, schedule):
+        return schedule.quantile(quantiles)
+class Ending(LRSchedule):
+    def shape(self, step, max_steps):
+        return 1.0 if step < 1 else float("nan")
+class Stuck(Sampler):
+    def step(self, step):
+        raise ValueError("no way on")
+class Lost(Sampler):
+    def step(self, step):
+        return step.x_t * float("nan")
+class Few(Spacing):
+    def points(self, schedule, steps):
+        return [schedule.end]
+class Texts(Spacing):
+    def points(self, schedule, steps):
+        return ["a"] * steps
+class Twice(AveragingProfile):
+    name = "twice"
+    def kept_share(self, number):
+        return 2.0
+def twice():
+    return EMA([Twice()])
+class Unnamed:
+    def __call__(self, comparison):
+        return {5: torch.zeros(len(comparison.captions))}
+class OnlyFour:
+    def __call__(self, comparison):
+        return {"four": torch.zeros(4)}
+class Away(CentreCrop):
+    def place(self, spare, digest, number):
+        return spare + 1
 def plain(denoiser, null, weak, scale=1.0):
     class Wrapped:
         schedule = denoiser.schedule
@@ -122,7 +190,7 @@ def plain(denoiser, null, weak, scale=1.0):
     ("group", "name", "arguments", "says"),
     [
         ("schedule", "Schedule", {}, "t_at_ratio"),
-        ("schedule", "OneNumber", {}, r"alpha .*\(3,\).*\(\)"),
+        ("schedule", "OneNumber", {}, r"alpha .*\(5,\).*\(\)"),
         ("sampler", "Unfinished", {}, "step"),
         ("sampler", "Half", {}, r"\(2, 1, 4, 4\)"),
         ("prediction", "Guess", {}, "to_clean"),
@@ -133,6 +201,21 @@ def plain(denoiser, null, weak, scale=1.0):
         ("crop", "Fewer", {"image_size": 16}, "views=1"),
         ("metrics", "Score", {}, r"'score' .*\(4,\).*\(\)"),
         ("guidance", "plain", {}, "Estimate.*Tensor"),
+        ("schedule", "Falling", {}, "sigma / alpha must rise"),
+        ("weighting", "Negative", {}, "at least 0"),
+        ("weighting", "Endless", {}, "finite"),
+        ("weighting", "Mixed", {}, "other examples"),
+        ("weighting", "Detached", {}, "gradient"),
+        ("timesteps", "Bare", {}, r"stratified.*super\(\).__init__"),
+        ("lr_schedule", "Ending", {}, "nan at step 1"),
+        ("sampler", "Stuck", {}, "no way on"),
+        ("sampler", "Lost", {}, "finite"),
+        ("spacing", "Few", {}, "4, not 1"),
+        ("spacing", "Texts", {}, "numbers.*'a'"),
+        ("ema", "twice", {}, "kept_share .*2.0 at update 1"),
+        ("metrics", "Unnamed", {}, "name must be a text, not 5"),
+        ("metrics", "OnlyFour", {}, r"\(2,\).*\(4,\)"),
+        ("crop", "Away", {"image_size": 16}, "Away.place .*spare="),
     ],
 )
 def test_what_returns_another_shape_is_named(

@@ -3,6 +3,7 @@
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -24,6 +25,24 @@ class Net(nn.Module):
 
     def forward(self, x_t: object, t: object, conditioning: object) -> object:
         return x_t
+
+
+@pytest.mark.parametrize(
+    ("value", "plain"),
+    [
+        *((np.int64(3), 3), (np.float32(0.5), 0.5), (np.bool_(True), True), (torch.tensor(3), 3), (torch.tensor(0.5), 0.5)),
+        ([np.int64(3), 4], [3, 4]),
+    ],
+)
+def test_a_number_of_numpy_or_torch_is_a_number(value: object, plain: object) -> None:
+    read = PythonValues("train", {"max_steps": value}).values["max_steps"]
+    assert (read, type(read)) == (plain, type(plain))
+
+
+@pytest.mark.parametrize("value", [np.zeros(3), torch.zeros(1), {1, 2}, b"text"])
+def test_what_no_setting_holds_is_named(value: object) -> None:
+    with pytest.raises(ConfigError, match=f"max_steps .*{type(value).__name__}"):
+        PythonValues("train", {"max_steps": value})
 
 
 def make_local() -> type[Net]:

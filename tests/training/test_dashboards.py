@@ -196,3 +196,24 @@ def test_a_real_server_lists_every_scalar_and_picture(server: str, trained: Path
     metrics = {name for line in lines(trained) for name in line if name != "step"}
     assert listed(server, "scalars") == {name_card(name) for name in metrics | timing}
     assert listed(server, "images") >= {"pictures/samples", "pictures/reverse", "pictures/forward"}
+
+
+# What callbacks of own code log
+
+
+def test_a_metric_that_is_no_number_is_named(tmp_path: Path) -> None:
+    dashboard = JsonLines(tmp_path)
+    for value in ("abc", torch.ones(3), None):
+        with pytest.raises(ValueError, match="'mine' must be a number"):
+            dashboard.log_metrics({"mine": value}, 3)  # type: ignore[dict-item]
+    with pytest.raises(ValueError, match=r"trainer\.global_step"):
+        dashboard.log_metrics({"mine": 1.0})
+
+
+def test_a_dashboard_that_fails_ends_no_callback(capsys: pytest.CaptureFixture[str]) -> None:
+    class Full(Dashboard):
+        def scalars(self, values: object, step: int) -> None:
+            raise OSError("no space left")
+
+    Full().log_metrics({"mine": torch.tensor(1.0)}, 3)  # type: ignore[dict-item]
+    assert "no space left" in "".join(capsys.readouterr())

@@ -170,6 +170,31 @@ def test_mlflow_gets_what_was_before_and_survives_failures(trained: Path, tmp_pa
 
 
 @needs_mlflow
+def test_a_server_that_did_not_answer_at_the_start_is_tried_again(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ldm_train.training.loggers import mlflow
+
+    run_dir = Path(shutil.copytree(trained, tmp_path / "run"))
+    logger, opened = mlflow.MLflow(str(run_dir)), mlflow.MLflow._open
+    monkeypatch.setattr(mlflow.MLflow, "_open", lambda *_: (_ for _ in ()).throw(OSError("no answer")))
+    with pytest.raises(OSError, match="no answer"):
+        logger.begin({"seed": 0}, None)
+    logger.scalars({"loss": lines(run_dir)[1]["loss"]}, 1)
+    logger.flush()  # too early to try again
+    monkeypatch.setattr(mlflow.MLflow, "_open", opened)
+    monkeypatch.setattr(mlflow, "RETRY_SECONDS", 0.0)
+    logger.scalars({"loss": lines(run_dir)[2]["loss"]}, 2)
+    logger.flush()
+    logger.scalars({"loss": lines(run_dir)[3]["loss"]}, 3)
+    logger.close(failed=False)
+    client, run = open_mlflow(run_dir)
+    history = client.get_metric_history(run.info.run_id, "loss")
+    assert [(one.step, one.value) for one in history] == [(step, lines(run_dir)[step]["loss"]) for step in (1, 2, 3)]
+    assert run.data.params["seed"] == "0"
+
+
+@needs_mlflow
 def test_mlflow_of_a_copied_run_writes_nothing_into_the_other_one(mlflow_run: Path, tmp_path: Path) -> None:
     from ldm_train.training.loggers.mlflow import MLflow
 

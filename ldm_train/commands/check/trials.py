@@ -12,7 +12,7 @@ from ldm_train.assembly.limits import parse_duration
 from ldm_train.assembly.new_words import warn_of_untrained_words
 from ldm_train.assembly.optimization_checks import refuse_optimization
 from ldm_train.assembly.own_objects import build_callbacks
-from ldm_train.assembly.own_probes import probe_parts
+from ldm_train.assembly.own_part_probes import probe_parts
 from ldm_train.assembly.parts import Parts, build_conditions, build_parts, is_shipped, network_widths
 from ldm_train.assembly.prior import given_caches, refuse_prior_settings, share_epoch
 from ldm_train.assembly.stored_run import build_recipe, build_weak

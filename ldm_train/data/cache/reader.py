@@ -129,6 +129,13 @@ class LatentCache:
     def __len__(self) -> int:
         return len(self.index)
 
+    def __repr__(self) -> str:
+        shapes = ", ".join(f"{count} of {bucket}" for bucket, count in sorted(self.manifest.buckets.items()))
+        return f"LatentCache({str(self.folder)!r}: {len(self)} pictures, {self.channels} channels, rows {shapes})"
+
+    def __fspath__(self) -> str:
+        return str(self.folder)
+
     @property
     def channels(self) -> int:
         return len(self.manifest.mean)

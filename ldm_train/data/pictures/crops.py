@@ -71,10 +71,18 @@ class Crop(ABC):
         shape, resized = self.shape(size), self.resize(size)
         views = []
         for number in range(self.positions):
-            top, left = (self.place(r - s, digest, number) for r, s in zip(resized, shape, strict=True))
+            top, left = (self._placed(r - s, digest, number) for r, s in zip(resized, shape, strict=True))
             view = View(*resized, top, left, *shape)
             views += [view, replace(view, mirrored=True)] if self.mirrored else [view]
         return views
+
+    def _placed(self, spare: int, digest: str, number: int) -> int:
+        place = self.place(spare, digest, number)
+        if not isinstance(place, int) or not min(0, spare) <= place <= max(0, spare):
+            raise ValueError(
+                f"{type(self).__name__}.place must return a whole number from 0 to spare={spare}, not {place!r}"
+            )
+        return place
 
     def resize(self, size: Size) -> Size:
         """Return the size that a picture of this size is resized to."""

@@ -105,8 +105,8 @@ def render_view(picture: Image.Image, view: View, *, background: str = "white") 
         canvas.paste(whole, (-view.left, -view.top))
         return render_view(canvas, View(view.height, view.width, 0, 0, view.height, view.width, view.mirrored))
     box = (view.left, view.top, view.left + view.width, view.top + view.height)
-    assert box[2] <= size[0]
-    assert box[3] <= size[1]
+    if box[2] > size[0] or box[3] > size[1]:
+        raise ValueError(f"crop makes a view that reaches out of the resized picture of {size[0]}x{size[1]} pixels: {view}")
     if picture.size == size:
         picture = picture.crop(box)
     elif size[0] * size[1] <= MAX_RESIZED * view.width * view.height:

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from ldm_train.data.sources.annotations import HELD_OUT_SPLITS
 from ldm_train.data.sources.items import Item, format_name
+from ldm_train.data.sources.own_items import WrongItemError, check_item
 
 MAX_NAMED_SPLITS = 5  # of the values of `split`, in notes
 MAX_FIELD = 2000  # characters of a further field, which the cache stores: not a picture in base64
@@ -43,7 +44,7 @@ class Source(ABC):
             found.clear()
         splits: Counter[str] = Counter()
         dropped: Counter[str] = Counter()
-        for item in _uniquely_named(map(self._require_item, self._named_items())):
+        for item in _uniquely_named(self._named_items()):
             long = [name for name, text in item.fields.items() if len(text) > MAX_FIELD]
             if long or len(item.fields) > MAX_FIELDS:
                 kept = [name for name in item.fields if name not in long][:MAX_FIELDS]
@@ -67,48 +68,22 @@ class Source(ABC):
                 f"split {format_name(split[:100])!r} ({count:,}) does not hold examples out; these do: {known}"
             )
 
-    def _require_item(self, item: object) -> Item:
-        """Return an item that `items` yielded, which may be own code.
-
-        Raises:
-            ValueError: it is something else, or has captions or a picture of another kind.
-        """
-        name = f"{type(self).__name__}.items() yielded"
-        if not isinstance(item, Item):
-            raise ValueError(f"{name} a {type(item).__name__}; it must yield ldm_train.data.sources.items.Item")
-        captions, picture = item.captions, item.picture
-        if not isinstance(captions, tuple) or not all(isinstance(caption, str) for caption in captions):
-            raise ValueError(
-                f"{name} {item.key!r} with captions={captions!r}; it takes a tuple of texts, such as ('a fox',)"
-            )
-        if not isinstance(item.maps, Mapping):
-            raise ValueError(f"{name} {item.key!r} with maps={item.maps!r}; it takes a dict of pictures by their names")
-        files = [*([] if picture is None else [("picture", picture)]), *item.maps.items()]
-        for kind, file in files:
-            if not all(hasattr(file, method) for method in ("read", "stamp", "lasting")):
-                raise ValueError(
-                    f"{name} {item.key!r} with a {type(file).__name__} as its {kind}; it needs read(), stamp() and "
-                    "lasting, such as ldm_train.data.sources.items.PictureFile(path)"
-                )
-        return item
-
     def _named_items(self) -> Iterator[Item]:
-        """Yield the items; an error of own code gets the name of the class and the number of the item.
+        """Yield the items; of own code they are checked, and an error gets the name of the class and the item's number.
 
         Raises:
-            ValueError: `items` raised.
+            ValueError: `items` raised, or yielded something else than an item.
         """
-        number = 1
+        number, own = 1, not type(self).__module__.startswith("ldm_train.")
         try:
             for item in self.items():
-                yield item
+                yield check_item(item) if own else item
                 number += 1
-        except Exception as error:
-            if isinstance(error, ValueError | OSError) or type(self).__module__.startswith("ldm_train."):
+        except (Exception, SystemExit) as error:
+            if not own:
                 raise
-            raise ValueError(
-                f"{type(self).__name__}.items() failed at item {number}: {type(error).__name__}: {error}"
-            ) from error
+            what = str(error) if isinstance(error, WrongItemError) else f"{type(error).__name__}: {error}"
+            raise ValueError(f"{type(self).__name__}.items() failed at item {number}: {what}") from error
 
     @abstractmethod
     def items(self) -> Iterator[Item]:

@@ -81,9 +81,16 @@ class Dashboard(Logger):
             self._warned = True
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Log metrics under Lightning's name for `scalars`."""
-        assert step is not None
-        self.scalars(metrics, step)
+        """Log metrics under Lightning's name for `scalars`, as callbacks of own code do.
+
+        Raises:
+            ValueError: a value is no number, or there is no step.
+        """
+        if step is None:
+            raise ValueError(f"log_metrics({metrics}) needs the step: log_metrics({metrics}, trainer.global_step)")
+        values = {name: as_number(name, value) for name, value in metrics.items()}
+        attempt = self.attempt if self.on_every_rank else rank_zero_only(self.attempt)
+        attempt(lambda: self.scalars(values, step))
 
     def log_hyperparams(self, *args: object, **kwargs: object) -> None:
         """Do nothing: `begin` has the config."""
@@ -91,6 +98,18 @@ class Dashboard(Logger):
     def finalize(self, status: str) -> None:
         attempt = self.attempt if self.on_every_rank else rank_zero_only(self.attempt)
         attempt(lambda: self.close(failed=status == "failed"))
+
+
+def as_number(name: str, value: object) -> float:
+    """Return a metric's value as a number.
+
+    Raises:
+        ValueError: it is none, and no tensor of one number.
+    """
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"the metric {name!r} must be a number, or a tensor of one, and is {value!r:.100}") from None
 
 
 def log_scalars(trainer: pl.Trainer, values: Mapping[str, float]) -> None:

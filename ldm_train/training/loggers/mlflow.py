@@ -9,21 +9,16 @@ import logging
 import os
 import re
 import shlex
+import time
 import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from ldm_train.training.loggers.dashboards import Dashboard, PlainConfig, TableCell
-from ldm_train.training.loggers.step_rows import (
-    StepRows,
-    read_identity,
-    read_missing_rows,
-    require_packages,
-    write_identity,
-)
+from ldm_train.training.loggers.dashboards import PlainConfig, TableCell
+from ldm_train.training.loggers.row_dashboard import RowDashboard
+from ldm_train.training.loggers.step_rows import read_identity, require_packages, write_identity
 from ldm_train.training.loggers.tensorboard import flatten
 from ldm_train.util.files import make_folder
 from ldm_train.util.messages import note
@@ -33,6 +28,7 @@ if TYPE_CHECKING:
     from pytorch_lightning.loggers import MLFlowLogger
 
 IDENTITY = re.compile("[0-9a-f]{32}")
+RETRY_SECONDS = 120.0  # after which a checkpoint tries again to start a run on a server that did not answer
 FOLDER, DATABASE = "mlflow", "mlflow.db"
 # Unless a user says otherwise: nothing is sent to anyone but the server, and one that does not answer stops no training.
 ENVIRONMENT = {
@@ -43,7 +39,7 @@ ENVIRONMENT = {
 }
 
 
-class MLflow(Dashboard):
+class MLflow(RowDashboard):
     """Log scalars, pictures, tables and the config to MLflow.
 
     Args:
@@ -56,6 +52,8 @@ class MLflow(Dashboard):
         ValueError: a package is not installed.
     """
 
+    advice = "; a later checkpoint tries again"
+
     def __init__(
         self,
         save_dir: str,
@@ -64,20 +62,38 @@ class MLflow(Dashboard):
         name: str | None = None,
         tracking_uri: str | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(save_dir, name=name)
         require_packages("mlflow", "mlflow", *(("sqlalchemy", "alembic") if tracking_uri is None else ()))
-        self.run_dir = Path(save_dir)
         self.experiment, self.tracking_uri = experiment, tracking_uri
-        self.run_name = name or self.run_dir.resolve().name
-        self._rows = StepRows(self._log_row)
         self._logger: MLFlowLogger | None = None
         self._logged = 0  # the last step up to which MLflow has all rows
         self._waits = False  # for the next checkpoint, since a row could not be logged
+        self._waiting: PlainConfig | None = None  # settings with which MLflow's run could not be started yet
+        self._tried = 0.0  # when it was tried to start it
+        self._anew = True  # whether MLflow's run is still to be made
 
     def begin(self, settings: PlainConfig, step: int | None) -> None:
+        """Start or continue MLflow's run; if the server does not answer, a later checkpoint tries again."""
+        self._anew = step is None
+        self._try_start(settings, until=step or 0)
+
+    def _try_start(self, settings: PlainConfig, *, until: int) -> None:
+        self._tried, self._waiting = time.monotonic(), settings
+        try:
+            self._start(settings, until)
+        except ValueError:  # which no later try changes
+            self._logger = self._waiting = None
+            raise
+        except Exception:
+            self._logger = None
+            raise
+        self._waiting = None
+
+    def _start(self, settings: PlainConfig, until: int) -> None:
         path = self.run_dir / "mlflow.json"
-        self._logger = self._open(None if step is None else read_identity(path, IDENTITY))
+        self._logger = self._open(None if self._anew else read_identity(path, IDENTITY))
         write_identity(path, self._id)
+        self._anew = False
         client = self._logger.experiment
         run = client.get_run(self._id)
         self._check_place(str(run.info.artifact_uri))
@@ -85,12 +101,8 @@ class MLflow(Dashboard):
         self._logger.log_hyperparams({k: v for k, v in flatten(settings).items() if k not in data.params})
         client.log_text(self._id, json.dumps(settings, indent=2) + "\n", "config.json")
         steps = [metric.step for name in data.metrics for metric in client.get_metric_history(self._id, name)]
-        self._logged = max(steps, default=0)
-        self._copy_missing(until=step or 0)
-        self._rows.last_known = max(self._logged, step or 0)
-
-    def scalars(self, values: Mapping[str, float], step: int) -> None:
-        self._rows.add(values, step)
+        self._logged, self._waits = max(steps, default=0), False
+        self._begin_rows(known=self._logged, until=until)
 
     def picture(self, name: str, picture: Tensor, step: int) -> None:
         if self._is_new(step):
@@ -103,11 +115,13 @@ class MLflow(Dashboard):
             self._client.log_table(self._id, table, f"tables/{name}-step-{step:08d}.json")
 
     def flush(self) -> None:
-        """Log the step's row, and the rows since one that could not be logged."""
-        self._rows.commit()
-        if self._waits:
+        """Log the step's row, and the rows since one that could not be logged; start anew what could not be started."""
+        super().flush()
+        if self._waiting is not None and time.monotonic() - self._tried >= RETRY_SECONDS:
+            self._try_start(self._waiting, until=self._rows.step)
+        elif self._waits and self._logger is not None:
             self._waits = False
-            self._copy_missing(until=self._rows.step)
+            self._copy_missing(after=self._logged, until=self._rows.step)
 
     def close(self, *, failed: bool) -> None:
         self.flush()
@@ -174,13 +188,9 @@ class MLflow(Dashboard):
                     raise
         return MLFlowLogger(**arguments)
 
-    def _log_row(self, values: Mapping[str, float], step: int) -> None:
+    def _log_row(self, values: Mapping[str, object], step: int) -> None:
         if self._logger is None or self._waits:
             return
         self._waits = True  # unless this goes well: a server that does not answer would stop every step for seconds
-        self._logger.log_metrics(dict(values), step)
+        self._logger.log_metrics(dict(values), step)  # type: ignore[arg-type]
         self._logged, self._waits = step, False
-
-    def _copy_missing(self, *, until: int) -> None:
-        for step, row in read_missing_rows(self.run_dir, after=self._logged, until=until):
-            self._log_row(row, step)

@@ -9,23 +9,15 @@ import re
 import secrets
 import shlex
 import sys
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
-from ldm_train.training.loggers.dashboards import Dashboard, PlainConfig, TableCell
-from ldm_train.training.loggers.step_rows import (
-    StepRows,
-    read_identity,
-    read_missing_rows,
-    require_packages,
-    write_identity,
-)
+from ldm_train.training.loggers.dashboards import PlainConfig
+from ldm_train.training.loggers.row_dashboard import MediaDashboard, MediaLibrary
+from ldm_train.training.loggers.step_rows import read_identity, require_packages, write_identity
 from ldm_train.util.messages import note
 
 if TYPE_CHECKING:
@@ -38,7 +30,7 @@ FOLDER = "TRACKIO_DIR"  # the variable that names the folder of its databases, w
 WRITES = 1.0  # seconds after which trackio's thread has written a row
 
 
-class Trackio(Dashboard):
+class Trackio(MediaDashboard):
     """Log scalars, pictures, tables, histograms and the config to Trackio.
 
     Args:
@@ -52,6 +44,8 @@ class Trackio(Dashboard):
         ValueError: the package is not installed, or this process already logs into another folder.
     """
 
+    write_seconds = WRITES
+
     def __init__(
         self,
         save_dir: str,
@@ -61,15 +55,12 @@ class Trackio(Dashboard):
         group: str | None = None,
         space_id: str | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(save_dir, name=name)
         require_packages("trackio", "trackio")
-        self.run_dir = Path(save_dir)
         self.folder = Path(os.environ.get(FOLDER) or self.run_dir.resolve() / "trackio")
-        self.run_name = as_folder_name(name or self.run_dir.resolve().name)
+        self.run_name = as_folder_name(self.run_name)
         self.settings: dict[str, Any] = {"project": as_folder_name(project), "group": group, "space_id": space_id}
-        self._rows = StepRows[object](self._log_row)
         self._run: Run | None = None
-        self._pictures = False
         if (used := read_folder()) not in (None, self.folder):
             raise ValueError(
                 f"logger=trackio already writes into {used} in this process, and cannot write into {self.folder}: start "
@@ -86,35 +77,7 @@ class Trackio(Dashboard):
         with redirect_stdout(StringIO()):
             self._run = trackio.init(name=name, resume="allow", config=dict(settings), **quiet, **self.settings)
         known = trackio.sqlite_storage.SQLiteStorage.get_max_step_for_run(self.settings["project"], name) or 0
-        for number, row in read_missing_rows(self.run_dir, after=known, until=step or 0):
-            self._log_row(row, number)
-        self._rows.last_known = max(known, step or 0)
-
-    def scalars(self, values: Mapping[str, float], step: int) -> None:
-        self._rows.add(values, step)
-
-    def picture(self, name: str, picture: Tensor, step: int) -> None:
-        import trackio
-
-        self._rows.add({name: trackio.Image(picture.permute(1, 2, 0).cpu().numpy())}, step)
-        self._pictures = True
-
-    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[TableCell]], step: int) -> None:
-        import trackio
-
-        self._rows.add({name: trackio.Table(columns=list(columns), data=[list(row) for row in rows])}, step)
-
-    def histogram(self, name: str, values: Tensor, step: int) -> None:
-        import trackio
-
-        self._rows.add({name: trackio.Histogram(values.float().cpu().flatten().numpy())}, step)
-
-    def flush(self) -> None:
-        """Log the step's row, and wait until pictures are written: a continued run does not draw them again."""
-        self._rows.commit()
-        if self._pictures and self._run is not None:
-            time.sleep(WRITES)
-        self._pictures = False
+        self._begin_rows(known=known, until=step or 0)
 
     def close(self, *, failed: bool) -> None:
         self._rows.commit()
@@ -126,6 +89,11 @@ class Trackio(Dashboard):
                 f"{FOLDER}={shlex.quote(str(self.folder))} trackio show --project {shlex.quote(self.settings['project'])}"
             )
             note(f"trackio: `{command}` shows this run")
+
+    def _media(self) -> MediaLibrary:
+        import trackio
+
+        return trackio
 
     def _log_row(self, values: Mapping[str, object], step: int) -> None:
         if self._run is not None:

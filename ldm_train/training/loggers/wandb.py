@@ -8,17 +8,16 @@ lacks are copied from `metrics.jsonl`, and repeated steps are not logged until n
 import os
 import re
 import secrets
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytorch_lightning.utilities import rank_zero_only
-from torch import Tensor
 
-from ldm_train.training.loggers.dashboards import Dashboard, PlainConfig, TableCell
-from ldm_train.training.loggers.step_rows import StepRows, read_identity, read_missing_rows, write_identity
+from ldm_train.training.loggers.dashboards import PlainConfig
+from ldm_train.training.loggers.row_dashboard import MediaDashboard, MediaLibrary
+from ldm_train.training.loggers.step_rows import read_identity, write_identity
 from ldm_train.training.loggers.wandb_files import read_last_step
 from ldm_train.util.messages import note, warn
 
@@ -30,7 +29,7 @@ FLUSH_SECONDS = 0.25  # after which wandb has written a row to its file
 INIT, FINISH, FINISH_ARTIFACTS = 30.0, 120.0, 1800.0  # seconds to wait for a server
 
 
-class Wandb(Dashboard):
+class Wandb(MediaDashboard):
     """Log to Weights & Biases, online, or on disk for `wandb sync`; on disk too if the server does not answer.
 
     Args:
@@ -44,6 +43,8 @@ class Wandb(Dashboard):
     Raises:
         ValueError: online, but no API key is found.
     """
+
+    write_seconds = 2 * FLUSH_SECONDS
 
     def __init__(
         self,
@@ -59,53 +60,28 @@ class Wandb(Dashboard):
         artifacts: bool = False,
         **further: Any,
     ) -> None:
-        super().__init__()
-        self.run_dir = Path(save_dir)
-        self.settings: dict[str, Any] = {"project": project, "name": name or self.run_dir.resolve().name, "entity": entity}
+        super().__init__(save_dir, name=name)
+        self.settings: dict[str, Any] = {"project": project, "name": self.run_name, "entity": entity}
         self.settings |= {"group": group, "tags": list(tags), "notes": notes, **further}
         self.mode = "offline" if offline else os.environ.get("WANDB_MODE", "online")
         self.artifacts = artifacts
         self.advice = f"; `wandb sync {self.run_dir}/wandb/*run-*` uploads what is on disk"
         self._run: Run | None = None
-        self._rows = StepRows[object](self._log_row)
-        self._pictures = False
         if self.mode == "online":
             rank_zero_only(require_login)()
 
     def begin(self, settings: PlainConfig, step: int | None) -> None:
         identity = self._identity(anew=step is None)
-        self._rows.last_known = 0 if step is None else read_last_step(self.run_dir / "wandb", identity)
+        known = 0 if step is None else read_last_step(self.run_dir / "wandb", identity)
         self._run = self._online(identity) if self.mode == "online" else self._init(identity, self.mode)
         if self.mode == "online" and step is not None:  # rows on disk may not have been sent
-            self._rows.last_known = int(self._run.summary.get("step") or 0)
+            known = int(self._run.summary.get("step") or 0)
         self._run.config.update(dict(settings), allow_val_change=True)
         self._run.define_metric("step", hidden=True)
         self._run.define_metric("*", step_metric="step")
-        if step is not None:
-            for number, row in read_missing_rows(self.run_dir, after=self._rows.last_known, until=step):
-                self._run.log({**row, "step": number})
-            self._rows.last_known = max(self._rows.last_known, step)
+        self._begin_rows(known=known, until=step or 0)
         if self.mode == "online":
             note(f"wandb: {self._run.url}")
-
-    def scalars(self, values: Mapping[str, float], step: int) -> None:
-        self._rows.add(values, step)
-
-    def picture(self, name: str, picture: Tensor, step: int) -> None:
-        import wandb
-
-        self._rows.add({name: wandb.Image(picture.permute(1, 2, 0).cpu().numpy())}, step)
-        self._pictures = True
-
-    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[TableCell]], step: int) -> None:
-        import wandb
-
-        self._rows.add({name: wandb.Table(columns=list(columns), data=[list(row) for row in rows])}, step)
-
-    def histogram(self, name: str, values: Tensor, step: int) -> None:
-        import wandb
-
-        self._rows.add({name: wandb.Histogram(values.float().cpu().flatten().tolist())}, step)
 
     def checkpoint(self, path: Path, step: int) -> None:
         if self.artifacts and self._run is not None:
@@ -116,17 +92,6 @@ class Wandb(Dashboard):
             artifact.add_file(str(path), name="last.ckpt")  # copied now, because the next checkpoint replaces the file
             self._run.log_artifact(artifact, aliases=["latest", f"step-{step}"])
 
-    def flush(self) -> None:
-        """Log the step's row, and wait until wandb has written pictures.
-
-        A run continued from the checkpoint that follows does not draw the pictures before it again. wandb has no call to
-        flush its file, so the only way is to wait.
-        """
-        self._rows.commit()
-        if self._pictures and self._run is not None:
-            time.sleep(2 * FLUSH_SECONDS)
-        self._pictures = False
-
     def close(self, *, failed: bool) -> None:
         self._rows.commit()
         run, self._run = self._run, None
@@ -134,6 +99,11 @@ class Wandb(Dashboard):
             finish_run(run, failed=failed)
             if self.mode != "online":
                 note(f"wandb: `wandb sync {self.run_dir}/wandb/*run-*` uploads this run")
+
+    def _media(self) -> MediaLibrary:
+        import wandb
+
+        return wandb
 
     def _log_row(self, values: Mapping[str, object], step: int) -> None:
         if self._run is not None:

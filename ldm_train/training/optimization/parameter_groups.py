@@ -79,7 +79,7 @@ class ParameterGroups:
             names: of all trained parameters.
 
         Raises:
-            ValueError: the text encoder is frozen, or a pattern matches no name.
+            ValueError: the text encoder is frozen, or a pattern matches no name, or none that earlier patterns leave.
         """
         if self.text_encoder_lr is not None and not any(p.requires_grad for p in text_encoder.parameters()):
             raise ValueError(
@@ -87,11 +87,17 @@ class ParameterGroups:
                 "set parameter_groups.text_encoder_lr=null, or train it with text_encoder.trained=true"
             )
         names = list(names)
+        used = {next((pattern for pattern in self.rates or () if fnmatchcase(name, pattern)), None) for name in names}
         for pattern in self.rates or ():
             if not any(fnmatchcase(name, pattern) for name in names):
                 raise ValueError(
                     f"parameter_groups.rates has the pattern {pattern!r}, which matches the name of no trained parameter"
                     f"{nearest(pattern, _list_patterns(names))}; names are such as {names[0]}"
+                )
+            if pattern not in used:
+                raise ValueError(
+                    f"parameter_groups.rates has the pattern {pattern!r}, but earlier patterns match all of its parameters, "
+                    f"and the first that matches counts; put {pattern!r} before them"
                 )
 
     def _describe(self, name: str, parameter: nn.Parameter) -> tuple[tuple[int, ...], ParameterGroup]:

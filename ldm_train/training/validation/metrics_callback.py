@@ -1,5 +1,6 @@
 """Metrics of sets of pictures while a run trains: pictures drawn from captions, compared with the true ones."""
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -229,7 +230,7 @@ class MetricsCallback(Callback):
             images, truth = (Pixels.images(features[PIXEL_FEATURES]) for features in (one, real))
             comparison = Comparison(images, truth, compared.captions, compared.fields, compared.held_out)
             for metric in (Retrieval(), *self.measuring.metrics):
-                for name, each in metric(comparison).items():
+                for name, each in metric(copy.deepcopy(comparison)).items():  # which own code may change
                     values[name if compared.held_out else taught_name(name)] = each.double().mean().item()
         return values
 

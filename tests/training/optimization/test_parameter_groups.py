@@ -132,6 +132,13 @@ def test_a_pattern_that_matches_nothing_is_refused_with_the_nearest() -> None:
         training(ClassLabels(classes=["a"], width=2), ParameterGroups(rates={"network.frozen.*": 0.5}))
 
 
+def test_a_pattern_that_earlier_ones_leave_nothing_is_refused() -> None:
+    for rates in ({"*": 0.5, "network.conv.*": 2.0}, {"network.*": 0.5, "network.conv.weight": 2.0}):
+        with pytest.raises(ValueError, match=re.escape(repr(list(rates)[1]))):
+            training(ClassLabels(classes=["a"], width=2), ParameterGroups(rates=rates))
+    training(ClassLabels(classes=["a"], width=2), ParameterGroups(rates={"network.conv.*": 2.0, "*": 0.5}))
+
+
 def test_muon_trains_matrices_that_no_pattern_leaves_to_adamw() -> None:
     assert describe_groups(ParameterGroups(adamw_for=["network.conv.*", "*.0.weight"]), whole()) == [
         (["text_encoder.1.weight", "network.linear.weight"], {"use_muon": True}),
