@@ -96,7 +96,11 @@ def shrink(line: Line) -> list[str]:
     chooses = any(word.startswith(("config", "network._target_=")) for word in words)
     network = SMALL_NETWORK if verb == "train" and not chooses else []
     power = ["ema.snapshot_every=1"] if "ema=power" in words else []
-    side = ["image_size=16"] if verb == "train" and any(word.startswith("experiment=own_") for word in words) else []
+    side = (
+        ["image_size=16"]
+        if verb == "train" and any(word.startswith(("experiment=own_", "experiment=inpaint")) for word in words)
+        else []
+    )
     adapts = any(word.startswith("autoencoder") for word in words)
     architecture = ["architecture.channels=[8,16]"] if verb == "train_autoencoder" and not adapts else []
     return [verb, *words, *SMALL.get(verb, []), *network, *power, *side, *architecture]
@@ -111,7 +115,7 @@ Runner = Callable[[str, Path], None]
 @pytest.mark.parametrize("words", COMPOSED, ids=lambda words: " ".join(words)[:80])
 def test_every_command_makes_a_config(words: tuple[str, ...]) -> None:
     verb, *overrides = words
-    named = [word.partition("._target_=")[2].partition(".")[0] for word in overrides if "._target_=" in word]
+    named = [name for word in overrides for name in re.findall(r"_target_[=:](\w+)", word)]
     if "--multirun" not in overrides and not any(word.startswith(("config", "--")) for word in overrides):
         with granted(Grants(tuple(named))):
             compose(verb, name_bare(verb, list(overrides)))

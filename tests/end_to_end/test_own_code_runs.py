@@ -114,6 +114,28 @@ def test_a_run_with_own_code_goes_its_whole_way(folder: Path, ldm_train: Callabl
 
 
 @pytest.mark.slow
+def test_an_own_condition_is_trained_and_drawn_with(
+    folder: Path, pictures: Path, encode: Callable, train: Callable, ldm_train: Callable
+) -> None:
+    shutil.copytree(pictures, folder / "lit")
+    rows = [json.loads(line) for line in (pictures / "metadata.jsonl").read_text().splitlines()]
+    lit = [json.dumps({**row, "light": 30 * number}) for number, row in enumerate(rows)]
+    (folder / "lit/metadata.jsonl").write_text("\n".join(lit))
+    assert encode(folder / "lit", folder / "cache").code == 0
+    own = ["conditions=[{_target_:myangle.Angle,column:light}]", "trust=."]
+    assert "trust=" in train(folder / "cache", folder / "run", own[0]).err
+    answer = train(folder / "cache", folder / "run", *own)
+    assert answer.code == 0, answer.err
+    drawn = []
+    for name, words in (("none", []), ("left", ["number.angle=270"]), ("right", ["number.angle=90"])):
+        words = ["run_dir=run", "prompts=[a black circle]", "steps=2", f"out={name}", "trust=.", *words]
+        answer = ldm_train("sample", *words)
+        assert answer.code == 0, answer.err
+        drawn.append((folder / name / "0000.png").read_bytes())
+    assert len({*drawn}) == 3
+
+
+@pytest.mark.slow
 def test_own_code_that_changed_is_named_when_its_run_is_continued(folder: Path, cache: Path, ldm_train: Callable) -> None:
     words = ["train", f"cache={cache}", "run_dir=run", "network._target_=mynet.TinyNetwork", *SMALL, "metrics.every=null"]
     assert "changed" not in ldm_train(*words, "trust=mynet").err
