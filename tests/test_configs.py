@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from ldm_train.cli.main import VERBS
 from ldm_train.settings.composition import as_yaml, build, compose, compose_as, defaults, folder, groups
 from ldm_train.settings.constructors import COMMANDS, EXTRAS
-from ldm_train.settings.schema.options import KEPT, PASSED, Part, read_part
+from ldm_train.settings.schema.options import KEPT, PART_LISTS, PASSED, Part, read_part
 from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.settings.strict import SET_BY_THE_RUN
 
@@ -50,7 +50,7 @@ def test_every_verb_has_a_config_and_every_config_a_verb() -> None:
 
 
 def test_every_group_is_used() -> None:
-    assert {group for _, group, _ in CHOICES} == set(groups())
+    assert {group for _, group, _ in CHOICES} | {*PART_LISTS.values()} == set(groups())
 
 
 @pytest.mark.parametrize("verb", VERBS)
