@@ -23,6 +23,7 @@ NAMES = [path.relative_to(folder()).as_posix() for path in FILES]
 WITH_TARGET = [name for name in NAMES if "_target_" in OmegaConf.load(folder() / name)]
 EXPERIMENTS = groups().get("experiment", [])
 MAX_EXPERIMENT_LINES = 25
+IF_TAKEN = {"condition": PASSED["condition"], "guidance": {"unconditional"}}  # passed to the constructors that take it
 SETTINGS = {"experiment", "memory"}  # groups whose options set what others read
 
 
@@ -83,8 +84,9 @@ def test_target_is_allowed_and_its_arguments_fit(name: str) -> None:
     group = name.partition("/")[0]
     keys = {str(key) for key in config if key not in ("_target_", "_partial_")} - KEPT.get(group, set())
     passed = PASSED.get(group, set()) - ({*COMMANDS.values()} if config._target_ not in COMMANDS else set())
-    arguments: dict[str, object] = dict.fromkeys(keys | passed)
     signature = inspect.signature(get_object(config._target_))
+    passed -= IF_TAKEN.get(group, set()) - signature.parameters.keys()
+    arguments: dict[str, object] = dict.fromkeys(keys | passed)
     bind = signature.bind_partial if config.get("_partial_") else signature.bind
     bind(**arguments)  # raises TypeError where a key is unknown, or an argument has no value
 

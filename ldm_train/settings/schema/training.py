@@ -183,7 +183,7 @@ class TrainSettings(FittingSettings, SourceSettings):
     )
     prior: PriorSettings = setting(PriorSettings(), "")
     image_size: Count | None = setting(None, "side of the pictures, pixels; null: the cache's own; another one is refused")
-    conditions: Conditions = setting([], "what the network is conditioned on besides the caption: number, size, map, inpaint")
+    conditions: Conditions = setting([], "what else the network is conditioned on: number, size, map, inpaint")
     caption_dropout: Share = setting(0.1, "share of examples trained without a caption, for guidance")
     trained: Texts | None = setting(
         None,
