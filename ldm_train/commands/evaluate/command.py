@@ -203,7 +203,8 @@ def evaluate_model(
         refuse_nothing(settings, compares=real is not None)
     for line in model.warn_of_cuts(prompts):
         warn(line)
-    given = take_first(real.given, len(prompts)) if real is not None and prompts == captions[: len(prompts)] else {}
+    own = real is not None and not evaluation_prompts and settings.prompts is None
+    given = repeat_given(real.given, len(prompts)) if real is not None and own else {}
     jobs = [
         DrawingJob(point, prompts, model.identity | model.recipe(point), model.opener, given)
         for point in list_points(settings, model.device)
@@ -237,9 +238,9 @@ def evaluate_model(
     return Result(first, details, sweep)
 
 
-def take_first(given: Mapping[str, Given], count: int) -> dict[str, Given]:
-    """Return what is known for the conditions of the first pictures."""
-    return {name: rows[:count] for name, rows in given.items()}
+def repeat_given(given: Mapping[str, Given], count: int) -> dict[str, Given]:
+    """Return what is known for the conditions of pictures, repeated from the first if there are fewer than `count`."""
+    return {name: rows[torch.arange(count) % len(rows.kept)] for name, rows in given.items()}
 
 
 def describe_memory(numbers: Numbers) -> dict[str, object]:

@@ -139,7 +139,7 @@ class Samples(Callback):
             sized = set_sides(generation, alike.size)
             fewer = math.prod(generation.sides) / math.prod(sized.sides)  # larger pictures take more memory
             prompts = [self.drawing.prompts[place] for place in alike.places]
-            rows = torch.tensor(alike.places) % len(self.drawing.examples)
+            rows = torch.tensor(alike.places) % max(1, len(self.drawing.examples))
             own = {
                 one.name: one.gather([given[one.name][rows]], latent_size=sized.latent_shape[1:])
                 for one in sized.conditions.each
