@@ -60,7 +60,7 @@ def refused(verb: str, *words: str) -> str:
         ("train", "+optimizer.lrr=1", "did you mean 'optimizer.lr'"),
         ("train", "+network.head_sise=8", "did you mean 'network.head_size'"),
         ("train", "+network={head_sise: 8}", "did you mean 'network.head_size'"),
-        ("train", "+timesteps.strat=true", "unknown setting 'timesteps.strat' of Uniform, which takes timesteps.quantiles, timesteps.stratified"),
+        ("train", "+timesteps.strat=true", "unknown setting 'timesteps.strat' of Uniform, which takes timesteps.quantiles,"),
         ("train", "+weighting.gamma=5", "unknown setting 'weighting.gamma' of UniformWeight, which takes no setting"),
         ("train", "+trainer.gradient_clip_value=1", "of Lightning's Trainer; did you mean 'trainer.gradient_clip_val'"),
         ("train", "+trainer.max_epochs=1", "trainer.max_epochs is set by the run, which is one endless epoch"),
