@@ -62,7 +62,7 @@ class Number(Condition):
         return Given(torch.zeros(count), torch.zeros(count, dtype=torch.bool))
 
     def forward(self, values: Tensor, kept: Tensor) -> Conditioning:
-        places = (values.double() - self.low) / (self.high - self.low)
+        places = (values.float() - self.low) / (self.high - self.low)
         return Conditioning(vector=drop(embed_sinusoidal(TOP * places, self.vector_width), kept))
 
 

@@ -203,7 +203,8 @@ def evaluate_model(
         refuse_nothing(settings, compares=real is not None)
     for line in model.warn_of_cuts(prompts):
         warn(line)
-    given = take_first(real.given, len(prompts)) if real is not None and prompts == captions[: len(prompts)] else {}
+    of_captions = not evaluation_prompts and settings.prompts is None
+    given = repeat_rows(real.given, len(prompts)) if real is not None and of_captions else {}
     jobs = [
         DrawingJob(point, prompts, model.identity | model.recipe(point), model.opener, given)
         for point in list_points(settings, model.device)
@@ -237,9 +238,9 @@ def evaluate_model(
     return Result(first, details, sweep)
 
 
-def take_first(given: Mapping[str, Given], count: int) -> dict[str, Given]:
-    """Return what is known for the conditions of the first pictures."""
-    return {name: rows[:count] for name, rows in given.items()}
+def repeat_rows(given: Mapping[str, Given], count: int) -> dict[str, Given]:
+    """Return what is known for the conditions of `count` pictures, repeated from the first as their captions are."""
+    return {name: rows[torch.arange(count) % len(rows.kept)] for name, rows in given.items()}
 
 
 def describe_memory(numbers: Numbers) -> dict[str, object]:
