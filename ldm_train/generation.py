@@ -127,8 +127,9 @@ class Generation:
         """
 
         def condition(model: Generation) -> Conditioning:
-            first, second = (model.condition([prompt] * len(weights), model.conditions.known(given)) for prompt in prompts)
-            return interpolate_conditioning(first, second, weights.to(model.device), blend=blend)
+            first, second = (model.condition_on_texts([prompt] * len(weights)) for prompt in prompts)
+            between = interpolate_conditioning(first, second, weights.to(model.device), blend=blend)
+            return model.join_given(between, model.conditions.known(given), len(weights))
 
         def noise(stream: str) -> Tensor:
             first, second = (
@@ -176,7 +177,7 @@ class Generation:
         null = self.condition(negative, given)
         if not scales_conditions(recipe.guidance):
             return recipe.guidance(self.denoiser(), null, weak)
-        unconditional = self.condition(negative, self.conditions.without(given))
+        unconditional = self.condition(negative, self.conditions.without(self.complete(given, len(negative))))
         return recipe.guidance(self.denoiser(), null, weak, unconditional=unconditional)  # type: ignore[call-arg]
 
     def given_of(self, read: Callable[[Tensor, Tensor], dict[str, Given]], examples: Tensor) -> dict[str, Given]:
@@ -222,8 +223,15 @@ class Generation:
         Raises:
             ValueError: `given` lacks a condition that the network cannot do without, or has one that it does not know.
         """
-        text = self.conditioner(CaptionBatch(tokenize(self.conditioner, texts).to(self.device)))
-        return self.conditions(text, {name: rows.to(self.device) for name, rows in self.complete(given, len(texts)).items()})
+        return self.join_given(self.condition_on_texts(texts), given, len(texts))
+
+    def condition_on_texts(self, texts: list[str]) -> Conditioning:
+        """Return the conditioning of texts only, one row each."""
+        return self.conditioner(CaptionBatch(tokenize(self.conditioner, texts).to(self.device)))
+
+    def join_given(self, text: Conditioning, given: Mapping[str, Given], count: int) -> Conditioning:
+        """Return the conditioning of `count` texts joined with that of what else is given; raises as `condition`."""
+        return self.conditions(text, {name: rows.to(self.device) for name, rows in self.complete(given, count).items()})
 
     def complete(self, given: Mapping[str, Given], count: int) -> dict[str, Given]:
         """Return what is given for `count` pictures, with what is left out.

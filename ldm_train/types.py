@@ -64,19 +64,17 @@ class Conditioning:
     vector: Tensor | None = None
     maps: Tensor | None = None
 
+    def cast(self, dtype: torch.dtype) -> Self:
+        """Return it with its floating-point tensors in another dtype."""
+        parts = {f.name: getattr(self, f.name) for f in fields(self)}
+        return type(self)(
+            **{name: one if one is None or not one.is_floating_point() else one.to(dtype) for name, one in parts.items()}
+        )
+
     def cat(self, other: Self) -> Self:
         """Return both concatenated along the batch; both must have the same parts."""
         parts = {f.name: (getattr(self, f.name), getattr(other, f.name)) for f in fields(self)}
         return type(self)(**{name: None if a is None else torch.cat([a, b]) for name, (a, b) in parts.items()})
-
-    def where(self, keep: Tensor, other: Self) -> Self:
-        """Return this conditioning for the examples with `keep` (B,) True, and `other` for the rest."""
-        parts = {f.name: (getattr(self, f.name), getattr(other, f.name)) for f in fields(self)}
-        choose = {
-            name: None if a is None else torch.where(keep.view(-1, *[1] * (a.ndim - 1)), a, b)
-            for name, (a, b) in parts.items()
-        }
-        return type(self)(**choose)
 
     @classmethod
     def join(cls, parts: Sequence[Self]) -> Self:
@@ -120,7 +118,9 @@ class Given(Pinnable):
         return Given(self.values[rows], self.kept[rows])
 
     def to(self, device: torch.device) -> "Given":
-        return Given(self.values.to(device), self.kept.to(device))
+        """Return it on a device; Lightning calls this too, so a copy to a GPU must not wait for it."""
+        on_gpu = device.type == "cuda"
+        return Given(self.values.to(device, non_blocking=on_gpu), self.kept.to(device, non_blocking=on_gpu))
 
 
 @dataclass
@@ -271,7 +271,7 @@ class ReadCondition(Protocol):
     def read(self, examples: ConditionedExamples) -> Callable[[Tensor, Tensor], Given]: ...
 
     def draw(self, given: Given, positions: Tensor, *, seed: int) -> Given:
-        """Return what a step has of it, where that is drawn, by the examples' positions (B,)."""
+        """Return what a training step uses of what was read, such as one of several masks, by positions (B,)."""
 
 
 class FeatureExtractor(Protocol):

@@ -27,8 +27,9 @@ from ldm_train.settings.schema.using import SampleSettings
 from ldm_train.settings.shipped import ConfigError, groups_of
 from ldm_train.settings.trust import granted
 from ldm_train.training.callbacks.picture_grids import make_grid_picture
+from ldm_train.types import Given
 
-WITHOUT_EFFECT = {"prompts", "out", "count", "labels", "x", "y", "interpolate"}
+WITHOUT_EFFECT = {"prompts", "out", "count", "labels", "x", "y", "interpolate", "number", "map", "attention"}
 Value = TypeVar("Value")
 NOTHING: Mapping[str, object] = MappingProxyType({})
 
@@ -59,8 +60,10 @@ def load_run(
     if not isinstance(run_dir, str | PathLike):
         raise ConfigError(f"load_run takes the run's directory, not {run_dir!r:.100}")
     given = merge_settings(settings, more)
-    if useless := sorted(WITHOUT_EFFECT & given.keys()):
-        raise ConfigError(f"{useless[0]} has no effect in load_run, which draws nothing; generate() takes prompts")
+    if useless := sorted(WITHOUT_EFFECT & {name.partition(".")[0] for name in given}):
+        raise ConfigError(
+            f"{useless[0]} has no effect in load_run, which draws nothing; generate() takes prompts and given=…"
+        )
     own = {name: value for name, value in given.items() if name in groups_of("train") and name not in DRAWING_GROUPS}
     packages = read_trust(trust)
     with granted(packages):
@@ -102,6 +105,7 @@ def generate(
     sampler: Sampler | None = None,
     negative_prompt: str | None = None,
     batch_size: int = 16,
+    given: Mapping[str, Given] | None = None,
 ) -> Tensor:
     """Draw a picture for each prompt and return them as images (B, 3, H, W) in [-1, 1], float32 on the CPU.
 
@@ -116,17 +120,20 @@ def generate(
         seed, negative_prompt, steps, guidance_scale, sampler: None for those that the run was loaded with. What a mapping
             has counts instead.
         batch_size: pictures drawn at once.
+        given: what the pictures are conditioned on besides the prompts, by the conditions' names: a row for each, or one for
+            all, such as `{"age": Given(torch.tensor([30.0]), torch.tensor([True]))}` of `ldm_train.types`.
 
     Raises:
         ValueError: a prompt that is no text or mapping, or has an unknown option; prompts of different sizes; or the sampler
-            and the number of steps do not fit the run's schedule; or an image is not finite.
+            and the number of steps do not fit the run's schedule; a condition that the run needs, or does not know; or an
+            image is not finite.
     """
     if not isinstance(run, TrainedRun):
         raise ValueError(f"generate takes a run as load_run() or train() returns it, not a {type(run).__name__}")
     if not isinstance(sampler, Sampler | None):
         raise ValueError(f"sampler={sampler!r:.100} must be an object such as ldm_train.samplers.DDIM()")
-    given = {"negative": negative_prompt, "seed": seed, "steps": steps, "guidance": guidance_scale}
-    common = read_mapping_prompt({"prompt": "", **given}, "generate")
+    options = {"negative": negative_prompt, "seed": seed, "steps": steps, "guidance": guidance_scale}
+    common = read_mapping_prompt({"prompt": "", **options}, "generate")
     read = read_prompt_list([prompts] if isinstance(prompts, str | Mapping) else prompts)
     if not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"batch_size={batch_size!r} must be a whole number of at least 1")
@@ -141,12 +148,14 @@ def generate(
     for places, (drawing, recipe) in drawings:
         with naming_prompt(read[places[0]]):
             drawing.check([read[place].text for place in places], recipe)
+    known = drawings[0][1][0].complete(given or {}, len(read))
     images: dict[int, Tensor] = {}
     for places, (drawing, recipe) in drawings:
         for first in range(0, len(places), batch_size):
             batch = places[first : first + batch_size]
             texts, numbers = [read[place].text for place in batch], [place * (read[place].seed is None) for place in batch]
-            found = drawing(texts, recipe, numbers=torch.tensor(numbers))
+            own = {name: rows[torch.tensor(batch)] for name, rows in known.items()}
+            found = drawing(texts, recipe, numbers=torch.tensor(numbers), given=own)
             finite = drawing.require_finite(found, texts, numbers, seed=recipe.seed)
             images |= zip(batch, finite.cpu().float(), strict=True)
     return torch.stack([images[place] for place in range(len(read))])

@@ -23,7 +23,7 @@ def map_specs(config: EncodeSettings | TrainSettings) -> list[MapSpec]:
 def read_spec(part: Part) -> MapSpec | None:
     """Return what the map of a condition is; None if it needs none."""
     if part.target == INPAINT_TARGET:
-        return MapSpec(part.get("name"), encoded=True, masks=part.get("masks"))
+        return MapSpec(part.get("name", "inpaint"), encoded=True, masks=part.get("masks", 4))  # the defaults of Inpaint
     names = [field.name for field in fields(MapSpec) if field.name != "masks"]
     given = {name: part.get(name) for name in names if part.get(name) is not None}
     return MapSpec(**given) if part.target == MAP_TARGET else None

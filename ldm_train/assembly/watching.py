@@ -136,8 +136,8 @@ def check_prompts(config: TrainSettings, generation: Generation) -> None:
 
 def choose_examples(data: CachedLatents, count: int) -> list[DrawnExample]:
     """Return `count` examples, evenly spread: trained ones, then as many held-out ones, or fewer if there are fewer."""
-    held_out = spread_evenly(data.held_out, count - count // 2)
-    trained = spread_evenly(data.trained, count - len(held_out))
+    held_out = data.available(spread_evenly(data.held_out, count - count // 2))
+    trained = data.available(spread_evenly(data.trained, count - len(held_out)))
     return [
         DrawnExample(number, data.latents.first_caption(number), held_out=is_held_out)
         for numbers, is_held_out in ((trained, False), (held_out, True))

@@ -64,7 +64,7 @@ class Condition(nn.Module):
         raise NotImplementedError
 
     def draw(self, given: Given, positions: Tensor, *, seed: int) -> Given:
-        """Return what a step has of what was read, where some of it is drawn: a function of seed and positions (B,)."""
+        """Return what a training step uses of what was read, such as one of several masks, by seed and positions (B,)."""
         return given
 
     def absent(self, count: int, *, size: tuple[int, int], latent_size: tuple[int, int]) -> Given:
@@ -121,7 +121,7 @@ class Conditions(nn.ModuleDict):
     def complete(
         self, given: Mapping[str, Given], count: int, *, size: tuple[int, int], latent_size: tuple[int, int]
     ) -> dict[str, Given]:
-        """Return what is given for `count` pictures, or for all of them at once, with what is left out.
+        """Return a row for each of `count` pictures: of what is given for each or for all, and `absent` of what is left out.
 
         Raises:
             ValueError: a name that is no condition, or a condition that must be given and is not.
@@ -147,7 +147,7 @@ class Conditions(nn.ModuleDict):
         return {one.name: one.absent(count, size=size, latent_size=latent_size) for one in self.each}
 
     def known(self, given: Mapping[str, Given]) -> dict[str, Given]:
-        """Return what there is a condition for, of what is given for another network."""
+        """Return what this network is conditioned on, of what is given for another network."""
         return {name: values for name, values in given.items() if name in self}
 
     def without(self, given: Mapping[str, Given]) -> dict[str, Given]:
@@ -180,3 +180,8 @@ class Conditions(nn.ModuleDict):
 def drop(features: Tensor, kept: Tensor) -> Tensor:
     """Return features (B, ...) with zeros where `kept` (B,) is False."""
     return torch.where(kept.view(-1, *[1] * (features.ndim - 1)), features, torch.zeros_like(features))
+
+
+def look_up_map(examples: ConditionedExamples, name: str, chosen: Tensor, views: Tensor) -> Given:
+    """Return a map of views (B,) of examples (B,), each of which has it."""
+    return Given(examples.maps(name, chosen, views), torch.ones(len(chosen), dtype=torch.bool))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ldm_train import draws
-from ldm_train.conditioners.condition import Condition, drop
+from ldm_train.conditioners.condition import Condition, drop, look_up_map
 from ldm_train.types import ConditionedExamples, Conditioning, Given
 
 
@@ -47,7 +47,7 @@ class Inpaint(Condition):
         self.identity = {"kind": "inpaint"}
 
     def read(self, examples: ConditionedExamples) -> Callable[[Tensor, Tensor], Given]:
-        return partial(_read, examples, self.name)
+        return partial(look_up_map, examples, self.name)
 
     def draw(self, given: Given, positions: Tensor, *, seed: int) -> Given:
         """Return the mask and the latents (B, 1 + C, h, w) of one of the masks (B, masks * (1 + C), h, w)."""
@@ -55,9 +55,10 @@ class Inpaint(Condition):
         return Given(self._choose(given.values, chosen), given.kept)
 
     def gather(self, rows: Sequence[Given], *, latent_size: tuple[int, int]) -> Given:
-        """Return the first mask of single examples, each for latents of this (height, width)."""
+        """Return the first mask of each example; of an example with latents of another (height, width), no hole."""
         first = [Given(row.values[:, : self.map_channels], row.kept) for row in rows]
-        fitting = [row if tuple(row.values.shape[2:]) == latent_size else self._without(row, latent_size) for row in first]
+        none = partial(self.absent, size=latent_size, latent_size=latent_size)
+        fitting = [row if tuple(row.values.shape[2:]) == latent_size else none(len(row.kept)) for row in first]
         return super().gather(fitting, latent_size=latent_size)
 
     def absent(self, count: int, *, size: tuple[int, int], latent_size: tuple[int, int]) -> Given:
@@ -71,10 +72,3 @@ class Inpaint(Condition):
     def _choose(self, values: Tensor, chosen: Tensor) -> Tensor:
         every = values.unflatten(1, (self.masks, self.map_channels))
         return every[torch.arange(len(every)), chosen]
-
-    def _without(self, row: Given, latent_size: tuple[int, int]) -> Given:
-        return self.absent(len(row.kept), size=latent_size, latent_size=latent_size)
-
-
-def _read(examples: ConditionedExamples, name: str, chosen: Tensor, views: Tensor) -> Given:
-    return Given(examples.maps(name, chosen, views), torch.ones(len(chosen), dtype=torch.bool))

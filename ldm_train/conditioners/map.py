@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from ldm_train.conditioners.condition import Condition, drop
+from ldm_train.conditioners.condition import Condition, drop, look_up_map
 from ldm_train.types import ConditionedExamples, Conditioning, Given
 
 
@@ -50,7 +50,7 @@ class Map(Condition):
         self.identity = {"kind": "map", "channels": channels, "nearest": nearest, "encoded": encoded}
 
     def read(self, examples: ConditionedExamples) -> Callable[[Tensor, Tensor], Given]:
-        return partial(_read, examples, self.name)
+        return partial(look_up_map, examples, self.name)
 
     def absent(self, count: int, *, size: tuple[int, int], latent_size: tuple[int, int]) -> Given:
         return Given(torch.zeros(count, self.map_channels, *latent_size), torch.zeros(count, dtype=torch.bool))
@@ -71,7 +71,3 @@ class Map(Condition):
     def forward(self, values: Tensor, kept: Tensor) -> Conditioning:
         maps = values.float() if self.to_model is None else self.to_model(values.float())
         return Conditioning(maps=drop(maps, kept))
-
-
-def _read(examples: ConditionedExamples, name: str, chosen: Tensor, views: Tensor) -> Given:
-    return Given(examples.maps(name, chosen, views), torch.ones(len(chosen), dtype=torch.bool))

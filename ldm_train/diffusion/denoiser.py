@@ -79,8 +79,9 @@ class Denoiser:
         """Return the estimates for noisy latents (B, C, H, W) at t (B,), from the schedule's `start` to its `end`."""
         _, _, norm = self._input_coefficients(t)
         network_time = move_to_device(self.schedule.network_time(t).float(), x_t.device)
-        network_input = (x_t / broadcast_like(norm, x_t)).to(weights_dtype(self.network, default=x_t.dtype))
-        output = self.network(network_input, network_time, conditioning)
+        dtype = weights_dtype(self.network, default=x_t.dtype)
+        network_input = (x_t / broadcast_like(norm, x_t)).to(dtype)
+        output = self.network(network_input, network_time, conditioning.cast(dtype))
         return self.estimate(output.to(x_t.dtype), x_t, t)
 
     def estimate(self, output: Tensor, x_t: Tensor, t: Tensor) -> Estimate:

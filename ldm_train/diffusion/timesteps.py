@@ -39,14 +39,14 @@ class Timesteps(ABC):
     def __call__(self, positions: Tensor, *, schedule: NoiseSchedule, seed: int, batch_size: int) -> Tensor:
         """Return t (B,) float64 on the CPU for positions (B,) of a run whose global batch is `batch_size`."""
         if not self.stratified:
-            return self._t_at(draws.uniform(seed, "timestep", positions).double(), schedule)
+            return self.t_at_shares(draws.uniform(seed, "timestep", positions).double(), schedule)
         steps, slots = positions // batch_size, positions % batch_size
         offsets = {step: draws.uniform(seed, "timestep", torch.tensor([step]))[0].item() for step in steps.unique().tolist()}
         start = torch.tensor([offsets[step] for step in steps.tolist()], dtype=torch.float64)
-        return self._t_at((start + slots.cpu().double() / batch_size) % 1, schedule)
+        return self.t_at_shares((start + slots.cpu().double() / batch_size) % 1, schedule)
 
-    def _t_at(self, shares: Tensor, schedule: NoiseSchedule) -> Tensor:
-        """Return the t (B,) at shares (B,) of the part of the distribution that is drawn from."""
+    def t_at_shares(self, shares: Tensor, schedule: NoiseSchedule) -> Tensor:
+        """Return the t (B,) at shares (B,) of what training draws: the part of the distribution between the quantiles."""
         low, high = self.quantiles
         return self.t_at_quantiles(low + (high - low) * shares, schedule)
 

@@ -35,6 +35,7 @@ def is_record(value: object) -> bool:
 WHOLE = Kind("a whole number of at least 1", is_whole)
 WIDTH = Kind("a whole number of at least 1, or None", lambda value: value is None or is_whole(value))
 NUMBER = Kind("a finite number", is_number)
+COUNT = Kind("a whole number of at least 0", lambda value: is_whole(value) or (type(value) is int and value == 0))
 SCALE = Kind("a finite number above 0", lambda value: is_number(value) and float(str(value)) > 0)
 BOOL = Kind("True or False", lambda value: isinstance(value, bool))
 NAME = Kind("a text", lambda value: isinstance(value, str) and value.strip() != "")
@@ -46,6 +47,7 @@ ATTRIBUTES: dict[str, dict[str, Kind]] = {
         **{"context_width": WIDTH, "vector_width": WIDTH, "capacity": WHOLE, "trained": BOOL},
         **{"identity": RECORD, "computation": RECORD},
     },
+    "condition": {"vector_width": COUNT, "map_channels": COUNT, "identity": RECORD},
     "schedule": {"start": NUMBER, "end": NUMBER},
     "features": {"name": NAME, "size": WHOLE},
     "crop": {"views": WHOLE, "identity": RECORD},

@@ -134,9 +134,9 @@ class Encoding(pl.LightningModule):
         return {key: torch.cat([chunk[key] for chunk in chunks])[: len(images)] for key in chunks[0]}
 
     def map_values(self, name: str, values: Tensor) -> Tensor:
-        """A map (B, C, h, w) in [-1, 1] as stored: as it is, or what the autoencoder makes of it, without noise.
+        """Return a map (B, C, h, w) in [-1, 1] as it is stored: unchanged, or the mean of what the autoencoder encodes.
 
-        Of masks with the pictures that they leave (`mask_views`), both are stored at the latents' size.
+        Masks and the pictures that they leave (`mask_views`) are both stored at the latents' size.
         """
         spec = self.specs[name]
         if not spec.masks:

@@ -79,7 +79,7 @@ class NoisePredictorTraining(Training):
     def configure_model(self) -> None:
         """Shard the parameters if the strategy made a device mesh for that."""
         if self.device_mesh is not None:
-            shard_modules((self.network, self.text_encoder, self.weighting), self.device_mesh)
+            shard_modules((self.network, self.text_encoder, self.conditions, self.weighting), self.device_mesh)
 
     def training_step(self, batch: LatentBatch, batch_idx: int) -> dict[str, Tensor]:
         schedule = self.objective.denoiser.schedule

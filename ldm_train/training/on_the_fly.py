@@ -74,7 +74,7 @@ class LivePictures(PlannedExamples):
         self.unreadable: set[int] = set()
         self._threads = ThreadPoolExecutor(cpu_count())
         self._ahead: dict[int, Future[Rendered]] = {}
-        self._maps: dict[int, dict[str, Tensor]] = {}  # of the examples that were encoded last
+        self._maps: dict[int, dict[str, Tensor]] = {}  # of the examples that were asked for last
 
     def moments(self, examples: Tensor, views: Tensor) -> Moments:
         every = [self._decoded(example).result() for example in examples.tolist()]
@@ -86,8 +86,11 @@ class LivePictures(PlannedExamples):
         return Moments(encoded["mean"].cpu(), None if variance is None else variance.cpu())
 
     def maps(self, name: str, examples: Tensor, views: Tensor) -> Tensor:
-        every = [self._maps.get(example) or self._decoded(example).result().maps for example in examples.tolist()]
-        values = torch.stack([maps[name][view] for maps, view in zip(every, views.tolist(), strict=True)])
+        if not self._maps.keys() >= {*examples.tolist()}:
+            self._maps = {example: self._decoded(example).result().maps for example in examples.tolist()}
+            self.let_go(examples)
+        pairs = zip(examples.tolist(), views.tolist(), strict=True)
+        values = torch.stack([self._maps[example][name][view] for example, view in pairs])
         return self.encoding.map_values(name, values.to(self.encoding.device)).cpu()
 
     def captions(self, examples: Tensor, chosen: Tensor, dropped: Tensor) -> CaptionBatch:
@@ -111,7 +114,7 @@ class LivePictures(PlannedExamples):
         Raises:
             ValueError: none of a bucket can be had.
         """
-        return torch.tensor([self._readable(example, among) for example in examples.tolist()])
+        return torch.tensor([self._readable(example, among) for example in examples.tolist()], dtype=torch.int64)
 
     def _readable(self, example: int, among: Tensor) -> int:
         if self._can_be_had(example):

@@ -59,7 +59,7 @@ class Rendering:
         self.factor = factor
 
     def __call__(self, row: PictureRow) -> Tensor:
-        """(V, 3, H, W) uint8.
+        """Return the views of a picture, (V, 3, H, W) uint8.
 
         Raises:
             UnreadError: its bytes cannot be had, or are not those that were listed.
@@ -72,7 +72,10 @@ class Rendering:
         return torch.stack(views).permute(0, 3, 1, 2)
 
     def maps(self, row: PictureRow, images: Tensor) -> dict[str, Tensor]:
-        """The views of each map, (V, C, h, w) float32 in [-1, 1], by name; `images` (V, 3, H, W) uint8 are the picture's.
+        """Return the views of each map, (V, C, h, w) float32 in [-1, 1], by name.
+
+        Args:
+            images: the picture's views, (V, 3, H, W) uint8, of which masks are made.
 
         Raises:
             UnreadError: its bytes cannot be had, or are not those that were listed.

@@ -42,6 +42,23 @@ class Convolution(torch.nn.Module):
         return self.layer(x_t)
 
 
+def test_the_conditioning_has_the_dtype_of_the_weights():
+    found = []
+
+    class Kept(Convolution):
+        def forward(self, x_t, t, conditioning):
+            found.append(conditioning)
+            return super().forward(x_t, t, conditioning)
+
+    network = Kept(torch.nn.Conv2d(2, 2, 1, dtype=torch.bfloat16))
+    given = Conditioning(torch.ones(3, 2, 4), torch.ones(3, 2, dtype=torch.bool), torch.ones(3, 1), torch.ones(3, 1, 4, 4))
+    with torch.no_grad():
+        Denoiser(network, linear(), Noise())(x.float(), torch.tensor([1, 400, 1000]), given)
+    [kept] = found
+    assert (kept.tokens.dtype, kept.vector.dtype, kept.maps.dtype) == (torch.bfloat16,) * 3
+    assert kept.mask.dtype == torch.bool
+
+
 def says(answer):
     """A network with this answer, whatever it is asked."""
     return lambda x_t, t, conditioning: answer

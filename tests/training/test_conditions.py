@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,14 +13,20 @@ from torch import Tensor
 from torch.testing import assert_close
 
 import ldm_train as library
+from ldm_train.autoencoders.autoencoder import IdentityAutoencoder
+from ldm_train.conditioners.class_labels import ClassLabels
+from ldm_train.conditioners.condition import Conditions
 from ldm_train.conditioners.number import Number
 from ldm_train.conditioners.picture_size import PictureSize
 from ldm_train.data.batches.datamodules import CachedLatents
 from ldm_train.data.cache.reader import LatentCache
 from ldm_train.diffusion.denoiser import Denoiser
-from ldm_train.diffusion.guidance import ClassifierFreeGuidance
-from ldm_train.diffusion.prediction import Noise
+from ldm_train.diffusion.guidance import ClassifierFreeGuidance, classifier_free
+from ldm_train.diffusion.prediction import Noise, Velocity
 from ldm_train.diffusion.schedules.named import scaled_linear
+from ldm_train.generation import Generation, SamplingSettings
+from ldm_train.samplers import DDIM
+from ldm_train.samplers.spacings import Trailing
 from ldm_train.types import Conditioning, Given
 
 CONDITIONS = "conditions=[size,{number:{column:age,dropout:0.3}}]"
@@ -113,6 +120,52 @@ def test_guidance_scales_the_caption_and_the_other_conditions_apart() -> None:
         ClassifierFreeGuidance(denoiser, null, scale=1, unconditional=none, condition_scale=2)(x, t, full).output,
         torch.full_like(x, 2 + 2 * (3 - 2) + (5 - 3)),
     )
+
+
+class Conditioned:
+    """A network that keeps the vectors that it was conditioned on, and draws their mean."""
+
+    def __init__(self) -> None:
+        self.vectors: list[Tensor] = []
+
+    def __call__(self, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+        assert conditioning.vector is not None
+        self.vectors.append(conditioning.vector)
+        return x_t * 0 + conditioning.vector.mean(1).view(-1, 1, 1, 1)
+
+
+def small_generation(conditions: Conditions) -> Generation:
+    return Generation(
+        Conditioned(),
+        ClassLabels(classes=["a", "b"], width=4),
+        IdentityAutoencoder(),
+        scaled_linear(),
+        Velocity(),
+        size=4,
+        device=torch.device("cpu"),
+        conditions=conditions,
+    )
+
+
+def one_step(**guidance: float) -> SamplingSettings:
+    return SamplingSettings(DDIM(), steps=1, spacing=Trailing(), guidance=partial(classifier_free, **guidance), seed=0)
+
+
+def test_a_size_that_nobody_gave_is_left_out_too() -> None:
+    generation = small_generation(Conditions([PictureSize(dropout=0.1)]))
+    generation(["a"], one_step(scale=1.0, condition_scale=2.0))
+    _, null, unconditional = generation.network.vectors[0]
+    assert null[4:].any()
+    assert not unconditional[4:].any()
+
+
+def test_what_is_given_stays_the_same_between_two_prompts() -> None:
+    generation = small_generation(Conditions([Number("age", low=0, high=10)]))
+    given = {"age": Given(torch.tensor([3.0]), torch.tensor([True]))}
+    generation.interpolate(("a", "b"), one_step(scale=1.0), torch.linspace(0, 1, 5), given=given)
+    [vectors] = generation.network.vectors
+    assert_close(vectors[:, 4:], vectors[:1, 4:].expand(5, -1), rtol=0, atol=0)
+    assert len(vectors[:, :4].unique(dim=0)) == 5
 
 
 # Runs
@@ -254,6 +307,12 @@ def test_pictures_are_drawn_from_python_with_what_is_given(conditioned: Path) ->
     numbers = torch.zeros(2, dtype=torch.int64)
     one, other = run.generation(["a black circle"] * 2, run.recipe, numbers=numbers, given=given)
     assert not torch.equal(one, other)
+    prompts = [{"prompt": "a black circle", "seed": 0}, {"prompt": "a black circle", "seed": 0, "steps": 2}]
+    assert_close(library.generate(run, prompts, given=given, batch_size=1), torch.stack([one, other]))
+    with pytest.raises(ValueError, match="height"):
+        library.generate(run, prompts, given={"height": given["age"]})
+    with pytest.raises(library.ConfigError, match="number"):
+        library.load_run(conditioned, number={"age": 5})
 
 
 @pytest.mark.slow

@@ -11,13 +11,16 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
+from ldm_train.assembly.watching import choose_examples
 from ldm_train.autoencoders.autoencoder import IdentityAutoencoder, NewKLAutoencoder
+from ldm_train.conditioners.inpaint import Inpaint
 from ldm_train.conditioners.text_encoder import small
 from ldm_train.data.batches.datamodules import CachedLatents
 from ldm_train.data.cache.manifest import Provenance
 from ldm_train.data.cache.plan import CachePlan
 from ldm_train.data.cache.reader import LatentCache
 from ldm_train.data.pictures.crops import CentreCrop
+from ldm_train.data.pictures.maps import MapSpec
 from ldm_train.data.scan.survey import survey_items
 from ldm_train.data.sources.folder import Folder
 from ldm_train.training.encoding import Encoding
@@ -104,12 +107,15 @@ def test_the_run_is_that_of_the_cache(
 # The batches
 
 
-def live(source: Path, **settings: float) -> OnTheFly:
+def live(source: Path, *, masks: int = 0, **settings: float) -> OnTheFly:
+    specs = [MapSpec("inpaint", encoded=True, masks=masks)] if masks else []
+    conditions = [Inpaint(masks=masks, latent_channels=3)] if masks else []
     found = survey_items(Folder(str(source)), max_pixels=10**6)
     plan = CachePlan(found, CentreCrop(16), pictures=Provenance({}), captions=Provenance({}), bad={})
-    rendering = Rendering({s.item.key: s.item for s in plan.scanned}, plan.crop, background="white", max_pixels=10**6)
-    encoding = Encoding(IdentityAutoencoder(), small(width=32, layers=1, heads=4), dtype=torch.float32)
-    data = OnTheFly(LivePictures(plan, rendering, encoding), batch_size=4, **settings)  # type: ignore[arg-type]
+    items = {s.item.key: s.item for s in plan.scanned}
+    rendering = Rendering(items, plan.crop, background="white", max_pixels=10**6, specs=specs)
+    encoding = Encoding(IdentityAutoencoder(), small(width=32, layers=1, heads=4), dtype=torch.float32, specs=specs)
+    data = OnTheFly(LivePictures(plan, rendering, encoding), batch_size=4, conditions=conditions, **settings)  # type: ignore[arg-type]
     from ldm_train.data.batches.positions import BatchGeometry
 
     data.geometry = BatchGeometry(4, 1, 0, None)
@@ -144,6 +150,20 @@ def test_what_was_decoded_is_let_go(pictures: Path) -> None:
         assert len(data.latents._ahead) <= 4
 
 
+def test_maps_are_of_the_pictures_that_were_decoded_once(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, decoded = live(pictures, masks=2), []
+    render = data.latents._render
+    monkeypatch.setattr(data.latents, "_render", lambda row: decoded.append(row.key) or render(row))
+    for step in range(20):
+        batch = data.fetch(torch.arange(4 * step, 4 * step + 4))
+        assert batch.conditions["inpaint"].values.shape == (4, 4, 16, 16)
+        assert len(data.latents._ahead) <= 4
+    assert len(decoded) <= 4 * 21
+    alone = data.given(data.train[0][:1], torch.zeros(1, dtype=torch.int64))["inpaint"]
+    assert alone.values.shape == (1, 2 * 4, 16, 16)
+    assert len(data.latents._ahead) <= 4
+
+
 @pytest.fixture
 def truncated(pictures: Path, tmp_path: Path) -> Path:
     """Pictures whose headers are fine, two of which do not decode: the neighbours of one that is held out."""
@@ -168,6 +188,14 @@ def test_what_does_not_decode_is_replaced_and_reported_once(
     out = capsys.readouterr().out
     assert out.count("circle-lime.png is replaced by another: the picture does not decode") == 1
     assert out.count("square-white.png is replaced") == 1
+
+
+def test_pictures_to_draw_are_such_as_decode(truncated: Path) -> None:
+    data = live(truncated, masks=2)
+    examples = choose_examples(data, 1000)
+    assert not {data.latents.name(one.number) for one in examples} & {"circle-lime.png", "square-white.png"}
+    for one in examples:
+        data.given(torch.tensor([one.number]), torch.zeros(1, dtype=torch.int64))
 
 
 @pytest.mark.parametrize("broken", ["trained on", "held out"])

@@ -203,8 +203,8 @@ def evaluate_model(
         refuse_nothing(settings, compares=real is not None)
     for line in model.warn_of_cuts(prompts):
         warn(line)
-    own = real is not None and not evaluation_prompts and settings.prompts is None
-    given = repeat_given(real.given, len(prompts)) if real is not None and own else {}
+    of_captions = not evaluation_prompts and settings.prompts is None
+    given = repeat_rows(real.given, len(prompts)) if real is not None and of_captions else {}
     jobs = [
         DrawingJob(point, prompts, model.identity | model.recipe(point), model.opener, given)
         for point in list_points(settings, model.device)
@@ -238,8 +238,8 @@ def evaluate_model(
     return Result(first, details, sweep)
 
 
-def repeat_given(given: Mapping[str, Given], count: int) -> dict[str, Given]:
-    """Return what is known for the conditions of pictures, repeated from the first if there are fewer than `count`."""
+def repeat_rows(given: Mapping[str, Given], count: int) -> dict[str, Given]:
+    """Return what is known for the conditions of `count` pictures, repeated from the first as their captions are."""
     return {name: rows[torch.arange(count) % len(rows.kept)] for name, rows in given.items()}
 
 

@@ -29,6 +29,7 @@ from ldm_train.settings.trust import Grants, current_grants, granted
 from ldm_train.types import Given
 from ldm_train.util.files import atomic_write, is_temporary, make_folder
 from ldm_train.util.ownership import FolderKind, read_mark
+from ldm_train.weights.fingerprint import digest_tensors
 
 Painter = Callable[[list[str], Tensor, dict[str, Given]], Tensor]
 Opener = Callable[[EvaluateSettings], Painter]
@@ -57,8 +58,8 @@ class DrawingJob:
     @property
     def key(self) -> str:
         """Return the name of the pictures' folder: a hash of the metadata, the prompts and the conditions."""
-        given = {name: [rows.values.tolist(), rows.kept.tolist()] for name, rows in self.given.items()}
-        text = json.dumps([self.metadata, self.prompts, *([given] if given else [])], sort_keys=True)
+        given = {f"{name}.{part}": values for name, rows in self.given.items() for part, values in vars(rows).items()}
+        text = json.dumps([self.metadata, self.prompts, *([digest_tensors(given)] if given else [])], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -51,8 +51,13 @@ def explain_run(settings: ExplainSettings, *, label: str) -> Explanation:
     trained = open_run(settings)
     if getattr(trained.parts.network, "map_channels", 0):
         raise ValueError(
-            f"run_dir={settings.run_dir} is conditioned by maps as well, which explain does not draw with; `ldm-train "
+            f"run_dir={settings.run_dir} is conditioned on maps as well, which explain does not draw with; `ldm-train "
             "report` shows its pictures"
+        )
+    if needed := [one.name for one in trained.parts.conditions.each if one.word is not None and not one.dropout]:
+        raise ValueError(
+            f"run_dir={settings.run_dir} was never trained without {', '.join(needed)}, which explain does not draw with; "
+            "`ldm-train report` shows its pictures"
         )
     generation, picture = read_own_picture(settings, trained)
     generation.conditioner.tokenize([picture.prompt, *picture.others])  # raises for the names of unknown classes

@@ -136,10 +136,10 @@ class CachedLatents(EndlessData):
         chosen = draws.uniform(self.seed, "caption", positions)
         dropped = draws.uniform(self.seed, "caption dropout", positions) < self.caption_dropout
         captions, views = self.latents.captions(examples, chosen, dropped), self.views(examples, positions)
-        conditions = self.draw(examples, views, positions)
+        moments, conditions = self.latents.moments(examples, views), self.draw(examples, views, positions)
         for name, given in conditions.items():
             given.kept &= self.keeps(name, positions, dropped)
-        return LatentBatch(positions, self.latents.moments(examples, views), captions, conditions)
+        return LatentBatch(positions, moments, captions, conditions)
 
     def given(self, examples: Tensor, views: Tensor) -> dict[str, Given]:
         """Return what is known for each condition of views (B,) of examples (B,)."""

@@ -79,7 +79,7 @@ class FitSettings(SourceSettings):
 
 
 class DrawingSettings(CommandSettings):
-    """How `sample` and `evaluate` draw."""
+    """How `sample`, `evaluate` and `explain` draw."""
 
     run_dir: FilePath | None = setting(None, "a trained run")
     steps: Count | None = setting(None, "steps of the sampler; null: the run's pictures.steps")

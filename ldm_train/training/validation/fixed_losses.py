@@ -86,7 +86,7 @@ def measure_losses(
         bins=max(1, min(bins, len(examples) * repeats // 2)),
     )
     chosen, quantiles = strata.assign(torch.arange(len(examples)), repeats)
-    times = module.timesteps.t_at_quantiles(quantiles.flatten(), module.objective.denoiser.schedule).view(quantiles.shape)
+    times = module.timesteps.t_at_shares(quantiles.flatten(), module.objective.denoiser.schedule).view(quantiles.shape)
     values = torch.zeros(len(NAMES), *quantiles.shape, dtype=torch.float64, device=module.device)
     for repeat in range(repeats):
         for portion in data.portions(examples, batch_size * world):

@@ -37,7 +37,7 @@ class Strata:
         Bins without any t, which a schedule of few steps has, are merged into a neighbour.
         """
         u = (torch.arange(GRID, dtype=torch.float64) + 0.5) / GRID
-        log_snr = schedule.log_snr(timesteps.t_at_quantiles(u, schedule))
+        log_snr = schedule.log_snr(timesteps.t_at_shares(u, schedule))
         finite = log_snr[log_snr.isfinite()]
         low, high = torch.quantile(finite, torch.tensor([0.01, 0.99], dtype=torch.float64))
         edges, quantiles = [finite.min()], [torch.ones((), dtype=torch.float64)]

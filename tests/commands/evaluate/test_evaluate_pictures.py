@@ -8,9 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from ldm_train.commands.evaluate.command import repeat_rows
 from ldm_train.commands.evaluate.drawn_pictures import DrawingJob, draw_pictures, read_picture_batches
 from ldm_train.settings.composition import compose_as
 from ldm_train.settings.schema.using import EvaluateSettings
+from ldm_train.types import Given
 
 CONFIG = compose_as(EvaluateSettings, ["out=o.json", "device=cpu", "batch_size=2"])
 
@@ -55,6 +57,15 @@ def test_what_decides_pictures_names_their_folder(other: dict[str, object], ligh
     assert DrawingJob(config, ["a", "b"], dict(reversed(reported.items())), light.open_light).key == own.key
     assert DrawingJob(config, ["a", "b"], reported | other, light.open_light).key != own.key
     assert DrawingJob(config, ["a", "c"], reported, light.open_light).key != own.key
+    ages = [Given(torch.tensor([1.0, age]), torch.tensor([True, kept])) for age, kept in ((2, True), (2, False), (3, True))]
+    keys = {DrawingJob(config, ["a", "b"], reported, light.open_light, {"age": age}).key for age in ages}
+    assert len(keys | {own.key}) == 4
+
+
+def test_conditions_are_repeated_with_their_captions() -> None:
+    repeated = repeat_rows({"age": Given(torch.tensor([1.0, 2.0]), torch.tensor([True, False]))}, 5)["age"]
+    assert repeated.values.tolist() == [1, 2, 1, 2, 1]
+    assert repeated.kept.tolist() == [True, False, True, False, True]
 
 
 def test_pictures_of_several_sizes_are_read_in_their_order(tmp_path: Path) -> None:

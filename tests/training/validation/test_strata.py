@@ -15,6 +15,7 @@ SETTINGS = [
     (Uniform(), scaled_linear(zero_terminal_snr=True)),
     (LogitNormal(), RectifiedFlow()),
     (LogNormal(), scaled_linear(discrete=False)),
+    (Uniform(quantiles=[0.5, 1.0]), cosine()),
 ]
 settings = pytest.mark.parametrize(("timesteps", "schedule"), SETTINGS)
 
@@ -34,7 +35,7 @@ def test_bins_rise_and_hold_all_that_is_trained(timesteps: Timesteps, schedule: 
 def test_a_bin_s_draws_lie_between_its_edges(timesteps: Timesteps, schedule: NoiseSchedule) -> None:
     found = Strata.of(timesteps, schedule, bins=8)
     bins, quantiles = found.assign(torch.arange(1000), 4)
-    log_snr = schedule.log_snr(timesteps.t_at_quantiles(quantiles.flatten(), schedule)).view(bins.shape)
+    log_snr = schedule.log_snr(timesteps.t_at_shares(quantiles.flatten(), schedule)).view(bins.shape)
     slack = 0.02 * (found.edges[-1] - found.edges[0])  # shares are found to one part in 4096
     inner = log_snr.isfinite() & (bins > 0) & (bins < 7)
     assert (log_snr[inner] >= found.edges[bins[inner]] - slack).all()
@@ -65,11 +66,11 @@ def loss(log_snr: Tensor, difficulty: Tensor) -> Tensor:
 @settings
 def test_the_total_is_the_training_s_expectation(timesteps: Timesteps, schedule: NoiseSchedule) -> None:
     grid = (torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000
-    expected = loss(schedule.log_snr(timesteps.t_at_quantiles(grid, schedule)), torch.ones(())).mean()
+    expected = loss(schedule.log_snr(timesteps.t_at_shares(grid, schedule)), torch.ones(())).mean()
     found = Strata.of(timesteps, schedule, bins=8)
     bins, quantiles = found.assign(torch.arange(2000), 4)
     values = loss(
-        schedule.log_snr(timesteps.t_at_quantiles(quantiles.flatten(), schedule)).view(bins.shape), torch.ones(2000, 1)
+        schedule.log_snr(timesteps.t_at_shares(quantiles.flatten(), schedule)).view(bins.shape), torch.ones(2000, 1)
     )
     total, _ = compute_stratified_means(values, bins, found.shares)
     torch.testing.assert_close(total.mean, expected.item(), rtol=2e-3, atol=0)
