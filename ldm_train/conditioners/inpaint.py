@@ -10,6 +10,8 @@ from ldm_train import draws
 from ldm_train.conditioners.condition import Condition, drop, look_up_map
 from ldm_train.types import ConditionedExamples, Conditioning, Given
 
+MOST_MASKS = 64  # each is stored with each picture
+
 
 class Inpaint(Condition):
     """A mask and the latents of the picture that it leaves, concatenated to the network's input.
@@ -24,7 +26,7 @@ class Inpaint(Condition):
         to_model: makes model latents of the raw ones that are stored.
 
     Raises:
-        ValueError: fewer masks than one.
+        ValueError: fewer masks than one, or more than are stored.
     """
 
     takes_mask = True
@@ -39,8 +41,8 @@ class Inpaint(Condition):
         to_model: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__(name, dropout=dropout)
-        if isinstance(masks, bool) or not isinstance(masks, int) or masks < 1:
-            raise ValueError(f"masks={masks!r} of the condition {name} must be a whole number of at least 1")
+        if isinstance(masks, bool) or not isinstance(masks, int) or not 1 <= masks <= MOST_MASKS:
+            raise ValueError(f"masks={masks!r} of the condition {name} must be a whole number from 1 to {MOST_MASKS}")
         self.masks = masks
         self.map_channels = 1 + latent_channels
         self.to_model = to_model

@@ -209,7 +209,7 @@ class Own(Source):
 
 @pytest.mark.parametrize("maps", [["a.png"], {"depth": Path("a.png")}, {"depth": None}])
 def test_maps_of_own_code_are_looked_at(maps: object) -> None:
-    with pytest.raises(ValueError, match=r"Own.items\(\) yielded 'a'"):
+    with pytest.raises(ValueError, match=r"Own.items\(\) failed at item 1: maps of 'a' must be"):
         list(Own(Item("a", PictureFile(Path("a.png")), ("x",), "here", maps=maps)))  # type: ignore[arg-type]
 
 

@@ -198,7 +198,7 @@ def test_validation_does_not_depend_on_its_batch_size(cache: Path, trained: Path
     config = read_trained(trained)
     parts = build_parts(config)
     load_weights(trained, parts)
-    module, data = training_module(config, parts), make_batches(config, LatentCache(cache))
+    module, data = training_module(config, parts), make_batches(config, LatentCache(cache), parts)
     whole, single = (measure_losses(module, data, data.held_out, batch_size=size, repeats=2).scalars() for size in (64, 1))
     assert single == pytest.approx(whole, rel=1e-6)
     assert lines(trained)[-1]["validation_loss"] == pytest.approx(whole["loss"], rel=1e-6), "that of the averaged weights"

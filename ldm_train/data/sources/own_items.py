@@ -74,7 +74,12 @@ FIELDS: dict[str, tuple[str, Callable[[object], bool]]] = {
     ),
     "maps": (
         "a dictionary of pictures by their names",
-        lambda value: isinstance(value, dict) and all(_is_text(name) and _is_picture(file) for name, file in value.items()),
+        lambda value: (
+            isinstance(value, dict)
+            and all(map(_is_text, value))
+            and None not in value.values()
+            and all(map(_is_picture, value.values()))
+        ),
     ),
     "problem": ("a text, or None", lambda value: value is None or _is_text(value)),
     "repeats": ("a whole number of at least 1", lambda value: type(value) is int and value >= 1),

@@ -11,6 +11,7 @@ from PIL import Image
 
 from ldm_train.assembly.drawing import read_signed, read_start
 from ldm_train.assembly.mask import KeptPixels, read_mask, reduce_mask, soften_edge
+from ldm_train.conditioners.condition import Conditions
 from ldm_train.data.pictures.images import read_image, to_bytes
 from ldm_train.settings.composition import compose_as
 from ldm_train.settings.schema.using import SampleSettings
@@ -170,6 +171,7 @@ class LossyGeneration:
     size = (32, 32)
     sides = (32, 32)
     autoencoder = SimpleNamespace(factor=4)
+    conditions = Conditions()
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.avg_pool2d(images, 4)
