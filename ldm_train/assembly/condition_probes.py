@@ -1,5 +1,6 @@
 """Call an own condition once where it is built, and once with the data, so that what it returns wrongly is named."""
 
+import json
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ldm_train.assembly.parts import is_shipped
-from ldm_train.assembly.probing import attempt, describe, expect, expect_floats, require
+from ldm_train.assembly.probing import UnfitError, attempt, describe, expect, expect_floats, require
 from ldm_train.conditioners.condition import Condition
 from ldm_train.settings.schema.options import Part
 from ldm_train.types import ConditionedExamples, Conditioning, Given
@@ -23,6 +24,10 @@ def probe_condition(condition: Any) -> None:
         require(not getattr(condition, word), f"{word} is for the options map and inpaint alone; leave it out")
     identity = condition.identity
     require(isinstance(identity, dict), f"identity must be a dict of plain values, and is {describe(identity)}")
+    try:
+        json.dumps(identity)
+    except (TypeError, ValueError) as error:
+        raise UnfitError(f"identity must hold plain values only ({error})") from error
     absent = condition.absent(TWO, size=SIZE, latent_size=LATENT_SIZE)
     values = expect_given(absent, TWO, f"absent({TWO}, …)").values
     for kept in (torch.zeros(TWO, dtype=torch.bool), torch.ones(TWO, dtype=torch.bool)):

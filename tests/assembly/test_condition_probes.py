@@ -66,6 +66,14 @@ def test_what_does_not_fit_is_named(found: dict[str, object], says: str) -> None
         probe(Own(**found))
 
 
+def test_what_the_conditioning_depends_on_is_plain() -> None:
+    for identity in (None, {"weights": torch.zeros(1)}):
+        condition = Own()
+        condition.identity = identity  # type: ignore[assignment]
+        with pytest.raises(ValueError, match="identity"):
+            probe(condition)
+
+
 def test_files_of_maps_are_of_the_shipped_conditions_alone() -> None:
     condition = Own()
     condition.takes_map = True
