@@ -29,9 +29,8 @@ def probe_condition(condition: Any) -> None:
     except (TypeError, ValueError) as error:
         raise UnfitError(f"identity must hold plain values only ({error})") from error
     absent = condition.absent(TWO, size=SIZE, latent_size=LATENT_SIZE)
-    values = expect_given(absent, TWO, f"absent({TWO}, …)").values
-    for kept in (torch.zeros(TWO, dtype=torch.bool), torch.ones(TWO, dtype=torch.bool)):
-        expect_conditioning(condition(values, kept), condition)
+    given = expect_given(absent, TWO, f"absent({TWO}, …)")
+    expect_conditioning(condition(given.values, given.kept), condition)
 
 
 def expect_given(found: object, count: int, of: str) -> Given:
@@ -76,3 +75,4 @@ def _probe_reading(condition: Condition, examples: ConditionedExamples) -> None:
     if not condition.map_channels:
         absent = condition.absent(TWO, size=SIZE, latent_size=LATENT_SIZE)
         expect(given.values, absent.values.shape, "values of what read returns, which must be like those of absent,")
+        expect_conditioning(condition(given.values, given.kept), condition)
