@@ -12,7 +12,7 @@ from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ldm_train.settings.config_file import CONFIG, expand_own_options, file_words, find_own_files, list_words
@@ -20,6 +20,7 @@ from ldm_train.settings.constructors import build
 from ldm_train.settings.fine_tuning import words_of_fine_tuning
 from ldm_train.settings.foreign_names import suggest_option
 from ldm_train.settings.hydra_state import cleared_hydra
+from ldm_train.settings.list_members import refuse_list_members
 from ldm_train.settings.quoting import quote_text, readable
 from ldm_train.settings.replaced_options import (
     allow_new_settings,
@@ -103,9 +104,8 @@ def compose(verb: str, overrides: list[str], passed: Mapping[str, object] = NO_V
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_explain(verb, given, error)) from error
     except (TypeError, ValueError) as error:  # OmegaConf's, where a list has no member of this name
-        if (message := _explain_list_member(verb, given)) is None:
-            raise
-        raise ConfigError(message) from error
+        refuse_list_members(verb, given, _with_options(verb, given), targets_of(verb, given), error)
+        raise
     values = plain(config)
     _complete_network(values)
     complete_own(values)
@@ -261,20 +261,6 @@ def _explain(verb: str, overrides: list[str], error: Exception) -> str:
     if refused is not None and (found := kind_of(verb, key_of(refused), targets_of(verb, overrides))) is not None:
         return not_accepted(key_of(refused), refused.partition("=")[2], describe(*found))
     return str(error.__cause__ or error).strip()
-
-
-def _explain_list_member(verb: str, overrides: list[str]) -> str | None:
-    """Return a message for the first override of a named member of a list, which has numbered ones only."""
-    chosen = _with_options(verb, overrides)
-    for key in map(key_of, overrides):
-        steps = key.split(".")
-        for count in range(1, len(steps)):
-            name = ".".join(steps[:count])
-            if isinstance(OmegaConf.select(chosen, name), ListConfig) and not steps[count].isdecimal():
-                kind = kind_of(verb, name, targets_of(verb, overrides))
-                accepted = f"; it takes {describe(*kind)}" if kind else ""
-                return f"{key}: {name} is a list, and has no setting {'.'.join(steps[count:])}; give it as a whole{accepted}"
-    return None
 
 
 def _unknown(verb: str, name: str, known: list[str]) -> str:
