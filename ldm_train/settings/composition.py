@@ -231,12 +231,8 @@ def _explain(verb: str, overrides: list[str], error: Exception) -> str:
         key, _, value = word.lstrip("+~").partition("=")
         if key in groups() and key not in groups_of(verb):
             return _unknown(verb, key, dotted(_with_options(verb, overrides)))
-        if (
-            key in groups()
-            and value not in groups()[key]
-            and isinstance(error, HydraException)
-            and "Could not find" in str(error)
-        ):
+        unfound = isinstance(error, HydraException) and "Could not find" in str(error)
+        if unfound and key in groups() and value not in groups()[key]:
             options = groups()[key]
             return f"{key}={value} is no option; there are: {', '.join(options)}{suggest_option(key, value, options)}"
     chosen = _with_options(verb, overrides)
