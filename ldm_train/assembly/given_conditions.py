@@ -10,7 +10,7 @@ from ldm_train.assembly.drawing import read_signed
 from ldm_train.assembly.mask import read_mask
 from ldm_train.conditioners.condition import Condition
 from ldm_train.conditioners.map import Map
-from ldm_train.conditioners.number import Number
+from ldm_train.conditioners.number import LARGEST, Number
 from ldm_train.data.pictures.crops import centre_view
 from ldm_train.data.pictures.decoding import DECODE_ERRORS, read_upright_size
 from ldm_train.data.pictures.map_values import MapSpec
@@ -33,6 +33,10 @@ def read_given(config: SampleSettings, generation: Generation) -> dict[str, Give
     found: dict[str, Given] = {}
     for name, value in config.number.items():
         condition = find_condition(generation, f"number.{name}={value:g}", name, takes="takes_number")
+        if abs(value) > LARGEST:
+            raise ValueError(
+                f"number.{name}={value:g} is too large; it must be at most {LARGEST:g}, and what was trained on"
+            )
         if isinstance(condition, Number) and not condition.low <= value <= condition.high:
             warn(
                 f"number.{name}={value:g} is outside of what the run was trained on, {condition.low:g} to {condition.high:g}"

@@ -16,8 +16,16 @@ MAPS_VERSION_KEY = "maps_version"
 
 
 def map_specs(config: EncodeSettings | TrainSettings) -> list[MapSpec]:
-    """Return what each map is that is stored with a picture because a condition needs it."""
-    return [spec for part in config.conditions if (spec := read_spec(part)) is not None]
+    """Return what each map is that is stored with a picture because a condition needs it.
+
+    Raises:
+        ValueError: two have the same name.
+    """
+    specs = [spec for part in config.conditions if (spec := read_spec(part)) is not None]
+    names = [spec.name for spec in specs]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ValueError(f"conditions: two have the name {twice}; give one of them another name=…")
+    return specs
 
 
 def read_spec(part: Part) -> MapSpec | None:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ldm_train.assembly.condition_probes import probe_condition
 from ldm_train.assembly.probing import UnfitError, attempt, describe, expect, expect_floats, require
 from ldm_train.diffusion.denoiser import Denoiser, Estimate
 from ldm_train.diffusion.prediction import Noise
@@ -191,4 +192,5 @@ PROBES: dict[str, Callable[[Any], None]] = {
     "crop": _probe_crop,
     "metrics": _probe_metric,
     "ema": _probe_ema,
+    "condition": probe_condition,
 }

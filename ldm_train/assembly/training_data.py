@@ -10,6 +10,7 @@ import torch
 from rich.progress import DownloadColumn, Progress
 
 from ldm_train.assembly.cache_identity import describe_encoders, restore_part
+from ldm_train.assembly.condition_probes import probe_reading
 from ldm_train.assembly.decoded_sample import decode_sample, describe_quality
 from ldm_train.assembly.map_conditions import file_specs, map_specs, words_of_maps
 from ldm_train.assembly.own_part_probes import probe_parts
@@ -60,6 +61,7 @@ def open_data(config: TrainSettings) -> tuple[TrainSettings, Parts, CachedLatent
     probe_parts(parts, config)
     refuse_unfit(config, parts, caches)
     refuse_shapes([parse_bucket(bucket) for cache in caches for bucket in cache.manifest.buckets], parts.divisor)
+    probe_reading(parts.conditions.each, config.conditions, latents)
     return config, parts, make_batches(config, latents, parts), " ".join(cache.manifest.fingerprint for cache in caches)
 
 
@@ -204,6 +206,7 @@ def open_source(config: TrainSettings) -> tuple[TrainSettings, Parts, CachedLate
     ).eval()
     decoded = decode_sample(plan, rendering, encoding) if launched_rank() == 0 else []
     live = LivePictures(plan, rendering, encoding, describe_quality(plan, decoded))
+    probe_reading(parts.conditions.each, config.conditions, live)
     if config.scale_check and parts.autoencoder.factor > 1:
         refuse_live_scale(live, Scaling.of(parts.autoencoder))
     made_by = {

@@ -25,8 +25,8 @@ class Condition(nn.Module):
         map_channels: C of the maps that it gives; 0 for none.
         identity: everything but trained weights that the conditioning depends on, in plain values.
         takes_number: whether a number says what to draw, `number.NAME=VALUE` on the command line.
-        takes_map: whether a further picture does, `map.NAME=FILE`.
-        takes_mask: whether a picture with a mask does, `picture=FILE mask=FILE`.
+        takes_map: whether a further picture does, `map.NAME=FILE`; of `map` alone.
+        takes_mask: whether a picture with a mask does, `picture=FILE mask=FILE`; of `inpaint` alone.
 
     Raises:
         ValueError: a name of other characters, or a dropout outside [0, 1).

@@ -7,11 +7,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ldm_train.conditioners.condition import Condition, drop
+from ldm_train.conditioners.condition import NAME, Condition, drop
 from ldm_train.conditioners.picture_size import check_width
 from ldm_train.networks.embeddings import embed_sinusoidal
 from ldm_train.types import ConditionedExamples, Conditioning, Given
 
+LARGEST = torch.finfo(torch.float32).max
 TOP = 1000.0  # what `high` is embedded as, as the largest timestep is
 
 
@@ -26,7 +27,8 @@ class Number(Condition):
         dropout: share of the examples that are trained without it; above 0, pictures may lack the number.
 
     Raises:
-        ValueError: `low` is not below `high`, or they are not finite.
+        ValueError: `low` is not below `high` in single precision, they are not finite, or the condition has no name and the
+            column's does not do.
     """
 
     takes_number = True
@@ -41,11 +43,19 @@ class Number(Condition):
         width: int = 64,
         dropout: float = 0.05,
     ) -> None:
+        if name is None and not NAME.fullmatch(column):
+            raise ValueError(
+                f"the column {column!r} cannot name a condition, which takes letters, digits and underscores; add a "
+                f"name, as in {{number:{{column:{column},name:my_number}}}}"
+            )
         super().__init__(column if name is None else name, dropout=dropout)
         self.column = column
         self.low, self.high = 0.0 if low is None else float(low), 1.0 if high is None else float(high)
-        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
-            raise ValueError(f"low={low} and high={high} of the condition {self.name} must be finite numbers, low < high")
+        if not (0 < (torch.tensor(self.high) - torch.tensor(self.low)).item() < math.inf):
+            raise ValueError(
+                f"low={low} and high={high} of the condition {self.name} must be finite numbers, low < high, also in single "
+                "precision"
+            )
         self.vector_width = check_width(width, self.name)
         self.identity = {"kind": "number", "low": self.low, "high": self.high, "width": width}
 
@@ -67,12 +77,12 @@ class Number(Condition):
 
 
 def parse_number(text: str | None) -> float:
-    """Return the number that a text writes; NaN if it writes no finite one."""
+    """Return the number that a text writes; NaN if it writes no finite one, or one too large for single precision."""
     try:
         number = math.nan if text is None else float(text)
     except ValueError:
         return math.nan
-    return number if math.isfinite(number) else math.nan
+    return number if abs(number) <= LARGEST else math.nan
 
 
 def find_range(column: str, texts: Iterable[str | None]) -> tuple[float, float]:

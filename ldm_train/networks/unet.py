@@ -214,10 +214,10 @@ class UNet(nn.Module):
         )
         embedding = self.time(t)
         if self.vector is not None:
-            embedding = embedding + self.vector(conditioning.vector.to(self.vector.weight.dtype))
+            embedding = embedding + self.vector(conditioning.vector)
         embedding = F.silu(embedding)
         if conditioning.maps is not None:
-            x_t = torch.cat([x_t, conditioning.maps.to(x_t)], dim=1)
+            x_t = torch.cat([x_t, conditioning.maps], dim=1)
         x = self.conv_in(F.pixel_unshuffle(x_t, self.patch_size))
         kept = [x] if self.extra_up_block else []
         for layer in self.down:

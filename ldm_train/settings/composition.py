@@ -20,6 +20,7 @@ from ldm_train.settings.constructors import build
 from ldm_train.settings.fine_tuning import words_of_fine_tuning
 from ldm_train.settings.foreign_names import suggest_option
 from ldm_train.settings.hydra_state import cleared_hydra
+from ldm_train.settings.list_members import refuse_list_members
 from ldm_train.settings.quoting import quote_text, readable
 from ldm_train.settings.replaced_options import (
     allow_new_settings,
@@ -102,6 +103,9 @@ def compose(verb: str, overrides: list[str], passed: Mapping[str, object] = NO_V
         refuse_interpolations(OmegaConf.to_container(config, resolve=False))
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_explain(verb, given, error)) from error
+    except (TypeError, ValueError) as error:  # OmegaConf's, where a list has no member of this name
+        refuse_list_members(verb, given, _with_options(verb, given), targets_of(verb, given), error)
+        raise
     values = plain(config)
     _complete_network(values)
     complete_own(values)
@@ -225,12 +229,10 @@ def _explain(verb: str, overrides: list[str], error: Exception) -> str:
         except HydraException:
             return f"{word!r} cannot be read as key=value; quote lists and texts as in 'prompts=[\"a fox\"]'"
         key, _, value = word.lstrip("+~").partition("=")
-        if (
-            key in groups()
-            and value not in groups()[key]
-            and isinstance(error, HydraException)
-            and "Could not find" in str(error)
-        ):
+        if key in groups() and key not in groups_of(verb):
+            return _unknown(verb, key, dotted(_with_options(verb, overrides)))
+        unfound = isinstance(error, HydraException) and "Could not find" in str(error)
+        if unfound and key in groups() and value not in groups()[key]:
             options = groups()[key]
             return f"{key}={value} is no option; there are: {', '.join(options)}{suggest_option(key, value, options)}"
     chosen = _with_options(verb, overrides)

@@ -9,10 +9,11 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from ldm_train.settings.constructors import LISTS, is_own
 from ldm_train.settings.own_code import BOUND
+from ldm_train.settings.schema.kinds import MISSING
 from ldm_train.settings.schema.options import OWN_KEYS, PART_LISTS, TARGET
 from ldm_train.settings.schema.typed_values import as_objects, unquote
 from ldm_train.settings.shipped import ConfigError, groups, groups_of, key_of, shipped
-from ldm_train.util.text import nearest
+from ldm_train.util.text import format_value, nearest
 
 
 def find_targets(verb: str, words: Sequence[str]) -> dict[str, str]:
@@ -89,18 +90,23 @@ def complete_own(values: dict[str, object]) -> None:
 
 
 def expand_option(group: str, item: object) -> object:
-    """Return the settings of an option that a list names, `size` or `{number: {column: age}}`; anything else as it is.
+    """Return the settings of an option that a list names, `size` or `{number: {column: age}}`; constructors as they are.
 
     Raises:
-        ConfigError: no option of the group has this name, or it has no such setting.
+        ConfigError: it is no single option, no option of the group has this name, it has no such setting, or it lacks one.
     """
     if not isinstance(item, dict):
         return item
     target = item.get(TARGET)
     given = {str(target): {}} if set(item) == {TARGET} and "." not in str(target) else item
     name, settings = next(iter(given.items()), ("", None))
-    if TARGET in given or len(given) != 1 or not isinstance(settings, dict | None):
+    if TARGET in given:
         return item
+    if len(given) != 1 or not isinstance(settings, dict | None):
+        raise ConfigError(
+            f"{format_value(item)} is not accepted in a list of options of the group {group}; each entry is the name of one "
+            "option, or one name with its settings: [size,{number:{column:age}}]"
+        )
     if name not in groups()[group]:
         raise ConfigError(
             f"{group}={name} is no option; there are: {', '.join(groups()[group])}{nearest(name, groups()[group])}"
@@ -112,4 +118,7 @@ def expand_option(group: str, item: object) -> object:
         raise ConfigError(
             f"{group}={name} has no setting {unknown[0]!r}; it has {', '.join(known)}{nearest(unknown[0], known)}"
         )
-    return {**option, **(settings or {})}
+    found = {**option, **(settings or {})}
+    if lacking := next((key for key, value in found.items() if value == MISSING), None):
+        raise ConfigError(f"{group}={name} needs {lacking}, as in {{{name}:{{{lacking}:…}}}}")
+    return found

@@ -12,7 +12,15 @@ from ldm_train.settings.plot_axes import axis_problems
 from ldm_train.settings.schema.commands import SCHEMAS, argument_kind, kind_of
 from ldm_train.settings.schema.kinds import describe, field_problems, problems_of
 from ldm_train.settings.schema.largest_values import too_large
-from ldm_train.settings.schema.options import MIXED_16, TARGET, CommandSettings, Part, TrainerSettings, dict_settings
+from ldm_train.settings.schema.options import (
+    MIXED_16,
+    PART_LISTS,
+    TARGET,
+    CommandSettings,
+    Part,
+    TrainerSettings,
+    dict_settings,
+)
 from ldm_train.settings.shipped import ConfigError
 from ldm_train.util.text import format_value
 
@@ -33,13 +41,24 @@ def validate_settings(verb: str, values: Mapping[str, Any], origin: Origin = lam
         settings = SCHEMAS[verb].model_validate(dict(values))
     except ValidationError as error:
         raise ConfigError(_explain(verb, values, error, origin)) from None
-    return settings.model_copy(update={name: _checked(name, part, origin) for name, part in parts_of(settings).items()})
+    return settings.model_copy(
+        update={name: _checked(name, part, origin) for name, part in parts_of(settings).items()}
+        | {
+            name: [_checked(group, part, origin, f"{name}[{number}]") for number, part in enumerate(getattr(settings, name))]
+            for name, group in lists_of(settings).items()
+        }
+    )
 
 
 def parts_of(settings: CommandSettings) -> dict[str, Part]:
     """Return the chosen options of a command's groups."""
     values = {name: getattr(settings, name) for name in type(settings).model_fields}
     return {name: value for name, value in values.items() if isinstance(value, Part)}
+
+
+def lists_of(settings: CommandSettings) -> dict[str, str]:
+    """Return the settings of a command that list options, and the group of these."""
+    return {name: group for name, group in PART_LISTS.items() if name in type(settings).model_fields}
 
 
 def out_of_range(settings: CommandSettings) -> list[str]:
@@ -54,12 +73,19 @@ def _range_problems(settings: CommandSettings) -> Iterator[str]:
     for name, info in type(settings).model_fields.items():
         value = getattr(settings, name)
         if isinstance(value, Part):
-            for key, argument in (value.arguments | value.kept).items():
-                yield from problems_of(argument, argument_kind(name, key, value.target), f"{name}.{key}")
+            yield from _part_problems(name, value, name)
+        elif name in PART_LISTS:
+            for number, part in enumerate(value):
+                yield from _part_problems(PART_LISTS[name], part, f"{name}[{number}]")
         elif isinstance(value, TrainerSettings):
             yield from problems_of(value, TrainerSettings, name)
         else:
             yield from field_problems(value, info, name)
+
+
+def _part_problems(group: str, part: Part, name: str) -> Iterator[str]:
+    for key, argument in (part.arguments | part.kept).items():
+        yield from problems_of(argument, argument_kind(group, key, part.target), f"{name}.{key}")
 
 
 def _numbers(settings: CommandSettings) -> Iterator[tuple[str, object]]:
@@ -83,18 +109,23 @@ def on_a_cpu(precision: object) -> str:
     )
 
 
-def _checked(group: str, part: Part, origin: Origin) -> Part:
-    """Return a part with its arguments converted to the types of its constructor."""
+def _checked(group: str, part: Part, origin: Origin, name: str = "") -> Part:
+    """Return a part with its arguments converted to the types of its constructor.
+
+    Args:
+        name: of the part in messages, if not the group's.
+    """
 
     def convert(values: Mapping[str, Any]) -> dict[str, Any]:
-        return {name: _argument(f"{group}.{name}", value, part.target, origin) for name, value in values.items()}
+        return {
+            key: _argument(f"{name or group}.{key}", value, argument_kind(group, key, part.target), origin)
+            for key, value in values.items()
+        }
 
     return Part(part.target, convert(part.arguments), part.call, convert(part.kept))
 
 
-def _argument(name: str, value: object, target: str, origin: Origin) -> object:
-    group, _, key = name.partition(".")
-    kind: Any = argument_kind(group, key, target)
+def _argument(name: str, value: object, kind: Any, origin: Origin) -> object:
     if isinstance(value, Mapping) and TARGET in value:
         return value
     try:

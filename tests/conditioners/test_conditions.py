@@ -68,6 +68,18 @@ def test_a_missing_number_is_refused_by_the_name_of_its_picture_where_none_may_l
         Number("age", low=0, high=1, dropout=0).read(Examples(["10", "", "nan"]))
 
 
+def test_a_number_that_single_precision_cannot_hold_is_none() -> None:
+    assert find_range("age", ["3", "1e39", "5"]) == (3, 5)
+    given = Number("age", low=3, high=5).read(Examples(["4", "-1e39"]))(torch.tensor([0, 1]), torch.zeros(2).long())
+    assert given.kept.tolist() == [True, False]
+
+
+def test_a_column_of_other_characters_needs_a_name() -> None:
+    with pytest.raises(ValueError, match=r"'my age'.*name:"):
+        Number("my age")
+    assert Number("my age", name="age").column == "my age"
+
+
 def test_the_range_of_a_column_is_that_of_its_numbers() -> None:
     assert find_range("age", ["3", None, "-2.5", "inf", "old"]) == (-2.5, 3)
     for texts in ([], ["x"], ["4", "4"]):
@@ -75,7 +87,7 @@ def test_the_range_of_a_column_is_that_of_its_numbers() -> None:
             find_range("age", texts)
 
 
-@pytest.mark.parametrize("limits", [(1, 1), (2, 1), (0, math.inf), (math.nan, 1)])
+@pytest.mark.parametrize("limits", [(1, 1), (2, 1), (0, math.inf), (math.nan, 1), (0, 1e39), (1e9, 1e9 + 1)])
 def test_a_range_that_is_none_is_refused(limits: tuple[float, float]) -> None:
     with pytest.raises(ValueError, match="condition age"):
         Number("age", low=limits[0], high=limits[1])

@@ -10,6 +10,7 @@ from ldm_train.settings import signatures
 from ldm_train.settings.composition import ConfigError, compose
 from ldm_train.settings.schema.options import select
 from ldm_train.settings.trust import Grants, granted, read_grants
+from ldm_train.settings.validation import out_of_range
 
 RUN = ["cache=c", "run_dir=r"]
 CODE = """
@@ -132,3 +133,43 @@ def test_an_empty_folder_has_nothing_to_grant(tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match="trust="):
         read_grants(["trust=."])
+
+
+@pytest.mark.parametrize(
+    ("entry", "names"),
+    [
+        ("{}", ["condition"]),
+        ("{size:{},number:{column:age}}", ["size", "number", "condition"]),
+        ("{number:age}", ["number", "age", "condition"]),
+        ("number", ["condition=number", "column"]),
+        ("{map:{channels:3}}", ["condition=map", "name"]),
+        ("{number:{column:age,low:abc}}", ["conditions[1].low=abc", "a number or null"]),
+        ("{map:{name:depth,nearest:maybe}}", ["conditions[1].nearest=maybe", "true or false"]),
+    ],
+)
+def test_an_entry_of_a_list_of_options_is_one_option_with_settings_of_its_types(entry: str, names: list[str]) -> None:
+    with pytest.raises(ConfigError) as error:
+        compose("train", [*RUN, f"conditions=[size,{entry}]"])
+    assert all(name in str(error.value) for name in names)
+
+
+def test_the_settings_of_each_option_in_a_list_have_their_ranges() -> None:
+    settings = compose("train", [*RUN, "conditions=[{number:{column:age,dropout:1}},{map:{name:depth,channels:0}}]"])
+    assert [problem.partition(" ")[0] for problem in out_of_range(settings)] == [
+        "conditions[0].dropout=1",
+        "conditions[1].channels=0",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("word", "names"),
+    [
+        ("conditions.number.column=age", ["conditions", "number.column", "[size,"]),
+        ("network.channels.foo=3", ["network.channels", "foo", "a list"]),
+        ("condition=size", ["'condition'", "'conditions'"]),
+    ],
+)
+def test_a_list_is_given_as_a_whole(word: str, names: list[str]) -> None:
+    with pytest.raises(ConfigError) as error:
+        compose("train", [*RUN, word])
+    assert all(name in str(error.value) for name in names)

@@ -93,6 +93,19 @@ def test_a_condition_is_dropped_at_its_share_and_with_half_of_the_captions(aged_
     assert never.fetch(torch.arange(count)).conditions["size"].kept.all()
 
 
+def test_dropping_a_condition_leaves_what_it_read_as_it_was(aged_cache: Path) -> None:
+    whole = Given(torch.zeros(40), torch.ones(40, dtype=torch.bool))
+
+    class Constant(Number):
+        def read(self, examples: object) -> Callable[[Tensor, Tensor], Given]:
+            return lambda chosen, views: whole
+
+    condition = Constant("age", low=0, high=1, dropout=0.5)
+    data = CachedLatents(LatentCache(aged_cache), batch_size=4, conditions=[condition])
+    assert not data.fetch(torch.arange(40)).conditions["age"].kept.all()
+    assert whole.kept.all()
+
+
 def test_held_out_examples_are_measured_with_their_conditions(aged_cache: Path) -> None:
     data = CachedLatents(LatentCache(aged_cache), batch_size=4, conditions=[PictureSize(dropout=0.9)], held_out=0.3)
     assert data.fixed_batch(data.held_out[:2], torch.arange(2)).conditions["size"].kept.all()

@@ -137,8 +137,10 @@ class CachedLatents(EndlessData):
         dropped = draws.uniform(self.seed, "caption dropout", positions) < self.caption_dropout
         captions, views = self.latents.captions(examples, chosen, dropped), self.views(examples, positions)
         moments, conditions = self.latents.moments(examples, views), self.draw(examples, views, positions)
-        for name, given in conditions.items():
-            given.kept &= self.keeps(name, positions, dropped)
+        conditions = {
+            name: Given(given.values, given.kept & self.keeps(name, positions, dropped))
+            for name, given in conditions.items()
+        }
         return LatentBatch(positions, moments, captions, conditions)
 
     def given(self, examples: Tensor, views: Tensor) -> dict[str, Given]:
