@@ -7,6 +7,7 @@ import pytest
 from ldm_train.settings.own_attributes import ATTRIBUTES, check_attributes
 
 RIGHT: dict[str, dict[str, object]] = {
+    "condition": {"vector_width": 2, "map_channels": 0, "identity": {"kind": "angle"}},
     "autoencoder": {"channels": 4, "factor": 8, "shift": 0, "scale": 0.5, "identity": {"kind": "own", "sides": [1, 2]}},
     "text_encoder": {
         **{"context_width": None, "vector_width": 8, "capacity": 3, "trained": False},
@@ -41,6 +42,8 @@ def test_a_network_needs_no_attribute() -> None:
         ("autoencoder", "scale", [1.0]),
         ("autoencoder", "identity", None),
         ("autoencoder", "identity", {"a": {1}}),
+        ("condition", "vector_width", None),
+        ("condition", "map_channels", 1.5),
         ("text_encoder", "context_width", 0),
         ("text_encoder", "capacity", None),
         ("text_encoder", "trained", 1),
