@@ -113,8 +113,9 @@ def test_two_encodings_are_the_same_bytes_whatever_the_batch(
     assert contents(tmp_path / "b") == contents(cache)
 
 
-def test_encoding_leaves_nothing_beside_the_cache(cache: Path) -> None:
-    assert [path.name for path in cache.parent.iterdir()] == [cache.name]
+def test_encoding_leaves_nothing_beside_the_cache(pictures: Path, encode: Callable, tmp_path: Path) -> None:
+    assert encode(pictures, tmp_path / "cache").code == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["cache"]
 
 
 def test_a_cache_of_every_distinct_caption_once_with_frozen_embeddings(
