@@ -4,7 +4,8 @@
 
 They come from two packages of Debian (`apt-get download`, which needs Debian or Ubuntu; nothing is installed), and their
 file names are the captions: `renders` has 300 small photographs and renders of a space game's goods, `cartoons` 585 drawings
-for children with a word each, and `mixed` 1,000 of both.
+for children with a word each, and `mixed` 1,000 of both; `planets` has 75 renders of planets and portraits, and `first` the
+first 150 of the cartoons.
 """
 
 import argparse
@@ -55,6 +56,8 @@ def main() -> None:
     copy(goods, arguments.out / "renders", 300)
     copy(cartoons, arguments.out / "cartoons", 585)
     copy(cartoons + goods + planets, arguments.out / "mixed", 1000)
+    copy(planets, arguments.out / "planets", 75)
+    copy(cartoons, arguments.out / "first", 150)
 
 
 if __name__ == "__main__":
