@@ -16,6 +16,7 @@ TABLES: dict[str, Callable[[], str]] = {
         tables_training.optimizers,
         tables_quality.finetune,
         tables_quality.ranking,
+        tables_quality.expectations,
         tables_speed.step,
         tables_speed.sampling,
         tables_speed.preset,

@@ -2,7 +2,7 @@
 
 import unicodedata
 
-from manual.measured import look_up, make_table, number
+from manual.measured import look_up, make_table, number, read_result
 
 QUICKSTART = {
     "retrieval_at_1": (3, "share of pictures for which the nearest of all 100 drawings is the one in the caption"),
@@ -71,3 +71,26 @@ def ranking() -> str:
         for name in measures
     ]
     return make_table(["metric", *map(str, grades), "in the right order"], rows)
+
+
+def expectations() -> str:
+    """How many examples a network needs until it draws what it was taught.
+
+    Subjects are the different words of the captions, but no more than there are pictures. "Recognised": nine of ten trained
+    captions by the pictures drawn of them. "Clear": the loss of trained examples has fallen by 95 % of what it fell in all.
+    Measured by `python scripts/measure_expectations.py`, with `experiment=own_64`, and on the run of the quick start.
+    """
+    rows = []
+    for name, run in read_result("expectations").items():
+        if not isinstance(run, dict):
+            continue
+        pictures, words = (number("expectations", name, key) for key in ("pictures", "words"))
+        curve = run["taught_retrieval_at_1"]
+        assert isinstance(curve, dict)
+        examples, reached = [*curve.items()][-1]
+        cells = [f"not within {int(examples):,} (then {reached:.2f})", ""]
+        if run["examples_until_recognised"] is not None:
+            needed = (number("expectations", name, f"examples_until_{what}") for what in ("recognised", "the_loss_fell"))
+            cells = [f"{count:,.0f}, {count / min(words, pictures):,.0f} a subject" for count in needed]
+        rows.append([name, f"{pictures:,.0f}", f"{min(words, pictures):,.0f}", *cells])
+    return make_table(["set", "pictures", "subjects", "examples until recognised", "examples until clear"], rows)

@@ -33,6 +33,7 @@ from ldm_train.commands.check.estimate import (
 from ldm_train.commands.check.existing_cache import compare_cache
 from ldm_train.commands.check.findings import Report, judge_report, judge_source
 from ldm_train.commands.check.forecast import estimate_class_pictures, estimate_run_files
+from ldm_train.commands.check.learning_time import estimate_learning
 from ldm_train.commands.check.reconstruction import try_latents
 from ldm_train.commands.check.terminal import format_report
 from ldm_train.commands.check.trials import (
@@ -166,9 +167,13 @@ def examine_training(settings: CheckSettings, report: Report, plan: CachePlan, p
     if report.prior is not None:
         recomputes = bool(settings.network.get("gradient_checkpointing"))
         report.prior_seconds = report.prior.seconds(report.training, recomputes=recomputes)
-    if report.training.seconds is not None:
-        report.training_seconds = report.training.seconds * settings.max_steps
+    seconds = report.training.seconds
+    if seconds is not None:
+        report.training_seconds = seconds * settings.max_steps
         report.price = compute_price(settings, report)
+    texts = [text for texts in captions for text in texts]
+    second = None if seconds is None else seconds / settings.batch_size
+    report.learning = estimate_learning(settings, texts, report.pictures.distinct - report.pictures.held_out, second)
 
 
 @contextmanager

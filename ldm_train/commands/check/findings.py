@@ -11,6 +11,7 @@ from ldm_train.commands.check.dataset_facts import LARGE_LOSS, TINY, CaptionFact
 from ldm_train.commands.check.estimate import Disk, StepEstimate
 from ldm_train.commands.check.existing_cache import CacheComparison
 from ldm_train.commands.check.forecast import ClassPictures, RunFiles
+from ldm_train.commands.check.learning_time import LearningTime
 from ldm_train.commands.check.reconstruction import LatentStatistics, judge_latents
 from ldm_train.data.scan.source_review import judge_unread
 from ldm_train.data.sources.items import format_name
@@ -46,6 +47,7 @@ class Report:
     disk: Disk | None = None
     prior: ClassPictures | None = None
     training: StepEstimate | None = None
+    learning: LearningTime | None = None
     files: RunFiles | None = None
     caches: list[CacheComparison] = field(default_factory=list)
     encoding_memory: EncodingMemory | None = None
@@ -68,6 +70,8 @@ class Report:
         if self.files is not None:
             measured["free_disk_of_run"] = values["files"].pop("free")
             values["files"]["total"], values["files"]["at_most"] = self.files.total, self.files.at_most
+        if self.learning is not None:
+            measured["example_seconds"] = values["learning"].pop("second")
         if self.training is not None:
             measured["step"] = values["training"].pop("tried")
             measured["device"] = values["training"].pop("device")

@@ -85,6 +85,8 @@ def format_cost(report: Report) -> Iterator[str]:
                 f"a step takes {report.training.seconds:.3g} s here ({report.training.device}), all steps take "
                 f"{format_duration(report.training_seconds)}, without validation and the pictures drawn during training"
             )
+    if report.learning is not None:
+        yield from report.learning.describe()
     if report.files is not None:
         yield format_run_files(report.files)
     if report.price is not None:

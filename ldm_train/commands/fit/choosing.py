@@ -73,22 +73,29 @@ class Measured:
         tokens: of the longest caption.
         step_seconds: of an optimizer step; None if none could be tried.
         encoding_seconds: of all pictures.
+        recognised, sharp: examples after which the pictures of trained captions are expected to be so; None if unknown.
     """
 
     psnr: float | None
     tokens: int
     step_seconds: float | None
     encoding_seconds: float
+    recognised: int | None = None
+    sharp: int | None = None
 
     @classmethod
     def of(cls, report: Mapping[str, Json]) -> "Measured":
         """Read the content of a `check.json`."""
-        latents, captions, measured = (_section(report, name) for name in ("latents", "captions", "measured"))
+        names = ("latents", "captions", "measured", "learning")
+        latents, captions, measured, learning = (_section(report, name) for name in names)
+        recognised, sharp = (_number(learning.get(name)) for name in ("recognised", "sharp"))
         return cls(
             _number(latents.get("psnr")),
             int(_number(captions.get("longest")) or 0),
             _number(measured.get("step_seconds")),
             _number(measured.get("encoding_seconds")) or 0.0,
+            None if recognised is None else int(recognised),
+            None if sharp is None else int(sharp),
         )
 
 
@@ -221,6 +228,21 @@ def plan_budget(
             f"{left / 60:.1f} that are left after checking, and a step of training {step:.2g} s; give more minutes"
         )
     return Budget(step, encoding, adapting, ending, steps, watches)
+
+
+def describe_expectation(measured: Measured, budget: Budget, batch_size: int) -> str | None:
+    """Return when the pictures of trained captions are expected to be recognisable and clear; None if it is unknown."""
+    if measured.recognised is None or measured.sharp is None:
+        return None
+    minute = batch_size * 60 / budget.step  # in examples
+    planned = budget.steps * batch_size
+    line = (
+        f"expect recognisable pictures of trained captions after about {measured.recognised / minute:.0f} minutes of "
+        f"training, and clear ones after about {measured.sharp / minute:.0f}; there are {planned / minute:.0f}"
+    )
+    if planned >= measured.recognised:
+        return line
+    return f"{line}: too few, expect coloured blobs. Give more minutes or fewer pictures, or start from a base (base=RUN)"
 
 
 def is_off(steps: int, planned: int) -> bool:

@@ -52,6 +52,10 @@ class Decisions:
             )
             record.values = values | choosing.choose_length(budget.steps, budget.watches)
             self.note_plan(budget, measured, adapts=adapts)
+            batch = values.get("batch_size", choosing.BATCH)
+            assert isinstance(batch, int)
+            if expected := choosing.describe_expectation(measured, budget, batch):
+                note(expected)
             for line in self.list_warnings([name]):
                 warn(line)
         for setting, value, rule in choosing.explain(record.values):

@@ -1,0 +1,65 @@
+"""Estimate how long a small network trains until it draws what it was taught, from measured runs."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from ldm_train.settings.schema.training import CheckSettings
+
+# Examples for each subject: medians of the runs in docs/results/expectations.json (scripts/measure_expectations.py).
+RECOGNISED, SHARP = 210, 360
+LARGEST_SIDE = 64  # of the measured runs
+
+
+@dataclass(frozen=True)
+class LearningTime:
+    """What to expect of a network that is trained from the start with settings like those of `experiment=own_64`.
+
+    Args:
+        subjects: different words of the captions, at most as many as different pictures.
+        recognised: examples until nine of ten trained captions are recognised in the pictures that it draws of them.
+        sharp: examples until these pictures hardly get better.
+        planned: examples of the run.
+        second: seconds of an example; None if no step was measured.
+    """
+
+    subjects: int
+    recognised: int
+    sharp: int
+    planned: int
+    second: float | None
+
+    def describe(self) -> Iterator[str]:
+        """Yield what to expect, and what to do if the run ends before its pictures can be recognised."""
+        yield (
+            f"{self.subjects:,} different subjects, by the words of the captions: expect recognisable pictures of trained "
+            f"captions after about {self.format_time(self.recognised)}, and clear ones after about "
+            f"{self.format_time(self.sharp)}; the run has {self.planned:,}"
+        )
+        if self.planned < self.recognised:
+            yield (
+                f"that is too short: expect coloured blobs. Multiply max_steps by {self.recognised / self.planned:.1f}, use "
+                "fewer pictures, or start from a trained network (network.weights=RUN)"
+            )
+
+    def format_time(self, examples: int) -> str:
+        minutes = "" if self.second is None else f" ({examples * self.second / 60:,.0f} minutes here)"
+        return f"{examples:,} examples{minutes}"
+
+
+def estimate_learning(
+    settings: CheckSettings, captions: Iterable[str], pictures: int, second: float | None
+) -> LearningTime | None:
+    """Return how long a run needs to learn; None if no measured run is like it.
+
+    Args:
+        captions: those that are trained.
+        pictures: number of different pictures.
+        second: seconds of an example.
+    """
+    if settings.network.get("weights") is not None or settings.image_size > LARGEST_SIDE:
+        return None
+    subjects = min(pictures, len({word for caption in captions for word in caption.casefold().split()}))
+    if not subjects:
+        return None
+    planned = settings.max_steps * settings.batch_size
+    return LearningTime(subjects, RECOGNISED * subjects, SHARP * subjects, planned, second)
