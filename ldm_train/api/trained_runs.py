@@ -29,7 +29,7 @@ from ldm_train.settings.trust import granted
 from ldm_train.training.callbacks.picture_grids import make_grid_picture
 from ldm_train.types import Given
 
-WITHOUT_EFFECT = {"prompts", "out", "count", "labels", "x", "y", "interpolate", "number", "map", "attention"}
+WITHOUT_EFFECT = {"prompts", "out", "count", "first_number", "labels", "x", "y", "interpolate", "number", "map", "attention"}
 Value = TypeVar("Value")
 NOTHING: Mapping[str, object] = MappingProxyType({})
 

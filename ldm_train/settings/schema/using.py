@@ -113,6 +113,7 @@ class SampleSettings(DrawingSettings):
     )
     out: FilePath = setting(..., "folder for 0000.png ... and grid.png, plot.png or strip.png")
     count: Count = setting(1, "pictures of each prompt")
+    first_number: WholeNumber = setting(0, "number of the first picture's noise; the others count on from it")
     size: Annotated[list[Count], Length(2), Words("[HEIGHT,WIDTH], such as [512,768]")] | None = setting(
         None, "height and width in pixels; null: a square of the run's image_size"
     )
