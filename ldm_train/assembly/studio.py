@@ -194,19 +194,21 @@ class Studio:
             return True
 
     def _base(self) -> TrainedRun:
+        """Return the run that the settings name, with whatever adapters are merged at the moment."""
         with self._lock, granted(self._grants):
-            return self._open(self._settings.base)
+            return self._find(self._settings.base).trained
 
     def _open(self, settings: SampleSettings) -> TrainedRun:
         """Return the run that settings name, with their weights and adapters."""
+        return self._find(settings).merge(settings.adapters)
+
+    def _find(self, settings: SampleSettings) -> OpenedRun:
         key = OpenedRun.key_of(settings)
-        opened = self._opened.get(key) or OpenedRun(settings)
-        trained = opened.merge(settings.adapters)
-        self._opened.pop(key, None)
+        opened = self._opened.pop(key, None) or OpenedRun(settings)
         self._opened[key] = opened
         for oldest in [*self._opened][:-KEPT]:
             del self._opened[oldest]
-        return trained
+        return opened
 
 
 @dataclass(frozen=True)
