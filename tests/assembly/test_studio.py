@@ -1,5 +1,6 @@
 """A run that stays loaded draws what `ldm-train sample` draws, whatever was drawn or failed before."""
 
+import re
 import shlex
 import shutil
 import threading
@@ -81,22 +82,9 @@ def test_the_command_of_a_picture_draws_the_same_bytes(
 @pytest.mark.parametrize(
     "text",
     [
-        "",
-        " a ",
-        "null",
-        "prompts.txt",
-        "~/x",
-        "a, b",
-        "{prompt: x}",
-        "[a]",
-        '"a"',
-        "'",
-        'say "a" \\',
-        "a\nb",
-        "it's $HOME",
-        "é ☃",
-    ]
-    + ["a --n b", "x=1", "100 %", "a: b # c", "yes", "1e3"],
+        *("", " a ", "null", "prompts.txt", "~/x", "a, b", "{prompt: x}", "[a]", '"a"', "'", 'say "a" \\', "a\nb", "é ☃"),
+        *("it's $HOME", "a --n b", "x=1", "100 %", "a: b # c", "yes", "1e3"),
+    ],
 )
 def test_any_text_survives_the_command_line(text: str) -> None:
     settings = read_settings(Path("none")).with_values(negative_prompt=text)
@@ -210,7 +198,7 @@ def test_newer_weights_are_loaded_when_they_are_there(trained: Path, tmp_path: P
     checkpoint = torch.load(run_dir / LAST, weights_only=True)
     whole = (run_dir / LAST).read_bytes()
     (run_dir / LAST).write_bytes(whole[:-100])
-    with pytest.raises(ValueError, match="damaged|cannot be read"):
+    with pytest.raises(ValueError, match=re.escape(str(LAST))):
         studio.refresh()
     assert studio.draw({}, PROMPT).png == before.png, "the older weights remain"
     average = checkpoint["callbacks"]["EMA"]["average"]

@@ -1,4 +1,4 @@
-"""`ldm-train sample` without prompts, in a terminal: lines that are prompts, lines that are settings, and what goes wrong."""
+"""`ldm-train sample` without prompts, in a terminal: lines that are prompts, lines that are settings, mistakes."""
 
 import json
 import os
@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -37,9 +37,9 @@ def type_lines(trained: Path, out: Path, capsys: pytest.CaptureFixture) -> Calla
     """`type_lines(*lines)`: what is printed after each; a line may be an exception that typing it raises."""
 
     def run(*lines: str | type[BaseException]) -> list[str]:
-        printed: list[str] = []
+        printed, waiting = list[str](), iter([*lines, EOFError])
 
-        def read(shown: str, waiting: Iterator[str | type[BaseException]] = iter([*lines, EOFError])) -> str:
+        def read(shown: str) -> str:
             printed.append(capsys.readouterr().out)
             line = next(waiting)
             if isinstance(line, str):
