@@ -7,6 +7,8 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
 
 from torch import Tensor
 
@@ -21,7 +23,7 @@ from ldm_train.assembly.stored_run import TrainedRun, fill_from_run
 from ldm_train.assembly.studio_choices import Choices, list_choices
 from ldm_train.assembly.studio_settings import Changes, StudioSettings
 from ldm_train.assembly.word_attention import WordAttention
-from ldm_train.data.pictures.images import encode_png, to_display_bytes
+from ldm_train.data.pictures.images import encode_png, save_png, to_display_bytes
 from ldm_train.diffusion.denoiser import Estimate
 from ldm_train.settings.composition import refuse_interpolations
 from ldm_train.settings.schema.using import SampleSettings
@@ -68,6 +70,10 @@ class Drawn:
     def png(self) -> bytes:
         """The bytes of its PNG file."""
         return encode_png(self.image, self.png_texts)
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write its PNG file, atomically."""
+        save_png(self.image, Path(path), self.png_texts)
 
 
 class Studio:
