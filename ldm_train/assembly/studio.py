@@ -30,6 +30,7 @@ from ldm_train.settings.schema.using import SampleSettings
 from ldm_train.settings.trust import current_grants, granted
 from ldm_train.settings.without_effect import notes
 from ldm_train.util.messages import collecting_messages, note_all, warn
+from ldm_train.util.prompt_syntax import list_syntax_notes
 
 KEPT = 3  # runs that stay loaded at most
 OnStep = Callable[[int, int, Tensor], None]
@@ -164,7 +165,7 @@ class Studio:
             first = settings.first_number if number is None else number
             settings = settings.with_values(count=1, first_number=first, prompts=[prompt.as_mapping()])
             refuse_interpolations(settings.prompts)
-            note_all(notes("sample", settings))
+            note_all([*notes("sample", settings), *list_syntax_notes([prompt.text], "prompt")])
             trained = self._open(settings)
             for name, texts in (("prompt", list_texts([prompt])), ("negative_prompt", [settings.negative_prompt])):
                 for line in warn_of_cut_prompts(trained.parts.text_encoder, texts, setting=name):
