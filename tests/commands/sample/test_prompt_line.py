@@ -59,7 +59,7 @@ def read_metadata(path: Path) -> dict:
 def test_each_prompt_is_drawn_and_its_path_printed(
     type_lines: Callable, out: Path, ldm_train: Callable, trained: Path
 ) -> None:
-    first, second, end = type_lines("a black circle", "a cat steps=1 --d 7")
+    first, second, end = type_lines("a black circle", "a cat --d 7 steps=1")
     assert str(out / "0000.png") in first
     assert str(out / "0001.png") in second
     assert "2 pictures" in end
