@@ -1,6 +1,6 @@
 """Merge low-rank adapters, of runs and of other programs' files, into a run's weights before it draws."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -12,7 +12,7 @@ from ldm_train.assembly.trained_part import alpha_of, parameters_of
 from ldm_train.run_dir.record import CONFIG
 from ldm_train.run_dir.stored_settings import read_trained
 from ldm_train.settings.schema.training import TrainSettings
-from ldm_train.util.messages import note
+from ldm_train.util.messages import note_all
 from ldm_train.weights.lora.lora_files import read_adapter
 from ldm_train.weights.lora.low_rank import WeightedAdapter, extract_adapter, merge_adapters
 
@@ -30,17 +30,31 @@ def add_adapters(setting: object, config: TrainSettings, parts: Parts) -> None:
     Raises:
         ValueError: no such setting, or something that is no adapter of these parts, or one of another prediction.
     """
-    wanted = list_adapters(setting)
-    if not wanted:
-        return
+    if wanted := list_adapters(setting):
+        weights = {name: p.detach() for name, p in parameters_of(parts).items()}
+        put_weights(parts, merge_listed(wanted, config, parts, weights))
+
+
+def merge_listed(
+    wanted: Sequence[tuple[str, float]], config: TrainSettings, parts: Parts, weights: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return the weights that adapters change, with the changes; nothing is written. Raises as `add_adapters`.
+
+    Args:
+        wanted: paths and factors.
+        weights: of the parts, without adapters.
+    """
     for path, _ in wanted:
-        for warning in require_same_prediction(Path(path), config, parts):
-            note(warning)
-    weights = {name: p.detach() for name, p in parameters_of(parts).items()}
-    found = [WeightedAdapter(read_adapter_of(Path(path), weights), scale, path) for path, scale in wanted]
-    changed = merge_adapters(weights, found)
+        note_all(require_same_prediction(Path(path), config, parts))
+    return merge_adapters(
+        weights, [WeightedAdapter(read_adapter_of(Path(path), weights), scale, path) for path, scale in wanted]
+    )
+
+
+def put_weights(parts: Parts, weights: Mapping[str, Tensor]) -> None:
+    """Write weights into the parts."""
     for prefix, module in parts.trained().items():
-        own = {name.removeprefix(prefix): tensor for name, tensor in changed.items() if name.startswith(prefix)}
+        own = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
         module.load_state_dict(own, strict=False)
 
 

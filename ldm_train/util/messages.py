@@ -5,7 +5,9 @@ A program that uses the package gets them by `logging`, as those of any library.
 
 import logging
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 LOGGER = logging.getLogger("ldm_train")
 
@@ -14,8 +16,25 @@ class Caution(str):
     """A warning, in a list of notes."""
 
 
+_collected: ContextVar[list[str] | None] = ContextVar("collected", default=None)
+
+
+@contextmanager
+def collecting_messages() -> Iterator[list[str]]:
+    """Put all messages of this thread into the list that the block gets, instead of reporting them."""
+    found: list[str] = []
+    before = _collected.set(found)
+    try:
+        yield found
+    finally:
+        _collected.reset(before)
+
+
 def note(text: str) -> None:
     """Report what is good to know, or a `Caution`."""
+    if (collected := _collected.get()) is not None:
+        collected.append(text)
+        return
     LOGGER.log(logging.WARNING if isinstance(text, Caution) else logging.INFO, "%s", text)
 
 

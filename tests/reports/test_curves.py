@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from ldm_train.reports.axes import PlotAxis, format_number
 from ldm_train.reports.curves import MAX_POINTS, Charts, CurveLine, Curves, choose_points, smooth_values
-from ldm_train.reports.heatmap import COLOUR_STOPS, Heatmap, mix_colour
+from ldm_train.reports.heatmap import Heatmap
 from ldm_train.reports.page import Page, PageSection, render_page
+from ldm_train.util.colour_scale import COLOUR_STOPS, mix_colour
 from tests.reports.test_page import Read
 
 NUMBERS = st.floats(-1e9, 1e9, width=32) | st.sampled_from([math.nan, math.inf, -math.inf])

@@ -5,8 +5,8 @@ from PIL import Image
 from torch import Tensor
 
 from ldm_train.reports.embedded_pictures import embed_picture
-from ldm_train.reports.heatmap import colour_shares
 from ldm_train.reports.page_blocks import WholePicture
+from ldm_train.util.colour_scale import colour_shares
 
 LARGEST = (384, 384)  # pixels of a picture on the page
 EXACT = 128  # pixels of the side up to which pictures are embedded without loss

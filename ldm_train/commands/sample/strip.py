@@ -9,16 +9,18 @@ from torch import Tensor
 from ldm_train.assembly.drawing import open_sized
 from ldm_train.assembly.given_conditions import read_given
 from ldm_train.assembly.picture_folder import PictureFolder
+from ldm_train.assembly.png_text import build_overview_texts, build_png_texts
 from ldm_train.assembly.prompt_options import Prompt
 from ldm_train.assembly.stored_run import fill_from_run
-from ldm_train.commands.sample.png_text import build_overview_texts, build_png_texts
 from ldm_train.data.pictures.images import to_bytes
 from ldm_train.settings.schema.using import SampleSettings
 from ldm_train.training.callbacks.picture_grids import make_grid_picture
 
 
 def draw_strip(settings: SampleSettings, given: list[Prompt], folder: PictureFolder) -> list[str]:
-    """Draw `interpolate` pictures from each prompt to the next, ends included, with noise number 0; return their names.
+    """Draw `interpolate` pictures from each prompt to the next, ends included; return their names.
+
+    The number of their noise is `first_number`.
 
     Each pair of prompts is a row of `strip.png`. The noise goes from `seed` to `to_seed` in a row, and back in the next.
 
@@ -42,24 +44,32 @@ def draw_strip(settings: SampleSettings, given: list[Prompt], folder: PictureFol
     pairs = list(pairwise(prompts)) or [(prompts[0], prompts[0])]
     trained.generation.check(prompts, trained.recipe)
     conditions = read_given(settings, trained.generation)
-    folder.expect([*(f"{number:04d}.png" for number in range(len(pairs) * len(shares))), "strip.png"])
+    folder.expect([*(f"{place:04d}.png" for place in range(len(pairs) * len(shares))), "strip.png"])
     seeds = [settings.seed, settings.seed if settings.to_seed is None else settings.to_seed]
-    pictures: list[Tensor] = []
+    number, pictures = settings.first_number, list[Tensor]()
     drawn: list[str] = []
     places = [(row, part) for row in range(len(pairs)) for part in shares.split(settings.batch_size)]
     for row, part in track(places, "drawing"):
         ends = (seeds[row % 2], seeds[1 - row % 2])
         images = trained.generation.interpolate(
-            pairs[row], trained.recipe, part, seeds=ends, blend=settings.blend, given=conditions
+            pairs[row],
+            trained.recipe,
+            part,
+            seeds=ends,
+            number=number,
+            blend=settings.blend,
+            given=conditions,
         )
         names = [f"{pairs[row][0]} - {share:.0%} - {pairs[row][1]}" for share in part.tolist()]
-        trained.generation.require_finite(images, names, [0] * len(names), seed=ends[0])
+        trained.generation.require_finite(images, names, [number] * len(names), seed=ends[0])
         pictures.append(to_bytes(images).cpu())
         for share, picture, name in zip(part.tolist(), pictures[-1], names, strict=True):
             ends_of_row = {"from": pairs[row][0], "to": pairs[row][1]}
             metadata = ends_of_row | {"share": share, "seeds": list(ends), "blend": settings.blend}
             folder.save(
-                picture, f"{len(drawn):04d}.png", build_png_texts(settings, trained, name, 0, interpolation=metadata)
+                picture,
+                f"{len(drawn):04d}.png",
+                build_png_texts(settings, trained, name, number, interpolation=metadata),
             )
             drawn.append(name)
     together = torch.cat(pictures)

@@ -19,9 +19,9 @@ from ldm_train.assembly.drawing import (
 )
 from ldm_train.assembly.given_conditions import read_given
 from ldm_train.assembly.picture_folder import PictureFolder
+from ldm_train.assembly.png_text import build_overview_texts, build_png_texts
 from ldm_train.assembly.prompt_options import Prompt
 from ldm_train.assembly.stored_run import TrainedRun, fill_from_run
-from ldm_train.commands.sample.png_text import build_overview_texts, build_png_texts
 from ldm_train.data.pictures.images import to_bytes
 from ldm_train.data.pictures.labelled_grid import draw_labelled_grid
 from ldm_train.run_dir.stored_settings import read_trained
@@ -125,9 +125,13 @@ def draw_cells(cells: Sequence[Cell], folder: PictureFolder) -> Iterator[tuple[C
     for alike in group_cells(cells, lambda cell: cell.recipe):
         sized = set_size(trained, alike[0].settings.size)
         for cell, drawn in zip(alike, draw_same_recipe(alike, sized), strict=True):
-            for number, picture in enumerate(drawn):
-                name = f"{cell.number * len(drawn) + number:04d}.png"
-                folder.save(picture, name, build_png_texts(cell.settings, sized, cell.prompt.text, number))
+            for index, picture in enumerate(drawn):
+                name, number = f"{cell.number * len(drawn) + index:04d}.png", cell.settings.first_number + index
+                folder.save(
+                    picture,
+                    name,
+                    build_png_texts(cell.settings, sized, cell.prompt.text, number),
+                )
             yield cell, drawn
 
 
@@ -136,7 +140,7 @@ def draw_same_recipe(cells: Sequence[Cell], trained: TrainedRun) -> Iterable[Ten
     settings, recipe = cells[0].settings, build_run_recipe(cells[0].settings)
     start, given = read_start(settings, trained.generation), read_given(settings, trained.generation)
     prompts = [cell.prompt.text for cell in cells for _ in range(settings.count)]
-    numbers = torch.arange(settings.count).repeat(len(cells))
+    numbers = (settings.first_number + torch.arange(settings.count)).repeat(len(cells))
     batches = [
         start.paste(
             trained.generation(

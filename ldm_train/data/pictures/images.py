@@ -1,6 +1,7 @@
 """Read pictures as tensors, convert between 8-bit and signed values, and write PNG files."""
 
 from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
 
 import torch
@@ -11,10 +12,10 @@ from torch import Tensor
 from ldm_train.data.pictures.crops import centre_view
 from ldm_train.data.pictures.decoding import DECODE_ERRORS, decode_picture, describe_decode_error, render_view
 from ldm_train.data.sources.items import PictureFile
-from ldm_train.util.files import atomic_path
+from ldm_train.util.files import atomic_write
 from ldm_train.util.inputs import MAX_PICTURE, open_input
 
-__all__ = ["DECODE_ERRORS", "describe_decode_error", "read_image", "save_png", "to_bytes", "to_signed"]
+__all__ = ["DECODE_ERRORS", "describe_decode_error", "encode_png", "read_image", "save_png", "to_bytes", "to_signed"]
 
 
 def read_image(content_or_path: Path | bytes, size: int | tuple[int, int] | None) -> Tensor:
@@ -86,8 +87,13 @@ def read_png_texts(path: Path) -> dict[str, str]:
 
 def save_png(images: Tensor, path: Path, texts: Mapping[str, str] | None = None) -> None:
     """Write a uint8 image (3, H, W) as a PNG file, atomically, with texts by their keywords."""
-    info = PngInfo()
+    atomic_write(path, encode_png(images, texts))
+
+
+def encode_png(images: Tensor, texts: Mapping[str, str] | None = None) -> bytes:
+    """Return a uint8 image (3, H, W) as a PNG file's bytes, with texts by their keywords."""
+    info, encoded = PngInfo(), BytesIO()
     for keyword, text in (texts or {}).items():
         info.add_text(keyword, text)  # as iTXt if the text is not Latin-1
-    with atomic_path(path) as temporary:
-        Image.fromarray(images.permute(1, 2, 0).cpu().numpy()).save(temporary, format="PNG", pnginfo=info)
+    Image.fromarray(images.permute(1, 2, 0).cpu().numpy()).save(encoded, format="PNG", pnginfo=info)
+    return encoded.getvalue()

@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 from torch.testing import assert_close
 
+from ldm_train.assembly.attention_picture import colour_map, draw_attention
 from ldm_train.assembly.stored_run import open_run
 from ldm_train.assembly.word_attention import REST, START, WordAttention, WordRecorder, list_words
-from ldm_train.commands.sample.attention_picture import colour_map, draw_attention
 from ldm_train.conditioners.text_encoder import small
 from ldm_train.settings.composition import compose_as
 from ldm_train.settings.schema.using import SampleSettings

@@ -7,7 +7,7 @@ from torch.nn.functional import interpolate
 
 from ldm_train.assembly.word_attention import WordAttention
 from ldm_train.data.pictures.labelled_grid import draw_labelled_grid
-from ldm_train.reports.heatmap import colour_shares
+from ldm_train.util.colour_scale import colour_shares
 
 STRIP = 6  # steps that are drawn one by one, at most
 
