@@ -102,17 +102,20 @@ class Conditioning:
         return cls(tokens=joined("tokens"), mask=masks, vector=joined("vector"), maps=joined("maps"))
 
 
-@dataclass
 class Given(Pinnable):
     """What is known for a condition of the examples of a batch.
+
+    It is no dataclass, so that Lightning leaves it as it is: with trainer.precision=bf16-true all numbers in dataclasses are
+    rounded, and in bfloat16 the year 1990 is 1992.
 
     Args:
         values: as the condition reads them of the data, (B, ...).
         kept: False for examples that are drawn or trained without it, (B,).
     """
 
-    values: Tensor
-    kept: Tensor
+    def __init__(self, values: Tensor, kept: Tensor) -> None:
+        self.values = values
+        self.kept = kept
 
     def __getitem__(self, rows: slice | Tensor) -> "Given":
         return Given(self.values[rows], self.kept[rows])
@@ -252,8 +255,12 @@ class ConditionedExamples(Protocol):
     def column(self, name: str) -> Iterator[str | None]:
         """Yield one field of the metadata of every example, None if it does not have it."""
 
-    def maps(self, name: str, examples: Tensor, views: Tensor) -> Tensor:
-        """Return a map (B, C, H, W) of one view (B,) of each example (B,); all of one bucket."""
+    def maps(self, name: str, examples: Tensor, views: Tensor, masks: Tensor | None = None) -> Tensor:
+        """Return a map (B, C, H, W) of one view (B,) of each example (B,); all of one bucket.
+
+        Args:
+            masks: of random masks, the number of the one of each example (B,) that is needed.
+        """
 
     def name(self, example: int) -> str:
         """Return an example's name in its source."""
@@ -262,7 +269,8 @@ class ConditionedExamples(Protocol):
 class ReadCondition(Protocol):
     """A condition as the batches know it: its name, the share of the examples that lack it, and how it is read.
 
-    `read` returns a function from examples (B,) and their views (B,) to what is known of them.
+    `read` returns a function from examples (B,) and their views (B,) to what is known of them. `read_step` calls it for a
+    training step, and returns that with what is drawn of it by the examples' positions (B,).
     """
 
     name: str
@@ -270,8 +278,9 @@ class ReadCondition(Protocol):
 
     def read(self, examples: ConditionedExamples) -> Callable[[Tensor, Tensor], Given]: ...
 
-    def draw(self, given: Given, positions: Tensor, *, seed: int) -> Given:
-        """Return what a training step uses of what was read, such as one of several masks, by positions (B,)."""
+    def read_step(
+        self, read: Callable[[Tensor, Tensor], Given], examples: Tensor, views: Tensor, positions: Tensor, *, seed: int
+    ) -> Given: ...
 
 
 class FeatureExtractor(Protocol):

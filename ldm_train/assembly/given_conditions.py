@@ -41,7 +41,7 @@ def read_given(config: SampleSettings, generation: Generation) -> dict[str, Give
             warn(
                 f"number.{name}={value:g} is outside of what the run was trained on, {condition.low:g} to {condition.high:g}"
             )
-        found[name] = Given(torch.tensor([float(value)]), KEPT)
+        found[name] = Given(torch.tensor([float(value)], dtype=torch.float64), KEPT)
     for name, path in config.map.items():
         condition = find_condition(generation, f"map.{name}={path}", name, takes="takes_map")
         assert isinstance(condition, Map)

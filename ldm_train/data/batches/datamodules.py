@@ -20,7 +20,7 @@ from ldm_train.data.cache.reader import EncodedExamples
 from ldm_train.types import Given, ImageBatch, LatentBatch, ReadCondition
 
 EitherBatch = TypeVar("EitherBatch", bound=LatentBatch | ImageBatch)
-JOINT = 0.5  # of the examples without a caption, the share that lacks a condition, too
+JOINT = 0.5  # of the examples without a caption, the share that lacks the conditions, too
 MicroBatchSize = int | Literal["auto"] | None
 
 
@@ -148,15 +148,22 @@ class CachedLatents(EndlessData):
         return {name: read(examples, views) for name, (_, read) in self.conditions.items()}
 
     def draw(self, examples: Tensor, views: Tensor, positions: Tensor) -> dict[str, Given]:
-        """Return the same with what is drawn of it at these positions (B,)."""
-        given = self.given(examples, views)
-        return {name: one.draw(given[name], positions, seed=self.seed) for name, (one, _) in self.conditions.items()}
+        """Return what training uses of each condition at these positions (B,), with what is drawn of it."""
+        return {
+            name: one.read_step(read, examples, views, positions, seed=self.seed)
+            for name, (one, read) in self.conditions.items()
+        }
 
     def keeps(self, name: str, positions: Tensor, dropped: Tensor) -> Tensor:
-        """Return whether the examples at these positions keep a condition, (B,); `dropped` (B,): without a caption."""
+        """Return whether the examples at these positions keep a condition, (B,); `dropped` (B,): without a caption.
+
+        Those without a caption lack all conditions or none: guidance draws without any of them, however many there are.
+        """
         share = self.conditions[name][0].dropout
-        drawn = draws.uniform(self.seed, f"condition {name} dropout", positions)
-        return drawn >= torch.where(dropped & (share > 0), max(share, JOINT), share)
+        alone, together = (
+            draws.uniform(self.seed, stream, positions) for stream in (f"condition {name} dropout", "conditions dropout")
+        )
+        return torch.where(dropped & (share > 0), together >= max(share, JOINT), alone >= share)
 
     def readable(self, examples: Tensor) -> Tensor:
         """Return the examples (B,), others for those that cannot be read; a cache can read all."""

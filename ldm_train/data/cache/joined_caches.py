@@ -43,9 +43,12 @@ class JoinedCaches:
         variances = [(mask, part.log_variance) for mask, part in parts if part.log_variance is not None]
         return Moments(mean, _scattered(variances) if variances else None)
 
-    def maps(self, name: str, examples: Tensor, views: Tensor) -> Tensor:
+    def maps(self, name: str, examples: Tensor, views: Tensor, masks: Tensor | None = None) -> Tensor:
         return _scattered(
-            [(mask, cache.maps(name, examples[mask] - start, views[mask])) for cache, start, mask in self._shares(examples)]
+            [
+                (own, cache.maps(name, examples[own] - start, views[own], None if masks is None else masks[own]))
+                for cache, start, own in self._shares(examples)
+            ]
         )
 
     def captions(self, examples: Tensor, chosen: Tensor, dropped: Tensor) -> CaptionBatch:
