@@ -46,12 +46,21 @@ def read_given(config: SampleSettings, generation: Generation) -> dict[str, Give
         condition = find_condition(generation, f"map.{name}={path}", name, takes="takes_map")
         assert isinstance(condition, Map)
         found[name] = Given(read_map_file(path, condition, generation), KEPT)
-    if config.picture is not None and config.mask is not None:
-        for condition in generation.conditions.each:
-            if condition.takes_mask:
-                found[condition.name] = Given(read_hole(config.picture, config.mask, generation), KEPT)
+    found |= read_holes(config, generation)
     generation.complete(found, 1)
     return found
+
+
+def read_holes(config: SampleSettings, generation: Generation) -> dict[str, Given]:
+    """Return what picture=FILE and mask=FILE give for the conditions that take a mask; nothing without both.
+
+    Raises:
+        ValueError: a file cannot be read, or they do not fit together.
+    """
+    if config.picture is None or config.mask is None:
+        return {}
+    names = [condition.name for condition in generation.conditions.each if condition.takes_mask]
+    return {name: Given(read_hole(config.picture, config.mask, generation), KEPT) for name in names}
 
 
 def find_condition(generation: Generation, word: str, name: str, *, takes: str) -> Condition:

@@ -1,16 +1,22 @@
 """Which maps of pictures the conditions of a run need, as the source, the survey and the cache take them."""
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import fields
 
+from ldm_train.assembly.parts import build_condition, is_shipped
+from ldm_train.conditioners.inpaint import Inpaint
+from ldm_train.conditioners.map import Map
 from ldm_train.data.cache.manifest import MAPS_KEY
 from ldm_train.data.pictures.map_values import MAPS_VERSION, MapSpec, describe_specs
+from ldm_train.settings.constructors import find_constructor
 from ldm_train.settings.schema.options import Part
 from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.settings.schema.using import EncodeSettings
 from ldm_train.util.safe_json import Json
 from ldm_train.util.text import as_word, format_value
 
+WIDTH = 4  # of the latents and tokens of a condition that is built only to be asked for its map
 MAP_TARGET, INPAINT_TARGET = "ldm_train.conditioners.map.Map", "ldm_train.conditioners.inpaint.Inpaint"
 MAPS_VERSION_KEY = "maps_version"
 
@@ -29,12 +35,25 @@ def map_specs(config: EncodeSettings | TrainSettings) -> list[MapSpec]:
 
 
 def read_spec(part: Part) -> MapSpec | None:
-    """Return what the map of a condition is; None if it needs none."""
+    """Return what the map of a condition is; None if it needs none.
+
+    An own condition that is derived from `Map` or `Inpaint` is built, because only its class knows.
+    """
     if part.target == INPAINT_TARGET:
         return MapSpec(part.get("name", "inpaint"), encoded=True, masks=part.get("masks", 4))  # the defaults of Inpaint
     names = [field.name for field in fields(MapSpec) if field.name != "masks"]
     given = {name: part.get(name) for name in names if part.get(name) is not None}
-    return MapSpec(**given) if part.target == MAP_TARGET else None
+    if part.target == MAP_TARGET:
+        return MapSpec(**given)
+    if is_shipped(part):
+        return None
+    made_by = find_constructor(part.target, "condition")
+    if inspect.isclass(made_by) and not issubclass(made_by, Map | Inpaint):
+        return None
+    made = build_condition(part, {"latent_channels": WIDTH, "to_model": None, "context_width": WIDTH})
+    if isinstance(made, Inpaint):
+        return MapSpec(made.name, encoded=True, masks=made.masks)
+    return MapSpec(made.name, made.channels, made.nearest, made.encoded) if isinstance(made, Map) else None
 
 
 def file_specs(config: EncodeSettings | TrainSettings) -> list[MapSpec]:

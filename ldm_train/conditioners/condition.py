@@ -22,6 +22,7 @@ class Condition(nn.Module):
             examples whose caption is dropped, half lack all conditions as well (as in arXiv 2211.09800, section 3.2.1).
 
     Attributes:
+        token_width: D of the tokens that it gives for cross-attention, which the text encoder's must have too; 0 for none.
         vector_width: D of the vector that it gives; 0 for none.
         map_channels: C of the maps that it gives; 0 for none.
         identity: everything but trained weights that the conditioning depends on, in plain values.
@@ -33,6 +34,7 @@ class Condition(nn.Module):
         ValueError: a name of other characters, or a dropout outside [0, 1).
     """
 
+    token_width = 0
     vector_width = 0
     map_channels = 0
     identity: dict[str, Json]
@@ -114,6 +116,11 @@ class Conditions(nn.ModuleDict):
         return [condition for condition in self.values() if isinstance(condition, Condition)]
 
     @property
+    def needed(self) -> list[Condition]:
+        """Those that were never trained without, and do not follow from the pictures' size."""
+        return [condition for condition in self.each if not condition.dropout and condition.word is not None]
+
+    @property
     def vector_width(self) -> int:
         """D of all vectors together."""
         return sum(condition.vector_width for condition in self.each)
@@ -140,10 +147,10 @@ class Conditions(nn.ModuleDict):
         if unknown := sorted(given.keys() - self.keys()):
             known = ", ".join(self) or "nothing but the caption"
             raise ValueError(f"this network is not conditioned on {unknown[0]}; it is on {known}")
-        for one in self.each:
-            word = one.word
-            if one.name not in given and not one.dropout and word is not None:
-                raise ValueError(f"this network is conditioned on {one.name} and was never trained without it: give {word}")
+        if missing := next((one for one in self.needed if one.name not in given), None):
+            raise ValueError(
+                f"this network is conditioned on {missing.name} and was never trained without it: give {missing.word}"
+            )
         rows = {
             name: one[torch.zeros(count, dtype=torch.int64)] if len(one.kept) == 1 else one for name, one in given.items()
         }

@@ -44,14 +44,15 @@ class Map(Condition):
             raise ValueError(f"channels={channels} of the condition {name}: an autoencoder takes grey (1) or colours (3)")
         self.channels, self.nearest, self.encoded = channels, nearest, encoded
         self.to_model = to_model if encoded else None
-        self.map_channels = latent_channels if encoded else channels
+        self.stored_channels = latent_channels if encoded else channels  # a derived class may make others of them
+        self.map_channels = self.stored_channels
         self.identity = {"kind": "map", "channels": channels, "nearest": nearest, "encoded": encoded}
 
     def read(self, examples: ConditionedExamples) -> Callable[[Tensor, Tensor], Given]:
         return partial(look_up_map, examples, self.name)
 
     def absent(self, count: int, *, size: tuple[int, int], latent_size: tuple[int, int]) -> Given:
-        return Given(torch.zeros(count, self.map_channels, *latent_size), torch.zeros(count, dtype=torch.bool))
+        return Given(torch.zeros(count, self.stored_channels, *latent_size), torch.zeros(count, dtype=torch.bool))
 
     def gather(self, rows: Sequence[Given], *, latent_size: tuple[int, int]) -> Given:
         return super().gather(

@@ -122,7 +122,7 @@ def try_parts(settings: CheckSettings, attempt: Attempts) -> Parts | None:
         attempt(refuse_optimization, settings)
     network, conditions = None, None
     if autoencoder is not None and text_encoder is not None:
-        conditions = attempt(build_conditions, settings, autoencoder)
+        conditions = attempt(build_conditions, settings, autoencoder, text_encoder.context_width)
     if autoencoder is not None and text_encoder is not None and conditions is not None:
         device = META if is_shipped(settings.network) else CPU  # own code may need numbers where it is built
         network = attempt(build_network_on, settings, autoencoder, text_encoder, conditions, device=device)
