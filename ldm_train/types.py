@@ -123,6 +123,8 @@ class Given(Pinnable):
     def to(self, device: torch.device) -> "Given":
         """Return it on a device; Lightning calls this too, so a copy to a GPU must not wait for it."""
         on_gpu = device.type == "cuda"
+        if device.type == "mps" and self.values.dtype == torch.float64:  # which it does not have
+            return Given(self.values.float().to(device), self.kept.to(device))
         return Given(self.values.to(device, non_blocking=on_gpu), self.kept.to(device, non_blocking=on_gpu))
 
 
@@ -143,12 +145,17 @@ class LatentBatch(Pinnable):
         moments: moments of the raw latents.
         captions: token ids, with embeddings if the text encoder is frozen.
         conditions: what is known for each further condition, by its name.
+        loss_mask: how much each position of the latents counts in the loss, in [-1, 1] from not at all, as maps are stored,
+            (B, 1, H, W); None for all the same.
+        loss_weights: by what each example's loss is multiplied, (B,); None for 1.
     """
 
     positions: Tensor
     moments: Moments
     captions: CaptionBatch
     conditions: dict[str, Given] = field(default_factory=dict)
+    loss_mask: Tensor | None = None
+    loss_weights: Tensor | None = None
 
 
 @dataclass

@@ -38,10 +38,10 @@ def read_given(config: SampleSettings, generation: Generation) -> dict[str, Give
                 f"number.{name}={value:g} is too large; it must be at most {LARGEST:g}, and what was trained on"
             )
         if isinstance(condition, Number) and not condition.low <= value <= condition.high:
-            warn(
-                f"number.{name}={value:g} is outside of what the run was trained on, {condition.low:g} to {condition.high:g}"
-            )
-        found[name] = Given(torch.tensor([float(value)], dtype=torch.float64), KEPT)
+            low, high = f"{condition.low:.15g}", f"{condition.high:.15g}"
+            warn(f"number.{name}={value:.15g} is outside of what the run was trained on, {low} to {high}")
+        kind = torch.float64 if isinstance(condition, Number) else torch.float32  # as it reads them of the data
+        found[name] = Given(torch.tensor([float(value)], dtype=kind), KEPT)
     for name, path in config.map.items():
         condition = find_condition(generation, f"map.{name}={path}", name, takes="takes_map")
         assert isinstance(condition, Map)

@@ -1,15 +1,13 @@
 """Which maps of pictures the conditions of a run need, as the source, the survey and the cache take them."""
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import fields
 
-from ldm_train.assembly.parts import build_condition, is_shipped
+from ldm_train.assembly.parts import build_condition, find_class, is_shipped
 from ldm_train.conditioners.inpaint import Inpaint
 from ldm_train.conditioners.map import Map
 from ldm_train.data.cache.manifest import MAPS_KEY
 from ldm_train.data.pictures.map_values import MAPS_VERSION, MapSpec, describe_specs
-from ldm_train.settings.constructors import find_constructor
 from ldm_train.settings.schema.options import Part
 from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.settings.schema.using import EncodeSettings
@@ -28,9 +26,12 @@ def map_specs(config: EncodeSettings | TrainSettings) -> list[MapSpec]:
         ValueError: two have the same name.
     """
     specs = [spec for part in config.conditions if (spec := read_spec(part)) is not None]
+    if config.loss_mask is not None and MapSpec(config.loss_mask) not in specs:  # a condition may be of the same map
+        specs.append(MapSpec(config.loss_mask))
     names = [spec.name for spec in specs]
     if twice := next((name for name in names if names.count(name) > 1), None):
-        raise ValueError(f"conditions: two have the name {twice}; give one of them another name=…")
+        of_mask = f", or loss_mask={twice} is of another kind than the condition" if twice == config.loss_mask else ""
+        raise ValueError(f"conditions: two have the name {twice}{of_mask}; give one of them another name=…")
     return specs
 
 
@@ -47,8 +48,8 @@ def read_spec(part: Part) -> MapSpec | None:
         return MapSpec(**given)
     if is_shipped(part):
         return None
-    made_by = find_constructor(part.target, "condition")
-    if inspect.isclass(made_by) and not issubclass(made_by, Map | Inpaint):
+    kind = find_class(part)
+    if kind is not None and not issubclass(kind, Map | Inpaint):
         return None
     made = build_condition(part, {"latent_channels": WIDTH, "to_model": None, "context_width": WIDTH})
     if isinstance(made, Inpaint):
@@ -61,8 +62,10 @@ def file_specs(config: EncodeSettings | TrainSettings) -> list[MapSpec]:
     return [spec for spec in map_specs(config) if not spec.masks]
 
 
-def words_of_maps(specs: Sequence[MapSpec]) -> list[str]:
-    """Return the words of `encode` that store these maps; none without maps."""
+def words_of_maps(config: EncodeSettings | TrainSettings) -> list[str]:
+    """Return the words of `encode` that store the maps that settings need; none without maps."""
+    mask = [] if config.loss_mask is None else [as_word("loss_mask", config.loss_mask)]
+    specs = [spec for part in config.conditions if (spec := read_spec(part)) is not None]
     maps = [
         f"{{inpaint:{{name:{spec.name},masks:{spec.masks}}}}}"
         if spec.masks
@@ -70,7 +73,7 @@ def words_of_maps(specs: Sequence[MapSpec]) -> list[str]:
         f"encoded:{format_value(spec.encoded)}}}}}"
         for spec in specs
     ]
-    return [as_word("conditions", f"[{','.join(maps)}]")] if maps else []
+    return [*([as_word("conditions", f"[{','.join(maps)}]")] if maps else []), *mask]
 
 
 def describe_maps(specs: Sequence[MapSpec]) -> dict[str, Json]:

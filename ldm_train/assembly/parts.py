@@ -1,5 +1,6 @@
 """The parts of a run, built from its settings: network, text encoder, autoencoder, schedule, prediction, weighting."""
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,6 +16,7 @@ from ldm_train.diffusion.schedules.schedule import NoiseSchedule
 from ldm_train.diffusion.weighting import Weighting
 from ldm_train.generation import Generation
 from ldm_train.settings.composition import build
+from ldm_train.settings.constructors import find_constructor
 from ldm_train.settings.schema.options import Part
 from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.settings.signatures import signature
@@ -139,6 +141,12 @@ def build_condition(part: Part, passed: Mapping[str, object]) -> Condition:
     takes = {} if found is None else found.kinds
     made: Condition = build(part, "condition", **{name: value for name, value in passed.items() if name in takes})
     return made
+
+
+def find_class(part: Part) -> type | None:
+    """Return the class of a condition; None if a function makes it."""
+    made_by = find_constructor(part.target, "condition")
+    return made_by if inspect.isclass(made_by) else None
 
 
 def network_widths(

@@ -37,6 +37,9 @@ class PlannedExamples:
         self.texts = plan.texts
         self.empty = plan.texts.index("")
 
+    def pick_texts(self, examples: Tensor, chosen: Tensor) -> list[str]:
+        return [self.texts[number] for number in self.index.caption_of(examples, chosen).tolist()]
+
     def first_caption(self, example: int) -> str:
         return self.texts[self.entries[example].captions[0]]
 

@@ -11,9 +11,12 @@ from torch import Tensor
 from ldm_train.assembly.condition_probes import probe_condition, probe_reading
 from ldm_train.assembly.map_conditions import read_spec
 from ldm_train.assembly.probing import attempt
+from ldm_train.assembly.training_data import fill_numbers
 from ldm_train.conditioners.condition import Condition
 from ldm_train.data.pictures.map_values import MapSpec
+from ldm_train.settings.composition import compose_as
 from ldm_train.settings.schema.options import Part
+from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.settings.trust import Grants, granted
 from ldm_train.types import Conditioning, Given
 
@@ -123,6 +126,7 @@ import torch
 from ldm_train.conditioners.inpaint import Inpaint
 from ldm_train.conditioners.map import Map
 from ldm_train.conditioners.condition import Condition, drop
+from ldm_train.conditioners.number import Number
 from ldm_train.types import Conditioning
 
 class OneHot(Map):
@@ -140,19 +144,36 @@ class Holes(Inpaint):
 
 class Words(Condition):
     def __init__(self, context_width):
-        super().__init__("words", dropout=0.1)
-        self.token_width, self.identity = context_width, {}
+        raise AssertionError("needs no map, and is not built")
 
-    def absent(self, count, *, size, latent_size):
-        return Given(torch.zeros(count), torch.zeros(count, dtype=torch.bool))
+class Year(Number):
+    def __init__(self, *, column, low=None, high=None):
+        super().__init__(column, low=low, high=high)
+
+class Fixed(Number):
+    def __init__(self):
+        super().__init__("year", low=0, high=1)
 """
 
 
-def test_own_classes_derived_from_map_and_inpaint_are_stored_as_these_are(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def own_maps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "own_maps.py").write_text(MODULE)
     monkeypatch.syspath_prepend(str(tmp_path))
+
+
+@pytest.mark.usefixtures("own_maps")
+def test_own_classes_derived_from_number_get_the_range_of_their_data_if_they_take_one() -> None:
+    parts = [Part("own_maps.Year", {"column": "year"}), Part("own_maps.Fixed", {})]
+    config = compose_as(TrainSettings, ["cache=c", "run_dir=r"]).with_values(conditions=parts)
+    with granted(Grants(("own_maps",))):
+        year, fixed = fill_numbers(config, {"year": ["1990", "2010"]}.__getitem__).conditions
+    assert (year.get("low"), year.get("high")) == (1990, 2010)
+    assert fixed == parts[1]
+
+
+@pytest.mark.usefixtures("own_maps")
+def test_own_classes_derived_from_map_and_inpaint_are_stored_as_these_are() -> None:
     with granted(Grants(("own_maps",))):
         found = [
             read_spec(Part(f"own_maps.{name}", arguments))

@@ -11,6 +11,7 @@ import torch
 
 from ldm_train.assembly.arithmetic import resolve_arithmetic
 from ldm_train.assembly.data_record import record_data
+from ldm_train.assembly.drawn_tags import describe_tag_cost
 from ldm_train.assembly.limits import read_limits, record_ending
 from ldm_train.assembly.new_word_files import write_words
 from ldm_train.assembly.new_words import check_new_words, training_captions, warn_of_untrained_words
@@ -87,8 +88,11 @@ def train_network(settings: TrainSettings, limits: Limits, keeping: Keeping) -> 
         first_weights=partial(load_start, settings, parts),
     )
     record_data(Path(settings.run_dir), data)
-    if settings.cache is not None and isinstance(parts.text_encoder, TextEncoder) and not parts.text_encoder.trained:
-        parts.text_encoder.keep_only(watching.captions(data))  # the cache has the embeddings of all other captions
+    if isinstance(parts.text_encoder, TextEncoder) and not parts.text_encoder.trained:
+        if data.tagged is not None:
+            note(describe_tag_cost(parts.text_encoder, batch_size=settings.batch_size))
+        elif settings.cache is not None:
+            parts.text_encoder.keep_only(watching.captions(data))  # the cache has the embeddings of all other captions
     module = training_module(settings, parts)
     if settings.channels_last:
         module.to(memory_format=torch.channels_last)

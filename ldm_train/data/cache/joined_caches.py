@@ -60,6 +60,12 @@ class JoinedCaches:
         tokens = _scattered([(mask, part.tokens) for mask, part in parts])
         return CaptionBatch(tokens, _scattered(embeddings) if embeddings else None)
 
+    def pick_texts(self, examples: Tensor, chosen: Tensor) -> list[str]:
+        found: dict[int, str] = {}
+        for cache, start, own in self._shares(examples):
+            found |= zip(own.nonzero()[:, 0].tolist(), cache.pick_texts(examples[own] - start, chosen[own]), strict=True)
+        return [found[place] for place in range(len(examples))]
+
     def first_caption(self, example: int) -> str:
         cache, own = self._own(example)
         return cache.first_caption(own)

@@ -81,6 +81,9 @@ class EncodedExamples(Protocol):
     def captions(self, examples: Tensor, chosen: Tensor, dropped: Tensor) -> CaptionBatch:
         """Return one caption of each example (B,): `chosen` (B,) in [0, 1) picks it; the empty one if `dropped` (B,)."""
 
+    def pick_texts(self, examples: Tensor, chosen: Tensor) -> list[str]:
+        """Return the text of one caption of each example (B,), which `chosen` (B,) in [0, 1) picks."""
+
     def first_caption(self, example: int) -> str:
         """Return the text of an example's first caption."""
 
@@ -228,10 +231,13 @@ class LatentCache:
         """All distinct captions, by their numbers."""
         return read_captions(self.folder)
 
+    def pick_texts(self, examples: Tensor, chosen: Tensor) -> list[str]:
+        """Return the text of one caption of each example (B,), which `chosen` (B,) in [0, 1) picks."""
+        return [self.caption_texts[number] for number in self.index.caption_of(examples, chosen).tolist()]
+
     def first_caption(self, example: int) -> str:
         """Return the text of an example's first caption."""
-        first = self.index.caption_of(torch.tensor([example]), torch.zeros(1))
-        return self.caption_texts[int(first)]
+        return self.pick_texts(torch.tensor([example]), torch.zeros(1))[0]
 
     def captions_of(self, example: int) -> list[str]:
         """Return the texts of all captions of an example."""

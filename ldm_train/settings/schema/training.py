@@ -77,6 +77,14 @@ class PriorSettings(Section):
     seed: int = setting(0, "of their noise")
 
 
+class TagSettings(Section):
+    """Captions that are tags, separated by commas: drawn anew at each step."""
+
+    shuffle: bool = setting(False, "put them into another order each time")
+    keep: WholeNumber = setting(0, "so many at the start stay there, and are never left out")
+    dropout: BelowOne = setting(0.0, "share of the others that are left out")
+
+
 class ParameterGroupSettings(Section):
     """Which parameters share a rate and a weight decay."""
 
@@ -185,6 +193,16 @@ class TrainSettings(FittingSettings, SourceSettings):
     image_size: Count | None = setting(None, "side of the pictures, pixels; null: the cache's own; another one is refused")
     conditions: Conditions = setting([], "what else the network is conditioned on: number, size, map, inpaint")
     caption_dropout: Share = setting(0.1, "share of examples trained without a caption, for guidance")
+    tags: TagSettings = setting(TagSettings(), "")
+    loss_mask: Text | None = setting(
+        None, "a map of source.maps, white where a picture counts in the loss and black where not; null: all of it counts"
+    )
+    loss_weight: Text | None = setting(
+        None, "a column of the pictures' metadata by which their loss is multiplied; pictures without it count 1"
+    )
+    cache_loss_weights: (
+        Annotated[list[NotNegative], Words("a list with a number for each cache, such as [1,0.5]")] | None
+    ) = setting(None, "by what the loss of each of several caches is multiplied")
     trained: Texts | None = setting(
         None,
         "patterns of parameters' names, [network.*.cross_attention.*]; the rest stays as network.weights has it; null: all",
