@@ -105,8 +105,7 @@ class Conditioning:
 class Given(Pinnable):
     """What is known for a condition of the examples of a batch.
 
-    It is no dataclass, so that Lightning leaves it as it is: with trainer.precision=bf16-true all numbers in dataclasses are
-    rounded, and in bfloat16 the year 1990 is 1992.
+    It is no dataclass: Lightning rounds what is in those to trainer.precision=bf16-true, in which the year 1990 is 1992.
 
     Args:
         values: as the condition reads them of the data, (B, ...).
@@ -123,9 +122,8 @@ class Given(Pinnable):
     def to(self, device: torch.device) -> "Given":
         """Return it on a device; Lightning calls this too, so a copy to a GPU must not wait for it."""
         on_gpu = device.type == "cuda"
-        if device.type == "mps" and self.values.dtype == torch.float64:  # which it does not have
-            return Given(self.values.float().to(device), self.kept.to(device))
-        return Given(self.values.to(device, non_blocking=on_gpu), self.kept.to(device, non_blocking=on_gpu))
+        values = self.values.float() if device.type == "mps" and self.values.is_floating_point() else self.values
+        return Given(values.to(device, non_blocking=on_gpu), self.kept.to(device, non_blocking=on_gpu))
 
 
 @dataclass
@@ -145,8 +143,7 @@ class LatentBatch(Pinnable):
         moments: moments of the raw latents.
         captions: token ids, with embeddings if the text encoder is frozen.
         conditions: what is known for each further condition, by its name.
-        loss_mask: how much each position of the latents counts in the loss, in [-1, 1] from not at all, as maps are stored,
-            (B, 1, H, W); None for all the same.
+        loss_mask: how much each position counts in the loss, from -1, not at all, to 1, (B, 1, H, W); None for 1.
         loss_weights: by what each example's loss is multiplied, (B,); None for 1.
     """
 
@@ -263,11 +260,7 @@ class ConditionedExamples(Protocol):
         """Yield one field of the metadata of every example, None if it does not have it."""
 
     def maps(self, name: str, examples: Tensor, views: Tensor, masks: Tensor | None = None) -> Tensor:
-        """Return a map (B, C, H, W) of one view (B,) of each example (B,); all of one bucket.
-
-        Args:
-            masks: of random masks, the number of the one of each example (B,) that is needed.
-        """
+        """Return a map (B, C, H, W) of views (B,) of examples (B,), all of one bucket; of random masks, these (B,)."""
 
     def name(self, example: int) -> str:
         """Return an example's name in its source."""

@@ -25,6 +25,7 @@ from ldm_train.settings.schema.kinds import (
     setting,
 )
 from ldm_train.settings.schema.options import CommandSettings, Conditions, Part, TrainerSettings
+from ldm_train.settings.schema.tags import TagSettings
 
 AverageLength = Annotated[float, Range(0, 0.2886, above=True)]  # up to the mean of all steps
 PartShare = Annotated[float, Range(0, 1, above=True)]
@@ -75,14 +76,6 @@ class PriorSettings(Section):
     )
     steps: Count = setting(20, "steps of the sampler")
     seed: int = setting(0, "of their noise")
-
-
-class TagSettings(Section):
-    """Captions that are tags, separated by commas: drawn anew at each step."""
-
-    shuffle: bool = setting(False, "put them into another order each time")
-    keep: WholeNumber = setting(0, "so many at the start stay there, and are never left out")
-    dropout: BelowOne = setting(0.0, "share of the others that are left out")
 
 
 class ParameterGroupSettings(Section):
