@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ldm_train.assembly.drawing import naming_prompt, open_sized, read_start, resize_generation
+from ldm_train.assembly.drawing import StartPicture, naming_prompt, open_sized, read_start, resize_generation
 from ldm_train.assembly.given_conditions import read_holes
 from ldm_train.assembly.prompt_options import Prompt, read_mapping_prompt
 from ldm_train.assembly.prompts import EXAMPLE
@@ -162,11 +162,9 @@ def generate(
     for places, (drawing, recipe) in drawings:
         with naming_prompt(read[places[0]]):
             drawing.check([read[place].text for place in places], recipe)
-    files = {name: None if file is None else fspath(file) for name, file in (("picture", picture), ("mask", mask))}
-    settings = complete_settings(str(run.config.run_dir), {**files, "strength": strength})
     first_drawing = drawings[0][1][0]  # all are of one size
-    start = read_start(settings, first_drawing)
-    known = first_drawing.complete(read_holes(settings, first_drawing) | dict(given or {}), len(read))
+    start, holes = read_files(run, first_drawing, picture=picture, mask=mask, strength=strength)
+    known = first_drawing.complete(holes | dict(given or {}), len(read))
     images: dict[int, Tensor] = {}
     for places, (drawing, recipe) in drawings:
         for first in range(0, len(places), batch_size):
@@ -177,6 +175,26 @@ def generate(
             finite = drawing.require_finite(start.paste(found), texts, numbers, seed=recipe.seed)
             images |= zip(batch, finite.cpu().float(), strict=True)
     return torch.stack([images[place] for place in range(len(read))])
+
+
+def read_files(
+    run: TrainedRun,
+    drawing: Generation,
+    *,
+    picture: str | PathLike[str] | None,
+    mask: str | PathLike[str] | None,
+    strength: float,
+) -> tuple[StartPicture, dict[str, Given]]:
+    """Return what drawing starts from, and what the files give for conditions on a picture with a hole.
+
+    Raises:
+        ValueError: a file cannot be read, or one is missing.
+    """
+    if picture is None and mask is None and strength == 1:
+        return StartPicture(), {}
+    files = {name: None if file is None else fspath(file) for name, file in (("picture", picture), ("mask", mask))}
+    settings = complete_settings(str(run.config.run_dir), {**files, "strength": strength})
+    return read_start(settings, drawing), read_holes(settings, drawing)
 
 
 def read_prompt_list(prompts: Sequence[object]) -> list[Prompt]:

@@ -12,7 +12,7 @@ from ldm_train.conditioners.token_pieces import group_words, split_text
 from ldm_train.diffusion.denoiser import Estimate
 from ldm_train.networks.attention_maps import AttentionRecorder, list_attending
 
-START, REST = "start token", "all others"  # what a network attends to that is no word
+START, REST = "start token", "end and padding"  # what a network attends to that is no word
 
 
 @dataclass(frozen=True)
