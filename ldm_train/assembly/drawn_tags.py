@@ -6,7 +6,7 @@ import torch
 
 from ldm_train.conditioners.class_labels import ClassLabels
 from ldm_train.conditioners.unconditional import Unconditional
-from ldm_train.data.batches.tags import TaggedCaptions, Tags
+from ldm_train.data.batches.tag_draws import TaggedCaptions, Tags
 from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.util.own_tokens import tokenize
 

@@ -11,7 +11,7 @@ from ldm_train.assembly.drawn_tags import draw_tags
 from ldm_train.conditioners.class_labels import ClassLabels
 from ldm_train.conditioners.unconditional import Unconditional
 from ldm_train.data.batches.datamodules import CachedLatents
-from ldm_train.data.batches.tags import TaggedCaptions, Tags
+from ldm_train.data.batches.tag_draws import TaggedCaptions, Tags
 from ldm_train.data.cache.reader import LatentCache
 from ldm_train.settings.composition import compose_as
 from ldm_train.settings.schema.training import TrainSettings

@@ -169,7 +169,7 @@ def test_maps_are_of_the_pictures_that_were_decoded_once(pictures: Path, monkeyp
         assert len(data.latents._ahead) <= 4
     assert len(decoded) <= 4 * 21
     alone = data.given(data.train[0][:1], torch.zeros(1, dtype=torch.int64))["inpaint"]
-    assert alone.values.shape == (1, 2 * 4, 16, 16)
+    assert alone.values.shape == (1, 4, 16, 16)  # the first mask
     assert len(data.latents._ahead) <= 4
 
 

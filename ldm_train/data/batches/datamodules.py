@@ -15,7 +15,7 @@ from ldm_train import draws
 from ldm_train.data.batches.holding_out import choose_held_out
 from ldm_train.data.batches.order import ExampleOrder, Pool
 from ldm_train.data.batches.positions import BatchGeometry, build_endless_loader
-from ldm_train.data.batches.tags import TaggedCaptions
+from ldm_train.data.batches.tag_draws import TaggedCaptions
 from ldm_train.data.cache.index import CacheIndex
 from ldm_train.data.cache.reader import EncodedExamples
 from ldm_train.types import CaptionBatch, Given, ImageBatch, LatentBatch, ReadCondition
