@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from ldm_train.data.batches.datamodules import CachedLatents
-from ldm_train.data.batches.loss_weights import read_loss_weights
-from ldm_train.data.cache.reader import EncodedExamples, LatentCache
+from ldm_train.data.batches.loss_weights import NamedExamples, read_loss_weights
+from ldm_train.data.cache.reader import LatentCache
 
 
-def examples(texts: Sequence[str | None], sets: Sequence[int] = (2, 1)) -> EncodedExamples:
+def examples(texts: Sequence[str | None], sets: Sequence[int] = (2, 1)) -> NamedExamples:
     return SimpleNamespace(sets=list(sets), column=lambda name: iter(texts), name=lambda number: f"{number}.png")  # type: ignore[return-value]
 
 

@@ -1,15 +1,24 @@
 """By how much the loss of each example counts: a number of its metadata, times that of its data set."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from ldm_train.data.cache.reader import EncodedExamples
+
+class NamedExamples(Protocol):
+    """Examples with metadata. `sets` has the number of examples of each data set."""
+
+    sets: list[int]
+
+    def name(self, example: int) -> str: ...
+
+    def column(self, name: str) -> Iterator[str | None]: ...
 
 
-def read_loss_weights(latents: EncodedExamples, column: str | None, factors: Sequence[float] | None) -> Tensor | None:
+def read_loss_weights(latents: NamedExamples, column: str | None, factors: Sequence[float] | None) -> Tensor | None:
     """Return the weight of each example's loss, (N,) float32; None if all count the same.
 
     Args:
@@ -36,7 +45,7 @@ def check_factors(factors: Sequence[float] | None, count: int) -> None:
         raise ValueError(f"cache_loss_weights={list(factors)} must have a number for each cache, and there are {count}")
 
 
-def _read_column(latents: EncodedExamples, column: str) -> Tensor:
+def _read_column(latents: NamedExamples, column: str) -> Tensor:
     """Return the numbers of a column, (N,), 1 for examples that do not have it."""
     texts = list(latents.column(column))
     if not any(text is not None for text in texts):
