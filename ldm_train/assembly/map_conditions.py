@@ -3,9 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import fields
 
-from ldm_train.assembly.parts import build_condition, find_class, is_shipped
-from ldm_train.conditioners.inpaint import Inpaint
-from ldm_train.conditioners.map import Map
 from ldm_train.data.cache.manifest import MAPS_KEY
 from ldm_train.data.pictures.map_values import MAPS_VERSION, MapSpec, describe_specs
 from ldm_train.settings.schema.options import Part
@@ -15,6 +12,7 @@ from ldm_train.util.safe_json import Json
 from ldm_train.util.text import as_word, format_value
 
 WIDTH = 4  # of the latents and tokens of a condition that is built only to be asked for its map
+SHIPPED = "ldm_train."
 MAP_TARGET, INPAINT_TARGET = "ldm_train.conditioners.map.Map", "ldm_train.conditioners.inpaint.Inpaint"
 MAPS_VERSION_KEY = "maps_version"
 
@@ -46,8 +44,16 @@ def read_spec(part: Part) -> MapSpec | None:
     given = {name: part.get(name) for name in names if part.get(name) is not None}
     if part.target == MAP_TARGET:
         return MapSpec(**given)
-    if is_shipped(part):
-        return None
+    return None if part.target.startswith(SHIPPED) else read_own_spec(part)
+
+
+def read_own_spec(part: Part) -> MapSpec | None:
+    """Return what the map of an own condition is; None if its class is not derived from `Map` or `Inpaint`."""
+    # Imported here because these import torch, and commands that encode start without it.
+    from ldm_train.assembly.parts import build_condition, find_class
+    from ldm_train.conditioners.inpaint import Inpaint
+    from ldm_train.conditioners.map import Map
+
     kind = find_class(part)
     if kind is not None and not issubclass(kind, Map | Inpaint):
         return None
