@@ -113,6 +113,7 @@ class Generation:
         seeds: tuple[int, int] | None = None,
         number: int = 0,
         blend: Literal["slerp", "lerp"] = "slerp",
+        picture: InitialPicture | None = None,
         given: Mapping[str, Given] = NOTHING,
     ) -> Tensor:
         """Draw pictures on the way from one prompt to another, (B, 3, H, W) in [-1, 1].
@@ -123,6 +124,7 @@ class Generation:
             number: the number that all the pictures have under both seeds.
             blend: interpolation of the prompts' embeddings; noise is always interpolated by `slerp`, which keeps its
                 deviation.
+            picture: a picture to start from instead of pure noise.
             given: what the pictures are conditioned on besides the prompts, the same all the way.
         """
 
@@ -138,7 +140,7 @@ class Generation:
             )
             return slerp(first.flatten(1), second.flatten(1), weights).view_as(first)
 
-        return self._draw(condition, noise, recipe, given=given)
+        return self._draw(condition, noise, recipe, picture, given=given)
 
     def _draw(
         self,

@@ -102,17 +102,19 @@ class Conditioning:
         return cls(tokens=joined("tokens"), mask=masks, vector=joined("vector"), maps=joined("maps"))
 
 
-@dataclass
 class Given(Pinnable):
     """What is known for a condition of the examples of a batch.
+
+    It is no dataclass: Lightning rounds what is in those to trainer.precision=bf16-true, in which the year 1990 is 1992.
 
     Args:
         values: as the condition reads them of the data, (B, ...).
         kept: False for examples that are drawn or trained without it, (B,).
     """
 
-    values: Tensor
-    kept: Tensor
+    def __init__(self, values: Tensor, kept: Tensor) -> None:
+        self.values = values
+        self.kept = kept
 
     def __getitem__(self, rows: slice | Tensor) -> "Given":
         return Given(self.values[rows], self.kept[rows])
@@ -120,7 +122,8 @@ class Given(Pinnable):
     def to(self, device: torch.device) -> "Given":
         """Return it on a device; Lightning calls this too, so a copy to a GPU must not wait for it."""
         on_gpu = device.type == "cuda"
-        return Given(self.values.to(device, non_blocking=on_gpu), self.kept.to(device, non_blocking=on_gpu))
+        values = self.values.float() if device.type == "mps" and self.values.is_floating_point() else self.values
+        return Given(values.to(device, non_blocking=on_gpu), self.kept.to(device, non_blocking=on_gpu))
 
 
 @dataclass
@@ -140,12 +143,16 @@ class LatentBatch(Pinnable):
         moments: moments of the raw latents.
         captions: token ids, with embeddings if the text encoder is frozen.
         conditions: what is known for each further condition, by its name.
+        loss_mask: how much each position counts in the loss, from -1, not at all, to 1, (B, 1, H, W); None for 1.
+        loss_weights: by what each example's loss is multiplied, (B,); None for 1.
     """
 
     positions: Tensor
     moments: Moments
     captions: CaptionBatch
     conditions: dict[str, Given] = field(default_factory=dict)
+    loss_mask: Tensor | None = None
+    loss_weights: Tensor | None = None
 
 
 @dataclass
@@ -252,8 +259,8 @@ class ConditionedExamples(Protocol):
     def column(self, name: str) -> Iterator[str | None]:
         """Yield one field of the metadata of every example, None if it does not have it."""
 
-    def maps(self, name: str, examples: Tensor, views: Tensor) -> Tensor:
-        """Return a map (B, C, H, W) of one view (B,) of each example (B,); all of one bucket."""
+    def maps(self, name: str, examples: Tensor, views: Tensor, masks: Tensor | None = None) -> Tensor:
+        """Return a map (B, C, H, W) of views (B,) of examples (B,), all of one bucket; of random masks, these (B,)."""
 
     def name(self, example: int) -> str:
         """Return an example's name in its source."""
@@ -262,7 +269,8 @@ class ConditionedExamples(Protocol):
 class ReadCondition(Protocol):
     """A condition as the batches know it: its name, the share of the examples that lack it, and how it is read.
 
-    `read` returns a function from examples (B,) and their views (B,) to what is known of them.
+    `read` returns a function from examples (B,) and their views (B,) to what is known of them. `read_step` calls it for a
+    training step, and returns that with what is drawn of it by the examples' positions (B,).
     """
 
     name: str
@@ -270,8 +278,9 @@ class ReadCondition(Protocol):
 
     def read(self, examples: ConditionedExamples) -> Callable[[Tensor, Tensor], Given]: ...
 
-    def draw(self, given: Given, positions: Tensor, *, seed: int) -> Given:
-        """Return what a training step uses of what was read, such as one of several masks, by positions (B,)."""
+    def read_step(
+        self, read: Callable[[Tensor, Tensor], Given], examples: Tensor, views: Tensor, positions: Tensor, *, seed: int
+    ) -> Given: ...
 
 
 class FeatureExtractor(Protocol):

@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ldm_train.assembly.drawing import naming_prompt, open_sized, resize_generation
+from ldm_train.assembly.drawing import StartPicture, naming_prompt, open_sized, read_start, resize_generation
+from ldm_train.assembly.given_conditions import read_holes
 from ldm_train.assembly.prompt_options import Prompt, read_mapping_prompt
 from ldm_train.assembly.prompts import EXAMPLE
 from ldm_train.assembly.stored_run import TrainedRun
@@ -25,13 +26,14 @@ from ldm_train.settings.composition import compose_as
 from ldm_train.settings.python_values import PythonValues, merge_settings, read_trust
 from ldm_train.settings.run_options import DRAWING_GROUPS, read_run_config
 from ldm_train.settings.schema.options import TARGET
-from ldm_train.settings.schema.using import SampleSettings
+from ldm_train.settings.schema.using import DrawingSettings, SampleSettings
 from ldm_train.settings.shipped import ConfigError, groups_of
 from ldm_train.settings.trust import granted
 from ldm_train.training.callbacks.picture_grids import make_grid_picture
 from ldm_train.types import Given
 
-WITHOUT_EFFECT = {"prompts", "out", "count", "first_number", "labels", "x", "y", "interpolate", "number", "map", "attention"}
+OF_OPENING = {*DrawingSettings.model_fields, "size", "negative_prompt", "adapters", "embeddings"}
+WITHOUT_EFFECT = SampleSettings.model_fields.keys() - OF_OPENING
 Value = TypeVar("Value")
 NOTHING: Mapping[str, object] = MappingProxyType({})
 
@@ -62,7 +64,8 @@ def load_run(
     given = merge_settings(settings, more)
     if useless := sorted(WITHOUT_EFFECT & {name.partition(".")[0] for name in given}):
         raise ConfigError(
-            f"{useless[0]} has no effect in load_run, which draws nothing; generate() takes prompts and given=…"
+            f"{useless[0]} has no effect in load_run, which draws nothing; generate() takes prompts, picture=, mask=, "
+            "strength=, batch_size= and given="
         )
     with granting(run_dir, given, trust) as values:
         return open_for_drawing(fspath(run_dir), values)
@@ -146,6 +149,9 @@ def generate(
     sampler: Sampler | None = None,
     negative_prompt: str | None = None,
     batch_size: int = 16,
+    picture: str | PathLike[str] | None = None,
+    mask: str | PathLike[str] | None = None,
+    strength: float = 1.0,
     given: Mapping[str, Given] | None = None,
 ) -> Tensor:
     """Draw a picture for each prompt and return them as images (B, 3, H, W) in [-1, 1], float32 on the CPU.
@@ -161,13 +167,16 @@ def generate(
         seed, negative_prompt, steps, guidance_scale, sampler: None for those that the run was loaded with. What a mapping
             has counts instead.
         batch_size: pictures drawn at once.
+        picture, mask: files to start from, as `picture=FILE mask=FILE` of `ldm-train sample`: white is drawn anew, the rest
+            stays.
+        strength: how much of that picture may change, up to 1.
         given: what the pictures are conditioned on besides the prompts, by the conditions' names: a row for each, or one for
             all, such as `{"age": Given(torch.tensor([30.0]), torch.tensor([True]))}` of `ldm_train.types`.
 
     Raises:
         ValueError: a prompt that is no text or mapping, or has an unknown option; prompts of different sizes; or the sampler
-            and the number of steps do not fit the run's schedule; a condition that the run needs, or does not know; or an
-            image is not finite.
+            and the number of steps do not fit the run's schedule; a condition that the run needs, or does not know; a
+            file that cannot be read; or an image is not finite.
     """
     if not isinstance(run, TrainedRun):
         raise ValueError(f"generate takes a run as load_run() or train() returns it, not a {type(run).__name__}")
@@ -189,17 +198,39 @@ def generate(
     for places, (drawing, recipe) in drawings:
         with naming_prompt(read[places[0]]):
             drawing.check([read[place].text for place in places], recipe)
-    known = drawings[0][1][0].complete(given or {}, len(read))
+    first_drawing = drawings[0][1][0]  # all are of one size
+    start, holes = read_files(run, first_drawing, picture=picture, mask=mask, strength=strength)
+    known = first_drawing.complete(holes | dict(given or {}), len(read))
     images: dict[int, Tensor] = {}
     for places, (drawing, recipe) in drawings:
         for first in range(0, len(places), batch_size):
             batch = places[first : first + batch_size]
             texts, numbers = [read[place].text for place in batch], [place * (read[place].seed is None) for place in batch]
             own = {name: rows[torch.tensor(batch)] for name, rows in known.items()}
-            found = drawing(texts, recipe, numbers=torch.tensor(numbers), given=own)
-            finite = drawing.require_finite(found, texts, numbers, seed=recipe.seed)
+            found = drawing(texts, recipe, numbers=torch.tensor(numbers), picture=start.initial, given=own)
+            finite = drawing.require_finite(start.paste(found), texts, numbers, seed=recipe.seed)
             images |= zip(batch, finite.cpu().float(), strict=True)
     return torch.stack([images[place] for place in range(len(read))])
+
+
+def read_files(
+    run: TrainedRun,
+    drawing: Generation,
+    *,
+    picture: str | PathLike[str] | None,
+    mask: str | PathLike[str] | None,
+    strength: float,
+) -> tuple[StartPicture, dict[str, Given]]:
+    """Return what drawing starts from, and what the files give for conditions on a picture with a hole.
+
+    Raises:
+        ValueError: a file cannot be read, or one is missing.
+    """
+    if picture is None and mask is None and strength == 1:
+        return StartPicture(), {}
+    files = {name: None if file is None else fspath(file) for name, file in (("picture", picture), ("mask", mask))}
+    settings = compose_for_drawing(str(run.config.run_dir), {**files, "strength": strength})
+    return read_start(settings, drawing), read_holes(settings, drawing)
 
 
 def read_prompt_list(prompts: Sequence[object]) -> list[Prompt]:

@@ -11,6 +11,8 @@ from torch import Tensor
 from ldm_train.assembly.parts import is_shipped
 from ldm_train.assembly.probing import UnfitError, attempt, describe, expect, expect_floats, require
 from ldm_train.conditioners.condition import Condition
+from ldm_train.conditioners.inpaint import Inpaint
+from ldm_train.conditioners.map import Map
 from ldm_train.settings.schema.options import Part
 from ldm_train.types import ConditionedExamples, Conditioning, Given
 
@@ -20,8 +22,9 @@ SIZE, LATENT_SIZE = (32, 48), (8, 12)  # of pictures and of latents
 
 def probe_condition(condition: Any) -> None:
     """Raise an `UnfitError` if `absent` or `forward` of a condition returns something of another kind or shape."""
-    for word in ("takes_map", "takes_mask"):
-        require(not getattr(condition, word), f"{word} is for the options map and inpaint alone; leave it out")
+    for word, base in (("takes_map", Map), ("takes_mask", Inpaint)):
+        fits = not getattr(condition, word) or isinstance(condition, base)
+        require(fits, f"{word} is for classes that are derived from {base.__module__}.{base.__name__}; leave it out")
     identity = condition.identity
     require(isinstance(identity, dict), f"identity must be a dict of plain values, and is {describe(identity)}")
     try:
@@ -45,10 +48,17 @@ def expect_given(found: object, count: int, of: str) -> Given:
 
 
 def expect_conditioning(found: object, condition: Condition) -> None:
-    """Raise an `UnfitError` if `forward` returned anything but the vector and the maps that a condition announces."""
+    """Raise an `UnfitError` if `forward` returned anything but the tokens, vector and maps that a condition announces."""
     require(isinstance(found, Conditioning), f"forward must return a Conditioning, and returned {describe(found)}")
     assert isinstance(found, Conditioning)
-    require(found.tokens is None, "forward must return a vector or maps, and returned tokens, which are the captions'")
+    length = found.tokens.shape[1:2] if isinstance(found.tokens, Tensor) else ()
+    if found.mask is not None:
+        require(found.tokens is not None, "forward returns a mask, but no tokens that it hides")
+        expect(found.mask, (TWO, *length), "mask of what forward returns")
+    width, tokens = condition.token_width, found.tokens
+    require((tokens is None) == (width == 0), f"token_width={width}, but forward returns tokens={describe(tokens)}")
+    if tokens is not None:
+        expect_floats(tokens, (TWO, *length, width), "tokens of what forward returns")
     for name, setting, size in (("vector", "vector_width", ()), ("maps", "map_channels", LATENT_SIZE)):
         width, value = getattr(condition, setting), getattr(found, name)
         require((value is None) == (width == 0), f"{setting}={width}, but forward returns {name}={describe(value)}")

@@ -38,20 +38,29 @@ def read_given(config: SampleSettings, generation: Generation) -> dict[str, Give
                 f"number.{name}={value:g} is too large; it must be at most {LARGEST:g}, and what was trained on"
             )
         if isinstance(condition, Number) and not condition.low <= value <= condition.high:
-            warn(
-                f"number.{name}={value:g} is outside of what the run was trained on, {condition.low:g} to {condition.high:g}"
-            )
-        found[name] = Given(torch.tensor([float(value)]), KEPT)
+            low, high = f"{condition.low:.15g}", f"{condition.high:.15g}"
+            warn(f"number.{name}={value:.15g} is outside of what the run was trained on, {low} to {high}")
+        kind = torch.float64 if isinstance(condition, Number) else torch.float32  # as it reads them of the data
+        found[name] = Given(torch.tensor([float(value)], dtype=kind), KEPT)
     for name, path in config.map.items():
         condition = find_condition(generation, f"map.{name}={path}", name, takes="takes_map")
         assert isinstance(condition, Map)
         found[name] = Given(read_map_file(path, condition, generation), KEPT)
-    if config.picture is not None and config.mask is not None:
-        for condition in generation.conditions.each:
-            if condition.takes_mask:
-                found[condition.name] = Given(read_hole(config.picture, config.mask, generation), KEPT)
+    found |= read_holes(config, generation)
     generation.complete(found, 1)
     return found
+
+
+def read_holes(config: SampleSettings, generation: Generation) -> dict[str, Given]:
+    """Return what picture=FILE and mask=FILE give for the conditions that take a mask; nothing without both.
+
+    Raises:
+        ValueError: a file cannot be read, or they do not fit together.
+    """
+    if config.picture is None or config.mask is None:
+        return {}
+    names = [condition.name for condition in generation.conditions.each if condition.takes_mask]
+    return {name: Given(read_hole(config.picture, config.mask, generation), KEPT) for name in names}
 
 
 def find_condition(generation: Generation, word: str, name: str, *, takes: str) -> Condition:

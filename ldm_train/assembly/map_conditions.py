@@ -11,6 +11,8 @@ from ldm_train.settings.schema.using import EncodeSettings
 from ldm_train.util.safe_json import Json
 from ldm_train.util.text import as_word, format_value
 
+WIDTH = 4  # of the latents and tokens of a condition that is built only to be asked for its map
+SHIPPED = "ldm_train."
 MAP_TARGET, INPAINT_TARGET = "ldm_train.conditioners.map.Map", "ldm_train.conditioners.inpaint.Inpaint"
 MAPS_VERSION_KEY = "maps_version"
 
@@ -22,19 +24,43 @@ def map_specs(config: EncodeSettings | TrainSettings) -> list[MapSpec]:
         ValueError: two have the same name.
     """
     specs = [spec for part in config.conditions if (spec := read_spec(part)) is not None]
+    if config.loss_mask is not None and MapSpec(config.loss_mask) not in specs:  # a condition may be of the same map
+        specs.append(MapSpec(config.loss_mask))
     names = [spec.name for spec in specs]
     if twice := next((name for name in names if names.count(name) > 1), None):
-        raise ValueError(f"conditions: two have the name {twice}; give one of them another name=…")
+        of_mask = f", or loss_mask={twice} is of another kind than the condition" if twice == config.loss_mask else ""
+        raise ValueError(f"conditions: two have the name {twice}{of_mask}; give one of them another name=…")
     return specs
 
 
 def read_spec(part: Part) -> MapSpec | None:
-    """Return what the map of a condition is; None if it needs none."""
+    """Return what the map of a condition is; None if it needs none.
+
+    An own condition that is derived from `Map` or `Inpaint` is built, because only its class knows.
+    """
     if part.target == INPAINT_TARGET:
         return MapSpec(part.get("name", "inpaint"), encoded=True, masks=part.get("masks", 4))  # the defaults of Inpaint
     names = [field.name for field in fields(MapSpec) if field.name != "masks"]
     given = {name: part.get(name) for name in names if part.get(name) is not None}
-    return MapSpec(**given) if part.target == MAP_TARGET else None
+    if part.target == MAP_TARGET:
+        return MapSpec(**given)
+    return None if part.target.startswith(SHIPPED) else read_own_spec(part)
+
+
+def read_own_spec(part: Part) -> MapSpec | None:
+    """Return what the map of an own condition is; None if its class is not derived from `Map` or `Inpaint`."""
+    # Imported here because these import torch, and commands that encode start without it.
+    from ldm_train.assembly.parts import build_condition, find_class
+    from ldm_train.conditioners.inpaint import Inpaint
+    from ldm_train.conditioners.map import Map
+
+    kind = find_class(part)
+    if kind is not None and not issubclass(kind, Map | Inpaint):
+        return None
+    made = build_condition(part, {"latent_channels": WIDTH, "to_model": None, "context_width": WIDTH})
+    if isinstance(made, Inpaint):
+        return MapSpec(made.name, encoded=True, masks=made.masks)
+    return MapSpec(made.name, made.channels, made.nearest, made.encoded) if isinstance(made, Map) else None
 
 
 def file_specs(config: EncodeSettings | TrainSettings) -> list[MapSpec]:
@@ -42,8 +68,10 @@ def file_specs(config: EncodeSettings | TrainSettings) -> list[MapSpec]:
     return [spec for spec in map_specs(config) if not spec.masks]
 
 
-def words_of_maps(specs: Sequence[MapSpec]) -> list[str]:
-    """Return the words of `encode` that store these maps; none without maps."""
+def words_of_maps(config: EncodeSettings | TrainSettings) -> list[str]:
+    """Return the words of `encode` that store the maps that settings need; none without maps."""
+    mask = [] if config.loss_mask is None else [as_word("loss_mask", config.loss_mask)]
+    specs = [spec for part in config.conditions if (spec := read_spec(part)) is not None]
     maps = [
         f"{{inpaint:{{name:{spec.name},masks:{spec.masks}}}}}"
         if spec.masks
@@ -51,7 +79,7 @@ def words_of_maps(specs: Sequence[MapSpec]) -> list[str]:
         f"encoded:{format_value(spec.encoded)}}}}}"
         for spec in specs
     ]
-    return [as_word("conditions", f"[{','.join(maps)}]")] if maps else []
+    return [*([as_word("conditions", f"[{','.join(maps)}]")] if maps else []), *mask]
 
 
 def describe_maps(specs: Sequence[MapSpec]) -> dict[str, Json]:

@@ -1,5 +1,7 @@
 """The parts of a run, built from its settings: network, text encoder, autoencoder, schedule, prediction, weighting."""
 
+import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -14,6 +16,7 @@ from ldm_train.diffusion.schedules.schedule import NoiseSchedule
 from ldm_train.diffusion.weighting import Weighting
 from ldm_train.generation import Generation
 from ldm_train.settings.composition import build
+from ldm_train.settings.constructors import find_constructor
 from ldm_train.settings.schema.options import Part
 from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.settings.signatures import signature
@@ -90,7 +93,7 @@ def build_parts(config: TrainSettings, *, empty_network: bool = False) -> Parts:
     assert config.text_encoder is not None
     assert config.image_size is not None
     autoencoder, text_encoder = build(config.autoencoder, "autoencoder"), build(config.text_encoder, "text_encoder")
-    conditions = build_conditions(config, autoencoder)
+    conditions = build_conditions(config, autoencoder, text_encoder.context_width)
     make = partial(build, config.network, "network", **network_widths(config, autoencoder, text_encoder, conditions))
     if is_shipped(config.network):
         with torch.device("meta"):
@@ -108,19 +111,42 @@ def build_parts(config: TrainSettings, *, empty_network: bool = False) -> Parts:
     return Parts(network, text_encoder, autoencoder, schedule, prediction, weighting, config.image_size, conditions)
 
 
-def build_conditions(config: TrainSettings, autoencoder: Autoencoder) -> Conditions:
+def build_conditions(config: TrainSettings, autoencoder: Autoencoder, context_width: int | None) -> Conditions:
     """Build what a run's settings condition the network on besides the caption.
+
+    Args:
+        context_width: width of the text encoder's tokens, None if it has none.
 
     Raises:
         ValueError: two have the same name, or settings that do not go together.
     """
-    passed = {"latent_channels": autoencoder.channels, "to_model": Scaling.of(autoencoder).to_model}
-    made: list[Condition] = []
-    for part in config.conditions:
-        found = signature(part.target)
-        takes = {} if found is None else found.kinds
-        made.append(build(part, "condition", **{name: value for name, value in passed.items() if name in takes}))
+    passed = {
+        "latent_channels": autoencoder.channels,
+        "to_model": Scaling.of(autoencoder).to_model,
+        "context_width": context_width,
+    }
+    made = [build_condition(part, passed) for part in config.conditions]
+    for one in made:
+        if one.token_width not in (0, context_width):
+            raise ValueError(
+                f"the condition {one.name} gives tokens of width {one.token_width}, and the text encoder's have "
+                f"{'none' if context_width is None else context_width}; a class with the argument context_width gets theirs"
+            )
     return Conditions(made)
+
+
+def build_condition(part: Part, passed: Mapping[str, object]) -> Condition:
+    """Return a condition, which gets those of the arguments `passed` that its constructor takes."""
+    found = signature(part.target)
+    takes = {} if found is None else found.kinds
+    made: Condition = build(part, "condition", **{name: value for name, value in passed.items() if name in takes})
+    return made
+
+
+def find_class(part: Part) -> type | None:
+    """Return the class of a condition; None if a function makes it."""
+    made_by = find_constructor(part.target, "condition")
+    return made_by if inspect.isclass(made_by) else None
 
 
 def network_widths(

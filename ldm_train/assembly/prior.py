@@ -107,6 +107,10 @@ def refuse_prior_settings(config: TrainSettings) -> None:
         raise ValueError("prior.prompts are drawn by the weights that a run starts from; set network.weights=…")
     if config.conditions:
         raise ValueError("prior.prompts have no values for conditions=…; leave one of the two out")
+    if config.loss_mask is not None:
+        raise ValueError(f"prior.prompts have no map for loss_mask={config.loss_mask}; leave one of the two out")
+    if config.cache_loss_weights is not None:
+        raise ValueError("cache_loss_weights do not go with prior.prompts, of which prior.weight is the weight")
     if config.cache_repeats is not None:
         raise ValueError("cache_repeats do not go with prior.prompts, whose weight is a share; give cache_shares")
     if not config.prior.weight > 0:

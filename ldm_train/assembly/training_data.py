@@ -12,13 +12,15 @@ from rich.progress import DownloadColumn, Progress
 from ldm_train.assembly.cache_identity import describe_encoders, restore_part
 from ldm_train.assembly.condition_probes import probe_reading
 from ldm_train.assembly.decoded_sample import decode_sample, describe_quality
+from ldm_train.assembly.drawn_tags import draw_tags
 from ldm_train.assembly.map_conditions import file_specs, map_specs, words_of_maps
 from ldm_train.assembly.own_part_probes import probe_parts
-from ldm_train.assembly.parts import Parts, build_parts
+from ldm_train.assembly.parts import Parts, build_parts, find_class
 from ldm_train.assembly.source_survey import check_background, list_labels, name_classes, refuse_shapes, survey_source
 from ldm_train.autoencoders.scaling import Scaling
 from ldm_train.conditioners.number import Number, find_range
 from ldm_train.data.batches.datamodules import CachedLatents
+from ldm_train.data.batches.loss_weights import read_loss_weights
 from ldm_train.data.cache.joined_caches import join_caches
 from ldm_train.data.cache.manifest import MAPS_KEY, Manifest, check_cache_matches, to_canonical_json
 from ldm_train.data.cache.plan import CachePlan, parse_bucket
@@ -28,7 +30,9 @@ from ldm_train.data.pictures.map_values import describe_specs
 from ldm_train.data.scan.source_review import group_problems
 from ldm_train.data.scan.survey import Survey
 from ldm_train.settings.composition import build, words
+from ldm_train.settings.schema.options import Part
 from ldm_train.settings.schema.training import TrainSettings
+from ldm_train.settings.signatures import signature
 from ldm_train.training.encoding import Encoding
 from ldm_train.training.on_the_fly import LivePictures, OnTheFly
 from ldm_train.training.rendering import Rendering
@@ -37,7 +41,6 @@ from ldm_train.util.processes import launched_rank
 from ldm_train.util.safe_json import Json
 from ldm_train.util.text import as_word
 
-NUMBER = f"{Number.__module__}.{Number.__qualname__}"
 Training = TypeVar("Training", bound=TrainSettings)
 FEW = 16  # pictures of one forward pass, where a GPU's memory is the network's
 
@@ -97,7 +100,7 @@ def refuse_unfit(config: TrainSettings, parts: Parts, caches: Sequence[LatentCac
         f"image_size={config.image_size}",
         *words("autoencoder", config.autoencoder),
         *words("text_encoder", config.text_encoder),
-        *words_of_maps(map_specs(config)),
+        *words_of_maps(config),
     ]
     for cache in caches:
         check_cache_matches(cache.manifest, expected, cache=cache.folder, mend=mend + words_of_encoding(cache.manifest))
@@ -121,6 +124,13 @@ def list_column(survey: Survey, name: str) -> list[str | None]:
     return [seen.item.fields.get(name) for seen in survey.scanned]
 
 
+def takes_range(part: Part) -> bool:
+    """Return whether a condition is on a number, with a range that the data fills in."""
+    kind, found = find_class(part), signature(part.target)
+    takes = set() if found is None else found.kinds.keys()
+    return kind is not None and issubclass(kind, Number) and takes >= {"column", "low", "high"}
+
+
 def fill_numbers(config: Training, column: Callable[[str], Iterable[str | None]]) -> Training:
     """Return settings in which conditions on numbers have the range of their data, where nothing else is set.
 
@@ -132,7 +142,7 @@ def fill_numbers(config: Training, column: Callable[[str], Iterable[str | None]]
     """
     filled = []
     for part in config.conditions:
-        if part.target == NUMBER and None in (part.get("low"), part.get("high")):
+        if takes_range(part) and None in (part.get("low"), part.get("high")):
             low, high = find_range(str(part.get("column")), column(str(part.get("column"))))
             low, high = (
                 given if given is not None else found for given, found in ((part.get("low"), low), (part.get("high"), high))
@@ -146,17 +156,20 @@ def make_batches(config: TrainSettings, latents: EncodedExamples, parts: Parts) 
     """Return the batches of one cache or of several."""
     return CachedLatents(
         latents,
-        conditions=parts.conditions.each,
-        **batch_settings(config),
+        **batch_settings(config, latents, parts),
         repeats=config.cache_repeats,
         shares=config.cache_shares,
     )
 
 
-def batch_settings(config: TrainSettings) -> dict[str, Any]:
-    """Return the settings that decide how batches are made."""
-    names = ("batch_size", "micro_batch_size", "seed", "caption_dropout", "held_out", "workers")
-    return {name: getattr(config, name) for name in names}
+def batch_settings(config: TrainSettings, latents: EncodedExamples, parts: Parts) -> dict[str, Any]:
+    """Return what decides how batches are made."""
+    names = ("batch_size", "micro_batch_size", "seed", "caption_dropout", "held_out", "workers", "loss_mask")
+    return {name: getattr(config, name) for name in names} | {
+        "conditions": parts.conditions.each,
+        "tagged": draw_tags(config, parts.text_encoder),
+        "loss_weights": read_loss_weights(latents, config.loss_weight, config.cache_loss_weights),
+    }
 
 
 def open_source(config: TrainSettings) -> tuple[TrainSettings, Parts, CachedLatents, str]:
@@ -166,6 +179,8 @@ def open_source(config: TrainSettings) -> tuple[TrainSettings, Parts, CachedLate
         raise ValueError(f"without a cache, train encodes on the fly and needs {', '.join(f'{name}=…' for name in needed)}")
     if config.cache_repeats is not None or config.cache_shares is not None:
         raise ValueError("cache_repeats and cache_shares are of caches; there is none")
+    if config.cache_loss_weights is not None:
+        raise ValueError("cache_loss_weights is of caches; there is none. loss_weight=COLUMN weighs single pictures")
     if config.workers:
         raise ValueError(f"workers={config.workers} are of a cache; pictures encoded on the fly are decoded by threads")
     assert config.source is not None
@@ -216,7 +231,7 @@ def open_source(config: TrainSettings) -> tuple[TrainSettings, Parts, CachedLate
     return (
         config,
         parts,
-        OnTheFly(live, conditions=parts.conditions.each, **batch_settings(config)),
+        OnTheFly(live, **batch_settings(config, live, parts)),
         hashlib.sha256(content.encode()).hexdigest(),
     )
 

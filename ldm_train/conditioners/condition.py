@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
 from ldm_train.types import ConditionedExamples, Conditioning, Given
 from ldm_train.util.safe_json import Json
@@ -18,9 +19,10 @@ class Condition(nn.Module):
     Args:
         name: in batches, in messages, and before the names of its parameters; letters, digits and underscores.
         dropout: share of the examples that are trained without it, so that pictures can be drawn without it too. Of the
-            examples whose caption is dropped, half lack it as well (as in arXiv 2211.09800, section 3.2.1).
+            examples whose caption is dropped, half lack all conditions as well (as in arXiv 2211.09800, section 3.2.1).
 
     Attributes:
+        token_width: D of the tokens that it gives for cross-attention, which the text encoder's must have too; 0 for none.
         vector_width: D of the vector that it gives; 0 for none.
         map_channels: C of the maps that it gives; 0 for none.
         identity: everything but trained weights that the conditioning depends on, in plain values.
@@ -32,6 +34,7 @@ class Condition(nn.Module):
         ValueError: a name of other characters, or a dropout outside [0, 1).
     """
 
+    token_width = 0
     vector_width = 0
     map_channels = 0
     identity: dict[str, Json]
@@ -64,8 +67,18 @@ class Condition(nn.Module):
         raise NotImplementedError
 
     def draw(self, given: Given, positions: Tensor, *, seed: int) -> Given:
-        """Return what a training step uses of what was read, such as one of several masks, by seed and positions (B,)."""
+        """Return what a training step uses of what was read, such as noise on it, by seed and positions (B,)."""
         return given
+
+    def read_step(
+        self, read: Callable[[Tensor, Tensor], Given], examples: Tensor, views: Tensor, positions: Tensor, *, seed: int
+    ) -> Given:
+        """Return what a training step uses of views (B,) of examples (B,) at these positions (B,).
+
+        Args:
+            read: what `read` returned.
+        """
+        return self.draw(read(examples, views), positions, seed=seed)
 
     def absent(self, count: int, *, size: tuple[int, int], latent_size: tuple[int, int]) -> Given:
         """Return what `count` pictures of this (height, width), in pixels, are drawn with where nothing is given."""
@@ -103,6 +116,11 @@ class Conditions(nn.ModuleDict):
         return [condition for condition in self.values() if isinstance(condition, Condition)]
 
     @property
+    def needed(self) -> list[Condition]:
+        """Those that were never trained without, and do not follow from the pictures' size."""
+        return [condition for condition in self.each if not condition.dropout and condition.word is not None]
+
+    @property
     def vector_width(self) -> int:
         """D of all vectors together."""
         return sum(condition.vector_width for condition in self.each)
@@ -129,10 +147,10 @@ class Conditions(nn.ModuleDict):
         if unknown := sorted(given.keys() - self.keys()):
             known = ", ".join(self) or "nothing but the caption"
             raise ValueError(f"this network is not conditioned on {unknown[0]}; it is on {known}")
-        for one in self.each:
-            word = one.word
-            if one.name not in given and not one.dropout and word is not None:
-                raise ValueError(f"this network is conditioned on {one.name} and was never trained without it: give {word}")
+        if missing := next((one for one in self.needed if one.name not in given), None):
+            raise ValueError(
+                f"this network is conditioned on {missing.name} and was never trained without it: give {missing.word}"
+            )
         rows = {
             name: one[torch.zeros(count, dtype=torch.int64)] if len(one.kept) == 1 else one for name, one in given.items()
         }
@@ -180,6 +198,15 @@ class Conditions(nn.ModuleDict):
 def drop(features: Tensor, kept: Tensor) -> Tensor:
     """Return features (B, ...) with zeros where `kept` (B,) is False."""
     return torch.where(kept.view(-1, *[1] * (features.ndim - 1)), features, torch.zeros_like(features))
+
+
+def scale_map(maps: Tensor, size: tuple[int, int], *, nearest: bool = False) -> Tensor:
+    """Return maps (B, C, H, W) scaled to this (height, width); with `nearest`, values are not mixed."""
+    if tuple(maps.shape[2:]) == size:
+        return maps
+    if nearest:
+        return interpolate(maps.float(), size, mode="nearest-exact")
+    return interpolate(maps.float(), size, mode="bilinear", antialias=True)
 
 
 def look_up_map(examples: ConditionedExamples, name: str, chosen: Tensor, views: Tensor) -> Given:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ldm_train import draws
-from ldm_train.conditioners.condition import Condition, drop, look_up_map
+from ldm_train.conditioners.condition import Condition, drop, scale_map
 from ldm_train.types import ConditionedExamples, Conditioning, Given
 
 MOST_MASKS = 64  # each is stored with each picture
@@ -49,19 +49,24 @@ class Inpaint(Condition):
         self.identity = {"kind": "inpaint"}
 
     def read(self, examples: ConditionedExamples) -> Callable[[Tensor, Tensor], Given]:
-        return partial(look_up_map, examples, self.name)
+        """Return a function to the first mask of each example with the latents that it leaves, (B, 1 + C, h, w)."""
+        return partial(_read_masks, partial(examples.maps, self.name))
 
-    def draw(self, given: Given, positions: Tensor, *, seed: int) -> Given:
-        """Return the mask and the latents (B, 1 + C, h, w) of one of the masks (B, masks * (1 + C), h, w)."""
+    def read_step(
+        self, read: Callable[[Tensor, Tensor], Given], examples: Tensor, views: Tensor, positions: Tensor, *, seed: int
+    ) -> Given:
+        """Return one of the masks of each example with the latents that it leaves, (B, 1 + C, h, w)."""
         chosen = (draws.uniform(seed, f"condition {self.name} mask", positions) * self.masks).long()
-        return Given(self._choose(given.values, chosen), given.kept)
+        return read(examples, views, chosen)  # type: ignore[call-arg]
 
     def gather(self, rows: Sequence[Given], *, latent_size: tuple[int, int]) -> Given:
-        """Return the first mask of each example; of an example with latents of another (height, width), no hole."""
-        first = [Given(row.values[:, : self.map_channels], row.kept) for row in rows]
-        none = partial(self.absent, size=latent_size, latent_size=latent_size)
-        fitting = [row if tuple(row.values.shape[2:]) == latent_size else none(len(row.kept)) for row in first]
-        return super().gather(fitting, latent_size=latent_size)
+        """Return the masks of single examples together; those of another (height, width) are scaled with their latents."""
+        scaled = []
+        for row in rows:
+            mask, latents = row.values[:, :1], row.values[:, 1:]
+            parts = [scale_map(mask, latent_size, nearest=True), scale_map(latents, latent_size)]
+            scaled.append(Given(torch.cat(parts, 1), row.kept))
+        return super().gather(scaled, latent_size=latent_size)
 
     def absent(self, count: int, *, size: tuple[int, int], latent_size: tuple[int, int]) -> Given:
         return Given(torch.zeros(count, self.map_channels, *latent_size), torch.zeros(count, dtype=torch.bool))
@@ -71,6 +76,10 @@ class Inpaint(Condition):
         latents = latents if self.to_model is None else self.to_model(latents)
         return Conditioning(maps=drop(torch.cat([mask, latents], 1), kept))
 
-    def _choose(self, values: Tensor, chosen: Tensor) -> Tensor:
-        every = values.unflatten(1, (self.masks, self.map_channels))
-        return every[torch.arange(len(every)), chosen]
+
+def _read_masks(
+    maps: Callable[[Tensor, Tensor, Tensor], Tensor], examples: Tensor, views: Tensor, masks: Tensor | None = None
+) -> Given:
+    """Return what `maps` has of these masks (B,), else of the first one, of views (B,) of examples (B,)."""
+    chosen = torch.zeros_like(examples) if masks is None else masks
+    return Given(maps(examples, views, chosen), torch.ones(len(examples), dtype=torch.bool))

@@ -1,14 +1,12 @@
 """A further picture of the same scene as a condition: depth, edges, a segmentation, a sketch."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 
-from ldm_train.conditioners.condition import Condition, drop, look_up_map
+from ldm_train.conditioners.condition import Condition, drop, look_up_map, scale_map
 from ldm_train.types import ConditionedExamples, Conditioning, Given
 
 
@@ -46,27 +44,21 @@ class Map(Condition):
             raise ValueError(f"channels={channels} of the condition {name}: an autoencoder takes grey (1) or colours (3)")
         self.channels, self.nearest, self.encoded = channels, nearest, encoded
         self.to_model = to_model if encoded else None
-        self.map_channels = latent_channels if encoded else channels
+        self.stored_channels = latent_channels if encoded else channels  # a derived class may make others of them
+        self.map_channels = self.stored_channels
         self.identity = {"kind": "map", "channels": channels, "nearest": nearest, "encoded": encoded}
 
     def read(self, examples: ConditionedExamples) -> Callable[[Tensor, Tensor], Given]:
         return partial(look_up_map, examples, self.name)
 
     def absent(self, count: int, *, size: tuple[int, int], latent_size: tuple[int, int]) -> Given:
-        return Given(torch.zeros(count, self.map_channels, *latent_size), torch.zeros(count, dtype=torch.bool))
+        return Given(torch.zeros(count, self.stored_channels, *latent_size), torch.zeros(count, dtype=torch.bool))
 
     def gather(self, rows: Sequence[Given], *, latent_size: tuple[int, int]) -> Given:
         return super().gather(
-            [replace(row, values=self._fit(row.values, latent_size)) for row in rows], latent_size=latent_size
+            [Given(scale_map(row.values, latent_size, nearest=self.nearest), row.kept) for row in rows],
+            latent_size=latent_size,
         )
-
-    def _fit(self, maps: Tensor, size: tuple[int, int]) -> Tensor:
-        """Return maps (B, C, H, W) scaled to another (height, width)."""
-        if tuple(maps.shape[2:]) == size:
-            return maps
-        if self.nearest:
-            return interpolate(maps.float(), size, mode="nearest-exact")
-        return interpolate(maps.float(), size, mode="bilinear", antialias=True)
 
     def forward(self, values: Tensor, kept: Tensor) -> Conditioning:
         maps = values.float() if self.to_model is None else self.to_model(values.float())

@@ -27,8 +27,7 @@ class Number(Condition):
         dropout: share of the examples that are trained without it; above 0, pictures may lack the number.
 
     Raises:
-        ValueError: `low` is not below `high` in single precision, they are not finite, or the condition has no name and the
-            column's does not do.
+        ValueError: `low` is not below `high`, they are not finite, or the column's name cannot be the condition's.
     """
 
     takes_number = True
@@ -51,16 +50,13 @@ class Number(Condition):
         super().__init__(column if name is None else name, dropout=dropout)
         self.column = column
         self.low, self.high = 0.0 if low is None else float(low), 1.0 if high is None else float(high)
-        if not (0 < (torch.tensor(self.high) - torch.tensor(self.low)).item() < math.inf):
-            raise ValueError(
-                f"low={low} and high={high} of the condition {self.name} must be finite numbers, low < high, also in single "
-                "precision"
-            )
+        if not 0 < self.high - self.low < LARGEST:
+            raise ValueError(f"low={low} and high={high} of the condition {self.name} must be finite numbers, low < high")
         self.vector_width = check_width(width, self.name)
         self.identity = {"kind": "number", "low": self.low, "high": self.high, "width": width}
 
     def read(self, examples: ConditionedExamples) -> Callable[[Tensor, Tensor], Given]:
-        values = torch.tensor([parse_number(text) for text in examples.column(self.column)])
+        values = torch.tensor([parse_number(text) for text in examples.column(self.column)], dtype=torch.float64)
         if (missing := values.isnan().nonzero()[:, 0].tolist()) and not self.dropout:
             raise ValueError(
                 f"{len(missing)} of {len(values)} pictures have no number in the column {self.column}, such as "
@@ -72,8 +68,9 @@ class Number(Condition):
         return Given(torch.zeros(count), torch.zeros(count, dtype=torch.bool))
 
     def forward(self, values: Tensor, kept: Tensor) -> Conditioning:
-        places = (values.float() - self.low) / (self.high - self.low)
-        return Conditioning(vector=drop(embed_sinusoidal(TOP * places, self.vector_width), kept))
+        # In double precision: single precision makes the same of dates and other large numbers close together.
+        places = (values.double() - self.low) / (self.high - self.low)
+        return Conditioning(vector=drop(embed_sinusoidal((TOP * places).float(), self.vector_width), kept))
 
 
 def parse_number(text: str | None) -> float:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from ldm_train.diffusion.broadcast import move_to_device
@@ -50,6 +51,15 @@ class Losses:
     noise_mse: Tensor
 
 
+def compute_mean(values: Tensor, mask: Tensor | None) -> Tensor:
+    """Return the mean (B,) of values (B, C, H, W), weighted by a mask (B, 1, H, W); 0 where the mask is 0 everywhere."""
+    if mask is None:
+        return values.flatten(1).mean(1)
+    total = mask.flatten(1).sum(1)
+    summed = (values.mean(1, keepdim=True) * mask).flatten(1).sum(1)
+    return torch.where(total > 0, summed / total.clamp(min=torch.finfo(total.dtype).tiny), torch.zeros_like(total))
+
+
 class Objective:
     """weight(t) penalty(output - target), averaged over each example's values (for noise: arXiv 2006.11239, eq. 14)."""
 
@@ -59,20 +69,28 @@ class Objective:
         self.weighting = weighting
 
     def __call__(
-        self, x: Tensor, noise: Tensor, t: Tensor, conditioning: Conditioning, *, input_noise: Tensor | None = None
+        self,
+        x: Tensor,
+        noise: Tensor,
+        t: Tensor,
+        conditioning: Conditioning,
+        *,
+        input_noise: Tensor | None = None,
+        mask: Tensor | None = None,
     ) -> Losses:
         """Return the losses for clean latents and noise, both (B, C, H, W), at t (B,).
 
         Args:
             input_noise: the noise that corrupts x, if it differs from the noise in the target.
+            mask: the weight of each position in the mean, at least 0, (B, 1, H, W); None for 1.
         """
         denoiser = self.denoiser
         x_t = denoiser.schedule.corrupt(x, noise if input_noise is None else input_noise, t)
         estimate = denoiser(x_t, t, conditioning)
-        error = self.penalty(estimate.output - denoiser.target(x, noise, t)).flatten(1).mean(1)
+        error = compute_mean(self.penalty(estimate.output - denoiser.target(x, noise, t)), mask)
         snr, clean_error = (
             move_to_device(values.float(), x.device)
             for values in (denoiser.schedule.snr(t), denoiser.clean_error_per_output_error(t))
         )
-        noise_mse = (estimate.noise.detach() - noise).square().flatten(1).mean(1)
+        noise_mse = compute_mean((estimate.noise.detach() - noise).square(), mask)
         return Losses(self.weighting.loss(error, snr, clean_error), noise_mse)

@@ -11,6 +11,7 @@ from typing import Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from ldm_train.networks.attention import Attention, SpatialTransformer
 
@@ -41,6 +42,7 @@ class AttentionRecorder:
     Args:
         network: the network that is called.
         groups: 1 where a token belongs to a group, such as those of a word, (B, L, G); B is how many examples are recorded.
+            Further tokens that the network attends to, such as those of conditions, belong to the last group.
 
     Attributes:
         steps: for each closed step, the mean over layers and calls for each (height, width) of the maps, (B, G, height,
@@ -82,5 +84,7 @@ class AttentionRecorder:
         assert context is not None
         count = len(self.groups)
         shares = compute_shares(attention, x[:count], context[:count], None if mask is None else mask[:count])
-        grouped = (shares @ self.groups.to(shares)).transpose(1, 2)
+        groups = pad(self.groups, (0, 0, 0, shares.shape[2] - self.groups.shape[1]))
+        groups[:, self.groups.shape[1] :, -1] = 1
+        grouped = (shares @ groups.to(shares)).transpose(1, 2)
         self._open[self._shape].append(grouped.unflatten(2, self._shape).cpu())

@@ -75,10 +75,8 @@ def _strip_problems(settings: SampleSettings) -> Iterator[str]:
         if settings.to_seed is not None:
             yield f"to_seed={settings.to_seed} is where an interpolation's noise goes to; add interpolate=8, or vary x.seed"
         return
-    for name, is_set in {"count": settings.count != 1, "picture": settings.picture is not None}.items():
-        if is_set:
-            value = getattr(settings, name)
-            yield f"{name}={value} does not go with interpolate={settings.interpolate}, a strip that starts from noise"
+    if settings.count != 1:
+        yield f"count={settings.count} does not go with interpolate={settings.interpolate}, one picture for each share"
     if any(given_names(getattr(settings, axis)) for axis in AXES):
         yield f"interpolate={settings.interpolate} and axes are two kinds of plots; give one"
 

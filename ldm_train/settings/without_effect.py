@@ -107,6 +107,12 @@ RULES = (
         "prior.prompts names no class pictures",
     ),
     EffectRule(
+        ("train", "check"),
+        ("tags.keep",),
+        lambda c: not (c.tags.shuffle or c.tags.dropout),
+        "tags are neither shuffled nor left out",
+    ),
+    EffectRule(
         ("train_autoencoder",),
         ("equivariance_share",),
         lambda c: c.equivariance_weight == 0,

@@ -23,7 +23,7 @@ from ldm_train.data.cache.writer import write_part
 from ldm_train.data.pictures.decoding import DECODE_ERRORS, describe_decode_error
 from ldm_train.data.pictures.images import to_signed
 from ldm_train.data.pictures.maps import MapError, MapSpec, key_of
-from ldm_train.training.rendering import Rendering, UnreadError
+from ldm_train.training.rendering import MASKED, Rendering, UnreadError
 from ldm_train.types import Autoencoder
 from ldm_train.util.own_tokens import tokenize
 
@@ -136,13 +136,13 @@ class Encoding(pl.LightningModule):
     def map_values(self, name: str, values: Tensor) -> Tensor:
         """Return a map (B, C, h, w) in [-1, 1] as it is stored: unchanged, or the mean of what the autoencoder encodes.
 
-        Masks and the pictures that they leave (`mask_views`) are both stored at the latents' size.
+        Masks and the pictures that they leave (`mask_views`), any number of them, are both stored at the latents' size.
         """
         spec = self.specs[name]
         if not spec.masks:
             return self.pictures(values)["mean"] if spec.encoded else values.to(self.kept)
         stored: list[Tensor] = []
-        for masked in values.chunk(spec.masks, dim=1):
+        for masked in values.split(MASKED, dim=1):
             mean = self.pictures(masked[:, 1:].contiguous())["mean"]
             stored += [interpolate(masked[:, :1], mean.shape[2:], mode="nearest").to(mean), mean]
         return torch.cat(stored, dim=1)

@@ -86,7 +86,8 @@ class NoisePredictorTraining(Training):
         t = self.timesteps(batch.positions, schedule=schedule, seed=self.seed, batch_size=self.batch_size)
         losses = self.losses(batch, t, stream="", perturbations=self.perturbations)
         self.examined = Examined(batch.positions, losses.loss.detach(), t)
-        return {"loss": losses.loss.mean(), "noise_mse": losses.noise_mse.mean()}
+        loss = losses.loss if batch.loss_weights is None else losses.loss * batch.loss_weights
+        return {"loss": loss.mean(), "noise_mse": losses.noise_mse.mean()}
 
     def losses(
         self, batch: LatentBatch, t: Tensor, *, stream: str, perturbations: Perturbations = NO_PERTURBATIONS
@@ -108,4 +109,5 @@ class NoisePredictorTraining(Training):
         )
         latents = self.scaling.to_model(batch.moments.draw(posterior))
         conditioning = self.conditions(self.text_encoder(batch.captions), batch.conditions)
-        return self.objective(latents, noise, t, conditioning, input_noise=input_noise)
+        mask = None if batch.loss_mask is None else (batch.loss_mask.to(dtype) + 1) / 2
+        return self.objective(latents, noise, t, conditioning, input_noise=input_noise, mask=mask)

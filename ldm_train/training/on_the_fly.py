@@ -14,10 +14,10 @@ from ldm_train.data.cache.plan import CachePlan, PictureRow, format_bucket, pars
 from ldm_train.data.cache.quality import NOT_MEASURED, Quality
 from ldm_train.data.pictures.decoding import DECODE_ERRORS, describe_decode_error
 from ldm_train.data.pictures.images import to_signed
-from ldm_train.data.pictures.maps import MapError
+from ldm_train.data.pictures.maps import MapError, choose_masks
 from ldm_train.data.sources.items import format_name
 from ldm_train.training.encoding import Encoding
-from ldm_train.training.rendering import Rendered, Rendering, UnreadError
+from ldm_train.training.rendering import MASKED, Rendered, Rendering, UnreadError
 from ldm_train.types import CaptionBatch, LatentBatch, Moments
 from ldm_train.util.messages import note
 
@@ -37,6 +37,9 @@ class PlannedExamples:
         self.texts = plan.texts
         self.empty = plan.texts.index("")
 
+    def pick_texts(self, examples: Tensor, chosen: Tensor) -> list[str]:
+        return [self.texts[number] for number in self.index.caption_of(examples, chosen).tolist()]
+
     def first_caption(self, example: int) -> str:
         return self.texts[self.entries[example].captions[0]]
 
@@ -52,7 +55,7 @@ class PlannedExamples:
     def column(self, name: str) -> Iterator[str | None]:
         return (entry.fields.get(name) for entry in self.entries)
 
-    def maps(self, name: str, examples: Tensor, views: Tensor) -> Tensor:
+    def maps(self, name: str, examples: Tensor, views: Tensor, masks: Tensor | None = None) -> Tensor:
         raise NotImplementedError("only what is encoded has maps")
 
 
@@ -85,12 +88,13 @@ class LivePictures(PlannedExamples):
         variance = encoded.get("log_variance")
         return Moments(encoded["mean"].cpu(), None if variance is None else variance.cpu())
 
-    def maps(self, name: str, examples: Tensor, views: Tensor) -> Tensor:
+    def maps(self, name: str, examples: Tensor, views: Tensor, masks: Tensor | None = None) -> Tensor:
         if not self._maps.keys() >= {*examples.tolist()}:
             self._maps = {example: self._decoded(example).result().maps for example in examples.tolist()}
             self.let_go(examples)
         pairs = zip(examples.tolist(), views.tolist(), strict=True)
         values = torch.stack([self._maps[example][name][view] for example, view in pairs])
+        values = choose_masks(values, masks, channels=MASKED)
         return self.encoding.map_values(name, values.to(self.encoding.device)).cpu()
 
     def captions(self, examples: Tensor, chosen: Tensor, dropped: Tensor) -> CaptionBatch:

@@ -17,6 +17,8 @@ from ldm_train.data.pictures.random_masks import draw_mask
 from ldm_train.data.sources.items import EncodedPicture, Item
 from ldm_train.util.inputs import READ_ERRORS, describe_error
 
+MASKED = 4  # channels of a mask and of the picture that it leaves
+
 
 class UnreadError(Exception):
     """A picture's bytes could not be had this time, which says nothing of the picture."""
@@ -120,7 +122,7 @@ def read_listed(what: str, picture: EncodedPicture | None, digest: str) -> bytes
 
 
 def mask_views(images: Tensor, digest: str, count: int) -> Tensor:
-    """Return masks of a picture's views with the pictures that they leave, (V, count * 4, H, W) float32.
+    """Return masks of a picture's views with the pictures that they leave, (V, count * MASKED, H, W) float32.
 
     Each is a mask, 1 where to draw anew, and the picture in [-1, 1] with 0 there, as in `StableDiffusionInpaintPipeline`.
 

@@ -164,3 +164,25 @@ def test_huber_is_squared_for_small_errors_and_absolute_for_large_ones():
 def test_a_delta_must_be_positive(delta):
     with pytest.raises(ValueError, match="huber_delta"):
         Huber(delta)
+
+
+def test_a_masked_loss_is_the_mean_over_the_mask_and_teaches_nothing_elsewhere():
+    output = (noise + error).requires_grad_()
+    mask = torch.zeros_like(x[:, :1])
+    mask[:, :, : x.shape[2] // 2] = 1
+    found = losses(says(output), Noise(), UniformWeight(), mask=mask)
+    expected = error[:, :, : x.shape[2] // 2].square().mean((1, 2, 3))
+    assert_close(found.loss, expected)
+    assert_close(found.noise_mse, expected)
+    found.loss.sum().backward()
+    assert output.grad[:, :, : x.shape[2] // 2].any()
+    assert not output.grad[:, :, x.shape[2] // 2 :].any()
+    assert_close(losses(says(output), Noise(), UniformWeight(), mask=mask / 3).loss, expected)
+
+
+def test_a_picture_of_which_nothing_counts_has_no_loss_and_a_finite_gradient():
+    output = (noise + error).requires_grad_()
+    found = losses(says(output), Noise(), UniformWeight(), mask=torch.zeros_like(x[:, :1]))
+    assert not found.loss.any()
+    found.loss.sum().backward()
+    assert not output.grad.any()

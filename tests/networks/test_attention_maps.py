@@ -55,6 +55,19 @@ def test_several_heads_are_averaged() -> None:
     assert_close(compute_shares(attention, x, context, None), (heads[0] + heads[1]) / 2)
 
 
+def test_tokens_after_those_of_the_groups_belong_to_the_last_one() -> None:
+    """Those of the caption come first, so that a condition that gives tokens moves no word's attention to another's."""
+    network = unet()
+    with AttentionRecorder(network, each_token(2)) as whole, torch.no_grad():
+        network(*inputs(2))
+        whole.close_step()
+    with AttentionRecorder(network, each_token(2)[:, :3, :4]) as fewer, torch.no_grad():
+        network(*inputs(2))
+        fewer.close_step()
+    for shape, maps in whole.steps[0].items():
+        assert_close(fewer.steps[0][shape], torch.cat([maps[:, :3], maps[:, 3:].sum(1, keepdim=True)], 1))
+
+
 @pytest.mark.parametrize("only_cross", [False, True])
 def test_the_maps_of_all_tokens_sum_to_one_at_each_place(only_cross: bool) -> None:
     network = unet(only_cross=only_cross)

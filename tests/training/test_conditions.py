@@ -81,7 +81,7 @@ def test_batches_carry_the_conditions_of_their_examples(aged_cache: Path) -> Non
     assert torch.equal(torch.cat([part.kept for part in parts]), batch.conditions["age"].kept)
 
 
-def test_a_condition_is_dropped_at_its_share_and_with_half_of_the_captions(aged_cache: Path) -> None:
+def test_conditions_are_dropped_at_their_shares_and_all_with_half_of_the_captions(aged_cache: Path) -> None:
     cache, count = LatentCache(aged_cache), 6000
     data = CachedLatents(cache, batch_size=4, conditions=[PictureSize(dropout=0.1)], caption_dropout=0.5)
     batch = data.fetch(torch.arange(count))
@@ -89,6 +89,13 @@ def test_a_condition_is_dropped_at_its_share_and_with_half_of_the_captions(aged_
     dropped = ~batch.conditions["size"].kept
     assert dropped[empty].float().mean().item() == pytest.approx(0.5, abs=0.03)
     assert dropped[~empty].float().mean().item() == pytest.approx(0.1, abs=0.02)
+    several = [PictureSize(dropout=0.1), PictureSize(name="again", dropout=0.1), PictureSize(name="third", dropout=0.1)]
+    batch = CachedLatents(cache, batch_size=4, conditions=several, caption_dropout=0.1).fetch(torch.arange(count))
+    empty = (batch.captions.tokens == cache.numbered(torch.tensor([cache.manifest.empty])).tokens).all(1)
+    lacking = torch.stack([~given.kept for given in batch.conditions.values()])
+    assert (lacking.all(0) & empty).float().mean().item() == pytest.approx(0.05, abs=0.01)
+    assert torch.equal(lacking[:, empty].all(0), lacking[:, empty].any(0))
+    assert (lacking[:, ~empty].sum(0) == 1).any()
     never = CachedLatents(cache, batch_size=4, conditions=[PictureSize()], caption_dropout=0.5)
     assert never.fetch(torch.arange(count)).conditions["size"].kept.all()
 

@@ -1,16 +1,20 @@
 """Runs that fill holes: what a cache stores for them, what a step draws of it, and pictures with masks."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
 from torch.testing import assert_close
 
+import ldm_train as library
 from ldm_train.conditioners.inpaint import Inpaint
 from ldm_train.data.batches.datamodules import CachedLatents
 from ldm_train.data.cache.reader import LatentCache
+from ldm_train.data.pictures.images import to_bytes
 from ldm_train.data.pictures.random_masks import draw_mask
 from ldm_train.types import Given
 
@@ -33,6 +37,21 @@ def inpainting(holed: Path, train: Callable, tmp_path_factory: pytest.TempPathFa
     answer = train(holed, run_dir, CONDITIONS, *QUICK)
     assert answer.code == 0, answer.err
     return run_dir
+
+
+@pytest.fixture
+def half(pictures: Path, tmp_path: Path) -> list[str]:
+    """Words for a picture of which the lower half is drawn anew."""
+    mask = Image.new("L", (16, 16))
+    ImageDraw.Draw(mask).rectangle((0, 8, 15, 15), fill=255)
+    mask.save(tmp_path / "mask.png")
+    return [f"picture={pictures / 'circle-red.png'}", f"mask={tmp_path / 'mask.png'}", "mask_edge=0"]
+
+
+@pytest.fixture
+def kept(pictures: Path) -> bytes:
+    """The pixels of its upper half."""
+    return Image.open(pictures / "circle-red.png").convert("RGB").crop((0, 0, 16, 8)).tobytes()
 
 
 def test_a_cache_stores_masks_with_the_pictures_that_they_leave(holed: Path) -> None:
@@ -116,6 +135,62 @@ def test_an_evaluation_fills_the_first_hole_of_each_picture(inpainting: Path, ld
     words = ["steps=2", "features=null", f"out={tmp_path / 'out.json'}"]
     answer = ldm_train("evaluate", f"run_dir={inpainting}", *words)
     assert answer.code == 0, answer.err
+
+
+@pytest.mark.slow
+def test_prompts_without_a_hole_are_refused_before_anything_is_drawn(
+    inpainting: Path, ldm_train: Callable, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.json"
+    answer = ldm_train("evaluate", f"run_dir={inpainting}", "prompts=[a]", "steps=2", f"out={out}")
+    assert answer.code == 1
+    for word in ("inpaint", "prompts", "pictures=DIR", "dropout"):
+        assert word in answer.err
+    assert not out.with_name("out.json.pictures").exists()
+
+
+@pytest.mark.slow
+def test_a_strip_fills_one_hole_from_prompt_to_prompt(
+    inpainting: Path, half: list[str], kept: bytes, ldm_train: Callable, tmp_path: Path
+) -> None:
+    words = [*half, "prompts=[a black circle,a black square]", "interpolate=3", "steps=2", f"out={tmp_path}/out"]
+    answer = ldm_train("sample", f"run_dir={inpainting}", *words)
+    assert answer.code == 0, answer.err
+    drawn = [Image.open(tmp_path / f"out/000{number}.png").convert("RGB") for number in range(3)]
+    assert [picture.crop((0, 0, 16, 8)).tobytes() for picture in drawn] == [kept] * 3
+    assert len({picture.tobytes() for picture in drawn}) == 3
+
+
+@pytest.mark.slow
+def test_a_plot_is_drawn_where_a_hole_is_given_for_every_checkpoint_that_needs_one(
+    inpainting: Path, trained: Path, half: list[str], ldm_train: Callable, tmp_path: Path
+) -> None:
+    for name, run_dir in (("a", trained), ("b", inpainting)):
+        shutil.copytree(run_dir, tmp_path / name)
+    words = [f"x.checkpoint=[{tmp_path}/a,{tmp_path}/b]", "prompts=[a black circle]", "steps=1", f"out={tmp_path}/out"]
+    refused = ldm_train("sample", f"run_dir={trained}", *words)
+    assert refused.code == 1
+    assert "picture=FILE mask=FILE" in refused.err
+    assert not (tmp_path / "out/0000.png").exists()
+    answer = ldm_train("sample", f"run_dir={trained}", *words, *half)
+    assert answer.code == 0, answer.err
+    assert (tmp_path / "out/0001.png").exists()
+
+
+@pytest.mark.slow
+def test_python_draws_into_a_hole_what_the_command_draws(
+    inpainting: Path, half: list[str], ldm_train: Callable, tmp_path: Path
+) -> None:
+    words = [*half[:2], "prompts=[a black circle]", "steps=2", "strength=0.5", f"out={tmp_path}/out"]
+    assert ldm_train("sample", f"run_dir={inpainting}", *words).code == 0
+    picture, mask = (word.partition("=")[2] for word in half[:2])
+    run = library.load_run(inpainting, steps=2)
+    drawn = library.generate(run, "a black circle", picture=picture, mask=Path(mask), strength=0.5)
+    expected = Image.open(tmp_path / "out/0000.png").convert("RGB")
+    assert torch.equal(to_bytes(drawn)[0], torch.from_numpy(np.array(expected)).permute(2, 0, 1))
+    for name, value in (("picture", picture), ("mask", mask), ("strength", 0.5), ("batch_size", 2)):
+        with pytest.raises(library.ConfigError, match=f"{name} has no effect"):
+            library.load_run(inpainting, {name: value})
 
 
 @pytest.mark.slow

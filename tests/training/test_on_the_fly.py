@@ -140,6 +140,15 @@ def test_batches_are_the_caches_in_any_order(cache: Path, pictures: Path) -> Non
     assert_same(stored.fixed_batch(stored.held_out, torch.arange(3)), data.fixed_batch(data.held_out, torch.arange(3)))
 
 
+def test_of_several_masks_the_drawn_one_is_encoded(pictures: Path) -> None:
+    data, encoded = live(pictures, masks=3), []
+    pictures_of = data.latents.encoding.pictures
+    data.latents.encoding.pictures = lambda images: encoded.append(len(images)) or pictures_of(images)  # type: ignore[assignment,func-returns-value]
+    batch = data.fetch(torch.arange(4))
+    assert encoded == [4, 4]  # the pictures, and what one mask leaves of each
+    assert batch.conditions["inpaint"].values.shape == (4, 4, 16, 16)
+
+
 def test_what_was_decoded_is_let_go(pictures: Path) -> None:
     data = live(pictures)
     for step in range(20):
@@ -160,7 +169,7 @@ def test_maps_are_of_the_pictures_that_were_decoded_once(pictures: Path, monkeyp
         assert len(data.latents._ahead) <= 4
     assert len(decoded) <= 4 * 21
     alone = data.given(data.train[0][:1], torch.zeros(1, dtype=torch.int64))["inpaint"]
-    assert alone.values.shape == (1, 2 * 4, 16, 16)
+    assert alone.values.shape == (1, 4, 16, 16)  # the first mask
     assert len(data.latents._ahead) <= 4
 
 

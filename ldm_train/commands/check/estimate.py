@@ -156,10 +156,11 @@ def estimate_training(
         return estimate
     shape = max(plan.rows, key=lambda shape: shape[0] * shape[1])
     network = build_network_on(settings, parts.autoencoder, parts.text_encoder, parts.conditions, device=CPU)
+    example_rows = replace(rows, width=None) if settings.tags.shuffle or settings.tags.dropout else rows  # encoded anew
     real = training_module(settings, replace(parts, network=network)).to(device)
     tried = try_step(
         real,
-        lambda count: make_example_batch(count, rows, shape, plan.texts, parts, device),
+        lambda count: make_example_batch(count, example_rows, shape, plan.texts, parts, device),
         rows=division.rows,
         memory=(free - trained * WORK_BYTES) // 2,
         precision=settings.trainer.precision,

@@ -8,6 +8,7 @@ from typing import ParamSpec, TypeVar
 import torch
 from torch import nn
 
+from ldm_train.assembly.drawn_tags import draw_tags
 from ldm_train.assembly.limits import parse_duration
 from ldm_train.assembly.new_words import warn_of_untrained_words
 from ldm_train.assembly.optimization_checks import refuse_optimization
@@ -25,6 +26,7 @@ from ldm_train.conditioners.class_labels import ClassLabels
 from ldm_train.conditioners.condition import Conditions
 from ldm_train.conditioners.text_encoder import TextEncoder
 from ldm_train.data.batches.datamodules import compute_repeats
+from ldm_train.data.batches.loss_weights import check_factors, read_loss_weights
 from ldm_train.data.batches.positions import BatchGeometry
 from ldm_train.data.pictures.crops import Size, format_size
 from ldm_train.diffusion.denoiser import Denoiser
@@ -94,6 +96,8 @@ def try_settings(settings: CheckSettings, attempt: Attempts) -> None:
         given = settings.cache_repeats or settings.cache_shares or [1]
         sets = [1] * (count if settings.cache is not None else len(given))
         attempt(compute_repeats, sets, settings.cache_repeats, settings.cache_shares)
+    if settings.cache is not None:
+        attempt(check_factors, settings.cache_loss_weights, count)
     if settings.compile is not None:
         attempt(compile_network, nn.Identity(), backend=settings.compile)
 
@@ -121,8 +125,10 @@ def try_parts(settings: CheckSettings, attempt: Attempts) -> Parts | None:
     if not any(setting.startswith("optimizer.") for setting in attempt.out_of_range):
         attempt(refuse_optimization, settings)
     network, conditions = None, None
+    if text_encoder is not None:
+        attempt(draw_tags, settings, text_encoder)
     if autoencoder is not None and text_encoder is not None:
-        conditions = attempt(build_conditions, settings, autoencoder)
+        conditions = attempt(build_conditions, settings, autoencoder, text_encoder.context_width)
     if autoencoder is not None and text_encoder is not None and conditions is not None:
         device = META if is_shipped(settings.network) else CPU  # own code may need numbers where it is built
         network = attempt(build_network_on, settings, autoencoder, text_encoder, conditions, device=device)
@@ -164,6 +170,7 @@ def try_together(
     """Try what needs several parts; return the training module with its network on the meta device, or None."""
     for shape in sorted({*map(tuple, examples.shapes.unique(dim=0).tolist()), (parts.size, parts.size)}):
         attempt(try_shape, parts, shape)
+    attempt(read_loss_weights, examples, settings.loss_weight, None)
     prompts = [prompt.text for prompt in attempt(own_prompts, settings) or []]
     attempt.notes += map(Caution, attempt(warn_of_own_prompts, settings, parts) or [])
     recipe = attempt(build_recipe, settings, steps=settings.pictures.steps, seed=settings.pictures.seed)

@@ -35,6 +35,7 @@ from ldm_train.commands.evaluate.requests import (
     has_sweep,
     list_points,
     refuse_evaluate_conflicts,
+    refuse_missing,
     refuse_nothing,
 )
 from ldm_train.commands.evaluate.result_files import Result, write_result
@@ -205,6 +206,8 @@ def evaluate_model(
         warn(line)
     of_captions = not evaluation_prompts and settings.prompts is None
     given = repeat_rows(real.given, len(prompts)) if real is not None and of_captions else {}
+    if prompts and (missing := [name for name in model.needed if name not in given]):
+        refuse_missing(settings, missing)
     jobs = [
         DrawingJob(point, prompts, model.identity | model.recipe(point), model.opener, given)
         for point in list_points(settings, model.device)

@@ -25,12 +25,14 @@ class Model(Protocol):
         opener: builds a painter from settings, in another process.
         identity: plain values that, together with the recipe, decide the pictures: weights, versions, sizes.
         autoencoder: the model's own, or None if it is unknown.
+        needed: names of the conditions that it cannot draw without.
     """
 
     opener: Opener
     identity: Details
     device: torch.device
     autoencoder: Autoencoder | None
+    needed: list[str]
 
     def paint(self, settings: EvaluateSettings) -> Painter:
         """Return a painter that draws with the guidance, steps and seed of the settings.
@@ -67,6 +69,7 @@ class RunModel:
         self.opener: Opener = open_run_painter
         self.device = self.trained.generation.device
         self.autoencoder: Autoencoder | None = self.trained.parts.autoencoder
+        self.needed = [one.name for one in self.trained.parts.conditions.needed]
         weak = self.trained.generation.weak
         self.identity: Details = {
             "model": fingerprint_parts(self.trained.generation),

@@ -32,6 +32,7 @@ class PipelineModel:
         self.pipeline = open_pipeline(settings.pipeline, self.device)
         self.opener: Opener = open_pipeline_painter
         self.autoencoder: Autoencoder | None = None
+        self.needed: list[str] = []
         self.identity: Details = {"pipeline": digest_files(Path(settings.pipeline)), "diffusers": version("diffusers")}
 
     def paint(self, settings: EvaluateSettings) -> Painter:

@@ -138,6 +138,8 @@ def open_held_out_data(settings: EvaluateSettings, trained: TrainSettings, parts
     run_dir = Path(str(settings.run_dir))
     if settings.cache is None and trained.prior.prompts is not None and is_whole(run_dir / PRIOR):
         trained = with_class_pictures(trained, run_dir)
+    unweighted: dict[str, None] = dict.fromkeys(("loss_weight", "cache_loss_weights"))  # for training only
+    trained = trained.with_values(**unweighted)
     cache = settings.cache or trained.cache
     if cache is None:
         return None

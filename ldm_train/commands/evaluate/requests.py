@@ -59,6 +59,23 @@ def has_sweep(settings: EvaluateSettings) -> bool:
     return any(values is not None for _, values in settings.sweep)
 
 
+def refuse_missing(settings: EvaluateSettings, names: Sequence[str]) -> NoReturn:
+    """Raise because the run cannot draw these prompts without conditions, and say what can be measured instead.
+
+    Args:
+        names: of the conditions that it was never trained without.
+
+    Raises:
+        ValueError: always.
+    """
+    cause = next((name for name in ("prompts", "evaluation", "real") if getattr(settings, name) is not None), "prompts")
+    raise ValueError(
+        f"run_dir={settings.run_dir} was never trained without {', '.join(names)}, which only the pictures of its cache "
+        f"have: leave out {cause}, and their captions are drawn with it; or draw with `ldm-train sample` and measure that "
+        "folder with pictures=DIR; or train with a dropout above 0 of that condition"
+    )
+
+
 def refuse_nothing(settings: EvaluateSettings, *, compares: bool) -> NoReturn:
     """Raise because there is nothing to measure, and say which settings would change that.
 

@@ -54,7 +54,7 @@ def explain_run(settings: ExplainSettings, *, label: str) -> Explanation:
             f"run_dir={settings.run_dir} is conditioned on maps as well, which explain does not draw with; `ldm-train "
             "report` shows its pictures"
         )
-    if needed := [one.name for one in trained.parts.conditions.each if one.word is not None and not one.dropout]:
+    if needed := [one.name for one in trained.parts.conditions.needed]:
         raise ValueError(
             f"run_dir={settings.run_dir} was never trained without {', '.join(needed)}, which explain does not draw with; "
             "`ldm-train report` shows its pictures"

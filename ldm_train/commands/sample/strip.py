@@ -6,7 +6,7 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from ldm_train.assembly.drawing import open_sized
+from ldm_train.assembly.drawing import open_sized, read_start
 from ldm_train.assembly.given_conditions import read_given
 from ldm_train.assembly.picture_folder import PictureFolder
 from ldm_train.assembly.png_text import build_overview_texts, build_png_texts
@@ -43,7 +43,7 @@ def draw_strip(settings: SampleSettings, given: list[Prompt], folder: PictureFol
     settings = fill_from_run(settings, trained.config)
     pairs = list(pairwise(prompts)) or [(prompts[0], prompts[0])]
     trained.generation.check(prompts, trained.recipe)
-    conditions = read_given(settings, trained.generation)
+    start, conditions = read_start(settings, trained.generation), read_given(settings, trained.generation)
     folder.expect([*(f"{place:04d}.png" for place in range(len(pairs) * len(shares))), "strip.png"])
     seeds = [settings.seed, settings.seed if settings.to_seed is None else settings.to_seed]
     number, pictures = settings.first_number, list[Tensor]()
@@ -51,15 +51,17 @@ def draw_strip(settings: SampleSettings, given: list[Prompt], folder: PictureFol
     places = [(row, part) for row in range(len(pairs)) for part in shares.split(settings.batch_size)]
     for row, part in track(places, "drawing"):
         ends = (seeds[row % 2], seeds[1 - row % 2])
-        images = trained.generation.interpolate(
+        drawn_anew = trained.generation.interpolate(
             pairs[row],
             trained.recipe,
             part,
             seeds=ends,
             number=number,
             blend=settings.blend,
+            picture=start.initial,
             given=conditions,
         )
+        images = start.paste(drawn_anew)
         names = [f"{pairs[row][0]} - {share:.0%} - {pairs[row][1]}" for share in part.tolist()]
         trained.generation.require_finite(images, names, [number] * len(names), seed=ends[0])
         pictures.append(to_bytes(images).cpu())

@@ -10,6 +10,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 from ldm_train.assembly.drawing import (
+    StartPicture,
     apply_prompt,
     build_run_recipe,
     naming_prompt,
@@ -21,7 +22,7 @@ from ldm_train.assembly.given_conditions import read_given
 from ldm_train.assembly.picture_folder import PictureFolder
 from ldm_train.assembly.png_text import build_overview_texts, build_png_texts
 from ldm_train.assembly.prompt_options import Prompt
-from ldm_train.assembly.stored_run import TrainedRun, fill_from_run
+from ldm_train.assembly.stored_run import TrainedRun, fill_from_run, open_run
 from ldm_train.data.pictures.images import to_bytes
 from ldm_train.data.pictures.labelled_grid import draw_labelled_grid
 from ldm_train.run_dir.stored_settings import read_trained
@@ -29,6 +30,7 @@ from ldm_train.settings.plot_axes import Axis, place, read_axes
 from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.settings.schema.using import SampleSettings
 from ldm_train.training.callbacks.picture_grids import make_grid_picture
+from ldm_train.types import Given
 from ldm_train.util.text import list_names
 
 RECIPE = ("sampler", "spacing", "guidance", "steps", "seed", "negative_prompt", "size")  # settings of a cell's drawing
@@ -51,6 +53,23 @@ class Cell:
         return str([getattr(self.settings, name) for name in RECIPE])
 
 
+@dataclass(frozen=True)
+class AlikeCells:
+    """Cells with one recipe, with the picture that they start from and what is given for the conditions."""
+
+    cells: list[Cell]
+    start: StartPicture
+    given: dict[str, Given]
+
+
+@dataclass(frozen=True)
+class CellsOfCheckpoint:
+    """The cells of one checkpoint; `trained` is None where several take turns in memory."""
+
+    alike: list[AlikeCells]
+    trained: TrainedRun | None
+
+
 def draw_plots(settings: SampleSettings, prompts: list[Prompt], folder: PictureFolder) -> list[str]:
     """Draw a plot for each prompt, or one plot if prompts are an axis; return the prompt of each numbered picture."""
     x, y = read_axes(settings, prompts)
@@ -60,10 +79,11 @@ def draw_plots(settings: SampleSettings, prompts: list[Prompt], folder: PictureF
     names = ["plot.png"] if len(cells) == size else [f"plot-{number:04d}.png" for number in range(len(cells) // size)]
     folder.expect([*(f"{number:04d}.png" for number in range(len(cells) * settings.count)), *names])
     pictures: dict[int, Tensor] = {}
+    checkpoints = plan_checkpoints(cells)
     with Progress() as progress:
         task = progress.add_task("drawing", total=len(cells))
-        for alike in group_cells(cells, lambda cell: cell.checkpoint):
-            for cell, drawn in draw_cells(alike, folder):
+        for checkpoint in checkpoints:
+            for cell, drawn in draw_cells(checkpoint, folder):
                 pictures[cell.number] = make_grid_picture(drawn, columns=len(drawn)) if len(drawn) > 1 else drawn[0]
                 progress.advance(task)
     for number, name in enumerate(names):
@@ -112,33 +132,48 @@ def place_in_run(
     return settings
 
 
-def draw_cells(cells: Sequence[Cell], folder: PictureFolder) -> Iterator[tuple[Cell, Tensor]]:
-    """Draw and write cells of one checkpoint; yield each with its uint8 images (count, 3, H, W).
+def plan_checkpoints(cells: Sequence[Cell]) -> list[CellsOfCheckpoint]:
+    """Return the cells of each checkpoint with what they are drawn from.
 
     Raises:
-        ValueError: a cell cannot be drawn; this is checked before the first one is drawn.
+        ValueError: a cell cannot be drawn. All are tried here, before the first one is drawn.
     """
-    trained = open_warned(cells[0].settings)
-    for cell in cells:
-        with naming_prompt(cell.prompt):
-            set_size(trained, cell.settings.size).generation.check([cell.prompt.text], build_run_recipe(cell.settings))
-    for alike in group_cells(cells, lambda cell: cell.recipe):
-        sized = set_size(trained, alike[0].settings.size)
-        for cell, drawn in zip(alike, draw_same_recipe(alike, sized), strict=True):
+    groups = group_cells(cells, lambda cell: cell.checkpoint)
+    found = []
+    for group in groups:
+        trained = open_warned(group[0].settings)
+        for cell in group:
+            with naming_prompt(cell.prompt):
+                set_size(trained, cell.settings.size).generation.check([cell.prompt.text], build_run_recipe(cell.settings))
+        alike = [read_inputs(some, trained) for some in group_cells(group, lambda cell: cell.recipe)]
+        found.append(CellsOfCheckpoint(alike, trained if len(groups) == 1 else None))
+    return found
+
+
+def read_inputs(cells: list[Cell], trained: TrainedRun) -> AlikeCells:
+    """Return cells with one recipe, with the picture that they start from and what is given for the conditions."""
+    settings = cells[0].settings
+    with naming_prompt(cells[0].prompt):
+        generation = set_size(trained, settings.size).generation
+        return AlikeCells(cells, read_start(settings, generation), read_given(settings, generation))
+
+
+def draw_cells(checkpoint: CellsOfCheckpoint, folder: PictureFolder) -> Iterator[tuple[Cell, Tensor]]:
+    """Draw and write cells of one checkpoint; yield each with its uint8 images (count, 3, H, W)."""
+    trained = checkpoint.trained or open_run(checkpoint.alike[0].cells[0].settings)
+    for alike in checkpoint.alike:
+        sized = set_size(trained, alike.cells[0].settings.size)
+        for cell, drawn in zip(alike.cells, draw_same_recipe(alike, sized), strict=True):
             for index, picture in enumerate(drawn):
                 name, number = f"{cell.number * len(drawn) + index:04d}.png", cell.settings.first_number + index
-                folder.save(
-                    picture,
-                    name,
-                    build_png_texts(cell.settings, sized, cell.prompt.text, number),
-                )
+                folder.save(picture, name, build_png_texts(cell.settings, sized, cell.prompt.text, number))
             yield cell, drawn
 
 
-def draw_same_recipe(cells: Sequence[Cell], trained: TrainedRun) -> Iterable[Tensor]:
+def draw_same_recipe(alike: AlikeCells, trained: TrainedRun) -> Iterable[Tensor]:
     """Return the uint8 images (count, 3, H, W) of cells with one recipe, drawn in batches across cells."""
+    cells, start, given = alike.cells, alike.start, alike.given
     settings, recipe = cells[0].settings, build_run_recipe(cells[0].settings)
-    start, given = read_start(settings, trained.generation), read_given(settings, trained.generation)
     prompts = [cell.prompt.text for cell in cells for _ in range(settings.count)]
     numbers = (settings.first_number + torch.arange(settings.count)).repeat(len(cells))
     batches = [

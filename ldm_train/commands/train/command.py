@@ -11,6 +11,7 @@ import torch
 
 from ldm_train.assembly.arithmetic import resolve_arithmetic
 from ldm_train.assembly.data_record import record_data
+from ldm_train.assembly.drawn_tags import describe_tag_cost
 from ldm_train.assembly.limits import read_limits, record_ending
 from ldm_train.assembly.new_word_files import write_words
 from ldm_train.assembly.new_words import check_new_words, training_captions, warn_of_untrained_words
@@ -31,6 +32,7 @@ from ldm_train.assembly.training_data import open_data
 from ldm_train.assembly.training_module import compile_network, list_sampling_warnings, training_module
 from ldm_train.assembly.watching import Watching
 from ldm_train.conditioners.text_encoder import TextEncoder
+from ldm_train.data.batches.datamodules import CachedLatents
 from ldm_train.data.batches.holding_out import warn_of_few_held_out
 from ldm_train.run_dir.holding import hold_run_directory
 from ldm_train.run_dir.record import note_saved, prepare_run, set_threads
@@ -87,8 +89,8 @@ def train_network(settings: TrainSettings, limits: Limits, keeping: Keeping) -> 
         first_weights=partial(load_start, settings, parts),
     )
     record_data(Path(settings.run_dir), data)
-    if settings.cache is not None and isinstance(parts.text_encoder, TextEncoder) and not parts.text_encoder.trained:
-        parts.text_encoder.keep_only(watching.captions(data))  # the cache has the embeddings of all other captions
+    if isinstance(parts.text_encoder, TextEncoder) and not parts.text_encoder.trained:
+        spare_text_encoder(settings, parts.text_encoder, data, watching)
     module = training_module(settings, parts)
     if settings.channels_last:
         module.to(memory_format=torch.channels_last)
@@ -124,3 +126,12 @@ def train_network(settings: TrainSettings, limits: Limits, keeping: Keeping) -> 
         with ema.swapped(module):
             print(*write_words(run_dir, module.text_encoder))
     return reason
+
+
+def spare_text_encoder(settings: TrainSettings, frozen: TextEncoder, data: CachedLatents, watching: Watching) -> None:
+    """Free a frozen text encoder that no step needs, since a cache has the embeddings of captions; or say why one does."""
+    if data.tagged is not None:
+        if launched_rank() == 0:
+            note(describe_tag_cost(frozen, batch_size=settings.batch_size))
+    elif settings.cache is not None:
+        frozen.keep_only(watching.captions(data))

@@ -15,12 +15,13 @@ from ldm_train import draws
 from ldm_train.data.batches.holding_out import choose_held_out
 from ldm_train.data.batches.order import ExampleOrder, Pool
 from ldm_train.data.batches.positions import BatchGeometry, build_endless_loader
+from ldm_train.data.batches.tag_draws import TaggedCaptions
 from ldm_train.data.cache.index import CacheIndex
 from ldm_train.data.cache.reader import EncodedExamples
-from ldm_train.types import Given, ImageBatch, LatentBatch, ReadCondition
+from ldm_train.types import CaptionBatch, Given, ImageBatch, LatentBatch, ReadCondition
 
 EitherBatch = TypeVar("EitherBatch", bound=LatentBatch | ImageBatch)
-JOINT = 0.5  # of the examples without a caption, the share that lacks a condition, too
+JOINT = 0.5  # of the examples without a caption, the share that lacks the conditions, too
 MicroBatchSize = int | Literal["auto"] | None
 
 
@@ -92,6 +93,9 @@ class CachedLatents(EndlessData):
             default of `choose_held_out`.
         repeats: how often an epoch contains each data set; by default once.
         shares: each data set's share of an epoch, instead of repeats.
+        tagged: draws the tags of captions; None for captions as they are.
+        loss_mask: name of the map of what counts in the loss; None for all of a picture.
+        loss_weights: by what the loss of each example is multiplied, (N,); None for 1.
 
     Raises:
         ValueError: no example is left to train on, or the number of repeats or shares is not that of the data sets.
@@ -110,10 +114,16 @@ class CachedLatents(EndlessData):
         workers: int = 0,
         repeats: Sequence[float] | None = None,
         shares: Sequence[float] | None = None,
+        tagged: TaggedCaptions | None = None,
+        loss_mask: str | None = None,
+        loss_weights: Tensor | None = None,
     ) -> None:
         super().__init__(batch_size=batch_size, micro_batch_size=micro_batch_size, seed=seed, workers=workers)
         self.latents = latents
         self.caption_dropout = caption_dropout
+        self.tagged = tagged
+        self.loss_mask = loss_mask
+        self.loss_weights = loss_weights
         self.conditions = {condition.name: (condition, condition.read(latents)) for condition in conditions}
         self.train, self.held_out = split_held_out(latents, held_out)
         counts = [len(examples) for examples in self.train]
@@ -135,28 +145,47 @@ class CachedLatents(EndlessData):
         examples = self.readable(self.order(positions))
         chosen = draws.uniform(self.seed, "caption", positions)
         dropped = draws.uniform(self.seed, "caption dropout", positions) < self.caption_dropout
-        captions, views = self.latents.captions(examples, chosen, dropped), self.views(examples, positions)
+        captions, views = self.captions(examples, chosen, dropped, positions), self.views(examples, positions)
         moments, conditions = self.latents.moments(examples, views), self.draw(examples, views, positions)
         conditions = {
             name: Given(given.values, given.kept & self.keeps(name, positions, dropped))
             for name, given in conditions.items()
         }
-        return LatentBatch(positions, moments, captions, conditions)
+        weights = None if self.loss_weights is None else self.loss_weights[examples]
+        return LatentBatch(positions, moments, captions, conditions, self.masks(examples, views), weights)
+
+    def captions(self, examples: Tensor, chosen: Tensor, dropped: Tensor, positions: Tensor) -> CaptionBatch:
+        """Return one caption of each example (B,), as `EncodedExamples.captions`, with its tags as drawn at its position."""
+        if self.tagged is None:
+            return self.latents.captions(examples, chosen, dropped)
+        texts = zip(self.latents.pick_texts(examples, chosen), dropped.tolist(), strict=True)
+        return CaptionBatch(self.tagged(["" if gone else text for text, gone in texts], positions, seed=self.seed))
+
+    def masks(self, examples: Tensor, views: Tensor) -> Tensor | None:
+        """Return what counts in the loss of views (B,) of examples (B,), as a batch has it."""
+        return None if self.loss_mask is None else self.latents.maps(self.loss_mask, examples, views)
 
     def given(self, examples: Tensor, views: Tensor) -> dict[str, Given]:
         """Return what is known for each condition of views (B,) of examples (B,)."""
         return {name: read(examples, views) for name, (_, read) in self.conditions.items()}
 
     def draw(self, examples: Tensor, views: Tensor, positions: Tensor) -> dict[str, Given]:
-        """Return the same with what is drawn of it at these positions (B,)."""
-        given = self.given(examples, views)
-        return {name: one.draw(given[name], positions, seed=self.seed) for name, (one, _) in self.conditions.items()}
+        """Return what training uses of each condition at these positions (B,), with what is drawn of it."""
+        return {
+            name: one.read_step(read, examples, views, positions, seed=self.seed)
+            for name, (one, read) in self.conditions.items()
+        }
 
     def keeps(self, name: str, positions: Tensor, dropped: Tensor) -> Tensor:
-        """Return whether the examples at these positions keep a condition, (B,); `dropped` (B,): without a caption."""
+        """Return whether the examples at these positions keep a condition, (B,); `dropped` (B,): without a caption.
+
+        Those without a caption lack all conditions or none: guidance draws without any of them, however many there are.
+        """
         share = self.conditions[name][0].dropout
-        drawn = draws.uniform(self.seed, f"condition {name} dropout", positions)
-        return drawn >= torch.where(dropped & (share > 0), max(share, JOINT), share)
+        alone, together = (
+            draws.uniform(self.seed, stream, positions) for stream in (f"condition {name} dropout", "conditions dropout")
+        )
+        return torch.where(dropped & (share > 0), together >= max(share, JOINT), alone >= share)
 
     def readable(self, examples: Tensor) -> Tensor:
         """Return the examples (B,), others for those that cannot be read; a cache can read all."""
@@ -174,10 +203,11 @@ class CachedLatents(EndlessData):
         return (draws.uniform(self.seed, "view", positions) * counts).long()
 
     def fixed_batch(self, examples: Tensor, positions: Tensor) -> LatentBatch:
-        """Return examples (B,) of one bucket as they are measured: first view, first caption, no dropout."""
+        """Return examples (B,) of one bucket as they are measured: first view, first caption, no dropout, no weights."""
         examples, first = self.readable(examples), torch.zeros(len(examples))
         captions, views = self.latents.captions(examples, first, first.bool()), first.long()
-        return LatentBatch(positions, self.latents.moments(examples, views), captions, self.draw(examples, views, positions))
+        moments, conditions = self.latents.moments(examples, views), self.draw(examples, views, positions)
+        return LatentBatch(positions, moments, captions, conditions, self.masks(examples, views))
 
     def portions(self, examples: Tensor, count: int) -> Iterator[Tensor]:
         """Yield the indices of examples (N,) in portions of one bucket, at most (count,)."""

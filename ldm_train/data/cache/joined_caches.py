@@ -43,9 +43,12 @@ class JoinedCaches:
         variances = [(mask, part.log_variance) for mask, part in parts if part.log_variance is not None]
         return Moments(mean, _scattered(variances) if variances else None)
 
-    def maps(self, name: str, examples: Tensor, views: Tensor) -> Tensor:
+    def maps(self, name: str, examples: Tensor, views: Tensor, masks: Tensor | None = None) -> Tensor:
         return _scattered(
-            [(mask, cache.maps(name, examples[mask] - start, views[mask])) for cache, start, mask in self._shares(examples)]
+            [
+                (own, cache.maps(name, examples[own] - start, views[own], None if masks is None else masks[own]))
+                for cache, start, own in self._shares(examples)
+            ]
         )
 
     def captions(self, examples: Tensor, chosen: Tensor, dropped: Tensor) -> CaptionBatch:
@@ -56,6 +59,12 @@ class JoinedCaches:
         embeddings = [(mask, part.embeddings) for mask, part in parts if part.embeddings is not None]
         tokens = _scattered([(mask, part.tokens) for mask, part in parts])
         return CaptionBatch(tokens, _scattered(embeddings) if embeddings else None)
+
+    def pick_texts(self, examples: Tensor, chosen: Tensor) -> list[str]:
+        found: dict[int, str] = {}
+        for cache, start, own in self._shares(examples):
+            found |= zip(own.nonzero()[:, 0].tolist(), cache.pick_texts(examples[own] - start, chosen[own]), strict=True)
+        return [found[place] for place in range(len(examples))]
 
     def first_caption(self, example: int) -> str:
         cache, own = self._own(example)

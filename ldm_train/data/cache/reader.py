@@ -20,7 +20,7 @@ from ldm_train.data.cache.manifest import (
 from ldm_train.data.cache.plan import parse_bucket
 from ldm_train.data.cache.quality import Quality, read_quality
 from ldm_train.data.cache.shards import Rows, load_rows, pooled_statistics
-from ldm_train.data.pictures.maps import key_of
+from ldm_train.data.pictures.maps import choose_masks, key_of
 from ldm_train.types import CaptionBatch, Moments
 
 REPAIR_ADVICE = "encode it again, which repairs what is damaged and keeps the rest"
@@ -71,11 +71,18 @@ class EncodedExamples(Protocol):
     def moments(self, examples: Tensor, views: Tensor) -> Moments:
         """Return the raw moments (B, C, H, W), as stored, of one view (B,) of each example (B,); all of one bucket."""
 
-    def maps(self, name: str, examples: Tensor, views: Tensor) -> Tensor:
-        """Return a map (B, C, h, w), as stored, of one view (B,) of each example (B,); all of one bucket."""
+    def maps(self, name: str, examples: Tensor, views: Tensor, masks: Tensor | None = None) -> Tensor:
+        """Return a map (B, C, h, w), as stored, of one view (B,) of each example (B,); all of one bucket.
+
+        Args:
+            masks: of random masks, the number of the one of each example (B,) that is returned; None for all, along C.
+        """
 
     def captions(self, examples: Tensor, chosen: Tensor, dropped: Tensor) -> CaptionBatch:
         """Return one caption of each example (B,): `chosen` (B,) in [0, 1) picks it; the empty one if `dropped` (B,)."""
+
+    def pick_texts(self, examples: Tensor, chosen: Tensor) -> list[str]:
+        """Return the text of one caption of each example (B,), which `chosen` (B,) in [0, 1) picks."""
 
     def first_caption(self, example: int) -> str:
         """Return the text of an example's first caption."""
@@ -185,12 +192,16 @@ class LatentCache:
         rows = self._gather(examples, views, MOMENTS)
         return Moments(rows["mean"], rows.get("log_variance"))
 
-    def maps(self, name: str, examples: Tensor, views: Tensor) -> Tensor:
-        """Return a map (B, C, h, w), as stored, of one view (B,) of each example (B,); all of one bucket."""
+    def maps(self, name: str, examples: Tensor, views: Tensor, masks: Tensor | None = None) -> Tensor:
+        """Return a map (B, C, h, w), as stored, of one view (B,) of each example (B,); all of one bucket.
+
+        Args:
+            masks: of random masks, the number of the one of each example (B,) that is returned; None for all, along C.
+        """
         rows = self._gather(examples, views, [key_of(name)])
         if not rows:
             raise ValueError(f"cache {self.folder} has no map {name}; encode it again with this condition")
-        return rows[key_of(name)]
+        return choose_masks(rows[key_of(name)], masks, channels=1 + self.channels)
 
     def _gather(self, examples: Tensor, views: Tensor, keys: Collection[str]) -> Rows:
         bucket = self.buckets[int(self.index.bucket[examples[0]])]
@@ -220,10 +231,13 @@ class LatentCache:
         """All distinct captions, by their numbers."""
         return read_captions(self.folder)
 
+    def pick_texts(self, examples: Tensor, chosen: Tensor) -> list[str]:
+        """Return the text of one caption of each example (B,), which `chosen` (B,) in [0, 1) picks."""
+        return [self.caption_texts[number] for number in self.index.caption_of(examples, chosen).tolist()]
+
     def first_caption(self, example: int) -> str:
         """Return the text of an example's first caption."""
-        first = self.index.caption_of(torch.tensor([example]), torch.zeros(1))
-        return self.caption_texts[int(first)]
+        return self.pick_texts(torch.tensor([example]), torch.zeros(1))[0]
 
     def captions_of(self, example: int) -> list[str]:
         """Return the texts of all captions of an example."""

@@ -12,7 +12,7 @@ from ldm_train.data.pictures.decoding import scale_box
 from ldm_train.data.pictures.headers import MAX_PIXELS
 from ldm_train.data.pictures.map_values import MapError, MapSpec, read_map
 
-__all__ = ["MapError", "MapSpec", "decode_map", "key_of", "render_map"]
+__all__ = ["MapError", "MapSpec", "choose_masks", "decode_map", "key_of", "render_map"]
 
 OUTSIDE = -1.0  # the value around a map, where crop=fit puts a background around its picture
 
@@ -20,6 +20,13 @@ OUTSIDE = -1.0  # the value around a map, where crop=fit puts a background aroun
 def key_of(name: str) -> str:
     """Return the key of a map's values among the tensors of a row."""
     return f"map.{name}"
+
+
+def choose_masks(values: Tensor, masks: Tensor | None, *, channels: int) -> Tensor:
+    """Return the mask of each example with this number (B,), of all of them (B, masks * channels, h, w); None for all."""
+    if masks is None:
+        return values
+    return values.unflatten(1, (-1, channels))[torch.arange(len(values)), masks]
 
 
 def decode_map(content: bytes, spec: MapSpec, *, background: str = "white", max_pixels: int = MAX_PIXELS) -> Tensor:

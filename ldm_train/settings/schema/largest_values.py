@@ -18,7 +18,7 @@ LIMITS: dict[str, int] = {
     "sweep.steps": MOST_STEPS,
     **dict.fromkeys(("count", "pictures.count", "metrics.count", "interpolate", "resamples"), 10**6),
     **dict.fromkeys(("prior.count", "samples", "validation.examples", "validation.repeats"), 10**8),
-    **dict.fromkeys(("validation.bins", "evaluation.seeds", "crop.views"), 10**4),
+    **dict.fromkeys(("validation.bins", "evaluation.seeds", "crop.views", "tags.keep"), 10**4),
     **dict.fromkeys(("max_steps", "max_pixels", "checkpoint.keep"), 10**12),
     **dict.fromkeys(("lr_schedule.warmup_steps", "lr_schedule.cooldown_steps", "ema.start_step"), 10**12),
     **dict.fromkeys(("workers", "threads", "devices", "trainer.devices"), 4096),

@@ -25,6 +25,7 @@ from ldm_train.settings.schema.kinds import (
     setting,
 )
 from ldm_train.settings.schema.options import CommandSettings, Conditions, Part, TrainerSettings
+from ldm_train.settings.schema.tags import TagSettings
 
 AverageLength = Annotated[float, Range(0, 0.2886, above=True)]  # up to the mean of all steps
 PartShare = Annotated[float, Range(0, 1, above=True)]
@@ -185,6 +186,16 @@ class TrainSettings(FittingSettings, SourceSettings):
     image_size: Count | None = setting(None, "side of the pictures, pixels; null: the cache's own; another one is refused")
     conditions: Conditions = setting([], "what else the network is conditioned on: number, size, map, inpaint")
     caption_dropout: Share = setting(0.1, "share of examples trained without a caption, for guidance")
+    tags: TagSettings = setting(TagSettings(), "")
+    loss_mask: Text | None = setting(
+        None, "a map of source.maps, white where a picture counts in the loss and black where not; null: all of it counts"
+    )
+    loss_weight: Text | None = setting(
+        None, "a column of the pictures' metadata by which their loss is multiplied; pictures without it count 1"
+    )
+    cache_loss_weights: (
+        Annotated[list[NotNegative], Words("a list with a number for each cache, such as [1,0.5]")] | None
+    ) = setting(None, "by what the loss of each of several caches is multiplied")
     trained: Texts | None = setting(
         None,
         "patterns of parameters' names, [network.*.cross_attention.*]; the rest stays as network.weights has it; null: all",

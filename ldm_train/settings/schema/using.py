@@ -48,6 +48,7 @@ class EncodeSettings(SourceSettings):
     prune: bool = setting(False, "drop more than a tenth of the cache's pictures if the source no longer has them")
     strict: bool = setting(False, "exit with 1 if a picture was left out")
     conditions: Conditions = setting([], "as for train; map and inpaint store something with each picture")
+    loss_mask: Text | None = setting(None, "as for train: a map of source.maps that is stored with each picture")
 
     source: Part
     crop: Part
