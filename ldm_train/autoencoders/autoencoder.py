@@ -1,4 +1,4 @@
-"""Autoencoders behind the `Autoencoder` protocol: published ones in diffusers' layout, the shipped ones, and the identity."""
+"""Autoencoders behind the `Autoencoder` protocol: published ones in diffusers' layout, shipped ones, and the identity."""
 
 import zlib
 from pathlib import Path
@@ -16,7 +16,7 @@ from ldm_train.weights.fingerprint import SHIPPED, digest_tensors
 from ldm_train.weights.hub import locate_weights
 from ldm_train.weights.layouts import autoencoder_layout
 from ldm_train.weights.leftovers import describe_leftovers
-from ldm_train.weights.module_loading import copy_into_module
+from ldm_train.weights.module_loading import allocate_module, copy_into_module
 from ldm_train.weights.part_folders import CONFIG, CONFIG_CHECKSUM, find_part_folder
 from ldm_train.weights.published_parts import PublishedPart, find_autoencoder
 from ldm_train.weights.tensor_files import write_tensor_file
@@ -138,7 +138,7 @@ def pretrained(
         copy_into_module(
             model.state_dict(), table, found.tensors, found.shapes
         )  # checks names and shapes: nothing is copied to "meta"
-        model = model.to_empty(device="cpu")
+        allocate_module(model)
         copy_into_module(model.state_dict(), table, found.tensors, found.shapes)
     except ValueError as error:
         raise ValueError(f"autoencoder.weights={weights}: {error}") from error

@@ -200,7 +200,7 @@ class Decoder(nn.Module):
 
 
 class KLNetwork(nn.Module):
-    """An encoder to the posterior's parameters and a decoder, each with a 1x1 convolution at the latents unless switched off."""
+    """An encoder to the posterior's parameters and a decoder, with 1x1 convolutions at the latents if there are any."""
 
     def __init__(self, config: KLConfig) -> None:
         super().__init__()

@@ -228,9 +228,7 @@ def small(
     with nullcontext() if trained else torch.random.fork_rng(devices=[]):
         if not trained:
             torch.manual_seed(0)
-        tower = SmallTower(
-            context_length=context_length, vocab_size=VOCABULARY, width=width, heads=heads, layers=layers
-        )
+        tower = SmallTower(context_length=context_length, vocab_size=VOCABULARY, width=width, heads=heads, layers=layers)
     return TextEncoder(
         tower,
         context_length=context_length,

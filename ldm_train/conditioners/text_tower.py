@@ -16,6 +16,7 @@ from ldm_train.weights.fingerprint import digest_tensors
 VOCABULARY = 49408
 ACTIVATION_NAMES = {"QuickGELU()": "quick_gelu", "GELU(approximate='none')": "gelu"}  # by the modules' repr
 
+
 class TextTower(Protocol):
     """What a text encoder uses of open_clip's text transformer."""
 
@@ -40,7 +41,7 @@ class Norm(nn.LayerNorm):
 
 
 class Block(nn.Module):
-    """Self-attention, then a perceptron with a hidden layer of four times the width, each after a norm and added to its input."""
+    """Self-attention, then a perceptron with a hidden layer of 4D, each after a norm and added to its input."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -106,8 +107,10 @@ class SmallTower(nn.Module):
     def forward_intermediates(
         self, text: Tensor, indices: int, *, normalize_intermediates: bool, intermediates_only: bool, output_fmt: str
     ) -> dict[str, list[Tensor]]:
-        """Return the hidden states (B, L, D) of the last `indices` layers for token ids (B, L), as open_clip's tower does."""
-        assert normalize_intermediates and intermediates_only and output_fmt == "NLC"
+        """Return the hidden states (B, L, D) of the last `indices` layers for token ids (B, L), normed."""
+        assert normalize_intermediates
+        assert intermediates_only
+        assert output_fmt == "NLC"
         x = self.token_embedding(text) + self.positional_embedding[: text.shape[1]]
         mask, states = self.attn_mask[: text.shape[1], : text.shape[1]], []
         for block in self.transformer.resblocks:

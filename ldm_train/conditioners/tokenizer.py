@@ -22,7 +22,7 @@ PRINTED = (range(ord("!"), ord("~") + 1), range(ord("¡"), ord("¬") + 1), range
 
 
 def letters_of_bytes() -> dict[int, str]:
-    """Return the letter that stands for each byte: itself where it can be printed, and letters after U+00FF for the others."""
+    """Return the letter that stands for each byte: its own if it can be printed, or else one after U+00FF."""
     printed = list(chain(*PRINTED))
     others = [byte for byte in range(256) if byte not in printed]
     return {byte: chr(byte) for byte in printed} | {byte: chr(256 + number) for number, byte in enumerate(others)}
@@ -48,7 +48,7 @@ def repair_text(text: str) -> str:
 
 
 class Tokenizer:
-    """CLIP's tokenizer for captions of any length; a tokenizer that merges in Python takes quadratic time in a word's length.
+    """CLIP's tokenizer for captions of any length. One that merges in Python takes quadratic time in a word's length.
 
     Attributes:
         encoder, decoder: the vocabulary, from token to number and back.
