@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ldm_train.assembly.trainer import refuse_at_once
 from ldm_train.cli.launcher import end_with_launcher
-from ldm_train.cli.usage import HELP, describe_usage
+from ldm_train.cli.quick_answers import HELP, describe_usage
 from ldm_train.settings.composition import ConfigError, as_yaml, compose
 from ldm_train.settings.config_file import CONFIG
 from ldm_train.settings.schema.commands import CONTINUED, own_settings
