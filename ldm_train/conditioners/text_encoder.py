@@ -2,17 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from ldm_train.conditioners.new_tokens import ExtendedEmbedding, NewWords, parse_new_words
-from ldm_train.conditioners.text_tower import VOCABULARY, SmallTower, TextTower, describe_states
+from ldm_train.conditioners.text_tower import VOCABULARY, SmallTower, describe_states
 from ldm_train.conditioners.tokenizer import Tokenizer, check_vocabulary
 from ldm_train.types import CaptionBatch, Conditioning
 from ldm_train.util.memory import check_fits
 from ldm_train.util.safe_json import Json
+
+if TYPE_CHECKING:
+    from open_clip.transformer import TextTransformer as TextTower
 
 
 class TextEncoder(nn.Module):
@@ -39,7 +42,7 @@ class TextEncoder(nn.Module):
 
     def __init__(
         self,
-        tower: TextTower,
+        tower: "TextTower",
         *,
         context_length: int,
         pad_token: int,
@@ -230,7 +233,7 @@ def small(
             torch.manual_seed(0)
         tower = SmallTower(context_length=context_length, vocab_size=VOCABULARY, width=width, heads=heads, layers=layers)
     return TextEncoder(
-        tower,
+        cast("TextTower", tower),
         context_length=context_length,
         chunks=chunks,
         pad_token=0,

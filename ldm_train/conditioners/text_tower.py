@@ -5,7 +5,7 @@ It has open_clip's names of weights, draws the same first weights from the same 
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -13,24 +13,11 @@ from torch import Tensor, nn
 from ldm_train.util.safe_json import Json
 from ldm_train.weights.fingerprint import digest_tensors
 
+if TYPE_CHECKING:
+    from open_clip.transformer import TextTransformer as TextTower  # of which `SmallTower` has what is used here
+
 VOCABULARY = 49408
 ACTIVATION_NAMES = {"QuickGELU()": "quick_gelu", "GELU(approximate='none')": "gelu"}  # by the modules' repr
-
-
-class TextTower(Protocol):
-    """What a text encoder uses of open_clip's text transformer."""
-
-    width: int
-    context_length: int | None
-    vocab_size: int
-    token_embedding: nn.Module
-    transformer: nn.Module
-    ln_final: nn.Module
-    text_projection: object
-
-    def forward_intermediates(
-        self, text: Tensor, indices: int, *, normalize_intermediates: bool, intermediates_only: bool, output_fmt: str
-    ) -> dict[str, list[Tensor]]: ...
 
 
 class Norm(nn.LayerNorm):
@@ -97,10 +84,10 @@ class SmallTower(nn.Module):
         nn.init.normal_(self.positional_embedding, std=0.01)
         narrow = self.width**-0.5
         for block in self.transformer.resblocks:
-            nn.init.normal_(block.attn.in_proj_weight, std=narrow)
-            nn.init.normal_(block.attn.out_proj.weight, std=narrow * (2 * layers) ** -0.5)
-            nn.init.normal_(block.mlp.c_fc.weight, std=(2 * self.width) ** -0.5)
-            nn.init.normal_(block.mlp.c_proj.weight, std=narrow * (2 * layers) ** -0.5)
+            nn.init.normal_(block.get_parameter("attn.in_proj_weight"), std=narrow)
+            nn.init.normal_(block.get_parameter("attn.out_proj.weight"), std=narrow * (2 * layers) ** -0.5)
+            nn.init.normal_(block.get_parameter("mlp.c_fc.weight"), std=(2 * self.width) ** -0.5)
+            nn.init.normal_(block.get_parameter("mlp.c_proj.weight"), std=narrow * (2 * layers) ** -0.5)
         assert self.text_projection is not None
         nn.init.normal_(self.text_projection, std=narrow)
 
@@ -119,7 +106,7 @@ class SmallTower(nn.Module):
         return {"text_intermediates": [self.ln_final(state) for state in states[-indices:]]}
 
 
-def describe_states(tower: TextTower | None, layer: str, new_vectors: Mapping[str, Tensor]) -> dict[str, Json]:
+def describe_states(tower: "TextTower | None", layer: str, new_vectors: Mapping[str, Tensor]) -> dict[str, Json]:
     """Return everything that decides the hidden states of tokens: settings, the weights of the layers used, new vectors."""
     assert tower is not None
     count = len(tower.transformer.resblocks) - (layer == "penultimate")
@@ -128,7 +115,7 @@ def describe_states(tower: TextTower | None, layer: str, new_vectors: Mapping[st
     return {**settings, "fingerprint": digest_tensors(weights), **words}
 
 
-def describe_tower(tower: TextTower, *, layers: int) -> tuple[dict[str, Json], dict[str, Tensor]]:
+def describe_tower(tower: "TextTower", *, layers: int) -> tuple[dict[str, Json], dict[str, Tensor]]:
     """Return the settings and the weights that decide the hidden states of the first layers of a tower.
 
     The settings are those that no weight's name or shape shows.
