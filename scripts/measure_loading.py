@@ -25,7 +25,6 @@ from torch import Size, Tensor, nn
 
 from ldm_train.assembly.parts import Parts
 from ldm_train.assembly.stored_weights import load_first_weights
-from ldm_train.autoencoders.autoencoder import KLAutoencoder
 from ldm_train.commands.export.command import run as export
 from ldm_train.conditioners.clip_tower import build_tower, read_text_settings
 from ldm_train.diffusion.prediction import Noise

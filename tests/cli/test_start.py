@@ -28,6 +28,7 @@ def list_imports(*words: str) -> set[str]:
     return {line.rpartition("|")[2].strip() for line in lines if line.startswith("import time:")}
 
 
+@pytest.mark.slow
 def test_the_usage_needs_the_standard_library_only() -> None:
     found = {name.partition(".")[0] for name in list_imports("--help")}
     assert "ldm_train" in found
