@@ -1,7 +1,7 @@
 """What training costs in addition to the step: in the Trainer, at the start, for two processes, for pictures and metrics.
 
     python scripts/benchmark_train.py overhead cache=caches/openmoji # the Trainer compared with a bare loop of the same step
-    python scripts/benchmark_train.py start cache=caches/openmoji      # seconds to the first step, and to an answer
+    python scripts/benchmark_train.py start cache=caches/openmoji --run outputs/quickstart  # to a step, a picture, an answer
     python scripts/benchmark_train.py ranks cache=caches/openmoji      # two ranks compared with one, and with two apart
     python scripts/benchmark_train.py watching cache=caches/openmoji --rounds 1   # pictures, validation and metrics
 
@@ -14,6 +14,8 @@ one's, with its loggers and callbacks, and one of a bare loop on a copy: the bat
 the optimizer, a moving average. In every other round the bare loop has the original and the run the copy. What the Trainer
 does before and after the steps, checkpoints, validation and pictures are not among them. Each finds the processor's caches
 full of the other's; and freed memory is kept, or either would pay for pages that the other gave back.
+start: seconds on the wall (`_s`) and of all processors (`_cpu_s`, which other work on the machine changes less) from a
+command to what was asked for: the first step, one picture of the run that --run names, or the end of its answer.
 ranks: real processes of one thread each, by their own logs of samples a second. Two ranks apart are the same two
 processes that never exchange anything, neither gradients nor flags: what two ranks could reach at the most.
 watching: whole runs as they are by default, and which shares of their time went where, by their own clocks.
@@ -23,6 +25,7 @@ import argparse
 import copy
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -148,17 +151,21 @@ def run_overhead(arguments: argparse.Namespace) -> dict[str, object]:
 def run_start(arguments: argparse.Namespace) -> dict[str, float]:
     """Each command in turn, once before the rounds, so that the files are in memory."""
     commands: dict[str, Callable[[], float]] = {
-        "first_step_s": lambda: seconds_to_first_step(arguments.words),
-        "help_s": lambda: seconds_to_end(["--help"]),
-        "train_help_s": lambda: seconds_to_end(["train", "--help"]),
+        "first_step": lambda: seconds_to_first_step(arguments.words),
+        "help": lambda: seconds_to_end(["--help"]),
+        "train_help": lambda: seconds_to_end(["train", "--help"]),
     }
-    found: dict[str, list[float]] = {name: [] for name in commands}
+    if arguments.run is not None:
+        commands["sample"] = lambda: seconds_to_picture(arguments.run)
     for command in commands.values():
         command()
+    found: dict[str, list[float]] = {f"{name}_{kind}": [] for name in commands for kind in ("s", "cpu_s")}
     with watched() as share:
         for _ in rounds(arguments):
             for name, command in commands.items():
-                found[name].append(command())
+                before = processor_seconds()
+                found[f"{name}_s"].append(command())
+                found[f"{name}_cpu_s"].append(processor_seconds() - before)
             print(", ".join(f"{name} {values[-1]:.2f}" for name, values in found.items()), flush=True)
     figures = {key: value for name, values in found.items() for key, value in spread(name, values).items()}
     return figures | {"others_share": share()}
@@ -168,6 +175,17 @@ def seconds_to_end(words: list[str]) -> float:
     start = time.perf_counter()
     output([sys.executable, "-m", "ldm_train", *words])
     return time.perf_counter() - start
+
+
+def seconds_to_picture(run: Path) -> float:
+    with tempfile.TemporaryDirectory() as room:
+        return seconds_to_end(["sample", f"run_dir={run}", "prompts=a red apple", f"out={room}/pictures"])
+
+
+def processor_seconds() -> float:
+    """Seconds that all processors spent on the processes that were waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def seconds_to_first_step(words: list[str]) -> float:
@@ -282,6 +300,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100, help="measured in each round")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, cores], help="of overhead alone")
     parser.add_argument("--rest", type=float, default=0.0, help="seconds between rounds")
+    parser.add_argument("--run", type=Path, help="of start alone: a run directory of the quick start, to draw with")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--swapped", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_intermixed_args()

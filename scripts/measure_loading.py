@@ -25,7 +25,6 @@ from torch import Size, Tensor, nn
 
 from ldm_train.assembly.parts import Parts
 from ldm_train.assembly.stored_weights import load_first_weights
-from ldm_train.autoencoders.autoencoder import KLAutoencoder
 from ldm_train.commands.export.command import run as export
 from ldm_train.conditioners.clip_tower import build_tower, read_text_settings
 from ldm_train.diffusion.prediction import Noise
@@ -80,7 +79,7 @@ def make(layout: str, folder: Path) -> Path:
 def make_run(folder: Path) -> Path:
     """A run directory of the full network, and a text encoder in Stable Diffusion 1.x's shape, of random weights."""
     with torch.random.fork_rng():
-        KLAutoencoder(AutoencoderKL(**VAE)).model.save_pretrained(folder / "vae")
+        AutoencoderKL(**VAE).save_pretrained(folder / "vae")
         tower = build_tower("ViT-L-14-quickgelu", read_text_settings("ViT-L-14-quickgelu"))
     save_file({name: tensor.contiguous() for name, tensor in tower.state_dict().items()}, folder / "text.safetensors")
     with torch.device("meta"):

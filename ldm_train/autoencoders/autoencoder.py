@@ -1,14 +1,13 @@
-"""Autoencoders behind the `Autoencoder` protocol: published ones of diffusers, the shipped one, and the identity."""
+"""Autoencoders behind the `Autoencoder` protocol: published ones in diffusers' layout, shipped ones, and the identity."""
 
 import zlib
-from functools import partial
 from pathlib import Path
-from typing import Protocol, Self, cast
+from typing import TYPE_CHECKING, Protocol, Self, cast
 
 import torch
-from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
+from ldm_train.autoencoders.kl_network import KLConfig, KLNetwork, decode_latents, encode_moments, read_config
 from ldm_train.types import Moments
 from ldm_train.util.files import atomic_write
 from ldm_train.util.memory import check_fits
@@ -17,10 +16,13 @@ from ldm_train.weights.fingerprint import SHIPPED, digest_tensors
 from ldm_train.weights.hub import locate_weights
 from ldm_train.weights.layouts import autoencoder_layout
 from ldm_train.weights.leftovers import describe_leftovers
-from ldm_train.weights.module_loading import copy_into_module
+from ldm_train.weights.module_loading import allocate_module, copy_into_module
 from ldm_train.weights.part_folders import CONFIG, CONFIG_CHECKSUM, find_part_folder
 from ldm_train.weights.published_parts import PublishedPart, find_autoencoder
 from ldm_train.weights.tensor_files import write_tensor_file
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
 
 PIXELS_AT_ONCE = 512**2  # that are decoded together; Stable Diffusion's autoencoder needs 0.8 GB for them
 KNOWN_SCALES = {(128, 256, 512, 512): 0.18215, (128, 256, 512): 0.08333}  # by channels: Stable Diffusion, its x4 upscaler
@@ -38,7 +40,7 @@ class _DiffusersConfig(Protocol):
 
 
 class KLAutoencoder(nn.Module):
-    """A diffusers `AutoencoderKL` (Rombach et al. 2022, arXiv 2112.10752, section 3.1).
+    """An `AutoencoderKL` of this package or diffusers' (Rombach et al. 2022, arXiv 2112.10752, section 3.1).
 
     Args:
         model: the network, with `scaling_factor` (and `shift_factor`) in its config: latents = (raw - shift) * scale.
@@ -47,7 +49,7 @@ class KLAutoencoder(nn.Module):
         notes: messages about where its weights are from, for whoever starts a command.
     """
 
-    def __init__(self, model: AutoencoderKL) -> None:
+    def __init__(self, model: "KLNetwork | AutoencoderKL") -> None:
         super().__init__()
         self.notes: list[str] = []
         self.model = model
@@ -74,13 +76,12 @@ class KLAutoencoder(nn.Module):
 
     def encode(self, images: Tensor) -> Moments:
         """Return the raw moments (B, C, H/factor, W/factor) of images (B, 3, H, W)."""
-        posterior = self.model.encode(images).latent_dist
-        return Moments(posterior.mean, posterior.logvar)
+        return Moments(*encode_moments(self.model, images))
 
     def decode(self, raw_latents: Tensor) -> Tensor:
         """Return the images (B, 3, H*factor, W*factor) of raw latents (B, C, H, W)."""
         pixels = self.factor**2 * raw_latents[0, 0].numel()
-        return torch.cat([self.model.decode(part).sample for part in raw_latents.split(max(1, PIXELS_AT_ONCE // pixels))])
+        return torch.cat([decode_latents(self.model, one) for one in raw_latents.split(max(1, PIXELS_AT_ONCE // pixels))])
 
     def save(self, folder: Path, *, shift: float, scale: float) -> None:
         """Write diffusers' layout: `config.json` with this shift and scale, and the weights as safetensors."""
@@ -137,7 +138,7 @@ def pretrained(
         copy_into_module(
             model.state_dict(), table, found.tensors, found.shapes
         )  # checks names and shapes: nothing is copied to "meta"
-        model = model.to_empty(device="cpu")
+        allocate_module(model)
         copy_into_module(model.state_dict(), table, found.tensors, found.shapes)
     except ValueError as error:
         raise ValueError(f"autoencoder.weights={weights}: {error}") from error
@@ -183,12 +184,16 @@ def _config_of_file(found: PublishedPart, scale: float | None) -> dict[str, obje
     return config | {"scaling_factor": scale or known}
 
 
-def _empty(config: dict[str, object]) -> AutoencoderKL:
+def _empty(config: dict[str, object]) -> "KLNetwork | AutoencoderKL":
     """Build the network that a config describes on "meta", where a network of any size takes no memory."""
     try:
         with torch.device("meta"):
-            return cast(AutoencoderKL, AutoencoderKL.from_config(config))
-    except Exception as error:  # diffusers does not check arguments: whatever fails raises
+            if (own := read_config(config)) is not None:
+                return KLNetwork(own)
+            from diffusers import AutoencoderKL
+
+            return cast("AutoencoderKL", AutoencoderKL.from_config(config))
+    except Exception as error:  # neither network checks its arguments: whatever fails raises
         raise ValueError(f"no AutoencoderKL can be built from its config.json ({type(error).__name__}: {error})") from error
 
 
@@ -209,8 +214,7 @@ class NewKLAutoencoder(KLAutoencoder):
     def __init__(
         self, channels: list[int], *, latent_channels: int = 4, blocks: int = 1, groups: int = 8, attention: bool = False
     ) -> None:
-        make = partial(
-            AutoencoderKL,
+        config = KLConfig(
             down_block_types=("DownEncoderBlock2D",) * len(channels),
             up_block_types=("UpDecoderBlock2D",) * len(channels),
             block_out_channels=tuple(channels),
@@ -221,8 +225,8 @@ class NewKLAutoencoder(KLAutoencoder):
             scaling_factor=1.0,
         )
         with torch.device("meta"):
-            check_fits(sum(parameter.numel() for parameter in make().parameters()), noun="architecture")
-        model = make()
+            check_fits(sum(parameter.numel() for parameter in KLNetwork(config).parameters()), noun="architecture")
+        model = KLNetwork(config)
         for name, module in model.named_modules():
             if name.endswith("conv2") and isinstance(module, nn.Conv2d):
                 nn.init.zeros_(module.weight)

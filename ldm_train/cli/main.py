@@ -33,6 +33,9 @@ def main(arguments: list[str] | None = None) -> None:
             from ldm_train.util.interrupts import ending_at_once
 
             with ending_at_once():
+                from ldm_train.cli.quick_answers import answer_at_once
+
+                answer_at_once(words, VERBS)
                 from ldm_train.cli.run_command import run_command
 
             run_command(words, VERBS)

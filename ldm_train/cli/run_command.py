@@ -7,11 +7,11 @@ import importlib
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from importlib.metadata import version
 from pathlib import Path
 
 from ldm_train.assembly.trainer import refuse_at_once
 from ldm_train.cli.launcher import end_with_launcher
+from ldm_train.cli.quick_answers import HELP, describe_usage
 from ldm_train.settings.composition import ConfigError, as_yaml, compose
 from ldm_train.settings.config_file import CONFIG
 from ldm_train.settings.schema.commands import CONTINUED, own_settings
@@ -27,24 +27,8 @@ from ldm_train.util.text import nearest
 
 READ_BY_PROGRAMS = {"report", "runs", "tokens"}  # which print their result only
 BARE = {"runs": "dir", "fit": "source.path", "tokens": "text"}  # a setting whose name may be left out before its value
-HELP, PRINT, SWEEP, DRY_RUN = ("-h", "--help"), "--print-config", ("-m", "--multirun"), "--dry-run"
+PRINT, SWEEP, DRY_RUN = "--print-config", ("-m", "--multirun"), "--dry-run"
 OPTIONS = (*HELP, PRINT, *SWEEP, DRY_RUN)
-
-
-def usage(verbs: Mapping[str, str]) -> str:
-    lines = [f"  {verb:<18} {what}" for verb, what in verbs.items()]
-    return "\n".join(
-        [
-            "usage: ldm-train VERB [key=value ...]",
-            "",
-            *lines,
-            "",
-            "`ldm-train VERB --help` shows a verb's settings and groups, with GROUP=OPTION also those of that option;",
-            "`ldm-train VERB ... --print-config` prints the settings that these words make, as YAML;",
-            "`ldm-train VERB --multirun seed=0,1 ...` runs it with every combination of several values;",
-            "`ldm-train --version` prints the version.",
-        ]
-    )
 
 
 def run_command(words: Sequence[str], verbs: Mapping[str, str]) -> None:
@@ -59,15 +43,9 @@ def run_command(words: Sequence[str], verbs: Mapping[str, str]) -> None:
         BrokenPipeError: nobody reads what it prints.
     """
     end_with_launcher()
-    if not words or words[0] in HELP:
-        print(usage(verbs))
-        raise SystemExit(0 if words else 2)
-    if words[0] == "--version":
-        print(f"ldm-train {version('ldm-train')}")
-        raise SystemExit(0)
     verb, *given = words
     if verb not in verbs:
-        _fail(f"unknown verb {verb!r}{nearest(verb, verbs)}\n\n{usage(verbs)}", code=2)
+        _fail(f"unknown verb {verb!r}{nearest(verb, verbs)}\n\n{describe_usage(verbs)}", code=2)
     options = [word for word in given if word.startswith("-")]
     try:
         refuse_unknown(verb, options)

@@ -1,27 +1,45 @@
-"""Load a published text transformer of any layout into open_clip's text tower, and describe what it computes."""
+"""Load a published text transformer of any layout into open_clip's text tower."""
 
 import inspect
 from collections.abc import Mapping
 from dataclasses import asdict
+from typing import Literal
 
 import open_clip
 from open_clip.model import CLIPTextCfg, _build_text_tower
 from open_clip.transformer import TextTransformer
-from torch import Tensor, nn
+from torch import nn
 
-from ldm_train.util.safe_json import Json, read_object
+from ldm_train.conditioners.text_tower import VOCABULARY
+from ldm_train.util.safe_json import read_object
+from ldm_train.util.text import first_line
 from ldm_train.weights.exported_files import check_exported_file
-from ldm_train.weights.fingerprint import digest_tensors
 from ldm_train.weights.hub import locate_weights
 from ldm_train.weights.layouts.text_layout import infer_text_architecture, map_text_encoder_from_published
 from ldm_train.weights.leftovers import describe_leftovers
 from ldm_train.weights.module_loading import copy_into_module
 from ldm_train.weights.published_parts import PublishedPart, find_text_encoder
 
-VOCABULARY = 49408
 PAD_TOKENS = {"<|endoftext|>": 49407, "!": 0}  # that Stable Diffusion 1.x and 2.x pad with
-ACTIVATION_NAMES = {"QuickGELU()": "quick_gelu", "GELU(approximate='none')": "gelu"}  # by the modules' repr
 ACTIVATIONS = {"quick_gelu": True, "gelu": False}  # transformers' names to open_clip's setting quick_gelu
+
+
+def open_tower(
+    model: str, weights: str, *, layer: Literal["last", "penultimate"], pad_token: int
+) -> tuple[TextTransformer, Literal["last", "penultimate"], str]:
+    """Return open_clip's text tower with weights of open_clip's, or as `load_clip_tower`; the layer that is the asked one in
+    it, and a message about the weights.
+
+    Raises:
+        ValueError: open_clip has no such model, or as `load_clip_tower`.
+    """
+    if model not in open_clip.list_models():
+        raise ValueError(f"text_encoder.model={model} is not an open_clip model; `open_clip.list_models()` lists them")
+    if (model, weights) in open_clip.list_pretrained():
+        return _downloaded(model, weights), layer, f"text_encoder.weights={weights}: open_clip's {model}"
+    tower, note = load_clip_tower(model, weights, layer=layer, pad_token=pad_token)
+    lacks_last = layer == "penultimate" and len(tower.transformer.resblocks) < count_layers(model)
+    return tower, "last" if lacks_last else layer, note
 
 
 def load_clip_tower(model: str, weights: str, *, layer: str, pad_token: int) -> tuple[TextTransformer, str]:
@@ -107,34 +125,6 @@ def build_tower(model: str, settings: Mapping[str, object]) -> TextTransformer:
     return tower
 
 
-def describe_states(tower: TextTransformer | None, layer: str, new_vectors: Mapping[str, Tensor]) -> dict[str, Json]:
-    """Return everything that decides the hidden states of tokens: settings, the weights of the layers used, new vectors."""
-    assert tower is not None
-    count = len(tower.transformer.resblocks) - (layer == "penultimate")
-    settings, weights = describe_tower(tower, layers=count)
-    words: dict[str, Json] = {"new_vectors": digest_tensors(new_vectors)} if new_vectors else {}
-    return {**settings, "fingerprint": digest_tensors(weights), **words}
-
-
-def describe_tower(tower: TextTransformer, *, layers: int) -> tuple[dict[str, Json], dict[str, Tensor]]:
-    """Return the settings and the weights that decide the hidden states of the first layers of a tower.
-
-    The settings are those that no weight's name or shape shows.
-    """
-    unused = tuple(f"transformer.resblocks.{number}." for number in range(layers, len(tower.transformer.resblocks)))
-    left_out = ("text_projection", "token_embedding.learned", *unused)
-    weights = {name: tensor for name, tensor in tower.state_dict().items() if not name.startswith(left_out)}
-    block = tower.transformer.resblocks[0]
-    settings: dict[str, Json] = {
-        "layers": layers,
-        "heads": int(block.attn.num_heads),
-        "activation": ACTIVATION_NAMES.get(str(block.mlp.gelu), str(block.mlp.gelu)),
-        "norm_eps": [float(norm.eps) for norm in (block.ln_1, block.ln_2, tower.ln_final)],
-        "causal": tower.attn_mask is not None,
-    }
-    return settings, weights
-
-
 def match_layers(found: PublishedPart, settings: Mapping[str, object], *, quick: bool, layer: str) -> int:
     """Return how many layers the weights have, if they fit these settings.
 
@@ -160,3 +150,16 @@ def match_layers(found: PublishedPart, settings: Mapping[str, object], *, quick:
             f"the weights do not fit text_encoder.model: {', '.join(wrong)}; choose the model that they belong to"
         )
     return layers
+
+
+def _downloaded(model: str, weights: str) -> TextTransformer:
+    """Return the text tower of an open_clip model with open_clip's weights of this name."""
+    try:
+        tower = open_clip.create_model(model, pretrained=weights, force_custom_text=True).text
+    except Exception as error:  # whatever the download or the file's reader raises
+        raise ValueError(
+            f"cannot load text_encoder.weights={weights}: {first_line(error)}; download them elsewhere and give the file"
+        ) from error
+    if not isinstance(tower, TextTransformer) or tower.vocab_size != VOCABULARY:
+        raise ValueError(f"text_encoder.model={model} has no text transformer with CLIP's vocabulary; choose one that has")
+    return tower

@@ -2,27 +2,27 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, cast
 
-import open_clip
 import torch
-from open_clip.transformer import TextTransformer
 from torch import Tensor, nn
 
-from ldm_train.conditioners.clip_tower import VOCABULARY, count_layers, describe_states, load_clip_tower
 from ldm_train.conditioners.new_tokens import ExtendedEmbedding, NewWords, parse_new_words
+from ldm_train.conditioners.text_tower import VOCABULARY, SmallTower, describe_states
 from ldm_train.conditioners.tokenizer import Tokenizer, check_vocabulary
 from ldm_train.types import CaptionBatch, Conditioning
 from ldm_train.util.memory import check_fits
 from ldm_train.util.safe_json import Json
-from ldm_train.util.text import first_line
+
+if TYPE_CHECKING:
+    from open_clip.transformer import TextTransformer as TextTower
 
 
 class TextEncoder(nn.Module):
     """A CLIP text transformer (Radford et al. 2021, arXiv 2103.00020, section 2.4) as a conditioner.
 
     Args:
-        tower: open_clip's text transformer.
+        tower: a text transformer, this package's or open_clip's.
         context_length: tokens that the tower takes at once, including start and end.
         chunks: a caption is split into at most this many chunks of tokens, each with a start and an end token, and the
             chunks' hidden states are concatenated; a longer caption is cut. L = chunks * context_length.
@@ -42,7 +42,7 @@ class TextEncoder(nn.Module):
 
     def __init__(
         self,
-        tower: TextTransformer,
+        tower: "TextTower",
         *,
         context_length: int,
         pad_token: int,
@@ -62,7 +62,7 @@ class TextEncoder(nn.Module):
         if layer not in ("last", "penultimate"):
             raise ValueError(f"text_encoder.layer={layer} must be last or penultimate")
         self.notes: list[str] = []
-        self.tower: TextTransformer | None = tower
+        self.tower: TextTower | None = tower
         self.context_length = context_length
         self.chunks = chunks
         self.capacity = chunks * (context_length - 2)
@@ -231,11 +231,9 @@ def small(
     with nullcontext() if trained else torch.random.fork_rng(devices=[]):
         if not trained:
             torch.manual_seed(0)
-        tower = TextTransformer(
-            context_length=context_length, vocab_size=VOCABULARY, width=width, heads=heads, layers=layers, output_dim=width
-        )
+        tower = SmallTower(context_length=context_length, vocab_size=VOCABULARY, width=width, heads=heads, layers=layers)
     return TextEncoder(
-        tower,
+        cast("TextTower", tower),
         context_length=context_length,
         chunks=chunks,
         pad_token=0,
@@ -266,13 +264,9 @@ def clip(
     Raises:
         ValueError: the architecture or the weights are not known, cannot be loaded, or do not fit together.
     """
-    if model not in open_clip.list_models():
-        raise ValueError(f"text_encoder.model={model} is not an open_clip model; `open_clip.list_models()` lists them")
-    if (model, weights) in open_clip.list_pretrained():
-        tower, note = _downloaded(model, weights), f"text_encoder.weights={weights}: open_clip's {model}"
-    else:
-        tower, note = load_clip_tower(model, weights, layer=layer, pad_token=pad_token)
-        layer = "last" if layer == "penultimate" and len(tower.transformer.resblocks) < count_layers(model) else layer
+    from ldm_train.conditioners.clip_tower import open_tower  # open_clip takes seconds to import
+
+    tower, layer, note = open_tower(model, weights, layer=layer, pad_token=pad_token)
     encoder = TextEncoder(
         tower,
         context_length=tower.context_length,
@@ -285,16 +279,3 @@ def clip(
     )
     encoder.notes = [note]
     return encoder
-
-
-def _downloaded(model: str, weights: str) -> TextTransformer:
-    """Return the text tower of an open_clip model with open_clip's weights of this name."""
-    try:
-        tower = open_clip.create_model(model, pretrained=weights, force_custom_text=True).text
-    except Exception as error:  # whatever the download or the file's reader raises
-        raise ValueError(
-            f"cannot load text_encoder.weights={weights}: {first_line(error)}; download them elsewhere and give the file"
-        ) from error
-    if not isinstance(tower, TextTransformer) or tower.vocab_size != VOCABULARY:
-        raise ValueError(f"text_encoder.model={model} has no text transformer with CLIP's vocabulary; choose one that has")
-    return tower

@@ -8,8 +8,7 @@ from torch import Tensor
 
 from ldm_train.conditioners.new_tokens import ExtendedEmbedding
 from ldm_train.conditioners.text_encoder import TextEncoder
-
-END_OF_WORD = "</w>"  # with which CLIP's vocabulary marks tokens that end a word
+from ldm_train.conditioners.tokenizer import END_OF_WORD
 
 
 @dataclass(frozen=True)

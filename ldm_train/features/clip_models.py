@@ -1,8 +1,10 @@
-"""Load published open_clip models with both towers, frozen, for measuring images and captions."""
+"""Load published open_clip models with both towers, frozen, for measuring images and captions.
+
+open_clip takes seconds to import, so only runs that measure with it do.
+"""
 
 from pathlib import Path
 
-import open_clip
 import torch
 from torch import nn
 
@@ -21,6 +23,8 @@ def load_clip(model: str, pretrained: str, *, setting: str) -> tuple[nn.Module, 
     Raises:
         ValueError: the architecture or the weights are not known, or cannot be loaded.
     """
+    import open_clip
+
     config = open_clip.get_model_config(model) if model in open_clip.list_models() else None
     if config is None:
         raise ValueError(f"{setting}.model={model} is not an open_clip model; `open_clip.list_models()` lists them")
@@ -40,6 +44,8 @@ def load_clip(model: str, pretrained: str, *, setting: str) -> tuple[nn.Module, 
 
 def read_clip_preprocessing(towers: nn.Module) -> ResizedSquare:
     """Return the preprocessing that a model was trained with."""
+    import open_clip
+
     config = open_clip.get_model_preprocess_cfg(towers)
     size = config["size"]
     return ResizedSquare(size if isinstance(size, int) else size[0], mean=config["mean"], deviation=config["std"])

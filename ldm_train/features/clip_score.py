@@ -1,6 +1,5 @@
 """Embed images and captions in one space, to measure how well they match."""
 
-import open_clip
 import torch
 from torch import Tensor, nn
 
@@ -25,6 +24,8 @@ class CLIPPair(nn.Module):
 
     def __init__(self, model: str, pretrained: str) -> None:
         super().__init__()
+        import open_clip
+
         self.model, self.size = load_clip(model, pretrained, setting="clip_score")
         self.square = read_clip_preprocessing(self.model)
         self.name = format_clip_name(model, pretrained)

@@ -1,6 +1,5 @@
 """The U-Net of diffusers as a network: to train a published model as it is, and to compare the project's U-Net with."""
 
-from diffusers import UNet2DConditionModel
 from torch import Tensor, cat, nn
 
 from ldm_train.networks.unet import check_conditioning
@@ -35,6 +34,8 @@ class DiffusersUNet(nn.Module):
             raise ValueError(
                 "diffusers' U-Net attends to tokens, but network.context_width=null; choose network=unet_small or unet_base"
             )
+        from diffusers import UNet2DConditionModel  # takes seconds, which only runs with this network pay
+
         self.context_width, self.vector_width, self.map_channels = context_width, vector_width, map_channels
         self.unet = UNet2DConditionModel(
             in_channels=in_channels + map_channels,

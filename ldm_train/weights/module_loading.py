@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 import torch
-from torch import Size, Tensor
+from torch import Size, Tensor, nn
 
 from ldm_train.weights.tensor_mapping import Piece, check_shapes
 
@@ -28,3 +28,12 @@ def copy_into_module(
     for name, target in state.items():
         if not target.is_meta:
             target.copy_(table[name](tensors))
+
+
+def allocate_module(module: nn.Module) -> None:
+    """Give every tensor of a module's state on "meta" memory on the CPU, with any values.
+
+    `Module.to_empty` does that too, and imports torch's symbolic shapes for it, which takes half a second.
+    """
+    state = {name: torch.empty(tensor.shape, dtype=tensor.dtype) for name, tensor in module.state_dict().items()}
+    module.load_state_dict(state, assign=True)

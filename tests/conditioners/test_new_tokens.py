@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from ldm_train.conditioners.clip_tower import VOCABULARY
 from ldm_train.conditioners.text_encoder import TextEncoder, small
+from ldm_train.conditioners.text_tower import VOCABULARY
 from ldm_train.types import CaptionBatch
 
 

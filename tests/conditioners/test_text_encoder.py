@@ -184,9 +184,13 @@ def test_odd_captions_have_open_clip_s_ids(caption):
     assert TOKENIZER.encode(caption) == OPEN_CLIP.encode(caption)
 
 
-def test_every_symbol_of_the_vocabulary_has_open_clip_s_merges():
-    words = [symbol.removesuffix("</w>") for symbol in OPEN_CLIP.encoder][::10]
-    assert [word for word in words if TOKENIZER.bpe(word) != OPEN_CLIP.bpe(word)] == []
+def test_the_vocabulary_and_every_merge_are_open_clip_s():
+    assert TOKENIZER.encoder == OPEN_CLIP.encoder
+    assert TOKENIZER.decoder == OPEN_CLIP.decoder
+    assert TOKENIZER.byte_decoder == OPEN_CLIP.byte_decoder
+    assert TOKENIZER.merges == sorted(OPEN_CLIP.bpe_ranks, key=OPEN_CLIP.bpe_ranks.__getitem__)
+    words = [OPEN_CLIP.decode([number]).strip() for number in range(0, VOCABULARY - 2, 10)]
+    assert [word for word in words if TOKENIZER.encode(word) != OPEN_CLIP.encode(word)] == []
 
 
 @pytest.mark.parametrize(

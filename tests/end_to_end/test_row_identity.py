@@ -18,8 +18,9 @@ from torch import Tensor
 
 from ldm_train.autoencoders.autoencoder import IdentityAutoencoder, KLAutoencoder, NewKLAutoencoder, pretrained
 from ldm_train.conditioners.class_labels import ClassLabels
-from ldm_train.conditioners.clip_tower import build_tower, describe_tower, read_text_settings
+from ldm_train.conditioners.clip_tower import build_tower, read_text_settings
 from ldm_train.conditioners.text_encoder import clip, small
+from ldm_train.conditioners.text_tower import describe_tower
 from ldm_train.training.encoding import Encoding
 
 Values = dict[str, object]

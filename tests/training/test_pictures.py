@@ -10,13 +10,22 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
+from torch.nn import functional as F
 from torch.testing import assert_close
+from torchvision.utils import make_grid
 
 from ldm_train.assembly.watching import choose_examples
 from ldm_train.data.batches.datamodules import CachedLatents
 from ldm_train.data.cache.reader import LatentCache
 from ldm_train.training.callbacks.growth import MAX_ROWS, add_growth_row, choose_growth_rows, read_growth_rows
-from ldm_train.training.callbacks.picture_grids import LABEL_MARGIN, fit_on_white, make_pair_picture, stack_labelled
+from ldm_train.training.callbacks.picture_grids import (
+    GAP,
+    LABEL_MARGIN,
+    fit_on_white,
+    make_grid_picture,
+    make_pair_picture,
+    stack_labelled,
+)
 
 SETTINGS = {"prompts": ["a", "b"], "size": [16, 16]}
 
@@ -255,3 +264,12 @@ def test_other_captions_need_their_embeddings(pictures: Path) -> None:
     with pytest.raises(ValueError, match="freed"):
         encoder(other)
     assert encoder.state_dict() == {}
+
+
+@pytest.mark.parametrize(("count", "columns"), [(1, 3), (2, 3), (5, 3), (6, 3), (4, 1)])
+def test_a_grid_is_torchvisions(count, columns):
+    images = torch.randint(0, 256, (count, 3, 4, 6), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    expected = make_grid(images, nrow=columns, padding=GAP, pad_value=255) if count > 1 else None
+    grid = make_grid_picture(images, columns=columns)
+    assert grid.dtype == torch.uint8
+    assert torch.equal(grid, F.pad(images[0], (GAP,) * 4, value=255) if expected is None else expected)

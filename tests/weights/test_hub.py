@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
 
-from ldm_train.weights import hub
+from ldm_train.weights import hub, hub_download
 
 PIPELINE = [
     "README.md",
@@ -36,12 +36,12 @@ PART = {"setting": "network.weights", "subfolder": "unet", "name": "diffusion_py
     ids=["the network", "the autoencoder", "half precision alone", "shards", "a part by itself"],
 )
 def test_a_part_s_weights_are_fetched_once(files, subfolder, expected):
-    wanted = hub.select_files(files, subfolder=subfolder, name="diffusion_pytorch_model")
+    wanted = hub_download.select_files(files, subfolder=subfolder, name="diffusion_pytorch_model")
     assert sorted(wanted) == sorted(expected or files)
 
 
 def test_raw_weights_are_fetched_by_their_own_name():
-    wanted = hub.select_files(PIPELINE, subfolder="unet", name="diffusion_pytorch_model.non_ema")
+    wanted = hub_download.select_files(PIPELINE, subfolder="unet", name="diffusion_pytorch_model.non_ema")
     assert wanted == ["unet/config.json", "scheduler/scheduler_config.json", PIPELINE[6]]
 
 
@@ -52,8 +52,8 @@ def test_a_name_is_fetched_and_its_folder_given(monkeypatch, tmp_path):
         asked[repository] = allow_patterns
         return str(tmp_path)
 
-    monkeypatch.setattr(hub.HfApi, "list_repo_files", lambda self, repository: PIPELINE)
-    monkeypatch.setattr(hub, "snapshot_download", fetch)
+    monkeypatch.setattr(hub_download.HfApi, "list_repo_files", lambda self, repository: PIPELINE)
+    monkeypatch.setattr(hub_download, "snapshot_download", fetch)
     monkeypatch.chdir(tmp_path)
     assert hub.locate_weights("owner/name", **PART) == tmp_path
     assert "unet/diffusion_pytorch_model.safetensors" in asked["owner/name"]
@@ -67,8 +67,8 @@ def test_a_fetch_that_fails_is_reported(monkeypatch):
     def fail(*_, **__):
         raise FailedError
 
-    monkeypatch.setattr(hub.HfApi, "list_repo_files", lambda self, repository: PIPELINE)
-    monkeypatch.setattr(hub, "snapshot_download", fail)
+    monkeypatch.setattr(hub_download.HfApi, "list_repo_files", lambda self, repository: PIPELINE)
+    monkeypatch.setattr(hub_download, "snapshot_download", fail)
     with pytest.raises(ValueError, match=r"network\.weights=owner/name cannot be downloaded: 503 for everybody"):
         hub.locate_weights("owner/name", **PART)
 
@@ -77,8 +77,8 @@ def test_offline_what_was_fetched_before_is_taken(monkeypatch, tmp_path):
     def offline(self, repository):
         raise OfflineModeIsEnabled
 
-    monkeypatch.setattr(hub.HfApi, "list_repo_files", offline)
-    monkeypatch.setattr(hub, "snapshot_download", lambda repository, *, local_files_only: str(tmp_path))
+    monkeypatch.setattr(hub_download.HfApi, "list_repo_files", offline)
+    monkeypatch.setattr(hub_download, "snapshot_download", lambda repository, *, local_files_only: str(tmp_path))
     assert hub.locate_weights("owner/name", **PART) == Path(tmp_path)
 
 
@@ -86,6 +86,6 @@ def test_without_a_network_an_earlier_download_is_used(tmp_path: Path, monkeypat
     def fail(*_: object) -> list[str]:
         raise HTTPError("no answer")
 
-    monkeypatch.setattr(hub.HfApi, "list_repo_files", fail)
-    monkeypatch.setattr(hub, "snapshot_download", lambda name, local_files_only: str(tmp_path))
-    assert hub.download_weights("me/model", setting="network.weights", subfolder="unet", name="x") == tmp_path
+    monkeypatch.setattr(hub_download.HfApi, "list_repo_files", fail)
+    monkeypatch.setattr(hub_download, "snapshot_download", lambda name, local_files_only: str(tmp_path))
+    assert hub_download.download_weights("me/model", setting="network.weights", subfolder="unet", name="x") == tmp_path

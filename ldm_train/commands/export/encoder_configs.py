@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
-from open_clip.transformer import TextTransformer
 from torch import Tensor, nn
 
 from ldm_train.autoencoders.autoencoder import KLAutoencoder
@@ -67,7 +66,7 @@ def export_text_encoder(encoder: TextEncoder) -> ExportedEncoder:
     If the output of the penultimate layer is used, the last layer is in `unused`, as Stable Diffusion 2 leaves it out.
     """
     tower = encoder.tower
-    assert isinstance(tower, TextTransformer)
+    assert tower is not None
     blocks = list(tower.transformer.resblocks)
     count = len(blocks) - (encoder.layer == "penultimate")
     first: nn.Module = blocks[0]
@@ -112,10 +111,9 @@ def build_tokenizer_files(encoder: TextEncoder) -> dict[str, str]:
         "errors": "replace",
         "model_max_length": encoder.context_length,
     }
-    merges = sorted(tokenizer.bpe_ranks, key=lambda pair: tokenizer.bpe_ranks[pair])
     return {
         "vocab.json": json.dumps(numbers | {padding: encoder.pad_token}, ensure_ascii=False),
-        "merges.txt": "#version: 0.2\n" + "".join(f"{left} {right}\n" for left, right in merges),
+        "merges.txt": "#version: 0.2\n" + "".join(f"{left} {right}\n" for left, right in tokenizer.merges),
         "tokenizer_config.json": json.dumps(settings | words, indent=2) + "\n",
         "special_tokens_map.json": json.dumps(words, indent=2) + "\n",
     }

@@ -8,7 +8,8 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from ldm_train.settings.schema.using import ExportSettings
 from ldm_train.util.text import first_line
-from ldm_train.weights.hub import HUB_ERRORS, is_hub_name
+from ldm_train.weights.hub import is_hub_name
+from ldm_train.weights.hub_download import HUB_ERRORS
 
 LOGIN = "run `hf auth login`, or set HF_TOKEN to a token that may write"
 

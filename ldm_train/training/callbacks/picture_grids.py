@@ -2,20 +2,16 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-import pytorch_lightning as pl
+import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
-from torchvision.transforms.functional import pil_to_tensor
-from torchvision.utils import make_grid
 
-from ldm_train.data.pictures.images import count_broken, to_display_bytes
+from ldm_train.data.pictures.images import to_display_bytes
 from ldm_train.generation import NOTHING, Generation, SamplingSettings
 from ldm_train.samplers.base import StepCallback
-from ldm_train.training.loggers.dashboards import log_scalars
 from ldm_train.types import Given
-from ldm_train.util.messages import warn
 
 GAP = 2  # pixels around each picture of a grid
 LABEL_MARGIN = 64  # pixels at the left of a picture, for its label
@@ -23,9 +19,13 @@ LABEL_MARGIN = 64  # pixels at the left of a picture, for its label
 
 def make_grid_picture(images: Tensor, *, columns: int) -> Tensor:
     """Return uint8 images (B, 3, H, W) as one picture (3, H', W') with rows of `columns`."""
-    if len(images) == 1:  # which make_grid leaves without a margin
-        return pad(images[0], (GAP,) * 4, value=255)
-    return make_grid(images, nrow=columns, padding=GAP, pad_value=255).to(torch.uint8)
+    height, width = (side + GAP for side in images.shape[2:])
+    wide = min(columns, len(images))
+    grid = images.new_full((images.shape[1], -(-len(images) // wide) * height + GAP, wide * width + GAP), 255)
+    for number, image in enumerate(images):
+        top, left = number // wide * height + GAP, number % wide * width + GAP
+        grid[:, top : top + image.shape[1], left : left + image.shape[2]] = image
+    return grid
 
 
 def make_pair_picture(above: Tensor, below: Tensor, *, columns: int) -> Tensor:
@@ -46,7 +46,7 @@ def stack_labelled(pictures: Mapping[str, Tensor]) -> Tensor:
         ImageDraw.Draw(margin).text(
             (LABEL_MARGIN - 4, margin.height // 2), label, fill="black", anchor="rm", font=ImageFont.load_default(14)
         )
-        labelled = torch.cat([pil_to_tensor(margin), picture.cpu()], dim=2)
+        labelled = torch.cat([torch.from_numpy(np.array(margin)).permute(2, 0, 1), picture.cpu()], dim=2)
         rows.append(pad(labelled, (0, LABEL_MARGIN + width - labelled.shape[2]), value=255))
     return torch.cat(rows, dim=1)
 
@@ -66,20 +66,6 @@ def stack_on_white(images: Sequence[Tensor]) -> Tensor:
     """Return uint8 images (3, H, W) as (B, 3, H', W'), smaller ones at the top left on white."""
     height, width = (max(image.shape[side] for image in images) for side in (1, 2))
     return torch.stack([pad(image, (0, width - image.shape[2], 0, height - image.shape[1]), value=255) for image in images])
-
-
-def warn_of_nonfinite(trainer: pl.Trainer, name: str, pictures: Tensor | Sequence[Tensor]) -> None:
-    """Warn of, and log, the number of pictures that stand for ones that were not finite, if there are any.
-
-    Args:
-        pictures: (3, H, W) uint8 each.
-    """
-    if count := sum(count_broken(picture[None]) for picture in pictures):
-        warn(
-            f"at step {trainer.global_step} {count} of {len(pictures)} {name} contain NaN or infinity and are "
-            "shown as a checkerboard; the run goes on"
-        )
-        log_scalars(trainer, {f"nonfinite_pictures/{name.replace(' ', '_')}": float(count)})
 
 
 def draw_in_passes(draw: Callable[[int, int], Tensor], count: int, *, at_once: int, most: int) -> Tensor:

@@ -14,11 +14,11 @@ from ldm_train.data.pictures.images import save_png, to_display_bytes
 from ldm_train.data.sources.items import Item
 from ldm_train.metrics.pixel_distance import psnr
 from ldm_train.training.autoencoder_module import AutoencoderTraining
-from ldm_train.training.callbacks.picture_grids import make_grid_picture, warn_of_nonfinite
+from ldm_train.training.callbacks.picture_grids import make_grid_picture
 from ldm_train.training.callbacks.spent import TimeSpent
 from ldm_train.training.callbacks.step_log import is_due
 from ldm_train.training.ema.ema import EMA
-from ldm_train.training.loggers.dashboards import log_picture, log_scalars
+from ldm_train.training.loggers.dashboards import log_picture, log_scalars, warn_of_nonfinite
 from ldm_train.util.messages import note
 
 HELD_OUT, TRAINED = "held_out_psnr", "train_psnr"

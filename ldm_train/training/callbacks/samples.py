@@ -28,12 +28,11 @@ from ldm_train.training.callbacks.picture_grids import (
     make_pair_picture,
     stack_labelled,
     stack_on_white,
-    warn_of_nonfinite,
 )
 from ldm_train.training.callbacks.spent import TimeSpent
 from ldm_train.training.callbacks.step_log import is_due
 from ldm_train.training.ema.ema import EMA
-from ldm_train.training.loggers.dashboards import log_picture
+from ldm_train.training.loggers.dashboards import log_picture, warn_of_nonfinite
 from ldm_train.training.module import NoisePredictorTraining
 from ldm_train.types import Given
 from ldm_train.util.files import atomic_write

@@ -1,7 +1,8 @@
 """A checkpoint in shares: its file holds all but the large tensors, and names a folder where each process wrote its part.
 
 The file is renamed into place after the folder is whole, so that a checkpoint in shares is replaced as one in a single file
-is: at once. The parts are safetensors by PyTorch's distributed checkpointing, which any number of processes reads back.
+is: at once. The parts are safetensors by PyTorch's distributed checkpointing, which any number of processes reads back. It
+is imported only where there are shares.
 """
 
 import json
@@ -15,10 +16,6 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed import checkpoint as dcp
-from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
-from torch.distributed.tensor import DTensor
 
 from ldm_train.training.run_files import SHARES_FOLDER
 from ldm_train.util.files import flush_file, flush_folder, make_folder
@@ -54,6 +51,9 @@ def write_shares(checkpoint: Mapping[str, Tree], folder: Path) -> dict[str, Tree
     Raises:
         OSError: some process could not write; nothing is left of the folder.
     """
+    from torch.distributed import checkpoint as dcp
+    from torch.distributed.tensor import DTensor
+
     tensors: dict[str, Tensor] = {}
 
     def take(keys: Keys, leaf: Tree) -> Tree:
@@ -66,7 +66,7 @@ def write_shares(checkpoint: Mapping[str, Tree], folder: Path) -> dict[str, Tree
     rest = {key: mapped(value, take, (key,)) for key, value in checkpoint.items()}
     try:
         dcp.save(tensors, storage_writer=dcp.HuggingFaceStorageWriter(str(folder), save_distributed=True))
-    except CheckpointException as error:
+    except dcp.CheckpointException as error:
         shutil.rmtree(folder, ignore_errors=True)
         raise OSError(f"a process could not write its share: {reason(error)}") from error
     flush_shares(folder)
@@ -182,18 +182,21 @@ def missing_shares(checkpoint: Mapping[str, Tree], path: Path) -> list[Path]:
 
 def _read(folder: Path, names: Sequence[str], empty: Callable[..., Tensor]) -> dict[str, Tensor]:
     """Tensors by name from all files of a folder, each process as much as its tensors hold."""
+    from torch.distributed import checkpoint as dcp
+    from torch.distributed.tensor import DTensor
+
     try:
         stored = dcp.HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
         tensors = {}
         for name in names:
             about = stored[name]
-            assert isinstance(about, TensorStorageMetadata)
+            assert isinstance(about, dcp.TensorStorageMetadata)
             tensors[name] = empty(about.size, dtype=about.properties.dtype)
         sharded = any(isinstance(tensor, DTensor) for tensor in tensors.values())
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
             dcp.load(tensors, storage_reader=dcp.HuggingFaceStorageReader(str(folder)), no_dist=not sharded)
-    except (CheckpointException, KeyError, OSError, json.JSONDecodeError) as error:
+    except (dcp.CheckpointException, KeyError, OSError, json.JSONDecodeError) as error:
         raise ValueError(f"{folder} cannot be read as the shares of a checkpoint: {reason(error)}") from error
     return tensors
 
@@ -204,6 +207,8 @@ def _is_mark(leaf: Tree) -> bool:
 
 def reason(error: BaseException) -> str:
     """The first process's failure in one line, without the traces that travel along."""
+    from torch.distributed.checkpoint import CheckpointException
+
     failures = list(error.failures.values()) if isinstance(error, CheckpointException) else []
     first = failures[0][0] if failures else error
     return (str(first) or type(first).__name__).splitlines()[0]

@@ -8,6 +8,7 @@ from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 
+from ldm_train.data.pictures.images import count_broken
 from ldm_train.util.messages import warn
 
 TIMING_PREFIX = "time/"  # of names of values that depend on the machine's speed, and differ when a run is repeated
@@ -152,3 +153,17 @@ def _each(trainer: pl.Trainer, work: Callable[[Dashboard], None]) -> None:
     for logger in trainer.loggers:
         if isinstance(logger, Dashboard) and (trainer.is_global_zero or logger.on_every_rank):
             logger.attempt(lambda dashboard=logger: work(dashboard))  # type: ignore[misc]
+
+
+def warn_of_nonfinite(trainer: pl.Trainer, name: str, pictures: Tensor | Sequence[Tensor]) -> None:
+    """Warn of, and log, the number of pictures that stand for ones that were not finite, if there are any.
+
+    Args:
+        pictures: (3, H, W) uint8 each.
+    """
+    if count := sum(count_broken(picture[None]) for picture in pictures):
+        warn(
+            f"at step {trainer.global_step} {count} of {len(pictures)} {name} contain NaN or infinity and are "
+            "shown as a checkerboard; the run goes on"
+        )
+        log_scalars(trainer, {f"nonfinite_pictures/{name.replace(' ', '_')}": float(count)})

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ldm_train.training.checkpoints.checkpoint_files import WholeFiles
+from ldm_train.training.checkpoints.checkpoint_io import WholeFiles
 from ldm_train.training.ema.snapshots import remove_later_snapshots
 from ldm_train.training.loggers.jsonl import JsonLines
 from ldm_train.training.run_files import HISTORY, written_files
