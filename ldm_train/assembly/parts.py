@@ -114,7 +114,11 @@ def build_conditions(config: TrainSettings, autoencoder: Autoencoder) -> Conditi
     Raises:
         ValueError: two have the same name, or settings that do not go together.
     """
-    passed = {"latent_channels": autoencoder.channels, "to_model": Scaling.of(autoencoder).to_model}
+    passed = {
+        "latent_channels": autoencoder.channels,
+        "to_model": Scaling.of(autoencoder).to_model,
+        "to_unscaled": Scaling(autoencoder.shift, 1.0).to_model,
+    }
     made: list[Condition] = []
     for part in config.conditions:
         found = signature(part.target)

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 
 import open_clip
 from open_clip.model import CLIPTextCfg, _build_text_tower
@@ -19,7 +20,8 @@ from ldm_train.weights.module_loading import copy_into_module
 from ldm_train.weights.published_parts import PublishedPart, find_text_encoder
 
 VOCABULARY = 49408
-PAD_TOKENS = {"<|endoftext|>": 49407, "!": 0}  # that Stable Diffusion 1.x and 2.x pad with
+# That Stable Diffusion 1.x and 2.x pad with, and exports of networks that were trained with the second one.
+PAD_TOKENS = {"<|endoftext|>": 49407, "!": 0, "<|padding|>": 0}
 ACTIVATION_NAMES = {"QuickGELU()": "quick_gelu", "GELU(approximate='none')": "gelu"}  # by the modules' repr
 ACTIVATIONS = {"quick_gelu": True, "gelu": False}  # transformers' names to open_clip's setting quick_gelu
 
@@ -61,17 +63,26 @@ def check_padding(found: PublishedPart, pad_token: int) -> None:
     Raises:
         ValueError: the tokens differ.
     """
-    path = found.path.parent / "tokenizer" / "tokenizer_config.json"
-    if not found.path.is_dir() or not path.is_file():
-        return
-    check_exported_file(path)
-    pad = read_object(path).get("pad_token")
-    there = PAD_TOKENS.get(str(pad.get("content") if isinstance(pad, dict) else pad), pad_token)
-    if there != pad_token:
+    there = read_pad_token(found.path.parent) if found.path.is_dir() else None
+    if there not in (None, pad_token):
         raise ValueError(
             f"the pipeline pads captions with {there}, and text_encoder.pad_token={pad_token}; "
             f"set text_encoder.pad_token={there}"
         )
+
+
+def read_pad_token(folder: Path) -> int | None:
+    """Return the token that a pipeline's tokenizer pads with, None if it does not say so or the token is unknown.
+
+    Raises:
+        ValueError: its file cannot be read.
+    """
+    path = folder / "tokenizer" / "tokenizer_config.json"
+    if not path.is_file():
+        return None
+    check_exported_file(path)
+    pad = read_object(path).get("pad_token")
+    return PAD_TOKENS.get(str(pad.get("content") if isinstance(pad, dict) else pad))
 
 
 def read_text_settings(model: str) -> dict[str, object]:

@@ -107,7 +107,7 @@ class AxisSettings(Section):
 class SampleSettings(DrawingSettings):
     """The settings of `ldm-train sample`."""
 
-    run_dir: FilePath = setting(..., "a trained run")
+    run_dir: FilePath = setting(..., "a trained run, or a pipeline's folder in diffusers' layout")
     prompts: DrawnPrompts = setting(
         ..., "a list, one text, or a file with one prompt a line; with options: a fox --n blurry --d 7"
     )
