@@ -21,6 +21,7 @@ INDEX = "model_index.json"
 USUAL = ("ViT-L-14-quickgelu", "ViT-H-14")  # the text encoders of Stable Diffusion 1.x and 2.x
 SHAPE = ("channels", "blocks", "attention", "middle_attention", "only_cross_attention", "expansion", "scale_shift")
 SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
+DEFAULT_PADDING = 49407  # of transformers' tokenizer, the end token
 SPACINGS = ("leading", "trailing", "linspace")
 GUIDANCE = 7.5  # the default of Stable Diffusion's pipelines
 Values = dict[str, Json]
@@ -82,9 +83,7 @@ def describe_heads(there: UNetSettings) -> Values:
         return {"network.heads": heads[0]}
     if len(sizes) == 1:
         return {"network.heads": None, "network.head_size": sizes.pop()}
-    raise ValueError(
-        f"its network has {there['heads']} attention heads at its levels, neither of one number nor of one size"
-    )
+    raise ValueError(f"its network has {there['heads']} attention heads at its levels, which differ in number and size")
 
 
 def describe_scheduler(folder: Path) -> Values:
@@ -145,7 +144,7 @@ def describe_text_encoder(folder: Path) -> Values:
         ValueError: there is none.
     """
     config = read_part_config(folder / "text_encoder", ACCEPTED_CLASSES["text_encoder"])
-    layers = config.get("num_hidden_layers")
+    layers, pad_token = config.get("num_hidden_layers"), read_pad_token(folder)
     for model in (*USUAL, *sorted({*open_clip.list_models()} - {*USUAL})):
         sizes = open_clip.get_model_config(model)["text_cfg"]
         if sizes.get("vocab_size", VOCABULARY) != VOCABULARY or sizes.get("hf_model_name"):
@@ -159,7 +158,7 @@ def describe_text_encoder(folder: Path) -> Values:
                 "text_encoder": "clip_vit_l_14",
                 "text_encoder.model": model,
                 "text_encoder.weights": str(folder),
-                "text_encoder.pad_token": read_pad_token(folder) or 0,
+                "text_encoder.pad_token": DEFAULT_PADDING if pad_token is None else pad_token,
                 "text_encoder.layer": "last" if last else "penultimate",
             }
     raise ValueError(f"open_clip has no text encoder of these sizes: {config.get('hidden_size')} wide, {layers} layers")

@@ -75,8 +75,8 @@ def refuse_pictures(path: str) -> None:
     name = read_object(index).get("_class_name") if index.is_file() else None
     if name in {layout.pipeline for layout in LAYOUTS}:
         raise ValueError(
-            f"pipeline={path} is a {name}, which draws from pictures next to prompts, and an evaluation gives it prompts only; "
-            "evaluate the run instead, with run_dir=DIR, or pictures that it drew, with pictures=DIR"
+            f"pipeline={path} is a {name}, which draws from pictures too, and an evaluation gives it prompts only; evaluate "
+            "the run instead, with run_dir=DIR, or pictures that it drew, with pictures=DIR"
         )
 
 

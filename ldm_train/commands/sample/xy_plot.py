@@ -20,7 +20,7 @@ from ldm_train.assembly.drawing import (
 from ldm_train.assembly.given_conditions import read_given
 from ldm_train.assembly.picture_folder import PictureFolder
 from ldm_train.assembly.prompt_options import Prompt
-from ldm_train.assembly.stored_run import TrainedRun, fill_from_run
+from ldm_train.assembly.stored_run import TrainedRun, fill_from_run, read_drawn
 from ldm_train.commands.sample.png_text import build_overview_texts, build_png_texts
 from ldm_train.data.pictures.images import to_bytes
 from ldm_train.data.pictures.labelled_grid import draw_labelled_grid
