@@ -81,7 +81,7 @@ def list_loading_lines(folder: str, trained: TrainSettings, parts: Parts) -> lis
     if layout is DEPTH:
         imports = ["import numpy", "import torch", *imports]
         depth = READ_PICTURE.format(file="depth.png", mode="F", size=parts.size)
-        opened += [f"depth = torch.from_numpy(numpy.asarray({depth}))[None]  # lighter where nearer"]
+        opened += [f"depth = torch.from_numpy(numpy.array({depth}))[None]  # lighter where nearer"]
         given += "depth_map=depth, strength=1.0, "
         without = ", depth_estimator=None, feature_extractor=None"
     return [

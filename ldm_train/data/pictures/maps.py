@@ -33,8 +33,8 @@ def render_map(values: Tensor, view: View, spec: MapSpec, *, factor: int = 1) ->
     """Return what a view of the picture shows, of a map (C, H, W): (C, height / factor, width / factor).
 
     An encoded map is resized as pictures are, and has the view's size. Others are resized linearly with antialiasing, or not
-    blended at all. A normalized one is resized by cubic interpolation without antialiasing, and then stretched to [-1, 1], as
-    Stable Diffusion 2's network for depth has it.
+    blended at all. A normalized one is resized by cubic interpolation without antialiasing, and then stretched to [-1, 1],
+    as Stable Diffusion 2's network for depth has it.
 
     Args:
         factor: pixels of the view for each position of the latents.
