@@ -1,6 +1,6 @@
 """Runs that draw from pictures leave into diffusers' pipelines, which draw the same from the same noise."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,7 +56,7 @@ class Exported:
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Exported]]:
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Exported]:
     """`exported("depth")`: a run with random weights and its pipeline's folder; its raw latents have a shift."""
     vae = tmp_path_factory.mktemp("vae")
     make_autoencoder(shift=0.25).save_pretrained(vae)
@@ -76,7 +76,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str
         write_pipeline(folder / "out", found, torch.float32)
         return Exported(config, parts, folder / "out")
 
-    yield lambda kind: made[kind] if kind in made else made.setdefault(kind, make(kind))
+    return lambda kind: made[kind] if kind in made else made.setdefault(kind, make(kind))
 
 
 @pytest.mark.parametrize("kind", KINDS)
