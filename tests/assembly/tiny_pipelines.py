@@ -170,7 +170,7 @@ def words_of_inputs(kind: str, inputs: dict[str, Path]) -> list[str]:
 def draw_with_diffusers(pipeline: StableDiffusionPipeline, kind: str, inputs: dict[str, Path], *, scale: float) -> Tensor:
     """Return the picture of diffusers' pipeline (3, H, W) from 0 to 1, from the noise of `sample seed=0`."""
     noise = draws.normal(0, "initial noise", torch.tensor([0]), (4, SIDE // 2, SIDE // 2))
-    picture, mask = Image.open(inputs["picture"]), Image.open(inputs["mask"])
+    picture, mask = Image.open(inputs["picture"]).convert("RGB"), Image.open(inputs["mask"]).convert("L")
     depth = torch.from_numpy(np.array(Image.open(inputs["depth"]).convert("F")))[None]
     given = {
         "plain": {"latents": noise},
