@@ -77,9 +77,10 @@ def describe_own_unet(network: Part, parts: Parts) -> UNetSettings:
         "middle_attention": middle,
         "only_cross_attention": given["only_cross_attention"] or [False] * len(channels),
         "in_channels": parts.autoencoder.channels,
-        "map_channels": getattr(parts.network, "map_channels", 0),  # which conditions add to, whatever the setting is
         "context_width": parts.text_encoder.context_width,
-        "vector_width": parts.text_encoder.vector_width,
+        # Those of the network: conditions add to them, whatever its settings and its text encoder say.
+        "map_channels": getattr(parts.network, "map_channels", 0),
+        "vector_width": getattr(parts.network, "vector_width", parts.text_encoder.vector_width),
     }
 
 
