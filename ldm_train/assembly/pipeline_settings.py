@@ -4,11 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import open_clip
-
 from ldm_train.assembly.pipeline_layouts import find_layout_of_channels
 from ldm_train.assembly.published_scheduler import PREDICTIONS, read_scheduler
-from ldm_train.conditioners.clip_tower import VOCABULARY, read_pad_token, read_text_settings, uses_quick_gelu
+from ldm_train.conditioners.clip_tower import find_text_model, read_pad_token
 from ldm_train.run_dir.record import CONFIG
 from ldm_train.settings.composition import compose_as
 from ldm_train.settings.schema.training import TrainSettings
@@ -18,7 +16,6 @@ from ldm_train.weights.part_folders import read_part_config
 from ldm_train.weights.published_parts import ACCEPTED_CLASSES, find_unet
 
 INDEX = "model_index.json"
-USUAL = ("ViT-L-14-quickgelu", "ViT-H-14")  # the text encoders of Stable Diffusion 1.x and 2.x
 SHAPE = ("channels", "blocks", "attention", "middle_attention", "only_cross_attention", "expansion", "scale_shift")
 SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
 DEFAULT_PADDING = 49407  # of transformers' tokenizer, the end token
@@ -138,27 +135,17 @@ def describe_autoencoder(folder: Path) -> Values:
 
 
 def describe_text_encoder(folder: Path) -> Values:
-    """Return the text encoder: the architecture of open_clip that has the sizes of its config.
+    """Return the text encoder, and the token that captions are padded with.
 
     Raises:
-        ValueError: there is none.
+        ValueError: open_clip has none of its sizes.
     """
-    config = read_part_config(folder / "text_encoder", ACCEPTED_CLASSES["text_encoder"])
-    layers, pad_token = config.get("num_hidden_layers"), read_pad_token(folder)
-    for model in (*USUAL, *sorted({*open_clip.list_models()} - {*USUAL})):
-        sizes = open_clip.get_model_config(model)["text_cfg"]
-        if sizes.get("vocab_size", VOCABULARY) != VOCABULARY or sizes.get("hf_model_name"):
-            continue
-        sizes = read_text_settings(model)
-        here = (sizes["width"], sizes["heads"], sizes["context_length"], "quick_gelu" if uses_quick_gelu(model) else "gelu")
-        there = (config.get(n) for n in ("hidden_size", "num_attention_heads", "max_position_embeddings", "hidden_act"))
-        last = layers == sizes["layers"]
-        if here == tuple(there) and (last or layers == int(str(sizes["layers"])) - 1):
-            return {
-                "text_encoder": "clip_vit_l_14",
-                "text_encoder.model": model,
-                "text_encoder.weights": str(folder),
-                "text_encoder.pad_token": DEFAULT_PADDING if pad_token is None else pad_token,
-                "text_encoder.layer": "last" if last else "penultimate",
-            }
-    raise ValueError(f"open_clip has no text encoder of these sizes: {config.get('hidden_size')} wide, {layers} layers")
+    config, pad_token = read_part_config(folder / "text_encoder", ACCEPTED_CLASSES["text_encoder"]), read_pad_token(folder)
+    model, layer = find_text_model(config)
+    return {
+        "text_encoder": "clip_vit_l_14",
+        "text_encoder.model": model,
+        "text_encoder.weights": str(folder),
+        "text_encoder.pad_token": DEFAULT_PADDING if pad_token is None else pad_token,
+        "text_encoder.layer": layer,
+    }

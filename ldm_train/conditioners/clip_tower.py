@@ -20,6 +20,7 @@ from ldm_train.weights.module_loading import copy_into_module
 from ldm_train.weights.published_parts import PublishedPart, find_text_encoder
 
 VOCABULARY = 49408
+USUAL = ("ViT-L-14-quickgelu", "ViT-H-14")  # the text encoders of Stable Diffusion 1.x and 2.x
 # That Stable Diffusion 1.x and 2.x pad with, and exports of networks that were trained with the second one.
 PAD_TOKENS = {"<|endoftext|>": 49407, "!": 0, "<|padding|>": 0}
 ACTIVATION_NAMES = {"QuickGELU()": "quick_gelu", "GELU(approximate='none')": "gelu"}  # by the modules' repr
@@ -96,6 +97,29 @@ def read_text_settings(model: str) -> dict[str, object]:
     if settings["hf_model_name"] or settings["vocab_size"] != VOCABULARY:
         raise ValueError(f"text_encoder.model={model} has no text transformer with CLIP's vocabulary; choose one that has")
     return settings
+
+
+def find_text_model(config: Mapping[str, Json]) -> tuple[str, str]:
+    """Return an open_clip model with a text transformer of the sizes of a `CLIPTextModel`'s config, and the layer to use.
+
+    The model may have one layer more, as that of Stable Diffusion 2, of which the last layer was left out.
+
+    Raises:
+        ValueError: there is none.
+    """
+    names = ("hidden_size", "num_attention_heads", "max_position_embeddings", "vocab_size", "hidden_act")
+    there, layers = [config.get(name) for name in names], config.get("num_hidden_layers")
+    for model in (*USUAL, *sorted({*open_clip.list_models()} - {*USUAL})):
+        sizes = open_clip.get_model_config(model)["text_cfg"]
+        if sizes.get("hf_model_name") or sizes.get("vocab_size", VOCABULARY) != VOCABULARY:
+            continue
+        sizes = read_text_settings(model)
+        here = [sizes[name] for name in ("width", "heads", "context_length", "vocab_size")]
+        here += ["quick_gelu" if uses_quick_gelu(model) else "gelu"]
+        if here == there and layers in (sizes["layers"], int(str(sizes["layers"])) - 1):
+            return model, "last" if layers == sizes["layers"] else "penultimate"
+    listed = ", ".join(f"{name}={value}" for name, value in zip(names, there, strict=True))
+    raise ValueError(f"open_clip has no text encoder with {listed} and num_hidden_layers={layers}")
 
 
 def uses_quick_gelu(model: str) -> bool:

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 
-from ldm_train.assembly.pipeline_layouts import find_layout_of_channels
 from ldm_train.commands.fit.choosing import BASE_LR, Values
 from ldm_train.settings.composition import compose
 from ldm_train.settings.config_file import shortest_words, text
@@ -85,6 +84,8 @@ def refuse_conditioned(base: str, unet: Mapping[str, Json]) -> None:
     Raises:
         ValueError: it has; it says how such a network is trained further.
     """
+    from ldm_train.assembly.pipeline_layouts import find_layout_of_channels  # imports torch, and a fit answers at once
+
     inputs, outputs = (unet.get(name, 4) for name in ("in_channels", "out_channels"))
     if isinstance(inputs, int) and isinstance(outputs, int) and inputs > outputs:
         layout = find_layout_of_channels(inputs - outputs)
