@@ -18,14 +18,9 @@ from tests.assembly.tiny_pipelines import (
     words_of_inputs,
     write_inputs,
 )
+from tests.commands.export.shaped import SHAPE
 
-NETWORK = ["network=stable_diffusion_1", "network.channels=[64,128]", "network.attention=[true,false]", "network.blocks=1"]
-QUICK = [
-    "scale_check=false",
-    "max_steps=2",
-    "optimizer.lr=1e-3",
-    *(f"{name}.every=100" for name in ("pictures", "validation")),
-]
+NETWORK = [*SHAPE, "network.channels=[64,128]", "network.heads=8", "max_steps=2", "optimizer.lr=1e-3", "scale_check=false"]
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +52,7 @@ def edits(pictures: Path, published: Path, ldm_train: Callable, tmp_path_factory
 def test_published_edits_go_on_and_leave_again(
     published: Path, edits: Path, train: Callable, ldm_train: Callable, tmp_path: Path
 ) -> None:
-    words = [*NETWORK, f"network.weights={published}", "network.expansion=4", *QUICK]
+    words = [*NETWORK, f"network.weights={published}"]
     run = tmp_path / "run"
     answer = train(edits, run, "conditions=[reference]", *words)
     assert answer.code == 0, answer.err
@@ -78,7 +73,7 @@ def test_published_edits_go_on_and_leave_again(
 def test_without_the_condition_or_with_another_they_say_so(
     published: Path, edits: Path, cache: Path, train: Callable, tmp_path: Path
 ) -> None:
-    words = [*NETWORK, f"network.weights={published}", "network.expansion=4", *QUICK]
+    words = [*NETWORK, f"network.weights={published}"]
     other = "conditions=[{map:{name:reference,channels:3,encoded:true}}]"
     answer = train(edits, tmp_path / "other", other, *words)
     assert answer.code == 0, answer.err
