@@ -99,7 +99,8 @@ def test_the_code_of_a_card_draws_with_the_pipeline(
     code = list_loading_lines("out", run.config, run.parts)
     assert any(PIPELINES[kind][0].__name__ in line for line in code)
     exec("\n".join(code), {})
-    assert Image.open(tmp_path / "drawn.png").size == (16, 16)
+    with Image.open(tmp_path / "drawn.png") as drawn:
+        assert drawn.size == (16, 16)
 
 
 @pytest.mark.parametrize("kind", KINDS)
