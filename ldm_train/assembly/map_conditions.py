@@ -76,7 +76,7 @@ def words_of_maps(config: EncodeSettings | TrainSettings) -> list[str]:
         f"{{inpaint:{{name:{spec.name},masks:{spec.masks}}}}}"
         if spec.masks
         else f"{{map:{{name:{spec.name},channels:{spec.channels},nearest:{format_value(spec.nearest)},"
-        f"encoded:{format_value(spec.encoded)}}}}}"
+        f"encoded:{format_value(spec.encoded)}{',normalized:true' if spec.normalized else ''}}}}}"
         for spec in specs
     ]
     return [*([as_word("conditions", f"[{','.join(maps)}]")] if maps else []), *mask]

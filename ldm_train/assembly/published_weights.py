@@ -9,6 +9,7 @@ from ldm_train.assembly.weights_match import (
     refuse_maps,
     refuse_other_config,
     refuse_other_groups,
+    warn_of_other_condition,
 )
 from ldm_train.networks.diffusers_unet import DiffusersUNet
 from ldm_train.settings.schema.training import TrainSettings
@@ -42,7 +43,7 @@ def load_published(found: PublishedPart, parts: Parts, config: TrainSettings) ->
         table[stem] = Piece(table[stem].names, more_columns=more)
         notes.append(f"{more} input channels are added to it, with zeros for weights")
     copy_into_module(state, table, found.tensors, found.shapes)
-    return notes
+    return notes + warn_of_other_condition(found, parts.conditions)
 
 
 def describe_training(found: PublishedPart, config: TrainSettings, parts: Parts) -> list[str]:

@@ -9,8 +9,9 @@ import torch
 from ldm_train.assembly.capabilities import read_capabilities, set_tf32
 from ldm_train.assembly.new_word_files import add_embeddings
 from ldm_train.assembly.parts import Parts, build_parts, choose_device
+from ldm_train.assembly.pipeline_settings import is_pipeline, read_pipeline
 from ldm_train.assembly.stacked_adapters import add_adapters
-from ldm_train.assembly.stored_weights import load_weights
+from ldm_train.assembly.stored_weights import load_first_weights, load_weights
 from ldm_train.assembly.trained_for import refuse_other_purpose
 from ldm_train.generation import Generation, SamplingSettings
 from ldm_train.run_dir.moved_paths import explaining_paths, relocated
@@ -19,6 +20,7 @@ from ldm_train.settings.composition import build
 from ldm_train.settings.run_options import DRAWING_GROUPS
 from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.settings.schema.using import DrawingSettings, SampleSettings
+from ldm_train.util.messages import note_all
 
 Drawing = TypeVar("Drawing", bound=DrawingSettings)
 
@@ -64,20 +66,34 @@ def open_run(config: DrawingSettings) -> TrainedRun:
         return _open_located(config, run_dir)
 
 
+def read_drawn(run_dir: str) -> TrainSettings:
+    """Return the settings of what `sample` draws with: of a run, or of a pipeline in diffusers' layout.
+
+    Raises:
+        ValueError: neither is there, or it cannot be read.
+    """
+    return read_pipeline(run_dir) if is_pipeline(Path(run_dir)) else read_trained(run_dir)
+
+
 def _open_located(config: DrawingSettings, run_dir: Path) -> TrainedRun:
     assert config.run_dir is not None
-    trained, device = read_trained(config.run_dir), choose_device(config.device)
+    published = isinstance(config, SampleSettings) and is_pipeline(run_dir)
+    if published and config.weights != "ema":
+        raise ValueError(f"weights={config.weights} is of a run, and run_dir={run_dir} is a pipeline; leave it out")
+    trained = read_drawn(config.run_dir) if published else read_trained(config.run_dir)
+    device = choose_device(config.device)
     set_tf32(device.type == "cuda" and trained.trainer.tf32 and read_capabilities("cuda").tf32)
     config = fill_from_run(config, trained)
     with explaining_paths(trained, run_dir):
         parts = build_parts(trained)
-    refuse_other_purpose(run_dir, trained, parts, weights=str(config.weights))
+    if not published:
+        refuse_other_purpose(run_dir, trained, parts, weights=str(config.weights))
     assert config.steps is not None
     recipe = build_recipe(
         config, steps=config.steps, seed=config.seed, negative_prompt=getattr(config, "negative_prompt", "")
     )
     with explaining_paths(trained, run_dir):
-        step = load_weights(run_dir, parts, weights=str(config.weights))
+        step = load_pipeline(trained, parts) if published else load_weights(run_dir, parts, weights=str(config.weights))
     if isinstance(config, SampleSettings):
         add_adapters(config.adapters, trained, parts)
         add_embeddings(config.embeddings, parts.text_encoder)
@@ -86,6 +102,12 @@ def _open_located(config: DrawingSettings, run_dir: Path) -> TrainedRun:
     generation = parts.generation(parts.network.eval(), parts.text_encoder.eval(), device, weak)
     generation.check([], recipe)
     return TrainedRun(trained, parts, step, generation, recipe)
+
+
+def load_pipeline(trained: TrainSettings, parts: Parts) -> int:
+    """Load the weights of a pipeline's network, print notes about them, and return the step of 0."""
+    note_all(load_first_weights(trained, parts))
+    return 0
 
 
 def fill_from_run(config: Drawing, trained: TrainSettings) -> Drawing:

@@ -7,8 +7,11 @@ from typing import Any
 from torch import nn
 
 from ldm_train.assembly.parts import Parts
+from ldm_train.assembly.pipeline_layouts import count_channels, find_layout_of_channels
+from ldm_train.conditioners.condition import Conditions
 from ldm_train.networks.unet import UNet
 from ldm_train.settings.schema.options import Part
+from ldm_train.util.messages import Caution
 from ldm_train.weights.layouts.unet_architecture import (
     UNetSettings,
     describe_unet,
@@ -27,20 +30,38 @@ ELSEWHERE = {
 
 
 def refuse_maps(found: PublishedPart, own: int) -> None:
-    """Raise for a network with more input channels than the noisy latents, which captioned pictures cannot fill.
+    """Raise for a network with more input channels than the noisy latents and what the run's conditions fill.
 
     Raises:
-        ValueError: it is one.
+        ValueError: it is one; it says which condition fills them.
     """
     there = infer_unet_settings(found.shapes)
     more = there.get("map_channels", 0)
-    if more > own:
-        what = {1: "depth", 3: "a small picture to enlarge", 5: "a mask and what it leaves of a picture"}.get(more, "maps")
-        raise ValueError(
-            f"it is another network, {describe_unet(there, found.shapes)}: next to noisy latents it takes "
-            f"{more} channel{'s' * (more > 1)} ({what}), which captioned pictures do not have; choose weights that draw "
-            "from captions alone"
+    if more <= own:
+        return
+    layout = find_layout_of_channels(more)
+    what = layout.maps if layout is not None else {3: "a small picture to enlarge"}.get(more, "maps")
+    mend = f"set conditions=[{layout.option}], also for encode, or " if layout is not None and not own else ""
+    raise ValueError(
+        f"it is another network, {describe_unet(there, found.shapes)}: next to noisy latents it takes "
+        f"{count_channels(more)} ({what}), and the conditions of this run give {own or 'none'}; "
+        f"{mend}choose weights that draw from {'these conditions' if own else 'captions alone'}"
+    )
+
+
+def warn_of_other_condition(found: PublishedPart, conditions: Conditions) -> list[str]:
+    """Return a warning if published weights of a known layout are given maps of as many channels, but of another kind."""
+    layout = find_layout_of_channels(infer_unet_settings(found.shapes).get("map_channels", 0))
+    maps = [one for one in conditions.each if one.map_channels]
+    if layout is None or not maps or (len(maps) == 1 and layout.fits(maps[0])):
+        return []
+    return [
+        Caution(
+            f"weights of as many input channels are published for {layout.maps}, as conditions=[{layout.option}] gives, and "
+            f"this run gives {', '.join(one.name for one in maps)} otherwise; set conditions=[{layout.option}], unless the "
+            "network was trained so"
         )
+    ]
 
 
 def describe_own_unet(network: Part, parts: Parts) -> UNetSettings:
@@ -57,7 +78,9 @@ def describe_own_unet(network: Part, parts: Parts) -> UNetSettings:
         "only_cross_attention": given["only_cross_attention"] or [False] * len(channels),
         "in_channels": parts.autoencoder.channels,
         "context_width": parts.text_encoder.context_width,
-        "vector_width": parts.text_encoder.vector_width,
+        # Those of the network: conditions add to them, whatever its settings and its text encoder say.
+        "map_channels": getattr(parts.network, "map_channels", 0),
+        "vector_width": getattr(parts.network, "vector_width", parts.text_encoder.vector_width),
     }
 
 

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Literal
 
 import open_clip
@@ -11,7 +12,7 @@ from open_clip.transformer import TextTransformer
 from torch import nn
 
 from ldm_train.conditioners.text_tower import VOCABULARY
-from ldm_train.util.safe_json import read_object
+from ldm_train.util.safe_json import Json, read_object
 from ldm_train.util.text import first_line
 from ldm_train.weights.exported_files import check_exported_file
 from ldm_train.weights.hub import locate_weights
@@ -20,7 +21,9 @@ from ldm_train.weights.leftovers import describe_leftovers
 from ldm_train.weights.module_loading import copy_into_module
 from ldm_train.weights.published_parts import PublishedPart, find_text_encoder
 
-PAD_TOKENS = {"<|endoftext|>": 49407, "!": 0}  # that Stable Diffusion 1.x and 2.x pad with
+USUAL = ("ViT-L-14-quickgelu", "ViT-H-14")  # the text encoders of Stable Diffusion 1.x and 2.x
+# That Stable Diffusion 1.x and 2.x pad with, and exports of networks that were trained with the second one.
+PAD_TOKENS = {"<|endoftext|>": 49407, "!": 0, "<|padding|>": 0}
 ACTIVATIONS = {"quick_gelu": True, "gelu": False}  # transformers' names to open_clip's setting quick_gelu
 
 
@@ -79,17 +82,26 @@ def check_padding(found: PublishedPart, pad_token: int) -> None:
     Raises:
         ValueError: the tokens differ.
     """
-    path = found.path.parent / "tokenizer" / "tokenizer_config.json"
-    if not found.path.is_dir() or not path.is_file():
-        return
-    check_exported_file(path)
-    pad = read_object(path).get("pad_token")
-    there = PAD_TOKENS.get(str(pad.get("content") if isinstance(pad, dict) else pad), pad_token)
-    if there != pad_token:
+    there = read_pad_token(found.path.parent) if found.path.is_dir() else None
+    if there not in (None, pad_token):
         raise ValueError(
             f"the pipeline pads captions with {there}, and text_encoder.pad_token={pad_token}; "
             f"set text_encoder.pad_token={there}"
         )
+
+
+def read_pad_token(folder: Path) -> int | None:
+    """Return the token that a pipeline's tokenizer pads with, None if it does not say so or the token is unknown.
+
+    Raises:
+        ValueError: its file cannot be read.
+    """
+    path = folder / "tokenizer" / "tokenizer_config.json"
+    if not path.is_file():
+        return None
+    check_exported_file(path)
+    pad = read_object(path).get("pad_token")
+    return PAD_TOKENS.get(str(pad.get("content") if isinstance(pad, dict) else pad))
 
 
 def read_text_settings(model: str) -> dict[str, object]:
@@ -103,6 +115,29 @@ def read_text_settings(model: str) -> dict[str, object]:
     if settings["hf_model_name"] or settings["vocab_size"] != VOCABULARY:
         raise ValueError(f"text_encoder.model={model} has no text transformer with CLIP's vocabulary; choose one that has")
     return settings
+
+
+def find_text_model(config: Mapping[str, Json]) -> tuple[str, str]:
+    """Return an open_clip model with a text transformer of the sizes of a `CLIPTextModel`'s config, and the layer to use.
+
+    The model may have one layer more, as that of Stable Diffusion 2, of which the last layer was left out.
+
+    Raises:
+        ValueError: there is none.
+    """
+    names = ("hidden_size", "num_attention_heads", "max_position_embeddings", "vocab_size", "hidden_act")
+    there, layers = [config.get(name) for name in names], config.get("num_hidden_layers")
+    for model in (*USUAL, *sorted({*open_clip.list_models()} - {*USUAL})):
+        sizes = open_clip.get_model_config(model)["text_cfg"]
+        if sizes.get("hf_model_name") or sizes.get("vocab_size", VOCABULARY) != VOCABULARY:
+            continue
+        sizes = read_text_settings(model)
+        here = [sizes[name] for name in ("width", "heads", "context_length", "vocab_size")]
+        here += ["quick_gelu" if uses_quick_gelu(model) else "gelu"]
+        if here == there and layers in (sizes["layers"], int(str(sizes["layers"])) - 1):
+            return model, "last" if layers == sizes["layers"] else "penultimate"
+    listed = ", ".join(f"{name}={value}" for name, value in zip(names, there, strict=True))
+    raise ValueError(f"open_clip has no text encoder with {listed} and num_hidden_layers={layers}")
 
 
 def uses_quick_gelu(model: str) -> bool:

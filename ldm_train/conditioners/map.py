@@ -17,11 +17,15 @@ class Map(Condition):
         channels: C of the map.
         nearest: whether values are never mixed where it is scaled, as labels must not be.
         encoded: whether it is encoded by the autoencoder as a picture is; else it is scaled to the latents' size.
+        scaled: whether the latents of an encoded map are scaled as those of pictures are; False: as the autoencoder gives
+            them, as in InstructPix2Pix (Brooks et al. 2022, arXiv 2211.09800).
+        normalized: whether each map is stretched to [-1, 1], as that of Stable Diffusion 2's network for depth.
         latent_channels: C of the autoencoder's latents.
         to_model: makes model latents of the raw ones that are stored of an encoded map.
+        to_unscaled: the same without their scale.
 
     Raises:
-        ValueError: channels below 1, or a map that is encoded and has neither 1 nor 3.
+        ValueError: channels below 1, a map that is encoded and has neither 1 nor 3, or settings that exclude each other.
     """
 
     takes_map = True
@@ -33,20 +37,35 @@ class Map(Condition):
         channels: int = 1,
         nearest: bool = False,
         encoded: bool = False,
+        scaled: bool = True,
+        normalized: bool = False,
         dropout: float = 0.05,
         latent_channels: int = 4,
         to_model: Callable[[Tensor], Tensor] | None = None,
+        to_unscaled: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__(name, dropout=dropout)
         if isinstance(channels, bool) or not isinstance(channels, int) or channels < 1:
             raise ValueError(f"channels={channels!r} of the condition {name} must be a whole number of at least 1")
         if encoded and channels not in (1, 3):
             raise ValueError(f"channels={channels} of the condition {name}: an autoencoder takes grey (1) or colours (3)")
-        self.channels, self.nearest, self.encoded = channels, nearest, encoded
-        self.to_model = to_model if encoded else None
+        if normalized and (encoded or nearest):
+            raise ValueError(f"normalized=true of the condition {name} is for maps of numbers, not encoded and not nearest")
+        if not scaled and not encoded:
+            raise ValueError(f"scaled=false of the condition {name} is for latents; set encoded=true, or leave it out")
+        self.channels, self.nearest, self.encoded, self.normalized = channels, nearest, encoded, normalized
+        self.scaled = scaled
+        self.to_model = None if not encoded else to_model if scaled else to_unscaled
         self.stored_channels = latent_channels if encoded else channels  # a derived class may make others of them
         self.map_channels = self.stored_channels
-        self.identity = {"kind": "map", "channels": channels, "nearest": nearest, "encoded": encoded}
+        self.identity = {
+            "kind": "map",
+            "channels": channels,
+            "nearest": nearest,
+            "encoded": encoded,
+            "scaled": scaled,
+            "normalized": normalized,
+        }
 
     def read(self, examples: ConditionedExamples) -> Callable[[Tensor, Tensor], Given]:
         return partial(look_up_map, examples, self.name)

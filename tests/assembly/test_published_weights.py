@@ -117,16 +117,23 @@ def test_an_exported_file_is_taken_too(
 
 @pytest.mark.parametrize("network", [FITTING, ["network=diffusers_unet"]], ids=["ours", "diffusers"])
 @pytest.mark.parametrize(
-    ("maps", "what"), [(1, "1 channel (depth)"), (3, "3 channels (a small picture"), (5, "5 channels (a mask")]
+    ("maps", "what", "mend"),
+    [
+        (1, "1 channel", "set conditions=[depth]"),
+        (3, "3 channels", "choose weights"),
+        (4, "4 channels", "set conditions=[reference]"),
+        (5, "5 channels", "set conditions=[inpaint]"),
+    ],
 )
 def test_what_draws_from_more_than_captions_is_refused(
-    maps: int, what: str, network: list[str], cache: Path, ldm_train: Callable, tmp_path: Path
+    maps: int, what: str, mend: str, network: list[str], cache: Path, ldm_train: Callable, tmp_path: Path
 ) -> None:
-    """Stable Diffusion's networks for depth, enlarging and inpainting."""
+    """Stable Diffusion's networks for depth, enlarging, edits and inpainting."""
     unet(maps=maps).save_pretrained(tmp_path / "unet")
     words = [f"network.weights={tmp_path}", *network, "trainer.accelerator=cpu", "threads=1", "max_steps=1"]
     answer = ldm_train("train", f"cache={cache}", f"run_dir={tmp_path / 'run'}", *words)
     assert answer.code == 1
     assert f"next to noisy latents it takes {what}" in answer.err
+    assert mend in answer.err
     assert "choose weights that draw from captions alone" in answer.err
     assert not (tmp_path / "run").exists()

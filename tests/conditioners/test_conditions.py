@@ -150,6 +150,25 @@ def test_a_map_without_a_value_is_zero_and_one_of_another_shape_is_scaled() -> N
     assert Map(name="depth", channels=3, encoded=True, latent_channels=8).map_channels == 8
 
 
+def test_the_latents_of_a_reference_are_not_scaled_as_those_of_pictures() -> None:
+    raw, kept = torch.rand(2, 4, 3, 3), torch.ones(2, dtype=torch.bool)
+    convert = {"to_model": lambda raw: 9 * raw, "to_unscaled": lambda raw: raw - 1}
+    reference = Map(name="reference", channels=3, encoded=True, scaled=False, **convert)  # type: ignore[arg-type]
+    assert torch.equal(reference(raw, kept).maps, raw - 1)
+    scaled = Map(name="reference", channels=3, encoded=True, **convert)  # type: ignore[arg-type]
+    assert torch.equal(scaled(raw, kept).maps, 9 * raw)
+    assert reference.identity != scaled.identity
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"scaled": False}, {"normalized": True, "nearest": True}, {"normalized": True, "encoded": True}],
+)
+def test_settings_of_a_map_that_exclude_each_other_are_refused(settings: dict[str, bool]) -> None:
+    with pytest.raises(ValueError, match="condition depth"):
+        Map(name="depth", **settings)  # type: ignore[arg-type]
+
+
 def test_conditions_are_joined_with_the_caption_in_their_order() -> None:
     conditions = Conditions([Number("age", low=0, high=1, width=4), Map(name="depth"), PictureSize(width=2)])
     assert (conditions.vector_width, conditions.map_channels) == (16, 1)

@@ -1,6 +1,7 @@
 """Maps of pictures: read at their full depth, refused where their range is unknown, and cut as their pictures are."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import tifffile
 import torch
 from PIL import Image
 
-from ldm_train.data.pictures.crops import Buckets, CentreCrop, Crop, FitCrop, RandomCrop
+from ldm_train.data.pictures.crops import Buckets, CentreCrop, Crop, FitCrop, RandomCrop, View
 from ldm_train.data.pictures.decoding import DECODE_ERRORS, decode_picture, render_view
 from ldm_train.data.pictures.map_values import check_aspect, read_map_size
 from ldm_train.data.pictures.maps import MapError, MapSpec, decode_map, render_map
@@ -261,3 +262,40 @@ def test_the_aspect_ratio_is_compared_to_a_pixel_of_the_smaller(
         return
     with pytest.raises(MapError, match=f"depth.*{size[1]}x{size[0]}.*{picture[1]}x{picture[0]}"):
         check_aspect("depth", size, picture)
+
+
+STRETCHED = MapSpec("depth", normalized=True)
+
+
+@pytest.mark.parametrize("size", [(48, 48), (32, 64)])
+def test_a_normalized_map_is_resized_and_stretched_as_the_network_for_depth_has_it(size: tuple[int, int]) -> None:
+    """By the steps of diffusers' pipeline: cubic interpolation without antialiasing, then from the least to the largest."""
+    values = decode_map(png(np.asarray(shaded(size))), STRETCHED)
+    view = CentreCrop(32)((size[0], size[0]), "ab" * 32)[0] if size[0] == size[1] else View(32, 64, 0, 0, 32, 64)
+    small = torch.nn.functional.interpolate(values[None], (view.height // 8, view.width // 8), mode="bicubic")[0]
+    expected = 2 * (small - small.min()) / (small.max() - small.min()) - 1
+    cut = render_map(values, view, STRETCHED, factor=8)
+    torch.testing.assert_close(cut, expected, rtol=0, atol=1e-5)
+    turned = render_map(values, replace(view, mirrored=True), STRETCHED, factor=8)
+    torch.testing.assert_close(turned, cut.flip(-1), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("crop", CROPS, ids=lambda crop: type(crop).__name__)
+def test_a_normalized_map_fills_its_range_in_every_view(crop: Crop) -> None:
+    values = decode_map(png(np.asarray(shaded((45, 77)))), STRETCHED)
+    for view in crop((45, 77), "ab" * 32):
+        cut = render_map(values, view, STRETCHED, factor=4)
+        assert (cut.min(), cut.max()) == (-1, 1)
+        plain = render_map(values, view, DEPTH, factor=4)
+        inner = plain > -1
+        assert torch.corrcoef(torch.stack([cut[inner], plain[inner]]))[0, 1] > 0.97
+
+
+def test_a_map_of_one_value_is_normalized_to_zero() -> None:
+    view = CentreCrop(16)((16, 16), "ab" * 32)[0]
+    assert not render_map(torch.full((1, 16, 16), 0.3), view, STRETCHED, factor=4).any()
+
+
+def test_only_normalized_maps_have_that_in_the_names_of_their_rows() -> None:
+    assert "normalized" not in DEPTH.identity
+    assert STRETCHED.identity == DEPTH.identity | {"normalized": True}

@@ -12,10 +12,12 @@ from torch import Tensor
 from ldm_train import draws
 from ldm_train.assembly.cut_texts import warn_of_cuts
 from ldm_train.assembly.parts import choose_device
+from ldm_train.assembly.pipeline_layouts import LAYOUTS
 from ldm_train.commands.evaluate.drawing_models import Details, select_plain
 from ldm_train.commands.evaluate.drawn_pictures import Opener, Painter
 from ldm_train.settings.schema.using import EvaluateSettings
 from ldm_train.types import Autoencoder, Given
+from ldm_train.util.safe_json import read_object
 from ldm_train.weights.exported_files import check_exported_folder
 from ldm_train.weights.fingerprint import digest_files
 from ldm_train.weights.tensor_files import check_tensor_file
@@ -28,6 +30,7 @@ class PipelineModel:
 
     def __init__(self, settings: EvaluateSettings) -> None:
         assert settings.pipeline is not None
+        refuse_pictures(settings.pipeline)
         self.device = choose_device(settings.device)
         self.pipeline = open_pipeline(settings.pipeline, self.device)
         self.opener: Opener = open_pipeline_painter
@@ -60,6 +63,21 @@ class PipelineModel:
         capacity = tokenizer.model_max_length - tokenizer.num_special_tokens_to_add()
         return warn_of_cuts(
             prompts, lambda texts: [len(tokenizer.tokenize(one)) for one in texts], capacity, setting="prompts"
+        )
+
+
+def refuse_pictures(path: str) -> None:
+    """Raise if a pipeline draws from pictures and not only from prompts.
+
+    Raises:
+        ValueError: it does.
+    """
+    index = Path(path) / "model_index.json"
+    name = read_object(index).get("_class_name") if index.is_file() else None
+    if name in {layout.pipeline for layout in LAYOUTS}:
+        raise ValueError(
+            f"pipeline={path} is a {name}, which draws from pictures too, and an evaluation gives it prompts only; evaluate "
+            "the run instead, with run_dir=DIR, or pictures that it drew, with pictures=DIR"
         )
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from ldm_train.assembly.pipeline_layouts import DEPTH
 from ldm_train.commands.export.ddim_scheduler import build_scheduler_config, list_spacing_notes
 from ldm_train.commands.export.encoder_configs import build_tokenizer_files
 from ldm_train.commands.export.export_folder import write_json, write_tensors
@@ -24,17 +25,19 @@ from ldm_train.util.files import atomic_write
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 INDEX: dict[str, object] = {
-    "_class_name": "StableDiffusionPipeline",
     "feature_extractor": [None, None],
-    "image_encoder": [None, None],
-    "requires_safety_checker": False,
-    "safety_checker": [None, None],
     "scheduler": ["diffusers", "DDIMScheduler"],
     "text_encoder": ["transformers", "CLIPTextModel"],
     "tokenizer": ["transformers", "CLIPTokenizer"],
     "unet": ["diffusers", "UNet2DConditionModel"],
     "vae": ["diffusers", "AutoencoderKL"],
 }
+WITHOUT: dict[str, object] = {
+    "image_encoder": [None, None],
+    "requires_safety_checker": False,
+    "safety_checker": [None, None],
+}
+WITHOUT_DEPTH: dict[str, object] = {"depth_estimator": [None, None]}  # which the caller computes
 
 
 def write_pipeline(folder: Path, exported: ExportedParts, dtype: torch.dtype) -> list[str]:
@@ -66,7 +69,8 @@ def write_pipeline(folder: Path, exported: ExportedParts, dtype: torch.dtype) ->
             "layout=null writes ldm-train's own file"
         )
     if not exported.reasons:
-        write_json(folder / "model_index.json", INDEX | stamp)
+        more = WITHOUT_DEPTH if exported.pipeline == DEPTH.pipeline else WITHOUT
+        write_json(folder / "model_index.json", {"_class_name": exported.pipeline, **INDEX, **more, **stamp})
     return written
 
 

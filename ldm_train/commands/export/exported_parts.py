@@ -7,6 +7,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ldm_train.assembly.parts import Parts, build_parts
+from ldm_train.assembly.pipeline_layouts import PLAIN, find_layout, list_condition_problems
 from ldm_train.assembly.stored_weights import complete_weights
 from ldm_train.assembly.trained_for import refuse_other_purpose
 from ldm_train.assembly.trained_part import is_partial
@@ -46,13 +47,15 @@ class ExportedParts:
         linear_projection: whether the network has the layout of Stable Diffusion 2.x rather than 1.x.
         unet, vae, text: None if the published class does not support the part; text tensors have open_clip's names.
         problems: why a part is not supported, by part.
-        differences: how a Stable Diffusion pipeline conditions the network otherwise than the run, though it has all parts.
+        pipeline: the class in diffusers that passes what the run's conditions give.
+        differences: how a pipeline conditions the network otherwise than the run, though it has all parts.
         notes: for the model card.
     """
 
     trained: TrainSettings
     parts: Parts
     linear_projection: bool
+    pipeline: str = PLAIN
     unet: ExportedPart | None = None
     vae: ExportedEncoder | None = None
     text: ExportedEncoder | None = None
@@ -74,7 +77,10 @@ def export_parts(trained: TrainSettings, run_dir: Path, weights: Mapping[str, Te
     parts = build_parts(trained, empty_network=not is_partial(trained))
     refuse_other_purpose(run_dir, trained, parts)
     state = complete_weights(weights, run_dir, parts)
-    exported = ExportedParts(trained, parts, has_linear_projection(parts, trained))
+    layout = find_layout(parts.conditions)
+    exported = ExportedParts(
+        trained, parts, has_linear_projection(parts, trained), PLAIN if layout is None else layout.pipeline
+    )
     side = parts.size // parts.autoencoder.factor
     network = select_module(state, "network.", parts.network.state_dict())
     exported.problems[UNET] = list_network_problems(parts, trained)
@@ -164,8 +170,7 @@ def list_pipeline_differences(parts: Parts) -> list[str]:
     messages = []
     if parts.text_encoder.vector_width is not None:
         messages.append("text_encoder.pooled=true: StableDiffusionPipeline passes tokens to the network, but no vector")
-    for name in parts.conditions:
-        messages.append(f"conditions: StableDiffusionPipeline passes no {name}")
+    messages += list_condition_problems(parts)
     if getattr(parts.network, "map_channels", 0) and not parts.conditions.map_channels:
         messages.append("network.map_channels: StableDiffusionPipeline passes latents to the network, but no maps")
     if getattr(parts.text_encoder, "chunks", 1) > 1:

@@ -14,7 +14,7 @@ from ldm_train.settings.schema.using import ExportSettings
 from ldm_train.util.files import atomic_write
 from ldm_train.weights.hub import is_hub_name
 
-UNSTATED, TASK = "not stated", "text-to-image"
+UNSTATED, TASK, PICTURE_TASK = "not stated", "text-to-image", "image-to-image"
 COUNTED = {
     *("step", "steps", "seed", "resamples", "pictures", "taught_pictures", "real_pictures"),
     *("held_out_pairs", "held_out_examples"),
@@ -52,8 +52,8 @@ def build_front_matter(card: Card, trained: TrainSettings, settings: ExportSetti
     """Return the lines of the YAML front matter that catalogues read."""
     base = str(trained.network.get("weights"))
     fields: dict[str, object] = {"library_name": "diffusers", "tags": list(card.tags)}
-    if TASK in card.tags:
-        fields["pipeline_tag"] = TASK
+    if tasks := [task for task in (TASK, PICTURE_TASK) if task in card.tags]:
+        fields["pipeline_tag"] = tasks[0]
     if settings.licence is None or re.fullmatch(r"[a-z0-9][a-z0-9.-]*", settings.licence):
         fields["license"] = settings.licence or "unknown"
     else:  # the hub accepts only its own short names of licences

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from ldm_train.assembly.new_word_files import write_words
+from ldm_train.assembly.pipeline_layouts import find_layout
 from ldm_train.assembly.trained_for import TRAINED_FOR
 from ldm_train.commands.export import usage
 from ldm_train.commands.export.diffusers_folder import write_pipeline
@@ -71,11 +72,11 @@ def export_pipeline(
     exported.notes += write_words(folder, exported.parts.text_encoder)
     name, metadata = Path(settings.out).name, {"step": export.step} | export.metadata
     if not exported.reasons:
-        kind = "A pipeline in diffusers' layout, as StableDiffusionPipeline loads it."
+        kind = f"A pipeline in diffusers' layout, as {exported.pipeline} loads it."
         return Card(
             name,
             kind,
-            usage.TAGS,
+            usage.list_tags(exported.pipeline),
             metadata,
             usage.describe_pipeline_use(settings.out, trained, exported.parts),
             exported.notes,
@@ -93,7 +94,9 @@ def export_single_file(
     exported = export_parts(trained, Path(settings.run_dir), export.weights)
     write_single_file(folder / f"{name}.safetensors", exported, dtype)
     exported.notes += write_words(folder, exported.parts.text_encoder)
-    text = usage.describe_single_file_use(settings.out, name, trained, scale=find_unknown_scale(exported))
+    text = usage.describe_single_file_use(
+        settings.out, name, trained, scale=find_unknown_scale(exported), layout=find_layout(exported.parts.conditions)
+    )
     kind = "A complete model in one file in latent-diffusion's layout, as web UIs load it."
     return Card(name, kind, usage.TAGS, metadata, text, exported.notes)
 

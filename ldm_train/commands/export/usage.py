@@ -5,19 +5,26 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ldm_train.assembly.parts import Parts
+from ldm_train.assembly.pipeline_layouts import DEPTH, INPAINT, PLAIN, PipelineLayout, find_layout
 from ldm_train.assembly.prompts import looks_like_a_file, parse_prompts
-from ldm_train.commands.export.model_card import TASK, hide_local_path
+from ldm_train.commands.export.model_card import PICTURE_TASK, TASK, hide_local_path
 from ldm_train.settings.config_file import shortest_words
 from ldm_train.settings.schema.options import Part
 from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.util.text import as_word
 
 TAGS = ("stable-diffusion", TASK, "ldm-train")
+READ_PICTURE = 'Image.open("{file}").convert("{mode}").resize(({size}, {size}))'
 EXAMPLE = "a red apple"
 CLEANED = (
     "In training, captions were cleaned with ftfy, which transformers' tokenizer does not do with a prompt: write straight "
     "quotes for curly ones, plain letters for ligatures and full-width letters, and `&` for `&amp;`."
 )
+
+
+def list_tags(pipeline: str) -> tuple[str, ...]:
+    """Return the tags of a pipeline for catalogues."""
+    return TAGS if pipeline == PLAIN else tuple(PICTURE_TASK if tag == TASK else tag for tag in TAGS)
 
 
 def format_code(*lines: str, language: str = "python") -> str:
@@ -35,41 +42,67 @@ def choose_prompt(trained: TrainSettings) -> str:
         return EXAMPLE
 
 
-def format_drawing_call(trained: TrainSettings) -> str:
-    """Return a line of code that draws with the settings of the run's pictures, as far as a pipeline supports them."""
+def format_drawing_call(trained: TrainSettings, given: str = "") -> str:
+    """Return a line of code that draws with the settings of the run's pictures, as far as a pipeline supports them.
+
+    Args:
+        given: further arguments of the call.
+    """
     settings = f"num_inference_steps={trained.pictures.steps}, guidance_scale={trained.guidance.get('scale', 1.0)}"
-    return f"image = pipeline({json.dumps(choose_prompt(trained), ensure_ascii=False)}, {settings}).images[0]"
+    return f"image = pipeline({json.dumps(choose_prompt(trained), ensure_ascii=False)}, {given}{settings}).images[0]"
 
 
 def describe_pipeline_use(out: str, trained: TrainSettings, parts: Parts) -> str:
-    load = (
-        "from diffusers import StableDiffusionPipeline",
-        "",
-        f'pipeline = StableDiffusionPipeline.from_pretrained("{get_folder_name(out)}")',
-        format_drawing_call(trained),
-        'image.save("picture.png")',
-    )
+    evaluation = f"ldm-train evaluate {as_word('pipeline', get_folder_name(out))} real=PICTURES out=numbers.json"
+    measured = [] if len(parts.conditions) else ["To evaluate it:", format_code(evaluation, language="bash")]
     return "\n\n".join(
         [
             f"Install `diffusers` and `transformers`; pictures are {parts.size} pixels wide by default.",
-            format_code(*load),
+            format_code(*list_loading_lines(get_folder_name(out), trained, parts)),
             f"DDIM uses the same steps as the run's pictures if their number divides {int(parts.schedule.end)}. {CLEANED}",
-            "To evaluate it:",
-            format_code(
-                f"ldm-train evaluate {as_word('pipeline', get_folder_name(out))} real=PICTURES out=numbers.json",
-                language="bash",
-            ),
-            describe_further_training(get_folder_name(out), trained),
+            *measured,
+            describe_further_training(get_folder_name(out), trained, layout=find_layout(parts.conditions)),
         ]
     )
 
 
-def describe_further_training(weights: str, trained: TrainSettings, *, scale: float | None = None) -> str:
+def list_loading_lines(folder: str, trained: TrainSettings, parts: Parts) -> list[str]:
+    """Return the code that loads a pipeline and draws with it, from pictures of PICTURE.png, MASK.png and DEPTH.png."""
+    layout = find_layout(parts.conditions)
+    pipeline = PLAIN if layout is None else layout.pipeline
+    imports, opened, given, without = [f"from diffusers import {pipeline}"], list[str](), "", ""
+    if layout is not None:
+        imports += ["from PIL import Image"]
+        opened += ["picture = " + READ_PICTURE.format(file="picture.png", mode="RGB", size=parts.size)]
+        given = "image=picture, "
+    if layout is INPAINT:
+        opened += ["mask = " + READ_PICTURE.format(file="mask.png", mode="L", size=parts.size) + "  # white where to draw"]
+        given += "mask_image=mask, "
+    if layout is DEPTH:
+        imports = ["import numpy", "import torch", *imports]
+        depth = READ_PICTURE.format(file="depth.png", mode="F", size=parts.size)
+        opened += [f"depth = torch.from_numpy(numpy.array({depth}))[None]  # lighter where nearer"]
+        given += "depth_map=depth, strength=1.0, "
+        without = ", depth_estimator=None, feature_extractor=None"
+    return [
+        *imports,
+        "",
+        f'pipeline = {pipeline}.from_pretrained("{folder}"{without})',
+        *opened,
+        format_drawing_call(trained, given),
+        f'image.save("{"picture" if layout is None else "drawn"}.png")',
+    ]
+
+
+def describe_further_training(
+    weights: str, trained: TrainSettings, *, scale: float | None = None, layout: PipelineLayout | None = None
+) -> str:
     """Return the commands that train the exported weights further.
 
     Args:
         weights: the folder or file.
         scale: the latents' scale if the weights do not state it.
+        layout: what the network is conditioned on besides prompts.
     """
     assert trained.text_encoder is not None
     if "weights" not in trained.text_encoder.arguments:
@@ -77,13 +110,18 @@ def describe_further_training(weights: str, trained: TrainSettings, *, scale: fl
             "Its text encoder was trained with ldm-train and cannot be loaded from this export; train the run further with "
             "`network.weights=RUN`."
         )
+    conditions = [] if layout is None else [as_word("conditions", f"[{layout.option}]")]
+    maps = [] if layout in (None, INPAINT) else [as_word("source.maps", f"{{{layout.option}:{layout.option}/{{name}}}}")]
     encode = [
+        *conditions,
+        *maps,
         f"image_size={trained.image_size}",
         *("autoencoder=pretrained", as_word("autoencoder.weights", weights)),
         *([] if scale is None else [f"autoencoder.scale={scale:.8g}"]),
         *list_part_words("text_encoder", trained.text_encoder, weights=weights),
     ]
     train = [
+        *conditions,
         *list_part_words("network", trained.network, weights=weights, averaged=True, add_input_channels=False),
         *(word for group in ("prediction", "schedule") for word in list_part_words(group, getattr(trained, group))),
     ]
@@ -119,24 +157,26 @@ def describe_parts_use(out: str, written: Sequence[str]) -> str:
     return format_code(*lines)
 
 
-def describe_single_file_use(out: str, name: str, trained: TrainSettings, *, scale: float | None) -> str:
+def describe_single_file_use(
+    out: str, name: str, trained: TrainSettings, *, scale: float | None, layout: PipelineLayout | None
+) -> str:
     file = f"{get_folder_name(out)}/{name}.safetensors"
     return "\n\n".join(
         [
             f"Put `{name}.safetensors` where your web UI looks for checkpoints. {CLEANED}",
-            describe_further_training(file, trained, scale=scale),
+            describe_further_training(file, trained, scale=scale, layout=layout),
         ]
     )
 
 
 def describe_lora_use(out: str, file: str, base: str, trained: TrainSettings) -> str:
+    pipeline = PLAIN if not trained.conditions else "DiffusionPipeline"
     load = (
-        "from diffusers import StableDiffusionPipeline",
+        f"from diffusers import {pipeline}",
         "",
-        f'pipeline = StableDiffusionPipeline.from_pretrained("{hide_local_path(base)}")  # in diffusers\' layout',
+        f'pipeline = {pipeline}.from_pretrained("{hide_local_path(base)}")  # in diffusers\' layout',
         f'pipeline.load_lora_weights("{get_folder_name(out)}", weight_name="{file}")',
-        format_drawing_call(trained),
-        'image.save("picture.png")',
+        *([] if trained.conditions else [format_drawing_call(trained), 'image.save("picture.png")']),
     )
     adapters = as_word("adapters", f"{{{get_folder_name(out)}/{file}:0.8}}")
     words = f"ldm-train sample run_dir=RUN 'prompts=[…]' out=DIR {adapters}"

@@ -63,14 +63,37 @@ def read_base(base: str) -> Values:
 
 
 def describe_published(base: str) -> Values:
-    """Return the parts of a Stable Diffusion: 2.x if its network takes that text encoder's width, else 1.x."""
+    """Return the parts of a Stable Diffusion: 2.x if its network takes that text encoder's width, else 1.x.
+
+    Raises:
+        ValueError: its network draws from more than captions.
+    """
     found = {name: read_part_config(Path(base), *name) for name in (("unet", "config"), ("scheduler", "scheduler_config"))}
+    refuse_conditioned(base, found["unet", "config"])
     width, prediction = found["unet", "config"].get("cross_attention_dim"), found["scheduler", "scheduler_config"]
     number, encoder = ("2", "clip_vit_h_14") if width == 1024 else ("1", "clip_vit_l_14")
     values: Values = {"network": f"stable_diffusion_{number}", "network.weights": base}
     values |= {"prediction": "velocity" if prediction.get("prediction_type") == "v_prediction" else "noise"}
     values |= {"autoencoder": "pretrained", "autoencoder.weights": base, "text_encoder": encoder}
     return values | ({"text_encoder.weights": base} if (Path(base) / "text_encoder").is_dir() else {})
+
+
+def refuse_conditioned(base: str, unet: Mapping[str, Json]) -> None:
+    """Raise if a network has more input channels than noisy latents.
+
+    Raises:
+        ValueError: it has; it says how such a network is trained further.
+    """
+    from ldm_train.assembly.pipeline_layouts import find_layout_of_channels  # imports torch, and a fit answers at once
+
+    inputs, outputs = (unet.get(name, 4) for name in ("in_channels", "out_channels"))
+    if isinstance(inputs, int) and isinstance(outputs, int) and inputs > outputs:
+        layout = find_layout_of_channels(inputs - outputs)
+        mend = "" if layout is None else f"; `encode` and `train` with conditions=[{layout.option}] train it further"
+        raise ValueError(
+            f"base={base} draws from more than captions (its network has {inputs} input channels, {outputs} of them for "
+            f"noisy latents), and a fit has captions only: choose a base that draws from them{mend}"
+        )
 
 
 def read_part_config(base: Path, part: str, name: str) -> dict[str, Json]:

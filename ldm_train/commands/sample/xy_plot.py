@@ -22,10 +22,9 @@ from ldm_train.assembly.given_conditions import read_given
 from ldm_train.assembly.picture_folder import PictureFolder
 from ldm_train.assembly.png_text import build_overview_texts, build_png_texts
 from ldm_train.assembly.prompt_options import Prompt
-from ldm_train.assembly.stored_run import TrainedRun, fill_from_run, open_run
+from ldm_train.assembly.stored_run import TrainedRun, fill_from_run, open_run, read_drawn
 from ldm_train.data.pictures.images import to_bytes
 from ldm_train.data.pictures.labelled_grid import draw_labelled_grid
-from ldm_train.run_dir.stored_settings import read_trained
 from ldm_train.settings.plot_axes import Axis, place, read_axes
 from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.settings.schema.using import SampleSettings
@@ -108,7 +107,7 @@ def make_cells(settings: SampleSettings, prompts: list[Prompt], x: Axis, y: Axis
                 "which it varies; leave one out"
             )
     cells: list[Cell] = []
-    read_once = cache(read_trained)
+    read_once = cache(read_drawn)
     for prompt in prompts[:1] if "prompt" in (x.name, y.name) else prompts:
         for row in y.values:
             for column in x.values:
@@ -197,7 +196,7 @@ def refuse_sizes(cells: Sequence[Cell], *, of_plot: int) -> None:
     Raises:
         ValueError: they differ.
     """
-    side_of_run = cache(lambda run_dir: read_trained(run_dir).image_size)
+    side_of_run = cache(lambda run_dir: read_drawn(run_dir).image_size)
     for start in range(0, len(cells), of_plot):
         sizes = {
             f"{cell.settings.run_dir}, {cell.prompt}": tuple(cell.settings.size or [side_of_run(cell.settings.run_dir)] * 2)

@@ -42,6 +42,7 @@ class MapSpec:
         channels: of a map that is stored as it is: 1, 3, or those of an array.
         nearest: whether values are never blended, as labels of a segmentation.
         encoded: whether the autoencoder encodes it, as a picture with 3 channels.
+        normalized: whether the least and the largest value of each view become -1 and 1, as of depth without a unit.
         masks: 0 for a map in a file; else the number of random masks that are drawn for each view, each of them stored with
             the picture that it leaves, encoded.
     """
@@ -50,6 +51,7 @@ class MapSpec:
     channels: int = 1
     nearest: bool = False
     encoded: bool = False
+    normalized: bool = False
     masks: int = 0
 
     @property
@@ -70,7 +72,8 @@ class MapSpec:
         """Everything that stored values depend on, apart from the file."""
         if self.masks:
             return {"masks": self.masks, "version": MASKS_VERSION}
-        return {"channels": self.num_read, "nearest": self.nearest, "encoded": self.encoded}
+        normalized = {"normalized": True} if self.normalized else {}
+        return {"channels": self.num_read, "nearest": self.nearest, "encoded": self.encoded, **normalized}
 
 
 def read_map_size(content: bytes, *, max_pixels: int = MAX_PIXELS) -> Size:

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import grid_sample
 
 from ldm_train.data.pictures.crops import View
 from ldm_train.data.pictures.decoding import scale_box
@@ -39,7 +40,8 @@ def render_map(values: Tensor, view: View, spec: MapSpec, *, factor: int = 1) ->
     """Return what a view of the picture shows, of a map (C, H, W): (C, height / factor, width / factor).
 
     An encoded map is resized as pictures are, and has the view's size. Others are resized linearly with antialiasing, or not
-    blended at all.
+    blended at all. A normalized one is resized by cubic interpolation without antialiasing, and then stretched to [-1, 1],
+    as Stable Diffusion 2's network for depth has it.
 
     Args:
         factor: pixels of the view for each position of the latents.
@@ -59,6 +61,8 @@ def render_map(values: Tensor, view: View, spec: MapSpec, *, factor: int = 1) ->
     size = (view.width // step, view.height // step)
     if spec.nearest:
         cut = _take_nearest(values, scaled, size)
+    elif spec.normalized:
+        cut = _stretch(_interpolate_cubic(values, scaled, size))
     else:
         cut = _resize(values, scaled, size, Image.Resampling.BICUBIC if spec.encoded else Image.Resampling.BILINEAR)
     return cut.flip(-1) if view.mirrored else cut
@@ -72,6 +76,23 @@ def _take_nearest(values: Tensor, box: tuple[float, float, float, float], size: 
         for start, end, count, side in ((left, right, size[0], values.shape[2]), (top, bottom, size[1], values.shape[1]))
     ]
     return values[:, places[1]][:, :, places[0]]
+
+
+def _interpolate_cubic(values: Tensor, box: tuple[float, float, float, float], size: tuple[int, int]) -> Tensor:
+    """Return a box of values sampled at the centres of (width, height) equal parts, by cubic interpolation."""
+    left, top, right, bottom = box
+    columns, rows = (
+        (start + (torch.arange(count) + 0.5) * (end - start) / count) * 2 / side - 1
+        for start, end, count, side in ((left, right, size[0], values.shape[2]), (top, bottom, size[1], values.shape[1]))
+    )
+    places = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1)
+    return grid_sample(values[None], places[None], mode="bicubic", padding_mode="border", align_corners=False)[0]
+
+
+def _stretch(values: Tensor) -> Tensor:
+    """Return values of which the least is -1 and the largest 1; zeros if all are the same."""
+    low, high = values.amin(), values.amax()
+    return torch.zeros_like(values) if low == high else 2 * (values - low) / (high - low) - 1
 
 
 def _resize(values: Tensor, box: tuple[float, float, float, float], size: tuple[int, int], how: Image.Resampling) -> Tensor:

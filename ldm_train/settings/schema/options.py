@@ -78,7 +78,7 @@ PASSED: dict[str, set[str]] = {
     "guidance": {"denoiser", "null", "unconditional"},
     "optimizer": {"params"},
     "source": {"commands"},
-    "condition": {"latent_channels", "to_model"},
+    "condition": {"latent_channels", "to_model", "to_unscaled"},
 }
 PART_LISTS = {"conditions": "condition"}  # settings that list options, and the group of these
 KEPT: dict[str, frozenset[str]] = {

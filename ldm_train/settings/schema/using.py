@@ -108,7 +108,7 @@ class AxisSettings(Section):
 class SampleSettings(DrawingSettings):
     """The settings of `ldm-train sample`."""
 
-    run_dir: FilePath = setting(..., "a trained run")
+    run_dir: FilePath = setting(..., "a trained run, or a pipeline's folder in diffusers' layout")
     prompts: DrawnPrompts | None = setting(
         None,
         "a list, one text, or a file with one prompt a line; with options: a fox --n blurry --d 7; null, in a terminal: "

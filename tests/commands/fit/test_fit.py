@@ -244,6 +244,18 @@ def test_a_published_base_brings_its_parts(config: dict, scheduler: dict, expect
     compose("check", ["source.path=x", *stage_commands.list_words(values)])
 
 
+@pytest.mark.parametrize(
+    ("inputs", "named"), [(9, "conditions=[inpaint]"), (5, "[depth]"), (8, "[reference]"), (7, "7 input")]
+)
+def test_a_published_base_that_draws_from_pictures_is_refused(inputs: int, named: str, tmp_path: Path) -> None:
+    (tmp_path / "unet").mkdir()
+    (tmp_path / "unet/config.json").write_text(json.dumps({"in_channels": inputs, "out_channels": 4}))
+    with pytest.raises(ValueError, match="captions") as refused:
+        stage_commands.read_base(str(tmp_path))
+    assert named in str(refused.value)
+    assert f"base={tmp_path}" in str(refused.value)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_command_that_runs_and_the_fit(pictures: Path, tmp_path: Path, number: int) -> None:
