@@ -300,9 +300,9 @@ def test_what_cannot_be_explained_is_refused(
 
 
 def test_a_run_that_kept_no_pictures_needs_a_file(one: Explanation) -> None:
-    trained = replace(one.trained, config=one.trained.config.with_values(cache=None))
+    settings = compose_as(ExplainSettings, ["run_dir=x", "out=x.html"])
     with pytest.raises(ValueError, match="picture=FILE"):
-        read_own_picture(compose_as(ExplainSettings, ["run_dir=x", "out=x.html"]), trained)
+        read_own_picture(settings, one.generation, caches=None, held_out=None)
 
 
 def test_too_many_runs_and_files_of_others_are_refused(ldm_train: Callable, trained: Path, tmp_path: Path) -> None:
