@@ -53,7 +53,7 @@ def pictures_to() -> Path:
 
 @pytest.fixture(scope="session")
 def pages(trained: Path, cache: Path, ldm_train: Callable, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Reports of a tiny real run, of one that has everything, and of three side by side; explanations of a run and a cache."""
+    """Reports of a tiny real run, of one with everything, and of three side by side; explanations of a run and a cache."""
     folder = tmp_path_factory.mktemp("reports")
     runs = [write_run(folder / f"run-{i}", f"optimizer.lr={(i + 1) * 1e-3}", seed=i) for i in range(3)]
     given = {"real": str(trained), "full": str(runs[0]), "several": f"[{','.join(map(str, runs))}]"}
