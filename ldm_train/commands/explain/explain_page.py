@@ -75,11 +75,13 @@ def _section(
     show: Callable[[Explanation], Sequence[PageBlock]] | None,
     plot: Callable[[Runs], Charts] | None = None,
 ) -> PageSection:
-    """Return a section: a plot of all runs, and of each run what it means and its films."""
-    blocks: list[PageBlock] = [] if plot is None else [plot(runs)]
-    for one in runs:
-        blocks.append(Paragraphs([say(one)]))
-        blocks += [] if show is None else show(one)
+    """Return a section: of each run what it means and its films, and before the films a plot of all runs."""
+    texts, plotted = [Paragraphs([say(one)]) for one in runs], [] if plot is None else [plot(runs)]
+    if len(runs) == 1:
+        return PageSection(title, [*texts, *plotted, *([] if show is None else show(runs[0]))])
+    blocks: list[PageBlock] = [*plotted]
+    for one, text in zip(runs, texts, strict=True):
+        blocks += [text, *([] if show is None else show(one))]
     return PageSection(title, blocks)
 
 

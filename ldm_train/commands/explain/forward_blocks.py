@@ -70,7 +70,10 @@ def plot_schedules(runs: Sequence[ExplainedPicture]) -> Charts:
             number = len(levels) // 2
             levels.append(CurveLine(one.named(name), t.numpy(), curve.numpy(), colour=number))
             levels.append(CurveLine(one.named(f"{name} as shown"), shown, np.array(points), colour=number, dots=True))
-        ratios.append(CurveLine(one.named("log-SNR"), t.numpy(), schedule.log_snr(t).numpy()))
+        number = len(ratios) // 2
+        points = [2 * step.point.log_ratio for step in one.forward]
+        ratios.append(CurveLine(one.named("log-SNR"), t.numpy(), schedule.log_snr(t).numpy(), colour=number))
+        ratios.append(CurveLine(one.named("log-SNR as shown"), shown, np.array(points), colour=number, dots=True))
     return Charts([Curves("Picture and noise", levels, x_name="t"), Curves("Signal to noise, log-SNR", ratios, x_name="t")])
 
 

@@ -40,7 +40,7 @@ def build_preview_page(one: Preview) -> Page:
         summary,
         [
             PageSection("The picture and its latents", [Paragraphs([say_latents(one)]), *show_picture(one)]),
-            PageSection("Noise is added", [plot_schedules([one]), Paragraphs([say_schedule(one)]), *show_forward(one)]),
+            PageSection("Noise is added", [Paragraphs([say_schedule(one)]), plot_schedules([one]), *show_forward(one)]),
             PageSection("Words to tokens", [Paragraphs([say_tokens(one)]), *show_tokens(one)]),
             PageSection("What the network is taught", [Paragraphs([say_target(one)]), show_targets(one)]),
             PageSection(
