@@ -34,6 +34,8 @@ def build_preview_page(one: Preview) -> Page:
         ("numbers of the picture", f"{pixels:,}"),
         ("numbers of its latents", f"{latents:,}"),
     ]
+    if one.tokens is not None:
+        summary.append(("tokens of the prompt", f"{one.tokens.count:,}"))
     return Page(
         "What a training would see, on one picture",
         Verdict(ok=None, text="Nothing was trained: this page has the parts that need no trained network"),

@@ -32,6 +32,7 @@ from ldm_train.commands.explain.plain_words import (
     say_prompt_effect,
     say_reverse,
     say_schedule,
+    say_tokens,
     say_variations,
 )
 from ldm_train.commands.explain.reverse_process import trace_reverse
@@ -230,12 +231,16 @@ def test_the_words_have_the_run_s_numbers(one: Explanation) -> None:
     assert "4 x 2 x 2 = 16 numbers, 48 times fewer" in say_latents(small)
     assert "guidance.scale=2" in say_reverse(one)
     assert "guidance.scale" not in say_reverse(replace(one, guidance_scale=1.0))
+    assert "weakens" in say_reverse(replace(one, guidance_scale=0.5))
+    once = replace(one.reverse, steps=one.reverse.steps[:1])
+    assert "first 0 steps" not in say_prompt_effect(replace(one, reverse=once))
     assert "guidance scale of 0" not in say_variations(replace(one, names={**one.names, "guidance": "autoguidance"}))
 
 
 SAYING = [
     say_latents,
     say_schedule,
+    say_tokens,
     say_prediction,
     say_errors,
     say_reverse,
