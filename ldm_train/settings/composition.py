@@ -35,7 +35,6 @@ from ldm_train.settings.run_options import words_of_run
 from ldm_train.settings.schema.commands import SCHEMAS, default_values, kind_of, mappings_of
 from ldm_train.settings.schema.kinds import describe
 from ldm_train.settings.schema.options import KEPT, PASSED, TARGET, CommandSettings, Part
-from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.settings.schema.typed_values import unquote
 from ldm_train.settings.shipped import (
     CONFIG_PATH,
@@ -80,9 +79,7 @@ def compose(verb: str, overrides: list[str], passed: Mapping[str, object] = NO_V
     Raises:
         ConfigError: an unknown key, group or option (with the nearest name), a wrong type, or a missing value.
     """
-    overrides, training, values = split_training(verb, overrides, passed)
-    shown = [*words_of_training(compose_as(TrainSettings, training, values))] if training else []
-    passed = {name: value for name, value in passed.items() if name not in values}
+    overrides, passed, training = split_training(verb, overrides, passed)
     typed = [word for word in overrides if key_of(word) not in (CONFIG, CONFIG_PATH) and not is_trust(word)]
     refuse_unknown_options(verb, typed)
     typed = last_words(typed)
@@ -94,7 +91,7 @@ def compose(verb: str, overrides: list[str], passed: Mapping[str, object] = NO_V
     files = find_own_files(verb, own) + files
     chosen = {key_of(word) for word in own} | passed.keys()
     given = [word for file in files for word in file_words(verb, file, chosen=chosen, targets=targets)]
-    given += [*list_words(verb, passed), *own, *shown]
+    given += [*list_words(verb, passed), *own, *words_of_training(training, compose)]
     given = expand_own_options(verb, [*words_of_run(verb, given), *words_of_fine_tuning(verb, given), *given])
     replaced = find_replaced(verb, given)
     given = name_metrics(allow_new_settings(given, {**replaced, **dict.fromkeys(mappings_of(verb))}))

@@ -1,6 +1,7 @@
 """What `explain` shows of a training that was not run: the parts that its settings name, as words of `explain`."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ldm_train.settings.config_file import CONFIG, text
@@ -16,18 +17,26 @@ OF_TRAINING = (*SHOWN, "experiment", "image_size")  # what the words of a traini
 UNUSED = "run_dir=none"  # which `train` needs, and nothing reads
 
 
+@dataclass(frozen=True)
+class ShownTraining:
+    """The settings of a training that `explain` shows: words, and plain values; none if there is no such training."""
+
+    words: Sequence[str] = ()
+    values: Mapping[str, object] = field(default_factory=dict)
+
+
 def split_training(
     verb: str, words: Sequence[str], passed: Mapping[str, object]
-) -> tuple[list[str], list[str], dict[str, object]]:
-    """Return the words of `explain` itself, and the words and plain values of the training that it shows without a run.
+) -> tuple[list[str], Mapping[str, object], ShownTraining]:
+    """Return the words and plain values of `explain` itself, and those of the training that it shows without a run.
 
-    There are none of a training if a run is named, or no cache and no file of a training's settings.
+    There is no training if a run is named, or no cache and no file of a training's settings.
 
     Raises:
         ConfigError: a run is named, and settings of another training too.
     """
     if verb != VERB:
-        return [*words], [], {}
+        return [*words], passed, ShownTraining()
     training = [word for word in words if is_of_training(word)]
     values = {name: value for name, value in passed.items() if root_of(name) in OF_TRAINING}
     keys = {*map(key_of, words), *passed}
@@ -37,15 +46,16 @@ def split_training(
                 f"{given[0]} and run_dir=… are refused together: a run has its own settings; leave out run_dir, and give "
                 "cache=DIR, to see what needs no trained network"
             )
-        return [*words], [], {}
+        return [*words], passed, ShownTraining()
     if not training and not values and "cache" not in keys:
-        return [*words], [], {}
+        return [*words], passed, ShownTraining()
     if "cache" not in keys and CONFIG not in map(key_of, training):
         given = training[0] if training else f"{next(iter(values))}=…"
         raise ConfigError(f"{given} needs cache=DIR, the cache that a training would read")
     caches = [word for word in words if key_of(word) == "cache"]
     values |= {"cache": passed["cache"]} if "cache" in passed else {}
-    return [word for word in words if word not in training], [*training, *caches, UNUSED], values
+    rest = {name: value for name, value in passed.items() if name not in values}
+    return [word for word in words if word not in training], rest, ShownTraining([*training, *caches, UNUSED], values)
 
 
 def is_of_training(word: str) -> bool:
@@ -62,8 +72,16 @@ def root_of(word: str) -> str:
     return key_of(word).partition(".")[0]
 
 
-def words_of_training(settings: TrainSettings) -> Iterable[str]:
-    """Yield the words of `explain` that stand for a training's cache and for its parts that need no trained network."""
+def words_of_training(shown: ShownTraining, compose: Callable[..., object]) -> Iterable[str]:
+    """Yield the words of `explain` that stand for a training's cache and for its parts that need no trained network.
+
+    Args:
+        compose: returns the settings of a command.
+    """
+    if not shown.words:
+        return
+    settings = compose("train", [*shown.words], shown.values)
+    assert isinstance(settings, TrainSettings)
     yield f"++cache={text(settings.cache)}"
     yield f"++image_size={text(settings.image_size)}"
     for group in SHOWN:
