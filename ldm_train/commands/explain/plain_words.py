@@ -179,8 +179,8 @@ def say_attention(one: Explanation) -> str:
         "At each place, the network shares its attention among the tokens of the prompt: all shares at a place sum to 1. "
         "The maps show the share of each word, averaged over the heads and layers that attend to words; yellow is the "
         f"largest value of that word. {around:.0%} of the attention is for the tokens around the words, which stand for "
-        "the prompt as a whole, or for nothing at all. With the first frame of all steps, the slider has the "
-        "steps one by one."
+        "the prompt as a whole, or for nothing at all. The first frame is the mean of all steps; the slider goes on "
+        "with each step."
     )
 
 
