@@ -50,8 +50,8 @@ def split_training(
     if not training and not values and "cache" not in keys:
         return [*words], passed, ShownTraining()
     if "cache" not in keys and CONFIG not in map(key_of, training):
-        given = training[0] if training else f"{next(iter(values))}=…"
-        raise ConfigError(f"{given} needs cache=DIR, the cache that a training would read")
+        first = training[0] if training else f"{next(iter(values))}=…"
+        raise ConfigError(f"{first} needs cache=DIR, the cache that a training would read")
     caches = [word for word in words if key_of(word) == "cache"]
     values |= {"cache": passed["cache"]} if "cache" in passed else {}
     rest = {name: value for name, value in passed.items() if name not in values}
