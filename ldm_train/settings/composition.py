@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ldm_train.settings.config_file import CONFIG, expand_own_options, file_words, find_own_files, list_words
 from ldm_train.settings.constructors import build
+from ldm_train.settings.explained_training import split_training, words_of_training
 from ldm_train.settings.fine_tuning import words_of_fine_tuning
 from ldm_train.settings.foreign_names import suggest_option
 from ldm_train.settings.hydra_state import cleared_hydra
@@ -79,6 +80,7 @@ def compose(verb: str, overrides: list[str], passed: Mapping[str, object] = NO_V
     Raises:
         ConfigError: an unknown key, group or option (with the nearest name), a wrong type, or a missing value.
     """
+    overrides, passed, training = split_training(verb, overrides, passed)
     typed = [word for word in overrides if key_of(word) not in (CONFIG, CONFIG_PATH) and not is_trust(word)]
     refuse_unknown_options(verb, typed)
     typed = last_words(typed)
@@ -90,7 +92,7 @@ def compose(verb: str, overrides: list[str], passed: Mapping[str, object] = NO_V
     files = find_own_files(verb, own) + files
     chosen = {key_of(word) for word in own} | passed.keys()
     given = [word for file in files for word in file_words(verb, file, chosen=chosen, targets=targets)]
-    given += [*list_words(verb, passed), *own]
+    given += [*list_words(verb, passed), *own, *words_of_training(training, compose)]
     given = expand_own_options(verb, [*words_of_run(verb, given), *words_of_fine_tuning(verb, given), *given])
     replaced = find_replaced(verb, given)
     given = name_metrics(allow_new_settings(given, {**replaced, **dict.fromkeys(mappings_of(verb))}))

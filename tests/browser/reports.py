@@ -52,8 +52,8 @@ def pictures_to() -> Path:
 
 
 @pytest.fixture(scope="session")
-def pages(trained: Path, ldm_train: Callable, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Reports of a tiny real run, of one that has everything, and of three side by side."""
+def pages(trained: Path, cache: Path, ldm_train: Callable, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Reports of a tiny real run, of one with everything, and of three side by side; explanations of a run and a cache."""
     folder = tmp_path_factory.mktemp("reports")
     runs = [write_run(folder / f"run-{i}", f"optimizer.lr={(i + 1) * 1e-3}", seed=i) for i in range(3)]
     given = {"real": str(trained), "full": str(runs[0]), "several": f"[{','.join(map(str, runs))}]"}
@@ -63,7 +63,9 @@ def pages(trained: Path, ldm_train: Callable, tmp_path_factory: pytest.TempPathF
     explained = f"{folder}/explained.html"
     answer = ldm_train("explain", f"run_dir={trained}", f"out={explained}", "device=cpu", "debug=true")
     assert answer.code == 0, answer.err
-    return {name: folder / f"{name}.html" for name in (*given, "explained")}
+    answer = ldm_train("explain", f"cache={cache}", f"out={folder}/preview.html", "device=cpu", "debug=true")
+    assert answer.code == 0, answer.err
+    return {name: folder / f"{name}.html" for name in (*given, "explained", "preview")}
 
 
 @pytest.fixture
@@ -93,7 +95,7 @@ def path(browser: Chromium, *, of: str = FIRST) -> str:
     return found
 
 
-@pytest.mark.parametrize("name", ["real", "full", "several", "explained"])
+@pytest.mark.parametrize("name", ["real", "full", "several", "explained", "preview"])
 @pytest.mark.parametrize("width", [WIDE, PHONE])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_page_loads_without_an_error_or_a_request(

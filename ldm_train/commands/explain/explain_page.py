@@ -7,9 +7,15 @@ import torch
 
 from ldm_train.commands.explain.embedded_tensors import show_image, show_latents, show_map
 from ldm_train.commands.explain.explanation import Explanation
+from ldm_train.commands.explain.forward_blocks import (
+    list_levels,
+    plot_schedules,
+    show_forward,
+    show_picture,
+    show_tokens,
+)
 from ldm_train.commands.explain.plain_words import (
     count_numbers,
-    format_log_snr,
     say_attention,
     say_errors,
     say_latents,
@@ -17,18 +23,16 @@ from ldm_train.commands.explain.plain_words import (
     say_prompt_effect,
     say_reverse,
     say_schedule,
+    say_tokens,
     say_variations,
 )
-from ldm_train.data.pictures.images import to_display_bytes
 from ldm_train.reports.axes import format_number
 from ldm_train.reports.curves import Charts, CurveLine, Curves
 from ldm_train.reports.page import Page, PageSection, Verdict
 from ldm_train.reports.page_blocks import Film, FilmFrame, PageBlock, Paragraphs
-from ldm_train.samplers.base import TimePoint
 
 FRAMES = 25  # of a film, at most
 WORDS = 24  # whose attention is shown, at most
-CURVE_POINTS = 200  # of a schedule's curve
 
 Runs = Sequence[Explanation]
 
@@ -53,6 +57,7 @@ def build_explain_page(runs: Runs) -> Page:
         [
             _section("The picture and its latents", runs, say_latents, show_picture),
             _section("Noise is added", runs, say_schedule, show_forward, plot_schedules),
+            _section("Words to tokens", runs, say_tokens, show_tokens),
             _section("What the network sees and says", runs, say_prediction, show_views),
             _section("Where it errs", runs, say_errors, None, plot_errors),
             _section("From noise to a picture", runs, say_reverse, show_reverse),
@@ -67,72 +72,17 @@ def _section(
     title: str,
     runs: Runs,
     say: Callable[[Explanation], str],
-    show: Callable[[Explanation], list[Film]] | None,
+    show: Callable[[Explanation], Sequence[PageBlock]] | None,
     plot: Callable[[Runs], Charts] | None = None,
 ) -> PageSection:
-    """Return a section: a plot of all runs, and of each run what it means and its films."""
-    blocks: list[PageBlock] = [] if plot is None else [plot(runs)]
-    for one in runs:
-        blocks.append(Paragraphs([say(one)]))
-        blocks += [] if show is None else show(one)
+    """Return a section: of each run what it means and its films, and before the films a plot of all runs."""
+    texts, plotted = [Paragraphs([say(one)]) for one in runs], [] if plot is None else [plot(runs)]
+    if len(runs) == 1:
+        return PageSection(title, [*texts, *plotted, *([] if show is None else show(runs[0]))])
+    blocks: list[PageBlock] = [*plotted]
+    for one, text in zip(runs, texts, strict=True):
+        blocks += [text, *([] if show is None else show(one))]
     return PageSection(title, blocks)
-
-
-def show_picture(one: Explanation) -> list[Film]:
-    """Return the picture, its latents, and what the autoencoder makes of them."""
-    decoded = one.generation.decode(one.picture.latents)
-    original, again = to_display_bytes(torch.cat([one.picture.image, decoded])).cpu()
-    shown = [show_latents(one.picture.latents[0].cpu(), "its latents, a channel each, in grey")]
-    shown.append(show_image(again, "decoded from its latents"))
-    if not one.picture.from_cache:
-        shown.insert(0, show_image(original, "the picture"))
-    return [Film([FilmFrame(one.picture.name, shown)], one.named("The picture"))]
-
-
-def show_forward(one: Explanation) -> list[Film]:
-    """Return the picture with more and more noise, in pixel space and in latent space."""
-    frames = [
-        FilmFrame(
-            f"t = {format_number(step.point.t)}",
-            [
-                show_image(step.pixels, "noise added to the pixels"),
-                show_latents(step.latents, "noise added to the latents"),
-                show_image(step.decoded, "the noisy latents decoded"),
-            ],
-            list_levels(step.point),
-        )
-        for step in one.forward
-    ]
-    return [Film(frames, one.named("The forward process"), first=len(frames) // 3)]
-
-
-def list_levels(point: TimePoint) -> list[tuple[str, str]]:
-    """Return how much of picture and noise there is at a point of time."""
-    return [
-        ("alpha, the part of the picture", format_number(point.alpha)),
-        ("sigma, the part of the noise", format_number(point.sigma)),
-        ("log-SNR, ln(alpha² / sigma²)", format_log_snr(point.ratio)),
-    ]
-
-
-def plot_schedules(runs: Runs) -> Charts:
-    """Return the curves of the runs' schedules, with the points that the films show."""
-    levels, ratios = list[CurveLine](), list[CurveLine]()
-    for one in runs:
-        schedule = one.generation.schedule
-        t = torch.linspace(float(schedule.start), float(schedule.end), CURVE_POINTS, dtype=torch.float64)
-        t = schedule.nearest_trained(t)
-        alpha, sigma = schedule(t)
-        shown = np.array([step.point.t for step in one.forward])
-        for name, curve, points in (
-            ("alpha", alpha, [step.point.alpha for step in one.forward]),
-            ("sigma", sigma, [step.point.sigma for step in one.forward]),
-        ):
-            number = len(levels) // 2
-            levels.append(CurveLine(one.named(name), t.numpy(), curve.numpy(), colour=number))
-            levels.append(CurveLine(one.named(f"{name} as shown"), shown, np.array(points), colour=number, dots=True))
-        ratios.append(CurveLine(one.named("log-SNR"), t.numpy(), schedule.log_snr(t).numpy()))
-    return Charts([Curves("Picture and noise", levels, x_name="t"), Curves("Signal to noise, log-SNR", ratios, x_name="t")])
 
 
 def show_views(one: Explanation) -> list[Film]:

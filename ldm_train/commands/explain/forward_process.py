@@ -1,5 +1,6 @@
 """The forward process of one picture: noise is added, in latent space and in pixel space."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -56,3 +57,14 @@ def corrupt_picture(generation: Generation, picture: OwnPicture, *, seed: int) -
         shown = to_display_bytes(torch.cat([generation.decode(latents), pixels.clamp(-1, 1)])).cpu()
         found.append(NoisyPicture(TimePoint.of(schedule, t), latents[0].cpu(), shown[0], shown[1]))
     return found
+
+
+def list_targets(generation: Generation, picture: OwnPicture, forward: Sequence[NoisyPicture], *, seed: int) -> list[Tensor]:
+    """Return what a network is taught to output at each point of the forward process, (C, h, w).
+
+    Raises:
+        ValueError: the prediction is undefined at the schedule's end.
+    """
+    noise, denoiser = draw_noise(seed, LATENT_NOISE, picture.latents), generation.denoiser()
+    times = [torch.tensor([step.point.t], dtype=torch.float64) for step in forward]
+    return [denoiser.target(picture.latents, noise, t)[0].cpu() for t in times]

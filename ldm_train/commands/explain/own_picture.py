@@ -8,7 +8,6 @@ from torch import Tensor
 
 from ldm_train.assembly.drawing import read_signed
 from ldm_train.assembly.prompts import read_texts
-from ldm_train.assembly.stored_run import TrainedRun
 from ldm_train.autoencoders.scaling import Scaling
 from ldm_train.data.batches.datamodules import split_held_out
 from ldm_train.data.cache.reader import LatentCache, open_caches
@@ -40,15 +39,19 @@ class OwnPicture:
 
 
 @torch.no_grad()
-def read_own_picture(settings: ExplainSettings, trained: TrainedRun) -> tuple[Generation, OwnPicture]:
+def read_own_picture(
+    settings: ExplainSettings, generation: Generation, *, caches: str | Sequence[str] | None, held_out: float | None
+) -> tuple[Generation, OwnPicture]:
     """Return the picture that the settings name, and a generation of its size.
+
+    Args:
+        caches, held_out: the data that it may be an example of, as in training.
 
     Raises:
         ValueError: there is no such example, the file cannot be read, or a file comes without a prompt.
     """
-    generation = trained.generation
     if settings.picture is None:
-        return _read_example(settings, trained)
+        return _read_example(settings, generation, caches, held_out)
     if settings.key is not None:
         raise ValueError(f"key={settings.key} and picture={settings.picture} name two pictures; give one")
     if settings.prompt is None:
@@ -58,18 +61,19 @@ def read_own_picture(settings: ExplainSettings, trained: TrainedRun) -> tuple[Ge
     return generation, OwnPicture(settings.picture, image, generation.encode(image), settings.prompt, others, False)
 
 
-def _read_example(settings: ExplainSettings, trained: TrainedRun) -> tuple[Generation, OwnPicture]:
-    run, given = settings.run_dir, trained.config.cache
-    if given is None:
+def _read_example(
+    settings: ExplainSettings, generation: Generation, caches: str | Sequence[str] | None, held_out: float | None
+) -> tuple[Generation, OwnPicture]:
+    if caches is None:
         raise ValueError(
-            f"run_dir={run} encoded its pictures while it trained and kept none; give picture=FILE and prompt=…"
+            f"run_dir={settings.run_dir} encoded its pictures while it trained and kept none; give picture=FILE and prompt=…"
         )
-    cache, example = find_example(open_caches(given), settings.key, held_out=trained.config.held_out)
+    cache, example = find_example(open_caches(caches), settings.key, held_out=held_out)
     moments = cache.moments(torch.tensor([example]), torch.tensor([0]))
-    raw = moments.mean.to(trained.generation.device, torch.float32)
-    latents = Scaling.of(trained.generation.autoencoder).to_model(raw)
-    factor = trained.generation.autoencoder.factor
-    generation = replace(trained.generation, size=(latents.shape[2] * factor, latents.shape[3] * factor))
+    raw = moments.mean.to(generation.device, torch.float32)
+    latents = Scaling.of(generation.autoencoder).to_model(raw)
+    factor = generation.autoencoder.factor
+    generation = replace(generation, size=(latents.shape[2] * factor, latents.shape[3] * factor))
     captions = cache.captions_of(example)
     prompt = settings.prompt if settings.prompt is not None else captions[0] if captions else ""
     if settings.others is None:

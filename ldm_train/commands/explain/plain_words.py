@@ -3,6 +3,7 @@
 from math import inf, isfinite, log, prod
 
 from ldm_train.commands.explain.explanation import Explanation
+from ldm_train.commands.explain.preview import ExplainedPicture
 from ldm_train.reports.axes import format_number
 
 SD_NUMBERS = 786_432, 16_384  # of a picture of 512 x 512 pixels, and of Stable Diffusion's latents of it
@@ -21,12 +22,12 @@ PREDICTIONS = {
 HARDLY_ANY = 0.01  # of alpha at the end of a schedule: less cannot be seen in the noise
 
 
-def count_numbers(one: Explanation) -> tuple[int, int]:
+def count_numbers(one: ExplainedPicture) -> tuple[int, int]:
     """Return how many numbers the picture and its latents have."""
     return prod(one.picture.image.shape[1:]), prod(one.picture.latents.shape[1:])
 
 
-def say_latents(one: Explanation) -> str:
+def say_latents(one: ExplainedPicture) -> str:
     """Say why there are latents, with the run's own numbers."""
     pixels, latents = count_numbers(one)
     height, width = one.picture.image.shape[2:]
@@ -46,7 +47,7 @@ def say_latents(one: Explanation) -> str:
     )
 
 
-def say_schedule(one: Explanation) -> str:
+def say_schedule(one: ExplainedPicture) -> str:
     """Say how noise is added, and what is left of the picture at the end."""
     end, shown = one.forward[-1].point, len(one.forward)
     half = next((step.point for step in one.forward if step.point.ratio >= 1), end)
@@ -67,21 +68,54 @@ def say_schedule(one: Explanation) -> str:
         last = (
             f"At the end alpha is still {format_number(end.alpha)}, so training never sees pure noise, from which drawing "
             "starts. What is left there is mostly the picture's mean brightness. So such a schedule tends to draw "
-            "pictures of middling brightness, too grey for a dark or a bright one; "
-            "schedule.zero_terminal_snr=true ends in pure noise."
+            "pictures of middling brightness, too grey for a dark or a bright one; schedule.zero_terminal_snr=true"
+            f"{', with prediction=velocity,' if one.names['prediction'] == 'noise' else ''} ends in pure noise."
         )
     return one.named(first + last)
 
 
 def say_prediction(one: Explanation) -> str:
     """Say what the network predicts, and how noise and picture follow from it."""
-    name = one.names["prediction"]
-    what = PREDICTIONS.get(name, f"its network predicts what the class {name} defines")
+    middle = "the mean" if one.trained.config.error == "squared" else "near the mean"
     return one.named(
-        f"The network is given the noisy latents, the time and the prompt. In this run {what}. Together with the noisy "
-        "latents that says both what the noise is and what the clean latents are, the clean estimate. The best estimate "
-        "is the mean of all pictures that could be beneath the noise: blurred where there is much "
-        "noise, sharp where there is little."
+        f"The network is given the noisy latents, the time and the prompt. In this run {describe_prediction(one)}. Together "
+        "with the noisy latents that says both what the noise is and what the clean latents are, the clean estimate. The "
+        f"best estimate is {middle} of all pictures that could be beneath the noise: blurred where there is much noise, "
+        "sharp where there is little."
+    )
+
+
+def say_target(one: ExplainedPicture) -> str:
+    """Say what a network would be taught."""
+    return one.named(
+        "Training shows a network noisy latents, the time and the caption, and with them the right answer, which is known "
+        f"because the noise was added on purpose. With these settings {describe_prediction(one)}. Move the slider to see "
+        "how the answer changes with the noise."
+    )
+
+
+def describe_prediction(one: ExplainedPicture) -> str:
+    """Return what the network predicts, as a clause."""
+    name = one.names["prediction"]
+    scaled = ""
+    if one.generation.schedule.sigma_data is not None and name == "velocity":
+        scaled = " (alpha and sigma are scaled here so that their squares sum to 1)"
+    return PREDICTIONS.get(name, f"its network predicts what the class {name} defines") + scaled
+
+
+def say_tokens(one: ExplainedPicture) -> str:
+    """Say how the prompt is read; nothing if no text is."""
+    tokens = one.tokens
+    if tokens is None:
+        return ""
+    count, cut = tokens.count, max(0, tokens.count - tokens.capacity)
+    end = f"The last {cut} tokens are cut: the network never sees them." if cut else "All of it is read."
+    return one.named(
+        f"A network reads no letters. A text encoder splits the prompt into {count} token{'s' * (count != 1)} of "
+        f"{len(tokens.words)} word{'s' * (len(tokens.words) != 1)}: a frequent word is one token, a rare one several. Each "
+        f"token stands for a vector of {tokens.width} numbers. The context has {tokens.places} places, of which "
+        f"{tokens.capacity} are for tokens and the others for the start and the end. {end} "
+        "`ldm-train tokens` shows which tokens are near each other."
     )
 
 
@@ -107,8 +141,9 @@ def say_errors(one: Explanation) -> str:
 def say_reverse(one: Explanation) -> str:
     """Say how the picture is drawn."""
     steps, sampler, guided = one.trained.recipe.steps, one.names["sampler"], ""
-    if one.names["guidance"] == "classifier_free" and one.guidance_scale not in (None, 1):
-        guided = f", and guidance.scale={one.guidance_scale:g} exaggerates what the prompt changes"
+    if one.names["guidance"] == "classifier_free" and one.guidance_scale is not None and one.guidance_scale != 1:
+        effect = "exaggerates" if one.guidance_scale > 1 else "weakens"
+        guided = f", and guidance.scale={one.guidance_scale:g} {effect} what the prompt changes"
     return one.named(
         f"Drawing starts from pure noise. In each of {steps} steps the network estimates the clean latents, and the "
         f"sampler {sampler} goes a part of the way there{guided}. The first steps decide the layout, while there is much "
@@ -129,10 +164,8 @@ def say_prompt_effect(one: Explanation) -> str:
             " Classifier-free guidance multiplies this difference: it takes what the network says without a prompt, plus "
             "guidance.scale times the difference."
         )
-    return one.named(
-        f"The prompt changes the clean estimate most in step {most} of {len(changes)}; the first {half} steps have "
-        f"{share:.0%} of the change in all of them.{guidance}"
-    )
+    halves = f"; the first {half} steps have {share:.0%} of the change in all of them" if half else ""
+    return one.named(f"The prompt changes the clean estimate most in step {most} of {len(changes)}{halves}.{guidance}")
 
 
 def say_attention(one: Explanation) -> str:
@@ -146,8 +179,8 @@ def say_attention(one: Explanation) -> str:
         "At each place, the network shares its attention among the tokens of the prompt: all shares at a place sum to 1. "
         "The maps show the share of each word, averaged over the heads and layers that attend to words; yellow is the "
         f"largest value of that word. {around:.0%} of the attention is for the tokens around the words, which stand for "
-        "the prompt as a whole, or for nothing at all. With the first frame of all steps, the slider has the "
-        "steps one by one."
+        "the prompt as a whole, or for nothing at all. The first frame is the mean of all steps; the slider goes on "
+        "with each step."
     )
 
 

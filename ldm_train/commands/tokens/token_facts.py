@@ -28,6 +28,7 @@ class TokenFacts:
         place: its place in the context, counted from 0, where 0 is the start token; None if it is cut.
         word: the word that it is a part of, and the number of that word, from 1.
         neighbours: what the nearest tokens spell, and the cosine of the angle between their vectors and this one's.
+        first_neighbours: the same before the training; none if that is not known.
         moved: how far the training moved its vector, as a share of the vector's length before, and the cosine of the angle
             between both; None if it is not known.
         learned: whether a caption of the run has it; None if that is not known.
@@ -37,6 +38,7 @@ class TokenFacts:
     place: int | None
     word: tuple[int, str]
     neighbours: Sequence[tuple[str, float]]
+    first_neighbours: Sequence[tuple[str, float]]
     moved: tuple[float, float] | None
     learned: bool | None
 
@@ -82,7 +84,11 @@ def examine_text(opened: OpenedEncoder, text: str, *, neighbours: int) -> TextFa
     known = opened.learned if opened.trained else None
     candidates = torch.arange(len(vectors)) if known is None else known
     moved = None if opened.start is None else measure_moved(opened.start, vectors)
-    near = find_neighbours(vectors, [piece.number for piece in pieces], candidates, count=neighbours)
+    numbers = [piece.number for piece in pieces]
+    near = list_neighbours(encoder, vectors, numbers, candidates, count=neighbours)
+    first: list[list[tuple[str, float]]] = [[] for _ in pieces]
+    if opened.start is not None:
+        first = list_neighbours(encoder, opened.start, numbers, candidates, count=neighbours)
     seen = None if known is None else set(known.tolist())
     words = [(number, word) for number, (word, own) in enumerate(group_words(pieces), start=1) for _ in own]
     tokens = [
@@ -90,10 +96,8 @@ def examine_text(opened: OpenedEncoder, text: str, *, neighbours: int) -> TextFa
             piece,
             index // inner * encoder.context_length + 1 + index % inner if index < encoder.capacity else None,
             words[index],
-            [
-                (one.text, cosine)
-                for one, (_, cosine) in zip(spell_tokens(encoder, [n for n, _ in near[index]]), near[index], strict=True)
-            ],
+            near[index],
+            first[index],
             None if moved is None else (float(moved[0][piece.number]), float(moved[1][piece.number])),
             None if seen is None else piece.number in seen,
         )
@@ -105,6 +109,16 @@ def examine_text(opened: OpenedEncoder, text: str, *, neighbours: int) -> TextFa
         else f"the {len(known):,} tokens that the run's captions have"
     )
     return TextFacts(opened, text, tokens, compared, find_unlearned(moved, known))
+
+
+def list_neighbours(
+    encoder: TextEncoder, vectors: Tensor, numbers: Sequence[int], candidates: Tensor, *, count: int
+) -> list[list[tuple[str, float]]]:
+    """Return what the nearest candidates of each token spell, with the cosines; as `find_neighbours`."""
+    return [
+        [(one.text, cosine) for one, (_, cosine) in zip(spell_tokens(encoder, [n for n, _ in near]), near, strict=True)]
+        for near in find_neighbours(vectors, numbers, candidates, count=count)
+    ]
 
 
 def find_neighbours(

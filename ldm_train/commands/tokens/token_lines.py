@@ -22,7 +22,7 @@ def print_tokens(facts: TextFacts, console: Console) -> None:
             shown.add_row(*map(escape, row), style="dim" if token.place is None else None)
         console.print(shown)
     for line in describe_numbers(facts):
-        console.print(escape(line), highlight=False)
+        console.print(escape(fit_line(line)), highlight=False)
 
 
 def describe_context(facts: TextFacts) -> Iterator[str]:
@@ -52,8 +52,26 @@ def describe_numbers(facts: TextFacts) -> Iterator[str]:
     if facts.opened.start is not None:
         others = "" if facts.unlearned is None else f"; tokens that no caption has moved by {facts.unlearned:.2%}"
         yield f"moved: how far training moved the vector, as a share of its length before{others}"
+        yield from describe_moves(facts)
     if any(token.learned is False for token in facts.tokens):
         yield "not learned: no caption of the run has this token, so its vector is what it was before the training"
+
+
+def describe_moves(facts: TextFacts) -> Iterator[str]:
+    """Yield a sentence for each word of the text that training moved: how far, and what was near it before and is now."""
+    seen = set()
+    for token in facts.tokens:
+        if token.moved is None or token.learned is False or not token.neighbours or token.piece.number in seen:
+            continue
+        seen.add(token.piece.number)
+        before, now = (join_texts(near[:2]) for near in (token.first_neighbours, token.neighbours))
+        near = f"nearest to it are still {now}" if before == now else f"nearest to it were {before}, and now are {now}"
+        yield f"training moved {token.piece.text} by {token.moved[0]:.0%} of its length; {near}"
+
+
+def join_texts(neighbours: Sequence[tuple[str, float]]) -> str:
+    """Return tokens without their cosines."""
+    return " and ".join(text for text, _ in neighbours)
 
 
 def tabulate_tokens(facts: TextFacts) -> tuple[list[str], list[list[str]]]:

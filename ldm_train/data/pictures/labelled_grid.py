@@ -58,6 +58,20 @@ def draw_captioned_grid(images: Tensor, texts: Sequence[str], *, columns: int) -
     return _tensor(canvas)
 
 
+def draw_label_sheet(texts: Sequence[str], *, columns: int, side: int) -> Image.Image:
+    """Return squares of `side` pixels in rows of `columns`, with a text in the middle of each; what does not fit is cut."""
+    warn_of_absent_letters(texts)
+    sheet = Image.new("RGB", (columns * side, -(-len(texts) // columns) * side), "white")
+    for number, text in enumerate(texts):
+        square = Image.new("RGB", (side, side), "white")
+        lines = wrap_text(text, side - GAP)[: max(1, side // LINE)]
+        for line_number, line in enumerate(lines):
+            top = (side - LINE * len(lines)) // 2 + LINE * line_number
+            _write(ImageDraw.Draw(square), (side // 2, top), line, anchor="ma")
+        sheet.paste(square, (number % columns * side, number // columns * side))
+    return sheet
+
+
 def wrap_text(text: str, width: int) -> list[str]:
     """Return a text as at most six lines of at most `width` pixels; a single word that does not fit is cut."""
     lines: list[str] = []

@@ -238,7 +238,13 @@ class ReportSettings(CommandSettings):
 class ExplainSettings(DrawingSettings):
     """The settings of `ldm-train explain`."""
 
-    run_dir: Paths = setting(..., "a trained run, or two to compare: [outputs/a,outputs/b]")  # type: ignore[assignment]
+    run_dir: Paths | None = setting(None, "a trained run, or two to compare: [outputs/a,outputs/b]; or give cache")  # type: ignore[assignment]
+    cache: Paths | None = setting(
+        None,
+        "instead of a run: show what needs no trained network, by the settings of a training "
+        "(experiment=…, config=FILE, schedule=…, prediction=…)",
+    )
+    image_size: Count | None = setting(None, "with cache: side of its pictures, pixels; null: the cache's own")
     key: Text | None = setting(
         None, "the example of the run's data to show, by its name in the source; null: the first held-out one"
     )
@@ -248,6 +254,11 @@ class ExplainSettings(DrawingSettings):
         None, "other prompts to draw from the same noise: a list, or a text file; null: two captions of the run's data"
     )
     out: FilePath = setting(..., "the HTML file")
+
+    schedule: Part | None = None
+    prediction: Part | None = None
+    autoencoder: Part | None = None
+    text_encoder: Part | None = None
 
 
 class TokensSettings(CommandSettings):

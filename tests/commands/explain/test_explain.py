@@ -32,6 +32,7 @@ from ldm_train.commands.explain.plain_words import (
     say_prompt_effect,
     say_reverse,
     say_schedule,
+    say_tokens,
     say_variations,
 )
 from ldm_train.commands.explain.reverse_process import trace_reverse
@@ -230,12 +231,16 @@ def test_the_words_have_the_run_s_numbers(one: Explanation) -> None:
     assert "4 x 2 x 2 = 16 numbers, 48 times fewer" in say_latents(small)
     assert "guidance.scale=2" in say_reverse(one)
     assert "guidance.scale" not in say_reverse(replace(one, guidance_scale=1.0))
+    assert "weakens" in say_reverse(replace(one, guidance_scale=0.5))
+    once = replace(one.reverse, steps=one.reverse.steps[:1])
+    assert "first 0 steps" not in say_prompt_effect(replace(one, reverse=once))
     assert "guidance scale of 0" not in say_variations(replace(one, names={**one.names, "guidance": "autoguidance"}))
 
 
 SAYING = [
     say_latents,
     say_schedule,
+    say_tokens,
     say_prediction,
     say_errors,
     say_reverse,
@@ -300,9 +305,9 @@ def test_what_cannot_be_explained_is_refused(
 
 
 def test_a_run_that_kept_no_pictures_needs_a_file(one: Explanation) -> None:
-    trained = replace(one.trained, config=one.trained.config.with_values(cache=None))
+    settings = compose_as(ExplainSettings, ["run_dir=x", "out=x.html"])
     with pytest.raises(ValueError, match="picture=FILE"):
-        read_own_picture(compose_as(ExplainSettings, ["run_dir=x", "out=x.html"]), trained)
+        read_own_picture(settings, one.generation, caches=None, held_out=None)
 
 
 def test_too_many_runs_and_files_of_others_are_refused(ldm_train: Callable, trained: Path, tmp_path: Path) -> None:

@@ -7,16 +7,19 @@ from pathlib import Path
 import pytest
 import torch
 from google.protobuf import text_format
+from PIL import Image
 from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
 from torch.testing import assert_close
 
 from ldm_train.assembly.parts import build_parts
 from ldm_train.assembly.stored_weights import load_weights
+from ldm_train.commands.tokens import projector_files
 from ldm_train.commands.tokens.opened_encoder import OpenedEncoder, open_encoder, rebuild_start
-from ldm_train.commands.tokens.projector_files import write_projector
+from ldm_train.commands.tokens.projector_files import choose_side, write_projector
 from ldm_train.commands.tokens.token_facts import examine_text, find_neighbours
+from ldm_train.commands.tokens.token_lines import describe_moves
 from ldm_train.conditioners.text_encoder import TextEncoder, small
-from ldm_train.conditioners.token_pieces import embed_pieces, group_words, list_token_vectors, split_text
+from ldm_train.conditioners.token_pieces import embed_pieces, group_words, list_token_vectors, spell_tokens, split_text
 from ldm_train.run_dir.stored_settings import read_trained
 from ldm_train.settings.composition import compose_as
 from ldm_train.settings.schema.using import TokensSettings
@@ -164,8 +167,52 @@ def test_the_projector_reads_what_is_written(tmp_path: Path) -> None:
     for entry in config.embeddings:
         labels = (tmp_path / entry.metadata_path).read_text().splitlines()
         assert labels == ["word\ttokens", "cat\t1", "Dreamshape\t2", "a red fox\t3"]
+    assert {(entry.sprite.image_path, *entry.sprite.single_image_dim) for entry in config.embeddings} == {
+        ("sprites.png", 128, 128)
+    }
     write_projector(opened(), ["cat"], tmp_path)
     assert not (tmp_path / "start.tsv").exists()
+
+
+def test_the_sheet_has_a_square_for_each_word_where_the_projector_looks(tmp_path: Path) -> None:
+    write_projector(opened(), ["cat", "dog", "red", "cat"], tmp_path)
+    with Image.open(tmp_path / "sprites.png") as sheet:
+        assert sheet.size == (256, 256)
+        squares = [sheet.crop((left, top, left + 128, top + 128)).tobytes() for top in (0, 128) for left in (0, 128)]
+    assert squares[0] == squares[3]
+    assert len(set(squares)) == 3
+
+
+@pytest.mark.parametrize(
+    ("count", "side"), [(1, 128), (4096, 128), (4097, 96), (7225, 96), (7226, 64), (16384, 64), (16385, None)]
+)
+def test_no_sheet_is_larger_than_the_projector_takes(count: int, side: int | None) -> None:
+    assert choose_side(count) == side
+
+
+def test_too_many_words_have_no_sheet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_projector(opened(), ["cat"], tmp_path)
+    monkeypatch.setattr(projector_files, "LARGEST_SHEET", 63)
+    assert "sprites.png" not in write_projector(opened(), ["cat"], tmp_path)
+    assert not (tmp_path / "sprites.png").exists()
+    assert "sprite" not in (tmp_path / "projector_config.pbtxt").read_text()
+
+
+def test_the_words_say_what_was_near_before_and_is_now(trained: Path) -> None:
+    run = open_encoder(settings_of("text=x", f"run_dir={trained}"))
+    assert run.start is not None
+    facts = examine_text(run, "black fox black", neighbours=2)
+    [line] = describe_moves(facts)  # fox was never learned
+    black = facts.tokens[0]
+    assert black.moved is not None
+    assert f"black by {black.moved[0]:.0%}" in line
+    number, known = black.piece.number, run.learned
+    assert known is not None
+    [first] = find_neighbours(run.start, [number], known, count=2)
+    assert [text for text, _ in black.first_neighbours] == [
+        one.text for one in spell_tokens(run.encoder, [n for n, _ in first])
+    ]
+    assert all(text in line for text, _ in [*black.first_neighbours, *black.neighbours])
 
 
 def test_the_command_prints_and_writes(ldm_train: Callable, trained: Path, tmp_path: Path) -> None:
