@@ -91,6 +91,11 @@ class Studio:
         self._open(settings)
 
     @property
+    def trained(self) -> TrainedRun:
+        """The run that the settings name, as it is loaded."""
+        return self._base()
+
+    @property
     def step(self) -> int:
         """The optimizer step of the weights."""
         return self._base().step

@@ -1,0 +1,199 @@
+"""The page's inputs: one component for each setting, and how their values become settings and back."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import gradio as gr
+from gradio.components import Component
+
+from ldm_train.commands.playground.playground import Playground
+from ldm_train.commands.playground.requested_settings import LARGEST_SIDE, MOST_STEPS, WEIGHTS
+from ldm_train.commands.playground.result_html import render_upload
+from ldm_train.util.safe_json import parse_json
+
+AS_RUN = "as the run"
+FILES = ("picture", "mask", "maps")  # hidden; the page's script gives them when something is drawn
+
+
+@dataclass
+class PageInputs:
+    """The components by the names of their settings; files first, then `run` and `prompt`.
+
+    Attributes:
+        adapters: the paths of adapters by the names of their sliders.
+    """
+
+    playground: Playground
+    components: dict[str, Component] = field(default_factory=dict)
+    adapters: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def all(self) -> list[Component]:
+        """Every component, in a fixed order."""
+        return [*self.components.values()]
+
+    def add(self, name: str, component: Component) -> Component:
+        """Take a component in under the name of a setting."""
+        self.components[name] = component
+        return component
+
+    def read(self, values: Sequence[object]) -> tuple[str, object, dict[str, object]]:
+        """Return the run, the prompt and the settings of the components' values; those that are left to the run are out.
+
+        Raises:
+            ValueError: the values are not those of this page.
+        """
+        if len(values) != len(self.components):
+            raise ValueError("the page is an old one; load it again")
+        given = dict(zip(self.components, values, strict=True))
+        settings = {name: value for name, value in given.items() if value not in (None, "", AS_RUN)}
+        run, prompt, maps = settings.pop("run", ""), settings.pop("prompt", ""), settings.pop("maps", "{}")
+        low, high = settings.pop("low", None), settings.pop("high", None)
+        if low is not None or high is not None:
+            settings["guidance.interval"] = [0 if low is None else low, high]
+        height, width = settings.pop("height", None), settings.pop("width", None)
+        choices = self.playground.choices.get(str(run))
+        if choices is not None and (height is not None or width is not None):
+            settings["size"] = [height or choices.size[0], width or choices.size[1]]
+        if "picture" not in settings:
+            settings = {name: value for name, value in settings.items() if name not in ("strength", "mask")}
+        read = parse_json(str(maps))
+        assert isinstance(read, dict)
+        settings |= {f"map.{name}": value for name, value in read.items()}
+        factors = {path: settings.pop(name, 0) for name, path in self.adapters.items()}
+        if factors:
+            settings["adapters"] = factors
+        if choices is not None:  # inputs of another run have no effect on this one
+            known = {f"number.{name}" for name in choices.numbers} | {f"map.{name}" for name in choices.maps}
+            settings = {n: v for n, v in settings.items() if not n.startswith(("number.", "map.")) or n in known}
+        return str(run), prompt, settings
+
+    def write(self, run: str, prompt: str, settings: Mapping[str, object]) -> dict[str, object]:
+        """Return the values of all components for a picture that was drawn."""
+        pair = settings.get("guidance.interval") or [None, None]
+        size = settings.get("size") or [None, None]
+        factors = settings.get("adapters") or {}
+        assert isinstance(pair, list)
+        assert isinstance(size, list)
+        assert isinstance(factors, dict)
+        maps = {name.partition(".")[2]: value for name, value in settings.items() if name.startswith("map.")}
+        special: dict[str, object] = {"run": run, "prompt": prompt, "maps": write_json(maps)}
+        special |= {"low": pair[0], "high": pair[1], "height": size[0], "width": size[1]}
+        special |= {name: factors.get(path, 0) for name, path in self.adapters.items()}
+        unset: dict[str, object] = {
+            **dict.fromkeys(("sampler", "spacing"), AS_RUN),
+            **{
+                "weights": self.playground.settings.weights,
+                "seed": 0,
+                "first_number": 0,
+                "strength": 1.0,
+                "attention": False,
+            },
+            **dict.fromkeys(("negative_prompt", "picture", "mask"), ""),
+        }
+        return {name: special[name] if name in special else settings.get(name, unset.get(name)) for name in self.components}
+
+
+def write_json(value: Mapping[str, object]) -> str:
+    """Return a mapping of texts as JSON."""
+    import json
+
+    return json.dumps(value)
+
+
+def build_inputs(playground: Playground) -> tuple[PageInputs, Callable[[], None]]:
+    """Return the inputs, with the prompt's placed, and a function that places the others."""
+    inputs = PageInputs(playground)
+    for name in FILES:
+        inputs.add(name, gr.Textbox(visible="hidden", elem_id=f"file-{name}", container=False))
+    runs = [*playground.studios]
+    inputs.add("run", gr.Dropdown(runs, value=runs[0], label="run", visible=len(runs) > 1, elem_id="run"))
+    classes = [*dict.fromkeys(name for one in playground.choices.values() for name in one.classes)]
+    inputs.add(
+        "prompt",
+        gr.Dropdown(classes, value=classes[0], label="prompt", allow_custom_value=True, elem_id="prompt")
+        if classes
+        else gr.Textbox(label="prompt", lines=2, max_lines=6, elem_id="prompt", placeholder="what to draw"),
+    )
+
+    def place() -> None:
+        inputs.add("negative_prompt", gr.Textbox(label="negative prompt", elem_id="negative"))
+        place_conditions(inputs)
+        place_settings(inputs)
+        place_picture(inputs)
+
+    return inputs, place
+
+
+def number_box(label: str, value: float | None = None, *, whole: bool = False, **more: object) -> gr.Number:
+    """Return a box for a number; an empty one leaves it to the run."""
+    return gr.Number(label=label, value=value, precision=0 if whole else None, min_width=110, **more)  # type: ignore[arg-type]
+
+
+def place_conditions(inputs: PageInputs) -> None:
+    """Place a box for each number that a run is conditioned on, a file for each map, and a slider for each adapter."""
+    choices = inputs.playground.choices.values()
+    numbers = {name: limits for one in choices for name, limits in one.numbers.items()}
+    maps = [*dict.fromkeys(name for one in choices for name in one.maps)]
+    for name, limits in numbers.items():
+        trained = "" if limits is None else f", trained from {limits[0]:g} to {limits[1]:g}"
+        inputs.add(f"number.{name}", number_box(f"{name}{trained}", elem_id=f"number-{name}"))
+    for name in maps:
+        gr.HTML(render_upload(f"map.{name}", f"map: {name}"), js_on_load=None)
+    for place, (path, factor) in enumerate(inputs.playground.adapters.items()):
+        inputs.adapters[f"adapter-{place}"] = path
+        slider = gr.Slider(-1, 2, value=factor, step=0.05, label=f"factor of {path}", elem_id=f"adapter-{place}")
+        inputs.add(f"adapter-{place}", slider)
+
+
+def place_settings(inputs: PageInputs) -> None:
+    """Place what decides how a picture is drawn."""
+    playground = inputs.playground
+    choices, settings = [*playground.choices.values()], playground.studios[playground.first].settings
+    samplers, spacings = (
+        [AS_RUN, *dict.fromkeys(name for one in choices for name in getattr(one, group))]
+        for group in ("samplers", "spacings")
+    )
+    guidance = {name for one in choices for name in one.guidance}
+    with gr.Accordion("Settings", open=False, elem_id="settings"):
+        with gr.Row():
+            inputs.add("seed", number_box("seed", settings.seed, whole=True, elem_id="seed"))
+            inputs.add("first_number", number_box("picture number", 0, whole=True, minimum=0, elem_id="number"))
+            inputs.add(
+                "steps", number_box("steps", settings.steps, whole=True, minimum=1, maximum=MOST_STEPS, elem_id="steps")
+            )
+        with gr.Row():
+            inputs.add("sampler", gr.Dropdown(samplers, value=AS_RUN, label="sampler", min_width=110, elem_id="sampler"))
+            inputs.add("spacing", gr.Dropdown(spacings, value=AS_RUN, label="spacing", min_width=110, elem_id="spacing"))
+            weights = [*dict.fromkeys([*WEIGHTS, settings.weights])]
+            inputs.add("weights", gr.Dropdown(weights, value=settings.weights, label="weights", min_width=110))
+        with gr.Row():
+            if "scale" in guidance:
+                inputs.add("guidance.scale", number_box("guidance scale", elem_id="guidance"))
+            if "rescale" in guidance:
+                inputs.add("guidance.rescale", number_box("rescale", minimum=0, maximum=1))
+            if "interval" in guidance:
+                inputs.add("low", number_box("guide from noise level", minimum=0))
+                inputs.add("high", number_box("to noise level", minimum=0))
+        with gr.Row():
+            unit, (height, width) = choices[0].size_unit, choices[0].size
+            for name, side in (("height", height), ("width", width)):
+                box = number_box(
+                    f"{name}, multiples of {unit}", whole=True, minimum=1, maximum=LARGEST_SIDE, placeholder=str(side)
+                )
+                inputs.add(name, box)
+        if any(one.attention for one in choices):
+            inputs.add("attention", gr.Checkbox(label="show which words drew what", elem_id="attention"))
+
+
+def place_picture(inputs: PageInputs) -> None:
+    """Place what a drawing may start from."""
+    with gr.Accordion("Start from a picture", open=False, elem_id="start"):
+        gr.HTML(
+            render_upload(
+                "picture", "choose a picture; paint on it what to draw anew, or nothing to change all of it", paints=True
+            ),
+            js_on_load=None,
+        )
+        slider = gr.Slider(0, 1, value=1.0, step=0.01, label="strength: how much of it may change", elem_id="strength")
+        inputs.add("strength", slider)
