@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Self
 
@@ -47,7 +47,7 @@ class PictureFolder:
                 raise ValueError(
                     f"{name}={getattr(config, name)} is in out={config.out}, whose files are replaced; choose another out"
                 )
-        self._refuse_foreign()
+        refuse_foreign(self.path)
 
     def __enter__(self) -> Self:
         return self
@@ -69,40 +69,53 @@ class PictureFolder:
     def finish(self, prompts: Sequence[str]) -> None:
         """Write the prompt of each numbered picture, and list all files with their checksums."""
         atomic_write(self.path / PROMPTS, "".join(f"{prompt}\n" for prompt in prompts))
-        files = {name: {"sha256": _digest(self.path / name)} for name in self._names}
+        files: dict[str, dict[str, Json]] = {name: {"sha256": digest_file(self.path / name)} for name in self._names}
         for name, prompt in zip(self._names, prompts, strict=False):  # the numbered ones come first
             files[name]["prompt"] = prompt
-        self._write(files)
+        write_listing(self.path, files)
 
     def _begin(self) -> None:
         make_folder(self.path)
-        busy = f"out={self.path}: another process is drawing into this folder; wait for it, or choose another out"
-        self._held.enter_context(hold_lock(self.path / LOCK, busy=busy, remove=True))
-        self._refuse_foreign()
+        self._held.enter_context(hold_pictures(self.path))
+        refuse_foreign(self.path)
         older = {name: entry for name, entry in read_listing(self.path).items() if is_as_listed(self.path / name, entry)}
         # Until the end the older files are listed with the new ones, so the next command knows both after a kill.
-        self._write({**older, **dict.fromkeys(self._names)})
+        write_listing(self.path, {**older, **dict.fromkeys(self._names)})
         for path in [*(self.path / name for name in older), *filter(is_temporary, self.path.iterdir())]:
             path.unlink(missing_ok=True)
         self._begun = True
 
-    def _write(self, files: Mapping[str, object]) -> None:
-        atomic_write(self.path / PICTURES.mark, json.dumps({"command": "ldm-train sample", "files": files}, indent=2) + "\n")
 
-    def _refuse_foreign(self) -> None:
-        if not self.path.is_dir():
-            return
-        listed = read_listing(self.path)
-        foreign = sorted(
-            path.name
-            for path in self.path.iterdir()
-            if DRAWN.fullmatch(path.name) and not (path.name in listed and is_as_listed(path, listed[path.name]))
+def hold_pictures(folder: Path) -> AbstractContextManager[None]:
+    """Keep other commands from drawing into a folder; raises ValueError if one does."""
+    busy = f"out={folder}: another process is drawing into this folder; wait for it, or choose another out"
+    return hold_lock(folder / LOCK, busy=busy, remove=True)
+
+
+def refuse_foreign(folder: Path) -> None:
+    """Raise if a folder holds files with the names of drawn ones that were not drawn, or changed since.
+
+    Raises:
+        ValueError: it does; nothing was changed.
+    """
+    if not folder.is_dir():
+        return
+    listed = read_listing(folder)
+    foreign = sorted(
+        path.name
+        for path in folder.iterdir()
+        if DRAWN.fullmatch(path.name) and not (path.name in listed and is_as_listed(path, listed[path.name]))
+    )
+    if foreign:
+        raise ValueError(
+            f"out={folder} holds {list_names(foreign)}, which `sample` has not drawn, or which changed since. "
+            "Nothing was changed; choose another out, or move them away"
         )
-        if foreign:
-            raise ValueError(
-                f"out={self.path} holds {list_names(foreign)}, which `sample` has not drawn, or which changed since. "
-                "Nothing was changed; choose another out, or move them away"
-            )
+
+
+def write_listing(folder: Path, files: Mapping[str, object]) -> None:
+    """Write which files were drawn into a folder; None stands for one that may be unfinished."""
+    atomic_write(folder / PICTURES.mark, json.dumps({"command": "ldm-train sample", "files": files}, indent=2) + "\n")
 
 
 def read_listing(folder: Path) -> dict[str, Json]:
@@ -118,9 +131,9 @@ def is_as_listed(path: Path, entry: object) -> bool:
     if not path.is_file():
         return not path.exists()
     if isinstance(entry, dict):
-        return entry.get("sha256") == _digest(path)
+        return entry.get("sha256") == digest_file(path)
     return path.name == PROMPTS or "ldm_train" in read_png_texts(path)
 
 
-def _digest(path: Path) -> str:
+def digest_file(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()

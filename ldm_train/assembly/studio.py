@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -36,6 +35,7 @@ from ldm_train.util.messages import collecting_messages, note_all, warn
 
 KEPT = 3  # runs that stay loaded at most
 OnStep = Callable[[int, int, Tensor], None]
+OnProgress = Callable[[int, int], None]
 ShouldStop = Callable[[], bool]
 
 
@@ -142,6 +142,7 @@ class Studio:
         *,
         number: int | None = None,
         on_step: OnStep | None = None,
+        on_progress: OnProgress | None = None,
         should_stop: ShouldStop | None = None,
     ) -> Drawn:
         """Draw one picture of a prompt.
@@ -151,7 +152,8 @@ class Studio:
             prompt: a text, taken as it is, or a prompt with settings of its own.
             number: of the noise; None for the settings' `first_number`.
             on_step: called after each step with its number (from 1), the number of steps, and the picture that the network
-                expects at this point, uint8 (3, H, W).
+                expects at this point, uint8 (3, H, W), which takes time to decode.
+            on_progress: called after each step with its number and the number of steps.
             should_stop: called at each step; if it returns True, drawing ends.
 
         Raises:
@@ -171,7 +173,7 @@ class Studio:
                 for line in warn_of_cut_prompts(trained.parts.text_encoder, texts, setting=name):
                     warn(line)
             [alike] = group_alike(settings, [prompt], trained)
-            images, [attention] = draw_batch(alike, callback=partial(end_step, alike, on_step, should_stop))
+            images, [attention] = draw_batch(alike, callback=StepReport(alike, on_step, on_progress, should_stop))
             texts_of_png = build_png_texts(alike.settings, alike.trained, prompt.text, alike.numbers[0])
             return Drawn(
                 images[0],
@@ -228,38 +230,43 @@ class Studio:
             return True
 
     def _base(self) -> TrainedRun:
+        """Return the run that the settings name, with whatever adapters are merged at the moment."""
         with self._lock, granted(self._grants):
-            return self._open(self._settings.base)
+            return self._find(self._settings.base).trained
 
     def _open(self, settings: SampleSettings) -> TrainedRun:
         """Return the run that settings name, with their weights and adapters."""
+        return self._find(settings).merge(settings.adapters)
+
+    def _find(self, settings: SampleSettings) -> OpenedRun:
         key = OpenedRun.key_of(settings)
-        opened = self._opened.get(key) or OpenedRun(settings)
-        trained = opened.merge(settings.adapters)
-        self._opened.pop(key, None)
+        opened = self._opened.pop(key, None) or OpenedRun(settings)
         self._opened[key] = opened
         for oldest in [*self._opened][:-KEPT]:
             del self._opened[oldest]
-        return trained
+        return opened
 
 
-def end_step(
-    alike: AlikePictures,
-    on_step: OnStep | None,
-    should_stop: ShouldStop | None,
-    number: int,
-    x_s: Tensor,
-    estimate: Estimate,
-) -> None:
-    """Report a step of a sampler, or end the drawing.
+@dataclass(frozen=True)
+class StepReport:
+    """Report each step of a sampler, or end the drawing; the arguments are those of `Studio.draw`.
 
     Raises:
         Cancelled: it is to be stopped.
     """
-    if should_stop is not None and should_stop():
-        raise Cancelled
-    if on_step is not None:
-        image = alike.start.paste(alike.trained.generation.decode(estimate.clean))
-        initial = alike.start.initial
-        steps = alike.recipe.steps if initial is None else max(1, round(initial.strength * alike.recipe.steps))
-        on_step(number + 1, steps, to_display_bytes(image)[0].cpu())
+
+    alike: AlikePictures
+    on_step: OnStep | None
+    on_progress: OnProgress | None
+    should_stop: ShouldStop | None
+
+    def __call__(self, number: int, x_s: Tensor, estimate: Estimate) -> None:
+        if self.should_stop is not None and self.should_stop():
+            raise Cancelled
+        initial, steps = self.alike.start.initial, self.alike.recipe.steps
+        steps = steps if initial is None else max(1, round(initial.strength * steps))
+        if self.on_progress is not None:
+            self.on_progress(number + 1, steps)
+        if self.on_step is not None:
+            image = self.alike.start.paste(self.alike.trained.generation.decode(estimate.clean))
+            self.on_step(number + 1, steps, to_display_bytes(image)[0].cpu())

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from ldm_train.settings.composition import build
 from ldm_train.settings.schema.options import MIXED_16, CommandSettings, TrainerSettings, select
 from ldm_train.settings.schema.training import FittingSettings
-from ldm_train.settings.schema.using import EncodeSettings
+from ldm_train.settings.schema.using import EncodeSettings, SampleSettings
+from ldm_train.settings.shipped import ConfigError
 from ldm_train.settings.validation import on_a_cpu, out_of_range
-from ldm_train.util.processes import count_slurm_tasks
+from ldm_train.util.processes import count_slurm_tasks, in_terminal
 
 if TYPE_CHECKING:
     from lightning_fabric.plugins.environments import ClusterEnvironment
@@ -147,8 +148,11 @@ def refuse_at_once(verb: str, settings: CommandSettings) -> None:
     """Raise for values out of range and for missing devices; `check` lists them with everything else.
 
     Raises:
+        ConfigError: no prompts are given, and no terminal is there to type them.
         ValueError: a line for each value.
     """
+    if isinstance(settings, SampleSettings) and settings.prompts is None and not in_terminal():
+        raise ConfigError(f"{verb} needs prompts=… (see `ldm-train {verb} --help`); in a terminal they can be typed")
     if verb == "check":
         return
     if problems := out_of_range(settings):

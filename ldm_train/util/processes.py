@@ -53,3 +53,8 @@ def called_from_python(call: str) -> Iterator[None]:
 def describe_call() -> str:
     """Return the command line of this process, or the Python call that is being answered."""
     return shlex.join(["ldm-train", *sys.argv[1:]]) if _python_call is None else _python_call
+
+
+def in_terminal() -> bool:
+    """Return whether somebody can type to this process, and sees what it prints."""
+    return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout))

@@ -108,8 +108,10 @@ class SampleSettings(DrawingSettings):
     """The settings of `ldm-train sample`."""
 
     run_dir: FilePath = setting(..., "a trained run")
-    prompts: DrawnPrompts = setting(
-        ..., "a list, one text, or a file with one prompt a line; with options: a fox --n blurry --d 7"
+    prompts: DrawnPrompts | None = setting(
+        None,
+        "a list, one text, or a file with one prompt a line; with options: a fox --n blurry --d 7; null, in a terminal: "
+        "typed one by one",
     )
     out: FilePath = setting(..., "folder for 0000.png ... and grid.png, plot.png or strip.png")
     count: Count = setting(1, "pictures of each prompt")
