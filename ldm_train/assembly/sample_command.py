@@ -26,7 +26,8 @@ def write_sample_command(settings: SampleSettings, *prompts: Prompt) -> str:
             words += [shlex.quote(word) for word in write_words(name, value)]
     trusted = current_grants().packages
     words += [shlex.quote(f"{TRUST}=[{','.join(trusted)}]")] if trusted else []
-    return " ".join(["ldm-train sample", *words, shlex.quote(f"prompts=[{','.join(map(write_prompt, prompts))}]"), *write_out(settings)])
+    words += [shlex.quote(f"prompts=[{','.join(map(write_prompt, prompts))}]"), *write_out(settings)]
+    return " ".join(["ldm-train sample", *words])
 
 
 def write_out(settings: SampleSettings) -> list[str]:

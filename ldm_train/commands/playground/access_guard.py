@@ -19,7 +19,17 @@ App = Callable[[Message, Receive, Send], Awaitable[None]]
 LARGEST_BODY = 64 * 2**20  # bytes of one request
 API = "/gradio_api"
 # What the page and its clients ask for. Gradio has more routes, which read files, fetch addresses or change the page.
-READ = ("/", "/config", "/config/", "/theme.css", "/favicon.ico", "/robots.txt", "/playground.js", f"{API}/info")
+READ = (
+    "/",
+    "/config",
+    "/config/",
+    "/theme.css",
+    "/favicon.ico",
+    "/robots.txt",
+    "/manifest.json",
+    "/playground.js",
+    f"{API}/info",
+)
 READ_BELOW = (
     *("/assets/", "/static/", "/svelte/", "/pictures/", "/uploads/"),
     *(f"{API}/{name}" for name in ("queue/data", "heartbeat/", "call/", "startup-events", "app_id", "theme.css")),

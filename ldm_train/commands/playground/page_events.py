@@ -72,6 +72,17 @@ class PageEvents:
 
         yield from self.stream(request, list_both, partial(render_row, labels=("this", "the other")))
 
+    def interpolate(self, start: object, end: object, count: int, request: gr.Request) -> Updates:
+        """Draw pictures on the way from one picture of the history to another."""
+        session = self.playground.sessions.open(request.session_hash)
+        try:
+            ends = [session.find(start), session.find(end)]
+            entries = self.playground.interpolate(session, ends[0], ends[1], int(count))
+            result = render_row(entries)
+        except Exception as error:
+            result = self.render_error(error)
+        return [result, *self.list_history(session)]
+
     def stream(
         self,
         request: gr.Request,
@@ -91,9 +102,7 @@ class PageEvents:
         except Cancelled:
             result = render_message(CANCELLED, "note")
         except Exception as error:
-            if not isinstance(error, ValueError | OSError):
-                warn(f"drawing failed: {type(error).__name__}: {error}")
-            result = render_message(str(error) or type(error).__name__)
+            result = self.render_error(error)
         yield [result, *self.list_history(session)]
 
     def stream_job(
@@ -118,6 +127,12 @@ class PageEvents:
         """Return a picture with all that is known about it."""
         [entry] = entries
         return render_result(entry, self.playground.list_tokens(entry.run, entry.prompt))
+
+    def render_error(self, error: Exception) -> str:
+        """Return why something could not be drawn; what is no message for a person is reported in the terminal too."""
+        if not isinstance(error, ValueError | OSError):
+            warn(f"drawing failed: {type(error).__name__}: {error}")
+        return render_message(str(error) or type(error).__name__)
 
     def list_history(self, session: BrowserSession) -> Updates:
         """Return a session's history, and the lists of its pictures to interpolate between."""

@@ -20,6 +20,7 @@ CLICK = (
     "element.addEventListener('click', (event) => { const button = event.target.closest('[data-entry]'); "
     "if (button) trigger('click', {entry: Number(button.dataset.entry)}); });"
 )
+MOST_BETWEEN = 9  # pictures of an interpolation
 LOOK = 5.0  # seconds between two looks at the step, with follow=true
 
 
@@ -60,7 +61,7 @@ def build_page(playground: Playground) -> gr.Blocks:
                 with gr.Accordion("History of this session", open=True):
                     gr.HTML("<p class='hint'>A click shows a picture again and restores its settings.</p>", js_on_load=None)
                     history = gr.HTML(NO_HISTORY, js_on_load=CLICK, elem_id="history")
-                ends = place_ends()
+                ends, interpolate = place_ends()
         events = PageEvents(playground, inputs)
         outputs = [result, history, *ends[:2]]
         drawing = [
@@ -68,6 +69,17 @@ def build_page(playground: Playground) -> gr.Blocks:
             listen(buttons[1], events.draw_four, inputs, [], outputs),
             listen(compare, events.compare, inputs, others, outputs),
         ]
+        drawing.append(
+            interpolate.click(
+                events.interpolate,
+                ends,
+                outputs,
+                concurrency_limit=1,
+                concurrency_id=QUEUE,
+                show_progress_on=result,
+                api_visibility="private",
+            )
+        )
         prompt = inputs.components["prompt"]
         if isinstance(prompt, gr.Textbox):
             drawing.append(listen(prompt, events.draw, inputs, [], outputs, event="submit"))
@@ -126,9 +138,12 @@ def place_others(playground: Playground) -> list[Component]:
     return listed
 
 
-def place_ends() -> list[Component]:
-    """Place the two pictures to interpolate between."""
-    with gr.Accordion("Interpolate between two pictures", open=False, elem_id="interpolating"), gr.Row():
-        first = gr.Dropdown([], label="from", min_width=110, elem_id="from")
-        last = gr.Dropdown([], label="to", min_width=110, elem_id="to")
-    return [first, last]
+def place_ends() -> tuple[list[Component], gr.Button]:
+    """Place the two pictures to interpolate between, the number of pictures, and the button."""
+    with gr.Accordion("Interpolate between two pictures", open=False, elem_id="interpolating"):
+        with gr.Row():
+            first = gr.Dropdown([], label="from", min_width=110, elem_id="from")
+            last = gr.Dropdown([], label="to", min_width=110, elem_id="to")
+        count = gr.Slider(2, MOST_BETWEEN, value=5, step=1, label="pictures, both ends included")
+        button = gr.Button("Interpolate", elem_id="interpolate")
+    return [first, last, count], button

@@ -1,14 +1,16 @@
 """The runs that a page draws with, and the folder that it writes to; what of it is in a browser is the page's."""
 
 import threading
+import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from ldm_train.assembly.attention_picture import draw_attention
 from ldm_train.assembly.stacked_adapters import list_adapters
 from ldm_train.assembly.studio import OnStep, ShouldStop, Studio
 from ldm_train.commands.playground.prompt_tokens import PromptTokens, list_prompt_tokens
-from ldm_train.commands.playground.requested_settings import read_request, read_text
+from ldm_train.commands.playground.requested_settings import read_request, read_text, read_whole
 from ldm_train.commands.playground.sessions import BrowserSession, HistoryEntry, Sessions
 from ldm_train.commands.playground.uploads import Uploads
 from ldm_train.data.pictures.images import encode_png
@@ -95,6 +97,37 @@ class Playground:
         )
         session.add(entry)
         return entry
+
+    def interpolate(self, session: BrowserSession, start: HistoryEntry, end: HistoryEntry, count: int) -> list[HistoryEntry]:
+        """Draw pictures on the way from one picture of a session to another, by the settings of the first.
+
+        Raises:
+            ValueError: they are of different runs, or start from a picture.
+        """
+        if start.run != end.run:
+            raise ValueError(
+                f"picture {start.number} is of {start.run}, and picture {end.number} of {end.run}: choose two of one run"
+            )
+        if "picture" in start.settings:
+            raise ValueError(
+                f"picture {start.number} began from a picture, and an interpolation begins from noise; choose another"
+            )
+        studio = self.find_studio(start.run)
+        changes = read_request(start.settings, self.choices[start.run], self.adapters, self.uploads) | {"attention": False}
+        seed = read_whole("seed", end.settings.get("seed", studio.settings.seed))
+        begin = time.perf_counter()
+        pictures, command = studio.interpolate(changes, (start.prompt, end.prompt), count=count, to_seed=seed)
+        seconds = (time.perf_counter() - begin) / count
+        others = {**start.settings, "seed": None} != {**end.settings, "seed": None}
+        notes = (f"all are drawn with the settings of picture {start.number}, except for prompt and seed",) if others else ()
+        for picture in pictures:
+            session.count += 1
+            path = self.sessions.save(session, f"{session.count:05d}.png", encode_png(picture.image, picture.png_texts))
+            step = read_step(picture.png_texts)
+            session.add(
+                replace(start, number=session.count, path=path, command=command, seconds=seconds, step=step, messages=notes)
+            )
+        return session.entries[-count:]
 
     def find_studio(self, run: str) -> Studio:
         """Return what draws with a run of the page.

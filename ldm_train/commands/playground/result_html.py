@@ -82,7 +82,8 @@ def render_row(entries: Sequence[HistoryEntry], labels: Sequence[str] = ()) -> s
     names = [*labels, *[""] * (len(entries) - len(labels))]
     pictures = "".join(render_picture(entry, label) for entry, label in zip(entries, names, strict=True))
     notes = dict.fromkeys(render_note(message) for entry in entries for message in entry.messages)
-    return f'<div class="row">{pictures}</div>{"".join(notes)}{"".join(map(render_command, entries))}'
+    commands = dict.fromkeys(map(render_command, entries))
+    return f'<div class="row">{pictures}</div>{"".join(notes)}{"".join(commands)}'
 
 
 def render_tokens(tokens: PromptTokens) -> str:
