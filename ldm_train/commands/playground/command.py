@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,6 +39,7 @@ def run(settings: PlaygroundSettings) -> None:
             serve(app, listener)
         finally:
             playground.close()
+            shutil.rmtree(folder / TEMPORARY, ignore_errors=True)
 
 
 def describe(address: Address, settings: PlaygroundSettings) -> str:

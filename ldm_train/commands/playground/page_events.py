@@ -41,7 +41,7 @@ class PageEvents:
     def __init__(self, playground: Playground, inputs: PageInputs) -> None:
         self.playground, self.inputs = playground, inputs
 
-    def draw(self, request: gr.Request, *values: object) -> Iterator[Updates]:
+    def draw_one(self, request: gr.Request, *values: object) -> Iterator[Updates]:
         """Draw one picture."""
         yield from self.stream(request, lambda: [Job(*self.inputs.read(values))], self.render_one)
 

@@ -65,7 +65,7 @@ def build_page(playground: Playground) -> gr.Blocks:
         events = PageEvents(playground, inputs)
         outputs = [result, history, *ends[:2]]
         drawing = [
-            listen(buttons[0], events.draw, inputs, [], outputs),
+            listen(buttons[0], events.draw_one, inputs, [], outputs),
             listen(buttons[1], events.draw_four, inputs, [], outputs),
             listen(compare, events.compare, inputs, others, outputs),
         ]
@@ -82,7 +82,7 @@ def build_page(playground: Playground) -> gr.Blocks:
         )
         prompt = inputs.components["prompt"]
         if isinstance(prompt, gr.Textbox):
-            drawing.append(listen(prompt, events.draw, inputs, [], outputs, event="submit"))
+            drawing.append(listen(prompt, events.draw_one, inputs, [], outputs, event="submit"))
         cancel.click(events.cancel, None, result, cancels=drawing, queue=False, api_visibility="private")
         restored = history.click(
             events.restore, None, [result, *inputs.all], api_visibility="private", show_progress="hidden"

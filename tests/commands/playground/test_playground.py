@@ -60,7 +60,7 @@ def fill(inputs: PageInputs, **values: object) -> list[object]:
 
 
 def draw(events: PageEvents, browser: str, **values: object) -> list[list[object]]:
-    return [*events.draw(browse(browser), *fill(events.inputs, **values))]
+    return [*events.draw_one(browse(browser), *fill(events.inputs, **values))]
 
 
 def test_drawing_previews_each_step_and_ends_with_the_picture(events: PageEvents) -> None:
@@ -168,11 +168,11 @@ def test_cancelling_ends_a_drawing_and_leaves_the_others(playground: Playground,
     with pytest.raises(Cancelled):
         playground.draw(session, playground.first, PROMPT, QUICK, on_step=lambda *_: stop.set(), should_stop=stop.is_set)
     assert session.entries == []
-    running = events.draw(browse("cancel"), *fill(events.inputs, steps=500))
+    running = events.draw_one(browse("cancel"), *fill(events.inputs, steps=500))
     assert "step" in next(running)[0]
     events.cancel(browse("cancel"))
     assert "cancelled" in [*running][-1][0]
-    running = events.draw(browse("cancel"), *fill(events.inputs, steps=500))
+    running = events.draw_one(browse("cancel"), *fill(events.inputs, steps=500))
     next(running)
     running.close()  # as when a browser leaves
     assert not [thread for thread in threading.enumerate() if thread.name == "drawing"]
