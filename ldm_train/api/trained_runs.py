@@ -1,6 +1,7 @@
 """Open a trained run from Python, draw with it, and show what was drawn."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from os import PathLike, fspath
@@ -15,6 +16,7 @@ from ldm_train.assembly.drawing import naming_prompt, open_sized, resize_generat
 from ldm_train.assembly.prompt_options import Prompt, read_mapping_prompt
 from ldm_train.assembly.prompts import EXAMPLE
 from ldm_train.assembly.stored_run import TrainedRun
+from ldm_train.assembly.studio import Studio
 from ldm_train.data.pictures.images import to_bytes
 from ldm_train.diffusion.guidance import Guidance
 from ldm_train.generation import Generation, SamplingSettings
@@ -57,13 +59,47 @@ def load_run(
         ConfigError: an unknown setting, or a value of another type.
         ValueError: no run there, no checkpoint, weights of another network, or own code that is neither trusted nor passed.
     """
-    if not isinstance(run_dir, str | PathLike):
-        raise ConfigError(f"load_run takes the run's directory, not {run_dir!r:.100}")
     given = merge_settings(settings, more)
     if useless := sorted(WITHOUT_EFFECT & {name.partition(".")[0] for name in given}):
         raise ConfigError(
             f"{useless[0]} has no effect in load_run, which draws nothing; generate() takes prompts and given=…"
         )
+    with granting(run_dir, given, trust) as values:
+        return open_for_drawing(fspath(run_dir), values)
+
+
+def open_studio(
+    run_dir: str | PathLike[str],
+    settings: Mapping[str, object] = NOTHING,
+    /,
+    *,
+    trust: str | Sequence[str] = (),
+    **more: object,
+) -> Studio:
+    """Open a trained run to draw again and again with other settings of `ldm-train sample`, by their names.
+
+    Args:
+        run_dir, settings, trust, more: as of `load_run`; also all others with which `sample` draws one picture, such as
+            `picture`, `mask`, `number` and `attention`.
+
+    Raises:
+        ConfigError, ValueError: as `load_run`.
+    """
+    with granting(run_dir, merge_settings(settings, more), trust) as values:
+        return Studio(compose_for_drawing(fspath(run_dir), values))
+
+
+@contextmanager
+def granting(
+    run_dir: str | PathLike[str], given: Mapping[str, object], trust: str | Sequence[str]
+) -> Iterator[Mapping[str, object]]:
+    """Let what a call passes and trusts be built until the block ends, which gets the settings of drawing as plain values.
+
+    Raises:
+        ConfigError, ValueError: as `load_run`.
+    """
+    if not isinstance(run_dir, str | PathLike):
+        raise ConfigError(f"a run is opened by its directory, not by {run_dir!r:.100}")
     own = {name: value for name, value in given.items() if name in groups_of("train") and name not in DRAWING_GROUPS}
     packages = read_trust(trust)
     with granted(packages):
@@ -86,13 +122,18 @@ def load_run(
                 f"leave {group} out if it is a class of ldm_train"
             )
     with granted(replace(packages, objects=objects)):
-        return open_for_drawing(fspath(run_dir), drawing.values)
+        yield drawing.values
 
 
 def open_for_drawing(run_dir: str, values: Mapping[str, object] = NOTHING) -> TrainedRun:
     """Open a run with settings of `sample` as plain values."""
-    needed = {"prompts": [""], "out": "."}  # which only the command uses
-    return open_sized(compose_as(SampleSettings, [], {**needed, **values, "run_dir": run_dir}))
+    return open_sized(compose_for_drawing(run_dir, values))
+
+
+def compose_for_drawing(run_dir: str, values: Mapping[str, object]) -> SampleSettings:
+    """Return complete settings of `sample`, of plain values."""
+    needed = {"prompts": [""], "out": "pictures"}  # which only the command uses
+    return compose_as(SampleSettings, [], {**needed, **values, "run_dir": run_dir})
 
 
 def generate(

@@ -7,6 +7,8 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -25,13 +27,14 @@ from ldm_train.assembly.strip_pictures import StripPicture, draw_between
 from ldm_train.assembly.studio_choices import Choices, list_choices
 from ldm_train.assembly.studio_settings import Changes, StudioSettings
 from ldm_train.assembly.word_attention import WordAttention
-from ldm_train.data.pictures.images import encode_png, to_display_bytes
+from ldm_train.data.pictures.images import encode_png, save_png, to_display_bytes
 from ldm_train.diffusion.denoiser import Estimate
 from ldm_train.settings.composition import refuse_interpolations
 from ldm_train.settings.schema.using import SampleSettings
 from ldm_train.settings.trust import current_grants, granted
 from ldm_train.settings.without_effect import notes
 from ldm_train.util.messages import collecting_messages, note_all, warn
+from ldm_train.util.prompt_syntax import list_syntax_notes
 
 KEPT = 3  # runs that stay loaded at most
 OnStep = Callable[[int, int, Tensor], None]
@@ -72,6 +75,10 @@ class Drawn:
     def png(self) -> bytes:
         """The bytes of its PNG file."""
         return encode_png(self.image, self.png_texts)
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write its PNG file, atomically."""
+        save_png(self.image, Path(path), self.png_texts)
 
 
 class Studio:
@@ -167,7 +174,7 @@ class Studio:
             first = settings.first_number if number is None else number
             settings = settings.with_values(count=1, first_number=first, prompts=[prompt.as_mapping()])
             refuse_interpolations(settings.prompts)
-            note_all(notes("sample", settings))
+            note_all([*notes("sample", settings), *list_syntax_notes([prompt.text], "prompt")])
             trained = self._open(settings)
             for name, texts in (("prompt", list_texts([prompt])), ("negative_prompt", [settings.negative_prompt])):
                 for line in warn_of_cut_prompts(trained.parts.text_encoder, texts, setting=name):

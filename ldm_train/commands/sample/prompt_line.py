@@ -9,6 +9,7 @@ a red apple steps=10 --d 7         settings of this picture only
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from rich.progress import Progress
 
@@ -53,10 +54,9 @@ def read_typed_line(line: str) -> TypedLine:
     """
     quoted = QUOTED.fullmatch(line)
     rest = quoted[2] if quoted else line
-    found = list(SETTING.finditer(rest))
-    ends = [*(one.start() for one in found[1:]), len(rest)]
-    typed = [rest[one.start() : end].strip() for one, end in zip(found, ends, strict=True)]
-    before = (rest[: found[0].start()] if found else rest).strip()
+    places = [*(one.start() for one in SETTING.finditer(rest)), len(rest)]
+    typed = [rest[start:end].strip() for start, end in pairwise(places)]
+    before = rest[: places[0]].strip()
     if quoted and not before:
         return TypedLine(Prompt(unquote(quoted[1]), WHERE), typed)
     text = f"{quoted[1]} {before}" if quoted else before
