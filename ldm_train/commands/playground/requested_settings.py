@@ -50,7 +50,7 @@ def find_reader(name: str, choices: Choices, adapters: Collection[str], uploads:
     """
     group, _, own = name.partition(".")
     if name in FILES or (group == "map" and own in choices.maps):
-        return lambda name, value: str(uploads.find(read_text(name, value)))
+        return lambda name, value: read_upload(name, value, uploads)
     if group == "number" and own in choices.numbers:
         return read_number
     options = {"sampler": choices.samplers, "spacing": choices.spacings, "weights": WEIGHTS}
@@ -74,6 +74,14 @@ def read_text(name: str, value: object) -> str:
     if not isinstance(value, str) or len(value) > LONGEST_TEXT:
         raise ValueError(f"{name} must be a text of at most {LONGEST_TEXT:,} letters")
     return value
+
+
+def read_upload(name: str, value: object, uploads: Uploads) -> str:
+    """Return the path of a file that was sent."""
+    try:
+        return str(uploads.find(read_text(name, value)))
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
 
 
 def read_number(name: str, value: object) -> float:

@@ -61,8 +61,10 @@ def test_without_gradio_the_command_says_what_to_install(ldm_train: Callable, mo
     assert "pip install 'ldm-train[playground]'" in answer.err
 
 
-def test_a_folder_of_something_else_is_left_alone(ldm_train: Callable, tmp_path: Path) -> None:
-    pytest.importorskip("gradio", reason="the extra playground is not installed")
+def test_a_folder_of_something_else_is_left_alone(
+    ldm_train: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ldm_train.commands.playground.command.importlib.util.find_spec", lambda name: True)
     (tmp_path / "mine.txt").write_text("keep")
     answer = ldm_train("playground", "run_dir=x", f"out={tmp_path}")
     assert answer.code == 1
