@@ -40,7 +40,8 @@ class Address:
         if not is_loopback(self.host):
             return None
         names = {bracket_host(self.host), "localhost", "127.0.0.1", "[::1]"}
-        return frozenset(f"{name}:{self.port}" for name in names)
+        ports = [f":{self.port}"] + [""] * (self.port == 80)  # which browsers leave out
+        return frozenset(f"{name}{port}" for name in names for port in ports)
 
 
 def is_loopback(host: str) -> bool:

@@ -1,5 +1,6 @@
 """The page's inputs: one component for each setting, and how their values become settings and back."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -55,6 +56,8 @@ class PageInputs:
         choices = self.playground.choices.get(str(run))
         if choices is not None and (height is not None or width is not None):
             settings["size"] = [height or choices.size[0], width or choices.size[1]]
+        if settings.get("weights") == self.playground.settings.weights:  # also a file, which a browser cannot name
+            del settings["weights"]
         if "picture" not in settings:
             settings = {name: value for name, value in settings.items() if name not in ("strength", "mask")}
         read = parse_json(str(maps))
@@ -96,8 +99,6 @@ class PageInputs:
 
 def write_json(value: Mapping[str, object]) -> str:
     """Return a mapping of texts as JSON."""
-    import json
-
     return json.dumps(value)
 
 
@@ -127,7 +128,7 @@ def build_inputs(playground: Playground) -> tuple[PageInputs, Callable[[], None]
 
 def number_box(label: str, value: float | None = None, *, whole: bool = False, **more: object) -> gr.Number:
     """Return a box for a number; an empty one leaves it to the run."""
-    return gr.Number(label=label, value=value, precision=0 if whole else None, min_width=110, **more)  # type: ignore[arg-type]
+    return gr.Number(label=label, value=value, precision=0 if whole else None, min_width=110, **more)
 
 
 def place_conditions(inputs: PageInputs) -> None:

@@ -75,7 +75,7 @@ class Playground:
         studio, choices, text = self.find_studio(run), self.choices[run], read_text("prompt", prompt)
         changes = read_request(settings, choices, self.adapters, self.uploads)
         if self.settings.follow:
-            self._refresh(run)
+            self.refresh(run)
         drawn = studio.draw(changes, text, on_step=on_step, should_stop=should_stop)
         session.count += 1
         number = session.count
@@ -146,9 +146,10 @@ class Playground:
     def _follow(self) -> None:
         while not self._over.wait(FOLLOWED):
             for run in self.studios:
-                self._refresh(run)
+                self.refresh(run)
 
-    def _refresh(self, run: str) -> None:
+    def refresh(self, run: str) -> None:
+        """Load a run's newest checkpoint; if that fails, the one before remains."""
         try:
             if self.studios[run].refresh():
                 self.steps[run] = self.studios[run].step

@@ -39,7 +39,7 @@ def build_app(playground: Playground, address: Address) -> AccessGuard:
         css=read_asset("playground.css"),
         head=HEAD,
     )
-    return AccessGuard(app, address)  # type: ignore[arg-type]
+    return AccessGuard(app, address)
 
 
 def add_files(app: FastAPI, playground: Playground) -> None:
@@ -77,7 +77,7 @@ def add_files(app: FastAPI, playground: Playground) -> None:
 def serve(app: AccessGuard, listener: socket.socket) -> None:
     """Answer requests until the process is interrupted."""
     config = uvicorn.Config(
-        app,  # type: ignore[arg-type]
+        app,
         log_level="warning",
         timeout_graceful_shutdown=WAIT,
         server_header=False,

@@ -1,27 +1,33 @@
 """The page draws what `ldm-train sample` draws, for many browsers that do not see each other's pictures."""
 
+import gc
 import shlex
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import pytest
 
 if find_spec("gradio") is None:
     pytest.skip("the extra playground is not installed", allow_module_level=True)
 
-import gradio as gr
-
 from ldm_train.assembly.studio import Cancelled
-from ldm_train.commands.playground.page_events import PageEvents
-from ldm_train.commands.playground.page_inputs import PageInputs
-from ldm_train.commands.playground.page_layout import build_page
 from ldm_train.commands.playground.playground import Playground
 from ldm_train.data.pictures.images import read_png_texts
 from ldm_train.settings.composition import compose_as
 from ldm_train.settings.schema.using import PlaygroundSettings
+
+if TYPE_CHECKING:
+    from gradio import Blocks
+
+    from ldm_train.commands.playground.page_events import PageEvents
+    from ldm_train.commands.playground.page_inputs import PageInputs
+
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # event loops of gradio
 
 PROMPT = "a black circle on a red background"
 QUICK = {"steps": 2}
@@ -36,15 +42,22 @@ def playground(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 @pytest.fixture(scope="module")
-def page(playground: Playground) -> gr.Blocks:
-    return build_page(playground)
+def page(playground: Playground) -> "Blocks":
+    """A page that was built; gradio is imported here, and leaves event loops that were never closed."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        from ldm_train.commands.playground.page_layout import build_page
+
+        made = build_page(playground)
+        gc.collect()
+    return made
 
 
 @pytest.fixture(scope="module")
-def events(playground: Playground, page: gr.Blocks) -> PageEvents:
-    """The functions behind the page that was built."""
-    found = [fn.fn.__self__ for fn in page.fns.values() if isinstance(getattr(fn.fn, "__self__", None), PageEvents)]
-    return found[0]
+def events(page: "Blocks") -> "PageEvents":
+    """The functions behind the page."""
+    owners = [getattr(function.fn, "__self__", None) for function in page.fns.values()]
+    return next(one for one in owners if type(one).__name__ == "PageEvents")
 
 
 def browse(name: str) -> SimpleNamespace:
@@ -52,18 +65,18 @@ def browse(name: str) -> SimpleNamespace:
     return SimpleNamespace(session_hash=name)
 
 
-def fill(inputs: PageInputs, **values: object) -> list[object]:
+def fill(inputs: "PageInputs", **values: object) -> list[object]:
     """The values of all inputs as the page has them at first, but for some of them."""
     start = {name: getattr(component, "value", None) for name, component in inputs.components.items()}
     assert start.keys() >= values.keys()
     return [*(start | {"prompt": PROMPT} | values).values()]
 
 
-def draw(events: PageEvents, browser: str, **values: object) -> list[list[object]]:
+def draw(events: "PageEvents", browser: str, **values: object) -> list[list[object]]:
     return [*events.draw_one(browse(browser), *fill(events.inputs, **values))]
 
 
-def test_drawing_previews_each_step_and_ends_with_the_picture(events: PageEvents) -> None:
+def test_drawing_previews_each_step_and_ends_with_the_picture(events: "PageEvents") -> None:
     *previews, last = draw(events, "preview")
     assert 1 <= len(previews) <= 2, "a slow reader sees the newest"
     assert "step 2 of 2" in previews[-1][0]
@@ -74,7 +87,7 @@ def test_drawing_previews_each_step_and_ends_with_the_picture(events: PageEvents
 
 
 def test_a_pictures_command_draws_the_same_bytes(
-    playground: Playground, events: PageEvents, ldm_train: Callable, pictures: Path, tmp_path: Path
+    playground: Playground, events: "PageEvents", ldm_train: Callable, pictures: Path, tmp_path: Path
 ) -> None:
     """Also from an upload with a mask, with every setting changed."""
     name = playground.uploads.keep((pictures / "circle-red.png").read_bytes())
@@ -89,7 +102,7 @@ def test_a_pictures_command_draws_the_same_bytes(
     assert "heun" in read_png_texts(path)["ldm_train"].lower()
 
 
-def test_four_pictures_have_four_numbers(events: PageEvents) -> None:
+def test_four_pictures_have_four_numbers(events: "PageEvents") -> None:
     *_, last = events.draw_four(browse("four"), *fill(events.inputs, first_number=5))
     entries = events.playground.sessions.open("four").entries
     assert [entry.settings["first_number"] for entry in entries] == [5, 6, 7, 8]
@@ -97,7 +110,7 @@ def test_four_pictures_have_four_numbers(events: PageEvents) -> None:
     assert len({events.playground.sessions.find_picture(entry.path).read_bytes() for entry in entries}) == 4
 
 
-def test_two_settings_are_compared_from_the_same_noise(events: PageEvents) -> None:
+def test_two_settings_are_compared_from_the_same_noise(events: "PageEvents") -> None:
     *_, last = events.compare(browse("compare"), *fill(events.inputs, seed=4), "same", "raw", "same", 1, None)
     one, other = events.playground.sessions.open("compare").entries
     assert one.settings | {"weights": "raw", "steps": 1} == other.settings
@@ -105,7 +118,7 @@ def test_two_settings_are_compared_from_the_same_noise(events: PageEvents) -> No
     assert "the other: " in last[0]
 
 
-def test_pictures_between_two_are_those_of_the_command(events: PageEvents, ldm_train: Callable, tmp_path: Path) -> None:
+def test_pictures_between_two_are_those_of_the_command(events: "PageEvents", ldm_train: Callable, tmp_path: Path) -> None:
     for seed, prompt in ((1, PROMPT), (2, "a square, blue")):
         draw(events, "between", seed=seed, prompt=prompt)
     result = events.interpolate(1, 2, 3, browse("between"))
@@ -119,7 +132,9 @@ def test_pictures_between_two_are_those_of_the_command(events: PageEvents, ldm_t
         assert content == (tmp_path / "drawn" / f"{place:04d}.png").read_bytes()
 
 
-def test_a_picture_of_the_history_restores_every_setting(events: PageEvents, playground: Playground, pictures: Path) -> None:
+def test_a_picture_of_the_history_restores_every_setting(
+    events: "PageEvents", playground: Playground, pictures: Path
+) -> None:
     name = playground.uploads.keep((pictures / "circle-red.png").read_bytes())
     given = {"picture": name, "mask": name, "strength": 0.5, "seed": 9, "height": 16, "width": 32, "low": 1, "high": 2}
     values = fill(events.inputs, **given, sampler="heun")
@@ -136,7 +151,7 @@ def test_a_picture_of_the_history_restores_every_setting(events: PageEvents, pla
     assert "picture 1" in result
 
 
-def test_browsers_do_not_see_each_other(events: PageEvents) -> None:
+def test_browsers_do_not_see_each_other(events: "PageEvents") -> None:
     *_, last = draw(events, "first", prompt="a secret")
     *_, other = draw(events, "second")
     assert "secret" in last[1]
@@ -147,7 +162,7 @@ def test_browsers_do_not_see_each_other(events: PageEvents) -> None:
     assert len(folders) == 3
 
 
-def test_what_cannot_be_drawn_is_a_message_and_the_next_one_is_drawn(events: PageEvents) -> None:
+def test_what_cannot_be_drawn_is_a_message_and_the_next_one_is_drawn(events: "PageEvents") -> None:
     for wrong in ({"height": 3}, {"picture": "../../etc/passwd"}, {"run": "/etc"}, {"prompt": "x" * 30_000}):
         *_, last = draw(events, "wrong", **wrong)
         assert 'class="problem"' in last[0], wrong
@@ -155,7 +170,7 @@ def test_what_cannot_be_drawn_is_a_message_and_the_next_one_is_drawn(events: Pag
     assert "picture 1" in draw(events, "wrong")[-1][0]
 
 
-def test_a_prompt_is_a_text_whatever_is_in_it(events: PageEvents) -> None:
+def test_a_prompt_is_a_text_whatever_is_in_it(events: "PageEvents") -> None:
     prompt = "<b>${oc.env:HOME} {{value}}</b> --s 9, 'x' \"y\" /etc/passwd"
     *_, last = draw(events, "hostile", prompt=prompt)
     assert events.playground.sessions.open("hostile").entries[0].prompt == prompt
@@ -163,7 +178,7 @@ def test_a_prompt_is_a_text_whatever_is_in_it(events: PageEvents) -> None:
     assert "${" not in str(last)
 
 
-def test_cancelling_ends_a_drawing_and_leaves_the_others(playground: Playground, events: PageEvents) -> None:
+def test_cancelling_ends_a_drawing_and_leaves_the_others(playground: Playground, events: "PageEvents") -> None:
     session, stop = playground.sessions.open("cancel"), threading.Event()
     with pytest.raises(Cancelled):
         playground.draw(session, playground.first, PROMPT, QUICK, on_step=lambda *_: stop.set(), should_stop=stop.is_set)
@@ -184,21 +199,41 @@ def test_all_is_written_below_the_folder(playground: Playground) -> None:
     assert {path.name for path in folder.iterdir()} <= {"uploads", "pictures"}
 
 
-def test_programs_draw_with_the_same_settings(events: PageEvents, playground: Playground) -> None:
+def test_programs_draw_with_the_same_settings(events: "PageEvents", playground: Playground) -> None:
+    from gradio import Error
+
     found = events.draw_by_api(PROMPT, {"steps": 1, "seed": 3}, "", browse("program"))
     assert found["picture"] == f"/pictures/{playground.sessions.open('program').entries[0].path}"
     assert "seed=3" in str(found["command"])
     for wrong in ({"out": "/tmp/x"}, {"sampler": "none"}):
-        with pytest.raises(gr.Error):
+        with pytest.raises(Error):
             events.draw_by_api(PROMPT, wrong, "", browse("program"))
 
 
-def test_the_page_shows_the_runs_inputs_and_one_function_to_programs(page: gr.Blocks, trained: Path) -> None:
+def test_the_page_shows_the_runs_inputs_and_one_function_to_programs(page: "Blocks", trained: Path) -> None:
     labels = [component.get("props", {}).get("label") for component in page.get_config_file()["components"]]
     for label in ("prompt", "negative prompt", "seed", "steps", "sampler", "guidance scale", "rescale", "weights"):
         assert label in labels
     assert [*page.get_api_info()["named_endpoints"]] == ["/draw"]
     assert str(trained) in str(page.get_config_file()["components"])
+
+
+def test_a_new_checkpoint_is_drawn_with_and_a_broken_one_is_not(
+    playground: Playground, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    studio = playground.studios[playground.first]
+    monkeypatch.setitem(playground.steps, playground.first, 1)
+    for error, step in ((ValueError("it is damaged"), 1), (None, studio.step)):
+
+        def refresh(error: Exception | None = error) -> bool:
+            if error is not None:
+                raise error
+            return True
+
+        monkeypatch.setattr(studio, "refresh", refresh)
+        playground.refresh(playground.first)
+        assert playground.steps[playground.first] == step
+        assert ("it is damaged" in capsys.readouterr().out) is (error is not None)
 
 
 def test_prompts_tokens_are_listed_with_those_that_were_never_trained(playground: Playground) -> None:

@@ -1,9 +1,11 @@
 """The page as a server: programs draw through it, one after the other, and only with the token."""
 
+import gc
 import json
 import socket
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,12 +16,10 @@ import pytest
 if find_spec("gradio") is None:
     pytest.skip("the extra playground is not installed", allow_module_level=True)
 
-import uvicorn
 from PIL import Image
 
 from ldm_train.commands.playground.listening import Address
 from ldm_train.commands.playground.playground import Playground
-from ldm_train.commands.playground.web_app import build_app
 from ldm_train.settings.composition import compose_as
 from ldm_train.settings.schema.using import PlaygroundSettings
 
@@ -27,7 +27,10 @@ PROMPT = "a black circle on a red background"
 TOKEN = "a-token-of-this-test"
 CLIENTS = 5
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),  # event loops of gradio
+]
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +46,14 @@ def browser(playground: Playground) -> Iterator[httpx.Client]:
     """A client that knows the token of a page, which a thread of this process serves."""
     listener = socket.create_server(("127.0.0.1", 0))
     page = Address("127.0.0.1", listener.getsockname()[1], TOKEN)
-    server = uvicorn.Server(uvicorn.Config(build_app(playground, page), log_level="warning", ws="none"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        import uvicorn
+
+        from ldm_train.commands.playground.web_app import build_app
+
+        server = uvicorn.Server(uvicorn.Config(build_app(playground, page), log_level="warning", ws="none"))
+        gc.collect()
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     while not server.started:
