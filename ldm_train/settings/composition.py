@@ -54,6 +54,7 @@ from ldm_train.settings.strict import SET_BY_THE_RUN, TRAINER, NameCheck, descri
 from ldm_train.settings.suggestions import suggest_setting
 from ldm_train.settings.trust import is_trust
 from ldm_train.settings.validation import not_accepted, validate_settings
+from ldm_train.util.processes import in_terminal
 
 __all__ = ["ConfigError", "build", "compose", "folder", "groups", "words"]
 
@@ -98,6 +99,8 @@ def compose(verb: str, overrides: list[str], passed: Mapping[str, object] = NO_V
         drop_replaced(verb, config, replaced)
         missing = sorted(OmegaConf.missing_keys(config))
         if missing:
+            needed = verb == "sample" and config.get("prompts") is None and not in_terminal()
+            missing = sorted([*missing, *["prompts"] * needed])
             raise ConfigError(f"{verb} needs {', '.join(f'{key}=…' for key in missing)} (see `ldm-train {verb} --help`)")
         OmegaConf.resolve(config)
         refuse_interpolations(OmegaConf.to_container(config, resolve=False))

@@ -159,7 +159,7 @@ def run_prompt_line(settings: SampleSettings, read: Callable[[str], str] = input
         line = PromptLine(Studio(settings), series)
         for warning in warn_of_lossy_run(settings.run_dir):
             warn(warning)
-        print(f"{line.studio.describe()}\n{GUIDE.format(out=series.path)}")
+        print(f"loaded {settings.run_dir}: {line.studio.describe()}\n{GUIDE.format(out=series.path)}")
         while True:
             try:
                 typed = read("> ")
