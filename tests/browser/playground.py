@@ -206,13 +206,13 @@ def test_a_mask_is_painted_on_a_picture_and_restored_from_the_history(
 def test_a_drawing_is_cancelled(browser: Chromium, address: str) -> None:
     visit(browser, address)
     open_section(browser, "settings")
-    write(browser, "#steps input", "900")
+    write(browser, "#steps :is(input, textarea)", "900")
     write(browser, "#prompt textarea", PROMPT)
     click(browser, "#draw")
     wait(browser, SHOWN, until=lambda text: "of 900" in str(text))
     click(browser, "#cancel")
     wait(browser, "document.querySelector('#result').innerText", until=lambda text: "cancelled" in str(text))
-    write(browser, "#steps input", "2")
+    write(browser, "#steps :is(input, textarea)", "2")
     draw(browser)
     assert browser.value("document.querySelectorAll('#history [data-entry]').length") == 1
     assert browser.troubles() == []
@@ -221,18 +221,18 @@ def test_a_drawing_is_cancelled(browser: Chromium, address: str) -> None:
 def test_settings_are_compared_and_restored(browser: Chromium, address: str, pictures_to: Path) -> None:
     visit(browser, address)
     open_section(browser, "settings")
-    write(browser, "#seed input", "7")
+    write(browser, "#seed :is(input, textarea)", "7")
     open_section(browser, "comparing")
-    write(browser, "#other-steps input", "1")
+    write(browser, "#other-steps :is(input, textarea)", "1")
     draw(browser, button="#compare")
     captions = browser.value("[...document.querySelectorAll('#result figcaption')].map((e) => e.textContent)")
     assert [text.split(",")[0] for text in captions] == ["this: picture 1", "the other: picture 2"]
     browser.picture(pictures_to / "playground-compared.png", whole=True)
-    write(browser, "#seed input", "8")
+    write(browser, "#seed :is(input, textarea)", "8")
     draw(browser, "another prompt")
     click(browser, "#history [data-entry='1']")
     wait(browser, SHOWN, until=lambda text: str(text).startswith("picture 1,"))
-    wait(browser, "document.querySelector('#seed input').value", until=lambda text: text == "7")
+    wait(browser, "document.querySelector('#seed :is(input, textarea)').value", until=lambda text: text == "7")
     assert browser.value("document.querySelector('#prompt textarea').value") == PROMPT
     assert browser.troubles() == []
 

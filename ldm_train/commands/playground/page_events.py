@@ -8,7 +8,7 @@ from functools import partial
 import gradio as gr
 
 from ldm_train.assembly.studio import Cancelled
-from ldm_train.commands.playground.page_inputs import PageInputs
+from ldm_train.commands.playground.page_inputs import PageInputs, read_box
 from ldm_train.commands.playground.playground import Playground
 from ldm_train.commands.playground.result_html import (
     render_history,
@@ -65,7 +65,9 @@ class PageEvents:
             run, prompt, settings = self.inputs.read(values[:count])
             names = ("run", "weights", "sampler", "steps", "guidance.scale")
             other = {
-                name: value for name, value in zip(names, values[count:], strict=True) if value not in (None, "", "same")
+                name: read_box(name, value) if name in ("steps", "guidance.scale") else value
+                for name, value in zip(names, values[count:], strict=True)
+                if value not in (None, "", "same")
             }
             other_run = str(other.pop("run", run))
             return [Job(run, prompt, settings), Job(other_run, prompt, settings | other)]

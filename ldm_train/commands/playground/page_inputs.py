@@ -1,6 +1,7 @@
 """The page's inputs: one component for each setting, and how their values become settings and back."""
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -8,9 +9,11 @@ import gradio as gr
 from gradio.components import Component
 
 from ldm_train.commands.playground.playground import Playground
-from ldm_train.commands.playground.requested_settings import LARGEST_SIDE, MOST_STEPS, WEIGHTS
+from ldm_train.commands.playground.requested_settings import WEIGHTS
 from ldm_train.commands.playground.result_html import render_upload
+from ldm_train.settings.schema.using import SampleSettings
 from ldm_train.util.safe_json import parse_json
+from ldm_train.util.text import shorten
 
 AS_RUN = "as the run"
 FILES = ("picture", "mask", "maps")  # hidden; the page's script gives them when something is drawn
@@ -22,11 +25,13 @@ class PageInputs:
 
     Attributes:
         adapters: the paths of adapters by the names of their sliders.
+        boxes: the names of settings that are numbers in a box.
     """
 
     playground: Playground
     components: dict[str, Component] = field(default_factory=dict)
     adapters: dict[str, str] = field(default_factory=dict)
+    boxes: set[str] = field(default_factory=set)
 
     @property
     def all(self) -> list[Component]:
@@ -38,6 +43,13 @@ class PageInputs:
         self.components[name] = component
         return component
 
+    def add_box(
+        self, name: str, label: str, value: float | None = None, *, elem_id: str | None = None, placeholder: str = ""
+    ) -> None:
+        """Place a box for a number under the name of a setting."""
+        self.boxes.add(name)
+        self.add(name, number_box(label, value, elem_id=elem_id, placeholder=placeholder))
+
     def read(self, values: Sequence[object]) -> tuple[str, object, dict[str, object]]:
         """Return the run, the prompt and the settings of the components' values; those that are left to the run are out.
 
@@ -47,7 +59,11 @@ class PageInputs:
         if len(values) != len(self.components):
             raise ValueError("the page is an old one; load it again")
         given = dict(zip(self.components, values, strict=True))
-        settings = {name: value for name, value in given.items() if value not in (None, "", AS_RUN)}
+        settings = {
+            name: read_box(name, value) if name in self.boxes else value
+            for name, value in given.items()
+            if value not in (None, "", AS_RUN)
+        }
         run, prompt, maps = settings.pop("run", ""), settings.pop("prompt", ""), settings.pop("maps", "{}")
         low, high = settings.pop("low", None), settings.pop("high", None)
         if low is not None or high is not None:
@@ -126,9 +142,24 @@ def build_inputs(playground: Playground) -> tuple[PageInputs, Callable[[], None]
     return inputs, place
 
 
-def number_box(label: str, value: float | None = None, *, whole: bool = False, **more: object) -> gr.Number:
-    """Return a box for a number; an empty one leaves it to the run."""
-    return gr.Number(label=label, value=value, precision=0 if whole else None, min_width=110, **more)
+def number_box(label: str, value: float | None = None, *, elem_id: str | None = None, placeholder: str = "") -> gr.Textbox:
+    """Return a box for a number; an empty one leaves it to the run. Gradio's own boxes turn an empty one into 0."""
+    text = "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    return gr.Textbox(text, label=label, max_lines=1, min_width=110, elem_id=elem_id, placeholder=placeholder)
+
+
+def read_box(name: str, value: object) -> object:
+    """Return the number in a box.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if not isinstance(value, str):
+        return value
+    try:
+        return int(value) if re.fullmatch(r"\s*[+-]?\d{1,18}\s*", value) else float(value)
+    except ValueError as error:
+        raise ValueError(f"{name}={shorten(value)} must be a number, or empty") from error
 
 
 def place_conditions(inputs: PageInputs) -> None:
@@ -138,7 +169,7 @@ def place_conditions(inputs: PageInputs) -> None:
     maps = [*dict.fromkeys(name for one in choices for name in one.maps)]
     for name, limits in numbers.items():
         trained = "" if limits is None else f", trained from {limits[0]:g} to {limits[1]:g}"
-        inputs.add(f"number.{name}", number_box(f"{name}{trained}", elem_id=f"number-{name}"))
+        inputs.add_box(f"number.{name}", f"{name}{trained}", elem_id=f"number-{name}")
     for name in maps:
         gr.HTML(render_upload(f"map.{name}", f"map: {name}"), js_on_load=None)
     for place, (path, factor) in enumerate(inputs.playground.adapters.items()):
@@ -158,11 +189,9 @@ def place_settings(inputs: PageInputs) -> None:
     guidance = {name for one in choices for name in one.guidance}
     with gr.Accordion("Settings", open=False, elem_id="settings"):
         with gr.Row():
-            inputs.add("seed", number_box("seed", settings.seed, whole=True, elem_id="seed"))
-            inputs.add("first_number", number_box("picture number", 0, whole=True, minimum=0, elem_id="number"))
-            inputs.add(
-                "steps", number_box("steps", settings.steps, whole=True, minimum=1, maximum=MOST_STEPS, elem_id="steps")
-            )
+            inputs.add_box("seed", "seed", settings.seed, elem_id="seed")
+            inputs.add_box("first_number", "picture number", 0, elem_id="number")
+            inputs.add_box("steps", "steps", settings.steps, elem_id="steps")
         with gr.Row():
             inputs.add("sampler", gr.Dropdown(samplers, value=AS_RUN, label="sampler", min_width=110, elem_id="sampler"))
             inputs.add("spacing", gr.Dropdown(spacings, value=AS_RUN, label="spacing", min_width=110, elem_id="spacing"))
@@ -170,21 +199,25 @@ def place_settings(inputs: PageInputs) -> None:
             inputs.add("weights", gr.Dropdown(weights, value=settings.weights, label="weights", min_width=110))
         with gr.Row():
             if "scale" in guidance:
-                inputs.add("guidance.scale", number_box("guidance scale", elem_id="guidance"))
+                inputs.add_box(
+                    "guidance.scale", "guidance scale", elem_id="guidance", placeholder=read_guidance(settings, "scale")
+                )
             if "rescale" in guidance:
-                inputs.add("guidance.rescale", number_box("rescale", minimum=0, maximum=1))
+                inputs.add_box("guidance.rescale", "rescale", placeholder=read_guidance(settings, "rescale"))
             if "interval" in guidance:
-                inputs.add("low", number_box("guide from noise level", minimum=0))
-                inputs.add("high", number_box("to noise level", minimum=0))
+                inputs.add_box("low", "guide from noise level", placeholder="0")
+                inputs.add_box("high", "to noise level", placeholder="all")
         with gr.Row():
             unit, (height, width) = choices[0].size_unit, choices[0].size
             for name, side in (("height", height), ("width", width)):
-                box = number_box(
-                    f"{name}, multiples of {unit}", whole=True, minimum=1, maximum=LARGEST_SIDE, placeholder=str(side)
-                )
-                inputs.add(name, box)
+                inputs.add_box(name, f"{name}, multiples of {unit}", placeholder=str(side))
         if any(one.attention for one in choices):
             inputs.add("attention", gr.Checkbox(label="show which words drew what", elem_id="attention"))
+
+
+def read_guidance(settings: SampleSettings, name: str) -> str:
+    """Return a setting of the run's guidance, for an empty box."""
+    return "" if settings.guidance is None else str(settings.guidance.get(name))
 
 
 def place_picture(inputs: PageInputs) -> None:

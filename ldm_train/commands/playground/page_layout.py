@@ -132,7 +132,7 @@ def place_others(playground: Playground) -> list[Component]:
             ),
             gr.Dropdown(["same", *WEIGHTS], value="same", label="weights", min_width=110),
             gr.Dropdown(["same", *samplers], value="same", label="sampler", min_width=110),
-            number_box("steps", whole=True, minimum=1, elem_id="other-steps"),
+            number_box("steps", elem_id="other-steps"),
             number_box("guidance scale", elem_id="other-guidance"),
         ]
     return listed

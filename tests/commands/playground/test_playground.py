@@ -163,7 +163,13 @@ def test_browsers_do_not_see_each_other(events: "PageEvents") -> None:
 
 
 def test_what_cannot_be_drawn_is_a_message_and_the_next_one_is_drawn(events: "PageEvents") -> None:
-    for wrong in ({"height": 3}, {"picture": "../../etc/passwd"}, {"run": "/etc"}, {"prompt": "x" * 30_000}):
+    for wrong in (
+        {"height": 3},
+        {"picture": "../../etc/passwd"},
+        {"run": "/etc"},
+        {"prompt": "x" * 30_000},
+        {"seed": "seven"},
+    ):
         *_, last = draw(events, "wrong", **wrong)
         assert 'class="problem"' in last[0], wrong
     assert events.playground.sessions.open("wrong").entries == []
