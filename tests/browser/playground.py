@@ -1,5 +1,6 @@
 """What a person does with the playground, in a real browser; `bash scripts/test_browser.sh` runs this."""
 
+import json
 import os
 import re
 import shlex
@@ -80,14 +81,14 @@ def visit(browser: Chromium, address: str, *, width: int = WIDE) -> None:
 
 def write(browser: Chromium, box: str, text: str) -> None:
     """Type a text into a box."""
-    browser.value(f"(() => {{ const e = document.querySelector('{box}'); e.focus(); e.select(); return 1; }})()")
+    browser.value(f"(() => {{ const e = document.querySelector({json.dumps(box)}); e.focus(); e.select(); return 1; }})()")
     browser.ask("Input.insertText", text=text)
 
 
 def click(browser: Chromium, place: str) -> None:
     """Press the mouse in the middle of an element, which is scrolled into sight."""
     x, y = browser.value(
-        f"(() => {{ const e = document.querySelector('{place}'); e.scrollIntoView({{block: 'center'}}); "
+        f"(() => {{ const e = document.querySelector({json.dumps(place)}); e.scrollIntoView({{block: 'center'}}); "
         "const b = e.getBoundingClientRect(); return [b.x + b.width / 2, b.y + b.height / 2]; })()"
     )
     browser.mouse("mousePressed", (x, y))
@@ -154,7 +155,7 @@ def test_the_downloads_command_draws_the_same_bytes(
     browser: Chromium, address: str, ldm_train: Callable, tmp_path: Path
 ) -> None:
     visit(browser, address)
-    draw(browser, "a black circle, 'quoted' on \"red\" ${x}")
+    draw(browser, "a black circle, 'quoted' on \"red\" {{x}}")
     content, (_, verb, *words) = fetch_picture(browser), shlex.split(read_command(browser))
     answer = ldm_train(verb, *[word for word in words if not word.startswith("out=")], f"out={tmp_path}/drawn")
     assert answer.code == 0, answer.err
@@ -239,7 +240,7 @@ def test_settings_are_compared_and_restored(browser: Chromium, address: str, pic
 
 def test_hostile_text_runs_nothing(browser: Chromium, address: str) -> None:
     visit(browser, address)
-    prompt = "<img src=x onerror=alert(1)>${alert(2)}{{value}}"
+    prompt = "<img src=x onerror=alert(1)>$(alert(2)){{value}}"
     draw(browser, prompt)
     assert browser.value("document.querySelectorAll('[onerror]').length") == 0
     assert not any(event["method"] == "Page.javascriptDialogOpening" for event in browser.events)

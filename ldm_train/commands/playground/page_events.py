@@ -19,6 +19,7 @@ from ldm_train.commands.playground.result_html import (
 )
 from ldm_train.commands.playground.sessions import BrowserSession, HistoryEntry
 from ldm_train.commands.playground.streamed_drawing import Preview, stream_drawing
+from ldm_train.settings.shipped import ConfigError
 from ldm_train.util.messages import warn
 
 FOUR = 4  # pictures of a grid of variations
@@ -132,7 +133,7 @@ class PageEvents:
 
     def render_error(self, error: Exception) -> str:
         """Return why something could not be drawn; what is no message for a person is reported in the terminal too."""
-        if not isinstance(error, ValueError | OSError):
+        if not isinstance(error, ConfigError | ValueError | OSError):
             warn(f"drawing failed: {type(error).__name__}: {error}")
         return render_message(str(error) or type(error).__name__)
 
@@ -175,7 +176,7 @@ class PageEvents:
         session = self.playground.sessions.open(None if request is None else request.session_hash)
         try:
             entry = self.playground.draw(session, run or self.playground.first, prompt, settings or {})
-        except (ValueError, OSError) as error:
+        except (ConfigError, ValueError, OSError) as error:
             raise gr.Error(str(error), print_exception=False) from error
         return {
             "picture": f"/pictures/{entry.path}",

@@ -169,6 +169,7 @@ def test_what_cannot_be_drawn_is_a_message_and_the_next_one_is_drawn(events: "Pa
         {"run": "/etc"},
         {"prompt": "x" * 30_000},
         {"seed": "seven"},
+        {"prompt": "${oc.env:HOME}"},
     ):
         *_, last = draw(events, "wrong", **wrong)
         assert 'class="problem"' in last[0], wrong
@@ -177,7 +178,7 @@ def test_what_cannot_be_drawn_is_a_message_and_the_next_one_is_drawn(events: "Pa
 
 
 def test_a_prompt_is_a_text_whatever_is_in_it(events: "PageEvents") -> None:
-    prompt = "<b>${oc.env:HOME} {{value}}</b> --s 9, 'x' \"y\" /etc/passwd"
+    prompt = "<b>$HOME {{value}}</b> --s 9, 'x' \"y\" /etc/passwd"
     *_, last = draw(events, "hostile", prompt=prompt)
     assert events.playground.sessions.open("hostile").entries[0].prompt == prompt
     assert "<b>" not in last[0]
