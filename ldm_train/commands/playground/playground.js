@@ -47,13 +47,13 @@ const playground = (() => {
   }
 
   function clear(canvas) {
-    canvas.getContext("2d").clearRect(0, 0, canvas.width, canvas.height);
+    canvas.getContext("2d", { willReadFrequently: true }).clearRect(0, 0, canvas.width, canvas.height);
     delete names.mask;
     painted = false;
   }
 
   function paint(event) {
-    const canvas = event.target, box = canvas.getBoundingClientRect(), pen = canvas.getContext("2d");
+    const canvas = event.target, box = canvas.getBoundingClientRect(), pen = canvas.getContext("2d", { willReadFrequently: true });
     const scale = canvas.width / box.width, x = (event.clientX - box.left) * scale, y = (event.clientY - box.top) * scale;
     const last = canvas.last || [x, y];
     pen.strokeStyle = "#e0399b";
@@ -68,7 +68,7 @@ const playground = (() => {
   }
 
   async function sendMask(canvas) {
-    const mask = document.createElement("canvas"), pen = mask.getContext("2d");
+    const mask = document.createElement("canvas"), pen = mask.getContext("2d", { willReadFrequently: true });
     [mask.width, mask.height] = [canvas.width, canvas.height];
     pen.drawImage(canvas, 0, 0);
     pen.globalCompositeOperation = "source-in";
@@ -82,7 +82,7 @@ const playground = (() => {
   }
 
   async function showMask(canvas, name) {
-    const image = new Image(), pen = canvas.getContext("2d");
+    const image = new Image(), pen = canvas.getContext("2d", { willReadFrequently: true });
     await load(image, `uploads/${name}`);
     pen.drawImage(image, 0, 0, canvas.width, canvas.height);
     const pixels = pen.getImageData(0, 0, canvas.width, canvas.height);
