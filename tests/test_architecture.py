@@ -43,6 +43,9 @@ MAY_IMPORT["cli"] = {"assembly", "commands", "settings", "training", "run_dir", 
 MAY_IMPORT["__main__"] = {"cli"}
 MAY_IMPORT["__init__"] = set(MAY_IMPORT) - {"cli", "commands", "__main__"}
 
+# The rest of the playground works without gradio.
+PLAYGROUND_PAGE = [f"commands/playground/{name}.py" for name in ("page_inputs", "page_layout", "page_events", "web_app")]
+
 # A library to the rooms (or files) that may use it; what is not here may be used anywhere but in the rooms of TORCH_ONLY.
 LIBRARIES: dict[str, set[str]] = {
     "hydra": {"settings", "cli"},
@@ -64,6 +67,7 @@ LIBRARIES: dict[str, set[str]] = {
     "webdataset": {"data"},
     "peft": {"networks/lora.py"},
     "torchmetrics": set(),
+    **{name: {*PLAYGROUND_PAGE} for name in ("gradio", "fastapi", "uvicorn")},
     "rich": set(MAY_IMPORT) - {"util", "types", "draws", "diffusion", "networks", "samplers"},
 }
 TORCH_ONLY = {"types", "draws", "diffusion", "samplers"}

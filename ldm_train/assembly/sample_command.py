@@ -15,8 +15,8 @@ from ldm_train.settings.trust import TRUST, current_grants
 PLAIN = re.compile(r"(?!null$)[\w./~:-]+( [\w./~:-]+)*")  # what a command line reads as it is written
 
 
-def write_sample_command(settings: SampleSettings, prompt: Prompt) -> str:
-    """Return the command line that draws one prompt by these settings, quoted for a shell."""
+def write_sample_command(settings: SampleSettings, *prompts: Prompt) -> str:
+    """Return the command line that draws prompts by these settings, quoted for a shell."""
     defaults, parts = default_values("sample"), settings.as_plain()
     words = []
     for name, value in parts.items():
@@ -26,7 +26,8 @@ def write_sample_command(settings: SampleSettings, prompt: Prompt) -> str:
             words += [shlex.quote(word) for word in write_words(name, value)]
     trusted = current_grants().packages
     words += [shlex.quote(f"{TRUST}=[{','.join(trusted)}]")] if trusted else []
-    return " ".join(["ldm-train sample", *words, shlex.quote(f"prompts={write_prompt(prompt)}"), *write_out(settings)])
+    words += [shlex.quote(f"prompts=[{','.join(map(write_prompt, prompts))}]"), *write_out(settings)]
+    return " ".join(["ldm-train sample", *words])
 
 
 def write_out(settings: SampleSettings) -> list[str]:
@@ -46,7 +47,7 @@ def write_words(name: str, value: object) -> list[str]:
 
 
 def write_prompt(prompt: Prompt) -> str:
-    """Return a setting's value that is read as this prompt, whatever characters are in its text."""
+    """Return a member of a list that is read as this prompt, whatever characters are in its text."""
     if prompt.options or OPTION.search(prompt.text) or not PLAIN.fullmatch(prompt.text):
-        return f"[{quote(json.dumps(prompt.as_mapping(), ensure_ascii=False))}]"
-    return f"[{quote(prompt.text)}]"
+        return quote(json.dumps(prompt.as_mapping(), ensure_ascii=False))
+    return quote(prompt.text)

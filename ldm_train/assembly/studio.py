@@ -10,16 +10,20 @@ from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from ldm_train.assembly.alike_pictures import AlikePictures, draw_batch, group_alike
 from ldm_train.assembly.cut_texts import warn_of_cut_prompts
+from ldm_train.assembly.drawing import build_run_recipe, read_start, set_size
+from ldm_train.assembly.given_conditions import read_given
 from ldm_train.assembly.opened_run import OpenedRun, read_stamp
 from ldm_train.assembly.png_text import build_png_texts
 from ldm_train.assembly.prompt_options import Prompt
 from ldm_train.assembly.prompts import list_texts
 from ldm_train.assembly.sample_command import write_sample_command
 from ldm_train.assembly.stored_run import TrainedRun, fill_from_run
+from ldm_train.assembly.strip_pictures import StripPicture, draw_between
 from ldm_train.assembly.studio_choices import Choices, list_choices
 from ldm_train.assembly.studio_settings import Changes, StudioSettings
 from ldm_train.assembly.word_attention import WordAttention
@@ -96,6 +100,11 @@ class Studio:
         self._opened: dict[str, OpenedRun] = {}  # the one that was used last at the end
         self._stamp = read_stamp(settings)
         self._open(settings)
+
+    @property
+    def trained(self) -> TrainedRun:
+        """The run that the settings name, as it is loaded."""
+        return self._base()
 
     @property
     def step(self) -> int:
@@ -184,6 +193,35 @@ class Studio:
                 tuple(messages),
                 attention,
             )
+
+    def interpolate(
+        self, changes: Changes, prompts: tuple[str, str], *, count: int, to_seed: int
+    ) -> tuple[list[StripPicture], str]:
+        """Draw `count` pictures on the way from one prompt and the seed to another prompt and `to_seed`.
+
+        Returns:
+            the pictures, and the command line that draws them.
+
+        Raises:
+            ConfigError, ValueError: as `draw`.
+        """
+        with self._lock, granted(self._grants), collecting_messages():
+            texts = [Prompt(text, "prompt") for text in prompts]
+            settings = self._settings.read(changes).with_values(
+                prompts=[text.as_mapping() for text in texts], count=1, interpolate=count, to_seed=to_seed
+            )
+            refuse_interpolations(settings.prompts)
+            command = write_sample_command(settings, *texts)
+            opened = self._open(settings)
+            settings, trained = fill_from_run(settings, opened.config), set_size(opened, settings.size)
+            trained.generation.check([*prompts], build_run_recipe(settings))
+            start, given = read_start(settings, trained.generation), read_given(settings, trained.generation)
+            pictures: list[StripPicture] = []
+            for part in torch.linspace(0, 1, count).split(settings.batch_size):  # as the command does it, byte for byte
+                pictures += draw_between(
+                    settings, trained, prompts, (settings.seed, to_seed), part, start=start, given=given
+                )
+            return pictures, command
 
     def refresh(self) -> bool:
         """Load the run's newest weights if they changed, and return whether they did.

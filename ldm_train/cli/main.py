@@ -21,6 +21,7 @@ VERBS = {
     "runs": "list the runs below a folder: state, speed, best metrics, what differs",
     "explain": "write one page that shows on a picture what a run does: noise, what the network predicts, drawing",
     "tokens": "split a text into the tokens that a text encoder reads, with their numbers and nearest neighbours",
+    "playground": "serve a page in the browser on which to draw with trained runs",
     "train_autoencoder": "train a KL autoencoder on pictures",
 }
 

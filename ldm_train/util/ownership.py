@@ -48,6 +48,7 @@ RUN = FolderKind("a run directory", "run.json", frozenset({"content", "starts"})
 CACHE = FolderKind("a latent cache", "manifest.json", frozenset({"format", "encoding", "shards", "files"}))
 EXPORT = FolderKind("an export", "export.json", frozenset({"files"}))
 PICTURES = FolderKind("a folder of drawn pictures", "pictures.json", frozenset({"files", "command"}))
+PLAYGROUND = FolderKind("a playground's folder", "playground.json", frozenset({"playground"}))
 PROJECTOR = FolderKind("a folder for the embedding projector", "projector.json", frozenset({"files", "words"}))
 
 

@@ -81,11 +81,15 @@ class Chromium:
 
     def open(self, path: Path, *, width: int, height: int = 900, touch: bool = False) -> None:
         """Load a file in a window of this size, to the end."""
+        self.visit(path.resolve().as_uri(), width=width, height=height, touch=touch)
+
+    def visit(self, address: str, *, width: int, height: int = 900, touch: bool = False) -> None:
+        """Load an address in a window of this size, to the end."""
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": touch}
         self.ask("Emulation.setDeviceMetricsOverride", **size)
         self.ask("Emulation.setTouchEmulationEnabled", enabled=touch, maxTouchPoints=5 if touch else 1)
         self.events.clear()
-        self.ask("Page.navigate", url=path.resolve().as_uri())
+        self.ask("Page.navigate", url=address)
         while not any(event["method"] == "Page.loadEventFired" for event in self.events):
             self._next()
 

@@ -35,6 +35,7 @@ NEEDED = {
     "runs": [],
     "tokens": ["text=x"],
     "explain": ["run_dir=x", "out=x"],
+    "playground": ["run_dir=x"],
     "train_autoencoder": ["source.path=x", "run_dir=x"],
 }
 # A word in single quotes, or NAME=VALUE up to what ends it in a sentence; ⟪…⟫ is a value that is put in.

@@ -35,6 +35,7 @@ NEEDED = {
     "runs": [],
     "tokens": ["text=x"],
     "explain": ["run_dir=x", "out=y.html"],
+    "playground": ["run_dir=x"],
 }
 
 

@@ -9,10 +9,10 @@ from torch import Tensor
 from ldm_train.assembly.drawing import open_sized, read_start
 from ldm_train.assembly.given_conditions import read_given
 from ldm_train.assembly.picture_folder import PictureFolder
-from ldm_train.assembly.png_text import build_overview_texts, build_png_texts
+from ldm_train.assembly.png_text import build_overview_texts
 from ldm_train.assembly.prompt_options import Prompt
 from ldm_train.assembly.stored_run import fill_from_run
-from ldm_train.data.pictures.images import to_bytes
+from ldm_train.assembly.strip_pictures import draw_between
 from ldm_train.settings.schema.using import SampleSettings
 from ldm_train.training.callbacks.picture_grids import make_grid_picture
 
@@ -46,35 +46,16 @@ def draw_strip(settings: SampleSettings, given: list[Prompt], folder: PictureFol
     start, conditions = read_start(settings, trained.generation), read_given(settings, trained.generation)
     folder.expect([*(f"{place:04d}.png" for place in range(len(pairs) * len(shares))), "strip.png"])
     seeds = [settings.seed, settings.seed if settings.to_seed is None else settings.to_seed]
-    number, pictures = settings.first_number, list[Tensor]()
+    pictures: list[Tensor] = []
     drawn: list[str] = []
     places = [(row, part) for row in range(len(pairs)) for part in shares.split(settings.batch_size)]
     for row, part in track(places, "drawing"):
         ends = (seeds[row % 2], seeds[1 - row % 2])
-        drawn_anew = trained.generation.interpolate(
-            pairs[row],
-            trained.recipe,
-            part,
-            seeds=ends,
-            number=number,
-            blend=settings.blend,
-            picture=start.initial,
-            given=conditions,
-        )
-        images = start.paste(drawn_anew)
-        names = [f"{pairs[row][0]} - {share:.0%} - {pairs[row][1]}" for share in part.tolist()]
-        trained.generation.require_finite(images, names, [number] * len(names), seed=ends[0])
-        pictures.append(to_bytes(images).cpu())
-        for share, picture, name in zip(part.tolist(), pictures[-1], names, strict=True):
-            ends_of_row = {"from": pairs[row][0], "to": pairs[row][1]}
-            metadata = ends_of_row | {"share": share, "seeds": list(ends), "blend": settings.blend}
-            folder.save(
-                picture,
-                f"{len(drawn):04d}.png",
-                build_png_texts(settings, trained, name, number, interpolation=metadata),
-            )
-            drawn.append(name)
-    together = torch.cat(pictures)
+        for picture in draw_between(settings, trained, pairs[row], ends, part, start=start, given=conditions):
+            folder.save(picture.image, f"{len(drawn):04d}.png", picture.png_texts)
+            pictures.append(picture.image)
+            drawn.append(picture.name)
+    together = torch.stack(pictures)
     overview = make_grid_picture(together, columns=len(shares))
     folder.save(overview, "strip.png", build_overview_texts(settings, prompts))
     print(f"wrote {len(drawn)} pictures of step {trained.step} to {folder.path}; see {folder.path / 'strip.png'}")

@@ -6,11 +6,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ldm_train.assembly.learned_tokens import read_learned
 from ldm_train.assembly.parts import Parts, build_parts
 from ldm_train.assembly.stored_weights import load_first_weights, load_weights
 from ldm_train.conditioners.text_encoder import TextEncoder
 from ldm_train.conditioners.token_pieces import list_token_vectors
-from ldm_train.data.cache.reader import open_caches
 from ldm_train.run_dir.moved_paths import explaining_paths, relocated
 from ldm_train.run_dir.stored_settings import read_trained
 from ldm_train.settings.composition import build
@@ -87,18 +87,6 @@ def _open_run(run_dir: Path, weights: str) -> OpenedEncoder:
         return OpenedEncoder(encoder.eval(), origin)
     learned = read_learned(config)
     return OpenedEncoder(encoder.eval(), origin, True, learned, rebuild_start(config, run_dir, encoder, learned))
-
-
-def read_learned(config: TrainSettings) -> Tensor | None:
-    """Return the numbers of all tokens in the captions of a run's caches; None if they cannot be read."""
-    if config.cache is None:
-        return None
-    try:
-        rows = [cache.caption_rows for cache in open_caches(config.cache)]
-    except (ValueError, OSError) as error:
-        note(f"note: the captions of the run cannot be read, so all tokens of the vocabulary are compared: {error}")
-        return None
-    return torch.cat([row.gather(torch.arange(len(row)))["tokens"].long().unique() for row in rows]).unique()
 
 
 def rebuild_start(config: TrainSettings, run_dir: Path, encoder: TextEncoder, learned: Tensor | None) -> Tensor | None:

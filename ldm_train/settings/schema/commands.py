@@ -15,6 +15,7 @@ from ldm_train.settings.schema.using import (
     ExplainSettings,
     ExportSettings,
     FitSettings,
+    PlaygroundSettings,
     ReportSettings,
     RunsSettings,
     SampleSettings,
@@ -34,6 +35,7 @@ SCHEMAS: dict[str, type[CommandSettings]] = {
     "runs": RunsSettings,
     "tokens": TokensSettings,
     "explain": ExplainSettings,
+    "playground": PlaygroundSettings,
     "train_autoencoder": AutoencoderTrainingSettings,
 }
 CONTINUED = ("train", "train_autoencoder")  # commands that continue a run

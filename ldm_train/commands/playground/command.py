@@ -1,0 +1,71 @@
+"""`ldm-train playground`: serve a page in the browser on which to draw with trained runs."""
+
+import importlib.util
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ldm_train.commands.playground.listening import Address, choose_token, open_socket
+from ldm_train.settings.schema.using import PlaygroundSettings
+from ldm_train.util.files import atomic_write, make_folder
+from ldm_train.util.ownership import PLAYGROUND, check_folder
+
+TEMPORARY = "temporary"  # below out: what gradio would write elsewhere
+QUIET = {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_RUN_HISTORY": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
+
+
+def run(settings: PlaygroundSettings) -> None:
+    """Serve the page until the process is interrupted.
+
+    Raises:
+        ValueError: gradio is missing, the port is taken, a run cannot be opened, or `out` is not a playground's folder.
+    """
+    if importlib.util.find_spec("gradio") is None:
+        raise ValueError("the playground needs the package gradio: pip install 'ldm-train[playground]'")
+    token = choose_token(settings)
+    with open_folder(settings.out) as folder, open_socket(settings.host, settings.port) as listener:
+        os.environ |= QUIET | {"GRADIO_TEMP_DIR": str(folder / TEMPORARY)}  # read when gradio is imported
+        from ldm_train.commands.playground.playground import Playground
+        from ldm_train.commands.playground.web_app import build_app, serve
+
+        playground = Playground(settings, folder)
+        address = Address(settings.host, listener.getsockname()[1], token)
+        app = build_app(playground, address)
+        print(describe(address, settings), flush=True)
+        try:
+            serve(app, listener)
+        finally:
+            playground.close()
+            shutil.rmtree(folder / TEMPORARY, ignore_errors=True)
+
+
+def describe(address: Address, settings: PlaygroundSettings) -> str:
+    """Return what to open, and who can."""
+    kept = "a temporary folder, removed at the end; set out=DIR to keep them" if settings.out is None else settings.out
+    who = (
+        "only this machine reaches it"
+        if address.hosts
+        else "any machine that reaches this one, and knows the token, can use it"
+    )
+    return f"the playground is at {address.link} ({who}); Ctrl-C ends it\npictures and uploads go to {kept}"
+
+
+@contextmanager
+def open_folder(out: str | None) -> Iterator[Path]:
+    """Give the folder that all is written to: one with a playground's mark, or a temporary one.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if out is None:
+        with tempfile.TemporaryDirectory(prefix="ldm-train-playground-", ignore_cleanup_errors=True) as name:
+            yield Path(name)
+        return
+    folder = Path(out)
+    check_folder(folder, PLAYGROUND, setting="out")
+    make_folder(folder)
+    atomic_write(folder / PLAYGROUND.mark, '{"playground": 1}\n')
+    yield folder

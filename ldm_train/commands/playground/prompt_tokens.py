@@ -1,0 +1,60 @@
+"""How a run reads a prompt: its tokens, which of them are cut, and which its captions never had."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from ldm_train.assembly.learned_tokens import read_learned
+from ldm_train.assembly.stored_run import TrainedRun
+from ldm_train.conditioners.text_encoder import TextEncoder
+from ldm_train.conditioners.token_pieces import split_text
+from ldm_train.run_dir.stored_settings import read_trained
+from ldm_train.util.messages import collecting_messages
+
+
+@dataclass(frozen=True)
+class PromptToken:
+    """One token: what it spells, its number, whether it is read, and whether a caption had it (None: not known)."""
+
+    text: str
+    number: int
+    kept: bool
+    learned: bool | None
+
+
+@dataclass(frozen=True)
+class PromptTokens:
+    """The tokens of a prompt, and how many the run reads."""
+
+    tokens: list[PromptToken]
+    capacity: int
+
+
+def list_prompt_tokens(trained: TrainedRun, prompt: str) -> PromptTokens | None:
+    """Return the tokens of a prompt; None if the run reads no texts."""
+    encoder = trained.parts.text_encoder
+    if not isinstance(encoder, TextEncoder):
+        return None
+    learned = read_numbers(trained.config.run_dir) if is_trained(encoder) else None
+    return PromptTokens(
+        [
+            PromptToken(
+                piece.text, piece.number, place < encoder.capacity, None if learned is None else piece.number in learned
+            )
+            for place, piece in enumerate(split_text(encoder, prompt))
+        ],
+        encoder.capacity,
+    )
+
+
+def is_trained(encoder: TextEncoder) -> bool:
+    """Return whether the run trained the vectors of its tokens, so that some of them were never trained."""
+    return any(parameter.requires_grad for parameter in encoder.parameters())
+
+
+@lru_cache(maxsize=16)
+def read_numbers(run_dir: Path | str) -> frozenset[int] | None:
+    """Return the numbers of all tokens in a run's captions; None if they cannot be read."""
+    with collecting_messages():
+        found = read_learned(read_trained(run_dir))
+    return None if found is None else frozenset(found.tolist())

@@ -1,0 +1,254 @@
+"""The page draws what `ldm-train sample` draws, for many browsers that do not see each other's pictures."""
+
+import gc
+import shlex
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+import pytest
+
+if find_spec("gradio") is None:
+    pytest.skip("the extra playground is not installed", allow_module_level=True)
+
+from ldm_train.assembly.studio import Cancelled
+from ldm_train.commands.playground.playground import Playground
+from ldm_train.data.pictures.images import read_png_texts
+from ldm_train.settings.composition import compose_as
+from ldm_train.settings.schema.using import PlaygroundSettings
+
+if TYPE_CHECKING:
+    from gradio import Blocks
+
+    from ldm_train.commands.playground.page_events import PageEvents
+    from ldm_train.commands.playground.page_inputs import PageInputs
+
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # event loops of gradio
+
+PROMPT = "a black circle on a red background"
+QUICK = {"steps": 2}
+
+
+@pytest.fixture(scope="module")
+def playground(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Playground]:
+    settings = compose_as(PlaygroundSettings, [f"run_dir={trained}", "device=cpu", "steps=2"])
+    made = Playground(settings, tmp_path_factory.mktemp("playground"))
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def page(playground: Playground) -> "Blocks":
+    """A page that was built; gradio is imported here, and leaves event loops that were never closed."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        from ldm_train.commands.playground.page_layout import build_page
+
+        made = build_page(playground)
+        gc.collect()
+    return made
+
+
+@pytest.fixture(scope="module")
+def events(page: "Blocks") -> "PageEvents":
+    """The functions behind the page."""
+    owners = [getattr(function.fn, "__self__", None) for function in page.fns.values()]
+    return next(one for one in owners if type(one).__name__ == "PageEvents")
+
+
+def browse(name: str) -> SimpleNamespace:
+    """The request of a browser."""
+    return SimpleNamespace(session_hash=name)
+
+
+def fill(inputs: "PageInputs", **values: object) -> list[object]:
+    """The values of all inputs as the page has them at first, but for some of them."""
+    start = {name: getattr(component, "value", None) for name, component in inputs.components.items()}
+    assert start.keys() >= values.keys()
+    return [*(start | {"prompt": PROMPT} | values).values()]
+
+
+def draw(events: "PageEvents", browser: str, **values: object) -> list[list[object]]:
+    return [*events.draw_one(browse(browser), *fill(events.inputs, **values))]
+
+
+def test_drawing_previews_each_step_and_ends_with_the_picture(events: "PageEvents") -> None:
+    *previews, last = draw(events, "preview")
+    assert 1 <= len(previews) <= 2, "a slow reader sees the newest"
+    assert "step 2 of 2" in previews[-1][0]
+    [entry] = events.playground.sessions.open("preview").entries
+    assert entry.path in last[0]
+    assert "ldm-train sample" in last[0]
+    assert entry.path in last[1]
+
+
+def test_a_pictures_command_draws_the_same_bytes(
+    playground: Playground, events: "PageEvents", ldm_train: Callable, pictures: Path, tmp_path: Path
+) -> None:
+    """Also from an upload with a mask, with every setting changed."""
+    name = playground.uploads.keep((pictures / "circle-red.png").read_bytes())
+    changed = {"picture": name, "strength": 0.5, "seed": 3, "first_number": 2, "sampler": "heun", "negative_prompt": "blue"}
+    draw(events, "bytes", **changed, **{"guidance.scale": 2.0, "low": 0.1, "high": 5})
+    [entry] = playground.sessions.open("bytes").entries
+    _, verb, *words = shlex.split(entry.command)
+    answer = ldm_train(verb, *[word for word in words if not word.startswith("out=")], f"out={tmp_path}/drawn")
+    assert answer.code == 0, answer.err
+    path = playground.sessions.find_picture(entry.path)
+    assert path.read_bytes() == (tmp_path / "drawn" / "0000.png").read_bytes()
+    assert "heun" in read_png_texts(path)["ldm_train"].lower()
+
+
+def test_four_pictures_have_four_numbers(events: "PageEvents") -> None:
+    *_, last = events.draw_four(browse("four"), *fill(events.inputs, first_number=5))
+    entries = events.playground.sessions.open("four").entries
+    assert [entry.settings["first_number"] for entry in entries] == [5, 6, 7, 8]
+    assert all(entry.path in last[0] for entry in entries)
+    assert len({events.playground.sessions.find_picture(entry.path).read_bytes() for entry in entries}) == 4
+
+
+def test_two_settings_are_compared_from_the_same_noise(events: "PageEvents") -> None:
+    *_, last = events.compare(browse("compare"), *fill(events.inputs, seed=4), "same", "raw", "same", 1, None)
+    one, other = events.playground.sessions.open("compare").entries
+    assert one.settings | {"weights": "raw", "steps": 1} == other.settings
+    assert "this: " in last[0]
+    assert "the other: " in last[0]
+
+
+def test_pictures_between_two_are_those_of_the_command(events: "PageEvents", ldm_train: Callable, tmp_path: Path) -> None:
+    for seed, prompt in ((1, PROMPT), (2, "a square, blue")):
+        draw(events, "between", seed=seed, prompt=prompt)
+    result = events.interpolate(1, 2, 3, browse("between"))
+    entries = events.playground.sessions.open("between").entries[2:]
+    assert len(entries) == 3
+    assert all(entry.path in result[0] for entry in entries)
+    _, verb, *words = shlex.split(entries[0].command)
+    assert ldm_train(verb, *[word for word in words if not word.startswith("out=")], f"out={tmp_path}/drawn").code == 0
+    for place, entry in enumerate(entries):
+        content = events.playground.sessions.find_picture(entry.path).read_bytes()
+        assert content == (tmp_path / "drawn" / f"{place:04d}.png").read_bytes()
+
+
+def test_a_picture_of_the_history_restores_every_setting(
+    events: "PageEvents", playground: Playground, pictures: Path
+) -> None:
+    name = playground.uploads.keep((pictures / "circle-red.png").read_bytes())
+    given = {"picture": name, "mask": name, "strength": 0.5, "seed": 9, "height": 16, "width": 32, "low": 1, "high": 2}
+    values = fill(events.inputs, **given, sampler="heun")
+    run, prompt, settings = events.inputs.read(values)
+    written = events.inputs.write(run, prompt, settings)
+    assert events.inputs.read([*written.values()]) == (run, prompt, settings)
+    assert {name: written[name] for name in given} == given
+    draw(events, "history", seed=7)
+    draw(events, "history")
+    result, *updates = events.restore(browse("history"), SimpleNamespace(entry=1))
+    found = dict(zip(events.inputs.components, updates, strict=True))
+    assert found["seed"]["value"] == 7
+    assert found["prompt"]["value"] == PROMPT
+    assert "picture 1" in result
+
+
+def test_browsers_do_not_see_each_other(events: "PageEvents") -> None:
+    *_, last = draw(events, "first", prompt="a secret")
+    *_, other = draw(events, "second")
+    assert "secret" in last[1]
+    assert "secret" not in str(other)
+    result, *_ = events.restore(browse("third"), SimpleNamespace(entry=1))
+    assert "no picture 1" in result
+    folders = {events.playground.sessions.open(name).key for name in ("first", "second", "third")}
+    assert len(folders) == 3
+
+
+def test_what_cannot_be_drawn_is_a_message_and_the_next_one_is_drawn(events: "PageEvents") -> None:
+    for wrong in (
+        {"height": 3},
+        {"picture": "../../etc/passwd"},
+        {"run": "/etc"},
+        {"prompt": "x" * 30_000},
+        {"seed": "seven"},
+        {"prompt": "${oc.env:HOME}"},
+    ):
+        *_, last = draw(events, "wrong", **wrong)
+        assert 'class="problem"' in last[0], wrong
+    assert events.playground.sessions.open("wrong").entries == []
+    assert "picture 1" in draw(events, "wrong")[-1][0]
+
+
+def test_a_prompt_is_a_text_whatever_is_in_it(events: "PageEvents") -> None:
+    prompt = "<b>$HOME {{value}}</b> --s 9, 'x' \"y\" /etc/passwd"
+    *_, last = draw(events, "hostile", prompt=prompt)
+    assert events.playground.sessions.open("hostile").entries[0].prompt == prompt
+    assert "<b>" not in last[0]
+    assert "${" not in str(last)
+
+
+def test_cancelling_ends_a_drawing_and_leaves_the_others(playground: Playground, events: "PageEvents") -> None:
+    session, stop = playground.sessions.open("cancel"), threading.Event()
+    with pytest.raises(Cancelled):
+        playground.draw(session, playground.first, PROMPT, QUICK, on_step=lambda *_: stop.set(), should_stop=stop.is_set)
+    assert session.entries == []
+    running = events.draw_one(browse("cancel"), *fill(events.inputs, steps=500))
+    assert "step" in next(running)[0]
+    events.cancel(browse("cancel"))
+    assert "cancelled" in [*running][-1][0]
+    running = events.draw_one(browse("cancel"), *fill(events.inputs, steps=500))
+    next(running)
+    running.close()  # as when a browser leaves
+    assert not [thread for thread in threading.enumerate() if thread.name == "drawing"]
+    assert "picture 1" in draw(events, "cancel")[-1][0]
+
+
+def test_all_is_written_below_the_folder(playground: Playground) -> None:
+    folder = playground.sessions.folder.parent
+    assert {path.name for path in folder.iterdir()} <= {"uploads", "pictures"}
+
+
+def test_programs_draw_with_the_same_settings(events: "PageEvents", playground: Playground) -> None:
+    from gradio import Error
+
+    found = events.draw_by_api(PROMPT, {"steps": 1, "seed": 3}, "", browse("program"))
+    assert found["picture"] == f"/pictures/{playground.sessions.open('program').entries[0].path}"
+    assert "seed=3" in str(found["command"])
+    for wrong in ({"out": "/tmp/x"}, {"sampler": "none"}):
+        with pytest.raises(Error):
+            events.draw_by_api(PROMPT, wrong, "", browse("program"))
+
+
+def test_the_page_shows_the_runs_inputs_and_one_function_to_programs(page: "Blocks", trained: Path) -> None:
+    labels = [component.get("props", {}).get("label") for component in page.get_config_file()["components"]]
+    for label in ("prompt", "negative prompt", "seed", "steps", "sampler", "guidance scale", "rescale", "weights"):
+        assert label in labels
+    assert [*page.get_api_info()["named_endpoints"]] == ["/draw"]
+    assert str(trained) in str(page.get_config_file()["components"])
+
+
+def test_a_new_checkpoint_is_drawn_with_and_a_broken_one_is_not(
+    playground: Playground, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    studio = playground.studios[playground.first]
+    monkeypatch.setitem(playground.steps, playground.first, 1)
+    for error, step in ((ValueError("it is damaged"), 1), (None, studio.step)):
+
+        def refresh(error: Exception | None = error) -> bool:
+            if error is not None:
+                raise error
+            return True
+
+        monkeypatch.setattr(studio, "refresh", refresh)
+        playground.refresh(playground.first)
+        assert playground.steps[playground.first] == step
+        assert ("it is damaged" in capsys.readouterr().out) is (error is not None)
+
+
+def test_prompts_tokens_are_listed_with_those_that_were_never_trained(playground: Playground) -> None:
+    found = playground.list_tokens(playground.first, "a red zebra")
+    assert found is not None
+    learned = {token.text: token.learned for token in found.tokens}
+    assert learned["red"] is True
+    assert learned["zebra"] is False
+    long = playground.list_tokens(playground.first, "red " * 100)
+    assert long is not None
+    assert [token.kept for token in long.tokens].count(True) == long.capacity
