@@ -67,7 +67,7 @@ def preview_training(settings: ExplainSettings) -> Preview:
     refuse_unfit(config, parts, caches)
     generation = Generation(
         network=parts.network,
-        conditioner=parts.text_encoder.to(device),
+        conditioner=parts.text_encoder.to(device),  # type: ignore[arg-type]
         autoencoder=parts.autoencoder.to(device),
         schedule=parts.schedule,
         prediction=parts.prediction,
