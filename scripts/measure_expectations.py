@@ -37,7 +37,7 @@ def train(folder: Path, out: Path) -> Path:
     run_command("encode", f"source.path={folder}", "image_size=64", "crop=fit", f"cache={cache}")
     steps = max(FEWEST_STEPS, EXAMPLES * len(LatentCache(cache)) // BATCH)
     every = [f"{name}.every={steps // MEASUREMENTS}" for name in ("validation", "metrics")]
-    average = [f"ema.decay={1 - 2.4 / steps:.6f}", "metrics.count=32", "pictures.every=null"]
+    average = [f"ema.decay={1 - 2.4 / steps:.6f}", "metrics.count=32", "pictures.every=1000000"]
     words = [f"cache={cache}", f"run_dir={run}", "experiment=own_64", f"max_steps={steps}", *every, *average]
     run_command("train", *words)
     return run
