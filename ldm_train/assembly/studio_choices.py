@@ -51,7 +51,9 @@ def list_choices(trained: TrainedRun, settings: SampleSettings) -> Choices:
     conditions, encoder = trained.generation.conditions.each, trained.parts.text_encoder
     assert settings.guidance is not None
     return Choices(
-        *(list_usable(group, trained, settings) for group in ("sampler", "spacing", "guidance")),
+        samplers=list_usable("sampler", trained, settings),
+        spacings=list_usable("spacing", trained, settings),
+        guidances=list_usable("guidance", trained, settings),
         guidance=[*settings.guidance.arguments],
         size=trained.generation.sides,
         size_unit=trained.parts.divisor,
