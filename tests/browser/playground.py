@@ -22,6 +22,7 @@ from tests.browser.chromium import Chromium
 
 WIDE, PHONE = 1280, 390
 PROMPT = "a black circle on a red background"
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # event loops of gradio
 LONG = 60  # seconds that anything may take
 SHOWN = "document.querySelector('#result figcaption')?.textContent || ''"
 
@@ -76,7 +77,10 @@ def wait(browser: Chromium, expression: str, *, until: Callable[[object], bool] 
 
 def visit(browser: Chromium, address: str, *, width: int = WIDE) -> None:
     browser.visit(address, width=width, touch=width == PHONE)
-    wait(browser, "Boolean(document.querySelector('#draw')) && Boolean(window.playground)")
+    wait(
+        browser, "Boolean(document.querySelector('#draw') && document.querySelector('#history .empty') && window.playground)"
+    )
+    time.sleep(1)  # until its buttons do something, which nothing on the page says
 
 
 def write(browser: Chromium, box: str, text: str) -> None:
@@ -115,6 +119,7 @@ def draw(browser: Chromium, prompt: str = PROMPT, *, button: str = "#draw") -> N
 
 
 def choose_file(browser: Chromium, slot: str, path: Path) -> None:
+    wait(browser, f"Boolean(document.querySelector(\".upload[data-slot='{slot}'] input[type=file]\"))")
     document = browser.ask("DOM.getDocument")["root"]["nodeId"]
     found = browser.ask("DOM.querySelector", nodeId=document, selector=f".upload[data-slot='{slot}'] input[type=file]")
     browser.ask("DOM.setFileInputFiles", nodeId=found["nodeId"], files=[str(path)])
