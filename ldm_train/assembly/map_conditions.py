@@ -60,7 +60,9 @@ def read_own_spec(part: Part) -> MapSpec | None:
     made = build_condition(part, {"latent_channels": WIDTH, "to_model": None, "context_width": WIDTH})
     if isinstance(made, Inpaint):
         return MapSpec(made.name, encoded=True, masks=made.masks)
-    return MapSpec(made.name, made.channels, made.nearest, made.encoded) if isinstance(made, Map) else None
+    if not isinstance(made, Map):
+        return None
+    return MapSpec(made.name, made.channels, made.nearest, made.encoded, normalized=made.normalized)
 
 
 def file_specs(config: EncodeSettings | TrainSettings) -> list[MapSpec]:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from ldm_train.assembly.parts import Parts
 from ldm_train.conditioners.condition import Condition, Conditions
+from ldm_train.conditioners.inpaint import Inpaint
+from ldm_train.conditioners.map import Map
 from ldm_train.util.safe_json import Json
 
 PLAIN = "StableDiffusionPipeline"
@@ -29,8 +31,9 @@ class PipelineLayout:
     added: int
 
     def fits(self, condition: Condition) -> bool:
-        """Return whether the pipeline passes what a condition gives."""
-        return all(condition.identity.get(name) == value for name, value in self.settings.items())
+        """Return whether the pipeline passes what a condition gives; a class of the user's may do anything with it."""
+        shipped = type(condition) in (Map, Inpaint)
+        return shipped and all(condition.identity.get(name) == value for name, value in self.settings.items())
 
     def __str__(self) -> str:
         more = [f"{name}={str(value).lower()}" for name, value in self.settings.items() if name != "kind"]
@@ -56,7 +59,7 @@ EDIT = PipelineLayout(
     "StableDiffusionInstructPix2PixPipeline",
     "reference",
     "the unscaled latents of another picture",
-    {"kind": "map", "encoded": True, "scaled": False},
+    {"kind": "map", "channels": 3, "encoded": True, "scaled": False},
     4,
 )
 LAYOUTS = (INPAINT, DEPTH, EDIT)

@@ -60,7 +60,10 @@ def describe_network(folder: Path) -> Values:
     added = there.get("map_channels", 0)
     layout = find_layout_of_channels(added)
     if added and layout is None:
-        raise ValueError(f"no condition fills its network's input, {describe_unet(there, found.shapes)} with {added} more")
+        raise ValueError(
+            f"no condition fills its network's input, {describe_unet(there, found.shapes)} with {added} more; "
+            "load its U-Net with network.weights=… and a condition of your own"
+        )
     there |= read_unet_config(found.config or {})
     shape: Values = {f"network.{name}": there[name] for name in SHAPE if name in there}  # type: ignore[literal-required]
     chosen: Values = {"network": "stable_diffusion_1", "network.weights": str(folder), **describe_heads(there)}
@@ -94,7 +97,10 @@ def describe_scheduler(folder: Path) -> Values:
         raise ValueError(f"{folder} has no scheduler/scheduler_config.json")
     kind, spacing = scheduler.get("prediction_type", "epsilon"), scheduler.get("timestep_spacing", "leading")
     if kind not in PREDICTIONS or spacing not in SPACINGS:
-        raise ValueError(f"its scheduler has prediction_type={kind} and timestep_spacing={spacing}")
+        raise ValueError(
+            f"its scheduler has prediction_type={kind} and timestep_spacing={spacing}; accepted are "
+            f"{', '.join(PREDICTIONS)} and {', '.join(SPACINGS)}"
+        )
     offset: Values = {"spacing.offset": 1} if spacing == "leading" else {}  # as its pipelines set it, whatever the file has
     return {"prediction": PREDICTIONS[kind], "spacing": spacing, **offset, **describe_noise(scheduler)}
 

@@ -153,6 +153,10 @@ class Year(Number):
 class Fixed(Number):
     def __init__(self):
         super().__init__("year", low=0, high=1)
+
+class Stretched(Map):
+    def __init__(self):
+        super().__init__(name="far", normalized=True)
 """
 
 
@@ -177,6 +181,16 @@ def test_own_classes_derived_from_map_and_inpaint_are_stored_as_these_are() -> N
     with granted(Grants(("own_maps",))):
         found = [
             read_spec(Part(f"own_maps.{name}", arguments))
-            for name, arguments in (("OneHot", {"name": "kind", "labels": 4}), ("Holes", {"masks": 2}), ("Words", {}))
+            for name, arguments in (
+                ("OneHot", {"name": "kind", "labels": 4}),
+                ("Holes", {"masks": 2}),
+                ("Words", {}),
+                ("Stretched", {}),
+            )
         ]
-    assert found == [MapSpec("kind", nearest=True), MapSpec("inpaint", encoded=True, masks=2), None]
+    assert found == [
+        MapSpec("kind", nearest=True),
+        MapSpec("inpaint", encoded=True, masks=2),
+        None,
+        MapSpec("far", normalized=True),
+    ]

@@ -34,6 +34,15 @@ def test_the_shipped_options_have_a_pipeline(option: str, pipeline: str) -> None
     assert problems(condition) == []
 
 
+class OtherHole(Inpaint):
+    """May hand the network something else than `Inpaint` does."""
+
+
+@pytest.mark.parametrize("condition", [OtherHole(), Map(name="reference", channels=1, encoded=True, scaled=False)])
+def test_another_class_or_a_grey_reference_has_no_pipeline(condition: Condition) -> None:
+    assert find_layout(Conditions([condition])) is None
+
+
 def test_prompts_alone_need_no_layout() -> None:
     assert find_layout(Conditions()) is None
     assert problems() == []

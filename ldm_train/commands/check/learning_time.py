@@ -2,11 +2,13 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from math import ceil
 
 from ldm_train.settings.schema.training import CheckSettings
 
 # Examples for each subject: medians of the runs in docs/results/expectations.json (scripts/measure_expectations.py).
 RECOGNISED, SHARP = 210, 360
+TEXT_ENCODER = "ldm_train.conditioners.text_encoder.small"
 LARGEST_SIDE = 64  # of the measured runs
 
 
@@ -36,9 +38,9 @@ class LearningTime:
             f"{self.format_time(self.sharp)}; the run has {self.planned:,}"
         )
         if self.planned < self.recognised:
+            times = ceil(10 * self.recognised / self.planned) / 10
             yield (
-                f"that is too short: expect coloured blobs. Multiply max_steps by {self.recognised / self.planned:.1f}, use "
-                "fewer pictures, or start from a trained network (network.weights=RUN)"
+                f"that is too short: expect coloured blobs. Set max_steps to {times:g} times as many, use fewer pictures, or start from a trained network (network.weights=RUN)"
             )
 
     def format_time(self, examples: int) -> str:
@@ -56,7 +58,8 @@ def estimate_learning(
         pictures: number of different pictures.
         second: seconds of an example.
     """
-    if settings.network.get("weights") is not None or settings.image_size > LARGEST_SIDE:
+    reads_texts = settings.text_encoder.target == TEXT_ENCODER
+    if settings.network.get("weights") is not None or settings.image_size > LARGEST_SIDE or not reads_texts:
         return None
     subjects = min(pictures, len({word for caption in captions for word in caption.casefold().split()}))
     if not subjects:

@@ -42,7 +42,7 @@ def refuse_settings(settings: ExplainSettings) -> None:
     """Raise unless the settings name either runs or a cache, and what goes with it.
 
     Raises:
-        ValueError: it names them.
+        ValueError: both or neither are given, or a setting of drawing together with a cache.
     """
     if (settings.run_dir is None) == (settings.cache is None):
         given = "" if settings.cache is None else f"; given: run_dir={settings.run_dir} and cache={settings.cache}"

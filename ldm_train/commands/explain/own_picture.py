@@ -97,4 +97,4 @@ def find_example(caches: Sequence[LatentCache], key: str | None, *, held_out: fl
             if entry.key == key:
                 return cache, number
     known = [entry.key for cache in caches for entry in cache.entries]
-    raise ValueError(f"key={key} is no example of the run's data{nearest(key, known)}")
+    raise ValueError(f"key={key} is no example of the data{nearest(key, known)}")

@@ -40,7 +40,7 @@ def test_a_run_that_is_too_short_says_by_how_much() -> None:
     assert f"{2 * RECOGNISED / (5 * 24):.1f}" in [*longer.describe()][1]
 
 
-@pytest.mark.parametrize("word", ["network.weights=outputs/run", "image_size=128"])
+@pytest.mark.parametrize("word", ["network.weights=outputs/run", "image_size=128", "text_encoder=unconditional"])
 def test_what_was_not_measured_is_not_estimated(word: str) -> None:
     assert estimate_learning(settings(word), ["a cat"], 40, 0.01) is None
 
