@@ -7,7 +7,7 @@ from math import ceil
 from ldm_train.settings.schema.training import CheckSettings
 
 # Examples for each subject: medians of the runs in docs/results/expectations.json (scripts/measure_expectations.py).
-RECOGNISED, SHARP = 210, 360
+RECOGNISED, SHARP = 260, 390
 TEXT_ENCODER = "ldm_train.conditioners.text_encoder.small"
 LARGEST_SIDE = 64  # of the measured runs
 
@@ -40,7 +40,8 @@ class LearningTime:
         if self.planned < self.recognised:
             times = ceil(10 * self.recognised / self.planned) / 10
             yield (
-                f"that is too short: expect coloured blobs. Set max_steps to {times:g} times as many, use fewer pictures, or start from a trained network (network.weights=RUN)"
+                f"that is too short: expect coloured blobs. Set max_steps to {times:g} times as many, use "
+                "fewer pictures, or start from a trained network (network.weights=RUN)"
             )
 
     def format_time(self, examples: int) -> str:
