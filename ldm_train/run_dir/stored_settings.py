@@ -71,7 +71,9 @@ def read_stored(config: DictConfig, path: Path) -> FittingSettings:
         settings = validate_settings(verb, values)
         problems = [*out_of_range(settings), *_gaps(verb, settings)]
     except (ConfigError, OmegaConfBaseException, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is damaged, or was not written by this version: {error}") from error
+        raise ValueError(
+            f"{path} is damaged, or was written by another version, whose runs are not read: {error}"
+        ) from error
     if problems:
         raise ValueError(f"{path} is damaged: {problems[0]}")
     assert isinstance(settings, FittingSettings)

@@ -77,8 +77,11 @@ class NameCheck:
             elif _is_section(schema.model_fields[key].annotation):
                 self._section(key, value)
         needed = schema.model_fields.keys() - {group for group, optional in used.items() if optional}
-        for key in sorted(needed - values.keys()):
-            raise ConfigError(f"{self.verb} needs {key}=…: it can be neither null nor deleted")
+        if missing := sorted(needed - values.keys()):
+            names = ", ".join(f"{key}=…" for key in missing)
+            raise ConfigError(
+                f"{self.verb} needs {names}: {'they' if missing[1:] else 'it'} can be neither null nor deleted"
+            )
 
     def _constructors(self, key: str, value: object, group: str | None) -> None:
         """Raise for constructors that may not be built, before any other check."""

@@ -13,6 +13,7 @@ from ldm_train.commands.explain.reverse_process import ReverseProcess, trace_rev
 from ldm_train.commands.explain.variations import Variation, draw_variations
 from ldm_train.settings.schema.options import Part
 from ldm_train.settings.schema.using import ExplainSettings
+from ldm_train.util.messages import note
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ def explain_run(settings: ExplainSettings, *, label: str) -> Explanation:
     generation, picture = read_own_picture(settings, trained.generation, caches=config.cache, held_out=config.held_out)
     generation.conditioner.tokenize([picture.prompt, *picture.others])  # raises for the names of unknown classes
     seed, recipe = settings.seed, trained.recipe
+    note(f"{settings.run_dir}: adding noise, measuring errors, drawing step by step and with other settings …")
     filled = fill_from_run(settings, config)
     groups: dict[str, Part | None] = {"prediction": config.prediction, "schedule": config.schedule}
     groups |= {"sampler": filled.sampler, "spacing": filled.spacing, "guidance": filled.guidance}
