@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from ldm_train.assembly.sample_command import write_words
 from ldm_train.assembly.trainer import refuse_at_once
-from ldm_train.settings.composition import compose_as
+from ldm_train.settings.composition import compose_as, refuse_interpolations
 from ldm_train.settings.python_values import PythonValues
 from ldm_train.settings.quoting import kind_of_texts, quote
 from ldm_train.settings.schema.commands import default_values
@@ -76,9 +76,14 @@ class StudioSettings:
 
 
 def list_change_words(changes: Changes) -> tuple[str, ...]:
-    """Return changes as words of a command line; of a mapping, a text is that text, whatever characters are in it."""
+    """Return changes as words of a command line; of a mapping, a text is that text, whatever characters are in it.
+
+    Raises:
+        ConfigError: a text of a mapping has `${`, which would be replaced, by an environment variable for example.
+    """
     if not isinstance(changes, Mapping):
         return tuple(changes)
+    refuse_interpolations([*changes.values()])
     words: list[str] = []
     for name, value in changes.items():
         takes_text = isinstance(value, str) and kind_of_texts("sample", f"{name}=", {}) is not None

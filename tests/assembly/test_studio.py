@@ -18,6 +18,7 @@ from ldm_train.assembly.prompts import parse_prompts
 from ldm_train.assembly.sample_command import write_sample_command
 from ldm_train.assembly.stored_run import open_run
 from ldm_train.assembly.studio import Cancelled, Studio
+from ldm_train.assembly.studio_settings import list_change_words
 from ldm_train.assembly.trained_part import parameters_of
 from ldm_train.run_dir.record import LAST
 from ldm_train.settings.composition import compose_as
@@ -94,6 +95,13 @@ def test_any_text_survives_the_command_line(text: str) -> None:
         again = compose_as(SampleSettings, words)
         assert [one.as_mapping() for one in parse_prompts(again.prompts)] == [prompt.as_mapping()]
         assert again.with_values(prompts=None) == settings.with_values(prompts=None)
+
+
+@pytest.mark.parametrize("changes", [{"negative_prompt": "${oc.env:HOME}"}, {"map.depth": "a/${now:%Y}.png"}])
+def test_texts_are_not_replaced(changes: dict[str, object]) -> None:
+    """Changes come from a served page too, which must not read the environment."""
+    with pytest.raises(ConfigError, match=r"\$\{"):
+        list_change_words(changes)
 
 
 def test_settings_of_every_kind_survive_the_command_line() -> None:

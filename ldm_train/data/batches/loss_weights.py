@@ -7,6 +7,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+LARGEST = 1e6  # weight; the loss and its gradients stay finite
+
 
 class NamedExamples(Protocol):
     """Examples with metadata. `sets` has the number of examples of each data set."""
@@ -26,7 +28,7 @@ def read_loss_weights(latents: NamedExamples, column: str | None, factors: Seque
         factors: of the data sets, by which those are multiplied; None for 1.
 
     Raises:
-        ValueError: another number of factors than data sets, a text that is no number of at least 0, or no weight above 0.
+        ValueError: another number of factors than data sets, a weight that is no number from 0 to 1e6, or none above 0.
     """
     if column is None and factors is None:
         return None
@@ -34,6 +36,11 @@ def read_loss_weights(latents: NamedExamples, column: str | None, factors: Seque
     weights = torch.ones(sum(latents.sets)) if column is None else _read_column(latents, column)
     if factors is not None:
         weights *= torch.tensor(factors, dtype=torch.float32).repeat_interleave(torch.tensor(latents.sets))
+    if weights.max() > LARGEST:
+        raise ValueError(
+            f"loss_weight={column} and cache_loss_weights={factors} give a picture the weight {weights.max():g}; at most "
+            f"{LARGEST:g} is accepted"
+        )
     if not (weights > 0).any():
         raise ValueError(f"loss_weight={column} and cache_loss_weights={factors} leave no picture a weight above 0")
     return weights
@@ -51,10 +58,10 @@ def _read_column(latents: NamedExamples, column: str) -> Tensor:
     if not any(text is not None for text in texts):
         raise ValueError(f"loss_weight={column}: the pictures' metadata has no column {column}; name one that it has")
     weights = [1.0 if text is None else _parse_weight(text) for text in texts]
-    if wrong := [number for number, weight in enumerate(weights) if not 0 <= weight < math.inf]:
+    if wrong := [number for number, weight in enumerate(weights) if not 0 <= weight <= LARGEST]:
         raise ValueError(
-            f"loss_weight={column}: {latents.name(wrong[0])} has {texts[wrong[0]]!r} there, which must be a number of at "
-            "least 0"
+            f"loss_weight={column}: {latents.name(wrong[0])} has {texts[wrong[0]]!r} there, which must be a number "
+            f"from 0 to {LARGEST:g}"
         )
     return torch.tensor(weights)
 

@@ -75,13 +75,14 @@ def draw_label_sheet(texts: Sequence[str], *, columns: int, side: int) -> Image.
 def wrap_text(text: str, width: int) -> list[str]:
     """Return a text as at most six lines of at most `width` pixels; a single word that does not fit is cut."""
     lines: list[str] = []
-    for word in text.split():
+    for whole in text.split():
+        word = whole[: (MAX_LINES + 1) * width]  # no letter is narrower than a pixel
         together = f"{lines[-1]} {word}" if lines else word
         if lines and _width(together) <= width:
             lines[-1] = together
             continue
         while _width(word) > width and len(word) > 1:
-            cut = next((n for n in range(len(word) - 1, 1, -1) if _width(word[:n]) <= width), 1)
+            cut = next((n for n in range(min(len(word) - 1, width), 1, -1) if _width(word[:n]) <= width), 1)
             lines, word = [*lines, word[:cut]], word[cut:]
         lines.append(word)
     return lines if len(lines) <= MAX_LINES else [*lines[: MAX_LINES - 1], f"{lines[MAX_LINES - 1]} …"]

@@ -255,6 +255,7 @@ def test_words_are_wrapped_and_long_ones_cut() -> None:
     lines = wrap_text("a black circle on a red background " + "w" * 30, 128)
     assert "".join(lines).replace(" ", "") == "ablackcircleonaredbackground" + "w" * 30
     assert len(wrap_text("word " * 100, 60)) == 6
+    assert len(wrap_text("w" * 100_000, 60)) == 6
     assert wrap_text("", 60) == []
 
 
