@@ -38,6 +38,10 @@ def test_values_are_read_and_empty_ones_left_to_the_run() -> None:
     }
 
 
+def test_an_interval_of_noise_levels_may_have_no_upper_end() -> None:
+    assert read({"guidance.interval": [0.5, None]}) == {"guidance.interval": [0.5, float("inf")]}
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
