@@ -25,6 +25,15 @@ class StripPicture:
 
 
 @dataclass(frozen=True)
+class Interpolated:
+    """Pictures on the way from one prompt and seed to another, the command line that draws them, and messages."""
+
+    pictures: list[StripPicture]
+    command: str
+    messages: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Strip:
     """What all pictures of a strip share.
 

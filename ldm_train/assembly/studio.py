@@ -21,7 +21,7 @@ from ldm_train.assembly.prompt_options import Prompt
 from ldm_train.assembly.prompts import list_texts
 from ldm_train.assembly.sample_command import write_sample_command
 from ldm_train.assembly.stored_run import TrainedRun, fill_from_run
-from ldm_train.assembly.strip_pictures import StripPicture, draw_between, prepare_strip
+from ldm_train.assembly.strip_pictures import Interpolated, StripPicture, draw_between, prepare_strip
 from ldm_train.assembly.studio_choices import Choices, list_choices
 from ldm_train.assembly.studio_settings import Changes, StudioSettings
 from ldm_train.assembly.word_attention import WordAttention
@@ -77,15 +77,6 @@ class Drawn:
     def save(self, path: str | PathLike[str]) -> None:
         """Write its PNG file, atomically."""
         save_png(self.image, Path(path), self.png_texts)
-
-
-@dataclass(frozen=True)
-class Interpolated:
-    """Pictures on the way from one prompt and seed to another, the command line that draws them, and messages."""
-
-    pictures: list[StripPicture]
-    command: str
-    messages: tuple[str, ...] = ()
 
 
 class Studio:

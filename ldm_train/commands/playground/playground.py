@@ -9,7 +9,7 @@ from ldm_train.assembly.attention_picture import draw_attention
 from ldm_train.assembly.opened_run import Stamp, read_stamp
 from ldm_train.assembly.stacked_adapters import list_adapters
 from ldm_train.assembly.studio import OnStep, ShouldStop, Studio
-from ldm_train.commands.playground.prompt_tokens import PromptTokens, list_prompt_tokens
+from ldm_train.commands.playground.page_tokens import PromptTokens, list_prompt_tokens
 from ldm_train.commands.playground.requested_settings import read_request, read_text
 from ldm_train.commands.playground.sessions import BrowserSession, HistoryEntry, Sessions
 from ldm_train.commands.playground.uploads import Uploads

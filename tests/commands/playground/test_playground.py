@@ -17,9 +17,9 @@ if find_spec("gradio") is None:
     pytest.skip("the extra playground is not installed", allow_module_level=True)
 
 from ldm_train.assembly.studio import Cancelled
-from ldm_train.commands.playground import prompt_tokens
+from ldm_train.commands.playground import page_tokens
+from ldm_train.commands.playground.page_tokens import list_prompt_tokens
 from ldm_train.commands.playground.playground import Playground
-from ldm_train.commands.playground.prompt_tokens import list_prompt_tokens
 from ldm_train.data.pictures.images import read_png_texts
 from ldm_train.settings.composition import compose_as
 from ldm_train.settings.schema.using import PlaygroundSettings
@@ -347,7 +347,7 @@ def test_prompts_tokens_are_listed_with_those_that_were_never_trained(
     learned = {token.text: token.learned for token in found.tokens}
     assert learned["red"] is True
     assert learned["zebra"] is False
-    monkeypatch.setattr(prompt_tokens, "_learned", {})
+    monkeypatch.setattr(page_tokens, "_learned", {})
     trained = playground.studios[playground.first].trained
     elsewhere = replace(trained, config=trained.config.with_values(run_dir="moved away"))
     again = list_prompt_tokens(elsewhere, "a red zebra")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from ldm_train.assembly.studio_choices import Choices
-from ldm_train.commands.playground.prompt_tokens import PromptToken, PromptTokens
+from ldm_train.commands.playground.page_tokens import PromptToken, PromptTokens
 from ldm_train.commands.playground.requested_settings import read_request
 from ldm_train.commands.playground.result_html import render_history, render_message, render_result
 from ldm_train.commands.playground.sessions import HistoryEntry
