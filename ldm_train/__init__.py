@@ -9,9 +9,9 @@ from ldm_train.util.lazy_names import give_lazily
 
 # fmt: off
 __all__ = [
-    "ClassifierFreeGuidance", "Conditioning", "ConfigError", "Denoiser", "LatentCache", "Studio", "TrainedRun", "compose",
-    "conditioners", "encode", "generate", "iterate_latents", "load_conditioner", "load_run", "networks", "open_studio",
-    "picture_grid", "predictions", "run_command", "samplers", "schedules", "train",
+    "Cancelled", "ClassifierFreeGuidance", "Conditioning", "ConfigError", "Denoiser", "LatentCache", "Studio", "TrainedRun",
+    "compose", "conditioners", "encode", "generate", "iterate_latents", "load_conditioner", "load_run", "networks",
+    "open_studio", "picture_grid", "predictions", "run_command", "samplers", "schedules", "train",
 ]
 # fmt: on
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ldm_train.api.calls import compose, encode, run_command, train
     from ldm_train.api.trained_runs import generate, load_run, open_studio, picture_grid
     from ldm_train.assembly.stored_run import TrainedRun
-    from ldm_train.assembly.studio import Studio
+    from ldm_train.assembly.studio import Cancelled, Studio
     from ldm_train.data.cache.reader import LatentCache
     from ldm_train.diffusion import prediction as predictions
     from ldm_train.diffusion import schedules
@@ -35,7 +35,7 @@ else:
         "ldm_train.api.calls": ["compose", "encode", "run_command", "train"],
         "ldm_train.api.trained_runs": ["generate", "load_run", "open_studio", "picture_grid"],
         "ldm_train.assembly.stored_run": ["TrainedRun"],
-        "ldm_train.assembly.studio": ["Studio"],
+        "ldm_train.assembly.studio": ["Cancelled", "Studio"],
         "ldm_train.data.cache.reader": ["LatentCache"],
         "ldm_train.diffusion.denoiser": ["Denoiser"],
         "ldm_train.diffusion.guidance": ["ClassifierFreeGuidance"],

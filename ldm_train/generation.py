@@ -114,6 +114,7 @@ class Generation:
         number: int = 0,
         blend: Literal["slerp", "lerp"] = "slerp",
         picture: InitialPicture | None = None,
+        callback: StepCallback | None = None,
         given: Mapping[str, Given] = NOTHING,
     ) -> Tensor:
         """Draw pictures on the way from one prompt to another, (B, 3, H, W) in [-1, 1].
@@ -125,6 +126,7 @@ class Generation:
             blend: interpolation of the prompts' embeddings; noise is always interpolated by `slerp`, which keeps its
                 deviation.
             picture: a picture to start from instead of pure noise.
+            callback: called after each step of all pictures together.
             given: what the pictures are conditioned on besides the prompts, the same all the way.
         """
 
@@ -140,7 +142,7 @@ class Generation:
             )
             return slerp(first.flatten(1), second.flatten(1), weights).view_as(first)
 
-        return self._draw(condition, noise, recipe, picture, given=given)
+        return self._draw(condition, noise, recipe, picture, callback, given)
 
     def _draw(
         self,

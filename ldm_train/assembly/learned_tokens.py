@@ -1,4 +1,4 @@
-"""Which tokens a run was trained on: those of its captions."""
+"""Find the tokens that a run was trained on, which are in its captions."""
 
 import torch
 from torch import Tensor

@@ -19,7 +19,7 @@ class OpenedRun:
     """A run with its weights in memory.
 
     Args:
-        settings: of which only those count that decide what is loaded.
+        settings: only `run_dir`, `weights`, `device`, `moved`, `embeddings` and the weaker model of guidance have an effect.
 
     Raises:
         ValueError: as `open_run`.

@@ -15,15 +15,13 @@ from torch import Tensor
 
 from ldm_train.assembly.alike_pictures import AlikePictures, draw_batch, group_alike
 from ldm_train.assembly.cut_texts import warn_of_cut_prompts
-from ldm_train.assembly.drawing import build_run_recipe, read_start, set_size
-from ldm_train.assembly.given_conditions import read_given
 from ldm_train.assembly.opened_run import OpenedRun, read_stamp
 from ldm_train.assembly.png_text import build_png_texts
 from ldm_train.assembly.prompt_options import Prompt
 from ldm_train.assembly.prompts import list_texts
 from ldm_train.assembly.sample_command import write_sample_command
 from ldm_train.assembly.stored_run import TrainedRun, fill_from_run
-from ldm_train.assembly.strip_pictures import StripPicture, draw_between
+from ldm_train.assembly.strip_pictures import Interpolated, StripPicture, draw_between, prepare_strip
 from ldm_train.assembly.studio_choices import Choices, list_choices
 from ldm_train.assembly.studio_settings import Changes, StudioSettings
 from ldm_train.assembly.word_attention import WordAttention
@@ -174,11 +172,8 @@ class Studio:
             first = settings.first_number if number is None else number
             settings = settings.with_values(count=1, first_number=first, prompts=[prompt.as_mapping()])
             refuse_interpolations(settings.prompts)
-            note_all([*notes("sample", settings), *list_syntax_notes([prompt.text], "prompt")])
             trained = self._open(settings)
-            for name, texts in (("prompt", list_texts([prompt])), ("negative_prompt", [settings.negative_prompt])):
-                for line in warn_of_cut_prompts(trained.parts.text_encoder, texts, setting=name):
-                    warn(line)
+            report_prompts(settings, [prompt], trained)
             [alike] = group_alike(settings, [prompt], trained)
             images, [attention] = draw_batch(alike, callback=StepReport(alike, on_step, on_progress, should_stop))
             texts_of_png = build_png_texts(alike.settings, alike.trained, prompt.text, alike.numbers[0])
@@ -195,39 +190,42 @@ class Studio:
             )
 
     def interpolate(
-        self, changes: Changes, prompts: tuple[str, str], *, count: int, to_seed: int
-    ) -> tuple[list[StripPicture], str]:
+        self,
+        changes: Changes,
+        prompts: tuple[str, str],
+        *,
+        count: int,
+        to_seed: int,
+        should_stop: ShouldStop | None = None,
+    ) -> Interpolated:
         """Draw `count` pictures on the way from one prompt and the seed to another prompt and `to_seed`.
 
-        Returns:
-            the pictures, and the command line that draws them.
+        Args:
+            should_stop: called at each step; if it returns True, drawing ends.
 
         Raises:
-            ConfigError, ValueError: as `draw`.
+            ConfigError, ValueError, Cancelled: as `draw`.
         """
-        with self._lock, granted(self._grants), collecting_messages():
+        with self._lock, granted(self._grants), collecting_messages() as messages:
             texts = [Prompt(text, "prompt") for text in prompts]
             settings = self._settings.read(changes).with_values(
                 prompts=[text.as_mapping() for text in texts], count=1, interpolate=count, to_seed=to_seed
             )
             refuse_interpolations(settings.prompts)
             command = write_sample_command(settings, *texts)
-            opened = self._open(settings)
-            settings, trained = fill_from_run(settings, opened.config), set_size(opened, settings.size)
-            trained.generation.check([*prompts], build_run_recipe(settings))
-            start, given = read_start(settings, trained.generation), read_given(settings, trained.generation)
-            pictures: list[StripPicture] = []
+            trained = self._open(settings)
+            report_prompts(settings, texts, trained)
+            strip, pictures = prepare_strip(settings, trained, prompts), list[StripPicture]()
             for part in torch.linspace(0, 1, count).split(settings.batch_size):  # as the command does it, byte for byte
-                pictures += draw_between(
-                    settings, trained, prompts, (settings.seed, to_seed), part, start=start, given=given
-                )
-            return pictures, command
+                seeds = (settings.seed, to_seed)
+                pictures += draw_between(strip, prompts, seeds, part, callback=lambda *_: end_if(should_stop))
+            return Interpolated(pictures, command, tuple(messages))
 
     def refresh(self) -> bool:
         """Load the run's newest weights if they changed, and return whether they did.
 
         Raises:
-            ValueError: they cannot be loaded; those that were loaded before remain.
+            ValueError: they cannot be loaded; the weights that were loaded before remain.
         """
         with self._lock, granted(self._grants):
             stamp = read_stamp(self._settings.base)
@@ -270,8 +268,7 @@ class StepReport:
     should_stop: ShouldStop | None
 
     def __call__(self, number: int, x_s: Tensor, estimate: Estimate) -> None:
-        if self.should_stop is not None and self.should_stop():
-            raise Cancelled
+        end_if(self.should_stop)
         initial, steps = self.alike.start.initial, self.alike.recipe.steps
         steps = steps if initial is None else max(1, round(initial.strength * steps))
         if self.on_progress is not None:
@@ -279,3 +276,17 @@ class StepReport:
         if self.on_step is not None:
             image = self.alike.start.paste(self.alike.trained.generation.decode(estimate.clean))
             self.on_step(number + 1, steps, to_display_bytes(image)[0].cpu())
+
+
+def end_if(should_stop: ShouldStop | None) -> None:
+    """Raise `Cancelled` if drawing is to end."""
+    if should_stop is not None and should_stop():
+        raise Cancelled
+
+
+def report_prompts(settings: SampleSettings, prompts: list[Prompt], trained: TrainedRun) -> None:
+    """Note which settings have no effect, and how prompts are read; warn of texts that are cut."""
+    note_all([*notes("sample", settings), *list_syntax_notes([prompt.text for prompt in prompts], "prompt")])
+    for name, texts in (("prompt", list_texts(prompts)), ("negative_prompt", [settings.negative_prompt])):
+        for line in warn_of_cut_prompts(trained.parts.text_encoder, texts, setting=name):
+            warn(line)

@@ -19,8 +19,9 @@ Changes = Mapping[str, object] | Sequence[str]
 USUAL = re.compile(r"(seed|first_number)=(\d{1,18})")
 REMEMBERED = 100  # settings that need not be read again
 # What a command draws or reads as a whole; a studio draws one picture of one prompt.
-WHOLE = ("prompts", "out", "x", "y", "interpolate", "to_seed", "blend", "labels", "batch_size", "config", "config_path")
-WHOLE_OR_TRUST = (*WHOLE, "trust", "hydra", "debug")
+WHOLE = ("prompts", "x", "y", "interpolate", "to_seed", "blend", "labels", "batch_size")
+AT_THE_START = ("out", "trust", "debug", "hydra", "config", "config_path")  # decided before a run is loaded
+FIXED = (*WHOLE, *AT_THE_START)
 _composing = threading.Lock()  # Hydra's state is the process's
 
 
@@ -47,7 +48,9 @@ class StudioSettings:
         """
         words = list_change_words(changes)
         for name in map(key_of, words):
-            if name.partition(".")[0] in WHOLE_OR_TRUST:
+            if name.partition(".")[0] in AT_THE_START:
+                raise ConfigError(f"{name} cannot be changed while a run stays loaded: start again with {name}=…")
+            if name.partition(".")[0] in WHOLE:
                 raise ConfigError(f"{name} cannot be changed here: one picture of one prompt is drawn at a time")
         usual = {found[1]: int(found[2]) for word in words if (found := USUAL.fullmatch(word))}
         words = tuple(word for word in words if not USUAL.fullmatch(word))

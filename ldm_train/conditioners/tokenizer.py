@@ -17,6 +17,8 @@ from tokenizers.models import BPE
 TRANSFORMERS_SPECIAL = ("<|startoftext|>", "<|endoftext|>")  # the names that transformers has for start and end
 SPECIAL = ("<start_of_text>", "<end_of_text>")
 END_OF_WORD = "</w>"  # with which CLIP's vocabulary marks tokens that end a word
+REMEMBERED = 2**18  # words that need not be merged again
+LONGEST_REMEMBERED = 100  # bytes of such a word
 NUM_MERGES = 49152 - 256 - 2  # that CLIP uses of its file
 PRINTED = (range(ord("!"), ord("~") + 1), range(ord("¡"), ord("¬") + 1), range(ord("®"), ord("ÿ") + 1))
 
@@ -89,9 +91,12 @@ class Tokenizer:
 
     def _merge(self, word: str) -> list[int]:
         """Return the tokens of one word in letters for bytes."""
-        if word not in self._cache:
-            self._cache[word] = [symbol.id for symbol in self._model.tokenize(word)]
-        return self._cache[word]
+        found = self._cache.get(word)
+        if found is None:
+            found = [symbol.id for symbol in self._model.tokenize(word)]
+            if len(word) <= LONGEST_REMEMBERED and len(self._cache) < REMEMBERED:
+                self._cache[word] = found
+        return found
 
     def has_token(self, word: str) -> bool:
         """Return whether a word is one token of CLIP's vocabulary, at the end of a word or inside one."""

@@ -131,8 +131,8 @@ def test_a_prompt_with_settings_of_its_own_is_that_of_a_line(
         ({"size": [16, 15]}, ["size=[16, 15]"]),
         ({"adapters": "nowhere"}, ["nowhere"]),
         ({"run_dir": "nowhere"}, ["nowhere"]),
-        ({"out": "elsewhere"}, ["out"]),
-        (["trust=os"], ["trust"]),
+        ({"out": "elsewhere"}, ["start again with out=…"]),
+        (["trust=os"], ["start again with trust=…"]),
         (["config=a.yaml"], ["config"]),
         ({"x.seed": [0, 1]}, ["x.seed"]),
     ],
@@ -151,6 +151,21 @@ def test_a_drawing_is_cancelled_between_steps(studio: Studio) -> None:
         studio.draw({}, PROMPT, on_progress=lambda *step: seen.append(step), should_stop=lambda: len(seen) == 2)
     assert seen == [(1, 4), (2, 4)]
     assert studio.draw({}, PROMPT).png == before
+
+
+def test_an_interpolation_is_cancelled_between_steps_and_has_messages(studio: Studio) -> None:
+    asked: list[None] = []
+
+    def should_stop() -> bool:
+        asked.append(None)
+        return len(asked) == 2
+
+    with pytest.raises(Cancelled):
+        studio.interpolate({}, (PROMPT, "a square"), count=2, to_seed=1, should_stop=should_stop)
+    assert len(asked) == 2
+    found = studio.interpolate(QUICK, (PROMPT, "word " * 100), count=2, to_seed=1)
+    assert len(found.pictures) == 2
+    assert [message for message in found.messages if isinstance(message, Caution) and message.startswith("prompt")]
 
 
 @pytest.mark.parametrize(("strength", "count"), [(None, 4), (0.5, 2)])

@@ -351,3 +351,13 @@ def test_a_file_that_holds_no_weights_is_refused(tmp_path):
     path.write_bytes(b"nothing")
     with pytest.raises(ValueError, match=r"text_encoder.weights=.*weights.pt cannot be read"):
         clip(model="ViT-S-32-alt", weights=str(path), pad_token=0)
+
+
+def test_the_words_that_a_tokenizer_remembers_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = Tokenizer(context_length=12)
+    alone = [tokenizer.encode(word) for word in ("apple", "zebra", "x" * 1000)]
+    fresh = Tokenizer(context_length=12)
+    monkeypatch.setattr("ldm_train.conditioners.tokenizer.REMEMBERED", len(fresh._cache) + 1)
+    assert [fresh.encode(word) for word in ("apple", "zebra", "x" * 1000)] == alone
+    assert len(fresh._cache) == 3
+    assert not [word for word in tokenizer._cache if len(word) >= 1000]

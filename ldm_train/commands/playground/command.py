@@ -50,7 +50,10 @@ def describe(address: Address, settings: PlaygroundSettings) -> str:
         if address.hosts
         else "any machine that reaches this one, and knows the token, can use it"
     )
-    return f"the playground is at {address.link} ({who}); Ctrl-C ends it\npictures and uploads go to {kept}"
+    other = f"\non another machine, open {address.other_link}, or this machine's address instead of its name" * (
+        address.other_link is not None
+    )
+    return f"the playground is at {address.link} ({who}); Ctrl-C ends it{other}\npictures and uploads go to {kept}"
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import errno
 import ipaddress
 import secrets
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ldm_train.settings.schema.using import PlaygroundSettings
 
@@ -33,6 +33,13 @@ class Address:
     def link(self) -> str:
         """What to open in a browser."""
         return self.url if self.token is None else f"{self.url}?token={self.token}"
+
+    @property
+    def other_link(self) -> str | None:
+        """What to open on another machine, if it is another link: an address that stands for all cannot be opened there."""
+        if self.host not in ("0.0.0.0", "::"):
+            return None
+        return replace(self, host=socket.gethostname()).link
 
     @property
     def hosts(self) -> frozenset[str] | None:
@@ -69,7 +76,7 @@ def choose_token(settings: PlaygroundSettings) -> str | None:
     if len(token) < SHORTEST or not all(letter.isascii() and (letter.isalnum() or letter in "-_") for letter in token):
         raise ValueError(
             f"token=… must have at least {SHORTEST} letters, digits, - and _, and has {len(token)} characters; leave it out "
-            "and one is drawn by lot"
+            "and a random one is made"
         )
     return token
 

@@ -59,29 +59,32 @@ class PageEvents:
         return [Job(run, prompt, settings | {"first_number": first + offset}) for offset in range(FOUR)]
 
     def compare(self, request: gr.Request, *values: object) -> Iterator[Updates]:
-        """Draw the same noise by two settings; the last values are those of the second one."""
+        """Draw the same noise by two settings; the last values are what the second one changes."""
         count = len(self.inputs.components)
 
         def list_both() -> list[Job]:
-            run, prompt, settings = self.inputs.read(values[:count])
             names = ("run", "weights", "sampler", "steps", "guidance.scale")
             other = {
                 name: read_box(name, value) if name in ("steps", "guidance.scale") else value
                 for name, value in zip(names, values[count:], strict=True)
                 if value not in (None, "", "same")
             }
-            other_run = str(other.pop("run", run))
-            return [Job(run, prompt, settings), Job(other_run, prompt, settings | other)]
+            other_run = other.pop("run", None)
+            run, prompt, settings = self.inputs.read(values[:count], None if other_run is None else str(other_run))
+            return [Job(*self.inputs.read(values[:count])), Job(run, prompt, settings | other)]
 
         yield from self.stream(request, list_both, partial(render_row, labels=("this", "the other")))
 
     def interpolate(self, start: object, end: object, count: int, request: gr.Request) -> Updates:
         """Draw pictures on the way from one picture of the history to another."""
         session = self.playground.sessions.open(request.session_hash)
+        session.stop = stop = threading.Event()
         try:
-            ends = [session.find(start), session.find(end)]
-            entries = self.playground.interpolate(session, ends[0], ends[1], int(count))
+            ends = session.find(start), session.find(end)
+            entries = self.playground.interpolate(session, *ends, int(count), should_stop=stop.is_set)
             result = render_row(entries)
+        except Cancelled:
+            result = render_message(CANCELLED, "note")
         except Exception as error:
             result = self.render_error(error)
         return [result, *self.list_history(session)]
@@ -129,7 +132,7 @@ class PageEvents:
     def render_one(self, entries: Sequence[HistoryEntry]) -> str:
         """Return a picture with all that is known about it."""
         [entry] = entries
-        return render_result(entry, self.playground.list_tokens(entry.run, entry.prompt))
+        return render_result(entry, self.playground.list_tokens(entry.run, entry.prompt) if entry.restorable else None)
 
     def render_error(self, error: Exception) -> str:
         """Return why something could not be drawn; what is no message for a person is reported in the terminal too."""
@@ -139,7 +142,7 @@ class PageEvents:
 
     def list_history(self, session: BrowserSession) -> Updates:
         """Return a session's history, and the lists of its pictures to interpolate between."""
-        names = [(f"{entry.number}: {entry.prompt[:60]}", entry.number) for entry in session.entries]
+        names = [(f"{entry.number}: {entry.prompt[:60]}", entry.number) for entry in session.entries if entry.restorable]
         ends = [names[-2][1], names[-1][1]] if len(names) > 1 else [None, None]
         return [render_history(session.entries), *(gr.update(choices=names, value=end) for end in ends)]
 
@@ -155,6 +158,9 @@ class PageEvents:
             entry = session.find(getattr(event, "entry", None))
         except ValueError as error:
             return [render_message(str(error)), *[gr.skip()] * len(self.inputs.components)]
+        if not entry.restorable:
+            text = f"picture {entry.number} is between two others: its command draws it again; no settings were restored"
+            return [render_message(text, "note") + self.render_one([entry]), *[gr.skip()] * len(self.inputs.components)]
         values = self.inputs.write(entry.run, entry.prompt, entry.settings)
         return [self.render_one([entry]), *(gr.update(value=value) for value in values.values())]
 

@@ -50,26 +50,30 @@ class PageInputs:
         self.boxes.add(name)
         self.add(name, number_box(label, value, elem_id=elem_id, placeholder=placeholder))
 
-    def read(self, values: Sequence[object]) -> tuple[str, object, dict[str, object]]:
-        """Return the run, the prompt and the settings of the components' values; those that are left to the run are out.
+    def read(self, values: Sequence[object], run: str | None = None) -> tuple[str, object, dict[str, object]]:
+        """Return the run, the prompt and the settings of the components' values, without what is left to the run.
+
+        Args:
+            run: instead of the chosen one.
 
         Raises:
-            ValueError: the values are not those of this page.
+            ValueError: there are more or fewer values than components.
         """
         if len(values) != len(self.components):
-            raise ValueError("the page is an old one; load it again")
+            raise ValueError("the playground restarted; reload the page")
         given = dict(zip(self.components, values, strict=True))
         settings = {
             name: read_box(name, value) if name in self.boxes else value
             for name, value in given.items()
             if value not in (None, "", AS_RUN)
         }
-        run, prompt, maps = settings.pop("run", ""), settings.pop("prompt", ""), settings.pop("maps", "{}")
+        chosen, prompt, maps = settings.pop("run", ""), settings.pop("prompt", ""), settings.pop("maps", "{}")
         low, high = settings.pop("low", None), settings.pop("high", None)
         if low is not None or high is not None:
             settings["guidance.interval"] = [0 if low is None else low, high]
         height, width = settings.pop("height", None), settings.pop("width", None)
-        choices = self.playground.choices.get(str(run))
+        run = str(chosen) if run is None else run
+        choices = self.playground.choices.get(run)
         if choices is not None and (height is not None or width is not None):
             settings["size"] = [height or choices.size[0], width or choices.size[1]]
         if settings.get("weights") == self.playground.settings.weights:  # also a file, which a browser cannot name
@@ -85,7 +89,7 @@ class PageInputs:
         if choices is not None:  # inputs of another run have no effect on this one
             known = {f"number.{name}" for name in choices.numbers} | {f"map.{name}" for name in choices.maps}
             settings = {n: v for n, v in settings.items() if not n.startswith(("number.", "map.")) or n in known}
-        return str(run), prompt, settings
+        return run, prompt, settings
 
     def write(self, run: str, prompt: str, settings: Mapping[str, object]) -> dict[str, object]:
         """Return the values of all components for a picture that was drawn."""
@@ -103,7 +107,7 @@ class PageInputs:
             **dict.fromkeys(("sampler", "spacing"), AS_RUN),
             **{
                 "weights": self.playground.settings.weights,
-                "seed": 0,
+                "seed": self.playground.studios[self.playground.first].settings.seed,
                 "first_number": 0,
                 "strength": 1.0,
                 "attention": False,
@@ -191,7 +195,7 @@ def place_settings(inputs: PageInputs) -> None:
         with gr.Row():
             inputs.add_box("seed", "seed", settings.seed, elem_id="seed")
             inputs.add_box("first_number", "picture number", 0, elem_id="number")
-            inputs.add_box("steps", "steps", settings.steps, elem_id="steps")
+            inputs.add_box("steps", "steps", elem_id="steps", placeholder=str(settings.steps))
         with gr.Row():
             inputs.add("sampler", gr.Dropdown(samplers, value=AS_RUN, label="sampler", min_width=110, elem_id="sampler"))
             inputs.add("spacing", gr.Dropdown(spacings, value=AS_RUN, label="spacing", min_width=110, elem_id="spacing"))

@@ -3,14 +3,14 @@
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 from ldm_train.assembly.attention_picture import draw_attention
+from ldm_train.assembly.opened_run import Stamp, read_stamp
 from ldm_train.assembly.stacked_adapters import list_adapters
 from ldm_train.assembly.studio import OnStep, ShouldStop, Studio
-from ldm_train.commands.playground.prompt_tokens import PromptTokens, list_prompt_tokens
-from ldm_train.commands.playground.requested_settings import read_request, read_text, read_whole
+from ldm_train.commands.playground.page_tokens import PromptTokens, list_prompt_tokens
+from ldm_train.commands.playground.requested_settings import read_request, read_text
 from ldm_train.commands.playground.sessions import BrowserSession, HistoryEntry, Sessions
 from ldm_train.commands.playground.uploads import Uploads
 from ldm_train.data.pictures.images import encode_png
@@ -19,6 +19,7 @@ from ldm_train.settings.python_values import PythonValues
 from ldm_train.settings.schema.commands import default_values
 from ldm_train.settings.schema.options import list_part_groups
 from ldm_train.settings.schema.using import PlaygroundSettings, SampleSettings
+from ldm_train.settings.shipped import ConfigError
 from ldm_train.util.messages import note, warn
 from ldm_train.util.safe_json import parse_json
 from ldm_train.util.text import list_names
@@ -43,6 +44,7 @@ class Playground:
         self.choices = {path: studio.choices for path, studio in self.studios.items()}
         self.steps = {path: studio.step for path, studio in self.studios.items()}
         self.adapters = dict(list_adapters(settings.adapters))
+        self._failed: dict[str, Stamp | None] = {}  # the file of weights that a run could not load last
         self._over = threading.Event()
         if settings.follow:
             threading.Thread(target=self._follow, name="following", daemon=True).start()
@@ -74,8 +76,6 @@ class Playground:
         """
         studio, choices, text = self.find_studio(run), self.choices[run], read_text("prompt", prompt)
         changes = read_request(settings, choices, self.adapters, self.uploads)
-        if self.settings.follow:
-            self.refresh(run)
         drawn = studio.draw(changes, text, on_step=on_step, should_stop=should_stop)
         session.count += 1
         number = session.count
@@ -98,35 +98,44 @@ class Playground:
         session.add(entry)
         return entry
 
-    def interpolate(self, session: BrowserSession, start: HistoryEntry, end: HistoryEntry, count: int) -> list[HistoryEntry]:
+    def interpolate(
+        self,
+        session: BrowserSession,
+        start: HistoryEntry,
+        end: HistoryEntry,
+        count: int,
+        *,
+        should_stop: ShouldStop | None = None,
+    ) -> list[HistoryEntry]:
         """Draw pictures on the way from one picture of a session to another, by the settings of the first.
 
         Raises:
-            ValueError: they are of different runs, or start from a picture.
+            ValueError: there is no such way between them, or it cannot be drawn.
+            Cancelled: `should_stop` returned True.
         """
-        if start.run != end.run:
+        check_ends(start, end)
+        studio, choices = self.find_studio(start.run), self.choices[start.run]
+        first, last = (read_request(one.settings, choices, self.adapters, self.uploads) for one in (start, end))
+        numbers = [one.get("first_number", studio.settings.first_number) for one in (first, last)]
+        if numbers[0] != numbers[1]:
             raise ValueError(
-                f"picture {start.number} is of {start.run}, and picture {end.number} of {end.run}: choose two of one run"
+                f"picture {start.number} has the picture number {numbers[0]}, and picture {end.number} has {numbers[1]}: "
+                "the way goes from one seed to another with the same number; draw one of them again with the other's "
+                "picture number and another seed"
             )
-        if "picture" in start.settings:
-            raise ValueError(
-                f"picture {start.number} began from a picture, and an interpolation begins from noise; choose another"
-            )
-        studio = self.find_studio(start.run)
-        changes = read_request(start.settings, self.choices[start.run], self.adapters, self.uploads) | {"attention": False}
-        seed = read_whole("seed", end.settings.get("seed", studio.settings.seed))
-        begin = time.perf_counter()
-        pictures, command = studio.interpolate(changes, (start.prompt, end.prompt), count=count, to_seed=seed)
-        seconds = (time.perf_counter() - begin) / count
-        others = {**start.settings, "seed": None} != {**end.settings, "seed": None}
-        notes = (f"all are drawn with the settings of picture {start.number}, except for prompt and seed",) if others else ()
-        for picture in pictures:
+        seed = last.get("seed", studio.settings.seed)
+        assert isinstance(seed, int)
+        begin, prompts = time.perf_counter(), (start.prompt, end.prompt)
+        drawn = studio.interpolate(first | {"attention": False}, prompts, count=count, to_seed=seed, should_stop=should_stop)
+        seconds, same = (time.perf_counter() - begin) / count, {"seed": None, "attention": None}
+        remark = f"all are drawn with the settings of picture {start.number}, except for prompt and seed"
+        messages = (*(remark,) * (first | same != last | same), *drawn.messages)
+        for picture in drawn.pictures:
             session.count += 1
             path = self.sessions.save(session, f"{session.count:05d}.png", encode_png(picture.image, picture.png_texts))
             step = read_step(picture.png_texts)
-            session.add(
-                replace(start, number=session.count, path=path, command=command, seconds=seconds, step=step, messages=notes)
-            )
+            texts = (picture.name, {}, drawn.command)
+            session.add(HistoryEntry(session.count, path, start.run, *texts, seconds, step, messages, restorable=False))
         return session.entries[-count:]
 
     def find_studio(self, run: str) -> Studio:
@@ -149,13 +158,33 @@ class Playground:
                 self.refresh(run)
 
     def refresh(self, run: str) -> None:
-        """Load a run's newest checkpoint; if that fails, the one before remains."""
+        """Load a run's newest checkpoint; if that fails, the one before remains, and each file is reported once."""
+        studio = self.studios[run]
         try:
-            if self.studios[run].refresh():
-                self.steps[run] = self.studios[run].step
+            if studio.refresh():
+                self.steps[run] = studio.step
                 note(f"{run}: drawing with step {self.steps[run]:,} from now on")
-        except (ValueError, OSError) as error:  # the run may be writing; the weights before remain
+        except (ConfigError, ValueError, OSError, RuntimeError) as error:  # the run may be writing, or memory is full
+            stamp = read_stamp(studio.settings)
+            if run in self._failed and self._failed[run] == stamp:
+                return
+            self._failed[run] = stamp
             warn(f"{run}: the new checkpoint cannot be loaded, so the one before is used: {error}")
+
+
+def check_ends(start: HistoryEntry, end: HistoryEntry) -> None:
+    """Refuse pictures between which there is no way.
+
+    Raises:
+        ValueError: they are of different runs, or one of them is between two others itself.
+    """
+    if start.run != end.run:
+        raise ValueError(
+            f"picture {start.number} is of {start.run}, and picture {end.number} of {end.run}: choose two of one run"
+        )
+    for one in (start, end):
+        if not one.restorable:
+            raise ValueError(f"picture {one.number} is between two others; choose one that was drawn from a prompt")
 
 
 def list_runs(settings: PlaygroundSettings) -> list[str]:

@@ -108,11 +108,12 @@ def read_switch(name: str, value: object) -> bool:
 
 
 def read_pair(name: str, value: object) -> list[float] | list[int]:
-    """Return two numbers; of a size, whole ones."""
+    """Return two numbers; of a size, whole ones; of noise levels, None is no upper limit."""
     if not isinstance(value, list) or len(value) != 2:
         raise ValueError(f"{name}={shorten(str(value))} must be two numbers")
     if name != "size":
-        return [read_number(name, one) for one in value]
+        low, high = value
+        return [read_number(name, low), math.inf if high is None else read_number(name, high)]
     sides = [read_whole(name, one) for one in value]
     if max(sides) > LARGEST_SIDE:
         raise ValueError(f"size={sides} must be at most {LARGEST_SIDE} pixels on a side")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ldm_train.commands.playground.prompt_tokens import PromptTokens
+from ldm_train.commands.playground.page_tokens import PromptTokens
 from ldm_train.commands.playground.sessions import HistoryEntry
 from ldm_train.data.pictures.images import encode_png
 from ldm_train.util.messages import Caution

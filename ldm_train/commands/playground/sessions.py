@@ -24,6 +24,7 @@ class HistoryEntry:
         path: of its file below the folder of pictures, which is part of its address.
         run, prompt, settings: from which it was drawn, as the page has them.
         attention: the path of the picture of the attention to its words.
+        restorable: whether prompt and settings draw it again; not of a picture between two others.
     """
 
     number: int
@@ -36,6 +37,7 @@ class HistoryEntry:
     step: int
     messages: tuple[str, ...] = ()
     attention: str | None = None
+    restorable: bool = True
 
 
 @dataclass

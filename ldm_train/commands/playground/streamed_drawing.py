@@ -1,4 +1,4 @@
-"""Draw in a thread, and yield what is to be seen meanwhile."""
+"""Draw in a thread, and yield previews until the picture is finished."""
 
 import queue
 import threading
@@ -33,7 +33,7 @@ class Finished(Generic[Result]):
 def stream_drawing(
     draw: Callable[[OnStep, ShouldStop], Result], stop: threading.Event
 ) -> Iterator[Preview | Finished[Result]]:
-    """Yield the previews of a drawing, and its end last. Whoever stops reading stops the drawing.
+    """Yield the previews of a drawing, and its end last. If the reader stops early, so does the drawing.
 
     Args:
         draw: called in a thread.

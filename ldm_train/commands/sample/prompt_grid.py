@@ -18,8 +18,8 @@ from ldm_train.training.callbacks.picture_grids import make_grid_picture, stack_
 def draw_grid(settings: SampleSettings, prompts: list[Prompt], folder: PictureFolder) -> list[str]:
     """Draw `count` pictures of each prompt, and all of them in one grid; return the prompt of each.
 
-    Picture i has noise number `first_number` + i; those of a prompt with its own seed are counted from its own first one, so
-    that it gives the same pictures in any file.
+    Picture i has noise number `first_number` + i; the pictures of a prompt with its own seed are numbered from
+    `first_number` again, so that it gives the same pictures in any file.
     """
     count = len(prompts) * settings.count
     maps = [f"{number:04d}-attention.png" for number in range(count)] if settings.attention else []

@@ -18,7 +18,7 @@ from ldm_train.assembly.picture_series import PictureSeries
 from ldm_train.assembly.prompt_options import Prompt, read_line
 from ldm_train.assembly.quality_warnings import warn_of_lossy_run
 from ldm_train.assembly.studio import Studio
-from ldm_train.assembly.studio_settings import WHOLE_OR_TRUST
+from ldm_train.assembly.studio_settings import FIXED
 from ldm_train.commands.sample.line_history import keeping_history
 from ldm_train.settings.composition import words
 from ldm_train.settings.schema.options import Part, list_part_groups
@@ -139,7 +139,7 @@ class PromptLine:
         """Return the settings that may be changed, one a line, as they can be typed."""
         settings, lines = self.studio.read([*self.changes.values()]), list[str]()
         for name in type(settings).model_fields:
-            if name in WHOLE_OR_TRUST:
+            if name in FIXED:
                 continue
             value = getattr(settings, name)
             lines += words(name, value) if isinstance(value, Part) else [f"{name}={format_value(value)}"]

@@ -6,13 +6,11 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from ldm_train.assembly.drawing import open_sized, read_start
-from ldm_train.assembly.given_conditions import read_given
+from ldm_train.assembly.drawing import open_warned
 from ldm_train.assembly.picture_folder import PictureFolder
 from ldm_train.assembly.png_text import build_overview_texts
 from ldm_train.assembly.prompt_options import Prompt
-from ldm_train.assembly.stored_run import fill_from_run
-from ldm_train.assembly.strip_pictures import draw_between
+from ldm_train.assembly.strip_pictures import draw_between, prepare_strip
 from ldm_train.settings.schema.using import SampleSettings
 from ldm_train.training.callbacks.picture_grids import make_grid_picture
 
@@ -39,11 +37,8 @@ def draw_strip(settings: SampleSettings, given: list[Prompt], folder: PictureFol
         raise ValueError(
             f"interpolate={settings.interpolate} needs two prompts, or another seed for one prompt: set to_seed=1"
         )
-    trained, shares = open_sized(settings), torch.linspace(0, 1, settings.interpolate)
-    settings = fill_from_run(settings, trained.config)
+    strip, shares = prepare_strip(settings, open_warned(settings), prompts), torch.linspace(0, 1, settings.interpolate)
     pairs = list(pairwise(prompts)) or [(prompts[0], prompts[0])]
-    trained.generation.check(prompts, trained.recipe)
-    start, conditions = read_start(settings, trained.generation), read_given(settings, trained.generation)
     folder.expect([*(f"{place:04d}.png" for place in range(len(pairs) * len(shares))), "strip.png"])
     seeds = [settings.seed, settings.seed if settings.to_seed is None else settings.to_seed]
     pictures: list[Tensor] = []
@@ -51,12 +46,12 @@ def draw_strip(settings: SampleSettings, given: list[Prompt], folder: PictureFol
     places = [(row, part) for row in range(len(pairs)) for part in shares.split(settings.batch_size)]
     for row, part in track(places, "drawing"):
         ends = (seeds[row % 2], seeds[1 - row % 2])
-        for picture in draw_between(settings, trained, pairs[row], ends, part, start=start, given=conditions):
+        for picture in draw_between(strip, pairs[row], ends, part):
             folder.save(picture.image, f"{len(drawn):04d}.png", picture.png_texts)
             pictures.append(picture.image)
             drawn.append(picture.name)
     together = torch.stack(pictures)
     overview = make_grid_picture(together, columns=len(shares))
-    folder.save(overview, "strip.png", build_overview_texts(settings, prompts))
-    print(f"wrote {len(drawn)} pictures of step {trained.step} to {folder.path}; see {folder.path / 'strip.png'}")
+    folder.save(overview, "strip.png", build_overview_texts(strip.settings, prompts))
+    print(f"wrote {len(drawn)} pictures of step {strip.trained.step} to {folder.path}; see {folder.path / 'strip.png'}")
     return drawn

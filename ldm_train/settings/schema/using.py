@@ -270,9 +270,7 @@ class PlaygroundSettings(DrawingSettings):
     )
     host: Text = setting("127.0.0.1", "address to listen on; any but this machine's own (127.0.0.1, ::1) needs the token")
     port: Annotated[int, Range(0, 65535)] = setting(7860, "port to listen on; 0: any that is free")
-    token: Text | None = setting(
-        None, "what a browser must know, at least 16 letters; null: drawn by lot where it is needed"
-    )
+    token: Text | None = setting(None, "what a browser must know, at least 16 letters; null: random where needed")
     follow: bool = setting(False, "draw with each new checkpoint of a run that trains")
     adapters: Factors | None = setting(None, "LoRAs with factors as for sample; each gets a slider")
     embeddings: Paths | None = setting(None, "vectors of new words, as for sample")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from ldm_train.commands.playground.command import describe
 from ldm_train.commands.playground.listening import Address, choose_token, is_loopback, open_socket
 from ldm_train.settings.composition import compose_as
 from ldm_train.settings.schema.using import PlaygroundSettings
@@ -37,6 +38,14 @@ def test_a_token_may_be_given_on_this_machine_too() -> None:
     assert choose_token(read_settings("token=abcdefghijklmnop")) == "abcdefghijklmnop"
     assert Address("127.0.0.1", 80, "abcdefghijklmnop").link == "http://127.0.0.1:80/?token=abcdefghijklmnop"
     assert Address("::1", 80, None).link == "http://[::1]:80/"
+
+
+def test_an_address_that_stands_for_all_comes_with_one_that_others_can_open() -> None:
+    token = "abcdefghijklmnop"
+    for host in ("0.0.0.0", "::"):
+        assert Address(host, 7860, token).other_link == f"http://{socket.gethostname()}:7860/?token={token}"
+        assert socket.gethostname() in describe(Address(host, 7860, token), read_settings())
+    assert Address("192.0.2.1", 7860, token).other_link is None
 
 
 def test_a_port_that_is_taken_is_reported_with_the_next_free_one() -> None:

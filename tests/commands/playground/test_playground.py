@@ -5,6 +5,7 @@ import shlex
 import threading
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,15 +17,18 @@ if find_spec("gradio") is None:
     pytest.skip("the extra playground is not installed", allow_module_level=True)
 
 from ldm_train.assembly.studio import Cancelled
+from ldm_train.commands.playground import page_tokens
+from ldm_train.commands.playground.page_tokens import list_prompt_tokens
 from ldm_train.commands.playground.playground import Playground
 from ldm_train.data.pictures.images import read_png_texts
 from ldm_train.settings.composition import compose_as
 from ldm_train.settings.schema.using import PlaygroundSettings
+from ldm_train.settings.shipped import ConfigError
 
 if TYPE_CHECKING:
     from gradio import Blocks
 
-    from ldm_train.commands.playground.page_events import PageEvents
+    from ldm_train.commands.playground.page_events import Job, PageEvents
     from ldm_train.commands.playground.page_inputs import PageInputs
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # event loops of gradio
@@ -132,6 +136,88 @@ def test_pictures_between_two_are_those_of_the_command(events: "PageEvents", ldm
         assert content == (tmp_path / "drawn" / f"{place:04d}.png").read_bytes()
 
 
+def test_pictures_between_two_are_no_settings_to_restore_or_to_start_from(events: "PageEvents") -> None:
+    draw(events, "way", seed=1, attention=True, steps=1)
+    draw(events, "way", seed=2, steps=1)
+    result, _, *ends = events.interpolate(1, 2, 2, browse("way"))
+    third = events.playground.sessions.open("way").entries[2]
+    assert third.attention is None
+    assert [[number for _, number in end["choices"]] for end in ends] == [[1, 2]] * 2
+    result, *updates = events.restore(browse("way"), SimpleNamespace(entry=3))
+    assert third.path in result
+    assert all("value" not in update for update in updates)
+    assert "picture 3" in events.interpolate(1, 3, 2, browse("way"))[0]
+    assert len(events.playground.sessions.open("way").entries) == 4
+
+
+def test_an_interpolation_begins_from_a_picture_too(
+    events: "PageEvents", playground: Playground, pictures: Path, ldm_train: Callable, tmp_path: Path
+) -> None:
+    name = playground.uploads.keep((pictures / "circle-red.png").read_bytes())
+    for seed in (1, 2):
+        draw(events, "from", seed=seed, picture=name, strength=0.5)
+    events.interpolate(1, 2, 2, browse("from"))
+    one, *_ = playground.sessions.open("from").entries[2:]
+    _, verb, *words = shlex.split(one.command)
+    assert ldm_train(verb, *[word for word in words if not word.startswith("out=")], f"out={tmp_path}/drawn").code == 0
+    assert playground.sessions.find_picture(one.path).read_bytes() == (tmp_path / "drawn" / "0000.png").read_bytes()
+
+
+def test_an_interpolation_needs_one_picture_number(events: "PageEvents") -> None:
+    for number in (0, 1):
+        draw(events, "numbers", first_number=number, steps=1)
+    assert "picture number" in events.interpolate(1, 2, 2, browse("numbers"))[0]
+    assert len(events.playground.sessions.open("numbers").entries) == 2
+
+
+def test_cancel_ends_an_interpolation(events: "PageEvents", monkeypatch: pytest.MonkeyPatch) -> None:
+    for seed in (1, 2):
+        draw(events, "ended", seed=seed)
+    studio = events.playground.studios[events.playground.first]
+    interpolate = studio.interpolate
+
+    def cancel_first(*given: object, **named: object) -> object:
+        events.cancel(browse("ended"))
+        return interpolate(*given, **named)
+
+    monkeypatch.setattr(studio, "interpolate", cancel_first)
+    assert "cancelled" in events.interpolate(1, 2, 2, browse("ended"))[0]
+    assert len(events.playground.sessions.open("ended").entries) == 2
+
+
+@pytest.mark.parametrize(("low", "high"), [("0.5", ""), ("", "5")])
+def test_either_end_of_the_noise_levels_may_be_left_empty(
+    low: str, high: str, events: "PageEvents", ldm_train: Callable, tmp_path: Path
+) -> None:
+    *_, last = draw(events, f"levels{low}", low=low, high=high, **{"guidance.scale": 3})
+    assert 'class="problem"' not in last[0], last[0]
+    [entry] = events.playground.sessions.open(f"levels{low}").entries
+    _, verb, *words = shlex.split(entry.command)
+    assert ldm_train(verb, *[word for word in words if not word.startswith("out=")], f"out={tmp_path}/drawn").code == 0
+    assert events.playground.sessions.find_picture(entry.path).read_bytes() == (tmp_path / "drawn" / "0000.png").read_bytes()
+    written = events.inputs.write(entry.run, entry.prompt, entry.settings)
+    assert [written["low"], written["high"]] == [float(low or 0), float(high) if high else None]
+
+
+def test_a_comparison_with_another_run_has_the_inputs_of_that_run(
+    events: "PageEvents", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choices = events.playground.choices
+    monkeypatch.setitem(choices, "other", replace(choices[events.playground.first], numbers={"age": None}))
+    monkeypatch.setitem(events.inputs.components, "number.age", events.inputs.components["seed"])
+    jobs: list[Job] = []
+
+    def keep(request: object, list_jobs: Callable[[], list["Job"]], render: object) -> Iterator[list[object]]:
+        jobs.extend(list_jobs())
+        yield []
+
+    monkeypatch.setattr(events, "stream", keep)
+    values = fill(events.inputs, **{"number.age": 30})
+    [*events.compare(browse("runs"), *values, "other", "same", "same", None, None)]
+    assert [job.run for job in jobs] == [events.playground.first, "other"]
+    assert ["number.age" in job.settings for job in jobs] == [False, True]
+
+
 def test_a_picture_of_the_history_restores_every_setting(
     events: "PageEvents", playground: Playground, pictures: Path
 ) -> None:
@@ -230,7 +316,10 @@ def test_a_new_checkpoint_is_drawn_with_and_a_broken_one_is_not(
 ) -> None:
     studio = playground.studios[playground.first]
     monkeypatch.setitem(playground.steps, playground.first, 1)
-    for error, step in ((ValueError("it is damaged"), 1), (None, studio.step)):
+    damaged = ValueError("it is damaged")
+    faults = [(damaged, True), (damaged, False)]  # of one file, which is reported once
+    for error, reported in [*faults, (None, False)]:
+        step = studio.step if error is None else 1
 
         def refresh(error: Exception | None = error) -> bool:
             if error is not None:
@@ -240,15 +329,29 @@ def test_a_new_checkpoint_is_drawn_with_and_a_broken_one_is_not(
         monkeypatch.setattr(studio, "refresh", refresh)
         playground.refresh(playground.first)
         assert playground.steps[playground.first] == step
-        assert ("it is damaged" in capsys.readouterr().out) is (error is not None)
+        assert ("it is damaged" in capsys.readouterr().out) is reported
+    for other in (ConfigError("of another version"), RuntimeError("out of memory")):
+
+        def fail(error: Exception = other) -> bool:
+            raise error
+
+        monkeypatch.setattr(studio, "refresh", fail)
+        playground.refresh(playground.first)
 
 
-def test_prompts_tokens_are_listed_with_those_that_were_never_trained(playground: Playground) -> None:
+def test_prompts_tokens_are_listed_with_those_that_were_never_trained(
+    playground: Playground, monkeypatch: pytest.MonkeyPatch
+) -> None:
     found = playground.list_tokens(playground.first, "a red zebra")
     assert found is not None
     learned = {token.text: token.learned for token in found.tokens}
     assert learned["red"] is True
     assert learned["zebra"] is False
+    monkeypatch.setattr(page_tokens, "_learned", {})
+    trained = playground.studios[playground.first].trained
+    elsewhere = replace(trained, config=trained.config.with_values(run_dir="moved away"))
+    again = list_prompt_tokens(elsewhere, "a red zebra")
+    assert again == found, "the settings that are loaded count, not the run's folder"
     long = playground.list_tokens(playground.first, "red " * 100)
     assert long is not None
     assert [token.kept for token in long.tokens].count(True) == long.capacity

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from ldm_train.assembly.studio_choices import Choices
-from ldm_train.commands.playground.prompt_tokens import PromptToken, PromptTokens
+from ldm_train.commands.playground.page_tokens import PromptToken, PromptTokens
 from ldm_train.commands.playground.requested_settings import read_request
 from ldm_train.commands.playground.result_html import render_history, render_message, render_result
 from ldm_train.commands.playground.sessions import HistoryEntry
@@ -36,6 +36,10 @@ def test_values_are_read_and_empty_ones_left_to_the_run() -> None:
         **{name: value for name, value in given.items() if value is not None},
         "size": [16, 24],
     }
+
+
+def test_an_interval_of_noise_levels_may_have_no_upper_end() -> None:
+    assert read({"guidance.interval": [0.5, None]}) == {"guidance.interval": [0.5, float("inf")]}
 
 
 @pytest.mark.parametrize(

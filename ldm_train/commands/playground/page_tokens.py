@@ -1,15 +1,15 @@
 """How a run reads a prompt: its tokens, which of them are cut, and which its captions never had."""
 
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
 
 from ldm_train.assembly.learned_tokens import read_learned
 from ldm_train.assembly.stored_run import TrainedRun
 from ldm_train.conditioners.text_encoder import TextEncoder
 from ldm_train.conditioners.token_pieces import split_text
-from ldm_train.run_dir.stored_settings import read_trained
+from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.util.messages import collecting_messages
+
+_learned: dict[str, frozenset[int] | None] = {}  # by the caches that the captions are in
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def list_prompt_tokens(trained: TrainedRun, prompt: str) -> PromptTokens | None:
     encoder = trained.parts.text_encoder
     if not isinstance(encoder, TextEncoder):
         return None
-    learned = read_numbers(trained.config.run_dir) if is_trained(encoder) else None
+    learned = read_numbers(trained.config) if is_trained(encoder) else None
     return PromptTokens(
         [
             PromptToken(
@@ -52,9 +52,11 @@ def is_trained(encoder: TextEncoder) -> bool:
     return any(parameter.requires_grad for parameter in encoder.parameters())
 
 
-@lru_cache(maxsize=16)
-def read_numbers(run_dir: Path | str) -> frozenset[int] | None:
-    """Return the numbers of all tokens in a run's captions; None if they cannot be read."""
-    with collecting_messages():
-        found = read_learned(read_trained(run_dir))
-    return None if found is None else frozenset(found.tolist())
+def read_numbers(config: TrainSettings) -> frozenset[int] | None:
+    """Return the numbers of all tokens in a run's captions, read once; None if they cannot be read."""
+    key = str(config.cache)
+    if key not in _learned:
+        with collecting_messages():
+            found = read_learned(config)
+        _learned[key] = None if found is None else frozenset(found.tolist())
+    return _learned[key]
