@@ -6,7 +6,6 @@ from typing import Any
 
 from ldm_train.assembly.pipeline_layouts import find_layout_of_channels
 from ldm_train.assembly.published_scheduler import PREDICTIONS, read_scheduler
-from ldm_train.conditioners.clip_tower import find_text_model, read_pad_token
 from ldm_train.run_dir.record import CONFIG
 from ldm_train.settings.composition import compose_as
 from ldm_train.settings.schema.training import TrainSettings
@@ -146,6 +145,8 @@ def describe_text_encoder(folder: Path) -> Values:
     Raises:
         ValueError: open_clip has none of its sizes.
     """
+    from ldm_train.conditioners.clip_tower import find_text_model, read_pad_token  # open_clip takes seconds to import
+
     config, pad_token = read_part_config(folder / "text_encoder", ACCEPTED_CLASSES["text_encoder"]), read_pad_token(folder)
     model, layer = find_text_model(config)
     return {

@@ -99,11 +99,10 @@ def compose(verb: str, overrides: list[str], passed: Mapping[str, object] = NO_V
     try:
         config = _hydra(verb, given)
         drop_replaced(verb, config, replaced)
-        missing = sorted(OmegaConf.missing_keys(config))
-        if missing:
-            needed = verb == "sample" and config.get("prompts") is None and not in_terminal()
-            missing = sorted([*missing, *["prompts"] * needed])
-            raise ConfigError(f"{verb} needs {', '.join(f'{key}=…' for key in missing)} (see `ldm-train {verb} --help`)")
+        if missing := OmegaConf.missing_keys(config):
+            missing |= {"prompts"} if verb == "sample" and config.get("prompts") is None and not in_terminal() else set()
+            names = sorted(f"{key}=…" for key in missing)
+            raise ConfigError(f"{verb} needs {', '.join(names)} (see `ldm-train {verb} --help`)")
         OmegaConf.resolve(config)
         refuse_interpolations(OmegaConf.to_container(config, resolve=False))
     except (HydraException, OmegaConfBaseException) as error:

@@ -32,7 +32,7 @@ def test_weights_are_those_of_the_column_times_those_of_the_caches() -> None:
         (["1", "nan", "1"], None, r"1\.png.*nan"),
         (["inf", "1", "1"], None, r"0\.png.*inf"),
         (["1", "1", "1e39"], None, r"2\.png.*1e39"),  # no float32
-        (["1", "1e5", "1"], [1, 1e5], "1e\\+10"),
+        (["1", "1e5", "1"], [1e5, 1], "1e\\+10"),
         ([None, None, None], None, "no column weight"),
         (["0", "0", "0"], None, "weight"),
         (["1", "1", "1"], [1], r"cache_loss_weights=\[1\].*2"),

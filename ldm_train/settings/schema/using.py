@@ -111,8 +111,7 @@ class SampleSettings(DrawingSettings):
     run_dir: FilePath = setting(..., "a trained run, or a pipeline's folder in diffusers' layout")
     prompts: DrawnPrompts | None = setting(
         None,
-        "a list, one text, or a file with one prompt a line; with options: a fox --n blurry --d 7; null, in a terminal: "
-        "typed one by one",
+        "a list, one text, or a file of lines; with options: a fox --n blurry --d 7; null: typed in the terminal",
     )
     out: FilePath = setting(..., "folder for 0000.png ... and grid.png, plot.png or strip.png")
     count: Count = setting(1, "pictures of each prompt")
