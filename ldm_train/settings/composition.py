@@ -65,8 +65,7 @@ NO_VALUES: Mapping[str, object] = MappingProxyType({})
 
 def compose_as(kind: type[Settings], overrides: list[str], passed: Mapping[str, object] = NO_VALUES) -> Settings:
     """Return `compose` for the command that has these settings."""
-    verb = next(verb for verb, schema in SCHEMAS.items() if schema is kind)
-    settings = compose(verb, overrides, passed)
+    settings = compose(next(verb for verb, schema in SCHEMAS.items() if schema is kind), overrides, passed)
     assert isinstance(settings, kind)
     return settings
 
