@@ -134,8 +134,20 @@ class Playground:
             session.count += 1
             path = self.sessions.save(session, f"{session.count:05d}.png", encode_png(picture.image, picture.png_texts))
             step = read_step(picture.png_texts)
-            texts = (picture.name, {}, drawn.command)
-            session.add(HistoryEntry(session.count, path, start.run, *texts, seconds, step, messages, restorable=False))
+            session.add(
+                HistoryEntry(
+                    session.count,
+                    path,
+                    start.run,
+                    picture.name,
+                    {},
+                    drawn.command,
+                    seconds,
+                    step,
+                    messages,
+                    restorable=False,
+                )
+            )
         return session.entries[-count:]
 
     def find_studio(self, run: str) -> Studio:
