@@ -7,7 +7,8 @@
 Each folder is encoded and trained with `experiment=own_64`, for 500 examples of each picture and at least 1,500 steps; a run
 that is there already goes on. `--runs` adds runs that something else trained. Of each run, the file holds the number of
 pictures and of different words in their captions, and the examples until `taught_retrieval_at_1` first reached 0.9 (between
-two measurements by interpolation), and until `taught_validation_loss` had fallen by 95 % of what it fell in all.
+two measurements by interpolation), and, of a run that has ended, until `taught_validation_loss` had fallen by 95 % of what it
+fell in all.
 """
 
 import argparse
@@ -72,13 +73,14 @@ def summarise(path: Path) -> dict[str, object]:
     retrieval = read_curve(run, "metrics/taught_retrieval_at_1")
     losses = read_curve(run, "taught_validation_loss")
     first, last = max(losses[1]), min(losses[1])
+    ended = run.step >= run.max_steps
     recognised = cross(retrieval, RECOGNISED, rising=True)
     return {
         "pictures": len(cache),
         "words": len({word for text in cache.caption_texts for word in text.split()}),
         "steps": run.step,
         "examples_until_recognised": recognised,
-        "examples_until_the_loss_fell": cross(losses, first - FALLEN * (first - last), rising=False),
+        "examples_until_the_loss_fell": cross(losses, first - FALLEN * (first - last), rising=False) if ended else None,
         "taught_retrieval_at_1": dict(zip(map(round, retrieval[0]), retrieval[1], strict=True)),
         "taught_validation_loss": dict(zip(map(round, losses[0]), losses[1], strict=True)),
     }

@@ -7,7 +7,7 @@ from math import ceil
 from ldm_train.settings.schema.training import CheckSettings
 
 # Examples for each subject: medians of the runs in docs/results/expectations.json (scripts/measure_expectations.py).
-RECOGNISED, SHARP = 260, 390
+RECOGNISED, SHARP = 245, 390
 TEXT_ENCODER = "ldm_train.conditioners.text_encoder.small"
 LARGEST_SIDE = 64  # of the measured runs
 
