@@ -7,8 +7,8 @@
 Each folder is encoded and trained with `experiment=own_64`, for 500 examples of each picture and at least 1,500 steps; a run
 that is there already goes on. `--runs` adds runs that something else trained. Of each run, the file holds the number of
 pictures and of different words in their captions, and the examples until `taught_retrieval_at_1` first reached 0.9 (between
-two measurements by interpolation), and, of a run that has ended, until `taught_validation_loss` had fallen by 95 % of what it
-fell in all.
+two measurements by interpolation), and, of a run that has ended, until `taught_validation_loss` had fallen by 95 % of what
+it fell in all.
 """
 
 import argparse
