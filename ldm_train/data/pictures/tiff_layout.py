@@ -4,8 +4,10 @@ import struct
 from dataclasses import dataclass
 
 import numpy as np
+import PIL
 from PIL import Image, ImageFile, ImagePalette, TiffImagePlugin
 
+PILLOW = int(PIL.__version__.partition(".")[0])
 MAX_VALUES = 10**6  # numbers under one tag, such as the places of strips
 MAX_TAGS = 65_535
 BYTES_AND_TEXTS = {1, 2, 6, 7}  # types of values that are read at once
@@ -114,7 +116,8 @@ def _read_tags(content: bytes) -> dict[int, tuple[int, ...]] | None:
 class CheckedTiff(TiffImagePlugin.TiffImageFile):
     """Pillow's TIFF file, without its guard of sizes, which `open_picture` has, and with the right values for deep pictures.
 
-    - Planes of 16 bits are read by libtiff. Pillow reads the uncompressed ones as if they had 8.
+    - Planes of 16 bits and YCbCr are read by libtiff. Pillow reads uncompressed planes as if they had 8 bits, and until
+      version 12 uncompressed YCbCr as if it were RGB.
     - Grey of 16 bits of which 0 is white is inverted, and grey of 12 bits gets the range of 16.
     - A palette without a value above 255 is one of 8 bits, as libtiff has it, and not nearly black.
     """
@@ -125,14 +128,21 @@ class CheckedTiff(TiffImagePlugin.TiffImageFile):
         if self.deep_negative:
             self.tag_v2[PHOTOMETRIC] = BLACK_IS_ZERO  # which Pillow reads in either order of bytes
         super()._setup()
-        if self._planar_configuration == 2 and bits[0] == 16 and not self.use_load_libtiff:
-            self.use_load_libtiff = True
-            whole = (0, 0, *self._tile_size)
-            self.tile = [ImageFile._Tile("libtiff", whole, 0, ("RGB;16N", False, self.tag_v2.offset))]
+        if not self.use_load_libtiff and self._planar_configuration == 2 and bits[0] == 16:
+            self._read_by_libtiff("RGB;16N")
+        if PILLOW < 13 and not self.use_load_libtiff and self.tag_v2.get(PHOTOMETRIC) == YCBCR:
+            self._read_by_libtiff("RGBX")
 
         colours = self.tag_v2.get(COLOUR_MAP, ())
         if self.palette is not None and colours and max(colours) < 256:
             self.palette = ImagePalette.raw("RGB;L", bytes(colours))
+
+    def _read_by_libtiff(self, raw_mode: str) -> None:
+        """Read an uncompressed picture by libtiff, whose decoder takes the compression until Pillow 12."""
+        self.use_load_libtiff = True
+        compression = () if PILLOW >= 13 else (self._compression,)
+        arguments = (raw_mode, *compression, False, self.tag_v2.offset)
+        self.tile = [ImageFile._Tile("libtiff", (0, 0, *self._tile_size), 0, arguments)]
 
     def load_prepare(self) -> None:
         if self._im is None:
