@@ -8,7 +8,7 @@ from ldm_train.commands.playground import access_guard
 from ldm_train.commands.playground.access_guard import AccessGuard, Message
 from ldm_train.commands.playground.exchange import Exchange, TooLargeError
 from ldm_train.commands.playground.listening import Address
-from ldm_train.util.messages import LOGGER
+from ldm_train.util.messages import collecting_messages
 
 TOKEN = "a-token-of-some-length"
 LOCAL, OPEN = Address("127.0.0.1", 7860, None), Address("0.0.0.0", 7860, TOKEN)
@@ -168,20 +168,17 @@ class StatusError(Exception):
 
 @pytest.mark.parametrize(("error", "reported"), [(StatusError(), False), (KeyError("lost"), True)])
 @pytest.mark.parametrize("started", [False, True])
-def test_an_error_ends_the_answer_and_is_one_line(
-    error: Exception, reported: bool, started: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(LOGGER, "propagate", True)
-
+def test_an_error_ends_the_answer_and_is_one_line(error: Exception, reported: bool, started: bool) -> None:
     async def fail(scope: Message, receive: access_guard.Receive, send: access_guard.Send) -> None:
         if started:
             await send({"type": "http.response.start", "status": 200, "headers": []})
         raise error
 
-    *_, start, end = exchange(fail)
+    with collecting_messages() as messages:
+        *_, start, end = exchange(fail)
     assert start["status"] == (200 if started else 500)
     assert not end.get("more_body")
-    assert [("KeyError" in line, "\n" in line) for line in caplog.messages] == [(True, False)] * reported
+    assert [("KeyError" in line, "\n" in line) for line in messages] == [(True, False)] * reported
 
 
 def test_a_server_that_ends_ends_its_streams() -> None:

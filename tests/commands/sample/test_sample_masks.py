@@ -181,7 +181,7 @@ class LossyGeneration:
 def test_an_edge_is_no_wider_than_the_picture(edge: int, accepted: bool, tmp_path: Path) -> None:
     start = write(tmp_path / "start.png", encoded(Image.new("RGB", (32, 32), "red")))
     mask = write(tmp_path / "mask.png", encoded(Image.fromarray(np.tri(32, dtype=np.uint8) * 255)))
-    words = [f"picture={start}", f"mask={mask}", "size=[24,32]", f"mask_edge={edge}"]
+    words = [f"picture={start}", f"mask={mask}", "size=[32,32]", f"mask_edge={edge}"]
     settings = compose_as(SampleSettings, ["run_dir=x", "prompts=[x]", "out=x", *words])
     if accepted:
         assert read_start(settings, LossyGeneration()).kept is not None  # type: ignore[arg-type]
