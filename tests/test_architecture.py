@@ -44,7 +44,8 @@ MAY_IMPORT["__main__"] = {"cli"}
 MAY_IMPORT["__init__"] = set(MAY_IMPORT) - {"cli", "commands", "__main__"}
 
 # The rest of the playground works without gradio.
-PLAYGROUND_PAGE = [f"commands/playground/{name}.py" for name in ("page_inputs", "page_layout", "page_events", "web_app")]
+PAGE = ("page_inputs", "page_examples", "page_layout", "page_events", "client_watch", "web_app")
+PLAYGROUND_PAGE = [f"commands/playground/{name}.py" for name in PAGE]
 
 # A library to the rooms (or files) that may use it; what is not here may be used anywhere but in the rooms of TORCH_ONLY.
 LIBRARIES: dict[str, set[str]] = {

@@ -111,6 +111,9 @@ def read_start(config: SampleSettings, generation: Generation) -> StartPicture:
         if config.mask is not None or config.strength != 1:
             raise ValueError(f"mask={config.mask} and strength={config.strength} need a picture=FILE to start from")
         return StartPicture()
+    edge, longest = config.mask_edge, max(generation.sides)
+    if edge is not None and edge > longest:
+        raise ValueError(f"mask_edge={edge} must be at most {longest}, the longer side of the picture in pixels")
     original = read_signed(config.picture, generation.size)
     latents = generation.encode(original)
     if not latents.isfinite().all():
@@ -123,7 +126,7 @@ def read_start(config: SampleSettings, generation: Generation) -> StartPicture:
     white = read_mask(config.mask, picture=read_upright_size(content), size=generation.sides)
     height, width = latents.shape[2:]
     mask = reduce_mask(white, (height, width), path=config.mask)
-    edge = generation.autoencoder.factor if config.mask_edge is None else config.mask_edge
+    edge = generation.autoencoder.factor if edge is None else edge
     kept = KeptPixels(original, soften_edge(white, edge)) if config.paste_original else None
     if any(one.takes_mask for one in generation.conditions.each):  # the network itself knows what is kept
         return StartPicture(InitialPicture(latents, config.strength) if config.strength < 1 else None, kept)

@@ -3,18 +3,15 @@
 It stands before everything else that is served, so no route can be reached around it.
 """
 
+import asyncio
 import hmac
-from collections.abc import Awaitable, Callable, MutableMapping
+import re
 from http.cookies import CookieError, SimpleCookie
 from typing import NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 
+from ldm_train.commands.playground.exchange import App, Exchange, Message, Receive, Send, answer
 from ldm_train.commands.playground.listening import Address
-
-Message = MutableMapping[str, object]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 LARGEST_BODY = 64 * 2**20  # bytes of one request
 API = "/gradio_api"
@@ -36,12 +33,7 @@ READ_BELOW = (
 )
 WRITE = ("/uploads", f"{API}/queue/join", f"{API}/cancel", f"{API}/reset")
 WRITE_BELOW = (f"{API}/call/",)
-HEADERS = {
-    "content-security-policy": "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'none'",
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-    "cache-control": "no-store",
-}
+PATH = re.compile(r"[\w/.@~+=-]{1,300}", re.ASCII)  # all that a page or a program asks for
 
 
 class Refusal(NamedTuple):
@@ -51,16 +43,14 @@ class Refusal(NamedTuple):
     reason: str
 
 
-class TooLargeError(Exception):
-    """A request's body goes on after the limit."""
-
-
 class AccessGuard:
     """An ASGI application that lets requests through to another one."""
 
     def __init__(self, app: App, address: Address) -> None:
         self.app, self.address = app, address
         self.cookie = f"ldm_train_{address.port}"
+        self.answering: set[asyncio.Task[None]] = set()
+        self.closing = False
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -93,7 +83,8 @@ class AccessGuard:
         if origin is not None and urlsplit(origin).netloc.lower() != host and not reads:
             return Refusal(403, f"requests from the site {origin} are refused")
         exact, below = (READ, READ_BELOW) if reads else (WRITE, WRITE_BELOW)
-        if not (path in exact or path.startswith(below)) or (not reads and method != "POST") or ".." in path:
+        known = (path in exact or path.startswith(below)) and (reads or method == "POST")
+        if not known or ".." in path or PATH.fullmatch(path) is None:
             return Refusal(404, f"there is nothing at {method} {path}")
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length) > LARGEST_BODY:
@@ -131,33 +122,19 @@ class AccessGuard:
 
     async def pass_on(self, scope: Message, receive: Receive, send: Send) -> None:
         """Let a request through, as long as its body is within the limit, and protect its answer."""
-        count, started = 0, False
-
-        async def receive_limited() -> Message:
-            nonlocal count
-            message = await receive()
-            body = message.get("body", b"")
-            assert isinstance(body, bytes)
-            count += len(body)
-            if count > LARGEST_BODY:
-                raise TooLargeError
-            return message
-
-        async def send_protected(message: Message) -> None:
-            nonlocal started
-            if message["type"] == "http.response.start":
-                started = True
-                own = message.get("headers", [])
-                assert isinstance(own, list)
-                kept = [pair for pair in own if pair[0].decode().lower() not in HEADERS]
-                message = {**message, "headers": [*kept, *((k.encode(), v.encode()) for k, v in HEADERS.items())]}
-            await send(message)
-
+        task = asyncio.current_task()
+        assert task is not None
+        self.answering.add(task)
         try:
-            await self.app(scope, receive_limited, send_protected)
-        except TooLargeError:
-            if not started:
-                await answer(send, 413, f"a request may have at most {LARGEST_BODY:,} bytes")
+            await Exchange(scope, receive, send, limit=LARGEST_BODY).run(self.app, lambda: self.closing)
+        finally:
+            self.answering.discard(task)
+
+    def close(self) -> None:
+        """End all answers that go on, such as the streams by which pages wait for news."""
+        self.closing = True
+        for task in self.answering:
+            task.cancel()
 
 
 def read_headers(scope: Message) -> dict[str, str]:
@@ -165,11 +142,3 @@ def read_headers(scope: Message) -> dict[str, str]:
     pairs = scope["headers"]
     assert isinstance(pairs, list | tuple)
     return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in pairs}
-
-
-async def answer(send: Send, status: int, text: str, **headers: str) -> None:
-    """Answer a request with a plain text."""
-    pairs = {"content-type": "text/plain; charset=utf-8", **HEADERS, **headers}
-    listed = [(name.encode(), value.encode("latin-1")) for name, value in pairs.items()]
-    await send({"type": "http.response.start", "status": status, "headers": listed})
-    await send({"type": "http.response.body", "body": text.encode()})

@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,9 +12,13 @@ from pathlib import Path
 from ldm_train.commands.playground.listening import Address, choose_token, open_socket
 from ldm_train.settings.schema.using import PlaygroundSettings
 from ldm_train.util.files import atomic_write, make_folder
-from ldm_train.util.ownership import PLAYGROUND, check_folder
+from ldm_train.util.locks import hold_lock
+from ldm_train.util.messages import note
+from ldm_train.util.ownership import LOCK, PLAYGROUND, check_folder
+from ldm_train.util.text import list_names
 
 TEMPORARY = "temporary"  # below out: what gradio would write elsewhere
+PATIENCE = 0.5  # seconds for the step of a drawing that goes on at the end
 QUIET = {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_RUN_HISTORY": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
 
@@ -25,21 +30,33 @@ def run(settings: PlaygroundSettings) -> None:
     """
     if importlib.util.find_spec("gradio") is None:
         raise ValueError("the playground needs the package gradio: pip install 'ldm-train[playground]'")
-    token = choose_token(settings)
-    with open_folder(settings.out) as folder, open_socket(settings.host, settings.port) as listener:
-        os.environ |= QUIET | {"GRADIO_TEMP_DIR": str(folder / TEMPORARY)}  # read when gradio is imported
-        from ldm_train.commands.playground.playground import Playground
-        from ldm_train.commands.playground.web_app import build_app, serve
+    token, playground = choose_token(settings), None
+    try:
+        with open_folder(settings.out) as folder, open_socket(settings.host, settings.port) as listener:
+            os.environ |= QUIET | {"GRADIO_TEMP_DIR": str(folder / TEMPORARY)}  # read when gradio is imported
+            runs = [settings.run_dir] if isinstance(settings.run_dir, str) else settings.run_dir
+            note(f"loading {list_names(runs, 20)} …")
+            from ldm_train.commands.playground.playground import Playground
+            from ldm_train.commands.playground.web_app import build_app, serve
 
-        playground = Playground(settings, folder)
-        address = Address(settings.host, listener.getsockname()[1], token)
-        app = build_app(playground, address)
-        print(describe(address, settings), flush=True)
-        try:
-            serve(app, listener)
-        finally:
-            playground.close()
-            shutil.rmtree(folder / TEMPORARY, ignore_errors=True)
+            playground = Playground(settings, folder)
+            address = Address(settings.host, listener.getsockname()[1], token)
+            app = build_app(playground, address)
+            print(describe(address, settings), flush=True)
+            try:
+                serve(app, listener, playground)
+            finally:
+                playground.close()
+                shutil.rmtree(folder / TEMPORARY, ignore_errors=True)
+    finally:
+        if playground is not None and not playground.is_idle(PATIENCE):
+            end_process()
+
+
+def end_process() -> None:
+    """End the process at once: no thread can be stopped within a step, and Python would wait for it."""
+    os.write(2, b"ldm-train: interrupted\n")
+    os._exit(128 + signal.SIGINT)
 
 
 def describe(address: Address, settings: PlaygroundSettings) -> str:
@@ -61,7 +78,7 @@ def open_folder(out: str | None) -> Iterator[Path]:
     """Give the folder that all is written to: one with a playground's mark, or a temporary one.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: it is something else, or another playground's.
     """
     if out is None:
         with tempfile.TemporaryDirectory(prefix="ldm-train-playground-", ignore_cleanup_errors=True) as name:
@@ -70,5 +87,7 @@ def open_folder(out: str | None) -> Iterator[Path]:
     folder = Path(out)
     check_folder(folder, PLAYGROUND, setting="out")
     make_folder(folder)
-    atomic_write(folder / PLAYGROUND.mark, '{"playground": 1}\n')
-    yield folder
+    busy = f"out={folder} belongs to a playground that is still going; end that one, or choose another out"
+    with hold_lock(folder / LOCK, busy=busy, remove=True):
+        atomic_write(folder / PLAYGROUND.mark, '{"playground": 1}\n')
+        yield folder

@@ -8,8 +8,10 @@ from functools import partial
 import gradio as gr
 
 from ldm_train.assembly.studio import Cancelled
+from ldm_train.commands.playground.client_watch import watch_client
 from ldm_train.commands.playground.page_inputs import PageInputs, read_box
 from ldm_train.commands.playground.playground import Playground
+from ldm_train.commands.playground.requested_settings import read_between
 from ldm_train.commands.playground.result_html import (
     render_history,
     render_message,
@@ -75,13 +77,13 @@ class PageEvents:
 
         yield from self.stream(request, list_both, partial(render_row, labels=("this", "the other")))
 
-    def interpolate(self, start: object, end: object, count: int, request: gr.Request) -> Updates:
+    def interpolate(self, start: object, end: object, count: object, request: gr.Request) -> Updates:
         """Draw pictures on the way from one picture of the history to another."""
         session = self.playground.sessions.open(request.session_hash)
         session.stop = stop = threading.Event()
         try:
             ends = session.find(start), session.find(end)
-            entries = self.playground.interpolate(session, *ends, int(count), should_stop=stop.is_set)
+            entries = self.playground.interpolate(session, *ends, read_between(count), should_stop=stop.is_set)
             result = render_row(entries)
         except Cancelled:
             result = render_message(CANCELLED, "note")
@@ -135,10 +137,15 @@ class PageEvents:
         return render_result(entry, self.playground.list_tokens(entry.run, entry.prompt) if entry.restorable else None)
 
     def render_error(self, error: Exception) -> str:
+        """Return why something could not be drawn."""
+        return render_message(self.describe_error(error))
+
+    def describe_error(self, error: Exception) -> str:
         """Return why something could not be drawn; what is no message for a person is reported in the terminal too."""
+        text = (str(error) or type(error).__name__).encode(errors="backslashreplace").decode()
         if not isinstance(error, ConfigError | ValueError | OSError):
-            warn(f"drawing failed: {type(error).__name__}: {error}")
-        return render_message(str(error) or type(error).__name__)
+            warn(f"drawing failed: {type(error).__name__}: {text}")
+        return text
 
     def list_history(self, session: BrowserSession) -> Updates:
         """Return a session's history, and the lists of its pictures to interpolate between."""
@@ -181,13 +188,17 @@ class PageEvents:
         """
         session = self.playground.sessions.open(None if request is None else request.session_hash)
         try:
-            entry = self.playground.draw(session, run or self.playground.first, prompt, settings or {})
-        except (ConfigError, ValueError, OSError) as error:
-            raise gr.Error(str(error), print_exception=False) from error
+            run, stop = run or self.playground.first, watch_client()
+            entry = self.playground.draw(session, run, prompt, settings or {}, should_stop=stop)
+            tokens = self.playground.list_tokens(entry.run, entry.prompt)
+        except Cancelled as error:
+            raise gr.Error(CANCELLED, print_exception=False) from error
+        except Exception as error:
+            raise gr.Error(self.describe_error(error), print_exception=False) from error
         return {
             "picture": f"/pictures/{entry.path}",
             "command": entry.command,
             "seconds": entry.seconds,
             "step": entry.step,
-            "messages": [*entry.messages],
+            "messages": [*entry.messages, *(tokens.list_notes() if tokens else [])],
         }

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import gradio as gr
 from gradio.components import Component
 
+from ldm_train.commands.playground.page_examples import list_examples, place_examples
 from ldm_train.commands.playground.playground import Playground
 from ldm_train.commands.playground.requested_settings import WEIGHTS
 from ldm_train.commands.playground.result_html import render_upload
@@ -81,7 +82,8 @@ class PageInputs:
         if "picture" not in settings:
             settings = {name: value for name, value in settings.items() if name not in ("strength", "mask")}
         read = parse_json(str(maps))
-        assert isinstance(read, dict)
+        if not isinstance(read, dict):
+            raise ValueError(f"maps={shorten(str(maps))} must be the names of uploads by those of the maps")
         settings |= {f"map.{name}": value for name, value in read.items()}
         factors = {path: settings.pop(name, 0) for name, path in self.adapters.items()}
         if factors:
@@ -130,12 +132,14 @@ def build_inputs(playground: Playground) -> tuple[PageInputs, Callable[[], None]
     runs = [*playground.studios]
     inputs.add("run", gr.Dropdown(runs, value=runs[0], label="run", visible=len(runs) > 1, elem_id="run"))
     classes = [*dict.fromkeys(name for one in playground.choices.values() for name in one.classes)]
-    inputs.add(
+    prompt = inputs.add(
         "prompt",
         gr.Dropdown(classes, value=classes[0], label="prompt", allow_custom_value=True, elem_id="prompt")
         if classes
         else gr.Textbox(label="prompt", lines=2, max_lines=6, elem_id="prompt", placeholder="what to draw"),
     )
+    if isinstance(prompt, gr.Textbox) and (examples := list_examples(playground.studios[runs[0]].trained.config)):
+        place_examples(examples, prompt)
 
     def place() -> None:
         inputs.add("negative_prompt", gr.Textbox(label="negative prompt", elem_id="negative"))

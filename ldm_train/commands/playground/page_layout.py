@@ -9,7 +9,7 @@ from gradio.components import Component
 from ldm_train.commands.playground.page_events import PageEvents
 from ldm_train.commands.playground.page_inputs import PageInputs, build_inputs, number_box
 from ldm_train.commands.playground.playground import Playground
-from ldm_train.commands.playground.requested_settings import WEIGHTS
+from ldm_train.commands.playground.requested_settings import MOST_BETWEEN, WEIGHTS
 from ldm_train.commands.playground.result_html import NO_HISTORY, NOTHING, escape
 
 TITLE = "ldm-train playground"
@@ -20,7 +20,6 @@ CLICK = (
     "element.addEventListener('click', (event) => { const button = event.target.closest('[data-entry]'); "
     "if (button) trigger('click', {entry: Number(button.dataset.entry)}); });"
 )
-MOST_BETWEEN = 9  # pictures of an interpolation
 LOOK = 5.0  # seconds between two looks at the step, with follow=true
 
 

@@ -7,7 +7,7 @@ from ldm_train.assembly.stored_run import TrainedRun
 from ldm_train.conditioners.text_encoder import TextEncoder
 from ldm_train.conditioners.token_pieces import split_text
 from ldm_train.settings.schema.training import TrainSettings
-from ldm_train.util.messages import collecting_messages
+from ldm_train.util.messages import Caution, collecting_messages
 
 _learned: dict[str, frozenset[int] | None] = {}  # by the caches that the captions are in
 
@@ -28,6 +28,14 @@ class PromptTokens:
 
     tokens: list[PromptToken]
     capacity: int
+
+    def list_notes(self) -> list[str]:
+        """Return warnings of words that are cut, and of those that were never trained."""
+        cut = [token.text for token in self.tokens if not token.kept]
+        new = dict.fromkeys(token.text for token in self.tokens if token.kept and token.learned is False)
+        notes = [f"cut, since only {self.capacity} tokens are read: {' '.join(cut)}"] * bool(cut)
+        notes += [f"in no caption of the run, so never trained: {' '.join(new)}"] * bool(new)
+        return [*map(Caution, notes)]
 
 
 def list_prompt_tokens(trained: TrainedRun, prompt: str) -> PromptTokens | None:

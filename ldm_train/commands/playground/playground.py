@@ -2,13 +2,14 @@
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from ldm_train.assembly.attention_picture import draw_attention
 from ldm_train.assembly.opened_run import Stamp, read_stamp
 from ldm_train.assembly.stacked_adapters import list_adapters
-from ldm_train.assembly.studio import OnStep, ShouldStop, Studio
+from ldm_train.assembly.studio import OnStep, ShouldStop, Studio, end_if
 from ldm_train.commands.playground.page_tokens import PromptTokens, list_prompt_tokens
 from ldm_train.commands.playground.requested_settings import read_request, read_text
 from ldm_train.commands.playground.sessions import BrowserSession, HistoryEntry, Sessions
@@ -22,7 +23,7 @@ from ldm_train.settings.schema.using import PlaygroundSettings, SampleSettings
 from ldm_train.settings.shipped import ConfigError
 from ldm_train.util.messages import note, warn
 from ldm_train.util.safe_json import parse_json
-from ldm_train.util.text import list_names
+from ldm_train.util.text import list_names, shorten
 
 FOLLOWED = 5.0  # seconds between two looks for a new checkpoint
 
@@ -45,7 +46,7 @@ class Playground:
         self.steps = {path: studio.step for path, studio in self.studios.items()}
         self.adapters = dict(list_adapters(settings.adapters))
         self._failed: dict[str, Stamp | None] = {}  # the file of weights that a run could not load last
-        self._over = threading.Event()
+        self._over, self._drawing = threading.Event(), threading.Lock()
         if settings.follow:
             threading.Thread(target=self._follow, name="following", daemon=True).start()
 
@@ -55,8 +56,29 @@ class Playground:
         return next(iter(self.studios))
 
     def close(self) -> None:
-        """Stop following runs."""
+        """End what is drawn, and stop following runs."""
         self._over.set()
+
+    def is_idle(self, seconds: float) -> bool:
+        """Return whether nothing is drawn, at the latest after some seconds."""
+        if idle := self._drawing.acquire(timeout=seconds):
+            self._drawing.release()
+        return idle
+
+    @contextmanager
+    def drawing(self, should_stop: ShouldStop | None) -> Iterator[ShouldStop]:
+        """Wait until nothing else is drawn, and give the block what says whether it is to end.
+
+        Raises:
+            Cancelled: it is to end already.
+        """
+
+        def is_over() -> bool:
+            return self._over.is_set() or (should_stop is not None and should_stop())
+
+        with self._drawing:
+            end_if(is_over)
+            yield is_over
 
     def draw(
         self,
@@ -76,7 +98,8 @@ class Playground:
         """
         studio, choices, text = self.find_studio(run), self.choices[run], read_text("prompt", prompt)
         changes = read_request(settings, choices, self.adapters, self.uploads)
-        drawn = studio.draw(changes, text, on_step=on_step, should_stop=should_stop)
+        with self.drawing(should_stop) as is_over:
+            drawn = studio.draw(changes, text, on_step=on_step, should_stop=is_over)
         session.count += 1
         number = session.count
         attention = None
@@ -126,7 +149,9 @@ class Playground:
         seed = last.get("seed", studio.settings.seed)
         assert isinstance(seed, int)
         begin, prompts = time.perf_counter(), (start.prompt, end.prompt)
-        drawn = studio.interpolate(first | {"attention": False}, prompts, count=count, to_seed=seed, should_stop=should_stop)
+        with self.drawing(should_stop) as is_over:
+            own = first | {"attention": False}
+            drawn = studio.interpolate(own, prompts, count=count, to_seed=seed, should_stop=is_over)
         seconds, same = (time.perf_counter() - begin) / count, {"seed": None, "attention": None}
         remark = f"all are drawn with the settings of picture {start.number}, except for prompt and seed"
         messages = (*(remark,) * (first | same != last | same), *drawn.messages)
@@ -156,8 +181,8 @@ class Playground:
         Raises:
             ValueError: the page has no such run.
         """
-        if run not in self.studios:
-            raise ValueError(f"run={run} is not on this page, which has {list_names(self.studios, 20)}")
+        if not isinstance(run, str) or run not in self.studios:
+            raise ValueError(f"run={shorten(str(run))} is not on this page, which has {list_names(self.studios, 20)}")
         return self.studios[run]
 
     def list_tokens(self, run: str, prompt: str) -> PromptTokens | None:

@@ -12,6 +12,7 @@ from ldm_train.util.text import list_names, nearest, shorten
 
 LONGEST_TEXT = 20_000  # letters of a prompt
 MOST_STEPS = 1000
+MOST_BETWEEN = 9  # pictures of an interpolation
 LARGEST_SIDE = 4096  # pixels
 WHOLE = ("seed", "steps", "first_number", "mask_edge")
 NUMBERS = ("guidance.scale", "guidance.rescale", "guidance.condition_scale", "strength")
@@ -34,6 +35,8 @@ def read_request(
     Raises:
         ValueError: a setting that the page does not have, or a value of another kind.
     """
+    if not isinstance(settings, Mapping):
+        raise ValueError(f'settings={shorten(str(settings))} must be values by their names, such as {{"steps": 30}}')
     changes: dict[str, object] = {}
     for name, value in settings.items():
         if value is None or value == "" or value == []:
@@ -73,6 +76,8 @@ def read_text(name: str, value: object) -> str:
     """Return a text of limited length."""
     if not isinstance(value, str) or len(value) > LONGEST_TEXT:
         raise ValueError(f"{name} must be a text of at most {LONGEST_TEXT:,} letters")
+    if any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise ValueError(f"{name} has half of a character, a surrogate without the other one; send it as UTF-8")
     return value
 
 
@@ -98,6 +103,14 @@ def read_whole(name: str, value: object) -> int:
         most = f" of at most {MOST_STEPS}" if name == "steps" else ""
         raise ValueError(f"{name}={number:g} must be a whole number{most}")
     return int(number)
+
+
+def read_between(value: object) -> int:
+    """Return the number of pictures of an interpolation."""
+    count = read_whole("count", value)
+    if not 2 <= count <= MOST_BETWEEN:
+        raise ValueError(f"count={count} must be from 2 to {MOST_BETWEEN} pictures")
+    return count
 
 
 def read_switch(name: str, value: object) -> bool:

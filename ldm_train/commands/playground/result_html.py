@@ -88,20 +88,14 @@ def render_row(entries: Sequence[HistoryEntry], labels: Sequence[str] = ()) -> s
 
 def render_tokens(tokens: PromptTokens) -> str:
     """Return the tokens of a prompt, with notes on those that are cut, and those that were never trained."""
-    cut = [token.text for token in tokens.tokens if not token.kept]
-    new = [token.text for token in tokens.tokens if token.kept and token.learned is False]
     chips = "".join(
         f'<span class="token{"" if token.kept else " cut"}{" new" if token.learned is False else ""}" '
         f'title="token {token.number}">{escape(token.text)}</span>'
         for token in tokens.tokens
     )
-    notes = []
-    if cut:
-        notes.append(render_note(Caution(f"cut, since only {tokens.capacity} tokens are read: {' '.join(cut)}")))
-    if new:
-        notes.append(render_note(Caution(f"in no caption of the run, so never trained: {' '.join(dict.fromkeys(new))}")))
+    notes = "".join(map(render_note, tokens.list_notes()))
     count = f"{len(tokens.tokens)} token{'s' * (len(tokens.tokens) != 1)}"
-    return f'<details open><summary>The prompt as {count}</summary><p class="tokens">{chips}</p></details>{"".join(notes)}'
+    return f'<details open><summary>The prompt as {count}</summary><p class="tokens">{chips}</p></details>{notes}'
 
 
 def render_history(entries: Sequence[HistoryEntry]) -> str:

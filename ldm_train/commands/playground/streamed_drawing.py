@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ldm_train.assembly.studio import OnStep, ShouldStop
 
+PATIENCE = 1.0  # seconds for the step that goes on when the reader stops
 Result = TypeVar("Result")
 
 
@@ -62,4 +63,4 @@ def stream_drawing(
     finally:
         if not over:
             stop.set()
-        thread.join()
+        thread.join(PATIENCE)

@@ -2,6 +2,7 @@
 
 import re
 import secrets
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ class Uploads:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._rendering = threading.Lock()  # a whole picture takes much memory
 
     def keep(self, content: bytes) -> str:
         """Keep a picture, and return the name by which it is asked for.
@@ -65,9 +67,10 @@ class Uploads:
         Raises:
             ValueError: there is none, or it cannot be decoded.
         """
-        try:
-            picture = decode_picture(read_input(self.find(name), limit=LARGEST_FILE), max_pixels=LARGEST_PICTURE)
-        except DECODE_ERRORS as error:
-            raise ValueError(f"this file cannot be used as a picture: {describe_error(error)}") from error
-        picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+        with self._rendering:
+            try:
+                picture = decode_picture(read_input(self.find(name), limit=LARGEST_FILE), max_pixels=LARGEST_PICTURE)
+            except DECODE_ERRORS as error:
+                raise ValueError(f"this file cannot be used as a picture: {describe_error(error)}") from error
+            picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
         return encode_png(torch.from_numpy(np.array(picture)).permute(2, 0, 1))

@@ -1,23 +1,30 @@
 """The page, its files and its uploads as one web application behind the guard; served until it is stopped."""
 
+import asyncio
 import socket
+import sys
+from types import SimpleNamespace
 
 import gradio as gr
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse, PlainTextResponse, Response
+from gradio import queueing
 
 from ldm_train.commands.playground.access_guard import LARGEST_BODY, AccessGuard
 from ldm_train.commands.playground.listening import Address
 from ldm_train.commands.playground.page_layout import HEAD, build_page, build_theme, read_asset
 from ldm_train.commands.playground.playground import Playground
+from ldm_train.util.messages import warn
 
-WAIT = 2  # seconds for what is being answered at the end
+WAIT = 1  # seconds for what is being answered at the end
+FAREWELL = 0.3  # seconds in which whoever waits for a drawing learns that it was ended
 
 
 def build_app(playground: Playground, address: Address) -> AccessGuard:
     """Return the web application of a playground."""
+    queueing.traceback = SimpleNamespace(print_exc=report_error)
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     add_files(app, playground)
     gr.mount_gradio_app(
@@ -74,7 +81,28 @@ def add_files(app: FastAPI, playground: Playground) -> None:
             return PlainTextResponse(str(error), 404)
 
 
-def serve(app: AccessGuard, listener: socket.socket) -> None:
+def report_error() -> None:
+    """Report the error that is handled in one line; gradio's queue would print a traceback of what a client got wrong."""
+    error = sys.exc_info()[1]
+    warn(f"a request failed: {type(error).__name__}: {error}")
+
+
+class Server(uvicorn.Server):
+    """A server that ends drawings and streams when it stops, so that no page and no program keeps it alive."""
+
+    def __init__(self, config: uvicorn.Config, guard: AccessGuard, playground: Playground) -> None:
+        super().__init__(config)
+        self.guard, self.playground = guard, playground
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop."""
+        self.playground.close()
+        await asyncio.sleep(FAREWELL)
+        self.guard.close()
+        await super().shutdown(sockets)
+
+
+def serve(app: AccessGuard, listener: socket.socket, playground: Playground) -> None:
     """Answer requests until the process is interrupted."""
     config = uvicorn.Config(
         app,
@@ -84,4 +112,4 @@ def serve(app: AccessGuard, listener: socket.socket) -> None:
         ws="none",
         lifespan="on",
     )
-    uvicorn.Server(config).run(sockets=[listener])
+    Server(config, app, playground).run(sockets=[listener])

@@ -6,7 +6,9 @@ import pytest
 
 from ldm_train.commands.playground import access_guard
 from ldm_train.commands.playground.access_guard import AccessGuard, Message
+from ldm_train.commands.playground.exchange import Exchange, TooLargeError
 from ldm_train.commands.playground.listening import Address
+from ldm_train.util.messages import collecting_messages
 
 TOKEN = "a-token-of-some-length"
 LOCAL, OPEN = Address("127.0.0.1", 7860, None), Address("0.0.0.0", 7860, TOKEN)
@@ -127,6 +129,89 @@ def test_a_body_is_limited_whether_it_says_its_length_or_not(monkeypatch: pytest
     assert ask(LOCAL, "/uploads", "POST", content_length="11")[0] == 413
     assert ask(LOCAL, "/uploads", "POST", content_length="-1")[0] == 413
     assert ask(LOCAL, "/uploads", "POST", body=b"1" * 11)[0] == 413
+
+
+def exchange(app: access_guard.App, body: bytes = b"", *, limit: int = 10) -> list[Message]:
+    """What is sent to a client whom an application answers."""
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": body}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/uploads"}
+    asyncio.run(Exchange(scope, receive, send, limit=limit).run(app, lambda: False))
+    return sent
+
+
+@pytest.mark.parametrize("raises", [False, True])
+def test_a_body_that_goes_on_is_too_large_whatever_the_application_says(raises: bool) -> None:
+    async def say_failed(scope: Message, receive: access_guard.Receive, send: access_guard.Send) -> None:
+        try:
+            await receive()
+        except TooLargeError as error:
+            await send({"type": "http.response.start", "status": 500, "headers": []})
+            await send({"type": "http.response.body", "body": b"failed"})
+            if raises:
+                raise RuntimeError from error
+
+    start, end = exchange(say_failed, b"1" * 11)
+    assert start["status"] == 413
+    assert b"10" in end["body"]  # type: ignore[operator]
+
+
+class StatusError(Exception):
+    status_code = 404
+
+
+@pytest.mark.parametrize(("error", "reported"), [(StatusError(), False), (KeyError("lost"), True)])
+@pytest.mark.parametrize("started", [False, True])
+def test_an_error_ends_the_answer_and_is_one_line(error: Exception, reported: bool, started: bool) -> None:
+    async def fail(scope: Message, receive: access_guard.Receive, send: access_guard.Send) -> None:
+        if started:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise error
+
+    with collecting_messages() as messages:
+        *_, start, end = exchange(fail)
+    assert start["status"] == (200 if started else 500)
+    assert not end.get("more_body")
+    assert [("KeyError" in line, "\n" in line) for line in messages] == [(True, False)] * reported
+
+
+def test_a_server_that_ends_ends_its_streams() -> None:
+    sent: list[Message] = []
+
+    async def stream(scope: Message, receive: access_guard.Receive, send: access_guard.Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await asyncio.sleep(1000)
+
+    async def keep(message: Message) -> None:
+        sent.append(message)
+
+    async def stop() -> None:
+        guard = AccessGuard(stream, LOCAL)
+        scope = {
+            "type": "http",
+            "path": "/",
+            "method": "GET",
+            "query_string": b"",
+            "headers": [(b"host", b"localhost:7860")],
+        }
+        task = asyncio.create_task(guard(scope, keep, keep))  # type: ignore[arg-type]
+        await asyncio.sleep(0.01)
+        guard.close()
+        await asyncio.wait_for(task, 5)
+
+    asyncio.run(stop())
+    assert [message["type"] for message in sent] == ["http.response.start", "http.response.body"]
+
+
+@pytest.mark.parametrize("path", ["/gradio_api/heartbeat/a\x00b", "/uploads/a\nb", "/gradio_api/heartbeat/" + "a" * 400])
+def test_a_path_that_no_page_asks_for_is_refused(path: str) -> None:
+    assert ask(LOCAL, path)[0] == 404
 
 
 def test_no_websocket_is_opened() -> None:

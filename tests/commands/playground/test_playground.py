@@ -303,6 +303,84 @@ def test_programs_draw_with_the_same_settings(events: "PageEvents", playground: 
             events.draw_by_api(PROMPT, wrong, "", browse("program"))
 
 
+def test_programs_get_the_notes_that_the_page_shows(events: "PageEvents") -> None:
+    found = events.draw_by_api("a red zebra " + "red " * 100, {"steps": 1}, "", browse("notes"))
+    assert isinstance(found["messages"], list)
+    assert any("never trained" in line and "zebra" in line for line in found["messages"])
+    assert any(line.startswith("cut") for line in found["messages"])
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"settings": [1]}, "settings=[1]"),
+        ({"settings": "steps"}, "settings=steps"),
+        ({"settings": 3}, "settings=3"),
+        ({"run": ["x"]}, "run=['x']"),
+        ({"prompt": "a \ud800 b"}, "prompt has"),
+        ({"settings": {"steps": 1001}}, "1000"),
+        ({"settings": {"\ud800": 1}}, "\\ud800"),
+    ],
+)
+def test_what_programs_get_wrong_is_said(given: dict[str, object], words: str, events: "PageEvents") -> None:
+    from gradio import Error
+
+    with pytest.raises(Error) as caught:
+        events.draw_by_api(**{"prompt": PROMPT, "request": browse("wrong program")} | given)  # type: ignore[arg-type]
+    assert words in str(caught.value)
+    assert str(caught.value).encode()
+    assert not caught.value.print_exception
+
+
+def test_a_program_that_left_ends_its_drawing(events: "PageEvents", monkeypatch: pytest.MonkeyPatch) -> None:
+    from gradio import Error
+    from gradio.context import LocalContext
+
+    event = SimpleNamespace(alive=True)
+    LocalContext.event_id.set("event")
+    LocalContext.blocks.set(SimpleNamespace(_queue=SimpleNamespace(event_ids_to_events={"event": event})))  # type: ignore[arg-type]
+    assert events.draw_by_api(PROMPT, {"steps": 1}, "", browse("gone"))["step"]
+    event.alive = False
+    with pytest.raises(Error, match="cancelled"):
+        events.draw_by_api(PROMPT, {"steps": 1}, "", browse("gone"))
+    assert len(events.playground.sessions.open("gone").entries) == 1
+
+
+def test_the_end_of_the_playground_ends_drawings(playground: Playground, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(playground, "_over", threading.Event())
+    session = playground.sessions.open("end")
+    assert playground.is_idle(0)
+    with pytest.raises(Cancelled):
+        playground.draw(session, playground.first, PROMPT, QUICK, on_step=lambda *_: playground.close())
+    with pytest.raises(Cancelled):
+        playground.draw(session, playground.first, PROMPT, QUICK)
+    assert session.entries == []
+
+
+@pytest.mark.parametrize("maps", ["[1]", "7", "{"])
+def test_maps_that_are_no_names_are_said(maps: str, events: "PageEvents") -> None:
+    *_, last = draw(events, "maps", maps=maps)
+    assert 'class="problem"' in last[0]
+    assert "AssertionError" not in last[0]
+
+
+@pytest.mark.parametrize("count", [1, 10, None, 2.5])
+def test_an_interpolation_has_a_number_of_pictures(count: object, events: "PageEvents") -> None:
+    for seed in (1, 2):
+        draw(events, f"count{count}", seed=seed, steps=1)
+    assert "count=" in events.interpolate(1, 2, count, browse(f"count{count}"))[0]
+
+
+def test_captions_of_the_run_are_offered_as_prompts(page: "Blocks", playground: Playground) -> None:
+    [dataset] = [one for one in page.get_config_file()["components"] if one["type"] == "dataset"]
+    offered = [text for [text] in dataset["props"]["samples"]]
+    assert 1 <= len(offered) <= 4
+    for text in offered:
+        found = playground.list_tokens(playground.first, text)
+        assert found is not None
+        assert all(token.learned for token in found.tokens)
+
+
 def test_the_page_shows_the_runs_inputs_and_one_function_to_programs(page: "Blocks", trained: Path) -> None:
     labels = [component.get("props", {}).get("label") for component in page.get_config_file()["components"]]
     for label in ("prompt", "negative prompt", "seed", "steps", "sampler", "guidance scale", "rescale", "weights"):

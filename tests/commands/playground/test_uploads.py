@@ -2,7 +2,9 @@
 
 import io
 import struct
+import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,24 @@ def test_a_picture_is_kept_as_it_was_sent(kind: str, tmp_path: Path) -> None:
         assert kept.find(name).read_bytes() == content
         assert kept.find(name).parent == tmp_path / "uploads"
         assert Image.open(io.BytesIO(kept.render(name))).size == (40, 30)
+
+
+def test_one_picture_is_decoded_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decode, at_once, most = uploads.decode_picture, [0], [0]
+
+    def count(*given: object, **named: object) -> object:
+        at_once[0] += 1
+        most[0] = max(most[0], at_once[0])
+        time.sleep(0.02)
+        at_once[0] -= 1
+        return decode(*given, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(uploads, "decode_picture", count)
+    kept = Uploads(tmp_path)
+    name = kept.keep(encode((20, 10)))
+    with ThreadPoolExecutor(4) as threads:
+        assert len(set(threads.map(kept.render, [name] * 4))) == 1
+    assert most == [1]
 
 
 def test_a_large_picture_is_shown_smaller(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,6 +19,7 @@ if find_spec("gradio") is None:
 
 from PIL import Image
 
+from ldm_train.commands.playground import access_guard
 from ldm_train.commands.playground.listening import Address
 from ldm_train.commands.playground.playground import Playground
 from ldm_train.settings.composition import compose_as
@@ -50,9 +52,10 @@ def browser(playground: Playground) -> Iterator[httpx.Client]:
         warnings.simplefilter("ignore", ResourceWarning)
         import uvicorn
 
-        from ldm_train.commands.playground.web_app import build_app
+        from ldm_train.commands.playground.web_app import Server, build_app
 
-        server = uvicorn.Server(uvicorn.Config(build_app(playground, page), log_level="warning", ws="none"))
+        app = build_app(playground, page)
+        server = Server(uvicorn.Config(app, log_level="warning", ws="none", timeout_graceful_shutdown=1), app, playground)
         gc.collect()
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
@@ -62,8 +65,20 @@ def browser(playground: Playground) -> Iterator[httpx.Client]:
         base_url=page.url, headers={"authorization": f"Bearer {TOKEN}"}, timeout=60, trust_env=False
     ) as client:
         yield client
-    server.should_exit = server.force_exit = True
-    thread.join(60)
+        with ending(client):
+            server.should_exit = True
+            thread.join(20)
+            assert not thread.is_alive(), "a drawing or a stream kept the server"
+
+
+@contextmanager
+def ending(browser: httpx.Client) -> Iterator[None]:
+    """Let the block end a server that draws a picture of many steps, to which a page listens."""
+    with browser.stream("GET", "/gradio_api/heartbeat/page") as news:
+        next(news.iter_lines())
+        browser.post("/gradio_api/call/draw", json={"data": [PROMPT, {"steps": 1000}, ""]})
+        time.sleep(0.3)
+        yield
 
 
 def call(browser: httpx.Client, prompt: str, settings: dict[str, object]) -> tuple[str, object]:
@@ -155,3 +170,39 @@ def test_a_picture_is_a_png_file_with_its_settings(browser: httpx.Client, tmp_pa
     assert "attachment" in answer.headers["content-disposition"]
     (tmp_path / "picture.png").write_bytes(answer.content)
     assert json.loads(Image.open(tmp_path / "picture.png").info["ldm_train"])["seed"] == 9
+
+
+def test_a_drawing_ends_when_its_client_left(browser: httpx.Client, playground: Playground) -> None:
+    event = browser.post("/gradio_api/call/draw", json={"data": [PROMPT, {"steps": 1000}, ""]}).json()["event_id"]
+    with browser.stream("GET", f"/gradio_api/call/draw/{event}"):
+        while playground.is_idle(0):
+            time.sleep(0.01)
+    assert playground.is_idle(10)
+    assert playground.sessions.open(event).entries == []
+    assert call(browser, PROMPT, {"seed": 1})[0] == "complete"
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/gradio_api/queue/data?session_hash=unknown", "/gradio_api/call/draw/unknown", "/gradio_api/heartbeat/a%00b"],
+)
+def test_an_unknown_event_is_no_traceback(path: str, browser: httpx.Client, capfd: pytest.CaptureFixture[str]) -> None:
+    answer = browser.get(path)
+    assert answer.status_code == 404 or "error" in answer.text
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("data", [[], [1], ["a", {}, "", "b"]])
+def test_wrong_values_are_no_traceback(data: list[object], browser: httpx.Client, capfd: pytest.CaptureFixture[str]) -> None:
+    started = browser.post("/gradio_api/call/draw", json={"data": data})
+    if started.status_code == 200:
+        browser.get(f"/gradio_api/call/draw/{started.json()['event_id']}")
+    assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("path", ["/uploads", "/gradio_api/call/draw"])
+def test_a_body_without_a_length_is_limited(path: str, browser: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(access_guard, "LARGEST_BODY", 1000)
+    answer = browser.post(path, content=iter([b" " * 600] * 3), headers={"content-type": "application/json"})
+    assert answer.status_code == 413
+    assert "1,000" in answer.text

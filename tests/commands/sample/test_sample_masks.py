@@ -175,3 +175,16 @@ class LossyGeneration:
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.avg_pool2d(images, 4)
+
+
+@pytest.mark.parametrize(("edge", "accepted"), [(32, True), (33, False), (1_000_000_000, False)])
+def test_an_edge_is_no_wider_than_the_picture(edge: int, accepted: bool, tmp_path: Path) -> None:
+    start = write(tmp_path / "start.png", encoded(Image.new("RGB", (32, 32), "red")))
+    mask = write(tmp_path / "mask.png", encoded(Image.fromarray(np.tri(32, dtype=np.uint8) * 255)))
+    words = [f"picture={start}", f"mask={mask}", "size=[32,32]", f"mask_edge={edge}"]
+    settings = compose_as(SampleSettings, ["run_dir=x", "prompts=[x]", "out=x", *words])
+    if accepted:
+        assert read_start(settings, LossyGeneration()).kept is not None  # type: ignore[arg-type]
+        return
+    with pytest.raises(ValueError, match=f"mask_edge={edge} .* 32"):
+        read_start(settings, LossyGeneration())  # type: ignore[arg-type]
