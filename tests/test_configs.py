@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from ldm_train.cli.main import VERBS
 from ldm_train.settings.composition import as_yaml, build, compose, compose_as, defaults, folder, groups
 from ldm_train.settings.constructors import COMMANDS, EXTRAS
+from ldm_train.settings.explained_training import OF_TRAINING
 from ldm_train.settings.schema.options import KEPT, PART_LISTS, PASSED, Part, read_part
 from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.settings.strict import SET_BY_THE_RUN
@@ -64,7 +65,7 @@ def test_verb_composes(verb: str) -> None:
 @pytest.mark.parametrize(("verb", "group"), sorted({choice[:2] for choice in CHOICES}))
 def test_options_compose_and_arrive(verb: str, group: str) -> None:
     for option in groups()[group]:
-        choice = [f"{group}={option}"]
+        choice = [f"{group}={option}", *["cache=x"] * (verb == "explain" and group in OF_TRAINING)]
         config = compose(verb, choice + dummies(verb, choice))
         if group not in SETTINGS:
             own = OmegaConf.load(folder() / group / f"{option}.yaml")

@@ -25,7 +25,7 @@ from ldm_train.settings.trust import Grants, granted
 
 ROOT = Path(__file__).parent.parent
 PAGES = {path.stem: path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
-BLOCK = re.compile(r"(<!-- not run: .* -->\n)?```(\w+)(?: title=\"([^\"]*)\")?\n(.*?)```", re.DOTALL)
+BLOCK = re.compile(r"(<!-- not run: [^\n]* -->\n)?```(\w+)(?: title=\"([^\"]*)\")?\n(.*?)```", re.DOTALL)
 FIRST = ["first-run", "own-data"]  # pages with results that commands of other pages use
 PROGRAMS = {"git", "tensorboard", "mkdocs", "export"}  # which are not this project's
 

@@ -16,7 +16,7 @@ LIMITS: dict[str, int] = {
     **dict.fromkeys(("image_size", "size", "crop.areas", "crop.step"), LARGEST_SIDE),
     **dict.fromkeys(("steps", "pictures.steps", "metrics.steps", "prior.steps", "x.steps", "y.steps"), MOST_STEPS),
     "sweep.steps": MOST_STEPS,
-    **dict.fromkeys(("count", "pictures.count", "metrics.count", "interpolate", "resamples"), 10**6),
+    **dict.fromkeys(("count", "first_number", "pictures.count", "metrics.count", "interpolate", "resamples"), 10**6),
     **dict.fromkeys(("prior.count", "samples", "validation.examples", "validation.repeats"), 10**8),
     **dict.fromkeys(("validation.bins", "evaluation.seeds", "crop.views", "tags.keep"), 10**4),
     **dict.fromkeys(("max_steps", "max_pixels", "checkpoint.keep"), 10**12),
