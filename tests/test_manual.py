@@ -91,6 +91,8 @@ def shrink(line: Line) -> list[str]:
     verb, *words = line.settings
     if "--multirun" in words:
         return [verb, *words, "--dry-run"]
+    if verb == "explain" and any(word.startswith("cache=") for word in words):
+        return [verb, *words]  # nothing is drawn
     if line.is_quickstart:
         return [verb, *words, *SMALL_QUICKSTART.get(verb, [])]
     chooses = any(word.startswith(("config", "network._target_=")) for word in words)

@@ -4,11 +4,11 @@ import copy
 
 import pytest
 import torch
-from open_clip.transformer import TextTransformer
 from torch import nn
 from torch.testing import assert_close
 
 from ldm_train.conditioners.text_encoder import small
+from ldm_train.conditioners.text_tower import SmallTower
 from ldm_train.networks.layer_patterns import match_patterns
 from ldm_train.networks.lora import LoRA
 from ldm_train.networks.multihead_attention import JoinedAttention
@@ -186,7 +186,7 @@ def test_what_computes_more_than_a_product_takes_no_adapter() -> None:
 
 def test_the_last_block_of_a_penultimate_tower_is_left_out() -> None:
     text = texts()
-    assert isinstance(text.tower, TextTransformer)
+    assert isinstance(text.tower, SmallTower)
     text.tower.transformer.resblocks[-1].requires_grad_(False)
     LoRA(text_encoder=True).attach(network(), text, seed=0)
     assert {name.split(".")[3] for name, p in text.named_parameters() if p.requires_grad} == {"0"}
