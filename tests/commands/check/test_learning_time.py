@@ -1,6 +1,7 @@
 """What `check` says of learning: by the words of the captions, from the figures of measured runs."""
 
 import json
+from math import ceil
 from pathlib import Path
 from statistics import median
 
@@ -37,7 +38,7 @@ def test_a_run_that_is_too_short_says_by_how_much() -> None:
     assert len([*learning.describe()]) == 1
     longer = estimate_learning(settings("max_steps=5"), ["a cat"] * 40, 40, 0.01)
     assert longer is not None
-    assert f"{2 * RECOGNISED / (5 * 24):.1f}" in [*longer.describe()][1]
+    assert f"{ceil(20 * RECOGNISED / (5 * 24)) / 10:g} times" in [*longer.describe()][1]
 
 
 @pytest.mark.parametrize("word", ["network.weights=outputs/run", "image_size=128", "text_encoder=unconditional"])
