@@ -5,8 +5,9 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
-_python_call: str | None = None
+_python_call: ContextVar[str | None] = ContextVar("python_call", default=None)  # of each thread
 
 
 def is_only_process(*, num_nodes: int) -> bool:
@@ -42,17 +43,16 @@ def launched_rank() -> int:
 @contextmanager
 def called_from_python(call: str) -> Iterator[None]:
     """Let `describe_call` return this call of the package's Python functions until the block ends."""
-    global _python_call
-    before, _python_call = _python_call, call
+    token = _python_call.set(call)
     try:
         yield
     finally:
-        _python_call = before
+        _python_call.reset(token)
 
 
 def describe_call() -> str:
     """Return the command line of this process, or the Python call that is being answered."""
-    return shlex.join(["ldm-train", *sys.argv[1:]]) if _python_call is None else _python_call
+    return _python_call.get() or shlex.join(["ldm-train", *sys.argv[1:]])
 
 
 def in_terminal() -> bool:

@@ -18,6 +18,7 @@ import ldm_train as package
 from ldm_train.run_dir.record import read_record
 from ldm_train.settings.trust import Grants, current_grants
 from ldm_train.types import Conditioning
+from ldm_train.util.processes import describe_call
 
 SMALL: Mapping[str, object] = {
     "max_steps": 2,
@@ -393,6 +394,7 @@ def test_threads_compose_side_by_side_and_leave_no_grant(tmp_path: Path, monkeyp
         assert [*threads.map(compose, range(12))] == [*range(12)]
     assert current_grants() == Grants()
     assert sys.path == before
+    assert describe_call().startswith("ldm-train ")
     with pytest.raises(package.ConfigError, match="trust=threadnet"):
         package.compose("train", {"network": {"_target_": "threadnet.Net"}}, cache="c", run_dir="r")
 
