@@ -114,8 +114,8 @@ def write_rows(folder: Path, rows: list[dict[str, str]]) -> None:
 def train(work: Path, words: list[str], *, steps: int) -> TrainedRun:
     """Encode the pictures and train on them for so many steps, as a user does; return the opened run."""
     cache, run_dir = work / "cache", work / "run"
-    pictures = [word for word in words if word.startswith(("conditions", "source"))]
-    own = [word for word in words if not word.startswith("source")]
+    pictures = [word for word in words if word.startswith(("conditions", "source", "text_encoder"))]
+    own = [word for word in words if not word.startswith(("source", "text_encoder"))]
     call("encode", f"source.path={work / 'pictures'}", f"cache={cache}", "autoencoder=openmoji", *pictures)
     recipe = ["schedule=cosine", "prediction=velocity", "batch_size=24", "optimizer.lr=1e-3", "guidance.scale=1.25"]
     quiet = ["pictures.every=100000", "validation.every=500", "metrics.every=null", f"max_steps={steps}"]
@@ -279,6 +279,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     found = json.loads(arguments.out.read_text()) if arguments.out.is_file() else {}
+    found.pop("command", None)  # of other trials
     for name in arguments.trials:
         found[name] = TRIALS[name](arguments.work / name, arguments.pictures, steps=arguments.steps)
         print(json.dumps(found[name], indent=2))

@@ -1,0 +1,228 @@
+"""Does a network follow classes, tags in any order, and instructions? Train small ones, ask, and measure the pictures.
+
+    python scripts/train_captions.py outputs/captions docs/results/captions.json
+
+`classes`: emoji at random places, with their names as classes (`text_encoder=class_labels`). Every class is drawn, and each
+drawn emoji is compared with all hundred.
+
+`tags`: captions of four tags, always written in one order, trained as they are and with `tags.shuffle=true`. Pictures are
+asked for in that order and in the reverse of it.
+
+`edits`: emoji on two backgrounds; the caption of the second says which colour its background gets, and the first is the
+`reference`. Pictures of emoji that were never trained are edited; the colour of the background is measured, and how well the
+emoji stays where and what it is, against editing by the words alone.
+
+The emoji are OpenMoji's (https://openmoji.org), CC BY-SA 4.0.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from random import Random
+
+import torch
+from measuring import write_results
+from PIL import Image
+from prepare_openmoji import BACKGROUNDS, GLYPHS, spoken_name
+from rich.progress import track
+from torch import Tensor
+from torch.nn.functional import interpolate
+from torchvision.transforms.functional import pil_to_tensor
+from train_conditions import SIDE, Found, draw, draw_emoji, find_emoji, overlap, train, write_rows
+
+from ldm_train.assembly.stored_run import TrainedRun
+from ldm_train.data.pictures.images import read_image, save_png, to_bytes, to_signed
+from ldm_train.training.callbacks.picture_grids import make_grid_picture
+from ldm_train.types import Given
+
+COPIES = 24  # of each emoji, at different places
+SHAPE = 24  # pixels of the side to which emoji are scaled before they are compared
+COLOURS = to_signed(torch.tensor([*BACKGROUNDS.values()], dtype=torch.uint8))
+
+
+def try_classes(work: Path, pictures: Path, *, steps: int) -> Found:
+    """Draw every class twice; return how often the nearest of all emoji is the one that was asked for."""
+    chance = Random(0)
+    for glyph in track(GLYPHS, "drawing classes"):
+        folder = work / "pictures" / spoken_name(glyph)
+        folder.mkdir(parents=True, exist_ok=True)
+        for number in range(COPIES):
+            draw_somewhere(glyph, chance.choice([*BACKGROUNDS.values()]), chance)[0].save(folder / f"{number:02d}.png")
+    words = ["source=class_folders", "text_encoder=class_labels", "held_out=0.04"]
+    run = train(work, words, steps=steps)
+    asked = torch.arange(len(GLYPHS)).repeat(2)
+    drawn = draw(run, [spoken_name(GLYPHS[number]) for number in asked], {})
+    save_png(make_grid_picture(to_bytes(drawn[:40]), columns=10), pictures / "captions-classes.png")
+    return {"pictures": len(asked), **measure_names(drawn, asked), "step": run.step}
+
+
+def try_tags(work: Path, pictures: Path, *, steps: int) -> Found:
+    """Ask for tags in the trained order and in its reverse; return how many emoji and backgrounds are right."""
+    rows, chance = [], Random(0)
+    (work / "pictures" / "images").mkdir(parents=True, exist_ok=True)
+    for glyph in track(GLYPHS, "drawing tags"):
+        for number in range(COPIES):
+            background, colour = chance.choice([*BACKGROUNDS.items()])
+            large, right = chance.random() < 0.5, chance.random() < 0.5
+            place = (0.9 if right else 0.1, chance.random())
+            name = f"images/{ord(glyph):X}-{number:02d}.png"
+            draw_emoji(glyph, 0.75 if large else 0.5, place, colour)[0].save(work / "pictures" / name)
+            rows.append({"file_name": name, "text": ", ".join(list_tags(glyph, background, large=large, right=right))})
+    write_rows(work / "pictures", rows)
+    chance = Random(1)
+    asked = torch.arange(len(GLYPHS))
+    colours = torch.tensor([chance.randrange(len(BACKGROUNDS)) for _ in asked])
+    tags = [
+        list_tags(GLYPHS[number], [*BACKGROUNDS][colour], large=True, right=bool(number % 2))
+        for number, colour in zip(asked.tolist(), colours.tolist(), strict=True)
+    ]
+    found: Found = {"pictures": len(asked)}
+    for name, shuffle in (("as_written", False), ("shuffled", True)):
+        folder = work / name
+        folder.mkdir(exist_ok=True)
+        if not (folder / "pictures").exists():
+            (folder / "pictures").symlink_to((work / "pictures").absolute())
+        longer = ["text_encoder=small", "text_encoder.context_length=24"]
+        run = train(folder, [*longer, f"tags.shuffle={shuffle}".lower(), "held_out=0"], steps=steps)
+        found[name] = {
+            order: measure_tags(draw(run, [", ".join(row[::step]) for row in tags], {}), asked, colours)
+            for order, step in (("trained_order", 1), ("reversed", -1))
+        }
+        found["step"] = run.step
+    return found
+
+
+def measure_tags(images: Tensor, asked: Tensor, colours: Tensor) -> dict[str, float]:
+    right = (nearest_colour(images) == colours).float().mean().item()
+    return measure_names(images, asked) | {"background_accuracy": right}
+
+
+def list_tags(glyph: str, background: str, *, large: bool, right: bool) -> list[str]:
+    """Return the tags of a picture, in the order in which they are written."""
+    name = spoken_name(glyph).split(" ", 1)[1]
+    return [name, f"{background} background", "large" if large else "small", "right" if right else "left"]
+
+
+def try_edits(work: Path, pictures: Path, *, steps: int) -> Found:
+    """Give unseen emoji other backgrounds; return how much of what was asked is right, and of what should stay."""
+    rows, chance = [], Random(0)
+    for name in ("images", "before"):
+        (work / "pictures" / name).mkdir(parents=True, exist_ok=True)
+    for index, glyph in enumerate(track(GLYPHS, "drawing edits")):
+        for number in range(COPIES):
+            first, second = chance.sample([*BACKGROUNDS], 2)
+            share, place = chance.uniform(0.4, 0.8), (chance.random(), chance.random())
+            name = f"{ord(glyph):X}-{number:02d}.png"
+            for folder, background in (("before", first), ("images", second)):
+                picture = draw_emoji(glyph, share, place, BACKGROUNDS[background])[0]
+                picture.save(work / "pictures" / folder / name)
+            split = "held_out" if index % 10 == 0 else "train"
+            text = f"make the background {second}"
+            rows.append({"file_name": f"images/{name}", "text": text, "background": second, "split": split})
+    write_rows(work / "pictures", rows)
+    words = ["conditions=[reference]", "source.maps={reference:before/{name}}", "guidance.condition_scale=1.25"]
+    run = train(work, words, steps=steps)
+    held_out = [row for row in rows if row["split"] == "held_out"][::2]
+    names = [Path(row["file_name"]).name for row in held_out]
+    before, true = (read_all(work / "pictures" / folder, names) for folder in ("before", "images"))
+    colours = torch.tensor([[*BACKGROUNDS].index(row["background"]) for row in held_out])
+    prompts = [row["text"] for row in held_out]
+    edited = draw(run, prompts, {"reference": encode_all(run, before)})
+    by_words = draw(run, prompts, {})
+    shown = slice(0, 12)
+    grid = torch.cat([before[shown], edited[shown], true[shown], by_words[shown]])
+    save_png(make_grid_picture(to_bytes(grid), columns=12), pictures / "captions-edits.png")
+    decoded = draw_decoded(run, true)
+    return {
+        "pictures": len(prompts),
+        **{
+            name: {
+                "background_accuracy": (nearest_colour(images) == colours).float().mean().item(),
+                "overlap": overlap(find_emoji(images), find_emoji(true)),
+                "psnr": psnr(images, true),
+            }
+            for name, images in {"edited": edited, "by_words_only": by_words, "before": before, "decoded": decoded}.items()
+        },
+        "step": run.step,
+    }
+
+
+def draw_somewhere(glyph: str, colour: tuple[int, int, int], chance: Random) -> tuple[Image.Image, ...]:
+    return draw_emoji(glyph, chance.uniform(0.5, 0.85), (chance.random(), chance.random()), colour)
+
+
+def read_all(folder: Path, names: list[str]) -> Tensor:
+    """Return pictures of a folder, (B, 3, H, W) in [-1, 1]."""
+    return to_signed(torch.stack([read_image(folder / name, SIDE) for name in names]))
+
+
+def encode_all(run: TrainedRun, images: Tensor) -> Given:
+    with torch.no_grad():
+        latents = torch.cat([run.generation.autoencoder.encode(part).mean for part in images.split(40)])
+    return Given(latents, torch.ones(len(latents), dtype=torch.bool))
+
+
+def draw_decoded(run: TrainedRun, images: Tensor) -> Tensor:
+    """Return what the autoencoder makes of images: the best that a network can draw with it."""
+    autoencoder = run.generation.autoencoder
+    with torch.no_grad():
+        return torch.cat([autoencoder.decode(autoencoder.encode(part).mean) for part in images.split(40)])
+
+
+def nearest_colour(images: Tensor) -> Tensor:
+    """Return the number of the background that is nearest to the median of the corners, (B,)."""
+    corners = torch.stack([images[:, :, y, x] for y in (1, -2) for x in (1, -2)], 2).median(2).values
+    return torch.cdist(corners, COLOURS).argmin(1)
+
+
+def measure_names(images: Tensor, asked: Tensor) -> dict[str, float]:
+    """Return how often the nearest of all emoji, wherever it is and on any background, is the one asked for."""
+    right = torch.cdist(cut_emoji(images).flatten(1), draw_all_emoji().flatten(1)).argmin(1) == asked
+    return {"retrieval_at_1": right.float().mean().item()}
+
+
+def draw_all_emoji() -> Tensor:
+    pictures = [draw_emoji(glyph, 0.75, (0.5, 0.5), BACKGROUNDS["gray"])[0] for glyph in GLYPHS]
+    return cut_emoji(to_signed(torch.stack([pil_to_tensor(picture) for picture in pictures])))
+
+
+def cut_emoji(images: Tensor) -> Tensor:
+    """Return what is on the background of each image, on grey and scaled to one size, (B, 3, SHAPE, SHAPE)."""
+    cut = []
+    for image, found in zip(images, find_emoji(images), strict=True):
+        rows, columns = (found.sum(side).gt(1).nonzero().flatten() for side in (1, 0))
+        if not len(rows) or not len(columns):
+            rows = columns = torch.arange(SIDE)
+        box = (slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1))
+        alone = torch.where(found, image, 0)[:, *box]
+        cut.append(interpolate(alone[None], (SHAPE, SHAPE), mode="bilinear", antialias=True)[0])
+    return torch.stack(cut)
+
+
+def psnr(images: Tensor, true: Tensor) -> float:
+    errors = (images.clamp(-1, 1) - true).square().mean((1, 2, 3))
+    return (10 * torch.log10(4 / errors.clamp(min=1e-6))).mean().item()
+
+
+TRIALS = {"classes": try_classes, "tags": try_tags, "edits": try_edits}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("work", type=Path, help="folder for pictures, caches and runs")
+    parser.add_argument("out", type=Path, help="the JSON file; what it has of other trials stays")
+    parser.add_argument("--trials", nargs="*", choices=list(TRIALS), default=list(TRIALS))
+    parser.add_argument("--steps", type=int, default=1600, help="of training each, with 24 pictures a step")
+    parser.add_argument("--pictures", type=Path, default=Path("docs/pictures"), help="folder for the grids")
+    arguments = parser.parse_args()
+
+    found = json.loads(arguments.out.read_text()) if arguments.out.is_file() else {}
+    found.pop("command", None)  # of other trials
+    for name in arguments.trials:
+        found[name] = TRIALS[name](arguments.work / name, arguments.pictures, steps=arguments.steps)
+        print(json.dumps(found[name], indent=2))
+        write_results(arguments.out, found)
+
+
+if __name__ == "__main__":
+    main()
