@@ -66,6 +66,7 @@ class LowResolution(Condition):
                 f"beta_start={beta_start:g} and beta_end={beta_end:g} of the condition {name} must be rising, in (0, 1)"
             )
         self.factor, self.latent_factor = factor, latent_factor
+        self.beta_start, self.beta_end = beta_start, beta_end
         self.max_noise_level = check_level(max_noise_level, LEVELS - 1, f"max_noise_level of the condition {name}")
         self.noise_level = check_level(noise_level, max_noise_level, f"noise_level of the condition {name}")
         self.width = width
@@ -122,8 +123,11 @@ class LowResolution(Condition):
             maps = interpolate(pictures, scale_factor=self.factor // self.latent_factor, mode="bicubic", align_corners=False)
         else:
             maps = pictures
-        vector = one_hot(levels.long(), LEVELS).float() if self.width is None else embed_sinusoidal(levels, self.width)
-        return Conditioning(vector=drop(vector, kept), maps=drop(maps, kept))
+        return Conditioning(vector=drop(self.embed_levels(levels), kept), maps=drop(maps, kept))
+
+    def embed_levels(self, levels: Tensor) -> Tensor:
+        """Return the vectors of noise levels (B,), (B, D)."""
+        return one_hot(levels.long(), LEVELS).float() if self.width is None else embed_sinusoidal(levels, self.width)
 
 
 def check_level(level: int, largest: int, what: str) -> int:
