@@ -210,6 +210,9 @@ def generate(
     if settings is not None:
         start = read_start(settings, first_drawing)
         found = read_picture(settings.with_values(seed=drawings[0][1][1].seed), first_drawing)
+    enlarge = None if upscaler is None else make_upscaler(upscaler, noise_level=noise_level, tile=tile, seed=0)
+    if enlarge is not None:
+        enlarge.check([prompt.text for prompt in read])
     known = first_drawing.complete(found | dict(given or {}), len(read))
     images: dict[int, Tensor] = {}
     for places, (drawing, recipe) in drawings:
@@ -219,9 +222,8 @@ def generate(
             own = {name: rows[torch.tensor(batch)] for name, rows in known.items()}
             drawn = drawing(texts, recipe, numbers=torch.tensor(numbers), picture=start.initial, given=own)
             finite = drawing.require_finite(start.paste(drawn), texts, numbers, seed=recipe.seed)
-            if upscaler is not None:
-                enlarge = make_upscaler(upscaler, noise_level=noise_level, tile=tile, seed=recipe.seed)
-                finite = enlarge(finite, texts, numbers)
+            if enlarge is not None:
+                finite = replace(enlarge, seed=recipe.seed)(finite, texts, numbers)
             images |= zip(batch, finite.cpu().float(), strict=True)
     return torch.stack([images[place] for place in range(len(read))])
 

@@ -1,5 +1,7 @@
 """Tiles: where they are, that blending keeps what all agree on, and that no border shows."""
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given
@@ -18,7 +20,7 @@ def test_tiles_cover_all_and_overlap(height: int, width: int, side: int) -> None
         parts = sorted({(place[axis].start, place[axis].stop) for place in places})
         assert (parts[0][0], parts[-1][1]) == (0, length)
         assert {stop - start for start, stop in parts} == {min(side, length)}
-        gaps = [later[0] - earlier[0] for earlier, later in zip(parts, parts[1:], strict=False)]
+        gaps = [later[0] - earlier[0] for earlier, later in itertools.pairwise(parts)]
         assert all(gap <= max(1, STRIDE * side) + 0.5 for gap in gaps)
 
 
