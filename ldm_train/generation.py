@@ -1,5 +1,6 @@
 """Prompts to pictures, on one page: captions to conditioning, noise through a sampler, latents to images."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -13,15 +14,16 @@ from ldm_train.autoencoders.scaling import Scaling
 from ldm_train.conditioners.condition import Conditions
 from ldm_train.conditioners.interpolation import interpolate_conditioning, slerp
 from ldm_train.diffusion.denoiser import AnyDenoiser, Denoiser
+from ldm_train.diffusion.divergence import describe_divergence
 from ldm_train.diffusion.guidance import FixedConditioning, Guidance
 from ldm_train.diffusion.prediction import Prediction
 from ldm_train.diffusion.schedules.schedule import NoiseSchedule
+from ldm_train.diffusion.tiling import TiledNetwork, decode_tiles
 from ldm_train.samplers.base import InitialPicture, Sampler, StepCallback, TimePoint
 from ldm_train.samplers.spacings import Spacing
 from ldm_train.types import Autoencoder, CaptionBatch, Conditioner, Conditioning, Given, Network
 from ldm_train.util.own_tokens import tokenize
 
-USUAL_WEIGHT = 1e4  # larger weights are a sign of divergence
 NOTHING: Mapping[str, Given] = MappingProxyType({})
 
 
@@ -57,6 +59,7 @@ class Generation:
         device: the device of the network and the conditioner.
         weak: a weaker model on the same schedule, for autoguidance.
         conditions: what else the network is conditioned on.
+        tile: side of the overlapping tiles in which a larger picture is computed, pixels; None for the whole at once.
     """
 
     network: Network
@@ -68,6 +71,7 @@ class Generation:
     device: torch.device
     weak: "Generation | None" = None
     conditions: Conditions = field(default_factory=Conditions)
+    tile: int | None = None
 
     @torch.no_grad()
     def __call__(
@@ -198,6 +202,11 @@ class Generation:
         return (self.size, self.size) if isinstance(self.size, int) else self.size
 
     @property
+    def unit(self) -> int:
+        """What the sides of pictures must be multiples of, pixels."""
+        return math.lcm(self.autoencoder.factor * getattr(self.network, "divisor", 1), self.conditions.unit)
+
+    @property
     def latent_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of a picture's latents."""
         height, width = self.sides
@@ -219,7 +228,14 @@ class Generation:
 
     def denoiser(self) -> Denoiser:
         """Return the network as a denoiser without guidance."""
-        return Denoiser(self.network, self.schedule, self.prediction)
+        side = self.tile_side
+        network = self.network if side is None else TiledNetwork(self.network, side=side)
+        return Denoiser(network, self.schedule, self.prediction)
+
+    @property
+    def tile_side(self) -> int | None:
+        """Return the side of a tile in latents; None if the picture is one tile."""
+        return None if self.tile is None or self.tile >= max(self.sides) else self.tile // self.autoencoder.factor
 
     def condition(self, texts: list[str], given: Mapping[str, Given] = NOTHING) -> Conditioning:
         """Return the conditioning of texts and of what else is given, one row each.
@@ -257,7 +273,8 @@ class Generation:
         infinity.
         """
         with torch.autocast(self.device.type, enabled=False):
-            images = self.autoencoder.decode(Scaling.of(self.autoencoder).to_raw(latents))
+            raw = Scaling.of(self.autoencoder).to_raw(latents)
+            images = decode_tiles(self.autoencoder.decode, raw, side=self.tile_side, scale=self.autoencoder.factor)
         finite = latents.flatten(1).isfinite().all(1) & images.flatten(1).isfinite().all(1)
         return images.clamp(-1, 1).masked_fill(~finite.view(-1, 1, 1, 1), torch.nan)
 
@@ -270,26 +287,12 @@ class Generation:
         Raises:
             ValueError: an image is not finite; the message has its prompt, number and seed, and the likely cause.
         """
+        models = [self] if self.weak is None else [self, self.weak]
+        parts = [part for one in models for part in (one.network, one.conditioner, one.autoencoder)]
         for image, prompt, number in zip(images, prompts, numbers, strict=True):
             if not image.isfinite().all():
                 raise ValueError(
                     f"the picture of {prompt!r} (number {number}, seed {seed}) contains NaN or infinity and was not "
-                    f"written: {self._suspect()}"
+                    f"written: {describe_divergence(parts)}"
                 )
         return images
-
-    def _suspect(self) -> str:
-        """Return the likely cause of pictures that are not finite."""
-        models = [self] if self.weak is None else [self, self.weak]
-        for module in (part for model in models for part in (model.network, model.conditioner, model.autoencoder)):
-            for name, weight in module.named_parameters() if isinstance(module, torch.nn.Module) else ():
-                largest = weight.detach().abs().max().item() if weight.numel() else 0.0
-                if not largest < USUAL_WEIGHT:  # True for NaN too
-                    return (
-                        f"{type(module).__name__}'s weight {name} has values up to {largest:g}; the run diverged, or a "
-                        "factor in adapters=… is too large"
-                    )
-        return (
-            "the weights are of usual size; lower guidance.scale and the factors in adapters=…, try weights=raw or more "
-            "steps, or compute in float32"
-        )

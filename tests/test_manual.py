@@ -100,7 +100,8 @@ def shrink(line: Line) -> list[str]:
     power = ["ema.snapshot_every=1"] if "ema=power" in words else []
     side = (
         ["image_size=16"]
-        if verb == "train" and any(word.startswith(("experiment=own_", "experiment=inpaint")) for word in words)
+        if verb == "train"
+        and any(word.startswith(("experiment=own_", "experiment=inpaint", "experiment=upscale")) for word in words)
         else []
     )
     adapts = any(word.startswith("autoencoder") for word in words)

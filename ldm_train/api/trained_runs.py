@@ -1,9 +1,8 @@
 """Open a trained run from Python, draw with it, and show what was drawn."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from os import PathLike, fspath
 from types import MappingProxyType
 from typing import TypeVar
@@ -12,15 +11,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ldm_train.assembly.drawing import StartPicture, naming_prompt, open_sized, read_start, resize_generation
-from ldm_train.assembly.given_conditions import read_holes
-from ldm_train.assembly.prompt_options import Prompt, read_mapping_prompt
-from ldm_train.assembly.prompts import EXAMPLE
+from ldm_train.api.call_prompts import plan_prompt, read_prompt_list
+from ldm_train.assembly.drawing import StartPicture, naming_prompt, open_sized, read_start, set_size
+from ldm_train.assembly.given_conditions import read_picture
+from ldm_train.assembly.prompt_options import read_mapping_prompt
 from ldm_train.assembly.stored_run import TrainedRun
 from ldm_train.assembly.studio import Studio
+from ldm_train.assembly.upscaling import make_upscaler
 from ldm_train.data.pictures.images import to_bytes
-from ldm_train.diffusion.guidance import Guidance
-from ldm_train.generation import Generation, SamplingSettings
 from ldm_train.samplers.base import Sampler
 from ldm_train.settings.composition import compose_as
 from ldm_train.settings.python_values import PythonValues, merge_settings, read_trust
@@ -152,6 +150,9 @@ def generate(
     picture: str | PathLike[str] | None = None,
     mask: str | PathLike[str] | None = None,
     strength: float = 1.0,
+    noise_level: int | None = None,
+    tile: int | None = None,
+    upscaler: TrainedRun | None = None,
     given: Mapping[str, Given] | None = None,
 ) -> Tensor:
     """Draw a picture for each prompt and return them as images (B, 3, H, W) in [-1, 1], float32 on the CPU.
@@ -170,6 +171,8 @@ def generate(
         picture, mask: files to start from, as `picture=FILE mask=FILE` of `ldm-train sample`: white is drawn anew, the rest
             stays.
         strength: how much of that picture may change, up to 1.
+        noise_level, tile: as of `ldm-train sample`. A run with the condition `low_resolution` enlarges `picture`.
+        upscaler: a run with that condition, which enlarges what is drawn; `noise_level` and `tile` are then of this one.
         given: what the pictures are conditioned on besides the prompts, by the conditions' names: a row for each, or one for
             all, such as `{"age": Given(torch.tensor([30.0]), torch.tensor([True]))}` of `ldm_train.types`.
 
@@ -182,6 +185,10 @@ def generate(
         raise ValueError(f"generate takes a run as load_run() or train() returns it, not a {type(run).__name__}")
     if not isinstance(sampler, Sampler | None):
         raise ValueError(f"sampler={sampler!r:.100} must be an object such as ldm_train.samplers.DDIM()")
+    settings = compose_inputs(
+        run, picture=picture, mask=mask, strength=strength, noise_level=noise_level, tile=tile, upscaler=upscaler
+    )
+    run = run if settings is None else set_size(run, settings)
     options = {"negative": negative_prompt, "seed": seed, "steps": steps, "guidance": guidance_scale}
     common = read_mapping_prompt({"prompt": "", **options}, "generate")
     read = read_prompt_list([prompts] if isinstance(prompts, str | Mapping) else prompts)
@@ -199,87 +206,49 @@ def generate(
         with naming_prompt(read[places[0]]):
             drawing.check([read[place].text for place in places], recipe)
     first_drawing = drawings[0][1][0]  # all are of one size
-    start, holes = read_files(run, first_drawing, picture=picture, mask=mask, strength=strength)
-    known = first_drawing.complete(holes | dict(given or {}), len(read))
+    start, found = StartPicture(), dict[str, Given]()
+    if settings is not None:
+        start = read_start(settings, first_drawing)
+        found = read_picture(settings.with_values(seed=drawings[0][1][1].seed), first_drawing)
+    enlarge = None if upscaler is None else make_upscaler(upscaler, noise_level=noise_level, tile=tile, seed=0)
+    if enlarge is not None:
+        enlarge.check([prompt.text for prompt in read])
+    known = first_drawing.complete(found | dict(given or {}), len(read))
     images: dict[int, Tensor] = {}
     for places, (drawing, recipe) in drawings:
         for first in range(0, len(places), batch_size):
             batch = places[first : first + batch_size]
             texts, numbers = [read[place].text for place in batch], [place * (read[place].seed is None) for place in batch]
             own = {name: rows[torch.tensor(batch)] for name, rows in known.items()}
-            found = drawing(texts, recipe, numbers=torch.tensor(numbers), picture=start.initial, given=own)
-            finite = drawing.require_finite(start.paste(found), texts, numbers, seed=recipe.seed)
+            drawn = drawing(texts, recipe, numbers=torch.tensor(numbers), picture=start.initial, given=own)
+            finite = drawing.require_finite(start.paste(drawn), texts, numbers, seed=recipe.seed)
+            if enlarge is not None:
+                finite = replace(enlarge, seed=recipe.seed)(finite, texts, numbers)
             images |= zip(batch, finite.cpu().float(), strict=True)
     return torch.stack([images[place] for place in range(len(read))])
 
 
-def read_files(
+def compose_inputs(
     run: TrainedRun,
-    drawing: Generation,
     *,
     picture: str | PathLike[str] | None,
     mask: str | PathLike[str] | None,
-    strength: float,
-) -> tuple[StartPicture, dict[str, Given]]:
-    """Return what drawing starts from, and what the files give for conditions on a picture with a hole.
+    upscaler: TrainedRun | None,
+    **more: object,
+) -> SampleSettings | None:
+    """Return what a call gives of a command's settings; None if it gives nothing of these.
 
     Raises:
-        ValueError: a file cannot be read, or one is missing.
+        ConfigError: a value of another type.
+        ValueError: the upscaler is no run.
     """
-    if picture is None and mask is None and strength == 1:
-        return StartPicture(), {}
+    if not isinstance(upscaler, TrainedRun | None):
+        raise ValueError(f"upscaler takes a run as load_run() or train() returns it, not a {type(upscaler).__name__}")
+    if picture is mask is upscaler is None and more == {"strength": 1.0, "noise_level": None, "tile": None}:
+        return None
     files = {name: None if file is None else fspath(file) for name, file in (("picture", picture), ("mask", mask))}
-    settings = compose_for_drawing(str(run.config.run_dir), {**files, "strength": strength})
-    return read_start(settings, drawing), read_holes(settings, drawing)
-
-
-def read_prompt_list(prompts: Sequence[object]) -> list[Prompt]:
-    """Return the prompts of a call: texts as they are, and mappings with options.
-
-    Raises:
-        ValueError: there is none, or one is neither.
-    """
-    if not isinstance(prompts, Iterable) or not (items := list(prompts)):
-        raise ValueError(f"prompts={prompts!r:.100} must be a text, a mapping, or a list with at least one of them")
-    found = []
-    for number, item in enumerate(items, start=1):
-        where = f"prompts, prompt {number}"
-        if isinstance(item, Mapping) and "prompt" in item:
-            found.append(read_mapping_prompt({str(key): value for key, value in item.items()}, where))
-        elif isinstance(item, str):
-            found.append(Prompt(item, where))
-        else:
-            raise ValueError(f"{where}: {item!r:.100} must be a text, or a mapping such as {EXAMPLE}")
-    return found
-
-
-def plan_prompt(
-    run: TrainedRun, prompt: Prompt, common: Prompt, sampler: Sampler | None
-) -> tuple[Generation, SamplingSettings]:
-    """Return what draws a prompt, and how, with its own options, then those of the call, then those of the run."""
-    scale = common.guidance if prompt.guidance is None else prompt.guidance
-    recipe = replace(
-        run.recipe,
-        seed=first_given(prompt.seed, common.seed, run.recipe.seed),
-        steps=first_given(prompt.steps, common.steps, run.recipe.steps),
-        sampler=first_given(sampler, run.recipe.sampler),
-        guidance=run.recipe.guidance if scale is None else rescale(run.recipe.guidance, scale),
-        negative_prompt=first_given(prompt.negative, common.negative, run.recipe.negative_prompt),
-    )
-    height, width = run.generation.sides
-    size = [prompt.height or height, prompt.width or width] if prompt.height or prompt.width else None
-    with naming_prompt(prompt):
-        return resize_generation(run.generation, size), recipe
-
-
-def first_given(*values: Value | None) -> Value:
-    """Return the first value that is not None."""
-    return next(value for value in values if value is not None)
-
-
-def rescale(guidance: Guidance, scale: float) -> Guidance:
-    """Return a guidance with another scale, an argument that every one has."""
-    return partial(guidance, scale=scale)  # type: ignore[call-arg]
+    other = None if upscaler is None else str(upscaler.config.run_dir)
+    return compose_for_drawing(str(run.config.run_dir), {**files, **more, "upscaler": other})
 
 
 def picture_grid(images: Tensor, *, columns: int = 8) -> Image.Image:

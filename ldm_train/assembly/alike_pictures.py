@@ -11,6 +11,7 @@ from ldm_train.assembly.drawing import StartPicture, apply_prompt, build_run_rec
 from ldm_train.assembly.given_conditions import read_given
 from ldm_train.assembly.prompt_options import Prompt
 from ldm_train.assembly.stored_run import TrainedRun, fill_from_run
+from ldm_train.assembly.upscaling import Upscaler, open_upscaler
 from ldm_train.assembly.word_attention import WordAttention, WordRecorder
 from ldm_train.data.pictures.images import to_bytes
 from ldm_train.diffusion.denoiser import Estimate
@@ -28,6 +29,7 @@ class AlikePictures:
 
     Args:
         places, numbers: where each stands among all pictures, and its noise number.
+        upscaler: what enlarges them; None if they stay as they are drawn.
     """
 
     settings: SampleSettings
@@ -38,6 +40,7 @@ class AlikePictures:
     places: list[int]
     prompts: list[str]
     numbers: list[int]
+    upscaler: Upscaler | None = None
 
 
 def group_alike(settings: SampleSettings, prompts: list[Prompt], trained: TrainedRun) -> list[AlikePictures]:
@@ -46,17 +49,19 @@ def group_alike(settings: SampleSettings, prompts: list[Prompt], trained: Traine
     Raises:
         ValueError: a group cannot be drawn so.
     """
-    settings = fill_from_run(settings, trained.config)
+    settings, upscaler = fill_from_run(settings, trained.config), open_upscaler(settings)
     groups: dict[tuple[tuple[str, str | int | float], ...], AlikePictures] = {}
     for index, prompt in enumerate(prompts):
         key = tuple(prompt.options.items())
         if key not in groups:
             own = apply_prompt(settings, prompt, trained.config)
             with naming_prompt(prompt):
-                sized, recipe = set_size(trained, own.size), build_run_recipe(own)
+                sized, recipe = set_size(trained, own), build_run_recipe(own)
                 sized.generation.check([], recipe)
+                if upscaler is not None:
+                    upscaler.check([prompt.text])
                 start, given = read_start(own, sized.generation), read_given(own, sized.generation)
-            groups[key] = AlikePictures(own, sized, recipe, start, given, [], [], [])
+            groups[key] = AlikePictures(own, sized, recipe, start, given, [], [], [], upscaler)
             if own.attention:
                 build_recorder(groups[key], [prompt.text])  # raises before anything is drawn
         places = range(index * settings.count, (index + 1) * settings.count)
@@ -95,6 +100,8 @@ def draw_batch(
             given=alike.given,
         )
     images = generation.require_finite(alike.start.paste(images), prompts, numbers, seed=alike.recipe.seed)
+    if alike.upscaler is not None:
+        images = alike.upscaler(images, prompts, numbers)
     return to_bytes(images).cpu(), [None] * len(prompts) if recorder is None else recorder.attention
 
 
@@ -102,6 +109,8 @@ def build_recorder(alike: AlikePictures, prompts: Sequence[str]) -> WordRecorder
     """Return what records the attention to the words of prompts.
 
     Raises:
-        ValueError: the run does not attend to words.
+        ValueError: the run does not attend to words, or draws in tiles.
     """
+    if alike.trained.generation.tile_side is not None:
+        raise ValueError("attention=true is of pictures that are drawn at once, and these are drawn in tiles; leave it out")
     return WordRecorder(alike.trained.parts.network, alike.trained.parts.text_encoder, prompts, setting="attention=true")

@@ -12,6 +12,7 @@ from ldm_train.assembly.parts import is_shipped
 from ldm_train.assembly.probing import UnfitError, attempt, describe, expect, expect_floats, require
 from ldm_train.conditioners.condition import Condition
 from ldm_train.conditioners.inpaint import Inpaint
+from ldm_train.conditioners.low_resolution import LowResolution
 from ldm_train.conditioners.map import Map
 from ldm_train.settings.schema.options import Part
 from ldm_train.types import ConditionedExamples, Conditioning, Given
@@ -22,7 +23,7 @@ SIZE, LATENT_SIZE = (32, 48), (8, 12)  # of pictures and of latents
 
 def probe_condition(condition: Any) -> None:
     """Raise an `UnfitError` if `absent` or `forward` of a condition returns something of another kind or shape."""
-    for word, base in (("takes_map", Map), ("takes_mask", Inpaint)):
+    for word, base in (("takes_map", Map), ("takes_mask", Inpaint), ("takes_picture", LowResolution)):
         fits = not getattr(condition, word) or isinstance(condition, base)
         require(fits, f"{word} is for classes that are derived from {base.__module__}.{base.__name__}; leave it out")
     identity = condition.identity

@@ -8,13 +8,16 @@ from pathlib import Path
 import torch
 
 from ldm_train.assembly.cut_texts import warn_of_cut_prompts
+from ldm_train.assembly.enlarging import enlarge_size, find_low_resolution, measure_small, read_small
 from ldm_train.assembly.mask import KeptPixels, read_mask, reduce_mask, soften_edge
 from ldm_train.assembly.prompt_options import Prompt
 from ldm_train.assembly.prompts import list_texts, parse_prompts
 from ldm_train.assembly.stored_run import TrainedRun, build_recipe, open_run
+from ldm_train.conditioners.low_resolution import LowResolution
 from ldm_train.data.pictures.decoding import read_upright_size
 from ldm_train.data.pictures.images import DECODE_ERRORS, read_image, to_signed
 from ldm_train.data.pictures.mask_files import has_transparency
+from ldm_train.data.pictures.reduced import resize_bicubic
 from ldm_train.generation import Generation, SamplingSettings
 from ldm_train.samplers.base import InitialPicture
 from ldm_train.settings.schema.training import TrainSettings
@@ -25,7 +28,7 @@ from ldm_train.util.messages import note, warn
 
 def open_sized(config: SampleSettings) -> TrainedRun:
     """Open the run that a command names, set to the size that it asks for; print a warning if prompts are cut."""
-    return set_size(open_warned(config), config.size)
+    return set_size(open_warned(config), config)
 
 
 def open_warned(config: SampleSettings) -> TrainedRun:
@@ -38,9 +41,31 @@ def open_warned(config: SampleSettings) -> TrainedRun:
     return trained
 
 
-def set_size(trained: TrainedRun, size: Sequence[int] | None) -> TrainedRun:
-    """Return a run that draws pictures of another (height, width); raises as `resize_generation`."""
-    return replace(trained, generation=resize_generation(trained.generation, size))
+def set_size(trained: TrainedRun, config: SampleSettings) -> TrainedRun:
+    """Return a run that draws pictures of the size that a command asks for, or that a picture to enlarge has, in its tiles.
+
+    Raises:
+        ValueError: as `resize_generation` and `set_tile`, or the picture cannot be read.
+    """
+    generation, size = trained.generation, config.size
+    condition = find_low_resolution(generation.conditions)
+    if size is None and config.picture is not None and condition is not None:
+        size = enlarge_size(measure_small(config.picture), generation, condition)
+    tile = config.tile if config.upscaler is None else None  # else it is the upscaler's
+    return replace(trained, generation=set_tile(resize_generation(generation, size), tile, trained.config))
+
+
+def set_tile(generation: Generation, tile: int | None, trained: TrainSettings) -> Generation:
+    """Return a generation that draws in tiles of this side, pixels; None: the whole at once, or a run's size if it enlarges.
+
+    Raises:
+        ValueError: the autoencoder and the network cannot divide it.
+    """
+    if tile is not None and tile % generation.unit:
+        raise ValueError(f"tile={tile} must be a multiple of {generation.unit} pixels for this run")
+    if tile is None and find_low_resolution(generation.conditions) is not None:
+        tile = trained.image_size
+    return replace(generation, tile=tile)
 
 
 def apply_prompt(settings: SampleSettings, prompt: Prompt, trained: TrainSettings) -> SampleSettings:
@@ -83,7 +108,7 @@ def resize_generation(generation: Generation, size: Sequence[int] | None) -> Gen
     """
     if size is None:
         return generation
-    unit = generation.autoencoder.factor * getattr(generation.network, "divisor", 1)
+    unit = generation.unit
     if len(size) != 2 or any(side < 1 or side % unit for side in size):
         raise ValueError(f"size={list(size)} must be a height and a width, multiples of {unit} pixels for this run")
     return replace(generation, size=(size[0], size[1]))
@@ -91,13 +116,19 @@ def resize_generation(generation: Generation, size: Sequence[int] | None) -> Gen
 
 @dataclass(frozen=True)
 class StartPicture:
-    """What drawing starts from: latents with their mask, None for noise; and the pixels that are kept, None for none."""
+    """What drawing starts from: latents with their mask, None for noise; and the pixels that are kept, None for none.
+
+    Args:
+        shown: (height, width) of the part of what is drawn, from the top left, that is the picture; None for all.
+    """
 
     initial: InitialPicture | None = None
     kept: KeptPixels | None = None
+    shown: tuple[int, int] | None = None
 
     def paste(self, images: torch.Tensor) -> torch.Tensor:
         """Return drawn images (B, 3, H, W) with the pixels that are kept."""
+        images = images if self.shown is None else images[:, :, : self.shown[0], : self.shown[1]]
         return images if self.kept is None else self.kept(images)
 
 
@@ -111,6 +142,8 @@ def read_start(config: SampleSettings, generation: Generation) -> StartPicture:
         if config.mask is not None or config.strength != 1:
             raise ValueError(f"mask={config.mask} and strength={config.strength} need a picture=FILE to start from")
         return StartPicture()
+    if (condition := find_low_resolution(generation.conditions)) is not None:
+        return read_enlarged_start(config, generation, condition)
     edge, longest = config.mask_edge, max(generation.sides)
     if edge is not None and edge > longest:
         raise ValueError(f"mask_edge={edge} must be at most {longest}, the longer side of the picture in pixels")
@@ -131,6 +164,22 @@ def read_start(config: SampleSettings, generation: Generation) -> StartPicture:
     if any(one.takes_mask for one in generation.conditions.each):  # the network itself knows what is kept
         return StartPicture(InitialPicture(latents, config.strength) if config.strength < 1 else None, kept)
     return StartPicture(InitialPicture(latents, config.strength, mask.to(latents)), kept)
+
+
+def read_enlarged_start(config: SampleSettings, generation: Generation, condition: LowResolution) -> StartPicture:
+    """Return what enlarging starts from: noise, or with strength below 1 the picture enlarged by bicubic interpolation.
+
+    Raises:
+        ValueError: a mask, or a file that cannot be read.
+    """
+    assert config.picture is not None
+    if config.mask is not None:
+        raise ValueError(f"mask={config.mask}: this run enlarges a picture and draws all of it; leave mask out")
+    small, shown = read_small(config.picture, generation, condition)
+    if config.strength == 1:
+        return StartPicture(shown=shown)
+    latents = generation.encode(resize_bicubic(small, generation.sides))
+    return StartPicture(InitialPicture(latents, config.strength), shown=shown)
 
 
 def read_signed(path: str, size: int | tuple[int, int]) -> torch.Tensor:

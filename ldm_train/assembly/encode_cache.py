@@ -1,5 +1,6 @@
 """Encode captioned pictures into a latent cache: survey the source, plan, encode what is missing, merge, swap it in."""
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from rich.progress import Progress
 
 from ldm_train.assembly.cache_identity import Encoders, describe_encoders
 from ldm_train.assembly.capabilities import uses_tf32
-from ldm_train.assembly.map_conditions import file_specs
+from ldm_train.assembly.map_conditions import file_specs, map_specs
 from ldm_train.assembly.quality_warnings import warn_of_lossy_latents
 from ldm_train.assembly.source_survey import check_background, list_labels, name_classes, refuse_shapes, survey_source
 from ldm_train.assembly.trainer import refuse_processes
@@ -76,7 +77,7 @@ def encode_as_first(config: EncodeSettings, place: CacheWorkspace, crop: Crop) -
     tf32 = uses_tf32(config.trainer)
     encoders = describe_encoders(config, known.manifest, cache=place.folder, tf32=tf32)
     job = EncodingJob(config, place, crop, known, found, encoders)
-    refuse_shapes(crop.shapes, job.encoders.factor)
+    refuse_shapes(crop.shapes, math.lcm(job.encoders.factor, *(spec.reduced or 1 for spec in map_specs(config))))
     decoded_alike = known.manifest is not None and not any(
         list_changes(known.manifest, job.made_by, f"encoding.pictures.{setting}")
         for setting in (f"{VERSION_KEY}:", MAPS_KEY)

@@ -7,6 +7,7 @@ import torch
 from torch.nn.functional import interpolate
 
 from ldm_train.assembly.drawing import read_signed
+from ldm_train.assembly.enlarging import find_low_resolution, give_small, read_small
 from ldm_train.assembly.mask import read_mask
 from ldm_train.conditioners.condition import Condition
 from ldm_train.conditioners.map import Map
@@ -46,21 +47,29 @@ def read_given(config: SampleSettings, generation: Generation) -> dict[str, Give
         condition = find_condition(generation, f"map.{name}={path}", name, takes="takes_map")
         assert isinstance(condition, Map)
         found[name] = Given(read_map_file(path, condition, generation), KEPT)
-    found |= read_holes(config, generation)
+    found |= read_picture(config, generation)
     generation.complete(found, 1)
     return found
 
 
-def read_holes(config: SampleSettings, generation: Generation) -> dict[str, Given]:
-    """Return what picture=FILE and mask=FILE give for the conditions that take a mask; nothing without both.
+def read_picture(config: SampleSettings, generation: Generation) -> dict[str, Given]:
+    """Return what picture=FILE and mask=FILE give for the conditions that take a picture to enlarge, or a hole.
 
     Raises:
-        ValueError: a file cannot be read, or they do not fit together.
+        ValueError: a file cannot be read, they do not fit together, or a noise level that has no effect or was not trained.
     """
-    if config.picture is None or config.mask is None:
-        return {}
-    names = [condition.name for condition in generation.conditions.each if condition.takes_mask]
-    return {name: Given(read_hole(config.picture, config.mask, generation), KEPT) for name in names}
+    condition, found = find_low_resolution(generation.conditions), dict[str, Given]()
+    if config.noise_level is not None and condition is None and config.upscaler is None:
+        raise ValueError(f"noise_level={config.noise_level} is of a run that enlarges pictures, and this one does not")
+    if condition is not None and config.picture is not None:
+        small, _ = read_small(config.picture, generation, condition)
+        level = config.noise_level if config.upscaler is None else None  # else it is the upscaler's
+        numbers = [config.first_number]
+        found[condition.name] = give_small(small, condition, numbers, noise_level=level, seed=config.seed)
+    if config.picture is not None and config.mask is not None:
+        names = [one.name for one in generation.conditions.each if one.takes_mask]
+        found |= {name: Given(read_hole(config.picture, config.mask, generation), KEPT) for name in names}
+    return found
 
 
 def find_condition(generation: Generation, word: str, name: str, *, takes: str) -> Condition:

@@ -14,6 +14,7 @@ from ldm_train.util.text import as_word, format_value
 WIDTH = 4  # of the latents and tokens of a condition that is built only to be asked for its map
 SHIPPED = "ldm_train."
 MAP_TARGET, INPAINT_TARGET = "ldm_train.conditioners.map.Map", "ldm_train.conditioners.inpaint.Inpaint"
+REDUCED_TARGET = "ldm_train.conditioners.low_resolution.LowResolution"
 MAPS_VERSION_KEY = "maps_version"
 
 
@@ -36,11 +37,13 @@ def map_specs(config: EncodeSettings | TrainSettings) -> list[MapSpec]:
 def read_spec(part: Part) -> MapSpec | None:
     """Return what the map of a condition is; None if it needs none.
 
-    An own condition that is derived from `Map` or `Inpaint` is built, because only its class knows.
+    An own condition that is derived from `Map`, `Inpaint` or `LowResolution` is built, because only its class knows.
     """
     if part.target == INPAINT_TARGET:
         return MapSpec(part.get("name", "inpaint"), encoded=True, masks=part.get("masks", 4))  # the defaults of Inpaint
-    names = [field.name for field in fields(MapSpec) if field.name != "masks"]
+    if part.target == REDUCED_TARGET:
+        return MapSpec(part.get("name", "low_resolution"), reduced=part.get("factor", 4))  # the defaults of LowResolution
+    names = [field.name for field in fields(MapSpec) if field.name not in ("masks", "reduced")]
     given = {name: part.get(name) for name in names if part.get(name) is not None}
     if part.target == MAP_TARGET:
         return MapSpec(**given)
@@ -48,18 +51,23 @@ def read_spec(part: Part) -> MapSpec | None:
 
 
 def read_own_spec(part: Part) -> MapSpec | None:
-    """Return what the map of an own condition is; None if its class is not derived from `Map` or `Inpaint`."""
+    """Return what the map of an own condition is; None if its class is derived from none that is stored."""
     # Imported here because these import torch, and commands that encode start without it.
     from ldm_train.assembly.parts import build_condition, find_class
     from ldm_train.conditioners.inpaint import Inpaint
+    from ldm_train.conditioners.low_resolution import LowResolution
     from ldm_train.conditioners.map import Map
 
     kind = find_class(part)
-    if kind is not None and not issubclass(kind, Map | Inpaint):
+    if kind is not None and not issubclass(kind, Map | Inpaint | LowResolution):
         return None
-    made = build_condition(part, {"latent_channels": WIDTH, "to_model": None, "context_width": WIDTH})
+    made = build_condition(
+        part, {"latent_channels": WIDTH, "latent_factor": WIDTH, "to_model": None, "context_width": WIDTH}
+    )
     if isinstance(made, Inpaint):
         return MapSpec(made.name, encoded=True, masks=made.masks)
+    if isinstance(made, LowResolution):
+        return MapSpec(made.name, reduced=made.factor)
     if not isinstance(made, Map):
         return None
     return MapSpec(made.name, made.channels, made.nearest, made.encoded, normalized=made.normalized)
@@ -67,21 +75,26 @@ def read_own_spec(part: Part) -> MapSpec | None:
 
 def file_specs(config: EncodeSettings | TrainSettings) -> list[MapSpec]:
     """Return what each map is that the source brings."""
-    return [spec for spec in map_specs(config) if not spec.masks]
+    return [spec for spec in map_specs(config) if spec.in_file]
 
 
 def words_of_maps(config: EncodeSettings | TrainSettings) -> list[str]:
     """Return the words of `encode` that store the maps that settings need; none without maps."""
     mask = [] if config.loss_mask is None else [as_word("loss_mask", config.loss_mask)]
     specs = [spec for part in config.conditions if (spec := read_spec(part)) is not None]
-    maps = [
-        f"{{inpaint:{{name:{spec.name},masks:{spec.masks}}}}}"
-        if spec.masks
-        else f"{{map:{{name:{spec.name},channels:{spec.channels},nearest:{format_value(spec.nearest)},"
+    return [*([as_word("conditions", f"[{','.join(map(write_condition, specs))}]")] if specs else []), *mask]
+
+
+def write_condition(spec: MapSpec) -> str:
+    """Return a condition that stores such a map, as a list of conditions has it."""
+    if spec.masks:
+        return f"{{inpaint:{{name:{spec.name},masks:{spec.masks}}}}}"
+    if spec.reduced:
+        return f"{{low_resolution:{{name:{spec.name},factor:{spec.reduced}}}}}"
+    return (
+        f"{{map:{{name:{spec.name},channels:{spec.channels},nearest:{format_value(spec.nearest)},"
         f"encoded:{format_value(spec.encoded)}{',normalized:true' if spec.normalized else ''}}}}}"
-        for spec in specs
-    ]
-    return [*([as_word("conditions", f"[{','.join(maps)}]")] if maps else []), *mask]
+    )
 
 
 def describe_maps(specs: Sequence[MapSpec]) -> dict[str, Json]:

@@ -1,6 +1,7 @@
 """The parts of a run, built from its settings: network, text encoder, autoencoder, schedule, prediction, weighting."""
 
 import inspect
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -40,7 +41,7 @@ class Parts:
     @property
     def divisor(self) -> int:
         """Return what the sides of pictures must be multiples of, in pixels."""
-        return self.autoencoder.factor * getattr(self.network, "divisor", 1)
+        return math.lcm(self.autoencoder.factor * getattr(self.network, "divisor", 1), self.conditions.unit)
 
     def trained(self) -> dict[str, torch.nn.Module]:
         """Return the modules that may have trained weights, by their prefix in a checkpoint."""
@@ -122,6 +123,7 @@ def build_conditions(config: TrainSettings, autoencoder: Autoencoder, context_wi
     """
     passed = {
         "latent_channels": autoencoder.channels,
+        "latent_factor": autoencoder.factor,
         "to_model": Scaling.of(autoencoder).to_model,
         "to_unscaled": Scaling(autoencoder.shift, 1.0).to_model,
         "context_width": context_width,

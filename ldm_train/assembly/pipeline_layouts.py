@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from ldm_train.assembly.parts import Parts
 from ldm_train.conditioners.condition import Condition, Conditions
 from ldm_train.conditioners.inpaint import Inpaint
+from ldm_train.conditioners.low_resolution import LowResolution
 from ldm_train.conditioners.map import Map
 from ldm_train.util.safe_json import Json
 
@@ -32,7 +33,7 @@ class PipelineLayout:
 
     def fits(self, condition: Condition) -> bool:
         """Return whether the pipeline passes what a condition gives; a class of the user's may do anything with it."""
-        shipped = type(condition) in (Map, Inpaint)
+        shipped = type(condition) in (Map, Inpaint, LowResolution)
         return shipped and all(condition.identity.get(name) == value for name, value in self.settings.items())
 
     def __str__(self) -> str:
@@ -62,7 +63,15 @@ EDIT = PipelineLayout(
     {"kind": "map", "channels": 3, "encoded": True, "scaled": False},
     4,
 )
-LAYOUTS = (INPAINT, DEPTH, EDIT)
+UPSCALE = PipelineLayout(
+    "StableDiffusionUpscalePipeline",
+    "low_resolution",
+    "a small picture of the latents' size",
+    {"kind": "low_resolution"},
+    3,
+)
+LAYOUTS = (INPAINT, DEPTH, EDIT, UPSCALE)
+UPSCALER_SCALE = 0.08333  # of the latents, which that pipeline sets whatever its autoencoder's config says
 
 
 def find_layout(conditions: Conditions) -> PipelineLayout | None:
@@ -84,6 +93,11 @@ def list_condition_problems(parts: Parts) -> list[str]:
         return [
             f"conditions: {INPAINT.pipeline} takes networks of 9 input channels, for latents of 4 channels; "
             f"autoencoder has {parts.autoencoder.channels}"
+        ]
+    if layout is UPSCALE and conditions.map_channels != UPSCALE.added:
+        return [
+            f"conditions: {UPSCALE.pipeline} takes small pictures of the latents' size, and low_resolution with factor="
+            f"{conditions.each[0].unit} makes larger ones of them, {count_channels(conditions.map_channels)} at that size"
         ]
     if layout is not None or not len(conditions):
         return []

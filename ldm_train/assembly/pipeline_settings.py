@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ldm_train.assembly.pipeline_layouts import find_layout_of_channels
+from ldm_train.assembly.pipeline_layouts import UPSCALE, UPSCALER_SCALE, PipelineLayout, find_layout_of_channels
 from ldm_train.assembly.published_scheduler import PREDICTIONS, read_scheduler
 from ldm_train.run_dir.record import CONFIG
 from ldm_train.settings.composition import compose_as
 from ldm_train.settings.schema.training import TrainSettings
-from ldm_train.util.safe_json import Json
+from ldm_train.util.safe_json import Json, read_object
 from ldm_train.weights.layouts.unet_architecture import UNetSettings, describe_unet, infer_unet_settings, read_unet_config
 from ldm_train.weights.part_folders import read_part_config
 from ldm_train.weights.published_parts import ACCEPTED_CLASSES, find_unet
@@ -20,6 +20,7 @@ SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_c
 DEFAULT_PADDING = 49407  # of transformers' tokenizer, the end token
 SPACINGS = ("leading", "trailing", "linspace")
 GUIDANCE = 7.5  # the default of Stable Diffusion's pipelines
+UPSCALER_GUIDANCE, UPSCALER_LEVEL, MAX_LEVEL = 9.0, 20, 350  # the defaults of the one that enlarges pictures
 Values = dict[str, Json]
 
 
@@ -48,6 +49,18 @@ def read_pipeline(path: str) -> TrainSettings:
     return compose_as(TrainSettings, [], {**run, **values})
 
 
+def read_levels(folder: Path) -> int:
+    """Return the number of levels of a pipeline's autoencoder.
+
+    Raises:
+        ValueError: its config is missing, or does not say.
+    """
+    levels = read_part_config(folder / "vae", ACCEPTED_CLASSES["vae"]).get("block_out_channels")
+    if not isinstance(levels, list):
+        raise ValueError("the config of its vae does not say how many levels it has (block_out_channels)")
+    return len(levels)
+
+
 def describe_network(folder: Path) -> Values:
     """Return the network, and the condition that fills its input channels.
 
@@ -66,8 +79,33 @@ def describe_network(folder: Path) -> Values:
     there |= read_unet_config(found.config or {})
     shape: Values = {f"network.{name}": there[name] for name in SHAPE if name in there}  # type: ignore[literal-required]
     chosen: Values = {"network": "stable_diffusion_1", "network.weights": str(folder), **describe_heads(there)}
-    conditions: Values = {} if layout is None else {"conditions": [layout.option]}
-    return {**chosen, **shape, **conditions}
+    return {**chosen, **shape, **({} if layout is None else describe_condition(folder, layout))}
+
+
+def describe_condition(folder: Path, layout: PipelineLayout) -> Values:
+    """Return the condition of a pipeline, and what else goes with it.
+
+    Raises:
+        ValueError: the noise on small pictures has a schedule that the condition cannot have, or its config is damaged.
+    """
+    if layout is not UPSCALE:
+        return {"conditions": [layout.option]}
+    noise, levels = read_object(folder / "low_res_scheduler" / "scheduler_config.json"), read_levels(folder)
+    kind, steps = noise.get("beta_schedule", "linear"), noise.get("num_train_timesteps", 1000)
+    if kind != "scaled_linear" or steps != 1000 or noise.get("trained_betas"):
+        raise ValueError(
+            f"its low_res_scheduler has beta_schedule={kind} and num_train_timesteps={steps}; accepted are scaled_linear "
+            "and 1000"
+        )
+    settings: Values = {
+        "factor": 2 ** (levels - 1),
+        "width": None,
+        "max_noise_level": read_object(folder / INDEX).get("max_noise_level", MAX_LEVEL),
+        "noise_level": UPSCALER_LEVEL,
+        **{name: noise.get(name, default) for name, default in (("beta_start", 1e-4), ("beta_end", 0.02))},
+    }
+    more: Values = {"guidance.scale": UPSCALER_GUIDANCE, "autoencoder.scale": UPSCALER_SCALE}
+    return {"conditions": [{layout.option: settings}], **more}
 
 
 def describe_heads(there: UNetSettings) -> Values:
@@ -128,14 +166,13 @@ def describe_autoencoder(folder: Path) -> Values:
     Raises:
         ValueError: a config is missing or damaged.
     """
-    network, autoencoder = (read_part_config(folder / part, ACCEPTED_CLASSES[part]) for part in ("unet", "vae"))
-    side, levels = network.get("sample_size"), autoencoder.get("block_out_channels")
-    if not isinstance(side, int) or not isinstance(levels, list):
-        raise ValueError("its configs do not say for which size of pictures it is (sample_size, block_out_channels)")
+    side, levels = read_part_config(folder / "unet", ACCEPTED_CLASSES["unet"]).get("sample_size"), read_levels(folder)
+    if not isinstance(side, int):
+        raise ValueError("the config of its unet does not say for which size of pictures it is (sample_size)")
     return {
         "autoencoder": "pretrained",
         "autoencoder.weights": str(folder),
-        "image_size": side * 2 ** (len(levels) - 1),
+        "image_size": side * 2 ** (levels - 1),
     }
 
 

@@ -11,6 +11,7 @@ SETTINGS = (
     *("picture", "strength", "mask", "paste_original", "mask_edge"),
 )
 
+ENLARGING = ("upscaler", "noise_level", "tile")  # only if they are set
 UNSEEN = ("out", "batch_size", "device", "debug", "attention")  # settings that no picture depends on
 
 
@@ -39,13 +40,18 @@ def collect_metadata(settings: SampleSettings, trained: TrainedRun) -> dict[str,
     """Return plain values of everything that decides a picture, without prompt and number."""
     plain = settings.as_plain()
     size = trained.generation.size
-    return {name: plain[name] for name in SETTINGS} | {
-        "size": [size, size] if isinstance(size, int) else list(size),
-        "run_dir": plain["run_dir"],
-        "weights": str(plain["weights"]),
-        "step": trained.step,
-        "conditions": {**plain["number"], **plain["map"]},
-    }
+    enlarging = {name: plain[name] for name in ENLARGING if plain[name] is not None}
+    return (
+        {name: plain[name] for name in SETTINGS}
+        | enlarging
+        | {
+            "size": [size, size] if isinstance(size, int) else list(size),
+            "run_dir": plain["run_dir"],
+            "weights": str(plain["weights"]),
+            "step": trained.step,
+            "conditions": {**plain["number"], **plain["map"]},
+        }
+    )
 
 
 def format_parameters(metadata: dict[str, object]) -> str:

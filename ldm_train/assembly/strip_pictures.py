@@ -55,7 +55,7 @@ def prepare_strip(settings: SampleSettings, trained: TrainedRun, prompts: Sequen
     Raises:
         ValueError: they cannot be drawn so.
     """
-    settings, trained = fill_from_run(settings, trained.config), set_size(trained, settings.size)
+    settings, trained = fill_from_run(settings, trained.config), set_size(trained, settings)
     trained.generation.check([*prompts], build_run_recipe(settings))
     return Strip(settings, trained, read_start(settings, trained.generation), read_given(settings, trained.generation))
 

@@ -1,5 +1,6 @@
 """What a network is conditioned on besides the caption: the base of conditions, and all conditions of a run together."""
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 
@@ -29,6 +30,8 @@ class Condition(nn.Module):
         takes_number: whether a number says what to draw, `number.NAME=VALUE` on the command line.
         takes_map: whether a further picture does, `map.NAME=FILE`; of `map` alone.
         takes_mask: whether a picture with a mask does, `picture=FILE mask=FILE`; of `inpaint` alone.
+        takes_picture: whether a picture that is enlarged does, `picture=FILE`; of `low_resolution` alone.
+        unit: what the sides of pictures must be multiples of, in pixels.
 
     Raises:
         ValueError: a name of other characters, or a dropout outside [0, 1).
@@ -41,6 +44,8 @@ class Condition(nn.Module):
     takes_number = False
     takes_map = False
     takes_mask = False
+    takes_picture = False
+    unit = 1
 
     def __init__(self, name: str, *, dropout: float = 0.0) -> None:
         super().__init__()
@@ -54,8 +59,8 @@ class Condition(nn.Module):
     @property
     def word(self) -> str | None:
         """What gives it on the command line; None if it follows from the pictures' size."""
-        if self.takes_mask:
-            return "picture=FILE mask=FILE"
+        if self.takes_mask or self.takes_picture:
+            return "picture=FILE mask=FILE" if self.takes_mask else "picture=FILE"
         return f"map.{self.name}=FILE" if self.takes_map else f"number.{self.name}=VALUE" if self.takes_number else None
 
     def read(self, examples: ConditionedExamples) -> Callable[[Tensor, Tensor], Given]:
@@ -129,6 +134,11 @@ class Conditions(nn.ModuleDict):
     def map_channels(self) -> int:
         """C of all maps together."""
         return sum(condition.map_channels for condition in self.each)
+
+    @property
+    def unit(self) -> int:
+        """What the sides of pictures must be multiples of, in pixels."""
+        return math.lcm(*(condition.unit for condition in self.each))
 
     def forward(self, text: Conditioning, given: Mapping[str, Given]) -> Conditioning:
         """Return the conditioning of captions joined with that of the conditions, each of which must be given."""

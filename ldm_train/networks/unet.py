@@ -107,6 +107,8 @@ class UNet(nn.Module):
         patch_size: side of the squares of latents that are folded into channels at the input and unfolded at the output; 2
             leaves a quarter of the positions, and costs almost no quality on small latents.
         map_channels: C of the conditioning's maps, concatenated to the input.
+        add_maps: add the first `in_channels` of the maps to the output, so that the network learns the difference from
+            them: with prediction=clean, what enlarging adds to a picture that was enlarged by interpolation.
         expansion: hidden width of the transformers' feed-forward layers over their width.
         scale_shift: how the residual blocks use the embedding, as in `ResidualBlock`; False in Stable Diffusion.
         dropout: probability inside the residual blocks.
@@ -133,6 +135,7 @@ class UNet(nn.Module):
         heads: int | None = None,
         patch_size: int = 1,
         map_channels: int = 0,
+        add_maps: bool = False,
         expansion: int = 4,
         scale_shift: bool = True,
         dropout: float = 0.0,
@@ -149,7 +152,11 @@ class UNet(nn.Module):
             head_size=head_size,
             counts={"in_channels": in_channels, "blocks": blocks, "patch_size": patch_size, "expansion": expansion},
         )
-        self.patch_size = patch_size
+        if add_maps and map_channels < in_channels:
+            raise ValueError(
+                f"network.add_maps=true needs maps with the latents' {in_channels} channels at least, not {map_channels}"
+            )
+        self.patch_size, self.in_channels, self.add_maps = patch_size, in_channels, add_maps
         self.context_width, self.vector_width, self.map_channels = context_width, vector_width, map_channels
         self.divisor = patch_size * 2 ** (len(channels) - 1)
         embedding_width = 4 * channels[0]
@@ -232,4 +239,7 @@ class UNet(nn.Module):
                 if isinstance(layer, UNetBlock)
                 else layer(x)
             )
-        return F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(x))), self.patch_size)
+        output = F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(x))), self.patch_size)
+        if self.add_maps and conditioning.maps is not None:
+            output = output + conditioning.maps[:, : self.in_channels]
+        return output

@@ -47,7 +47,7 @@ ATTRIBUTES: dict[str, dict[str, Kind]] = {
         **{"context_width": WIDTH, "vector_width": WIDTH, "capacity": WHOLE, "trained": BOOL},
         **{"identity": RECORD, "computation": RECORD},
     },
-    "condition": {"vector_width": COUNT, "map_channels": COUNT, "identity": RECORD},
+    "condition": {"vector_width": COUNT, "map_channels": COUNT, "unit": WHOLE, "identity": RECORD},
     "schedule": {"start": NUMBER, "end": NUMBER},
     "features": {"name": NAME, "size": WHOLE},
     "crop": {"views": WHOLE, "identity": RECORD},

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ldm_train.settings.foreign_names import suggest_option
-from ldm_train.settings.schema.using import AxisSettings, EvaluateSettings, SampleSettings
+from ldm_train.settings.schema.sample_options import AxisSettings
+from ldm_train.settings.schema.using import EvaluateSettings, SampleSettings
 from ldm_train.settings.shipped import groups, shipped_part
 
 AXES = ("x", "y")

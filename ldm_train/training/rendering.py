@@ -14,6 +14,7 @@ from ldm_train.data.pictures.images import to_signed
 from ldm_train.data.pictures.map_values import describe_map_error
 from ldm_train.data.pictures.maps import MapError, MapSpec, decode_map, render_map
 from ldm_train.data.pictures.random_masks import draw_mask
+from ldm_train.data.pictures.reduced import reduce_views
 from ldm_train.data.sources.items import EncodedPicture, Item
 from ldm_train.util.inputs import READ_ERRORS, describe_error
 
@@ -77,7 +78,7 @@ class Rendering:
         """Return the views of each map, (V, C, h, w) float32 in [-1, 1], by name.
 
         Args:
-            images: the picture's views, (V, 3, H, W) uint8, of which masks are made.
+            images: the picture's views, (V, 3, H, W) uint8, of which masks and small pictures are made.
 
         Raises:
             UnreadError: its bytes cannot be had, or are not those that were listed.
@@ -88,6 +89,9 @@ class Rendering:
         for spec in self.specs:
             if spec.masks:
                 found[spec.name] = mask_views(images, row.digest, spec.masks)
+                continue
+            if spec.reduced:
+                found[spec.name] = reduce_views(images, spec.reduced)
                 continue
             content = read_listed(f"its map {spec.name}", files.get(spec.name), row.maps[spec.name])
             try:

@@ -28,6 +28,7 @@ CASES = [
     ("inpaint", True),
     ("depth", True),
     ("reference", False),
+    ("low_resolution", True),
 ]
 
 
@@ -80,6 +81,7 @@ def test_a_pipeline_is_read_with_the_condition_of_its_network(kind: str, second:
     [
         ("inpaint", False, "picture=FILE mask=FILE"),
         ("depth", True, "map.depth=FILE"),
+        ("low_resolution", True, "picture=FILE"),
     ],
 )
 def test_a_pipeline_asks_for_what_it_draws_from(

@@ -12,10 +12,12 @@ import torch
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
+    DDPMScheduler,
     StableDiffusionDepth2ImgPipeline,
     StableDiffusionInpaintPipeline,
     StableDiffusionInstructPix2PixPipeline,
     StableDiffusionPipeline,
+    StableDiffusionUpscalePipeline,
     UNet2DConditionModel,
 )
 from diffusers.pipelines.stable_diffusion import pipeline_stable_diffusion_depth2img as depth_module
@@ -25,6 +27,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from ldm_train import draws
+from ldm_train.assembly.pipeline_layouts import UPSCALER_SCALE
 from ldm_train.commands.export.encoder_configs import build_tokenizer_files
 from ldm_train.conditioners.text_encoder import small
 
@@ -35,6 +38,7 @@ PIPELINES = {
     "inpaint": (StableDiffusionInpaintPipeline, 9),
     "depth": (StableDiffusionDepth2ImgPipeline, 5),
     "reference": (StableDiffusionInstructPix2PixPipeline, 8),
+    "low_resolution": (StableDiffusionUpscalePipeline, 7),
 }
 
 
@@ -63,14 +67,14 @@ def tiny_text_models(folder: Path) -> Iterator[None]:
         factory._MODEL_CONFIG_PATHS.remove(folder)
 
 
-def make_autoencoder(shift: float | None = None) -> AutoencoderKL:
+def make_autoencoder(shift: float | None = None, scale: float = SCALE) -> AutoencoderKL:
     """Return an autoencoder of factor 2 that is as sure of its latents as published ones."""
     vae = AutoencoderKL(
         block_out_channels=(32, 32),
         down_block_types=("DownEncoderBlock2D",) * 2,
         up_block_types=("UpDecoderBlock2D",) * 2,
         latent_channels=4,
-        scaling_factor=SCALE,
+        scaling_factor=scale,
         shift_factor=shift,
     )
     randomize(vae, seed=1)
@@ -81,7 +85,9 @@ def make_autoencoder(shift: float | None = None) -> AutoencoderKL:
 
 def make_unet(in_channels: int, *, second: bool) -> UNet2DConditionModel:
     heads = {"attention_head_dim": [4, 8], "use_linear_projection": True} if second else {"attention_head_dim": 8}
+    levels = {"num_class_embeds": 1000} if in_channels == 7 else {}
     unet = UNet2DConditionModel(
+        **levels,
         in_channels=in_channels,
         out_channels=4,
         sample_size=SIDE // 2,
@@ -121,7 +127,7 @@ def make_pipeline(kind: str, folder: Path, *, second: bool) -> StableDiffusionPi
             eos_token_id=49407,
         )
         parts = {
-            "vae": make_autoencoder(),
+            "vae": make_autoencoder(scale=UPSCALER_SCALE if kind == "low_resolution" else SCALE),
             "unet": make_unet(channels, second=second),
             "text_encoder": randomize(CLIPTextModel(config), seed=3),
             "tokenizer": CLIPTokenizer.from_pretrained(str(folder / "words")),
@@ -137,6 +143,9 @@ def make_pipeline(kind: str, folder: Path, *, second: bool) -> StableDiffusionPi
             "feature_extractor": None,
         }
     safety = {"safety_checker": None, "requires_safety_checker": False}
+    if kind == "low_resolution":
+        noise = DDPMScheduler(beta_schedule="scaled_linear", beta_start=1e-4, beta_end=0.02)
+        safety = {"low_res_scheduler": noise, "safety_checker": None, "max_noise_level": 300}
     made = pipeline(**parts, **({"depth_estimator": None} if kind == "depth" else safety))
     made.set_progress_bar_config(disable=True)
     made.save_pretrained(folder / "pipeline")
@@ -150,7 +159,8 @@ def write_inputs(folder: Path) -> dict[str, Path]:
     mask = np.zeros((SIDE, SIDE), np.uint8)
     mask[3:11, 5:16] = 255
     depth = (np.add.outer(np.arange(SIDE) ** 2, 3 * np.arange(SIDE)) + 20).astype(np.uint8)
-    pictures = {"picture": numbers.integers(0, 256, (SIDE, SIDE, 3), np.uint8), "mask": mask, "depth": depth}
+    picture, small = (numbers.integers(0, 256, (side, side, 3), np.uint8) for side in (SIDE, SIDE // 2))
+    pictures = {"picture": picture, "mask": mask, "depth": depth, "small": small}
     for name, pixels in pictures.items():
         Image.fromarray(pixels).save(folder / f"{name}.png")
     return {name: folder / f"{name}.png" for name in pictures}
@@ -164,6 +174,7 @@ def words_of_inputs(kind: str, inputs: dict[str, Path]) -> list[str]:
         "inpaint": [f"picture={picture}", f"mask={inputs['mask']}", "paste_original=false"],
         "depth": [f"picture={picture}", "strength=0.5", f"map.depth={inputs['depth']}"],
         "reference": [f"map.reference={picture}", "guidance.condition_scale=1.5"],
+        "low_resolution": [f"picture={inputs['small']}", "noise_level=30"],
     }[kind]
 
 
@@ -171,12 +182,19 @@ def draw_with_diffusers(pipeline: StableDiffusionPipeline, kind: str, inputs: di
     """Return the picture of diffusers' pipeline (3, H, W) from 0 to 1, from the noise of `sample seed=0`."""
     noise = draws.normal(0, "initial noise", torch.tensor([0]), (4, SIDE // 2, SIDE // 2))
     picture, mask = Image.open(inputs["picture"]).convert("RGB"), Image.open(inputs["mask"]).convert("L")
+    small = Image.open(inputs["small"]).convert("RGB")
     depth = torch.from_numpy(np.array(Image.open(inputs["depth"]).convert("F")))[None]
     given = {
         "plain": {"latents": noise},
         "inpaint": {"image": picture, "mask_image": mask, "latents": noise},
         "depth": {"image": picture, "depth_map": depth, "strength": 0.5},
         "reference": {"image": picture, "latents": noise, "image_guidance_scale": 1.5},
+        "low_resolution": {
+            "image": small,
+            "latents": noise,
+            "noise_level": 30,
+            "generator": draws.generator(0, "condition low_resolution noise", 0),
+        },
     }[kind]
     with pytest.MonkeyPatch.context() as patch:  # the only pipeline that takes no noise from outside
         patch.setattr(depth_module, "randn_tensor", lambda shape, **rest: noise)

@@ -24,6 +24,7 @@ CROPS: dict[str, Crop] = {
     "centre_mirrored": CentreCrop(96, mirrored=True),
     "random": RandomCrop(256),
     "random_mirrored": RandomCrop(64, views=3, mirrored=True),
+    "random_kept": RandomCrop(64, keep_scale=True),
     "buckets": Buckets(512),
     "buckets_of_areas": Buckets(512, areas=[256, 512, 1024], max_aspect=3.0),
     "buckets_fine": Buckets(64, step=8, mirrored=True),
@@ -152,6 +153,15 @@ def test_random_places_are_others_for_other_pictures_and_spread_evenly() -> None
 def test_random_places_do_not_change_between_versions() -> None:
     """They are stored in caches, whose rows are found again by them."""
     assert [view.left for view in RandomCrop(64)((64, 1000), "0" * 64)] == [177, 7, 843, 603]
+
+
+@given(sizes, digests)
+def test_crops_that_keep_the_scale_are_of_the_picture_as_it_is(size: tuple[int, int], name: str) -> None:
+    crop = RandomCrop(64, keep_scale=True)
+    resized = {(view.resized_height, view.resized_width) for view in crop(size, name)}
+    assert resized == {size if min(size) >= 64 else RandomCrop(64).resize(size)}
+    assert crop.scale(size) == max(1.0, RandomCrop(64).scale(size))
+    assert crop.identity != RandomCrop(64).identity
 
 
 def test_shapes_of_the_default_buckets() -> None:

@@ -308,3 +308,16 @@ def test_parameter_names_are_frozen():
     """They are a file format: a renamed attribute would leave trained weights unreadable."""
     names = sorted(unet(attention=[True, True]).state_dict())
     assert names == PARAMETER_NAMES.read_text().splitlines()
+
+
+def test_maps_are_added_to_the_output():
+    network, plain = (unet(randomised=True, in_channels=3, map_channels=3, add_maps=added) for added in (True, False))
+    x_t, t, conditioning = inputs(map_channels=3)
+    given = x_t[:, :3], t, conditioning
+    assert_close(network(*given), plain(*given) + conditioning.maps)
+    assert_close(UNet(**(TINY | {"in_channels": 3, "map_channels": 3, "add_maps": True}))(*given), conditioning.maps)
+
+
+def test_maps_that_cannot_be_added_are_refused():
+    with pytest.raises(ValueError, match=r"network.add_maps=true .* 4 channels .* 3"):
+        unet(map_channels=3, add_maps=True)

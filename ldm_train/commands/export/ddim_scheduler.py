@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from ldm_train.assembly.published_scheduler import PREDICTIONS, is_same_noise, named_schedule
+from ldm_train.conditioners.low_resolution import LEVELS, LowResolution
 from ldm_train.diffusion.prediction import Prediction
 from ldm_train.diffusion.schedules.schedule import NoiseSchedule, VariancePreserving
 from ldm_train.samplers.spacings import Leading, Linspace, Spacing, Trailing
@@ -42,6 +43,17 @@ def build_scheduler_config(trained: TrainSettings, schedule: VariancePreserving,
         if found is not None and is_same_noise(found, schedule):
             return config | named
     return config | {"trained_betas": compute_betas(schedule)}
+
+
+def build_small_noise_config(condition: LowResolution) -> dict[str, Any]:
+    """Return the content of the `scheduler_config.json` of the noise on small pictures."""
+    return {
+        "_class_name": "DDPMScheduler",
+        "beta_start": condition.beta_start,
+        "beta_end": condition.beta_end,
+        "beta_schedule": "scaled_linear",
+        "num_train_timesteps": LEVELS,
+    }
 
 
 def list_published_schedules(part: Part) -> list[dict[str, Any]]:

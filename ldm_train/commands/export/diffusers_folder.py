@@ -5,8 +5,9 @@ from pathlib import Path
 
 import torch
 
-from ldm_train.assembly.pipeline_layouts import DEPTH
-from ldm_train.commands.export.ddim_scheduler import build_scheduler_config, list_spacing_notes
+from ldm_train.assembly.enlarging import find_low_resolution
+from ldm_train.assembly.pipeline_layouts import DEPTH, UPSCALE
+from ldm_train.commands.export.ddim_scheduler import build_scheduler_config, build_small_noise_config, list_spacing_notes
 from ldm_train.commands.export.encoder_configs import build_tokenizer_files
 from ldm_train.commands.export.export_folder import write_json, write_tensors
 from ldm_train.commands.export.exported_parts import (
@@ -39,6 +40,13 @@ WITHOUT: dict[str, object] = {
 }
 WITHOUT_DEPTH: dict[str, object] = {"depth_estimator": [None, None]}  # which the caller computes
 
+SMALL_NOISE = "low_res_scheduler"
+WITHOUT_MARK: dict[str, object] = {
+    SMALL_NOISE: ["diffusers", "DDPMScheduler"],
+    "safety_checker": [None, None],
+    "watermarker": [None, None],
+}
+
 
 def write_pipeline(folder: Path, exported: ExportedParts, dtype: torch.dtype) -> list[str]:
     """Write the supported parts, and the pipeline's index if all are supported; return the names of the written parts.
@@ -70,6 +78,11 @@ def write_pipeline(folder: Path, exported: ExportedParts, dtype: torch.dtype) ->
         )
     if not exported.reasons:
         more = WITHOUT_DEPTH if exported.pipeline == DEPTH.pipeline else WITHOUT
+        condition = find_low_resolution(exported.parts.conditions)
+        if exported.pipeline == UPSCALE.pipeline and condition is not None:
+            more = WITHOUT_MARK | {"max_noise_level": condition.max_noise_level}
+            write_json(folder / SMALL_NOISE / "scheduler_config.json", build_small_noise_config(condition) | stamp)
+            written.append(SMALL_NOISE)
         write_json(folder / "model_index.json", {"_class_name": exported.pipeline, **INDEX, **more, **stamp})
     return written
 

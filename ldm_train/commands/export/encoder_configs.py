@@ -1,6 +1,7 @@
 """Convert autoencoders and text encoders to the configs of diffusers and transformers, and build the tokenizer's files."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -32,32 +33,44 @@ class ExportedEncoder:
     unused: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-def export_autoencoder(autoencoder: KLAutoencoder) -> ExportedEncoder:
+def export_autoencoder(autoencoder: KLAutoencoder, *, scale: float | None = None) -> ExportedEncoder:
     """Return an AutoencoderKL with its latents' shift moved into biases, because Stable Diffusion pipelines apply no shift.
 
-    The raw latents are z + shift. The 1x1 convolutions directly before and after them can absorb the shift exactly.
+    The raw latents are z / k + shift. The 1x1 convolutions directly before and after them can absorb both exactly.
+
+    Args:
+        scale: by which a pipeline multiplies raw latents z, whatever the config says; None for the autoencoder's own.
 
     Raises:
-        ValueError: there is a shift, but no such convolutions.
+        ValueError: there is a shift or another scale, but no such convolutions.
     """
     config: dict[str, object] = json.loads(autoencoder.model.to_json_string())
     tensors = {name: tensor.detach() for name, tensor in autoencoder.model.state_dict().items()}
-    if autoencoder.shift == 0:
+    factor = 1.0 if scale is None else autoencoder.scale / scale
+    if autoencoder.shift == 0 and factor == 1:
         return ExportedEncoder(config, tensors)
-    names = ("quant_conv.bias", "post_quant_conv.bias", "post_quant_conv.weight")
+    names = ("quant_conv.weight", "quant_conv.bias", "post_quant_conv.weight", "post_quant_conv.bias")
     if any(name not in tensors for name in names):
         raise ValueError(
-            f"autoencoder.shift={autoencoder.shift}: pipelines apply no shift, and it has no quant_conv to absorb it"
+            f"autoencoder.shift={autoencoder.shift} and scale={autoencoder.scale}: pipelines apply no shift"
+            f"{'' if scale is None else f' and a scale of {scale}'}, and it has no quant_conv to absorb it"
         )
-    before, after, weight = (tensors[name].double() for name in names)
-    scaling, count = Scaling(autoencoder.shift, 1.0), autoencoder.channels
-    before = torch.cat([scaling.to_model(before[:count]), before[count:]])
-    moved = {names[0]: before, names[1]: after + weight.flatten(1) @ scaling.to_raw(weight.new_zeros(count))}
+    before, bias, after, last = (tensors[name].double() for name in names)
+    scaling, count = Scaling(autoencoder.shift, factor), autoencoder.channels
+    moved = {
+        names[0]: torch.cat([factor * before[:count], before[count:]]),
+        names[1]: torch.cat([scaling.to_model(bias[:count]), bias[count:] + 2 * math.log(factor)]),
+        names[2]: after / factor,
+        names[3]: last + after.flatten(1) @ after.new_full((count,), autoencoder.shift),
+    }
+    what = f"shift of {autoencoder.shift:.6g}" + ("" if factor == 1 else f" and scale of {autoencoder.scale:.6g}")
+    why = "apply no shift" if scale is None else f"apply no shift, and a scale of {scale:.6g}"
     note = (
-        f"the latents' shift of {autoencoder.shift:.6g} was moved into the biases of quant_conv and post_quant_conv, "
-        "because these pipelines apply no shift; all other weights are unchanged"
+        f"the latents' {what} {'was' if factor == 1 else 'were'} moved into quant_conv and post_quant_conv, because these "
+        f"pipelines {why}; all other weights are unchanged"
     )
-    return ExportedEncoder(config | {"shift_factor": None}, tensors | {n: t.float() for n, t in moved.items()}, (note,))
+    config |= {"shift_factor": None, "scaling_factor": autoencoder.scale if scale is None else scale}
+    return ExportedEncoder(config, tensors | {n: t.float() for n, t in moved.items()}, (note,))
 
 
 def export_text_encoder(encoder: TextEncoder) -> ExportedEncoder:

@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
+from ldm_train.assembly.enlarging import find_low_resolution
 from ldm_train.assembly.parts import Parts, build_parts
-from ldm_train.assembly.pipeline_layouts import PLAIN, find_layout, list_condition_problems
+from ldm_train.assembly.pipeline_layouts import PLAIN, UPSCALE, UPSCALER_SCALE, find_layout, list_condition_problems
 from ldm_train.assembly.stored_weights import complete_weights
 from ldm_train.assembly.trained_for import refuse_other_purpose
 from ldm_train.assembly.trained_part import is_partial
@@ -15,6 +17,7 @@ from ldm_train.assembly.weights_match import describe_own_unet
 from ldm_train.autoencoders.autoencoder import KLAutoencoder
 from ldm_train.commands.export.ddim_scheduler import list_scheduler_problems
 from ldm_train.commands.export.encoder_configs import ExportedEncoder, export_autoencoder, export_text_encoder
+from ldm_train.conditioners.low_resolution import LEVELS
 from ldm_train.conditioners.text_encoder import TextEncoder
 from ldm_train.networks.diffusers_unet import DiffusersUNet
 from ldm_train.networks.unet import UNet
@@ -128,10 +131,18 @@ def export_unet(exported: ExportedParts, state: Mapping[str, Tensor], side: int)
         config = {name: value for name, value in network.unet.config.items() if not name.startswith("_")}  # type: ignore
         config |= {"_class_name": "UNet2DConditionModel", "sample_size": side}
         return ExportedPart(config, LazyTensors(get_shapes(plain), lambda name: plain[name]))
-    table = map_unet_to_diffusers(state, linear_projection=exported.linear_projection)
-    own = describe_own_unet(exported.trained.network, exported.parts)
-    config = build_unet_config(own, linear_projection=exported.linear_projection, sample_size=side)
-    return ExportedPart(config, map_lazily(table, state, network.state_dict()))
+    own, linear = describe_own_unet(exported.trained.network, exported.parts), exported.linear_projection
+    like, levels = network.state_dict(), find_low_resolution(exported.parts.conditions)
+    if exported.pipeline != UPSCALE.pipeline or levels is None:
+        config = build_unet_config(own, linear_projection=linear, sample_size=side)
+        return ExportedPart(config, map_lazily(map_unet_to_diffusers(state, linear_projection=linear), state, like))
+    # The published network looks up a vector for each noise level: what the weights make of the features of each.
+    features = levels.embed_levels(torch.arange(LEVELS))
+    state = {**state, "vector.weight": state["vector.weight"].float() @ features.T}
+    like = like | {"vector.weight": torch.empty(state["vector.weight"].shape, device="meta")}
+    table = map_unet_to_diffusers(state, linear_projection=linear, noise_levels=True)
+    config = build_unet_config(own, linear_projection=linear, sample_size=side, noise_levels=LEVELS)
+    return ExportedPart(config, map_lazily(table, state, like))
 
 
 def map_lazily(table: Mapping[str, Piece], state: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> LazyTensors:
@@ -145,7 +156,8 @@ def add_autoencoder(exported: ExportedParts) -> None:
         exported.problems[VAE] = [f"autoencoder={type(autoencoder).__name__}: it is not an AutoencoderKL"]
         return
     try:
-        exported.vae = export_autoencoder(autoencoder)
+        scale = UPSCALER_SCALE if exported.pipeline == UPSCALE.pipeline else None
+        exported.vae = export_autoencoder(autoencoder, scale=scale)
         exported.notes += exported.vae.notes
     except ValueError as error:
         exported.problems[VAE] = [str(error)]
@@ -171,6 +183,10 @@ def list_pipeline_differences(parts: Parts) -> list[str]:
     if parts.text_encoder.vector_width is not None:
         messages.append("text_encoder.pooled=true: StableDiffusionPipeline passes tokens to the network, but no vector")
     messages += list_condition_problems(parts)
+    if find_layout(parts.conditions) is UPSCALE and not isinstance(parts.network, UNet):
+        messages.append(
+            f"network={type(parts.network).__name__}: {UPSCALE.pipeline} passes numbers of noise levels, it takes vectors"
+        )
     if getattr(parts.network, "map_channels", 0) and not parts.conditions.map_channels:
         messages.append("network.map_channels: StableDiffusionPipeline passes latents to the network, but no maps")
     if getattr(parts.text_encoder, "chunks", 1) > 1:

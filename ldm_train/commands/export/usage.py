@@ -4,8 +4,9 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from ldm_train.assembly.enlarging import find_low_resolution
 from ldm_train.assembly.parts import Parts
-from ldm_train.assembly.pipeline_layouts import DEPTH, INPAINT, PLAIN, PipelineLayout, find_layout
+from ldm_train.assembly.pipeline_layouts import DEPTH, INPAINT, PLAIN, UPSCALE, PipelineLayout, find_layout
 from ldm_train.assembly.prompts import looks_like_a_file, parse_prompts
 from ldm_train.commands.export.model_card import PICTURE_TASK, TASK, hide_local_path
 from ldm_train.settings.config_file import shortest_words
@@ -73,8 +74,12 @@ def list_loading_lines(folder: str, trained: TrainSettings, parts: Parts) -> lis
     imports, opened, given, without = [f"from diffusers import {pipeline}"], list[str](), "", ""
     if layout is not None:
         imports += ["from PIL import Image"]
-        opened += ["picture = " + READ_PICTURE.format(file="picture.png", mode="RGB", size=parts.size)]
+        size = parts.size // parts.conditions.unit if layout is UPSCALE else parts.size
+        opened += ["picture = " + READ_PICTURE.format(file="picture.png", mode="RGB", size=size)]
         given = "image=picture, "
+    condition = find_low_resolution(parts.conditions)
+    if layout is UPSCALE and condition is not None:
+        given += f"noise_level={condition.noise_level}, "
     if layout is INPAINT:
         opened += ["mask = " + READ_PICTURE.format(file="mask.png", mode="L", size=parts.size) + "  # white where to draw"]
         given += "mask_image=mask, "
@@ -110,8 +115,9 @@ def describe_further_training(
             "Its text encoder was trained with ldm-train and cannot be loaded from this export; train the run further with "
             "`network.weights=RUN`."
         )
-    conditions = [] if layout is None else [as_word("conditions", f"[{layout.option}]")]
-    maps = [] if layout in (None, INPAINT) else [as_word("source.maps", f"{{{layout.option}:{layout.option}/{{name}}}}")]
+    conditions = [] if layout is None else [as_word("conditions", f"[{write_option(trained, layout)}]")]
+    has_maps = layout not in (None, INPAINT, UPSCALE)
+    maps = [as_word("source.maps", f"{{{layout.option}:{layout.option}/{{name}}}}")] if layout and has_maps else []
     encode = [
         *conditions,
         *maps,
@@ -135,6 +141,15 @@ def describe_further_training(
             ),
         ]
     )
+
+
+def write_option(trained: TrainSettings, layout: PipelineLayout) -> str:
+    """Return the condition of exported weights, as a list of conditions has it."""
+    if layout is not UPSCALE:
+        return layout.option
+    given = trained.conditions[0]
+    kept = [f"{name}:{given.get(name)}" for name in ("factor", "max_noise_level") if name in given.arguments]
+    return f"{{{layout.option}:{{{','.join([*kept, 'width:null'])}}}}}"
 
 
 def list_part_words(group: str, part: Part, **changed: object) -> list[str]:

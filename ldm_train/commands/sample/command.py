@@ -20,6 +20,8 @@ def run(settings: SampleSettings) -> None:
     """
     if settings.attention and (has_axes(settings) or settings.interpolate is not None):
         raise ValueError("attention=true goes with pictures of prompts, not with x and y axes or interpolate; leave it out")
+    if settings.upscaler is not None and (has_axes(settings) or settings.interpolate is not None):
+        raise ValueError("upscaler=… goes with pictures of prompts, not with x and y axes or interpolate; leave it out")
     if settings.prompts is None:
         if has_axes(settings) or settings.interpolate is not None:
             raise ValueError("x and y axes and interpolate need prompts=…")

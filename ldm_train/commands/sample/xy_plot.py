@@ -143,7 +143,7 @@ def plan_checkpoints(cells: Sequence[Cell]) -> list[CellsOfCheckpoint]:
         trained = open_warned(group[0].settings)
         for cell in group:
             with naming_prompt(cell.prompt):
-                set_size(trained, cell.settings.size).generation.check([cell.prompt.text], build_run_recipe(cell.settings))
+                set_size(trained, cell.settings).generation.check([cell.prompt.text], build_run_recipe(cell.settings))
         alike = [read_inputs(some, trained) for some in group_cells(group, lambda cell: cell.recipe)]
         found.append(CellsOfCheckpoint(alike, trained if len(groups) == 1 else None))
     return found
@@ -153,7 +153,7 @@ def read_inputs(cells: list[Cell], trained: TrainedRun) -> AlikeCells:
     """Return cells with one recipe, with the picture that they start from and what is given for the conditions."""
     settings = cells[0].settings
     with naming_prompt(cells[0].prompt):
-        generation = set_size(trained, settings.size).generation
+        generation = set_size(trained, settings).generation
         return AlikeCells(cells, read_start(settings, generation), read_given(settings, generation))
 
 
@@ -161,7 +161,7 @@ def draw_cells(checkpoint: CellsOfCheckpoint, folder: PictureFolder) -> Iterator
     """Draw and write cells of one checkpoint; yield each with its uint8 images (count, 3, H, W)."""
     trained = checkpoint.trained or open_run(checkpoint.alike[0].cells[0].settings)
     for alike in checkpoint.alike:
-        sized = set_size(trained, alike.cells[0].settings.size)
+        sized = set_size(trained, alike.cells[0].settings)
         for cell, drawn in zip(alike.cells, draw_same_recipe(alike, sized), strict=True):
             for index, picture in enumerate(drawn):
                 name, number = f"{cell.number * len(drawn) + index:04d}.png", cell.settings.first_number + index

@@ -137,20 +137,32 @@ class FitCrop(Crop):
 
 
 class RandomCrop(Crop):
-    """Resize the shorter side to `image_size` and crop squares at `views` places, which the digest decides."""
+    """Resize the shorter side to `image_size` and crop squares at `views` places, which the digest decides.
 
-    def __init__(self, image_size: int, *, views: int = 4, mirrored: bool = False) -> None:
+    Args:
+        keep_scale: crop the picture as it is; only one that is smaller than the square is resized.
+    """
+
+    def __init__(self, image_size: int, *, views: int = 4, mirrored: bool = False, keep_scale: bool = False) -> None:
         require_whole("image_size", image_size)
         require_whole("crop.views", views)
+        self.keep_scale = keep_scale
         super().__init__([(image_size, image_size)], positions=views, mirrored=mirrored)
 
     @property
     def identity(self) -> dict[str, Json]:
         size = self.shapes[0][0]
-        return {"kind": "random", "image_size": size, "views": self.positions, "mirrored": self.mirrored}
+        kept: dict[str, Json] = {"keep_scale": True} if self.keep_scale else {}
+        return {"kind": "random", "image_size": size, "views": self.positions, "mirrored": self.mirrored, **kept}
 
     def shape(self, size: Size) -> Size:
         return self.shapes[0]
+
+    def resize(self, size: Size) -> Size:
+        return size if self.keep_scale and min(size) >= self.shapes[0][0] else super().resize(size)
+
+    def scale(self, size: Size) -> float:
+        return 1.0 if self.resize(size) == size else super().scale(size)
 
     def place(self, spare: int, digest: str, number: int) -> int:
         drawn = int.from_bytes(sha256(f"{digest} {number}".encode()).digest()[:8])

@@ -21,6 +21,7 @@ from ldm_train.util.text import first_line
 
 MAPS_VERSION = 1  # of the code that turns a map's bytes into stored values; part of the names of cached rows
 MASKS_VERSION = 1  # of the code that draws masks and applies them
+REDUCED_VERSION = 1  # of the code that makes small pictures of large ones
 GREY = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # of red, green and blue: ITU-R 601-2, as Pillow has it
 
 
@@ -45,6 +46,7 @@ class MapSpec:
         normalized: whether the least and the largest value of each view become -1 and 1, as of depth without a unit.
         masks: 0 for a map in a file; else the number of random masks that are drawn for each view, each of them stored with
             the picture that it leaves, encoded.
+        reduced: 0 for a map in a file; else by how much the picture itself is scaled down, as `reduce_views` does it.
     """
 
     name: str
@@ -53,18 +55,26 @@ class MapSpec:
     encoded: bool = False
     normalized: bool = False
     masks: int = 0
+    reduced: int = 0
+
+    @property
+    def in_file(self) -> bool:
+        """Whether the source brings it; what is made of the picture itself is in no file."""
+        return not self.masks and not self.reduced
 
     @property
     def num_read(self) -> int:
         """The number of channels that are read of its file, or that a mask and the picture that it leaves have."""
         if self.masks:
             return 4 * self.masks
-        return 3 if self.encoded else self.channels
+        return 3 if self.encoded or self.reduced else self.channels
 
-    def count_stored(self, latent_channels: int) -> int:
-        """Return the number of channels that are stored, by that of the autoencoder's latents."""
+    def count_stored(self, latent_channels: int, factor: int) -> int:
+        """Return how many values are stored for each position of the latents of an autoencoder, rounded up."""
         if self.masks:
             return (1 + latent_channels) * self.masks
+        if self.reduced:
+            return -(-self.num_read * factor**2 // self.reduced**2)
         return latent_channels if self.encoded else self.channels
 
     @property
@@ -72,6 +82,8 @@ class MapSpec:
         """Everything that stored values depend on, apart from the file."""
         if self.masks:
             return {"masks": self.masks, "version": MASKS_VERSION}
+        if self.reduced:
+            return {"reduced": self.reduced, "version": REDUCED_VERSION}
         normalized = {"normalized": True} if self.normalized else {}
         return {"channels": self.num_read, "nearest": self.nearest, "encoded": self.encoded, **normalized}
 

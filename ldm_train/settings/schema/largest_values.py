@@ -13,7 +13,7 @@ MOST_STEPS = 100_000  # of a sampler; a schedule is divided into a thousand
 
 LIMITS: dict[str, int] = {
     **dict.fromkeys(("batch_size", "encode_batch_size", "micro_batch_size", "evaluation.batch_size"), 10**6),
-    **dict.fromkeys(("image_size", "size", "crop.areas", "crop.step"), LARGEST_SIDE),
+    **dict.fromkeys(("image_size", "size", "tile", "crop.areas", "crop.step"), LARGEST_SIDE),
     **dict.fromkeys(("steps", "pictures.steps", "metrics.steps", "prior.steps", "x.steps", "y.steps"), MOST_STEPS),
     "sweep.steps": MOST_STEPS,
     **dict.fromkeys(("count", "first_number", "pictures.count", "metrics.count", "interpolate", "resamples"), 10**6),

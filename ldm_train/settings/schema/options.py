@@ -78,7 +78,7 @@ PASSED: dict[str, set[str]] = {
     "guidance": {"denoiser", "null", "unconditional"},
     "optimizer": {"params"},
     "source": {"commands"},
-    "condition": {"latent_channels", "to_model", "to_unscaled"},
+    "condition": {"latent_channels", "latent_factor", "to_model", "to_unscaled"},
 }
 PART_LISTS = {"conditions": "condition"}  # settings that list options, and the group of these
 KEPT: dict[str, frozenset[str]] = {

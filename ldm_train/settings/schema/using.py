@@ -24,6 +24,7 @@ from ldm_train.settings.schema.kinds import (
     setting,
 )
 from ldm_train.settings.schema.options import CommandSettings, Conditions, Part, TrainerSettings
+from ldm_train.settings.schema.sample_options import AxisSettings, EnlargingSettings
 from ldm_train.settings.schema.training import Dtype, SourceSettings
 from ldm_train.settings.schema.typed_values import as_factors
 
@@ -47,7 +48,7 @@ class EncodeSettings(SourceSettings):
     )
     prune: bool = setting(False, "drop more than a tenth of the cache's pictures if the source no longer has them")
     strict: bool = setting(False, "exit with 1 if a picture was left out")
-    conditions: Conditions = setting([], "as for train; map and inpaint store something with each picture")
+    conditions: Conditions = setting([], "as for train; map, inpaint and low_resolution store something with each picture")
     loss_mask: Text | None = setting(None, "as for train: a map of source.maps that is stored with each picture")
 
     source: Part
@@ -94,18 +95,7 @@ class DrawingSettings(CommandSettings):
     guidance: Part | None = None
 
 
-class AxisSettings(Section):
-    """What varies along an axis of an X/Y plot: one of these. Every cell has the same noise unless seed varies."""
-
-    guidance: list[Finite] | None = setting(None, "[1,1.5,2], of guidance.scale")
-    steps: list[Count] | None = setting(None, "[10,20]")
-    sampler: list[Text] | None = setting(None, "[ddim,heun]")
-    checkpoint: list[FilePath] | None = setting(None, "[ema,raw,RUN_DIR,FILE.safetensors]")
-    prompt: Literal[True] | None = setting(None, "true: the prompts")
-    seed: list[WholeNumber] | None = setting(None, "[0,1,2]")
-
-
-class SampleSettings(DrawingSettings):
+class SampleSettings(DrawingSettings, EnlargingSettings):
     """The settings of `ldm-train sample`."""
 
     run_dir: FilePath = setting(..., "a trained run, or a pipeline's folder in diffusers' layout")
@@ -120,7 +110,7 @@ class SampleSettings(DrawingSettings):
         None, "height and width in pixels; null: a square of the run's image_size"
     )
     negative_prompt: Text = setting("", "what guidance leads away from")
-    picture: FilePath | None = setting(None, "a file to start from instead of noise")
+    picture: FilePath | None = setting(None, "a file to start from instead of noise, or to enlarge")
     strength: Share = setting(1.0, "share of the steps taken from that picture: how much of it may change")
     mask: FilePath | None = setting(None, "a file, white where to draw anew; the rest of the picture is kept")
     paste_original: bool = setting(True, "keep the picture outside mask exactly; false: as the autoencoder reproduces it")

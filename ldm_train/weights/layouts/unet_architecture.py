@@ -32,6 +32,7 @@ class UNetSettings(TypedDict, total=False):
     vector_width: int | None
     patch_size: int
     extra_up_block: bool
+    add_maps: bool
     dropout: float
 
 

@@ -13,6 +13,8 @@ def list_unsupported_settings(own: UNetSettings) -> list[str]:
     found = []
     if own["patch_size"] != 1:
         found.append(f"network.patch_size={own['patch_size']}: diffusers' network does not fold latents; use 1")
+    if own.get("add_maps"):
+        found.append("network.add_maps=true: diffusers' network adds no maps to its output")
     if not own["extra_up_block"]:
         found.append("network.extra_up_block=false: diffusers' network has one more block at each level of the way up")
     if own["expansion"] != 4:
@@ -27,13 +29,16 @@ def list_unsupported_settings(own: UNetSettings) -> list[str]:
     return found
 
 
-def build_unet_config(own: UNetSettings, *, linear_projection: bool, sample_size: int) -> dict[str, Json]:
+def build_unet_config(
+    own: UNetSettings, *, linear_projection: bool, sample_size: int, noise_levels: int | None = None
+) -> dict[str, Json]:
     """Return the content of `config.json`.
 
     Args:
         own: all settings of a network without unsupported settings.
         linear_projection: True as in Stable Diffusion 2.x, False as in 1.x.
         sample_size: side of the latents that it was trained on.
+        noise_levels: how many, if its vector is one of them, as in the x4 upscaler.
     """
     attends = own["attention"]
     config: dict[str, Json] = {
@@ -61,7 +66,9 @@ def build_unet_config(own: UNetSettings, *, linear_projection: bool, sample_size
         "up_block_types": [f"{'CrossAttn' if flag else ''}UpBlock2D" for flag in reversed(attends)],
         "use_linear_projection": linear_projection,
     }
-    if own["vector_width"] is not None:
+    if noise_levels is not None:
+        config |= {"num_class_embeds": noise_levels}
+    elif own["vector_width"] is not None:
         config |= {"class_embed_type": "simple_projection", "projection_class_embeddings_input_dim": own["vector_width"]}
     return config
 

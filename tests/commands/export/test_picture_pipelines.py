@@ -33,7 +33,8 @@ from tests.assembly.tiny_pipelines import (
 )
 from tests.commands.export.shaped import SHAPE
 
-KINDS = ["inpaint", "depth", "reference"]
+KINDS = ["inpaint", "depth", "reference", "low_resolution"]
+OPTIONS = {"low_resolution": "{low_resolution:{factor:2}}"}  # of which the condition is not the option as it is
 TEXT = ["text_encoder=small", "text_encoder.width=32", "text_encoder.layers=2", "text_encoder.heads=4"]
 TEXT += ["text_encoder.pooled=false"]
 
@@ -64,7 +65,14 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Export
 
     def make(kind: str) -> Exported:
         folder = tmp_path_factory.mktemp(kind)
-        words = [*SHAPE, "cache=null", f"run_dir={folder}", "image_size=16", *TEXT, f"conditions=[{kind}]"]
+        words = [
+            *SHAPE,
+            "cache=null",
+            f"run_dir={folder}",
+            "image_size=16",
+            *TEXT,
+            f"conditions=[{OPTIONS.get(kind, kind)}]",
+        ]
         words += ["autoencoder=pretrained", f"autoencoder.weights={vae}", "prediction=velocity"]
         config = compose_as(TrainSettings, words)
         parts = build_parts(config)
@@ -110,8 +118,9 @@ def test_a_card_names_the_condition_for_further_training(kind: str, exported: Ca
     commands = describe_further_training(
         "out", run.config.with_values(text_encoder=text), layout=find_layout(run.parts.conditions)
     )
-    assert commands.count(f"'conditions=[{kind}]'") == 2
-    assert (f"source.maps={{{kind}:" in commands) == (kind != "inpaint")
+    option = "{low_resolution:{factor:2,max_noise_level:350,width:null}}" if kind == "low_resolution" else kind
+    assert commands.count(f"'conditions=[{option}]'") == 2
+    assert (f"source.maps={{{kind}:" in commands) == (kind in ("depth", "reference"))
 
 
 def test_a_pipeline_without_depth_says_that_its_estimator_is_missing(exported: Callable) -> None:
