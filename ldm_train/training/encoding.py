@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from torch.utils.data import DataLoader, Dataset
 
+from ldm_train.conditioners.caption_encoder import CaptionEncoder, count_stored
 from ldm_train.conditioners.class_labels import ClassLabels
-from ldm_train.conditioners.text_encoder import TextEncoder
 from ldm_train.data.cache.plan import CAPTIONS_PER_BATCH, EncodingBatch
 from ldm_train.data.cache.writer import write_part
 from ldm_train.data.pictures.decoding import DECODE_ERRORS, describe_decode_error
@@ -107,7 +107,7 @@ class Encoding(pl.LightningModule):
     def __init__(
         self,
         autoencoder: Autoencoder,
-        text_encoder: TextEncoder | ClassLabels | None,
+        text_encoder: CaptionEncoder | ClassLabels | None,
         *,
         dtype: torch.dtype,
         at_once: int | None = None,
@@ -152,11 +152,11 @@ class Encoding(pl.LightningModule):
         return torch.cat(self._each(self._decoded, means.float()))[: len(means)]
 
     def captions(self, texts: list[str]) -> dict[str, Tensor]:
-        """Tokens (B, L) int32, and a frozen text encoder's embeddings (B, L, D) float16."""
+        """Tokens (B, L) int32, and a frozen text encoder's embeddings (B, ...) float16."""
         assert self.text_encoder is not None
         tokens = tokenize(self.text_encoder, texts)
         encoded = {"tokens": tokens.int()}
-        if isinstance(self.text_encoder, TextEncoder) and not self.text_encoder.trained:
+        if isinstance(self.text_encoder, CaptionEncoder) and count_stored(self.text_encoder):
             embed = self.text_encoder.embed
             encoded["embeddings"] = torch.cat(
                 self._each(lambda part: self._embeddings(embed, part), tokens.to(self.device))

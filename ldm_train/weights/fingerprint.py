@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 SHIPPED = Path(__file__).parents[1] / "autoencoders" / "pretrained"
-SUFFIXES = {".bin", ".ckpt", ".json", ".pt", ".pth", ".safetensors", ".yaml", ".yml"}
+SUFFIXES = {".bin", ".ckpt", ".json", ".model", ".pt", ".pth", ".safetensors", ".txt", ".yaml", ".yml"}
 
 
 def fingerprint_module(module: "nn.Module") -> str:
@@ -31,7 +31,7 @@ def digest_tensors(tensors: Mapping[str, "Tensor"], *, kind: str = "") -> str:
 
 
 def digest_files(path: Path) -> str:
-    """Return the SHA-256 over the names and bytes of all weights and configs below a folder, or of one file; hexadecimal.
+    """Return the SHA-256 over the names and bytes of all files of a model below a folder, or of one file; hexadecimal.
 
     Names are relative to the folder, so moving it changes nothing. Neither torch nor the model is loaded.
 
