@@ -13,6 +13,10 @@ without.
 `inpaint`: the quick start's scenes with random holes. Holes in held-out scenes are filled; the PSNR inside is compared with
 that of the mean colour around the hole, and of the border's colours diffused into it.
 
+`towers`: the quick start's scenes with its small text encoder, and with a second, frozen one next to it, which has another
+tokenizer and another width: a BERT with random weights, or what `--second` names. Both are trained for as many steps from
+the same seed; how often the drawn emoji is the asked one is measured on pairs that were held out.
+
 The emoji are OpenMoji's (https://openmoji.org), CC BY-SA 4.0.
 """
 
@@ -32,12 +36,20 @@ from measuring import write_results
 from PIL import Image, ImageDraw, ImageFont
 from prepare_openmoji import BACKGROUNDS, GLYPHS, spoken_name
 from rich.progress import track
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from ldm_train.assembly.stored_run import TrainedRun, open_run
 from ldm_train.data.pictures.images import read_image, save_png, to_bytes, to_signed
 from ldm_train.data.pictures.random_masks import draw_mask
+from ldm_train.metrics.evaluation import DrawnPictures
+from ldm_train.metrics.numbers import Resampling
+from ldm_train.quickstart.drawings import Drawings
 from ldm_train.settings.composition import compose_as
 from ldm_train.settings.schema.using import SampleSettings
 from ldm_train.training.callbacks.picture_grids import make_grid_picture
@@ -111,12 +123,17 @@ def write_rows(folder: Path, rows: list[dict[str, str]]) -> None:
     (folder / "LICENSE.txt").write_text("Emoji: OpenMoji (https://openmoji.org), CC BY-SA 4.0.\n", encoding="utf-8")
 
 
-def train(work: Path, words: list[str], *, steps: int) -> TrainedRun:
-    """Encode the pictures and train on them for so many steps, as a user does; return the opened run."""
+def train(work: Path, words: list[str], *, steps: int, pictures_in: Path | None = None) -> TrainedRun:
+    """Encode the pictures and train on them for so many steps, as a user does; return the opened run.
+
+    Args:
+        pictures_in: None for the folder `pictures` of `work`.
+    """
     cache, run_dir = work / "cache", work / "run"
-    pictures = [word for word in words if word.startswith(("conditions", "source"))]
+    folder = work / "pictures" if pictures_in is None else pictures_in
+    pictures = [word for word in words if word.startswith(("conditions", "source", "text_encoder"))]
     own = [word for word in words if not word.startswith("source")]
-    call("encode", f"source.path={work / 'pictures'}", f"cache={cache}", "autoencoder=openmoji", *pictures)
+    call("encode", f"source.path={folder}", f"cache={cache}", "autoencoder=openmoji", *pictures)
     recipe = ["schedule=cosine", "prediction=velocity", "batch_size=24", "optimizer.lr=1e-3", "guidance.scale=1.25"]
     quiet = ["pictures.every=100000", "validation.every=500", "metrics.every=null", f"max_steps={steps}"]
     call("train", f"cache={cache}", f"run_dir={run_dir}", *recipe, *quiet, *own)
@@ -238,6 +255,48 @@ def try_holes(work: Path, pictures: Path, *, steps: int) -> Found:
     }
 
 
+def try_towers(work: Path, pictures: Path, *, steps: int, second: Path | None = None) -> Found:
+    """Train with one text encoder and with two; return how often what they draw is recognised."""
+    scenes = work / "pictures"
+    subprocess.run([sys.executable, "scripts/prepare_openmoji.py", str(scenes)], check=True)
+    other = write_bert(work / "second", scenes) if second is None else second
+    both = f"[small,{{transformers:{{weights:'{other}',max_length:16,pooled:true}}}}]"
+    encoders = {
+        "one": ["text_encoder=small"],
+        "two": ["text_encoder=several", f"text_encoder.encoders={both}"],
+    }
+    drawings, found = Drawings(source=str(scenes), seeds=1), dict[str, object]()
+    prompts = drawings.prompts()
+    rows = []
+    for name, words in encoders.items():
+        run = train(work / name, [*words, "image_size=64", "seed=0"], steps=steps, pictures_in=scenes)
+        drawn = draw(run, prompts, {}).cpu()
+        values = drawings(DrawnPictures(drawn, None, run.generation.device), Resampling(0, 0)).values
+        found[name] = {key: float(values[key]) for key in ("retrieval_at_1", "background_accuracy", "drawing_psnr")}
+        rows.append(drawn[:12])
+        found["step"] = run.step
+    save_png(make_grid_picture(to_bytes(torch.cat(rows)), columns=12), pictures / "condition-towers.png")
+    return {"pictures": len(prompts), "second": "a BERT with random weights" if second is None else second.name, **found}
+
+
+def write_bert(folder: Path, scenes: Path) -> Path:
+    """Write a BERT with random weights and a tokenizer of the captions' words, as transformers does; return its folder."""
+    texts = [json.loads(line)["text"] for line in (scenes / "metadata.jsonl").read_text().splitlines()]
+    known = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", *sorted({word for text in texts for word in text.split()})]
+    ids = {word: number for number, word in enumerate(known)}
+    tokenizer = Tokenizer(WordLevel(ids, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    around = [(word, ids[word]) for word in ("[CLS]", "[SEP]")]
+    tokenizer.post_processor = TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=around)
+    special = {"pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]", "unk_token": "[UNK]"}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
+    sizes = {"hidden_size": 192, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 384}
+    torch.manual_seed(0)
+    config = BertConfig(vocab_size=len(known), max_position_embeddings=32, initializer_range=0.2, **sizes)
+    BertModel(config).save_pretrained(folder)
+    return folder
+
+
 def first_hole(name: str) -> Tensor:
     """Return the first random mask of a picture that leaves some of it, (H, W) bool."""
     masks = (torch.from_numpy(draw_mask(name, number, (SIDE, SIDE))) for number in count())
@@ -266,7 +325,7 @@ def overlap(found: Tensor, wanted: Tensor) -> float:
     return (both / either.clamp(min=1)).mean().item()
 
 
-TRIALS = {"number": try_numbers, "map": try_maps, "inpaint": try_holes}
+TRIALS = {"number": try_numbers, "map": try_maps, "inpaint": try_holes, "towers": try_towers}
 
 
 def main() -> None:
@@ -274,13 +333,15 @@ def main() -> None:
     parser.add_argument("work", type=Path, help="folder for pictures, caches and runs")
     parser.add_argument("out", type=Path, help="the JSON file; what it has of other trials stays")
     parser.add_argument("--trials", nargs="*", choices=list(TRIALS), default=list(TRIALS))
+    parser.add_argument("--second", type=Path, help="folder of the second text encoder of `towers`, in transformers' layout")
     parser.add_argument("--steps", type=int, default=2000, help="of training each, with 24 pictures a step")
     parser.add_argument("--pictures", type=Path, default=Path("docs/pictures"), help="folder for the grids")
     arguments = parser.parse_args()
 
     found = json.loads(arguments.out.read_text()) if arguments.out.is_file() else {}
     for name in arguments.trials:
-        found[name] = TRIALS[name](arguments.work / name, arguments.pictures, steps=arguments.steps)
+        more = {"second": arguments.second} if name == "towers" else {}
+        found[name] = TRIALS[name](arguments.work / name, arguments.pictures, steps=arguments.steps, **more)
         print(json.dumps(found[name], indent=2))
         write_results(arguments.out, found)
 

@@ -87,7 +87,7 @@ def test_stored_embeddings_condition_as_captions_do(folders, join):
 def test_how_they_are_joined_is_not_in_the_name_of_what_is_stored(folders):
     def encoder(join, **settings):
         first = load_transformers(weights=str(folders["first"]), max_length=16)
-        return SeveralEncoders(encoders=[first, small(context_length=16, **settings)], join=join)
+        return SeveralEncoders(encoders=[first, small(width=8, context_length=16, **settings)], join=join)
 
     tokens, width = encoder("tokens"), encoder("width")
     assert tokens.identity == width.identity
@@ -108,9 +108,9 @@ def test_what_cannot_be_joined_is_refused(folders):
     t5 = load_transformers(weights=str(folders["t5"]), max_length=8)
     for encoders, join, named in (
         ([], "tokens", r"encoders=\[\]"),
-        ([t5, small()], "width", r"\[8, 16\]"),
+        ([t5, small(width=8)], "width", r"\[8, 16\]"),
         ([t5, ClassLabels(classes=["a"])], "tokens", r"encoders\[1\].*ClassLabels"),
-        ([small(new_words=["<toy>=a red toy"]), t5], "tokens", r"encoders\[0\].new_words"),
+        ([small(width=8, new_words=["<toy>=a red toy"]), t5], "tokens", r"encoders\[0\].new_words"),
         ([t5], "depth", "join=depth"),
     ):
         with pytest.raises(ValueError, match=named):
