@@ -18,10 +18,10 @@ from ldm_train.util.ownership import RUN, read_mark
 from ldm_train.util.text import as_word, list_names
 
 STARTED_IN = "folder"  # the key of the working folder in a start of the record
-NAMED = {
-    **dict.fromkeys(("network", "autoencoder", "text_encoder", "features", "clip_score"), "weights"),
-    **{"guidance": "weak", "evaluation": "source"},
-}
+NAMED = (
+    *((group, "weights") for group in ("network", "autoencoder", "text_encoder", "features", "clip_score")),
+    *(("text_encoder", "tokenizer"), ("guidance", "weak"), ("evaluation", "source")),
+)
 
 _moved: ContextVar[Mapping[str, str]] = ContextVar("moved", default={})  # noqa: B039 - never changed in place
 
@@ -43,8 +43,8 @@ def locate_paths(settings: TrainSettings, run_dir: Path) -> TrainSettings:
         ValueError: a path leads to several places.
     """
     values: dict[str, object] = {}
-    for group, name in NAMED.items():
-        part = getattr(settings, group)
+    for group, name in NAMED:
+        part = values.get(group, getattr(settings, group))
         if isinstance(part, Part):
             locate = partial(locate_path, run_dir=run_dir, setting=f"{group}.{name}")
             values[group] = change_argument(group, part, name, locate)
@@ -116,7 +116,7 @@ def _list_missing(settings: TrainSettings, run_dir: Path, message: str) -> Itera
     """Yield a line for each path of a run that a message names and that leads nowhere."""
     named = [
         (f"{group}.{name}", one.get(name))
-        for group, name in NAMED.items()
+        for group, name in NAMED
         if (part := getattr(settings, group))
         for one in iterate_parts(group, part)
     ]

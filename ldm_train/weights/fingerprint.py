@@ -3,6 +3,7 @@
 import hashlib
 import os
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,6 +65,20 @@ def digest_weights(weights: str | None, subfolder: str | None = None, *, part: s
         return digest_files(path)
     except ValueError:
         return None
+
+
+def name_weights(weights: str) -> str:
+    """Return what tells weights from others: the digest of a file, which is read once, or else their name."""
+    path = Path(weights)
+    if not path.is_file():
+        return weights
+    state = path.stat()
+    return _digest_once(path, state.st_mtime_ns, state.st_size)
+
+
+@cache
+def _digest_once(path: Path, changed: int, size: int) -> str:
+    return digest_files(path)
 
 
 def hash_file(path: Path) -> bytes:

@@ -34,6 +34,19 @@ def describe_map_error(name: str, error: BaseException) -> str:
 
 
 @dataclass(frozen=True)
+class TowerSpec:
+    """A vision tower of open_clip.
+
+    Args:
+        digest: what tells its weights from others.
+    """
+
+    model: str
+    weights: str
+    digest: str
+
+
+@dataclass(frozen=True)
 class MapSpec:
     """What a map is.
 
@@ -45,6 +58,8 @@ class MapSpec:
         normalized: whether the least and the largest value of each view become -1 and 1, as of depth without a unit.
         masks: 0 for a map in a file; else the number of random masks that are drawn for each view, each of them stored with
             the picture that it leaves, encoded.
+        tower: what embeds it, as a picture with 3 channels; None for a map that is stored as it is or encoded.
+        own: whether it is the picture itself, and not in a file of its own.
     """
 
     name: str
@@ -53,18 +68,27 @@ class MapSpec:
     encoded: bool = False
     normalized: bool = False
     masks: int = 0
+    tower: TowerSpec | None = None
+    own: bool = False
+
+    @property
+    def is_picture(self) -> bool:
+        """Whether it is rendered as a picture, with 3 channels at the picture's size."""
+        return self.encoded or self.tower is not None
 
     @property
     def num_read(self) -> int:
         """The number of channels that are read of its file, or that a mask and the picture that it leaves have."""
         if self.masks:
             return 4 * self.masks
-        return 3 if self.encoded else self.channels
+        return 3 if self.is_picture else self.channels
 
     def count_stored(self, latent_channels: int) -> int:
         """Return the number of channels that are stored, by that of the autoencoder's latents."""
         if self.masks:
             return (1 + latent_channels) * self.masks
+        if self.tower is not None:
+            return 0  # at each position: it has one embedding as a whole
         return latent_channels if self.encoded else self.channels
 
     @property
@@ -72,6 +96,8 @@ class MapSpec:
         """Everything that stored values depend on, apart from the file."""
         if self.masks:
             return {"masks": self.masks, "version": MASKS_VERSION}
+        if self.tower is not None:
+            return {"own": self.own, "model": self.tower.model, "weights": self.tower.digest}
         normalized = {"normalized": True} if self.normalized else {}
         return {"channels": self.num_read, "nearest": self.nearest, "encoded": self.encoded, **normalized}
 

@@ -114,6 +114,7 @@ ARGUMENTS: dict[str, Any] = {
     "source.data_files": DataFiles | None,
     "source.maps": MapPlaces | None,
     "condition.dropout": BelowOne,
+    "condition.weights": FilePath,
     **dict.fromkeys(("condition.channels", "condition.masks"), Count),
     **dict.fromkeys(("condition.low", "condition.high"), Finite | None),
     **dict.fromkeys(("adapter.targets", "adapter.text_targets", "logger.tags"), Texts),
