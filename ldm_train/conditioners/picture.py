@@ -32,7 +32,8 @@ class Picture(Condition):
         context_width: D of the text encoder's tokens, None if it has none.
 
     Raises:
-        ValueError: tokens where the text encoder has none, or numbers that are too small.
+        ValueError: tokens where the text encoder has none, numbers that are too small, or a model or weights that are not
+            there.
     """
 
     takes_map = True
@@ -58,10 +59,14 @@ class Picture(Condition):
                 f"tokens={tokens} of the condition {name} join those of the text encoder, which has none; set tokens: 0 for "
                 "a vector"
             )
-        from ldm_train.conditioners.vision_tower import read_embedding_width  # open_clip takes seconds to import
+        from ldm_train.conditioners.vision_tower import (
+            check_weights,
+            read_embedding_width,
+        )  # open_clip takes seconds to import
 
         self.model, self.weights, self.tokens = model, weights, tokens
         self.embedding_width = read_embedding_width(model)
+        check_weights(model, weights)
         self.token_width = context_width or 0 if tokens else 0
         self.vector_width = 0 if tokens else width
         self.project = nn.Linear(self.embedding_width, tokens * self.token_width or width)

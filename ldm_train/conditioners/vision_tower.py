@@ -51,6 +51,19 @@ def read_embedding_width(model: str) -> int:
     return int(config["embed_dim"])
 
 
+def check_weights(model: str, weights: str) -> None:
+    """Raise if a model has no weights of this name, and there is no such file.
+
+    Raises:
+        ValueError: it names the weights that there are.
+    """
+    if not Path(weights).is_file() and (model, weights) not in open_clip.list_pretrained():
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "none"
+        raise ValueError(
+            f"weights={weights} of a picture condition is neither a file nor weights of {model} (available: {tags})"
+        )
+
+
 def open_vision_tower(model: str, weights: str) -> VisionTower:
     """Return the vision tower of an open_clip model.
 
@@ -61,11 +74,7 @@ def open_vision_tower(model: str, weights: str) -> VisionTower:
         ValueError: open_clip has no such model, or the weights are not known or cannot be loaded.
     """
     read_embedding_width(model)
-    if not Path(weights).is_file() and (model, weights) not in open_clip.list_pretrained():
-        tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "none"
-        raise ValueError(
-            f"weights={weights} of a picture condition is neither a file nor weights of {model} (available: {tags})"
-        )
+    check_weights(model, weights)
     try:
         with torch.random.fork_rng(devices=[]):  # the constructor draws weights that are then replaced
             loaded = open_clip.create_model(model, pretrained=weights)

@@ -48,6 +48,8 @@ def locate_paths(settings: TrainSettings, run_dir: Path) -> TrainSettings:
         if isinstance(part, Part):
             locate = partial(locate_path, run_dir=run_dir, setting=f"{group}.{name}")
             values[group] = change_argument(group, part, name, locate)
+    locate = partial(locate_path, run_dir=run_dir, setting="weights of a condition")
+    values["conditions"] = [change_argument("condition", part, "weights", locate) for part in settings.conditions]
     cache = settings.cache
     if isinstance(cache, str):
         values["cache"] = locate_path(cache, run_dir, setting="cache")
