@@ -128,7 +128,7 @@ class Given(Pinnable):
 
 @dataclass
 class CaptionBatch(Pinnable):
-    """Captions as a conditioner takes them: token ids (B, L), and embeddings (B, L, D) if the text encoder is frozen."""
+    """Captions as a conditioner takes them: token ids (B, L), and embeddings (B, ...) if the text encoder is frozen."""
 
     tokens: Tensor
     embeddings: Tensor | None = None

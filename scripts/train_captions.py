@@ -12,11 +12,17 @@ asked for in that order and in the reverse of it.
 `reference`. Pictures of emoji that were never trained are edited; the colour of the background is measured, and how well the
 emoji stays where and what it is, against editing by the words alone.
 
+`towers`: the quick start's scenes with its small text encoder, and with a second, frozen one next to it, which has another
+tokenizer and another width: a BERT with random weights, or what `--second` names. Both are trained for as many steps from
+the same seed; how often the drawn emoji is the asked one is measured on pairs that were held out.
+
 The emoji are OpenMoji's (https://openmoji.org), CC BY-SA 4.0.
 """
 
 import argparse
 import json
+import subprocess
+import sys
 from pathlib import Path
 from random import Random
 
@@ -25,13 +31,21 @@ from measuring import write_results
 from PIL import Image
 from prepare_openmoji import BACKGROUNDS, GLYPHS, spoken_name
 from rich.progress import track
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 from torch.nn.functional import interpolate
 from torchvision.transforms.functional import pil_to_tensor
 from train_conditions import SIDE, Found, draw, draw_emoji, find_emoji, overlap, train, write_rows
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from ldm_train.assembly.stored_run import TrainedRun
 from ldm_train.data.pictures.images import read_image, save_png, to_bytes, to_signed
+from ldm_train.metrics.evaluation import DrawnPictures
+from ldm_train.metrics.numbers import Resampling
+from ldm_train.quickstart.drawings import Drawings
 from ldm_train.training.callbacks.picture_grids import make_grid_picture
 from ldm_train.types import Given
 
@@ -147,6 +161,48 @@ def try_edits(work: Path, pictures: Path, *, steps: int) -> Found:
     }
 
 
+def try_towers(work: Path, pictures: Path, *, steps: int, second: Path | None = None) -> Found:
+    """Train with one text encoder and with two; return how often what they draw is recognised."""
+    scenes = work / "pictures"
+    subprocess.run([sys.executable, "scripts/prepare_openmoji.py", str(scenes)], check=True)
+    other = write_bert(work / "second", scenes) if second is None else second
+    both = f"[small,{{transformers:{{weights:'{other}',max_length:16,pooled:true}}}}]"
+    encoders = {
+        "one": ["text_encoder=small"],
+        "two": ["text_encoder=several", f"text_encoder.encoders={both}"],
+    }
+    drawings, found = Drawings(source=str(scenes), seeds=1), dict[str, object]()
+    prompts = drawings.prompts()
+    rows = []
+    for name, words in encoders.items():
+        run = train(work / name, [*words, "image_size=64", "seed=0"], steps=steps, pictures_in=scenes)
+        drawn = draw(run, prompts, {}).cpu()
+        values = drawings(DrawnPictures(drawn, None, run.generation.device), Resampling(0, 0)).values
+        found[name] = {key: float(values[key]) for key in ("retrieval_at_1", "background_accuracy", "drawing_psnr")}
+        rows.append(drawn[:12])
+        found["step"] = run.step
+    save_png(make_grid_picture(to_bytes(torch.cat(rows)), columns=12), pictures / "captions-towers.png")
+    return {"pictures": len(prompts), "second": "a BERT with random weights" if second is None else second.name, **found}
+
+
+def write_bert(folder: Path, scenes: Path) -> Path:
+    """Write a BERT with random weights and a tokenizer of the captions' words, as transformers does; return its folder."""
+    texts = [json.loads(line)["text"] for line in (scenes / "metadata.jsonl").read_text().splitlines()]
+    known = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", *sorted({word for text in texts for word in text.split()})]
+    ids = {word: number for number, word in enumerate(known)}
+    tokenizer = Tokenizer(WordLevel(ids, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    around = [(word, ids[word]) for word in ("[CLS]", "[SEP]")]
+    tokenizer.post_processor = TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=around)
+    special = {"pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]", "unk_token": "[UNK]"}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
+    sizes = {"hidden_size": 192, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 384}
+    torch.manual_seed(0)
+    config = BertConfig(vocab_size=len(known), max_position_embeddings=32, initializer_range=0.2, **sizes)
+    BertModel(config).save_pretrained(folder)
+    return folder
+
+
 def draw_somewhere(glyph: str, colour: tuple[int, int, int], chance: Random) -> tuple[Image.Image, ...]:
     return draw_emoji(glyph, chance.uniform(0.5, 0.85), (chance.random(), chance.random()), colour)
 
@@ -204,7 +260,7 @@ def psnr(images: Tensor, true: Tensor) -> float:
     return (10 * torch.log10(4 / errors.clamp(min=1e-6))).mean().item()
 
 
-TRIALS = {"classes": try_classes, "tags": try_tags, "edits": try_edits}
+TRIALS = {"classes": try_classes, "tags": try_tags, "edits": try_edits, "towers": try_towers}
 
 
 def main() -> None:
@@ -214,12 +270,14 @@ def main() -> None:
     parser.add_argument("--trials", nargs="*", choices=list(TRIALS), default=list(TRIALS))
     parser.add_argument("--steps", type=int, default=1600, help="of training each, with 24 pictures a step")
     parser.add_argument("--pictures", type=Path, default=Path("docs/pictures"), help="folder for the grids")
+    parser.add_argument("--second", type=Path, help="a folder of transformers: the second text encoder of `towers`")
     arguments = parser.parse_args()
 
     found = json.loads(arguments.out.read_text()) if arguments.out.is_file() else {}
     found.pop("command", None)  # of other trials
     for name in arguments.trials:
-        found[name] = TRIALS[name](arguments.work / name, arguments.pictures, steps=arguments.steps)
+        more = {"second": arguments.second} if name == "towers" else {}
+        found[name] = TRIALS[name](arguments.work / name, arguments.pictures, steps=arguments.steps, **more)
         print(json.dumps(found[name], indent=2))
         write_results(arguments.out, found)
 

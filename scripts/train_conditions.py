@@ -121,12 +121,17 @@ def write_rows(folder: Path, rows: list[dict[str, str]]) -> None:
     (folder / "LICENSE.txt").write_text("Emoji: OpenMoji (https://openmoji.org), CC BY-SA 4.0.\n", encoding="utf-8")
 
 
-def train(work: Path, words: list[str], *, steps: int) -> TrainedRun:
-    """Encode the pictures and train on them for so many steps, as a user does; return the opened run."""
+def train(work: Path, words: list[str], *, steps: int, pictures_in: Path | None = None) -> TrainedRun:
+    """Encode the pictures and train on them for so many steps, as a user does; return the opened run.
+
+    Args:
+        pictures_in: None for the folder `pictures` of `work`.
+    """
     cache, run_dir = work / "cache", work / "run"
+    folder = work / "pictures" if pictures_in is None else pictures_in
     pictures = [word for word in words if word.startswith(("conditions", "source", "text_encoder"))]
     own = [word for word in words if not word.startswith(("source", "text_encoder"))]
-    call("encode", f"source.path={work / 'pictures'}", f"cache={cache}", "autoencoder=openmoji", *pictures)
+    call("encode", f"source.path={folder}", f"cache={cache}", "autoencoder=openmoji", *pictures)
     recipe = ["schedule=cosine", "prediction=velocity", "batch_size=24", "optimizer.lr=1e-3", "guidance.scale=1.25"]
     quiet = ["pictures.every=100000", "validation.every=500", "metrics.every=null", f"max_steps={steps}"]
     call("train", f"cache={cache}", f"run_dir={run_dir}", *recipe, *quiet, *own)

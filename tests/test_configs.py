@@ -28,11 +28,11 @@ IF_TAKEN = {"condition": PASSED["condition"], "guidance": {"unconditional"}}  # 
 SETTINGS = {"experiment", "memory"}  # groups whose options set what others read
 
 
-LISTS = {"spacing.timesteps": "[1000,500]", "schedule.betas": "[0.1,0.2]"}
+LISTS = {"spacing.timesteps": "[1000,500]", "schedule.betas": "[0.1,0.2]", "text_encoder.encoders": "[small]"}
 
 
 def dummies(verb: str, overrides: list[str]) -> list[str]:
-    """A value for each mandatory key of a verb with these overrides; those named in LISTS take numbers."""
+    """A value for each mandatory key of a verb with these overrides; those named in LISTS take lists."""
     return [f"{key}={LISTS.get(key, 'x')}" for key in sorted(OmegaConf.missing_keys(defaults(verb, tuple(overrides))))]
 
 

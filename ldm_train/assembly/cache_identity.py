@@ -2,9 +2,11 @@
 
 They are built only if the manifest does not know them already."""
 
+import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ldm_train.assembly.map_conditions import describe_maps, map_specs
@@ -12,14 +14,17 @@ from ldm_train.data.cache.manifest import TF32_KEY, VERSION_KEY, Manifest, Prove
 from ldm_train.data.pictures.crops import Crop
 from ldm_train.data.pictures.decoding import ENCODING_VERSION, background_colour
 from ldm_train.settings.composition import build
+from ldm_train.settings.schema.listed_parts import change_argument, iterate_parts
 from ldm_train.settings.schema.options import Part, read_part
 from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.settings.schema.using import EncodeSettings
 from ldm_train.util.safe_json import Json
 from ldm_train.weights.fingerprint import digest_weights
+from ldm_train.weights.tokenizer_place import find_tokenizer
 
 PARTS = {"autoencoder": "vae", "text_encoder": "text_encoder"}  # and their subfolders in a pipeline's folder
 CAPTIONS_VERSION: int = 1  # of the code that turns captions into tokens and embeddings
+PATHS = ("weights", "tokenizer")  # arguments that are paths, or names on the hub
 HERE = "{cache}/"  # begins a path from the cache's folder: a cache holds no absolute one
 
 
@@ -85,7 +90,7 @@ def describe_encoders(
     """Return the encoders' description, from the manifest if settings and weights are the same, else by building them."""
     assert config.autoencoder is not None
     assert config.text_encoder is not None
-    parts = {name: describe_part(getattr(config, name), cache=cache, part=part) for name, part in PARTS.items()}
+    parts = {name: describe_part(getattr(config, name), cache=cache, group=name) for name in PARTS}
     if manifest is not None and all(is_same_part(parts[name], getattr(manifest, name)) for name in parts):
         found = manifest.expected_of_a_run
         identities = found["autoencoder"], found["text_encoder"]
@@ -102,18 +107,37 @@ def describe_encoders(
     )
 
 
-def describe_part(config: Part, *, cache: Path, part: str) -> dict[str, Json]:
-    """Return an encoder's settings with paths as seen from the cache, and the checksum of its weights if they are here.
+def describe_part(config: Part, *, cache: Path, group: str) -> dict[str, Json]:
+    """Return an encoder's settings with paths as seen from the cache, and the checksum of its weights if they are here."""
+
+    def relate(path: str) -> str:
+        here = Path(path).is_absolute() or ("/" in path and Path(path).exists())
+        return HERE + Path(os.path.relpath(path, cache)).as_posix() if here else path
+
+    digests = [digest for one in iterate_parts(group, config) for digest in digest_part(one, PARTS[group])]
+    for name in PATHS:
+        config = change_argument(group, config, name, relate)
+    return {"config": config.as_plain(), "files": join_digests(digests)}
+
+
+def digest_part(config: Part, part: str) -> list[str | None]:
+    """Return the checksums of an encoder's weights and of its tokenizer, if it has its own; None where they are not here.
 
     Args:
         part: its subfolder in a pipeline's folder.
     """
-    settings: dict[str, Json] = config.as_plain()
-    weights = config.get("weights")
-    digest = digest_weights(weights, config.get("subfolder"), part=part)
-    if weights is not None and (Path(weights).is_absolute() or ("/" in weights and Path(weights).exists())):
-        settings["weights"] = HERE + Path(os.path.relpath(weights, cache)).as_posix()
-    return {"config": settings, "files": digest}
+    weights, subfolder = config.get("weights"), config.get("subfolder")
+    if "tokenizer" not in config.arguments:
+        return [digest_weights(weights, subfolder, part=part)]
+    return [digest_weights(weights, subfolder), digest_weights(*find_tokenizer(weights, subfolder, config.get("tokenizer")))]
+
+
+def join_digests(digests: Sequence[str | None]) -> str | None:
+    """Return one checksum for several; None if one is not known."""
+    known = [digest for digest in digests if digest is not None]
+    if len(known) < len(digests):
+        return None
+    return known[0] if len(known) == 1 else hashlib.sha256("\n".join(known).encode()).hexdigest()
 
 
 def is_same_part(part: Mapping[str, Json], before: Mapping[str, Json]) -> bool:
@@ -127,14 +151,18 @@ def restore_part(manifest: Manifest, part: str, *, cache: Path) -> Part:
     Raises:
         ValueError: its weights are not where they were, as seen from the cache, or the config names no constructor.
     """
-    settings = dict(getattr(manifest, part)["config"])
-    weights = str(settings.get("weights"))
-    if weights.startswith(HERE):
-        path = Path(os.path.normpath(cache.absolute() / weights.removeprefix(HERE)))
-        if not path.exists():
-            raise ValueError(f"the {part} of cache {cache} was at {path}, and is not; say where it is: {part}.weights=PATH")
-        settings["weights"] = str(path)
-    restored = read_part(part, settings)
+
+    def locate(name: str, path: str) -> str:
+        if not path.startswith(HERE):
+            return path
+        found = Path(os.path.normpath(cache.absolute() / path.removeprefix(HERE)))
+        if not found.exists():
+            raise ValueError(f"the {part} of cache {cache} was at {found}, and is not; say where it is: {part}.{name}=PATH")
+        return str(found)
+
+    restored = read_part(part, dict(getattr(manifest, part)["config"]))
     if not isinstance(restored, Part):
         raise ValueError(f"the {part} of cache {cache} names no constructor; encode the cache again")
+    for name in PATHS:
+        restored = change_argument(part, restored, name, partial(locate, name))
     return restored

@@ -12,6 +12,7 @@ from ldm_train.assembly.mask import read_mask
 from ldm_train.conditioners.condition import Condition
 from ldm_train.conditioners.map import Map
 from ldm_train.conditioners.number import LARGEST, Number
+from ldm_train.conditioners.picture import Picture
 from ldm_train.data.pictures.crops import centre_view
 from ldm_train.data.pictures.decoding import DECODE_ERRORS, read_upright_size
 from ldm_train.data.pictures.map_values import MapSpec
@@ -45,8 +46,11 @@ def read_given(config: SampleSettings, generation: Generation) -> dict[str, Give
         found[name] = Given(torch.tensor([float(value)], dtype=kind), KEPT)
     for name, path in config.map.items():
         condition = find_condition(generation, f"map.{name}={path}", name, takes="takes_map")
-        assert isinstance(condition, Map)
-        found[name] = Given(read_map_file(path, condition, generation), KEPT)
+        if isinstance(condition, Picture):
+            found[name] = Given(condition.embed(read_signed(path, generation.size).to(generation.device)), KEPT)
+        else:
+            assert isinstance(condition, Map)
+            found[name] = Given(read_map_file(path, condition, generation), KEPT)
     found |= read_picture(config, generation)
     generation.complete(found, 1)
     return found

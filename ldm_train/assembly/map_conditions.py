@@ -4,18 +4,21 @@ from collections.abc import Sequence
 from dataclasses import fields
 
 from ldm_train.data.cache.manifest import MAPS_KEY
-from ldm_train.data.pictures.map_values import MAPS_VERSION, MapSpec, describe_specs
+from ldm_train.data.pictures.map_values import MAPS_VERSION, MapSpec, TowerSpec, describe_specs
 from ldm_train.settings.schema.options import Part
 from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.settings.schema.using import EncodeSettings
 from ldm_train.util.safe_json import Json
 from ldm_train.util.text import as_word, format_value
+from ldm_train.weights.fingerprint import name_weights
 
 WIDTH = 4  # of the latents and tokens of a condition that is built only to be asked for its map
 SHIPPED = "ldm_train."
 MAP_TARGET, INPAINT_TARGET = "ldm_train.conditioners.map.Map", "ldm_train.conditioners.inpaint.Inpaint"
 REDUCED_TARGET = "ldm_train.conditioners.low_resolution.LowResolution"
+PICTURE_TARGET = "ldm_train.conditioners.picture.Picture"
 MAPS_VERSION_KEY = "maps_version"
+PICTURE_DEFAULTS = {"name": "picture", "model": "ViT-B-32", "weights": "laion2b_s34b_b79k", "own": True}  # of Picture
 
 
 def map_specs(config: EncodeSettings | TrainSettings) -> list[MapSpec]:
@@ -43,7 +46,11 @@ def read_spec(part: Part) -> MapSpec | None:
         return MapSpec(part.get("name", "inpaint"), encoded=True, masks=part.get("masks", 4))  # the defaults of Inpaint
     if part.target == REDUCED_TARGET:
         return MapSpec(part.get("name", "low_resolution"), reduced=part.get("factor", 4))  # the defaults of LowResolution
-    names = [field.name for field in fields(MapSpec) if field.name not in ("masks", "reduced")]
+    if part.target == PICTURE_TARGET:
+        given = {name: part.get(name, value) for name, value in PICTURE_DEFAULTS.items()}
+        tower = TowerSpec(given["model"], given["weights"], name_weights(given["weights"]))
+        return MapSpec(given["name"], tower=tower, own=given["own"])
+    names = [field.name for field in fields(MapSpec) if field.name not in ("masks", "reduced", "tower", "own")]
     given = {name: part.get(name) for name in names if part.get(name) is not None}
     if part.target == MAP_TARGET:
         return MapSpec(**given)
@@ -82,18 +89,23 @@ def words_of_maps(config: EncodeSettings | TrainSettings) -> list[str]:
     """Return the words of `encode` that store the maps that settings need; none without maps."""
     mask = [] if config.loss_mask is None else [as_word("loss_mask", config.loss_mask)]
     specs = [spec for part in config.conditions if (spec := read_spec(part)) is not None]
-    return [*([as_word("conditions", f"[{','.join(map(write_condition, specs))}]")] if specs else []), *mask]
+    maps = [word_of_map(spec) for spec in specs]
+    return [*([as_word("conditions", f"[{','.join(maps)}]")] if maps else []), *mask]
 
 
-def write_condition(spec: MapSpec) -> str:
-    """Return a condition that stores such a map, as a list of conditions has it."""
+def word_of_map(spec: MapSpec) -> str:
+    """Return the condition, as the command line has it, that stores a map."""
     if spec.masks:
         return f"{{inpaint:{{name:{spec.name},masks:{spec.masks}}}}}"
     if spec.reduced:
         return f"{{low_resolution:{{name:{spec.name},factor:{spec.reduced}}}}}"
+    if spec.tower is not None:
+        tower = f"model:{spec.tower.model},weights:{spec.tower.weights}"
+        return f"{{picture:{{name:{spec.name},own:{format_value(spec.own)},{tower}}}}}"
+    normalized = ",normalized:true" if spec.normalized else ""
     return (
         f"{{map:{{name:{spec.name},channels:{spec.channels},nearest:{format_value(spec.nearest)},"
-        f"encoded:{format_value(spec.encoded)}{',normalized:true' if spec.normalized else ''}}}}}"
+        f"encoded:{format_value(spec.encoded)}{normalized}}}}}"
     )
 
 

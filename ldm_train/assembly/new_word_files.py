@@ -37,7 +37,9 @@ def add_embeddings(files: str | list[str] | None, text_encoder: nn.Module) -> No
     """
     for file in [files] if isinstance(files, str) else files or []:
         if not isinstance(text_encoder, TextEncoder):
-            raise ValueError(f"embeddings={file}: this run's text encoder knows classes, not words")
+            raise ValueError(
+                f"embeddings={file}: this run is conditioned by {type(text_encoder).__name__}, which takes no new words"
+            )
         try:
             words = read_embeddings(Path(file))
             text_encoder.add_words(words)

@@ -10,6 +10,7 @@ from torch import nn
 
 from ldm_train import draws
 from ldm_train.assembly.parts import Parts
+from ldm_train.conditioners.several_encoders import SeveralEncoders
 from ldm_train.networks.layer_patterns import match_patterns
 from ldm_train.settings.composition import build
 from ldm_train.settings.schema.training import TrainSettings
@@ -51,9 +52,13 @@ def choose_trained(config: TrainSettings, parts: Parts) -> None:
     """Freeze in place what the config does not train, and put adapters in where it says so. A weighting is always trained.
 
     Raises:
-        ValueError: patterns that match nothing.
+        ValueError: patterns that match nothing, or adapters for several text encoders.
     """
     if config.adapter is not None:
+        if config.adapter.get("text_encoder") and isinstance(parts.text_encoder, SeveralEncoders):
+            raise ValueError(
+                "adapter.text_encoder=true is for one text encoder, and this run has several; set adapter.text_encoder=false"
+            )
         seed = draws.generator(config.seed, "adapter", 0).initial_seed()
         build(config.adapter, "adapter").attach(parts.network, parts.text_encoder, seed=seed)
     elif config.trained is not None:

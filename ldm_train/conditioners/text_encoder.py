@@ -5,8 +5,9 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Literal, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from ldm_train.conditioners.caption_encoder import CaptionEncoder
 from ldm_train.conditioners.new_tokens import ExtendedEmbedding, NewWords, parse_new_words
 from ldm_train.conditioners.text_tower import VOCABULARY, SmallTower, describe_states
 from ldm_train.conditioners.tokenizer import Tokenizer, check_vocabulary
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from open_clip.transformer import TextTransformer as TextTower
 
 
-class TextEncoder(nn.Module):
+class TextEncoder(CaptionEncoder):
     """A CLIP text transformer (Radford et al. 2021, arXiv 2103.00020, section 2.4) as a conditioner.
 
     Args:
@@ -34,11 +35,7 @@ class TextEncoder(nn.Module):
 
     Attributes:
         capacity: how many tokens of a caption are kept, not counting start and end.
-        notes: messages about where its weights are from, for whoever starts a command.
     """
-
-    known_tokens: Tensor
-    known_states: Tensor
 
     def __init__(
         self,
@@ -61,7 +58,6 @@ class TextEncoder(nn.Module):
             )
         if layer not in ("last", "penultimate"):
             raise ValueError(f"text_encoder.layer={layer} must be last or penultimate")
-        self.notes: list[str] = []
         self.tower: TextTower | None = tower
         self.context_length = context_length
         self.chunks = chunks
@@ -167,10 +163,14 @@ class TextEncoder(nn.Module):
         rows = [[start, *piece, end] + [self.pad_token] * (size - len(piece)) for piece in pieces]
         return [token for row in rows for token in row]
 
-    def embed(self, tokens: Tensor) -> Tensor:
+    @property
+    def embedding_shape(self) -> tuple[int, ...] | None:
+        """(L, D) of the hidden states; None if it is trained."""
+        return None if self.trained else (self.chunks * self.context_length, self.context_width)
+
+    def compute(self, tokens: Tensor) -> Tensor:
         """Return the hidden states (B, L, D) of token ids (B, L) after the final norm; chunks don't attend to each other."""
-        if self.tower is None:
-            return self._look_up(tokens)
+        assert self.tower is not None
         last_layers = 1 if self.layer == "last" else 2
         states = self.tower.forward_intermediates(
             tokens.reshape(-1, self.context_length),
@@ -181,19 +181,9 @@ class TextEncoder(nn.Module):
         )
         return states["text_intermediates"][0].reshape(*tokens.shape, self.context_width)
 
-    @torch.no_grad()
-    def keep_only(self, captions: list[str]) -> None:
-        """Embed these captions and free the tower: from then on, other captions need embeddings from a cache."""
-        tokens = self.tokenize([*dict.fromkeys(["", *captions])])
-        self.register_buffer("known_states", self.embed(tokens), persistent=False)
-        self.register_buffer("known_tokens", tokens, persistent=False)
+    def free(self) -> None:
+        """Free the tower."""
         self.tower = None
-
-    def _look_up(self, tokens: Tensor) -> Tensor:
-        matches = (tokens[:, None] == self.known_tokens).all(-1)
-        if not matches.any(1).all():
-            raise ValueError("the text encoder was freed by keep_only, which did not get one of these captions")
-        return self.known_states[matches.int().argmax(1)]
 
     def forward(self, captions: CaptionBatch) -> Conditioning:
         """Return the conditioning of token ids (B, L), or of their cached embeddings."""

@@ -8,18 +8,20 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
 
+from ldm_train.settings.schema.listed_parts import change_argument, iterate_parts
 from ldm_train.settings.schema.options import Part
 from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.util.ownership import RUN, read_mark
 from ldm_train.util.text import as_word, list_names
 
 STARTED_IN = "folder"  # the key of the working folder in a start of the record
-NAMED = {
-    **dict.fromkeys(("network", "autoencoder", "text_encoder", "features", "clip_score"), "weights"),
-    **{"guidance": "weak", "evaluation": "source"},
-}
+NAMED = (
+    *((group, "weights") for group in ("network", "autoencoder", "text_encoder", "features", "clip_score")),
+    *(("text_encoder", "tokenizer"), ("guidance", "weak"), ("evaluation", "source")),
+)
 
 _moved: ContextVar[Mapping[str, str]] = ContextVar("moved", default={})  # noqa: B039 - never changed in place
 
@@ -41,11 +43,13 @@ def locate_paths(settings: TrainSettings, run_dir: Path) -> TrainSettings:
         ValueError: a path leads to several places.
     """
     values: dict[str, object] = {}
-    for group, name in NAMED.items():
-        part = getattr(settings, group)
-        path = part.get(name) if isinstance(part, Part) else None
-        if isinstance(path, str) and (found := locate_path(path, run_dir, setting=f"{group}.{name}")) != path:
-            values[group] = part.with_values(**{name: found})
+    for group, name in NAMED:
+        part = values.get(group, getattr(settings, group))
+        if isinstance(part, Part):
+            locate = partial(locate_path, run_dir=run_dir, setting=f"{group}.{name}")
+            values[group] = change_argument(group, part, name, locate)
+    locate = partial(locate_path, run_dir=run_dir, setting="weights of a condition")
+    values["conditions"] = [change_argument("condition", part, "weights", locate) for part in settings.conditions]
     cache = settings.cache
     if isinstance(cache, str):
         values["cache"] = locate_path(cache, run_dir, setting="cache")
@@ -112,7 +116,12 @@ def suggest_move(path: str) -> str:
 
 def _list_missing(settings: TrainSettings, run_dir: Path, message: str) -> Iterator[str]:
     """Yield a line for each path of a run that a message names and that leads nowhere."""
-    named = [(f"{group}.{name}", part.get(name)) for group, name in NAMED.items() if (part := getattr(settings, group))]
+    named = [
+        (f"{group}.{name}", one.get(name))
+        for group, name in NAMED
+        if (part := getattr(settings, group))
+        for one in iterate_parts(group, part)
+    ]
     caches = settings.cache if isinstance(settings.cache, list) else [settings.cache]
     for setting, path in [*named, *(("cache", cache) for cache in caches)]:
         if isinstance(path, str) and str(Path(path)) in message and not os.path.exists(path):

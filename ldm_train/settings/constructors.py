@@ -19,17 +19,19 @@ from omegaconf import DictConfig, OmegaConf
 from ldm_train.settings.own_code import check_kind
 from ldm_train.settings.own_failures import describe_failure, import_name, mentions
 from ldm_train.settings.schema.kinds import MISSING
-from ldm_train.settings.schema.options import OWN_KEYS, TARGET, Part
+from ldm_train.settings.schema.options import OWN_KEYS, PART_LISTS, TARGET, Part
 from ldm_train.settings.shipped import folder, groups, shipped, shipped_groups
 from ldm_train.settings.trust import NAME, TRUST, UntrustedCodeError, current_grants, is_from_python, may_be_granted
 
 LIBRARIES = {"optimizer": ("torch.optim", "bitsandbytes.optim")}  # modules of which every torch.optim.Optimizer is accepted
-NESTED = {("weighting", "base"): "weighting"}  # arguments that are objects: of which group
+# Arguments that are objects, or lists of them, and their groups.
+NESTED = {("weighting", "base"): "weighting", ("text_encoder", "encoders"): "text_encoder"}
 EXTRAS = {"bitsandbytes": "eight_bit", "pytorch_optimizer": "optimizers"}  # optional packages, and the extra of each
 NEEDS = {  # modules of this package that import an optional one
     f"ldm_train.training.optimization.{name}": "pytorch_optimizer" for name in ("muon", "schedule_free")
 }
-LISTS = {"callbacks": "callbacks", "metrics.own": "metrics", "conditions": "condition"}  # settings that list objects: groups
+# Settings that list objects, and their groups.
+LISTS = {"callbacks": "callbacks", "metrics.own": "metrics", **PART_LISTS}
 ANY = "*"  # the group of arguments of trusted code: objects of any group
 COMMANDS = {"ldm_train.data.sources.tar_shards.TarShards": "commands"}  # the argument by which a path may be a command
 

@@ -15,6 +15,8 @@ from ldm_train.settings.schema.typed_values import as_objects, unquote
 from ldm_train.settings.shipped import ConfigError, groups, groups_of, key_of, shipped
 from ldm_train.util.text import format_value, nearest
 
+EXAMPLES = {"condition": "[size,{number:{column:age}}]", "text_encoder": "[clip_vit_l_14,{transformers:{weights:DIR}}]"}
+
 
 def find_targets(verb: str, words: Sequence[str]) -> dict[str, str]:
     """Return the constructors that words name themselves, by their groups."""
@@ -105,7 +107,7 @@ def expand_option(group: str, item: object) -> object:
     if len(given) != 1 or not isinstance(settings, dict | None):
         raise ConfigError(
             f"{format_value(item)} is not accepted in a list of options of the group {group}; each entry is the name of one "
-            "option, or one name with its settings: [size,{number:{column:age}}]"
+            f"option, or one name with its settings: {EXAMPLES[group]}"
         )
     if name not in groups()[group]:
         raise ConfigError(

@@ -12,6 +12,7 @@ from ldm_train.settings.plot_axes import axis_problems
 from ldm_train.settings.schema.commands import SCHEMAS, argument_kind, kind_of
 from ldm_train.settings.schema.kinds import describe, field_problems, problems_of
 from ldm_train.settings.schema.largest_values import too_large
+from ldm_train.settings.schema.listed_parts import list_members
 from ldm_train.settings.schema.options import (
     MIXED_16,
     PART_LISTS,
@@ -86,6 +87,9 @@ def _range_problems(settings: CommandSettings) -> Iterator[str]:
 def _part_problems(group: str, part: Part, name: str) -> Iterator[str]:
     for key, argument in (part.arguments | part.kept).items():
         yield from problems_of(argument, argument_kind(group, key, part.target), f"{name}.{key}")
+    for key, items in list_members(group, part).items():
+        for number, item in enumerate(items):
+            yield from _part_problems(group, item, f"{name}.{key}[{number}]")
 
 
 def _numbers(settings: CommandSettings) -> Iterator[tuple[str, object]]:
@@ -122,6 +126,9 @@ def _checked(group: str, part: Part, origin: Origin, name: str = "") -> Part:
             for key, value in values.items()
         }
 
+    for key, items in list_members(group, part).items():
+        for number, item in enumerate(items):
+            _checked(group, item, origin, f"{name or group}.{key}[{number}]")
     return Part(part.target, convert(part.arguments), part.call, convert(part.kept))
 
 

@@ -32,7 +32,7 @@ class RowShapes:
         posterior: whether a log-variance is stored next to the mean.
         moment_bytes: of one number.
         tokens: L of a caption.
-        width: D of a cached embedding; None where the text encoder is trained.
+        embedding: numbers of the cached embedding of a caption; 0 where the text encoder is trained.
         map_channels: of all maps of a picture together.
     """
 
@@ -41,7 +41,7 @@ class RowShapes:
     posterior: bool
     moment_bytes: int
     tokens: int
-    width: int | None
+    embedding: int
     map_channels: int = 0
 
     def picture(self, shape: tuple[int, int], views: int) -> int:
@@ -52,7 +52,7 @@ class RowShapes:
     @property
     def caption(self) -> int:
         """Bytes of the row of a caption: int32 tokens, float16 embeddings."""
-        return self.tokens * (4 + 2 * (self.width or 0))
+        return 4 * self.tokens + 2 * self.embedding
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from os import cpu_count
 from pathlib import Path
 from typing import TypeVar
@@ -12,12 +12,12 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import BasePredictionWriter
 from rich.progress import Progress
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from torch.utils.data import DataLoader, Dataset
 
+from ldm_train.conditioners.caption_encoder import CaptionEncoder, count_stored
 from ldm_train.conditioners.class_labels import ClassLabels
-from ldm_train.conditioners.text_encoder import TextEncoder
 from ldm_train.data.cache.plan import CAPTIONS_PER_BATCH, EncodingBatch
 from ldm_train.data.cache.writer import write_part
 from ldm_train.data.pictures.decoding import DECODE_ERRORS, describe_decode_error
@@ -86,7 +86,7 @@ class Batches(Dataset[Loaded]):
 
     def _empty(self, spec: MapSpec, images: Tensor) -> Tensor:
         """Return a map's values for images (B, V, 3, H, W), all 0."""
-        factor = 1 if spec.encoded else spec.reduced or self.rendering.factor
+        factor = 1 if spec.is_picture else spec.reduced or self.rendering.factor
         sides = [side // factor for side in images.shape[3:]]
         return torch.zeros(*images.shape[:2], spec.num_read, *sides)
 
@@ -107,7 +107,7 @@ class Encoding(pl.LightningModule):
     def __init__(
         self,
         autoencoder: Autoencoder,
-        text_encoder: TextEncoder | ClassLabels | None,
+        text_encoder: CaptionEncoder | ClassLabels | None,
         *,
         dtype: torch.dtype,
         at_once: int | None = None,
@@ -115,6 +115,7 @@ class Encoding(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.specs = {spec.name: spec for spec in specs}
+        self.towers = nn.ModuleDict(open_towers(specs))
         self.autoencoder = autoencoder
         self.text_encoder = text_encoder
         self.kept = dtype
@@ -134,11 +135,15 @@ class Encoding(pl.LightningModule):
         return {key: torch.cat([chunk[key] for chunk in chunks])[: len(images)] for key in chunks[0]}
 
     def map_values(self, name: str, values: Tensor) -> Tensor:
-        """Return a map (B, C, h, w) in [-1, 1] as it is stored: unchanged, or the mean of what the autoencoder encodes.
+        """Return a map (B, C, h, w) in [-1, 1] as it is stored: unchanged, the mean of what the autoencoder encodes,
+        or the embedding (B, D, 1, 1) of a vision tower.
 
         Masks and the pictures that they leave (`mask_views`), any number of them, are both stored at the latents' size.
         """
         spec = self.specs[name]
+        if spec.tower is not None:
+            embedded = torch.cat(self._each(partial(self._embedded, self.towers[name]), values))[: len(values)]
+            return embedded[:, :, None, None]
         if not spec.masks:
             return self.pictures(values)["mean"] if spec.encoded else values.to(self.kept)
         stored: list[Tensor] = []
@@ -152,11 +157,11 @@ class Encoding(pl.LightningModule):
         return torch.cat(self._each(self._decoded, means.float()))[: len(means)]
 
     def captions(self, texts: list[str]) -> dict[str, Tensor]:
-        """Tokens (B, L) int32, and a frozen text encoder's embeddings (B, L, D) float16."""
+        """Tokens (B, L) int32, and a frozen text encoder's embeddings (B, ...) float16."""
         assert self.text_encoder is not None
         tokens = tokenize(self.text_encoder, texts)
         encoded = {"tokens": tokens.int()}
-        if isinstance(self.text_encoder, TextEncoder) and not self.text_encoder.trained:
+        if isinstance(self.text_encoder, CaptionEncoder) and count_stored(self.text_encoder):
             embed = self.text_encoder.embed
             encoded["embeddings"] = torch.cat(
                 self._each(lambda part: self._embeddings(embed, part), tokens.to(self.device))
@@ -177,6 +182,11 @@ class Encoding(pl.LightningModule):
         return {key: tensor.to(self.kept) for key, tensor in kept.items() if tensor is not None}
 
     @torch.inference_mode()
+    def _embedded(self, tower: nn.Module, images: Tensor) -> Tensor:
+        embeddings: Tensor = tower(images)
+        return embeddings.to(self.kept)
+
+    @torch.inference_mode()
     def _decoded(self, means: Tensor) -> Tensor:
         return self.autoencoder.decode(means)
 
@@ -189,6 +199,16 @@ class Encoding(pl.LightningModule):
         world = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
         count = max(1, (cpu_count() or 1) // world)
         return ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
+
+
+def open_towers(specs: Sequence[MapSpec]) -> dict[str, nn.Module]:
+    """Return the vision towers that embed maps, by the maps' names."""
+    needed = {spec.name: spec.tower for spec in specs if spec.tower is not None}
+    if not needed:
+        return {}
+    from ldm_train.conditioners.vision_tower import open_vision_tower  # open_clip takes seconds to import
+
+    return {name: open_vision_tower(tower.model, tower.weights) for name, tower in needed.items()}
 
 
 class EncodingData(pl.LightningDataModule):

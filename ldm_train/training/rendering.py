@@ -93,6 +93,9 @@ class Rendering:
             if spec.reduced:
                 found[spec.name] = reduce_views(images, spec.reduced)
                 continue
+            if spec.own:
+                found[spec.name] = to_signed(images)
+                continue
             content = read_listed(f"its map {spec.name}", files.get(spec.name), row.maps[spec.name])
             try:
                 values = decode_map(content, spec, background=self.background, max_pixels=self.max_pixels)

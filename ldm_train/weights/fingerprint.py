@@ -3,6 +3,7 @@
 import hashlib
 import os
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 SHIPPED = Path(__file__).parents[1] / "autoencoders" / "pretrained"
-SUFFIXES = {".bin", ".ckpt", ".json", ".pt", ".pth", ".safetensors", ".yaml", ".yml"}
+SUFFIXES = {".bin", ".ckpt", ".json", ".model", ".pt", ".pth", ".safetensors", ".txt", ".yaml", ".yml"}
 
 
 def fingerprint_module(module: "nn.Module") -> str:
@@ -31,7 +32,7 @@ def digest_tensors(tensors: Mapping[str, "Tensor"], *, kind: str = "") -> str:
 
 
 def digest_files(path: Path) -> str:
-    """Return the SHA-256 over the names and bytes of all weights and configs below a folder, or of one file; hexadecimal.
+    """Return the SHA-256 over the names and bytes of all files of a model below a folder, or of one file; hexadecimal.
 
     Names are relative to the folder, so moving it changes nothing. Neither torch nor the model is loaded.
 
@@ -64,6 +65,20 @@ def digest_weights(weights: str | None, subfolder: str | None = None, *, part: s
         return digest_files(path)
     except ValueError:
         return None
+
+
+def name_weights(weights: str) -> str:
+    """Return what tells weights from others: the digest of a file, which is read once, or else their name."""
+    path = Path(weights)
+    if not path.is_file():
+        return weights
+    state = path.stat()
+    return _digest_once(path, state.st_mtime_ns, state.st_size)
+
+
+@cache
+def _digest_once(path: Path, changed: int, size: int) -> str:
+    return digest_files(path)
 
 
 def hash_file(path: Path) -> bytes:

@@ -140,7 +140,7 @@ def test_vectors_that_do_not_fit_are_refused(tensors: dict[str, Tensor], message
 
 
 def test_classes_know_no_words(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="knows classes, not words"):
+    with pytest.raises(ValueError, match="ClassLabels, which takes no new words"):
         add_embeddings(str(tmp_path), ClassLabels(classes=["a"], width=8))
 
 

@@ -14,6 +14,7 @@ from ldm_train.assembly.parts import Parts
 from ldm_train.assembly.training_module import training_module
 from ldm_train.commands.check.reconstruction import Pace
 from ldm_train.commands.check.trials import CPU, Attempts, build_geometry, build_network_on, count_devices
+from ldm_train.conditioners.caption_encoder import count_stored, find_stored_shape
 from ldm_train.data.cache.plan import CachePlan
 from ldm_train.data.pictures.crops import Size
 from ldm_train.settings.composition import build
@@ -85,7 +86,7 @@ def measure_row_shapes(settings: CheckSettings, parts: Parts) -> RowShapes:
         posterior=posterior,
         moment_bytes=getattr(torch, settings.dtype).itemsize,
         tokens=text.tokenize([""]).shape[1],
-        width=None if text.trained else text.context_width,
+        embedding=count_stored(text),
     )
 
 
@@ -156,7 +157,7 @@ def estimate_training(
         return estimate
     shape = max(plan.rows, key=lambda shape: shape[0] * shape[1])
     network = build_network_on(settings, parts.autoencoder, parts.text_encoder, parts.conditions, device=CPU)
-    example_rows = replace(rows, width=None) if settings.tags.shuffle or settings.tags.dropout else rows  # encoded anew
+    example_rows = replace(rows, embedding=0) if settings.tags.shuffle or settings.tags.dropout else rows  # encoded anew
     real = training_module(settings, replace(parts, network=network)).to(device)
     tried = try_step(
         real,
@@ -182,7 +183,8 @@ def make_example_batch(
     tokens = parts.text_encoder.tokenize(list(islice(cycle(texts), count))).to(device)
     sides = (shape[0] // rows.factor, shape[1] // rows.factor)
     mean = torch.zeros(count, rows.channels, *sides, device=device)
-    embeddings = None if rows.width is None else torch.zeros(*tokens.shape, rows.width, device=device, dtype=torch.half)
+    shape_of_text = find_stored_shape(parts.text_encoder) if rows.embedding else None
+    embeddings = None if shape_of_text is None else torch.zeros(count, *shape_of_text, device=device, dtype=torch.half)
     return LatentBatch(
         torch.arange(count),
         Moments(mean, torch.zeros_like(mean) if rows.posterior else None),

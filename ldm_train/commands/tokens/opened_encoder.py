@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ldm_train.assembly.learned_tokens import read_learned
 from ldm_train.assembly.parts import Parts, build_parts
 from ldm_train.assembly.stored_weights import load_first_weights, load_weights
+from ldm_train.conditioners.caption_encoder import CaptionEncoder
 from ldm_train.conditioners.text_encoder import TextEncoder
 from ldm_train.conditioners.token_pieces import list_token_vectors
 from ldm_train.run_dir.moved_paths import explaining_paths, relocated
@@ -64,10 +65,15 @@ def require_text(conditioner: nn.Module, setting: str) -> TextEncoder:
     """Return a conditioner if it is a text encoder.
 
     Raises:
-        ValueError: it has no tokens.
+        ValueError: it has no tokens, or those of another vocabulary.
     """
     if isinstance(conditioner, TextEncoder):
         return conditioner
+    if isinstance(conditioner, CaptionEncoder):
+        raise ValueError(
+            f"{setting} is a {type(conditioner).__name__}; tokens reads a text encoder with CLIP's vocabulary, such as "
+            "text_encoder=small or text_encoder=clip_vit_l_14"
+        )
     classes = getattr(conditioner, "classes", None)
     known = f"; its classes are {', '.join(classes[:20])}" if classes else ""
     raise ValueError(

@@ -31,7 +31,7 @@ from ldm_train.assembly.trainer import (
 from ldm_train.assembly.training_data import open_data
 from ldm_train.assembly.training_module import compile_network, list_sampling_warnings, training_module
 from ldm_train.assembly.watching import Watching
-from ldm_train.conditioners.text_encoder import TextEncoder
+from ldm_train.conditioners.caption_encoder import CaptionEncoder, count_stored
 from ldm_train.data.batches.datamodules import CachedLatents
 from ldm_train.data.batches.holding_out import warn_of_few_held_out
 from ldm_train.run_dir.holding import hold_run_directory
@@ -89,7 +89,7 @@ def train_network(settings: TrainSettings, limits: Limits, keeping: Keeping) -> 
         first_weights=partial(load_start, settings, parts),
     )
     record_data(Path(settings.run_dir), data)
-    if isinstance(parts.text_encoder, TextEncoder) and not parts.text_encoder.trained:
+    if isinstance(parts.text_encoder, CaptionEncoder) and count_stored(parts.text_encoder):
         spare_text_encoder(settings, parts.text_encoder, data, watching)
     module = training_module(settings, parts)
     if settings.channels_last:
@@ -128,7 +128,7 @@ def train_network(settings: TrainSettings, limits: Limits, keeping: Keeping) -> 
     return reason
 
 
-def spare_text_encoder(settings: TrainSettings, frozen: TextEncoder, data: CachedLatents, watching: Watching) -> None:
+def spare_text_encoder(settings: TrainSettings, frozen: CaptionEncoder, data: CachedLatents, watching: Watching) -> None:
     """Free a frozen text encoder that no step needs, since a cache has the embeddings of captions; or say why one does."""
     if data.tagged is not None:
         if launched_rank() == 0:

@@ -4,7 +4,7 @@ manifest.json                what made the cache, counts, statistics, checksums
 entries.jsonl                one line per picture: name, digest, bucket, row, numbers of captions, split, further fields
 captions.jsonl               every distinct caption once; the line is its number
 index.safetensors            the entries' numbers as columns, all that training reads of the entries
-captions-NNN.safetensors     tokens (rows, L), and embeddings (rows, L, D) if the text encoder is frozen
+captions-NNN.safetensors     tokens (rows, L), and embeddings (rows, ...) if the text encoder is frozen
 latents-HxW-NNN.safetensors  a bucket's raw moments (rows, V, C, H, W): mean, log_variance if there is a posterior, map.NAME
 report.json                  which pictures were left out, and why
 

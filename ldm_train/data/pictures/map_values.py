@@ -35,6 +35,19 @@ def describe_map_error(name: str, error: BaseException) -> str:
 
 
 @dataclass(frozen=True)
+class TowerSpec:
+    """A vision tower of open_clip.
+
+    Args:
+        digest: what tells its weights from others.
+    """
+
+    model: str
+    weights: str
+    digest: str
+
+
+@dataclass(frozen=True)
 class MapSpec:
     """What a map is.
 
@@ -47,6 +60,8 @@ class MapSpec:
         masks: 0 for a map in a file; else the number of random masks that are drawn for each view, each of them stored with
             the picture that it leaves, encoded.
         reduced: 0 for a map in a file; else by how much the picture itself is scaled down, as `reduce_views` does it.
+        tower: what embeds it, as a picture with 3 channels; None for a map that is stored as it is or encoded.
+        own: whether it is the picture itself, and not in a file of its own.
     """
 
     name: str
@@ -56,18 +71,25 @@ class MapSpec:
     normalized: bool = False
     masks: int = 0
     reduced: int = 0
+    tower: TowerSpec | None = None
+    own: bool = False
 
     @property
     def in_file(self) -> bool:
         """Whether the source brings it; what is made of the picture itself is in no file."""
-        return not self.masks and not self.reduced
+        return not self.masks and not self.reduced and not self.own
+
+    @property
+    def is_picture(self) -> bool:
+        """Whether it is rendered as a picture, with 3 channels at the picture's size."""
+        return self.encoded or self.tower is not None
 
     @property
     def num_read(self) -> int:
         """The number of channels that are read of its file, or that a mask and the picture that it leaves have."""
         if self.masks:
             return 4 * self.masks
-        return 3 if self.encoded or self.reduced else self.channels
+        return 3 if self.is_picture or self.reduced else self.channels
 
     def count_stored(self, latent_channels: int, factor: int) -> int:
         """Return how many values are stored for each position of the latents of an autoencoder, rounded up."""
@@ -75,6 +97,8 @@ class MapSpec:
             return (1 + latent_channels) * self.masks
         if self.reduced:
             return -(-self.num_read * factor**2 // self.reduced**2)
+        if self.tower is not None:
+            return 0  # at each position: it has one embedding as a whole
         return latent_channels if self.encoded else self.channels
 
     @property
@@ -84,6 +108,8 @@ class MapSpec:
             return {"masks": self.masks, "version": MASKS_VERSION}
         if self.reduced:
             return {"reduced": self.reduced, "version": REDUCED_VERSION}
+        if self.tower is not None:
+            return {"own": self.own, "model": self.tower.model, "weights": self.tower.digest}
         normalized = {"normalized": True} if self.normalized else {}
         return {"channels": self.num_read, "nearest": self.nearest, "encoded": self.encoded, **normalized}
 

@@ -46,7 +46,7 @@ def render_map(values: Tensor, view: View, spec: MapSpec, *, factor: int = 1) ->
     Args:
         factor: pixels of the view for each position of the latents.
     """
-    step = 1 if spec.encoded else factor
+    step = 1 if spec.is_picture else factor
     if view.top < 0 or view.left < 0:
         whole = replace(view, top=0, left=0, height=view.resized_height, width=view.resized_width, mirrored=False)
         canvas = values.new_full((len(values), view.height, view.width), OUTSIDE)
@@ -64,7 +64,7 @@ def render_map(values: Tensor, view: View, spec: MapSpec, *, factor: int = 1) ->
     elif spec.normalized:
         cut = _stretch(_interpolate_cubic(values, scaled, size))
     else:
-        cut = _resize(values, scaled, size, Image.Resampling.BICUBIC if spec.encoded else Image.Resampling.BILINEAR)
+        cut = _resize(values, scaled, size, Image.Resampling.BICUBIC if spec.is_picture else Image.Resampling.BILINEAR)
     return cut.flip(-1) if view.mirrored else cut
 
 

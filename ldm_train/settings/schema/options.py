@@ -80,7 +80,8 @@ PASSED: dict[str, set[str]] = {
     "source": {"commands"},
     "condition": {"latent_channels", "latent_factor", "to_model", "to_unscaled"},
 }
-PART_LISTS = {"conditions": "condition"}  # settings that list options, and the group of these
+# Settings that list options, and the group of these.
+PART_LISTS = {"conditions": "condition", "text_encoder.encoders": "text_encoder"}
 KEPT: dict[str, frozenset[str]] = {
     "network": frozenset({"weights", "averaged", "add_input_channels"}),
     "guidance": frozenset({"weak"}),
@@ -107,11 +108,13 @@ ARGUMENTS: dict[str, Any] = {
     **dict.fromkeys(("evaluation.batch_size", "evaluation.seeds"), Count),
     "evaluation.source": FilePath,
     **dict.fromkeys(("source.root", "source.captions_from", "autoencoder.weights", "text_encoder.weights"), FilePath | None),
+    "text_encoder.tokenizer": FilePath | None,
     **dict.fromkeys(("source.download", "source.cache_dir", "features.weights"), FilePath | None),
     **dict.fromkeys(("features.pretrained", "clip_score.pretrained"), FilePath),
     "source.data_files": DataFiles | None,
     "source.maps": MapPlaces | None,
     "condition.dropout": BelowOne,
+    "condition.weights": FilePath,
     **dict.fromkeys(("condition.channels", "condition.masks"), Count),
     **dict.fromkeys(("condition.low", "condition.high"), Finite | None),
     **dict.fromkeys(("adapter.targets", "adapter.text_targets", "logger.tags"), Texts),
@@ -124,7 +127,7 @@ ARGUMENTS: dict[str, Any] = {
 FREE = {
     *("source", "features", "clip_score", "logger", "evaluation", "sampler", "spacing", "guidance"),
     *("ema.snapshot_every", "ema.dtype", "ema.offload", "network.gradient_checkpointing"),
-    *("autoencoder.weights", "text_encoder.weights", "optimizer.fused"),
+    *("autoencoder.weights", "text_encoder.weights", "text_encoder.tokenizer", "optimizer.fused"),
 }
 
 MIXED_16 = ("16-mixed", "16")
