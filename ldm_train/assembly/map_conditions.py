@@ -62,7 +62,9 @@ def read_own_spec(part: Part) -> MapSpec | None:
         return MapSpec(made.name, encoded=True, masks=made.masks)
     if not isinstance(made, Map):
         return None
-    return MapSpec(made.name, made.channels, made.nearest, made.encoded, normalized=made.normalized)
+    return MapSpec(
+        made.name, made.channels, made.nearest, made.encoded, normalized=made.normalized, control=made.control
+    )
 
 
 def file_specs(config: EncodeSettings | TrainSettings) -> list[MapSpec]:
@@ -78,7 +80,7 @@ def words_of_maps(config: EncodeSettings | TrainSettings) -> list[str]:
         f"{{inpaint:{{name:{spec.name},masks:{spec.masks}}}}}"
         if spec.masks
         else f"{{map:{{name:{spec.name},channels:{spec.channels},nearest:{format_value(spec.nearest)},"
-        f"encoded:{format_value(spec.encoded)}{',normalized:true' if spec.normalized else ''}}}}}"
+        f"encoded:{format_value(spec.encoded)}{',normalized:true' if spec.normalized else ''}{',control:true' if spec.control else ''}}}}}"
         for spec in specs
     ]
     return [*([as_word("conditions", f"[{','.join(maps)}]")] if maps else []), *mask]

@@ -125,6 +125,7 @@ def build_conditions(config: TrainSettings, autoencoder: Autoencoder, context_wi
         "to_model": Scaling.of(autoencoder).to_model,
         "to_unscaled": Scaling(autoencoder.shift, 1.0).to_model,
         "context_width": context_width,
+        "factor": autoencoder.factor,
     }
     made = [build_condition(part, passed) for part in config.conditions]
     for one in made:

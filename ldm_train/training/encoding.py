@@ -86,7 +86,7 @@ class Batches(Dataset[Loaded]):
 
     def _empty(self, spec: MapSpec, images: Tensor) -> Tensor:
         """Return a map's values for images (B, V, 3, H, W), all 0."""
-        factor = 1 if spec.encoded else self.rendering.factor
+        factor = 1 if spec.at_full_size else self.rendering.factor
         sides = [side // factor for side in images.shape[3:]]
         return torch.zeros(*images.shape[:2], spec.num_read, *sides)
 

@@ -45,6 +45,7 @@ class MapSpec:
         normalized: whether the least and the largest value of each view become -1 and 1, as of depth without a unit.
         masks: 0 for a map in a file; else the number of random masks that are drawn for each view, each of them stored with
             the picture that it leaves, encoded.
+        control: whether a ControlNet gets it, so that it is stored at the picture's size.
     """
 
     name: str
@@ -53,6 +54,12 @@ class MapSpec:
     encoded: bool = False
     normalized: bool = False
     masks: int = 0
+    control: bool = False
+
+    @property
+    def at_full_size(self) -> bool:
+        """Whether it is rendered at the picture's size instead of the latents'."""
+        return self.encoded or self.control
 
     @property
     def num_read(self) -> int:
@@ -73,7 +80,8 @@ class MapSpec:
         if self.masks:
             return {"masks": self.masks, "version": MASKS_VERSION}
         normalized = {"normalized": True} if self.normalized else {}
-        return {"channels": self.num_read, "nearest": self.nearest, "encoded": self.encoded, **normalized}
+        control = {"control": True} if self.control else {}
+        return {"channels": self.num_read, "nearest": self.nearest, "encoded": self.encoded, **normalized, **control}
 
 
 def read_map_size(content: bytes, *, max_pixels: int = MAX_PIXELS) -> Size:

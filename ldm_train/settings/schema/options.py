@@ -78,12 +78,13 @@ PASSED: dict[str, set[str]] = {
     "guidance": {"denoiser", "null", "unconditional"},
     "optimizer": {"params"},
     "source": {"commands"},
-    "condition": {"latent_channels", "to_model", "to_unscaled"},
+    "condition": {"latent_channels", "to_model", "to_unscaled", "factor"},
 }
 PART_LISTS = {"conditions": "condition"}  # settings that list options, and the group of these
 KEPT: dict[str, frozenset[str]] = {
     "network": frozenset({"weights", "averaged", "add_input_channels"}),
     "guidance": frozenset({"weak"}),
+    "adapter": frozenset({"weights"}),
 }
 
 Bound = Annotated[float, Range(float("-inf"), infinite=True)]
@@ -114,6 +115,8 @@ ARGUMENTS: dict[str, Any] = {
     "condition.dropout": BelowOne,
     **dict.fromkeys(("condition.channels", "condition.masks"), Count),
     **dict.fromkeys(("condition.low", "condition.high"), Finite | None),
+    "adapter.weights": FilePath | None,
+    "adapter.hint_channels": Annotated[list[Count], Words("widths, such as [16,32,96,256]")] | None,
     **dict.fromkeys(("adapter.targets", "adapter.text_targets", "logger.tags"), Texts),
     **dict.fromkeys(("text_encoder.new_words", "text_encoder.classes"), Texts | None),
     "timesteps.quantiles": Annotated[list[Share], Length(2), Words("[low, high], from 0 to 1")],
