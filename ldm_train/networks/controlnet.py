@@ -93,6 +93,7 @@ class HintEncoder(nn.Module):
 
     def __init__(self, channels: int, widths: Sequence[int], out_channels: int) -> None:
         super().__init__()
+        self.widths = list(widths)
         self.conv_in = nn.Conv2d(channels, widths[0], 3, padding=1)
         self.blocks = nn.ModuleList()
         for width, next_width in zip(widths, widths[1:], strict=False):
