@@ -15,6 +15,7 @@ from ldm_train.assembly.parts import Parts, build_parts
 from ldm_train.assembly.stored_weights import load_weights, read_weights
 from ldm_train.data.cache.reader import LatentCache
 from ldm_train.run_dir.stored_settings import read_trained
+from ldm_train.types import Given
 
 CONTROL = ("adapter=controlnet", "conditions=[{control:{name:shape}}]", "optimizer.lr=0.01", "adapter.hint_channels=[8,8]")
 MAPS = "source.maps={shape:shapes/{name}}"
@@ -132,7 +133,7 @@ def test_without_a_map_or_with_a_scale_of_0_the_base_draws(
 def test_python_draws_with_it_too(control: Path, silhouette: Path) -> None:
     run, weaker = library.open_run(control, steps=2), library.open_run(control, steps=2, control_scale=0.5)
     image = torch.ones(1, 3, 16, 16)
-    given = {"shape": library.types.Given(image, torch.tensor([True]))}
+    given = {"shape": Given(image, torch.tensor([True]))}
     drawn: list[Tensor] = [library.generate(one, ["a circle"], given=given) for one in (run, weaker)]
     assert not torch.equal(*drawn)
 
