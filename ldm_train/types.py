@@ -87,7 +87,8 @@ class Conditioning:
         All get the dtype of the first tensor. Tokens of parts without a mask are attended to. At most one part has a map for
         a ControlNet.
         """
-        first = next((value for part in parts for value in (part.tokens, part.vector, part.maps) if value is not None), None)
+        tensors = (one for part in parts for one in (part.tokens, part.vector, part.maps, part.control))
+        first = next((one for one in tensors if one is not None), None)
         kind = {} if first is None else {"dtype": first.dtype, "device": first.device}
 
         def joined(name: str) -> Tensor | None:

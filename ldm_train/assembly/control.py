@@ -34,8 +34,9 @@ def refuse_control(config: TrainSettings) -> None:
     if not has_control(config):
         if names:
             raise ValueError(
-                f"conditions: the map {names[0]} is for a ControlNet, and this run has none; set adapter=controlnet and "
-                f"network.weights=…, or concatenate the map to the network's input by conditions=[{{map:{{name:{names[0]}}}}}]"
+                f"conditions: the map {names[0]} is for a ControlNet, and this run has none; set adapter=controlnet "
+                "network.weights=…, or concatenate the map to the network's input by "
+                f"conditions=[{{map:{{name:{names[0]}}}}}]"
             )
         if config.adapter is not None and config.adapter.get("weights") is not None:
             raise ValueError(
@@ -44,13 +45,13 @@ def refuse_control(config: TrainSettings) -> None:
         return
     if not names:
         raise ValueError(
-            "adapter=controlnet follows a map, and conditions has none for it; set conditions=[{control:{name:edges}}], also for "
-            "encode, with source.maps={edges: …}"
+            "adapter=controlnet follows a map, and conditions has none for it; set conditions=[{control:{name:edges}}], "
+            "also for encode, with source.maps={edges: …}"
         )
     if len(names) > 1:
         raise ValueError(
-            f"adapter=controlnet follows one map, and conditions has {' and '.join(names)} for it; train one run for each, or "
-            "one map with the channels of all, as an array (.npy)"
+            f"adapter=controlnet follows one map, and conditions has {' and '.join(names)} for it; train one run for each, "
+            "or one map with the channels of all, as an array (.npy)"
         )
 
 
@@ -64,8 +65,8 @@ def attach_control(config: TrainSettings, parts: Parts, *, seed: int) -> None:
     maps = [one for one in parts.conditions.each if isinstance(one, Map) and one.control]
     if len(maps) != 1:
         raise ValueError(
-            "network.weights is a run with a ControlNet, and this run has no map for it; set network.weights to what that run "
-            "was trained on"
+            "network.weights is a run with a ControlNet, and this run has no map for it; set network.weights to what that "
+            "run was trained on"
         )
     build(config.adapter, "adapter").attach(
         parts.network, channels=maps[0].channels, factor=parts.autoencoder.factor, seed=seed
@@ -88,7 +89,8 @@ def scale_control(parts: Parts, scale: float) -> None:
         control.scale = scale  # type: ignore[assignment]
     elif scale != 1:
         raise ValueError(
-            f"control_scale={scale:g} is for a run that was trained with adapter=controlnet, and this one was not; leave it out"
+            f"control_scale={scale:g} is for a run that was trained with adapter=controlnet, and this one was not; leave it "
+            "out"
         )
 
 

@@ -32,7 +32,9 @@ def load_first_control(config: TrainSettings, parts: Parts) -> list[str]:
         if (Path(weights) / CONFIG).is_file():
             return [f"the ControlNet starts from that of {weights} at its step {load_of_run(Path(weights), parts)}"]
         if weights.endswith(".safetensors") and Path(weights).is_file() and "weights" in read_metadata(Path(weights)):
-            return [f"the ControlNet starts from that in {weights}, of step {copy_control(Path(weights).parent, weights, parts)}"]
+            return [
+                f"the ControlNet starts from that in {weights}, of step {copy_control(Path(weights).parent, weights, parts)}"
+            ]
         path = locate_weights(weights, setting="adapter.weights", subfolder="controlnet", name="diffusion_pytorch_model")
         found = find_controlnet(path)
         load_control(found, config, parts)

@@ -62,9 +62,7 @@ def read_own_spec(part: Part) -> MapSpec | None:
         return MapSpec(made.name, encoded=True, masks=made.masks)
     if not isinstance(made, Map):
         return None
-    return MapSpec(
-        made.name, made.channels, made.nearest, made.encoded, normalized=made.normalized, control=made.control
-    )
+    return MapSpec(made.name, made.channels, made.nearest, made.encoded, normalized=made.normalized, control=made.control)
 
 
 def file_specs(config: EncodeSettings | TrainSettings) -> list[MapSpec]:
@@ -76,14 +74,20 @@ def words_of_maps(config: EncodeSettings | TrainSettings) -> list[str]:
     """Return the words of `encode` that store the maps that settings need; none without maps."""
     mask = [] if config.loss_mask is None else [as_word("loss_mask", config.loss_mask)]
     specs = [spec for part in config.conditions if (spec := read_spec(part)) is not None]
-    maps = [
-        f"{{inpaint:{{name:{spec.name},masks:{spec.masks}}}}}"
-        if spec.masks
-        else f"{{map:{{name:{spec.name},channels:{spec.channels},nearest:{format_value(spec.nearest)},"
-        f"encoded:{format_value(spec.encoded)}{',normalized:true' if spec.normalized else ''}{',control:true' if spec.control else ''}}}}}"
-        for spec in specs
+    return [*([as_word("conditions", f"[{','.join(map(format_spec, specs))}]")] if specs else []), *mask]
+
+
+def format_spec(spec: MapSpec) -> str:
+    """Return the item of a list of conditions that stores a map."""
+    if spec.masks:
+        return f"{{inpaint:{{name:{spec.name},masks:{spec.masks}}}}}"
+    flags = [f"{name}:true" for name in ("normalized", "control") if getattr(spec, name)]
+    settings = [
+        *(f"name:{spec.name}", f"channels:{spec.channels}"),
+        *(f"nearest:{format_value(spec.nearest)}", f"encoded:{format_value(spec.encoded)}"),
+        *flags,
     ]
-    return [*([as_word("conditions", f"[{','.join(maps)}]")] if maps else []), *mask]
+    return f"{{map:{{{','.join(settings)}}}}}"
 
 
 def describe_maps(specs: Sequence[MapSpec]) -> dict[str, Json]:

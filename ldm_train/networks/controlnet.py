@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -83,7 +84,7 @@ class ControlNet:
 
 
 class HintEncoder(nn.Module):
-    """Strided convolutions from a map (B, C, H, W) to features of the size of the network's first layer's; zero at the start.
+    """Strided convolutions from a map (B, C, H, W) to what is added after the network's first layer; zero at the start.
 
     Args:
         channels: C of the map.
@@ -96,7 +97,7 @@ class HintEncoder(nn.Module):
         self.widths = list(widths)
         self.conv_in = nn.Conv2d(channels, widths[0], 3, padding=1)
         self.blocks = nn.ModuleList()
-        for width, next_width in zip(widths, widths[1:], strict=False):
+        for width, next_width in pairwise(widths):
             self.blocks.append(nn.Conv2d(width, width, 3, padding=1))
             self.blocks.append(nn.Conv2d(width, next_width, 3, padding=1, stride=2))
         self.conv_out = zero_parameters(nn.Conv2d(widths[-1], out_channels, 3, padding=1))
@@ -136,8 +137,8 @@ class ControlBranch(nn.Module):
         """Return what is added to each of the network's shortcuts, and to its middle; zeros for examples without a map."""
         strength = control_strength(conditioning, channels=self.channels, scale=self.scale)
         shortcuts, x, _ = run_encoder(self, x_t, t, conditioning, hint=self.hint(conditioning.control))
-        added = [layer(shortcut) * strength for layer, shortcut in zip(self.zero_down, shortcuts, strict=True)]
-        return added, self.zero_middle(x) * strength
+        added = [layer(shortcut) for layer, shortcut in zip(self.zero_down, shortcuts, strict=True)]
+        return [one * strength.to(one) for one in added], self.zero_middle(x) * strength.to(x)
 
 
 def make_zero_convolution(width: int) -> nn.Conv2d:
@@ -153,7 +154,7 @@ def control_strength(conditioning: Conditioning, *, channels: int, scale: float)
     """
     control, controlled = conditioning.control, conditioning.controlled
     if control is None or controlled is None:
-        raise ValueError("the network has a ControlNet, and the conditioning has no map for it; pass control and controlled")
+        raise ValueError("the network has a ControlNet, and the conditioning has no map; pass control and controlled")
     if control.shape[1] != channels:
         raise ValueError(f"the ControlNet takes maps of {channels} channels, and the conditioning's has {control.shape[1]}")
     return (controlled * scale).to(control).view(-1, 1, 1, 1)

@@ -108,8 +108,9 @@ class DiffusersControl(nn.Module):
         """
         if conditioning.mask is not None:
             raise ValueError(
-                "diffusers' ControlNetModel attends to all tokens, and some are masked here; choose network=stable_diffusion_…"
+                "diffusers' ControlNetModel attends to all tokens, and some are masked here; choose "
+                "network=stable_diffusion_… or network=unet_…"
             )
         strength = control_strength(conditioning, channels=self.channels, scale=self.scale)
         added, more = self.model(x_t, t, conditioning.tokens, conditioning.control, return_dict=False)
-        return [one * strength for one in added], more * strength
+        return [one * strength.to(one) for one in added], more * strength.to(more)

@@ -106,9 +106,7 @@ def find_controlnet(path: Path) -> PublishedPart:
     """
     if path.is_dir():
         folder = find_part_folder(path, "controlnet")
-        tensors, config = open_part_folder(
-            folder, name="diffusion_pytorch_model", classes=ACCEPTED_CLASSES["controlnet"]
-        )
+        tensors, config = open_part_folder(folder, name="diffusion_pytorch_model", classes=ACCEPTED_CLASSES["controlnet"])
         return PublishedPart(folder, "diffusers' layout", tensors, config)
     tensors, ignored = drop_leftovers(open_tensor_file(path).tensors())
     if "controlnet_mid_block.weight" not in tensors:

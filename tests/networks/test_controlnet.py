@@ -127,7 +127,8 @@ def test_maps_of_any_power_of_two_fit(factor: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("factor", "widths", "message"), [(6, None, "6 times"), (4, [8, 16], "adapter.hint_channels"), (4, [8, 8, 0], "3 widths")]
+    ("factor", "widths", "message"),
+    [(6, None, "6 times"), (4, [8, 16], "adapter.hint_channels"), (4, [8, 8, 0], "3 widths")],
 )
 def test_widths_that_do_not_fit_are_refused(factor: int, widths: list[int] | None, message: str) -> None:
     with pytest.raises(ValueError, match=message):
@@ -152,7 +153,7 @@ def test_it_is_made_on_the_meta_device(shape: str) -> None:
 def test_a_map_of_other_channels_or_none_is_refused() -> None:
     network = make_network()
     ControlNet().attach(network, channels=1, factor=4, seed=0)
-    with pytest.raises(ValueError, match="1 channels.* has 3"):
+    with pytest.raises(ValueError, match=r"1 channels.* has 3"):
         output(network)
     with pytest.raises(ValueError, match="pass control and controlled"):
         network(torch.zeros(1, 4, 8, 8), torch.zeros(1), Conditioning(tokens=torch.zeros(1, 2, 16)))

@@ -66,7 +66,9 @@ def draw(ldm_train: Callable, tmp_path: Path) -> Callable[..., bytes]:
     """`draw(run_dir, *words)`: the pixels of one picture."""
 
     def run(run_dir: Path, *words: str) -> bytes:
-        answer = ldm_train("sample", f"run_dir={run_dir}", "prompts=[a circle]", f"out={tmp_path / 'drawn'}", "steps=3", *words)
+        answer = ldm_train(
+            "sample", f"run_dir={run_dir}", "prompts=[a circle]", f"out={tmp_path / 'drawn'}", "steps=3", *words
+        )
         assert answer.code == 0, answer.err
         return read_pixels(tmp_path / "drawn")
 
@@ -162,9 +164,7 @@ def test_another_run_starts_from_its_controlnet(
 def test_evaluate_draws_each_caption_with_its_own_map(control: Path, ldm_train: Callable, tmp_path: Path) -> None:
     words = ("features=null", "steps=2", "resamples=0", "device=cpu")
     for name, scale in (("with", 1), ("without", 0)):
-        answer = ldm_train(
-            "evaluate", f"run_dir={control}", f"out={tmp_path / name}.json", f"control_scale={scale}", *words
-        )
+        answer = ldm_train("evaluate", f"run_dir={control}", f"out={tmp_path / name}.json", f"control_scale={scale}", *words)
         assert answer.code == 0, answer.err
     assert (tmp_path / "with.json").read_text() != (tmp_path / "without.json").read_text()
 

@@ -70,9 +70,7 @@ def both(request: pytest.FixtureRequest) -> tuple[UNet, UNet2DConditionModel, Co
 
 @torch.no_grad()
 @pytest.mark.parametrize("scale", [1.0, 0.4])
-def test_it_computes_what_diffusers_computes(
-    both: tuple[UNet, UNet2DConditionModel, ControlNetModel], scale: float
-) -> None:
+def test_it_computes_what_diffusers_computes(both: tuple[UNet, UNet2DConditionModel, ControlNetModel], scale: float) -> None:
     ours, unet, control = both
     generator = torch.Generator().manual_seed(1)
 

@@ -80,7 +80,10 @@ def measure_row_shapes(settings: CheckSettings, parts: Parts) -> RowShapes:
         posterior = autoencoder.encode(torch.zeros(1, 3, side, side)).log_variance is not None
     return RowShapes(
         channels=autoencoder.channels,
-        map_channels=sum(spec.count_stored(autoencoder.channels) for spec in map_specs(settings)),
+        map_channels=sum(
+            spec.count_stored(autoencoder.channels) * (autoencoder.factor**2 if spec.control else 1)
+            for spec in map_specs(settings)
+        ),
         factor=autoencoder.factor,
         posterior=posterior,
         moment_bytes=getattr(torch, settings.dtype).itemsize,

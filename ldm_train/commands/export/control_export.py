@@ -36,13 +36,14 @@ def write_control(folder: Path, trained: TrainSettings, weights: Mapping[str, Te
     """
     if not has_control(trained):
         raise ValueError(
-            "layout=controlnet needs a run that was trained with adapter=controlnet; leave layout out, or set layout=diffusers"
+            "layout=controlnet needs a run that was trained with adapter=controlnet; leave layout out, or set "
+            "layout=diffusers"
         )
     parts = build_parts(trained, empty_network=True)
     if reasons := list_control_problems(parts, trained):
         raise ValueError(
-            f"diffusers' ControlNetModel cannot hold this ControlNet: {'; '.join(reasons)}; layout=null writes ldm-train's own "
-            "file"
+            f"diffusers' ControlNetModel cannot hold this ControlNet: {'; '.join(reasons)}; layout=null writes ldm-train's "
+            "own file"
         )
     attach_control(trained, parts, seed=0)
     exported = export_control(parts, trained, weights)

@@ -45,8 +45,8 @@ def complete_export(trained: TrainSettings, run_dir: Path, weights: dict[str, Te
         )
     if has_control(trained):
         raise ValueError(
-            f"merge=true cannot merge the ControlNet of {run_dir}: it is computed next to the network; leave merge out, or set "
-            "layout=controlnet"
+            f"merge=true cannot merge the ControlNet of {run_dir}: it is computed next to the network; leave merge out, or "
+            "set layout=controlnet"
         )
     return dict(complete_weights(weights, run_dir, build_parts(trained)))
 

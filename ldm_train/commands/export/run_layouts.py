@@ -57,8 +57,8 @@ def write_layout(settings: ExportSettings, trained: TrainSettings, export: Expor
     out, dtype = Path(settings.out), DTYPES[settings.dtype or "float32"]
     if has_control(trained) and settings.layout != "controlnet":
         raise ValueError(
-            f"layout={settings.layout} has no place for the ControlNet of this run; set layout=controlnet, which writes it without "
-            f"the network that it was trained on, network.weights={trained.network.get('weights')}"
+            f"layout={settings.layout} has no place for the ControlNet of this run; set layout=controlnet, which writes it "
+            f"without the network that it was trained on, network.weights={trained.network.get('weights')}"
         )
     record = {"layout": settings.layout, "dtype": settings.dtype or "float32", "step": export.step} | export.metadata
     with write_whole_folder(out, record, check=lambda: refuse_out(settings)) as folder:
