@@ -56,10 +56,12 @@ def refuse_control(config: TrainSettings) -> None:
 
 
 def attach_control(config: TrainSettings, parts: Parts, *, seed: int) -> None:
-    """Put the ControlNet of a run into its network, which computes the same as before.
+    """Put the ControlNet of a run into its network, which computes the same as before; one that is there stays.
+
+    It is there if the run was opened, or if `network.weights` is a run with a ControlNet, whose training goes on.
 
     Raises:
-        ValueError: the network cannot have one, or has one already, or the parts have no map for it.
+        ValueError: the network cannot have one, or the parts have no map for it.
     """
     assert config.adapter is not None
     maps = [one for one in parts.conditions.each if isinstance(one, Map) and one.control]
@@ -68,9 +70,10 @@ def attach_control(config: TrainSettings, parts: Parts, *, seed: int) -> None:
             "network.weights is a run with a ControlNet, and this run has no map for it; set network.weights to what that "
             "run was trained on"
         )
-    build(config.adapter, "adapter").attach(
-        parts.network, channels=maps[0].channels, factor=parts.autoencoder.factor, seed=seed
-    )
+    if control_of(parts) is None:
+        build(config.adapter, "adapter").attach(
+            parts.network, channels=maps[0].channels, factor=parts.autoencoder.factor, seed=seed
+        )
 
 
 def control_of(parts: Parts) -> nn.Module | None:

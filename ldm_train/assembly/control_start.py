@@ -5,6 +5,7 @@ from pathlib import Path
 from ldm_train.assembly.control import PREFIX, control_of, has_control, load_control
 from ldm_train.assembly.parts import Parts
 from ldm_train.assembly.stored_weights import read_weights
+from ldm_train.assembly.trained_for import read_purpose, warn_of_other_purpose
 from ldm_train.run_dir.record import CONFIG
 from ldm_train.run_dir.stored_settings import read_trained
 from ldm_train.settings.schema.training import TrainSettings
@@ -28,23 +29,33 @@ def load_first_control(config: TrainSettings, parts: Parts) -> list[str]:
     weights = None if config.adapter is None else config.adapter.get("weights")
     if weights is None or not has_control(config):
         return []
+    path, known = Path(weights), None
     try:
-        if (Path(weights) / CONFIG).is_file():
-            return [f"the ControlNet starts from that of {weights} at its step {load_of_run(Path(weights), parts)}"]
-        if weights.endswith(".safetensors") and Path(weights).is_file() and "weights" in read_metadata(Path(weights)):
-            return [
-                f"the ControlNet starts from that in {weights}, of step {copy_control(Path(weights).parent, weights, parts)}"
-            ]
-        path = locate_weights(weights, setting="adapter.weights", subfolder="controlnet", name="diffusion_pytorch_model")
-        found = find_controlnet(path)
-        load_control(found, config, parts)
+        if (path / CONFIG).is_file():
+            notes = [f"the ControlNet starts from that of {weights} at its step {load_of_run(path, parts)}"]
+        elif path.suffix == ".safetensors" and path.is_file() and "weights" in read_metadata(path):
+            step = copy_control(path.parent, weights, parts)
+            notes = [f"the ControlNet starts from that in {weights}, of step {step}"]
+        else:
+            notes = load_published_control(weights, config, parts)
+        known = read_purpose(path)
     except ValueError as error:
         text = str(error)
         raise ValueError(text if text.startswith("adapter.weights") else f"adapter.weights={weights}: {text}") from error
-    return [
-        f"the ControlNet starts from {weights}, in {found.layout}, {len(found.tensors)} tensors",
-        *describe_leftovers(found.ignored),
-    ]
+    return notes if known is None else [*notes, *warn_of_other_purpose(path, config, parts)]
+
+
+def load_published_control(weights: str, config: TrainSettings, parts: Parts) -> list[str]:
+    """Load a ControlNet in diffusers' layout, and return the lines to print.
+
+    Raises:
+        ValueError: it is nowhere, cannot be read, or is of another network.
+    """
+    path = locate_weights(weights, setting="adapter.weights", subfolder="controlnet", name="diffusion_pytorch_model")
+    found = find_controlnet(path)
+    load_control(found, config, parts)
+    first = f"the ControlNet starts from {weights}, in {found.layout}, {len(found.tensors)} tensors"
+    return [first, *describe_leftovers(found.ignored)]
 
 
 def load_of_run(run_dir: Path, parts: Parts) -> int:

@@ -60,10 +60,7 @@ class ControlNet:
             ValueError: a network whose encoder half is not known, or settings that do not fit the factor.
         """
         if getattr(network, "control", None) is not None:
-            raise ValueError(
-                "the weights in network.weights have a ControlNet already. Set network.weights to what that one was trained "
-                "on, and adapter.weights to the run or the folder with the ControlNet to start from"
-            )
+            raise ValueError("the network has a ControlNet already; attach it to another copy of the network")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             made = self._make(network, channels=channels, factor=factor)

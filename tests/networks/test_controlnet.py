@@ -140,7 +140,7 @@ def test_another_network_or_a_second_one_is_refused() -> None:
         attach(nn.Linear(2, 2))
     network = make_network()
     attach(network)
-    with pytest.raises(ValueError, match="have a ControlNet already"):
+    with pytest.raises(ValueError, match="has a ControlNet already"):
         attach(network)
 
 

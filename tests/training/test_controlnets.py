@@ -16,6 +16,7 @@ from ldm_train.assembly.stored_weights import load_weights, read_weights
 from ldm_train.data.cache.reader import LatentCache
 from ldm_train.run_dir.stored_settings import read_trained
 from ldm_train.types import Given
+from tests.conftest import PICTURES, TEXT
 
 CONTROL = ("adapter=controlnet", "conditions=[{control:{name:shape}}]", "optimizer.lr=0.01", "adapter.hint_channels=[8,8]")
 MAPS = "source.maps={shape:shapes/{name}}"
@@ -133,10 +134,10 @@ def test_without_a_map_or_with_a_scale_of_0_the_base_draws(
 
 
 def test_python_draws_with_it_too(control: Path, silhouette: Path) -> None:
-    run, weaker = library.open_run(control, steps=2), library.open_run(control, steps=2, control_scale=0.5)
+    run, weaker = library.load_run(control), library.load_run(control, control_scale=0.5)
     image = torch.ones(1, 3, 16, 16)
     given = {"shape": Given(image, torch.tensor([True]))}
-    drawn: list[Tensor] = [library.generate(one, ["a circle"], given=given) for one in (run, weaker)]
+    drawn: list[Tensor] = [library.generate(one, ["a circle"], steps=2, given=given) for one in (run, weaker)]
     assert not torch.equal(*drawn)
 
 
@@ -151,18 +152,23 @@ def test_a_lora_of_the_base_draws_together_with_it(
 
 
 def test_another_run_starts_from_its_controlnet(
-    control: Path, shaped: Path, trained: Path, train: Callable, ldm_train: Callable, tmp_path: Path
+    control: Path, shaped: Path, trained: Path, silhouette: Path, train: Callable, draw: Callable, tmp_path: Path
 ) -> None:
-    words = (f"network.weights={trained}", *CONTROL, f"adapter.weights={control}", *QUICK, "optimizer.lr=0")
-    answer = train(shaped, tmp_path / "run", *words)
+    words, other = (*CONTROL, *QUICK, "optimizer.lr=0"), read_weights(control, "ema")[0]
+    answer = train(shaped, tmp_path / "run", f"network.weights={trained}", f"adapter.weights={control}", *words)
     assert answer.code == 0, answer.err
     assert f"the ControlNet starts from that of {control} at its step 8" in answer.out
-    one, other = read_weights(tmp_path / "run", "raw")[0], read_weights(control, "ema")[0]
-    assert all(torch.equal(one[name], other[name]) for name in other)
+    answer = train(shaped, tmp_path / "further", f"network.weights={control}", *words)
+    assert answer.code == 0, answer.err
+    given = f"map.shape={silhouette}"
+    for run_dir in (tmp_path / "run", tmp_path / "further"):
+        state = read_weights(run_dir, "raw")[0]
+        assert all(torch.equal(state[name], other[name]) for name in other)
+        assert draw(run_dir, given) == draw(control, given)
 
 
 def test_evaluate_draws_each_caption_with_its_own_map(control: Path, ldm_train: Callable, tmp_path: Path) -> None:
-    words = ("features=null", "steps=2", "resamples=0", "device=cpu")
+    words = ("features=null", "steps=2", "device=cpu")
     for name, scale in (("with", 1), ("without", 0)):
         answer = ldm_train("evaluate", f"run_dir={control}", f"out={tmp_path / name}.json", f"control_scale={scale}", *words)
         assert answer.code == 0, answer.err
@@ -199,22 +205,20 @@ def test_what_does_not_go_is_refused_by_train_and_check_alike(
     more = [f"network.weights={trained}", *kept, *words]
     answer = train(shaped, tmp_path / "run", *more)
     assert answer.code == 1, answer.out
-    found = ldm_train("check", f"source.path={shaped.parent / 'source'}", MAPS, *train_words, *more, "image_size=16")
+    source = [f"source.path={shaped.parent / 'source'}", MAPS, *PICTURES, *TEXT, "measure=false"]
+    found = ldm_train("check", *source, *train_words, *more)
     assert found.code == 1, found.out
     for part in parts:
         assert part in answer.err
         assert part in " ".join((found.err + found.out).split())
 
 
-def test_a_run_with_a_controlnet_is_no_base_and_no_lora(
-    control: Path, trained: Path, cache: Path, shaped: Path, train: Callable, ldm_train: Callable, tmp_path: Path
+def test_a_run_with_a_controlnet_is_no_plain_base_and_no_lora(
+    control: Path, trained: Path, cache: Path, train: Callable, ldm_train: Callable, tmp_path: Path
 ) -> None:
     answer = train(cache, tmp_path / "run", f"network.weights={control}", *QUICK)
     assert answer.code == 1
     assert "network.weights is a run with a ControlNet" in answer.err
-    answer = train(shaped, tmp_path / "run", f"network.weights={control}", *CONTROL, *QUICK)
-    assert answer.code == 1
-    assert "have a ControlNet already" in answer.err
     drawing = ("sample", "prompts=[x]", f"out={tmp_path / 'out'}", f"run_dir={trained}")
     answer = ldm_train(*drawing, f"adapters=[{control}]")
     assert answer.code == 1
