@@ -105,14 +105,13 @@ class Conditioning:
                 ],
                 dim=1,
             )
-        control = next((part for part in parts if part.control is not None), None)
         return cls(
             tokens=joined("tokens"),
             mask=masks,
             vector=joined("vector"),
             maps=joined("maps"),
-            control=None if control is None or control.control is None else control.control.to(**kind),
-            controlled=None if control is None else control.controlled,
+            control=joined("control"),
+            controlled=next((part.controlled for part in parts if part.controlled is not None), None),
         )
 
 

@@ -15,6 +15,7 @@ from ldm_train.assembly.stored_weights import read_weights
 from tests.assembly.tiny_pipelines import PROMPT, SIDE, expect_same, make_pipeline, randomize, read_drawn, tiny_text_models
 from tests.commands.export.shaped import SHAPE
 
+pytestmark = pytest.mark.slow  # they train
 CONDITIONS = "conditions=[{control:{name:inverse}}]"
 OURS = [*SHAPE, "network.channels=[64,128]", "network.heads=8"]
 DIFFUSERS = [
