@@ -1,12 +1,11 @@
 """The ControlNet of a run: what it needs, putting it into the network, and the weights that it starts from."""
 
-from torch import nn
-
 from ldm_train.assembly.map_conditions import map_specs
 from ldm_train.assembly.parts import Parts
 from ldm_train.assembly.weights_match import describe_own_unet, refuse_other_config, refuse_other_groups
 from ldm_train.conditioners.map import Map
-from ldm_train.networks.diffusers_unet import DiffusersUNet
+from ldm_train.networks.controlnet import ControlBranch
+from ldm_train.networks.diffusers_unet import DiffusersControl
 from ldm_train.settings.composition import build
 from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.weights.layouts.control_layout import map_control_from_diffusers
@@ -76,9 +75,10 @@ def attach_control(config: TrainSettings, parts: Parts, *, seed: int) -> None:
         )
 
 
-def control_of(parts: Parts) -> nn.Module | None:
+def control_of(parts: Parts) -> ControlBranch | DiffusersControl | None:
     """Return the ControlNet that was put into the network; None if there is none."""
-    return getattr(parts.network, "control", None)
+    control = getattr(parts.network, "control", None)
+    return control if isinstance(control, ControlBranch | DiffusersControl) else None
 
 
 def scale_control(parts: Parts, scale: float) -> None:
@@ -89,7 +89,7 @@ def scale_control(parts: Parts, scale: float) -> None:
     """
     control = control_of(parts)
     if control is not None:
-        control.scale = scale  # type: ignore[assignment]
+        control.scale = scale
     elif scale != 1:
         raise ValueError(
             f"control_scale={scale:g} is for a run that was trained with adapter=controlnet, and this one was not; leave it "
@@ -107,7 +107,7 @@ def load_control(found: PublishedPart, config: TrainSettings, parts: Parts) -> N
     assert control is not None
     refuse_other_control(found, config, parts)
     state = control.state_dict()
-    if isinstance(parts.network, DiffusersUNet):
+    if isinstance(control, DiffusersControl):
         table = {name: Piece((name.removeprefix("model."),)) for name in state}
     else:
         whole = [name for name in parts.network.state_dict() if not name.startswith("control.")]
@@ -124,8 +124,9 @@ def refuse_other_control(found: PublishedPart, config: TrainSettings, parts: Par
     its_config = found.config or {}
     if its_config.get("controlnet_conditioning_channel_order", "rgb") != "rgb" or its_config.get("global_pool_conditions"):
         raise ValueError("it swaps the map's colours, or takes the mean of what it adds, which is not supported")
-    if isinstance(parts.network, DiffusersUNet):
-        refuse_other_config(found, parts.network.control.model.config)  # type: ignore[union-attr, arg-type]
+    control = control_of(parts)
+    if isinstance(control, DiffusersControl):
+        refuse_other_config(found, control.model.config)
         return
     there = {**infer_unet_settings(found.shapes), "patch_size": 1, "extra_up_block": True}
     there |= read_unet_config(its_config) if its_config else {}

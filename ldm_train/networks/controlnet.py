@@ -65,7 +65,7 @@ class ControlNet:
             torch.manual_seed(seed)
             made = self._make(network, channels=channels, factor=factor)
         first = next(network.parameters())
-        network.control = made.to(first.device, first.dtype).train(network.training)  # type: ignore[assignment]
+        network.control = made.to(first.device, first.dtype).train(network.training)
 
     def _make(self, network: nn.Module, *, channels: int, factor: int) -> nn.Module:
         if isinstance(network, UNet):
@@ -122,9 +122,9 @@ class ControlBranch(nn.Module):
         super().__init__()
         self.patch_size, self.extra_up_block = network.patch_size, network.extra_up_block
         self.channels, self.scale = channels, 1.0
-        self.time, self.vector, self.conv_in, self.down, self.middle = (
-            copy.deepcopy(part) for part in (network.time, network.vector, network.conv_in, network.down, network.middle)
-        )
+        self.time, self.vector = copy.deepcopy(network.time), copy.deepcopy(network.vector)
+        self.conv_in, self.down = copy.deepcopy(network.conv_in), copy.deepcopy(network.down)
+        self.middle = copy.deepcopy(network.middle)
         with network.conv_in.weight.device:  # such as meta
             self.hint = HintEncoder(channels, widths, network.conv_in.out_channels)
             self.zero_down = nn.ModuleList(make_zero_convolution(width) for width in network.shortcut_widths)

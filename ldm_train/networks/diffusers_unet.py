@@ -3,12 +3,16 @@
 import copy
 import inspect
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from torch import Tensor, cat, nn
 
 from ldm_train.networks.controlnet import control_strength
 from ldm_train.networks.unet import check_conditioning
 from ldm_train.types import Conditioning
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
 
 
 class DiffusersUNet(nn.Module):
@@ -84,7 +88,7 @@ class DiffusersControl(nn.Module):
         ValueError: a network that ControlNetModel has no counterpart of.
     """
 
-    def __init__(self, unet: nn.Module, *, channels: int, widths: Sequence[int]) -> None:
+    def __init__(self, unet: "UNet2DConditionModel", *, channels: int, widths: Sequence[int]) -> None:
         super().__init__()
         from diffusers import ControlNetModel
 

@@ -20,6 +20,7 @@ from ldm_train.commands.export.exported_parts import (
     map_lazily,
     select_module,
 )
+from ldm_train.networks.controlnet import ControlBranch
 from ldm_train.networks.diffusers_unet import DiffusersControl
 from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.weights.layouts.control_layout import build_control_config, map_control_to_diffusers
@@ -79,13 +80,14 @@ def export_control(parts: Parts, trained: TrainSettings, weights: Mapping[str, T
         config = {name: value for name, value in control.model.config.items() if not name.startswith("_")}
         plain = {name.removeprefix("model."): tensor for name, tensor in state.items()}
         return ExportedPart(config | {"_class_name": "ControlNetModel"}, as_lazy_tensors(plain))
+    assert isinstance(control, ControlBranch)
     linear = has_linear_projection(parts, trained)
     network = [name for name in parts.network.state_dict() if not name.startswith("control.")]
     own = describe_own_unet(trained.network, parts)
     config = build_control_config(
         build_unet_config(own, linear_projection=linear, sample_size=1),
-        channels=control.channels,  # type: ignore[arg-type]
-        widths=control.hint.widths,  # type: ignore[union-attr, arg-type]
+        channels=control.channels,
+        widths=control.hint.widths,
     )
     table = map_control_to_diffusers(state, network, linear_projection=linear)
     return ExportedPart(config, map_lazily(table, state, control.state_dict()))
