@@ -57,12 +57,16 @@ class Conditioning:
         mask: True for tokens to attend to, (B, L).
         vector: added to the time embedding, (B, D).
         maps: concatenated to the input, (B, C, H, W).
+        control: a map in [0, 1] for a ControlNet, at the pictures' size, (B, C, H * factor, W * factor).
+        controlled: True for examples that have such a map, (B,); given together with `control`.
     """
 
     tokens: Tensor | None = None
     mask: Tensor | None = None
     vector: Tensor | None = None
     maps: Tensor | None = None
+    control: Tensor | None = None
+    controlled: Tensor | None = None
 
     def cast(self, dtype: torch.dtype) -> Self:
         """Return it with its floating-point tensors in another dtype."""
@@ -80,9 +84,11 @@ class Conditioning:
     def join(cls, parts: Sequence[Self]) -> Self:
         """Return what several conditions give together: tokens along L, vectors along D, maps along C.
 
-        All get the dtype of the first tensor. Tokens of parts without a mask are attended to.
+        All get the dtype of the first tensor. Tokens of parts without a mask are attended to. At most one part has a map for
+        a ControlNet.
         """
-        first = next((value for part in parts for value in (part.tokens, part.vector, part.maps) if value is not None), None)
+        tensors = (one for part in parts for one in (part.tokens, part.vector, part.maps, part.control))
+        first = next((one for one in tensors if one is not None), None)
         kind = {} if first is None else {"dtype": first.dtype, "device": first.device}
 
         def joined(name: str) -> Tensor | None:
@@ -99,7 +105,14 @@ class Conditioning:
                 ],
                 dim=1,
             )
-        return cls(tokens=joined("tokens"), mask=masks, vector=joined("vector"), maps=joined("maps"))
+        return cls(
+            tokens=joined("tokens"),
+            mask=masks,
+            vector=joined("vector"),
+            maps=joined("maps"),
+            control=joined("control"),
+            controlled=next((part.controlled for part in parts if part.controlled is not None), None),
+        )
 
 
 class Given(Pinnable):

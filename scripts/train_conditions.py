@@ -16,6 +16,8 @@ that of the mean colour around the hole, and of the border's colours diffused in
 `upscale`: the same scenes, enlarged from half their side by a network in pixels that was trained on crops. The PSNR of
 held-out scenes and the kernel distance to them are compared with those of bicubic interpolation. A larger picture is
 enlarged in tiles; at the tiles' borders, the differences of its error from pixel to pixel are compared with those inside.
+`control`: the same pictures as `map`. A base is trained on captions only, then a ControlNet on it, which stays as it is. The
+overlap is measured as for `map`; without the map, the base draws.
 
 The emoji are OpenMoji's (https://openmoji.org), CC BY-SA 4.0.
 """
@@ -127,14 +129,22 @@ def train(work: Path, words: list[str], *, steps: int, pictures_in: Path | None 
     Args:
         pictures_in: None for the folder `pictures` of `work`.
     """
-    cache, run_dir = work / "cache", work / "run"
-    folder = work / "pictures" if pictures_in is None else pictures_in
-    pictures = [word for word in words if word.startswith(("conditions", "source", "text_encoder"))]
+    encode(work, [word for word in words if word.startswith(("conditions", "source", "text_encoder"))], pictures_in)
     own = [word for word in words if not word.startswith(("source", "text_encoder"))]
-    call("encode", f"source.path={folder}", f"cache={cache}", "autoencoder=openmoji", *pictures)
+    return train_encoded(work, own, steps=steps)
+
+
+def encode(work: Path, words: list[str], pictures_in: Path | None = None) -> None:
+    folder = work / "pictures" if pictures_in is None else pictures_in
+    call("encode", f"source.path={folder}", f"cache={work / 'cache'}", "autoencoder=openmoji", *words)
+
+
+def train_encoded(work: Path, words: list[str], *, steps: int, name: str = "run") -> TrainedRun:
+    """Train on encoded pictures for so many steps; return the opened run, which is in a folder of this name."""
+    cache, run_dir = work / "cache", work / name
     recipe = ["schedule=cosine", "prediction=velocity", "batch_size=24", "optimizer.lr=1e-3", "guidance.scale=1.25"]
     quiet = ["pictures.every=100000", "validation.every=500", "metrics.every=null", f"max_steps={steps}"]
-    call("train", f"cache={cache}", f"run_dir={run_dir}", *recipe, *quiet, *own)
+    call("train", f"cache={cache}", f"run_dir={run_dir}", *recipe, *quiet, *words)
     return open_run(compose_as(SampleSettings, [f"run_dir={run_dir}", "prompts=[a]", "out=unused"]))
 
 
@@ -202,20 +212,37 @@ def try_maps(work: Path, pictures: Path, *, steps: int) -> Found:
     """Draw into silhouettes of emoji that were held out; return the overlap with the map and without."""
     prepare_maps(work / "pictures")
     words = ["conditions=[{map:{name:shape}}]", "source.maps={shape:maps/{name}}"]
-    run = train(work, words, steps=steps)
+    return measure_maps(train(work, words, steps=steps), work, pictures / "condition-map.png")
+
+
+def try_control(work: Path, pictures: Path, *, steps: int) -> Found:
+    """Draw into silhouettes of emoji that were held out with a ControlNet, and without it; return both overlaps."""
+    prepare_maps(work / "pictures")
+    control = "conditions=[{control:{name:shape}}]"
+    encode(work, [control, "source.maps={shape:maps/{name}}"])
+    train_encoded(work, [], steps=steps, name="base")
+    words = [control, "adapter=controlnet", f"network.weights={work / 'base'}"]
+    run = train_encoded(work, words, steps=steps)
+    return measure_maps(run, work, pictures / "condition-control.png")
+
+
+def measure_maps(run: TrainedRun, work: Path, file: Path) -> Found:
+    """Draw into silhouettes of emoji that were held out; return the overlap with the map and without, and write a grid."""
     rows = [json.loads(line) for line in (work / "pictures" / "metadata.jsonl").read_text().splitlines()]
     held_out = [row for row in rows if row["split"] == "held_out"][::2]
     names = [Path(row["file_name"]).name for row in held_out]
     maps = torch.stack([read_image(work / "pictures" / "maps" / name, SIDE)[:1] for name in names])
     signed = to_signed(maps)
-    small = torch.nn.functional.interpolate(signed, run.generation.latent_shape[1:], mode="bilinear", antialias=True)
+    size = run.generation.latent_shape[1:]
+    small = torch.nn.functional.interpolate(signed, size, mode="bilinear", antialias=True)
+    values = small if run.config.adapter is None else signed.expand(-1, 3, -1, -1)  # a ControlNet's, at the pictures' size
     prompts = [row["text"] for row in held_out]
-    drawn = draw(run, prompts, {"shape": Given(small, torch.ones(len(small), dtype=torch.bool))})
+    drawn = draw(run, prompts, {"shape": Given(values, torch.ones(len(values), dtype=torch.bool))})
     without, wanted = draw(run, prompts, {}), signed[:, 0] > 0
     true = to_signed(torch.stack([read_image(work / "pictures" / "images" / name, SIDE) for name in names]))
     shown = slice(0, 12)
     grid = torch.cat([true[shown], signed[shown].expand(-1, 3, -1, -1), drawn[shown], without[shown]])
-    save_png(make_grid_picture(to_bytes(grid), columns=12), pictures / "condition-map.png")
+    save_png(make_grid_picture(to_bytes(grid), columns=12), file)
     return {
         "pictures": len(prompts),
         "overlap": overlap(find_emoji(drawn), wanted),
@@ -350,7 +377,7 @@ def overlap(found: Tensor, wanted: Tensor) -> float:
     return (both / either.clamp(min=1)).mean().item()
 
 
-TRIALS = {"number": try_numbers, "map": try_maps, "inpaint": try_holes, "upscale": try_enlarging}
+TRIALS = {"number": try_numbers, "map": try_maps, "inpaint": try_holes, "upscale": try_enlarging, "control": try_control}
 
 
 def main() -> None:

@@ -69,9 +69,7 @@ def estimate_encoding_memory(
     on_gpu = device.type == "cuda"
     at_once = views if on_gpu else CHUNK * min(os.cpu_count() or 1, -(-views // CHUNK))
     largest_map = MAP_COPIES * FLOAT * max((spec.num_read for spec in specs), default=0)
-    of_maps = sum(
-        FLOAT * spec.num_read / (1 if spec.is_picture else spec.reduced or autoencoder.factor) ** 2 for spec in specs
-    )
+    of_maps = sum(FLOAT * spec.num_read / spec.pixels_each(autoencoder.factor) ** 2 for spec in specs)
     return EncodingMemory(
         pictures=max(1, workers) * max(DECODED, largest_map) * max((prod(row.size) for row in rows), default=0),
         batches=views * largest * (RGB * (1 + PREFETCHED * workers) + FLOATS)

@@ -113,7 +113,14 @@ def read_map_file(path: str, condition: Map, generation: Generation) -> torch.Te
     Raises:
         ValueError: the file cannot be read as such a map.
     """
-    spec = MapSpec(condition.name, condition.channels, condition.nearest, condition.encoded, condition.normalized)
+    spec = MapSpec(
+        condition.name,
+        condition.channels,
+        condition.nearest,
+        condition.encoded,
+        condition.normalized,
+        control=condition.control,
+    )
     try:
         values = decode_map(read_input(Path(path), limit=MAX_PICTURE), spec)
     except (*DECODE_ERRORS, *READ_ERRORS) as error:

@@ -77,7 +77,7 @@ def read_own_spec(part: Part) -> MapSpec | None:
         return MapSpec(made.name, reduced=made.factor)
     if not isinstance(made, Map):
         return None
-    return MapSpec(made.name, made.channels, made.nearest, made.encoded, normalized=made.normalized)
+    return MapSpec(made.name, made.channels, made.nearest, made.encoded, normalized=made.normalized, control=made.control)
 
 
 def file_specs(config: EncodeSettings | TrainSettings) -> list[MapSpec]:
@@ -102,10 +102,10 @@ def word_of_map(spec: MapSpec) -> str:
     if spec.tower is not None:
         tower = f"model:{spec.tower.model},weights:{spec.tower.weights}"
         return f"{{picture:{{name:{spec.name},own:{format_value(spec.own)},{tower}}}}}"
-    normalized = ",normalized:true" if spec.normalized else ""
+    flags = "".join(f",{name}:true" for name in ("normalized", "control") if getattr(spec, name))
     return (
         f"{{map:{{name:{spec.name},channels:{spec.channels},nearest:{format_value(spec.nearest)},"
-        f"encoded:{format_value(spec.encoded)}{normalized}}}}}"
+        f"encoded:{format_value(spec.encoded)}{flags}}}}}"
     )
 
 

@@ -11,7 +11,7 @@ from ldm_train.assembly.trained_part import parameters_of
 from ldm_train.run_dir.record import LAST
 from ldm_train.settings.schema.using import SampleSettings
 
-LOADED = ("run_dir", "weights", "device", "moved", "embeddings")  # settings that decide what is loaded
+LOADED = ("run_dir", "weights", "device", "moved", "embeddings", "control_scale")  # settings that decide what is loaded
 Stamp = tuple[int, int, int]
 
 
@@ -19,7 +19,7 @@ class OpenedRun:
     """A run with its weights in memory.
 
     Args:
-        settings: only `run_dir`, `weights`, `device`, `moved`, `embeddings` and the weaker model of guidance have an effect.
+        settings: only those of `LOADED` and the weaker model of guidance have an effect.
 
     Raises:
         ValueError: as `open_run`.

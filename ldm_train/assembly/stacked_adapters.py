@@ -5,6 +5,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from ldm_train.assembly.control import has_control
 from ldm_train.assembly.parts import Parts
 from ldm_train.assembly.stored_weights import read_weights
 from ldm_train.assembly.trained_for import require_same_prediction
@@ -86,6 +87,8 @@ def read_adapter_of(path: Path, weights: Mapping[str, Tensor]) -> dict[str, Tens
     """Read the adapter of a run directory, of a diffusers folder, or of a file."""
     if (path / CONFIG).is_file():
         config = read_trained(path)
+        if has_control(config):
+            raise ValueError(f"adapters: {path} is a run with a ControlNet, and no LoRA; draw with it by run_dir={path}")
         if config.adapter is None:
             raise ValueError(f"adapters: {path} is a run without adapters: it was trained with adapter=null")
         return extract_adapter(read_weights(path, "ema")[0], alpha=alpha_of(config))

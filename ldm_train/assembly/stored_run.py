@@ -7,6 +7,7 @@ from typing import TypeVar
 import torch
 
 from ldm_train.assembly.capabilities import read_capabilities, set_tf32
+from ldm_train.assembly.control import scale_control
 from ldm_train.assembly.new_word_files import add_embeddings
 from ldm_train.assembly.parts import Parts, build_parts, choose_device
 from ldm_train.assembly.pipeline_settings import is_pipeline, read_pipeline
@@ -97,6 +98,7 @@ def _open_located(config: DrawingSettings, run_dir: Path) -> TrainedRun:
     if isinstance(config, SampleSettings):
         add_adapters(config.adapters, trained, parts)
         add_embeddings(config.embeddings, parts.text_encoder)
+    scale_control(parts, config.control_scale)
     with explaining_paths(trained, run_dir):
         weak = build_weak(config, parts, device)
     generation = parts.generation(parts.network.eval(), parts.text_encoder.eval(), device, weak)

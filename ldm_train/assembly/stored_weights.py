@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ldm_train.assembly.control import attach_control, has_control
 from ldm_train.assembly.parts import Parts
 from ldm_train.assembly.published_weights import describe_training, load_published
 from ldm_train.assembly.trained_for import warn_of_other_purpose
-from ldm_train.assembly.trained_part import alpha_of, base_fingerprint, is_partial, trainable
+from ldm_train.assembly.trained_part import alpha_of, base_fingerprint, has_lora, is_partial, trainable
 from ldm_train.run_dir.record import CONFIG, LAST, RECORD, read_record
 from ldm_train.run_dir.stored_settings import read_trained
 from ldm_train.settings.schema.training import TrainSettings
@@ -190,7 +191,7 @@ def complete_weights(state: Mapping[str, Tensor], run_dir: Path, parts: Parts) -
     """Return a run's weights together with the base weights that it did not train, and with its adapters merged.
 
     Args:
-        parts: the run's; they are given what it stands on.
+        parts: the run's; they are given what it stands on, and its ControlNet.
 
     Raises:
         ValueError: what it stands on is not there, or is another than it was.
@@ -208,7 +209,9 @@ def complete_weights(state: Mapping[str, Tensor], run_dir: Path, parts: Parts) -
         raise ValueError(f"{run_dir} stands on network.weights={base}, which cannot be loaded: {error}") from error
     refuse_other_base(run_dir, parts, base)
     weights = {name: p.detach() for name, p in expected.items()}
-    if config.adapter is None:
+    if has_control(config):
+        attach_control(config, parts, seed=0)
+    if not has_lora(config):
         return weights | dict(state)
     adapter = WeightedAdapter(extract_adapter(state, alpha=alpha_of(config)), 1.0, str(run_dir))
     plain = {name: tensor for name, tensor in state.items() if ".lora_" not in name}

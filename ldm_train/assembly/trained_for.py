@@ -110,6 +110,7 @@ def warn_of_other_purpose(path: Path, config: TrainSettings, parts: Parts) -> li
 
 def compare_purposes(then: Purpose, now: Purpose, path: Path, *, effect: str = "") -> Iterator[str]:
     """Yield each difference between what the weights at `path` and this run are trained for, and how to match them."""
+    then, now = without_control(then), without_control(now)
     if then["prediction"] != now["prediction"]:
         yield (
             f"{path} was trained with prediction={then['prediction']}, and prediction={now['prediction']} is set{effect}; "
@@ -124,6 +125,15 @@ def compare_purposes(then: Purpose, now: Purpose, path: Path, *, effect: str = "
                 f"{path} was trained with another {part}{effect}: {'; '.join(differences)}. Set {part}=… as it was "
                 "then, unless it shall learn the other"
             )
+
+
+def without_control(purpose: Purpose) -> Purpose:
+    """Return what the network itself is trained for, without the map that a ControlNet next to it follows."""
+    conditions = purpose.get("conditions")
+    if not isinstance(conditions, dict):
+        return purpose
+    kept = {name: one for name, one in conditions.items() if not (isinstance(one, dict) and one.get("control"))}
+    return purpose | {"conditions": kept}
 
 
 def is_same_kind(then: Purpose, now: Purpose) -> bool:

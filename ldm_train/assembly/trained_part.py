@@ -9,6 +9,7 @@ import hashlib
 from torch import nn
 
 from ldm_train import draws
+from ldm_train.assembly.control import attach_control, control_of, has_control, refuse_control
 from ldm_train.assembly.parts import Parts
 from ldm_train.conditioners.several_encoders import SeveralEncoders
 from ldm_train.networks.layer_patterns import match_patterns
@@ -25,8 +26,9 @@ def refuse_part(config: TrainSettings) -> None:
     """Raise for settings with which a part cannot be trained.
 
     Raises:
-        ValueError: both ways at once, or nothing to stand on.
+        ValueError: both ways at once, nothing to stand on, or a ControlNet without its map.
     """
+    refuse_control(config)
     if not is_partial(config):
         return
     what = "trained=…" if config.trained is not None else "adapter=…"
@@ -54,12 +56,19 @@ def choose_trained(config: TrainSettings, parts: Parts) -> None:
     Raises:
         ValueError: patterns that match nothing, or adapters for several text encoders.
     """
-    if config.adapter is not None:
+    seed = draws.generator(config.seed, "adapter", 0).initial_seed()
+    if has_control(config):
+        attach_control(config, parts, seed=seed)
+        for module in (parts.network, parts.text_encoder, parts.conditions):
+            module.requires_grad_(False)
+        control = control_of(parts)
+        assert control is not None
+        control.requires_grad_(True)
+    elif config.adapter is not None:
         if config.adapter.get("text_encoder") and isinstance(parts.text_encoder, SeveralEncoders):
             raise ValueError(
                 "adapter.text_encoder=true is for one text encoder, and this run has several; set adapter.text_encoder=false"
             )
-        seed = draws.generator(config.seed, "adapter", 0).initial_seed()
         build(config.adapter, "adapter").attach(parts.network, parts.text_encoder, seed=seed)
     elif config.trained is not None:
         parameters = {name: p for name, p in trainable(parts).items() if not name.startswith("weighting.")}
@@ -77,8 +86,13 @@ def parameters_of(parts: Parts) -> dict[str, nn.Parameter]:
     return {prefix + name: p for prefix, module in parts.trained().items() for name, p in module.named_parameters()}
 
 
+def has_lora(config: TrainSettings) -> bool:
+    """Return whether a run trains low-rank adapters."""
+    return config.adapter is not None and not has_control(config)
+
+
 def alpha_of(config: TrainSettings) -> float:
-    """Return the alpha of a run's adapters."""
+    """Return the alpha of a run's low-rank adapters."""
     assert config.adapter is not None
     alpha = config.adapter.get("alpha")
     return float(config.adapter.get("rank") if alpha is None else alpha)

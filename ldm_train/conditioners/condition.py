@@ -57,6 +57,11 @@ class Condition(nn.Module):
         self.dropout = float(dropout)
 
     @property
+    def can_lack(self) -> bool:
+        """Whether pictures can be drawn without it."""
+        return self.dropout > 0
+
+    @property
     def word(self) -> str | None:
         """What gives it on the command line; None if it follows from the pictures' size."""
         if self.takes_mask or self.takes_picture:
@@ -122,8 +127,8 @@ class Conditions(nn.ModuleDict):
 
     @property
     def needed(self) -> list[Condition]:
-        """Those that were never trained without, and do not follow from the pictures' size."""
-        return [condition for condition in self.each if not condition.dropout and condition.word is not None]
+        """Those that pictures cannot be drawn without, and that do not follow from the pictures' size."""
+        return [condition for condition in self.each if not condition.can_lack and condition.word is not None]
 
     @property
     def vector_width(self) -> int:
@@ -184,7 +189,7 @@ class Conditions(nn.ModuleDict):
         Raises:
             ValueError: there is none.
         """
-        found = {condition.name for condition in self.each if condition.dropout}
+        found = {condition.name for condition in self.each if condition.can_lack}
         if not found:
             raise ValueError(
                 "guidance.condition_scale leads away from pictures without the conditions, and this network has none with a "

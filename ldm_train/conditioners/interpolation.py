@@ -26,6 +26,8 @@ def interpolate_conditioning(
         mask=None if first.mask is None or second.mask is None else first.mask | second.mask,
         vector=part(first.vector, second.vector, embeddings),
         maps=part(first.maps, second.maps, lerp),
+        control=part(first.control, second.control, lerp),
+        controlled=None if first.controlled is None or second.controlled is None else first.controlled & second.controlled,
     )
 
 

@@ -17,8 +17,12 @@ from ldm_train.networks.attention import Attention, SpatialTransformer
 
 
 def list_attending(network: nn.Module) -> list[SpatialTransformer]:
-    """Return the blocks of a network that attend to tokens; none of a network of other parts."""
-    return [one for one in network.modules() if isinstance(one, SpatialTransformer) and one.cross_attention is not None]
+    """Return the blocks of a network that attend to tokens, without its ControlNet's; none of a network of other parts."""
+    return [
+        one
+        for name, one in network.named_modules()
+        if isinstance(one, SpatialTransformer) and one.cross_attention is not None and not name.startswith("control.")
+    ]
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """The U-Net: levels of falling resolution and back up, with shortcuts between, conditioned on t and the conditioning."""
 
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -85,6 +86,42 @@ class UNetBlock(nn.Module):
     def _compute(self, x: Tensor, embedding: Tensor, conditioning: Conditioning) -> Tensor:
         x = self.residual(x, embedding)
         return x if self.transformer is None else self.transformer(x, conditioning.tokens, conditioning.mask)
+
+
+class Encoder(Protocol):
+    """The encoder half of a `UNet`: the network itself, or a copy of that half."""
+
+    time: TimeEmbedding
+    vector: nn.Linear | None
+    conv_in: nn.Conv2d
+    down: nn.ModuleList
+    middle: nn.ModuleList
+    patch_size: int
+    extra_up_block: bool
+
+
+def run_encoder(
+    half: Encoder, x_t: Tensor, t: Tensor, conditioning: Conditioning, *, hint: Tensor | None = None
+) -> tuple[list[Tensor], Tensor, Tensor]:
+    """Return the shortcuts to the way up, the middle's output, and the embedding of t, all of noisy latents (B, C, H, W).
+
+    Args:
+        hint: what is added to the first convolution's output.
+    """
+    embedding = half.time(t)
+    if half.vector is not None:
+        embedding = embedding + half.vector(conditioning.vector)
+    embedding = F.silu(embedding)
+    x = half.conv_in(F.pixel_unshuffle(x_t, half.patch_size))
+    x = x if hint is None else x + hint
+    shortcuts = [x] if half.extra_up_block else []
+    for layer in half.down:
+        x = layer(x, embedding, conditioning) if isinstance(layer, UNetBlock) else layer(x)
+        if isinstance(layer, UNetBlock) or half.extra_up_block:
+            shortcuts.append(x)
+    for layer in half.middle:
+        x = layer(x, embedding, conditioning)
+    return shortcuts, x, embedding
 
 
 class UNet(nn.Module):
@@ -179,6 +216,7 @@ class UNet(nn.Module):
         self.vector = None if vector_width is None else nn.Linear(vector_width, embedding_width)
         self.conv_in = nn.Conv2d(patch_size**2 * (in_channels + map_channels), channels[0], 3, padding=1)
         self.extra_up_block = extra_up_block
+        self.control: nn.Module | None = None  # a ControlNet that is put in later
         width, widths = channels[0], [channels[0]] if extra_up_block else []
         self.down = nn.ModuleList()
         for level, (out_width, attends) in enumerate(zip(channels, attention, strict=True)):
@@ -189,6 +227,7 @@ class UNet(nn.Module):
                 self.down.append(block(width, out_width, attends=attends, only_cross=only_cross[level]))
                 width = out_width
                 widths.append(width)
+        self.shortcut_widths, self.middle_width = tuple(widths), width
         middle_attends = attention[-1] if middle_attention is None else middle_attention
         self.middle = nn.ModuleList(
             [block(width, width, attends=middle_attends), block(width, width, attends=False)],
@@ -219,23 +258,15 @@ class UNet(nn.Module):
             vector_width=self.vector_width,
             map_channels=self.map_channels,
         )
-        embedding = self.time(t)
-        if self.vector is not None:
-            embedding = embedding + self.vector(conditioning.vector)
-        embedding = F.silu(embedding)
         if conditioning.maps is not None:
             x_t = torch.cat([x_t, conditioning.maps], dim=1)
-        x = self.conv_in(F.pixel_unshuffle(x_t, self.patch_size))
-        kept = [x] if self.extra_up_block else []
-        for layer in self.down:
-            x = layer(x, embedding, conditioning) if isinstance(layer, UNetBlock) else layer(x)
-            if isinstance(layer, UNetBlock) or self.extra_up_block:
-                kept.append(x)
-        for layer in self.middle:
-            x = layer(x, embedding, conditioning)
+        shortcuts, x, embedding = run_encoder(self, x_t, t, conditioning)
+        if self.control is not None:
+            added, more = self.control(x_t, t, conditioning)
+            shortcuts, x = [shortcut + one for shortcut, one in zip(shortcuts, added, strict=True)], x + more
         for layer in self.up:
             x = (
-                layer(torch.cat([x, kept.pop()], dim=1), embedding, conditioning)
+                layer(torch.cat([x, shortcuts.pop()], dim=1), embedding, conditioning)
                 if isinstance(layer, UNetBlock)
                 else layer(x)
             )

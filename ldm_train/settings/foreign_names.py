@@ -77,6 +77,8 @@ _NAMES: tuple[tuple[str, str], ...] = (
     ("lora_alpha network_alpha", "adapter.alpha"),
     ("lora loras lora_path lora_weights", "adapters adapter=lora"),
     ("lora_scale", "adapters"),
+    ("controlnet use_controlnet controlnet_path controlnet_model_name_or_path", "adapter=controlnet"),
+    ("controlnet_conditioning_scale conditioning_scale control_strength", "control_scale"),
     ("new_word placeholder_token initializer_token", "text_encoder.new_words"),
     ("train_text_encoder", "text_encoder.trained"),
     ("class_prompt reg_prompt", "prior.prompts"),

@@ -86,7 +86,7 @@ class Batches(Dataset[Loaded]):
 
     def _empty(self, spec: MapSpec, images: Tensor) -> Tensor:
         """Return a map's values for images (B, V, 3, H, W), all 0."""
-        factor = 1 if spec.is_picture else spec.reduced or self.rendering.factor
+        factor = spec.pixels_each(self.rendering.factor)
         sides = [side // factor for side in images.shape[3:]]
         return torch.zeros(*images.shape[:2], spec.num_read, *sides)
 

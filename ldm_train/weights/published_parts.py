@@ -26,6 +26,7 @@ PICTURE_PREFIXES = ("vision_model.", "visual_projection.")
 LOSS_PREFIXES = ("loss.", "model_ema.")  # an autoencoder's own training file also has its discriminator and its average
 ACCEPTED_CLASSES = {
     "unet": ("UNet2DConditionModel",),
+    "controlnet": ("ControlNetModel",),
     "vae": ("AutoencoderKL",),
     "text_encoder": ("CLIPTextModel", "CLIPTextModelWithProjection", "CLIPModel"),
 }
@@ -95,6 +96,22 @@ def find_unet(path: Path, *, averaged: bool = True) -> PublishedPart:
         own = tensors.rename({old: new for new, old in averages.items()})
     renamed = own.rename(unet_single_file.rename_unet_to_diffusers(own))
     return PublishedPart(path, "latent-diffusion's layout", renamed, averaged=takes_averages, ignored=ignored)
+
+
+def find_controlnet(path: Path) -> PublishedPart:
+    """Return a ControlNet's weights under diffusers' names.
+
+    Raises:
+        ValueError: there is no ControlNet in diffusers' layout, or it cannot be read.
+    """
+    if path.is_dir():
+        folder = find_part_folder(path, "controlnet")
+        tensors, config = open_part_folder(folder, name="diffusion_pytorch_model", classes=ACCEPTED_CLASSES["controlnet"])
+        return PublishedPart(folder, "diffusers' layout", tensors, config)
+    tensors, ignored = drop_leftovers(open_tensor_file(path).tensors())
+    if "controlnet_mid_block.weight" not in tensors:
+        raise ValueError(describe_unknown(path, tensors, "a ControlNet", "diffusers' controlnet_mid_block.…"))
+    return PublishedPart(path, "diffusers' layout", tensors, ignored=ignored)
 
 
 def find_autoencoder(path: Path, *, subfolder: str | None = None) -> PublishedPart:

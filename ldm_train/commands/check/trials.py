@@ -8,6 +8,7 @@ from typing import ParamSpec, TypeVar
 import torch
 from torch import nn
 
+from ldm_train.assembly.control_start import load_first_control
 from ldm_train.assembly.drawn_tags import draw_tags
 from ldm_train.assembly.limits import parse_duration
 from ldm_train.assembly.new_words import warn_of_untrained_words
@@ -191,10 +192,12 @@ def try_together(
         attempt(check_prompts, settings, generation)
     for condition in parts.conditions.each:
         attempt(condition.read, examples)
-    if settings.network.get("weights") is not None:
-        with warnings.catch_warnings(action="ignore"):  # torch warns that nothing is copied to the meta device
+    with warnings.catch_warnings(action="ignore"):  # torch warns that nothing is copied to the meta device
+        if settings.network.get("weights") is not None:
             attempt.notes += attempt(load_first_weights, settings, parts) or []
-    return attempt(training_module, settings, parts)
+        module = attempt(training_module, settings, parts)
+        attempt.notes += (attempt(load_first_control, settings, parts) or []) if module is not None else []
+    return module
 
 
 @torch.no_grad()

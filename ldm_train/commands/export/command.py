@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ldm_train.assembly.trained_for import TRAINED_FOR, read_purpose
-from ldm_train.assembly.trained_part import alpha_of
+from ldm_train.assembly.trained_part import alpha_of, has_lora
 from ldm_train.commands.export.export_folder import refuse_existing_file
 from ldm_train.commands.export.hub_push import push_folder, refuse_push
 from ldm_train.commands.export.own_weights import Export, average_snapshots, complete_export, read_checkpoint_weights
@@ -56,7 +56,7 @@ def write_own(settings: ExportSettings, trained: TrainSettings, export: Export) 
     out = Path(settings.out)
     if settings.merge:
         export = replace(export, weights=complete_export(trained, Path(settings.run_dir), export.weights))
-    elif trained.adapter is not None:
+    elif has_lora(trained):
         export.metadata["alpha"] = alpha_of(trained)
     write_tensor_file(out, export.weights, {"step": export.step} | export.metadata)
     print(f"wrote {len(export.weights)} tensors ({out.stat().st_size / 2**20:.1f} MiB) of step {export.step} to {out}")
@@ -99,6 +99,6 @@ def refuse_own(settings: ExportSettings) -> None:
     for name in ("dtype", "lora_format", "licence", "data_licence"):
         if getattr(settings, name) is not None:
             raise ValueError(
-                f"{name}={getattr(settings, name)} has no effect without layout=diffusers, layout=single_file or layout=lora"
+                f"{name}={getattr(settings, name)} has no effect without layout=diffusers, single_file, lora or controlnet"
             )
     refuse_existing_file(Path(settings.out), overwrite=settings.overwrite)

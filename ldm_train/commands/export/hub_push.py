@@ -29,7 +29,7 @@ def refuse_push(settings: ExportSettings) -> None:
         raise ValueError(f"push={name} must be USER/NAME, the name of a repository on the Hugging Face hub")
     if settings.layout in (None, "own"):
         raise ValueError(
-            f"push={name} needs layout=diffusers, layout=single_file or layout=lora: a model card goes with the weights; "
+            f"push={name} needs layout=diffusers, single_file, lora or controlnet: a model card goes with the weights; "
             "set layout, or leave push out"
         )
     if constants.HF_HUB_OFFLINE:

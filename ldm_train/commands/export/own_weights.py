@@ -10,6 +10,7 @@ from rich.progress import track
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ldm_train.assembly.control import has_control
 from ldm_train.assembly.parts import build_parts
 from ldm_train.assembly.stored_weights import complete_weights, read_weights
 from ldm_train.assembly.trained_part import is_partial
@@ -36,11 +37,16 @@ def complete_export(trained: TrainSettings, run_dir: Path, weights: dict[str, Te
     """Return all weights of a run that trained only some: its own, those of its base, and adapters merged into them.
 
     Raises:
-        ValueError: the run trained all of its weights.
+        ValueError: the run trained all of its weights, or a ControlNet.
     """
     if not is_partial(trained):
         raise ValueError(
             f"merge=true has nothing to merge: {run_dir} trained all weights (adapter=null trained=null); leave merge out"
+        )
+    if has_control(trained):
+        raise ValueError(
+            f"merge=true cannot merge the ControlNet of {run_dir}: it is computed next to the network; leave merge out, or "
+            "set layout=controlnet"
         )
     return dict(complete_weights(weights, run_dir, build_parts(trained)))
 

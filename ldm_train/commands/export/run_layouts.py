@@ -4,10 +4,12 @@ from pathlib import Path
 
 import torch
 
+from ldm_train.assembly.control import has_control
 from ldm_train.assembly.new_word_files import write_words
 from ldm_train.assembly.pipeline_layouts import find_layout
 from ldm_train.assembly.trained_for import TRAINED_FOR
 from ldm_train.commands.export import usage
+from ldm_train.commands.export.control_export import write_control
 from ldm_train.commands.export.diffusers_folder import write_pipeline
 from ldm_train.commands.export.export_folder import refuse_existing, write_whole_folder
 from ldm_train.commands.export.exported_parts import export_parts
@@ -33,7 +35,8 @@ def refuse_layout(settings: ExportSettings) -> None:
             f"out={out} must be a folder with layout={settings.layout}: a model card is written with the weights"
         )
     if settings.merge:
-        action = "writes the adapters without merging" if settings.layout == "lora" else "always merges them"
+        alone = settings.layout in ("lora", "controlnet")
+        action = "writes what was trained without merging" if alone else "always merges them"
         raise ValueError(f"merge=true has no effect with layout={settings.layout}, which {action}; leave merge out")
     if settings.lora_format is not None and settings.layout != "lora":
         raise ValueError(f"lora_format={settings.lora_format} has no effect with layout={settings.layout}; set layout=lora")
@@ -52,11 +55,20 @@ def write_layout(settings: ExportSettings, trained: TrainSettings, export: Expor
         ValueError: the layout does not support the run; the message names the settings that it does not support.
     """
     out, dtype = Path(settings.out), DTYPES[settings.dtype or "float32"]
+    if has_control(trained) and settings.layout != "controlnet":
+        raise ValueError(
+            f"layout={settings.layout} has no place for the ControlNet of this run; set layout=controlnet, which writes it "
+            f"without the network that it was trained on, network.weights={trained.network.get('weights')}"
+        )
     record = {"layout": settings.layout, "dtype": settings.dtype or "float32", "step": export.step} | export.metadata
     with write_whole_folder(out, record, check=lambda: refuse_out(settings)) as folder:
-        card = {"diffusers": export_pipeline, "single_file": export_single_file, "lora": export_lora}[str(settings.layout)](
-            settings, trained, export, folder, dtype
-        )
+        write = {
+            "diffusers": export_pipeline,
+            "single_file": export_single_file,
+            "lora": export_lora,
+            "controlnet": export_controlnet,
+        }[str(settings.layout)]
+        card = write(settings, trained, export, folder, dtype)
         write_card(folder, card, trained, Path(settings.run_dir), settings)
     for note in card.notes:
         print(f"note: {note}")
@@ -109,3 +121,13 @@ def export_lora(settings: ExportSettings, trained: TrainSettings, export: Export
     kind = {"diffusers": "A LoRA in diffusers' layout.", "kohya": "A LoRA in kohya's layout, as web UIs load it."}[form]
     text = usage.describe_lora_use(settings.out, file, str(trained.network.get("weights")), trained)
     return Card(name, kind, (*usage.TAGS, "lora"), metadata, text, [])
+
+
+def export_controlnet(
+    settings: ExportSettings, trained: TrainSettings, export: Export, folder: Path, dtype: torch.dtype
+) -> Card:
+    name, metadata = Path(settings.out).name, {"step": export.step} | export.metadata
+    notes = write_control(folder, trained, export.weights, dtype)
+    text = usage.describe_control_use(settings.out, str(trained.network.get("weights")), trained)
+    kind = "A ControlNet in diffusers' layout, for the network that it was trained on."
+    return Card(name, kind, (*usage.list_tags(usage.CONTROL), "controlnet"), metadata, text, notes)

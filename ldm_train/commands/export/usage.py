@@ -15,6 +15,7 @@ from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.util.text import as_word
 
 TAGS = ("stable-diffusion", TASK, "ldm-train")
+CONTROL = "StableDiffusionControlNetPipeline"
 READ_PICTURE = 'Image.open("{file}").convert("{mode}").resize(({size}, {size}))'
 EXAMPLE = "a red apple"
 CLEANED = (
@@ -196,6 +197,27 @@ def describe_lora_use(out: str, file: str, base: str, trained: TrainSettings) ->
     adapters = as_word("adapters", f"{{{get_folder_name(out)}/{file}:0.8}}")
     words = f"ldm-train sample run_dir=RUN 'prompts=[…]' out=DIR {adapters}"
     return "\n\n".join([format_code(*load), format_code(words, language="bash")])
+
+
+def describe_control_use(out: str, base: str, trained: TrainSettings) -> str:
+    opened = READ_PICTURE.format(file="map.png", mode="RGB", size=trained.image_size)
+    load = (
+        f"from diffusers import ControlNetModel, {CONTROL}",
+        "from PIL import Image",
+        "",
+        f'control = ControlNetModel.from_pretrained("{get_folder_name(out)}")',
+        f'pipeline = {CONTROL}.from_pretrained("{hide_local_path(base)}", controlnet=control)',
+        f"given = {opened}",
+        format_drawing_call(trained, "image=given, "),
+        'image.save("picture.png")',
+    )
+    base_use = (
+        "The network that it was trained on must be in diffusers' layout too; if that is a run, "
+        "`ldm-train export run_dir=BASE layout=diffusers out=…` writes it."
+    )
+    words = "ldm-train train cache=CACHE run_dir=RUN network.weights=BASE adapter=controlnet "
+    words += as_word("adapter.weights", get_folder_name(out)) + " " + as_word("conditions", "[{control:{name:NAME}}]")
+    return "\n\n".join([format_code(*load), base_use, "To train it further:", format_code(words, language="bash")])
 
 
 def get_folder_name(out: str) -> str:

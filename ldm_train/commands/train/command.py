@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from ldm_train.assembly.arithmetic import resolve_arithmetic
+from ldm_train.assembly.control_start import load_first_control
 from ldm_train.assembly.data_record import record_data
 from ldm_train.assembly.drawn_tags import describe_tag_cost
 from ldm_train.assembly.limits import read_limits, record_ending
@@ -44,7 +45,7 @@ from ldm_train.training.ema.ema import EMA
 from ldm_train.training.ema.snapshot_callback import SnapshotCallback
 from ldm_train.training.fit import Limits
 from ldm_train.training.fit import run as fit
-from ldm_train.util.messages import note, warn
+from ldm_train.util.messages import note, note_all, warn
 from ldm_train.util.processes import launched_rank
 
 
@@ -92,6 +93,9 @@ def train_network(settings: TrainSettings, limits: Limits, keeping: Keeping) -> 
     if isinstance(parts.text_encoder, CaptionEncoder) and count_stored(parts.text_encoder):
         spare_text_encoder(settings, parts.text_encoder, data, watching)
     module = training_module(settings, parts)
+    lines = [] if resumed else load_first_control(settings, parts)
+    if launched_rank() == 0:
+        note_all(lines)
     if settings.channels_last:
         module.to(memory_format=torch.channels_last)
     if settings.compile is not None:

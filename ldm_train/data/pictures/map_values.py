@@ -62,6 +62,7 @@ class MapSpec:
         reduced: 0 for a map in a file; else by how much the picture itself is scaled down, as `reduce_views` does it.
         tower: what embeds it, as a picture with 3 channels; None for a map that is stored as it is or encoded.
         own: whether it is the picture itself, and not in a file of its own.
+        control: whether a ControlNet gets it, so that it is stored at the picture's size.
     """
 
     name: str
@@ -73,6 +74,7 @@ class MapSpec:
     reduced: int = 0
     tower: TowerSpec | None = None
     own: bool = False
+    control: bool = False
 
     @property
     def in_file(self) -> bool:
@@ -83,6 +85,10 @@ class MapSpec:
     def is_picture(self) -> bool:
         """Whether it is rendered as a picture, with 3 channels at the picture's size."""
         return self.encoded or self.tower is not None
+
+    def pixels_each(self, factor: int) -> int:
+        """Return the pixels along each side for each position that is rendered; `factor` is that of the latents."""
+        return 1 if self.is_picture or self.control else self.reduced or factor
 
     @property
     def num_read(self) -> int:
@@ -99,6 +105,8 @@ class MapSpec:
             return -(-self.num_read * factor**2 // self.reduced**2)
         if self.tower is not None:
             return 0  # at each position: it has one embedding as a whole
+        if self.control:
+            return self.channels * factor**2
         return latent_channels if self.encoded else self.channels
 
     @property
@@ -111,7 +119,8 @@ class MapSpec:
         if self.tower is not None:
             return {"own": self.own, "model": self.tower.model, "weights": self.tower.digest}
         normalized = {"normalized": True} if self.normalized else {}
-        return {"channels": self.num_read, "nearest": self.nearest, "encoded": self.encoded, **normalized}
+        control = {"control": True} if self.control else {}
+        return {"channels": self.num_read, "nearest": self.nearest, "encoded": self.encoded, **normalized, **control}
 
 
 def read_map_size(content: bytes, *, max_pixels: int = MAX_PIXELS) -> Size:

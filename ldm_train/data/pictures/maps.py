@@ -39,14 +39,14 @@ def decode_map(content: bytes, spec: MapSpec, *, background: str = "white", max_
 def render_map(values: Tensor, view: View, spec: MapSpec, *, factor: int = 1) -> Tensor:
     """Return what a view of the picture shows, of a map (C, H, W): (C, height / factor, width / factor).
 
-    An encoded map is resized as pictures are, and has the view's size. Others are resized linearly with antialiasing, or not
-    blended at all. A normalized one is resized by cubic interpolation without antialiasing, and then stretched to [-1, 1],
-    as Stable Diffusion 2's network for depth has it.
+    An encoded map is resized as pictures are. Others are resized linearly with antialiasing, or not blended at all. A
+    normalized one is resized by cubic interpolation without antialiasing, and then stretched to [-1, 1], as Stable Diffusion
+    2's network for depth has it. An encoded map, and one for a ControlNet, have the view's size.
 
     Args:
         factor: pixels of the view for each position of the latents.
     """
-    step = 1 if spec.is_picture else factor
+    step = spec.pixels_each(factor)
     if view.top < 0 or view.left < 0:
         whole = replace(view, top=0, left=0, height=view.resized_height, width=view.resized_width, mirrored=False)
         canvas = values.new_full((len(values), view.height, view.width), OUTSIDE)

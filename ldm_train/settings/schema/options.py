@@ -85,6 +85,7 @@ PART_LISTS = {"conditions": "condition", "text_encoder.encoders": "text_encoder"
 KEPT: dict[str, frozenset[str]] = {
     "network": frozenset({"weights", "averaged", "add_input_channels"}),
     "guidance": frozenset({"weak"}),
+    "adapter": frozenset({"weights"}),
 }
 
 Bound = Annotated[float, Range(float("-inf"), infinite=True)]
@@ -117,6 +118,8 @@ ARGUMENTS: dict[str, Any] = {
     "condition.weights": FilePath,
     **dict.fromkeys(("condition.channels", "condition.masks"), Count),
     **dict.fromkeys(("condition.low", "condition.high"), Finite | None),
+    "adapter.weights": FilePath | None,
+    "adapter.hint_channels": Annotated[list[Count], Words("widths, such as [16,32,96,256]")] | None,
     **dict.fromkeys(("adapter.targets", "adapter.text_targets", "logger.tags"), Texts),
     **dict.fromkeys(("text_encoder.new_words", "text_encoder.classes"), Texts | None),
     "timesteps.quantiles": Annotated[list[Share], Length(2), Words("[low, high], from 0 to 1")],

@@ -89,6 +89,7 @@ class DrawingSettings(CommandSettings):
     weights: Weights = setting("ema", "raw: the weights that the optimizer holds; or a file of `ldm-train export`")
     device: Device = setting("auto", "where to compute; auto: a GPU if there is one")
     moved: Moved | None = setting(None, MOVED)
+    control_scale: Finite = setting(1.0, "of a run with a ControlNet: how much the map counts; 0: not at all")
 
     sampler: Part | None = None
     spacing: Part | None = None
@@ -192,8 +193,9 @@ class ExportSettings(CommandSettings):
 
     run_dir: FilePath = setting(..., "a trained run")
     out: FilePath = setting(..., "FILE.safetensors; with layout=… a folder")
-    layout: Annotated[str, Choice(("own", "diffusers", "single_file", "lora"))] | None = setting(
-        None, "diffusers (a pipeline's folder), single_file (for web interfaces), lora (a run's adapters); null: own"
+    layout: Annotated[str, Choice(("own", "diffusers", "single_file", "lora", "controlnet"))] | None = setting(
+        None,
+        "diffusers (a pipeline's folder), single_file (for web interfaces), lora (a run's adapters), controlnet; null: own",
     )
     lora_format: Annotated[str, Choice(("diffusers", "kohya"))] | None = setting(
         None, "of layout=lora: diffusers, also null, or kohya (for web interfaces)"
