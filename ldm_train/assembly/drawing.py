@@ -64,6 +64,9 @@ def build_run_recipe(settings: SampleSettings) -> SamplingSettings:
     return build_recipe(settings, steps=settings.steps, seed=settings.seed, negative_prompt=settings.negative_prompt)
 
 
+RGB = 3  # channels
+
+
 @contextmanager
 def naming_prompt(prompt: Prompt) -> Iterator[None]:
     """Raise errors of what a prompt asks for itself with the place where it is written."""
@@ -114,7 +117,7 @@ def read_start(config: SampleSettings, generation: Generation) -> StartPicture:
     edge, longest = config.mask_edge, max(generation.sides)
     if edge is not None and edge > longest:
         raise ValueError(f"mask_edge={edge} must be at most {longest}, the longer side of the picture in pixels")
-    original = read_signed(config.picture, generation.size)
+    original = read_signed(config.picture, generation)
     latents = generation.encode(original)
     if not latents.isfinite().all():
         raise ValueError(f"the latents of picture={config.picture} contain NaN or infinity; look at the autoencoder")
@@ -133,9 +136,17 @@ def read_start(config: SampleSettings, generation: Generation) -> StartPicture:
     return StartPicture(InitialPicture(latents, config.strength, mask.to(latents)), kept)
 
 
-def read_signed(path: str, size: int | tuple[int, int]) -> torch.Tensor:
-    """Read a picture file, cropped and scaled as encoding does it, (1, 3, H, W) in [-1, 1]."""
+def read_signed(path: str, generation: Generation) -> torch.Tensor:
+    """Read a picture file at the size that is drawn, cropped and scaled as encoding does it, (1, 3, H, W) in [-1, 1].
+
+    Raises:
+        ValueError: it cannot be read, or the run draws pictures of other channels.
+    """
+    if (channels := getattr(generation.autoencoder, "image_channels", RGB)) != RGB:
+        raise ValueError(
+            f"picture={path} is read as RGB, and this run draws pictures with channels={channels}; leave it out"
+        )
     try:
-        return to_signed(read_image(Path(path), size)[None])
+        return to_signed(read_image(Path(path), generation.size)[None])
     except DECODE_ERRORS as error:
         raise ValueError(f"{path} cannot be read as a picture: {describe_error(error)}") from error

@@ -10,6 +10,7 @@ from rich.progress import Progress
 from ldm_train.assembly.cache_identity import Encoders, describe_encoders
 from ldm_train.assembly.capabilities import uses_tf32
 from ldm_train.assembly.map_conditions import file_specs
+from ldm_train.assembly.pixel_formats import fill_channels, read_pixel_format, refuse_pixels
 from ldm_train.assembly.quality_warnings import warn_of_lossy_latents
 from ldm_train.assembly.source_survey import check_background, list_labels, name_classes, refuse_shapes, survey_source
 from ldm_train.assembly.trainer import refuse_processes
@@ -220,6 +221,9 @@ def encode_cache(config: EncodeSettings) -> int:
         ValueError: settings that contradict each other, no usable picture, or a cache that would lose much of what it has.
     """
     check_background(config)
+    pixels = read_pixel_format(config.pixels)
+    config = config.with_values(autoencoder=fill_channels(config.autoencoder, pixels))
+    refuse_pixels(config, pixels)
     refuse_processes(config)
     if config.trainer.precision != "32-true":
         raise ValueError(

@@ -92,7 +92,7 @@ def measure_activations(autoencoder: Autoencoder) -> float:
     hooks = [module.register_forward_hook(note) for module in autoencoder.modules()]
     try:
         parameter = next(autoencoder.parameters(), torch.zeros(0))
-        autoencoder.encode(torch.zeros(1, 3, side, side, device=parameter.device))
+        autoencoder.encode(torch.zeros(1, getattr(autoencoder, "image_channels", RGB), side, side, device=parameter.device))
     finally:
         for hook in hooks:
             hook.remove()

@@ -56,7 +56,7 @@ def read_own_picture(
         raise ValueError(f"key={settings.key} and picture={settings.picture} name two pictures; give one")
     if settings.prompt is None:
         raise ValueError(f"picture={settings.picture} has no caption; give prompt=… that says what it shows")
-    image = read_signed(settings.picture, generation.size).to(generation.device)
+    image = read_signed(settings.picture, generation).to(generation.device)
     others = [] if settings.others is None else read_texts(settings.others, setting="others")
     return generation, OwnPicture(settings.picture, image, generation.encode(image), settings.prompt, others, False)
 
