@@ -22,6 +22,8 @@ from ldm_train.settings.schema.using import SampleSettings
 from ldm_train.util.inputs import MAX_PICTURE, describe_error, read_input
 from ldm_train.util.messages import note, warn
 
+RGB = 3  # channels
+
 
 def open_sized(config: SampleSettings) -> TrainedRun:
     """Open the run that a command names, set to the size that it asks for; print a warning if prompts are cut."""
@@ -62,9 +64,6 @@ def build_run_recipe(settings: SampleSettings) -> SamplingSettings:
     """Return how to draw by settings that are complete."""
     assert settings.steps is not None
     return build_recipe(settings, steps=settings.steps, seed=settings.seed, negative_prompt=settings.negative_prompt)
-
-
-RGB = 3  # channels
 
 
 @contextmanager
@@ -144,7 +143,7 @@ def read_signed(path: str, generation: Generation) -> torch.Tensor:
     """
     if (channels := getattr(generation.autoencoder, "image_channels", RGB)) != RGB:
         raise ValueError(
-            f"picture={path} is read as RGB, and this run draws pictures with channels={channels}; leave it out"
+            f"picture={path} is read as RGB, and the number of channels of this run's pictures is {channels}; leave it out"
         )
     try:
         return to_signed(read_image(Path(path), generation.size)[None])

@@ -143,6 +143,7 @@ def is_as_listed(path: Path, entry: object) -> bool:
         return not path.exists()
     if isinstance(entry, dict):
         return entry.get("sha256") == digest_file(path)
+    # An array has no texts; there was none when the command that listed it began.
     return path.name == PROMPTS or path.suffix == ".npy" or "ldm_train" in read_png_texts(path)
 
 

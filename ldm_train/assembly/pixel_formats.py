@@ -137,8 +137,8 @@ def restore_pixels(pictures: Json) -> PixelSettings:
     found = pictures.get(PIXELS_KEY) if isinstance(pictures, dict) else None
     if not isinstance(found, dict):
         return PixelSettings()
-    bounds = None if found.get("low") is None else [found["low"], found["high"]]
-    return PixelSettings.model_validate({"channels": found["channels"], "bits": found["bits"], "range": bounds})
+    bounds = None if found.get("low") is None else [found["low"], found.get("high")]
+    return PixelSettings.model_validate({"channels": found.get("channels"), "bits": found.get("bits"), "range": bounds})
 
 
 def words_of_pixels(settings: PixelSettings) -> list[str]:
