@@ -116,7 +116,7 @@ def read_start(config: SampleSettings, generation: Generation) -> StartPicture:
     edge, longest = config.mask_edge, max(generation.sides)
     if edge is not None and edge > longest:
         raise ValueError(f"mask_edge={edge} must be at most {longest}, the longer side of the picture in pixels")
-    original = read_signed(config.picture, generation)
+    original = read_given_picture(config.picture, generation)
     latents = generation.encode(original)
     if not latents.isfinite().all():
         raise ValueError(f"the latents of picture={config.picture} contain NaN or infinity; look at the autoencoder")
@@ -135,17 +135,22 @@ def read_start(config: SampleSettings, generation: Generation) -> StartPicture:
     return StartPicture(InitialPicture(latents, config.strength, mask.to(latents)), kept)
 
 
-def read_signed(path: str, generation: Generation) -> torch.Tensor:
-    """Read a picture file at the size that is drawn, cropped and scaled as encoding does it, (1, 3, H, W) in [-1, 1].
+def read_given_picture(path: str, generation: Generation) -> torch.Tensor:
+    """Read a picture file at the size that is drawn, as `read_signed`.
 
     Raises:
-        ValueError: it cannot be read, or the run draws pictures of other channels.
+        ValueError: it cannot be read, or the run draws pictures of another number of channels.
     """
     if (channels := getattr(generation.autoencoder, "image_channels", RGB)) != RGB:
         raise ValueError(
             f"picture={path} is read as RGB, and the number of channels of this run's pictures is {channels}; leave it out"
         )
+    return read_signed(path, generation.size)
+
+
+def read_signed(path: str, size: int | tuple[int, int]) -> torch.Tensor:
+    """Read a picture file, cropped and scaled as encoding does it, (1, 3, H, W) in [-1, 1]."""
     try:
-        return to_signed(read_image(Path(path), generation.size)[None])
+        return to_signed(read_image(Path(path), size)[None])
     except DECODE_ERRORS as error:
         raise ValueError(f"{path} cannot be read as a picture: {describe_error(error)}") from error

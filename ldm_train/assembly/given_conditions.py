@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch.nn.functional import interpolate
 
-from ldm_train.assembly.drawing import read_signed
+from ldm_train.assembly.drawing import read_given_picture
 from ldm_train.assembly.mask import read_mask
 from ldm_train.conditioners.condition import Condition
 from ldm_train.conditioners.map import Map
@@ -88,7 +88,7 @@ def read_hole(picture: str, mask: str, generation: Generation) -> torch.Tensor:
     """
     size = read_upright_size(read_input(Path(picture), limit=MAX_PICTURE))
     hole = (read_mask(mask, picture=size, size=generation.sides) >= 0.5).float()
-    image = read_signed(picture, generation) * (1 - hole)
+    image = read_given_picture(picture, generation) * (1 - hole)
     with torch.no_grad():
         latents = generation.autoencoder.encode(image.to(generation.device)).mean
     return torch.cat([interpolate(hole, latents.shape[2:], mode="nearest").to(latents), latents], 1)

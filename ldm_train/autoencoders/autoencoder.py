@@ -113,7 +113,8 @@ class IdentityAutoencoder(nn.Module):
 
     @property
     def identity(self) -> dict[str, Json]:
-        return {"kind": "identity"} | ({} if self.channels == RGB else {"channels": self.channels})
+        channels: dict[str, Json] = {} if self.channels == RGB else {"channels": self.channels}
+        return {"kind": "identity", **channels}
 
     def encode(self, images: Tensor) -> Moments:
         return Moments(images, None)

@@ -21,12 +21,11 @@ def make_thumbnail(picture: EncodedPicture | None, decoder: Decoder) -> Image.Im
         content = None if picture is None else picture.read()
         if content is None:
             return None
-        ground = {"background": decoder.background, "max_pixels": decoder.max_pixels}
-        decoded = (
-            decode_picture(content, **ground)
-            if decoder.pixels is None
-            else draw_values(decoder.pixels.read(content, **ground))
-        )
+        background, max_pixels = decoder.background, decoder.max_pixels
+        if decoder.pixels is None:
+            decoded = decode_picture(content, background=background, max_pixels=max_pixels)
+        else:
+            decoded = draw_values(decoder.pixels.read(content, background=background, max_pixels=max_pixels))
     except DECODE_ERRORS:
         return None
     decoded.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
