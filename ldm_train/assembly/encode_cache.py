@@ -15,7 +15,7 @@ from ldm_train.assembly.quality_warnings import warn_of_lossy_latents
 from ldm_train.assembly.source_survey import check_background, list_labels, name_classes, refuse_shapes, survey_source
 from ldm_train.assembly.trainer import refuse_processes
 from ldm_train.data.cache.entries import read_entries
-from ldm_train.data.cache.manifest import MAPS_KEY, VERSION_KEY, Manifest, describe_differences
+from ldm_train.data.cache.manifest import MAPS_KEY, PIXELS_KEY, VERSION_KEY, Manifest, describe_differences
 from ldm_train.data.cache.plan import (
     CachePlan,
     EncodingBatch,
@@ -80,7 +80,7 @@ def encode_as_first(config: EncodeSettings, place: CacheWorkspace, crop: Crop) -
     refuse_shapes(crop.shapes, job.encoders.factor)
     decoded_alike = known.manifest is not None and not any(
         list_changes(known.manifest, job.made_by, f"encoding.pictures.{setting}")
-        for setting in (f"{VERSION_KEY}:", MAPS_KEY)
+        for setting in (f"{VERSION_KEY}:", MAPS_KEY, PIXELS_KEY)
     )
     bad = read_undecodable(place.folder / "report.json") if decoded_alike and "report.json" not in known.damaged else {}
     plan = job.plan(bad)
