@@ -13,7 +13,6 @@ from ldm_train.assembly.prompt_options import Prompt
 from ldm_train.assembly.stored_run import TrainedRun, fill_from_run
 from ldm_train.assembly.upscaling import Upscaler, open_upscaler
 from ldm_train.assembly.word_attention import WordAttention, WordRecorder
-from ldm_train.data.pictures.images import to_bytes
 from ldm_train.diffusion.denoiser import Estimate
 from ldm_train.generation import SamplingSettings
 from ldm_train.samplers.base import StepCallback
@@ -75,7 +74,7 @@ def group_alike(settings: SampleSettings, prompts: list[Prompt], trained: Traine
 def draw_batch(
     alike: AlikePictures, part: slice = EVERY, *, callback: StepCallback | None = None
 ) -> tuple[Tensor, Sequence[WordAttention | None]]:
-    """Return uint8 images (B, 3, H, W) of a part of pictures with the same settings, and the attention to their words.
+    """Draw a part of pictures with the same settings: images (B, C, H, W) in [-1, 1], and the attention to their words.
 
     Without attention=true it is None for each picture.
 
@@ -102,7 +101,7 @@ def draw_batch(
     images = generation.require_finite(alike.start.paste(images), prompts, numbers, seed=alike.recipe.seed)
     if alike.upscaler is not None:
         images = alike.upscaler(images, prompts, numbers)
-    return to_bytes(images).cpu(), [None] * len(prompts) if recorder is None else recorder.attention
+    return images.float().cpu(), [None] * len(prompts) if recorder is None else recorder.attention
 
 
 def build_recorder(alike: AlikePictures, prompts: Sequence[str]) -> WordRecorder:

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from ldm_train.assembly.map_conditions import describe_maps, map_specs
+from ldm_train.assembly.pixel_formats import describe_pixels, read_pixel_format
 from ldm_train.data.cache.manifest import TF32_KEY, VERSION_KEY, Manifest, Provenance
 from ldm_train.data.pictures.crops import Crop
 from ldm_train.data.pictures.decoding import ENCODING_VERSION, background_colour
@@ -57,6 +58,7 @@ class Encoders:
                 "dtype": config.dtype,
                 **self._rounding,
                 **describe_maps(map_specs(config)),
+                **describe_pixels(read_pixel_format(config.pixels)),
             }
         )
 

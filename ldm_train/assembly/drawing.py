@@ -25,6 +25,8 @@ from ldm_train.settings.schema.using import SampleSettings
 from ldm_train.util.inputs import MAX_PICTURE, describe_error, read_input
 from ldm_train.util.messages import note, warn
 
+RGB = 3  # channels
+
 
 def open_sized(config: SampleSettings) -> TrainedRun:
     """Open the run that a command names, set to the size that it asks for; print a warning if prompts are cut."""
@@ -147,7 +149,7 @@ def read_start(config: SampleSettings, generation: Generation) -> StartPicture:
     edge, longest = config.mask_edge, max(generation.sides)
     if edge is not None and edge > longest:
         raise ValueError(f"mask_edge={edge} must be at most {longest}, the longer side of the picture in pixels")
-    original = read_signed(config.picture, generation.size)
+    original = read_given_picture(config.picture, generation)
     latents = generation.encode(original)
     if not latents.isfinite().all():
         raise ValueError(f"the latents of picture={config.picture} contain NaN or infinity; look at the autoencoder")
@@ -180,6 +182,19 @@ def read_enlarged_start(config: SampleSettings, generation: Generation, conditio
         return StartPicture(shown=shown)
     latents = generation.encode(resize_bicubic(small, generation.sides))
     return StartPicture(InitialPicture(latents, config.strength), shown=shown)
+
+
+def read_given_picture(path: str, generation: Generation) -> torch.Tensor:
+    """Read a picture file at the size that is drawn, as `read_signed`.
+
+    Raises:
+        ValueError: it cannot be read, or the run draws pictures of another number of channels.
+    """
+    if (channels := getattr(generation.autoencoder, "image_channels", RGB)) != RGB:
+        raise ValueError(
+            f"picture={path} is read as RGB, and the number of channels of this run's pictures is {channels}; leave it out"
+        )
+    return read_signed(path, generation.size)
 
 
 def read_signed(path: str, size: int | tuple[int, int]) -> torch.Tensor:

@@ -13,6 +13,7 @@ from ldm_train.assembly.encoding_memory import estimate_encoding_memory, find_me
 from ldm_train.assembly.map_conditions import map_specs
 from ldm_train.assembly.own_part_probes import probe_encoders
 from ldm_train.assembly.parts import choose_device
+from ldm_train.assembly.pixel_formats import read_pixel_format
 from ldm_train.assembly.quality_warnings import warn_of_lossy_latents
 from ldm_train.assembly.trainer import silence_lightning, trainer_options
 from ldm_train.autoencoders.scaling import Scaling
@@ -67,6 +68,7 @@ def encode_batches(
             max_pixels=config.max_pixels,
             specs=specs,
             factor=autoencoder.factor,
+            pixels=read_pixel_format(config.pixels),
         )
         return Batches(read_planned_batches(place.batches), rendering, pictures=rows)
 
@@ -134,7 +136,13 @@ def measure_quality(
         dtype = getattr(torch, config.dtype)
         encoding = encoding or Encoding(build(config.autoencoder, "autoencoder"), None, dtype=dtype).eval()
         device = choose_device("cpu" if config.trainer.accelerator == "cpu" else "auto")
-        rendering = Rendering(items, plan.crop, background=config.background, max_pixels=config.max_pixels)
+        rendering = Rendering(
+            items,
+            plan.crop,
+            background=config.background,
+            max_pixels=config.max_pixels,
+            pixels=read_pixel_format(config.pixels),
+        )
         decoded = decode_sample(plan, rendering, encoding.to(device))
     quality = describe_quality(plan, decoded, manifest)
     write_quality(folder, quality, decoded)

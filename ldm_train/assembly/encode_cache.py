@@ -11,11 +11,12 @@ from rich.progress import Progress
 from ldm_train.assembly.cache_identity import Encoders, describe_encoders
 from ldm_train.assembly.capabilities import uses_tf32
 from ldm_train.assembly.map_conditions import file_specs, map_specs
+from ldm_train.assembly.pixel_formats import fill_channels, read_pixel_format, refuse_pixels
 from ldm_train.assembly.quality_warnings import warn_of_lossy_latents
 from ldm_train.assembly.source_survey import check_background, list_labels, name_classes, refuse_shapes, survey_source
 from ldm_train.assembly.trainer import refuse_processes
 from ldm_train.data.cache.entries import read_entries
-from ldm_train.data.cache.manifest import MAPS_KEY, VERSION_KEY, Manifest, describe_differences
+from ldm_train.data.cache.manifest import MAPS_KEY, PIXELS_KEY, VERSION_KEY, Manifest, describe_differences
 from ldm_train.data.cache.plan import (
     CachePlan,
     EncodingBatch,
@@ -80,7 +81,7 @@ def encode_as_first(config: EncodeSettings, place: CacheWorkspace, crop: Crop) -
     refuse_shapes(crop.shapes, math.lcm(job.encoders.factor, *(spec.reduced or 1 for spec in map_specs(config))))
     decoded_alike = known.manifest is not None and not any(
         list_changes(known.manifest, job.made_by, f"encoding.pictures.{setting}")
-        for setting in (f"{VERSION_KEY}:", MAPS_KEY)
+        for setting in (f"{VERSION_KEY}:", MAPS_KEY, PIXELS_KEY)
     )
     bad = read_undecodable(place.folder / "report.json") if decoded_alike and "report.json" not in known.damaged else {}
     plan = job.plan(bad)
@@ -221,6 +222,9 @@ def encode_cache(config: EncodeSettings) -> int:
         ValueError: settings that contradict each other, no usable picture, or a cache that would lose much of what it has.
     """
     check_background(config)
+    pixels = read_pixel_format(config.pixels)
+    config = config.with_values(autoencoder=fill_channels(config.autoencoder, pixels))
+    refuse_pixels(config, pixels)
     refuse_processes(config)
     if config.trainer.precision != "32-true":
         raise ValueError(

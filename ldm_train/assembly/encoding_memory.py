@@ -16,8 +16,8 @@ from ldm_train.types import Autoencoder
 from ldm_train.util.memory import machine_memory
 
 DECODED = 10  # bytes of a pixel of a picture: as decoded, converted to RGB, and turned upright
-RGB = 3  # bytes of a pixel of a view
-FLOATS = 3 * 4 * RGB  # bytes of a pixel of a view in float32: while it is converted, and padded to whole chunks
+RGB = 3  # channels, each of which takes a byte
+FLOATS = 3 * 4  # bytes of a value of a view in float32: while it is converted, and padded to whole chunks
 FLOAT = 4  # bytes of a value of a map
 MAP_COPIES = 3  # of a whole map: as it is stored, as float32, and with other channels or upright
 PREFETCHED = 2  # batches that wait in each process that decodes
@@ -68,11 +68,13 @@ def estimate_encoding_memory(
     views = max(1, batch_size // crop.views) * crop.views
     on_gpu = device.type == "cuda"
     at_once = views if on_gpu else CHUNK * min(os.cpu_count() or 1, -(-views // CHUNK))
-    largest_map = MAP_COPIES * FLOAT * max((spec.num_read for spec in specs), default=0)
+    channels = getattr(autoencoder, "image_channels", RGB)
+    view = RGB if channels == RGB else FLOAT * channels  # bytes of a pixel
+    largest_map = MAP_COPIES * FLOAT * max([0 if channels == RGB else channels, *(spec.num_read for spec in specs)])
     of_maps = sum(FLOAT * spec.num_read / spec.pixels_each(autoencoder.factor) ** 2 for spec in specs)
     return EncodingMemory(
         pictures=max(1, workers) * max(DECODED, largest_map) * max((prod(row.size) for row in rows), default=0),
-        batches=views * largest * (RGB * (1 + PREFETCHED * workers) + FLOATS)
+        batches=views * largest * (view * (1 + PREFETCHED * workers) + FLOATS * channels)
         + int(views * largest * of_maps * (2 + PREFETCHED * workers)),
         activations=int(at_once * largest * measure_activations(autoencoder)),
         on_gpu=on_gpu,
@@ -92,7 +94,7 @@ def measure_activations(autoencoder: Autoencoder) -> float:
     hooks = [module.register_forward_hook(note) for module in autoencoder.modules()]
     try:
         parameter = next(autoencoder.parameters(), torch.zeros(0))
-        autoencoder.encode(torch.zeros(1, 3, side, side, device=parameter.device))
+        autoencoder.encode(torch.zeros(1, getattr(autoencoder, "image_channels", RGB), side, side, device=parameter.device))
     finally:
         for hook in hooks:
             hook.remove()

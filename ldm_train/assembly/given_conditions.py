@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch.nn.functional import interpolate
 
-from ldm_train.assembly.drawing import read_signed
+from ldm_train.assembly.drawing import read_given_picture, read_signed
 from ldm_train.assembly.enlarging import find_low_resolution, give_small, read_small
 from ldm_train.assembly.mask import read_mask
 from ldm_train.conditioners.condition import Condition
@@ -101,7 +101,7 @@ def read_hole(picture: str, mask: str, generation: Generation) -> torch.Tensor:
     """
     size = read_upright_size(read_input(Path(picture), limit=MAX_PICTURE))
     hole = (read_mask(mask, picture=size, size=generation.sides) >= 0.5).float()
-    image = read_signed(picture, generation.size) * (1 - hole)
+    image = read_given_picture(picture, generation) * (1 - hole)
     with torch.no_grad():
         latents = generation.autoencoder.encode(image.to(generation.device)).mean
     return torch.cat([interpolate(hole, latents.shape[2:], mode="nearest").to(latents), latents], 1)

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm_train.assembly.parts import Parts, is_shipped
+from ldm_train.assembly.pixel_formats import read_pixel_format, refuse_image_channels
 from ldm_train.assembly.probing import UnfitError, attempt, describe, expect, expect_floats, require
 from ldm_train.diffusion.denoiser import weights_dtype
 from ldm_train.settings.schema.training import TrainSettings
@@ -29,8 +30,9 @@ def probe_encoders(autoencoder: Autoencoder, text_encoder: nn.Module, config: Tr
     """Raise if an own autoencoder or text encoder returns something of another kind or shape.
 
     Raises:
-        ValueError: it names the class, the method, and what it must return.
+        ValueError: it names the class, the method, and what it must return; or the pictures have other channels.
     """
+    refuse_image_channels(autoencoder, read_pixel_format(config.pixels))
     assert config.autoencoder is not None
     assert config.text_encoder is not None
     assert config.image_size is not None
@@ -88,7 +90,7 @@ def _expect_conditioning(found: Conditioning, text_encoder: Conditioner) -> None
 
 
 def _probe_autoencoder(autoencoder: Autoencoder, side: int) -> None:
-    images = torch.full((TWO, 3, side, side), VALUE)
+    images = torch.full((TWO, getattr(autoencoder, "image_channels", 3), side, side), VALUE)
     shape = (TWO, autoencoder.channels, side // autoencoder.factor, side // autoencoder.factor)
     moments = autoencoder.encode(images)
     if not isinstance(moments, Moments):

@@ -10,7 +10,8 @@ from typing import Self
 
 from torch import Tensor
 
-from ldm_train.data.pictures.images import read_png_texts, save_png
+from ldm_train.data.pictures.images import encode_png, read_png_texts, to_bytes
+from ldm_train.data.pictures.pixel_values import PixelFormat
 from ldm_train.settings.schema.using import SampleSettings
 from ldm_train.util.files import atomic_write, is_temporary, make_folder
 from ldm_train.util.locks import hold_lock
@@ -18,7 +19,7 @@ from ldm_train.util.ownership import LOCK, PICTURES, check_folder, read_mark
 from ldm_train.util.safe_json import Json
 from ldm_train.util.text import list_names
 
-DRAWN = re.compile(r"\d{4,}(-attention)?\.png|(grid|strip|plot(-\d+)?)\.png|prompts\.txt")
+DRAWN = re.compile(r"\d{4,}(-attention)?\.png|\d{4,}\.npy|(grid|strip|plot(-\d+)?)\.png|prompts\.txt")
 PROMPTS = "prompts.txt"
 INPUTS = ("picture", "mask", "prompts")
 
@@ -61,10 +62,20 @@ class PictureFolder:
 
     def save(self, picture: Tensor, name: str, texts: Mapping[str, str]) -> None:
         """Write a uint8 picture (3, H, W); before the first one, the pictures of an older command are removed."""
+        self._write(encode_png(picture, texts), name)
+
+    def save_drawn(self, image: Tensor, name: str, texts: Mapping[str, str], pixels: PixelFormat | None) -> None:
+        """Write an image (C, H, W) in [-1, 1] in the format of the pictures that were trained on, 8-bit RGB if None."""
+        if pixels is None:
+            self._write(encode_png(to_bytes(image), texts), name)
+        else:
+            self._write(pixels.write(image.permute(1, 2, 0).numpy(), texts), name)
+
+    def _write(self, content: bytes, name: str) -> None:
         assert name in self._names
         if not self._begun:
             self._begin()
-        save_png(picture, self.path / name, texts)
+        atomic_write(self.path / name, content)
 
     def finish(self, prompts: Sequence[str]) -> None:
         """Write the prompt of each numbered picture, and list all files with their checksums."""
@@ -132,7 +143,8 @@ def is_as_listed(path: Path, entry: object) -> bool:
         return not path.exists()
     if isinstance(entry, dict):
         return entry.get("sha256") == digest_file(path)
-    return path.name == PROMPTS or "ldm_train" in read_png_texts(path)
+    # An array has no texts; there was none when the command that listed it began.
+    return path.name == PROMPTS or path.suffix == ".npy" or "ldm_train" in read_png_texts(path)
 
 
 def digest_file(path: Path) -> str:

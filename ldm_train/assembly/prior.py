@@ -14,6 +14,7 @@ from rich.progress import track
 
 from ldm_train.assembly.encode_cache import encode_cache
 from ldm_train.assembly.parts import build_parts, choose_device
+from ldm_train.assembly.pixel_formats import refuse_rgb_command
 from ldm_train.assembly.prompts import parse_texts
 from ldm_train.assembly.stored_run import build_recipe
 from ldm_train.assembly.stored_weights import load_first_weights
@@ -103,6 +104,7 @@ def refuse_prior_settings(config: TrainSettings) -> None:
     Raises:
         ValueError: saying what to set.
     """
+    refuse_rgb_command(config, "prior.prompts")
     if config.network.get("weights") is None:
         raise ValueError("prior.prompts are drawn by the weights that a run starts from; set network.weights=…")
     if config.conditions:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich.progress import MofNCompleteColumn, Progress
 
+from ldm_train.assembly.pixel_formats import read_pixel_format
 from ldm_train.data.pictures.colour import background_colour
 from ldm_train.data.pictures.crops import format_size
 from ldm_train.data.pictures.map_values import MapSpec
@@ -31,6 +32,7 @@ def survey_source(
         ValueError: nothing in the source can be used, or too little.
     """
     assert config.source is not None
+    pixels = read_pixel_format(config.pixels)
     source = build(config.source, "source")
     with Progress(*Progress.get_default_columns(), MofNCompleteColumn()) as progress:
         task = progress.add_task("reading the source", total=None)
@@ -40,10 +42,11 @@ def survey_source(
             maps=[spec.name for spec in specs],
             memory=memory,
             spool=spool,
+            pixels=pixels,
             progress=lambda: progress.advance(task),
         )
         progress.update(task, total=len(found.scanned) + len(found.problems))
-    decoder = Decoder("white", config.max_pixels)
+    decoder = Decoder("white", config.max_pixels, pixels=pixels)
     examples, odd = review_captions(
         (scanned.item for scanned in found.scanned), lambda item: item.picture is None or decoder(item).problem is None
     )

@@ -17,10 +17,11 @@ from ldm_train.types import Given
 
 @dataclass(frozen=True)
 class StripPicture:
-    """A picture on the way: its name, uint8 (3, H, W), and the texts of its PNG file."""
+    """A picture on the way: its name, uint8 (3, H, W), its values (C, H, W) in [-1, 1], and the texts of its PNG file."""
 
     name: str
     image: Tensor
+    values: Tensor
     png_texts: dict[str, str]
 
 
@@ -95,6 +96,6 @@ def draw_between(
     ends = {"from": pair[0], "to": pair[1]}
     more = [ends | {"share": share, "seeds": list(seeds), "blend": settings.blend} for share in shares.tolist()]
     return [
-        StripPicture(name, image, build_png_texts(settings, strip.trained, name, number, interpolation=metadata))
-        for name, image, metadata in zip(names, to_bytes(images).cpu(), more, strict=True)
+        StripPicture(name, shown, values, build_png_texts(settings, strip.trained, name, number, interpolation=metadata))
+        for name, shown, values, metadata in zip(names, to_bytes(images).cpu(), images.float().cpu(), more, strict=True)
     ]

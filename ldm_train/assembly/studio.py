@@ -25,7 +25,7 @@ from ldm_train.assembly.strip_pictures import Interpolated, StripPicture, draw_b
 from ldm_train.assembly.studio_choices import Choices, list_choices
 from ldm_train.assembly.studio_settings import Changes, StudioSettings
 from ldm_train.assembly.word_attention import WordAttention
-from ldm_train.data.pictures.images import encode_png, save_png, to_display_bytes
+from ldm_train.data.pictures.images import encode_png, save_png, to_bytes, to_display_bytes
 from ldm_train.diffusion.denoiser import Estimate
 from ldm_train.settings.composition import refuse_interpolations
 from ldm_train.settings.schema.using import SampleSettings
@@ -178,7 +178,7 @@ class Studio:
             images, [attention] = draw_batch(alike, callback=StepReport(alike, on_step, on_progress, should_stop))
             texts_of_png = build_png_texts(alike.settings, alike.trained, prompt.text, alike.numbers[0])
             return Drawn(
-                images[0],
+                to_bytes(images)[0],
                 alike.settings,
                 prompt.text,
                 alike.numbers[0],

@@ -16,13 +16,22 @@ from ldm_train.assembly.drawn_tags import draw_tags
 from ldm_train.assembly.map_conditions import file_specs, map_specs, words_of_maps
 from ldm_train.assembly.own_part_probes import probe_parts
 from ldm_train.assembly.parts import Parts, build_parts, find_class
+from ldm_train.assembly.pixel_formats import (
+    describe_pixels,
+    fill_channels,
+    read_pixel_format,
+    refuse_measuring,
+    refuse_pixels,
+    restore_pixels,
+    words_of_pixels,
+)
 from ldm_train.assembly.source_survey import check_background, list_labels, name_classes, refuse_shapes, survey_source
 from ldm_train.autoencoders.scaling import Scaling
 from ldm_train.conditioners.number import Number, find_range
 from ldm_train.data.batches.datamodules import CachedLatents
 from ldm_train.data.batches.loss_weights import read_loss_weights
 from ldm_train.data.cache.joined_caches import join_caches
-from ldm_train.data.cache.manifest import MAPS_KEY, Manifest, check_cache_matches, to_canonical_json
+from ldm_train.data.cache.manifest import MAPS_KEY, PIXELS_KEY, Manifest, check_cache_matches, to_canonical_json
 from ldm_train.data.cache.plan import CachePlan, parse_bucket
 from ldm_train.data.cache.reader import EncodedExamples, LatentCache, open_caches
 from ldm_train.data.cache.shards import channel_statistics
@@ -60,6 +69,7 @@ def open_data(config: TrainSettings) -> tuple[TrainSettings, Parts, CachedLatent
         verify_caches(caches)
     latents = join_caches(caches)
     config = fill_numbers(fill_from_cache(config, caches[0]), latents.column)
+    refuse_measuring(config, read_pixel_format(config.pixels))
     parts = build_parts(config)
     probe_parts(parts, config)
     refuse_unfit(config, parts, caches)
@@ -82,7 +92,10 @@ def fill_from_cache(config: TrainSettings, cache: LatentCache) -> TrainSettings:
     missing = [part for part in ("autoencoder", "text_encoder") if getattr(config, part) is None]
     values: dict[str, object] = {part: restore_part(cache.manifest, part, cache=cache.folder) for part in missing}
     size = cache.manifest.image_size if config.image_size is None else config.image_size
-    return config.with_values(**values, image_size=size)
+    made_of = restore_pixels(cache.manifest.encoding["pictures"])
+    pixels = made_of if config.pixels.channels is None else config.pixels
+    values.setdefault("autoencoder", fill_channels(config.autoencoder, read_pixel_format(pixels)))
+    return config.with_values(**values, image_size=size, pixels=pixels)
 
 
 def refuse_unfit(config: TrainSettings, parts: Parts, caches: Sequence[LatentCache]) -> None:
@@ -95,12 +108,14 @@ def refuse_unfit(config: TrainSettings, parts: Parts, caches: Sequence[LatentCac
         "scale": autoencoder.scale,
         "text_encoder": text.identity,
         MAPS_KEY: describe_specs(map_specs(config)),
+        PIXELS_KEY: describe_pixels(read_pixel_format(config.pixels)).get(PIXELS_KEY),
     }
     mend = [
         f"image_size={config.image_size}",
         *words("autoencoder", config.autoencoder),
         *words("text_encoder", config.text_encoder),
         *words_of_maps(config),
+        *words_of_pixels(config.pixels),
     ]
     for cache in caches:
         check_cache_matches(cache.manifest, expected, cache=cache.folder, mend=mend + words_of_encoding(cache.manifest))
@@ -188,6 +203,10 @@ def open_source(config: TrainSettings) -> tuple[TrainSettings, Parts, CachedLate
     if config.source.get("streaming"):
         raise ValueError("source.streaming=true: a stream passes only once; encode a cache, or set source.streaming=false")
     check_background(config)
+    pixels = read_pixel_format(config.pixels)
+    config = config.with_values(autoencoder=fill_channels(config.autoencoder, pixels))
+    refuse_pixels(config, pixels)
+    refuse_measuring(config, pixels)
     crop = build(config.crop, "crop", image_size=config.image_size)
     specs = map_specs(config)
     found = survey_source(config, specs=file_specs(config))
@@ -210,6 +229,7 @@ def open_source(config: TrainSettings) -> tuple[TrainSettings, Parts, CachedLate
         max_pixels=config.max_pixels,
         specs=specs,
         factor=parts.autoencoder.factor,
+        pixels=pixels,
     )
     # Its own encoders: the network's text encoder may be in training.
     encoding = Encoding(

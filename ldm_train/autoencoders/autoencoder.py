@@ -24,6 +24,7 @@ from ldm_train.weights.tensor_files import write_tensor_file
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
+RGB = 3  # channels
 PIXELS_AT_ONCE = 512**2  # that are decoded together; Stable Diffusion's autoencoder needs 0.8 GB for them
 KNOWN_SCALES = {(128, 256, 512, 512): 0.18215, (128, 256, 512): 0.08333}  # by channels: Stable Diffusion, its x4 upscaler
 
@@ -37,6 +38,7 @@ class _DiffusersConfig(Protocol):
     shift_factor: float | None
     norm_num_groups: int
     act_fn: str
+    in_channels: int
 
 
 class KLAutoencoder(nn.Module):
@@ -55,6 +57,7 @@ class KLAutoencoder(nn.Module):
         self.model = model
         config = cast(_DiffusersConfig, model.config)
         self.channels = config.latent_channels
+        self.image_channels = config.in_channels
         self.factor = 2 ** (len(config.block_out_channels) - 1)
         self.scale = float(config.scaling_factor)
         self.shift = float(config.shift_factor or 0.0)
@@ -95,18 +98,23 @@ class KLAutoencoder(nn.Module):
 
 
 class IdentityAutoencoder(nn.Module):
-    """Use images as latents: for tests without an autoencoder, and for diffusion in pixel space."""
+    """Use images as latents: for tests without an autoencoder, and for diffusion in pixel space.
 
-    def __init__(self) -> None:
+    Args:
+        channels: of the images; None for RGB.
+    """
+
+    def __init__(self, *, channels: int | None = None) -> None:
         super().__init__()
-        self.channels = 3
+        self.channels = self.image_channels = RGB if channels is None else channels
         self.factor = 1
         self.scale = 1.0
         self.shift = 0.0
 
     @property
     def identity(self) -> dict[str, Json]:
-        return {"kind": "identity"}
+        channels: dict[str, Json] = {} if self.channels == RGB else {"channels": self.channels}
+        return {"kind": "identity", **channels}
 
     def encode(self, images: Tensor) -> Moments:
         return Moments(images, None)
@@ -206,15 +214,25 @@ class NewKLAutoencoder(KLAutoencoder):
         blocks: residual blocks of each level of the encoder (the decoder has one more).
         groups: of the group normalisations; must divide every width.
         attention: whether there is one self-attention at the lowest resolution.
+        image_channels: of the images, 3 for RGB.
 
     Raises:
         ValueError: it does not fit in memory.
     """
 
     def __init__(
-        self, channels: list[int], *, latent_channels: int = 4, blocks: int = 1, groups: int = 8, attention: bool = False
+        self,
+        channels: list[int],
+        *,
+        latent_channels: int = 4,
+        blocks: int = 1,
+        groups: int = 8,
+        attention: bool = False,
+        image_channels: int = RGB,
     ) -> None:
         config = KLConfig(
+            in_channels=image_channels,
+            out_channels=image_channels,
             down_block_types=("DownEncoderBlock2D",) * len(channels),
             up_block_types=("UpDecoderBlock2D",) * len(channels),
             block_out_channels=tuple(channels),

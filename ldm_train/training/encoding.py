@@ -23,6 +23,7 @@ from ldm_train.data.cache.writer import write_part
 from ldm_train.data.pictures.decoding import DECODE_ERRORS, describe_decode_error
 from ldm_train.data.pictures.images import to_signed
 from ldm_train.data.pictures.maps import MapError, MapSpec, key_of
+from ldm_train.data.pictures.picture_views import empty_views
 from ldm_train.training.rendering import MASKED, Rendering, UnreadError
 from ldm_train.types import Autoencoder
 from ldm_train.util.own_tokens import tokenize
@@ -34,7 +35,7 @@ NOT_FINITE = "its output is not finite as stored; dtype=bfloat16 or float32 hold
 
 @dataclass
 class Loaded:
-    """A batch to encode: its rows' names, and either images (B, V, 3, H, W) uint8 or texts; some rows may be padding.
+    """A batch to encode: its rows' names, and either images (B, V, C, H, W) or texts; some rows may be padding.
 
     `maps` have the maps (B, V, C, h, w) float32 of the images, by name. `problems` are those of pictures that could not be
     decoded, by name, `unread` those of pictures whose bytes could not be had; their rows are black.
@@ -66,7 +67,7 @@ class Batches(Dataset[Loaded]):
             texts = [row.text for row in batch.captions]
             return Loaded(batch.name, batch.names, None, texts + [""] * (CAPTIONS_PER_BATCH - len(texts)))
         first = self.rendering.views(batch.pictures[0])
-        images = torch.zeros(self.pictures, len(first), 3, first[0].height, first[0].width, dtype=torch.uint8)
+        images = empty_views(self.pictures, first, self.rendering.pixels)
         maps = {spec.name: self._empty(spec, images) for spec in self.rendering.specs}
         problems, unread = {}, {}
         for place, row in enumerate(batch.pictures):

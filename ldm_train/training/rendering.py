@@ -9,10 +9,12 @@ from torch import Tensor
 
 from ldm_train.data.cache.plan import PictureRow
 from ldm_train.data.pictures.crops import Crop, View
-from ldm_train.data.pictures.decoding import DECODE_ERRORS, decode_picture, render_view
+from ldm_train.data.pictures.decoding import DECODE_ERRORS
 from ldm_train.data.pictures.images import to_signed
 from ldm_train.data.pictures.map_values import describe_map_error
 from ldm_train.data.pictures.maps import MapError, MapSpec, decode_map, render_map
+from ldm_train.data.pictures.picture_views import render_views
+from ldm_train.data.pictures.pixel_values import PixelFormat
 from ldm_train.data.pictures.random_masks import draw_mask
 from ldm_train.data.pictures.reduced import reduce_views
 from ldm_train.data.sources.items import EncodedPicture, Item
@@ -27,7 +29,7 @@ class UnreadError(Exception):
 
 @dataclass(frozen=True)
 class Rendered:
-    """All views of a picture, (V, 3, H, W) uint8, and of its maps, (V, C, h, w) float32 in [-1, 1], by name."""
+    """All views of a picture, as `render_views` returns them, and of its maps, (V, C, h, w) float32 in [-1, 1], by name."""
 
     images: Tensor
     maps: dict[str, Tensor]
@@ -42,6 +44,7 @@ class Rendering:
         max_pixels: larger pictures are refused.
         specs: the maps that are rendered.
         factor: pixels of a view for each value of a map that is not encoded.
+        pixels: the format of values that are read as they are stored; None for 8-bit RGB.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class Rendering:
         max_pixels: int,
         specs: Sequence[MapSpec] = (),
         factor: int = 1,
+        pixels: PixelFormat | None = None,
     ) -> None:
         self.items = items
         self.crop = crop
@@ -60,9 +64,10 @@ class Rendering:
         self.max_pixels = max_pixels
         self.specs = specs
         self.factor = factor
+        self.pixels = pixels
 
     def __call__(self, row: PictureRow) -> Tensor:
-        """Return the views of a picture, (V, 3, H, W) uint8.
+        """Return the views of a picture, as `render_views` does.
 
         Raises:
             UnreadError: its bytes cannot be had, or are not those that were listed.
@@ -70,9 +75,13 @@ class Rendering:
         """
         item = self.items.get(row.key)
         content = read_listed("it", None if item is None else item.picture, row.digest)
-        decoded = decode_picture(content, background=self.background, max_pixels=self.max_pixels)
-        views = [torch.from_numpy(render_view(decoded, view, background=self.background)) for view in self.views(row)]
-        return torch.stack(views).permute(0, 3, 1, 2)
+        return render_views(
+            content,
+            lambda size: self.views(row),
+            pixels=self.pixels,
+            background=self.background,
+            max_pixels=self.max_pixels,
+        )
 
     def maps(self, row: PictureRow, images: Tensor) -> dict[str, Tensor]:
         """Return the views of each map, (V, C, h, w) float32 in [-1, 1], by name.

@@ -17,6 +17,7 @@ from ldm_train.assembly.arithmetic import resolve_arithmetic
 from ldm_train.assembly.map_conditions import file_specs
 from ldm_train.assembly.new_words import check_new_words
 from ldm_train.assembly.parts import Parts, choose_device
+from ldm_train.assembly.pixel_formats import fill_channels, read_pixel_format, refuse_measuring, refuse_pixels
 from ldm_train.assembly.quality_warnings import warn_of_lossy_latents
 from ldm_train.assembly.source_survey import describe_unused_maps, name_classes
 from ldm_train.assembly.trainer import silence_lightning
@@ -80,7 +81,11 @@ def run(settings: CheckSettings) -> int:
     white = attempt(background_colour, settings.background) is None
     crop = attempt(build, settings.crop, "crop", image_size=settings.image_size)
     specs = file_specs(settings)
-    decoder = Decoder("white" if white else settings.background, settings.max_pixels, tuple(specs))
+    pixels = attempt(read_pixel_format, settings.pixels)
+    settings = settings.with_values(autoencoder=fill_channels(settings.autoencoder, pixels))
+    attempt(refuse_pixels, settings, pixels)
+    attempt(refuse_measuring, settings, pixels)
+    decoder = Decoder("white" if white else settings.background, settings.max_pixels, tuple(specs), pixels)
     source = build(settings.source, "source")
     inspected = inspect_source(source, decoder)
     survey = survey_from_inspection(inspected)

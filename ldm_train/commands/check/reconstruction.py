@@ -15,6 +15,7 @@ from ldm_train.assembly.decoded_sample import (
     measure_psnr,
     pair_pictures,
 )
+from ldm_train.assembly.pixel_formats import read_pixel_format
 from ldm_train.autoencoders.scaling import Scaling
 from ldm_train.data.cache.plan import CachePlan
 from ldm_train.data.pictures.images import to_signed
@@ -75,7 +76,13 @@ class Trial:
 def try_latents(settings: CheckSettings, plan: CachePlan, autoencoder: Autoencoder, device: torch.device) -> Trial | None:
     """Encode and decode a sample of the pictures; return None if none can be read again."""
     items = {scanned.item.key: scanned.item for scanned in plan.first.values()}
-    rendering = Rendering(items, plan.crop, background=settings.background, max_pixels=settings.max_pixels)
+    rendering = Rendering(
+        items,
+        plan.crop,
+        background=settings.background,
+        max_pixels=settings.max_pixels,
+        pixels=read_pixel_format(settings.pixels),
+    )
     rows, began = choose_sample(plan, SAMPLE), perf_counter()
     images = [to_signed(rendering(row)[0]) for row in rows]
     reading = (perf_counter() - began) / max(1, len(rows))

@@ -6,6 +6,7 @@ from PIL import Image, ImageDraw
 
 from ldm_train.data.pictures.crops import View
 from ldm_train.data.pictures.decoding import DECODE_ERRORS, decode_picture
+from ldm_train.data.pictures.pixel_values import draw_values
 from ldm_train.data.scan.inspection import Decoder
 from ldm_train.data.sources.items import EncodedPicture
 from ldm_train.reports.embedded_pictures import THUMBNAIL_SIDE
@@ -20,7 +21,11 @@ def make_thumbnail(picture: EncodedPicture | None, decoder: Decoder) -> Image.Im
         content = None if picture is None else picture.read()
         if content is None:
             return None
-        decoded = decode_picture(content, background=decoder.background, max_pixels=decoder.max_pixels)
+        background, max_pixels = decoder.background, decoder.max_pixels
+        if decoder.pixels is None:
+            decoded = decode_picture(content, background=background, max_pixels=max_pixels)
+        else:
+            decoded = draw_values(decoder.pixels.read(content, background=background, max_pixels=max_pixels))
     except DECODE_ERRORS:
         return None
     decoded.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))

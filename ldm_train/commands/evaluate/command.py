@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from ldm_train.assembly.parts import choose_device
+from ldm_train.assembly.pixel_formats import refuse_evaluating
 from ldm_train.assembly.quality_warnings import warn_of_lossy_caches, warn_of_lossy_run
 from ldm_train.assembly.stored_run import TrainedRun, fill_from_run
 from ldm_train.assembly.training_module import training_module
@@ -116,6 +117,7 @@ def evaluate_pipeline(settings: EvaluateSettings) -> Result:
 def evaluate_run(settings: EvaluateSettings) -> Result:
     """Measure a trained run, including the losses of held-out and trained examples."""
     model = RunModel(settings)
+    refuse_evaluating(model.trained.config.pixels)
     settings = fill_from_run(settings, model.trained.config).with_values(
         batch_size=choose_batch_size(settings, model.trained)
     )

@@ -18,6 +18,7 @@ from ldm_train.data.batches.datamodules import CachedLatents, split_held_out
 from ldm_train.data.batches.holding_out import spread_evenly
 from ldm_train.data.cache.joined_caches import join_caches
 from ldm_train.data.cache.reader import EncodedExamples, open_caches
+from ldm_train.data.pictures.images import as_rgb
 from ldm_train.generation import Generation
 from ldm_train.metrics.sets import MIN_PICTURES
 from ldm_train.run_dir.moved_paths import explaining_paths
@@ -87,7 +88,7 @@ def open_latent_pictures(
                 images = autoencoder.decode(mean.to(device, torch.float32))
                 if not images.isfinite().all():
                     raise ValueError("the autoencoder decodes pictures to NaN or infinity; its weights may be damaged")
-                yield images.clamp(-1, 1).cpu()
+                yield as_rgb(images.clamp(-1, 1).cpu())
 
     return RealPictures(
         read, len(examples), [latents.first_caption(example) for example in examples.tolist()], given_of(examples)

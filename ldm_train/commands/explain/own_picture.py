@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ldm_train.assembly.drawing import read_signed
+from ldm_train.assembly.drawing import read_given_picture
 from ldm_train.assembly.prompts import read_texts
 from ldm_train.autoencoders.scaling import Scaling
 from ldm_train.data.batches.datamodules import split_held_out
@@ -56,7 +56,7 @@ def read_own_picture(
         raise ValueError(f"key={settings.key} and picture={settings.picture} name two pictures; give one")
     if settings.prompt is None:
         raise ValueError(f"picture={settings.picture} has no caption; give prompt=… that says what it shows")
-    image = read_signed(settings.picture, generation.size).to(generation.device)
+    image = read_given_picture(settings.picture, generation).to(generation.device)
     others = [] if settings.others is None else read_texts(settings.others, setting="others")
     return generation, OwnPicture(settings.picture, image, generation.encode(image), settings.prompt, others, False)
 

@@ -93,6 +93,8 @@ def export_parts(trained: TrainSettings, run_dir: Path, weights: Mapping[str, Te
     add_text_encoder(exported, state)
     exported.problems[SCHEDULER] = list_scheduler_problems(parts.schedule, parts.prediction)
     exported.differences += list_pipeline_differences(parts)
+    if trained.pixels.channels not in (None, 3):
+        exported.differences.append(f"pixels.channels={trained.pixels.channels}: {exported.pipeline} draws RGB pictures")
     return exported
 
 

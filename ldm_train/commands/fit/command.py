@@ -12,6 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from ldm_train.assembly.child_processes import Jobs
+from ldm_train.assembly.pixel_formats import refuse_rgb_command
 from ldm_train.assembly.prompts import parse_prompts
 from ldm_train.assembly.source_survey import check_background, survey_source
 from ldm_train.commands.fit import stage_commands
@@ -44,6 +45,7 @@ def run(settings: FitSettings) -> int:
     Raises:
         ValueError: the folder is something else, or the source or a command's settings cannot be used.
     """
+    refuse_rgb_command(settings, "fit")
     out = Path(settings.out)
     record = open_record(settings, out)
     for name in (PAGE, REPORT):

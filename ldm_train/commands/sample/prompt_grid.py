@@ -7,9 +7,11 @@ from ldm_train.assembly.alike_pictures import draw_batch, group_alike
 from ldm_train.assembly.attention_picture import draw_attention
 from ldm_train.assembly.drawing import open_warned
 from ldm_train.assembly.picture_folder import PictureFolder
+from ldm_train.assembly.pixel_formats import read_pixel_format
 from ldm_train.assembly.png_text import build_overview_texts, build_png_texts
 from ldm_train.assembly.prompt_options import Prompt
 from ldm_train.assembly.stored_run import fill_from_run
+from ldm_train.data.pictures.images import to_bytes
 from ldm_train.data.pictures.labelled_grid import draw_captioned_grid
 from ldm_train.settings.schema.using import SampleSettings
 from ldm_train.training.callbacks.picture_grids import make_grid_picture, stack_on_white
@@ -23,8 +25,10 @@ def draw_grid(settings: SampleSettings, prompts: list[Prompt], folder: PictureFo
     """
     count = len(prompts) * settings.count
     maps = [f"{number:04d}-attention.png" for number in range(count)] if settings.attention else []
-    folder.expect([*(f"{number:04d}.png" for number in range(count)), *maps, "grid.png"])
     trained = open_warned(settings)
+    pixels = read_pixel_format(trained.config.pixels)
+    ending = "png" if pixels is None else pixels.ending
+    folder.expect([*(f"{number:04d}.{ending}" for number in range(count)), *maps, "grid.png"])
     pictures: dict[int, Tensor] = {}
     batches = [
         (alike, i)
@@ -34,11 +38,11 @@ def draw_grid(settings: SampleSettings, prompts: list[Prompt], folder: PictureFo
     for alike, first in track(batches, "drawing"):
         part = slice(first, first + settings.batch_size)
         drawn, attention = draw_batch(alike, part)
-        for place, number, prompt, picture, words in zip(
-            alike.places[part], alike.numbers[part], alike.prompts[part], drawn, attention, strict=True
+        for place, number, prompt, image, picture, words in zip(
+            alike.places[part], alike.numbers[part], alike.prompts[part], drawn, to_bytes(drawn), attention, strict=True
         ):
             texts = build_png_texts(alike.settings, alike.trained, prompt, number)
-            folder.save(picture, f"{place:04d}.png", texts)
+            folder.save_drawn(image, f"{place:04d}.{ending}", texts, pixels)
             if words is not None:
                 folder.save(draw_attention(words, picture), f"{place:04d}-attention.png", texts)
             pictures[place] = picture

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ldm_train.assembly.drawing import open_warned
 from ldm_train.assembly.picture_folder import PictureFolder
+from ldm_train.assembly.pixel_formats import read_pixel_format
 from ldm_train.assembly.png_text import build_overview_texts
 from ldm_train.assembly.prompt_options import Prompt
 from ldm_train.assembly.strip_pictures import draw_between, prepare_strip
@@ -37,9 +38,11 @@ def draw_strip(settings: SampleSettings, given: list[Prompt], folder: PictureFol
         raise ValueError(
             f"interpolate={settings.interpolate} needs two prompts, or another seed for one prompt: set to_seed=1"
         )
-    strip, shares = prepare_strip(settings, open_warned(settings), prompts), torch.linspace(0, 1, settings.interpolate)
+    trained, shares = open_warned(settings), torch.linspace(0, 1, settings.interpolate)
+    strip, pixels = prepare_strip(settings, trained, prompts), read_pixel_format(trained.config.pixels)
+    ending = "png" if pixels is None else pixels.ending
     pairs = list(pairwise(prompts)) or [(prompts[0], prompts[0])]
-    folder.expect([*(f"{place:04d}.png" for place in range(len(pairs) * len(shares))), "strip.png"])
+    folder.expect([*(f"{place:04d}.{ending}" for place in range(len(pairs) * len(shares))), "strip.png"])
     seeds = [settings.seed, settings.seed if settings.to_seed is None else settings.to_seed]
     pictures: list[Tensor] = []
     drawn: list[str] = []
@@ -47,7 +50,7 @@ def draw_strip(settings: SampleSettings, given: list[Prompt], folder: PictureFol
     for row, part in track(places, "drawing"):
         ends = (seeds[row % 2], seeds[1 - row % 2])
         for picture in draw_between(strip, pairs[row], ends, part):
-            folder.save(picture.image, f"{len(drawn):04d}.png", picture.png_texts)
+            folder.save_drawn(picture.values, f"{len(drawn):04d}.{ending}", picture.png_texts, pixels)
             pictures.append(picture.image)
             drawn.append(picture.name)
     together = torch.stack(pictures)

@@ -11,6 +11,7 @@ from pathlib import Path
 from ldm_train.assembly.arithmetic import resolve_arithmetic
 from ldm_train.assembly.limits import read_limits, record_ending
 from ldm_train.assembly.optimization_checks import refuse_optimization
+from ldm_train.assembly.pixel_formats import read_pixel_format, refuse_image_channels
 from ldm_train.assembly.trainer import (
     build_loggers,
     refuse_fused_scaling,
@@ -22,6 +23,7 @@ from ldm_train.autoencoders.autoencoder import KLAutoencoder
 from ldm_train.commands.train_autoencoder.trained_autoencoder import save_autoencoder
 from ldm_train.commands.train_autoencoder.training_pictures import describe_pictures, hold_out_share, select_usable
 from ldm_train.data.batches.picture_batches import PictureBatches
+from ldm_train.data.pictures.pixel_values import PixelFormat
 from ldm_train.run_dir.holding import hold_run_directory
 from ldm_train.run_dir.record import note_saved, prepare_run, set_threads
 from ldm_train.settings.composition import build
@@ -62,12 +64,13 @@ def train_autoencoder(settings: AutoencoderTrainingSettings, limits: Limits, kee
         ValueError: `image_size` does not fit the architecture.
     """
     loggers = build_loggers(settings)
-    autoencoder = build_autoencoder(settings)
+    pixels = read_pixel_format(settings.pixels)
+    autoencoder = build_autoencoder(settings, pixels)
     if settings.image_size % autoencoder.factor:
         raise ValueError(
             f"image_size={settings.image_size} must be a multiple of {autoencoder.factor}, the factor of this architecture"
         )
-    items, digests = select_usable(build(settings.source, "source"), most_unusable=settings.max_unusable)
+    items, digests = select_usable(build(settings.source, "source"), most_unusable=settings.max_unusable, pixels=pixels)
     items = hold_out_share(items, digests, settings.held_out)
     data = PictureBatches(
         items,
@@ -77,6 +80,7 @@ def train_autoencoder(settings: AutoencoderTrainingSettings, limits: Limits, kee
         seed=settings.seed,
         workers=settings.workers,
         flip=settings.flip,
+        pixels=pixels,
     )
     module = AutoencoderTraining(
         autoencoder,
@@ -121,22 +125,24 @@ def train_autoencoder(settings: AutoencoderTrainingSettings, limits: Limits, kee
     return reason
 
 
-def build_autoencoder(settings: AutoencoderTrainingSettings) -> KLAutoencoder:
+def build_autoencoder(settings: AutoencoderTrainingSettings, pixels: PixelFormat | None) -> KLAutoencoder:
     """Return the autoencoder to train: the trained one of `autoencoder`, or a new one of `architecture`.
 
     Raises:
-        ValueError: there is neither, or the autoencoder has no weights.
+        ValueError: there is neither, or the autoencoder has no weights, or is for pictures of other channels.
     """
     if settings.autoencoder is None:
         if settings.architecture is None:
             raise ValueError("there is no autoencoder to train; give architecture=kl_f4, or autoencoder.weights=…")
-        return build(settings.architecture, "architecture").initialise(settings.seed)
+        given = {} if pixels is None else {"image_channels": pixels.channels}
+        return build(settings.architecture, "architecture", **given).initialise(settings.seed)
     autoencoder = build(settings.autoencoder, "autoencoder")
     if not isinstance(autoencoder, KLAutoencoder):
         raise ValueError(
             f"{settings.autoencoder.target.rpartition('.')[2]} is no KL autoencoder, and train_autoencoder trains no other; "
             "give autoencoder.weights=… of one, or leave out autoencoder to train a new one"
         )
+    refuse_image_channels(autoencoder, pixels)
     if launched_rank() == 0:
         note_all(autoencoder.notes)
     return autoencoder.requires_grad_(True).train()

@@ -9,6 +9,7 @@ import torch
 
 from ldm_train.data.batches.holding_out import choose_held_out
 from ldm_train.data.pictures.decoding import MAX_PIXELS
+from ldm_train.data.pictures.pixel_values import PixelFormat
 from ldm_train.data.scan.source_review import MISSING, group_problems, judge_unread
 from ldm_train.data.scan.survey import survey_items
 from ldm_train.data.sources.items import Item
@@ -16,17 +17,20 @@ from ldm_train.data.sources.source import Source
 from ldm_train.util.messages import Caution, note_all, warn
 
 
-def select_usable(items: Iterable[Item], *, most_unusable: float) -> tuple[list[Item], dict[str, str]]:
+def select_usable(
+    items: Iterable[Item], *, most_unusable: float, pixels: PixelFormat | None = None
+) -> tuple[list[Item], dict[str, str]]:
     """Return the items with readable picture headers, and their digests by key; print why the others are left out.
 
     Args:
         most_unusable: share of the pictures from which on unusable ones are an error; 1 accepts everything.
+        pixels: the format of values that are read as they are stored; None for 8-bit RGB.
 
     Raises:
         ValueError: too many pictures, or all, cannot be used.
     """
     all_items = [accept_without_caption(item) for item in items]
-    survey = survey_items(all_items, max_pixels=MAX_PIXELS)
+    survey = survey_items(all_items, max_pixels=MAX_PIXELS, pixels=pixels)
     problem = unread = None
     if isinstance(items, Source):
         note_all([*items.notes, *map(Caution, items.warnings)])

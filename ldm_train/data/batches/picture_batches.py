@@ -9,6 +9,7 @@ from torch import Tensor
 from ldm_train import draws
 from ldm_train.data.batches.datamodules import EndlessData, MicroBatchSize
 from ldm_train.data.pictures.images import DECODE_ERRORS, describe_decode_error, read_image, to_signed
+from ldm_train.data.pictures.pixel_values import PixelFormat
 from ldm_train.data.sources.items import Item, format_name
 from ldm_train.types import ImageBatch
 from ldm_train.util.messages import note
@@ -21,6 +22,7 @@ class PictureBatches(EndlessData):
         items: the usable items of a source.
         size: side of the square pictures, pixels.
         flip: whether to mirror half of them.
+        pixels: the format of values that are read as they are stored; None for 8-bit RGB.
 
     Raises:
         ValueError: no picture is left to train on.
@@ -36,6 +38,7 @@ class PictureBatches(EndlessData):
         seed: int = 0,
         workers: int = 0,
         flip: bool = False,
+        pixels: PixelFormat | None = None,
     ) -> None:
         super().__init__(batch_size=batch_size, micro_batch_size=micro_batch_size, seed=seed, workers=workers)
         self.train_items = [item for item in items if not item.held_out]
@@ -44,11 +47,12 @@ class PictureBatches(EndlessData):
             raise ValueError(f"no picture to train on: all {len(items)} usable ones are held out; add some that are not")
         self.size = size
         self.flip = flip
+        self.pixels = pixels
         self.order = draws.Shuffle(seed, "order", len(self.train_items))
         self.unreadable: set[str] = set()
 
     def images(self, items: Sequence[Item]) -> Tensor:
-        """Return images (B, 3, size, size) in [-1, 1]; the next picture that decodes replaces one that does not.
+        """Return images (B, C, size, size) in [-1, 1]; the next picture that decodes replaces one that does not.
 
         Raises:
             ValueError: no picture decodes.
@@ -72,7 +76,7 @@ class PictureBatches(EndlessData):
         if item.key in self.unreadable or item.picture is None:
             return None
         try:
-            return read_image(item.picture.read(), self.size)
+            return read_image(item.picture.read(), self.size, pixels=self.pixels)
         except DECODE_ERRORS as error:
             self.unreadable.add(item.key)
             note(f"{format_name(item.key)} is replaced by another: {describe_decode_error(error)}")

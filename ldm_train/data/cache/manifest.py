@@ -27,6 +27,7 @@ from ldm_train.util.text import as_word
 CACHE_FORMAT = 3
 VERSION_KEY = "version"  # of the code, among the settings that decide rows' names
 MAPS_KEY = "maps"  # among them, what each map of a picture is, by its name; only if there are any
+PIXELS_KEY = "pixels"  # among them, what the values of pictures are that are not 8-bit RGB
 TF32_KEY = "tf32"  # among them, where a GPU rounded to TF32 what it multiplied
 
 
@@ -109,6 +110,7 @@ class Manifest:
             "shift": self.shift,
             "scale": self.scale,
             MAPS_KEY: pictures.get(MAPS_KEY, {}),
+            PIXELS_KEY: pictures.get(PIXELS_KEY),
         }
 
     def text(self) -> str:

@@ -1,4 +1,4 @@
-"""Read NumPy's arrays (.npy) as maps of pictures, without unpickling, and bring numbers of all types to [-1, 1]."""
+"""Read NumPy's arrays (.npy) as pictures and as maps, without unpickling, and bring numbers of all types to [-1, 1]."""
 
 import io
 import math
@@ -19,27 +19,30 @@ def is_array(content: bytes) -> bool:
     return content.startswith(MAGIC)
 
 
-def read_array_size(content: bytes, *, max_pixels: int) -> tuple[int, int]:
+def read_array_size(content: bytes, *, max_pixels: int, any_numbers: bool = False) -> tuple[int, int]:
     """Return the (height, width) of an array (H, W) or (H, W, C), from its header.
 
     Raises:
         ValueError: as `read_array`, except for what its values are.
     """
-    height, width, _ = _read_header(content, max_pixels)[0]
+    height, width, _ = _read_header(content, max_pixels, any_numbers=any_numbers)[0]
     return height, width
 
 
-def read_array(content: bytes, *, max_pixels: int) -> np.ndarray:
+def read_array(content: bytes, *, max_pixels: int, any_numbers: bool = False) -> np.ndarray:
     """Return the values of an array (H, W) or (H, W, C) as (H, W, C), of the type that they are stored in.
+
+    Args:
+        any_numbers: accept all types of numbers, for whoever knows their range.
 
     Raises:
         ValueError: it is damaged, has another shape or type, or more than `max_pixels` pixels.
     """
-    shape, order, kind, start = _read_header(content, max_pixels)
+    shape, order, kind, start = _read_header(content, max_pixels, any_numbers=any_numbers)
     return np.frombuffer(content, kind, offset=start).reshape(shape, order="F" if order else "C")
 
 
-def _read_header(content: bytes, max_pixels: int) -> tuple[tuple[int, int, int], bool, np.dtype, int]:
+def _read_header(content: bytes, max_pixels: int, *, any_numbers: bool) -> tuple[tuple[int, int, int], bool, np.dtype, int]:
     """Return shape, whether columns are stored one after another, type, and where the values begin."""
     file = io.BytesIO(content[: LONGEST_HEADER + 100])
     try:
@@ -47,10 +50,11 @@ def _read_header(content: bytes, max_pixels: int) -> tuple[tuple[int, int, int],
     except Exception as error:  # of a parser of Python's syntax
         raise ValueError(f"damaged: its header cannot be read: {error or type(error).__name__}") from error
     if len(shape) not in (2, 3) or 0 in shape:
-        raise ValueError(f"its shape is {shape}; a map has the shape (H, W) or (H, W, C)")
+        raise ValueError(f"its shape is {shape}; expected is (H, W) or (H, W, C)")
     if shape[0] * shape[1] > max_pixels:
         raise ValueError(f"{shape[1]}x{shape[0]} pixels are more than max_pixels={max_pixels}")
-    if kind.kind not in "buf" or (kind.kind == "u" and kind.itemsize > 2) or kind.itemsize > 8:
+    ranged = kind.kind in "bf" or (kind.kind == "u" and kind.itemsize <= 2)
+    if not (ranged or (any_numbers and kind.kind in "iu")) or kind.itemsize > 8:
         raise ValueError(f"its values are of the type {kind}, of which no range is known; {ADVICE}")
     start, needed = file.tell(), math.prod(shape) * kind.itemsize
     if len(content) - start != needed:

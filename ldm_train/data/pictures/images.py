@@ -9,8 +9,10 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from ldm_train.data.pictures.crops import centre_view
-from ldm_train.data.pictures.decoding import DECODE_ERRORS, decode_picture, describe_decode_error, render_view
+from ldm_train.data.pictures.crops import Size, View, centre_view
+from ldm_train.data.pictures.decoding import DECODE_ERRORS, describe_decode_error
+from ldm_train.data.pictures.picture_views import render_views
+from ldm_train.data.pictures.pixel_values import PixelFormat
 from ldm_train.data.sources.items import PictureFile
 from ldm_train.util.files import atomic_write
 from ldm_train.util.inputs import MAX_PICTURE, open_input
@@ -18,36 +20,48 @@ from ldm_train.util.inputs import MAX_PICTURE, open_input
 __all__ = ["DECODE_ERRORS", "describe_decode_error", "encode_png", "read_image", "save_png", "to_bytes", "to_signed"]
 
 
-def read_image(content_or_path: Path | bytes, size: int | tuple[int, int] | None) -> Tensor:
+def read_image(
+    content_or_path: Path | bytes, size: int | tuple[int, int] | None, *, pixels: PixelFormat | None = None
+) -> Tensor:
     """Return a picture as uint8 (3, H, W), on white if transparent, resized and centre cropped.
 
     Args:
         size: side of a square, or (height, width); None keeps the picture's size.
+        pixels: the format of values that are read as they are stored; the result is then float32 (C, H, W) in [-1, 1].
 
     Raises:
         DECODE_ERRORS: it cannot be read or decoded.
     """
     content = content_or_path if isinstance(content_or_path, bytes) else PictureFile(content_or_path).read()
-    picture = decode_picture(content)
-    own = (picture.height, picture.width)
-    view = centre_view(own, (size, size) if isinstance(size, int) else size or own)
-    return torch.from_numpy(render_view(picture, view)).permute(2, 0, 1)
+
+    def choose(own: Size) -> list[View]:
+        return [centre_view(own, (size, size) if isinstance(size, int) else size or own)]
+
+    return render_views(content, choose, pixels=pixels)[0]
 
 
 def to_signed(images: Tensor) -> Tensor:
-    """Return uint8 images (…, 3, H, W) as float32 in [-1, 1]."""
-    return images.float() / 127.5 - 1
+    """Return uint8 images (…, 3, H, W) as float32 in [-1, 1]; floats are there already."""
+    return images if images.is_floating_point() else images.float() / 127.5 - 1
+
+
+def as_rgb(images: Tensor) -> Tensor:
+    """Return images (…, C, H, W) with three channels to be seen or measured: the first three, or the first one as grey."""
+    channels = images.shape[-3]
+    if channels == 3:
+        return images
+    return images[..., :3, :, :] if channels > 3 else images[..., [0, 0, 0], :, :]
 
 
 def to_bytes(images: Tensor) -> Tensor:
-    """Return images in [-1, 1] as uint8, clipped and rounded.
+    """Return images (…, C, H, W) in [-1, 1] as uint8 RGB, clipped and rounded; `as_rgb` says which of other channels.
 
     Raises:
         ValueError: they contain NaN or infinity, which would become black.
     """
     if not images.isfinite().all():
         raise ValueError("a picture contains NaN or infinity, and cannot be written")
-    return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return ((as_rgb(images).clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
 def find_nonfinite(images: Tensor) -> list[int]:
@@ -56,7 +70,7 @@ def find_nonfinite(images: Tensor) -> list[int]:
 
 
 def to_display_bytes(images: Tensor) -> Tensor:
-    """Return images (B, 3, H, W) as `to_bytes` does, with a checkerboard instead of each with NaN or infinity."""
+    """Return images (B, C, H, W) as `to_bytes` does, with a checkerboard instead of each with NaN or infinity."""
     broken = find_nonfinite(images)
     displayed = to_bytes(images.nan_to_num(0, 0, 0))
     displayed[broken] = draw_checkerboard(images.shape[2], images.shape[3]).to(displayed.device)

@@ -170,11 +170,11 @@ def read_map(content: bytes, spec: MapSpec, *, background: str = "white", max_pi
         pixels, has_alpha = read_pixels(content, max_pixels=max_pixels, labels=spec.nearest and spec.num_read == 1)
         values = to_signed_values(pixels)
         if has_alpha and values.shape[2] != spec.num_read:
-            values = _remove_alpha(values, background)
+            values = remove_alpha(values, background)
     return _fit_channels(values, spec)
 
 
-def _remove_alpha(values: np.ndarray, background: str) -> np.ndarray:
+def remove_alpha(values: np.ndarray, background: str) -> np.ndarray:
     """Return grey or RGB values on a background, of values with alpha."""
     colour = np.array(background_colour(background), dtype=np.float32) / 127.5 - 1
     ground = colour if values.shape[2] == 4 else (colour @ GREY)[None]

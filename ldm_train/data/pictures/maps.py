@@ -36,7 +36,7 @@ def decode_map(content: bytes, spec: MapSpec, *, background: str = "white", max_
     return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)))
 
 
-def render_map(values: Tensor, view: View, spec: MapSpec, *, factor: int = 1) -> Tensor:
+def render_map(values: Tensor, view: View, spec: MapSpec, *, factor: int = 1, outside: float | Tensor = OUTSIDE) -> Tensor:
     """Return what a view of the picture shows, of a map (C, H, W): (C, height / factor, width / factor).
 
     An encoded map is resized as pictures are. Others are resized linearly with antialiasing, or not blended at all. A
@@ -45,11 +45,12 @@ def render_map(values: Tensor, view: View, spec: MapSpec, *, factor: int = 1) ->
 
     Args:
         factor: pixels of the view for each position of the latents.
+        outside: the values around a map that is smaller than the view, or (C, 1, 1).
     """
     step = spec.pixels_each(factor)
     if view.top < 0 or view.left < 0:
         whole = replace(view, top=0, left=0, height=view.resized_height, width=view.resized_width, mirrored=False)
-        canvas = values.new_full((len(values), view.height, view.width), OUTSIDE)
+        canvas = values.new_zeros(len(values), view.height, view.width) + outside
         rows, columns = (
             slice(-start, -start + side) for start, side in ((view.top, whole.height), (view.left, whole.width))
         )

@@ -26,6 +26,7 @@ from ldm_train.data.pictures.map_values import (
     find_map,
     read_map,
 )
+from ldm_train.data.pictures.pixel_values import PixelFormat
 from ldm_train.data.scan.survey import Scanned, Survey
 from ldm_train.data.sources.items import EncodedPicture, FileSlice, Item, PictureBytes, PictureFile
 from ldm_train.util.inputs import READ_ERRORS, describe_error
@@ -55,7 +56,7 @@ class Inspected:
     problem: str | None = None
     profile: str | None = None
     flat: bool = False
-    brightest: int = 255
+    brightest: float = 255
     more_frames: bool = False
     maps: dict[str, str] = field(default_factory=dict)
 
@@ -66,11 +67,13 @@ class Decoder:
 
     Args:
         maps: the maps that every picture must have.
+        pixels: the format of values that are read as they are stored; None for 8-bit RGB.
     """
 
     background: str
     max_pixels: int
     maps: tuple[MapSpec, ...] = ()
+    pixels: PixelFormat | None = None
 
     def __call__(self, item: Item) -> Inspected:
         digest = ""
@@ -79,17 +82,16 @@ class Decoder:
                 return Inspected(item, problem=item.problem or "no picture")
             content = item.picture.read()
             digest = hashlib.sha256(content).hexdigest()
-            picture = decode_picture(content, background=self.background, max_pixels=self.max_pixels)
-            profile = find_profile_problem(content, max_pixels=self.max_pixels)
-            maps = {spec.name: self._decode_map(item, spec, (picture.height, picture.width)) for spec in self.maps}
+            picture, extrema = self._decode(content)
+            profile = None if self.pixels else find_profile_problem(content, max_pixels=self.max_pixels)
+            maps = {spec.name: self._decode_map(item, spec, picture) for spec in self.maps}
         except DECODE_ERRORS as error:
             problems = (item.problem, str(error) if isinstance(error, MapError) else describe_decode_error(error))
             return Inspected(item, digest, problem="; ".join(problem for problem in problems if problem))
-        extrema: list[tuple[int, int]] = list(picture.getextrema())  # type: ignore[arg-type]
         return Inspected(
             item,
             digest,
-            (picture.height, picture.width),
+            picture,
             item.problem,
             profile,
             flat=all(low == high for low, high in extrema),
@@ -97,6 +99,16 @@ class Decoder:
             more_frames=has_more_frames(content, max_pixels=self.max_pixels),
             maps=maps,
         )
+
+    def _decode(self, content: bytes) -> tuple[Size, list[tuple[float, float]]]:
+        """Decode a picture; return its (height, width), and the least and the largest value of each channel, 0 to 255."""
+        if self.pixels is None:
+            picture = decode_picture(content, background=self.background, max_pixels=self.max_pixels)
+            return (picture.height, picture.width), list(picture.getextrema())  # type: ignore[arg-type]
+        values = self.pixels.read(content, background=self.background, max_pixels=self.max_pixels)
+        height, width, channels = values.shape
+        scaled = [(values[..., channel] + 1) * 127.5 for channel in range(channels)]
+        return (height, width), [(float(channel.min()), float(channel.max())) for channel in scaled]
 
     def _decode_map(self, item: Item, spec: MapSpec, picture: Size) -> str:
         """Decode a map of a picture of this size, and return the digest of its bytes.

@@ -7,14 +7,16 @@ import os
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from threading import Lock
 
 from ldm_train.data.cache.entries import name_content
 from ldm_train.data.pictures.crops import Size
-from ldm_train.data.pictures.decoding import DECODE_ERRORS, describe_decode_error, read_upright_size
+from ldm_train.data.pictures.decoding import DECODE_ERRORS, describe_decode_error
 from ldm_train.data.pictures.map_values import MapError, check_aspect, describe_map_error, find_map, read_map_size
+from ldm_train.data.pictures.pixel_values import PixelFormat, read_picture_size
 from ldm_train.data.sources.items import EncodedPicture, Item, PictureFile
 from ldm_train.util.files import atomic_write
 from ldm_train.util.inputs import READ_ERRORS, describe_error
@@ -103,20 +105,21 @@ class Scanner:
 
     Args:
         maps: the names of the maps that are read.
-        memory, spool: as in `survey_items`.
+        memory, spool, pixels: as in `survey_items`.
     """
 
     max_pixels: int
     maps: Collection[str]
     memory: ScanMemory | None
     spool: Path | None
+    pixels: PixelFormat | None = None
 
     def __call__(self, item: Item) -> Scanned | str:
         """Return what was read of an item, or why it cannot be used."""
         if item.problem is not None or item.picture is None:
             return item.problem or "no picture"
         try:
-            picture = self._read(item.key, item.picture, read_upright_size)
+            picture = self._read(item.key, item.picture, partial(read_picture_size, pixels=self.pixels))
             maps = {name: self._read_map(item, name, picture.size) for name in self.maps}
         except MapError as error:
             return str(error)
@@ -177,6 +180,7 @@ def survey_items(
     maps: Collection[str] = (),
     memory: ScanMemory | None = None,
     spool: Path | None = None,
+    pixels: PixelFormat | None = None,
     progress: Callable[[], None] = lambda: None,
 ) -> Survey:
     """Read the bytes of every picture and its maps once, in threads, a few at a time.
@@ -185,9 +189,10 @@ def survey_items(
         maps: the names of the maps that every picture must have; others are not read.
         memory: results of an earlier scan, and where this scan's are stored.
         spool: a folder for copies of a stream's pictures, so that they can be read again; None drops them.
+        pixels: the format of values that are read as they are stored; None for 8-bit RGB.
         progress: called for each item.
     """
-    survey, scan = Survey(), Scanner(max_pixels, maps, memory, spool)
+    survey, scan = Survey(), Scanner(max_pixels, maps, memory, spool, pixels)
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         for some in _portions(items):
             for item, answer in zip(some, threads.map(scan, some), strict=True):

@@ -13,6 +13,7 @@ from ldm_train.util.ownership import CACHE, RUN, carries_mark, is_system_folder
 SIDECAR_SUFFIXES = {".txt", ".caption", ".json"}
 METADATA_NAMES = {"metadata.jsonl", "metadata.csv", "metadata.parquet"}
 ARCHIVE_SUFFIXES = (".zip", ".rar", ".7z", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+ARRAY_SUFFIX = ".npy"
 TABLE_SUFFIXES = {".jsonl", ".csv", ".tsv", ".parquet"}
 
 
@@ -27,6 +28,7 @@ class FolderTree:
         own: latent caches and run directories below the folder, which are not read.
         others: the number of all other files by suffix, tables and archives included.
         unlisted: the paths of these.
+        arrays: arrays (.npy) among them, which are the pictures if there are no others.
     """
 
     pictures: list[str] = field(default_factory=list)
@@ -40,6 +42,7 @@ class FolderTree:
     archives: list[str] = field(default_factory=list)
     others: Counter[str] = field(default_factory=Counter)
     unlisted: set[str] = field(default_factory=set)
+    arrays: list[str] = field(default_factory=list)
 
     def set_apart(self, pictures: list[str], maps: set[str]) -> None:
         """Keep only these of the pictures, and do not report files that are maps as unread."""
@@ -47,6 +50,13 @@ class FolderTree:
         self.unread = [key for key in self.unread if key not in maps]
         self.others.subtract(os.path.splitext(key)[1].lower() for key in self.unlisted & maps)
         self.others = +self.others
+
+    def take_arrays(self) -> None:
+        """Make the arrays the pictures, if there are no others."""
+        if not self.pictures and not self.unread:
+            self.pictures, self.arrays = self.arrays, []
+            self.unlisted -= {*self.pictures}
+            self.others.pop(ARRAY_SUFFIX, None)
 
     def notes(self) -> Iterator[str]:
         if self.hidden:
@@ -80,6 +90,8 @@ class FolderTree:
         else:
             self.others[suffix] += 1
             self.unlisted.add(key)
+            if suffix == ARRAY_SUFFIX:
+                self.arrays.append(key)
             if suffix in TABLE_SUFFIXES:
                 self.tables.append(key)
             if is_archive(name):
@@ -130,6 +142,7 @@ def walk_folder(root: Path, *, sidecars: Collection[str] = SIDECAR_SUFFIXES) -> 
             continue
         for entry in ordered:
             _add(tree, f"{key}/{entry.name}" if key else entry.name, entry, folders, links, sidecars)
+    tree.take_arrays()
     for paths in (tree.pictures, tree.sidecars, tree.metadata, tree.tables, tree.unread, tree.archives):
         paths.sort()
     tree.problems.sort(key=lambda item: item.key)

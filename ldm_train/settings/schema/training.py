@@ -25,6 +25,7 @@ from ldm_train.settings.schema.kinds import (
     setting,
 )
 from ldm_train.settings.schema.options import CommandSettings, Conditions, Part, TrainerSettings
+from ldm_train.settings.schema.pixels import MOST_PIXELS, PixelSettings, ReconstructionSettings
 from ldm_train.settings.schema.tags import TagSettings
 
 AverageLength = Annotated[float, Range(0, 0.2886, above=True)]  # up to the mean of all steps
@@ -32,7 +33,6 @@ PartShare = Annotated[float, Range(0, 1, above=True)]
 DTYPES = ("float16", "bfloat16", "float32")
 Dtype = Annotated[str, Choice(DTYPES)]
 MicroBatch = Annotated[int | Literal["auto"], Range(1), Words("a whole number of at least 1, or auto")]
-MOST_PIXELS = 178_956_970
 
 
 class CheckpointSettings(Section):
@@ -58,12 +58,6 @@ class HealthSettings(Section):
     """How often a run looks at its weights and at the machine."""
 
     every: Count = setting(50, "optimizer steps between looks; every 10th costs up to a percent of the time", free=True)
-
-
-class ReconstructionSettings(Section):
-    """When an autoencoder's reconstructions of some held-out pictures are drawn."""
-
-    every: Count = setting(500, "optimizer steps between pictures", free=True)
 
 
 class PriorSettings(Section):
@@ -163,6 +157,7 @@ class SourceSettings(CommandSettings):
     background: Text = setting(
         "white", 'what shows through transparent pictures, and around them with crop=fit: a colour\'s name, or "#rrggbb"'
     )
+    pixels: PixelSettings = setting(PixelSettings(), "")
     max_pixels: Count = setting(MOST_PIXELS, "larger pictures are left out: decoding them takes too much memory", free=True)
     max_unusable: Share = setting(0.5, "share of the pictures from which on unusable ones are an error; 1: never", free=True)
     dtype: Dtype = setting("float16", "of stored latents: float16, bfloat16 or float32")
@@ -277,6 +272,7 @@ class AutoencoderTrainingSettings(FittingSettings):
     max_steps: Count = setting(7000, "optimizer steps of the run", free=True)
     workers: WholeNumber = setting(0, "processes that decode pictures", free=True)
     flip: bool = setting(False, "mirror half of the pictures")
+    pixels: PixelSettings = setting(PixelSettings(), "")
     mse_weight: NotNegative = setting(1.0, "of the squared error, next to the L1 error")
     kl_weight: NotNegative = setting(1e-3, "of the divergence, per latent value")
     gradient_weight: NotNegative = setting(

@@ -11,6 +11,7 @@ from pytorch_lightning import Callback
 from torch import Tensor
 
 from ldm_train.data.batches.datamodules import CachedLatents
+from ldm_train.data.pictures.images import as_rgb
 from ldm_train.features.clip_score import CLIPPair
 from ldm_train.features.extractors import Features, Pixels
 from ldm_train.generation import Generation, SamplingSettings
@@ -139,7 +140,7 @@ class MetricsCallback(Callback):
             portion = compared.portions[number]
             mean = data.latents.moments(portion, torch.zeros_like(portion)).mean
             latents = mean.to(module.device, torch.promote_types(mean.dtype, torch.float32))
-            return generation.decode(module.scaling.to_model(latents))
+            return as_rgb(generation.decode(module.scaling.to_model(latents)))
 
         found = [
             load_or_compute_features(
@@ -189,6 +190,7 @@ class MetricsCallback(Callback):
                     at_once=at_once,
                     most=PORTION_SIZE if is_sharded(module) else 0,
                 )
+            images = as_rgb(images)
             features = {extractor.name: extractor(images) for extractor in extractors}
             return features if pair is None else features | {CLIP_IMAGES: pair.images(images)}
 
