@@ -47,7 +47,7 @@ class Block(nn.Module):
         return out
 
     def _attend(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Return self-attention of x (B, L, D), on a CPU in x's type, because PyTorch's backward pass in bfloat16 is slow."""
+        """Return self-attention of x (B, L, D), on a CPU in x's type: its backward pass in bfloat16 is slow."""
         with torch.autocast("cpu", enabled=False) if x.device.type == "cpu" else nullcontext():
             out: Tensor = self.attn(x, x, x, need_weights=False, attn_mask=mask.to(x.dtype))[0]
         return out

@@ -105,9 +105,9 @@ def gated_gelu(hidden: Tensor) -> Tensor:
 class _Attention(torch.autograd.Function):
     """softmax(q k^T / sqrt(d)) v of (B, H, N, d), (B, H, L, d), (B, H, L, d); keeps no scores for the backward pass.
 
-    Scores are computed to base 2, which is fastest, and so many at a time that they stay in the cache. Products with a narrow
-    result are written transposed, which is several times as fast. A further column of ones lets a product do what would be one
-    more pass over the scores: sum them, or subtract a number of each row.
+    Scores are computed to base 2, which is fastest, and so many at a time that they stay in the cache. Products with a
+    narrow result are written transposed, which is several times as fast. With one more column, of ones, a product also sums
+    the scores of a row, or subtracts a number from them, which would be another pass over them.
     """
 
     @staticmethod

@@ -40,7 +40,6 @@ def assert_same_to_rounding(function: Callable[..., Tensor], reference: Callable
         assert error <= 3 * allowed + 1e-6
 
 
-
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("scale", [1.0, 30.0, 1000.0], ids=["plain", "sharp", "one-hot"])
 @pytest.mark.parametrize("avx_512", [True, False])
