@@ -160,7 +160,7 @@ def append_ones(rows: Tensor) -> Tensor:
 
 
 def group_scores(q: Tensor, k: Tensor) -> tuple[Callable[[Tensor, Tensor], Tensor], list[tuple[slice, slice]]]:
-    """Return a function that multiplies a b^T of a group of heads, (G, M, K) and (G, N, K), and the groups: heads and rows."""
+    """Return a function that multiplies a b^T of a group, (G, M, K) and (G, N, K), and the groups: heads and rows."""
     count, length = q.shape[1], k.shape[1]
     heads = max(1, SCORES_AT_ONCE // (count * length))
     rows = count if heads > 1 else max(MIN_ROWS, SCORES_AT_ONCE // length)
