@@ -43,6 +43,7 @@ from ldm_train.training.ema.ema import EMA
 from ldm_train.training.module import NoisePredictorTraining
 from ldm_train.training.optimization.lr_schedules import Constant
 from ldm_train.types import CaptionBatch, Conditioning, LatentBatch, Moments
+from ldm_train.util.cpu_kind import describe_cpu
 from ldm_train.weights.layouts.unet_layout import convert_unet_from_diffusers
 
 ATTENDING = ("CrossAttnDownBlock2D", "CrossAttnUpBlock2D")
@@ -347,10 +348,11 @@ def main() -> None:
         settings = json.loads(arguments.settings)
         print(json.dumps(measure_alone(Case(**settings.pop("case")), settings.pop("who"), **settings)))
         return
-    print(f"torch {torch.__version__}, {arguments.threads} threads, {arguments.rounds} rounds")
+    print(f"torch {torch.__version__}, {describe_cpu()}, {arguments.threads} threads, {arguments.rounds} rounds")
     results = MODES[arguments.mode](arguments.rounds)
     if arguments.out:
-        arguments.out.write_text(json.dumps({"threads": arguments.threads, **results}, indent=2) + "\n", encoding="utf-8")
+        machine = {"threads": arguments.threads, "cpu": describe_cpu()}
+        arguments.out.write_text(json.dumps({**machine, **results}, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
