@@ -5,6 +5,7 @@
     python scripts/benchmark_step.py loss                  # their validation losses: trains both on caches/openmoji
     python scripts/benchmark_step.py sampling              # classifier-free guidance, DDIM
     python scripts/benchmark_step.py full                  # Stable Diffusion 1.5's size: 15 GB of memory
+    python scripts/benchmark_step.py bfloat16              # our steps in bf16-mixed and in 32-true ("theirs")
 
 Theirs has the settings of diffusers' train_text_to_image.py: AdamW as it comes, gradients clipped to 1, their EMA. Ours is
 what a run of this project does for a batch: keyed draws, objective, clipping, fused AdamW, EMA. Rounds alternate between the
@@ -29,7 +30,9 @@ from omegaconf import OmegaConf
 from torch import nn
 from torch.nn import functional as F
 
+from ldm_train.autoencoders.autoencoder import NewKLAutoencoder
 from ldm_train.autoencoders.scaling import Scaling
+from ldm_train.conditioners.text_encoder import small
 from ldm_train.diffusion.denoiser import Denoiser
 from ldm_train.diffusion.guidance import ClassifierFreeGuidance
 from ldm_train.diffusion.prediction import Noise
@@ -39,10 +42,13 @@ from ldm_train.diffusion.weighting import UniformWeight
 from ldm_train.networks.unet import UNet
 from ldm_train.samplers.ddim import DDIM
 from ldm_train.settings.strict import KEPT
+from ldm_train.training.autoencoder_module import AutoencoderTraining
+from ldm_train.training.base_module import Training
 from ldm_train.training.ema.ema import EMA
 from ldm_train.training.module import NoisePredictorTraining
 from ldm_train.training.optimization.lr_schedules import Constant
-from ldm_train.types import CaptionBatch, Conditioning, LatentBatch, Moments
+from ldm_train.types import CaptionBatch, Conditioning, ImageBatch, LatentBatch, Moments
+from ldm_train.util.cpu_kind import describe_cpu
 from ldm_train.weights.layouts.unet_layout import convert_unet_from_diffusers
 
 ATTENDING = ("CrossAttnDownBlock2D", "CrossAttnUpBlock2D")
@@ -125,11 +131,11 @@ def our_network(case: Case, like: UNet2DConditionModel | None = None) -> UNet:
     return network
 
 
-def our_step(network: nn.Module, case: Case, *, ema: bool = True) -> tuple[Step, Step]:
-    """A whole step of ours, and its forward and backward pass alone."""
-    module = NoisePredictorTraining(
+def training_of(network: nn.Module, text_encoder: nn.Module, *, batch_size: int) -> NoisePredictorTraining:
+    """The training of a network, as it comes."""
+    return NoisePredictorTraining(
         network,
-        Embedded(),
+        text_encoder,
         scaling=Scaling(shift=0.0, scale=1.0),
         schedule=scaled_linear(),
         prediction=Noise(),
@@ -137,8 +143,13 @@ def our_step(network: nn.Module, case: Case, *, ema: bool = True) -> tuple[Step,
         weighting=UniformWeight(),
         optimizer=torch.optim.AdamW,
         lr_schedule=Constant(),
-        batch_size=case.batch,
+        batch_size=batch_size,
     )
+
+
+def our_step(network: nn.Module, case: Case, *, ema: bool = True) -> tuple[Step, Step]:
+    """A whole step of ours, and its forward and backward pass alone."""
+    module = training_of(network, Embedded(), batch_size=case.batch)
     parameters = list(network.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=True)
     average = EMA()
@@ -331,7 +342,58 @@ def run_full(rounds: int) -> dict[str, dict[str, float]]:
     return results
 
 
-MODES = {"step": run_step, "preset": run_preset, "loss": run_loss, "sampling": run_sampling, "full": run_full}
+def training_step_of(module: Training, batch: LatentBatch | ImageBatch, *, bfloat16: bool) -> Step:
+    """A whole step of a training, without EMA."""
+    parameters = list(module.parameters())
+    optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=True)
+
+    def step() -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            loss = module.training_step(batch, 0)["loss"]
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def run_bfloat16(rounds: int) -> dict[str, dict[str, float]]:
+    """The quick start's step and that of a new autoencoder, each with its own copy of the weights for either precision."""
+    torch.manual_seed(0)
+    tokens = torch.randint(1, 40000, (24, 16))
+    batch = LatentBatch(torch.arange(24), Moments(torch.randn(24, 4, 16, 16), None), CaptionBatch(tokens))
+    pictures = ImageBatch(torch.arange(16), torch.rand(16, 3, 64, 64) * 2 - 1)
+    settings = OmegaConf.load(Path(__file__).parent.parent / "conf" / "network" / "unet_small.yaml")
+    plain = {str(name): value for name, value in settings.items() if name not in {"_target_", *KEPT["network"]}}
+
+    def predictor() -> Step:
+        network = UNet(in_channels=4, context_width=128, vector_width=128, **plain)
+        module = training_of(network, small(), batch_size=24)
+        return training_step_of(module, batch, bfloat16=next(choices))
+
+    def autoencoder() -> Step:
+        module = AutoencoderTraining(
+            NewKLAutoencoder([16, 32, 96], groups=8), optimizer=torch.optim.AdamW, lr_schedule=Constant()
+        )
+        return training_step_of(module, pictures, bfloat16=next(choices))
+
+    results = {}
+    for name, make in (("the quick start, batch 24", predictor), ("an autoencoder, batch 16 of 64x64", autoencoder)):
+        choices = iter((True, False))
+        results[name] = compare(make(), make(), rounds=rounds)
+        show(f"{name}: bf16-mixed and 32-true", results[name])
+    return results
+
+
+MODES = {
+    "step": run_step,
+    "preset": run_preset,
+    "loss": run_loss,
+    "sampling": run_sampling,
+    "full": run_full,
+    "bfloat16": run_bfloat16,
+}
 
 
 def main() -> None:
@@ -347,10 +409,11 @@ def main() -> None:
         settings = json.loads(arguments.settings)
         print(json.dumps(measure_alone(Case(**settings.pop("case")), settings.pop("who"), **settings)))
         return
-    print(f"torch {torch.__version__}, {arguments.threads} threads, {arguments.rounds} rounds")
+    print(f"torch {torch.__version__}, {describe_cpu()}, {arguments.threads} threads, {arguments.rounds} rounds")
     results = MODES[arguments.mode](arguments.rounds)
     if arguments.out:
-        arguments.out.write_text(json.dumps({"threads": arguments.threads, **results}, indent=2) + "\n", encoding="utf-8")
+        machine = {"threads": arguments.threads, "cpu": describe_cpu()}
+        arguments.out.write_text(json.dumps({**machine, **results}, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

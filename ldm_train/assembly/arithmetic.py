@@ -84,4 +84,16 @@ def describe_arithmetic(settings: FittingSettings, able: Capabilities, *, tf32: 
         words += [f"compiled by {settings.compile}"] if settings.compile else []
         words += ["channels last in memory"] if settings.channels_last else []
         names += ["compile", "channels_last"] if able.gpu else []
-    return f"{', '.join(words)} ({', '.join(names)} change{'s' * (len(names) == 1)} it)"
+    advice = advise_precision(settings.trainer.precision, able)
+    return f"{', '.join(words)} ({', '.join(names)} change{'s' * (len(names) == 1)} it{advice})"
+
+
+def advise_precision(precision: str, able: Capabilities) -> str:
+    """Return what to know about a precision on a CPU: half of them multiply bfloat16 fast, and the others very slowly."""
+    if able.gpu:
+        return ""
+    if able.bfloat16 and precision == "32-true":
+        return "; bf16-mixed is faster on this CPU, by a factor of 1.2 to 1.7"
+    if not able.bfloat16 and precision in ("bf16-mixed", "bf16-true"):
+        return "; this CPU has no bfloat16 and is up to 30 times faster in 32-true"
+    return ""

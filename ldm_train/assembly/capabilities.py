@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 
 from ldm_train.settings.schema.options import TrainerSettings
+from ldm_train.util.cpu_kind import multiplies_bfloat16
 
 DRIVERS = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/nvmap", "/dev/dxg")  # of NVIDIA's GPUs: servers, Tegra, WSL
 
@@ -41,7 +42,7 @@ def read_capabilities(accelerator: str) -> Capabilities:
             compiler=find_spec("triton") is not None and any(map(shutil.which, ("cc", "gcc", "clang"))),
         )
     mps = accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available()
-    return Capabilities("Apple's GPU", gpu=True) if mps else Capabilities()
+    return Capabilities("Apple's GPU", gpu=True) if mps else Capabilities(bfloat16=multiplies_bfloat16())
 
 
 def uses_tf32(trainer: TrainerSettings) -> bool:

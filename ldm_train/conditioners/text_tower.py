@@ -5,6 +5,7 @@ It has open_clip's names of weights, draws the same first weights from the same 
 
 from collections import OrderedDict
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -41,8 +42,14 @@ class Block(nn.Module):
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """Return x (B, L, D) after the block; the mask (L, L) is added to the logits of attention."""
         normed = self.ln_1(x)
-        x = x + self.attn(normed, normed, normed, need_weights=False, attn_mask=mask.to(normed.dtype))[0]
+        x = x + self._attend(normed, mask)
         out: Tensor = x + self.mlp(self.ln_2(x))
+        return out
+
+    def _attend(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Return self-attention of x (B, L, D), on a CPU in x's type: its backward pass in bfloat16 is slow."""
+        with torch.autocast("cpu", enabled=False) if x.device.type == "cpu" else nullcontext():
+            out: Tensor = self.attn(x, x, x, need_weights=False, attn_mask=mask.to(x.dtype))[0]
         return out
 
 

@@ -13,6 +13,7 @@ from ldm_train.diffusion.broadcast import broadcast_like, move_to_device
 from ldm_train.diffusion.prediction import Prediction
 from ldm_train.diffusion.schedules.schedule import NoiseSchedule
 from ldm_train.types import Conditioning, Network
+from ldm_train.util.kept_values import keep
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,8 @@ class Denoiser:
         network_time = move_to_device(self.schedule.network_time(t).float(), x_t.device)
         dtype = weights_dtype(self.network, default=x_t.dtype)
         network_input = (x_t / broadcast_like(norm, x_t)).to(dtype)
-        output = self.network(network_input, network_time, conditioning.cast(dtype))
+        conditioning = keep(self, (conditioning, dtype), lambda: conditioning.cast(dtype))
+        output = self.network(network_input, network_time, conditioning)
         return self.estimate(output.to(x_t.dtype), x_t, t)
 
     def estimate(self, output: Tensor, x_t: Tensor, t: Tensor) -> Estimate:

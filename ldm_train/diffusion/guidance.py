@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ldm_train.diffusion.denoiser import AnyDenoiser, Denoiser, Estimate
 from ldm_train.types import Conditioning
+from ldm_train.util.kept_values import keep
 
 
 class ClassifierFreeGuidance:
@@ -47,8 +48,7 @@ class ClassifierFreeGuidance:
     def __call__(self, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Estimate:
         if self.scale == 1 and self.unconditional is None:
             return self.denoiser(x_t, t, conditioning)
-        together = conditioning.cat(self.null)
-        together = together if self.unconditional is None else together.cat(self.unconditional)
+        together = keep(self, (conditioning,), lambda: self._join(conditioning))
         count = 2 if self.unconditional is None else 3
         conditional, null, *rest = self.denoiser(torch.cat([x_t] * count), torch.cat([t] * count), together).output.chunk(
             count
@@ -60,6 +60,11 @@ class ClassifierFreeGuidance:
             deviations = [part.std(dim=(1, 2, 3), keepdim=True) for part in (conditional, output)]
             output = torch.lerp(output, output * (deviations[0] / deviations[1]), self.rescale)
         return self.denoiser.estimate(output, x_t, t)
+
+    def _join(self, conditioning: Conditioning) -> Conditioning:
+        """Return the conditioning of all branches in one batch."""
+        together = conditioning.cat(self.null)
+        return together if self.unconditional is None else together.cat(self.unconditional)
 
 
 class Autoguidance:

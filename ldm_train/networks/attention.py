@@ -1,9 +1,11 @@
 """Transformer blocks over the positions of a feature map: self-attention, cross-attention to tokens, feed-forward."""
 
+import torch
 from torch import Tensor, nn
 
 from ldm_train.networks.blocks import group_norm, zero_parameters
 from ldm_train.networks.cpu_kernels import FastLinear, attend, gated_gelu
+from ldm_train.util.kept_values import keep
 
 
 class Attention(nn.Module):
@@ -27,9 +29,15 @@ class Attention(nn.Module):
         Args:
             mask: True for the tokens of the context to attend to, (B, L); None for all.
         """
-        k, v = self.to_kv(x if context is None else context).chunk(2, dim=-1)
+        k, v = (self.to_kv(x) if context is None else self._project_context(context)).chunk(2, dim=-1)
         q, k, v = (part.unflatten(-1, (-1, self.head_size)).transpose(1, 2) for part in (self.to_q(x), k, v))
         return self.to_out(attend(q, k, v, mask).transpose(1, 2).flatten(2))
+
+    def _project_context(self, context: Tensor) -> Tensor:
+        """Return keys and values of a context (B, L, context_width), which are the same in all steps of a draw."""
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return self.to_kv(context)
+        return keep(self, (context,), lambda: self.to_kv(context))
 
 
 class GatedFeedForward(nn.Module):

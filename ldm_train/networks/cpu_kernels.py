@@ -14,7 +14,10 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-MANY_SCORES = 2**18  # scores of one head from which the kernel here is faster
+MANY_SCORES = 2**18  # scores of one head from which the kernel here is faster on a CPU without AVX-512
+SCORES_AT_ONCE = 2**19  # 2 MiB: fewer spend more time on starting operations, more do not stay in the cache
+MIN_ROWS = 16
+AVX_512 = torch.backends.cpu.get_cpu_capability() == "AVX512"
 ONE_DNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
@@ -52,12 +55,16 @@ class _Linear(torch.autograd.Function):
         (x, weight), g2 = ctx.saved_tensors, g.flatten(0, -2)
         x2, needs = x.flatten(0, -2), ctx.needs_input_grad
         g_x = multiply_transposed(g2, weight.t()).view(x.shape) if needs[0] else None
-        # The gradient should have the weight's strides, but multiplying many rows of narrow inputs that way is slow.
-        direct = g2.shape[1] <= x2.shape[1] or x2.shape[1] > 128
-        g_weight = None
-        if needs[1]:
-            g_weight = multiply_transposed(g2.t(), x2.t()) if direct else multiply_transposed(x2.t(), g2.t()).t()
-        return g_x, g_weight, g2.sum(0) if needs[2] else None
+        return g_x, multiply_rows(g2, x2) if needs[1] else None, g2.sum(0) if needs[2] else None
+
+
+def multiply_rows(g: Tensor, x: Tensor) -> Tensor:
+    """Return g^T x, (N, K), the weight's gradient for g (M, N) and x (M, K), by the fastest product for these shapes."""
+    if AVX_512:  # where MKL sums over many rows faster than oneDNN
+        return g.t() @ x if g.shape[1] <= x.shape[1] else (x.t() @ g).t()
+    # The gradient should have the weight's strides, but multiplying many rows of narrow inputs that way is slow.
+    direct = g.shape[1] <= x.shape[1] or x.shape[1] > 128
+    return multiply_transposed(g.t(), x.t()) if direct else multiply_transposed(x.t(), g.t()).t()
 
 
 class FastLinear(nn.Linear):
@@ -98,28 +105,30 @@ def gated_gelu(hidden: Tensor) -> Tensor:
 class _Attention(torch.autograd.Function):
     """softmax(q k^T / sqrt(d)) v of (B, H, N, d), (B, H, L, d), (B, H, L, d); keeps no scores for the backward pass.
 
-    Scores are computed for a few heads at a time, so that they stay in the cache, and to base 2, which is fastest. Products
-    with a narrow result are written transposed, which is several times as fast.
+    Scores are computed to base 2, which is fastest, and so many at a time that they stay in the cache. Products with a
+    narrow result are written transposed, which is several times as fast. With one more column, of ones, a product also sums
+    the scores of a row, or subtracts a number from them, which would be another pass over them.
     """
 
     @staticmethod
     def forward(ctx: AutogradContext, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         shape = q.shape
         q, k, v = (part.flatten(0, 1).contiguous() for part in (q, k, v))
-        scaled, v_t = q * (math.log2(math.e) / math.sqrt(q.shape[-1])), v.mT.contiguous()
-        out, log_sum = torch.empty_like(q.mT.contiguous()), q.new_empty(*q.shape[:2], 1)
+        scaled, v_t = q * (math.log2(math.e) / math.sqrt(q.shape[-1])), append_ones(v).mT.contiguous()
+        out, log_sum = q.new_empty(len(q), q.shape[2] + 1, q.shape[1]), q.new_zeros(*q.shape[:2], 1)
         # By Cauchy-Schwarz no score exceeds this product; below 64, 2^score neither overflows nor vanishes.
         bounded = bool(scaled.norm(dim=-1).amax() * k.norm(dim=-1).amax() < 64)
-        times, groups = group_heads(q, k)
-        for i in groups:
-            p = times(scaled[i], k[i])
-            top = torch.zeros(()) if bounded else p.amax(dim=-1, keepdim=True)
-            total = (p if bounded else p.sub_(top)).exp2_().sum(dim=-1, keepdim=True)
-            torch.div(times(v_t[i], p), total.mT, out=out[i])
-            torch.add(total.log2_(), top, out=log_sum[i])
-        out = (
-            out.view(*shape[:2], shape[3], shape[2]).permute(0, 3, 1, 2).contiguous().transpose(1, 2)
-        )  # a row holds all heads
+        times, groups = group_scores(q, k)
+        for i, rows in groups:
+            p = times(scaled[i, rows], k[i])
+            if not bounded:
+                torch.amax(p, dim=-1, keepdim=True, out=log_sum[i, rows])
+                p.sub_(log_sum[i, rows])
+            out[i, :, rows] = times(v_t[i], p.exp2_())
+        out, total = out[:, :-1], out[:, -1:]
+        log_sum += total.mT.log2()
+        # A row holds all heads.
+        out = (out / total).view(*shape[:2], shape[3], shape[2]).permute(0, 3, 1, 2).contiguous().transpose(1, 2)
         ctx.save_for_backward(q, k, v, out, log_sum)
         return out
 
@@ -130,29 +139,46 @@ class _Attention(torch.autograd.Function):
         delta, g = (g * out).sum(dim=-1, keepdim=True).flatten(0, 1), g.flatten(0, 1).contiguous()
         scaled = q * (math.log2(math.e) / math.sqrt(q.shape[-1]))
         q_t, k_t, g_t = (part.mT.contiguous() for part in (scaled, k, g))
-        g_q, g_k, g_v = (torch.empty_like(part) for part in (q_t, k_t, k_t))
-        times, groups = group_heads(q, k)
-        for i in groups:
-            p = times(scaled[i], k[i]).sub_(log_sum[i]).exp2_()
-            g_v[i] = times(g_t[i], p.mT)
-            p.mul_(times(g[i], v[i]).sub_(delta[i]))
-            torch.mul(times(k_t[i], p), 1 / math.sqrt(q.shape[-1]), out=g_q[i])
-            torch.mul(times(q_t[i], p.mT), math.log(2), out=g_k[i])
-        return g_q.mT.unflatten(0, out.shape[:2]), g_k.mT.unflatten(0, out.shape[:2]), g_v.mT.unflatten(0, out.shape[:2])
+        g_q, g_k, g_v = torch.empty_like(q_t), torch.zeros_like(k_t), torch.zeros_like(k_t)
+        scaled, g = torch.cat([scaled, -log_sum], dim=-1), torch.cat([g, -delta], dim=-1)
+        k, v = append_ones(k), append_ones(v)
+        times, groups = group_scores(q, k)
+        for i, rows in groups:
+            p = times(scaled[i, rows], k[i]).exp2_()
+            g_v[i] += times(g_t[i, :, rows], p.mT)
+            p.mul_(times(g[i, rows], v[i]))
+            g_q[i, :, rows] = times(k_t[i], p)
+            g_k[i] += times(q_t[i, :, rows], p.mT)
+        parts = g_q.mul_(1 / math.sqrt(q.shape[-1])), g_k.mul_(math.log(2)), g_v
+        g_q, g_k, g_v = (part.mT.unflatten(0, out.shape[:2]) for part in parts)
+        return g_q, g_k, g_v
 
 
-def group_heads(q: Tensor, k: Tensor) -> tuple[Callable[[Tensor, Tensor], Tensor], list[slice]]:
-    """Return a function that multiplies a b^T of a group of heads, (G, M, K) and (G, N, K), and the groups."""
-    size = 1 if q.shape[1] * k.shape[1] >= MANY_SCORES else 8
-    groups = [slice(start, start + size) for start in range(0, len(q), size)]
-    if size == 1:
+def append_ones(rows: Tensor) -> Tensor:
+    """Return (G, L, d + 1) for (G, L, d), with a last column of ones."""
+    return torch.cat([rows, rows.new_ones(*rows.shape[:2], 1)], dim=-1)
+
+
+def group_scores(q: Tensor, k: Tensor) -> tuple[Callable[[Tensor, Tensor], Tensor], list[tuple[slice, slice]]]:
+    """Return a function that multiplies a b^T of a group, (G, M, K) and (G, N, K), and the groups: heads and rows."""
+    count, length = q.shape[1], k.shape[1]
+    heads = max(1, SCORES_AT_ONCE // (count * length))
+    rows = count if heads > 1 else max(MIN_ROWS, SCORES_AT_ONCE // length)
+    groups = [(slice(i, i + heads), slice(j, j + rows)) for i in range(0, len(q), heads) for j in range(0, count, rows)]
+    if heads == 1:
         return lambda a, b: multiply_transposed(a[0], b[0])[None], groups
     return lambda a, b: torch.bmm(a, b.mT), groups
 
 
 def is_faster(q: Tensor, k: Tensor) -> bool:
-    """Return whether attention of q (B, H, N, d) to k (B, H, L, d) has many scores or narrow heads, which gain here."""
-    return q.shape[2] * k.shape[2] >= MANY_SCORES or (q.shape[3] <= 8 and q.shape[2] >= 256)
+    """Return whether attention of q (B, H, N, d) to k (B, H, L, d) is faster here than in PyTorch.
+
+    PyTorch is slow where heads are narrow. On a CPU without AVX-512 the backward pass gains for many scores, too.
+    """
+    narrow = q.shape[3] <= 8 and q.shape[2] >= 256
+    if AVX_512:
+        return narrow
+    return torch.is_grad_enabled() and (narrow or q.shape[2] * k.shape[2] >= MANY_SCORES)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
@@ -162,6 +188,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         mask: True for the keys to attend to, (B, L).
     """
     # Sizes come last: what is compiled compares none, or each picture size would be compiled anew.
-    if mask is None and torch.is_grad_enabled() and is_supported(q, k, v) and is_faster(q, k):
+    if mask is None and is_supported(q, k, v) and is_faster(q, k):
         return _Attention.apply(q, k, v)
+    if torch.is_autocast_enabled("cpu") and q.device.type == "cpu" and not torch.compiler.is_compiling():
+        # In bfloat16 the backward pass of small attentions is ten times slower.
+        with torch.autocast("cpu", enabled=False):
+            return attend(q.float(), k.float(), v.float(), mask).to(q.dtype)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=None if mask is None else mask[:, None, None])

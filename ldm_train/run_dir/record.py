@@ -29,6 +29,7 @@ from ldm_train.training.checkpoints.checkpoint_files import (
 )
 from ldm_train.training.checkpoints.sharded_checkpoint import remove_unnamed_shares
 from ldm_train.training.run_files import HISTORY, METRICS, RUN_ID, written_files
+from ldm_train.util.cpu_kind import describe_cpu
 from ldm_train.util.files import atomic_write, remove_files
 from ldm_train.util.interrupts import StopSignal
 from ldm_train.util.messages import note, warn
@@ -221,7 +222,7 @@ def describe_start(config: FittingSettings) -> Plain:
         OWN_CODE: describe_own_code(config),
         "devices": {"nodes": config.trainer.num_nodes, "each": config.trainer.devices, "batch": config.micro_batch_size},
         "threads": torch.get_num_threads(),
-        "machine": [os.uname().machine, torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"],
+        "machine": [os.uname().machine, torch.cuda.get_device_name() if torch.cuda.is_available() else describe_cpu()],
     }
 
 

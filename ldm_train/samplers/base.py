@@ -14,6 +14,7 @@ from ldm_train.diffusion.denoiser import AnyDenoiser, Estimate
 from ldm_train.diffusion.schedules.schedule import NoiseSchedule
 from ldm_train.samplers.spacings import Spacing, Trailing
 from ldm_train.types import Conditioning
+from ldm_train.util.kept_values import keep_values
 
 StepCallback = Callable[[int, Tensor, Estimate], None]
 NoiseOfStep = Callable[[int], Tensor]
@@ -100,6 +101,7 @@ class Sampler(ABC):
         """Raise a ValueError if the method is undefined when it starts at this point."""
 
     @torch.no_grad()
+    @keep_values()
     def __call__(
         self,
         denoiser: AnyDenoiser,
@@ -122,6 +124,8 @@ class Sampler(ABC):
                 (from 0) to noise like x_t.
             picture: what to start from instead of pure noise, and what to keep of it.
             callback: called after each step with its number (from 0), x_s and the estimate.
+
+        The weights and the conditioning must not change while it draws.
 
         Raises:
             ValueError: the schedule has fewer steps, the method is undefined at the start, or a stochastic method has no

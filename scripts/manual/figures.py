@@ -19,6 +19,7 @@ TABLES: dict[str, Callable[[], str]] = {
         tables_quality.expectations,
         tables_speed.step,
         tables_speed.sampling,
+        tables_speed.bfloat16,
         tables_speed.preset,
         tables_speed.full,
     )

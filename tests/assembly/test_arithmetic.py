@@ -14,10 +14,12 @@ from ldm_train.assembly.training_module import compile_network
 from ldm_train.networks import cpu_kernels
 from ldm_train.settings.composition import compose_as, groups
 from ldm_train.settings.schema.training import TrainSettings
+from ldm_train.util.cpu_kind import describe_cpu, multiplies_bfloat16
 
 NEW = Capabilities("H200", gpu=True, bfloat16=True, tf32=True, compiler=True)
 OLD = Capabilities("T4", gpu=True)
 CPU = Capabilities()
+FAST_CPU = Capabilities(bfloat16=True)
 NEEDED = ["cache=x", "run_dir=/nowhere/run"]
 LONG = "max_steps=10000"
 
@@ -42,6 +44,7 @@ def chosen(able: Capabilities, *words: str) -> tuple[object, ...]:
         (Capabilities("H200", gpu=True, bfloat16=True), [LONG], ("bf16-mixed", None, False)),
         (OLD, [LONG], ("32-true", None, False)),
         (CPU, [LONG], ("32-true", None, False)),
+        (FAST_CPU, [LONG], ("32-true", None, False)),
         (CPU, [LONG, "compile=eager"], ("32-true", "eager", False)),
     ],
 )
@@ -74,13 +77,40 @@ def test_a_gpu_is_asked_what_it_can_do(capability: tuple[int, int], tf32: bool, 
     able = read_capabilities("auto")
     assert (able.name, able.gpu, able.bfloat16, able.tf32) == ("a GPU", True, tf32, tf32)
     assert asked == [False]
-    assert read_capabilities("cpu") == CPU
+    assert read_capabilities("cpu") == Capabilities(bfloat16=multiplies_bfloat16())
     try:
         for on in (True, False):
             set_tf32(on)
             assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == (on, on)
     finally:
         torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = True, False
+
+
+@pytest.mark.parametrize(
+    ("able", "precision", "advice"),
+    [
+        (FAST_CPU, "32-true", "bf16-mixed is faster"),
+        (CPU, "bf16-mixed", "no bfloat16"),
+        (CPU, "bf16-true", "no bfloat16"),
+        (CPU, "32-true", None),
+        (FAST_CPU, "bf16-mixed", None),
+        (OLD, "bf16-mixed", None),
+    ],
+)
+def test_a_line_says_which_precision_is_fast_on_a_cpu(able: Capabilities, precision: str, advice: str | None) -> None:
+    settings = choose_arithmetic(compose_as(TrainSettings, [*NEEDED, f"trainer.precision={precision}"]), able)
+    line = arithmetic.describe_arithmetic(settings, able, tf32=False)
+    assert ("CPU has" in line or "this CPU" in line) == (advice is not None)
+    assert (advice or precision) in line
+
+
+@pytest.mark.parametrize("flags", [{}, {"avx512_bf16": True}, {"amx_bf16": True}, {"avx512_f": True}])
+def test_a_cpu_is_described_by_its_flags(flags: dict[str, bool], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: flags)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX9")
+    fast = any("bf16" in flag for flag in flags)
+    assert multiplies_bfloat16() == fast
+    assert describe_cpu() == ("cpu with AVX9 and bfloat16" if fast else "cpu with AVX9")
 
 
 def test_a_run_records_its_precision_and_keeps_it_elsewhere(

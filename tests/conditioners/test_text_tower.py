@@ -42,4 +42,9 @@ def test_states_identity_and_gradients_are_open_clips(layer, autocast):
         (conditioning.tokens.float().square().mean() + conditioning.vector.float().sum()).backward()
         gradients = [p.grad for p in encoder.parameters() if p.grad is not None]
         found.append([conditioning.tokens, conditioning.vector, *gradients])
-    assert all(one.dtype == other.dtype and torch.equal(one, other) for one, other in zip(*found, strict=True))
+    assert [one.dtype for one in found[0]] == [one.dtype for one in found[1]]
+    if autocast:  # the small tower's attention computes in float32 on a CPU, for speed
+        own, published = (torch.cat([one.float().flatten() for one in parts]) for parts in found)
+        assert (own - published).norm() <= 0.02 * published.norm()
+    else:
+        assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))

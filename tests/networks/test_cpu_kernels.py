@@ -15,6 +15,9 @@ from ldm_train.networks.cpu_kernels import FastLinear, attend, gated_gelu, is_su
 SHAPES = [(1, 1, 1024, 256, 64), (2, 3, 600, 500, 20), (2, 8, 256, 77, 8), (1, 9, 300, 33, 5), (2, 2, 64, 77, 16)]
 
 
+ONE_DNN = pytest.mark.skipif(not cpu_kernels.ONE_DNN, reason="without oneDNN there are PyTorch's own functions alone")
+
+
 def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
@@ -37,16 +40,42 @@ def assert_same_to_rounding(function: Callable[..., Tensor], reference: Callable
         assert error <= 3 * allowed + 1e-6
 
 
-ONE_DNN = pytest.mark.skipif(not cpu_kernels.ONE_DNN, reason="without oneDNN there are PyTorch's own functions alone")
-
-
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("scale", [1.0, 30.0, 1000.0], ids=["plain", "sharp", "one-hot"])
-def test_attention(shape: tuple[int, ...], scale: float) -> None:
+@pytest.mark.parametrize("avx_512", [True, False])
+def test_attention(shape: tuple[int, ...], scale: float, avx_512: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """With large scores, whose powers would overflow, too."""
+    monkeypatch.setattr(cpu_kernels, "AVX_512", avx_512)
     batch, heads, n, length, size = shape
     q, k, v = (normal(batch, rows, heads, size, seed=i).transpose(1, 2) for i, rows in enumerate((n, length, length)))
     assert_same_to_rounding(lambda *parts: attend(*parts, None), F.scaled_dot_product_attention, [scale * q, k, v])
+
+
+@ONE_DNN
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("scores", [500, 70_000, 2**19], ids=["many blocks", "a head at a time", "heads together"])
+def test_attention_in_blocks(shape: tuple[int, ...], scores: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_kernels, "SCORES_AT_ONCE", scores)
+    batch, heads, n, length, size = shape
+    q, k, v = (normal(batch, rows, heads, size, seed=i).transpose(1, 2) for i, rows in enumerate((n, length, length)))
+    assert_same_to_rounding(cpu_kernels._Attention.apply, F.scaled_dot_product_attention, [q, k, v])
+
+
+@pytest.mark.parametrize("avx_512", [True, False])
+def test_attention_is_pytorch_s_unless_it_is_faster_here(avx_512: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_kernels, "AVX_512", avx_512)
+    q, k, v = (normal(1, 2, rows, 64, seed=i).float() for i, rows in enumerate((1024, 1024, 1024)))
+    assert ("_Attention" in str(attend(q.requires_grad_(), k, v, None).grad_fn)) == (cpu_kernels.ONE_DNN and not avx_512)
+    narrow = attend(q[..., :8], k[..., :8], v[..., :8], None)
+    assert ("_Attention" in str(narrow.grad_fn)) == cpu_kernels.ONE_DNN
+
+
+def test_attention_under_autocast_computes_in_float32() -> None:
+    q, k, v = (normal(2, 3, 20, 8, seed=i).to(torch.bfloat16) for i in range(3))
+    with torch.autocast("cpu", torch.bfloat16):
+        out = attend(q, k, v, None)
+    exact = F.scaled_dot_product_attention(q.float(), k.float(), v.float())
+    assert torch.equal(out, exact.to(torch.bfloat16))
 
 
 def test_attention_with_a_mask() -> None:
@@ -59,7 +88,11 @@ def test_attention_with_a_mask() -> None:
 @pytest.mark.parametrize("lead", [(7,), (2, 300), (1, 1)])
 @pytest.mark.parametrize(("width", "out"), [(12, 5), (64, 512), (300, 320)])
 @pytest.mark.parametrize("bias", [True, False])
-def test_linear(lead: tuple[int, ...], width: int, out: int, bias: bool) -> None:
+@pytest.mark.parametrize("avx_512", [True, False])
+def test_linear(
+    lead: tuple[int, ...], width: int, out: int, bias: bool, avx_512: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cpu_kernels, "AVX_512", avx_512)
     inputs = [normal(*lead, width), normal(out, width, seed=1), *([normal(out, seed=2)] if bias else [])]
 
     def layer(x: Tensor, weight: Tensor, *rest: Tensor) -> Tensor:
