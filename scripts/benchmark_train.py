@@ -2,7 +2,7 @@
 
     python scripts/benchmark_train.py overhead cache=caches/openmoji # the Trainer compared with a bare loop of the same step
     python scripts/benchmark_train.py start cache=caches/openmoji --run outputs/quickstart  # to a step, a picture, an answer
-    python scripts/benchmark_train.py ranks cache=caches/openmoji      # two ranks compared with one, and with two apart
+    python scripts/benchmark_train.py ranks cache=caches/openmoji      # two ranks compared with two that exchange nothing
     python scripts/benchmark_train.py watching cache=caches/openmoji --rounds 1   # pictures, validation and metrics
 
 Further words change the run, which is the quick start's (its scripts/quickstart.sh makes the cache). Rounds go by turns; the
@@ -16,8 +16,9 @@ does before and after the steps, checkpoints, validation and pictures are not am
 full of the other's; and freed memory is kept, or either would pay for pages that the other gave back.
 start: seconds on the wall (`_s`) and of all processors (`_cpu_s`, which other work on the machine changes less) from a
 command to what was asked for: the first step, one picture of the run that --run names, or the end of its answer.
-ranks: real processes of one thread each, by their own logs of samples a second. Two ranks apart are the same two
-processes that never exchange anything, neither gradients nor flags: what two ranks could reach at the most.
+ranks: one run of two processes of one thread each, in which blocks of --steps steps alternate: `two` trains as usual,
+`apart` exchanges nothing, neither gradients nor flags, which is what two ranks could reach at the most, and `all_rows`
+exchanges the token embedding's whole gradient. Blocks begin together; times are the mean of both processes', of a step.
 watching: whole runs as they are by default, and which shares of their time went where, by their own clocks.
 """
 
@@ -26,7 +27,6 @@ import copy
 import json
 import os
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -37,9 +37,9 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
+import torch.distributed as dist
 from measuring import Step, machine_times, others_share, spread, write_results
 from pytorch_lightning import Callback
-from pytorch_lightning.strategies import DDPStrategy
 from torch.nn.parallel import DistributedDataParallel
 
 from ldm_train.cli.main import main as ldm_train
@@ -59,7 +59,7 @@ LOGGED = 10  # steps between two lines of the log, trainer.log_every_n_steps
 TWO = ["trainer.accelerator=cpu", "trainer.devices=2", "trainer.strategy=ddp"]
 KEPT = {"MALLOC_TRIM_THRESHOLD_": str(2**31), "MALLOC_MMAP_THRESHOLD_": str(2**25)}  # bytes, glibc's; the second is its most
 WATCHING = ("validation", "pictures", "metrics")
-RANKS = {"one": [], "two": TWO, "apart": TWO}
+RANKS = ("two", "apart", "all_rows")
 
 
 def bare_step(module: NoisePredictorTraining, data: CachedLatents, clip: float) -> Step:
@@ -202,45 +202,81 @@ def seconds_to_first_step(words: list[str]) -> float:
     return taken
 
 
+class Blocks(Callback):
+    """Alternates blocks of steps that exchange as usual, all rows, or nothing; has the seconds of each, both ranks' mean."""
+
+    def __init__(self, rounds: int, steps: int) -> None:
+        self.kinds = [
+            "two",
+            *(kind for n in range(rounds) for kind in (RANKS if n % 2 == 0 else RANKS[::-1])),
+        ]  # one to warm
+        self.steps = steps
+        self.seconds: list[tuple[str, list[float]]] = []
+        self.usual = (base_module.average_rows, base_module.all_ranks_finite, Stop._exchanged)
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: object, batch_idx: int
+    ) -> None:
+        number, step = divmod(batch_idx, self.steps)
+        if step:
+            return
+        if number:
+            taken = torch.tensor(clocks(), dtype=torch.float64) - self.started
+            dist.all_reduce(taken)
+            self.seconds.append((self.kinds[number - 1], (taken / dist.get_world_size() / self.steps).tolist()))
+        trainer.should_stop = number == len(self.kinds)
+        self._exchange(trainer, self.kinds[number] if number < len(self.kinds) else "two")
+        dist.barrier()
+        self.started = torch.tensor(clocks(), dtype=torch.float64)
+
+    def _exchange(self, trainer: pl.Trainer, kind: str) -> None:
+        wrapped = trainer.strategy.model
+        assert isinstance(wrapped, DistributedDataParallel)
+        wrapped.require_backward_grad_sync = kind != "apart"
+        average_rows, finite, exchanged = self.usual
+        if kind == "apart":
+            average_rows, finite, exchanged = (lambda parameters: None), torch.Tensor.float, (lambda stop, wanted: wanted)  # type: ignore[assignment]
+        elif kind == "all_rows":
+            average_rows = average_all_rows
+        base_module.average_rows, base_module.all_ranks_finite = average_rows, finite
+        Stop._exchanged = exchanged  # type: ignore[method-assign]
+
+
+def average_all_rows(parameters: list[torch.nn.Parameter]) -> None:
+    for parameter in parameters:
+        assert parameter.grad is not None
+        dist.all_reduce(parameter.grad.div_(dist.get_world_size()))
+
+
 def child_ranks(arguments: argparse.Namespace) -> None:
-    """A command line of two ranks that exchange nothing while they train."""
-    original = DDPStrategy.configure_ddp
+    """The run, of which each process is started with these words; the first one prints the seconds of its blocks."""
+    original, blocks = train.fit, Blocks(arguments.rounds, arguments.steps)
 
-    def configure_ddp(self: DDPStrategy) -> None:
-        original(self)
-        assert isinstance(self.model, DistributedDataParallel)
-        self.model.require_backward_grad_sync = self.model.broadcast_buffers = False
+    def fit(*positional: object, callbacks: Sequence[Callback], **rest: object) -> object:
+        reason = original(*positional, callbacks=[*callbacks, blocks], **rest)  # type: ignore[arg-type]
+        print(json.dumps(blocks.seconds))
+        return reason
 
-    DDPStrategy.configure_ddp = configure_ddp  # type: ignore[method-assign]
-    base_module.all_ranks_finite = torch.Tensor.float  # type: ignore[assignment]
-    Stop._exchanged = lambda self, wanted: wanted  # type: ignore[method-assign]
+    train.fit = fit  # type: ignore[assignment]
     ldm_train(["train", *arguments.words])
 
 
 def run_ranks(arguments: argparse.Namespace) -> dict[str, object]:
-    rates: dict[str, list[float]] = {kind: [] for kind in RANKS}
-    with watched() as share:
-        for number in rounds(arguments):
-            for kind in (*RANKS,) if number % 2 == 0 else reversed(RANKS):
-                rates[kind].append(samples_per_second(kind, arguments))
-            print(", ".join(f"{kind} {values[-1]:.1f} samples/s" for kind, values in rates.items()), flush=True)
-    ratios = {"share_of_apart": ("two", "apart"), "two_by_one": ("two", "one"), "apart_by_one": ("apart", "one")}
-    figures = {f"{kind}_samples_per_s": values for kind, values in rates.items()}
-    figures |= {name: [x / y for x, y in zip(rates[a], rates[b], strict=True)] for name, (a, b) in ratios.items()}
+    steps = 1 + (1 + len(RANKS) * arguments.rounds) * arguments.steps
+    with watched() as share, tempfile.TemporaryDirectory() as room:
+        words = [*arguments.words, f"run_dir={room}/run", "threads=1", *TWO, *NEVER, *QUICK_END, f"max_steps={steps}"]
+        counts = ["--rounds", str(arguments.rounds), "--steps", str(arguments.steps)]
+        said = output([sys.executable, __file__, "child-ranks", *words, *counts], threads=1)
+    blocks = json.loads(next(line for line in reversed(said.splitlines()) if line.startswith("[[")))[1:]
+    figures: dict[str, list[float]] = {}
+    for clock, suffix in enumerate(("s", "cpu_s")):
+        times = {kind: [seconds[clock] for name, seconds in blocks if name == kind] for kind in RANKS}
+        figures |= {f"{kind}_{suffix}": values for kind, values in times.items()}
+        for kind in ("two", "all_rows"):
+            shares = [apart / one for apart, one in zip(times["apart"], times[kind], strict=True)]
+            figures[f"share_of_apart{'' if kind == 'two' else '_all_rows'}{'_cpu' if clock else ''}"] = shares
     spreads = {key: value for name, values in figures.items() for key, value in spread(name, values).items()}
     return {"words": arguments.words, "steps": arguments.steps, **spreads, "others_share": share()}
-
-
-def samples_per_second(kind: str, arguments: argparse.Namespace) -> float:
-    """The median of what rank 0 logs after its first steps."""
-    with tempfile.TemporaryDirectory() as room:
-        ending = [*QUICK_END, f"max_steps={WARM + arguments.steps}", f"trainer.log_every_n_steps={LOGGED}"]
-        words = [*arguments.words, f"run_dir={room}/run", "threads=1", *RANKS[kind], *NEVER, *ending]
-        start = [__file__, "child-ranks"] if kind == "apart" else ["-m", "ldm_train", "train"]
-        output([sys.executable, *start, *words], threads=1)
-        lines = (Path(room) / "run" / "timing.jsonl").read_text(encoding="utf-8").splitlines()
-    reported = [json.loads(line) for line in lines]
-    return statistics.median(line["samples_per_second"] for line in reported if line["step"] > WARM)
 
 
 def run_watching(arguments: argparse.Namespace) -> dict[str, object]:

@@ -12,14 +12,7 @@ SCRIPT = Path(__file__).parent.parent / "scripts" / "benchmark_train.py"
 FIGURES = {
     "overhead": {"trainer_s", "bare_s", "overhead", "overhead_cpu"},
     "start": {"first_step_s", "help_s", "train_help_s"},
-    "ranks": {
-        "one_samples_per_s",
-        "two_samples_per_s",
-        "apart_samples_per_s",
-        "share_of_apart",
-        "two_by_one",
-        "apart_by_one",
-    },
+    "ranks": {"two_s", "apart_s", "all_rows_s", "share_of_apart", "share_of_apart_all_rows"},
     "watching": {"share_validation", "share_pictures", "share_watching"},
 }
 

@@ -28,6 +28,7 @@ from ldm_train.training.optimization.gradients import (
 from ldm_train.training.optimization.lr_schedules import LRSchedule
 from ldm_train.training.optimization.optimizers import build_optimizer
 from ldm_train.training.optimization.parameter_groups import SINGLE_GROUP, ParameterGroups
+from ldm_train.training.optimization.row_exchange import average_rows, broadcast_parameters, exclude_embeddings
 from ldm_train.training.optimization.strides import match_optimizer_strides
 from ldm_train.util.messages import note
 
@@ -79,12 +80,15 @@ class Training(pl.LightningModule):
         self.precision: Callable[[], AbstractContextManager[object]] = nullcontext
         self._loss: Tensor | None = None
         self._dropout = False
+        self._embeddings: list[nn.Parameter] = []
 
     def setup(self, stage: str) -> None:
         """Take the precision here: a checkpoint is read before Lightning would convert the module, and would be rounded."""
         self.trainer.precision_plugin.convert_module(self)
+        self._embeddings = exclude_embeddings(self, self.trainer.strategy)
 
     def on_fit_start(self) -> None:
+        broadcast_parameters(self._embeddings)
         self.precision = self.trainer.precision_plugin.forward_context
         self._dropout = any(drops_out(module) for module in self.modules())
         if self._dropout and self.global_rank == 0:
@@ -133,6 +137,7 @@ class Training(pl.LightningModule):
     ) -> None:
         """Called once a step, after its last backward pass."""
         assert self._loss is not None
+        average_rows(self._embeddings)
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         gradients = [p.grad for p in parameters]
         self.grad_norm = compute_total_norm(gradients) if self._fused is None else self._fused.norm(self._loss.device)

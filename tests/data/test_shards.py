@@ -48,6 +48,17 @@ def test_files_follow_from_the_names_in_order_and_none_is_far_too_large(names: s
         assert not numbers, "the first bits say which file"
 
 
+@pytest.mark.parametrize("at_once", [1, 3, 100])
+def test_statistics_are_those_of_all_rows_however_many_are_converted_at_once(
+    at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = (torch.randn(10, 2, 3, 4, 4, generator=torch.Generator().manual_seed(1)) * 0.1 + 40).half()
+    monkeypatch.setattr(shards, "STATISTICS_ROWS", at_once)
+    mean, std = shards.channel_statistics(rows)
+    assert mean == pytest.approx(rows.double().mean((0, 1, 3, 4)).tolist(), rel=1e-9)
+    assert std == pytest.approx(rows.double().std((0, 1, 3, 4), correction=0).tolist(), rel=1e-8)
+
+
 @settings(max_examples=25, deadline=None)
 @given(sizes=st.lists(st.integers(1, 5), min_size=1, max_size=5), seed=st.integers(0, 100), mean=st.floats(-50, 50))
 def test_pooled_statistics_are_those_of_all_rows(sizes: list[int], seed: int, mean: float) -> None:

@@ -10,7 +10,7 @@ from ldm_train.data.cache.manifest import to_canonical_json
 from ldm_train.util.safe_json import Json, parse_json
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One encoded picture: where its moments are stored, and the numbers of its captions.
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -19,7 +19,7 @@ from ldm_train.util.safe_json import Json, read_json, read_object
 CAPTIONS_PER_BATCH = 64  # captions of one forward pass
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class PictureRow:
     """One distinct picture to encode, together with its maps.
 
@@ -43,7 +43,7 @@ class PictureRow:
         return name_content(self.digest, self.maps)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class CaptionRow:
     """One distinct caption to encode: its row's name, and the text."""
 
@@ -51,7 +51,7 @@ class CaptionRow:
     text: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class EncodingBatch:
     """What one forward pass encodes: pictures of one shape, or captions. Its name is a hash of its rows' names."""
 
@@ -133,10 +133,13 @@ class CachePlan:
 
     def entries(self) -> list[Entry]:
         """Return all entries, sorted by key."""
+        return list(self._iterate_entries())
+
+    def _iterate_entries(self) -> Iterator[Entry]:
         places = {name: row for names in self.rows.values() for row, name in enumerate(names)}
         numbers = {text: number for number, text in enumerate(self.texts)}
-        return [
-            Entry(
+        for seen in self.scanned:
+            yield Entry(
                 key=seen.item.key,
                 picture=seen.digest,
                 size=list(seen.size),
@@ -148,8 +151,6 @@ class CachePlan:
                 fields=seen.item.fields,
                 maps=seen.maps,
             )
-            for seen in self.scanned
-        ]
 
     def batches(self, known: Collection[str], *, pictures: int) -> list[EncodingBatch]:
         """Return the batches of all rows whose names are not known, with this number of pictures each."""
@@ -177,7 +178,7 @@ class CachePlan:
         """Return the content of the cache's text files by name, without the manifest."""
         return {
             "captions.jsonl": to_json_lines(list(self.texts)),
-            "entries.jsonl": to_json_lines(entry.as_plain() for entry in self.entries()),
+            "entries.jsonl": to_json_lines(entry.as_plain() for entry in self._iterate_entries()),
             "report.json": json.dumps(self.report(), indent=2) + "\n",
         }
 
@@ -209,7 +210,7 @@ def read_undecodable(report: Path) -> dict[str, str]:
 
 
 def write_planned_batches(path: Path, batches: list[EncodingBatch]) -> None:
-    atomic_write(path, json.dumps([asdict(batch) for batch in batches]))
+    atomic_write(path, "[" + ",".join(json.dumps(asdict(batch)) for batch in batches) + "]")
 
 
 def read_planned_batches(path: Path) -> list[EncodingBatch]:

@@ -6,7 +6,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
@@ -16,6 +18,7 @@ from ldm_train.util.safe_json import parse_json
 from ldm_train.util.safetensors_file import save_tensors
 
 SHARD_BYTES = 256 * 2**20
+STATISTICS_ROWS = 256  # that are in float64 at once, four times as large as stored
 ROWS_METADATA_KEY = "rows"  # in the files' headers
 Rows = dict[str, Tensor]
 
@@ -40,8 +43,10 @@ def write_shard(path: Path, names: Sequence[str], fetch: Callable[[str], Rows], 
         fetch: returns a row's tensors by its name.
         statistics: whether to measure "mean" (rows, V, C, H, W) per channel.
     """
-    rows = [fetch(name) for name in names]
-    stacked = {key: torch.stack([row[key] for row in rows]) for key in rows[0]}
+    stacked = {key: torch.empty(len(names), *row.shape, dtype=row.dtype) for key, row in fetch(names[0]).items()}
+    for number, name in enumerate(names):  # one by one, since a list of views of rows would take more memory than small rows
+        for key, row in fetch(name).items():
+            stacked[key][number] = row
     save_rows(stacked, path)
     mean, std = channel_statistics(stacked["mean"]) if statistics else ([], [])
     return Shard(len(names), digest_file(path), mean, std)
@@ -49,9 +54,15 @@ def write_shard(path: Path, names: Sequence[str], fetch: Callable[[str], Rows], 
 
 def channel_statistics(values: Tensor) -> tuple[list[float], list[float]]:
     """Return mean and deviation per channel of (rows, V, C, H, W), with nine digits, which no number of threads changes."""
-    exact = values.double().numpy()
+    count = values.numel() // values.shape[2]
     axes = (0, 1, 3, 4)
-    mean, std = exact.mean(axes), exact.std(axes)
+
+    def blocks() -> Iterator[NDArray[np.float64]]:
+        return (part.double().numpy() for part in values.split(STATISTICS_ROWS))
+
+    mean = np.sum([block.sum(axes) for block in blocks()], axis=0) / count
+    centre = mean.reshape(-1, 1, 1)
+    std = np.sqrt(np.sum([np.square(block - centre).sum(axes) for block in blocks()], axis=0) / count)
     return [float(f"{v:.9g}") for v in mean], [float(f"{v:.9g}") for v in std]
 
 

@@ -24,7 +24,7 @@ from ldm_train.util.replacing import ReplacedFolder, check_replaceable
 from ldm_train.util.text import list_names
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class RowLocation:
     """Where a row is stored: a file of rows, and the row's number in it."""
 

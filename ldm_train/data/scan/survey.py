@@ -26,7 +26,7 @@ AT_ONCE = 256
 SPOOLING = tuple(Lock() for _ in range(16))  # by a digest's first digit, since two threads may write the same picture
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Scanned:
     """An item with the SHA-256 of its picture's and its maps' bytes, and the upright picture's (height, width) in pixels."""
 

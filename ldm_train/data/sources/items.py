@@ -26,7 +26,7 @@ class EncodedPicture(Protocol):
         """Return size in bytes and modification time in nanoseconds, which change with the content; None if not known."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class PictureFile:
     """A picture in a file."""
 
@@ -41,7 +41,7 @@ class PictureFile:
         return status.st_size, status.st_mtime_ns
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class FileSlice:
     """A picture in a part of a file, such as a tar: `length` bytes from `offset`."""
 
@@ -59,7 +59,7 @@ class FileSlice:
         return status.st_size, status.st_mtime_ns
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TablePicture:
     """A picture in a row of a table with random access."""
 
@@ -74,7 +74,7 @@ class TablePicture:
         return None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class PictureBytes:
     """A picture of a stream, in memory."""
 
@@ -88,7 +88,7 @@ class PictureBytes:
         return None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Item:
     """One captioned picture of a source.
 

@@ -14,7 +14,7 @@ from ldm_train.training.callbacks.step_log import step_ended
 from ldm_train.training.ema.profiles import AveragingProfile, Decay, Power
 from ldm_train.training.ema.snapshots import SnapshotSettings
 from ldm_train.training.optimization.sharding import swap_value
-from ldm_train.training.optimization.strides import match_strides
+from ldm_train.training.optimization.strides import local_part, match_strides
 from ldm_train.training.optimization.weight_averaging import WeightAveraging
 
 Weights = Mapping[str, Tensor]
@@ -103,8 +103,12 @@ class EMA(Callback):
             weights = [p.detach().to(self._place(p)) for p in weights]
         for profile in self.profiles:
             averages = list(self.averages[profile.name].values())
-            share = (self.share(profile) * pl_module.applied.double()).to(averages[0])  # 0 if the step was skipped
-            torch._foreach_lerp_(averages, weights, [share] * len(averages))
+            share = self.share(profile)
+            if averages[0].is_cuda:
+                average_fused(averages, weights, share=share, applied=pl_module.applied)
+            else:
+                factor = (share * pl_module.applied.double()).to(averages[0])  # 0 if the step was skipped
+                torch._foreach_lerp_(averages, weights, [factor] * len(averages))
 
     def _place(self, parameter: Tensor) -> torch.device:
         return torch.device("cpu") if self.offload else parameter.device
@@ -141,6 +145,21 @@ class EMA(Callback):
         assert isinstance(updates, int)
         stored = _stored(state_dict)
         self.updates, self.averages = updates, {profile.name: stored[profile.name] for profile in self.profiles}
+
+
+def average_fused(averages: Sequence[Tensor], weights: Sequence[Tensor], *, share: float, applied: Tensor) -> None:
+    """Move averages by a share towards the weights, unless `applied`, (), is 0, in a few kernels for all of them.
+
+    `torch._foreach_lerp_` with a tensor as the share would start a kernel for each weight; and as a number it would have to
+    wait for the device. A share of 1 copies, because average + (weight - average) is not exactly the weight.
+    """
+    ours, theirs = ([local_part(tensor).detach() for tensor in part] for part in (averages, weights))
+    if share == 1:  # before averaging starts, so that a skipped step changes nothing either
+        torch._foreach_copy_(ours, theirs)
+        return
+    steps = torch._foreach_sub(theirs, ours)
+    torch._foreach_mul_(steps, (share * applied.double()).to(ours[0].dtype))
+    torch._foreach_add_(ours, steps)
 
 
 def decaying(*, decay: float = 0.999, start_step: int = 0, offload: bool = False) -> EMA:

@@ -12,7 +12,7 @@ from ldm_train.diffusion.prediction import Noise
 from ldm_train.diffusion.schedules.named import linear
 from ldm_train.diffusion.timesteps import Uniform
 from ldm_train.diffusion.weighting import UniformWeight
-from ldm_train.training.ema.ema import EMA, decaying, power
+from ldm_train.training.ema.ema import EMA, average_fused, decaying, power
 from ldm_train.training.ema.profiles import Decay, Power
 from ldm_train.training.module import NoisePredictorTraining
 from ldm_train.training.optimization.lr_schedules import Constant
@@ -82,6 +82,22 @@ def test_several_averages_do_not_meet(module, trainer):
     for length in (0.10, 0.05, 0.20):
         found = ema.averages[f"length {length}"]["network.weight"]
         assert_close(found.double(), recursion(history, Power(length)), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("share", [1e-4, 0.3, 1.0])
+def test_the_kernels_for_a_gpu_average_as_those_for_a_cpu(share):
+    random = torch.Generator().manual_seed(0)
+    averages, weights = ([torch.randn(shape, generator=random) for shape in ((5, 3), (7,), ())] for _ in range(2))
+    before = [average.clone() for average in averages]
+    expected = [average.lerp(weight, share) for average, weight in zip(averages, weights, strict=True)]
+    average_fused(averages, weights, share=share, applied=torch.ones(()))
+    assert_close(averages, expected, rtol=1e-6, atol=1e-7)
+    if share == 1:
+        assert_close(averages, weights, rtol=0, atol=0)
+    else:
+        skipped = [average.clone() for average in before]
+        average_fused(skipped, weights, share=share, applied=torch.zeros(()))
+        assert_close(skipped, before, rtol=0, atol=0)
 
 
 def test_weights_of_float64_are_averaged_in_float64(module, trainer):
