@@ -38,7 +38,7 @@ from ldm_train.diffusion.timesteps import Uniform
 from ldm_train.diffusion.weighting import UniformWeight
 from ldm_train.networks.unet import UNet
 from ldm_train.samplers.ddim import DDIM
-from ldm_train.settings.strict import KEPT
+from ldm_train.settings.strict import READ_BY_RUN
 from ldm_train.training.ema.ema import EMA
 from ldm_train.training.module import NoisePredictorTraining
 from ldm_train.training.optimization.lr_schedules import Constant
@@ -284,7 +284,7 @@ def run_sampling(rounds: int) -> dict[str, dict[str, float]]:
 
 def run_preset(rounds: int) -> dict[str, dict[str, float]]:
     settings = OmegaConf.load(Path(__file__).parent.parent / "conf" / "network" / f"{PRESET}.yaml")
-    plain = {str(name): value for name, value in settings.items() if name not in {"_target_", *KEPT["network"]}}
+    plain = {str(name): value for name, value in settings.items() if name not in {"_target_", *READ_BY_RUN["network"]}}
     ours = UNet(in_channels=4, context_width=DEFAULT.width, vector_width=None, **plain)
     theirs = their_network(DEFAULT)
     sizes = [sum(p.numel() for p in network.parameters()) for network in (ours, theirs)]

@@ -21,7 +21,7 @@ from ldm_train.types import Given
 from ldm_train.util.inputs import MAX_PICTURE, READ_ERRORS, describe_error, read_input
 from ldm_train.util.messages import warn
 
-KEPT = torch.tensor([True])
+PRESENT = torch.tensor([True])
 
 
 def read_given(config: SampleSettings, generation: Generation) -> dict[str, Given]:
@@ -41,11 +41,11 @@ def read_given(config: SampleSettings, generation: Generation) -> dict[str, Give
             low, high = f"{condition.low:.15g}", f"{condition.high:.15g}"
             warn(f"number.{name}={value:.15g} is outside of what the run was trained on, {low} to {high}")
         kind = torch.float64 if isinstance(condition, Number) else torch.float32  # as it reads them of the data
-        found[name] = Given(torch.tensor([float(value)], dtype=kind), KEPT)
+        found[name] = Given(torch.tensor([float(value)], dtype=kind), PRESENT)
     for name, path in config.map.items():
         condition = find_condition(generation, f"map.{name}={path}", name, takes="takes_map")
         assert isinstance(condition, Map)
-        found[name] = Given(read_map_file(path, condition, generation), KEPT)
+        found[name] = Given(read_map_file(path, condition, generation), PRESENT)
     found |= read_holes(config, generation)
     generation.complete(found, 1)
     return found
@@ -60,7 +60,7 @@ def read_holes(config: SampleSettings, generation: Generation) -> dict[str, Give
     if config.picture is None or config.mask is None:
         return {}
     names = [condition.name for condition in generation.conditions.each if condition.takes_mask]
-    return {name: Given(read_hole(config.picture, config.mask, generation), KEPT) for name in names}
+    return {name: Given(read_hole(config.picture, config.mask, generation), PRESENT) for name in names}
 
 
 def find_condition(generation: Generation, word: str, name: str, *, takes: str) -> Condition:

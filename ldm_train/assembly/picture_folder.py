@@ -1,6 +1,5 @@
 """The folder that `sample` draws into: pictures.json lists its files, and the next command replaces these and no others."""
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from ldm_train.data.pictures.images import read_png_texts, save_png
 from ldm_train.settings.schema.using import SampleSettings
-from ldm_train.util.files import atomic_write, is_temporary, make_folder
+from ldm_train.util.files import atomic_write, digest_file, is_temporary, make_folder
 from ldm_train.util.locks import hold_lock
 from ldm_train.util.ownership import LOCK, PICTURES, check_folder, read_mark
 from ldm_train.util.safe_json import Json
@@ -133,7 +132,3 @@ def is_as_listed(path: Path, entry: object) -> bool:
     if isinstance(entry, dict):
         return entry.get("sha256") == digest_file(path)
     return path.name == PROMPTS or "ldm_train" in read_png_texts(path)
-
-
-def digest_file(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -23,7 +23,7 @@ EVERY = slice(None)
 
 
 @dataclass(frozen=True)
-class AlikePictures:
+class PictureGroup:
     """Pictures with the same settings.
 
     Args:
@@ -40,14 +40,14 @@ class AlikePictures:
     numbers: list[int]
 
 
-def group_alike(settings: SampleSettings, prompts: list[Prompt], trained: TrainedRun) -> list[AlikePictures]:
+def group_pictures(settings: SampleSettings, prompts: list[Prompt], trained: TrainedRun) -> list[PictureGroup]:
     """Return the pictures of all prompts in groups with the same settings, after trying each group.
 
     Raises:
         ValueError: a group cannot be drawn so.
     """
     settings = fill_from_run(settings, trained.config)
-    groups: dict[tuple[tuple[str, str | int | float], ...], AlikePictures] = {}
+    groups: dict[tuple[tuple[str, str | int | float], ...], PictureGroup] = {}
     for index, prompt in enumerate(prompts):
         key = tuple(prompt.options.items())
         if key not in groups:
@@ -56,7 +56,7 @@ def group_alike(settings: SampleSettings, prompts: list[Prompt], trained: Traine
                 sized, recipe = set_size(trained, own.size), build_run_recipe(own)
                 sized.generation.check([], recipe)
                 start, given = read_start(own, sized.generation), read_given(own, sized.generation)
-            groups[key] = AlikePictures(own, sized, recipe, start, given, [], [], [])
+            groups[key] = PictureGroup(own, sized, recipe, start, given, [], [], [])
             if own.attention:
                 build_recorder(groups[key], [prompt.text])  # raises before anything is drawn
         places = range(index * settings.count, (index + 1) * settings.count)
@@ -68,7 +68,7 @@ def group_alike(settings: SampleSettings, prompts: list[Prompt], trained: Traine
 
 
 def draw_batch(
-    alike: AlikePictures, part: slice = EVERY, *, callback: StepCallback | None = None
+    alike: PictureGroup, part: slice = EVERY, *, callback: StepCallback | None = None
 ) -> tuple[Tensor, Sequence[WordAttention | None]]:
     """Return uint8 images (B, 3, H, W) of a part of pictures with the same settings, and the attention to their words.
 
@@ -98,7 +98,7 @@ def draw_batch(
     return to_bytes(images).cpu(), [None] * len(prompts) if recorder is None else recorder.attention
 
 
-def build_recorder(alike: AlikePictures, prompts: Sequence[str]) -> WordRecorder:
+def build_recorder(alike: PictureGroup, prompts: Sequence[str]) -> WordRecorder:
     """Return what records the attention to the words of prompts.
 
     Raises:
