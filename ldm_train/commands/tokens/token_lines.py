@@ -10,6 +10,8 @@ from ldm_train.commands.tokens.token_facts import TextFacts, TokenFacts
 from ldm_train.reports.safe_text import fit_line
 from ldm_train.util.text import shorten
 
+NOTICED = 0.0005  # share of a vector's length
+
 
 def print_tokens(facts: TextFacts, console: Console) -> None:
     """Print a text's tokens."""
@@ -54,7 +56,14 @@ def describe_numbers(facts: TextFacts) -> Iterator[str]:
         yield f"moved: how far training moved the vector, as a share of its length before{others}"
         yield from describe_moves(facts)
     if any(token.learned is False for token in facts.tokens):
-        yield "not learned: no caption of the run has this token, so its vector is what it was before the training"
+        yield f"not learned: no caption of the run has this token, so training taught it nothing{describe_decay(facts)}"
+
+
+def describe_decay(facts: TextFacts) -> str:
+    """Return how far the vectors of tokens that no caption has moved all the same, as the end of a sentence."""
+    if facts.unlearned is None or facts.unlearned < NOTICED:
+        return ""
+    return f"; its vector moved by about {facts.unlearned:.1%} all the same, since weight decay shortens all vectors"
 
 
 def describe_moves(facts: TextFacts) -> Iterator[str]:

@@ -1,15 +1,21 @@
 """`ldm-train tokens`: how a text is split, what is cut, what is near, and how far training moved it."""
 
+import json
 import re
 from collections.abc import Callable
+from math import ceil, sqrt
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from google.protobuf import text_format
 from PIL import Image
+from tensorboard.plugins.base_plugin import TBContext
 from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
+from tensorboard.plugins.projector.projector_plugin import ProjectorPlugin
 from torch.testing import assert_close
+from werkzeug.test import Client
 
 from ldm_train.assembly.parts import build_parts
 from ldm_train.assembly.stored_weights import load_weights
@@ -17,7 +23,7 @@ from ldm_train.commands.tokens import projector_files
 from ldm_train.commands.tokens.opened_encoder import OpenedEncoder, open_encoder, rebuild_start
 from ldm_train.commands.tokens.projector_files import choose_side, write_projector
 from ldm_train.commands.tokens.token_facts import examine_text, find_neighbours
-from ldm_train.commands.tokens.token_lines import describe_moves
+from ldm_train.commands.tokens.token_lines import describe_moves, describe_numbers
 from ldm_train.conditioners.text_encoder import TextEncoder, small
 from ldm_train.conditioners.token_pieces import embed_pieces, group_words, list_token_vectors, spell_tokens, split_text
 from ldm_train.run_dir.stored_settings import read_trained
@@ -174,13 +180,58 @@ def test_the_projector_reads_what_is_written(tmp_path: Path) -> None:
     assert not (tmp_path / "start.tsv").exists()
 
 
-def test_the_sheet_has_a_square_for_each_word_where_the_projector_looks(tmp_path: Path) -> None:
-    write_projector(opened(), ["cat", "dog", "red", "cat"], tmp_path)
+@pytest.mark.parametrize(
+    "words", [["cat"], ["cat", "dog"], ["cat", "dog", "red", "cat"], ["cat", "dog", "red", "fox", "cat"]]
+)
+def test_the_sheet_has_a_square_for_each_word_where_the_projector_looks(words: list[str], tmp_path: Path) -> None:
+    write_projector(opened(), words, tmp_path)
+    config = text_format.Parse((tmp_path / "projector_config.pbtxt").read_text(), ProjectorConfig())
+    [(width, height)] = {tuple(entry.sprite.single_image_dim) for entry in config.embeddings}
     with Image.open(tmp_path / "sprites.png") as sheet:
-        assert sheet.size == (256, 256)
-        squares = [sheet.crop((left, top, left + 128, top + 128)).tobytes() for top in (0, 128) for left in (0, 128)]
-    assert squares[0] == squares[3]
-    assert len(set(squares)) == 3
+        per_row, per_column = sheet.width // width, sheet.height // height
+        assert (per_row * width, per_column * height) == sheet.size
+        assert per_row == per_column == ceil(sqrt(len(words)))
+        assert max(sheet.size) <= 8192
+        squares = [
+            sheet.crop((column * width, row * height, (column + 1) * width, (row + 1) * height)).tobytes()
+            for row in range(per_column)
+            for column in range(per_row)
+        ]
+    blank = bytes([255]) * len(squares[0])
+    assert blank not in squares[: len(words)]
+    assert set(squares[len(words) :]) <= {blank}
+    same = [[one == other for other in words] for one in words]
+    assert [[one == other for other in squares[: len(words)]] for one in squares[: len(words)]] == same
+
+
+def test_tensorboard_serves_what_is_written(tmp_path: Path) -> None:
+    source = opened()
+    write_projector(source, ["cat", "dog"], tmp_path)
+    plugin = ProjectorPlugin(TBContext(logdir=str(tmp_path)))
+    routes = plugin.get_plugin_apps()
+
+    def ask(route: str, **query: object) -> bytes:
+        answer = Client(routes[route]).get(query_string={"run": ".", **query})
+        assert answer.status_code == 200, answer.text
+        return answer.data
+
+    assert json.loads(ask("/runs")) == ["."]
+    names = [entry["tensorName"] for entry in json.loads(ask("/info"))["embeddings"]]
+    assert names == ["before the transformer", "after the transformer"]
+    stored = list_token_vectors(source.encoder)[[split_text(source.encoder, word)[0].number for word in ("cat", "dog")]]
+    served = torch.frombuffer(bytearray(ask("/tensor", name=names[0])), dtype=torch.float32).view(2, -1)
+    assert_close(served, stored)
+    for name in names:
+        assert ask("/metadata", name=name, num_rows=2).decode().splitlines() == ["word\ttokens", "cat\t1", "dog\t1"]
+        assert ask("/sprite_image", name=name) == (tmp_path / "sprites.png").read_bytes()
+
+
+def test_a_token_that_was_not_learned_is_said_to_have_moved_only_if_it_did() -> None:
+    token = SimpleNamespace(learned=False, neighbours=[])
+    facts = SimpleNamespace(tokens=[token], opened=SimpleNamespace(start=None), unlearned=0.01)
+    assert "1.0%" in [*describe_numbers(facts)][-1]  # type: ignore[arg-type]
+    facts.unlearned = 0.0
+    assert "%" not in [*describe_numbers(facts)][-1]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
