@@ -192,7 +192,8 @@ class Conditions(nn.ModuleDict):
             read: returns it for examples of one shape and their views.
         """
         rows = [read(example, torch.zeros_like(example)) for example in examples.view(-1, 1)] if len(self) else []
-        return {one.name: one.gather([row[one.name] for row in rows], latent_size=latent_size) for one in self.each}
+        with torch.autocast(examples.device.type, enabled=False):  # on a CPU it refuses to join the float16 of a cache
+            return {one.name: one.gather([row[one.name] for row in rows], latent_size=latent_size) for one in self.each}
 
 
 def drop(features: Tensor, kept: Tensor) -> Tensor:

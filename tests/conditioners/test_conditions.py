@@ -150,6 +150,16 @@ def test_a_map_without_a_value_is_zero_and_one_of_another_shape_is_scaled() -> N
     assert Map(name="depth", channels=3, encoded=True, latent_channels=8).map_channels == 8
 
 
+@pytest.mark.parametrize("kind", [torch.float16, torch.float32, torch.uint8])
+def test_maps_of_a_cache_are_joined_in_mixed_precision_too(kind: torch.dtype) -> None:
+    def read(examples: Tensor, views: Tensor) -> dict[str, Given]:
+        return {"shape": Given(examples.view(1, 1, 1, 1).expand(1, 1, 4, 4).to(kind), KEPT[:1])}
+
+    with torch.autocast("cpu", torch.bfloat16):
+        gathered = Conditions([Map(name="shape")]).gather(read, torch.tensor([0, 1]), latent_size=(4, 4))["shape"]
+    assert gathered.values.flatten(1).float().mean(1).tolist() == [0.0, 1.0]
+
+
 def test_the_latents_of_a_reference_are_not_scaled_as_those_of_pictures() -> None:
     raw, kept = torch.rand(2, 4, 3, 3), torch.ones(2, dtype=torch.bool)
     convert = {"to_model": lambda raw: 9 * raw, "to_unscaled": lambda raw: raw - 1}
