@@ -10,8 +10,6 @@ from ldm_train.commands.tokens.token_facts import TextFacts, TokenFacts
 from ldm_train.reports.safe_text import fit_line
 from ldm_train.util.text import shorten
 
-NOTICED = 0.0005  # share of a vector's length
-
 
 def print_tokens(facts: TextFacts, console: Console) -> None:
     """Print a text's tokens."""
@@ -52,18 +50,13 @@ def describe_numbers(facts: TextFacts) -> Iterator[str]:
         width = facts.encoder.context_width
         yield f"nearest: the cosine of the angle between the vectors, of {width} numbers, among {facts.compared}"
     if facts.opened.start is not None:
-        others = "" if facts.unlearned is None else f"; tokens that no caption has moved by {facts.unlearned:.2%}"
+        others = (
+            "" if facts.unlearned is None else f"; weight decay moved tokens that are in no caption by {facts.unlearned:.2%}"
+        )
         yield f"moved: how far training moved the vector, as a share of its length before{others}"
         yield from describe_moves(facts)
     if any(token.learned is False for token in facts.tokens):
-        yield f"not learned: no caption of the run has this token, so training taught it nothing{describe_decay(facts)}"
-
-
-def describe_decay(facts: TextFacts) -> str:
-    """Return how far the vectors of tokens that no caption has moved all the same, as the end of a sentence."""
-    if facts.unlearned is None or facts.unlearned < NOTICED:
-        return ""
-    return f"; its vector moved by about {facts.unlearned:.1%} all the same, since weight decay shortens all vectors"
+        yield "not learned: no caption of the run has this token, so its vector was never taught anything"
 
 
 def describe_moves(facts: TextFacts) -> Iterator[str]:

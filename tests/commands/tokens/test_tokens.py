@@ -5,7 +5,6 @@ import re
 from collections.abc import Callable
 from math import ceil, sqrt
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -23,7 +22,7 @@ from ldm_train.commands.tokens import projector_files
 from ldm_train.commands.tokens.opened_encoder import OpenedEncoder, open_encoder, rebuild_start
 from ldm_train.commands.tokens.projector_files import choose_side, write_projector
 from ldm_train.commands.tokens.token_facts import examine_text, find_neighbours
-from ldm_train.commands.tokens.token_lines import describe_moves, describe_numbers
+from ldm_train.commands.tokens.token_lines import describe_moves
 from ldm_train.conditioners.text_encoder import TextEncoder, small
 from ldm_train.conditioners.token_pieces import embed_pieces, group_words, list_token_vectors, spell_tokens, split_text
 from ldm_train.run_dir.stored_settings import read_trained
@@ -224,14 +223,6 @@ def test_tensorboard_serves_what_is_written(tmp_path: Path) -> None:
     for name in names:
         assert ask("/metadata", name=name, num_rows=2).decode().splitlines() == ["word\ttokens", "cat\t1", "dog\t1"]
         assert ask("/sprite_image", name=name) == (tmp_path / "sprites.png").read_bytes()
-
-
-def test_a_token_that_was_not_learned_is_said_to_have_moved_only_if_it_did() -> None:
-    token = SimpleNamespace(learned=False, neighbours=[])
-    facts = SimpleNamespace(tokens=[token], opened=SimpleNamespace(start=None), unlearned=0.01)
-    assert "1.0%" in [*describe_numbers(facts)][-1]  # type: ignore[arg-type]
-    facts.unlearned = 0.0
-    assert "%" not in [*describe_numbers(facts)][-1]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
