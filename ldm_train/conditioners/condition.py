@@ -13,6 +13,12 @@ from ldm_train.util.safe_json import Json
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
 
+def join_values(values: Sequence[Tensor], dim: int = 0) -> Tensor:
+    """Return tensors joined in their own type: under autocast a CPU refuses to join the float16 of a cache."""
+    with torch.autocast(values[0].device.type, enabled=False):
+        return torch.cat([*values], dim)
+
+
 class Condition(nn.Module):
     """A condition: it reads values of the data, which batches carry, and turns them into a part of the conditioning.
 
@@ -86,7 +92,7 @@ class Condition(nn.Module):
 
     def gather(self, rows: Sequence[Given], *, latent_size: tuple[int, int]) -> Given:
         """Return what is known of single examples together, for latents of this (height, width)."""
-        return Given(torch.cat([row.values for row in rows]), torch.cat([row.kept for row in rows]))
+        return Given(join_values([row.values for row in rows]), torch.cat([row.kept for row in rows]))
 
     def forward(self, values: Tensor, kept: Tensor) -> Conditioning:
         """Return the conditioning of values (B, ...); that of no value where `kept` (B,) is False."""
@@ -192,8 +198,7 @@ class Conditions(nn.ModuleDict):
             read: returns it for examples of one shape and their views.
         """
         rows = [read(example, torch.zeros_like(example)) for example in examples.view(-1, 1)] if len(self) else []
-        with torch.autocast(examples.device.type, enabled=False):  # on a CPU it refuses to join the float16 of a cache
-            return {one.name: one.gather([row[one.name] for row in rows], latent_size=latent_size) for one in self.each}
+        return {one.name: one.gather([row[one.name] for row in rows], latent_size=latent_size) for one in self.each}
 
 
 def drop(features: Tensor, kept: Tensor) -> Tensor:

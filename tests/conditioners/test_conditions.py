@@ -151,12 +151,11 @@ def test_a_map_without_a_value_is_zero_and_one_of_another_shape_is_scaled() -> N
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.float32, torch.uint8])
-def test_maps_of_a_cache_are_joined_in_mixed_precision_too(kind: torch.dtype) -> None:
-    def read(examples: Tensor, views: Tensor) -> dict[str, Given]:
-        return {"shape": Given(examples.view(1, 1, 1, 1).expand(1, 1, 4, 4).to(kind), KEPT[:1])}
-
+@pytest.mark.parametrize("condition", [Map(name="shape"), Inpaint(latent_channels=2)])
+def test_maps_of_a_cache_are_joined_in_mixed_precision_too(condition: Condition, kind: torch.dtype) -> None:
+    rows = [Given(torch.full((1, condition.map_channels, 4, 4), value).to(kind), KEPT[:1]) for value in (0.0, 1.0)]
     with torch.autocast("cpu", torch.bfloat16):
-        gathered = Conditions([Map(name="shape")]).gather(read, torch.tensor([0, 1]), latent_size=(4, 4))["shape"]
+        gathered = condition.gather(rows, latent_size=(4, 4))
     assert gathered.values.flatten(1).float().mean(1).tolist() == [0.0, 1.0]
 
 

@@ -53,17 +53,20 @@ def read_session(scope: Message) -> str | None:
 def watch_client(awaited: Counter[str], session: str | None) -> ShouldStop:
     """Return a function that says whether the client of the event that this thread answers has left.
 
-    Gradio marks an event when the connection closes on which its answer is awaited. If there was none for `UNAWAITED`
-    seconds of drawing, nobody will come; of an unknown event nobody leaves.
+    A client has left if it waited and waits no more, by what is counted here or by gradio's mark on the event, or if it did
+    not come for `UNAWAITED` seconds of drawing. Of an unknown event nobody leaves.
     """
     queue, key = getattr(LocalContext.blocks.get(None), "_queue", None), LocalContext.event_id.get(None)
     event, start = getattr(queue, "event_ids_to_events", {}).get(key), time.monotonic()
 
+    came = False
+
     def has_left() -> bool:
-        waits = awaited[str(key)] or awaited[str(session)]
-        return not getattr(event, "alive", True) or (
-            event is not None and not waits and time.monotonic() - start > UNAWAITED
-        )
+        nonlocal came
+        waits = bool(awaited[str(key)] or awaited[str(session)])
+        came = came or waits
+        patient = came or time.monotonic() - start <= UNAWAITED
+        return event is not None and (not event.alive or (came and not waits) or not patient)
 
     return has_left
 
