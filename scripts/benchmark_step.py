@@ -41,7 +41,7 @@ from ldm_train.diffusion.timesteps import Uniform
 from ldm_train.diffusion.weighting import UniformWeight
 from ldm_train.networks.unet import UNet
 from ldm_train.samplers.ddim import DDIM
-from ldm_train.settings.strict import KEPT
+from ldm_train.settings.strict import READ_BY_RUN
 from ldm_train.training.autoencoder_module import AutoencoderTraining
 from ldm_train.training.base_module import Training
 from ldm_train.training.ema.ema import EMA
@@ -295,7 +295,7 @@ def run_sampling(rounds: int) -> dict[str, dict[str, float]]:
 
 def run_preset(rounds: int) -> dict[str, dict[str, float]]:
     settings = OmegaConf.load(Path(__file__).parent.parent / "conf" / "network" / f"{PRESET}.yaml")
-    plain = {str(name): value for name, value in settings.items() if name not in {"_target_", *KEPT["network"]}}
+    plain = {str(name): value for name, value in settings.items() if name not in {"_target_", *READ_BY_RUN["network"]}}
     ours = UNet(in_channels=4, context_width=DEFAULT.width, vector_width=None, **plain)
     theirs = their_network(DEFAULT)
     sizes = [sum(p.numel() for p in network.parameters()) for network in (ours, theirs)]
@@ -365,7 +365,7 @@ def run_bfloat16(rounds: int) -> dict[str, dict[str, float]]:
     batch = LatentBatch(torch.arange(24), Moments(torch.randn(24, 4, 16, 16), None), CaptionBatch(tokens))
     pictures = ImageBatch(torch.arange(16), torch.rand(16, 3, 64, 64) * 2 - 1)
     settings = OmegaConf.load(Path(__file__).parent.parent / "conf" / "network" / "unet_small.yaml")
-    plain = {str(name): value for name, value in settings.items() if name not in {"_target_", *KEPT["network"]}}
+    plain = {str(name): value for name, value in settings.items() if name not in {"_target_", *READ_BY_RUN["network"]}}
 
     def predictor() -> Step:
         network = UNet(in_channels=4, context_width=128, vector_width=128, **plain)

@@ -34,7 +34,7 @@ from ldm_train.settings.composition import compose_as
 from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.settings.schema.using import ExportSettings
 from ldm_train.settings.shipped import shipped
-from ldm_train.settings.strict import KEPT
+from ldm_train.settings.strict import READ_BY_RUN
 from ldm_train.weights.layouts.unet_layout import map_unet_to_diffusers
 from ldm_train.weights.layouts.unet_single_file import rename_unet_to_single_file
 from ldm_train.weights.streaming_writer import stream_tensors
@@ -52,7 +52,7 @@ def network() -> UNet:
     """Stable Diffusion 1.x's."""
     settings = OmegaConf.to_container(shipped("network/stable_diffusion_1"))
     assert isinstance(settings, dict)
-    own = {str(key): value for key, value in settings.items() if key not in {"_target_", *KEPT["network"]}}
+    own = {str(key): value for key, value in settings.items() if key not in {"_target_", *READ_BY_RUN["network"]}}
     return UNet(in_channels=4, context_width=768, vector_width=None, **own)
 
 

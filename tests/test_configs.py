@@ -15,7 +15,7 @@ from ldm_train.cli.main import VERBS
 from ldm_train.settings.composition import as_yaml, build, compose, compose_as, defaults, folder, groups
 from ldm_train.settings.constructors import COMMANDS, EXTRAS
 from ldm_train.settings.explained_training import OF_TRAINING
-from ldm_train.settings.schema.options import KEPT, PART_LISTS, PASSED, Part, read_part
+from ldm_train.settings.schema.options import PART_LISTS, PASSED, READ_BY_RUN, Part, read_part
 from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.settings.strict import SET_BY_THE_RUN
 
@@ -83,7 +83,7 @@ def test_target_is_allowed_and_its_arguments_fit(name: str) -> None:
     if package in EXTRAS and importlib.util.find_spec(package) is None:
         pytest.skip(f"{package} is not installed")
     group = name.partition("/")[0]
-    keys = {str(key) for key in config if key not in ("_target_", "_partial_")} - KEPT.get(group, set())
+    keys = {str(key) for key in config if key not in ("_target_", "_partial_")} - READ_BY_RUN.get(group, set())
     passed = PASSED.get(group, set()) - ({*COMMANDS.values()} if config._target_ not in COMMANDS else set())
     signature = inspect.signature(get_object(config._target_))
     passed -= IF_TAKEN.get(group, set()) - signature.parameters.keys()

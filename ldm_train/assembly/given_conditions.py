@@ -23,7 +23,7 @@ from ldm_train.types import Given
 from ldm_train.util.inputs import MAX_PICTURE, READ_ERRORS, describe_error, read_input
 from ldm_train.util.messages import warn
 
-KEPT = torch.tensor([True])
+PRESENT = torch.tensor([True])
 
 
 def read_given(config: SampleSettings, generation: Generation) -> dict[str, Given]:
@@ -43,14 +43,14 @@ def read_given(config: SampleSettings, generation: Generation) -> dict[str, Give
             low, high = f"{condition.low:.15g}", f"{condition.high:.15g}"
             warn(f"number.{name}={value:.15g} is outside of what the run was trained on, {low} to {high}")
         kind = torch.float64 if isinstance(condition, Number) else torch.float32  # as it reads them of the data
-        found[name] = Given(torch.tensor([float(value)], dtype=kind), KEPT)
+        found[name] = Given(torch.tensor([float(value)], dtype=kind), PRESENT)
     for name, path in config.map.items():
         condition = find_condition(generation, f"map.{name}={path}", name, takes="takes_map")
         if isinstance(condition, Picture):
-            found[name] = Given(condition.embed(read_signed(path, generation.size).to(generation.device)), KEPT)
+            found[name] = Given(condition.embed(read_signed(path, generation.size).to(generation.device)), PRESENT)
         else:
             assert isinstance(condition, Map)
-            found[name] = Given(read_map_file(path, condition, generation), KEPT)
+            found[name] = Given(read_map_file(path, condition, generation), PRESENT)
     found |= read_picture(config, generation)
     generation.complete(found, 1)
     return found
@@ -72,7 +72,7 @@ def read_picture(config: SampleSettings, generation: Generation) -> dict[str, Gi
         found[condition.name] = give_small(small, condition, numbers, noise_level=level, seed=config.seed)
     if config.picture is not None and config.mask is not None:
         names = [one.name for one in generation.conditions.each if one.takes_mask]
-        found |= {name: Given(read_hole(config.picture, config.mask, generation), KEPT) for name in names}
+        found |= {name: Given(read_hole(config.picture, config.mask, generation), PRESENT) for name in names}
     return found
 
 

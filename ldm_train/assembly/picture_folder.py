@@ -1,6 +1,5 @@
 """The folder that `sample` draws into: pictures.json lists its files, and the next command replaces these and no others."""
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,7 @@ from torch import Tensor
 from ldm_train.data.pictures.images import encode_png, read_png_texts, to_bytes
 from ldm_train.data.pictures.pixel_values import PixelFormat
 from ldm_train.settings.schema.using import SampleSettings
-from ldm_train.util.files import atomic_write, is_temporary, make_folder
+from ldm_train.util.files import atomic_write, digest_file, is_temporary, make_folder
 from ldm_train.util.locks import hold_lock
 from ldm_train.util.ownership import LOCK, PICTURES, check_folder, read_mark
 from ldm_train.util.safe_json import Json
@@ -145,7 +144,3 @@ def is_as_listed(path: Path, entry: object) -> bool:
         return entry.get("sha256") == digest_file(path)
     # An array has no texts; there was none when the command that listed it began.
     return path.name == PROMPTS or path.suffix == ".npy" or "ldm_train" in read_png_texts(path)
-
-
-def digest_file(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from ldm_train.assembly.picture_folder import (
     PROMPTS,
-    digest_file,
     hold_pictures,
     is_as_listed,
     read_listing,
@@ -16,7 +15,7 @@ from ldm_train.assembly.picture_folder import (
     write_listing,
 )
 from ldm_train.data.pictures.images import save_png
-from ldm_train.util.files import atomic_write, make_folder
+from ldm_train.util.files import atomic_write, digest_file, make_folder
 from ldm_train.util.ownership import PICTURES, check_folder
 from ldm_train.util.safe_json import Json
 

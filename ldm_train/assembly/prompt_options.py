@@ -17,7 +17,7 @@ from ldm_train.util.text import nearest, shorten
 LETTERS = {"n": "negative", "w": "width", "h": "height", "d": "seed", "l": "guidance", "s": "steps"}
 OPTION = re.compile(r"(?:^|\s)--([A-Za-z][\w-]*)(?=\s|$)")
 MOST = {"width": largest("size"), "height": largest("size"), "steps": largest("steps")}  # the least of them is 1
-WHOLE = re.compile(r"[+-]?\d{1,18}")
+INTEGER = re.compile(r"[+-]?\d{1,18}")
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def _as_whole(value: object) -> int | None:
     if isinstance(value, float) and value.is_integer():
         return int(value)
     text = "" if isinstance(value, bool) else str(value)
-    return int(text) if WHOLE.fullmatch(text) else None
+    return int(text) if INTEGER.fullmatch(text) else None
 
 
 def _describe_letters(given: str) -> str:

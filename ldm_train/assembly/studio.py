@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ldm_train.assembly.alike_pictures import AlikePictures, draw_batch, group_alike
 from ldm_train.assembly.cut_texts import warn_of_cut_prompts
 from ldm_train.assembly.opened_run import OpenedRun, read_stamp
+from ldm_train.assembly.picture_groups import PictureGroup, draw_batch, group_pictures
 from ldm_train.assembly.png_text import build_png_texts
 from ldm_train.assembly.prompt_options import Prompt
 from ldm_train.assembly.prompts import list_texts
@@ -34,7 +34,7 @@ from ldm_train.settings.without_effect import notes
 from ldm_train.util.messages import collecting_messages, note_all, warn
 from ldm_train.util.prompt_syntax import list_syntax_notes
 
-KEPT = 3  # runs that stay loaded at most
+MOST_LOADED = 3  # runs that stay loaded at most
 OnStep = Callable[[int, int, Tensor], None]
 OnProgress = Callable[[int, int], None]
 ShouldStop = Callable[[], bool]
@@ -174,7 +174,7 @@ class Studio:
             refuse_interpolations(settings.prompts)
             trained = self._open(settings)
             report_prompts(settings, [prompt], trained)
-            [alike] = group_alike(settings, [prompt], trained)
+            [alike] = group_pictures(settings, [prompt], trained)
             images, [attention] = draw_batch(alike, callback=StepReport(alike, on_step, on_progress, should_stop))
             texts_of_png = build_png_texts(alike.settings, alike.trained, prompt.text, alike.numbers[0])
             return Drawn(
@@ -249,7 +249,7 @@ class Studio:
         key = OpenedRun.key_of(settings)
         opened = self._opened.pop(key, None) or OpenedRun(settings)
         self._opened[key] = opened
-        for oldest in [*self._opened][:-KEPT]:
+        for oldest in [*self._opened][:-MOST_LOADED]:
             del self._opened[oldest]
         return opened
 
@@ -262,7 +262,7 @@ class StepReport:
         Cancelled: it is to be stopped.
     """
 
-    alike: AlikePictures
+    alike: PictureGroup
     on_step: OnStep | None
     on_progress: OnProgress | None
     should_stop: ShouldStop | None

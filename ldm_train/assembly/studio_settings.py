@@ -17,11 +17,11 @@ from ldm_train.settings.shipped import ConfigError, key_of
 Changes = Mapping[str, object] | Sequence[str]
 # What changes with most pictures; for it alone, a tenth of a second of Hydra is not spent.
 USUAL = re.compile(r"(seed|first_number)=(\d{1,18})")
-REMEMBERED = 100  # settings that need not be read again
+MOST_CACHED = 100  # settings that need not be read again
 # What a command draws or reads as a whole; a studio draws one picture of one prompt.
-WHOLE = ("prompts", "x", "y", "interpolate", "to_seed", "blend", "labels", "batch_size")
+NOT_PER_PICTURE = ("prompts", "x", "y", "interpolate", "to_seed", "blend", "labels", "batch_size")
 AT_THE_START = ("out", "trust", "debug", "hydra", "config", "config_path")  # decided before a run is loaded
-FIXED = (*WHOLE, *AT_THE_START)
+FIXED = (*NOT_PER_PICTURE, *AT_THE_START)
 _composing = threading.Lock()  # Hydra's state is the process's
 
 
@@ -50,7 +50,7 @@ class StudioSettings:
         for name in map(key_of, words):
             if name.partition(".")[0] in AT_THE_START:
                 raise ConfigError(f"{name} cannot be changed while a run stays loaded: start again with {name}=…")
-            if name.partition(".")[0] in WHOLE:
+            if name.partition(".")[0] in NOT_PER_PICTURE:
                 raise ConfigError(f"{name} cannot be changed here: one picture of one prompt is drawn at a time")
         usual = {found[1]: int(found[2]) for word in words if (found := USUAL.fullmatch(word))}
         words = tuple(word for word in words if not USUAL.fullmatch(word))
@@ -59,7 +59,7 @@ class StudioSettings:
         with _composing:
             if words not in self._read:
                 self._read[words] = self._compose(words)
-            for oldest in [*self._read][:-REMEMBERED]:
+            for oldest in [*self._read][:-MOST_CACHED]:
                 del self._read[oldest]
             return self._read[words].with_values(**usual)
 

@@ -14,6 +14,12 @@ from ldm_train.util.safe_json import Json
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
 
+def join_values(values: Sequence[Tensor], dim: int = 0) -> Tensor:
+    """Return tensors joined in their own type: under autocast a CPU refuses to join the float16 of a cache."""
+    with torch.autocast(values[0].device.type, enabled=False):
+        return torch.cat([*values], dim)
+
+
 class Condition(nn.Module):
     """A condition: it reads values of the data, which batches carry, and turns them into a part of the conditioning.
 
@@ -96,7 +102,7 @@ class Condition(nn.Module):
 
     def gather(self, rows: Sequence[Given], *, latent_size: tuple[int, int]) -> Given:
         """Return what is known of single examples together, for latents of this (height, width)."""
-        return Given(torch.cat([row.values for row in rows]), torch.cat([row.kept for row in rows]))
+        return Given(join_values([row.values for row in rows]), torch.cat([row.kept for row in rows]))
 
     def forward(self, values: Tensor, kept: Tensor) -> Conditioning:
         """Return the conditioning of values (B, ...); that of no value where `kept` (B,) is False."""

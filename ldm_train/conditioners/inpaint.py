@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ldm_train import draws
-from ldm_train.conditioners.condition import Condition, drop, scale_map
+from ldm_train.conditioners.condition import Condition, drop, join_values, scale_map
 from ldm_train.types import ConditionedExamples, Conditioning, Given
 
 MOST_MASKS = 64  # each is stored with each picture
@@ -65,7 +65,7 @@ class Inpaint(Condition):
         for row in rows:
             mask, latents = row.values[:, :1], row.values[:, 1:]
             parts = [scale_map(mask, latent_size, nearest=True), scale_map(latents, latent_size)]
-            scaled.append(Given(torch.cat(parts, 1), row.kept))
+            scaled.append(Given(join_values(parts, 1), row.kept))
         return super().gather(scaled, latent_size=latent_size)
 
     def absent(self, count: int, *, size: tuple[int, int], latent_size: tuple[int, int]) -> Given:

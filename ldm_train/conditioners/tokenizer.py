@@ -17,8 +17,8 @@ from tokenizers.models import BPE
 TRANSFORMERS_SPECIAL = ("<|startoftext|>", "<|endoftext|>")  # the names that transformers has for start and end
 SPECIAL = ("<start_of_text>", "<end_of_text>")
 END_OF_WORD = "</w>"  # with which CLIP's vocabulary marks tokens that end a word
-REMEMBERED = 2**18  # words that need not be merged again
-LONGEST_REMEMBERED = 100  # bytes of such a word
+MOST_CACHED = 2**18  # words that need not be merged again
+LONGEST_CACHED = 100  # bytes of such a word
 NUM_MERGES = 49152 - 256 - 2  # that CLIP uses of its file
 PRINTED = (range(ord("!"), ord("~") + 1), range(ord("¡"), ord("¬") + 1), range(ord("®"), ord("ÿ") + 1))
 
@@ -94,7 +94,7 @@ class Tokenizer:
         found = self._cache.get(word)
         if found is None:
             found = [symbol.id for symbol in self._model.tokenize(word)]
-            if len(word) <= LONGEST_REMEMBERED and len(self._cache) < REMEMBERED:
+            if len(word) <= LONGEST_CACHED and len(self._cache) < MOST_CACHED:
                 self._cache[word] = found
         return found
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from ldm_train.run_dir.reading import Plain, flatten_settings
 from ldm_train.settings.constructors import find_constructor, may_build
 from ldm_train.settings.schema.commands import may_change
-from ldm_train.settings.schema.options import KEPT, select
+from ldm_train.settings.schema.options import READ_BY_RUN, select
 from ldm_train.settings.schema.training import AutoencoderTrainingSettings, FittingSettings
 from ldm_train.settings.shipped import groups, shipped
 from ldm_train.util.messages import note
@@ -71,7 +71,7 @@ def _is_new(name: str, then: Plain, now: Plain) -> bool:
     if (name in then) == (name in now) or target != then.get(f"{group}._target_") or not may_build(target, group):
         return False
     value = then.get(name, now.get(name))
-    if key in KEPT.get(group, set()):
+    if key in READ_BY_RUN.get(group, set()):
         return all(shipped(f"{group}/{option}").get(key, value) == value for option in groups()[group])
     argument = inspect.signature(find_constructor(str(target), group)).parameters.get(key)
     return argument is not None and json.dumps(argument.default, default=str) == json.dumps(value)

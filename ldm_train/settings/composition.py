@@ -34,7 +34,7 @@ from ldm_train.settings.replaced_options import (
 from ldm_train.settings.run_options import words_of_run
 from ldm_train.settings.schema.commands import SCHEMAS, default_values, kind_of, mappings_of
 from ldm_train.settings.schema.kinds import describe
-from ldm_train.settings.schema.options import KEPT, PASSED, TARGET, CommandSettings, Part
+from ldm_train.settings.schema.options import PASSED, READ_BY_RUN, TARGET, CommandSettings, Part
 from ldm_train.settings.schema.typed_values import unquote
 from ldm_train.settings.shipped import (
     CONFIG_PATH,
@@ -123,7 +123,7 @@ def _complete_network(values: dict[str, Any]) -> None:
     network = values.get("network")
     if isinstance(network, dict) and TARGET in network:
         option = shipped("network/unet_small")
-        values["network"] = network | {key: option[key] for key in KEPT["network"] if key not in network}
+        values["network"] = network | {key: option[key] for key in READ_BY_RUN["network"] if key not in network}
 
 
 def targets_of(verb: str, words: list[str]) -> dict[str, str]:

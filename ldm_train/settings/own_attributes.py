@@ -32,7 +32,7 @@ def is_record(value: object) -> bool:
         return False
 
 
-WHOLE = Kind("a whole number of at least 1", is_whole)
+WHOLE_NUMBER = Kind("a whole number of at least 1", is_whole)
 WIDTH = Kind("a whole number of at least 1, or None", lambda value: value is None or is_whole(value))
 NUMBER = Kind("a finite number", is_number)
 COUNT = Kind("a whole number of at least 0", lambda value: is_whole(value) or (type(value) is int and value == 0))
@@ -42,16 +42,16 @@ NAME = Kind("a text", lambda value: isinstance(value, str) and value.strip() != 
 RECORD = Kind("a dictionary of numbers, texts, lists and dictionaries", is_record)
 
 ATTRIBUTES: dict[str, dict[str, Kind]] = {
-    "autoencoder": {"channels": WHOLE, "factor": WHOLE, "shift": NUMBER, "scale": SCALE, "identity": RECORD},
+    "autoencoder": {"channels": WHOLE_NUMBER, "factor": WHOLE_NUMBER, "shift": NUMBER, "scale": SCALE, "identity": RECORD},
     "text_encoder": {
-        **{"context_width": WIDTH, "vector_width": WIDTH, "capacity": WHOLE, "trained": BOOL},
+        **{"context_width": WIDTH, "vector_width": WIDTH, "capacity": WHOLE_NUMBER, "trained": BOOL},
         **{"identity": RECORD, "computation": RECORD},
     },
-    "condition": {"vector_width": COUNT, "map_channels": COUNT, "unit": WHOLE, "identity": RECORD},
+    "condition": {"vector_width": COUNT, "map_channels": COUNT, "unit": WHOLE_NUMBER, "identity": RECORD},
     "schedule": {"start": NUMBER, "end": NUMBER},
-    "features": {"name": NAME, "size": WHOLE},
-    "crop": {"views": WHOLE, "identity": RECORD},
-    "network": {"divisor": WHOLE},  # which it may lack
+    "features": {"name": NAME, "size": WHOLE_NUMBER},
+    "crop": {"views": WHOLE_NUMBER, "identity": RECORD},
+    "network": {"divisor": WHOLE_NUMBER},  # which it may lack
     "source": {"notes": Kind("a list, which super().__init__() makes", lambda value: isinstance(value, list))},
 }
 

@@ -7,7 +7,7 @@ from typing import Any
 from ldm_train.settings.constructors import check_constructors, list_untrusted
 from ldm_train.settings.schema.commands import SCHEMAS, own_settings
 from ldm_train.settings.schema.kinds import Section
-from ldm_train.settings.schema.options import KEPT, OWN_KEYS, PART_LISTS, PASSED, TARGET, list_part_groups
+from ldm_train.settings.schema.options import OWN_KEYS, PART_LISTS, PASSED, READ_BY_RUN, TARGET, list_part_groups
 from ldm_train.settings.shipped import ConfigError, groups, none_chosen, shipped
 from ldm_train.settings.signatures import signature
 from ldm_train.settings.suggestions import suggest_setting
@@ -107,7 +107,7 @@ class NameCheck:
         if group == "trainer" and isinstance(node, Mapping):
             return self._trainer(node)
         if isinstance(node, Mapping) and TARGET in node:
-            return self._arguments(group, node, passed=PASSED.get(group, set()), kept=KEPT.get(group, frozenset()))
+            return self._arguments(group, node, passed=PASSED.get(group, set()), kept=READ_BY_RUN.get(group, frozenset()))
         if node is None and list_part_groups(SCHEMAS[self.verb])[group]:
             return None
         options = ", ".join(groups()[group])

@@ -115,6 +115,12 @@ def link_file(source: Path, path: Path) -> None:
     flush_folder(path.parent)
 
 
+def digest_file(path: Path) -> str:
+    """Return the hexadecimal SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def make_folder(folder: Path) -> None:
     """Make a folder and its missing parents, and flush the folders that they are made in."""
     missing = [place for place in (folder, *folder.parents) if not place.exists()]

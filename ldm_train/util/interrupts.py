@@ -82,3 +82,25 @@ def interruptible() -> Iterator[None]:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, handler)
         raise KeyboardInterrupt from error
+
+
+@contextmanager
+def ended_by_signals(*numbers: int) -> Iterator[None]:
+    """Let signals end the block as Ctrl-C does, so that what it opened is closed; the exit code names the signal.
+
+    Raises:
+        SystemExit: one of them arrived.
+    """
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    replaced = {number: signal.signal(number, end) for number in numbers if signal.getsignal(number) is signal.SIG_DFL}
+    try:
+        yield
+    finally:
+        for number, handler in replaced.items():
+            signal.signal(number, handler)

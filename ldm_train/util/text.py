@@ -36,3 +36,11 @@ def first_line(message: object) -> str:
 def format_value(value: object) -> str:
     """Return a setting's value as it is typed."""
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def format_duration(seconds: float) -> str:
+    """Return seconds in a readable unit, such as "3.2 hours"."""
+    for unit, length in (("days", 2 * 86400), ("hours", 2 * 3600), ("minutes", 120)):
+        if seconds >= length:
+            return f"{seconds / (length / 2):.3g} {unit}"
+    return f"{seconds:.2g} seconds" if seconds < 10 else f"{seconds:.0f} seconds"

@@ -163,13 +163,17 @@ def test_good_or_unknown_latents_are_not_warned_of(psnr: float | None) -> None:
 
 @pytest.mark.parametrize(("size", "autoencoder"), [(64, "autoencoder=pretrained"), (256, "autoencoder=sd_vae_ft_mse")])
 def test_the_ways_out_can_be_pasted(size: int, autoencoder: str) -> None:
-    [warning] = warn_of_low_psnr(20.04, image_size=size, weights="some/weights", source=["source.path=PICTURES"])
+    source, crop = ["source.path=PICTURES"], ["crop=fit"]
+    [warning] = warn_of_low_psnr(20.04, image_size=size, weights="some/weights", source=source, crop=crop)
     commands = [line[line.index("ldm-train") :].split() for line in warning.splitlines() if "ldm-train" in line]
     assert {command[1] for command in commands} == {"encode", "train_autoencoder"}
     for command in commands:
         assert {"source.path=PICTURES", f"image_size={size}"} <= {*command}
     for command in (command for command in commands if command[1] == "encode"):
+        assert "crop=fit" in command
         compose("encode", command[2:])
+    for command in (command for command in commands if command[1] == "train_autoencoder"):
+        compose("train_autoencoder", command[2:])
     words = {word for command in commands for word in command}
     assert {autoencoder, "autoencoder=identity", "autoencoder.weights=some/weights"} <= words
     assert "20.0 dB" in warning

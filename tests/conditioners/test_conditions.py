@@ -150,6 +150,15 @@ def test_a_map_without_a_value_is_zero_and_one_of_another_shape_is_scaled() -> N
     assert Map(name="depth", channels=3, encoded=True, latent_channels=8).map_channels == 8
 
 
+@pytest.mark.parametrize("kind", [torch.float16, torch.float32, torch.uint8])
+@pytest.mark.parametrize("condition", [Map(name="shape"), Inpaint(latent_channels=2)])
+def test_maps_of_a_cache_are_joined_in_mixed_precision_too(condition: Condition, kind: torch.dtype) -> None:
+    rows = [Given(torch.full((1, condition.map_channels, 4, 4), value).to(kind), KEPT[:1]) for value in (0.0, 1.0)]
+    with torch.autocast("cpu", torch.bfloat16):
+        gathered = condition.gather(rows, latent_size=(4, 4))
+    assert gathered.values.flatten(1).float().mean(1).tolist() == [0.0, 1.0]
+
+
 def test_the_latents_of_a_reference_are_not_scaled_as_those_of_pictures() -> None:
     raw, kept = torch.rand(2, 4, 3, 3), torch.ones(2, dtype=torch.bool)
     convert = {"to_model": lambda raw: 9 * raw, "to_unscaled": lambda raw: raw - 1}

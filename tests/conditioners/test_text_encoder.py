@@ -357,7 +357,7 @@ def test_the_words_that_a_tokenizer_remembers_have_a_limit(monkeypatch: pytest.M
     tokenizer = Tokenizer(context_length=12)
     alone = [tokenizer.encode(word) for word in ("apple", "zebra", "x" * 1000)]
     fresh = Tokenizer(context_length=12)
-    monkeypatch.setattr("ldm_train.conditioners.tokenizer.REMEMBERED", len(fresh._cache) + 1)
+    monkeypatch.setattr("ldm_train.conditioners.tokenizer.MOST_CACHED", len(fresh._cache) + 1)
     assert [fresh.encode(word) for word in ("apple", "zebra", "x" * 1000)] == alone
     assert len(fresh._cache) == 3
     assert not [word for word in tokenizer._cache if len(word) >= 1000]

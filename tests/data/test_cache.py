@@ -13,11 +13,12 @@ from torch.testing import assert_close
 
 from ldm_train.data.batches.datamodules import CachedLatents, split_held_out
 from ldm_train.data.cache.index import join_indices
-from ldm_train.data.cache.manifest import check_cache_matches, digest_file, read_manifest
+from ldm_train.data.cache.manifest import check_cache_matches, read_manifest
 from ldm_train.data.cache.reader import LatentCache
 from ldm_train.data.cache.staging import CacheWorkspace
 from ldm_train.data.pictures.images import read_image, to_signed
 from ldm_train.training.encoding import Encoding
+from ldm_train.util.files import digest_file
 
 LATENTS = "latents-16x16-00000.safetensors"
 DATA_FILES = ["captions-00000.safetensors", "captions.jsonl", "entries.jsonl", "index.safetensors", LATENTS, "report.json"]

@@ -10,7 +10,7 @@ from torch.testing import assert_close
 from ldm_train.networks.attention import Attention
 from ldm_train.networks.diffusers_unet import DiffusersUNet
 from ldm_train.networks.unet import UNet
-from ldm_train.settings.strict import KEPT
+from ldm_train.settings.strict import READ_BY_RUN
 from ldm_train.types import Conditioning
 
 PARAMETER_NAMES = Path(__file__).parent / "unet_parameters.txt"
@@ -57,7 +57,9 @@ def unet(*, randomised=False, **changes):
 def diffusers_unet(**changes):
     """diffusers' U-Net by the shipped config, made for the same inputs."""
     settings = OmegaConf.to_container(OmegaConf.load(CONF / "diffusers_unet.yaml"))
-    settings = {name: value for name, value in settings.items() if name not in {"_target_", "_convert_", *KEPT["network"]}}
+    settings = {
+        name: value for name, value in settings.items() if name not in {"_target_", "_convert_", *READ_BY_RUN["network"]}
+    }
     arguments = {"in_channels": 4, "context_width": 12, "vector_width": 10} | settings | {"block_out_channels": [32, 64]}
     return DiffusersUNet(**arguments | changes)
 

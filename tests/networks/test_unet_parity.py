@@ -13,7 +13,7 @@ from torch.testing import assert_close
 import ldm_train.weights.layouts.unet_layout as layout
 from ldm_train.networks.diffusers_unet import DiffusersUNet
 from ldm_train.networks.unet import UNet
-from ldm_train.settings.strict import KEPT
+from ldm_train.settings.strict import READ_BY_RUN
 from ldm_train.types import Conditioning
 
 CONFIGS = Path(__file__).parents[2] / "conf/network"
@@ -117,7 +117,7 @@ def test_the_table_of_names_leads_there_and_back_bit_for_bit(case):
 )
 def test_the_shipped_configurations_are_the_published_ones(name, context_width, others, count):
     settings = OmegaConf.to_container(OmegaConf.load(CONFIGS / f"{name}.yaml"))
-    settings = {key: value for key, value in settings.items() if key not in {"_target_", *KEPT["network"]}}
+    settings = {key: value for key, value in settings.items() if key not in {"_target_", *READ_BY_RUN["network"]}}
     with torch.device("meta"):
         actual = UNet(in_channels=4, context_width=context_width, vector_width=None, **settings)
         reference = UNet2DConditionModel(cross_attention_dim=context_width, **others)

@@ -8,7 +8,7 @@ from PIL import Image
 
 from ldm_train.assembly.decoded_sample import DecodedPicture, draw_reconstructions
 from ldm_train.commands.check.dataset_facts import CaptionFacts, PictureFacts
-from ldm_train.commands.check.findings import Report, count_problems, format_bytes, format_duration
+from ldm_train.commands.check.findings import Report, count_problems, format_bytes
 from ldm_train.commands.check.reconstruction import LatentStatistics
 from ldm_train.commands.check.terminal import format_cache, format_cost
 from ldm_train.commands.check.thumbnails import draw_crops, make_thumbnail
@@ -29,6 +29,7 @@ from ldm_train.reports.page_blocks import (
     Thumbnails,
     WholePicture,
 )
+from ldm_train.util.text import format_duration
 
 T = TypeVar("T")
 REJECTED, EXAMPLES, LONGEST, SHOWN = 24, 6, 8, 12  # thumbnails

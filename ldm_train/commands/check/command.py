@@ -14,6 +14,7 @@ from pathlib import Path
 from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from ldm_train.assembly.arithmetic import resolve_arithmetic
+from ldm_train.assembly.learning_time import estimate_learning
 from ldm_train.assembly.map_conditions import file_specs
 from ldm_train.assembly.new_words import check_new_words
 from ldm_train.assembly.parts import Parts, choose_device
@@ -34,7 +35,6 @@ from ldm_train.commands.check.estimate import (
 from ldm_train.commands.check.existing_cache import compare_cache
 from ldm_train.commands.check.findings import Report, judge_report, judge_source
 from ldm_train.commands.check.forecast import estimate_class_pictures, estimate_run_files
-from ldm_train.commands.check.learning_time import estimate_learning
 from ldm_train.commands.check.reconstruction import try_latents
 from ldm_train.commands.check.terminal import format_report
 from ldm_train.commands.check.trials import (

@@ -7,11 +7,11 @@ from math import ceil
 
 from ldm_train.assembly.decoded_sample import DecodedPicture
 from ldm_train.assembly.encoding_memory import EncodingMemory
+from ldm_train.assembly.learning_time import LearningTime
 from ldm_train.commands.check.dataset_facts import LARGE_LOSS, TINY, CaptionFacts, Copies, PictureFacts
 from ldm_train.commands.check.estimate import Disk, StepEstimate
 from ldm_train.commands.check.existing_cache import CacheComparison
 from ldm_train.commands.check.forecast import ClassPictures, RunFiles
-from ldm_train.commands.check.learning_time import LearningTime
 from ldm_train.commands.check.reconstruction import LatentStatistics, judge_latents
 from ldm_train.data.scan.source_review import judge_unread
 from ldm_train.data.sources.items import format_name
@@ -243,11 +243,3 @@ def format_bytes(size: float) -> str:
 
 def count_problems(count: int) -> str:
     return f"{count} problem{'s' * (count != 1)}"
-
-
-def format_duration(seconds: float) -> str:
-    """Return seconds in a readable unit, such as "3.2 hours"."""
-    for unit, length in (("days", 2 * 86400), ("hours", 2 * 3600), ("minutes", 120)):
-        if seconds >= length:
-            return f"{seconds / (length / 2):.3g} {unit}"
-    return f"{seconds:.2g} seconds" if seconds < 10 else f"{seconds:.0f} seconds"

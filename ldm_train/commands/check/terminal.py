@@ -5,9 +5,10 @@ from collections.abc import Iterator
 from ldm_train.commands.check.dataset_facts import PictureFacts
 from ldm_train.commands.check.estimate import StepEstimate
 from ldm_train.commands.check.existing_cache import CacheComparison
-from ldm_train.commands.check.findings import Report, count_problems, format_bytes, format_duration
+from ldm_train.commands.check.findings import Report, count_problems, format_bytes
 from ldm_train.commands.check.forecast import RunFiles
 from ldm_train.data.scan.source_review import group_problems
+from ldm_train.util.text import format_duration
 
 LISTED = 100
 

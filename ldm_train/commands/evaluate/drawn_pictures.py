@@ -33,7 +33,7 @@ from ldm_train.weights.fingerprint import digest_tensors
 
 Painter = Callable[[list[str], Tensor, dict[str, Given]], Tensor]
 Opener = Callable[[EvaluateSettings], Painter]
-KEPT = FolderKind("the drawn pictures of an evaluation", "drawn.json", frozenset({"drawn"}))
+DRAWN_PICTURES = FolderKind("the drawn pictures of an evaluation", "drawn.json", frozenset({"drawn"}))
 KEY, NUMBERED = re.compile(r"[0-9a-f]{16}"), re.compile(r"\d{6,}\.png")
 
 
@@ -86,14 +86,14 @@ def remove_other_pictures(out: Path, jobs: Sequence[DrawingJob]) -> None:
 
 def read_drawn_keys(out: Path) -> set[str]:
     """Return the names of the folders that evaluations drew into."""
-    names = (read_mark(locate_pictures(out), KEPT) or {}).get("drawn")
+    names = (read_mark(locate_pictures(out), DRAWN_PICTURES) or {}).get("drawn")
     return {name for name in names if isinstance(name, str) and KEY.fullmatch(name)} if isinstance(names, list) else set()
 
 
 def write_drawn_keys(out: Path, keys: Collection[str]) -> None:
     """Record the names of the folders that evaluations drew into, if they changed."""
     if read_drawn_keys(out) != set(keys):
-        atomic_write(locate_pictures(out) / KEPT.mark, json.dumps({"drawn": sorted(keys)}, indent=2) + "\n")
+        atomic_write(locate_pictures(out) / DRAWN_PICTURES.mark, json.dumps({"drawn": sorted(keys)}, indent=2) + "\n")
 
 
 def draw_pictures(job: DrawingJob, out: Path, paint: Painter, *, devices: int) -> list[Path]:

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from ldm_train.commands.evaluate.drawn_pictures import KEPT, locate_pictures
+from ldm_train.commands.evaluate.drawn_pictures import DRAWN_PICTURES, locate_pictures
 from ldm_train.data.pictures.images import read_png_texts
 from ldm_train.util.ownership import check_file, check_folder
 from ldm_train.util.safe_json import read_object
@@ -28,7 +28,7 @@ def check_outputs(out: Path, *, draws: bool, sweeps: bool) -> None:
     if sweeps:
         check_file(out.with_suffix(".svg"), is_commented, setting="out")
     if draws:
-        check_folder(locate_pictures(out), KEPT, setting="out", given=f"{out}: {locate_pictures(out)}")
+        check_folder(locate_pictures(out), DRAWN_PICTURES, setting="out", given=f"{out}: {locate_pictures(out)}")
 
 
 def is_result(path: Path) -> bool:

@@ -115,7 +115,7 @@ def say_tokens(one: ExplainedPicture) -> str:
         f"{len(tokens.words)} word{'s' * (len(tokens.words) != 1)}: a frequent word is one token, a rare one several. Each "
         f"token stands for a vector of {tokens.width} numbers. The context has {tokens.places} places, of which "
         f"{tokens.capacity} are for tokens and the others for the start and the end. {end} "
-        "`ldm-train tokens` shows which tokens are near each other."
+        "ldm-train tokens shows which tokens are near each other."
     )
 
 

@@ -48,7 +48,7 @@ def build_preview_page(one: Preview) -> Page:
             PageSection(
                 "What needs a run",
                 [Paragraphs(NEED_A_RUN), ShellCommand("ldm-train explain run_dir=DIR out=FILE.html")],
-                "After `ldm-train train` with these settings, the page of the run has these parts too:",
+                "After ldm-train train with these settings, the page of the run has these parts too:",
             ),
         ],
     )

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import quantiles
 
+from ldm_train.assembly.learning_time import describe_expectation
 from ldm_train.data.pictures.crops import Size
 from ldm_train.util.safe_json import Json
 
@@ -230,19 +231,15 @@ def plan_budget(
     return Budget(step, encoding, adapting, ending, steps, watches)
 
 
-def describe_expectation(measured: Measured, budget: Budget, batch_size: int) -> str | None:
+def expect_pictures(measured: Measured, budget: Budget, batch_size: int) -> str | None:
     """Return when the pictures of trained captions are expected to be recognisable and clear; None if it is unknown."""
     if measured.recognised is None or measured.sharp is None:
         return None
-    minute = batch_size * 60 / budget.step  # in examples
     planned = budget.steps * batch_size
-    line = (
-        f"expect recognisable pictures of trained captions after about {measured.recognised / minute:.0f} minutes of "
-        f"training, and clear ones after about {measured.sharp / minute:.0f}; there are {planned / minute:.0f}"
-    )
+    line = describe_expectation(measured.recognised, measured.sharp, planned, budget.step / batch_size)
     if planned >= measured.recognised:
         return line
-    return f"{line}: too few, expect coloured blobs. Give more minutes or fewer pictures, or start from a base (base=RUN)"
+    return f"{line}: too short, expect coloured blobs. Give more minutes or fewer pictures, or start from a base (base=RUN)"
 
 
 def is_off(steps: int, planned: int) -> bool:

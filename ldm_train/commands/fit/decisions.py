@@ -54,7 +54,7 @@ class Decisions:
             self.note_plan(budget, measured, adapts=adapts)
             batch = values.get("batch_size", choosing.BATCH)
             assert isinstance(batch, int)
-            if expected := choosing.describe_expectation(measured, budget, batch):
+            if expected := choosing.expect_pictures(measured, budget, batch):
                 note(expected)
             for line in self.list_warnings([name]):
                 warn(line)

@@ -12,6 +12,7 @@ from pathlib import Path
 from ldm_train.commands.playground.listening import Address, choose_token, open_socket
 from ldm_train.settings.schema.using import PlaygroundSettings
 from ldm_train.util.files import atomic_write, make_folder
+from ldm_train.util.interrupts import ended_by_signals
 from ldm_train.util.locks import hold_lock
 from ldm_train.util.messages import note
 from ldm_train.util.ownership import LOCK, PLAYGROUND, check_folder
@@ -30,9 +31,13 @@ def run(settings: PlaygroundSettings) -> None:
     """
     if importlib.util.find_spec("gradio") is None:
         raise ValueError("the playground needs the package gradio: pip install 'ldm-train[playground]'")
-    token, playground = choose_token(settings), None
+    token, playground, code = choose_token(settings), None, 128 + signal.SIGINT
     try:
-        with open_folder(settings.out) as folder, open_socket(settings.host, settings.port) as listener:
+        with (
+            ended_by_signals(signal.SIGTERM, signal.SIGHUP),
+            open_folder(settings.out) as folder,
+            open_socket(settings.host, settings.port) as listener,
+        ):
             os.environ |= QUIET | {"GRADIO_TEMP_DIR": str(folder / TEMPORARY)}  # read when gradio is imported
             runs = [settings.run_dir] if isinstance(settings.run_dir, str) else settings.run_dir
             note(f"loading {list_names(runs, 20)} …")
@@ -48,15 +53,18 @@ def run(settings: PlaygroundSettings) -> None:
             finally:
                 playground.close()
                 shutil.rmtree(folder / TEMPORARY, ignore_errors=True)
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else code
+        raise
     finally:
         if playground is not None and not playground.is_idle(PATIENCE):
-            end_process()
+            end_process(code)
 
 
-def end_process() -> None:
+def end_process(code: int) -> None:
     """End the process at once: no thread can be stopped within a step, and Python would wait for it."""
     os.write(2, b"ldm-train: interrupted\n")
-    os._exit(128 + signal.SIGINT)
+    os._exit(code)
 
 
 def describe(address: Address, settings: PlaygroundSettings) -> str:

@@ -186,9 +186,10 @@ class PageEvents:
                 that POST /uploads returned.
             run: one of the page's runs; "" for the first.
         """
-        session = self.playground.sessions.open(None if request is None else request.session_hash)
+        name = None if request is None else request.session_hash
+        session, stop = self.playground.sessions.open(name), watch_client(self.playground.awaited, name)
         try:
-            run, stop = run or self.playground.first, watch_client()
+            run = run or self.playground.first
             entry = self.playground.draw(session, run, prompt, settings or {}, should_stop=stop)
             tokens = self.playground.list_tokens(entry.run, entry.prompt)
         except Cancelled as error:

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +35,9 @@ class Playground:
     Args:
         folder: all that is written is below it.
 
+    Attributes:
+        awaited: how many requests wait for an answer, by the names of events and sessions.
+
     Raises:
         ValueError: a run cannot be opened.
     """
@@ -45,6 +49,7 @@ class Playground:
         self.choices = {path: studio.choices for path, studio in self.studios.items()}
         self.steps = {path: studio.step for path, studio in self.studios.items()}
         self.adapters = dict(list_adapters(settings.adapters))
+        self.awaited: Counter[str] = Counter()
         self._failed: dict[str, Stamp | None] = {}  # the file of weights that a run could not load last
         self._over, self._drawing = threading.Event(), threading.Lock()
         if settings.follow:

@@ -14,13 +14,13 @@ LONGEST_TEXT = 20_000  # letters of a prompt
 MOST_STEPS = 1000
 MOST_BETWEEN = 9  # pictures of an interpolation
 LARGEST_SIDE = 4096  # pixels
-WHOLE = ("seed", "steps", "first_number", "mask_edge")
+INTEGERS = ("seed", "steps", "first_number", "mask_edge")
 NUMBERS = ("guidance.scale", "guidance.rescale", "guidance.condition_scale", "strength")
 SWITCHES = ("attention", "paste_original")
 LISTS = ("size", "guidance.interval")
 FILES = ("picture", "mask")
 CHOSEN = ("sampler", "spacing", "weights")
-NAMES = (*WHOLE, *NUMBERS, *SWITCHES, *LISTS, *FILES, *CHOSEN, "negative_prompt", "adapters")
+NAMES = (*INTEGERS, *NUMBERS, *SWITCHES, *LISTS, *FILES, *CHOSEN, "negative_prompt", "adapters")
 WEIGHTS = ("ema", "raw")
 
 
@@ -58,7 +58,7 @@ def find_reader(name: str, choices: Choices, adapters: Collection[str], uploads:
         return read_number
     options = {"sampler": choices.samplers, "spacing": choices.spacings, "weights": WEIGHTS}
     readers: dict[str, Callable[[str, object], object]] = {
-        **dict.fromkeys(WHOLE, read_whole),
+        **dict.fromkeys(INTEGERS, read_whole),
         **dict.fromkeys(NUMBERS, read_number),
         **dict.fromkeys(SWITCHES, read_switch),
         **dict.fromkeys(LISTS, read_pair),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ldm_train.util.files import atomic_write, make_folder
 
-REMEMBERED = 1000  # sessions; of more the oldest are forgotten
+MOST_SESSIONS = 1000  # sessions; of more the oldest are forgotten
 HISTORY = 100  # pictures of a session that are listed
 PICTURE = re.compile(r"(?P<session>[\w-]{22})/(?P<name>\d{5}(-attention)?\.png)", re.ASCII)
 
@@ -90,7 +90,7 @@ class Sessions:
             session = session or BrowserSession()
             if browser:
                 self._sessions[browser] = session
-            while len(self._sessions) > REMEMBERED:
+            while len(self._sessions) > MOST_SESSIONS:
                 self._sessions.popitem(last=False)
             return session
 

@@ -13,6 +13,7 @@ from fastapi.responses import FileResponse, PlainTextResponse, Response
 from gradio import queueing
 
 from ldm_train.commands.playground.access_guard import LARGEST_BODY, AccessGuard
+from ldm_train.commands.playground.client_watch import AnswerWatch, forget_event, limit_memory
 from ldm_train.commands.playground.listening import Address
 from ldm_train.commands.playground.page_layout import HEAD, build_page, build_theme, read_asset
 from ldm_train.commands.playground.playground import Playground
@@ -27,9 +28,11 @@ def build_app(playground: Playground, address: Address) -> AccessGuard:
     queueing.traceback = SimpleNamespace(print_exc=report_error)
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     add_files(app, playground)
+    page = build_page(playground)
+    limit_memory(page)
     gr.mount_gradio_app(
         app,
-        build_page(playground),
+        page,
         path="/",
         server_name=address.host,
         server_port=address.port,
@@ -46,7 +49,12 @@ def build_app(playground: Playground, address: Address) -> AccessGuard:
         css=read_asset("playground.css"),
         head=HEAD,
     )
-    return AccessGuard(app, address)
+
+    def forget(event: str) -> None:
+        forget_event(page, event)
+        playground.sessions.close(event)
+
+    return AccessGuard(AnswerWatch(app, playground.awaited, forget), address)
 
 
 def add_files(app: FastAPI, playground: Playground) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-REMEMBERED = 1000  # lines
+MOST_LINES = 1000  # lines
 UNAVAILABLE = (OSError, RuntimeError)  # no folder that may be written to, or no home
 
 
@@ -19,7 +19,7 @@ def keeping_history() -> Iterator[None]:
         return
     with suppress(*UNAVAILABLE):
         readline.read_history_file(locate_history())
-    readline.set_history_length(REMEMBERED)
+    readline.set_history_length(MOST_LINES)
     try:
         yield
     finally:

@@ -3,10 +3,10 @@
 from rich.progress import track
 from torch import Tensor
 
-from ldm_train.assembly.alike_pictures import draw_batch, group_alike
 from ldm_train.assembly.attention_picture import draw_attention
 from ldm_train.assembly.drawing import open_warned
 from ldm_train.assembly.picture_folder import PictureFolder
+from ldm_train.assembly.picture_groups import draw_batch, group_pictures
 from ldm_train.assembly.pixel_formats import read_pixel_format
 from ldm_train.assembly.png_text import build_overview_texts, build_png_texts
 from ldm_train.assembly.prompt_options import Prompt
@@ -32,7 +32,7 @@ def draw_grid(settings: SampleSettings, prompts: list[Prompt], folder: PictureFo
     pictures: dict[int, Tensor] = {}
     batches = [
         (alike, i)
-        for alike in group_alike(settings, prompts, trained)
+        for alike in group_pictures(settings, prompts, trained)
         for i in range(0, len(alike.places), settings.batch_size)
     ]
     for alike, first in track(batches, "drawing"):

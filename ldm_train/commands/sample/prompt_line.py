@@ -8,14 +8,14 @@ a red apple steps=10 --d 7         settings of this picture only
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 from rich.progress import Progress
 
 from ldm_train.assembly.attention_picture import draw_attention
 from ldm_train.assembly.picture_series import PictureSeries
-from ldm_train.assembly.prompt_options import Prompt, read_line
+from ldm_train.assembly.prompt_options import OPTION, Prompt, read_line
 from ldm_train.assembly.quality_warnings import warn_of_lossy_run
 from ldm_train.assembly.studio import Studio
 from ldm_train.assembly.studio_settings import FIXED
@@ -57,10 +57,23 @@ def read_typed_line(line: str) -> TypedLine:
     places = [*(one.start() for one in SETTING.finditer(rest)), len(rest)]
     typed = [rest[start:end].strip() for start, end in pairwise(places)]
     before = rest[: places[0]].strip()
-    if quoted and not before:
-        return TypedLine(Prompt(unquote(quoted[1]), WHERE), typed)
+    if before or quoted:
+        typed, options = split_options(typed)
+        before = " ".join([before, *options]).strip()
+    if quoted and (not before or OPTION.match(before)):
+        return TypedLine(replace(read_line(f"_ {before}".strip(), WHERE), text=unquote(quoted[1])), typed)
     text = f"{quoted[1]} {before}" if quoted else before
     return TypedLine(read_line(text, WHERE) if text else None, typed)
+
+
+def split_options(typed: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return settings without the options of the prompt that follow them, as --d 7 in steps=10 --d 7, and these options."""
+    cut = [
+        next((one.start() for one in OPTION.finditer(word) if word[: one.start()].count('"') % 2 == 0), None)
+        for word in typed
+    ]
+    options = [word[end:].strip() for word, end in zip(typed, cut, strict=True) if end is not None]
+    return [word[:end].strip() for word, end in zip(typed, cut, strict=True)], options
 
 
 def merge_changes(changes: Mapping[str, str], typed: Sequence[str]) -> dict[str, str]:
@@ -108,12 +121,18 @@ class PromptLine:
             self.changes = changes
             print(f"now {' '.join(self.changes.values())}")
             return
+        before = self.last, self.repeats
         if typed.prompt is not None:
             self.last, self.repeats = typed, 0
         elif self.last is not None:
             self.repeats += 1
-        if self.last is not None and self.last.prompt is not None:
+        if self.last is None or self.last.prompt is None:
+            return
+        try:
             self.draw(self.last.prompt, [*merge_changes(self.changes, self.last.words).values()])
+        except (ConfigError, ValueError):
+            self.last, self.repeats = before  # what cannot be drawn is not drawn once more
+            raise
 
     def draw(self, prompt: Prompt, changes: Sequence[str]) -> None:
         """Draw and write as many pictures of a prompt as the setting `count` says."""

@@ -20,10 +20,10 @@ from ldm_train.assembly.drawing import (
 )
 from ldm_train.assembly.given_conditions import read_given
 from ldm_train.assembly.picture_folder import PictureFolder
+from ldm_train.assembly.picture_groups import PictureGroup, draw_batch
 from ldm_train.assembly.png_text import build_overview_texts, build_png_texts
 from ldm_train.assembly.prompt_options import Prompt
 from ldm_train.assembly.stored_run import TrainedRun, fill_from_run, open_run, read_drawn
-from ldm_train.data.pictures.images import to_bytes
 from ldm_train.data.pictures.labelled_grid import draw_labelled_grid
 from ldm_train.settings.plot_axes import Axis, place, read_axes
 from ldm_train.settings.schema.training import TrainSettings
@@ -162,29 +162,22 @@ def draw_cells(checkpoint: CellsOfCheckpoint, folder: PictureFolder) -> Iterator
     trained = checkpoint.trained or open_run(checkpoint.alike[0].cells[0].settings)
     for alike in checkpoint.alike:
         sized = set_size(trained, alike.cells[0].settings)
-        for cell, drawn in zip(alike.cells, draw_same_recipe(alike, sized), strict=True):
+        for cell, drawn in zip(alike.cells, draw_cells_together(alike, sized), strict=True):
             for index, picture in enumerate(drawn):
                 name, number = f"{cell.number * len(drawn) + index:04d}.png", cell.settings.first_number + index
                 folder.save(picture, name, build_png_texts(cell.settings, sized, cell.prompt.text, number))
             yield cell, drawn
 
 
-def draw_same_recipe(alike: AlikeCells, trained: TrainedRun) -> Iterable[Tensor]:
+def draw_cells_together(alike: AlikeCells, trained: TrainedRun) -> Iterable[Tensor]:
     """Return the uint8 images (count, 3, H, W) of cells with one recipe, drawn in batches across cells."""
-    cells, start, given = alike.cells, alike.start, alike.given
-    settings, recipe = cells[0].settings, build_run_recipe(cells[0].settings)
-    prompts = [cell.prompt.text for cell in cells for _ in range(settings.count)]
-    numbers = (settings.first_number + torch.arange(settings.count)).repeat(len(cells))
-    batches = [
-        start.paste(
-            trained.generation(
-                prompts[i : i + settings.batch_size], recipe, numbers=part, picture=start.initial, given=given
-            )
-        )
-        for i, part in zip(range(0, len(prompts), settings.batch_size), numbers.split(settings.batch_size), strict=True)
-    ]
-    images = trained.generation.require_finite(torch.cat(batches), prompts, numbers.tolist(), seed=settings.seed)
-    return to_bytes(images).cpu().split(settings.count)
+    settings, count = alike.cells[0].settings, alike.cells[0].settings.count
+    prompts = [cell.prompt.text for cell in alike.cells for _ in range(count)]
+    numbers = [settings.first_number + number for _ in alike.cells for number in range(count)]
+    recipe, places = build_run_recipe(settings), [*range(len(prompts))]
+    group = PictureGroup(settings, trained, recipe, alike.start, alike.given, places, prompts, numbers)
+    size = settings.batch_size
+    return torch.cat([draw_batch(group, slice(i, i + size))[0] for i in places[::size]]).split(count)
 
 
 def refuse_sizes(cells: Sequence[Cell], *, of_plot: int) -> None:

@@ -50,6 +50,7 @@ def write_projector(opened: OpenedEncoder, words: Sequence[str], folder: Path) -
         note(f"note: {len(kept):,} words are too many for pictures of them, so the projector shows points")
     else:
         content = BytesIO()
+        # As many rows as columns: TensorBoard takes one for the other where the mouse points at a picture.
         sheet = draw_label_sheet([_label(word) for word in kept], columns=math.ceil(math.sqrt(len(kept))), side=side)
         sheet.save(content, "PNG", optimize=True)
         atomic_write(folder / SPRITES, content.getvalue())

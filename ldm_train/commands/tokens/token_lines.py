@@ -50,11 +50,13 @@ def describe_numbers(facts: TextFacts) -> Iterator[str]:
         width = facts.encoder.context_width
         yield f"nearest: the cosine of the angle between the vectors, of {width} numbers, among {facts.compared}"
     if facts.opened.start is not None:
-        others = "" if facts.unlearned is None else f"; tokens that no caption has moved by {facts.unlearned:.2%}"
+        others = (
+            "" if facts.unlearned is None else f"; weight decay moved tokens that are in no caption by {facts.unlearned:.2%}"
+        )
         yield f"moved: how far training moved the vector, as a share of its length before{others}"
         yield from describe_moves(facts)
     if any(token.learned is False for token in facts.tokens):
-        yield "not learned: no caption of the run has this token, so its vector is what it was before the training"
+        yield "not learned: no caption of the run has this token, so its vector was never taught anything"
 
 
 def describe_moves(facts: TextFacts) -> Iterator[str]:

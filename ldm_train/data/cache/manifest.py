@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ldm_train.util.files import digest_file
 from ldm_train.util.safe_json import Json, parse_json, read_object
 from ldm_train.util.text import as_word
 
@@ -189,12 +190,6 @@ def read_captions(folder: Path) -> list[str]:
     """Return all captions of a cache by number."""
     with (folder / "captions.jsonl").open(encoding="utf-8") as lines:
         return [str(parse_json(line)) for line in lines]
-
-
-def digest_file(path: Path) -> str:
-    """Return the hexadecimal SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def find_damaged_files(

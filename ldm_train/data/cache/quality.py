@@ -80,7 +80,7 @@ def choose_worst(qualities: Sequence[Quality]) -> Quality:
 
 
 def warn_of_low_psnr(
-    psnr: float | None, *, image_size: int | None, weights: object, source: Sequence[str] = ()
+    psnr: float | None, *, image_size: int | None, weights: object, source: Sequence[str] = (), crop: Sequence[str] = ()
 ) -> list[str]:
     """Return a warning with three ways out if decoded pictures are far from the originals.
 
@@ -88,20 +88,22 @@ def warn_of_low_psnr(
         image_size: side of the pictures, pixels.
         weights: the value of `autoencoder.weights`, if there is one.
         source: words of a command that name the source; empty if it is unknown.
+        crop: words that choose the crop, for commands that take one; empty for the usual one.
     """
     if psnr is None or psnr >= LOW_PSNR:
         return []
     words = " ".join([*(source or ["source.path=DIR"]), *([f"image_size={image_size}"] if image_size else [])])
+    encode = " ".join(["ldm-train encode", words, *crop])
     published = "sd_vae_ft_mse" if (image_size or 0) >= LARGE_SIDE else "pretrained autoencoder.weights=PATH"
     adapted = "" if weights is None else f" autoencoder.weights={weights}"
     return [
         f"pictures that are encoded and decoded again have a PSNR of {psnr:.1f} dB, below {LOW_PSNR:.0f} dB: colours and "
         "outlines are lost, and no network trained on these latents can draw better than this. What to do:\n"
-        f"  another autoencoder:         ldm-train encode {words} cache=caches/other autoencoder={published}\n"
+        f"  another autoencoder:         {encode} cache=caches/other autoencoder={published}\n"
         f"  adapt one to these pictures: ldm-train train_autoencoder {words} run_dir=autoencoders/adapted{adapted}\n"
-        f"                               ldm-train encode {words} cache=caches/adapted autoencoder=pretrained "
+        f"                               {encode} cache=caches/adapted autoencoder=pretrained "
         "autoencoder.weights=autoencoders/adapted/autoencoder\n"
-        f"  pixels, for small sides:     ldm-train encode {words} cache=caches/pixels autoencoder=identity"
+        f"  pixels, for small sides:     {encode} cache=caches/pixels autoencoder=identity"
     ]
 
 

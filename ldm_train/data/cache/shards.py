@@ -13,7 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ldm_train.data.cache.manifest import Shard, digest_file
+from ldm_train.data.cache.manifest import Shard
+from ldm_train.util.files import digest_file
 from ldm_train.util.safe_json import parse_json
 from ldm_train.util.safetensors_file import save_tensors
 

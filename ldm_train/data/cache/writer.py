@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from ldm_train.data.cache.index import build_columns
-from ldm_train.data.cache.manifest import CACHE_FORMAT, Manifest, Shard, digest_file
+from ldm_train.data.cache.manifest import CACHE_FORMAT, Manifest, Shard
 from ldm_train.data.cache.plan import CachePlan, format_bucket
 from ldm_train.data.cache.shards import (
     Rows,
@@ -21,7 +21,7 @@ from ldm_train.data.cache.shards import (
     write_shard,
 )
 from ldm_train.data.cache.staging import ReusableRows, RowLocation
-from ldm_train.util.files import atomic_write, link_file
+from ldm_train.util.files import atomic_write, digest_file, link_file
 from ldm_train.util.safe_json import Json
 
 

@@ -59,9 +59,13 @@ def draw_captioned_grid(images: Tensor, texts: Sequence[str], *, columns: int) -
 
 
 def draw_label_sheet(texts: Sequence[str], *, columns: int, side: int) -> Image.Image:
-    """Return squares of `side` pixels in rows of `columns`, with a text in the middle of each; what does not fit is cut."""
+    """Return a square sheet of squares in rows of `columns`, with a text in the middle of each; what does not fit is cut.
+
+    Args:
+        side: of a square, pixels.
+    """
     warn_of_absent_letters(texts)
-    sheet = Image.new("RGB", (columns * side, -(-len(texts) // columns) * side), "white")
+    sheet = Image.new("RGB", (columns * side, columns * side), "white")
     for number, text in enumerate(texts):
         square = Image.new("RGB", (side, side), "white")
         lines = wrap_text(text, side - GAP)[: max(1, side // LINE)]

@@ -43,7 +43,7 @@ class Part:
         target: the full name of a class or function.
         arguments: what it is given; a nested mapping with a `_target_` is an object again.
         call: how it is called, such as `_partial_: true`.
-        kept: what the run reads itself and does not pass to the constructor (`KEPT`).
+        kept: what the run reads itself and does not pass to the constructor (`READ_BY_RUN`).
     """
 
     target: str
@@ -82,7 +82,7 @@ PASSED: dict[str, set[str]] = {
 }
 # Settings that list options, and the group of these.
 PART_LISTS = {"conditions": "condition", "text_encoder.encoders": "text_encoder"}
-KEPT: dict[str, frozenset[str]] = {
+READ_BY_RUN: dict[str, frozenset[str]] = {
     "network": frozenset({"weights", "averaged", "add_input_channels"}),
     "guidance": frozenset({"weak"}),
     "adapter": frozenset({"weights"}),
@@ -216,7 +216,7 @@ def read_part(group: str, value: object) -> object:
     """Return a mapping with a `_target_` as a part; anything else as it is."""
     if not isinstance(value, Mapping) or TARGET not in value:
         return value
-    kept = KEPT.get(group, frozenset())
+    kept = READ_BY_RUN.get(group, frozenset())
     return Part(
         str(value[TARGET]),
         {str(key): one for key, one in value.items() if key not in OWN_KEYS and key not in kept},

@@ -60,14 +60,18 @@ def test_a_handful_is_not_held_out(pictures: int, share: float) -> None:
 def test_the_expectation_is_in_minutes_of_this_machine(recognised: int, enough: bool) -> None:
     measured = replace(MEASURED, recognised=recognised, sharp=2 * recognised)
     budget = choosing.Budget(step=0.24, encoding=0, adapting=0, ending=0, steps=5000, watches=6)
-    line = choosing.describe_expectation(measured, budget, 24)
+    line = choosing.expect_pictures(measured, budget, 24)
     assert line is not None
-    assert [f"{recognised // 6000} minutes" in line, "20" in line, "more minutes" in line] == [True, True, not enough]
+    assert [f"({recognised // 6000} minutes here)" in line, "(20 minutes here)" in line, "more minutes" in line] == [
+        True,
+        True,
+        not enough,
+    ]
 
 
 def test_nothing_is_expected_of_what_was_not_measured() -> None:
     budget = choosing.Budget(step=0.24, encoding=0, adapting=0, ending=0, steps=5000, watches=6)
-    assert choosing.describe_expectation(MEASURED, budget, 24) is None
+    assert choosing.expect_pictures(MEASURED, budget, 24) is None
 
 
 def test_held_out_pictures_that_the_source_names_stay() -> None:

@@ -113,7 +113,7 @@ def test_only_paths_of_pictures_are_found(path: str, tmp_path: Path) -> None:
 
 
 def test_sessions_are_apart_and_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ldm_train.commands.playground.sessions.REMEMBERED", 3)
+    monkeypatch.setattr("ldm_train.commands.playground.sessions.MOST_SESSIONS", 3)
     monkeypatch.setattr("ldm_train.commands.playground.sessions.HISTORY", 2)
     sessions = Sessions(tmp_path)
     one, other = sessions.open("one"), sessions.open("other")

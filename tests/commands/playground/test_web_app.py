@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -177,9 +178,40 @@ def test_a_drawing_ends_when_its_client_left(browser: httpx.Client, playground: 
     with browser.stream("GET", f"/gradio_api/call/draw/{event}"):
         while playground.is_idle(0):
             time.sleep(0.01)
-    assert playground.is_idle(10)
+    assert playground.is_idle(60)
     assert playground.sessions.open(event).entries == []
     assert call(browser, PROMPT, {"seed": 1})[0] == "complete"
+
+
+def test_a_drawing_ends_when_nobody_asks_for_it(
+    browser: httpx.Client, playground: Playground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ldm_train.commands.playground.client_watch.UNAWAITED", 0.2)
+    event = browser.post("/gradio_api/call/draw", json={"data": [PROMPT, {"steps": 1000}, ""]}).json()["event_id"]
+    while playground.is_idle(0):
+        time.sleep(0.01)
+    assert playground.is_idle(60)
+    assert playground.sessions.open(event).entries == []
+    playground.sessions.close(event)
+    assert call(browser, PROMPT, {"steps": 20})[0] == "complete"  # one that is awaited goes on
+
+
+def test_nothing_is_kept_of_what_was_answered(browser: httpx.Client, playground: Playground) -> None:
+    def count_kept() -> dict[str, int]:
+        found = [one for one in gc.get_objects() if type(one).__name__ in ("SessionState", "Event", "BrowserSession")]
+        return dict(Counter(type(one).__name__ for one in found))
+
+    call(browser, PROMPT, {"seed": 1})
+    before = count_kept()
+    for seed in range(3):
+        assert call(browser, PROMPT, {"seed": seed})[0] == "complete"
+    for _ in range(100):
+        gc.collect()
+        if count_kept() == before:
+            break
+        time.sleep(0.05)
+    assert count_kept() == before
+    assert not playground.awaited
 
 
 @pytest.mark.parametrize(

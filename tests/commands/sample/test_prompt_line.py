@@ -117,6 +117,18 @@ def test_the_settings_are_listed_as_they_can_be_typed(type_lines: Callable) -> N
     assert not any(line.startswith(("out=", "prompts=", "x=")) for line in plain)
 
 
+def test_options_of_a_prompt_may_follow_settings(type_lines: Callable, out: Path) -> None:
+    type_lines("a cat steps=1 --d 7")
+    [path] = out.glob("0*.png")
+    found = read_metadata(path)
+    assert (found["prompt"], found["steps"], found["seed"]) == ("a cat", 1, 7)
+
+
+def test_enter_alone_does_not_repeat_what_was_wrong(type_lines: Callable, out: Path) -> None:
+    type_lines("a cat", "a dog steps=x", "")
+    assert [read_metadata(path)["prompt"] for path in sorted(out.glob("0*.png"))] == ["a cat", "a cat"]
+
+
 def test_enter_alone_draws_the_last_prompt_from_other_noise(type_lines: Callable, out: Path) -> None:
     answers = type_lines("", "a cat count=2", "", "a cat")
     assert answers[0] == ""
@@ -150,6 +162,11 @@ def test_ctrl_c_ends_a_line_or_a_drawing_only(
         ("steps=3", None, ["steps=3"]),
         ("negative_prompt=a b c seed=5", None, ["negative_prompt=a b c", "seed=5"]),
         ("a fox in the snow steps=3 guidance.scale=2", "a fox in the snow", ["steps=3", "guidance.scale=2"]),
+        ("a fox steps=3 --d 7", "a fox", ["steps=3"]),
+        ("a fox steps=3 --d 7 size=[16,32] --n red cats", "a fox", ["steps=3", "size=[16,32]"]),
+        ('a fox negative_prompt="a --d 7"', "a fox", ['negative_prompt="a --d 7"']),
+        ('"x=1" steps=3 --d 7', "x=1", ["steps=3"]),
+        ('"x --d 1" --d 7', "x --d 1", []),
         ('"a = b x=1"', "a = b x=1", []),
         ('"x=1" seed=3', "x=1", ["seed=3"]),
         ('"hello" said the fox', '"hello" said the fox', []),

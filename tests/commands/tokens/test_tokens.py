@@ -1,15 +1,20 @@
 """`ldm-train tokens`: how a text is split, what is cut, what is near, and how far training moved it."""
 
+import json
 import re
 from collections.abc import Callable
+from math import ceil, sqrt
 from pathlib import Path
 
 import pytest
 import torch
 from google.protobuf import text_format
 from PIL import Image
+from tensorboard.plugins.base_plugin import TBContext
 from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
+from tensorboard.plugins.projector.projector_plugin import ProjectorPlugin
 from torch.testing import assert_close
+from werkzeug.test import Client
 
 from ldm_train.assembly.parts import build_parts
 from ldm_train.assembly.stored_weights import load_weights
@@ -174,13 +179,50 @@ def test_the_projector_reads_what_is_written(tmp_path: Path) -> None:
     assert not (tmp_path / "start.tsv").exists()
 
 
-def test_the_sheet_has_a_square_for_each_word_where_the_projector_looks(tmp_path: Path) -> None:
-    write_projector(opened(), ["cat", "dog", "red", "cat"], tmp_path)
+@pytest.mark.parametrize(
+    "words", [["cat"], ["cat", "dog"], ["cat", "dog", "red", "cat"], ["cat", "dog", "red", "fox", "cat"]]
+)
+def test_the_sheet_has_a_square_for_each_word_where_the_projector_looks(words: list[str], tmp_path: Path) -> None:
+    write_projector(opened(), words, tmp_path)
+    config = text_format.Parse((tmp_path / "projector_config.pbtxt").read_text(), ProjectorConfig())
+    [(width, height)] = {tuple(entry.sprite.single_image_dim) for entry in config.embeddings}
     with Image.open(tmp_path / "sprites.png") as sheet:
-        assert sheet.size == (256, 256)
-        squares = [sheet.crop((left, top, left + 128, top + 128)).tobytes() for top in (0, 128) for left in (0, 128)]
-    assert squares[0] == squares[3]
-    assert len(set(squares)) == 3
+        per_row, per_column = sheet.width // width, sheet.height // height
+        assert (per_row * width, per_column * height) == sheet.size
+        assert per_row == per_column == ceil(sqrt(len(words)))
+        assert max(sheet.size) <= 8192
+        squares = [
+            sheet.crop((column * width, row * height, (column + 1) * width, (row + 1) * height)).tobytes()
+            for row in range(per_column)
+            for column in range(per_row)
+        ]
+    blank = bytes([255]) * len(squares[0])
+    assert blank not in squares[: len(words)]
+    assert set(squares[len(words) :]) <= {blank}
+    same = [[one == other for other in words] for one in words]
+    assert [[one == other for other in squares[: len(words)]] for one in squares[: len(words)]] == same
+
+
+def test_tensorboard_serves_what_is_written(tmp_path: Path) -> None:
+    source = opened()
+    write_projector(source, ["cat", "dog"], tmp_path)
+    plugin = ProjectorPlugin(TBContext(logdir=str(tmp_path)))
+    routes = plugin.get_plugin_apps()
+
+    def ask(route: str, **query: object) -> bytes:
+        answer = Client(routes[route]).get(query_string={"run": ".", **query})
+        assert answer.status_code == 200, answer.text
+        return answer.data
+
+    assert json.loads(ask("/runs")) == ["."]
+    names = [entry["tensorName"] for entry in json.loads(ask("/info"))["embeddings"]]
+    assert names == ["before the transformer", "after the transformer"]
+    stored = list_token_vectors(source.encoder)[[split_text(source.encoder, word)[0].number for word in ("cat", "dog")]]
+    served = torch.frombuffer(bytearray(ask("/tensor", name=names[0])), dtype=torch.float32).view(2, -1)
+    assert_close(served, stored)
+    for name in names:
+        assert ask("/metadata", name=name, num_rows=2).decode().splitlines() == ["word\ttokens", "cat\t1", "dog\t1"]
+        assert ask("/sprite_image", name=name) == (tmp_path / "sprites.png").read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,11 @@ from statistics import median
 
 import pytest
 
-from ldm_train.commands.check.learning_time import RECOGNISED, SHARP, estimate_learning
+from ldm_train.assembly.learning_time import RECOGNISED, SHARP, estimate_learning
 from ldm_train.settings.composition import compose
 from ldm_train.settings.schema.training import CheckSettings
 
-RESULTS = Path(__file__).parents[3] / "docs" / "results" / "expectations.json"
+RESULTS = Path(__file__).parents[2] / "docs" / "results" / "expectations.json"
 
 
 def settings(*words: str) -> CheckSettings:

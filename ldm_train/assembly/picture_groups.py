@@ -23,7 +23,7 @@ EVERY = slice(None)
 
 
 @dataclass(frozen=True)
-class AlikePictures:
+class PictureGroup:
     """Pictures with the same settings.
 
     Args:
@@ -42,14 +42,14 @@ class AlikePictures:
     upscaler: Upscaler | None = None
 
 
-def group_alike(settings: SampleSettings, prompts: list[Prompt], trained: TrainedRun) -> list[AlikePictures]:
+def group_pictures(settings: SampleSettings, prompts: list[Prompt], trained: TrainedRun) -> list[PictureGroup]:
     """Return the pictures of all prompts in groups with the same settings, after trying each group.
 
     Raises:
         ValueError: a group cannot be drawn so.
     """
     settings, upscaler = fill_from_run(settings, trained.config), open_upscaler(settings)
-    groups: dict[tuple[tuple[str, str | int | float], ...], AlikePictures] = {}
+    groups: dict[tuple[tuple[str, str | int | float], ...], PictureGroup] = {}
     for index, prompt in enumerate(prompts):
         key = tuple(prompt.options.items())
         if key not in groups:
@@ -60,7 +60,7 @@ def group_alike(settings: SampleSettings, prompts: list[Prompt], trained: Traine
                 if upscaler is not None:
                     upscaler.check([prompt.text])
                 start, given = read_start(own, sized.generation), read_given(own, sized.generation)
-            groups[key] = AlikePictures(own, sized, recipe, start, given, [], [], [], upscaler)
+            groups[key] = PictureGroup(own, sized, recipe, start, given, [], [], [], upscaler)
             if own.attention:
                 build_recorder(groups[key], [prompt.text])  # raises before anything is drawn
         places = range(index * settings.count, (index + 1) * settings.count)
@@ -72,7 +72,7 @@ def group_alike(settings: SampleSettings, prompts: list[Prompt], trained: Traine
 
 
 def draw_batch(
-    alike: AlikePictures, part: slice = EVERY, *, callback: StepCallback | None = None
+    alike: PictureGroup, part: slice = EVERY, *, callback: StepCallback | None = None
 ) -> tuple[Tensor, Sequence[WordAttention | None]]:
     """Draw a part of pictures with the same settings: images (B, C, H, W) in [-1, 1], and the attention to their words.
 
@@ -104,7 +104,7 @@ def draw_batch(
     return images.float().cpu(), [None] * len(prompts) if recorder is None else recorder.attention
 
 
-def build_recorder(alike: AlikePictures, prompts: Sequence[str]) -> WordRecorder:
+def build_recorder(alike: PictureGroup, prompts: Sequence[str]) -> WordRecorder:
     """Return what records the attention to the words of prompts.
 
     Raises:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from math import ceil
 
 from ldm_train.settings.schema.training import CheckSettings
+from ldm_train.util.text import format_duration
 
 # Examples for each subject: medians of the runs in docs/results/expectations.json (scripts/measure_expectations.py).
 RECOGNISED, SHARP = 245, 390
@@ -33,9 +34,8 @@ class LearningTime:
     def describe(self) -> Iterator[str]:
         """Yield what to expect, and what to do if the run ends before its pictures can be recognised."""
         yield (
-            f"{self.subjects:,} different subjects, by the words of the captions: expect recognisable pictures of trained "
-            f"captions after about {self.format_time(self.recognised)}, and clear ones after about "
-            f"{self.format_time(self.sharp)}; the run has {self.planned:,}"
+            f"{self.subjects:,} different subjects, by the words of the captions: "
+            f"{describe_expectation(self.recognised, self.sharp, self.planned, self.second)}"
         )
         if self.planned < self.recognised:
             times = ceil(10 * self.recognised / self.planned) / 10
@@ -44,9 +44,21 @@ class LearningTime:
                 "fewer pictures, or start from a trained network (network.weights=RUN)"
             )
 
-    def format_time(self, examples: int) -> str:
-        minutes = "" if self.second is None else f" ({examples * self.second / 60:,.0f} minutes here)"
-        return f"{examples:,} examples{minutes}"
+
+def describe_expectation(recognised: int, sharp: int, planned: int, second: float | None) -> str:
+    """Return after how many examples, and how much time, pictures are expected to be recognisable and clear.
+
+    Args:
+        recognised, sharp, planned, second: as of `LearningTime`.
+    """
+
+    def format_examples(examples: int) -> str:
+        return f"{examples:,} examples" + ("" if second is None else f" ({format_duration(examples * second)} here)")
+
+    return (
+        f"expect recognisable pictures of trained captions after about {format_examples(recognised)}, and clear ones "
+        f"after about {format_examples(sharp)}; the run has {format_examples(planned)}"
+    )
 
 
 def estimate_learning(
