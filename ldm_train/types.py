@@ -84,35 +84,24 @@ class Conditioning:
     def join(cls, parts: Sequence[Self]) -> Self:
         """Return what several conditions give together: tokens along L, vectors along D, maps along C.
 
-        All get the dtype of the first tensor. Tokens of parts without a mask are attended to. At most one part has a map for
-        a ControlNet.
+        All get the dtype of the first tensor. Tokens of parts without a mask are attended to.
         """
-        tensors = (one for part in parts for one in (part.tokens, part.vector, part.maps, part.control))
-        first = next((one for one in tensors if one is not None), None)
+        names = ("tokens", "vector", "maps", "control")
+        first = next((one for part in parts for name in names if (one := getattr(part, name)) is not None), None)
         kind = {} if first is None else {"dtype": first.dtype, "device": first.device}
 
         def joined(name: str) -> Tensor | None:
             found = [value.to(**kind) for part in parts if (value := getattr(part, name)) is not None]
             return torch.cat(found, dim=1) if found else None
 
-        masks = None
-        if any(part.mask is not None for part in parts):
-            masks = torch.cat(
-                [
-                    part.tokens.new_ones(part.tokens.shape[:2], dtype=torch.bool) if part.mask is None else part.mask
-                    for part in parts
-                    if part.tokens is not None
-                ],
-                dim=1,
-            )
-        return cls(
-            tokens=joined("tokens"),
-            mask=masks,
-            vector=joined("vector"),
-            maps=joined("maps"),
-            control=joined("control"),
-            controlled=next((part.controlled for part in parts if part.controlled is not None), None),
-        )
+        attended = [
+            part.tokens.new_ones(part.tokens.shape[:2], dtype=torch.bool) if part.mask is None else part.mask
+            for part in parts
+            if part.tokens is not None
+        ]
+        mask = torch.cat(attended, dim=1) if any(part.mask is not None for part in parts) else None
+        controlled = next((part.controlled for part in parts if part.controlled is not None), None)
+        return cls(mask=mask, controlled=controlled, **{name: joined(name) for name in names})
 
 
 class Given(Pinnable):

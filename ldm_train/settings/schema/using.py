@@ -194,16 +194,13 @@ class ExportSettings(CommandSettings):
     run_dir: FilePath = setting(..., "a trained run")
     out: FilePath = setting(..., "FILE.safetensors; with layout=… a folder")
     layout: Annotated[str, Choice(("own", "diffusers", "single_file", "lora", "controlnet"))] | None = setting(
-        None,
-        "diffusers (a pipeline's folder), single_file (for web interfaces), lora (a run's adapters), controlnet; null: own",
+        None, "diffusers (a pipeline's folder), single_file (for web interfaces), lora (adapters), controlnet; null: own"
     )
     lora_format: Annotated[str, Choice(("diffusers", "kohya"))] | None = setting(
         None, "of layout=lora: diffusers, also null, or kohya (for web interfaces)"
     )
     dtype: Dtype | None = setting(None, "of those layouts: float32 (also null), float16, bfloat16")
-    weights: Weights = setting(
-        "ema", "of the last checkpoint; raw: those that the optimizer holds; or a file of this command"
-    )
+    weights: Weights = setting("ema", "of the last checkpoint; raw: what the optimizer holds; or a file of this command")
     ema_length: Positive | None = setting(
         None, "such as 0.08: make the average over this share of the run from the snapshots that ema=power stored"
     )
