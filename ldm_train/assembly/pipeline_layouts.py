@@ -94,10 +94,11 @@ def list_condition_problems(parts: Parts) -> list[str]:
             f"conditions: {INPAINT.pipeline} takes networks of 9 input channels, for latents of 4 channels; "
             f"autoencoder has {parts.autoencoder.channels}"
         ]
-    if layout is UPSCALE and conditions.map_channels != UPSCALE.added:
+    small = conditions.each[0] if layout is UPSCALE else None
+    if isinstance(small, LowResolution) and small.factor != small.latent_factor:
         return [
-            f"conditions: {UPSCALE.pipeline} takes small pictures of the latents' size, and low_resolution with factor="
-            f"{conditions.each[0].unit} makes larger ones of them, {count_channels(conditions.map_channels)} at that size"
+            f"conditions: {UPSCALE.pipeline} enlarges by the autoencoder's factor, {small.latent_factor}, and "
+            f"{small.name} has factor={small.factor}"
         ]
     if layout is not None or not len(conditions):
         return []

@@ -27,6 +27,10 @@ class Scaling:
         """Return the scaling by which raw latents (B, C, H, W) get the mean 0 and the deviation 1."""
         return cls(raw_latents.mean().item(), 1 / raw_latents.std().item())
 
+    def before(self, scale: float | None) -> "Scaling":
+        """Return the scaling that is left to do before latents are multiplied by a scale; None: before this one's own."""
+        return Scaling(self.shift, 1.0 if scale is None else self.scale / scale)
+
     def to_model(self, raw_latents: Tensor) -> Tensor:
         return (raw_latents - self.shift) * self.scale
 

@@ -81,7 +81,7 @@ class TiledNetwork(nn.Module):
 
     def __init__(self, network: Network, *, side: int) -> None:
         super().__init__()
-        self.network = network
+        self.whole = network  # of any size: it gets a tile at a time
         self.side = side
 
     def forward(self, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
@@ -94,7 +94,7 @@ class TiledNetwork(nn.Module):
             tokens, mask, vector = (repeat(part) for part in (conditioning.tokens, conditioning.mask, conditioning.vector))
             maps = None if conditioning.maps is None else cut_tiles(conditioning.maps, places)
             tile = Conditioning(tokens=tokens, mask=mask, vector=vector, maps=maps)
-            return self.network(cut_tiles(x_t, places), torch.cat([t] * len(places)), tile)
+            return self.whole(cut_tiles(x_t, places), torch.cat([t] * len(places)), tile)
 
         height, width = x_t.shape[2:]
         return blend_tiles(compute, (height, width), self.side, at_once=max(1, AT_ONCE // len(x_t)))

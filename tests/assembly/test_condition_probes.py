@@ -113,7 +113,9 @@ def test_what_the_conditioning_depends_on_is_plain() -> None:
             probe(condition)
 
 
-@pytest.mark.parametrize(("word", "base"), [("takes_map", "Map"), ("takes_mask", "Inpaint")])
+@pytest.mark.parametrize(
+    ("word", "base"), [("takes_map", "Map"), ("takes_mask", "Inpaint"), ("takes_picture", "LowResolution")]
+)
 def test_files_of_maps_and_masks_need_a_class_that_is_derived_from_a_shipped_one(word: str, base: str) -> None:
     condition = Own()
     setattr(condition, word, True)
@@ -124,6 +126,7 @@ def test_files_of_maps_and_masks_need_a_class_that_is_derived_from_a_shipped_one
 MODULE = """
 import torch
 from ldm_train.conditioners.inpaint import Inpaint
+from ldm_train.conditioners.low_resolution import LowResolution
 from ldm_train.conditioners.map import Map
 from ldm_train.conditioners.condition import Condition, drop
 from ldm_train.conditioners.number import Number
@@ -154,6 +157,10 @@ class Fixed(Number):
     def __init__(self):
         super().__init__("year", low=0, high=1)
 
+class Small(LowResolution):
+    def __init__(self):
+        super().__init__(name="small", factor=2)
+
 class Stretched(Map):
     def __init__(self):
         super().__init__(name="far", normalized=True)
@@ -177,7 +184,7 @@ def test_own_classes_derived_from_number_get_the_range_of_their_data_if_they_tak
 
 
 @pytest.mark.usefixtures("own_maps")
-def test_own_classes_derived_from_map_and_inpaint_are_stored_as_these_are() -> None:
+def test_own_classes_derived_from_stored_ones_are_stored_as_these_are() -> None:
     with granted(Grants(("own_maps",))):
         found = [
             read_spec(Part(f"own_maps.{name}", arguments))
@@ -186,6 +193,7 @@ def test_own_classes_derived_from_map_and_inpaint_are_stored_as_these_are() -> N
                 ("Holes", {"masks": 2}),
                 ("Words", {}),
                 ("Stretched", {}),
+                ("Small", {}),
             )
         ]
     assert found == [
@@ -193,4 +201,5 @@ def test_own_classes_derived_from_map_and_inpaint_are_stored_as_these_are() -> N
         MapSpec("inpaint", encoded=True, masks=2),
         None,
         MapSpec("far", normalized=True),
+        MapSpec("small", reduced=2),
     ]

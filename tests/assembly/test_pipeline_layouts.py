@@ -7,6 +7,7 @@ import pytest
 from ldm_train.assembly.pipeline_layouts import find_layout, list_condition_problems
 from ldm_train.conditioners.condition import Condition, Conditions
 from ldm_train.conditioners.inpaint import Inpaint
+from ldm_train.conditioners.low_resolution import LowResolution
 from ldm_train.conditioners.map import Map
 from ldm_train.conditioners.picture_size import PictureSize
 from ldm_train.settings.composition import build
@@ -24,6 +25,7 @@ def problems(*conditions: Condition, channels: int = 4) -> list[str]:
         ("inpaint", "StableDiffusionInpaintPipeline"),
         ("depth", "StableDiffusionDepth2ImgPipeline"),
         ("reference", "StableDiffusionInstructPix2PixPipeline"),
+        ("low_resolution", "StableDiffusionUpscalePipeline"),
     ],
 )
 def test_the_shipped_options_have_a_pipeline(option: str, pipeline: str) -> None:
@@ -62,6 +64,13 @@ def test_prompts_alone_need_no_layout() -> None:
 def test_a_run_without_a_pipeline_is_described_by_its_inputs_in_order(conditions: list[Condition], named: list[str]) -> None:
     [problem] = problems(*conditions)
     for words in [*named, "StableDiffusionInpaintPipeline", "conditions=[reference]"]:
+        assert words in problem
+
+
+@pytest.mark.parametrize(("factor", "latent_factor"), [(2, 4), (4, 2), (2, 1)])
+def test_a_pipeline_enlarges_by_the_factor_of_the_autoencoder(factor: int, latent_factor: int) -> None:
+    [problem] = problems(LowResolution(factor=factor, latent_factor=latent_factor))
+    for words in ("StableDiffusionUpscalePipeline", f"factor, {latent_factor}", f"factor={factor}"):
         assert words in problem
 
 

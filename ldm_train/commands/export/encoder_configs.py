@@ -46,7 +46,8 @@ def export_autoencoder(autoencoder: KLAutoencoder, *, scale: float | None = None
     """
     config: dict[str, object] = json.loads(autoencoder.model.to_json_string())
     tensors = {name: tensor.detach() for name, tensor in autoencoder.model.state_dict().items()}
-    factor = 1.0 if scale is None else autoencoder.scale / scale
+    scaling, count = Scaling.of(autoencoder).before(scale), autoencoder.channels
+    factor = scaling.scale
     if autoencoder.shift == 0 and factor == 1:
         return ExportedEncoder(config, tensors)
     names = ("quant_conv.weight", "quant_conv.bias", "post_quant_conv.weight", "post_quant_conv.bias")
@@ -56,7 +57,6 @@ def export_autoencoder(autoencoder: KLAutoencoder, *, scale: float | None = None
             f"{'' if scale is None else f' and a scale of {scale}'}, and it has no quant_conv to absorb it"
         )
     before, bias, after, last = (tensors[name].double() for name in names)
-    scaling, count = Scaling(autoencoder.shift, factor), autoencoder.channels
     moved = {
         names[0]: torch.cat([factor * before[:count], before[count:]]),
         names[1]: torch.cat([scaling.to_model(bias[:count]), bias[count:] + 2 * math.log(factor)]),
