@@ -175,7 +175,7 @@ def try_towers(work: Path, pictures: Path, *, steps: int, second: Path | None = 
     prompts = drawings.prompts()
     rows = []
     for name, words in encoders.items():
-        run = train(work / name, [*words, "image_size=64", "seed=0"], steps=steps, pictures_in=scenes)
+        run = train(work / name, words, steps=steps, pictures_in=scenes)
         drawn = draw(run, prompts, {}).cpu()
         values = drawings(DrawnPictures(drawn, None, run.generation.device), Resampling(0, 0)).values
         found[name] = {key: float(values[key]) for key in ("retrieval_at_1", "background_accuracy", "drawing_psnr")}

@@ -85,9 +85,9 @@ def open_text_model(weights: str, *, subfolder: str | None, tokenizer: str | Non
                 f"text_encoder.{setting}={value} is neither a folder in transformers' layout nor a name on the Hugging Face "
                 "hub (owner/name)"
             )
-    with explain(f"text_encoder.weights={weights}"), torch.random.fork_rng(devices=[]):
+    with explained_loading(f"text_encoder.weights={weights}"), torch.random.fork_rng(devices=[]):
         model = load_model(weights, subfolder or "", pooled=pooled)
-    with explain(f"the tokenizer of text_encoder.weights={weights}, text_encoder.tokenizer={place}"):
+    with explained_loading(f"the tokenizer of text_encoder.weights={weights}, text_encoder.tokenizer={place}"):
         reader = transformers.AutoTokenizer.from_pretrained(place, subfolder=folder, **from_safe_files(place))
     config = {name: value for name, value in model.config.to_diff_dict().items() if name not in NAMES_ONLY}
     identity: dict[str, Json] = {
@@ -167,8 +167,11 @@ def find_longest(model: nn.Module, tokenizer: Any) -> int:
 def describe_tokenizer(tokenizer: Any) -> str:
     """Return everything that decides a tokenizer's ids as a text."""
     if tokenizer.is_fast:
-        rules = json.loads(tokenizer.backend_tokenizer.to_str())
-        return json.dumps({name: value for name, value in rules.items() if name not in ("truncation", "padding")})
+        # Each call sets these two anew.
+        tokenizer.backend_tokenizer.no_truncation()
+        tokenizer.backend_tokenizer.no_padding()
+        rules: str = tokenizer.backend_tokenizer.to_str()
+        return rules
     return type(tokenizer).__name__ + json.dumps(tokenizer.get_vocab(), sort_keys=True)
 
 
@@ -178,7 +181,7 @@ def digest_text(text: str) -> str:
 
 
 @contextmanager
-def explain(setting: str) -> Iterator[None]:
+def explained_loading(setting: str) -> Iterator[None]:
     """Raise what transformers raises as a ValueError that names the setting, and hide its progress bars."""
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
