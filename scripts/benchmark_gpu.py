@@ -17,7 +17,7 @@ import statistics
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -131,17 +131,26 @@ def judge(figures: Figures, limits: Mapping[str, float]) -> Figures:
     }
 
 
-def short_run(bench: Bench, name: str, *, steps: int, accelerator: str = "", **more: object) -> list[float]:
+def short_run(
+    bench: Bench,
+    name: str,
+    *,
+    steps: int,
+    accelerator: str = "",
+    compiled: bool = False,
+    checkpointing: bool = False,
+    strategy: object = "auto",
+    callbacks: Sequence[Callback] = (),
+) -> list[float]:
+    """Train a small network in a folder of this name, from where it is left there; return the loss of each step."""
     settings = bench.small()
-    network = runs.build_network(settings, **{k: v for k, v in more.items() if k == "gradient_checkpointing"})
-    if more.get("compiled"):
+    network = runs.build_network(settings, gradient_checkpointing=checkpointing)
+    if compiled:
         network.compile(fullgraph=True, backend=bench.backend)
     data = runs.RandomLatents(batch_size=4, side=16, width=int(str(settings["context_width"])))
-    rest = {key: value for key, value in more.items() if key in ("callbacks", "strategy", "precision")}
-    where = accelerator or bench.accelerator
-    return runs.train(
-        bench.folder / name, runs.build_module(network, batch_size=4), data, steps=steps, accelerator=where, **rest  # type: ignore[arg-type]
-    )  # fmt: skip
+    module, where = runs.build_module(network, batch_size=4), accelerator or bench.accelerator
+    rest = {"steps": steps, "accelerator": where, "strategy": strategy, "callbacks": callbacks}
+    return runs.train(bench.folder / name, module, data, **rest)  # type: ignore[arg-type]
 
 
 def far(losses: list[float], others: list[float]) -> float:
@@ -211,13 +220,14 @@ def poisoned(bench: Bench) -> Figures:
 
 def compiled(bench: Bench) -> Figures:
     """A compiled run, with gradient checkpointing and with DDP of one process, compared with an eager one."""
-    eager = short_run(bench, "eager", steps=5)
-    ways: dict[str, dict[str, object]] = {
-        "compiled": {"compiled": True},
-        "checkpointing": {"compiled": True, "gradient_checkpointing": True},
-        "ddp": {"compiled": True, "strategy": DDPStrategy(gradient_as_bucket_view=True)},
-    }
-    figures: Figures = {name: far(short_run(bench, name, steps=5, **way), eager) for name, way in ways.items()}
+    with tf32(enabled=False):
+        eager = short_run(bench, "eager", steps=5)
+        ways = {
+            "compiled": short_run(bench, "compiled", steps=5, compiled=True),
+            "checkpointing": short_run(bench, "checkpointing", steps=5, compiled=True, checkpointing=True),
+            "ddp": short_run(bench, "ddp", steps=5, compiled=True, strategy=DDPStrategy(gradient_as_bucket_view=True)),
+        }
+    figures: Figures = {name: far(losses, eager) for name, losses in ways.items()}
     return judge(figures, dict.fromkeys(figures, LIMITS["compiled"]))
 
 
@@ -242,18 +252,31 @@ def product(bench: Bench) -> Figures:
 
 
 def speed_of(settings: dict[str, object], side: int, batch: int, *, compiled: bool) -> Callable[[Bench], Figures]:
-    """A whole training step in bf16: images a second, and its share of the rate of a large product."""
+    """A whole training step in bf16: images a second, and its share of the rate of a large product.
+
+    The batch is halved until it fits into memory.
+    """
 
     def measure(bench: Bench) -> Figures:
-        shape, edge, count = (runs.TINY, 16, 2) if bench.tiny else (settings, side, batch)
+        count = 2 if bench.tiny else batch
+        while True:
+            try:
+                return measure_batch(bench, count)
+            except torch.OutOfMemoryError:
+                if count == 1:
+                    raise
+            count //= 2
+            torch.cuda.empty_cache()
+
+    def measure_batch(bench: Bench, count: int) -> Figures:
+        shape, edge = (runs.TINY, 16) if bench.tiny else (settings, side)
         width = int(str(shape["context_width"]))
-        network = runs.build_network(shape).to(bench.device, memory_format=torch.channels_last)
+        network = runs.build_network(shape).to(bench.device).to(memory_format=torch.channels_last)
         if compiled:
             network.compile(fullgraph=True, dynamic=False, backend=bench.backend)
         data = runs.RandomLatents(batch_size=count, side=edge, width=width).fetch(torch.arange(count))
         dtype = torch.float32 if bench.tiny else torch.bfloat16
-        step = runs.build_step(network, runs.move_batch(data, bench.device), bench.device, dtype)
-        taken = median_seconds(step, bench)
+        taken = median_seconds(runs.build_step(network, runs.move_batch(data, bench.device), bench.device, dtype), bench)
         rate = count / taken
         flops = runs.count_flops(shape, edge) * rate
         figures: Figures = {"batch": count, "step_s": taken, "images_per_s": rate, "tflops": flops / 1e12}
@@ -287,10 +310,14 @@ def encoding(bench: Bench) -> Figures:
     model = NewKLAutoencoder(widths, blocks=2).to(bench.device).eval()
     images = torch.rand(count, 3, side, side, device=bench.device) * 2 - 1
     figures: Figures = {}
+
+    def encode() -> None:
+        model.encode(images)
+
     for name in ("float32", "tf32", "bf16"):
         mixed = torch.autocast(bench.device.type, torch.bfloat16) if name == "bf16" else nullcontext()
         with torch.inference_mode(), tf32(enabled=name == "tf32"), mixed:
-            taken = median_seconds(lambda: model.encode(images) and None, bench, most=10)  # type: ignore[func-returns-value]
+            taken = median_seconds(encode, bench, most=10)
         figures[f"pictures_per_s_{name}"] = count / taken
     return figures
 
@@ -345,11 +372,11 @@ PARTS: dict[str, dict[str, Part]] = {
     },
     "fast": {
         "product": Part(product, 10),
-        "sd15_32": Part(speed_of(runs.SD15, 32, 256, compiled=False), 40),
-        "sd15_64": Part(speed_of(runs.SD15, 64, 64, compiled=False), 40),
         "sd15_32_compiled": Part(speed_of(runs.SD15, 32, 256, compiled=True), 100),
         "sd15_64_compiled": Part(speed_of(runs.SD15, 64, 64, compiled=True), 100),
         "unet_base_compiled": Part(speed_of(runs.BASE, 32, 256, compiled=True), 60),
+        "sd15_32": Part(speed_of(runs.SD15, 32, 256, compiled=False), 40),
+        "sd15_64": Part(speed_of(runs.SD15, 64, 64, compiled=False), 40),
         "loader": Part(loader, 40),
         "encoding": Part(encoding, 30),
         "checkpoint": Part(checkpoint, 30),

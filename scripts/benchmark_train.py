@@ -212,6 +212,7 @@ class Blocks(Callback):
         ]  # one to warm
         self.steps = steps
         self.seconds: list[tuple[str, list[float]]] = []
+        self.started = torch.zeros(2, dtype=torch.float64)
         self.usual = (base_module.average_rows, base_module.all_ranks_finite, Stop._exchanged)
 
     def on_train_batch_start(

@@ -97,7 +97,7 @@ def test_trainer_settings_are_lightnings(option: str) -> None:
     config = OmegaConf.load(folder() / "trainer" / f"{option}.yaml")
     assert isinstance(config, DictConfig)
     known = set(inspect.signature(pl.Trainer).parameters)
-    assert set(config) <= known | {"tf32"}
+    assert set(config) <= known | {"tf32", "timeout_minutes"}
     assert not set(config) & SET_BY_THE_RUN.keys()
 
 

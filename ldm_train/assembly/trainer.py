@@ -3,6 +3,7 @@
 import logging
 import os
 import warnings
+from datetime import timedelta
 from inspect import signature
 from typing import TYPE_CHECKING
 
@@ -61,16 +62,17 @@ def trainer_options(trainer: TrainerSettings, *, shares: bool = False) -> dict[s
     from ldm_train.training.checkpoints.checkpoint_io import WholeFiles
     from ldm_train.training.optimization.sharding import FullySharded
 
-    chosen: dict[str, object] = trainer.model_dump(exclude={"log_every_n_steps", "tf32"})
+    chosen: dict[str, object] = trainer.model_dump(exclude={"log_every_n_steps", "tf32", "timeout_minutes"})
+    timeout = timedelta(minutes=trainer.timeout_minutes)
     plugins: list[object] = [WholeFiles(), *slurm_plugins()]
     if trainer.strategy == "fsdp2":
-        chosen["strategy"] = FullySharded(shares=shares)
+        chosen["strategy"] = FullySharded(shares=shares, timeout=timeout)
         if trainer.precision == "64-true":  # which Lightning takes there as a plugin alone
             chosen["precision"], plugins = None, [*plugins, DoublePrecision()]
     elif trainer.strategy == "ddp":
         # Gradients stay where they were summed, which spares a copy; and no buffer here changes in training.
         unsynced = next(name for name in UNSYNCED if name in signature(DistributedDataParallel).parameters)
-        chosen["strategy"] = DDPStrategy(gradient_as_bucket_view=True, **{unsynced: False})  # type: ignore[arg-type]
+        chosen["strategy"] = DDPStrategy(gradient_as_bucket_view=True, timeout=timeout, **{unsynced: False})  # type: ignore[arg-type]
     return chosen | {"plugins": plugins}
 
 

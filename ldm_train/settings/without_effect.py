@@ -140,7 +140,7 @@ RULES = (
     ),
     EffectRule(
         ("train", "train_autoencoder", "encode", "check"),
-        ("trainer.strategy",),
+        ("trainer.strategy", "trainer.timeout_minutes"),
         lambda c: c.trainer.devices == 1 and c.trainer.num_nodes == 1 and "WORLD_SIZE" not in os.environ,
         "trainer.devices=1 is one process",
     ),

@@ -1,6 +1,7 @@
 """Settings of Lightning's Trainer read as Lightning gets them, also where one was deleted; loggers are tried by check."""
 
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -15,11 +16,18 @@ NEEDED = ["cache=x", "run_dir=x"]
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in TrainerSettings.model_fields if name not in ("log_every_n_steps", "tf32")]
+    "name", [name for name in TrainerSettings.model_fields if name not in ("log_every_n_steps", "tf32", "timeout_minutes")]
 )
 def test_a_deleted_setting_is_the_same_in_the_settings_and_in_lightning(name: str) -> None:
     settings = compose_as(TrainSettings, [*NEEDED, f"~trainer.{name}"])
     assert trainer_options(settings.trainer)[name] == getattr(settings.trainer, name)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_processes_wait_for_each_other_as_long_as_is_set(strategy: str) -> None:
+    words = [*NEEDED, f"trainer.strategy={strategy}", "trainer.timeout_minutes=90"]
+    made = trainer_options(compose_as(TrainSettings, words).trainer)["strategy"]
+    assert made._timeout == timedelta(minutes=90)  # type: ignore[attr-defined]
 
 
 def test_without_a_limit_the_gradient_is_not_clipped() -> None:

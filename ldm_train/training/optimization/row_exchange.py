@@ -24,9 +24,9 @@ def exclude_embeddings(module: nn.Module, strategy: Strategy) -> list[nn.Paramet
     if not isinstance(strategy, DDPStrategy) or strategy.root_device.type != "cpu":
         return []
     named = {name: p for name, p in module.named_parameters(remove_duplicate=False) if p.requires_grad}
-    found = {
-        id(w) for layer in module.modules() if isinstance(layer, EMBEDDINGS) and (w := layer.weight).numel() >= MIN_VALUES
-    }
+    layers = [layer for layer in module.modules() if isinstance(layer, EMBEDDINGS)]
+    dense = [layer.weight for layer in layers if not (isinstance(layer, nn.Embedding) and layer.sparse)]
+    found = {id(weight) for weight in dense if weight.numel() >= MIN_VALUES}
     excluded = {name: p for name, p in named.items() if id(p) in found}
     if len(excluded) == len(named):  # DDP refuses a module without a parameter
         return []
@@ -53,6 +53,8 @@ def average_rows(parameters: list[nn.Parameter]) -> None:
         touched = _find_rows(gradient)
         dist.all_reduce(touched, dist.ReduceOp.MAX)
         rows = touched.nonzero().squeeze(1)
+        if not len(rows):
+            continue
         values = gradient[rows] / dist.get_world_size()  # before the sum, as DDP does
         dist.all_reduce(values)
         gradient[rows] = values

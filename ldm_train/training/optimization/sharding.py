@@ -5,6 +5,7 @@ runs. Sharded tensors are `DTensor`s, which optimizers, norms and averages accep
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from pytorch_lightning.strategies import ModelParallelStrategy, Strategy
 from torch import Tensor, nn
+from torch.distributed.constants import default_pg_timeout
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -83,10 +85,11 @@ class FullySharded(ModelParallelStrategy):
 
     Args:
         shares: write checkpoints in shares.
+        timeout: how long processes wait for each other; None for torch's default.
     """
 
-    def __init__(self, *, shares: bool = False) -> None:
-        super().__init__()
+    def __init__(self, *, shares: bool = False, timeout: timedelta | None = None) -> None:
+        super().__init__(timeout=timeout or default_pg_timeout)
         self.shares = shares
 
     # Lightning's methods for plain strategies are right for DTensors too, and keep their sharding.

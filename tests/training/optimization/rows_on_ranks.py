@@ -63,6 +63,10 @@ def main() -> None:
     bad = gradients(rank, by_rows=True, spoiled=True)[1]
     assert bad[9].isnan().all(), "a value that is not finite reaches all ranks"
     assert not bad[8].isnan().any()
+    nothing = nn.Parameter(torch.zeros(4, 2))
+    nothing.grad = torch.zeros(4, 2)
+    average_rows([nothing])
+    assert not nothing.grad.any()
     everywhere = [torch.empty_like(rows[1]) for _ in range(count)]
     dist.all_gather(everywhere, rows[1])
     assert all(torch.equal(other, rows[1]) for other in everywhere)

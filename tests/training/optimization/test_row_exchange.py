@@ -43,6 +43,7 @@ def test_large_trained_embeddings_are_excluded() -> None:
     large, small, frozen = nn.Embedding(*LARGE), nn.Embedding(4, 16), nn.Embedding(*LARGE).requires_grad_(False)
     extended = ExtendedEmbedding(nn.Embedding(*LARGE), [0, 1])
     module = nn.ModuleDict({"large": large, "small": small, "frozen": frozen, "extended": extended, "out": nn.Linear(2, 2)})
+    module["sparse"] = nn.Embedding(*LARGE, sparse=True)  # DDP exchanges only the rows of such a gradient itself
     assert exclude_embeddings(module, ddp()) == [large.weight, extended.weight]
     assert module._ddp_params_and_buffers_to_ignore == ["large.weight", "extended.weight"]
 
