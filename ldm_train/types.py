@@ -187,8 +187,7 @@ class Autoencoder(Protocol):
         factor: pixels of an image per position of the latents, along each side.
         shift, scale: the numbers that make model latents of raw ones.
         identity: everything that the raw latents of an image depend on, in plain values.
-
-    One for images that are not RGB says so by a further attribute, `image_channels`.
+        image_channels: only of one for images that are not RGB.
     """
 
     channels: int
