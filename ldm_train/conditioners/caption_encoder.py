@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ldm_train.util.safe_json import Json
+
 
 class CaptionEncoder(nn.Module):
     """A conditioner that embeds token ids, so that the embeddings of each caption are computed once and stored.
@@ -35,8 +37,22 @@ class CaptionEncoder(nn.Module):
         """The shape of what is stored of one caption; None if nothing is, because it is trained."""
         raise NotImplementedError
 
+    @property
+    def identity(self) -> dict[str, Json]:
+        """Everything that the cached part of a caption depends on, in plain values."""
+        raise NotImplementedError
+
+    @property
+    def computation(self) -> dict[str, Json]:
+        """Everything that the conditioning depends on, in plain values."""
+        raise NotImplementedError
+
     def tokenize(self, captions: list[str]) -> Tensor:
         """Return token ids, (B, L) int64."""
+        raise NotImplementedError
+
+    def count(self, captions: list[str]) -> list[int]:
+        """Return how many tokens each caption has before it is cut to `capacity`."""
         raise NotImplementedError
 
     def compute(self, tokens: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """A picture as the condition, through a vision tower: encoded once, trained, and given for drawing."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -91,10 +92,12 @@ def test_a_cache_has_the_embeddings_and_variations_are_drawn(
 def test_another_picture_is_read_where_the_source_has_it(
     pictures: Path, weights: Path, ldm_train: Callable, tmp_path: Path
 ) -> None:
-    cache = tmp_path / "cache"
-    maps = "source.maps={picture:'{name}'}"
-    both = word(weights, "tokens:0,own:false")
-    answer = ldm_train("encode", f"source.path={pictures}", f"cache={cache}", *ENCODE, maps, both)
+    cache, source = tmp_path / "cache", shutil.copytree(pictures, tmp_path / "source")
+    (source / "other").mkdir()
+    for file in pictures.glob("*.png"):
+        shutil.copyfile(file, source / "other" / file.name)
+    other = ["source.maps={picture:other/{name}}", word(weights, "tokens:0,own:false")]
+    answer = ldm_train("encode", f"source.path={source}", f"cache={cache}", *ENCODE, *other)
     assert answer.code == 0, answer.err
     own = tmp_path / "own"
     assert ldm_train("encode", f"source.path={pictures}", f"cache={own}", *ENCODE, word(weights, "tokens:0")).code == 0
