@@ -6,7 +6,7 @@ standard deviation near 1. The parts of a batch are not frozen, because Lightnin
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Protocol, Self
 
 import torch
@@ -70,10 +70,8 @@ class Conditioning:
 
     def cast(self, dtype: torch.dtype) -> Self:
         """Return it with its floating-point tensors in another dtype."""
-        parts = {f.name: getattr(self, f.name) for f in fields(self)}
-        return type(self)(
-            **{name: one if one is None or not one.is_floating_point() else one.to(dtype) for name, one in parts.items()}
-        )
+        floats = {name: one.to(dtype) for name, one in vars(self).items() if one is not None and one.is_floating_point()}
+        return replace(self, **floats)
 
     def cat(self, other: Self) -> Self:
         """Return both concatenated along the batch; both must have the same parts."""
