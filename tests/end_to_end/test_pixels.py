@@ -121,7 +121,12 @@ def test_settings_that_contradict_each_other_are_named(
 def test_pictures_that_did_not_fit_are_encoded_once_the_settings_do(ldm_train: Callable, tmp_path: Path) -> None:
     write_pictures(tmp_path / "pictures", "deep")
     Image.new("L", (SIDE, SIDE)).save(tmp_path / "pictures" / "11.png")
-    made = [f"source.path={tmp_path / 'pictures'}", "autoencoder=identity", f"image_size={SIDE}", "text_encoder=unconditional"]
+    made = [
+        f"source.path={tmp_path / 'pictures'}",
+        "autoencoder=identity",
+        f"image_size={SIDE}",
+        "text_encoder=unconditional",
+    ]
     cache = [f"cache={tmp_path / 'cache'}", "pixels.channels=1", "dtype=float32", "max_unusable=1"]
     answer = ldm_train("encode", *made, *cache)
     assert answer.code == 0, answer.err
