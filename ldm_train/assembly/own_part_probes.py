@@ -4,8 +4,9 @@ import torch
 from torch import Tensor, nn
 
 from ldm_train.assembly.parts import Parts, is_shipped
-from ldm_train.assembly.pixel_formats import read_pixel_format, refuse_image_channels
+from ldm_train.assembly.pixel_formats import read_pixel_format
 from ldm_train.assembly.probing import UnfitError, attempt, describe, expect, expect_floats, require
+from ldm_train.data.pictures.pixel_values import PixelFormat
 from ldm_train.diffusion.denoiser import weights_dtype
 from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.settings.schema.using import EncodeSettings
@@ -42,6 +43,21 @@ def probe_encoders(autoencoder: Autoencoder, text_encoder: nn.Module, config: Tr
     if not is_shipped(config.text_encoder):
         conditioner: Conditioner = text_encoder  # type: ignore[assignment]
         attempt(f"text_encoder._target_={config.text_encoder.target}", lambda: _probe_text_encoder(conditioner))
+
+
+def refuse_image_channels(autoencoder: Autoencoder, pixels: PixelFormat | None) -> None:
+    """Raise if an autoencoder takes pictures of another number of channels.
+
+    Raises:
+        ValueError: it does.
+    """
+    takes, given = getattr(autoencoder, "image_channels", 3), 3 if pixels is None else pixels.channels
+    if takes != given:
+        setting = f"pixels.channels={'null' if pixels is None else given}"
+        raise ValueError(
+            f"the autoencoder takes pictures of {takes} channels, and {setting} gives {given}; use autoencoder=identity, or "
+            f"train one for them: ldm-train train_autoencoder pixels.channels={given} …"
+        )
 
 
 def _probe_network(parts: Parts) -> None:

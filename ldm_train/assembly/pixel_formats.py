@@ -7,7 +7,6 @@ from ldm_train.settings.schema.options import Part
 from ldm_train.settings.schema.pixels import PixelSettings
 from ldm_train.settings.schema.training import SourceSettings, TrainSettings
 from ldm_train.settings.schema.using import EncodeSettings
-from ldm_train.types import Autoencoder
 from ldm_train.util.safe_json import Json
 from ldm_train.util.text import format_value
 
@@ -69,21 +68,6 @@ def refuse_pixels(config: EncodeSettings | TrainSettings, pixels: PixelFormat | 
                 f"the condition {spec.name} is read as 8-bit RGB, and does not go with pixels.channels; leave it out"
                 + (", or give the map encoded=false" if spec.in_file else "")
             )
-
-
-def refuse_image_channels(autoencoder: Autoencoder, pixels: PixelFormat | None) -> None:
-    """Raise if an autoencoder takes pictures of another number of channels.
-
-    Raises:
-        ValueError: it does.
-    """
-    takes, given = getattr(autoencoder, "image_channels", 3), 3 if pixels is None else pixels.channels
-    if takes != given:
-        setting = f"pixels.channels={'null' if pixels is None else given}"
-        raise ValueError(
-            f"the autoencoder takes pictures of {takes} channels, and {setting} gives {given}; use autoencoder=identity, or "
-            f"train one for them: ldm-train train_autoencoder pixels.channels={given} …"
-        )
 
 
 def refuse_measuring(config: TrainSettings, pixels: PixelFormat | None) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 from ldm_train.assembly.arithmetic import resolve_arithmetic
 from ldm_train.assembly.limits import read_limits, record_ending
 from ldm_train.assembly.optimization_checks import refuse_optimization
-from ldm_train.assembly.pixel_formats import read_pixel_format, refuse_image_channels
+from ldm_train.assembly.own_part_probes import refuse_image_channels
+from ldm_train.assembly.pixel_formats import read_pixel_format
 from ldm_train.assembly.trainer import (
     build_loggers,
     refuse_fused_scaling,
