@@ -19,6 +19,7 @@ import json
 import statistics
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from diffusers import DDIMScheduler, DDPMScheduler, UNet2DConditionModel
 from diffusers.training_utils import EMAModel
 from measuring import Step, compare, seconds, status_bytes
 from omegaconf import OmegaConf
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ldm_train.autoencoders.autoencoder import NewKLAutoencoder
@@ -43,7 +44,6 @@ from ldm_train.networks.unet import UNet
 from ldm_train.samplers.ddim import DDIM
 from ldm_train.settings.strict import READ_BY_RUN
 from ldm_train.training.autoencoder_module import AutoencoderTraining
-from ldm_train.training.base_module import Training
 from ldm_train.training.ema.ema import EMA
 from ldm_train.training.module import NoisePredictorTraining
 from ldm_train.training.optimization.lr_schedules import Constant
@@ -342,14 +342,14 @@ def run_full(rounds: int) -> dict[str, dict[str, float]]:
     return results
 
 
-def training_step_of(module: Training, batch: LatentBatch | ImageBatch, *, bfloat16: bool) -> Step:
+def training_step_of(module: nn.Module, compute_loss: Callable[[], Tensor], *, bfloat16: bool) -> Step:
     """A whole step of a training, without EMA."""
     parameters = list(module.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=True)
 
     def step() -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-            loss = module.training_step(batch, 0)["loss"]
+            loss = compute_loss()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
@@ -370,13 +370,13 @@ def run_bfloat16(rounds: int) -> dict[str, dict[str, float]]:
     def predictor() -> Step:
         network = UNet(in_channels=4, context_width=128, vector_width=128, **plain)
         module = training_of(network, small(), batch_size=24)
-        return training_step_of(module, batch, bfloat16=next(choices))
+        return training_step_of(module, lambda: module.training_step(batch, 0)["loss"], bfloat16=next(choices))
 
     def autoencoder() -> Step:
         module = AutoencoderTraining(
             NewKLAutoencoder([16, 32, 96], groups=8), optimizer=torch.optim.AdamW, lr_schedule=Constant()
         )
-        return training_step_of(module, pictures, bfloat16=next(choices))
+        return training_step_of(module, lambda: module.training_step(pictures, 0)["loss"], bfloat16=next(choices))
 
     results = {}
     for name, make in (("the quick start, batch 24", predictor), ("an autoencoder, batch 16 of 64x64", autoencoder)):

@@ -13,5 +13,5 @@ def multiplies_bfloat16() -> bool:
     """Return whether this CPU has instructions that multiply bfloat16, twice as fast as float32, by its flags."""
     import torch
 
-    flags = getattr(torch.cpu, "get_capabilities", dict)()  # older versions of PyTorch do not say
+    flags: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # older versions of PyTorch do not say
     return bool(flags.get("avx512_bf16") or flags.get("amx_bf16"))
