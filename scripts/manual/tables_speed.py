@@ -40,7 +40,7 @@ def step() -> str:
     clipping, optimizer, EMA. 64/128/256 channels, two blocks a level, text of 77x256. Measured by
     `python scripts/benchmark_step.py step`, on two kinds of CPU. The reasons for the difference: oneDNN multiplies matrices
     where PyTorch would call MKL, attention of narrow heads has routines of its own, the optimizer's kernel is fused, and EMA
-    is one operation for all weights. With AVX-512 both reach more than three quarters of the CPU's product rate in their matrix
+    is one operation for all weights. With AVX-512 both reach three quarters or more of the CPU's rate in their matrix
     products and convolutions, so there is less to gain. Other programs took half of that machine meanwhile.
     The figures of AVX2 are from before attention was computed in blocks.
     """
@@ -64,8 +64,8 @@ def step() -> str:
 def sampling() -> str:
     """Speed of guided sampling compared with diffusers.
 
-    10 DDIM steps. Measured by `python scripts/benchmark_step.py sampling`, on two kinds of CPU; other programs took half
-    of the one with AVX-512 meanwhile. The figures of AVX2 are from before keys and values of the text were kept.
+    10 DDIM steps. Measured by `python scripts/benchmark_step.py sampling`, on two kinds of CPU. Other programs took half of
+    the one with AVX-512 meanwhile. The figures of AVX2 are from before keys and values of the text were kept.
     """
     rows = [
         [kind, case, format_pair(result, case, "s", "s"), f"**{format_ratio(result, case)}**"]
