@@ -196,9 +196,16 @@ def write_bert(folder: Path, scenes: Path) -> Path:
     tokenizer.post_processor = TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=around)
     special = {"pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]", "unk_token": "[UNK]"}
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
-    sizes = {"hidden_size": 192, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 384}
     torch.manual_seed(0)
-    config = BertConfig(vocab_size=len(known), max_position_embeddings=32, initializer_range=0.2, **sizes)
+    config = BertConfig(
+        vocab_size=len(known),
+        max_position_embeddings=32,
+        initializer_range=0.2,
+        hidden_size=192,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=384,
+    )
     BertModel(config).save_pretrained(folder)
     return folder
 

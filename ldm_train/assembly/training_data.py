@@ -199,7 +199,6 @@ def open_source(config: TrainSettings) -> tuple[TrainSettings, Parts, CachedLate
     if config.workers:
         raise ValueError(f"workers={config.workers} are of a cache; pictures encoded on the fly are decoded by threads")
     assert config.source is not None
-    assert config.text_encoder is not None
     if config.source.get("streaming"):
         raise ValueError("source.streaming=true: a stream passes only once; encode a cache, or set source.streaming=false")
     check_background(config)
@@ -208,8 +207,8 @@ def open_source(config: TrainSettings) -> tuple[TrainSettings, Parts, CachedLate
     refuse_pixels(config, pixels)
     refuse_measuring(config, pixels)
     crop = build(config.crop, "crop", image_size=config.image_size)
-    specs = map_specs(config)
     found = survey_source(config, specs=file_specs(config))
+    assert config.text_encoder is not None
     config = config.with_values(text_encoder=name_classes(config.text_encoder, list_labels(found)))
     config = fill_numbers(config, partial(list_column, found))
     parts = build_parts(config)
@@ -221,26 +220,16 @@ def open_source(config: TrainSettings) -> tuple[TrainSettings, Parts, CachedLate
     plan = CachePlan(found, crop, pictures=encoders.pictures(config, crop), captions=encoders.captions(), bad={})
     for line in group_problems(plan.problems):
         note(f"left out {line}")
-    items = {seen.item.key: seen.item for seen in plan.scanned}
     rendering = Rendering(
-        items,
+        {seen.item.key: seen.item for seen in plan.scanned},
         crop,
         background=config.background,
         max_pixels=config.max_pixels,
-        specs=specs,
+        specs=map_specs(config),
         factor=parts.autoencoder.factor,
         pixels=pixels,
     )
-    # Its own encoders: the network's text encoder may be in training.
-    encoding = Encoding(
-        build(config.autoencoder, "autoencoder"),
-        build(config.text_encoder, "text_encoder"),
-        dtype=getattr(torch, config.dtype),
-        at_once=FEW,
-        specs=specs,
-    ).eval()
-    decoded = decode_sample(plan, rendering, encoding) if launched_rank() == 0 else []
-    live = LivePictures(plan, rendering, encoding, describe_quality(plan, decoded))
+    live = open_live_pictures(config, plan, rendering)
     probe_reading(parts.conditions.each, config.conditions, live)
     if config.scale_check and parts.autoencoder.factor > 1:
         refuse_live_scale(live, Scaling.of(parts.autoencoder))
@@ -254,6 +243,20 @@ def open_source(config: TrainSettings) -> tuple[TrainSettings, Parts, CachedLate
         OnTheFly(live, **batch_settings(config, live, parts)),
         hashlib.sha256(content.encode()).hexdigest(),
     )
+
+
+def open_live_pictures(config: TrainSettings, plan: CachePlan, rendering: Rendering) -> LivePictures:
+    """Return the pictures of a plan, encoded as they are asked for, after trying a few of them."""
+    # Its own encoders: the network's text encoder may be in training.
+    encoding = Encoding(
+        build(config.autoencoder, "autoencoder"),
+        build(config.text_encoder, "text_encoder"),
+        dtype=getattr(torch, config.dtype),
+        at_once=FEW,
+        specs=rendering.specs,
+    ).eval()
+    decoded = decode_sample(plan, rendering, encoding) if launched_rank() == 0 else []
+    return LivePictures(plan, rendering, encoding, describe_quality(plan, decoded))
 
 
 def refuse_live_scale(live: LivePictures, scaling: Scaling) -> None:

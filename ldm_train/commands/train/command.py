@@ -45,6 +45,7 @@ from ldm_train.training.ema.ema import EMA
 from ldm_train.training.ema.snapshot_callback import SnapshotCallback
 from ldm_train.training.fit import Limits
 from ldm_train.training.fit import run as fit
+from ldm_train.training.module import NoisePredictorTraining
 from ldm_train.util.messages import note, note_all, warn
 from ldm_train.util.processes import launched_rank
 
@@ -125,11 +126,15 @@ def train_network(settings: TrainSettings, limits: Limits, keeping: Keeping) -> 
         resumed=resumed,
         saved=partial(note_saved, run_dir),
     )
+    write_new_words(settings, module, ema)
+    return reason
+
+
+def write_new_words(settings: TrainSettings, module: NoisePredictorTraining, ema: EMA) -> None:
     assert settings.text_encoder is not None
     if launched_rank() == 0 and settings.text_encoder.get("new_words"):
         with ema.swapped(module):
-            print(*write_words(run_dir, module.text_encoder))
-    return reason
+            print(*write_words(Path(settings.run_dir), module.text_encoder))
 
 
 def spare_text_encoder(settings: TrainSettings, frozen: CaptionEncoder, data: CachedLatents, watching: Watching) -> None:
