@@ -176,6 +176,9 @@ def _changes(then: Purpose | None, config: TrainSettings, parts: Parts) -> Itera
         is_partial(config) or (config.text_encoder is not None and config.text_encoder.get("weights") is None)
     ):
         text.pop("fingerprint", None)  # its weights are the run's, or those that it stands on
+        before = then.get("text_encoder")
+        if isinstance(before, dict):
+            then = then | {"text_encoder": {name: one for name, one in before.items() if name != "fingerprint"}}
     if then["prediction"] != now["prediction"]:
         yield f"prediction: then {then['prediction']}, now {now['prediction']}"
     if not is_same_schedule(then["schedule"], now["schedule"]):

@@ -91,12 +91,12 @@ def train_network(settings: TrainSettings, limits: Limits, keeping: Keeping) -> 
         first_weights=partial(load_start, settings, parts),
     )
     record_data(Path(settings.run_dir), data)
-    if isinstance(parts.text_encoder, CaptionEncoder) and count_stored(parts.text_encoder):
-        spare_text_encoder(settings, parts.text_encoder, data, watching)
     module = training_module(settings, parts)
     lines = [] if resumed else load_first_control(settings, parts)
     if launched_rank() == 0:
         note_all(lines)
+    if isinstance(parts.text_encoder, CaptionEncoder) and count_stored(parts.text_encoder):
+        spare_text_encoder(settings, parts.text_encoder, data, watching)
     if settings.channels_last:
         module.to(memory_format=torch.channels_last)
     if settings.compile is not None:
