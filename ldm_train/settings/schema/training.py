@@ -179,9 +179,7 @@ class TrainSettings(FittingSettings, SourceSettings):
     )
     prior: PriorSettings = setting(PriorSettings(), "")
     image_size: Count | None = setting(None, "side of the pictures, pixels; null: the cache's own; another one is refused")
-    conditions: Conditions = setting(
-        [], "what else the network is conditioned on: number, size, map, inpaint, low_resolution"
-    )
+    conditions: Conditions = setting([], "what the network is also conditioned on: number, map, inpaint, low_resolution …")
     caption_dropout: Share = setting(0.1, "share of examples trained without a caption, for guidance")
     tags: TagSettings = setting(TagSettings(), "")
     loss_mask: Text | None = setting(
