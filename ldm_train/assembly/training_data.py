@@ -1,7 +1,7 @@
 """Open what a run trains on: caches that fit its settings, or a source that is encoded on the fly."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,9 +35,11 @@ from ldm_train.data.cache.manifest import MAPS_KEY, PIXELS_KEY, Manifest, check_
 from ldm_train.data.cache.plan import CachePlan, parse_bucket
 from ldm_train.data.cache.reader import EncodedExamples, LatentCache, open_caches
 from ldm_train.data.cache.shards import channel_statistics
+from ldm_train.data.pictures.crops import Crop
 from ldm_train.data.pictures.map_values import describe_specs
 from ldm_train.data.scan.source_review import group_problems
 from ldm_train.data.scan.survey import Survey
+from ldm_train.data.sources.items import Item
 from ldm_train.settings.composition import build, words
 from ldm_train.settings.schema.options import Part
 from ldm_train.settings.schema.training import TrainSettings
@@ -220,15 +222,7 @@ def open_source(config: TrainSettings) -> tuple[TrainSettings, Parts, CachedLate
     plan = CachePlan(found, crop, pictures=encoders.pictures(config, crop), captions=encoders.captions(), bad={})
     for line in group_problems(plan.problems):
         note(f"left out {line}")
-    rendering = Rendering(
-        {seen.item.key: seen.item for seen in plan.scanned},
-        crop,
-        background=config.background,
-        max_pixels=config.max_pixels,
-        specs=map_specs(config),
-        factor=parts.autoencoder.factor,
-        pixels=pixels,
-    )
+    rendering = render_source(config, {seen.item.key: seen.item for seen in plan.scanned}, crop, parts)
     live = open_live_pictures(config, plan, rendering)
     probe_reading(parts.conditions.each, config.conditions, live)
     if config.scale_check and parts.autoencoder.factor > 1:
@@ -242,6 +236,19 @@ def open_source(config: TrainSettings) -> tuple[TrainSettings, Parts, CachedLate
         parts,
         OnTheFly(live, **batch_settings(config, live, parts)),
         hashlib.sha256(content.encode()).hexdigest(),
+    )
+
+
+def render_source(config: TrainSettings, items: Mapping[str, Item], crop: Crop, parts: Parts) -> Rendering:
+    """Return what decodes the pictures of a source, by key, and their maps."""
+    return Rendering(
+        items,
+        crop,
+        background=config.background,
+        max_pixels=config.max_pixels,
+        specs=map_specs(config),
+        factor=parts.autoencoder.factor,
+        pixels=read_pixel_format(config.pixels),
     )
 
 

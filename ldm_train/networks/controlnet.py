@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ldm_train.networks.blocks import zero_parameters
-from ldm_train.networks.unet import UNet, run_encoder
+from ldm_train.networks.encoder_half import control_strength, run_encoder
+from ldm_train.networks.unet import UNet
 from ldm_train.types import Conditioning
 
 PAPER_WIDTHS = (16, 32, 96, 256)  # of the hint encoder; one for each resolution from the pictures' to the latents'
@@ -141,17 +142,3 @@ class ControlBranch(nn.Module):
 def make_zero_convolution(width: int) -> nn.Conv2d:
     """Return a 1x1 convolution that gives zeros at first."""
     return zero_parameters(nn.Conv2d(width, width, 1))
-
-
-def control_strength(conditioning: Conditioning, *, channels: int, scale: float) -> Tensor:
-    """Return by what a ControlNet's output is multiplied, (B, 1, 1, 1): the scale, or 0 for examples without a map.
-
-    Raises:
-        ValueError: there is no map for a ControlNet, or it has other channels.
-    """
-    control, controlled = conditioning.control, conditioning.controlled
-    if control is None or controlled is None:
-        raise ValueError("the network has a ControlNet, and the conditioning has no map; pass control and controlled")
-    if control.shape[1] != channels:
-        raise ValueError(f"the ControlNet takes maps of {channels} channels, and the conditioning's has {control.shape[1]}")
-    return (controlled * scale).to(control).view(-1, 1, 1, 1)

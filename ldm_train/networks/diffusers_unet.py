@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, cat, nn
 
-from ldm_train.networks.controlnet import control_strength
+from ldm_train.networks.encoder_half import control_strength
 from ldm_train.networks.unet import check_conditioning
 from ldm_train.types import Conditioning
 

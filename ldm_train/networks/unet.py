@@ -1,16 +1,15 @@
 """The U-Net: levels of falling resolution and back up, with shortcuts between, conditioned on t and the conditioning."""
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from ldm_train.networks.attention import SpatialTransformer
 from ldm_train.networks.blocks import Downsample, ResidualBlock, Upsample, group_norm, zero_parameters
 from ldm_train.networks.embeddings import TimeEmbedding
+from ldm_train.networks.encoder_half import UNetBlock, run_encoder
 from ldm_train.types import Conditioning
 
 
@@ -47,6 +46,14 @@ def check_settings(
             raise ValueError(f"network.{counted}={divisor} does not divide the width {width}; choose a divisor of it")
 
 
+def check_added_maps(map_channels: int, in_channels: int, *, add_maps: bool) -> None:
+    """Raise a ValueError if maps would be added to the output and have too few channels for it."""
+    if add_maps and map_channels < in_channels:
+        raise ValueError(
+            f"network.add_maps=true needs maps with the latents' {in_channels} channels at least, not {map_channels}"
+        )
+
+
 def check_conditioning(
     conditioning: Conditioning, *, context_width: int | None, vector_width: int | None, map_channels: int
 ) -> None:
@@ -63,65 +70,6 @@ def check_conditioning(
             description = f"has {part} of width {given}" if given else f"has no {part}"
             now, needed = ("null" if width is None else width for width in (expected, given))
             raise ValueError(f"network.{setting}={now}, but the conditioning {description}; set network.{setting}={needed}")
-
-
-class UNetBlock(nn.Module):
-    """A residual block and, at levels with attention, a transformer.
-
-    Args:
-        recompute: keep only the input for the backward pass, and compute the rest again then.
-    """
-
-    def __init__(self, residual: ResidualBlock, transformer: SpatialTransformer | None, *, recompute: bool = False) -> None:
-        super().__init__()
-        self.residual = residual
-        self.transformer = transformer
-        self.recompute = recompute
-
-    def forward(self, x: Tensor, embedding: Tensor, conditioning: Conditioning) -> Tensor:
-        if self.recompute and self.training and torch.is_grad_enabled():
-            return checkpoint(self._compute, x, embedding, conditioning, use_reentrant=False)
-        return self._compute(x, embedding, conditioning)
-
-    def _compute(self, x: Tensor, embedding: Tensor, conditioning: Conditioning) -> Tensor:
-        x = self.residual(x, embedding)
-        return x if self.transformer is None else self.transformer(x, conditioning.tokens, conditioning.mask)
-
-
-class Encoder(Protocol):
-    """The encoder half of a `UNet`: the network itself, or a copy of that half."""
-
-    time: TimeEmbedding
-    vector: nn.Linear | None
-    conv_in: nn.Conv2d
-    down: nn.ModuleList
-    middle: nn.ModuleList
-    patch_size: int
-    extra_up_block: bool
-
-
-def run_encoder(
-    half: Encoder, x_t: Tensor, t: Tensor, conditioning: Conditioning, *, hint: Tensor | None = None
-) -> tuple[list[Tensor], Tensor, Tensor]:
-    """Return the shortcuts to the way up, the middle's output, and the embedding of t, all of noisy latents (B, C, H, W).
-
-    Args:
-        hint: what is added to the first convolution's output.
-    """
-    embedding = half.time(t)
-    if half.vector is not None:
-        embedding = embedding + half.vector(conditioning.vector)
-    embedding = F.silu(embedding)
-    x = half.conv_in(F.pixel_unshuffle(x_t, half.patch_size))
-    x = x if hint is None else x + hint
-    shortcuts = [x] if half.extra_up_block else []
-    for layer in half.down:
-        x = layer(x, embedding, conditioning) if isinstance(layer, UNetBlock) else layer(x)
-        if isinstance(layer, UNetBlock) or half.extra_up_block:
-            shortcuts.append(x)
-    for layer in half.middle:
-        x = layer(x, embedding, conditioning)
-    return shortcuts, x, embedding
 
 
 class UNet(nn.Module):
@@ -189,10 +137,7 @@ class UNet(nn.Module):
             head_size=head_size,
             counts={"in_channels": in_channels, "blocks": blocks, "patch_size": patch_size, "expansion": expansion},
         )
-        if add_maps and map_channels < in_channels:
-            raise ValueError(
-                f"network.add_maps=true needs maps with the latents' {in_channels} channels at least, not {map_channels}"
-            )
+        check_added_maps(map_channels, in_channels, add_maps=add_maps)
         self.patch_size, self.in_channels, self.add_maps = patch_size, in_channels, add_maps
         self.context_width, self.vector_width, self.map_channels = context_width, vector_width, map_channels
         self.divisor = patch_size * 2 ** (len(channels) - 1)

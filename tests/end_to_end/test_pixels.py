@@ -53,7 +53,7 @@ def test_pictures_are_trained_on_and_drawn_as_they_are_stored(
     assert answer.code == 0, answer.err
     stored = LatentCache(cache)
     mean = stored.moments(torch.tensor([3]), torch.tensor([0])).mean[0, 0].double()
-    tolerance = {"grey": 1 / 250, "deep": 1 / 65000, "five": 1e-6}[kind]
+    tolerance = {"grey": 1 / 255 + 2**-11, "deep": 1 / 65000, "five": 1e-6}[kind]  # grey is stored as float16
     assert (mean - torch.from_numpy(make_values(3))).abs().max() <= tolerance
 
     words = [word for word in train_words if not word.startswith("text_encoder")]
