@@ -254,6 +254,8 @@ def render_source(config: TrainSettings, items: Mapping[str, Item], crop: Crop, 
 
 def open_live_pictures(config: TrainSettings, plan: CachePlan, rendering: Rendering) -> LivePictures:
     """Return the pictures of a plan, encoded as they are asked for, after trying a few of them."""
+    assert config.autoencoder is not None
+    assert config.text_encoder is not None
     # Its own encoders: the network's text encoder may be in training.
     encoding = Encoding(
         build(config.autoencoder, "autoencoder"),

@@ -42,8 +42,8 @@ class TransformersEncoder(CaptionEncoder):
                 f"text_encoder.max_length={max_length} must be from {special + 1} to {longest}, the most tokens that "
                 f"{text_model.kind} takes; the tokenizer adds {special}"
             )
-        self.model: torch.nn.Module | None = text_model.model
-        self.model.requires_grad_(False).eval()
+        assert text_model.model is not None
+        self.model: torch.nn.Module | None = text_model.model.requires_grad_(False).eval()
         self._text_model = text_model
         self.max_length = max_length
         self.capacity = max_length - special

@@ -106,7 +106,7 @@ def from_safe_files(place: str) -> dict[str, Any]:
     return {"trust_remote_code": False, "local_files_only": Path(place).is_dir()}
 
 
-def load_model(weights: str, subfolder: str, *, pooled: bool) -> nn.Module:
+def load_model(weights: str, subfolder: str, *, pooled: bool) -> transformers.PreTrainedModel:
     """Return the text encoder of a folder or a repository, in float32.
 
     Raises:
@@ -121,7 +121,9 @@ def load_model(weights: str, subfolder: str, *, pooled: bool) -> nn.Module:
         names = list_names(missing or [str(one) for one in info["mismatched_keys"]])
         hint = "; text_encoder.pooled=false needs no pooler" if missing and missing[0].startswith(POOLER) else ""
         raise ValueError(f"the file has no fitting weights for {names} of {type(model).__name__}{hint}")
-    encoder: nn.Module = model.get_encoder() if config.is_encoder_decoder and kind is transformers.AutoModel else model
+    encoder: transformers.PreTrainedModel = (
+        model.get_encoder() if config.is_encoder_decoder and kind is transformers.AutoModel else model
+    )
     return encoder
 
 
