@@ -23,6 +23,11 @@ def make_values(number: int) -> np.ndarray:
     return (np.sin(3 * x + number) + np.cos(2 * y + number)) / 2
 
 
+def read_mode(path: Path) -> str:
+    with Image.open(path) as picture:
+        return picture.mode
+
+
 def write_pictures(folder: Path, kind: str) -> None:
     folder.mkdir()
     for number in range(COUNT):
@@ -67,8 +72,8 @@ def test_pictures_are_trained_on_and_drawn_as_they_are_stored(
         drawn = np.load(tmp_path / "drawn" / "0000.npy", allow_pickle=False)
         assert (drawn.shape, drawn.dtype) == ((SIDE, SIDE, 5), np.float32)
     else:
-        assert Image.open(tmp_path / "drawn" / "0000.png").mode == {"grey": "L", "deep": "I;16"}[kind]
-    assert Image.open(tmp_path / "drawn" / "grid.png").mode == "RGB"
+        assert read_mode(tmp_path / "drawn" / "0000.png") == {"grey": "L", "deep": "I;16"}[kind]
+    assert read_mode(tmp_path / "drawn" / "grid.png") == "RGB"
     measured = [f"run_dir={run}", f"out={tmp_path / 'out.json'}", "features=null", "steps=2", "guidance.scale=1"]
     answer = ldm_train("evaluate", *measured)
     assert (answer.code == 0) == (kind != "five"), answer.err
@@ -88,7 +93,7 @@ def test_an_own_autoencoder_is_trained_on_two_channels_and_used(ldm_train: Calla
     trained = ["autoencoder=pretrained", f"autoencoder.weights={tmp_path / 'run' / 'autoencoder'}", "scale_check=false"]
     answer = ldm_train("encode", *source, f"cache={tmp_path / 'cache'}", *trained)
     assert answer.code == 0, answer.err
-    assert Image.open(tmp_path / "cache" / "reconstructions.png").mode == "RGB"
+    assert read_mode(tmp_path / "cache" / "reconstructions.png") == "RGB"
     answer = ldm_train("encode", *source, f"cache={tmp_path / 'other'}", "autoencoder=general")
     assert answer.code == 1
     assert "pixels.channels=2" in answer.err

@@ -38,4 +38,5 @@ def test_each_system_is_trained_and_drawn_in_each_space(
     assert answer.code == 0, answer.err
     answer = ldm_train("sample", f"run_dir={run}", "prompts=[red]", f"out={tmp_path / 'drawn'}", "steps=2")
     assert answer.code == 0, answer.err
-    assert Image.open(tmp_path / "drawn" / "0000.png").size == (16, 16)
+    with Image.open(tmp_path / "drawn" / "0000.png") as picture:
+        assert picture.size == (16, 16)
