@@ -22,7 +22,7 @@ HUGE = 10**15
 FREE = {
     *("seed", "to_seed", "prior.seed", "pictures.seed", "metrics.seed", "step"),
     *("checkpoint.every", "checkpoint.keep_every", "validation.every", "health.every", "pictures.every", "metrics.every"),
-    *("max_nonfinite_steps", "trainer.log_every_n_steps", "text_encoder.pad_token"),
+    *("max_nonfinite_steps", "trainer.log_every_n_steps", "text_encoder.pad_token", "pixels.bits"),
 }
 
 

@@ -24,6 +24,7 @@ from ldm_train.assembly.picture_groups import PictureGroup, draw_batch
 from ldm_train.assembly.png_text import build_overview_texts, build_png_texts
 from ldm_train.assembly.prompt_options import Prompt
 from ldm_train.assembly.stored_run import TrainedRun, fill_from_run, open_run, read_drawn
+from ldm_train.data.pictures.images import to_bytes
 from ldm_train.data.pictures.labelled_grid import draw_labelled_grid
 from ldm_train.settings.plot_axes import Axis, place, read_axes
 from ldm_train.settings.schema.training import TrainSettings
@@ -177,7 +178,7 @@ def draw_cells_together(alike: AlikeCells, trained: TrainedRun) -> Iterable[Tens
     recipe, places = build_run_recipe(settings), [*range(len(prompts))]
     group = PictureGroup(settings, trained, recipe, alike.start, alike.given, places, prompts, numbers)
     size = settings.batch_size
-    return torch.cat([draw_batch(group, slice(i, i + size))[0] for i in places[::size]]).split(count)
+    return to_bytes(torch.cat([draw_batch(group, slice(i, i + size))[0] for i in places[::size]])).split(count)
 
 
 def refuse_sizes(cells: Sequence[Cell], *, of_plot: int) -> None:
