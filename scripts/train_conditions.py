@@ -15,7 +15,8 @@ that of the mean colour around the hole, and of the border's colours diffused in
 
 `upscale`: the same scenes, enlarged from half their side by a network in pixels that was trained on crops. The PSNR of
 held-out scenes and the kernel distance to them are compared with those of bicubic interpolation. A larger picture is
-enlarged in tiles; at the tiles' borders, the differences of its error from pixel to pixel are compared with those inside.
+enlarged in tiles; at the tiles' borders, the differences of its error from pixel to pixel are compared with those inside,
+and with those at the same places of the picture enlarged at once.
 `control`: the same pictures as `map`. A base is trained on captions only, then a ControlNet on it, which stays as it is. The
 overlap is measured as for `map`; without the map, the base draws.
 
@@ -299,7 +300,7 @@ def try_enlarging(work: Path, pictures: Path, *, steps: int) -> Found:
     features = [embed(found) for found in (true, drawn, smooth)]
     large = draw_emoji(GLYPHS[0], 0.9, (0.5, 0.5), BACKGROUNDS["green"], side=4 * SIDE)[0]
     whole = pil_to_tensor(large)[None]
-    tiled = enlarge(run, shrink(whole), tile=SIDE // 2)
+    tiled, at_once = (enlarge(run, shrink(whole), tile=tile) - to_signed(whole) for tile in (SIDE // 2, 4 * SIDE))
     shown = slice(0, 12)
     nearest = small[shown].repeat_interleave(FACTOR, 2).repeat_interleave(FACTOR, 3)
     grid = torch.cat([nearest, smooth[shown], drawn[shown], true[shown]])
@@ -313,7 +314,8 @@ def try_enlarging(work: Path, pictures: Path, *, steps: int) -> Found:
         "kernel_distance_of_bicubic": kernel_distance(features[0], features[2]),
         "side_of_tiled": 4 * SIDE,
         "side_of_tiles": SIDE // 2,
-        "error_at_borders_over_inside": compare_borders(tiled - to_signed(whole), side=SIDE // 2),
+        "error_at_borders_over_inside": compare_borders(tiled, side=SIDE // 2),
+        "error_there_without_tiles": compare_borders(at_once, side=SIDE // 2),
         "step": run.step,
     }
 

@@ -7,7 +7,7 @@ import pytest
 from ldm_train.settings.own_attributes import ATTRIBUTES, check_attributes
 
 RIGHT: dict[str, dict[str, object]] = {
-    "condition": {"vector_width": 2, "map_channels": 0, "identity": {"kind": "angle"}},
+    "condition": {"vector_width": 2, "map_channels": 0, "unit": 1, "identity": {"kind": "angle"}},
     "autoencoder": {"channels": 4, "factor": 8, "shift": 0, "scale": 0.5, "identity": {"kind": "own", "sides": [1, 2]}},
     "text_encoder": {
         **{"context_width": None, "vector_width": 8, "capacity": 3, "trained": False},
