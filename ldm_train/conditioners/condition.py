@@ -104,6 +104,14 @@ class Condition(nn.Module):
         """Return what is known of single examples together, for latents of this (height, width)."""
         return Given(join_values([row.values for row in rows]), torch.cat([row.kept for row in rows]))
 
+    def depict(self, values: Tensor, decode: Callable[[Tensor], Tensor]) -> Tensor | None:
+        """Return images (B, C, H, W) in [-1, 1] of any size that show values (B, ...); None if they cannot be seen.
+
+        Args:
+            decode: makes images (B, 3, H, W) of raw latents (B, C, h, w).
+        """
+        return None
+
     def forward(self, values: Tensor, kept: Tensor) -> Conditioning:
         """Return the conditioning of values (B, ...); that of no value where `kept` (B,) is False."""
         raise NotImplementedError

@@ -71,6 +71,9 @@ class Inpaint(Condition):
     def absent(self, count: int, *, size: tuple[int, int], latent_size: tuple[int, int]) -> Given:
         return Given(torch.zeros(count, self.map_channels, *latent_size), torch.zeros(count, dtype=torch.bool))
 
+    def depict(self, values: Tensor, decode: Callable[[Tensor], Tensor]) -> Tensor:
+        return decode(values[:, 1:])
+
     def forward(self, values: Tensor, kept: Tensor) -> Conditioning:
         mask, latents = values[:, :1].float(), values[:, 1:].float()
         latents = latents if self.to_model is None else self.to_model(latents)

@@ -115,6 +115,9 @@ class LowResolution(Condition):
     def absent(self, count: int, *, size: tuple[int, int], latent_size: tuple[int, int]) -> Given:
         return Given(torch.zeros(count, 4, *self.small_size(latent_size)), torch.zeros(count, dtype=torch.bool))
 
+    def depict(self, values: Tensor, decode: Callable[[Tensor], Tensor]) -> Tensor:
+        return values[:, :3]
+
     def forward(self, values: Tensor, kept: Tensor) -> Conditioning:
         pictures, levels = values[:, :3].float(), values[:, 3, 0, 0].round()
         if self.fold > 1:

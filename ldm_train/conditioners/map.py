@@ -99,6 +99,9 @@ class Map(Condition):
         step = self.latent_factor if self.control else 1
         return latent_size[0] * step, latent_size[1] * step
 
+    def depict(self, values: Tensor, decode: Callable[[Tensor], Tensor]) -> Tensor:
+        return decode(values) if self.encoded else values
+
     def forward(self, values: Tensor, kept: Tensor) -> Conditioning:
         if self.control:
             return Conditioning(control=(values.float() + 1) / 2, controlled=kept)

@@ -16,6 +16,7 @@ from ldm_train.data.batches.datamodules import CachedLatents
 from ldm_train.data.cache.reader import LatentCache
 from ldm_train.data.pictures.images import to_bytes
 from ldm_train.data.pictures.random_masks import draw_mask
+from ldm_train.training.callbacks.picture_grids import GAP, LABEL_MARGIN
 from ldm_train.types import Given
 
 CONDITIONS = "conditions=[{inpaint:{masks:3}}]"
@@ -37,6 +38,15 @@ def inpainting(holed: Path, train: Callable, tmp_path_factory: pytest.TempPathFa
     answer = train(holed, run_dir, CONDITIONS, *QUICK)
     assert answer.code == 0, answer.err
     return run_dir
+
+
+def test_pictures_of_a_run_show_what_is_left_between_the_true_and_the_drawn_one(inpainting: Path) -> None:
+    [path] = (inpainting / "samples").glob("pairs-*.png")
+    grid = np.array(Image.open(path).convert("RGB")).astype(int)[:, LABEL_MARGIN:]
+    true, left = (grid[GAP + row * (16 + GAP) :][:16, GAP : GAP + 16] for row in range(2))
+    hole = (abs(left - 128) <= 1).all(-1)
+    assert hole.any()
+    assert ((true == left).all(-1) | hole).all()
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from ldm_train.training.callbacks.picture_grids import (
     LABEL_MARGIN,
     fit_on_white,
     make_grid_picture,
-    make_pair_picture,
+    make_rows_picture,
     stack_labelled,
 )
 
@@ -46,7 +46,7 @@ def test_a_true_picture_stands_above_its_own() -> None:
     above, below = (
         torch.arange(start, start + 5, dtype=torch.uint8).view(5, 1, 1, 1).expand(5, 3, 4, 4) for start in (0, 10)
     )
-    picture = make_pair_picture(above, below, columns=3)
+    picture = make_rows_picture([above, below], columns=3)
     values = picture[0, 3::6, 3::6]
     assert values.tolist() == [[0, 1, 2], [10, 11, 12], [3, 4, 255], [13, 14, 255]]
 

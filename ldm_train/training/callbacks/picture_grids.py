@@ -28,14 +28,14 @@ def make_grid_picture(images: Tensor, *, columns: int) -> Tensor:
     return grid
 
 
-def make_pair_picture(above: Tensor, below: Tensor, *, columns: int) -> Tensor:
-    """Return one picture (3, H', W') with each of uint8 images (B, 3, H, W) above its counterpart.
+def make_rows_picture(rows: Sequence[Tensor], *, columns: int) -> Tensor:
+    """Return one picture (3, H', W') with the i-th of all rows' uint8 images (B, 3, H, W) below each other.
 
-    The double rows have `columns` pairs.
+    Rows of more than `columns` images go on below.
     """
-    rows = [row for i in range(0, len(above), columns) for row in (above[i : i + columns], below[i : i + columns])]
-    empty = torch.full_like(above[:1], 255).expand(columns, -1, -1, -1)
-    return make_grid_picture(torch.cat([torch.cat([row, empty[len(row) :]]) for row in rows]), columns=columns)
+    parts = [row[i : i + columns] for i in range(0, len(rows[0]), columns) for row in rows]
+    empty = torch.full_like(rows[0][:1], 255).expand(columns, -1, -1, -1)
+    return make_grid_picture(torch.cat([torch.cat([part, empty[len(part) :]]) for part in parts]), columns=columns)
 
 
 def stack_labelled(pictures: Mapping[str, Tensor]) -> Tensor:

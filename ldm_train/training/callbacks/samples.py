@@ -14,6 +14,7 @@ from torch import Tensor
 from ldm_train.data.batches.datamodules import CachedLatents
 from ldm_train.data.pictures.images import save_png, to_display_bytes
 from ldm_train.generation import Generation
+from ldm_train.training.callbacks.condition_pictures import depict_conditions
 from ldm_train.training.callbacks.drawing_plan import Drawing
 from ldm_train.training.callbacks.film import (
     ReverseFilm,
@@ -25,7 +26,7 @@ from ldm_train.training.callbacks.picture_grids import (
     draw_over_ranks,
     fit_on_white,
     make_grid_picture,
-    make_pair_picture,
+    make_rows_picture,
     stack_labelled,
     stack_on_white,
 )
@@ -110,7 +111,9 @@ class Samples(Callback):
             )
             if rank == 0:
                 warn_of_nonfinite(trainer, "pictures of captions", of_captions)
-        pictures["pairs"] = self._pairs(self._truth(trainer, generation, of_captions), of_captions)
+        truth = self._truth(trainer, generation, of_captions)
+        conditions = depict_conditions(generation, given, (truth.shape[2], truth.shape[3]))
+        pictures["pairs"] = self._pairs([truth, *conditions, of_captions])
         return pictures | ({"reverse": film.strip} if rank == 0 else {}), rows[0]
 
     def _first(self, generation: Generation) -> tuple[Generation, int]:
@@ -172,12 +175,15 @@ class Samples(Callback):
         groups = self.drawing.groups
         return stack_labelled({kind: arrange([row[chosen] for row in rows]) for kind, chosen in groups.items()})
 
-    def _pairs(self, truth: Tensor, drawn: Tensor) -> Tensor:
-        """Return the examples' pictures above the drawn ones, trained ones apart from held-out ones and labelled."""
+    def _pairs(self, rows: Sequence[Tensor]) -> Tensor:
+        """Return the examples' pictures, what they are conditioned on, and the drawn ones below each other.
+
+        Trained ones stand apart from held-out ones, and are labelled.
+        """
         groups = self.drawing.groups
         columns = min(SAMPLE_COLUMNS, max(len(chosen) for chosen in groups.values()))
         return stack_labelled(
-            {kind: make_pair_picture(truth[chosen], drawn[chosen], columns=columns) for kind, chosen in groups.items()}
+            {kind: make_rows_picture([row[chosen] for row in rows], columns=columns) for kind, chosen in groups.items()}
         )
 
     def _truth(self, trainer: pl.Trainer, generation: Generation, drawn: Tensor) -> Tensor:
