@@ -1,6 +1,6 @@
 """Group pictures by the settings of their prompts, and draw those of a group together."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from ldm_train.assembly.drawing import StartPicture, apply_prompt, build_run_recipe, naming_prompt, read_start, set_size
 from ldm_train.assembly.given_conditions import read_given
 from ldm_train.assembly.prompt_options import Prompt
-from ldm_train.assembly.stored_run import TrainedRun, fill_from_run
+from ldm_train.assembly.stored_run import TrainedRun, fill_from_run, open_run
 from ldm_train.assembly.upscaling import Upscaler, open_upscaler
 from ldm_train.assembly.word_attention import WordAttention, WordRecorder
 from ldm_train.diffusion.denoiser import Estimate
@@ -42,13 +42,22 @@ class PictureGroup:
     upscaler: Upscaler | None = None
 
 
-def group_pictures(settings: SampleSettings, prompts: list[Prompt], trained: TrainedRun) -> list[PictureGroup]:
+def group_pictures(
+    settings: SampleSettings,
+    prompts: list[Prompt],
+    trained: TrainedRun,
+    *,
+    open_it: Callable[[SampleSettings], TrainedRun] = open_run,
+) -> list[PictureGroup]:
     """Return the pictures of all prompts in groups with the same settings, after trying each group.
+
+    Args:
+        open_it: opens the run that enlarges them.
 
     Raises:
         ValueError: a group cannot be drawn so.
     """
-    settings, upscaler = fill_from_run(settings, trained.config), open_upscaler(settings)
+    settings, upscaler = fill_from_run(settings, trained.config), open_upscaler(settings, open_it)
     groups: dict[tuple[tuple[str, str | int | float], ...], PictureGroup] = {}
     for index, prompt in enumerate(prompts):
         key = tuple(prompt.options.items())

@@ -20,7 +20,7 @@ from ldm_train.assembly.png_text import build_png_texts
 from ldm_train.assembly.prompt_options import Prompt
 from ldm_train.assembly.prompts import list_texts
 from ldm_train.assembly.sample_command import write_sample_command
-from ldm_train.assembly.stored_run import TrainedRun, fill_from_run
+from ldm_train.assembly.stored_run import TrainedRun, fill_from_run, open_run
 from ldm_train.assembly.strip_pictures import Interpolated, StripPicture, draw_between, prepare_strip
 from ldm_train.assembly.studio_choices import Choices, list_choices
 from ldm_train.assembly.studio_settings import Changes, StudioSettings
@@ -96,6 +96,7 @@ class Studio:
         self._grants = current_grants()
         self._lock = threading.RLock()
         self._opened: dict[str, OpenedRun] = {}  # the one that was used last at the end
+        self._upscalers: dict[str, TrainedRun] = {}
         self._stamp = read_stamp(settings)
         self._open(settings)
 
@@ -174,7 +175,7 @@ class Studio:
             refuse_interpolations(settings.prompts)
             trained = self._open(settings)
             report_prompts(settings, [prompt], trained)
-            [alike] = group_pictures(settings, [prompt], trained)
+            [alike] = group_pictures(settings, [prompt], trained, open_it=self._open_upscaler)
             images, [attention] = draw_batch(alike, callback=StepReport(alike, on_step, on_progress, should_stop))
             texts_of_png = build_png_texts(alike.settings, alike.trained, prompt.text, alike.numbers[0])
             return Drawn(
@@ -240,6 +241,12 @@ class Studio:
         """Return the run that the settings name, with whatever adapters are merged at the moment."""
         with self._lock, granted(self._grants):
             return self._find(self._settings.base).trained
+
+    def _open_upscaler(self, settings: SampleSettings) -> TrainedRun:
+        """Return a run that enlarges, which stays loaded."""
+        if settings.run_dir not in self._upscalers:
+            self._upscalers[settings.run_dir] = open_run(settings)
+        return self._upscalers[settings.run_dir]
 
     def _open(self, settings: SampleSettings) -> TrainedRun:
         """Return the run that settings name, with their weights and adapters."""

@@ -1,6 +1,6 @@
 """Enlarge drawn images with another run, as `ldm-train sample upscaler=RUN` does."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -53,8 +53,11 @@ class Upscaler:
         self.trained.generation.check([*prompts], self.trained.recipe)
 
 
-def open_upscaler(settings: SampleSettings) -> Upscaler | None:
+def open_upscaler(settings: SampleSettings, open_it: Callable[[SampleSettings], TrainedRun] = open_run) -> Upscaler | None:
     """Open the run that enlarges what settings draw; None if they name none.
+
+    Args:
+        open_it: opens the run of settings.
 
     Raises:
         ValueError: it cannot be read, or does not enlarge pictures.
@@ -62,7 +65,7 @@ def open_upscaler(settings: SampleSettings) -> Upscaler | None:
     if settings.upscaler is None:
         return None
     own = dict.fromkeys(OF_RUN) | {"run_dir": settings.upscaler, "weights": "ema", "number": {}, "map": {}}
-    trained = open_run(settings.with_values(**own, negative_prompt="", strength=1.0))
+    trained = open_it(settings.with_values(**own, negative_prompt="", strength=1.0))
     return make_upscaler(trained, noise_level=settings.noise_level, tile=settings.tile, seed=settings.seed)
 
 

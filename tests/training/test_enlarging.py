@@ -9,11 +9,14 @@ from PIL import Image
 from torch.testing import assert_close
 
 import ldm_train as library
+from ldm_train.commands.playground.playground import Playground
 from ldm_train.conditioners.low_resolution import LEVELS, LowResolution
 from ldm_train.data.batches.datamodules import CachedLatents
 from ldm_train.data.cache.reader import LatentCache
 from ldm_train.data.pictures.images import read_image, to_bytes
 from ldm_train.data.pictures.reduced import reduce_views
+from ldm_train.settings.composition import compose_as
+from ldm_train.settings.schema.using import PlaygroundSettings
 from ldm_train.types import Given
 
 CONDITIONS = "conditions=[{low_resolution:{factor:2,max_noise_level:100}}]"
@@ -156,6 +159,30 @@ def test_a_run_that_enlarges_asks_for_a_picture(enlarging: Path, trained: Path, 
 
 
 @pytest.mark.slow
+def test_the_playground_enlarges_what_the_page_asks_for(
+    enlarging: Path, trained: Path, ldm_train: Callable, tmp_path: Path
+) -> None:
+    words = [f"upscaler={enlarging}", "steps=2", "seed=3"]
+    playground = Playground(compose_as(PlaygroundSettings, [f"run_dir={trained}", *words]), tmp_path / "page")
+    session, prompt = playground.sessions.open(None), "a circle"
+    small, large = (playground.draw(session, str(trained), prompt, more) for more in ({}, {"upscaler": str(enlarging)}))
+    files = [playground.sessions.find_picture(entry.path) for entry in (small, large)]
+    assert [read_image(file, None).shape[1:] for file in files] == [(16, 16), (32, 32)]
+    answer = ldm_train("sample", f"run_dir={trained}", f"prompts=[{prompt}]", f"out={tmp_path / 'drawn'}", *words)
+    assert answer.code == 0, answer.err
+    assert files[1].read_bytes() == (tmp_path / "drawn" / "0000.png").read_bytes()
+    playground.close()
+
+
+def test_a_playground_that_cannot_enlarge_says_so(trained: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="low_resolution"):
+        Playground(compose_as(PlaygroundSettings, [f"run_dir={trained}", f"upscaler={trained}"]), tmp_path / "page")
+    playground = Playground(compose_as(PlaygroundSettings, [f"run_dir={trained}"]), tmp_path / "page")
+    with pytest.raises(ValueError, match="upscaler=RUN"):
+        playground.draw(playground.sessions.open(None), str(trained), "a circle", {"upscaler": "mine"})
+    playground.close()
+
+
 def test_an_upscaler_enlarges_what_a_run_draws(enlarging: Path, trained: Path, ldm_train: Callable, tmp_path: Path) -> None:
     """As its own command does with each picture, to the bit."""
     first, words = "a black circle", ["steps=2", "seed=3"]

@@ -85,6 +85,8 @@ class PageInputs:
         if not isinstance(read, dict):
             raise ValueError(f"maps={shorten(str(maps))} must be the names of uploads by those of the maps")
         settings |= {f"map.{name}": value for name, value in read.items()}
+        if settings.pop("enlarge", False):
+            settings["upscaler"] = self.playground.settings.upscaler
         factors = {path: settings.pop(name, 0) for name, path in self.adapters.items()}
         if factors:
             settings["adapters"] = factors
@@ -105,6 +107,7 @@ class PageInputs:
         special: dict[str, object] = {"run": run, "prompt": prompt, "maps": write_json(maps)}
         special |= {"low": pair[0], "high": pair[1], "height": size[0], "width": size[1]}
         special |= {name: factors.get(path, 0) for name, path in self.adapters.items()}
+        special["enlarge"] = "upscaler" in settings
         unset: dict[str, object] = {
             **dict.fromkeys(("sampler", "spacing"), AS_RUN),
             **{
@@ -219,6 +222,8 @@ def place_settings(inputs: PageInputs) -> None:
             unit, (height, width) = choices[0].size_unit, choices[0].size
             for name, side in (("height", height), ("width", width)):
                 inputs.add_box(name, f"{name}, multiples of {unit}", placeholder=str(side))
+        if (upscaler := playground.settings.upscaler) is not None:
+            inputs.add("enlarge", gr.Checkbox(label=f"enlarge with {upscaler}", elem_id="enlarge"))
         if any(one.attention for one in choices):
             inputs.add("attention", gr.Checkbox(label="show which words drew what", elem_id="attention"))
 

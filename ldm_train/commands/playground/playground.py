@@ -11,6 +11,7 @@ from ldm_train.assembly.attention_picture import draw_attention
 from ldm_train.assembly.opened_run import Stamp, read_stamp
 from ldm_train.assembly.stacked_adapters import list_adapters
 from ldm_train.assembly.studio import OnStep, ShouldStop, Studio, end_if
+from ldm_train.assembly.upscaling import open_upscaler
 from ldm_train.commands.playground.page_tokens import PromptTokens, list_prompt_tokens
 from ldm_train.commands.playground.requested_settings import read_request, read_text
 from ldm_train.commands.playground.sessions import BrowserSession, HistoryEntry, Sessions
@@ -48,6 +49,8 @@ class Playground:
         self.studios = {path: Studio(build_sample_settings(settings, path)) for path in list_runs(settings)}
         self.choices = {path: studio.choices for path, studio in self.studios.items()}
         self.steps = {path: studio.step for path, studio in self.studios.items()}
+        if settings.upscaler is not None:  # to fail now, if it cannot be opened
+            open_upscaler(build_sample_settings(settings, self.first).with_values(upscaler=settings.upscaler))
         self.adapters = dict(list_adapters(settings.adapters))
         self.awaited: Counter[str] = Counter()
         self._failed: dict[str, Stamp | None] = {}  # the file of weights that a run could not load last
@@ -102,7 +105,7 @@ class Playground:
             Cancelled: `should_stop` returned True.
         """
         studio, choices, text = self.find_studio(run), self.choices[run], read_text("prompt", prompt)
-        changes = read_request(settings, choices, self.adapters, self.uploads)
+        changes = read_request(settings, choices, self.adapters, self.uploads, upscaler=self.settings.upscaler)
         with self.drawing(should_stop) as is_over:
             drawn = studio.draw(changes, text, on_step=on_step, should_stop=is_over)
         session.count += 1
@@ -143,7 +146,15 @@ class Playground:
         """
         check_ends(start, end)
         studio, choices = self.find_studio(start.run), self.choices[start.run]
-        first, last = (read_request(one.settings, choices, self.adapters, self.uploads) for one in (start, end))
+        first, last = (
+            read_request(
+                {name: value for name, value in one.settings.items() if name != "upscaler"},
+                choices,
+                self.adapters,
+                self.uploads,
+            )
+            for one in (start, end)
+        )
         numbers = [one.get("first_number", studio.settings.first_number) for one in (first, last)]
         if numbers[0] != numbers[1]:
             raise ValueError(
@@ -237,7 +248,7 @@ def list_runs(settings: PlaygroundSettings) -> list[str]:
 def build_sample_settings(settings: PlaygroundSettings, run: str) -> SampleSettings:
     """Return the settings that pictures of a run are drawn by, unless the page changes them."""
     defaults, groups, plain = default_values("sample"), list_part_groups(SampleSettings), settings.as_plain()
-    shared = {name: plain[name] for name in plain if name in defaults and name != "out"}
+    shared = {name: plain[name] for name in plain if name in defaults and name not in ("out", "upscaler")}
     given = {name: value for name, value in shared.items() if name in groups or value != defaults[name]}
     own = {"run_dir": run, "prompts": [""], "out": "drawn"}
     return compose_as(SampleSettings, [], PythonValues("sample", given | own).values)

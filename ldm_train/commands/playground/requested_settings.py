@@ -20,17 +20,23 @@ SWITCHES = ("attention", "paste_original")
 LISTS = ("size", "guidance.interval")
 FILES = ("picture", "mask")
 CHOSEN = ("sampler", "spacing", "weights")
-NAMES = (*INTEGERS, *NUMBERS, *SWITCHES, *LISTS, *FILES, *CHOSEN, "negative_prompt", "adapters")
+NAMES = (*INTEGERS, *NUMBERS, *SWITCHES, *LISTS, *FILES, *CHOSEN, "negative_prompt", "adapters", "upscaler")
 WEIGHTS = ("ema", "raw")
 
 
 def read_request(
-    settings: Mapping[str, object], choices: Choices, adapters: Collection[str], uploads: Uploads
+    settings: Mapping[str, object],
+    choices: Choices,
+    adapters: Collection[str],
+    uploads: Uploads,
+    *,
+    upscaler: str | None = None,
 ) -> dict[str, object]:
     """Return settings as `Studio.draw` takes them; None leaves one to the run.
 
     Args:
         adapters: the paths of those whose factors may be set.
+        upscaler: the run that may enlarge what is drawn; None for none.
 
     Raises:
         ValueError: a setting that the page does not have, or a value of another kind.
@@ -41,7 +47,10 @@ def read_request(
     for name, value in settings.items():
         if value is None or value == "" or value == []:
             continue
-        changes[name] = find_reader(name, choices, adapters, uploads)(name, value)
+        if name == "upscaler":
+            changes[name] = read_upscaler(value, upscaler)
+        else:
+            changes[name] = find_reader(name, choices, adapters, uploads)(name, value)
     return changes
 
 
@@ -138,6 +147,13 @@ def read_choice(name: str, value: object, options: Collection[str]) -> str:
     if not isinstance(value, str) or value not in options:
         raise ValueError(f"{name}={shorten(str(value))} must be one of {list_names(options, 20)}")
     return value
+
+
+def read_upscaler(value: object, upscaler: str | None) -> str:
+    """Return the run that enlarges."""
+    if upscaler is None:
+        raise ValueError("upscaler: this page enlarges nothing; start it with upscaler=RUN")
+    return read_choice("upscaler", value, [upscaler])
 
 
 def read_factors(name: str, value: object, adapters: Collection[str]) -> dict[str, float]:

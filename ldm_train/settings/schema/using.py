@@ -261,6 +261,7 @@ class PlaygroundSettings(DrawingSettings):
     token: Text | None = setting(None, "what a browser must know, at least 16 letters; null: random where needed")
     follow: bool = setting(False, "draw with each new checkpoint of a run that trains")
     adapters: Factors | None = setting(None, "LoRAs with factors as for sample; each gets a slider")
+    upscaler: FilePath | None = setting(None, "a run that enlarges pictures, as for sample, where the page is asked to")
     embeddings: Paths | None = setting(None, "vectors of new words, as for sample")
 
 
