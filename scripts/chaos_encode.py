@@ -2,6 +2,7 @@
 
     python scripts/chaos_encode.py                              # 20 kills over 2,000 pictures
     python scripts/chaos_encode.py --kills 2 --pictures 120     # the same, short
+    python scripts/chaos_encode.py --words 'conditions=[{inpaint:{masks:2}},{low_resolution:{factor:2}}]'
 
 Two processes encode small pictures, some of which are damaged or copies, over an older cache of a tenth of them. Each kill
 ends both at once, while they look at the source, encode, merge or rename; then they start again. Exit code 1: something
@@ -205,9 +206,10 @@ def damages(encoding: Encoding, whole: Digests) -> dict[str, object]:
     return {"second_writer": refused, "lost_shard": lost, "flipped_byte": reported and flipped, "between_renames": between}
 
 
-def full_disk(source: Path, disk: Path, whole: Digests, *, merging: bool) -> bool:
-    """Encode onto a small disk that is nearly full, then make room; `disk` must be a new folder, and the caller root."""
-    encoding, name, filler = Encoding(source, disk / "cache"), "merging" if merging else "encoding", disk / "filler"
+def full_disk(encoding: Encoding, whole: Digests, *, merging: bool) -> bool:
+    """Encode onto a small disk that is nearly full, then make room; it is mounted around the cache, by root."""
+    disk, name = encoding.cache.parent, "merging" if merging else "encoding"
+    filler = disk / "filler"
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", disk], check=True)
     try:
         if merging:
@@ -226,29 +228,29 @@ def full_disk(source: Path, disk: Path, whole: Digests, *, merging: bool) -> boo
         subprocess.run(["umount", disk], check=True)
 
 
-def faults(source: Path, room: Path) -> dict[str, object]:
+def faults(source: Path, room: Path, words: tuple[str, ...]) -> dict[str, object]:
     """What can happen to a small cache; a full disk only where one can be mounted."""
-    Encoding(source, room / "cache", 1).finish()
+    Encoding(source, room / "cache", 1, words).finish()
     whole = digests(room / "cache")
-    found = damages(Encoding(source, room / "cache"), whole)
+    found = damages(Encoding(source, room / "cache", words=words), whole)
     for name, merging in (("full_disk_encoding", False), ("full_disk_merging", True)):
         (room / name).mkdir()
         try:
-            found[name] = full_disk(source, room / name, whole, merging=merging)
+            found[name] = full_disk(Encoding(source, room / name / "cache", words=words), whole, merging=merging)
         except subprocess.CalledProcessError:
             print("no small disk can be mounted here: what happens on a full one was not tried")
     return found
 
 
 def run(arguments: argparse.Namespace, room: Path) -> dict[str, object]:
-    few, source = max(40, arguments.pictures // 10), room / "pictures"
+    few, source, words = max(40, arguments.pictures // 10), room / "pictures", tuple(arguments.words)
     draw(source, few)
-    killed = Encoding(source, room / "killed" / "cache")
-    Encoding(source, killed.cache, 1).finish()
+    killed = Encoding(source, room / "killed" / "cache", words=words)
+    Encoding(source, killed.cache, 1, words).finish()
     draw(source, arguments.pictures)
     whole = []
     for processes in (1, 2):
-        encoding = Encoding(source, room / f"undisturbed{processes}", processes)
+        encoding = Encoding(source, room / f"undisturbed{processes}", processes, words)
         ended = encoding.finish()
         print(f"{processes} processes, undisturbed: {ended.seconds:.0f} s, {ended.encoded} pictures encoded", flush=True)
         whole.append(digests(encoding.cache))
@@ -256,9 +258,9 @@ def run(arguments: argparse.Namespace, room: Path) -> dict[str, object]:
     parts = (ended.encoded - few) // BATCH
     results: dict[str, object] = {"pictures": arguments.pictures, "distinct_pictures": ended.encoded, "processes": 2}
     results["campaign"] = campaign(killed, arguments.kills, whole[1], seed=arguments.seed, parts=parts)
-    results["ten_changed"] = changes(killed, Encoding(source, room / "fresh", 1), arguments.pictures)
+    results["ten_changed"] = changes(killed, Encoding(source, room / "fresh", 1, words), arguments.pictures)
     draw(room / "few" / "pictures", few)
-    results["faults"] = faults(room / "few" / "pictures", room / "few" / "caches")
+    results["faults"] = faults(room / "few" / "pictures", room / "few" / "caches", words)
     return results | {"failures": failures}
 
 
@@ -267,6 +269,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--pictures", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--words", nargs="*", default=[], help="further words of encode, such as conditions")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as room:
