@@ -45,7 +45,7 @@ def refuse_control(config: TrainSettings) -> None:
     if not names:
         raise ValueError(
             "adapter=controlnet follows a map, and conditions has none for it; set conditions=[{control:{name:edges}}], "
-            "also for encode, with source.maps={edges: …}"
+            "also for encode, with 'source.maps={edges:edges/{name}}'"
         )
     if len(names) > 1:
         raise ValueError(

@@ -24,7 +24,7 @@ def read_pixel_format(settings: PixelSettings) -> PixelFormat | None:
         for name, value, default in (("bits", settings.bits, 8), ("range", settings.range, None)):
             if value != default:
                 raise ValueError(
-                    f"pixels.{name}={format_value(value)} needs pixels.channels=N, for without it all pictures are "
+                    f"pixels.{name}={format_value(value)} needs pixels.channels, for without it all pictures are "
                     "converted to RGB with 8 bits"
                 )
         return None

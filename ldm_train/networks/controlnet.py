@@ -77,7 +77,7 @@ class ControlNet:
             return DiffusersControl(network.unet, channels=channels, widths=self.choose_widths(factor))
         raise ValueError(
             f"adapter=controlnet copies the encoder half of a network, and that of {type(network).__name__} is not known; "
-            "choose network=unet_… or network=diffusers_unet"
+            "choose network=unet_base or network=diffusers_unet"
         )
 
 

@@ -113,7 +113,7 @@ class DiffusersControl(nn.Module):
         if conditioning.mask is not None:
             raise ValueError(
                 "diffusers' ControlNetModel attends to all tokens, and some are masked here; choose "
-                "network=stable_diffusion_… or network=unet_…"
+                "network=unet_base or another network of this package"
             )
         strength = control_strength(conditioning, channels=self.channels, scale=self.scale)
         added, more = self.model(x_t, t, conditioning.tokens, conditioning.control, return_dict=False)

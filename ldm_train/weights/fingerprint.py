@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 SHIPPED = Path(__file__).parents[1] / "autoencoders" / "pretrained"
-SUFFIXES = {".bin", ".ckpt", ".json", ".model", ".pt", ".pth", ".safetensors", ".txt", ".yaml", ".yml"}
+SUFFIXES = {".bin", ".ckpt", ".json", ".model", ".pt", ".pth", ".safetensors", ".yaml", ".yml"}
+VOCABULARIES = {"merges.txt", "vocab.txt"}  # of tokenizers; other texts are notes
 
 
 def fingerprint_module(module: "nn.Module") -> str:
@@ -31,6 +32,10 @@ def digest_tensors(tensors: Mapping[str, "Tensor"], *, kind: str = "") -> str:
     return digest.hexdigest()
 
 
+def belongs_to_model(path: Path) -> bool:
+    return path.is_file() and (path.suffix.lower() in SUFFIXES or path.name in VOCABULARIES)
+
+
 def digest_files(path: Path) -> str:
     """Return the SHA-256 over the names and bytes of all files of a model below a folder, or of one file; hexadecimal.
 
@@ -40,7 +45,7 @@ def digest_files(path: Path) -> str:
         ValueError: there is no such file or folder, or the folder contains no weights or configs.
     """
     folder = path if path.is_dir() else path.parent
-    files = [f for f in path.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file()] if path.is_dir() else [path]
+    files = [f for f in path.rglob("*") if belongs_to_model(f)] if path.is_dir() else [path]
     if not files or not files[0].is_file():
         raise ValueError(f"{path} is neither a file nor a folder that contains weights ({', '.join(sorted(SUFFIXES))})")
     digest = hashlib.sha256()

@@ -102,7 +102,7 @@ def test_an_own_autoencoder_is_trained_on_two_channels_and_used(ldm_train: Calla
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        (["pixels.bits=16"], "pixels.channels=N"),
+        (["pixels.bits=16"], "pixels.channels"),
         (["pixels.channels=1", "pixels.bits=16"], "dtype=float32"),
         (["pixels.channels=1", "pixels.range=[3,1]"], "[3,1]"),
         (["pixels.channels=1", "pixels.range=[-1,1]"], "pixels.bits=32"),

@@ -16,7 +16,7 @@ import ldm_train
 from ldm_train.data.sources.annotations import suggest_column
 from ldm_train.settings.composition import ConfigError, compose
 from ldm_train.settings.schema.commands import SCHEMAS, own_settings
-from ldm_train.settings.schema.options import PASSED, TrainerSettings, list_part_groups, select
+from ldm_train.settings.schema.options import PART_LISTS, PASSED, TrainerSettings, list_part_groups, select
 from ldm_train.settings.shipped import groups, shipped
 from ldm_train.settings.signatures import signature
 from ldm_train.settings.validation import out_of_range
@@ -67,7 +67,8 @@ def missing_words(choice: str) -> list[str]:
     """Return words for what must be given with an option of a group."""
     group, _, option = choice.partition("=")
     config = shipped(f"{group}/{option}") if option in groups().get(group, ()) else {}
-    return [f"{group}.{name}=x" for name in map(str, config) if OmegaConf.is_missing(config, name)]
+    missing = [f"{group}.{name}" for name in map(str, config) if OmegaConf.is_missing(config, name)]
+    return [f"{name}={'[small]' if name in PART_LISTS else 'x'}" for name in missing]
 
 
 def texts_of_messages(path: Path) -> Iterator[str]:

@@ -68,11 +68,11 @@ def test_an_optimizer_keeps_so_many_moments(optimizer: partial[torch.optim.Optim
 
 
 def test_rows_on_disk_by_hand() -> None:
-    rows = RowShapes(channels=4, factor=8, posterior=True, moment_bytes=2, tokens=77, width=768)
+    rows = RowShapes(channels=4, factor=8, posterior=True, moment_bytes=2, tokens=77, embedding=77 * 768)
     assert rows.picture((512, 768), 2) == 2 * (4 * 64 * 96) * 2 * 2
     assert rows.caption == 77 * 4 + 77 * 768 * 2
-    assert RowShapes(3, 1, False, 4, 16, None).picture((16, 16), 1) == 3 * 16 * 16 * 4
-    assert RowShapes(3, 1, False, 4, 16, None).caption == 64
+    assert RowShapes(3, 1, False, 4, 16, 0).picture((16, 16), 1) == 3 * 16 * 16 * 4
+    assert RowShapes(3, 1, False, 4, 16, 0).caption == 64
 
 
 def test_a_step_is_reckoned_from_its_passes_and_its_update() -> None:

@@ -30,7 +30,7 @@ BEGINNINGS = {
     b"<!doctype html": "an HTML page, as a failed download leaves",
     b"<html": "an HTML page, as a failed download leaves",
     b"version https://git-lfs": "a Git LFS pointer; run git lfs pull",
-    b"\x93numpy": "an array (.npy); pixels.channels=N and pixels.bits=8, 16 or 32 read pictures as they are stored",
+    b"\x93numpy": "an array (.npy); pixels.channels and pixels.bits read pictures as they are stored",
 }
 
 ORIENTATION = 0x0112  # EXIF's tag
