@@ -134,11 +134,12 @@ def prepare_run(work: Path, pictures: Path, factor: int, settings: Sequence[str]
     return Training(f"factor {factor}", words, work / f"run-{factor}", minutes, batch_size=24, averaged=True)
 
 
-def measure(factor: int, training: Training) -> dict[str, float | None]:
+def measure(factor: int, training: Training, pictures: Path) -> dict[str, float | None]:
     """Return the figures of a finished run."""
     out = training.run_dir / "metrics.json"
     if not out.is_file():
-        run_command("evaluate", f"run_dir={training.run_dir}", f"out={out}", "evaluation.seeds=1")
+        drawings = ["evaluation=drawings", f"evaluation.source={pictures}", "evaluation.seeds=1"]
+        run_command("evaluate", f"run_dir={training.run_dir}", f"out={out}", *drawings)
     found = json.loads(out.read_text(encoding="utf-8"))
     figures: dict[str, float | None] = {name: found.get(name) for name in MEASURES}
     if factor == 1:
@@ -214,7 +215,7 @@ def main() -> None:
     while unfinished := [factor for factor in runs if runs[factor].step < steps[factor]]:
         for factor in unfinished:
             runs[factor].go_on(steps[factor], arguments.turn)
-    found = {str(factor): measure(factor, training) for factor, training in runs.items()}
+    found = {str(factor): measure(factor, training, pictures) for factor, training in runs.items()}
     show(found)
     ratio = math.prod((3, 512, 512)) / math.prod((4, 64, 64))
     example = {"numbers_of_512x512": 3 * 512**2, "numbers_of_its_latents_4x64x64": 4 * 64**2, "times_fewer": ratio}

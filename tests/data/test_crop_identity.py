@@ -16,7 +16,7 @@ SIZES = [(64, 64), (64, 100), (200, 90), (333, 512), (700, 128), (128, 129)]
 OTHERS: dict[Callable[..., Crop], dict[str, list[object]]] = {
     CentreCrop: {"image_size": [64], "mirrored": [True]},
     FitCrop: {"image_size": [64], "mirrored": [True]},
-    RandomCrop: {"image_size": [64], "mirrored": [True], "views": [3]},
+    RandomCrop: {"image_size": [64], "mirrored": [True], "views": [3], "keep_scale": [True]},
     Buckets: {
         "image_size": [256],
         "mirrored": [True],
