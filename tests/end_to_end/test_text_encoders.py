@@ -100,7 +100,7 @@ def test_several_encoders_train_and_draw(
         assert (np.asarray(Image.open(tmp_path / "again" / "0000.png")) == drawn).all()
     finally:
         shutil.move(moved, models)
-    for refused in (["tokens"], ["sample", "attention=true", f"out={out}", *words[1:]]):
+    for refused in (["tokens", "text=red"], ["sample", "attention=true", f"out={out}", *words[1:]]):
         answer = ldm_train(refused[0], words[0], *refused[1:])
         assert answer.code == 1
         assert "SeveralEncoders" in answer.err

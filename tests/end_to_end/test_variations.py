@@ -76,7 +76,7 @@ def test_a_cache_has_the_embeddings_and_variations_are_drawn(
     images = torch.stack([read_image(pictures / stored.name(number), 16) for number in range(len(stored))])
     expected = open_vision_tower(TINY, str(weights))(to_signed(images))
     assert_close(stored.maps("picture", examples, torch.zeros_like(examples))[:, :, 0, 0], expected, rtol=1e-4, atol=1e-4)
-    answer = train(cache, run_dir, "max_steps=2", "pictures.every=2", word(weights))
+    answer = train(cache, run_dir, "max_steps=8", "optimizer.lr=0.01", "pictures.every=8", word(weights))
     assert answer.code == 0, answer.err
     out, words = tmp_path / "out", [f"run_dir={run_dir}", "steps=2", "device=cpu", "prompts=[a,a]"]
     given = f"map.picture={pictures / 'circle-red.png'}"

@@ -44,14 +44,15 @@ def run(settings: PlaygroundSettings) -> None:
             from ldm_train.commands.playground.playground import Playground
             from ldm_train.commands.playground.web_app import build_app, serve
 
-            playground = Playground(settings, folder)
-            address = Address(settings.host, listener.getsockname()[1], token)
-            app = build_app(playground, address)
-            print(describe(address, settings), flush=True)
             try:
+                playground = Playground(settings, folder)
+                address = Address(settings.host, listener.getsockname()[1], token)
+                app = build_app(playground, address)
+                print(describe(address, settings), flush=True)
                 serve(app, listener, playground)
             finally:
-                playground.close()
+                if playground is not None:
+                    playground.close()
                 shutil.rmtree(folder / TEMPORARY, ignore_errors=True)
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else code
