@@ -64,8 +64,7 @@ def step() -> str:
 def sampling() -> str:
     """Speed of guided sampling compared with diffusers.
 
-    10 DDIM steps. Measured by `python scripts/benchmark_step.py sampling`, on two kinds of CPU. Other programs took half of
-    the one with AVX-512 meanwhile. The figures of AVX2 are from before keys and values of the text were kept.
+    10 DDIM steps. Measured by `python scripts/benchmark_step.py sampling`, before keys and values of the text were kept.
     """
     rows = [
         [kind, case, format_pair(result, case, "s", "s"), f"**{format_ratio(result, case)}**"]
