@@ -83,5 +83,3 @@ def limit_memory(page: Blocks) -> None:
     """Let gradio keep no more sessions than the playground, and no statistics, which it computes anew after each event."""
     page.state_session_capacity = MOST_SESSIONS
     page._queue.ANALYTICS_MAX_EVENTS, page._queue.ANAYLTICS_CACHE_FREQUENCY = 1, sys.maxsize
-    # Gradio looks for work a thousand times a second, while the cores draw; a hundredth of a second is soon enough.
-    page._queue.sleep_when_free, page._queue.progress_update_sleep_when_free = 0.01, 0.1
