@@ -2,10 +2,10 @@
 
     python scripts/train_captions.py outputs/captions docs/results/captions.json
 
-`classes`: emoji at random places, with their names as classes (`text_encoder=class_labels`). Every class is drawn, and each
-drawn emoji is compared with all hundred.
+`classes`: fifty emoji on eight backgrounds, with their names as classes (`text_encoder=class_labels`). Every class is drawn,
+and each drawn emoji is compared with all hundred.
 
-`tags`: captions of four tags, always written in one order, trained as they are and with `tags.shuffle=true`. Pictures are
+`tags`: captions of three tags, always written in one order, trained as they are and with `tags.shuffle=true`. Pictures are
 asked for in that order and in the reverse of it.
 
 `edits`: emoji on two backgrounds; the caption of the second says which colour its background gets, and the first is the
@@ -28,7 +28,6 @@ from random import Random
 
 import torch
 from measuring import write_results
-from PIL import Image
 from prepare_openmoji import BACKGROUNDS, GLYPHS, spoken_name
 from rich.progress import track
 from tokenizers import Tokenizer
@@ -49,22 +48,22 @@ from ldm_train.quickstart.drawings import Drawings
 from ldm_train.training.callbacks.picture_grids import make_grid_picture
 from ldm_train.types import Given
 
-COPIES = 24  # of each emoji, at different places
+COPIES = 24  # of each emoji that is edited, at different places
+HALF, FEW = range(0, len(GLYPHS), 2), range(0, len(GLYPHS), 4)  # the emoji that are classes, and those that have tags
 SHAPE = 24  # pixels of the side to which emoji are scaled before they are compared
 COLOURS = to_signed(torch.tensor([*BACKGROUNDS.values()], dtype=torch.uint8))
 
 
 def try_classes(work: Path, pictures: Path, *, steps: int) -> Found:
     """Draw every class twice; return how often the nearest of all emoji is the one that was asked for."""
-    chance = Random(0)
-    for glyph in track(GLYPHS, "drawing classes"):
-        folder = work / "pictures" / spoken_name(glyph)
+    for index in track(HALF, "drawing classes"):
+        folder = work / "pictures" / spoken_name(GLYPHS[index])
         folder.mkdir(parents=True, exist_ok=True)
-        for number in range(COPIES):
-            draw_somewhere(glyph, chance.choice([*BACKGROUNDS.values()]), chance)[0].save(folder / f"{number:02d}.png")
+        for background, colour in BACKGROUNDS.items():
+            draw_emoji(GLYPHS[index], 0.8, (0.5, 0.5), colour)[0].save(folder / f"{background}.png")
     words = ["source=class_folders", "text_encoder=class_labels", "held_out=0.04"]
     run = train(work, words, steps=steps)
-    asked = torch.arange(len(GLYPHS)).repeat(2)
+    asked = torch.tensor(HALF).repeat(2)
     drawn = draw(run, [spoken_name(GLYPHS[number]) for number in asked], {})
     save_png(make_grid_picture(to_bytes(drawn[:40]), columns=10), pictures / "captions-classes.png")
     return {"pictures": len(asked), **measure_names(drawn, asked), "step": run.step}
@@ -72,22 +71,20 @@ def try_classes(work: Path, pictures: Path, *, steps: int) -> Found:
 
 def try_tags(work: Path, pictures: Path, *, steps: int) -> Found:
     """Ask for tags in the trained order and in its reverse; return how many emoji and backgrounds are right."""
-    rows, chance = [], Random(0)
+    rows = []
     (work / "pictures" / "images").mkdir(parents=True, exist_ok=True)
-    for glyph in track(GLYPHS, "drawing tags"):
-        for number in range(COPIES):
-            background, colour = chance.choice([*BACKGROUNDS.items()])
-            large, right = chance.random() < 0.5, chance.random() < 0.5
-            place = (0.9 if right else 0.1, chance.random())
-            name = f"images/{ord(glyph):X}-{number:02d}.png"
-            draw_emoji(glyph, 0.75 if large else 0.5, place, colour)[0].save(work / "pictures" / name)
-            rows.append({"file_name": name, "text": ", ".join(list_tags(glyph, background, large=large, right=right))})
+    for index in track(FEW, "drawing tags"):
+        for background, colour in BACKGROUNDS.items():
+            for large in (False, True):
+                name = f"images/{ord(GLYPHS[index]):X}-{background}-{large:d}.png"
+                picture = draw_emoji(GLYPHS[index], 0.85 if large else 0.55, (0.5, 0.5), colour)[0]
+                picture.save(work / "pictures" / name)
+                rows.append({"file_name": name, "text": ", ".join(list_tags(GLYPHS[index], background, large=large))})
     write_rows(work / "pictures", rows)
-    chance = Random(1)
-    asked = torch.arange(len(GLYPHS))
-    colours = torch.tensor([chance.randrange(len(BACKGROUNDS)) for _ in asked])
+    asked = torch.tensor(FEW).repeat_interleave(4)
+    colours = torch.arange(len(asked)) % len(BACKGROUNDS)
     tags = [
-        list_tags(GLYPHS[number], [*BACKGROUNDS][colour], large=True, right=bool(number % 2))
+        list_tags(GLYPHS[number], [*BACKGROUNDS][colour], large=True)
         for number, colour in zip(asked.tolist(), colours.tolist(), strict=True)
     ]
     found: Found = {"pictures": len(asked)}
@@ -111,10 +108,10 @@ def measure_tags(images: Tensor, asked: Tensor, colours: Tensor) -> dict[str, fl
     return measure_names(images, asked) | {"background_accuracy": right}
 
 
-def list_tags(glyph: str, background: str, *, large: bool, right: bool) -> list[str]:
+def list_tags(glyph: str, background: str, *, large: bool) -> list[str]:
     """Return the tags of a picture, in the order in which they are written."""
     name = spoken_name(glyph).split(" ", 1)[1]
-    return [name, f"{background} background", "large" if large else "small", "right" if right else "left"]
+    return [name, f"{background} background", "large" if large else "small"]
 
 
 def try_edits(work: Path, pictures: Path, *, steps: int) -> Found:
@@ -208,10 +205,6 @@ def write_bert(folder: Path, scenes: Path) -> Path:
     )
     BertModel(config).save_pretrained(folder)
     return folder
-
-
-def draw_somewhere(glyph: str, colour: tuple[int, int, int], chance: Random) -> tuple[Image.Image, ...]:
-    return draw_emoji(glyph, chance.uniform(0.5, 0.85), (chance.random(), chance.random()), colour)
 
 
 def read_all(folder: Path, names: list[str]) -> Tensor:

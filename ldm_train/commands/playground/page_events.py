@@ -1,6 +1,7 @@
 """What the page's buttons do. Drawings wait for their turn in one queue; each browser has its own history."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +27,7 @@ from ldm_train.util.messages import warn
 
 FOUR = 4  # pictures of a grid of variations
 CANCELLED = "cancelled"
+LATE = 0.5  # seconds that a preview may take to the browser
 Updates = list[object]  # for the result, the history, and the two lists of pictures
 
 
@@ -157,6 +159,12 @@ class PageEvents:
         """Stop what this browser draws."""
         self.playground.sessions.open(request.session_hash).stop.set()
         return render_message(CANCELLED, "note")
+
+    def confirm_cancel(self, request: gr.Request) -> object:
+        """Return once more that a drawing was cancelled: its last preview may have come after the first time."""
+        time.sleep(LATE)
+        stopped = self.playground.sessions.open(request.session_hash).stop.is_set()
+        return render_message(CANCELLED, "note") if stopped else gr.skip()
 
     def restore(self, request: gr.Request, event: gr.EventData) -> Updates:
         """Return a picture of the history with all its settings, as values of all inputs."""
