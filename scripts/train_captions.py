@@ -37,7 +37,7 @@ from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 from torch.nn.functional import interpolate
 from torchvision.transforms.functional import pil_to_tensor
-from train_conditions import SIDE, Found, draw, draw_emoji, find_emoji, overlap, train, write_rows
+from train_conditions import SIDE, Found, draw, draw_emoji, find_emoji, overlap, psnr, train, write_rows
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from ldm_train.assembly.stored_run import TrainedRun
@@ -253,11 +253,6 @@ def cut_emoji(images: Tensor) -> Tensor:
         alone = torch.where(found, image, 0)[:, *box]
         cut.append(interpolate(alone[None], (SHAPE, SHAPE), mode="bilinear", antialias=True)[0])
     return torch.stack(cut)
-
-
-def psnr(images: Tensor, true: Tensor) -> float:
-    errors = (images.clamp(-1, 1) - true).square().mean((1, 2, 3))
-    return (10 * torch.log10(4 / errors.clamp(min=1e-6))).mean().item()
 
 
 TRIALS = {"classes": try_classes, "tags": try_tags, "edits": try_edits, "towers": try_towers}
