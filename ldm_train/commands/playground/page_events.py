@@ -27,7 +27,7 @@ from ldm_train.util.messages import warn
 
 FOUR = 4  # pictures of a grid of variations
 CANCELLED = "cancelled"
-LATE = 0.5  # seconds that a preview may take to the browser
+LATE = 0.5  # seconds that a last preview may take to the browser, where it would replace what is said
 Updates = list[object]  # for the result, the history, and the two lists of pictures
 
 
@@ -158,13 +158,8 @@ class PageEvents:
     def cancel(self, request: gr.Request) -> str:
         """Stop what this browser draws."""
         self.playground.sessions.open(request.session_hash).stop.set()
-        return render_message(CANCELLED, "note")
-
-    def confirm_cancel(self, request: gr.Request) -> object:
-        """Return once more that a drawing was cancelled: its last preview may have come after the first time."""
         time.sleep(LATE)
-        stopped = self.playground.sessions.open(request.session_hash).stop.is_set()
-        return render_message(CANCELLED, "note") if stopped else gr.skip()
+        return render_message(CANCELLED, "note")
 
     def restore(self, request: gr.Request, event: gr.EventData) -> Updates:
         """Return a picture of the history with all its settings, as values of all inputs."""

@@ -82,9 +82,7 @@ def build_page(playground: Playground) -> gr.Blocks:
         prompt = inputs.components["prompt"]
         if isinstance(prompt, gr.Textbox):
             drawing.append(listen(prompt, events.draw_one, inputs, [], outputs, event="submit"))
-        private = {"concurrency_limit": None, "api_visibility": "private", "show_progress": "hidden"}
-        cancelled = cancel.click(events.cancel, None, result, cancels=drawing, **private)
-        cancelled.then(events.confirm_cancel, None, result, **private)
+        cancel.click(events.cancel, None, result, cancels=drawing, concurrency_limit=None, api_visibility="private")
         restored = history.click(
             events.restore, None, [result, *inputs.all], api_visibility="private", show_progress="hidden"
         )
