@@ -88,6 +88,10 @@ class Chromium:
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": touch}
         self.ask("Emulation.setDeviceMetricsOverride", **size)
         self.ask("Emulation.setTouchEmulationEnabled", enabled=touch, maxTouchPoints=5 if touch else 1)
+        self._load("about:blank")  # a page that is left reports the requests that it breaks off
+        self._load(address)
+
+    def _load(self, address: str) -> None:
         self.events.clear()
         self.ask("Page.navigate", url=address)
         while not any(event["method"] == "Page.loadEventFired" for event in self.events):
