@@ -1,7 +1,6 @@
 """What the page's buttons do. Drawings wait for their turn in one queue; each browser has its own history."""
 
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -27,7 +26,6 @@ from ldm_train.util.messages import warn
 
 FOUR = 4  # pictures of a grid of variations
 CANCELLED = "cancelled"
-LATE = 0.5  # seconds that a last preview may take to the browser, where it would replace what is said
 Updates = list[object]  # for the result, the history, and the two lists of pictures
 
 
@@ -82,10 +80,10 @@ class PageEvents:
     def interpolate(self, start: object, end: object, count: object, request: gr.Request) -> Updates:
         """Draw pictures on the way from one picture of the history to another."""
         session = self.playground.sessions.open(request.session_hash)
-        session.stop = stop = threading.Event()
         try:
             ends = session.find(start), session.find(end)
-            entries = self.playground.interpolate(session, *ends, read_between(count), should_stop=stop.is_set)
+            with session.drawing() as stop:
+                entries = self.playground.interpolate(session, *ends, read_between(count), should_stop=stop.is_set)
             result = render_row(entries)
         except Cancelled:
             result = render_message(CANCELLED, "note")
@@ -101,19 +99,19 @@ class PageEvents:
     ) -> Iterator[Updates]:
         """Yield previews of each job, then all pictures, with the history."""
         session = self.playground.sessions.open(request.session_hash)
-        session.stop = stop = threading.Event()
-        entries: list[HistoryEntry] = []
-        try:
-            jobs = list_jobs()
-            for place, job in enumerate(jobs):
-                of = f"{place + 1} of {len(jobs)}: " if len(jobs) > 1 else ""
-                yield from self.stream_job(session, job, stop, entries, of)
-            result = render(entries)
-        except Cancelled:
-            result = render_message(CANCELLED, "note")
-        except Exception as error:
-            result = self.render_error(error)
-        yield [result, *self.list_history(session)]
+        with session.drawing() as stop:
+            entries: list[HistoryEntry] = []
+            try:
+                jobs = list_jobs()
+                for place, job in enumerate(jobs):
+                    of = f"{place + 1} of {len(jobs)}: " if len(jobs) > 1 else ""
+                    yield from self.stream_job(session, job, stop, entries, of)
+                result = render(entries)
+            except Cancelled:
+                result = render_message(CANCELLED, "note")
+            except Exception as error:
+                result = self.render_error(error)
+            yield [result, *self.list_history(session)]
 
     def stream_job(
         self, session: BrowserSession, job: Job, stop: threading.Event, entries: list[HistoryEntry], of: str
@@ -156,9 +154,8 @@ class PageEvents:
         return [render_history(session.entries), *(gr.update(choices=names, value=end) for end in ends)]
 
     def cancel(self, request: gr.Request) -> str:
-        """Stop what this browser draws."""
-        self.playground.sessions.open(request.session_hash).stop.set()
-        time.sleep(LATE)
+        """Stop what this browser draws, and say so after its last preview."""
+        self.playground.sessions.open(request.session_hash).cancel()
         return render_message(CANCELLED, "note")
 
     def restore(self, request: gr.Request, event: gr.EventData) -> Updates:

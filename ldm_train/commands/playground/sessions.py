@@ -4,13 +4,15 @@ import re
 import secrets
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ldm_train.util.files import atomic_write, make_folder
 
 MOST_SESSIONS = 1000  # sessions; of more the oldest are forgotten
+PATIENCE = 30.0  # seconds that a cancelled drawing may take to end
 HISTORY = 100  # pictures of a session that are listed
 PICTURE = re.compile(r"(?P<session>[\w-]{22})/(?P<name>\d{5}(-attention)?\.png)", re.ASCII)
 
@@ -47,12 +49,30 @@ class BrowserSession:
     Attributes:
         key: names its folder; nobody can guess it.
         stop: set to cancel what is being drawn.
+        ended: set when nothing more comes from the last drawing.
     """
 
     key: str = field(default_factory=lambda: secrets.token_urlsafe(16))
     entries: list[HistoryEntry] = field(default_factory=list)
     stop: threading.Event = field(default_factory=threading.Event)
+    ended: threading.Event | None = None
     count: int = 0
+
+    @contextmanager
+    def drawing(self) -> Iterator[threading.Event]:
+        """Yield what is set to cancel a drawing, which goes on until the context is left."""
+        self.stop, self.ended = stop, ended = threading.Event(), threading.Event()
+        try:
+            yield stop
+        finally:
+            ended.set()
+
+    def cancel(self) -> None:
+        """Cancel what is being drawn, and wait until nothing more comes from it."""
+        ended = self.ended
+        self.stop.set()
+        if ended is not None:
+            ended.wait(PATIENCE)
 
     def find(self, number: object) -> HistoryEntry:
         """Return an entry by its number.

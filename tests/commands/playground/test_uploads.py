@@ -2,6 +2,7 @@
 
 import io
 import struct
+import threading
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image
 
 from ldm_train.commands.playground import uploads
-from ldm_train.commands.playground.sessions import HistoryEntry, Sessions
+from ldm_train.commands.playground.sessions import BrowserSession, HistoryEntry, Sessions
 from ldm_train.commands.playground.uploads import Uploads
 
 
@@ -110,6 +111,25 @@ def test_only_paths_of_pictures_are_found(path: str, tmp_path: Path) -> None:
     assert sessions.find_picture(kept).read_bytes() == b"1"
     with pytest.raises(ValueError, match="no picture"):
         sessions.find_picture(path.format(key=session.key))
+
+
+def test_cancelling_waits_for_the_end_of_the_drawing() -> None:
+    session, cancelled = BrowserSession(), threading.Event()
+    session.cancel()  # nothing is drawn yet
+
+    def cancel() -> None:
+        session.cancel()
+        cancelled.set()
+
+    with session.drawing() as stop:
+        thread = threading.Thread(target=cancel)
+        thread.start()
+        assert stop.wait(20)
+        assert not cancelled.wait(0.05)
+    assert cancelled.wait(20)
+    thread.join()
+    with session.drawing() as stop:
+        assert not stop.is_set()
 
 
 def test_sessions_are_apart_and_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
