@@ -166,10 +166,10 @@ def show(factors: Mapping[str, Mapping[str, float | None]]) -> None:
 
 
 def plot(factors: Mapping[str, Mapping[str, float | None]], path: Path) -> None:
-    """Plot what the same minutes reach over the factor: what is drawn right, how far the pictures are off, and the speed."""
+    """Plot what the same minutes reach over the factor: what is drawn right, how well, and the speed."""
     panels = {
         "retrieval_at_1": "captions drawn right (higher is better)",
-        "kid_efficientnet_lite0": "kernel distance (lower is better)",
+        "drawing_psnr": "PSNR of drawn pictures, dB",
         "autoencoder_psnr": "PSNR of reconstructions, dB",
         "examples_per_second": "examples per second",
     }

@@ -17,6 +17,7 @@ TABLES: dict[str, Callable[[], str]] = {
         tables_quality.finetune,
         tables_quality.ranking,
         tables_quality.expectations,
+        tables_quality.spaces,
         tables_speed.step,
         tables_speed.sampling,
         tables_speed.bfloat16,

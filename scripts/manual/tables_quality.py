@@ -53,6 +53,32 @@ def rate(glyph: str, way: str, part: str) -> str:
     return f"{number('finetune', 'glyphs', glyph, way, part, 'retrieval_at_1'):.3f}"
 
 
+def spaces() -> str:
+    """The same network on pixels and on latents, trained for the same minutes.
+
+    On the quick start's scenes of 64x64 pixels, one thread, with autoencoders of four channels. Factor 1 are pixels. The
+    kernel distance is the one to the true pictures as the autoencoder gives them back. Measured by
+    `python scripts/compare_spaces.py`.
+    """
+    factors = look_up("spaces", "factors")
+    assert isinstance(factors, dict)
+    formats = {
+        "numbers_per_picture": ",.0f",
+        "examples_per_second": ".0f",
+        "memory_gib": ".1f",
+        "retrieval_at_1": ".3f",
+        "drawing_psnr": ".1f",
+        "autoencoder_psnr": ".1f",
+        "kid_efficientnet_lite0": ".3f",
+    }
+    rows = []
+    for factor, row in factors.items():
+        known = {key: number("spaces", "factors", factor, key) for key in formats if row[key] is not None}
+        rows.append([factor, *(format(known[key], how) if key in known else "exact" for key, how in formats.items())])
+    header = ["factor", "numbers of a picture", "examples/s", "memory, GiB", "drawn right"]
+    return make_table([*header, "PSNR of drawn pictures, dB", "of reconstructions, dB", "kernel distance"], rows)
+
+
 def ranking() -> str:
     """Whether the metrics rank a model that was made worse on purpose.
 
