@@ -21,7 +21,7 @@ from ldm_train.settings.schema.using import PlaygroundSettings
 from tests.browser.chromium import Chromium
 
 WIDE, PHONE = 1280, 390
-PROMPT = "a black circle on a red background"
+PROMPT = os.environ.get("PLAYGROUND_PROMPT", "a black circle on a red background")
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # event loops of gradio
 LONG = 60  # seconds that anything may take
 SHOWN = "document.querySelector('#result figcaption')?.textContent || ''"
@@ -43,7 +43,7 @@ def pictures_to() -> Path:
 
 @pytest.fixture(scope="module")
 def run_dir(request: pytest.FixtureRequest) -> str:
-    """A tiny run, or the one that PLAYGROUND_RUN names, for screenshots."""
+    """A tiny run, or the one that PLAYGROUND_RUN names, for screenshots with PLAYGROUND_PROMPT."""
     return os.environ.get("PLAYGROUND_RUN") or str(request.getfixturevalue("trained"))
 
 
