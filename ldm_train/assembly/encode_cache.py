@@ -13,7 +13,14 @@ from ldm_train.assembly.capabilities import uses_tf32
 from ldm_train.assembly.map_conditions import file_specs, map_specs
 from ldm_train.assembly.pixel_formats import fill_channels, read_pixel_format, refuse_pixels
 from ldm_train.assembly.quality_warnings import warn_of_lossy_latents
-from ldm_train.assembly.source_survey import check_background, list_labels, name_classes, refuse_shapes, survey_source
+from ldm_train.assembly.source_survey import (
+    check_background,
+    list_labels,
+    name_classes,
+    reads_captions,
+    refuse_shapes,
+    survey_source,
+)
 from ldm_train.assembly.trainer import refuse_processes
 from ldm_train.data.cache.entries import read_entries
 from ldm_train.data.cache.manifest import MAPS_KEY, PIXELS_KEY, VERSION_KEY, Manifest, describe_differences
@@ -73,7 +80,8 @@ def encode_as_first(config: EncodeSettings, place: CacheWorkspace, crop: Crop) -
         note(f"{place.folder / name} {problem}: what it held is encoded again")
     remembered = hidden_path(place.folder, ".ldm-train-stat.json")
     memory = ScanMemory(remembered) if config.unchanged_by == "stat" else None
-    found = survey_source(config, memory=memory, spool=place.spool, specs=file_specs(config))
+    captioned, specs = reads_captions(config.text_encoder), file_specs(config)
+    found = survey_source(config, captioned=captioned, memory=memory, spool=place.spool, specs=specs)
     config = config.with_values(text_encoder=name_classes(config.text_encoder, list_labels(found)))
     tf32 = uses_tf32(config.trainer)
     encoders = describe_encoders(config, known.manifest, cache=place.folder, tf32=tf32)

@@ -84,7 +84,10 @@ def find_condition(generation: Generation, word: str, name: str, *, takes: str) 
     """
     fitting = {one.name: one for one in generation.conditions.each if getattr(one, takes)}
     if name not in fitting:
-        raise ValueError(f"{word}: this run is conditioned on {list_or_none([*fitting], takes.removeprefix('takes_'))}")
+        others = [one.name for one in generation.conditions.each if one.name not in fitting]
+        also = f"; its other conditions: {', '.join(others)}" if others else ""
+        kind = takes.removeprefix("takes_")
+        raise ValueError(f"{word}: this run is conditioned on {list_or_none([*fitting], kind)}{also}")
     return fitting[name]
 
 

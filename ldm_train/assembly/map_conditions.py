@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import fields
+from typing import Any
 
-from ldm_train.data.cache.manifest import MAPS_KEY
+from ldm_train.data.cache.manifest import MAPS_KEY, Manifest
 from ldm_train.data.pictures.map_values import MAPS_VERSION, MapSpec, TowerSpec, describe_specs
 from ldm_train.settings.schema.options import Part
 from ldm_train.settings.schema.training import TrainSettings
@@ -19,6 +20,8 @@ REDUCED_TARGET = "ldm_train.conditioners.low_resolution.LowResolution"
 PICTURE_TARGET = "ldm_train.conditioners.picture.Picture"
 MAPS_VERSION_KEY = "maps_version"
 PICTURE_DEFAULTS = {"name": "picture", "model": "ViT-B-32", "weights": "laion2b_s34b_b79k", "own": True}  # of Picture
+MAP_FLAGS = ("nearest", "encoded", "normalized", "control")
+RESTORED = {"channels", "masks", "reduced", "own", *MAP_FLAGS}
 
 
 def map_specs(config: EncodeSettings | TrainSettings) -> list[MapSpec]:
@@ -90,7 +93,12 @@ def words_of_maps(config: EncodeSettings | TrainSettings) -> list[str]:
     mask = [] if config.loss_mask is None else [as_word("loss_mask", config.loss_mask)]
     specs = [spec for part in config.conditions if (spec := read_spec(part)) is not None]
     maps = [word_of_map(spec) for spec in specs]
-    return [*([as_word("conditions", f"[{','.join(maps)}]")] if maps else []), *mask]
+    files = [f"{spec.name}:…" for spec in specs if spec.in_file]
+    return [
+        *([as_word("source.maps", f"{{{','.join(files)}}}")] if files else []),
+        *([as_word("conditions", f"[{','.join(maps)}]")] if maps else []),
+        *mask,
+    ]
 
 
 def word_of_map(spec: MapSpec) -> str:
@@ -102,11 +110,26 @@ def word_of_map(spec: MapSpec) -> str:
     if spec.tower is not None:
         tower = f"model:{spec.tower.model},weights:{spec.tower.weights}"
         return f"{{picture:{{name:{spec.name},own:{format_value(spec.own)},{tower}}}}}"
-    flags = "".join(f",{name}:true" for name in ("normalized", "control") if getattr(spec, name))
-    return (
-        f"{{map:{{name:{spec.name},channels:{spec.channels},nearest:{format_value(spec.nearest)},"
-        f"encoded:{format_value(spec.encoded)}{flags}}}}}"
-    )
+    channels = "" if spec.channels == 1 else f",channels:{spec.channels}"
+    flags = "".join(f",{name}:true" for name in MAP_FLAGS if getattr(spec, name))
+    return f"{{map:{{name:{spec.name}{channels}{flags}}}}}"
+
+
+def suggest_fitting_settings(config: TrainSettings, manifest: Manifest) -> list[str]:
+    """Return what to change in a run's settings so that it takes a cache's size and maps as they are."""
+    size = [f"image_size={manifest.image_size}"] if config.image_size != manifest.image_size else []
+    expected, stored = {spec.name for spec in map_specs(config)}, manifest.expected_of_a_run[MAPS_KEY]
+    assert isinstance(stored, dict)
+    missing = [word_of_map(restore_spec(name, one)) for name, one in stored.items() if name not in expected]
+    return [*size, *(f"add {word} to conditions=[…]" for word in missing)]
+
+
+def restore_spec(name: str, identity: Json) -> MapSpec:
+    """Return a map as a cache describes it, with the default tower if it is a tower's."""
+    assert isinstance(identity, dict)
+    known: dict[str, Any] = {key: value for key, value in identity.items() if key in RESTORED}
+    tower = TowerSpec(str(identity["model"]), str(PICTURE_DEFAULTS["weights"]), "") if "model" in identity else None
+    return MapSpec(name, tower=tower, **known)
 
 
 def describe_maps(specs: Sequence[MapSpec]) -> dict[str, Json]:

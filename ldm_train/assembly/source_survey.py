@@ -18,13 +18,21 @@ from ldm_train.settings.schema.options import Part
 from ldm_train.settings.schema.training import SourceSettings
 from ldm_train.util.messages import note, warn
 
+UNCONDITIONAL = "ldm_train.conditioners.unconditional.Unconditional"
+
 
 def survey_source(
-    config: SourceSettings, *, memory: ScanMemory | None = None, spool: Path | None = None, specs: Sequence[MapSpec] = ()
+    config: SourceSettings,
+    *,
+    captioned: bool = True,
+    memory: ScanMemory | None = None,
+    spool: Path | None = None,
+    specs: Sequence[MapSpec] = (),
 ) -> Survey:
     """Read every picture of the source, and print what was detected, with examples of captions.
 
     Args:
+        captioned: whether pictures need a caption.
         memory, spool: as in `survey_items`.
         specs: the maps that every picture must have.
 
@@ -34,6 +42,7 @@ def survey_source(
     assert config.source is not None
     pixels = read_pixel_format(config.pixels)
     source = build(config.source, "source")
+    source.needs_captions = captioned
     with Progress(*Progress.get_default_columns(), MofNCompleteColumn()) as progress:
         task = progress.add_task("reading the source", total=None)
         found = survey_items(
@@ -67,6 +76,11 @@ def survey_source(
     if problem:
         raise ValueError("\n  ".join([problem, *islice(group_problems(found.problems), 10)]))
     return found
+
+
+def reads_captions(text_encoder: Part | None) -> bool:
+    """Return whether a text encoder reads captions."""
+    return text_encoder is None or text_encoder.target != UNCONDITIONAL
 
 
 def describe_unused_maps(maps: Iterable[str], specs: Sequence[MapSpec]) -> list[str]:

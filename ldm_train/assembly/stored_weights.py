@@ -4,7 +4,7 @@ The recursion: a run that trains a part of its network (parameters by name, or a
 the weights that its setting `network.weights` names, which may be another such run, an exported file, or published weights.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,14 @@ def load_weights(run_dir: Path, parts: Parts, *, weights: str = "ema") -> int:
     return step
 
 
+def load_weights_of_start(run_dir: Path, parts: Parts, *, weights: str, warnings: Sequence[str]) -> int:
+    """Load the weights that a run starts from; an error also has the warnings, which say why they do not fit."""
+    try:
+        return load_weights(run_dir, parts, weights=weights)
+    except ValueError as error:
+        raise ValueError("\n".join([str(error), *warnings])) from error
+
+
 def read_weights(run_dir: Path, weights: str) -> tuple[Mapping[str, Tensor], int, Path]:
     """Return trained weights by their names in a run, the step that they are from, and the file that holds them.
 
@@ -119,11 +127,11 @@ def load_first_weights(config: TrainSettings, parts: Parts) -> list[str]:
     path = Path(weights)
     if is_run(path):
         warnings = warn_of_other_purpose(path, config, parts)  # by the encoders before they are given weights
-        step = load_weights(path, parts, weights="ema" if averaged else "raw")
+        step = load_weights_of_start(path, parts, weights="ema" if averaged else "raw", warnings=warnings)
         return [f"starting from the {'averaged' if averaged else 'raw'} weights of {weights} at its step {step}", *warnings]
     if path.suffix == ".safetensors" and path.is_file() and "weights" in read_metadata(path):
         warnings = warn_of_other_purpose(path, config, parts)
-        step = load_weights(path.parent, parts, weights=weights)
+        step = load_weights_of_start(path.parent, parts, weights=weights, warnings=warnings)
         return [f"starting from the weights in {weights}, of step {step}", *warnings]
     name = "diffusion_pytorch_model" if averaged else f"diffusion_pytorch_model.{RAW_VARIANT}"
     path = locate_weights(weights, setting="network.weights", subfolder="unet", name=name)

@@ -121,8 +121,9 @@ def compare_purposes(then: Purpose, now: Purpose, path: Path, *, effect: str = "
         yield f"{path} was trained with {before}, and {after} is set{effect}; set {before}, unless it shall learn the other"
     for part in ("autoencoder", "text_encoder", "conditions", *(["network"] if is_same_kind(then, now) else [])):
         if differences := compare_part(then.get(part), now[part], part):
+            other = "other" if part == "conditions" else "another"
             yield (
-                f"{path} was trained with another {part}{effect}: {'; '.join(differences)}. Set {part}=… as it was "
+                f"{path} was trained with {other} {part}{effect}: {'; '.join(differences)}. Set {part}=… as it was "
                 "then, unless it shall learn the other"
             )
 

@@ -154,7 +154,10 @@ def refuse_at_once(verb: str, settings: CommandSettings) -> None:
         ValueError: a line for each value.
     """
     if isinstance(settings, SampleSettings) and settings.prompts is None and not in_terminal():
-        raise ConfigError(f"{verb} needs prompts=… (see `ldm-train {verb} --help`); in a terminal they can be typed")
+        raise ConfigError(
+            f"{verb} needs prompts=… (see `ldm-train {verb} --help`), or 'prompts=[\"\"]' for none; "
+            "in a terminal they can be typed"
+        )
     if verb == "check":
         return
     if problems := out_of_range(settings):

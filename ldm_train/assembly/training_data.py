@@ -1,10 +1,10 @@
 """Open what a run trains on: caches that fit its settings, or a source that is encoded on the fly."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from rich.progress import DownloadColumn, Progress
@@ -13,9 +13,10 @@ from ldm_train.assembly.cache_identity import describe_encoders, restore_part
 from ldm_train.assembly.condition_probes import probe_reading
 from ldm_train.assembly.decoded_sample import decode_sample, describe_quality
 from ldm_train.assembly.drawn_tags import draw_tags
-from ldm_train.assembly.map_conditions import file_specs, map_specs, words_of_maps
+from ldm_train.assembly.map_conditions import file_specs, map_specs, suggest_fitting_settings, words_of_maps
+from ldm_train.assembly.number_ranges import fill_numbers, list_column, list_fields, read_first_fields
 from ldm_train.assembly.own_part_probes import probe_parts
-from ldm_train.assembly.parts import Parts, build_parts, find_class
+from ldm_train.assembly.parts import Parts, build_parts
 from ldm_train.assembly.pixel_formats import (
     describe_pixels,
     fill_channels,
@@ -25,9 +26,15 @@ from ldm_train.assembly.pixel_formats import (
     restore_pixels,
     words_of_pixels,
 )
-from ldm_train.assembly.source_survey import check_background, list_labels, name_classes, refuse_shapes, survey_source
+from ldm_train.assembly.source_survey import (
+    check_background,
+    list_labels,
+    name_classes,
+    reads_captions,
+    refuse_shapes,
+    survey_source,
+)
 from ldm_train.autoencoders.scaling import Scaling
-from ldm_train.conditioners.number import Number, find_range
 from ldm_train.data.batches.datamodules import CachedLatents
 from ldm_train.data.batches.loss_weights import read_loss_weights
 from ldm_train.data.cache.joined_caches import join_caches
@@ -38,12 +45,10 @@ from ldm_train.data.cache.shards import channel_statistics
 from ldm_train.data.pictures.crops import Crop
 from ldm_train.data.pictures.map_values import describe_specs
 from ldm_train.data.scan.source_review import group_problems
-from ldm_train.data.scan.survey import Survey
 from ldm_train.data.sources.items import Item
-from ldm_train.settings.composition import build, words
-from ldm_train.settings.schema.options import Part
+from ldm_train.settings.composition import build
+from ldm_train.settings.config_file import shortest_words
 from ldm_train.settings.schema.training import TrainSettings
-from ldm_train.settings.signatures import signature
 from ldm_train.training.encoding import Encoding
 from ldm_train.training.on_the_fly import LivePictures, OnTheFly
 from ldm_train.training.rendering import Rendering
@@ -52,7 +57,6 @@ from ldm_train.util.processes import launched_rank
 from ldm_train.util.safe_json import Json
 from ldm_train.util.text import as_word
 
-Training = TypeVar("Training", bound=TrainSettings)
 FEW = 16  # pictures of one forward pass, where a GPU's memory is the network's
 
 
@@ -70,7 +74,7 @@ def open_data(config: TrainSettings) -> tuple[TrainSettings, Parts, CachedLatent
     if launched_rank() == 0:
         verify_caches(caches)
     latents = join_caches(caches)
-    config = fill_numbers(fill_from_cache(config, caches[0]), latents.column)
+    config = fill_numbers(fill_from_cache(config, caches[0]), latents.column, partial(read_first_fields, latents))
     refuse_measuring(config, read_pixel_format(config.pixels))
     parts = build_parts(config)
     probe_parts(parts, config)
@@ -102,6 +106,8 @@ def fill_from_cache(config: TrainSettings, cache: LatentCache) -> TrainSettings:
 
 def refuse_unfit(config: TrainSettings, parts: Parts, caches: Sequence[LatentCache]) -> None:
     """Raise if other encoders or settings made a cache than this run expects, or if its latents have a wrong scale."""
+    assert config.autoencoder is not None
+    assert config.text_encoder is not None
     text, autoencoder = parts.text_encoder, parts.autoencoder
     expected: dict[str, Json] = {
         "image_size": config.image_size,
@@ -114,13 +120,14 @@ def refuse_unfit(config: TrainSettings, parts: Parts, caches: Sequence[LatentCac
     }
     mend = [
         f"image_size={config.image_size}",
-        *words("autoencoder", config.autoencoder),
-        *words("text_encoder", config.text_encoder),
+        *shortest_words("autoencoder", config.autoencoder.as_plain()),
+        *shortest_words("text_encoder", config.text_encoder.as_plain()),
         *words_of_maps(config),
         *words_of_pixels(config.pixels),
     ]
     for cache in caches:
-        check_cache_matches(cache.manifest, expected, cache=cache.folder, mend=mend + words_of_encoding(cache.manifest))
+        words_of_run, fit = mend + words_of_encoding(cache.manifest), suggest_fitting_settings(config, cache.manifest)
+        check_cache_matches(cache.manifest, expected, cache=cache.folder, mend=words_of_run, fit=fit)
         problem = Scaling.of(autoencoder).problem(cache.manifest.mean, cache.manifest.std)
         if config.scale_check and autoencoder.factor > 1 and problem is not None:
             raise ValueError(f"cache {cache.folder}: {problem}\nscale_check=false trains nevertheless")
@@ -134,39 +141,6 @@ def words_of_encoding(manifest: Manifest) -> list[str]:
     assert isinstance(crop, dict)
     own = [f"crop.{name}={value}".replace(" ", "") for name, value in crop.items() if name not in ("kind", "image_size")]
     return [f"crop={crop['kind']}", *own, as_word("background", made["background"]), f"dtype={made['dtype']}"]
-
-
-def list_column(survey: Survey, name: str) -> list[str | None]:
-    """Return a column of the metadata of a source's usable pictures."""
-    return [seen.item.fields.get(name) for seen in survey.scanned]
-
-
-def takes_range(part: Part) -> bool:
-    """Return whether a condition is on a number, with a range that the data fills in."""
-    kind, found = find_class(part), signature(part.target)
-    takes = set() if found is None else found.kinds.keys()
-    return kind is not None and issubclass(kind, Number) and takes >= {"column", "low", "high"}
-
-
-def fill_numbers(config: Training, column: Callable[[str], Iterable[str | None]]) -> Training:
-    """Return settings in which conditions on numbers have the range of their data, where nothing else is set.
-
-    Args:
-        column: returns a column of all pictures' metadata.
-
-    Raises:
-        ValueError: there are not two different numbers in a column.
-    """
-    filled = []
-    for part in config.conditions:
-        if takes_range(part) and None in (part.get("low"), part.get("high")):
-            low, high = find_range(str(part.get("column")), column(str(part.get("column"))))
-            low, high = (
-                given if given is not None else found for given, found in ((part.get("low"), low), (part.get("high"), high))
-            )
-            part = part.with_values(low=low, high=high)
-        filled.append(part)
-    return config.with_values(conditions=filled)
 
 
 def make_batches(config: TrainSettings, latents: EncodedExamples, parts: Parts) -> CachedLatents:
@@ -209,10 +183,10 @@ def open_source(config: TrainSettings) -> tuple[TrainSettings, Parts, CachedLate
     refuse_pixels(config, pixels)
     refuse_measuring(config, pixels)
     crop = build(config.crop, "crop", image_size=config.image_size)
-    found = survey_source(config, specs=file_specs(config))
+    found = survey_source(config, captioned=reads_captions(config.text_encoder), specs=file_specs(config))
     assert config.text_encoder is not None
     config = config.with_values(text_encoder=name_classes(config.text_encoder, list_labels(found)))
-    config = fill_numbers(config, partial(list_column, found))
+    config = fill_numbers(config, partial(list_column, found), partial(list_fields, found))
     parts = build_parts(config)
     probe_parts(parts, config)
     refuse_shapes(crop.shapes, parts.divisor)

@@ -1,7 +1,7 @@
 """A number of each picture as a condition: an age, a temperature, a brightness."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -82,8 +82,18 @@ def parse_number(text: str | None) -> float:
     return number if abs(number) <= LARGEST else math.nan
 
 
-def find_range(column: str, texts: Iterable[str | None]) -> tuple[float, float]:
+def list_number_columns(rows: Iterable[Mapping[str, str]]) -> list[str]:
+    """Return the columns that have a number in one of the rows."""
+    return sorted({name for row in rows for name, text in row.items() if not math.isnan(parse_number(text))})
+
+
+def find_range(
+    column: str, texts: Iterable[str | None], *, columns: Callable[[], Sequence[str]] = list
+) -> tuple[float, float]:
     """Return the smallest and the largest number of a column.
+
+    Args:
+        columns: returns the columns that have numbers, for a message.
 
     Raises:
         ValueError: there are not two different numbers in it.
@@ -91,8 +101,10 @@ def find_range(column: str, texts: Iterable[str | None]) -> tuple[float, float]:
     found = [number for text in texts if not math.isnan(number := parse_number(text))]
     if not found or min(found) == max(found):
         what = f"only the number {found[0]:g}" if found else "no number"
+        others = ", ".join(columns()) or "none"
         raise ValueError(
-            f"conditions: the pictures' metadata has {what} in the column {column}; name a column with different numbers"
+            f"conditions: the pictures' metadata has {what} in the column {column}; name a column with different numbers "
+            f"(columns with numbers: {others})"
         )
     return min(found), max(found)
 

@@ -13,7 +13,7 @@ from torch.testing import assert_close
 from ldm_train.conditioners.condition import Condition, Conditions
 from ldm_train.conditioners.inpaint import Inpaint
 from ldm_train.conditioners.map import Map
-from ldm_train.conditioners.number import Number, find_range
+from ldm_train.conditioners.number import Number, find_range, list_number_columns
 from ldm_train.conditioners.picture_size import PictureSize
 from ldm_train.networks.embeddings import embed_sinusoidal
 from ldm_train.types import CaptionBatch, Conditioning, Given, LatentBatch, Moments
@@ -117,6 +117,8 @@ def test_the_range_of_a_column_is_that_of_its_numbers() -> None:
     for texts in ([], ["x"], ["4", "4"]):
         with pytest.raises(ValueError, match="column age"):
             find_range("age", texts)
+    with pytest.raises(ValueError, match=r"dose, year"):
+        find_range("age", [], columns=lambda: list_number_columns([{"year": "1990", "who": "x"}, {"dose": "0.5"}]))
 
 
 @pytest.mark.parametrize("limits", [(1, 1), (2, 1), (0, math.inf), (math.nan, 1), (0, 1e39)])

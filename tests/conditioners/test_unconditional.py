@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from ldm_train.conditioners.unconditional import Unconditional
+from ldm_train.data.cache.reader import LatentCache
 from ldm_train.types import CaptionBatch, Conditioning
 
 
@@ -17,6 +18,20 @@ def test_captions_are_not_read() -> None:
     assert torch.equal(tokens, torch.zeros(2, 1, dtype=torch.int64))
     assert none.count(["a fox", ""]) == [0, 0]
     assert none(CaptionBatch(tokens)) == Conditioning()
+
+
+def test_pictures_need_no_captions(encode: Callable, ldm_train: Callable, tmp_path: Path) -> None:
+    (tmp_path / "bare").mkdir()
+    for number in range(5):
+        Image.new("RGB", (16, 16), (40 * number, 0, 0)).save(tmp_path / "bare" / f"{number}.png")
+    answer = encode(tmp_path / "bare", tmp_path / "cache")
+    assert answer.code == 1
+    assert "text_encoder=unconditional" in answer.err
+    words = [f"source.path={tmp_path / 'bare'}", "image_size=16", "autoencoder=identity", "text_encoder=unconditional"]
+    answer = ldm_train("encode", *words, f"cache={tmp_path / 'cache'}")
+    assert answer.code == 0, answer.err
+    assert "caption of" not in answer.out
+    assert LatentCache(tmp_path / "cache").captions_of(4) == [""]
 
 
 @pytest.mark.slow

@@ -73,6 +73,15 @@ def test_a_folder_has_maps_at_paths_and_lists_none_of_them_as_a_picture(template
     assert not any("not read as pictures" in note for note in source.notes)
 
 
+def test_the_number_in_a_pictures_name_is_that_of_its_map(tmp_path: Path) -> None:
+    numbers = {"img2_0001.png": 1, "img2_0002.png": 2}
+    for key, number in numbers.items():
+        captioned(tmp_path / key, number)
+        (tmp_path / f"depth_{key[5:]}").write_bytes(deep_png(depth(number)))
+    source = Folder(str(tmp_path), maps={"depth": "depth_{number}.png"})
+    assert_depths(survey_items(source, max_pixels=1000, maps=["depth"]), numbers)
+
+
 def test_arrays_next_to_pictures_are_not_reported_as_unread(tmp_path: Path) -> None:
     captioned(tmp_path / "a.png", 1)
     (tmp_path / "a.npy").write_bytes(npy(depth(1)))
@@ -215,7 +224,8 @@ def test_maps_of_own_code_are_looked_at(maps: object) -> None:
 
 FAULTS = {
     "missing": (None, "no map depth"),
-    "unreadable": (PictureFile(Path("/nowhere/a.png")), "map depth cannot be read"),
+    "unreadable": (PictureFile(Path("/nowhere/b/../a.png")), "map depth is missing: there is no /nowhere/a.png"),
+    "a folder": (PictureFile(Path("/")), "map depth cannot be read"),
     "no picture": (PictureBytes(b"hello"), "map depth does not decode"),
     "aspect": (PictureBytes(deep_png(depth(1, (12, 8)))), "map depth has 8x12 pixels"),
     "range": (PictureBytes(npy(np.zeros((8, 12), dtype=np.int32))), "int32"),

@@ -186,6 +186,7 @@ REFUSED = [
     (('trained=["network.*"]',), ("two ways",)),
     (("conditions=[{control:{name:shape,encoded:true}}]",), ("encoded=true", "ControlNet")),
     (("adapter.weights=nowhere",), ("adapter.weights=nowhere",)),
+    (("conditions=[{control:{name:shape}},size]",), ("other conditions", "conditions.size")),
 ]
 
 

@@ -17,12 +17,12 @@ from ldm_train.assembly.arithmetic import resolve_arithmetic
 from ldm_train.assembly.learning_time import estimate_learning
 from ldm_train.assembly.map_conditions import file_specs
 from ldm_train.assembly.new_words import check_new_words
+from ldm_train.assembly.number_ranges import fill_numbers, list_column, list_fields
 from ldm_train.assembly.parts import Parts, choose_device
 from ldm_train.assembly.pixel_formats import fill_channels, read_pixel_format, refuse_measuring, refuse_pixels
 from ldm_train.assembly.quality_warnings import warn_of_lossy_latents
-from ldm_train.assembly.source_survey import describe_unused_maps, name_classes
+from ldm_train.assembly.source_survey import describe_unused_maps, name_classes, reads_captions
 from ldm_train.assembly.trainer import silence_lightning
-from ldm_train.assembly.training_data import fill_numbers, list_column
 from ldm_train.commands.check.check_page import build_check_page
 from ldm_train.commands.check.dataset_facts import collect_caption_facts, collect_picture_facts
 from ldm_train.commands.check.estimate import (
@@ -87,12 +87,13 @@ def run(settings: CheckSettings) -> int:
     attempt(refuse_measuring, settings, pixels)
     decoder = Decoder("white" if white else settings.background, settings.max_pixels, tuple(specs), pixels)
     source = build(settings.source, "source")
+    source.needs_captions = reads_captions(settings.text_encoder)
     inspected = inspect_source(source, decoder)
     survey = survey_from_inspection(inspected)
     examples, odd = review_captions(scanned.item for scanned in survey.scanned)
     captions = sorted({text for scanned in survey.scanned for text in scanned.item.captions})
     settings = settings.with_values(text_encoder=name_classes(settings.text_encoder, captions))
-    settings = attempt(fill_numbers, settings, partial(list_column, survey)) or settings
+    settings = attempt(fill_numbers, settings, partial(list_column, survey), partial(list_fields, survey)) or settings
     plan = None
     if crop is not None:
         plan = CachePlan(survey, crop, pictures=Provenance({}), captions=Provenance({}), bad={})

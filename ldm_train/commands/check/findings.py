@@ -199,7 +199,7 @@ def judge_captions(facts: CaptionFacts, pictures: int, chunk: int | None) -> lis
             f"{facts.pictures_cut:,} pictures, are cut at {facts.capacity} tokens, by {beyond:.1f} on average; the longest "
             f"has {facts.longest:,} tokens: {shorten(facts.cut[0][0])!r}{advice}"
         )
-    if facts.common and facts.common[0][1] > COMMON * pictures:
+    if facts.common and facts.common[0][0] and facts.common[0][1] > COMMON * pictures:
         text, count = facts.common[0]
         have = "share a caption" if facts.several else "have the same caption"
         warnings.append(f"{count:,} of {pictures:,} pictures {have}: {format_name(text)[:80]!r}")

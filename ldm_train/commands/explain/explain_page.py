@@ -37,6 +37,11 @@ WORDS = 24  # whose attention is shown, at most
 Runs = Sequence[Explanation]
 
 
+def list_left_out(one: Explanation) -> list[str]:
+    """Return the names of the conditions that the pictures are drawn without."""
+    return [condition.name for condition in one.trained.parts.conditions.each if condition.word is not None]
+
+
 def build_explain_page(runs: Runs) -> Page:
     """Return the page."""
     first = runs[0]
@@ -48,6 +53,7 @@ def build_explain_page(runs: Runs) -> Page:
         ("numbers of the picture", f"{count_numbers(first)[0]:,}"),
         *[(one.named("numbers of its latents"), f"{count_numbers(one)[1]:,}") for one in runs],
         *[(one.named("step of training"), f"{one.trained.step:,}") for one in runs],
+        *[(one.named("drawn without"), ", ".join(given)) for one in runs if (given := list_left_out(one))],
     ]
     names = " and ".join(one.label for one in runs) if first.label else ""
     return Page(

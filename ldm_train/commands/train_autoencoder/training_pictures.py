@@ -10,9 +10,9 @@ import torch
 from ldm_train.data.batches.holding_out import choose_held_out
 from ldm_train.data.pictures.decoding import MAX_PIXELS
 from ldm_train.data.pictures.pixel_values import PixelFormat
-from ldm_train.data.scan.source_review import MISSING, group_problems, judge_unread
+from ldm_train.data.scan.source_review import group_problems, judge_unread
 from ldm_train.data.scan.survey import survey_items
-from ldm_train.data.sources.items import Item
+from ldm_train.data.sources.items import Item, accept_without_caption
 from ldm_train.data.sources.source import Source
 from ldm_train.util.messages import Caution, note_all, warn
 
@@ -46,12 +46,6 @@ def select_usable(
         raise ValueError("\n  ".join([problem or "nothing in the source can be used:", *listed]))
     usable = [item for item in all_items if item.key not in survey.problems]
     return usable, {scanned.item.key: scanned.digest for scanned in survey.scanned}
-
-
-def accept_without_caption(item: Item) -> Item:
-    """Return the item without the problem that it has no caption, which an autoencoder does not need."""
-    missing = item.picture is not None and item.problem is not None and item.problem.startswith(MISSING)
-    return replace(item, problem=None) if missing else item
 
 
 def hold_out_share(items: Sequence[Item], digests: Mapping[str, str], share: float | None) -> list[Item]:

@@ -233,12 +233,15 @@ def find_differences(
             yield f"{prefix}{name}", has, value
 
 
-def check_cache_matches(manifest: Manifest, expected: Mapping[str, Json], *, cache: Path, mend: Sequence[str]) -> None:
+def check_cache_matches(
+    manifest: Manifest, expected: Mapping[str, Json], *, cache: Path, mend: Sequence[str], fit: Sequence[str] = ()
+) -> None:
     """Raise unless a cache is one that a run expects.
 
     Args:
         expected: nested settings, as in `Manifest.expected_of_a_run`.
         mend: the run's settings that would encode the cache that it expects.
+        fit: what to change in the run's settings to train on the cache as it is.
 
     Raises:
         ValueError: listing every difference, and the command that encodes a matching cache.
@@ -247,6 +250,6 @@ def check_cache_matches(manifest: Manifest, expected: Mapping[str, Json], *, cac
         lines = "\n  ".join(different)
         raise ValueError(
             f"cache {cache} was made with other settings:\n  {lines}\n"
-            f"change the settings of this run, or encode with them (source=… as before):\n"
+            f"change the settings of this run{': ' * bool(fit)}{', '.join(fit)}, or encode with them (source=… as before):\n"
             f"  ldm-train encode source.path=… {as_word('cache', cache)} {' '.join(mend)}"
         )

@@ -3,6 +3,7 @@
 A map may have another size than its picture, of the same aspect ratio. Values are float32 in [-1, 1], from black to white.
 """
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -200,6 +201,16 @@ def _fit_channels(values: np.ndarray, spec: MapSpec) -> np.ndarray:
             return (values @ GREY)[..., None]
         raise ValueError("it has colours, and numbers of labels are expected; save it with one channel, or with a palette")
     raise ValueError(f"its number of channels is {there}, and the condition {spec.name} has channels={wanted}")
+
+
+def describe_unread_map(name: str, error: BaseException) -> str:
+    """Return why the bytes of a map cannot be had; of a file that is not there also what its path is relative to."""
+    if isinstance(error, FileNotFoundError) and isinstance(error.filename, str):
+        return (
+            f"its map {name} is missing: there is no {os.path.normpath(error.filename)} "
+            f"(source.maps.{name} is seen from the source, not from the current folder)"
+        )
+    return f"its map {name} cannot be read: {str(error) or describe_error(error)}"
 
 
 def describe_specs(specs: Iterable[MapSpec]) -> dict[str, Json]:

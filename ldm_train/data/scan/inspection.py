@@ -23,13 +23,14 @@ from ldm_train.data.pictures.map_values import (
     MapSpec,
     check_aspect,
     describe_map_error,
+    describe_unread_map,
     find_map,
     read_map,
 )
 from ldm_train.data.pictures.pixel_values import PixelFormat
 from ldm_train.data.scan.survey import Scanned, Survey
 from ldm_train.data.sources.items import EncodedPicture, FileSlice, Item, PictureBytes, PictureFile
-from ldm_train.util.inputs import READ_ERRORS, describe_error
+from ldm_train.util.inputs import READ_ERRORS
 
 FEW_PICTURES = 48  # decoding these takes less time than starting processes
 KEPT_BYTES = 64 * 2**20  # of a stream's pictures, which `check` shows and tries to encode
@@ -120,7 +121,7 @@ class Decoder:
         try:
             content = file.read()
         except READ_ERRORS as error:
-            raise MapError(f"its map {spec.name} cannot be read: {str(error) or describe_error(error)}") from error
+            raise MapError(describe_unread_map(spec.name, error)) from error
         try:
             values = read_map(content, spec, background=self.background, max_pixels=self.max_pixels)
         except DECODE_ERRORS as error:

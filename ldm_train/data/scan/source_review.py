@@ -9,13 +9,12 @@ from functools import cache
 from itertools import pairwise
 
 from ldm_train.data.sources.caption_texts import is_box_label
-from ldm_train.data.sources.items import Item, format_name
+from ldm_train.data.sources.items import MISSING, Item, format_name
 from ldm_train.util.prompt_syntax import NO_EFFECT, find_web_ui_syntax
 from ldm_train.util.text import shorten
 
 EXAMPLES = 3
 MANY = 8  # captions of one picture; COCO's have 5
-MISSING = "no caption: "  # the beginning of such a problem
 LISTED = 3  # problems of one kind that are printed one by one
 LIST_LINE = re.compile(r"([-*•\u2013]|\d{1,2}[.)])\s|\W+$|.*[:{\[]$|\"[^\"]*\":|\w+( \w+)?: \S")
 GOES_ON = re.compile(r"([,;]|\s(and|or|with|of|the|a|an|in|on|by|to))$")
@@ -34,7 +33,7 @@ def review_captions(
     Args:
         is_usable: whether the caption of an item may be an example; it is called of a few items.
     """
-    captioned = [item for item in items if item.captions]
+    captioned = [item for item in items if any(item.captions)]
     examples = [
         f"caption of {format_name(item.key)}: {format_caption(item.captions[number % len(item.captions)])}"
         + (f" ({number % len(item.captions) + 1} of {len(item.captions):,})" if len(item.captions) > 1 else "")
@@ -63,7 +62,7 @@ def review_captions(
 
 def judge_labels(items: Iterable[Item]) -> str | None:
     """Return an error if the captions of most pictures are labels of an object detector."""
-    captioned = [item for item in items if item.captions]
+    captioned = [item for item in items if any(item.captions)]
     boxes = [item for item in captioned if all(map(is_box_label, item.captions))]
     if 2 * len(boxes) <= len(captioned):
         return None
@@ -162,7 +161,10 @@ def group_problems(problems: Mapping[str, str]) -> Iterator[str]:
         if len(keys) > LISTED:
             first, problem = format_name(keys[0]), format_name(problems[keys[0]])
             if problem.startswith(MISSING):
-                yield f"{len(keys):,} pictures have no caption (the first: {first}): {problem.removeprefix(MISSING)}"
+                yield (
+                    f"{len(keys):,} pictures have no caption (the first: {first}): {problem.removeprefix(MISSING)}; "
+                    "encode and train with text_encoder=unconditional need none"
+                )
             else:
                 yield f"{first} and {len(keys) - 1:,} more of this kind: {problem}"
         else:

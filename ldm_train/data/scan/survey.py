@@ -15,7 +15,14 @@ from threading import Lock
 from ldm_train.data.cache.entries import name_content
 from ldm_train.data.pictures.crops import Size
 from ldm_train.data.pictures.decoding import DECODE_ERRORS, describe_decode_error
-from ldm_train.data.pictures.map_values import MapError, check_aspect, describe_map_error, find_map, read_map_size
+from ldm_train.data.pictures.map_values import (
+    MapError,
+    check_aspect,
+    describe_map_error,
+    describe_unread_map,
+    find_map,
+    read_map_size,
+)
 from ldm_train.data.pictures.pixel_values import PixelFormat, read_picture_size
 from ldm_train.data.sources.items import EncodedPicture, Item, PictureFile
 from ldm_train.util.files import atomic_write
@@ -145,7 +152,7 @@ class Scanner:
         try:
             seen = self._read(f"{item.key}\0{name}", file, read_map_size)
         except NotReadError as error:
-            raise MapError(f"its map {name} cannot be read: {error}") from error
+            raise MapError(describe_unread_map(name, error.__cause__ or error)) from error
         except DECODE_ERRORS as error:
             raise MapError(describe_map_error(name, error)) from error
         check_aspect(name, seen.size, picture)

@@ -45,8 +45,8 @@ class Folder(Source):
         kohya: whether folders are named as kohya's: the pictures of `10_sks dog` are repeated 10 times as often as those of
             `1_dog`, and are of "sks dog" if they have no other caption.
         prefix, suffix: added to every caption.
-        maps: paths of each picture's maps as seen from the folder, with {stem}, {name} or {folder} of the picture in them:
-            {"depth": "depth/{stem}.png"}. Files that are maps are no pictures.
+        maps: paths of each picture's maps as seen from the folder, with {stem}, {name}, {number} or {folder} of the
+            picture in them: {"depth": "depth/{stem}.png"}. Files that are maps are no pictures.
 
     Raises:
         ValueError: there is no such folder, no picture in it, a bad template, or captions in two places differ.
@@ -109,7 +109,7 @@ class Folder(Source):
             self.notes.append(f"source.template has no effect with source.{self.places.setting}")
         stems = {os.path.splitext(key)[0] for key in tree.pictures}
         self.unread.update(os.path.splitext(key)[1].lower() for key in tree.unread if os.path.splitext(key)[0] not in stems)
-        if missing:
+        if missing and self.needs_captions:
             tables = [one for one in annotators if isinstance(one, MetadataTables)]
             used = [*self.places.list_given(), *(self.path / file for table in tables for file in table.files)]
             lonely = Sidecars(self.path, tree.sidecars, column="", refuse=False).list_lonely(tree.pictures)

@@ -3,11 +3,13 @@
 import os
 import unicodedata
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
 from ldm_train.util.inputs import MAX_PICTURE, read_input
+
+MISSING = "no caption: "  # the beginning of such a problem
 
 
 class EncodedPicture(Protocol):
@@ -113,6 +115,12 @@ class Item:
     problem: str | None = None
     repeats: int = 1
     maps: Mapping[str, EncodedPicture] = field(default_factory=dict)
+
+
+def accept_without_caption(item: Item) -> Item:
+    """Return an item that has no other problem than a missing caption with the empty one; others as they are."""
+    missing = item.picture is not None and item.problem is not None and item.problem.startswith(MISSING)
+    return replace(item, captions=("",), problem=None) if missing else item
 
 
 def check_picture(start: bytes) -> None:

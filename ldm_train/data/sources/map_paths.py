@@ -1,6 +1,7 @@
 """Where the maps of a folder's pictures are: templates of paths with the parts of a picture's path."""
 
 import posixpath
+import re
 import string
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,8 +11,10 @@ from ldm_train.data.sources.items import PictureFile
 PLACEHOLDERS = {
     "stem": "the picture's file name without suffix",
     "name": "its file name",
+    "number": "the last digits of its file name",
     "folder": "its folder, as seen from source.path",
 }
+DIGITS = re.compile(r"[0-9]+")
 
 
 class MapPaths:
@@ -38,7 +41,9 @@ class MapPaths:
     def paths(self, key: str) -> dict[str, str]:
         """Return the paths of a picture's maps relative to the source's folder, by their names."""
         folder, name = posixpath.split(key)
-        parts = {"stem": posixpath.splitext(name)[0], "name": name, "folder": folder or "."}
+        stem = posixpath.splitext(name)[0]
+        numbers = DIGITS.findall(stem)
+        parts = {"stem": stem, "name": name, "folder": folder or ".", "number": numbers[-1] if numbers else ""}
         return {map_name: posixpath.normpath(path.format(**parts)) for map_name, path in self.templates.items()}
 
     def separate(self, keys: Sequence[str]) -> tuple[list[str], set[str]]:
@@ -71,5 +76,5 @@ def _check_template(given: str, template: str) -> None:
     ]
     if unknown := next((name for name in used if name not in PLACEHOLDERS), None):
         raise ValueError(f"{given} has the unknown placeholder {{{unknown}}}; accepted are {accepted}")
-    if not {"stem", "name"} & set(used):
-        raise ValueError(f"{given} would be one file for many pictures; write {{stem}} or {{name}} in it")
+    if not {"stem", "name", "number"} & set(used):
+        raise ValueError(f"{given} would be one file for many pictures; write {{stem}}, {{name}} or {{number}} in it")

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from ldm_train.data.sources.annotations import HELD_OUT_SPLITS
-from ldm_train.data.sources.items import Item, format_name
+from ldm_train.data.sources.items import Item, accept_without_caption, format_name
 from ldm_train.data.sources.own_items import WrongItemError, check_item
 
 MAX_NAMED_SPLITS = 5  # of the values of `split`, in notes
@@ -27,7 +27,10 @@ class Source(ABC):
         notes: messages about what was found, complete after all items were iterated.
         warnings: the same, for what is likely not intended.
         unread: the number of pictures of kinds that are not read, by suffix; they are no items.
+        needs_captions: whether a picture without a caption is a problem; False gives it the empty caption.
     """
+
+    needs_captions = True
 
     def __init__(self, *, prefix: str = "", suffix: str = "", maps: Mapping[str, str] | None = None) -> None:
         self.prefix = prefix
@@ -54,7 +57,7 @@ class Source(ABC):
                 splits[item.fields["split"]] += 1
             if self.prefix or self.suffix:
                 item = replace(item, captions=tuple(f"{self.prefix}{text}{self.suffix}" for text in item.captions))
-            yield item
+            yield item if self.needs_captions else accept_without_caption(item)
         if dropped:
             names = ", ".join(
                 f"{format_name(name[:40])} ({count:,})" for name, count in dropped.most_common(MAX_NAMED_SPLITS)

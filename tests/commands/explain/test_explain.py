@@ -36,6 +36,9 @@ from ldm_train.commands.explain.plain_words import (
     say_variations,
 )
 from ldm_train.commands.explain.reverse_process import trace_reverse
+from ldm_train.conditioners.condition import Conditions
+from ldm_train.conditioners.number import Number
+from ldm_train.conditioners.picture_size import PictureSize
 from ldm_train.data.cache.reader import LatentCache
 from ldm_train.data.pictures.images import to_display_bytes
 from ldm_train.diffusion.denoiser import Estimate
@@ -65,6 +68,13 @@ def films(one: Explanation) -> dict[str, Film]:
     """The films of the page by their captions."""
     page = build_explain_page([one])
     return {block.caption: block for section in page.sections for block in section.blocks if isinstance(block, Film)}
+
+
+def test_the_page_names_the_conditions_that_it_draws_without(one: Explanation) -> None:
+    assert "drawn without" not in dict(build_explain_page([one]).summary)
+    parts = replace(one.trained.parts, conditions=Conditions([Number("age"), PictureSize()]))
+    other = replace(one, trained=replace(one.trained, parts=parts))
+    assert dict(build_explain_page([other]).summary)["drawn without"] == "age"
 
 
 def decode_address(address: str) -> Tensor:
