@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from rich.progress import DownloadColumn, Progress
@@ -14,8 +14,9 @@ from ldm_train.assembly.condition_probes import probe_reading
 from ldm_train.assembly.decoded_sample import decode_sample, describe_quality
 from ldm_train.assembly.drawn_tags import draw_tags
 from ldm_train.assembly.map_conditions import file_specs, map_specs, words_of_maps
+from ldm_train.assembly.number_columns import fill_numbers, list_column
 from ldm_train.assembly.own_part_probes import probe_parts
-from ldm_train.assembly.parts import Parts, build_parts, find_class
+from ldm_train.assembly.parts import Parts, build_parts
 from ldm_train.assembly.pixel_formats import (
     describe_pixels,
     fill_channels,
@@ -27,7 +28,6 @@ from ldm_train.assembly.pixel_formats import (
 )
 from ldm_train.assembly.source_survey import check_background, list_labels, name_classes, refuse_shapes, survey_source
 from ldm_train.autoencoders.scaling import Scaling
-from ldm_train.conditioners.number import Number, find_range
 from ldm_train.data.batches.datamodules import CachedLatents
 from ldm_train.data.batches.loss_weights import read_loss_weights
 from ldm_train.data.cache.joined_caches import join_caches
@@ -41,9 +41,7 @@ from ldm_train.data.scan.source_review import group_problems
 from ldm_train.data.scan.survey import Survey
 from ldm_train.data.sources.items import Item
 from ldm_train.settings.composition import build, words
-from ldm_train.settings.schema.options import Part
 from ldm_train.settings.schema.training import TrainSettings
-from ldm_train.settings.signatures import signature
 from ldm_train.training.encoding import Encoding
 from ldm_train.training.on_the_fly import LivePictures, OnTheFly
 from ldm_train.training.rendering import Rendering
@@ -52,7 +50,6 @@ from ldm_train.util.processes import launched_rank
 from ldm_train.util.safe_json import Json
 from ldm_train.util.text import as_word
 
-Training = TypeVar("Training", bound=TrainSettings)
 FEW = 16  # pictures of one forward pass, where a GPU's memory is the network's
 
 
@@ -134,39 +131,6 @@ def words_of_encoding(manifest: Manifest) -> list[str]:
     assert isinstance(crop, dict)
     own = [f"crop.{name}={value}".replace(" ", "") for name, value in crop.items() if name not in ("kind", "image_size")]
     return [f"crop={crop['kind']}", *own, as_word("background", made["background"]), f"dtype={made['dtype']}"]
-
-
-def list_column(survey: Survey, name: str) -> list[str | None]:
-    """Return a column of the metadata of a source's usable pictures."""
-    return [seen.item.fields.get(name) for seen in survey.scanned]
-
-
-def takes_range(part: Part) -> bool:
-    """Return whether a condition is on a number, with a range that the data fills in."""
-    kind, found = find_class(part), signature(part.target)
-    takes = set() if found is None else found.kinds.keys()
-    return kind is not None and issubclass(kind, Number) and takes >= {"column", "low", "high"}
-
-
-def fill_numbers(config: Training, column: Callable[[str], Iterable[str | None]]) -> Training:
-    """Return settings in which conditions on numbers have the range of their data, where nothing else is set.
-
-    Args:
-        column: returns a column of all pictures' metadata.
-
-    Raises:
-        ValueError: there are not two different numbers in a column.
-    """
-    filled = []
-    for part in config.conditions:
-        if takes_range(part) and None in (part.get("low"), part.get("high")):
-            low, high = find_range(str(part.get("column")), column(str(part.get("column"))))
-            low, high = (
-                given if given is not None else found for given, found in ((part.get("low"), low), (part.get("high"), high))
-            )
-            part = part.with_values(low=low, high=high)
-        filled.append(part)
-    return config.with_values(conditions=filled)
 
 
 def make_batches(config: TrainSettings, latents: EncodedExamples, parts: Parts) -> CachedLatents:

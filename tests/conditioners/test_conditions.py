@@ -13,7 +13,7 @@ from torch.testing import assert_close
 from ldm_train.conditioners.condition import Condition, Conditions
 from ldm_train.conditioners.inpaint import Inpaint
 from ldm_train.conditioners.map import Map
-from ldm_train.conditioners.number import Number, find_range
+from ldm_train.conditioners.number import Number, describe_missing, find_range
 from ldm_train.conditioners.picture_size import PictureSize
 from ldm_train.networks.embeddings import embed_sinusoidal
 from ldm_train.types import CaptionBatch, Conditioning, Given, LatentBatch, Moments
@@ -66,7 +66,7 @@ def test_numbers_are_read_from_their_column_and_missing_ones_are_not_kept() -> N
 
 
 def test_a_missing_number_is_refused_by_the_name_of_its_picture_where_none_may_lack_it() -> None:
-    with pytest.raises(ValueError, match=r"2 of 3 pictures have no number in the column age, such as 1\.png"):
+    with pytest.raises(ValueError, match=r"2 of 3 pictures have no number in the column age.*1\.png"):
         Number("age", low=0, high=1, dropout=0).read(Examples(["10", "", "nan"]))
 
 
@@ -117,6 +117,17 @@ def test_the_range_of_a_column_is_that_of_its_numbers() -> None:
     for texts in ([], ["x"], ["4", "4"]):
         with pytest.raises(ValueError, match="column age"):
             find_range("age", texts)
+
+
+def test_missing_numbers_are_counted_with_what_is_there_instead() -> None:
+    assert describe_missing("age", ["1", "-2e3", " 7 "]) is None
+    line = describe_missing("age", ["1", None, "", "nan", "1,5", "inf"])
+    assert line is not None
+    assert "5 of 6" in line
+    assert "2 of them another text, such as '1,5'" in line
+    only_empty = describe_missing("age", ["1", None, " "])
+    assert only_empty is not None
+    assert "another" not in only_empty
 
 
 @pytest.mark.parametrize("limits", [(1, 1), (2, 1), (0, math.inf), (math.nan, 1), (0, 1e39)])

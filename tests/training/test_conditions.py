@@ -59,6 +59,7 @@ def conditioned(aged_cache: Path, train: Callable, tmp_path_factory: pytest.Temp
     run_dir = tmp_path_factory.mktemp("aged") / "run"
     answer = train(aged_cache, run_dir, CONDITIONS, *QUICK)
     assert answer.code == 0, answer.err
+    assert "pictures have no number in the column age; they are trained without it" in answer.out
     return run_dir
 
 
@@ -351,6 +352,7 @@ def test_check_tries_the_conditions(aged: Path, ldm_train: Callable, train_words
     drawn = [word for word in train_words if not word.startswith("pictures")]
     answer = ldm_train("check", *words, *drawn, CONDITIONS, "measure=false")
     assert answer.code == 0, answer.out + answer.err
+    assert "have no number in the column age" in answer.out
     answer = ldm_train("check", *words, *drawn, "conditions=[{number:{column:height}}]", "measure=false")
     assert answer.code != 0
     assert "column height" in answer.out + answer.err
