@@ -1,7 +1,7 @@
 """Open what a run trains on: caches that fit its settings, or a source that is encoded on the fly."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,6 @@ from ldm_train.data.cache.shards import channel_statistics
 from ldm_train.data.pictures.crops import Crop
 from ldm_train.data.pictures.map_values import describe_specs
 from ldm_train.data.scan.source_review import group_problems
-from ldm_train.data.scan.survey import Survey
 from ldm_train.data.sources.items import Item
 from ldm_train.settings.composition import build, words
 from ldm_train.settings.schema.training import TrainSettings
@@ -97,8 +96,12 @@ def fill_from_cache(config: TrainSettings, cache: LatentCache) -> TrainSettings:
     return config.with_values(**values, image_size=size, pixels=pixels)
 
 
-def refuse_unfit(config: TrainSettings, parts: Parts, caches: Sequence[LatentCache]) -> None:
-    """Raise if other encoders or settings made a cache than this run expects, or if its latents have a wrong scale."""
+def refuse_unfit(config: TrainSettings, parts: Parts, caches: Sequence[LatentCache], *, with_maps: bool = True) -> None:
+    """Raise if other encoders or settings made a cache than this run expects, or if its latents have a wrong scale.
+
+    Args:
+        with_maps: whether the cache must have the maps of the run's conditions, and no others.
+    """
     text, autoencoder = parts.text_encoder, parts.autoencoder
     expected: dict[str, Json] = {
         "image_size": config.image_size,
@@ -106,8 +109,8 @@ def refuse_unfit(config: TrainSettings, parts: Parts, caches: Sequence[LatentCac
         "shift": autoencoder.shift,
         "scale": autoencoder.scale,
         "text_encoder": text.identity,
-        MAPS_KEY: describe_specs(map_specs(config)),
         PIXELS_KEY: describe_pixels(read_pixel_format(config.pixels)).get(PIXELS_KEY),
+        **({MAPS_KEY: describe_specs(map_specs(config))} if with_maps else {}),
     }
     mend = [
         f"image_size={config.image_size}",

@@ -61,8 +61,8 @@ class Number(Condition):
         values = torch.tensor([parse_number(text) for text in texts], dtype=torch.float64)
         if (missing := values.isnan().nonzero()[:, 0].tolist()) and not self.dropout:
             raise ValueError(
-                f"{describe_missing(self.column, texts)}; the first is {examples.name(missing[0])}; a dropout above 0 trains "
-                "them without it"
+                f"{describe_missing(self.column, texts)}; the first is {examples.name(missing[0])}; a dropout above 0 "
+                "trains them without it"
             )
         return partial(_read, values)
 
@@ -94,10 +94,10 @@ def find_range(column: str, texts: Iterable[str | None]) -> tuple[float, float]:
     found = [number for text in texts if not math.isnan(number := parse_number(text))]
     if not found or min(found) == max(found):
         what = f"only the number {found[0]:g}" if found else "no number"
-        missing = describe_missing(column, texts)
+        missing = f" ({missing})" if (missing := describe_missing(column, texts)) else ""
         raise ValueError(
-            f"conditions: the pictures' metadata has {what} in the column {column}{f' ({missing})' if missing else ''}; name a "
-            "column with different numbers"
+            f"conditions: the pictures' metadata has {what} in the column {column}{missing}; name a column with different "
+            "numbers"
         )
     return min(found), max(found)
 
@@ -108,10 +108,10 @@ def describe_missing(column: str, texts: Sequence[str | None]) -> str | None:
     if not missing:
         return None
     other = [text for text in missing if text is not None and text.strip().lower() not in ("", "nan")]
-    example = (
-        f", {len(other):,} of them another text, such as {shorten(other[0])!r} (a number is written 1.5)" if other else ""
-    )
-    return f"{len(missing):,} of {len(texts):,} pictures have no number in the column {column}{example}"
+    count = f"{len(missing):,} of {len(texts):,} pictures have no number in the column {column}"
+    if not other:
+        return count
+    return f"{count}, {len(other):,} of them another text, such as {shorten(other[0])!r} (a number is written 1.5)"
 
 
 def _read(values: Tensor, chosen: Tensor, views: Tensor) -> Given:
