@@ -104,6 +104,10 @@ class Condition(nn.Module):
         """Return what is known of single examples together, for latents of this (height, width)."""
         return Given(join_values([row.values for row in rows]), torch.cat([row.kept for row in rows]))
 
+    def prepare(self, given: Given, examples: Tensor) -> Given:
+        """Return what drawing uses of what is known of examples (B,), such as noise on it, by their numbers."""
+        return given
+
     def depict(self, values: Tensor, decode: Callable[[Tensor], Tensor]) -> Tensor | None:
         """Return images (B, C, H, W) in [-1, 1] of any size that show values (B, ...); None if they cannot be seen.
 
@@ -221,7 +225,8 @@ class Conditions(nn.ModuleDict):
             read: returns it for examples of one shape and their views.
         """
         rows = [read(example, torch.zeros_like(example)) for example in examples.view(-1, 1)] if len(self) else []
-        return {one.name: one.gather([row[one.name] for row in rows], latent_size=latent_size) for one in self.each}
+        found = {one.name: one.gather([row[one.name] for row in rows], latent_size=latent_size) for one in self.each}
+        return {one.name: one.prepare(found[one.name], examples) for one in self.each}
 
 
 def drop(features: Tensor, kept: Tensor) -> Tensor:

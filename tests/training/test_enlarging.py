@@ -238,6 +238,26 @@ def test_what_is_read_for_another_size_is_scaled_to_it() -> None:
     assert_close(together.values, torch.full((2, 4, 4, 4), 3.0))
 
 
+@pytest.mark.parametrize("level", [0, 80])
+def test_pictures_of_the_data_are_drawn_with_the_noise_that_drawing_has(level: int, reduced: Path) -> None:
+    cache, examples = LatentCache(reduced), torch.tensor([2, 0, 1])
+    condition = LowResolution(factor=2, max_noise_level=100, noise_level=level, latent_factor=1)
+    read, conditions = condition.read(cache), Conditions([condition])
+
+    def gather(some: torch.Tensor) -> torch.Tensor:
+        return conditions.gather(lambda *rows: {condition.name: read(*rows)}, some, latent_size=(16, 16))[
+            condition.name
+        ].values
+
+    found = gather(examples)
+    assert (found[:, 3] == level).all()
+    clean = cache.maps("low_resolution", examples, torch.zeros(3, dtype=torch.int64)).float()
+    squared = condition.signal[level]
+    noise = (found[:, :3] - squared.sqrt() * clean).square().mean() / (1 - squared)
+    assert_close(noise.item(), 1.0, atol=0.15, rtol=0)
+    assert torch.equal(gather(examples[1:]), found[1:])
+
+
 SMALL, HOLE = {"factor": 2}, {"masks": 1}
 
 
