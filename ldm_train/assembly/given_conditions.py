@@ -126,7 +126,7 @@ def read_map_file(path: str, condition: Map, generation: Generation) -> torch.Te
     try:
         content = read_input(Path(path), limit=MAX_PICTURE)
         values = decode_map(content, spec)
-        if spec.num_read in (1, 3) and not is_array(content) and has_transparency(content):
+        if spec.num_read in (1, 3) and not spec.nearest and not is_array(content) and has_transparency(content):
             note(f"note: map.{condition.name}={path} is transparent in places, which are taken as white")
     except (*DECODE_ERRORS, *READ_ERRORS) as error:
         raise ValueError(f"map.{condition.name}={path} cannot be read as a map: {describe_error(error)}") from error
