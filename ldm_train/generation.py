@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Literal
 
@@ -165,7 +165,8 @@ class Generation:
         """
         initial = noise("initial noise").to(self.device)
         negative = [recipe.negative_prompt] * len(initial)
-        weak = None if self.weak is None else FixedConditioning(self.weak.denoiser(), condition(self.weak))
+        weaker = None if self.weak is None else replace(self.weak, size=self.size, tile=self.tile)
+        weak = None if weaker is None else FixedConditioning(weaker.denoiser(), condition(weaker))
         latents = recipe.sampler(
             self._guide(recipe, weak, negative, given),
             initial,

@@ -14,6 +14,7 @@ from torch import Tensor
 from ldm_train.api.call_prompts import plan_prompt, read_prompt_list
 from ldm_train.assembly.drawing import StartPicture, naming_prompt, open_sized, read_start, set_size
 from ldm_train.assembly.given_conditions import read_picture
+from ldm_train.assembly.pixel_formats import refuse_rgb_command
 from ldm_train.assembly.prompt_options import read_mapping_prompt
 from ldm_train.assembly.stored_run import TrainedRun
 from ldm_train.assembly.studio import Studio
@@ -212,6 +213,7 @@ def generate(
         found = read_picture(settings.with_values(seed=drawings[0][1][1].seed), first_drawing)
     enlarge = None if upscaler is None else make_upscaler(upscaler, noise_level=noise_level, tile=tile, seed=0)
     if enlarge is not None:
+        refuse_rgb_command(run.config, "upscaler")
         enlarge.check([prompt.text for prompt in read])
     known = first_drawing.complete(found | dict(given or {}), len(read))
     images: dict[int, Tensor] = {}

@@ -13,15 +13,17 @@ from ldm_train.conditioners.condition import Condition
 from ldm_train.conditioners.map import Map
 from ldm_train.conditioners.number import LARGEST, Number
 from ldm_train.conditioners.picture import Picture
+from ldm_train.data.pictures.arrays import is_array
 from ldm_train.data.pictures.crops import centre_view
 from ldm_train.data.pictures.decoding import DECODE_ERRORS, read_upright_size
 from ldm_train.data.pictures.map_values import MapSpec
 from ldm_train.data.pictures.maps import decode_map, render_map
+from ldm_train.data.pictures.mask_files import has_transparency
 from ldm_train.generation import Generation
 from ldm_train.settings.schema.using import SampleSettings
 from ldm_train.types import Given
 from ldm_train.util.inputs import MAX_PICTURE, READ_ERRORS, describe_error, read_input
-from ldm_train.util.messages import warn
+from ldm_train.util.messages import note, warn
 
 PRESENT = torch.tensor([True])
 
@@ -125,7 +127,10 @@ def read_map_file(path: str, condition: Map, generation: Generation) -> torch.Te
         control=condition.control,
     )
     try:
-        values = decode_map(read_input(Path(path), limit=MAX_PICTURE), spec)
+        content = read_input(Path(path), limit=MAX_PICTURE)
+        values = decode_map(content, spec)
+        if spec.num_read in (1, 3) and not spec.nearest and not is_array(content) and has_transparency(content):
+            note(f"note: map.{condition.name}={path} is transparent in places, which are taken as white")
     except (*DECODE_ERRORS, *READ_ERRORS) as error:
         raise ValueError(f"map.{condition.name}={path} cannot be read as a map: {describe_error(error)}") from error
     view = centre_view((values.shape[1], values.shape[2]), generation.sides)

@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -135,7 +135,23 @@ def build_conditions(config: TrainSettings, autoencoder: Autoencoder, context_wi
                 f"the condition {one.name} gives tokens of width {one.token_width}, and the text encoder's have "
                 f"{'none' if context_width is None else context_width}; a class with the argument context_width gets theirs"
             )
+    refuse_two_pictures(made)
     return Conditions(made)
+
+
+def refuse_two_pictures(conditions: Sequence[Condition]) -> None:
+    """Raise if `picture=FILE` would have to be both a small picture and another one.
+
+    Raises:
+        ValueError: it names the conditions.
+    """
+    small = [one.name for one in conditions if one.takes_picture]
+    holes = [one.name for one in conditions if one.takes_mask]
+    if small and len(small) + len(holes) > 1:
+        raise ValueError(
+            f"conditions: {' and '.join([*small, *holes])} each take another picture=FILE, a small one or one with a hole, "
+            "and only one can be given; leave all but one of them out"
+        )
 
 
 def build_condition(part: Part, passed: Mapping[str, object]) -> Condition:

@@ -39,14 +39,12 @@ class PictureFolder:
         self._held = ExitStack()
         self._begun = False
         check_folder(self.path, PICTURES, setting="out", given=str(config.out))
-        for name in INPUTS:
-            if (
-                isinstance(getattr(config, name), str)
-                and self.path.resolve() in Path(getattr(config, name)).resolve().parents
-            ):
-                raise ValueError(
-                    f"{name}={getattr(config, name)} is in out={config.out}, whose files are replaced; choose another out"
-                )
+        inputs = {name: getattr(config, name) for name in INPUTS} | {
+            f"map.{name}": file for name, file in config.map.items()
+        }
+        for name, file in inputs.items():
+            if isinstance(file, str) and self.path.resolve() in Path(file).resolve().parents:
+                raise ValueError(f"{name}={file} is in out={config.out}, whose files are replaced; choose another out")
         refuse_foreign(self.path)
 
     def __enter__(self) -> Self:

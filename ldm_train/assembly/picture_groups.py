@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ldm_train.assembly.drawing import StartPicture, apply_prompt, build_run_recipe, naming_prompt, read_start, set_size
 from ldm_train.assembly.given_conditions import read_given
+from ldm_train.assembly.pixel_formats import refuse_rgb_command
 from ldm_train.assembly.prompt_options import Prompt
 from ldm_train.assembly.stored_run import TrainedRun, fill_from_run, open_run
 from ldm_train.assembly.upscaling import Upscaler, open_upscaler
@@ -57,6 +58,8 @@ def group_pictures(
     Raises:
         ValueError: a group cannot be drawn so.
     """
+    if settings.upscaler is not None:
+        refuse_rgb_command(trained.config, f"upscaler={settings.upscaler}")
     settings, upscaler = fill_from_run(settings, trained.config), open_upscaler(settings, open_it)
     groups: dict[tuple[tuple[str, str | int | float], ...], PictureGroup] = {}
     for index, prompt in enumerate(prompts):

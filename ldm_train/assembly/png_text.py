@@ -11,7 +11,7 @@ SETTINGS = (
     *("picture", "strength", "mask", "paste_original", "mask_edge"),
 )
 
-ENLARGING = ("upscaler", "noise_level", "tile")  # only if they are set
+OPTIONAL = ("upscaler", "noise_level", "tile", "adapters", "embeddings")  # only if they are set
 UNSEEN = ("out", "batch_size", "device", "debug", "attention")  # settings that no picture depends on
 
 
@@ -40,10 +40,12 @@ def collect_metadata(settings: SampleSettings, trained: TrainedRun) -> dict[str,
     """Return plain values of everything that decides a picture, without prompt and number."""
     plain = settings.as_plain()
     size = trained.generation.size
-    enlarging = {name: plain[name] for name in ENLARGING if plain[name] is not None}
+    optional = {name: plain[name] for name in OPTIONAL if plain[name] is not None}
+    if plain["control_scale"] != 1:
+        optional["control_scale"] = plain["control_scale"]
     return (
         {name: plain[name] for name in SETTINGS}
-        | enlarging
+        | optional
         | {
             "size": [size, size] if isinstance(size, int) else list(size),
             "run_dir": plain["run_dir"],

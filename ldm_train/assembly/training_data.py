@@ -14,7 +14,7 @@ from ldm_train.assembly.condition_probes import probe_reading
 from ldm_train.assembly.decoded_sample import decode_sample, describe_quality
 from ldm_train.assembly.drawn_tags import draw_tags
 from ldm_train.assembly.map_conditions import file_specs, map_specs, suggest_fitting_settings, words_of_maps
-from ldm_train.assembly.number_ranges import fill_numbers, list_column, list_fields, read_first_fields
+from ldm_train.assembly.number_columns import fill_numbers, list_column, list_fields, read_first_fields
 from ldm_train.assembly.own_part_probes import probe_parts
 from ldm_train.assembly.parts import Parts, build_parts
 from ldm_train.assembly.pixel_formats import (
@@ -104,8 +104,12 @@ def fill_from_cache(config: TrainSettings, cache: LatentCache) -> TrainSettings:
     return config.with_values(**values, image_size=size, pixels=pixels)
 
 
-def refuse_unfit(config: TrainSettings, parts: Parts, caches: Sequence[LatentCache]) -> None:
-    """Raise if other encoders or settings made a cache than this run expects, or if its latents have a wrong scale."""
+def refuse_unfit(config: TrainSettings, parts: Parts, caches: Sequence[LatentCache], *, with_maps: bool = True) -> None:
+    """Raise if other encoders or settings made a cache than this run expects, or if its latents have a wrong scale.
+
+    Args:
+        with_maps: whether the cache must have the maps of the run's conditions, and no others.
+    """
     assert config.autoencoder is not None
     assert config.text_encoder is not None
     text, autoencoder = parts.text_encoder, parts.autoencoder
@@ -115,8 +119,8 @@ def refuse_unfit(config: TrainSettings, parts: Parts, caches: Sequence[LatentCac
         "shift": autoencoder.shift,
         "scale": autoencoder.scale,
         "text_encoder": text.identity,
-        MAPS_KEY: describe_specs(map_specs(config)),
         PIXELS_KEY: describe_pixels(read_pixel_format(config.pixels)).get(PIXELS_KEY),
+        **({MAPS_KEY: describe_specs(map_specs(config))} if with_maps else {}),
     }
     mend = [
         f"image_size={config.image_size}",

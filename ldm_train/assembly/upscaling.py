@@ -65,7 +65,7 @@ def open_upscaler(settings: SampleSettings, open_it: Callable[[SampleSettings], 
     if settings.upscaler is None:
         return None
     own = dict.fromkeys(OF_RUN) | {"run_dir": settings.upscaler, "weights": "ema", "number": {}, "map": {}}
-    trained = open_it(settings.with_values(**own, negative_prompt="", strength=1.0))
+    trained = open_it(settings.with_values(**own, negative_prompt="", strength=1.0, control_scale=1.0))
     return make_upscaler(trained, noise_level=settings.noise_level, tile=settings.tile, seed=settings.seed)
 
 
@@ -73,13 +73,20 @@ def make_upscaler(trained: TrainedRun, *, noise_level: int | None, tile: int | N
     """Return what enlarges images with a run.
 
     Raises:
-        ValueError: it does not enlarge pictures, or not with such noise or tiles.
+        ValueError: it does not enlarge pictures, needs more than a small one, or cannot draw with such noise or tiles.
     """
     condition = find_low_resolution(trained.generation.conditions)
     if condition is None:
         raise ValueError(
             f"upscaler={trained.config.run_dir} is not conditioned on a small picture; train one with "
             "conditions=[low_resolution]"
+        )
+    if others := [one for one in trained.generation.conditions.needed if one is not condition]:
+        words = " ".join(str(one.word) for one in others)
+        raise ValueError(
+            f"upscaler={trained.config.run_dir} was never trained without {', '.join(one.name for one in others)}, which an "
+            f"upscaler is not given; enlarge the drawn pictures by `ldm-train sample run_dir={trained.config.run_dir} "
+            f"picture=FILE {words}`"
         )
     if noise_level is not None:
         check_level(noise_level, condition.max_noise_level, "noise_level of this upscaler")

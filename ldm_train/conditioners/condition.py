@@ -104,6 +104,10 @@ class Condition(nn.Module):
         """Return what is known of single examples together, for latents of this (height, width)."""
         return Given(join_values([row.values for row in rows]), torch.cat([row.kept for row in rows]))
 
+    def prepare(self, given: Given, examples: Tensor) -> Given:
+        """Return what drawing uses of what is known of examples (B,), such as noise on it, by their numbers."""
+        return given
+
     def depict(self, values: Tensor, decode: Callable[[Tensor], Tensor]) -> Tensor | None:
         """Return images (B, C, H, W) in [-1, 1] of any size that show values (B, ...); None if they cannot be seen.
 
@@ -171,7 +175,8 @@ class Conditions(nn.ModuleDict):
         """Return a row for each of `count` pictures: of what is given for each or for all, and `absent` of what is left out.
 
         Raises:
-            ValueError: a name that is no condition, or a condition that must be given and is not.
+            ValueError: a name that is no condition, a condition that must be given and is not, or values that `check_given`
+                refuses.
         """
         if unknown := sorted(given.keys() - self.keys()):
             known = ", ".join(self) or "nothing but the caption"
@@ -180,6 +185,10 @@ class Conditions(nn.ModuleDict):
             raise ValueError(
                 f"this network is conditioned on {missing.name} and was never trained without it: give {missing.word}"
             )
+        if wrong := next((name for name, one in given.items() if not isinstance(one, Given)), None):
+            raise ValueError(
+                f"{wrong} must be given as Given(values, kept) of ldm_train.types, and is {type(given[wrong]).__name__}"
+            )
         rows = {
             name: one[torch.zeros(count, dtype=torch.int64)] if len(one.kept) == 1 else one for name, one in given.items()
         }
@@ -187,7 +196,10 @@ class Conditions(nn.ModuleDict):
             raise ValueError(
                 f"{wrong} is given for {len(rows[wrong].kept)} pictures, and {count} are drawn; give one or all"
             )
-        return self.absent(count, size=size, latent_size=latent_size) | rows
+        absent = self.absent(count, size=size, latent_size=latent_size)
+        for name, one in rows.items():
+            check_given(self[name], one, absent[name])  # type: ignore[arg-type]
+        return absent | rows
 
     def absent(self, count: int, *, size: tuple[int, int], latent_size: tuple[int, int]) -> dict[str, Given]:
         """Return what `count` pictures of this (height, width), in pixels, are drawn with where nothing is given."""
@@ -221,7 +233,32 @@ class Conditions(nn.ModuleDict):
             read: returns it for examples of one shape and their views.
         """
         rows = [read(example, torch.zeros_like(example)) for example in examples.view(-1, 1)] if len(self) else []
-        return {one.name: one.gather([row[one.name] for row in rows], latent_size=latent_size) for one in self.each}
+        found = {one.name: one.gather([row[one.name] for row in rows], latent_size=latent_size) for one in self.each}
+        return {one.name: one.prepare(found[one.name], examples) for one in self.each}
+
+
+def check_given(condition: Condition, given: Given, absent: Given) -> None:
+    """Raise if values cannot be what a condition reads of the data.
+
+    Args:
+        absent: of the same condition, for pictures of the same size.
+
+    Raises:
+        ValueError: they are of another shape or not finite, or are left out and the network was never trained without them.
+    """
+    shape, wanted = tuple(given.values.shape[1:]), tuple(absent.values.shape[1:])
+    if shape != wanted:
+        raise ValueError(
+            f"{condition.name} is given with values of the shape {shape} for each picture, and pictures of this size take "
+            f"{wanted}"
+        )
+    if not given.values.isfinite().all():
+        raise ValueError(f"{condition.name} is given with NaN or infinity; all its values must be finite")
+    if not condition.can_lack and not given.kept.all():
+        raise ValueError(
+            f"{condition.name} is given with kept=False, and this network was never trained without it; give every picture "
+            "one"
+        )
 
 
 def drop(features: Tensor, kept: Tensor) -> Tensor:

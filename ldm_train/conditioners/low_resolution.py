@@ -112,6 +112,12 @@ class LowResolution(Condition):
         size = self.small_size(latent_size)
         return super().gather([Given(scale_map(row.values, size), row.kept) for row in rows], latent_size=latent_size)
 
+    def prepare(self, given: Given, examples: Tensor) -> Given:
+        """Return small pictures (B, 4, h, w) with noise of the level that drawing has, unless another one is asked for."""
+        pictures = given.values[:, :3].float()
+        noise = draws.normal(0, f"condition {self.name} noise", examples, pictures.shape[1:])
+        return Given(self.add_noise(pictures, noise, torch.full_like(examples, self.noise_level)), given.kept)
+
     def absent(self, count: int, *, size: tuple[int, int], latent_size: tuple[int, int]) -> Given:
         return Given(torch.zeros(count, 4, *self.small_size(latent_size)), torch.zeros(count, dtype=torch.bool))
 

@@ -11,6 +11,7 @@ from ldm_train.conditioners.condition import NAME, Condition, drop
 from ldm_train.conditioners.picture_size import check_width
 from ldm_train.networks.embeddings import embed_sinusoidal
 from ldm_train.types import ConditionedExamples, Conditioning, Given
+from ldm_train.util.text import shorten
 
 LARGEST = torch.finfo(torch.float32).max
 TOP = 1000.0  # what `high` is embedded as, as the largest timestep is
@@ -56,11 +57,12 @@ class Number(Condition):
         self.identity = {"kind": "number", "low": self.low, "high": self.high, "width": width}
 
     def read(self, examples: ConditionedExamples) -> Callable[[Tensor, Tensor], Given]:
-        values = torch.tensor([parse_number(text) for text in examples.column(self.column)], dtype=torch.float64)
+        texts = list(examples.column(self.column))
+        values = torch.tensor([parse_number(text) for text in texts], dtype=torch.float64)
         if (missing := values.isnan().nonzero()[:, 0].tolist()) and not self.dropout:
             raise ValueError(
-                f"{len(missing)} of {len(values)} pictures have no number in the column {self.column}, such as "
-                f"{examples.name(missing[0])}; a dropout above 0 trains them without it"
+                f"{describe_missing(self.column, texts)}; the first is {examples.name(missing[0])}; a dropout above 0 "
+                "trains them without it"
             )
         return partial(_read, values)
 
@@ -98,15 +100,29 @@ def find_range(
     Raises:
         ValueError: there are not two different numbers in it.
     """
+    texts = list(texts)
     found = [number for text in texts if not math.isnan(number := parse_number(text))]
     if not found or min(found) == max(found):
         what = f"only the number {found[0]:g}" if found else "no number"
+        missing = f" ({missing})" if (missing := describe_missing(column, texts)) else ""
         others = ", ".join(columns()) or "none"
         raise ValueError(
-            f"conditions: the pictures' metadata has {what} in the column {column}; name a column with different numbers "
-            f"(columns with numbers: {others})"
+            f"conditions: the pictures' metadata has {what} in the column {column}{missing}; name a column with different "
+            f"numbers (columns with numbers: {others})"
         )
     return min(found), max(found)
+
+
+def describe_missing(column: str, texts: Sequence[str | None]) -> str | None:
+    """Return how many pictures have no number in a column, with an example of what they have; None if all have one."""
+    missing = [text for text in texts if math.isnan(parse_number(text))]
+    if not missing:
+        return None
+    other = [text for text in missing if text is not None and text.strip().lower() not in ("", "nan")]
+    count = f"{len(missing):,} of {len(texts):,} pictures have no number in the column {column}"
+    if not other:
+        return count
+    return f"{count}, {len(other):,} of them another text, such as {shorten(other[0])!r} (a number is written 1.5)"
 
 
 def _read(values: Tensor, chosen: Tensor, views: Tensor) -> Given:

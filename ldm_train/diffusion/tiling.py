@@ -30,9 +30,10 @@ def _spread(length: int, side: int) -> list[slice]:
     return [slice(start, start + side) for start in starts]
 
 
-def cut_tiles(x: Tensor, places: Sequence[Place]) -> Tensor:
-    """Return tiles of x (B, C, H, W), (N B, C, h, w), all of the first place first."""
-    return torch.cat([x[:, :, rows, columns] for rows, columns in places])
+def cut_tiles(x: Tensor, places: Sequence[Place], *, scale: int = 1) -> Tensor:
+    """Return tiles of x (B, C, scale H, scale W), (N B, C, scale h, scale w), all of the first place first."""
+    scaled = ([slice(scale * part.start, scale * part.stop) for part in place] for place in places)
+    return torch.cat([x[:, :, rows, columns] for rows, columns in scaled])
 
 
 def blend_tiles(
@@ -91,9 +92,13 @@ class TiledNetwork(nn.Module):
             def repeat(rows: Tensor | None) -> Tensor | None:
                 return None if rows is None else torch.cat([rows] * len(places))
 
-            tokens, mask, vector = (repeat(part) for part in (conditioning.tokens, conditioning.mask, conditioning.vector))
-            maps = None if conditioning.maps is None else cut_tiles(conditioning.maps, places)
-            tile = Conditioning(tokens=tokens, mask=mask, vector=vector, maps=maps)
+            def cut(maps: Tensor | None) -> Tensor | None:
+                return None if maps is None else cut_tiles(maps, places, scale=maps.shape[2] // height)
+
+            rows = (conditioning.tokens, conditioning.mask, conditioning.vector, conditioning.controlled)
+            tokens, mask, vector, controlled = (repeat(part) for part in rows)
+            maps, control = cut(conditioning.maps), cut(conditioning.control)
+            tile = Conditioning(tokens, mask, vector, maps, control, controlled)
             return self.whole(cut_tiles(x_t, places), torch.cat([t] * len(places)), tile)
 
         height, width = x_t.shape[2:]

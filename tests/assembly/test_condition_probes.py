@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ldm_train.assembly.condition_probes import probe_condition, probe_reading
 from ldm_train.assembly.map_conditions import read_spec
-from ldm_train.assembly.number_ranges import fill_numbers
+from ldm_train.assembly.number_columns import fill_numbers
 from ldm_train.assembly.probing import attempt
 from ldm_train.conditioners.condition import Condition
 from ldm_train.data.pictures.map_values import MapSpec

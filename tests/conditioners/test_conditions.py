@@ -3,20 +3,25 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from PIL import Image
 from pytorch_lightning.plugins.precision import HalfPrecision
 from torch import Tensor
 from torch.testing import assert_close
 
+from ldm_train.assembly.given_conditions import read_map_file
 from ldm_train.conditioners.condition import Condition, Conditions
 from ldm_train.conditioners.inpaint import Inpaint
 from ldm_train.conditioners.map import Map
-from ldm_train.conditioners.number import Number, find_range, list_number_columns
+from ldm_train.conditioners.number import Number, describe_missing, find_range, list_number_columns
 from ldm_train.conditioners.picture_size import PictureSize
 from ldm_train.networks.embeddings import embed_sinusoidal
 from ldm_train.types import CaptionBatch, Conditioning, Given, LatentBatch, Moments
+from ldm_train.util.messages import collecting_messages
 
 KEPT = torch.tensor([True, False])
 HERE = {"size": (16, 24), "latent_size": (4, 6)}
@@ -66,7 +71,7 @@ def test_numbers_are_read_from_their_column_and_missing_ones_are_not_kept() -> N
 
 
 def test_a_missing_number_is_refused_by_the_name_of_its_picture_where_none_may_lack_it() -> None:
-    with pytest.raises(ValueError, match=r"2 of 3 pictures have no number in the column age, such as 1\.png"):
+    with pytest.raises(ValueError, match=r"2 of 3 pictures have no number in the column age.*1\.png"):
         Number("age", low=0, high=1, dropout=0).read(Examples(["10", "", "nan"]))
 
 
@@ -119,6 +124,47 @@ def test_the_range_of_a_column_is_that_of_its_numbers() -> None:
             find_range("age", texts)
     with pytest.raises(ValueError, match=r"dose, year"):
         find_range("age", [], columns=lambda: list_number_columns([{"year": "1990", "who": "x"}, {"dose": "0.5"}]))
+
+
+@pytest.mark.parametrize(("mode", "channels", "noted"), [("RGBA", 1, True), ("RGBA", 4, False), ("RGB", 1, False)])
+def test_a_transparent_map_is_noted(mode: str, channels: int, noted: bool, tmp_path: Path) -> None:
+    Image.new(mode, (4, 4)).save(tmp_path / "map.png")
+    drawing = SimpleNamespace(sides=(4, 4), autoencoder=SimpleNamespace(factor=1))
+    with collecting_messages() as messages:
+        values = read_map_file(str(tmp_path / "map.png"), Map(name="depth", channels=channels), drawing)  # type: ignore[arg-type]
+    assert any("map.depth" in line and "white" in line for line in messages) == noted
+    assert values.mean() == (1 if noted else -1)
+
+
+@pytest.mark.parametrize(
+    ("given", "part"),
+    [
+        (torch.zeros(1, 1, 4, 6), "Given"),
+        (Given(torch.zeros(1, 1, 4, 4), KEPT[:1]), r"\(1, 4, 4\).*\(1, 4, 6\)"),
+        (Given(torch.zeros(1, 2, 4, 6), KEPT[:1]), r"\(2, 4, 6\)"),
+        (Given(torch.full((1, 1, 4, 6), torch.nan), KEPT[:1]), "NaN"),
+        (Given(torch.zeros(1, 1, 4, 6), KEPT[1:]), "kept=False"),
+    ],
+)
+def test_values_that_no_data_has_are_refused(given: Given, part: str) -> None:
+    conditions = Conditions([Map(name="depth", dropout=0)])
+    with pytest.raises(ValueError, match=f"depth.*{part}"):
+        conditions.complete({"depth": given}, 2, **HERE)
+    right = Given(torch.zeros(1, 1, 4, 6), KEPT[:1])
+    assert conditions.complete({"depth": right}, 2, **HERE)["depth"].kept.all()
+    lacking = Conditions([Map(name="depth", dropout=0.1)]).complete({"depth": Given(right.values, KEPT[1:])}, 2, **HERE)
+    assert not lacking["depth"].kept.any()
+
+
+def test_missing_numbers_are_counted_with_what_is_there_instead() -> None:
+    assert describe_missing("age", ["1", "-2e3", " 7 "]) is None
+    line = describe_missing("age", ["1", None, "", "nan", "1,5", "inf"])
+    assert line is not None
+    assert "5 of 6" in line
+    assert "2 of them another text, such as '1,5'" in line
+    only_empty = describe_missing("age", ["1", None, " "])
+    assert only_empty is not None
+    assert "another" not in only_empty
 
 
 @pytest.mark.parametrize("limits", [(1, 1), (2, 1), (0, math.inf), (math.nan, 1), (0, 1e39)])

@@ -216,6 +216,8 @@ def test_no_picture_in_any_shard_is_refused(tmp_path: Path) -> None:
 
 FAULTS: dict[str, tuple[list[tuple[str, Content]], str, str]] = {
     "no picture": ([("a.txt", "x")], "s/a", "s.tar, a holds .txt: no picture"),
+    "an array": ([("a.txt", "x"), ("a.npy", "x")], "s/a", "s.tar, a holds .txt: no picture; source.images=[npy] reads"),
+    "an array first": ([("a.npy", "x"), ("a.txt", "x")], "s/a", "a holds .txt: no picture; source.images=[npy] reads"),
     "two pictures": (
         [("a.png", png(0)), ("a.jpg", png(0)), ("a.txt", "x")],
         "s/a",

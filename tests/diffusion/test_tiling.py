@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn.functional import pixel_unshuffle
 from torch.testing import assert_close
 
 from ldm_train.diffusion.tiling import STRIDE, TiledNetwork, blend_tiles, cut_tiles, decode_tiles, place_tiles
@@ -41,6 +42,18 @@ def test_each_tile_gets_its_own_part_of_the_inputs() -> None:
     tokens, mask = torch.randn(3, 5, 2), torch.rand(3, 5) > 0.5
     given = Conditioning(tokens, mask, torch.randn(3, 4), torch.randn(3, 2, 20, 30))
     x_t, t = torch.randn(3, 4, 20, 30), torch.tensor([1.0, 2.0, 3.0])
+    assert_close(TiledNetwork(network, side=8)(x_t, t, given), network(x_t, t, given))
+
+
+def test_each_tile_gets_its_own_part_of_the_map_for_a_controlnet() -> None:
+    """That map has several pixels for each position of the latents; examples without one stay without it."""
+
+    def network(x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+        return x_t + pixel_unshuffle(conditioning.control, 4) * conditioning.controlled.view(-1, 1, 1, 1)
+
+    torch.manual_seed(0)
+    given = Conditioning(control=torch.randn(2, 1, 80, 120), controlled=torch.tensor([True, False]))
+    x_t, t = torch.randn(2, 16, 20, 30), torch.zeros(2)
     assert_close(TiledNetwork(network, side=8)(x_t, t, given), network(x_t, t, given))
 
 

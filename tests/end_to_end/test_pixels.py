@@ -74,6 +74,10 @@ def test_pictures_are_trained_on_and_drawn_as_they_are_stored(
     else:
         assert read_mode(tmp_path / "drawn" / "0000.png") == {"grey": "L", "deep": "I;16"}[kind]
     assert read_mode(tmp_path / "drawn" / "grid.png") == "RGB"
+    enlarged = ["prompts=['']", f"out={tmp_path / 'large'}", f"upscaler={run}"]
+    answer = ldm_train("sample", f"run_dir={run}", *enlarged)  # would be cut to 8 bits, and to one of three colours
+    assert answer.code == 1
+    assert "pixels.channels" in answer.err
     measured = [f"run_dir={run}", f"out={tmp_path / 'out.json'}", "features=null", "steps=2", "guidance.scale=1"]
     answer = ldm_train("evaluate", *measured)
     assert (answer.code == 0) == (kind != "five"), answer.err

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from ldm_train.conditioners.picture_size import PictureSize
 from ldm_train.data.batches.datamodules import CachedLatents
 from ldm_train.data.cache.reader import LatentCache
 from ldm_train.diffusion.denoiser import Denoiser
-from ldm_train.diffusion.guidance import ClassifierFreeGuidance, classifier_free
+from ldm_train.diffusion.guidance import ClassifierFreeGuidance, autoguidance, classifier_free
 from ldm_train.diffusion.prediction import Noise, Velocity
 from ldm_train.diffusion.schedules.named import scaled_linear
 from ldm_train.generation import Generation, SamplingSettings
@@ -58,6 +59,7 @@ def conditioned(aged_cache: Path, train: Callable, tmp_path_factory: pytest.Temp
     run_dir = tmp_path_factory.mktemp("aged") / "run"
     answer = train(aged_cache, run_dir, CONDITIONS, *QUICK)
     assert answer.code == 0, answer.err
+    assert "pictures have no number in the column age; they are trained without it" in answer.out
     return run_dir
 
 
@@ -186,6 +188,14 @@ def test_what_is_given_stays_the_same_between_two_prompts() -> None:
     [vectors] = generation.network.vectors
     assert_close(vectors[:, 4:], vectors[:1, 4:].expand(5, -1), rtol=0, atol=0)
     assert len(vectors[:, :4].unique(dim=0)) == 5
+
+
+def test_a_weaker_model_draws_at_the_size_that_is_asked_for() -> None:
+    weak = small_generation(Conditions([PictureSize()]))
+    strong = small_generation(Conditions([PictureSize()]))
+    recipe = SamplingSettings(DDIM(), steps=1, spacing=Trailing(), guidance=partial(autoguidance, scale=2.0), seed=0)
+    replace(strong, weak=weak, size=(8, 12))(["a"], recipe)
+    assert torch.equal(weak.network.vectors[0][:, 4:], strong.network.vectors[0][:, 4:])
 
 
 # Runs
@@ -342,6 +352,7 @@ def test_check_tries_the_conditions(aged: Path, ldm_train: Callable, train_words
     drawn = [word for word in train_words if not word.startswith("pictures")]
     answer = ldm_train("check", *words, *drawn, CONDITIONS, "measure=false")
     assert answer.code == 0, answer.out + answer.err
+    assert "have no number in the column age" in answer.out
     answer = ldm_train("check", *words, *drawn, "conditions=[{number:{column:height}}]", "measure=false")
     assert answer.code != 0
     assert "column height" in answer.out + answer.err

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,14 +10,20 @@ from PIL import Image
 from torch.testing import assert_close
 
 import ldm_train as library
+from ldm_train.assembly.parts import refuse_two_pictures
+from ldm_train.assembly.upscaling import make_upscaler, open_upscaler
 from ldm_train.commands.playground.playground import Playground
+from ldm_train.conditioners.condition import Condition, Conditions
+from ldm_train.conditioners.inpaint import Inpaint
 from ldm_train.conditioners.low_resolution import LEVELS, LowResolution
+from ldm_train.conditioners.number import Number
+from ldm_train.conditioners.picture_size import PictureSize
 from ldm_train.data.batches.datamodules import CachedLatents
 from ldm_train.data.cache.reader import LatentCache
 from ldm_train.data.pictures.images import read_image, to_bytes
 from ldm_train.data.pictures.reduced import reduce_views
 from ldm_train.settings.composition import compose_as
-from ldm_train.settings.schema.using import PlaygroundSettings
+from ldm_train.settings.schema.using import PlaygroundSettings, SampleSettings
 from ldm_train.types import Given
 
 CONDITIONS = "conditions=[{low_resolution:{factor:2,max_noise_level:100}}]"
@@ -229,3 +236,72 @@ def test_what_is_read_for_another_size_is_scaled_to_it() -> None:
     together = condition.gather(rows, latent_size=(8, 8))
     assert together.values.shape == (2, 4, 4, 4)
     assert_close(together.values, torch.full((2, 4, 4, 4), 3.0))
+
+
+@pytest.mark.parametrize("level", [0, 80])
+def test_pictures_of_the_data_are_drawn_with_the_noise_that_drawing_has(level: int, reduced: Path) -> None:
+    cache, examples = LatentCache(reduced), torch.tensor([2, 0, 1])
+    condition = LowResolution(factor=2, max_noise_level=100, noise_level=level, latent_factor=1)
+    read, conditions = condition.read(cache), Conditions([condition])
+
+    def gather(some: torch.Tensor) -> torch.Tensor:
+        return conditions.gather(lambda *rows: {condition.name: read(*rows)}, some, latent_size=(16, 16))[
+            condition.name
+        ].values
+
+    found = gather(examples)
+    assert (found[:, 3] == level).all()
+    clean = cache.maps("low_resolution", examples, torch.zeros(3, dtype=torch.int64)).float()
+    squared = condition.signal[level]
+    noise = (found[:, :3] - squared.sqrt() * clean).square().mean() / (1 - squared)
+    assert_close(noise.item(), 1.0, atol=0.15, rtol=0)
+    assert torch.equal(gather(examples[1:]), found[1:])
+
+
+SMALL, HOLE = {"factor": 2}, {"masks": 1}
+
+
+@pytest.mark.parametrize(
+    "conditions",
+    [[LowResolution(**SMALL), Inpaint(**HOLE)], [LowResolution(**SMALL), LowResolution(name="other", **SMALL)]],
+)
+def test_one_picture_cannot_be_two(conditions: list[Condition]) -> None:
+    with pytest.raises(ValueError, match=r"low_resolution and (inpaint|other).*picture=FILE"):
+        refuse_two_pictures(conditions)
+    for one in conditions:
+        refuse_two_pictures([one, PictureSize()])
+
+
+def fake_run(*conditions: Condition) -> SimpleNamespace:
+    return SimpleNamespace(
+        generation=SimpleNamespace(conditions=Conditions(conditions)), config=SimpleNamespace(run_dir="up")
+    )
+
+
+def test_an_upscaler_that_needs_more_than_a_picture_is_refused_before_anything_is_drawn() -> None:
+    run = fake_run(LowResolution(**SMALL), Number("age", low=0, high=1, dropout=0.0))
+    with pytest.raises(ValueError, match=r"upscaler=up .*age.*number\.age=VALUE"):
+        make_upscaler(run, noise_level=None, tile=None, seed=0)  # type: ignore[arg-type]
+
+
+def test_an_upscaler_does_not_get_what_is_set_for_the_run_that_draws() -> None:
+    words = [
+        "run_dir=r",
+        "out=o",
+        "upscaler=up",
+        "prompts=[a]",
+        "control_scale=0.5",
+        "number.age=3",
+        "strength=0.5",
+        "picture=x.png",
+    ]
+    seen: list[SampleSettings] = []
+
+    def open_it(settings: SampleSettings) -> SimpleNamespace:
+        seen.append(settings)
+        return fake_run()
+
+    with pytest.raises(ValueError, match="upscaler=up"):
+        open_upscaler(compose_as(SampleSettings, words), open_it)  # type: ignore[arg-type]
+    [own] = seen
+    assert (own.run_dir, own.control_scale, own.number, own.strength, own.picture) == ("up", 1, {}, 1, None)

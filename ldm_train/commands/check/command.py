@@ -17,7 +17,7 @@ from ldm_train.assembly.arithmetic import resolve_arithmetic
 from ldm_train.assembly.learning_time import estimate_learning
 from ldm_train.assembly.map_conditions import file_specs
 from ldm_train.assembly.new_words import check_new_words
-from ldm_train.assembly.number_ranges import fill_numbers, list_column, list_fields
+from ldm_train.assembly.number_columns import fill_numbers, list_column, list_fields
 from ldm_train.assembly.parts import Parts, choose_device
 from ldm_train.assembly.pixel_formats import fill_channels, read_pixel_format, refuse_measuring, refuse_pixels
 from ldm_train.assembly.quality_warnings import warn_of_lossy_latents
@@ -61,7 +61,7 @@ from ldm_train.settings.schema.training import CheckSettings
 from ldm_train.training.cost import free_memory
 from ldm_train.training.on_the_fly import PlannedExamples
 from ldm_train.util.files import atomic_write
-from ldm_train.util.messages import Caution
+from ldm_train.util.messages import Caution, collecting_messages
 from ldm_train.util.ownership import FolderKind, check_file, check_folder
 
 PAGE = "check.html"
@@ -93,7 +93,8 @@ def run(settings: CheckSettings) -> int:
     examples, odd = review_captions(scanned.item for scanned in survey.scanned)
     captions = sorted({text for scanned in survey.scanned for text in scanned.item.captions})
     settings = settings.with_values(text_encoder=name_classes(settings.text_encoder, captions))
-    settings = attempt(fill_numbers, settings, partial(list_column, survey), partial(list_fields, survey)) or settings
+    with collecting_messages() as about_numbers:
+        settings = attempt(fill_numbers, settings, partial(list_column, survey), partial(list_fields, survey)) or settings
     plan = None
     if crop is not None:
         plan = CachePlan(survey, crop, pictures=Provenance({}), captions=Provenance({}), bad={})
@@ -101,7 +102,7 @@ def run(settings: CheckSettings) -> int:
     report = Report(
         facts,
         [*source.notes, *describe_unused_maps(source.maps, specs), *examples, arithmetic],
-        warnings=[*source.warnings, *odd],
+        warnings=[*source.warnings, *odd, *about_numbers],
     )
     parts = try_parts(settings, attempt)
     if parts is not None and plan is not None and survey.scanned:

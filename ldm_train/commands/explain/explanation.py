@@ -49,6 +49,11 @@ def explain_run(settings: ExplainSettings, *, label: str) -> Explanation:
             f"run_dir={settings.run_dir} was never trained without {', '.join(needed)}, which explain does not draw with; "
             "`ldm-train report` shows its pictures"
         )
+    if left := [one.name for one in trained.parts.conditions.each if one.word is not None]:
+        note(
+            f"note: {settings.run_dir} is explained without {', '.join(left)}: what the page shows is drawn from prompts "
+            "only"
+        )
     config = trained.config
     generation, picture = read_own_picture(settings, trained.generation, caches=config.cache, held_out=config.held_out)
     generation.conditioner.tokenize([picture.prompt, *picture.others])  # raises for the names of unknown classes

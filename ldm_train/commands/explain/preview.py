@@ -64,7 +64,7 @@ def preview_training(settings: ExplainSettings) -> Preview:
     caches, device = open_caches(settings.cache), choose_device(settings.device)
     config = fill_from_cache(config.with_values(**given, image_size=settings.image_size), caches[0])
     parts = build_parts(config, empty_network=True)
-    refuse_unfit(config, parts, caches)
+    refuse_unfit(config, parts, caches, with_maps=False)  # nothing is drawn with them
     generation = Generation(
         network=parts.network,
         conditioner=parts.text_encoder.to(device),  # type: ignore[arg-type]

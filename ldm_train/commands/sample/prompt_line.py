@@ -15,6 +15,7 @@ from rich.progress import Progress
 
 from ldm_train.assembly.attention_picture import draw_attention
 from ldm_train.assembly.picture_series import PictureSeries
+from ldm_train.assembly.pixel_formats import read_pixel_format
 from ldm_train.assembly.prompt_options import OPTION, Prompt, read_line
 from ldm_train.assembly.quality_warnings import warn_of_lossy_run
 from ldm_train.assembly.studio import Studio
@@ -22,12 +23,14 @@ from ldm_train.assembly.studio_settings import FIXED
 from ldm_train.commands.sample.line_history import keeping_history
 from ldm_train.settings.composition import words
 from ldm_train.settings.schema.options import Part, list_part_groups
+from ldm_train.settings.schema.training import TrainSettings
 from ldm_train.settings.schema.typed_values import unquote
 from ldm_train.settings.schema.using import SampleSettings
 from ldm_train.settings.shipped import ConfigError, key_of
 from ldm_train.util.messages import note, warn
 from ldm_train.util.text import format_value
 
+BITS = 8  # of what is written here
 SETTING = re.compile(r"(?:^|\s)[+~]?[A-Za-z_][\w.]*=")
 QUOTED = re.compile(r'("(?:\\.|[^"\\])*")(.*)')
 WHERE = "this line"
@@ -165,6 +168,17 @@ class PromptLine:
         return "\n".join(f"{'*' if key_of(line) in self.changes else ' '} {line}" for line in lines)
 
 
+def warn_of_rounding(trained: TrainSettings) -> list[str]:
+    """Return a warning if pictures that are written to be looked at lose what the run draws."""
+    pixels = read_pixel_format(trained.pixels)
+    if pixels is None or (pixels.bits == BITS and pixels.ending == "png"):
+        return []
+    return [
+        f"this run draws pictures of {pixels.channels} channels with {pixels.bits} bits; here they are written as RGB with "
+        f"{BITS} bits, to be looked at. `ldm-train sample prompts=…` writes all that they hold"
+    ]
+
+
 def run_prompt_line(settings: SampleSettings, read: Callable[[str], str] = input) -> None:
     """Answer lines until Ctrl-D.
 
@@ -176,7 +190,7 @@ def run_prompt_line(settings: SampleSettings, read: Callable[[str], str] = input
     """
     with PictureSeries(settings.out) as series, keeping_history():
         line = PromptLine(Studio(settings), series)
-        for warning in warn_of_lossy_run(settings.run_dir):
+        for warning in [*warn_of_lossy_run(settings.run_dir), *warn_of_rounding(line.studio.trained.config)]:
             warn(warning)
         print(f"loaded {settings.run_dir}: {line.studio.describe()}\n{GUIDE.format(out=series.path)}")
         while True:

@@ -24,6 +24,7 @@ from ldm_train.util.inputs import MAX_LINE, MAX_TEXT, READ_ERRORS, describe_erro
 from ldm_train.util.ownership import is_system_folder
 
 Sample = dict[str, Member]  # members by suffix
+ARRAY = "npy"
 IGNORED_NAMES = re.compile(r"__[^/]*__($|/)")  # names that webdataset ignores
 
 
@@ -35,7 +36,7 @@ class TarShards(Source):
 
     Args:
         path: a glob, "shard-{0000..0009}.tar", a URL (https://…, hf://…, pipe:…), or a list of these.
-        images: suffixes of pictures; None for those of all formats that are read.
+        images: suffixes of pictures; None for those of all formats that are read, without arrays: ["npy"] reads these.
         captions: suffixes of captions; the first that is not empty is used.
         caption_column: the name of the caption in a `.json`.
         lines: whether each line of a text is a caption ("each"), or all lines are one ("one").
@@ -72,6 +73,7 @@ class TarShards(Source):
         require_lines(lines)
         self.lines: Lines = lines
         self.num_parameters = 0
+        self.arrays: set[str] = set()  # samples of a shard with an array that is not read
         self.shards = find_shards(path, download, commands=commands)
 
     def items(self) -> Iterator[Item]:
@@ -104,6 +106,7 @@ class TarShards(Source):
         samples: dict[str, Sample] = {}
         faults: list[Fault] = []
         unread: list[tuple[str, str]] = []  # samples and suffixes
+        self.arrays.clear()
         try:
             for found in iterate_members(shard.path):
                 if isinstance(found, Fault):
@@ -132,6 +135,8 @@ class TarShards(Source):
             return
         if ending not in (*self.images, *self.captions, *self.maps.values(), "json"):
             others[f".{ending}" if ending else ""] += 1
+            if ending == ARRAY:
+                self.arrays.add(key)
             last = ending.rpartition(".")[2]
             if last in self.images or f".{last}" in UNREAD_SUFFIXES:
                 unread.append((key, ending))
@@ -147,8 +152,11 @@ class TarShards(Source):
         name = f"{shard.name}/{key}"
         pictures = [ending for ending in self.images if ending in sample]
         if len(pictures) != 1:
+            array = f"; source.images=[{ARRAY}] reads .{ARRAY} as pictures" if key in self.arrays else ""
             wrong = (
-                "no picture" if not pictures else f"{len(pictures)} pictures; choose, as in source.images=[{pictures[0]}]"
+                f"no picture{array}"
+                if not pictures
+                else f"{len(pictures)} pictures; choose, as in source.images=[{pictures[0]}]"
             )
             there = ", ".join(f".{ending}" for ending in sample)
             return Item(name, None, (), origin, problem=f"{origin} holds {there}: {wrong}")

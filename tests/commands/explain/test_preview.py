@@ -48,6 +48,14 @@ def test_the_right_answer_is_that_of_training(cache: Path) -> None:
     assert "velocity" in say_target(one)
 
 
+def test_a_cache_with_maps_is_shown_like_one_without(pictures: Path, encode: Callable, cache: Path, tmp_path: Path) -> None:
+    answer = encode(pictures, tmp_path / "cache", "conditions=[{inpaint:{masks:1}}]")
+    assert answer.code == 0, answer.err
+    one, other = preview(f"cache={cache}"), preview(f"cache={tmp_path / 'cache'}")
+    assert torch.equal(one.picture.latents, other.picture.latents)
+    assert show_forward(one) == show_forward(other)
+
+
 def test_an_experiment_a_file_and_words_choose_the_settings(
     cache: Path, run_with: Callable[..., Path], tmp_path: Path
 ) -> None:

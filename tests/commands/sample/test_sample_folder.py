@@ -4,12 +4,14 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from PIL import Image
 
 from ldm_train.assembly.picture_folder import PictureFolder
+from ldm_train.assembly.png_text import collect_metadata
 from ldm_train.commands.evaluate.galleries import open_gallery
 from ldm_train.settings.composition import compose_as
 from ldm_train.settings.schema.using import SampleSettings
@@ -137,3 +139,20 @@ def test_two_commands_do_not_draw_into_one_folder(tmp_path: Path) -> None:
             drawing(tmp_path / "out", 1)
         first.finish([])
     assert names(tmp_path / "out") == ["grid.png", "pictures.json", "prompts.txt"]
+
+
+@pytest.mark.parametrize("word", ["picture={}", "mask={}", "map.depth={}"])
+def test_an_input_in_the_folder_that_is_drawn_into_is_refused(word: str, tmp_path: Path) -> None:
+    words = ["run_dir=none", "prompts=[a]", f"out={tmp_path}", word.format(tmp_path / "0000.png")]
+    with pytest.raises(ValueError, match=word.partition("=")[0]):
+        PictureFolder(compose_as(SampleSettings, words))
+
+
+def test_a_pictures_texts_have_all_that_decides_it() -> None:
+    run = SimpleNamespace(generation=SimpleNamespace(size=8), step=3)
+    given = {"control_scale": 0.5, "adapters": ["a.safetensors"], "embeddings": ["b.safetensors"], "tile": 16}
+    how = ["sampler=ddim", "spacing=trailing", "guidance=classifier_free", "guidance.scale=1", "steps=2"]
+    plain = compose_as(SampleSettings, ["run_dir=none", "prompts=[a]", "out=o", *how])
+    full = collect_metadata(plain.with_values(**given), run)  # type: ignore[arg-type]
+    assert {name: full[name] for name in given} == given
+    assert not given.keys() & collect_metadata(plain, run).keys()  # type: ignore[arg-type]
