@@ -387,8 +387,11 @@ def run_bfloat16(rounds: int) -> dict[str, dict[str, float]]:
         return training_step_of(module, lambda: module.training_step(pictures, 0)["loss"], bfloat16=next(choices))
 
     results = {}
-    cases = {f"the quick start, batch {size}": partial(predictor, size) for size in (24, 1, 96)}
-    for name, make in {**cases, "an autoencoder, batch 16 of 64x64": autoencoder}.items():
+    cases: dict[str, Callable[[], Step]] = {
+        **{f"the quick start, batch {size}": partial(predictor, size) for size in (24, 1, 96)},
+        "an autoencoder, batch 16 of 64x64": autoencoder,
+    }
+    for name, make in cases.items():
         choices = iter((True, False))
         results[name] = compare(make(), make(), rounds=rounds, clock=time.process_time)
         show(f"{name}: bf16-mixed and 32-true", results[name])
