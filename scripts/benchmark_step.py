@@ -6,6 +6,7 @@
     python scripts/benchmark_step.py sampling              # classifier-free guidance, DDIM
     python scripts/benchmark_step.py full                  # Stable Diffusion 1.5's size: 15 GB of memory
     python scripts/benchmark_step.py bfloat16              # our steps in bf16-mixed and in 32-true ("theirs")
+    python scripts/benchmark_step.py bfloat16_loss         # the losses of both, two seeds each: trains on caches/openmoji
 
 Theirs has the settings of diffusers' train_text_to_image.py: AdamW as it comes, gradients clipped to 1, their EMA. Ours is
 what a run of this project does for a batch: keyed draws, objective, clipping, fused AdamW, EMA. Rounds alternate between the
@@ -19,8 +20,10 @@ import json
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -90,6 +93,8 @@ FULL = Case("Stable Diffusion 1.5", 32, 1, (320, 640, 1280, 1280), (True, True, 
 # latents and captions.
 DEFAULT = Case("diffusers' default layout", 16, 24, (32, 64, 128), heads=8, tokens=16, width=128)
 PRESET = "unet_compact"
+PRECISIONS = ("32-true", "bf16-mixed")
+PAIRED_STEPS, PAIRED_SEEDS = 120, (0, 1)
 
 
 class Embedded(nn.Module):
@@ -359,17 +364,20 @@ def training_step_of(module: nn.Module, compute_loss: Callable[[], Tensor], *, b
 
 
 def run_bfloat16(rounds: int) -> dict[str, dict[str, float]]:
-    """The quick start's step and that of a new autoencoder, each with its own copy of the weights for either precision."""
-    torch.manual_seed(0)
-    tokens = torch.randint(1, 40000, (24, 16))
-    batch = LatentBatch(torch.arange(24), Moments(torch.randn(24, 4, 16, 16), None), CaptionBatch(tokens))
+    """The quick start's step and that of a new autoencoder, each with its own copy of the weights for either precision.
+
+    In seconds of the CPU, of all threads. A batch of 1 shows what a step takes whatever its batch is.
+    """
     pictures = ImageBatch(torch.arange(16), torch.rand(16, 3, 64, 64) * 2 - 1)
     settings = OmegaConf.load(Path(__file__).parent.parent / "conf" / "network" / "unet_small.yaml")
     plain = {str(name): value for name, value in settings.items() if name not in {"_target_", *READ_BY_RUN["network"]}}
 
-    def predictor() -> Step:
+    def predictor(size: int) -> Step:
+        torch.manual_seed(0)
+        tokens = torch.randint(1, 40000, (size, 16))
+        batch = LatentBatch(torch.arange(size), Moments(torch.randn(size, 4, 16, 16), None), CaptionBatch(tokens))
         network = UNet(in_channels=4, context_width=128, vector_width=128, **plain)
-        module = training_of(network, small(), batch_size=24)
+        module = training_of(network, small(), batch_size=size)
         return training_step_of(module, lambda: module.training_step(batch, 0)["loss"], bfloat16=next(choices))
 
     def autoencoder() -> Step:
@@ -379,20 +387,48 @@ def run_bfloat16(rounds: int) -> dict[str, dict[str, float]]:
         return training_step_of(module, lambda: module.training_step(pictures, 0)["loss"], bfloat16=next(choices))
 
     results = {}
-    for name, make in (("the quick start, batch 24", predictor), ("an autoencoder, batch 16 of 64x64", autoencoder)):
+    cases: dict[str, Callable[[], Step]] = {
+        **{f"the quick start, batch {size}": partial(predictor, size) for size in (24, 1, 96)},
+        "an autoencoder, batch 16 of 64x64": autoencoder,
+    }
+    for name, make in cases.items():
         choices = iter((True, False))
-        results[name] = compare(make(), make(), rounds=rounds)
+        results[name] = compare(make(), make(), rounds=rounds, clock=time.process_time)
         show(f"{name}: bf16-mixed and 32-true", results[name])
     return results
 
 
-MODES = {
+def run_bfloat16_loss(rounds: int) -> dict[str, object]:
+    """The quick start's validation losses by step in either precision, with the same seeds; pairs one after the other."""
+    losses: dict[str, dict[str, dict[str, float]]] = {precision: {} for precision in PRECISIONS}
+    for seed in PAIRED_SEEDS:
+        for precision in PRECISIONS:
+            run_dir = Path("outputs") / "benchmark" / f"{precision}-{seed}"
+            words = ["experiment=openmoji", "cache=caches/openmoji", f"run_dir={run_dir}", f"max_steps={PAIRED_STEPS}"]
+            words += [f"seed={seed}", f"trainer.precision={precision}", f"threads={torch.get_num_threads()}"]
+            words += [f"{what}.every={PAIRED_STEPS}" for what in ("pictures", "checkpoint")]
+            words += [f"validation.every={PAIRED_STEPS // 2}", "metrics.every=null", "resume=restart"]
+            subprocess.run([sys.executable, "-m", "ldm_train", "train", *words], check=True)
+            lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+            found = {str(line["step"]): line["validation_loss"] for line in lines if "validation_loss" in line}
+            losses[precision][str(seed)] = found
+            print(f"{precision}, seed {seed}: validation loss by step {found}", flush=True)
+    last = str(PAIRED_STEPS)
+    full, half = ([losses[precision][str(seed)][last] for seed in PAIRED_SEEDS] for precision in PRECISIONS)
+    spread = max(full) - min(full)
+    apart = max(abs(a - b) for a, b in zip(full, half, strict=True))
+    print(f"after {last} steps the precisions differ by {apart:.4f} at most, the seeds by {spread:.4f}")
+    return {"steps": PAIRED_STEPS, "losses": losses, "precisions_differ": apart, "seeds_differ": spread}
+
+
+MODES: dict[str, Callable[[int], Mapping[str, object]]] = {
     "step": run_step,
     "preset": run_preset,
     "loss": run_loss,
     "sampling": run_sampling,
     "full": run_full,
     "bfloat16": run_bfloat16,
+    "bfloat16_loss": run_bfloat16_loss,
 }
 
 

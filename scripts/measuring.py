@@ -39,25 +39,31 @@ def machine_times() -> list[float]:
     return [sum(values), sum(values) - values[3] - values[4], sum(own[:4])]
 
 
-def seconds(step: Step, repeats: int) -> float:
-    start = time.perf_counter()
+def seconds(step: Step, repeats: int, clock: Callable[[], float] = time.perf_counter) -> float:
+    start = clock()
     for _ in range(repeats):
         step()
-    return (time.perf_counter() - start) / repeats
+    return (clock() - start) / repeats
 
 
-def compare(ours: Step, theirs: Step, *, rounds: int, repeats: int = 1) -> dict[str, float]:
-    """Medians of both, seconds, and of theirs / ours with its quartiles; rounds alternate in which comes first."""
+def compare(
+    ours: Step, theirs: Step, *, rounds: int, repeats: int = 1, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, float]:
+    """Medians of both, seconds, and of theirs / ours with its quartiles; rounds alternate in which comes first.
+
+    Args:
+        clock: of `time`; `process_time` leaves out what other processes took, and counts each thread.
+    """
     ours()
     theirs()
     pairs, before = [], machine_times()
     for number in range(rounds):
         if number % 2:
-            second = seconds(theirs, repeats)
-            pairs.append((seconds(ours, repeats), second))
+            second = seconds(theirs, repeats, clock)
+            pairs.append((seconds(ours, repeats, clock), second))
         else:
-            first = seconds(ours, repeats)
-            pairs.append((first, seconds(theirs, repeats)))
+            first = seconds(ours, repeats, clock)
+            pairs.append((first, seconds(theirs, repeats, clock)))
     low, ratio, high = statistics.quantiles([b / a for a, b in pairs], n=4)
     return {
         "ours_s": statistics.median(a for a, _ in pairs),

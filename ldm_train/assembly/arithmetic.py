@@ -95,5 +95,5 @@ def advise_precision(precision: str, able: Capabilities) -> str:
     if able.bfloat16 and precision == "32-true":
         return "; bf16-mixed is faster on this CPU, by a factor of 1.2 to 1.7"
     if not able.bfloat16 and precision in ("bf16-mixed", "bf16-true"):
-        return "; this CPU has no bfloat16 and is up to 30 times faster in 32-true"
+        return "; this CPU has no bfloat16 and is up to 30 times faster in 32-true, to which only a new run can change"
     return ""

@@ -77,8 +77,8 @@ def sampling() -> str:
 def bfloat16() -> str:
     """Speed of training in bf16-mixed on a CPU with AVX512-BF16.
 
-    One thread, compared with `32-true`. Measured by `python scripts/benchmark_step.py bfloat16`; other programs took half
-    of the machine meanwhile.
+    One thread, compared with `32-true`, in seconds of the CPU. Measured by `python scripts/benchmark_step.py bfloat16`;
+    other programs ran meanwhile. The step of an autoencoder is that of `train_autoencoder`.
     """
     rows = [
         [case, *(f"{number('benchmark_bfloat16', case, f'{who}_s'):.3f} s" for who in ("ours", "theirs")), ratio]

@@ -47,16 +47,28 @@ def test_networks_are_watched_as_they_are_trained(
     assert decoded == {(False, torch.float32)}
 
 
-def test_64_true_resumes_and_draws(
-    cache: Path, train: Callable, ldm_train: Callable, power_cut: Callable, run_with: Callable, tmp_path: Path
+@pytest.mark.parametrize(("precision", "stored"), [("64-true", torch.float64), ("bf16-mixed", torch.float32)])
+def test_a_precision_resumes_bit_for_bit_and_draws(
+    precision: str,
+    stored: torch.dtype,
+    cache: Path,
+    train: Callable,
+    ldm_train: Callable,
+    power_cut: Callable,
+    run_with: Callable,
+    tmp_path: Path,
 ) -> None:
-    run_dir, whole = tmp_path / "run", run_with("trainer.precision=64-true")
+    word = f"trainer.precision={precision}"
+    run_dir, whole = tmp_path / "run", run_with(word)
     with power_cut(5):
-        train(cache, run_dir, "trainer.precision=64-true")
-    assert train(cache, run_dir, "trainer.precision=64-true").code == 0
+        train(cache, run_dir, word)
+    assert train(cache, run_dir, word).code == 0
     assert (run_dir / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
-    weights = torch.load(run_dir / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
-    assert {tensor.dtype for tensor in weights.values()} == {torch.float64}
+    weights, straight = (
+        torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for folder in (run_dir, whole)
+    )
+    assert {tensor.dtype for tensor in weights.values()} == {stored}
+    assert all(torch.equal(weights[name], straight[name]) for name in straight)
     answer = ldm_train("sample", f"run_dir={run_dir}", "prompts=[a]", "steps=2", f"out={tmp_path / 'out'}", "device=cpu")
     assert answer.code == 0, answer.err
 

@@ -9,6 +9,7 @@ from ldm_train.commands.fit.fit_record import FitRecord
 from ldm_train.commands.fit.stage_runner import StageRunner
 from ldm_train.run_dir.reading import read_run
 from ldm_train.settings.schema.using import FitSettings
+from ldm_train.util.cpu_kind import multiplies_bfloat16
 from ldm_train.util.messages import note, warn
 from ldm_train.util.safe_json import Json, read_object
 
@@ -76,7 +77,7 @@ class Decisions:
             values |= stage_commands.describe_part("crop", settings.crop)
         if settings.background is not None:
             values["background"] = settings.background
-        recipe = choosing.choose_recipe(side, gpu=self.gpu, pixels=pixels)
+        recipe = choosing.choose_recipe(side, gpu=self.gpu, pixels=pixels, bfloat16=multiplies_bfloat16())
         if self.has_base:
             recipe = {name: recipe[name] for name in ("batch_size", "guidance.scale")} | self.base
         return values | recipe | {"image_size": side}

@@ -46,6 +46,15 @@ def test_a_gpu_gets_larger_pictures_and_a_larger_network() -> None:
     assert choosing.choose_recipe(64, gpu=False, pixels=False)["network"] == "unet_small"
 
 
+@pytest.mark.parametrize(
+    ("gpu", "bfloat16", "precision"), [(False, True, "bf16-mixed"), (False, False, None), (True, True, None)]
+)
+def test_a_cpu_that_multiplies_bfloat16_trains_in_it(gpu: bool, bfloat16: bool, precision: str | None) -> None:
+    """A GPU's precision is chosen by `auto`."""
+    recipe = choosing.choose_recipe(64, gpu=gpu, pixels=False, bfloat16=bfloat16)
+    assert recipe.get("trainer.precision") == precision
+
+
 def test_plain_surroundings_go_on_around_the_picture() -> None:
     assert view(plain=0.9, cut=0.3, surroundings="#000000")["background"] == "#000000"
     assert "background" not in view(plain=0.9, cut=0.0, surroundings="#000000")  # nothing is added
@@ -150,7 +159,7 @@ def test_the_average_is_the_quick_starts_at_its_steps() -> None:
 @pytest.mark.parametrize("pixels", [False, True])
 def test_the_values_are_settings_and_have_rules(gpu: bool, pixels: bool) -> None:
     side = 256 if gpu else 16 if pixels else 64
-    recipe = choosing.choose_recipe(side, gpu=gpu, pixels=pixels)
+    recipe = choosing.choose_recipe(side, gpu=gpu, pixels=pixels, bfloat16=True)
     values = {**recipe, **choosing.choose_held_out(FACTS), **choosing.choose_length(1000), "image_size": side}
     compose("train", ["cache=x", "run_dir=x", *(f"{name}={value}" for name, value in values.items())])
     assert {name for name in values if name not in choosing.RULES} <= {

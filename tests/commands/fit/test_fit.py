@@ -221,6 +221,27 @@ def test_the_first_steps_correct_the_number_of_all(
     assert (record.values["max_steps"] != 1000) == changed
 
 
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("base", [True, False])
+def test_a_step_is_measured_in_the_precision_of_the_training(
+    fast: bool, base: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the CPU is fast in bfloat16, `check` and the training get it; a base is trained as it was."""
+    monkeypatch.setattr("ldm_train.commands.fit.decisions.multiplies_bfloat16", lambda: fast)
+    monkeypatch.setattr(stage_commands, "read_base", lambda base: {"network": "unet_small", "optimizer.lr": 1e-4})
+    words = ["source.path=x", f"out={tmp_path}", *(["base=run"] if base else [])]
+    settings = compose_as(FitSettings, words)
+    facts = choosing.DataFacts(100, 100, 64, 64, 0.0, 0.0, "white", named=False)
+    decisions = Decisions(settings, tmp_path, FitRecord({}), facts, None, gpu=False)  # type: ignore[arg-type]
+    values = decisions.first_values(64, pixels=False)
+    check = stage_commands.check_words(settings, values, tmp_path / "check")
+    config = stage_commands.train_config(settings, values, tmp_path / "cache", tmp_path / "run")
+    expected = "bf16-mixed" if fast and not base else "auto"
+    assert ("trainer.precision=bf16-mixed" in check) == (expected == "bf16-mixed")
+    assert select(config, "trainer.precision") == expected
+    assert "trainer.precision" not in " ".join(stage_commands.encode_words(settings, values, tmp_path / "cache"))
+
+
 @pytest.mark.parametrize("share", [0.0, 0.05, 0.5])
 def test_prompts_are_of_pictures_that_training_sees(share: float) -> None:
     digests = [hashlib.sha256(str(number).encode()).hexdigest() for number in range(200)]
