@@ -3,8 +3,8 @@
     python scripts/prepare_general.py data/general && python scripts/prepare_openmoji.py data/openmoji
     python scripts/measure_autoencoders.py data/general-unseen data/openmoji --out docs/results/autoencoders.json
 
-A set is a folder that has PNG files of 64x64 pixels, directly or below the folders that are named. The PSNR of a set is the
-mean of its pictures' PSNR, in dB; `openmoji` means the quick start's scenes.
+A set is a folder with PNG files of 64x64 pixels: one that is named here, or one in it. The figure of a set is the mean PSNR
+of its pictures, in dB. `openmoji` are the quick start's scenes.
 """
 
 import argparse
@@ -29,7 +29,7 @@ def find_sets(folders: Sequence[Path]) -> Iterator[tuple[str, list[Path]]]:
     for folder in folders:
         for place in [folder, *sorted(path for path in folder.iterdir() if path.is_dir())]:
             if paths := sorted(place.glob("*.png")):
-                yield place.name, paths[:: -(-len(paths) // MOST)]
+                yield (place.parent.name if place.name == "images" else place.name), paths[:: -(-len(paths) // MOST)]
 
 
 @torch.no_grad()

@@ -18,6 +18,7 @@ TABLES: dict[str, Callable[[], str]] = {
         tables_quality.ranking,
         tables_quality.expectations,
         tables_quality.spaces,
+        tables_quality.autoencoders,
         tables_speed.step,
         tables_speed.sampling,
         tables_speed.bfloat16,
