@@ -195,7 +195,7 @@ def test_a_cache_without_maps_does_not_mention_them(scenes: Path, encode: Callab
 
 
 FAULTS = {
-    "missing": (None, "map depth cannot be read"),
+    "missing": (None, "map depth is missing"),
     "damaged": (b"\x89PNG\r\n\x1a\n", "map depth does not decode"),
     "aspect": (png(np.zeros((16, 8), dtype=np.uint8)), "another aspect ratio"),
     "cut": (png(np.random.default_rng(0).integers(0, 256, (16, 16), dtype=np.uint8))[:-40], "map depth does not decode"),
