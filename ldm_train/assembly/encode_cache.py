@@ -239,11 +239,10 @@ def encode_cache(config: EncodeSettings) -> int:
             f"trainer.precision={config.trainer.precision}: encoding computes in 32-true alone, so that a cache has one "
             "meaning; dtype sets the type that is stored"
         )
-    if config.text_encoder.get("classes", ()) is None and (
-        config.trainer.devices != 1 or not is_only_process(num_nodes=config.trainer.num_nodes)
-    ):
+    shared = config.trainer.devices != 1 or not is_only_process(num_nodes=config.trainer.num_nodes)
+    if shared and config.text_encoder.get("classes", ()) is None:
         raise ValueError("several processes must agree on the classes before they look: give text_encoder.classes=[…]")
-    place = CacheWorkspace(Path(config.cache).resolve(), str(config.cache))
+    place = CacheWorkspace(Path(config.cache).resolve(), str(config.cache), shared=shared)
     crop = build(config.crop, "crop", image_size=config.image_size)
     if launched_rank() > 0:
         return encode_as_follower(config, place, crop)

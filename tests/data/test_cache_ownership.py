@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from ldm_train.data.cache.shards import save_rows
 from ldm_train.data.cache.staging import CacheWorkspace
 from tests.folders import digests
 
@@ -222,6 +223,21 @@ def test_what_a_power_cut_tears_is_made_anew(
         place.batches.write_text("[{")
     else:
         (place.parts / ".a.ldm-train-writing").write_bytes(b"half")
+    answer = encode(pictures, tmp_path / "cache", EXACT)
+    assert answer.code == 0, answer.err
+    assert digests(tmp_path / "cache") == digests(cache)
+    assert [path.name for path in tmp_path.iterdir()] == ["cache"]
+
+
+def test_a_folder_that_another_process_still_writes_into_keeps_its_mark(
+    cache: Path, pictures: Path, encode: Callable, tmp_path: Path
+) -> None:
+    place = CacheWorkspace(tmp_path / "cache", shared=True)
+    with pytest.raises(OSError, match="full"), place.locked():  # noqa: PT012
+        place.start()
+        place.batches.write_text("[]")
+        raise OSError("the disk is full")
+    save_rows({}, place.parts / f"{'0' * 64}.safetensors")  # of the other process, which has not failed yet
     answer = encode(pictures, tmp_path / "cache", EXACT)
     assert answer.code == 0, answer.err
     assert digests(tmp_path / "cache") == digests(cache)

@@ -90,19 +90,23 @@ class CacheWorkspace(ReplacedFolder):
     Args:
         folder: the cache.
         given: the value of the setting that names it, if it is not the path.
+        shared: several processes write parts, of which another one may still be writing when this one fails.
 
     Raises:
         ValueError: the folder contains something other than a cache, which would be lost.
     """
 
-    def __init__(self, folder: Path, given: str | None = None) -> None:
+    def __init__(self, folder: Path, given: str | None = None, *, shared: bool = False) -> None:
         check_replaceable(folder, setting="cache", given=str(folder) if given is None else given)
         check_cache(folder)
         super().__init__(folder, setting="cache", check=lambda: check_cache(folder))
         self.parts, self.spool = self.working / "parts", self.working / "pictures"
         self.batches = self.working / "batches.json"
+        self.shared = shared
 
     def is_worth_keeping(self) -> bool:
+        if self.shared and self.batches.exists():
+            return True  # a part that another process writes now would bring the folder back without its mark
         return any(self.parts.glob("*.safetensors"))
 
     def start(self) -> None:
