@@ -39,18 +39,8 @@ def caches() -> str:
         ],
         ["anonymous memory: 100,000 examples compared with 1,000", f"{grown:+.1f} MiB", "the same"],
     ]
-    faults = read_result("data_faults")
-    kills, failures = look_up("data_faults", "campaign", "kills"), faults["failures"]
-    assert isinstance(kills, dict)
-    assert isinstance(failures, list)
-    total = sum(number("data_faults", "campaign", "kills", kind) for kind in kills)
-    pictures = f"{number('data_faults', 'pictures'):,.0f}"
     rows += [
-        [
-            f"{total:.0f} kills of two processes that encode {pictures} pictures: same bytes as without kills",
-            f"no: {len(failures)} failures" if failures else "yes",
-            link_result("data_faults", "chaos_encode.py"),
-        ],
+        describe_kills("data_faults", "pictures"),
         [
             "encoding again after ten pictures changed",
             f"{number('data_faults', 'ten_changed', 'encoded'):.0f} encoded, same bytes as a new cache",
@@ -61,5 +51,20 @@ def caches() -> str:
             f"0 encoded, {number('data_faults', 'ten_changed', 'unchanged_s'):.1f} s",
             "the same",
         ],
+        describe_kills("data_faults_conditions", "pictures with masks and small pictures for two conditions"),
     ]
     return make_table(["what", "measured", "by"], rows)
+
+
+def describe_kills(name: str, what: str) -> list[str]:
+    """Return the row of a campaign of kills."""
+    kills, failures = look_up(name, "campaign", "kills"), read_result(name)["failures"]
+    assert isinstance(kills, dict)
+    assert isinstance(failures, list)
+    total = sum(number(name, "campaign", "kills", kind) for kind in kills)
+    count = f"{number(name, 'pictures'):,.0f}"
+    return [
+        f"{total:.0f} kills of two processes that encode {count} {what}: same bytes as without kills",
+        f"no: {len(failures)} failures" if failures else "yes",
+        link_result(name, "chaos_encode.py"),
+    ]
