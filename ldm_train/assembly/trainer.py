@@ -55,6 +55,7 @@ def trainer_options(trainer: TrainerSettings, *, shares: bool = False) -> dict[s
     Args:
         shares: with fsdp2, each process writes its own part of a checkpoint.
     """
+    import torch
     from pytorch_lightning.plugins import DoublePrecision
     from pytorch_lightning.strategies import DDPStrategy
     from torch.nn.parallel import DistributedDataParallel
@@ -63,6 +64,8 @@ def trainer_options(trainer: TrainerSettings, *, shares: bool = False) -> dict[s
     from ldm_train.training.optimization.sharding import FullySharded
 
     chosen: dict[str, object] = trainer.model_dump(exclude={"log_every_n_steps", "tf32", "timeout_minutes"})
+    if chosen["deterministic"] is False and not torch.are_deterministic_algorithms_enabled():
+        chosen["deterministic"] = None  # which is the same, but false has PyTorch import its compiler
     timeout = timedelta(minutes=trainer.timeout_minutes)
     plugins: list[object] = [WholeFiles(), *slurm_plugins()]
     if trainer.strategy == "fsdp2":
