@@ -61,7 +61,6 @@ def trainer_options(trainer: TrainerSettings, *, shares: bool = False) -> dict[s
     from torch.nn.parallel import DistributedDataParallel
 
     from ldm_train.training.checkpoints.checkpoint_io import WholeFiles
-    from ldm_train.training.optimization.sharding import FullySharded
 
     chosen: dict[str, object] = trainer.model_dump(exclude={"log_every_n_steps", "tf32", "timeout_minutes"})
     if chosen["deterministic"] is False and not torch.are_deterministic_algorithms_enabled():
@@ -69,6 +68,8 @@ def trainer_options(trainer: TrainerSettings, *, shares: bool = False) -> dict[s
     timeout = timedelta(minutes=trainer.timeout_minutes)
     plugins: list[object] = [WholeFiles(), *slurm_plugins()]
     if trainer.strategy == "fsdp2":
+        from ldm_train.training.optimization.sharding import FullySharded
+
         chosen["strategy"] = FullySharded(shares=shares, timeout=timeout)
         if trainer.precision == "64-true":  # which Lightning takes there as a plugin alone
             chosen["precision"], plugins = None, [*plugins, DoublePrecision()]

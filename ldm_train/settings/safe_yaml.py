@@ -4,12 +4,15 @@ The events of the file are counted before anything is built from them: an alias 
 lines of aliases of aliases are refused like a file of that length.
 """
 
-import io
 import math
+from functools import cache
 from pathlib import Path
 
 import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf._utils import get_yaml_loader
+from yaml.constructor import SafeConstructor
+from yaml.resolver import Resolver
 
 from ldm_train.util.safe_json import LARGEST_INT, read_text
 from ldm_train.util.text import shorten
@@ -28,7 +31,10 @@ def read_yaml(path: Path) -> DictConfig | ListConfig:
     try:
         text = read_text(path, limit=LARGEST_FILE)
         _check_events(text)
-        config = OmegaConf.load(io.StringIO(text))
+        values = yaml.load(text, Loader=omegaconf_loader())
+        if not isinstance(values, dict | list | str | None):
+            raise ValueError(f"it holds one {type(values).__name__}")
+        config = OmegaConf.create({} if values is None else values)
         _check_numbers(OmegaConf.to_container(config, resolve=False))
     except Exception as error:  # YAML's own classes of errors are not OmegaConf's
         raise ValueError(f"{path} cannot be read as YAML: {' '.join(str(error).split())[:300]}") from error
@@ -124,3 +130,19 @@ def _check_numbers(value: object) -> None:
         raise ValueError(f"a number of {value.bit_length()} bits is too large")
     for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
         _check_numbers(item)
+
+
+@cache
+def omegaconf_loader() -> type[yaml.SafeLoader]:
+    """Return the loader of `OmegaConf.load`, with libyaml's parser where there is one, which takes a third of the time."""
+    loader: type[yaml.SafeLoader] = get_yaml_loader()
+    if not yaml.__with_libyaml__:
+        return loader
+
+    class FastLoader(yaml.cyaml.CParser, loader):  # type: ignore[name-defined, misc, valid-type]
+        def __init__(self, stream: str) -> None:
+            yaml.cyaml.CParser.__init__(self, stream)
+            SafeConstructor.__init__(self)
+            Resolver.__init__(self)
+
+    return FastLoader

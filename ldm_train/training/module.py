@@ -21,7 +21,6 @@ from ldm_train.diffusion.weighting import Weighting
 from ldm_train.training.base_module import Examined, Training
 from ldm_train.training.optimization.lr_schedules import LRSchedule
 from ldm_train.training.optimization.parameter_groups import DEFAULT_GROUPS, ParameterGroups
-from ldm_train.training.optimization.sharding import shard_modules
 from ldm_train.types import LatentBatch
 
 
@@ -79,6 +78,8 @@ class NoisePredictorTraining(Training):
     def configure_model(self) -> None:
         """Shard the parameters if the strategy made a device mesh for that."""
         if self.device_mesh is not None:
+            from ldm_train.training.optimization.sharding import shard_modules
+
             shard_modules((self.network, self.text_encoder, self.conditions, self.weighting), self.device_mesh)
 
     def training_step(self, batch: LatentBatch, batch_idx: int) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ class LightModule(MetaPathFinder, Loader):
 
     Args:
         name: the module.
-        give: returns the names that it gives before it runs. If that fails, or asks for other names, the module runs at once.
+        give: returns the names that it gives before it runs; if it fails, or asks for other names, the module runs at once.
         then: what follows when it has run.
     """
 
@@ -29,9 +29,7 @@ class LightModule(MetaPathFinder, Loader):
         self.waiting: ModuleType | None = None  # the module, while it has not run
         self.loader: Loader | None = None
 
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
+    def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         if fullname.startswith(f"{self.name}.") and self.waiting is not None:
             self.run()
             return ModuleSpec(fullname, Imported(sys.modules[fullname])) if fullname in sys.modules else None
@@ -91,13 +89,12 @@ class Imported(Loader):
         module.__spec__ = self.spec
 
 
-def import_lightly(
-    name: str, give: Callable[[], Mapping[str, object]], *, then: Callable[[], None] = lambda: None
-) -> None:
+def import_lightly(name: str, give: Callable[[], Mapping[str, object]], *, then: Callable[[], None] = lambda: None) -> None:
     """Have a module, unless it is imported already, run only when a program needs more names of it than these.
 
     Args:
         then: what follows when it has run.
     """
-    if name not in sys.modules and not any(isinstance(finder, LightModule) and finder.name == name for finder in sys.meta_path):
+    known = {finder.name for finder in sys.meta_path if isinstance(finder, LightModule)}
+    if name not in sys.modules and name not in known:
         sys.meta_path.insert(0, LightModule(name, give, then))

@@ -53,7 +53,8 @@ def give_metrics() -> Mapping[str, object]:
 def give_plots() -> Mapping[str, object]:
     def plot_single_or_multi_val(*values: object, **options: object) -> object:
         module = sys.modules["torchmetrics.utilities.plot"]
-        vars(module).pop("plot_single_or_multi_val", None)
+        if module.plot_single_or_multi_val is plot_single_or_multi_val:
+            del module.plot_single_or_multi_val  # so that asking for it runs the module
         return module.plot_single_or_multi_val(*values, **options)
 
     types = {"_AX_TYPE": object, "_PLOT_OUT_TYPE": object}

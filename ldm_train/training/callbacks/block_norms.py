@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from ldm_train.training.optimization.strides import local_part
+from ldm_train.training.optimization.sharded_tensors import local_part
 
 SINGLE_BLOCKS = {"text_encoder"}  # modules that are one block each
 

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from ldm_train.data.batches.datamodules import EndlessData
 from ldm_train.training.base_module import Examined, Training
 from ldm_train.training.callbacks.step_log import step_ended
-from ldm_train.training.optimization.sharding import gather_tensor
+from ldm_train.training.optimization.sharded_tensors import gather_tensor
 from ldm_train.util.files import atomic_write
 from ldm_train.util.messages import warn
 from ldm_train.weights.tensor_files import write_tensor_file

@@ -18,8 +18,7 @@ from ldm_train.training.callbacks.step_log import is_logged, step_ended
 from ldm_train.training.callbacks.utilisation import Utilisation
 from ldm_train.training.ema.ema import EMA
 from ldm_train.training.loggers.dashboards import TableCell, log_histogram, log_scalars, log_table
-from ldm_train.training.optimization.sharding import is_sharded
-from ldm_train.training.optimization.strides import local_part
+from ldm_train.training.optimization.sharded_tensors import is_sharded, local_part
 
 HISTOGRAM_STEPS = 100  # a histogram of gradient norms is logged once there are so many steps
 

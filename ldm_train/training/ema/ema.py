@@ -13,8 +13,8 @@ from ldm_train.training.base_module import Training
 from ldm_train.training.callbacks.step_log import step_ended
 from ldm_train.training.ema.profiles import AveragingProfile, Decay, Power
 from ldm_train.training.ema.snapshots import SnapshotSettings
-from ldm_train.training.optimization.sharding import swap_value
-from ldm_train.training.optimization.strides import local_part, match_strides
+from ldm_train.training.optimization.sharded_tensors import local_part, swap_value
+from ldm_train.training.optimization.strides import match_strides
 from ldm_train.training.optimization.weight_averaging import WeightAveraging
 
 Weights = Mapping[str, Tensor]

@@ -9,7 +9,7 @@ from ldm_train.training.callbacks.step_log import step_ended
 from ldm_train.training.ema.ema import EMA
 from ldm_train.training.ema.profiles import Power
 from ldm_train.training.ema.snapshots import SNAPSHOT_FOLDER, remove_later_snapshots, write_snapshot
-from ldm_train.training.optimization.sharding import gather_tensor
+from ldm_train.training.optimization.sharded_tensors import gather_tensor
 from ldm_train.training.run_files import read_run_id
 
 

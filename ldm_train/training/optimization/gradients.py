@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from ldm_train.training.optimization.sharding import gather_tensor
+from ldm_train.training.optimization.sharded_tensors import gather_tensor
 
 # AdamW is a subclass. Not SGD: if its first step is skipped, its fused kernel leaves a momentum that was never set.
 SKIPPING_ON_DEVICE = (Adam,)

@@ -12,7 +12,7 @@ from pytorch_lightning import Callback
 from ldm_train.data.batches.datamodules import EndlessData
 from ldm_train.training.base_module import Training
 from ldm_train.training.cost import free_memory, saved_bytes
-from ldm_train.training.optimization.sharding import is_sharded
+from ldm_train.training.optimization.sharded_tensors import is_sharded
 from ldm_train.util.messages import note
 
 CPU_MEMORY_SHARE = 0.5  # of the free memory; the measurement misses what a backward pass allocates and frees again

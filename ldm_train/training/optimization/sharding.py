@@ -49,29 +49,6 @@ def iterate_list_layers(module: nn.Module) -> Iterator[nn.Module]:
             yield from iterate_list_layers(child)
 
 
-def is_sharded(module: nn.Module) -> bool:
-    """Return whether a forward pass needs all processes."""
-    return any(isinstance(part, FSDPModule) for part in module.modules())
-
-
-def swap_value(parameter: nn.Parameter, value: Tensor) -> Tensor:
-    """Replace a parameter's value, and return the previous one.
-
-    A sharded parameter keeps its memory, from which it is gathered, so its value is overwritten there.
-    """
-    if isinstance(parameter, DTensor):
-        before: Tensor = parameter.detach().clone()
-        parameter.detach().copy_(value)
-        return before
-    before, parameter.data = parameter.data, value
-    return before
-
-
-def gather_tensor(tensor: Tensor) -> Tensor:
-    """Return a tensor in full. If it is sharded, every process must call this."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
 def shard_like(tensor: Tensor, sharded: DTensor) -> DTensor:
     """Return a full tensor, which every process has, sharded like another one."""
     return distribute_tensor(tensor, sharded.device_mesh, sharded.placements, src_data_rank=None)

@@ -6,8 +6,9 @@ run that continues from it, because `channels_last` may have been switched.
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
+
+from ldm_train.training.optimization.sharded_tensors import is_dtensor, local_part
 
 COMPRESSED = (torch.uint8, torch.int8)  # their scales belong to blocks of a tensor's memory, so they cannot be reordered
 
@@ -16,7 +17,9 @@ def match_strides(value: Tensor, parameter: Tensor) -> Tensor:
     """Return the value with the parameter's strides; the same tensor if it has them already. Both have one shape."""
     if local_part(value).stride() == local_part(parameter).stride():
         return value
-    if isinstance(value, DTensor):
+    if is_dtensor(value):
+        from torch.distributed.tensor import DTensor
+
         return DTensor.from_local(
             match_strides(value.to_local(), local_part(parameter)),
             value.device_mesh,
@@ -51,8 +54,3 @@ def memory_order(tensor: Tensor) -> list[int]:
     """Return the strides of the dimensions along which a tensor has more than one number; others move nothing."""
     part = local_part(tensor)
     return [stride for stride, size in zip(part.stride(), part.shape, strict=True) if size > 1]
-
-
-def local_part(tensor: Tensor) -> Tensor:
-    """Return this process's part of a tensor."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor

@@ -30,7 +30,7 @@ from ldm_train.training.callbacks.step_log import is_due
 from ldm_train.training.ema.ema import EMA
 from ldm_train.training.loggers.dashboards import PlainRecord, log_record, log_scalars
 from ldm_train.training.module import NoisePredictorTraining
-from ldm_train.training.optimization.sharding import is_sharded
+from ldm_train.training.optimization.sharded_tensors import is_sharded
 from ldm_train.training.validation.compared import (
     PORTION_SIZE,
     ComparisonSet,

@@ -16,7 +16,8 @@ from torch.testing import assert_close
 
 from ldm_train.assembly.stored_weights import read_checkpoint
 from ldm_train.training.checkpoints.sharded_checkpoint import SHARES, mapped, remove_unnamed_shares, whole
-from ldm_train.training.optimization.sharding import iterate_list_layers, swap_value
+from ldm_train.training.optimization.sharded_tensors import swap_value
+from ldm_train.training.optimization.sharding import iterate_list_layers
 
 DOUBLE = "trainer.precision=64-true"
 ADAPTERS = ("adapter=lora", "adapter.text_encoder=true", "optimizer.lr=0.05")
